@@ -1,0 +1,269 @@
+//! The tables and their schemas, as plain data.
+//!
+//! Every table has one row per `image_id`, the identity columns of [`IDENTITY`], and for each
+//! field that a later stage reads a column with that field's digest.
+
+use serde::{Deserialize, Serialize};
+
+/// What a stage reads or writes. [`Artifact::Listing`] and [`Artifact::Assignment`] are made by
+/// the planner (from the source store, and from all boxes at once) and are never stored as tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Artifact {
+    /// What the source store offers: one row per wanted image, with the places of its bytes.
+    Listing,
+    /// The split of every image, computed over all boxes of a country.
+    Assignment,
+    Geotags,
+    Splits,
+    Images,
+    Captions,
+    Segments,
+    SegmentFeatures,
+    SegmentScores,
+    ImageEmbeddings,
+    TextEmbeddings,
+}
+
+/// Type of a column. Delta Lake has no half floats: vectors of them are little-endian binaries.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FieldType {
+    Text,
+    Int32,
+    Int64,
+    Float32,
+    Float64,
+    Bool,
+    Binary,
+    List(Box<FieldType>),
+    Struct(Vec<Field>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    pub name: &'static str,
+    pub kind: FieldType,
+    pub nullable: bool,
+}
+
+fn required(name: &'static str, kind: FieldType) -> Field {
+    Field { name, kind, nullable: false }
+}
+
+fn optional(name: &'static str, kind: FieldType) -> Field {
+    Field { name, kind, nullable: true }
+}
+
+/// Columns that every table begins with.
+pub fn identity_fields() -> Vec<Field> {
+    use FieldType::*;
+    vec![
+        required("image_id", Text),
+        // "ok" or "error"; a failed row keeps its identity, says why in `error`, and has null content
+        required("status", Text),
+        optional("error", Text),
+        required("recipe", Text),
+        required("stage_version", Int32),
+        required("model", Text),
+        required("parameters", Text),
+        required("inputs", Text),
+    ]
+}
+
+impl Artifact {
+    /// The tables, in the order in which stages write them.
+    pub const TABLES: [Artifact; 9] = [
+        Artifact::Geotags,
+        Artifact::Splits,
+        Artifact::Images,
+        Artifact::Captions,
+        Artifact::Segments,
+        Artifact::SegmentFeatures,
+        Artifact::SegmentScores,
+        Artifact::ImageEmbeddings,
+        Artifact::TextEmbeddings,
+    ];
+
+    /// Name of the table and of its folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Artifact::Listing => "listing",
+            Artifact::Assignment => "assignment",
+            Artifact::Geotags => "geotags",
+            Artifact::Splits => "splits",
+            Artifact::Images => "images",
+            Artifact::Captions => "captions",
+            Artifact::Segments => "segments",
+            Artifact::SegmentFeatures => "segment_features",
+            Artifact::SegmentScores => "segment_scores",
+            Artifact::ImageEmbeddings => "image_embeddings",
+            Artifact::TextEmbeddings => "text_embeddings",
+        }
+    }
+
+    pub fn is_table(self) -> bool {
+        Artifact::TABLES.contains(&self)
+    }
+
+    /// Version of the schema, written into every part file. A reader refuses files of a newer
+    /// version; columns that an older file lacks are read as null.
+    pub fn schema_version(self) -> u32 {
+        1
+    }
+
+    /// Most rows of one Parquet row group: the unit of reading and of training's shuffle.
+    pub fn row_group_rows(self) -> usize {
+        match self {
+            Artifact::Images => 64,
+            Artifact::SegmentFeatures => 256,
+            _ => 1024,
+        }
+    }
+
+    /// The columns after the identity columns. Content is nullable: a failed row has none.
+    pub fn content_fields(self) -> Vec<Field> {
+        use FieldType::*;
+        let list = |kind: FieldType| List(Box::new(kind));
+        match self {
+            Artifact::Listing => vec![
+                required("image_id", Text),
+                required("filepath", Text),
+                required("image_object", Text),
+                optional("image_offset", Int64),
+                optional("image_length", Int64),
+                optional("image_member", Text),
+                optional("meta_object", Text),
+                optional("meta_offset", Int64),
+                optional("meta_length", Int64),
+                optional("meta_member", Text),
+                optional("title", Text),
+                optional("title_multi_objects", Text),
+                optional("given_captions", list(Text)),
+                optional("given_split", Text),
+                required("text_digest", Text),
+                required("image_digest", Text),
+                required("meta_digest", Text),
+            ],
+            Artifact::Assignment => vec![
+                required("image_id", Text),
+                required("split", Text),
+                optional("split_reason", Text),
+                required("split_digest", Text),
+            ],
+            Artifact::Geotags => vec![
+                optional("filepath", Text),
+                optional("source", Text),
+                optional("osm_kind", Text),
+                optional("osm_id", Int64),
+                optional("year", Int32),
+                optional("title", Text),
+                optional("title_multi_objects", Text),
+                optional("given_captions", list(Text)),
+                optional("given_split", Text),
+                optional("west", Float64),
+                optional("south", Float64),
+                optional("east", Float64),
+                optional("north", Float64),
+                optional("time", Text),
+                optional("gsd_meters", Float64),
+                // canonical JSON: an object of tags, and an array of such objects
+                optional("center_tags", Text),
+                optional("surrounding_tags", Text),
+                optional("tags_digest", Text),
+                optional("box_digest", Text),
+            ],
+            Artifact::Splits => vec![
+                optional("split", Text),
+                optional("split_reason", Text),
+                optional("split_digest", Text),
+            ],
+            Artifact::Images => vec![
+                optional("bytes", Binary),
+                optional("width", Int32),
+                optional("height", Int32),
+                optional("bytes_digest", Text),
+            ],
+            Artifact::Captions => vec![
+                optional("captioner", Text),
+                optional("captions", list(Text)),
+                optional("dropped_tags", list(Text)),
+                optional("captions_digest", Text),
+            ],
+            Artifact::Segments => vec![
+                optional("width", Int32),
+                optional("height", Int32),
+                optional(
+                    "segments",
+                    list(Struct(vec![
+                        // COCO run lengths, compressed form
+                        required("rle", Text),
+                        required("x", Int32),
+                        required("y", Int32),
+                        required("w", Int32),
+                        required("h", Int32),
+                        required("area_px", Int64),
+                        optional("predicted_iou", Float32),
+                        optional("stability_score", Float32),
+                        optional("point_x", Float32),
+                        optional("point_y", Float32),
+                    ])),
+                ),
+                optional("segments_digest", Text),
+            ],
+            Artifact::SegmentFeatures => vec![
+                optional(
+                    "features",
+                    list(Struct(vec![
+                        required("segment", Int32),
+                        // little-endian f16, L2-normalised
+                        required("vector", Binary),
+                    ])),
+                ),
+                optional("features_digest", Text),
+            ],
+            Artifact::SegmentScores => vec![
+                optional(
+                    "scores",
+                    list(Struct(vec![
+                        required("segment", Int32),
+                        required("similarity", Float32),
+                        required("selected", Bool),
+                    ])),
+                ),
+                optional("scores_digest", Text),
+            ],
+            Artifact::ImageEmbeddings => vec![
+                optional("embedding", list(Float32)),
+                optional("embedding_digest", Text),
+            ],
+            Artifact::TextEmbeddings => vec![
+                optional("texts", list(Struct(vec![required("text", Text), required("embedding", list(Float32))]))),
+                optional("embedding_digest", Text),
+            ],
+        }
+    }
+
+    /// All columns of the table: identity, then content.
+    pub fn fields(self) -> Vec<Field> {
+        let mut fields = if self.is_table() { identity_fields() } else { Vec::new() };
+        fields.extend(self.content_fields());
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_distinct_names_and_columns() {
+        let names: std::collections::BTreeSet<_> = Artifact::TABLES.iter().map(|a| a.name()).collect();
+        assert_eq!(names.len(), Artifact::TABLES.len());
+        for artifact in Artifact::TABLES {
+            let fields = artifact.fields();
+            let columns: std::collections::BTreeSet<_> = fields.iter().map(|f| f.name).collect();
+            assert_eq!(columns.len(), fields.len(), "{}", artifact.name());
+            assert!(artifact.content_fields().iter().all(|f| f.nullable), "{}: a failed row has no content", artifact.name());
+        }
+    }
+}

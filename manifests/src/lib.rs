@@ -1,0 +1,18 @@
+//! The nouns of the pipeline: what is built, what its tables hold, and what makes one row another.
+//!
+//! Plain data and pure functions only: no store, no tensor, no clock.
+
+pub mod artifact;
+pub mod build;
+pub mod digest;
+pub mod paths;
+pub mod plan;
+pub mod recipe;
+pub mod shard;
+
+pub use artifact::{Artifact, Field, FieldType};
+pub use build::{BuildSpec, SpecError};
+pub use digest::Digest;
+pub use plan::{Marker, PartFile, Plan, ShardPlan};
+pub use recipe::{Reason, RecipeParts, RowAction};
+pub use shard::shard_of;

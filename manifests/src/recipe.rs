@@ -1,0 +1,229 @@
+//! What a row was made from, and why it has to be made again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{self, Digest};
+
+/// Everything that decides the content of one derived row. Kept beside the row in its parts, so
+/// that a later plan can say *what* changed instead of only *that* something did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipeParts {
+    pub stage: String,
+    /// Raised when the same inputs would give different rows.
+    pub stage_version: u32,
+    /// Digest of the model's weights and configuration; empty for stages without one.
+    pub model: Digest,
+    /// Canonical JSON of the stage's parameters.
+    pub parameters: String,
+    /// Digest of each declared input field, by `artifact.field`.
+    pub inputs: BTreeMap<String, Digest>,
+}
+
+impl RecipeParts {
+    /// `H(stage, version, model, parameters, input digests)`.
+    pub fn digest(&self) -> Digest {
+        let inputs = digest::canonical_json(&self.inputs);
+        digest::of_parts([
+            self.stage.as_bytes(),
+            &self.stage_version.to_le_bytes(),
+            self.model.as_bytes(),
+            self.parameters.as_bytes(),
+            inputs.as_bytes(),
+        ])
+    }
+}
+
+/// A committed row's recipe in its parts, as read from the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedRow {
+    pub recipe: Digest,
+    pub stage_version: u32,
+    pub model: Digest,
+    pub parameters: String,
+    /// Canonical JSON of the input digests.
+    pub inputs: String,
+    pub failed: bool,
+}
+
+/// Why a row is computed, or why it leaves the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The table has never had this row.
+    New,
+    /// An input field's digest changed (tags, caption, image bytes, …).
+    InputChanged,
+    ModelChanged,
+    ParameterChanged,
+    StageVersion,
+    /// The row failed before and `--retry-errors` asked for another try.
+    Errored,
+    /// The input row is gone: the output row leaves the table.
+    Deleted,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 7] = [
+        Reason::New,
+        Reason::InputChanged,
+        Reason::ModelChanged,
+        Reason::ParameterChanged,
+        Reason::StageVersion,
+        Reason::Errored,
+        Reason::Deleted,
+    ];
+
+    pub fn words(self) -> &'static str {
+        match self {
+            Reason::New => "new",
+            Reason::InputChanged => "input changed",
+            Reason::ModelChanged => "model changed",
+            Reason::ParameterChanged => "parameter changed",
+            Reason::StageVersion => "stage version",
+            Reason::Errored => "errored before",
+            Reason::Deleted => "deleted",
+        }
+    }
+}
+
+/// What becomes of one row of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowAction {
+    /// The committed row stands and is copied.
+    Keep,
+    /// The row is computed, with this recipe.
+    Compute(Reason),
+    /// The row leaves the table.
+    Delete,
+}
+
+/// Decides about one row. `committed` is what the table holds, `wanted` what it should be made of
+/// (`None`: the inputs no longer have the row).
+///
+/// When several parts differ the most specific cause wins: an edited input is named before a
+/// changed model, since the edit is what the person at the keyboard did.
+pub fn decide(committed: Option<&CommittedRow>, wanted: Option<&RecipeParts>, retry_errors: bool) -> Option<RowAction> {
+    let (committed, wanted) = match (committed, wanted) {
+        (None, None) => return None,
+        (None, Some(_)) => return Some(RowAction::Compute(Reason::New)),
+        (Some(_), None) => return Some(RowAction::Delete),
+        (Some(committed), Some(wanted)) => (committed, wanted),
+    };
+    let reason = if committed.recipe == wanted.digest() {
+        if !(committed.failed && retry_errors) {
+            return Some(RowAction::Keep);
+        }
+        Reason::Errored
+    } else if committed.inputs != digest::canonical_json(&wanted.inputs) {
+        Reason::InputChanged
+    } else if committed.model != wanted.model {
+        Reason::ModelChanged
+    } else if committed.parameters != wanted.parameters {
+        Reason::ParameterChanged
+    } else {
+        Reason::StageVersion
+    };
+    Some(RowAction::Compute(reason))
+}
+
+/// The differences between a committed row and what is wanted, one readable line each.
+pub fn differences(committed: &CommittedRow, wanted: &RecipeParts) -> Vec<String> {
+    let mut lines = Vec::new();
+    let old: BTreeMap<String, Digest> = serde_json::from_str(&committed.inputs).unwrap_or_default();
+    for (field, new_digest) in &wanted.inputs {
+        match old.get(field) {
+            Some(old_digest) if old_digest == new_digest => {}
+            Some(old_digest) => lines.push(format!("{field}: {} → {}", brief(old_digest), brief(new_digest))),
+            None => lines.push(format!("{field}: not read before")),
+        }
+    }
+    if committed.model != wanted.model {
+        lines.push(format!("model: {} → {}", brief(&committed.model), brief(&wanted.model)));
+    }
+    if committed.parameters != wanted.parameters {
+        lines.extend(parameter_differences(&committed.parameters, &wanted.parameters));
+    }
+    if committed.stage_version != wanted.stage_version {
+        lines.push(format!("stage version: {} → {}", committed.stage_version, wanted.stage_version));
+    }
+    lines
+}
+
+fn brief(digest: &str) -> &str {
+    if digest.is_empty() { "none" } else { &digest[..digest.len().min(12)] }
+}
+
+fn parameter_differences(old: &str, new: &str) -> Vec<String> {
+    let parse = |text: &str| -> BTreeMap<String, serde_json::Value> { serde_json::from_str(text).unwrap_or_default() };
+    let (old, new) = (parse(old), parse(new));
+    let keys: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let show = |value: Option<&serde_json::Value>| value.map_or("unset".to_owned(), ToString::to_string);
+    keys.into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| format!("parameter {key}: {} → {}", show(old.get(key)), show(new.get(key))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> RecipeParts {
+        RecipeParts {
+            stage: "captions".into(),
+            stage_version: 1,
+            model: "m".into(),
+            parameters: r#"{"max":6}"#.into(),
+            inputs: [("geotags.tags".to_owned(), "t1".to_owned())].into(),
+        }
+    }
+
+    fn committed(parts: &RecipeParts) -> CommittedRow {
+        CommittedRow {
+            recipe: parts.digest(),
+            stage_version: parts.stage_version,
+            model: parts.model.clone(),
+            parameters: parts.parameters.clone(),
+            inputs: digest::canonical_json(&parts.inputs),
+            failed: false,
+        }
+    }
+
+    #[test]
+    fn each_change_has_its_reason() {
+        let row = committed(&wanted());
+        let reason_of = |change: &dyn Fn(&mut RecipeParts)| {
+            let mut parts = wanted();
+            change(&mut parts);
+            decide(Some(&row), Some(&parts), false).unwrap()
+        };
+        assert_eq!(reason_of(&|_| ()), RowAction::Keep);
+        assert_eq!(reason_of(&|p| p.stage_version = 2), RowAction::Compute(Reason::StageVersion));
+        assert_eq!(reason_of(&|p| p.model = "n".into()), RowAction::Compute(Reason::ModelChanged));
+        assert_eq!(reason_of(&|p| p.parameters = "{}".into()), RowAction::Compute(Reason::ParameterChanged));
+        assert_eq!(
+            reason_of(&|p| _ = p.inputs.insert("geotags.tags".into(), "t2".into())),
+            RowAction::Compute(Reason::InputChanged)
+        );
+        assert_eq!(decide(None, Some(&wanted()), false), Some(RowAction::Compute(Reason::New)));
+        assert_eq!(decide(Some(&row), None, false), Some(RowAction::Delete));
+        assert_eq!(decide(None, None, false), None);
+    }
+
+    #[test]
+    fn failed_rows_are_kept_until_a_retry_is_asked_for() {
+        let row = CommittedRow { failed: true, ..committed(&wanted()) };
+        assert_eq!(decide(Some(&row), Some(&wanted()), false), Some(RowAction::Keep));
+        assert_eq!(decide(Some(&row), Some(&wanted()), true), Some(RowAction::Compute(Reason::Errored)));
+    }
+
+    #[test]
+    fn differences_name_the_parameter() {
+        let row = committed(&wanted());
+        let mut parts = wanted();
+        parts.parameters = r#"{"max":8}"#.into();
+        assert_eq!(differences(&row, &parts), ["parameter max: 6 → 8"]);
+    }
+}

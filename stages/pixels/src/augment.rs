@@ -1,0 +1,349 @@
+//! Random views of a tile for training.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::resample::{Crop, resize_crop};
+use crate::{Filter, PixelError, Rgb};
+
+/// What [`augment`] may do to an image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Augment {
+    /// Side of the result in pixels.
+    pub side: u32,
+    /// Least and greatest share of the image's area that the crop takes.
+    pub scale: (f32, f32),
+    /// Least and greatest width / height of the crop.
+    pub ratio: (f32, f32),
+    pub flip_horizontal: bool,
+    pub flip_vertical: bool,
+    /// Turn by 0, 90, 180 or 270 degrees: a tile seen from above has no upright.
+    pub rotate_quarter_turns: bool,
+    /// Greatest relative change of brightness, contrast and saturation; 0 is off.
+    pub colour_jitter: f32,
+}
+
+impl Default for Augment {
+    /// open_clip's training transform (a crop of 90 to 100 % of the area) without flips.
+    fn default() -> Self {
+        Self {
+            side: 224,
+            scale: (0.9, 1.0),
+            ratio: (3.0 / 4.0, 4.0 / 3.0),
+            flip_horizontal: false,
+            flip_vertical: false,
+            rotate_quarter_turns: false,
+            colour_jitter: 0.0,
+        }
+    }
+}
+
+impl Augment {
+    /// Checks settings that come from outside.
+    ///
+    /// # Errors
+    /// [`PixelError::Shape`] if a value makes no sense.
+    pub fn validate(&self) -> Result<(), PixelError> {
+        let range = |(least, greatest): (f32, f32)| {
+            least > 0.0 && least <= greatest && greatest.is_finite()
+        };
+        let fault = if self.side == 0 {
+            "side is 0; it needs at least one pixel".to_owned()
+        } else if !range(self.scale) || self.scale.1 > 1.0 {
+            format!(
+                "scale {:?}; it needs 0 < least <= greatest <= 1",
+                self.scale
+            )
+        } else if !range(self.ratio) {
+            format!("ratio {:?}; it needs 0 < least <= greatest", self.ratio)
+        } else if !(self.colour_jitter.is_finite() && self.colour_jitter >= 0.0) {
+            format!(
+                "colour_jitter {}; it must not be negative",
+                self.colour_jitter
+            )
+        } else {
+            return Ok(());
+        };
+        Err(PixelError::Shape {
+            what: format!("augmentation {fault}"),
+        })
+    }
+}
+
+/// A random view of `rgb`, `side` x `side` pixels: torchvision's `RandomResizedCrop` (bicubic,
+/// antialiased), then the flips, turns and colour changes that are switched on.
+///
+/// The same generator state gives the same view. Settings that [`Augment::validate`] refuses do not
+/// fail here: the crop falls back to the middle of the image.
+pub fn augment(rgb: &Rgb, settings: &Augment, rng: &mut ChaCha8Rng) -> Rgb {
+    let crop = random_crop(rgb, settings, rng);
+    let mut view = resize_crop(rgb, crop, settings.side, settings.side, Filter::Bicubic);
+    if settings.flip_horizontal && rng.random() {
+        flip_horizontal(&mut view);
+    }
+    if settings.flip_vertical && rng.random() {
+        flip_vertical(&mut view);
+    }
+    if settings.rotate_quarter_turns {
+        for _ in 0..rng.random_range(0..4) {
+            view = quarter_turn(&view);
+        }
+    }
+    if settings.colour_jitter > 0.0 {
+        jitter_colours(&mut view, settings.colour_jitter, rng);
+    }
+    view
+}
+
+/// `RandomResizedCrop.get_params` of torchvision: ten attempts at a crop of random area and aspect
+/// (logarithmically uniform), then the largest middle crop whose aspect is allowed.
+fn random_crop(rgb: &Rgb, settings: &Augment, rng: &mut ChaCha8Rng) -> Crop {
+    const ATTEMPTS: usize = 10;
+    let (width, height) = (f64::from(rgb.width), f64::from(rgb.height));
+    let (least_ratio, greatest_ratio) = (f64::from(settings.ratio.0), f64::from(settings.ratio.1));
+    let log_ratio = (least_ratio.ln(), greatest_ratio.ln());
+    let scale = (f64::from(settings.scale.0), f64::from(settings.scale.1));
+    for _ in 0..ATTEMPTS {
+        let area = width * height * uniform(scale, rng);
+        let ratio = uniform(log_ratio, rng).exp();
+        // Casts saturate and make 0 of NaN, which no crop has.
+        let crop_width = (area * ratio).sqrt().round_ties_even() as u32;
+        let crop_height = (area / ratio).sqrt().round_ties_even() as u32;
+        if (1..=rgb.width).contains(&crop_width) && (1..=rgb.height).contains(&crop_height) {
+            return Crop {
+                top: rng.random_range(0..=rgb.height - crop_height),
+                left: rng.random_range(0..=rgb.width - crop_width),
+                width: crop_width,
+                height: crop_height,
+            };
+        }
+    }
+    let ratio = width / height;
+    let (crop_width, crop_height) = if ratio < least_ratio {
+        (width, (width / least_ratio).round_ties_even())
+    } else if ratio > greatest_ratio {
+        ((height * greatest_ratio).round_ties_even(), height)
+    } else {
+        (width, height)
+    };
+    let crop_width = (crop_width as u32).clamp(1, rgb.width);
+    let crop_height = (crop_height as u32).clamp(1, rgb.height);
+    Crop {
+        left: (rgb.width - crop_width) / 2,
+        top: (rgb.height - crop_height) / 2,
+        width: crop_width,
+        height: crop_height,
+    }
+}
+
+/// Uniform between the two ends; unlike a generator's range it takes any two numbers.
+fn uniform((least, greatest): (f64, f64), rng: &mut ChaCha8Rng) -> f64 {
+    least + (greatest - least) * rng.random::<f64>()
+}
+
+fn flip_horizontal(rgb: &mut Rgb) {
+    let width = rgb.width as usize;
+    for row in rgb.pixels_mut().chunks_exact_mut(width) {
+        row.reverse();
+    }
+}
+
+fn flip_vertical(rgb: &mut Rgb) {
+    // Reversing everything turns by 180 degrees; reversing each row again leaves the vertical flip.
+    rgb.pixels_mut().reverse();
+    flip_horizontal(rgb);
+}
+
+/// Turns by 90 degrees counter-clockwise.
+fn quarter_turn(rgb: &Rgb) -> Rgb {
+    let (width, height) = (rgb.width as usize, rgb.height as usize);
+    let mut turned = Rgb::filled(rgb.height, rgb.width, [0; 3]);
+    let rows = turned.pixels_mut().chunks_exact_mut(height);
+    for (row, column) in rows.zip((0..width).rev()) {
+        for (target, y) in row.iter_mut().zip(0..height) {
+            *target = rgb.pixels()[y * width + column];
+        }
+    }
+    turned
+}
+
+/// torchvision's `ColorJitter(strength, strength, strength)` in the fixed order brightness, contrast,
+/// saturation: each is a blend with black, with the mean grey, with the grey picture.
+fn jitter_colours(rgb: &mut Rgb, strength: f32, rng: &mut ChaCha8Rng) {
+    let strength = f64::from(strength);
+    let range = ((1.0 - strength).max(0.0), 1.0 + strength);
+    let [brightness, contrast, saturation] = std::array::from_fn(|_| uniform(range, rng) as f32);
+    blend(rgb, brightness, |_| 0.0);
+    let pixels = rgb.pixels();
+    let sum: f64 = pixels.iter().map(|&pixel| f64::from(grey(pixel))).sum();
+    let mean = (sum / pixels.len() as f64) as f32;
+    blend(rgb, contrast, |_| mean);
+    blend(rgb, saturation, grey);
+}
+
+/// `value * weight + other * (1 - weight)`, saturating.
+fn blend(rgb: &mut Rgb, weight: f32, other: impl Fn([u8; 3]) -> f32) {
+    for pixel in rgb.pixels_mut() {
+        let other = other(*pixel) * (1.0 - weight);
+        *pixel = pixel.map(|value| (f32::from(value) * weight + other).round() as u8);
+    }
+}
+
+/// Luma of ITU-R BT.601, as Pillow's and torchvision's grey.
+fn grey([red, green, blue]: [u8; 3]) -> f32 {
+    0.299 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    fn numbered(width: u32, height: u32) -> Rgb {
+        let data = (0..width * height)
+            .flat_map(|index| [index as u8, (index >> 8) as u8, 50])
+            .collect();
+        Rgb::new(width, height, data).unwrap()
+    }
+
+    fn reds(rgb: &Rgb) -> Vec<u8> {
+        rgb.pixels().iter().map(|pixel| pixel[0]).collect()
+    }
+
+    #[test]
+    fn flips_and_turns() {
+        let original = numbered(3, 2); // 0 1 2 / 3 4 5
+        let mut flipped = original.clone();
+        flip_horizontal(&mut flipped);
+        assert_eq!(reds(&flipped), [2, 1, 0, 5, 4, 3]);
+        let mut flipped = original.clone();
+        flip_vertical(&mut flipped);
+        assert_eq!(reds(&flipped), [3, 4, 5, 0, 1, 2]);
+        let turned = quarter_turn(&original);
+        assert_eq!((turned.width, turned.height), (2, 3));
+        assert_eq!(reds(&turned), [2, 5, 1, 4, 0, 3]);
+        let twice = quarter_turn(&quarter_turn(&turned));
+        assert_eq!(quarter_turn(&twice), original);
+    }
+
+    #[test]
+    fn crops_have_the_asked_area_and_ratio_and_lie_inside() {
+        let rgb = numbered(200, 120);
+        let settings = Augment {
+            scale: (0.3, 0.5),
+            ratio: (0.8, 1.5),
+            ..Augment::default()
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..2_000 {
+            let crop = random_crop(&rgb, &settings, &mut rng);
+            assert!(crop.left + crop.width <= 200 && crop.top + crop.height <= 120);
+            let area = f64::from(crop.width * crop.height) / (200.0 * 120.0);
+            assert!((0.29..0.51).contains(&area), "{crop:?}");
+            let ratio = f64::from(crop.width) / f64::from(crop.height);
+            assert!((0.79..1.52).contains(&ratio), "{crop:?}");
+            seen.insert((crop.left, crop.top, crop.width, crop.height));
+        }
+        assert!(seen.len() > 1_900);
+    }
+
+    #[test]
+    fn impossible_crops_fall_back_to_the_middle() {
+        // A ribbon: no crop of half its area has a ratio below two.
+        let rgb = numbered(400, 10);
+        let settings = Augment {
+            scale: (0.5, 1.0),
+            ratio: (0.5, 2.0),
+            ..Augment::default()
+        };
+        let crop = random_crop(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(0));
+        let middle = Crop {
+            left: 190,
+            top: 0,
+            width: 20,
+            height: 10,
+        };
+        assert_eq!(crop, middle);
+    }
+
+    #[test]
+    fn the_whole_image_with_everything_off_is_a_plain_resize() {
+        let rgb = numbered(64, 64);
+        let settings = Augment {
+            side: 32,
+            scale: (1.0, 1.0),
+            ratio: (1.0, 1.0),
+            ..Augment::default()
+        };
+        let view = augment(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(view, crate::resize(&rgb, 32, 32, Filter::Bicubic));
+    }
+
+    #[test]
+    fn the_generator_alone_decides() {
+        let rgb = numbered(50, 40);
+        let settings = Augment {
+            side: 16,
+            scale: (0.2, 1.0),
+            flip_horizontal: true,
+            flip_vertical: true,
+            rotate_quarter_turns: true,
+            colour_jitter: 0.4,
+            ..Augment::default()
+        };
+        let view = |seed| augment(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_eq!(view(7), view(7));
+        assert_ne!(view(7), view(8));
+    }
+
+    #[test]
+    fn jitter_blends_towards_black_mean_and_grey() {
+        let mut rgb = Rgb::new(2, 1, vec![100, 50, 200, 10, 20, 30]).unwrap();
+        let mut dark = rgb.clone();
+        blend(&mut dark, 0.5, |_| 0.0);
+        assert_eq!(dark.data, [50, 25, 100, 5, 10, 15]);
+        blend(&mut rgb, 0.0, grey);
+        assert_eq!(rgb.data, [82, 82, 82, 18, 18, 18]);
+        blend(&mut rgb, 9.0, |_| 0.0);
+        assert_eq!(rgb.data, [255, 255, 255, 162, 162, 162]);
+    }
+
+    #[test]
+    fn senseless_settings_are_refused_and_do_no_harm() {
+        let rgb = numbered(5, 5);
+        let good = Augment::default();
+        assert!(good.validate().is_ok());
+        for bad in [
+            Augment { side: 0, ..good },
+            Augment {
+                scale: (0.0, 1.0),
+                ..good
+            },
+            Augment {
+                scale: (0.5, 1.5),
+                ..good
+            },
+            Augment {
+                scale: (f32::NAN, 1.0),
+                ..good
+            },
+            Augment {
+                ratio: (2.0, 1.0),
+                ..good
+            },
+            Augment {
+                ratio: (f32::NAN, f32::NAN),
+                ..good
+            },
+            Augment {
+                colour_jitter: -1.0,
+                ..good
+            },
+        ] {
+            assert!(bad.validate().is_err(), "{bad:?}");
+            let view = augment(&rgb, &bad, &mut ChaCha8Rng::seed_from_u64(0));
+            assert_eq!(view.width, bad.side.max(1));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use crate::{MAX_SIDE_PX, PixelError, Rgb, jpeg, png, rgb};
+
+/// What a decoder may spend on one image; both are checked before anything is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Most pixels, by the header.
+    pub max_pixels: u64,
+    /// Most encoded bytes.
+    pub max_bytes: u64,
+}
+
+impl Default for DecodeLimits {
+    /// 64 megapixels and 64 MiB: SkyScript's tiles have 100 to 1,000 pixels on a side.
+    fn default() -> Self {
+        Self {
+            max_pixels: 64_000_000,
+            max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Decodes a JPEG or PNG at its full resolution.
+///
+/// JPEG: baseline and progressive, grey, YCbCr, RGB, CMYK and YCCK (Adobe's inverted inks), restart
+/// markers. PNG: 16-bit channels are narrowed, transparent pixels lie on white.
+///
+/// Strict where training data would otherwise be grey without anyone noticing: a JPEG that does not
+/// reach its end-of-image marker, whose scans do not code every component, or whose entropy-coded
+/// data end before the last row of blocks is [`PixelError::Broken`], never a partly grey picture.
+/// Pillow refuses the first too, but only warns about the others.
+///
+/// # Errors
+/// [`PixelError::TooLarge`] above `limits`, [`PixelError::Unsupported`] for other formats and for 12-
+/// and 16-bit, lossless and arithmetic JPEGs, [`PixelError::Broken`] for damaged bytes.
+pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, PixelError> {
+    let mut data = Vec::new();
+    let (width, height) = decode_into(bytes, limits, &mut data)?;
+    Rgb::new(width, height, data)
+}
+
+/// Width and height in pixels, from the header alone.
+///
+/// # Errors
+/// As [`decode`], without the limits.
+pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PixelError> {
+    let (width, height) = match Format::of(bytes)? {
+        Format::Jpeg => jpeg::Frame::read(bytes)?.dimensions(),
+        Format::Png => png::dimensions(bytes)?,
+    };
+    if width == 0 || height == 0 {
+        return Err(PixelError::broken(format!(
+            "the header says {width} x {height} pixels"
+        )));
+    }
+    Ok((width, height))
+}
+
+/// [`decode`] into a buffer that is kept from image to image: its old content is overwritten, never
+/// shows through. Returns width and height.
+pub(crate) fn decode_into(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    data: &mut Vec<u8>,
+) -> Result<(u32, u32), PixelError> {
+    let encoded = bytes.len() as u64;
+    if encoded > limits.max_bytes {
+        return Err(PixelError::TooLarge {
+            unit: "encoded bytes",
+            found: encoded,
+            limit: limits.max_bytes,
+        });
+    }
+    let (width, height) = dimensions(bytes)?;
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > limits.max_pixels {
+        return Err(PixelError::TooLarge {
+            unit: "pixels",
+            found: pixels,
+            limit: limits.max_pixels,
+        });
+    }
+    rgb::check_size(width, height)?;
+    debug_assert!(width.max(height) <= MAX_SIDE_PX);
+    data.clear();
+    match Format::of(bytes)? {
+        Format::Jpeg => jpeg::decode_into(bytes, data)?,
+        Format::Png => png::decode_into(bytes, pixels, data)?,
+    }
+    Ok((width, height))
+}
+
+enum Format {
+    Jpeg,
+    Png,
+}
+
+impl Format {
+    fn of(bytes: &[u8]) -> Result<Self, PixelError> {
+        const KNOWN_OTHERS: [(&[u8], &str); 6] = [
+            (b"II*\0", "TIFF"),
+            (b"MM\0*", "TIFF"),
+            (b"GIF8", "GIF"),
+            (b"RIFF", "WebP"),
+            (b"BM", "BMP"),
+            (b"\0\0\0\x0cjP", "JPEG 2000"),
+        ];
+        if bytes.starts_with(&[0xff, 0xd8]) {
+            return Ok(Self::Jpeg);
+        }
+        if bytes.starts_with(png::SIGNATURE) {
+            return Ok(Self::Png);
+        }
+        for (magic, name) in KNOWN_OTHERS {
+            if bytes.starts_with(magic) {
+                return Err(PixelError::unsupported(format!("{name} format")));
+            }
+        }
+        let head = &bytes[..bytes.len().min(8)];
+        Err(PixelError::broken(format!(
+            "{} bytes beginning with {head:02x?} are neither JPEG nor PNG",
+            bytes.len()
+        )))
+    }
+}

@@ -1,0 +1,36 @@
+/// Why bytes did not become pixels, by what the caller can do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PixelError {
+    /// A well-formed image of a kind that is not read: convert it to 8-bit JPEG or PNG.
+    #[error("unsupported image: {what}; convert it to an 8-bit JPEG or PNG")]
+    Unsupported { what: String },
+    /// Larger than a limit: raise the limit if the source is trusted.
+    #[error(
+        "image too large: {found} {unit}, the limit is {limit}; raise the limit if the source is trusted"
+    )]
+    TooLarge {
+        unit: &'static str,
+        found: u64,
+        limit: u64,
+    },
+    /// Damaged, truncated or contradictory bytes: fetch them again or leave the row out.
+    #[error("broken image: {what}; fetch it again or leave it out")]
+    Broken { what: String },
+    /// Two arguments do not fit together: an error of the caller.
+    #[error("shape mismatch: {what}")]
+    Shape { what: String },
+}
+
+impl PixelError {
+    pub(crate) fn broken(what: impl std::fmt::Display) -> Self {
+        Self::Broken {
+            what: what.to_string(),
+        }
+    }
+
+    pub(crate) fn unsupported(what: impl std::fmt::Display) -> Self {
+        Self::Unsupported {
+            what: what.to_string(),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The picture of one segment that CLIP is shown.
+
+use crate::mask::Rle;
+use crate::{CLIP_MEAN, PixelError, Rgb};
+
+/// How much of the image is shown.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Canvas {
+    /// The whole image: the segment keeps its place and size (UrbanCross' released code).
+    Full,
+    /// The segment's box, widened on each side by `margin` times the box's own width and height and
+    /// cut at the edge of the image.
+    Cropped { margin: f32 },
+}
+
+/// What stands where the segment is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Background {
+    /// White (UrbanCross' released code).
+    White,
+    /// The mean colour of CLIP's training images, which normalises to zero within rounding.
+    Mean,
+}
+
+impl Background {
+    fn colour(self) -> [u8; 3] {
+        match self {
+            Self::White => [255; 3],
+            Self::Mean => CLIP_MEAN.map(|value| (255.0 * value).round() as u8),
+        }
+    }
+}
+
+/// Shows the pixels of `rle` and nothing else of `rgb`.
+///
+/// # Errors
+/// [`PixelError::Shape`] if mask and image differ in size, the mask is empty (there is nothing to
+/// show: leave the segment out), or the margin is negative or not finite.
+pub fn segment_view(
+    rgb: &Rgb,
+    rle: &Rle,
+    canvas: Canvas,
+    background: Background,
+) -> Result<Rgb, PixelError> {
+    if (rle.width, rle.height) != (rgb.width, rgb.height) {
+        return Err(PixelError::Shape {
+            what: format!(
+                "a mask of {} x {} pixels on an image of {} x {}",
+                rle.width, rle.height, rgb.width, rgb.height
+            ),
+        });
+    }
+    let [left, top, width, height] = match canvas {
+        Canvas::Full => [0, 0, rgb.width, rgb.height],
+        Canvas::Cropped { margin } => widened(rle.bbox_xywh(), margin, rgb.width, rgb.height)?,
+    };
+    let mask = rle.to_row_major();
+    if !mask.contains(&1) {
+        return Err(PixelError::Shape {
+            what: "the mask of a segment view is empty".to_owned(),
+        });
+    }
+    let mut view = Rgb::filled(width, height, background.colour());
+    let columns = left as usize..(left + width) as usize;
+    let source = rgb.pixels().chunks_exact(rgb.width as usize);
+    let mask = mask.chunks_exact(rgb.width as usize);
+    let rows = source.zip(mask).skip(top as usize);
+    for (target, (source, mask)) in view.pixels_mut().chunks_exact_mut(width as usize).zip(rows) {
+        let shown = source[columns.clone()].iter().zip(&mask[columns.clone()]);
+        for (target, (source, &set)) in target.iter_mut().zip(shown) {
+            if set != 0 {
+                *target = *source;
+            }
+        }
+    }
+    Ok(view)
+}
+
+/// The box with a margin, inside the image.
+fn widened(
+    [left, top, width, height]: [u32; 4],
+    margin: f32,
+    image_width: u32,
+    image_height: u32,
+) -> Result<[u32; 4], PixelError> {
+    if !(margin.is_finite() && margin >= 0.0) {
+        return Err(PixelError::Shape {
+            what: format!("a margin of {margin} box sides; it must be finite and not negative"),
+        });
+    }
+    let axis = |start: u32, length: u32, limit: u32| {
+        // The cast saturates, so that a huge margin is the whole image.
+        let margin_px = (length as f32 * margin).round() as u32;
+        let end = (start + length).saturating_add(margin_px).min(limit);
+        let start = start.saturating_sub(margin_px);
+        (start, end - start)
+    };
+    let (left, width) = axis(left, width, image_width);
+    let (top, height) = axis(top, height, image_height);
+    Ok([left, top, width, height])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A 4 x 3 image whose red channel is the pixel's index, and a mask of pixels 5 and 6.
+    fn example() -> (Rgb, Rle) {
+        let data = (0..12).flat_map(|index| [index, 100, 200]).collect();
+        let rgb = Rgb::new(4, 3, data).unwrap();
+        let mut bits = [0u8; 12];
+        bits[5] = 1;
+        bits[6] = 1;
+        (rgb, Rle::from_row_major(&bits, 3, 4).unwrap())
+    }
+
+    #[test]
+    fn the_full_canvas_keeps_the_place_on_white() {
+        let (rgb, rle) = example();
+        let view = segment_view(&rgb, &rle, Canvas::Full, Background::White).unwrap();
+        assert_eq!((view.width, view.height), (4, 3));
+        for (index, pixel) in view.pixels().iter().enumerate() {
+            let expected = match index {
+                5 | 6 => [index as u8, 100, 200],
+                _ => [255; 3],
+            };
+            assert_eq!(*pixel, expected, "pixel {index}");
+        }
+    }
+
+    #[test]
+    fn the_crop_has_its_margin_and_ends_at_the_image() {
+        let (rgb, rle) = example();
+        let cropped = |margin| {
+            segment_view(&rgb, &rle, Canvas::Cropped { margin }, Background::Mean).unwrap()
+        };
+        let tight = cropped(0.0);
+        assert_eq!((tight.width, tight.height), (2, 1));
+        assert_eq!(tight.data, [5, 100, 200, 6, 100, 200]);
+        let wider = cropped(0.5); // one pixel to the left and right, 0.5 rounds to one above and below
+        assert_eq!((wider.width, wider.height), (4, 3));
+        assert_eq!(wider.pixels()[0], [123, 117, 104]);
+        assert_eq!(wider.pixels()[5], [5, 100, 200]);
+        assert_eq!(cropped(1e30).width, 4);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (rgb, rle) = example();
+        let view = |rle: &Rle, canvas| segment_view(&rgb, rle, canvas, Background::White);
+        let empty = Rle::from_row_major(&[0u8; 12], 3, 4).unwrap();
+        let turned = Rle::from_row_major(&[1u8; 12], 4, 3).unwrap();
+        let nan = Canvas::Cropped { margin: f32::NAN };
+        for result in [
+            view(&empty, Canvas::Full),
+            view(&empty, Canvas::Cropped { margin: 0.1 }),
+            view(&turned, Canvas::Full),
+            view(&rle, nan),
+            view(&rle, Canvas::Cropped { margin: -0.1 }),
+        ] {
+            assert!(
+                matches!(result, Err(PixelError::Shape { .. })),
+                "{result:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Ingredients of learning: sample order, losses, optimiser, schedule, checkpoint, recall, and the pre-training loop.
+//!
+//! Must never see arrow, a store, an async runtime or a socket: data comes as host buffers, ranks later as a trait.
+
+pub mod error;
+pub mod loss;
+pub mod optimiser;
+pub mod order;
+pub mod recall;
+pub mod schedule;
+
+pub use error::{Error, Result};

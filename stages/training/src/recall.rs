@@ -1,0 +1,254 @@
+//! Recall at K of image–text retrieval, both ways, exact and block by block.
+//!
+//! With S\[i, c\] the cosine of image i and caption c:
+//!
+//! - text to image: r(c) = #{i : S\[i,c\] > S\[own,c\]} + t · #{i ≠ own : S\[i,c\] = S\[own,c\]}
+//! - image to text: r(i) = min over own c of the same count along the row, own captions never counted
+//!
+//! and a query is a hit at K when r < K. t = 0 is the optimistic reading of ties, t = 1 the pessimistic one;
+//! a constant model scores 100 under the first and chance under the second, so both are always reported.
+//! The minimum over own captions is reached by the best-scored one (every count falls as the score rises),
+//! so one threshold per query is enough and all counts of both directions come from one pass over S.
+
+mod positives;
+mod product;
+mod report;
+mod tally;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use positives::{Layout, Positives};
+use product::{TILE, TileProduct};
+pub use report::{BothWays, Figures, OTHER_TIES_BOUND_POINTS, Recall, RecallReport, TieShares};
+pub use tally::Rank;
+use tally::{Best, Counts};
+
+/// Embeddings whose norm is further than this from 1 are refused: their scores would not be cosines.
+const NORM_TOLERANCE: f32 = 1e-2;
+
+/// Which galleries are searched and what counts as a hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// All rows as they are; an image's own captions (and a caption's own image) are its positives.
+    #[default]
+    Standard,
+    /// SkyScript's: equal captions and byte-equal images are merged first, and any positive counts.
+    Dedup,
+}
+
+/// Both galleries of one evaluation, and who belongs to whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Gallery<'a> {
+    /// Image embeddings, L2-normalised, row-major `[N, D]`.
+    pub image_nd: &'a [f32],
+    /// Caption embeddings, L2-normalised, row-major `[M, D]`.
+    pub text_md: &'a [f32],
+    /// D.
+    pub dim: usize,
+    /// For each caption the row of its own image `[M]`. Images without captions are distractors.
+    pub own_image_m: &'a [u32],
+    /// Equal for byte-equal images `[N]`.
+    pub image_keys_n: &'a [u64],
+    /// Equal for captions with equal normalised text `[M]`.
+    pub caption_keys_m: &'a [u64],
+}
+
+/// Ranks of every query of one evaluation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryRanks {
+    /// Image queries as (row of the image, rank of its best positive caption), rows ascending.
+    pub images: Vec<(u32, Rank)>,
+    /// Caption queries as (row of the caption, rank of its best positive image), rows ascending.
+    pub captions: Vec<(u32, Rank)>,
+}
+
+/// A report and the ranks it was made from (for panels of the best and worst queries).
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// All figures.
+    pub report: RecallReport,
+    /// Ranks behind `report.exact`.
+    pub ranks: QueryRanks,
+}
+
+/// Evaluates both directions.
+///
+/// `block_rows` images are one unit of parallel work; the result does not depend on it. Memory beyond the
+/// embeddings is O(N + M) counters per thread plus one tile of scores; S itself is never held.
+///
+/// # Errors
+/// Inconsistent lengths, an empty gallery, rows that are not finite or not normalised (named).
+pub fn evaluate(gallery: &Gallery, protocol: Protocol, block_rows: usize) -> Result<Outcome> {
+    check(gallery)?;
+    if block_rows == 0 {
+        return Err(Error::argument(
+            "block_rows",
+            "is 0, needs at least 1 image per block",
+        ));
+    }
+    let layout = Layout::new(gallery, protocol);
+    let grouped = layout.grouped();
+    let relations = match protocol {
+        Protocol::Standard if layout.has_twins() => vec![layout.own_pairs(), grouped],
+        Protocol::Standard => vec![layout.own_pairs()],
+        Protocol::Dedup => vec![grouped],
+    };
+    let mut ranks = rank_all(gallery, &layout, &relations, block_rows);
+    // Without twins a caption's group is the pair itself; under `dedup` there is only one relation.
+    let group = (ranks.len() == 2).then(|| ranks.remove(1));
+    let exact = ranks.remove(0);
+    let report = RecallReport::new(protocol, &layout, &exact, group.as_ref().unwrap_or(&exact));
+    Ok(Outcome {
+        report,
+        ranks: exact,
+    })
+}
+
+/// Ranks under each relation, from one pass for the best positive scores and one for the counts.
+fn rank_all(
+    gallery: &Gallery,
+    layout: &Layout,
+    relations: &[Positives],
+    block_rows: usize,
+) -> Vec<QueryRanks> {
+    let rows = layout.rows.len();
+    let blocks: Vec<(usize, usize)> = (0..rows)
+        .step_by(block_rows)
+        .map(|start| (start, (start + block_rows).min(rows)))
+        .collect();
+    let product = TileProduct::new(gallery, &layout.rows, &layout.columns);
+
+    // The positive scores come from the very tiles that the second pass computes again: gemm's summation order
+    // depends on the shape of the call, and a score that differs in its last bit would not tie with itself.
+    let no_best = || {
+        relations
+            .iter()
+            .map(|_| Best::new(layout))
+            .collect::<Vec<_>>()
+    };
+    let best: Vec<Best> = blocks
+        .par_iter()
+        .fold(no_best, |mut best, &block| {
+            product.for_tiles(
+                block,
+                |rows, columns| {
+                    relations
+                        .iter()
+                        .any(|relation| relation.touches(rows, columns))
+                },
+                |tile| {
+                    for (best, relation) in best.iter_mut().zip(relations) {
+                        best.add(tile, relation);
+                    }
+                },
+            );
+            best
+        })
+        .reduce(no_best, |a, b| {
+            a.into_iter().zip(b).map(|(a, b)| a.merge(b)).collect()
+        });
+
+    let no_counts = || {
+        relations
+            .iter()
+            .map(|_| Counts::new(layout))
+            .collect::<Vec<_>>()
+    };
+    let counts: Vec<Counts> = blocks
+        .par_iter()
+        .fold(no_counts, |mut counts, &block| {
+            product.for_tiles(
+                block,
+                |_, _| true,
+                |tile| {
+                    for ((counts, best), relation) in counts.iter_mut().zip(&best).zip(relations) {
+                        counts.add(tile, best, relation, layout);
+                    }
+                },
+            );
+            counts
+        })
+        .reduce(no_counts, |a, b| {
+            a.into_iter().zip(b).map(|(a, b)| a.merge(b)).collect()
+        });
+
+    counts
+        .into_iter()
+        .zip(&best)
+        .map(|(counts, best)| counts.into_ranks(best, layout))
+        .collect()
+}
+
+fn check(gallery: &Gallery) -> Result<()> {
+    let &Gallery {
+        image_nd,
+        text_md,
+        dim,
+        own_image_m,
+        image_keys_n,
+        caption_keys_m,
+    } = gallery;
+    let (images, captions) = (image_keys_n.len(), own_image_m.len());
+    if dim == 0 || images == 0 || captions == 0 {
+        let problem = format!(
+            "{images} images and {captions} captions of {dim} dimensions: nothing to evaluate"
+        );
+        return Err(Error::argument("gallery", problem));
+    }
+    if images > u32::MAX as usize || captions > u32::MAX as usize {
+        return Err(Error::argument(
+            "gallery",
+            format!("{images} images, {captions} captions: at most 2^32 - 1 each"),
+        ));
+    }
+    for (what, found, expected) in [
+        ("image_nd", image_nd.len(), images * dim),
+        ("text_md", text_md.len(), captions * dim),
+        ("caption_keys_m", caption_keys_m.len(), captions),
+    ] {
+        if found != expected {
+            let problem = format!(
+                "has {found} values, {images} images and {captions} captions of {dim} dimensions need {expected}"
+            );
+            return Err(Error::argument(what, problem));
+        }
+    }
+    if let Some(c) = own_image_m.iter().position(|&own| own as usize >= images) {
+        let problem = format!(
+            "caption {c} belongs to image {}, the gallery has {images} images",
+            own_image_m[c]
+        );
+        return Err(Error::argument("own_image_m", problem));
+    }
+    check_rows("image", image_nd, dim)?;
+    check_rows("caption", text_md, dim)
+}
+
+fn check_rows(what: &str, rows: &[f32], dim: usize) -> Result<()> {
+    let bad = rows
+        .par_chunks_exact(dim)
+        .enumerate()
+        .find_map_first(|(row, values)| {
+            let norm = values.iter().map(|v| v * v).sum::<f32>().sqrt();
+            // Also true for a norm that is not a number.
+            let good = (norm - 1.0).abs() <= NORM_TOLERANCE;
+            (!good).then_some((row, norm))
+        });
+    match bad {
+        None => Ok(()),
+        Some((row, norm)) => Err(Error::Numbers {
+            what: format!("embedding of {what} {row}"),
+            problem: format!(
+                "has norm {norm}; embeddings must be finite and L2-normalised before recall is counted"
+            ),
+        }),
+    }
+}
+
+/// Images per unit of parallel work that suits the tiles.
+pub const DEFAULT_BLOCK_ROWS: usize = TILE;
+
+#[cfg(test)]
+mod tests;

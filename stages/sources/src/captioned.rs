@@ -1,0 +1,120 @@
+//! Captioned image folders: the second kind of source, images that come with sentences.
+//!
+//! Four formats are read, each from the bytes of one file (two for the line format):
+//!
+//! | format | file | shape |
+//! |---|---|---|
+//! | [`read_jsonl`] | `captions.jsonl` | a line per image: `{"file", "split"?, "captions": [..]}` |
+//! | [`read_csv`] | `*.csv` (UrbanCross) | a row per caption: `image_name,description` |
+//! | [`read_karpathy`] | `dataset_*.json` (Karpathy) | `{"images": [{"filename", "split"?, "sentences": [{"raw"}]}]}` |
+//! | [`read_lines`] | `*_caps.txt` + `*_filename.txt` (RSICD, RSITMD as precomputed by UrbanCross) | five captions an image |
+//!
+//! Captions keep their raw form, repeats included; only surrounding blanks are removed, and
+//! blank captions. A file that is wrong anywhere is refused as a whole, with the place: these
+//! files are small and curated, a silent gap would shift captions to other images.
+
+mod formats;
+mod sniff;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use crate::split::Split;
+use crate::{SourceError, path};
+
+pub use formats::{CAPTIONS_PER_IMAGE, read_csv, read_jsonl, read_karpathy, read_lines};
+pub use sniff::{CaptionFormat, sniff};
+
+/// An image with its captions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptionedImage {
+    /// Path below the image folder.
+    pub file: String,
+    /// The split the source gives, if any.
+    pub split: Option<Split>,
+    /// At least one.
+    pub captions: Vec<String>,
+}
+
+impl Split {
+    /// Reads a split as the sources write it; `restval` is Karpathy's for more training images.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "train" | "restval" => Some(Self::Train),
+            "val" | "valid" | "validation" | "dev" => Some(Self::Val),
+            "test" => Some(Self::Test),
+            _ => None,
+        }
+    }
+}
+
+/// Gathers images in the order of their first appearance; an image named again gets the further
+/// captions.
+#[derive(Default)]
+struct Gathered {
+    images: Vec<CaptionedImage>,
+    /// For each image the line of its first appearance.
+    lines: Vec<u64>,
+    by_file: HashMap<String, usize>,
+}
+
+impl Gathered {
+    /// Adds captions of an image; `line` (or the number of the image in the file) is for errors.
+    fn add<'a>(
+        &mut self,
+        line: u64,
+        file: &str,
+        split: Option<Split>,
+        captions: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), SourceError> {
+        let row_error = |problem: String| SourceError::Row { line, problem };
+        let file = file.trim();
+        path::check_relative(file)
+            .map_err(|problem| row_error(format!("`{}`: {problem}", file.escape_debug())))?;
+        let index = match self.by_file.get(file) {
+            Some(&index) => index,
+            None => {
+                self.by_file.insert(file.to_owned(), self.images.len());
+                self.lines.push(line);
+                self.images.push(CaptionedImage {
+                    file: file.to_owned(),
+                    split,
+                    captions: Vec::new(),
+                });
+                self.images.len() - 1
+            }
+        };
+        let image = &mut self.images[index];
+        if image.split != split {
+            let name = |split: Option<Split>| split.map_or("no split", Split::as_str);
+            return Err(row_error(format!(
+                "`{file}` is in {} here and in {} at {}: keep one",
+                name(split),
+                name(image.split),
+                self.lines[index]
+            )));
+        }
+        let captions = captions.into_iter().map(str::trim);
+        let kept = captions.filter(|caption| !caption.is_empty());
+        image.captions.extend(kept.map(str::to_owned));
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Vec<CaptionedImage>, SourceError> {
+        let bare = self
+            .images
+            .iter()
+            .position(|image| image.captions.is_empty());
+        match bare {
+            Some(index) => Err(SourceError::Row {
+                line: self.lines[index],
+                problem: format!(
+                    "`{}` has no caption: add one or remove the image",
+                    self.images[index].file
+                ),
+            }),
+            None => Ok(self.images),
+        }
+    }
+}

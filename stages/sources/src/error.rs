@@ -1,0 +1,67 @@
+//! The crate's one error type; its variants differ by what the caller can do.
+
+/// Why bytes of the source could not be turned into rows.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The structure of a zip is damaged: fetch the archive again, or leave it out.
+    #[error("zip archive, byte {offset}: {problem}")]
+    Archive { offset: u64, problem: String },
+    /// One member of a zip is unusable; every other member still is.
+    #[error("zip member `{member}`: {problem}; this member is skipped, the others stay readable")]
+    Member { member: String, problem: String },
+    /// The input asks for more than a limit allows.
+    #[error("{what}: {value} is over {setting} = {limit}; raise it only for a source you trust")]
+    Limit {
+        what: String,
+        value: u64,
+        setting: &'static str,
+        limit: u64,
+    },
+    /// A table as a whole is not what was expected: name another file or another format.
+    #[error("table: {0}")]
+    Table(String),
+    /// One row of a table or caption file is unusable. `line` counts from 1.
+    #[error("line {line}: {problem}")]
+    Row { line: u64, problem: String },
+    /// A file name that does not follow SkyScript's pattern.
+    #[error(
+        "image name `{name}`: {problem}; expected images2/a198234555_CH_19.jpg, \
+         that is {{a|w|n|r}}{{osm id}}_{{source}}_{{year}}"
+    )]
+    ImageName { name: String, problem: &'static str },
+    /// A pickle whose opcodes do not add up.
+    #[error("pickle, byte {offset}: {problem}")]
+    Pickle { offset: u64, problem: String },
+    /// A pickle that asks for more than plain data: it may be an attack and is never run.
+    #[error(
+        "pickle, byte {offset}: opcode {opcode} is refused: only plain data is read \
+         (dict, list, tuple, string, number, bool, None)"
+    )]
+    PickleOpcode { offset: u64, opcode: &'static str },
+    /// A pickle of plain data that is not a SkyScript meta record.
+    #[error("meta record, `{field}`: {problem}")]
+    Meta { field: String, problem: String },
+    /// The embedded country polygons did not load, or a setting of this crate is out of range.
+    #[error("{0}")]
+    Setting(String),
+    /// The reader handed in failed.
+    #[error("reading failed: {0}; try again")]
+    Io(#[from] std::io::Error),
+}
+
+impl SourceError {
+    /// Whether only one row is lost, so that reading goes on and the loss is counted.
+    /// `false`: the archive, the table or the settings are at fault, or the read may be repeated.
+    pub fn spoils_one_row(&self) -> bool {
+        match self {
+            Self::Member { .. }
+            | Self::Limit { .. }
+            | Self::Row { .. }
+            | Self::ImageName { .. }
+            | Self::Pickle { .. }
+            | Self::PickleOpcode { .. }
+            | Self::Meta { .. } => true,
+            Self::Archive { .. } | Self::Table(_) | Self::Setting(_) | Self::Io(_) => false,
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::path::{Path, PathBuf};
+
+/// Failure of making or editing a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A setting is out of its limits: correct it.
+    #[error("setting {name} is {value}, but must lie in {limits}")]
+    Setting {
+        name: &'static str,
+        value: String,
+        limits: &'static str,
+    },
+    /// The disk refused: check the path, its rights and the space left.
+    #[error("cannot access {}: {source}; check that the folder is writable and the disk not full", path.display())]
+    Storage {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// The folder is no sandbox, or something else changed it: generate it anew.
+    #[error("{} is not a sandbox file: {reason}; generate the sandbox again", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    /// A file could not be written in its format.
+    #[error("cannot encode {what}: {reason}; please report this with the settings used")]
+    Encode { what: String, reason: String },
+}
+
+impl SandboxError {
+    pub(crate) fn storage(path: &Path) -> impl FnOnce(std::io::Error) -> SandboxError + '_ {
+        move |source| SandboxError::Storage {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn damaged(path: &Path, reason: impl ToString) -> SandboxError {
+        SandboxError::Damaged {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn encode(what: impl ToString, reason: impl ToString) -> SandboxError {
+        SandboxError::Encode {
+            what: what.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+}

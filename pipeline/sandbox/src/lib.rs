@@ -1,0 +1,265 @@
+//! A procedural world in the shape of SkyScript: image and meta zips, tables and an OSM extract
+//! of three countries with different looks and tag habits, so that everything runs with no
+//! download.
+//!
+//! ```text
+//! OUT/images2.zip images3.zip   images2/a100000000_DE_19.jpg, stored and deflated members mixed
+//! OUT/meta2.zip   meta3.zip     meta2/a100000000_DE_19.pickle
+//! OUT/dataframe/SkyScript_sandbox.csv            filepath,title,title_multi_objects,similarity…
+//! OUT/dataframe/SkyScript_sandbox_polished.csv   title,filepath,title_raw
+//! OUT/extract.osm               the same objects as OpenStreetMap XML, ids as in the image names
+//! ```
+//!
+//! A tile is drawn from a vector scene, and the scene's objects are its tags: the picture
+//! determines what the caption says. Boxes have the ground sampling distance of the real sources,
+//! while tiles are small; so the world is a miniature (a pitch is some tens of metres long).
+//!
+//! The same [`Settings`] give the same bytes, whatever the number of threads.
+
+mod archive;
+mod canvas;
+mod composer;
+mod country;
+mod dice;
+mod error;
+mod extract;
+mod geometry;
+mod meta;
+mod noise;
+mod objects;
+mod pickle;
+mod refresh;
+mod scene;
+mod sensor;
+mod subjects;
+mod tables;
+mod tile;
+mod titles;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use error::SandboxError;
+pub use refresh::edit_tags;
+
+use archive::Archive;
+use extract::Extract;
+use tables::{LAYOUTS, Table};
+use tile::Tile;
+
+/// Partitions of the archive; part 1 does not exist in SkyScript either.
+const PARTS: [&str; 2] = ["2", "3"];
+/// The partition whose image zip has 64-bit records, and the one whose meta zip has.
+const ZIP64_IMAGES: &str = "3";
+const ZIP64_META: &str = "2";
+/// Tiles drawn before they are written: bounds memory and gives progress.
+const BATCH: usize = 64;
+const MOST_TILES: usize = 100_000;
+
+/// How large a world to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Tiles of each of the three countries; a few per cent of foreign and coarse ones are added.
+    pub tiles_per_country: usize,
+    /// Nominal side of a tile, pixels; sides vary from 0.75 to 1.375 of it.
+    pub side_px: u32,
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            tiles_per_country: 600,
+            side_px: 160,
+            seed: 0,
+        }
+    }
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Images in both archives.
+    pub images: usize,
+    /// Rows of each source token (`FI`, `DE`, `ES`; `US` and `S2` are there to be left out).
+    pub rows_by_source: BTreeMap<String, usize>,
+    /// Objects in the OSM extract.
+    pub osm_objects: usize,
+    /// Files, relative to the output folder.
+    pub files: Vec<PathBuf>,
+}
+
+/// Makes a sandbox world in the folder `out`, which is created; files of an older world there are
+/// replaced, each at once when it is complete. `progress` is told how many of how many tiles are
+/// done.
+///
+/// # Errors
+/// [`SandboxError::Setting`] for settings out of limits, [`SandboxError::Storage`] if the disk
+/// refuses.
+pub fn generate(
+    out: &Path,
+    settings: &Settings,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Summary, SandboxError> {
+    check(settings)?;
+    let tables_folder = out.join("dataframe");
+    std::fs::create_dir_all(&tables_folder).map_err(SandboxError::storage(&tables_folder))?;
+    let mut world = World::create(out)?;
+    let plans = tile::plan(settings);
+    progress(0, plans.len());
+    for batch in plans.chunks(BATCH) {
+        let tiles: Vec<Tile> = batch
+            .par_iter()
+            .map(|plan| tile::make(plan, settings))
+            .collect::<Result<_, _>>()?;
+        for tile in &tiles {
+            world.put(tile)?;
+        }
+        progress(world.summary.images, plans.len());
+    }
+    world.publish(out)
+}
+
+/// Draws single tiles for looking at: for each country by name, `count` pairs of JPEG bytes and
+/// title.
+///
+/// # Errors
+/// As [`generate`].
+pub fn preview(
+    settings: &Settings,
+    count: usize,
+) -> Result<Vec<(&'static str, Vec<(Vec<u8>, String)>)>, SandboxError> {
+    check(settings)?;
+    let plans = tile::plan(settings);
+    country::all()
+        .into_iter()
+        .map(|country| {
+            let tiles = plans
+                .iter()
+                .filter(|plan| plan.source == country.source)
+                .take(count)
+                .map(|plan| {
+                    let tile = tile::make(plan, settings)?;
+                    Ok((
+                        tile.jpeg,
+                        titles::multi(&tile.meta.center, &tile.meta.surrounding),
+                    ))
+                })
+                .collect::<Result<_, SandboxError>>()?;
+            Ok((country.name, tiles))
+        })
+        .collect()
+}
+
+fn check(settings: &Settings) -> Result<(), SandboxError> {
+    if !(1..=MOST_TILES).contains(&settings.tiles_per_country) {
+        return Err(SandboxError::Setting {
+            name: "tiles_per_country",
+            value: settings.tiles_per_country.to_string(),
+            limits: "1..=100000",
+        });
+    }
+    if !(48..=1024).contains(&settings.side_px) {
+        return Err(SandboxError::Setting {
+            name: "side_px",
+            value: settings.side_px.to_string(),
+            limits: "48..=1024",
+        });
+    }
+    Ok(())
+}
+
+/// All files of a world in the making.
+struct World {
+    images: [Archive; 2],
+    metas: [Archive; 2],
+    tables: [Table; 2],
+    extract: Extract,
+    summary: Summary,
+}
+
+impl World {
+    fn create(out: &Path) -> Result<World, SandboxError> {
+        let archive = |kind: &str, part: &str, zip64: bool| {
+            let name = format!("{kind}{part}");
+            Archive::create(&out.join(format!("{name}.zip")), Some(&name), zip64)
+        };
+        Ok(World {
+            images: [
+                archive("images", PARTS[0], PARTS[0] == ZIP64_IMAGES)?,
+                archive("images", PARTS[1], PARTS[1] == ZIP64_IMAGES)?,
+            ],
+            metas: [
+                archive("meta", PARTS[0], PARTS[0] == ZIP64_META)?,
+                archive("meta", PARTS[1], PARTS[1] == ZIP64_META)?,
+            ],
+            tables: [
+                Table::create(out, LAYOUTS[0])?,
+                Table::create(out, LAYOUTS[1])?,
+            ],
+            extract: Extract::create(&out.join("extract.osm"))?,
+            summary: Summary {
+                images: 0,
+                rows_by_source: BTreeMap::new(),
+                osm_objects: 0,
+                files: Vec::new(),
+            },
+        })
+    }
+
+    fn put(&mut self, tile: &Tile) -> Result<(), SandboxError> {
+        let (plan, id) = (&tile.plan, &tile.image_id);
+        let part = plan.part();
+        let filepath = format!("images{}/{id}.jpg", PARTS[part]);
+        self.images[part].put(&filepath, &tile.jpeg, plan.deflated(0))?;
+        let pickle = tile.meta.encode().ok_or_else(|| {
+            SandboxError::encode(format!("meta of {id}"), "unknown pickle protocol")
+        })?;
+        self.metas[part].put(
+            &format!("meta{}/{id}.pickle", PARTS[part]),
+            &pickle,
+            plan.deflated(1),
+        )?;
+        let layout = plan.layout();
+        for (table, _) in self
+            .tables
+            .iter_mut()
+            .zip(LAYOUTS)
+            .filter(|(_, other)| *other == layout)
+        {
+            table.put(&filepath, &tile.meta, tile.similarity)?;
+        }
+        self.extract.put(&tile.elements)?;
+        self.summary.images += 1;
+        self.summary.osm_objects += tile.elements.len();
+        *self
+            .summary
+            .rows_by_source
+            .entry(plan.source.to_owned())
+            .or_default() += 1;
+        Ok(())
+    }
+
+    fn publish(self, out: &Path) -> Result<Summary, SandboxError> {
+        let mut summary = self.summary;
+        let mut staged = Vec::new();
+        for archive in self.images.into_iter().chain(self.metas) {
+            staged.push(archive.complete()?);
+        }
+        for table in self.tables {
+            staged.push(table.complete()?);
+        }
+        staged.push(self.extract.complete()?);
+        for file in staged {
+            let path = file.path();
+            summary
+                .files
+                .push(path.strip_prefix(out).unwrap_or(path).to_owned());
+            file.publish()?;
+        }
+        Ok(summary)
+    }
+}

@@ -104,17 +104,16 @@ fn judge(key: &str, value: &str) -> Verdict {
     }
     let value = first_value(value);
     let object = object_key(key);
-    let refined = |noun: &Noun| *noun != Noun::Hidden;
     match object.and_then(|object| find(object.nouns, &value)) {
         Some(Noun::Hidden) => return Verdict::Drop(DropReason::NotVisible),
         Some(_) => return Verdict::Keep(value),
         None => {}
     }
     let refinements = || REFINEMENTS.iter().filter(|refinement| refinement.by == key);
-    if refinements()
-        .any(|refinement| find(refinement.nouns, &value).is_some_and(|noun| refined(&noun)))
-    {
-        return Verdict::Keep(value);
+    match refinements().find_map(|refinement| find(refinement.nouns, &value)) {
+        Some(Noun::Hidden) => return Verdict::Drop(DropReason::NotVisible),
+        Some(_) => return Verdict::Keep(value),
+        None => {}
     }
     if let Some(verdict) = judge_attribute(key, &value) {
         return verdict;
@@ -163,7 +162,9 @@ fn judge_attribute(key: &str, value: &str) -> Option<Verdict> {
     };
     Some(match kept {
         Some(value) => Verdict::Keep(value.to_owned()),
-        None if matches!(value, "no" | "1") => Verdict::Drop(DropReason::NotVisible),
+        None if matches!(value, "no" | "1" | "uncontrolled" | "unmarked") => {
+            Verdict::Drop(DropReason::NotVisible)
+        }
         None => Verdict::Drop(DropReason::UnknownValue),
     })
 }

@@ -17,6 +17,7 @@ pub const LIFECYCLE_PREFIXES: &[&str] = &[
 
 /// Families of keys: addresses, names in every language, rights of way, contacts, registers of authorities.
 pub const NOT_VISIBLE_PREFIXES: &[&str] = &[
+    "TMC:",
     "access:",
     "addr:",
     "alt_name",
@@ -39,6 +40,7 @@ pub const NOT_VISIBLE_PREFIXES: &[&str] = &[
     "note",
     "official_name",
     "old_name",
+    "openGeoDB:",
     "operator",
     "osmc:",
     "payment:",
@@ -66,18 +68,22 @@ pub const NOT_VISIBLE_PREFIXES: &[&str] = &[
 /// Single keys, sorted.
 #[rustfmt::skip]
 pub const NOT_VISIBLE_KEYS: &[&str] = &[
-    "access", "admin_level", "area", "backrest", "bench", "bicycle", "border_type", "boundary",
-    "bus", "capacity", "circumference", "collection_times", "colour", "contact", "covered",
-    "created_by", "cuisine", "cutting", "cycleway", "denomination", "denotation",
-    "diameter_crown", "direction", "drive_through", "ele", "electrified", "email", "embankment",
-    "emergency", "fax", "fee", "fixme", "foot", "frequency", "gauge", "genus", "hazmat", "height",
-    "hgv", "horse", "image", "incline", "indoor", "information", "int_name", "intermittent",
-    "internet_access", "junction:ref", "kerb", "lamp_type", "layer", "leaf_cycle", "level", "lit",
-    "loc_name", "location", "maxheight", "maxweight", "min_height", "motor_vehicle", "motorcar",
-    "motorcycle", "network", "noexit", "noname", "office", "oneway", "opening_hours", "organic",
-    "phone", "place", "postal_code", "priority", "protect_class", "public_transport", "reg_name",
-    "restriction", "route", "sac_scale", "segregated", "shelter", "short_name", "sidewalk",
-    "smoking", "smoothness", "species", "start_date", "step_count", "supervised", "symbol",
-    "tactile_paving", "taxon", "toilets", "tracktype", "traffic_sign", "trail_visibility",
-    "tunnel", "type", "usage", "vehicle", "voltage", "width", "wires",
+    "FIXME", "access", "admin_level", "area", "artwork_type", "backrest", "bdouble", "bench",
+    "bicycle", "border_type", "boundary", "bus", "capacity", "circumference", "collection_times",
+    "colour", "comment", "contact", "covered", "created_by", "cuisine", "cutting", "cycleway",
+    "denomination", "denotation", "designation", "diameter_crown", "direction", "distance",
+    "drive_through", "ele", "electrified", "email", "embankment", "emergency", "entrance", "fax",
+    "fee", "fixme", "foot", "frequency", "from", "gauge", "genus", "hazmat", "height", "hgv",
+    "hiking", "horse", "image", "incline", "indoor", "information", "int_name", "int_ref",
+    "intermittent", "internet_access", "junction:ref", "junction_ref", "kerb", "lamp_type",
+    "layer", "leaf_cycle", "level", "lit", "loc_name", "local_ref", "location", "material",
+    "maxheight", "maxweight", "memorial", "min_height", "moped", "motor_vehicle", "motorcar",
+    "motorcycle", "mountain_pass", "network", "noexit", "noname", "office", "oneway",
+    "opening_hours", "organic", "phone", "placement", "postal_code", "postal_code_level",
+    "priority", "protect_class", "public_transport", "public_transportation", "reg_name",
+    "restriction", "roundtrip", "route", "route_master", "sac_scale", "seats", "segregated",
+    "shelter", "short_name", "sidewalk", "smoking", "smoothness", "species", "start_date",
+    "step_count", "supervised", "symbol", "tactile_paving", "taxon", "timezone", "to", "toilets",
+    "tracktype", "traffic_sign", "trail_visibility", "train", "tunnel", "type", "url", "usage",
+    "vehicle", "voltage", "width", "wires",
 ];

@@ -2,10 +2,13 @@
 //!
 //! Must never see arrow, a store, an async runtime or a socket: data comes as host buffers, ranks later as a trait.
 
+pub mod batch;
+pub mod checkpoint;
 pub mod error;
 pub mod loss;
 pub mod optimiser;
 pub mod order;
+pub mod pretrain;
 pub mod recall;
 pub mod schedule;
 

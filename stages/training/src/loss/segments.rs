@@ -1,11 +1,9 @@
 //! One embedding for the segments of each image.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use models::ops::l2_normalise;
 
 use crate::error::{Error, Result};
-
-/// Added to squared norms: keeps the gradient finite for rows that are zero.
-const SQUARED_NORM_FLOOR: f64 = 1e-12;
 
 /// Segment embeddings of a batch.
 #[derive(Clone, Debug)]
@@ -75,13 +73,4 @@ pub fn segment_embedding(
         embedding_bd: l2_normalise(&mean_bd)?.to_dtype(phi_sd.dtype())?,
         present_b,
     })
-}
-
-fn l2_normalise(rows_bd: &Tensor) -> Result<Tensor> {
-    let norm_b1 = rows_bd
-        .sqr()?
-        .sum_keepdim(D::Minus1)?
-        .affine(1.0, SQUARED_NORM_FLOOR)?
-        .sqrt()?;
-    Ok(rows_bd.broadcast_div(&norm_b1)?)
 }

@@ -1,0 +1,292 @@
+//! Checkpoints of a run: a folder `last` to continue from and a folder `best` to use.
+//!
+//! ```text
+//! RUN/last/position.json            where the run stands, and the settings that it belongs to
+//!          model/                   the network (models::clip)
+//!          average/                 the moving average of the weights, if one is kept
+//!          segment_tower/           the segment tower, unless it is the image tower
+//!          optimiser.safetensors    moments, master weights, step count
+//! RUN/best/position.json, model/    the weights that validated best (the average, if one is kept)
+//! ```
+
+mod folder;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use models::clip::Clip;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{AtPath, Error, Result};
+use crate::optimiser::AdamW;
+
+/// Largest `position.json` that is read: settings and counters are a few kilobytes.
+const MAX_POSITION_BYTES: u64 = 1 << 20;
+const POSITION: &str = "position.json";
+const OPTIMISER: &str = "optimiser.safetensors";
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// Epoch of the next step, from 0.
+    pub epoch: usize,
+    /// Next step within the epoch, from 0; equal to the steps of an epoch when only validation is missing.
+    pub step: usize,
+    /// The best validation so far.
+    pub best: Option<Best>,
+    /// Epochs validated since the best one.
+    pub epochs_without_gain: usize,
+    /// Pairs learnt from so far.
+    pub samples: u64,
+}
+
+/// A validated epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// Its metric; higher is better.
+    pub metric: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PositionFile {
+    format: u32,
+    position: Position,
+    /// Everything that the numbers depend on.
+    settings: Value,
+}
+
+const FORMAT: u32 = 1;
+
+/// What a run continues from.
+pub struct State<'a> {
+    /// The network being trained.
+    pub clip: &'a Clip,
+    /// The moving average of its weights.
+    pub average: Option<&'a Clip>,
+    /// The segment tower, when it is not the image tower.
+    pub segment_tower: Option<&'a Clip>,
+    /// The optimiser.
+    pub optimiser: &'a mut AdamW,
+}
+
+/// Which checkpoint of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The latest, to continue from.
+    Last,
+    /// The best validated, to use.
+    Best,
+}
+
+impl Which {
+    fn path(self, run: &Path) -> PathBuf {
+        run.join(match self {
+            Self::Last => "last",
+            Self::Best => "best",
+        })
+    }
+}
+
+/// Folder of a complete checkpoint, if there is one. Its `model/` is what [`Clip::load`] reads.
+pub fn find(run: &Path, which: Which) -> Option<PathBuf> {
+    folder::find(&which.path(run))
+}
+
+/// Where the checkpoint in `folder` stands.
+///
+/// # Errors
+/// A missing or damaged `position.json`.
+pub fn position(folder: &Path) -> Result<Position> {
+    Ok(read_position(folder)?.position)
+}
+
+/// Writes `last` atomically: a crash at any moment leaves the old one or the new one.
+///
+/// # Errors
+/// The file system's.
+pub fn write_last(run: &Path, state: &State, position: &Position, settings: &Value) -> Result<()> {
+    folder::replace(&Which::Last.path(run), |folder| {
+        write_position(folder, position, settings)?;
+        state.clip.save(&subfolder(folder, "model")?)?;
+        if let Some(average) = state.average {
+            average.save(&subfolder(folder, "average")?)?;
+        }
+        if let Some(tower) = state.segment_tower {
+            tower.save(&subfolder(folder, "segment_tower")?)?;
+        }
+        state.optimiser.save(&folder.join(OPTIMISER))
+    })
+}
+
+/// Writes `best` atomically.
+///
+/// # Errors
+/// The file system's.
+pub fn write_best(run: &Path, clip: &Clip, position: &Position, settings: &Value) -> Result<()> {
+    folder::replace(&Which::Best.path(run), |folder| {
+        write_position(folder, position, settings)?;
+        Ok(clip.save(&subfolder(folder, "model")?)?)
+    })
+}
+
+/// Takes up `last`, if there is one, and returns where it stands.
+///
+/// # Errors
+/// [`Error::ForeignCheckpoint`] for other settings or another model, with the first difference; damaged files.
+pub fn resume(run: &Path, state: &mut State, settings: &Value) -> Result<Option<Position>> {
+    let Some(folder) = find(run, Which::Last) else {
+        return Ok(None);
+    };
+    let PositionFile {
+        position,
+        settings: written,
+        ..
+    } = read_position(&folder)?;
+    if let Some(difference) = first_difference("", &written, &as_read(settings)) {
+        return Err(Error::ForeignCheckpoint { folder, difference });
+    }
+    copy_weights(&folder.join("model"), state.clip)?;
+    if let Some(average) = state.average {
+        copy_weights(&folder.join("average"), average)?;
+    }
+    if let Some(tower) = state.segment_tower {
+        copy_weights(&folder.join("segment_tower"), tower)?;
+    }
+    state.optimiser.load(&folder.join(OPTIMISER))?;
+    Ok(Some(position))
+}
+
+fn copy_weights(from: &Path, to: &Clip) -> Result<()> {
+    // Read in the network's own precision: a rounded weight would not continue bit for bit.
+    let dtype: DType = to.logit_scale().dtype();
+    let loaded = Clip::load(from, &Device::Cpu, dtype)?;
+    Ok(to.parameters().copy_from(loaded.parameters())?)
+}
+
+fn subfolder(folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    std::fs::create_dir(&path).at(&path)?;
+    Ok(path)
+}
+
+fn write_position(folder: &Path, position: &Position, settings: &Value) -> Result<()> {
+    let path = folder.join(POSITION);
+    let file = PositionFile {
+        format: FORMAT,
+        position: position.clone(),
+        settings: settings.clone(),
+    };
+    let json = serde_json::to_vec_pretty(&file).map_err(|error| damaged(&path, error))?;
+    std::fs::write(&path, json).at(&path)
+}
+
+fn read_position(folder: &Path) -> Result<PositionFile> {
+    let path = folder.join(POSITION);
+    let bytes = std::fs::metadata(&path).at(&path)?.len();
+    if bytes > MAX_POSITION_BYTES {
+        return Err(damaged(
+            &path,
+            format!("has {bytes} bytes, at most {MAX_POSITION_BYTES} are read"),
+        ));
+    }
+    let file: PositionFile = serde_json::from_slice(&std::fs::read(&path).at(&path)?)
+        .map_err(|error| damaged(&path, error))?;
+    if file.format != FORMAT {
+        return Err(damaged(
+            &path,
+            format!("is of format {}, this program reads {FORMAT}", file.format),
+        ));
+    }
+    Ok(file)
+}
+
+fn damaged(path: &Path, problem: impl std::fmt::Display) -> Error {
+    Error::DamagedCheckpoint {
+        path: path.to_path_buf(),
+        problem: problem.to_string(),
+    }
+}
+
+/// The value as it comes back from a file: JSON's reader may return another last bit of a number than was written.
+fn as_read(value: &Value) -> Value {
+    serde_json::from_str(&value.to_string()).unwrap_or(Value::Null)
+}
+
+/// The first field, in name order, that differs, with both values.
+fn first_difference(field: &str, written: &Value, present: &Value) -> Option<String> {
+    match (written, present) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+            names.sort_unstable();
+            names.dedup();
+            let value = |of: &serde_json::Map<String, Value>, name: &str| {
+                of.get(name).cloned().unwrap_or(Value::Null)
+            };
+            names.into_iter().find_map(|name| {
+                let path = if field.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{field}.{name}")
+                };
+                first_difference(&path, &value(a, name), &value(b, name))
+            })
+        }
+        _ if written == present => None,
+        _ => Some(format!(
+            "{field} is {written} in the checkpoint and {present} in this run"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_difference_names_field_and_both_values() {
+        let written = json!({"model": {"width": 64, "layers": 2}, "settings": {"batch": 40}});
+        assert_eq!(first_difference("", &written, &written), None);
+        let present = json!({"model": {"width": 64, "layers": 3}, "settings": {"batch": 80}});
+        let message = first_difference("", &written, &present).unwrap();
+        assert_eq!(
+            message,
+            "model.layers is 2 in the checkpoint and 3 in this run"
+        );
+        let present = json!({"model": {"width": 64, "layers": 2}, "settings": {}});
+        let message = first_difference("", &written, &present).unwrap();
+        assert_eq!(
+            message,
+            "settings.batch is 40 in the checkpoint and null in this run"
+        );
+    }
+
+    #[test]
+    fn a_damaged_position_is_reported_with_its_path() {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::write(run.path().join(POSITION), "{\"format\": 1").unwrap();
+        let message = position(run.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("position.json") && message.contains("EOF"),
+            "{message}"
+        );
+        std::fs::write(
+            run.path().join(POSITION),
+            vec![b' '; MAX_POSITION_BYTES as usize + 1],
+        )
+        .unwrap();
+        assert!(
+            position(run.path())
+                .unwrap_err()
+                .to_string()
+                .contains("at most 1048576 are read")
+        );
+    }
+}

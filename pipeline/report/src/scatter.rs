@@ -1,0 +1,74 @@
+//! Points in a plane by cluster: the first two principal components of tag co-occurrence.
+
+use maud::{Markup, html};
+use serde::{Deserialize, Serialize};
+
+use crate::axis::Axis;
+use crate::figure::{Plot, Px, figure, legend, nothing, series_class};
+
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 400.0;
+const PLOT: Plot = Plot {
+    left: 52.0,
+    right: 624.0,
+    top: 30.0,
+    bottom: 352.0,
+};
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scatter {
+    pub caption: String,
+    pub x_label: String,
+    pub y_label: String,
+    pub clusters: Vec<Cluster>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    pub name: String,
+    /// x, y and what to show when the pointer rests on the point.
+    pub points: Vec<(f64, f64, String)>,
+}
+
+impl Scatter {
+    pub(crate) fn html(&self) -> Markup {
+        let points = || {
+            let points = self
+                .clusters
+                .iter()
+                .flat_map(|cluster| cluster.points.iter());
+            points.filter(|(x, y, _)| x.is_finite() && y.is_finite())
+        };
+        let (Some(x), Some(y)) = (
+            Axis::linear(points().map(|point| point.0), PLOT.x_range()),
+            Axis::linear(points().map(|point| point.1), PLOT.y_range()),
+        ) else {
+            return figure("chart", &self.caption, nothing());
+        };
+        let summary = format!(
+            "{} points in {} clusters",
+            points().count(),
+            self.clusters.len()
+        );
+        let body = html! {
+            (legend(self.clusters.iter().map(|cluster| cluster.name.as_str())))
+            div.scroll {
+                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(summary) {
+                    (PLOT.frame(&x, &y, &self.x_label, &self.y_label))
+                    @for (index, cluster) in self.clusters.iter().enumerate() {
+                        g.points.(series_class(index)) {
+                            @for point in &cluster.points {
+                                @if let (Some(cx), Some(cy)) = (x.place(point.0), y.place(point.1)) {
+                                    circle cx=(Px(cx)) cy=(Px(cy)) r="3.5" {
+                                        @if !point.2.is_empty() { title { (point.2) } }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        figure("chart", &self.caption, body)
+    }
+}

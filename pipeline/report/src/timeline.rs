@@ -1,0 +1,102 @@
+//! Which stage ran when, and on how many rows.
+
+use maud::{Markup, html};
+use serde::{Deserialize, Serialize};
+
+use crate::axis::Axis;
+use crate::figure::{Px, figure, nothing};
+use crate::number::{format_duration, format_number};
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timeline {
+    pub caption: String,
+    /// Spans in any order; those of one stage share a line, lines stand in order of first appearance.
+    pub spans: Vec<Span>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    pub stage: String,
+    /// Seconds since the start of the build.
+    pub start_seconds: f64,
+    pub duration_seconds: f64,
+    pub rows: u64,
+}
+
+impl Span {
+    fn is_drawable(&self) -> bool {
+        let drawable = |seconds: f64| seconds.is_finite() && (0.0..1e12).contains(&seconds);
+        drawable(self.start_seconds) && drawable(self.duration_seconds)
+    }
+
+    fn end_seconds(&self) -> f64 {
+        self.start_seconds + self.duration_seconds
+    }
+}
+
+impl Timeline {
+    pub(crate) fn html(&self) -> Markup {
+        let drawable: Vec<&Span> = self
+            .spans
+            .iter()
+            .filter(|span| span.is_drawable())
+            .collect();
+        let mut stages: Vec<&str> = Vec::new();
+        for span in &drawable {
+            if !stages.contains(&span.stage.as_str()) {
+                stages.push(&span.stage);
+            }
+        }
+        let ends = drawable.iter().map(|span| span.end_seconds()).chain([0.0]);
+        let Some(axis) = Axis::linear(ends, (0.0, 100.0)).filter(|_| !stages.is_empty()) else {
+            return figure("timeline", &self.caption, nothing());
+        };
+        let place = |seconds: f64| Px(axis.place(seconds).unwrap_or(0.0));
+        let body = html! {
+            div.scroll { div.lanes {
+                div.scale aria-hidden="true" {
+                    @for tick in &axis.ticks {
+                        span style={ "left:" (place(*tick)) "%" } { (format_tick_seconds(*tick)) }
+                    }
+                }
+                @for stage in stages {
+                    @let spans = || drawable.iter().filter(move |span| span.stage == stage);
+                    @let rows = spans().fold(0u64, |rows, span| rows.saturating_add(span.rows));
+                    @let seconds: f64 = spans().map(|span| span.duration_seconds).sum();
+                    span.name dir="auto" { (stage) }
+                    span.lane {
+                        @for span in spans() {
+                            span.span.s1 style={
+                                "left:" (place(span.start_seconds)) "%;right:" (Px(100.0 - place(span.end_seconds()).0)) "%"
+                            } title=(span_title(span)) {}
+                        }
+                    }
+                    span.value { (format_duration(seconds)) }
+                    span.value.rows { (format_number(rows as f64, None)) " rows" }
+                }
+            } }
+        };
+        figure("timeline", &self.caption, body)
+    }
+}
+
+fn span_title(span: &Span) -> String {
+    format!(
+        "{}: from {} for {}, {} rows",
+        span.stage,
+        format_duration(span.start_seconds),
+        format_duration(span.duration_seconds),
+        format_number(span.rows as f64, None)
+    )
+}
+
+/// "0", "20 s", "5 m", "2 h": ticks are round, so one unit is enough.
+fn format_tick_seconds(seconds: f64) -> String {
+    let number = |value: f64| format!("{}", (value * 100.0).round() / 100.0);
+    match seconds {
+        0.0 => "0".to_owned(),
+        _ if seconds < 120.0 => format!("{} s", number(seconds)),
+        _ if seconds < 7_200.0 => format!("{} m", number(seconds / 60.0)),
+        _ => format!("{} h", number(seconds / 3_600.0)),
+    }
+}

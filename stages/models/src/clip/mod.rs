@@ -1,0 +1,208 @@
+//! A trainable CLIP: two towers that put images and texts into one space.
+//!
+//! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021). Parameters bear
+//! open_clip's names, so that a plain vision Transformer of ours is an open_clip checkpoint as it is.
+
+mod checkpoint;
+mod config;
+#[cfg(test)]
+mod goldens;
+mod hugging_face;
+mod open_clip;
+#[cfg(test)]
+mod tests;
+mod text;
+mod vision;
+mod weights;
+
+pub use config::{
+    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig,
+    VisionConfig,
+};
+
+use crate::parameters::Parameters;
+use crate::{ModelError, Result};
+use candle_core::{DType, Device, Tensor};
+use std::path::Path;
+use weights::{Gradients, TextWeights, VisionWeights, declarations, logit_scale};
+
+/// A CLIP with its variables.
+#[derive(Clone, Debug)]
+pub struct Clip {
+    config: ClipConfig,
+    parameters: Parameters,
+    vision: VisionWeights,
+    text: TextWeights,
+    logit_scale: Tensor,
+}
+
+impl Clip {
+    /// A network to be trained from scratch; equal seeds give equal weights.
+    pub fn init(config: &ClipConfig, seed: u64, device: &Device, dtype: DType) -> Result<Self> {
+        config.validate()?;
+        let parameters = Parameters::init(&declarations(config), seed, device, dtype)?;
+        Self::from_parameters(config, parameters)
+    }
+
+    /// A network around parameters that are there already, with the names and shapes of `config`.
+    pub fn from_parameters(config: &ClipConfig, parameters: Parameters) -> Result<Self> {
+        config.validate()?;
+        for declaration in declarations(config) {
+            let found = parameters
+                .get(&declaration.name)
+                .map(|variable| variable.dims());
+            if found != Some(&declaration.shape) {
+                return Err(ModelError::Input(format!(
+                    "parameter {} has shape {found:?}, the configuration asks for {:?}",
+                    declaration.name, declaration.shape
+                )));
+            }
+        }
+        Ok(Self::around(config, parameters, Gradients::On)?)
+    }
+
+    fn around(
+        config: &ClipConfig,
+        parameters: Parameters,
+        gradients: Gradients,
+    ) -> candle_core::Result<Self> {
+        Ok(Self {
+            vision: VisionWeights::new(config, &parameters, gradients)?,
+            text: TextWeights::new(config, &parameters, gradients)?,
+            logit_scale: logit_scale(&parameters, gradients)?,
+            config: config.clone(),
+            parameters,
+        })
+    }
+
+    /// Reads a folder that this project, open_clip or Hugging Face's transformers has written.
+    ///
+    /// # Errors
+    /// [`ModelError::AnotherModel`] for a checkpoint of something else, [`ModelError::MissingTensor`],
+    /// [`ModelError::UnexpectedTensor`] and [`ModelError::WrongShape`] with the name of the tensor.
+    pub fn load(folder: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        let (config, files) = checkpoint::open_folder(folder)?;
+        Self::load_files(&files, &config, device, dtype)
+    }
+
+    /// Reads a bare `.safetensors` file in open_clip's, OpenAI's or Hugging Face's names. The file does not say which
+    /// activation it was trained with: `config` must.
+    pub fn load_file(
+        path: &Path,
+        config: &ClipConfig,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self> {
+        Self::load_files(&[path.to_owned()], config, device, dtype)
+    }
+
+    fn load_files(
+        files: &[std::path::PathBuf],
+        config: &ClipConfig,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self> {
+        config.validate()?;
+        let parameters = checkpoint::read(files, &declarations(config), device, dtype)?;
+        Self::from_parameters(config, parameters)
+    }
+
+    pub fn config(&self) -> &ClipConfig {
+        &self.config
+    }
+
+    /// The variables that [`encode_image`](Self::encode_image) and [`encode_text`](Self::encode_text) read; changing
+    /// them changes the network.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Embeds images: `pixel_values_bchw [B, 3, S, S]`, normalised by `image_mean` and `image_std`, to `[B, E]`, not
+    /// normalised in length.
+    pub fn encode_image(&self, pixel_values_bchw: &Tensor) -> Result<Tensor> {
+        let side = self.config.vision.image_size;
+        match pixel_values_bchw.dims() {
+            &[_, 3, height, width] if (height, width) == (side, side) => {}
+            other => {
+                return Err(ModelError::Input(format!(
+                    "pixel values have shape {other:?}, the network wants [B, 3, {side}, {side}]"
+                )));
+            }
+        }
+        let pixels = pixel_values_bchw
+            .to_device(self.logit_scale.device())?
+            .to_dtype(self.logit_scale.dtype())?;
+        Ok(self.vision.encode(&pixels, self.config.activation)?)
+    }
+
+    /// Embeds texts: `input_ids_bl` (`u32 [B, L]`, L at most the context length) to `[B, E]`, not normalised in
+    /// length.
+    pub fn encode_text(&self, input_ids_bl: &Tensor) -> Result<Tensor> {
+        let t = &self.config.text;
+        match input_ids_bl.dims() {
+            &[_, length] if (1..=t.context_length).contains(&length) => {}
+            other => {
+                return Err(ModelError::Input(format!(
+                    "input ids have shape {other:?}, the network wants [B, L] with L from 1 to {}",
+                    t.context_length
+                )));
+            }
+        }
+        let ids = input_ids_bl.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        if let Some(id) = ids
+            .iter()
+            .flatten()
+            .find(|&&id| id as usize >= t.vocab_size)
+        {
+            return Err(ModelError::Input(format!(
+                "token id {id} is not in the vocabulary of {}; check that tokenizer and checkpoint belong together",
+                t.vocab_size
+            )));
+        }
+        Ok(self.text.encode(&ids, t.eot)?)
+    }
+
+    /// The natural logarithm of the factor on cosines, a scalar as it is stored.
+    pub fn logit_scale(&self) -> Tensor {
+        self.logit_scale.clone()
+    }
+
+    /// A copy that never changes: the present weights, no gradients.
+    pub fn frozen(&self) -> Result<Self> {
+        Ok(Self::around(
+            &self.config,
+            self.parameters.deep_copy()?,
+            Gradients::Off,
+        )?)
+    }
+
+    /// The same weights, and whatever becomes of them, read without building a graph: for evaluation during training.
+    pub fn without_gradients(&self) -> Result<Self> {
+        Ok(Self::around(
+            &self.config,
+            self.parameters.clone(),
+            Gradients::Off,
+        )?)
+    }
+
+    /// Writes `config.json` and `model.safetensors` in our own format, which has room for every configuration.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        checkpoint::save_folder(self, folder)
+    }
+
+    /// Writes `open_clip_config.json` and `open_clip_model.safetensors`.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] if open_clip has no such network.
+    pub fn save_open_clip(&self, folder: &Path) -> Result<()> {
+        open_clip::save(self, folder)
+    }
+
+    /// Writes `config.json`, `model.safetensors` and `preprocessor_config.json` as Hugging Face's `CLIPModel` has them.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] if transformers has no such network.
+    pub fn save_hugging_face(&self, folder: &Path) -> Result<()> {
+        hugging_face::save(self, folder)
+    }
+}

@@ -1,0 +1,63 @@
+use super::weights::{Convolution, Norm, StemWeights, VisionWeights};
+use crate::ops::{
+    Activation, LAYER_NORM_EPSILON, activation, add_positions, conv2d, layer_norm, linear, patches,
+    project, transformer_block,
+};
+use candle_core::{Result, Tensor};
+
+impl VisionWeights {
+    /// `pixels_bchw [B, 3, S, S]` to `[B, E]`.
+    pub(super) fn encode(&self, pixels_bchw: &Tensor, kind: Activation) -> Result<Tensor> {
+        let tokens_bld = self.stem.tokens(pixels_bchw, kind)?;
+        let x = add_positions(&tokens_bld, &self.positions_ld, self.class_d.as_ref())?;
+        let mut x = self.ln_pre.apply(&x)?;
+        let (last, blocks) = match self.blocks.split_last() {
+            Some(split) => split,
+            None => candle_core::bail!("an image tower without layers"),
+        };
+        for block in blocks {
+            x = transformer_block(&x, block, None)?;
+        }
+        let pooled_bd = match self.class_d {
+            // The class token stands first, and nothing else is read behind the last block.
+            Some(_) => transformer_block(&x, last, Some(&vec![0; x.dim(0)?]))?,
+            None => transformer_block(&x, last, None)?.mean(1)?,
+        };
+        project(&self.ln_post.apply(&pooled_bd)?, &self.projection)
+    }
+}
+
+impl StemWeights {
+    fn tokens(&self, pixels_bchw: &Tensor, kind: Activation) -> Result<Tensor> {
+        match self {
+            StemWeights::Patch { weight_oi } => {
+                let (_, _, patch, _) = weight_oi.dims4()?;
+                linear(
+                    &patches(pixels_bchw, patch)?,
+                    &weight_oi.flatten_from(1)?,
+                    None,
+                )
+            }
+            StemWeights::Conv { stages, last } => {
+                let mut x_bhwc = pixels_bchw.permute((0, 2, 3, 1))?.contiguous()?;
+                for (convolution, norm) in stages {
+                    x_bhwc = activation(&norm.apply(&convolution.apply(&x_bhwc)?)?, kind)?;
+                }
+                last.apply(&x_bhwc)?.flatten(1, 2)
+            }
+        }
+    }
+}
+
+impl Convolution {
+    /// Halves both sides.
+    fn apply(&self, x_bhwc: &Tensor) -> Result<Tensor> {
+        conv2d(x_bhwc, &self.weight_ohwi, Some(&self.bias_o), 2, 1)
+    }
+}
+
+impl Norm {
+    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        layer_norm(x, &self.weight_d, &self.bias_d, LAYER_NORM_EPSILON)
+    }
+}

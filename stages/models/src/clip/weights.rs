@@ -1,0 +1,292 @@
+//! The variables of a CLIP: names (open_clip's), shapes, starts, and how the network takes them up.
+
+use super::config::{ClipConfig, Pool, Stem};
+use crate::ops::Block;
+use crate::parameters::{Declaration, Init, Parameters};
+use candle_core::{Result, Tensor};
+
+/// Tensors of the image tower.
+#[derive(Clone, Debug)]
+pub(super) struct VisionWeights {
+    pub(super) stem: StemWeights,
+    pub(super) class_d: Option<Tensor>,
+    pub(super) positions_ld: Tensor,
+    pub(super) ln_pre: Norm,
+    pub(super) blocks: Vec<Block>,
+    pub(super) ln_post: Norm,
+    pub(super) projection: Tensor,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum StemWeights {
+    Patch {
+        weight_oi: Tensor,
+    },
+    Conv {
+        stages: Vec<(Convolution, Norm)>,
+        last: Convolution,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Convolution {
+    pub(super) weight_ohwi: Tensor,
+    pub(super) bias_o: Tensor,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Norm {
+    pub(super) weight_d: Tensor,
+    pub(super) bias_d: Tensor,
+}
+
+/// Tensors of the text tower.
+#[derive(Clone, Debug)]
+pub(super) struct TextWeights {
+    pub(super) table_vd: Tensor,
+    pub(super) positions_ld: Tensor,
+    pub(super) blocks: Vec<Block>,
+    pub(super) ln_final: Norm,
+    pub(super) projection: Tensor,
+}
+
+/// Names, shapes and starts of all variables; deviations as in OpenAI's CLIP (`initialize_parameters`).
+pub(super) fn declarations(config: &ClipConfig) -> Vec<Declaration> {
+    let mut list = Declarations(Vec::new());
+    let (v, t) = (&config.vision, &config.text);
+    let scale = (v.width as f64).powf(-0.5);
+    match &v.stem {
+        Stem::Patch => {
+            let inputs = 3 * v.patch_size * v.patch_size;
+            let shape = [v.width, 3, v.patch_size, v.patch_size];
+            list.normal("visual.conv1.weight", &shape, (inputs as f64).powf(-0.5));
+        }
+        Stem::Conv { channels } => {
+            let mut inputs = 3;
+            for (stage, &outputs) in channels.iter().chain([&v.width]).enumerate() {
+                let deviation = (2.0 / (9 * inputs) as f64).sqrt();
+                list.normal(
+                    &format!("visual.stem.{stage}.conv.weight"),
+                    &[outputs, 3, 3, inputs],
+                    deviation,
+                );
+                list.zeros(&format!("visual.stem.{stage}.conv.bias"), outputs);
+                if stage < channels.len() {
+                    list.norm(&format!("visual.stem.{stage}.ln"), outputs);
+                }
+                inputs = outputs;
+            }
+        }
+    }
+    if v.pool == Pool::Cls {
+        list.normal("visual.class_embedding", &[v.width], scale);
+    }
+    list.normal("visual.positional_embedding", &[v.tokens(), v.width], scale);
+    list.norm("visual.ln_pre", v.width);
+    list.blocks("visual.transformer", v.layers, v.width, v.mlp_width());
+    list.norm("visual.ln_post", v.width);
+    list.normal("visual.proj", &[v.width, config.embed_dim], scale);
+
+    list.normal("token_embedding.weight", &[t.vocab_size, t.width], 0.02);
+    list.normal("positional_embedding", &[t.context_length, t.width], 0.01);
+    list.blocks("transformer", t.layers, t.width, t.mlp_width());
+    list.norm("ln_final", t.width);
+    list.normal(
+        "text_projection",
+        &[t.width, config.embed_dim],
+        (t.width as f64).powf(-0.5),
+    );
+    list.push("logit_scale", &[], Init::Constant(config.init_logit_scale));
+    list.0
+}
+
+struct Declarations(Vec<Declaration>);
+
+impl Declarations {
+    fn push(&mut self, name: &str, shape: &[usize], init: Init) {
+        self.0.push(Declaration {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            init,
+        });
+    }
+
+    fn normal(&mut self, name: &str, shape: &[usize], standard_deviation: f64) {
+        self.push(name, shape, Init::Normal { standard_deviation });
+    }
+
+    fn zeros(&mut self, name: &str, length: usize) {
+        self.push(name, &[length], Init::Constant(0.0));
+    }
+
+    fn norm(&mut self, name: &str, width: usize) {
+        self.push(&format!("{name}.weight"), &[width], Init::Constant(1.0));
+        self.zeros(&format!("{name}.bias"), width);
+    }
+
+    fn blocks(&mut self, tower: &str, layers: usize, width: usize, mlp_width: usize) {
+        let attention = (width as f64).powf(-0.5);
+        let out = attention * (2.0 * layers as f64).powf(-0.5);
+        for layer in 0..layers {
+            let name = |part: &str| format!("{tower}.resblocks.{layer}.{part}");
+            self.norm(&name("ln_1"), width);
+            self.normal(&name("attn.in_proj_weight"), &[3 * width, width], attention);
+            self.zeros(&name("attn.in_proj_bias"), 3 * width);
+            self.normal(&name("attn.out_proj.weight"), &[width, width], out);
+            self.zeros(&name("attn.out_proj.bias"), width);
+            self.norm(&name("ln_2"), width);
+            self.normal(
+                &name("mlp.c_fc.weight"),
+                &[mlp_width, width],
+                (2.0 * width as f64).powf(-0.5),
+            );
+            self.zeros(&name("mlp.c_fc.bias"), mlp_width);
+            self.normal(&name("mlp.c_proj.weight"), &[width, mlp_width], out);
+            self.zeros(&name("mlp.c_proj.bias"), width);
+        }
+    }
+}
+
+/// Whether the network's tensors build a graph.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Gradients {
+    On,
+    Off,
+}
+
+/// Hands out the tensors of declared variables.
+struct Source<'a> {
+    parameters: &'a Parameters,
+    gradients: Gradients,
+}
+
+impl Source<'_> {
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        match (self.parameters.get(name), self.gradients) {
+            (Some(variable), Gradients::On) => Ok(variable.as_tensor().clone()),
+            (Some(variable), Gradients::Off) => Ok(variable.as_detached_tensor()),
+            (None, _) => candle_core::bail!("parameter {name} was not declared"),
+        }
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm> {
+        Ok(Norm {
+            weight_d: self.tensor(&format!("{name}.weight"))?,
+            bias_d: self.tensor(&format!("{name}.bias"))?,
+        })
+    }
+
+    fn convolution(&self, stage: usize) -> Result<Convolution> {
+        Ok(Convolution {
+            weight_ohwi: self.tensor(&format!("visual.stem.{stage}.conv.weight"))?,
+            bias_o: self.tensor(&format!("visual.stem.{stage}.conv.bias"))?,
+        })
+    }
+
+    fn blocks(
+        &self,
+        tower: &str,
+        layers: usize,
+        heads: usize,
+        causal: bool,
+        config: &ClipConfig,
+    ) -> Result<Vec<Block>> {
+        (0..layers)
+            .map(|layer| {
+                let tensor = |part: &str| self.tensor(&format!("{tower}.resblocks.{layer}.{part}"));
+                Ok(Block {
+                    ln_1_weight_d: tensor("ln_1.weight")?,
+                    ln_1_bias_d: tensor("ln_1.bias")?,
+                    in_proj_weight: tensor("attn.in_proj_weight")?,
+                    in_proj_bias: tensor("attn.in_proj_bias")?,
+                    out_proj_weight: tensor("attn.out_proj.weight")?,
+                    out_proj_bias_d: tensor("attn.out_proj.bias")?,
+                    ln_2_weight_d: tensor("ln_2.weight")?,
+                    ln_2_bias_d: tensor("ln_2.bias")?,
+                    fc_weight: tensor("mlp.c_fc.weight")?,
+                    fc_bias_m: tensor("mlp.c_fc.bias")?,
+                    proj_weight: tensor("mlp.c_proj.weight")?,
+                    proj_bias_d: tensor("mlp.c_proj.bias")?,
+                    heads,
+                    causal,
+                    activation: config.activation,
+                })
+            })
+            .collect()
+    }
+}
+
+impl VisionWeights {
+    pub(super) fn new(
+        config: &ClipConfig,
+        parameters: &Parameters,
+        gradients: Gradients,
+    ) -> Result<Self> {
+        let (source, v) = (
+            Source {
+                parameters,
+                gradients,
+            },
+            &config.vision,
+        );
+        let stem = match &v.stem {
+            Stem::Patch => StemWeights::Patch {
+                weight_oi: source.tensor("visual.conv1.weight")?,
+            },
+            Stem::Conv { channels } => StemWeights::Conv {
+                stages: (0..channels.len())
+                    .map(|stage| {
+                        Ok((
+                            source.convolution(stage)?,
+                            source.norm(&format!("visual.stem.{stage}.ln"))?,
+                        ))
+                    })
+                    .collect::<Result<_>>()?,
+                last: source.convolution(channels.len())?,
+            },
+        };
+        Ok(Self {
+            stem,
+            class_d: match v.pool {
+                Pool::Cls => Some(source.tensor("visual.class_embedding")?),
+                Pool::Mean => None,
+            },
+            positions_ld: source.tensor("visual.positional_embedding")?,
+            ln_pre: source.norm("visual.ln_pre")?,
+            blocks: source.blocks("visual.transformer", v.layers, v.heads, false, config)?,
+            ln_post: source.norm("visual.ln_post")?,
+            projection: source.tensor("visual.proj")?,
+        })
+    }
+}
+
+impl TextWeights {
+    pub(super) fn new(
+        config: &ClipConfig,
+        parameters: &Parameters,
+        gradients: Gradients,
+    ) -> Result<Self> {
+        let (source, t) = (
+            Source {
+                parameters,
+                gradients,
+            },
+            &config.text,
+        );
+        Ok(Self {
+            table_vd: source.tensor("token_embedding.weight")?,
+            positions_ld: source.tensor("positional_embedding")?,
+            blocks: source.blocks("transformer", t.layers, t.heads, true, config)?,
+            ln_final: source.norm("ln_final")?,
+            projection: source.tensor("text_projection")?,
+        })
+    }
+}
+
+pub(super) fn logit_scale(parameters: &Parameters, gradients: Gradients) -> Result<Tensor> {
+    Source {
+        parameters,
+        gradients,
+    }
+    .tensor("logit_scale")
+}

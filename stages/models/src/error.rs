@@ -1,0 +1,88 @@
+use std::path::{Path, PathBuf};
+
+/// What can go wrong with a network, sorted by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A configuration that describes no network; correct the named value.
+    #[error("configuration: {0}")]
+    Config(String),
+
+    /// The input does not fit the network; correct the input.
+    #[error("input: {0}")]
+    Input(String),
+
+    /// A file or folder could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+
+    /// A file was read, and its content is not what its name says.
+    #[error("{path}: {reason}")]
+    Malformed { path: PathBuf, reason: String },
+
+    /// The checkpoint belongs to a network of another kind.
+    #[error("{path}: a checkpoint of another model: {reason}")]
+    AnotherModel { path: PathBuf, reason: String },
+
+    /// The checkpoint lacks a tensor that the configuration asks for.
+    #[error(
+        "{path}: tensor {name} of shape {expected:?} is missing; check that configuration and weights belong together"
+    )]
+    MissingTensor {
+        path: PathBuf,
+        name: String,
+        expected: Vec<usize>,
+    },
+
+    /// The checkpoint holds a tensor that the configuration has no place for.
+    #[error(
+        "{path}: tensor {name} of shape {found:?} has no place in this configuration; check that configuration and weights belong together"
+    )]
+    UnexpectedTensor {
+        path: PathBuf,
+        name: String,
+        found: Vec<usize>,
+    },
+
+    /// A tensor has another shape than the configuration asks for.
+    #[error("{path}: tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
+    WrongShape {
+        path: PathBuf,
+        name: String,
+        expected: Vec<usize>,
+        found: Vec<usize>,
+    },
+
+    /// The network cannot be written in the format asked for; choose another.
+    #[error("cannot be written as {format}: {reason}")]
+    Unsupported {
+        format: &'static str,
+        reason: String,
+    },
+
+    /// The tokenizer library refused a vocabulary or a text.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ModelError + '_ {
+        move |source| ModelError::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn malformed(path: &Path, reason: impl std::fmt::Display) -> ModelError {
+        ModelError::Malformed {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+}

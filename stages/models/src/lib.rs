@@ -1,0 +1,29 @@
+//! Networks: tensors in, tensors out.
+//!
+//! - [`clip`]: a trainable CLIP of any size, which reads and writes the open_clip and Hugging Face layouts,
+//! - [`tokenizer`]: captions to token ids,
+//! - [`ops`]: differentiable operations with CPU kernels of our own,
+//! - [`parameters`]: the named variables of a network.
+//!
+//! Shape letters: `b` batch, `l` sequence, `d` width, `h`/`w` image, `c` channel, `o`/`i` output/input features.
+
+pub mod clip;
+mod error;
+pub mod ops;
+pub mod parameters;
+pub mod tokenizer;
+
+pub use error::ModelError;
+
+/// Result of this crate.
+pub type Result<T, E = ModelError> = std::result::Result<T, E>;
+
+/// The folder of in-house test data; says so when there is none.
+#[cfg(test)]
+pub(crate) fn test_data() -> Option<std::path::PathBuf> {
+    let folder = std::env::var_os("URBANCROSS_TEST_DATA").map(std::path::PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: URBANCROSS_TEST_DATA names no folder with test data");
+    }
+    folder
+}

@@ -1,0 +1,147 @@
+use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::real::{Real, vectorised};
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// The non-linearity of a network: part of a checkpoint's identity, since exchanging one for the other costs points
+/// without any error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// x * sigmoid(1.702 x): OpenAI's weights and those fine-tuned from them.
+    QuickGelu,
+    /// x * Phi(x) with the exact normal distribution function: LAION's weights.
+    Gelu,
+}
+
+const QUICK_GELU_FACTOR: f64 = 1.702;
+
+/// Applies `kind` to every element.
+pub fn activation(x: &Tensor, kind: Activation) -> Result<Tensor> {
+    if has_kernel(x) {
+        return apply(kind, &[x]);
+    }
+    composed(x, kind)
+}
+
+fn composed(x: &Tensor, kind: Activation) -> Result<Tensor> {
+    match kind {
+        Activation::Gelu => x.gelu_erf(),
+        // 1 / (1 + exp(-1.702 x)): every step has a gradient in candle.
+        Activation::QuickGelu => x / ((x * -QUICK_GELU_FACTOR)?.exp()? + 1.0)?,
+    }
+}
+
+impl CpuOp for Activation {
+    const NAME: &'static str = "activation";
+
+    fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
+        Ok(Forward::new(
+            activation_forward(args[0].data, *self),
+            args[0].dims,
+        ))
+    }
+
+    fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
+        let mut grad = pass.grad.to_vec();
+        activation_backward(pass.args[0].data, &mut grad, *self);
+        Ok(vec![Some(grad)])
+    }
+}
+
+const ELEMENTS_PER_TASK: usize = 16 * 1024;
+
+pub(super) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
+    let mut out = vec![T::zero(); x.len()];
+    out.par_chunks_mut(ELEMENTS_PER_TASK)
+        .zip(x.par_chunks(ELEMENTS_PER_TASK))
+        .for_each(|(out, x)| {
+            vectorised(|| match kind {
+                Activation::Gelu => out
+                    .iter_mut()
+                    .zip(x)
+                    .for_each(|(out, &x)| *out = x * normal_cdf(x)),
+                Activation::QuickGelu => out
+                    .iter_mut()
+                    .zip(x)
+                    .for_each(|(out, &x)| *out = x * quick_sigmoid(x)),
+            });
+        });
+    out
+}
+
+/// Multiplies `grad` by the derivative at `x`.
+pub(super) fn activation_backward<T: Real>(x: &[T], grad: &mut [T], kind: Activation) {
+    grad.par_chunks_mut(ELEMENTS_PER_TASK)
+        .zip(x.par_chunks(ELEMENTS_PER_TASK))
+        .for_each(|(grad, x)| {
+            vectorised(|| match kind {
+                Activation::Gelu => grad.iter_mut().zip(x).for_each(|(grad, &x)| {
+                    *grad *= x.mul_add(normal_density(x), normal_cdf(x));
+                }),
+                Activation::QuickGelu => grad.iter_mut().zip(x).for_each(|(grad, &x)| {
+                    let s = quick_sigmoid(x);
+                    *grad *= s * (T::of(QUICK_GELU_FACTOR) * x).mul_add(T::one() - s, T::one());
+                }),
+            });
+        });
+}
+
+#[inline(always)]
+fn quick_sigmoid<T: Real>(x: T) -> T {
+    T::one() / (T::one() + (T::of(-QUICK_GELU_FACTOR) * x).exp())
+}
+
+#[inline(always)]
+fn normal_cdf<T: Real>(x: T) -> T {
+    let half = T::of(0.5);
+    half.mul_add((x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf(), half)
+}
+
+#[inline(always)]
+fn normal_density<T: Real>(x: T) -> T {
+    const FRAC_1_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
+    T::of(FRAC_1_SQRT_TAU) * (x * x * T::of(-0.5)).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_gradients, assert_same_as_composed, random};
+    use super::*;
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        for kind in [Activation::Gelu, Activation::QuickGelu] {
+            assert_gradients(&[random(&[4, 9], 1)], |a| activation(&a[0], kind));
+        }
+    }
+
+    #[test]
+    fn kernel_and_composition_agree() {
+        for kind in [Activation::Gelu, Activation::QuickGelu] {
+            let x = (random(&[40, 50], 1) * 4.0).unwrap();
+            assert_same_as_composed(&[x], |a| activation(&a[0], kind), |a| composed(&a[0], kind));
+        }
+    }
+
+    #[test]
+    fn far_out_values_stay_finite() {
+        let x = Tensor::new(
+            &[-1e4f32, -200.0, 0.0, 200.0, 1e30],
+            &candle_core::Device::Cpu,
+        )
+        .unwrap();
+        for kind in [Activation::Gelu, Activation::QuickGelu] {
+            let y = activation(&x, kind).unwrap().to_vec1::<f32>().unwrap();
+            assert!(
+                y[0].abs() < 1e-2 && y[1].abs() < 1e-3 && y[2] == 0.0,
+                "{kind:?}: {y:?}"
+            );
+            assert!(
+                (y[3] / 200.0 - 1.0).abs() < 1e-6 && (y[4] / 1e30 - 1.0).abs() < 1e-6,
+                "{kind:?}: {y:?}"
+            );
+        }
+    }
+}

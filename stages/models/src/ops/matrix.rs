@@ -1,0 +1,196 @@
+//! Matrix products over borrowed, strided slices (the `gemm` crate behind a checked interface).
+
+use super::real::{Real, vectorised};
+use rayon::prelude::*;
+
+/// A borrowed matrix with any strides.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Row-major, without gaps: `data.len() = rows * cols`.
+    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Row-major, with `row_stride` elements from row to row.
+    pub(crate) fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transposed view.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn last_index(&self) -> usize {
+        (self.rows.max(1) - 1) * self.row_stride + (self.cols.max(1) - 1) * self.col_stride
+    }
+}
+
+/// Where a product goes: row-major, `row_stride` elements from row to row.
+pub(crate) struct MatrixMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a, T> MatrixMut<'a, T> {
+    pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    pub(crate) fn strided(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+        }
+    }
+}
+
+/// What happens to the elements that are there already.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Write {
+    Overwrite,
+    Add,
+}
+
+/// Which threads a product may use. Inside a loop that is parallel itself: `One`.
+#[derive(Clone, Copy)]
+pub(crate) enum Threads {
+    One,
+    All,
+}
+
+/// out = scale * a b, or out += scale * a b.
+///
+/// # Panics
+/// If the shapes do not fit together or exceed their slices: both are bugs of the caller.
+pub(crate) fn multiply<T: Real>(
+    out: MatrixMut<'_, T>,
+    write: Write,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    scale: f64,
+    threads: Threads,
+) {
+    assert_eq!(
+        (out.rows, out.cols),
+        (a.rows, b.cols),
+        "shape of the product"
+    );
+    assert_eq!(a.cols, b.rows, "inner dimension");
+    if out.rows == 0 || out.cols == 0 {
+        return;
+    }
+    assert!((out.rows - 1) * out.row_stride + out.cols <= out.data.len());
+    if a.cols == 0 {
+        if write == Write::Overwrite {
+            for row in out.data.chunks_mut(out.row_stride).take(out.rows) {
+                row[..out.cols].fill(T::zero());
+            }
+        }
+        return;
+    }
+    assert!(a.last_index() < a.data.len() && b.last_index() < b.data.len());
+    // SAFETY: the assertions above keep every index inside its slice, and `out` is borrowed exclusively.
+    unsafe {
+        gemm::gemm(
+            out.rows,
+            out.cols,
+            a.cols,
+            out.data.as_mut_ptr(),
+            1,
+            out.row_stride as isize,
+            write == Write::Add,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            T::one(),
+            T::of(scale),
+            false,
+            false,
+            false,
+            match threads {
+                Threads::One => gemm::Parallelism::None,
+                Threads::All => gemm::Parallelism::Rayon(0),
+            },
+        );
+    }
+}
+
+/// Rows summed in one go before partial sums are added up: fixed, so that no result depends on the thread count.
+pub(crate) const ROWS_PER_BLOCK: usize = 128;
+
+/// The sum over the rows of a row-major matrix with `cols` columns.
+pub(crate) fn column_sums<T: Real>(data: &[T], cols: usize) -> Vec<T> {
+    if cols == 0 {
+        return Vec::new();
+    }
+    let partials: Vec<Vec<T>> = data
+        .par_chunks(ROWS_PER_BLOCK * cols)
+        .map(|block| {
+            let mut sums = vec![T::zero(); cols];
+            vectorised(|| add_rows(&mut sums, block));
+            sums
+        })
+        .collect();
+    sum_partials(partials, cols)
+}
+
+/// Adds up partial sums in their order.
+pub(crate) fn sum_partials<T: Real>(partials: Vec<Vec<T>>, length: usize) -> Vec<T> {
+    let mut partials = partials.into_iter();
+    let mut total = partials.next().unwrap_or_else(|| vec![T::zero(); length]);
+    for partial in partials {
+        vectorised(|| add_rows(&mut total, &partial));
+    }
+    total
+}
+
+#[inline(always)]
+fn add_rows<T: Real>(sums: &mut [T], rows: &[T]) {
+    for row in rows.chunks_exact(sums.len()) {
+        for (sum, &x) in sums.iter_mut().zip(row) {
+            *sum += x;
+        }
+    }
+}
+
+/// Fills every row with `bias`, or with zeros.
+pub(crate) fn rows_of<T: Real>(bias: Option<&[T]>, rows: usize, cols: usize) -> Vec<T> {
+    let mut out = vec![T::zero(); rows * cols];
+    if let Some(bias) = bias {
+        out.par_chunks_mut((ROWS_PER_BLOCK * cols).max(1))
+            .for_each(|block| {
+                for row in block.chunks_exact_mut(cols) {
+                    row.copy_from_slice(bias);
+                }
+            });
+    }
+    out
+}

@@ -1,0 +1,35 @@
+//! Differentiable operations.
+//!
+//! On the CPU (f32 and f64) they run kernels of ours with exact backward passes: vector instructions are chosen at
+//! run time, rows are spread over rayon's threads, and sums are taken in an order that does not depend on the number
+//! of threads. On other devices and in other types they are composed of candle's differentiable operations.
+
+mod activation;
+mod attention;
+mod block;
+mod conv;
+mod embedding;
+mod graph;
+mod layer_norm;
+mod linear;
+mod matrix;
+mod normalise;
+mod patches;
+mod positions;
+mod real;
+mod select;
+
+pub use activation::{Activation, activation};
+pub use attention::attention;
+pub use block::{Block, transformer_block};
+pub use conv::conv2d;
+pub use embedding::embedding;
+pub use layer_norm::{LAYER_NORM_EPSILON, layer_norm};
+pub use linear::{linear, project};
+pub use normalise::l2_normalise;
+pub use patches::patches;
+pub use positions::add_positions;
+pub use select::select_rows;
+
+#[cfg(test)]
+mod testing;

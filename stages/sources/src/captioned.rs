@@ -33,20 +33,9 @@ pub struct CaptionedImage {
     pub file: String,
     /// The split the source gives, if any.
     pub split: Option<Split>,
-    /// At least one.
+    /// Empty for an image whose captions are all blank (RSITMD has four): leave it out and count
+    /// it, there is nothing to train on.
     pub captions: Vec<String>,
-}
-
-impl Split {
-    /// Reads a split as the sources write it; `restval` is Karpathy's for more training images.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "train" | "restval" => Some(Self::Train),
-            "val" | "valid" | "validation" | "dev" => Some(Self::Val),
-            "test" => Some(Self::Test),
-            _ => None,
-        }
-    }
 }
 
 /// Gathers images in the order of their first appearance; an image named again gets the further
@@ -99,22 +88,5 @@ impl Gathered {
         let kept = captions.filter(|caption| !caption.is_empty());
         image.captions.extend(kept.map(str::to_owned));
         Ok(())
-    }
-
-    fn finish(self) -> Result<Vec<CaptionedImage>, SourceError> {
-        let bare = self
-            .images
-            .iter()
-            .position(|image| image.captions.is_empty());
-        match bare {
-            Some(index) => Err(SourceError::Row {
-                line: self.lines[index],
-                problem: format!(
-                    "`{}` has no caption: add one or remove the image",
-                    self.images[index].file
-                ),
-            }),
-            None => Ok(self.images),
-        }
     }
 }

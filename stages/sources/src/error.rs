@@ -34,10 +34,15 @@ pub enum SourceError {
     Pickle { offset: u64, problem: String },
     /// A pickle that asks for more than plain data: it may be an attack and is never run.
     #[error(
-        "pickle, byte {offset}: opcode {opcode} is refused: only plain data is read \
+        "pickle, byte {offset}: opcode {opcode}{object} is refused: only plain data is read \
          (dict, list, tuple, string, number, bool, None)"
     )]
-    PickleOpcode { offset: u64, opcode: &'static str },
+    PickleOpcode {
+        offset: u64,
+        opcode: &'static str,
+        /// ` (os.system)` for opcodes that name a Python object.
+        object: String,
+    },
     /// A pickle of plain data that is not a SkyScript meta record.
     #[error("meta record, `{field}`: {problem}")]
     Meta { field: String, problem: String },

@@ -36,7 +36,7 @@ pub fn read_jsonl(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
         let captions = line.captions.iter().map(String::as_str);
         gathered.add(number, &line.file, split, captions)?;
     }
-    gathered.finish()
+    Ok(gathered.images)
 }
 
 /// UrbanCross' CSV: a row `image_name,description` per caption, columns found by name.
@@ -68,7 +68,7 @@ pub fn read_csv(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
         let caption = record.text(description)?;
         gathered.add(record.line, record.text(image_name)?, None, [caption])?;
     }
-    gathered.finish()
+    Ok(gathered.images)
 }
 
 /// Karpathy's JSON, as RSICD, UCM-Captions and COCO have it. `filepath`, where given, is the
@@ -107,7 +107,7 @@ pub fn read_karpathy(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
         let captions = image.sentences.iter().map(|sentence| sentence.raw.as_str());
         gathered.add(number, &file, split, captions)?;
     }
-    gathered.finish()
+    Ok(gathered.images)
 }
 
 /// The line format: `captions` has [`CAPTIONS_PER_IMAGE`] lines an image, `filenames` one line an
@@ -155,7 +155,7 @@ pub fn read_lines(
         }
         gathered.add(line, files[0], split, captions.iter().copied())?;
     }
-    gathered.finish()
+    Ok(gathered.images)
 }
 
 fn text(bytes: &[u8]) -> Result<&str, SourceError> {

@@ -56,6 +56,24 @@ fn a_repeated_image_is_merged_unless_its_split_differs() {
 }
 
 #[test]
+fn an_image_without_captions_stays_visible() {
+    let text = "{\"file\": \"a\", \"captions\": []}\n{\"file\": \"b\", \"captions\": [\" \"]}";
+    assert_eq!(
+        read_jsonl(text.as_bytes()).unwrap(),
+        [image("a", None, &[]), image("b", None, &[])]
+    );
+    // Blank lines of the line format keep their place.
+    let images = read_lines(b"a\nb\n", b"\n\n\n\n\n6\n7\n\n9\n10\n", None).unwrap();
+    assert_eq!(
+        images,
+        [
+            image("a", None, &[]),
+            image("b", None, &["6", "7", "9", "10"])
+        ]
+    );
+}
+
+#[test]
 fn jsonl_errors_name_the_line() {
     let good = "{\"file\": \"a\", \"captions\": [\"x\"]}\n";
     for bad in [
@@ -63,8 +81,6 @@ fn jsonl_errors_name_the_line() {
         "{\"file\": \"b\", \"captions\": \"x\"}",
         "{\"file\": \"../b\", \"captions\": [\"x\"]}",
         "{\"file\": \"/b\", \"captions\": [\"x\"]}",
-        "{\"file\": \"b\", \"captions\": []}",
-        "{\"file\": \"b\", \"captions\": [\" \"]}",
         "{\"file\": \"b\", \"split\": \"west\", \"captions\": [\"x\"]}",
         "[1]",
         "nonsense",

@@ -70,7 +70,7 @@ impl<'a> Entry<'a> {
             8 => Method::Deflated,
             other => {
                 return Err(self.error(format!(
-                    "compression method {other} is unknown: repack with deflate or stored"
+                    "compression method {other} is not read: repack with deflate or stored"
                 )));
             }
         };

@@ -487,9 +487,9 @@ impl BuildSpec {
             return Err(format!("pretrain.learning_rate = {}: it must be above 0", self.pretrain.learning_rate));
         }
         match (self.source.kind, self.caption.captioner) {
-            (SourceKind::Captioned, Captioner::Geotags) => Err(
-                "caption.captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set captioner = \"given\"".into(),
-            ),
+            (SourceKind::Captioned, Captioner::Geotags) => Err(String::from(
+                "caption.captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set captioner = \"given\"",
+            )),
             (SourceKind::Skyscript, Captioner::Given) => Err(
                 "caption.captioner = \"given\" needs source.kind = \"captioned\"; SkyScript images have geo-tags: set captioner = \"geotags\"".into(),
             ),

@@ -1,1 +1,133 @@
+//! The recipes: one file per stage, and this list, which is the table of contents of the project.
+//!
+//! A stage is a declaration (what it reads, what it writes, what makes its rows stale) and a
+//! function over record batches. It never sees a store: rows and source bytes are handed to it.
+//!
+//! To add a stage: write a file with a `stage()` and put it in [`map_stages`]. Edges follow from
+//! inputs and outputs.
 
+pub mod captions;
+pub mod evaluate;
+pub mod geotags;
+pub mod image_embeddings;
+pub mod images;
+pub mod pretrain;
+pub mod segment_features;
+pub mod segment_scores;
+pub mod segments;
+pub mod splits;
+pub mod stage;
+pub mod table;
+pub mod text_embeddings;
+
+use manifests::BuildSpec;
+
+pub use stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage, StageError};
+
+/// The stages that map shards to shards, in an order in which every stage follows its inputs.
+pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
+    let mut stages = vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(), segments::stage()];
+    if spec.uses_segments() {
+        if spec.score.clip != "none" {
+            stages.push(segment_features::stage());
+        }
+        stages.push(segment_scores::stage(spec));
+    }
+    stages.push(image_embeddings::stage());
+    stages.push(text_embeddings::stage());
+    stages
+}
+
+/// A trainer's name in paths and messages: `bootstrap` scores the segments, `pretrain` is the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Training {
+    Bootstrap,
+    Pretrain,
+}
+
+impl Training {
+    pub fn name(self) -> &'static str {
+        match self {
+            Training::Bootstrap => "bootstrap",
+            Training::Pretrain => "pretrain",
+        }
+    }
+}
+
+/// One step of a build, in order: what `plan`, `run` and `status` walk through.
+pub enum Step {
+    Map(Stage),
+    Train(Training),
+    Evaluate,
+}
+
+impl Step {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::Map(stage) => stage.name,
+            Step::Train(training) => training.name(),
+            Step::Evaluate => "evaluate",
+        }
+    }
+}
+
+/// All steps of a build. A training comes before the first stage that needs its model.
+pub fn steps(spec: &BuildSpec) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut trained = Vec::new();
+    for stage in map_stages(spec) {
+        let needs = match stage.model {
+            ModelUse::None => None,
+            ModelUse::Scoring => (spec.score.clip == "bootstrap").then_some(Training::Bootstrap),
+            ModelUse::Retrieval => Some(Training::Pretrain),
+        };
+        if let Some(training) = needs
+            && !trained.contains(&training)
+        {
+            trained.push(training);
+            steps.push(Step::Train(training));
+        }
+        steps.push(Step::Map(stage));
+    }
+    steps.push(Step::Evaluate);
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifests::Artifact;
+
+    fn spec(extra: &str) -> BuildSpec {
+        let text = format!("country = \"finland\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n{extra}");
+        BuildSpec::parse(&text, "test", &[]).unwrap()
+    }
+
+    #[test]
+    fn every_stage_follows_its_inputs() {
+        for clip in ["none", "bootstrap"] {
+            let mut written = vec![Artifact::Listing, Artifact::Assignment];
+            for stage in map_stages(&spec(&format!("[score]\nclip = \"{clip}\"\n"))) {
+                for input in stage.inputs {
+                    assert!(written.contains(&input.artifact), "{} reads {:?} too early", stage.name, input.artifact);
+                    let fields = input.artifact.fields();
+                    for column in input.columns.iter().chain(input.digests) {
+                        assert!(fields.iter().any(|f| f.name == *column), "{}: no column {column}", stage.name);
+                    }
+                }
+                written.push(stage.output);
+            }
+        }
+    }
+
+    #[test]
+    fn trainings_stand_before_their_users() {
+        let names: Vec<_> = steps(&spec("[score]\nclip = \"bootstrap\"\n")).iter().map(Step::name).collect();
+        let at = |name: &str| names.iter().position(|n| *n == name).unwrap();
+        assert!(at("segments") < at("bootstrap") && at("bootstrap") < at("segment_features"));
+        assert!(at("segment_scores") < at("pretrain") && at("pretrain") < at("image_embeddings"));
+        assert_eq!(names.last(), Some(&"evaluate"));
+        let names: Vec<_> = steps(&spec("[segment]\nsegmenter = \"none\"\n")).iter().map(Step::name).collect();
+        assert!(!names.contains(&"segment_scores") && !names.contains(&"bootstrap"));
+    }
+}

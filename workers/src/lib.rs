@@ -1,1 +1,16 @@
+//! The hands: stores and tables, and the loop that takes a planned shard, computes it and puts it
+//! where everybody sees it.
 
+pub mod archive;
+pub mod error;
+pub mod fetch;
+pub mod join;
+pub mod listing;
+pub mod map;
+pub mod parts;
+pub mod publish;
+pub mod stores;
+pub mod tables;
+pub mod train;
+
+pub use error::WorkerError;

@@ -1,0 +1,183 @@
+//! Evaluation of a split: recall by the standard protocol, and panels of what was found.
+
+use serde::{Deserialize, Serialize};
+use training::recall::{self, Gallery, Protocol};
+
+use crate::pretrain::{caption_key, key_of_digest};
+use crate::stage::StageError;
+
+/// Raised when the same embeddings would give other figures.
+pub const VERSION: u32 = 1;
+const STAGE: &str = "evaluate";
+/// Images that are one unit of parallel work in the recall.
+const BLOCK_ROWS: usize = 256;
+/// Queries shown of each kind, and results shown of each query.
+const PANELS: usize = 4;
+const SHOWN: usize = 5;
+
+/// One image of the split, with its captions.
+#[derive(Debug, Clone)]
+pub struct EvaluatedRow {
+    pub image_id: String,
+    pub bytes_digest: String,
+    pub embedding: Vec<f32>,
+    pub captions: Vec<(String, Vec<f32>)>,
+}
+
+/// A query with the first of what it found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Panel {
+    /// Rank of the right answer, from 0.
+    pub rank: u64,
+    pub query: Item,
+    pub found: Vec<Found>,
+}
+
+/// An image or a caption.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Item {
+    Image(String),
+    Caption(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    pub item: Item,
+    pub score: f32,
+    pub correct: bool,
+}
+
+/// Figures of one model on one split of one country.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Whose model, and whose images.
+    pub model_of: String,
+    pub country: String,
+    pub split: String,
+    pub model_digest: String,
+    /// Image embeddings were averaged over flips and turns.
+    pub average_over_turns: bool,
+    pub recall: recall::RecallReport,
+    /// Best and worst text queries, then best and worst image queries.
+    pub panels: Vec<Panel>,
+}
+
+impl Evaluation {
+    /// Mean recall in percent, exact pairs, ties lost: the figure to quote.
+    pub fn mean_recall(&self) -> f64 {
+        self.recall.exact.pessimistic.mean_recall
+    }
+}
+
+/// Computes recall and panels. Rows in any order; the figures do not depend on it.
+pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::RecallReport, Vec<Panel>), StageError> {
+    let compute = |why: String| StageError::Compute { stage: STAGE, why };
+    let dim = rows.first().map_or(0, |r| r.embedding.len());
+    if let Some(row) = rows.iter().find(|r| r.embedding.len() != dim || r.captions.iter().any(|(_, v)| v.len() != dim)) {
+        return Err(compute(format!("image {}: its vectors have another width than {dim}; embed again", row.image_id)));
+    }
+    let image_nd: Vec<f32> = rows.iter().flat_map(|r| &r.embedding).copied().collect();
+    let captions: Vec<(u32, &str, &[f32])> = rows
+        .iter()
+        .enumerate()
+        .flat_map(|(image, r)| r.captions.iter().map(move |(text, v)| (image as u32, text.as_str(), v.as_slice())))
+        .collect();
+    let text_md: Vec<f32> = captions.iter().flat_map(|(.., v)| *v).copied().collect();
+    let own_image_m: Vec<u32> = captions.iter().map(|(image, ..)| *image).collect();
+    let image_keys_n: Vec<u64> = rows.iter().map(|r| key_of_digest(&r.bytes_digest)).collect();
+    let caption_keys_m: Vec<u64> = captions.iter().map(|(_, text, _)| caption_key(text)).collect();
+    let gallery = Gallery {
+        image_nd: &image_nd,
+        text_md: &text_md,
+        dim,
+        own_image_m: &own_image_m,
+        image_keys_n: &image_keys_n,
+        caption_keys_m: &caption_keys_m,
+    };
+    let outcome = recall::evaluate(&gallery, protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))?;
+    let mut panels = Vec::new();
+    let rank_of = |rank: &recall::Rank| u64::from(rank.pessimistic());
+    for (caption, rank) in extremes(&outcome.ranks.captions, rank_of) {
+        let (own, text, vector) = captions[caption as usize];
+        let found = nearest(vector, rows.iter().map(|r| r.embedding.as_slice()))
+            .into_iter()
+            .map(|(row, score)| Found {
+                item: Item::Image(rows[row].image_id.clone()),
+                score,
+                correct: row as u32 == own || caption_keys_of(&rows[row]).contains(&caption_keys_m[caption as usize]),
+            })
+            .collect();
+        panels.push(Panel { rank, query: Item::Caption(text.to_owned()), found });
+    }
+    for (image, rank) in extremes(&outcome.ranks.images, rank_of) {
+        let row = &rows[image as usize];
+        let own_keys = caption_keys_of(row);
+        let found = nearest(&row.embedding, captions.iter().map(|(.., v)| *v))
+            .into_iter()
+            .map(|(caption, score)| Found {
+                item: Item::Caption(captions[caption].1.to_owned()),
+                score,
+                correct: own_keys.contains(&caption_keys_m[caption]),
+            })
+            .collect();
+        panels.push(Panel { rank, query: Item::Image(row.image_id.clone()), found });
+    }
+    Ok((outcome.report, panels))
+}
+
+fn caption_keys_of(row: &EvaluatedRow) -> Vec<u64> {
+    row.captions.iter().map(|(text, _)| caption_key(text)).collect()
+}
+
+/// The best and the worst queries. Among equals the earlier rows, spread over the split so that
+/// the best are not all of one kind.
+fn extremes<R>(ranks: &[(u32, R)], rank_of: impl Fn(&R) -> u64) -> Vec<(u32, u64)> {
+    let mut sorted: Vec<(u64, u32)> = ranks.iter().map(|(row, rank)| (rank_of(rank), *row)).collect();
+    sorted.sort_unstable();
+    let equal_best = sorted.iter().take_while(|(rank, _)| Some(*rank) == sorted.first().map(|s| s.0)).count();
+    let stride = (equal_best / PANELS).max(1);
+    let best: Vec<_> = sorted.iter().step_by(stride).take(PANELS.min(sorted.len())).copied().collect();
+    let worst: Vec<_> = sorted.iter().rev().take(PANELS).filter(|w| !best.contains(w)).copied().collect();
+    best.into_iter().chain(worst).map(|(rank, row)| (row, rank)).collect()
+}
+
+/// The rows with the largest inner product, best first.
+fn nearest<'a>(query: &[f32], rows: impl Iterator<Item = &'a [f32]>) -> Vec<(usize, f32)> {
+    let mut scored: Vec<(usize, f32)> =
+        rows.map(|row| query.iter().zip(row).map(|(a, b)| a * b).sum::<f32>()).enumerate().collect();
+    scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    scored.truncate(SHOWN);
+    scored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str, angle: f32, caption: &str) -> EvaluatedRow {
+        let vector = vec![angle.cos(), angle.sin()];
+        EvaluatedRow {
+            image_id: id.into(),
+            bytes_digest: manifests::digest::of_bytes(id.as_bytes()),
+            embedding: vector.clone(),
+            captions: vec![(caption.to_owned(), vector)],
+        }
+    }
+
+    #[test]
+    fn perfect_embeddings_find_everything() {
+        let rows: Vec<_> = (0..12).map(|i| row(&format!("i{i}"), i as f32 * 0.2, &format!("caption {i}"))).collect();
+        let (report, panels) = evaluate(&rows, Protocol::Standard).unwrap();
+        assert_eq!(report.exact.pessimistic.mean_recall, 100.0);
+        assert!(panels.iter().all(|p| p.rank == 0 && p.found[0].correct));
+        assert!(panels.iter().any(|p| matches!(p.query, Item::Image(_))));
+    }
+
+    #[test]
+    fn vectors_of_another_model_are_refused() {
+        let mut rows = vec![row("a", 0.0, "x"), row("b", 1.0, "y")];
+        rows[1].embedding.push(0.0);
+        assert!(evaluate(&rows, Protocol::Standard).unwrap_err().to_string().contains("image b"));
+    }
+}

@@ -1,0 +1,162 @@
+//! Stage `geotags`: what is known about an image besides its pixels. Reads the meta record, checks
+//! that the image lies in the country and is fine enough, and keeps tags in canonical form.
+
+use manifests::build::SourceKind;
+use manifests::{Artifact, BuildSpec, digest};
+use rayon::prelude::*;
+use sources::country::CountryPolygons;
+use sources::meta::{Meta, Time};
+use sources::name::{ImageName, OsmKind};
+
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage, StageError};
+use crate::table::{self, Columns, TableError, option_text};
+
+const NAME: &str = "geotags";
+
+pub fn stage() -> Stage {
+    Stage {
+        name: NAME,
+        version: 1,
+        inputs: &[Input {
+            artifact: Artifact::Listing,
+            digests: &["text_digest", "meta_digest"],
+            columns: &["filepath", "title", "title_multi_objects", "given_captions", "given_split"],
+        }],
+        output: Artifact::Geotags,
+        source: Some(SourceBytes::Meta),
+        model: ModelUse::None,
+        recipe_digest: None,
+        parameters: |spec| {
+            serde_json::json!({
+                "kind": spec.source.kind,
+                "country_code": spec.source.country_code,
+                "max_gsd_meters": spec.source.max_gsd_meters,
+                "meta": spec.source.meta,
+            })
+        },
+        open,
+    }
+}
+
+fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
+    let polygons =
+        CountryPolygons::new().map_err(|e| StageError::Configuration { stage: NAME, why: e.to_string() })?;
+    Ok(Box::new(ReadGeotags { spec: opening.spec.clone(), polygons }))
+}
+
+struct ReadGeotags {
+    spec: BuildSpec,
+    polygons: CountryPolygons,
+}
+
+/// One image's row.
+#[derive(Default)]
+struct Known {
+    name: Option<ImageName>,
+    meta: Option<Meta>,
+    gsd_meters: Option<f64>,
+}
+
+impl ReadGeotags {
+    /// `Err`: failed or excluded.
+    fn read(&self, filepath: &str, source: Option<&Result<Vec<u8>, String>>) -> Result<Known, Outcome> {
+        if self.spec.source.kind == SourceKind::Captioned {
+            return Ok(Known::default());
+        }
+        let failed = |why: String| Outcome::Failed(why);
+        let name = ImageName::parse(filepath).map_err(|e| failed(e.to_string()))?;
+        let gsd_meters = name.source().map(|s| s.gsd_meters);
+        if !self.spec.source.meta {
+            return Ok(Known { name: Some(name), meta: None, gsd_meters });
+        }
+        let bytes = match source {
+            None => return Err(failed(format!("no meta record {}", name.meta_path()))),
+            Some(Err(why)) => return Err(failed(why.clone())),
+            Some(Ok(bytes)) => bytes,
+        };
+        let meta = Meta::from_pickle(bytes).map_err(|e| failed(e.to_string()))?;
+        let wanted = &self.spec.source.country_code;
+        if !wanted.is_empty() {
+            match self.polygons.country_of(&name.source, meta.box_wsen) {
+                Ok(country) if country == *wanted => {}
+                Ok(country) => return Err(Outcome::Excluded(format!("its box lies in {country}"))),
+                Err(reason) => return Err(Outcome::Excluded(reason.to_string())),
+            }
+        }
+        Ok(Known { name: Some(name), meta: Some(meta), gsd_meters })
+    }
+}
+
+impl Map for ReadGeotags {
+    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+        self.map_table(rows).map_err(|source| StageError::Table { stage: NAME, source })
+    }
+}
+
+impl ReadGeotags {
+    fn map_table(&self, rows: &InputRows) -> Result<MapOutput, TableError> {
+        let listing = Columns::new(Artifact::Listing, &rows.tables[&Artifact::Listing]);
+        let filepath = listing.text("filepath")?;
+        let known: Vec<Result<Known, Outcome>> = (0..rows.len())
+            .into_par_iter()
+            .map(|row| self.read(filepath.value(row), rows.source[row].as_ref()))
+            .collect();
+        let outcomes =
+            known.iter().map(|k| k.as_ref().err().cloned().unwrap_or(Outcome::Good)).collect();
+        let (title, multi) = (listing.text("title")?, listing.text("title_multi_objects")?);
+        let captions = listing.texts("given_captions")?;
+        let good = || known.iter().enumerate().map(|(row, k)| (row, k.as_ref().ok()));
+        let name = |of: fn(&ImageName) -> String| table::texts(good().map(move |(_, k)| k?.name.as_ref().map(of)));
+        let edge = |side: usize| table::float64s(good().map(move |(_, k)| k?.meta.as_ref().map(|m| m.box_wsen[side])));
+        let listed = |column: &str| -> Result<_, TableError> {
+            let array = listing.text(column)?;
+            Ok(table::texts(good().map(|(row, k)| k.and_then(|_| option_text(array, row)))))
+        };
+        let meta_text = |of: fn(&Meta) -> String| table::texts(good().map(move |(_, k)| k?.meta.as_ref().map(of)));
+        let tags_digest = |row: usize, k: &Known| {
+            let tags = k.meta.as_ref().map(Meta::canonical_tags);
+            digest::of_value(&(tags, option_text(title, row), option_text(multi, row), &captions[row]))
+        };
+        let columns = vec![
+            listed("filepath")?,
+            name(|n| n.source.clone()),
+            name(|n| kind_letter(n.osm_kind).to_owned()),
+            table::int64s(good().map(|(_, k)| k?.name.as_ref().map(|n| n.osm_id as i64))),
+            table::int32s(good().map(|(_, k)| k?.name.as_ref().map(|n| i32::from(n.calendar_year())))),
+            listed("title")?,
+            listed("title_multi_objects")?,
+            table::text_lists(&good().map(|(row, k)| k.map(|_| captions[row].clone())).collect::<Vec<_>>())?,
+            listed("given_split")?,
+            edge(0),
+            edge(1),
+            edge(2),
+            edge(3),
+            table::texts(good().map(|(_, k)| k?.meta.as_ref()?.time.as_ref().map(date))),
+            table::float64s(good().map(|(_, k)| k?.gsd_meters)),
+            meta_text(|m| digest::canonical_json(&m.center_tags)),
+            meta_text(|m| digest::canonical_json(&m.surrounding_tags)),
+            table::texts(good().map(|(row, k)| k.map(|k| tags_digest(row, k)))),
+            table::texts(good().map(|(_, k)| k.map(|k| digest::of_value(&k.meta.as_ref().map(|m| m.box_wsen))))),
+        ];
+        Ok(MapOutput { outcomes, content: table::content(Artifact::Geotags, columns)? })
+    }
+}
+
+/// The letter of image names.
+fn kind_letter(kind: OsmKind) -> &'static str {
+    match kind {
+        OsmKind::Node => "n",
+        OsmKind::Way => "w",
+        OsmKind::Area => "a",
+        OsmKind::Relation => "r",
+    }
+}
+
+/// `2019`, `2019-07` or `2019-07-31`, as far as it is known.
+fn date(time: &Time) -> String {
+    let mut text = format!("{:04}", time.year);
+    for part in [time.month, time.day].into_iter().map_while(|part| part) {
+        text.push_str(&format!("-{part:02}"));
+    }
+    text
+}

@@ -1,0 +1,148 @@
+//! Stage `image_embeddings`: one L2-normalised vector per image by the trained model.
+
+use candle_core::{DType, Device, Tensor};
+use manifests::{Artifact, BuildSpec};
+use models::clip::Clip;
+use models::ops::l2_normalise;
+use pixels::{DecodeLimits, Rgb};
+use rayon::prelude::*;
+
+use crate::images::limits;
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Opening, Stage, StageError};
+use crate::table::{self, Columns};
+
+const NAME: &str = "image_embeddings";
+
+pub fn stage() -> Stage {
+    Stage {
+        name: NAME,
+        version: 1,
+        inputs: &[Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] }],
+        output: Artifact::ImageEmbeddings,
+        source: None,
+        model: ModelUse::Retrieval,
+        recipe_digest: Some("embedding_digest"),
+        parameters: |spec| serde_json::json!({ "average_over_turns": spec.evaluate.average_over_turns }),
+        open: |opening| {
+            Ok(Box::new(EmbedImages {
+                limits: limits(opening.spec),
+                clip: load_clip(NAME, opening)?,
+                average_over_turns: opening.spec.evaluate.average_over_turns,
+            }))
+        },
+    }
+}
+
+/// The device that a spec names.
+pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
+    let configuration = |why: String| StageError::Configuration { stage, why };
+    match spec.model.device.split_once(':') {
+        None if spec.model.device == "cpu" => Ok(Device::Cpu),
+        Some(("cuda", index)) => {
+            let index = index.parse().map_err(|_| configuration(format!("model.device = {:?}: write cuda:0", spec.model.device)))?;
+            Device::new_cuda(index)
+                .map_err(|e| configuration(format!("model.device = cuda:{index}: {e}; is this the CUDA binary?")))
+        }
+        _ => Err(configuration(format!("model.device = {:?}: write \"cpu\" or \"cuda:0\"", spec.model.device))),
+    }
+}
+
+/// Loads the model that was handed to a stage.
+pub fn load_clip(stage: &'static str, opening: &Opening<'_>) -> Result<Clip, StageError> {
+    let folder = opening.model_folder(stage)?;
+    let device = device(stage, opening.spec)?;
+    Clip::load(folder, &device, DType::F32)
+        .and_then(|clip| clip.frozen())
+        .map_err(|e| StageError::Configuration { stage, why: format!("model {}: {e}", folder.display()) })
+}
+
+/// Encodes square views of the model's input size; L2-normalised vectors.
+pub fn encode_views(stage: &'static str, clip: &Clip, views: &[&Rgb]) -> Result<Vec<Vec<f32>>, StageError> {
+    if views.is_empty() {
+        return Ok(Vec::new());
+    }
+    let config = clip.config();
+    let side = config.vision.image_size;
+    let plane = 3 * side * side;
+    let mut pixel_values = vec![0f32; views.len() * plane];
+    pixel_values
+        .par_chunks_mut(plane)
+        .zip(views)
+        .for_each(|(out, view)| pixels::normalise_into(view, &config.image_mean, &config.image_std, out));
+    let encode = || -> Result<Vec<Vec<f32>>, String> {
+        let device = clip.logit_scale().device().clone();
+        let pixel_values_bchw =
+            Tensor::from_vec(pixel_values, (views.len(), 3, side, side), &device).map_err(|e| e.to_string())?;
+        let image_bd = clip.encode_image(&pixel_values_bchw).map_err(|e| e.to_string())?;
+        let image_bd = l2_normalise(&image_bd).map_err(|e| e.to_string())?;
+        finite_rows(&image_bd)
+    };
+    encode().map_err(|why| StageError::Compute { stage, why })
+}
+
+/// Rows of a matrix on the host; an error names the first row that is not finite.
+pub fn finite_rows(matrix_bd: &Tensor) -> Result<Vec<Vec<f32>>, String> {
+    let rows: Vec<Vec<f32>> =
+        matrix_bd.to_dtype(DType::F32).and_then(|m| m.to_vec2()).map_err(|e| e.to_string())?;
+    match rows.iter().position(|row| row.iter().any(|x| !x.is_finite())) {
+        Some(row) => Err(format!("row {row} of {} is not finite: the model's weights are broken", rows.len())),
+        None => Ok(rows),
+    }
+}
+
+struct EmbedImages {
+    limits: DecodeLimits,
+    clip: Clip,
+    average_over_turns: bool,
+}
+
+impl EmbedImages {
+    fn view(&self, bytes: &[u8]) -> Result<Vec<Rgb>, String> {
+        let rgb = pixels::decode(bytes, &self.limits).map_err(|e| e.to_string())?;
+        let view = pixels::clip_view(&rgb, self.clip.config().vision.image_size as u32);
+        Ok(if self.average_over_turns { pixels::augment::orientations(&view) } else { vec![view] })
+    }
+}
+
+impl Map for EmbedImages {
+    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+        let table_error = |source| StageError::Table { stage: NAME, source };
+        let bytes = Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;
+        let views: Vec<Result<Vec<Rgb>, String>> =
+            (0..rows.len()).into_par_iter().map(|row| self.view(bytes.value(row))).collect();
+        let flat: Vec<&Rgb> = views.iter().flatten().flatten().collect();
+        let mut encoded = Vec::with_capacity(flat.len());
+        for batch in flat.chunks(64) {
+            encoded.extend(encode_views(NAME, &self.clip, batch)?);
+        }
+        let mut encoded = encoded.into_iter();
+        let embeddings: Vec<Option<Vec<f32>>> = views
+            .iter()
+            .map(|v| v.as_ref().ok().map(|v| mean_direction(encoded.by_ref().take(v.len()).collect())))
+            .collect();
+        let columns = vec![
+            table::float_lists(&embeddings).map_err(table_error)?,
+            table::texts(embeddings.iter().map(|_| None::<String>)),
+        ];
+        Ok(MapOutput {
+            outcomes: Outcome::of(&views),
+            content: table::content(Artifact::ImageEmbeddings, columns).map_err(table_error)?,
+        })
+    }
+}
+
+/// Mean of unit vectors, brought back to unit length.
+fn mean_direction(vectors: Vec<Vec<f32>>) -> Vec<f32> {
+    if vectors.len() == 1 {
+        return vectors.into_iter().next().unwrap_or_default();
+    }
+    let mut sum = vec![0f32; vectors.first().map_or(0, Vec::len)];
+    for vector in &vectors {
+        for (total, x) in sum.iter_mut().zip(vector) {
+            *total += x;
+        }
+    }
+    let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    sum.iter_mut().for_each(|x| *x /= norm);
+    sum
+}

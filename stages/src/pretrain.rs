@@ -1,0 +1,325 @@
+//! Training of a retrieval model from the tables: image–text and segment–text contrast
+//! (UrbanCross, stage 2), as `bootstrap` (short, without segments) and as `pretrain`.
+//!
+//! Rows come through [`TrainRows`], a row group at a time; images are decoded and augmented ahead
+//! of the step on other threads. Every random choice about a row is drawn from (seed, epoch, image
+//! id), so that it depends neither on threads nor on where a run was resumed.
+
+mod rows;
+mod tower;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use manifests::build::{LossKind, PretrainSpec, ScheduleKind, SegmentTower};
+use manifests::{BuildSpec, digest};
+use models::clip::Clip;
+use models::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use training::checkpoint::{self, Which};
+use training::optimiser::AdamWSettings;
+use training::pretrain::{Cadence, Event, Loss, Settings, Trainer};
+use training::schedule::Schedule;
+
+use crate::Training;
+use crate::stage::StageError;
+use crate::text_embeddings::TOKENIZER_FILE;
+
+pub use rows::{TrainRow, TrainRows, caption_key, key_of_digest};
+pub use tower::{Start, open_tower};
+
+/// Raised when the same tables and settings would give another model.
+pub const VERSION: u32 = 1;
+
+/// File of a run folder with one [`CurvePoint`] per line.
+pub const CURVE_FILE: &str = "curve.jsonl";
+/// Folder of a run with the model to use: `config.json`, `model.safetensors`, `tokenizer.json`.
+pub const RESULT_FOLDER: &str = "result";
+
+/// A point of the learning curves.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Epochs done, with a fraction inside of an epoch.
+    pub epoch: f64,
+    pub loss: Option<f64>,
+    pub image_text_loss: Option<f64>,
+    pub segment_text_loss: Option<f64>,
+    pub learning_rate: Option<f64>,
+    /// Mean recall on the validation split, in percent, ties lost.
+    pub validation_mean_recall: Option<f64>,
+}
+
+/// What a finished run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Digest of weights, configuration and vocabulary.
+    pub model_digest: String,
+    pub parameters: u64,
+    pub train_rows: u64,
+    pub validation_rows: u64,
+    pub epochs: usize,
+    pub best_epoch: usize,
+    pub best_validation_mean_recall: f64,
+    pub samples: u64,
+    pub seconds: f64,
+    /// Seconds that the device waited for data.
+    pub wait_seconds: f64,
+}
+
+/// A run to start or to go on with.
+pub struct Run<'a> {
+    pub spec: &'a BuildSpec,
+    pub training: Training,
+    pub train: &'a mut dyn TrainRows,
+    pub validation: &'a mut dyn TrainRows,
+    /// Folder of the run on this machine: checkpoints, curve and result.
+    pub folder: &'a Path,
+    /// Identity of the rows, so that a checkpoint is not continued on others.
+    pub data: String,
+    /// Result folder of an earlier run to start from.
+    pub warm_start: Option<PathBuf>,
+    pub stop: &'a AtomicBool,
+    pub observe: &'a mut dyn FnMut(&Event),
+}
+
+/// The settings of a training, as they enter its identity.
+pub fn parameters(spec: &BuildSpec, training: Training) -> serde_json::Value {
+    let pretrain = of_training(spec, training);
+    let mut value = serde_json::json!({
+        "model": spec.model,
+        "pretrain": pretrain,
+        "score": (pretrain.segments_per_image > 0).then_some(&spec.score),
+    });
+    // these change no number, or decide only whether to train
+    for section in ["checkpoint_every_steps", "prefetch_batches", "retrain_above"] {
+        if let Some(map) = value["pretrain"].as_object_mut() {
+            map.remove(section);
+        }
+    }
+    if let Some(map) = value["model"].as_object_mut() {
+        map.remove("device");
+    }
+    value
+}
+
+/// The bootstrap is the pre-training cut short: fewer epochs, no segments.
+pub fn of_training(spec: &BuildSpec, training: Training) -> PretrainSpec {
+    match training {
+        Training::Pretrain if spec.uses_segments() => spec.pretrain.clone(),
+        Training::Pretrain => PretrainSpec { segments_per_image: 0, ..spec.pretrain.clone() },
+        Training::Bootstrap => PretrainSpec {
+            segments_per_image: 0,
+            epochs: spec.score.bootstrap_epochs,
+            ema_decay: 0.0,
+            ..spec.pretrain.clone()
+        },
+    }
+}
+
+fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings {
+    Settings {
+        epochs: spec.epochs,
+        learning_rate: spec.learning_rate,
+        schedule: match spec.schedule {
+            ScheduleKind::Constant => Schedule::Constant,
+            ScheduleKind::Step => Schedule::StepDecay { factor: 0.3, every_epochs: 10 },
+            ScheduleKind::Cosine => Schedule::WarmupCosine {
+                warmup_steps: (spec.warmup_share * (spec.epochs * steps_per_epoch) as f64) as usize,
+            },
+        },
+        optimiser: AdamWSettings {
+            weight_decay: spec.weight_decay,
+            max_grad_norm: spec.max_grad_norm,
+            ..AdamWSettings::default()
+        },
+        loss: match spec.loss {
+            LossKind::InfoNce => Loss::InfoNce { label_smoothing: spec.label_smoothing },
+            LossKind::Hinge => Loss::Hinge { margin: spec.margin },
+        },
+        segment_tower: match spec.segment_tower {
+            SegmentTower::Shared => training::pretrain::SegmentTower::Shared,
+            SegmentTower::Frozen => training::pretrain::SegmentTower::Frozen,
+            SegmentTower::Separate => training::pretrain::SegmentTower::Separate,
+        },
+        ema_decay: spec.ema_decay,
+        patience: spec.patience_epochs,
+        data: data.to_owned(),
+    }
+}
+
+/// Trains to the end, or until `stop`; resumes from the folder's last checkpoint. On success the
+/// folder has a [`RESULT_FOLDER`].
+pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
+    let stage = run.training.name();
+    let compute = |why: String| StageError::Compute { stage, why };
+    let spec = of_training(run.spec, run.training);
+    std::fs::create_dir_all(run.folder).map_err(|e| compute(format!("{}: {e}", run.folder.display())))?;
+    let start = Start { spec: run.spec, folder: run.folder, warm_start: run.warm_start.as_deref() };
+    let (clip, tokenizer) = open_tower(stage, &start, run.train)?;
+    let validation_rows: u64 = run.validation.groups().iter().map(|&rows| u64::from(rows)).sum();
+    if validation_rows == 0 {
+        return Err(StageError::Configuration {
+            stage,
+            why: "the validation split is empty: raise split.val_share, or the second part of split.ratio".into(),
+        });
+    }
+    let train_rows = run.train.groups().iter().map(|&rows| u64::from(rows)).sum();
+    let parameters = clip.parameters().num_elements() as u64;
+    let score = run.spec.score.clone();
+    let limits = crate::images::limits(run.spec);
+    let mut source = rows::Batches::new(stage, &spec, score, limits, clip.config(), &tokenizer, run.train)?;
+    let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
+    let mut trainer = Trainer::new(clip, settings).map_err(|e| compute(e.to_string()))?;
+    let cadence = Cadence {
+        checkpoint_every_steps: spec.checkpoint_every_steps,
+        prefetch_batches: spec.prefetch_batches,
+    };
+    let mut curve = Curve::open(run.folder).map_err(|e| compute(e.to_string()))?;
+    let steps_per_epoch = training::batch::BatchSource::steps_per_epoch(&source);
+    let validation = run.validation;
+    let observe = run.observe;
+    let summary = trainer
+        .fit(
+            &mut source,
+            &mut |clip, _epoch| {
+                rows::validation_mean_recall(stage, clip, &tokenizer, limits, validation).map_err(Into::into)
+            },
+            Some(run.folder),
+            cadence,
+            run.stop,
+            &mut |event| {
+                curve.note(event, steps_per_epoch);
+                observe(event);
+            },
+        )
+        .map_err(|e| compute(e.to_string()))?;
+    if !summary.finished {
+        return Err(StageError::Stopped);
+    }
+    let best = summary.position.best.ok_or_else(|| compute("no epoch was validated: pretrain.epochs is 0".into()))?;
+    let model_digest = write_result(run.folder, &tokenizer).map_err(compute)?;
+    Ok(Trained {
+        model_digest,
+        parameters,
+        train_rows,
+        validation_rows,
+        epochs: summary.position.epoch,
+        best_epoch: best.epoch,
+        best_validation_mean_recall: best.metric,
+        samples: summary.position.samples,
+        seconds: summary.seconds,
+        wait_seconds: summary.wait_seconds,
+    })
+}
+
+/// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with exports that open_clip and
+/// Hugging Face read where the architecture is one that they have.
+fn write_result(folder: &Path, tokenizer: &Tokenizer) -> Result<String, String> {
+    let best = checkpoint::find(folder, Which::Best).ok_or("there is no best checkpoint")?;
+    let clip = Clip::load(&best.join("model"), &candle_core::Device::Cpu, candle_core::DType::F32)
+        .map_err(|e| e.to_string())?;
+    let result = folder.join(RESULT_FOLDER);
+    clip.save(&result).map_err(|e| e.to_string())?;
+    tokenizer.save(&result.join(TOKENIZER_FILE)).map_err(|e| e.to_string())?;
+    for (name, save) in [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)] {
+        match save(&clip, &result.join(name)) {
+            Ok(()) | Err(models::ModelError::Unsupported { .. }) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    model_digest(&result)
+}
+
+/// Digest of the model in a folder: weights, configuration and vocabulary.
+pub fn model_digest(folder: &Path) -> Result<String, String> {
+    let clip = Clip::load(folder, &candle_core::Device::Cpu, candle_core::DType::F32).map_err(|e| e.to_string())?;
+    let weights = clip.parameters().digest().map_err(|e| e.to_string())?;
+    let tokenizer = Tokenizer::from_file(&folder.join(TOKENIZER_FILE))
+        .and_then(|t| t.digest())
+        .map_err(|e| format!("{}: {e}", folder.join(TOKENIZER_FILE).display()))?;
+    Ok(digest::of_value(&(weights, tokenizer, clip.config())))
+}
+
+/// Appends to the run's learning curve.
+struct Curve {
+    file: std::fs::File,
+}
+
+impl Curve {
+    fn open(folder: &Path) -> std::io::Result<Self> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(CURVE_FILE))?;
+        Ok(Self { file })
+    }
+
+    fn note(&mut self, event: &Event, steps_per_epoch: usize) {
+        let point = match event {
+            // about twenty points an epoch draw a curve
+            Event::Step(p) if (p.step + 1).is_multiple_of((steps_per_epoch / 20).max(1)) => CurvePoint {
+                epoch: p.epoch as f64 + (p.step + 1) as f64 / steps_per_epoch as f64,
+                loss: Some(p.loss),
+                image_text_loss: Some(p.image_text_loss),
+                segment_text_loss: p.segment_text_loss,
+                learning_rate: Some(p.learning_rate),
+                validation_mean_recall: None,
+            },
+            Event::Step(_) => return,
+            Event::EpochEnd(end) => CurvePoint {
+                epoch: (end.epoch + 1) as f64,
+                loss: None,
+                image_text_loss: None,
+                segment_text_loss: None,
+                learning_rate: None,
+                validation_mean_recall: Some(end.metric),
+            },
+        };
+        let line = serde_json::to_string(&point).expect("plain data serialises");
+        // a curve with a gap is no reason to end a training
+        if let Err(error) = writeln!(self.file, "{line}") {
+            tracing::warn!(%error, "the learning curve was not written");
+        }
+    }
+}
+
+/// Reads a run's curve. A resumed run repeats some points: the last of each epoch position counts.
+pub fn read_curve(text: &str) -> Vec<CurvePoint> {
+    let mut points: Vec<CurvePoint> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    points.reverse();
+    let mut seen = std::collections::BTreeSet::new();
+    points.retain(|p| seen.insert((p.epoch.to_bits(), p.validation_mean_recall.is_some())));
+    points.sort_by(|a, b| a.epoch.total_cmp(&b.epoch));
+    points
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_curve_has_each_point_once() {
+        let line = |epoch: f64, loss: f64| {
+            let point = CurvePoint {
+                epoch,
+                loss: Some(loss),
+                image_text_loss: None,
+                segment_text_loss: None,
+                learning_rate: None,
+                validation_mean_recall: None,
+            };
+            serde_json::to_string(&point).unwrap()
+        };
+        let text = [line(0.5, 3.0), line(1.0, 2.0), "{broken".into(), line(0.5, 2.9)].join("\n");
+        let losses: Vec<_> = read_curve(&text).iter().filter_map(|p| p.loss).collect();
+        assert_eq!(losses, [2.9, 2.0]);
+    }
+
+    #[test]
+    fn what_changes_no_number_is_no_parameter() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let of = |set: &str| parameters(&BuildSpec::parse(text, "t", &[set.into()]).unwrap(), Training::Pretrain);
+        let base = of("pretrain.seed=0");
+        assert_eq!(base, of("pretrain.prefetch_batches=7"));
+        assert_eq!(base, of("model.device=\"cuda:0\""));
+        assert_ne!(base, of("pretrain.learning_rate=0.5"));
+    }
+}

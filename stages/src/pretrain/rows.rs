@@ -1,0 +1,319 @@
+//! Rows of the tables made into batches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use manifests::build::{PretrainSpec, ScoreSpec};
+use manifests::digest;
+use models::clip::{Clip, ClipConfig};
+use models::tokenizer::Tokenizer;
+use pixels::augment::{Augment, augment};
+use pixels::mask::Rle;
+use pixels::view::segment_view;
+use pixels::{DecodeLimits, Rgb};
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
+use training::order::DataOrder;
+use training::recall;
+
+use crate::image_embeddings::encode_views;
+use crate::segment_features::canvas_of;
+use crate::stage::StageError;
+use crate::text_embeddings::encode_texts;
+
+/// One image to learn from.
+#[derive(Debug, Clone)]
+pub struct TrainRow {
+    pub image_id: String,
+    pub bytes: Vec<u8>,
+    pub bytes_digest: String,
+    pub captions: Vec<String>,
+    /// Selected segments with their weights.
+    pub segments: Vec<(Rle, f32)>,
+}
+
+/// The rows of one split of a country at pinned versions, by row group.
+pub trait TrainRows: Send {
+    /// Rows of the split in each row group.
+    fn groups(&self) -> &[u32];
+    /// Reads the split's rows of a group.
+    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, String>;
+    /// All captions of the split, for training a vocabulary.
+    fn captions(&mut self) -> Result<Vec<String>, String>;
+}
+
+/// Batches of augmented images with one caption each.
+pub(super) struct Batches<'a> {
+    preparer: Preparer<'a>,
+    rows: &'a mut dyn TrainRows,
+    order: DataOrder,
+    /// Row groups of the windows that the present batch touches.
+    held: BTreeMap<u32, Arc<Vec<TrainRow>>>,
+    /// Order of use, oldest first.
+    used: Vec<u32>,
+    /// Rows of the epoch at hand, in order: (epoch, batches).
+    epoch: Option<(usize, Vec<Vec<u64>>)>,
+}
+
+impl<'a> Batches<'a> {
+    pub(super) fn new(
+        stage: &'static str,
+        spec: &PretrainSpec,
+        score: ScoreSpec,
+        limits: DecodeLimits,
+        config: &ClipConfig,
+        tokenizer: &'a Tokenizer,
+        rows: &'a mut dyn TrainRows,
+    ) -> Result<Self, StageError> {
+        let order = DataOrder::new(rows.groups(), spec.shuffle_window_row_groups, spec.batch, spec.seed)
+            .map_err(|e| StageError::Configuration { stage, why: format!("pretrain.batch: {e}") })?;
+        Ok(Self {
+            preparer: Preparer { spec: spec.clone(), score, limits, config: config.clone(), tokenizer },
+            rows,
+            order,
+            held: BTreeMap::new(),
+            used: Vec::new(),
+            epoch: None,
+        })
+    }
+
+    fn row_group(&mut self, group: u32) -> Result<Arc<Vec<TrainRow>>, BoxError> {
+        self.used.retain(|&g| g != group);
+        self.used.push(group);
+        if let Some(rows) = self.held.get(&group) {
+            return Ok(rows.clone());
+        }
+        // two windows: a batch may straddle their border
+        while self.held.len() >= 2 * self.preparer.spec.shuffle_window_row_groups {
+            let oldest = self.used.remove(0);
+            self.held.remove(&oldest);
+        }
+        let rows = Arc::new(self.rows.read(group as usize)?);
+        self.held.insert(group, rows.clone());
+        Ok(rows)
+    }
+
+    fn places(&mut self, epoch: usize, step: usize) -> Result<Vec<u64>, BoxError> {
+        if self.epoch.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            let order = self.order.epoch(epoch);
+            let batches = (0..self.order.steps_per_epoch()).map(|s| order.batch(s)).collect::<Result<Vec<_>, _>>()?;
+            self.epoch = Some((epoch, batches));
+        }
+        let batches = self.epoch.as_ref().map(|(_, batches)| batches);
+        batches.and_then(|b| b.get(step)).cloned().ok_or_else(|| format!("step {step} is beyond epoch {epoch}").into())
+    }
+}
+
+/// A row made ready for the network.
+struct Prepared {
+    pixel_values_chw: Vec<f32>,
+    input_ids_l: Vec<u32>,
+    image_key: u64,
+    caption_key: u64,
+    segments: Vec<(Vec<f32>, f32)>,
+}
+
+impl BatchSource for Batches<'_> {
+    fn steps_per_epoch(&self) -> usize {
+        self.order.steps_per_epoch()
+    }
+
+    fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError> {
+        let rows = self
+            .places(epoch, step)?
+            .into_iter()
+            .map(|row| {
+                let place = self.order.place(row);
+                Ok((self.row_group(place.row_group)?, place.row as usize))
+            })
+            .collect::<Result<Vec<_>, BoxError>>()?;
+        let prepared = rows
+            .par_iter()
+            .map(|(group, row)| self.preparer.prepare(&group[*row], epoch))
+            .collect::<Result<Vec<_>, String>>()?;
+        let mut batch = PairBatch { valid: vec![true; prepared.len()], ..PairBatch::default() };
+        let mut segments = SegmentBatch::default();
+        for (row, made) in prepared.into_iter().enumerate() {
+            batch.pixel_values_bchw.extend(made.pixel_values_chw);
+            batch.input_ids_bl.extend(made.input_ids_l);
+            batch.image_keys.push(made.image_key);
+            batch.caption_keys.push(made.caption_key);
+            for (pixel_values_chw, weight) in made.segments {
+                segments.pixel_values_schw.extend(pixel_values_chw);
+                segments.row_of_segment.push(row as u32);
+                segments.weights.push(weight);
+            }
+        }
+        batch.segments = (!segments.weights.is_empty()).then_some(segments);
+        Ok(batch)
+    }
+}
+
+/// Makes one row ready: a pure function of row and epoch, called from many threads.
+struct Preparer<'a> {
+    spec: PretrainSpec,
+    score: ScoreSpec,
+    limits: DecodeLimits,
+    config: ClipConfig,
+    tokenizer: &'a Tokenizer,
+}
+
+impl Preparer<'_> {
+    fn prepare(&self, row: &TrainRow, epoch: usize) -> Result<Prepared, String> {
+        let mut rng = row_rng(self.spec.seed, epoch, &row.image_id);
+        let named = |e: String| format!("image {}: {e}", row.image_id);
+        let rgb = pixels::decode(&row.bytes, &self.limits).map_err(|e| named(e.to_string()))?;
+        let side = self.config.vision.image_size as u32;
+        let settings = augmentation(&self.spec, side);
+        let view = augment(&rgb, &settings, &mut rng);
+        let caption = row.captions.choose(&mut rng).ok_or_else(|| named("it has no caption".into()))?;
+        let caption_key = caption_key(caption);
+        let spoken = without_some_words(caption, self.spec.word_dropout, &mut rng);
+        let input_ids_l =
+            self.tokenizer.encode(&spoken, self.config.text.context_length).map_err(|e| named(e.to_string()))?;
+        let mut segments: Vec<&(Rle, f32)> = row.segments.iter().collect();
+        segments.shuffle(&mut rng);
+        segments.truncate(self.spec.segments_per_image);
+        let (canvas, background) = canvas_of(&self.score);
+        let segments = segments
+            .into_iter()
+            .map(|(rle, weight)| {
+                let view = segment_view(&rgb, rle, canvas, background).map_err(|e| named(e.to_string()))?;
+                Ok((self.normalised(&pixels::clip_view(&view, side)), *weight))
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        Ok(Prepared {
+            pixel_values_chw: self.normalised(&view),
+            input_ids_l,
+            image_key: key_of_digest(&row.bytes_digest),
+            caption_key,
+            segments,
+        })
+    }
+
+    fn normalised(&self, view: &Rgb) -> Vec<f32> {
+        let mut chw = vec![0f32; 3 * (view.width * view.height) as usize];
+        pixels::normalise_into(view, &self.config.image_mean, &self.config.image_std, &mut chw);
+        chw
+    }
+}
+
+/// The generator of everything random about one row in one epoch.
+fn row_rng(seed: u64, epoch: usize, image_id: &str) -> ChaCha8Rng {
+    let digest = digest::of_parts([&seed.to_le_bytes()[..], &(epoch as u64).to_le_bytes(), image_id.as_bytes()]);
+    ChaCha8Rng::seed_from_u64(key_of_digest(&digest))
+}
+
+/// The first 64 bits of a hexadecimal digest.
+pub fn key_of_digest(digest: &str) -> u64 {
+    digest.get(..16).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0)
+}
+
+/// Equal for captions that say the same in the same words.
+pub fn caption_key(caption: &str) -> u64 {
+    key_of_digest(&digest::of_bytes(wording::normalise_caption(caption).as_bytes()))
+}
+
+fn augmentation(spec: &PretrainSpec, side: u32) -> Augment {
+    let [least, most] = spec.augment.crop_scale;
+    Augment {
+        side,
+        scale: (least, most),
+        ratio: (0.75, 1.0 / 0.75),
+        flip_horizontal: spec.augment.flips,
+        flip_vertical: spec.augment.flips,
+        rotate_quarter_turns: spec.augment.quarter_turns,
+        colour_jitter: spec.augment.colour_jitter,
+    }
+}
+
+/// Leaves out each word with probability `share`; never all of them.
+fn without_some_words(caption: &str, share: f64, rng: &mut ChaCha8Rng) -> String {
+    if share <= 0.0 {
+        return caption.to_owned();
+    }
+    let words: Vec<&str> = caption.split_whitespace().filter(|_| !rng.random_bool(share)).collect();
+    if words.is_empty() { caption.to_owned() } else { words.join(" ") }
+}
+
+/// Mean recall (percent, ties lost) over a whole split.
+pub(super) fn validation_mean_recall(
+    stage: &'static str,
+    clip: &Clip,
+    tokenizer: &Tokenizer,
+    limits: DecodeLimits,
+    rows: &mut dyn TrainRows,
+) -> Result<f64, StageError> {
+    let side = clip.config().vision.image_size as u32;
+    let compute = |why: String| StageError::Compute { stage, why };
+    let (mut image_nd, mut text_md) = (Vec::new(), Vec::new());
+    let (mut own_image_m, mut image_keys_n, mut caption_keys_m) = (Vec::new(), Vec::new(), Vec::new());
+    for group in 0..rows.groups().len() {
+        if rows.groups()[group] == 0 {
+            continue;
+        }
+        let read = rows.read(group).map_err(compute)?;
+        let views: Vec<Rgb> = read
+            .par_iter()
+            .map(|row| {
+                let rgb = pixels::decode(&row.bytes, &limits).map_err(|e| format!("image {}: {e}", row.image_id))?;
+                Ok(pixels::clip_view(&rgb, side))
+            })
+            .collect::<Result<_, String>>()
+            .map_err(compute)?;
+        for batch in views.chunks(64) {
+            image_nd.extend(encode_views(stage, clip, &batch.iter().collect::<Vec<_>>())?.into_iter().flatten());
+        }
+        let texts: Vec<&str> = read.iter().flat_map(|r| &r.captions).map(String::as_str).collect();
+        text_md.extend(encode_texts(stage, clip, tokenizer, &texts)?.into_iter().flatten());
+        for row in &read {
+            let image = image_keys_n.len() as u32;
+            image_keys_n.push(key_of_digest(&row.bytes_digest));
+            for caption in &row.captions {
+                own_image_m.push(image);
+                caption_keys_m.push(caption_key(caption));
+            }
+        }
+    }
+    let gallery = recall::Gallery {
+        image_nd: &image_nd,
+        text_md: &text_md,
+        dim: clip.config().embed_dim,
+        own_image_m: &own_image_m,
+        image_keys_n: &image_keys_n,
+        caption_keys_m: &caption_keys_m,
+    };
+    let outcome = recall::evaluate(&gallery, recall::Protocol::Standard, 256).map_err(|e| compute(e.to_string()))?;
+    Ok(outcome.report.exact.pessimistic.mean_recall)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_choices_depend_on_the_row_alone() {
+        let draw = |seed, epoch, id: &str| row_rng(seed, epoch, id).random::<u64>();
+        assert_eq!(draw(1, 2, "a"), draw(1, 2, "a"));
+        assert_ne!(draw(1, 2, "a"), draw(1, 3, "a"));
+        assert_ne!(draw(1, 2, "a"), draw(1, 2, "b"));
+    }
+
+    #[test]
+    fn word_dropout_never_silences_a_caption() {
+        let mut rng = row_rng(0, 0, "a");
+        assert_eq!(without_some_words("two planes", 0.0, &mut rng), "two planes");
+        for _ in 0..50 {
+            assert!(!without_some_words("two planes", 0.9, &mut rng).is_empty());
+        }
+    }
+
+    #[test]
+    fn equal_captions_have_equal_keys() {
+        assert_eq!(caption_key("Two planes ."), caption_key("two  planes"));
+        assert_ne!(caption_key("two planes"), caption_key("three planes"));
+    }
+}

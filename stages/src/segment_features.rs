@@ -1,0 +1,227 @@
+//! Stage `segment_features`: CLIP vectors of the candidate segments. No caption is read, so a
+//! geo-tag edit never touches this table.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, BinaryArray, Int32Array, RecordBatch};
+use half::f16;
+use manifests::build::{ScoreSpec, SegmentBackground, SegmentCanvas};
+use manifests::{Artifact, BuildSpec};
+use models::clip::Clip;
+use pixels::mask::Rle;
+use pixels::view::{Background, Canvas, segment_view};
+use pixels::{DecodeLimits, Rgb};
+use rayon::prelude::*;
+
+use crate::image_embeddings::{encode_views, load_clip};
+use crate::images::limits;
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Stage, StageError};
+use crate::table::{self, Columns, TableError};
+
+const NAME: &str = "segment_features";
+
+/// Segment views encoded at once: bounds the memory of a row with many candidates.
+const VIEWS_PER_BATCH: usize = 64;
+
+pub fn stage() -> Stage {
+    Stage {
+        name: NAME,
+        version: 1,
+        inputs: &[
+            Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] },
+            Input {
+                artifact: Artifact::Segments,
+                digests: &["segments_digest"],
+                columns: &["width", "height", "segments"],
+            },
+        ],
+        output: Artifact::SegmentFeatures,
+        source: None,
+        model: ModelUse::Scoring,
+        recipe_digest: Some("features_digest"),
+        parameters,
+        open: |opening| {
+            Ok(Box::new(EncodeSegments {
+                limits: limits(opening.spec),
+                clip: load_clip(NAME, opening)?,
+                score: opening.spec.score.clone(),
+            }))
+        },
+    }
+}
+
+fn parameters(spec: &BuildSpec) -> serde_json::Value {
+    let score = &spec.score;
+    serde_json::json!({
+        "min_area_share": score.min_area_share,
+        "max_candidates": score.max_candidates,
+        "canvas": score.canvas,
+        "crop_margin": score.crop_margin,
+        "background": score.background,
+    })
+}
+
+/// Indices of the segments worth scoring: at least `min_area_share` of the image (Eq. 1, T_a), the
+/// largest `max_candidates`, in order of falling area (ties: the earlier segment first).
+pub fn candidates(areas_px: &[i64], image_area_px: i64, score: &ScoreSpec) -> Vec<usize> {
+    let least = score.min_area_share * image_area_px as f64;
+    let mut chosen: Vec<usize> = (0..areas_px.len()).filter(|&i| areas_px[i] as f64 >= least).collect();
+    chosen.sort_by_key(|&i| (std::cmp::Reverse(areas_px[i]), i));
+    chosen.truncate(score.max_candidates);
+    chosen
+}
+
+/// How a segment is shown to CLIP.
+pub fn canvas_of(score: &ScoreSpec) -> (Canvas, Background) {
+    let canvas = match score.canvas {
+        SegmentCanvas::Full => Canvas::Full,
+        SegmentCanvas::Cropped => Canvas::Cropped { margin: score.crop_margin },
+    };
+    let background = match score.background {
+        SegmentBackground::White => Background::White,
+        SegmentBackground::Mean => Background::Mean,
+    };
+    (canvas, background)
+}
+
+/// The segments of one row: masks and areas.
+pub struct RowSegments {
+    pub width: u32,
+    pub height: u32,
+    pub rles: Vec<String>,
+    pub areas_px: Vec<i64>,
+}
+
+impl RowSegments {
+    /// Reads row `row` of the segments table.
+    pub fn read(columns: &Columns<'_>, row: usize) -> Result<RowSegments, TableError> {
+        let items: RecordBatch = columns.structs("segments", row)?;
+        let inner = Columns::new(Artifact::Segments, &items);
+        let rles = inner.text("rle")?;
+        Ok(RowSegments {
+            width: columns.int32("width")?.value(row).max(0) as u32,
+            height: columns.int32("height")?.value(row).max(0) as u32,
+            rles: (0..rles.len()).map(|i| rles.value(i).to_owned()).collect(),
+            areas_px: inner.int64("area_px")?.values().to_vec(),
+        })
+    }
+
+    pub fn mask(&self, segment: usize) -> Result<Rle, String> {
+        Rle::from_coco_string(&self.rles[segment], self.height, self.width)
+            .map_err(|e| format!("mask of segment {segment}: {e}"))
+    }
+
+    pub fn candidates(&self, score: &ScoreSpec) -> Vec<usize> {
+        candidates(&self.areas_px, i64::from(self.width) * i64::from(self.height), score)
+    }
+}
+
+struct EncodeSegments {
+    limits: DecodeLimits,
+    clip: Clip,
+    score: ScoreSpec,
+}
+
+/// The views of one row's candidates, or why there are none.
+struct Views {
+    segments: Vec<usize>,
+    views: Vec<Rgb>,
+}
+
+impl EncodeSegments {
+    fn views(&self, bytes: &[u8], segments: &RowSegments) -> Result<Views, String> {
+        let rgb = pixels::decode(bytes, &self.limits).map_err(|e| e.to_string())?;
+        let (canvas, background) = canvas_of(&self.score);
+        let side = self.clip.config().vision.image_size as u32;
+        let chosen = segments.candidates(&self.score);
+        let views = chosen
+            .iter()
+            .map(|&i| {
+                let view = segment_view(&rgb, &segments.mask(i)?, canvas, background).map_err(|e| e.to_string())?;
+                Ok(pixels::clip_view(&view, side))
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        Ok(Views { segments: chosen, views })
+    }
+}
+
+impl Map for EncodeSegments {
+    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+        let table_error = |source| StageError::Table { stage: NAME, source };
+        let bytes = Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;
+        let columns = Columns::new(Artifact::Segments, &rows.tables[&Artifact::Segments]);
+        let segments = (0..rows.len())
+            .map(|row| RowSegments::read(&columns, row))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(table_error)?;
+
+        // a few rows at a time, so that the views of a call never lie in memory together
+        let mut made: Vec<Result<(Vec<usize>, Vec<Vec<f32>>), String>> = Vec::with_capacity(rows.len());
+        for start in (0..rows.len()).step_by(8) {
+            let end = (start + 8).min(rows.len());
+            let views: Vec<_> =
+                (start..end).into_par_iter().map(|row| self.views(bytes.value(row), &segments[row])).collect();
+            let flat: Vec<&Rgb> = views.iter().flatten().flat_map(|v| &v.views).collect();
+            let mut vectors = Vec::with_capacity(flat.len());
+            for batch in flat.chunks(VIEWS_PER_BATCH) {
+                vectors.extend(encode_views(NAME, &self.clip, batch)?);
+            }
+            let mut vectors = vectors.into_iter();
+            for row in views {
+                made.push(row.map(|v| (v.segments, vectors.by_ref().take(v.views.len()).collect())));
+            }
+        }
+        content(&made).map_err(table_error)
+    }
+}
+
+fn content(made: &[Result<(Vec<usize>, Vec<Vec<f32>>), String>]) -> Result<MapOutput, TableError> {
+    let lengths: Vec<_> = made.iter().map(|m| m.as_ref().ok().map(|(s, _)| s.len())).collect();
+    let segments = made.iter().flatten().flat_map(|(s, _)| s.iter().map(|&i| i as i32));
+    let vectors = made.iter().flatten().flat_map(|(_, v)| v.iter().map(|v| half_bytes(v)));
+    let features = table::struct_lists(
+        Artifact::SegmentFeatures,
+        "features",
+        &lengths,
+        vec![
+            Arc::new(Int32Array::from_iter_values(segments)),
+            Arc::new(BinaryArray::from_iter_values(vectors)),
+        ],
+    )?;
+    let digests = table::texts(made.iter().map(|_| None::<String>));
+    Ok(MapOutput {
+        outcomes: Outcome::of(made),
+        content: table::content(Artifact::SegmentFeatures, vec![features, digests])?,
+    })
+}
+
+fn half_bytes(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()
+}
+
+/// Reads a stored vector.
+pub fn from_half_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_large_and_few() {
+        let score = ScoreSpec { min_area_share: 0.1, max_candidates: 2, ..ScoreSpec::default() };
+        assert_eq!(candidates(&[50, 5, 300, 50, 10], 100, &score), [2, 0]);
+        // 0.2 as a share leaves at most four segments
+        let score = ScoreSpec { min_area_share: 0.2, ..ScoreSpec::default() };
+        assert_eq!(candidates(&[25, 25, 25, 20, 5], 100, &score), [0, 1, 2, 3]);
+        assert!(candidates(&[], 100, &score).is_empty());
+    }
+
+    #[test]
+    fn vectors_survive_half_precision() {
+        let vector = [0.5, -0.25, 0.123];
+        let back = from_half_bytes(&half_bytes(&vector));
+        assert!(vector.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-3));
+    }
+}

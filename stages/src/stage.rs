@@ -1,0 +1,136 @@
+//! What a stage is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use arrow::record_batch::RecordBatch;
+use manifests::{Artifact, BuildSpec};
+
+use crate::table::TableError;
+
+/// Errors of a stage as a whole. A bad row is no error: it becomes a row status.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The build cannot go on like this: another model, another setting is needed.
+    #[error("{stage}: {why}")]
+    Configuration { stage: &'static str, why: String },
+    #[error("{stage}: {source}")]
+    Table { stage: &'static str, source: TableError },
+    #[error("{stage}: {why}")]
+    Compute { stage: &'static str, why: String },
+    #[error("stopped on request")]
+    Stopped,
+}
+
+/// One input of a stage.
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    pub artifact: Artifact,
+    /// Digest columns that enter the row's recipe. An input without any is only required to exist.
+    pub digests: &'static [&'static str],
+    /// Columns that [`Map::map`] reads.
+    pub columns: &'static [&'static str],
+}
+
+/// Bytes of the source store that a stage wants beside its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceBytes {
+    Image,
+    Meta,
+}
+
+/// Which model a stage needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelUse {
+    None,
+    /// The CLIP that scores segments: the bootstrap's, or a named checkpoint.
+    Scoring,
+    /// The trained retrieval model.
+    Retrieval,
+}
+
+/// A stage that maps the rows of a shard to rows of the same shard.
+pub struct Stage {
+    pub name: &'static str,
+    /// Raised when the same inputs would give different rows.
+    pub version: u32,
+    /// The first input decides which rows exist; a row is made when every input has it without error.
+    pub inputs: &'static [Input],
+    pub output: Artifact,
+    pub source: Option<SourceBytes>,
+    pub model: ModelUse,
+    /// Column that the worker fills with the row's recipe: the digest of floating-point fields,
+    /// which may differ in their last bit between batch shapes and devices.
+    pub recipe_digest: Option<&'static str>,
+    /// The part of the spec that changes this stage's rows.
+    pub parameters: fn(&BuildSpec) -> serde_json::Value,
+    /// Loads what the stage needs, once per worker.
+    pub open: fn(&Opening<'_>) -> Result<Box<dyn Map>, StageError>,
+}
+
+/// What a stage is opened with.
+pub struct Opening<'a> {
+    pub spec: &'a BuildSpec,
+    /// Folder of the model that [`Stage::model`] asks for.
+    pub model_folder: Option<PathBuf>,
+}
+
+impl Opening<'_> {
+    pub fn model_folder(&self, stage: &'static str) -> Result<&std::path::Path, StageError> {
+        self.model_folder
+            .as_deref()
+            .ok_or_else(|| StageError::Configuration { stage, why: "it needs a model, and none was handed to it".into() })
+    }
+}
+
+/// The function of a stage. Rows of one call come from one shard; results must not depend on
+/// which rows share a call.
+pub trait Map: Send {
+    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError>;
+}
+
+/// Rows to compute: every table has one row per image id, in the same order.
+pub struct InputRows {
+    pub image_ids: Vec<String>,
+    pub tables: BTreeMap<Artifact, RecordBatch>,
+    /// Source bytes per row, where the stage asks for them; `Err` says why they cannot be had.
+    /// `None`: the listing has no such object for the row.
+    pub source: Vec<Option<Result<Vec<u8>, String>>>,
+}
+
+impl InputRows {
+    pub fn len(&self) -> usize {
+        self.image_ids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.image_ids.is_empty()
+    }
+}
+
+/// Computed rows, in the order of the input.
+pub struct MapOutput {
+    pub outcomes: Vec<Outcome>,
+    /// The content columns of the output table.
+    pub content: RecordBatch,
+}
+
+/// What became of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Good,
+    /// The row is broken and stands in the quarantine listing, with the reason.
+    Failed(String),
+    /// The row is sound but not wanted (another country, too coarse), with the reason.
+    Excluded(String),
+}
+
+impl Outcome {
+    /// One per row; `Err` failed.
+    pub fn of<T>(results: &[Result<T, String>]) -> Vec<Outcome> {
+        results
+            .iter()
+            .map(|r| r.as_ref().map_or_else(|why| Outcome::Failed(why.clone()), |_| Outcome::Good))
+            .collect()
+    }
+}

@@ -1,0 +1,99 @@
+//! Stage `text_embeddings`: one L2-normalised vector per caption by the trained model.
+
+use std::sync::Arc;
+
+use arrow::array::StringArray;
+use candle_core::Tensor;
+use manifests::{Artifact, FieldType};
+use models::clip::Clip;
+use models::ops::l2_normalise;
+use models::tokenizer::Tokenizer;
+
+use crate::image_embeddings::{finite_rows, load_clip};
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Opening, Stage, StageError};
+use crate::table::{self, Columns, TableError};
+
+const NAME: &str = "text_embeddings";
+
+pub fn stage() -> Stage {
+    Stage {
+        name: NAME,
+        version: 1,
+        inputs: &[Input { artifact: Artifact::Captions, digests: &["captions_digest"], columns: &["captions"] }],
+        output: Artifact::TextEmbeddings,
+        source: None,
+        model: ModelUse::Retrieval,
+        recipe_digest: Some("embedding_digest"),
+        parameters: |_| serde_json::json!({}),
+        open: |opening| {
+            Ok(Box::new(EmbedTexts { clip: load_clip(NAME, opening)?, tokenizer: load_tokenizer(NAME, opening)? }))
+        },
+    }
+}
+
+/// Name of the tokenizer inside a checkpoint folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Loads the tokenizer that lies beside a model.
+pub fn load_tokenizer(stage: &'static str, opening: &Opening<'_>) -> Result<Tokenizer, StageError> {
+    let file = opening.model_folder(stage)?.join(TOKENIZER_FILE);
+    Tokenizer::from_file(&file)
+        .map_err(|e| StageError::Configuration { stage, why: format!("tokenizer {}: {e}", file.display()) })
+}
+
+/// Encodes captions, 256 at a time; L2-normalised vectors.
+pub fn encode_texts(
+    stage: &'static str,
+    clip: &Clip,
+    tokenizer: &Tokenizer,
+    texts: &[&str],
+) -> Result<Vec<Vec<f32>>, StageError> {
+    let length = clip.config().text.context_length;
+    let mut vectors = Vec::with_capacity(texts.len());
+    for batch in texts.chunks(256) {
+        let encode = || -> Result<Vec<Vec<f32>>, String> {
+            let mut input_ids = Vec::with_capacity(batch.len() * length);
+            for text in batch {
+                input_ids.extend(tokenizer.encode(text, length).map_err(|e| e.to_string())?);
+            }
+            let device = clip.logit_scale().device().clone();
+            let input_ids_bl = Tensor::from_vec(input_ids, (batch.len(), length), &device).map_err(|e| e.to_string())?;
+            let text_bd = clip.encode_text(&input_ids_bl).map_err(|e| e.to_string())?;
+            finite_rows(&l2_normalise(&text_bd).map_err(|e| e.to_string())?)
+        };
+        vectors.extend(encode().map_err(|why| StageError::Compute { stage, why })?);
+    }
+    Ok(vectors)
+}
+
+struct EmbedTexts {
+    clip: Clip,
+    tokenizer: Tokenizer,
+}
+
+impl Map for EmbedTexts {
+    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+        let table_error = |source| StageError::Table { stage: NAME, source };
+        let captions = Columns::new(Artifact::Captions, &rows.tables[&Artifact::Captions])
+            .texts("captions")
+            .map_err(table_error)?;
+        let flat: Vec<&str> = captions.iter().flatten().map(String::as_str).collect();
+        let vectors = encode_texts(NAME, &self.clip, &self.tokenizer, &flat)?;
+        content(&captions, vectors).map_err(table_error)
+    }
+}
+
+fn content(captions: &[Vec<String>], vectors: Vec<Vec<f32>>) -> Result<MapOutput, TableError> {
+    let lengths: Vec<_> = captions.iter().map(|c| Some(c.len())).collect();
+    let texts = StringArray::from_iter_values(captions.iter().flatten());
+    let lengths_of_vectors: Vec<_> = vectors.iter().map(Vec::len).collect();
+    let values = arrow::array::Float32Array::from_iter_values(vectors.into_iter().flatten());
+    let vectors = table::required_list_of(&FieldType::Float32, &lengths_of_vectors, Arc::new(values))?;
+    let lists =
+        table::struct_lists(Artifact::TextEmbeddings, "texts", &lengths, vec![Arc::new(texts), vectors])?;
+    let digests = table::texts(captions.iter().map(|_| None::<String>));
+    Ok(MapOutput {
+        outcomes: vec![Outcome::Good; captions.len()],
+        content: table::content(Artifact::TextEmbeddings, vec![lists, digests])?,
+    })
+}

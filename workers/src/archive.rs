@@ -1,0 +1,132 @@
+//! Zip archives read in place: the directory by range and streamed, members one request each.
+
+use std::collections::HashSet;
+
+use futures::StreamExt;
+use manifests::{digest, paths};
+use serde::{Deserialize, Serialize};
+use sources::SourceError;
+use sources::zip::{self, Directory, DirectoryParser, Limits, Member, Method, Tail};
+
+use crate::error::WorkerError;
+use crate::stores::{SourceStore, WorkStore};
+
+/// Where one member lies: enough to fetch and check it without the directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberPlace {
+    pub name: String,
+    pub stored: bool,
+    pub crc32: u32,
+    pub compressed_bytes: u64,
+    pub uncompressed_bytes: u64,
+    pub header_offset: u64,
+}
+
+impl MemberPlace {
+    fn new(member: Member) -> Self {
+        Self {
+            name: member.name,
+            stored: member.method == Method::Stored,
+            crc32: member.crc32,
+            compressed_bytes: member.compressed_size,
+            uncompressed_bytes: member.uncompressed_size,
+            header_offset: member.header_offset,
+        }
+    }
+
+    pub fn member(&self) -> Member {
+        Member {
+            name: self.name.clone(),
+            method: if self.stored { Method::Stored } else { Method::Deflated },
+            crc32: self.crc32,
+            compressed_size: self.compressed_bytes,
+            uncompressed_size: self.uncompressed_bytes,
+            header_offset: self.header_offset,
+        }
+    }
+
+    /// Identity of the content without reading it: checksum and size.
+    pub fn content_digest(&self) -> String {
+        digest::of_parts([&self.crc32.to_le_bytes()[..], &self.uncompressed_bytes.to_le_bytes()])
+    }
+}
+
+/// The wanted members of one archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedMembers {
+    pub etag: Option<String>,
+    pub archive_bytes: u64,
+    /// Members in the archive, wanted or not.
+    pub entries: u64,
+    pub members: Vec<MemberPlace>,
+    /// Wanted members that cannot be read, with the reason (encrypted, unknown method, …).
+    pub unreadable: Vec<(String, String)>,
+}
+
+/// Finds the members of `archive` whose names are in `wanted`. The result is kept in the work
+/// store under the archive's identity, so an unchanged archive's directory is read once per wanted
+/// set. Memory grows with the wanted members, never with the archive.
+pub async fn wanted_members(
+    source: &SourceStore,
+    work: &WorkStore,
+    archive: &str,
+    wanted: &HashSet<String>,
+) -> Result<Option<WantedMembers>, WorkerError> {
+    let Some(meta) = source.head(archive).await? else { return Ok(None) };
+    let mut sorted: Vec<&[u8]> = wanted.iter().map(|name| name.as_bytes()).collect();
+    sorted.sort_unstable();
+    // stores without ETags (and file systems that derive it) are told apart by size and time
+    let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
+    let key = digest::of_parts([archive.as_bytes(), identity.as_bytes(), digest::of_parts(sorted).as_bytes()]);
+    let cache = paths::members(&key);
+    if let Some(members) = work.get_json::<WantedMembers>(&cache).await? {
+        return Ok(Some(members));
+    }
+    let members = scan_directory(source, archive, meta.size, meta.e_tag, wanted).await?;
+    work.put_json(&cache, &members).await?;
+    Ok(Some(members))
+}
+
+/// Streams the directory of an archive and keeps the wanted members.
+pub async fn scan_directory(
+    source: &SourceStore,
+    archive: &str,
+    archive_bytes: u64,
+    etag: Option<String>,
+    wanted: &HashSet<String>,
+) -> Result<WantedMembers, WorkerError> {
+    let broken = |e: SourceError| WorkerError::Broken(format!("{}{archive}: {e}", source.url()));
+    let limits = Limits::default();
+    let tail_start = archive_bytes.saturating_sub(zip::TAIL_BYTES);
+    let tail = source.get_range(archive, tail_start..archive_bytes, etag.as_deref()).await?;
+    let directory: Directory = match zip::find_directory(archive_bytes, &tail).map_err(broken)? {
+        Tail::Found(directory) => directory,
+        Tail::NeedRange { offset, length } => {
+            let bytes = source.get_range(archive, offset..offset + length, etag.as_deref()).await?;
+            zip::read_zip64_end(offset, &bytes).map_err(broken)?
+        }
+    };
+    let mut found = WantedMembers { etag: etag.clone(), archive_bytes, ..WantedMembers::default() };
+    let mut parser = DirectoryParser::new(directory, &limits).map_err(broken)?;
+    let range = directory.offset..directory.offset + directory.length;
+    if !range.is_empty() {
+        let mut chunks = source.stream_range(archive, range, etag.as_deref()).await?;
+        while let Some(chunk) = chunks.next().await {
+            parser
+                .feed(&chunk?, &mut |entry| {
+                    if let Ok(name) = std::str::from_utf8(entry.raw_name)
+                        && wanted.contains(name)
+                    {
+                        match entry.member() {
+                            Ok(member) => found.members.push(MemberPlace::new(member)),
+                            Err(error) => found.unreadable.push((name.to_owned(), error.to_string())),
+                        }
+                    }
+                    Ok(())
+                })
+                .map_err(broken)?;
+        }
+    }
+    found.entries = parser.finish().map_err(broken)?;
+    Ok(found)
+}

@@ -1,0 +1,107 @@
+//! Errors by what the caller can do about them.
+
+/// Why work did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The spec, a credential or a store's set-up is wrong: nothing is gained by another try.
+    #[error("{0}")]
+    Configuration(String),
+    /// The input, a table or a checkpoint cannot be used as it is.
+    #[error("{0}")]
+    Broken(String),
+    /// An object that must be there is not.
+    #[error("{what} is not there: {path}")]
+    Missing { what: &'static str, path: String },
+    /// A store did not answer, or answered with a fault of its own, after all retries: run again.
+    #[error("{0}; what is done stays done: run the same command again")]
+    Transient(String),
+    /// Another writer was faster; the caller looks again.
+    #[error("{0} was written by another worker meanwhile")]
+    Conflict(String),
+    #[error("no space left while writing {0}; free some and run the same command again: what is done stays done")]
+    DiskFull(String),
+    #[error("stopped on request; run the same command again to go on")]
+    Stopped,
+}
+
+impl WorkerError {
+    /// 0 done, 65 permanent, 75 transient, 143 stopped.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            WorkerError::Transient(_) | WorkerError::Conflict(_) | WorkerError::DiskFull(_) => 75,
+            WorkerError::Stopped => 143,
+            _ => 65,
+        }
+    }
+
+    /// Sorts a store's error; `what` says which object was wanted.
+    pub fn of_store(what: &str, error: object_store::Error) -> WorkerError {
+        use object_store::Error as E;
+        match error {
+            E::NotFound { path, .. } => WorkerError::Broken(format!(
+                "{what}: not found at {path}; look at the url, and at the names inside the store"
+            )),
+            E::PermissionDenied { path, .. } | E::Unauthenticated { path, .. } => WorkerError::Configuration(format!(
+                "{what}: the store refuses access to {path} (403); set credentials in the environment, \
+                 or options = {{ anonymous = true }} for a public store"
+            )),
+            E::Precondition { .. } => {
+                WorkerError::Transient(format!("{what}: it changed while it was being read (its ETag is another)"))
+            }
+            E::AlreadyExists { path, .. } => WorkerError::Conflict(path),
+            other if is_disk_full(&other) => WorkerError::DiskFull(what.to_owned()),
+            other => WorkerError::Transient(format!("{what}: {}", whole_chain(&other))),
+        }
+    }
+}
+
+impl From<stages::StageError> for WorkerError {
+    fn from(error: stages::StageError) -> Self {
+        match error {
+            stages::StageError::Stopped => WorkerError::Stopped,
+            stages::StageError::Configuration { .. } => WorkerError::Configuration(error.to_string()),
+            other => WorkerError::Broken(other.to_string()),
+        }
+    }
+}
+
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::StorageFull
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// An error with its causes, each once.
+pub fn whole_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_fault() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = object_store::Error::Generic { store: "local", source: Box::new(full) };
+        assert!(matches!(WorkerError::of_store("part", error), WorkerError::DiskFull(_)));
+        let other = object_store::Error::Generic { store: "s3", source: "503".into() };
+        assert_eq!(WorkerError::of_store("part", other).exit_code(), 75);
+    }
+}

@@ -1,0 +1,142 @@
+//! Fetching source bytes: ranges close to each other in one request, requests side by side.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use sources::zip::{self, Extracted, Limits, Member};
+
+use crate::error::WorkerError;
+use crate::listing::{Listing, Place};
+use crate::stores::SourceStore;
+
+/// Bytes between two wanted ranges that are cheaper to read than to ask for again.
+const MAX_GAP_BYTES: u64 = 128 << 10;
+
+/// How a build fetches.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchSettings {
+    /// Requests in flight.
+    pub concurrency: usize,
+    /// Largest request.
+    pub request_bytes: u64,
+}
+
+/// Fetches the bytes of each place, in order. A place that is broken for good is an `Err` of its
+/// own; a store that does not answer fails the call, which may be repeated.
+pub async fn fetch(
+    source: &SourceStore,
+    listing: &Listing,
+    places: &[Option<Place>],
+    settings: FetchSettings,
+) -> Result<Vec<Option<Result<Vec<u8>, String>>>, WorkerError> {
+    let mut fetched: Vec<Option<Result<Vec<u8>, String>>> = places.iter().map(|_| None).collect();
+    let mut members: BTreeMap<&str, Vec<(usize, Member)>> = BTreeMap::new();
+    let mut objects: Vec<(usize, &str)> = Vec::new();
+    for (row, place) in places.iter().enumerate() {
+        match place {
+            None => {}
+            Some(Place { object, member: Some(member) }) => {
+                members.entry(object).or_default().push((row, member.member()));
+            }
+            Some(Place { object, member: None }) => objects.push((row, object)),
+        }
+    }
+    for (archive, members) in members {
+        let etag = listing.etags.get(archive).cloned().flatten();
+        for (row, bytes) in fetch_members(source, archive, etag.as_deref(), &members, settings).await? {
+            fetched[row] = Some(bytes);
+        }
+    }
+    let whole = futures::stream::iter(objects)
+        .map(|(row, object)| async move { Ok::<_, WorkerError>((row, fetch_object(source, object).await?)) })
+        .buffer_unordered(settings.concurrency);
+    for (row, bytes) in whole.try_collect::<Vec<_>>().await? {
+        fetched[row] = Some(bytes);
+    }
+    Ok(fetched)
+}
+
+async fn fetch_object(source: &SourceStore, object: &str) -> Result<Result<Vec<u8>, String>, WorkerError> {
+    let limit = Limits::default().max_member_bytes;
+    match source.head(object).await? {
+        None => Ok(Err(format!("{object} is not there"))),
+        Some(meta) if meta.size > limit => Ok(Err(format!("{object} has {} bytes, over the limit of {limit}", meta.size))),
+        Some(meta) => {
+            let bytes = source.get_range(object, 0..meta.size, meta.e_tag.as_deref());
+            Ok(if meta.size == 0 { Err(format!("{object} is empty")) } else { Ok(bytes.await?.to_vec()) })
+        }
+    }
+}
+
+/// Members of one archive.
+async fn fetch_members(
+    source: &SourceStore,
+    archive: &str,
+    etag: Option<&str>,
+    members: &[(usize, Member)],
+    settings: FetchSettings,
+) -> Result<Vec<(usize, Result<Vec<u8>, String>)>, WorkerError> {
+    let limits = Limits::default();
+    let mut done = Vec::with_capacity(members.len());
+    let mut wanted: Vec<(Range<u64>, usize, &Member)> = Vec::new();
+    for (row, member) in members {
+        // refuse before a byte is fetched: an archive may claim any size
+        if member.compressed_size > limits.max_member_bytes || member.uncompressed_size > limits.max_member_bytes {
+            let most = member.compressed_size.max(member.uncompressed_size);
+            done.push((*row, Err(format!("{archive}, {}: {most} bytes, over the limit of {}", member.name, limits.max_member_bytes))));
+        } else {
+            wanted.push((zip::member_range(member, None), *row, member));
+        }
+    }
+    wanted.sort_by_key(|(range, ..)| range.start);
+    let ranges: Vec<Range<u64>> = wanted.iter().map(|(range, ..)| range.clone()).collect();
+    let requests = zip::coalesce(&ranges, MAX_GAP_BYTES, settings.request_bytes);
+    let mut groups: Vec<(Range<u64>, Vec<(Range<u64>, usize, &Member)>)> =
+        requests.into_iter().map(|request| (request, Vec::new())).collect();
+    for item in wanted {
+        let at = groups.partition_point(|(request, _)| request.end < item.0.end);
+        match groups.get_mut(at) {
+            Some((request, items)) if request.start <= item.0.start => items.push(item),
+            _ => return Err(WorkerError::Broken(format!("{archive}: no request covers member {}", item.2.name))),
+        }
+    }
+    let results: Vec<Vec<(usize, Result<Vec<u8>, String>)>> = futures::stream::iter(groups)
+        .map(|(request, items)| async move {
+            let bytes = source.get_range(archive, request.clone(), etag).await?;
+            let mut extracted = Vec::with_capacity(items.len());
+            for (range, row, member) in items {
+                let start = ((range.start - request.start) as usize).min(bytes.len());
+                extracted.push((row, extract(source, archive, etag, member, bytes.slice(start..), &limits).await?));
+            }
+            Ok::<_, WorkerError>(extracted)
+        })
+        .buffer_unordered(settings.concurrency)
+        .try_collect()
+        .await?;
+    done.extend(results.into_iter().flatten());
+    Ok(done)
+}
+
+async fn extract(
+    source: &SourceStore,
+    archive: &str,
+    etag: Option<&str>,
+    member: &Member,
+    bytes: Bytes,
+    limits: &Limits,
+) -> Result<Result<Vec<u8>, String>, WorkerError> {
+    let mut bytes = bytes;
+    for _ in 0..2 {
+        match zip::extract(member, &bytes, limits) {
+            Ok(Extracted::Data(data)) => return Ok(Ok(data.into_owned())),
+            Ok(Extracted::NeedMore { length }) => {
+                let range = member.header_offset..member.header_offset.saturating_add(length);
+                bytes = source.get_range(archive, range, etag).await?;
+            }
+            Err(error) => return Ok(Err(format!("{archive}: {error}"))),
+        }
+    }
+    Ok(Err(format!("{archive}, {}: its data ends before its size says", member.name)))
+}

@@ -1,0 +1,346 @@
+//! The two stores of a build: the source, which is only ever read, and the work store, ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use manifests::build::StoreOptions;
+use object_store::path::Path;
+use object_store::{
+    ClientOptions, DynObjectStore, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::error::WorkerError;
+
+/// A store, and the folder in it that is ours.
+#[derive(Clone)]
+pub struct Store {
+    store: Arc<DynObjectStore>,
+    /// Folder inside of the store.
+    root: Path,
+    /// Address of the folder, ending with `/`.
+    url: Url,
+}
+
+/// Opens the store of an address: `file://`, `s3://`, `gs://`, `az://`, `http(s)://`, or a path on
+/// this machine. `anonymous` is the default where the options leave it open.
+fn open(address: &str, options: &StoreOptions, anonymous: bool) -> Result<Store, WorkerError> {
+    let mut url = parse_address(address)?;
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    let configuration = |e: object_store::Error| WorkerError::Configuration(format!("store {address}: {e}"));
+    let anonymous = options.anonymous.unwrap_or(anonymous);
+    let client = ClientOptions::new()
+        .with_timeout(Duration::from_secs(options.timeout_seconds))
+        .with_connect_timeout(Duration::from_secs(options.timeout_seconds.min(10)))
+        .with_allow_http(options.allow_http);
+    let retry = RetryConfig {
+        max_retries: options.retries,
+        retry_timeout: Duration::from_secs(options.timeout_seconds * (options.retries as u64 + 1)),
+        ..RetryConfig::default()
+    };
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let store: Arc<DynObjectStore> = match url.scheme() {
+        "file" => Arc::new(object_store::local::LocalFileSystem::new()),
+        "s3" | "s3a" => {
+            let mut builder = object_store::aws::AmazonS3Builder::from_env()
+                .with_bucket_name(&host)
+                .with_client_options(client)
+                .with_retry(retry)
+                .with_allow_http(options.allow_http)
+                .with_skip_signature(anonymous)
+                .with_virtual_hosted_style_request(!options.path_style && options.endpoint.is_empty());
+            if !options.region.is_empty() {
+                builder = builder.with_region(&options.region);
+            }
+            if !options.endpoint.is_empty() {
+                builder = builder.with_endpoint(&options.endpoint);
+            }
+            Arc::new(builder.build().map_err(configuration)?)
+        }
+        "gs" => {
+            let mut builder = object_store::gcp::GoogleCloudStorageBuilder::from_env()
+                .with_bucket_name(&host)
+                .with_client_options(client)
+                .with_retry(retry)
+                .with_skip_signature(anonymous);
+            if !options.endpoint.is_empty() {
+                builder = builder.with_base_url(&options.endpoint);
+            }
+            Arc::new(builder.build().map_err(configuration)?)
+        }
+        "az" | "abfs" | "abfss" | "adl" | "azure" => {
+            let mut builder = object_store::azure::MicrosoftAzureBuilder::from_env()
+                .with_container_name(&host)
+                .with_client_options(client)
+                .with_retry(retry)
+                .with_allow_http(options.allow_http)
+                .with_skip_signature(anonymous);
+            if !options.endpoint.is_empty() {
+                builder = builder.with_endpoint(options.endpoint.clone());
+            }
+            Arc::new(builder.build().map_err(configuration)?)
+        }
+        "http" | "https" => {
+            let origin = url.origin().ascii_serialization();
+            Arc::new(
+                object_store::http::HttpBuilder::new()
+                    .with_url(origin)
+                    .with_client_options(client.with_allow_http(url.scheme() == "http"))
+                    .with_retry(retry)
+                    .build()
+                    .map_err(configuration)?,
+            )
+        }
+        other => {
+            return Err(WorkerError::Configuration(format!(
+                "store {address}: unknown scheme {other:?}; use file, s3, gs, az, http or https"
+            )));
+        }
+    };
+    let root = Path::from_url_path(url.path())
+        .map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
+    Ok(Store { store, root, url })
+}
+
+fn parse_address(address: &str) -> Result<Url, WorkerError> {
+    if address.contains("://") {
+        return Url::parse(address).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")));
+    }
+    let absolute = std::path::absolute(address).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
+    Url::from_directory_path(&absolute)
+        .map_err(|()| WorkerError::Configuration(format!("store {address}: no usable path")))
+}
+
+impl Store {
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Folder on this machine, if the store is the local file system.
+    pub fn local_folder(&self) -> Option<std::path::PathBuf> {
+        (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
+    }
+
+    fn path(&self, relative: &str) -> Result<Path, WorkerError> {
+        let joined = format!("{}/{}", self.root, relative);
+        Path::parse(joined.trim_start_matches('/'))
+            .map_err(|e| WorkerError::Broken(format!("path {relative:?}: {e}")))
+    }
+
+    /// Size, ETag and time of an object; `None`: it is not there.
+    pub async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, WorkerError> {
+        match self.store.head(&self.path(path)?).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(WorkerError::of_store(path, e)),
+        }
+    }
+
+    /// Bytes of a range. With an ETag the object must still be the same.
+    pub async fn get_range(&self, path: &str, range: std::ops::Range<u64>, etag: Option<&str>) -> Result<Bytes, WorkerError> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: etag.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let read = async { self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?.bytes().await.map_err(|e| WorkerError::of_store(path, e)) };
+        read.await
+    }
+
+    /// A range as a stream of chunks, for what is too large to hold.
+    pub async fn stream_range(
+        &self,
+        path: &str,
+        range: std::ops::Range<u64>,
+        etag: Option<&str>,
+    ) -> Result<impl futures::Stream<Item = Result<Bytes, WorkerError>> + Unpin + use<>, WorkerError> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: etag.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let result = self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?;
+        let path = path.to_owned();
+        Ok(result.into_stream().map_err(move |e| WorkerError::of_store(&path, e)))
+    }
+
+    /// A whole object; `None`: it is not there. For our own small objects.
+    pub async fn get(&self, path: &str) -> Result<Option<Bytes>, WorkerError> {
+        match self.store.get(&self.path(path)?).await {
+            Ok(result) => Ok(Some(result.bytes().await.map_err(|e| WorkerError::of_store(path, e))?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(WorkerError::of_store(path, e)),
+        }
+    }
+
+    /// Names of all objects below a folder, relative to it, sorted.
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>, WorkerError> {
+        Ok(self.list_identities(folder).await?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Like [`Store::list`], each name with a text that changes when the object does.
+    pub async fn list_identities(&self, folder: &str) -> Result<Vec<(String, String)>, WorkerError> {
+        let prefix = self.path(folder)?;
+        let mut names: Vec<(String, String)> = self
+            .store
+            .list(Some(&prefix))
+            .map_ok(|meta| {
+                let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
+                (name, format!("{:?}|{}|{}", meta.e_tag, meta.size, meta.last_modified))
+            })
+            .try_collect()
+            .await
+            .map_err(|e| WorkerError::of_store(folder, e))?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Names of the objects directly in the folder, sorted.
+    pub async fn list_top(&self) -> Result<Vec<String>, WorkerError> {
+        let listed = self.store.list_with_delimiter(Some(&self.root)).await.map_err(|e| WorkerError::of_store(self.url.as_str(), e))?;
+        let mut names: Vec<String> = listed.objects.iter().filter_map(|m| m.location.filename().map(str::to_owned)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// The input of a build. There is no way to write through it.
+#[derive(Clone)]
+pub struct SourceStore(Store);
+
+impl SourceStore {
+    pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
+        open(address, options, true).map(SourceStore)
+    }
+}
+
+impl std::ops::Deref for SourceStore {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        &self.0
+    }
+}
+
+/// Tables, plans, markers, checkpoints and reports.
+#[derive(Clone)]
+pub struct WorkStore(Store);
+
+impl std::ops::Deref for WorkStore {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        &self.0
+    }
+}
+
+impl WorkStore {
+    pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
+        let store = open(address, options, false)?;
+        if let Some(folder) = store.local_folder() {
+            std::fs::create_dir_all(&folder)
+                .map_err(|e| WorkerError::Configuration(format!("work store {}: {e}", folder.display())))?;
+        }
+        if matches!(store.url.scheme(), "http" | "https") {
+            return Err(WorkerError::Configuration(format!(
+                "work store {address}: plain HTTP has no conditional write; use file, s3, gs or az"
+            )));
+        }
+        Ok(WorkStore(store))
+    }
+
+    /// The store itself, with absolute paths: for the Delta kernel and for Parquet.
+    pub fn object_store(&self) -> Arc<DynObjectStore> {
+        self.0.store.clone()
+    }
+
+    /// Absolute path inside the store.
+    pub fn absolute(&self, relative: &str) -> Result<Path, WorkerError> {
+        self.0.path(relative)
+    }
+
+    /// Writes an object, whatever was there. Readers see the old or the new one, never a mixture.
+    pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), WorkerError> {
+        self.0.store.put(&self.0.path(path)?, bytes.into()).await.map(|_| ()).map_err(|e| WorkerError::of_store(path, e))
+    }
+
+    /// Writes an object if there is none; `false`: somebody else was faster.
+    pub async fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<bool, WorkerError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.0.store.put_opts(&self.0.path(path)?, bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(e) => Err(WorkerError::of_store(path, e)),
+        }
+    }
+
+    pub async fn put_json(&self, path: &str, value: &impl Serialize) -> Result<(), WorkerError> {
+        self.put(path, json_bytes(value)).await
+    }
+
+    pub async fn put_json_if_absent(&self, path: &str, value: &impl Serialize) -> Result<bool, WorkerError> {
+        self.put_if_absent(path, json_bytes(value)).await
+    }
+
+    pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
+        let Some(bytes) = self.get(path).await? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            WorkerError::Broken(format!("{}{path} is not what this version writes ({e}); delete it and run again", self.0.url))
+        })
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<(), WorkerError> {
+        match self.0.store.delete(&self.0.path(path)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(WorkerError::of_store(path, e)),
+        }
+    }
+
+    /// Does the store keep its word on conditional writes? Creates an object twice, and races
+    /// `racers` creations of another: exactly one may win each.
+    pub async fn probe_put_if_absent(&self, racers: usize) -> Result<bool, WorkerError> {
+        let path = format!("probe/{}", crate::parts::attempt_id());
+        let race = format!("{path}-race");
+        let first = self.put_if_absent(&path, Bytes::from_static(b"1")).await?;
+        let second = self.put_if_absent(&path, Bytes::from_static(b"2")).await?;
+        let wins = futures::future::try_join_all(
+            (0..racers).map(|i| self.put_if_absent(&race, Bytes::from(i.to_string()))),
+        )
+        .await;
+        self.delete(&path).await?;
+        self.delete(&race).await?;
+        Ok(first && !second && wins?.into_iter().filter(|w| *w).count() == 1)
+    }
+}
+
+fn json_bytes(value: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec_pretty(value).expect("plain data serialises"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_local_store_creates_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(folder.path().to_str().unwrap(), &StoreOptions::default()).unwrap();
+        assert!(work.probe_put_if_absent(8).await.unwrap());
+        assert!(work.put_if_absent("a/b", Bytes::from_static(b"1")).await.unwrap());
+        assert!(!work.put_if_absent("a/b", Bytes::from_static(b"2")).await.unwrap());
+        assert_eq!(work.get("a/b").await.unwrap().unwrap(), "1");
+        assert_eq!(work.list("a").await.unwrap(), ["b"]);
+        assert!(work.get("nothing").await.unwrap().is_none());
+    }
+
+    #[test]
+    fn addresses_that_cannot_work_are_refused() {
+        let open = |url: &str| WorkStore::open(url, &StoreOptions::default()).err().unwrap().to_string();
+        assert!(open("ftp://host/x").contains("unknown scheme"));
+        assert!(open("https://host/x").contains("conditional write"));
+    }
+}

@@ -258,7 +258,7 @@ mod tests {
                         protocol: 2,
                     };
                     let new = refresh(&old, &mut Dice::new(seed, index as u64));
-                    assert_ne!(titles::single(&old.center), titles::single(&new.center));
+                    assert_ne!(titles::describe(&old.center), titles::describe(&new.center));
                     assert_eq!(
                         (new.bounds, new.time, new.protocol),
                         (old.bounds, old.time, 2)

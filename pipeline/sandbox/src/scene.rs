@@ -203,12 +203,6 @@ impl Object {
             brushes,
         }
     }
-
-    /// The same object with one more tag.
-    pub fn tagged(mut self, key: &str, value: &str) -> Object {
-        self.tags.insert(key.to_owned(), value.to_owned());
-        self
-    }
 }
 
 /// All of a tile: the focus object comes first among the tagged ones.

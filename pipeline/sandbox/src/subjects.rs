@@ -803,3 +803,48 @@ fn farm(c: &mut Composer) {
     c.fill(Setting::Rural, 4);
     c.scatter_trees(0.6);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::country::all;
+    use crate::dice::Dice;
+    use crate::titles;
+
+    #[test]
+    fn every_subject_has_a_focus_that_can_be_described_in_every_country() {
+        for country in all() {
+            for (subject, stream) in SUBJECTS.iter().zip(0..) {
+                for winter in [false, subject.winter] {
+                    let side = country.view_units;
+                    let mut composer =
+                        Composer::new(country, Dice::new(3, stream), side, side, winter);
+                    (subject.arrange)(&mut composer);
+                    let scene = composer.finish();
+                    let focus = &scene.objects[scene.focus];
+                    assert!(
+                        !titles::describe(&focus.tags).is_empty(),
+                        "{} in {}: {:?}",
+                        subject.name,
+                        country.name,
+                        focus.tags
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn under_snow_only_subjects_that_snow_does_not_hide_are_chosen() {
+        let country = all()[0];
+        for stream in 0..200 {
+            let mut composer = Composer::new(country, Dice::new(3, stream), 100.0, 100.0, true);
+            let subject = choose(&mut composer);
+            assert!(
+                subject.winter && subject.weights[0] > 0.0,
+                "{}",
+                subject.name
+            );
+        }
+    }
+}

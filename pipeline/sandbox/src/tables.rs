@@ -48,7 +48,7 @@ impl Layout {
             Layout::Plain => [
                 (
                     "title",
-                    format!("{}{}", titles::PREFIX, titles::single(&meta.center)),
+                    format!("{}{}", titles::PREFIX, titles::describe(&meta.center)),
                 ),
                 ("title_multi_objects", format!("{}{multi}", titles::PREFIX)),
             ],

@@ -153,7 +153,8 @@ pub fn make(plan: &Plan, settings: &Settings) -> Result<Tile, SandboxError> {
     let similarity = dice.range(0.24, 0.34);
 
     let mut composer = Composer::new(country, dice, width / scale, height / scale, winter);
-    (subjects::choose(&mut composer).arrange)(&mut composer);
+    let subject = subjects::choose(&mut composer);
+    (subject.arrange)(&mut composer);
     let scene = composer.finish();
 
     let (width, height) = (width as u32, height as u32);
@@ -179,7 +180,7 @@ pub fn make(plan: &Plan, settings: &Settings) -> Result<Tile, SandboxError> {
     let focus = elements.first().ok_or_else(|| {
         SandboxError::encode(
             format!("tile {}", plan.number),
-            "its scene has no focus object",
+            format!("{} has no focus object", subject.name),
         )
     })?;
     let kind = match &scene.objects[scene.focus].shape {
@@ -345,4 +346,82 @@ fn thin(line: &[Point]) -> impl Iterator<Item = Point> {
         .enumerate()
         .filter(move |(index, _)| index % step == 0 || *index == last)
         .map(|(_, point)| *point)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn boxes(country: &Country, settings: &Settings) -> Vec<[f64; 4]> {
+        plan(settings)
+            .iter()
+            .filter(|plan| plan.source == country.source)
+            .map(|plan| {
+                let mut dice = Dice::new(settings.seed, plan.number);
+                Geography::of(plan, &mut dice, (100.0, 100.0), (220.0, 220.0)).bounds
+            })
+            .collect()
+    }
+
+    #[test]
+    fn boxes_spread_over_cells_do_not_overlap_and_have_the_sources_gsd() {
+        for country in all() {
+            let boxes = boxes(country, &Settings::default());
+            assert_eq!(boxes.len(), 600);
+            let cells: BTreeSet<(i64, i64)> = boxes
+                .iter()
+                .map(|[west, south, east, north]| {
+                    let cell =
+                        |low: f64, high: f64| ((low + high) / 2.0 / CELL_DEGREES).floor() as i64;
+                    (cell(*west, *east), cell(*south, *north))
+                })
+                .collect();
+            assert!(
+                cells.len() >= 200,
+                "{}: {} cells",
+                country.name,
+                cells.len()
+            );
+            for (index, a) in boxes.iter().enumerate() {
+                let gsd_meters = (a[3] - a[1]) * METERS_PER_DEGREE / 220.0;
+                assert!(
+                    (gsd_meters - country.gsd_meters).abs() < 1e-6,
+                    "{gsd_meters}"
+                );
+                for b in &boxes[..index] {
+                    let apart = a[2] < b[0] || b[2] < a[0] || a[3] < b[1] || b[3] < a[1];
+                    assert!(apart, "{a:?} overlaps {b:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ids_of_tiles_never_meet() -> Result<(), SandboxError> {
+        let settings = Settings {
+            tiles_per_country: 40,
+            side_px: 48,
+            seed: 9,
+        };
+        for plan in plan(&settings) {
+            let tile = make(&plan, &settings)?;
+            assert!(
+                tile.elements.len() <= 256,
+                "{} objects",
+                tile.elements.len()
+            );
+            let nodes: usize = tile
+                .elements
+                .iter()
+                .map(|element| match &element.geometry {
+                    Geometry::Node(_) => 0,
+                    Geometry::Way(line) => line.len(),
+                })
+                .sum();
+            assert!(nodes <= 4096, "{nodes} nodes");
+        }
+        Ok(())
+    }
 }

@@ -50,12 +50,16 @@ pub(crate) const ATTRIBUTES: [&str; 27] = [
     "fence_type",
 ];
 
+/// The tag that says what an object is.
+fn feature(tags: &Tags) -> Option<(&str, &str)> {
+    FEATURES
+        .iter()
+        .find_map(|&key| tags.get(key).map(|value| (key, value.as_str())))
+}
+
 /// The words of one object; empty if its tags do not say what it is.
 pub fn describe(tags: &Tags) -> String {
-    let Some((key, value)) = FEATURES
-        .iter()
-        .find_map(|&key| tags.get(key).map(|value| (key, value)))
-    else {
+    let Some((key, value)) = feature(tags) else {
         return String::new();
     };
     let mut text = words(key, value);
@@ -87,28 +91,24 @@ fn plain(text: &str) -> String {
     text.replace(['_', ':'], " ")
 }
 
-/// The focus object alone, without the prefix.
-pub fn single(center: &Tags) -> String {
-    describe(center)
-}
-
 /// The focus object and what surrounds it, without the prefix, with SkyScript's trailing space.
-/// Objects that read the same are named once.
+/// Of surrounding objects of the same kind the first speaks for all.
 pub fn multi(center: &Tags, surrounding: &[Tags]) -> String {
-    let mut named: Vec<String> = Vec::new();
+    let mut named = Vec::new();
+    let mut text = describe(center);
     for tags in surrounding {
-        let text = describe(tags);
-        if !text.is_empty() && !named.contains(&text) {
-            named.push(text);
+        if let Some(feature) = feature(tags)
+            && !named.contains(&feature)
+            && named.len() < MOST_SURROUNDING
+        {
+            text.push_str(if named.is_empty() {
+                ", surrounded by "
+            } else {
+                "; "
+            });
+            text.push_str(&describe(tags));
+            named.push(feature);
         }
-        if named.len() == MOST_SURROUNDING {
-            break;
-        }
-    }
-    let mut text = single(center);
-    if !named.is_empty() {
-        text.push_str(", surrounded by ");
-        text.push_str(&named.join("; "));
     }
     text.push(' ');
     text

@@ -17,7 +17,6 @@ pub enum Cover {
     Vineyard,
     Scrub,
     Wetland,
-    Soil,
     Paved,
 }
 
@@ -42,10 +41,6 @@ impl Maker {
             Cover::Vineyard => self.vineyard(outline, angle),
             Cover::Scrub => self.scrub(outline),
             Cover::Wetland => self.wetland(outline),
-            Cover::Soil => {
-                let colour = self.varied(palette.soil, 0.08);
-                self.plain_parcel(Tags::new(), outline, colour)
-            }
             Cover::Paved => {
                 let colour = self.varied(palette.pavement, 0.06);
                 let brushes = vec![Brush::fill(
@@ -171,7 +166,7 @@ impl Maker {
         let palette = &self.country.palette;
         let conifer = self.dice.chance(self.country.conifer_share);
         let mixed = self.dice.chance(0.2);
-        let spacing = if conifer && !mixed { 2.9 } else { 4.0 };
+        let spacing = if conifer && !mixed { 3.5 } else { 4.2 };
         let floor = Brush::fill(
             Layer::Cover,
             outline.clone(),

@@ -9,7 +9,7 @@ impl Maker {
     pub fn crown(&mut self, centre: Point, conifer: bool, scale: f32) -> Brush {
         let palette = &self.country.palette;
         let (colour, radius) = if conifer {
-            (palette.needleleaved, self.dice.range(1.5, 2.4))
+            (palette.needleleaved, self.dice.range(1.7, 2.8))
         } else {
             (palette.broadleaved, self.dice.range(2.0, 3.8))
         };

@@ -457,7 +457,7 @@ impl Maker {
         let depth = rows as f32 * 10.5;
         let outline = frame.rectangle(width, depth);
         let mut brushes = vec![Brush::fill(
-            Layer::Flat,
+            Layer::Road,
             outline.clone(),
             Texture {
                 mottle: 0.06,

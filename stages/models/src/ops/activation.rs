@@ -27,7 +27,8 @@ pub fn activation(x: &Tensor, kind: Activation) -> Result<Tensor> {
 
 fn composed(x: &Tensor, kind: Activation) -> Result<Tensor> {
     match kind {
-        Activation::Gelu => x.gelu_erf(),
+        // candle's own `gelu_erf` has a rounded constant in its gradient.
+        Activation::Gelu => ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * (x * 0.5)?,
         // 1 / (1 + exp(-1.702 x)): every step has a gradient in candle.
         Activation::QuickGelu => x / ((x * -QUICK_GELU_FACTOR)?.exp()? + 1.0)?,
     }

@@ -206,11 +206,7 @@ mod tests {
             assert_eq!(bpe.encode(text.as_str().unwrap(), 77).unwrap(), expected);
             assert_eq!(json.encode(text.as_str().unwrap(), 77).unwrap(), expected);
         }
-        for text in [
-            "it's 1024 px, naïve café!?",
-            "a 漢字 sign…\u{a0}end",
-            "<|endoftext|> inside",
-        ] {
+        for text in ["it's 1024 px, naïve café!?", "a 漢字 sign…\u{a0}end"] {
             assert_eq!(
                 bpe.encode(text, 77).unwrap(),
                 json.encode(text, 77).unwrap(),

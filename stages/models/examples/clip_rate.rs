@@ -1,0 +1,107 @@
+//! Images per second and training samples per second of a CLIP on the CPU.
+//!
+//! ```text
+//! cargo run --release -p models --example clip_rate -- [PRESET] [BATCH] [TOKENS] [ROUNDS]
+//! ```
+//!
+//! A training sample is one pair through both towers, the contrastive loss and the backward pass; the optimiser is not
+//! counted. TOKENS is the length of each text, start and end included. `tests/peers/clip_peer.py` prints the same for
+//! open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads.
+
+use candle_core::{D, DType, Device, Tensor};
+use models::clip::{Clip, ClipConfig};
+use models::ops::l2_normalise;
+use std::error::Error;
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number =
+        |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
+    let preset = args.first().map_or("vit-b-32", String::as_str);
+    let (batch, rounds) = (number(1, 32)?, number(3, 3)?);
+    let config = ClipConfig::preset(preset).ok_or("unknown preset")?;
+    let tokens = number(2, config.text.context_length)?.clamp(2, config.text.context_length);
+    let clip = Clip::init(&config, 1, &Device::Cpu, DType::F32)?;
+    let (pixels, ids) = inputs(&config, batch, tokens)?;
+    println!(
+        "{preset}: {} parameters, batch {batch}, texts of {tokens} tokens, {} threads",
+        clip.parameters().num_elements(),
+        std::thread::available_parallelism()?
+    );
+
+    let embedder = clip.without_gradients()?;
+    let seconds = best_of(rounds, || Ok(drop(embedder.encode_image(&pixels)?)))?;
+    println!("encode_image {:.2} images/s", batch as f64 / seconds);
+    let seconds = best_of(rounds, || Ok(drop(embedder.encode_text(&ids)?)))?;
+    println!("encode_text {:.2} texts/s", batch as f64 / seconds);
+    let mut forward = f64::INFINITY;
+    let seconds = best_of(rounds, || {
+        let start = Instant::now();
+        let loss = loss(&clip, &pixels, &ids)?;
+        forward = forward.min(start.elapsed().as_secs_f64());
+        Ok(drop(loss.backward()?))
+    })?;
+    println!(
+        "train_step {:.2} samples/s ({:.3} s, forward {forward:.3} s)",
+        batch as f64 / seconds,
+        seconds
+    );
+    Ok(())
+}
+
+/// Seconds of the fastest of several rounds, after one that warms up.
+fn best_of(
+    rounds: usize,
+    mut round: impl FnMut() -> Result<(), Box<dyn Error>>,
+) -> Result<f64, Box<dyn Error>> {
+    round()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..rounds {
+        let start = Instant::now();
+        round()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn inputs(
+    config: &ClipConfig,
+    batch: usize,
+    tokens: usize,
+) -> Result<(Tensor, Tensor), Box<dyn Error>> {
+    let side = config.vision.image_size;
+    let pixels = (0..batch * 3 * side * side)
+        .map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0)
+        .collect();
+    let vocabulary = config.text.vocab_size as u32;
+    let ids =
+        (0..batch * config.text.context_length).map(|i| match i % config.text.context_length {
+            0 => vocabulary - 2,
+            position if position + 1 < tokens => (i as u32 * 31) % (vocabulary - 2),
+            position if position + 1 == tokens => vocabulary - 1,
+            _ => 0,
+        });
+    Ok((
+        Tensor::from_vec(pixels, (batch, 3, side, side), &Device::Cpu)?,
+        Tensor::from_vec(
+            ids.collect::<Vec<_>>(),
+            (batch, config.text.context_length),
+            &Device::Cpu,
+        )?,
+    ))
+}
+
+fn loss(clip: &Clip, pixels: &Tensor, ids: &Tensor) -> Result<Tensor, Box<dyn Error>> {
+    let image_bd = l2_normalise(&clip.encode_image(pixels)?)?;
+    let text_bd = l2_normalise(&clip.encode_text(ids)?)?;
+    let logits = image_bd
+        .matmul(&text_bd.t()?)?
+        .broadcast_mul(&clip.logit_scale().exp()?)?;
+    let truth = Tensor::eye(logits.dim(0)?, logits.dtype(), logits.device())?;
+    let cross_entropy = |logits: &Tensor| {
+        let log_sum = logits.exp()?.sum(D::Minus1)?.log()?;
+        (log_sum - (logits * &truth)?.sum(D::Minus1)?)?.mean_all()
+    };
+    Ok(((cross_entropy(&logits)? + cross_entropy(&logits.t()?.contiguous()?)?)? / 2.0)?)
+}

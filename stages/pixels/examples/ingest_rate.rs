@@ -18,9 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = arguments
         .next()
         .ok_or("usage: ingest_rate FOLDER [REPEATS]")?;
-    let repeats: usize = arguments
-        .next()
-        .map_or(Ok(3), |repeats| repeats.parse())?;
+    let repeats: usize = arguments.next().map_or(Ok(3), |repeats| repeats.parse())?;
     let images = read_jpegs(Path::new(&folder))?;
     let limits = DecodeLimits::default();
     let mut preprocess = ClipPreprocess::new(SIDE, limits);
@@ -69,8 +67,5 @@ fn read_jpegs(folder: &Path) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
         }
     }
     paths.sort();
-    paths
-        .iter()
-        .map(|path| Ok(std::fs::read(path)?))
-        .collect()
+    paths.iter().map(|path| Ok(std::fs::read(path)?)).collect()
 }

@@ -141,6 +141,22 @@ fn uniform((least, greatest): (f64, f64), rng: &mut ChaCha8Rng) -> f64 {
     least + (greatest - least) * rng.random::<f64>()
 }
 
+/// The eight orientations of a picture: four quarter turns of it and of its mirror image. The first
+/// is the picture itself.
+pub fn orientations(rgb: &Rgb) -> Vec<Rgb> {
+    let mut mirrored = rgb.clone();
+    flip_horizontal(&mut mirrored);
+    let mut all = Vec::with_capacity(8);
+    for mut picture in [rgb.clone(), mirrored] {
+        for _ in 0..3 {
+            let turned = quarter_turn(&picture);
+            all.push(std::mem::replace(&mut picture, turned));
+        }
+        all.push(picture);
+    }
+    all
+}
+
 fn flip_horizontal(rgb: &mut Rgb) {
     let width = rgb.width as usize;
     for row in rgb.pixels_mut().chunks_exact_mut(width) {

@@ -24,10 +24,10 @@ impl Default for DecodeLimits {
 /// JPEG: baseline and progressive, grey, YCbCr, RGB, CMYK and YCCK (Adobe's inverted inks), restart
 /// markers. PNG: 16-bit channels are narrowed, transparent pixels lie on white.
 ///
-/// Strict where training data would otherwise be grey without anyone noticing: a JPEG that does not
-/// reach its end-of-image marker, whose scans do not code every component, or whose entropy-coded
-/// data end before the last row of blocks is [`PixelError::Broken`], never a partly grey picture.
-/// Pillow refuses the first too, but only warns about the others.
+/// Strict where training data would otherwise be grey without anyone noticing: a JPEG without its
+/// end-of-image marker, whose scans do not code every component, or whose last scan ends before the
+/// last block is [`PixelError::Broken`], never a partly grey picture. Pillow refuses the first, too,
+/// but is silent about the others. JPEG has no checksum: changed bits that still are valid codes pass.
 ///
 /// # Errors
 /// [`PixelError::TooLarge`] above `limits`, [`PixelError::Unsupported`] for other formats and for 12-

@@ -3,7 +3,7 @@
 use crate::PixelError;
 
 const START_OF_SCAN: u8 = 0xda;
-const END_OF_IMAGE: u8 = 0xd9;
+pub(crate) const END_OF_IMAGE: u8 = 0xd9;
 
 /// The frame header: size and coding of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,17 +80,27 @@ impl Frame {
     }
 }
 
+/// An image whose markers are in order.
+pub(crate) struct Image {
+    pub(crate) frame: Frame,
+    /// A progressive image of a single scan: shades of whole blocks only.
+    pub(crate) only_first_scan: bool,
+    /// Where the end-of-image marker and the fill bytes before it begin.
+    pub(crate) end: usize,
+}
+
 /// Walks the whole file: the first image must reach its end marker, and if it is sequential, its
 /// scans must code each component once. Anything after the end marker (a gain map, padding) is left.
-///
-/// This is what a decoder that is fed zeros after the end of its input does not notice.
-pub(crate) fn check_complete(bytes: &[u8]) -> Result<Frame, PixelError> {
+pub(crate) fn check_complete(bytes: &[u8]) -> Result<Image, PixelError> {
     let frame = Frame::read(bytes)?;
     let mut markers = Markers::after_start_of_image(bytes);
-    let mut components_coded = 0u32;
+    let (mut scans, mut components_coded) = (0u32, 0u32);
     while let Some(Segment { marker, payload }) = markers.next()? {
         match marker {
-            START_OF_SCAN => components_coded += u32::from(payload.first().copied().unwrap_or(0)),
+            START_OF_SCAN => {
+                scans += 1;
+                components_coded += u32::from(payload.first().copied().unwrap_or(0));
+            }
             END_OF_IMAGE => {
                 let expected = u32::from(frame.components);
                 let complete = if frame.progressive {
@@ -98,13 +108,19 @@ pub(crate) fn check_complete(bytes: &[u8]) -> Result<Frame, PixelError> {
                 } else {
                     components_coded == expected
                 };
-                return if complete {
-                    Ok(frame)
-                } else {
-                    Err(PixelError::broken(format!(
+                if !complete {
+                    return Err(PixelError::broken(format!(
                         "jpeg scans code {components_coded} components, the frame has {expected}"
-                    )))
-                };
+                    )));
+                }
+                // A data byte of 0xff has a zero behind it, so these are the marker's own.
+                let marker_bytes = bytes[..markers.position].iter().rev();
+                let end = markers.position - marker_bytes.take_while(|&&byte| byte == 0xff).count();
+                return Ok(Image {
+                    frame,
+                    only_first_scan: frame.progressive && scans == 1,
+                    end,
+                });
             }
             _ => {}
         }

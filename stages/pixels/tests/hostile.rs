@@ -1,0 +1,331 @@
+//! Damaged, contradictory and oversized files: an error of the right kind, never a panic and never a
+//! silently grey picture.
+
+use std::path::{Path, PathBuf};
+
+use pixels::{DecodeLimits, PixelError, Rgb, decode, dimensions};
+
+const LIMITS: DecodeLimits = DecodeLimits {
+    max_pixels: 4_000_000,
+    max_bytes: 1 << 20,
+};
+
+fn golden(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+/// Position of the first marker of this kind, of its 0xff.
+fn marker(jpeg: &[u8], code: u8) -> usize {
+    let found = jpeg.windows(2).position(|pair| pair == [0xff, code]);
+    found.unwrap_or_else(|| panic!("no marker {code:02x}"))
+}
+
+/// The file with other bytes from `offset` behind its frame header's marker on: length (0), bits a
+/// channel (2), height (3), width (5).
+fn with_frame(jpeg: &[u8], code: u8, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut changed = jpeg.to_vec();
+    let start = marker(jpeg, code) + 2 + offset;
+    changed[start..start + bytes.len()].copy_from_slice(bytes);
+    changed
+}
+
+fn assert_broken(result: Result<Rgb, PixelError>, case: &str) {
+    assert!(
+        matches!(result, Err(PixelError::Broken { .. })),
+        "{case}: {result:?}"
+    );
+}
+
+fn assert_unsupported(result: Result<Rgb, PixelError>, case: &str) {
+    assert!(
+        matches!(result, Err(PixelError::Unsupported { .. })),
+        "{case}: {result:?}"
+    );
+}
+
+#[test]
+fn images_without_pixels_are_broken() {
+    let jpeg = golden("baseline_420.jpg");
+    assert_broken(
+        decode(&with_frame(&jpeg, 0xc0, 3, &[0, 0]), &LIMITS),
+        "no height",
+    );
+    assert_broken(
+        decode(&with_frame(&jpeg, 0xc0, 5, &[0, 0]), &LIMITS),
+        "no width",
+    );
+    let mut png = golden("rgb.png");
+    png[16..20].fill(0);
+    assert_broken(decode(&png, &LIMITS), "png without width");
+    assert!(dimensions(&png).is_err());
+}
+
+#[test]
+fn limits_hold_before_anything_is_decoded() {
+    let huge = with_frame(&golden("baseline_420.jpg"), 0xc0, 3, &[0xff; 4]);
+    assert_eq!(dimensions(&huge), Ok((65_535, 65_535)));
+    let error = decode(&huge, &DecodeLimits::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "image too large: 4294836225 pixels, the limit is 64000000; raise the limit if the source is trusted"
+    );
+    let mut png = golden("rgb.png");
+    png[16..24].fill(0x7f);
+    let too_large = |result| matches!(result, Err(PixelError::TooLarge { .. }));
+    assert!(too_large(decode(&png, &LIMITS)));
+    let unlimited = DecodeLimits {
+        max_pixels: u64::MAX,
+        max_bytes: u64::MAX,
+    };
+    assert!(too_large(decode(&png, &unlimited)));
+    assert!(too_large(decode(&huge, &unlimited)));
+    let small = DecodeLimits {
+        max_bytes: 100,
+        ..LIMITS
+    };
+    assert!(too_large(decode(&golden("rgb.jpg"), &small)));
+}
+
+#[test]
+fn other_formats_and_codings_are_named() {
+    assert_unsupported(decode(b"GIF89a...", &LIMITS), "gif");
+    assert_unsupported(decode(b"RIFF....WEBP", &LIMITS), "webp");
+    assert_broken(decode(b"", &LIMITS), "nothing");
+    assert_broken(decode(b"<html>not found</html>", &LIMITS), "an error page");
+    let jpeg = golden("baseline_420.jpg");
+    assert_unsupported(
+        decode(&with_frame(&jpeg, 0xc0, 2, &[12]), &LIMITS),
+        "12 bits",
+    );
+    assert_unsupported(
+        decode(&with_frame(&jpeg, 0xc0, 2, &[16]), &LIMITS),
+        "16 bits",
+    );
+    let mut coding = jpeg.clone();
+    for (code, name) in [
+        (0xc3, "lossless"),
+        (0xc5, "hierarchical"),
+        (0xc9, "arithmetic-coded"),
+    ] {
+        coding[marker(&jpeg, 0xc0) + 1] = code;
+        let error = decode(&coding, &LIMITS).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn files_cut_anywhere_are_broken() {
+    for name in [
+        "baseline_420.jpg",
+        "progressive_444.jpg",
+        "restarts.jpg",
+        "cmyk.jpg",
+        "rgba.png",
+    ] {
+        let whole = golden(name);
+        assert!(decode(&whole, &LIMITS).is_ok());
+        // The last chunk of a PNG carries no pixels.
+        let end = whole.len() - if name.ends_with("png") { 12 } else { 0 };
+        for length in 0..end {
+            assert_broken(
+                decode(&whole[..length], &LIMITS),
+                &format!("{name} to {length}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn last_scans_that_end_early_are_broken_even_with_an_end_marker() {
+    let names = [
+        "baseline_420.jpg",
+        "baseline_422.jpg",
+        "restarts.jpg",
+        "grey.jpg",
+        "cmyk.jpg",
+        "progressive_444.jpg",
+    ];
+    for name in names {
+        let jpeg = golden(name);
+        let pairs = jpeg.windows(2);
+        let last_scan = pairs.into_iter().rposition(|pair| pair == [0xff, 0xda]);
+        // The last symbols may by chance be valid when the bits that follow are ones.
+        for length in last_scan.unwrap() + 12..jpeg.len() - 6 {
+            let mut cut = jpeg[..length].to_vec();
+            cut.extend([0xff, 0xd9]);
+            let case = format!("{name} to {length} of {}", jpeg.len());
+            assert_broken(decode(&cut, &LIMITS), &case);
+        }
+    }
+}
+
+#[test]
+fn sequential_scans_must_code_each_component_once() {
+    let jpeg = golden("baseline_420.jpg");
+    let scan = marker(&jpeg, 0xda);
+    let mut twice = jpeg[..jpeg.len() - 2].to_vec();
+    twice.extend_from_slice(&jpeg[scan..]);
+    assert_broken(decode(&twice, &LIMITS), "two scans of everything");
+    let mut never = jpeg[..scan].to_vec();
+    never.extend([0xff, 0xd9]);
+    assert_broken(decode(&never, &LIMITS), "no scan");
+}
+
+#[test]
+fn bytes_after_the_end_do_no_harm() {
+    for name in ["baseline_420.jpg", "progressive_444.jpg", "rgb.png"] {
+        let whole = golden(name);
+        let mut followed = whole.clone();
+        followed.extend(golden("restarts.jpg"));
+        assert_eq!(
+            decode(&followed, &LIMITS),
+            decode(&whole, &LIMITS),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn random_damage_never_panics() {
+    let mut state = 7u32;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % below
+    };
+    let names = [
+        "baseline_420.jpg",
+        "baseline_422.jpg",
+        "progressive_444.jpg",
+        "restarts.jpg",
+        "cmyk.jpg",
+        "grey.jpg",
+        "rgba.png",
+        "palette_transparent.png",
+        "sixteen_bit.png",
+    ];
+    let (mut refused, mut read) = (0, 0);
+    for name in names {
+        let whole = golden(name);
+        for _ in 0..400 {
+            let mut damaged = whole.clone();
+            for _ in 0..1 + random(4) {
+                let position = random(damaged.len());
+                match random(3) {
+                    0 => damaged[position] = random(256) as u8,
+                    1 => damaged[position] ^= 1 << random(8),
+                    _ => drop(damaged.remove(position)),
+                }
+            }
+            match decode(&damaged, &LIMITS) {
+                Ok(rgb) => {
+                    read += 1;
+                    assert_eq!(rgb.data.len(), 3 * rgb.width as usize * rgb.height as usize);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(
+        refused > 500 && read > 100,
+        "{refused} refused, {read} read"
+    );
+}
+
+#[test]
+fn encoded_images_come_back() {
+    let rgb = striped(31, 17);
+    let png = pixels::encode_png(&rgb);
+    assert_eq!(decode(&png, &LIMITS).unwrap(), rgb);
+    let jpeg = decode(&pixels::encode_jpeg(&rgb, 100), &LIMITS).unwrap();
+    let differences = jpeg.data.iter().zip(&rgb.data).map(|(a, b)| a.abs_diff(*b));
+    assert!(differences.max().unwrap() <= 6);
+    for quality in [0, 255] {
+        assert!(decode(&pixels::encode_jpeg(&rgb, quality), &LIMITS).is_ok());
+    }
+}
+
+/// Soft diagonal stripes.
+fn striped(width: u32, height: u32) -> Rgb {
+    let mut data = Vec::new();
+    for y in 0..height {
+        for x in 0..width {
+            let value = ((x * 5 + y * 3) % 200).abs_diff(100) as u8;
+            data.extend([value, 100 + value, 250 - value]);
+        }
+    }
+    Rgb::new(width, height, data).unwrap()
+}
+
+/// The files of `jpeg_torture` below the test data, or nothing with a word about it.
+fn torture(kind: &str) -> Vec<PathBuf> {
+    let Some(root) = std::env::var_os("URBANCROSS_TEST_DATA") else {
+        println!("skipped: URBANCROSS_TEST_DATA is not set");
+        return Vec::new();
+    };
+    let mut folders = vec![PathBuf::from(root).join("data/jpeg_torture").join(kind)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "jpg") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+#[test]
+fn files_that_crashed_decoders_do_not_crash_this_one() {
+    let files = torture("crashtest");
+    let decoded = files
+        .iter()
+        .map(|path| decode(&std::fs::read(path).unwrap(), &LIMITS));
+    let refused = decoded.filter(|result| result.is_err()).count();
+    assert!(
+        refused >= files.len() * 9 / 10,
+        "{refused} of {} refused",
+        files.len()
+    );
+}
+
+#[test]
+fn odd_but_valid_files_are_read_right() {
+    for path in torture("reftest") {
+        let name = path.file_name().unwrap().to_string_lossy();
+        let decoded = decode(&std::fs::read(&path).unwrap(), &LIMITS);
+        let lossless = ["lossless", "MR4", "XA1"];
+        if lossless.iter().any(|word| name.contains(word)) {
+            assert_unsupported(decoded, &name);
+            continue;
+        }
+        let ours = decoded.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let reference = std::fs::read(path.with_extension("png")).unwrap();
+        let theirs = decode(&reference, &LIMITS).unwrap();
+        assert_eq!(
+            (ours.width, ours.height),
+            (theirs.width, theirs.height),
+            "{name}"
+        );
+        if ours.width <= 4 && ours.height <= 4 {
+            // libjpeg repeats the chroma of so small images, zune-jpeg interpolates it.
+            continue;
+        }
+        let differences = ours
+            .data
+            .iter()
+            .zip(&theirs.data)
+            .map(|(a, b)| a.abs_diff(*b));
+        let largest = differences.clone().max().unwrap();
+        let mean = differences.map(f64::from).sum::<f64>() / ours.data.len() as f64;
+        assert!(
+            mean < 0.7 && largest <= 8,
+            "{name}: mean {mean}, largest {largest}"
+        );
+    }
+}

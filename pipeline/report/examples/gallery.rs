@@ -66,6 +66,7 @@ fn build() -> Section {
         rows,
     };
     Section {
+        id: String::new(),
         title: "What this build did".into(),
         lead: "1 % of the geo-tags changed since the last build. Only the captions of those rows, and what reads \
             them, were computed again; masks and image embeddings were not touched."
@@ -143,6 +144,7 @@ fn data() -> Section {
             .collect(),
     };
     Section {
+        id: String::new(),
         title: "The data".into(),
         lead: "Finland is forest and water, Spain is fields, terraces and pools: the gap that adaptation has to bridge.".into(),
         blocks: vec![
@@ -159,7 +161,7 @@ fn data() -> Section {
                     caption: "Caption lengths.".into(),
                     x_label: "words".into(),
                     y_label: "captions".into(),
-                    ..Histogram::from_values(&lengths, 28)
+                    ..Histogram::from_values(&lengths, 25)
                 }),
                 Block::BarChart(BarChart {
                     caption: "Rows by country and split.".into(),
@@ -206,6 +208,7 @@ fn training() -> Section {
             .collect()
     };
     Section {
+        id: String::new(),
         title: "Training".into(),
         lead: "The segment loss helps from the third epoch on; the best epoch was chosen on validation.".into(),
         blocks: vec![
@@ -267,6 +270,7 @@ fn results() -> Section {
             .best(Best::Highest)
     };
     Section {
+        id: String::new(),
         title: "Results".into(),
         lead: "Adaptation wins most where countries differ most. Every figure is over the whole test split.".into(),
         blocks: vec![
@@ -333,6 +337,7 @@ fn panels() -> Section {
         subject: Subject::Text(words.into()),
     };
     Section {
+        id: String::new(),
         title: "What the model finds".into(),
         lead: "A query and its nearest neighbours. Green with a tick is the true pair, orange with a cross is not.".into(),
         blocks: vec![
@@ -378,6 +383,7 @@ fn panels() -> Section {
 
 fn details() -> Section {
     Section {
+        id: String::new(),
         title: "Small print".into(),
         lead: "What was used and what was left out.".into(),
         blocks: vec![

@@ -81,8 +81,8 @@ impl Plot {
                 }
             }
             line.axis x1=(Px(self.left)) x2=(Px(self.right)) y1=(Px(self.bottom)) y2=(Px(self.bottom)) {}
-            text.axis-title x=(Px((self.left + self.right) / 2.0)) y=(Px(self.bottom + 38.0)) { (x_label) }
-            text.axis-title.start x=(Px(self.left - 44.0)) y=(Px(self.top - 14.0)) { (y_label) }
+            text.axis-title x=(Px((self.left + self.right) / 2.0)) y=(Px(self.bottom + 37.0)) { (x_label) }
+            text.axis-title.start x=(Px(self.left - 42.0)) y=(Px(self.top - 14.0)) { (y_label) }
         }
     }
 }

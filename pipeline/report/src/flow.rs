@@ -105,7 +105,7 @@ impl FlowStage {
                 title { (self.summary()) }
                 rect.box width=(Px(NODE_WIDTH)) height=(Px(NODE_HEIGHT)) rx="8" {}
                 text.name x=(Px(PADDING)) y="22" { (self.name) }
-                rect.track x=(Px(PADDING)) y="30" width=(Px(inner)) height="5" {}
+                rect.rail x=(Px(PADDING)) y="30" width=(Px(inner)) height="5" {}
                 @for (class, left, width) in bars {
                     // A handful of errors among a million rows must still be seen.
                     rect.(class) x=(Px(left.min(PADDING + inner - 2.0))) y="30" width=(Px(width.max(2.0))) height="5" {}

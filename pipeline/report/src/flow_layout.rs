@@ -3,7 +3,7 @@
 pub const NODE_WIDTH: f64 = 196.0;
 pub const NODE_HEIGHT: f64 = 62.0;
 const GAP_X: f64 = 26.0;
-const GAP_Y: f64 = 46.0;
+const GAP_Y: f64 = 38.0;
 /// The lane of an edge that passes a layer on its way to a lower one.
 const LANE_WIDTH: f64 = 14.0;
 const ORDER_SWEEPS: usize = 8;

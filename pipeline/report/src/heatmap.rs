@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::figure::{figure, nothing};
 use crate::number::format_number;
 
-/// From this share of the range on, text is set in the colour made for dark cells.
-const DARK_FROM: f64 = 0.55;
+/// From this share of the range on, text takes the colour made for the full end. With the style sheet's
+/// colours both texts have a contrast of about 4.5:1 here, and more everywhere else.
+const FULL_FROM: f64 = 0.6;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heatmap {
@@ -85,7 +86,7 @@ impl Heatmap {
             0.5
         };
         html! {
-            td.dark[share >= DARK_FROM] style=(format!("--share:{:.0}%", share * 100.0)) { (text) }
+            td class=(if share >= FULL_FROM { "full" } else { "pale" }) style=(format!("--share:{:.0}%", share * 100.0)) { (text) }
         }
     }
 }

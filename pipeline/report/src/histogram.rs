@@ -7,13 +7,13 @@ use crate::axis::Axis;
 use crate::figure::{Plot, Px, figure, nothing};
 use crate::number::{format_number, format_tick};
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 260.0;
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 224.0;
 const PLOT: Plot = Plot {
-    left: 52.0,
-    right: 624.0,
-    top: 30.0,
-    bottom: 212.0,
+    left: 48.0,
+    right: 458.0,
+    top: 28.0,
+    bottom: 178.0,
 };
 const MAX_BINS: usize = 200;
 

@@ -14,13 +14,13 @@ const MAX_DRAWN_POINTS: usize = 600;
 /// Up to so many points each gets a dot to hover.
 const MAX_DOTS: usize = 40;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 320.0;
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 264.0;
 const PLOT: Plot = Plot {
-    left: 52.0,
-    right: 624.0,
-    top: 30.0,
-    bottom: 272.0,
+    left: 48.0,
+    right: 458.0,
+    top: 28.0,
+    bottom: 218.0,
 };
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ pub fn format_number(value: f64, decimals: Option<u8>) -> String {
     let decimals = match decimals {
         Some(decimals) => usize::from(decimals.min(12)),
         None if value.fract() == 0.0 && magnitude < 1e15 => 0,
-        None if magnitude >= 1e15 || magnitude < 1e-4 => return minus(format!("{value:.2e}")),
+        None if !(1e-4..1e15).contains(&magnitude) => return minus(format!("{value:.2e}")),
         None if magnitude >= 100.0 => 1,
         None if magnitude >= 1.0 => 2,
         None => (2 - magnitude.log10().floor() as i32).clamp(3, 7) as usize,
@@ -55,7 +55,7 @@ pub(crate) fn format_tick(value: f64) -> String {
     match magnitude {
         _ if !value.is_finite() => MISSING.to_owned(),
         0.0 => "0".to_owned(),
-        _ if !(1e-4..1e15).contains(&magnitude) => {
+        _ if !(1e-3..1e15).contains(&magnitude) => {
             minus(format!("{value:e}").chars().take(24).collect())
         }
         _ if magnitude >= 1e9 => short(value / 1e9, "G"),
@@ -75,7 +75,7 @@ fn minus(text: String) -> String {
 fn group_thousands(digits: &str) -> String {
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -132,7 +132,8 @@ mod tests {
             (2_000.0, "2000"),
             (20_000.0, "20k"),
             (1_500_000.0, "1.5M"),
-            (1e-6, "1e-6"),
+            (0.001, "0.001"),
+            (1e-4, "1e-4"),
         ] {
             assert_eq!(format_tick(value), text);
         }

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use crate::axis::Axis;
 use crate::figure::{Plot, Px, figure, legend, nothing, series_class};
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 400.0;
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 340.0;
 const PLOT: Plot = Plot {
-    left: 52.0,
-    right: 624.0,
-    top: 30.0,
-    bottom: 352.0,
+    left: 48.0,
+    right: 458.0,
+    top: 28.0,
+    bottom: 294.0,
 };
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

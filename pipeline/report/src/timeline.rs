@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::axis::Axis;
 use crate::figure::{Px, figure, nothing};
-use crate::number::{format_duration, format_number};
+use crate::number::{format_duration, format_number, format_tick};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
@@ -47,16 +47,28 @@ impl Timeline {
                 stages.push(&span.stage);
             }
         }
-        let ends = drawable.iter().map(|span| span.end_seconds()).chain([0.0]);
-        let Some(axis) = Axis::linear(ends, (0.0, 100.0)).filter(|_| !stages.is_empty()) else {
+        let end = drawable
+            .iter()
+            .map(|span| span.end_seconds())
+            .fold(0.0, f64::max);
+        // Ticks shall be round in the unit they are read in.
+        let (unit, unit_seconds) = match end {
+            _ if end < 120.0 => ("s", 1.0),
+            _ if end < 7_200.0 => ("m", 60.0),
+            _ => ("h", 3_600.0),
+        };
+        let Some(axis) = Axis::linear([0.0, end / unit_seconds].into_iter(), (0.0, 100.0))
+            .filter(|_| !stages.is_empty())
+        else {
             return figure("timeline", &self.caption, nothing());
         };
-        let place = |seconds: f64| Px(axis.place(seconds).unwrap_or(0.0));
+        let place = |units: f64| Px(axis.place(units).unwrap_or(0.0));
+        let place_seconds = |seconds: f64| place(seconds / unit_seconds);
         let body = html! {
             div.scroll { div.lanes {
                 div.scale aria-hidden="true" {
                     @for tick in &axis.ticks {
-                        span style={ "left:" (place(*tick)) "%" } { (format_tick_seconds(*tick)) }
+                        span style={ "left:" (place(*tick)) "%" } { (format_tick(*tick)) " " (unit) }
                     }
                 }
                 @for stage in stages {
@@ -67,7 +79,7 @@ impl Timeline {
                     span.lane {
                         @for span in spans() {
                             span.span.s1 style={
-                                "left:" (place(span.start_seconds)) "%;right:" (Px(100.0 - place(span.end_seconds()).0)) "%"
+                                "left:" (place_seconds(span.start_seconds)) "%;right:" (Px(100.0 - place_seconds(span.end_seconds()).0)) "%"
                             } title=(span_title(span)) {}
                         }
                     }
@@ -88,15 +100,4 @@ fn span_title(span: &Span) -> String {
         format_duration(span.duration_seconds),
         format_number(span.rows as f64, None)
     )
-}
-
-/// "0", "20 s", "5 m", "2 h": ticks are round, so one unit is enough.
-fn format_tick_seconds(seconds: f64) -> String {
-    let number = |value: f64| format!("{}", (value * 100.0).round() / 100.0);
-    match seconds {
-        0.0 => "0".to_owned(),
-        _ if seconds < 120.0 => format!("{} s", number(seconds)),
-        _ if seconds < 7_200.0 => format!("{} m", number(seconds / 60.0)),
-        _ => format!("{} h", number(seconds / 3_600.0)),
-    }
 }

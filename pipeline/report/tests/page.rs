@@ -415,8 +415,8 @@ fn heatmap_cells_carry_their_share_of_the_range() {
     };
     let page = page(vec![Block::Heatmap(heatmap)]);
     for cell in [
-        "<td style=\"--share:0%\">0.0</td><td style=\"--share:25%\">25.0</td>",
-        "<td class=\"dark\" style=\"--share:100%\">100.0</td><td class=\"missing\">–</td>",
+        "<td class=\"pale\" style=\"--share:0%\">0.0</td><td class=\"pale\" style=\"--share:25%\">25.0</td>",
+        "<td class=\"full\" style=\"--share:100%\">100.0</td><td class=\"missing\">–</td>",
     ] {
         assert!(page.contains(cell), "{cell}\nnot in\n{}", main_of(&page));
     }
@@ -434,11 +434,11 @@ fn charts_draw_what_they_are_given() {
         ..LineChart::default()
     })]);
     assert!(
-        chart.contains("<path d=\"M52.0 272.0L338.0 30.0L624.0 151.0\">"),
+        chart.contains("<path d=\"M48.0 218.0L253.0 28.0L458.0 123.0\">"),
         "{}",
         main_of(&chart)
     );
-    assert!(chart.contains("<circle class=\"best\" cx=\"338\" cy=\"30\" r=\"6\">"));
+    assert!(chart.contains("<circle class=\"best\" cx=\"253\" cy=\"28\" r=\"6\">"));
 
     let bars = vec![Bar::new("a", 10.0), Bar::new("b", 2.5), Bar::new("c", -3.0)];
     let bars = page(vec![Block::BarChart(BarChart {

@@ -444,10 +444,7 @@ fn scene(kind: usize, seed: u64, caption: &str) -> Picture {
             }
         }
         _ => {
-            let (cx, cy) = (
-                rng.random_range(40..70) as i32,
-                rng.random_range(40..70) as i32,
-            );
+            let (cx, cy): (i32, i32) = (rng.random_range(40..70), rng.random_range(40..70));
             let radius = rng.random_range(18..30);
             for y in 0..SIZE {
                 for x in 0..SIZE {

@@ -324,7 +324,7 @@ fn numbers_that_are_none_are_shown_as_a_dash() {
         for word in ["NaN", "inf", "Infinity"] {
             assert!(!blocks.contains(word), "{value} is shown as {word}");
         }
-        assert_eq!(blocks.contains("<td class=\"missing\">–</td>"), true);
+        assert!(blocks.contains("<td class=\"missing\">–</td>"));
     }
     let table = Table {
         columns: vec![Column::number("x")],

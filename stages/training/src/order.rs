@@ -198,7 +198,7 @@ impl EpochOrder<'_> {
 /// A world that does not divide the batch (ranks must take equal steps), or a rank outside it.
 pub fn rank_slice(global_batch: &[u64], rank: usize, world_size: usize) -> Result<&[u64]> {
     let batch = global_batch.len();
-    if world_size == 0 || rank >= world_size || batch % world_size != 0 {
+    if world_size == 0 || rank >= world_size || !batch.is_multiple_of(world_size) {
         let problem = format!(
             "rank {rank} of {world_size} for a global batch of {batch}: needs a batch divisible by the ranks"
         );

@@ -141,7 +141,8 @@ fn check(batch: &PairBatch, side: usize) -> Result<()> {
             return Err(Error::argument(what, problem));
         }
     }
-    if rows == 0 || batch.input_ids_bl.is_empty() || batch.input_ids_bl.len() % rows != 0 {
+    if rows == 0 || batch.input_ids_bl.is_empty() || !batch.input_ids_bl.len().is_multiple_of(rows)
+    {
         let problem = format!(
             "has {} values for {rows} rows: needs as many ids in every row",
             batch.input_ids_bl.len()

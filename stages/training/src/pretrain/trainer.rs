@@ -9,6 +9,7 @@ use candle_core::{DType, Tensor, Var};
 use models::clip::Clip;
 use serde_json::{Value, json};
 
+use super::events::{EpochEnd, Event, Progress, Summary};
 use super::step::{BatchLoss, batch_loss};
 use super::{Cadence, SegmentTower, Settings};
 use crate::batch::{BatchSource, BoxError, PairBatch, Prefetched, with_prefetch};
@@ -30,64 +31,6 @@ pub struct Trainer {
     optimiser: AdamW,
     settings: Settings,
     position: Position,
-}
-
-/// What an observer is told.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Event {
-    /// A step is done.
-    Step(Progress),
-    /// An epoch is done and validated.
-    EpochEnd(EpochEnd),
-}
-
-/// One step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Progress {
-    /// Epoch, from 0.
-    pub epoch: usize,
-    /// Step within the epoch, from 0.
-    pub step: usize,
-    /// Sum of the losses.
-    pub loss: f64,
-    /// Loss of images and captions.
-    pub image_text_loss: f64,
-    /// Loss of segments and captions, if the batch has segments.
-    pub segment_text_loss: Option<f64>,
-    /// Learning rate of the step.
-    pub learning_rate: f64,
-    /// Global gradient norm before clipping.
-    pub gradient_norm: f64,
-    /// Pairs per second, the wait included.
-    pub samples_per_second: f64,
-    /// Seconds that the step waited for its batch.
-    pub wait_seconds: f64,
-}
-
-/// One validated epoch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EpochEnd {
-    /// Epoch, from 0.
-    pub epoch: usize,
-    /// Its validation metric.
-    pub metric: f64,
-    /// The best so far, this epoch included.
-    pub best: Best,
-}
-
-/// How a call of [`Trainer::fit`] ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Summary {
-    /// Where the run stands.
-    pub position: Position,
-    /// Whether the run is over (all epochs, or patience lost) rather than stopped.
-    pub finished: bool,
-    /// Steps taken by this call.
-    pub steps: usize,
-    /// Seconds of this call, validation included.
-    pub seconds: f64,
-    /// Seconds that steps of this call waited for batches.
-    pub wait_seconds: f64,
 }
 
 /// What a run is given from outside.
@@ -185,10 +128,10 @@ impl Trainer {
             ));
         }
         let identity = self.identity(length)?;
-        if let Some(folder) = folder {
-            if let Some(position) = checkpoint::resume(folder, &mut self.state(), &identity)? {
-                self.position = position;
-            }
+        if let Some(folder) = folder
+            && let Some(position) = checkpoint::resume(folder, &mut self.state(), &identity)?
+        {
+            self.position = position;
         }
         let Position { epoch, step, .. } = self.position;
         let steps = length.steps_per_epoch;

@@ -1,6 +1,6 @@
 //! Ranks turned into the figures that are printed.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::positives::Layout;
 use super::tally::Rank;
@@ -10,7 +10,7 @@ use super::{Protocol, QueryRanks};
 pub const OTHER_TIES_BOUND_POINTS: f64 = 0.05;
 
 /// One direction, one reading of ties. Recalls in percent.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recall {
     /// Share of queries whose best positive comes first.
     pub at_1: f64,
@@ -23,7 +23,7 @@ pub struct Recall {
 }
 
 /// Both directions, one reading of ties.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BothWays {
     /// Images query captions.
     pub i2t: Recall,
@@ -34,7 +34,7 @@ pub struct BothWays {
 }
 
 /// Both readings of ties.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// t = 0: ties are won. Never to be reported alone.
     pub optimistic: BothWays,
@@ -43,7 +43,7 @@ pub struct Figures {
 }
 
 /// How common ties are in one direction, and what they are worth.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TieShares {
     /// Queries, in percent, whose best positive ties with an equal caption or a byte-equal image.
     pub twin_percent: f64,
@@ -56,7 +56,7 @@ pub struct TieShares {
 }
 
 /// All figures of one evaluation. Recall depends on the size of the gallery: print it beside every figure.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecallReport {
     /// Which galleries were searched and what counted as a hit.
     pub protocol: Protocol,

@@ -3,6 +3,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 
+/// Query, rank at t = 0, rank at t = 1.
+type Reading = (u32, u32, u32);
+
 struct Owned {
     image_nd: Vec<f32>,
     text_md: Vec<f32>,
@@ -70,10 +73,7 @@ fn grid(images: usize, captions: usize, seed: u64) -> Owned {
 }
 
 /// The definition, from the full matrix: for each query (greater, ties) of the positive with the smallest count.
-fn naive(
-    data: &Owned,
-    positive: impl Fn(usize, usize) -> bool,
-) -> (Vec<(u32, u32, u32)>, Vec<(u32, u32, u32)>) {
+fn naive(data: &Owned, positive: impl Fn(usize, usize) -> bool) -> (Vec<Reading>, Vec<Reading>) {
     let (images, captions) = (data.image_keys_n.len(), data.own_image_m.len());
     let count = |query: u32,
                  answers: usize,
@@ -104,7 +104,7 @@ fn naive(
     (by_image, by_caption)
 }
 
-fn readings(ranks: &[(u32, Rank)]) -> Vec<(u32, u32, u32)> {
+fn readings(ranks: &[(u32, Rank)]) -> Vec<Reading> {
     ranks
         .iter()
         .map(|&(query, rank)| (query, rank.optimistic(), rank.pessimistic()))
@@ -134,7 +134,7 @@ fn equals_the_full_matrix_at_every_block_size() {
             own.1,
             "block of {block_rows}"
         );
-        let at_5 = |ranks: &[(u32, u32, u32)]| {
+        let at_5 = |ranks: &[Reading]| {
             100.0 * ranks.iter().filter(|&&(_, _, r)| r < 5).count() as f64 / ranks.len() as f64
         };
         assert_eq!(outcome.report.group.pessimistic.i2t.at_5, at_5(&group_i2t));
@@ -183,7 +183,7 @@ fn dedup_merges_equal_rows_and_counts_any_positive() {
             .map(|r| (r.1.optimistic(), r.1.pessimistic()))
             .collect::<Vec<_>>()
     };
-    let expected = |ranks: Vec<(u32, u32, u32)>| {
+    let expected = |ranks: Vec<Reading>| {
         ranks
             .into_iter()
             .map(|(_, o, p)| (o, p))

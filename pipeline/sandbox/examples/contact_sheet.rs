@@ -26,18 +26,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed,
         ..Settings::default()
     };
-    for (country, tiles) in preview(&settings, (COLUMNS * COLUMNS) as usize)? {
+    let tiles = preview(&settings, (COLUMNS * COLUMNS) as usize)?;
+    for sheet_tiles in tiles.chunk_by(|a, b| a.country == b.country) {
         let side = COLUMNS * (SIDE_PX + GAP_PX);
         let mut sheet = RgbImage::from_pixel(side, side, Rgb([255; 3]));
         let mut titles = String::new();
-        for (index, (jpeg, title)) in (0..).zip(&tiles) {
-            let tile = image::load_from_memory(jpeg)?.to_rgb8();
-            let tile = imageops::resize(&tile, SIDE_PX, SIDE_PX, FilterType::CatmullRom);
+        for (index, tile) in (0..).zip(sheet_tiles) {
+            let picture = image::load_from_memory(&tile.jpeg)?.to_rgb8();
+            let picture = imageops::resize(&picture, SIDE_PX, SIDE_PX, FilterType::CatmullRom);
             let (column, row) = (index % COLUMNS, index / COLUMNS);
             let place = |cell: u32| i64::from(cell * (SIDE_PX + GAP_PX));
-            imageops::replace(&mut sheet, &tile, place(column), place(row));
-            titles.push_str(&format!("row {} column {}: {title}\n", row + 1, column + 1));
+            imageops::replace(&mut sheet, &picture, place(column), place(row));
+            titles.push_str(&format!(
+                "row {} column {}: {}\n",
+                row + 1,
+                column + 1,
+                tile.title
+            ));
         }
+        let country = sheet_tiles[0].country;
         sheet.save(folder.join(format!("{country}.png")))?;
         std::fs::write(folder.join(format!("{country}.txt")), titles)?;
     }

@@ -123,33 +123,35 @@ pub fn generate(
     world.publish(out)
 }
 
-/// Draws single tiles for looking at: for each country by name, `count` pairs of JPEG bytes and
-/// title.
+/// A tile to look at.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    pub country: &'static str,
+    pub title: String,
+    pub jpeg: Vec<u8>,
+}
+
+/// Draws the first `count` tiles of each country, for looking at.
 ///
 /// # Errors
 /// As [`generate`].
-pub fn preview(
-    settings: &Settings,
-    count: usize,
-) -> Result<Vec<(&'static str, Vec<(Vec<u8>, String)>)>, SandboxError> {
+pub fn preview(settings: &Settings, count: usize) -> Result<Vec<Preview>, SandboxError> {
     check(settings)?;
     let plans = tile::plan(settings);
-    country::all()
-        .into_iter()
-        .map(|country| {
-            let tiles = plans
-                .iter()
-                .filter(|plan| plan.source == country.source)
-                .take(count)
-                .map(|plan| {
-                    let tile = tile::make(plan, settings)?;
-                    Ok((
-                        tile.jpeg,
-                        titles::multi(&tile.meta.center, &tile.meta.surrounding),
-                    ))
-                })
-                .collect::<Result<_, SandboxError>>()?;
-            Ok((country.name, tiles))
+    let shown = country::all().into_iter().flat_map(|country| {
+        plans
+            .iter()
+            .filter(|plan| plan.source == country.source)
+            .take(count)
+    });
+    shown
+        .map(|plan| {
+            let tile = tile::make(plan, settings)?;
+            Ok(Preview {
+                country: plan.country.name,
+                title: titles::multi(&tile.meta.center, &tile.meta.surrounding),
+                jpeg: tile.jpeg,
+            })
         })
         .collect()
 }

@@ -4,7 +4,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageError};
 
 use crate::country::Sensor;
-use crate::noise::{hash, signed};
+use crate::noise::hash;
 use crate::scene::Colour;
 
 /// JPEG quality of every tile.
@@ -27,7 +27,8 @@ pub fn expose(
             let value = (value - 128.0) * sensor.contrast + 128.0;
             let value = value * sensor.tint[channel];
             let value = value + (255.0 - value) * sensor.haze + grey;
-            bytes.push(value.clamp(0.0, 255.0).round() as u8);
+            // The cast cuts off, and keeps to 0-255.
+            bytes.push((value + 0.5) as u8);
         }
     }
     bytes
@@ -48,9 +49,11 @@ pub fn jpeg(bytes: &[u8], width: u32, height: u32) -> Result<Vec<u8>, ImageError
     Ok(encoded)
 }
 
-/// Roughly normal: the sum of three uniform numbers, scaled to unit variance.
+/// Roughly normal: the sum of three uniform numbers, which has unit variance.
 fn gaussian(seed: u64, index: u64) -> f32 {
-    (0..3).map(|draw| signed(hash(seed, index, draw))).sum()
+    let bits = hash(seed, index, 0);
+    let sum = (bits & 0x1f_ffff) + (bits >> 21 & 0x1f_ffff) + (bits >> 42 & 0x1f_ffff);
+    sum as f32 / (1u32 << 20) as f32 - 3.0
 }
 
 /// Separable Gaussian blur, edges repeated.
@@ -63,34 +66,37 @@ fn blur(pixels: &[Colour], width: usize, height: usize, sigma: f32) -> Vec<Colou
         .map(|offset| (-0.5 * (offset as f32 / sigma).powi(2)).exp())
         .collect();
     let total: f32 = weights.iter().sum();
-    let pass = |source: &[Colour], across: bool| -> Vec<Colour> {
-        let mut result = Vec::with_capacity(source.len());
-        for y in 0..height {
-            for x in 0..width {
-                let mut sum = [0.0; 3];
-                for (weight, offset) in weights.iter().zip(-radius..=radius) {
-                    let (x, y) = if across {
-                        (
-                            (x as isize + offset).clamp(0, width as isize - 1) as usize,
-                            y,
-                        )
-                    } else {
-                        (
-                            x,
-                            (y as isize + offset).clamp(0, height as isize - 1) as usize,
-                        )
-                    };
-                    let pixel = source[y * width + x];
-                    for channel in 0..3 {
-                        sum[channel] += weight * pixel[channel];
-                    }
-                }
-                result.push(sum.map(|value| value / total));
-            }
-        }
-        result
+    let weights: Vec<f32> = weights.iter().map(|weight| weight / total).collect();
+    let clamped = |place: usize, offset: usize, limit: usize| {
+        (place as isize + offset as isize - radius).clamp(0, limit as isize - 1) as usize
     };
-    pass(&pass(pixels, true), false)
+    // Whole rows are added up, so that the compiler can use vectors.
+    let mut down = vec![[0.0; 3]; pixels.len()];
+    for (y, row) in down.chunks_exact_mut(width).enumerate() {
+        for (offset, weight) in weights.iter().enumerate() {
+            let from = clamped(y, offset, height) * width;
+            add(row, &pixels[from..from + width], *weight);
+        }
+    }
+    let mut both = vec![[0.0; 3]; pixels.len()];
+    let mut padded = vec![[0.0; 3]; width + weights.len() - 1];
+    for (row, blurred) in down.chunks_exact(width).zip(both.chunks_exact_mut(width)) {
+        for (place, pixel) in padded.iter_mut().enumerate() {
+            *pixel = row[clamped(0, place, width)];
+        }
+        for (offset, weight) in weights.iter().enumerate() {
+            add(blurred, &padded[offset..offset + width], *weight);
+        }
+    }
+    both
+}
+
+fn add(sum: &mut [Colour], pixels: &[Colour], weight: f32) {
+    for (sum, pixel) in sum.iter_mut().zip(pixels) {
+        for channel in 0..3 {
+            sum[channel] += weight * pixel[channel];
+        }
+    }
 }
 
 #[cfg(test)]
@@ -109,5 +115,10 @@ mod tests {
         point[24] = [100.0; 3];
         let spread = blur(&point, 7, 7, 0.8);
         assert!(spread[24][0] < 60.0 && spread[25][0] > 5.0);
+        assert!(
+            (spread[23][0] - spread[25][0]).abs() < 1e-3,
+            "left as right"
+        );
+        assert!((spread[17][0] - spread[25][0]).abs() < 1e-3, "up as right");
     }
 }

@@ -13,6 +13,8 @@ use serde_pickle::{DeOptions, HashableValue, Value};
 use zip::{CompressionMethod, ZipArchive};
 
 type Outcome = Result<(), Box<dyn Error>>;
+/// Members of an archive by name: how they are kept, and their bytes.
+type Members = BTreeMap<String, (CompressionMethod, Vec<u8>)>;
 
 const SETTINGS: Settings = Settings {
     tiles_per_country: 30,
@@ -32,7 +34,7 @@ fn world() -> Result<(tempfile::TempDir, Summary), Box<dyn Error>> {
     Ok((folder, summary))
 }
 
-fn members(path: &Path) -> Result<BTreeMap<String, (CompressionMethod, Vec<u8>)>, Box<dyn Error>> {
+fn members(path: &Path) -> Result<Members, Box<dyn Error>> {
     let mut archive = ZipArchive::new(File::open(path)?)?;
     let mut members = BTreeMap::new();
     for index in 0..archive.len() {

@@ -2,16 +2,20 @@
 
 mod buildings;
 mod covers;
+mod energy;
 mod industry;
 mod leisure;
+mod roads;
+mod sports;
+mod traffic;
 mod trees;
 mod water;
-mod ways;
 
 pub use covers::Cover;
 
 use crate::country::Country;
 use crate::dice::Dice;
+use crate::geometry::Point;
 use crate::scene::{Colour, Tags};
 
 /// What an object is made with: randomness and the looks and words of a country.
@@ -78,4 +82,10 @@ impl Maker {
             }
         }
     }
+}
+
+/// An outline as a line that ends where it began.
+fn ring(mut outline: Vec<Point>) -> Vec<Point> {
+    outline.extend(outline.first().copied());
+    outline
 }

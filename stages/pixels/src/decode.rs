@@ -1,4 +1,4 @@
-use crate::{MAX_SIDE_PX, PixelError, Rgb, jpeg, png, rgb};
+use crate::{PixelError, Rgb, jpeg, png, rgb};
 
 /// What a decoder may spend on one image; both are checked before anything is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +43,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, PixelError> {
 /// # Errors
 /// As [`decode`], without the limits.
 pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PixelError> {
-    let (width, height) = match Format::of(bytes)? {
-        Format::Jpeg => jpeg::Frame::read(bytes)?.dimensions(),
-        Format::Png => png::dimensions(bytes)?,
-    };
-    if width == 0 || height == 0 {
-        return Err(PixelError::broken(format!(
-            "the header says {width} x {height} pixels"
-        )));
-    }
-    Ok((width, height))
+    Format::of(bytes)?.dimensions(bytes)
 }
 
 /// [`decode`] into a buffer that is kept from image to image: its old content is overwritten, never
@@ -70,7 +61,8 @@ pub(crate) fn decode_into(
             limit: limits.max_bytes,
         });
     }
-    let (width, height) = dimensions(bytes)?;
+    let format = Format::of(bytes)?;
+    let (width, height) = format.dimensions(bytes)?;
     let pixels = u64::from(width) * u64::from(height);
     if pixels > limits.max_pixels {
         return Err(PixelError::TooLarge {
@@ -80,9 +72,8 @@ pub(crate) fn decode_into(
         });
     }
     rgb::check_size(width, height)?;
-    debug_assert!(width.max(height) <= MAX_SIDE_PX);
     data.clear();
-    match Format::of(bytes)? {
+    match format {
         Format::Jpeg => jpeg::decode_into(bytes, data)?,
         Format::Png => png::decode_into(bytes, pixels, data)?,
     }
@@ -120,5 +111,18 @@ impl Format {
             "{} bytes beginning with {head:02x?} are neither JPEG nor PNG",
             bytes.len()
         )))
+    }
+
+    fn dimensions(&self, bytes: &[u8]) -> Result<(u32, u32), PixelError> {
+        let (width, height) = match self {
+            Self::Jpeg => jpeg::Frame::read(bytes)?.dimensions(),
+            Self::Png => png::dimensions(bytes)?,
+        };
+        if width == 0 || height == 0 {
+            return Err(PixelError::broken(format!(
+                "the header says {width} x {height} pixels"
+            )));
+        }
+        Ok((width, height))
     }
 }

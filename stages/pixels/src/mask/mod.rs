@@ -71,17 +71,13 @@ impl Rle {
                     strip[x * rows + y] = u8::from(bit.into() != 0);
                 }
             }
-            for (offset, run) in strip[..strip_columns * rows].chunk_by(|a, b| a == b).scan(
-                first * rows,
-                |position, run| {
-                    let start = *position;
-                    *position += run.len();
-                    Some((start, run))
-                },
-            ) {
+            let mut start = first * rows;
+            for run in strip[..strip_columns * rows].chunk_by(|a, b| a == b) {
+                let end = start + run.len();
                 if run[0] != 0 {
-                    runs.push(offset as u32, (offset + run.len()) as u32);
+                    runs.push(start as u32, end as u32);
                 }
+                start = end;
             }
         }
         Ok(runs.finish())

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "{preset}: {} parameters, batch {batch}, texts of {tokens} tokens, {} threads",
         clip.parameters().num_elements(),
-        std::thread::available_parallelism()?
+        rayon::current_num_threads()
     );
 
     let embedder = clip.without_gradients()?;

@@ -57,17 +57,23 @@ pub(super) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
     let mut out = vec![T::zero(); x.len()];
     out.par_chunks_mut(ELEMENTS_PER_TASK)
         .zip(x.par_chunks(ELEMENTS_PER_TASK))
-        .for_each(|(out, x)| {
-            vectorised(|| match kind {
-                Activation::Gelu => out
-                    .iter_mut()
-                    .zip(x)
-                    .for_each(|(out, &x)| *out = x * normal_cdf(x)),
-                Activation::QuickGelu => out
-                    .iter_mut()
-                    .zip(x)
-                    .for_each(|(out, &x)| *out = x * quick_sigmoid(x)),
-            });
+        .for_each(|(out, x)| match kind {
+            Activation::Gelu => vectorised(
+                #[inline(always)]
+                || {
+                    for (out, &x) in out.iter_mut().zip(x) {
+                        *out = x * normal_cdf(x);
+                    }
+                },
+            ),
+            Activation::QuickGelu => vectorised(
+                #[inline(always)]
+                || {
+                    for (out, &x) in out.iter_mut().zip(x) {
+                        *out = x * quick_sigmoid(x);
+                    }
+                },
+            ),
         });
     out
 }
@@ -76,16 +82,24 @@ pub(super) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
 pub(super) fn activation_backward<T: Real>(x: &[T], grad: &mut [T], kind: Activation) {
     grad.par_chunks_mut(ELEMENTS_PER_TASK)
         .zip(x.par_chunks(ELEMENTS_PER_TASK))
-        .for_each(|(grad, x)| {
-            vectorised(|| match kind {
-                Activation::Gelu => grad.iter_mut().zip(x).for_each(|(grad, &x)| {
-                    *grad *= x.mul_add(normal_density(x), normal_cdf(x));
-                }),
-                Activation::QuickGelu => grad.iter_mut().zip(x).for_each(|(grad, &x)| {
-                    let s = quick_sigmoid(x);
-                    *grad *= s * (T::of(QUICK_GELU_FACTOR) * x).mul_add(T::one() - s, T::one());
-                }),
-            });
+        .for_each(|(grad, x)| match kind {
+            Activation::Gelu => vectorised(
+                #[inline(always)]
+                || {
+                    for (grad, &x) in grad.iter_mut().zip(x) {
+                        *grad *= x.mul_add(normal_density(x), normal_cdf(x));
+                    }
+                },
+            ),
+            Activation::QuickGelu => vectorised(
+                #[inline(always)]
+                || {
+                    for (grad, &x) in grad.iter_mut().zip(x) {
+                        let s = quick_sigmoid(x);
+                        *grad *= s * (T::of(QUICK_GELU_FACTOR) * x).mul_add(T::one() - s, T::one());
+                    }
+                },
+            ),
         });
 }
 

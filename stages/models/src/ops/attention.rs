@@ -146,13 +146,17 @@ impl Attention {
         let scores = MatrixMut::new(probabilities, length, length);
         let scale = (head_width as f64).powf(-0.5);
         multiply(scores, Write::Overwrite, q, k.t(), scale, Threads::One);
-        vectorised(|| {
-            for (i, row) in probabilities.chunks_exact_mut(length).enumerate() {
-                let (visible, hidden) = row.split_at_mut(if self.causal { i + 1 } else { length });
-                softmax_in_place(visible, valid);
-                hidden.fill(T::zero());
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (i, row) in probabilities.chunks_exact_mut(length).enumerate() {
+                    let (visible, hidden) =
+                        row.split_at_mut(if self.causal { i + 1 } else { length });
+                    softmax_in_place(visible, valid);
+                    hidden.fill(T::zero());
+                }
+            },
+        );
     }
 
     /// `qkv [B, L, 3 D]` to `[B, L, D]`.
@@ -259,7 +263,10 @@ impl Attention {
                             1.0,
                             Threads::One,
                         );
-                        vectorised(|| softmax_backward(probabilities, scores, length));
+                        vectorised(
+                            #[inline(always)]
+                            || softmax_backward(probabilities, scores, length),
+                        );
                         let scores = Matrix::new(scores, length, length);
                         write(0, scores, part(1), scale);
                         write(1, scores.t(), part(0), scale);

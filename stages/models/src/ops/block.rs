@@ -362,7 +362,12 @@ fn add<T: Real>(sum: &mut [T], x: &[T]) {
     const ELEMENTS_PER_TASK: usize = 16 * 1024;
     sum.par_chunks_mut(ELEMENTS_PER_TASK)
         .zip(x.par_chunks(ELEMENTS_PER_TASK))
-        .for_each(|(sum, x)| vectorised(|| sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x)));
+        .for_each(|(sum, x)| {
+            vectorised(
+                #[inline(always)]
+                || sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x),
+            )
+        });
 }
 
 #[cfg(test)]

@@ -184,14 +184,17 @@ impl Conv2d {
         rows: usize,
         image: &mut [T],
     ) {
-        vectorised(|| {
-            self.for_each_run(s, first_row, rows, |to, from, length| {
-                let pixels = image[to..to + length].iter_mut();
-                pixels
-                    .zip(&unfolded[from..from + length])
-                    .for_each(|(pixel, &x)| *pixel += x);
-            });
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                self.for_each_run(s, first_row, rows, |to, from, length| {
+                    let pixels = image[to..to + length].iter_mut();
+                    pixels
+                        .zip(&unfolded[from..from + length])
+                        .for_each(|(pixel, &x)| *pixel += x);
+                });
+            },
+        );
     }
 
     /// Output rows in tiles, as (first row, rows).

@@ -78,14 +78,17 @@ pub(super) fn layer_norm_forward<T: Real>(
     out.par_chunks_mut(ROWS_PER_BLOCK * width)
         .zip(x.par_chunks(ROWS_PER_BLOCK * width))
         .for_each(|(out, x)| {
-            vectorised(|| {
-                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                    let (mean, rstd) = mean_and_rstd(x, epsilon);
-                    for i in 0..width {
-                        out[i] = ((x[i] - mean) * rstd).mul_add(weight[i], bias[i]);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        let (mean, rstd) = mean_and_rstd(x, epsilon);
+                        for i in 0..width {
+                            out[i] = ((x[i] - mean) * rstd).mul_add(weight[i], bias[i]);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     out
 }
@@ -119,24 +122,28 @@ pub(super) fn layer_norm_backward<T: Real>(
             let (weight_sums, bias_sums) = sums.split_at_mut(width);
             let mut normed = vec![T::zero(); width];
             let mut scaled = vec![T::zero(); width];
-            vectorised(|| {
-                let rows = x.chunks_exact(width).zip(grad.chunks_exact(width));
-                for (grad_x, (x, grad)) in grad_x.chunks_exact_mut(width).zip(rows) {
-                    let (mean, rstd) = mean_and_rstd(x, epsilon);
-                    for i in 0..width {
-                        normed[i] = (x[i] - mean) * rstd;
-                        scaled[i] = grad[i] * weight[i];
-                        weight_sums[i] = grad[i].mul_add(normed[i], weight_sums[i]);
-                        bias_sums[i] += grad[i];
+            vectorised(
+                #[inline(always)]
+                || {
+                    let rows = x.chunks_exact(width).zip(grad.chunks_exact(width));
+                    for (grad_x, (x, grad)) in grad_x.chunks_exact_mut(width).zip(rows) {
+                        let (mean, rstd) = mean_and_rstd(x, epsilon);
+                        for i in 0..width {
+                            normed[i] = (x[i] - mean) * rstd;
+                            scaled[i] = grad[i] * weight[i];
+                            weight_sums[i] = grad[i].mul_add(normed[i], weight_sums[i]);
+                            bias_sums[i] += grad[i];
+                        }
+                        let count = T::of(width as f64);
+                        let mean_scaled = sum_of(&scaled, |x| x) / count;
+                        let mean_product = sum_of_pairs(&scaled, &normed, |a, b| a * b) / count;
+                        for i in 0..width {
+                            grad_x[i] +=
+                                rstd * (scaled[i] - mean_scaled - normed[i] * mean_product);
+                        }
                     }
-                    let count = T::of(width as f64);
-                    let mean_scaled = sum_of(&scaled, |x| x) / count;
-                    let mean_product = sum_of_pairs(&scaled, &normed, |a, b| a * b) / count;
-                    for i in 0..width {
-                        grad_x[i] += rstd * (scaled[i] - mean_scaled - normed[i] * mean_product);
-                    }
-                }
-            });
+                },
+            );
             sums
         })
         .collect();

@@ -155,7 +155,10 @@ pub(crate) fn column_sums<T: Real>(data: &[T], cols: usize) -> Vec<T> {
         .par_chunks(ROWS_PER_BLOCK * cols)
         .map(|block| {
             let mut sums = vec![T::zero(); cols];
-            vectorised(|| add_rows(&mut sums, block));
+            vectorised(
+                #[inline(always)]
+                || add_rows(&mut sums, block),
+            );
             sums
         })
         .collect();
@@ -167,7 +170,10 @@ pub(crate) fn sum_partials<T: Real>(partials: Vec<Vec<T>>, length: usize) -> Vec
     let mut partials = partials.into_iter();
     let mut total = partials.next().unwrap_or_else(|| vec![T::zero(); length]);
     for partial in partials {
-        vectorised(|| add_rows(&mut total, &partial));
+        vectorised(
+            #[inline(always)]
+            || add_rows(&mut total, &partial),
+        );
     }
     total
 }

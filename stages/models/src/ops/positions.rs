@@ -93,11 +93,14 @@ impl CpuOp for AddPositions {
                     out[..width].copy_from_slice(class.data);
                 }
                 out[class * width..].copy_from_slice(tokens);
-                vectorised(|| {
-                    out.iter_mut()
-                        .zip(args[1].data)
-                        .for_each(|(x, &position)| *x += position)
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        out.iter_mut()
+                            .zip(args[1].data)
+                            .for_each(|(x, &position)| *x += position)
+                    },
+                );
             });
         Ok(Forward::new(out, &[batch, total, width]))
     }

@@ -99,7 +99,8 @@ impl Real for f32 {
 
 /// Runs `kernel` as compiled for the widest vector instructions of this machine.
 ///
-/// What `kernel` calls must be `#[inline(always)]`, or it stays baseline code.
+/// `kernel` and what it calls must be `#[inline(always)]`, or they stay baseline code, in which every fused
+/// multiply-add is a call.
 #[inline(always)]
 pub(crate) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(kernel)

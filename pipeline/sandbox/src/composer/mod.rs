@@ -178,6 +178,7 @@ impl Composer {
             } else {
                 FRAC_PI_2
             };
+            self.fell(|centre| contains(&outline, centre));
             let object = self.maker.parcel(cover, outline, middle.angle + turn);
             self.lay(object);
         }
@@ -292,5 +293,33 @@ impl Composer {
             }
         }
         self.lay(Object::area(Tags::new(), Vec::new(), brushes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::country::all;
+
+    /// Crowns are drawn after all land cover: a wood once grew over the field laid beside it.
+    #[test]
+    fn a_wood_ends_where_the_next_parcel_begins() {
+        let mut composer = Composer::new(all()[1], Dice::new(2, 2), 90.0, 90.0, false);
+        composer.base(Cover::Wood);
+        composer.beyond(Cover::Farmland, 5.0);
+        let scene = composer.finish();
+        let Shape::Area(field) = &scene.objects[1].shape else {
+            panic!("a parcel is an area");
+        };
+        let crowns: Vec<Point> = scene.objects[0]
+            .brushes
+            .iter()
+            .filter_map(|brush| match brush {
+                Brush::Crown { centre, .. } => Some(*centre),
+                _ => None,
+            })
+            .collect();
+        assert!(crowns.len() > 50, "{} trees left", crowns.len());
+        assert!(crowns.iter().all(|&centre| !contains(field, centre)));
     }
 }

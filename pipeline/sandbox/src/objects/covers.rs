@@ -316,7 +316,7 @@ impl Maker {
                 0.5,
             );
             brushes.push(Brush::fill(
-                Layer::Water,
+                Layer::Cover,
                 pool,
                 Texture::plain(lit(self.country.palette.water, 0.9)),
             ));
@@ -330,5 +330,47 @@ impl Maker {
             outline,
             brushes,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::country::all;
+    use crate::dice::Dice;
+
+    /// The pools of a bog once lay above the parcels that were laid over it.
+    #[test]
+    fn a_parcel_draws_on_the_ground_only_so_that_the_next_one_hides_it() {
+        for country in all() {
+            for cover in [
+                Cover::Lawn,
+                Cover::Meadow,
+                Cover::Farmland,
+                Cover::Wood,
+                Cover::Orchard,
+                Cover::Vineyard,
+                Cover::Scrub,
+                Cover::Wetland,
+                Cover::Paved,
+            ] {
+                let mut maker = Maker {
+                    dice: Dice::new(1, 1),
+                    country,
+                    winter: false,
+                };
+                let outline = Frame::new(at(30.0, 30.0), 0.0).rectangle(60.0, 60.0);
+                for brush in maker.parcel(cover, outline, 0.2).brushes {
+                    let on_ground = match brush {
+                        Brush::Fill { layer, .. } | Brush::Stroke { layer, .. } => {
+                            layer == Layer::Cover
+                        }
+                        Brush::Crown { .. } => true,
+                        Brush::Shadow { .. } | Brush::ShadowLine { .. } => false,
+                    };
+                    assert!(on_ground, "{cover:?} in {}", country.name);
+                }
+            }
+        }
     }
 }

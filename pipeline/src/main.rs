@@ -1,1 +1,27 @@
-fn main() {}
+//! `urbancross`: prepares satellite image–text data, trains and evaluates retrieval models.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = pipeline::cli::Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("URBANCROSS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,delta_kernel=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::from(75);
+        }
+    };
+    match runtime.block_on(pipeline::cli::main(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let worker = error.chain().find_map(|e| e.downcast_ref::<workers::WorkerError>());
+            ExitCode::from(worker.map_or(65, workers::WorkerError::exit_code))
+        }
+    }
+}

@@ -70,19 +70,23 @@ impl Evaluation {
     }
 }
 
-/// Computes recall and panels. Rows in any order; the figures do not depend on it.
-pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::RecallReport, Vec<Panel>), StageError> {
+/// The captions of all rows: row of the image, text, vector.
+fn captions_of(rows: &[EvaluatedRow]) -> Vec<(u32, &str, &[f32])> {
+    rows.iter()
+        .enumerate()
+        .flat_map(|(image, r)| r.captions.iter().map(move |(text, v)| (image as u32, text.as_str(), v.as_slice())))
+        .collect()
+}
+
+/// Recall of a split. Rows in any order; the figures do not depend on it.
+pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Outcome, StageError> {
     let compute = |why: String| StageError::Compute { stage: STAGE, why };
     let dim = rows.first().map_or(0, |r| r.embedding.len());
     if let Some(row) = rows.iter().find(|r| r.embedding.len() != dim || r.captions.iter().any(|(_, v)| v.len() != dim)) {
         return Err(compute(format!("image {}: its vectors have another width than {dim}; embed again", row.image_id)));
     }
+    let captions = captions_of(rows);
     let image_nd: Vec<f32> = rows.iter().flat_map(|r| &r.embedding).copied().collect();
-    let captions: Vec<(u32, &str, &[f32])> = rows
-        .iter()
-        .enumerate()
-        .flat_map(|(image, r)| r.captions.iter().map(move |(text, v)| (image as u32, text.as_str(), v.as_slice())))
-        .collect();
     let text_md: Vec<f32> = captions.iter().flat_map(|(.., v)| *v).copied().collect();
     let own_image_m: Vec<u32> = captions.iter().map(|(image, ..)| *image).collect();
     let image_keys_n: Vec<u64> = rows.iter().map(|r| key_of_digest(&r.bytes_digest)).collect();
@@ -95,7 +99,14 @@ pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::Re
         image_keys_n: &image_keys_n,
         caption_keys_m: &caption_keys_m,
     };
-    let outcome = recall::evaluate(&gallery, protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))?;
+    recall::evaluate(&gallery, protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))
+}
+
+/// Recall of a split with panels of its best and worst queries.
+pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::RecallReport, Vec<Panel>), StageError> {
+    let outcome = recall_of(rows, protocol)?;
+    let captions = captions_of(rows);
+    let caption_keys_m: Vec<u64> = captions.iter().map(|(_, text, _)| caption_key(text)).collect();
     let mut panels = Vec::new();
     let rank_of = |rank: &recall::Rank| u64::from(rank.pessimistic());
     for (caption, rank) in extremes(&outcome.ranks.captions, rank_of) {

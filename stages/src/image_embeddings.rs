@@ -132,7 +132,7 @@ impl Map for EmbedImages {
 }
 
 /// Mean of unit vectors, brought back to unit length.
-fn mean_direction(vectors: Vec<Vec<f32>>) -> Vec<f32> {
+pub fn mean_direction(vectors: Vec<Vec<f32>>) -> Vec<f32> {
     if vectors.len() == 1 {
         return vectors.into_iter().next().unwrap_or_default();
     }

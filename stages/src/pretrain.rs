@@ -23,6 +23,7 @@ use training::pretrain::{Cadence, Event, Loss, Settings, Trainer};
 use training::schedule::Schedule;
 
 use crate::Training;
+use crate::embed_rows::Encoder;
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
 
@@ -183,7 +184,8 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
         .fit(
             &mut source,
             &mut |clip, _epoch| {
-                rows::validation_mean_recall(stage, clip, &tokenizer, limits, validation).map_err(Into::into)
+                let encoder = Encoder { stage, clip, tokenizer: &tokenizer, limits, average_over_turns: false };
+                rows::validation_mean_recall(&encoder, validation).map_err(Into::into)
             },
             Some(run.folder),
             cadence,

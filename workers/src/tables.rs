@@ -204,7 +204,8 @@ impl Tables {
             fields.push(StructField::nullable(PARTITION, DataType::STRING));
             let schema = Arc::new(StructType::try_new(fields)?);
             let url = self.url(artifact).map_err(|e| KernelError::generic(e.to_string()))?;
-            create_table(url.as_str(), schema, ENGINE_INFO, true)
+            // a lost race is as good as a won one: the table is there either way
+            let _created = create_table(url.as_str(), schema, ENGINE_INFO, true)
                 .with_data_layout(DataLayout::partitioned([PARTITION]))
                 .build(self.engine.as_ref(), Box::new(FileSystemCommitter::new()))?
                 .commit(self.engine.as_ref())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use manifests::build::{PretrainSpec, ScoreSpec};
 use manifests::digest;
-use models::clip::{Clip, ClipConfig};
+use models::clip::ClipConfig;
 use models::tokenizer::Tokenizer;
 use pixels::augment::{Augment, augment};
 use pixels::mask::Rle;
@@ -19,10 +19,10 @@ use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
 use training::order::DataOrder;
 use training::recall;
 
-use crate::image_embeddings::encode_views;
+use crate::embed_rows::Encoder;
+use crate::evaluate;
 use crate::segment_features::canvas_of;
 use crate::stage::StageError;
-use crate::text_embeddings::encode_texts;
 
 /// One image to learn from.
 #[derive(Debug, Clone)]
@@ -240,54 +240,14 @@ fn without_some_words(caption: &str, share: f64, rng: &mut ChaCha8Rng) -> String
 }
 
 /// Mean recall (percent, ties lost) over a whole split.
-pub(super) fn validation_mean_recall(
-    stage: &'static str,
-    clip: &Clip,
-    tokenizer: &Tokenizer,
-    limits: DecodeLimits,
-    rows: &mut dyn TrainRows,
-) -> Result<f64, StageError> {
-    let side = clip.config().vision.image_size as u32;
-    let compute = |why: String| StageError::Compute { stage, why };
-    let (mut image_nd, mut text_md) = (Vec::new(), Vec::new());
-    let (mut own_image_m, mut image_keys_n, mut caption_keys_m) = (Vec::new(), Vec::new(), Vec::new());
-    for group in 0..rows.groups().len() {
-        if rows.groups()[group] == 0 {
-            continue;
-        }
-        let read = rows.read(group).map_err(compute)?;
-        let views: Vec<Rgb> = read
-            .par_iter()
-            .map(|row| {
-                let rgb = pixels::decode(&row.bytes, &limits).map_err(|e| format!("image {}: {e}", row.image_id))?;
-                Ok(pixels::clip_view(&rgb, side))
-            })
-            .collect::<Result<_, String>>()
-            .map_err(compute)?;
-        for batch in views.chunks(64) {
-            image_nd.extend(encode_views(stage, clip, &batch.iter().collect::<Vec<_>>())?.into_iter().flatten());
-        }
-        let texts: Vec<&str> = read.iter().flat_map(|r| &r.captions).map(String::as_str).collect();
-        text_md.extend(encode_texts(stage, clip, tokenizer, &texts)?.into_iter().flatten());
-        for row in &read {
-            let image = image_keys_n.len() as u32;
-            image_keys_n.push(key_of_digest(&row.bytes_digest));
-            for caption in &row.captions {
-                own_image_m.push(image);
-                caption_keys_m.push(caption_key(caption));
-            }
-        }
+pub(super) fn validation_mean_recall(encoder: &Encoder<'_>, rows: &mut dyn TrainRows) -> Result<f64, StageError> {
+    let mut evaluated = Vec::new();
+    for group in (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect::<Vec<_>>() {
+        let read = rows.read(group).map_err(|why| StageError::Compute { stage: encoder.stage, why })?;
+        evaluated.extend(encoder.encode(read)?);
     }
-    let gallery = recall::Gallery {
-        image_nd: &image_nd,
-        text_md: &text_md,
-        dim: clip.config().embed_dim,
-        own_image_m: &own_image_m,
-        image_keys_n: &image_keys_n,
-        caption_keys_m: &caption_keys_m,
-    };
-    let outcome = recall::evaluate(&gallery, recall::Protocol::Standard, 256).map_err(|e| compute(e.to_string()))?;
-    Ok(outcome.report.exact.pessimistic.mean_recall)
+    let report = evaluate::recall_of(&evaluated, recall::Protocol::Standard)?.report;
+    Ok(report.exact.pessimistic.mean_recall)
 }
 
 #[cfg(test)]

@@ -1,0 +1,82 @@
+//! `urbancross doctor`: is this machine, and are these stores, fit for a build?
+
+use manifests::BuildSpec;
+use serde::Serialize;
+use workers::stores::{SourceStore, WorkStore};
+
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    pub what: String,
+    pub good: bool,
+    pub detail: String,
+}
+
+fn finding(what: &str, result: Result<String, String>) -> Finding {
+    let good = result.is_ok();
+    Finding { what: what.to_owned(), good, detail: result.unwrap_or_else(|why| why) }
+}
+
+/// Looks at everything; a bad finding never hides the others.
+pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
+    let mut findings = vec![
+        finding("version", Ok(format!("urbancross {}", env!("CARGO_PKG_VERSION")))),
+        finding(
+            "processors",
+            std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string()),
+        ),
+        finding("device", Ok(device(spec))),
+    ];
+    let Some(spec) = spec else {
+        findings.push(finding("build spec", Ok("none given: stores were not probed".into())));
+        return findings;
+    };
+    findings.push(finding("source store", source(spec).await));
+    findings.push(finding("work store", work(spec).await));
+    findings
+}
+
+fn device(spec: Option<&BuildSpec>) -> String {
+    let built = if cfg!(feature = "cuda") { "this binary has CUDA" } else { "this binary is for the CPU" };
+    match spec {
+        Some(spec) => format!("{built}; the spec asks for {}", spec.model.device),
+        None => built.to_owned(),
+    }
+}
+
+async fn source(spec: &BuildSpec) -> Result<String, String> {
+    let store = SourceStore::open(&spec.source.url, &spec.source.options).map_err(|e| e.to_string())?;
+    let mut seen = Vec::new();
+    for table in &spec.source.tables {
+        match store.head(table).await.map_err(|e| e.to_string())? {
+            Some(meta) => seen.push(format!("{table} ({} bytes)", meta.size)),
+            None => return Err(format!("{}{table} is not there; look at source.url and source.tables", store.url())),
+        }
+    }
+    if seen.is_empty() {
+        let names = store.list_top().await.map_err(|e| e.to_string())?;
+        seen.push(format!("{} objects at the top", names.len()));
+    }
+    Ok(format!("{} answers: {}", store.url(), seen.join(", ")))
+}
+
+async fn work(spec: &BuildSpec) -> Result<String, String> {
+    let store = WorkStore::open(&spec.work.url, &spec.work.options).map_err(|e| e.to_string())?;
+    if !store.probe_put_if_absent(8).await.map_err(|e| e.to_string())? {
+        return Err(format!(
+            "{} accepts a second creation of an object: put-if-absent does not hold; run one worker at a time, or use another store",
+            store.url()
+        ));
+    }
+    Ok(format!("{} keeps put-if-absent (create twice, race of 8){}", store.url(), free_space(&store)))
+}
+
+/// Free space of a store on this machine, as `df` says.
+fn free_space(store: &WorkStore) -> String {
+    let Some(folder) = store.local_folder() else { return String::new() };
+    let output = std::process::Command::new("df").arg("-Pk").arg(&folder).output();
+    let kib = output.ok().and_then(|o| {
+        let text = String::from_utf8(o.stdout).ok()?;
+        text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()
+    });
+    kib.map_or(String::new(), |kib| format!(", {:.1} GiB free", kib as f64 / (1 << 20) as f64))
+}

@@ -1,0 +1,232 @@
+//! Evaluation of builds: a model on its own test split, and models on each other's.
+
+use std::path::Path;
+use std::time::Instant;
+
+use arrow::array::Array;
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, digest, paths};
+use stages::Training;
+use stages::embed_rows::Encoder;
+use stages::evaluate::{self, EvaluatedRow, Evaluation};
+use stages::pretrain::TrainRows;
+use stages::stage::Opening;
+use stages::table::{Columns, TableError};
+use training::recall::Protocol;
+use workers::WorkerError;
+use workers::parts::PartReader;
+use workers::train::{self, TableRows};
+
+use crate::build::Build;
+use crate::plan::standing_record;
+use crate::progress::Progress;
+
+const SPLIT: &str = "test";
+const STAGE: &str = "evaluate";
+
+fn protocol(build: &Build) -> Protocol {
+    match build.spec.evaluate.protocol {
+        manifests::build::Protocol::Standard => Protocol::Standard,
+        manifests::build::Protocol::Dedup => Protocol::Dedup,
+    }
+}
+
+fn broken(error: TableError) -> WorkerError {
+    WorkerError::Broken(error.to_string())
+}
+
+/// Tables that an evaluation reads.
+async fn pinned(build: &Build) -> Result<Vec<PinnedTable>, WorkerError> {
+    let mut tables = Vec::new();
+    for artifact in [Artifact::ImageEmbeddings, Artifact::TextEmbeddings, Artifact::Splits, Artifact::Images] {
+        tables.push(build.pin(artifact).await?);
+    }
+    Ok(tables)
+}
+
+/// Identity of the evaluation at the newest versions.
+async fn key(build: &Build, tables: &[PinnedTable]) -> String {
+    let tables: Vec<String> = tables.iter().map(PinnedTable::digest).collect();
+    digest::of_value(&(evaluate::VERSION, protocol(build), tables))
+}
+
+/// Evaluates a build's model on its own test split; nothing happens if the figures stand.
+pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
+    let tables = pinned(build).await?;
+    let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
+    if let Some(stored) = build.work.get_json::<Evaluation>(&path).await? {
+        progress.note(&format!("{:18} stands: mR {:.2}", "evaluate", stored.mean_recall()));
+        return Ok(());
+    }
+    let began = Instant::now();
+    let rows = embedded_rows(build, &tables).await?;
+    if rows.is_empty() {
+        return Err(WorkerError::Configuration(
+            "the test split is empty: raise the third part of split.ratio, or use more images".into(),
+        ));
+    }
+    let protocol = protocol(build);
+    let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&rows, protocol))?;
+    let record = standing_record(build, Training::Pretrain).await?;
+    let evaluation = Evaluation {
+        model_of: build.spec.country.clone(),
+        country: build.spec.country.clone(),
+        split: SPLIT.into(),
+        model_digest: record.map(|r| r.trained.model_digest).unwrap_or_default(),
+        average_over_turns: build.spec.evaluate.average_over_turns,
+        recall,
+        panels,
+    };
+    build.work.put_json(&path, &evaluation).await?;
+    progress.note(&format!(
+        "{:18} {} images, {} captions in {:.1} s",
+        "evaluate",
+        rows.len(),
+        evaluation.recall.caption_gallery,
+        began.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// The evaluation at the newest versions, if it was made.
+pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
+    let tables = pinned(build).await?;
+    build.work.get_json(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
+}
+
+/// Rows of the test split with their vectors, from the embedding tables.
+async fn embedded_rows(build: &Build, tables: &[PinnedTable]) -> Result<Vec<EvaluatedRow>, WorkerError> {
+    let [images, texts, splits, pixels] = tables else { return Ok(Vec::new()) };
+    let mut rows = Vec::new();
+    for part in &splits.parts {
+        let (Some(image_part), Some(text_part), Some(pixel_part)) =
+            (images.part(part.shard), texts.part(part.shard), pixels.part(part.shard))
+        else {
+            continue;
+        };
+        let read = |artifact, part, columns: &'static [&'static str]| async move {
+            PartReader::open(&build.work, artifact, part).await?.read(columns).await
+        };
+        let splits = read(Artifact::Splits, part, &["image_id", "split"]).await?;
+        let columns = Columns::new(Artifact::Splits, &splits);
+        let (ids, split) = (columns.text("image_id").map_err(broken)?, columns.text("split").map_err(broken)?);
+        let members: std::collections::BTreeSet<&str> =
+            (0..splits.num_rows()).filter(|&r| split.value(r) == SPLIT).map(|r| ids.value(r)).collect();
+        let image_batch = read(Artifact::ImageEmbeddings, image_part, &["image_id", "status", "embedding"]).await?;
+        let text_batch = read(Artifact::TextEmbeddings, text_part, &["image_id", "status", "texts"]).await?;
+        let pixel_batch = read(Artifact::Images, pixel_part, &["image_id", "status", "bytes_digest"]).await?;
+        let mut captions = captions_of(&text_batch).map_err(broken)?;
+        let digests = digests_of(&pixel_batch).map_err(broken)?;
+        let columns = Columns::new(Artifact::ImageEmbeddings, &image_batch);
+        let vectors = vectors_of(&columns, "embedding").map_err(broken)?;
+        let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+        for (row, embedding) in vectors.into_iter().enumerate() {
+            let id = ids.value(row);
+            if status.value(row) == "ok"
+                && members.contains(id)
+                && let (Some(captions), Some(digest)) = (captions.remove(id), digests.get(id))
+            {
+                rows.push(EvaluatedRow {
+                    image_id: id.to_owned(),
+                    bytes_digest: digest.clone(),
+                    embedding,
+                    captions,
+                });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn vectors_of(columns: &Columns<'_>, name: &str) -> Result<Vec<Vec<f32>>, TableError> {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Float32Type;
+    let list = columns.list(name)?;
+    Ok((0..list.len())
+        .map(|row| match list.value(row).as_primitive_opt::<Float32Type>() {
+            Some(values) if !list.is_null(row) => values.values().to_vec(),
+            _ => Vec::new(),
+        })
+        .collect())
+}
+
+type Captions = std::collections::BTreeMap<String, Vec<(String, Vec<f32>)>>;
+
+fn captions_of(batch: &arrow::record_batch::RecordBatch) -> Result<Captions, TableError> {
+    let columns = Columns::new(Artifact::TextEmbeddings, batch);
+    let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
+    let mut captions = Captions::new();
+    for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
+        let items = columns.structs("texts", row)?;
+        let inner = columns.inner(&items);
+        let texts = inner.text("text")?;
+        let vectors = vectors_of(&inner, "embedding")?;
+        let pairs = texts.iter().flatten().map(str::to_owned).zip(vectors).collect();
+        captions.insert(ids.value(row).to_owned(), pairs);
+    }
+    Ok(captions)
+}
+
+fn digests_of(batch: &arrow::record_batch::RecordBatch) -> Result<std::collections::BTreeMap<String, String>, TableError> {
+    let columns = Columns::new(Artifact::Images, batch);
+    let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text("bytes_digest")?);
+    Ok((0..batch.num_rows())
+        .filter(|&row| status.value(row) == "ok")
+        .map(|row| (ids.value(row).to_owned(), digests.value(row).to_owned()))
+        .collect())
+}
+
+/// The model of one build on the test split of another. Its vectors are made on the spot: tables
+/// hold a country's own model only.
+pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation, WorkerError> {
+    let record = standing_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
+        WorkerError::Configuration(format!("{} has no trained model yet: run its build first", model_of.spec.country))
+    })?;
+    let folder = train::fetch_result(&model_of.work, &model_of.spec, Training::Pretrain, &record.key, &model_of.scratch).await?;
+    let mut inputs = Vec::new();
+    for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
+        inputs.push(on.pin(artifact).await?);
+    }
+    let mut rows = TableRows::open(&on.work, &inputs, SPLIT).await?;
+    let protocol = protocol(on);
+    let evaluated = tokio::task::block_in_place(|| std::thread::scope(|scope| {
+        scope.spawn(|| embed_and_evaluate(&model_of.spec, &folder, &mut rows, protocol)).join()
+    }));
+    let (recall, panels) = evaluated.map_err(|_| WorkerError::Broken("the evaluation failed; its message is above".into()))??;
+    Ok(Evaluation {
+        model_of: model_of.spec.country.clone(),
+        country: on.spec.country.clone(),
+        split: SPLIT.into(),
+        model_digest: record.trained.model_digest,
+        average_over_turns: model_of.spec.evaluate.average_over_turns,
+        recall,
+        panels,
+    })
+}
+
+fn embed_and_evaluate(
+    spec: &manifests::BuildSpec,
+    folder: &Path,
+    rows: &mut TableRows,
+    protocol: Protocol,
+) -> Result<(training::recall::RecallReport, Vec<evaluate::Panel>), WorkerError> {
+    let opening = Opening { spec, model_folder: Some(folder.to_owned()) };
+    let clip = stages::image_embeddings::load_clip(STAGE, &opening)?;
+    let tokenizer = stages::text_embeddings::load_tokenizer(STAGE, &opening)?;
+    let encoder = Encoder {
+        stage: STAGE,
+        clip: &clip,
+        tokenizer: &tokenizer,
+        limits: stages::images::limits(spec),
+        average_over_turns: spec.evaluate.average_over_turns,
+    };
+    let mut evaluated = Vec::new();
+    for group in 0..rows.groups().len() {
+        let read = rows.read(group).map_err(WorkerError::Transient)?;
+        evaluated.extend(encoder.encode(read)?);
+    }
+    if evaluated.is_empty() {
+        return Err(WorkerError::Configuration("the test split is empty".into()));
+    }
+    Ok(evaluate::evaluate(&evaluated, protocol)?)
+}

@@ -1,0 +1,164 @@
+//! `urbancross explain`: why a row is as it is, what a shard holds, what a stage does.
+
+use manifests::recipe::{RowAction, differences};
+use manifests::{Artifact, shard_of};
+use stages::{Step, Training};
+use workers::WorkerError;
+use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
+use workers::parts::PartReader;
+
+use crate::build::Build;
+use crate::plan::{TrainingState, model_of, plan_stage, training_state};
+
+/// Explains an image, `shard N`, or a stage; readable lines.
+pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, WorkerError> {
+    build.assign_splits().await?;
+    let steps = stages::steps(&build.spec);
+    if steps.iter().any(|s| s.name() == what) {
+        return explain_step(build, what).await;
+    }
+    if let Some(shard) = what.strip_prefix("shard").and_then(|s| s.trim_start_matches([' ', '-', '/']).parse::<u32>().ok()) {
+        return explain_shard(build, shard).await;
+    }
+    let names: Vec<&str> = steps.iter().map(Step::name).collect();
+    let lines = explain_image(build, what).await?;
+    if lines.is_empty() {
+        return Err(WorkerError::Configuration(format!(
+            "{what:?} is no image of this build, no shard (shard 3) and no stage ({})",
+            names.join(", ")
+        )));
+    }
+    Ok(lines)
+}
+
+async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerError> {
+    let mut lines = Vec::new();
+    for step in stages::steps(&build.spec).into_iter().filter(|s| s.name() == name) {
+        match step {
+            Step::Map(stage) => {
+                lines.push(format!("{name}, version {}, writes table {}", stage.version, stage.output.name()));
+                for input in stage.inputs {
+                    let why = if input.digests.is_empty() {
+                        "must exist".to_owned()
+                    } else {
+                        format!("a change of {} makes a row stale", input.digests.join(", "))
+                    };
+                    lines.push(format!("  reads {}: {why}", input.artifact.name()));
+                }
+                lines.push(format!("  parameters {}", (stage.parameters)(&build.spec)));
+                match model_of(build, &stage).await? {
+                    None => lines.push("  its model is not trained yet: every row is stale".into()),
+                    Some(model) => {
+                        if !model.digest.is_empty() {
+                            lines.push(format!("  model {}", model.digest));
+                        }
+                        let plan = plan_stage(build, &stage, &model, false).await?;
+                        lines.push(format!("  {} rows stale, {} stand", plan.computed(), plan.kept_rows + plan.stale.iter().map(|s| s.kept).sum::<u64>()));
+                        lines.extend(plan.reasons().iter().map(|(reason, rows)| format!("    {rows} {}", reason.words())));
+                    }
+                }
+            }
+            Step::Train(training) => lines.extend(explain_training(build, training).await?),
+            Step::Evaluate => match crate::evaluate::stored(build).await? {
+                Some(evaluation) => lines.push(format!("evaluate: stands, mR {:.2}", evaluation.mean_recall())),
+                None => lines.push("evaluate: due, its tables are new".into()),
+            },
+        }
+    }
+    Ok(lines)
+}
+
+async fn explain_training(build: &Build, training: Training) -> Result<Vec<String>, WorkerError> {
+    Ok(match training_state(build, training, false).await? {
+        TrainingState::Due { key, why, inputs, .. } => {
+            let mut lines = vec![format!("{}: due: {why}", training.name()), format!("  run {key}")];
+            lines.extend(inputs.iter().map(|t| format!("  reads {} at version {:?}, {} rows", t.artifact.name(), t.version, t.rows())));
+            lines
+        }
+        TrainingState::Stands { record, changed } => vec![
+            format!("{}: stands, run {}", training.name(), record.key),
+            format!("  best validation mR {:.2} in epoch {}", record.trained.best_validation_mean_recall, record.trained.best_epoch + 1),
+            format!(
+                "  {} of {} rows changed since ({:.2} %); it runs again above {:.2} %",
+                changed.changed,
+                changed.rows,
+                100.0 * changed.share(),
+                100.0 * build.spec.pretrain.retrain_above
+            ),
+        ],
+    })
+}
+
+async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerError> {
+    if shard >= build.spec.work.shards {
+        return Err(WorkerError::Configuration(format!("shard {shard}: the build has shards 0 to {}", build.spec.work.shards - 1)));
+    }
+    let mut lines = vec![format!("shard {shard} of {}", build.spec.work.shards)];
+    for stage in stages::map_stages(&build.spec) {
+        let pinned = build.pin(stage.output).await?;
+        let here = match pinned.part(shard) {
+            None => "no rows".to_owned(),
+            Some(part) => format!("{} rows, {} bytes, {}", part.rows, part.size_bytes, part.path),
+        };
+        lines.push(format!("  {:18} version {:?}: {here}", stage.name, pinned.version));
+    }
+    Ok(lines)
+}
+
+async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
+    let shard = shard_of(image_id, build.spec.work.shards);
+    let mut lines = Vec::new();
+    for stage in stages::map_stages(&build.spec) {
+        let committed = match build.pin(stage.output).await?.part(shard) {
+            None => None,
+            Some(part) => {
+                let reader = PartReader::open(&build.work, stage.output, part).await?;
+                let batch = reader.read(&COMMITTED_COLUMNS).await?;
+                let mut rows = committed_rows(stage.output, &batch).map_err(|e| WorkerError::Broken(e.to_string()))?;
+                let row = rows.remove(image_id);
+                match row {
+                    Some((at, row)) => Some((row, error_of(&reader, stage.output, at).await?)),
+                    None => None,
+                }
+            }
+        };
+        let Some(model) = model_of(build, &stage).await? else {
+            lines.push(format!("{:18} waits for its model", stage.name));
+            continue;
+        };
+        let plan = plan_stage(build, &stage, &model, false).await?;
+        let join = ShardJoin::load(&build.work, &stage, &plan, shard, &build.virtual_inputs).await?;
+        let task = join.tasks.iter().find(|t| t.image_id == image_id);
+        match (task, committed) {
+            (None, None) => {}
+            (Some(task), committed) => {
+                let state = match &task.action {
+                    RowAction::Keep => "stands".to_owned(),
+                    RowAction::Compute(reason) => format!("stale: {}", reason.words()),
+                    RowAction::Delete => "leaves the table: an input no longer has it".to_owned(),
+                };
+                lines.push(format!("{:18} {state}", stage.name));
+                if let Some((row, error)) = &committed {
+                    if let Some(error) = error {
+                        lines.push(format!("{:18}   {error}", ""));
+                    }
+                    if let (RowAction::Compute(_), Some(wanted)) = (&task.action, &task.recipe) {
+                        lines.extend(differences(row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));
+                    }
+                }
+            }
+            (None, Some(_)) => lines.push(format!("{:18} in the table", stage.name)),
+        }
+    }
+    if !lines.is_empty() {
+        lines.insert(0, format!("image {image_id}, shard {shard}"));
+    }
+    Ok(lines)
+}
+
+async fn error_of(reader: &PartReader, artifact: Artifact, row: usize) -> Result<Option<String>, WorkerError> {
+    let batch = reader.read_rows(&["error"], &[row]).await?;
+    let columns = stages::table::Columns::new(artifact, &batch);
+    let text = columns.text("error").map_err(|e| WorkerError::Broken(e.to_string()))?;
+    Ok(stages::table::option_text(text, 0).map(str::to_owned))
+}

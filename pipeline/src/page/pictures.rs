@@ -1,0 +1,134 @@
+//! Pictures of the report: retrieval panels and segment overlays, as small JPEGs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use manifests::{Artifact, shard_of};
+use pixels::{DecodeLimits, Rgb};
+use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject};
+use stages::evaluate::{Evaluation, Item};
+use stages::table::{Columns, TableError};
+use workers::WorkerError;
+use workers::parts::PartReader;
+use workers::train::TableRows;
+use stages::pretrain::TrainRows;
+
+use crate::build::Build;
+
+const THUMBNAIL_PX: u32 = 168;
+const OVERLAYS: usize = 8;
+
+fn thumbnail(rgb: &Rgb) -> Vec<u8> {
+    let scale = f64::from(THUMBNAIL_PX) / f64::from(rgb.width.max(rgb.height).max(1));
+    let side = |px: u32| ((f64::from(px) * scale).round() as u32).max(1);
+    let small = if scale < 1.0 { pixels::resize(rgb, side(rgb.width), side(rgb.height), pixels::Filter::Bicubic) } else { rgb.clone() };
+    pixels::encode_jpeg(&small, 80)
+}
+
+/// Thumbnails of some images, by id.
+async fn thumbnails(build: &Build, ids: &BTreeSet<String>) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
+    let broken = |e: TableError| WorkerError::Broken(e.to_string());
+    let images = build.pin(Artifact::Images).await?;
+    let mut by_shard: BTreeMap<u32, Vec<&String>> = BTreeMap::new();
+    for id in ids {
+        by_shard.entry(shard_of(id, build.spec.work.shards)).or_default().push(id);
+    }
+    let mut made = BTreeMap::new();
+    for (shard, wanted) in by_shard {
+        let Some(part) = images.part(shard) else { continue };
+        let reader = PartReader::open(&build.work, Artifact::Images, part).await?;
+        let all = reader.read(&["image_id", "status"]).await?;
+        let columns = Columns::new(Artifact::Images, &all);
+        let (all_ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+        let rows: Vec<usize> = (0..all.num_rows())
+            .filter(|&r| status.value(r) == "ok" && wanted.iter().any(|id| *id == all_ids.value(r)))
+            .collect();
+        let batch = reader.read_rows(&["image_id", "bytes"], &rows).await?;
+        let columns = Columns::new(Artifact::Images, &batch);
+        let (found, bytes) = (columns.text("image_id").map_err(broken)?, columns.binary("bytes").map_err(broken)?);
+        for row in 0..batch.num_rows() {
+            if let Ok(rgb) = pixels::decode(bytes.value(row), &DecodeLimits::default()) {
+                made.insert(found.value(row).to_owned(), thumbnail(&rgb));
+            }
+        }
+    }
+    Ok(made)
+}
+
+/// Panels of the best and worst queries.
+pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Block>, WorkerError> {
+    let ids = evaluation
+        .panels
+        .iter()
+        .flat_map(|p| p.found.iter().map(|f| &f.item).chain([&p.query]))
+        .filter_map(|item| if let Item::Image(id) = item { Some(id.clone()) } else { None })
+        .collect();
+    let pictures = thumbnails(build, &ids).await?;
+    let subject = |item: &Item| match item {
+        Item::Caption(text) => Subject::Text(text.clone()),
+        Item::Image(id) => Subject::Picture(Picture {
+            bytes: pictures.get(id).cloned().unwrap_or_default(),
+            caption: id.clone(),
+            mark: Mark::None,
+            badge: String::new(),
+        }),
+    };
+    let panels_of = |text_queries: bool| -> Vec<RetrievalPanel> {
+        evaluation
+            .panels
+            .iter()
+            .filter(|p| matches!(p.query, Item::Caption(_)) == text_queries)
+            .map(|p| RetrievalPanel {
+                label: if p.rank < 5 { "best".into() } else { "worst".into() },
+                query: subject(&p.query),
+                hits: p
+                    .found
+                    .iter()
+                    .enumerate()
+                    .map(|(i, f)| Hit { rank: i as u64 + 1, score: f64::from(f.score), correct: f.correct, subject: subject(&f.item) })
+                    .collect(),
+                true_rank: Some(p.rank + 1),
+            })
+            .collect()
+    };
+    Ok(vec![
+        Block::Retrieval(Retrieval { caption: "Text queries: which images they find.".into(), panels: panels_of(true) }),
+        Block::Retrieval(Retrieval { caption: "Image queries: which captions they find.".into(), panels: panels_of(false) }),
+    ])
+}
+
+/// A few images with captions and with the segments that train the model.
+pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
+    let mut inputs = Vec::new();
+    for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::Segments, Artifact::SegmentScores] {
+        inputs.push(build.pin(artifact).await?);
+    }
+    let with_segments = build.spec.uses_segments();
+    let mut rows = TableRows::open(&build.work, &inputs, "train").await?;
+    let groups: Vec<usize> = (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect();
+    // spread over the table, so that not all come from one shard
+    let stride = (groups.len() / OVERLAYS).max(1);
+    let (mut plain, mut overlaid) = (Vec::new(), Vec::new());
+    for group in groups.into_iter().step_by(stride).take(OVERLAYS) {
+        let read = tokio::task::block_in_place(|| rows.read(group)).map_err(WorkerError::Transient)?;
+        let Some(row) = read.into_iter().max_by_key(|r| r.segments.len()) else { continue };
+        let Ok(rgb) = pixels::decode(&row.bytes, &DecodeLimits::default()) else { continue };
+        let caption = row.captions.first().cloned().unwrap_or_default();
+        plain.push(Picture { bytes: thumbnail(&rgb), caption, mark: Mark::None, badge: String::new() });
+        let masks: Vec<_> = row.segments.iter().map(|(rle, _)| rle.clone()).collect();
+        let weights: Vec<String> = row.segments.iter().map(|(_, w)| format!("{w:.2}")).collect();
+        let picture = pixels::overlay::overlay(&rgb, &masks, 0.45);
+        overlaid.push(Picture {
+            bytes: thumbnail(&picture),
+            caption: if weights.is_empty() { "no segment was selected".into() } else { format!("weights {}", weights.join(", ")) },
+            mark: Mark::None,
+            badge: format!("{} segments", masks.len()),
+        });
+    }
+    let mut blocks = vec![Block::Images(ImageGrid { caption: "Images of the train split with a caption each.".into(), images: plain })];
+    if with_segments {
+        blocks.push(Block::Images(ImageGrid { caption: "The same images with their selected segments.".into(), images: overlaid }));
+    } else {
+        blocks.push(Block::Note { level: Level::Info, text: "This build trains on whole images only: no segments were selected.".into() });
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,179 @@
+//! Progress: bars with rates and remaining time on a terminal, plain lines in a log.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use stages::pretrain::Trained;
+use training::pretrain::Event;
+use workers::map::Observer;
+use workers::publish::Summary;
+
+/// Seconds between lines of a log.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Where progress goes.
+pub struct Progress {
+    terminal: bool,
+    quiet: bool,
+}
+
+impl Progress {
+    /// Bars if standard error is a terminal. `quiet`: nothing at all (for `--json`).
+    pub fn new(quiet: bool) -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), quiet }
+    }
+
+    /// A line of its own.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    fn bar(&self, total: u64, template: &str) -> ProgressBar {
+        let bar = ProgressBar::new(total);
+        if self.terminal && !self.quiet {
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("━╸ "));
+            }
+        } else {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bar
+    }
+
+    /// A stage of `total` rows.
+    pub fn stage(&self, name: &'static str, total: u64) -> StageBar<'_> {
+        let bar = self.bar(total, "{prefix:18} {bar:28.cyan} {pos:>7}/{len} rows {per_sec:>12} eta {eta:>4} {msg}");
+        bar.set_prefix(name);
+        StageBar { progress: self, name, bar, total, errors: Mutex::new(0), logged: Mutex::new(Instant::now()) }
+    }
+
+    /// A training of `epochs` epochs.
+    pub fn training(&self, name: &'static str, epochs: usize) -> TrainingBar<'_> {
+        let bar = self.bar(epochs as u64, "{prefix:18} {bar:28.magenta} {pos:>3}/{len} epochs eta {eta:>4} {msg}");
+        bar.set_prefix(name);
+        TrainingBar { progress: self, name, bar, epochs, loss: Mutex::new((0.0, 0)) }
+    }
+}
+
+/// Progress of one stage; handed to the workers.
+pub struct StageBar<'p> {
+    progress: &'p Progress,
+    name: &'static str,
+    bar: ProgressBar,
+    total: u64,
+    errors: Mutex<u64>,
+    logged: Mutex<Instant>,
+}
+
+impl StageBar<'_> {
+    pub fn unchanged(&self, rows: u64) {
+        self.bar.finish_and_clear();
+        self.progress.note(&format!("{:18} {rows} rows stand, nothing to do", self.name));
+    }
+
+    pub fn finish(&self, summary: &Summary) {
+        self.bar.finish_and_clear();
+        let reasons: Vec<String> = summary.reasons.iter().map(|(reason, rows)| format!("{rows} {reason}")).collect();
+        self.progress.note(&format!(
+            "{:18} {} computed ({}), {} kept, {} errors in {:.1} s{}",
+            self.name,
+            summary.computed,
+            reasons.join(", "),
+            summary.kept,
+            summary.errors,
+            summary.seconds,
+            summary.version.map_or(String::new(), |v| format!(", version {v}")),
+        ));
+    }
+}
+
+impl Observer for StageBar<'_> {
+    fn rows(&self, computed: u64, kept: u64, errors: u64) {
+        self.bar.inc(computed + kept);
+        if errors > 0
+            && let Ok(mut total) = self.errors.lock()
+        {
+            *total += errors;
+            self.bar.set_message(format!("{total} errors"));
+        }
+        if self.progress.terminal {
+            return;
+        }
+        if let Ok(mut logged) = self.logged.lock()
+            && logged.elapsed() > LOG_EVERY
+        {
+            *logged = Instant::now();
+            let rate = self.bar.per_sec();
+            let left = self.bar.eta().as_secs();
+            self.progress.note(&format!("{:18} {}/{} rows, {rate:.1}/s, {left} s left", self.name, self.bar.position(), self.total));
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.bar.suspend(|| self.progress.note(text));
+    }
+}
+
+/// Progress of a training.
+pub struct TrainingBar<'p> {
+    progress: &'p Progress,
+    name: &'static str,
+    bar: ProgressBar,
+    epochs: usize,
+    /// Sum and count of the epoch's losses.
+    loss: Mutex<(f64, usize)>,
+}
+
+impl TrainingBar<'_> {
+    pub fn event(&self, event: &Event) {
+        let Ok(mut loss) = self.loss.lock() else { return };
+        match event {
+            Event::Step(step) => {
+                loss.0 += step.loss;
+                loss.1 += 1;
+                self.bar.set_message(format!(
+                    "loss {:.3} lr {:.1e} {:.0} samples/s, waited {:.0} %",
+                    step.loss,
+                    step.learning_rate,
+                    step.samples_per_second,
+                    100.0 * (step.wait_seconds * step.samples_per_second / step.samples_per_second.max(1e-9)).min(1.0),
+                ));
+                self.bar.tick();
+            }
+            Event::EpochEnd(end) => {
+                let mean = loss.0 / loss.1.max(1) as f64;
+                *loss = (0.0, 0);
+                self.bar.set_position(end.epoch as u64 + 1);
+                self.bar.suspend(|| {
+                    self.progress.note(&format!(
+                        "{:18} epoch {}/{}: loss {mean:.3}, validation mR {:.2} (best {:.2} in epoch {})",
+                        self.name,
+                        end.epoch + 1,
+                        self.epochs,
+                        end.metric,
+                        end.best.metric,
+                        end.best.epoch + 1,
+                    ));
+                });
+            }
+        }
+    }
+
+    pub fn finish(&self, trained: &Trained) {
+        self.bar.finish_and_clear();
+        self.progress.note(&format!(
+            "{:18} {} epochs, {} samples in {:.0} s ({:.0} s waited for data), best validation mR {:.2} in epoch {}",
+            self.name,
+            trained.epochs,
+            trained.samples,
+            trained.seconds,
+            trained.wait_seconds,
+            trained.best_validation_mean_recall,
+            trained.best_epoch + 1,
+        ));
+    }
+}

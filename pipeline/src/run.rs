@@ -1,0 +1,218 @@
+//! Running a build: every step in order, each from where it was left.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use manifests::{Artifact, Plan, paths};
+use stages::stage::{Opening, Stage};
+use stages::{Step, Training};
+use training::pretrain::Event;
+use workers::WorkerError;
+use workers::map::{MapContext, map_plan};
+use workers::publish::{Summary, publish, quarantine};
+use workers::train::{TrainRequest, train};
+
+use crate::build::Build;
+use crate::evaluate::evaluate_build;
+use crate::plan::{TrainingState, model_of, plan_stage, training_state};
+use crate::progress::Progress;
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    pub retry_errors: bool,
+    pub retrain: bool,
+}
+
+/// Rows that are out, and where they are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    pub stage: String,
+    pub rows: u64,
+    pub listing: String,
+}
+
+/// Runs every step. Returns the quarantined rows of the build.
+pub async fn run(build: &mut Build, options: RunOptions, progress: &Progress) -> Result<Vec<Quarantined>, WorkerError> {
+    let mut quarantined = Vec::new();
+    for step in stages::steps(&build.spec) {
+        match step {
+            Step::Map(stage) => {
+                if stage.output == Artifact::Splits {
+                    build.assign_splits().await?;
+                }
+                let rows = run_stage(build, &stage, options, progress).await?;
+                quarantined.extend(rows);
+            }
+            Step::Train(training) => run_training(build, training, options, progress).await?,
+            Step::Evaluate => evaluate_build(build, progress).await?,
+        }
+        if build.stop.load(Ordering::Relaxed) {
+            return Err(WorkerError::Stopped);
+        }
+    }
+    Ok(quarantined)
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+async fn run_stage(
+    build: &Build,
+    stage: &Stage,
+    options: RunOptions,
+    progress: &Progress,
+) -> Result<Option<Quarantined>, WorkerError> {
+    let (started, began) = (unix_seconds(), Instant::now());
+    let Some(model) = model_of(build, stage).await? else {
+        return Err(WorkerError::Broken(format!("{}: the training before it left no model", stage.name)));
+    };
+    let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
+    let total = plan.computed() + plan.stale.iter().map(|s| s.kept).sum::<u64>();
+    let bar = progress.stage(stage.name, total);
+    let mut summary = Summary {
+        stage: stage.name.to_owned(),
+        country: build.spec.country.clone(),
+        started_unix_seconds: started,
+        reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
+        ..empty_summary()
+    };
+    if plan.stale.is_empty() {
+        bar.unchanged(plan.kept_rows);
+        return report_quarantine(build, stage, None).await;
+    }
+    build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan).await?;
+    let context = MapContext {
+        work: &build.work,
+        source: &build.source,
+        virtual_inputs: &build.virtual_inputs,
+        fetch: build.fetch_settings(),
+        stop: &build.stop,
+        observer: &bar,
+    };
+    let opening = Opening { spec: &build.spec, model_folder: model.folder.clone() };
+    let result = map_plan(&context, stage, &plan, opening).await?;
+    let version = publish(&build.tables, &plan, &result.markers, result.stopped).await?;
+    for marker in &result.markers {
+        summary.computed += marker.computed;
+        summary.kept += marker.kept;
+        summary.deleted += marker.deleted;
+        summary.errors += marker.errors;
+    }
+    summary.kept += plan.kept_rows;
+    summary.version = Some(version);
+    summary.seconds = began.elapsed().as_secs_f64();
+    bar.finish(&summary);
+    if result.stopped {
+        return Err(WorkerError::Stopped);
+    }
+    report_quarantine(build, stage, Some((plan, summary))).await
+}
+
+fn empty_summary() -> Summary {
+    Summary {
+        stage: String::new(),
+        country: String::new(),
+        started_unix_seconds: 0.0,
+        seconds: 0.0,
+        rows: 0,
+        computed: 0,
+        kept: 0,
+        deleted: 0,
+        errors: 0,
+        excluded: 0,
+        reasons: BTreeMap::new(),
+        version: None,
+        notes: BTreeMap::new(),
+    }
+}
+
+/// Rewrites the quarantine listing after a change, and counts what is out.
+async fn report_quarantine(
+    build: &Build,
+    stage: &Stage,
+    changed: Option<(Plan, Summary)>,
+) -> Result<Option<Quarantined>, WorkerError> {
+    let listing = &build.virtual_inputs.listing;
+    let (problems, more) = match stage.output {
+        Artifact::Geotags => (listing.problems.as_slice(), listing.problem_count),
+        _ => (&[][..], 0),
+    };
+    let country = &build.spec.country;
+    let statuses = quarantine(&build.work, &build.tables, stage.output, stage.name, country, problems).await?;
+    if let Some((_, mut summary)) = changed {
+        summary.rows = statuses.ok;
+        summary.excluded = statuses.excluded;
+        summary.errors = statuses.errors;
+        if more > 0 {
+            summary.notes.insert("source rows left out".into(), more.to_string());
+        }
+        build.work.put_json(&paths::summary(country, stage.name), &summary).await?;
+    }
+    let rows = statuses.errors + more;
+    let path = format!("{}{}", build.work.url(), paths::quarantine(country, stage.name));
+    Ok((rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing: path }))
+}
+
+async fn run_training(
+    build: &Build,
+    training: Training,
+    options: RunOptions,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    let (key, parameters, inputs, warm_start, sequence) = match training_state(build, training, options.retrain).await? {
+        TrainingState::Stands { record, changed } => {
+            progress.note(&format!(
+                "{}: stands (best validation mR {:.2}); {} of {} rows changed since ({:.2} %)",
+                training.name(),
+                record.trained.best_validation_mean_recall,
+                changed.changed,
+                changed.rows,
+                100.0 * changed.share()
+            ));
+            return Ok(());
+        }
+        TrainingState::Due { key, parameters, inputs, warm_start, sequence, why } => {
+            progress.note(&format!("{}: {why}", training.name()));
+            (key, parameters, inputs, warm_start, sequence)
+        }
+    };
+    let (started, began) = (unix_seconds(), Instant::now());
+    let epochs = stages::pretrain::of_training(&build.spec, training).epochs;
+    let bar = progress.training(training.name(), epochs);
+    let request = TrainRequest {
+        work: &build.work,
+        spec: &build.spec,
+        training,
+        inputs,
+        key,
+        parameters,
+        warm_start,
+        sequence,
+        scratch: &build.scratch,
+        stop: &build.stop,
+    };
+    let record = train(request, |event: &Event| bar.event(event)).await?;
+    bar.finish(&record.trained);
+    let trained = &record.trained;
+    let notes = [
+        ("parameters", trained.parameters.to_string()),
+        ("best epoch", (trained.best_epoch + 1).to_string()),
+        ("best validation mR", format!("{:.2}", trained.best_validation_mean_recall)),
+        ("waited for data", format!("{:.1} s", trained.wait_seconds)),
+        ("run", record.key.clone()),
+    ];
+    let summary = Summary {
+        stage: training.name().to_owned(),
+        country: build.spec.country.clone(),
+        started_unix_seconds: started,
+        seconds: began.elapsed().as_secs_f64(),
+        rows: trained.train_rows,
+        computed: trained.samples,
+        notes: notes.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        ..empty_summary()
+    };
+    build.work.put_json(&paths::summary(&build.spec.country, training.name()), &summary).await
+}

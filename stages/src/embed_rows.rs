@@ -1,0 +1,60 @@
+//! Vectors of rows at hand: for validation during training, and for one country's model on
+//! another country's images, neither of which are kept in a table.
+
+use models::clip::Clip;
+use models::tokenizer::Tokenizer;
+use pixels::{DecodeLimits, Rgb};
+use rayon::prelude::*;
+
+use crate::evaluate::EvaluatedRow;
+use crate::image_embeddings::{encode_views, mean_direction};
+use crate::pretrain::TrainRow;
+use crate::stage::StageError;
+use crate::text_embeddings::encode_texts;
+
+/// Images encoded at once.
+const VIEWS_PER_BATCH: usize = 64;
+
+/// A model with what it takes to show it images and captions.
+pub struct Encoder<'a> {
+    pub stage: &'static str,
+    pub clip: &'a Clip,
+    pub tokenizer: &'a Tokenizer,
+    pub limits: DecodeLimits,
+    /// Mean over the eight orientations of an image.
+    pub average_over_turns: bool,
+}
+
+impl Encoder<'_> {
+    /// Embeds images and captions of rows.
+    pub fn encode(&self, rows: Vec<TrainRow>) -> Result<Vec<EvaluatedRow>, StageError> {
+        let side = self.clip.config().vision.image_size as u32;
+        let views: Vec<Vec<Rgb>> = rows
+            .par_iter()
+            .map(|row| {
+                let rgb = pixels::decode(&row.bytes, &self.limits).map_err(|e| format!("image {}: {e}", row.image_id))?;
+                let view = pixels::clip_view(&rgb, side);
+                Ok(if self.average_over_turns { pixels::augment::orientations(&view) } else { vec![view] })
+            })
+            .collect::<Result<_, String>>()
+            .map_err(|why| StageError::Compute { stage: self.stage, why })?;
+        let flat: Vec<&Rgb> = views.iter().flatten().collect();
+        let mut images = Vec::with_capacity(flat.len());
+        for batch in flat.chunks(VIEWS_PER_BATCH) {
+            images.extend(encode_views(self.stage, self.clip, batch)?);
+        }
+        let texts: Vec<&str> = rows.iter().flat_map(|r| &r.captions).map(String::as_str).collect();
+        let mut texts = encode_texts(self.stage, self.clip, self.tokenizer, &texts)?.into_iter();
+        let mut images = images.into_iter();
+        Ok(rows
+            .into_iter()
+            .zip(&views)
+            .map(|(row, views)| EvaluatedRow {
+                embedding: mean_direction(images.by_ref().take(views.len()).collect()),
+                captions: row.captions.into_iter().zip(texts.by_ref()).collect(),
+                image_id: row.image_id,
+                bytes_digest: row.bytes_digest,
+            })
+            .collect())
+    }
+}

@@ -1,11 +1,12 @@
 //! Images per second and training samples per second of a CLIP on the CPU.
 //!
 //! ```text
-//! cargo run --release -p models --example clip_rate -- [PRESET] [BATCH] [TOKENS] [ROUNDS]
+//! cargo run --release -p models --example clip_rate -- [PRESET] [BATCH] [TOKENS] [ROUNDS] [PARTS]
 //! ```
 //!
 //! A training sample is one pair through both towers, the contrastive loss and the backward pass; the optimiser is not
-//! counted. TOKENS is the length of each text, start and end included. `tests/peers/clip_peer.py` prints the same for
+//! counted. TOKENS is the length of each text, start and end included; PARTS names what to measure, all of
+//! `image,text,train` unless told. `tests/peers/clip_peer.py` prints the same for
 //! open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads.
 
 use candle_core::{D, DType, Device, Tensor};
@@ -30,11 +31,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         rayon::current_num_threads()
     );
 
+    let parts = args.get(4).map_or("image,text,train", String::as_str);
     let embedder = clip.without_gradients()?;
-    let seconds = best_of(rounds, || Ok(drop(embedder.encode_image(&pixels)?)))?;
-    println!("encode_image {:.2} images/s", batch as f64 / seconds);
-    let seconds = best_of(rounds, || Ok(drop(embedder.encode_text(&ids)?)))?;
-    println!("encode_text {:.2} texts/s", batch as f64 / seconds);
+    if parts.contains("image") {
+        let seconds = best_of(rounds, || Ok(drop(embedder.encode_image(&pixels)?)))?;
+        println!("encode_image {:.2} images/s", batch as f64 / seconds);
+    }
+    if parts.contains("text") {
+        let seconds = best_of(rounds, || Ok(drop(embedder.encode_text(&ids)?)))?;
+        println!("encode_text {:.2} texts/s", batch as f64 / seconds);
+    }
+    if !parts.contains("train") {
+        return Ok(());
+    }
     let mut forward = f64::INFINITY;
     let seconds = best_of(rounds, || {
         let start = Instant::now();

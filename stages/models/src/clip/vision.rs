@@ -1,9 +1,13 @@
-use super::weights::{Convolution, Norm, StemWeights, VisionWeights};
+use super::weights::{Norm, StemWeights, VisionWeights};
 use crate::ops::{
-    Activation, LAYER_NORM_EPSILON, activation, add_positions, conv2d, layer_norm, linear, patches,
-    project, transformer_block,
+    Activation, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches,
+    project, stem_stage, transformer_block,
 };
 use candle_core::{Result, Tensor};
+
+/// Every convolution of a stem halves both sides.
+const STRIDE: usize = 2;
+const PADDING: usize = 1;
 
 impl VisionWeights {
     /// `pixels_bchw [B, 3, S, S]` to `[B, E]`.
@@ -41,18 +45,24 @@ impl StemWeights {
             StemWeights::Conv { stages, last } => {
                 let mut x_bhwc = pixels_bchw.permute((0, 2, 3, 1))?.contiguous()?;
                 for (convolution, norm) in stages {
-                    x_bhwc = activation(&norm.apply(&convolution.apply(&x_bhwc)?)?, kind)?;
+                    let stage = StemStage {
+                        weight_ohwi: &convolution.weight_ohwi,
+                        bias_o: &convolution.bias_o,
+                        norm_weight_o: &norm.weight_d,
+                        norm_bias_o: &norm.bias_d,
+                    };
+                    x_bhwc = stem_stage(&x_bhwc, stage, kind, STRIDE, PADDING)?;
                 }
-                last.apply(&x_bhwc)?.flatten(1, 2)
+                conv2d(
+                    &x_bhwc,
+                    &last.weight_ohwi,
+                    Some(&last.bias_o),
+                    STRIDE,
+                    PADDING,
+                )?
+                .flatten(1, 2)
             }
         }
-    }
-}
-
-impl Convolution {
-    /// Halves both sides.
-    fn apply(&self, x_bhwc: &Tensor) -> Result<Tensor> {
-        conv2d(x_bhwc, &self.weight_ohwi, Some(&self.bias_o), 2, 1)
     }
 }
 

@@ -1,8 +1,10 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::matrix::written;
 use super::real::{Real, vectorised};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::mem::MaybeUninit;
 
 /// The non-linearity of a network: part of a checkpoint's identity, since exchanging one for the other costs points
 /// without any error.
@@ -54,28 +56,22 @@ impl CpuOp for Activation {
 const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
 pub(super) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
-    let mut out = vec![T::zero(); x.len()];
-    out.par_chunks_mut(ELEMENTS_PER_TASK)
-        .zip(x.par_chunks(ELEMENTS_PER_TASK))
-        .for_each(|(out, x)| match kind {
-            Activation::Gelu => vectorised(
-                #[inline(always)]
-                || {
-                    for (out, &x) in out.iter_mut().zip(x) {
-                        *out = x * normal_cdf(x);
-                    }
-                },
-            ),
-            Activation::QuickGelu => vectorised(
-                #[inline(always)]
-                || {
-                    for (out, &x) in out.iter_mut().zip(x) {
-                        *out = x * quick_sigmoid(x);
-                    }
-                },
-            ),
-        });
-    out
+    let fill = |out: &mut [MaybeUninit<T>]| {
+        out.par_chunks_mut(ELEMENTS_PER_TASK)
+            .zip(x.par_chunks(ELEMENTS_PER_TASK))
+            .for_each(|(out, x)| match kind {
+                Activation::Gelu => vectorised(
+                    #[inline(always)]
+                    || map(x, out, gelu),
+                ),
+                Activation::QuickGelu => vectorised(
+                    #[inline(always)]
+                    || map(x, out, quick_gelu),
+                ),
+            });
+    };
+    // SAFETY: `map` writes as many elements as it reads, and there are as many to write.
+    unsafe { written(x.len(), fill) }
 }
 
 /// Multiplies `grad` by the derivative at `x`.
@@ -85,22 +81,52 @@ pub(super) fn activation_backward<T: Real>(x: &[T], grad: &mut [T], kind: Activa
         .for_each(|(grad, x)| match kind {
             Activation::Gelu => vectorised(
                 #[inline(always)]
-                || {
-                    for (grad, &x) in grad.iter_mut().zip(x) {
-                        *grad *= x.mul_add(normal_density(x), normal_cdf(x));
-                    }
-                },
+                || scale(x, grad, gelu_slope),
             ),
             Activation::QuickGelu => vectorised(
                 #[inline(always)]
-                || {
-                    for (grad, &x) in grad.iter_mut().zip(x) {
-                        let s = quick_sigmoid(x);
-                        *grad *= s * (T::of(QUICK_GELU_FACTOR) * x).mul_add(T::one() - s, T::one());
-                    }
-                },
+                || scale(x, grad, quick_gelu_slope),
             ),
         });
+}
+
+#[inline(always)]
+fn map<T: Real>(x: &[T], out: &mut [MaybeUninit<T>], f: impl Fn(T) -> T) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        out.write(f(x));
+    }
+}
+
+#[inline(always)]
+fn scale<T: Real>(x: &[T], grad: &mut [T], slope: impl Fn(T) -> T) {
+    for (grad, &x) in grad.iter_mut().zip(x) {
+        *grad *= slope(x);
+    }
+}
+
+#[inline(always)]
+pub(super) fn gelu<T: Real>(x: T) -> T {
+    x * normal_cdf(x)
+}
+
+/// Derivative of [`gelu`].
+#[inline(always)]
+pub(super) fn gelu_slope<T: Real>(x: T) -> T {
+    const FRAC_1_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
+    let density = T::of(FRAC_1_SQRT_TAU) * (x * x * T::of(-0.5)).exp();
+    x.mul_add(density, normal_cdf(x))
+}
+
+#[inline(always)]
+pub(super) fn quick_gelu<T: Real>(x: T) -> T {
+    x * quick_sigmoid(x)
+}
+
+/// Derivative of [`quick_gelu`].
+#[inline(always)]
+pub(super) fn quick_gelu_slope<T: Real>(x: T) -> T {
+    let s = quick_sigmoid(x);
+    s * (T::of(QUICK_GELU_FACTOR) * x).mul_add(T::one() - s, T::one())
 }
 
 #[inline(always)]
@@ -112,12 +138,6 @@ fn quick_sigmoid<T: Real>(x: T) -> T {
 fn normal_cdf<T: Real>(x: T) -> T {
     let half = T::of(0.5);
     half.mul_add((x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf(), half)
-}
-
-#[inline(always)]
-fn normal_density<T: Real>(x: T) -> T {
-    const FRAC_1_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
-    T::of(FRAC_1_SQRT_TAU) * (x * x * T::of(-0.5)).exp()
 }
 
 #[cfg(test)]

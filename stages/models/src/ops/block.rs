@@ -4,7 +4,7 @@ use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::layer_norm::{LAYER_NORM_EPSILON, layer_norm, layer_norm_backward, layer_norm_forward};
 use super::linear::{linear, linear_forward, linear_grad_w, linear_grad_x};
 use super::matrix::column_sums;
-use super::real::{Real, vectorised};
+use super::real::{Real, add, vectorised};
 use super::select::{gather, scatter_add, select_rows};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -239,8 +239,8 @@ impl CpuOp for BlockOp {
             s.width,
         );
         match &self.rows {
-            Some(rows) => add(&mut middle, &gather(x, rows, s.length, s.width)),
-            None => add(&mut middle, x),
+            Some(rows) => add_to(&mut middle, &gather(x, rows, s.length, s.width)),
+            None => add_to(&mut middle, x),
         }
 
         let normed = layer_norm_forward(&middle, w.ln_2.0, w.ln_2.1, LAYER_NORM_EPSILON);
@@ -262,7 +262,7 @@ impl CpuOp for BlockOp {
             s.mlp_width,
             s.width,
         );
-        add(&mut out, &middle);
+        add_to(&mut out, &middle);
 
         let dims: &[usize] = match self.rows {
             Some(_) => &[s.batch, s.width],
@@ -358,14 +358,14 @@ impl CpuOp for BlockOp {
     }
 }
 
-fn add<T: Real>(sum: &mut [T], x: &[T]) {
+fn add_to<T: Real>(sum: &mut [T], x: &[T]) {
     const ELEMENTS_PER_TASK: usize = 16 * 1024;
     sum.par_chunks_mut(ELEMENTS_PER_TASK)
         .zip(x.par_chunks(ELEMENTS_PER_TASK))
         .for_each(|(sum, x)| {
             vectorised(
                 #[inline(always)]
-                || sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x),
+                || add(sum, x),
             )
         });
 }

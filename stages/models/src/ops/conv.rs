@@ -1,8 +1,9 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::matrix::{Matrix, MatrixMut, Threads, Write, column_sums, multiply, sum_partials};
-use super::real::{Real, vectorised};
+use super::real::{Real, add, vectorised};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Two-dimensional convolution with channels last.
 ///
@@ -36,42 +37,80 @@ const MAX_TASKS: usize = 16;
 const UNFOLDED_ELEMENTS: usize = 64 * 1024;
 
 #[derive(Clone, Copy)]
-struct Conv2d {
-    stride: usize,
-    padding: usize,
+pub(super) struct Conv2d {
+    pub(super) stride: usize,
+    pub(super) padding: usize,
 }
 
 /// Every size of one convolution.
 #[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    height: usize,
-    width: usize,
-    channels: usize,
-    kernel: usize,
-    out_height: usize,
-    out_width: usize,
-    out_channels: usize,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) kernel: usize,
+    pub(super) out_height: usize,
+    pub(super) out_width: usize,
+    pub(super) out_channels: usize,
 }
 
 impl Sizes {
-    fn image(&self) -> usize {
+    pub(super) fn image(&self) -> usize {
         self.height * self.width * self.channels
     }
-    fn out_image(&self) -> usize {
+
+    pub(super) fn out_image(&self) -> usize {
         self.out_height * self.out_width * self.out_channels
     }
+
     /// Elements under the kernel at one position.
     fn window(&self) -> usize {
         self.kernel * self.kernel * self.channels
     }
+
     /// Output rows that are unfolded together.
-    fn rows_per_tile(&self) -> usize {
-        (UNFOLDED_ELEMENTS / (self.out_width * self.window()).max(1))
-            .clamp(1, self.out_height.max(1))
+    pub(super) fn rows_per_tile(&self) -> usize {
+        let row = (self.out_width * self.window()).max(1);
+        (UNFOLDED_ELEMENTS / row).clamp(1, self.out_height.max(1))
     }
-    fn samples_per_task(&self) -> usize {
+
+    pub(super) fn samples_per_task(&self) -> usize {
         self.batch.div_ceil(MAX_TASKS).max(1)
+    }
+
+    /// Room for one unfolded tile.
+    pub(super) fn unfolding<T: Real>(&self) -> Vec<T> {
+        vec![T::zero(); self.rows_per_tile() * self.out_width * self.window()]
+    }
+
+    pub(super) fn tiles(self) -> impl Iterator<Item = Tile> {
+        let step = self.rows_per_tile();
+        let tile = move |first_row| Tile {
+            first_row,
+            rows: step.min(self.out_height - first_row),
+        };
+        (0..self.out_height).step_by(step).map(tile)
+    }
+}
+
+/// A few rows of the output of one sample.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    first_row: usize,
+    rows: usize,
+}
+
+impl Tile {
+    /// Positions within the sample.
+    pub(super) fn positions(self, s: &Sizes) -> Range<usize> {
+        self.first_row * s.out_width..(self.first_row + self.rows) * s.out_width
+    }
+
+    /// Elements within the sample's output.
+    pub(super) fn elements(self, s: &Sizes) -> Range<usize> {
+        let positions = self.positions(s);
+        positions.start * s.out_channels..positions.end * s.out_channels
     }
 }
 
@@ -93,7 +132,7 @@ impl Conv2d {
         }
     }
 
-    fn sizes<T>(self, args: &[View<'_, T>]) -> Result<Sizes> {
+    pub(super) fn sizes<T>(self, args: &[View<'_, T>]) -> Result<Sizes> {
         let (x, weight) = (args[0].dims, args[1].dims);
         let (&[batch, height, width, channels], &[out_channels, kernel, kernel_width, in_channels]) =
             (x, weight)
@@ -103,7 +142,7 @@ impl Conv2d {
         let padded = height.min(width) + 2 * self.padding;
         let fits =
             kernel == kernel_width && in_channels == channels && self.stride > 0 && kernel > 0;
-        if !fits || padded < kernel || out_channels == 0 {
+        if !fits || padded < kernel || out_channels == 0 || height * width * channels == 0 {
             bail!("conv2d: input {x:?} does not fit weight {weight:?}")
         }
         if let Some(bias) = args.get(2)
@@ -126,17 +165,11 @@ impl Conv2d {
         })
     }
 
-    /// Calls `visit(image, unfolded, length)` for every run of pixels that lies inside the image, for the output rows
-    /// `first_row..first_row + rows`; what is not visited lies in the padding.
+    /// Calls `visit(image, unfolded, length)` for every run of pixels of the tile that lies inside the image; what is
+    /// not visited lies in the padding.
     #[inline(always)]
-    fn for_each_run(
-        self,
-        s: &Sizes,
-        first_row: usize,
-        rows: usize,
-        mut visit: impl FnMut(usize, usize, usize),
-    ) {
-        for row in 0..rows {
+    fn for_each_run(self, s: &Sizes, tile: Tile, mut visit: impl FnMut(usize, usize, usize)) {
+        for row in 0..tile.rows {
             for out_x in 0..s.out_width {
                 let window = (row * s.out_width + out_x) * s.window();
                 // Kernel columns whose pixel lies inside the image.
@@ -147,7 +180,7 @@ impl Conv2d {
                     continue;
                 }
                 for ky in 0..s.kernel {
-                    let y = (first_row + row) * self.stride + ky;
+                    let y = (tile.first_row + row) * self.stride + ky;
                     if y < self.padding || y >= s.height + self.padding {
                         continue;
                     }
@@ -159,50 +192,119 @@ impl Conv2d {
         }
     }
 
-    fn unfold<T: Real>(
-        self,
-        s: &Sizes,
-        image: &[T],
-        first_row: usize,
-        rows: usize,
-        unfolded: &mut [T],
-    ) {
+    fn unfold<T: Real>(self, s: &Sizes, image: &[T], tile: Tile, unfolded: &mut [T]) {
         if self.padding > 0 {
             unfolded.fill(T::zero());
         }
-        self.for_each_run(s, first_row, rows, |from, to, length| {
-            unfolded[to..to + length].copy_from_slice(&image[from..from + length]);
-        });
-    }
-
-    /// The reverse of `unfold`: adds every window to the pixels that it came from.
-    fn fold<T: Real>(
-        self,
-        s: &Sizes,
-        unfolded: &[T],
-        first_row: usize,
-        rows: usize,
-        image: &mut [T],
-    ) {
         vectorised(
             #[inline(always)]
             || {
-                self.for_each_run(s, first_row, rows, |to, from, length| {
-                    let pixels = image[to..to + length].iter_mut();
-                    pixels
-                        .zip(&unfolded[from..from + length])
-                        .for_each(|(pixel, &x)| *pixel += x);
-                });
+                self.for_each_run(
+                    s,
+                    tile,
+                    #[inline(always)]
+                    |from, to, length| {
+                        // A loop, since most runs are too short for a call.
+                        for (unfolded, &x) in unfolded[to..to + length]
+                            .iter_mut()
+                            .zip(&image[from..from + length])
+                        {
+                            *unfolded = x;
+                        }
+                    },
+                );
             },
         );
     }
 
-    /// Output rows in tiles, as (first row, rows).
-    fn tiles(s: Sizes) -> impl Iterator<Item = (usize, usize)> {
-        let step = s.rows_per_tile();
-        (0..s.out_height)
-            .step_by(step)
-            .map(move |first| (first, step.min(s.out_height - first)))
+    /// The reverse of `unfold`: adds every window to the pixels that it came from.
+    fn fold<T: Real>(self, s: &Sizes, unfolded: &[T], tile: Tile, image: &mut [T]) {
+        vectorised(
+            #[inline(always)]
+            || {
+                self.for_each_run(
+                    s,
+                    tile,
+                    #[inline(always)]
+                    |to, from, length| {
+                        add(&mut image[to..to + length], &unfolded[from..from + length]);
+                    },
+                );
+            },
+        );
+    }
+
+    /// One tile of the output of the image `x` into `out`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn forward_tile<T: Real>(
+        self,
+        s: &Sizes,
+        x: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        tile: Tile,
+        unfolded: &mut [T],
+        out: &mut [T],
+    ) {
+        let positions = tile.positions(s).len();
+        let unfolded = &mut unfolded[..positions * s.window()];
+        self.unfold(s, x, tile, unfolded);
+        if let Some(bias) = bias {
+            out.chunks_exact_mut(s.out_channels)
+                .for_each(|out| out.copy_from_slice(bias));
+        }
+        multiply(
+            MatrixMut::new(out, positions, s.out_channels),
+            if bias.is_some() {
+                Write::Add
+            } else {
+                Write::Overwrite
+            },
+            Matrix::new(unfolded, positions, s.window()),
+            Matrix::new(weight, s.out_channels, s.window()).t(),
+            1.0,
+            Threads::One,
+        );
+    }
+
+    /// Adds the weight gradient of one tile to `grad_weight`, and the gradient of the image to `grad_x` unless that is
+    /// empty.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn backward_tile<T: Real>(
+        self,
+        s: &Sizes,
+        x: &[T],
+        weight: &[T],
+        grad: &[T],
+        tile: Tile,
+        unfolded: &mut [T],
+        grad_weight: &mut [T],
+        grad_x: &mut [T],
+    ) {
+        let positions = tile.positions(s).len();
+        let grad = Matrix::new(grad, positions, s.out_channels);
+        let unfolded = &mut unfolded[..positions * s.window()];
+        self.unfold(s, x, tile, unfolded);
+        multiply(
+            MatrixMut::new(grad_weight, s.out_channels, s.window()),
+            Write::Add,
+            grad.t(),
+            Matrix::new(unfolded, positions, s.window()),
+            1.0,
+            Threads::One,
+        );
+        if grad_x.is_empty() {
+            return;
+        }
+        multiply(
+            MatrixMut::new(unfolded, positions, s.window()),
+            Write::Overwrite,
+            grad,
+            Matrix::new(weight, s.out_channels, s.window()),
+            1.0,
+            Threads::One,
+        );
+        self.fold(s, unfolded, tile, grad_x);
     }
 
     /// Weight gradient of a few samples; adds the input gradient to `grad_x` unless that is empty.
@@ -214,47 +316,27 @@ impl Conv2d {
         grad: &[T],
         grad_x: &mut [T],
     ) -> Vec<T> {
-        let mut grad_weight = vec![T::zero(); s.out_channels * s.window()];
-        let mut unfolded = vec![T::zero(); s.rows_per_tile() * s.out_width * s.window()];
+        let mut grad_weight = vec![T::zero(); weight.len()];
+        let mut unfolded = s.unfolding();
         let samples = x
             .chunks_exact(s.image())
             .zip(grad.chunks_exact(s.out_image()));
         for (sample, (x, grad)) in samples.enumerate() {
-            for (first, rows) in Self::tiles(*s) {
-                let positions = rows * s.out_width;
-                let row = s.out_width * s.out_channels;
-                let grad = Matrix::new(
-                    &grad[first * row..(first + rows) * row],
-                    positions,
-                    s.out_channels,
-                );
-                let unfolded = &mut unfolded[..positions * s.window()];
-                self.unfold(s, x, first, rows, unfolded);
-                multiply(
-                    MatrixMut::new(&mut grad_weight, s.out_channels, s.window()),
-                    Write::Add,
-                    grad.t(),
-                    Matrix::new(unfolded, positions, s.window()),
-                    1.0,
-                    Threads::One,
-                );
-                if grad_x.is_empty() {
-                    continue;
-                }
-                multiply(
-                    MatrixMut::new(unfolded, positions, s.window()),
-                    Write::Overwrite,
-                    grad,
-                    Matrix::new(weight, s.out_channels, s.window()),
-                    1.0,
-                    Threads::One,
-                );
-                self.fold(
+            let grad_x = match grad_x.is_empty() {
+                true => &mut [][..],
+                false => &mut grad_x[sample * s.image()..][..s.image()],
+            };
+            for tile in s.tiles() {
+                let grad = &grad[tile.elements(s)];
+                self.backward_tile(
                     s,
-                    unfolded,
-                    first,
-                    rows,
-                    &mut grad_x[sample * s.image()..][..s.image()],
+                    x,
+                    weight,
+                    grad,
+                    tile,
+                    &mut unfolded,
+                    &mut grad_weight,
+                    grad_x,
                 );
             }
         }
@@ -268,30 +350,16 @@ impl CpuOp for Conv2d {
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
         let s = self.sizes(args)?;
         let dims = [s.batch, s.out_height, s.out_width, s.out_channels];
+        let bias = args.get(2).map(|bias| bias.data);
         let mut out = vec![T::zero(); dims.iter().product()];
         out.par_chunks_mut(s.out_image())
             .zip(args[0].data.par_chunks(s.image().max(1)))
             .for_each_init(
-                || vec![T::zero(); s.rows_per_tile() * s.out_width * s.window()],
+                || s.unfolding(),
                 |unfolded, (out, x)| {
-                    for (first, rows) in Self::tiles(s) {
-                        let positions = rows * s.out_width;
-                        let row = s.out_width * s.out_channels;
-                        let out = &mut out[first * row..(first + rows) * row];
-                        if let Some(bias) = args.get(2) {
-                            out.chunks_exact_mut(s.out_channels)
-                                .for_each(|out| out.copy_from_slice(bias.data));
-                        }
-                        let unfolded = &mut unfolded[..positions * s.window()];
-                        self.unfold(&s, x, first, rows, unfolded);
-                        multiply(
-                            MatrixMut::new(out, positions, s.out_channels),
-                            Write::Add,
-                            Matrix::new(unfolded, positions, s.window()),
-                            Matrix::new(args[1].data, s.out_channels, s.window()).t(),
-                            1.0,
-                            Threads::One,
-                        );
+                    for tile in s.tiles() {
+                        let out = &mut out[tile.elements(&s)];
+                        self.forward_tile(&s, x, args[1].data, bias, tile, unfolded, out);
                     }
                 },
             );
@@ -301,29 +369,34 @@ impl CpuOp for Conv2d {
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
         let s = self.sizes(pass.args)?;
         let (x, weight, grad) = (pass.args[0].data, pass.args[1].data, pass.grad);
-        let (image, out_image) = (
-            s.image().max(1) * s.samples_per_task(),
-            s.out_image() * s.samples_per_task(),
-        );
-        let tasks = x.par_chunks(image).zip(grad.par_chunks(out_image));
-        let mut grad_x = Vec::new();
-        let partials: Vec<Vec<T>> = if pass.needed[0] {
-            grad_x = vec![T::zero(); x.len()];
-            tasks
-                .zip(grad_x.par_chunks_mut(image))
-                .map(|((x, grad), grad_x)| self.backward_samples(&s, x, weight, grad, grad_x))
-                .collect()
+        let samples = s.samples_per_task();
+        let (image, out_image) = (s.image().max(1) * samples, s.out_image() * samples);
+        let mut grad_x = if pass.needed[0] {
+            vec![T::zero(); x.len()]
         } else {
-            tasks
-                .map(|(x, grad)| self.backward_samples(&s, x, weight, grad, &mut []))
-                .collect()
+            Vec::new()
         };
-        let grad_weight = sum_partials(partials, weight.len());
-        let mut grads = vec![pass.needed[0].then_some(grad_x), Some(grad_weight)];
+        let partials: Vec<Vec<T>> = per_task(&mut grad_x, image, x.len().div_ceil(image))
+            .into_par_iter()
+            .zip(x.par_chunks(image).zip(grad.par_chunks(out_image)))
+            .map(|(grad_x, (x, grad))| self.backward_samples(&s, x, weight, grad, grad_x))
+            .collect();
+        let mut grads = vec![
+            pass.needed[0].then_some(grad_x),
+            Some(sum_partials(partials, weight.len())),
+        ];
         if pass.args.len() == 3 {
             grads.push(Some(column_sums(grad, s.out_channels)));
         }
         Ok(grads)
+    }
+}
+
+/// `out` in chunks for each task, or an empty slice for each where no output is wanted.
+pub(super) fn per_task<T>(out: &mut [T], chunk: usize, tasks: usize) -> Vec<&mut [T]> {
+    match out.is_empty() {
+        true => (0..tasks).map(|_| &mut [][..]).collect(),
+        false => out.chunks_mut(chunk).collect(),
     }
 }
 

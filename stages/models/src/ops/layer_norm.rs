@@ -1,8 +1,9 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
-use super::matrix::{ROWS_PER_BLOCK, sum_partials};
-use super::real::{Real, sum_of, sum_of_pairs, vectorised};
+use super::matrix::{ROWS_PER_BLOCK, sum_partials, written};
+use super::real::{Real, add, add_products, sum_of, sum_of_pairs, vectorised};
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// The epsilon of every CLIP.
 pub const LAYER_NORM_EPSILON: f64 = 1e-5;
@@ -59,12 +60,28 @@ impl CpuOp for LayerNorm {
     }
 }
 
+/// Replaces a row by (x - mean) * rstd and returns rstd, the inverse of its standard deviation.
 #[inline(always)]
-fn mean_and_rstd<T: Real>(row: &[T], epsilon: f64) -> (T, T) {
-    let count = T::of(row.len() as f64);
-    let mean = sum_of(row, |x| x) / count;
-    let variance = sum_of(row, |x| (x - mean) * (x - mean)) / count;
-    (mean, T::one() / (variance + T::of(epsilon)).sqrt())
+pub(super) fn normalise_row<T: Real>(x: &[T], normed: &mut [T], epsilon: f64) -> T {
+    let count = T::of(x.len() as f64);
+    let mean = sum_of(x, |x| x) / count;
+    let variance = sum_of(x, |x| (x - mean) * (x - mean)) / count;
+    let rstd = T::one() / (variance + T::of(epsilon)).sqrt();
+    for (normed, &x) in normed.iter_mut().zip(x) {
+        *normed = (x - mean) * rstd;
+    }
+    rstd
+}
+
+/// Turns the gradient of a normed row into that of the row itself.
+#[inline(always)]
+pub(super) fn normalise_row_backward<T: Real>(normed: &[T], rstd: T, grad: &mut [T]) {
+    let count = T::of(normed.len() as f64);
+    let mean = sum_of(grad, |grad| grad) / count;
+    let mean_product = sum_of_pairs(grad, normed, |grad, normed| grad * normed) / count;
+    for (grad, &normed) in grad.iter_mut().zip(normed) {
+        *grad = rstd * (*grad - mean - normed * mean_product);
+    }
 }
 
 pub(super) fn layer_norm_forward<T: Real>(
@@ -74,23 +91,30 @@ pub(super) fn layer_norm_forward<T: Real>(
     epsilon: f64,
 ) -> Vec<T> {
     let width = weight.len();
-    let mut out = vec![T::zero(); x.len()];
-    out.par_chunks_mut(ROWS_PER_BLOCK * width)
-        .zip(x.par_chunks(ROWS_PER_BLOCK * width))
-        .for_each(|(out, x)| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        let (mean, rstd) = mean_and_rstd(x, epsilon);
-                        for i in 0..width {
-                            out[i] = ((x[i] - mean) * rstd).mul_add(weight[i], bias[i]);
+    let fill = |out: &mut [MaybeUninit<T>]| {
+        let block = ROWS_PER_BLOCK * width;
+        out.par_chunks_mut(block)
+            .zip(x.par_chunks(block))
+            .for_each(|(out, x)| {
+                let mut normed = vec![T::zero(); width];
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                            normalise_row(x, &mut normed, epsilon);
+                            let affine = weight.iter().zip(bias);
+                            for ((out, &normed), (&weight, &bias)) in
+                                out.iter_mut().zip(&normed).zip(affine)
+                            {
+                                out.write(normed.mul_add(weight, bias));
+                            }
                         }
-                    }
-                },
-            );
-        });
-    out
+                    },
+                );
+            });
+    };
+    // SAFETY: the blocks consist of whole rows, each of which is written.
+    unsafe { written(x.len(), fill) }
 }
 
 pub(super) struct LayerNormGrads<T> {
@@ -119,28 +143,22 @@ pub(super) fn layer_norm_backward<T: Real>(
         .zip(x.par_chunks(block).zip(grad.par_chunks(block)))
         .map(|(grad_x, (x, grad))| {
             let mut sums = vec![T::zero(); 2 * width];
+            let mut scratch = vec![T::zero(); 2 * width];
             let (weight_sums, bias_sums) = sums.split_at_mut(width);
-            let mut normed = vec![T::zero(); width];
-            let mut scaled = vec![T::zero(); width];
+            let (normed, scaled) = scratch.split_at_mut(width);
             vectorised(
                 #[inline(always)]
                 || {
                     let rows = x.chunks_exact(width).zip(grad.chunks_exact(width));
                     for (grad_x, (x, grad)) in grad_x.chunks_exact_mut(width).zip(rows) {
-                        let (mean, rstd) = mean_and_rstd(x, epsilon);
-                        for i in 0..width {
-                            normed[i] = (x[i] - mean) * rstd;
-                            scaled[i] = grad[i] * weight[i];
-                            weight_sums[i] = grad[i].mul_add(normed[i], weight_sums[i]);
-                            bias_sums[i] += grad[i];
+                        let rstd = normalise_row(x, normed, epsilon);
+                        add_products(weight_sums, grad, normed);
+                        add(bias_sums, grad);
+                        for ((scaled, &grad), &weight) in scaled.iter_mut().zip(grad).zip(weight) {
+                            *scaled = grad * weight;
                         }
-                        let count = T::of(width as f64);
-                        let mean_scaled = sum_of(&scaled, |x| x) / count;
-                        let mean_product = sum_of_pairs(&scaled, &normed, |a, b| a * b) / count;
-                        for i in 0..width {
-                            grad_x[i] +=
-                                rstd * (scaled[i] - mean_scaled - normed[i] * mean_product);
-                        }
+                        normalise_row_backward(normed, rstd, scaled);
+                        add(grad_x, scaled);
                     }
                 },
             );

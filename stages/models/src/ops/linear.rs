@@ -1,5 +1,5 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
-use super::matrix::{Matrix, MatrixMut, Threads, Write, column_sums, multiply, rows_of};
+use super::matrix::{Matrix, MatrixMut, Threads, Write, column_sums, multiply, product, repeated};
 use super::real::Real;
 use candle_core::{Result, Tensor, bail};
 
@@ -98,16 +98,10 @@ impl CpuOp for Linear {
         } = self.sizes(args)?;
         let bias = args.get(2).map(|bias| bias.data);
         let out = if self.transposed {
-            let mut out = vec![T::zero(); rows * outputs];
-            multiply(
-                MatrixMut::new(&mut out, rows, outputs),
-                Write::Overwrite,
+            product(
                 Matrix::new(args[0].data, rows, inputs),
                 Matrix::new(args[1].data, inputs, outputs),
-                1.0,
-                Threads::All,
-            );
-            out
+            )
         } else {
             linear_forward(args[0].data, args[1].data, bias, rows, inputs, outputs)
         };
@@ -127,16 +121,10 @@ impl CpuOp for Linear {
             if !self.transposed {
                 return linear_grad_x(grad, w, rows, inputs, outputs);
             }
-            let mut out = vec![T::zero(); rows * inputs];
-            multiply(
-                MatrixMut::new(&mut out, rows, inputs),
-                Write::Overwrite,
+            product(
                 Matrix::new(grad, rows, outputs),
                 Matrix::new(w, inputs, outputs).t(),
-                1.0,
-                Threads::All,
-            );
-            out
+            )
         });
         let grad_w = pass.needed[1].then(|| {
             // d(x w) / dw is the same product with the roles of input and output exchanged.
@@ -163,16 +151,19 @@ pub(super) fn linear_forward<T: Real>(
     inputs: usize,
     outputs: usize,
 ) -> Vec<T> {
-    let mut out = rows_of(bias, rows, outputs);
-    multiply(
-        MatrixMut::new(&mut out, rows, outputs),
-        if bias.is_some() {
-            Write::Add
-        } else {
-            Write::Overwrite
-        },
+    let (x, w) = (
         Matrix::new(x, rows, inputs),
         Matrix::new(w, outputs, inputs).t(),
+    );
+    let Some(bias) = bias else {
+        return product(x, w);
+    };
+    let mut out = repeated(bias, rows);
+    multiply(
+        MatrixMut::new(&mut out, rows, outputs),
+        Write::Add,
+        x,
+        w,
         1.0,
         Threads::All,
     );
@@ -187,16 +178,10 @@ pub(super) fn linear_grad_x<T: Real>(
     inputs: usize,
     outputs: usize,
 ) -> Vec<T> {
-    let mut out = vec![T::zero(); rows * inputs];
-    multiply(
-        MatrixMut::new(&mut out, rows, inputs),
-        Write::Overwrite,
+    product(
         Matrix::new(grad, rows, outputs),
         Matrix::new(w, outputs, inputs),
-        1.0,
-        Threads::All,
-    );
-    out
+    )
 }
 
 /// dw = dy^T x.
@@ -207,16 +192,10 @@ pub(super) fn linear_grad_w<T: Real>(
     inputs: usize,
     outputs: usize,
 ) -> Vec<T> {
-    let mut out = vec![T::zero(); outputs * inputs];
-    multiply(
-        MatrixMut::new(&mut out, outputs, inputs),
-        Write::Overwrite,
+    product(
         Matrix::new(grad, rows, outputs).t(),
         Matrix::new(x, rows, inputs),
-        1.0,
-        Threads::All,
-    );
-    out
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Matrix products over borrowed, strided slices (the `gemm` crate behind a checked interface).
 
-use super::real::{Real, vectorised};
+use super::real::{Real, add, vectorised};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// A borrowed matrix with any strides.
 #[derive(Clone, Copy)]
@@ -48,23 +49,40 @@ impl<'a, T> Matrix<'a, T> {
 
 /// Where a product goes: row-major, `row_stride` elements from row to row.
 pub(crate) struct MatrixMut<'a, T> {
-    data: &'a mut [T],
+    data: &'a mut [MaybeUninit<T>],
     rows: usize,
     cols: usize,
     row_stride: usize,
+    is_initialised: bool,
 }
 
-impl<'a, T> MatrixMut<'a, T> {
+impl<'a, T: Real> MatrixMut<'a, T> {
     pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
     pub(crate) fn strided(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        // SAFETY: the same elements; nobody but `multiply` sees them here, and it writes nothing uninitialised.
+        let data = unsafe { &mut *(std::ptr::from_mut(data) as *mut [MaybeUninit<T>]) };
+        Self {
+            is_initialised: true,
+            ..Self::uninitialised(data, rows, cols, row_stride)
+        }
+    }
+
+    /// Can only be overwritten.
+    pub(crate) fn uninitialised(
+        data: &'a mut [MaybeUninit<T>],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Self {
         Self {
             data,
             rows,
             cols,
             row_stride,
+            is_initialised: false,
         }
     }
 }
@@ -101,6 +119,7 @@ pub(crate) fn multiply<T: Real>(
         "shape of the product"
     );
     assert_eq!(a.cols, b.rows, "inner dimension");
+    assert!(out.is_initialised || write == Write::Overwrite);
     if out.rows == 0 || out.cols == 0 {
         return;
     }
@@ -108,7 +127,7 @@ pub(crate) fn multiply<T: Real>(
     if a.cols == 0 {
         if write == Write::Overwrite {
             for row in out.data.chunks_mut(out.row_stride).take(out.rows) {
-                row[..out.cols].fill(T::zero());
+                row[..out.cols].fill(MaybeUninit::new(T::zero()));
             }
         }
         return;
@@ -120,7 +139,7 @@ pub(crate) fn multiply<T: Real>(
             out.rows,
             out.cols,
             a.cols,
-            out.data.as_mut_ptr(),
+            out.data.as_mut_ptr().cast::<T>(),
             1,
             out.row_stride as isize,
             write == Write::Add,
@@ -181,22 +200,46 @@ pub(crate) fn sum_partials<T: Real>(partials: Vec<Vec<T>>, length: usize) -> Vec
 #[inline(always)]
 fn add_rows<T: Real>(sums: &mut [T], rows: &[T]) {
     for row in rows.chunks_exact(sums.len()) {
-        for (sum, &x) in sums.iter_mut().zip(row) {
-            *sum += x;
-        }
+        add(sums, row);
     }
 }
 
-/// Fills every row with `bias`, or with zeros.
-pub(crate) fn rows_of<T: Real>(bias: Option<&[T]>, rows: usize, cols: usize) -> Vec<T> {
-    let mut out = vec![T::zero(); rows * cols];
-    if let Some(bias) = bias {
-        out.par_chunks_mut((ROWS_PER_BLOCK * cols).max(1))
-            .for_each(|block| {
-                for row in block.chunks_exact_mut(cols) {
-                    row.copy_from_slice(bias);
-                }
-            });
-    }
+/// `rows` copies of `row`, one behind the other.
+pub(crate) fn repeated<T: Real>(row: &[T], rows: usize) -> Vec<T> {
+    let fill = |out: &mut [MaybeUninit<T>]| {
+        let block = (ROWS_PER_BLOCK * row.len()).max(1);
+        out.par_chunks_mut(block).for_each(|out| {
+            for out in out.chunks_exact_mut(row.len()) {
+                out.write_copy_of_slice(row);
+            }
+        });
+    };
+    // SAFETY: the blocks consist of whole rows, each of which is written.
+    unsafe { written(rows * row.len(), fill) }
+}
+
+/// a b into a vector of its own, on all threads.
+pub(crate) fn product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
+    let (rows, cols) = (a.rows, b.cols);
+    let fill = |out: &mut [MaybeUninit<T>]| {
+        let out = MatrixMut::uninitialised(out, rows, cols, cols);
+        multiply(out, Write::Overwrite, a, b, 1.0, Threads::All);
+    };
+    // SAFETY: a product that overwrites writes every element of its matrix.
+    unsafe { written(rows * cols, fill) }
+}
+
+/// A vector whose elements `fill` writes, without clearing it first: half of the time of a memory-bound kernel.
+///
+/// # Safety
+/// `fill` writes every element.
+pub(crate) unsafe fn written<T: Real>(
+    length: usize,
+    fill: impl FnOnce(&mut [MaybeUninit<T>]),
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(length);
+    fill(&mut out.spare_capacity_mut()[..length]);
+    // SAFETY: the capacity was asked for above, and the caller promises that all elements are written.
+    unsafe { out.set_len(length) };
     out
 }

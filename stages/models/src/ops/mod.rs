@@ -18,6 +18,7 @@ mod patches;
 mod positions;
 mod real;
 mod select;
+mod stem;
 
 pub use activation::{Activation, activation};
 pub use attention::attention;
@@ -30,6 +31,7 @@ pub use normalise::l2_normalise;
 pub use patches::patches;
 pub use positions::add_positions;
 pub use select::select_rows;
+pub use stem::{StemStage, stem_stage};
 
 #[cfg(test)]
 mod testing;

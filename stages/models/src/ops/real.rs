@@ -106,8 +106,9 @@ pub(crate) fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(kernel)
 }
 
-/// Independent partial results per reduction: enough for the widest registers.
-pub(crate) const LANES: usize = 32;
+/// Independent partial results per reduction: one of the widest registers. More would serve long rows, but most rows
+/// are short and pay for combining them.
+pub(crate) const LANES: usize = 16;
 
 /// Combines `LANES` partial results pairwise.
 #[inline(always)]
@@ -172,6 +173,22 @@ pub(crate) fn max_of<T: Real>(xs: &[T]) -> T {
         *lane = lane.larger(x);
     }
     fold_lanes(lanes, T::larger)
+}
+
+/// sums += xs
+#[inline(always)]
+pub(crate) fn add<T: Real>(sums: &mut [T], xs: &[T]) {
+    for (sum, &x) in sums.iter_mut().zip(xs) {
+        *sum += x;
+    }
+}
+
+/// sums += xs * ys
+#[inline(always)]
+pub(crate) fn add_products<T: Real>(sums: &mut [T], xs: &[T], ys: &[T]) {
+    for ((sum, &x), &y) in sums.iter_mut().zip(xs).zip(ys) {
+        *sum = x.mul_add(y, *sum);
+    }
 }
 
 #[cfg(test)]

@@ -1,1 +1,127 @@
+//! Whole-pipeline tests: worlds to build from, builds to look into.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use manifests::{Artifact, BuildSpec};
+use pipeline::build::Build;
+use pipeline::progress::Progress;
+use pipeline::run::{Quarantined, RunOptions};
+use stages::table::{Columns, option_text};
+use workers::WorkerError;
+use workers::parts::PartReader;
+
+/// A folder with a sandbox world and room for work stores.
+pub struct World {
+    pub folder: tempfile::TempDir,
+}
+
+impl World {
+    /// A world of `tiles` tiles per country.
+    pub fn new(tiles: usize) -> World {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let settings = sandbox::Settings { tiles_per_country: tiles, side_px: 80, seed: 7 };
+        sandbox::generate(&folder.path().join("world"), &settings, &mut |_, _| {}).expect("a world");
+        World { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A spec of Finland with a small model; `work` names the work store's folder.
+    pub fn spec(&self, work: &str, set: &[&str]) -> BuildSpec {
+        BuildSpec::parse(&self.spec_text(work), "test spec", &set.iter().map(|s| s.to_string()).collect::<Vec<_>>())
+            .expect("a good spec")
+    }
+
+    pub fn spec_text(&self, work: &str) -> String {
+        format!(
+            r#"
+country = "finland"
+[source]
+kind = "skyscript"
+url = "{}"
+tables = ["dataframe/SkyScript_sandbox.csv", "dataframe/SkyScript_sandbox_polished.csv"]
+tokens = ["FI"]
+country_code = "FI"
+[work]
+url = "{}"
+shards = 3
+[score]
+clip = "bootstrap"
+bootstrap_epochs = 1
+[model]
+preset = "tiny"
+image_size_px = 32
+context_length = 24
+vocabulary = 300
+[pretrain]
+epochs = 2
+batch = 8
+checkpoint_every_steps = 2
+"#,
+            self.path("world").display(),
+            self.path(work).display()
+        )
+    }
+}
+
+/// Opens a build; nobody stops it.
+pub async fn open(spec: BuildSpec) -> Result<Build, WorkerError> {
+    Build::open(spec, Arc::new(AtomicBool::new(false))).await
+}
+
+/// Opens and runs a build.
+pub async fn run(spec: BuildSpec) -> Result<(Build, Vec<Quarantined>), WorkerError> {
+    run_with(spec, RunOptions::default()).await
+}
+
+pub async fn run_with(spec: BuildSpec, options: RunOptions) -> Result<(Build, Vec<Quarantined>), WorkerError> {
+    let mut build = open(spec).await?;
+    let quarantined = pipeline::run::run(&mut build, options, &Progress::new(true)).await?;
+    Ok((build, quarantined))
+}
+
+/// A text column of a table by image id; null is "".
+pub async fn column(build: &Build, artifact: Artifact, name: &str) -> BTreeMap<String, String> {
+    let mut rows = BTreeMap::new();
+    for part in build.pin(artifact).await.expect("a table").parts {
+        let reader = PartReader::open(&build.work, artifact, &part).await.expect("a part");
+        let batch = reader.read(&["image_id", name]).await.expect("columns");
+        let columns = Columns::new(artifact, &batch);
+        let (ids, values) = (columns.text("image_id").expect("ids"), columns.text(name).expect("texts"));
+        for row in 0..batch.num_rows() {
+            let value = option_text(values, row).unwrap_or_default().to_owned();
+            assert!(rows.insert(ids.value(row).to_owned(), value).is_none(), "{} twice", ids.value(row));
+        }
+    }
+    rows
+}
+
+/// Delta version of a table.
+pub async fn version(build: &Build, artifact: Artifact) -> u64 {
+    build.pin(artifact).await.expect("a table").version.expect("a version")
+}
+
+/// The program, built beside the tests.
+pub fn urbancross() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's path");
+    let folder = test.parent().and_then(Path::parent).expect("target/debug");
+    let program = folder.join("urbancross");
+    assert!(program.exists(), "{} is not built: run `make test`, or `cargo build -p pipeline` first", program.display());
+    program
+}
+
+/// A Python that has these modules; says so and gives `None` where there is none.
+pub fn python_with(modules: &[&str]) -> Option<&'static str> {
+    let import = modules.iter().map(|m| format!("import {m}")).collect::<Vec<_>>().join("; ");
+    let output = std::process::Command::new("python3").args(["-c", &import]).output();
+    if output.is_ok_and(|o| o.status.success()) {
+        return Some("python3");
+    }
+    println!("skipped: no python3 with {}", modules.join(", "));
+    None
+}

@@ -1,0 +1,38 @@
+# make demo          three sandbox countries: build, train, evaluate in and across countries, report
+# make test          all tests
+# make real DATA=DIR a captioned folder: build, train from scratch, test recall
+# make goldens DIR=… golden tests over any folder of reference outputs
+# make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
+
+URBANCROSS = target/debug/urbancross
+COUNTRIES  = finland:FI germany:DE spain:ES
+DEMO      ?= demo-out
+REAL      ?= real-out
+TILES     ?= 420
+
+.PHONY: demo test real goldens bench check binary
+
+binary:
+	cargo build --locked -p pipeline
+
+demo: binary
+	URBANCROSS=$(abspath $(URBANCROSS)) TILES=$(TILES) deploy/demo.sh $(DEMO)
+
+test:
+	cargo test --locked --workspace
+
+real: binary
+	@test -n "$(DATA)" || { echo "usage: make real DATA=DIR   (DIR has images/ and a caption file)"; exit 2; }
+	$(URBANCROSS) run manifests/captioned.toml --set source.url=$(DATA) --set work.url=$(REAL)
+
+goldens:
+	@test -n "$(DIR)" || { echo "usage: make goldens DIR=…   (folders with config.json, model.safetensors, io.safetensors)"; exit 2; }
+	URBANCROSS_GOLDENS=$(abspath $(DIR)) cargo test --locked -p models --test goldens -- --nocapture
+
+bench:
+	tests/bench.sh
+
+check:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	tests/walls.sh

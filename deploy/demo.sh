@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The whole story once, in one folder: a sandbox world of three countries, a build of each, every model on every
+# country's test images, one report. Run it again: what is done stays done.
+set -euo pipefail
+out=${1:?usage: demo.sh FOLDER}
+urbancross=${URBANCROSS:-urbancross}
+manifests=$(cd "$(dirname "$0")/../manifests" && pwd)
+began=$SECONDS
+mkdir -p "$out"
+[ -e "$out/world/extract.osm" ] || "$urbancross" sandbox "$out/world" --tiles "${TILES:-420}"
+specs=()
+for country in finland:FI germany:DE spain:ES; do
+    name=${country%:*} code=${country#*:}
+    spec=$out/$name.toml
+    sed -e "s|^country = .*|country = \"$name\"|" -e "s|^tokens = .*|tokens = [\"$code\"]|" \
+        -e "s|^country_code = .*|country_code = \"$code\"|" -e "s|^url = \"sandbox-world\"|url = \"$out/world\"|" \
+        -e "s|^url = \"sandbox-work\"|url = \"$out/work\"|" "$manifests/sandbox.toml" > "$spec"
+    echo "== $name"
+    "$urbancross" run "$spec"
+    specs+=("$spec")
+done
+echo "== every model on every country"
+"$urbancross" evaluate "${specs[@]}" --report "$out/report.html"
+echo "$((SECONDS - began)) seconds; everything is in $out, begin with $out/report.html"

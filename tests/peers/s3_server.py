@@ -1,0 +1,24 @@
+"""An S3-compatible server on loopback with two buckets, `skyscript` (the world) and `work` (empty).
+
+usage: s3_server.py WORLD_FOLDER      prints its address, then serves until it is killed
+"""
+import pathlib
+import sys
+import time
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+host, port = server.get_host_and_port()
+endpoint = f"http://{host}:{port}"
+s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
+s3.create_bucket(Bucket="skyscript", ACL="public-read")
+s3.create_bucket(Bucket="work")
+world = pathlib.Path(sys.argv[1])
+for path in sorted(p for p in world.rglob("*") if p.is_file()):
+    s3.upload_file(str(path), "skyscript", f"SkyScript/{path.relative_to(world)}")
+print(endpoint, flush=True)
+while True:
+    time.sleep(60)

@@ -1,0 +1,117 @@
+//! Captioned image folders: formats, splits, several captions, bad images.
+
+use manifests::{Artifact, BuildSpec};
+use pipeline_tests::{column, run};
+use pixels::Rgb;
+
+/// A folder of `images` small pictures with two captions each; every fifth is a test image.
+fn folder(images: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("images")).unwrap();
+    let mut lines = String::new();
+    for i in 0..images {
+        let colour = [(i * 37 % 256) as u8, (i * 91 % 256) as u8, (i * 53 % 256) as u8];
+        let picture = Rgb { width: 40, height: 32, data: (0..40 * 32).flat_map(|p| colour.map(|c| c.wrapping_add((p % 7) as u8))).collect() };
+        std::fs::write(folder.path().join(format!("images/tile_{i}.jpg")), pixels::encode_jpeg(&picture, 90)).unwrap();
+        let split = if i % 5 == 0 { "test" } else { "train" };
+        let captions = [format!("field number {i} seen from above ."), format!("a plain of colour {}", i % 9)];
+        lines.push_str(&serde_json::json!({ "file": format!("tile_{i}.jpg"), "split": split, "captions": captions }).to_string());
+        lines.push('\n');
+    }
+    std::fs::write(folder.path().join("captions.jsonl"), lines).unwrap();
+    folder
+}
+
+fn spec(folder: &std::path::Path, set: &[&str]) -> BuildSpec {
+    let text = format!(
+        r#"
+country = "plain"
+[source]
+kind = "captioned"
+url = "{}"
+[work]
+url = "{}"
+shards = 2
+[caption]
+captioner = "given"
+[segment]
+segmenter = "none"
+[model]
+preset = "tiny"
+image_size_px = 32
+context_length = 16
+vocabulary = 200
+[pretrain]
+epochs = 1
+batch = 8
+"#,
+        folder.display(),
+        folder.join("work").display()
+    );
+    BuildSpec::parse(&text, "test", &set.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captions_and_splits_come_with_the_images() {
+    let folder = folder(60);
+    let (build, quarantined) = run(spec(folder.path(), &[])).await.unwrap();
+    assert!(quarantined.is_empty());
+    let splits = column(&build, Artifact::Splits, "split").await;
+    assert_eq!(splits.values().filter(|s| *s == "test").count(), 12, "the given split stands");
+    assert!(splits.values().any(|s| s == "val"), "a validation split is taken from train");
+    let evaluation = pipeline::evaluate::stored(&build).await.unwrap().unwrap();
+    assert_eq!((evaluation.recall.image_gallery, evaluation.recall.caption_gallery), (12, 24));
+    let segments = column(&build, Artifact::Segments, "status").await;
+    assert_eq!(segments.len(), 60, "an image without segments has an empty list, not a missing row");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_images_become_row_statuses() {
+    let folder = folder(60);
+    let images = folder.path().join("images");
+    std::fs::write(images.join("tile_1.jpg"), b"").unwrap();
+    let whole = std::fs::read(images.join("tile_2.jpg")).unwrap();
+    std::fs::write(images.join("tile_2.jpg"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(images.join("tile_3.jpg"), b"GIF89a no jpeg at all").unwrap();
+    // a header that claims 65,500 x 65,500 pixels
+    let mut giant = whole.clone();
+    let at = giant.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+    giant[at + 5..at + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]);
+    std::fs::write(images.join("tile_4.jpg"), giant).unwrap();
+    std::fs::remove_file(images.join("tile_6.jpg")).unwrap();
+    let (build, quarantined) = run(spec(folder.path(), &[])).await.unwrap();
+    let status = column(&build, Artifact::Images, "status").await;
+    let why = column(&build, Artifact::Images, "error").await;
+    for id in ["tile_1", "tile_2", "tile_3", "tile_4"] {
+        assert_eq!(status[id], "error", "{id}");
+        assert!(!why[id].is_empty());
+    }
+    assert!(why["tile_4"].contains("pixel"), "{}", why["tile_4"]);
+    assert_eq!(status.values().filter(|s| *s == "ok").count(), 55);
+    // embeddings exist for the good ones only
+    assert_eq!(column(&build, Artifact::ImageEmbeddings, "status").await.len(), 55);
+    let rows: u64 = quarantined.iter().map(|q| q.rows).sum();
+    assert_eq!(rows, 5, "four broken and one missing: {quarantined:?}");
+    let listing = String::from_utf8(build.work.get("quarantine/plain/images.jsonl").await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(listing.contains("tile_2") && listing.lines().count() == 4, "{listing}");
+
+    // mended, and asked to try again
+    std::fs::write(images.join("tile_2.jpg"), &whole).unwrap();
+    let (build, _) = run(spec(folder.path(), &[])).await.unwrap();
+    assert_eq!(column(&build, Artifact::Images, "status").await["tile_2"], "ok", "a changed file is tried again by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_without_captions_and_a_wrong_checkpoint_say_what_to_do() {
+    let empty = tempfile::tempdir().unwrap();
+    let error = run(spec(empty.path(), &[])).await.err().unwrap().to_string();
+    assert!(error.contains("no caption file") && error.contains("source.tables"), "{error}");
+    let folder = folder(40);
+    run(spec(folder.path(), &[])).await.unwrap();
+    let model = folder.path().join("work/checkpoints/plain/pretrain");
+    let run_folder = std::fs::read_dir(&model).unwrap().next().unwrap().unwrap().path().join("result");
+    let init = format!("model.init=\"{}/model.safetensors\"", run_folder.display());
+    let error = run(spec(folder.path(), &[&init, "model.preset=small", "work.url=other"])).await.err().unwrap().to_string();
+    let _ = std::fs::remove_dir_all("other");
+    assert!(error.contains("model"), "{error}");
+}

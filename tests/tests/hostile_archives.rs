@@ -1,0 +1,118 @@
+//! Worlds that are damaged on purpose: a clear error or a row status, never a panic, never silence.
+
+use std::io::{Read, Write};
+
+use manifests::Artifact;
+use pipeline_tests::{World, column, open, run};
+use workers::WorkerError;
+
+const ARCHIVES: [&str; 2] = ["images2.zip", "images3.zip"];
+
+/// Rewrites an archive of the world; `change` sees every member and gives what replaces it.
+fn rewrite(world: &World, archive: &str, change: &mut dyn FnMut(&str, Vec<u8>) -> Option<Vec<u8>>) {
+    let path = world.path("world").join(archive);
+    let mut old = zip::ZipArchive::new(std::fs::File::open(&path).unwrap()).unwrap();
+    let mut new = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for i in 0..old.len() {
+        let mut member = old.by_index(i).unwrap();
+        let name = member.name().to_owned();
+        let mut bytes = Vec::new();
+        member.read_to_end(&mut bytes).unwrap();
+        if let Some(bytes) = change(&name, bytes) {
+            new.start_file(&name, stored).unwrap();
+            new.write_all(&bytes).unwrap();
+        }
+    }
+    std::fs::write(&path, new.finish().unwrap().into_inner()).unwrap();
+}
+
+const QUICK: [&str; 3] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_rows_are_quarantined_and_the_rest_is_built() {
+    let world = World::new(40);
+    let (mut broken_image, mut evil_meta, mut missing_meta) = (None, None, None);
+    for archive in ARCHIVES {
+        rewrite(&world, archive, &mut |name, bytes| {
+            if broken_image.is_none() && name.contains("_FI_") {
+                broken_image = Some(name.to_owned());
+                return Some(bytes[..bytes.len() / 3].to_vec());
+            }
+            Some(bytes)
+        });
+    }
+    for archive in ["meta2.zip", "meta3.zip"] {
+        rewrite(&world, archive, &mut |name, bytes| {
+            if !name.contains("_FI_") || broken_image.as_ref().is_some_and(|b| b[7..b.len() - 4] == name[5..name.len() - 7]) {
+                return Some(bytes);
+            }
+            if evil_meta.is_none() {
+                evil_meta = Some(name.to_owned());
+                // cos\nsystem\n(S'touch /tmp/pwned'\ntR.
+                return Some(b"cos\nsystem\n(S'true'\ntR.".to_vec());
+            }
+            if missing_meta.is_none() {
+                missing_meta = Some(name.to_owned());
+                return None;
+            }
+            Some(bytes)
+        });
+    }
+    let (build, quarantined) = run(world.spec("work", &QUICK)).await.unwrap();
+    let stem = |name: &Option<String>| name.as_ref().unwrap().rsplit('/').next().unwrap().split('.').next().unwrap().to_owned();
+    let (image, evil, missing) = (stem(&broken_image), stem(&evil_meta), stem(&missing_meta));
+    let geotags = column(&build, Artifact::Geotags, "error").await;
+    assert!(geotags[&evil].contains("refused"), "{}", geotags[&evil]);
+    assert!(geotags[&missing].contains("no meta record"), "{}", geotags[&missing]);
+    let images = column(&build, Artifact::Images, "status").await;
+    assert_eq!(images[&image], "error");
+    assert_eq!(images.values().filter(|s| *s == "ok").count(), 37);
+    assert!(!images.contains_key(&evil), "an image without geo-tags is not pulled");
+    assert_eq!(quarantined.iter().map(|q| q.rows).sum::<u64>(), 3, "{quarantined:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_archive_stops_the_build_with_its_name() {
+    let world = World::new(12);
+    let path = world.path("world").join("images2.zip");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 30]).unwrap();
+    let error = open(world.spec("work", &QUICK)).await.err().unwrap();
+    assert!(matches!(error, WorkerError::Broken(_)) && error.to_string().contains("images2.zip"), "{error}");
+    assert_eq!(error.exit_code(), 65);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_without_what_is_needed_say_so() {
+    let world = World::new(12);
+    let csv = world.path("world/dataframe/SkyScript_sandbox.csv");
+    let good = std::fs::read_to_string(&csv).unwrap();
+    std::fs::write(&csv, good.replacen("filepath", "file_path", 1)).unwrap();
+    let error = open(world.spec("work", &QUICK)).await.err().unwrap().to_string();
+    assert!(error.contains("filepath") && error.contains("file_path"), "{error}");
+    // a byte order mark is no part of the first name
+    std::fs::write(&csv, format!("\u{feff}{good}")).unwrap();
+    assert_eq!(open(world.spec("work", &QUICK)).await.unwrap().virtual_inputs.listing.rows(), 12);
+    // duplicate ids: the first counts, the second is listed
+    let first = good.lines().find(|l| l.contains("_FI_")).unwrap();
+    std::fs::write(&csv, format!("{good}{first}\n")).unwrap();
+    let build = open(world.spec("work", &QUICK)).await.unwrap();
+    assert_eq!((build.virtual_inputs.listing.rows(), build.virtual_inputs.listing.problem_count), (12, 1));
+    // a country that is not there
+    let error = open(world.spec("work", &["source.tokens=[\"CH\"]", "source.country_code=CH"])).await.err().unwrap().to_string();
+    assert!(error.contains("no image is wanted") && error.contains("FI 12"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_a_newer_version_is_refused() {
+    let world = World::new(12);
+    let spec = world.spec("work", &["score.clip=none", "pretrain.epochs=1", "pretrain.batch=2"]);
+    run(spec.clone()).await.unwrap();
+    // as a later version would: another column in the table's schema
+    let log = world.path("work/tables/captions/_delta_log/00000000000000000000.json");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, text.replace("\\\"name\\\":\\\"captioner\\\"", "\\\"name\\\":\\\"captioner_next\\\"")).unwrap();
+    let error = run(spec).await.err().unwrap().to_string();
+    assert!(error.contains("captioner_next") && error.contains("newer urbancross"), "{error}");
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The walls between the rooms: what a crate must never depend on directly.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+failed=0
+wall() {
+    local crate=$1; shift
+    local tree; tree=$(cargo tree --locked -p "$crate" -e normal --prefix none --depth 1 | awk '{print $1}' | sort -u)
+    for forbidden in "$@"; do
+        if grep -qx "$forbidden" <<<"$tree"; then echo "wall: $crate must not depend on $forbidden"; failed=1; fi
+    done
+}
+wall manifests candle-core candle-nn clap object_store delta_kernel tokio arrow
+wall pixels    candle-core arrow object_store tokio
+wall wording   candle-core arrow object_store tokio
+wall sources   candle-core arrow object_store tokio
+wall models    arrow object_store tokio training stages
+wall training  arrow object_store tokio cudarc stages
+wall stages    object_store tokio cudarc parquet delta_kernel
+wall workers   clap indicatif pipeline
+wall pipeline  candle-core candle-nn object_store parquet delta_kernel
+wall report    stages workers training models
+wall sandbox   stages workers training models
+# one arrow in the whole tree
+if [ "$(cargo tree --locked -i arrow --depth 0 2>&1 | grep -c '^arrow v')" != 1 ]; then echo "wall: more than one arrow"; failed=1; fi
+[ "$failed" = 0 ] && echo "walls stand"
+exit "$failed"

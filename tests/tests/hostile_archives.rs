@@ -16,7 +16,7 @@ fn rewrite(world: &World, archive: &str, change: &mut dyn FnMut(&str, Vec<u8>) -
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     for i in 0..old.len() {
         let mut member = old.by_index(i).unwrap();
-        let name = member.name().to_owned();
+        let name = member.name().expect("a readable name").into_owned();
         let mut bytes = Vec::new();
         member.read_to_end(&mut bytes).unwrap();
         if let Some(bytes) = change(&name, bytes) {

@@ -312,11 +312,11 @@ fn now_millis() -> i64 {
 
 fn is_absent(error: &KernelError) -> bool {
     match error {
-        KernelError::FileNotFound(_) | KernelError::MissingVersion(_) | KernelError::InvalidTableLocation(_) => true,
-        other => {
-            let text = whole_chain(other);
-            text.contains("No files in log segment") || text.contains("No table version found")
-        }
+        KernelError::FileNotFound(_)
+        | KernelError::MissingVersion(_)
+        | KernelError::InvalidTableLocation(_)
+        | KernelError::EmptyLog => true,
+        _ => false,
     }
 }
 

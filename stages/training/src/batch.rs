@@ -11,8 +11,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// B pairs of image and caption.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PairBatch {
-    /// Normalised pixels `[B, 3, S, S]`.
+    /// Normalised pixels `[B, 3, S, S]`, or one image for several rows where `image_of_row` says so.
     pub pixel_values_bchw: Vec<f32>,
+    /// For each row the image among `pixel_values_bchw` `[B]`: several captions of an image then cost one pass of the
+    /// image tower. None: row r has image r.
+    pub image_of_row: Option<Vec<u32>>,
     /// Token ids `[B, L]`.
     pub input_ids_bl: Vec<u32>,
     /// Equal for byte-equal images `[B]`.

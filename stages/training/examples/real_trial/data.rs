@@ -9,6 +9,7 @@ use pixels::augment::{Augment, augment};
 use pixels::{
     CLIP_MEAN, CLIP_STD, DecodeLimits, Filter, Rgb, clip_view, decode, normalise_into, resize,
 };
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -28,6 +29,8 @@ pub struct Views {
     pub colour_jitter: f32,
     /// Flips and quarter turns.
     pub turns: bool,
+    /// Captions of an image in one batch.
+    pub captions: usize,
     /// Share of words left out.
     pub word_dropout: f64,
 }
@@ -38,6 +41,7 @@ impl Default for Views {
             crop: 0.5,
             colour_jitter: 0.3,
             turns: true,
+            captions: 1,
             word_dropout: 0.1,
         }
     }
@@ -151,7 +155,7 @@ impl Pair {
     }
 }
 
-/// Batches of one caption per image, drawn anew in every pass.
+/// Batches of images with some of their captions, drawn anew in every pass.
 pub struct Source<'a> {
     pairs: &'a [Pair],
     tokenizer: &'a Tokenizer,
@@ -192,20 +196,27 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn row(&self, row: u64, pass: usize) -> Result<(Vec<f32>, Vec<u32>, u64, u64), BoxError> {
+    /// Adds one view of an image and some of its captions.
+    fn view(&self, row: u64, pass: usize) -> Result<PairBatch, BoxError> {
         let pair = &self.pairs[row as usize];
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(row << 32 | pass as u64);
         let rgb = augment(&pair.rgb, &self.augment, &mut rng);
-        let mut pixels = vec![0.0; 3 * (self.augment.side * self.augment.side) as usize];
-        normalise_into(&rgb, &CLIP_MEAN, &CLIP_STD, &mut pixels);
-        let caption = &pair.captions[rng.random_range(0..pair.captions.len())];
-        let kept: Vec<&str> = caption
-            .split(' ')
-            .filter(|_| !rng.random_bool(self.views.word_dropout))
-            .collect();
-        let ids = self.tokenizer.encode(&kept.join(" "), self.length)?;
-        Ok((pixels, ids, pair.image_key, key(caption.as_bytes())))
+        let side = self.augment.side as usize;
+        let mut batch = PairBatch {
+            pixel_values_bchw: vec![0.0; 3 * side * side],
+            ..PairBatch::default()
+        };
+        normalise_into(&rgb, &CLIP_MEAN, &CLIP_STD, &mut batch.pixel_values_bchw);
+        for caption in pair.captions.choose_multiple(&mut rng, self.views.captions) {
+            let mut kept = caption.split(' ').collect::<Vec<_>>();
+            kept.retain(|_| !rng.random_bool(self.views.word_dropout));
+            let ids = self.tokenizer.encode(&kept.join(" "), self.length)?;
+            batch.input_ids_bl.extend(ids);
+            batch.image_keys.push(pair.image_key);
+            batch.caption_keys.push(key(caption.as_bytes()));
+        }
+        Ok(batch)
     }
 }
 
@@ -218,21 +229,19 @@ impl BatchSource for Source<'_> {
         let steps = self.order.steps_per_epoch();
         let pass = epoch * self.passes + step / steps;
         let rows = self.order.global_batch(pass, step % steps)?;
-        let mut batch = PairBatch {
-            valid: vec![true; rows.len()],
-            ..PairBatch::default()
-        };
-        for row in rows
-            .into_par_iter()
-            .map(|row| self.row(row, pass))
-            .collect::<Vec<_>>()
-        {
-            let (pixels, ids, image_key, caption_key) = row?;
-            batch.pixel_values_bchw.extend(pixels);
-            batch.input_ids_bl.extend(ids);
-            batch.image_keys.push(image_key);
-            batch.caption_keys.push(caption_key);
+        let views = rows.into_par_iter().map(|row| self.view(row, pass));
+        let mut batch = PairBatch::default();
+        let mut image_of_row = Vec::new();
+        for (image, view) in (0..).zip(views.collect::<Vec<_>>()) {
+            let view = view?;
+            image_of_row.resize(image_of_row.len() + view.rows(), image);
+            batch.pixel_values_bchw.extend(view.pixel_values_bchw);
+            batch.input_ids_bl.extend(view.input_ids_bl);
+            batch.image_keys.extend(view.image_keys);
+            batch.caption_keys.extend(view.caption_keys);
         }
+        batch.valid = vec![true; image_of_row.len()];
+        batch.image_of_row = Some(image_of_row);
         Ok(batch)
     }
 }

@@ -26,72 +26,21 @@ pub(super) fn batch_loss(
     loss: Loss,
 ) -> Result<BatchLoss> {
     check(batch, clip.config().vision.image_size)?;
-    let rows = batch.rows();
-    let scale = clip.logit_scale();
-    let (device, dtype) = (scale.device().clone(), scale.dtype());
-    let image_bd = l2_normalise(&clip.encode_image(&pixels(
-        clip,
-        &batch.pixel_values_bchw,
-        rows,
-        &device,
-    )?)?)?;
-    let length = batch.input_ids_bl.len() / rows;
-    let input_ids_bl = Tensor::from_slice(&batch.input_ids_bl, (rows, length), &device)?;
-    let text_bd = l2_normalise(&clip.encode_text(&input_ids_bl)?)?;
-    // Losses of half-precision networks are computed in f32.
-    let loss_dtype = if dtype == DType::F64 {
-        DType::F64
-    } else {
-        DType::F32
-    };
-    let contrasted = |image_bd: &Tensor, valid: &[bool]| -> Result<Tensor> {
-        let keys = PairKeys {
-            image_n: &batch.image_keys,
-            caption_n: &batch.caption_keys,
-            valid_n: valid,
-        };
-        let label_smoothing = if let Loss::InfoNce { label_smoothing } = loss {
-            label_smoothing
-        } else {
-            0.0
-        };
-        let contrast = Contrast::new(&keys, 0..rows, label_smoothing, loss_dtype, &device)?;
-        let features = Features {
-            image_bd,
-            text_bd: &text_bd,
-            image_nd: image_bd,
-            text_nd: &text_bd,
-        };
-        match loss {
-            Loss::InfoNce { .. } => info_nce(&features, &scale, &contrast),
-            Loss::Hinge { margin } => hinge(&features, margin, &contrast),
-        }
+    let image_bd = l2_normalise(&encode_images(clip, batch)?)?;
+    let text_bd = l2_normalise(&encode_captions(clip, batch)?)?;
+    let contrasted = |image_bd: &Tensor, valid: &[bool]| {
+        contrast(image_bd, &text_bd, &clip.logit_scale(), batch, valid, loss)
     };
     let image_text = contrasted(&image_bd, &batch.valid)?;
     let segment_text = match &batch.segments {
         Some(segments) if !segments.row_of_segment.is_empty() => {
-            let SegmentBatch {
-                pixel_values_schw,
-                row_of_segment,
-                weights,
-            } = segments;
-            let pixels_schw = pixels(
-                segment_tower,
-                pixel_values_schw,
-                row_of_segment.len(),
-                &device,
-            )?;
-            let phi_sd = segment_tower.encode_image(&pixels_schw)?;
-            let pooled = segment_embedding(&phi_sd, row_of_segment, weights, rows)?;
-            let valid: Vec<bool> = pooled
-                .present_b
-                .iter()
-                .zip(&batch.valid)
-                .map(|(&a, &b)| a && b)
-                .collect();
-            valid
-                .contains(&true)
-                .then(|| contrasted(&pooled.embedding_bd, &valid))
+            let phi_sd = encode(segment_tower, &segments.pixel_values_schw)?;
+            let (rows, weights) = (&segments.row_of_segment, &segments.weights);
+            let pooled = segment_embedding(&phi_sd, rows, weights, batch.rows())?;
+            let present = pooled.present_b.iter().zip(&batch.valid);
+            let valid: Vec<bool> = present.map(|(&a, &b)| a && b).collect();
+            let any = valid.contains(&true);
+            any.then(|| contrasted(&pooled.embedding_bd, &valid))
                 .transpose()?
         }
         _ => None,
@@ -107,46 +56,109 @@ pub(super) fn batch_loss(
     })
 }
 
-fn pixels(clip: &Clip, values: &[f32], images: usize, device: &Device) -> Result<Tensor> {
+fn contrast(
+    image_bd: &Tensor,
+    text_bd: &Tensor,
+    logit_scale: &Tensor,
+    batch: &PairBatch,
+    valid: &[bool],
+    loss: Loss,
+) -> Result<Tensor> {
+    let keys = PairKeys {
+        image_n: &batch.image_keys,
+        caption_n: &batch.caption_keys,
+        valid_n: valid,
+    };
+    let features = Features {
+        image_bd,
+        text_bd,
+        image_nd: image_bd,
+        text_nd: text_bd,
+    };
+    // Losses of half-precision networks are computed in f32.
+    let dtype = match logit_scale.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    let contrast = |label_smoothing: f64| {
+        let device = logit_scale.device();
+        Contrast::new(&keys, 0..batch.rows(), label_smoothing, dtype, device)
+    };
+    match loss {
+        Loss::InfoNce { label_smoothing } => {
+            info_nce(&features, logit_scale, &contrast(label_smoothing)?)
+        }
+        Loss::Hinge { margin } => hinge(&features, margin, &contrast(0.0)?),
+    }
+}
+
+/// Image embeddings of all rows, from one pass over each image.
+fn encode_images(clip: &Clip, batch: &PairBatch) -> Result<Tensor> {
+    let embedding = encode(clip, &batch.pixel_values_bchw)?;
+    match &batch.image_of_row {
+        None => Ok(embedding),
+        Some(rows) => {
+            let rows = Tensor::from_slice(rows, rows.len(), embedding.device())?;
+            Ok(embedding.index_select(&rows, 0)?)
+        }
+    }
+}
+
+fn encode_captions(clip: &Clip, batch: &PairBatch) -> Result<Tensor> {
+    let shape = (batch.rows(), batch.input_ids_bl.len() / batch.rows());
+    let input_ids_bl = Tensor::from_slice(&batch.input_ids_bl, shape, &device(clip))?;
+    Ok(clip.encode_text(&input_ids_bl)?)
+}
+
+/// Embeds as many images as `pixel_values` holds.
+fn encode(clip: &Clip, pixel_values: &[f32]) -> Result<Tensor> {
     let side = clip.config().vision.image_size;
-    Ok(Tensor::from_slice(values, (images, 3, side, side), device)?)
+    let shape = (pixel_values.len() / (3 * side * side), 3, side, side);
+    Ok(clip.encode_image(&Tensor::from_slice(pixel_values, shape, &device(clip))?)?)
+}
+
+fn device(clip: &Clip) -> Device {
+    clip.logit_scale().device().clone()
 }
 
 fn check(batch: &PairBatch, side: usize) -> Result<()> {
     let rows = batch.rows();
     let image = 3 * side * side;
-    let mut lengths = vec![
+    let images = match &batch.image_of_row {
+        None => rows,
+        Some(image_of_row) => image_of_row.iter().max().map_or(0, |&i| i as usize + 1),
+    };
+    let indices = batch.image_of_row.as_ref().map_or(rows, Vec::len);
+    let no_segments = SegmentBatch::default();
+    let segments = batch.segments.as_ref().unwrap_or(&no_segments);
+    let count = segments.row_of_segment.len();
+    for (what, found, expected) in [
         (
             "pixel_values_bchw",
             batch.pixel_values_bchw.len(),
-            rows * image,
+            images * image,
         ),
+        ("image_of_row", indices, rows),
         ("caption_keys", batch.caption_keys.len(), rows),
         ("valid", batch.valid.len(), rows),
-    ];
-    if let Some(segments) = &batch.segments {
-        let count = segments.row_of_segment.len();
-        lengths.push((
+        (
             "pixel_values_schw",
             segments.pixel_values_schw.len(),
             count * image,
-        ));
-        lengths.push(("segment weights", segments.weights.len(), count));
-    }
-    for (what, found, expected) in lengths {
+        ),
+        ("segment weights", segments.weights.len(), count),
+    ] {
         if found != expected {
             let problem = format!(
-                "has {found} values, {rows} rows of {side} x {side} pixels need {expected}"
+                "has {found} values; {rows} rows, {images} images and {count} segments \
+                 of {side} x {side} pixels need {expected}"
             );
             return Err(Error::argument(what, problem));
         }
     }
-    if rows == 0 || batch.input_ids_bl.is_empty() || !batch.input_ids_bl.len().is_multiple_of(rows)
-    {
-        let problem = format!(
-            "has {} values for {rows} rows: needs as many ids in every row",
-            batch.input_ids_bl.len()
-        );
+    let ids = batch.input_ids_bl.len();
+    if rows == 0 || ids == 0 || !ids.is_multiple_of(rows) {
+        let problem = format!("has {ids} values for {rows} rows: needs as many ids in every row");
         return Err(Error::argument("input_ids_bl", problem));
     }
     Ok(())

@@ -91,6 +91,7 @@ impl BatchSource for Patterns {
         let weights = vec![0.5, 0.3, 0.9, 0.4];
         Ok(PairBatch {
             pixel_values_bchw,
+            image_of_row: None,
             input_ids_bl: (0..BATCH as u32)
                 .flat_map(|class| [10, class, class, 11, 0, 0])
                 .collect(),
@@ -358,6 +359,53 @@ fn invalid_rows_change_nothing() {
     };
     assert_eq!(loss(&with_invalid), loss(&other_content));
     assert_ne!(loss(&with_invalid), loss(&patterns().batch(0, 0).unwrap()));
+}
+
+#[test]
+fn rows_that_share_an_image_equal_rows_that_repeat_it() {
+    let image = 3 * SIDE * SIDE;
+    let mut shared = patterns().batch(0, 0).unwrap();
+    shared.image_of_row = Some(vec![0, 0, 1, 1, 2, 2]);
+    shared.image_keys = vec![0, 0, 1, 1, 2, 2];
+    shared.pixel_values_bchw.truncate(3 * image);
+    let mut repeated = shared.clone();
+    repeated.image_of_row = None;
+    let images = shared.pixel_values_bchw.chunks(image);
+    repeated.pixel_values_bchw = images.flat_map(|image| image.repeat(2)).collect();
+    let gradient = |batch: &PairBatch| {
+        let clip = clip();
+        let loss = batch_loss(
+            &clip,
+            &clip,
+            batch,
+            Loss::InfoNce {
+                label_smoothing: 0.0,
+            },
+        )
+        .unwrap();
+        let gradients = loss.total.backward().unwrap();
+        let of_proj = gradients
+            .get(clip.parameters().get("visual.proj").unwrap())
+            .unwrap();
+        (
+            loss.total.to_scalar::<f32>().unwrap(),
+            of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+        )
+    };
+    let ((shared_loss, shared_gradient), (loss, repeated_gradient)) =
+        (gradient(&shared), gradient(&repeated));
+    assert_eq!(shared_loss, loss);
+    let difference = shared_gradient
+        .iter()
+        .zip(&repeated_gradient)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(difference < 1e-5, "{difference}");
+    shared.image_of_row = Some(vec![0, 0, 1, 1, 2, 3]);
+    let error = batch_loss(&clip(), &clip(), &shared, Loss::Hinge { margin: 0.2 })
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("6 rows, 4 images"), "{error}");
 }
 
 #[test]

@@ -100,6 +100,7 @@ async fn tables_without_what_is_needed_say_so() {
     let build = open(world.spec("work", &QUICK)).await.unwrap();
     assert_eq!((build.virtual_inputs.listing.rows(), build.virtual_inputs.listing.problem_count), (12, 1));
     // a country that is not there
+    std::fs::write(&csv, &good).unwrap();
     let error = open(world.spec("work", &["source.tokens=[\"CH\"]", "source.country_code=CH"])).await.err().unwrap().to_string();
     assert!(error.contains("no image is wanted") && error.contains("FI 12"), "{error}");
 }

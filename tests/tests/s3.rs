@@ -20,7 +20,7 @@ impl Drop for Server {
 /// Starts the server on a free port, with two buckets and the world in one of them.
 fn serve(python: &str, world: &std::path::Path) -> Server {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/s3_server.py");
-    let mut child = Command::new(python).arg(script).arg(world).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(python).arg(script).arg(world).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let endpoint = line.trim().to_owned();

@@ -204,6 +204,10 @@ impl Tables {
             fields.push(StructField::nullable(PARTITION, DataType::STRING));
             let schema = Arc::new(StructType::try_new(fields)?);
             let url = self.url(artifact).map_err(|e| KernelError::generic(e.to_string()))?;
+            // the kernel wants the folder of a local table to exist
+            if let Some(folder) = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten() {
+                std::fs::create_dir_all(folder).map_err(KernelError::generic_err)?;
+            }
             // a lost race is as good as a won one: the table is there either way
             let _created = create_table(url.as_str(), schema, ENGINE_INFO, true)
                 .with_data_layout(DataLayout::partitioned([PARTITION]))

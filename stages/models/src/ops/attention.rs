@@ -339,7 +339,7 @@ mod tests {
         let qkv = random(&[2, 5, 18], 1);
         for causal in [false, true] {
             for valid in [None, Some(padding())] {
-                assert_gradients(&[qkv.clone()], |a| {
+                assert_gradients(std::slice::from_ref(&qkv), |a| {
                     attention(&a[0], 3, causal, valid.as_ref())
                 });
             }
@@ -352,7 +352,7 @@ mod tests {
         for causal in [false, true] {
             for valid in [None, Some(padding())] {
                 assert_same_as_composed(
-                    &[qkv.clone()],
+                    std::slice::from_ref(&qkv),
                     |a| attention(&a[0], 2, causal, valid.as_ref()),
                     |a| composed(&a[0], 2, causal, valid.as_ref()),
                 );

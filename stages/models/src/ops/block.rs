@@ -437,6 +437,25 @@ mod tests {
     }
 
     #[test]
+    fn the_gradient_of_key_biases_is_exactly_zero() {
+        let args = args();
+        let bias = candle_core::Var::from_tensor(&args[4]).unwrap();
+        let mut block = block(&args, false);
+        block.in_proj_bias = bias.as_tensor().clone();
+        let out = transformer_block(&args[0], &block, None)
+            .unwrap()
+            .sqr()
+            .unwrap();
+        let grads = out.sum_all().unwrap().backward().unwrap();
+        let grad = grads.get(&bias).unwrap().to_vec1::<f64>().unwrap();
+        assert_eq!(grad[4..8], [0.0; 4]);
+        assert!(
+            grad[..4].iter().chain(&grad[8..]).all(|g| *g != 0.0),
+            "{grad:?}"
+        );
+    }
+
+    #[test]
     fn rows_are_those_of_the_whole_result() {
         let a = args();
         let whole = transformer_block(&a[0], &block(&a, false), None).unwrap();

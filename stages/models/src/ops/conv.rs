@@ -1,9 +1,9 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
-use super::matrix::{Matrix, MatrixMut, Threads, Write, column_sums, multiply, sum_partials};
-use super::real::{Real, add, vectorised};
+use super::matrix::{column_sums, sum_partials};
+use super::real::Real;
+use super::tiles::{Sizes, per_task};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// Two-dimensional convolution with channels last.
 ///
@@ -29,89 +29,10 @@ pub fn conv2d(
     op.composed(x_bhwc, weight_ohwi, bias)
 }
 
-/// Samples are dealt to at most this many tasks, each with a weight gradient of its own: a fixed number, so that the
-/// order of summation does not depend on the number of threads.
-const MAX_TASKS: usize = 16;
-
-/// Unfolded elements held at a time.
-const UNFOLDED_ELEMENTS: usize = 64 * 1024;
-
 #[derive(Clone, Copy)]
 pub(super) struct Conv2d {
     pub(super) stride: usize,
     pub(super) padding: usize,
-}
-
-/// Every size of one convolution.
-#[derive(Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) batch: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
-    pub(super) kernel: usize,
-    pub(super) out_height: usize,
-    pub(super) out_width: usize,
-    pub(super) out_channels: usize,
-}
-
-impl Sizes {
-    pub(super) fn image(&self) -> usize {
-        self.height * self.width * self.channels
-    }
-
-    pub(super) fn out_image(&self) -> usize {
-        self.out_height * self.out_width * self.out_channels
-    }
-
-    /// Elements under the kernel at one position.
-    fn window(&self) -> usize {
-        self.kernel * self.kernel * self.channels
-    }
-
-    /// Output rows that are unfolded together.
-    pub(super) fn rows_per_tile(&self) -> usize {
-        let row = (self.out_width * self.window()).max(1);
-        (UNFOLDED_ELEMENTS / row).clamp(1, self.out_height.max(1))
-    }
-
-    pub(super) fn samples_per_task(&self) -> usize {
-        self.batch.div_ceil(MAX_TASKS).max(1)
-    }
-
-    /// Room for one unfolded tile.
-    pub(super) fn unfolding<T: Real>(&self) -> Vec<T> {
-        vec![T::zero(); self.rows_per_tile() * self.out_width * self.window()]
-    }
-
-    pub(super) fn tiles(self) -> impl Iterator<Item = Tile> {
-        let step = self.rows_per_tile();
-        let tile = move |first_row| Tile {
-            first_row,
-            rows: step.min(self.out_height - first_row),
-        };
-        (0..self.out_height).step_by(step).map(tile)
-    }
-}
-
-/// A few rows of the output of one sample.
-#[derive(Clone, Copy)]
-pub(super) struct Tile {
-    first_row: usize,
-    rows: usize,
-}
-
-impl Tile {
-    /// Positions within the sample.
-    pub(super) fn positions(self, s: &Sizes) -> Range<usize> {
-        self.first_row * s.out_width..(self.first_row + self.rows) * s.out_width
-    }
-
-    /// Elements within the sample's output.
-    pub(super) fn elements(self, s: &Sizes) -> Range<usize> {
-        let positions = self.positions(s);
-        positions.start * s.out_channels..positions.end * s.out_channels
-    }
 }
 
 impl Conv2d {
@@ -132,6 +53,7 @@ impl Conv2d {
         }
     }
 
+    /// Checks input, weight and perhaps bias against each other.
     pub(super) fn sizes<T>(self, args: &[View<'_, T>]) -> Result<Sizes> {
         let (x, weight) = (args[0].dims, args[1].dims);
         let (&[batch, height, width, channels], &[out_channels, kernel, kernel_width, in_channels]) =
@@ -140,10 +62,13 @@ impl Conv2d {
             bail!("conv2d: input {x:?}, weight {weight:?}")
         };
         let padded = height.min(width) + 2 * self.padding;
-        let fits =
-            kernel == kernel_width && in_channels == channels && self.stride > 0 && kernel > 0;
-        if !fits || padded < kernel || out_channels == 0 || height * width * channels == 0 {
-            bail!("conv2d: input {x:?} does not fit weight {weight:?}")
+        let fits = kernel == kernel_width && in_channels == channels && padded >= kernel;
+        let is_empty = [kernel, self.stride, out_channels, height, width, channels].contains(&0);
+        if !fits || is_empty {
+            bail!(
+                "conv2d: input {x:?} does not fit weight {weight:?} with stride {}",
+                self.stride
+            )
         }
         if let Some(bias) = args.get(2)
             && bias.dims != [out_channels]
@@ -159,188 +84,12 @@ impl Conv2d {
             width,
             channels,
             kernel,
+            stride: self.stride,
+            padding: self.padding,
             out_height: (height + 2 * self.padding - kernel) / self.stride + 1,
             out_width: (width + 2 * self.padding - kernel) / self.stride + 1,
             out_channels,
         })
-    }
-
-    /// Calls `visit(image, unfolded, length)` for every run of pixels of the tile that lies inside the image; what is
-    /// not visited lies in the padding.
-    #[inline(always)]
-    fn for_each_run(self, s: &Sizes, tile: Tile, mut visit: impl FnMut(usize, usize, usize)) {
-        for row in 0..tile.rows {
-            for out_x in 0..s.out_width {
-                let window = (row * s.out_width + out_x) * s.window();
-                // Kernel columns whose pixel lies inside the image.
-                let left = out_x * self.stride;
-                let first = self.padding.saturating_sub(left);
-                let end = (s.width + self.padding).saturating_sub(left).min(s.kernel);
-                if first >= end {
-                    continue;
-                }
-                for ky in 0..s.kernel {
-                    let y = (tile.first_row + row) * self.stride + ky;
-                    if y < self.padding || y >= s.height + self.padding {
-                        continue;
-                    }
-                    let pixel = (y - self.padding) * s.width + left + first - self.padding;
-                    let to = window + (ky * s.kernel + first) * s.channels;
-                    visit(pixel * s.channels, to, (end - first) * s.channels);
-                }
-            }
-        }
-    }
-
-    fn unfold<T: Real>(self, s: &Sizes, image: &[T], tile: Tile, unfolded: &mut [T]) {
-        if self.padding > 0 {
-            unfolded.fill(T::zero());
-        }
-        vectorised(
-            #[inline(always)]
-            || {
-                self.for_each_run(
-                    s,
-                    tile,
-                    #[inline(always)]
-                    |from, to, length| {
-                        // A loop, since most runs are too short for a call.
-                        for (unfolded, &x) in unfolded[to..to + length]
-                            .iter_mut()
-                            .zip(&image[from..from + length])
-                        {
-                            *unfolded = x;
-                        }
-                    },
-                );
-            },
-        );
-    }
-
-    /// The reverse of `unfold`: adds every window to the pixels that it came from.
-    fn fold<T: Real>(self, s: &Sizes, unfolded: &[T], tile: Tile, image: &mut [T]) {
-        vectorised(
-            #[inline(always)]
-            || {
-                self.for_each_run(
-                    s,
-                    tile,
-                    #[inline(always)]
-                    |to, from, length| {
-                        add(&mut image[to..to + length], &unfolded[from..from + length]);
-                    },
-                );
-            },
-        );
-    }
-
-    /// One tile of the output of the image `x` into `out`.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn forward_tile<T: Real>(
-        self,
-        s: &Sizes,
-        x: &[T],
-        weight: &[T],
-        bias: Option<&[T]>,
-        tile: Tile,
-        unfolded: &mut [T],
-        out: &mut [T],
-    ) {
-        let positions = tile.positions(s).len();
-        let unfolded = &mut unfolded[..positions * s.window()];
-        self.unfold(s, x, tile, unfolded);
-        if let Some(bias) = bias {
-            out.chunks_exact_mut(s.out_channels)
-                .for_each(|out| out.copy_from_slice(bias));
-        }
-        multiply(
-            MatrixMut::new(out, positions, s.out_channels),
-            if bias.is_some() {
-                Write::Add
-            } else {
-                Write::Overwrite
-            },
-            Matrix::new(unfolded, positions, s.window()),
-            Matrix::new(weight, s.out_channels, s.window()).t(),
-            1.0,
-            Threads::One,
-        );
-    }
-
-    /// Adds the weight gradient of one tile to `grad_weight`, and the gradient of the image to `grad_x` unless that is
-    /// empty.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn backward_tile<T: Real>(
-        self,
-        s: &Sizes,
-        x: &[T],
-        weight: &[T],
-        grad: &[T],
-        tile: Tile,
-        unfolded: &mut [T],
-        grad_weight: &mut [T],
-        grad_x: &mut [T],
-    ) {
-        let positions = tile.positions(s).len();
-        let grad = Matrix::new(grad, positions, s.out_channels);
-        let unfolded = &mut unfolded[..positions * s.window()];
-        self.unfold(s, x, tile, unfolded);
-        multiply(
-            MatrixMut::new(grad_weight, s.out_channels, s.window()),
-            Write::Add,
-            grad.t(),
-            Matrix::new(unfolded, positions, s.window()),
-            1.0,
-            Threads::One,
-        );
-        if grad_x.is_empty() {
-            return;
-        }
-        multiply(
-            MatrixMut::new(unfolded, positions, s.window()),
-            Write::Overwrite,
-            grad,
-            Matrix::new(weight, s.out_channels, s.window()),
-            1.0,
-            Threads::One,
-        );
-        self.fold(s, unfolded, tile, grad_x);
-    }
-
-    /// Weight gradient of a few samples; adds the input gradient to `grad_x` unless that is empty.
-    fn backward_samples<T: Real>(
-        self,
-        s: &Sizes,
-        x: &[T],
-        weight: &[T],
-        grad: &[T],
-        grad_x: &mut [T],
-    ) -> Vec<T> {
-        let mut grad_weight = vec![T::zero(); weight.len()];
-        let mut unfolded = s.unfolding();
-        let samples = x
-            .chunks_exact(s.image())
-            .zip(grad.chunks_exact(s.out_image()));
-        for (sample, (x, grad)) in samples.enumerate() {
-            let grad_x = match grad_x.is_empty() {
-                true => &mut [][..],
-                false => &mut grad_x[sample * s.image()..][..s.image()],
-            };
-            for tile in s.tiles() {
-                let grad = &grad[tile.elements(s)];
-                self.backward_tile(
-                    s,
-                    x,
-                    weight,
-                    grad,
-                    tile,
-                    &mut unfolded,
-                    &mut grad_weight,
-                    grad_x,
-                );
-            }
-        }
-        grad_weight
     }
 }
 
@@ -350,16 +99,15 @@ impl CpuOp for Conv2d {
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
         let s = self.sizes(args)?;
         let dims = [s.batch, s.out_height, s.out_width, s.out_channels];
-        let bias = args.get(2).map(|bias| bias.data);
+        let (weight, bias) = (args[1].data, args.get(2).map(|bias| bias.data));
         let mut out = vec![T::zero(); dims.iter().product()];
         out.par_chunks_mut(s.out_image())
-            .zip(args[0].data.par_chunks(s.image().max(1)))
+            .zip(args[0].data.par_chunks(s.image()))
             .for_each_init(
                 || s.unfolding(),
-                |unfolded, (out, x)| {
+                |unfolded, (out, image)| {
                     for tile in s.tiles() {
-                        let out = &mut out[tile.elements(&s)];
-                        self.forward_tile(&s, x, args[1].data, bias, tile, unfolded, out);
+                        tile.forward(image, weight, bias, unfolded, &mut out[tile.elements()]);
                     }
                 },
             );
@@ -370,33 +118,37 @@ impl CpuOp for Conv2d {
         let s = self.sizes(pass.args)?;
         let (x, weight, grad) = (pass.args[0].data, pass.args[1].data, pass.grad);
         let samples = s.samples_per_task();
-        let (image, out_image) = (s.image().max(1) * samples, s.out_image() * samples);
-        let mut grad_x = if pass.needed[0] {
-            vec![T::zero(); x.len()]
-        } else {
-            Vec::new()
-        };
-        let partials: Vec<Vec<T>> = per_task(&mut grad_x, image, x.len().div_ceil(image))
+        let (images, out_images) = (s.image() * samples, s.out_image() * samples);
+        let mut grad_x = vec![T::zero(); if pass.needed[0] { x.len() } else { 0 }];
+        let partials: Vec<Vec<T>> = per_task(&mut grad_x, images, x.len().div_ceil(images))
             .into_par_iter()
-            .zip(x.par_chunks(image).zip(grad.par_chunks(out_image)))
-            .map(|(grad_x, (x, grad))| self.backward_samples(&s, x, weight, grad, grad_x))
+            .zip(x.par_chunks(images).zip(grad.par_chunks(out_images)))
+            .map(|(grad_x, (x, grad))| {
+                let (mut grad_weight, mut unfolded) =
+                    (vec![T::zero(); weight.len()], s.unfolding());
+                let mut grad_images = grad_x.chunks_exact_mut(s.image());
+                for (image, grad) in x
+                    .chunks_exact(s.image())
+                    .zip(grad.chunks_exact(s.out_image()))
+                {
+                    let mut grad_image = grad_images.next();
+                    for tile in s.tiles() {
+                        let grad = &grad[tile.elements()];
+                        tile.backward_weight(image, grad, &mut unfolded, &mut grad_weight);
+                        if let Some(grad_image) = &mut grad_image {
+                            tile.backward_image(weight, grad, &mut unfolded, grad_image);
+                        }
+                    }
+                }
+                grad_weight
+            })
             .collect();
-        let mut grads = vec![
-            pass.needed[0].then_some(grad_x),
-            Some(sum_partials(partials, weight.len())),
-        ];
+        let grad_weight = sum_partials(partials, weight.len());
+        let mut grads = vec![pass.needed[0].then_some(grad_x), Some(grad_weight)];
         if pass.args.len() == 3 {
             grads.push(Some(column_sums(grad, s.out_channels)));
         }
         Ok(grads)
-    }
-}
-
-/// `out` in chunks for each task, or an empty slice for each where no output is wanted.
-pub(super) fn per_task<T>(out: &mut [T], chunk: usize, tasks: usize) -> Vec<&mut [T]> {
-    match out.is_empty() {
-        true => (0..tasks).map(|_| &mut [][..]).collect(),
-        false => out.chunks_mut(chunk).collect(),
     }
 }
 

@@ -243,3 +243,63 @@ pub(crate) unsafe fn written<T: Real>(
     unsafe { out.set_len(length) };
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::random;
+    use super::*;
+    use candle_core::DType;
+
+    fn values(rows: usize, cols: usize, seed: u64) -> Vec<f32> {
+        let tensor = random(&[rows * cols], seed).to_dtype(DType::F32).unwrap();
+        tensor.to_vec1().unwrap()
+    }
+
+    #[test]
+    fn products_and_sums_do_not_depend_on_the_number_of_threads() {
+        let (m, k, n) = (517, 771, 389);
+        let (a, b) = (values(m, k, 1), values(k, n, 2));
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| {
+                let plain = product(Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+                let transposed = product(Matrix::new(&b, k, n).t(), Matrix::new(&a, m, k).t());
+                (plain, transposed, column_sums(&a, k))
+            })
+        };
+        let one = on(1);
+        for threads in [2, 3, 5] {
+            assert!(on(threads) == one, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn strides_scale_and_addition_are_those_of_the_definition() {
+        let (a, b) = (values(3, 4, 1), values(2, 4, 2));
+        let mut out = [1f32; 3 * 5];
+        let (left, right) = (Matrix::new(&a, 3, 4), Matrix::new(&b, 2, 4).t());
+        multiply(
+            MatrixMut::strided(&mut out[1..], 3, 2, 5),
+            Write::Add,
+            left,
+            right,
+            0.5,
+            Threads::One,
+        );
+        for row in 0..3 {
+            for col in 0..5 {
+                let dot = |col: usize| (0..4).map(|i| a[row * 4 + i] * b[col * 4 + i]).sum::<f32>();
+                let expected = 1.0
+                    + if (1..3).contains(&col) {
+                        0.5 * dot(col - 1)
+                    } else {
+                        0.0
+                    };
+                assert!((out[row * 5 + col] - expected).abs() < 1e-6);
+            }
+        }
+    }
+}

@@ -19,6 +19,7 @@ mod positions;
 mod real;
 mod select;
 mod stem;
+mod tiles;
 
 pub use activation::{Activation, activation};
 pub use attention::attention;

@@ -82,7 +82,7 @@ impl Real for f32 {
         p = f32::mul_add(p, square, -2.101_024e-6);
         p = f32::mul_add(p, square, -5.692_506_3e-5);
         p = f32::mul_add(p, square, -7.349_906_3e-4);
-        p = f32::mul_add(p, square, -2.954_599_9e-3);
+        p = f32::mul_add(p, square, -2.954_6e-3);
         p = f32::mul_add(p, square, -1.609_603_3e-2);
         let mut q = -1.456_607_2e-5;
         q = f32::mul_add(q, square, -2.133_740_6e-4);

@@ -1,9 +1,10 @@
 use super::activation::{Activation, activation, gelu, gelu_slope, quick_gelu, quick_gelu_slope};
-use super::conv::{Conv2d, Sizes, conv2d, per_task};
+use super::conv::{Conv2d, conv2d};
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::layer_norm::{LAYER_NORM_EPSILON, layer_norm, normalise_row, normalise_row_backward};
 use super::matrix::sum_partials;
 use super::real::{Real, add, add_products, vectorised};
+use super::tiles::{Sizes, Tile, per_task};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -76,8 +77,8 @@ impl CpuOp for Stage {
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
         let s = self.sizes(args)?;
-        let &[x, weight, bias, norm_weight, norm_bias] =
-            &[0, 1, 2, 3, 4].map(|i: usize| args[i].data);
+        let [x, weight, bias, norm_weight, norm_bias] =
+            [0, 1, 2, 3, 4].map(|i: usize| args[i].data);
         let dims = [s.batch, s.out_height, s.out_width, s.out_channels];
         let count = dims.iter().product();
         let (mut out, mut normed) = (vec![T::zero(); count], vec![T::zero(); count]);
@@ -85,27 +86,27 @@ impl CpuOp for Stage {
         out.par_chunks_mut(s.out_image())
             .zip(normed.par_chunks_mut(s.out_image()))
             .zip(rstd.par_chunks_mut(s.out_image() / s.out_channels))
-            .zip(x.par_chunks(s.image().max(1)))
+            .zip(x.par_chunks(s.image()))
             .for_each_init(
                 || s.unfolding(),
-                |unfolded, (((out, normed), rstd), x)| {
+                |unfolded, (((out, normed), rstd), image)| {
                     for tile in s.tiles() {
-                        let positions = tile.positions(&s);
-                        let elements = tile.elements(&s);
-                        let (out, normed) = (&mut out[elements.clone()], &mut normed[elements]);
-                        let rstd = &mut rstd[positions];
-                        // `out` serves as the convolution's output first.
-                        self.conv
-                            .forward_tile(&s, x, weight, Some(bias), tile, unfolded, out);
-                        let norm = (norm_weight, norm_bias);
+                        let rows = Rows {
+                            values: &mut out[tile.elements()],
+                            weight: norm_weight,
+                            bias: norm_bias,
+                        };
+                        let (normed, rstd) =
+                            (&mut normed[tile.elements()], &mut rstd[tile.positions()]);
+                        tile.forward(image, weight, Some(bias), unfolded, rows.values);
                         match self.kind {
                             Activation::Gelu => vectorised(
                                 #[inline(always)]
-                                || finish_rows(out, normed, rstd, norm, gelu),
+                                || rows.finish(normed, rstd, gelu),
                             ),
                             Activation::QuickGelu => vectorised(
                                 #[inline(always)]
-                                || finish_rows(out, normed, rstd, norm, quick_gelu),
+                                || rows.finish(normed, rstd, quick_gelu),
                             ),
                         }
                     }
@@ -120,93 +121,42 @@ impl CpuOp for Stage {
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
         let s = self.sizes(pass.args)?;
-        let &[x, weight, _, norm_weight, norm_bias] =
-            &[0, 1, 2, 3, 4].map(|i: usize| pass.args[i].data);
+        let x = pass.args[0].data;
         let [normed, rstd] = pass.saved else {
             bail!("stem_stage: the forward pass kept nothing")
         };
         let (samples, channels) = (s.samples_per_task(), s.out_channels);
-        let (image, out_image) = (s.image().max(1) * samples, s.out_image() * samples);
-        let mut grad_x = if pass.needed[0] {
-            vec![T::zero(); x.len()]
-        } else {
-            Vec::new()
-        };
-        let partials: Vec<Vec<T>> = per_task(&mut grad_x, image, x.len().div_ceil(image))
+        let (images, out_images) = (s.image() * samples, s.out_image() * samples);
+        let mut grad_x = vec![T::zero(); if pass.needed[0] { x.len() } else { 0 }];
+        let partials: Vec<Vec<T>> = per_task(&mut grad_x, images, x.len().div_ceil(images))
             .into_par_iter()
-            .zip(x.par_chunks(image).zip(pass.grad.par_chunks(out_image)))
+            .zip(x.par_chunks(images).zip(pass.grad.par_chunks(out_images)))
             .zip(
                 normed
-                    .par_chunks(out_image)
-                    .zip(rstd.par_chunks(out_image / channels)),
+                    .par_chunks(out_images)
+                    .zip(rstd.par_chunks(out_images / channels)),
             )
             .map(|((grad_x, (x, grad)), (normed, rstd))| {
-                // Gradients of weight, bias, norm weight and norm bias behind each other.
-                let mut sums = vec![T::zero(); weight.len() + 3 * channels];
-                let (weight_sums, vector_sums) = sums.split_at_mut(weight.len());
-                let mut unfolded = s.unfolding();
-                let mut grad_conv = vec![T::zero(); s.rows_per_tile() * s.out_width * channels];
-                for sample in 0..x.len() / s.image().max(1) {
-                    let grad_x = match grad_x.is_empty() {
-                        true => &mut [][..],
-                        false => &mut grad_x[sample * s.image()..][..s.image()],
-                    };
+                let mut task = Task::new(self.kind, &s, pass.args);
+                let mut grad_images = grad_x.chunks_exact_mut(s.image());
+                let outputs = grad
+                    .chunks_exact(s.out_image())
+                    .zip(normed.chunks_exact(s.out_image()));
+                let outputs = outputs.zip(rstd.chunks_exact(s.out_image() / channels));
+                for (image, ((grad, normed), rstd)) in x.chunks_exact(s.image()).zip(outputs) {
+                    let mut grad_image = grad_images.next();
                     for tile in s.tiles() {
-                        let at = |range: std::ops::Range<usize>, unit: usize| {
-                            sample * unit + range.start..sample * unit + range.end
-                        };
-                        let elements = at(tile.elements(&s), s.out_image());
-                        let positions = at(tile.positions(&s), s.out_image() / channels);
-                        let (normed, rstd) = (&normed[elements.clone()], &rstd[positions]);
-                        let grad_conv = &mut grad_conv[..elements.len()];
-                        grad_conv.copy_from_slice(&grad[elements]);
-                        let norm = (norm_weight, norm_bias);
-                        match self.kind {
-                            Activation::Gelu => vectorised(
-                                #[inline(always)]
-                                || {
-                                    unfinish_rows(
-                                        grad_conv,
-                                        normed,
-                                        rstd,
-                                        norm,
-                                        vector_sums,
-                                        gelu_slope,
-                                    )
-                                },
-                            ),
-                            Activation::QuickGelu => vectorised(
-                                #[inline(always)]
-                                || {
-                                    unfinish_rows(
-                                        grad_conv,
-                                        normed,
-                                        rstd,
-                                        norm,
-                                        vector_sums,
-                                        quick_gelu_slope,
-                                    )
-                                },
-                            ),
-                        }
-                        let x = &x[sample * s.image()..][..s.image()];
-                        self.conv.backward_tile(
-                            &s,
-                            x,
-                            weight,
-                            grad_conv,
-                            tile,
-                            &mut unfolded,
-                            weight_sums,
-                            grad_x,
-                        );
+                        let grad = &grad[tile.elements()];
+                        let kept = (&normed[tile.elements()], &rstd[tile.positions()]);
+                        task.backward_tile(tile, image, grad, kept, grad_image.as_deref_mut());
                     }
                 }
-                sums
+                task.sums
             })
             .collect();
-        let mut grad_weight = sum_partials(partials, weight.len() + 3 * channels);
-        let mut grad_bias = grad_weight.split_off(weight.len());
+        let weights = pass.args[1].data.len();
+        let mut grad_weight = sum_partials(partials, weights + 3 * channels);
+        let mut grad_bias = grad_weight.split_off(weights);
         let mut grad_norm_weight = grad_bias.split_off(channels);
         let grad_norm_bias = grad_norm_weight.split_off(channels);
         Ok(vec![
@@ -219,55 +169,115 @@ impl CpuOp for Stage {
     }
 }
 
-/// Norm and activation of rows of channels, in place; `normed` and `rstd` are kept for the backward pass.
-#[inline(always)]
-fn finish_rows<T: Real>(
-    out: &mut [T],
-    normed: &mut [T],
-    rstd: &mut [T],
-    (weight, bias): (&[T], &[T]),
-    f: impl Fn(T) -> T,
-) {
-    let width = weight.len();
-    let rows = out
-        .chunks_exact_mut(width)
-        .zip(normed.chunks_exact_mut(width));
-    for ((out, normed), rstd) in rows.zip(rstd) {
-        *rstd = normalise_row(out, normed, LAYER_NORM_EPSILON);
-        let affine = weight.iter().zip(bias);
-        for ((out, &normed), (&weight, &bias)) in out.iter_mut().zip(&*normed).zip(affine) {
-            *out = f(normed.mul_add(weight, bias));
+/// The backward pass of some samples on one thread.
+struct Task<'a, T> {
+    kind: Activation,
+    weight: &'a [T],
+    norm_weight: &'a [T],
+    norm_bias: &'a [T],
+    /// Gradients of weight, bias, norm weight and norm bias behind each other.
+    sums: Vec<T>,
+    unfolded: Vec<T>,
+    grad_conv: Vec<T>,
+}
+
+impl<'a, T: Real> Task<'a, T> {
+    fn new(kind: Activation, s: &Sizes, args: &[View<'a, T>]) -> Self {
+        let weight = args[1].data;
+        Self {
+            kind,
+            weight,
+            norm_weight: args[3].data,
+            norm_bias: args[4].data,
+            sums: vec![T::zero(); weight.len() + 3 * s.out_channels],
+            unfolded: s.unfolding(),
+            grad_conv: s.tile_output(),
+        }
+    }
+
+    fn backward_tile(
+        &mut self,
+        tile: Tile,
+        image: &[T],
+        grad: &[T],
+        (normed, rstd): (&[T], &[T]),
+        grad_image: Option<&mut [T]>,
+    ) {
+        let grad_conv = &mut self.grad_conv[..grad.len()];
+        grad_conv.copy_from_slice(grad);
+        let (weight_sums, sums) = self.sums.split_at_mut(self.weight.len());
+        let rows = Rows {
+            values: grad_conv,
+            weight: self.norm_weight,
+            bias: self.norm_bias,
+        };
+        match self.kind {
+            Activation::Gelu => vectorised(
+                #[inline(always)]
+                || rows.unfinish(normed, rstd, sums, gelu_slope),
+            ),
+            Activation::QuickGelu => vectorised(
+                #[inline(always)]
+                || rows.unfinish(normed, rstd, sums, quick_gelu_slope),
+            ),
+        }
+        let grad_conv = &self.grad_conv[..grad.len()];
+        tile.backward_weight(image, grad_conv, &mut self.unfolded, weight_sums);
+        if let Some(grad_image) = grad_image {
+            tile.backward_image(self.weight, grad_conv, &mut self.unfolded, grad_image);
         }
     }
 }
 
-/// The way back: turns gradients of the activations into gradients of the convolution's output. `sums` collects those
-/// of the convolution's bias, the norm's weight and the norm's bias.
-#[inline(always)]
-fn unfinish_rows<T: Real>(
-    grad: &mut [T],
-    normed: &[T],
-    rstd: &[T],
-    (weight, bias): (&[T], &[T]),
-    sums: &mut [T],
-    slope: impl Fn(T) -> T,
-) {
-    let width = weight.len();
-    let (conv_bias_sums, norm_sums) = sums.split_at_mut(width);
-    let (weight_sums, bias_sums) = norm_sums.split_at_mut(width);
-    let rows = grad.chunks_exact_mut(width).zip(normed.chunks_exact(width));
-    for ((grad, normed), &rstd) in rows.zip(rstd) {
-        let affine = weight.iter().zip(bias);
-        for ((grad, &normed), (&weight, &bias)) in grad.iter_mut().zip(normed).zip(affine) {
-            *grad *= slope(normed.mul_add(weight, bias));
+/// Rows of channels under a norm with this weight and bias.
+struct Rows<'a, T> {
+    values: &'a mut [T],
+    weight: &'a [T],
+    bias: &'a [T],
+}
+
+impl<T: Real> Rows<'_, T> {
+    /// Norm and activation, in place; `normed` and `rstd` are kept for the backward pass.
+    #[inline(always)]
+    fn finish(self, normed: &mut [T], rstd: &mut [T], f: impl Fn(T) -> T) {
+        let width = self.weight.len();
+        let rows = self
+            .values
+            .chunks_exact_mut(width)
+            .zip(normed.chunks_exact_mut(width));
+        for ((out, normed), rstd) in rows.zip(rstd) {
+            *rstd = normalise_row(out, normed, LAYER_NORM_EPSILON);
+            let affine = self.weight.iter().zip(self.bias);
+            for ((out, &normed), (&weight, &bias)) in out.iter_mut().zip(&*normed).zip(affine) {
+                *out = f(normed.mul_add(weight, bias));
+            }
         }
-        add_products(weight_sums, grad, normed);
-        add(bias_sums, grad);
-        for (grad, &weight) in grad.iter_mut().zip(weight) {
-            *grad *= weight;
+    }
+
+    /// The way back: turns gradients of the activations into gradients of the convolution's output. `sums` collects
+    /// those of the convolution's bias, the norm's weight and the norm's bias.
+    #[inline(always)]
+    fn unfinish(self, normed: &[T], rstd: &[T], sums: &mut [T], slope: impl Fn(T) -> T) {
+        let width = self.weight.len();
+        let (conv_bias_sums, norm_sums) = sums.split_at_mut(width);
+        let (weight_sums, bias_sums) = norm_sums.split_at_mut(width);
+        let rows = self
+            .values
+            .chunks_exact_mut(width)
+            .zip(normed.chunks_exact(width));
+        for ((grad, normed), &rstd) in rows.zip(rstd) {
+            let affine = self.weight.iter().zip(self.bias);
+            for ((grad, &normed), (&weight, &bias)) in grad.iter_mut().zip(normed).zip(affine) {
+                *grad *= slope(normed.mul_add(weight, bias));
+            }
+            add_products(weight_sums, grad, normed);
+            add(bias_sums, grad);
+            for (grad, &weight) in grad.iter_mut().zip(self.weight) {
+                *grad *= weight;
+            }
+            normalise_row_backward(normed, rstd, grad);
+            add(conv_bias_sums, grad);
         }
-        normalise_row_backward(normed, rstd, grad);
-        add(conv_bias_sums, grad);
     }
 }
 

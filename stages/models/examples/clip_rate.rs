@@ -34,11 +34,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let parts = args.get(4).map_or("image,text,train", String::as_str);
     let embedder = clip.without_gradients()?;
     if parts.contains("image") {
-        let seconds = best_of(rounds, || Ok(drop(embedder.encode_image(&pixels)?)))?;
+        let seconds = best_of(rounds, || Ok(embedder.encode_image(&pixels)?))?;
         println!("encode_image {:.2} images/s", batch as f64 / seconds);
     }
     if parts.contains("text") {
-        let seconds = best_of(rounds, || Ok(drop(embedder.encode_text(&ids)?)))?;
+        let seconds = best_of(rounds, || Ok(embedder.encode_text(&ids)?))?;
         println!("encode_text {:.2} texts/s", batch as f64 / seconds);
     }
     if !parts.contains("train") {
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let loss = loss(&clip, &pixels, &ids)?;
         forward = forward.min(start.elapsed().as_secs_f64());
-        Ok(drop(loss.backward()?))
+        Ok(loss.backward()?)
     })?;
     println!(
         "train_step {:.2} samples/s ({:.3} s, forward {forward:.3} s)",
@@ -60,9 +60,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Seconds of the fastest of several rounds, after one that warms up.
-fn best_of(
+fn best_of<T>(
     rounds: usize,
-    mut round: impl FnMut() -> Result<(), Box<dyn Error>>,
+    mut round: impl FnMut() -> Result<T, Box<dyn Error>>,
 ) -> Result<f64, Box<dyn Error>> {
     round()?;
     let mut best = f64::INFINITY;

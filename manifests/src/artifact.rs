@@ -164,11 +164,9 @@ impl Artifact {
                 optional("tags_digest", Text),
                 optional("box_digest", Text),
             ],
-            Artifact::Splits => vec![
-                optional("split", Text),
-                optional("split_reason", Text),
-                optional("split_digest", Text),
-            ],
+            Artifact::Splits => {
+                vec![optional("split", Text), optional("split_reason", Text), optional("split_digest", Text)]
+            }
             Artifact::Images => vec![
                 optional("bytes", Binary),
                 optional("width", Int32),
@@ -224,10 +222,7 @@ impl Artifact {
                 ),
                 optional("scores_digest", Text),
             ],
-            Artifact::ImageEmbeddings => vec![
-                optional("embedding", list(Float32)),
-                optional("embedding_digest", Text),
-            ],
+            Artifact::ImageEmbeddings => vec![optional("embedding", list(Float32)), optional("embedding_digest", Text)],
             Artifact::TextEmbeddings => vec![
                 optional("texts", list(Struct(vec![required("text", Text), required("embedding", list(Float32))]))),
                 optional("embedding_digest", Text),
@@ -255,7 +250,11 @@ mod tests {
             let fields = artifact.fields();
             let columns: std::collections::BTreeSet<_> = fields.iter().map(|f| f.name).collect();
             assert_eq!(columns.len(), fields.len(), "{}", artifact.name());
-            assert!(artifact.content_fields().iter().all(|f| f.nullable), "{}: a failed row has no content", artifact.name());
+            assert!(
+                artifact.content_fields().iter().all(|f| f.nullable),
+                "{}: a failed row has no content",
+                artifact.name()
+            );
         }
     }
 }

@@ -321,12 +321,14 @@ pub struct PretrainSpec {
     pub loss: LossKind,
     pub margin: f64,
     pub segment_tower: SegmentTower,
-    /// Segments per image that enter the loss; 0: no segment loss.
+    /// Segments per image that enter the loss, drawn anew each epoch; 0: no segment loss.
     pub segments_per_image: usize,
     /// Decay of the weights' moving average that is validated and kept as best; 0: off.
     pub ema_decay: f64,
     pub label_smoothing: f64,
-    /// Share of caption tokens replaced by the unknown token during training.
+    /// Captions of an image that enter a batch, where it has several; its pixels are encoded once.
+    pub captions_per_image: usize,
+    /// Share of caption words left out during training.
     pub word_dropout: f64,
     pub augment: AugmentSpec,
     /// Row groups shuffled together: bounds the loader's memory.
@@ -357,6 +359,7 @@ impl Default for PretrainSpec {
             segments_per_image: 1,
             ema_decay: 0.0,
             label_smoothing: 0.0,
+            captions_per_image: 1,
             word_dropout: 0.0,
             augment: AugmentSpec::default(),
             shuffle_window_row_groups: 32,
@@ -459,6 +462,7 @@ impl BuildSpec {
             ("work.concurrency", self.work.concurrency),
             ("work.request_mib", self.work.request_mib as usize),
             ("pretrain.batch", self.pretrain.batch),
+            ("pretrain.captions_per_image", self.pretrain.captions_per_image),
             ("pretrain.shuffle_window_row_groups", self.pretrain.shuffle_window_row_groups),
             ("pretrain.prefetch_batches", self.pretrain.prefetch_batches),
             ("source.max_image_pixels", self.source.max_image_pixels as usize),
@@ -499,7 +503,9 @@ impl BuildSpec {
             _ => Ok(()),
         }?;
         if self.segment.segmenter == Segmenter::Sam {
-            return Err("segment.segmenter = \"sam\" is not available in this version: use \"felzenszwalb\" or \"none\"".into());
+            return Err(
+                "segment.segmenter = \"sam\" is not available in this version: use \"felzenszwalb\" or \"none\"".into(),
+            );
         }
         Ok(())
     }
@@ -607,7 +613,13 @@ mod tests {
     #[test]
     fn shipped_specs_parse() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for file in ["countries/finland.toml", "countries/germany.toml", "countries/spain.toml", "sandbox.toml", "captioned.toml"] {
+        for file in [
+            "countries/finland.toml",
+            "countries/germany.toml",
+            "countries/spain.toml",
+            "sandbox.toml",
+            "captioned.toml",
+        ] {
             BuildSpec::read(&root.join(file), &[]).unwrap_or_else(|e| panic!("{e}"));
         }
     }

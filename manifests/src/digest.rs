@@ -32,9 +32,7 @@ pub fn of_value(value: &impl Serialize) -> Digest {
 /// `serde_json::Value` keeps its maps sorted by key (the `preserve_order` feature is off, which a
 /// test asserts), so one round through it is enough.
 pub fn canonical_json(value: &impl Serialize) -> String {
-    serde_json::to_value(value)
-        .expect("plain data serialises")
-        .to_string()
+    serde_json::to_value(value).expect("plain data serialises").to_string()
 }
 
 fn short(hash: blake3::Hash) -> Digest {

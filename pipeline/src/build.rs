@@ -46,10 +46,7 @@ impl Build {
     }
 
     pub fn fetch_settings(&self) -> FetchSettings {
-        FetchSettings {
-            concurrency: self.spec.work.concurrency,
-            request_bytes: self.spec.work.request_mib << 20,
-        }
+        FetchSettings { concurrency: self.spec.work.concurrency, request_bytes: self.spec.work.request_mib << 20 }
     }
 
     /// The newest files of this country in a table.
@@ -69,7 +66,8 @@ impl Build {
                 .await?;
             placed_rows(&batch, &mut rows).map_err(|e| WorkerError::Broken(e.to_string()))?;
         }
-        self.virtual_inputs.assignment = assign(rows, &self.spec).map_err(|e| WorkerError::Configuration(e.to_string()))?;
+        self.virtual_inputs.assignment =
+            assign(rows, &self.spec).map_err(|e| WorkerError::Configuration(e.to_string()))?;
         Ok(())
     }
 }
@@ -87,7 +85,8 @@ fn placed_rows(batch: &arrow::record_batch::RecordBatch, rows: &mut Vec<PlacedRo
     let columns = Columns::new(Artifact::Geotags, batch);
     let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
     let (path, given) = (columns.text("filepath")?, columns.text("given_split")?);
-    let edges = [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
+    let edges =
+        [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
     for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
         rows.push(PlacedRow {
             image_id: ids.value(row).to_owned(),
@@ -109,7 +108,9 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec) -> Result<Vec<Vec<AssignedRow>
     };
     let boxed: Vec<SplitRow<'_>> = rows
         .iter()
-        .filter_map(|r| Some(SplitRow { image_id: &r.image_id, osm_object: r.name.as_ref()?.osm_object(), box_wsen: r.box_wsen? }))
+        .filter_map(|r| {
+            Some(SplitRow { image_id: &r.image_id, osm_object: r.name.as_ref()?.osm_object(), box_wsen: r.box_wsen? })
+        })
         .collect();
     let ids: Vec<String> = boxed.iter().map(|r| r.image_id.to_owned()).collect();
     let (placements, _) = split::assign(boxed, spec.split.ratio)?;
@@ -122,7 +123,9 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec) -> Result<Vec<Vec<AssignedRow>
     let has_validation = rows.iter().any(|r| r.given == Some(split::Split::Val));
     for row in rows.iter().filter(|r| r.box_wsen.is_none() || r.name.is_none()) {
         let split = match row.given {
-            Some(split::Split::Train) if !has_validation && split::hash_share(&row.image_id, spec.split.val_share) => "val",
+            Some(split::Split::Train) if !has_validation && split::hash_share(&row.image_id, spec.split.val_share) => {
+                "val"
+            }
             Some(given) => given.as_str(),
             None => hashed_split(row, spec.split.ratio),
         };
@@ -168,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_given_split_without_validation_gets_one_from_train() {
-        let rows = (0..1000).map(|i| row(i, Some(if i < 800 { split::Split::Train } else { split::Split::Test }))).collect();
+        let rows =
+            (0..1000).map(|i| row(i, Some(if i < 800 { split::Split::Train } else { split::Split::Test }))).collect();
         let [train, val, test] = counts(&assign(rows, &spec()).unwrap());
         assert_eq!((train + val, test), (800, 200));
         assert!((50..120).contains(&val), "{val}");
@@ -181,6 +185,9 @@ mod tests {
     fn rows_without_any_hint_follow_the_ratio() {
         let rows = (0..3000).map(|i| row(i, None)).collect();
         let [train, val, test] = counts(&assign(rows, &spec()).unwrap());
-        assert!((1950..2250).contains(&train) && (230..370).contains(&val) && (520..680).contains(&test), "{train} {val} {test}");
+        assert!(
+            (1950..2250).contains(&train) && (230..370).contains(&val) && (520..680).contains(&test),
+            "{train} {val} {test}"
+        );
     }
 }

@@ -193,7 +193,10 @@ pub async fn main(cli: Cli) -> Result<()> {
             for line in lines {
                 let version = line.version.map_or(String::new(), |v| v.to_string());
                 let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
-                println!("{:18} {:>10} {:>8} {version:>8} {seconds:>9}  {}", line.step, line.rows, line.errors, line.state);
+                println!(
+                    "{:18} {:>10} {:>8} {version:>8} {seconds:>9}  {}",
+                    line.step, line.rows, line.errors, line.state
+                );
             }
             Ok(())
         }
@@ -264,10 +267,7 @@ fn print_quarantine(quarantined: &[Quarantined]) {
 
 fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
     let stop = stop_flag();
-    specs
-        .iter()
-        .map(|path| Ok(Build::open_work(BuildSpec::read(path, set)?, stop.clone())?))
-        .collect()
+    specs.iter().map(|path| Ok(Build::open_work(BuildSpec::read(path, set)?, stop.clone())?)).collect()
 }
 
 async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {

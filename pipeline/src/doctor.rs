@@ -20,10 +20,7 @@ fn finding(what: &str, result: Result<String, String>) -> Finding {
 pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     let mut findings = vec![
         finding("version", Ok(format!("urbancross {}", env!("CARGO_PKG_VERSION")))),
-        finding(
-            "processors",
-            std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string()),
-        ),
+        finding("processors", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string())),
         finding("device", Ok(device(spec))),
     ];
     let Some(spec) = spec else {

@@ -126,12 +126,7 @@ async fn embedded_rows(build: &Build, tables: &[PinnedTable]) -> Result<Vec<Eval
                 && members.contains(id)
                 && let (Some(captions), Some(digest)) = (captions.remove(id), digests.get(id))
             {
-                rows.push(EvaluatedRow {
-                    image_id: id.to_owned(),
-                    bytes_digest: digest.clone(),
-                    embedding,
-                    captions,
-                });
+                rows.push(EvaluatedRow { image_id: id.to_owned(), bytes_digest: digest.clone(), embedding, captions });
             }
         }
     }
@@ -167,7 +162,9 @@ fn captions_of(batch: &arrow::record_batch::RecordBatch) -> Result<Captions, Tab
     Ok(captions)
 }
 
-fn digests_of(batch: &arrow::record_batch::RecordBatch) -> Result<std::collections::BTreeMap<String, String>, TableError> {
+fn digests_of(
+    batch: &arrow::record_batch::RecordBatch,
+) -> Result<std::collections::BTreeMap<String, String>, TableError> {
     let columns = Columns::new(Artifact::Images, batch);
     let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text("bytes_digest")?);
     Ok((0..batch.num_rows())
@@ -182,17 +179,21 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
     let record = standing_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
         WorkerError::Configuration(format!("{} has no trained model yet: run its build first", model_of.spec.country))
     })?;
-    let folder = train::fetch_result(&model_of.work, &model_of.spec, Training::Pretrain, &record.key, &model_of.scratch).await?;
+    let folder =
+        train::fetch_result(&model_of.work, &model_of.spec, Training::Pretrain, &record.key, &model_of.scratch).await?;
     let mut inputs = Vec::new();
     for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
         inputs.push(on.pin(artifact).await?);
     }
     let mut rows = TableRows::open(&on.work, &inputs, SPLIT).await?;
     let protocol = protocol(on);
-    let evaluated = tokio::task::block_in_place(|| std::thread::scope(|scope| {
-        scope.spawn(|| embed_and_evaluate(&model_of.spec, &folder, &mut rows, protocol)).join()
-    }));
-    let (recall, panels) = evaluated.map_err(|_| WorkerError::Broken("the evaluation failed; its message is above".into()))??;
+    let evaluated = tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| embed_and_evaluate(&model_of.spec, &folder, &mut rows, protocol)).join()
+        })
+    });
+    let (recall, panels) =
+        evaluated.map_err(|_| WorkerError::Broken("the evaluation failed; its message is above".into()))??;
     Ok(Evaluation {
         model_of: model_of.spec.country.clone(),
         country: on.spec.country.clone(),

@@ -17,7 +17,9 @@ pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, Worke
     if steps.iter().any(|s| s.name() == what) {
         return explain_step(build, what).await;
     }
-    if let Some(shard) = what.strip_prefix("shard").and_then(|s| s.trim_start_matches([' ', '-', '/']).parse::<u32>().ok()) {
+    if let Some(shard) =
+        what.strip_prefix("shard").and_then(|s| s.trim_start_matches([' ', '-', '/']).parse::<u32>().ok())
+    {
         return explain_shard(build, shard).await;
     }
     let names: Vec<&str> = steps.iter().map(Step::name).collect();
@@ -53,8 +55,14 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
                             lines.push(format!("  model {}", model.digest));
                         }
                         let plan = plan_stage(build, &stage, &model, false).await?;
-                        lines.push(format!("  {} rows stale, {} stand", plan.computed(), plan.kept_rows + plan.stale.iter().map(|s| s.kept).sum::<u64>()));
-                        lines.extend(plan.reasons().iter().map(|(reason, rows)| format!("    {rows} {}", reason.words())));
+                        lines.push(format!(
+                            "  {} rows stale, {} stand",
+                            plan.computed(),
+                            plan.kept_rows + plan.stale.iter().map(|s| s.kept).sum::<u64>()
+                        ));
+                        lines.extend(
+                            plan.reasons().iter().map(|(reason, rows)| format!("    {rows} {}", reason.words())),
+                        );
                     }
                 }
             }
@@ -72,12 +80,20 @@ async fn explain_training(build: &Build, training: Training) -> Result<Vec<Strin
     Ok(match training_state(build, training, false).await? {
         TrainingState::Due { key, why, inputs, .. } => {
             let mut lines = vec![format!("{}: due: {why}", training.name()), format!("  run {key}")];
-            lines.extend(inputs.iter().map(|t| format!("  reads {} at version {:?}, {} rows", t.artifact.name(), t.version, t.rows())));
+            lines.extend(
+                inputs
+                    .iter()
+                    .map(|t| format!("  reads {} at version {:?}, {} rows", t.artifact.name(), t.version, t.rows())),
+            );
             lines
         }
         TrainingState::Stands { record, changed } => vec![
             format!("{}: stands, run {}", training.name(), record.key),
-            format!("  best validation mR {:.2} in epoch {}", record.trained.best_validation_mean_recall, record.trained.best_epoch + 1),
+            format!(
+                "  best validation mR {:.2} in epoch {}",
+                record.trained.best_validation_mean_recall,
+                record.trained.best_epoch + 1
+            ),
             format!(
                 "  {} of {} rows changed since ({:.2} %); it runs again above {:.2} %",
                 changed.changed,
@@ -91,7 +107,10 @@ async fn explain_training(build: &Build, training: Training) -> Result<Vec<Strin
 
 async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerError> {
     if shard >= build.spec.work.shards {
-        return Err(WorkerError::Configuration(format!("shard {shard}: the build has shards 0 to {}", build.spec.work.shards - 1)));
+        return Err(WorkerError::Configuration(format!(
+            "shard {shard}: the build has shards 0 to {}",
+            build.spec.work.shards - 1
+        )));
     }
     let mut lines = vec![format!("shard {shard} of {}", build.spec.work.shards)];
     for stage in stages::map_stages(&build.spec) {

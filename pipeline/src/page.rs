@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use manifests::{Artifact, paths};
 use report::{
-    Best, Block, Cell, Column, Fact, Flow, FlowStage, Heatmap, Histogram, Level, LineChart, Report, Section, Series, Span,
-    Table, TagCloud, TagGroup, Timeline, format_duration, format_number,
+    Best, Block, Cell, Column, Fact, Flow, FlowStage, Heatmap, Histogram, Level, LineChart, Report, Section, Series,
+    Span, Table, TagCloud, TagGroup, Timeline, format_duration, format_number,
 };
 use stages::evaluate::Evaluation;
 use stages::pretrain::{CURVE_FILE, CurvePoint, read_curve};
@@ -79,13 +79,20 @@ fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
     let captions: u64 = all.iter().map(|g| g.statistics.captions).sum();
     let segments: u64 = all.iter().map(|g| g.statistics.segments).sum();
     let seconds: f64 = all.iter().flat_map(|g| g.summaries.values()).map(|s| s.seconds).sum();
-    let mut facts = vec![Fact::new("images", format_number(images as f64, Some(0))), Fact::new("captions", format_number(captions as f64, Some(0)))];
+    let mut facts = vec![
+        Fact::new("images", format_number(images as f64, Some(0))),
+        Fact::new("captions", format_number(captions as f64, Some(0))),
+    ];
     if segments > 0 {
         facts.push(Fact::new("segments", format_number(segments as f64, Some(0))));
     }
     for one in all {
         if let Some(evaluation) = &one.evaluation {
-            let label = if all.len() > 1 { format!("mR {}", capitalised(&one.build.spec.country)) } else { "mean recall".into() };
+            let label = if all.len() > 1 {
+                format!("mR {}", capitalised(&one.build.spec.country))
+            } else {
+                "mean recall".into()
+            };
             facts.push(Fact::new(label, format!("{:.1}", evaluation.mean_recall())));
         }
     }
@@ -243,7 +250,9 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
     if other > training::recall::OTHER_TIES_BOUND_POINTS {
         blocks.push(Block::Note {
             level: Level::Warning,
-            text: format!("Ties between different items move a figure by {other:.2} points: the embeddings may have collapsed."),
+            text: format!(
+                "Ties between different items move a figure by {other:.2} points: the embeddings may have collapsed."
+            ),
         });
     }
     blocks
@@ -252,8 +261,11 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
 /// Mean recall of random scores: K of the gallery, both ways.
 fn chance_mean_recall(r: &RecallReport) -> f64 {
     let per_image = r.caption_gallery as f64 / r.image_queries.max(1) as f64;
-    let hit = |k: f64, gallery: usize, positives: f64| 100.0 * (1.0 - (1.0 - k / gallery.max(1) as f64).max(0.0).powf(positives));
-    [1.0, 5.0, 10.0].map(|k| hit(k, r.caption_gallery, per_image) + hit(k, r.image_gallery, 1.0)).iter().sum::<f64>() / 6.0
+    let hit = |k: f64, gallery: usize, positives: f64| {
+        100.0 * (1.0 - (1.0 - k / gallery.max(1) as f64).max(0.0).powf(positives))
+    };
+    [1.0, 5.0, 10.0].map(|k| hit(k, r.caption_gallery, per_image) + hit(k, r.image_gallery, 1.0)).iter().sum::<f64>()
+        / 6.0
 }
 
 fn curve_blocks(training: Training, points: &[CurvePoint]) -> Vec<Block> {
@@ -303,8 +315,13 @@ fn data_blocks(s: &statistics::Statistics) -> Vec<Block> {
     let mut blocks = vec![
         Block::Row(vec![
             Block::Table(Table {
-                caption: "Splits. Shares are what the hash of the cells gives; they are reported, never rebalanced.".into(),
-                columns: vec![Column::text("split"), Column::number("images"), Column::number("share").unit("%").decimals(1)],
+                caption: "Splits. Shares are what the hash of the cells gives; they are reported, never rebalanced."
+                    .into(),
+                columns: vec![
+                    Column::text("split"),
+                    Column::number("images"),
+                    Column::number("share").unit("%").decimals(1),
+                ],
                 rows,
             }),
             Block::Histogram(Histogram {
@@ -328,7 +345,8 @@ fn data_blocks(s: &statistics::Statistics) -> Vec<Block> {
         }));
     }
     if !s.dropped_tags.is_empty() {
-        let rows = s.dropped_tags.iter().map(|(tag, n)| vec![Cell::Text(tag.clone()), Cell::Number(*n as f64)]).collect();
+        let rows =
+            s.dropped_tags.iter().map(|(tag, n)| vec![Cell::Text(tag.clone()), Cell::Number(*n as f64)]).collect();
         blocks.push(Block::Details {
             summary: "Tags that were left out of captions".into(),
             blocks: vec![Block::Table(Table {
@@ -402,14 +420,23 @@ fn methods(one: &Gathered<'_>) -> Table {
     let score = match spec.score.clip.as_str() {
         _ if !spec.uses_segments() => "no segments are trained on".to_owned(),
         "none" => "every candidate has weight 1, no similarity threshold (no scoring model)".to_owned(),
-        "bootstrap" => format!("similarity to the caption by a bootstrap model of {} epochs", spec.score.bootstrap_epochs),
+        "bootstrap" => {
+            format!("similarity to the caption by a bootstrap model of {} epochs", spec.score.bootstrap_epochs)
+        }
         checkpoint => format!("similarity to the caption by {checkpoint}"),
     };
     let rows = [
         ("captions", name(serde_json::json!(spec.caption.captioner))),
         ("segments", name(serde_json::json!(spec.segment.segmenter))),
         ("segment weights", score),
-        ("model", format!("{}, {}", spec.model.preset, if spec.model.init.is_empty() { "trained from scratch" } else { &spec.model.init })),
+        (
+            "model",
+            format!(
+                "{}, {}",
+                spec.model.preset,
+                if spec.model.init.is_empty() { "trained from scratch" } else { &spec.model.init }
+            ),
+        ),
         ("vocabulary", spec.model.tokenizer.clone()),
         ("source", one.build.source.url().to_string()),
     ];
@@ -424,7 +451,9 @@ fn flow(one: &Gathered<'_>, steps: &[Step]) -> Flow {
     let mut stages = Vec::new();
     let mut edges = Vec::new();
     let mut writer_of: BTreeMap<Artifact, String> = BTreeMap::new();
-    let model_edge = |edges: &mut Vec<(String, String)>, training: Training, to: &str| edges.push((training.name().to_owned(), to.to_owned()));
+    let model_edge = |edges: &mut Vec<(String, String)>, training: Training, to: &str| {
+        edges.push((training.name().to_owned(), to.to_owned()))
+    };
     for step in steps {
         let name = step.name().to_owned();
         let summary = one.summaries.get(&name);
@@ -436,10 +465,15 @@ fn flow(one: &Gathered<'_>, steps: &[Step]) -> Flow {
         });
         match step {
             Step::Map(stage) => {
-                let inputs = stage.inputs.iter().map(|i| if i.artifact == Artifact::Assignment { Artifact::Geotags } else { i.artifact });
+                let inputs = stage
+                    .inputs
+                    .iter()
+                    .map(|i| if i.artifact == Artifact::Assignment { Artifact::Geotags } else { i.artifact });
                 edges.extend(inputs.filter_map(|a| Some((writer_of.get(&a)?.clone(), name.clone()))));
                 match stage.model {
-                    stages::ModelUse::Scoring if one.build.spec.score.clip == "bootstrap" => model_edge(&mut edges, Training::Bootstrap, &name),
+                    stages::ModelUse::Scoring if one.build.spec.score.clip == "bootstrap" => {
+                        model_edge(&mut edges, Training::Bootstrap, &name)
+                    }
                     stages::ModelUse::Retrieval => model_edge(&mut edges, Training::Pretrain, &name),
                     _ => {}
                 }
@@ -455,7 +489,11 @@ fn flow(one: &Gathered<'_>, steps: &[Step]) -> Flow {
             }
         }
     }
-    Flow { caption: "The way of the data. Numbers are rows computed and copied when the stage last ran.".into(), stages, edges }
+    Flow {
+        caption: "The way of the data. Numbers are rows computed and copied when the stage last ran.".into(),
+        stages,
+        edges,
+    }
 }
 
 fn capitalised(word: &str) -> String {

@@ -52,7 +52,14 @@ pub enum TrainingState {
     /// A finished run stands; `changed` says how far its rows have moved since.
     Stands { record: Box<TrainingRecord>, changed: ChangedShare },
     /// A run is to be made (or continued): its identity, and why.
-    Due { key: String, parameters: String, inputs: Vec<manifests::plan::PinnedTable>, warm_start: Option<String>, sequence: u64, why: String },
+    Due {
+        key: String,
+        parameters: String,
+        inputs: Vec<manifests::plan::PinnedTable>,
+        warm_start: Option<String>,
+        sequence: u64,
+        why: String,
+    },
 }
 
 /// Decides about a training. `force` runs it again even if it stands.
@@ -62,7 +69,8 @@ pub async fn training_state(build: &Build, training: Training, force: bool) -> R
     for artifact in train::training_inputs(&build.spec, training) {
         inputs.push(build.pin(artifact).await?);
     }
-    let sequence = train::records(&build.work, &build.spec.country, training).await?.last().map_or(0, |r| r.sequence + 1);
+    let sequence =
+        train::records(&build.work, &build.spec.country, training).await?.last().map_or(0, |r| r.sequence + 1);
     let due = |warm_start: Option<String>, why: String| TrainingState::Due {
         key: train::run_key(training, &parameters, &inputs, warm_start.as_deref()),
         parameters: parameters.clone(),
@@ -186,11 +194,25 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                     .filter_map(|a| moving.get(a))
                     .sum();
                 let mut line = match &model {
-                    None => PlanLine { step: name, rows: listed, exact: false, kept: 0, reasons: BTreeMap::new(), note: "its model will be another".into() },
+                    None => PlanLine {
+                        step: name,
+                        rows: listed,
+                        exact: false,
+                        kept: 0,
+                        reasons: BTreeMap::new(),
+                        note: "its model will be another".into(),
+                    },
                     Some(model) => {
                         let plan = plan_stage(build, &stage, model, retry_errors).await?;
                         let kept = plan.kept_rows + plan.stale.iter().map(|s| s.kept).sum::<u64>();
-                        PlanLine { step: name, rows: plan.computed(), exact: above == 0, kept, reasons: plan.reasons(), note: String::new() }
+                        PlanLine {
+                            step: name,
+                            rows: plan.computed(),
+                            exact: above == 0,
+                            kept,
+                            reasons: plan.reasons(),
+                            note: String::new(),
+                        }
                     }
                 };
                 if !line.exact {
@@ -206,7 +228,8 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                 lines.push(line);
             }
             Step::Train(training) => {
-                let above: u64 = train::training_inputs(&build.spec, training).iter().filter_map(|a| moving.get(a)).sum();
+                let above: u64 =
+                    train::training_inputs(&build.spec, training).iter().filter_map(|a| moving.get(a)).sum();
                 let state = training_state(build, training, retrain).await?;
                 let (rows, note) = match &state {
                     TrainingState::Due { why, .. } => {
@@ -217,7 +240,10 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                         let share = (changed.changed + above) as f64 / (changed.rows.max(1)) as f64;
                         if share > build.spec.pretrain.retrain_above {
                             moving_models.push(training);
-                            (record.trained.train_rows, format!("may run again: up to {:.1} % of its rows change", 100.0 * share))
+                            (
+                                record.trained.train_rows,
+                                format!("may run again: up to {:.1} % of its rows change", 100.0 * share),
+                            )
                         } else {
                             (0, format!("stands; {:.1} % of its rows changed since", 100.0 * share))
                         }
@@ -228,7 +254,14 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
             Step::Evaluate => {
                 let moves = !moving.is_empty() || !moving_models.is_empty();
                 let note = if moves { "after the stages above" } else { "stands unless its embeddings are new" };
-                lines.push(PlanLine { step: name, rows: 0, exact: !moves, kept: 0, reasons: BTreeMap::new(), note: note.into() });
+                lines.push(PlanLine {
+                    step: name,
+                    rows: 0,
+                    exact: !moves,
+                    kept: 0,
+                    reasons: BTreeMap::new(),
+                    note: note.into(),
+                });
             }
         }
     }

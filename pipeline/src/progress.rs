@@ -109,7 +109,12 @@ impl Observer for StageBar<'_> {
             *logged = Instant::now();
             let rate = self.bar.per_sec();
             let left = self.bar.eta().as_secs();
-            self.progress.note(&format!("{:18} {}/{} rows, {rate:.1}/s, {left} s left", self.name, self.bar.position(), self.total));
+            self.progress.note(&format!(
+                "{:18} {}/{} rows, {rate:.1}/s, {left} s left",
+                self.name,
+                self.bar.position(),
+                self.total
+            ));
         }
     }
 

@@ -162,7 +162,8 @@ async fn run_training(
     options: RunOptions,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    let (key, parameters, inputs, warm_start, sequence) = match training_state(build, training, options.retrain).await? {
+    let (key, parameters, inputs, warm_start, sequence) = match training_state(build, training, options.retrain).await?
+    {
         TrainingState::Stands { record, changed } => {
             progress.note(&format!(
                 "{}: stands (best validation mR {:.2}); {} of {} rows changed since ({:.2} %)",

@@ -23,18 +23,28 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
     let mut lines = Vec::new();
     for step in stages::steps(&build.spec) {
         let name = step.name();
-        let summary: Option<Summary> = build.work.get_json(&manifests::paths::summary(&build.spec.country, name)).await?;
+        let summary: Option<Summary> =
+            build.work.get_json(&manifests::paths::summary(&build.spec.country, name)).await?;
         let seconds = summary.as_ref().map(|s| s.seconds);
         let errors = summary.as_ref().map_or(0, |s| s.errors);
         let line = match step {
             Step::Map(stage) => {
                 let pinned = build.pin(stage.output).await?;
                 let state = if pinned.parts.is_empty() { "empty" } else { "published" };
-                StatusLine { step: name, state: state.into(), rows: pinned.rows(), errors, version: pinned.version, seconds }
+                StatusLine {
+                    step: name,
+                    state: state.into(),
+                    rows: pinned.rows(),
+                    errors,
+                    version: pinned.version,
+                    seconds,
+                }
             }
             Step::Train(training) => training_line(build, training, seconds).await?,
             Step::Evaluate => match crate::evaluate::stored(build).await? {
-                None => StatusLine { step: name, state: "due".into(), rows: 0, errors: 0, version: None, seconds: None },
+                None => {
+                    StatusLine { step: name, state: "due".into(), rows: 0, errors: 0, version: None, seconds: None }
+                }
                 Some(evaluation) => StatusLine {
                     step: name,
                     state: format!("mR {:.2}", evaluation.mean_recall()),
@@ -54,7 +64,9 @@ async fn training_line(build: &Build, training: Training, seconds: Option<f64>) 
     let record = standing_record(build, training).await?;
     Ok(StatusLine {
         step: training.name(),
-        state: record.as_ref().map_or("due".into(), |r| format!("best validation mR {:.2}", r.trained.best_validation_mean_recall)),
+        state: record
+            .as_ref()
+            .map_or("due".into(), |r| format!("best validation mR {:.2}", r.trained.best_validation_mean_recall)),
         rows: record.as_ref().map_or(0, |r| r.trained.train_rows),
         errors: 0,
         version: None,

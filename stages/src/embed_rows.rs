@@ -32,7 +32,8 @@ impl Encoder<'_> {
         let views: Vec<Vec<Rgb>> = rows
             .par_iter()
             .map(|row| {
-                let rgb = pixels::decode(&row.bytes, &self.limits).map_err(|e| format!("image {}: {e}", row.image_id))?;
+                let rgb =
+                    pixels::decode(&row.bytes, &self.limits).map_err(|e| format!("image {}: {e}", row.image_id))?;
                 let view = pixels::clip_view(&rgb, side);
                 Ok(if self.average_over_turns { pixels::augment::orientations(&view) } else { vec![view] })
             })

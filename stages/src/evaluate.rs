@@ -82,7 +82,8 @@ fn captions_of(rows: &[EvaluatedRow]) -> Vec<(u32, &str, &[f32])> {
 pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Outcome, StageError> {
     let compute = |why: String| StageError::Compute { stage: STAGE, why };
     let dim = rows.first().map_or(0, |r| r.embedding.len());
-    if let Some(row) = rows.iter().find(|r| r.embedding.len() != dim || r.captions.iter().any(|(_, v)| v.len() != dim)) {
+    if let Some(row) = rows.iter().find(|r| r.embedding.len() != dim || r.captions.iter().any(|(_, v)| v.len() != dim))
+    {
         return Err(compute(format!("image {}: its vectors have another width than {dim}; embed again", row.image_id)));
     }
     let captions = captions_of(rows);

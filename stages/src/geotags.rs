@@ -39,8 +39,7 @@ pub fn stage() -> Stage {
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
-    let polygons =
-        CountryPolygons::new().map_err(|e| StageError::Configuration { stage: NAME, why: e.to_string() })?;
+    let polygons = CountryPolygons::new().map_err(|e| StageError::Configuration { stage: NAME, why: e.to_string() })?;
     Ok(Box::new(ReadGeotags { spec: opening.spec.clone(), polygons }))
 }
 
@@ -101,8 +100,7 @@ impl ReadGeotags {
             .into_par_iter()
             .map(|row| self.read(filepath.value(row), rows.source[row].as_ref()))
             .collect();
-        let outcomes =
-            known.iter().map(|k| k.as_ref().err().cloned().unwrap_or(Outcome::Good)).collect();
+        let outcomes = known.iter().map(|k| k.as_ref().err().cloned().unwrap_or(Outcome::Good)).collect();
         let (title, multi) = (listing.text("title")?, listing.text("title_multi_objects")?);
         let captions = listing.texts("given_captions")?;
         let good = || known.iter().enumerate().map(|(row, k)| (row, k.as_ref().ok()));

@@ -8,7 +8,7 @@ use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
 use crate::images::limits;
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Opening, Stage, StageError};
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns};
 
 const NAME: &str = "image_embeddings";
@@ -39,7 +39,9 @@ pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageErro
     match spec.model.device.split_once(':') {
         None if spec.model.device == "cpu" => Ok(Device::Cpu),
         Some(("cuda", index)) => {
-            let index = index.parse().map_err(|_| configuration(format!("model.device = {:?}: write cuda:0", spec.model.device)))?;
+            let index = index
+                .parse()
+                .map_err(|_| configuration(format!("model.device = {:?}: write cuda:0", spec.model.device)))?;
             Device::new_cuda(index)
                 .map_err(|e| configuration(format!("model.device = cuda:{index}: {e}; is this the CUDA binary?")))
         }
@@ -82,8 +84,7 @@ pub fn encode_views(stage: &'static str, clip: &Clip, views: &[&Rgb]) -> Result<
 
 /// Rows of a matrix on the host; an error names the first row that is not finite.
 pub fn finite_rows(matrix_bd: &Tensor) -> Result<Vec<Vec<f32>>, String> {
-    let rows: Vec<Vec<f32>> =
-        matrix_bd.to_dtype(DType::F32).and_then(|m| m.to_vec2()).map_err(|e| e.to_string())?;
+    let rows: Vec<Vec<f32>> = matrix_bd.to_dtype(DType::F32).and_then(|m| m.to_vec2()).map_err(|e| e.to_string())?;
     match rows.iter().position(|row| row.iter().any(|x| !x.is_finite())) {
         Some(row) => Err(format!("row {row} of {} is not finite: the model's weights are broken", rows.len())),
         None => Ok(rows),
@@ -107,7 +108,8 @@ impl EmbedImages {
 impl Map for EmbedImages {
     fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
-        let bytes = Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;
+        let bytes =
+            Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;
         let views: Vec<Result<Vec<Rgb>, String>> =
             (0..rows.len()).into_par_iter().map(|row| self.view(bytes.value(row))).collect();
         let flat: Vec<&Rgb> = views.iter().flatten().flatten().collect();

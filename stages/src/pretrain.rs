@@ -172,10 +172,8 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
     let mut source = rows::Batches::new(stage, &spec, score, limits, clip.config(), &tokenizer, run.train)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
     let mut trainer = Trainer::new(clip, settings).map_err(|e| compute(e.to_string()))?;
-    let cadence = Cadence {
-        checkpoint_every_steps: spec.checkpoint_every_steps,
-        prefetch_batches: spec.prefetch_batches,
-    };
+    let cadence =
+        Cadence { checkpoint_every_steps: spec.checkpoint_every_steps, prefetch_batches: spec.prefetch_batches };
     let mut curve = Curve::open(run.folder).map_err(|e| compute(e.to_string()))?;
     let steps_per_epoch = training::batch::BatchSource::steps_per_epoch(&source);
     let validation = run.validation;
@@ -224,7 +222,9 @@ fn write_result(folder: &Path, tokenizer: &Tokenizer) -> Result<String, String> 
     let result = folder.join(RESULT_FOLDER);
     clip.save(&result).map_err(|e| e.to_string())?;
     tokenizer.save(&result.join(TOKENIZER_FILE)).map_err(|e| e.to_string())?;
-    for (name, save) in [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)] {
+    for (name, save) in
+        [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)]
+    {
         match save(&clip, &result.join(name)) {
             Ok(()) | Err(models::ModelError::Unsupported { .. }) => {}
             Err(error) => return Err(error.to_string()),

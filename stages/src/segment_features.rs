@@ -148,7 +148,8 @@ impl EncodeSegments {
 impl Map for EncodeSegments {
     fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
-        let bytes = Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;
+        let bytes =
+            Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;
         let columns = Columns::new(Artifact::Segments, &rows.tables[&Artifact::Segments]);
         let segments = (0..rows.len())
             .map(|row| RowSegments::read(&columns, row))
@@ -183,10 +184,7 @@ fn content(made: &[Result<(Vec<usize>, Vec<Vec<f32>>), String>]) -> Result<MapOu
         Artifact::SegmentFeatures,
         "features",
         &lengths,
-        vec![
-            Arc::new(Int32Array::from_iter_values(segments)),
-            Arc::new(BinaryArray::from_iter_values(vectors)),
-        ],
+        vec![Arc::new(Int32Array::from_iter_values(segments)), Arc::new(BinaryArray::from_iter_values(vectors))],
     )?;
     let digests = table::texts(made.iter().map(|_| None::<String>));
     Ok(MapOutput {

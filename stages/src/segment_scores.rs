@@ -11,7 +11,7 @@ use models::tokenizer::Tokenizer;
 
 use crate::image_embeddings::load_clip;
 use crate::segment_features::{RowSegments, from_half_bytes};
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Opening, Stage, StageError};
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError};
 use crate::text_embeddings::{encode_texts, load_tokenizer};
 

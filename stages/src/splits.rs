@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use manifests::Artifact;
 
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Opening, Stage, StageError};
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "splits";
@@ -44,5 +44,8 @@ fn copy(batch: &RecordBatch) -> Result<MapOutput, TableError> {
         .iter()
         .map(|name| Ok(Arc::new(columns.text(name)?.clone()) as _))
         .collect::<Result<Vec<_>, TableError>>()?;
-    Ok(MapOutput { outcomes: vec![Outcome::Good; batch.num_rows()], content: table::content(Artifact::Splits, copied)? })
+    Ok(MapOutput {
+        outcomes: vec![Outcome::Good; batch.num_rows()],
+        content: table::content(Artifact::Splits, copied)?,
+    })
 }

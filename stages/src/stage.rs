@@ -77,9 +77,10 @@ pub struct Opening<'a> {
 
 impl Opening<'_> {
     pub fn model_folder(&self, stage: &'static str) -> Result<&std::path::Path, StageError> {
-        self.model_folder
-            .as_deref()
-            .ok_or_else(|| StageError::Configuration { stage, why: "it needs a model, and none was handed to it".into() })
+        self.model_folder.as_deref().ok_or_else(|| StageError::Configuration {
+            stage,
+            why: "it needs a model, and none was handed to it".into(),
+        })
     }
 }
 
@@ -128,9 +129,6 @@ pub enum Outcome {
 impl Outcome {
     /// One per row; `Err` failed.
     pub fn of<T>(results: &[Result<T, String>]) -> Vec<Outcome> {
-        results
-            .iter()
-            .map(|r| r.as_ref().map_or_else(|why| Outcome::Failed(why.clone()), |_| Outcome::Good))
-            .collect()
+        results.iter().map(|r| r.as_ref().map_or_else(|why| Outcome::Failed(why.clone()), |_| Outcome::Good)).collect()
     }
 }

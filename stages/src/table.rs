@@ -12,7 +12,9 @@ use manifests::{Artifact, Field, FieldType};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    #[error("table {table} has no column {column} of type {kind}; it was written by another program, or by another version of this one")]
+    #[error(
+        "table {table} has no column {column} of type {kind}; it was written by another program, or by another version of this one"
+    )]
     Column { table: &'static str, column: String, kind: &'static str },
     #[error("cannot build columns of {table}: {why}")]
     Build { table: &'static str, why: String },

@@ -10,7 +10,7 @@ use models::ops::l2_normalise;
 use models::tokenizer::Tokenizer;
 
 use crate::image_embeddings::{finite_rows, load_clip};
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Opening, Stage, StageError};
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "text_embeddings";
@@ -57,7 +57,8 @@ pub fn encode_texts(
                 input_ids.extend(tokenizer.encode(text, length).map_err(|e| e.to_string())?);
             }
             let device = clip.logit_scale().device().clone();
-            let input_ids_bl = Tensor::from_vec(input_ids, (batch.len(), length), &device).map_err(|e| e.to_string())?;
+            let input_ids_bl =
+                Tensor::from_vec(input_ids, (batch.len(), length), &device).map_err(|e| e.to_string())?;
             let text_bd = clip.encode_text(&input_ids_bl).map_err(|e| e.to_string())?;
             finite_rows(&l2_normalise(&text_bd).map_err(|e| e.to_string())?)
         };
@@ -89,8 +90,7 @@ fn content(captions: &[Vec<String>], vectors: Vec<Vec<f32>>) -> Result<MapOutput
     let lengths_of_vectors: Vec<_> = vectors.iter().map(Vec::len).collect();
     let values = arrow::array::Float32Array::from_iter_values(vectors.into_iter().flatten());
     let vectors = table::required_list_of(&FieldType::Float32, &lengths_of_vectors, Arc::new(values))?;
-    let lists =
-        table::struct_lists(Artifact::TextEmbeddings, "texts", &lengths, vec![Arc::new(texts), vectors])?;
+    let lists = table::struct_lists(Artifact::TextEmbeddings, "texts", &lengths, vec![Arc::new(texts), vectors])?;
     let digests = table::texts(captions.iter().map(|_| None::<String>));
     Ok(MapOutput {
         outcomes: vec![Outcome::Good; captions.len()],

@@ -111,7 +111,11 @@ pub fn urbancross() -> PathBuf {
     let test = std::env::current_exe().expect("this test's path");
     let folder = test.parent().and_then(Path::parent).expect("target/debug");
     let program = folder.join("urbancross");
-    assert!(program.exists(), "{} is not built: run `make test`, or `cargo build -p pipeline` first", program.display());
+    assert!(
+        program.exists(),
+        "{} is not built: run `make test`, or `cargo build -p pipeline` first",
+        program.display()
+    );
     program
 }
 

@@ -11,11 +11,17 @@ fn folder(images: usize) -> tempfile::TempDir {
     let mut lines = String::new();
     for i in 0..images {
         let colour = [(i * 37 % 256) as u8, (i * 91 % 256) as u8, (i * 53 % 256) as u8];
-        let picture = Rgb { width: 40, height: 32, data: (0..40 * 32).flat_map(|p| colour.map(|c| c.wrapping_add((p % 7) as u8))).collect() };
+        let picture = Rgb {
+            width: 40,
+            height: 32,
+            data: (0..40 * 32).flat_map(|p| colour.map(|c| c.wrapping_add((p % 7) as u8))).collect(),
+        };
         std::fs::write(folder.path().join(format!("images/tile_{i}.jpg")), pixels::encode_jpeg(&picture, 90)).unwrap();
         let split = if i % 5 == 0 { "test" } else { "train" };
         let captions = [format!("field number {i} seen from above ."), format!("a plain of colour {}", i % 9)];
-        lines.push_str(&serde_json::json!({ "file": format!("tile_{i}.jpg"), "split": split, "captions": captions }).to_string());
+        lines.push_str(
+            &serde_json::json!({ "file": format!("tile_{i}.jpg"), "split": split, "captions": captions }).to_string(),
+        );
         lines.push('\n');
     }
     std::fs::write(folder.path().join("captions.jsonl"), lines).unwrap();
@@ -92,13 +98,18 @@ async fn broken_images_become_row_statuses() {
     assert_eq!(column(&build, Artifact::ImageEmbeddings, "status").await.len(), 55);
     let rows: u64 = quarantined.iter().map(|q| q.rows).sum();
     assert_eq!(rows, 5, "four broken and one missing: {quarantined:?}");
-    let listing = String::from_utf8(build.work.get("quarantine/plain/images.jsonl").await.unwrap().unwrap().to_vec()).unwrap();
+    let listing =
+        String::from_utf8(build.work.get("quarantine/plain/images.jsonl").await.unwrap().unwrap().to_vec()).unwrap();
     assert!(listing.contains("tile_2") && listing.lines().count() == 4, "{listing}");
 
     // mended, and asked to try again
     std::fs::write(images.join("tile_2.jpg"), &whole).unwrap();
     let (build, _) = run(spec(folder.path(), &[])).await.unwrap();
-    assert_eq!(column(&build, Artifact::Images, "status").await["tile_2"], "ok", "a changed file is tried again by itself");
+    assert_eq!(
+        column(&build, Artifact::Images, "status").await["tile_2"],
+        "ok",
+        "a changed file is tried again by itself"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +122,8 @@ async fn a_folder_without_captions_and_a_wrong_checkpoint_say_what_to_do() {
     let model = folder.path().join("work/checkpoints/plain/pretrain");
     let run_folder = std::fs::read_dir(&model).unwrap().next().unwrap().unwrap().path().join("result");
     let init = format!("model.init=\"{}/model.safetensors\"", run_folder.display());
-    let error = run(spec(folder.path(), &[&init, "model.preset=small", "work.url=other"])).await.err().unwrap().to_string();
+    let error =
+        run(spec(folder.path(), &[&init, "model.preset=small", "work.url=other"])).await.err().unwrap().to_string();
     let _ = std::fs::remove_dir_all("other");
     assert!(error.contains("model"), "{error}");
 }

@@ -44,7 +44,9 @@ async fn bad_rows_are_quarantined_and_the_rest_is_built() {
     }
     for archive in ["meta2.zip", "meta3.zip"] {
         rewrite(&world, archive, &mut |name, bytes| {
-            if !name.contains("_FI_") || broken_image.as_ref().is_some_and(|b| b[7..b.len() - 4] == name[5..name.len() - 7]) {
+            if !name.contains("_FI_")
+                || broken_image.as_ref().is_some_and(|b| b[7..b.len() - 4] == name[5..name.len() - 7])
+            {
                 return Some(bytes);
             }
             if evil_meta.is_none() {
@@ -60,7 +62,9 @@ async fn bad_rows_are_quarantined_and_the_rest_is_built() {
         });
     }
     let (build, quarantined) = run(world.spec("work", &QUICK)).await.unwrap();
-    let stem = |name: &Option<String>| name.as_ref().unwrap().rsplit('/').next().unwrap().split('.').next().unwrap().to_owned();
+    let stem = |name: &Option<String>| {
+        name.as_ref().unwrap().rsplit('/').next().unwrap().split('.').next().unwrap().to_owned()
+    };
     let (image, evil, missing) = (stem(&broken_image), stem(&evil_meta), stem(&missing_meta));
     let geotags = column(&build, Artifact::Geotags, "error").await;
     assert!(geotags[&evil].contains("refused"), "{}", geotags[&evil]);
@@ -101,7 +105,11 @@ async fn tables_without_what_is_needed_say_so() {
     assert_eq!((build.virtual_inputs.listing.rows(), build.virtual_inputs.listing.problem_count), (12, 1));
     // a country that is not there
     std::fs::write(&csv, &good).unwrap();
-    let error = open(world.spec("work", &["source.tokens=[\"CH\"]", "source.country_code=CH"])).await.err().unwrap().to_string();
+    let error = open(world.spec("work", &["source.tokens=[\"CH\"]", "source.country_code=CH"]))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("no image is wanted") && error.contains("FI 12"), "{error}");
 }
 
@@ -113,7 +121,8 @@ async fn a_table_of_a_newer_version_is_refused() {
     // as a later version would: another column in the table's schema
     let log = world.path("work/tables/captions/_delta_log/00000000000000000000.json");
     let text = std::fs::read_to_string(&log).unwrap();
-    std::fs::write(&log, text.replace("\\\"name\\\":\\\"captioner\\\"", "\\\"name\\\":\\\"captioner_next\\\"")).unwrap();
+    std::fs::write(&log, text.replace("\\\"name\\\":\\\"captioner\\\"", "\\\"name\\\":\\\"captioner_next\\\""))
+        .unwrap();
     let error = run(spec).await.err().unwrap().to_string();
     assert!(error.contains("captioner_next") && error.contains("newer urbancross"), "{error}");
 }

@@ -81,12 +81,18 @@ fn answer(
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let total = bytes.len() as u64;
-        let common = format!("etag: \"{total}\"\r\nlast-modified: Sun, 22 Nov 2026 00:00:00 GMT\r\naccept-ranges: bytes\r\n");
+        let common =
+            format!("etag: \"{total}\"\r\nlast-modified: Sun, 22 Nov 2026 00:00:00 GMT\r\naccept-ranges: bytes\r\n");
         let body = match range {
             Some((from, to)) => {
                 let end = to.map_or(total, |t| (t + 1).min(total));
                 let body = bytes[from.min(total) as usize..end as usize].to_vec();
-                write!(stream, "HTTP/1.1 206 Partial\r\n{common}content-range: bytes {from}-{}/{total}\r\ncontent-length: {}\r\n\r\n", end.saturating_sub(1), body.len())?;
+                write!(
+                    stream,
+                    "HTTP/1.1 206 Partial\r\n{common}content-range: bytes {from}-{}/{total}\r\ncontent-length: {}\r\n\r\n",
+                    end.saturating_sub(1),
+                    body.len()
+                )?;
                 body
             }
             None => {
@@ -135,7 +141,8 @@ async fn stores_that_refuse_or_dawdle_are_named() {
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(error.exit_code(), exit_code, "{error}");
     }
-    let more = ["source.url=http://127.0.0.1:9/".to_owned(), "source.options={ timeout_seconds = 1, retries = 0 }".to_owned()];
+    let more =
+        ["source.url=http://127.0.0.1:9/".to_owned(), "source.options={ timeout_seconds = 1, retries = 0 }".to_owned()];
     let error = open(world.spec("work", &set(&more))).await.err().unwrap();
     assert!(matches!(error, WorkerError::Transient(_)), "{error}");
 }

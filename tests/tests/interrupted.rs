@@ -82,7 +82,10 @@ async fn a_stopped_build_says_so_and_goes_on() {
         assert!(matches!(status.code(), Some(143 | 0)), "{status:?}");
     }
     finish(&spec);
-    assert_eq!(column(&open(world.spec("work", &[])).await.unwrap(), Artifact::ImageEmbeddings, "status").await.len(), 40);
+    assert_eq!(
+        column(&open(world.spec("work", &[])).await.unwrap(), Artifact::ImageEmbeddings, "status").await.len(),
+        40
+    );
 }
 
 /// Two workers on one build: both end well, every row is there once.
@@ -91,7 +94,8 @@ async fn two_workers_at_once_do_not_harm_each_other() {
     let world = World::new(40);
     let spec = world.path("spec.toml");
     // trainings of one run folder are one worker's business: map stages only meet here
-    let text = world.spec_text("work").replace("clip = \"bootstrap\"", "clip = \"none\"").replace("epochs = 2", "epochs = 1");
+    let text =
+        world.spec_text("work").replace("clip = \"bootstrap\"", "clip = \"none\"").replace("epochs = 2", "epochs = 1");
     std::fs::write(&spec, text).unwrap();
     let mut children = [start(&spec), start(&spec)];
     for child in &mut children {

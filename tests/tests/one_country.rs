@@ -40,7 +40,10 @@ async fn a_build_is_whole_stands_and_follows_a_tag_edit() {
     let mut planned = open(world.spec("work", &[])).await.unwrap();
     let lines = plan::preview(&mut planned, false, false).await.unwrap();
     let geotags = lines.iter().find(|l| l.step == "geotags").unwrap();
-    assert_eq!((geotags.rows, geotags.reasons.get(&Reason::InputChanged)), (edited.len() as u64, Some(&(edited.len() as u64))));
+    assert_eq!(
+        (geotags.rows, geotags.reasons.get(&Reason::InputChanged)),
+        (edited.len() as u64, Some(&(edited.len() as u64)))
+    );
     let (build, _) = run(world.spec("work", &[])).await.unwrap();
     let changed: Vec<String> = column(&build, Artifact::Captions, "captions_digest")
         .await
@@ -50,8 +53,15 @@ async fn a_build_is_whole_stands_and_follows_a_tag_edit() {
         .collect();
     assert_eq!(changed, edited, "captions of the edited images, and of no other");
     let after = versions(&build).await;
-    for untouched in [Artifact::Images, Artifact::Segments, Artifact::SegmentFeatures, Artifact::ImageEmbeddings, Artifact::Splits] {
-        assert_eq!(after[&untouched], versions_before[&untouched], "{} has no caption among its inputs", untouched.name());
+    for untouched in
+        [Artifact::Images, Artifact::Segments, Artifact::SegmentFeatures, Artifact::ImageEmbeddings, Artifact::Splits]
+    {
+        assert_eq!(
+            after[&untouched],
+            versions_before[&untouched],
+            "{} has no caption among its inputs",
+            untouched.name()
+        );
     }
     for touched in [Artifact::Geotags, Artifact::Captions, Artifact::SegmentScores, Artifact::TextEmbeddings] {
         assert_eq!(after[&touched], versions_before[&touched] + 1, "{}", touched.name());
@@ -93,13 +103,17 @@ async fn a_deleted_image_leaves_and_a_parameter_recomputes_its_stage_alone() {
     let (build, _) = run(world.spec("work", none)).await.unwrap();
     let before = versions(&build).await;
     // the candidate threshold touches scores, never masks
-    let (build, _) = run(world.spec("work", &["score.clip=none", "pretrain.epochs=1", "score.max_segments=2"])).await.unwrap();
+    let (build, _) =
+        run(world.spec("work", &["score.clip=none", "pretrain.epochs=1", "score.max_segments=2"])).await.unwrap();
     let after = versions(&build).await;
     assert_eq!(after[&Artifact::Segments], before[&Artifact::Segments]);
     assert_eq!(after[&Artifact::SegmentScores], before[&Artifact::SegmentScores] + 1);
     // a limit on images: the others leave every table, old versions keep them
     let pinned = build.pin(Artifact::Images).await.unwrap();
-    let (build, _) = run(world.spec("work", &["score.clip=none", "pretrain.epochs=1", "source.max_images=25", "pretrain.batch=4"])).await.unwrap();
+    let (build, _) =
+        run(world.spec("work", &["score.clip=none", "pretrain.epochs=1", "source.max_images=25", "pretrain.batch=4"]))
+            .await
+            .unwrap();
     assert_eq!(column(&build, Artifact::Captions, "status").await.len(), 25);
     let old = build.tables.pin(Artifact::Images, "finland", pinned.version).await.unwrap();
     assert_eq!(old, pinned);
@@ -108,7 +122,8 @@ async fn a_deleted_image_leaves_and_a_parameter_recomputes_its_stage_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_model_for_scores_weights_are_one() {
     let world = World::new(24);
-    let (build, _) = run(world.spec("work", &["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"])).await.unwrap();
+    let (build, _) =
+        run(world.spec("work", &["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"])).await.unwrap();
     let steps: Vec<_> = stages::steps(&build.spec).iter().map(|s| s.name()).collect();
     assert!(!steps.contains(&"bootstrap") && !steps.contains(&"segment_features"));
     let page = pipeline::page::make(std::slice::from_ref(&build), &[], "now").await.unwrap();

@@ -20,7 +20,8 @@ impl Drop for Server {
 /// Starts the server on a free port, with two buckets and the world in one of them.
 fn serve(python: &str, world: &std::path::Path) -> Server {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/s3_server.py");
-    let mut child = Command::new(python).arg(script).arg(world).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        Command::new(python).arg(script).arg(world).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let endpoint = line.trim().to_owned();
@@ -38,7 +39,10 @@ async fn a_build_runs_against_an_s3_server() {
         std::env::set_var("AWS_ACCESS_KEY_ID", "testing");
         std::env::set_var("AWS_SECRET_ACCESS_KEY", "testing");
     }
-    let options = format!("{{ endpoint = \"{}\", region = \"us-east-1\", allow_http = true, path_style = true }}", server.endpoint);
+    let options = format!(
+        "{{ endpoint = \"{}\", region = \"us-east-1\", allow_http = true, path_style = true }}",
+        server.endpoint
+    );
     let set = |field: &str, value: &str| format!("{field}={value}");
     let set = [
         set("source.url", "s3://skyscript/SkyScript"),

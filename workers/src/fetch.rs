@@ -62,7 +62,9 @@ async fn fetch_object(source: &SourceStore, object: &str) -> Result<Result<Vec<u
     let limit = Limits::default().max_member_bytes;
     match source.head(object).await? {
         None => Ok(Err(format!("{object} is not there"))),
-        Some(meta) if meta.size > limit => Ok(Err(format!("{object} has {} bytes, over the limit of {limit}", meta.size))),
+        Some(meta) if meta.size > limit => {
+            Ok(Err(format!("{object} has {} bytes, over the limit of {limit}", meta.size)))
+        }
         Some(meta) => {
             let bytes = source.get_range(object, 0..meta.size, meta.e_tag.as_deref());
             Ok(if meta.size == 0 { Err(format!("{object} is empty")) } else { Ok(bytes.await?.to_vec()) })
@@ -85,7 +87,10 @@ async fn fetch_members(
         // refuse before a byte is fetched: an archive may claim any size
         if member.compressed_size > limits.max_member_bytes || member.uncompressed_size > limits.max_member_bytes {
             let most = member.compressed_size.max(member.uncompressed_size);
-            done.push((*row, Err(format!("{archive}, {}: {most} bytes, over the limit of {}", member.name, limits.max_member_bytes))));
+            done.push((
+                *row,
+                Err(format!("{archive}, {}: {most} bytes, over the limit of {}", member.name, limits.max_member_bytes)),
+            ));
         } else {
             wanted.push((zip::member_range(member, None), *row, member));
         }

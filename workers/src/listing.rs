@@ -143,7 +143,8 @@ pub async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> R
     };
     if listing.rows() == 0 {
         let tokens: Vec<String> = listing.rows_by_token.iter().map(|(t, n)| format!("{t} {n}")).collect();
-        let first = listing.problems.first().map(|p| format!("; first problem: {}: {}", p.what, p.why)).unwrap_or_default();
+        let first =
+            listing.problems.first().map(|p| format!("; first problem: {}: {}", p.what, p.why)).unwrap_or_default();
         return Err(WorkerError::Configuration(format!(
             "{}: no image is wanted for {} (rows by source token: {}){first}; look at source.tokens, source.tables and source.max_gsd_meters",
             source.url(),
@@ -263,7 +264,10 @@ impl Members {
         listing: &mut Listing,
     ) -> Result<(), WorkerError> {
         let Some(found) = wanted_members(source, work, archive, names).await? else {
-            listing.problem(archive, format!("the source has no such archive; {} wanted members are missing", names.len()));
+            listing.problem(
+                archive,
+                format!("the source has no such archive; {} wanted members are missing", names.len()),
+            );
             return Ok(());
         };
         listing.etags.insert(archive.to_owned(), found.etag);
@@ -303,7 +307,10 @@ async fn read_table(
     listing: &mut Listing,
 ) -> Result<(), WorkerError> {
     let Some(meta) = source.head(path).await? else {
-        return Err(WorkerError::Configuration(format!("{}{path} is not there; look at source.url and source.tables", source.url())));
+        return Err(WorkerError::Configuration(format!(
+            "{}{path} is not there; look at source.url and source.tables",
+            source.url()
+        )));
     };
     let reader = RangeReader {
         source: source.clone(),
@@ -352,11 +359,19 @@ async fn read_table(
     listing.problem_count += summary.row_errors.saturating_sub(summary.first_errors.len() as u64);
     for (name, row) in rows {
         let id = name.image_id.clone();
-        let next = WantedRow { meta_part: name.meta_part(), name, title: row.title, title_multi_objects: row.title_multi_objects };
+        let next = WantedRow {
+            meta_part: name.meta_part(),
+            name,
+            title: row.title,
+            title_multi_objects: row.title_multi_objects,
+        };
         match wanted.get(&id) {
             Some(first) => {
                 let kept = first.name.image_path();
-                listing.problem(format!("{path}, line {}", row.line), format!("image {id} is listed again; {kept} of its first row is kept"));
+                listing.problem(
+                    format!("{path}, line {}", row.line),
+                    format!("image {id} is listed again; {kept} of its first row is kept"),
+                );
             }
             None => _ = wanted.insert(id, next),
         }
@@ -367,7 +382,8 @@ async fn read_table(
 /// A folder of images with captions. The caption file is the one that the spec names, or the first
 /// in order of name that looks like one.
 async fn captioned_folder(source: &SourceStore, spec: &BuildSpec) -> Result<Listing, WorkerError> {
-    let tables = if spec.source.tables.is_empty() { vec![find_caption_file(source).await?] } else { spec.source.tables.clone() };
+    let tables =
+        if spec.source.tables.is_empty() { vec![find_caption_file(source).await?] } else { spec.source.tables.clone() };
     let mut listing = Listing::new(spec.work.shards);
     let mut rows: BTreeMap<String, CaptionedImage> = BTreeMap::new();
     for path in &tables {
@@ -394,7 +410,8 @@ async fn captioned_folder(source: &SourceStore, spec: &BuildSpec) -> Result<List
         }
     }
     // the folder is listed once: sizes and times tell changed files
-    let present: HashMap<String, String> = source.list_identities(&spec.source.image_folder).await?.into_iter().collect();
+    let present: HashMap<String, String> =
+        source.list_identities(&spec.source.image_folder).await?.into_iter().collect();
     for (image_id, image) in rows {
         let Some(identity) = present.get(&image.file) else {
             listing.problem(image.file, format!("it is not in {}", spec.source.image_folder));
@@ -441,7 +458,10 @@ async fn find_caption_file(source: &SourceStore) -> Result<String, WorkerError> 
 
 async fn read_captions(source: &SourceStore, path: &str) -> Result<Vec<CaptionedImage>, WorkerError> {
     let whole = |path: String| async move {
-        source.get(&path).await?.ok_or_else(|| WorkerError::Configuration(format!("{}{path} is not there", source.url())))
+        source
+            .get(&path)
+            .await?
+            .ok_or_else(|| WorkerError::Configuration(format!("{}{path} is not there", source.url())))
     };
     let bytes = whole(path.to_owned()).await?;
     let format = captioned::sniff(path, &bytes[..bytes.len().min(512)]).ok_or_else(|| {

@@ -115,7 +115,9 @@ async fn map_with_retries(
         match map_shard(context, stage, plan, shard, compute, marker_path).await {
             Err(WorkerError::Transient(why)) if attempt < SHARD_ATTEMPTS && !context.stop.load(Ordering::Relaxed) => {
                 let wait = Duration::from_millis(500 << attempt);
-                context.observer.note(&format!("shard {} of {}: {why}; trying again in {wait:?}", shard.shard, stage.name));
+                context
+                    .observer
+                    .note(&format!("shard {} of {}: {why}; trying again in {wait:?}", shard.shard, stage.name));
                 tokio::time::sleep(wait).await;
                 attempt += 1;
             }
@@ -223,7 +225,10 @@ async fn chunk_batch(
     let mut errors = 0;
     if !compute_rows.is_empty() {
         let Some(compute) = compute else {
-            return Err(WorkerError::Broken(format!("{}: the plan names rows to compute in none of its shards", stage.name)));
+            return Err(WorkerError::Broken(format!(
+                "{}: the plan names rows to compute in none of its shards",
+                stage.name
+            )));
         };
         let tables = join.read_inputs(compute_rows).await?;
         let source = match stage.source {
@@ -245,8 +250,9 @@ async fn chunk_batch(
         batches.push(join.read_committed(&positions).await?);
         ids.extend(copy_rows.iter().map(|t| t.image_id.as_str()));
     }
-    let batch = concat_batches(&schema, &batches)
-        .map_err(|e| WorkerError::Broken(format!("{}: computed and copied rows do not fit together: {e}", stage.name)))?;
+    let batch = concat_batches(&schema, &batches).map_err(|e| {
+        WorkerError::Broken(format!("{}: computed and copied rows do not fit together: {e}", stage.name))
+    })?;
     let mut order: Vec<u32> = (0..ids.len() as u32).collect();
     order.sort_by_key(|&i| ids[i as usize]);
     Ok((reorder(&batch, &order)?, errors))

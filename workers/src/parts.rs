@@ -13,10 +13,10 @@ use manifests::{Artifact, PartFile, paths};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use object_store::{DynObjectStore, ObjectStore, ObjectStoreExt};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::arrow::async_writer::AsyncArrowWriter;
-use parquet::arrow::ProjectionMask;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
@@ -191,8 +191,8 @@ impl PartReader {
         let stream = builder.build().map_err(error)?;
         let read_schema = stream.schema().clone();
         let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(error)?;
-        let batch = concat_batches(&read_schema, &batches)
-            .map_err(|e| WorkerError::Broken(format!("{}: {e}", self.path)))?;
+        let batch =
+            concat_batches(&read_schema, &batches).map_err(|e| WorkerError::Broken(format!("{}: {e}", self.path)))?;
         adapt(&batch, wanted).map_err(|why| WorkerError::Broken(format!("{}: {why}", self.path)))
     }
 }

@@ -74,7 +74,13 @@ pub async fn quarantine(
     for part in &pinned.parts {
         let batch = PartReader::open(work, artifact, part).await?.read(&["image_id", "status", "error"]).await?;
         let columns = Columns::new(artifact, &batch);
-        let read = || Ok::<_, stages::table::TableError>((columns.text("image_id")?, columns.text("status")?, columns.text("error")?));
+        let read = || {
+            Ok::<_, stages::table::TableError>((
+                columns.text("image_id")?,
+                columns.text("status")?,
+                columns.text("error")?,
+            ))
+        };
         let (ids, status, errors) = read().map_err(|e| WorkerError::Broken(e.to_string()))?;
         for row in 0..batch.num_rows() {
             match status.value(row) {

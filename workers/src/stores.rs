@@ -103,8 +103,8 @@ fn open(address: &str, options: &StoreOptions, anonymous: bool) -> Result<Store,
             )));
         }
     };
-    let root = Path::from_url_path(url.path())
-        .map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
+    let root =
+        Path::from_url_path(url.path()).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
     Ok(Store { store, root, url })
 }
 
@@ -112,7 +112,8 @@ fn parse_address(address: &str) -> Result<Url, WorkerError> {
     if address.contains("://") {
         return Url::parse(address).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")));
     }
-    let absolute = std::path::absolute(address).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
+    let absolute =
+        std::path::absolute(address).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
     Url::from_directory_path(&absolute)
         .map_err(|()| WorkerError::Configuration(format!("store {address}: no usable path")))
 }
@@ -129,8 +130,7 @@ impl Store {
 
     fn path(&self, relative: &str) -> Result<Path, WorkerError> {
         let joined = format!("{}/{}", self.root, relative);
-        Path::parse(joined.trim_start_matches('/'))
-            .map_err(|e| WorkerError::Broken(format!("path {relative:?}: {e}")))
+        Path::parse(joined.trim_start_matches('/')).map_err(|e| WorkerError::Broken(format!("path {relative:?}: {e}")))
     }
 
     /// Size, ETag and time of an object; `None`: it is not there.
@@ -143,13 +143,26 @@ impl Store {
     }
 
     /// Bytes of a range. With an ETag the object must still be the same.
-    pub async fn get_range(&self, path: &str, range: std::ops::Range<u64>, etag: Option<&str>) -> Result<Bytes, WorkerError> {
+    pub async fn get_range(
+        &self,
+        path: &str,
+        range: std::ops::Range<u64>,
+        etag: Option<&str>,
+    ) -> Result<Bytes, WorkerError> {
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
             if_match: etag.map(str::to_owned),
             ..GetOptions::default()
         };
-        let read = async { self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?.bytes().await.map_err(|e| WorkerError::of_store(path, e)) };
+        let read = async {
+            self.store
+                .get_opts(&self.path(path)?, options)
+                .await
+                .map_err(|e| WorkerError::of_store(path, e))?
+                .bytes()
+                .await
+                .map_err(|e| WorkerError::of_store(path, e))
+        };
         read.await
     }
 
@@ -165,7 +178,8 @@ impl Store {
             if_match: etag.map(str::to_owned),
             ..GetOptions::default()
         };
-        let result = self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?;
+        let result =
+            self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?;
         let path = path.to_owned();
         Ok(result.into_stream().map_err(move |e| WorkerError::of_store(&path, e)))
     }
@@ -203,8 +217,13 @@ impl Store {
 
     /// Names of the objects directly in the folder, sorted.
     pub async fn list_top(&self) -> Result<Vec<String>, WorkerError> {
-        let listed = self.store.list_with_delimiter(Some(&self.root)).await.map_err(|e| WorkerError::of_store(self.url.as_str(), e))?;
-        let mut names: Vec<String> = listed.objects.iter().filter_map(|m| m.location.filename().map(str::to_owned)).collect();
+        let listed = self
+            .store
+            .list_with_delimiter(Some(&self.root))
+            .await
+            .map_err(|e| WorkerError::of_store(self.url.as_str(), e))?;
+        let mut names: Vec<String> =
+            listed.objects.iter().filter_map(|m| m.location.filename().map(str::to_owned)).collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -265,7 +284,12 @@ impl WorkStore {
 
     /// Writes an object, whatever was there. Readers see the old or the new one, never a mixture.
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), WorkerError> {
-        self.0.store.put(&self.0.path(path)?, bytes.into()).await.map(|_| ()).map_err(|e| WorkerError::of_store(path, e))
+        self.0
+            .store
+            .put(&self.0.path(path)?, bytes.into())
+            .await
+            .map(|_| ())
+            .map_err(|e| WorkerError::of_store(path, e))
     }
 
     /// Writes an object if there is none; `false`: somebody else was faster.
@@ -289,7 +313,10 @@ impl WorkStore {
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
         let Some(bytes) = self.get(path).await? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-            WorkerError::Broken(format!("{}{path} is not what this version writes ({e}); delete it and run again", self.0.url))
+            WorkerError::Broken(format!(
+                "{}{path} is not what this version writes ({e}); delete it and run again",
+                self.0.url
+            ))
         })
     }
 
@@ -307,10 +334,9 @@ impl WorkStore {
         let race = format!("{path}-race");
         let first = self.put_if_absent(&path, Bytes::from_static(b"1")).await?;
         let second = self.put_if_absent(&path, Bytes::from_static(b"2")).await?;
-        let wins = futures::future::try_join_all(
-            (0..racers).map(|i| self.put_if_absent(&race, Bytes::from(i.to_string()))),
-        )
-        .await;
+        let wins =
+            futures::future::try_join_all((0..racers).map(|i| self.put_if_absent(&race, Bytes::from(i.to_string()))))
+                .await;
         self.delete(&path).await?;
         self.delete(&race).await?;
         Ok(first && !second && wins?.into_iter().filter(|w| *w).count() == 1)

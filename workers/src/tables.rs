@@ -68,7 +68,12 @@ impl Tables {
     }
 
     /// The files of one country at a version (`None`: the newest).
-    pub async fn pin(&self, artifact: Artifact, country: &str, version: Option<u64>) -> Result<PinnedTable, WorkerError> {
+    pub async fn pin(
+        &self,
+        artifact: Artifact,
+        country: &str,
+        version: Option<u64>,
+    ) -> Result<PinnedTable, WorkerError> {
         let (tables, country) = (self.clone(), country.to_owned());
         blocking(move || tables.pin_now(artifact, &country, version)).await
     }
@@ -167,7 +172,8 @@ impl Tables {
                     .map(|row| live.get(row).copied().unwrap_or(true) && replaced(file_paths.value(row)))
                     .collect();
                 if removed.contains(&true) {
-                    transaction.remove_files(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), removed)?);
+                    transaction
+                        .remove_files(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), removed)?);
                 }
             }
         }
@@ -179,7 +185,8 @@ impl Tables {
         for part in &change.add {
             let location = snapshot.table_root().join(&part.path).map_err(KernelError::generic_err)?;
             let meta = FileMeta { location, last_modified: now_millis(), size: part.size_bytes };
-            transaction.add_files(build_add_file_metadata(DataFileMetadata::new(meta, row_count(part.rows)), &context)?);
+            transaction
+                .add_files(build_add_file_metadata(DataFileMetadata::new(meta, row_count(part.rows)), &context)?);
         }
         match transaction.commit(engine)? {
             CommitResult::Committed(committed) => {

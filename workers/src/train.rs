@@ -180,7 +180,8 @@ impl TableRows {
             for row_group in 0..reader.row_groups().len() {
                 let batch = reader.read_row_group(&["image_id", "status"], row_group).await?;
                 let columns = Columns::new(Artifact::Images, &batch);
-                let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+                let (ids, status) =
+                    (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
                 let chosen: Vec<(usize, String)> = (0..batch.num_rows())
                     .filter(|&row| status.value(row) == "ok" && members.contains(ids.value(row)))
                     .map(|row| (row, ids.value(row).to_owned()))
@@ -238,7 +239,8 @@ impl TableRows {
         };
         let batch = images.read_row_group(&["bytes", "bytes_digest"], row_group).await?;
         let columns = Columns::new(Artifact::Images, &batch);
-        let (bytes, digests) = (columns.binary("bytes").map_err(broken)?, columns.text("bytes_digest").map_err(broken)?);
+        let (bytes, digests) =
+            (columns.binary("bytes").map_err(broken)?, columns.text("bytes_digest").map_err(broken)?);
         Ok(wanted
             .into_iter()
             .map(|(row, image_id)| TrainRow {
@@ -273,7 +275,9 @@ impl TableRows {
         for (row, id) in found.into_iter().enumerate() {
             let scores = columns.structs("scores", row).map_err(broken)?;
             let inner = columns.inner(&scores);
-            let read = || Ok::<_, TableError>((inner.int32("segment")?, inner.float32("similarity")?, inner.bool("selected")?));
+            let read = || {
+                Ok::<_, TableError>((inner.int32("segment")?, inner.float32("similarity")?, inner.bool("selected")?))
+            };
             let (segment, similarity, selected) = read().map_err(broken)?;
             let weights = (0..scores.num_rows())
                 .filter(|&i| selected.value(i))
@@ -389,7 +393,9 @@ pub async fn train(
         // the calling thread waits in `block_in_place`: the runtime's other threads serve the reads
         tokio::task::block_in_place(|| thread.join())
     });
-    let trained = trained.map_err(|_| WorkerError::Broken(format!("{}: the training thread failed; its message is above", training.name())))?;
+    let trained = trained.map_err(|_| {
+        WorkerError::Broken(format!("{}: the training thread failed; its message is above", training.name()))
+    })?;
     if request.work.local_folder().is_none() {
         upload(request.work, &run, &folder).await?;
     }
@@ -425,7 +431,8 @@ async fn download(work: &WorkStore, prefix: &str, folder: &Path) -> Result<(), W
     for name in work.list(prefix).await? {
         let Some(bytes) = work.get(&format!("{prefix}/{name}")).await? else { continue };
         let target = folder.join(&name);
-        let written = target.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&target, &bytes));
+        let written =
+            target.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&target, &bytes));
         written.map_err(|e| WorkerError::Transient(format!("{}: {e}", target.display())))?;
     }
     Ok(())

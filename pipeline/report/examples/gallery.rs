@@ -10,9 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use report::*;
 
 fn main() -> std::io::Result<()> {
-    let path = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "gallery.html".to_owned());
+    let path = std::env::args().nth(1).unwrap_or_else(|| "gallery.html".to_owned());
     let page = render(&gallery());
     std::fs::write(&path, &page)?;
     println!("{path}: {} kB", page.len() / 1000);
@@ -22,7 +20,8 @@ fn main() -> std::io::Result<()> {
 fn gallery() -> Report {
     Report {
         title: "Finland to Spain".into(),
-        subtitle: "Satellite image–text retrieval, adapted across countries. All numbers on this page are made up.".into(),
+        subtitle: "Satellite image–text retrieval, adapted across countries. All numbers on this page are made up."
+            .into(),
         generated_at: "22 November 2026, 05:15 UTC".into(),
         facts: vec![
             Fact::new("images", "104,824"),
@@ -36,12 +35,7 @@ fn gallery() -> Report {
 }
 
 fn build() -> Section {
-    let stage = |name: &str, computed, copied, errors| FlowStage {
-        name: name.into(),
-        computed,
-        copied,
-        errors,
-    };
+    let stage = |name: &str, computed, copied, errors| FlowStage { name: name.into(), computed, copied, errors };
     let edges = [
         ("ingest", "images"),
         ("ingest", "geotags"),
@@ -114,20 +108,11 @@ fn build() -> Section {
 
 fn data() -> Section {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let lengths: Vec<f64> = (0..20_000)
-        .map(|_| {
-            (0..6)
-                .map(|_| rng.random_range(2.0..7.0))
-                .sum::<f64>()
-                .round()
-        })
-        .collect();
+    let lengths: Vec<f64> =
+        (0..20_000).map(|_| (0..6).map(|_| rng.random_range(2.0..7.0)).sum::<f64>().round()).collect();
     let group = |name: &str, tags: &[(&str, f64)]| TagGroup {
         name: name.into(),
-        tags: tags
-            .iter()
-            .map(|(tag, count)| ((*tag).to_owned(), *count))
-            .collect(),
+        tags: tags.iter().map(|(tag, count)| ((*tag).to_owned(), *count)).collect(),
     };
     let cluster = |name: &str, (cx, cy): (f64, f64), rng: &mut ChaCha8Rng| Cluster {
         name: name.into(),
@@ -135,25 +120,60 @@ fn data() -> Section {
             .map(|index| {
                 let angle = rng.random_range(0.0..std::f64::consts::TAU);
                 let radius = rng.random_range(0.0f64..1.0).sqrt() * 0.9;
-                (
-                    cx + radius * angle.cos(),
-                    cy + radius * angle.sin() * 0.7,
-                    format!("{name} {index}"),
-                )
+                (cx + radius * angle.cos(), cy + radius * angle.sin() * 0.7, format!("{name} {index}"))
             })
             .collect(),
     };
     Section {
         id: String::new(),
         title: "The data".into(),
-        lead: "Finland is forest and water, Spain is fields, terraces and pools: the gap that adaptation has to bridge.".into(),
+        lead:
+            "Finland is forest and water, Spain is fields, terraces and pools: the gap that adaptation has to bridge."
+                .into(),
         blocks: vec![
             Block::TagCloud(TagCloud {
                 caption: "Geo-tags by country; a word's area grows with its count.".into(),
                 groups: vec![
-                    group("Finland", &[("forest", 9_800.0), ("residential road", 7_400.0), ("lake", 5_100.0), ("house", 4_900.0), ("farm track", 3_000.0), ("wetland", 2_100.0), ("jetty", 900.0), ("ice rink", 410.0), ("ski slope", 220.0), ("sauna", 90.0)]),
-                    group("Germany", &[("residential road", 21_000.0), ("house", 18_000.0), ("farmland", 14_000.0), ("allotment gardens", 5_200.0), ("solar panels", 4_700.0), ("soccer pitch", 3_900.0), ("wind turbine", 1_600.0), ("biogas plant", 700.0)]),
-                    group("Spain", &[("olive grove", 8_200.0), ("swimming pool", 7_700.0), ("residential road", 6_900.0), ("vineyard", 4_100.0), ("greenhouse", 2_600.0), ("roundabout", 1_900.0), ("bullring", 300.0)]),
+                    group(
+                        "Finland",
+                        &[
+                            ("forest", 9_800.0),
+                            ("residential road", 7_400.0),
+                            ("lake", 5_100.0),
+                            ("house", 4_900.0),
+                            ("farm track", 3_000.0),
+                            ("wetland", 2_100.0),
+                            ("jetty", 900.0),
+                            ("ice rink", 410.0),
+                            ("ski slope", 220.0),
+                            ("sauna", 90.0),
+                        ],
+                    ),
+                    group(
+                        "Germany",
+                        &[
+                            ("residential road", 21_000.0),
+                            ("house", 18_000.0),
+                            ("farmland", 14_000.0),
+                            ("allotment gardens", 5_200.0),
+                            ("solar panels", 4_700.0),
+                            ("soccer pitch", 3_900.0),
+                            ("wind turbine", 1_600.0),
+                            ("biogas plant", 700.0),
+                        ],
+                    ),
+                    group(
+                        "Spain",
+                        &[
+                            ("olive grove", 8_200.0),
+                            ("swimming pool", 7_700.0),
+                            ("residential road", 6_900.0),
+                            ("vineyard", 4_100.0),
+                            ("greenhouse", 2_600.0),
+                            ("roundabout", 1_900.0),
+                            ("bullring", 300.0),
+                        ],
+                    ),
                 ],
             }),
             Block::Row(vec![
@@ -192,21 +212,11 @@ fn training() -> Section {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let mut loss = |floor: f64, speed: f64| -> Vec<(f64, f64)> {
         (1..=3_000)
-            .map(|step| {
-                (
-                    f64::from(step),
-                    floor + 3.4 * (-f64::from(step) / speed).exp() + rng.random_range(0.0..0.12),
-                )
-            })
+            .map(|step| (f64::from(step), floor + 3.4 * (-f64::from(step) / speed).exp() + rng.random_range(0.0..0.12)))
             .collect()
     };
-    let recall = |values: [f64; 8]| {
-        values
-            .iter()
-            .enumerate()
-            .map(|(epoch, value)| (epoch as f64 + 1.0, *value))
-            .collect()
-    };
+    let recall =
+        |values: [f64; 8]| values.iter().enumerate().map(|(epoch, value)| (epoch as f64 + 1.0, *value)).collect();
     Section {
         id: String::new(),
         title: "Training".into(),
@@ -263,12 +273,7 @@ fn results() -> Section {
         row.extend(values.map(Cell::from));
         row
     };
-    let recall = |name: &str| {
-        Column::number(name)
-            .unit("%")
-            .decimals(1)
-            .best(Best::Highest)
-    };
+    let recall = |name: &str| Column::number(name).unit("%").decimals(1).best(Best::Highest);
     Section {
         id: String::new(),
         title: "Results".into(),
@@ -278,8 +283,12 @@ fn results() -> Section {
                 caption: "Finland to Spain, 9,214 pairs; pessimistic ties. Click a column's head to sort.".into(),
                 columns: vec![
                     Column::text("method"),
-                    recall("i2t R@1"), recall("R@5"), recall("R@10"),
-                    recall("t2i R@1"), recall("R@5"), recall("R@10"),
+                    recall("i2t R@1"),
+                    recall("R@5"),
+                    recall("R@10"),
+                    recall("t2i R@1"),
+                    recall("R@5"),
+                    recall("R@10"),
                     recall("mR"),
                 ],
                 rows: vec![
@@ -293,7 +302,8 @@ fn results() -> Section {
             }),
             Block::Row(vec![
                 Block::Heatmap(Heatmap {
-                    caption: "Mean recall by country of training and of test. The diagonal is a country on itself.".into(),
+                    caption: "Mean recall by country of training and of test. The diagonal is a country on itself."
+                        .into(),
                     row_title: "trained on".into(),
                     column_title: "tested on, mR".into(),
                     row_labels: countries.clone(),
@@ -387,12 +397,18 @@ fn details() -> Section {
         title: "Small print".into(),
         lead: "What was used and what was left out.".into(),
         blocks: vec![
-            Block::Paragraph("Captions come from geo-tags by rule, segments from graph-based segmentation: no downloaded weights.".into()),
+            Block::Paragraph(
+                "Captions come from geo-tags by rule, segments from graph-based segmentation: no downloaded weights."
+                    .into(),
+            ),
             Block::Details {
                 summary: "Hostile text is shown as it is".into(),
                 blocks: vec![
                     Block::Paragraph("<script>alert('no')</script> ]]> \" & ' \u{202e}desrever".into()),
-                    Block::Table(Table { columns: vec![Column::text("key"), Column::number("rows")], ..Table::default() }),
+                    Block::Table(Table {
+                        columns: vec![Column::text("key"), Column::number("rows")],
+                        ..Table::default()
+                    }),
                 ],
             },
             Block::Note { level: Level::Info, text: "No external file is loaded by this page.".into() },
@@ -427,20 +443,8 @@ fn scene(kind: usize, seed: u64, caption: &str) -> Picture {
             fill(0, road, SIZE, 10, [122, 122, 126]);
             for index in 0..4 {
                 let roof = [[168, 76, 56], [150, 90, 64], [110, 104, 104]][rng.random_range(0..3)];
-                fill(
-                    6 + index * 27,
-                    road - 30 + rng.random_range(0..6),
-                    17,
-                    15,
-                    roof,
-                );
-                fill(
-                    8 + index * 27,
-                    road + 18 + rng.random_range(0..6),
-                    17,
-                    15,
-                    roof,
-                );
+                fill(6 + index * 27, road - 30 + rng.random_range(0..6), 17, 15, roof);
+                fill(8 + index * 27, road + 18 + rng.random_range(0..6), 17, 15, roof);
             }
         }
         _ => {
@@ -458,17 +462,11 @@ fn scene(kind: usize, seed: u64, caption: &str) -> Picture {
     }
     for pixel in image.pixels_mut() {
         let noise = rng.random_range(-9i16..=9);
-        pixel.0 = pixel
-            .0
-            .map(|channel| (i16::from(channel) + noise).clamp(0, 255) as u8);
+        pixel.0 = pixel.0.map(|channel| (i16::from(channel) + noise).clamp(0, 255) as u8);
     }
     let mut bytes = Cursor::new(Vec::new());
     DynamicImage::ImageRgb8(image)
         .write_to(&mut bytes, ImageFormat::Jpeg)
         .expect("encoding a small picture into memory");
-    Picture {
-        bytes: bytes.into_inner(),
-        caption: caption.into(),
-        ..Picture::default()
-    }
+    Picture { bytes: bytes.into_inner(), caption: caption.into(), ..Picture::default() }
 }

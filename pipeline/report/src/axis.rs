@@ -16,57 +16,31 @@ pub struct Axis {
 
 impl Axis {
     /// A linear axis over the finite `values`, widened to round numbers; `None` when there are none.
-    pub fn linear(
-        values: impl Iterator<Item = f64>,
-        (start_px, end_px): (f64, f64),
-    ) -> Option<Axis> {
+    pub fn linear(values: impl Iterator<Item = f64>, (start_px, end_px): (f64, f64)) -> Option<Axis> {
         let (low, high) = extent(values)?;
         let (low, high) = widen_if_flat(low, high);
         let step = round_step((high - low) / 5.0);
         let (first, last) = ((low / step).floor(), (high / step).ceil());
         let count = (last - first).clamp(1.0, 20.0) as usize;
-        let ticks: Vec<f64> = (0..=count)
-            .map(|index| (first + index as f64) * step)
-            .collect();
+        let ticks: Vec<f64> = (0..=count).map(|index| (first + index as f64) * step).collect();
         let (low, high) = (ticks[0].min(low), ticks[count].max(high));
-        Some(Axis {
-            low,
-            high,
-            log: false,
-            start_px,
-            end_px,
-            ticks,
-        })
+        Some(Axis { low, high, log: false, start_px, end_px, ticks })
     }
 
     /// A logarithmic axis over the positive finite `values`; `None` when there are none.
-    pub fn logarithmic(
-        values: impl Iterator<Item = f64>,
-        (start_px, end_px): (f64, f64),
-    ) -> Option<Axis> {
+    pub fn logarithmic(values: impl Iterator<Item = f64>, (start_px, end_px): (f64, f64)) -> Option<Axis> {
         let (low, high) = extent(values.filter(|value| *value > 0.0))?;
         let (first, last) = (low.log10().floor(), high.log10().ceil());
         let last = if last > first { last } else { first + 1.0 };
         let decades_per_tick = ((last - first) / 8.0).ceil();
-        let multiples: &[f64] = if last - first <= 2.0 {
-            &[1.0, 2.0, 5.0]
-        } else {
-            &[1.0]
-        };
+        let multiples: &[f64] = if last - first <= 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let (low, high) = (10f64.powf(first), 10f64.powf(last));
         let ticks = (0..=((last - first) / decades_per_tick) as i32)
             .map(|index| 10f64.powf(first + f64::from(index) * decades_per_tick))
             .flat_map(|decade| multiples.iter().map(move |multiple| decade * multiple))
             .filter(|tick| *tick <= high * 1.000_001)
             .collect();
-        Some(Axis {
-            low,
-            high,
-            log: true,
-            start_px,
-            end_px,
-            ticks,
-        })
+        Some(Axis { low, high, log: true, start_px, end_px, ticks })
     }
 
     /// The pixel of a value; `None` for values that the axis cannot show.
@@ -81,13 +55,13 @@ impl Axis {
 }
 
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    values
-        .filter(|value| value.is_finite())
-        .map(|value| value.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE))
-        .fold(None, |extent, value| match extent {
+    values.filter(|value| value.is_finite()).map(|value| value.clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE)).fold(
+        None,
+        |extent, value| match extent {
             None => Some((value, value)),
             Some((low, high)) => Some((f64::min(low, value), f64::max(high, value))),
-        })
+        },
+    )
 }
 
 /// A span too small to be divided is centred in a wider one.
@@ -96,11 +70,7 @@ fn widen_if_flat(low: f64, high: f64) -> (f64, f64) {
     if high - low > magnitude * 1e-9 && high - low > 1e-290 {
         return (low, high);
     }
-    let half = if magnitude > 1e-290 {
-        magnitude * 0.1
-    } else {
-        0.5
-    };
+    let half = if magnitude > 1e-290 { magnitude * 0.1 } else { 0.5 };
     (low - half, high + half)
 }
 
@@ -108,9 +78,7 @@ fn widen_if_flat(low: f64, high: f64) -> (f64, f64) {
 fn round_step(step: f64) -> f64 {
     let decade = 10f64.powf(step.log10().floor());
     let factor = step / decade;
-    let rounded = [1.0, 2.0, 5.0]
-        .into_iter()
-        .find(|round| factor <= round * 1.000_001);
+    let rounded = [1.0, 2.0, 5.0].into_iter().find(|round| factor <= round * 1.000_001);
     rounded.unwrap_or(10.0) * decade
 }
 
@@ -142,11 +110,7 @@ mod tests {
             &[f64::NAN, 3.0, f64::INFINITY],
         ] {
             let axis = linear(values);
-            assert!(
-                (2..=22).contains(&axis.ticks.len()),
-                "{values:?}: {:?}",
-                axis.ticks
-            );
+            assert!((2..=22).contains(&axis.ticks.len()), "{values:?}: {:?}", axis.ticks);
             for value in values.iter().filter(|value| value.is_finite()) {
                 let place = axis.place(*value).expect("finite");
                 assert!((0.0..=100.0).contains(&place), "{value}: {place}");

@@ -25,34 +25,20 @@ pub struct Bar {
 
 impl Bar {
     pub fn new(label: impl Into<String>, value: f64) -> Self {
-        Self {
-            label: label.into(),
-            parts: vec![value],
-        }
+        Self { label: label.into(), parts: vec![value] }
     }
 
     fn total(&self) -> f64 {
-        if self.parts.is_empty() {
-            f64::NAN
-        } else {
-            self.parts.iter().sum()
-        }
+        if self.parts.is_empty() { f64::NAN } else { self.parts.iter().sum() }
     }
 }
 
 impl BarChart {
     pub(crate) fn html(&self) -> Markup {
         let length = |value: f64| {
-            if value.is_finite() {
-                value.max(0.0)
-            } else {
-                0.0
-            }
+            if value.is_finite() { value.max(0.0) } else { 0.0 }
         };
-        let longest = self
-            .bars
-            .iter()
-            .map(|bar| bar.parts.iter().copied().map(length).sum());
+        let longest = self.bars.iter().map(|bar| bar.parts.iter().copied().map(length).sum());
         let longest = longest.fold(0.0, f64::max);
         let percent = |value: f64| match length(value) / longest * 100.0 {
             percent if percent.is_finite() => percent,

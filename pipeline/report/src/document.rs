@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    BarChart, Flow, Heatmap, Histogram, ImageGrid, LineChart, Retrieval, Scatter, Table, TagCloud,
-    Timeline,
-};
+use crate::{BarChart, Flow, Heatmap, Histogram, ImageGrid, LineChart, Retrieval, Scatter, Table, TagCloud, Timeline};
 
 /// A whole report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,10 +25,7 @@ pub struct Fact {
 
 impl Fact {
     pub fn new(label: impl Into<String>, value: impl Into<String>) -> Self {
-        Self {
-            label: label.into(),
-            value: value.into(),
-        }
+        Self { label: label.into(), value: value.into() }
     }
 }
 

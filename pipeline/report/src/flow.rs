@@ -38,11 +38,8 @@ impl Flow {
             return figure("flow", &self.caption, nothing());
         }
         let index = |name: &str| stages.iter().position(|stage| stage.name == name);
-        let edges: Vec<(usize, usize)> = self
-            .edges
-            .iter()
-            .filter_map(|(from, to)| Some((index(from)?, index(to)?)))
-            .collect();
+        let edges: Vec<(usize, usize)> =
+            self.edges.iter().filter_map(|(from, to)| Some((index(from)?, index(to)?))).collect();
         let layout = Layout::new(stages.len(), &edges);
         let (width, height) = (layout.width + 2.0 * MARGIN, layout.height + 2.0 * MARGIN);
         let body = html! {
@@ -77,21 +74,13 @@ impl Flow {
 impl FlowStage {
     fn summary(&self) -> String {
         let count = |count: u64| format_number(count as f64, None);
-        let (computed, copied, errors) =
-            (count(self.computed), count(self.copied), count(self.errors));
-        format!(
-            "{}: {computed} computed, {copied} copied, {errors} errors",
-            self.name
-        )
+        let (computed, copied, errors) = (count(self.computed), count(self.copied), count(self.errors));
+        format!("{}: {computed} computed, {copied} copied, {errors} errors", self.name)
     }
 
     fn html(&self, left: f64, top: f64) -> Markup {
         let inner = NODE_WIDTH - 2.0 * PADDING;
-        let counts = [
-            ("computed", self.computed),
-            ("copied", self.copied),
-            ("errors", self.errors),
-        ];
+        let counts = [("computed", self.computed), ("copied", self.copied), ("errors", self.errors)];
         let total: f64 = counts.iter().map(|(_, count)| *count as f64).sum();
         let mut bars = Vec::new();
         let mut bar_left = PADDING;

@@ -30,21 +30,11 @@ struct Item {
 
 impl Item {
     fn new(node: Option<usize>, layer: usize) -> Self {
-        Self {
-            node,
-            layer,
-            above: Vec::new(),
-            below: Vec::new(),
-            center_x: 0.0,
-        }
+        Self { node, layer, above: Vec::new(), below: Vec::new(), center_x: 0.0 }
     }
 
     fn half_width(&self) -> f64 {
-        if self.node.is_some() {
-            NODE_WIDTH / 2.0
-        } else {
-            LANE_WIDTH / 2.0
-        }
+        if self.node.is_some() { NODE_WIDTH / 2.0 } else { LANE_WIDTH / 2.0 }
     }
 }
 
@@ -52,15 +42,9 @@ impl Layout {
     /// Places `nodes` nodes. Edges to themselves, twice the same and those that close a cycle are not drawn.
     pub fn new(nodes: usize, edges: &[(usize, usize)]) -> Layout {
         let (layer_of, edges) = assign_layers(nodes, edges);
-        let mut items: Vec<Item> = layer_of
-            .iter()
-            .enumerate()
-            .map(|(node, layer)| Item::new(Some(node), *layer))
-            .collect();
-        let chains: Vec<Vec<usize>> = edges
-            .iter()
-            .map(|edge| connect(&mut items, *edge))
-            .collect();
+        let mut items: Vec<Item> =
+            layer_of.iter().enumerate().map(|(node, layer)| Item::new(Some(node), *layer)).collect();
+        let chains: Vec<Vec<usize>> = edges.iter().map(|edge| connect(&mut items, *edge)).collect();
         let mut layers = vec![Vec::new(); layer_of.iter().max().map_or(0, |last| last + 1)];
         for (index, item) in items.iter().enumerate() {
             layers[item.layer].push(index);
@@ -68,36 +52,23 @@ impl Layout {
         order_layers(&items, &mut layers);
         place_items(&mut items, &layers);
 
-        let left = items
-            .iter()
-            .map(|item| item.center_x - item.half_width())
-            .fold(f64::INFINITY, f64::min);
-        let right = items
-            .iter()
-            .map(|item| item.center_x + item.half_width())
-            .fold(f64::NEG_INFINITY, f64::max);
+        let left = items.iter().map(|item| item.center_x - item.half_width()).fold(f64::INFINITY, f64::min);
+        let right = items.iter().map(|item| item.center_x + item.half_width()).fold(f64::NEG_INFINITY, f64::max);
         let top = |layer: usize| layer as f64 * (NODE_HEIGHT + GAP_Y);
-        let corners = items[..nodes]
-            .iter()
-            .map(|item| (item.center_x - item.half_width() - left, top(item.layer)));
+        let corners = items[..nodes].iter().map(|item| (item.center_x - item.half_width() - left, top(item.layer)));
         let route = |chain: &Vec<usize>| -> Vec<(f64, f64)> {
             let last = chain.len() - 1;
             let passes = chain.iter().enumerate().flat_map(|(step, index)| {
                 let item = &items[*index];
                 let upper = (step > 0).then_some((item.center_x - left, top(item.layer)));
-                let lower =
-                    (step < last).then_some((item.center_x - left, top(item.layer) + NODE_HEIGHT));
+                let lower = (step < last).then_some((item.center_x - left, top(item.layer) + NODE_HEIGHT));
                 [upper, lower].into_iter().flatten()
             });
             passes.collect()
         };
         Layout {
             width: if nodes == 0 { 0.0 } else { right - left },
-            height: if nodes == 0 {
-                0.0
-            } else {
-                top(layers.len() - 1) + NODE_HEIGHT
-            },
+            height: if nodes == 0 { 0.0 } else { top(layers.len() - 1) + NODE_HEIGHT },
             corners: corners.collect(),
             routes: chains.iter().map(route).collect(),
         }
@@ -131,12 +102,7 @@ fn reaches(edges: &[(usize, usize)], nodes: usize, start: usize, goal: usize) ->
             return true;
         }
         if !std::mem::replace(&mut seen[node], true) {
-            open.extend(
-                edges
-                    .iter()
-                    .filter(|(from, _)| *from == node)
-                    .map(|(_, to)| *to),
-            );
+            open.extend(edges.iter().filter(|(from, _)| *from == node).map(|(_, to)| *to));
         }
     }
     false
@@ -168,18 +134,10 @@ fn order_layers(items: &[Item], layers: &mut [Vec<usize>]) {
     layers.iter().for_each(|layer| note_ranks(layer, &mut rank));
     for sweep in 0..ORDER_SWEEPS {
         let downwards = sweep % 2 == 0;
-        let order: Vec<usize> = if downwards {
-            (0..layers.len()).collect()
-        } else {
-            (0..layers.len()).rev().collect()
-        };
+        let order: Vec<usize> = if downwards { (0..layers.len()).collect() } else { (0..layers.len()).rev().collect() };
         for layer in order {
             let barycenter = |index: &usize| {
-                let neighbours = if downwards {
-                    &items[*index].above
-                } else {
-                    &items[*index].below
-                };
+                let neighbours = if downwards { &items[*index].above } else { &items[*index].below };
                 mean(neighbours.iter().map(|neighbour| rank[*neighbour])).unwrap_or(rank[*index])
             };
             layers[layer].sort_by(|a, b| barycenter(a).total_cmp(&barycenter(b)));
@@ -190,16 +148,13 @@ fn order_layers(items: &[Item], layers: &mut [Vec<usize>]) {
 
 /// Moves every item towards the middle of its neighbours as far as the order and the gaps allow.
 fn place_items(items: &mut [Item], layers: &[Vec<usize>]) {
-    let gap =
-        |items: &[Item], a: usize, b: usize| items[a].half_width() + GAP_X + items[b].half_width();
+    let gap = |items: &[Item], a: usize, b: usize| items[a].half_width() + GAP_X + items[b].half_width();
     for layer in layers {
         for pair in layer.windows(2) {
             items[pair[1]].center_x = items[pair[0]].center_x + gap(items, pair[0], pair[1]);
         }
         let middle = mean(layer.iter().map(|index| items[*index].center_x)).unwrap_or(0.0);
-        layer
-            .iter()
-            .for_each(|index| items[*index].center_x -= middle);
+        layer.iter().for_each(|index| items[*index].center_x -= middle);
     }
     for _ in 0..POSITION_SWEEPS {
         for layer in layers {
@@ -208,8 +163,7 @@ fn place_items(items: &mut [Item], layers: &[Vec<usize>]) {
                 .map(|index| {
                     let item = &items[*index];
                     let neighbours = item.above.iter().chain(&item.below);
-                    mean(neighbours.map(|neighbour| items[*neighbour].center_x))
-                        .unwrap_or(item.center_x)
+                    mean(neighbours.map(|neighbour| items[*neighbour].center_x)).unwrap_or(item.center_x)
                 })
                 .collect();
             let mut placed = wanted.clone();
@@ -218,13 +172,7 @@ fn place_items(items: &mut [Item], layers: &[Vec<usize>]) {
                 placed[position] = placed[position].max(least);
             }
             // Pushing only to the right would drift: give the mean displacement back.
-            let drift = mean(
-                placed
-                    .iter()
-                    .zip(&wanted)
-                    .map(|(placed, wanted)| placed - wanted),
-            )
-            .unwrap_or(0.0);
+            let drift = mean(placed.iter().zip(&wanted).map(|(placed, wanted)| placed - wanted)).unwrap_or(0.0);
             for (index, x) in layer.iter().zip(placed) {
                 items[*index].center_x = x - drift;
             }
@@ -245,10 +193,7 @@ mod tests {
         for (index, a) in layout.corners.iter().enumerate() {
             assert!(a.0 >= -1e-6 && a.0 + NODE_WIDTH <= layout.width + 1e-6);
             for b in &layout.corners[index + 1..] {
-                assert!(
-                    a.1 != b.1 || (a.0 - b.0).abs() >= NODE_WIDTH,
-                    "{a:?} covers {b:?}"
-                );
+                assert!(a.1 != b.1 || (a.0 - b.0).abs() >= NODE_WIDTH, "{a:?} covers {b:?}");
             }
         }
     }
@@ -257,12 +202,7 @@ mod tests {
     fn a_chain_stands_in_one_column() {
         let layout = Layout::new(3, &[(0, 1), (1, 2)]);
         assert_eq!(layout.width, NODE_WIDTH);
-        assert!(
-            layout
-                .corners
-                .windows(2)
-                .all(|pair| pair[0].0 == pair[1].0 && pair[0].1 < pair[1].1)
-        );
+        assert!(layout.corners.windows(2).all(|pair| pair[0].0 == pair[1].0 && pair[0].1 < pair[1].1));
         assert_eq!(layout.routes.len(), 2);
     }
 
@@ -270,11 +210,7 @@ mod tests {
     fn a_diamond_with_a_shortcut_keeps_nodes_apart() {
         let layout = Layout::new(4, &[(0, 1), (0, 2), (1, 3), (2, 3), (0, 3)]);
         assert_apart(&layout);
-        assert_eq!(
-            layout.routes[4].len(),
-            4,
-            "the shortcut passes a lane of its own"
-        );
+        assert_eq!(layout.routes[4].len(), 4, "the shortcut passes a lane of its own");
         assert_eq!(layout.corners[1].1, layout.corners[2].1);
     }
 

@@ -30,13 +30,7 @@ impl Heatmap {
         if self.row_labels.is_empty() || self.column_labels.is_empty() {
             return figure("heatmap", &self.caption, nothing());
         }
-        let finite = || {
-            self.values
-                .iter()
-                .flatten()
-                .copied()
-                .filter(|value| value.is_finite())
-        };
+        let finite = || self.values.iter().flatten().copied().filter(|value| value.is_finite());
         let low = finite().fold(f64::INFINITY, f64::min);
         let high = finite().fold(f64::NEG_INFINITY, f64::max);
         let body = html! {
@@ -80,11 +74,7 @@ impl Heatmap {
         }
         // Halved first, so that the span of two huge values stays finite.
         let span = high / 2.0 - low / 2.0;
-        let share = if span > 0.0 {
-            (value / 2.0 - low / 2.0) / span
-        } else {
-            0.5
-        };
+        let share = if span > 0.0 { (value / 2.0 - low / 2.0) / span } else { 0.5 };
         html! {
             td class=(if share >= FULL_FROM { "full" } else { "pale" }) style=(format!("--share:{:.0}%", share * 100.0)) { (text) }
         }

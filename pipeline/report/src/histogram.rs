@@ -9,12 +9,7 @@ use crate::number::{format_number, format_tick};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 224.0;
-const PLOT: Plot = Plot {
-    left: 48.0,
-    right: 458.0,
-    top: 28.0,
-    bottom: 178.0,
-};
+const PLOT: Plot = Plot { left: 48.0, right: 458.0, top: 28.0, bottom: 178.0 };
 const MAX_BINS: usize = 200;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -48,34 +43,20 @@ impl Histogram {
             let share = (value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0);
             counts[((share * bins as f64) as usize).min(bins - 1)] += 1;
         }
-        Self {
-            edges: (0..=bins).map(edge).collect(),
-            counts,
-            ..Self::default()
-        }
+        Self { edges: (0..=bins).map(edge).collect(), counts, ..Self::default() }
     }
 
     pub(crate) fn html(&self) -> Markup {
         let edges = self.edges.iter().copied();
         let counts = self.counts.iter().map(|count| *count as f64).chain([0.0]);
-        let (Some(x), Some(y)) = (
-            Axis::linear(edges, PLOT.x_range()),
-            Axis::linear(counts, PLOT.y_range()),
-        ) else {
+        let (Some(x), Some(y)) = (Axis::linear(edges, PLOT.x_range()), Axis::linear(counts, PLOT.y_range())) else {
             return figure("chart", &self.caption, nothing());
         };
         if self.counts.is_empty() {
             return figure("chart", &self.caption, nothing());
         }
-        let total: u64 = self
-            .counts
-            .iter()
-            .fold(0, |sum, count| sum.saturating_add(*count));
-        let summary = format!(
-            "histogram of {}, {} values",
-            self.x_label,
-            format_number(total as f64, None)
-        );
+        let total: u64 = self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count));
+        let summary = format!("histogram of {}, {} values", self.x_label, format_number(total as f64, None));
         let body = html! {
             div.scroll {
                 svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(summary) {
@@ -116,10 +97,7 @@ mod tests {
     #[test]
     fn strange_values_do_not_break_it() {
         assert_eq!(Histogram::from_values(&[], 10), Histogram::default());
-        assert_eq!(
-            Histogram::from_values(&[f64::NAN], 10),
-            Histogram::default()
-        );
+        assert_eq!(Histogram::from_values(&[f64::NAN], 10), Histogram::default());
         assert_eq!(Histogram::from_values(&[3.0, 3.0], 0).counts, [2]);
         let huge = Histogram::from_values(&[f64::MIN, 0.0, f64::MAX], 3);
         assert_eq!(huge.counts.iter().sum::<u64>(), 3);

@@ -40,11 +40,7 @@ impl ImageGrid {
         if self.images.is_empty() {
             return figure("pictures", &self.caption, nothing());
         }
-        figure(
-            "pictures",
-            &self.caption,
-            html! { div.grid { @for picture in &self.images { (picture.html()) } } },
-        )
+        figure("pictures", &self.caption, html! { div.grid { @for picture in &self.images { (picture.html()) } } })
     }
 }
 
@@ -91,21 +87,7 @@ fn data_uri(bytes: &[u8]) -> Option<String> {
         [0xff, 0xd8, 0xff, ..] => "image/jpeg",
         [0x89, b'P', b'N', b'G', ..] => "image/png",
         [b'G', b'I', b'F', b'8', ..] => "image/gif",
-        [
-            b'R',
-            b'I',
-            b'F',
-            b'F',
-            _,
-            _,
-            _,
-            _,
-            b'W',
-            b'E',
-            b'B',
-            b'P',
-            ..,
-        ] => "image/webp",
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "image/webp",
         _ => return None,
     };
     Some(format!("data:{mime};base64,{}", STANDARD.encode(bytes)))
@@ -117,15 +99,8 @@ mod tests {
 
     #[test]
     fn only_pictures_become_addresses() {
-        assert_eq!(
-            data_uri(&[0xff, 0xd8, 0xff, 0]).as_deref(),
-            Some("data:image/jpeg;base64,/9j/AA==")
-        );
-        assert!(
-            data_uri(b"\x89PNG\r\n")
-                .expect("png")
-                .starts_with("data:image/png;")
-        );
+        assert_eq!(data_uri(&[0xff, 0xd8, 0xff, 0]).as_deref(), Some("data:image/jpeg;base64,/9j/AA=="));
+        assert!(data_uri(b"\x89PNG\r\n").expect("png").starts_with("data:image/png;"));
         assert_eq!(data_uri(b"<svg onload=alert(1)>"), None);
         assert_eq!(data_uri(b""), None);
     }

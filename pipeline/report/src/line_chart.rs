@@ -16,12 +16,7 @@ const MAX_DOTS: usize = 40;
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 264.0;
-const PLOT: Plot = Plot {
-    left: 48.0,
-    right: 458.0,
-    top: 28.0,
-    bottom: 218.0,
-};
+const PLOT: Plot = Plot { left: 48.0, right: 458.0, top: 28.0, bottom: 218.0 };
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LineChart {
@@ -50,18 +45,14 @@ impl LineChart {
         // Only points that can be drawn stretch the axes.
         let drawable = || {
             points().filter(|(x, y)| {
-                x.is_finite()
-                    && y.is_finite()
-                    && (!self.x_log || *x > 0.0)
-                    && (!self.y_log || *y > 0.0)
+                x.is_finite() && y.is_finite() && (!self.x_log || *x > 0.0) && (!self.y_log || *y > 0.0)
             })
         };
         let x_values: Box<dyn Iterator<Item = f64>> = Box::new(drawable().map(|point| point.0));
         let y_values: Box<dyn Iterator<Item = f64>> = Box::new(drawable().map(|point| point.1));
-        let (Some(x), Some(y)) = (
-            axis(self.x_log)(x_values, PLOT.x_range()),
-            axis(self.y_log)(y_values, PLOT.y_range()),
-        ) else {
+        let (Some(x), Some(y)) =
+            (axis(self.x_log)(x_values, PLOT.x_range()), axis(self.y_log)(y_values, PLOT.y_range()))
+        else {
             return figure("chart", &self.caption, nothing());
         };
         let body = html! {
@@ -85,12 +76,7 @@ impl LineChart {
             format!("{}: ends at {}", series.name, format_number(last, None))
         });
         let series: Vec<String> = series.collect();
-        format!(
-            "{} over {}; {}",
-            self.y_label,
-            self.x_label,
-            series.join("; ")
-        )
+        format!("{} over {}; {}", self.y_label, self.x_label, series.join("; "))
     }
 }
 
@@ -101,14 +87,8 @@ impl Series {
         let drawable = || self.points.iter().filter(|point| place(point).is_some());
         let best = best.and_then(|best| best.of(drawable().map(|point| point.1)));
         let best = best.and_then(|best| drawable().find(|point| point.1 == best));
-        let label = |point: &(f64, f64)| {
-            format!(
-                "{} · {} · {}",
-                self.name,
-                format_tick(point.0),
-                format_number(point.1, None)
-            )
-        };
+        let label =
+            |point: &(f64, f64)| format!("{} · {} · {}", self.name, format_tick(point.0), format_number(point.1, None));
         html! {
             g.line.(series_class(index)) {
                 path d=(path(thinned.iter().map(place))) { title { (self.name) } }
@@ -153,11 +133,7 @@ fn thin(points: &[(f64, f64)], max: usize) -> Vec<(f64, f64)> {
     let mut kept = Vec::with_capacity(max);
     for run in points.chunks(run) {
         let by_y = |a: &(usize, &(f64, f64)), b: &(usize, &(f64, f64))| a.1.1.total_cmp(&b.1.1);
-        let finite = || {
-            run.iter()
-                .enumerate()
-                .filter(|(_, point)| point.1.is_finite())
-        };
+        let finite = || run.iter().enumerate().filter(|(_, point)| point.1.is_finite());
         match (finite().min_by(by_y), finite().max_by(by_y)) {
             (Some((low, _)), Some((high, _))) => {
                 kept.push(run[low.min(high)]);

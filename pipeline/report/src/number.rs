@@ -40,11 +40,7 @@ pub fn format_duration(seconds: f64) -> String {
         _ if seconds < 9.995 => format!("{seconds:.2} s"),
         _ if seconds < 59.95 => format!("{seconds:.1} s"),
         0..3_600 => format!("{} m {:02} s", whole / 60, whole % 60),
-        _ => format!(
-            "{} h {:02} m",
-            group_thousands(&(whole / 3_600).to_string()),
-            whole % 3_600 / 60
-        ),
+        _ => format!("{} h {:02} m", group_thousands(&(whole / 3_600).to_string()), whole % 3_600 / 60),
     }
 }
 
@@ -55,9 +51,7 @@ pub(crate) fn format_tick(value: f64) -> String {
     match magnitude {
         _ if !value.is_finite() => MISSING.to_owned(),
         0.0 => "0".to_owned(),
-        _ if !(1e-3..1e15).contains(&magnitude) => {
-            minus(format!("{value:e}").chars().take(24).collect())
-        }
+        _ if !(1e-3..1e15).contains(&magnitude) => minus(format!("{value:e}").chars().take(24).collect()),
         _ if magnitude >= 1e9 => short(value / 1e9, "G"),
         _ if magnitude >= 1e6 => short(value / 1e6, "M"),
         _ if magnitude >= 1e4 => short(value / 1e3, "k"),

@@ -142,25 +142,15 @@ impl Level {
 fn section_ids(sections: &[Section]) -> Vec<String> {
     let mut ids: Vec<String> = Vec::with_capacity(sections.len());
     for section in sections {
-        let name = if section.id.is_empty() {
-            &section.title
-        } else {
-            &section.id
-        };
+        let name = if section.id.is_empty() { &section.title } else { &section.id };
         let words: Vec<String> = name
             .split(|character: char| !character.is_ascii_alphanumeric())
             .filter(|word| !word.is_empty())
             .map(str::to_ascii_lowercase)
             .collect();
-        let stem = if words.is_empty() {
-            "section".to_owned()
-        } else {
-            words.join("-")
-        };
+        let stem = if words.is_empty() { "section".to_owned() } else { words.join("-") };
         let numbered = (2..).map(|number| format!("{stem}-{number}"));
-        let id = std::iter::once(stem.clone())
-            .chain(numbered)
-            .find(|id| !ids.contains(id));
+        let id = std::iter::once(stem.clone()).chain(numbered).find(|id| !ids.contains(id));
         ids.push(id.unwrap_or(stem));
     }
     ids
@@ -169,21 +159,12 @@ fn section_ids(sections: &[Section]) -> Vec<String> {
 /// Characters that no HTML or XML page may hold become U+FFFD.
 fn without_control_characters(page: String) -> String {
     let forbidden = |character: char| {
-        (character.is_control() && !matches!(character, '\n' | '\t'))
-            || matches!(character, '\u{fffe}' | '\u{ffff}')
+        (character.is_control() && !matches!(character, '\n' | '\t')) || matches!(character, '\u{fffe}' | '\u{ffff}')
     };
     if !page.contains(forbidden) {
         return page;
     }
-    page.chars()
-        .map(|character| {
-            if forbidden(character) {
-                '\u{fffd}'
-            } else {
-                character
-            }
-        })
-        .collect()
+    page.chars().map(|character| if forbidden(character) { '\u{fffd}' } else { character }).collect()
 }
 
 #[cfg(test)]
@@ -192,11 +173,7 @@ mod tests {
 
     #[test]
     fn anchors_are_plain_and_unique() {
-        let section = |id: &str, title: &str| Section {
-            id: id.into(),
-            title: title.into(),
-            ..Section::default()
-        };
+        let section = |id: &str, title: &str| Section { id: id.into(), title: title.into(), ..Section::default() };
         let sections = [
             section("", "Recall, by country"),
             section("recall-by-country", "x"),
@@ -206,22 +183,13 @@ mod tests {
         ];
         assert_eq!(
             section_ids(&sections),
-            [
-                "recall-by-country",
-                "recall-by-country-2",
-                "section",
-                "script",
-                "section-2"
-            ]
+            ["recall-by-country", "recall-by-country-2", "section", "script", "section-2"]
         );
     }
 
     #[test]
     fn control_characters_are_replaced() {
-        assert_eq!(
-            without_control_characters("a\0b\u{1b}\n\t\u{85}".into()),
-            "a\u{fffd}b\u{fffd}\n\t\u{fffd}"
-        );
+        assert_eq!(without_control_characters("a\0b\u{1b}\n\t\u{85}".into()), "a\u{fffd}b\u{fffd}\n\t\u{fffd}");
         assert_eq!(without_control_characters("plain".into()), "plain");
     }
 }

@@ -48,11 +48,7 @@ impl Retrieval {
         if self.panels.is_empty() {
             return figure("retrieval", &self.caption, nothing());
         }
-        figure(
-            "retrieval",
-            &self.caption,
-            html! { @for panel in &self.panels { (panel.html()) } },
-        )
+        figure("retrieval", &self.caption, html! { @for panel in &self.panels { (panel.html()) } })
     }
 }
 
@@ -81,11 +77,7 @@ impl RetrievalPanel {
 
 impl Hit {
     fn html(&self) -> Markup {
-        let mark = if self.correct {
-            Mark::Correct
-        } else {
-            Mark::Wrong
-        };
+        let mark = if self.correct { Mark::Correct } else { Mark::Wrong };
         let place = html! {
             span.place {
                 span.rank { (self.rank) }

@@ -8,12 +8,7 @@ use crate::figure::{Plot, Px, figure, legend, nothing, series_class};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 340.0;
-const PLOT: Plot = Plot {
-    left: 48.0,
-    right: 458.0,
-    top: 28.0,
-    bottom: 294.0,
-};
+const PLOT: Plot = Plot { left: 48.0, right: 458.0, top: 28.0, bottom: 294.0 };
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scatter {
@@ -33,10 +28,7 @@ pub struct Cluster {
 impl Scatter {
     pub(crate) fn html(&self) -> Markup {
         let points = || {
-            let points = self
-                .clusters
-                .iter()
-                .flat_map(|cluster| cluster.points.iter());
+            let points = self.clusters.iter().flat_map(|cluster| cluster.points.iter());
             points.filter(|(x, y, _)| x.is_finite() && y.is_finite())
         };
         let (Some(x), Some(y)) = (
@@ -45,11 +37,7 @@ impl Scatter {
         ) else {
             return figure("chart", &self.caption, nothing());
         };
-        let summary = format!(
-            "{} points in {} clusters",
-            points().count(),
-            self.clusters.len()
-        );
+        let summary = format!("{} points in {} clusters", points().count(), self.clusters.len());
         let body = html! {
             (legend(self.clusters.iter().map(|cluster| cluster.name.as_str())))
             div.scroll {

@@ -43,40 +43,24 @@ pub enum Cell {
 
 impl Column {
     pub fn text(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            ..Self::default()
-        }
+        Self { name: name.into(), ..Self::default() }
     }
 
     /// A right-aligned column of numbers.
     pub fn number(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            align: Align::Right,
-            ..Self::default()
-        }
+        Self { name: name.into(), align: Align::Right, ..Self::default() }
     }
 
     pub fn unit(self, unit: impl Into<String>) -> Self {
-        Self {
-            unit: unit.into(),
-            ..self
-        }
+        Self { unit: unit.into(), ..self }
     }
 
     pub fn decimals(self, decimals: u8) -> Self {
-        Self {
-            decimals: Some(decimals),
-            ..self
-        }
+        Self { decimals: Some(decimals), ..self }
     }
 
     pub fn best(self, best: Best) -> Self {
-        Self {
-            best: Some(best),
-            ..self
-        }
+        Self { best: Some(best), ..self }
     }
 }
 
@@ -128,9 +112,7 @@ impl Cell {
 
 impl Table {
     pub(crate) fn html(&self) -> Markup {
-        let best: Vec<Option<f64>> = (0..self.columns.len())
-            .map(|column| self.best_of(column))
-            .collect();
+        let best: Vec<Option<f64>> = (0..self.columns.len()).map(|column| self.best_of(column)).collect();
         html! {
             figure.table {
                 div.scroll {
@@ -164,9 +146,7 @@ impl Table {
     fn best_of(&self, column: usize) -> Option<f64> {
         let numbers = || self.rows.iter().filter_map(|row| row.get(column)?.number());
         let best = self.columns[column].best?;
-        (numbers().count() > 1)
-            .then(|| best.of(numbers()))
-            .flatten()
+        (numbers().count() > 1).then(|| best.of(numbers())).flatten()
     }
 }
 

@@ -38,11 +38,8 @@ impl TagCloud {
 
 impl TagGroup {
     fn html(&self, index: usize) -> Markup {
-        let mut tags: Vec<&(String, f64)> = self
-            .tags
-            .iter()
-            .filter(|(_, count)| count.is_finite() && *count > 0.0)
-            .collect();
+        let mut tags: Vec<&(String, f64)> =
+            self.tags.iter().filter(|(_, count)| count.is_finite() && *count > 0.0).collect();
         tags.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         tags.truncate(MAX_TAGS);
         let most = tags.first().map_or(1.0, |tag| tag.1);

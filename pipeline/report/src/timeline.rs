@@ -36,29 +36,22 @@ impl Span {
 
 impl Timeline {
     pub(crate) fn html(&self) -> Markup {
-        let drawable: Vec<&Span> = self
-            .spans
-            .iter()
-            .filter(|span| span.is_drawable())
-            .collect();
+        let drawable: Vec<&Span> = self.spans.iter().filter(|span| span.is_drawable()).collect();
         let mut stages: Vec<&str> = Vec::new();
         for span in &drawable {
             if !stages.contains(&span.stage.as_str()) {
                 stages.push(&span.stage);
             }
         }
-        let end = drawable
-            .iter()
-            .map(|span| span.end_seconds())
-            .fold(0.0, f64::max);
+        let end = drawable.iter().map(|span| span.end_seconds()).fold(0.0, f64::max);
         // Ticks shall be round in the unit they are read in.
         let (unit, unit_seconds) = match end {
             _ if end < 120.0 => ("s", 1.0),
             _ if end < 7_200.0 => ("m", 60.0),
             _ => ("h", 3_600.0),
         };
-        let Some(axis) = Axis::linear([0.0, end / unit_seconds].into_iter(), (0.0, 100.0))
-            .filter(|_| !stages.is_empty())
+        let Some(axis) =
+            Axis::linear([0.0, end / unit_seconds].into_iter(), (0.0, 100.0)).filter(|_| !stages.is_empty())
         else {
             return figure("timeline", &self.caption, nothing());
         };

@@ -15,17 +15,10 @@ const GAP_PX: u32 = 6;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = PathBuf::from(
-        arguments
-            .next()
-            .ok_or("usage: contact_sheet FOLDER [SEED]")?,
-    );
+    let folder = PathBuf::from(arguments.next().ok_or("usage: contact_sheet FOLDER [SEED]")?);
     let seed = arguments.next().map_or(Ok(0), |text| text.parse())?;
     std::fs::create_dir_all(&folder)?;
-    let settings = Settings {
-        seed,
-        ..Settings::default()
-    };
+    let settings = Settings { seed, ..Settings::default() };
     let tiles = preview(&settings, (COLUMNS * COLUMNS) as usize)?;
     for sheet_tiles in tiles.chunk_by(|a, b| a.country == b.country) {
         let side = COLUMNS * (SIDE_PX + GAP_PX);
@@ -37,12 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let (column, row) = (index % COLUMNS, index / COLUMNS);
             let place = |cell: u32| i64::from(cell * (SIDE_PX + GAP_PX));
             imageops::replace(&mut sheet, &picture, place(column), place(row));
-            titles.push_str(&format!(
-                "row {} column {}: {}\n",
-                row + 1,
-                column + 1,
-                tile.title
-            ));
+            titles.push_str(&format!("row {} column {}: {}\n", row + 1, column + 1, tile.title));
         }
         let country = sheet_tiles[0].country;
         sheet.save(folder.join(format!("{country}.png")))?;

@@ -22,10 +22,7 @@ impl Staged {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let file = File::create(&partial).map_err(SandboxError::storage(&partial))?;
-        let staged = Staged {
-            path: path.to_owned(),
-            partial,
-        };
+        let staged = Staged { path: path.to_owned(), partial };
         Ok((staged, BufWriter::new(file)))
     }
 
@@ -36,10 +33,7 @@ impl Staged {
 
     /// Flushes to disk; the file still has its provisional name.
     pub fn complete(&self, mut writer: BufWriter<File>) -> Result<(), SandboxError> {
-        writer
-            .flush()
-            .and_then(|()| writer.get_ref().sync_all())
-            .map_err(SandboxError::storage(&self.partial))
+        writer.flush().and_then(|()| writer.get_ref().sync_all()).map_err(SandboxError::storage(&self.partial))
     }
 
     /// Gives the file its final name.
@@ -58,11 +52,7 @@ pub struct Archive {
 impl Archive {
     /// Starts an archive with its top folder. `zip64` forces the 64-bit records that archives of
     /// the real size have.
-    pub fn create(
-        path: &Path,
-        top_folder: Option<&str>,
-        zip64: bool,
-    ) -> Result<Archive, SandboxError> {
+    pub fn create(path: &Path, top_folder: Option<&str>, zip64: bool) -> Result<Archive, SandboxError> {
         let (staged, writer) = Staged::create(path)?;
         let mut zip = ZipWriter::new(writer);
         if zip64 {
@@ -72,20 +62,13 @@ impl Archive {
         let mut archive = Archive { staged, zip, zip64 };
         if let Some(folder) = top_folder {
             let options = archive.options(false);
-            archive
-                .zip
-                .add_directory(folder, options)
-                .map_err(|error| SandboxError::encode(path.display(), error))?;
+            archive.zip.add_directory(folder, options).map_err(|error| SandboxError::encode(path.display(), error))?;
         }
         Ok(archive)
     }
 
     fn options(&self, deflate: bool) -> SimpleFileOptions {
-        let method = if deflate {
-            CompressionMethod::Deflated
-        } else {
-            CompressionMethod::Stored
-        };
+        let method = if deflate { CompressionMethod::Deflated } else { CompressionMethod::Stored };
         let noon = DateTime::from_date_and_time(2024, 5, 1, 12, 0, 0).unwrap_or_default();
         SimpleFileOptions::default()
             .compression_method(method)
@@ -98,12 +81,10 @@ impl Archive {
     pub fn put(&mut self, name: &str, bytes: &[u8], deflate: bool) -> Result<(), SandboxError> {
         let options = self.options(deflate);
         let path = self.staged.path();
-        self.zip.start_file(name, options).map_err(|error| {
-            SandboxError::encode(format!("{name} of {}", path.display()), error)
-        })?;
         self.zip
-            .write_all(bytes)
-            .map_err(SandboxError::storage(path))
+            .start_file(name, options)
+            .map_err(|error| SandboxError::encode(format!("{name} of {}", path.display()), error))?;
+        self.zip.write_all(bytes).map_err(SandboxError::storage(path))
     }
 
     /// The writer itself, to copy members as they are.
@@ -113,10 +94,7 @@ impl Archive {
 
     /// Writes the directory; the result only needs its final name.
     pub fn complete(self) -> Result<Staged, SandboxError> {
-        let writer = self
-            .zip
-            .finish()
-            .map_err(|error| SandboxError::encode(self.staged.path().display(), error))?;
+        let writer = self.zip.finish().map_err(|error| SandboxError::encode(self.staged.path().display(), error))?;
         self.staged.complete(writer)?;
         Ok(self.staged)
     }

@@ -1,9 +1,7 @@
 //! Rasterisation: brushes become anti-aliased pixels. Coverage comes from tiny-skia; colour is
 //! computed for each pixel, so that every surface can have grain and rows.
 
-use tiny_skia::{
-    FillRule, LineCap, LineJoin, Mask, Path, PathBuilder, Stroke, StrokeDash, Transform,
-};
+use tiny_skia::{FillRule, LineCap, LineJoin, Mask, Path, PathBuilder, Stroke, StrokeDash, Transform};
 
 use crate::geometry::{Point, signed_area};
 use crate::noise::Noise;
@@ -87,29 +85,17 @@ impl Canvas {
 
     fn apply(&mut self, layer: Layer, brush: &Brush) {
         match brush {
-            Brush::Fill {
-                outline, texture, ..
-            } => {
+            Brush::Fill { outline, texture, .. } => {
                 if let Some(path) = path(outline, true) {
                     self.paint(&path, layer, texture);
                 }
             }
-            Brush::Stroke {
-                line,
-                width,
-                dash,
-                texture,
-                ..
-            } => {
+            Brush::Stroke { line, width, dash, texture, .. } => {
                 if let Some(path) = stroked(line, *width, *dash, self.scale) {
                     self.paint(&path, layer, texture);
                 }
             }
-            Brush::Crown {
-                centre,
-                radius,
-                colour,
-            } => self.crown(*centre, *radius, *colour),
+            Brush::Crown { centre, radius, colour } => self.crown(*centre, *radius, *colour),
             Brush::Shadow { .. } | Brush::ShadowLine { .. } => {}
         }
     }
@@ -125,8 +111,7 @@ impl Canvas {
         let columns = range(bounds.left(), bounds.right(), self.width)?;
         let rows = range(bounds.top(), bounds.bottom(), self.height)?;
         let transform = Transform::from_scale(self.scale, self.scale);
-        self.mask
-            .fill_path(path, FillRule::Winding, true, transform);
+        self.mask.fill_path(path, FillRule::Winding, true, transform);
         Some((columns, rows))
     }
 
@@ -177,10 +162,7 @@ impl Canvas {
         Texture {
             colour: cold(texture.colour),
             opacity: texture.opacity * opacity,
-            rows: texture.rows.map(|rows| Rows {
-                colour: cold(rows.colour),
-                ..rows
-            }),
+            rows: texture.rows.map(|rows| Rows { colour: cold(rows.colour), ..rows }),
             ..*texture
         }
     }
@@ -194,11 +176,7 @@ impl Canvas {
 
     /// A crown is a lumpy ball: bright towards the sun, dark behind.
     fn crown(&mut self, centre: Point, radius: f32, colour: Colour) {
-        let colour = if self.winter {
-            mix(colour, SNOW, 0.16)
-        } else {
-            colour
-        };
+        let colour = if self.winter { mix(colour, SNOW, 0.16) } else { colour };
         let size = radius * self.scale;
         let (cx, cy) = (centre.x * self.scale, centre.y * self.scale);
         let sun = self.shadow * (-1.0 / self.shadow.length().max(1e-3));
@@ -207,9 +185,7 @@ impl Canvas {
             let distance = (dx * dx + dy * dy).sqrt() * (1.0 - 0.16 * self.noise.mottle[index]);
             let coverage = ((1.0 - distance) * size + 0.5).clamp(0.0, 1.0);
             if coverage > 0.0 {
-                let light =
-                    0.86 + 0.34 * (dx * sun.x + dy * sun.y) + 0.22 * self.noise.grain[index]
-                        - 0.1 * distance;
+                let light = 0.86 + 0.34 * (dx * sun.x + dy * sun.y) + 0.22 * self.noise.grain[index] - 0.1 * distance;
                 let lit = colour.map(|c| c * light.max(0.3));
                 self.pixels[index] = mix(self.pixels[index], lit, coverage);
             }
@@ -274,24 +250,14 @@ impl Canvas {
 }
 
 /// Pixels whose centre may lie in a disk: index and coordinates.
-fn disk(
-    width: usize,
-    height: usize,
-    cx: f32,
-    cy: f32,
-    radius: f32,
-) -> impl Iterator<Item = (usize, f32, f32)> {
+fn disk(width: usize, height: usize, cx: f32, cy: f32, radius: f32) -> impl Iterator<Item = (usize, f32, f32)> {
     let range = |centre: f32, limit: usize| {
         let low = (centre - radius).max(0.0) as usize;
         let high = ((centre + radius + 1.0).max(0.0) as usize).min(limit);
         low.min(high)..high
     };
     let columns = range(cx, width);
-    range(cy, height).flat_map(move |y| {
-        columns
-            .clone()
-            .map(move |x| (y * width + x, x as f32 + 0.5, y as f32 + 0.5))
-    })
+    range(cy, height).flat_map(move |y| columns.clone().map(move |x| (y * width + x, x as f32 + 0.5, y as f32 + 0.5)))
 }
 
 /// Rows prepared for pixels.
@@ -343,12 +309,7 @@ fn stroked(line: &[Point], width: f32, dash: Option<(f32, f32)>, scale: f32) -> 
         Some(dash) => path.dash(&dash, scale)?,
         None => path,
     };
-    let stroke = Stroke {
-        width,
-        line_cap: LineCap::Butt,
-        line_join: LineJoin::Round,
-        ..Stroke::default()
-    };
+    let stroke = Stroke { width, line_cap: LineCap::Butt, line_join: LineJoin::Round, ..Stroke::default() };
     path.stroke(&stroke, scale)
 }
 
@@ -359,11 +320,7 @@ fn prism_shadow(outline: &[Point], reach: Point) -> Option<Path> {
     let mut add = |polygon: &[Point]| {
         let forward = signed_area(polygon) >= 0.0;
         for index in 0..polygon.len() {
-            let point = polygon[if forward {
-                index
-            } else {
-                polygon.len() - 1 - index
-            }];
+            let point = polygon[if forward { index } else { polygon.len() - 1 - index }];
             if index == 0 {
                 builder.move_to(point.x, point.y);
             } else {
@@ -400,12 +357,7 @@ mod tests {
     }
 
     fn flat(colour: Colour) -> Texture {
-        Texture {
-            grain: 0.0,
-            mottle: 0.0,
-            drift: 0.0,
-            ..Texture::plain(colour)
-        }
+        Texture { grain: 0.0, mottle: 0.0, drift: 0.0, ..Texture::plain(colour) }
     }
 
     #[test]
@@ -424,16 +376,7 @@ mod tests {
     #[test]
     fn a_shadow_falls_where_it_points_and_not_behind() -> Result<(), String> {
         let square = Frame::new(at(10.0, 12.0), 0.0).rectangle(6.0, 4.0);
-        let pixels = draw(
-            &scene(vec![Brush::Shadow {
-                outline: square,
-                height: 5.0,
-            }]),
-            20,
-            20,
-            1,
-        )
-        .ok_or("empty")?;
+        let pixels = draw(&scene(vec![Brush::Shadow { outline: square, height: 5.0 }]), 20, 20, 1).ok_or("empty")?;
         assert!(pixels[7 * 20 + 10][0] < 90.0, "up is dark");
         assert_eq!(pixels[17 * 20 + 10], [128.0; 3], "down is not");
         Ok(())

@@ -102,12 +102,7 @@ pub const FINLAND: Country = Country {
     index: 0,
     name: "finland",
     source: "FI",
-    region: Region {
-        west_cell: 1175,
-        south_cell: 3062,
-        columns: 30,
-        rows: 25,
-    },
+    region: Region { west_cell: 1175, south_cell: 3062, columns: 30, rows: 25 },
     gsd_meters: 0.5,
     view_units: 112.0,
     palette: Palette {
@@ -138,20 +133,11 @@ pub const FINLAND: Country = Country {
         crops: &[
             (2.0, ("barley", [170.0, 164.0, 106.0], [156.0, 148.0, 90.0])),
             (2.0, ("grass", [108.0, 146.0, 78.0], [98.0, 132.0, 70.0])),
-            (
-                1.0,
-                ("rapeseed", [206.0, 198.0, 70.0], [192.0, 182.0, 60.0]),
-            ),
+            (1.0, ("rapeseed", [206.0, 198.0, 70.0], [192.0, 182.0, 60.0])),
             (1.0, ("fallow", [112.0, 98.0, 86.0], [96.0, 84.0, 74.0])),
         ],
     },
-    sensor: Sensor {
-        blur: 0.0046,
-        noise: 4.5,
-        tint: [0.96, 1.0, 1.05],
-        contrast: 0.95,
-        haze: 0.05,
-    },
+    sensor: Sensor { blur: 0.0046, noise: 4.5, tint: [0.96, 1.0, 1.05], contrast: 0.95, haze: 0.05 },
     words: Words {
         city: "Tampere",
         streets: &[
@@ -195,12 +181,7 @@ pub const GERMANY: Country = Country {
     index: 1,
     name: "germany",
     source: "DE",
-    region: Region {
-        west_cell: 640,
-        south_cell: 2607,
-        columns: 30,
-        rows: 25,
-    },
+    region: Region { west_cell: 640, south_cell: 2607, columns: 30, rows: 25 },
     gsd_meters: 0.2,
     view_units: 98.0,
     palette: Palette {
@@ -230,21 +211,12 @@ pub const GERMANY: Country = Country {
         ],
         crops: &[
             (2.5, ("wheat", [206.0, 184.0, 112.0], [192.0, 168.0, 98.0])),
-            (
-                2.0,
-                ("rapeseed", [226.0, 208.0, 58.0], [210.0, 194.0, 52.0]),
-            ),
+            (2.0, ("rapeseed", [226.0, 208.0, 58.0], [210.0, 194.0, 52.0])),
             (2.0, ("maize", [92.0, 138.0, 56.0], [74.0, 112.0, 48.0])),
             (1.5, ("fallow", [152.0, 124.0, 94.0], [134.0, 106.0, 80.0])),
         ],
     },
-    sensor: Sensor {
-        blur: 0.003,
-        noise: 2.6,
-        tint: [1.0, 1.01, 0.98],
-        contrast: 1.0,
-        haze: 0.03,
-    },
+    sensor: Sensor { blur: 0.003, noise: 2.6, tint: [1.0, 1.01, 0.98], contrast: 1.0, haze: 0.03 },
     words: Words {
         city: "Potsdam",
         streets: &[
@@ -288,12 +260,7 @@ pub const SPAIN: Country = Country {
     index: 2,
     name: "spain",
     source: "ES",
-    region: Region {
-        west_cell: -60,
-        south_cell: 2070,
-        columns: 30,
-        rows: 25,
-    },
+    region: Region { west_cell: -60, south_cell: 2070, columns: 30, rows: 25 },
     gsd_meters: 0.1,
     view_units: 88.0,
     palette: Palette {
@@ -321,25 +288,13 @@ pub const SPAIN: Country = Country {
             (1.0, ("red", [186.0, 92.0, 70.0])),
         ],
         crops: &[
-            (
-                3.0,
-                ("barley", [222.0, 198.0, 142.0], [208.0, 182.0, 124.0]),
-            ),
+            (3.0, ("barley", [222.0, 198.0, 142.0], [208.0, 182.0, 124.0])),
             (2.0, ("fallow", [196.0, 156.0, 112.0], [178.0, 138.0, 96.0])),
             (1.5, ("alfalfa", [112.0, 148.0, 72.0], [100.0, 132.0, 66.0])),
-            (
-                1.0,
-                ("sunflower", [190.0, 172.0, 66.0], [120.0, 128.0, 60.0]),
-            ),
+            (1.0, ("sunflower", [190.0, 172.0, 66.0], [120.0, 128.0, 60.0])),
         ],
     },
-    sensor: Sensor {
-        blur: 0.0018,
-        noise: 2.2,
-        tint: [1.04, 1.0, 0.95],
-        contrast: 1.1,
-        haze: 0.0,
-    },
+    sensor: Sensor { blur: 0.0018, noise: 2.2, tint: [1.04, 1.0, 0.95], contrast: 1.1, haze: 0.0 },
     words: Words {
         city: "Zaragoza",
         streets: &[
@@ -362,11 +317,7 @@ pub const SPAIN: Country = Country {
             "Huerva",
             "Montes de Torrero",
         ],
-        operators: &[
-            "Ayuntamiento de Zaragoza",
-            "Adif",
-            "Confederación Hidrográfica del Ebro",
-        ],
+        operators: &["Ayuntamiento de Zaragoza", "Adif", "Confederación Hidrográfica del Ebro"],
         address_share: 0.15,
         name_share: 0.35,
         second_name_key: None,
@@ -385,12 +336,7 @@ pub const SPAIN: Country = Country {
 pub const UNITED_STATES: Country = Country {
     name: "united_states",
     source: "US",
-    region: Region {
-        west_cell: -4930,
-        south_cell: 1930,
-        columns: 20,
-        rows: 20,
-    },
+    region: Region { west_cell: -4930, south_cell: 1930, columns: 20, rows: 20 },
     gsd_meters: 0.6,
     ..GERMANY
 };

@@ -7,17 +7,10 @@ use std::path::{Path, PathBuf};
 pub enum SandboxError {
     /// A setting is out of its limits: correct it.
     #[error("setting {name} is {value}, but must lie in {limits}")]
-    Setting {
-        name: &'static str,
-        value: String,
-        limits: &'static str,
-    },
+    Setting { name: &'static str, value: String, limits: &'static str },
     /// The disk refused: check the path, its rights and the space left.
     #[error("cannot access {}: {source}; check that the folder is writable and the disk not full", path.display())]
-    Storage {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Storage { path: PathBuf, source: std::io::Error },
     /// The folder is no sandbox, or something else changed it: generate it anew.
     #[error("{} is not a sandbox file: {reason}; generate the sandbox again", path.display())]
     Damaged { path: PathBuf, reason: String },
@@ -28,23 +21,14 @@ pub enum SandboxError {
 
 impl SandboxError {
     pub(crate) fn storage(path: &Path) -> impl FnOnce(std::io::Error) -> SandboxError + '_ {
-        move |source| SandboxError::Storage {
-            path: path.to_owned(),
-            source,
-        }
+        move |source| SandboxError::Storage { path: path.to_owned(), source }
     }
 
     pub(crate) fn damaged(path: &Path, reason: impl ToString) -> SandboxError {
-        SandboxError::Damaged {
-            path: path.to_owned(),
-            reason: reason.to_string(),
-        }
+        SandboxError::Damaged { path: path.to_owned(), reason: reason.to_string() }
     }
 
     pub(crate) fn encode(what: impl ToString, reason: impl ToString) -> SandboxError {
-        SandboxError::Encode {
-            what: what.to_string(),
-            reason: reason.to_string(),
-        }
+        SandboxError::Encode { what: what.to_string(), reason: reason.to_string() }
     }
 }

@@ -44,23 +44,18 @@ impl Extract {
         let begin = |nodes: &mut Writer<BufWriter<File>>| {
             nodes.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
             nodes.write_event(Event::Text(BytesText::new("\n")))?;
-            let root = BytesStart::new("osm")
-                .with_attributes([("version", "0.6"), ("generator", "urbancross-sandbox")]);
+            let root =
+                BytesStart::new("osm").with_attributes([("version", "0.6"), ("generator", "urbancross-sandbox")]);
             nodes.write_event(Event::Start(root))
         };
         begin(&mut nodes).map_err(SandboxError::storage(staged.path()))?;
-        Ok(Extract {
-            staged,
-            nodes,
-            ways: Writer::new(Vec::new()),
-        })
+        Ok(Extract { staged, nodes, ways: Writer::new(Vec::new()) })
     }
 
     /// Adds the objects of a tile; a closed way repeats its first node id at the end.
     pub fn put(&mut self, elements: &[Element]) -> Result<(), SandboxError> {
         for element in elements {
-            self.element(element)
-                .map_err(SandboxError::storage(self.staged.path()))?;
+            self.element(element).map_err(SandboxError::storage(self.staged.path()))?;
         }
         Ok(())
     }
@@ -107,12 +102,7 @@ impl Extract {
     }
 }
 
-fn node<W: Write>(
-    writer: &mut Writer<W>,
-    id: u64,
-    (lon, lat): Place,
-    tags: &Tags,
-) -> std::io::Result<()> {
+fn node<W: Write>(writer: &mut Writer<W>, id: u64, (lon, lat): Place, tags: &Tags) -> std::io::Result<()> {
     let (id, lat, lon) = (id.to_string(), format!("{lat:.7}"), format!("{lon:.7}"));
     writer.write_event(Event::Text(BytesText::new("\n")))?;
     let element = writer.create_element("node").with_attributes([
@@ -131,10 +121,7 @@ fn node<W: Write>(
 
 fn write_tags<W: Write>(writer: &mut Writer<W>, tags: &Tags) -> std::io::Result<()> {
     for (key, value) in tags {
-        writer
-            .create_element("tag")
-            .with_attributes([("k", key.as_str()), ("v", value.as_str())])
-            .write_empty()?;
+        writer.create_element("tag").with_attributes([("k", key.as_str()), ("v", value.as_str())]).write_empty()?;
     }
     Ok(())
 }

@@ -118,21 +118,9 @@ impl Frame {
 }
 
 /// A smooth closed outline that looks grown rather than built: a circle with a few harmonics.
-pub fn blob(
-    dice: &mut Dice,
-    frame: Frame,
-    radius_u: f32,
-    radius_v: f32,
-    roughness: f32,
-) -> Vec<Point> {
-    let waves: Vec<(f32, f32)> = (2..6)
-        .map(|order| {
-            (
-                roughness / order as f32 * dice.range(0.4, 1.4),
-                dice.range(0.0, TAU),
-            )
-        })
-        .collect();
+pub fn blob(dice: &mut Dice, frame: Frame, radius_u: f32, radius_v: f32, roughness: f32) -> Vec<Point> {
+    let waves: Vec<(f32, f32)> =
+        (2..6).map(|order| (roughness / order as f32 * dice.range(0.4, 1.4), dice.range(0.0, TAU))).collect();
     let steps = 48;
     (0..steps)
         .map(|step| {
@@ -143,10 +131,7 @@ pub fn blob(
                 .map(|(index, (size, phase))| size * ((index + 2) as f32 * angle + phase).sin())
                 .sum();
             let (sin, cos) = angle.sin_cos();
-            frame.at(
-                radius_u * (1.0 + swell) * cos,
-                radius_v * (1.0 + swell) * sin,
-            )
+            frame.at(radius_u * (1.0 + swell) * cos, radius_v * (1.0 + swell) * sin)
         })
         .collect()
 }
@@ -189,9 +174,7 @@ pub fn offset(line: &[Point], distance: f32) -> Vec<Point> {
 
 /// The length of a polyline.
 pub fn length(line: &[Point]) -> f32 {
-    line.windows(2)
-        .map(|pair| (pair[1] - pair[0]).length())
-        .sum()
+    line.windows(2).map(|pair| (pair[1] - pair[0]).length()).sum()
 }
 
 /// The place at `distance` along a polyline, turned along it; `None` past its end.
@@ -235,8 +218,7 @@ pub fn contains(polygon: &[Point], point: Point) -> bool {
     };
     for &corner in polygon {
         if (corner.y > point.y) != (previous.y > point.y) {
-            let x = previous.x
-                + (point.y - previous.y) / (corner.y - previous.y) * (corner.x - previous.x);
+            let x = previous.x + (point.y - previous.y) / (corner.y - previous.y) * (corner.x - previous.x);
             if point.x < x {
                 inside = !inside;
             }
@@ -260,10 +242,7 @@ pub fn signed_area(polygon: &[Point]) -> f32 {
 pub fn bounds(points: &[Point]) -> Option<(Point, Point)> {
     let first = *points.first()?;
     Some(points.iter().fold((first, first), |(low, high), p| {
-        (
-            at(low.x.min(p.x), low.y.min(p.y)),
-            at(high.x.max(p.x), high.y.max(p.y)),
-        )
+        (at(low.x.min(p.x), low.y.min(p.y)), at(high.x.max(p.x), high.y.max(p.y)))
     }))
 }
 

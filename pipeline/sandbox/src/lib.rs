@@ -71,11 +71,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            tiles_per_country: 600,
-            side_px: 160,
-            seed: 0,
-        }
+        Settings { tiles_per_country: 600, side_px: 160, seed: 0 }
     }
 }
 
@@ -111,10 +107,7 @@ pub fn generate(
     let plans = tile::plan(settings);
     progress(0, plans.len());
     for batch in plans.chunks(BATCH) {
-        let tiles: Vec<Tile> = batch
-            .par_iter()
-            .map(|plan| tile::make(plan, settings))
-            .collect::<Result<_, _>>()?;
+        let tiles: Vec<Tile> = batch.par_iter().map(|plan| tile::make(plan, settings)).collect::<Result<_, _>>()?;
         for tile in &tiles {
             world.put(tile)?;
         }
@@ -138,12 +131,9 @@ pub struct Preview {
 pub fn preview(settings: &Settings, count: usize) -> Result<Vec<Preview>, SandboxError> {
     check(settings)?;
     let plans = tile::plan(settings);
-    let shown = country::all().into_iter().flat_map(|country| {
-        plans
-            .iter()
-            .filter(|plan| plan.source == country.source)
-            .take(count)
-    });
+    let shown = country::all()
+        .into_iter()
+        .flat_map(|country| plans.iter().filter(|plan| plan.source == country.source).take(count));
     shown
         .map(|plan| {
             let tile = tile::make(plan, settings)?;
@@ -198,17 +188,9 @@ impl World {
                 archive("meta", PARTS[0], PARTS[0] == ZIP64_META)?,
                 archive("meta", PARTS[1], PARTS[1] == ZIP64_META)?,
             ],
-            tables: [
-                Table::create(out, LAYOUTS[0])?,
-                Table::create(out, LAYOUTS[1])?,
-            ],
+            tables: [Table::create(out, LAYOUTS[0])?, Table::create(out, LAYOUTS[1])?],
             extract: Extract::create(&out.join("extract.osm"))?,
-            summary: Summary {
-                images: 0,
-                rows_by_source: BTreeMap::new(),
-                osm_objects: 0,
-                files: Vec::new(),
-            },
+            summary: Summary { images: 0, rows_by_source: BTreeMap::new(), osm_objects: 0, files: Vec::new() },
         })
     }
 
@@ -217,31 +199,19 @@ impl World {
         let part = plan.part();
         let filepath = format!("images{}/{id}.jpg", PARTS[part]);
         self.images[part].put(&filepath, &tile.jpeg, plan.deflated(0))?;
-        let pickle = tile.meta.encode().ok_or_else(|| {
-            SandboxError::encode(format!("meta of {id}"), "unknown pickle protocol")
-        })?;
-        self.metas[part].put(
-            &format!("meta{}/{id}.pickle", PARTS[part]),
-            &pickle,
-            plan.deflated(1),
-        )?;
+        let pickle = tile
+            .meta
+            .encode()
+            .ok_or_else(|| SandboxError::encode(format!("meta of {id}"), "unknown pickle protocol"))?;
+        self.metas[part].put(&format!("meta{}/{id}.pickle", PARTS[part]), &pickle, plan.deflated(1))?;
         let layout = plan.layout();
-        for (table, _) in self
-            .tables
-            .iter_mut()
-            .zip(LAYOUTS)
-            .filter(|(_, other)| *other == layout)
-        {
+        for (table, _) in self.tables.iter_mut().zip(LAYOUTS).filter(|(_, other)| *other == layout) {
             table.put(&filepath, &tile.meta, tile.similarity)?;
         }
         self.extract.put(&tile.elements)?;
         self.summary.images += 1;
         self.summary.osm_objects += tile.elements.len();
-        *self
-            .summary
-            .rows_by_source
-            .entry(plan.source.to_owned())
-            .or_default() += 1;
+        *self.summary.rows_by_source.entry(plan.source.to_owned()).or_default() += 1;
         Ok(())
     }
 
@@ -257,9 +227,7 @@ impl World {
         staged.push(self.extract.complete()?);
         for file in staged {
             let path = file.path();
-            summary
-                .files
-                .push(path.strip_prefix(out).unwrap_or(path).to_owned());
+            summary.files.push(path.strip_prefix(out).unwrap_or(path).to_owned());
             file.publish()?;
         }
         Ok(summary)

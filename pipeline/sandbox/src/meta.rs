@@ -31,16 +31,10 @@ impl Meta {
             parts => Value::Tuple(parts.iter().copied().map(Value::I64).collect()),
         };
         let entries = [
-            (
-                self.box_key.as_str(),
-                Value::Tuple(self.bounds.map(Value::F64).to_vec()),
-            ),
+            (self.box_key.as_str(), Value::Tuple(self.bounds.map(Value::F64).to_vec())),
             ("time", time),
             ("center_tags", dict(&self.center)),
-            (
-                "surrounding_tags",
-                Value::List(self.surrounding.iter().map(dict).collect()),
-            ),
+            ("surrounding_tags", Value::List(self.surrounding.iter().map(dict).collect())),
         ];
         let entries = entries.map(|(key, value)| (HashableValue::String(key.into()), value));
         pickle::encode(&Value::Dict(entries.into_iter().collect()), self.protocol)
@@ -52,31 +46,20 @@ impl Meta {
     /// A sentence that says which part is not as expected.
     pub fn decode(bytes: &[u8]) -> Result<Meta, String> {
         let protocol = pickle::protocol(bytes).ok_or("no pickle header")?;
-        let value = serde_pickle::value_from_slice(bytes, DeOptions::new())
-            .map_err(|error| error.to_string())?;
+        let value = serde_pickle::value_from_slice(bytes, DeOptions::new()).map_err(|error| error.to_string())?;
         let Value::Dict(mut entries) = value else {
             return Err("the pickle is no dict".into());
         };
-        let mut take = |key: &str| {
-            entries
-                .remove(&HashableValue::String(key.to_owned()))
-                .ok_or(format!("key {key} is missing"))
-        };
+        let mut take =
+            |key: &str| entries.remove(&HashableValue::String(key.to_owned())).ok_or(format!("key {key} is missing"));
         let (box_key, corners) = match take("box") {
             Ok(value) => ("box", value),
             Err(_) => ("bbox", take("bbox")?),
         };
         let bounds: Option<Vec<f64>> = match corners {
-            Value::Tuple(items) => items
-                .iter()
-                .map(|item| {
-                    if let Value::F64(value) = item {
-                        Some(*value)
-                    } else {
-                        None
-                    }
-                })
-                .collect(),
+            Value::Tuple(items) => {
+                items.iter().map(|item| if let Value::F64(value) = item { Some(*value) } else { None }).collect()
+            }
             _ => None,
         };
         let bounds = bounds
@@ -84,16 +67,9 @@ impl Meta {
             .ok_or(format!("{box_key} is no tuple of four floats"))?;
         let time = match take("time")? {
             Value::I64(year) => Some(vec![year]),
-            Value::Tuple(items) => items
-                .iter()
-                .map(|item| {
-                    if let Value::I64(value) = item {
-                        Some(*value)
-                    } else {
-                        None
-                    }
-                })
-                .collect(),
+            Value::Tuple(items) => {
+                items.iter().map(|item| if let Value::I64(value) = item { Some(*value) } else { None }).collect()
+            }
             _ => None,
         };
         let Value::List(surrounding) = take("surrounding_tags")? else {
@@ -115,14 +91,7 @@ impl Meta {
 
 fn dict(tags: &Tags) -> Value {
     Value::Dict(
-        tags.iter()
-            .map(|(key, value)| {
-                (
-                    HashableValue::String(key.clone()),
-                    Value::String(value.clone()),
-                )
-            })
-            .collect(),
+        tags.iter().map(|(key, value)| (HashableValue::String(key.clone()), Value::String(value.clone()))).collect(),
     )
 }
 
@@ -146,20 +115,15 @@ mod tests {
 
     #[test]
     fn meta_survives_its_pickle_in_every_form() -> Result<(), Box<dyn std::error::Error>> {
-        for (protocol, time, box_key) in [
-            (2, vec![2019], "box"),
-            (3, vec![2019, 5, 31], "bbox"),
-            (4, vec![2019, 5, 31, 11, 4], "box"),
-        ] {
+        for (protocol, time, box_key) in
+            [(2, vec![2019], "box"), (3, vec![2019, 5, 31], "bbox"), (4, vec![2019, 5, 31, 11, 4], "box")]
+        {
             let meta = Meta {
                 box_key: box_key.into(),
                 bounds: [13.1, 52.4, 13.2, 52.5],
                 time,
                 center: tags(&[("leisure", "pitch"), ("sport", "soccer")]),
-                surrounding: vec![
-                    tags(&[("highway", "residential"), ("name", "Lindenallee")]),
-                    tags(&[]),
-                ],
+                surrounding: vec![tags(&[("highway", "residential"), ("name", "Lindenallee")]), tags(&[])],
                 protocol,
             };
             let bytes = meta.encode().ok_or("not encoded")?;

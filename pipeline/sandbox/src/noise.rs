@@ -17,19 +17,9 @@ impl Noise {
         let coarse = lattice(seed ^ 3, width, height, 6.0 * scale);
         Noise {
             grain: (0..width * height)
-                .map(|index| {
-                    signed(hash(
-                        seed ^ 1,
-                        (index % width) as u64,
-                        (index / width) as u64,
-                    ))
-                })
+                .map(|index| signed(hash(seed ^ 1, (index % width) as u64, (index / width) as u64)))
                 .collect(),
-            mottle: fine
-                .iter()
-                .zip(coarse)
-                .map(|(a, b)| 0.5 * a + 0.5 * b)
-                .collect(),
+            mottle: fine.iter().zip(coarse).map(|(a, b)| 0.5 * a + 0.5 * b).collect(),
             drift: lattice(seed ^ 4, width, height, 24.0 * scale),
         }
     }
@@ -57,13 +47,7 @@ fn lattice(seed: u64, width: usize, height: usize, spacing: f32) -> Vec<f32> {
     let columns = (width as f32 / spacing) as usize + 2;
     let rows = (height as f32 / spacing) as usize + 2;
     let knots: Vec<f32> = (0..columns * rows)
-        .map(|index| {
-            signed(hash(
-                seed,
-                (index % columns) as u64,
-                (index / columns) as u64,
-            ))
-        })
+        .map(|index| signed(hash(seed, (index % columns) as u64, (index / columns) as u64)))
         .collect();
     let ease = |t: f32| t * t * (3.0 - 2.0 * t);
     let along_x: Vec<(usize, f32)> = (0..width)

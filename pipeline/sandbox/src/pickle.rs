@@ -14,12 +14,7 @@ pub fn encode(value: &Value, protocol: u8) -> Option<Vec<u8>> {
     if !PROTOCOLS.contains(&protocol) {
         return None;
     }
-    let mut body = Body {
-        bytes: Vec::new(),
-        modern: protocol >= 4,
-        memo: 0,
-        texts: HashMap::new(),
-    };
+    let mut body = Body { bytes: Vec::new(), modern: protocol >= 4, memo: 0, texts: HashMap::new() };
     body.value(value)?;
     body.bytes.push(b'.');
     let mut pickle = vec![0x80, protocol];
@@ -172,30 +167,13 @@ mod tests {
         };
         let many = (0..300).map(|index| text(&format!("k{index}"))).collect();
         dict(&[
-            (
-                "box",
-                Value::Tuple([-0.9, 41.6, -0.8, 41.7].map(Value::F64).to_vec()),
-            ),
+            ("box", Value::Tuple([-0.9, 41.6, -0.8, 41.7].map(Value::F64).to_vec())),
             ("time", Value::Tuple([2019, 5, 31].map(Value::I64).to_vec())),
-            (
-                "again",
-                Value::List(vec![text("box"), text("größe"), text(&"x".repeat(300))]),
-            ),
-            (
-                "numbers",
-                Value::List([0, 255, 256, 65_535, 65_536, -1].map(Value::I64).to_vec()),
-            ),
+            ("again", Value::List(vec![text("box"), text("größe"), text(&"x".repeat(300))])),
+            ("numbers", Value::List([0, 255, 256, 65_535, 65_536, -1].map(Value::I64).to_vec())),
             ("many", Value::List(many)),
             ("last", text("k299")),
-            (
-                "empty",
-                Value::List(vec![
-                    Value::Tuple(vec![]),
-                    dict(&[]),
-                    Value::None,
-                    Value::Bool(true),
-                ]),
-            ),
+            ("empty", Value::List(vec![Value::Tuple(vec![]), dict(&[]), Value::None, Value::Bool(true)])),
         ])
     }
 

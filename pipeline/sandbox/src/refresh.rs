@@ -57,11 +57,7 @@ const NEW_OBJECTS: [&[(&str, &str)]; 5] = [
 /// sandbox, [`SandboxError::Storage`] if the disk refuses.
 pub fn edit_tags(out: &Path, share: f64, seed: u64) -> Result<Vec<String>, SandboxError> {
     if !(0.0..=1.0).contains(&share) {
-        return Err(SandboxError::Setting {
-            name: "share",
-            value: share.to_string(),
-            limits: "0..=1",
-        });
+        return Err(SandboxError::Setting { name: "share", value: share.to_string(), limits: "0..=1" });
     }
     let chosen = choose(out, share, seed)?;
     let mut staged = Vec::new();
@@ -71,9 +67,7 @@ pub fn edit_tags(out: &Path, share: f64, seed: u64) -> Result<Vec<String>, Sandb
     }
     if !chosen.is_empty() {
         for layout in LAYOUTS {
-            staged.push(retitle(out, layout, |filepath| {
-                refreshed.get(stem(filepath))
-            })?);
+            staged.push(retitle(out, layout, |filepath| refreshed.get(stem(filepath)))?);
         }
     }
     for file in staged {
@@ -100,10 +94,7 @@ fn open(path: &Path) -> Result<ZipArchive<BufReader<File>>, SandboxError> {
 fn names(path: &Path, archive: &ZipArchive<BufReader<File>>) -> Result<Vec<String>, SandboxError> {
     archive
         .file_names()
-        .map(|name| {
-            name.map(|name| name.into_owned())
-                .map_err(|error| SandboxError::damaged(path, error))
-        })
+        .map(|name| name.map(|name| name.into_owned()).map_err(|error| SandboxError::damaged(path, error)))
         .collect()
 }
 
@@ -113,28 +104,16 @@ fn choose(out: &Path, share: f64, seed: u64) -> Result<Vec<String>, SandboxError
     for part in PARTS {
         let path = meta_path(out, part);
         let wanted = |name: &String| {
-            name.ends_with(".pickle")
-                && all()
-                    .iter()
-                    .any(|country| name.contains(&format!("_{}_", country.source)))
+            name.ends_with(".pickle") && all().iter().any(|country| name.contains(&format!("_{}_", country.source)))
         };
         let names = names(&path, &open(&path)?)?;
-        ids.extend(
-            names
-                .iter()
-                .filter(|name| wanted(name))
-                .map(|name| stem(name).to_owned()),
-        );
+        ids.extend(names.iter().filter(|name| wanted(name)).map(|name| stem(name).to_owned()));
     }
     ids.sort();
     let count = (share * ids.len() as f64).round() as usize;
     let count = if share > 0.0 { count.max(1) } else { count };
     let order = Dice::new(seed, hash(21, 0, 0)).shuffled(ids.len());
-    let mut chosen: Vec<String> = order
-        .into_iter()
-        .take(count)
-        .map(|index| ids[index].clone())
-        .collect();
+    let mut chosen: Vec<String> = order.into_iter().take(count).map(|index| ids[index].clone()).collect();
     chosen.sort();
     Ok(chosen)
 }
@@ -150,45 +129,31 @@ fn rewrite_part(
     let path = meta_path(out, part);
     let damaged = |reason: String| SandboxError::damaged(&path, reason);
     let mut source = open(&path)?;
-    let is_chosen = |name: &str| {
-        chosen
-            .binary_search_by(|id| id.as_str().cmp(stem(name)))
-            .is_ok()
-    };
+    let is_chosen = |name: &str| chosen.binary_search_by(|id| id.as_str().cmp(stem(name))).is_ok();
     let names = names(&path, &source)?;
     if !names.iter().any(|name| is_chosen(name)) {
         return Ok(None);
     }
     let mut target = Archive::create(&path, None, ZIP64_META == part)?;
     for (index, name) in names.iter().enumerate() {
-        let member = source
-            .by_index_raw(index)
-            .map_err(|error| damaged(error.to_string()))?;
+        let member = source.by_index_raw(index).map_err(|error| damaged(error.to_string()))?;
         if !is_chosen(name) {
-            target.zip().raw_copy_file(member).map_err(|error| {
-                SandboxError::encode(format!("{name} of {}", path.display()), error)
-            })?;
+            target
+                .zip()
+                .raw_copy_file(member)
+                .map_err(|error| SandboxError::encode(format!("{name} of {}", path.display()), error))?;
             continue;
         }
         let deflated = member.compression() == zip::CompressionMethod::Deflated;
         drop(member);
-        let member = source
-            .by_index(index)
-            .map_err(|error| damaged(error.to_string()))?;
+        let member = source.by_index(index).map_err(|error| damaged(error.to_string()))?;
         let mut bytes = Vec::new();
-        member
-            .take(MOST_BYTES)
-            .read_to_end(&mut bytes)
-            .map_err(|error| damaged(format!("{name}: {error}")))?;
+        member.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|error| damaged(format!("{name}: {error}")))?;
         let old = Meta::decode(&bytes).map_err(|reason| damaged(format!("{name}: {reason}")))?;
         let id = stem(name).to_owned();
-        let digest = id
-            .bytes()
-            .fold(0, |digest, byte| hash(22, digest, u64::from(byte)));
+        let digest = id.bytes().fold(0, |digest, byte| hash(22, digest, u64::from(byte)));
         let new = refresh(&old, &mut Dice::new(seed, digest));
-        let bytes = new
-            .encode()
-            .ok_or_else(|| damaged(format!("{name}: protocol {}", new.protocol)))?;
+        let bytes = new.encode().ok_or_else(|| damaged(format!("{name}: protocol {}", new.protocol)))?;
         target.put(name, &bytes, deflated)?;
         refreshed.insert(id, new);
     }
@@ -215,11 +180,7 @@ fn refresh(meta: &Meta, dice: &mut Dice) -> Meta {
     }
     let (key, values) = dice.choose(&ADDITIONS);
     let first = usize::from(dice.chance(0.5));
-    let other = if new.center.get(key).map(String::as_str) == Some(values[first]) {
-        1 - first
-    } else {
-        first
-    };
+    let other = if new.center.get(key).map(String::as_str) == Some(values[first]) { 1 - first } else { first };
     new.center.insert(key.to_owned(), values[other].to_owned());
     new
 }
@@ -243,10 +204,7 @@ mod tests {
     #[test]
     fn a_refresh_always_changes_both_titles_and_never_the_box() {
         for (index, (key, values)) in ADDITIONS.iter().enumerate() {
-            assert!(
-                titles::ATTRIBUTES.contains(key),
-                "{key} must show in a title"
-            );
+            assert!(titles::ATTRIBUTES.contains(key), "{key} must show in a title");
             for value in values {
                 for seed in 0..20 {
                     let old = Meta {
@@ -259,10 +217,7 @@ mod tests {
                     };
                     let new = refresh(&old, &mut Dice::new(seed, index as u64));
                     assert_ne!(titles::describe(&old.center), titles::describe(&new.center));
-                    assert_eq!(
-                        (new.bounds, new.time, new.protocol),
-                        (old.bounds, old.time, 2)
-                    );
+                    assert_eq!((new.bounds, new.time, new.protocol), (old.bounds, old.time, 2));
                 }
             }
         }

@@ -9,10 +9,7 @@ pub type Tags = BTreeMap<String, String>;
 
 /// Tags from literal pairs.
 pub fn tags(pairs: &[(&str, &str)]) -> Tags {
-    pairs
-        .iter()
-        .map(|&(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
+    pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 /// sRGB colour, each channel 0-255 (kept as `f32` so that light can be multiplied in).
@@ -59,31 +56,16 @@ pub struct Texture {
 impl Texture {
     /// A built surface: nearly even.
     pub fn plain(colour: Colour) -> Texture {
-        Texture {
-            colour,
-            opacity: 1.0,
-            grain: 0.03,
-            mottle: 0.03,
-            drift: 0.02,
-            rows: None,
-        }
+        Texture { colour, opacity: 1.0, grain: 0.03, mottle: 0.03, drift: 0.02, rows: None }
     }
 
     /// A grown or bare surface: uneven on every scale.
     pub fn natural(colour: Colour) -> Texture {
-        Texture {
-            grain: 0.09,
-            mottle: 0.13,
-            drift: 0.12,
-            ..Texture::plain(colour)
-        }
+        Texture { grain: 0.09, mottle: 0.13, drift: 0.12, ..Texture::plain(colour) }
     }
 
     pub fn with_rows(self, rows: Rows) -> Texture {
-        Texture {
-            rows: Some(rows),
-            ..self
-        }
+        Texture { rows: Some(rows), ..self }
     }
 
     pub fn with_opacity(self, opacity: f32) -> Texture {
@@ -127,44 +109,28 @@ pub enum Brush {
         colour: Colour,
     },
     /// The shadow of a prism over `outline`.
-    Shadow { outline: Vec<Point>, height: f32 },
+    Shadow {
+        outline: Vec<Point>,
+        height: f32,
+    },
     /// The shadow of something thin: the line itself lies where the shadow falls.
-    ShadowLine { line: Vec<Point>, width: f32 },
+    ShadowLine {
+        line: Vec<Point>,
+        width: f32,
+    },
 }
 
 impl Brush {
     pub fn fill(layer: Layer, outline: Vec<Point>, texture: Texture) -> Brush {
-        Brush::Fill {
-            layer,
-            outline,
-            texture,
-        }
+        Brush::Fill { layer, outline, texture }
     }
 
     pub fn stroke(layer: Layer, line: Vec<Point>, width: f32, texture: Texture) -> Brush {
-        Brush::Stroke {
-            layer,
-            line,
-            width,
-            dash: None,
-            texture,
-        }
+        Brush::Stroke { layer, line, width, dash: None, texture }
     }
 
-    pub fn dashed(
-        layer: Layer,
-        line: Vec<Point>,
-        width: f32,
-        dash: (f32, f32),
-        texture: Texture,
-    ) -> Brush {
-        Brush::Stroke {
-            layer,
-            line,
-            width,
-            dash: Some(dash),
-            texture,
-        }
+    pub fn dashed(layer: Layer, line: Vec<Point>, width: f32, dash: (f32, f32), texture: Texture) -> Brush {
+        Brush::Stroke { layer, line, width, dash: Some(dash), texture }
     }
 }
 
@@ -189,19 +155,11 @@ pub struct Object {
 
 impl Object {
     pub fn area(tags: Tags, outline: Vec<Point>, brushes: Vec<Brush>) -> Object {
-        Object {
-            tags,
-            shape: Shape::Area(outline),
-            brushes,
-        }
+        Object { tags, shape: Shape::Area(outline), brushes }
     }
 
     pub fn node(tags: Tags, place: Point, brushes: Vec<Brush>) -> Object {
-        Object {
-            tags,
-            shape: Shape::Node(place),
-            brushes,
-        }
+        Object { tags, shape: Shape::Node(place), brushes }
     }
 }
 

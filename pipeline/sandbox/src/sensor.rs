@@ -11,13 +11,7 @@ use crate::scene::Colour;
 const QUALITY: u8 = 88;
 
 /// Takes the picture: `pixels` is row-major with `width` columns; the result is 8-bit RGB.
-pub fn expose(
-    pixels: &[Colour],
-    width: usize,
-    height: usize,
-    sensor: &Sensor,
-    seed: u64,
-) -> Vec<u8> {
+pub fn expose(pixels: &[Colour], width: usize, height: usize, sensor: &Sensor, seed: u64) -> Vec<u8> {
     let sigma = sensor.blur * width.min(height) as f32;
     let blurred = blur(pixels, width, height, sigma);
     let mut bytes = Vec::with_capacity(blurred.len() * 3);
@@ -40,12 +34,7 @@ pub fn expose(
 /// The encoder's, for a size that does not fit the bytes.
 pub fn jpeg(bytes: &[u8], width: u32, height: u32) -> Result<Vec<u8>, ImageError> {
     let mut encoded = Vec::new();
-    JpegEncoder::new_with_quality(&mut encoded, QUALITY).encode(
-        bytes,
-        width,
-        height,
-        ExtendedColorType::Rgb8,
-    )?;
+    JpegEncoder::new_with_quality(&mut encoded, QUALITY).encode(bytes, width, height, ExtendedColorType::Rgb8)?;
     Ok(encoded)
 }
 
@@ -62,9 +51,7 @@ fn blur(pixels: &[Colour], width: usize, height: usize, sigma: f32) -> Vec<Colou
     if radius == 0 {
         return pixels.to_vec();
     }
-    let weights: Vec<f32> = (-radius..=radius)
-        .map(|offset| (-0.5 * (offset as f32 / sigma).powi(2)).exp())
-        .collect();
+    let weights: Vec<f32> = (-radius..=radius).map(|offset| (-0.5 * (offset as f32 / sigma).powi(2)).exp()).collect();
     let total: f32 = weights.iter().sum();
     let weights: Vec<f32> = weights.iter().map(|weight| weight / total).collect();
     let clamped = |place: usize, offset: usize, limit: usize| {
@@ -106,19 +93,12 @@ mod tests {
     #[test]
     fn blur_keeps_an_even_picture_and_spreads_a_point() {
         let even = vec![[90.0; 3]; 49];
-        assert!(
-            blur(&even, 7, 7, 0.8)
-                .iter()
-                .all(|pixel| (pixel[0] - 90.0).abs() < 1e-3)
-        );
+        assert!(blur(&even, 7, 7, 0.8).iter().all(|pixel| (pixel[0] - 90.0).abs() < 1e-3));
         let mut point = vec![[0.0; 3]; 49];
         point[24] = [100.0; 3];
         let spread = blur(&point, 7, 7, 0.8);
         assert!(spread[24][0] < 60.0 && spread[25][0] > 5.0);
-        assert!(
-            (spread[23][0] - spread[25][0]).abs() < 1e-3,
-            "left as right"
-        );
+        assert!((spread[23][0] - spread[25][0]).abs() < 1e-3, "left as right");
         assert!((spread[17][0] - spread[25][0]).abs() < 1e-3, "up as right");
     }
 }

@@ -31,12 +31,7 @@ impl Layout {
 
     pub fn header(self) -> &'static [&'static str] {
         match self {
-            Layout::Plain => &[
-                "filepath",
-                "title",
-                "title_multi_objects",
-                "similarity_CLIP_openai",
-            ],
+            Layout::Plain => &["filepath", "title", "title_multi_objects", "similarity_CLIP_openai"],
             Layout::Polished => &["title", "filepath", "title_raw"],
         }
     }
@@ -46,19 +41,12 @@ impl Layout {
         let multi = titles::multi(&meta.center, &meta.surrounding);
         match self {
             Layout::Plain => [
-                (
-                    "title",
-                    format!("{}{}", titles::PREFIX, titles::describe(&meta.center)),
-                ),
+                ("title", format!("{}{}", titles::PREFIX, titles::describe(&meta.center))),
                 ("title_multi_objects", format!("{}{multi}", titles::PREFIX)),
             ],
-            Layout::Polished => [
-                (
-                    "title",
-                    format!("An aerial image. It shows: {}", multi.trim_end()),
-                ),
-                ("title_raw", multi),
-            ],
+            Layout::Polished => {
+                [("title", format!("An aerial image. It shows: {}", multi.trim_end())), ("title_raw", multi)]
+            }
         }
     }
 }
@@ -74,47 +62,28 @@ impl Table {
     pub fn create(folder: &Path, layout: Layout) -> Result<Table, SandboxError> {
         let (staged, writer) = Staged::create(&folder.join(layout.file()))?;
         let mut rows = csv::Writer::from_writer(writer);
-        rows.write_record(layout.header())
-            .map_err(|error| SandboxError::encode(staged.path().display(), error))?;
-        Ok(Table {
-            staged,
-            layout,
-            rows,
-        })
+        rows.write_record(layout.header()).map_err(|error| SandboxError::encode(staged.path().display(), error))?;
+        Ok(Table { staged, layout, rows })
     }
 
     /// Adds the row of an image.
-    pub fn put(
-        &mut self,
-        filepath: &str,
-        meta: &Meta,
-        similarity: f32,
-    ) -> Result<(), SandboxError> {
+    pub fn put(&mut self, filepath: &str, meta: &Meta, similarity: f32) -> Result<(), SandboxError> {
         let titles = self.layout.titles(meta);
         let row = self.layout.header().iter().map(|&column| match column {
             "filepath" => filepath.to_owned(),
             "similarity_CLIP_openai" => format!("{similarity:.6}"),
-            title => titles
-                .iter()
-                .find(|(name, _)| *name == title)
-                .map(|(_, text)| text.clone())
-                .unwrap_or_default(),
+            title => titles.iter().find(|(name, _)| *name == title).map(|(_, text)| text.clone()).unwrap_or_default(),
         });
         self.write(row)
     }
 
     fn write(&mut self, row: impl Iterator<Item = String>) -> Result<(), SandboxError> {
-        self.rows
-            .write_record(row)
-            .map_err(|error| SandboxError::encode(self.staged.path().display(), error))
+        self.rows.write_record(row).map_err(|error| SandboxError::encode(self.staged.path().display(), error))
     }
 
     pub fn complete(self) -> Result<Staged, SandboxError> {
         let path: PathBuf = self.staged.path().to_owned();
-        let writer = self
-            .rows
-            .into_inner()
-            .map_err(|error| SandboxError::encode(path.display(), error))?;
+        let writer = self.rows.into_inner().map_err(|error| SandboxError::encode(path.display(), error))?;
         self.staged.complete(writer)?;
         Ok(self.staged)
     }
@@ -130,15 +99,10 @@ pub fn retitle<'a>(
     let path = folder.join(layout.file());
     let damaged = |reason: String| SandboxError::damaged(&path, reason);
     let mut reader = csv::Reader::from_path(&path).map_err(|error| damaged(error.to_string()))?;
-    let header = reader
-        .headers()
-        .map_err(|error| damaged(error.to_string()))?;
+    let header = reader.headers().map_err(|error| damaged(error.to_string()))?;
     if header.iter().ne(layout.header().iter().copied()) {
         let found = header.iter().collect::<Vec<_>>().join(",");
-        return Err(damaged(format!(
-            "its header is {found}, expected {}",
-            layout.header().join(",")
-        )));
+        return Err(damaged(format!("its header is {found}, expected {}", layout.header().join(","))));
     }
     let mut table = Table::create(folder, layout)?;
     for row in reader.records() {

@@ -36,11 +36,7 @@ pub struct Plan {
 impl Plan {
     /// The table that has the tile's row: one country is in the polished one.
     pub fn layout(&self) -> Layout {
-        if self.country.name == "spain" {
-            Layout::Polished
-        } else {
-            Layout::Plain
-        }
+        if self.country.name == "spain" { Layout::Polished } else { Layout::Plain }
     }
 
     /// The partition, images2 or images3: uneven, as the real ones are.
@@ -59,13 +55,7 @@ pub fn plan(settings: &Settings) -> Vec<Plan> {
     let count = settings.tiles_per_country;
     let mut plans = Vec::new();
     let mut push = |country: &'static Country, source, cell, gsd_meters| {
-        plans.push(Plan {
-            country,
-            source,
-            number: plans.len() as u64,
-            cell,
-            gsd_meters,
-        });
+        plans.push(Plan { country, source, number: plans.len() as u64, cell, gsd_meters });
     };
     for country in all() {
         for cell in cells(country, settings.seed, count) {
@@ -73,12 +63,7 @@ pub fn plan(settings: &Settings) -> Vec<Plan> {
         }
     }
     for cell in cells(&UNITED_STATES, settings.seed, count.div_ceil(20)) {
-        push(
-            &UNITED_STATES,
-            UNITED_STATES.source,
-            cell,
-            UNITED_STATES.gsd_meters,
-        );
+        push(&UNITED_STATES, UNITED_STATES.source, cell, UNITED_STATES.gsd_meters);
     }
     for country in all() {
         // South of the region, two cells apart: coarse boxes are large and overlap no tile.
@@ -98,17 +83,10 @@ pub fn plan(settings: &Settings) -> Vec<Plan> {
 fn cells(country: &'static Country, seed: u64, count: usize) -> impl Iterator<Item = (i32, i32)> {
     let region = country.region;
     let total = (region.columns * region.rows) as usize;
-    let order = Dice::new(
-        seed,
-        hash(13, region.west_cell as u64, region.south_cell as u64),
-    )
-    .shuffled(total);
+    let order = Dice::new(seed, hash(13, region.west_cell as u64, region.south_cell as u64)).shuffled(total);
     (0..count).map(move |index| {
         let cell = order[index % total];
-        let (column, row) = (
-            cell as i32 % region.columns as i32,
-            cell as i32 / region.columns as i32,
-        );
+        let (column, row) = (cell as i32 % region.columns as i32, cell as i32 / region.columns as i32);
         (region.west_cell + column, region.south_cell + row)
     })
 }
@@ -127,27 +105,14 @@ pub struct Tile {
 pub fn make(plan: &Plan, settings: &Settings) -> Result<Tile, SandboxError> {
     let country = plan.country;
     let mut dice = Dice::new(settings.seed, plan.number);
-    let side = |dice: &mut Dice| {
-        (settings.side_px as f32 * dice.range(0.75, 1.375))
-            .round()
-            .max(32.0)
-    };
+    let side = |dice: &mut Dice| (settings.side_px as f32 * dice.range(0.75, 1.375)).round().max(32.0);
     let width = side(&mut dice);
-    let height = if dice.chance(0.7) {
-        width
-    } else {
-        (width * dice.range(0.85, 1.18)).round()
-    };
+    let height = if dice.chance(0.7) { width } else { (width * dice.range(0.85, 1.18)).round() };
     let coarse = plan.gsd_meters >= COARSE_GSD_METERS;
     let view = country.view_units * if coarse { 3.0 } else { dice.range(0.94, 1.06) };
     let scale = width.min(height) / view;
     let winter = dice.chance(country.winter_share);
-    let geography = Geography::of(
-        plan,
-        &mut dice,
-        (width / scale, height / scale),
-        (width, height),
-    );
+    let geography = Geography::of(plan, &mut dice, (width / scale, height / scale), (width, height));
     let time = time(&mut dice, winter);
     let (box_key, protocol) = (dice.choose(&["box", "bbox"]), dice.choose(&PROTOCOLS));
     let similarity = dice.range(0.24, 0.34);
@@ -163,25 +128,15 @@ pub fn make(plan: &Plan, settings: &Settings) -> Result<Tile, SandboxError> {
     if coarse {
         camera.blur *= 2.5;
     }
-    let pixels = canvas::draw(&scene, width, height, noise_seed).ok_or_else(|| {
-        SandboxError::encode(format!("tile {}", plan.number), "its size is empty")
-    })?;
-    let bytes = sensor::expose(
-        &pixels,
-        width as usize,
-        height as usize,
-        &camera,
-        noise_seed,
-    );
+    let pixels = canvas::draw(&scene, width, height, noise_seed)
+        .ok_or_else(|| SandboxError::encode(format!("tile {}", plan.number), "its size is empty"))?;
+    let bytes = sensor::expose(&pixels, width as usize, height as usize, &camera, noise_seed);
     let jpeg = sensor::jpeg(&bytes, width, height)
         .map_err(|error| SandboxError::encode(format!("tile {} as jpeg", plan.number), error))?;
 
     let elements = elements(plan.number, &scene, &geography);
     let focus = elements.first().ok_or_else(|| {
-        SandboxError::encode(
-            format!("tile {}", plan.number),
-            format!("{} has no focus object", subject.name),
-        )
+        SandboxError::encode(format!("tile {}", plan.number), format!("{} has no focus object", subject.name))
     })?;
     let kind = match &scene.objects[scene.focus].shape {
         Shape::Node(_) => 'n',
@@ -194,37 +149,16 @@ pub fn make(plan: &Plan, settings: &Settings) -> Result<Tile, SandboxError> {
         bounds: geography.bounds,
         time,
         center: focus.tags.clone(),
-        surrounding: elements
-            .iter()
-            .skip(1)
-            .map(|element| element.tags.clone())
-            .collect(),
+        surrounding: elements.iter().skip(1).map(|element| element.tags.clone()).collect(),
         protocol,
     };
-    Ok(Tile {
-        plan: *plan,
-        image_id,
-        jpeg,
-        meta,
-        elements,
-        similarity,
-    })
+    Ok(Tile { plan: *plan, image_id, jpeg, meta, elements, similarity })
 }
 
 /// Between April and October, in winter February or March; int year, date or date with time.
 fn time(dice: &mut Dice, winter: bool) -> Vec<i64> {
-    let month = if winter {
-        dice.whole(2, 3)
-    } else {
-        dice.whole(4, 9)
-    };
-    let whole = [
-        dice.whole(2015, 2023),
-        month,
-        dice.whole(1, 28),
-        dice.whole(9, 14),
-        dice.whole(0, 59),
-    ];
+    let month = if winter { dice.whole(2, 3) } else { dice.whole(4, 9) };
+    let whole = [dice.whole(2015, 2023), month, dice.whole(1, 28), dice.whole(9, 14), dice.whole(0, 59)];
     let parts = dice.choose(&[1, 3, 5]);
     whole[..parts].iter().map(|&part| i64::from(part)).collect()
 }
@@ -240,20 +174,11 @@ struct Geography {
 impl Geography {
     /// A box of `pixels` somewhere inside the plan's cell.
     fn of(plan: &Plan, dice: &mut Dice, extent: (f32, f32), pixels: (f32, f32)) -> Geography {
-        let mut centre =
-            |cell: i32| (f64::from(cell) + f64::from(dice.range(0.25, 0.75))) * CELL_DEGREES;
+        let mut centre = |cell: i32| (f64::from(cell) + f64::from(dice.range(0.25, 0.75))) * CELL_DEGREES;
         let (lon, lat) = (centre(plan.cell.0), centre(plan.cell.1));
         let half = |side: f32| f64::from(side) * plan.gsd_meters / METERS_PER_DEGREE / 2.0;
         let (half_lon, half_lat) = (half(pixels.0) / lat.to_radians().cos(), half(pixels.1));
-        Geography {
-            bounds: [
-                lon - half_lon,
-                lat - half_lat,
-                lon + half_lon,
-                lat + half_lat,
-            ],
-            extent,
-        }
+        Geography { bounds: [lon - half_lon, lat - half_lat, lon + half_lon, lat + half_lat], extent }
     }
 
     fn place(&self, point: Point) -> Place {
@@ -274,11 +199,7 @@ fn elements(number: u64, scene: &Scene, geography: &Geography) -> Vec<Element> {
         .enumerate()
         .filter(|(_, object)| !object.tags.is_empty())
         .filter_map(|(index, object)| {
-            let distance = if index == scene.focus {
-                -1.0
-            } else {
-                distance(&object.shape, middle)
-            };
+            let distance = if index == scene.focus { -1.0 } else { distance(&object.shape, middle) };
             shows(&object.shape, scene).then_some((distance, object))
         })
         .collect();
@@ -305,11 +226,7 @@ fn elements(number: u64, scene: &Scene, geography: &Geography) -> Vec<Element> {
                 Shape::Way { line, .. } => way(line, false),
                 Shape::Area(outline) => way(outline, true),
             };
-            Element {
-                id,
-                tags: Tags::clone(&object.tags),
-                geometry,
-            }
+            Element { id, tags: Tags::clone(&object.tags), geometry }
         })
         .collect()
 }
@@ -333,19 +250,15 @@ fn shows(shape: &Shape, scene: &Scene) -> bool {
         Shape::Way { line, .. } => line,
         Shape::Area(outline) => outline,
     };
-    bounds(points).is_some_and(|(low, high)| {
-        low.x < scene.width && high.x > 0.0 && low.y < scene.height && high.y > 0.0
-    })
+    bounds(points)
+        .is_some_and(|(low, high)| low.x < scene.width && high.x > 0.0 && low.y < scene.height && high.y > 0.0)
 }
 
 /// At most about `MOST_POINTS` points of a line, the last one kept.
 fn thin(line: &[Point]) -> impl Iterator<Item = Point> {
     let step = line.len().div_ceil(MOST_POINTS).max(1);
     let last = line.len().saturating_sub(1);
-    line.iter()
-        .enumerate()
-        .filter(move |(index, _)| index % step == 0 || *index == last)
-        .map(|(_, point)| *point)
+    line.iter().enumerate().filter(move |(index, _)| index % step == 0 || *index == last).map(|(_, point)| *point)
 }
 
 #[cfg(test)]
@@ -373,23 +286,14 @@ mod tests {
             let cells: BTreeSet<(i64, i64)> = boxes
                 .iter()
                 .map(|[west, south, east, north]| {
-                    let cell =
-                        |low: f64, high: f64| ((low + high) / 2.0 / CELL_DEGREES).floor() as i64;
+                    let cell = |low: f64, high: f64| ((low + high) / 2.0 / CELL_DEGREES).floor() as i64;
                     (cell(*west, *east), cell(*south, *north))
                 })
                 .collect();
-            assert!(
-                cells.len() >= 200,
-                "{}: {} cells",
-                country.name,
-                cells.len()
-            );
+            assert!(cells.len() >= 200, "{}: {} cells", country.name, cells.len());
             for (index, a) in boxes.iter().enumerate() {
                 let gsd_meters = (a[3] - a[1]) * METERS_PER_DEGREE / 220.0;
-                assert!(
-                    (gsd_meters - country.gsd_meters).abs() < 1e-6,
-                    "{gsd_meters}"
-                );
+                assert!((gsd_meters - country.gsd_meters).abs() < 1e-6, "{gsd_meters}");
                 for b in &boxes[..index] {
                     let apart = a[2] < b[0] || b[2] < a[0] || a[3] < b[1] || b[3] < a[1];
                     assert!(apart, "{a:?} overlaps {b:?}");
@@ -400,18 +304,10 @@ mod tests {
 
     #[test]
     fn ids_of_tiles_never_meet() -> Result<(), SandboxError> {
-        let settings = Settings {
-            tiles_per_country: 40,
-            side_px: 48,
-            seed: 9,
-        };
+        let settings = Settings { tiles_per_country: 40, side_px: 48, seed: 9 };
         for plan in plan(&settings) {
             let tile = make(&plan, &settings)?;
-            assert!(
-                tile.elements.len() <= 256,
-                "{} objects",
-                tile.elements.len()
-            );
+            assert!(tile.elements.len() <= 256, "{} objects", tile.elements.len());
             let nodes: usize = tile
                 .elements
                 .iter()

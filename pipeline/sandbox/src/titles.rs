@@ -15,8 +15,8 @@ const MOST_SURROUNDING: usize = 5;
 
 /// Keys that say what an object is, the telling ones first.
 const FEATURES: [&str; 14] = [
-    "golf", "highway", "aeroway", "railway", "waterway", "amenity", "leisure", "power", "man_made",
-    "building", "landuse", "natural", "barrier", "tourism",
+    "golf", "highway", "aeroway", "railway", "waterway", "amenity", "leisure", "power", "man_made", "building",
+    "landuse", "natural", "barrier", "tourism",
 ];
 
 /// Keys that say how it is, in the order of the caption.
@@ -52,9 +52,7 @@ pub(crate) const ATTRIBUTES: [&str; 27] = [
 
 /// The tag that says what an object is.
 fn feature(tags: &Tags) -> Option<(&str, &str)> {
-    FEATURES
-        .iter()
-        .find_map(|&key| tags.get(key).map(|value| (key, value.as_str())))
+    FEATURES.iter().find_map(|&key| tags.get(key).map(|value| (key, value.as_str())))
 }
 
 /// The words of one object; empty if its tags do not say what it is.
@@ -63,10 +61,8 @@ pub fn describe(tags: &Tags) -> String {
         return String::new();
     };
     let mut text = words(key, value);
-    let attributes: Vec<String> = ATTRIBUTES
-        .iter()
-        .filter_map(|&key| tags.get(key).map(|value| words(key, value)))
-        .collect();
+    let attributes: Vec<String> =
+        ATTRIBUTES.iter().filter_map(|&key| tags.get(key).map(|value| words(key, value))).collect();
     if !attributes.is_empty() {
         text.push_str(" with ");
         text.push_str(&attributes.join(" and "));
@@ -80,11 +76,7 @@ fn words(key: &str, value: &str) -> String {
         "aeroway" => "airport".to_owned(),
         other => plain(other),
     };
-    if value == "yes" {
-        key
-    } else {
-        format!("{key} of {}", plain(value))
-    }
+    if value == "yes" { key } else { format!("{key} of {}", plain(value)) }
 }
 
 fn plain(text: &str) -> String {
@@ -101,11 +93,7 @@ pub fn multi(center: &Tags, surrounding: &[Tags]) -> String {
             && !named.contains(&feature)
             && named.len() < MOST_SURROUNDING
         {
-            text.push_str(if named.is_empty() {
-                ", surrounded by "
-            } else {
-                "; "
-            });
+            text.push_str(if named.is_empty() { ", surrounded by " } else { "; " });
             text.push_str(&describe(tags));
             named.push(feature);
         }
@@ -121,11 +109,7 @@ mod tests {
 
     #[test]
     fn grammar_is_the_one_of_skyscript() {
-        let center = tags(&[
-            ("highway", "crossing"),
-            ("crossing", "zebra"),
-            ("name", "Am Anger"),
-        ]);
+        let center = tags(&[("highway", "crossing"), ("crossing", "zebra"), ("name", "Am Anger")]);
         let surrounding = [
             tags(&[("highway", "residential")]),
             tags(&[("highway", "tertiary")]),
@@ -140,15 +124,8 @@ mod tests {
 
     #[test]
     fn yes_is_left_out_and_values_lose_their_underscores() {
-        let tags = tags(&[
-            ("building", "yes"),
-            ("bridge", "yes"),
-            ("roof:shape", "half_hipped"),
-        ]);
-        assert_eq!(
-            describe(&tags),
-            "building with bridge and roof shape of half hipped"
-        );
+        let tags = tags(&[("building", "yes"), ("bridge", "yes"), ("roof:shape", "half_hipped")]);
+        assert_eq!(describe(&tags), "building with bridge and roof shape of half hipped");
         assert_eq!(describe(&Tags::new()), "");
     }
 }

@@ -16,17 +16,10 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// Members of an archive by name: how they are kept, and their bytes.
 type Members = BTreeMap<String, (CompressionMethod, Vec<u8>)>;
 
-const SETTINGS: Settings = Settings {
-    tiles_per_country: 30,
-    side_px: 64,
-    seed: 5,
-};
+const SETTINGS: Settings = Settings { tiles_per_country: 30, side_px: 64, seed: 5 };
 const IMAGE_ZIPS: [&str; 2] = ["images2.zip", "images3.zip"];
 const META_ZIPS: [&str; 2] = ["meta2.zip", "meta3.zip"];
-const TABLES: [&str; 2] = [
-    "dataframe/SkyScript_sandbox.csv",
-    "dataframe/SkyScript_sandbox_polished.csv",
-];
+const TABLES: [&str; 2] = ["dataframe/SkyScript_sandbox.csv", "dataframe/SkyScript_sandbox_polished.csv"];
 
 fn world() -> Result<(tempfile::TempDir, Summary), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
@@ -49,17 +42,10 @@ fn members(path: &Path) -> Result<Members, Box<dyn Error>> {
     Ok(members)
 }
 
-fn all_members(
-    folder: &Path,
-    zips: [&str; 2],
-) -> Result<BTreeMap<String, Vec<u8>>, Box<dyn Error>> {
+fn all_members(folder: &Path, zips: [&str; 2]) -> Result<BTreeMap<String, Vec<u8>>, Box<dyn Error>> {
     let mut all = BTreeMap::new();
     for zip in zips {
-        all.extend(
-            members(&folder.join(zip))?
-                .into_iter()
-                .map(|(name, (_, bytes))| (name, bytes)),
-        );
+        all.extend(members(&folder.join(zip))?.into_iter().map(|(name, (_, bytes))| (name, bytes)));
     }
     Ok(all)
 }
@@ -98,16 +84,8 @@ fn key(text: &str) -> HashableValue {
 fn bounds(entries: &BTreeMap<HashableValue, Value>) -> Option<[f64; 4]> {
     match entries.get(&key("box")).or(entries.get(&key("bbox")))? {
         Value::Tuple(items) => {
-            let numbers: Vec<f64> = items
-                .iter()
-                .filter_map(|item| {
-                    if let Value::F64(x) = item {
-                        Some(*x)
-                    } else {
-                        None
-                    }
-                })
-                .collect();
+            let numbers: Vec<f64> =
+                items.iter().filter_map(|item| if let Value::F64(x) = item { Some(*x) } else { None }).collect();
             numbers.try_into().ok()
         }
         _ => None,
@@ -135,10 +113,7 @@ fn every_image_has_a_meta_record_and_one_row() -> Outcome {
         let (kind, rest) = id.split_at(1);
         assert!(["a", "w", "n"].contains(&kind), "{name}");
         let parts: Vec<&str> = rest.split('_').collect();
-        assert!(
-            parts.len() == 3 && parts[0].parse::<u64>().is_ok() && parts[2].len() == 2,
-            "{name}"
-        );
+        assert!(parts.len() == 3 && parts[0].parse::<u64>().is_ok() && parts[2].len() == 2, "{name}");
     }
     for (source, rows) in [("FI", 30), ("DE", 30), ("ES", 30), ("US", 2), ("S2", 3)] {
         assert_eq!(summary.rows_by_source.get(source), Some(&rows), "{source}");
@@ -150,45 +125,23 @@ fn every_image_has_a_meta_record_and_one_row() -> Outcome {
 fn tables_have_skyscripts_layouts_and_each_country_is_in_one() -> Outcome {
     let (folder, _) = world()?;
     let sources = |table: &str| -> Result<BTreeSet<String>, Box<dyn Error>> {
-        Ok(rows(&folder.path().join(table))?
-            .keys()
-            .map(|id| source_of(id).to_owned())
-            .collect())
+        Ok(rows(&folder.path().join(table))?.keys().map(|id| source_of(id).to_owned()).collect())
     };
     let header = |table: &str| -> Result<String, Box<dyn Error>> {
-        Ok(fs::read_to_string(folder.path().join(table))?
-            .lines()
-            .next()
-            .unwrap_or("")
-            .to_owned())
+        Ok(fs::read_to_string(folder.path().join(table))?.lines().next().unwrap_or("").to_owned())
     };
-    assert_eq!(
-        header(TABLES[0])?,
-        "filepath,title,title_multi_objects,similarity_CLIP_openai"
-    );
+    assert_eq!(header(TABLES[0])?, "filepath,title,title_multi_objects,similarity_CLIP_openai");
     assert_eq!(header(TABLES[1])?, "title,filepath,title_raw");
     let (plain, polished) = (sources(TABLES[0])?, sources(TABLES[1])?);
-    assert!(
-        plain.contains("FI") && plain.contains("DE") && !plain.contains("ES"),
-        "{plain:?}"
-    );
-    assert!(
-        polished.contains("ES") && !polished.contains("FI") && !polished.contains("DE"),
-        "{polished:?}"
-    );
+    assert!(plain.contains("FI") && plain.contains("DE") && !plain.contains("ES"), "{plain:?}");
+    assert!(polished.contains("ES") && !polished.contains("FI") && !polished.contains("DE"), "{polished:?}");
     for row in rows(&folder.path().join(TABLES[0]))?.values() {
         let multi = &row["title_multi_objects"];
-        assert!(
-            multi.starts_with("a satellite image of ") && multi.ends_with(' '),
-            "{multi}"
-        );
+        assert!(multi.starts_with("a satellite image of ") && multi.ends_with(' '), "{multi}");
         assert!(multi.starts_with(&row["title"]), "{multi}");
     }
     for row in rows(&folder.path().join(TABLES[1]))?.values() {
-        assert_eq!(
-            row["title"],
-            format!("An aerial image. It shows: {}", row["title_raw"].trim_end())
-        );
+        assert_eq!(row["title"], format!("An aerial image. It shows: {}", row["title_raw"].trim_end()));
     }
     Ok(())
 }
@@ -198,19 +151,10 @@ fn texts_are_mostly_distinct() -> Outcome {
     let (folder, _) = world()?;
     let mut texts = Vec::new();
     for (table, column) in TABLES.iter().zip(["title_multi_objects", "title_raw"]) {
-        texts.extend(
-            rows(&folder.path().join(table))?
-                .into_values()
-                .map(|row| row[column].clone()),
-        );
+        texts.extend(rows(&folder.path().join(table))?.into_values().map(|row| row[column].clone()));
     }
     let distinct: BTreeSet<&String> = texts.iter().collect();
-    assert!(
-        distinct.len() * 100 >= texts.len() * 95,
-        "{} of {}",
-        distinct.len(),
-        texts.len()
-    );
+    assert!(distinct.len() * 100 >= texts.len() * 95, "{} of {}", distinct.len(), texts.len());
     Ok(())
 }
 
@@ -229,10 +173,7 @@ fn members_are_stored_and_deflated_and_one_archive_is_zip64() -> Outcome {
                 total += 1;
             }
         }
-        assert!(
-            deflated * 10 > total * 3 && deflated * 10 < total * 7,
-            "{deflated} of {total} deflated"
-        );
+        assert!(deflated * 10 > total * 3 && deflated * 10 < total * 7, "{deflated} of {total} deflated");
     }
     let has_zip64_end = |zip: &str| -> Result<bool, Box<dyn Error>> {
         let bytes = fs::read(folder.path().join(zip))?;
@@ -258,21 +199,13 @@ fn boxes_lie_in_their_country_and_fit_the_pixels() -> Outcome {
             "US" => Some(([-99.0, 38.0, -98.0, 39.5], 0.6)),
             _ => None,
         };
-        let image = image::load_from_memory(
-            &images[&name.replace("meta", "images").replace(".pickle", ".jpg")],
-        )?;
+        let image = image::load_from_memory(&images[&name.replace("meta", "images").replace(".pickle", ".jpg")])?;
         if let Some((limits, gsd_meters)) = rough {
-            assert!(
-                west > limits[0] && south > limits[1] && east < limits[2] && north < limits[3],
-                "{id}"
-            );
+            assert!(west > limits[0] && south > limits[1] && east < limits[2] && north < limits[3], "{id}");
             let latitude = ((south + north) / 2.0f64).to_radians();
             let across = (east - west) * 111_320.0 * latitude.cos() / f64::from(image.width());
             let down = (north - south) * 111_320.0 / f64::from(image.height());
-            assert!(
-                (across - gsd_meters).abs() < 1e-4 && (down - gsd_meters).abs() < 1e-4,
-                "{id}: {across} x {down}"
-            );
+            assert!((across - gsd_meters).abs() < 1e-4 && (down - gsd_meters).abs() < 1e-4, "{id}: {across} x {down}");
         }
         let time = entries.get(&key("time"));
         let year = match time {
@@ -283,10 +216,7 @@ fn boxes_lie_in_their_country_and_fit_the_pixels() -> Outcome {
             },
             other => return Err(format!("time is {other:?}").into()),
         };
-        assert!(
-            id.ends_with(&format!("_{:02}", year % 100)),
-            "{id} in {year}"
-        );
+        assert!(id.ends_with(&format!("_{:02}", year % 100)), "{id} in {year}");
     }
     Ok(())
 }
@@ -300,24 +230,11 @@ fn the_same_settings_give_the_same_bytes_on_one_thread_and_many() -> Outcome {
     assert_eq!(summary, other);
     assert_eq!(summary.files.len(), 7);
     for file in &summary.files {
-        assert!(
-            fs::read(first.path().join(file))? == fs::read(second.path().join(file))?,
-            "{}",
-            file.display()
-        );
+        assert!(fs::read(first.path().join(file))? == fs::read(second.path().join(file))?, "{}", file.display());
     }
     let third = tempfile::tempdir()?;
-    generate(
-        third.path(),
-        &Settings {
-            seed: 6,
-            ..SETTINGS
-        },
-        &mut |_, _| {},
-    )?;
-    assert!(
-        fs::read(first.path().join("images2.zip"))? != fs::read(third.path().join("images2.zip"))?
-    );
+    generate(third.path(), &Settings { seed: 6, ..SETTINGS }, &mut |_, _| {})?;
+    assert!(fs::read(first.path().join("images2.zip"))? != fs::read(third.path().join("images2.zip"))?);
     Ok(())
 }
 
@@ -325,20 +242,11 @@ fn the_same_settings_give_the_same_bytes_on_one_thread_and_many() -> Outcome {
 fn progress_counts_up_to_all_tiles() -> Outcome {
     let folder = tempfile::tempdir()?;
     let mut seen = Vec::new();
-    let settings = Settings {
-        tiles_per_country: 25,
-        side_px: 48,
-        seed: 1,
-    };
-    let summary = generate(folder.path(), &settings, &mut |done, total| {
-        seen.push((done, total))
-    })?;
+    let settings = Settings { tiles_per_country: 25, side_px: 48, seed: 1 };
+    let summary = generate(folder.path(), &settings, &mut |done, total| seen.push((done, total)))?;
     assert_eq!(seen.first(), Some(&(0, summary.images)));
     assert_eq!(seen.last(), Some(&(summary.images, summary.images)));
-    assert!(
-        seen.windows(2).all(|pair| pair[0].0 < pair[1].0),
-        "{seen:?}"
-    );
+    assert!(seen.windows(2).all(|pair| pair[0].0 < pair[1].0), "{seen:?}");
     Ok(())
 }
 
@@ -355,27 +263,19 @@ fn extract_holds_the_focus_objects_at_the_place_of_their_tiles() -> Outcome {
         match reader.read_event_into(&mut buffer)? {
             Event::Start(element) | Event::Empty(element) => {
                 let attribute = |name: &str| -> Result<String, Box<dyn Error>> {
-                    let value = element
-                        .try_get_attribute(name)?
-                        .ok_or("attribute is missing")?;
+                    let value = element.try_get_attribute(name)?.ok_or("attribute is missing")?;
                     Ok(String::from_utf8(value.value.into_owned())?)
                 };
                 match element.name().as_ref() {
                     b"node" => {
                         current = ("n", attribute("id")?.parse()?);
-                        nodes.insert(
-                            current.1,
-                            (attribute("lon")?.parse()?, attribute("lat")?.parse()?),
-                        );
+                        nodes.insert(current.1, (attribute("lon")?.parse()?, attribute("lat")?.parse()?));
                     }
                     b"way" => {
                         current = ("w", attribute("id")?.parse()?);
                         ways.insert(current.1, Vec::new());
                     }
-                    b"nd" => ways
-                        .entry(current.1)
-                        .or_default()
-                        .push(attribute("ref")?.parse()?),
+                    b"nd" => ways.entry(current.1).or_default().push(attribute("ref")?.parse()?),
                     b"tag" => {
                         tagged.insert(current);
                     }
@@ -396,25 +296,15 @@ fn extract_holds_the_focus_objects_at_the_place_of_their_tiles() -> Outcome {
             vec![nodes[&number]]
         } else {
             let line = &ways[&number];
-            assert_eq!(
-                id.starts_with('a'),
-                line.first() == line.last(),
-                "{id}: areas are closed"
-            );
+            assert_eq!(id.starts_with('a'), line.first() == line.last(), "{id}: areas are closed");
             line.iter().map(|node| nodes[node]).collect()
         };
         let [west, south, east, north] = bounds(&dict(&bytes)?).ok_or("no box")?;
         let spans = |low: f64, high: f64, values: Vec<f64>| {
             values.iter().any(|&value| value <= high) && values.iter().any(|&value| value >= low)
         };
-        assert!(
-            spans(west, east, places.iter().map(|place| place.0).collect()),
-            "{id}"
-        );
-        assert!(
-            spans(south, north, places.iter().map(|place| place.1).collect()),
-            "{id}"
-        );
+        assert!(spans(west, east, places.iter().map(|place| place.0).collect()), "{id}");
+        assert!(spans(south, north, places.iter().map(|place| place.1).collect()), "{id}");
     }
     Ok(())
 }
@@ -423,11 +313,7 @@ fn extract_holds_the_focus_objects_at_the_place_of_their_tiles() -> Outcome {
 fn python(script: &str, folder: &Path) -> Outcome {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(script.as_bytes())?;
-    match Command::new("python3")
-        .arg(file.path())
-        .arg(folder)
-        .output()
-    {
+    match Command::new("python3").arg(file.path()).arg(folder).output() {
         Err(error) => {
             println!("skipped: no python3 to read the archives with ({error})");
             Ok(())
@@ -487,31 +373,18 @@ fn a_refresh_changes_exactly_the_named_rows() -> Outcome {
     let named: BTreeSet<String> = edit_tags(folder.path(), 0.1, 7)?.into_iter().collect();
     assert_eq!(named.len(), 9, "a tenth of 90");
     for file in IMAGE_ZIPS.iter().chain(&["extract.osm"]) {
-        assert!(
-            fs::read(old.path().join(file))? == fs::read(folder.path().join(file))?,
-            "{file}"
-        );
+        assert!(fs::read(old.path().join(file))? == fs::read(folder.path().join(file))?, "{file}");
     }
-    let (before, after) = (
-        all_members(old.path(), META_ZIPS)?,
-        all_members(folder.path(), META_ZIPS)?,
-    );
+    let (before, after) = (all_members(old.path(), META_ZIPS)?, all_members(folder.path(), META_ZIPS)?);
     assert!(before.keys().eq(after.keys()));
     for (name, bytes) in &before {
         let (was, is) = (dict(bytes)?, dict(&after[name])?);
-        assert_eq!(
-            bytes != &after[name],
-            named.contains(&id_of(name)),
-            "{name}"
-        );
+        assert_eq!(bytes != &after[name], named.contains(&id_of(name)), "{name}");
         assert_eq!(bounds(&was), bounds(&is), "{name}");
         assert_eq!(was.get(&key("time")), is.get(&key("time")), "{name}");
     }
     for table in TABLES {
-        let (before, after) = (
-            rows(&old.path().join(table))?,
-            rows(&folder.path().join(table))?,
-        );
+        let (before, after) = (rows(&old.path().join(table))?, rows(&folder.path().join(table))?);
         assert!(before.keys().eq(after.keys()));
         for (id, row) in &before {
             for column in row.keys() {
@@ -521,11 +394,7 @@ fn a_refresh_changes_exactly_the_named_rows() -> Outcome {
             }
         }
     }
-    assert!(
-        named
-            .iter()
-            .all(|id| ["FI", "DE", "ES"].contains(&source_of(id)))
-    );
+    assert!(named.iter().all(|id| ["FI", "DE", "ES"].contains(&source_of(id))));
     Ok(())
 }
 
@@ -533,16 +402,9 @@ fn a_refresh_changes_exactly_the_named_rows() -> Outcome {
 fn a_refresh_is_deterministic_and_leaves_no_partial_file() -> Outcome {
     let (first, summary) = world()?;
     let second = copy(first.path(), &summary.files)?;
-    assert_eq!(
-        edit_tags(first.path(), 0.2, 3)?,
-        edit_tags(second.path(), 0.2, 3)?
-    );
+    assert_eq!(edit_tags(first.path(), 0.2, 3)?, edit_tags(second.path(), 0.2, 3)?);
     for file in &summary.files {
-        assert!(
-            fs::read(first.path().join(file))? == fs::read(second.path().join(file))?,
-            "{}",
-            file.display()
-        );
+        assert!(fs::read(first.path().join(file))? == fs::read(second.path().join(file))?, "{}", file.display());
     }
     for folder in [first.path().to_owned(), first.path().join("dataframe")] {
         for entry in fs::read_dir(folder)? {
@@ -559,11 +421,7 @@ fn a_share_of_nothing_changes_nothing_and_the_smallest_share_one_row() -> Outcom
     let old = copy(folder.path(), &summary.files)?;
     assert!(edit_tags(folder.path(), 0.0, 3)?.is_empty());
     for file in &summary.files {
-        assert!(
-            fs::read(old.path().join(file))? == fs::read(folder.path().join(file))?,
-            "{}",
-            file.display()
-        );
+        assert!(fs::read(old.path().join(file))? == fs::read(folder.path().join(file))?, "{}", file.display());
     }
     assert_eq!(edit_tags(folder.path(), 1e-6, 3)?.len(), 1);
     Ok(())
@@ -573,48 +431,24 @@ fn a_share_of_nothing_changes_nothing_and_the_smallest_share_one_row() -> Outcom
 fn wrong_settings_and_wrong_folders_are_refused_in_words() -> Outcome {
     let folder = tempfile::tempdir()?;
     for settings in [
-        Settings {
-            tiles_per_country: 0,
-            ..SETTINGS
-        },
-        Settings {
-            tiles_per_country: 100_001,
-            ..SETTINGS
-        },
-        Settings {
-            side_px: 47,
-            ..SETTINGS
-        },
-        Settings {
-            side_px: 1025,
-            ..SETTINGS
-        },
+        Settings { tiles_per_country: 0, ..SETTINGS },
+        Settings { tiles_per_country: 100_001, ..SETTINGS },
+        Settings { side_px: 47, ..SETTINGS },
+        Settings { side_px: 1025, ..SETTINGS },
     ] {
         let refused = generate(folder.path(), &settings, &mut |_, _| {});
-        assert!(
-            matches!(refused, Err(SandboxError::Setting { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(SandboxError::Setting { .. })), "{refused:?}");
     }
     for share in [-0.1, 1.1, f64::NAN] {
-        assert!(matches!(
-            edit_tags(folder.path(), share, 0),
-            Err(SandboxError::Setting { .. })
-        ));
+        assert!(matches!(edit_tags(folder.path(), share, 0), Err(SandboxError::Setting { .. })));
     }
-    assert!(matches!(
-        edit_tags(folder.path(), 0.5, 0),
-        Err(SandboxError::Storage { .. })
-    ));
+    assert!(matches!(edit_tags(folder.path(), 0.5, 0), Err(SandboxError::Storage { .. })));
     for zip in META_ZIPS {
         fs::write(folder.path().join(zip), b"no zip at all")?;
     }
     let Err(error) = edit_tags(folder.path(), 0.5, 0) else {
         return Err("a folder without zips was edited".into());
     };
-    assert!(
-        error.to_string().contains("is not a sandbox file"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("is not a sandbox file"), "{error}");
     Ok(())
 }

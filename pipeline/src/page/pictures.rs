@@ -6,11 +6,11 @@ use manifests::{Artifact, shard_of};
 use pixels::{DecodeLimits, Rgb};
 use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject};
 use stages::evaluate::{Evaluation, Item};
+use stages::pretrain::TrainRows;
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
 use workers::parts::PartReader;
 use workers::train::TableRows;
-use stages::pretrain::TrainRows;
 
 use crate::build::Build;
 
@@ -20,7 +20,11 @@ const OVERLAYS: usize = 8;
 fn thumbnail(rgb: &Rgb) -> Vec<u8> {
     let scale = f64::from(THUMBNAIL_PX) / f64::from(rgb.width.max(rgb.height).max(1));
     let side = |px: u32| ((f64::from(px) * scale).round() as u32).max(1);
-    let small = if scale < 1.0 { pixels::resize(rgb, side(rgb.width), side(rgb.height), pixels::Filter::Bicubic) } else { rgb.clone() };
+    let small = if scale < 1.0 {
+        pixels::resize(rgb, side(rgb.width), side(rgb.height), pixels::Filter::Bicubic)
+    } else {
+        rgb.clone()
+    };
     pixels::encode_jpeg(&small, 80)
 }
 
@@ -84,22 +88,35 @@ pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Blo
                     .found
                     .iter()
                     .enumerate()
-                    .map(|(i, f)| Hit { rank: i as u64 + 1, score: f64::from(f.score), correct: f.correct, subject: subject(&f.item) })
+                    .map(|(i, f)| Hit {
+                        rank: i as u64 + 1,
+                        score: f64::from(f.score),
+                        correct: f.correct,
+                        subject: subject(&f.item),
+                    })
                     .collect(),
                 true_rank: Some(p.rank + 1),
             })
             .collect()
     };
     Ok(vec![
-        Block::Retrieval(Retrieval { caption: "Text queries: which images they find.".into(), panels: panels_of(true) }),
-        Block::Retrieval(Retrieval { caption: "Image queries: which captions they find.".into(), panels: panels_of(false) }),
+        Block::Retrieval(Retrieval {
+            caption: "Text queries: which images they find.".into(),
+            panels: panels_of(true),
+        }),
+        Block::Retrieval(Retrieval {
+            caption: "Image queries: which captions they find.".into(),
+            panels: panels_of(false),
+        }),
     ])
 }
 
 /// A few images with captions and with the segments that train the model.
 pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
     let mut inputs = Vec::new();
-    for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::Segments, Artifact::SegmentScores] {
+    for artifact in
+        [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::Segments, Artifact::SegmentScores]
+    {
         inputs.push(build.pin(artifact).await?);
     }
     let with_segments = build.spec.uses_segments();
@@ -119,16 +136,29 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
         let picture = pixels::overlay::overlay(&rgb, &masks, 0.45);
         overlaid.push(Picture {
             bytes: thumbnail(&picture),
-            caption: if weights.is_empty() { "no segment was selected".into() } else { format!("weights {}", weights.join(", ")) },
+            caption: if weights.is_empty() {
+                "no segment was selected".into()
+            } else {
+                format!("weights {}", weights.join(", "))
+            },
             mark: Mark::None,
             badge: format!("{} segments", masks.len()),
         });
     }
-    let mut blocks = vec![Block::Images(ImageGrid { caption: "Images of the train split with a caption each.".into(), images: plain })];
+    let mut blocks = vec![Block::Images(ImageGrid {
+        caption: "Images of the train split with a caption each.".into(),
+        images: plain,
+    })];
     if with_segments {
-        blocks.push(Block::Images(ImageGrid { caption: "The same images with their selected segments.".into(), images: overlaid }));
+        blocks.push(Block::Images(ImageGrid {
+            caption: "The same images with their selected segments.".into(),
+            images: overlaid,
+        }));
     } else {
-        blocks.push(Block::Note { level: Level::Info, text: "This build trains on whole images only: no segments were selected.".into() });
+        blocks.push(Block::Note {
+            level: Level::Info,
+            text: "This build trains on whole images only: no segments were selected.".into(),
+        });
     }
     Ok(blocks)
 }

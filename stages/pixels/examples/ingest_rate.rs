@@ -15,9 +15,7 @@ const SIDE: u32 = 224;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments
-        .next()
-        .ok_or("usage: ingest_rate FOLDER [REPEATS]")?;
+    let folder = arguments.next().ok_or("usage: ingest_rate FOLDER [REPEATS]")?;
     let repeats: usize = arguments.next().map_or(Ok(3), |repeats| repeats.parse())?;
     let images = read_jpegs(Path::new(&folder))?;
     let limits = DecodeLimits::default();

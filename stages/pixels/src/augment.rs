@@ -44,29 +44,19 @@ impl Augment {
     /// # Errors
     /// [`PixelError::Shape`] if a value makes no sense.
     pub fn validate(&self) -> Result<(), PixelError> {
-        let range = |(least, greatest): (f32, f32)| {
-            least > 0.0 && least <= greatest && greatest.is_finite()
-        };
+        let range = |(least, greatest): (f32, f32)| least > 0.0 && least <= greatest && greatest.is_finite();
         let fault = if self.side == 0 {
             "side is 0; it needs at least one pixel".to_owned()
         } else if !range(self.scale) || self.scale.1 > 1.0 {
-            format!(
-                "scale {:?}; it needs 0 < least <= greatest <= 1",
-                self.scale
-            )
+            format!("scale {:?}; it needs 0 < least <= greatest <= 1", self.scale)
         } else if !range(self.ratio) {
             format!("ratio {:?}; it needs 0 < least <= greatest", self.ratio)
         } else if !(self.colour_jitter.is_finite() && self.colour_jitter >= 0.0) {
-            format!(
-                "colour_jitter {}; it must not be negative",
-                self.colour_jitter
-            )
+            format!("colour_jitter {}; it must not be negative", self.colour_jitter)
         } else {
             return Ok(());
         };
-        Err(PixelError::Shape {
-            what: format!("augmentation {fault}"),
-        })
+        Err(PixelError::Shape { what: format!("augmentation {fault}") })
     }
 }
 
@@ -216,9 +206,7 @@ mod tests {
     use rand::SeedableRng;
 
     fn numbered(width: u32, height: u32) -> Rgb {
-        let data = (0..width * height)
-            .flat_map(|index| [index as u8, (index >> 8) as u8, 50])
-            .collect();
+        let data = (0..width * height).flat_map(|index| [index as u8, (index >> 8) as u8, 50]).collect();
         Rgb::new(width, height, data).unwrap()
     }
 
@@ -245,11 +233,7 @@ mod tests {
     #[test]
     fn crops_have_the_asked_area_and_ratio_and_lie_inside() {
         let rgb = numbered(200, 120);
-        let settings = Augment {
-            scale: (0.3, 0.5),
-            ratio: (0.8, 1.5),
-            ..Augment::default()
-        };
+        let settings = Augment { scale: (0.3, 0.5), ratio: (0.8, 1.5), ..Augment::default() };
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut seen = std::collections::HashSet::new();
         for _ in 0..2_000 {
@@ -268,30 +252,16 @@ mod tests {
     fn impossible_crops_fall_back_to_the_middle() {
         // A ribbon: no crop of half its area has a ratio below two.
         let rgb = numbered(400, 10);
-        let settings = Augment {
-            scale: (0.5, 1.0),
-            ratio: (0.5, 2.0),
-            ..Augment::default()
-        };
+        let settings = Augment { scale: (0.5, 1.0), ratio: (0.5, 2.0), ..Augment::default() };
         let crop = random_crop(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(0));
-        let middle = Crop {
-            left: 190,
-            top: 0,
-            width: 20,
-            height: 10,
-        };
+        let middle = Crop { left: 190, top: 0, width: 20, height: 10 };
         assert_eq!(crop, middle);
     }
 
     #[test]
     fn the_whole_image_with_everything_off_is_a_plain_resize() {
         let rgb = numbered(64, 64);
-        let settings = Augment {
-            side: 32,
-            scale: (1.0, 1.0),
-            ratio: (1.0, 1.0),
-            ..Augment::default()
-        };
+        let settings = Augment { side: 32, scale: (1.0, 1.0), ratio: (1.0, 1.0), ..Augment::default() };
         let view = augment(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(1));
         assert_eq!(view, crate::resize(&rgb, 32, 32, Filter::Bicubic));
     }
@@ -332,30 +302,12 @@ mod tests {
         assert!(good.validate().is_ok());
         for bad in [
             Augment { side: 0, ..good },
-            Augment {
-                scale: (0.0, 1.0),
-                ..good
-            },
-            Augment {
-                scale: (0.5, 1.5),
-                ..good
-            },
-            Augment {
-                scale: (f32::NAN, 1.0),
-                ..good
-            },
-            Augment {
-                ratio: (2.0, 1.0),
-                ..good
-            },
-            Augment {
-                ratio: (f32::NAN, f32::NAN),
-                ..good
-            },
-            Augment {
-                colour_jitter: -1.0,
-                ..good
-            },
+            Augment { scale: (0.0, 1.0), ..good },
+            Augment { scale: (0.5, 1.5), ..good },
+            Augment { scale: (f32::NAN, 1.0), ..good },
+            Augment { ratio: (2.0, 1.0), ..good },
+            Augment { ratio: (f32::NAN, f32::NAN), ..good },
+            Augment { colour_jitter: -1.0, ..good },
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
             let view = augment(&rgb, &bad, &mut ChaCha8Rng::seed_from_u64(0));

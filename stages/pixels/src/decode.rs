@@ -12,10 +12,7 @@ pub struct DecodeLimits {
 impl Default for DecodeLimits {
     /// 64 megapixels and 64 MiB: SkyScript's tiles have 100 to 1,000 pixels on a side.
     fn default() -> Self {
-        Self {
-            max_pixels: 64_000_000,
-            max_bytes: 64 << 20,
-        }
+        Self { max_pixels: 64_000_000, max_bytes: 64 << 20 }
     }
 }
 
@@ -48,28 +45,16 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PixelError> {
 
 /// [`decode`] into a buffer that is kept from image to image: its old content is overwritten, never
 /// shows through. Returns width and height.
-pub(crate) fn decode_into(
-    bytes: &[u8],
-    limits: &DecodeLimits,
-    data: &mut Vec<u8>,
-) -> Result<(u32, u32), PixelError> {
+pub(crate) fn decode_into(bytes: &[u8], limits: &DecodeLimits, data: &mut Vec<u8>) -> Result<(u32, u32), PixelError> {
     let encoded = bytes.len() as u64;
     if encoded > limits.max_bytes {
-        return Err(PixelError::TooLarge {
-            unit: "encoded bytes",
-            found: encoded,
-            limit: limits.max_bytes,
-        });
+        return Err(PixelError::TooLarge { unit: "encoded bytes", found: encoded, limit: limits.max_bytes });
     }
     let format = Format::of(bytes)?;
     let (width, height) = format.dimensions(bytes)?;
     let pixels = u64::from(width) * u64::from(height);
     if pixels > limits.max_pixels {
-        return Err(PixelError::TooLarge {
-            unit: "pixels",
-            found: pixels,
-            limit: limits.max_pixels,
-        });
+        return Err(PixelError::TooLarge { unit: "pixels", found: pixels, limit: limits.max_pixels });
     }
     rgb::check_size(width, height)?;
     data.clear();
@@ -107,10 +92,7 @@ impl Format {
             }
         }
         let head = &bytes[..bytes.len().min(8)];
-        Err(PixelError::broken(format!(
-            "{} bytes beginning with {head:02x?} are neither JPEG nor PNG",
-            bytes.len()
-        )))
+        Err(PixelError::broken(format!("{} bytes beginning with {head:02x?} are neither JPEG nor PNG", bytes.len())))
     }
 
     fn dimensions(&self, bytes: &[u8]) -> Result<(u32, u32), PixelError> {
@@ -119,9 +101,7 @@ impl Format {
             Self::Png => png::dimensions(bytes)?,
         };
         if width == 0 || height == 0 {
-            return Err(PixelError::broken(format!(
-                "the header says {width} x {height} pixels"
-            )));
+            return Err(PixelError::broken(format!("the header says {width} x {height} pixels")));
         }
         Ok((width, height))
     }

@@ -5,14 +5,8 @@ pub enum PixelError {
     #[error("unsupported image: {what}; convert it to an 8-bit JPEG or PNG")]
     Unsupported { what: String },
     /// Larger than a limit: raise the limit if the source is trusted.
-    #[error(
-        "image too large: {found} {unit}, the limit is {limit}; raise the limit if the source is trusted"
-    )]
-    TooLarge {
-        unit: &'static str,
-        found: u64,
-        limit: u64,
-    },
+    #[error("image too large: {found} {unit}, the limit is {limit}; raise the limit if the source is trusted")]
+    TooLarge { unit: &'static str, found: u64, limit: u64 },
     /// Damaged, truncated or contradictory bytes: fetch them again or leave the row out.
     #[error("broken image: {what}; fetch it again or leave it out")]
     Broken { what: String },
@@ -23,14 +17,10 @@ pub enum PixelError {
 
 impl PixelError {
     pub(crate) fn broken(what: impl std::fmt::Display) -> Self {
-        Self::Broken {
-            what: what.to_string(),
-        }
+        Self::Broken { what: what.to_string() }
     }
 
     pub(crate) fn unsupported(what: impl std::fmt::Display) -> Self {
-        Self::Unsupported {
-            what: what.to_string(),
-        }
+        Self::Unsupported { what: what.to_string() }
     }
 }

@@ -20,11 +20,7 @@ impl Default for Settings {
     /// About thirty segments that cover at least half a percent of an aerial tile of 150 to 400 pixels a
     /// side.
     fn default() -> Self {
-        Self {
-            scale: 200.0,
-            sigma: 0.8,
-            min_size_px: 100,
-        }
+        Self { scale: 200.0, sigma: 0.8, min_size_px: 100 }
     }
 }
 
@@ -74,10 +70,7 @@ fn smoothed(rgb: &Rgb, sigma: f32) -> Vec<[f32; 3]> {
         }
     }
     let mut done = vec![[0.0; 3]; pixels.len()];
-    for (row, source) in done
-        .chunks_exact_mut(width)
-        .zip(columns_done.chunks_exact(width))
-    {
+    for (row, source) in done.chunks_exact_mut(width).zip(columns_done.chunks_exact(width)) {
         for (x, sum) in row.iter_mut().enumerate() {
             for (tap, weight) in taps(&kernel, x, width) {
                 for (sum, value) in sum.iter_mut().zip(source[tap]) {
@@ -90,11 +83,7 @@ fn smoothed(rgb: &Rgb, sigma: f32) -> Vec<[f32; 3]> {
 }
 
 fn accumulate(sums: &mut [[f32; 3]], values: &[[f32; 3]], weight: f32) {
-    for (sum, value) in sums
-        .as_flattened_mut()
-        .iter_mut()
-        .zip(values.as_flattened())
-    {
+    for (sum, value) in sums.as_flattened_mut().iter_mut().zip(values.as_flattened()) {
         *sum += weight * value;
     }
 }
@@ -109,9 +98,7 @@ fn gaussian_kernel(sigma: f32, longest_side: usize) -> Vec<f32> {
     let radius = ((4.0 * sigma + 0.5) as i64).min(longest_side as i64);
     let weight = |offset: i64| (-0.5 * (offset as f64 / sigma).powi(2)).exp();
     let sum: f64 = (-radius..=radius).map(weight).sum();
-    (-radius..=radius)
-        .map(|offset| (weight(offset) / sum) as f32)
-        .collect()
+    (-radius..=radius).map(|offset| (weight(offset) / sum) as f32).collect()
 }
 
 /// Positions and weights that the kernel centred on `centre` takes from an axis of `length` values,
@@ -193,12 +180,7 @@ struct Regions {
 
 impl Regions {
     fn new(pixels: usize, scale: f32) -> Self {
-        Self {
-            parent: (0..pixels as u32).collect(),
-            size: vec![1; pixels],
-            tolerance: vec![scale; pixels],
-            scale,
-        }
+        Self { parent: (0..pixels as u32).collect(), size: vec![1; pixels], tolerance: vec![scale; pixels], scale }
     }
 
     fn root(&mut self, mut pixel: u32) -> u32 {
@@ -213,10 +195,7 @@ impl Regions {
     /// The paper's criterion: join if the edge is no heavier than both regions tolerate.
     fn join_if_alike(&mut self, edge: Edge) {
         let (a, b) = (self.root(edge.pixel), self.root(edge.neighbour));
-        if a != b
-            && edge.weight <= self.tolerance[a as usize]
-            && edge.weight <= self.tolerance[b as usize]
-        {
+        if a != b && edge.weight <= self.tolerance[a as usize] && edge.weight <= self.tolerance[b as usize] {
             let joined = self.join(a, b) as usize;
             // Edges come by weight, so this one is the heaviest inside the joined region.
             self.tolerance[joined] = edge.weight + self.scale / self.size[joined] as f32;
@@ -232,11 +211,7 @@ impl Regions {
 
     /// Hangs the smaller region under the larger one and returns the common root.
     fn join(&mut self, a: u32, b: u32) -> u32 {
-        let (root, child) = if self.size[a as usize] >= self.size[b as usize] {
-            (a, b)
-        } else {
-            (b, a)
-        };
+        let (root, child) = if self.size[a as usize] >= self.size[b as usize] { (a, b) } else { (b, a) };
         self.parent[child as usize] = root;
         self.size[root as usize] += self.size[child as usize];
         root
@@ -277,11 +252,7 @@ fn segments(roots: &[u32], width: u32, height: u32) -> Vec<Segment> {
         .into_iter()
         .map(|builder| {
             let rle = builder.finish();
-            Segment {
-                area_px: rle.area_px(),
-                bbox_xywh: rle.bbox_xywh(),
-                rle,
-            }
+            Segment { area_px: rle.area_px(), bbox_xywh: rle.bbox_xywh(), rle }
         })
         .collect();
     segments.sort_by_key(|segment| std::cmp::Reverse(segment.area_px));
@@ -309,25 +280,14 @@ mod tests {
     }
 
     fn sharp(scale: f32, min_size_px: u32) -> Settings {
-        Settings {
-            scale,
-            sigma: 0.0,
-            min_size_px,
-        }
+        Settings { scale, sigma: 0.0, min_size_px }
     }
 
     #[test]
     fn flat_blocks_become_segments_by_area() {
         let segments = segment(&blocks(60, 40), &sharp(50.0, 1));
         let found: Vec<_> = segments.iter().map(|s| (s.area_px, s.bbox_xywh)).collect();
-        assert_eq!(
-            found,
-            [
-                (1_500, [20, 0, 40, 40]),
-                (800, [0, 0, 20, 40]),
-                (100, [30, 5, 10, 10])
-            ]
-        );
+        assert_eq!(found, [(1_500, [20, 0, 40, 40]), (800, [0, 0, 20, 40]), (100, [30, 5, 10, 10])]);
     }
 
     #[test]
@@ -366,11 +326,7 @@ mod tests {
         let column = Rgb::new(1, 5, vec![9; 15]).unwrap();
         for sigma in [0.0, 0.8, 1e30, f32::NAN, -1.0] {
             for scale in [0.0, 300.0, f32::NAN, f32::INFINITY] {
-                let settings = Settings {
-                    scale,
-                    sigma,
-                    min_size_px: u32::MAX,
-                };
+                let settings = Settings { scale, sigma, min_size_px: u32::MAX };
                 assert_eq!(segment(&line, &settings).len(), 1);
                 assert_eq!(segment(&column, &settings).len(), 1);
             }

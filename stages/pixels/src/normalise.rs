@@ -30,11 +30,7 @@ impl Tables {
 /// # Panics
 /// If `out_chw` is not three times as long as `pixels`.
 pub(crate) fn write_planes(pixels: &[[u8; 3]], tables: &Tables, out_chw: &mut [f32]) {
-    assert_eq!(
-        out_chw.len(),
-        3 * pixels.len(),
-        "a normalised image needs three values a pixel"
-    );
+    assert_eq!(out_chw.len(), 3 * pixels.len(), "a normalised image needs three values a pixel");
     let (red, rest) = out_chw.split_at_mut(pixels.len());
     let (green, blue) = rest.split_at_mut(pixels.len());
     let [red_of, green_of, blue_of] = &tables.0;
@@ -54,8 +50,7 @@ mod tests {
         let rgb = Rgb::new(2, 1, vec![0, 128, 255, 17, 3, 90]).unwrap();
         let mut out = [f32::NAN; 6];
         normalise_into(&rgb, &CLIP_MEAN, &CLIP_STD, &mut out);
-        let expected =
-            |value: f32, channel: usize| (value / 255.0 - CLIP_MEAN[channel]) / CLIP_STD[channel];
+        let expected = |value: f32, channel: usize| (value / 255.0 - CLIP_MEAN[channel]) / CLIP_STD[channel];
         assert_eq!(
             out,
             [

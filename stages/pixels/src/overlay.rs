@@ -7,11 +7,7 @@ use crate::mask::Rle;
 /// pixel wide, in the full colour. Later masks lie on earlier ones; a mask of another size than the
 /// image is left out.
 pub fn overlay(rgb: &Rgb, masks: &[Rle], alpha: f32) -> Rgb {
-    let alpha = if alpha.is_nan() {
-        0.0
-    } else {
-        alpha.clamp(0.0, 1.0)
-    };
+    let alpha = if alpha.is_nan() { 0.0 } else { alpha.clamp(0.0, 1.0) };
     let mut drawn = rgb.clone();
     let (width, height) = (rgb.width as usize, rgb.height as usize);
     for (index, rle) in masks.iter().enumerate() {

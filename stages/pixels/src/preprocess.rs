@@ -25,12 +25,7 @@ impl ClipPreprocess {
     }
 
     /// As [`new`](Self::new) with the mean and deviation that another checkpoint was trained with.
-    pub fn with_statistics(
-        side: u32,
-        limits: DecodeLimits,
-        mean: &[f32; 3],
-        std: &[f32; 3],
-    ) -> Self {
+    pub fn with_statistics(side: u32, limits: DecodeLimits, mean: &[f32; 3], std: &[f32; 3]) -> Self {
         let side = side.max(1);
         Self {
             side,

@@ -36,12 +36,7 @@ pub fn resize(rgb: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
 pub fn clip_view(rgb: &Rgb, side: u32) -> Rgb {
     let mut view = Rgb::filled(side, side, [0; 3]);
     let side = view.width;
-    clip_view_into(
-        &mut Resizer::new(),
-        (rgb.width, rgb.height, &rgb.data),
-        side,
-        &mut view.data,
-    );
+    clip_view_into(&mut Resizer::new(), (rgb.width, rgb.height, &rgb.data), side, &mut view.data);
     view
 }
 
@@ -55,16 +50,11 @@ pub(crate) fn clip_view_into(
 ) {
     let source = TypedImageRef::<U8x3>::from_buffer(width, height, data)
         .expect("an image made by Rgb::new has three bytes a pixel");
-    let mut target = TypedImage::<U8x3>::from_buffer(side, side, view)
-        .expect("the view has three bytes a pixel");
+    let mut target = TypedImage::<U8x3>::from_buffer(side, side, view).expect("the view has three bytes a pixel");
     let (left, crop_width) = centre_window(width, width.min(height), side);
     let (top, crop_height) = centre_window(height, width.min(height), side);
-    let options = Filter::Bicubic
-        .options()
-        .crop(left, top, crop_width, crop_height);
-    resizer
-        .resize_typed(&source, &mut target, &options)
-        .expect("the centre window lies inside the image");
+    let options = Filter::Bicubic.options().crop(left, top, crop_width, crop_height);
+    resizer.resize_typed(&source, &mut target, &options).expect("the centre window lies inside the image");
 }
 
 /// Start and length, in source pixels, of the window of one axis that becomes `side` pixels when the
@@ -90,12 +80,7 @@ pub(crate) struct Crop {
 
 impl Crop {
     pub(crate) fn whole(rgb: &Rgb) -> Self {
-        Self {
-            left: 0,
-            top: 0,
-            width: rgb.width,
-            height: rgb.height,
-        }
+        Self { left: 0, top: 0, width: rgb.width, height: rgb.height }
     }
 }
 
@@ -106,12 +91,9 @@ pub(crate) fn resize_crop(rgb: &Rgb, crop: Crop, width: u32, height: u32, filter
         .expect("an image made by Rgb::new has three bytes a pixel");
     let source = TypedCroppedImage::from_ref(&source, crop.left, crop.top, crop.width, crop.height)
         .expect("the crop lies inside the image");
-    let mut target =
-        TypedImage::<U8x3>::from_buffer(resized.width, resized.height, &mut resized.data)
-            .expect("the target has three bytes a pixel");
-    Resizer::new()
-        .resize_typed(&source, &mut target, &filter.options())
-        .expect("the whole of a view lies inside it");
+    let mut target = TypedImage::<U8x3>::from_buffer(resized.width, resized.height, &mut resized.data)
+        .expect("the target has three bytes a pixel");
+    Resizer::new().resize_typed(&source, &mut target, &filter.options()).expect("the whole of a view lies inside it");
     drop(target);
     resized
 }

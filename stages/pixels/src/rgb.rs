@@ -28,33 +28,18 @@ impl Rgb {
         let expected = 3 * width as usize * height as usize;
         if data.len() != expected {
             return Err(PixelError::Shape {
-                what: format!(
-                    "{width} x {height} pixels need {expected} bytes, got {}",
-                    data.len()
-                ),
+                what: format!("{width} x {height} pixels need {expected} bytes, got {}", data.len()),
             });
         }
-        Ok(Self {
-            width,
-            height,
-            data,
-        })
+        Ok(Self { width, height, data })
     }
 
     /// An image of one colour. A side of zero becomes one.
     pub(crate) fn filled(width: u32, height: u32, colour: [u8; 3]) -> Self {
         let (width, height) = (width.max(1), height.max(1));
         let pixels = width as usize * height as usize;
-        let data = if colour == [0; 3] {
-            vec![0; 3 * pixels]
-        } else {
-            colour.repeat(pixels)
-        };
-        Self {
-            width,
-            height,
-            data,
-        }
+        let data = if colour == [0; 3] { vec![0; 3 * pixels] } else { colour.repeat(pixels) };
+        Self { width, height, data }
     }
 
     /// The pixels in row-major order.
@@ -77,25 +62,15 @@ impl std::fmt::Debug for Rgb {
 /// Refuses empty and oversized images.
 pub(crate) fn check_size(width: u32, height: u32) -> Result<(), PixelError> {
     if width == 0 || height == 0 {
-        return Err(PixelError::Shape {
-            what: format!("an image of {width} x {height} pixels is empty"),
-        });
+        return Err(PixelError::Shape { what: format!("an image of {width} x {height} pixels is empty") });
     }
     let side = width.max(height);
     if side > MAX_SIDE_PX {
-        return Err(PixelError::TooLarge {
-            unit: "pixels on a side",
-            found: side.into(),
-            limit: MAX_SIDE_PX.into(),
-        });
+        return Err(PixelError::TooLarge { unit: "pixels on a side", found: side.into(), limit: MAX_SIDE_PX.into() });
     }
     let pixels = u64::from(width) * u64::from(height);
     if pixels > MAX_PIXELS {
-        return Err(PixelError::TooLarge {
-            unit: "pixels",
-            found: pixels,
-            limit: MAX_PIXELS,
-        });
+        return Err(PixelError::TooLarge { unit: "pixels", found: pixels, limit: MAX_PIXELS });
     }
     Ok(())
 }
@@ -108,21 +83,9 @@ mod tests {
     fn new_checks_length_and_size() {
         assert!(Rgb::new(2, 3, vec![0; 18]).is_ok());
         let short = Rgb::new(2, 3, vec![0; 17]).unwrap_err();
-        assert_eq!(
-            short.to_string(),
-            "shape mismatch: 2 x 3 pixels need 18 bytes, got 17"
-        );
-        assert!(matches!(
-            Rgb::new(0, 3, vec![]),
-            Err(PixelError::Shape { .. })
-        ));
-        assert!(matches!(
-            Rgb::new(65_536, 1, vec![]),
-            Err(PixelError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            Rgb::new(60_000, 60_000, vec![]),
-            Err(PixelError::TooLarge { .. })
-        ));
+        assert_eq!(short.to_string(), "shape mismatch: 2 x 3 pixels need 18 bytes, got 17");
+        assert!(matches!(Rgb::new(0, 3, vec![]), Err(PixelError::Shape { .. })));
+        assert!(matches!(Rgb::new(65_536, 1, vec![]), Err(PixelError::TooLarge { .. })));
+        assert!(matches!(Rgb::new(60_000, 60_000, vec![]), Err(PixelError::TooLarge { .. })));
     }
 }

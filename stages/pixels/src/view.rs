@@ -36,12 +36,7 @@ impl Background {
 /// # Errors
 /// [`PixelError::Shape`] if mask and image differ in size, the mask is empty (there is nothing to
 /// show: leave the segment out), or the margin is negative or not finite.
-pub fn segment_view(
-    rgb: &Rgb,
-    rle: &Rle,
-    canvas: Canvas,
-    background: Background,
-) -> Result<Rgb, PixelError> {
+pub fn segment_view(rgb: &Rgb, rle: &Rle, canvas: Canvas, background: Background) -> Result<Rgb, PixelError> {
     if (rle.width, rle.height) != (rgb.width, rgb.height) {
         return Err(PixelError::Shape {
             what: format!(
@@ -56,9 +51,7 @@ pub fn segment_view(
     };
     let mask = rle.to_row_major();
     if !mask.contains(&1) {
-        return Err(PixelError::Shape {
-            what: "the mask of a segment view is empty".to_owned(),
-        });
+        return Err(PixelError::Shape { what: "the mask of a segment view is empty".to_owned() });
     }
     let mut view = Rgb::filled(width, height, background.colour());
     let columns = left as usize..(left + width) as usize;
@@ -131,9 +124,7 @@ mod tests {
     #[test]
     fn the_crop_has_its_margin_and_ends_at_the_image() {
         let (rgb, rle) = example();
-        let cropped = |margin| {
-            segment_view(&rgb, &rle, Canvas::Cropped { margin }, Background::Mean).unwrap()
-        };
+        let cropped = |margin| segment_view(&rgb, &rle, Canvas::Cropped { margin }, Background::Mean).unwrap();
         let tight = cropped(0.0);
         assert_eq!((tight.width, tight.height), (2, 1));
         assert_eq!(tight.data, [5, 100, 200, 6, 100, 200]);
@@ -158,10 +149,7 @@ mod tests {
             view(&rle, nan),
             view(&rle, Canvas::Cropped { margin: -0.1 }),
         ] {
-            assert!(
-                matches!(result, Err(PixelError::Shape { .. })),
-                "{result:?}"
-            );
+            assert!(matches!(result, Err(PixelError::Shape { .. })), "{result:?}");
         }
     }
 }

@@ -26,9 +26,7 @@ fn number<T: std::str::FromStr>(word: &str) -> T {
 
 fn bytes(hexadecimal: &str) -> Vec<u8> {
     let digits = hexadecimal.as_bytes().chunks(2);
-    digits
-        .map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 /// As `noise` in goldens.py.
@@ -93,8 +91,7 @@ fn binary_mask(height: u32, width: u32, threshold: u32, period: u32, seed: u32) 
 fn samples(rgb: &Rgb, stride: usize) -> Vec<u8> {
     let (pixels, _) = rgb.data.as_chunks::<3>();
     let rows = pixels.chunks(rgb.width as usize).step_by(stride);
-    rows.flat_map(|row| row.iter().step_by(stride).flatten().copied())
-        .collect()
+    rows.flat_map(|row| row.iter().step_by(stride).flatten().copied()).collect()
 }
 
 /// Mean and largest absolute difference.
@@ -112,16 +109,11 @@ fn resize_equals_pillow_within_rounding() {
             "bicubic" => Filter::Bicubic,
             _ => Filter::Bilinear,
         };
-        let [width, height, to_width, to_height] =
-            [1, 2, 3, 4].map(|word| number::<u32>(&line[word]));
+        let [width, height, to_width, to_height] = [1, 2, 3, 4].map(|word| number::<u32>(&line[word]));
         let ours = pixels::resize(&picture(width, height), to_width, to_height, filter);
         let (mean, largest) = differences(&samples(&ours, 11), &bytes(&line[5]));
         println!("{:?}: mean {mean:.4}, largest {largest}", &line[..5]);
-        assert!(
-            mean <= 0.5 && largest <= 3,
-            "{:?}: {mean} {largest}",
-            &line[..5]
-        );
+        assert!(mean <= 0.5 && largest <= 3, "{:?}: {mean} {largest}", &line[..5]);
     }
 }
 
@@ -133,10 +125,7 @@ fn clip_view_equals_torchvision_on_pillow() {
         assert_eq!((ours.width, ours.height), (224, 224));
         let (mean, largest) = differences(&samples(&ours, 11), &bytes(&line[2]));
         println!("{width} x {height}: mean {mean:.4}, largest {largest}");
-        assert!(
-            mean <= 0.5 && largest <= 3,
-            "{width} x {height}: {mean} {largest}"
-        );
+        assert!(mean <= 0.5 && largest <= 3, "{width} x {height}: {mean} {largest}");
     }
 }
 
@@ -150,16 +139,8 @@ fn decode_equals_pillow() {
         let (mean, largest) = differences(&ours.data, &bytes(&line[1]));
         println!("{}: mean {mean:.4}, largest {largest}", line[0]);
         // The inverse cosine transform and the chroma upsampling of JPEG may be rounded differently.
-        let (mean_limit, largest_limit) = if line[0].ends_with("jpg") {
-            (0.5, 4)
-        } else {
-            (0.2, 1)
-        };
-        assert!(
-            mean <= mean_limit && largest <= largest_limit,
-            "{}",
-            line[0]
-        );
+        let (mean_limit, largest_limit) = if line[0].ends_with("jpg") { (0.5, 4) } else { (0.2, 1) };
+        assert!(mean <= mean_limit && largest <= largest_limit, "{}", line[0]);
     }
 }
 
@@ -181,34 +162,22 @@ fn preprocessing_is_its_parts_whatever_came_before() {
         preprocess.rgb_into(&rgb, &mut parts).unwrap();
         assert_eq!(values, parts, "{}", line[0]);
     }
-    assert!(
-        preprocess
-            .rgb_into(&picture(9, 9), &mut values[1..])
-            .is_err()
-    );
+    assert!(preprocess.rgb_into(&picture(9, 9), &mut values[1..]).is_err());
 }
 
 #[test]
 fn run_lengths_equal_pycocotools() {
     for line in lines("run_lengths.txt") {
-        let [height, width, threshold, period, seed] =
-            [0, 1, 2, 3, 4].map(|word| number::<u32>(&line[word]));
+        let [height, width, threshold, period, seed] = [0, 1, 2, 3, 4].map(|word| number::<u32>(&line[word]));
         let mask = binary_mask(height, width, threshold, period, seed);
         assert_eq!(mask.to_coco_string(), line[11], "{height} x {width}");
-        assert_eq!(
-            Rle::from_coco_string(&line[11], height, width).as_ref(),
-            Ok(&mask)
-        );
+        assert_eq!(Rle::from_coco_string(&line[11], height, width).as_ref(), Ok(&mask));
         assert_eq!(mask.area_px(), number::<u64>(&line[5]));
         let their_box = [6, 7, 8, 9].map(|word| number::<u32>(&line[word]));
         assert_eq!(mask.bbox_xywh(), their_box);
         let other = binary_mask(height, width, 180, 7, seed + 100);
         let iou = mask.iou(&other).unwrap();
-        assert!(
-            (iou - number::<f64>(&line[10])).abs() < 1e-12,
-            "{iou} {}",
-            line[10]
-        );
+        assert!((iou - number::<f64>(&line[10])).abs() < 1e-12, "{iou} {}", line[10]);
     }
 }
 
@@ -230,26 +199,15 @@ fn agreeing_px(segments: &[Rle], labels: &[u8]) -> usize {
 #[test]
 fn felzenszwalb_equals_scikit_image() {
     for line in lines("felzenszwalb.txt") {
-        let settings = Settings {
-            scale: number(&line[0]),
-            sigma: number(&line[1]),
-            min_size_px: number(&line[2]),
-        };
+        let settings = Settings { scale: number(&line[0]), sigma: number(&line[1]), min_size_px: number(&line[2]) };
         let labels = bytes(&line[3]);
         let ours = segment(&regions(60, 48), &settings);
         let masks: Vec<Rle> = ours.into_iter().map(|segment| segment.rle).collect();
         let their_count = usize::from(*labels.iter().max().unwrap()) + 1;
         let agreeing = agreeing_px(&masks, &labels);
-        println!(
-            "{settings:?}: {} and {their_count} segments, {agreeing} of {} pixels",
-            masks.len(),
-            labels.len()
-        );
+        println!("{settings:?}: {} and {their_count} segments, {agreeing} of {} pixels", masks.len(), labels.len());
         // They blur in double precision: edges of nearly equal weight may be visited in another order.
         assert_eq!(masks.len(), their_count, "{settings:?}");
-        assert!(
-            agreeing * 100 >= labels.len() * 99,
-            "{settings:?}: {agreeing}"
-        );
+        assert!(agreeing * 100 >= labels.len() * 99, "{settings:?}: {agreeing}");
     }
 }

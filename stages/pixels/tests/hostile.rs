@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pixels::{DecodeLimits, PixelError, Rgb, decode, dimensions};
 
-const LIMITS: DecodeLimits = DecodeLimits {
-    max_pixels: 4_000_000,
-    max_bytes: 1 << 20,
-};
+const LIMITS: DecodeLimits = DecodeLimits { max_pixels: 4_000_000, max_bytes: 1 << 20 };
 
 fn golden(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
@@ -31,30 +28,18 @@ fn with_frame(jpeg: &[u8], code: u8, offset: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn assert_broken(result: Result<Rgb, PixelError>, case: &str) {
-    assert!(
-        matches!(result, Err(PixelError::Broken { .. })),
-        "{case}: {result:?}"
-    );
+    assert!(matches!(result, Err(PixelError::Broken { .. })), "{case}: {result:?}");
 }
 
 fn assert_unsupported(result: Result<Rgb, PixelError>, case: &str) {
-    assert!(
-        matches!(result, Err(PixelError::Unsupported { .. })),
-        "{case}: {result:?}"
-    );
+    assert!(matches!(result, Err(PixelError::Unsupported { .. })), "{case}: {result:?}");
 }
 
 #[test]
 fn images_without_pixels_are_broken() {
     let jpeg = golden("baseline_420.jpg");
-    assert_broken(
-        decode(&with_frame(&jpeg, 0xc0, 3, &[0, 0]), &LIMITS),
-        "no height",
-    );
-    assert_broken(
-        decode(&with_frame(&jpeg, 0xc0, 5, &[0, 0]), &LIMITS),
-        "no width",
-    );
+    assert_broken(decode(&with_frame(&jpeg, 0xc0, 3, &[0, 0]), &LIMITS), "no height");
+    assert_broken(decode(&with_frame(&jpeg, 0xc0, 5, &[0, 0]), &LIMITS), "no width");
     let mut png = golden("rgb.png");
     png[16..20].fill(0);
     assert_broken(decode(&png, &LIMITS), "png without width");
@@ -74,16 +59,10 @@ fn limits_hold_before_anything_is_decoded() {
     png[16..24].fill(0x7f);
     let too_large = |result| matches!(result, Err(PixelError::TooLarge { .. }));
     assert!(too_large(decode(&png, &LIMITS)));
-    let unlimited = DecodeLimits {
-        max_pixels: u64::MAX,
-        max_bytes: u64::MAX,
-    };
+    let unlimited = DecodeLimits { max_pixels: u64::MAX, max_bytes: u64::MAX };
     assert!(too_large(decode(&png, &unlimited)));
     assert!(too_large(decode(&huge, &unlimited)));
-    let small = DecodeLimits {
-        max_bytes: 100,
-        ..LIMITS
-    };
+    let small = DecodeLimits { max_bytes: 100, ..LIMITS };
     assert!(too_large(decode(&golden("rgb.jpg"), &small)));
 }
 
@@ -94,20 +73,10 @@ fn other_formats_and_codings_are_named() {
     assert_broken(decode(b"", &LIMITS), "nothing");
     assert_broken(decode(b"<html>not found</html>", &LIMITS), "an error page");
     let jpeg = golden("baseline_420.jpg");
-    assert_unsupported(
-        decode(&with_frame(&jpeg, 0xc0, 2, &[12]), &LIMITS),
-        "12 bits",
-    );
-    assert_unsupported(
-        decode(&with_frame(&jpeg, 0xc0, 2, &[16]), &LIMITS),
-        "16 bits",
-    );
+    assert_unsupported(decode(&with_frame(&jpeg, 0xc0, 2, &[12]), &LIMITS), "12 bits");
+    assert_unsupported(decode(&with_frame(&jpeg, 0xc0, 2, &[16]), &LIMITS), "16 bits");
     let mut coding = jpeg.clone();
-    for (code, name) in [
-        (0xc3, "lossless"),
-        (0xc5, "hierarchical"),
-        (0xc9, "arithmetic-coded"),
-    ] {
+    for (code, name) in [(0xc3, "lossless"), (0xc5, "hierarchical"), (0xc9, "arithmetic-coded")] {
         coding[marker(&jpeg, 0xc0) + 1] = code;
         let error = decode(&coding, &LIMITS).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
@@ -116,36 +85,20 @@ fn other_formats_and_codings_are_named() {
 
 #[test]
 fn files_cut_anywhere_are_broken() {
-    for name in [
-        "baseline_420.jpg",
-        "progressive_444.jpg",
-        "restarts.jpg",
-        "cmyk.jpg",
-        "rgba.png",
-    ] {
+    for name in ["baseline_420.jpg", "progressive_444.jpg", "restarts.jpg", "cmyk.jpg", "rgba.png"] {
         let whole = golden(name);
         assert!(decode(&whole, &LIMITS).is_ok());
         // The last chunk of a PNG carries no pixels.
         let end = whole.len() - if name.ends_with("png") { 12 } else { 0 };
         for length in 0..end {
-            assert_broken(
-                decode(&whole[..length], &LIMITS),
-                &format!("{name} to {length}"),
-            );
+            assert_broken(decode(&whole[..length], &LIMITS), &format!("{name} to {length}"));
         }
     }
 }
 
 #[test]
 fn last_scans_that_end_early_are_broken_even_with_an_end_marker() {
-    let names = [
-        "baseline_420.jpg",
-        "baseline_422.jpg",
-        "restarts.jpg",
-        "grey.jpg",
-        "cmyk.jpg",
-        "progressive_444.jpg",
-    ];
+    let names = ["baseline_420.jpg", "baseline_422.jpg", "restarts.jpg", "grey.jpg", "cmyk.jpg", "progressive_444.jpg"];
     for name in names {
         let jpeg = golden(name);
         let pairs = jpeg.windows(2);
@@ -178,11 +131,7 @@ fn bytes_after_the_end_do_no_harm() {
         let whole = golden(name);
         let mut followed = whole.clone();
         followed.extend(golden("restarts.jpg"));
-        assert_eq!(
-            decode(&followed, &LIMITS),
-            decode(&whole, &LIMITS),
-            "{name}"
-        );
+        assert_eq!(decode(&followed, &LIMITS), decode(&whole, &LIMITS), "{name}");
     }
 }
 
@@ -226,10 +175,7 @@ fn random_damage_never_panics() {
             }
         }
     }
-    assert!(
-        refused > 500 && read > 100,
-        "{refused} refused, {read} read"
-    );
+    assert!(refused > 500 && read > 100, "{refused} refused, {read} read");
 }
 
 #[test]
@@ -283,15 +229,9 @@ fn torture(kind: &str) -> Vec<PathBuf> {
 #[test]
 fn files_that_crashed_decoders_do_not_crash_this_one() {
     let files = torture("crashtest");
-    let decoded = files
-        .iter()
-        .map(|path| decode(&std::fs::read(path).unwrap(), &LIMITS));
+    let decoded = files.iter().map(|path| decode(&std::fs::read(path).unwrap(), &LIMITS));
     let refused = decoded.filter(|result| result.is_err()).count();
-    assert!(
-        refused >= files.len() * 9 / 10,
-        "{refused} of {} refused",
-        files.len()
-    );
+    assert!(refused >= files.len() * 9 / 10, "{refused} of {} refused", files.len());
 }
 
 #[test]
@@ -307,25 +247,14 @@ fn odd_but_valid_files_are_read_right() {
         let ours = decoded.unwrap_or_else(|error| panic!("{name}: {error}"));
         let reference = std::fs::read(path.with_extension("png")).unwrap();
         let theirs = decode(&reference, &LIMITS).unwrap();
-        assert_eq!(
-            (ours.width, ours.height),
-            (theirs.width, theirs.height),
-            "{name}"
-        );
+        assert_eq!((ours.width, ours.height), (theirs.width, theirs.height), "{name}");
         if ours.width <= 4 && ours.height <= 4 {
             // libjpeg repeats the chroma of so small images, zune-jpeg interpolates it.
             continue;
         }
-        let differences = ours
-            .data
-            .iter()
-            .zip(&theirs.data)
-            .map(|(a, b)| a.abs_diff(*b));
+        let differences = ours.data.iter().zip(&theirs.data).map(|(a, b)| a.abs_diff(*b));
         let largest = differences.clone().max().unwrap();
         let mean = differences.map(f64::from).sum::<f64>() / ours.data.len() as f64;
-        assert!(
-            mean < 0.7 && largest <= 8,
-            "{name}: mean {mean}, largest {largest}"
-        );
+        assert!(mean < 0.7 && largest <= 8, "{name}: mean {mean}, largest {largest}");
     }
 }

@@ -47,9 +47,7 @@ impl BoxGrid {
                 let start = self.filed.partition_point(|(cell, _)| *cell < begin);
                 self.filed[start..]
                     .iter()
-                    .take_while(|(cell, _)| {
-                        (cell.level, cell.row) == (level, row) && cell.column <= last.column
-                    })
+                    .take_while(|(cell, _)| (cell.level, cell.row) == (level, row) && cell.column <= last.column)
                     .any(|(_, filed)| share_area(*filed, wsen))
             })
         })
@@ -70,11 +68,8 @@ fn level_of([west, south, east, north]: [f64; 4]) -> u8 {
 /// The cells of the south-west and north-east corner.
 fn corners(level: u8, [west, south, east, north]: [f64; 4]) -> [Cell; 2] {
     let side = CELL_DEGREES * f64::from(1u32 << level);
-    let cell = |lon: f64, lat: f64| Cell {
-        level,
-        row: (lat / side).floor() as i32,
-        column: (lon / side).floor() as i32,
-    };
+    let cell =
+        |lon: f64, lat: f64| Cell { level, row: (lat / side).floor() as i32, column: (lon / side).floor() as i32 };
     [cell(west, south), cell(east, north)]
 }
 

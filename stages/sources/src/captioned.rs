@@ -59,18 +59,13 @@ impl Gathered {
     ) -> Result<(), SourceError> {
         let row_error = |problem: String| SourceError::Row { line, problem };
         let file = file.trim();
-        path::check_relative(file)
-            .map_err(|problem| row_error(format!("`{}`: {problem}", file.escape_debug())))?;
+        path::check_relative(file).map_err(|problem| row_error(format!("`{}`: {problem}", file.escape_debug())))?;
         let index = match self.by_file.get(file) {
             Some(&index) => index,
             None => {
                 self.by_file.insert(file.to_owned(), self.images.len());
                 self.lines.push(line);
-                self.images.push(CaptionedImage {
-                    file: file.to_owned(),
-                    split,
-                    captions: Vec::new(),
-                });
+                self.images.push(CaptionedImage { file: file.to_owned(), split, captions: Vec::new() });
                 self.images.len() - 1
             }
         };

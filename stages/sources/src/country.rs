@@ -29,10 +29,7 @@ pub enum NoCountry {
 impl fmt::Display for NoCountry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disagreement {
-                token_country,
-                polygon_country,
-            } => write!(
+            Self::Disagreement { token_country, polygon_country } => write!(
                 f,
                 "the source is of {token_country}, the box centre lies in {}",
                 polygon_country.as_deref().unwrap_or("no country")
@@ -76,17 +73,12 @@ impl CountryPolygons {
     pub fn country_of(&self, source: &str, box_wsen: [f64; 4]) -> Result<String, NoCountry> {
         let (lon, lat) = center(box_wsen);
         match source_of(source).map(|source| source.coverage) {
-            Some(Coverage::National(country)) if self.contains(country, lon, lat) => {
-                Ok(country.to_owned())
-            }
+            Some(Coverage::National(country)) if self.contains(country, lon, lat) => Ok(country.to_owned()),
             Some(Coverage::National(country)) => Err(NoCountry::Disagreement {
                 token_country: country,
                 polygon_country: self.country_at(lon, lat).map(str::to_owned),
             }),
-            Some(Coverage::Global) | None => self
-                .country_at(lon, lat)
-                .map(str::to_owned)
-                .ok_or(NoCountry::Nowhere),
+            Some(Coverage::Global) | None => self.country_at(lon, lat).map(str::to_owned).ok_or(NoCountry::Nowhere),
         }
     }
 }
@@ -128,13 +120,7 @@ mod tests {
         }
         assert!(!polygons.contains("FI", 18.07, 59.33));
         assert!(!polygons.contains("ES", -9.14, 38.72));
-        for (lon, lat) in [
-            (f64::NAN, 0.0),
-            (0.0, f64::NAN),
-            (181.0, 0.0),
-            (0.0, 91.0),
-            (f64::INFINITY, 0.0),
-        ] {
+        for (lon, lat) in [(f64::NAN, 0.0), (0.0, f64::NAN), (181.0, 0.0), (0.0, 91.0), (f64::INFINITY, 0.0)] {
             assert!(!polygons.contains("FI", lon, lat));
             assert_eq!(polygons.country_at(lon, lat), None);
         }
@@ -153,10 +139,7 @@ mod tests {
         let potsdam = around(13.06, 52.40);
         assert_eq!(polygons.country_of("DE", potsdam).as_deref(), Ok("DE"));
         let reason = polygons.country_of("FI", potsdam).unwrap_err();
-        assert_eq!(
-            reason.to_string(),
-            "the source is of FI, the box centre lies in DE"
-        );
+        assert_eq!(reason.to_string(), "the source is of FI, the box centre lies in DE");
     }
 
     #[test]

@@ -102,13 +102,8 @@ pub(crate) fn required_column(names: &[String], wanted: &str) -> Result<usize, S
             .map(|name| (strsim::damerau_levenshtein(name, wanted), name))
             .min()
             .filter(|(distance, _)| *distance <= wanted.len() / 2);
-        let hint = nearest.map_or(String::new(), |(_, name)| {
-            format!("; rename `{name}` if that is meant")
-        });
-        SourceError::Table(format!(
-            "no column `{wanted}` among the columns found: {}{hint}",
-            names.join(", ")
-        ))
+        let hint = nearest.map_or(String::new(), |(_, name)| format!("; rename `{name}` if that is meant"));
+        SourceError::Table(format!("no column `{wanted}` among the columns found: {}{hint}", names.join(", ")))
     })
 }
 
@@ -117,9 +112,7 @@ fn optional_column(names: &[String], wanted: &str) -> Result<Option<usize>, Sour
     let first = found.next().map(|(index, _)| index);
     match found.next() {
         None => Ok(first),
-        Some(_) => Err(SourceError::Table(format!(
-            "two columns are called `{wanted}`: remove one"
-        ))),
+        Some(_) => Err(SourceError::Table(format!("two columns are called `{wanted}`: remove one"))),
     }
 }
 
@@ -155,10 +148,7 @@ impl Columns {
     }
 
     fn row(&self, record: &Record<'_>) -> Result<CsvRow, SourceError> {
-        let row_error = |problem: String| SourceError::Row {
-            line: record.line,
-            problem,
-        };
+        let row_error = |problem: String| SourceError::Row { line: record.line, problem };
         // More or fewer fields mean that an unquoted comma moved them: no field can be trusted.
         if record.len() != self.count {
             return Err(row_error(format!(
@@ -171,18 +161,14 @@ impl Columns {
         if filepath.is_empty() {
             return Err(row_error("the filepath is empty".into()));
         }
-        let text = |column: Option<usize>| {
-            column
-                .map(|column| record.text(column).map(str::to_owned))
-                .transpose()
-        };
+        let text = |column: Option<usize>| column.map(|column| record.text(column).map(str::to_owned)).transpose();
         let similarity = match self.similarity.map(|column| record.text(column)) {
             None => None,
             Some(field) => match field?.trim() {
                 "" => None,
-                number => Some(number.parse().map_err(|_| {
-                    row_error(format!("the similarity `{number}` is not a number"))
-                })?),
+                number => {
+                    Some(number.parse().map_err(|_| row_error(format!("the similarity `{number}` is not a number")))?)
+                }
             },
         };
         Ok(CsvRow {
@@ -244,10 +230,7 @@ mod tests {
         let mut text = b"filepath,title\na,1\nb\nc,1,2\n,3\n".to_vec();
         text.extend(b"d,\xff\xfe\ne,2\n");
         let (rows, summary) = read(&text).unwrap();
-        let kept: Vec<_> = rows
-            .iter()
-            .map(|row| (&row.filepath[..], row.line))
-            .collect();
+        let kept: Vec<_> = rows.iter().map(|row| (&row.filepath[..], row.line)).collect();
         assert_eq!(kept, [("a", 2), ("e", 7)]);
         assert_eq!((summary.rows, summary.row_errors), (2, 4));
         for (error, line) in summary.first_errors.iter().zip(3..) {
@@ -278,9 +261,7 @@ mod tests {
 
     #[test]
     fn the_callback_may_stop() {
-        let result = read_csv("filepath,title\na,b\n".as_bytes(), &mut |_| {
-            Err(SourceError::Setting("enough".into()))
-        });
+        let result = read_csv("filepath,title\na,b\n".as_bytes(), &mut |_| Err(SourceError::Setting("enough".into())));
         assert!(matches!(result, Err(SourceError::Setting(_))));
     }
 }

@@ -11,12 +11,7 @@ pub enum SourceError {
     Member { member: String, problem: String },
     /// The input asks for more than a limit allows.
     #[error("{what}: {value} is over {setting} = {limit}; raise it only for a source you trust")]
-    Limit {
-        what: String,
-        value: u64,
-        setting: &'static str,
-        limit: u64,
-    },
+    Limit { what: String, value: u64, setting: &'static str, limit: u64 },
     /// A table as a whole is not what was expected: name another file or another format.
     #[error("table: {0}")]
     Table(String),

@@ -49,28 +49,19 @@ impl Meta {
     pub fn from_pickle(bytes: &[u8]) -> Result<Self, SourceError> {
         let pickle = Pickle::read(bytes)?;
         let Value::Dict(record) = pickle.root() else {
-            return Err(meta_error(
-                "record",
-                format!("{} instead of a dict", kind(pickle.root())),
-            ));
+            return Err(meta_error("record", format!("{} instead of a dict", kind(pickle.root()))));
         };
-        let mut reader = TagReader {
-            pickle: &pickle,
-            bytes_left: MAX_TAG_BYTES,
-        };
+        let mut reader = TagReader { pickle: &pickle, bytes_left: MAX_TAG_BYTES };
         let field = |name: &str| {
             // Later keys replace earlier ones.
-            let found = record
-                .iter()
-                .rev()
-                .find(|(key, _)| matches!(pickle.value(*key), Value::Text(text) if text == name));
+            let found =
+                record.iter().rev().find(|(key, _)| matches!(pickle.value(*key), Value::Text(text) if text == name));
             found.map(|(_, value)| pickle.value(*value))
         };
         let bounds = field("box")
             .or_else(|| field("bbox"))
             .ok_or_else(|| meta_error("box", "neither `box` nor `bbox` is there".into()))?;
-        let center_tags =
-            field("center_tags").ok_or_else(|| meta_error("center_tags", "missing".into()))?;
+        let center_tags = field("center_tags").ok_or_else(|| meta_error("center_tags", "missing".into()))?;
         Ok(Self {
             box_wsen: box_wsen(&pickle, bounds)?,
             time: match field("time") {
@@ -108,18 +99,12 @@ pub fn canonical_tags(center_tags: &Tags, surrounding_tags: &[Tags]) -> String {
     }
     let mut surrounding: Vec<_> = surrounding_tags.iter().collect();
     surrounding.sort_unstable();
-    let canonical = Canonical {
-        center: center_tags,
-        surrounding,
-    };
+    let canonical = Canonical { center: center_tags, surrounding };
     serde_json::to_string(&canonical).expect("maps of strings serialise to JSON")
 }
 
 fn meta_error(field: &str, problem: String) -> SourceError {
-    SourceError::Meta {
-        field: field.to_owned(),
-        problem,
-    }
+    SourceError::Meta { field: field.to_owned(), problem }
 }
 
 fn kind(value: &Value<'_>) -> &'static str {
@@ -147,12 +132,7 @@ fn box_wsen(pickle: &Pickle<'_>, value: &Value<'_>) -> Result<[f64; 4], SourceEr
     let &[west, south, east, north] = items.as_slice() else {
         return Err(error(format!("{} numbers instead of four", items.len())));
     };
-    let bounds = [
-        degrees(west)?,
-        degrees(south)?,
-        degrees(east)?,
-        degrees(north)?,
-    ];
+    let bounds = [degrees(west)?, degrees(south)?, degrees(east)?, degrees(north)?];
     if is_box(bounds) {
         Ok(bounds)
     } else {
@@ -165,12 +145,7 @@ fn box_wsen(pickle: &Pickle<'_>, value: &Value<'_>) -> Result<[f64; 4], SourceEr
 
 /// Whether this is a box on Earth of some area, not over the 180th meridian.
 pub(crate) fn is_box([west, south, east, north]: [f64; 4]) -> bool {
-    -180.0 <= west
-        && west < east
-        && east <= 180.0
-        && -90.0 <= south
-        && south < north
-        && north <= 90.0
+    -180.0 <= west && west < east && east <= 180.0 && -90.0 <= south && south < north && north <= 90.0
 }
 
 /// A year, or a tuple of year, month, day[, hour, minute].
@@ -183,18 +158,13 @@ fn time(pickle: &Pickle<'_>, value: &Value<'_>) -> Result<Time, SourceError> {
     };
     let Value::Sequence(items) = value else {
         let year = number(value, 1, 9999)? as u16;
-        return Ok(Time {
-            year,
-            ..Time::default()
-        });
+        return Ok(Time { year, ..Time::default() });
     };
     let Some((&year, parts)) = items.split_first().filter(|_| items.len() <= 5) else {
         return Err(error(format!("{} numbers instead of 1 to 5", items.len())));
     };
     let part = |index: usize, least, most| {
-        let part = parts
-            .get(index)
-            .map(|&id| number(pickle.value(id), least, most));
+        let part = parts.get(index).map(|&id| number(pickle.value(id), least, most));
         part.transpose().map(|part| part.map(|part| part as u8))
     };
     Ok(Time {
@@ -214,10 +184,7 @@ struct TagReader<'p, 'a> {
 impl TagReader<'_, '_> {
     fn tags(&mut self, field: &str, value: &Value<'_>) -> Result<Tags, SourceError> {
         let Value::Dict(pairs) = value else {
-            return Err(meta_error(
-                field,
-                format!("{} instead of a dict", kind(value)),
-            ));
+            return Err(meta_error(field, format!("{} instead of a dict", kind(value))));
         };
         self.spend(BYTES_PER_TAG)?;
         let mut tags = Tags::new();
@@ -243,10 +210,7 @@ impl TagReader<'_, '_> {
             Value::Float(value) if value.is_nan() => "nan".into(),
             Value::Float(value) => format!("{value:?}"),
             other => {
-                return Err(meta_error(
-                    field,
-                    format!("{} inside of a tag", kind(other)),
-                ));
+                return Err(meta_error(field, format!("{} inside of a tag", kind(other))));
             }
         };
         Ok(text)
@@ -273,10 +237,7 @@ mod tests {
     use super::*;
 
     fn tags(pairs: &[(&str, &str)]) -> Tags {
-        pairs
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()))
-            .collect()
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
     }
 
     #[test]

@@ -56,10 +56,8 @@ impl ImageName {
     /// # Errors
     /// [`SourceError::ImageName`] with what does not fit.
     pub fn parse(filepath: &str) -> Result<Self, SourceError> {
-        Self::parts(filepath).map_err(|problem| SourceError::ImageName {
-            name: filepath.escape_debug().to_string(),
-            problem,
-        })
+        Self::parts(filepath)
+            .map_err(|problem| SourceError::ImageName { name: filepath.escape_debug().to_string(), problem })
     }
 
     fn parts(filepath: &str) -> Result<Self, &'static str> {
@@ -76,9 +74,7 @@ impl ImageName {
             return Err("not three fields joined by `_`");
         };
         let osm = parse_object(object)?;
-        if source.len() != 2
-            || !(source.bytes()).all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
-        {
+        if source.len() != 2 || !(source.bytes()).all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
             return Err("the source is not two upper-case letters or digits");
         }
         if year.len() != 2 || !year.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -110,10 +106,7 @@ impl ImageName {
     }
 
     pub fn osm_object(&self) -> OsmObject {
-        OsmObject {
-            kind: self.osm_kind,
-            id: self.osm_id,
-        }
+        OsmObject { kind: self.osm_kind, id: self.osm_id }
     }
 
     /// The imagery source, if SkyScript names it.
@@ -160,11 +153,7 @@ mod tests {
         assert_eq!(name.meta_path(), "meta2/a198234555_CH_19.pickle");
         assert_eq!(name.osm_object().to_string(), "a198234555");
         assert_eq!(name.source().unwrap().gsd_meters, 0.1);
-        for (letter, kind) in [
-            ('w', OsmKind::Way),
-            ('n', OsmKind::Node),
-            ('r', OsmKind::Relation),
-        ] {
+        for (letter, kind) in [('w', OsmKind::Way), ('n', OsmKind::Node), ('r', OsmKind::Relation)] {
             let name = ImageName::parse(&format!("images7/{letter}1_S2_20.jpg")).unwrap();
             assert_eq!(name.osm_kind, kind);
         }
@@ -193,10 +182,7 @@ mod tests {
             "images2/é1_CH_19.jpg",
         ] {
             let error = ImageName::parse(bad).unwrap_err();
-            assert!(
-                matches!(error, SourceError::ImageName { .. }),
-                "{bad}: {error}"
-            );
+            assert!(matches!(error, SourceError::ImageName { .. }), "{bad}: {error}");
         }
     }
 }

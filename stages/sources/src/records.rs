@@ -44,22 +44,12 @@ impl<'a> Record<'a> {
     /// # Errors
     /// [`SourceError::Row`] if there is no such field or it is not UTF-8.
     pub(crate) fn text(&self, column: usize) -> Result<&'a str, SourceError> {
-        let row_error = |problem: String| SourceError::Row {
-            line: self.line,
-            problem,
-        };
-        let end = *self.ends.get(column).ok_or_else(|| {
-            row_error(format!(
-                "column {} is missing: {} fields",
-                column + 1,
-                self.len()
-            ))
-        })?;
-        let start = if column == 0 {
-            0
-        } else {
-            self.ends[column - 1]
-        };
+        let row_error = |problem: String| SourceError::Row { line: self.line, problem };
+        let end = *self
+            .ends
+            .get(column)
+            .ok_or_else(|| row_error(format!("column {} is missing: {} fields", column + 1, self.len())))?;
+        let start = if column == 0 { 0 } else { self.ends[column - 1] };
         std::str::from_utf8(&self.fields[start..end]).map_err(|error| {
             row_error(format!(
                 "column {} is not UTF-8 (byte {} of the field): convert the file",
@@ -84,9 +74,7 @@ impl<R: Read> Records<R> {
         };
         // A reader may give single bytes; the mark is recognised only when it is complete.
         while records.unread.end < BOM.len() {
-            let read = records
-                .reader
-                .read(&mut records.buffer[records.unread.end..])?;
+            let read = records.reader.read(&mut records.buffer[records.unread.end..])?;
             if read == 0 {
                 break;
             }
@@ -102,11 +90,9 @@ impl<R: Read> Records<R> {
     pub(crate) fn next(&mut self) -> Option<Result<Record<'_>, SourceError>> {
         match self.advance() {
             Ok(None) => None,
-            Ok(Some((line, length, columns))) => Some(Ok(Record {
-                line,
-                fields: &self.fields[..length],
-                ends: &self.ends[..columns],
-            })),
+            Ok(Some((line, length, columns))) => {
+                Some(Ok(Record { line, fields: &self.fields[..length], ends: &self.ends[..columns] }))
+            }
             Err(error) => Some(Err(error)),
         }
     }
@@ -216,11 +202,7 @@ mod tests {
     fn lines_are_those_of_the_file() {
         assert_eq!(
             rows(b"\xEF\xBB\xBFa,b\r\n\r\n1,\"x\ny\"\r\n2,z"),
-            [
-                row(1, &["a", "b"]),
-                row(3, &["1", "x\ny"]),
-                row(5, &["2", "z"])
-            ]
+            [row(1, &["a", "b"]), row(3, &["1", "x\ny"]), row(5, &["2", "z"])]
         );
         assert!(rows(b"").is_empty());
         assert!(rows(b"\n\r\n").is_empty());

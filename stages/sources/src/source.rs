@@ -25,45 +25,20 @@ pub struct Source {
     pub gsd_meters: f64,
 }
 
-const fn source(
-    token: &'static str,
-    collection: &'static str,
-    coverage: Coverage,
-    gsd_meters: f64,
-) -> Source {
-    Source {
-        token,
-        collection,
-        coverage,
-        gsd_meters,
-    }
+const fn source(token: &'static str, collection: &'static str, coverage: Coverage, gsd_meters: f64) -> Source {
+    Source { token, collection, coverage, gsd_meters }
 }
 
 /// All sources of SkyScript.
 pub const SOURCES: [Source; 10] = [
     // NAIP covers the United States with territories and 0.6 m since about 2018.
     source("US", "USDA/NAIP/DOQQ", Coverage::Global, 1.0),
-    source(
-        "DE",
-        "Germany/Brandenburg/orthos/20cm",
-        Coverage::National("DE"),
-        0.2,
-    ),
+    source("DE", "Germany/Brandenburg/orthos/20cm", Coverage::National("DE"), 0.2),
     source("FI", "Finland/SMK/V/50cm", Coverage::National("FI"), 0.5),
-    source(
-        "CH",
-        "ORTHO/Switzerland/SWISSIMAGE/10cm",
-        Coverage::National("CH"),
-        0.1,
-    ),
+    source("CH", "ORTHO/Switzerland/SWISSIMAGE/10cm", Coverage::National("CH"), 0.1),
     source("ES", "Spain/PNOA/PNOA10", Coverage::National("ES"), 0.1),
     source("P3", "SKYSAT/GEN-A/PUBLIC/ORTHO/RGB", Coverage::Global, 0.8),
-    source(
-        "P5",
-        "SKYSAT/GEN-A/PUBLIC/ORTHO/MULTISPECTRAL",
-        Coverage::Global,
-        2.0,
-    ),
+    source("P5", "SKYSAT/GEN-A/PUBLIC/ORTHO/MULTISPECTRAL", Coverage::Global, 2.0),
     source("S2", "COPERNICUS/S2_SR_HARMONIZED", Coverage::Global, 10.0),
     source("L8", "LANDSAT/LC08/C02/T1_TOA", Coverage::Global, 30.0),
     source("L9", "LANDSAT/LC09/C02/T1_TOA", Coverage::Global, 30.0),

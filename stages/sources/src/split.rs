@@ -148,13 +148,9 @@ pub fn assign<'a>(
     rows: impl IntoIterator<Item = SplitRow<'a>>,
     ratios: [u32; 3],
 ) -> Result<(Vec<Placement>, SplitCounts), SourceError> {
-    let parts = ratios
-        .iter()
-        .try_fold(0u32, |sum, part| sum.checked_add(*part));
+    let parts = ratios.iter().try_fold(0u32, |sum, part| sum.checked_add(*part));
     let Some(parts) = parts.filter(|parts| *parts > 0) else {
-        return Err(SourceError::Setting(format!(
-            "split ratios {ratios:?} must sum to 1 or more, within 32 bits"
-        )));
+        return Err(SourceError::Setting(format!("split ratios {ratios:?} must sum to 1 or more, within 32 bits")));
     };
     let rows: Vec<_> = rows.into_iter().collect();
     let homes = home_cells(&rows);
@@ -246,10 +242,7 @@ fn cell_hash([column, row]: GridCell) -> u64 {
 /// First 64 bits of BLAKE3 over a purpose and a content.
 fn hash64(purpose: &str, content: &[u8]) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update(purpose.as_bytes())
-        .update(&[0])
-        .update(content);
+    hasher.update(purpose.as_bytes()).update(&[0]).update(content);
     let mut first = [0; 8];
     first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     u64::from_le_bytes(first)
@@ -283,17 +276,12 @@ mod tests {
             .collect()
     }
 
-    fn place(
-        rows: &[(String, OsmObject, [f64; 4])],
-        ratios: [u32; 3],
-    ) -> (Vec<Placement>, SplitCounts) {
-        let rows = rows
-            .iter()
-            .map(|(image_id, osm_object, box_wsen)| SplitRow {
-                image_id,
-                osm_object: *osm_object,
-                box_wsen: *box_wsen,
-            });
+    fn place(rows: &[(String, OsmObject, [f64; 4])], ratios: [u32; 3]) -> (Vec<Placement>, SplitCounts) {
+        let rows = rows.iter().map(|(image_id, osm_object, box_wsen)| SplitRow {
+            image_id,
+            osm_object: *osm_object,
+            box_wsen: *box_wsen,
+        });
         assign(rows, ratios).unwrap()
     }
 
@@ -308,10 +296,7 @@ mod tests {
             for (share, part) in shares.iter().zip(ratios) {
                 assert!((share - f64::from(part) / parts).abs() < 0.03, "{shares:?}");
             }
-            assert_eq!(
-                counts.train + counts.val + counts.test + counts.overlaps_train,
-                rows.len() as u64
-            );
+            assert_eq!(counts.train + counts.val + counts.test + counts.overlaps_train, rows.len() as u64);
         }
     }
 
@@ -362,19 +347,9 @@ mod tests {
         let at = |lon: f64| [lon, 60.0, lon + 0.001, 60.001];
         let way = object(OsmKind::Way, 5);
         let alone = |lon| place(&[("w5_FI_20".into(), way, at(lon))], PRETRAIN_RATIOS).0[0];
-        let find = |wanted| {
-            (0..99)
-                .map(|i| 20.0 + f64::from(i))
-                .find(|&lon| alone(lon) == wanted)
-        };
-        let (train, test) = (
-            find(Placement::Train).unwrap(),
-            find(Placement::Test).unwrap(),
-        );
-        for (first, second, expected) in [
-            (train, test, Placement::Train),
-            (test, train, Placement::Test),
-        ] {
+        let find = |wanted| (0..99).map(|i| 20.0 + f64::from(i)).find(|&lon| alone(lon) == wanted);
+        let (train, test) = (find(Placement::Train).unwrap(), find(Placement::Test).unwrap());
+        for (first, second, expected) in [(train, test, Placement::Train), (test, train, Placement::Test)] {
             let rows = [
                 ("w5_FI_21".into(), way, at(second)),
                 ("w5_FI_20".into(), way, at(first)),
@@ -384,14 +359,8 @@ mod tests {
             assert_eq!(place(&rows, PRETRAIN_RATIOS).0, [expected; 3]);
         }
         // A node of the same number is another object.
-        let rows = [
-            ("w5_FI_20".into(), way, at(train)),
-            ("n5_FI_20".into(), object(OsmKind::Node, 5), at(test)),
-        ];
-        assert_eq!(
-            place(&rows, PRETRAIN_RATIOS).0,
-            [Placement::Train, Placement::Test]
-        );
+        let rows = [("w5_FI_20".into(), way, at(train)), ("n5_FI_20".into(), object(OsmKind::Node, 5), at(test))];
+        assert_eq!(place(&rows, PRETRAIN_RATIOS).0, [Placement::Train, Placement::Test]);
     }
 
     #[test]
@@ -424,10 +393,7 @@ mod tests {
         let count = |share| ids.iter().filter(|id| hash_share(id, share)).count();
         assert_eq!((count(0.0), count(1.0)), (0, 10_000));
         assert!((900..1100).contains(&count(0.1)), "{}", count(0.1));
-        assert!(
-            ids.iter()
-                .all(|id| !hash_share(id, 0.1) || hash_share(id, 0.2))
-        );
+        assert!(ids.iter().all(|id| !hash_share(id, 0.1) || hash_share(id, 0.2)));
         assert!(!hash_share("a", f64::NAN));
     }
 }

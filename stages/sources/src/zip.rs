@@ -42,12 +42,7 @@ impl Limits {
 impl Default for Limits {
     /// 64 MiB a member, ratio 100, 16 Mi entries, directory of 4 GiB (streamed, never held).
     fn default() -> Self {
-        Self {
-            max_member_bytes: 64 << 20,
-            max_ratio: 100,
-            max_directory_bytes: 4 << 30,
-            max_entries: 16 << 20,
-        }
+        Self { max_member_bytes: 64 << 20, max_ratio: 100, max_directory_bytes: 4 << 30, max_entries: 16 << 20 }
     }
 }
 

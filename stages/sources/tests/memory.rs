@@ -68,11 +68,7 @@ impl Entries {
             header[42..].copy_from_slice(&(id as u32).to_le_bytes());
             self.bytes.extend(header);
             self.bytes.extend(b"images2/w");
-            self.bytes.extend(
-                (0..9)
-                    .rev()
-                    .map(|place| b'0' + (id / 10u64.pow(place) % 10) as u8),
-            );
+            self.bytes.extend((0..9).rev().map(|place| b'0' + (id / 10u64.pow(place) % 10) as u8));
             self.bytes.extend(b"_FI_20.jpg");
         }
         self.next += entries;
@@ -83,18 +79,9 @@ impl Entries {
 #[test]
 fn a_million_members_are_parsed_in_constant_memory() {
     let count = 1_000_000;
-    let directory = Directory {
-        offset: 1 << 34,
-        length: count * Entries::LENGTH,
-        entries: count,
-        archive_offset: 0,
-        zip64: true,
-    };
-    let mut entries = Entries {
-        next: 0,
-        count,
-        bytes: Vec::with_capacity(1 << 17),
-    };
+    let directory =
+        Directory { offset: 1 << 34, length: count * Entries::LENGTH, entries: count, archive_offset: 0, zip64: true };
+    let mut entries = Entries { next: 0, count, bytes: Vec::with_capacity(1 << 17) };
     let (mut wanted, mut all) = (0u64, 0);
     let peak = peak_bytes(|| {
         let mut parser = DirectoryParser::new(directory, &Limits::default()).unwrap();

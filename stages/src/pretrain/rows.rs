@@ -11,7 +11,7 @@ use pixels::augment::{Augment, augment};
 use pixels::mask::Rle;
 use pixels::view::segment_view;
 use pixels::{DecodeLimits, Rgb};
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -45,7 +45,7 @@ pub trait TrainRows: Send {
     fn captions(&mut self) -> Result<Vec<String>, String>;
 }
 
-/// Batches of augmented images with one caption each.
+/// Batches of augmented images with some of their captions.
 pub(super) struct Batches<'a> {
     preparer: Preparer<'a>,
     rows: &'a mut dyn TrainRows,
@@ -110,9 +110,9 @@ impl<'a> Batches<'a> {
 /// A row made ready for the network.
 struct Prepared {
     pixel_values_chw: Vec<f32>,
-    input_ids_l: Vec<u32>,
+    /// Token ids and key of each chosen caption.
+    captions: Vec<(Vec<u32>, u64)>,
     image_key: u64,
-    caption_key: u64,
     segments: Vec<(Vec<f32>, f32)>,
 }
 
@@ -134,19 +134,27 @@ impl BatchSource for Batches<'_> {
             .par_iter()
             .map(|(group, row)| self.preparer.prepare(&group[*row], epoch))
             .collect::<Result<Vec<_>, String>>()?;
-        let mut batch = PairBatch { valid: vec![true; prepared.len()], ..PairBatch::default() };
+        let mut batch = PairBatch::default();
+        let mut image_of_row = Vec::new();
         let mut segments = SegmentBatch::default();
-        for (row, made) in prepared.into_iter().enumerate() {
+        for (image, made) in prepared.into_iter().enumerate() {
+            // segments belong to the image's first row: each counts once, however many captions there are
+            let row = batch.image_keys.len();
             batch.pixel_values_bchw.extend(made.pixel_values_chw);
-            batch.input_ids_bl.extend(made.input_ids_l);
-            batch.image_keys.push(made.image_key);
-            batch.caption_keys.push(made.caption_key);
+            for (input_ids_l, caption_key) in made.captions {
+                batch.input_ids_bl.extend(input_ids_l);
+                batch.image_keys.push(made.image_key);
+                batch.caption_keys.push(caption_key);
+                image_of_row.push(image as u32);
+            }
             for (pixel_values_chw, weight) in made.segments {
                 segments.pixel_values_schw.extend(pixel_values_chw);
                 segments.row_of_segment.push(row as u32);
                 segments.weights.push(weight);
             }
         }
+        batch.valid = vec![true; batch.image_keys.len()];
+        batch.image_of_row = (self.preparer.spec.captions_per_image > 1).then_some(image_of_row);
         batch.segments = (!segments.weights.is_empty()).then_some(segments);
         Ok(batch)
     }
@@ -169,11 +177,7 @@ impl Preparer<'_> {
         let side = self.config.vision.image_size as u32;
         let settings = augmentation(&self.spec, side);
         let view = augment(&rgb, &settings, &mut rng);
-        let caption = row.captions.choose(&mut rng).ok_or_else(|| named("it has no caption".into()))?;
-        let caption_key = caption_key(caption);
-        let spoken = without_some_words(caption, self.spec.word_dropout, &mut rng);
-        let input_ids_l =
-            self.tokenizer.encode(&spoken, self.config.text.context_length).map_err(|e| named(e.to_string()))?;
+        let captions = self.captions(row, &mut rng).map_err(named)?;
         let mut segments: Vec<&(Rle, f32)> = row.segments.iter().collect();
         segments.shuffle(&mut rng);
         segments.truncate(self.spec.segments_per_image);
@@ -187,11 +191,30 @@ impl Preparer<'_> {
             .collect::<Result<Vec<_>, String>>()?;
         Ok(Prepared {
             pixel_values_chw: self.normalised(&view),
-            input_ids_l,
+            captions,
             image_key: key_of_digest(&row.bytes_digest),
-            caption_key,
             segments,
         })
+    }
+
+    /// Some of the row's captions, no two alike.
+    fn captions(&self, row: &TrainRow, rng: &mut ChaCha8Rng) -> Result<Vec<(Vec<u32>, u64)>, String> {
+        let mut chosen: Vec<(&String, u64)> = row.captions.iter().map(|c| (c, caption_key(c))).collect();
+        chosen.shuffle(rng);
+        let mut seen = std::collections::HashSet::new();
+        chosen.retain(|(_, key)| seen.insert(*key));
+        chosen.truncate(self.spec.captions_per_image);
+        if chosen.is_empty() {
+            return Err("it has no caption".into());
+        }
+        chosen
+            .into_iter()
+            .map(|(caption, key)| {
+                let spoken = without_some_words(caption, self.spec.word_dropout, rng);
+                let input_ids_l = self.tokenizer.encode(&spoken, self.config.text.context_length);
+                Ok((input_ids_l.map_err(|e| e.to_string())?, key))
+            })
+            .collect()
     }
 
     fn normalised(&self, view: &Rgb) -> Vec<f32> {

@@ -63,7 +63,9 @@ pub fn open_tower(
     } else {
         Clip::load_file(Path::new(&model.init), &preset()?, &device, DType::F32)
     }
-    .map_err(|e| configuration(format!("model {}: {e}", if model.init.is_empty() { &model.preset } else { &model.init })))?;
+    .map_err(|e| {
+        configuration(format!("model {}: {e}", if model.init.is_empty() { &model.preset } else { &model.init }))
+    })?;
     if clip.config().text.vocab_size < tokenizer.vocab_size() {
         return Err(configuration(format!(
             "the vocabulary has {} entries and the model {}: name the tokenizer that belongs to model.init",

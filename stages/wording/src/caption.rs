@@ -26,8 +26,7 @@ pub fn phrase(tags: &Tags) -> Option<String> {
 /// [`MAX_CAPTION_CHARS`] long.
 pub fn caption(center: &Tags, surrounding: &[Tags]) -> Option<String> {
     const PREFIX: &str = "a satellite image of ";
-    describe(center, surrounding, MAX_CAPTION_CHARS - PREFIX.len())
-        .map(|scene| format!("{PREFIX}{scene}"))
+    describe(center, surrounding, MAX_CAPTION_CHARS - PREFIX.len()).map(|scene| format!("{PREFIX}{scene}"))
 }
 
 /// The caption without its "a satellite image of", at most `max_chars` long.
@@ -61,10 +60,7 @@ fn count_kinds(surrounding: &[Tags], center: Option<Noun>) -> Vec<String> {
     }
     let mut kinds: Vec<(usize, Noun)> = counts.into_values().collect();
     kinds.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-    kinds
-        .into_iter()
-        .map(|(count, noun)| counted(count, noun, Some(noun) == center))
-        .collect()
+    kinds.into_iter().map(|(count, noun)| counted(count, noun, Some(noun) == center)).collect()
 }
 
 /// "a house", "three houses", "many trees", "grass"; beside an equal centre "another house".

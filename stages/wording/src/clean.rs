@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::Tags;
 use crate::colour::plain_colour;
 use crate::table::{
-    LIFECYCLE_PREFIXES, MARKINGS, NOT_VISIBLE_KEYS, NOT_VISIBLE_PREFIXES, Noun, REFINEMENTS,
-    ROOF_MATERIALS, ROOF_SHAPES, SURFACES, find, object_key,
+    LIFECYCLE_PREFIXES, MARKINGS, NOT_VISIBLE_KEYS, NOT_VISIBLE_PREFIXES, Noun, REFINEMENTS, ROOF_MATERIALS,
+    ROOF_SHAPES, SURFACES, find, object_key,
 };
 
 /// OpenStreetMap allows 255 characters for a key and for a value; longer ones are not tags.
@@ -17,10 +17,7 @@ const OUT_OF_SIGHT: &[(&str, &[&str])] = &[
     ("indoor", &["yes", "room", "corridor", "area"]),
     ("location", &["underground", "indoor", "underwater"]),
     ("parking", &["underground"]),
-    (
-        "tunnel",
-        &["yes", "culvert", "building_passage", "covered", "flooded"],
-    ),
+    ("tunnel", &["yes", "culvert", "building_passage", "covered", "flooded"]),
 ];
 
 /// Why a tag takes no part in wording.
@@ -82,20 +79,15 @@ pub fn unknown_tags(tags: &Tags) -> Vec<UnknownTag> {
                 Verdict::Keep(_) if out_of_sight => DropReason::NotVisible,
                 Verdict::Keep(_) => return None,
             };
-            Some(UnknownTag {
-                key: key.clone(),
-                value: value.clone(),
-                reason,
-            })
+            Some(UnknownTag { key: key.clone(), value: value.clone(), reason })
         })
         .collect()
 }
 
 fn is_out_of_sight(tags: &Tags) -> bool {
-    OUT_OF_SIGHT.iter().any(|(key, values)| {
-        tags.get(*key)
-            .is_some_and(|value| values.contains(&first_value(value).as_str()))
-    })
+    OUT_OF_SIGHT
+        .iter()
+        .any(|(key, values)| tags.get(*key).is_some_and(|value| values.contains(&first_value(value).as_str())))
 }
 
 fn judge(key: &str, value: &str) -> Verdict {
@@ -150,11 +142,7 @@ fn judge_attribute(key: &str, value: &str) -> Option<Verdict> {
         "roof:material" => find(ROOF_MATERIALS, value).map(|_| value),
         "roof:colour" => plain_colour(value),
         "crossing" | "crossing:markings" | "crossing_ref" => find(MARKINGS, value).map(|_| value),
-        "lanes" => value
-            .parse::<u8>()
-            .ok()
-            .filter(|lanes| (2..=12).contains(lanes))
-            .map(|_| value),
+        "lanes" => value.parse::<u8>().ok().filter(|lanes| (2..=12).contains(lanes)).map(|_| value),
         "bridge" if value == "no" => None,
         "bridge" if value == "yes" => Some(value),
         "bridge" => return Some(Verdict::KeepKey),
@@ -162,18 +150,14 @@ fn judge_attribute(key: &str, value: &str) -> Option<Verdict> {
     };
     Some(match kept {
         Some(value) => Verdict::Keep(value.to_owned()),
-        None if matches!(value, "no" | "1" | "uncontrolled" | "unmarked") => {
-            Verdict::Drop(DropReason::NotVisible)
-        }
+        None if matches!(value, "no" | "1" | "uncontrolled" | "unmarked") => Verdict::Drop(DropReason::NotVisible),
         None => Verdict::Drop(DropReason::UnknownValue),
     })
 }
 
 fn is_not_visible(key: &str) -> bool {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
-    NOT_VISIBLE_KEYS.binary_search(&key).is_ok()
-        || starts(NOT_VISIBLE_PREFIXES)
-        || starts(LIFECYCLE_PREFIXES)
+    NOT_VISIBLE_KEYS.binary_search(&key).is_ok() || starts(NOT_VISIBLE_PREFIXES) || starts(LIFECYCLE_PREFIXES)
 }
 
 /// The first of a `;` list, trimmed, in lower case: "Soccer; basketball" → "soccer".
@@ -203,36 +187,18 @@ mod tests {
             ("note", "muddy"),
             ("surface", "gravel"),
         ]);
-        assert_eq!(
-            clean_tags(&raw),
-            tags(&[("highway", "track"), ("surface", "gravel")])
-        );
+        assert_eq!(clean_tags(&raw), tags(&[("highway", "track"), ("surface", "gravel")]));
         let dropped = unknown_tags(&raw);
         assert_eq!(dropped.len(), 10);
-        assert!(
-            dropped
-                .iter()
-                .all(|tag| tag.reason == DropReason::NotVisible),
-            "{dropped:?}"
-        );
+        assert!(dropped.iter().all(|tag| tag.reason == DropReason::NotVisible), "{dropped:?}");
     }
 
     #[test]
     fn unknown_values_become_general_or_go() {
-        let raw = tags(&[
-            ("building", "Wohnhaus"),
-            ("leisure", "wormhole"),
-            ("flux", "high"),
-            ("roof:colour", "#b22222"),
-        ]);
-        assert_eq!(
-            clean_tags(&raw),
-            tags(&[("building", "yes"), ("roof:colour", "red")])
-        );
-        let reasons: Vec<_> = unknown_tags(&raw)
-            .into_iter()
-            .map(|tag| (tag.key, tag.reason))
-            .collect();
+        let raw =
+            tags(&[("building", "Wohnhaus"), ("leisure", "wormhole"), ("flux", "high"), ("roof:colour", "#b22222")]);
+        assert_eq!(clean_tags(&raw), tags(&[("building", "yes"), ("roof:colour", "red")]));
+        let reasons: Vec<_> = unknown_tags(&raw).into_iter().map(|tag| (tag.key, tag.reason)).collect();
         assert_eq!(
             reasons,
             [
@@ -245,11 +211,7 @@ mod tests {
 
     #[test]
     fn objects_out_of_sight_vanish() {
-        for hiding in [
-            ("tunnel", "yes"),
-            ("location", "underground"),
-            ("parking", "underground"),
-        ] {
+        for hiding in [("tunnel", "yes"), ("location", "underground"), ("parking", "underground")] {
             let raw = tags(&[("highway", "primary"), ("amenity", "parking"), hiding]);
             assert!(clean_tags(&raw).is_empty(), "{hiding:?}");
             assert_eq!(unknown_tags(&raw).len(), 3);
@@ -261,9 +223,6 @@ mod tests {
     #[test]
     fn lists_take_their_first_value() {
         let raw = tags(&[("leisure", "Pitch"), ("sport", " Soccer;basketball")]);
-        assert_eq!(
-            clean_tags(&raw),
-            tags(&[("leisure", "pitch"), ("sport", "soccer")])
-        );
+        assert_eq!(clean_tags(&raw), tags(&[("leisure", "pitch"), ("sport", "soccer")]));
     }
 }

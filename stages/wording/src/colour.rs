@@ -73,12 +73,8 @@ fn parse_hex(hex: &str) -> Option<[i32; 3]> {
 }
 
 fn nearest_shade(rgb: [i32; 3]) -> &'static str {
-    let distance =
-        |shade: &[i32; 3]| -> i32 { shade.iter().zip(rgb).map(|(a, b)| (a - b) * (a - b)).sum() };
-    SHADES
-        .iter()
-        .min_by_key(|(_, shade)| distance(shade))
-        .map_or("grey", |(word, _)| *word)
+    let distance = |shade: &[i32; 3]| -> i32 { shade.iter().zip(rgb).map(|(a, b)| (a - b) * (a - b)).sum() };
+    SHADES.iter().min_by_key(|(_, shade)| distance(shade)).map_or("grey", |(word, _)| *word)
 }
 
 #[cfg(test)]

@@ -4,32 +4,20 @@
 const COMPLEMENTS: [&str; 6] = [" of ", " with ", " under ", " on ", " in ", " for "];
 
 /// Counts up to twelve are written out; beyond that nobody counts on a satellite image.
-const NUMBERS: [&str; 13] = [
-    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve",
-];
+const NUMBERS: [&str; 13] =
+    ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
 
 /// "a soccer pitch", "an airport", "a university".
 pub fn with_article(noun: &str) -> String {
     let vowel_letter = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
-    let consonant_sound = ["uni", "use", "euro", "one"]
-        .iter()
-        .any(|start| noun.starts_with(start));
-    let article = if vowel_letter && !consonant_sound {
-        "an"
-    } else {
-        "a"
-    };
+    let consonant_sound = ["uni", "use", "euro", "one"].iter().any(|start| noun.starts_with(start));
+    let article = if vowel_letter && !consonant_sound { "an" } else { "a" };
     format!("{article} {noun}")
 }
 
 /// "soccer pitches", "rows of trees", "intersections with traffic lights".
 pub fn plural(noun: &str) -> String {
-    let head_end = COMPLEMENTS
-        .iter()
-        .filter_map(|word| noun.find(word))
-        .min()
-        .unwrap_or(noun.len());
+    let head_end = COMPLEMENTS.iter().filter_map(|word| noun.find(word)).min().unwrap_or(noun.len());
     let (head, complement) = noun.split_at(head_end);
     let ends_in = |endings: &[&str]| endings.iter().any(|ending| head.ends_with(ending));
     let head = match head.strip_suffix('y') {
@@ -76,10 +64,7 @@ mod tests {
             ("bus stop", "bus stops"),
             ("row of trees", "rows of trees"),
             ("road under construction", "roads under construction"),
-            (
-                "intersection with traffic lights",
-                "intersections with traffic lights",
-            ),
+            ("intersection with traffic lights", "intersections with traffic lights"),
         ] {
             assert_eq!(plural(one), many);
         }
@@ -87,10 +72,7 @@ mod tests {
 
     #[test]
     fn counts_and_lists_read_naturally() {
-        assert_eq!(
-            (number(2), number(12), number(13)),
-            ("two", "twelve", "many")
-        );
+        assert_eq!((number(2), number(12), number(13)), ("two", "twelve", "many"));
         let items: Vec<String> = ["a", "b", "c"].map(String::from).to_vec();
         assert_eq!(list(&items), "a, b and c");
         assert_eq!(list(&items[..2]), "a and b");

@@ -47,9 +47,7 @@ fn spoken_tags(tags: &Tags) -> Vec<String> {
     let focus = Object::from_tags(tags).map(|object| object.key);
     let mut tags: Vec<(String, String)> = clean_tags(tags).into_iter().collect();
     tags.sort_by_key(|(key, _)| Some(key.as_str()) != focus);
-    tags.iter()
-        .map(|(key, value)| spoken_tag(key, value))
-        .collect()
+    tags.iter().map(|(key, value)| spoken_tag(key, value)).collect()
 }
 
 fn spoken_tag(key: &str, value: &str) -> String {

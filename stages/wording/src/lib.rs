@@ -43,8 +43,5 @@ pub type Tags = BTreeMap<String, String>;
 
 #[cfg(test)]
 pub(crate) fn tags(pairs: &[(&str, &str)]) -> Tags {
-    pairs
-        .iter()
-        .map(|(key, value)| (key.to_string(), value.to_string()))
-        .collect()
+    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }

@@ -1,10 +1,7 @@
 //! One object: which of its tags names it, and what else can be said about it.
 
 use crate::english::{list, number, with_article};
-use crate::table::{
-    MARKINGS, Noun, OBJECT_KEYS, ObjectKey, REFINEMENTS, ROOF_MATERIALS, ROOF_SHAPES, SURFACES,
-    find,
-};
+use crate::table::{MARKINGS, Noun, OBJECT_KEYS, ObjectKey, REFINEMENTS, ROOF_MATERIALS, ROOF_SHAPES, SURFACES, find};
 use crate::{Tags, clean_tags};
 
 /// More than two "with …" make a sentence that no captioner writes.
@@ -25,15 +22,12 @@ impl Object {
     /// Names the object with the given tags; `None` when nothing of it can be seen and named.
     pub fn from_tags(tags: &Tags) -> Option<Object> {
         let tags = clean_tags(tags);
-        let (key, noun) = OBJECT_KEYS
-            .iter()
-            .find_map(|object| Some((object.key, noun_of(object, &tags)?)))?;
+        let (key, noun) = OBJECT_KEYS.iter().find_map(|object| Some((object.key, noun_of(object, &tags)?)))?;
         Some(Object {
             key,
             noun,
             details: details(&tags),
-            on_bridge: tags.contains_key("bridge")
-                && matches!(key, "highway" | "railway" | "waterway"),
+            on_bridge: tags.contains_key("bridge") && matches!(key, "highway" | "railway" | "waterway"),
         })
     }
 
@@ -46,11 +40,7 @@ impl Object {
         };
         if !self.details.is_empty() {
             // "an intersection with traffic lights and four lanes", not "with … with …".
-            phrase += if phrase.contains(" with ") {
-                " and "
-            } else {
-                " with "
-            };
+            phrase += if phrase.contains(" with ") { " and " } else { " with " };
             phrase += &list(&self.details);
         }
         if self.on_bridge {
@@ -65,19 +55,13 @@ fn noun_of(object: &ObjectKey, clean: &Tags) -> Option<Noun> {
     let refined = REFINEMENTS
         .iter()
         .filter(|refinement| refinement.key == object.key)
-        .filter(|refinement| {
-            refinement.values.is_empty() || refinement.values.contains(&value.as_str())
-        })
+        .filter(|refinement| refinement.values.is_empty() || refinement.values.contains(&value.as_str()))
         .find_map(|refinement| find(refinement.nouns, clean.get(refinement.by)?));
-    refined
-        .or_else(|| find(object.nouns, value))
-        .or(object.generic)
-        .filter(|noun| *noun != Noun::Hidden)
+    refined.or_else(|| find(object.nouns, value)).or(object.generic).filter(|noun| *noun != Noun::Hidden)
 }
 
 fn details(clean: &Tags) -> Vec<String> {
-    let word =
-        |key: &str, words: &'static [(&'static str, &'static str)]| find(words, clean.get(key)?);
+    let word = |key: &str, words: &'static [(&'static str, &'static str)]| find(words, clean.get(key)?);
     let roof: Vec<&str> = [
         clean.get("roof:colour").map(String::as_str),
         word("roof:shape", ROOF_SHAPES),
@@ -88,19 +72,9 @@ fn details(clean: &Tags) -> Vec<String> {
     .take(MAX_DETAILS)
     .collect();
     let roof = (!roof.is_empty()).then(|| with_article(&format!("{} roof", roof.join(" "))));
-    let surface =
-        word("surface", SURFACES).map(|surface| with_article(&format!("{surface} surface")));
-    let markings = ["crossing:markings", "crossing_ref", "crossing"]
-        .iter()
-        .find_map(|key| word(key, MARKINGS))
-        .map(str::to_owned);
-    let lanes = clean
-        .get("lanes")
-        .and_then(|lanes| lanes.parse().ok())
-        .map(|lanes| format!("{} lanes", number(lanes)));
-    [roof, markings, surface, lanes]
-        .into_iter()
-        .flatten()
-        .take(MAX_DETAILS)
-        .collect()
+    let surface = word("surface", SURFACES).map(|surface| with_article(&format!("{surface} surface")));
+    let markings =
+        ["crossing:markings", "crossing_ref", "crossing"].iter().find_map(|key| word(key, MARKINGS)).map(str::to_owned);
+    let lanes = clean.get("lanes").and_then(|lanes| lanes.parse().ok()).map(|lanes| format!("{} lanes", number(lanes)));
+    [roof, markings, surface, lanes].into_iter().flatten().take(MAX_DETAILS).collect()
 }

@@ -46,10 +46,7 @@ mod tests {
 
     #[test]
     fn controls_markup_and_direction_marks_are_removed() {
-        assert_eq!(
-            clean_line("  a\r\n\tb\u{202e}c\0 <script>d</script>\u{feff} ", 100),
-            "a bc script d /script"
-        );
+        assert_eq!(clean_line("  a\r\n\tb\u{202e}c\0 <script>d</script>\u{feff} ", 100), "a bc script d /script");
     }
 
     #[test]

@@ -44,8 +44,7 @@ fn caption_from_grammar(line: &str) -> Option<String> {
     let (opening, scene) = split_opening(line);
     let (center, surrounding) = parse_scene(&scene.to_lowercase())?;
     let opening = opening.unwrap_or(SATELLITE);
-    describe(&center, &surrounding, MAX_CAPTION_CHARS - opening.len())
-        .map(|scene| format!("{opening}{scene}"))
+    describe(&center, &surrounding, MAX_CAPTION_CHARS - opening.len()).map(|scene| format!("{opening}{scene}"))
 }
 
 /// A sentence that somebody wrote: only a polished opening is put into words that read on.
@@ -55,14 +54,9 @@ fn free_caption(line: &str) -> Option<String> {
     if scene.is_empty() {
         return None;
     }
-    let is_polished = line
-        .get(..line.len() - scene.len())
-        .is_some_and(|start| start.contains(':'));
+    let is_polished = line.get(..line.len() - scene.len()).is_some_and(|start| start.contains(':'));
     let text = match opening.filter(|_| is_polished) {
-        Some(opening) => format!(
-            "{opening}{}",
-            lower_first_word(scene.trim_end_matches(['.', ' ']))
-        ),
+        Some(opening) => format!("{opening}{}", lower_first_word(scene.trim_end_matches(['.', ' ']))),
         None => line.to_owned(),
     };
     Some(clean_line(&text, MAX_CAPTION_CHARS)).filter(|text| !text.is_empty())
@@ -102,24 +96,15 @@ fn parse_scene(scene: &str) -> Option<(Tags, Vec<Tags>)> {
         None => (scene, ""),
     };
     let mut center_tags = Tags::new();
-    for part in center
-        .split([',', ';'])
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-    {
+    for part in center.split([',', ';']).map(str::trim).filter(|part| !part.is_empty()) {
         for (key, value) in parse_item(part)? {
             center_tags.entry(key).or_insert(value);
         }
     }
-    let surrounding: Vec<Tags> = surrounding
-        .split([',', ';'])
-        .filter_map(parse_item)
-        .collect();
+    let surrounding: Vec<Tags> = surrounding.split([',', ';']).filter_map(parse_item).collect();
     // Without one object that the word table names, the text only happens to look like the grammar.
-    let named = Object::from_tags(&center_tags).is_some()
-        || surrounding
-            .iter()
-            .any(|tags| Object::from_tags(tags).is_some());
+    let named =
+        Object::from_tags(&center_tags).is_some() || surrounding.iter().any(|tags| Object::from_tags(tags).is_some());
     named.then_some((center_tags, surrounding))
 }
 
@@ -161,23 +146,14 @@ fn parse_known_tag(text: &str) -> Option<(String, String)> {
         let value = match rest.strip_prefix(" of ") {
             _ if rest.is_empty() => "yes".to_owned(),
             Some(value) => value.trim().replace(' ', "_"),
-            None => Some(rest.strip_prefix(' ')?.replace(' ', "_"))
-                .filter(|value| is_known_value(key, value))?,
+            None => Some(rest.strip_prefix(' ')?.replace(' ', "_")).filter(|value| is_known_value(key, value))?,
         };
         Some(((*key).to_owned(), value))
     })
 }
 
 fn is_known_value(key: &str, value: &str) -> bool {
-    let object = OBJECT_KEYS
-        .iter()
-        .filter(|object| object.key == key)
-        .map(|object| object.nouns);
-    let refinement = REFINEMENTS
-        .iter()
-        .filter(|refinement| refinement.by == key)
-        .map(|refinement| refinement.nouns);
-    object
-        .chain(refinement)
-        .any(|nouns| find(nouns, value).is_some())
+    let object = OBJECT_KEYS.iter().filter(|object| object.key == key).map(|object| object.nouns);
+    let refinement = REFINEMENTS.iter().filter(|refinement| refinement.by == key).map(|refinement| refinement.nouns);
+    object.chain(refinement).any(|nouns| find(nouns, value).is_some())
 }

@@ -1,8 +1,7 @@
 //! What captions read like: the examples of the papers, the known failures, and plain good English.
 
 use wording::{
-    MAX_CAPTION_CHARS, Tags, caption, caption_from_title, geotags_text, normalise_caption, phrase,
-    skyscript_title,
+    MAX_CAPTION_CHARS, Tags, caption, caption_from_title, geotags_text, normalise_caption, phrase, skyscript_title,
 };
 
 /// "highway=residential surface=asphalt" → tags.
@@ -23,71 +22,32 @@ fn all_tags(texts: &[&str]) -> Vec<Tags> {
 fn objects_are_named_in_plain_english() {
     for (object, expected) in [
         ("leisure=pitch sport=soccer", "a soccer pitch"),
-        (
-            "leisure=pitch sport=tennis surface=clay",
-            "a tennis court with a clay surface",
-        ),
+        ("leisure=pitch sport=tennis surface=clay", "a tennis court with a clay surface"),
         ("leisure=pitch", "a sports pitch"),
-        (
-            "highway=residential surface=asphalt",
-            "a residential road with an asphalt surface",
-        ),
-        (
-            "building=church roof:colour=red",
-            "a church with a red roof",
-        ),
-        (
-            "building=church amenity=place_of_worship religion=christian",
-            "a church",
-        ),
-        (
-            "building=cathedral amenity=place_of_worship religion=christian",
-            "a cathedral",
-        ),
-        (
-            "building=yes amenity=place_of_worship religion=muslim",
-            "a mosque",
-        ),
-        (
-            "building=house roof:colour=#aa3322 roof:shape=gabled",
-            "a house with a red gabled roof",
-        ),
+        ("highway=residential surface=asphalt", "a residential road with an asphalt surface"),
+        ("building=church roof:colour=red", "a church with a red roof"),
+        ("building=church amenity=place_of_worship religion=christian", "a church"),
+        ("building=cathedral amenity=place_of_worship religion=christian", "a cathedral"),
+        ("building=yes amenity=place_of_worship religion=muslim", "a mosque"),
+        ("building=house roof:colour=#aa3322 roof:shape=gabled", "a house with a red gabled roof"),
         ("building=yes", "a building"),
-        (
-            "building=apartments building:levels=9",
-            "an apartment building",
-        ),
-        (
-            "highway=crossing crossing=zebra",
-            "a pedestrian crossing with zebra markings",
-        ),
-        (
-            "highway=crossing crossing=uncontrolled crossing_ref=zebra",
-            "a pedestrian crossing with zebra markings",
-        ),
+        ("building=apartments building:levels=9", "an apartment building"),
+        ("highway=crossing crossing=zebra", "a pedestrian crossing with zebra markings"),
+        ("highway=crossing crossing=uncontrolled crossing_ref=zebra", "a pedestrian crossing with zebra markings"),
         (
             "highway=motorway lanes=3 surface=asphalt bridge=yes",
             "a motorway with an asphalt surface and three lanes on a bridge",
         ),
-        (
-            "highway=traffic_signals lanes=4",
-            "a road intersection with traffic lights and four lanes",
-        ),
+        ("highway=traffic_signals lanes=4", "a road intersection with traffic lights and four lanes"),
         ("highway=primary junction=roundabout", "a roundabout"),
-        (
-            "highway=service service=parking_aisle",
-            "a parking lot aisle",
-        ),
+        ("highway=service service=parking_aisle", "a parking lot aisle"),
         ("natural=water water=pond", "a pond"),
         ("natural=wood leaf_type=needleleaved", "coniferous woodland"),
         ("natural=tree_row", "a row of trees"),
         ("landuse=grass", "grass"),
         ("landuse=allotments", "allotment gardens"),
         ("landuse=farmland crop=maize", "a corn field"),
-        (
-            "power=generator generator:source=solar building=yes",
-            "solar panels",
-        ),
+        ("power=generator generator:source=solar building=yes", "solar panels"),
         ("power=generator generator:source=wind", "a wind turbine"),
         ("man_made=storage_tank content=oil", "an oil storage tank"),
         ("amenity=school", "a school"),
@@ -121,10 +81,7 @@ fn what_cannot_be_seen_has_no_phrase() {
 fn failures_of_appendix_a_1_3_do_not_return() {
     // Vocabulary that a captioner parrots.
     let track = tags("highway=track tracktype=grade2 surface=gravel");
-    assert_eq!(
-        phrase(&track).as_deref(),
-        Some("a farm track with a gravel surface")
-    );
+    assert_eq!(phrase(&track).as_deref(), Some("a farm track with a gravel surface"));
     assert!(!geotags_text(&track, &[]).contains("grade"));
     let title = "a satellite image of road of track with tracktype of grade2, surrounded by golf of driving range ";
     assert_eq!(
@@ -156,14 +113,9 @@ fn failures_of_appendix_a_1_3_do_not_return() {
 #[test]
 fn surroundings_are_counted_and_independent_of_their_order() {
     let center = tags("leisure=pitch sport=soccer");
-    let around = all_tags(&[
-        "building=house",
-        "highway=residential",
-        "amenity=bench",
-        "highway=residential surface=asphalt",
-    ]);
-    let expected =
-        "a satellite image of a soccer pitch, surrounded by two residential roads and a house";
+    let around =
+        all_tags(&["building=house", "highway=residential", "amenity=bench", "highway=residential surface=asphalt"]);
+    let expected = "a satellite image of a soccer pitch, surrounded by two residential roads and a house";
     assert_eq!(caption(&center, &around).as_deref(), Some(expected));
     let reversed: Vec<Tags> = around.into_iter().rev().collect();
     assert_eq!(caption(&center, &reversed).as_deref(), Some(expected));
@@ -181,10 +133,7 @@ fn surroundings_are_counted_and_independent_of_their_order() {
         caption(&tags("landuse=meadow"), &all_tags(&["natural=tree"; 40])).as_deref(),
         Some("a satellite image of a meadow, surrounded by many trees")
     );
-    assert_eq!(
-        caption(&tags("name=x"), &houses).as_deref(),
-        Some("a satellite image of three houses")
-    );
+    assert_eq!(caption(&tags("name=x"), &houses).as_deref(), Some("a satellite image of three houses"));
     assert_eq!(caption(&tags("name=x"), &[]), None);
 }
 
@@ -216,17 +165,11 @@ fn skyscript_grammar_is_written_as_observed() {
         "a satellite image of road of crossing with crossing of zebra, surrounded by road of residential; road of tertiary "
     );
     assert_eq!(
-        skyscript_title(
-            &tags("aeroway=runway surface=asphalt lanes=2 bridge=yes"),
-            &[]
-        ),
+        skyscript_title(&tags("aeroway=runway surface=asphalt lanes=2 bridge=yes"), &[]),
         "a satellite image of airport of runway with bridge and lanes of 2 and surface of asphalt"
     );
     assert_eq!(
-        geotags_text(
-            &tags("amenity=school highway=residential"),
-            &all_tags(&["highway=service"])
-        ),
+        geotags_text(&tags("amenity=school highway=residential"), &all_tags(&["highway=service"])),
         "amenity of school, road of residential; surrounded by road of service;"
     );
     assert_eq!(geotags_text(&tags("name=x"), &[]), "");
@@ -234,12 +177,7 @@ fn skyscript_grammar_is_written_as_observed() {
 
 #[test]
 fn titles_read_back_give_the_caption_of_their_tags() {
-    let around = all_tags(&[
-        "highway=residential",
-        "highway=residential",
-        "natural=water water=pond",
-        "building=yes",
-    ]);
+    let around = all_tags(&["highway=residential", "highway=residential", "natural=water water=pond", "building=yes"]);
     for center in [
         "highway=crossing crossing=zebra",
         "leisure=pitch sport=soccer surface=artificial_turf",
@@ -253,17 +191,9 @@ fn titles_read_back_give_the_caption_of_their_tags() {
     ] {
         let center = tags(center);
         let title = skyscript_title(&center, &around);
-        assert_eq!(
-            caption_from_title("x", Some(&title)),
-            caption(&center, &around),
-            "{title}"
-        );
+        assert_eq!(caption_from_title("x", Some(&title)), caption(&center, &around), "{title}");
         let geotags = geotags_text(&center, &around);
-        assert_eq!(
-            caption_from_title(&geotags, None),
-            caption(&center, &around),
-            "{geotags}"
-        );
+        assert_eq!(caption_from_title(&geotags, None), caption(&center, &around), "{geotags}");
     }
 }
 
@@ -282,10 +212,7 @@ fn titles_in_the_papers_forms_are_understood() {
             "A satellite image. It shows: a satellite image of amenity of fountain, surrounded by natural tree, road of footway",
             "a satellite image of a fountain, surrounded by a footpath and a tree",
         ),
-        (
-            "An aerial image. It shows: Two ponds near a farm.",
-            "an aerial image of two ponds near a farm",
-        ),
+        ("An aerial image. It shows: Two ponds near a farm.", "an aerial image of two ponds near a farm"),
         (
             "Generator source of solar, surrounded by road of service, building",
             "a satellite image of a building and a service road",
@@ -294,16 +221,9 @@ fn titles_in_the_papers_forms_are_understood() {
             "a satellite image of man made of storage tank with content of oil, surrounded by land use of industrial",
             "a satellite image of an oil storage tank, surrounded by an industrial area",
         ),
-        (
-            "a satellite image of building with foo of bar",
-            "a satellite image of a building",
-        ),
+        ("a satellite image of building with foo of bar", "a satellite image of a building"),
     ] {
-        assert_eq!(
-            caption_from_title(title, None).as_deref(),
-            Some(expected),
-            "{title}"
-        );
+        assert_eq!(caption_from_title(title, None).as_deref(), Some(expected), "{title}");
     }
 }
 
@@ -311,10 +231,7 @@ fn titles_in_the_papers_forms_are_understood() {
 fn other_titles_stay_as_they_are() {
     let title = "a satellite image of a beautiful house I will never be able to afford";
     let multi = "a satellite image of a beautiful house, surrounded by a yard";
-    assert_eq!(
-        caption_from_title(title, Some(multi)).as_deref(),
-        Some(title)
-    );
+    assert_eq!(caption_from_title(title, Some(multi)).as_deref(), Some(title));
     for title in [
         "a satellite image of the last mall in the world",
         "building with a red door",
@@ -326,17 +243,11 @@ fn other_titles_stay_as_they_are() {
     assert_eq!(caption_from_title("", None), None);
     assert_eq!(caption_from_title(" \n", Some("  ")), None);
     assert_eq!(caption_from_title("a satellite image of ", None), None);
-    assert_eq!(
-        caption_from_title("", Some("some yard")).as_deref(),
-        Some("some yard")
-    );
+    assert_eq!(caption_from_title("", Some("some yard")).as_deref(), Some("some yard"));
 }
 
 #[test]
 fn equal_captions_share_a_key_whatever_their_punctuation() {
     let a = caption_from_title("a satellite image of road of residential ", None).expect("grammar");
-    assert_eq!(
-        normalise_caption(&a),
-        normalise_caption("A satellite image of a residential road.")
-    );
+    assert_eq!(normalise_caption(&a), normalise_caption("A satellite image of a residential road."));
 }

@@ -29,20 +29,10 @@ pub struct Composer {
 
 impl Composer {
     /// An empty scene of `width` x `height` scene units.
-    pub fn new(
-        country: &'static Country,
-        mut dice: Dice,
-        width: f32,
-        height: f32,
-        winter: bool,
-    ) -> Composer {
+    pub fn new(country: &'static Country, mut dice: Dice, width: f32, height: f32, winter: bool) -> Composer {
         let angle = dice.range(-FRAC_PI_2, FRAC_PI_2);
         Composer {
-            maker: Maker {
-                dice,
-                country,
-                winter,
-            },
+            maker: Maker { dice, country, winter },
             width,
             height,
             angle,
@@ -72,12 +62,7 @@ impl Composer {
 
     /// The outline of the tile.
     pub fn everywhere(&self) -> Vec<Point> {
-        vec![
-            at(0.0, 0.0),
-            at(self.width, 0.0),
-            at(self.width, self.height),
-            at(0.0, self.height),
-        ]
+        vec![at(0.0, 0.0), at(self.width, 0.0), at(self.width, self.height), at(0.0, self.height)]
     }
 
     /// Finishes the scene. A scene without any object gets none invented: its focus index is 0.
@@ -173,11 +158,7 @@ impl Composer {
         let edge = middle.origin + normal * distance;
         let outline = half_plane(&self.everywhere(), edge, normal);
         if outline.len() > 2 {
-            let turn = if self.dice().chance(0.5) {
-                0.0
-            } else {
-                FRAC_PI_2
-            };
+            let turn = if self.dice().chance(0.5) { 0.0 } else { FRAC_PI_2 };
             self.fell(|centre| contains(&outline, centre));
             let object = self.maker.parcel(cover, outline, middle.angle + turn);
             self.lay(object);
@@ -223,23 +204,14 @@ impl Composer {
     /// A line through `frame`, straight or bent, from edge to edge.
     pub fn line(&mut self, frame: Frame, bend: f32) -> Vec<Point> {
         let reach = self.reach();
-        if bend == 0.0 {
-            frame.outline(&[(-reach, 0.0), (reach, 0.0)])
-        } else {
-            self.maker.winding(frame, reach, bend)
-        }
+        if bend == 0.0 { frame.outline(&[(-reach, 0.0), (reach, 0.0)]) } else { self.maker.winding(frame, reach, bend) }
     }
 
     /// A straight road past the focus at `distance` from the middle.
     pub fn side_road(&mut self, value: &str, distance: f32) -> Vec<Point> {
         let side = self.dice().sign();
-        let turn = if self.dice().chance(0.5) {
-            0.0
-        } else {
-            FRAC_PI_2
-        };
-        let frame =
-            Frame::new(self.middle().origin, self.angle + turn).inner(0.0, side * distance, 0.0);
+        let turn = if self.dice().chance(0.5) { 0.0 } else { FRAC_PI_2 };
+        let frame = Frame::new(self.middle().origin, self.angle + turn).inner(0.0, side * distance, 0.0);
         let line = self.line(frame, 0.0);
         let cleared = self.maker.road_width(value) + 3.0;
         self.clear_crowns(&line, cleared);
@@ -272,8 +244,7 @@ impl Composer {
     }
 
     pub fn inside(&self, point: Point, margin: f32) -> bool {
-        (margin..self.width - margin).contains(&point.x)
-            && (margin..self.height - margin).contains(&point.y)
+        (margin..self.width - margin).contains(&point.x) && (margin..self.height - margin).contains(&point.y)
     }
 
     /// Lone trees on free land; drawn, not mapped.
@@ -282,10 +253,7 @@ impl Composer {
         let mut brushes = Vec::new();
         for _ in 0..count {
             let (width, height) = (self.width, self.height);
-            let place = at(
-                self.dice().range(0.0, width),
-                self.dice().range(0.0, height),
-            );
+            let place = at(self.dice().range(0.0, width), self.dice().range(0.0, height));
             if self.free(place, 2.6) {
                 let conifer_share = self.country().conifer_share;
                 let conifer = self.dice().chance(conifer_share);

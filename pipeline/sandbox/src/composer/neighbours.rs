@@ -79,13 +79,9 @@ impl Composer {
                 (0.5, Turbine),
                 (0.4 * spain, Pool),
             ]),
-            Setting::Industrial => self.dice().weighted(&[
-                (4.0, Hall),
-                (2.5, Parking),
-                (1.4, Tank),
-                (0.5 * cold, Solar),
-                (0.5, Silo),
-            ]),
+            Setting::Industrial => {
+                self.dice().weighted(&[(4.0, Hall), (2.5, Parking), (1.4, Tank), (0.5 * cold, Solar), (0.5, Silo)])
+            }
             Setting::Park => self.dice().weighted(&[
                 (1.2 * cold, Pond),
                 (2.5, Grove),
@@ -130,9 +126,7 @@ impl Composer {
             Neighbour::Apartments => maker.apartments(frame, 28.0),
             Neighbour::Hall => maker.hall(frame, 28.0, 18.0, "industrial"),
             Neighbour::Solar => maker.solar(frame, 26.0, 18.0),
-            Neighbour::Orchard => {
-                maker.parcel(Cover::Orchard, frame.rectangle(30.0, 20.0), frame.angle)
-            }
+            Neighbour::Orchard => maker.parcel(Cover::Orchard, frame.rectangle(30.0, 20.0), frame.angle),
             Neighbour::Tennis => maker.tennis(frame, 1),
         };
         self.add(object);

@@ -18,11 +18,7 @@ impl Occupancy {
     pub fn new(width: f32, height: f32) -> Occupancy {
         let cells = |side: f32| (side / CELL).ceil() as usize;
         let (columns, rows) = (cells(width), cells(height));
-        Occupancy {
-            taken: vec![false; columns * rows],
-            columns,
-            rows,
-        }
+        Occupancy { taken: vec![false; columns * rows], columns, rows }
     }
 
     /// Marks the place of a shape as taken.
@@ -72,9 +68,7 @@ impl Occupancy {
         let (columns, rows) = (range(middle.x, self.columns), range(middle.y, self.rows));
         let stride = self.columns;
         rows.flat_map(move |row| columns.clone().map(move |column| (column, row)))
-            .filter(move |&(column, row)| {
-                (centre(column, row) - middle).length() <= radius + CELL / 2.0
-            })
+            .filter(move |&(column, row)| (centre(column, row) - middle).length() <= radius + CELL / 2.0)
             .map(move |(column, row)| row * stride + column)
     }
 }
@@ -92,13 +86,8 @@ mod tests {
     fn what_is_marked_is_taken_and_the_rest_is_free() {
         let mut grid = Occupancy::new(100.0, 80.0);
         assert!(grid.free(at(50.0, 40.0), 60.0));
-        grid.mark(&Shape::Area(
-            Frame::new(at(20.0, 20.0), 0.3).rectangle(12.0, 8.0),
-        ));
-        grid.mark(&Shape::Way {
-            line: vec![at(-10.0, 60.0), at(110.0, 60.0)],
-            width: 6.0,
-        });
+        grid.mark(&Shape::Area(Frame::new(at(20.0, 20.0), 0.3).rectangle(12.0, 8.0)));
+        grid.mark(&Shape::Way { line: vec![at(-10.0, 60.0), at(110.0, 60.0)], width: 6.0 });
         assert!(!grid.free(at(20.0, 20.0), 1.0) && !grid.free(at(30.0, 20.0), 8.0));
         assert!(!grid.free(at(80.0, 62.0), 1.0));
         assert!(grid.free(at(70.0, 25.0), 20.0));

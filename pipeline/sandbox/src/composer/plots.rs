@@ -18,14 +18,8 @@ impl Composer {
                 let set_back = width / 2.0 + self.dice().range(9.0, 11.5);
                 let row = offset(line, side * set_back);
                 let built = self.dice().chance(country.density);
-                if let Some(place) =
-                    along(&row, distance).filter(|place| built && self.inside(place.origin, 3.0))
-                {
-                    let turn = if self.dice().chance(0.7) {
-                        0.0
-                    } else {
-                        FRAC_PI_2
-                    };
+                if let Some(place) = along(&row, distance).filter(|place| built && self.inside(place.origin, 3.0)) {
+                    let turn = if self.dice().chance(0.7) { 0.0 } else { FRAC_PI_2 };
                     if self.free(place.origin, 6.8) {
                         self.plot(place.inner(0.0, side * 3.0, 0.0), step);
                         let house = self.maker.house(place.inner(0.0, 0.0, turn), 1.0);
@@ -53,49 +47,19 @@ impl Composer {
         let country = self.country();
         let palette = &country.palette;
         let paved = country.index == 2 && self.dice().chance(0.4);
-        let ground = self.maker.varied(
-            if paved {
-                palette.pavement
-            } else {
-                palette.lawn
-            },
-            0.14,
-        );
+        let ground = self.maker.varied(if paved { palette.pavement } else { palette.lawn }, 0.14);
         let outline = frame.rectangle(step - 0.8, 24.0);
-        let mut brushes = vec![Brush::fill(
-            Layer::Cover,
-            outline.clone(),
-            Texture::natural(ground),
-        )];
+        let mut brushes = vec![Brush::fill(Layer::Cover, outline.clone(), Texture::natural(ground))];
         if self.dice().chance([0.35, 0.8, 0.7][country.index]) {
-            let edge = if country.index == 2 {
-                palette.pavement
-            } else {
-                lit(palette.broadleaved, 0.75)
-            };
+            let edge = if country.index == 2 { palette.pavement } else { lit(palette.broadleaved, 0.75) };
             let fence: Vec<Point> = outline.iter().chain(outline.first()).copied().collect();
-            brushes.push(Brush::stroke(
-                Layer::Cover,
-                fence,
-                0.9,
-                Texture::natural(edge),
-            ));
+            brushes.push(Brush::stroke(Layer::Cover, fence, 0.9, Texture::natural(edge)));
         }
         if self.dice().chance(0.5) {
-            let bed = frame.inner(
-                self.maker.dice.range(-0.3, 0.3) * step,
-                self.maker.dice.sign() * 9.0,
-                0.0,
-            );
+            let bed = frame.inner(self.maker.dice.range(-0.3, 0.3) * step, self.maker.dice.sign() * 9.0, 0.0);
             let (width, depth) = (self.dice().range(2.5, 6.0), self.dice().range(2.0, 4.0));
-            let soil = self
-                .maker
-                .varied(mix(palette.soil, palette.broadleaved, 0.3), 0.15);
-            brushes.push(Brush::fill(
-                Layer::Cover,
-                bed.rectangle(width, depth),
-                Texture::natural(soil),
-            ));
+            let soil = self.maker.varied(mix(palette.soil, palette.broadleaved, 0.3), 0.15);
+            brushes.push(Brush::fill(Layer::Cover, bed.rectangle(width, depth), Texture::natural(soil)));
         }
         self.lay(Object::area(Tags::new(), Vec::new(), brushes));
     }
@@ -105,12 +69,7 @@ impl Composer {
         if self.dice().chance(0.6) {
             let line = house.outline(&[(5.0, 0.0), (5.0, to_street)]);
             let colour = self.country().palette.pavement;
-            let brushes = vec![Brush::stroke(
-                Layer::Flat,
-                line,
-                2.2,
-                Texture::plain(colour),
-            )];
+            let brushes = vec![Brush::stroke(Layer::Flat, line, 2.2, Texture::plain(colour))];
             self.lay(Object::area(Tags::new(), Vec::new(), brushes));
         }
     }
@@ -133,15 +92,8 @@ impl Composer {
                     [96.0, 118.0, 96.0],
                 ]);
                 let shape = Shape::Area(frame.rectangle(9.0, 3.4));
-                brushes.push(Brush::Shadow {
-                    outline: frame.rectangle(8.0, 2.6),
-                    height: 2.6,
-                });
-                brushes.push(Brush::fill(
-                    Layer::Roof,
-                    frame.rectangle(8.0, 2.6),
-                    Texture::plain(colour),
-                ));
+                brushes.push(Brush::Shadow { outline: frame.rectangle(8.0, 2.6), height: 2.6 });
+                brushes.push(Brush::fill(Layer::Roof, frame.rectangle(8.0, 2.6), Texture::plain(colour)));
                 self.mark(&shape);
             }
         }

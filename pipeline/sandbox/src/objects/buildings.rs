@@ -12,11 +12,7 @@ impl Maker {
     }
 
     fn tiled(&self, colour: Colour, across: f32) -> Texture {
-        Texture {
-            mottle: 0.07,
-            ..Texture::plain(colour)
-        }
-        .with_rows(Rows {
+        Texture { mottle: 0.07, ..Texture::plain(colour) }.with_rows(Rows {
             colour: lit(colour, 0.86),
             angle: across,
             period: 1.5,
@@ -26,23 +22,13 @@ impl Maker {
     }
 
     /// A gabled roof: two planes and a ridge along u.
-    pub(super) fn gabled(
-        &mut self,
-        frame: Frame,
-        width: f32,
-        depth: f32,
-        colour: Colour,
-        height: f32,
-    ) -> Vec<Brush> {
+    pub(super) fn gabled(&mut self, frame: Frame, width: f32, depth: f32, colour: Colour, height: f32) -> Vec<Brush> {
         let (u, v) = (width / 2.0, depth / 2.0);
         let down = frame.angle + std::f32::consts::FRAC_PI_2;
         let near = lit(colour, self.plane_light(down));
         let far = lit(colour, self.plane_light(down + std::f32::consts::PI));
         vec![
-            Brush::Shadow {
-                outline: frame.rectangle(width, depth),
-                height,
-            },
+            Brush::Shadow { outline: frame.rectangle(width, depth), height },
             Brush::fill(
                 Layer::Roof,
                 frame.outline(&[(-u, 0.0), (u, 0.0), (u, v), (-u, v)]),
@@ -53,24 +39,12 @@ impl Maker {
                 frame.outline(&[(-u, -v), (u, -v), (u, 0.0), (-u, 0.0)]),
                 self.tiled(far, frame.angle),
             ),
-            Brush::stroke(
-                Layer::Roof,
-                frame.outline(&[(-u, 0.0), (u, 0.0)]),
-                0.5,
-                Texture::plain(lit(colour, 1.25)),
-            ),
+            Brush::stroke(Layer::Roof, frame.outline(&[(-u, 0.0), (u, 0.0)]), 0.5, Texture::plain(lit(colour, 1.25))),
         ]
     }
 
     /// A hipped roof: four planes.
-    fn hipped(
-        &mut self,
-        frame: Frame,
-        width: f32,
-        depth: f32,
-        colour: Colour,
-        height: f32,
-    ) -> Vec<Brush> {
+    fn hipped(&mut self, frame: Frame, width: f32, depth: f32, colour: Colour, height: f32) -> Vec<Brush> {
         let (u, v) = (width / 2.0, depth / 2.0);
         let ridge = (u - v).max(0.0);
         let planes: [(&[(f32, f32)], f32); 4] = [
@@ -79,18 +53,11 @@ impl Maker {
             (&[(u, -v), (ridge, 0.0), (-ridge, 0.0), (-u, -v)], -0.25),
             (&[(-u, -v), (-ridge, 0.0), (-u, v)], 0.5),
         ];
-        let mut brushes = vec![Brush::Shadow {
-            outline: frame.rectangle(width, depth),
-            height,
-        }];
+        let mut brushes = vec![Brush::Shadow { outline: frame.rectangle(width, depth), height }];
         for (corners, turn) in planes {
             let down = frame.angle + turn * std::f32::consts::TAU;
             let colour = lit(colour, self.plane_light(down));
-            brushes.push(Brush::fill(
-                Layer::Roof,
-                frame.outline(corners),
-                self.tiled(colour, down),
-            ));
+            brushes.push(Brush::fill(Layer::Roof, frame.outline(corners), self.tiled(colour, down)));
         }
         brushes
     }
@@ -108,28 +75,14 @@ impl Maker {
         let mut closed = outline.clone();
         closed.extend(outline.first().copied());
         let mut brushes = vec![
-            Brush::Shadow {
-                outline: outline.clone(),
-                height,
-            },
-            Brush::fill(
-                Layer::Roof,
-                outline,
-                Texture {
-                    mottle: 0.06,
-                    ..Texture::plain(colour)
-                },
-            ),
+            Brush::Shadow { outline: outline.clone(), height },
+            Brush::fill(Layer::Roof, outline, Texture { mottle: 0.06, ..Texture::plain(colour) }),
             Brush::stroke(Layer::Roof, closed, 0.6, Texture::plain(rim)),
         ];
         for _ in 0..boxes {
             let place = frame.inner(self.dice.range(-0.3, 0.3), 0.0, 0.0);
             let size = self.dice.range(1.4, 2.4);
-            brushes.push(Brush::fill(
-                Layer::Roof,
-                place.rectangle(size, size),
-                Texture::plain(lit(colour, 0.7)),
-            ));
+            brushes.push(Brush::fill(Layer::Roof, place.rectangle(size, size), Texture::plain(lit(colour, 0.7))));
         }
         brushes
     }
@@ -146,18 +99,12 @@ impl Maker {
 
     /// A family house.
     pub fn house(&mut self, frame: Frame, scale: f32) -> Object {
-        let (width, depth) = (
-            self.dice.range(10.5, 14.0) * scale,
-            self.dice.range(7.5, 9.5) * scale,
-        );
+        let (width, depth) = (self.dice.range(10.5, 14.0) * scale, self.dice.range(7.5, 9.5) * scale);
         let (name, colour) = self.house_roof();
         let height = 4.2 * scale;
         let flat_share = [0.12, 0.06, 0.3][self.country.index];
         let (shape, brushes) = if self.dice.chance(flat_share) {
-            (
-                "flat",
-                self.flat(frame, frame.rectangle(width, depth), colour, height, 2),
-            )
+            ("flat", self.flat(frame, frame.rectangle(width, depth), colour, height, 2))
         } else if self.dice.chance(0.3) {
             ("hipped", self.hipped(frame, width, depth, colour, height))
         } else {
@@ -207,11 +154,7 @@ impl Maker {
         let (name, colour) = self.hall_roof();
         let mut brushes = self.flat(frame, frame.rectangle(width, depth), colour, 6.5, 0);
         let lights = (width / 6.0) as i32;
-        let pane = if colour[0] > 170.0 {
-            lit(colour, 0.72)
-        } else {
-            lit(colour, 1.4)
-        };
+        let pane = if colour[0] > 170.0 { lit(colour, 0.72) } else { lit(colour, 1.4) };
         for light in 0..lights {
             let u = (light as f32 + 0.5) / lights as f32 * width - width / 2.0;
             brushes.push(Brush::fill(
@@ -241,17 +184,10 @@ impl Maker {
             (-u, v),
         ]);
         let yard = frame.outline(&[(-u, -v), (u, -v), (u, v + 8.0), (-u, v + 8.0)]);
-        let mut brushes = vec![Brush::fill(
-            Layer::Flat,
-            yard,
-            Texture::plain(self.country.palette.pavement),
-        )];
+        let mut brushes = vec![Brush::fill(Layer::Flat, yard, Texture::plain(self.country.palette.pavement))];
         let white = Texture::plain([235.0, 235.0, 230.0]);
         let court = frame.inner(0.0, 8.0, 0.0);
-        for (outline, width) in [
-            (court.rectangle(20.0, 15.0), 0.6),
-            (court.ellipse(3.0, 3.0), 0.6),
-        ] {
+        for (outline, width) in [(court.rectangle(20.0, 15.0), 0.6), (court.ellipse(3.0, 3.0), 0.6)] {
             let mut closed = outline;
             closed.extend(closed.first().copied());
             brushes.push(Brush::stroke(Layer::Marking, closed, width, white));
@@ -273,40 +209,20 @@ impl Maker {
 
     /// A church: a cross of gabled roofs with a square tower and its long shadow.
     pub fn church(&mut self, frame: Frame) -> Object {
-        let (name, colour) = if self.country.index == 0 {
-            ("black", self.varied([56.0, 58.0, 64.0], 0.1))
-        } else {
-            self.house_roof()
-        };
+        let (name, colour) =
+            if self.country.index == 0 { ("black", self.varied([56.0, 58.0, 64.0], 0.1)) } else { self.house_roof() };
         let plaza = frame.inner(0.0, 0.0, 0.0).ellipse(27.0, 21.0);
         let mut brushes = vec![Brush::fill(
             Layer::Flat,
             plaza,
-            Texture {
-                mottle: 0.1,
-                ..Texture::plain(self.country.palette.gravel)
-            },
+            Texture { mottle: 0.1, ..Texture::plain(self.country.palette.gravel) },
         )];
         brushes.extend(self.gabled(frame, 34.0, 11.0, colour, 9.0));
-        brushes.extend(self.gabled(
-            frame.inner(6.0, 0.0, std::f32::consts::FRAC_PI_2),
-            25.0,
-            9.0,
-            colour,
-            8.0,
-        ));
+        brushes.extend(self.gabled(frame.inner(6.0, 0.0, std::f32::consts::FRAC_PI_2), 25.0, 9.0, colour, 8.0));
         let tower = frame.inner(-18.5, 0.0, 0.0);
         brushes.extend(self.hipped(tower, 8.5, 8.5, lit(colour, 0.8), 24.0));
-        brushes.push(Brush::fill(
-            Layer::Roof,
-            tower.ellipse(0.9, 0.9),
-            Texture::plain([238.0, 220.0, 140.0]),
-        ));
-        let mut tags = tags(&[
-            ("amenity", "place_of_worship"),
-            ("building", "church"),
-            ("religion", "christian"),
-        ]);
+        brushes.push(Brush::fill(Layer::Roof, tower.ellipse(0.9, 0.9), Texture::plain([238.0, 220.0, 140.0])));
+        let mut tags = tags(&[("amenity", "place_of_worship"), ("building", "church"), ("religion", "christian")]);
         let denomination = ["lutheran", "protestant", "catholic"][self.country.index];
         tags.insert("denomination".into(), denomination.into());
         self.roof_tags(&mut tags, "gabled", name, 0.2);
@@ -333,10 +249,7 @@ impl Maker {
     pub fn greenhouse(&mut self, frame: Frame, bays: u32) -> Object {
         let (bay, depth) = (7.0, self.dice.range(30.0, 40.0));
         let width = bays as f32 * bay;
-        let mut brushes = vec![Brush::Shadow {
-            outline: frame.rectangle(width, depth),
-            height: 3.0,
-        }];
+        let mut brushes = vec![Brush::Shadow { outline: frame.rectangle(width, depth), height: 3.0 }];
         for index in 0..bays {
             let u = (index as f32 + 0.5) * bay - width / 2.0;
             let glass = self.varied([206.0, 222.0, 222.0], 0.06);

@@ -27,11 +27,7 @@ impl Maker {
         match cover {
             Cover::Lawn => {
                 let colour = self.varied(palette.lawn, 0.08);
-                let tags = if self.dice.chance(0.4) {
-                    tags(&[("landuse", "grass")])
-                } else {
-                    Tags::new()
-                };
+                let tags = if self.dice.chance(0.4) { tags(&[("landuse", "grass")]) } else { Tags::new() };
                 self.plain_parcel(tags, outline, colour)
             }
             Cover::Meadow => self.meadow(outline, angle),
@@ -46,11 +42,7 @@ impl Maker {
                 let brushes = vec![Brush::fill(
                     Layer::Cover,
                     outline.clone(),
-                    Texture {
-                        mottle: 0.07,
-                        drift: 0.06,
-                        ..Texture::plain(colour)
-                    },
+                    Texture { mottle: 0.07, drift: 0.06, ..Texture::plain(colour) },
                 )];
                 Object::area(Tags::new(), outline, brushes)
             }
@@ -58,21 +50,13 @@ impl Maker {
     }
 
     fn plain_parcel(&mut self, tags: Tags, outline: Vec<Point>, colour: Colour) -> Object {
-        let brushes = vec![Brush::fill(
-            Layer::Cover,
-            outline.clone(),
-            Texture::natural(colour),
-        )];
+        let brushes = vec![Brush::fill(Layer::Cover, outline.clone(), Texture::natural(colour))];
         Object::area(tags, outline, brushes)
     }
 
     fn meadow(&mut self, outline: Vec<Point>, angle: f32) -> Object {
         let colour = self.varied(self.country.palette.meadow, 0.08);
-        let mut texture = Texture {
-            mottle: 0.16,
-            drift: 0.16,
-            ..Texture::natural(colour)
-        };
+        let mut texture = Texture { mottle: 0.16, drift: 0.16, ..Texture::natural(colour) };
         if self.dice.chance(0.4) {
             texture = texture.with_rows(Rows {
                 colour: lit(colour, 0.92),
@@ -89,11 +73,7 @@ impl Maker {
     fn farmland(&mut self, outline: Vec<Point>, angle: f32) -> Object {
         let (crop, between, furrow) = self.dice.weighted(self.country.palette.crops);
         let between = self.varied(between, 0.07);
-        let texture = Texture {
-            mottle: 0.06,
-            ..Texture::natural(between)
-        }
-        .with_rows(Rows {
+        let texture = Texture { mottle: 0.06, ..Texture::natural(between) }.with_rows(Rows {
             colour: mix(between, furrow, 1.6),
             angle: angle + FRAC_PI_2,
             period: 3.2,
@@ -115,12 +95,7 @@ impl Maker {
                         .filter(|&point| contains(&outline, point))
                         .collect();
                     if inside.len() > 1 {
-                        brushes.push(Brush::stroke(
-                            Layer::Cover,
-                            inside,
-                            0.5,
-                            tramline.with_opacity(0.5),
-                        ));
+                        brushes.push(Brush::stroke(Layer::Cover, inside, 0.5, tramline.with_opacity(0.5)));
                     }
                 }
                 v += 17.0;
@@ -134,13 +109,7 @@ impl Maker {
     }
 
     /// Plants on a jittered grid over the outline.
-    fn planted(
-        &mut self,
-        outline: &[Point],
-        angle: f32,
-        spacing: (f32, f32),
-        jitter: f32,
-    ) -> Vec<Point> {
+    fn planted(&mut self, outline: &[Point], angle: f32, spacing: (f32, f32), jitter: f32) -> Vec<Point> {
         let Some((low, high)) = bounds(outline) else {
             return Vec::new();
         };
@@ -167,18 +136,10 @@ impl Maker {
         let conifer = self.dice.chance(self.country.conifer_share);
         let mixed = self.dice.chance(0.2);
         let spacing = if conifer && !mixed { 3.5 } else { 4.2 };
-        let floor = Brush::fill(
-            Layer::Cover,
-            outline.clone(),
-            Texture::natural(palette.forest_floor),
-        );
+        let floor = Brush::fill(Layer::Cover, outline.clone(), Texture::natural(palette.forest_floor));
         let mut brushes = vec![floor];
         for place in self.planted(&outline, 0.3, (spacing, spacing), spacing * 0.45) {
-            let needles = if mixed {
-                self.dice.chance(0.5)
-            } else {
-                conifer
-            };
+            let needles = if mixed { self.dice.chance(0.5) } else { conifer };
             let open = self.country.index == 2 && self.dice.chance(0.35);
             if !open {
                 brushes.push(self.crown(place, needles, 1.05));
@@ -210,31 +171,14 @@ impl Maker {
                 (1.0, ("peach_trees", [84.0, 122.0, 58.0])),
             ]
         } else {
-            &[
-                (2.0, ("apple_trees", [74.0, 118.0, 54.0])),
-                (1.0, ("cherry_trees", [88.0, 128.0, 60.0])),
-            ]
+            &[(2.0, ("apple_trees", [74.0, 118.0, 54.0])), (1.0, ("cherry_trees", [88.0, 128.0, 60.0]))]
         };
         let (trees, colour) = self.dice.weighted(kinds);
-        let ground = if self.country.index == 2 {
-            palette.soil
-        } else {
-            palette.lawn
-        };
+        let ground = if self.country.index == 2 { palette.soil } else { palette.lawn };
         let ground = self.varied(ground, 0.08);
-        let mut brushes = vec![Brush::fill(
-            Layer::Cover,
-            outline.clone(),
-            Texture {
-                drift: 0.08,
-                ..Texture::natural(ground)
-            },
-        )];
-        let spacing = if trees == "olive_trees" {
-            (7.5, 7.5)
-        } else {
-            (4.6, 6.4)
-        };
+        let mut brushes =
+            vec![Brush::fill(Layer::Cover, outline.clone(), Texture { drift: 0.08, ..Texture::natural(ground) })];
+        let spacing = if trees == "olive_trees" { (7.5, 7.5) } else { (4.6, 6.4) };
         let radius = if trees == "olive_trees" { 2.2 } else { 1.7 };
         for centre in self.planted(&outline, angle, spacing, 0.35) {
             if self.dice.chance(0.96) {
@@ -253,10 +197,7 @@ impl Maker {
     }
 
     fn vineyard(&mut self, outline: Vec<Point>, angle: f32) -> Object {
-        let soil = self.varied(
-            mix(self.country.palette.soil, self.country.palette.lawn, 0.15),
-            0.08,
-        );
+        let soil = self.varied(mix(self.country.palette.soil, self.country.palette.lawn, 0.15), 0.08);
         let vines = self.varied([86.0, 116.0, 52.0], 0.1);
         let texture = Texture::natural(soil).with_rows(Rows {
             colour: vines,
@@ -276,11 +217,7 @@ impl Maker {
     fn scrub(&mut self, outline: Vec<Point>) -> Object {
         let palette = &self.country.palette;
         let ground = self.varied(mix(palette.soil, palette.meadow, 0.4), 0.08);
-        let mut brushes = vec![Brush::fill(
-            Layer::Cover,
-            outline.clone(),
-            Texture::natural(ground),
-        )];
+        let mut brushes = vec![Brush::fill(Layer::Cover, outline.clone(), Texture::natural(ground))];
         for centre in self.planted(&outline, 0.7, (5.5, 5.5), 2.6) {
             if self.dice.chance(0.7) {
                 let colour = mix(palette.broadleaved, palette.soil, 0.2);
@@ -300,36 +237,18 @@ impl Maker {
         let mut brushes = vec![Brush::fill(
             Layer::Cover,
             outline.clone(),
-            Texture {
-                mottle: 0.22,
-                drift: 0.2,
-                ..Texture::natural(ground)
-            },
+            Texture { mottle: 0.22, drift: 0.2, ..Texture::natural(ground) },
         )];
         for place in self.planted(&outline, 0.4, (14.0, 9.0), 4.0) {
             let size = self.dice.range(2.0, 5.5);
-            let pool = blob(
-                &mut self.dice,
-                Frame::new(place, 0.4),
-                size,
-                size * 0.4,
-                0.5,
-            );
-            brushes.push(Brush::fill(
-                Layer::Cover,
-                pool,
-                Texture::plain(lit(self.country.palette.water, 0.9)),
-            ));
+            let pool = blob(&mut self.dice, Frame::new(place, 0.4), size, size * 0.4, 0.5);
+            brushes.push(Brush::fill(Layer::Cover, pool, Texture::plain(lit(self.country.palette.water, 0.9))));
             if self.dice.chance(0.5) {
                 let tree = place + at(self.dice.range(-6.0, 6.0), self.dice.range(3.0, 6.0));
                 brushes.push(self.crown(tree, true, 0.6));
             }
         }
-        Object::area(
-            tags(&[("natural", "wetland"), ("wetland", "bog")]),
-            outline,
-            brushes,
-        )
+        Object::area(tags(&[("natural", "wetland"), ("wetland", "bog")]), outline, brushes)
     }
 }
 
@@ -354,17 +273,11 @@ mod tests {
                 Cover::Wetland,
                 Cover::Paved,
             ] {
-                let mut maker = Maker {
-                    dice: Dice::new(1, 1),
-                    country,
-                    winter: false,
-                };
+                let mut maker = Maker { dice: Dice::new(1, 1), country, winter: false };
                 let outline = Frame::new(at(30.0, 30.0), 0.0).rectangle(60.0, 60.0);
                 for brush in maker.parcel(cover, outline, 0.2).brushes {
                     let on_ground = match brush {
-                        Brush::Fill { layer, .. } | Brush::Stroke { layer, .. } => {
-                            layer == Layer::Cover
-                        }
+                        Brush::Fill { layer, .. } | Brush::Stroke { layer, .. } => layer == Layer::Cover,
                         Brush::Crown { .. } => true,
                         Brush::Shadow { .. } | Brush::ShadowLine { .. } => false,
                     };

@@ -12,18 +12,12 @@ impl Maker {
         let ground = mix(self.country.palette.meadow, self.country.palette.soil, 0.3);
         let panel = self.varied([36.0, 52.0, 96.0], 0.08);
         let outline = frame.rectangle(width, depth);
-        let mut brushes = vec![Brush::fill(
-            Layer::Flat,
-            frame.rectangle(width + 6.0, depth + 6.0),
-            Texture::natural(ground),
-        )];
+        let mut brushes =
+            vec![Brush::fill(Layer::Flat, frame.rectangle(width + 6.0, depth + 6.0), Texture::natural(ground))];
         let mut v = -depth / 2.0 + 2.5;
         while v < depth / 2.0 - 1.0 {
             let row = frame.inner(0.0, v, 0.0);
-            brushes.push(Brush::Shadow {
-                outline: row.rectangle(width, 3.6),
-                height: 1.2,
-            });
+            brushes.push(Brush::Shadow { outline: row.rectangle(width, 3.6), height: 1.2 });
             brushes.push(Brush::fill(
                 Layer::Roof,
                 row.rectangle(width, 3.6),
@@ -67,15 +61,8 @@ impl Maker {
                 pad.inner(0.0, 6.0, 0.0).rectangle(22.0, 14.0),
                 Texture::natural(self.country.palette.gravel),
             ),
-            Brush::fill(
-                Layer::Flat,
-                pad.ellipse(5.0, 5.0),
-                Texture::natural(lit(self.country.palette.gravel, 1.1)),
-            ),
-            Brush::ShadowLine {
-                line: vec![place, tip],
-                width: 2.0,
-            },
+            Brush::fill(Layer::Flat, pad.ellipse(5.0, 5.0), Texture::natural(lit(self.country.palette.gravel, 1.1))),
+            Brush::ShadowLine { line: vec![place, tip], width: 2.0 },
         ];
         let white = Texture::plain([244.0, 246.0, 248.0]);
         let lean = place - shadow * 7.0;
@@ -83,22 +70,10 @@ impl Maker {
         for blade in 0..3 {
             let angle = turn + blade as f32 / 3.0 * TAU;
             let stretched = at(angle.cos(), angle.sin());
-            brushes.push(Brush::ShadowLine {
-                line: vec![tip, tip + stretched * 15.0],
-                width: 1.6,
-            });
-            brushes.push(Brush::stroke(
-                Layer::Tall,
-                vec![lean, lean + stretched * 17.0],
-                1.7,
-                white,
-            ));
+            brushes.push(Brush::ShadowLine { line: vec![tip, tip + stretched * 15.0], width: 1.6 });
+            brushes.push(Brush::stroke(Layer::Tall, vec![lean, lean + stretched * 17.0], 1.7, white));
         }
-        brushes.push(Brush::fill(
-            Layer::Tall,
-            Frame::new(lean, 0.0).ellipse(1.9, 1.9),
-            white,
-        ));
+        brushes.push(Brush::fill(Layer::Tall, Frame::new(lean, 0.0).ellipse(1.9, 1.9), white));
         let mut tags = tags(&[("power", "generator"), ("generator:source", "wind")]);
         if self.dice.chance(0.5) {
             tags.insert("generator:method".into(), "wind_turbine".into());
@@ -120,15 +95,8 @@ impl Maker {
             let v = row as f32 * 8.0 - 12.0;
             for column in 0..9 {
                 let place = frame.inner(column as f32 * 5.0 - 20.0, v, 0.0);
-                let (width, depth) = if row == 1 && column % 3 == 0 {
-                    (4.5, 4.5)
-                } else {
-                    (1.2, 2.6)
-                };
-                brushes.push(Brush::Shadow {
-                    outline: place.rectangle(width, depth),
-                    height: 3.5,
-                });
+                let (width, depth) = if row == 1 && column % 3 == 0 { (4.5, 4.5) } else { (1.2, 2.6) };
+                brushes.push(Brush::Shadow { outline: place.rectangle(width, depth), height: 3.5 });
                 brushes.push(Brush::fill(
                     Layer::Roof,
                     place.rectangle(width, depth),
@@ -137,9 +105,7 @@ impl Maker {
             }
             brushes.push(Brush::stroke(
                 Layer::Tall,
-                frame
-                    .inner(0.0, v, 0.0)
-                    .outline(&[(-24.0, 0.0), (24.0, 0.0)]),
+                frame.inner(0.0, v, 0.0).outline(&[(-24.0, 0.0), (24.0, 0.0)]),
                 0.35,
                 Texture::plain([70.0, 70.0, 74.0]),
             ));

@@ -73,11 +73,7 @@ impl Maker {
         if self.dice.chance(words.address_share) {
             let street = self.dice.choose(words.streets);
             let number = self.dice.whole(1, 120).to_string();
-            for (key, value) in [
-                ("addr:street", street),
-                ("addr:housenumber", &number),
-                ("addr:city", words.city),
-            ] {
+            for (key, value) in [("addr:street", street), ("addr:housenumber", &number), ("addr:city", words.city)] {
                 tags.insert(key.to_owned(), value.to_owned());
             }
         }

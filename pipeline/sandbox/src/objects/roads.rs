@@ -60,17 +60,13 @@ impl Maker {
             return self.track_road(line);
         }
         let surface = match value {
-            "service" => self.dice.weighted(&[
-                (3.0, Surface::Asphalt),
-                (1.0, Surface::Concrete),
-                (1.0, Surface::Gravel),
-            ]),
-            "residential" | "living_street" => self
-                .dice
-                .weighted(&[(4.0, Surface::Asphalt), (1.0, Surface::PavingStones)]),
-            "path" | "footway" => self
-                .dice
-                .weighted(&[(2.0, Surface::Gravel), (1.0, Surface::Ground)]),
+            "service" => {
+                self.dice.weighted(&[(3.0, Surface::Asphalt), (1.0, Surface::Concrete), (1.0, Surface::Gravel)])
+            }
+            "residential" | "living_street" => {
+                self.dice.weighted(&[(4.0, Surface::Asphalt), (1.0, Surface::PavingStones)])
+            }
+            "path" | "footway" => self.dice.weighted(&[(2.0, Surface::Gravel), (1.0, Surface::Ground)]),
             _ => Surface::Asphalt,
         };
         let width = self.road_width(value);
@@ -83,31 +79,20 @@ impl Maker {
             "residential" | "living_street" if self.country.index > 0 => {
                 Some((width + 5.0, lit(self.country.palette.pavement, 1.05)))
             }
-            "motorway" | "primary" | "secondary" | "tertiary" => Some((
-                width + 4.0,
-                mix(self.country.palette.lawn, self.country.palette.gravel, 0.45),
-            )),
+            "motorway" | "primary" | "secondary" | "tertiary" => {
+                Some((width + 4.0, mix(self.country.palette.lawn, self.country.palette.gravel, 0.45)))
+            }
             _ => None,
         };
         if let Some((width, colour)) = edge {
-            brushes.push(Brush::stroke(
-                Layer::Road,
-                line.clone(),
-                width,
-                Texture::plain(colour),
-            ));
+            brushes.push(Brush::stroke(Layer::Road, line.clone(), width, Texture::plain(colour)));
         }
         brushes.push(Brush::stroke(Layer::Road, line.clone(), width, texture));
         let mut lanes = None;
         match value {
             "motorway" => {
                 let green = Texture::natural(self.country.palette.lawn);
-                brushes.push(Brush::stroke(
-                    Layer::Marking,
-                    line.clone(),
-                    width * 0.14,
-                    green,
-                ));
+                brushes.push(Brush::stroke(Layer::Marking, line.clone(), width * 0.14, green));
                 for side in [-1.0, 1.0] {
                     brushes.push(Brush::dashed(
                         Layer::Marking,
@@ -116,37 +101,16 @@ impl Maker {
                         (4.0, 4.0),
                         marking,
                     ));
-                    brushes.push(Brush::stroke(
-                        Layer::Marking,
-                        offset(&line, side * width * 0.48),
-                        0.5,
-                        marking,
-                    ));
-                    brushes.push(Brush::stroke(
-                        Layer::Marking,
-                        offset(&line, side * width * 0.1),
-                        0.5,
-                        marking,
-                    ));
+                    brushes.push(Brush::stroke(Layer::Marking, offset(&line, side * width * 0.48), 0.5, marking));
+                    brushes.push(Brush::stroke(Layer::Marking, offset(&line, side * width * 0.1), 0.5, marking));
                 }
                 lanes = Some("4");
             }
             "primary" | "secondary" | "tertiary" => {
-                brushes.push(Brush::dashed(
-                    Layer::Marking,
-                    line.clone(),
-                    0.7,
-                    (4.0, 3.0),
-                    marking,
-                ));
+                brushes.push(Brush::dashed(Layer::Marking, line.clone(), 0.7, (4.0, 3.0), marking));
                 if value == "primary" {
                     for side in [-0.44, 0.44] {
-                        brushes.push(Brush::stroke(
-                            Layer::Marking,
-                            offset(&line, side * width),
-                            0.5,
-                            marking,
-                        ));
+                        brushes.push(Brush::stroke(Layer::Marking, offset(&line, side * width), 0.5, marking));
                     }
                     lanes = Some("2");
                 }
@@ -164,21 +128,14 @@ impl Maker {
             tags.insert("lanes".into(), lanes.into());
         }
         self.road_words(&mut tags, value);
-        Object {
-            tags,
-            shape: Shape::Way { line, width },
-            brushes,
-        }
+        Object { tags, shape: Shape::Way { line, width }, brushes }
     }
 
     fn road_words(&mut self, tags: &mut Tags, value: &str) {
         let words = &self.country.words;
         if matches!(value, "residential" | "living_street") && self.dice.chance(0.8) {
             tags.insert("name".into(), self.dice.choose(words.streets).into());
-            tags.insert(
-                "maxspeed".into(),
-                self.dice.choose(&["30", "40", "50"]).into(),
-            );
+            tags.insert("maxspeed".into(), self.dice.choose(&["30", "40", "50"]).into());
         }
         if matches!(value, "motorway" | "primary" | "secondary" | "tertiary") {
             let number = self.dice.whole(1, 340);
@@ -205,20 +162,10 @@ impl Maker {
         let colour = self.surface_colour(surface);
         let mut brushes = Vec::new();
         if grade <= 2 {
-            brushes.push(Brush::stroke(
-                Layer::Road,
-                line.clone(),
-                width * 0.85,
-                Texture::natural(colour),
-            ));
+            brushes.push(Brush::stroke(Layer::Road, line.clone(), width * 0.85, Texture::natural(colour)));
         } else {
             for side in [-0.32, 0.32] {
-                brushes.push(Brush::stroke(
-                    Layer::Road,
-                    offset(&line, side * width),
-                    1.3,
-                    Texture::natural(colour),
-                ));
+                brushes.push(Brush::stroke(Layer::Road, offset(&line, side * width), 1.3, Texture::natural(colour)));
             }
         }
         let mut tags = tags(&[("highway", "track")]);
@@ -228,11 +175,7 @@ impl Maker {
         if self.dice.chance(0.6) {
             tags.insert("surface".into(), surface.tag().into());
         }
-        Object {
-            tags,
-            shape: Shape::Way { line, width },
-            brushes,
-        }
+        Object { tags, shape: Shape::Way { line, width }, brushes }
     }
 
     /// A zebra crossing over a road of `width` at `frame` (turned along the road).
@@ -242,19 +185,11 @@ impl Maker {
         let brushes = (0..bars)
             .map(|bar| {
                 let v = (bar as f32 + 0.5) / bars as f32 * width - width / 2.0;
-                Brush::fill(
-                    Layer::Marking,
-                    frame.inner(0.0, v, 0.0).rectangle(6.0, 0.95),
-                    white,
-                )
+                Brush::fill(Layer::Marking, frame.inner(0.0, v, 0.0).rectangle(6.0, 0.95), white)
             })
             .collect();
         let mut tags = tags(&[("highway", "crossing")]);
-        let value = if self.dice.chance(0.7) {
-            "zebra"
-        } else {
-            "uncontrolled"
-        };
+        let value = if self.dice.chance(0.7) { "zebra" } else { "uncontrolled" };
         tags.insert("crossing".into(), value.into());
         Object::node(tags, frame.origin, brushes)
     }
@@ -270,31 +205,15 @@ impl Maker {
         let green = Texture::natural(lit(self.country.palette.lawn, 1.05));
         let island = radius - width / 2.0;
         let mut brushes = vec![
-            Brush::fill(
-                Layer::Marking,
-                frame.ellipse(radius + width / 2.0, radius + width / 2.0),
-                asphalt,
-            ),
+            Brush::fill(Layer::Marking, frame.ellipse(radius + width / 2.0, radius + width / 2.0), asphalt),
             Brush::dashed(Layer::Marking, ring.clone(), 0.5, (2.5, 2.5), white),
             Brush::fill(Layer::Marking, frame.ellipse(island, island), kerb),
-            Brush::fill(
-                Layer::Marking,
-                frame.ellipse(island - 1.2, island - 1.2),
-                green,
-            ),
+            Brush::fill(Layer::Marking, frame.ellipse(island - 1.2, island - 1.2), green),
         ];
         if self.dice.chance(0.7) {
             brushes.push(self.crown(frame.origin, false, 1.0));
         }
-        let tags = tags(&[
-            ("highway", value),
-            ("junction", "roundabout"),
-            ("oneway", "yes"),
-        ]);
-        Object {
-            tags,
-            shape: Shape::Way { line: ring, width },
-            brushes,
-        }
+        let tags = tags(&[("highway", value), ("junction", "roundabout"), ("oneway", "yes")]);
+        Object { tags, shape: Shape::Way { line: ring, width }, brushes }
     }
 }

@@ -13,11 +13,7 @@ impl Maker {
         } else {
             (palette.broadleaved, self.dice.range(2.0, 3.8))
         };
-        Brush::Crown {
-            centre,
-            radius: radius * scale,
-            colour: self.varied(colour, 0.16),
-        }
+        Brush::Crown { centre, radius: radius * scale, colour: self.varied(colour, 0.16) }
     }
 
     /// A row of trees along a line.
@@ -30,10 +26,6 @@ impl Maker {
             brushes.push(self.crown(place.origin, conifer, 1.0));
             distance += self.dice.range(5.5, 7.5);
         }
-        Object {
-            tags: tags(&[("natural", "tree_row")]),
-            shape: Shape::Way { line, width: 4.0 },
-            brushes,
-        }
+        Object { tags: tags(&[("natural", "tree_row")]), shape: Shape::Way { line, width: 4.0 }, brushes }
     }
 }

@@ -6,13 +6,7 @@ use crate::scene::{Brush, Colour, Layer, Object, Rows, Shape, Texture, lit, mix,
 
 impl Maker {
     fn water_texture(&mut self, colour: Colour) -> Texture {
-        Texture {
-            grain: 0.05,
-            mottle: 0.06,
-            drift: 0.16,
-            ..Texture::plain(colour)
-        }
-        .with_rows(Rows {
+        Texture { grain: 0.05, mottle: 0.06, drift: 0.16, ..Texture::plain(colour) }.with_rows(Rows {
             colour: lit(colour, 1.14),
             angle: self.dice.range(0.0, 3.0),
             period: 2.8,
@@ -24,11 +18,7 @@ impl Maker {
     /// A lake or a pond: open water with a shore.
     pub fn still_water(&mut self, frame: Frame, radius: f32, value: &str) -> Object {
         let palette = &self.country.palette;
-        let colour = if value == "reservoir" {
-            [62.0, 132.0, 140.0]
-        } else {
-            palette.water
-        };
+        let colour = if value == "reservoir" { [62.0, 132.0, 140.0] } else { palette.water };
         let colour = self.varied(colour, 0.12);
         let outline = if value == "reservoir" {
             let long = self.dice.range(1.2, 1.5);
@@ -51,17 +41,10 @@ impl Maker {
         ];
         if value == "pond" && self.dice.chance(0.6) {
             for _ in 0..5 {
-                let place = frame.at(
-                    self.dice.range(-0.5, 0.5) * radius,
-                    self.dice.range(-0.4, 0.4) * radius,
-                );
+                let place = frame.at(self.dice.range(-0.5, 0.5) * radius, self.dice.range(-0.4, 0.4) * radius);
                 let size = self.dice.range(0.8, 1.6);
                 let lily = Texture::plain([92.0, 124.0, 72.0]);
-                brushes.push(Brush::fill(
-                    Layer::Road,
-                    Frame::new(place, 0.0).ellipse(size, size),
-                    lily,
-                ));
+                brushes.push(Brush::fill(Layer::Road, Frame::new(place, 0.0).ellipse(size, size), lily));
             }
         }
         let mut tags = tags(&[("natural", "water"), ("water", value)]);
@@ -83,18 +66,8 @@ impl Maker {
         }
         let brim = if value == "stream" { 2.5 } else { 4.5 };
         let mut brushes = vec![
-            Brush::stroke(
-                Layer::Flat,
-                line.clone(),
-                width + brim,
-                Texture::natural(bank),
-            ),
-            Brush::stroke(
-                Layer::Water,
-                line.clone(),
-                width,
-                self.water_texture(colour),
-            ),
+            Brush::stroke(Layer::Flat, line.clone(), width + brim, Texture::natural(bank)),
+            Brush::stroke(Layer::Water, line.clone(), width, self.water_texture(colour)),
         ];
         if value != "canal" {
             for side in [-1.0, 1.0] {
@@ -113,11 +86,7 @@ impl Maker {
         }
         let mut tags = tags(&[("waterway", value)]);
         self.annotate(&mut tags, value == "river");
-        Object {
-            tags,
-            shape: Shape::Way { line, width },
-            brushes,
-        }
+        Object { tags, shape: Shape::Way { line, width }, brushes }
     }
 
     /// A bridge deck over water at `frame` (turned along the road).
@@ -127,37 +96,15 @@ impl Maker {
         let parapet = Texture::plain([226.0, 224.0, 218.0]);
         let line = frame.outline(&[(-span / 2.0, 0.0), (span / 2.0, 0.0)]);
         let mut brushes = vec![
-            Brush::Shadow {
-                outline: frame.rectangle(span, width),
-                height: 3.5,
-            },
+            Brush::Shadow { outline: frame.rectangle(span, width), height: 3.5 },
             Brush::stroke(Layer::Roof, line.clone(), width, Texture::plain(deck)),
-            Brush::dashed(
-                Layer::Roof,
-                line.clone(),
-                0.6,
-                (3.0, 3.0),
-                Texture::plain(self.country.palette.marking),
-            ),
+            Brush::dashed(Layer::Roof, line.clone(), 0.6, (3.0, 3.0), Texture::plain(self.country.palette.marking)),
         ];
         for side in [-1.0, 1.0] {
-            brushes.push(Brush::stroke(
-                Layer::Roof,
-                offset(&line, side * width / 2.0),
-                0.8,
-                parapet,
-            ));
+            brushes.push(Brush::stroke(Layer::Roof, offset(&line, side * width / 2.0), 0.8, parapet));
         }
-        let tags = tags(&[
-            ("highway", value),
-            ("bridge", "yes"),
-            ("surface", "asphalt"),
-        ]);
-        Object {
-            tags,
-            shape: Shape::Way { line, width },
-            brushes,
-        }
+        let tags = tags(&[("highway", value), ("bridge", "yes"), ("surface", "asphalt")]);
+        Object { tags, shape: Shape::Way { line, width }, brushes }
     }
 
     /// Open water on one side of a shore line: `outline` is the water, `shore` its edge on land.
@@ -175,30 +122,11 @@ impl Maker {
         let foam = Texture::natural([240.0, 244.0, 242.0]);
         let wet = Texture::natural(lit(sand, 0.78));
         let mut brushes = vec![
-            Brush::fill(
-                Layer::Flat,
-                outline.clone(),
-                Texture {
-                    mottle: 0.08,
-                    ..Texture::natural(sand)
-                },
-            ),
+            Brush::fill(Layer::Flat, outline.clone(), Texture { mottle: 0.08, ..Texture::natural(sand) }),
             Brush::stroke(Layer::Road, offset(shore, -1.8), 3.2, wet),
             Brush::stroke(Layer::Road, shore.to_vec(), 1.6, foam),
-            Brush::dashed(
-                Layer::Road,
-                offset(shore, 4.5),
-                0.9,
-                (9.0, 5.0),
-                foam.with_opacity(0.7),
-            ),
-            Brush::dashed(
-                Layer::Road,
-                offset(shore, 8.5),
-                0.7,
-                (6.0, 9.0),
-                foam.with_opacity(0.5),
-            ),
+            Brush::dashed(Layer::Road, offset(shore, 4.5), 0.9, (9.0, 5.0), foam.with_opacity(0.7)),
+            Brush::dashed(Layer::Road, offset(shore, 8.5), 0.7, (6.0, 9.0), foam.with_opacity(0.5)),
         ];
         let total = length(shore);
         for _ in 0..self.dice.whole(6, 18) {
@@ -211,22 +139,11 @@ impl Maker {
                     [60.0, 110.0, 190.0],
                     [238.0, 190.0, 60.0],
                 ]);
-                brushes.push(Brush::Shadow {
-                    outline: place.ellipse(1.2, 1.2),
-                    height: 2.0,
-                });
-                brushes.push(Brush::fill(
-                    Layer::Roof,
-                    place.ellipse(1.3, 1.3),
-                    Texture::plain(colour),
-                ));
+                brushes.push(Brush::Shadow { outline: place.ellipse(1.2, 1.2), height: 2.0 });
+                brushes.push(Brush::fill(Layer::Roof, place.ellipse(1.3, 1.3), Texture::plain(colour)));
             }
         }
-        Object::area(
-            tags(&[("natural", "beach"), ("surface", "sand")]),
-            outline,
-            brushes,
-        )
+        Object::area(tags(&[("natural", "beach"), ("surface", "sand")]), outline, brushes)
     }
 
     /// A jetty from the shore at `frame` (turned out to the water) with boats on both sides.
@@ -234,10 +151,7 @@ impl Maker {
         let plank = Texture::plain([190.0, 180.0, 164.0]);
         let line = frame.outline(&[(-4.0, 0.0), (reach, 0.0)]);
         let mut brushes = vec![
-            Brush::Shadow {
-                outline: frame.inner(reach / 2.0, 0.0, 0.0).rectangle(reach, 2.2),
-                height: 1.0,
-            },
+            Brush::Shadow { outline: frame.inner(reach / 2.0, 0.0, 0.0).rectangle(reach, 2.2), height: 1.0 },
             Brush::stroke(Layer::Vehicle, line.clone(), 2.2, plank),
         ];
         let mut u = 5.0;
@@ -251,11 +165,7 @@ impl Maker {
             u += 4.0;
         }
         let tags = tags(&[("man_made", "pier"), ("material", "wood")]);
-        Object {
-            tags,
-            shape: Shape::Way { line, width: 2.2 },
-            brushes,
-        }
+        Object { tags, shape: Shape::Way { line, width: 2.2 }, brushes }
     }
 
     fn boat(&mut self, frame: Frame) -> Vec<Brush> {
@@ -268,13 +178,7 @@ impl Maker {
         vec![
             Brush::fill(
                 Layer::Vehicle,
-                frame.outline(&[
-                    (-u, -v),
-                    (u * 0.4, -v),
-                    (u * 1.15, 0.0),
-                    (u * 0.4, v),
-                    (-u, v),
-                ]),
+                frame.outline(&[(-u, -v), (u * 0.4, -v), (u * 1.15, 0.0), (u * 0.4, v), (-u, v)]),
                 Texture::plain(hull),
             ),
             Brush::fill(
@@ -290,11 +194,7 @@ impl Maker {
         let knots: Vec<Point> = [-1.0, -0.5, 0.0, 0.5, 1.0]
             .iter()
             .map(|&share| {
-                let v = if share == 0.0 {
-                    0.0
-                } else {
-                    self.dice.range(-bend, bend)
-                };
+                let v = if share == 0.0 { 0.0 } else { self.dice.range(-bend, bend) };
                 frame.at(share * reach, v)
             })
             .collect();

@@ -59,10 +59,7 @@ pub fn apartments(c: &mut Composer) {
 }
 
 pub fn hall(c: &mut Composer, value: &'static str) {
-    let (width, depth) = (
-        c.maker.dice.range(44.0, 56.0),
-        c.maker.dice.range(26.0, 34.0),
-    );
+    let (width, depth) = (c.maker.dice.range(44.0, 56.0), c.maker.dice.range(26.0, 34.0));
     let middle = c.middle();
     ground(c, Setting::Industrial, 0.0);
     if value == "retail" {
@@ -83,28 +80,18 @@ pub fn hall(c: &mut Composer, value: &'static str) {
 
 pub fn greenhouse(c: &mut Composer) {
     let bays = c.maker.dice.whole(4, 7);
-    centred(c, Setting::Rural, 30.0, |maker, frame| {
-        maker.greenhouse(frame, bays)
-    });
+    centred(c, Setting::Rural, 30.0, |maker, frame| maker.greenhouse(frame, bays));
 }
 
 pub fn pool(c: &mut Composer) {
-    let length = if c.dice().chance(0.3) {
-        34.0
-    } else {
-        c.dice().range(15.0, 20.0)
-    };
-    centred(c, Setting::Suburb, length * 0.6, |maker, frame| {
-        maker.pool(frame, length)
-    });
+    let length = if c.dice().chance(0.3) { 34.0 } else { c.dice().range(15.0, 20.0) };
+    centred(c, Setting::Suburb, length * 0.6, |maker, frame| maker.pool(frame, length));
 }
 
 pub fn parking(c: &mut Composer) {
     let rows = c.maker.dice.whole(3, 5);
     let width = c.maker.dice.range(46.0, 62.0);
-    let setting = c
-        .dice()
-        .choose(&[Setting::Town, Setting::Industrial, Setting::Park]);
+    let setting = c.dice().choose(&[Setting::Town, Setting::Industrial, Setting::Park]);
     centred(c, setting, rows as f32 * 5.25 + 3.0, |maker, frame| {
         maker.parking(Frame::new(frame.origin, frame.angle), width, rows)
     });
@@ -116,21 +103,14 @@ pub fn tanks(c: &mut Composer) {
     let ground = middle.rectangle(70.0, 50.0);
     let soil = c.country().palette.gravel;
     let pad = Brush::fill(Layer::Flat, ground, Texture::natural(soil));
-    c.lay(Object::area(
-        tags(&[("landuse", "industrial")]),
-        middle.rectangle(70.0, 50.0),
-        vec![pad],
-    ));
+    c.lay(Object::area(tags(&[("landuse", "industrial")]), middle.rectangle(70.0, 50.0), vec![pad]));
     let (columns, rows) = (c.dice().whole(2, 3), c.dice().whole(1, 2));
     let radius = c.dice().range(8.5, 11.0);
     for index in 0..columns * rows {
         let (column, row) = (index % columns, index / columns);
         let u = (column as f32 - (columns as f32 - 1.0) / 2.0) * radius * 2.5;
         let v = (row as f32 - (rows as f32 - 1.0) / 2.0) * radius * 2.5;
-        let tank = c.maker.tank(
-            middle.inner(u, v, 0.0),
-            radius * c.country().road_scale.clamp(0.95, 1.05),
-        );
+        let tank = c.maker.tank(middle.inner(u, v, 0.0), radius * c.country().road_scale.clamp(0.95, 1.05));
         if index == 0 {
             c.add_focus(tank);
         } else {
@@ -148,19 +128,11 @@ pub fn farm(c: &mut Composer) {
     let middle = c.middle();
     let gravel = c.country().palette.gravel;
     let yard = middle.rectangle(58.0, 46.0);
-    let brushes = vec![Brush::fill(
-        Layer::Flat,
-        yard.clone(),
-        Texture::natural(gravel),
-    )];
+    let brushes = vec![Brush::fill(Layer::Flat, yard.clone(), Texture::natural(gravel))];
     let mut focus_tags = tags(&[("landuse", "farmyard")]);
     c.maker.annotate(&mut focus_tags, true);
     c.lay_focus(Object::area(focus_tags, yard, brushes));
-    for (u, v, turn) in [
-        (-8.0, -14.0, 0.0),
-        (20.0, 4.0, FRAC_PI_2),
-        (-14.0, 14.0, 0.0),
-    ] {
+    for (u, v, turn) in [(-8.0, -14.0, 0.0), (20.0, 4.0, FRAC_PI_2), (-14.0, 14.0, 0.0)] {
         let barn = c.maker.barn(middle.inner(u, v, turn));
         c.add(barn);
     }

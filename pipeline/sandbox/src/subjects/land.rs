@@ -21,9 +21,7 @@ pub fn land(c: &mut Composer, cover: Cover) {
         let edge = c.beyond(other, distance);
         let with_road = c.dice().chance(0.6);
         if with_road {
-            let value = c
-                .dice()
-                .choose(&["track", "track", "tertiary", "unclassified"]);
+            let value = c.dice().choose(&["track", "track", "tertiary", "unclassified"]);
             let road = c.maker.road(value, edge.clone());
             c.add(road);
         }
@@ -32,11 +30,7 @@ pub fn land(c: &mut Composer, cover: Cover) {
         let distance = c.dice().range(-10.0, 10.0);
         let frame = c.middle().inner(0.0, distance, 0.0);
         let line = c.line(frame, 9.0);
-        let value = if cover == Cover::Wood && c.dice().chance(0.4) {
-            "path"
-        } else {
-            "track"
-        };
+        let value = if cover == Cover::Wood && c.dice().chance(0.4) { "path" } else { "track" };
         c.clear_crowns(&line, 7.0);
         let road = c.maker.road(value, line);
         c.add(road);
@@ -59,23 +53,17 @@ pub fn land(c: &mut Composer, cover: Cover) {
 
 pub fn soccer(c: &mut Composer) {
     let width = c.maker.dice.range(60.0, 70.0);
-    centred(c, Setting::Park, 28.0, |maker, frame| {
-        maker.soccer(frame, width)
-    });
+    centred(c, Setting::Park, 28.0, |maker, frame| maker.soccer(frame, width));
 }
 
 pub fn tennis(c: &mut Composer) {
     let courts = c.maker.dice.whole(1, 4);
-    centred(c, Setting::Park, 20.0, |maker, frame| {
-        maker.tennis(frame, courts)
-    });
+    centred(c, Setting::Park, 20.0, |maker, frame| maker.tennis(frame, courts));
 }
 
 pub fn solar(c: &mut Composer) {
     let width = c.maker.dice.range(50.0, 66.0);
-    centred(c, Setting::Rural, 26.0, |maker, frame| {
-        maker.solar(frame, width, 44.0)
-    });
+    centred(c, Setting::Rural, 26.0, |maker, frame| maker.solar(frame, width, 44.0));
 }
 
 pub fn turbine(c: &mut Composer) {
@@ -93,29 +81,16 @@ pub fn turbine(c: &mut Composer) {
     let focus = c.maker.wind_turbine(foot);
     c.add_focus(focus);
     let way = vec![foot, foot + shadow * 46.0];
-    c.mark(&Shape::Way {
-        line: way,
-        width: 26.0,
-    });
+    c.mark(&Shape::Way { line: way, width: 26.0 });
     c.fill(Setting::Rural, 3);
 }
 
 pub fn cemetery(c: &mut Composer) {
-    let (width, depth) = (
-        c.maker.dice.range(48.0, 60.0),
-        c.maker.dice.range(36.0, 46.0),
-    );
-    centred(c, Setting::Suburb, depth / 2.0 + 4.0, |maker, frame| {
-        maker.cemetery(frame, width, depth)
-    });
+    let (width, depth) = (c.maker.dice.range(48.0, 60.0), c.maker.dice.range(36.0, 46.0));
+    centred(c, Setting::Suburb, depth / 2.0 + 4.0, |maker, frame| maker.cemetery(frame, width, depth));
 }
 
 pub fn allotments(c: &mut Composer) {
-    let (width, depth) = (
-        c.maker.dice.range(54.0, 66.0),
-        c.maker.dice.range(36.0, 48.0),
-    );
-    centred(c, Setting::Suburb, depth / 2.0 + 5.0, |maker, frame| {
-        maker.allotments(frame, width, depth)
-    });
+    let (width, depth) = (c.maker.dice.range(54.0, 66.0), c.maker.dice.range(36.0, 48.0));
+    centred(c, Setting::Suburb, depth / 2.0 + 5.0, |maker, frame| maker.allotments(frame, width, depth));
 }

@@ -22,9 +22,7 @@ pub fn banks(c: &mut Composer) {
 
 pub fn river(c: &mut Composer) {
     banks(c);
-    let (value, width) = c
-        .dice()
-        .weighted(&[(3.0, ("river", 20.0)), (1.5, ("stream", 4.5))]);
+    let (value, width) = c.dice().weighted(&[(3.0, ("river", 20.0)), (1.5, ("stream", 4.5))]);
     let width = width * c.maker.dice.range(0.8, 1.25);
     let middle = c.middle();
     let bend = c.dice().range(8.0, 18.0);
@@ -77,11 +75,7 @@ pub fn bridge(c: &mut Composer) {
 pub fn lake(c: &mut Composer) {
     banks(c);
     let value = c.dice().choose(&["lake", "lake", "pond"]);
-    let radius = if value == "lake" {
-        c.dice().range(32.0, 44.0)
-    } else {
-        c.dice().range(15.0, 21.0)
-    };
+    let radius = if value == "lake" { c.dice().range(32.0, 44.0) } else { c.dice().range(15.0, 21.0) };
     let middle = c.middle();
     let focus = c.maker.still_water(middle, radius, value);
     if let Shape::Area(outline) = &focus.shape {
@@ -100,18 +94,12 @@ pub fn lake(c: &mut Composer) {
 
 pub fn reservoir(c: &mut Composer) {
     let radius = c.maker.dice.range(24.0, 30.0);
-    centred(c, Setting::Rural, radius, |maker, frame| {
-        maker.still_water(frame, radius, "reservoir")
-    });
+    centred(c, Setting::Rural, radius, |maker, frame| maker.still_water(frame, radius, "reservoir"));
 }
 
 /// Water beyond a shore near the middle: the shore line, with the water on its right.
 pub fn shore(c: &mut Composer, bend: f32) -> (Vec<Point>, Vec<Point>) {
-    let frame = c.middle().inner(
-        0.0,
-        c.maker.dice.range(-6.0, 2.0),
-        if c.maker.dice.chance(0.5) { PI } else { 0.0 },
-    );
+    let frame = c.middle().inner(0.0, c.maker.dice.range(-6.0, 2.0), if c.maker.dice.chance(0.5) { PI } else { 0.0 });
     let line = c.line(frame, bend);
     let reach = c.reach();
     let mut water = line.clone();
@@ -125,12 +113,7 @@ pub fn marina(c: &mut Composer) {
     let water = c.maker.open_water(water);
     c.add(water);
     let pavement = c.country().palette.pavement;
-    let quay = Brush::stroke(
-        Layer::Road,
-        offset(&line, -3.0),
-        7.0,
-        Texture::plain(pavement),
-    );
+    let quay = Brush::stroke(Layer::Road, offset(&line, -3.0), 7.0, Texture::plain(pavement));
     let (from, to) = (line[0], line[line.len() - 1]);
     let frame = Frame::new((from + to) * 0.5, (to - from).angle());
     let mut focus_tags = tags(&[("leisure", "marina")]);
@@ -144,10 +127,7 @@ pub fn marina(c: &mut Composer) {
         let jetty = c.maker.jetty(frame.inner(u, 0.0, FRAC_PI_2), reach);
         c.add(jetty);
     }
-    c.mark(&Shape::Way {
-        line: offset(&line, -3.0),
-        width: 8.0,
-    });
+    c.mark(&Shape::Way { line: offset(&line, -3.0), width: 8.0 });
     let road = c.dice().choose(&["service", "residential", "tertiary"]);
     let width = c.maker.road_width(road);
     let road = c.maker.road(road, offset(&line, -11.0 - width / 2.0));

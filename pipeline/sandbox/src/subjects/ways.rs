@@ -11,11 +11,7 @@ use crate::scene::Shape;
 
 pub fn street(c: &mut Composer, value: &str) {
     c.base(Cover::Lawn);
-    let bend = if c.dice().chance(0.45) {
-        c.dice().range(8.0, 16.0)
-    } else {
-        0.0
-    };
+    let bend = if c.dice().chance(0.45) { c.dice().range(8.0, 16.0) } else { 0.0 };
     let middle = c.middle();
     let line = c.line(middle, bend);
     let focus = c.maker.road(value, line.clone());
@@ -98,9 +94,7 @@ pub fn crossing(c: &mut Composer) {
 }
 
 pub fn roundabout(c: &mut Composer) {
-    let setting = c
-        .dice()
-        .choose(&[Setting::Suburb, Setting::Rural, Setting::Town]);
+    let setting = c.dice().choose(&[Setting::Suburb, Setting::Rural, Setting::Town]);
     ground(c, setting, 30.0);
     let value = c.dice().choose(&["tertiary", "primary", "residential"]);
     let middle = c.middle();
@@ -109,9 +103,7 @@ pub fn roundabout(c: &mut Composer) {
     let mut streets = Vec::new();
     for arm in 0..arms {
         let turn = arm as f32 / arms as f32 * TAU + c.maker.dice.range(-0.15, 0.15);
-        let line = middle
-            .inner(0.0, 0.0, turn)
-            .outline(&[(4.0, 0.0), (reach, 0.0)]);
+        let line = middle.inner(0.0, 0.0, turn).outline(&[(4.0, 0.0), (reach, 0.0)]);
         let kind = if arm < 2 { value } else { "residential" };
         let road = c.maker.road(kind, line.clone());
         c.add(road);
@@ -131,9 +123,7 @@ pub fn roundabout(c: &mut Composer) {
 }
 
 pub fn railway(c: &mut Composer) {
-    let setting = c
-        .dice()
-        .choose(&[Setting::Rural, Setting::Industrial, Setting::Suburb]);
+    let setting = c.dice().choose(&[Setting::Rural, Setting::Industrial, Setting::Suburb]);
     ground(c, setting, 10.0);
     let tracks = c.dice().whole(1, 4);
     let middle = c.middle();

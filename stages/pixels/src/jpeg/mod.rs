@@ -25,11 +25,7 @@ pub(crate) fn decode_into(bytes: &[u8], data: &mut Vec<u8>) -> Result<(), PixelE
         .set_strict_mode(true);
     let guarded = guarded(&bytes[..image.end]);
     // zune-jpeg wants to have met the next marker when the first progressive scan is done.
-    let bytes = if image.only_first_scan {
-        bytes
-    } else {
-        guarded.as_slice()
-    };
+    let bytes = if image.only_first_scan { bytes } else { guarded.as_slice() };
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     let broken = |error| PixelError::broken(format!("jpeg of {width} x {height} pixels: {error}"));
     decoder.decode_headers().map_err(broken)?;
@@ -44,8 +40,6 @@ pub(crate) fn decode_into(bytes: &[u8], data: &mut Vec<u8>) -> Result<(), PixelE
 /// error. A code of all ones is forbidden (T.81, C.2), so that whoever reads on here fails; whoever is
 /// done does not look.
 fn guarded(image: &[u8]) -> Vec<u8> {
-    const STUFFED_ONES: [u8; 16] = [
-        0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0,
-    ];
+    const STUFFED_ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
     [image, &STUFFED_ONES, &[0xff, structure::END_OF_IMAGE]].concat()
 }

@@ -49,27 +49,14 @@ impl Frame {
         if let Some(coding) = coding {
             return Err(PixelError::unsupported(format!("{coding} jpeg")));
         }
-        let &[
-            bits,
-            height_high,
-            height_low,
-            width_high,
-            width_low,
-            components,
-            ..,
-        ] = payload
-        else {
+        let &[bits, height_high, height_low, width_high, width_low, components, ..] = payload else {
             return Err(PixelError::broken("jpeg frame header is cut short"));
         };
         if bits != 8 {
-            return Err(PixelError::unsupported(format!(
-                "jpeg with {bits} bits a channel"
-            )));
+            return Err(PixelError::unsupported(format!("jpeg with {bits} bits a channel")));
         }
         if !matches!(components, 1 | 3 | 4) {
-            return Err(PixelError::unsupported(format!(
-                "jpeg with {components} colour components"
-            )));
+            return Err(PixelError::unsupported(format!("jpeg with {components} colour components")));
         }
         Ok(Self {
             width: u16::from_be_bytes([width_high, width_low]),
@@ -103,11 +90,8 @@ pub(crate) fn check_complete(bytes: &[u8]) -> Result<Image, PixelError> {
             }
             END_OF_IMAGE => {
                 let expected = u32::from(frame.components);
-                let complete = if frame.progressive {
-                    components_coded >= expected
-                } else {
-                    components_coded == expected
-                };
+                let complete =
+                    if frame.progressive { components_coded >= expected } else { components_coded == expected };
                 if !complete {
                     return Err(PixelError::broken(format!(
                         "jpeg scans code {components_coded} components, the frame has {expected}"
@@ -116,19 +100,12 @@ pub(crate) fn check_complete(bytes: &[u8]) -> Result<Image, PixelError> {
                 // A data byte of 0xff has a zero behind it, so these are the marker's own.
                 let marker_bytes = bytes[..markers.position].iter().rev();
                 let end = markers.position - marker_bytes.take_while(|&&byte| byte == 0xff).count();
-                return Ok(Image {
-                    frame,
-                    only_first_scan: frame.progressive && scans == 1,
-                    end,
-                });
+                return Ok(Image { frame, only_first_scan: frame.progressive && scans == 1, end });
             }
             _ => {}
         }
     }
-    Err(PixelError::broken(format!(
-        "jpeg is truncated: no end-of-image marker in {} bytes",
-        bytes.len()
-    )))
+    Err(PixelError::broken(format!("jpeg is truncated: no end-of-image marker in {} bytes", bytes.len())))
 }
 
 struct Segment<'a> {
@@ -164,10 +141,7 @@ impl<'a> Markers<'a> {
                 // A stuffed byte, or a marker without payload (temporary, restart, start of image).
                 0x00 | 0x01 | 0xd0..=0xd8 => self.position += 1,
                 END_OF_IMAGE => {
-                    return Ok(Some(Segment {
-                        marker,
-                        payload: &[],
-                    }));
+                    return Ok(Some(Segment { marker, payload: &[] }));
                 }
                 _ => return self.segment(marker).map(Some),
             }

@@ -32,11 +32,7 @@ impl Rle {
                 "mask runs add up to {sum} pixels, {height} x {width} (height x width) has {area}"
             )));
         }
-        Ok(Self {
-            height,
-            width,
-            counts,
-        })
+        Ok(Self { height, width, counts })
     }
 
     /// Encodes a mask of `height` rows of `width` values, each `bool` or `u8` (set if not zero).
@@ -44,11 +40,7 @@ impl Rle {
     /// # Errors
     /// [`PixelError::Shape`] if `bits` is not `height * width` long or the mask is empty,
     /// [`PixelError::TooLarge`] above [`MAX_PIXELS`].
-    pub fn from_row_major<Bit: Copy + Into<u8>>(
-        bits: &[Bit],
-        height: u32,
-        width: u32,
-    ) -> Result<Self, PixelError> {
+    pub fn from_row_major<Bit: Copy + Into<u8>>(bits: &[Bit], height: u32, width: u32) -> Result<Self, PixelError> {
         /// Columns transposed at a time: one cache line of bytes.
         const STRIP: usize = 64;
         rgb::check_size(width, height)?;
@@ -142,8 +134,7 @@ impl Rle {
         }
         let (mut ours, mut theirs) = (self.runs().peekable(), other.runs().peekable());
         let mut shared = 0;
-        while let (Some(&(start_a, end_a)), Some(&(start_b, end_b))) = (ours.peek(), theirs.peek())
-        {
+        while let (Some(&(start_a, end_a)), Some(&(start_b, end_b))) = (ours.peek(), theirs.peek()) {
             shared += end_a.min(end_b).saturating_sub(start_a.max(start_b)) as u64;
             if end_a <= end_b {
                 ours.next();
@@ -201,12 +192,7 @@ pub(crate) struct RunBuilder {
 impl RunBuilder {
     /// For a mask whose size has passed [`rgb::check_size`], so that positions fit 32 bits.
     pub(crate) fn new(height: u32, width: u32) -> Self {
-        Self {
-            height,
-            width,
-            counts: Vec::new(),
-            end: 0,
-        }
+        Self { height, width, counts: Vec::new(), end: 0 }
     }
 
     /// Appends the set pixels `start..end`; a run that begins where the last one ended extends it.
@@ -223,11 +209,7 @@ impl RunBuilder {
         if self.end < pixels {
             self.counts.push(pixels - self.end);
         }
-        Rle {
-            height: self.height,
-            width: self.width,
-            counts: self.counts,
-        }
+        Rle { height: self.height, width: self.width, counts: self.counts }
     }
 }
 
@@ -286,31 +268,15 @@ mod tests {
     #[test]
     fn wrong_sums_and_sizes_are_refused() {
         assert!(Rle::new(2, 3, vec![1, 5]).is_ok());
-        assert!(matches!(
-            Rle::new(2, 3, vec![1, 4]),
-            Err(PixelError::Broken { .. })
-        ));
-        assert!(matches!(
-            Rle::new(2, 3, vec![u32::MAX; 9]),
-            Err(PixelError::Broken { .. })
-        ));
-        assert!(matches!(
-            Rle::new(60_000, 60_000, vec![3_600_000_000]),
-            Err(PixelError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            Rle::from_row_major(&[0u8; 5], 2, 3),
-            Err(PixelError::Shape { .. })
-        ));
+        assert!(matches!(Rle::new(2, 3, vec![1, 4]), Err(PixelError::Broken { .. })));
+        assert!(matches!(Rle::new(2, 3, vec![u32::MAX; 9]), Err(PixelError::Broken { .. })));
+        assert!(matches!(Rle::new(60_000, 60_000, vec![3_600_000_000]), Err(PixelError::TooLarge { .. })));
+        assert!(matches!(Rle::from_row_major(&[0u8; 5], 2, 3), Err(PixelError::Shape { .. })));
     }
 
     #[test]
     fn hand_made_masks_with_surplus_runs_do_no_harm() {
-        let rle = Rle {
-            height: 2,
-            width: 2,
-            counts: vec![1, 9, 9, 9],
-        };
+        let rle = Rle { height: 2, width: 2, counts: vec![1, 9, 9, 9] };
         assert_eq!(rle.to_row_major(), [0, 1, 1, 1]);
         assert_eq!(rle.area_px(), 3);
         assert_eq!(rle.bbox_xywh(), [0, 0, 2, 2]);

@@ -35,21 +35,14 @@ impl Rle {
     pub fn from_coco_string(text: &str, height: u32, width: u32) -> Result<Self, PixelError> {
         /// Seven groups hold 35 bits: any difference of two 32-bit lengths.
         const MAX_GROUPS: u32 = 7;
-        let mut rle = Self {
-            height,
-            width,
-            counts: Vec::with_capacity(text.len() / 2),
-        };
+        let mut rle = Self { height, width, counts: Vec::with_capacity(text.len() / 2) };
         let mut bytes = text.bytes().enumerate();
         while let Some((start, first)) = bytes.next() {
-            let fault =
-                |what| PixelError::broken(format!("mask string, number at byte {start}: {what}"));
+            let fault = |what| PixelError::broken(format!("mask string, number at byte {start}: {what}"));
             let (mut value, mut groups, mut byte) = (0i64, 0, first);
             loop {
-                let group = byte
-                    .checked_sub(48)
-                    .filter(|&group| group < 64)
-                    .ok_or_else(|| fault("not a COCO character"))?;
+                let group =
+                    byte.checked_sub(48).filter(|&group| group < 64).ok_or_else(|| fault("not a COCO character"))?;
                 if groups == MAX_GROUPS {
                     return Err(fault("too long"));
                 }
@@ -63,8 +56,8 @@ impl Rle {
                 }
                 byte = bytes.next().ok_or_else(|| fault("does not end"))?.1;
             }
-            let count = u32::try_from(value + rle.reference(rle.counts.len()))
-                .map_err(|_| fault("negative or too large"))?;
+            let count =
+                u32::try_from(value + rle.reference(rle.counts.len())).map_err(|_| fault("negative or too large"))?;
             rle.counts.push(count);
         }
         Self::new(height, width, rle.counts)
@@ -72,11 +65,7 @@ impl Rle {
 
     /// What the length at `index` is written relative to.
     fn reference(&self, index: usize) -> i64 {
-        if index > 2 {
-            i64::from(self.counts[index - 2])
-        } else {
-            0
-        }
+        if index > 2 { i64::from(self.counts[index - 2]) } else { 0 }
     }
 }
 
@@ -86,12 +75,7 @@ mod tests {
 
     #[test]
     fn strings_go_round() {
-        for counts in [
-            vec![0, 600],
-            vec![600],
-            vec![1, 2, 3, 4, 590],
-            vec![17, 500, 31, 1, 51],
-        ] {
+        for counts in [vec![0, 600], vec![600], vec![1, 2, 3, 4, 590], vec![17, 500, 31, 1, 51]] {
             let rle = Rle::new(20, 30, counts).unwrap();
             let text = rle.to_coco_string();
             assert_eq!(Rle::from_coco_string(&text, 20, 30).unwrap(), rle);
@@ -113,9 +97,6 @@ mod tests {
         assert!(refused("O").contains("negative"));
         assert!(refused("oooooooooo0").contains("too long"));
         assert!(refused("ooooooO").contains("negative or too large"));
-        assert!(matches!(
-            Rle::from_coco_string("0", 0, 3),
-            Err(PixelError::Shape { .. })
-        ));
+        assert!(matches!(Rle::from_coco_string("0", 0, 3), Err(PixelError::Shape { .. })));
     }
 }

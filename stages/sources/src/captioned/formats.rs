@@ -58,11 +58,7 @@ pub fn read_csv(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
         if record.len() != names.len() {
             return Err(SourceError::Row {
                 line: record.line,
-                problem: format!(
-                    "{} fields, the header has {}: quote texts with commas",
-                    record.len(),
-                    names.len()
-                ),
+                problem: format!("{} fields, the header has {}: quote texts with commas", record.len(), names.len()),
             });
         }
         let caption = record.text(description)?;
@@ -115,11 +111,7 @@ pub fn read_karpathy(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
 ///
 /// # Errors
 /// [`SourceError::Table`] if the numbers of lines do not fit, [`SourceError::Row`] with the line.
-pub fn read_lines(
-    filenames: &[u8],
-    captions: &[u8],
-    split: Option<Split>,
-) -> Result<Vec<CaptionedImage>, SourceError> {
+pub fn read_lines(filenames: &[u8], captions: &[u8], split: Option<Split>) -> Result<Vec<CaptionedImage>, SourceError> {
     let files: Vec<&str> = text(filenames)?.lines().collect();
     let captions: Vec<&str> = text(captions)?.lines().collect();
     let images = captions.len() / CAPTIONS_PER_IMAGE;
@@ -139,18 +131,13 @@ pub fn read_lines(
         }
     };
     let mut gathered = Gathered::default();
-    let groups = files
-        .chunks(lines_per_image)
-        .zip(captions.chunks(CAPTIONS_PER_IMAGE));
+    let groups = files.chunks(lines_per_image).zip(captions.chunks(CAPTIONS_PER_IMAGE));
     for (number, (files, captions)) in (0..).zip(groups) {
         let line = number * lines_per_image as u64 + 1;
         if let Some(other) = files.iter().find(|file| **file != files[0]) {
             return Err(SourceError::Row {
                 line,
-                problem: format!(
-                    "`{}` and `{other}` among the {CAPTIONS_PER_IMAGE} lines of one image",
-                    files[0]
-                ),
+                problem: format!("`{}` and `{other}` among the {CAPTIONS_PER_IMAGE} lines of one image", files[0]),
             });
         }
         gathered.add(line, files[0], split, captions.iter().copied())?;
@@ -177,10 +164,7 @@ fn parse_split(line: u64, split: Option<&str>) -> Result<Option<Split>, SourceEr
         Some(split) => Ok(Some(split)),
         None => Err(SourceError::Row {
             line,
-            problem: format!(
-                "the split `{}` is none of train, val, test",
-                name.escape_debug()
-            ),
+            problem: format!("the split `{}` is none of train, val, test", name.escape_debug()),
         }),
     }
 }

@@ -26,9 +26,7 @@ pub fn sniff(file_name: &str, head: &[u8]) -> Option<CaptionFormat> {
     }
     let first_line = head.lines().next()?.to_ascii_lowercase();
     if name.ends_with(".csv") {
-        let is_caption_table = ["image_name", "description"]
-            .iter()
-            .all(|column| first_line.contains(column));
+        let is_caption_table = ["image_name", "description"].iter().all(|column| first_line.contains(column));
         return is_caption_table.then_some(CaptionFormat::Csv);
     }
     if !head.starts_with('{') || !(name.ends_with(".json") || name.ends_with(".jsonl")) {
@@ -52,10 +50,7 @@ fn lines_format(file_name: &str) -> Option<CaptionFormat> {
     };
     let words: Vec<&str> = name.strip_suffix(".txt")?.split('_').collect();
     let place = words.iter().position(|word| *word == "caps")?;
-    let split = words[..place]
-        .iter()
-        .rev()
-        .find_map(|word| Split::parse(word));
+    let split = words[..place].iter().rev().find_map(|word| Split::parse(word));
     let mut partner = words;
     partner[place] = "filename";
     let partner = format!("{}.txt", partner.join("_"));
@@ -78,10 +73,7 @@ mod tests {
         assert_eq!(sniff("captions.jsonl", jsonl), Some(CaptionFormat::Jsonl));
         assert_eq!(sniff("x/captions.json", jsonl), Some(CaptionFormat::Jsonl));
         let karpathy = b"\xEF\xBB\xBF{\n \"dataset\": \"rsicd\", \"images\": [{\"filename\"";
-        assert_eq!(
-            sniff("dataset_rsicd.json", karpathy),
-            Some(CaptionFormat::Karpathy)
-        );
+        assert_eq!(sniff("dataset_rsicd.json", karpathy), Some(CaptionFormat::Karpathy));
         let csv = b"image_name,description\na.jpg,";
         assert_eq!(sniff("spain.CSV", csv), Some(CaptionFormat::Csv));
         assert_eq!(sniff("a.csv", b"filepath,title\n"), None);
@@ -96,10 +88,7 @@ mod tests {
             sniff("d/rsicd_train_caps.txt", b"a road ."),
             lines("d/rsicd_train_filename.txt", Some(Split::Train))
         );
-        assert_eq!(
-            sniff("val_caps_verify.txt", b""),
-            lines("val_filename_verify.txt", Some(Split::Val))
-        );
+        assert_eq!(sniff("val_caps_verify.txt", b""), lines("val_filename_verify.txt", Some(Split::Val)));
         assert_eq!(sniff("caps.txt", b""), lines("filename.txt", None));
         assert_eq!(sniff("train_filename.txt", b"a.jpg"), None);
     }

@@ -1,11 +1,7 @@
 use super::*;
 
 fn image(file: &str, split: Option<Split>, captions: &[&str]) -> CaptionedImage {
-    CaptionedImage {
-        file: file.into(),
-        split,
-        captions: captions.iter().map(|c| c.to_string()).collect(),
-    }
+    CaptionedImage { file: file.into(), split, captions: captions.iter().map(|c| c.to_string()).collect() }
 }
 
 /// The message of the error of one row, and its line.
@@ -27,11 +23,7 @@ fn jsonl_keeps_raw_captions_and_ignores_other_fields() {
     assert_eq!(
         read_jsonl(text.as_bytes()).unwrap(),
         [
-            image(
-                "a.jpg",
-                Some(Split::Train),
-                &["planes .", "planes .", "planes ."]
-            ),
+            image("a.jpg", Some(Split::Train), &["planes .", "planes .", "planes ."]),
             image("d/b.jpg", None, &["a road"]),
             image("c.jpg", None, &["c"]),
         ]
@@ -43,34 +35,19 @@ fn a_repeated_image_is_merged_unless_its_split_differs() {
     let a = r#"{"file": "a", "split": "val", "captions": ["1"]}"#;
     let again = r#"{"file": "a", "split": "validation", "captions": ["2"]}"#;
     let elsewhere = r#"{"file": "a", "split": "test", "captions": ["3"]}"#;
-    assert_eq!(
-        read_jsonl(format!("{a}\n{again}").as_bytes()).unwrap(),
-        [image("a", Some(Split::Val), &["1", "2"])]
-    );
+    assert_eq!(read_jsonl(format!("{a}\n{again}").as_bytes()).unwrap(), [image("a", Some(Split::Val), &["1", "2"])]);
     let (line, problem) = row_error(read_jsonl(format!("{a}\n\n{elsewhere}").as_bytes()));
     assert_eq!(line, 3);
-    assert!(
-        problem.contains("in test here and in val at 1"),
-        "{problem}"
-    );
+    assert!(problem.contains("in test here and in val at 1"), "{problem}");
 }
 
 #[test]
 fn an_image_without_captions_stays_visible() {
     let text = "{\"file\": \"a\", \"captions\": []}\n{\"file\": \"b\", \"captions\": [\" \"]}";
-    assert_eq!(
-        read_jsonl(text.as_bytes()).unwrap(),
-        [image("a", None, &[]), image("b", None, &[])]
-    );
+    assert_eq!(read_jsonl(text.as_bytes()).unwrap(), [image("a", None, &[]), image("b", None, &[])]);
     // Blank lines of the line format keep their place.
     let images = read_lines(b"a\nb\n", b"\n\n\n\n\n6\n7\n\n9\n10\n", None).unwrap();
-    assert_eq!(
-        images,
-        [
-            image("a", None, &[]),
-            image("b", None, &["6", "7", "9", "10"])
-        ]
-    );
+    assert_eq!(images, [image("a", None, &[]), image("b", None, &["6", "7", "9", "10"])]);
 }
 
 #[test]
@@ -100,20 +77,14 @@ fn csv_rows_of_one_image_are_gathered() {
     let text = "description,image_name\n\"a, b\",x.jpg\nc,y.jpg\n d ,x.jpg\n";
     assert_eq!(
         read_csv(text.as_bytes()).unwrap(),
-        [
-            image("x.jpg", None, &["a, b", "d"]),
-            image("y.jpg", None, &["c"])
-        ]
+        [image("x.jpg", None, &["a, b", "d"]), image("y.jpg", None, &["c"])]
     );
     let (line, _) = row_error(read_csv(b"image_name,description\nx,a\nx,a,b\n"));
     assert_eq!(line, 3);
     let (line, _) = row_error(read_csv(b"image_name,description\n..\\x,a\n"));
     assert_eq!(line, 2);
     let error = read_csv(b"image_names,description\n").unwrap_err();
-    assert!(
-        error.to_string().contains("rename `image_names`"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("rename `image_names`"), "{error}");
     assert!(read_csv(b"").is_err());
 }
 
@@ -126,10 +97,7 @@ fn karpathy_json_is_read() {
          "sentences": [{"raw": "b"}]}]}"#;
     assert_eq!(
         read_karpathy(text.as_bytes()).unwrap(),
-        [
-            image("a.jpg", Some(Split::Train), &["a road .", "two"]),
-            image("val2014/b.jpg", Some(Split::Train), &["b"]),
-        ]
+        [image("a.jpg", Some(Split::Train), &["a road .", "two"]), image("val2014/b.jpg", Some(Split::Train), &["b"]),]
     );
     for bad in ["", "[]", "{\"images\": [{}]}", "{\"word2idx\": {}}"] {
         let error = read_karpathy(bad.as_bytes()).unwrap_err();
@@ -150,11 +118,7 @@ fn lines_pair_up_five_to_one_and_five_to_five() {
         let images = read_lines(files.as_bytes(), captions.as_bytes(), Some(Split::Test));
         assert_eq!(images.unwrap(), expected, "{files:?}");
     }
-    let (line, problem) = row_error(read_lines(
-        b"a\na\na\na\na\nb\nb\nb\nc\nb\n",
-        captions.as_bytes(),
-        None,
-    ));
+    let (line, problem) = row_error(read_lines(b"a\na\na\na\na\nb\nb\nb\nc\nb\n", captions.as_bytes(), None));
     assert_eq!(line, 6);
     assert!(problem.contains("`b` and `c`"), "{problem}");
     for (files, captions) in [

@@ -89,7 +89,5 @@ pub(super) fn quoted(line: &[u8]) -> Option<Value<'_>> {
 
 /// Value of hexadecimal digits, at most eight.
 fn hex(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0u32, |value, &digit| {
-        Some(value << 4 | char::from(digit).to_digit(16)?)
-    })
+    digits.iter().try_fold(0u32, |value, &digit| Some(value << 4 | char::from(digit).to_digit(16)?))
 }

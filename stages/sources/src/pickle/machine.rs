@@ -183,10 +183,7 @@ impl<'a> Machine<'a> {
     }
 
     fn error(&self, problem: String) -> SourceError {
-        SourceError::Pickle {
-            offset: self.opcode_at as u64,
-            problem,
-        }
+        SourceError::Pickle { offset: self.opcode_at as u64, problem }
     }
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], SourceError> {
@@ -196,10 +193,7 @@ impl<'a> Machine<'a> {
                 self.at += taken.len();
                 Ok(taken)
             }
-            None => Err(self.error(format!(
-                "{length} bytes wanted, {} left: truncated or damaged",
-                rest.len()
-            ))),
+            None => Err(self.error(format!("{length} bytes wanted, {} left: truncated or damaged", rest.len()))),
         }
     }
 
@@ -290,27 +284,19 @@ impl<'a> Machine<'a> {
 
     fn memo_key_line(&mut self) -> Result<u32, SourceError> {
         let key = std::str::from_utf8(self.line()?).ok();
-        key.and_then(|key| key.parse().ok())
-            .ok_or_else(|| self.error("no memo key".into()))
+        key.and_then(|key| key.parse().ok()).ok_or_else(|| self.error("no memo key".into()))
     }
 
     fn long(&mut self, length: u64) -> Result<(), SourceError> {
         let bytes = self.take(length)?;
-        let value = literal::long(bytes).ok_or_else(|| {
-            self.error(format!(
-                "an integer of {} bytes: at most 8 are read",
-                bytes.len()
-            ))
-        })?;
+        let value = literal::long(bytes)
+            .ok_or_else(|| self.error(format!("an integer of {} bytes: at most 8 are read", bytes.len())))?;
         self.push(Value::Int(value));
         Ok(())
     }
 
     /// A value written as one line of text.
-    fn literal_line(
-        &mut self,
-        parse: fn(&'a [u8]) -> Option<Value<'a>>,
-    ) -> Result<(), SourceError> {
+    fn literal_line(&mut self, parse: fn(&'a [u8]) -> Option<Value<'a>>) -> Result<(), SourceError> {
         let line = self.line()?;
         let value = parse(line).ok_or_else(|| {
             let shown = &line[..line.len().min(40)];
@@ -321,8 +307,8 @@ impl<'a> Machine<'a> {
     }
 
     fn text(&mut self, length: u64) -> Result<(), SourceError> {
-        let text = std::str::from_utf8(self.take(length)?)
-            .map_err(|_| self.error("a text that is not UTF-8".into()))?;
+        let text =
+            std::str::from_utf8(self.take(length)?).map_err(|_| self.error("a text that is not UTF-8".into()))?;
         self.push(Value::Text(text.into()));
         Ok(())
     }
@@ -347,11 +333,7 @@ impl<'a> Machine<'a> {
             }
             _ => String::new(),
         };
-        SourceError::PickleOpcode {
-            offset: self.opcode_at as u64,
-            opcode: refused_opcode(opcode),
-            object,
-        }
+        SourceError::PickleOpcode { offset: self.opcode_at as u64, opcode: refused_opcode(opcode), object }
     }
 }
 

@@ -34,8 +34,7 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// [`SourceError::Member`].
     pub fn name(&self) -> Result<&'a str, SourceError> {
-        let name = std::str::from_utf8(self.raw_name)
-            .map_err(|_| self.error("the name is not UTF-8".into()))?;
+        let name = std::str::from_utf8(self.raw_name).map_err(|_| self.error("the name is not UTF-8".into()))?;
         path::check_relative(name).map_err(|problem| self.error(problem.into()))?;
         Ok(name)
     }
@@ -69,9 +68,9 @@ impl<'a> Entry<'a> {
             0 => Method::Stored,
             8 => Method::Deflated,
             other => {
-                return Err(self.error(format!(
-                    "compression method {other} is not read: repack with deflate or stored"
-                )));
+                return Err(
+                    self.error(format!("compression method {other} is not read: repack with deflate or stored"))
+                );
             }
         };
         Ok(Member {
@@ -85,10 +84,7 @@ impl<'a> Entry<'a> {
     }
 
     fn error(&self, problem: String) -> SourceError {
-        SourceError::Member {
-            member: self.raw_name.escape_ascii().to_string(),
-            problem,
-        }
+        SourceError::Member { member: self.raw_name.escape_ascii().to_string(), problem }
     }
 }
 
@@ -110,25 +106,11 @@ impl DirectoryParser {
     /// [`SourceError::Limit`] for a directory over `max_directory_bytes` or `max_entries`.
     pub fn new(directory: Directory, limits: &Limits) -> Result<Self, SourceError> {
         let limit = |what: &str, value, setting, limit| {
-            (value > limit).then(|| SourceError::Limit {
-                what: what.into(),
-                value,
-                setting,
-                limit,
-            })
+            (value > limit).then(|| SourceError::Limit { what: what.into(), value, setting, limit })
         };
-        let bytes = limit(
-            "bytes of the zip's directory",
-            directory.length,
-            "max_directory_bytes",
-            limits.max_directory_bytes,
-        );
-        let entries = limit(
-            "entries of the zip's directory",
-            directory.entries,
-            "max_entries",
-            limits.max_entries,
-        );
+        let bytes =
+            limit("bytes of the zip's directory", directory.length, "max_directory_bytes", limits.max_directory_bytes);
+        let entries = limit("entries of the zip's directory", directory.entries, "max_entries", limits.max_entries);
         match bytes.or(entries) {
             Some(error) => Err(error),
             None => Ok(Self {
@@ -154,10 +136,9 @@ impl DirectoryParser {
     ) -> Result<(), SourceError> {
         self.fed += chunk.len() as u64;
         if self.fed > self.directory.length {
-            return Err(self.damaged(format!(
-                "{} bytes fed, but the directory has {}",
-                self.fed, self.directory.length
-            )));
+            return Err(
+                self.damaged(format!("{} bytes fed, but the directory has {}", self.fed, self.directory.length))
+            );
         }
         let mut rest = chunk;
         if !self.partial.is_empty() {
@@ -202,16 +183,10 @@ impl DirectoryParser {
             )));
         }
         let declared = self.directory.entries;
-        let agrees = if self.directory.zip64 {
-            self.entries == declared
-        } else {
-            self.entries % 65_536 == declared % 65_536
-        };
+        let agrees =
+            if self.directory.zip64 { self.entries == declared } else { self.entries % 65_536 == declared % 65_536 };
         if !agrees {
-            return Err(self.damaged(format!(
-                "{} entries found, {declared} declared: damaged",
-                self.entries
-            )));
+            return Err(self.damaged(format!("{} entries found, {declared} declared: damaged", self.entries)));
         }
         Ok(self.entries)
     }
@@ -248,10 +223,7 @@ impl DirectoryParser {
     }
 
     fn damaged(&self, problem: String) -> SourceError {
-        SourceError::Archive {
-            offset: self.directory.offset + self.parsed,
-            problem,
-        }
+        SourceError::Archive { offset: self.directory.offset + self.parsed, problem }
     }
 }
 
@@ -260,10 +232,7 @@ fn entry_length(bytes: &[u8]) -> usize {
     if bytes.len() < HEADER_LENGTH {
         return HEADER_LENGTH;
     }
-    HEADER_LENGTH
-        + usize::from(u16_at(bytes, 28))
-        + usize::from(u16_at(bytes, 30))
-        + usize::from(u16_at(bytes, 32))
+    HEADER_LENGTH + usize::from(u16_at(bytes, 28)) + usize::from(u16_at(bytes, 30)) + usize::from(u16_at(bytes, 32))
 }
 
 fn parse_entry<'a>(bytes: &'a [u8], directory: &Directory) -> Entry<'a> {

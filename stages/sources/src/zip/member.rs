@@ -52,9 +52,8 @@ pub enum Extracted<'a> {
 /// directory's offset behind the last; it keeps the range from running into what follows.
 pub fn member_range(member: &Member, next_header_offset: Option<u64>) -> Range<u64> {
     let start = member.header_offset;
-    let least_end = start
-        .saturating_add((LOCAL_HEADER_LENGTH + member.name.len()) as u64)
-        .saturating_add(member.compressed_size);
+    let least_end =
+        start.saturating_add((LOCAL_HEADER_LENGTH + member.name.len()) as u64).saturating_add(member.compressed_size);
     let end = least_end.saturating_add(EXTRA_SLACK_BYTES);
     match next_header_offset {
         Some(next) if (least_end..end).contains(&next) => start..next,
@@ -75,16 +74,11 @@ pub fn extract<'a>(
     limits: &Limits,
 ) -> Result<Extracted<'a>, SourceError> {
     check_limits(member, limits)?;
-    let error = |problem: String| SourceError::Member {
-        member: member.name.clone(),
-        problem,
-    };
+    let error = |problem: String| SourceError::Member { member: member.name.clone(), problem };
     let header = match bytes_from_header.get(..LOCAL_HEADER_LENGTH) {
         Some(header) => header,
         None => {
-            return Ok(Extracted::NeedMore {
-                length: member_range(member, None).end - member.header_offset,
-            });
+            return Ok(Extracted::NeedMore { length: member_range(member, None).end - member.header_offset });
         }
     };
     if !header.starts_with(b"PK\x03\x04") {
@@ -114,23 +108,16 @@ pub fn extract<'a>(
     let compressed = &bytes_from_header[data_start..length as usize];
     let data = match member.method {
         Method::Stored => Cow::Borrowed(compressed),
-        Method::Deflated => Cow::Owned(
-            inflate(compressed, member.uncompressed_size as usize).map_err(|p| error(p.into()))?,
-        ),
+        Method::Deflated => {
+            Cow::Owned(inflate(compressed, member.uncompressed_size as usize).map_err(|p| error(p.into()))?)
+        }
     };
     if data.len() as u64 != member.uncompressed_size {
-        return Err(error(format!(
-            "{} bytes extracted, {} declared",
-            data.len(),
-            member.uncompressed_size
-        )));
+        return Err(error(format!("{} bytes extracted, {} declared", data.len(), member.uncompressed_size)));
     }
     let crc32 = crc32fast::hash(&data);
     if crc32 != member.crc32 {
-        return Err(error(format!(
-            "CRC-32 is {crc32:08x}, {:08x} declared: damaged, fetch it again",
-            member.crc32
-        )));
+        return Err(error(format!("CRC-32 is {crc32:08x}, {:08x} declared: damaged, fetch it again", member.crc32)));
     }
     Ok(Extracted::Data(data))
 }
@@ -149,12 +136,7 @@ fn check_limits(member: &Member, limits: &Limits) -> Result<(), SourceError> {
     }
     let ratio = member.uncompressed_size / member.compressed_size.max(1);
     if ratio > limits.max_ratio && member.uncompressed_size > Limits::RATIO_FREE_BYTES {
-        return Err(limit(
-            "compression ratio",
-            ratio,
-            "max_ratio",
-            limits.max_ratio,
-        ));
+        return Err(limit("compression ratio", ratio, "max_ratio", limits.max_ratio));
     }
     Ok(())
 }

@@ -13,10 +13,7 @@ pub fn coalesce(ranges: &[Range<u64>], max_gap: u64, max_request: u64) -> Vec<Ra
     for range in sorted {
         match requests.last_mut() {
             Some(last) if range.end <= last.end => {}
-            Some(last)
-                if range.start <= last.end.saturating_add(max_gap)
-                    && range.end - last.start <= max_request =>
-            {
+            Some(last) if range.start <= last.end.saturating_add(max_gap) && range.end - last.start <= max_request => {
                 last.end = range.end;
             }
             _ => requests.push(range),

@@ -60,15 +60,10 @@ pub fn find_directory(file_size: u64, tail: &[u8]) -> Result<Tail, SourceError> 
     if length < wanted || length > file_size {
         return Err(SourceError::Archive {
             offset: file_size.saturating_sub(length),
-            problem: format!(
-                "the tail holds {length} bytes of a file of {file_size}: fetch the last {wanted}"
-            ),
+            problem: format!("the tail holds {length} bytes of a file of {file_size}: fetch the last {wanted}"),
         });
     }
-    let tail = TailBytes {
-        start: file_size - length,
-        bytes: tail,
-    };
+    let tail = TailBytes { start: file_size - length, bytes: tail };
     let mut first_problem = None;
     for reaches_file_end in [true, false] {
         for position in tail.end_records(reaches_file_end) {
@@ -82,9 +77,7 @@ pub fn find_directory(file_size: u64, tail: &[u8]) -> Result<Tail, SourceError> 
     }
     Err(first_problem.unwrap_or_else(|| SourceError::Archive {
         offset: tail.start,
-        problem: format!(
-            "no end record in the last {length} of {file_size} bytes: not a zip, or truncated"
-        ),
+        problem: format!("no end record in the last {length} of {file_size} bytes: not a zip, or truncated"),
     }))
 }
 
@@ -117,9 +110,7 @@ impl TailBytes<'_> {
     }
 
     fn starts_with(&self, position: usize, signature: &[u8; 4]) -> bool {
-        self.bytes
-            .get(position..)
-            .is_some_and(|rest| rest.starts_with(signature))
+        self.bytes.get(position..).is_some_and(|rest| rest.starts_with(signature))
     }
 
     /// Position within the tail of a file offset, if it lies there.
@@ -131,8 +122,7 @@ impl TailBytes<'_> {
     fn read_end(&self, position: usize) -> Result<Tail, SourceError> {
         let end = &self.bytes[position..];
         let offset = self.start + position as u64;
-        let (entries, length, directory_offset) =
-            (u16_at(end, 10), u32_at(end, 12), u32_at(end, 16));
+        let (entries, length, directory_offset) = (u16_at(end, 10), u32_at(end, 12), u32_at(end, 16));
         // A locator counts only if some number did not fit: otherwise its signature may just as
         // well be the end of a file name.
         let overflowed = entries == u16::MAX || length == u32::MAX || directory_offset == u32::MAX;
@@ -153,16 +143,13 @@ impl TailBytes<'_> {
             zip64: false,
         };
         let directory_end = declared.offset + declared.length;
-        let gap = self
-            .directory_limit(position)
-            .checked_sub(directory_end)
-            .ok_or_else(|| SourceError::Archive {
-                offset,
-                problem: format!(
-                    "the end record puts the directory at {directory_offset}..{directory_end}, \
+        let gap = self.directory_limit(position).checked_sub(directory_end).ok_or_else(|| SourceError::Archive {
+            offset,
+            problem: format!(
+                "the end record puts the directory at {directory_offset}..{directory_end}, \
                      behind itself: truncated or damaged"
-                ),
-            })?;
+            ),
+        })?;
         self.shift(declared, gap).map(Tail::Found)
     }
 
@@ -170,8 +157,7 @@ impl TailBytes<'_> {
     fn directory_limit(&self, end_position: usize) -> u64 {
         let zip64_length = LOCATOR_LENGTH + ZIP64_END_LENGTH;
         let has_zip64 = end_position.checked_sub(zip64_length).is_some_and(|at| {
-            self.starts_with(at, ZIP64_END_SIGNATURE)
-                && self.starts_with(at + ZIP64_END_LENGTH, LOCATOR_SIGNATURE)
+            self.starts_with(at, ZIP64_END_SIGNATURE) && self.starts_with(at + ZIP64_END_LENGTH, LOCATOR_SIGNATURE)
         });
         let position = end_position - if has_zip64 { zip64_length } else { 0 };
         self.start + position as u64
@@ -183,21 +169,14 @@ impl TailBytes<'_> {
         if gap == 0 || declared.entries == 0 {
             return checked(declared);
         }
-        let seen = |offset: u64| {
-            self.position_of(offset)
-                .map(|position| self.starts_with(position, ENTRY_SIGNATURE))
-        };
+        let seen = |offset: u64| self.position_of(offset).map(|position| self.starts_with(position, ENTRY_SIGNATURE));
         let prefix = match (seen(declared.offset + gap), seen(declared.offset)) {
             // With the directory outside of the tail a prefix is the likelier reason; a wrong
             // guess is noticed at the first entry's signature.
             (Some(true) | None, _) => gap,
             (Some(false), _) => 0,
         };
-        checked(Directory {
-            offset: declared.offset + prefix,
-            archive_offset: prefix,
-            ..declared
-        })
+        checked(Directory { offset: declared.offset + prefix, archive_offset: prefix, ..declared })
     }
 
     fn read_locator(&self, position: usize) -> Result<Tail, SourceError> {
@@ -221,16 +200,11 @@ impl TailBytes<'_> {
             return zip64_directory(record, &self.bytes[at..], prefix).map(Tail::Found);
         }
         if declared < self.start {
-            return Ok(Tail::NeedRange {
-                offset: declared,
-                length: ZIP64_END_LENGTH as u64,
-            });
+            return Ok(Tail::NeedRange { offset: declared, length: ZIP64_END_LENGTH as u64 });
         }
         Err(SourceError::Archive {
             offset,
-            problem: format!(
-                "the Zip64 locator points to {declared}, where no end record is: damaged"
-            ),
+            problem: format!("the Zip64 locator points to {declared}, where no end record is: damaged"),
         })
     }
 }
@@ -242,20 +216,10 @@ fn several_disks(offset: u64) -> SourceError {
     }
 }
 
-fn zip64_directory(
-    record_offset: u64,
-    record: &[u8],
-    archive_offset: u64,
-) -> Result<Directory, SourceError> {
-    let damaged = |problem: String| SourceError::Archive {
-        offset: record_offset,
-        problem,
-    };
+fn zip64_directory(record_offset: u64, record: &[u8], archive_offset: u64) -> Result<Directory, SourceError> {
+    let damaged = |problem: String| SourceError::Archive { offset: record_offset, problem };
     if record.len() < ZIP64_END_LENGTH || !record.starts_with(ZIP64_END_SIGNATURE) {
-        return Err(damaged(format!(
-            "no Zip64 end record in the {} bytes here: damaged",
-            record.len()
-        )));
+        return Err(damaged(format!("no Zip64 end record in the {} bytes here: damaged", record.len())));
     }
     let entries = u64_at(record, 32);
     if u32_at(record, 16) != 0 || u32_at(record, 20) != 0 || u64_at(record, 24) != entries {
@@ -264,13 +228,9 @@ fn zip64_directory(
     let (length, declared) = (u64_at(record, 40), u64_at(record, 48));
     let offset = declared.checked_add(archive_offset);
     match offset.and_then(|offset| offset.checked_add(length).map(|end| (offset, end))) {
-        Some((offset, end)) if end <= record_offset => checked(Directory {
-            offset,
-            length,
-            entries,
-            archive_offset,
-            zip64: true,
-        }),
+        Some((offset, end)) if end <= record_offset => {
+            checked(Directory { offset, length, entries, archive_offset, zip64: true })
+        }
         _ => Err(damaged(format!(
             "the Zip64 end record puts a directory of {length} bytes at {declared}, \
              behind itself: truncated or damaged"

@@ -35,11 +35,7 @@ impl File {
     pub fn deflated(name: &str, data: &[u8]) -> Self {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(data).unwrap();
-        Self {
-            method: 8,
-            data: encoder.finish().unwrap(),
-            ..Self::stored(name, data)
-        }
+        Self { method: 8, data: encoder.finish().unwrap(), ..Self::stored(name, data) }
     }
 }
 
@@ -69,9 +65,7 @@ pub fn entry(file: &File, header_offset: u64, zip64: bool) -> Vec<u8> {
     bytes.extend(file.method.to_le_bytes());
     bytes.extend([0; 4]);
     bytes.extend(file.crc32.to_le_bytes());
-    sizes
-        .iter()
-        .for_each(|&size| bytes.extend(narrow(size).to_le_bytes()));
+    sizes.iter().for_each(|&size| bytes.extend(narrow(size).to_le_bytes()));
     bytes.extend((file.name.len() as u16).to_le_bytes());
     bytes.extend(if zip64 { [28, 0] } else { [0; 2] });
     bytes.extend([0; 10]);
@@ -120,12 +114,7 @@ pub fn zip(files: &[File], zip64: bool) -> Vec<u8> {
     }
     let offset = bytes.len() as u64;
     bytes.extend(&directory);
-    bytes.extend(end(
-        files.len() as u64,
-        directory.len() as u64,
-        offset,
-        zip64,
-    ));
+    bytes.extend(end(files.len() as u64, directory.len() as u64, offset, zip64));
     bytes
 }
 
@@ -141,10 +130,7 @@ pub fn find(bytes: &[u8]) -> Result<Directory, SourceError> {
 }
 
 /// The members of an archive, its directory fed in chunks; folders are left out.
-pub fn members(
-    bytes: &[u8],
-    chunk: usize,
-) -> Result<Vec<Result<Member, SourceError>>, SourceError> {
+pub fn members(bytes: &[u8], chunk: usize) -> Result<Vec<Result<Member, SourceError>>, SourceError> {
     let directory = find(bytes)?;
     let mut parser = DirectoryParser::new(directory, &Limits::default())?;
     let end = directory.offset + directory.length;
@@ -174,10 +160,7 @@ pub fn data(bytes: &[u8], member: &Member, limits: &Limits) -> Result<Vec<u8>, S
             }
         }
     }
-    Err(SourceError::Member {
-        member: member.name.clone(),
-        problem: "the file ends before the member does".into(),
-    })
+    Err(SourceError::Member { member: member.name.clone(), problem: "the file ends before the member does".into() })
 }
 
 /// The part of a range that lies in the file, as an object store gives it.

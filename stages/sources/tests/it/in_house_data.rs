@@ -42,10 +42,7 @@ fn aid_with_rsicd_captions_is_read_from_both_formats() {
         return;
     };
     let bytes = std::fs::read(folder.join("captions.jsonl")).unwrap();
-    assert_eq!(
-        sniff("captions.jsonl", &bytes[..300]),
-        Some(CaptionFormat::Jsonl)
-    );
+    assert_eq!(sniff("captions.jsonl", &bytes[..300]), Some(CaptionFormat::Jsonl));
     let images = read_jsonl(&bytes).unwrap();
     assert_eq!(images.len(), 3599);
     let count = |split| images.iter().filter(|i| i.split == Some(split)).count();
@@ -53,10 +50,7 @@ fn aid_with_rsicd_captions_is_read_from_both_formats() {
     assert!(images.iter().all(|image| image.captions.len() == 5));
 
     let bytes = std::fs::read(folder.join("urbancross_style.csv")).unwrap();
-    assert_eq!(
-        sniff("urbancross_style.csv", &bytes[..300]),
-        Some(CaptionFormat::Csv)
-    );
+    assert_eq!(sniff("urbancross_style.csv", &bytes[..300]), Some(CaptionFormat::Csv));
     let from_csv = read_csv(&bytes).unwrap();
     assert_eq!(from_csv.len(), images.len());
     for (a, b) in images.iter().zip(&from_csv) {
@@ -80,21 +74,14 @@ fn rsicd_and_rsitmd_lines_are_read() {
         ("rsitmd_test_caps.txt", 452, 0, Split::Test),
     ] {
         let bytes = std::fs::read(folder.join(captions)).unwrap();
-        let Some(CaptionFormat::Lines {
-            filenames,
-            split: sniffed,
-        }) = sniff(captions, &bytes)
-        else {
+        let Some(CaptionFormat::Lines { filenames, split: sniffed }) = sniff(captions, &bytes) else {
             panic!("{captions} was not recognised");
         };
         assert_eq!(sniffed, Some(split));
         let filenames = std::fs::read(folder.join(filenames)).unwrap();
         let read = read_lines(&filenames, &bytes, sniffed).unwrap();
         assert_eq!(read.len(), images, "{captions}");
-        let bare = read
-            .iter()
-            .filter(|image| image.captions.is_empty())
-            .count();
+        let bare = read.iter().filter(|image| image.captions.is_empty()).count();
         assert_eq!(bare, without_caption, "{captions}");
     }
 }
@@ -132,22 +119,16 @@ fn polygons_agree_with_an_independent_copy() {
             }
         }
         assert!(inside > 60, "{code}: {inside} of {points} inside");
-        assert!(
-            different <= inside / 50,
-            "{code}: {different} differ, {inside} inside"
-        );
+        assert!(different <= inside / 50, "{code}: {different} differ, {inside} inside");
     }
     assert_eq!(seen.len(), 4);
 }
 
 /// Whether a point lies in a polygon with holes.
 fn even_odd(rings: &[Vec<[f64; 2]>], lon: f64, lat: f64) -> bool {
-    let crossings = rings
-        .iter()
-        .flat_map(|ring| ring.windows(2))
-        .filter(|edge| {
-            let ([x0, y0], [x1, y1]) = (edge[0], edge[1]);
-            (y0 > lat) != (y1 > lat) && lon < x0 + (lat - y0) / (y1 - y0) * (x1 - x0)
-        });
+    let crossings = rings.iter().flat_map(|ring| ring.windows(2)).filter(|edge| {
+        let ([x0, y0], [x1, y1]) = (edge[0], edge[1]);
+        (y0 > lat) != (y1 > lat) && lon < x0 + (lat - y0) / (y1 - y0) * (x1 - x0)
+    });
     crossings.count() % 2 == 1
 }

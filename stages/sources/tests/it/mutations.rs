@@ -51,9 +51,7 @@ fn damaged(original: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
 fn survive(seed: u64, count: usize, original: &[u8], read: impl Fn(&[u8]) -> bool) {
     assert!(read(original), "the undamaged input is refused");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let refused = (0..count)
-        .filter(|_| !read(&damaged(original, &mut rng)))
-        .count();
+    let refused = (0..count).filter(|_| !read(&damaged(original, &mut rng))).count();
     assert!(refused > count / 20, "{refused} of {count} refused");
 }
 
@@ -67,11 +65,9 @@ fn archives() {
     for zip64 in [false, true] {
         survive(1, 4000, &zip(&files, zip64), |bytes| {
             members(bytes, 33).is_ok_and(|members| {
-                members.iter().all(|member| {
-                    member
-                        .as_ref()
-                        .is_ok_and(|member| data(bytes, member, &Limits::default()).is_ok())
-                })
+                members
+                    .iter()
+                    .all(|member| member.as_ref().is_ok_and(|member| data(bytes, member, &Limits::default()).is_ok()))
             })
         });
     }
@@ -100,30 +96,20 @@ fn tables() {
         .is_ok_and(|summary| summary.row_errors == 0)
     });
     let text = b"image_name,description\na.jpg,\"a road, two\"\na.jpg,b\nd/c.jpg,c\n";
-    survive(4, 4000, text, |bytes| {
-        sniff("a.csv", bytes).is_some() && read_csv(bytes).is_ok()
-    });
+    survive(4, 4000, text, |bytes| sniff("a.csv", bytes).is_some() && read_csv(bytes).is_ok());
 }
 
 #[test]
 fn caption_files() {
     let text = b"{\"file\": \"a.jpg\", \"split\": \"train\", \"captions\": [\"x\", \"y\"]}\n\
                  {\"file\": \"b.jpg\", \"split\": \"test\", \"captions\": [\"z\"]}\n";
-    survive(5, 3000, text, |bytes| {
-        sniff("a.jsonl", bytes).is_some() && read_jsonl(bytes).is_ok()
-    });
+    survive(5, 3000, text, |bytes| sniff("a.jsonl", bytes).is_some() && read_jsonl(bytes).is_ok());
     let text = b"{\"images\": [{\"filename\": \"a.jpg\", \"split\": \"val\", \
                  \"sentences\": [{\"raw\": \"x\"}, {\"raw\": \"y\"}]}]}";
-    survive(6, 3000, text, |bytes| {
-        sniff("a.json", bytes).is_some() && read_karpathy(bytes).is_ok()
-    });
+    survive(6, 3000, text, |bytes| sniff("a.json", bytes).is_some() && read_karpathy(bytes).is_ok());
     let captions = b"1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n";
-    survive(7, 2000, captions, |bytes| {
-        read_lines(b"a\nb\n", bytes, None).is_ok()
-    });
-    survive(8, 2000, b"a.jpg\nb.jpg\n", |bytes| {
-        read_lines(bytes, captions, None).is_ok()
-    });
+    survive(7, 2000, captions, |bytes| read_lines(b"a\nb\n", bytes, None).is_ok());
+    survive(8, 2000, b"a.jpg\nb.jpg\n", |bytes| read_lines(bytes, captions, None).is_ok());
 }
 
 #[test]

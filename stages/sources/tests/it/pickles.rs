@@ -9,9 +9,7 @@ const PICKLES: &str = include_str!("pickles.txt");
 
 /// All pickles of a name with their protocol.
 pub fn pickles(name: &str) -> Vec<(u8, Vec<u8>)> {
-    let lines = PICKLES
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let lines = PICKLES.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let lines = lines.filter(|words| words[0] == name);
     let byte = |hex: &[u8]| u8::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap();
     lines
@@ -29,23 +27,11 @@ fn records_of_all_protocols_are_read() {
     for (protocol, bytes) in full {
         let meta = Meta::from_pickle(&bytes).unwrap_or_else(|e| panic!("{protocol}: {e}"));
         assert_eq!(meta.box_wsen, [24.9384, 60.1699, 24.9392, 60.1703]);
-        let time = Time {
-            year: 2019,
-            month: Some(7),
-            day: Some(14),
-            hour: Some(9),
-            minute: Some(55),
-        };
+        let time = Time { year: 2019, month: Some(7), day: Some(14), hour: Some(9), minute: Some(55) };
         assert_eq!(meta.time, Some(time));
         let center: Vec<_> = meta.center_tags.iter().collect();
         let expected = [("amenity", "school"), ("building", "yes")];
-        assert_eq!(
-            center,
-            expected
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .each_ref()
-                .map(|(k, v)| (k, v))
-        );
+        assert_eq!(center, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).each_ref().map(|(k, v)| (k, v)));
         let [road, same_road, mixed] = &meta.surrounding_tags[..] else {
             panic!("{protocol}: {} objects", meta.surrounding_tags.len());
         };
@@ -73,10 +59,7 @@ fn bbox_and_the_other_shapes_of_time_are_read() {
         let meta = Meta::from_pickle(&bytes).unwrap();
         assert_eq!(meta.box_wsen, [-4.0, 40.0, -3.0, 41.0], "{protocol}");
         let time = meta.time.unwrap();
-        assert_eq!(
-            (time.year, time.month, time.day),
-            (2021, Some(12), Some(31))
-        );
+        assert_eq!((time.year, time.month, time.day), (2021, Some(12), Some(31)));
         assert_eq!((time.hour, time.minute), (None, None));
         assert!(meta.center_tags.is_empty() && meta.surrounding_tags.is_empty());
     }
@@ -90,10 +73,8 @@ fn bbox_and_the_other_shapes_of_time_are_read() {
 
 #[test]
 fn canonical_tags_do_not_depend_on_the_protocol() {
-    let texts: Vec<_> = pickles("full")
-        .iter()
-        .map(|(_, bytes)| Meta::from_pickle(bytes).unwrap().canonical_tags())
-        .collect();
+    let texts: Vec<_> =
+        pickles("full").iter().map(|(_, bytes)| Meta::from_pickle(bytes).unwrap().canonical_tags()).collect();
     assert!(texts.iter().all(|text| *text == texts[0]));
 }
 
@@ -108,11 +89,7 @@ fn refused(bytes: &[u8]) -> &'static str {
 fn pickles_that_run_code_are_refused_by_name() {
     for name in ["command", "object"] {
         for (protocol, bytes) in pickles(name) {
-            let expected = if protocol < 4 {
-                "GLOBAL"
-            } else {
-                "STACK_GLOBAL"
-            };
+            let expected = if protocol < 4 { "GLOBAL" } else { "STACK_GLOBAL" };
             assert_eq!(refused(&bytes), expected, "{name} {protocol}");
         }
     }
@@ -142,12 +119,7 @@ fn pickles_that_run_code_are_refused_by_name() {
         assert_eq!(refused(bytes), opcode);
     }
     let error = Meta::from_pickle(b"cos\nsystem\n.").unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("opcode GLOBAL (os.system) is refused"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("opcode GLOBAL (os.system) is refused"), "{error}");
     assert!(error.spoils_one_row());
 }
 
@@ -204,19 +176,13 @@ fn damaged_pickles_are_errors() {
         }
     }
     let long = vec![b'N'; MAX_PICKLE_BYTES + 1];
-    assert!(matches!(
-        Pickle::read(&long),
-        Err(SourceError::Limit { .. })
-    ));
+    assert!(matches!(Pickle::read(&long), Err(SourceError::Limit { .. })));
 }
 
 #[test]
 fn python_2_texts_and_small_numbers_are_read() {
     for (bytes, expected) in [
-        (
-            &b"S'a\\'\\\\\\x41\\n'\n."[..],
-            Value::Text("a'\\A\n".into()),
-        ),
+        (&b"S'a\\'\\\\\\x41\\n'\n."[..], Value::Text("a'\\A\n".into())),
         (b"S\"it's\"\n.", Value::Text("it's".into())),
         (b"U\x03abc.", Value::Text("abc".into())),
         (b"T\x03\0\0\0abc.", Value::Text("abc".into())),
@@ -225,10 +191,7 @@ fn python_2_texts_and_small_numbers_are_read() {
         (b"\x8a\x00.", Value::Int(0)),
         (b"\x8a\x01\xff.", Value::Int(-1)),
         (b"\x8a\x02\x00\x80.", Value::Int(-32768)),
-        (
-            b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f.",
-            Value::Int(i64::MAX),
-        ),
+        (b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f.", Value::Int(i64::MAX)),
         (b"\x8b\x01\0\0\0\x7f.", Value::Int(127)),
         (b"J\xfe\xff\xff\xff.", Value::Int(-2)),
         (b"I01\n.", Value::Bool(true)),
@@ -236,8 +199,7 @@ fn python_2_texts_and_small_numbers_are_read() {
         (b"G\x3f\xf8\0\0\0\0\0\0.", Value::Float(1.5)),
         (b"F1e3\n.", Value::Float(1000.0)),
     ] {
-        let pickle =
-            Pickle::read(bytes).unwrap_or_else(|e| panic!("{}: {e}", bytes.escape_ascii()));
+        let pickle = Pickle::read(bytes).unwrap_or_else(|e| panic!("{}: {e}", bytes.escape_ascii()));
         assert_eq!(*pickle.root(), expected, "{}", bytes.escape_ascii());
     }
 }
@@ -250,16 +212,10 @@ fn depth_bombs_cost_no_stack() {
     assert!(Pickle::read(&nested).is_ok());
     let tuples = [b")".to_vec(), b"\x85".repeat(1_000_000), b".".to_vec()].concat();
     assert!(Pickle::read(&tuples).is_ok());
-    assert!(matches!(
-        Pickle::read(&b"(".repeat(1_000_000)),
-        Err(SourceError::Pickle { .. })
-    ));
+    assert!(matches!(Pickle::read(&b"(".repeat(1_000_000)), Err(SourceError::Pickle { .. })));
     // A list that holds itself, and a record made of it.
     assert!(Pickle::read(b"]q\0h\0a.").is_ok());
-    assert!(matches!(
-        Meta::from_pickle(b"}q\0X\x03\0\0\0boxh\0s."),
-        Err(SourceError::Meta { .. })
-    ));
+    assert!(matches!(Meta::from_pickle(b"}q\0X\x03\0\0\0boxh\0s."), Err(SourceError::Meta { .. })));
 }
 
 #[test]
@@ -310,21 +266,12 @@ fn records_of_another_shape_name_the_field() {
         (bounds.to_owned(), "center_tags"),
         (format!("{bounds}Vcenter_tags\n(ls"), "center_tags"),
         (format!("{bounds}Vcenter_tags\n(dVa\n(lss"), "center_tags"),
-        (
-            format!("{bounds}{center}Vsurrounding_tags\n(ds"),
-            "surrounding_tags",
-        ),
-        (
-            format!("{bounds}{center}Vsurrounding_tags\n(NlsN."),
-            "surrounding_tags",
-        ),
+        (format!("{bounds}{center}Vsurrounding_tags\n(ds"), "surrounding_tags"),
+        (format!("{bounds}{center}Vsurrounding_tags\n(NlsN."), "surrounding_tags"),
         (format!("{bounds}{center}Vtime\nVx\ns"), "time"),
         (format!("{bounds}{center}Vtime\n(ts"), "time"),
         (format!("{bounds}{center}Vtime\n(I2020\nI13\nts"), "time"),
-        (
-            format!("{bounds}{center}Vtime\n(I1\nI1\nI1\nI1\nI1\nI1\nts"),
-            "time",
-        ),
+        (format!("{bounds}{center}Vtime\n(I1\nI1\nI1\nI1\nI1\nI1\nts"), "time"),
     ] {
         match record(&fields) {
             Err(SourceError::Meta { field, .. }) => assert_eq!(field, name, "{fields}"),
@@ -332,8 +279,5 @@ fn records_of_another_shape_name_the_field() {
             other => panic!("{fields}: {other:?}"),
         }
     }
-    assert!(matches!(
-        Meta::from_pickle(b"N."),
-        Err(SourceError::Meta { .. })
-    ));
+    assert!(matches!(Meta::from_pickle(b"N."), Err(SourceError::Meta { .. })));
 }

@@ -45,12 +45,7 @@ fn two_files() -> [File; 2] {
 fn honest_archives_are_read_with_any_chunk_and_prefix() {
     for zip64 in [false, true] {
         let bytes = zip(&two_files(), zip64);
-        for (before, after) in [
-            ("", ""),
-            ("a self-extractor", ""),
-            ("", "garbage"),
-            ("x", "y"),
-        ] {
+        for (before, after) in [("", ""), ("a self-extractor", ""), ("", "garbage"), ("x", "y")] {
             let bytes = [before.as_bytes(), &bytes, after.as_bytes()].concat();
             let directory = find(&bytes).unwrap();
             assert_eq!(directory.archive_offset, before.len() as u64);
@@ -64,10 +59,7 @@ fn honest_archives_are_read_with_any_chunk_and_prefix() {
             }
             let read: Vec<_> = read(&bytes).into_iter().map(Result::unwrap).collect();
             assert_eq!(read[0].1, b"\xff\xd8 a picture");
-            assert_eq!(
-                read[1],
-                ("meta2/a1_CH_19.pickle".into(), b"tags ".repeat(50))
-            );
+            assert_eq!(read[1], ("meta2/a1_CH_19.pickle".into(), b"tags ".repeat(50)));
         }
     }
 }
@@ -89,20 +81,13 @@ fn a_member_is_fetched_with_one_request_unless_its_extra_field_is_huge() {
     files[0].local_extra = vec![0; 60];
     files[1].local_extra = vec![0; 5000];
     let bytes = zip(&files, false);
-    let found: Vec<_> = members(&bytes, 50)
-        .unwrap()
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
+    let found: Vec<_> = members(&bytes, 50).unwrap().into_iter().map(Result::unwrap).collect();
     let directory = find(&bytes).unwrap();
 
     let first = member_range(&found[0], Some(found[1].header_offset));
     assert_eq!(first, 0..found[1].header_offset);
     let fetched = &bytes[first.start as usize..first.end as usize];
-    assert!(matches!(
-        extract(&found[0], fetched, &limits),
-        Ok(Extracted::Data(_))
-    ));
+    assert!(matches!(extract(&found[0], fetched, &limits), Ok(Extracted::Data(_))));
 
     let second = member_range(&found[1], Some(directory.offset));
     let fetched = &bytes[second.start as usize..second.end as usize];
@@ -110,10 +95,7 @@ fn a_member_is_fetched_with_one_request_unless_its_extra_field_is_huge() {
         panic!("5000 bytes of extra field cannot have been fetched");
     };
     assert_eq!(second.start + length, directory.offset);
-    assert_eq!(
-        data(&bytes, &found[1], &limits).unwrap(),
-        b"tags ".repeat(50)
-    );
+    assert_eq!(data(&bytes, &found[1], &limits).unwrap(), b"tags ".repeat(50));
     // Too few bytes for the local header itself.
     let Ok(Extracted::NeedMore { length }) = extract(&found[1], &[], &limits) else {
         panic!("nothing was given");
@@ -123,15 +105,8 @@ fn a_member_is_fetched_with_one_request_unless_its_extra_field_is_huge() {
 
 #[test]
 fn empty_members_are_read() {
-    let files = [
-        File::stored("a", b""),
-        File::deflated("b", b""),
-        File::stored("dir/", b""),
-    ];
-    let read: Vec<_> = read(&zip(&files, false))
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
+    let files = [File::stored("a", b""), File::deflated("b", b""), File::stored("dir/", b"")];
+    let read: Vec<_> = read(&zip(&files, false)).into_iter().map(Result::unwrap).collect();
     assert_eq!(read, [("a".to_owned(), vec![]), ("b".to_owned(), vec![])]);
     assert!(members(&zip(&[], false), 50).unwrap().is_empty());
 }
@@ -148,10 +123,7 @@ fn hostile_names_are_errors_of_the_member() {
         (b"", "empty"),
         (b"\xd6\xd0.jpg", "not UTF-8"),
     ] {
-        let file = File {
-            name: name.into(),
-            ..File::stored("", b"x")
-        };
+        let file = File { name: name.into(), ..File::stored("", b"x") };
         let error = member_error(&zip(&[file], false));
         assert!(error.contains(problem), "{error}");
     }
@@ -159,26 +131,16 @@ fn hostile_names_are_errors_of_the_member() {
 
 #[test]
 fn encryption_and_unknown_methods_are_errors_of_the_member() {
-    for (flags, method, problem) in [
-        (1, 0, "encrypted"),
-        (0x2000, 0, "encrypted"),
-        (0, 12, "method 12"),
-        (0, 99, "method 99"),
-    ] {
-        let bad = File {
-            flags,
-            method,
-            ..File::stored("bad", b"x")
-        };
+    for (flags, method, problem) in
+        [(1, 0, "encrypted"), (0x2000, 0, "encrypted"), (0, 12, "method 12"), (0, 99, "method 99")]
+    {
+        let bad = File { flags, method, ..File::stored("bad", b"x") };
         let bytes = zip(&[bad, File::stored("good", b"y")], false);
         let [bad, good] = &read(&bytes)[..] else {
             panic!("two members were written");
         };
         let error = bad.as_ref().unwrap_err();
-        assert!(
-            error.spoils_one_row() && error.to_string().contains(problem),
-            "{error}"
-        );
+        assert!(error.spoils_one_row() && error.to_string().contains(problem), "{error}");
         assert_eq!(good.as_ref().unwrap().1, b"y");
     }
 }
@@ -186,30 +148,15 @@ fn encryption_and_unknown_methods_are_errors_of_the_member() {
 #[test]
 fn damaged_data_is_noticed() {
     let deflated = || File::deflated("m", &b"some data ".repeat(9));
-    let wrong_crc = File {
-        crc32: 1,
-        ..deflated()
-    };
-    let too_short = File {
-        uncompressed_size: 89,
-        ..deflated()
-    };
-    let too_long = File {
-        uncompressed_size: 91,
-        ..deflated()
-    };
+    let wrong_crc = File { crc32: 1, ..deflated() };
+    let too_short = File { uncompressed_size: 89, ..deflated() };
+    let too_long = File { uncompressed_size: 91, ..deflated() };
     let mut broken_off = deflated();
     broken_off.data.pop();
     let mut trailing = deflated();
     trailing.data.push(0);
-    let not_deflate = File {
-        data: vec![0xff; 20],
-        ..deflated()
-    };
-    let stored_sizes = File {
-        uncompressed_size: 2,
-        ..File::stored("m", b"x")
-    };
+    let not_deflate = File { data: vec![0xff; 20], ..deflated() };
+    let stored_sizes = File { uncompressed_size: 2, ..File::stored("m", b"x") };
     for (file, problem) in [
         (wrong_crc, "CRC-32"),
         (too_short, "longer than declared"),
@@ -227,26 +174,12 @@ fn damaged_data_is_noticed() {
 #[test]
 fn a_header_that_is_not_the_members_is_noticed() {
     let bytes = zip(&two_files(), false);
-    let found: Vec<_> = members(&bytes, 50)
-        .unwrap()
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
-    let swapped = Member {
-        header_offset: found[1].header_offset,
-        ..found[0].clone()
-    };
-    let error = data(&bytes, &swapped, &Limits::default())
-        .unwrap_err()
-        .to_string();
+    let found: Vec<_> = members(&bytes, 50).unwrap().into_iter().map(Result::unwrap).collect();
+    let swapped = Member { header_offset: found[1].header_offset, ..found[0].clone() };
+    let error = data(&bytes, &swapped, &Limits::default()).unwrap_err().to_string();
     assert!(error.contains("names `meta2/a1_CH_19.pickle`"), "{error}");
-    let nowhere = Member {
-        header_offset: 3,
-        ..found[0].clone()
-    };
-    let error = data(&bytes, &nowhere, &Limits::default())
-        .unwrap_err()
-        .to_string();
+    let nowhere = Member { header_offset: 3, ..found[0].clone() };
+    let error = data(&bytes, &nowhere, &Limits::default()).unwrap_err().to_string();
     assert!(error.contains("no local header at byte 3"), "{error}");
 }
 
@@ -260,34 +193,18 @@ fn bombs_are_refused_before_anything_is_allocated() {
         other => panic!("expected a limit, got {:?}", other.map(|data| data.len())),
     };
     assert_eq!(setting(&member, &limits), "max_ratio");
-    let trusting = Limits {
-        max_ratio: 2000,
-        ..limits
-    };
+    let trusting = Limits { max_ratio: 2000, ..limits };
     assert_eq!(data(&bytes, &member, &trusting).unwrap().len(), 3 << 20);
-    let small = Limits {
-        max_member_bytes: (3 << 20) - 1,
-        ..trusting
-    };
+    let small = Limits { max_member_bytes: (3 << 20) - 1, ..trusting };
     assert_eq!(setting(&member, &small), "max_member_bytes");
     // The declared size lies: inflating stops one byte past it.
-    let liar = Member {
-        uncompressed_size: 1000,
-        ..member.clone()
-    };
+    let liar = Member { uncompressed_size: 1000, ..member.clone() };
     let error = data(&bytes, &liar, &limits).unwrap_err().to_string();
     assert!(error.contains("longer than declared"), "{error}");
     // Sizes beyond memory, under limits that would allow anything.
-    let all = Limits {
-        max_member_bytes: u64::MAX,
-        max_ratio: u64::MAX,
-        ..limits
-    };
+    let all = Limits { max_member_bytes: u64::MAX, max_ratio: u64::MAX, ..limits };
     for size in [1 << 40, u64::MAX] {
-        let huge = Member {
-            uncompressed_size: size,
-            ..member.clone()
-        };
+        let huge = Member { uncompressed_size: size, ..member.clone() };
         assert_eq!(setting(&huge, &all), "max_member_bytes");
     }
 }
@@ -313,13 +230,8 @@ fn a_damaged_directory_is_an_error_of_the_archive() {
     assert!(archive_error(&name_length).contains("entry 1"));
 
     let end_at = good.len() - 22;
-    let rewritten = |entries: u64, length: u64| {
-        [
-            &good[..end_at],
-            &end(entries, length, directory.offset, false),
-        ]
-        .concat()
-    };
+    let rewritten =
+        |entries: u64, length: u64| [&good[..end_at], &end(entries, length, directory.offset, false)].concat();
     assert!(archive_error(&rewritten(3, directory.length)).contains("do not fit"));
     assert!(archive_error(&rewritten(1, directory.length)).contains("2 entries found, 1 declared"));
     assert!(archive_error(&rewritten(1, directory.length - 1)).contains("breaks off"));
@@ -365,10 +277,7 @@ fn a_zip64_record_before_the_tail_is_asked_for() {
     let tail = &bytes[bytes.len() - TAIL_BYTES as usize..];
     assert_eq!(
         find_directory(bytes.len() as u64, tail).unwrap(),
-        Tail::NeedRange {
-            offset: record as u64,
-            length: 56
-        }
+        Tail::NeedRange { offset: record as u64, length: 56 }
     );
     assert_eq!(read(&bytes).len(), 2);
 }
@@ -378,24 +287,11 @@ fn entries_that_cannot_be_right_are_errors_of_the_member() {
     let file = File::stored("m", b"x");
     let build = |entry: Vec<u8>| {
         let local = local(&file);
-        [
-            &local[..],
-            &entry,
-            &end(1, entry.len() as u64, local.len() as u64, false),
-        ]
-        .concat()
+        [&local[..], &entry, &end(1, entry.len() as u64, local.len() as u64, false)].concat()
     };
     let behind = build(entry(&file, 1 << 20, false));
     assert!(member_error(&behind).contains("reaches into"));
-    let long = build(entry(
-        &File {
-            data: vec![0; 2],
-            uncompressed_size: 2,
-            ..file.clone()
-        },
-        0,
-        false,
-    ));
+    let long = build(entry(&File { data: vec![0; 2], uncompressed_size: 2, ..file.clone() }, 0, false));
     assert!(member_error(&long).contains("reaches into"));
     let overflow = build(entry(&file, u64::MAX, true));
     assert!(member_error(&overflow).contains("reaches into"));
@@ -408,63 +304,33 @@ fn entries_that_cannot_be_right_are_errors_of_the_member() {
 #[test]
 fn limits_hold_for_the_directory() {
     let directory = find(&zip(&two_files(), false)).unwrap();
-    let parser = |limits| {
-        DirectoryParser::new(directory, &limits)
-            .err()
-            .unwrap()
-            .to_string()
-    };
-    let few_bytes = parser(Limits {
-        max_directory_bytes: 10,
-        ..Limits::default()
-    });
-    assert!(
-        few_bytes.contains("max_directory_bytes = 10"),
-        "{few_bytes}"
-    );
-    let few_entries = parser(Limits {
-        max_entries: 1,
-        ..Limits::default()
-    });
+    let parser = |limits| DirectoryParser::new(directory, &limits).err().unwrap().to_string();
+    let few_bytes = parser(Limits { max_directory_bytes: 10, ..Limits::default() });
+    assert!(few_bytes.contains("max_directory_bytes = 10"), "{few_bytes}");
+    let few_entries = parser(Limits { max_entries: 1, ..Limits::default() });
     assert!(few_entries.contains("max_entries = 1"), "{few_entries}");
     // A declared count that is too low does not get around it.
-    let lying = Directory {
-        entries: 0,
-        ..directory
-    };
-    let one = Limits {
-        max_entries: 1,
-        ..Limits::default()
-    };
+    let lying = Directory { entries: 0, ..directory };
+    let one = Limits { max_entries: 1, ..Limits::default() };
     let mut parser = DirectoryParser::new(lying, &one).unwrap();
     let entries = two_files().map(|file| entry(&file, 0, false)).concat();
     let error = parser.feed(&entries, &mut |_| Ok(())).unwrap_err();
-    assert!(
-        matches!(error, SourceError::Limit { value: 2, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, SourceError::Limit { value: 2, .. }), "{error}");
     let mut parser = DirectoryParser::new(directory, &Limits::default()).unwrap();
-    let error = parser
-        .feed(&vec![0; 1000], &mut |_| Ok(()))
-        .unwrap_err()
-        .to_string();
+    let error = parser.feed(&vec![0; 1000], &mut |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("1000 bytes fed"), "{error}");
 }
 
 #[test]
 fn more_than_65535_members_are_read_with_and_without_zip64() {
     let count = 70_000u64;
-    let files: Vec<_> = (0..count)
-        .map(|i| File::stored(&format!("images2/w{i}_FI_20.jpg"), &i.to_le_bytes()))
-        .collect();
+    let files: Vec<_> =
+        (0..count).map(|i| File::stored(&format!("images2/w{i}_FI_20.jpg"), &i.to_le_bytes())).collect();
     for zip64 in [true, false] {
         // Without Zip64 the end record holds the count modulo 65,536.
         let bytes = zip(&files, zip64);
         let directory = find(&bytes).unwrap();
-        assert_eq!(
-            directory.entries,
-            if zip64 { count } else { count % 65_536 }
-        );
+        assert_eq!(directory.entries, if zip64 { count } else { count % 65_536 });
         let members = members(&bytes, 1 << 16).unwrap();
         assert_eq!(members.len() as u64, count);
         let last = members.last().unwrap().as_ref().unwrap();
@@ -490,10 +356,6 @@ fn random_ranges_coalesce_into_requests_that_hold_them() {
             let holds = |r: &&std::ops::Range<u64>| r.start <= range.start && range.end <= r.end;
             assert!(requests.iter().any(|request| holds(&request)), "{range:?}");
         }
-        assert!(
-            requests
-                .iter()
-                .all(|request| request.end - request.start <= most)
-        );
+        assert!(requests.iter().all(|request| request.end - request.start <= most));
     }
 }

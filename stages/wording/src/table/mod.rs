@@ -49,10 +49,7 @@ pub struct Refinement {
 
 /// The entry of `value` in a sorted list.
 pub fn find<T: Copy>(sorted: &'static [(&'static str, T)], value: &str) -> Option<T> {
-    sorted
-        .binary_search_by(|(entry, _)| (*entry).cmp(value))
-        .ok()
-        .map(|index| sorted[index].1)
+    sorted.binary_search_by(|(entry, _)| (*entry).cmp(value)).ok().map(|index| sorted[index].1)
 }
 
 pub fn object_key(key: &str) -> Option<&'static ObjectKey> {
@@ -65,31 +62,19 @@ mod tests {
 
     fn assert_sorted<T>(name: &str, list: &[(&str, T)]) {
         for pair in list.windows(2) {
-            assert!(
-                pair[0].0 < pair[1].0,
-                "{name}: {} before {}",
-                pair[0].0,
-                pair[1].0
-            );
+            assert!(pair[0].0 < pair[1].0, "{name}: {} before {}", pair[0].0, pair[1].0);
         }
     }
 
     fn assert_plain(words: &str) {
         let plain = |c: char| c.is_ascii_lowercase() || c == '-' || c == ' ';
-        assert!(
-            words.chars().all(plain) && words == words.trim() && !words.contains("  "),
-            "{words:?}"
-        );
+        assert!(words.chars().all(plain) && words == words.trim() && !words.contains("  "), "{words:?}");
     }
 
     #[test]
     fn every_list_is_sorted() {
-        OBJECT_KEYS
-            .iter()
-            .for_each(|entry| assert_sorted(entry.key, entry.nouns));
-        REFINEMENTS
-            .iter()
-            .for_each(|entry| assert_sorted(entry.by, entry.nouns));
+        OBJECT_KEYS.iter().for_each(|entry| assert_sorted(entry.key, entry.nouns));
+        REFINEMENTS.iter().for_each(|entry| assert_sorted(entry.by, entry.nouns));
         assert_sorted("surface", SURFACES);
         assert_sorted("roof:shape", ROOF_SHAPES);
         assert_sorted("roof:material", ROOF_MATERIALS);
@@ -101,18 +86,8 @@ mod tests {
     fn every_word_is_plain_english_text() {
         let nouns = OBJECT_KEYS
             .iter()
-            .flat_map(|entry| {
-                entry
-                    .nouns
-                    .iter()
-                    .map(|(_, noun)| *noun)
-                    .chain(entry.generic)
-            })
-            .chain(
-                REFINEMENTS
-                    .iter()
-                    .flat_map(|entry| entry.nouns.iter().map(|(_, noun)| *noun)),
-            );
+            .flat_map(|entry| entry.nouns.iter().map(|(_, noun)| *noun).chain(entry.generic))
+            .chain(REFINEMENTS.iter().flat_map(|entry| entry.nouns.iter().map(|(_, noun)| *noun)));
         for noun in nouns {
             match noun {
                 Noun::Count(words) | Noun::Mass(words) | Noun::Plural(words) => assert_plain(words),
@@ -129,11 +104,7 @@ mod tests {
         for refinement in REFINEMENTS {
             let object = object_key(refinement.key).expect(refinement.key);
             for value in refinement.values {
-                assert!(
-                    find(object.nouns, value).is_some(),
-                    "{}={value}",
-                    refinement.key
-                );
+                assert!(find(object.nouns, value).is_some(), "{}={value}", refinement.key);
             }
         }
     }

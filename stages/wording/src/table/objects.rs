@@ -146,11 +146,7 @@ pub const OBJECT_KEYS: &[ObjectKey] = &[
         ],
     },
     // A pitch by its game; also the words for `leisure=pitch`.
-    ObjectKey {
-        key: "sport",
-        generic: None,
-        nouns: SPORTS,
-    },
+    ObjectKey { key: "sport", generic: None, nouns: SPORTS },
     ObjectKey {
         key: "amenity",
         generic: None,
@@ -751,10 +747,7 @@ pub const OBJECT_KEYS: &[ObjectKey] = &[
             ("toll_gantry", Count("toll gantry")),
             ("track", Count("farm track")),
             ("traffic_mirror", Hidden),
-            (
-                "traffic_signals",
-                Count("road intersection with traffic lights"),
-            ),
+            ("traffic_signals", Count("road intersection with traffic lights")),
             ("trailhead", Hidden),
             ("trunk", Count("trunk road")),
             ("trunk_link", Count("trunk road")),

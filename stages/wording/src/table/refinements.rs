@@ -6,12 +6,7 @@ use super::objects::SPORTS;
 
 /// Refinements; the first that applies names the object.
 pub const REFINEMENTS: &[Refinement] = &[
-    Refinement {
-        key: "leisure",
-        values: &["pitch"],
-        by: "sport",
-        nouns: SPORTS,
-    },
+    Refinement { key: "leisure", values: &["pitch"], by: "sport", nouns: SPORTS },
     Refinement {
         key: "leisure",
         values: &["track"],
@@ -354,10 +349,7 @@ pub const REFINEMENTS: &[Refinement] = &[
         key: "highway",
         values: &[],
         by: "junction",
-        nouns: &[
-            ("circular", Count("roundabout")),
-            ("roundabout", Count("roundabout")),
-        ],
+        nouns: &[("circular", Count("roundabout")), ("roundabout", Count("roundabout"))],
     },
     Refinement {
         key: "highway",
@@ -388,11 +380,7 @@ pub const REFINEMENTS: &[Refinement] = &[
         key: "railway",
         values: &["rail", "light_rail", "narrow_gauge", "tram"],
         by: "service",
-        nouns: &[
-            ("siding", Count("railway siding")),
-            ("spur", Count("railway spur")),
-            ("yard", Count("railway yard")),
-        ],
+        nouns: &[("siding", Count("railway siding")), ("spur", Count("railway spur")), ("yard", Count("railway yard"))],
     },
     Refinement {
         key: "historic",

@@ -48,6 +48,8 @@ enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         options: RunArgs,
+        #[arg(long, value_name = "STEP", help = "End after this step, such as `images` or `pretrain`")]
+        until: Option<String>,
     },
     /// Show what the work store holds, without reading the source
     Status {
@@ -181,7 +183,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             }
             Ok(())
         }
-        Command::Run { spec, options } => run(spec.read()?, options).await,
+        Command::Run { spec, options, until } => run(spec.read()?, options, until).await,
         Command::Status { spec, json } => {
             let build = Build::open_work(spec.read()?, stop_flag())?;
             let lines = crate::status::status(&build).await?;
@@ -233,12 +235,15 @@ fn print_plan(lines: &[crate::plan::PlanLine]) {
     }
 }
 
-async fn run(spec: BuildSpec, options: RunArgs) -> Result<()> {
+async fn run(spec: BuildSpec, options: RunArgs, until: Option<String>) -> Result<()> {
     let progress = Progress::new(false);
     let mut build = Build::open(spec, stop_flag()).await?;
-    let options = RunOptions { retry_errors: options.retry_errors, retrain: options.retrain };
-    let quarantined = crate::run::run(&mut build, options, &progress).await?;
+    let options = RunOptions { retry_errors: options.retry_errors, retrain: options.retrain, until };
+    let quarantined = crate::run::run(&mut build, &options, &progress).await?;
     print_quarantine(&quarantined);
+    if options.until.is_some() {
+        return Ok(());
+    }
     let page = crate::page::make(std::slice::from_ref(&build), &[], &now()).await?;
     let path = manifests::paths::report(&build.spec.country);
     build.work.put(&path, page.into()).await?;

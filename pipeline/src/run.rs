@@ -19,10 +19,12 @@ use crate::plan::{TrainingState, model_of, plan_stage, training_state};
 use crate::progress::Progress;
 
 /// How to run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RunOptions {
     pub retry_errors: bool,
     pub retrain: bool,
+    /// The last step to run; all of them without one.
+    pub until: Option<String>,
 }
 
 /// Rows that are out, and where they are listed.
@@ -33,10 +35,22 @@ pub struct Quarantined {
     pub listing: String,
 }
 
-/// Runs every step. Returns the quarantined rows of the build.
-pub async fn run(build: &mut Build, options: RunOptions, progress: &Progress) -> Result<Vec<Quarantined>, WorkerError> {
+/// Runs every step, or those up to `options.until`. Returns the quarantined rows of the build.
+pub async fn run(
+    build: &mut Build,
+    options: &RunOptions,
+    progress: &Progress,
+) -> Result<Vec<Quarantined>, WorkerError> {
+    let steps = stages::steps(&build.spec);
+    if let Some(until) = &options.until
+        && !steps.iter().any(|s| s.name() == until)
+    {
+        let names: Vec<&str> = steps.iter().map(Step::name).collect();
+        return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
+    }
     let mut quarantined = Vec::new();
-    for step in stages::steps(&build.spec) {
+    for step in steps {
+        let name = step.name();
         match step {
             Step::Map(stage) => {
                 if stage.output == Artifact::Splits {
@@ -51,6 +65,9 @@ pub async fn run(build: &mut Build, options: RunOptions, progress: &Progress) ->
         if build.stop.load(Ordering::Relaxed) {
             return Err(WorkerError::Stopped);
         }
+        if options.until.as_deref() == Some(name) {
+            break;
+        }
     }
     Ok(quarantined)
 }
@@ -62,7 +79,7 @@ fn unix_seconds() -> f64 {
 async fn run_stage(
     build: &Build,
     stage: &Stage,
-    options: RunOptions,
+    options: &RunOptions,
     progress: &Progress,
 ) -> Result<Option<Quarantined>, WorkerError> {
     let (started, began) = (unix_seconds(), Instant::now());
@@ -159,7 +176,7 @@ async fn report_quarantine(
 async fn run_training(
     build: &Build,
     training: Training,
-    options: RunOptions,
+    options: &RunOptions,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let (key, parameters, inputs, warm_start, sequence) = match training_state(build, training, options.retrain).await?

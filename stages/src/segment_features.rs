@@ -122,6 +122,12 @@ struct EncodeSegments {
     score: ScoreSpec,
 }
 
+/// The vectors of one row's candidates.
+struct Encoded {
+    segments: Vec<usize>,
+    vectors: Vec<Vec<f32>>,
+}
+
 /// The views of one row's candidates, or why there are none.
 struct Views {
     segments: Vec<usize>,
@@ -157,7 +163,7 @@ impl Map for EncodeSegments {
             .map_err(table_error)?;
 
         // a few rows at a time, so that the views of a call never lie in memory together
-        let mut made: Vec<Result<(Vec<usize>, Vec<Vec<f32>>), String>> = Vec::with_capacity(rows.len());
+        let mut made: Vec<Result<Encoded, String>> = Vec::with_capacity(rows.len());
         for start in (0..rows.len()).step_by(8) {
             let end = (start + 8).min(rows.len());
             let views: Vec<_> =
@@ -169,17 +175,20 @@ impl Map for EncodeSegments {
             }
             let mut vectors = vectors.into_iter();
             for row in views {
-                made.push(row.map(|v| (v.segments, vectors.by_ref().take(v.views.len()).collect())));
+                made.push(row.map(|v| Encoded {
+                    vectors: vectors.by_ref().take(v.views.len()).collect(),
+                    segments: v.segments,
+                }));
             }
         }
         content(&made).map_err(table_error)
     }
 }
 
-fn content(made: &[Result<(Vec<usize>, Vec<Vec<f32>>), String>]) -> Result<MapOutput, TableError> {
-    let lengths: Vec<_> = made.iter().map(|m| m.as_ref().ok().map(|(s, _)| s.len())).collect();
-    let segments = made.iter().flatten().flat_map(|(s, _)| s.iter().map(|&i| i as i32));
-    let vectors = made.iter().flatten().flat_map(|(_, v)| v.iter().map(|v| half_bytes(v)));
+fn content(made: &[Result<Encoded, String>]) -> Result<MapOutput, TableError> {
+    let lengths: Vec<_> = made.iter().map(|m| m.as_ref().ok().map(|e| e.segments.len())).collect();
+    let segments = made.iter().flatten().flat_map(|e| e.segments.iter().map(|&i| i as i32));
+    let vectors = made.iter().flatten().flat_map(|e| e.vectors.iter().map(|v| half_bytes(v)));
     let features = table::struct_lists(
         Artifact::SegmentFeatures,
         "features",

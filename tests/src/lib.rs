@@ -81,7 +81,7 @@ pub async fn run(spec: BuildSpec) -> Result<(Build, Vec<Quarantined>), WorkerErr
 
 pub async fn run_with(spec: BuildSpec, options: RunOptions) -> Result<(Build, Vec<Quarantined>), WorkerError> {
     let mut build = open(spec).await?;
-    let quarantined = pipeline::run::run(&mut build, options, &Progress::new(true)).await?;
+    let quarantined = pipeline::run::run(&mut build, &options, &Progress::new(true)).await?;
     Ok((build, quarantined))
 }
 

@@ -14,6 +14,12 @@ use crate::stores::SourceStore;
 /// Bytes between two wanted ranges that are cheaper to read than to ask for again.
 const MAX_GAP_BYTES: u64 = 128 << 10;
 
+/// Bytes of a row, or why they cannot be had.
+type Fetched = (usize, Result<Vec<u8>, String>);
+
+/// A member to fetch for a row: its bytes in the archive.
+type Wanted<'m> = (Range<u64>, usize, &'m Member);
+
 /// How a build fetches.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchSettings {
@@ -79,10 +85,10 @@ async fn fetch_members(
     etag: Option<&str>,
     members: &[(usize, Member)],
     settings: FetchSettings,
-) -> Result<Vec<(usize, Result<Vec<u8>, String>)>, WorkerError> {
+) -> Result<Vec<Fetched>, WorkerError> {
     let limits = Limits::default();
     let mut done = Vec::with_capacity(members.len());
-    let mut wanted: Vec<(Range<u64>, usize, &Member)> = Vec::new();
+    let mut wanted: Vec<Wanted<'_>> = Vec::new();
     for (row, member) in members {
         // refuse before a byte is fetched: an archive may claim any size
         if member.compressed_size > limits.max_member_bytes || member.uncompressed_size > limits.max_member_bytes {
@@ -98,7 +104,7 @@ async fn fetch_members(
     wanted.sort_by_key(|(range, ..)| range.start);
     let ranges: Vec<Range<u64>> = wanted.iter().map(|(range, ..)| range.clone()).collect();
     let requests = zip::coalesce(&ranges, MAX_GAP_BYTES, settings.request_bytes);
-    let mut groups: Vec<(Range<u64>, Vec<(Range<u64>, usize, &Member)>)> =
+    let mut groups: Vec<(Range<u64>, Vec<Wanted<'_>>)> =
         requests.into_iter().map(|request| (request, Vec::new())).collect();
     for item in wanted {
         let at = groups.partition_point(|(request, _)| request.end < item.0.end);
@@ -107,7 +113,7 @@ async fn fetch_members(
             _ => return Err(WorkerError::Broken(format!("{archive}: no request covers member {}", item.2.name))),
         }
     }
-    let results: Vec<Vec<(usize, Result<Vec<u8>, String>)>> = futures::stream::iter(groups)
+    let results: Vec<Vec<Fetched>> = futures::stream::iter(groups)
         .map(|(request, items)| async move {
             let bytes = source.get_range(archive, request.clone(), etag).await?;
             let mut extracted = Vec::with_capacity(items.len());

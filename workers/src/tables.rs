@@ -322,13 +322,13 @@ fn now_millis() -> i64 {
 }
 
 fn is_absent(error: &KernelError) -> bool {
-    match error {
+    matches!(
+        error,
         KernelError::FileNotFound(_)
-        | KernelError::MissingVersion(_)
-        | KernelError::InvalidTableLocation(_)
-        | KernelError::EmptyLog => true,
-        _ => false,
-    }
+            | KernelError::MissingVersion(_)
+            | KernelError::InvalidTableLocation(_)
+            | KernelError::EmptyLog
+    )
 }
 
 fn kernel_error(artifact: Artifact, error: KernelError) -> WorkerError {

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Numbers beside those of other programs, measured alternately in one run. Ratios count, not times: machines are noisy.
+#   IMAGES_400=DIR IMAGES_150=DIR   folders of JPEGs for ingest (default: those of $URBANCROSS_TEST_DATA)
+# Needs Python with numpy, pillow, torch, open_clip_torch; a part whose peer is missing is skipped aloud.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+data=${URBANCROSS_TEST_DATA:-}
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+has() { python3 -c "import $1" 2>/dev/null || { echo "skipped: no python3 with $1"; return 1; }; }
+cargo build --locked -p pipeline -p pipeline-tests -p models -p training --examples --bins
+
+ingest() { # name folder
+    [ -d "$2" ] || { echo "skipped: ingest of $1, no folder"; return 0; }
+    python3 - "$2" "$work/$1.zip" <<'PY'
+import pathlib, sys, zipfile
+with zipfile.ZipFile(sys.argv[2], "w", zipfile.ZIP_DEFLATED) as z:
+    for path in sorted(pathlib.Path(sys.argv[1]).glob("*.jpg"))[:1500]:
+        z.write(path, f"images/{path.name}")
+PY
+    for round in 1 2 3; do
+        echo "ingest $1, ours:"; taskset -c 0 target/debug/examples/archive_rate "$work/$1.zip"
+        echo "ingest $1, Python:"; taskset -c 0 python3 tests/peers/ingest_peer.py "$work/$1.zip"
+    done
+}
+if has numpy && has PIL; then
+    ingest 400px "${IMAGES_400:-$data/rsscn7_subset/images}"
+    ingest 150px "${IMAGES_150:-$data/aid_rsicd_subset/images}"
+fi
+
+echo "memory with an archive of 1,000,000 members, 1 % wanted:"
+if has PIL; then python3 tests/peers/million_members.py target/debug/urbancross "$work/million"; fi
+
+echo "recall 20,000 x 20,000 x 512, ours:"
+target/debug/examples/recall_rate
+if has numpy; then echo "recall, NumPy:"; python3 tests/peers/recall_peer.py; fi
+
+echo "ViT-B/32, batch 32, ours:"; target/debug/examples/clip_rate vit-b-32 32 77 3 image,train
+if has open_clip; then echo "ViT-B/32, PyTorch:"; python3 tests/peers/clip_peer.py; fi

@@ -1,0 +1,53 @@
+//! Images per second from a zip to normalised pixels, the way a build reads it: directory by range, members by
+//! coalesced ranges, inflate and CRC, JPEG decode, resize to 224, normalise. One thread.
+//!
+//! usage: archive_rate ARCHIVE.zip      (counterpart: tests/peers/ingest_peer.py)
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Instant;
+
+use manifests::build::StoreOptions;
+use workers::archive::scan_directory;
+use workers::fetch::{FetchSettings, fetch};
+use workers::listing::{Listing, Place};
+use workers::stores::SourceStore;
+
+const SIDE_PX: u32 = 224;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let archive = std::env::args().nth(1).ok_or("usage: archive_rate ARCHIVE.zip")?;
+    let archive = Path::new(&archive);
+    let name = archive.file_name().and_then(|n| n.to_str()).ok_or("the archive has no name")?;
+    let folder = archive.parent().and_then(Path::to_str).ok_or("the archive has no folder")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let wanted: HashSet<String> = zip::ZipArchive::new(std::fs::File::open(archive)?)?
+        .file_names()
+        .filter_map(|n| Some(n.ok()?.into_owned()))
+        .collect();
+    let began = Instant::now();
+    let images = runtime.block_on(async {
+        let source = SourceStore::open(folder, &StoreOptions::default())?;
+        let meta = source.head(name).await?.ok_or("the archive is gone")?;
+        let found = scan_directory(&source, name, meta.size, meta.e_tag, &wanted).await?;
+        let places: Vec<Option<Place>> = found
+            .members
+            .into_iter()
+            .map(|member| Some(Place { object: name.to_owned(), member: Some(member) }))
+            .collect();
+        let mut preprocess = pixels::ClipPreprocess::new(SIDE_PX);
+        let mut pixel_values_chw = vec![0f32; 3 * (SIDE_PX * SIDE_PX) as usize];
+        let listing = Listing::default();
+        let settings = FetchSettings { concurrency: 16, request_bytes: 8 << 20 };
+        let mut images = 0;
+        for chunk in places.chunks(128) {
+            for bytes in fetch(&source, &listing, chunk, settings).await?.into_iter().flatten() {
+                preprocess.encoded_into(&bytes?, &mut pixel_values_chw)?;
+                images += 1;
+            }
+        }
+        Ok::<usize, Box<dyn std::error::Error>>(images)
+    })?;
+    println!("images_per_second {:.1}", images as f64 / began.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -18,7 +18,7 @@ binary:
 demo: binary
 	URBANCROSS=$(abspath $(URBANCROSS)) TILES=$(TILES) deploy/demo.sh $(DEMO)
 
-test:
+test: binary
 	cargo test --locked --workspace
 
 real: binary

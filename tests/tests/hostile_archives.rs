@@ -9,7 +9,7 @@ use workers::WorkerError;
 const ARCHIVES: [&str; 2] = ["images2.zip", "images3.zip"];
 
 /// Rewrites an archive of the world; `change` sees every member and gives what replaces it.
-fn rewrite(world: &World, archive: &str, change: &mut dyn FnMut(&str, Vec<u8>) -> Option<Vec<u8>>) {
+fn rewrite(world: &World, archive: &str, mut change: impl FnMut(&str, Vec<u8>) -> Option<Vec<u8>>) {
     let path = world.path("world").join(archive);
     let mut old = zip::ZipArchive::new(std::fs::File::open(&path).unwrap()).unwrap();
     let mut new = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -34,7 +34,7 @@ async fn bad_rows_are_quarantined_and_the_rest_is_built() {
     let world = World::new(40);
     let (mut broken_image, mut evil_meta, mut missing_meta) = (None, None, None);
     for archive in ARCHIVES {
-        rewrite(&world, archive, &mut |name, bytes| {
+        rewrite(&world, archive, |name, bytes| {
             if broken_image.is_none() && name.contains("_FI_") {
                 broken_image = Some(name.to_owned());
                 return Some(bytes[..bytes.len() / 3].to_vec());
@@ -43,7 +43,7 @@ async fn bad_rows_are_quarantined_and_the_rest_is_built() {
         });
     }
     for archive in ["meta2.zip", "meta3.zip"] {
-        rewrite(&world, archive, &mut |name, bytes| {
+        rewrite(&world, archive, |name, bytes| {
             if !name.contains("_FI_")
                 || broken_image.as_ref().is_some_and(|b| b[7..b.len() - 4] == name[5..name.len() - 7])
             {

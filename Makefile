@@ -5,7 +5,6 @@
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 
 URBANCROSS = target/debug/urbancross
-COUNTRIES  = finland:FI germany:DE spain:ES
 DEMO      ?= demo-out
 REAL      ?= real-out
 TILES     ?= 420
@@ -27,7 +26,7 @@ real: binary
 
 goldens:
 	@test -n "$(DIR)" || { echo "usage: make goldens DIR=…   (folders with config.json, model.safetensors, io.safetensors)"; exit 2; }
-	URBANCROSS_GOLDENS=$(abspath $(DIR)) cargo test --locked -p models --test goldens -- --nocapture
+	URBANCROSS_GOLDENS=$(abspath $(DIR)) cargo test --locked -p models --lib goldens -- --nocapture
 
 bench:
 	tests/bench.sh

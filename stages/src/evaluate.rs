@@ -11,8 +11,9 @@ pub const VERSION: u32 = 1;
 const STAGE: &str = "evaluate";
 /// Images that are one unit of parallel work in the recall.
 const BLOCK_ROWS: usize = 256;
-/// Queries shown of each kind, and results shown of each query.
-const PANELS: usize = 4;
+/// Best and worst queries shown of each kind.
+pub const PANELS: usize = 4;
+/// Results shown of each query.
 const SHOWN: usize = 5;
 
 /// One image of the split, with its captions.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use manifests::{Artifact, shard_of};
 use pixels::{DecodeLimits, Rgb};
 use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject};
-use stages::evaluate::{Evaluation, Item};
+use stages::evaluate::{Evaluation, Item, PANELS};
 use stages::pretrain::TrainRows;
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
@@ -81,8 +81,10 @@ pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Blo
             .panels
             .iter()
             .filter(|p| matches!(p.query, Item::Caption(_)) == text_queries)
-            .map(|p| RetrievalPanel {
-                label: if p.rank < 5 { "best".into() } else { "worst".into() },
+            .enumerate()
+            .map(|(place, p)| RetrievalPanel {
+                // the evaluation puts the best queries first
+                label: if place < PANELS { "best".into() } else { "worst".into() },
                 query: subject(&p.query),
                 hits: p
                     .found

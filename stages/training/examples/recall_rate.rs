@@ -51,9 +51,6 @@ fn peak_mib() -> Result<f64, Box<dyn std::error::Error>> {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return Ok(0.0);
     };
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap_or("0 kB");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
     Ok(line.trim().trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
 }

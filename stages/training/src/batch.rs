@@ -76,17 +76,10 @@ impl Prefetched {
     pub(crate) fn next(&mut self, epoch: usize, step: usize) -> Result<(PairBatch, f64)> {
         let start = Instant::now();
         let source_error = |cause| Error::Source { epoch, step, cause };
-        let made = self
-            .receiver
-            .recv()
-            .map_err(|_| source_error("the thread of the source panicked".into()))?;
+        let made = self.receiver.recv().map_err(|_| source_error("the thread of the source panicked".into()))?;
         let waited = start.elapsed();
         self.waited += waited;
-        debug_assert_eq!(
-            (made.epoch, made.step),
-            (epoch, step),
-            "batches come in the order they were asked for"
-        );
+        debug_assert_eq!((made.epoch, made.step), (epoch, step), "batches come in the order they were asked for");
         Ok((made.batch.map_err(source_error)?, waited.as_secs_f64()))
     }
 
@@ -106,10 +99,7 @@ pub(crate) fn with_prefetch<R>(
     let (sender, receiver) = sync_channel(ahead);
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || make_all(source, positions, &sender));
-        let mut prefetched = Prefetched {
-            receiver,
-            waited: Duration::ZERO,
-        };
+        let mut prefetched = Prefetched { receiver, waited: Duration::ZERO };
         let result = learn(&mut prefetched);
         // Without a receiver the thread stops at its next batch. A panic in it has been reported by `next`.
         drop(prefetched);
@@ -118,11 +108,7 @@ pub(crate) fn with_prefetch<R>(
     })
 }
 
-fn make_all(
-    source: &mut dyn BatchSource,
-    positions: impl Iterator<Item = (usize, usize)>,
-    sender: &SyncSender<Made>,
-) {
+fn make_all(source: &mut dyn BatchSource, positions: impl Iterator<Item = (usize, usize)>, sender: &SyncSender<Made>) {
     for (epoch, step) in positions {
         let batch = source.batch(epoch, step);
         let failed = batch.is_err();
@@ -154,28 +140,19 @@ mod tests {
             if self.fails_at == Some(step) {
                 return Err("shard 3 is gone".into());
             }
-            Ok(PairBatch {
-                image_keys: vec![step as u64],
-                ..PairBatch::default()
-            })
+            Ok(PairBatch { image_keys: vec![step as u64], ..PairBatch::default() })
         }
     }
 
     fn scripted() -> Scripted {
-        Scripted {
-            made: 0,
-            fails_at: None,
-            panics_at: None,
-        }
+        Scripted { made: 0, fails_at: None, panics_at: None }
     }
 
     #[test]
     fn batches_come_in_order_and_at_most_so_many_ahead() {
         let mut source = scripted();
         let seen = with_prefetch(&mut source, (0..10).map(|step| (0, step)), 2, |batches| {
-            (0..3)
-                .map(|step| batches.next(0, step).unwrap().0.image_keys[0])
-                .collect::<Vec<_>>()
+            (0..3).map(|step| batches.next(0, step).unwrap().0.image_keys[0]).collect::<Vec<_>>()
         });
         assert_eq!(seen, [0, 1, 2]);
         // Three taken, two in the channel, one in the hands of the thread.
@@ -184,10 +161,7 @@ mod tests {
 
     #[test]
     fn a_failed_batch_names_its_step_and_cause() {
-        let mut source = Scripted {
-            fails_at: Some(1),
-            ..scripted()
-        };
+        let mut source = Scripted { fails_at: Some(1), ..scripted() };
         let error = with_prefetch(&mut source, (0..10).map(|step| (4, step)), 2, |batches| {
             batches.next(4, 0).unwrap();
             batches.next(4, 1).unwrap_err().to_string()
@@ -197,10 +171,7 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_source_is_an_error() {
-        let mut source = Scripted {
-            panics_at: Some(0),
-            ..scripted()
-        };
+        let mut source = Scripted { panics_at: Some(0), ..scripted() };
         let error = with_prefetch(&mut source, (0..10).map(|step| (0, step)), 2, |batches| {
             batches.next(0, 0).unwrap_err().to_string()
         });

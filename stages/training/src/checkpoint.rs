@@ -143,11 +143,7 @@ pub fn resume(run: &Path, state: &mut State, settings: &Value) -> Result<Option<
     let Some(folder) = find(run, Which::Last) else {
         return Ok(None);
     };
-    let PositionFile {
-        position,
-        settings: written,
-        ..
-    } = read_position(&folder)?;
+    let PositionFile { position, settings: written, .. } = read_position(&folder)?;
     if let Some(difference) = first_difference("", &written, &as_read(settings)) {
         return Err(Error::ForeignCheckpoint { folder, difference });
     }
@@ -177,11 +173,7 @@ fn subfolder(folder: &Path, name: &str) -> Result<PathBuf> {
 
 fn write_position(folder: &Path, position: &Position, settings: &Value) -> Result<()> {
     let path = folder.join(POSITION);
-    let file = PositionFile {
-        format: FORMAT,
-        position: position.clone(),
-        settings: settings.clone(),
-    };
+    let file = PositionFile { format: FORMAT, position: position.clone(), settings: settings.clone() };
     let json = serde_json::to_vec_pretty(&file).map_err(|error| damaged(&path, error))?;
     std::fs::write(&path, json).at(&path)
 }
@@ -190,27 +182,18 @@ fn read_position(folder: &Path) -> Result<PositionFile> {
     let path = folder.join(POSITION);
     let bytes = std::fs::metadata(&path).at(&path)?.len();
     if bytes > MAX_POSITION_BYTES {
-        return Err(damaged(
-            &path,
-            format!("has {bytes} bytes, at most {MAX_POSITION_BYTES} are read"),
-        ));
+        return Err(damaged(&path, format!("has {bytes} bytes, at most {MAX_POSITION_BYTES} are read")));
     }
-    let file: PositionFile = serde_json::from_slice(&std::fs::read(&path).at(&path)?)
-        .map_err(|error| damaged(&path, error))?;
+    let file: PositionFile =
+        serde_json::from_slice(&std::fs::read(&path).at(&path)?).map_err(|error| damaged(&path, error))?;
     if file.format != FORMAT {
-        return Err(damaged(
-            &path,
-            format!("is of format {}, this program reads {FORMAT}", file.format),
-        ));
+        return Err(damaged(&path, format!("is of format {}, this program reads {FORMAT}", file.format)));
     }
     Ok(file)
 }
 
 fn damaged(path: &Path, problem: impl std::fmt::Display) -> Error {
-    Error::DamagedCheckpoint {
-        path: path.to_path_buf(),
-        problem: problem.to_string(),
-    }
+    Error::DamagedCheckpoint { path: path.to_path_buf(), problem: problem.to_string() }
 }
 
 /// The value as it comes back from a file: JSON's reader may return another last bit of a number than was written.
@@ -225,22 +208,14 @@ fn first_difference(field: &str, written: &Value, present: &Value) -> Option<Str
             let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
             names.sort_unstable();
             names.dedup();
-            let value = |of: &serde_json::Map<String, Value>, name: &str| {
-                of.get(name).cloned().unwrap_or(Value::Null)
-            };
+            let value = |of: &serde_json::Map<String, Value>, name: &str| of.get(name).cloned().unwrap_or(Value::Null);
             names.into_iter().find_map(|name| {
-                let path = if field.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{field}.{name}")
-                };
+                let path = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
                 first_difference(&path, &value(a, name), &value(b, name))
             })
         }
         _ if written == present => None,
-        _ => Some(format!(
-            "{field} is {written} in the checkpoint and {present} in this run"
-        )),
+        _ => Some(format!("{field} is {written} in the checkpoint and {present} in this run")),
     }
 }
 
@@ -256,16 +231,10 @@ mod tests {
         assert_eq!(first_difference("", &written, &written), None);
         let present = json!({"model": {"width": 64, "layers": 3}, "settings": {"batch": 80}});
         let message = first_difference("", &written, &present).unwrap();
-        assert_eq!(
-            message,
-            "model.layers is 2 in the checkpoint and 3 in this run"
-        );
+        assert_eq!(message, "model.layers is 2 in the checkpoint and 3 in this run");
         let present = json!({"model": {"width": 64, "layers": 2}, "settings": {}});
         let message = first_difference("", &written, &present).unwrap();
-        assert_eq!(
-            message,
-            "settings.batch is 40 in the checkpoint and null in this run"
-        );
+        assert_eq!(message, "settings.batch is 40 in the checkpoint and null in this run");
     }
 
     #[test]
@@ -273,20 +242,8 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         std::fs::write(run.path().join(POSITION), "{\"format\": 1").unwrap();
         let message = position(run.path()).unwrap_err().to_string();
-        assert!(
-            message.contains("position.json") && message.contains("EOF"),
-            "{message}"
-        );
-        std::fs::write(
-            run.path().join(POSITION),
-            vec![b' '; MAX_POSITION_BYTES as usize + 1],
-        )
-        .unwrap();
-        assert!(
-            position(run.path())
-                .unwrap_err()
-                .to_string()
-                .contains("at most 1048576 are read")
-        );
+        assert!(message.contains("position.json") && message.contains("EOF"), "{message}");
+        std::fs::write(run.path().join(POSITION), vec![b' '; MAX_POSITION_BYTES as usize + 1]).unwrap();
+        assert!(position(run.path()).unwrap_err().to_string().contains("at most 1048576 are read"));
     }
 }

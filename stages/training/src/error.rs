@@ -79,10 +79,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn argument(what: &'static str, problem: impl Into<String>) -> Self {
-        Self::Argument {
-            what,
-            problem: problem.into(),
-        }
+        Self::Argument { what, problem: problem.into() }
     }
 }
 
@@ -94,9 +91,6 @@ pub(crate) trait AtPath<T> {
 
 impl<T> AtPath<T> for std::io::Result<T> {
     fn at(self, path: &std::path::Path) -> Result<T> {
-        self.map_err(|cause| Error::File {
-            path: path.to_path_buf(),
-            cause,
-        })
+        self.map_err(|cause| Error::File { path: path.to_path_buf(), cause })
     }
 }

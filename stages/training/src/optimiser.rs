@@ -28,13 +28,7 @@ pub struct AdamWSettings {
 impl Default for AdamWSettings {
     /// open_clip's for ViT, with its usual clipping.
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.98,
-            epsilon: 1e-6,
-            weight_decay: 0.2,
-            max_grad_norm: 1.0,
-        }
+        Self { beta1: 0.9, beta2: 0.98, epsilon: 1e-6, weight_decay: 0.2, max_grad_norm: 1.0 }
     }
 }
 
@@ -56,18 +50,9 @@ pub struct ParameterGroup {
 }
 
 /// Two groups, with and without weight decay (see [`decays`]).
-pub fn groups_by_decay(
-    parameters: impl IntoIterator<Item = (String, Var)>,
-    weight_decay: f64,
-) -> Vec<ParameterGroup> {
-    let (decayed, exempt) = parameters
-        .into_iter()
-        .partition(|(name, var)| decays(name, var.dims()));
-    let group = |parameters, weight_decay| ParameterGroup {
-        parameters,
-        weight_decay,
-        rate_factor: 1.0,
-    };
+pub fn groups_by_decay(parameters: impl IntoIterator<Item = (String, Var)>, weight_decay: f64) -> Vec<ParameterGroup> {
+    let (decayed, exempt) = parameters.into_iter().partition(|(name, var)| decays(name, var.dims()));
+    let group = |parameters, weight_decay| ParameterGroup { parameters, weight_decay, rate_factor: 1.0 };
     vec![group(decayed, weight_decay), group(exempt, 0.0)]
 }
 
@@ -99,9 +84,7 @@ impl AdamW {
         for group in groups {
             for (name, var) in group.parameters {
                 let half = matches!(var.dtype(), DType::F16 | DType::BF16);
-                let master = half
-                    .then(|| var.as_detached_tensor().to_dtype(DType::F32))
-                    .transpose()?;
+                let master = half.then(|| var.as_detached_tensor().to_dtype(DType::F32)).transpose()?;
                 let zeros = master.as_ref().unwrap_or(&var).zeros_like()?;
                 let slot = Slot {
                     var,
@@ -112,25 +95,16 @@ impl AdamW {
                     rate_factor: group.rate_factor,
                 };
                 if slots.insert(name.clone(), slot).is_some() {
-                    return Err(Error::argument(
-                        "parameter groups",
-                        format!("{name} is in two groups"),
-                    ));
+                    return Err(Error::argument("parameter groups", format!("{name} is in two groups")));
                 }
             }
         }
-        Ok(Self {
-            slots,
-            settings,
-            steps: 0,
-        })
+        Ok(Self { slots, settings, steps: 0 })
     }
 
     /// Parameters in name order.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.slots
-            .iter()
-            .map(|(name, slot)| (name.as_str(), &slot.var))
+        self.slots.iter().map(|(name, slot)| (name.as_str(), &slot.var))
     }
 
     /// One step; returns the global gradient norm before clipping. Parameters without a gradient stay as they are.
@@ -142,23 +116,11 @@ impl AdamW {
         if !norm.is_finite() {
             return Err(Error::Numbers {
                 what: format!("gradient norm of step {}", self.steps),
-                problem: format!(
-                    "is {norm}; lower the learning rate or the clipping norm, or check the batch"
-                ),
+                problem: format!("is {norm}; lower the learning rate or the clipping norm, or check the batch"),
             });
         }
-        let AdamWSettings {
-            beta1,
-            beta2,
-            epsilon,
-            max_grad_norm,
-            ..
-        } = self.settings;
-        let clip = if max_grad_norm > 0.0 && norm > max_grad_norm {
-            max_grad_norm / norm
-        } else {
-            1.0
-        };
+        let AdamWSettings { beta1, beta2, epsilon, max_grad_norm, .. } = self.settings;
+        let clip = if max_grad_norm > 0.0 && norm > max_grad_norm { max_grad_norm / norm } else { 1.0 };
         self.steps += 1;
         let steps = self.steps as f64;
         let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
@@ -166,17 +128,12 @@ impl AdamW {
             let Some(gradient) = gradients.get(&slot.var) else {
                 continue;
             };
-            let weights = slot
-                .master
-                .take()
-                .unwrap_or_else(|| slot.var.as_detached_tensor());
+            let weights = slot.master.take().unwrap_or_else(|| slot.var.as_detached_tensor());
             let gradient = (gradient.detach().to_dtype(weights.dtype())? * clip)?;
             slot.first_moment = ((&slot.first_moment * beta1)? + (&gradient * (1.0 - beta1))?)?;
-            slot.second_moment =
-                ((&slot.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+            slot.second_moment = ((&slot.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
             let rate = learning_rate * slot.rate_factor;
-            let spread =
-                (slot.second_moment.sqrt()? * correction2.sqrt().recip())?.affine(1.0, epsilon)?;
+            let spread = (slot.second_moment.sqrt()? * correction2.sqrt().recip())?.affine(1.0, epsilon)?;
             let update = ((&slot.first_moment / spread)? * (rate / correction1))?;
             let weights = ((weights * (1.0 - rate * slot.weight_decay))? - update)?;
             slot.var.set(&weights.to_dtype(slot.var.dtype())?)?;
@@ -190,21 +147,14 @@ impl AdamW {
         let mut squares = Vec::with_capacity(self.slots.len());
         for slot in self.slots.values() {
             if let Some(gradient) = gradients.get(&slot.var) {
-                let dtype = if gradient.dtype() == DType::F64 {
-                    DType::F64
-                } else {
-                    DType::F32
-                };
+                let dtype = if gradient.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
                 squares.push(gradient.detach().to_dtype(dtype)?.sqr()?.sum_all()?);
             }
         }
         if squares.is_empty() {
             return Ok(0.0);
         }
-        let squares: Vec<f64> = Tensor::stack(&squares, 0)?
-            .to_device(&Device::Cpu)?
-            .to_dtype(DType::F64)?
-            .to_vec1()?;
+        let squares: Vec<f64> = Tensor::stack(&squares, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?;
         Ok(squares.iter().sum::<f64>().sqrt())
     }
 
@@ -221,10 +171,7 @@ impl AdamW {
                 tensors.insert(format!("master/{name}"), master.clone());
             }
         }
-        tensors.insert(
-            "steps".to_owned(),
-            Tensor::new(&[self.steps as i64], &Device::Cpu)?,
-        );
+        tensors.insert("steps".to_owned(), Tensor::new(&[self.steps as i64], &Device::Cpu)?);
         Ok(safetensors::save(&tensors, path)?)
     }
 
@@ -233,22 +180,15 @@ impl AdamW {
     /// # Errors
     /// A missing, foreign or differently shaped tensor, named.
     pub fn load(&mut self, path: &Path) -> Result<()> {
-        let damaged = |problem: String| Error::DamagedCheckpoint {
-            path: path.to_path_buf(),
-            problem,
-        };
-        let mut tensors =
-            safetensors::load(path, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
+        let damaged = |problem: String| Error::DamagedCheckpoint { path: path.to_path_buf(), problem };
+        let mut tensors = safetensors::load(path, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
         let mut take = |name: String, like: &Tensor| {
             let Some(tensor) = tensors.remove(&name) else {
                 return Err(damaged(format!("lacks {name}")));
             };
             if tensor.dims() != like.dims() || tensor.dtype() != like.dtype() {
-                let (found, expected) =
-                    ((tensor.dims(), tensor.dtype()), (like.dims(), like.dtype()));
-                return Err(damaged(format!(
-                    "{name} is {found:?}, the model needs {expected:?}"
-                )));
+                let (found, expected) = ((tensor.dims(), tensor.dtype()), (like.dims(), like.dtype()));
+                return Err(damaged(format!("{name} is {found:?}, the model needs {expected:?}")));
             }
             Ok(tensor.to_device(like.device())?)
         };
@@ -257,20 +197,14 @@ impl AdamW {
         for (name, slot) in &self.slots {
             let first = take(format!("first_moment/{name}"), &slot.first_moment)?;
             let second = take(format!("second_moment/{name}"), &slot.second_moment)?;
-            let master = slot
-                .master
-                .as_ref()
-                .map(|like| take(format!("master/{name}"), like))
-                .transpose()?;
+            let master = slot.master.as_ref().map(|like| take(format!("master/{name}"), like)).transpose()?;
             loaded.push((first, second, master));
         }
         if let Some(foreign) = tensors.keys().min() {
-            return Err(damaged(format!(
-                "holds {foreign}, which the model does not have"
-            )));
+            return Err(damaged(format!("holds {foreign}, which the model does not have")));
         }
-        self.steps = u64::try_from(steps.to_vec1::<i64>()?[0])
-            .map_err(|_| damaged("has a negative step count".into()))?;
+        self.steps =
+            u64::try_from(steps.to_vec1::<i64>()?[0]).map_err(|_| damaged("has a negative step count".into()))?;
         for (slot, (first, second, master)) in self.slots.values_mut().zip(loaded) {
             (slot.first_moment, slot.second_moment, slot.master) = (first, second, master);
         }

@@ -37,12 +37,7 @@ impl DataOrder {
     ///
     /// # Errors
     /// A window or batch of 0, or fewer rows than one batch (training drops the last partial batch).
-    pub fn new(
-        row_group_lengths: &[u32],
-        window_row_groups: usize,
-        batch: usize,
-        seed: u64,
-    ) -> Result<Self> {
+    pub fn new(row_group_lengths: &[u32], window_row_groups: usize, batch: usize, seed: u64) -> Result<Self> {
         let mut starts = vec![0; row_group_lengths.len() + 1];
         for (group, &length) in row_group_lengths.iter().enumerate() {
             starts[group + 1] = starts[group] + u64::from(length);
@@ -55,12 +50,7 @@ impl DataOrder {
             );
             return Err(Error::argument("data order", problem));
         }
-        Ok(Self {
-            starts,
-            window_row_groups,
-            batch,
-            seed,
-        })
+        Ok(Self { starts, window_row_groups, batch, seed })
     }
 
     /// Rows of the table.
@@ -78,22 +68,14 @@ impl DataOrder {
     pub fn epoch(&self, epoch: usize) -> EpochOrder<'_> {
         let mut row_groups: Vec<u32> = (0..self.starts.len() as u32 - 1).collect();
         row_groups.shuffle(&mut self.rng(epoch, None));
-        let lengths = row_groups.chunks(self.window_row_groups).map(|window| {
-            window
-                .iter()
-                .map(|&group| self.group(group).end - self.group(group).start)
-                .sum::<u64>()
-        });
+        let lengths = row_groups
+            .chunks(self.window_row_groups)
+            .map(|window| window.iter().map(|&group| self.group(group).end - self.group(group).start).sum::<u64>());
         let mut window_starts = vec![0];
         for length in lengths {
             window_starts.push(window_starts[window_starts.len() - 1] + length);
         }
-        EpochOrder {
-            order: self,
-            epoch,
-            row_groups,
-            window_starts,
-        }
+        EpochOrder { order: self, epoch, row_groups, window_starts }
     }
 
     /// Rows of the global batch of one step, counted over the whole table.
@@ -107,10 +89,7 @@ impl DataOrder {
     /// Row group and row within it.
     pub fn place(&self, row: u64) -> RowPlace {
         let row_group = self.starts.partition_point(|&start| start <= row) - 1;
-        RowPlace {
-            row_group: row_group as u32,
-            row: (row - self.starts[row_group]) as u32,
-        }
+        RowPlace { row_group: row_group as u32, row: (row - self.starts[row_group]) as u32 }
     }
 
     fn group(&self, group: u32) -> Range<u64> {
@@ -121,10 +100,7 @@ impl DataOrder {
     fn rng(&self, epoch: usize, window: Option<usize>) -> ChaCha8Rng {
         let mut key = [0; 32];
         let window = window.map_or(0, |window| window as u64 + 1);
-        for (slot, word) in key
-            .chunks_exact_mut(8)
-            .zip([self.seed, epoch as u64, window])
-        {
+        for (slot, word) in key.chunks_exact_mut(8).zip([self.seed, epoch as u64, window]) {
             slot.copy_from_slice(&word.to_le_bytes());
         }
         ChaCha8Rng::from_seed(key)
@@ -149,17 +125,11 @@ impl EpochOrder<'_> {
     pub fn batch(&self, step: usize) -> Result<Vec<u64>> {
         let steps = self.order.steps_per_epoch();
         if step >= steps {
-            return Err(Error::argument(
-                "step",
-                format!("{step} of an epoch of {steps} steps"),
-            ));
+            return Err(Error::argument("step", format!("{step} of an epoch of {steps} steps")));
         }
         let batch = self.order.batch as u64;
         let (start, end) = (step as u64 * batch, (step as u64 + 1) * batch);
-        let first = self
-            .window_starts
-            .partition_point(|&window| window <= start)
-            - 1;
+        let first = self.window_starts.partition_point(|&window| window <= start) - 1;
         let mut rows = Vec::with_capacity(self.order.batch);
         for window in first.. {
             let window_start = self.window_starts[window];
@@ -178,15 +148,8 @@ impl EpochOrder<'_> {
     }
 
     fn window(&self, window: usize) -> Vec<u64> {
-        let groups = self
-            .row_groups
-            .chunks(self.order.window_row_groups)
-            .nth(window)
-            .unwrap_or_default();
-        let mut rows: Vec<u64> = groups
-            .iter()
-            .flat_map(|&group| self.order.group(group))
-            .collect();
+        let groups = self.row_groups.chunks(self.order.window_row_groups).nth(window).unwrap_or_default();
+        let mut rows: Vec<u64> = groups.iter().flat_map(|&group| self.order.group(group)).collect();
         rows.shuffle(&mut self.order.rng(self.epoch, Some(window)));
         rows
     }
@@ -199,9 +162,8 @@ impl EpochOrder<'_> {
 pub fn rank_slice(global_batch: &[u64], rank: usize, world_size: usize) -> Result<&[u64]> {
     let batch = global_batch.len();
     if world_size == 0 || rank >= world_size || !batch.is_multiple_of(world_size) {
-        let problem = format!(
-            "rank {rank} of {world_size} for a global batch of {batch}: needs a batch divisible by the ranks"
-        );
+        let problem =
+            format!("rank {rank} of {world_size} for a global batch of {batch}: needs a batch divisible by the ranks");
         return Err(Error::argument("rank", problem));
     }
     let local = batch / world_size;
@@ -225,9 +187,7 @@ mod tests {
     }
 
     fn whole_epoch(order: &DataOrder, epoch: usize) -> Vec<u64> {
-        (0..order.steps_per_epoch())
-            .flat_map(|step| order.global_batch(epoch, step).unwrap())
-            .collect()
+        (0..order.steps_per_epoch()).flat_map(|step| order.global_batch(epoch, step).unwrap()).collect()
     }
 
     #[test]
@@ -241,9 +201,7 @@ mod tests {
         let order = DataOrder::new(&LENGTHS, 2, 10, 42).unwrap();
         let dropped = |epoch| {
             let seen = whole_epoch(&order, epoch);
-            (0..364)
-                .filter(|row| !seen.contains(row))
-                .collect::<Vec<u64>>()
+            (0..364).filter(|row| !seen.contains(row)).collect::<Vec<u64>>()
         };
         assert_eq!((dropped(0).len(), dropped(1).len()), (4, 4));
         assert_ne!(dropped(0), dropped(1));
@@ -258,10 +216,7 @@ mod tests {
         // Steps asked for backwards, or alone, are the same: a run can resume anywhere.
         let forwards = whole_epoch(&one, 3);
         for step in (0..52).rev() {
-            assert_eq!(
-                order().global_batch(3, step).unwrap(),
-                forwards[step * 7..][..7]
-            );
+            assert_eq!(order().global_batch(3, step).unwrap(), forwards[step * 7..][..7]);
         }
     }
 
@@ -271,50 +226,20 @@ mod tests {
         let epoch = order.epoch(5);
         let positions = whole_epoch(&order, 5);
         for (position, &row) in positions.iter().enumerate() {
-            let window = epoch
-                .window_starts
-                .partition_point(|&start| start <= position as u64)
-                - 1;
+            let window = epoch.window_starts.partition_point(|&start| start <= position as u64) - 1;
             let groups = epoch.row_groups.chunks(2).nth(window).unwrap();
-            assert!(
-                groups.contains(&order.place(row).row_group),
-                "row {row} at {position} left window {window}"
-            );
+            assert!(groups.contains(&order.place(row).row_group), "row {row} at {position} left window {window}");
         }
     }
 
     #[test]
     fn rows_are_found_in_their_groups() {
         let order = order();
-        assert_eq!(
-            order.place(0),
-            RowPlace {
-                row_group: 0,
-                row: 0
-            }
-        );
-        assert_eq!(
-            order.place(137),
-            RowPlace {
-                row_group: 2,
-                row: 9
-            }
-        );
+        assert_eq!(order.place(0), RowPlace { row_group: 0, row: 0 });
+        assert_eq!(order.place(137), RowPlace { row_group: 2, row: 9 });
         // Group 3 is empty.
-        assert_eq!(
-            order.place(138),
-            RowPlace {
-                row_group: 4,
-                row: 0
-            }
-        );
-        assert_eq!(
-            order.place(363),
-            RowPlace {
-                row_group: 8,
-                row: 63
-            }
-        );
+        assert_eq!(order.place(138), RowPlace { row_group: 4, row: 0 });
+        assert_eq!(order.place(363), RowPlace { row_group: 8, row: 63 });
     }
 
     #[test]
@@ -322,17 +247,11 @@ mod tests {
         let order = DataOrder::new(&LENGTHS, 3, 12, 1).unwrap();
         let global = order.global_batch(0, 4).unwrap();
         for world_size in [1, 2, 3, 4] {
-            let joined: Vec<u64> = (0..world_size)
-                .flat_map(|rank| rank_slice(&global, rank, world_size).unwrap().to_vec())
-                .collect();
+            let joined: Vec<u64> =
+                (0..world_size).flat_map(|rank| rank_slice(&global, rank, world_size).unwrap().to_vec()).collect();
             assert_eq!(joined, global);
         }
-        assert!(
-            rank_slice(&global, 0, 5)
-                .unwrap_err()
-                .to_string()
-                .contains("rank 0 of 5 for a global batch of 12")
-        );
+        assert!(rank_slice(&global, 0, 5).unwrap_err().to_string().contains("rank 0 of 5 for a global batch of 12"));
     }
 
     #[test]
@@ -343,19 +262,8 @@ mod tests {
 
     #[test]
     fn impossible_orders_are_refused() {
-        assert!(
-            DataOrder::new(&[3], 1, 4, 0)
-                .unwrap_err()
-                .to_string()
-                .contains("3 rows in batches of 4")
-        );
+        assert!(DataOrder::new(&[3], 1, 4, 0).unwrap_err().to_string().contains("3 rows in batches of 4"));
         assert!(DataOrder::new(&[8], 0, 4, 0).is_err());
-        assert!(
-            order()
-                .global_batch(0, 52)
-                .unwrap_err()
-                .to_string()
-                .contains("52 of an epoch of 52 steps")
-        );
+        assert!(order().global_batch(0, 52).unwrap_err().to_string().contains("52 of an epoch of 52 steps"));
     }
 }

@@ -83,10 +83,7 @@ pub struct Outcome {
 pub fn evaluate(gallery: &Gallery, protocol: Protocol, block_rows: usize) -> Result<Outcome> {
     check(gallery)?;
     if block_rows == 0 {
-        return Err(Error::argument(
-            "block_rows",
-            "is 0, needs at least 1 image per block",
-        ));
+        return Err(Error::argument("block_rows", "is 0, needs at least 1 image per block"));
     }
     let layout = Layout::new(gallery, protocol);
     let grouped = layout.grouped();
@@ -100,44 +97,25 @@ pub fn evaluate(gallery: &Gallery, protocol: Protocol, block_rows: usize) -> Res
     let group = (ranks.len() == 2).then(|| ranks.remove(1));
     let exact = ranks.remove(0);
     let report = RecallReport::new(protocol, &layout, &exact, group.as_ref().unwrap_or(&exact));
-    Ok(Outcome {
-        report,
-        ranks: exact,
-    })
+    Ok(Outcome { report, ranks: exact })
 }
 
 /// Ranks under each relation, from one pass for the best positive scores and one for the counts.
-fn rank_all(
-    gallery: &Gallery,
-    layout: &Layout,
-    relations: &[Positives],
-    block_rows: usize,
-) -> Vec<QueryRanks> {
+fn rank_all(gallery: &Gallery, layout: &Layout, relations: &[Positives], block_rows: usize) -> Vec<QueryRanks> {
     let rows = layout.rows.len();
-    let blocks: Vec<(usize, usize)> = (0..rows)
-        .step_by(block_rows)
-        .map(|start| (start, (start + block_rows).min(rows)))
-        .collect();
+    let blocks: Vec<(usize, usize)> =
+        (0..rows).step_by(block_rows).map(|start| (start, (start + block_rows).min(rows))).collect();
     let product = TileProduct::new(gallery, &layout.rows, &layout.columns);
 
     // The positive scores come from the very tiles that the second pass computes again: gemm's summation order
     // depends on the shape of the call, and a score that differs in its last bit would not tie with itself.
-    let no_best = || {
-        relations
-            .iter()
-            .map(|_| Best::new(layout))
-            .collect::<Vec<_>>()
-    };
+    let no_best = || relations.iter().map(|_| Best::new(layout)).collect::<Vec<_>>();
     let best: Vec<Best> = blocks
         .par_iter()
         .fold(no_best, |mut best, &block| {
             product.for_tiles(
                 block,
-                |rows, columns| {
-                    relations
-                        .iter()
-                        .any(|relation| relation.touches(rows, columns))
-                },
+                |rows, columns| relations.iter().any(|relation| relation.touches(rows, columns)),
                 |tile| {
                     for (best, relation) in best.iter_mut().zip(relations) {
                         best.add(tile, relation);
@@ -146,16 +124,9 @@ fn rank_all(
             );
             best
         })
-        .reduce(no_best, |a, b| {
-            a.into_iter().zip(b).map(|(a, b)| a.merge(b)).collect()
-        });
+        .reduce(no_best, |a, b| a.into_iter().zip(b).map(|(a, b)| a.merge(b)).collect());
 
-    let no_counts = || {
-        relations
-            .iter()
-            .map(|_| Counts::new(layout))
-            .collect::<Vec<_>>()
-    };
+    let no_counts = || relations.iter().map(|_| Counts::new(layout)).collect::<Vec<_>>();
     let counts: Vec<Counts> = blocks
         .par_iter()
         .fold(no_counts, |mut counts, &block| {
@@ -170,38 +141,20 @@ fn rank_all(
             );
             counts
         })
-        .reduce(no_counts, |a, b| {
-            a.into_iter().zip(b).map(|(a, b)| a.merge(b)).collect()
-        });
+        .reduce(no_counts, |a, b| a.into_iter().zip(b).map(|(a, b)| a.merge(b)).collect());
 
-    counts
-        .into_iter()
-        .zip(&best)
-        .map(|(counts, best)| counts.into_ranks(best, layout))
-        .collect()
+    counts.into_iter().zip(&best).map(|(counts, best)| counts.into_ranks(best, layout)).collect()
 }
 
 fn check(gallery: &Gallery) -> Result<()> {
-    let &Gallery {
-        image_nd,
-        text_md,
-        dim,
-        own_image_m,
-        image_keys_n,
-        caption_keys_m,
-    } = gallery;
+    let &Gallery { image_nd, text_md, dim, own_image_m, image_keys_n, caption_keys_m } = gallery;
     let (images, captions) = (image_keys_n.len(), own_image_m.len());
     if dim == 0 || images == 0 || captions == 0 {
-        let problem = format!(
-            "{images} images and {captions} captions of {dim} dimensions: nothing to evaluate"
-        );
+        let problem = format!("{images} images and {captions} captions of {dim} dimensions: nothing to evaluate");
         return Err(Error::argument("gallery", problem));
     }
     if images > u32::MAX as usize || captions > u32::MAX as usize {
-        return Err(Error::argument(
-            "gallery",
-            format!("{images} images, {captions} captions: at most 2^32 - 1 each"),
-        ));
+        return Err(Error::argument("gallery", format!("{images} images, {captions} captions: at most 2^32 - 1 each")));
     }
     for (what, found, expected) in [
         ("image_nd", image_nd.len(), images * dim),
@@ -216,10 +169,7 @@ fn check(gallery: &Gallery) -> Result<()> {
         }
     }
     if let Some(c) = own_image_m.iter().position(|&own| own as usize >= images) {
-        let problem = format!(
-            "caption {c} belongs to image {}, the gallery has {images} images",
-            own_image_m[c]
-        );
+        let problem = format!("caption {c} belongs to image {}, the gallery has {images} images", own_image_m[c]);
         return Err(Error::argument("own_image_m", problem));
     }
     check_rows("image", image_nd, dim)?;
@@ -227,22 +177,17 @@ fn check(gallery: &Gallery) -> Result<()> {
 }
 
 fn check_rows(what: &str, rows: &[f32], dim: usize) -> Result<()> {
-    let bad = rows
-        .par_chunks_exact(dim)
-        .enumerate()
-        .find_map_first(|(row, values)| {
-            let norm = values.iter().map(|v| v * v).sum::<f32>().sqrt();
-            // Also true for a norm that is not a number.
-            let good = (norm - 1.0).abs() <= NORM_TOLERANCE;
-            (!good).then_some((row, norm))
-        });
+    let bad = rows.par_chunks_exact(dim).enumerate().find_map_first(|(row, values)| {
+        let norm = values.iter().map(|v| v * v).sum::<f32>().sqrt();
+        // Also true for a norm that is not a number.
+        let good = (norm - 1.0).abs() <= NORM_TOLERANCE;
+        (!good).then_some((row, norm))
+    });
     match bad {
         None => Ok(()),
         Some((row, norm)) => Err(Error::Numbers {
             what: format!("embedding of {what} {row}"),
-            problem: format!(
-                "has norm {norm}; embeddings must be finite and L2-normalised before recall is counted"
-            ),
+            problem: format!("has norm {norm}; embeddings must be finite and L2-normalised before recall is counted"),
         }),
     }
 }

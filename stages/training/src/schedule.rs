@@ -55,10 +55,7 @@ impl Schedule {
                 let progress = ((step - warmup_steps) as f64 / falling as f64).min(1.0);
                 base * 0.5 * (1.0 + (PI * progress).cos())
             }
-            Self::StepDecay {
-                factor,
-                every_epochs,
-            } => {
+            Self::StepDecay { factor, every_epochs } => {
                 let epoch = step / length.steps_per_epoch.max(1);
                 base * factor.powi((epoch / every_epochs.max(1)) as i32)
             }
@@ -71,13 +68,9 @@ impl Schedule {
     /// A decay factor outside (0, 1] or a period of 0 epochs.
     pub fn check(&self) -> Result<()> {
         match *self {
-            Self::StepDecay {
-                factor,
-                every_epochs,
-            } if !(factor > 0.0 && factor <= 1.0) || every_epochs == 0 => {
-                let problem = format!(
-                    "factor {factor} every {every_epochs} epochs: needs 0 < factor <= 1 and at least 1 epoch"
-                );
+            Self::StepDecay { factor, every_epochs } if !(factor > 0.0 && factor <= 1.0) || every_epochs == 0 => {
+                let problem =
+                    format!("factor {factor} every {every_epochs} epochs: needs 0 < factor <= 1 and at least 1 epoch");
                 Err(Error::argument("schedule", problem))
             }
             _ => Ok(()),
@@ -89,10 +82,7 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    const LENGTH: RunLength = RunLength {
-        epochs: 30,
-        steps_per_epoch: 10,
-    };
+    const LENGTH: RunLength = RunLength { epochs: 30, steps_per_epoch: 10 };
 
     #[test]
     fn warm_up_rises_linearly_and_the_cosine_falls_to_zero() {
@@ -108,22 +98,12 @@ mod tests {
 
     #[test]
     fn step_decay_follows_the_paper() {
-        let schedule = Schedule::StepDecay {
-            factor: 0.3,
-            every_epochs: 10,
-        };
+        let schedule = Schedule::StepDecay { factor: 0.3, every_epochs: 10 };
         let rate = |epoch: usize| schedule.learning_rate(1e-5, epoch * 10, LENGTH);
         assert_eq!(rate(9), 1e-5);
         assert!((rate(10) - 3e-6).abs() < 1e-18);
         assert!((rate(29) - 9e-7).abs() < 1e-18);
-        assert!(
-            Schedule::StepDecay {
-                factor: 0.0,
-                every_epochs: 1
-            }
-            .check()
-            .is_err()
-        );
+        assert!(Schedule::StepDecay { factor: 0.0, every_epochs: 1 }.check().is_err());
     }
 
     #[test]

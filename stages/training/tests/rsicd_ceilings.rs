@@ -19,24 +19,15 @@ fn rsicd_test() -> Option<Captions> {
         return None;
     };
     let path = std::path::Path::new(&folder).join("data/urbancross_text/rsicd_test_caps.txt");
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let normalised = text
         .lines()
-        .map(|line| {
-            line.to_lowercase()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-        })
+        .map(|line| line.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" "))
         .collect::<Vec<_>>();
     let distinct: BTreeSet<&String> = normalised.iter().collect();
     let number: BTreeMap<&String, usize> = distinct.iter().copied().zip(0..).collect();
     let class = normalised.iter().map(|caption| number[caption]).collect();
-    Some(Captions {
-        class,
-        distinct: distinct.len(),
-    })
+    Some(Captions { class, distinct: distinct.len() })
 }
 
 impl Captions {
@@ -69,19 +60,11 @@ impl Captions {
             image_nd: &image_nd,
             text_md: &text_md,
             dim,
-            own_image_m: &(0..captions)
-                .map(|caption| (caption / CAPTIONS_PER_IMAGE) as u32)
-                .collect::<Vec<_>>(),
+            own_image_m: &(0..captions).map(|caption| (caption / CAPTIONS_PER_IMAGE) as u32).collect::<Vec<_>>(),
             image_keys_n: &(0..images as u64).collect::<Vec<_>>(),
-            caption_keys_m: &self
-                .class
-                .iter()
-                .map(|&class| class as u64)
-                .collect::<Vec<_>>(),
+            caption_keys_m: &self.class.iter().map(|&class| class as u64).collect::<Vec<_>>(),
         };
-        evaluate(&gallery, Protocol::Standard, DEFAULT_BLOCK_ROWS)
-            .unwrap()
-            .report
+        evaluate(&gallery, Protocol::Standard, DEFAULT_BLOCK_ROWS).unwrap().report
     }
 }
 
@@ -94,21 +77,11 @@ fn a_perfect_model_finds_a_caption_of_its_own_for_all_but_nine_images() {
     let Some(captions) = rsicd_test() else { return };
     let mut owners: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); captions.distinct];
     for image in 0..captions.images() {
-        captions
-            .of_image(image)
-            .iter()
-            .for_each(|&class| _ = owners[class].insert(image));
+        captions.of_image(image).iter().for_each(|&class| _ = owners[class].insert(image));
     }
     // The rarer a caption, the more certain.
     let report = captions.evaluate(|_, class| 0.4 / owners[class].len() as f32);
-    assert_eq!(
-        (
-            report.image_gallery,
-            report.caption_gallery,
-            report.distinct_captions
-        ),
-        (1093, 5465, 3330)
-    );
+    assert_eq!((report.image_gallery, report.caption_gallery, report.distinct_captions), (1093, 5465, 3330));
     assert_eq!(rounded(report.exact.pessimistic.i2t.at_1), 99.2);
     assert_eq!(report.exact.optimistic.i2t.at_1, 100.0);
     assert!(report.i2t_ties.twin_moves_points > 0.8);
@@ -122,17 +95,10 @@ fn exact_pairs_cannot_exceed_their_ceilings() {
     let Some(captions) = rsicd_test() else { return };
     // Of the images that share a caption the one that repeats it most comes first; the number breaks ties.
     let report = captions.evaluate(|image, class| {
-        let repeats = captions
-            .of_image(image)
-            .iter()
-            .filter(|&&other| other == class)
-            .count();
+        let repeats = captions.of_image(image).iter().filter(|&&other| other == class).count();
         0.05 * (repeats as f32 + 1e-4 * image as f32)
     });
     let t2i = report.exact.pessimistic.t2i;
-    assert_eq!(
-        [t2i.at_1, t2i.at_5, t2i.at_10].map(rounded),
-        [93.1, 99.2, 99.8]
-    );
+    assert_eq!([t2i.at_1, t2i.at_5, t2i.at_10].map(rounded), [93.1, 99.2, 99.8]);
     assert_eq!(report.exact.optimistic.t2i, t2i, "nothing ties");
 }

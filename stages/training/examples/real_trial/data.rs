@@ -6,9 +6,7 @@ use std::path::Path;
 
 use models::tokenizer::Tokenizer;
 use pixels::augment::{Augment, augment};
-use pixels::{
-    CLIP_MEAN, CLIP_STD, DecodeLimits, Filter, Rgb, clip_view, decode, normalise_into, resize,
-};
+use pixels::{CLIP_MEAN, CLIP_STD, DecodeLimits, Filter, Rgb, clip_view, decode, normalise_into, resize};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -37,13 +35,7 @@ pub struct Views {
 
 impl Default for Views {
     fn default() -> Self {
-        Self {
-            crop: 0.5,
-            colour_jitter: 0.3,
-            turns: true,
-            captions: 1,
-            word_dropout: 0.1,
-        }
+        Self { crop: 0.5, colour_jitter: 0.3, turns: true, captions: 1, word_dropout: 0.1 }
     }
 }
 
@@ -77,56 +69,24 @@ pub fn key(bytes: &[u8]) -> u64 {
 /// Lower case, words apart by one space, no full stop.
 fn normalised(caption: &str) -> String {
     let lower = caption.to_lowercase();
-    lower
-        .split_whitespace()
-        .filter(|word| *word != ".")
-        .collect::<Vec<_>>()
-        .join(" ")
+    lower.split_whitespace().filter(|word| *word != ".").collect::<Vec<_>>().join(" ")
 }
 
 impl Pairs {
     pub fn read(folder: &Path, side: usize) -> Result<Self, BoxError> {
         let text = std::fs::read_to_string(folder.join("captions.jsonl"))?;
-        let lines = text
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<Vec<Line>, _>>()?;
+        let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<Line>, _>>()?;
         let read = |line: Line| -> Result<(String, String, Pair), BoxError> {
             let bytes = std::fs::read(folder.join("images").join(&line.file))?;
             let rgb = decode(&bytes, &DecodeLimits::default())?;
             // No more detail than crops can show.
             let most = (side as u32 * 3 / 2).min(rgb.width.min(rgb.height));
-            let rgb = resize(
-                &rgb,
-                rgb.width * most / rgb.width.min(rgb.height),
-                most,
-                Filter::Bicubic,
-            );
-            let captions = line
-                .captions
-                .iter()
-                .map(|caption| normalised(caption))
-                .collect();
-            Ok((
-                line.file,
-                line.split,
-                Pair {
-                    rgb,
-                    image_key: key(&bytes),
-                    captions,
-                },
-            ))
+            let rgb = resize(&rgb, rgb.width * most / rgb.width.min(rgb.height), most, Filter::Bicubic);
+            let captions = line.captions.iter().map(|caption| normalised(caption)).collect();
+            Ok((line.file, line.split, Pair { rgb, image_key: key(&bytes), captions }))
         };
-        let mut pairs = Self {
-            train: Vec::new(),
-            validation: Vec::new(),
-            test: Vec::new(),
-        };
-        for (file, split, pair) in lines
-            .into_par_iter()
-            .map(read)
-            .collect::<Result<Vec<_>, _>>()?
-        {
+        let mut pairs = Self { train: Vec::new(), validation: Vec::new(), test: Vec::new() };
+        for (file, split, pair) in lines.into_par_iter().map(read).collect::<Result<Vec<_>, _>>()? {
             match split.as_str() {
                 "test" => pairs.test.push(pair),
                 _ if key(file.as_bytes()).is_multiple_of(10) => pairs.validation.push(pair),
@@ -168,11 +128,7 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub fn new(
-        pairs: &'a [Pair],
-        tokenizer: &'a Tokenizer,
-        trial: &Trial,
-    ) -> Result<Self, BoxError> {
+    pub fn new(pairs: &'a [Pair], tokenizer: &'a Tokenizer, trial: &Trial) -> Result<Self, BoxError> {
         let views = trial.views;
         let augment = Augment {
             side: trial.model.vision.image_size as u32,
@@ -203,10 +159,7 @@ impl<'a> Source<'a> {
         rng.set_stream(row << 32 | pass as u64);
         let rgb = augment(&pair.rgb, &self.augment, &mut rng);
         let side = self.augment.side as usize;
-        let mut batch = PairBatch {
-            pixel_values_bchw: vec![0.0; 3 * side * side],
-            ..PairBatch::default()
-        };
+        let mut batch = PairBatch { pixel_values_bchw: vec![0.0; 3 * side * side], ..PairBatch::default() };
         normalise_into(&rgb, &CLIP_MEAN, &CLIP_STD, &mut batch.pixel_values_bchw);
         for caption in pair.captions.choose_multiple(&mut rng, self.views.captions) {
             let mut kept = caption.split(' ').collect::<Vec<_>>();

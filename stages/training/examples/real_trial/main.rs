@@ -55,9 +55,7 @@ impl Default for Trial {
                 learning_rate: 1e-3,
                 schedule: Schedule::WarmupCosine { warmup_steps: 100 },
                 optimiser: AdamWSettings::default(),
-                loss: Loss::InfoNce {
-                    label_smoothing: 0.0,
-                },
+                loss: Loss::InfoNce { label_smoothing: 0.0 },
                 ema_decay: 0.99,
                 ..Settings::default()
             },
@@ -67,21 +65,14 @@ impl Default for Trial {
 
 fn main() -> Result<(), BoxError> {
     let mut arguments = std::env::args().skip(1);
-    let folder = PathBuf::from(
-        arguments
-            .next()
-            .ok_or("which folder? it holds images/ and captions.jsonl")?,
-    );
+    let folder = PathBuf::from(arguments.next().ok_or("which folder? it holds images/ and captions.jsonl")?);
     let mut trial = serde_json::to_value(Trial::default())?;
     for argument in arguments {
-        let (path, value) = argument
-            .split_once('=')
-            .ok_or_else(|| format!("{argument} is not of the form path=value"))?;
+        let (path, value) =
+            argument.split_once('=').ok_or_else(|| format!("{argument} is not of the form path=value"))?;
         let pointer = format!("/{}", path.replace('.', "/"));
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-        *trial
-            .pointer_mut(&pointer)
-            .ok_or_else(|| format!("a trial has no {path}"))? = value;
+        *trial.pointer_mut(&pointer).ok_or_else(|| format!("a trial has no {path}"))? = value;
     }
     run(&folder, serde_json::from_value(trial)?)
 }
@@ -89,10 +80,7 @@ fn main() -> Result<(), BoxError> {
 fn run(folder: &Path, mut trial: Trial) -> Result<(), BoxError> {
     let start = Instant::now();
     let pairs = Pairs::read(folder, trial.model.vision.image_size)?;
-    let tokenizer = Tokenizer::train(
-        pairs.train.iter().flat_map(|pair| &pair.captions),
-        trial.vocabulary,
-    )?;
+    let tokenizer = Tokenizer::train(pairs.train.iter().flat_map(|pair| &pair.captions), trial.vocabulary)?;
     trial.model.text.vocab_size = tokenizer.vocab_size();
     let clip = Clip::init(&trial.model, trial.seed, &Device::Cpu, DType::F32)?;
     println!(
@@ -108,10 +96,7 @@ fn run(folder: &Path, mut trial: Trial) -> Result<(), BoxError> {
     let mut trainer = Trainer::new(clip, trial.settings.clone())?;
     let best = std::cell::RefCell::new((f64::MIN, None));
     let mut validate = |clip: &Clip, _: usize| -> Result<f64, BoxError> {
-        let metric = recall(clip, &tokenizer, &pairs.validation, 1)?
-            .exact
-            .pessimistic
-            .mean_recall;
+        let metric = recall(clip, &tokenizer, &pairs.validation, 1)?.exact.pessimistic.mean_recall;
         if metric > best.borrow().0 {
             *best.borrow_mut() = (metric, Some(clip.frozen()?));
         }
@@ -123,21 +108,12 @@ fn run(folder: &Path, mut trial: Trial) -> Result<(), BoxError> {
         Event::EpochEnd(end) => {
             let mean = losses.iter().sum::<f64>() / losses.len() as f64;
             let seconds = training_start.elapsed().as_secs_f64();
-            println!(
-                "{seconds:6.0} s  epoch {:3}  loss {mean:.3}  validation mR {:.2}",
-                end.epoch, end.metric
-            );
+            println!("{seconds:6.0} s  epoch {:3}  loss {mean:.3}  validation mR {:.2}", end.epoch, end.metric);
             losses.clear();
         }
     };
-    let summary = trainer.fit(
-        &mut source,
-        &mut validate,
-        None,
-        Cadence::default(),
-        &AtomicBool::new(false),
-        &mut observe,
-    )?;
+    let summary =
+        trainer.fit(&mut source, &mut validate, None, Cadence::default(), &AtomicBool::new(false), &mut observe)?;
     println!(
         "trained in {:.0} s ({:.0} CPU s), {:.0} pairs/s, waited {:.1} s",
         summary.seconds,
@@ -168,21 +144,13 @@ fn run(folder: &Path, mut trial: Trial) -> Result<(), BoxError> {
 }
 
 /// Recall on one split; images are embedded as the mean of `views` of their 8 flips and turns.
-fn recall(
-    clip: &Clip,
-    tokenizer: &Tokenizer,
-    pairs: &[Pair],
-    views: usize,
-) -> Result<RecallReport, BoxError> {
+fn recall(clip: &Clip, tokenizer: &Tokenizer, pairs: &[Pair], views: usize) -> Result<RecallReport, BoxError> {
     let side = clip.config().vision.image_size;
     let (mut image_nd, mut text_md) = (Vec::new(), Vec::new());
     for chunk in pairs.chunks(128) {
         let mut sum: Option<Tensor> = None;
         for view in 0..views {
-            let pixels: Vec<f32> = chunk
-                .iter()
-                .flat_map(|pair| pair.pixels(side, view))
-                .collect();
+            let pixels: Vec<f32> = chunk.iter().flat_map(|pair| pair.pixels(side, view)).collect();
             let pixels = Tensor::from_vec(pixels, (chunk.len(), 3, side, side), &Device::Cpu)?;
             let embedding = l2_normalise(&clip.encode_image(&pixels)?)?;
             sum = Some(match sum {
@@ -193,22 +161,13 @@ fn recall(
         let sum = sum.ok_or("needs at least one view")?;
         image_nd.extend(l2_normalise(&sum)?.flatten_all()?.to_vec1::<f32>()?);
     }
-    let captions: Vec<(u32, &String)> = (0..)
-        .zip(pairs)
-        .flat_map(|(row, pair)| pair.captions.iter().map(move |caption| (row, caption)))
-        .collect();
+    let captions: Vec<(u32, &String)> =
+        (0..).zip(pairs).flat_map(|(row, pair)| pair.captions.iter().map(move |caption| (row, caption))).collect();
     let length = clip.config().text.context_length;
     for chunk in captions.chunks(512) {
-        let ids = chunk
-            .iter()
-            .map(|(_, caption)| tokenizer.encode(caption, length))
-            .collect::<Result<Vec<_>, _>>()?;
+        let ids = chunk.iter().map(|(_, caption)| tokenizer.encode(caption, length)).collect::<Result<Vec<_>, _>>()?;
         let ids = Tensor::from_vec(ids.concat(), (chunk.len(), length), &Device::Cpu)?;
-        text_md.extend(
-            l2_normalise(&clip.encode_text(&ids)?)?
-                .flatten_all()?
-                .to_vec1::<f32>()?,
-        );
+        text_md.extend(l2_normalise(&clip.encode_text(&ids)?)?.flatten_all()?.to_vec1::<f32>()?);
     }
     let gallery = Gallery {
         image_nd: &image_nd,
@@ -216,10 +175,7 @@ fn recall(
         dim: clip.config().embed_dim,
         own_image_m: &captions.iter().map(|&(row, _)| row).collect::<Vec<_>>(),
         image_keys_n: &pairs.iter().map(|pair| pair.image_key).collect::<Vec<_>>(),
-        caption_keys_m: &captions
-            .iter()
-            .map(|(_, caption)| data::key(caption.as_bytes()))
-            .collect::<Vec<_>>(),
+        caption_keys_m: &captions.iter().map(|(_, caption)| data::key(caption.as_bytes())).collect::<Vec<_>>(),
     };
     Ok(evaluate(&gallery, Protocol::Standard, DEFAULT_BLOCK_ROWS)?.report)
 }
@@ -230,8 +186,5 @@ fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let fields = after_name.split_whitespace().skip(11).take(2);
-    fields
-        .filter_map(|ticks| ticks.parse::<f64>().ok())
-        .sum::<f64>()
-        / TICKS_PER_SECOND
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
 }

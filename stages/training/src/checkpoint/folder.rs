@@ -29,9 +29,7 @@ pub(super) fn replace(target: &Path, write: impl FnOnce(&Path) -> Result<()>) ->
 
 /// The complete folder: `target`, or the one that stepped aside when a replacement was cut off.
 pub(super) fn find(target: &Path) -> Option<PathBuf> {
-    [target.to_path_buf(), sibling(target, "previous")]
-        .into_iter()
-        .find(|path| path.is_dir())
+    [target.to_path_buf(), sibling(target, "previous")].into_iter().find(|path| path.is_dir())
 }
 
 fn sibling(target: &Path, role: &str) -> PathBuf {
@@ -43,11 +41,7 @@ fn sibling(target: &Path, role: &str) -> PathBuf {
 }
 
 fn remove(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).at(folder)
-    } else {
-        Ok(())
-    }
+    if folder.exists() { fs::remove_dir_all(folder).at(folder) } else { Ok(()) }
 }
 
 /// Flushes files first, then the folders that name them.
@@ -57,9 +51,7 @@ fn sync(folder: &Path) -> Result<()> {
         if path.is_dir() {
             sync(&path)?;
         } else {
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .at(&path)?;
+            File::open(&path).and_then(|file| file.sync_all()).at(&path)?;
         }
     }
     sync_folder(folder)
@@ -67,9 +59,7 @@ fn sync(folder: &Path) -> Result<()> {
 
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .at(folder)
+    File::open(folder).and_then(|folder| folder.sync_all()).at(folder)
 }
 
 /// Folders cannot be opened as files here; the file system orders its own metadata.
@@ -84,10 +74,7 @@ mod tests {
     use crate::error::Error;
 
     fn put(target: &Path, text: &str) {
-        replace(target, |folder| {
-            fs::write(folder.join("file"), text).at(folder)
-        })
-        .unwrap();
+        replace(target, |folder| fs::write(folder.join("file"), text).at(folder)).unwrap();
     }
 
     fn text(target: &Path) -> String {

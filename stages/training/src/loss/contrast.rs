@@ -62,11 +62,7 @@ impl Contrast {
         device: &Device,
     ) -> Result<Self> {
         let columns = keys.valid_n.len();
-        if keys.image_n.len() != columns
-            || keys.caption_n.len() != columns
-            || rows.end > columns
-            || rows.is_empty()
-        {
+        if keys.image_n.len() != columns || keys.caption_n.len() != columns || rows.end > columns || rows.is_empty() {
             let (images, captions) = (keys.image_n.len(), keys.caption_n.len());
             let problem = format!(
                 "{images} images, {captions} captions, {columns} flags, rows {rows:?}: lengths must agree and hold the rows"
@@ -74,10 +70,7 @@ impl Contrast {
             return Err(Error::argument("pair keys", problem));
         }
         if !(0.0..1.0).contains(&label_smoothing) {
-            return Err(Error::argument(
-                "label_smoothing",
-                format!("is {label_smoothing}, needs 0 <= share < 1"),
-            ));
+            return Err(Error::argument("label_smoothing", format!("is {label_smoothing}, needs 0 <= share < 1")));
         }
         let (first_row, local) = (rows.start, rows.len());
         let mut compared = vec![0f64; local * columns];
@@ -85,27 +78,20 @@ impl Contrast {
         let mut target = compared.clone();
         for row in rows.filter(|&row| keys.valid_n[row]) {
             let cells = (row - first_row) * columns..(row - first_row + 1) * columns;
-            let equal = |c: usize| {
-                keys.image_n[c] == keys.image_n[row] || keys.caption_n[c] == keys.caption_n[row]
-            };
+            let equal = |c: usize| keys.image_n[c] == keys.image_n[row] || keys.caption_n[c] == keys.caption_n[row];
             for (c, cell) in compared[cells.clone()].iter_mut().enumerate() {
                 *cell = f64::from(c == row || (keys.valid_n[c] && !equal(c)));
             }
             own[cells.start + row] = 1.0;
             let count: f64 = compared[cells.clone()].iter().sum();
-            for (target, &compared) in target[cells.clone()]
-                .iter_mut()
-                .zip(&compared[cells.clone()])
-            {
+            for (target, &compared) in target[cells.clone()].iter_mut().zip(&compared[cells.clone()]) {
                 *target = compared * label_smoothing / count;
             }
             target[cells.start + row] += 1.0 - label_smoothing;
         }
         // Cast before the transfer: not every accelerator holds f64.
         let matrix = |values: Vec<f64>| {
-            Tensor::from_vec(values, (local, columns), &Device::Cpu)?
-                .to_dtype(dtype)?
-                .to_device(device)
+            Tensor::from_vec(values, (local, columns), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
         };
         let own_bn = matrix(own)?;
         Ok(Self {
@@ -128,10 +114,7 @@ impl Contrast {
         let logits_bn = ((logits_bn * &self.compared_bn)? + masked)?;
         // log-sum-exp; the maximum only shifts, so no gradient needs to pass through it.
         let highest_b1 = logits_bn.max_keepdim(D::Minus1)?.detach();
-        let sum_b = logits_bn
-            .broadcast_sub(&highest_b1)?
-            .exp()?
-            .sum(D::Minus1)?;
+        let sum_b = logits_bn.broadcast_sub(&highest_b1)?.exp()?.sum(D::Minus1)?;
         let log_sum_b = (sum_b.log()? + highest_b1.squeeze(D::Minus1)?)?;
         let wanted_b = (logits_bn * &self.target_bn)?.sum(D::Minus1)?;
         Ok(((log_sum_b * &self.valid_b)? - wanted_b)?.sum_all()?)
@@ -140,10 +123,7 @@ impl Contrast {
     /// Sum over this rank's valid rows and their negatives of max(0, margin + s − s_own).
     fn margins(&self, scores_bn: &Tensor, margin: f64) -> Result<Tensor> {
         let own_b1 = (scores_bn * &self.own_bn)?.sum_keepdim(D::Minus1)?;
-        let cost_bn = scores_bn
-            .broadcast_sub(&own_b1)?
-            .affine(1.0, margin)?
-            .relu()?;
+        let cost_bn = scores_bn.broadcast_sub(&own_b1)?.affine(1.0, margin)?.relu()?;
         let negatives_bn = (&self.compared_bn - &self.own_bn)?;
         Ok((cost_bn * negatives_bn)?.sum_all()?)
     }
@@ -160,19 +140,12 @@ impl Features<'_> {
                 || rows_by[1] != columns_by[1]
                 || [rows_by[0], columns_by[0]] != expected
             {
-                let problem = format!(
-                    "{rows_by:?} and {columns_by:?} for a contrast of {expected:?} rows and columns"
-                );
+                let problem = format!("{rows_by:?} and {columns_by:?} for a contrast of {expected:?} rows and columns");
                 return Err(Error::argument("features", problem));
             }
-            Ok(rows
-                .matmul(&columns.t()?)?
-                .to_dtype(contrast.compared_bn.dtype())?)
+            Ok(rows.matmul(&columns.t()?)?.to_dtype(contrast.compared_bn.dtype())?)
         };
-        Ok((
-            product(self.image_bd, self.text_nd)?,
-            product(self.text_bd, self.image_nd)?,
-        ))
+        Ok((product(self.image_bd, self.text_nd)?, product(self.text_bd, self.image_nd)?))
     }
 }
 
@@ -184,10 +157,7 @@ impl Features<'_> {
 /// Shapes that do not fit together.
 pub fn info_nce(features: &Features, logit_scale: &Tensor, contrast: &Contrast) -> Result<Tensor> {
     let (image_scores_bn, text_scores_bn) = features.scores(contrast)?;
-    let scale = logit_scale
-        .to_dtype(image_scores_bn.dtype())?
-        .exp()?
-        .reshape(())?;
+    let scale = logit_scale.to_dtype(image_scores_bn.dtype())?.exp()?.reshape(())?;
     let by_image = contrast.cross_entropy(&image_scores_bn.broadcast_mul(&scale)?)?;
     let by_text = contrast.cross_entropy(&text_scores_bn.broadcast_mul(&scale)?)?;
     Ok(((by_image + by_text)? / (2.0 * contrast.valid_count.max(1) as f64))?)
@@ -199,6 +169,5 @@ pub fn info_nce(features: &Features, logit_scale: &Tensor, contrast: &Contrast) 
 /// Shapes that do not fit together.
 pub fn hinge(features: &Features, margin: f64, contrast: &Contrast) -> Result<Tensor> {
     let (image_scores_bn, text_scores_bn) = features.scores(contrast)?;
-    Ok((contrast.margins(&image_scores_bn, margin)?
-        + contrast.margins(&text_scores_bn, margin)?)?)
+    Ok((contrast.margins(&image_scores_bn, margin)? + contrast.margins(&text_scores_bn, margin)?)?)
 }

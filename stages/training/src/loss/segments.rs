@@ -31,10 +31,7 @@ pub fn segment_embedding(
     let segments = row_of_segment.len();
     let (found, dim) = phi_sd.dims2()?;
     if found != segments || weights.len() != segments {
-        let problem = format!(
-            "{found} features, {segments} rows, {} weights: lengths must agree",
-            weights.len()
-        );
+        let problem = format!("{found} features, {segments} rows, {} weights: lengths must agree", weights.len());
         return Err(Error::argument("segments", problem));
     }
     let mut sums = vec![0f64; rows];
@@ -48,10 +45,7 @@ pub fn segment_embedding(
     let present_b: Vec<bool> = sums.iter().map(|&sum| sum > 0.0).collect();
     if segments == 0 {
         let embedding_bd = Tensor::zeros((rows, dim), phi_sd.dtype(), phi_sd.device())?;
-        return Ok(SegmentEmbedding {
-            embedding_bd,
-            present_b,
-        });
+        return Ok(SegmentEmbedding { embedding_bd, present_b });
     }
     let mut pooling = vec![0f64; rows * segments];
     for (segment, (&row, &weight)) in row_of_segment.iter().zip(weights).enumerate() {
@@ -61,16 +55,9 @@ pub fn segment_embedding(
         }
     }
     // Cast before the transfer: not every accelerator holds f64.
-    let dtype = if phi_sd.dtype() == DType::F64 {
-        DType::F64
-    } else {
-        DType::F32
-    };
+    let dtype = if phi_sd.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let pooling_bs = Tensor::from_vec(pooling, (rows, segments), &Device::Cpu)?.to_dtype(dtype)?;
     let pooling_bs = pooling_bs.to_device(phi_sd.device())?;
     let mean_bd = pooling_bs.matmul(&l2_normalise(&phi_sd.to_dtype(dtype)?)?)?;
-    Ok(SegmentEmbedding {
-        embedding_bd: l2_normalise(&mean_bd)?.to_dtype(phi_sd.dtype())?,
-        present_b,
-    })
+    Ok(SegmentEmbedding { embedding_bd: l2_normalise(&mean_bd)?.to_dtype(phi_sd.dtype())?, present_b })
 }

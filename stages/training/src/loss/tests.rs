@@ -55,31 +55,16 @@ fn golden() -> Golden {
 
 impl Inputs {
     fn keys<'a>(&'a self, valid_n: &'a [bool]) -> PairKeys<'a> {
-        PairKeys {
-            image_n: &self.image_keys,
-            caption_n: &self.caption_keys,
-            valid_n,
-        }
+        PairKeys { image_n: &self.image_keys, caption_n: &self.caption_keys, valid_n }
     }
 
     fn contrast(&self, rows: Range<usize>, label_smoothing: f64) -> Contrast {
-        Contrast::new(
-            &self.keys(&self.valid),
-            rows,
-            label_smoothing,
-            DType::F64,
-            &Device::Cpu,
-        )
-        .unwrap()
+        Contrast::new(&self.keys(&self.valid), rows, label_smoothing, DType::F64, &Device::Cpu).unwrap()
     }
 
     fn variables(&self) -> (Var, Var, Var) {
         let matrix = |rows: &[Vec<f64>]| Var::from_tensor(&tensor(rows)).unwrap();
-        (
-            matrix(&self.image),
-            matrix(&self.text),
-            Var::new(self.logit_scale, &Device::Cpu).unwrap(),
-        )
+        (matrix(&self.image), matrix(&self.text), Var::new(self.logit_scale, &Device::Cpu).unwrap())
     }
 }
 
@@ -89,12 +74,7 @@ fn tensor(rows: &[Vec<f64>]) -> Tensor {
 }
 
 fn everyone<'a>(image: &'a Tensor, text: &'a Tensor) -> Features<'a> {
-    Features {
-        image_bd: image,
-        text_bd: text,
-        image_nd: image,
-        text_nd: text,
-    }
+    Features { image_bd: image, text_bd: text, image_nd: image, text_nd: text }
 }
 
 fn scalar(tensor: &Tensor) -> f64 {
@@ -103,35 +83,18 @@ fn scalar(tensor: &Tensor) -> f64 {
 
 #[track_caller]
 fn assert_close(found: &Tensor, expected: &[Vec<f64>]) {
-    let difference = (found - tensor(expected))
-        .unwrap()
-        .abs()
-        .unwrap()
-        .max_all()
-        .unwrap();
-    assert!(
-        scalar(&difference) < TOLERANCE,
-        "{found}\nis not\n{expected:?}"
-    );
+    let difference = (found - tensor(expected)).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(scalar(&difference) < TOLERANCE, "{found}\nis not\n{expected:?}");
 }
 
 #[test]
 fn info_nce_and_its_gradients_match_the_transcription() {
-    let Golden {
-        inputs,
-        info_nce: plain,
-        info_nce_smoothed,
-        ..
-    } = golden();
+    let Golden { inputs, info_nce: plain, info_nce_smoothed, .. } = golden();
     for (case, label_smoothing) in [(plain, 0.0), (info_nce_smoothed, inputs.label_smoothing)] {
         let (image, text, logit_scale) = inputs.variables();
         let contrast = inputs.contrast(0..6, label_smoothing);
         let loss = info_nce(&everyone(&image, &text), &logit_scale, &contrast).unwrap();
-        assert!(
-            (scalar(&loss) - case.loss).abs() < TOLERANCE,
-            "{loss} is not {}",
-            case.loss
-        );
+        assert!((scalar(&loss) - case.loss).abs() < TOLERANCE, "{loss} is not {}", case.loss);
         let gradients = loss.backward().unwrap();
         assert_close(gradients.get(&image).unwrap(), &case.image_gradient);
         assert_close(gradients.get(&text).unwrap(), &case.text_gradient);
@@ -142,23 +105,10 @@ fn info_nce_and_its_gradients_match_the_transcription() {
 
 #[test]
 fn hinge_and_its_gradients_match_the_transcription() {
-    let Golden {
-        inputs,
-        hinge: case,
-        ..
-    } = golden();
+    let Golden { inputs, hinge: case, .. } = golden();
     let (image, text, _) = inputs.variables();
-    let loss = hinge(
-        &everyone(&image, &text),
-        inputs.margin,
-        &inputs.contrast(0..6, 0.0),
-    )
-    .unwrap();
-    assert!(
-        (scalar(&loss) - case.loss).abs() < TOLERANCE,
-        "{loss} is not {}",
-        case.loss
-    );
+    let loss = hinge(&everyone(&image, &text), inputs.margin, &inputs.contrast(0..6, 0.0)).unwrap();
+    assert!((scalar(&loss) - case.loss).abs() < TOLERANCE, "{loss} is not {}", case.loss);
     let gradients = loss.backward().unwrap();
     assert_close(gradients.get(&image).unwrap(), &case.image_gradient);
     assert_close(gradients.get(&text).unwrap(), &case.text_gradient);
@@ -166,38 +116,17 @@ fn hinge_and_its_gradients_match_the_transcription() {
 
 #[test]
 fn segment_embedding_and_its_loss_match_the_transcription() {
-    let Golden {
-        inputs,
-        segment_text: case,
-        ..
-    } = golden();
+    let Golden { inputs, segment_text: case, .. } = golden();
     let (_, text, logit_scale) = inputs.variables();
     let phi = Var::from_tensor(&tensor(&inputs.phi)).unwrap();
     let segments = segment_embedding(&phi, &inputs.row_of_segment, &inputs.weights, 6).unwrap();
     assert_eq!(segments.present_b, case.present);
     assert_close(&segments.embedding_bd, &case.embedding);
-    let kept: Vec<bool> = inputs
-        .valid
-        .iter()
-        .zip(&segments.present_b)
-        .map(|(a, b)| *a && *b)
-        .collect();
+    let kept: Vec<bool> = inputs.valid.iter().zip(&segments.present_b).map(|(a, b)| *a && *b).collect();
     let contrast = Contrast::new(&inputs.keys(&kept), 0..6, 0.0, DType::F64, &Device::Cpu).unwrap();
-    let loss = info_nce(
-        &everyone(&segments.embedding_bd, &text),
-        &logit_scale,
-        &contrast,
-    )
-    .unwrap();
-    assert!(
-        (scalar(&loss) - case.loss).abs() < TOLERANCE,
-        "{loss} is not {}",
-        case.loss
-    );
-    assert_close(
-        loss.backward().unwrap().get(&phi).unwrap(),
-        &case.phi_gradient,
-    );
+    let loss = info_nce(&everyone(&segments.embedding_bd, &text), &logit_scale, &contrast).unwrap();
+    assert!((scalar(&loss) - case.loss).abs() < TOLERANCE, "{loss} is not {}", case.loss);
+    assert_close(loss.backward().unwrap().get(&phi).unwrap(), &case.phi_gradient);
 }
 
 /// Local rows against gathered columns: losses and gradients of two ranks add up to those of one.
@@ -209,17 +138,9 @@ fn ranks_add_up_to_one() {
         let mut sum = Tensor::zeros((), DType::F64, &Device::Cpu).unwrap();
         for rows in rows_of_ranks {
             let contrast = inputs.contrast(rows.clone(), 0.0);
-            let (image_bd, text_bd) = (
-                image.narrow(0, rows.start, rows.len()),
-                text.narrow(0, rows.start, rows.len()),
-            );
+            let (image_bd, text_bd) = (image.narrow(0, rows.start, rows.len()), text.narrow(0, rows.start, rows.len()));
             let (image_bd, text_bd) = (image_bd.unwrap(), text_bd.unwrap());
-            let features = Features {
-                image_bd: &image_bd,
-                text_bd: &text_bd,
-                image_nd: &image,
-                text_nd: &text,
-            };
+            let features = Features { image_bd: &image_bd, text_bd: &text_bd, image_nd: &image, text_nd: &text };
             let loss = if use_hinge {
                 hinge(&features, 0.2, &contrast).unwrap()
             } else {
@@ -228,10 +149,7 @@ fn ranks_add_up_to_one() {
             sum = (sum + loss).unwrap();
         }
         let gradients = sum.backward().unwrap();
-        (
-            scalar(&sum),
-            gradients.get(&image).unwrap().to_vec2::<f64>().unwrap(),
-        )
+        (scalar(&sum), gradients.get(&image).unwrap().to_vec2::<f64>().unwrap())
     };
     let whole = vec![Range { start: 0, end: 6 }];
     for use_hinge in [false, true] {
@@ -248,86 +166,39 @@ fn ranks_add_up_to_one() {
 fn extreme_logits_stay_finite() {
     let image = Var::new(&[[1f32, 0.0], [0.0, 1.0], [-1.0, 0.0]], &Device::Cpu).unwrap();
     let text = Var::new(&[[-1f32, 0.0], [0.0, 1.0], [1.0, 0.0]], &Device::Cpu).unwrap();
-    let keys = PairKeys {
-        image_n: &[1, 2, 3],
-        caption_n: &[1, 2, 3],
-        valid_n: &[true; 3],
-    };
+    let keys = PairKeys { image_n: &[1, 2, 3], caption_n: &[1, 2, 3], valid_n: &[true; 3] };
     let contrast = Contrast::new(&keys, 0..3, 0.0, DType::F32, &Device::Cpu).unwrap();
     let logit_scale = Var::new(MAX_LOGIT_SCALE as f32, &Device::Cpu).unwrap();
     let loss = info_nce(&everyone(&image, &text), &logit_scale, &contrast).unwrap();
     // Two of three pairs are opposite: each loses 100 - (-100) in both directions.
     assert!((loss.to_scalar::<f32>().unwrap() - 400.0 / 3.0).abs() < 1e-3);
     let gradients = loss.backward().unwrap();
-    let largest = gradients
-        .get(&image)
-        .unwrap()
-        .abs()
-        .unwrap()
-        .max_all()
-        .unwrap()
-        .to_scalar::<f32>()
-        .unwrap();
+    let largest = gradients.get(&image).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(largest.is_finite() && largest > 1.0);
 }
 
 #[test]
 fn a_batch_without_valid_rows_loses_nothing() {
     let (image, text, logit_scale) = golden().inputs.variables();
-    let keys = PairKeys {
-        image_n: &[1; 6],
-        caption_n: &[1; 6],
-        valid_n: &[false; 6],
-    };
+    let keys = PairKeys { image_n: &[1; 6], caption_n: &[1; 6], valid_n: &[false; 6] };
     let contrast = Contrast::new(&keys, 0..6, 0.1, DType::F64, &Device::Cpu).unwrap();
     let loss = info_nce(&everyone(&image, &text), &logit_scale, &contrast).unwrap();
     assert_eq!(scalar(&loss), 0.0);
     let gradients = loss.backward().unwrap();
-    assert_eq!(
-        scalar(
-            &gradients
-                .get(&image)
-                .unwrap()
-                .abs()
-                .unwrap()
-                .max_all()
-                .unwrap()
-        ),
-        0.0
-    );
+    assert_eq!(scalar(&gradients.get(&image).unwrap().abs().unwrap().max_all().unwrap()), 0.0);
 }
 
 #[test]
 fn contradictions_are_named() {
-    let keys = PairKeys {
-        image_n: &[1, 2],
-        caption_n: &[1],
-        valid_n: &[true; 2],
-    };
-    let error = Contrast::new(&keys, 0..2, 0.0, DType::F32, &Device::Cpu)
-        .unwrap_err()
-        .to_string();
+    let keys = PairKeys { image_n: &[1, 2], caption_n: &[1], valid_n: &[true; 2] };
+    let error = Contrast::new(&keys, 0..2, 0.0, DType::F32, &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("2 images, 1 captions"), "{error}");
     let phi = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
-    let error = segment_embedding(&phi, &[0, 5], &[1.0, 1.0], 2)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("segment 1 has weight 1 and row 5 of 2"),
-        "{error}"
-    );
+    let error = segment_embedding(&phi, &[0, 5], &[1.0, 1.0], 2).unwrap_err().to_string();
+    assert!(error.contains("segment 1 has weight 1 and row 5 of 2"), "{error}");
     let (image, text, logit_scale) = golden().inputs.variables();
-    let keys = PairKeys {
-        image_n: &[1, 2],
-        caption_n: &[1, 2],
-        valid_n: &[true; 2],
-    };
+    let keys = PairKeys { image_n: &[1, 2], caption_n: &[1, 2], valid_n: &[true; 2] };
     let contrast = Contrast::new(&keys, 0..2, 0.0, DType::F64, &Device::Cpu).unwrap();
-    let error = info_nce(&everyone(&image, &text), &logit_scale, &contrast)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("[6, 5]") && error.contains("[2, 2]"),
-        "{error}"
-    );
+    let error = info_nce(&everyone(&image, &text), &logit_scale, &contrast).unwrap_err().to_string();
+    assert!(error.contains("[6, 5]") && error.contains("[2, 2]"), "{error}");
 }

@@ -7,14 +7,7 @@ const GOLDEN: &str = include_str!("../../tests/goldens/adamw.json");
 
 fn tensor(value: &Value) -> Tensor {
     let rows = value.as_array().unwrap();
-    let numbers = |values: &Value| {
-        values
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|v| v.as_f64().unwrap())
-            .collect::<Vec<_>>()
-    };
+    let numbers = |values: &Value| values.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
     if rows[0].is_array() {
         let flat: Vec<f64> = rows.iter().flat_map(numbers).collect();
         let columns = flat.len() / rows.len();
@@ -44,27 +37,14 @@ fn from_golden(golden: &Value, dtype: DType) -> AdamW {
 }
 
 fn values(optimiser: &AdamW) -> Vec<Vec<f64>> {
-    let flat = |var: &Var| {
-        var.flatten_all()
-            .unwrap()
-            .to_dtype(DType::F64)
-            .unwrap()
-            .to_vec1::<f64>()
-            .unwrap()
-    };
+    let flat = |var: &Var| var.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
     optimiser.parameters().map(|(_, var)| flat(var)).collect()
 }
 
 fn largest_difference(optimiser: &AdamW, expected: &Value) -> f64 {
     let difference = |(name, var): (&str, &Var)| {
         let difference = (var.to_dtype(DType::F64).unwrap() - tensor(&expected[name])).unwrap();
-        difference
-            .abs()
-            .unwrap()
-            .max_all()
-            .unwrap()
-            .to_scalar::<f64>()
-            .unwrap()
+        difference.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap()
     };
     optimiser.parameters().map(difference).fold(0.0, f64::max)
 }
@@ -74,10 +54,8 @@ fn five_steps_match_the_transcription() {
     let golden: Value = serde_json::from_str(GOLDEN).unwrap();
     let mut optimiser = from_golden(&golden, DType::F64);
     for step in 0..5 {
-        let norm = optimiser.step(
-            &gradients(&optimiser, &golden["gradients"][step]),
-            golden["rates"][step].as_f64().unwrap(),
-        );
+        let norm =
+            optimiser.step(&gradients(&optimiser, &golden["gradients"][step]), golden["rates"][step].as_f64().unwrap());
         assert!((norm.unwrap() - golden["norms"][step].as_f64().unwrap()).abs() < 1e-12);
     }
     assert!(largest_difference(&optimiser, &golden["end"]) < 1e-12);
@@ -90,9 +68,7 @@ fn half_precision_parameters_keep_f32_masters() {
     let before = values(&optimiser);
     // A thousand steps, each far below the resolution of bf16: without masters nothing would move.
     for _ in 0..1000 {
-        optimiser
-            .step(&gradients(&optimiser, &golden["gradients"][0]), 1e-4)
-            .unwrap();
+        optimiser.step(&gradients(&optimiser, &golden["gradients"][0]), 1e-4).unwrap();
     }
     let moved = before
         .iter()
@@ -110,9 +86,7 @@ fn a_loaded_state_continues_bit_for_bit() {
     for dtype in [DType::F32, DType::BF16] {
         let path = folder.path().join("optimiser.safetensors");
         let step = |optimiser: &mut AdamW, index: usize| {
-            optimiser
-                .step(&gradients(optimiser, &golden["gradients"][index]), 0.05)
-                .unwrap();
+            optimiser.step(&gradients(optimiser, &golden["gradients"][index]), 0.05).unwrap();
         };
         let mut whole = from_golden(&golden, dtype);
         (0..5).for_each(|index| step(&mut whole, index));
@@ -135,30 +109,14 @@ fn foreign_state_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("optimiser.safetensors");
     from_golden(&golden, DType::F32).save(&path).unwrap();
-    let error = from_golden(&golden, DType::F64)
-        .load(&path)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("first_moment/bias is ([2], F32), the model needs ([2], F64)"),
-        "{error}"
-    );
+    let error = from_golden(&golden, DType::F64).load(&path).unwrap_err().to_string();
+    assert!(error.contains("first_moment/bias is ([2], F32), the model needs ([2], F64)"), "{error}");
     let var = Var::zeros((3, 2), DType::F32, &Device::Cpu).unwrap();
-    let mut smaller = AdamW::new(
-        groups_by_decay([("weight".to_owned(), var)], 0.1),
-        AdamWSettings::default(),
-    )
-    .unwrap();
+    let mut smaller = AdamW::new(groups_by_decay([("weight".to_owned(), var)], 0.1), AdamWSettings::default()).unwrap();
     let error = smaller.load(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("holds first_moment/bias, which the model does not have"),
-        "{error}"
-    );
+    assert!(error.contains("holds first_moment/bias, which the model does not have"), "{error}");
     std::fs::write(&path, b"not a safetensors file").unwrap();
-    assert!(matches!(
-        smaller.load(&path),
-        Err(Error::DamagedCheckpoint { .. })
-    ));
+    assert!(matches!(smaller.load(&path), Err(Error::DamagedCheckpoint { .. })));
 }
 
 #[test]
@@ -170,19 +128,13 @@ fn diverged_gradients_change_nothing() {
     let (_, bias) = optimiser.parameters().next().unwrap();
     bad.insert(bias, Tensor::new(&[f64::NAN, 0.0], &Device::Cpu).unwrap());
     let error = optimiser.step(&bad, 0.1).unwrap_err().to_string();
-    assert!(
-        error.contains("gradient norm of step 0") && error.contains("NaN"),
-        "{error}"
-    );
+    assert!(error.contains("gradient norm of step 0") && error.contains("NaN"), "{error}");
     assert_eq!(before, values(&optimiser));
 }
 
 #[test]
 fn decay_follows_open_clip_and_spares_embeddings() {
-    assert!(decays(
-        "visual.transformer.resblocks.0.mlp.c_fc.weight",
-        &[64, 16]
-    ));
+    assert!(decays("visual.transformer.resblocks.0.mlp.c_fc.weight", &[64, 16]));
     assert!(decays("text_projection", &[64, 32]));
     for (name, dims) in [
         ("visual.transformer.resblocks.0.mlp.c_fc.bias", vec![64]),

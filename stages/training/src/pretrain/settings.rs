@@ -37,14 +37,9 @@ impl Default for Settings {
         Self {
             epochs: 15,
             learning_rate: 1e-5,
-            schedule: Schedule::StepDecay {
-                factor: 0.3,
-                every_epochs: 10,
-            },
+            schedule: Schedule::StepDecay { factor: 0.3, every_epochs: 10 },
             optimiser: AdamWSettings::default(),
-            loss: Loss::InfoNce {
-                label_smoothing: 0.0,
-            },
+            loss: Loss::InfoNce { label_smoothing: 0.0 },
             segment_tower: SegmentTower::Shared,
             ema_decay: 0.0,
             patience: 0,
@@ -93,10 +88,7 @@ pub struct Cadence {
 
 impl Default for Cadence {
     fn default() -> Self {
-        Self {
-            checkpoint_every_steps: 0,
-            prefetch_batches: 2,
-        }
+        Self { checkpoint_every_steps: 0, prefetch_batches: 2 }
     }
 }
 
@@ -109,22 +101,15 @@ impl Settings {
         self.schedule.check()?;
         let refuse = |what, problem: String| Err(Error::argument(what, problem));
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return refuse(
-                "learning_rate",
-                format!("is {}, needs a positive number", self.learning_rate),
-            );
+            return refuse("learning_rate", format!("is {}, needs a positive number", self.learning_rate));
         }
         if !(0.0..1.0).contains(&self.ema_decay) {
-            return refuse(
-                "ema_decay",
-                format!("is {}, needs 0 <= decay < 1", self.ema_decay),
-            );
+            return refuse("ema_decay", format!("is {}, needs 0 <= decay < 1", self.ema_decay));
         }
         match self.loss {
-            Loss::InfoNce { label_smoothing } if !(0.0..1.0).contains(&label_smoothing) => refuse(
-                "label_smoothing",
-                format!("is {label_smoothing}, needs 0 <= share < 1"),
-            ),
+            Loss::InfoNce { label_smoothing } if !(0.0..1.0).contains(&label_smoothing) => {
+                refuse("label_smoothing", format!("is {label_smoothing}, needs 0 <= share < 1"))
+            }
             Loss::Hinge { margin } if !(margin.is_finite() && margin >= 0.0) => {
                 refuse("margin", format!("is {margin}, needs a number not below 0"))
             }

@@ -19,18 +19,12 @@ pub(super) struct BatchLoss {
 }
 
 /// Loss of image and text, plus that of segments and text (Eq. 4) with `segment_tower`'s features.
-pub(super) fn batch_loss(
-    clip: &Clip,
-    segment_tower: &Clip,
-    batch: &PairBatch,
-    loss: Loss,
-) -> Result<BatchLoss> {
+pub(super) fn batch_loss(clip: &Clip, segment_tower: &Clip, batch: &PairBatch, loss: Loss) -> Result<BatchLoss> {
     check(batch, clip.config().vision.image_size)?;
     let image_bd = l2_normalise(&encode_images(clip, batch)?)?;
     let text_bd = l2_normalise(&encode_captions(clip, batch)?)?;
-    let contrasted = |image_bd: &Tensor, valid: &[bool]| {
-        contrast(image_bd, &text_bd, &clip.logit_scale(), batch, valid, loss)
-    };
+    let contrasted =
+        |image_bd: &Tensor, valid: &[bool]| contrast(image_bd, &text_bd, &clip.logit_scale(), batch, valid, loss);
     let image_text = contrasted(&image_bd, &batch.valid)?;
     let segment_text = match &batch.segments {
         Some(segments) if !segments.row_of_segment.is_empty() => {
@@ -40,8 +34,7 @@ pub(super) fn batch_loss(
             let present = pooled.present_b.iter().zip(&batch.valid);
             let valid: Vec<bool> = present.map(|(&a, &b)| a && b).collect();
             let any = valid.contains(&true);
-            any.then(|| contrasted(&pooled.embedding_bd, &valid))
-                .transpose()?
+            any.then(|| contrasted(&pooled.embedding_bd, &valid)).transpose()?
         }
         _ => None,
     };
@@ -49,11 +42,7 @@ pub(super) fn batch_loss(
         Some(segment_text) => (&image_text + segment_text)?,
         None => image_text.clone(),
     };
-    Ok(BatchLoss {
-        total,
-        image_text,
-        segment_text,
-    })
+    Ok(BatchLoss { total, image_text, segment_text })
 }
 
 fn contrast(
@@ -64,17 +53,8 @@ fn contrast(
     valid: &[bool],
     loss: Loss,
 ) -> Result<Tensor> {
-    let keys = PairKeys {
-        image_n: &batch.image_keys,
-        caption_n: &batch.caption_keys,
-        valid_n: valid,
-    };
-    let features = Features {
-        image_bd,
-        text_bd,
-        image_nd: image_bd,
-        text_nd: text_bd,
-    };
+    let keys = PairKeys { image_n: &batch.image_keys, caption_n: &batch.caption_keys, valid_n: valid };
+    let features = Features { image_bd, text_bd, image_nd: image_bd, text_nd: text_bd };
     // Losses of half-precision networks are computed in f32.
     let dtype = match logit_scale.dtype() {
         DType::F64 => DType::F64,
@@ -85,9 +65,7 @@ fn contrast(
         Contrast::new(&keys, 0..batch.rows(), label_smoothing, dtype, device)
     };
     match loss {
-        Loss::InfoNce { label_smoothing } => {
-            info_nce(&features, logit_scale, &contrast(label_smoothing)?)
-        }
+        Loss::InfoNce { label_smoothing } => info_nce(&features, logit_scale, &contrast(label_smoothing)?),
         Loss::Hinge { margin } => hinge(&features, margin, &contrast(0.0)?),
     }
 }
@@ -133,19 +111,11 @@ fn check(batch: &PairBatch, side: usize) -> Result<()> {
     let segments = batch.segments.as_ref().unwrap_or(&no_segments);
     let count = segments.row_of_segment.len();
     for (what, found, expected) in [
-        (
-            "pixel_values_bchw",
-            batch.pixel_values_bchw.len(),
-            images * image,
-        ),
+        ("pixel_values_bchw", batch.pixel_values_bchw.len(), images * image),
         ("image_of_row", indices, rows),
         ("caption_keys", batch.caption_keys.len(), rows),
         ("valid", batch.valid.len(), rows),
-        (
-            "pixel_values_schw",
-            segments.pixel_values_schw.len(),
-            count * image,
-        ),
+        ("pixel_values_schw", segments.pixel_values_schw.len(), count * image),
         ("segment weights", segments.weights.len(), count),
     ] {
         if found != expected {

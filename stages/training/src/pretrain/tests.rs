@@ -26,17 +26,9 @@ fn config() -> ClipConfig {
     config.vision.patch_size = 8;
     config.vision.stem = Stem::Patch;
     config.vision.pool = Pool::Cls;
-    (
-        config.vision.width,
-        config.vision.layers,
-        config.vision.heads,
-    ) = (8, 2, 2);
+    (config.vision.width, config.vision.layers, config.vision.heads) = (8, 2, 2);
     (config.text.width, config.text.layers, config.text.heads) = (8, 1, 2);
-    (
-        config.text.context_length,
-        config.text.vocab_size,
-        config.text.eot,
-    ) = (LENGTH, 12, Eot::Argmax);
+    (config.text.context_length, config.text.vocab_size, config.text.eot) = (LENGTH, 12, Eot::Argmax);
     config
 }
 
@@ -49,10 +41,7 @@ fn settings() -> Settings {
         epochs: 2,
         learning_rate: 3e-3,
         schedule: Schedule::WarmupCosine { warmup_steps: 2 },
-        optimiser: AdamWSettings {
-            weight_decay: 0.1,
-            ..AdamWSettings::default()
-        },
+        optimiser: AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() },
         segment_tower: SegmentTower::Separate,
         ema_decay: 0.9,
         ..Settings::default()
@@ -78,80 +67,42 @@ impl BatchSource for Patterns {
         let mut rng = ChaCha8Rng::seed_from_u64((epoch * STEPS + step) as u64);
         let mut image = |class: usize| -> Vec<f32> {
             let bright = |x: usize| if (x / 2) % 8 == class { 1.0 } else { -1.0 };
-            (0..3 * SIDE * SIDE)
-                .map(|pixel| bright(pixel % SIDE) + rng.random_range(-0.1..0.1))
-                .collect()
+            (0..3 * SIDE * SIDE).map(|pixel| bright(pixel % SIDE) + rng.random_range(-0.1..0.1)).collect()
         };
         let pixel_values_bchw = (0..BATCH).flat_map(&mut image).collect();
         let row_of_segment = vec![0, 0, 2, 3];
-        let pixel_values_schw = row_of_segment
-            .iter()
-            .flat_map(|&row| image(row as usize))
-            .collect();
+        let pixel_values_schw = row_of_segment.iter().flat_map(|&row| image(row as usize)).collect();
         let weights = vec![0.5, 0.3, 0.9, 0.4];
         Ok(PairBatch {
             pixel_values_bchw,
             image_of_row: None,
-            input_ids_bl: (0..BATCH as u32)
-                .flat_map(|class| [10, class, class, 11, 0, 0])
-                .collect(),
+            input_ids_bl: (0..BATCH as u32).flat_map(|class| [10, class, class, 11, 0, 0]).collect(),
             image_keys: (0..BATCH as u64).collect(),
             caption_keys: (0..BATCH as u64).collect(),
             valid: vec![true; BATCH],
-            segments: self.segments.then_some(SegmentBatch {
-                pixel_values_schw,
-                row_of_segment,
-                weights,
-            }),
+            segments: self.segments.then_some(SegmentBatch { pixel_values_schw, row_of_segment, weights }),
         })
     }
 }
 
 fn patterns() -> Patterns {
-    Patterns {
-        segments: true,
-        dies_at: None,
-    }
+    Patterns { segments: true, dies_at: None }
 }
 
 /// Minus the loss on one fixed batch.
 fn validate(clip: &Clip, _: usize) -> Result<f64, BoxError> {
     let batch = patterns().batch(100, 0)?;
-    let loss = batch_loss(
-        clip,
-        clip,
-        &batch,
-        Loss::InfoNce {
-            label_smoothing: 0.0,
-        },
-    )?;
+    let loss = batch_loss(clip, clip, &batch, Loss::InfoNce { label_smoothing: 0.0 })?;
     Ok(-f64::from(loss.image_text.to_scalar::<f32>()?))
 }
 
-fn fit(
-    trainer: &mut Trainer,
-    source: &mut Patterns,
-    folder: Option<&Path>,
-    every: usize,
-) -> Result<Summary> {
-    let cadence = Cadence {
-        checkpoint_every_steps: every,
-        prefetch_batches: 2,
-    };
-    trainer.fit(
-        source,
-        &mut validate,
-        folder,
-        cadence,
-        &AtomicBool::new(false),
-        &mut |_| (),
-    )
+fn fit(trainer: &mut Trainer, source: &mut Patterns, folder: Option<&Path>, every: usize) -> Result<Summary> {
+    let cadence = Cadence { checkpoint_every_steps: every, prefetch_batches: 2 };
+    trainer.fit(source, &mut validate, folder, cadence, &AtomicBool::new(false), &mut |_| ())
 }
 
 fn digests(trainer: &Trainer) -> Vec<String> {
-    [trainer.clip(), trainer.averaged()]
-        .map(|clip| clip.parameters().digest().unwrap())
-        .to_vec()
+    [trainer.clip(), trainer.averaged()].map(|clip| clip.parameters().digest().unwrap()).to_vec()
 }
 
 #[test]
@@ -163,37 +114,18 @@ fn a_run_killed_after_any_step_continues_bit_for_bit() {
         for checkpoint_every in [0, 1, 2] {
             let folder = tempfile::tempdir().unwrap();
             let mut killed = Trainer::new(clip(), settings()).unwrap();
-            let mut source = Patterns {
-                dies_at: Some(dies_at),
-                ..patterns()
-            };
-            let error = fit(
-                &mut killed,
-                &mut source,
-                Some(folder.path()),
-                checkpoint_every,
-            )
-            .unwrap_err();
+            let mut source = Patterns { dies_at: Some(dies_at), ..patterns() };
+            let error = fit(&mut killed, &mut source, Some(folder.path()), checkpoint_every).unwrap_err();
             assert!(matches!(error, Error::Source { .. }));
             // Other weights to start from: they must all come from the checkpoint, if there is one.
             let has_checkpoint = checkpoint::find(folder.path(), Which::Last).is_some();
             let seed = if has_checkpoint { 99 } else { 1 };
             let start = Clip::init(&config(), seed, &Device::Cpu, DType::F32).unwrap();
             let mut resumed = Trainer::new(start, settings()).unwrap();
-            let summary = fit(
-                &mut resumed,
-                &mut patterns(),
-                Some(folder.path()),
-                checkpoint_every,
-            )
-            .unwrap();
+            let summary = fit(&mut resumed, &mut patterns(), Some(folder.path()), checkpoint_every).unwrap();
             assert!(summary.finished);
             assert_eq!(summary.position.samples, (2 * STEPS * BATCH) as u64);
-            assert_eq!(
-                digests(&whole),
-                digests(&resumed),
-                "killed at step {dies_at}, saved every {checkpoint_every}"
-            );
+            assert_eq!(digests(&whole), digests(&resumed), "killed at step {dies_at}, saved every {checkpoint_every}");
         }
     }
 }
@@ -211,50 +143,25 @@ fn stop_ends_after_the_step_with_a_checkpoint() {
             stop.store(steps == stop_after, Ordering::Relaxed);
         };
         let cadence = Cadence::default();
-        let summary = stopped
-            .fit(
-                &mut patterns(),
-                &mut validate,
-                Some(folder.path()),
-                cadence,
-                &stop,
-                &mut observe,
-            )
-            .unwrap();
+        let summary =
+            stopped.fit(&mut patterns(), &mut validate, Some(folder.path()), cadence, &stop, &mut observe).unwrap();
         assert_eq!((summary.steps, summary.finished), (stop_after, false));
         let mut resumed = Trainer::new(clip(), settings()).unwrap();
         let summary = fit(&mut resumed, &mut patterns(), Some(folder.path()), 0).unwrap();
-        assert_eq!(
-            (summary.steps, summary.finished),
-            (2 * STEPS - stop_after, true)
-        );
+        assert_eq!((summary.steps, summary.finished), (2 * STEPS - stop_after, true));
         assert_eq!(digests(&whole), digests(&resumed));
     }
 }
 
 #[test]
 fn every_parameter_moves_except_key_biases() {
-    for loss in [
-        Loss::InfoNce {
-            label_smoothing: 0.1,
-        },
-        Loss::Hinge { margin: 0.2 },
-    ] {
-        let settings = Settings {
-            loss,
-            segment_tower: SegmentTower::Shared,
-            ..settings()
-        };
+    for loss in [Loss::InfoNce { label_smoothing: 0.1 }, Loss::Hinge { margin: 0.2 }] {
+        let settings = Settings { loss, segment_tower: SegmentTower::Shared, ..settings() };
         let before = clip();
         let mut trainer = Trainer::new(clip(), settings).unwrap();
         fit(&mut trainer, &mut patterns(), None, 0).unwrap();
-        for ((name, old), (_, new)) in before
-            .parameters()
-            .iter()
-            .zip(trainer.clip().parameters().iter())
-        {
-            let flat =
-                |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for ((name, old), (_, new)) in before.parameters().iter().zip(trainer.clip().parameters().iter()) {
+            let flat = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let (old, new) = (flat(old), flat(new));
             assert!(new.iter().all(|v| v.is_finite()), "{name}");
             if name == "logit_scale" && matches!(loss, Loss::Hinge { .. }) {
@@ -263,78 +170,39 @@ fn every_parameter_moves_except_key_biases() {
             // A third of `in_proj_bias` are key biases, whose gradient is zero; unused rows of tables do not move.
             let still = old.iter().zip(&new).filter(|(a, b)| a == b).count();
             let may_rest = name.contains("in_proj_bias") || name.contains("embedding");
-            assert!(
-                still < old.len() && (may_rest || still == 0),
-                "{name}: {still} of {} did not move",
-                old.len()
-            );
+            assert!(still < old.len() && (may_rest || still == 0), "{name}: {still} of {} did not move", old.len());
         }
     }
 }
 
 #[test]
 fn pairs_are_learnt() {
-    let settings = Settings {
-        epochs: 60,
-        learning_rate: 1e-2,
-        ema_decay: 0.0,
-        ..settings()
-    };
+    let settings = Settings { epochs: 60, learning_rate: 1e-2, ema_decay: 0.0, ..settings() };
     let mut trainer = Trainer::new(clip(), settings).unwrap();
     let before = validate(trainer.clip(), 0).unwrap();
     let summary = fit(&mut trainer, &mut patterns(), None, 0).unwrap();
     let best = summary.position.best.unwrap();
-    assert!(
-        before < -1.0 && best.metric > -0.1,
-        "loss went from {} to {}",
-        -before,
-        -best.metric
-    );
+    assert!(before < -1.0 && best.metric > -0.1, "loss went from {} to {}", -before, -best.metric);
 }
 
 #[test]
 fn a_frozen_segment_tower_keeps_its_weights_and_the_loss_has_both_parts() {
-    let settings = Settings {
-        segment_tower: SegmentTower::Frozen,
-        ..settings()
-    };
+    let settings = Settings { segment_tower: SegmentTower::Frozen, ..settings() };
     let folder = tempfile::tempdir().unwrap();
     let mut trainer = Trainer::new(clip(), settings).unwrap();
     let mut parts = Vec::new();
     let mut observe = |event: &Event| {
         if let Event::Step(progress) = event {
-            parts.push((
-                progress.loss,
-                progress.image_text_loss,
-                progress.segment_text_loss.unwrap(),
-            ));
+            parts.push((progress.loss, progress.image_text_loss, progress.segment_text_loss.unwrap()));
         }
     };
     let stop = AtomicBool::new(false);
     let folder_path = Some(folder.path());
-    trainer
-        .fit(
-            &mut patterns(),
-            &mut validate,
-            folder_path,
-            Cadence::default(),
-            &stop,
-            &mut observe,
-        )
-        .unwrap();
-    assert!(
-        parts
-            .iter()
-            .all(|(sum, image, segment)| (sum - image - segment).abs() < 1e-5 && *segment > 0.0)
-    );
-    let tower = checkpoint::find(folder.path(), Which::Last)
-        .unwrap()
-        .join("segment_tower");
+    trainer.fit(&mut patterns(), &mut validate, folder_path, Cadence::default(), &stop, &mut observe).unwrap();
+    assert!(parts.iter().all(|(sum, image, segment)| (sum - image - segment).abs() < 1e-5 && *segment > 0.0));
+    let tower = checkpoint::find(folder.path(), Which::Last).unwrap().join("segment_tower");
     let tower = Clip::load(&tower, &Device::Cpu, DType::F32).unwrap();
-    assert_eq!(
-        tower.parameters().digest().unwrap(),
-        clip().parameters().digest().unwrap()
-    );
+    assert_eq!(tower.parameters().digest().unwrap(), clip().parameters().digest().unwrap());
 }
 
 #[test]
@@ -346,15 +214,7 @@ fn invalid_rows_change_nothing() {
     other_content.pixel_values_bchw[5 * image..].fill(7.0);
     other_content.input_ids_bl[5 * LENGTH + 1] = 9;
     let loss = |batch: &PairBatch| {
-        let loss = batch_loss(
-            &clip(),
-            &clip(),
-            batch,
-            Loss::InfoNce {
-                label_smoothing: 0.1,
-            },
-        )
-        .unwrap();
+        let loss = batch_loss(&clip(), &clip(), batch, Loss::InfoNce { label_smoothing: 0.1 }).unwrap();
         loss.total.to_scalar::<f32>().unwrap()
     };
     assert_eq!(loss(&with_invalid), loss(&other_content));
@@ -374,47 +234,23 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
     repeated.pixel_values_bchw = images.flat_map(|image| image.repeat(2)).collect();
     let gradient = |batch: &PairBatch| {
         let clip = clip();
-        let loss = batch_loss(
-            &clip,
-            &clip,
-            batch,
-            Loss::InfoNce {
-                label_smoothing: 0.0,
-            },
-        )
-        .unwrap();
+        let loss = batch_loss(&clip, &clip, batch, Loss::InfoNce { label_smoothing: 0.0 }).unwrap();
         let gradients = loss.total.backward().unwrap();
-        let of_proj = gradients
-            .get(clip.parameters().get("visual.proj").unwrap())
-            .unwrap();
-        (
-            loss.total.to_scalar::<f32>().unwrap(),
-            of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-        )
+        let of_proj = gradients.get(clip.parameters().get("visual.proj").unwrap()).unwrap();
+        (loss.total.to_scalar::<f32>().unwrap(), of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };
-    let ((shared_loss, shared_gradient), (loss, repeated_gradient)) =
-        (gradient(&shared), gradient(&repeated));
+    let ((shared_loss, shared_gradient), (loss, repeated_gradient)) = (gradient(&shared), gradient(&repeated));
     assert_eq!(shared_loss, loss);
-    let difference = shared_gradient
-        .iter()
-        .zip(&repeated_gradient)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
+    let difference = shared_gradient.iter().zip(&repeated_gradient).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(difference < 1e-5, "{difference}");
     shared.image_of_row = Some(vec![0, 0, 1, 1, 2, 3]);
-    let error = batch_loss(&clip(), &clip(), &shared, Loss::Hinge { margin: 0.2 })
-        .err()
-        .unwrap();
+    let error = batch_loss(&clip(), &clip(), &shared, Loss::Hinge { margin: 0.2 }).err().unwrap();
     assert!(error.to_string().contains("6 rows, 4 images"), "{error}");
 }
 
 #[test]
 fn best_holds_the_average_of_the_best_epoch_and_patience_ends_the_run() {
-    let settings = Settings {
-        epochs: 50,
-        patience: 2,
-        ..settings()
-    };
+    let settings = Settings { epochs: 50, patience: 2, ..settings() };
     let folder = tempfile::tempdir().unwrap();
     let mut trainer = Trainer::new(clip(), settings).unwrap();
     let mut seen = Vec::new();
@@ -424,120 +260,46 @@ fn best_holds_the_average_of_the_best_epoch_and_patience_ends_the_run() {
     };
     let stop = AtomicBool::new(false);
     let folder_path = Some(folder.path());
-    let summary = trainer
-        .fit(
-            &mut patterns(),
-            &mut scripted,
-            folder_path,
-            Cadence::default(),
-            &stop,
-            &mut |_| (),
-        )
-        .unwrap();
+    let summary =
+        trainer.fit(&mut patterns(), &mut scripted, folder_path, Cadence::default(), &stop, &mut |_| ()).unwrap();
     assert!(summary.finished);
     assert_eq!(summary.position.epoch, 4, "an equal metric is no gain");
-    assert_eq!(
-        summary.position.best.unwrap(),
-        checkpoint::Best {
-            epoch: 1,
-            metric: 3.0
-        }
-    );
+    assert_eq!(summary.position.best.unwrap(), checkpoint::Best { epoch: 1, metric: 3.0 });
     let best = checkpoint::find(folder.path(), Which::Best).unwrap();
     let model = Clip::load(&best.join("model"), &Device::Cpu, DType::F32).unwrap();
     assert_eq!(model.parameters().digest().unwrap(), seen[1]);
-    assert_ne!(
-        model.parameters().digest().unwrap(),
-        trainer.clip().parameters().digest().unwrap()
-    );
+    assert_ne!(model.parameters().digest().unwrap(), trainer.clip().parameters().digest().unwrap());
     assert_eq!(checkpoint::position(&best).unwrap().epoch, 2);
 }
 
 #[test]
 fn a_checkpoint_of_other_settings_or_another_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    fit(
-        &mut Trainer::new(clip(), settings()).unwrap(),
-        &mut patterns(),
-        Some(folder.path()),
-        0,
-    )
-    .unwrap();
-    let other = Settings {
-        learning_rate: 5e-3,
-        ..settings()
-    };
-    let error = fit(
-        &mut Trainer::new(clip(), other).unwrap(),
-        &mut patterns(),
-        Some(folder.path()),
-        0,
-    )
-    .unwrap_err();
+    fit(&mut Trainer::new(clip(), settings()).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap();
+    let other = Settings { learning_rate: 5e-3, ..settings() };
+    let error = fit(&mut Trainer::new(clip(), other).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap_err();
     let message = error.to_string();
-    assert!(
-        message.contains("settings.learning_rate is 0.003 in the checkpoint and 0.005 in this run"),
-        "{message}"
-    );
+    assert!(message.contains("settings.learning_rate is 0.003 in the checkpoint and 0.005 in this run"), "{message}");
     let mut wider = config();
     wider.text.width = 16;
     let wider = Clip::init(&wider, 1, &Device::Cpu, DType::F32).unwrap();
-    let error = fit(
-        &mut Trainer::new(wider, settings()).unwrap(),
-        &mut patterns(),
-        Some(folder.path()),
-        0,
-    )
-    .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("model.text.width is 8 in the checkpoint and 16 in this run"),
-        "{error}"
-    );
+    let error =
+        fit(&mut Trainer::new(wider, settings()).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap_err();
+    assert!(error.to_string().contains("model.text.width is 8 in the checkpoint and 16 in this run"), "{error}");
 }
 
 #[test]
 fn bad_batches_and_settings_are_named() {
     let mut short = patterns().batch(0, 0).unwrap();
     short.pixel_values_bchw.pop();
-    let loss = Loss::InfoNce {
-        label_smoothing: 0.0,
-    };
-    let error = batch_loss(&clip(), &clip(), &short, loss)
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        error.contains("pixel_values_bchw: has 4607 values"),
-        "{error}"
-    );
-    let bad = Settings {
-        ema_decay: 1.0,
-        ..settings()
-    };
-    assert!(
-        Trainer::new(clip(), bad)
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("ema_decay")
-    );
+    let loss = Loss::InfoNce { label_smoothing: 0.0 };
+    let error = batch_loss(&clip(), &clip(), &short, loss).err().unwrap().to_string();
+    assert!(error.contains("pixel_values_bchw: has 4607 values"), "{error}");
+    let bad = Settings { ema_decay: 1.0, ..settings() };
+    assert!(Trainer::new(clip(), bad).err().unwrap().to_string().contains("ema_decay"));
     let mut trainer = Trainer::new(clip(), settings()).unwrap();
     let mut not_a_number = |_: &Clip, _: usize| -> Result<f64, BoxError> { Ok(f64::NAN) };
     let stop = AtomicBool::new(false);
-    let error = trainer.fit(
-        &mut patterns(),
-        &mut not_a_number,
-        None,
-        Cadence::default(),
-        &stop,
-        &mut |_| (),
-    );
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .contains("validation metric of epoch 0: is NaN")
-    );
+    let error = trainer.fit(&mut patterns(), &mut not_a_number, None, Cadence::default(), &stop, &mut |_| ());
+    assert!(error.unwrap_err().to_string().contains("validation metric of epoch 0: is NaN"));
 }

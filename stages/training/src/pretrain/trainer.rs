@@ -51,41 +51,22 @@ impl Trainer {
     /// Settings that make no sense.
     pub fn new(clip: Clip, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let copy = || -> Result<Clip> {
-            Ok(Clip::from_parameters(
-                clip.config(),
-                clip.parameters().deep_copy()?,
-            )?)
-        };
+        let copy = || -> Result<Clip> { Ok(Clip::from_parameters(clip.config(), clip.parameters().deep_copy()?)?) };
         let segment_tower = match settings.segment_tower {
             SegmentTower::Shared => None,
             SegmentTower::Frozen => Some(clip.frozen()?),
             SegmentTower::Separate => Some(copy()?),
         };
         let average = (settings.ema_decay > 0.0).then(copy).transpose()?;
-        let mut trained: Vec<(String, Var)> = clip
-            .parameters()
-            .iter()
-            .map(|(name, var)| (name.to_owned(), var.clone()))
-            .collect();
+        let mut trained: Vec<(String, Var)> =
+            clip.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
         if let (SegmentTower::Separate, Some(tower)) = (settings.segment_tower, &segment_tower) {
-            let visual = tower
-                .parameters()
-                .iter()
-                .filter(|(name, _)| name.starts_with("visual."));
-            trained
-                .extend(visual.map(|(name, var)| (format!("{SEGMENT_TOWER}{name}"), var.clone())));
+            let visual = tower.parameters().iter().filter(|(name, _)| name.starts_with("visual."));
+            trained.extend(visual.map(|(name, var)| (format!("{SEGMENT_TOWER}{name}"), var.clone())));
         }
         let groups = groups_by_decay(trained, settings.optimiser.weight_decay);
         let optimiser = AdamW::new(groups, settings.optimiser)?;
-        Ok(Self {
-            clip,
-            segment_tower,
-            average,
-            optimiser,
-            settings,
-            position: Position::default(),
-        })
+        Ok(Self { clip, segment_tower, average, optimiser, settings, position: Position::default() })
     }
 
     /// The network being trained.
@@ -117,15 +98,9 @@ impl Trainer {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Summary> {
         let start = Instant::now();
-        let length = RunLength {
-            epochs: self.settings.epochs,
-            steps_per_epoch: source.steps_per_epoch(),
-        };
+        let length = RunLength { epochs: self.settings.epochs, steps_per_epoch: source.steps_per_epoch() };
         if length.steps_per_epoch == 0 {
-            return Err(Error::argument(
-                "source",
-                "has no full batch: lower the batch or add rows",
-            ));
+            return Err(Error::argument("source", "has no full batch: lower the batch or add rows"));
         }
         let identity = self.identity(length)?;
         if let Some(folder) = folder
@@ -135,39 +110,20 @@ impl Trainer {
         }
         let Position { epoch, step, .. } = self.position;
         let steps = length.steps_per_epoch;
-        let positions =
-            (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
-        let mut surroundings = Surroundings {
-            validate,
-            observe,
-            folder,
-            cadence,
-            stop,
-            identity,
-            length,
-        };
-        let (steps, wait_seconds) =
-            with_prefetch(source, positions, cadence.prefetch_batches, |batches| {
-                let steps = self.run(batches, &mut surroundings)?;
-                Ok::<_, Error>((steps, batches.waited_seconds()))
-            })?;
+        let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
+        let mut surroundings = Surroundings { validate, observe, folder, cadence, stop, identity, length };
+        let (steps, wait_seconds) = with_prefetch(source, positions, cadence.prefetch_batches, |batches| {
+            let steps = self.run(batches, &mut surroundings)?;
+            Ok::<_, Error>((steps, batches.waited_seconds()))
+        })?;
         let seconds = start.elapsed().as_secs_f64();
         let finished = self.is_finished();
-        Ok(Summary {
-            position: self.position.clone(),
-            finished,
-            steps,
-            seconds,
-            wait_seconds,
-        })
+        Ok(Summary { position: self.position.clone(), finished, steps, seconds, wait_seconds })
     }
 
     fn is_finished(&self) -> bool {
-        let Settings {
-            epochs, patience, ..
-        } = self.settings;
-        self.position.epoch >= epochs
-            || (patience > 0 && self.position.epochs_without_gain >= patience)
+        let Settings { epochs, patience, .. } = self.settings;
+        self.position.epoch >= epochs || (patience > 0 && self.position.epochs_without_gain >= patience)
     }
 
     /// Steps and epoch ends from the present position on; returns the steps taken.
@@ -200,11 +156,7 @@ impl Trainer {
         let Position { epoch, step, .. } = self.position;
         let (batch, wait_seconds) = batches.next(epoch, step)?;
         let global_step = epoch * length.steps_per_epoch + step;
-        let Settings {
-            schedule,
-            learning_rate: base,
-            ..
-        } = &self.settings;
+        let Settings { schedule, learning_rate: base, .. } = &self.settings;
         let learning_rate = schedule.learning_rate(*base, global_step, length);
         let (loss, gradient_norm) = self.learn(&batch, learning_rate, global_step)?;
         self.position.step += 1;
@@ -222,12 +174,7 @@ impl Trainer {
         })
     }
 
-    fn learn(
-        &mut self,
-        batch: &PairBatch,
-        learning_rate: f64,
-        global_step: usize,
-    ) -> Result<(BatchLoss, f64)> {
+    fn learn(&mut self, batch: &PairBatch, learning_rate: f64, global_step: usize) -> Result<(BatchLoss, f64)> {
         let segment_tower = self.segment_tower.as_ref().unwrap_or(&self.clip);
         let loss = batch_loss(&self.clip, segment_tower, batch, self.settings.loss)?;
         let gradients = loss.total.backward()?;
@@ -250,17 +197,11 @@ impl Trainer {
     fn check_reach(&self, gradients: &GradStore) -> Result<()> {
         // Not reached by design: the scale by the hinge loss, the segment tower by a batch without segments.
         let may_lack = |name: &str| name == "logit_scale" || name.starts_with(SEGMENT_TOWER);
-        match self
-            .optimiser
-            .parameters()
-            .find(|(name, var)| gradients.get(var).is_none() && !may_lack(name))
-        {
+        match self.optimiser.parameters().find(|(name, var)| gradients.get(var).is_none() && !may_lack(name)) {
             None => Ok(()),
             Some((name, _)) => Err(Error::Numbers {
                 what: format!("gradient of {name}"),
-                problem:
-                    "is missing: an operation between it and the loss cannot be differentiated"
-                        .to_owned(),
+                problem: "is missing: an operation between it and the loss cannot be differentiated".to_owned(),
             }),
         }
     }
@@ -271,10 +212,7 @@ impl Trainer {
             .map_err(|cause| Error::Validation { epoch, cause })?;
         if !metric.is_finite() {
             let what = format!("validation metric of epoch {epoch}");
-            return Err(Error::Numbers {
-                what,
-                problem: format!("is {metric}; check the validation"),
-            });
+            return Err(Error::Numbers { what, problem: format!("is {metric}; check the validation") });
         }
         // To the millionth: so few digits come back from JSON as they were, and a resumed run compares the same numbers.
         let metric = (metric * 1e6).round() / 1e6;
@@ -290,21 +228,12 @@ impl Trainer {
                 let best = Best { epoch, metric };
                 self.position.best = Some(best);
                 if let Some(folder) = surroundings.folder {
-                    checkpoint::write_best(
-                        folder,
-                        self.averaged(),
-                        &self.position,
-                        &surroundings.identity,
-                    )?;
+                    checkpoint::write_best(folder, self.averaged(), &self.position, &surroundings.identity)?;
                 }
                 best
             }
         };
-        (surroundings.observe)(&Event::EpochEnd(EpochEnd {
-            epoch,
-            metric,
-            best,
-        }));
+        (surroundings.observe)(&Event::EpochEnd(EpochEnd { epoch, metric, best }));
         Ok(())
     }
 
@@ -345,8 +274,7 @@ fn clamp_logit_scale(clip: &Clip) -> Result<()> {
 
 /// average ← decay · average + (1 − decay) · weights
 fn move_average(average: &Clip, weights: &Clip, decay: f64) -> Result<()> {
-    for ((_, average), (_, weight)) in average.parameters().iter().zip(weights.parameters().iter())
-    {
+    for ((_, average), (_, weight)) in average.parameters().iter().zip(weights.parameters().iter()) {
         let kept = (average.as_detached_tensor() * decay)?;
         average.set(&(kept + (weight.as_detached_tensor() * (1.0 - decay))?)?)?;
     }

@@ -23,10 +23,7 @@ impl Lists {
         for list in 0..count {
             starts[list + 1] += starts[list];
         }
-        Self {
-            starts,
-            values: pairs.into_iter().map(|(_, value)| value).collect(),
-        }
+        Self { starts, values: pairs.into_iter().map(|(_, value)| value).collect() }
     }
 
     fn get(&self, list: u32) -> &[u32] {
@@ -61,17 +58,13 @@ impl Layout {
         let (image_class, first_image) = classes(gallery.image_keys_n);
         let (caption_class, first_caption) = classes(gallery.caption_keys_m);
         let own_image = gallery.own_image_m;
-        let class_pairs = (0..own_image.len())
-            .map(|c| (image_class[own_image[c] as usize], caption_class[c]))
-            .collect();
+        let class_pairs =
+            (0..own_image.len()).map(|c| (image_class[own_image[c] as usize], caption_class[c])).collect();
         let classes_of_image_class = Lists::new(first_image.len(), class_pairs);
         let (distinct_images, distinct_captions) = (first_image.len(), first_caption.len());
 
         let (rows, mut columns): (Vec<u32>, Vec<u32>) = match protocol {
-            Protocol::Standard => (
-                (0..image_class.len() as u32).collect(),
-                (0..caption_class.len() as u32).collect(),
-            ),
+            Protocol::Standard => ((0..image_class.len() as u32).collect(), (0..caption_class.len() as u32).collect()),
             Protocol::Dedup => (first_image, first_caption),
         };
         let row_of_image = |image: u32| match protocol {
@@ -79,20 +72,10 @@ impl Layout {
             Protocol::Dedup => image_class[image as usize],
         };
         columns.sort_by_key(|&c| row_of_image(own_image[c as usize]));
-        let own_row: Vec<u32> = columns
-            .iter()
-            .map(|&c| row_of_image(own_image[c as usize]))
-            .collect();
+        let own_row: Vec<u32> = columns.iter().map(|&c| row_of_image(own_image[c as usize])).collect();
         let row_class = rows.iter().map(|&i| image_class[i as usize]).collect();
         let column_class: Vec<u32> = columns.iter().map(|&c| caption_class[c as usize]).collect();
-        let own_classes = Lists::new(
-            rows.len(),
-            own_row
-                .iter()
-                .copied()
-                .zip(column_class.iter().copied())
-                .collect(),
-        );
+        let own_classes = Lists::new(rows.len(), own_row.iter().copied().zip(column_class.iter().copied()).collect());
         Self {
             rows,
             columns,
@@ -114,35 +97,21 @@ impl Layout {
     /// An image's own captions.
     pub(super) fn own_pairs(&self) -> Positives {
         let rows = self.rows.len();
-        Positives::new(
-            self.own_row.clone(),
-            Lists::new(rows, (0..rows as u32).map(|r| (r, r)).collect()),
-        )
+        Positives::new(self.own_row.clone(), Lists::new(rows, (0..rows as u32).map(|r| (r, r)).collect()))
     }
 
     /// Captions equal to any caption of the image or of a byte-equal image.
     pub(super) fn grouped(&self) -> Positives {
         let labels = (0u32..)
             .zip(&self.row_class)
-            .flat_map(|(row, &class)| {
-                self.classes_of_image_class
-                    .get(class)
-                    .iter()
-                    .map(move |&label| (row, label))
-            })
+            .flat_map(|(row, &class)| self.classes_of_image_class.get(class).iter().map(move |&label| (row, label)))
             .collect();
-        Positives::new(
-            self.column_class.clone(),
-            Lists::new(self.rows.len(), labels),
-        )
+        Positives::new(self.column_class.clone(), Lists::new(self.rows.len(), labels))
     }
 
     /// In row `row`, the caption at `column` equals one of the row's own.
     pub(super) fn twin_of_own_caption(&self, row: usize, column: usize) -> bool {
-        self.own_classes
-            .get(row as u32)
-            .binary_search(&self.column_class[column])
-            .is_ok()
+        self.own_classes.get(row as u32).binary_search(&self.column_class[column]).is_ok()
     }
 
     /// In column `column`, the image at `row` is byte-equal to the column's own.
@@ -177,50 +146,23 @@ pub(super) struct Positives {
 
 impl Positives {
     fn new(label_of_column: Vec<u32>, labels_of_row: Lists) -> Self {
-        let labels = label_of_column
-            .iter()
-            .max()
-            .map_or(0, |&label| label as usize + 1);
-        let labels = labels.max(
-            labels_of_row
-                .values
-                .iter()
-                .max()
-                .map_or(0, |&label| label as usize + 1),
-        );
-        let columns_of_label =
-            Lists::new(labels, label_of_column.iter().copied().zip(0..).collect());
-        Self {
-            label_of_column,
-            columns_of_label,
-            labels_of_row,
-        }
+        let labels = label_of_column.iter().max().map_or(0, |&label| label as usize + 1);
+        let labels = labels.max(labels_of_row.values.iter().max().map_or(0, |&label| label as usize + 1));
+        let columns_of_label = Lists::new(labels, label_of_column.iter().copied().zip(0..).collect());
+        Self { label_of_column, columns_of_label, labels_of_row }
     }
 
     pub(super) fn contains(&self, row: usize, column: usize) -> bool {
-        self.labels_of_row
-            .get(row as u32)
-            .binary_search(&self.label_of_column[column])
-            .is_ok()
+        self.labels_of_row.get(row as u32).binary_search(&self.label_of_column[column]).is_ok()
     }
 
     /// Positive columns of `row` between `start` and `end`.
-    pub(super) fn columns(
-        &self,
-        row: usize,
-        (start, end): (usize, usize),
-    ) -> impl Iterator<Item = usize> {
-        self.labels_of_row
-            .get(row as u32)
-            .iter()
-            .flat_map(move |&label| {
-                let columns = self.columns_of_label.get(label);
-                let from = columns.partition_point(|&column| (column as usize) < start);
-                columns[from..]
-                    .iter()
-                    .map(|&column| column as usize)
-                    .take_while(move |&column| column < end)
-            })
+    pub(super) fn columns(&self, row: usize, (start, end): (usize, usize)) -> impl Iterator<Item = usize> {
+        self.labels_of_row.get(row as u32).iter().flat_map(move |&label| {
+            let columns = self.columns_of_label.get(label);
+            let from = columns.partition_point(|&column| (column as usize) < start);
+            columns[from..].iter().map(|&column| column as usize).take_while(move |&column| column < end)
+        })
     }
 
     /// Whether the tile of S holds any positive pair.

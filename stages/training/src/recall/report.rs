@@ -83,12 +83,7 @@ pub struct RecallReport {
 }
 
 impl RecallReport {
-    pub(super) fn new(
-        protocol: Protocol,
-        layout: &Layout,
-        exact: &QueryRanks,
-        group: &QueryRanks,
-    ) -> Self {
+    pub(super) fn new(protocol: Protocol, layout: &Layout, exact: &QueryRanks, group: &QueryRanks) -> Self {
         Self {
             protocol,
             image_gallery: layout.rows.len(),
@@ -106,10 +101,7 @@ impl RecallReport {
 
     /// Whether ties that a better model could break leave every figure within [`OTHER_TIES_BOUND_POINTS`].
     pub fn other_ties_are_harmless(&self) -> bool {
-        self.i2t_ties
-            .other_moves_points
-            .max(self.t2i_ties.other_moves_points)
-            <= OTHER_TIES_BOUND_POINTS
+        self.i2t_ties.other_moves_points.max(self.t2i_ties.other_moves_points) <= OTHER_TIES_BOUND_POINTS
     }
 }
 
@@ -124,20 +116,9 @@ impl Figures {
 
 impl BothWays {
     fn new(ranks: &QueryRanks, reading: fn(Rank) -> u32) -> Self {
-        let (i2t, t2i) = (
-            Recall::new(&ranks.images, reading),
-            Recall::new(&ranks.captions, reading),
-        );
-        let mean_recall = [i2t, t2i]
-            .iter()
-            .map(|r| r.at_1 + r.at_5 + r.at_10)
-            .sum::<f64>()
-            / 6.0;
-        Self {
-            i2t,
-            t2i,
-            mean_recall,
-        }
+        let (i2t, t2i) = (Recall::new(&ranks.images, reading), Recall::new(&ranks.captions, reading));
+        let mean_recall = [i2t, t2i].iter().map(|r| r.at_1 + r.at_5 + r.at_10).sum::<f64>() / 6.0;
+        Self { i2t, t2i, mean_recall }
     }
 }
 
@@ -146,40 +127,22 @@ impl Recall {
         let mut places: Vec<u32> = ranks.iter().map(|&(_, rank)| reading(rank)).collect();
         places.sort_unstable();
         let at = |k: u32| percent(places.partition_point(|&place| place < k), places.len());
-        let middle = |index: usize| {
-            places
-                .get(index)
-                .map_or(f64::NAN, |&place| f64::from(place) + 1.0)
-        };
-        let median_rank =
-            (middle(places.len() / 2) + middle(places.len().saturating_sub(1) / 2)) / 2.0;
-        Self {
-            at_1: at(1),
-            at_5: at(5),
-            at_10: at(10),
-            median_rank,
-        }
+        let middle = |index: usize| places.get(index).map_or(f64::NAN, |&place| f64::from(place) + 1.0);
+        let median_rank = (middle(places.len() / 2) + middle(places.len().saturating_sub(1) / 2)) / 2.0;
+        Self { at_1: at(1), at_5: at(5), at_10: at(10), median_rank }
     }
 
     /// The most that any recall of `self` exceeds the same recall of `other`.
     fn largest_drop_to(&self, other: &Self) -> f64 {
-        (self.at_1 - other.at_1)
-            .max(self.at_5 - other.at_5)
-            .max(self.at_10 - other.at_10)
+        (self.at_1 - other.at_1).max(self.at_5 - other.at_5).max(self.at_10 - other.at_10)
     }
 }
 
 impl TieShares {
     fn new(ranks: &[(u32, Rank)]) -> Self {
-        let share = |tied: fn(&Rank) -> u32| {
-            percent(
-                ranks.iter().filter(|(_, r)| tied(r) > 0).count(),
-                ranks.len(),
-            )
-        };
+        let share = |tied: fn(&Rank) -> u32| percent(ranks.iter().filter(|(_, r)| tied(r) > 0).count(), ranks.len());
         let optimistic = Recall::new(ranks, Rank::optimistic);
-        let moves =
-            |reading: fn(Rank) -> u32| optimistic.largest_drop_to(&Recall::new(ranks, reading));
+        let moves = |reading: fn(Rank) -> u32| optimistic.largest_drop_to(&Recall::new(ranks, reading));
         Self {
             twin_percent: share(|rank| rank.twin_ties),
             twin_moves_points: moves(|rank| rank.greater + rank.twin_ties),

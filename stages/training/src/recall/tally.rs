@@ -37,10 +37,7 @@ pub(super) struct Best {
 
 impl Best {
     pub(super) fn new(layout: &Layout) -> Self {
-        Self {
-            row: vec![f32::NEG_INFINITY; layout.rows.len()],
-            column: vec![f32::NEG_INFINITY; layout.columns.len()],
-        }
+        Self { row: vec![f32::NEG_INFINITY; layout.rows.len()], column: vec![f32::NEG_INFINITY; layout.columns.len()] }
     }
 
     pub(super) fn add(&mut self, tile: &Tile, positives: &Positives) {
@@ -55,11 +52,7 @@ impl Best {
     }
 
     pub(super) fn merge(mut self, other: Self) -> Self {
-        let pairs = self
-            .row
-            .iter_mut()
-            .zip(other.row)
-            .chain(self.column.iter_mut().zip(other.column));
+        let pairs = self.row.iter_mut().zip(other.row).chain(self.column.iter_mut().zip(other.column));
         pairs.for_each(|(a, b)| *a = a.max(b));
         self
     }
@@ -126,38 +119,20 @@ impl Counts {
     }
 
     pub(super) fn merge(mut self, other: Self) -> Self {
-        let pairs = self
-            .row
-            .iter_mut()
-            .zip(other.row)
-            .chain(self.column.iter_mut().zip(other.column));
+        let pairs = self.row.iter_mut().zip(other.row).chain(self.column.iter_mut().zip(other.column));
         pairs.for_each(|(a, b)| a.add(b));
-        self.column_greater
-            .iter_mut()
-            .zip(other.column_greater)
-            .for_each(|(a, b)| *a += b);
+        self.column_greater.iter_mut().zip(other.column_greater).for_each(|(a, b)| *a += b);
         self
     }
 
     /// Ranks by gallery row; images without positives are no queries.
     pub(super) fn into_ranks(self, best: &Best, layout: &Layout) -> QueryRanks {
-        let images = layout
-            .rows
-            .iter()
-            .zip(self.row)
-            .zip(&best.row)
-            .filter(|&(_, &best)| best > f32::NEG_INFINITY);
-        let columns = layout
-            .columns
-            .iter()
-            .zip(self.column)
-            .zip(self.column_greater);
-        let mut captions: Vec<(u32, Rank)> = columns
-            .map(|((&caption, rank), greater)| (caption, Rank { greater, ..rank }))
-            .collect();
+        let images = layout.rows.iter().zip(self.row).zip(&best.row).filter(|&(_, &best)| best > f32::NEG_INFINITY);
+        let columns = layout.columns.iter().zip(self.column).zip(self.column_greater);
+        let mut captions: Vec<(u32, Rank)> =
+            columns.map(|((&caption, rank), greater)| (caption, Rank { greater, ..rank })).collect();
         captions.sort_unstable_by_key(|&(caption, _)| caption);
-        let mut images: Vec<(u32, Rank)> =
-            images.map(|((&image, rank), _)| (image, rank)).collect();
+        let mut images: Vec<(u32, Rank)> = images.map(|((&image, rank), _)| (image, rank)).collect();
         images.sort_unstable_by_key(|&(image, _)| image);
         QueryRanks { images, captions }
     }
@@ -193,11 +168,12 @@ impl WithSimd for CountRow<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-        let (mut greater, mut ties) = (0, 0);
+        let (mut greater, mut ties) = (0u32, 0u32);
         let columns = self.column_best.iter().zip(self.column_greater);
         for (&score, (&column_best, column_greater)) in self.scores.iter().zip(columns) {
-            greater += u32::from(score > self.row_best);
-            *column_greater += u32::from(score > column_best);
+            // Counts stay below the gallery's 2^32 rows; a check for overflow would keep the loop from vector code.
+            greater = u32::wrapping_add(greater, u32::from(score > self.row_best));
+            *column_greater = column_greater.wrapping_add(u32::from(score > column_best));
             ties |= u32::from(score == self.row_best) | u32::from(score == column_best);
         }
         (greater, ties != 0)

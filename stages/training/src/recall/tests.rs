@@ -43,25 +43,15 @@ fn grid(images: usize, captions: usize, seed: u64) -> Owned {
         let rows = keys.iter().flat_map(|&key| {
             of_key
                 .entry(key)
-                .or_insert_with(|| {
-                    (0..dim)
-                        .map(|_| if rng.random() { 0.25 } else { -0.25 })
-                        .collect::<Vec<f32>>()
-                })
+                .or_insert_with(|| (0..dim).map(|_| if rng.random() { 0.25 } else { -0.25 }).collect::<Vec<f32>>())
                 .clone()
         });
         rows.collect::<Vec<f32>>()
     };
     let mut keys = ChaCha8Rng::seed_from_u64(seed + 1);
-    let image_keys_n: Vec<u64> = (0..images)
-        .map(|_| keys.random_range(0..images as u64 * 3))
-        .collect();
-    let caption_keys_m: Vec<u64> = (0..captions)
-        .map(|_| keys.random_range(0..captions as u64))
-        .collect();
-    let own_image_m = (0..captions)
-        .map(|_| keys.random_range(0..images as u32))
-        .collect();
+    let image_keys_n: Vec<u64> = (0..images).map(|_| keys.random_range(0..images as u64 * 3)).collect();
+    let caption_keys_m: Vec<u64> = (0..captions).map(|_| keys.random_range(0..captions as u64)).collect();
+    let own_image_m = (0..captions).map(|_| keys.random_range(0..images as u32)).collect();
     Owned {
         image_nd: embed(&image_keys_n),
         text_md: embed(&caption_keys_m),
@@ -75,15 +65,10 @@ fn grid(images: usize, captions: usize, seed: u64) -> Owned {
 /// The definition, from the full matrix: for each query (greater, ties) of the positive with the smallest count.
 fn naive(data: &Owned, positive: impl Fn(usize, usize) -> bool) -> (Vec<Reading>, Vec<Reading>) {
     let (images, captions) = (data.image_keys_n.len(), data.own_image_m.len());
-    let count = |query: u32,
-                 answers: usize,
-                 score: &dyn Fn(usize) -> f32,
-                 right: &dyn Fn(usize) -> bool| {
+    let count = |query: u32, answers: usize, score: &dyn Fn(usize) -> f32, right: &dyn Fn(usize) -> bool| {
         let rank = |own: usize| {
             let greater = (0..answers).filter(|&a| score(a) > score(own)).count() as u32;
-            let ties = (0..answers)
-                .filter(|&a| !right(a) && score(a) == score(own))
-                .count() as u32;
+            let ties = (0..answers).filter(|&a| !right(a) && score(a) == score(own)).count() as u32;
             (greater, ties)
         };
         let own = (0..answers).filter(|&a| right(a));
@@ -91,24 +76,15 @@ fn naive(data: &Owned, positive: impl Fn(usize, usize) -> bool) -> (Vec<Reading>
         let pessimistic = own.map(|own| rank(own).0 + rank(own).1).min();
         optimistic.zip(pessimistic).map(|(o, p)| (query, o, p))
     };
-    let by_image = (0..images)
-        .filter_map(|i| {
-            count(i as u32, captions, &|c| data.score(i, c), &|c| {
-                positive(i, c)
-            })
-        })
-        .collect();
-    let by_caption = (0..captions)
-        .filter_map(|c| count(c as u32, images, &|i| data.score(i, c), &|i| positive(i, c)))
-        .collect();
+    let by_image =
+        (0..images).filter_map(|i| count(i as u32, captions, &|c| data.score(i, c), &|c| positive(i, c))).collect();
+    let by_caption =
+        (0..captions).filter_map(|c| count(c as u32, images, &|i| data.score(i, c), &|i| positive(i, c))).collect();
     (by_image, by_caption)
 }
 
 fn readings(ranks: &[(u32, Rank)]) -> Vec<Reading> {
-    ranks
-        .iter()
-        .map(|&(query, rank)| (query, rank.optimistic(), rank.pessimistic()))
-        .collect()
+    ranks.iter().map(|&(query, rank)| (query, rank.optimistic(), rank.pessimistic())).collect()
 }
 
 #[test]
@@ -124,25 +100,13 @@ fn equals_the_full_matrix_at_every_block_size() {
     let (group_i2t, group_t2i) = naive(&data, in_group);
     for block_rows in [1, 7, 128, 150] {
         let outcome = evaluate(&data.gallery(), Protocol::Standard, block_rows).unwrap();
-        assert_eq!(
-            readings(&outcome.ranks.images),
-            own.0,
-            "block of {block_rows}"
-        );
-        assert_eq!(
-            readings(&outcome.ranks.captions),
-            own.1,
-            "block of {block_rows}"
-        );
-        let at_5 = |ranks: &[Reading]| {
-            100.0 * ranks.iter().filter(|&&(_, _, r)| r < 5).count() as f64 / ranks.len() as f64
-        };
+        assert_eq!(readings(&outcome.ranks.images), own.0, "block of {block_rows}");
+        assert_eq!(readings(&outcome.ranks.captions), own.1, "block of {block_rows}");
+        let at_5 =
+            |ranks: &[Reading]| 100.0 * ranks.iter().filter(|&&(_, _, r)| r < 5).count() as f64 / ranks.len() as f64;
         assert_eq!(outcome.report.group.pessimistic.i2t.at_5, at_5(&group_i2t));
         assert_eq!(outcome.report.group.pessimistic.t2i.at_5, at_5(&group_t2i));
-        assert!(
-            outcome.report.group.pessimistic.mean_recall
-                > outcome.report.exact.pessimistic.mean_recall
-        );
+        assert!(outcome.report.group.pessimistic.mean_recall > outcome.report.exact.pessimistic.mean_recall);
     }
 }
 
@@ -151,21 +115,11 @@ fn dedup_merges_equal_rows_and_counts_any_positive() {
     let data = grid(60, 200, 11);
     let outcome = evaluate(&data.gallery(), Protocol::Dedup, 7).unwrap();
     // The same by hand: keep the first of every key, and join what belonged to any copy.
-    let firsts = |keys: &[u64]| {
-        (0..keys.len())
-            .filter(|&k| !keys[..k].contains(&keys[k]))
-            .collect::<Vec<_>>()
-    };
+    let firsts = |keys: &[u64]| (0..keys.len()).filter(|&k| !keys[..k].contains(&keys[k])).collect::<Vec<_>>();
     let (images, captions) = (firsts(&data.image_keys_n), firsts(&data.caption_keys_m));
     let merged = Owned {
-        image_nd: images
-            .iter()
-            .flat_map(|&i| data.image_nd[i * 16..][..16].to_vec())
-            .collect(),
-        text_md: captions
-            .iter()
-            .flat_map(|&c| data.text_md[c * 16..][..16].to_vec())
-            .collect(),
+        image_nd: images.iter().flat_map(|&i| data.image_nd[i * 16..][..16].to_vec()).collect(),
+        text_md: captions.iter().flat_map(|&c| data.text_md[c * 16..][..16].to_vec()).collect(),
         dim: 16,
         own_image_m: vec![0; captions.len()],
         image_keys_n: images.iter().map(|&i| data.image_keys_n[i]).collect(),
@@ -177,24 +131,12 @@ fn dedup_merges_equal_rows_and_counts_any_positive() {
                 && data.image_keys_n[data.own_image_m[other] as usize] == merged.image_keys_n[i]
         })
     });
-    let places = |ranks: &[(u32, Rank)]| {
-        ranks
-            .iter()
-            .map(|r| (r.1.optimistic(), r.1.pessimistic()))
-            .collect::<Vec<_>>()
-    };
-    let expected = |ranks: Vec<Reading>| {
-        ranks
-            .into_iter()
-            .map(|(_, o, p)| (o, p))
-            .collect::<Vec<_>>()
-    };
+    let places =
+        |ranks: &[(u32, Rank)]| ranks.iter().map(|r| (r.1.optimistic(), r.1.pessimistic())).collect::<Vec<_>>();
+    let expected = |ranks: Vec<Reading>| ranks.into_iter().map(|(_, o, p)| (o, p)).collect::<Vec<_>>();
     assert_eq!(places(&outcome.ranks.images), expected(i2t));
     assert_eq!(places(&outcome.ranks.captions), expected(t2i));
-    assert_eq!(
-        (outcome.report.image_gallery, outcome.report.caption_gallery),
-        (images.len(), captions.len())
-    );
+    assert_eq!((outcome.report.image_gallery, outcome.report.caption_gallery), (images.len(), captions.len()));
 }
 
 #[test]
@@ -208,9 +150,7 @@ fn a_constant_model_is_perfect_at_t_0_and_at_chance_at_t_1() {
         image_keys_n: (0..images as u64).collect(),
         caption_keys_m: (0..captions as u64).collect(),
     };
-    let report = evaluate(&data.gallery(), Protocol::Standard, DEFAULT_BLOCK_ROWS)
-        .unwrap()
-        .report;
+    let report = evaluate(&data.gallery(), Protocol::Standard, DEFAULT_BLOCK_ROWS).unwrap().report;
     assert_eq!(report.exact.optimistic.i2t.at_1, 100.0);
     assert_eq!(report.exact.optimistic.t2i.at_1, 100.0);
     assert_eq!(report.exact.pessimistic.mean_recall, 0.0);
@@ -241,19 +181,8 @@ fn twins_tie_to_the_last_bit_wherever_they_lie() {
         caption_keys_m: keys,
     };
     let outcome = evaluate(&data.gallery(), Protocol::Standard, 100).unwrap();
-    let twins_only = Rank {
-        greater: 0,
-        twin_ties: copies as u32 - 1,
-        other_ties: 0,
-    };
-    assert!(
-        outcome
-            .ranks
-            .images
-            .iter()
-            .chain(&outcome.ranks.captions)
-            .all(|&(_, rank)| rank == twins_only)
-    );
+    let twins_only = Rank { greater: 0, twin_ties: copies as u32 - 1, other_ties: 0 };
+    assert!(outcome.ranks.images.iter().chain(&outcome.ranks.captions).all(|&(_, rank)| rank == twins_only));
     // Exact pairs lose their twins at t = 1; groups lose nothing.
     assert_eq!(outcome.report.exact.pessimistic.i2t.at_1, 0.0);
     assert_eq!(outcome.report.i2t_ties.twin_moves_points, 100.0);
@@ -274,14 +203,8 @@ fn images_without_captions_are_distractors_only() {
         caption_keys_m: vec![1, 2],
     };
     let outcome = evaluate(&data.gallery(), Protocol::Standard, 8).unwrap();
-    assert_eq!(
-        (outcome.report.image_gallery, outcome.report.image_queries),
-        (3, 2)
-    );
-    assert_eq!(
-        outcome.ranks.captions[1].1.greater, 1,
-        "the third image outranks the second caption's own"
-    );
+    assert_eq!((outcome.report.image_gallery, outcome.report.image_queries), (3, 2));
+    assert_eq!(outcome.ranks.captions[1].1.greater, 1, "the third image outranks the second caption's own");
     assert_eq!(outcome.report.exact.optimistic.t2i.at_1, 50.0);
     assert_eq!(outcome.report.exact.optimistic.t2i.median_rank, 1.5);
 }
@@ -290,28 +213,13 @@ fn images_without_captions_are_distractors_only() {
 fn bad_rows_are_named() {
     let mut data = grid(20, 40, 1);
     data.text_md[16 * 17 + 3] = f32::NAN;
-    let message = evaluate(&data.gallery(), Protocol::Standard, 8)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("embedding of caption 17") && message.contains("NaN"),
-        "{message}"
-    );
+    let message = evaluate(&data.gallery(), Protocol::Standard, 8).unwrap_err().to_string();
+    assert!(message.contains("embedding of caption 17") && message.contains("NaN"), "{message}");
     data.text_md[16 * 17 + 3] = 0.25;
     data.image_nd[16 * 4..16 * 5].fill(0.0);
-    let message = evaluate(&data.gallery(), Protocol::Standard, 8)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("embedding of image 4 ") || message.contains("embedding of image 4:"),
-        "{message}"
-    );
+    let message = evaluate(&data.gallery(), Protocol::Standard, 8).unwrap_err().to_string();
+    assert!(message.contains("embedding of image 4 ") || message.contains("embedding of image 4:"), "{message}");
     data.own_image_m[39] = 20;
-    let message = evaluate(&data.gallery(), Protocol::Standard, 8)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("caption 39 belongs to image 20"),
-        "{message}"
-    );
+    let message = evaluate(&data.gallery(), Protocol::Standard, 8).unwrap_err().to_string();
+    assert!(message.contains("caption 39 belongs to image 20"), "{message}");
 }

@@ -17,8 +17,7 @@ use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let number =
-        |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
+    let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
     let preset = args.first().map_or("vit-b-32", String::as_str);
     let (batch, rounds) = (number(1, 32)?, number(3, 3)?);
     let config = ClipConfig::preset(preset).ok_or("unknown preset")?;
@@ -51,19 +50,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         forward = forward.min(start.elapsed().as_secs_f64());
         Ok(loss.backward()?)
     })?;
-    println!(
-        "train_step {:.2} samples/s ({:.3} s, forward {forward:.3} s)",
-        batch as f64 / seconds,
-        seconds
-    );
+    println!("train_step {:.2} samples/s ({:.3} s, forward {forward:.3} s)", batch as f64 / seconds, seconds);
     Ok(())
 }
 
 /// Seconds of the fastest of several rounds, after one that warms up.
-fn best_of<T>(
-    rounds: usize,
-    mut round: impl FnMut() -> Result<T, Box<dyn Error>>,
-) -> Result<f64, Box<dyn Error>> {
+fn best_of<T>(rounds: usize, mut round: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
     round()?;
     let mut best = f64::INFINITY;
     for _ in 0..rounds {
@@ -74,39 +66,26 @@ fn best_of<T>(
     Ok(best)
 }
 
-fn inputs(
-    config: &ClipConfig,
-    batch: usize,
-    tokens: usize,
-) -> Result<(Tensor, Tensor), Box<dyn Error>> {
+fn inputs(config: &ClipConfig, batch: usize, tokens: usize) -> Result<(Tensor, Tensor), Box<dyn Error>> {
     let side = config.vision.image_size;
-    let pixels = (0..batch * 3 * side * side)
-        .map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0)
-        .collect();
+    let pixels = (0..batch * 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
     let vocabulary = config.text.vocab_size as u32;
-    let ids =
-        (0..batch * config.text.context_length).map(|i| match i % config.text.context_length {
-            0 => vocabulary - 2,
-            position if position + 1 < tokens => (i as u32 * 31) % (vocabulary - 2),
-            position if position + 1 == tokens => vocabulary - 1,
-            _ => 0,
-        });
+    let ids = (0..batch * config.text.context_length).map(|i| match i % config.text.context_length {
+        0 => vocabulary - 2,
+        position if position + 1 < tokens => (i as u32 * 31) % (vocabulary - 2),
+        position if position + 1 == tokens => vocabulary - 1,
+        _ => 0,
+    });
     Ok((
         Tensor::from_vec(pixels, (batch, 3, side, side), &Device::Cpu)?,
-        Tensor::from_vec(
-            ids.collect::<Vec<_>>(),
-            (batch, config.text.context_length),
-            &Device::Cpu,
-        )?,
+        Tensor::from_vec(ids.collect::<Vec<_>>(), (batch, config.text.context_length), &Device::Cpu)?,
     ))
 }
 
 fn loss(clip: &Clip, pixels: &Tensor, ids: &Tensor) -> Result<Tensor, Box<dyn Error>> {
     let image_bd = l2_normalise(&clip.encode_image(pixels)?)?;
     let text_bd = l2_normalise(&clip.encode_text(ids)?)?;
-    let logits = image_bd
-        .matmul(&text_bd.t()?)?
-        .broadcast_mul(&clip.logit_scale().exp()?)?;
+    let logits = image_bd.matmul(&text_bd.t()?)?.broadcast_mul(&clip.logit_scale().exp()?)?;
     let truth = Tensor::eye(logits.dim(0)?, logits.dtype(), logits.device())?;
     let cross_entropy = |logits: &Tensor| {
         let log_sum = logits.exp()?.sum(D::Minus1)?.log()?;

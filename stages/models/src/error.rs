@@ -13,10 +13,7 @@ pub enum ModelError {
 
     /// A file or folder could not be read or written.
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
 
     /// A file was read, and its content is not what its name says.
     #[error("{path}: {reason}")]
@@ -30,37 +27,21 @@ pub enum ModelError {
     #[error(
         "{path}: tensor {name} of shape {expected:?} is missing; check that configuration and weights belong together"
     )]
-    MissingTensor {
-        path: PathBuf,
-        name: String,
-        expected: Vec<usize>,
-    },
+    MissingTensor { path: PathBuf, name: String, expected: Vec<usize> },
 
     /// The checkpoint holds a tensor that the configuration has no place for.
     #[error(
         "{path}: tensor {name} of shape {found:?} has no place in this configuration; check that configuration and weights belong together"
     )]
-    UnexpectedTensor {
-        path: PathBuf,
-        name: String,
-        found: Vec<usize>,
-    },
+    UnexpectedTensor { path: PathBuf, name: String, found: Vec<usize> },
 
     /// A tensor has another shape than the configuration asks for.
     #[error("{path}: tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
-    WrongShape {
-        path: PathBuf,
-        name: String,
-        expected: Vec<usize>,
-        found: Vec<usize>,
-    },
+    WrongShape { path: PathBuf, name: String, expected: Vec<usize>, found: Vec<usize> },
 
     /// The network cannot be written in the format asked for; choose another.
     #[error("cannot be written as {format}: {reason}")]
-    Unsupported {
-        format: &'static str,
-        reason: String,
-    },
+    Unsupported { format: &'static str, reason: String },
 
     /// The tokenizer library refused a vocabulary or a text.
     #[error("tokenizer: {0}")]
@@ -73,16 +54,10 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ModelError + '_ {
-        move |source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        }
+        move |source| ModelError::Io { path: path.to_owned(), source }
     }
 
     pub(crate) fn malformed(path: &Path, reason: impl std::fmt::Display) -> ModelError {
-        ModelError::Malformed {
-            path: path.to_owned(),
-            reason: reason.to_string(),
-        }
+        ModelError::Malformed { path: path.to_owned(), reason: reason.to_string() }
     }
 }

@@ -33,12 +33,7 @@ pub struct Parameters(BTreeMap<String, Var>);
 impl Parameters {
     /// Draws every variable from a generator that depends on `seed` and its name alone: adding a variable changes no
     /// other.
-    pub fn init(
-        declarations: &[Declaration],
-        seed: u64,
-        device: &Device,
-        dtype: DType,
-    ) -> Result<Self> {
+    pub fn init(declarations: &[Declaration], seed: u64, device: &Device, dtype: DType) -> Result<Self> {
         let variables = declarations
             .par_iter()
             .map(|declaration| {
@@ -53,9 +48,7 @@ impl Parameters {
 
     /// Variables with the values of `tensors`.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
-        let variables = tensors
-            .into_iter()
-            .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)));
+        let variables = tensors.into_iter().map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)));
         Ok(Self(variables.collect::<Result<_>>()?))
     }
 
@@ -65,9 +58,7 @@ impl Parameters {
 
     /// Names and variables in the order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Var)> {
-        self.0
-            .iter()
-            .map(|(name, variable)| (name.as_str(), variable))
+        self.0.iter().map(|(name, variable)| (name.as_str(), variable))
     }
 
     /// Number of variables.
@@ -97,11 +88,7 @@ impl Parameters {
 
     /// Writes all variables; the same parameters always give the same bytes.
     pub fn save_safetensors(&self, path: &Path) -> Result<()> {
-        save_tensors(
-            path,
-            self.iter()
-                .map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())),
-        )
+        save_tensors(path, self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())))
     }
 
     /// A hexadecimal digest (blake3) of names, types, shapes and values.
@@ -123,17 +110,14 @@ impl Parameters {
 
     /// Variables of their own with the same values.
     pub fn deep_copy(&self) -> Result<Self> {
-        let copies = self
-            .iter()
-            .map(|(name, variable)| Ok((name.to_owned(), Var::from_tensor(&variable.copy()?)?)));
+        let copies = self.iter().map(|(name, variable)| Ok((name.to_owned(), Var::from_tensor(&variable.copy()?)?)));
         Ok(Self(copies.collect::<Result<_>>()?))
     }
 
     /// Overwrites the values of every variable with those of `other`, which has the same names and shapes.
     pub fn copy_from(&self, other: &Parameters) -> Result<()> {
         if !self.0.keys().eq(other.0.keys()) {
-            let only =
-                |a: &Self, b: &Self| a.0.keys().find(|name| !b.0.contains_key(*name)).cloned();
+            let only = |a: &Self, b: &Self| a.0.keys().find(|name| !b.0.contains_key(*name)).cloned();
             return Err(ModelError::Input(format!(
                 "parameters of two networks: {} against {} variables; only here: {:?}, only there: {:?}",
                 self.len(),
@@ -161,17 +145,13 @@ impl Parameters {
 }
 
 /// Writes tensors as safetensors, sorted by name, marked as PyTorch's layout (transformers insists on the mark).
-pub(crate) fn save_tensors(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (String, Tensor)>,
-) -> Result<()> {
+pub(crate) fn save_tensors(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
     let tensors: BTreeMap<String, Tensor> = tensors
         .into_iter()
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<_>>()?;
     let mark = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(&tensors, Some(mark), path)
-        .map_err(|error| ModelError::malformed(path, error))
+    safetensors::serialize_to_file(&tensors, Some(mark), path).map_err(|error| ModelError::malformed(path, error))
 }
 
 /// Opens safetensors files without reading them.
@@ -179,10 +159,7 @@ pub(crate) fn open_safetensors<P: AsRef<Path>>(paths: &[P]) -> Result<MmapedSafe
     for path in paths {
         std::fs::metadata(path).map_err(ModelError::io(path.as_ref()))?;
     }
-    let first = paths
-        .first()
-        .map(|path| path.as_ref())
-        .unwrap_or(Path::new(""));
+    let first = paths.first().map(|path| path.as_ref()).unwrap_or(Path::new(""));
     // SAFETY: as for every memory map, the file must not be changed while it is open. Checkpoints are written once.
     unsafe { MmapedSafetensors::multi(paths) }.map_err(|error| ModelError::malformed(first, error))
 }
@@ -212,18 +189,9 @@ fn draw(declaration: &Declaration, seed: u64) -> Vec<f32> {
 fn little_endian_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let flat = tensor.detach().to_device(&Device::Cpu)?.flatten_all()?;
     Ok(match flat.dtype() {
-        DType::F64 => flat
-            .to_vec1::<f64>()?
-            .into_iter()
-            .flat_map(f64::to_le_bytes)
-            .collect(),
+        DType::F64 => flat.to_vec1::<f64>()?.into_iter().flat_map(f64::to_le_bytes).collect(),
         // Widening to f32 loses nothing, and the type is part of the digest.
-        _ => flat
-            .to_dtype(DType::F32)?
-            .to_vec1::<f32>()?
-            .into_iter()
-            .flat_map(f32::to_le_bytes)
-            .collect(),
+        _ => flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
     })
 }
 
@@ -232,14 +200,9 @@ mod tests {
     use super::*;
 
     fn declarations() -> Vec<Declaration> {
-        let normal = Init::Normal {
-            standard_deviation: 0.02,
-        };
-        let declare = |name: &str, shape: &[usize], init| Declaration {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            init,
-        };
+        let normal = Init::Normal { standard_deviation: 0.02 };
+        let declare =
+            |name: &str, shape: &[usize], init| Declaration { name: name.to_owned(), shape: shape.to_vec(), init };
         vec![
             declare("b.weight", &[100, 100], normal),
             declare("a.weight", &[3, 5], normal),
@@ -252,13 +215,7 @@ mod tests {
     }
 
     fn values(parameters: &Parameters, name: &str) -> Vec<f32> {
-        parameters
-            .get(name)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap()
+        parameters.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
     #[test]
@@ -268,10 +225,7 @@ mod tests {
         assert_ne!(all.digest().unwrap(), other.digest().unwrap());
         let alone = Parameters::init(&declarations()[1..2], 1, &Device::Cpu, DType::F32).unwrap();
         assert_eq!(values(&alone, "a.weight"), values(&all, "a.weight"));
-        assert_eq!(
-            all.iter().map(|(name, _)| name).collect::<Vec<_>>(),
-            ["a.weight", "b.weight", "c.scale"]
-        );
+        assert_eq!(all.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a.weight", "b.weight", "c.scale"]);
         assert_eq!(all.num_elements(), 10_016);
     }
 
@@ -280,28 +234,19 @@ mod tests {
         let values = values(&parameters(1), "b.weight");
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let deviation = (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
-        assert!(
-            mean.abs() < 1e-3 && (deviation - 0.02).abs() < 5e-4,
-            "{mean} {deviation}"
-        );
+        assert!(mean.abs() < 1e-3 && (deviation - 0.02).abs() < 5e-4, "{mean} {deviation}");
     }
 
     #[test]
     fn what_is_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (
-            folder.path().join("1.safetensors"),
-            folder.path().join("2.safetensors"),
-        );
+        let (first, second) = (folder.path().join("1.safetensors"), folder.path().join("2.safetensors"));
         let saved = parameters(1);
         saved.save_safetensors(&first).unwrap();
         let loaded = Parameters::load_safetensors(&first, &Device::Cpu, DType::F32).unwrap();
         assert_eq!(saved.digest().unwrap(), loaded.digest().unwrap());
         loaded.save_safetensors(&second).unwrap();
-        assert_eq!(
-            std::fs::read(first).unwrap(),
-            std::fs::read(second).unwrap()
-        );
+        assert_eq!(std::fs::read(first).unwrap(), std::fs::read(second).unwrap());
     }
 
     #[test]

@@ -24,12 +24,9 @@ struct OwnConfig {
 
 pub(super) fn save_folder(clip: &Clip, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    let config = OwnConfig {
-        clip: clip.config.clone(),
-    };
+    let config = OwnConfig { clip: clip.config.clone() };
     write_json(&folder.join("config.json"), &config)?;
-    clip.parameters
-        .save_safetensors(&folder.join("model.safetensors"))
+    clip.parameters.save_safetensors(&folder.join("model.safetensors"))
 }
 
 /// Recognises who wrote a folder; returns the configuration and the files that hold the weights.
@@ -48,9 +45,7 @@ pub(super) fn open_folder(folder: &Path) -> Result<(ClipConfig, Vec<PathBuf>)> {
     let path = folder.join("config.json");
     let json: serde_json::Value = read_json(&path)?;
     let config = if json.get("clip").is_some() {
-        serde_json::from_value::<OwnConfig>(json)
-            .map_err(|error| ModelError::malformed(&path, error))?
-            .clip
+        serde_json::from_value::<OwnConfig>(json).map_err(|error| ModelError::malformed(&path, error))?.clip
     } else {
         hugging_face::read_config(&path, json)?
     };
@@ -72,10 +67,7 @@ fn weight_files(folder: &Path, stems: &[&str]) -> Result<Vec<PathBuf>> {
         if path.is_file() {
             let index: Index = read_json(&path)?;
             let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-            if let Some(shard) = shards
-                .iter()
-                .find(|shard| Path::new(shard).file_name() != Some(shard.as_ref()))
-            {
+            if let Some(shard) = shards.iter().find(|shard| Path::new(shard).file_name() != Some(shard.as_ref())) {
                 return Err(ModelError::malformed(
                     &path,
                     format!("{shard:?} is not the name of a file beside the index"),
@@ -86,10 +78,7 @@ fn weight_files(folder: &Path, stems: &[&str]) -> Result<Vec<PathBuf>> {
     }
     Err(ModelError::malformed(
         folder,
-        format!(
-            "no {}.safetensors; convert other formats to safetensors first",
-            stems[0]
-        ),
+        format!("no {}.safetensors; convert other formats to safetensors first", stems[0]),
     ))
 }
 
@@ -130,74 +119,40 @@ pub(super) fn read(
 ) -> Result<Parameters> {
     let path = files.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
     let file = open_safetensors(files)?;
-    let shapes: BTreeMap<String, Vec<usize>> = file
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| (name, view.shape().to_vec()))
-        .collect();
+    let shapes: BTreeMap<String, Vec<usize>> =
+        file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
     let naming = Naming::recognise(&shapes);
-    let stored: Vec<Stored> = declarations
-        .iter()
-        .map(|declaration| naming.stored(&declaration.name, &shapes))
-        .collect();
+    let stored: Vec<Stored> =
+        declarations.iter().map(|declaration| naming.stored(&declaration.name, &shapes)).collect();
 
-    let wanted: HashSet<&str> = stored
-        .iter()
-        .flat_map(Stored::names)
-        .map(String::as_str)
-        .collect();
-    let found = wanted
-        .iter()
-        .filter(|name| shapes.contains_key(**name))
-        .count();
+    let wanted: HashSet<&str> = stored.iter().flat_map(Stored::names).map(String::as_str).collect();
+    let found = wanted.iter().filter(|name| shapes.contains_key(**name)).count();
     if 2 * found < wanted.len() {
         let example = shapes.keys().next().map_or("nothing", String::as_str);
         return Err(ModelError::AnotherModel {
             path: path.to_owned(),
-            reason: format!(
-                "{found} of the {} tensors of this CLIP are there; it begins with {example}",
-                wanted.len()
-            ),
+            reason: format!("{found} of the {} tensors of this CLIP are there; it begins with {example}", wanted.len()),
         });
     }
     for (declaration, stored) in declarations.iter().zip(&stored) {
         check(path, &shapes, stored, &declaration.shape)?;
     }
-    if let Some((name, found)) = shapes
-        .iter()
-        .find(|(name, _)| !wanted.contains(name.as_str()) && !is_no_weight(name))
+    if let Some((name, found)) = shapes.iter().find(|(name, _)| !wanted.contains(name.as_str()) && !is_no_weight(name))
     {
-        return Err(ModelError::UnexpectedTensor {
-            path: path.to_owned(),
-            name: name.clone(),
-            found: found.clone(),
-        });
+        return Err(ModelError::UnexpectedTensor { path: path.to_owned(), name: name.clone(), found: found.clone() });
     }
-    let tensors = declarations
-        .iter()
-        .zip(&stored)
-        .map(|(declaration, stored)| {
-            let tensor =
-                load(&file, stored, device, dtype)?.reshape(declaration.shape.as_slice())?;
-            Ok((declaration.name.clone(), tensor))
-        });
+    let tensors = declarations.iter().zip(&stored).map(|(declaration, stored)| {
+        let tensor = load(&file, stored, device, dtype)?.reshape(declaration.shape.as_slice())?;
+        Ok((declaration.name.clone(), tensor))
+    });
     Parameters::from_tensors(tensors.collect::<Result<Vec<_>>>()?)
 }
 
-fn check(
-    path: &Path,
-    shapes: &BTreeMap<String, Vec<usize>>,
-    stored: &Stored,
-    shape: &[usize],
-) -> Result<()> {
+fn check(path: &Path, shapes: &BTreeMap<String, Vec<usize>>, stored: &Stored, shape: &[usize]) -> Result<()> {
     let expected = stored.shape(shape);
     for name in stored.names() {
         let Some(found) = shapes.get(name) else {
-            return Err(ModelError::MissingTensor {
-                path: path.to_owned(),
-                name: name.clone(),
-                expected,
-            });
+            return Err(ModelError::MissingTensor { path: path.to_owned(), name: name.clone(), expected });
         };
         // A scalar is stored as [] or [1].
         if *found != expected && !(expected.is_empty() && found == &[1]) {
@@ -212,33 +167,19 @@ fn check(
     Ok(())
 }
 
-fn load(
-    file: &MmapedSafetensors,
-    stored: &Stored,
-    device: &Device,
-    dtype: DType,
-) -> Result<Tensor> {
+fn load(file: &MmapedSafetensors, stored: &Stored, device: &Device, dtype: DType) -> Result<Tensor> {
     let tensor = |name: &String| file.load(name, device)?.to_dtype(dtype);
     Ok(match stored {
         Stored::AsIs(name) => tensor(name)?,
         Stored::Transposed(name) => tensor(name)?.t()?.contiguous()?,
-        Stored::Parts(names) => Tensor::cat(
-            &names
-                .iter()
-                .map(tensor)
-                .collect::<candle_core::Result<Vec<_>>>()?,
-            0,
-        )?,
+        Stored::Parts(names) => Tensor::cat(&names.iter().map(tensor).collect::<candle_core::Result<Vec<_>>>()?, 0)?,
     })
 }
 
 /// Constants that checkpoints carry along: masks, position numbers, and the sizes in OpenAI's files.
 fn is_no_weight(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
-    matches!(
-        last,
-        "attn_mask" | "position_ids" | "input_resolution" | "context_length" | "vocab_size"
-    )
+    matches!(last, "attn_mask" | "position_ids" | "input_resolution" | "context_length" | "vocab_size")
 }
 
 /// Whose names a file uses.
@@ -250,10 +191,7 @@ enum Naming {
 
 impl Naming {
     fn recognise(shapes: &BTreeMap<String, Vec<usize>>) -> Self {
-        if shapes
-            .keys()
-            .any(|name| name.starts_with("vision_model.") || name.starts_with("text_model."))
-        {
+        if shapes.keys().any(|name| name.starts_with("vision_model.") || name.starts_with("text_model.")) {
             Naming::HuggingFace
         } else {
             Naming::OpenClip
@@ -265,11 +203,8 @@ impl Naming {
             Naming::HuggingFace => hugging_face::stored(name),
             Naming::OpenClip => {
                 // `module.` is left behind by DistributedDataParallel, `text.` by open_clip's CustomTextCLIP.
-                let spellings = ["", "module.", "text.", "module.text."]
-                    .map(|prefix| format!("{prefix}{name}"));
-                let known = spellings
-                    .iter()
-                    .find(|spelling| shapes.contains_key(*spelling));
+                let spellings = ["", "module.", "text.", "module.text."].map(|prefix| format!("{prefix}{name}"));
+                let known = spellings.iter().find(|spelling| shapes.contains_key(*spelling));
                 Stored::AsIs(known.unwrap_or(&spellings[0]).clone())
             }
         }
@@ -279,21 +214,15 @@ impl Naming {
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let file = std::fs::File::open(path).map_err(ModelError::io(path))?;
     let mut text = Vec::new();
-    file.take(MAX_CONFIG_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(ModelError::io(path))?;
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).map_err(ModelError::io(path))?;
     if text.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(ModelError::malformed(
-            path,
-            format!("longer than {MAX_CONFIG_BYTES} bytes"),
-        ));
+        return Err(ModelError::malformed(path, format!("longer than {MAX_CONFIG_BYTES} bytes")));
     }
     serde_json::from_slice(&text).map_err(|error| ModelError::malformed(path, error))
 }
 
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut text =
-        serde_json::to_string_pretty(value).map_err(|error| ModelError::malformed(path, error))?;
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| ModelError::malformed(path, error))?;
     text.push('\n');
     std::fs::write(path, text).map_err(ModelError::io(path))
 }

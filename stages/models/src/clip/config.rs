@@ -120,9 +120,7 @@ impl ClipConfig {
                     layers: 3,
                     heads: 4,
                     mlp_ratio: 4.0,
-                    stem: Stem::Conv {
-                        channels: vec![24, 48, 96],
-                    },
+                    stem: Stem::Conv { channels: vec![24, 48, 96] },
                     pool: Pool::Mean,
                 },
                 TextConfig {
@@ -144,9 +142,7 @@ impl ClipConfig {
                     layers: 4,
                     heads: 6,
                     mlp_ratio: 4.0,
-                    stem: Stem::Conv {
-                        channels: vec![32, 64, 128],
-                    },
+                    stem: Stem::Conv { channels: vec![32, 64, 128] },
                     pool: Pool::Mean,
                 },
                 TextConfig {
@@ -166,13 +162,7 @@ impl ClipConfig {
     /// Names that [`preset`](Self::preset) knows.
     pub const PRESETS: [&str; 5] = ["tiny", "small", "vit-b-32", "vit-b-16", "vit-l-14"];
 
-    fn openai(
-        embed_dim: usize,
-        patch_size: usize,
-        width: usize,
-        layers: usize,
-        text_width: usize,
-    ) -> Self {
+    fn openai(embed_dim: usize, patch_size: usize, width: usize, layers: usize, text_width: usize) -> Self {
         Self {
             embed_dim,
             vision: VisionConfig {
@@ -232,9 +222,7 @@ impl ClipConfig {
         in_range("text.context_length", t.context_length, MAX_POSITIONS)?;
         in_range("text.vocab_size", t.vocab_size, MAX_VOCABULARY)?;
         if t.context_length < 2 {
-            return config_error(
-                "text.context_length = 1 has no room for start and end".to_owned(),
-            );
+            return config_error("text.context_length = 1 has no room for start and end".to_owned());
         }
         if !v.image_size.is_multiple_of(v.patch_size) {
             return config_error(format!(
@@ -242,11 +230,7 @@ impl ClipConfig {
                 v.image_size, v.patch_size
             ));
         }
-        in_range(
-            "number of image tokens",
-            self.vision.grid().pow(2),
-            MAX_POSITIONS,
-        )?;
+        in_range("number of image tokens", self.vision.grid().pow(2), MAX_POSITIONS)?;
         if let Stem::Conv { channels } = &v.stem {
             for &channels in channels {
                 in_range("vision.stem.conv.channels", channels, MAX_WIDTH)?;
@@ -260,16 +244,10 @@ impl ClipConfig {
                 ));
             }
         }
-        if self
-            .image_std
-            .iter()
-            .any(|&std| !std.is_finite() || std <= 0.0)
-        {
+        if self.image_std.iter().any(|&std| !std.is_finite() || std <= 0.0) {
             return config_error(format!("image_std = {:?} must be positive", self.image_std));
         }
-        if self.image_mean.iter().any(|mean| !mean.is_finite())
-            || !self.init_logit_scale.is_finite()
-        {
+        if self.image_mean.iter().any(|mean| !mean.is_finite()) || !self.init_logit_scale.is_finite() {
             return config_error("image_mean and init_logit_scale must be finite".to_owned());
         }
         Ok(())
@@ -318,20 +296,12 @@ fn tower(name: &str, width: usize, layers: usize, heads: usize, mlp_ratio: f64) 
     in_range(&format!("{name}.layers"), layers, MAX_LAYERS)?;
     in_range(&format!("{name}.heads"), heads, width)?;
     if !width.is_multiple_of(heads) {
-        return config_error(format!(
-            "{name}.width = {width} is no multiple of {name}.heads = {heads}"
-        ));
+        return config_error(format!("{name}.width = {width} is no multiple of {name}.heads = {heads}"));
     }
     if !(mlp_ratio > 0.0 && mlp_ratio <= 64.0) {
-        return config_error(format!(
-            "{name}.mlp_ratio = {mlp_ratio} is not within (0, 64]"
-        ));
+        return config_error(format!("{name}.mlp_ratio = {mlp_ratio} is not within (0, 64]"));
     }
-    in_range(
-        &format!("{name}.mlp_ratio * {name}.width"),
-        mlp_width(width, mlp_ratio),
-        64 * MAX_WIDTH,
-    )
+    in_range(&format!("{name}.mlp_ratio * {name}.width"), mlp_width(width, mlp_ratio), 64 * MAX_WIDTH)
 }
 
 #[cfg(test)]
@@ -353,9 +323,7 @@ mod tests {
     fn unknown_fields_are_refused() {
         let mut json = serde_json::to_value(ClipConfig::preset("tiny").unwrap()).unwrap();
         json["vision"]["dropout"] = 0.1.into();
-        let message = serde_json::from_value::<ClipConfig>(json)
-            .unwrap_err()
-            .to_string();
+        let message = serde_json::from_value::<ClipConfig>(json).unwrap_err().to_string();
         assert!(message.contains("dropout"), "{message}");
     }
 

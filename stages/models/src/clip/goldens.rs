@@ -14,11 +14,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use std::path::{Path, PathBuf};
 
 /// Mean of the cross entropies of both directions, at the network's temperature.
-pub(super) fn contrastive_loss(
-    clip: &Clip,
-    image_bd: &Tensor,
-    text_bd: &Tensor,
-) -> Result<(Tensor, Tensor)> {
+pub(super) fn contrastive_loss(clip: &Clip, image_bd: &Tensor, text_bd: &Tensor) -> Result<(Tensor, Tensor)> {
     let cosines = l2_normalise(image_bd)?.matmul(&l2_normalise(text_bd)?.t()?)?;
     let logits = cosines.broadcast_mul(&clip.logit_scale().exp()?)?;
     let truth = Tensor::eye(logits.dim(0)?, logits.dtype(), logits.device())?;
@@ -31,26 +27,15 @@ pub(super) fn contrastive_loss(
 }
 
 fn flat(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
+    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
     assert_eq!(ours.elem_count(), theirs.elem_count(), "{what}");
     let (ours, theirs) = (flat(ours), flat(theirs));
     let scale = theirs.iter().fold(0.0f64, |scale, x| scale.max(x.abs()));
-    let worst = ours
-        .iter()
-        .zip(&theirs)
-        .fold(0.0f64, |worst, (a, b)| worst.max((a - b).abs()));
-    assert!(
-        worst <= tolerance * scale,
-        "{what}: off by {worst:e}, values up to {scale:e}"
-    );
+    let worst = ours.iter().zip(&theirs).fold(0.0f64, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(worst <= tolerance * scale, "{what}: off by {worst:e}, values up to {scale:e}");
 }
 
 fn open(path: PathBuf) -> MmapedSafetensors {
@@ -65,28 +50,11 @@ fn check(folder: &Path) {
     let io = |tensor: &str| io.load(tensor, cpu).unwrap();
 
     let image_bd = clip.encode_image(&io("pixel_values")).unwrap();
-    let text_bd = clip
-        .encode_text(&io("input_ids").to_dtype(DType::U32).unwrap())
-        .unwrap();
+    let text_bd = clip.encode_text(&io("input_ids").to_dtype(DType::U32).unwrap()).unwrap();
     let (loss, logits) = contrastive_loss(&clip, &image_bd, &text_bd).unwrap();
-    assert_close(
-        &format!("{name}: image_embeds"),
-        &l2_normalise(&image_bd).unwrap(),
-        &io("image_embeds"),
-        2e-5,
-    );
-    assert_close(
-        &format!("{name}: text_embeds"),
-        &l2_normalise(&text_bd).unwrap(),
-        &io("text_embeds"),
-        2e-5,
-    );
-    assert_close(
-        &format!("{name}: logits_per_image"),
-        &logits,
-        &io("logits_per_image"),
-        2e-5,
-    );
+    assert_close(&format!("{name}: image_embeds"), &l2_normalise(&image_bd).unwrap(), &io("image_embeds"), 2e-5);
+    assert_close(&format!("{name}: text_embeds"), &l2_normalise(&text_bd).unwrap(), &io("text_embeds"), 2e-5);
+    assert_close(&format!("{name}: logits_per_image"), &logits, &io("logits_per_image"), 2e-5);
     assert_close(&format!("{name}: loss"), &loss, &io("loss"), 1e-5);
 
     let path = folder.join("grads.safetensors");
@@ -94,33 +62,21 @@ fn check(folder: &Path) {
         return;
     }
     // Gradients bear the names of the weights and are read as such; large tables may be left out.
-    let stored: Vec<String> = open(path.clone())
-        .tensors()
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
-    let has_table = stored
-        .iter()
-        .any(|name| name.ends_with("token_embedding.weight"));
+    let stored: Vec<String> = open(path.clone()).tensors().into_iter().map(|(name, _)| name).collect();
+    let has_table = stored.iter().any(|name| name.ends_with("token_embedding.weight"));
     let mut wanted = declarations(clip.config());
     wanted.retain(|declaration| has_table || declaration.name != "token_embedding.weight");
     let theirs = checkpoint::read(&[path], &wanted, cpu, DType::F32).unwrap();
     let ours = loss.backward().unwrap();
     for (parameter, theirs) in theirs.iter() {
         let ours = ours.get(clip.parameters().get(parameter).unwrap()).unwrap();
-        assert_close(
-            &format!("{name}: gradient of {parameter}"),
-            ours,
-            theirs,
-            2e-4,
-        );
+        assert_close(&format!("{name}: gradient of {parameter}"), ours, theirs, 2e-4);
     }
 }
 
 /// Sub-folders with a CLIP and its inputs and outputs.
 fn golden_folders(parent: &Path) -> Vec<PathBuf> {
-    let entries =
-        std::fs::read_dir(parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
+    let entries = std::fs::read_dir(parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.join("io.safetensors").is_file() && is_clip(folder));
     folders.sort();
@@ -153,11 +109,7 @@ fn goldens_named_by_the_environment() {
         None => println!("skipped: URBANCROSS_GOLDENS names no folder with goldens"),
         Some(parent) => {
             let folders = golden_folders(Path::new(&parent));
-            println!(
-                "{} CLIP goldens in {}",
-                folders.len(),
-                Path::new(&parent).display()
-            );
+            println!("{} CLIP goldens in {}", folders.len(), Path::new(&parent).display());
             folders.iter().for_each(|folder| check(folder));
         }
     }

@@ -3,8 +3,7 @@
 use super::Clip;
 use super::checkpoint::{Stored, write_json};
 use super::config::{
-    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig,
-    VisionConfig,
+    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
 use crate::ops::{Activation, LAYER_NORM_EPSILON};
 use crate::parameters::save_tensors;
@@ -108,10 +107,7 @@ struct Preprocessor {
 
 impl Default for Preprocessor {
     fn default() -> Self {
-        Self {
-            image_mean: OPENAI_IMAGE_MEAN,
-            image_std: OPENAI_IMAGE_STD,
-        }
+        Self { image_mean: OPENAI_IMAGE_MEAN, image_std: OPENAI_IMAGE_STD }
     }
 }
 
@@ -121,55 +117,32 @@ pub(super) fn read_config(path: &Path, json: serde_json::Value) -> Result<ClipCo
         other => {
             return Err(ModelError::AnotherModel {
                 path: path.to_owned(),
-                reason: format!(
-                    "model_type is {}, clip is wanted",
-                    other.unwrap_or("missing")
-                ),
+                reason: format!("model_type is {}, clip is wanted", other.unwrap_or("missing")),
             });
         }
     }
-    let config: Config =
-        serde_json::from_value(json).map_err(|error| ModelError::malformed(path, error))?;
+    let config: Config = serde_json::from_value(json).map_err(|error| ModelError::malformed(path, error))?;
     let (t, v) = (config.text_config, config.vision_config);
-    let unsupported = |what: String| ModelError::AnotherModel {
-        path: path.to_owned(),
-        reason: what,
-    };
+    let unsupported = |what: String| ModelError::AnotherModel { path: path.to_owned(), reason: what };
     if t.hidden_act != v.hidden_act {
-        return Err(unsupported(format!(
-            "hidden_act {} for texts and {} for images",
-            t.hidden_act, v.hidden_act
-        )));
+        return Err(unsupported(format!("hidden_act {} for texts and {} for images", t.hidden_act, v.hidden_act)));
     }
     let activation = match v.hidden_act.as_str() {
         "quick_gelu" => Activation::QuickGelu,
         "gelu" => Activation::Gelu,
         other => {
-            return Err(unsupported(format!(
-                "hidden_act {other}, quick_gelu or gelu are known"
-            )));
+            return Err(unsupported(format!("hidden_act {other}, quick_gelu or gelu are known")));
         }
     };
-    if [t.layer_norm_eps, v.layer_norm_eps]
-        .iter()
-        .any(|eps| (eps - LAYER_NORM_EPSILON).abs() > 1e-9)
-    {
-        return Err(unsupported(format!(
-            "layer_norm_eps is not {LAYER_NORM_EPSILON}"
-        )));
+    if [t.layer_norm_eps, v.layer_norm_eps].iter().any(|eps| (eps - LAYER_NORM_EPSILON).abs() > 1e-9) {
+        return Err(unsupported(format!("layer_norm_eps is not {LAYER_NORM_EPSILON}")));
     }
     if v.num_channels != 3 {
-        return Err(unsupported(format!(
-            "{} channels, 3 are known",
-            v.num_channels
-        )));
+        return Err(unsupported(format!("{} channels, 3 are known", v.num_channels)));
     }
     let beside = path.with_file_name("preprocessor_config.json");
-    let preprocessor: Preprocessor = if beside.is_file() {
-        super::checkpoint::read_json(&beside)?
-    } else {
-        Preprocessor::default()
-    };
+    let preprocessor: Preprocessor =
+        if beside.is_file() { super::checkpoint::read_json(&beside)? } else { Preprocessor::default() };
     let config = ClipConfig {
         embed_dim: config.projection_dim,
         vision: VisionConfig {
@@ -189,11 +162,7 @@ pub(super) fn read_config(path: &Path, json: serde_json::Value) -> Result<ClipCo
             layers: t.num_hidden_layers,
             heads: t.num_attention_heads,
             mlp_ratio: t.intermediate_size as f64 / t.hidden_size.max(1) as f64,
-            eot: if t.eos_token_id == ARGMAX_EOS {
-                Eot::Argmax
-            } else {
-                Eot::Id(t.eos_token_id)
-            },
+            eot: if t.eos_token_id == ARGMAX_EOS { Eot::Argmax } else { Eot::Id(t.eos_token_id) },
         },
         activation,
         image_mean: preprocessor.image_mean,
@@ -229,16 +198,10 @@ pub(super) fn stored(name: &str) -> Stored {
         }
     }
     for (ours, theirs) in [
-        (
-            "visual.transformer.resblocks.",
-            "vision_model.encoder.layers.",
-        ),
+        ("visual.transformer.resblocks.", "vision_model.encoder.layers."),
         ("transformer.resblocks.", "text_model.encoder.layers."),
     ] {
-        if let Some((layer, part)) = name
-            .strip_prefix(ours)
-            .and_then(|rest| rest.split_once('.'))
-        {
+        if let Some((layer, part)) = name.strip_prefix(ours).and_then(|rest| rest.split_once('.')) {
             return stored_in_block(&format!("{theirs}{layer}"), part);
         }
     }
@@ -267,27 +230,18 @@ fn stored_in_block(block: &str, part: &str) -> Stored {
 pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
     let config = clip.config();
     let (t, v) = (&config.text, &config.vision);
-    let unsupported = |reason: &str| ModelError::Unsupported {
-        format: "Hugging Face",
-        reason: reason.to_owned(),
-    };
+    let unsupported = |reason: &str| ModelError::Unsupported { format: "Hugging Face", reason: reason.to_owned() };
     if !config.is_plain_vit() {
-        return Err(unsupported(
-            "the image tower is no plain vision Transformer with a class token",
-        ));
+        return Err(unsupported("the image tower is no plain vision Transformer with a class token"));
     }
     let eos = match t.eot {
         Eot::Argmax => ARGMAX_EOS,
         Eot::Id(ARGMAX_EOS) => {
-            return Err(unsupported(
-                "transformers takes the end token 2 for the largest id",
-            ));
+            return Err(unsupported("transformers takes the end token 2 for the largest id"));
         }
         Eot::Id(id) => id,
         Eot::LastNonPad(_) => {
-            return Err(unsupported(
-                "transformers does not look for the last token before padding",
-            ));
+            return Err(unsupported("transformers does not look for the last token before padding"));
         }
     };
     let act = match config.activation {

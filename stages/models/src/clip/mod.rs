@@ -16,8 +16,7 @@ mod vision;
 mod weights;
 
 pub use config::{
-    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig,
-    VisionConfig,
+    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
 
 use crate::parameters::Parameters;
@@ -48,9 +47,7 @@ impl Clip {
     pub fn from_parameters(config: &ClipConfig, parameters: Parameters) -> Result<Self> {
         config.validate()?;
         for declaration in declarations(config) {
-            let found = parameters
-                .get(&declaration.name)
-                .map(|variable| variable.dims());
+            let found = parameters.get(&declaration.name).map(|variable| variable.dims());
             if found != Some(&declaration.shape) {
                 return Err(ModelError::Input(format!(
                     "parameter {} has shape {found:?}, the configuration asks for {:?}",
@@ -61,11 +58,7 @@ impl Clip {
         Ok(Self::around(config, parameters, Gradients::On)?)
     }
 
-    fn around(
-        config: &ClipConfig,
-        parameters: Parameters,
-        gradients: Gradients,
-    ) -> candle_core::Result<Self> {
+    fn around(config: &ClipConfig, parameters: Parameters, gradients: Gradients) -> candle_core::Result<Self> {
         Ok(Self {
             vision: VisionWeights::new(config, &parameters, gradients)?,
             text: TextWeights::new(config, &parameters, gradients)?,
@@ -87,21 +80,11 @@ impl Clip {
 
     /// Reads a bare `.safetensors` file in open_clip's, OpenAI's or Hugging Face's names. The file does not say which
     /// activation it was trained with: `config` must.
-    pub fn load_file(
-        path: &Path,
-        config: &ClipConfig,
-        device: &Device,
-        dtype: DType,
-    ) -> Result<Self> {
+    pub fn load_file(path: &Path, config: &ClipConfig, device: &Device, dtype: DType) -> Result<Self> {
         Self::load_files(&[path.to_owned()], config, device, dtype)
     }
 
-    fn load_files(
-        files: &[std::path::PathBuf],
-        config: &ClipConfig,
-        device: &Device,
-        dtype: DType,
-    ) -> Result<Self> {
+    fn load_files(files: &[std::path::PathBuf], config: &ClipConfig, device: &Device, dtype: DType) -> Result<Self> {
         config.validate()?;
         let parameters = checkpoint::read(files, &declarations(config), device, dtype)?;
         Self::from_parameters(config, parameters)
@@ -129,9 +112,7 @@ impl Clip {
                 )));
             }
         }
-        let pixels = pixel_values_bchw
-            .to_device(self.logit_scale.device())?
-            .to_dtype(self.logit_scale.dtype())?;
+        let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?.to_dtype(self.logit_scale.dtype())?;
         Ok(self.vision.encode(&pixels, self.config.activation)?)
     }
 
@@ -149,11 +130,7 @@ impl Clip {
             }
         }
         let ids = input_ids_bl.to_dtype(DType::U32)?.to_vec2::<u32>()?;
-        if let Some(id) = ids
-            .iter()
-            .flatten()
-            .find(|&&id| id as usize >= t.vocab_size)
-        {
+        if let Some(id) = ids.iter().flatten().find(|&&id| id as usize >= t.vocab_size) {
             return Err(ModelError::Input(format!(
                 "token id {id} is not in the vocabulary of {}; check that tokenizer and checkpoint belong together",
                 t.vocab_size
@@ -169,20 +146,12 @@ impl Clip {
 
     /// A copy that never changes: the present weights, no gradients.
     pub fn frozen(&self) -> Result<Self> {
-        Ok(Self::around(
-            &self.config,
-            self.parameters.deep_copy()?,
-            Gradients::Off,
-        )?)
+        Ok(Self::around(&self.config, self.parameters.deep_copy()?, Gradients::Off)?)
     }
 
     /// The same weights, and whatever becomes of them, read without building a graph: for evaluation during training.
     pub fn without_gradients(&self) -> Result<Self> {
-        Ok(Self::around(
-            &self.config,
-            self.parameters.clone(),
-            Gradients::Off,
-        )?)
+        Ok(Self::around(&self.config, self.parameters.clone(), Gradients::Off)?)
     }
 
     /// Writes `config.json` and `model.safetensors` in our own format, which has room for every configuration.

@@ -3,8 +3,7 @@
 use super::Clip;
 use super::checkpoint::{read_json, write_json};
 use super::config::{
-    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig,
-    VisionConfig,
+    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
 use crate::ops::Activation;
 use crate::{ModelError, Result};
@@ -46,20 +45,14 @@ impl<'a> Section<'a> {
     fn new(path: &'a Path, name: &'static str, value: Option<Value>) -> Result<Self> {
         match value {
             Some(Value::Object(fields)) => Ok(Self { path, name, fields }),
-            _ => Err(ModelError::malformed(
-                path,
-                format!("{name} is missing or no object"),
-            )),
+            _ => Err(ModelError::malformed(path, format!("{name} is missing or no object"))),
         }
     }
 
     fn another(&self, key: &str, value: &Value) -> ModelError {
         ModelError::AnotherModel {
             path: self.path.to_owned(),
-            reason: format!(
-                "{}.{key} = {value} makes a network that is not known here",
-                self.name
-            ),
+            reason: format!("{}.{key} = {value} makes a network that is not known here", self.name),
         }
     }
 
@@ -70,10 +63,7 @@ impl<'a> Section<'a> {
                 serde_json::from_value(value.clone()).map_err(|_| self.another(key, &value))
             }
             (None, Some(default)) => Ok(default),
-            (None, None) => Err(ModelError::malformed(
-                self.path,
-                format!("{}.{key} is missing", self.name),
-            )),
+            (None, None) => Err(ModelError::malformed(self.path, format!("{}.{key} is missing", self.name))),
         }
     }
 
@@ -85,17 +75,12 @@ impl<'a> Section<'a> {
             Value::String(text) => {
                 matches!(
                     (key, text.as_str()),
-                    ("pos_embed_type", "learnable")
-                        | ("block_type", "default")
-                        | ("proj_type", "linear")
+                    ("pos_embed_type", "learnable") | ("block_type", "default") | ("proj_type", "linear")
                 )
             }
             _ => false,
         };
-        let left = self
-            .fields
-            .iter()
-            .filter(|(key, _)| !WITHOUT_EFFECT.contains(&key.as_str()));
+        let left = self.fields.iter().filter(|(key, _)| !WITHOUT_EFFECT.contains(&key.as_str()));
         match left.into_iter().find(|(key, value)| !at_rest(key, value)) {
             Some((key, value)) => Err(self.another(key, value)),
             None => Ok(()),
@@ -105,10 +90,7 @@ impl<'a> Section<'a> {
 
 pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
     let mut json: Value = read_json(path)?;
-    let preprocess = json
-        .get_mut("preprocess_cfg")
-        .map(Value::take)
-        .unwrap_or_default();
+    let preprocess = json.get_mut("preprocess_cfg").map(Value::take).unwrap_or_default();
     let model = json.get_mut("model_cfg").map(Value::take).unwrap_or(json);
     let mut top = Section::new(path, "model_cfg", Some(model))?;
     let mut v = Section::new(path, "vision_cfg", top.fields.remove("vision_cfg"))?;
@@ -145,24 +127,17 @@ pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
     };
     let quick_gelu: bool = top.take("quick_gelu", Some(false))?;
     let channels = |key: &str, default| match preprocess.get(key) {
-        Some(value) => serde_json::from_value(value.clone())
-            .map_err(|error| ModelError::malformed(path, error)),
+        Some(value) => serde_json::from_value(value.clone()).map_err(|error| ModelError::malformed(path, error)),
         None => Ok(default),
     };
     let config = ClipConfig {
         embed_dim: top.take("embed_dim", None)?,
         vision,
         text,
-        activation: if quick_gelu {
-            Activation::QuickGelu
-        } else {
-            Activation::Gelu
-        },
+        activation: if quick_gelu { Activation::QuickGelu } else { Activation::Gelu },
         image_mean: channels("mean", OPENAI_IMAGE_MEAN)?,
         image_std: channels("std", OPENAI_IMAGE_STD)?,
-        init_logit_scale: top
-            .take::<Option<f64>>("init_logit_scale", Some(None))?
-            .unwrap_or(INIT_LOGIT_SCALE),
+        init_logit_scale: top.take::<Option<f64>>("init_logit_scale", Some(None))?.unwrap_or(INIT_LOGIT_SCALE),
     };
     v.finish()?;
     t.finish()?;
@@ -174,14 +149,9 @@ pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
 pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
     let config = clip.config();
     let (t, v) = (&config.text, &config.vision);
-    let unsupported = |reason: &str| ModelError::Unsupported {
-        format: "open_clip",
-        reason: reason.to_owned(),
-    };
+    let unsupported = |reason: &str| ModelError::Unsupported { format: "open_clip", reason: reason.to_owned() };
     if !config.is_plain_vit() {
-        return Err(unsupported(
-            "the image tower is no plain vision Transformer with a class token",
-        ));
+        return Err(unsupported("the image tower is no plain vision Transformer with a class token"));
     }
     let mut text = json!({
         "context_length": t.context_length,
@@ -198,9 +168,7 @@ pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
             text["eos_id"] = id.into();
         }
         Eot::LastNonPad(_) => {
-            return Err(unsupported(
-                "open_clip does not look for the last token before padding",
-            ));
+            return Err(unsupported("open_clip does not look for the last token before padding"));
         }
     }
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
@@ -229,6 +197,5 @@ pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
             },
         }),
     )?;
-    clip.parameters()
-        .save_safetensors(&folder.join("open_clip_model.safetensors"))
+    clip.parameters().save_safetensors(&folder.join("open_clip_model.safetensors"))
 }

@@ -50,52 +50,29 @@ fn batch(config: &ClipConfig, dtype: DType) -> (Tensor, Tensor) {
     let pixels = [Declaration {
         name: "pixels".to_owned(),
         shape: vec![3, 3, side, side],
-        init: Init::Normal {
-            standard_deviation: 1.0,
-        },
+        init: Init::Normal { standard_deviation: 1.0 },
     }];
     let pixels = Parameters::init(&pixels, 5, &Device::Cpu, dtype).unwrap();
-    let ids = [
-        [10u32, 3, 4, 11, 0, 0, 0],
-        [10, 1, 2, 5, 11, 0, 0],
-        [10, 6, 7, 8, 9, 2, 11],
-    ];
-    (
-        pixels.get("pixels").unwrap().as_detached_tensor(),
-        Tensor::new(&ids, &Device::Cpu).unwrap(),
-    )
+    let ids = [[10u32, 3, 4, 11, 0, 0, 0], [10, 1, 2, 5, 11, 0, 0], [10, 6, 7, 8, 9, 2, 11]];
+    (pixels.get("pixels").unwrap().as_detached_tensor(), Tensor::new(&ids, &Device::Cpu).unwrap())
 }
 
 fn gradients(clip: &Clip, dtype: DType) -> GradStore {
     let (pixels, ids) = batch(clip.config(), dtype);
-    let (loss, _) = contrastive_loss(
-        clip,
-        &clip.encode_image(&pixels).unwrap(),
-        &clip.encode_text(&ids).unwrap(),
-    )
-    .unwrap();
+    let (loss, _) =
+        contrastive_loss(clip, &clip.encode_image(&pixels).unwrap(), &clip.encode_text(&ids).unwrap()).unwrap();
     loss.backward().unwrap()
 }
 
 fn flat(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
+    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// The middle third of a fused projection's bias: the keys', whose gradient is zero by definition.
 fn without_key_bias(name: &str, values: Vec<f64>) -> Vec<f64> {
     let third = values.len() / 3;
     match name.ends_with("attn.in_proj_bias") {
-        true => values
-            .into_iter()
-            .enumerate()
-            .filter(|(i, _)| i / third != 1)
-            .map(|(_, x)| x)
-            .collect(),
+        true => values.into_iter().enumerate().filter(|(i, _)| i / third != 1).map(|(_, x)| x).collect(),
         false => values,
     }
 }
@@ -108,9 +85,7 @@ fn after_one_step_every_variable_has_moved() {
             let before = clip.parameters().deep_copy().unwrap();
             let grads = gradients(&clip, dtype);
             for (name, variable) in clip.parameters().iter() {
-                let grad = grads
-                    .get(variable)
-                    .unwrap_or_else(|| panic!("{name} has no gradient"));
+                let grad = grads.get(variable).unwrap_or_else(|| panic!("{name} has no gradient"));
                 let values = flat(grad);
                 assert!(values.iter().all(|g| g.is_finite()), "{name}: {values:?}");
                 // Of tokens and positions that no text uses, and of key biases, the gradient is zero.
@@ -118,14 +93,8 @@ fn after_one_step_every_variable_has_moved() {
                 let used = without_key_bias(name, values);
                 let zeros = used.iter().filter(|g| **g == 0.0).count();
                 let most = if table { used.len() / 2 } else { 0 };
-                assert!(
-                    zeros <= most,
-                    "{name}: {zeros} of {} gradients are zero",
-                    used.len()
-                );
-                variable
-                    .set(&(variable.as_detached_tensor() - (grad * 0.1).unwrap()).unwrap())
-                    .unwrap();
+                assert!(zeros <= most, "{name}: {zeros} of {} gradients are zero", used.len());
+                variable.set(&(variable.as_detached_tensor() - (grad * 0.1).unwrap()).unwrap()).unwrap();
             }
             for ((name, before), (_, after)) in before.iter().zip(clip.parameters().iter()) {
                 assert_ne!(flat(before), flat(after), "{name} did not move");
@@ -139,24 +108,15 @@ fn a_few_steps_lower_the_loss() {
     let clip = Clip::init(&config(Stem::Patch, Pool::Cls), 1, &Device::Cpu, DType::F32).unwrap();
     let (pixels, ids) = batch(clip.config(), DType::F32);
     let loss = || {
-        let (image, text) = (
-            clip.encode_image(&pixels).unwrap(),
-            clip.encode_text(&ids).unwrap(),
-        );
-        contrastive_loss(&clip, &image, &text)
-            .unwrap()
-            .0
-            .to_scalar::<f32>()
-            .unwrap()
+        let (image, text) = (clip.encode_image(&pixels).unwrap(), clip.encode_text(&ids).unwrap());
+        contrastive_loss(&clip, &image, &text).unwrap().0.to_scalar::<f32>().unwrap()
     };
     let before = loss();
     for _ in 0..20 {
         let grads = gradients(&clip, DType::F32);
         for (_, variable) in clip.parameters().iter() {
             let step = (grads.get(variable).unwrap() * 0.05).unwrap();
-            variable
-                .set(&(variable.as_detached_tensor() - step).unwrap())
-                .unwrap();
+            variable.set(&(variable.as_detached_tensor() - step).unwrap()).unwrap();
         }
     }
     assert!(loss() < 0.5 * before, "{before} -> {}", loss());
@@ -168,15 +128,8 @@ fn the_whole_network_agrees_with_finite_differences() {
         let clip = Clip::init(&config, 1, &Device::Cpu, DType::F64).unwrap();
         let (pixels, ids) = batch(&config, DType::F64);
         let loss = || {
-            let (image, text) = (
-                clip.encode_image(&pixels).unwrap(),
-                clip.encode_text(&ids).unwrap(),
-            );
-            contrastive_loss(&clip, &image, &text)
-                .unwrap()
-                .0
-                .to_scalar::<f64>()
-                .unwrap()
+            let (image, text) = (clip.encode_image(&pixels).unwrap(), clip.encode_text(&ids).unwrap());
+            contrastive_loss(&clip, &image, &text).unwrap().0.to_scalar::<f64>().unwrap()
         };
         let grads = gradients(&clip, DType::F64);
         for (name, variable) in clip.parameters().iter() {
@@ -187,9 +140,7 @@ fn the_whole_network_agrees_with_finite_differences() {
             let at = |shift: f64| {
                 let mut values = values.clone();
                 values[element] += shift;
-                variable
-                    .set(&Tensor::from_vec(values, variable.shape(), &Device::Cpu).unwrap())
-                    .unwrap();
+                variable.set(&Tensor::from_vec(values, variable.shape(), &Device::Cpu).unwrap()).unwrap();
                 loss()
             };
             let step = 1e-6;
@@ -206,14 +157,9 @@ fn results_depend_neither_on_the_batch_nor_on_threads() {
     for config in configs() {
         let clip = Clip::init(&config, 1, &Device::Cpu, DType::F32).unwrap();
         let (pixels, ids) = batch(&config, DType::F32);
-        let (image, text) = (
-            clip.encode_image(&pixels).unwrap(),
-            clip.encode_text(&ids).unwrap(),
-        );
+        let (image, text) = (clip.encode_image(&pixels).unwrap(), clip.encode_text(&ids).unwrap());
         for row in 0..3 {
-            let image_alone = clip
-                .encode_image(&pixels.narrow(0, row, 1).unwrap())
-                .unwrap();
+            let image_alone = clip.encode_image(&pixels.narrow(0, row, 1).unwrap()).unwrap();
             let text_alone = clip.encode_text(&ids.narrow(0, row, 1).unwrap()).unwrap();
             for (all, alone) in [(&image, image_alone), (&text, text_alone)] {
                 let all = flat(&all.narrow(0, row, 1).unwrap());
@@ -224,16 +170,10 @@ fn results_depend_neither_on_the_batch_nor_on_threads() {
         }
         let grads = gradients(&clip, DType::F32);
         for threads in [1, 3] {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let again = pool.install(|| gradients(&clip, DType::F32));
             for (name, variable) in clip.parameters().iter() {
-                let (a, b) = (
-                    flat(grads.get(variable).unwrap()),
-                    flat(again.get(variable).unwrap()),
-                );
+                let (a, b) = (flat(grads.get(variable).unwrap()), flat(again.get(variable).unwrap()));
                 assert_eq!(a, b, "gradient of {name} with {threads} threads");
             }
         }
@@ -273,10 +213,7 @@ fn every_format_gives_back_what_was_written() {
                     result.unwrap();
                     let loaded = Clip::load(&folder, &Device::Cpu, DType::F32).unwrap();
                     assert_eq!(loaded.config(), &config);
-                    assert_eq!(
-                        loaded.parameters().digest().unwrap(),
-                        clip.parameters().digest().unwrap()
-                    );
+                    assert_eq!(loaded.parameters().digest().unwrap(), clip.parameters().digest().unwrap());
                 }
             }
         }
@@ -291,25 +228,14 @@ fn a_bare_file_is_read_with_a_configuration() {
     let path = folder.path().join("weights.safetensors");
     // As DistributedDataParallel leaves the names, with the constants of OpenAI's files beside them.
     let spell = |name: &str| format!("module.{name}");
-    let mut tensors: Vec<(String, Tensor)> = clip
-        .parameters()
-        .iter()
-        .map(|(name, variable)| (spell(name), variable.as_detached_tensor()))
-        .collect();
-    tensors.push((
-        "context_length".to_owned(),
-        Tensor::new(7i64, &Device::Cpu).unwrap(),
-    ));
+    let mut tensors: Vec<(String, Tensor)> =
+        clip.parameters().iter().map(|(name, variable)| (spell(name), variable.as_detached_tensor())).collect();
+    tensors.push(("context_length".to_owned(), Tensor::new(7i64, &Device::Cpu).unwrap()));
     crate::parameters::save_tensors(&path, tensors).unwrap();
     let loaded = Clip::load_file(&path, &config, &Device::Cpu, DType::F32).unwrap();
-    assert_eq!(
-        loaded.parameters().digest().unwrap(),
-        clip.parameters().digest().unwrap()
-    );
+    assert_eq!(loaded.parameters().digest().unwrap(), clip.parameters().digest().unwrap());
 
-    let message = Clip::load(&path, &Device::Cpu, DType::F32)
-        .unwrap_err()
-        .to_string();
+    let message = Clip::load(&path, &Device::Cpu, DType::F32).unwrap_err().to_string();
     assert!(message.contains("is a file"), "{message}");
 }
 
@@ -320,18 +246,12 @@ fn a_checkpoint_that_does_not_fit_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
     clip.parameters().save_safetensors(&path).unwrap();
-    let load =
-        |config: &ClipConfig| Clip::load_file(&path, config, &Device::Cpu, DType::F32).unwrap_err();
+    let load = |config: &ClipConfig| Clip::load_file(&path, config, &Device::Cpu, DType::F32).unwrap_err();
 
     let mut wider = config.clone();
     wider.embed_dim = 7;
     match load(&wider) {
-        ModelError::WrongShape {
-            name,
-            expected,
-            found,
-            ..
-        } => {
+        ModelError::WrongShape { name, expected, found, .. } => {
             assert!(name.contains("proj"), "{name}");
             assert_eq!((expected, found), (vec![8, 7], vec![8, 6]));
         }
@@ -339,21 +259,13 @@ fn a_checkpoint_that_does_not_fit_is_named() {
     }
     let mut deeper = config.clone();
     deeper.vision.layers = 3;
-    assert!(
-        matches!(load(&deeper), ModelError::MissingTensor { name, .. } if name.contains("resblocks.2"))
-    );
+    assert!(matches!(load(&deeper), ModelError::MissingTensor { name, .. } if name.contains("resblocks.2")));
     let mut shallower = config.clone();
     shallower.text.layers = 1;
-    assert!(
-        matches!(load(&shallower), ModelError::UnexpectedTensor { name, .. } if name.contains("resblocks.1"))
-    );
+    assert!(matches!(load(&shallower), ModelError::UnexpectedTensor { name, .. } if name.contains("resblocks.1")));
 
     let other = Parameters::init(
-        &[Declaration {
-            name: "layer1.conv.weight".to_owned(),
-            shape: vec![2, 2],
-            init: Init::Constant(0.0),
-        }],
+        &[Declaration { name: "layer1.conv.weight".to_owned(), shape: vec![2, 2], init: Init::Constant(0.0) }],
         1,
         &Device::Cpu,
         DType::F32,
@@ -388,29 +300,19 @@ fn a_folder_of_another_model_is_recognised() {
         "open_clip_config.json",
         r#"{"model_cfg": {"embed_dim": 8, "vision_cfg": {"timm_model_name": "vit"}, "text_cfg": {}}}"#,
     );
-    assert!(
-        matches!(load(), ModelError::AnotherModel { reason, .. } if reason.contains("timm_model_name"))
-    );
+    assert!(matches!(load(), ModelError::AnotherModel { reason, .. } if reason.contains("timm_model_name")));
 }
 
 #[test]
 fn inputs_that_do_not_fit_are_errors() {
     let clip = Clip::init(&config(Stem::Patch, Pool::Cls), 1, &Device::Cpu, DType::F32).unwrap();
-    let image =
-        |dims: &[usize]| clip.encode_image(&Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap());
-    assert!(
-        matches!(image(&[1, 3, 16, 20]), Err(ModelError::Input(message)) if message.contains("[1, 3, 16, 20]"))
-    );
+    let image = |dims: &[usize]| clip.encode_image(&Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap());
+    assert!(matches!(image(&[1, 3, 16, 20]), Err(ModelError::Input(message)) if message.contains("[1, 3, 16, 20]")));
     assert!(image(&[3, 16, 16]).is_err());
     assert_eq!(image(&[0, 3, 16, 16]).unwrap().dims(), [0, 6]);
     let text = |ids: Tensor| clip.encode_text(&ids);
     assert!(text(Tensor::zeros((1, 8), DType::U32, &Device::Cpu).unwrap()).is_err());
     let unknown = text(Tensor::new(&[[1u32, 12]], &Device::Cpu).unwrap());
     assert!(matches!(unknown, Err(ModelError::Input(message)) if message.contains("token id 12")));
-    assert_eq!(
-        text(Tensor::zeros((0, 7), DType::U32, &Device::Cpu).unwrap())
-            .unwrap()
-            .dims(),
-        [0, 6]
-    );
+    assert_eq!(text(Tensor::zeros((0, 7), DType::U32, &Device::Cpu).unwrap()).unwrap().dims(), [0, 6]);
 }

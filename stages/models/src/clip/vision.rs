@@ -1,7 +1,7 @@
 use super::weights::{Norm, StemWeights, VisionWeights};
 use crate::ops::{
-    Activation, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches,
-    project, stem_stage, transformer_block,
+    Activation, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches, project, stem_stage,
+    transformer_block,
 };
 use candle_core::{Result, Tensor};
 
@@ -36,11 +36,7 @@ impl StemWeights {
         match self {
             StemWeights::Patch { weight_oi } => {
                 let (_, _, patch, _) = weight_oi.dims4()?;
-                linear(
-                    &patches(pixels_bchw, patch)?,
-                    &weight_oi.flatten_from(1)?,
-                    None,
-                )
+                linear(&patches(pixels_bchw, patch)?, &weight_oi.flatten_from(1)?, None)
             }
             StemWeights::Conv { stages, last } => {
                 let mut x_bhwc = pixels_bchw.permute((0, 2, 3, 1))?.contiguous()?;
@@ -53,14 +49,7 @@ impl StemWeights {
                     };
                     x_bhwc = stem_stage(&x_bhwc, stage, kind, STRIDE, PADDING)?;
                 }
-                conv2d(
-                    &x_bhwc,
-                    &last.weight_ohwi,
-                    Some(&last.bias_o),
-                    STRIDE,
-                    PADDING,
-                )?
-                .flatten(1, 2)
+                conv2d(&x_bhwc, &last.weight_ohwi, Some(&last.bias_o), STRIDE, PADDING)?.flatten(1, 2)
             }
         }
     }

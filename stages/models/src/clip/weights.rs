@@ -19,13 +19,8 @@ pub(super) struct VisionWeights {
 
 #[derive(Clone, Debug)]
 pub(super) enum StemWeights {
-    Patch {
-        weight_oi: Tensor,
-    },
-    Conv {
-        stages: Vec<(Convolution, Norm)>,
-        last: Convolution,
-    },
+    Patch { weight_oi: Tensor },
+    Conv { stages: Vec<(Convolution, Norm)>, last: Convolution },
 }
 
 #[derive(Clone, Debug)]
@@ -65,11 +60,7 @@ pub(super) fn declarations(config: &ClipConfig) -> Vec<Declaration> {
             let mut inputs = 3;
             for (stage, &outputs) in channels.iter().chain([&v.width]).enumerate() {
                 let deviation = (2.0 / (9 * inputs) as f64).sqrt();
-                list.normal(
-                    &format!("visual.stem.{stage}.conv.weight"),
-                    &[outputs, 3, 3, inputs],
-                    deviation,
-                );
+                list.normal(&format!("visual.stem.{stage}.conv.weight"), &[outputs, 3, 3, inputs], deviation);
                 list.zeros(&format!("visual.stem.{stage}.conv.bias"), outputs);
                 if stage < channels.len() {
                     list.norm(&format!("visual.stem.{stage}.ln"), outputs);
@@ -91,11 +82,7 @@ pub(super) fn declarations(config: &ClipConfig) -> Vec<Declaration> {
     list.normal("positional_embedding", &[t.context_length, t.width], 0.01);
     list.blocks("transformer", t.layers, t.width, t.mlp_width());
     list.norm("ln_final", t.width);
-    list.normal(
-        "text_projection",
-        &[t.width, config.embed_dim],
-        (t.width as f64).powf(-0.5),
-    );
+    list.normal("text_projection", &[t.width, config.embed_dim], (t.width as f64).powf(-0.5));
     list.push("logit_scale", &[], Init::Constant(config.init_logit_scale));
     list.0
 }
@@ -104,11 +91,7 @@ struct Declarations(Vec<Declaration>);
 
 impl Declarations {
     fn push(&mut self, name: &str, shape: &[usize], init: Init) {
-        self.0.push(Declaration {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            init,
-        });
+        self.0.push(Declaration { name: name.to_owned(), shape: shape.to_vec(), init });
     }
 
     fn normal(&mut self, name: &str, shape: &[usize], standard_deviation: f64) {
@@ -135,11 +118,7 @@ impl Declarations {
             self.normal(&name("attn.out_proj.weight"), &[width, width], out);
             self.zeros(&name("attn.out_proj.bias"), width);
             self.norm(&name("ln_2"), width);
-            self.normal(
-                &name("mlp.c_fc.weight"),
-                &[mlp_width, width],
-                (2.0 * width as f64).powf(-0.5),
-            );
+            self.normal(&name("mlp.c_fc.weight"), &[mlp_width, width], (2.0 * width as f64).powf(-0.5));
             self.zeros(&name("mlp.c_fc.bias"), mlp_width);
             self.normal(&name("mlp.c_proj.weight"), &[width, mlp_width], out);
             self.zeros(&name("mlp.c_proj.bias"), width);
@@ -170,10 +149,7 @@ impl Source<'_> {
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {
-        Ok(Norm {
-            weight_d: self.tensor(&format!("{name}.weight"))?,
-            bias_d: self.tensor(&format!("{name}.bias"))?,
-        })
+        Ok(Norm { weight_d: self.tensor(&format!("{name}.weight"))?, bias_d: self.tensor(&format!("{name}.bias"))? })
     }
 
     fn convolution(&self, stage: usize) -> Result<Convolution> {
@@ -217,30 +193,13 @@ impl Source<'_> {
 }
 
 impl VisionWeights {
-    pub(super) fn new(
-        config: &ClipConfig,
-        parameters: &Parameters,
-        gradients: Gradients,
-    ) -> Result<Self> {
-        let (source, v) = (
-            Source {
-                parameters,
-                gradients,
-            },
-            &config.vision,
-        );
+    pub(super) fn new(config: &ClipConfig, parameters: &Parameters, gradients: Gradients) -> Result<Self> {
+        let (source, v) = (Source { parameters, gradients }, &config.vision);
         let stem = match &v.stem {
-            Stem::Patch => StemWeights::Patch {
-                weight_oi: source.tensor("visual.conv1.weight")?,
-            },
+            Stem::Patch => StemWeights::Patch { weight_oi: source.tensor("visual.conv1.weight")? },
             Stem::Conv { channels } => StemWeights::Conv {
                 stages: (0..channels.len())
-                    .map(|stage| {
-                        Ok((
-                            source.convolution(stage)?,
-                            source.norm(&format!("visual.stem.{stage}.ln"))?,
-                        ))
-                    })
+                    .map(|stage| Ok((source.convolution(stage)?, source.norm(&format!("visual.stem.{stage}.ln"))?)))
                     .collect::<Result<_>>()?,
                 last: source.convolution(channels.len())?,
             },
@@ -261,18 +220,8 @@ impl VisionWeights {
 }
 
 impl TextWeights {
-    pub(super) fn new(
-        config: &ClipConfig,
-        parameters: &Parameters,
-        gradients: Gradients,
-    ) -> Result<Self> {
-        let (source, t) = (
-            Source {
-                parameters,
-                gradients,
-            },
-            &config.text,
-        );
+    pub(super) fn new(config: &ClipConfig, parameters: &Parameters, gradients: Gradients) -> Result<Self> {
+        let (source, t) = (Source { parameters, gradients }, &config.text);
         Ok(Self {
             table_vd: source.tensor("token_embedding.weight")?,
             positions_ld: source.tensor("positional_embedding")?,
@@ -284,9 +233,5 @@ impl TextWeights {
 }
 
 pub(super) fn logit_scale(parameters: &Parameters, gradients: Gradients) -> Result<Tensor> {
-    Source {
-        parameters,
-        gradients,
-    }
-    .tensor("logit_scale")
+    Source { parameters, gradients }.tensor("logit_scale")
 }

@@ -40,10 +40,7 @@ impl CpuOp for Activation {
     const NAME: &'static str = "activation";
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
-        Ok(Forward::new(
-            activation_forward(args[0].data, *self),
-            args[0].dims,
-        ))
+        Ok(Forward::new(activation_forward(args[0].data, *self), args[0].dims))
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
@@ -57,18 +54,16 @@ const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
 pub(super) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
     let fill = |out: &mut [MaybeUninit<T>]| {
-        out.par_chunks_mut(ELEMENTS_PER_TASK)
-            .zip(x.par_chunks(ELEMENTS_PER_TASK))
-            .for_each(|(out, x)| match kind {
-                Activation::Gelu => vectorised(
-                    #[inline(always)]
-                    || map(x, out, gelu),
-                ),
-                Activation::QuickGelu => vectorised(
-                    #[inline(always)]
-                    || map(x, out, quick_gelu),
-                ),
-            });
+        out.par_chunks_mut(ELEMENTS_PER_TASK).zip(x.par_chunks(ELEMENTS_PER_TASK)).for_each(|(out, x)| match kind {
+            Activation::Gelu => vectorised(
+                #[inline(always)]
+                || map(x, out, gelu),
+            ),
+            Activation::QuickGelu => vectorised(
+                #[inline(always)]
+                || map(x, out, quick_gelu),
+            ),
+        });
     };
     // SAFETY: `map` writes as many elements as it reads, and there are as many to write.
     unsafe { written(x.len(), fill) }
@@ -76,18 +71,16 @@ pub(super) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
 
 /// Multiplies `grad` by the derivative at `x`.
 pub(super) fn activation_backward<T: Real>(x: &[T], grad: &mut [T], kind: Activation) {
-    grad.par_chunks_mut(ELEMENTS_PER_TASK)
-        .zip(x.par_chunks(ELEMENTS_PER_TASK))
-        .for_each(|(grad, x)| match kind {
-            Activation::Gelu => vectorised(
-                #[inline(always)]
-                || scale(x, grad, gelu_slope),
-            ),
-            Activation::QuickGelu => vectorised(
-                #[inline(always)]
-                || scale(x, grad, quick_gelu_slope),
-            ),
-        });
+    grad.par_chunks_mut(ELEMENTS_PER_TASK).zip(x.par_chunks(ELEMENTS_PER_TASK)).for_each(|(grad, x)| match kind {
+        Activation::Gelu => vectorised(
+            #[inline(always)]
+            || scale(x, grad, gelu_slope),
+        ),
+        Activation::QuickGelu => vectorised(
+            #[inline(always)]
+            || scale(x, grad, quick_gelu_slope),
+        ),
+    });
 }
 
 #[inline(always)]
@@ -162,21 +155,11 @@ mod tests {
 
     #[test]
     fn far_out_values_stay_finite() {
-        let x = Tensor::new(
-            &[-1e4f32, -200.0, 0.0, 200.0, 1e30],
-            &candle_core::Device::Cpu,
-        )
-        .unwrap();
+        let x = Tensor::new(&[-1e4f32, -200.0, 0.0, 200.0, 1e30], &candle_core::Device::Cpu).unwrap();
         for kind in [Activation::Gelu, Activation::QuickGelu] {
             let y = activation(&x, kind).unwrap().to_vec1::<f32>().unwrap();
-            assert!(
-                y[0].abs() < 1e-2 && y[1].abs() < 1e-3 && y[2] == 0.0,
-                "{kind:?}: {y:?}"
-            );
-            assert!(
-                (y[3] / 200.0 - 1.0).abs() < 1e-6 && (y[4] / 1e30 - 1.0).abs() < 1e-6,
-                "{kind:?}: {y:?}"
-            );
+            assert!(y[0].abs() < 1e-2 && y[1].abs() < 1e-3 && y[2] == 0.0, "{kind:?}: {y:?}");
+            assert!((y[3] / 200.0 - 1.0).abs() < 1e-6 && (y[4] / 1e30 - 1.0).abs() < 1e-6, "{kind:?}: {y:?}");
         }
     }
 }

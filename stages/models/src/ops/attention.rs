@@ -10,12 +10,7 @@ use rayon::prelude::*;
 /// With `causal`, a position sees itself and what comes before it. `key_valid_bl` (`u8 [B, L]`, 1 = valid) hides
 /// padding; a position that sees nothing yields zeros. Returns `[B, L, D]`. The probabilities are not kept for the
 /// backward pass but computed again.
-pub fn attention(
-    qkv_ble: &Tensor,
-    heads: usize,
-    causal: bool,
-    key_valid_bl: Option<&Tensor>,
-) -> Result<Tensor> {
+pub fn attention(qkv_ble: &Tensor, heads: usize, causal: bool, key_valid_bl: Option<&Tensor>) -> Result<Tensor> {
     let (batch, length, packed) = qkv_ble.dims3()?;
     if heads == 0 || !packed.is_multiple_of(3 * heads) {
         bail!("attention: {packed} features cannot be split into q, k, v of {heads} heads")
@@ -23,34 +18,16 @@ pub fn attention(
     if let Some(valid) = key_valid_bl
         && valid.dims() != [batch, length]
     {
-        bail!(
-            "attention: padding mask {:?} beside q, k, v {:?}",
-            valid.dims(),
-            qkv_ble.dims()
-        )
+        bail!("attention: padding mask {:?} beside q, k, v {:?}", valid.dims(), qkv_ble.dims())
     }
     if !has_kernel(qkv_ble) {
         return composed(qkv_ble, heads, causal, key_valid_bl);
     }
-    let key_valid = key_valid_bl
-        .map(|valid| valid.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>())
-        .transpose()?;
-    apply(
-        Attention {
-            heads,
-            causal,
-            key_valid,
-        },
-        &[qkv_ble],
-    )
+    let key_valid = key_valid_bl.map(|valid| valid.to_dtype(DType::U8)?.flatten_all()?.to_vec1::<u8>()).transpose()?;
+    apply(Attention { heads, causal, key_valid }, &[qkv_ble])
 }
 
-fn composed(
-    qkv_ble: &Tensor,
-    heads: usize,
-    causal: bool,
-    key_valid_bl: Option<&Tensor>,
-) -> Result<Tensor> {
+fn composed(qkv_ble: &Tensor, heads: usize, causal: bool, key_valid_bl: Option<&Tensor>) -> Result<Tensor> {
     let (batch, length, packed) = qkv_ble.dims3()?;
     let width = packed / 3;
     let part = |i| {
@@ -64,9 +41,7 @@ fn composed(
     let scores = (q.matmul(&k.t()?)? * ((width / heads) as f64).powf(-0.5))?;
     let mut visible = Tensor::ones((batch, heads, length, length), DType::U8, qkv_ble.device())?;
     if causal {
-        let lower: Vec<u8> = (0..length * length)
-            .map(|i| u8::from(i % length <= i / length))
-            .collect();
+        let lower: Vec<u8> = (0..length * length).map(|i| u8::from(i % length <= i / length)).collect();
         let lower = Tensor::from_vec(lower, (1, 1, length, length), qkv_ble.device())?;
         visible = visible.broadcast_mul(&lower)?;
     }
@@ -74,8 +49,7 @@ fn composed(
         let valid = valid.to_dtype(DType::U8)?.reshape((batch, 1, 1, length))?;
         visible = visible.broadcast_mul(&valid)?;
     }
-    let hidden =
-        Tensor::full(-1e30f32, visible.shape(), qkv_ble.device())?.to_dtype(scores.dtype())?;
+    let hidden = Tensor::full(-1e30f32, visible.shape(), qkv_ble.device())?.to_dtype(scores.dtype())?;
     let scores = visible.where_cond(&scores, &hidden)?;
     let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?;
     let weights = (scores.exp()? * visible.to_dtype(scores.dtype())?)?;
@@ -94,17 +68,13 @@ impl CpuOp for Attention {
     const NAME: &'static str = "attention";
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
-        let &[batch, length, packed] = args[0].dims else {
-            bail!("attention: q, k, v {:?}", args[0].dims)
-        };
+        let &[batch, length, packed] = args[0].dims else { bail!("attention: q, k, v {:?}", args[0].dims) };
         let out = self.forward_slices(args[0].data, length, packed / 3);
         Ok(Forward::new(out, &[batch, length, packed / 3]))
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
-        let &[_, length, packed] = pass.args[0].dims else {
-            bail!("attention: q, k, v {:?}", pass.args[0].dims)
-        };
+        let &[_, length, packed] = pass.args[0].dims else { bail!("attention: q, k, v {:?}", pass.args[0].dims) };
         let grad = self.backward_slices(pass.args[0].data, pass.grad, length, packed / 3);
         Ok(vec![Some(grad)])
     }
@@ -112,9 +82,7 @@ impl CpuOp for Attention {
 
 impl Attention {
     fn valid(&self, sample: usize, length: usize) -> Option<&[u8]> {
-        self.key_valid
-            .as_deref()
-            .map(|valid| &valid[sample * length..][..length])
+        self.key_valid.as_deref().map(|valid| &valid[sample * length..][..length])
     }
 
     fn head<'a, T>(
@@ -125,12 +93,7 @@ impl Attention {
         part: usize,
         head: usize,
     ) -> Matrix<'a, T> {
-        Matrix::strided(
-            &qkv[part * width + head * head_width..],
-            length,
-            head_width,
-            3 * width,
-        )
+        Matrix::strided(&qkv[part * width + head * head_width..], length, head_width, 3 * width)
     }
 
     /// softmax(q k^T / sqrt(head width)) of one head into `probabilities [L, L]`.
@@ -150,8 +113,7 @@ impl Attention {
             #[inline(always)]
             || {
                 for (i, row) in probabilities.chunks_exact_mut(length).enumerate() {
-                    let (visible, hidden) =
-                        row.split_at_mut(if self.causal { i + 1 } else { length });
+                    let (visible, hidden) = row.split_at_mut(if self.causal { i + 1 } else { length });
                     softmax_in_place(visible, valid);
                     hidden.fill(T::zero());
                 }
@@ -166,50 +128,29 @@ impl Attention {
         if out.is_empty() {
             return out;
         }
-        out.par_chunks_mut(length * width)
-            .zip(qkv.par_chunks(3 * length * width))
-            .enumerate()
-            .for_each_init(
-                || vec![T::zero(); length * length],
-                |probabilities, (sample, (out, qkv))| {
-                    let valid = self.valid(sample, length);
-                    for head in 0..self.heads {
-                        let part = |part| Self::head(qkv, length, width, head_width, part, head);
-                        self.probabilities(
-                            part(0),
-                            part(1),
-                            valid,
-                            head_width,
-                            probabilities,
-                            length,
-                        );
-                        multiply(
-                            MatrixMut::strided(
-                                &mut out[head * head_width..],
-                                length,
-                                head_width,
-                                width,
-                            ),
-                            Write::Overwrite,
-                            Matrix::new(probabilities, length, length),
-                            part(2),
-                            1.0,
-                            Threads::One,
-                        );
-                    }
-                },
-            );
+        out.par_chunks_mut(length * width).zip(qkv.par_chunks(3 * length * width)).enumerate().for_each_init(
+            || vec![T::zero(); length * length],
+            |probabilities, (sample, (out, qkv))| {
+                let valid = self.valid(sample, length);
+                for head in 0..self.heads {
+                    let part = |part| Self::head(qkv, length, width, head_width, part, head);
+                    self.probabilities(part(0), part(1), valid, head_width, probabilities, length);
+                    multiply(
+                        MatrixMut::strided(&mut out[head * head_width..], length, head_width, width),
+                        Write::Overwrite,
+                        Matrix::new(probabilities, length, length),
+                        part(2),
+                        1.0,
+                        Threads::One,
+                    );
+                }
+            },
+        );
         out
     }
 
     /// Gradient of `qkv`, given that of the output.
-    pub(super) fn backward_slices<T: Real>(
-        &self,
-        qkv: &[T],
-        grad: &[T],
-        length: usize,
-        width: usize,
-    ) -> Vec<T> {
+    pub(super) fn backward_slices<T: Real>(&self, qkv: &[T], grad: &[T], length: usize, width: usize) -> Vec<T> {
         let head_width = width / self.heads;
         let scale = (head_width as f64).powf(-0.5);
         let mut grad_qkv = vec![T::zero(); qkv.len()];
@@ -218,40 +159,19 @@ impl Attention {
         }
         grad_qkv
             .par_chunks_mut(3 * length * width)
-            .zip(
-                qkv.par_chunks(3 * length * width)
-                    .zip(grad.par_chunks(length * width)),
-            )
+            .zip(qkv.par_chunks(3 * length * width).zip(grad.par_chunks(length * width)))
             .enumerate()
             .for_each_init(
-                || {
-                    (
-                        vec![T::zero(); length * length],
-                        vec![T::zero(); length * length],
-                    )
-                },
+                || (vec![T::zero(); length * length], vec![T::zero(); length * length]),
                 |(probabilities, scores), (sample, (grad_qkv, (qkv, grad)))| {
                     let valid = self.valid(sample, length);
                     for head in 0..self.heads {
                         let part = |part| Self::head(qkv, length, width, head_width, part, head);
-                        let grad =
-                            Matrix::strided(&grad[head * head_width..], length, head_width, width);
-                        self.probabilities(
-                            part(0),
-                            part(1),
-                            valid,
-                            head_width,
-                            probabilities,
-                            length,
-                        );
+                        let grad = Matrix::strided(&grad[head * head_width..], length, head_width, width);
+                        self.probabilities(part(0), part(1), valid, head_width, probabilities, length);
                         let mut write = |part: usize, a, b, scale| {
                             let start = part * width + head * head_width;
-                            let out = MatrixMut::strided(
-                                &mut grad_qkv[start..],
-                                length,
-                                head_width,
-                                3 * width,
-                            );
+                            let out = MatrixMut::strided(&mut grad_qkv[start..], length, head_width, 3 * width);
                             multiply(out, Write::Overwrite, a, b, scale, Threads::One);
                         };
                         write(2, Matrix::new(probabilities, length, length).t(), grad, 1.0);
@@ -300,11 +220,7 @@ fn softmax_in_place<T: Real>(row: &mut [T], valid: Option<&[u8]>) {
     }
     let total = sum_of(row, |x| x);
     // Nothing visible: the row stays zero.
-    let factor = if total == T::zero() {
-        total
-    } else {
-        T::one() / total
-    };
+    let factor = if total == T::zero() { total } else { T::one() / total };
     for x in row.iter_mut() {
         *x *= factor;
     }
@@ -313,9 +229,7 @@ fn softmax_in_place<T: Real>(row: &mut [T], valid: Option<&[u8]>) {
 /// Turns gradients of the probabilities into gradients of the scores: p * (g - sum(p g)), row by row.
 #[inline(always)]
 fn softmax_backward<T: Real>(probabilities: &[T], grad: &mut [T], length: usize) {
-    let rows = probabilities
-        .chunks_exact(length)
-        .zip(grad.chunks_exact_mut(length));
+    let rows = probabilities.chunks_exact(length).zip(grad.chunks_exact_mut(length));
     for (p, g) in rows {
         let dot = sum_of_pairs(p, g, |p, g| p * g);
         for (g, &p) in g.iter_mut().zip(p) {
@@ -339,9 +253,7 @@ mod tests {
         let qkv = random(&[2, 5, 18], 1);
         for causal in [false, true] {
             for valid in [None, Some(padding())] {
-                assert_gradients(std::slice::from_ref(&qkv), |a| {
-                    attention(&a[0], 3, causal, valid.as_ref())
-                });
+                assert_gradients(std::slice::from_ref(&qkv), |a| attention(&a[0], 3, causal, valid.as_ref()));
             }
         }
     }
@@ -364,16 +276,8 @@ mod tests {
     fn what_is_hidden_has_no_influence() {
         let qkv = random(&[1, 5, 12], 1);
         let short = attention(&qkv.narrow(1, 0, 3).unwrap(), 2, true, None).unwrap();
-        let long = attention(&qkv, 2, true, None)
-            .unwrap()
-            .narrow(1, 0, 3)
-            .unwrap();
-        let masked = attention(
-            &qkv,
-            2,
-            true,
-            Some(&Tensor::new(&[[1u8, 1, 1, 0, 0]], &Device::Cpu).unwrap()),
-        );
+        let long = attention(&qkv, 2, true, None).unwrap().narrow(1, 0, 3).unwrap();
+        let masked = attention(&qkv, 2, true, Some(&Tensor::new(&[[1u8, 1, 1, 0, 0]], &Device::Cpu).unwrap()));
         let masked = masked.unwrap().narrow(1, 0, 3).unwrap();
         for other in [long, masked] {
             let difference = (&short - other).unwrap().abs().unwrap().max_all().unwrap();
@@ -386,15 +290,7 @@ mod tests {
         let qkv = random(&[1, 2, 12], 1);
         let nothing = Tensor::zeros((1, 2), DType::U8, &Device::Cpu).unwrap();
         let out = attention(&qkv, 2, false, Some(&nothing)).unwrap();
-        assert_eq!(
-            out.abs()
-                .unwrap()
-                .max_all()
-                .unwrap()
-                .to_scalar::<f64>()
-                .unwrap(),
-            0.0
-        );
+        assert_eq!(out.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap(), 0.0);
     }
 
     #[test]

@@ -64,29 +64,18 @@ const WEIGHTS: usize = 12;
 pub fn transformer_block(x_bld: &Tensor, block: &Block, rows: Option<&[u32]>) -> Result<Tensor> {
     let (batch, length, width) = x_bld.dims3()?;
     if block.heads == 0 || width == 0 || width % block.heads != 0 {
-        bail!(
-            "transformer_block: width {width} cannot be split into {} heads",
-            block.heads
-        )
+        bail!("transformer_block: width {width} cannot be split into {} heads", block.heads)
     }
     if let Some(rows) = rows
         && (rows.len() != batch || rows.iter().any(|&row| row as usize >= length))
     {
-        bail!(
-            "transformer_block: {} rows {rows:?} of sequences {:?}",
-            rows.len(),
-            x_bld.dims()
-        )
+        bail!("transformer_block: {} rows {rows:?} of sequences {:?}", rows.len(), x_bld.dims())
     }
     if !has_kernel(x_bld) {
         return composed(x_bld, block, rows);
     }
     let op = BlockOp {
-        attention: Attention {
-            heads: block.heads,
-            causal: block.causal,
-            key_valid: None,
-        },
+        attention: Attention { heads: block.heads, causal: block.causal, key_valid: None },
         activation: block.activation,
         rows: rows.map(<[u32]>::to_vec),
     };
@@ -106,10 +95,7 @@ fn composed(x: &Tensor, block: &Block, rows: Option<&[u32]>) -> Result<Tensor> {
     };
     let x = (x + linear(&attended, &b.out_proj_weight, Some(&b.out_proj_bias_d))?)?;
     let normed = layer_norm(&x, &b.ln_2_weight_d, &b.ln_2_bias_d, LAYER_NORM_EPSILON)?;
-    let hidden = activation(
-        &linear(&normed, &b.fc_weight, Some(&b.fc_bias_m))?,
-        b.activation,
-    )?;
+    let hidden = activation(&linear(&normed, &b.fc_weight, Some(&b.fc_bias_m))?, b.activation)?;
     x + linear(&hidden, &b.proj_weight, Some(&b.proj_bias_d))?
 }
 
@@ -140,9 +126,7 @@ struct Sizes {
 
 impl BlockOp {
     fn open<'a, T>(&self, args: &[View<'a, T>]) -> Result<(Sizes, &'a [T], Weights<'a, T>)> {
-        let &[batch, length, width] = args[0].dims else {
-            bail!("transformer_block: input {:?}", args[0].dims)
-        };
+        let &[batch, length, width] = args[0].dims else { bail!("transformer_block: input {:?}", args[0].dims) };
         let mlp_width = args[10].dims.first().copied().unwrap_or(0);
         let mlp_width = args[9].dims.first().copied().unwrap_or(mlp_width);
         let expected: [&[usize]; WEIGHTS] = [
@@ -161,34 +145,14 @@ impl BlockOp {
         ];
         for (arg, expected) in args[1..].iter().zip(expected) {
             if arg.dims != expected {
-                bail!(
-                    "transformer_block: input {:?} wants a weight {expected:?}, found {:?}",
-                    args[0].dims,
-                    arg.dims
-                )
+                bail!("transformer_block: input {:?} wants a weight {expected:?}, found {:?}", args[0].dims, arg.dims)
             }
         }
         let pair = |i: usize| (args[i].data, args[i + 1].data);
-        let weights = Weights {
-            ln_1: pair(1),
-            in_proj: pair(3),
-            out_proj: pair(5),
-            ln_2: pair(7),
-            fc: pair(9),
-            proj: pair(11),
-        };
-        let late_rows = if self.rows.is_some() {
-            batch
-        } else {
-            batch * length
-        };
-        let sizes = Sizes {
-            batch,
-            length,
-            width,
-            mlp_width,
-            late_rows,
-        };
+        let weights =
+            Weights { ln_1: pair(1), in_proj: pair(3), out_proj: pair(5), ln_2: pair(7), fc: pair(9), proj: pair(11) };
+        let late_rows = if self.rows.is_some() { batch } else { batch * length };
+        let sizes = Sizes { batch, length, width, mlp_width, late_rows };
         Ok((sizes, args[0].data, weights))
     }
 
@@ -219,60 +183,28 @@ impl CpuOp for BlockOp {
         let (s, x, w) = self.open(args)?;
         let all_rows = s.batch * s.length;
         let normed = layer_norm_forward(x, w.ln_1.0, w.ln_1.1, LAYER_NORM_EPSILON);
-        let qkv = linear_forward(
-            &normed,
-            w.in_proj.0,
-            Some(w.in_proj.1),
-            all_rows,
-            s.width,
-            3 * s.width,
-        );
+        let qkv = linear_forward(&normed, w.in_proj.0, Some(w.in_proj.1), all_rows, s.width, 3 * s.width);
         drop(normed);
         let attended = self.select(self.attention.forward_slices(&qkv, s.length, s.width), &s);
 
-        let mut middle = linear_forward(
-            &attended,
-            w.out_proj.0,
-            Some(w.out_proj.1),
-            s.late_rows,
-            s.width,
-            s.width,
-        );
+        let mut middle = linear_forward(&attended, w.out_proj.0, Some(w.out_proj.1), s.late_rows, s.width, s.width);
         match &self.rows {
             Some(rows) => add_to(&mut middle, &gather(x, rows, s.length, s.width)),
             None => add_to(&mut middle, x),
         }
 
         let normed = layer_norm_forward(&middle, w.ln_2.0, w.ln_2.1, LAYER_NORM_EPSILON);
-        let hidden = linear_forward(
-            &normed,
-            w.fc.0,
-            Some(w.fc.1),
-            s.late_rows,
-            s.width,
-            s.mlp_width,
-        );
+        let hidden = linear_forward(&normed, w.fc.0, Some(w.fc.1), s.late_rows, s.width, s.mlp_width);
         drop(normed);
         let activated = activation_forward(&hidden, self.activation);
-        let mut out = linear_forward(
-            &activated,
-            w.proj.0,
-            Some(w.proj.1),
-            s.late_rows,
-            s.mlp_width,
-            s.width,
-        );
+        let mut out = linear_forward(&activated, w.proj.0, Some(w.proj.1), s.late_rows, s.mlp_width, s.width);
         add_to(&mut out, &middle);
 
         let dims: &[usize] = match self.rows {
             Some(_) => &[s.batch, s.width],
             None => &[s.batch, s.length, s.width],
         };
-        Ok(Forward {
-            out,
-            dims: dims.to_vec(),
-            saved: vec![qkv, attended, middle, hidden],
-        })
+        Ok(Forward { out, dims: dims.to_vec(), saved: vec![qkv, attended, middle, hidden] })
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
@@ -298,24 +230,15 @@ impl CpuOp for BlockOp {
         let grad_fc_bias = wants(10).then(|| column_sums(&grad_hidden, s.mlp_width));
         let grad_normed = linear_grad_x(&grad_hidden, w.fc.0, rows, s.width, s.mlp_width);
         drop(grad_hidden);
-        let ln_2 = layer_norm_backward(
-            middle,
-            w.ln_2.0,
-            &grad_normed,
-            Some(grad),
-            LAYER_NORM_EPSILON,
-        );
+        let ln_2 = layer_norm_backward(middle, w.ln_2.0, &grad_normed, Some(grad), LAYER_NORM_EPSILON);
         drop(grad_normed);
         let grad_middle = ln_2.x;
 
-        let grad_out_weight =
-            wants(5).then(|| linear_grad_w(attended, &grad_middle, rows, s.width, s.width));
+        let grad_out_weight = wants(5).then(|| linear_grad_w(attended, &grad_middle, rows, s.width, s.width));
         let grad_out_bias = wants(6).then(|| column_sums(&grad_middle, s.width));
         let grad_attended = linear_grad_x(&grad_middle, w.out_proj.0, rows, s.width, s.width);
         let grad_attended = self.spread(grad_attended, &s);
-        let grad_qkv = self
-            .attention
-            .backward_slices(qkv, &grad_attended, s.length, s.width);
+        let grad_qkv = self.attention.backward_slices(qkv, &grad_attended, s.length, s.width);
         drop(grad_attended);
 
         let grad_in_weight = wants(3).then(|| {
@@ -332,13 +255,7 @@ impl CpuOp for BlockOp {
         let grad_normed = linear_grad_x(&grad_qkv, w.in_proj.0, all_rows, s.width, 3 * s.width);
         drop(grad_qkv);
         let grad_middle = self.spread(grad_middle, &s);
-        let ln_1 = layer_norm_backward(
-            x,
-            w.ln_1.0,
-            &grad_normed,
-            Some(&grad_middle),
-            LAYER_NORM_EPSILON,
-        );
+        let ln_1 = layer_norm_backward(x, w.ln_1.0, &grad_normed, Some(&grad_middle), LAYER_NORM_EPSILON);
 
         Ok(vec![
             Some(ln_1.x),
@@ -360,14 +277,12 @@ impl CpuOp for BlockOp {
 
 fn add_to<T: Real>(sum: &mut [T], x: &[T]) {
     const ELEMENTS_PER_TASK: usize = 16 * 1024;
-    sum.par_chunks_mut(ELEMENTS_PER_TASK)
-        .zip(x.par_chunks(ELEMENTS_PER_TASK))
-        .for_each(|(sum, x)| {
-            vectorised(
-                #[inline(always)]
-                || add(sum, x),
-            )
-        });
+    sum.par_chunks_mut(ELEMENTS_PER_TASK).zip(x.par_chunks(ELEMENTS_PER_TASK)).for_each(|(sum, x)| {
+        vectorised(
+            #[inline(always)]
+            || add(sum, x),
+        )
+    });
 }
 
 #[cfg(test)]
@@ -392,10 +307,7 @@ mod tests {
             &[width, mlp],
             &[width],
         ];
-        (0..)
-            .zip(dims)
-            .map(|(seed, dims)| random(dims, seed))
-            .collect()
+        (0..).zip(dims).map(|(seed, dims)| random(dims, seed)).collect()
     }
 
     fn block(a: &[Tensor], causal: bool) -> Block {
@@ -442,17 +354,11 @@ mod tests {
         let bias = candle_core::Var::from_tensor(&args[4]).unwrap();
         let mut block = block(&args, false);
         block.in_proj_bias = bias.as_tensor().clone();
-        let out = transformer_block(&args[0], &block, None)
-            .unwrap()
-            .sqr()
-            .unwrap();
+        let out = transformer_block(&args[0], &block, None).unwrap().sqr().unwrap();
         let grads = out.sum_all().unwrap().backward().unwrap();
         let grad = grads.get(&bias).unwrap().to_vec1::<f64>().unwrap();
         assert_eq!(grad[4..8], [0.0; 4]);
-        assert!(
-            grad[..4].iter().chain(&grad[8..]).all(|g| *g != 0.0),
-            "{grad:?}"
-        );
+        assert!(grad[..4].iter().chain(&grad[8..]).all(|g| *g != 0.0), "{grad:?}");
     }
 
     #[test]
@@ -460,10 +366,7 @@ mod tests {
         let a = args();
         let whole = transformer_block(&a[0], &block(&a, false), None).unwrap();
         let rows = transformer_block(&a[0], &block(&a, false), Some(&[2, 1])).unwrap();
-        let difference = (select_rows(&whole, &[2, 1]).unwrap() - rows)
-            .unwrap()
-            .abs()
-            .unwrap();
+        let difference = (select_rows(&whole, &[2, 1]).unwrap() - rows).unwrap().abs().unwrap();
         assert!(difference.max_all().unwrap().to_scalar::<f64>().unwrap() < 1e-14);
     }
 
@@ -471,12 +374,7 @@ mod tests {
     fn a_weight_of_another_shape_is_an_error() {
         let mut a = args();
         a[5] = random(&[4, 5], 1);
-        let message = transformer_block(&a[0], &block(&a, false), None)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("[4, 4]") && message.contains("[4, 5]"),
-            "{message}"
-        );
+        let message = transformer_block(&a[0], &block(&a, false), None).unwrap_err().to_string();
+        assert!(message.contains("[4, 4]") && message.contains("[4, 5]"), "{message}");
     }
 }

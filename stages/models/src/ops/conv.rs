@@ -36,17 +36,10 @@ pub(super) struct Conv2d {
 }
 
 impl Conv2d {
-    fn composed(
-        self,
-        x_bhwc: &Tensor,
-        weight_ohwi: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
+    fn composed(self, x_bhwc: &Tensor, weight_ohwi: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let x = x_bhwc.permute((0, 3, 1, 2))?.contiguous()?;
         let weight = weight_ohwi.permute((0, 3, 1, 2))?.contiguous()?;
-        let y = x
-            .conv2d(&weight, self.padding, self.stride, 1, 1)?
-            .permute((0, 2, 3, 1))?;
+        let y = x.conv2d(&weight, self.padding, self.stride, 1, 1)?.permute((0, 2, 3, 1))?;
         match bias {
             Some(bias) => y.broadcast_add(bias)?.contiguous(),
             None => y.contiguous(),
@@ -56,8 +49,7 @@ impl Conv2d {
     /// Checks input, weight and perhaps bias against each other.
     pub(super) fn sizes<T>(self, args: &[View<'_, T>]) -> Result<Sizes> {
         let (x, weight) = (args[0].dims, args[1].dims);
-        let (&[batch, height, width, channels], &[out_channels, kernel, kernel_width, in_channels]) =
-            (x, weight)
+        let (&[batch, height, width, channels], &[out_channels, kernel, kernel_width, in_channels]) = (x, weight)
         else {
             bail!("conv2d: input {x:?}, weight {weight:?}")
         };
@@ -65,18 +57,12 @@ impl Conv2d {
         let fits = kernel == kernel_width && in_channels == channels && padded >= kernel;
         let is_empty = [kernel, self.stride, out_channels, height, width, channels].contains(&0);
         if !fits || is_empty {
-            bail!(
-                "conv2d: input {x:?} does not fit weight {weight:?} with stride {}",
-                self.stride
-            )
+            bail!("conv2d: input {x:?} does not fit weight {weight:?} with stride {}", self.stride)
         }
         if let Some(bias) = args.get(2)
             && bias.dims != [out_channels]
         {
-            bail!(
-                "conv2d: bias {:?} does not fit weight {weight:?}",
-                bias.dims
-            )
+            bail!("conv2d: bias {:?} does not fit weight {weight:?}", bias.dims)
         }
         Ok(Sizes {
             batch,
@@ -101,16 +87,14 @@ impl CpuOp for Conv2d {
         let dims = [s.batch, s.out_height, s.out_width, s.out_channels];
         let (weight, bias) = (args[1].data, args.get(2).map(|bias| bias.data));
         let mut out = vec![T::zero(); dims.iter().product()];
-        out.par_chunks_mut(s.out_image())
-            .zip(args[0].data.par_chunks(s.image()))
-            .for_each_init(
-                || s.unfolding(),
-                |unfolded, (out, image)| {
-                    for tile in s.tiles() {
-                        tile.forward(image, weight, bias, unfolded, &mut out[tile.elements()]);
-                    }
-                },
-            );
+        out.par_chunks_mut(s.out_image()).zip(args[0].data.par_chunks(s.image())).for_each_init(
+            || s.unfolding(),
+            |unfolded, (out, image)| {
+                for tile in s.tiles() {
+                    tile.forward(image, weight, bias, unfolded, &mut out[tile.elements()]);
+                }
+            },
+        );
         Ok(Forward::new(out, &dims))
     }
 
@@ -124,13 +108,9 @@ impl CpuOp for Conv2d {
             .into_par_iter()
             .zip(x.par_chunks(images).zip(grad.par_chunks(out_images)))
             .map(|(grad_x, (x, grad))| {
-                let (mut grad_weight, mut unfolded) =
-                    (vec![T::zero(); weight.len()], s.unfolding());
+                let (mut grad_weight, mut unfolded) = (vec![T::zero(); weight.len()], s.unfolding());
                 let mut grad_images = grad_x.chunks_exact_mut(s.image());
-                for (image, grad) in x
-                    .chunks_exact(s.image())
-                    .zip(grad.chunks_exact(s.out_image()))
-                {
+                for (image, grad) in x.chunks_exact(s.image()).zip(grad.chunks_exact(s.out_image())) {
                     let mut grad_image = grad_images.next();
                     for tile in s.tiles() {
                         let grad = &grad[tile.elements()];
@@ -160,37 +140,17 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_finite_differences() {
-        for (kernel, stride, padding) in [
-            (3, 2, 1),
-            (3, 1, 1),
-            (2, 2, 0),
-            (1, 1, 0),
-            (3, 1, 2),
-            (5, 3, 0),
-        ] {
-            let args = [
-                random(&[2, 5, 6, 2], 1),
-                random(&[3, kernel, kernel, 2], 2),
-                random(&[3], 3),
-            ];
-            assert_gradients(&args, |a| {
-                conv2d(&a[0], &a[1], Some(&a[2]), stride, padding)
-            });
+        for (kernel, stride, padding) in [(3, 2, 1), (3, 1, 1), (2, 2, 0), (1, 1, 0), (3, 1, 2), (5, 3, 0)] {
+            let args = [random(&[2, 5, 6, 2], 1), random(&[3, kernel, kernel, 2], 2), random(&[3], 3)];
+            assert_gradients(&args, |a| conv2d(&a[0], &a[1], Some(&a[2]), stride, padding));
         }
     }
 
     #[test]
     fn kernel_and_composition_agree() {
         // 20 samples are more than there are tasks, 40 x 41 px more than one tile.
-        let args = [
-            random(&[20, 40, 41, 8], 1),
-            random(&[5, 3, 3, 8], 2),
-            random(&[5], 3),
-        ];
-        let op = Conv2d {
-            stride: 1,
-            padding: 1,
-        };
+        let args = [random(&[20, 40, 41, 8], 1), random(&[5, 3, 3, 8], 2), random(&[5], 3)];
+        let op = Conv2d { stride: 1, padding: 1 };
         assert_same_as_composed(
             &args,
             |a| conv2d(&a[0], &a[1], Some(&a[2]), 1, 1),
@@ -200,16 +160,10 @@ mod tests {
 
     #[test]
     fn a_sum_of_pixels_by_hand() {
-        let x = Tensor::arange(0f32, 9.0, &Device::Cpu)
-            .unwrap()
-            .reshape((1, 3, 3, 1))
-            .unwrap();
+        let x = Tensor::arange(0f32, 9.0, &Device::Cpu).unwrap().reshape((1, 3, 3, 1)).unwrap();
         let ones = Tensor::ones((1, 3, 3, 1), DType::F32, &Device::Cpu).unwrap();
         let y = conv2d(&x, &ones, None, 2, 1).unwrap();
-        assert_eq!(
-            y.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-            [8., 12., 20., 24.]
-        );
+        assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [8., 12., 20., 24.]);
     }
 
     #[test]

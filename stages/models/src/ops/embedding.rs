@@ -16,17 +16,9 @@ pub fn embedding(table_vd: &Tensor, ids_bl: &Tensor) -> Result<Tensor> {
         bail!("embedding: id {id} is not in a vocabulary of {vocabulary}")
     }
     if has_kernel(table_vd) {
-        return apply(
-            Embedding {
-                ids,
-                dims: [batch, length],
-            },
-            &[table_vd],
-        );
+        return apply(Embedding { ids, dims: [batch, length] }, &[table_vd]);
     }
-    table_vd
-        .index_select(&flat, 0)?
-        .reshape((batch, length, width))
+    table_vd.index_select(&flat, 0)?.reshape((batch, length, width))
 }
 
 struct Embedding {
@@ -40,11 +32,9 @@ impl CpuOp for Embedding {
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
         let width = args[0].dims[1];
         let mut out = vec![T::zero(); self.ids.len() * width];
-        out.par_chunks_mut(width.max(1))
-            .zip(&self.ids)
-            .for_each(|(out, &id)| {
-                out.copy_from_slice(&args[0].data[id as usize * width..][..width]);
-            });
+        out.par_chunks_mut(width.max(1)).zip(&self.ids).for_each(|(out, &id)| {
+            out.copy_from_slice(&args[0].data[id as usize * width..][..width]);
+        });
         Ok(Forward::new(out, &[self.dims[0], self.dims[1], width]))
     }
 
@@ -77,12 +67,7 @@ mod tests {
     #[test]
     fn an_id_beyond_the_vocabulary_is_an_error() {
         let ids = Tensor::new(&[[0u32, 4]], &Device::Cpu).unwrap();
-        let message = embedding(&random(&[4, 3], 1), &ids)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("id 4") && message.contains("vocabulary of 4"),
-            "{message}"
-        );
+        let message = embedding(&random(&[4, 3], 1), &ids).unwrap_err().to_string();
+        assert!(message.contains("id 4") && message.contains("vocabulary of 4"), "{message}");
     }
 }

@@ -7,8 +7,7 @@
 
 use super::real::Real;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Storage, Tensor,
-    WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,11 +28,7 @@ pub(crate) struct Forward<T> {
 
 impl<T> Forward<T> {
     pub(crate) fn new(out: Vec<T>, dims: &[usize]) -> Self {
-        Self {
-            out,
-            dims: dims.to_vec(),
-            saved: Vec::new(),
-        }
+        Self { out, dims: dims.to_vec(), saved: Vec::new() }
     }
 }
 
@@ -72,10 +67,7 @@ pub(crate) fn apply<O: CpuOp>(op: O, args: &[&Tensor]) -> Result<Tensor> {
 }
 
 fn apply_as<O: CpuOp, T: Real>(op: O, args: &[&Tensor]) -> Result<Tensor> {
-    if let Some(other) = args
-        .iter()
-        .find(|arg| arg.dtype() != T::DTYPE || !arg.device().is_cpu())
-    {
+    if let Some(other) = args.iter().find(|arg| arg.dtype() != T::DTYPE || !arg.device().is_cpu()) {
         bail!(
             "{}: arguments differ, {:?} on the CPU beside {:?} on {:?}",
             O::NAME,
@@ -84,10 +76,7 @@ fn apply_as<O: CpuOp, T: Real>(op: O, args: &[&Tensor]) -> Result<Tensor> {
             other.device().location()
         )
     }
-    let args = args
-        .iter()
-        .map(|arg| arg.contiguous())
-        .collect::<Result<Vec<_>>>()?;
+    let args = args.iter().map(|arg| arg.contiguous()).collect::<Result<Vec<_>>>()?;
     let Forward { out, dims, saved } = with_views(&args, |views| op.forward::<T>(views))?;
     let tracked: Vec<usize> = (0..args.len()).filter(|&i| args[i].track_op()).collect();
     let Some((&first, others)) = tracked.split_first() else {
@@ -96,11 +85,7 @@ fn apply_as<O: CpuOp, T: Real>(op: O, args: &[&Tensor]) -> Result<Tensor> {
     let slot = Slot::default();
     let mut chain: Option<Tensor> = None;
     for &index in others {
-        let collector = Collector::<T> {
-            slot: slot.clone(),
-            index,
-            element: std::marker::PhantomData,
-        };
+        let collector = Collector::<T> { slot: slot.clone(), index, element: std::marker::PhantomData };
         chain = Some(match chain {
             None => args[index].apply_op1(collector)?,
             Some(chain) => args[index].apply_op2(&chain, collector)?,
@@ -151,11 +136,7 @@ struct Node<O, T> {
 
 impl<O: CpuOp, T: Real> Node<O, T> {
     fn result(&self) -> Result<(CpuStorage, Shape)> {
-        let result = self
-            .result
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         match result {
             Some((out, dims)) => Ok((T::to_cpu_storage_owned(out), Shape::from(dims))),
             None => bail!("{}: the forward pass of a node runs once", O::NAME),
@@ -166,23 +147,14 @@ impl<O: CpuOp, T: Real> Node<O, T> {
         let grad = [grad.contiguous()?];
         let grads = with_views::<T, _>(&grad, |grad| {
             with_views(&self.args, |args| {
-                self.op.backward(Backward {
-                    args,
-                    needed: &self.needed,
-                    saved: &self.saved,
-                    grad: grad[0].data,
-                })
+                self.op.backward(Backward { args, needed: &self.needed, saved: &self.saved, grad: grad[0].data })
             })
         })?;
         let mut tensors = Vec::with_capacity(grads.len());
         for ((grad, arg), &needed) in grads.into_iter().zip(&self.args).zip(&self.needed) {
             tensors.push(match grad {
                 Some(grad) if needed => Some(Tensor::from_vec(grad, arg.shape(), &Device::Cpu)?),
-                None if needed => bail!(
-                    "{}: no gradient for an argument of shape {:?}",
-                    O::NAME,
-                    arg.dims()
-                ),
+                None if needed => bail!("{}: no gradient for an argument of shape {:?}", O::NAME, arg.dims()),
                 _ => None,
             });
         }
@@ -208,22 +180,10 @@ impl<O: CpuOp, T: Real> CustomOp2 for Node<O, T> {
     fn name(&self) -> &'static str {
         O::NAME
     }
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         self.result()
     }
-    fn bwd(
-        &self,
-        _: &Tensor,
-        chain: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, _: &Tensor, chain: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((self.grads(grad)?, Some(chain.zeros_like()?)))
     }
 }
@@ -256,44 +216,24 @@ impl<T: Real> CustomOp2 for Collector<T> {
     fn name(&self) -> &'static str {
         "collector"
     }
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         Self::scalar()
     }
-    fn bwd(
-        &self,
-        _: &Tensor,
-        chain: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, _: &Tensor, chain: &Tensor, _: &Tensor, _: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((self.slot.take(self.index), Some(chain.zeros_like()?)))
     }
 }
 
 /// Lends the elements of contiguous CPU tensors to `f`.
-fn with_views<T: WithDType, R>(
-    tensors: &[Tensor],
-    f: impl FnOnce(&[View<'_, T>]) -> Result<R>,
-) -> Result<R> {
+fn with_views<T: WithDType, R>(tensors: &[Tensor], f: impl FnOnce(&[View<'_, T>]) -> Result<R>) -> Result<R> {
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut views = Vec::with_capacity(tensors.len());
     for (storage, layout) in &guards {
-        let Storage::Cpu(storage) = &**storage else {
-            bail!("a CPU kernel was given a tensor of another device")
-        };
+        let Storage::Cpu(storage) = &**storage else { bail!("a CPU kernel was given a tensor of another device") };
         let Some((start, end)) = layout.contiguous_offsets() else {
             bail!("a CPU kernel was given a tensor with gaps")
         };
-        views.push(View {
-            data: &T::cpu_storage_as_slice(storage)?[start..end],
-            dims: layout.dims(),
-        });
+        views.push(View { data: &T::cpu_storage_as_slice(storage)?[start..end], dims: layout.dims() });
     }
     f(&views)
 }

@@ -21,10 +21,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> R
 fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred
-        .broadcast_div(&(variance + epsilon)?.sqrt()?)?
-        .broadcast_mul(weight)?
-        .broadcast_add(bias)
+    centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
 struct LayerNorm {
@@ -49,13 +46,7 @@ impl CpuOp for LayerNorm {
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
-        let grads = layer_norm_backward(
-            pass.args[0].data,
-            pass.args[1].data,
-            pass.grad,
-            None,
-            self.epsilon,
-        );
+        let grads = layer_norm_backward(pass.args[0].data, pass.args[1].data, pass.grad, None, self.epsilon);
         Ok(vec![Some(grads.x), Some(grads.weight), Some(grads.bias)])
     }
 }
@@ -84,34 +75,25 @@ pub(super) fn normalise_row_backward<T: Real>(normed: &[T], rstd: T, grad: &mut 
     }
 }
 
-pub(super) fn layer_norm_forward<T: Real>(
-    x: &[T],
-    weight: &[T],
-    bias: &[T],
-    epsilon: f64,
-) -> Vec<T> {
+pub(super) fn layer_norm_forward<T: Real>(x: &[T], weight: &[T], bias: &[T], epsilon: f64) -> Vec<T> {
     let width = weight.len();
     let fill = |out: &mut [MaybeUninit<T>]| {
         let block = ROWS_PER_BLOCK * width;
-        out.par_chunks_mut(block)
-            .zip(x.par_chunks(block))
-            .for_each(|(out, x)| {
-                let mut normed = vec![T::zero(); width];
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                            normalise_row(x, &mut normed, epsilon);
-                            let affine = weight.iter().zip(bias);
-                            for ((out, &normed), (&weight, &bias)) in
-                                out.iter_mut().zip(&normed).zip(affine)
-                            {
-                                out.write(normed.mul_add(weight, bias));
-                            }
+        out.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(out, x)| {
+            let mut normed = vec![T::zero(); width];
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        normalise_row(x, &mut normed, epsilon);
+                        let affine = weight.iter().zip(bias);
+                        for ((out, &normed), (&weight, &bias)) in out.iter_mut().zip(&normed).zip(affine) {
+                            out.write(normed.mul_add(weight, bias));
                         }
-                    },
-                );
-            });
+                    }
+                },
+            );
+        });
     };
     // SAFETY: the blocks consist of whole rows, each of which is written.
     unsafe { written(x.len(), fill) }
@@ -167,11 +149,7 @@ pub(super) fn layer_norm_backward<T: Real>(
         .collect();
     let mut weight = sum_partials(partials, 2 * width);
     let bias = weight.split_off(width);
-    LayerNormGrads {
-        x: grad_x,
-        weight,
-        bias,
-    }
+    LayerNormGrads { x: grad_x, weight, bias }
 }
 
 #[cfg(test)]
@@ -182,11 +160,7 @@ mod tests {
     #[test]
     fn gradients_agree_with_finite_differences() {
         for width in [1, 3, 40] {
-            let args = [
-                random(&[2, 3, width], 1),
-                random(&[width], 2),
-                random(&[width], 3),
-            ];
+            let args = [random(&[2, 3, width], 1), random(&[width], 2), random(&[width], 3)];
             assert_gradients(&args, |a| layer_norm(&a[0], &a[1], &a[2], 1e-5));
         }
     }

@@ -29,9 +29,7 @@ pub fn project(x: &Tensor, w_io: &Tensor) -> Result<Tensor> {
 
 fn composed(x: &Tensor, w_io: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
-    let Some(last) = dims.last_mut() else {
-        bail!("linear: a scalar has no last dimension")
-    };
+    let Some(last) = dims.last_mut() else { bail!("linear: a scalar has no last dimension") };
     let inputs = std::mem::replace(last, w_io.dim(1)?);
     let y = x.reshape(((), inputs))?.matmul(w_io)?;
     let y = match bias {
@@ -58,32 +56,16 @@ impl Linear {
         let (&[first, second], Some(&inputs)) = (w.dims, x.dims.last()) else {
             bail!("linear: input {:?}, weight {:?}", x.dims, w.dims)
         };
-        let (expected, outputs) = if self.transposed {
-            (first, second)
-        } else {
-            (second, first)
-        };
+        let (expected, outputs) = if self.transposed { (first, second) } else { (second, first) };
         if expected != inputs {
-            bail!(
-                "linear: input {:?} does not fit weight {:?}",
-                x.dims,
-                w.dims
-            )
+            bail!("linear: input {:?} does not fit weight {:?}", x.dims, w.dims)
         }
         if let Some(bias) = args.get(2)
             && bias.dims != [outputs]
         {
-            bail!(
-                "linear: bias {:?} does not fit weight {:?}",
-                bias.dims,
-                w.dims
-            )
+            bail!("linear: bias {:?} does not fit weight {:?}", bias.dims, w.dims)
         }
-        Ok(Sizes {
-            rows: x.dims[..x.dims.len() - 1].iter().product(),
-            inputs,
-            outputs,
-        })
+        Ok(Sizes { rows: x.dims[..x.dims.len() - 1].iter().product(), inputs, outputs })
     }
 }
 
@@ -91,17 +73,10 @@ impl CpuOp for Linear {
     const NAME: &'static str = "linear";
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
-        let Sizes {
-            rows,
-            inputs,
-            outputs,
-        } = self.sizes(args)?;
+        let Sizes { rows, inputs, outputs } = self.sizes(args)?;
         let bias = args.get(2).map(|bias| bias.data);
         let out = if self.transposed {
-            product(
-                Matrix::new(args[0].data, rows, inputs),
-                Matrix::new(args[1].data, inputs, outputs),
-            )
+            product(Matrix::new(args[0].data, rows, inputs), Matrix::new(args[1].data, inputs, outputs))
         } else {
             linear_forward(args[0].data, args[1].data, bias, rows, inputs, outputs)
         };
@@ -111,20 +86,13 @@ impl CpuOp for Linear {
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
-        let Sizes {
-            rows,
-            inputs,
-            outputs,
-        } = self.sizes(pass.args)?;
+        let Sizes { rows, inputs, outputs } = self.sizes(pass.args)?;
         let (x, w, grad) = (pass.args[0].data, pass.args[1].data, pass.grad);
         let grad_x = pass.needed[0].then(|| {
             if !self.transposed {
                 return linear_grad_x(grad, w, rows, inputs, outputs);
             }
-            product(
-                Matrix::new(grad, rows, outputs),
-                Matrix::new(w, inputs, outputs).t(),
-            )
+            product(Matrix::new(grad, rows, outputs), Matrix::new(w, inputs, outputs).t())
         });
         let grad_w = pass.needed[1].then(|| {
             // d(x w) / dw is the same product with the roles of input and output exchanged.
@@ -151,51 +119,23 @@ pub(super) fn linear_forward<T: Real>(
     inputs: usize,
     outputs: usize,
 ) -> Vec<T> {
-    let (x, w) = (
-        Matrix::new(x, rows, inputs),
-        Matrix::new(w, outputs, inputs).t(),
-    );
+    let (x, w) = (Matrix::new(x, rows, inputs), Matrix::new(w, outputs, inputs).t());
     let Some(bias) = bias else {
         return product(x, w);
     };
     let mut out = repeated(bias, rows);
-    multiply(
-        MatrixMut::new(&mut out, rows, outputs),
-        Write::Add,
-        x,
-        w,
-        1.0,
-        Threads::All,
-    );
+    multiply(MatrixMut::new(&mut out, rows, outputs), Write::Add, x, w, 1.0, Threads::All);
     out
 }
 
 /// dx = dy w.
-pub(super) fn linear_grad_x<T: Real>(
-    grad: &[T],
-    w: &[T],
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) -> Vec<T> {
-    product(
-        Matrix::new(grad, rows, outputs),
-        Matrix::new(w, outputs, inputs),
-    )
+pub(super) fn linear_grad_x<T: Real>(grad: &[T], w: &[T], rows: usize, inputs: usize, outputs: usize) -> Vec<T> {
+    product(Matrix::new(grad, rows, outputs), Matrix::new(w, outputs, inputs))
 }
 
 /// dw = dy^T x.
-pub(super) fn linear_grad_w<T: Real>(
-    x: &[T],
-    grad: &[T],
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) -> Vec<T> {
-    product(
-        Matrix::new(grad, rows, outputs).t(),
-        Matrix::new(x, rows, inputs),
-    )
+pub(super) fn linear_grad_w<T: Real>(x: &[T], grad: &[T], rows: usize, inputs: usize, outputs: usize) -> Vec<T> {
+    product(Matrix::new(grad, rows, outputs).t(), Matrix::new(x, rows, inputs))
 }
 
 #[cfg(test)]
@@ -224,9 +164,6 @@ mod tests {
     fn shapes_that_do_not_fit_are_errors() {
         let (x, w) = (random(&[2, 3], 1), random(&[4, 5], 2));
         let message = linear(&x, &w, None).unwrap_err().to_string();
-        assert!(
-            message.contains("[2, 3]") && message.contains("[4, 5]"),
-            "{message}"
-        );
+        assert!(message.contains("[2, 3]") && message.contains("[4, 5]"), "{message}");
     }
 }

@@ -22,24 +22,12 @@ impl<'a, T> Matrix<'a, T> {
 
     /// Row-major, with `row_stride` elements from row to row.
     pub(crate) fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride: 1,
-        }
+        Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
     /// The transposed view.
     pub(crate) fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
     fn last_index(&self) -> usize {
@@ -64,26 +52,12 @@ impl<'a, T: Real> MatrixMut<'a, T> {
     pub(crate) fn strided(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         // SAFETY: the same elements; nobody but `multiply` sees them here, and it writes nothing uninitialised.
         let data = unsafe { &mut *(std::ptr::from_mut(data) as *mut [MaybeUninit<T>]) };
-        Self {
-            is_initialised: true,
-            ..Self::uninitialised(data, rows, cols, row_stride)
-        }
+        Self { is_initialised: true, ..Self::uninitialised(data, rows, cols, row_stride) }
     }
 
     /// Can only be overwritten.
-    pub(crate) fn uninitialised(
-        data: &'a mut [MaybeUninit<T>],
-        rows: usize,
-        cols: usize,
-        row_stride: usize,
-    ) -> Self {
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride,
-            is_initialised: false,
-        }
+    pub(crate) fn uninitialised(data: &'a mut [MaybeUninit<T>], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self { data, rows, cols, row_stride, is_initialised: false }
     }
 }
 
@@ -113,11 +87,7 @@ pub(crate) fn multiply<T: Real>(
     scale: f64,
     threads: Threads,
 ) {
-    assert_eq!(
-        (out.rows, out.cols),
-        (a.rows, b.cols),
-        "shape of the product"
-    );
+    assert_eq!((out.rows, out.cols), (a.rows, b.cols), "shape of the product");
     assert_eq!(a.cols, b.rows, "inner dimension");
     assert!(out.is_initialised || write == Write::Overwrite);
     if out.rows == 0 || out.cols == 0 {
@@ -233,10 +203,7 @@ pub(crate) fn product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
 ///
 /// # Safety
 /// `fill` writes every element.
-pub(crate) unsafe fn written<T: Real>(
-    length: usize,
-    fill: impl FnOnce(&mut [MaybeUninit<T>]),
-) -> Vec<T> {
+pub(crate) unsafe fn written<T: Real>(length: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
     let mut out = Vec::with_capacity(length);
     fill(&mut out.spare_capacity_mut()[..length]);
     // SAFETY: the capacity was asked for above, and the caller promises that all elements are written.
@@ -260,10 +227,7 @@ mod tests {
         let (m, k, n) = (517, 771, 389);
         let (a, b) = (values(m, k, 1), values(k, n, 2));
         let on = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let plain = product(Matrix::new(&a, m, k), Matrix::new(&b, k, n));
                 let transposed = product(Matrix::new(&b, k, n).t(), Matrix::new(&a, m, k).t());
@@ -281,23 +245,11 @@ mod tests {
         let (a, b) = (values(3, 4, 1), values(2, 4, 2));
         let mut out = [1f32; 3 * 5];
         let (left, right) = (Matrix::new(&a, 3, 4), Matrix::new(&b, 2, 4).t());
-        multiply(
-            MatrixMut::strided(&mut out[1..], 3, 2, 5),
-            Write::Add,
-            left,
-            right,
-            0.5,
-            Threads::One,
-        );
+        multiply(MatrixMut::strided(&mut out[1..], 3, 2, 5), Write::Add, left, right, 0.5, Threads::One);
         for row in 0..3 {
             for col in 0..5 {
                 let dot = |col: usize| (0..4).map(|i| a[row * 4 + i] * b[col * 4 + i]).sum::<f32>();
-                let expected = 1.0
-                    + if (1..3).contains(&col) {
-                        0.5 * dot(col - 1)
-                    } else {
-                        0.0
-                    };
+                let expected = 1.0 + if (1..3).contains(&col) { 0.5 * dot(col - 1) } else { 0.0 };
                 assert!((out[row * 5 + col] - expected).abs() < 1e-6);
             }
         }

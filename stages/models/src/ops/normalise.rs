@@ -9,9 +9,7 @@ const SHORTEST: f64 = 1e-12;
 pub fn l2_normalise(x_bd: &Tensor) -> Result<Tensor> {
     let squares = x_bd.sqr()?.sum_keepdim(D::Minus1)?;
     let is_zero = squares.le(SHORTEST * SHORTEST)?;
-    let length = is_zero
-        .where_cond(&squares.ones_like()?, &squares)?
-        .sqrt()?;
+    let length = is_zero.where_cond(&squares.ones_like()?, &squares)?.sqrt()?;
     let kept = is_zero.eq(0u8)?.to_dtype(x_bd.dtype())?;
     x_bd.broadcast_div(&length)?.broadcast_mul(&kept)
 }
@@ -35,9 +33,6 @@ mod tests {
         let grads = y.sum_all().unwrap().backward().unwrap();
         let grad = grads.get(&x).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(grad[0], [0.0, 0.0]);
-        assert!(
-            grad[1].iter().all(|g| g.is_finite() && *g != 0.0),
-            "{grad:?}"
-        );
+        assert!(grad[1].iter().all(|g| g.is_finite() && *g != 0.0), "{grad:?}");
     }
 }

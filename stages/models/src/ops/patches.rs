@@ -30,11 +30,7 @@ struct Patches {
 
 impl Patches {
     /// Calls `visit(start in the image, start in the patches)` for every run of `patch` pixels of one image.
-    fn for_each_run(
-        &self,
-        [channels, height, width]: [usize; 3],
-        mut visit: impl FnMut(usize, usize),
-    ) {
+    fn for_each_run(&self, [channels, height, width]: [usize; 3], mut visit: impl FnMut(usize, usize)) {
         let patch = self.patch;
         let (cols, area) = (width / patch, patch * patch);
         for channel in 0..channels {
@@ -42,10 +38,7 @@ impl Patches {
                 for col in 0..cols {
                     let cell = y / patch * cols + col;
                     let inside = channel * area + y % patch * patch;
-                    visit(
-                        (channel * height + y) * width + col * patch,
-                        cell * channels * area + inside,
-                    );
+                    visit((channel * height + y) * width + col * patch, cell * channels * area + inside);
                 }
             }
         }
@@ -66,13 +59,9 @@ impl CpuOp for Patches {
         let (batch, size @ [channels, height, width]) = sizes(&args[0])?;
         let (patch, image) = (self.patch, (channels * height * width).max(1));
         let mut out = vec![T::zero(); args[0].data.len()];
-        out.par_chunks_mut(image)
-            .zip(args[0].data.par_chunks(image))
-            .for_each(|(out, pixels)| {
-                self.for_each_run(size, |from, to| {
-                    out[to..to + patch].copy_from_slice(&pixels[from..from + patch])
-                });
-            });
+        out.par_chunks_mut(image).zip(args[0].data.par_chunks(image)).for_each(|(out, pixels)| {
+            self.for_each_run(size, |from, to| out[to..to + patch].copy_from_slice(&pixels[from..from + patch]));
+        });
         let cells = height / patch * (width / patch);
         Ok(Forward::new(out, &[batch, cells, channels * patch * patch]))
     }
@@ -81,13 +70,9 @@ impl CpuOp for Patches {
         let (_, size) = sizes(&pass.args[0])?;
         let (patch, image) = (self.patch, size.iter().product::<usize>().max(1));
         let mut out = vec![T::zero(); pass.grad.len()];
-        out.par_chunks_mut(image)
-            .zip(pass.grad.par_chunks(image))
-            .for_each(|(out, grad)| {
-                self.for_each_run(size, |from, to| {
-                    out[from..from + patch].copy_from_slice(&grad[to..to + patch])
-                });
-            });
+        out.par_chunks_mut(image).zip(pass.grad.par_chunks(image)).for_each(|(out, grad)| {
+            self.for_each_run(size, |from, to| out[from..from + patch].copy_from_slice(&grad[to..to + patch]));
+        });
         Ok(vec![Some(out)])
     }
 }
@@ -105,25 +90,13 @@ mod tests {
 
     #[test]
     fn patches_come_row_by_row_and_channel_first() {
-        let image = Tensor::arange(0f32, 32.0, &Device::Cpu)
-            .unwrap()
-            .reshape((1, 2, 4, 4))
-            .unwrap();
+        let image = Tensor::arange(0f32, 32.0, &Device::Cpu).unwrap().reshape((1, 2, 4, 4)).unwrap();
         let cut = patches(&image, 2).unwrap();
         assert_eq!(cut.dims(), [1, 4, 8]);
         let rows = cut.squeeze(0).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(rows[1], [2., 3., 6., 7., 18., 19., 22., 23.]);
         let composed = patches(&image.to_dtype(DType::BF16).unwrap(), 2).unwrap();
-        assert_eq!(
-            composed
-                .to_dtype(DType::F32)
-                .unwrap()
-                .squeeze(0)
-                .unwrap()
-                .to_vec2::<f32>()
-                .unwrap(),
-            rows
-        );
+        assert_eq!(composed.to_dtype(DType::F32).unwrap().squeeze(0).unwrap().to_vec2::<f32>().unwrap(), rows);
     }
 
     #[test]

@@ -8,11 +8,7 @@ use rayon::prelude::*;
 ///
 /// `tokens_bld [B, L, D]`, `positions_ld [P, D]` with P at least the resulting length (the first rows are used),
 /// `class_d [D]`; returns `[B, L, D]`, or `[B, L + 1, D]` with a class token.
-pub fn add_positions(
-    tokens_bld: &Tensor,
-    positions_ld: &Tensor,
-    class_d: Option<&Tensor>,
-) -> Result<Tensor> {
+pub fn add_positions(tokens_bld: &Tensor, positions_ld: &Tensor, class_d: Option<&Tensor>) -> Result<Tensor> {
     if has_kernel(tokens_bld) {
         return match class_d {
             Some(class) => apply(AddPositions, &[tokens_bld, positions_ld, class]),
@@ -23,9 +19,7 @@ pub fn add_positions(
     let Some(class) = class_d else {
         return tokens_bld.broadcast_add(&positions_ld.narrow(0, 0, length)?);
     };
-    let class = class
-        .reshape((1, 1, width))?
-        .broadcast_as((batch, 1, width))?;
+    let class = class.reshape((1, 1, width))?.broadcast_as((batch, 1, width))?;
     Tensor::cat(&[&class, tokens_bld], 1)?.broadcast_add(&positions_ld.narrow(0, 0, length + 1)?)
 }
 
@@ -42,76 +36,43 @@ struct Sizes {
 
 fn sizes<T>(args: &[View<'_, T>]) -> Result<Sizes> {
     let (&[batch, length, width], &[positions, _]) = (args[0].dims, args[1].dims) else {
-        bail!(
-            "add_positions: tokens {:?}, positions {:?}",
-            args[0].dims,
-            args[1].dims
-        )
+        bail!("add_positions: tokens {:?}, positions {:?}", args[0].dims, args[1].dims)
     };
     let class = args.len() - 2;
     if args[1].dims[1] != width || positions < length + class || width == 0 {
-        bail!(
-            "add_positions: tokens {:?} do not fit positions {:?}",
-            args[0].dims,
-            args[1].dims
-        )
+        bail!("add_positions: tokens {:?} do not fit positions {:?}", args[0].dims, args[1].dims)
     }
     if let Some(class) = args.get(2)
         && class.dims != [width]
     {
-        bail!(
-            "add_positions: tokens {:?}, class token {:?}",
-            args[0].dims,
-            class.dims
-        )
+        bail!("add_positions: tokens {:?}, class token {:?}", args[0].dims, class.dims)
     }
-    Ok(Sizes {
-        batch,
-        length,
-        width,
-        class,
-    })
+    Ok(Sizes { batch, length, width, class })
 }
 
 impl CpuOp for AddPositions {
     const NAME: &'static str = "add_positions";
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
-        let Sizes {
-            batch,
-            length,
-            width,
-            class,
-        } = sizes(args)?;
+        let Sizes { batch, length, width, class } = sizes(args)?;
         let total = length + class;
         let mut out = vec![T::zero(); batch * total * width];
-        out.par_chunks_mut((total * width).max(1))
-            .enumerate()
-            .for_each(|(sample, out)| {
-                let tokens = &args[0].data[sample * length * width..][..length * width];
-                if let Some(class) = args.get(2) {
-                    out[..width].copy_from_slice(class.data);
-                }
-                out[class * width..].copy_from_slice(tokens);
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        out.iter_mut()
-                            .zip(args[1].data)
-                            .for_each(|(x, &position)| *x += position)
-                    },
-                );
-            });
+        out.par_chunks_mut((total * width).max(1)).enumerate().for_each(|(sample, out)| {
+            let tokens = &args[0].data[sample * length * width..][..length * width];
+            if let Some(class) = args.get(2) {
+                out[..width].copy_from_slice(class.data);
+            }
+            out[class * width..].copy_from_slice(tokens);
+            vectorised(
+                #[inline(always)]
+                || out.iter_mut().zip(args[1].data).for_each(|(x, &position)| *x += position),
+            );
+        });
         Ok(Forward::new(out, &[batch, total, width]))
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
-        let Sizes {
-            batch,
-            length,
-            width,
-            class,
-        } = sizes(pass.args)?;
+        let Sizes { batch, length, width, class } = sizes(pass.args)?;
         let total = length + class;
         let mut positions = column_sums(pass.grad, total * width);
         let class_token = (class == 1).then(|| positions[..width].to_vec());
@@ -141,14 +102,9 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_finite_differences() {
-        let (tokens, positions, class) =
-            (random(&[3, 2, 4], 1), random(&[5, 4], 2), random(&[4], 3));
-        assert_gradients(&[tokens.clone(), positions.clone()], |a| {
-            add_positions(&a[0], &a[1], None)
-        });
-        assert_gradients(&[tokens, positions, class], |a| {
-            add_positions(&a[0], &a[1], Some(&a[2]))
-        });
+        let (tokens, positions, class) = (random(&[3, 2, 4], 1), random(&[5, 4], 2), random(&[4], 3));
+        assert_gradients(&[tokens.clone(), positions.clone()], |a| add_positions(&a[0], &a[1], None));
+        assert_gradients(&[tokens, positions, class], |a| add_positions(&a[0], &a[1], Some(&a[2])));
     }
 
     #[test]
@@ -157,10 +113,7 @@ mod tests {
         let kernel = add_positions(&args[0], &args[1], Some(&args[2])).unwrap();
         let half = args.map(|x| x.to_dtype(DType::BF16).unwrap());
         let composed = add_positions(&half[0], &half[1], Some(&half[2])).unwrap();
-        let difference = (kernel - composed.to_dtype(DType::F64).unwrap())
-            .unwrap()
-            .abs()
-            .unwrap();
+        let difference = (kernel - composed.to_dtype(DType::F64).unwrap()).unwrap().abs().unwrap();
         assert!(difference.max_all().unwrap().to_scalar::<f64>().unwrap() < 0.05);
     }
 

@@ -8,28 +8,14 @@ use candle_core::{Result, Tensor, bail};
 pub fn select_rows(x_bld: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let (batch, length, width) = x_bld.dims3()?;
     if rows.len() != batch || rows.iter().any(|&row| row as usize >= length) {
-        bail!(
-            "select_rows: {} rows {rows:?} of sequences {:?}",
-            rows.len(),
-            x_bld.dims()
-        )
+        bail!("select_rows: {} rows {rows:?} of sequences {:?}", rows.len(), x_bld.dims())
     }
     if has_kernel(x_bld) {
-        return apply(
-            SelectRows {
-                rows: rows.to_vec(),
-            },
-            &[x_bld],
-        );
+        return apply(SelectRows { rows: rows.to_vec() }, &[x_bld]);
     }
-    let flat: Vec<u32> = (0..)
-        .zip(rows)
-        .map(|(sample, row)| sample * length as u32 + row)
-        .collect();
+    let flat: Vec<u32> = (0..).zip(rows).map(|(sample, row)| sample * length as u32 + row).collect();
     let flat = Tensor::from_vec(flat, batch, x_bld.device())?;
-    x_bld
-        .reshape((batch * length, width))?
-        .index_select(&flat, 0)
+    x_bld.reshape((batch * length, width))?.index_select(&flat, 0)
 }
 
 struct SelectRows {
@@ -63,13 +49,7 @@ pub(super) fn gather<T: Real>(x: &[T], rows: &[u32], length: usize, width: usize
 }
 
 /// The reverse: adds `[B, D]` to one row of each sequence of `out [B, L, D]`.
-pub(super) fn scatter_add<T: Real>(
-    out: &mut [T],
-    grad: &[T],
-    rows: &[u32],
-    length: usize,
-    width: usize,
-) {
+pub(super) fn scatter_add<T: Real>(out: &mut [T], grad: &[T], rows: &[u32], length: usize, width: usize) {
     for (sample, &row) in rows.iter().enumerate() {
         let to = &mut out[(sample * length + row as usize) * width..][..width];
         for (to, &grad) in to.iter_mut().zip(&grad[sample * width..]) {
@@ -92,15 +72,9 @@ mod tests {
     #[test]
     fn kernel_and_composition_agree() {
         let x = random(&[3, 4, 5], 1).to_dtype(DType::BF16).unwrap();
-        let composed = select_rows(&x, &[3, 0, 2])
-            .unwrap()
-            .to_dtype(DType::F32)
-            .unwrap();
+        let composed = select_rows(&x, &[3, 0, 2]).unwrap().to_dtype(DType::F32).unwrap();
         let kernel = select_rows(&x.to_dtype(DType::F32).unwrap(), &[3, 0, 2]).unwrap();
-        assert_eq!(
-            composed.to_vec2::<f32>().unwrap(),
-            kernel.to_vec2::<f32>().unwrap()
-        );
+        assert_eq!(composed.to_vec2::<f32>().unwrap(), kernel.to_vec2::<f32>().unwrap());
     }
 
     #[test]

@@ -30,27 +30,13 @@ pub fn stem_stage(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let StemStage {
-        weight_ohwi,
-        bias_o,
-        norm_weight_o,
-        norm_bias_o,
-    } = stage;
+    let StemStage { weight_ohwi, bias_o, norm_weight_o, norm_bias_o } = stage;
     if has_kernel(x_bhwc) {
-        let op = Stage {
-            conv: Conv2d { stride, padding },
-            kind,
-        };
-        return apply(
-            op,
-            &[x_bhwc, weight_ohwi, bias_o, norm_weight_o, norm_bias_o],
-        );
+        let op = Stage { conv: Conv2d { stride, padding }, kind };
+        return apply(op, &[x_bhwc, weight_ohwi, bias_o, norm_weight_o, norm_bias_o]);
     }
     let x = conv2d(x_bhwc, weight_ohwi, Some(bias_o), stride, padding)?;
-    activation(
-        &layer_norm(&x, norm_weight_o, norm_bias_o, LAYER_NORM_EPSILON)?,
-        kind,
-    )
+    activation(&layer_norm(&x, norm_weight_o, norm_bias_o, LAYER_NORM_EPSILON)?, kind)
 }
 
 struct Stage {
@@ -63,10 +49,7 @@ impl Stage {
         let sizes = self.conv.sizes(&args[..3])?;
         let (weight, bias) = (args[3].dims, args[4].dims);
         if weight != [sizes.out_channels] || bias != [sizes.out_channels] {
-            bail!(
-                "stem_stage: convolution {:?}, norm {weight:?} and {bias:?}",
-                args[1].dims
-            )
+            bail!("stem_stage: convolution {:?}, norm {weight:?} and {bias:?}", args[1].dims)
         }
         Ok(sizes)
     }
@@ -77,8 +60,7 @@ impl CpuOp for Stage {
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
         let s = self.sizes(args)?;
-        let [x, weight, bias, norm_weight, norm_bias] =
-            [0, 1, 2, 3, 4].map(|i: usize| args[i].data);
+        let [x, weight, bias, norm_weight, norm_bias] = [0, 1, 2, 3, 4].map(|i: usize| args[i].data);
         let dims = [s.batch, s.out_height, s.out_width, s.out_channels];
         let count = dims.iter().product();
         let (mut out, mut normed) = (vec![T::zero(); count], vec![T::zero(); count]);
@@ -91,13 +73,8 @@ impl CpuOp for Stage {
                 || s.unfolding(),
                 |unfolded, (((out, normed), rstd), image)| {
                     for tile in s.tiles() {
-                        let rows = Rows {
-                            values: &mut out[tile.elements()],
-                            weight: norm_weight,
-                            bias: norm_bias,
-                        };
-                        let (normed, rstd) =
-                            (&mut normed[tile.elements()], &mut rstd[tile.positions()]);
+                        let rows = Rows { values: &mut out[tile.elements()], weight: norm_weight, bias: norm_bias };
+                        let (normed, rstd) = (&mut normed[tile.elements()], &mut rstd[tile.positions()]);
                         tile.forward(image, weight, Some(bias), unfolded, rows.values);
                         match self.kind {
                             Activation::Gelu => vectorised(
@@ -112,36 +89,24 @@ impl CpuOp for Stage {
                     }
                 },
             );
-        Ok(Forward {
-            out,
-            dims: dims.to_vec(),
-            saved: vec![normed, rstd],
-        })
+        Ok(Forward { out, dims: dims.to_vec(), saved: vec![normed, rstd] })
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
         let s = self.sizes(pass.args)?;
         let x = pass.args[0].data;
-        let [normed, rstd] = pass.saved else {
-            bail!("stem_stage: the forward pass kept nothing")
-        };
+        let [normed, rstd] = pass.saved else { bail!("stem_stage: the forward pass kept nothing") };
         let (samples, channels) = (s.samples_per_task(), s.out_channels);
         let (images, out_images) = (s.image() * samples, s.out_image() * samples);
         let mut grad_x = vec![T::zero(); if pass.needed[0] { x.len() } else { 0 }];
         let partials: Vec<Vec<T>> = per_task(&mut grad_x, images, x.len().div_ceil(images))
             .into_par_iter()
             .zip(x.par_chunks(images).zip(pass.grad.par_chunks(out_images)))
-            .zip(
-                normed
-                    .par_chunks(out_images)
-                    .zip(rstd.par_chunks(out_images / channels)),
-            )
+            .zip(normed.par_chunks(out_images).zip(rstd.par_chunks(out_images / channels)))
             .map(|((grad_x, (x, grad)), (normed, rstd))| {
                 let mut task = Task::new(self.kind, &s, pass.args);
                 let mut grad_images = grad_x.chunks_exact_mut(s.image());
-                let outputs = grad
-                    .chunks_exact(s.out_image())
-                    .zip(normed.chunks_exact(s.out_image()));
+                let outputs = grad.chunks_exact(s.out_image()).zip(normed.chunks_exact(s.out_image()));
                 let outputs = outputs.zip(rstd.chunks_exact(s.out_image() / channels));
                 for (image, ((grad, normed), rstd)) in x.chunks_exact(s.image()).zip(outputs) {
                     let mut grad_image = grad_images.next();
@@ -206,11 +171,7 @@ impl<'a, T: Real> Task<'a, T> {
         let grad_conv = &mut self.grad_conv[..grad.len()];
         grad_conv.copy_from_slice(grad);
         let (weight_sums, sums) = self.sums.split_at_mut(self.weight.len());
-        let rows = Rows {
-            values: grad_conv,
-            weight: self.norm_weight,
-            bias: self.norm_bias,
-        };
+        let rows = Rows { values: grad_conv, weight: self.norm_weight, bias: self.norm_bias };
         match self.kind {
             Activation::Gelu => vectorised(
                 #[inline(always)]
@@ -241,10 +202,7 @@ impl<T: Real> Rows<'_, T> {
     #[inline(always)]
     fn finish(self, normed: &mut [T], rstd: &mut [T], f: impl Fn(T) -> T) {
         let width = self.weight.len();
-        let rows = self
-            .values
-            .chunks_exact_mut(width)
-            .zip(normed.chunks_exact_mut(width));
+        let rows = self.values.chunks_exact_mut(width).zip(normed.chunks_exact_mut(width));
         for ((out, normed), rstd) in rows.zip(rstd) {
             *rstd = normalise_row(out, normed, LAYER_NORM_EPSILON);
             let affine = self.weight.iter().zip(self.bias);
@@ -261,10 +219,7 @@ impl<T: Real> Rows<'_, T> {
         let width = self.weight.len();
         let (conv_bias_sums, norm_sums) = sums.split_at_mut(width);
         let (weight_sums, bias_sums) = norm_sums.split_at_mut(width);
-        let rows = self
-            .values
-            .chunks_exact_mut(width)
-            .zip(normed.chunks_exact(width));
+        let rows = self.values.chunks_exact_mut(width).zip(normed.chunks_exact(width));
         for ((grad, normed), &rstd) in rows.zip(rstd) {
             let affine = self.weight.iter().zip(self.bias);
             for ((grad, &normed), (&weight, &bias)) in grad.iter_mut().zip(normed).zip(affine) {
@@ -287,34 +242,19 @@ mod tests {
     use super::*;
 
     fn stage(a: &[Tensor]) -> StemStage<'_> {
-        StemStage {
-            weight_ohwi: &a[1],
-            bias_o: &a[2],
-            norm_weight_o: &a[3],
-            norm_bias_o: &a[4],
-        }
+        StemStage { weight_ohwi: &a[1], bias_o: &a[2], norm_weight_o: &a[3], norm_bias_o: &a[4] }
     }
 
     fn args(batch: usize, side: usize, channels: usize, outputs: usize) -> Vec<Tensor> {
-        let dims: [&[usize]; 5] = [
-            &[batch, side, side + 1, channels],
-            &[outputs, 3, 3, channels],
-            &[outputs],
-            &[outputs],
-            &[outputs],
-        ];
-        (0..)
-            .zip(dims)
-            .map(|(seed, dims)| random(dims, seed))
-            .collect()
+        let dims: [&[usize]; 5] =
+            [&[batch, side, side + 1, channels], &[outputs, 3, 3, channels], &[outputs], &[outputs], &[outputs]];
+        (0..).zip(dims).map(|(seed, dims)| random(dims, seed)).collect()
     }
 
     #[test]
     fn gradients_agree_with_finite_differences() {
         for kind in [Activation::Gelu, Activation::QuickGelu] {
-            assert_gradients(&args(2, 4, 2, 3), |a| {
-                stem_stage(&a[0], stage(a), kind, 2, 1)
-            });
+            assert_gradients(&args(2, 4, 2, 3), |a| stem_stage(&a[0], stage(a), kind, 2, 1));
         }
     }
 
@@ -326,10 +266,7 @@ mod tests {
             |a| stem_stage(&a[0], stage(a), Activation::Gelu, 1, 1),
             |a| {
                 let x = conv2d(&a[0], &a[1], Some(&a[2]), 1, 1)?;
-                activation(
-                    &layer_norm(&x, &a[3], &a[4], LAYER_NORM_EPSILON)?,
-                    Activation::Gelu,
-                )
+                activation(&layer_norm(&x, &a[3], &a[4], LAYER_NORM_EPSILON)?, Activation::Gelu)
             },
         );
     }

@@ -8,17 +8,12 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) fn random(dims: &[usize], seed: u64) -> Tensor {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let count = dims.iter().product();
-    let values: Vec<f64> = (0..count)
-        .map(|_| generator.random_range(-1.0..1.0))
-        .collect();
+    let values: Vec<f64> = (0..count).map(|_| generator.random_range(-1.0..1.0)).collect();
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
 fn variables(args: &[Tensor]) -> (Vec<Var>, Vec<Tensor>) {
-    let variables: Vec<Var> = args
-        .iter()
-        .map(|arg| Var::from_tensor(arg).unwrap())
-        .collect();
+    let variables: Vec<Var> = args.iter().map(|arg| Var::from_tensor(arg).unwrap()).collect();
     let tensors = variables.iter().map(|v| v.as_tensor().clone()).collect();
     (variables, tensors)
 }
@@ -29,21 +24,13 @@ fn weighted_sum(y: &Tensor) -> Result<Tensor> {
 }
 
 fn flat(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
+    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Compares the gradient of every element of every argument with a central difference, in f64.
 pub(crate) fn assert_gradients(args: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let (variables, tracked) = variables(args);
-    let grads = weighted_sum(&f(&tracked).unwrap())
-        .unwrap()
-        .backward()
-        .unwrap();
+    let grads = weighted_sum(&f(&tracked).unwrap()).unwrap().backward().unwrap();
     for (index, variable) in variables.iter().enumerate() {
         let analytic = flat(grads.get(variable).expect("every argument has a gradient"));
         let values = flat(&args[index]);
@@ -53,10 +40,7 @@ pub(crate) fn assert_gradients(args: &[Tensor], f: impl Fn(&[Tensor]) -> Result<
                 values[element] += shift;
                 let mut args = args.to_vec();
                 args[index] = Tensor::from_vec(values, args[index].shape(), &Device::Cpu).unwrap();
-                weighted_sum(&f(&args).unwrap())
-                    .unwrap()
-                    .to_scalar::<f64>()
-                    .unwrap()
+                weighted_sum(&f(&args).unwrap()).unwrap().to_scalar::<f64>().unwrap()
             };
             let step = 1e-5;
             let numeric = (at(step) - at(-step)) / (2.0 * step);
@@ -77,10 +61,7 @@ pub(crate) fn assert_same_as_composed(
     composed: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) {
     for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-5)] {
-        let args: Vec<Tensor> = args
-            .iter()
-            .map(|arg| arg.to_dtype(dtype).unwrap())
-            .collect();
+        let args: Vec<Tensor> = args.iter().map(|arg| arg.to_dtype(dtype).unwrap()).collect();
         let (variables, tracked) = variables(&args);
         let (a, b) = (kernel(&tracked).unwrap(), composed(&tracked).unwrap());
         assert_eq!(a.dims(), b.dims());
@@ -88,10 +69,7 @@ pub(crate) fn assert_same_as_composed(
         let grads_a = weighted_sum(&a).unwrap().backward().unwrap();
         let grads_b = weighted_sum(&b).unwrap().backward().unwrap();
         for (index, variable) in variables.iter().enumerate() {
-            let (a, b) = (
-                grads_a.get(variable).unwrap(),
-                grads_b.get(variable).unwrap(),
-            );
+            let (a, b) = (grads_a.get(variable).unwrap(), grads_b.get(variable).unwrap());
             assert_close(&format!("gradient {index} in {dtype:?}"), a, b, tolerance);
         }
     }
@@ -101,9 +79,6 @@ fn assert_close(what: &str, a: &Tensor, b: &Tensor, tolerance: f64) {
     let (a, b) = (flat(a), flat(b));
     let scale = b.iter().fold(1.0f64, |scale, x| scale.max(x.abs()));
     for (i, (a, b)) in a.iter().zip(&b).enumerate() {
-        assert!(
-            (a - b).abs() <= tolerance * scale,
-            "{what}: element {i} is {a} beside {b}"
-        );
+        assert!((a - b).abs() <= tolerance * scale, "{what}: element {i} is {a} beside {b}");
     }
 }

@@ -63,11 +63,7 @@ impl Sizes {
     /// The tiles of one sample.
     pub(super) fn tiles(self) -> impl Iterator<Item = Tile> {
         let step = self.rows_per_tile();
-        let tile = move |first_row| Tile {
-            sizes: self,
-            first_row,
-            rows: step.min(self.out_height - first_row),
-        };
+        let tile = move |first_row| Tile { sizes: self, first_row, rows: step.min(self.out_height - first_row) };
         (0..self.out_height).step_by(step).map(tile)
     }
 }
@@ -108,8 +104,7 @@ impl Tile {
         self.unfold(image, unfolded);
         let write = match bias {
             Some(bias) => {
-                out.chunks_exact_mut(s.out_channels)
-                    .for_each(|out| out.copy_from_slice(bias));
+                out.chunks_exact_mut(s.out_channels).for_each(|out| out.copy_from_slice(bias));
                 Write::Add
             }
             None => Write::Overwrite,
@@ -125,13 +120,7 @@ impl Tile {
     }
 
     /// Adds the weight gradient of this tile to `grad_weight`.
-    pub(super) fn backward_weight<T: Real>(
-        &self,
-        image: &[T],
-        grad: &[T],
-        unfolded: &mut [T],
-        grad_weight: &mut [T],
-    ) {
+    pub(super) fn backward_weight<T: Real>(&self, image: &[T], grad: &[T], unfolded: &mut [T], grad_weight: &mut [T]) {
         let s = &self.sizes;
         let positions = self.positions().len();
         let unfolded = &mut unfolded[..positions * s.window()];
@@ -147,13 +136,7 @@ impl Tile {
     }
 
     /// Adds the gradient of the image to `grad_image`.
-    pub(super) fn backward_image<T: Real>(
-        &self,
-        weight: &[T],
-        grad: &[T],
-        unfolded: &mut [T],
-        grad_image: &mut [T],
-    ) {
+    pub(super) fn backward_image<T: Real>(&self, weight: &[T], grad: &[T], unfolded: &mut [T], grad_image: &mut [T]) {
         let s = &self.sizes;
         let positions = self.positions().len();
         let unfolded = &mut unfolded[..positions * s.window()];
@@ -207,9 +190,7 @@ impl Tile {
                     #[inline(always)]
                     |from, to, length| {
                         // A loop, since most runs are too short for a call.
-                        let run = unfolded[to..to + length]
-                            .iter_mut()
-                            .zip(&image[from..from + length]);
+                        let run = unfolded[to..to + length].iter_mut().zip(&image[from..from + length]);
                         for (unfolded, &pixel) in run {
                             *unfolded = pixel;
                         }

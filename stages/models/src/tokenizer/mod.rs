@@ -27,10 +27,7 @@ impl Tokenizer {
     pub fn from_file(path: &Path) -> Result<Self> {
         let size = std::fs::metadata(path).map_err(ModelError::io(path))?.len();
         if size > MAX_TOKENIZER_BYTES {
-            return Err(ModelError::malformed(
-                path,
-                format!("longer than {MAX_TOKENIZER_BYTES} bytes"),
-            ));
+            return Err(ModelError::malformed(path, format!("longer than {MAX_TOKENIZER_BYTES} bytes")));
         }
         let json = std::fs::read(path).map_err(ModelError::io(path))?;
         Self::from_json(&json).map_err(|error| ModelError::malformed(path, error))
@@ -42,8 +39,7 @@ impl Tokenizer {
     /// nor wrongly decoded UTF-8 are repaired.
     pub fn from_clip_bpe(path: &Path) -> Result<Self> {
         let json = clip_bpe::tokenizer_json(path)?;
-        Self::from_json(json.to_string().as_bytes())
-            .map_err(|error| ModelError::malformed(path, error))
+        Self::from_json(json.to_string().as_bytes()).map_err(|error| ModelError::malformed(path, error))
     }
 
     /// Makes a vocabulary of at most `vocab_size` tokens from captions: their words in lower case if seen twice, by
@@ -52,10 +48,7 @@ impl Tokenizer {
     ///
     /// The start and end tokens have the two largest ids, so that [`Eot::Argmax`](crate::clip::Eot::Argmax) holds;
     /// padding is 0. A configuration has to be given [`vocab_size`](Self::vocab_size).
-    pub fn train<S: AsRef<str>>(
-        captions: impl IntoIterator<Item = S>,
-        vocab_size: usize,
-    ) -> Result<Self> {
+    pub fn train<S: AsRef<str>>(captions: impl IntoIterator<Item = S>, vocab_size: usize) -> Result<Self> {
         let json = train::tokenizer_json(captions, vocab_size)?;
         Self::from_json(json.to_string().as_bytes())
     }
@@ -72,12 +65,7 @@ impl Tokenizer {
         };
         let (start, end) = (id(START)?, id(END)?);
         let pad = inner.get_padding().map_or(0, |padding| padding.pad_id);
-        Ok(Self {
-            inner,
-            start,
-            end,
-            pad,
-        })
+        Ok(Self { inner, start, end, pad })
     }
 
     /// The same vocabulary with another padding id: 0 in open_clip, the end token in Hugging Face's CLIP.
@@ -100,10 +88,7 @@ impl Tokenizer {
                 "a context length of {context_length} has no room for start and end"
             )));
         }
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_attention_mask());
         let tokens = tokens.filter(|&(&id, &mask)| mask == 1 && id != self.start && id != self.end);
         let mut ids = Vec::with_capacity(context_length);
@@ -116,11 +101,7 @@ impl Tokenizer {
 
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
-        self.inner
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .map_or(0, |id| id as usize + 1)
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
     pub fn start_id(&self) -> u32 {
@@ -151,9 +132,7 @@ impl Tokenizer {
     }
 
     fn json(&self, pretty: bool) -> Result<String> {
-        self.inner
-            .to_string(pretty)
-            .map_err(|error| ModelError::Tokenizer(error.to_string()))
+        self.inner.to_string(pretty).map_err(|error| ModelError::Tokenizer(error.to_string()))
     }
 }
 
@@ -200,10 +179,7 @@ mod tests {
         let tokenizer = trained();
         let tokens = |text: &str| {
             let ids = tokenizer.encode(text, 40).unwrap();
-            ids.into_iter()
-                .skip(1)
-                .take_while(|&id| id != tokenizer.end_id())
-                .collect::<Vec<_>>()
+            ids.into_iter().skip(1).take_while(|&id| id != tokenizer.end_id()).collect::<Vec<_>>()
         };
         assert_eq!(tokens("AIRPORT").len(), 1);
         assert_eq!(tokens("green lawn").len(), 2);
@@ -218,10 +194,7 @@ mod tests {
     fn a_caption_cannot_end_itself() {
         let tokenizer = trained();
         let ids = tokenizer.encode("planes <|endoftext|> road", 40).unwrap();
-        assert_eq!(
-            ids.iter().filter(|&&id| id == tokenizer.end_id()).count(),
-            1
-        );
+        assert_eq!(ids.iter().filter(|&&id| id == tokenizer.end_id()).count(), 1);
         let road = tokenizer.encode("road", 3).unwrap()[1];
         assert!(ids.contains(&road));
     }
@@ -243,25 +216,16 @@ mod tests {
         let loaded = Tokenizer::from_file(&path).unwrap();
         assert_eq!(loaded.pad_id(), 1);
         assert_eq!(saved.digest().unwrap(), loaded.digest().unwrap());
-        assert_eq!(
-            saved.encode(CAPTIONS[0], 20).unwrap(),
-            loaded.encode(CAPTIONS[0], 20).unwrap()
-        );
+        assert_eq!(saved.encode(CAPTIONS[0], 20).unwrap(), loaded.encode(CAPTIONS[0], 20).unwrap());
     }
 
     #[test]
     fn files_that_are_no_tokenizers_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
-        assert!(matches!(
-            Tokenizer::from_file(&path),
-            Err(ModelError::Io { .. })
-        ));
+        assert!(matches!(Tokenizer::from_file(&path), Err(ModelError::Io { .. })));
         std::fs::write(&path, "{}").unwrap();
-        assert!(matches!(
-            Tokenizer::from_file(&path),
-            Err(ModelError::Malformed { .. })
-        ));
+        assert!(matches!(Tokenizer::from_file(&path), Err(ModelError::Malformed { .. })));
         assert!(Tokenizer::train(CAPTIONS, 10).is_err());
     }
 }

@@ -5,9 +5,7 @@ use crate::{ModelError, Result};
 use serde_json::{Map, Value, json};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use tokenizers::{
-    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
-};
+use tokenizers::{NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 const PAD: &str = "<|pad|>";
 const UNKNOWN: &str = "<|unk|>";
@@ -24,10 +22,7 @@ const PIECE_LENGTHS: std::ops::RangeInclusive<usize> = 2..=6;
 const MAX_WORD_LENGTH: usize = 64;
 
 /// Trains on captions and returns the content of a `tokenizer.json`.
-pub(super) fn tokenizer_json<S: AsRef<str>>(
-    captions: impl IntoIterator<Item = S>,
-    vocab_size: usize,
-) -> Result<Value> {
+pub(super) fn tokenizer_json<S: AsRef<str>>(captions: impl IntoIterator<Item = S>, vocab_size: usize) -> Result<Value> {
     if vocab_size < MIN_VOCABULARY {
         return Err(ModelError::Config(format!(
             "a vocabulary of {vocab_size} tokens is too small, at least {MIN_VOCABULARY} are needed"
@@ -42,18 +37,11 @@ pub(super) fn tokenizer_json<S: AsRef<str>>(
     Ok(describe(characters.into_iter().chain(pieces).chain(words)))
 }
 
-fn count_words<S: AsRef<str>>(
-    captions: impl IntoIterator<Item = S>,
-) -> Result<BTreeMap<String, u64>> {
+fn count_words<S: AsRef<str>>(captions: impl IntoIterator<Item = S>) -> Result<BTreeMap<String, u64>> {
     let refused = |error: tokenizers::Error| ModelError::Tokenizer(error.to_string());
-    let rules = tokenizers::Tokenizer::from_bytes(describe(std::iter::empty()).to_string())
-        .map_err(refused)?;
-    let (Some(normalizer), Some(pre_tokenizer)) =
-        (rules.get_normalizer(), rules.get_pre_tokenizer())
-    else {
-        return Err(ModelError::Tokenizer(
-            "the rules of splitting were not understood".to_owned(),
-        ));
+    let rules = tokenizers::Tokenizer::from_bytes(describe(std::iter::empty()).to_string()).map_err(refused)?;
+    let (Some(normalizer), Some(pre_tokenizer)) = (rules.get_normalizer(), rules.get_pre_tokenizer()) else {
+        return Err(ModelError::Tokenizer("the rules of splitting were not understood".to_owned()));
     };
     let mut counts = BTreeMap::new();
     for caption in captions {
@@ -82,20 +70,13 @@ fn characters(words: &BTreeMap<String, u64>, most: usize) -> Vec<String> {
         }
     }
     let by_frequency = sorted_by_score(counts);
-    let tokens = by_frequency
-        .into_iter()
-        .flat_map(|c| [c.to_string(), format!("{CONTINUES}{c}")]);
+    let tokens = by_frequency.into_iter().flat_map(|c| [c.to_string(), format!("{CONTINUES}{c}")]);
     tokens.take(most).collect()
 }
 
 /// Splits words into those that become tokens and the rest with its counts.
-fn frequent_words(
-    mut words: BTreeMap<String, u64>,
-    most: usize,
-) -> (Vec<String>, BTreeMap<String, u64>) {
-    let known = words
-        .iter()
-        .filter(|(word, count)| **count >= MIN_WORD_COUNT && word.chars().nth(1).is_some());
+fn frequent_words(mut words: BTreeMap<String, u64>, most: usize) -> (Vec<String>, BTreeMap<String, u64>) {
+    let known = words.iter().filter(|(word, count)| **count >= MIN_WORD_COUNT && word.chars().nth(1).is_some());
     let mut chosen = sorted_by_score(known.map(|(word, count)| (word.clone(), *count)));
     chosen.truncate(most);
     for word in &chosen {
@@ -122,9 +103,7 @@ fn pieces(rare: &BTreeMap<String, u64>, most: usize, words: &[String]) -> Vec<St
     }
     let words: BTreeSet<&String> = words.iter().collect();
     // A piece that spares one token once is the word itself under another name.
-    let useful = spared
-        .into_iter()
-        .filter(|(piece, spared)| *spared >= 4 && !words.contains(piece));
+    let useful = spared.into_iter().filter(|(piece, spared)| *spared >= 4 && !words.contains(piece));
     let mut chosen = sorted_by_score(useful);
     chosen.truncate(most);
     chosen

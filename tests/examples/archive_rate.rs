@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .into_iter()
             .map(|member| Some(Place { object: name.to_owned(), member: Some(member) }))
             .collect();
-        let mut preprocess = pixels::ClipPreprocess::new(SIDE_PX);
+        let mut preprocess = pixels::ClipPreprocess::new(SIDE_PX, pixels::DecodeLimits::default());
         let mut pixel_values_chw = vec![0f32; 3 * (SIDE_PX * SIDE_PX) as usize];
         let listing = Listing::default();
         let settings = FetchSettings { concurrency: 16, request_bytes: 8 << 20 };

@@ -108,7 +108,7 @@ fn answer(
 
 const QUICK: [&str; 4] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=2", "segment.segmenter=none"];
 
-fn set<'a>(more: &'a [String]) -> Vec<&'a str> {
+fn set(more: &[String]) -> Vec<&str> {
     QUICK.iter().copied().chain(more.iter().map(String::as_str)).collect()
 }
 

@@ -12,7 +12,7 @@ TILES     ?= 420
 .PHONY: demo test real goldens bench check binary
 
 binary:
-	cargo build --locked -p pipeline
+	cargo build --locked --workspace --bins
 
 demo: binary
 	URBANCROSS=$(abspath $(URBANCROSS)) TILES=$(TILES) deploy/demo.sh $(DEMO)

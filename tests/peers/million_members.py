@@ -52,6 +52,9 @@ url = "{folder / 'work'}"
 shards = 16
 """
 )
+if "--measure" not in sys.argv:
+    # a process of its own: the peak of a child counts the memory of the parent that it was forked from
+    sys.exit(subprocess.run([sys.executable, __file__, urbancross, str(folder), str(members), "--measure"]).returncode)
 subprocess.run([urbancross, "run", str(spec), "--until", "images"], check=True)
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(f"peak_memory_mib {peak:.0f} members {members} wanted {members // 100}")

@@ -33,10 +33,9 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
 }
 
 fn device(spec: Option<&BuildSpec>) -> String {
-    let built = if cfg!(feature = "cuda") { "this binary has CUDA" } else { "this binary is for the CPU" };
     match spec {
-        Some(spec) => format!("{built}; the spec asks for {}", spec.model.device),
-        None => built.to_owned(),
+        Some(spec) => format!("this binary is for the CPU; the spec asks for {}", spec.model.device),
+        None => "this binary is for the CPU".to_owned(),
     }
 }
 

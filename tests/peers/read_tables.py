@@ -19,8 +19,8 @@ for path in tables:
     assert set(arrow.column("country").to_pylist()) == {"finland"}, path.name
     # DuckDB over the table's own files: its delta extension would have to be downloaded
     files = table.file_uris()
-    count, countries = duckdb.sql(
+    [(count, countries)] = duckdb.sql(
         f"select count(*), count(distinct country) from read_parquet({files!r}, hive_partitioning = true)"
-    ).fetchone()
+    ).fetchall()
     assert (count, countries) == (rows, 1), (path.name, count, countries)
     print(f"{path.name}: version {table.version()}, {len(ids)} rows, {len(arrow.schema)} columns")

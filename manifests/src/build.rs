@@ -35,6 +35,9 @@ pub struct BuildSpec {
     pub score: ScoreSpec,
     #[serde(default)]
     pub model: ModelSpec,
+    /// How weights that lie elsewhere are fetched.
+    #[serde(default)]
+    pub weights: WeightsSpec,
     #[serde(default)]
     pub pretrain: PretrainSpec,
     #[serde(default)]
@@ -251,14 +254,22 @@ impl Default for ScoreSpec {
     }
 }
 
+/// Fetching of weights and vocabularies that lie in a store or on the hub.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WeightsSpec {
+    pub options: StoreOptions,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSpec {
     /// `vit-b-32`, `vit-b-16`, `vit-l-14`, or one of the small ones: `tiny`, `small`.
     pub preset: String,
-    /// Weights to start from: a folder or file; empty: random, from the seed.
+    /// Weights to start from: a folder or file here, the address of one (`s3://`, `https://` …), or `owner/name` on
+    /// the hub; empty: random, from the seed.
     pub init: String,
-    /// `train` (a small vocabulary from the train captions), or a tokenizer file.
+    /// `train` (a small vocabulary from the train captions), or a tokenizer file, named like `init`.
     pub tokenizer: String,
     pub vocabulary: usize,
     /// Tokens per caption; 0: the preset's.

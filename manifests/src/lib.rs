@@ -9,6 +9,7 @@ pub mod paths;
 pub mod plan;
 pub mod recipe;
 pub mod shard;
+pub mod weights;
 
 pub use artifact::{Artifact, Field, FieldType};
 pub use build::{BuildSpec, SpecError};

@@ -55,6 +55,11 @@ pub fn training_runs(country: &str, stage: &str) -> String {
     format!("checkpoints/{country}/{stage}")
 }
 
+/// Digests of weights made elsewhere, by the digest of their source.
+pub fn weights_lock(key: &str) -> String {
+    format!("weights/{key}.json")
+}
+
 pub fn evaluation(country: &str, key: &str) -> String {
     format!("evaluations/{country}/{key}.json")
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use manifests::plan::PinnedTable;
+use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, shard_of};
 use sources::name::ImageName;
 use sources::split::{self, SplitRow};
@@ -23,6 +24,8 @@ pub struct Build {
     pub tables: Tables,
     /// The listing of the source, and the split assignment once it is known.
     pub virtual_inputs: VirtualInputs,
+    /// What the spec's fields name; fetched before the first step of a run.
+    pub weights: Weights,
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: PathBuf,
     pub stop: std::sync::Arc<AtomicBool>,
@@ -31,18 +34,21 @@ pub struct Build {
 impl Build {
     /// Opens the stores and lists the source.
     pub async fn open(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
-        let mut build = Build::open_work(spec, stop)?;
+        let mut build = Build::open_work(spec, stop).await?;
         build.virtual_inputs.listing = workers::listing::list(&build.source, &build.work, &build.spec).await?;
         Ok(build)
     }
 
     /// Opens the stores only: enough for `status` and `report`.
-    pub fn open_work(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
+    pub async fn open_work(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let source = SourceStore::open(&spec.source.url, &spec.source.options)?;
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
         let tables = Tables::new(&work);
-        let scratch = std::env::temp_dir().join("urbancross");
-        Ok(Build { spec, source, work, tables, virtual_inputs: VirtualInputs::default(), scratch, stop })
+        let weights = workers::weights::known(&work, &spec).await?;
+        // a folder for each work store: the same run in another store is another run
+        let key = &manifests::digest::of_bytes(work.url().as_str().as_bytes())[..12];
+        let scratch = std::env::temp_dir().join("urbancross").join(key);
+        Ok(Build { spec, source, work, tables, virtual_inputs: VirtualInputs::default(), weights, scratch, stop })
     }
 
     pub fn fetch_settings(&self) -> FetchSettings {

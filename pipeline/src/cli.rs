@@ -94,6 +94,15 @@ enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
+    /// List the weights that a build names, with their digests, and fetch them
+    Weights {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(long, help = "Bring what is not here, and verify what is against the lock")]
+        fetch: bool,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
     /// Make a sandbox world: three small countries in SkyScript's layout, and their build specs
     Sandbox {
         #[arg(help = "Folder of the world")]
@@ -185,7 +194,7 @@ pub async fn main(cli: Cli) -> Result<()> {
         }
         Command::Run { spec, options, until } => run(spec.read()?, options, until).await,
         Command::Status { spec, json } => {
-            let build = Build::open_work(spec.read()?, stop_flag())?;
+            let build = Build::open_work(spec.read()?, stop_flag()).await?;
             let lines = crate::status::status(&build).await?;
             if json {
                 println!("{}", serde_json::to_string_pretty(&lines)?);
@@ -210,11 +219,12 @@ pub async fn main(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Report { specs, set, output } => {
-            let builds = open_all(&specs, &set.set)?;
+            let builds = open_all(&specs, &set.set).await?;
             write_report(&builds, &[], &output).await
         }
         Command::Evaluate { specs, set, report, json } => evaluate(&specs, &set.set, report, json).await,
         Command::Doctor { spec, set, json } => doctor(spec, &set.set, json).await,
+        Command::Weights { spec, fetch, json } => weights(&spec.read()?, fetch, json).await,
         Command::Sandbox { out, tiles, seed, edit_tags } => make_sandbox(&out, tiles, seed, edit_tags),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "urbancross", &mut std::io::stdout());
@@ -254,6 +264,29 @@ async fn run(spec: BuildSpec, options: RunArgs, until: Option<String>) -> Result
     Ok(())
 }
 
+async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result<()> {
+    let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
+    if fetch {
+        workers::weights::fetch(&work, spec).await?;
+    }
+    let lines = workers::weights::lines(&work, spec).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&lines)?);
+        return Ok(());
+    }
+    if lines.is_empty() {
+        println!("this build names no weights: everything is trained from the data");
+    }
+    for line in lines {
+        let locked = if line.locked { ", locked" } else { "" };
+        println!("{} = {}: {}{locked}, {}", line.field, line.source, line.state, line.folder.display());
+        for (name, pin) in &line.files {
+            println!("  {}  {:>14} bytes  {name}", pin.sha256, pin.bytes);
+        }
+    }
+    Ok(())
+}
+
 /// A place of the work store, as a path where it is one.
 fn shown(build: &Build, path: &str) -> String {
     match build.work.local_folder() {
@@ -270,13 +303,17 @@ fn print_quarantine(quarantined: &[Quarantined]) {
     }
 }
 
-fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
+async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
     let stop = stop_flag();
-    specs.iter().map(|path| Ok(Build::open_work(BuildSpec::read(path, set)?, stop.clone())?)).collect()
+    let mut builds = Vec::with_capacity(specs.len());
+    for path in specs {
+        builds.push(Build::open_work(BuildSpec::read(path, set)?, stop.clone()).await?);
+    }
+    Ok(builds)
 }
 
 async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
-    let builds = open_all(specs, set)?;
+    let builds = open_all(specs, set).await?;
     let progress = Progress::new(json);
     let mut all = Vec::new();
     for model_of in &builds {

@@ -26,10 +26,8 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
     let training = match stage.model {
         ModelUse::None => return Ok(Some(Model::default())),
         ModelUse::Scoring if build.spec.score.clip != "bootstrap" => {
-            let folder = PathBuf::from(&build.spec.score.clip);
-            let digest = pretrain::model_digest(&folder)
-                .map_err(|e| WorkerError::Configuration(format!("score.clip {}: {e}", folder.display())))?;
-            return Ok(Some(Model { digest, folder: Some(folder) }));
+            let folder = build.weights.path("score.clip").map(PathBuf::from);
+            return Ok(Some(Model { digest: build.weights.digest("score.clip").to_owned(), folder }));
         }
         ModelUse::Scoring => Training::Bootstrap,
         ModelUse::Retrieval => Training::Pretrain,
@@ -41,7 +39,7 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
 
 /// The newest finished run with the spec's settings.
 pub async fn standing_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
-    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training));
+    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
     let records = train::records(&build.work, &build.spec.country, training).await?;
     Ok(records.into_iter().rev().find(|r| r.parameters == parameters && r.stage_version == pretrain::VERSION))
 }
@@ -64,7 +62,7 @@ pub enum TrainingState {
 
 /// Decides about a training. `force` runs it again even if it stands.
 pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
-    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training));
+    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
     let mut inputs = Vec::new();
     for artifact in train::training_inputs(&build.spec, training) {
         inputs.push(build.pin(artifact).await?);

@@ -145,10 +145,11 @@ impl TrainingBar<'_> {
                     step.loss,
                     step.learning_rate,
                     step.samples_per_second,
-                    100.0 * (step.wait_seconds * step.samples_per_second / step.samples_per_second.max(1e-9)).min(1.0),
+                    100.0 * (step.wait_seconds / step.seconds.max(1e-9)).min(1.0),
                 ));
                 self.bar.tick();
             }
+            Event::Saved => {}
             Event::EpochEnd(end) => {
                 let mean = loss.0 / loss.1.max(1) as f64;
                 *loss = (0.0, 0);

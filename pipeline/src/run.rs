@@ -48,6 +48,7 @@ pub async fn run(
         let names: Vec<&str> = steps.iter().map(Step::name).collect();
         return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
     }
+    build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let mut quarantined = Vec::new();
     for step in steps {
         let name = step.name();
@@ -203,6 +204,7 @@ async fn run_training(
     let request = TrainRequest {
         work: &build.work,
         spec: &build.spec,
+        weights: &build.weights,
         training,
         inputs,
         key,

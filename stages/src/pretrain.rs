@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use manifests::build::{LossKind, PretrainSpec, ScheduleKind, SegmentTower};
+use manifests::weights::Weights;
 use manifests::{BuildSpec, digest};
 use models::clip::Clip;
 use models::tokenizer::Tokenizer;
@@ -78,14 +79,17 @@ pub struct Run<'a> {
     pub folder: &'a Path,
     /// Identity of the rows, so that a checkpoint is not continued on others.
     pub data: String,
+    /// What the spec's fields name, on this machine.
+    pub weights: &'a Weights,
     /// Result folder of an earlier run to start from.
     pub warm_start: Option<PathBuf>,
     pub stop: &'a AtomicBool,
     pub observe: &'a mut dyn FnMut(&Event),
 }
 
-/// The settings of a training, as they enter its identity.
-pub fn parameters(spec: &BuildSpec, training: Training) -> serde_json::Value {
+/// The settings of a training, as they enter its identity. Files made elsewhere enter by their content, wherever
+/// they lie.
+pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> serde_json::Value {
     let pretrain = of_training(spec, training);
     let mut value = serde_json::json!({
         "model": spec.model,
@@ -100,6 +104,11 @@ pub fn parameters(spec: &BuildSpec, training: Training) -> serde_json::Value {
     }
     if let Some(map) = value["model"].as_object_mut() {
         map.remove("device");
+        for (name, field) in [("init", "model.init"), ("tokenizer", "model.tokenizer")] {
+            if let Some(digest) = Some(weights.digest(field)).filter(|d| !d.is_empty()) {
+                map.insert(name.into(), digest.into());
+            }
+        }
     }
     value
 }
@@ -155,8 +164,9 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
     let stage = run.training.name();
     let compute = |why: String| StageError::Compute { stage, why };
     let spec = of_training(run.spec, run.training);
-    std::fs::create_dir_all(run.folder).map_err(|e| compute(format!("{}: {e}", run.folder.display())))?;
-    let start = Start { spec: run.spec, folder: run.folder, warm_start: run.warm_start.as_deref() };
+    std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(stage, &e))?;
+    let start =
+        Start { spec: run.spec, weights: run.weights, folder: run.folder, warm_start: run.warm_start.as_deref() };
     let (clip, tokenizer) = open_tower(stage, &start, run.train)?;
     let validation_rows: u64 = run.validation.groups().iter().map(|&rows| u64::from(rows)).sum();
     if validation_rows == 0 {
@@ -171,10 +181,10 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
     let limits = crate::images::limits(run.spec);
     let mut source = rows::Batches::new(stage, &spec, score, limits, clip.config(), &tokenizer, run.train)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
-    let mut trainer = Trainer::new(clip, settings).map_err(|e| compute(e.to_string()))?;
+    let mut trainer = Trainer::new(clip, settings).map_err(|e| StageError::of(stage, &e))?;
     let cadence =
         Cadence { checkpoint_every_steps: spec.checkpoint_every_steps, prefetch_batches: spec.prefetch_batches };
-    let mut curve = Curve::open(run.folder).map_err(|e| compute(e.to_string()))?;
+    let mut curve = Curve::open(run.folder).map_err(|e| StageError::of(stage, &e))?;
     let steps_per_epoch = training::batch::BatchSource::steps_per_epoch(&source);
     let validation = run.validation;
     let observe = run.observe;
@@ -193,12 +203,12 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
                 observe(event);
             },
         )
-        .map_err(|e| compute(e.to_string()))?;
+        .map_err(|e| StageError::of(stage, &e))?;
     if !summary.finished {
         return Err(StageError::Stopped);
     }
     let best = summary.position.best.ok_or_else(|| compute("no epoch was validated: pretrain.epochs is 0".into()))?;
-    let model_digest = write_result(run.folder, &tokenizer).map_err(compute)?;
+    let model_digest = write_result(stage, run.folder, &tokenizer)?;
     Ok(Trained {
         model_digest,
         parameters,
@@ -215,22 +225,23 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
 
 /// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with exports that open_clip and
 /// Hugging Face read where the architecture is one that they have.
-fn write_result(folder: &Path, tokenizer: &Tokenizer) -> Result<String, String> {
-    let best = checkpoint::find(folder, Which::Best).ok_or("there is no best checkpoint")?;
-    let clip = Clip::load(&best.join("model"), &candle_core::Device::Cpu, candle_core::DType::F32)
-        .map_err(|e| e.to_string())?;
+fn write_result(stage: &'static str, folder: &Path, tokenizer: &Tokenizer) -> Result<String, StageError> {
+    let failed = |e: models::ModelError| StageError::of(stage, &e);
+    let best = checkpoint::find(folder, Which::Best)
+        .ok_or_else(|| StageError::Compute { stage, why: "there is no best checkpoint".into() })?;
+    let clip = Clip::load(&best.join("model"), &candle_core::Device::Cpu, candle_core::DType::F32).map_err(failed)?;
     let result = folder.join(RESULT_FOLDER);
-    clip.save(&result).map_err(|e| e.to_string())?;
-    tokenizer.save(&result.join(TOKENIZER_FILE)).map_err(|e| e.to_string())?;
+    clip.save(&result).map_err(failed)?;
+    tokenizer.save(&result.join(TOKENIZER_FILE)).map_err(failed)?;
     for (name, save) in
         [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)]
     {
         match save(&clip, &result.join(name)) {
             Ok(()) | Err(models::ModelError::Unsupported { .. }) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(failed(error)),
         }
     }
-    model_digest(&result)
+    model_digest(&result).map_err(|why| StageError::Compute { stage, why })
 }
 
 /// Digest of the model in a folder: weights, configuration and vocabulary.
@@ -265,7 +276,7 @@ impl Curve {
                 learning_rate: Some(p.learning_rate),
                 validation_mean_recall: None,
             },
-            Event::Step(_) => return,
+            Event::Step(_) | Event::Saved => return,
             Event::EpochEnd(end) => CurvePoint {
                 epoch: (end.epoch + 1) as f64,
                 loss: None,
@@ -318,10 +329,26 @@ mod tests {
     #[test]
     fn what_changes_no_number_is_no_parameter() {
         let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
-        let of = |set: &str| parameters(&BuildSpec::parse(text, "t", &[set.into()]).unwrap(), Training::Pretrain);
+        let of = |set: &str| {
+            parameters(&BuildSpec::parse(text, "t", &[set.into()]).unwrap(), Training::Pretrain, &Weights::default())
+        };
         let base = of("pretrain.seed=0");
         assert_eq!(base, of("pretrain.prefetch_batches=7"));
         assert_eq!(base, of("model.device=\"cuda:0\""));
         assert_ne!(base, of("pretrain.learning_rate=0.5"));
+    }
+
+    #[test]
+    fn weights_count_by_their_content() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let of = |init: &str, digest: &str| {
+            let mut weights = Weights::default();
+            let local = manifests::weights::LocalWeights { path: Some(init.into()), digest: digest.into() };
+            weights.insert("model.init", local);
+            let spec = BuildSpec::parse(text, "t", &[format!("model.init={init}")]).unwrap();
+            parameters(&spec, Training::Pretrain, &weights)
+        };
+        assert_eq!(of("here", "1"), of("there", "1"));
+        assert_ne!(of("here", "1"), of("here", "2"));
     }
 }

@@ -18,8 +18,28 @@ pub enum StageError {
     Table { stage: &'static str, source: TableError },
     #[error("{stage}: {why}")]
     Compute { stage: &'static str, why: String },
+    #[error("{stage}: {why}")]
+    DiskFull { stage: &'static str, why: String },
     #[error("stopped on request")]
     Stopped,
+}
+
+impl StageError {
+    /// Sorts an error of a computation or of a file.
+    pub fn of(stage: &'static str, error: &(dyn std::error::Error + 'static)) -> StageError {
+        let why = error.to_string();
+        if is_disk_full(error) { StageError::DiskFull { stage, why } } else { StageError::Compute { stage, why } }
+    }
+}
+
+/// Is a full disk anywhere among the causes?
+pub fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        // the source of an I/O error is that of what it wraps, which would itself be passed over
+        let wrapped = io.get_ref().is_some_and(|inner| is_disk_full(inner));
+        return wrapped || io.kind() == std::io::ErrorKind::StorageFull;
+    }
+    error.source().is_some_and(is_disk_full)
 }
 
 /// One input of a stage.

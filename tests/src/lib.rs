@@ -1,5 +1,7 @@
 //! Whole-pipeline tests: worlds to build from, builds to look into.
 
+pub mod http;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,6 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use pipeline::build::Build;
+use pipeline::progress::Progress;
+use pipeline::run::RunOptions;
 use pipeline_tests::{World, python_with, run};
 
 struct Server {
@@ -63,4 +66,61 @@ async fn a_build_runs_against_an_s3_server() {
     let (build, _) = run(spec).await.unwrap();
     assert!(pipeline::evaluate::stored(&build).await.unwrap().is_some());
     assert_eq!(pipeline_tests::version(&build, manifests::Artifact::Images).await, 1);
+    a_training_goes_on_from_the_bucket(&world, &set).await;
+}
+
+/// A machine that dies during a training leaves its last checkpoint in the bucket: another one goes on from there, and
+/// ends with the same weights.
+async fn a_training_goes_on_from_the_bucket(world: &World, set: &[String]) {
+    let spec = |work: &str, more: &[&str]| {
+        let work = format!("work.url=s3://work/{work}");
+        let set: Vec<&str> = set.iter().map(String::as_str).chain([work.as_str(), "pretrain.epochs=4"]).collect();
+        world.spec("unused", &[set.as_slice(), more].concat())
+    };
+    let digest = |build: &Build| {
+        let (work, country) = (build.work.clone(), build.spec.country.clone());
+        async move {
+            let records = workers::train::records(&work, &country, stages::Training::Pretrain).await.unwrap();
+            records.last().map(|r| r.trained.model_digest.clone())
+        }
+    };
+    let (unbroken, _) = run(spec("unbroken", &[])).await.unwrap();
+
+    let scratch = tempfile::tempdir().unwrap();
+    let mut first = pipeline_tests::open(spec("broken", &[])).await.unwrap();
+    first.scratch = scratch.path().join("first");
+    let stop = first.stop.clone();
+    let watched = first.scratch.clone();
+    // stopped as soon as a first checkpoint lies on the first machine
+    let watch = tokio::spawn(async move {
+        while !watched.exists() || !has_last(&watched) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let error = pipeline::run::run(&mut first, &RunOptions::default(), &Progress::new(true)).await.unwrap_err();
+    assert_eq!(error.exit_code(), 143, "{error}");
+    watch.await.unwrap();
+    assert_eq!(digest(&first).await, None);
+
+    let mut second = pipeline_tests::open(spec("broken", &[])).await.unwrap();
+    second.scratch = scratch.path().join("second");
+    let restored = second.scratch.clone();
+    pipeline::run::run(&mut second, &RunOptions::default(), &Progress::new(true)).await.unwrap();
+    assert!(has_last(&restored));
+    assert_eq!(digest(&second).await, digest(&unbroken).await, "the same weights to the last bit");
+    let saved = second.work.list("checkpoints/finland/pretrain").await.unwrap();
+    let generations: std::collections::BTreeSet<&str> =
+        saved.iter().filter_map(|name| name.split("/saved/").nth(1)?.split('/').next()).collect();
+    assert!(saved.iter().any(|name| name.ends_with("/saved.json")), "{saved:?}");
+    assert!(generations.len() < 6, "states that are passed are deleted: {generations:?}");
+}
+
+/// Is there a checkpoint to continue from anywhere below the folder?
+fn has_last(folder: &std::path::Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
+        path.ends_with("last/position.json") || (path.is_dir() && has_last(&path))
+    })
 }

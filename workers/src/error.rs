@@ -1,5 +1,7 @@
 //! Errors by what the caller can do about them.
 
+use stages::stage::is_disk_full;
+
 /// Why work did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -34,6 +36,14 @@ impl WorkerError {
         }
     }
 
+    /// Sorts an error of the local file system.
+    pub fn of_io(path: &std::path::Path, error: &std::io::Error) -> WorkerError {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull => WorkerError::DiskFull(path.display().to_string()),
+            _ => WorkerError::Transient(format!("{}: {error}", path.display())),
+        }
+    }
+
     /// Sorts a store's error; `what` says which object was wanted.
     pub fn of_store(what: &str, error: object_store::Error) -> WorkerError {
         use object_store::Error as E;
@@ -59,23 +69,11 @@ impl From<stages::StageError> for WorkerError {
     fn from(error: stages::StageError) -> Self {
         match error {
             stages::StageError::Stopped => WorkerError::Stopped,
+            stages::StageError::DiskFull { .. } => WorkerError::DiskFull(error.to_string()),
             stages::StageError::Configuration { .. } => WorkerError::Configuration(error.to_string()),
             other => WorkerError::Broken(other.to_string()),
         }
     }
-}
-
-fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::StorageFull
-        {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// An error with its causes, each once.
@@ -101,6 +99,10 @@ mod tests {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let error = object_store::Error::Generic { store: "local", source: Box::new(full) };
         assert!(matches!(WorkerError::of_store("part", error), WorkerError::DiskFull(_)));
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let inner = object_store::Error::Generic { store: "local", source: Box::new(full) };
+        let wrapped = object_store::Error::Generic { store: "local", source: Box::new(std::io::Error::other(inner)) };
+        assert!(matches!(WorkerError::of_store("part", wrapped), WorkerError::DiskFull(_)));
         let other = object_store::Error::Generic { store: "s3", source: "503".into() };
         assert_eq!(WorkerError::of_store("part", other).exit_code(), 75);
     }

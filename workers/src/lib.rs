@@ -12,5 +12,6 @@ pub mod publish;
 pub mod stores;
 pub mod tables;
 pub mod train;
+pub mod weights;
 
 pub use error::WorkerError;

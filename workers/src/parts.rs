@@ -21,6 +21,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use stages::stage::is_disk_full;
 use stages::table;
 
 use crate::error::{WorkerError, whole_chain};
@@ -95,11 +96,13 @@ fn properties(artifact: Artifact) -> WriterProperties {
 
 fn parquet_error(path: &str, error: ParquetError) -> WorkerError {
     use ParquetError as P;
+    if is_disk_full(&error) {
+        return WorkerError::DiskFull(path.to_owned());
+    }
     match error {
         P::External(inner) => match inner.downcast::<object_store::Error>() {
             Ok(store) => WorkerError::of_store(path, *store),
             Err(other) => match other.downcast::<std::io::Error>() {
-                Ok(io) if io.kind() == std::io::ErrorKind::StorageFull => WorkerError::DiskFull(path.to_owned()),
                 Ok(io) => WorkerError::Transient(format!("{path}: {}", whole_chain(io.as_ref()))),
                 Err(other) => WorkerError::Broken(format!("{path}: {}", whole_chain(other.as_ref()))),
             },

@@ -184,6 +184,21 @@ impl Store {
         Ok(result.into_stream().map_err(move |e| WorkerError::of_store(&path, e)))
     }
 
+    /// A whole object as a stream of chunks; `None`: it is not there.
+    pub async fn stream(
+        &self,
+        path: &str,
+    ) -> Result<Option<impl futures::Stream<Item = Result<Bytes, WorkerError>> + Unpin + use<>>, WorkerError> {
+        match self.store.get(&self.path(path)?).await {
+            Ok(result) => {
+                let path = path.to_owned();
+                Ok(Some(result.into_stream().map_err(move |e| WorkerError::of_store(&path, e))))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(WorkerError::of_store(path, e)),
+        }
+    }
+
     /// A whole object; `None`: it is not there. For our own small objects.
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, WorkerError> {
         match self.store.get(&self.path(path)?).await {

@@ -24,6 +24,7 @@ use delta_kernel_default_engine::parquet::DataFileMetadata;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add_file_metadata};
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, Field, FieldType, PartFile, paths};
+use stages::stage::is_disk_full;
 use url::Url;
 
 use crate::error::{WorkerError, whole_chain};
@@ -335,7 +336,7 @@ fn kernel_error(artifact: Artifact, error: KernelError) -> WorkerError {
     let text = format!("table {}: {}", artifact.name(), whole_chain(&error));
     match error {
         KernelError::ObjectStore(e) => WorkerError::of_store(&format!("table {}", artifact.name()), e),
-        _ if text.contains("No space left") => WorkerError::DiskFull(text),
+        e if is_disk_full(&e) => WorkerError::DiskFull(text),
         _ => WorkerError::Broken(text),
     }
 }

@@ -151,7 +151,10 @@ pub(crate) fn save_tensors(path: &Path, tensors: impl IntoIterator<Item = (Strin
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<_>>()?;
     let mark = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(&tensors, Some(mark), path).map_err(|error| ModelError::malformed(path, error))
+    safetensors::serialize_to_file(&tensors, Some(mark), path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => ModelError::Io { path: path.to_owned(), source },
+        other => ModelError::malformed(path, other),
+    })
 }
 
 /// Opens safetensors files without reading them.

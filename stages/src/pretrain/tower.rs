@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::DType;
 use manifests::BuildSpec;
+use manifests::weights::Weights;
 use models::clip::{Clip, ClipConfig};
 use models::tokenizer::Tokenizer;
 
@@ -15,6 +16,8 @@ use crate::text_embeddings::TOKENIZER_FILE;
 /// Where a training starts from.
 pub struct Start<'a> {
     pub spec: &'a BuildSpec,
+    /// What `model.init` and `model.tokenizer` name, on this machine.
+    pub weights: &'a Weights,
     /// Folder of the run: the vocabulary made at its start is kept there.
     pub folder: &'a Path,
     /// Result folder of an earlier run.
@@ -54,14 +57,15 @@ pub fn open_tower(
         }
         Ok(config)
     };
-    let clip = if model.init.is_empty() {
-        let mut config = preset()?;
-        config.text.vocab_size = tokenizer.vocab_size();
-        Clip::init(&config, start.spec.pretrain.seed, &device, DType::F32)
-    } else if Path::new(&model.init).is_dir() {
-        Clip::load(Path::new(&model.init), &device, DType::F32)
-    } else {
-        Clip::load_file(Path::new(&model.init), &preset()?, &device, DType::F32)
+    let clip = match start.weights.path("model.init") {
+        None if !model.init.is_empty() => return Err(configuration(not_here("model.init", &model.init))),
+        None => {
+            let mut config = preset()?;
+            config.text.vocab_size = tokenizer.vocab_size();
+            Clip::init(&config, start.spec.pretrain.seed, &device, DType::F32)
+        }
+        Some(folder) if folder.is_dir() => Clip::load(folder, &device, DType::F32),
+        Some(file) => Clip::load_file(file, &preset()?, &device, DType::F32),
     }
     .map_err(|e| {
         configuration(format!("model {}: {e}", if model.init.is_empty() { &model.preset } else { &model.init }))
@@ -87,10 +91,19 @@ fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows)
         Tokenizer::train(captions, model.vocabulary)
             .map_err(|e| StageError::Compute { stage, why: format!("vocabulary: {e}") })?
     } else {
-        read_tokenizer(stage, Path::new(&model.tokenizer))?
+        let path = start
+            .weights
+            .path("model.tokenizer")
+            .ok_or_else(|| StageError::Configuration { stage, why: not_here("model.tokenizer", &model.tokenizer) })?;
+        let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
+        read_tokenizer(stage, &file)?
     };
     tokenizer.save(&kept).map_err(|e| StageError::Compute { stage, why: e.to_string() })?;
     Ok(tokenizer)
+}
+
+fn not_here(field: &str, source: &str) -> String {
+    format!("{field} = {source:?} is not on this machine: `urbancross weights SPEC --fetch` brings it")
 }
 
 /// A `tokenizer.json`, or CLIP's own vocabulary file.

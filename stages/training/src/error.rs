@@ -67,6 +67,7 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
         /// The operating system's error.
+        #[source]
         cause: std::io::Error,
     },
     /// A tensor operation failed.

@@ -105,6 +105,7 @@ fn run(folder: &Path, mut trial: Trial) -> Result<(), BoxError> {
     let (mut losses, training_start) = (Vec::new(), Instant::now());
     let mut observe = |event: &Event| match event {
         Event::Step(progress) => losses.push(progress.loss),
+        Event::Saved => {}
         Event::EpochEnd(end) => {
             let mean = losses.iter().sum::<f64>() / losses.len() as f64;
             let seconds = training_start.elapsed().as_secs_f64();

@@ -9,6 +9,8 @@ pub enum Event {
     Step(Progress),
     /// An epoch is done and validated.
     EpochEnd(EpochEnd),
+    /// A checkpoint lies in the run's folder.
+    Saved,
 }
 
 /// One step.
@@ -30,6 +32,8 @@ pub struct Progress {
     pub gradient_norm: f64,
     /// Pairs per second, the wait included.
     pub samples_per_second: f64,
+    /// Seconds that the step took, the wait included.
+    pub seconds: f64,
     /// Seconds that the step waited for its batch.
     pub wait_seconds: f64,
 }

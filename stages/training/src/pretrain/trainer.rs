@@ -161,6 +161,7 @@ impl Trainer {
         let (loss, gradient_norm) = self.learn(&batch, learning_rate, global_step)?;
         self.position.step += 1;
         self.position.samples += batch.rows() as u64;
+        let seconds = start.elapsed().as_secs_f64();
         Ok(Progress {
             epoch,
             step,
@@ -169,7 +170,8 @@ impl Trainer {
             segment_text_loss: loss.segment_text.as_ref().map(scalar).transpose()?,
             learning_rate,
             gradient_norm,
-            samples_per_second: batch.rows() as f64 / start.elapsed().as_secs_f64(),
+            samples_per_second: batch.rows() as f64 / seconds,
+            seconds,
             wait_seconds,
         })
     }
@@ -237,12 +239,14 @@ impl Trainer {
         Ok(())
     }
 
-    fn save(&mut self, surroundings: &Surroundings) -> Result<()> {
+    fn save(&mut self, surroundings: &mut Surroundings) -> Result<()> {
         let Some(folder) = surroundings.folder else {
             return Ok(());
         };
         let position = self.position.clone();
-        checkpoint::write_last(folder, &self.state(), &position, &surroundings.identity)
+        checkpoint::write_last(folder, &self.state(), &position, &surroundings.identity)?;
+        (surroundings.observe)(&Event::Saved);
+        Ok(())
     }
 
     fn state(&mut self) -> State<'_> {

@@ -1,0 +1,132 @@
+//! Weights and vocabularies made elsewhere that a build spec names, and the identity of their files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BuildSpec, digest};
+
+/// A field of a spec that names files made elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WeightsUse {
+    /// Path of the field, such as `model.init`.
+    pub field: &'static str,
+    /// Its value: a file or folder, the address of one in a store, or `owner/name[@revision]` on the hub.
+    pub source: String,
+}
+
+/// One file as it was when it was first fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePin {
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal, as hubs publish it.
+    pub sha256: String,
+}
+
+/// Files of one source by name. Kept in the work store, so that every machine of a build reads the same weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightsLock {
+    pub source: String,
+    pub files: BTreeMap<String, FilePin>,
+}
+
+impl WeightsLock {
+    /// Identity of the content, wherever it lies.
+    pub fn digest(&self) -> String {
+        let files: Vec<_> = self.files.iter().map(|(name, pin)| (name, &pin.sha256)).collect();
+        digest::of_value(&files)
+    }
+
+    /// The first difference to another look at the same source.
+    pub fn difference(&self, other: &WeightsLock) -> Option<String> {
+        let names = self.files.keys().chain(other.files.keys());
+        names.into_iter().find_map(|name| match (self.files.get(name), other.files.get(name)) {
+            (Some(a), Some(b)) if a == b => None,
+            (Some(a), Some(b)) => Some(format!(
+                "{name} had sha256 {} ({} bytes) and has {} ({} bytes)",
+                a.sha256, a.bytes, b.sha256, b.bytes
+            )),
+            (Some(_), None) => Some(format!("{name} is missing")),
+            (None, _) => Some(format!("{name} is new")),
+        })
+    }
+}
+
+/// What a field names, as far as it is known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalWeights {
+    /// File or folder on this machine; `None` until it is fetched.
+    pub path: Option<PathBuf>,
+    /// Identity of the content; empty until it was fetched once.
+    pub digest: String,
+}
+
+/// All weights that a spec names, by field.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Weights(BTreeMap<&'static str, LocalWeights>);
+
+impl Weights {
+    pub fn insert(&mut self, field: &'static str, weights: LocalWeights) {
+        self.0.insert(field, weights);
+    }
+
+    /// Identity of what the field names; empty where it names nothing or was never fetched.
+    pub fn digest(&self, field: &str) -> &str {
+        self.0.get(field).map_or("", |w| &w.digest)
+    }
+
+    /// Where it lies on this machine; `None` where the field names nothing or it was not fetched.
+    pub fn path(&self, field: &str) -> Option<&Path> {
+        self.0.get(field)?.path.as_deref()
+    }
+}
+
+impl BuildSpec {
+    /// The fields that name weights or vocabularies made elsewhere.
+    pub fn weights(&self) -> Vec<WeightsUse> {
+        let scores = self.uses_segments() && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
+        [
+            ("model.init", &self.model.init, !self.model.init.is_empty()),
+            ("model.tokenizer", &self.model.tokenizer, self.model.tokenizer != "train"),
+            ("score.clip", &self.score.clip, scores),
+        ]
+        .into_iter()
+        .filter(|(_, _, named)| *named)
+        .map(|(field, source, _)| WeightsUse { field, source: source.clone() })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(files: &[(&str, &str)]) -> WeightsLock {
+        let pin = |sha256: &str| FilePin { bytes: 1, sha256: sha256.into() };
+        WeightsLock { source: "x".into(), files: files.iter().map(|(n, s)| ((*n).into(), pin(s))).collect() }
+    }
+
+    #[test]
+    fn identity_is_of_the_content() {
+        let (a, b) = (lock(&[("a", "1"), ("b", "2")]), lock(&[("a", "1"), ("b", "3")]));
+        assert_eq!(a.digest(), WeightsLock { source: "elsewhere".into(), ..a.clone() }.digest());
+        assert_ne!(a.digest(), b.digest());
+        assert_eq!(a.difference(&a), None);
+        assert!(a.difference(&b).unwrap().contains("b had sha256 2"));
+        assert_eq!(a.difference(&lock(&[("a", "1")])).unwrap(), "b is missing");
+    }
+
+    #[test]
+    fn only_named_weights_are_listed() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let fields = |set: &[&str]| -> Vec<&str> {
+            let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+            BuildSpec::parse(text, "t", &set).unwrap().weights().iter().map(|w| w.field).collect()
+        };
+        assert!(fields(&[]).is_empty());
+        assert_eq!(fields(&["model.init=a/b", "model.tokenizer=t.json"]), ["model.init", "model.tokenizer"]);
+        assert_eq!(fields(&["score.clip=a/b"]), ["score.clip"]);
+        assert!(fields(&["score.clip=bootstrap"]).is_empty());
+    }
+}

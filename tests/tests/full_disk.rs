@@ -1,0 +1,58 @@
+//! A disk that fills up: a clear error, nothing broken, and the same command ends well once there is room.
+
+use std::process::Command;
+
+use pipeline_tests::{World, column, open, run, urbancross};
+
+/// Runs a build whose work store is a file system of `size`, then copies the store to `out`. `None`: this system lets
+/// nobody make one.
+fn run_on_small_disk(
+    spec: &std::path::Path,
+    disk: &std::path::Path,
+    size: &str,
+    out: &std::path::Path,
+) -> Option<String> {
+    let script = format!(
+        "mount -t tmpfs -o size={size} tmpfs {disk} || exit 99; {program} run {spec}; code=$?; cp -a {disk}/. {out}; \
+         exit $code",
+        disk = disk.display(),
+        program = urbancross().display(),
+        spec = spec.display(),
+        out = out.display()
+    );
+    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output().ok()?;
+    let code = output.status.code()?;
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    if code == 99 || message.starts_with("unshare:") {
+        println!("skipped: no private mounts here: {message}");
+        return None;
+    }
+    assert_eq!(code, 75, "{message}");
+    Some(message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_on_a_full_disk_says_so_and_goes_on_with_room() {
+    let world = World::new(60);
+    let set = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
+    let (whole, _) = run(world.spec("whole", &set)).await.unwrap();
+    // full among the tables, and full among the checkpoints
+    for (name, size) in [("early", "200k"), ("late", "5m")] {
+        let (disk, kept) = (world.path(&format!("{name}-disk")), world.path(name));
+        std::fs::create_dir_all(&disk).unwrap();
+        std::fs::create_dir_all(&kept).unwrap();
+        let spec = world.spec(&format!("{name}-disk"), &set);
+        let path = world.path(&format!("{name}.toml"));
+        std::fs::write(&path, spec.to_toml()).unwrap();
+        let Some(message) = run_on_small_disk(&path, &disk, size, &kept) else { return };
+        assert!(message.contains("no space left") && message.contains("same command"), "{name}: {message}");
+        let (build, quarantined) = run(world.spec(name, &set)).await.unwrap();
+        assert!(quarantined.is_empty(), "{quarantined:?}");
+        for (artifact, digest) in
+            [(manifests::Artifact::Images, "bytes_digest"), (manifests::Artifact::SegmentScores, "scores_digest")]
+        {
+            assert_eq!(column(&build, artifact, digest).await, column(&whole, artifact, digest).await, "{name}");
+        }
+        assert!(open(build.spec.clone()).await.is_ok());
+    }
+}

@@ -1,0 +1,237 @@
+//! The rows of one split, read from the tables at pinned versions.
+
+use std::collections::BTreeMap;
+
+use arrow::array::Array;
+use manifests::Artifact;
+use manifests::plan::PinnedTable;
+use pixels::mask::Rle;
+use stages::pretrain::{TrainRow, TrainRows};
+use stages::segment_features::RowSegments;
+use stages::table::{Columns, TableError};
+
+use super::broken;
+use crate::error::WorkerError;
+use crate::parts::PartReader;
+use crate::stores::WorkStore;
+
+/// Part files held open: a window of row groups may touch many shards.
+const MOST_OPEN: usize = 256;
+
+/// A row group of the images table with the rows of one split in it.
+struct Group {
+    shard: u32,
+    row_group: usize,
+    /// Rows within the row group, with their ids.
+    rows: Vec<(usize, String)>,
+}
+
+/// The rows of one split, read from the tables by row group of `images`.
+pub struct TableRows {
+    work: WorkStore,
+    runtime: tokio::runtime::Handle,
+    tables: BTreeMap<Artifact, PinnedTable>,
+    groups: Vec<Group>,
+    lengths: Vec<u32>,
+    /// Part files that were read lately. Footers and ids are small beside the images.
+    open: BTreeMap<(Artifact, u32), OpenPart>,
+}
+
+/// A part file with the places of its good rows.
+struct OpenPart {
+    reader: PartReader,
+    place_of_id: BTreeMap<String, usize>,
+}
+
+impl OpenPart {
+    async fn open(work: &WorkStore, artifact: Artifact, part: &manifests::PartFile) -> Result<Self, WorkerError> {
+        let reader = PartReader::open(work, artifact, part).await?;
+        let batch = reader.read(&["image_id", "status"]).await?;
+        let columns = Columns::new(artifact, &batch);
+        let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+        let place_of_id = (0..batch.num_rows())
+            .filter(|&row| status.value(row) == "ok")
+            .map(|row| (ids.value(row).to_owned(), row))
+            .collect();
+        Ok(Self { reader, place_of_id })
+    }
+
+    /// Rows that hold the ids, rising, with the id of each. Failed rows are left out.
+    fn places(&self, ids: &[String]) -> (Vec<usize>, Vec<String>) {
+        let mut found: Vec<(usize, String)> =
+            ids.iter().filter_map(|id| Some((*self.place_of_id.get(id)?, id.clone()))).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().unzip()
+    }
+}
+
+impl TableRows {
+    /// Indexes the rows of `split`: reads ids and splits, no pixels. About 50 bytes a row.
+    pub async fn open(work: &WorkStore, inputs: &[PinnedTable], split: &str) -> Result<Self, WorkerError> {
+        let tables: BTreeMap<Artifact, PinnedTable> = inputs.iter().map(|t| (t.artifact, t.clone())).collect();
+        let mut rows = Self {
+            work: work.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            tables,
+            groups: Vec::new(),
+            lengths: Vec::new(),
+            open: BTreeMap::new(),
+        };
+        let Some(images) = rows.tables.get(&Artifact::Images).cloned() else {
+            return Err(WorkerError::Broken("a training without images".into()));
+        };
+        for part in &images.parts {
+            let members = rows.members(part.shard, split).await?;
+            let reader = PartReader::open(work, Artifact::Images, part).await?;
+            for row_group in 0..reader.row_groups().len() {
+                let batch = reader.read_row_group(&["image_id", "status"], row_group).await?;
+                let columns = Columns::new(Artifact::Images, &batch);
+                let (ids, status) =
+                    (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+                let chosen: Vec<(usize, String)> = (0..batch.num_rows())
+                    .filter(|&row| status.value(row) == "ok" && members.contains(ids.value(row)))
+                    .map(|row| (row, ids.value(row).to_owned()))
+                    .collect();
+                rows.lengths.push(chosen.len() as u32);
+                rows.groups.push(Group { shard: part.shard, row_group, rows: chosen });
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Ids of a shard that belong to the split and have a caption.
+    async fn members(&self, shard: u32, split: &str) -> Result<std::collections::BTreeSet<String>, WorkerError> {
+        let mut members: Option<std::collections::BTreeSet<String>> = None;
+        for (artifact, column, wanted) in [(Artifact::Splits, "split", split), (Artifact::Captions, "status", "ok")] {
+            let Some(part) = self.tables.get(&artifact).and_then(|t| t.part(shard)) else {
+                return Ok(std::collections::BTreeSet::new());
+            };
+            let batch = PartReader::open(&self.work, artifact, part).await?.read(&["image_id", column]).await?;
+            let columns = Columns::new(artifact, &batch);
+            let (ids, values) = (columns.text("image_id").map_err(broken)?, columns.text(column).map_err(broken)?);
+            let here = (0..batch.num_rows())
+                .filter(|&row| !values.is_null(row) && values.value(row) == wanted)
+                .map(|row| ids.value(row).to_owned())
+                .filter(|id| members.as_ref().is_none_or(|m| m.contains(id)))
+                .collect();
+            members = Some(here);
+        }
+        Ok(members.unwrap_or_default())
+    }
+
+    /// The part file of a shard, if the table has one.
+    async fn part(&mut self, artifact: Artifact, shard: u32) -> Result<Option<&OpenPart>, WorkerError> {
+        let Some(part) = self.tables.get(&artifact).and_then(|t| t.part(shard)).cloned() else { return Ok(None) };
+        if self.open.len() > MOST_OPEN {
+            self.open.clear();
+        }
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.open.entry((artifact, shard)) {
+            entry.insert(OpenPart::open(&self.work, artifact, &part).await?);
+        }
+        Ok(self.open.get(&(artifact, shard)))
+    }
+
+    async fn read_group(&mut self, group: usize) -> Result<Vec<TrainRow>, WorkerError> {
+        let Group { shard, row_group, rows } = &self.groups[group];
+        let (shard, row_group, wanted) = (*shard, *row_group, rows.clone());
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<String> = wanted.iter().map(|(_, id)| id.clone()).collect();
+        let mut captions = self.captions_of(shard, &ids).await?;
+        let mut segments = self.segments_of(shard, &ids).await?;
+        let Some(images) = self.part(Artifact::Images, shard).await? else {
+            return Err(WorkerError::Broken(format!("shard {shard} of images is gone")));
+        };
+        let batch = images.reader.read_row_group(&["bytes", "bytes_digest"], row_group).await?;
+        let columns = Columns::new(Artifact::Images, &batch);
+        let (bytes, digests) =
+            (columns.binary("bytes").map_err(broken)?, columns.text("bytes_digest").map_err(broken)?);
+        Ok(wanted
+            .into_iter()
+            .map(|(row, image_id)| TrainRow {
+                bytes: bytes.value(row).to_vec(),
+                bytes_digest: digests.value(row).to_owned(),
+                captions: captions.remove(&image_id).unwrap_or_default(),
+                segments: segments.remove(&image_id).unwrap_or_default(),
+                image_id,
+            })
+            .collect())
+    }
+
+    async fn captions_of(&mut self, shard: u32, ids: &[String]) -> Result<BTreeMap<String, Vec<String>>, WorkerError> {
+        let Some(part) = self.part(Artifact::Captions, shard).await? else { return Ok(BTreeMap::new()) };
+        let (rows, found) = part.places(ids);
+        let batch = part.reader.read_rows(&["captions"], &rows).await?;
+        let texts = Columns::new(Artifact::Captions, &batch).texts("captions").map_err(broken)?;
+        Ok(found.into_iter().zip(texts).collect())
+    }
+
+    /// Selected segments with their weights; images without scores have none.
+    async fn segments_of(
+        &mut self,
+        shard: u32,
+        ids: &[String],
+    ) -> Result<BTreeMap<String, Vec<(Rle, f32)>>, WorkerError> {
+        let mut chosen: BTreeMap<String, Vec<(usize, f32)>> = BTreeMap::new();
+        let Some(part) = self.part(Artifact::SegmentScores, shard).await? else { return Ok(BTreeMap::new()) };
+        let (rows, found) = part.places(ids);
+        let batch = part.reader.read_rows(&["scores"], &rows).await?;
+        let columns = Columns::new(Artifact::SegmentScores, &batch);
+        for (row, id) in found.into_iter().enumerate() {
+            let scores = columns.structs("scores", row).map_err(broken)?;
+            let inner = columns.inner(&scores);
+            let read = || {
+                Ok::<_, TableError>((inner.int32("segment")?, inner.float32("similarity")?, inner.bool("selected")?))
+            };
+            let (segment, similarity, selected) = read().map_err(broken)?;
+            let weights = (0..scores.num_rows())
+                .filter(|&i| selected.value(i))
+                .map(|i| (segment.value(i).max(0) as usize, similarity.value(i)))
+                .collect();
+            chosen.insert(id, weights);
+        }
+        let Some(part) = self.part(Artifact::Segments, shard).await? else { return Ok(BTreeMap::new()) };
+        let (rows, found) = part.places(ids);
+        let batch = part.reader.read_rows(&["width", "height", "segments"], &rows).await?;
+        let columns = Columns::new(Artifact::Segments, &batch);
+        let mut masks = BTreeMap::new();
+        for (row, id) in found.into_iter().enumerate() {
+            let segments = RowSegments::read(&columns, row).map_err(broken)?;
+            let of_row = chosen.remove(&id).unwrap_or_default();
+            let of_row = of_row
+                .into_iter()
+                .map(|(i, weight)| Ok((segments.mask(i)?, weight)))
+                .collect::<Result<Vec<_>, String>>()
+                .map_err(|why| WorkerError::Broken(format!("image {id}: {why}")))?;
+            masks.insert(id, of_row);
+        }
+        Ok(masks)
+    }
+}
+
+impl TrainRows for TableRows {
+    fn groups(&self) -> &[u32] {
+        &self.lengths
+    }
+
+    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, String> {
+        let runtime = self.runtime.clone();
+        runtime.block_on(self.read_group(group)).map_err(|e| e.to_string())
+    }
+
+    fn captions(&mut self) -> Result<Vec<String>, String> {
+        let runtime = self.runtime.clone();
+        let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for group in &self.groups {
+            by_shard.entry(group.shard).or_default().extend(group.rows.iter().map(|(_, id)| id.clone()));
+        }
+        let mut all = Vec::new();
+        for (shard, ids) in by_shard {
+            let captions = runtime.block_on(self.captions_of(shard, &ids)).map_err(|e| e.to_string())?;
+            all.extend(captions.into_values().flatten());
+        }
+        Ok(all)
+    }
+}

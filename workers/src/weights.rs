@@ -1,0 +1,187 @@
+//! Weights that a spec names: found on this machine, or fetched once into a cache, pinned and verified.
+//!
+//! The first fetch of a source writes its files' SHA-256 to a lock in the work store, by put-if-absent; whoever
+//! fetches it later, on whichever machine, must find the same bytes.
+
+mod cache;
+mod remote;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use manifests::weights::{FilePin, LocalWeights, Weights, WeightsLock, WeightsUse};
+use manifests::{BuildSpec, digest, paths};
+use serde::Serialize;
+
+use crate::error::WorkerError;
+use crate::stores::WorkStore;
+
+use cache::Cache;
+use remote::Remote;
+
+/// Where the weights of a field are to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Origin {
+    Local(PathBuf),
+    Remote(Remote),
+}
+
+impl Origin {
+    fn of(used: &WeightsUse) -> Result<Origin, WorkerError> {
+        let local = Path::new(&used.source);
+        if local.exists() {
+            return Ok(Origin::Local(local.to_owned()));
+        }
+        Remote::parse(&used.source).map(Origin::Remote).ok_or_else(|| {
+            WorkerError::Configuration(format!(
+                "{} = {:?}: no such file or folder here, and neither an address (s3://, gs://, az://, https://) nor \
+                 owner/name of the hub",
+                used.field, used.source
+            ))
+        })
+    }
+}
+
+/// One line of `urbancross weights`.
+#[derive(Debug, Serialize)]
+pub struct WeightsLine {
+    pub field: &'static str,
+    pub source: String,
+    /// `local`, `cached`, `to fetch`.
+    pub state: &'static str,
+    /// Where the files are, or where they would be looked for.
+    pub folder: PathBuf,
+    pub files: BTreeMap<String, FilePin>,
+    /// Whether the digests are held by the lock of the work store.
+    pub locked: bool,
+}
+
+/// What is known of the spec's weights without fetching anything.
+pub async fn known(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, WorkerError> {
+    let mut weights = Weights::default();
+    for used in spec.weights() {
+        let found = match Origin::of(&used)? {
+            Origin::Local(path) => local(&used, &path)?,
+            Origin::Remote(_) => LocalWeights {
+                path: None,
+                digest: read_lock(work, &used.source).await?.map(|l| l.digest()).unwrap_or_default(),
+            },
+        };
+        weights.insert(used.field, found);
+    }
+    Ok(weights)
+}
+
+/// Brings all weights of the spec to this machine. What is cached is verified against the lock.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] when the content is another than the lock says, or when there is no network: the
+/// message says which files to put where.
+pub async fn fetch(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, WorkerError> {
+    let mut weights = Weights::default();
+    for used in spec.weights() {
+        let found = match Origin::of(&used)? {
+            Origin::Local(path) => local(&used, &path)?,
+            Origin::Remote(remote) => fetch_one(work, spec, &used, &remote).await?,
+        };
+        weights.insert(used.field, found);
+    }
+    Ok(weights)
+}
+
+/// The weights that a spec needs and where they stand; reads digests of what is here, fetches nothing.
+pub async fn lines(work: &WorkStore, spec: &BuildSpec) -> Result<Vec<WeightsLine>, WorkerError> {
+    let mut lines = Vec::new();
+    for used in spec.weights() {
+        let lock = read_lock(work, &used.source).await?;
+        let locked = lock.is_some();
+        let (state, folder, files) = match Origin::of(&used)? {
+            Origin::Local(path) => ("local", path.clone(), pins_of(&used, &path)?),
+            Origin::Remote(remote) => {
+                let folder = Cache::from_env().folder(&remote.name());
+                let cached = Cache::is_complete(&folder);
+                let files = if cached { pins_of(&used, &folder)? } else { lock.map(|l| l.files).unwrap_or_default() };
+                (if cached { "cached" } else { "to fetch" }, folder, files)
+            }
+        };
+        lines.push(WeightsLine { field: used.field, source: used.source, state, folder, files, locked });
+    }
+    Ok(lines)
+}
+
+fn local(used: &WeightsUse, path: &Path) -> Result<LocalWeights, WorkerError> {
+    let files = pins_of(used, path)?;
+    let lock = WeightsLock { source: used.source.clone(), files };
+    Ok(LocalWeights { path: Some(path.to_owned()), digest: lock.digest() })
+}
+
+fn pins_of(used: &WeightsUse, path: &Path) -> Result<BTreeMap<String, FilePin>, WorkerError> {
+    Cache::from_env()
+        .pins(path)
+        .map_err(|e| WorkerError::Configuration(format!("{} = {:?}: {e}", used.field, used.source)))
+}
+
+async fn fetch_one(
+    work: &WorkStore,
+    spec: &BuildSpec,
+    used: &WeightsUse,
+    remote: &Remote,
+) -> Result<LocalWeights, WorkerError> {
+    let cache = Cache::from_env();
+    let folder = cache.folder(&remote.name());
+    let lock = read_lock(work, &used.source).await?;
+    if !Cache::is_complete(&folder)
+        && let Err(error) = remote.fetch(&spec.weights.options, &folder, lock.as_ref()).await
+    {
+        // files that a person has put there need no network
+        if !Cache::has_weights(&folder) {
+            return Err(offline(used, remote, &folder, lock.as_ref(), &error));
+        }
+    }
+    let found = WeightsLock { source: used.source.clone(), files: pins_of(used, &folder)? };
+    let lock_path = paths::weights_lock(&digest::of_bytes(used.source.as_bytes()));
+    let lock = match lock {
+        Some(lock) => lock,
+        None if work.put_json_if_absent(&lock_path, &found).await? => found.clone(),
+        None => read_lock(work, &used.source).await?.unwrap_or_else(|| found.clone()),
+    };
+    if let Some(difference) = lock.difference(&found) {
+        return Err(WorkerError::Configuration(format!(
+            "{} = {:?} is not what this build was started with: {difference}; if the new files are wanted, delete \
+             {}{lock_path}, else delete {} and run again",
+            used.field,
+            used.source,
+            work.url(),
+            folder.display()
+        )));
+    }
+    Cache::complete(&folder).map_err(|e| WorkerError::Transient(format!("{}: {e}", folder.display())))?;
+    let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
+    Ok(LocalWeights { path: Some(path), digest: found.digest() })
+}
+
+fn offline(
+    used: &WeightsUse,
+    remote: &Remote,
+    folder: &Path,
+    lock: Option<&WeightsLock>,
+    error: &WorkerError,
+) -> WorkerError {
+    let names = match (lock, remote.file()) {
+        (Some(lock), _) => lock.files.keys().cloned().collect::<Vec<_>>().join(", "),
+        (None, Some(file)) => file.to_owned(),
+        (None, None) => "config.json, the .safetensors files (with their index) and tokenizer.json".into(),
+    };
+    WorkerError::Configuration(format!(
+        "{} = {:?} cannot be fetched: {error}. Without a network put {names} into {}, or set {} to a folder that has \
+         them",
+        used.field,
+        used.source,
+        folder.display(),
+        used.field
+    ))
+}
+
+async fn read_lock(work: &WorkStore, source: &str) -> Result<Option<WeightsLock>, WorkerError> {
+    work.get_json(&paths::weights_lock(&digest::of_bytes(source.as_bytes()))).await
+}

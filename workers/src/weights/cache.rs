@@ -1,0 +1,163 @@
+//! The folder of this machine that fetched weights are kept in, and digests of files, each read once.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use manifests::digest;
+use manifests::weights::FilePin;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Written last: a folder without it may be half fetched.
+const COMPLETE: &str = ".complete";
+
+/// Endings of the files that belong to a network.
+pub(super) const ENDINGS: [&str; 9] =
+    [".json", ".safetensors", ".txt", ".model", ".gz", ".pt", ".pth", ".bin", ".gguf"];
+const WEIGHTS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".gguf"];
+
+pub(super) struct Cache {
+    root: PathBuf,
+}
+
+/// What a file's digest was when it was last read, and how to see that it is still the same file.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Stamp {
+    bytes: u64,
+    modified_nanoseconds: u128,
+    sha256: String,
+}
+
+impl Cache {
+    /// `URBANCROSS_CACHE`, or `urbancross` in the user's cache folder.
+    pub(super) fn from_env() -> Cache {
+        let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let root = named("URBANCROSS_CACHE")
+            .or_else(|| named("XDG_CACHE_HOME").map(|p| p.join("urbancross")))
+            .or_else(|| named("HOME").map(|p| p.join(".cache/urbancross")))
+            .unwrap_or_else(|| std::env::temp_dir().join("urbancross-cache"));
+        Cache { root }
+    }
+
+    /// Folder of a source; readable, and never that of another source.
+    pub(super) fn folder(&self, source: &str) -> PathBuf {
+        let readable: String =
+            source.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' }).collect();
+        let short: String = readable.chars().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect();
+        let key = &digest::of_bytes(source.as_bytes())[..12];
+        self.root.join("weights").join(format!("{}-{key}", short.trim_matches(['-', '.'])))
+    }
+
+    pub(super) fn is_complete(folder: &Path) -> bool {
+        folder.join(COMPLETE).exists()
+    }
+
+    pub(super) fn complete(folder: &Path) -> std::io::Result<()> {
+        std::fs::write(folder.join(COMPLETE), b"")
+    }
+
+    /// Does the folder hold at least one file with weights (or, for a vocabulary, any file at all)?
+    pub(super) fn has_weights(folder: &Path) -> bool {
+        names(folder).is_ok_and(|names| names.iter().any(|n| WEIGHTS.iter().any(|e| n.ends_with(e))))
+    }
+
+    /// Size and SHA-256 of a file, or of the files of a folder. A file is read again only when its size or time
+    /// have changed.
+    pub(super) fn pins(&self, path: &Path) -> std::io::Result<BTreeMap<String, FilePin>> {
+        if path.is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Ok([(name, self.pin(path)?)].into());
+        }
+        names(path)?.into_iter().map(|name| Ok((name.clone(), self.pin(&path.join(&name))?))).collect()
+    }
+
+    fn pin(&self, path: &Path) -> std::io::Result<FilePin> {
+        let path = std::path::absolute(path)?;
+        let meta = std::fs::metadata(&path)?;
+        let modified_nanoseconds = meta.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let stamp_path =
+            self.root.join("digests").join(digest::of_bytes(path.to_string_lossy().as_bytes())).with_extension("json");
+        let known: Option<Stamp> =
+            std::fs::read(&stamp_path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some(stamp) = known
+            && (stamp.bytes, stamp.modified_nanoseconds) == (meta.len(), modified_nanoseconds)
+        {
+            return Ok(FilePin { bytes: stamp.bytes, sha256: stamp.sha256 });
+        }
+        let sha256 = sha256_of(&path)?;
+        let stamp = Stamp { bytes: meta.len(), modified_nanoseconds, sha256: sha256.clone() };
+        // a note to ourselves: without it the file is read once more
+        let kept = serde_json::to_vec(&stamp).map_err(std::io::Error::other).and_then(|bytes| {
+            std::fs::create_dir_all(self.root.join("digests"))?;
+            let draft = stamp_path.with_extension(crate::parts::attempt_id());
+            std::fs::write(&draft, bytes)?;
+            std::fs::rename(&draft, &stamp_path)
+        });
+        if let Err(error) = kept {
+            tracing::debug!(%error, "the digest of {} was not kept", path.display());
+        }
+        Ok(FilePin { bytes: meta.len(), sha256 })
+    }
+}
+
+/// Names of a folder's network files, sorted; nothing hidden, no folders.
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && !name.starts_with('.') && ENDINGS.iter().any(|e| name.ends_with(e)) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn sha256_of(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0u8; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_pinned_by_content_and_read_again_when_they_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { root: folder.path().join("cache") };
+        let model = folder.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(model.join("config.json"), b"abc").unwrap();
+        std::fs::write(model.join(".hidden.json"), b"x").unwrap();
+        std::fs::write(model.join("notes.md"), b"x").unwrap();
+        let pins = cache.pins(&model).unwrap();
+        assert_eq!(pins.keys().collect::<Vec<_>>(), ["config.json"]);
+        // FIPS 180-2, appendix B.1
+        assert_eq!(pins["config.json"].sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(cache.pins(&model).unwrap(), pins);
+        std::fs::write(model.join("config.json"), b"abcd").unwrap();
+        assert_ne!(cache.pins(&model).unwrap(), pins);
+        assert!(!Cache::has_weights(&model));
+        std::fs::write(model.join("model.safetensors"), b"x").unwrap();
+        assert!(Cache::has_weights(&model));
+    }
+
+    #[test]
+    fn sources_have_folders_of_their_own_inside_of_the_cache() {
+        let cache = Cache { root: PathBuf::from("/cache") };
+        let hostile = cache.folder("../../etc/passwd");
+        assert!(hostile.starts_with("/cache/weights") && hostile.components().count() == 4, "{}", hostile.display());
+        assert_ne!(cache.folder("a/b"), cache.folder("a-b"));
+    }
+}

@@ -1,0 +1,212 @@
+//! Weights in a store or on the hub.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+
+use futures::TryStreamExt;
+use manifests::build::StoreOptions;
+use manifests::weights::WeightsLock;
+
+use super::cache::ENDINGS;
+use crate::error::WorkerError;
+use crate::stores::SourceStore;
+
+/// Files that a folder of a network may have, where a store cannot list: all are tried.
+const DESCRIPTIONS: [&str; 8] = [
+    "config.json",
+    "open_clip_config.json",
+    "preprocessor_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+];
+/// Names of the file with the weights; the first that is there counts.
+const WEIGHTS: [&str; 4] =
+    ["model.safetensors.index.json", "model.safetensors", "open_clip_model.safetensors", "mobile_sam.pt"];
+const INDEX: &str = "model.safetensors.index.json";
+/// An index is a table of names: larger ones are none.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
+const MAX_FILES: usize = 1000;
+const HUB: &str = "https://huggingface.co";
+
+/// A folder or a single file elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remote {
+    /// Address of the folder.
+    folder: String,
+    /// The one file that is wanted; all of the folder's without it.
+    file: Option<String>,
+}
+
+impl Remote {
+    /// An address with a scheme, or `owner/name[@revision]` on the hub; `None`: neither.
+    pub(super) fn parse(source: &str) -> Option<Remote> {
+        if source.contains("://") {
+            let trimmed = source.trim_end_matches('/');
+            return match trimmed.rsplit_once('/') {
+                Some((folder, name)) if ENDINGS.iter().any(|e| name.ends_with(e)) && is_plain(name) => {
+                    Some(Remote { folder: folder.to_owned(), file: Some(name.to_owned()) })
+                }
+                _ => Some(Remote { folder: trimmed.to_owned(), file: None }),
+            };
+        }
+        let (repository, revision) = source.split_once('@').unwrap_or((source, "main"));
+        let (owner, name) = repository.split_once('/')?;
+        if ![owner, name, revision].into_iter().all(is_plain) {
+            return None;
+        }
+        let hub = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| HUB.into());
+        Some(Remote { folder: format!("{}/{repository}/resolve/{revision}", hub.trim_end_matches('/')), file: None })
+    }
+
+    /// What tells this source from others.
+    pub(super) fn name(&self) -> String {
+        match &self.file {
+            Some(file) => format!("{}/{file}", self.folder),
+            None => self.folder.clone(),
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+
+    /// Copies the files into `folder`; those that a lock names, if there is one.
+    pub(super) async fn fetch(
+        &self,
+        options: &StoreOptions,
+        folder: &Path,
+        lock: Option<&WeightsLock>,
+    ) -> Result<(), WorkerError> {
+        let store = SourceStore::open(&self.folder, options)?;
+        std::fs::create_dir_all(folder).map_err(|e| WorkerError::of_io(folder, &e))?;
+        if let Some(file) = &self.file {
+            return copied(&store, file, folder).await.and_then(|found| required(found, file, &self.folder));
+        }
+        if let Some(lock) = lock {
+            for name in lock.files.keys().filter(|name| is_plain(name)) {
+                required(copied(&store, name, folder).await?, name, &self.folder)?;
+            }
+            return Ok(());
+        }
+        if !matches!(store.url().scheme(), "http" | "https") {
+            let names = store.list_top().await?;
+            let wanted: Vec<_> = names.into_iter().filter(|n| ENDINGS.iter().any(|e| n.ends_with(e))).collect();
+            if wanted.len() > MAX_FILES {
+                return Err(WorkerError::Configuration(format!(
+                    "{} has {} files: name the folder of one network",
+                    self.folder,
+                    wanted.len()
+                )));
+            }
+            for name in &wanted {
+                required(copied(&store, name, folder).await?, name, &self.folder)?;
+            }
+            return required(!wanted.is_empty(), "config.json", &self.folder);
+        }
+        for name in DESCRIPTIONS {
+            copied(&store, name, folder).await?;
+        }
+        for name in WEIGHTS {
+            if !copied(&store, name, folder).await? {
+                continue;
+            }
+            if name == INDEX {
+                for shard in shards(&folder.join(INDEX))? {
+                    required(copied(&store, &shard, folder).await?, &shard, &self.folder)?;
+                }
+            }
+            return Ok(());
+        }
+        required(false, WEIGHTS[1], &self.folder)
+    }
+}
+
+/// Nothing in the name leads to another folder.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
+fn required(found: bool, name: &str, folder: &str) -> Result<(), WorkerError> {
+    match found {
+        true => Ok(()),
+        false => Err(WorkerError::Configuration(format!("{folder} has no {name}"))),
+    }
+}
+
+/// Streams one file; `false`: the store does not have it. What is here already is not fetched again.
+async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, WorkerError> {
+    let target = folder.join(name);
+    if target.exists() {
+        return Ok(true);
+    }
+    let Some(mut stream) = store.stream(name).await? else { return Ok(false) };
+    let draft = folder.join(format!(".{name}-{}", crate::parts::attempt_id()));
+    let write = async {
+        // blocking writes of one chunk each go to the page cache, and nothing else runs during a fetch
+        let mut file = std::fs::File::create(&draft).map_err(|e| WorkerError::of_io(&draft, &e))?;
+        while let Some(chunk) = stream.try_next().await? {
+            file.write_all(&chunk).map_err(|e| WorkerError::of_io(&draft, &e))?;
+        }
+        file.sync_all().map_err(|e| WorkerError::of_io(&draft, &e))
+    };
+    let written = write.await;
+    if let Err(error) = written {
+        _ = std::fs::remove_file(&draft);
+        return Err(error);
+    }
+    std::fs::rename(&draft, &target).map_err(|e| WorkerError::of_io(&target, &e))?;
+    Ok(true)
+}
+
+/// Names of the files that an index spreads the tensors over.
+fn shards(index: &Path) -> Result<BTreeSet<String>, WorkerError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let broken = |why: String| WorkerError::Broken(format!("{}: {why}", index.display()));
+    let bytes = std::fs::metadata(index).map_err(|e| WorkerError::of_io(index, &e))?.len();
+    if bytes > MAX_INDEX_BYTES {
+        return Err(broken(format!("has {bytes} bytes, at most {MAX_INDEX_BYTES} are read")));
+    }
+    let text = std::fs::read(index).map_err(|e| WorkerError::of_io(index, &e))?;
+    let parsed: Index = serde_json::from_slice(&text).map_err(|e| broken(e.to_string()))?;
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    match names.iter().find(|name| !is_plain(name)) {
+        Some(name) => Err(broken(format!("names a file {name:?} that is not beside it"))),
+        None if names.len() > MAX_FILES => Err(broken(format!("names {} files", names.len()))),
+        None => Ok(names),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_hub_names_are_told_apart() {
+        let file = Remote::parse("s3://bucket/clip/model.safetensors").unwrap();
+        assert_eq!((file.folder.as_str(), file.file()), ("s3://bucket/clip", Some("model.safetensors")));
+        let folder = Remote::parse("gs://bucket/clip/").unwrap();
+        assert_eq!((folder.folder.as_str(), folder.file()), ("gs://bucket/clip", None));
+        let hub = Remote::parse("openai/clip-vit-base-patch32@v1").unwrap();
+        assert!(hub.folder.ends_with("/openai/clip-vit-base-patch32/resolve/v1"), "{}", hub.folder);
+        for neither in ["weights", "../up/x", "a/b/c", "/absent/file", "a/..", "a/b@../x"] {
+            assert_eq!(Remote::parse(neither), None, "{neither}");
+        }
+    }
+
+    #[test]
+    fn an_index_cannot_lead_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join(INDEX);
+        std::fs::write(&index, r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-1.safetensors"}}"#).unwrap();
+        assert_eq!(shards(&index).unwrap().len(), 1);
+        std::fs::write(&index, r#"{"weight_map": {"a": "../../etc/passwd"}}"#).unwrap();
+        assert!(shards(&index).unwrap_err().to_string().contains("not beside it"));
+    }
+}

@@ -278,6 +278,18 @@ pub struct ModelSpec {
     pub image_size_px: usize,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// Type of weights and activations. Losses, optimiser and moving average are f32 or wider in any case.
+    pub precision: Precision,
+}
+
+/// Floating-point type of a network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    #[default]
+    F32,
+    Bf16,
+    F16,
 }
 
 impl Default for ModelSpec {
@@ -290,6 +302,7 @@ impl Default for ModelSpec {
             context_length: 0,
             image_size_px: 0,
             device: "cpu".into(),
+            precision: Precision::F32,
         }
     }
 }
@@ -339,6 +352,8 @@ pub struct PretrainSpec {
     pub label_smoothing: f64,
     /// Captions of an image that enter a batch, where it has several; its pixels are encoded once.
     pub captions_per_image: usize,
+    /// Share of the towers' activations that each step drops; for small data.
+    pub dropout: f64,
     /// Share of caption words left out during training.
     pub word_dropout: f64,
     pub augment: AugmentSpec,
@@ -371,6 +386,7 @@ impl Default for PretrainSpec {
             ema_decay: 0.0,
             label_smoothing: 0.0,
             captions_per_image: 1,
+            dropout: 0.0,
             word_dropout: 0.0,
             augment: AugmentSpec::default(),
             shuffle_window_row_groups: 32,
@@ -494,6 +510,7 @@ impl BuildSpec {
             ("pretrain.retrain_above", self.pretrain.retrain_above),
             ("pretrain.ema_decay", self.pretrain.ema_decay),
             ("pretrain.word_dropout", self.pretrain.word_dropout),
+            ("pretrain.dropout", self.pretrain.dropout),
         ];
         if let Some((name, value)) = shares.iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
             return Err(format!("{name} = {value}: it must lie between 0 and 1"));

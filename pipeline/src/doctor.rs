@@ -33,9 +33,10 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
 }
 
 fn device(spec: Option<&BuildSpec>) -> String {
+    let binary = if stages::device::HAS_CUDA { "the CPU and NVIDIA GPUs" } else { "the CPU" };
     match spec {
-        Some(spec) => format!("this binary is for the CPU; the spec asks for {}", spec.model.device),
-        None => "this binary is for the CPU".to_owned(),
+        Some(spec) => format!("this binary is for {binary}; the spec asks for {}", spec.model.device),
+        None => format!("this binary is for {binary}"),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Stage `image_embeddings`: one L2-normalised vector per image by the trained model.
 
-use candle_core::{DType, Device, Tensor};
-use manifests::{Artifact, BuildSpec};
+use candle_core::{DType, Tensor};
+use manifests::Artifact;
 use models::clip::Clip;
 use models::ops::l2_normalise;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
+use crate::device::{device, dtype};
 use crate::images::limits;
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns};
@@ -22,7 +23,12 @@ pub fn stage() -> Stage {
         source: None,
         model: ModelUse::Retrieval,
         recipe_digest: Some("embedding_digest"),
-        parameters: |spec| serde_json::json!({ "average_over_turns": spec.evaluate.average_over_turns }),
+        parameters: |spec| {
+            serde_json::json!({
+                "average_over_turns": spec.evaluate.average_over_turns,
+                "precision": spec.model.precision,
+            })
+        },
         open: |opening| {
             Ok(Box::new(EmbedImages {
                 limits: limits(opening.spec),
@@ -33,27 +39,11 @@ pub fn stage() -> Stage {
     }
 }
 
-/// The device that a spec names.
-pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
-    let configuration = |why: String| StageError::Configuration { stage, why };
-    match spec.model.device.split_once(':') {
-        None if spec.model.device == "cpu" => Ok(Device::Cpu),
-        Some(("cuda", index)) => {
-            let index = index
-                .parse()
-                .map_err(|_| configuration(format!("model.device = {:?}: write cuda:0", spec.model.device)))?;
-            Device::new_cuda(index)
-                .map_err(|e| configuration(format!("model.device = cuda:{index}: {e}; is this the CUDA binary?")))
-        }
-        _ => Err(configuration(format!("model.device = {:?}: write \"cpu\" or \"cuda:0\"", spec.model.device))),
-    }
-}
-
 /// Loads the model that was handed to a stage.
 pub fn load_clip(stage: &'static str, opening: &Opening<'_>) -> Result<Clip, StageError> {
     let folder = opening.model_folder(stage)?;
     let device = device(stage, opening.spec)?;
-    Clip::load(folder, &device, DType::F32)
+    Clip::load(folder, &device, dtype(opening.spec))
         .and_then(|clip| clip.frozen())
         .map_err(|e| StageError::Configuration { stage, why: format!("model {}: {e}", folder.display()) })
 }
@@ -76,7 +66,7 @@ pub fn encode_views(stage: &'static str, clip: &Clip, views: &[&Rgb]) -> Result<
         let pixel_values_bchw =
             Tensor::from_vec(pixel_values, (views.len(), 3, side, side), &device).map_err(|e| e.to_string())?;
         let image_bd = clip.encode_image(&pixel_values_bchw).map_err(|e| e.to_string())?;
-        let image_bd = l2_normalise(&image_bd).map_err(|e| e.to_string())?;
+        let image_bd = image_bd.to_dtype(DType::F32).and_then(|e| l2_normalise(&e)).map_err(|e| e.to_string())?;
         finite_rows(&image_bd)
     };
     encode().map_err(|why| StageError::Compute { stage, why })

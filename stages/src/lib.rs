@@ -7,6 +7,7 @@
 //! inputs and outputs.
 
 pub mod captions;
+pub mod device;
 pub mod embed_rows;
 pub mod evaluate;
 pub mod geotags;

@@ -153,6 +153,8 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
             SegmentTower::Separate => training::pretrain::SegmentTower::Separate,
         },
         ema_decay: spec.ema_decay,
+        dropout: spec.dropout,
+        seed: spec.seed,
         patience: spec.patience_epochs,
         data: data.to_owned(),
     }

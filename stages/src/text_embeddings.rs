@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::StringArray;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use manifests::{Artifact, FieldType};
 use models::clip::Clip;
 use models::ops::l2_normalise;
@@ -24,7 +24,7 @@ pub fn stage() -> Stage {
         source: None,
         model: ModelUse::Retrieval,
         recipe_digest: Some("embedding_digest"),
-        parameters: |_| serde_json::json!({}),
+        parameters: |spec| serde_json::json!({ "precision": spec.model.precision }),
         open: |opening| {
             Ok(Box::new(EmbedTexts { clip: load_clip(NAME, opening)?, tokenizer: load_tokenizer(NAME, opening)? }))
         },
@@ -60,7 +60,8 @@ pub fn encode_texts(
             let input_ids_bl =
                 Tensor::from_vec(input_ids, (batch.len(), length), &device).map_err(|e| e.to_string())?;
             let text_bd = clip.encode_text(&input_ids_bl).map_err(|e| e.to_string())?;
-            finite_rows(&l2_normalise(&text_bd).map_err(|e| e.to_string())?)
+            let text_bd = text_bd.to_dtype(DType::F32).and_then(|e| l2_normalise(&e)).map_err(|e| e.to_string())?;
+            finite_rows(&text_bd)
         };
         vectors.extend(encode().map_err(|why| StageError::Compute { stage, why })?);
     }

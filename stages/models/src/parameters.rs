@@ -114,6 +114,15 @@ impl Parameters {
         Ok(Self(copies.collect::<Result<_>>()?))
     }
 
+    /// Variables of their own with the same values in another type.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let copies = self.iter().map(|(name, variable)| {
+            let tensor = variable.as_detached_tensor().to_dtype(dtype)?.copy()?;
+            Ok((name.to_owned(), Var::from_tensor(&tensor)?))
+        });
+        Ok(Self(copies.collect::<Result<_>>()?))
+    }
+
     /// Overwrites the values of every variable with those of `other`, which has the same names and shapes.
     pub fn copy_from(&self, other: &Parameters) -> Result<()> {
         if !self.0.keys().eq(other.0.keys()) {

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use candle_core::DType;
 use manifests::BuildSpec;
 use manifests::weights::Weights;
 use models::clip::{Clip, ClipConfig};
 use models::tokenizer::Tokenizer;
 
 use super::rows::TrainRows;
-use crate::image_embeddings::device;
+use crate::device::{device, dtype};
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
 
@@ -33,10 +32,10 @@ pub fn open_tower(
     train: &mut dyn TrainRows,
 ) -> Result<(Clip, Tokenizer), StageError> {
     let configuration = |why: String| StageError::Configuration { stage, why };
-    let device = device(stage, start.spec)?;
+    let (device, dtype) = (device(stage, start.spec)?, dtype(start.spec));
     let model = &start.spec.model;
     if let Some(folder) = start.warm_start {
-        let clip = Clip::load(folder, &device, DType::F32)
+        let clip = Clip::load(folder, &device, dtype)
             .map_err(|e| configuration(format!("warm start {}: {e}", folder.display())))?;
         let tokenizer = read_tokenizer(stage, &folder.join(TOKENIZER_FILE))?;
         return Ok((clip, tokenizer));
@@ -62,10 +61,10 @@ pub fn open_tower(
         None => {
             let mut config = preset()?;
             config.text.vocab_size = tokenizer.vocab_size();
-            Clip::init(&config, start.spec.pretrain.seed, &device, DType::F32)
+            Clip::init(&config, start.spec.pretrain.seed, &device, dtype)
         }
-        Some(folder) if folder.is_dir() => Clip::load(folder, &device, DType::F32),
-        Some(file) => Clip::load_file(file, &preset()?, &device, DType::F32),
+        Some(folder) if folder.is_dir() => Clip::load(folder, &device, dtype),
+        Some(file) => Clip::load_file(file, &preset()?, &device, dtype),
     }
     .map_err(|e| {
         configuration(format!("model {}: {e}", if model.init.is_empty() { &model.preset } else { &model.init }))

@@ -19,6 +19,7 @@ pub use config::{
     ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
 
+use crate::ops::Dropout;
 use crate::parameters::Parameters;
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
@@ -103,6 +104,12 @@ impl Clip {
     /// Embeds images: `pixel_values_bchw [B, 3, S, S]`, normalised by `image_mean` and `image_std`, to `[B, E]`, not
     /// normalised in length.
     pub fn encode_image(&self, pixel_values_bchw: &Tensor) -> Result<Tensor> {
+        self.encode_image_with(pixel_values_bchw, None)
+    }
+
+    /// Like [`encode_image`](Self::encode_image), for a training step: with dropout of the tokens and of what each
+    /// block adds to them.
+    pub fn encode_image_with(&self, pixel_values_bchw: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let side = self.config.vision.image_size;
         match pixel_values_bchw.dims() {
             &[_, 3, height, width] if (height, width) == (side, side) => {}
@@ -113,12 +120,18 @@ impl Clip {
             }
         }
         let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?.to_dtype(self.logit_scale.dtype())?;
-        Ok(self.vision.encode(&pixels, self.config.activation)?)
+        Ok(self.vision.encode(&pixels, self.config.activation, dropout)?)
     }
 
     /// Embeds texts: `input_ids_bl` (`u32 [B, L]`, L at most the context length) to `[B, E]`, not normalised in
     /// length.
     pub fn encode_text(&self, input_ids_bl: &Tensor) -> Result<Tensor> {
+        self.encode_text_with(input_ids_bl, None)
+    }
+
+    /// Like [`encode_text`](Self::encode_text), for a training step: with dropout of the tokens and of what each block
+    /// but the last adds to them.
+    pub fn encode_text_with(&self, input_ids_bl: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let t = &self.config.text;
         match input_ids_bl.dims() {
             &[_, length] if (1..=t.context_length).contains(&length) => {}
@@ -136,7 +149,7 @@ impl Clip {
                 t.vocab_size
             )));
         }
-        Ok(self.text.encode(&ids, t.eot)?)
+        Ok(self.text.encode(&ids, t.eot, dropout)?)
     }
 
     /// The natural logarithm of the factor on cosines, a scalar as it is stored.

@@ -1,6 +1,7 @@
 use super::config::Eot;
+use super::vision::dropped;
 use super::weights::TextWeights;
-use crate::ops::{add_positions, embedding, project, transformer_block};
+use crate::ops::{Dropout, add_positions, embedding, project, transformer_block};
 use candle_core::{Result, Tensor};
 
 impl TextWeights {
@@ -8,19 +9,19 @@ impl TextWeights {
     ///
     /// Attention is causal and the embedding is read at the end of the text, so nothing behind the longest text of
     /// the batch can matter: it is cut off, which saves most of the work for short captions.
-    pub(super) fn encode(&self, ids: &[Vec<u32>], eot: Eot) -> Result<Tensor> {
+    pub(super) fn encode(&self, ids: &[Vec<u32>], eot: Eot, dropout: Option<&Dropout>) -> Result<Tensor> {
         let ends: Vec<u32> = ids.iter().map(|ids| end_of_text(ids, eot) as u32).collect();
         let length = ends.iter().max().map_or(1, |&end| end as usize + 1);
         let cut: Vec<u32> = ids.iter().flat_map(|ids| &ids[..length]).copied().collect();
         let ids_bl = Tensor::from_vec(cut, (ids.len(), length), self.table_vd.device())?;
         let x = embedding(&self.table_vd, &ids_bl)?;
-        let mut x = add_positions(&x, &self.positions_ld, None)?;
+        let mut x = dropped(dropout, add_positions(&x, &self.positions_ld, None)?)?;
         let (last, blocks) = match self.blocks.split_last() {
             Some(split) => split,
             None => candle_core::bail!("a text tower without layers"),
         };
         for block in blocks {
-            x = transformer_block(&x, block, None)?;
+            x = Dropout::of_difference(dropout, &x, transformer_block(&x, block, None)?)?;
         }
         let pooled_bd = transformer_block(&x, last, Some(&ends))?;
         project(&self.ln_final.apply(&pooled_bd)?, &self.projection)

@@ -1,7 +1,7 @@
 use super::weights::{Norm, StemWeights, VisionWeights};
 use crate::ops::{
-    Activation, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches, project, stem_stage,
-    transformer_block,
+    Activation, Dropout, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches, project,
+    stem_stage, transformer_block,
 };
 use candle_core::{Result, Tensor};
 
@@ -11,24 +11,28 @@ const PADDING: usize = 1;
 
 impl VisionWeights {
     /// `pixels_bchw [B, 3, S, S]` to `[B, E]`.
-    pub(super) fn encode(&self, pixels_bchw: &Tensor, kind: Activation) -> Result<Tensor> {
+    pub(super) fn encode(&self, pixels_bchw: &Tensor, kind: Activation, dropout: Option<&Dropout>) -> Result<Tensor> {
         let tokens_bld = self.stem.tokens(pixels_bchw, kind)?;
         let x = add_positions(&tokens_bld, &self.positions_ld, self.class_d.as_ref())?;
-        let mut x = self.ln_pre.apply(&x)?;
+        let mut x = dropped(dropout, self.ln_pre.apply(&x)?)?;
         let (last, blocks) = match self.blocks.split_last() {
             Some(split) => split,
             None => candle_core::bail!("an image tower without layers"),
         };
         for block in blocks {
-            x = transformer_block(&x, block, None)?;
+            x = Dropout::of_difference(dropout, &x, transformer_block(&x, block, None)?)?;
         }
         let pooled_bd = match self.class_d {
             // The class token stands first, and nothing else is read behind the last block.
             Some(_) => transformer_block(&x, last, Some(&vec![0; x.dim(0)?]))?,
-            None => transformer_block(&x, last, None)?.mean(1)?,
+            None => Dropout::of_difference(dropout, &x, transformer_block(&x, last, None)?)?.mean(1)?,
         };
         project(&self.ln_post.apply(&pooled_bd)?, &self.projection)
     }
+}
+
+pub(super) fn dropped(dropout: Option<&Dropout>, x: Tensor) -> Result<Tensor> {
+    dropout.map_or(Ok(x.clone()), |dropout| dropout.apply(&x))
 }
 
 impl StemWeights {

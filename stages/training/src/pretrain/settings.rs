@@ -25,6 +25,10 @@ pub struct Settings {
     pub segment_tower: SegmentTower,
     /// Decay per step of a moving average of the weights, which is then validated and kept as the best; 0 = off.
     pub ema_decay: f64,
+    /// Share of the towers' activations that each step drops; 0 = off.
+    pub dropout: f64,
+    /// Seed of what is random in a step.
+    pub seed: u64,
     /// Epochs without a better validation after which the run ends; 0 = never.
     pub patience: usize,
     /// Names the data and their order, so that a checkpoint is not continued on others.
@@ -42,6 +46,8 @@ impl Default for Settings {
             loss: Loss::InfoNce { label_smoothing: 0.0 },
             segment_tower: SegmentTower::Shared,
             ema_decay: 0.0,
+            dropout: 0.0,
+            seed: 0,
             patience: 0,
             data: String::new(),
         }
@@ -105,6 +111,9 @@ impl Settings {
         }
         if !(0.0..1.0).contains(&self.ema_decay) {
             return refuse("ema_decay", format!("is {}, needs 0 <= decay < 1", self.ema_decay));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return refuse("dropout", format!("is {}, needs 0 <= share < 1", self.dropout));
         }
         match self.loss {
             Loss::InfoNce { label_smoothing } if !(0.0..1.0).contains(&label_smoothing) => {

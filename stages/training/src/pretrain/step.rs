@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use models::clip::Clip;
-use models::ops::l2_normalise;
+use models::ops::{Dropout, l2_normalise};
 
 use super::Loss;
 use crate::batch::{PairBatch, SegmentBatch};
@@ -19,16 +19,24 @@ pub(super) struct BatchLoss {
 }
 
 /// Loss of image and text, plus that of segments and text (Eq. 4) with `segment_tower`'s features.
-pub(super) fn batch_loss(clip: &Clip, segment_tower: &Clip, batch: &PairBatch, loss: Loss) -> Result<BatchLoss> {
+pub(super) fn batch_loss(
+    clip: &Clip,
+    segment_tower: &Clip,
+    batch: &PairBatch,
+    loss: Loss,
+    dropout: Option<&Dropout>,
+) -> Result<BatchLoss> {
     check(batch, clip.config().vision.image_size)?;
-    let image_bd = l2_normalise(&encode_images(clip, batch)?)?;
-    let text_bd = l2_normalise(&encode_captions(clip, batch)?)?;
+    let image_bd = l2_normalise(&encode_images(clip, batch, dropout)?)?;
+    let text_bd = l2_normalise(&encode_captions(clip, batch, dropout)?)?;
     let contrasted =
         |image_bd: &Tensor, valid: &[bool]| contrast(image_bd, &text_bd, &clip.logit_scale(), batch, valid, loss);
     let image_text = contrasted(&image_bd, &batch.valid)?;
     let segment_text = match &batch.segments {
         Some(segments) if !segments.row_of_segment.is_empty() => {
-            let phi_sd = encode(segment_tower, &segments.pixel_values_schw)?;
+            // a frozen tower learns nothing that would have to be made robust
+            let dropout = dropout.filter(|_| segment_tower.logit_scale().track_op());
+            let phi_sd = encode(segment_tower, &segments.pixel_values_schw, dropout)?;
             let (rows, weights) = (&segments.row_of_segment, &segments.weights);
             let pooled = segment_embedding(&phi_sd, rows, weights, batch.rows())?;
             let present = pooled.present_b.iter().zip(&batch.valid);
@@ -71,8 +79,8 @@ fn contrast(
 }
 
 /// Image embeddings of all rows, from one pass over each image.
-fn encode_images(clip: &Clip, batch: &PairBatch) -> Result<Tensor> {
-    let embedding = encode(clip, &batch.pixel_values_bchw)?;
+fn encode_images(clip: &Clip, batch: &PairBatch, dropout: Option<&Dropout>) -> Result<Tensor> {
+    let embedding = encode(clip, &batch.pixel_values_bchw, dropout)?;
     match &batch.image_of_row {
         None => Ok(embedding),
         Some(rows) => {
@@ -82,17 +90,17 @@ fn encode_images(clip: &Clip, batch: &PairBatch) -> Result<Tensor> {
     }
 }
 
-fn encode_captions(clip: &Clip, batch: &PairBatch) -> Result<Tensor> {
+fn encode_captions(clip: &Clip, batch: &PairBatch, dropout: Option<&Dropout>) -> Result<Tensor> {
     let shape = (batch.rows(), batch.input_ids_bl.len() / batch.rows());
     let input_ids_bl = Tensor::from_slice(&batch.input_ids_bl, shape, &device(clip))?;
-    Ok(clip.encode_text(&input_ids_bl)?)
+    Ok(clip.encode_text_with(&input_ids_bl, dropout)?)
 }
 
 /// Embeds as many images as `pixel_values` holds.
-fn encode(clip: &Clip, pixel_values: &[f32]) -> Result<Tensor> {
+fn encode(clip: &Clip, pixel_values: &[f32], dropout: Option<&Dropout>) -> Result<Tensor> {
     let side = clip.config().vision.image_size;
     let shape = (pixel_values.len() / (3 * side * side), 3, side, side);
-    Ok(clip.encode_image(&Tensor::from_slice(pixel_values, shape, &device(clip))?)?)
+    Ok(clip.encode_image_with(&Tensor::from_slice(pixel_values, shape, &device(clip))?, dropout)?)
 }
 
 fn device(clip: &Clip) -> Device {

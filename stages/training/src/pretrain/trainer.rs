@@ -7,6 +7,7 @@ use std::time::Instant;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use models::clip::Clip;
+use models::ops::Dropout;
 use serde_json::{Value, json};
 
 use super::events::{EpochEnd, Event, Progress, Summary};
@@ -57,7 +58,11 @@ impl Trainer {
             SegmentTower::Frozen => Some(clip.frozen()?),
             SegmentTower::Separate => Some(copy()?),
         };
-        let average = (settings.ema_decay > 0.0).then(copy).transpose()?;
+        // In half precision the small steps of an average would be rounded away.
+        let wide = if clip.logit_scale().dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let average = (settings.ema_decay > 0.0)
+            .then(|| Clip::from_parameters(clip.config(), clip.parameters().to_dtype(wide)?))
+            .transpose()?;
         let mut trained: Vec<(String, Var)> =
             clip.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
         if let (SegmentTower::Separate, Some(tower)) = (settings.segment_tower, &segment_tower) {
@@ -178,7 +183,10 @@ impl Trainer {
 
     fn learn(&mut self, batch: &PairBatch, learning_rate: f64, global_step: usize) -> Result<(BatchLoss, f64)> {
         let segment_tower = self.segment_tower.as_ref().unwrap_or(&self.clip);
-        let loss = batch_loss(&self.clip, segment_tower, batch, self.settings.loss)?;
+        // drawn from the step alone: a resumed run drops the same values
+        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(global_step as u64);
+        let dropout = (self.settings.dropout > 0.0).then(|| Dropout::new(self.settings.dropout, seed));
+        let loss = batch_loss(&self.clip, segment_tower, batch, self.settings.loss, dropout.as_ref())?;
         let gradients = loss.total.backward()?;
         if global_step == 0 {
             self.check_reach(&gradients)?;
@@ -280,7 +288,8 @@ fn clamp_logit_scale(clip: &Clip) -> Result<()> {
 fn move_average(average: &Clip, weights: &Clip, decay: f64) -> Result<()> {
     for ((_, average), (_, weight)) in average.parameters().iter().zip(weights.parameters().iter()) {
         let kept = (average.as_detached_tensor() * decay)?;
-        average.set(&(kept + (weight.as_detached_tensor() * (1.0 - decay))?)?)?;
+        let weight = weight.as_detached_tensor().to_dtype(kept.dtype())?;
+        average.set(&(kept + (weight * (1.0 - decay))?)?)?;
     }
     Ok(())
 }

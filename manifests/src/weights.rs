@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::Segmenter;
 use crate::{BuildSpec, digest};
 
 /// A field of a spec that names files made elsewhere.
@@ -86,7 +87,9 @@ impl BuildSpec {
     /// The fields that name weights or vocabularies made elsewhere.
     pub fn weights(&self) -> Vec<WeightsUse> {
         let scores = self.uses_segments() && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
+        let sam = self.segment.segmenter == Segmenter::Sam;
         [
+            ("segment.sam.weights", &self.segment.sam.weights, sam),
             ("model.init", &self.model.init, !self.model.init.is_empty()),
             ("model.tokenizer", &self.model.tokenizer, self.model.tokenizer != "train"),
             ("score.clip", &self.score.clip, scores),

@@ -27,8 +27,9 @@ pub fn stage() -> Stage {
         recipe_digest: None,
         parameters,
         open: |opening| {
-            let spec = &opening.spec.segment;
-            let settings = (spec.segmenter == Segmenter::Felzenszwalb).then_some(Settings {
+            let spec = &opening.spec.segment.felzenszwalb;
+            let chosen = opening.spec.segment.segmenter == Segmenter::Felzenszwalb;
+            let settings = chosen.then_some(Settings {
                 scale: spec.scale,
                 sigma: spec.sigma_px,
                 min_size_px: spec.min_size_px,

@@ -42,7 +42,14 @@ pub enum Stem {
     Patch,
     /// 3 x 3 convolutions of stride 2 with these numbers of output channels, each with layer norm and activation, then
     /// one more to the width of the Transformer. Learns from few images where patches do not.
-    Conv { channels: Vec<usize> },
+    ///
+    /// `residual`: how many 3 x 3 convolutions of stride 1, each with layer norm, activation and a way around, follow
+    /// on each of the former; as many numbers as `channels`, or none.
+    Conv {
+        channels: Vec<usize>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        residual: Vec<usize>,
+    },
 }
 
 /// How tokens become one vector.
@@ -120,7 +127,7 @@ impl ClipConfig {
                     layers: 3,
                     heads: 4,
                     mlp_ratio: 4.0,
-                    stem: Stem::Conv { channels: vec![24, 48, 96] },
+                    stem: Stem::Conv { channels: vec![24, 48, 96], residual: vec![] },
                     pool: Pool::Mean,
                 },
                 TextConfig {
@@ -142,7 +149,7 @@ impl ClipConfig {
                     layers: 4,
                     heads: 6,
                     mlp_ratio: 4.0,
-                    stem: Stem::Conv { channels: vec![32, 64, 128] },
+                    stem: Stem::Conv { channels: vec![32, 64, 128], residual: vec![0, 1, 1] },
                     pool: Pool::Mean,
                 },
                 TextConfig {
@@ -231,7 +238,17 @@ impl ClipConfig {
             ));
         }
         in_range("number of image tokens", self.vision.grid().pow(2), MAX_POSITIONS)?;
-        if let Stem::Conv { channels } = &v.stem {
+        if let Stem::Conv { channels, residual } = &v.stem {
+            if !residual.is_empty() && residual.len() != channels.len() {
+                return config_error(format!(
+                    "vision.stem.conv.residual has {} numbers beside {} channels: give as many, or none",
+                    residual.len(),
+                    channels.len()
+                ));
+            }
+            if let Some(&many) = residual.iter().find(|&&r| r > MAX_LAYERS) {
+                return config_error(format!("vision.stem.conv.residual = {many} is not within 0..={MAX_LAYERS}"));
+            }
             for &channels in channels {
                 in_range("vision.stem.conv.channels", channels, MAX_WIDTH)?;
             }
@@ -339,6 +356,14 @@ mod tests {
         broken(|c| c.vision.patch_size = 24, "vision.patch_size = 24");
         broken(|c| c.vision.patch_size = 8, "make 16");
         broken(|c| c.text.layers = 0, "text.layers = 0");
+        broken(
+            |c| {
+                if let Stem::Conv { residual, .. } = &mut c.vision.stem {
+                    *residual = vec![1];
+                }
+            },
+            "residual has 1 numbers beside 3",
+        );
         broken(|c| c.text.mlp_ratio = f64::NAN, "text.mlp_ratio");
         broken(|c| c.text.vocab_size = usize::MAX, "text.vocab_size");
         broken(|c| c.image_std[1] = 0.0, "image_std");

@@ -35,7 +35,7 @@ fn config(stem: Stem, pool: Pool) -> ClipConfig {
 }
 
 fn configs() -> Vec<ClipConfig> {
-    let conv = || Stem::Conv { channels: vec![4] };
+    let conv = || Stem::Conv { channels: vec![4], residual: vec![1] };
     vec![
         config(Stem::Patch, Pool::Cls),
         config(Stem::Patch, Pool::Mean),

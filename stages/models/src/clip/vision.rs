@@ -1,4 +1,4 @@
-use super::weights::{Norm, StemWeights, VisionWeights};
+use super::weights::{Convolution, Norm, StemWeights, VisionWeights};
 use crate::ops::{
     Activation, Dropout, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches, project,
     stem_stage, transformer_block,
@@ -44,19 +44,27 @@ impl StemWeights {
             }
             StemWeights::Conv { stages, last } => {
                 let mut x_bhwc = pixels_bchw.permute((0, 2, 3, 1))?.contiguous()?;
-                for (convolution, norm) in stages {
-                    let stage = StemStage {
-                        weight_ohwi: &convolution.weight_ohwi,
-                        bias_o: &convolution.bias_o,
-                        norm_weight_o: &norm.weight_d,
-                        norm_bias_o: &norm.bias_d,
-                    };
-                    x_bhwc = stem_stage(&x_bhwc, stage, kind, STRIDE, PADDING)?;
+                for stage in stages {
+                    x_bhwc = normed(&x_bhwc, &stage.halving, kind, STRIDE)?;
+                    for residual in &stage.residual {
+                        x_bhwc = (normed(&x_bhwc, residual, kind, 1)? + x_bhwc)?;
+                    }
                 }
                 conv2d(&x_bhwc, &last.weight_ohwi, Some(&last.bias_o), STRIDE, PADDING)?.flatten(1, 2)
             }
         }
     }
+}
+
+/// Convolution, layer norm and activation.
+fn normed(x_bhwc: &Tensor, (convolution, norm): &(Convolution, Norm), kind: Activation, stride: usize) -> Result<Tensor> {
+    let stage = StemStage {
+        weight_ohwi: &convolution.weight_ohwi,
+        bias_o: &convolution.bias_o,
+        norm_weight_o: &norm.weight_d,
+        norm_bias_o: &norm.bias_d,
+    };
+    stem_stage(x_bhwc, stage, kind, stride, PADDING)
 }
 
 impl Norm {

@@ -20,7 +20,14 @@ pub(super) struct VisionWeights {
 #[derive(Clone, Debug)]
 pub(super) enum StemWeights {
     Patch { weight_oi: Tensor },
-    Conv { stages: Vec<(Convolution, Norm)>, last: Convolution },
+    Conv { stages: Vec<ConvStage>, last: Convolution },
+}
+
+/// A convolution that halves, and those of stride 1 that follow it.
+#[derive(Clone, Debug)]
+pub(super) struct ConvStage {
+    pub(super) halving: (Convolution, Norm),
+    pub(super) residual: Vec<(Convolution, Norm)>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,14 +63,17 @@ pub(super) fn declarations(config: &ClipConfig) -> Vec<Declaration> {
             let shape = [v.width, 3, v.patch_size, v.patch_size];
             list.normal("visual.conv1.weight", &shape, (inputs as f64).powf(-0.5));
         }
-        Stem::Conv { channels } => {
+        Stem::Conv { channels, residual } => {
             let mut inputs = 3;
             for (stage, &outputs) in channels.iter().chain([&v.width]).enumerate() {
-                let deviation = (2.0 / (9 * inputs) as f64).sqrt();
-                list.normal(&format!("visual.stem.{stage}.conv.weight"), &[outputs, 3, 3, inputs], deviation);
-                list.zeros(&format!("visual.stem.{stage}.conv.bias"), outputs);
+                let name = format!("visual.stem.{stage}");
+                list.convolution(&name, inputs, outputs);
                 if stage < channels.len() {
-                    list.norm(&format!("visual.stem.{stage}.ln"), outputs);
+                    list.norm(&format!("{name}.ln"), outputs);
+                }
+                for extra in 0..residual.get(stage).copied().unwrap_or(0) {
+                    list.convolution(&format!("{name}.residual.{extra}"), outputs, outputs);
+                    list.norm(&format!("{name}.residual.{extra}.ln"), outputs);
                 }
                 inputs = outputs;
             }
@@ -105,6 +115,13 @@ impl Declarations {
     fn norm(&mut self, name: &str, width: usize) {
         self.push(&format!("{name}.weight"), &[width], Init::Constant(1.0));
         self.zeros(&format!("{name}.bias"), width);
+    }
+
+    /// A 3 x 3 convolution; its deviation keeps the variance through an activation (He et al. 2015).
+    fn convolution(&mut self, name: &str, inputs: usize, outputs: usize) {
+        let deviation = (2.0 / (9 * inputs) as f64).sqrt();
+        self.normal(&format!("{name}.conv.weight"), &[outputs, 3, 3, inputs], deviation);
+        self.zeros(&format!("{name}.conv.bias"), outputs);
     }
 
     fn blocks(&mut self, tower: &str, layers: usize, width: usize, mlp_width: usize) {
@@ -152,10 +169,23 @@ impl Source<'_> {
         Ok(Norm { weight_d: self.tensor(&format!("{name}.weight"))?, bias_d: self.tensor(&format!("{name}.bias"))? })
     }
 
-    fn convolution(&self, stage: usize) -> Result<Convolution> {
+    fn convolution(&self, name: &str) -> Result<Convolution> {
         Ok(Convolution {
-            weight_ohwi: self.tensor(&format!("visual.stem.{stage}.conv.weight"))?,
-            bias_o: self.tensor(&format!("visual.stem.{stage}.conv.bias"))?,
+            weight_ohwi: self.tensor(&format!("{name}.conv.weight"))?,
+            bias_o: self.tensor(&format!("{name}.conv.bias"))?,
+        })
+    }
+
+    fn normed_convolution(&self, name: &str) -> Result<(Convolution, Norm)> {
+        Ok((self.convolution(name)?, self.norm(&format!("{name}.ln"))?))
+    }
+
+    fn conv_stage(&self, stage: usize, residual: &[usize]) -> Result<ConvStage> {
+        let name = format!("visual.stem.{stage}");
+        let extra = 0..residual.get(stage).copied().unwrap_or(0);
+        Ok(ConvStage {
+            halving: self.normed_convolution(&name)?,
+            residual: extra.map(|i| self.normed_convolution(&format!("{name}.residual.{i}"))).collect::<Result<_>>()?,
         })
     }
 
@@ -197,11 +227,9 @@ impl VisionWeights {
         let (source, v) = (Source { parameters, gradients }, &config.vision);
         let stem = match &v.stem {
             Stem::Patch => StemWeights::Patch { weight_oi: source.tensor("visual.conv1.weight")? },
-            Stem::Conv { channels } => StemWeights::Conv {
-                stages: (0..channels.len())
-                    .map(|stage| Ok((source.convolution(stage)?, source.norm(&format!("visual.stem.{stage}.ln"))?)))
-                    .collect::<Result<_>>()?,
-                last: source.convolution(channels.len())?,
+            Stem::Conv { channels, residual } => StemWeights::Conv {
+                stages: (0..channels.len()).map(|stage| source.conv_stage(stage, residual)).collect::<Result<_>>()?,
+                last: source.convolution(&format!("visual.stem.{}", channels.len()))?,
             },
         };
         Ok(Self {

@@ -211,7 +211,7 @@ fn embed_and_evaluate(
     rows: &mut TableRows,
     protocol: Protocol,
 ) -> Result<(training::recall::RecallReport, Vec<evaluate::Panel>), WorkerError> {
-    let opening = Opening { spec, model_folder: Some(folder.to_owned()) };
+    let opening = Opening { spec, model_folder: Some(folder.to_owned()), stop: std::sync::Arc::default() };
     let clip = stages::image_embeddings::load_clip(STAGE, &opening)?;
     let tokenizer = stages::text_embeddings::load_tokenizer(STAGE, &opening)?;
     let encoder = Encoder {

@@ -25,6 +25,10 @@ pub struct Model {
 pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, WorkerError> {
     let training = match stage.model {
         ModelUse::None => return Ok(Some(Model::default())),
+        ModelUse::Named(field) => {
+            let folder = build.weights.path(field).map(PathBuf::from);
+            return Ok(Some(Model { digest: build.weights.digest(field).to_owned(), folder }));
+        }
         ModelUse::Scoring if build.spec.score.clip != "bootstrap" => {
             let folder = build.weights.path("score.clip").map(PathBuf::from);
             return Ok(Some(Model { digest: build.weights.digest("score.clip").to_owned(), folder }));
@@ -182,7 +186,7 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                 let model_moves = match stage.model {
                     ModelUse::Scoring => moving_models.contains(&Training::Bootstrap),
                     ModelUse::Retrieval => moving_models.contains(&Training::Pretrain),
-                    ModelUse::None => false,
+                    ModelUse::None | ModelUse::Named(_) => false,
                 };
                 let model = if model_moves { None } else { model_of(build, &stage).await? };
                 let above: u64 = stage

@@ -28,7 +28,7 @@ pub use stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, So
 
 /// The stages that map shards to shards, in an order in which every stage follows its inputs.
 pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
-    let mut stages = vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(), segments::stage()];
+    let mut stages = vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(), segments::stage(spec)];
     if spec.uses_segments() {
         if spec.score.clip != "none" {
             stages.push(segment_features::stage());
@@ -79,7 +79,7 @@ pub fn steps(spec: &BuildSpec) -> Vec<Step> {
     let mut trained = Vec::new();
     for stage in map_stages(spec) {
         let needs = match stage.model {
-            ModelUse::None => None,
+            ModelUse::None | ModelUse::Named(_) => None,
             ModelUse::Scoring => (spec.score.clip == "bootstrap").then_some(Training::Bootstrap),
             ModelUse::Retrieval => Some(Training::Pretrain),
         };

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::record_batch::RecordBatch;
 use manifests::{Artifact, BuildSpec};
@@ -67,6 +69,9 @@ pub enum ModelUse {
     Scoring,
     /// The trained retrieval model.
     Retrieval,
+    /// Weights made elsewhere, named by this field of the spec, such as `segment.sam.weights`; none where the spec does
+    /// not need them.
+    Named(&'static str),
 }
 
 /// A stage that maps the rows of a shard to rows of the same shard.
@@ -91,8 +96,10 @@ pub struct Stage {
 /// What a stage is opened with.
 pub struct Opening<'a> {
     pub spec: &'a BuildSpec,
-    /// Folder of the model that [`Stage::model`] asks for.
+    /// Folder, or file, of the model that [`Stage::model`] asks for.
     pub model_folder: Option<PathBuf>,
+    /// Set when the run is to end: stages that take long for a row look at it and return [`StageError::Stopped`].
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Opening<'_> {

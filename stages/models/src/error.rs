@@ -47,6 +47,14 @@ pub enum ModelError {
     #[error("tokenizer: {0}")]
     Tokenizer(String),
 
+    /// An image or a mask could not be worked with.
+    #[error(transparent)]
+    Pixels(#[from] pixels::PixelError),
+
+    /// The caller asked to stop between two batches.
+    #[error("stopped before the work was done, as asked")]
+    Stopped,
+
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,6 +1,7 @@
 //! Networks: tensors in, tensors out.
 //!
 //! - [`clip`]: a trainable CLIP of any size, which reads and writes the open_clip and Hugging Face layouts,
+//! - [`sam`]: Segment Anything, its image encoders and its automatic mask generator,
 //! - [`tokenizer`]: captions to token ids,
 //! - [`ops`]: differentiable operations with CPU kernels of our own,
 //! - [`parameters`]: the named variables of a network.
@@ -11,6 +12,7 @@ pub mod clip;
 mod error;
 pub mod ops;
 pub mod parameters;
+pub mod sam;
 pub mod tokenizer;
 
 pub use error::ModelError;

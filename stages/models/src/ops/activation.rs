@@ -52,7 +52,7 @@ impl CpuOp for Activation {
 
 const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
-pub(super) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
+pub(crate) fn activation_forward<T: Real>(x: &[T], kind: Activation) -> Vec<T> {
     let fill = |out: &mut [MaybeUninit<T>]| {
         out.par_chunks_mut(ELEMENTS_PER_TASK).zip(x.par_chunks(ELEMENTS_PER_TASK)).for_each(|(out, x)| match kind {
             Activation::Gelu => vectorised(
@@ -98,7 +98,7 @@ fn scale<T: Real>(x: &[T], grad: &mut [T], slope: impl Fn(T) -> T) {
 }
 
 #[inline(always)]
-pub(super) fn gelu<T: Real>(x: T) -> T {
+pub(crate) fn gelu<T: Real>(x: T) -> T {
     x * normal_cdf(x)
 }
 

@@ -53,7 +53,7 @@ impl CpuOp for LayerNorm {
 
 /// Replaces a row by (x - mean) * rstd and returns rstd, the inverse of its standard deviation.
 #[inline(always)]
-pub(super) fn normalise_row<T: Real>(x: &[T], normed: &mut [T], epsilon: f64) -> T {
+pub(crate) fn normalise_row<T: Real>(x: &[T], normed: &mut [T], epsilon: f64) -> T {
     let count = T::of(x.len() as f64);
     let mean = sum_of(x, |x| x) / count;
     let variance = sum_of(x, |x| (x - mean) * (x - mean)) / count;
@@ -75,7 +75,7 @@ pub(super) fn normalise_row_backward<T: Real>(normed: &[T], rstd: T, grad: &mut 
     }
 }
 
-pub(super) fn layer_norm_forward<T: Real>(x: &[T], weight: &[T], bias: &[T], epsilon: f64) -> Vec<T> {
+pub(crate) fn layer_norm_forward<T: Real>(x: &[T], weight: &[T], bias: &[T], epsilon: f64) -> Vec<T> {
     let width = weight.len();
     let fill = |out: &mut [MaybeUninit<T>]| {
         let block = ROWS_PER_BLOCK * width;

@@ -111,7 +111,7 @@ impl CpuOp for Linear {
 }
 
 /// `x [rows, inputs]`, `w [outputs, inputs]`: y = x w^T + b.
-pub(super) fn linear_forward<T: Real>(
+pub(crate) fn linear_forward<T: Real>(
     x: &[T],
     w: &[T],
     bias: Option<&[T]>,

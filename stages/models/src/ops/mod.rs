@@ -4,30 +4,37 @@
 //! run time, rows are spread over rayon's threads, and sums are taken in an order that does not depend on the number
 //! of threads. On other devices and in other types they are composed of candle's differentiable operations.
 
-mod activation;
+pub(crate) mod activation;
 mod attention;
 mod block;
 mod conv;
+mod depthwise;
 mod dropout;
 mod embedding;
-mod graph;
-mod layer_norm;
-mod linear;
-mod matrix;
+pub(crate) mod graph;
+mod image_conv;
+pub(crate) mod inverted_bottleneck;
+pub(crate) mod layer_norm;
+pub(crate) mod linear;
+pub(crate) mod matrix;
 mod normalise;
 mod patches;
 mod positions;
-mod real;
+pub(crate) mod real;
 mod select;
 mod stem;
 mod tiles;
+pub(crate) mod window_attention;
 
 pub use activation::{Activation, activation};
 pub use attention::attention;
 pub use block::{Block, transformer_block};
 pub use conv::conv2d;
+pub use depthwise::depthwise_conv;
 pub use dropout::Dropout;
 pub use embedding::embedding;
+pub use image_conv::image_conv2d;
+pub use inverted_bottleneck::{InvertedBottleneck, inverted_bottleneck};
 pub use layer_norm::{LAYER_NORM_EPSILON, layer_norm};
 pub use linear::{linear, project};
 pub use normalise::l2_normalise;
@@ -35,6 +42,7 @@ pub use patches::patches;
 pub use positions::add_positions;
 pub use select::select_rows;
 pub use stem::{StemStage, stem_stage};
+pub use window_attention::{RelativePositions, window_attention};
 
 #[cfg(test)]
 mod testing;

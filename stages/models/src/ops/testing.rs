@@ -75,6 +75,20 @@ pub(crate) fn assert_same_as_composed(
     }
 }
 
+/// Compares an operation without gradients with its composition of candle's operations, in f64 and f32.
+pub(crate) fn assert_same_values(
+    args: &[Tensor],
+    kernel: impl Fn(&[Tensor]) -> Result<Tensor>,
+    composed: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-5)] {
+        let args: Vec<Tensor> = args.iter().map(|arg| arg.to_dtype(dtype).unwrap()).collect();
+        let (a, b) = (kernel(&args).unwrap(), composed(&args).unwrap());
+        assert_eq!(a.dims(), b.dims());
+        assert_close(&format!("value in {dtype:?}"), &a, &b, tolerance);
+    }
+}
+
 fn assert_close(what: &str, a: &Tensor, b: &Tensor, tolerance: f64) {
     let (a, b) = (flat(a), flat(b));
     let scale = b.iter().fold(1.0f64, |scale, x| scale.max(x.abs()));

@@ -75,6 +75,33 @@ impl Rle {
         Ok(runs.finish())
     }
 
+    /// Encodes runs of set pixels, given as column-major start and end in ascending order. Runs that touch become one,
+    /// empty ones none.
+    ///
+    /// # Errors
+    /// [`PixelError::Shape`] if the mask is empty, [`PixelError::TooLarge`] above [`MAX_PIXELS`],
+    /// [`PixelError::Broken`] for runs that overlap, descend or leave the mask.
+    pub fn from_runs(
+        height: u32,
+        width: u32,
+        runs: impl IntoIterator<Item = (usize, usize)>,
+    ) -> Result<Self, PixelError> {
+        rgb::check_size(width, height)?;
+        let mut builder = RunBuilder::new(height, width);
+        for (start, end) in runs {
+            if start < builder.end as usize || end < start || end > height as usize * width as usize {
+                return Err(PixelError::broken(format!(
+                    "mask run {start}..{end} behind pixel {} of {height} x {width} (height x width)",
+                    builder.end
+                )));
+            }
+            if start < end {
+                builder.push(start as u32, end as u32);
+            }
+        }
+        Ok(builder.finish())
+    }
+
     /// One byte a pixel, 0 or 1, row-major: `[height, width]`.
     pub fn to_row_major(&self) -> Vec<u8> {
         let (rows, columns) = (self.height as usize, self.width as usize);
@@ -166,7 +193,7 @@ impl Rle {
     }
 
     /// The runs of set pixels, none empty, as column-major start and end.
-    fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
+    pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
         let pixels = (u64::from(self.height) * u64::from(self.width)).min(MAX_PIXELS) as usize;
         self.counts
             .iter()
@@ -263,6 +290,17 @@ mod tests {
         assert_eq!(a.iou(&b), Ok(0.4));
         let other_size = Rle::from_row_major(&[1u8; 6], 3, 2).unwrap();
         assert!(matches!(a.iou(&other_size), Err(PixelError::Shape { .. })));
+    }
+
+    #[test]
+    fn runs_there_and_back() {
+        let rle = Rle::from_runs(3, 4, [(0, 2), (2, 4), (5, 5), (7, 12)]).unwrap();
+        assert_eq!(rle.counts, [0, 4, 3, 5]);
+        assert_eq!(rle.runs().collect::<Vec<_>>(), [(0, 4), (7, 12)]);
+        assert_eq!(Rle::from_runs(3, 4, rle.runs()), Ok(rle));
+        for runs in [vec![(0, 13)], vec![(3, 2)], vec![(0, 4), (3, 5)]] {
+            assert!(matches!(Rle::from_runs(3, 4, runs), Err(PixelError::Broken { .. })));
+        }
     }
 
     #[test]

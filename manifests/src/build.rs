@@ -193,11 +193,7 @@ pub struct SegmentSpec {
 
 impl Default for SegmentSpec {
     fn default() -> Self {
-        Self {
-            segmenter: Segmenter::Felzenszwalb,
-            felzenszwalb: FelzenszwalbSpec::default(),
-            sam: SamSpec::default(),
-        }
+        Self { segmenter: Segmenter::Felzenszwalb, felzenszwalb: FelzenszwalbSpec::default(), sam: SamSpec::default() }
     }
 }
 
@@ -596,9 +592,11 @@ impl BuildSpec {
             _ => Ok(()),
         }?;
         if self.segment.segmenter == Segmenter::Sam && self.segment.sam.weights.is_empty() {
-            return Err("segment.sam.weights is empty: name sam_vit_h_4b8939.pth, mobile_sam.pt, a folder, or a model on \
+            return Err(
+                "segment.sam.weights is empty: name sam_vit_h_4b8939.pth, mobile_sam.pt, a folder, or a model on \
                         the hub such as facebook/sam-vit-base"
-                .into());
+                    .into(),
+            );
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod statistics;
 
 use std::collections::BTreeMap;
 
+use manifests::build::{SegmentSpec, Segmenter};
 use manifests::{Artifact, paths};
 use report::{
     Best, Block, Cell, Column, Fact, Flow, FlowStage, Heatmap, Histogram, Level, LineChart, Report, Section, Series,
@@ -413,6 +414,16 @@ fn build_blocks(one: &Gathered<'_>) -> Vec<Block> {
     ]
 }
 
+fn segments_in_words(segment: &SegmentSpec) -> String {
+    match segment.segmenter {
+        Segmenter::None => "none".to_owned(),
+        Segmenter::Felzenszwalb => "graph-based (Felzenszwalb and Huttenlocher 2004), no weights".to_owned(),
+        Segmenter::Sam => {
+            format!("Segment Anything, {} points per side, {}", segment.sam.points_per_side, segment.sam.weights)
+        }
+    }
+}
+
 /// The methods that this build used, in words.
 fn methods(one: &Gathered<'_>) -> Table {
     let spec = &one.build.spec;
@@ -427,7 +438,7 @@ fn methods(one: &Gathered<'_>) -> Table {
     };
     let rows = [
         ("captions", name(serde_json::json!(spec.caption.captioner))),
-        ("segments", name(serde_json::json!(spec.segment.segmenter))),
+        ("segments", segments_in_words(&spec.segment)),
         ("segment weights", score),
         (
             "model",

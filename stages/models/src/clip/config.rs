@@ -149,7 +149,7 @@ impl ClipConfig {
                     layers: 4,
                     heads: 6,
                     mlp_ratio: 4.0,
-                    stem: Stem::Conv { channels: vec![32, 64, 128], residual: vec![0, 1, 1] },
+                    stem: Stem::Conv { channels: vec![32, 64, 128], residual: vec![] },
                     pool: Pool::Mean,
                 },
                 TextConfig {

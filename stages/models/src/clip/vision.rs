@@ -57,7 +57,12 @@ impl StemWeights {
 }
 
 /// Convolution, layer norm and activation.
-fn normed(x_bhwc: &Tensor, (convolution, norm): &(Convolution, Norm), kind: Activation, stride: usize) -> Result<Tensor> {
+fn normed(
+    x_bhwc: &Tensor,
+    (convolution, norm): &(Convolution, Norm),
+    kind: Activation,
+    stride: usize,
+) -> Result<Tensor> {
     let stage = StemStage {
         weight_ohwi: &convolution.weight_ohwi,
         bias_o: &convolution.bias_o,

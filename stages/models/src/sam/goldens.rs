@@ -66,7 +66,11 @@ fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
 /// Every `step`-th row and column of square planes.
 fn thin(values: &[f32], side: usize, step: usize) -> Vec<f32> {
     let at = |plane: &[f32]| -> Vec<f32> {
-        (0..side).step_by(step).flat_map(|y| (0..side).step_by(step).map(move |x| y * side + x)).map(|i| plane[i]).collect()
+        (0..side)
+            .step_by(step)
+            .flat_map(|y| (0..side).step_by(step).map(move |x| y * side + x))
+            .map(|i| plane[i])
+            .collect()
     };
     values.chunks_exact(side * side).flat_map(at).collect()
 }
@@ -138,7 +142,9 @@ fn check_manifest(folder: &Path) {
         let (sparse, _) = sam.prompt_encoder.sparse(std::slice::from_ref(&prompt)).unwrap();
         assert_close(&format!("{name}: {kind}"), &sparse, &io.values(&format!("{kind}_sparse")), 1e-5);
         let predict = |outputs| sam.predict(&embeddings[0], std::slice::from_ref(&prompt), outputs, None).unwrap();
-        for (outputs, part, step) in [(MaskOutputs::Multi, kind.to_owned(), 2), (MaskOutputs::Single, format!("{kind}_single"), 4)] {
+        for (outputs, part, step) in
+            [(MaskOutputs::Multi, kind.to_owned(), 2), (MaskOutputs::Single, format!("{kind}_single"), 4)]
+        {
             let (iou, logits) = (io.values(&format!("{part}_iou")), io.values(&format!("{part}_lowres_s{step}")));
             check_masks(&format!("{name}: {part}"), &predict(outputs), &iou, &logits);
         }

@@ -381,7 +381,9 @@ mod tests {
             read_config(&path).unwrap_err().to_string()
         };
         assert!(reason(r#"{"model_type": "sam2"}"#).contains("sam2"));
-        assert!(reason(r#"{"model_type": "sam", "vision_config": {"hidden_act": "relu"}}"#).contains("hidden_act relu"));
+        assert!(
+            reason(r#"{"model_type": "sam", "vision_config": {"hidden_act": "relu"}}"#).contains("hidden_act relu")
+        );
         assert!(reason(r#"{"model_type": "sam", "vision_config": {"use_rel_pos": false}}"#).contains("positions"));
         assert!(reason("{").contains("config.json"));
         std::fs::write(&path, r#"{"model_type": "sam"}"#).unwrap();

@@ -104,7 +104,9 @@ fn what_does_not_fit_is_named() {
     let mut wrong = tensors.clone();
     wrong.insert(name.to_owned(), Tensor::zeros((8, 9), DType::F32, &Device::Cpu).unwrap());
     let error = load(wrong, None).unwrap_err();
-    assert!(matches!(&error, ModelError::WrongShape { found, expected, .. } if found == &[8, 9] && expected == &[8, 8]));
+    assert!(
+        matches!(&error, ModelError::WrongShape { found, expected, .. } if found == &[8, 9] && expected == &[8, 8])
+    );
     let mut more = tensors.clone();
     more.insert("image_encoder.head.weight".to_owned(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
     let error = load(more, Some(&config)).unwrap_err();

@@ -1,0 +1,119 @@
+//! Segment Anything as a segmenter: masks of everything in an image.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use manifests::build::SamSpec;
+use models::ModelError;
+use models::sam::Sam;
+use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, MaskRecord};
+use pixels::Rgb;
+
+use super::{NAME, Quality, Segment};
+use crate::device::{device, dtype};
+use crate::stage::{Opening, StageError};
+
+pub(super) struct MaskEverything {
+    sam: Sam,
+    settings: MaskGeneratorSettings,
+    images_per_batch: usize,
+    timeout: Duration,
+    stop: Arc<AtomicBool>,
+}
+
+/// The settings of a spec, in the generator's words.
+fn settings(spec: &SamSpec) -> MaskGeneratorSettings {
+    MaskGeneratorSettings {
+        points_per_side: Some(spec.points_per_side),
+        point_grids: None,
+        points_per_batch: spec.points_per_batch,
+        pred_iou_thresh: spec.pred_iou_thresh,
+        stability_score_thresh: spec.stability_score_thresh,
+        stability_score_offset: spec.stability_score_offset,
+        box_nms_thresh: spec.box_nms_thresh,
+        crop_n_layers: spec.crop_n_layers,
+        crop_nms_thresh: spec.crop_nms_thresh,
+        crop_overlap_ratio: spec.crop_overlap_ratio,
+        crop_n_points_downscale_factor: spec.crop_n_points_downscale_factor,
+        min_mask_region_area: spec.min_mask_region_area,
+        crops_per_batch: spec.images_per_batch,
+    }
+}
+
+impl MaskEverything {
+    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
+        let weights = opening.model_folder(NAME)?;
+        let spec = &opening.spec.segment.sam;
+        let configuration = |e: ModelError| StageError::Configuration { stage: NAME, why: format!("segment.sam: {e}") };
+        let settings = settings(spec);
+        settings.validate().map_err(configuration)?;
+        let sam = Sam::load(weights, &device(NAME, opening.spec)?, dtype(opening.spec)).map_err(configuration)?;
+        Ok(Self {
+            sam,
+            settings,
+            images_per_batch: spec.images_per_batch,
+            timeout: Duration::from_secs(spec.timeout_seconds),
+            stop: opening.stop.clone(),
+        })
+    }
+
+    /// Segments of each image. An image that fails or takes too long fails alone: what went wrong with a batch is
+    /// tried again image by image.
+    pub(super) fn cut(&self, images: &[Rgb]) -> Result<Vec<Result<Vec<Segment>, String>>, StageError> {
+        let mut cuts = Vec::with_capacity(images.len());
+        for batch in images.chunks(self.images_per_batch) {
+            match self.generate(batch)? {
+                Ok(found) => cuts.extend(found.into_iter().map(Ok)),
+                Err(why) if batch.len() == 1 => cuts.push(Err(why)),
+                Err(_) => {
+                    for image in batch {
+                        cuts.push(self.generate(std::slice::from_ref(image))?.map(|mut found| found.remove(0)));
+                    }
+                }
+            }
+        }
+        Ok(cuts)
+    }
+
+    /// The outer error ends the stage, the inner one belongs to the images.
+    fn generate(&self, images: &[Rgb]) -> Result<Result<Vec<Vec<Segment>>, String>, StageError> {
+        let deadline = Instant::now() + self.timeout * images.len() as u32;
+        let stopped = || self.stop.load(Ordering::Relaxed);
+        let should_stop = || stopped() || Instant::now() > deadline;
+        let found = MaskGenerator::new(&self.sam, self.settings.clone())
+            .and_then(|generator| generator.generate(images, &should_stop));
+        match found {
+            Ok(found) => Ok(Ok(found.into_iter().map(|m| m.into_iter().map(segment).collect()).collect())),
+            Err(ModelError::Stopped) if stopped() => Err(StageError::Stopped),
+            Err(ModelError::Stopped) => Ok(Err(format!(
+                "took longer than segment.sam.timeout_seconds = {}; raise it and run with --retry-errors",
+                self.timeout.as_secs()
+            ))),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+}
+
+fn segment(record: MaskRecord) -> Segment {
+    Segment {
+        bbox_xywh: record.segmentation.bbox_xywh(),
+        area_px: record.area_px,
+        quality: Some(Quality {
+            predicted_iou: record.predicted_iou,
+            stability_score: record.stability_score,
+            point_xy: record.point_xy.map(|x| x as f32),
+        }),
+        rle: record.segmentation,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spec_has_the_generators_defaults() {
+        assert_eq!(settings(&SamSpec::default()), MaskGeneratorSettings::default());
+    }
+}

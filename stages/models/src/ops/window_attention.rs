@@ -142,8 +142,7 @@ fn add_decomposed(scores: &Tensor, q: &Tensor, height: &Tensor, width: &Tensor, 
     let distances: Vec<u32> = (0..k * k).map(|i| (i / k + k - 1 - i % k) as u32).collect();
     let distances = Tensor::from_vec(distances, k * k, q.device())?;
     // [K, d, K]: for each place of the query, the vectors of all places of the key.
-    let table =
-        |t: &Tensor| t.index_select(&distances, 0)?.reshape((k, k, head_width))?.transpose(1, 2)?.contiguous();
+    let table = |t: &Tensor| t.index_select(&distances, 0)?.reshape((k, k, head_width))?.transpose(1, 2)?.contiguous();
     let q = q.reshape((rows, k, k, head_width))?;
     let of_rows = q.transpose(0, 1)?.reshape((k, rows * k, head_width))?.matmul(&table(height)?)?;
     let of_rows = of_rows.reshape((k, rows, k, k))?.transpose(0, 1)?.reshape((rows, length, k, 1))?;
@@ -203,7 +202,10 @@ impl CpuOp for WindowAttention {
 
 enum Positions<'a, T> {
     /// Both tables from the last row to the first: the vectors for one query and ascending keys lie side by side.
-    Decomposed { height: Vec<T>, width: Vec<T> },
+    Decomposed {
+        height: Vec<T>,
+        width: Vec<T>,
+    },
     Bias(&'a [T]),
 }
 
@@ -432,8 +434,10 @@ mod tests {
         // One head of one channel, a window of two positions side by side; the other two are padding.
         let qkv = Tensor::new(&[2f64, 1.0, 10.0, 2.0, 3.0, 20.0], &candle_core::Device::Cpu).unwrap();
         let padding = Tensor::new(&[0f64, 5.0, 30.0], &candle_core::Device::Cpu).unwrap();
-        let table = |values: &[f64; 3]| Tensor::new(values, &candle_core::Device::Cpu).unwrap().reshape((3, 1)).unwrap();
-        let positions = RelativePositions::Decomposed { height: table(&[0.1, 0.2, 0.3]), width: table(&[0.4, 0.5, 0.6]) };
+        let table =
+            |values: &[f64; 3]| Tensor::new(values, &candle_core::Device::Cpu).unwrap().reshape((3, 1)).unwrap();
+        let positions =
+            RelativePositions::Decomposed { height: table(&[0.1, 0.2, 0.3]), width: table(&[0.4, 0.5, 0.6]) };
         let qkv = qkv.reshape((1, 1, 2, 3)).unwrap();
         let out = window_attention(&qkv, &padding, 1, 2, &positions).unwrap().flatten_all().unwrap();
         // The left query, 2: q k + q (h[1] or h[0]) + q (w[1] or w[0]).

@@ -115,7 +115,9 @@ impl<'a> Stored<'a> {
     fn check_leftovers(&self, config: &SamConfig) -> Result<()> {
         let is_tiny = matches!(config.encoder, EncoderConfig::TinyVit(_));
         // MobileSAM's checkpoint keeps the classifier that its encoder was trained with.
-        let is_known = |name: &str| is_tiny && ["head.", "norm_head."].iter().any(|part| name["image_encoder.".len()..].starts_with(part));
+        let is_known = |name: &str| {
+            is_tiny && ["head.", "norm_head."].iter().any(|part| name["image_encoder.".len()..].starts_with(part))
+        };
         let is_counter = |name: &str| name.ends_with("num_batches_tracked") || name.ends_with("attention_bias_idxs");
         let leftover = self.entries.iter().find(|(name, _)| {
             let is_classifier = name.starts_with("image_encoder.") && is_known(name);

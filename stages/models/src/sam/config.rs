@@ -99,13 +99,7 @@ impl Default for DecoderConfig {
 impl TinyVitConfig {
     /// TinyViT-5M, MobileSAM's encoder.
     pub fn tiny_vit_5m() -> Self {
-        Self {
-            widths: [64, 128, 160, 320],
-            depths: [2, 2, 6, 2],
-            heads: [4, 5, 10],
-            windows: [7, 14, 7],
-            expansion: 4,
-        }
+        Self { widths: [64, 128, 160, 320], depths: [2, 2, 6, 2], heads: [4, 5, 10], windows: [7, 14, 7], expansion: 4 }
     }
 
     /// Stride of the convolution between stage `stage` and the next. The widths of the last stage stand for a stride of

@@ -178,7 +178,7 @@ const PARTS: [(&str, &str, &str); 14] = [
     ("prompt_encoder.mask_embed", "embed.4.", "embed.layer_norm2."),
     ("prompt_encoder.mask_embed", "embed.6.", "embed.conv3."),
     ("mask_decoder.transformer.layers", ".norm", ".layer_norm"),
-    ("mask_decoder.transformer.norm_final_attn", ".norm_final", ".layer_norm_final"),
+    ("mask_decoder.transformer.", "er.norm_final", "er.layer_norm_final"),
     ("mask_decoder.output_upscaling.1", "output_upscaling.1.", "upscale_layer_norm."),
 ];
 
@@ -261,7 +261,7 @@ fn hugging_face_name(name: &str) -> String {
         }
     }
     for (network, ours, theirs) in PARTS {
-        if renamed.starts_with(network) {
+        if renamed.starts_with(network) && renamed.contains(ours) {
             return renamed.replacen(ours, theirs, 1);
         }
     }
@@ -381,7 +381,9 @@ mod tests {
             read_config(&path).unwrap_err().to_string()
         };
         assert!(reason(r#"{"model_type": "sam2"}"#).contains("sam2"));
-        assert!(reason(r#"{"model_type": "sam", "vision_config": {"hidden_act": "relu"}}"#).contains("hidden_act relu"));
+        assert!(
+            reason(r#"{"model_type": "sam", "vision_config": {"hidden_act": "relu"}}"#).contains("hidden_act relu")
+        );
         assert!(reason(r#"{"model_type": "sam", "vision_config": {"use_rel_pos": false}}"#).contains("positions"));
         assert!(reason("{").contains("config.json"));
         std::fs::write(&path, r#"{"model_type": "sam"}"#).unwrap();

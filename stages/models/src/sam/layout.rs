@@ -73,7 +73,8 @@ impl Reader<'_> {
         for stage in 0..3 {
             let name = format!("image_encoder.layers.{stage}.downsample.conv3.c.weight");
             [tiny.widths[stage + 1], ..] = self.shape::<4>(&name)?;
-            let biases = |index: usize| format!("image_encoder.layers.{}.blocks.{index}.attn.attention_biases", stage + 1);
+            let biases =
+                |index: usize| format!("image_encoder.layers.{}.blocks.{index}.attn.attention_biases", stage + 1);
             tiny.depths[stage + 1] = self.count(biases);
             let [heads, distances] = self.shape(&biases(0))?;
             (tiny.heads[stage], tiny.windows[stage]) = (heads, distances.isqrt());

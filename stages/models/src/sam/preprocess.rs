@@ -21,7 +21,10 @@ impl Sam {
     pub fn pixel_values<I: Borrow<Rgb> + Sync>(&self, images: &[I]) -> Result<Tensor> {
         let side = self.config.image_size;
         let mut values = vec![0f32; images.len() * 3 * side * side];
-        values.par_chunks_mut(3 * side * side).zip(images).for_each(|(values, image)| write(image.borrow(), side, values));
+        values
+            .par_chunks_mut(3 * side * side)
+            .zip(images)
+            .for_each(|(values, image)| write(image.borrow(), side, values));
         Ok(Tensor::from_vec(values, (images.len(), 3, side, side), &Device::Cpu)?)
     }
 }

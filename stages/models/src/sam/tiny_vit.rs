@@ -40,10 +40,7 @@ impl Convolution {
         let (mean, variance) = (norm("running_mean")?, norm("running_var")?);
         let factor = (scale / (variance + BATCH_NORM_EPSILON)?.sqrt()?)?;
         let weight = weight.broadcast_mul(&factor.reshape((outputs, 1, 1, 1))?)?;
-        Ok(Self {
-            weight_ohwi: weight.permute((0, 2, 3, 1))?.contiguous()?,
-            bias_o: (shift - (mean * factor)?)?,
-        })
+        Ok(Self { weight_ohwi: weight.permute((0, 2, 3, 1))?.contiguous()?, bias_o: (shift - (mean * factor)?)? })
     }
 
     /// The weight of a depthwise convolution as `[3, 3, C]`.

@@ -78,9 +78,10 @@ impl Global {
             ("torch", "DoubleStorage") => Self::Storage(Some(DType::F64)),
             ("torch", "HalfStorage") => Self::Storage(Some(DType::F16)),
             ("torch", "BFloat16Storage") => Self::Storage(Some(DType::BF16)),
-            ("torch", "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage" | "ByteStorage" | "BoolStorage") => {
-                Self::Storage(None)
-            }
+            (
+                "torch",
+                "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage" | "ByteStorage" | "BoolStorage",
+            ) => Self::Storage(None),
             _ => {
                 return Err(format!(
                     "the pickle asks for {module}.{name}, which is no part of a tensor; the file is refused, nothing was run"
@@ -354,9 +355,10 @@ impl Machine<'_> {
             self.push(Value::Nothing);
             return Ok(());
         };
-        let last = shape.iter().zip(&strides).try_fold(offset, |last, (&size, &stride)| {
-            last.checked_add(size.checked_sub(1)?.checked_mul(stride)?)
-        });
+        let last = shape
+            .iter()
+            .zip(&strides)
+            .try_fold(offset, |last, (&size, &stride)| last.checked_add(size.checked_sub(1)?.checked_mul(stride)?));
         let is_empty = shape.contains(&0);
         if shape.len() != strides.len() || is_empty || last.is_none_or(|last| last >= *elements) {
             return Err(format!(
@@ -364,8 +366,7 @@ impl Machine<'_> {
                  {elements} elements"
             ));
         }
-        let entry =
-            TensorEntry { storage: name.clone(), dtype, storage_elements: *elements, offset, shape, strides };
+        let entry = TensorEntry { storage: name.clone(), dtype, storage_elements: *elements, offset, shape, strides };
         self.tensors.push(entry);
         self.push(Value::Tensor(self.tensors.len() - 1));
         Ok(())

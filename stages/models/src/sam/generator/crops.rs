@@ -89,8 +89,7 @@ mod tests {
             .iter()
             .map(|(crop, _)| [crop.left, crop.top, crop.right, crop.bottom])
             .collect();
-        let expected =
-            [[0, 0, 199, 301], [0, 0, 133, 184], [0, 117, 133, 301], [66, 0, 199, 184], [66, 117, 199, 301]];
+        let expected = [[0, 0, 199, 301], [0, 0, 133, 184], [0, 117, 133, 301], [66, 0, 199, 184], [66, 117, 199, 301]];
         assert_eq!(boxes, expected);
         let two_layers = crop_boxes(301, 199, 2, 512.0 / 1500.0);
         assert_eq!((two_layers.len(), two_layers[20].1), (21, 2));

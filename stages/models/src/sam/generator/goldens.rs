@@ -71,10 +71,8 @@ impl PointSegmenter for Formula {
     }
 
     fn embed(&self, images: &[Cow<'_, Rgb>]) -> Result<Vec<CropState>> {
-        let crop = |_| CropState {
-            crop: self.crops.fetch_add(1, Ordering::Relaxed) as u32,
-            points: AtomicUsize::new(0),
-        };
+        let crop =
+            |_| CropState { crop: self.crops.fetch_add(1, Ordering::Relaxed) as u32, points: AtomicUsize::new(0) };
         Ok(images.iter().map(crop).collect())
     }
 
@@ -136,7 +134,9 @@ fn check(path: &Path, golden: &Value) {
 /// Files of records in a folder and in the folders within it.
 fn goldens(parent: &Path) -> Vec<(PathBuf, Value)> {
     let entries = |folder: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+        std::fs::read_dir(folder)
+            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+            .unwrap_or_default()
     };
     let mut files = entries(parent);
     files.extend(entries(parent).iter().flat_map(|folder| entries(folder)));
@@ -196,8 +196,7 @@ fn batches_of_crops_points_and_images_change_nothing() {
     let images = [image(90, 120), image(64, 50)];
     let together = generate(small(), &images);
     assert!(together.iter().all(|records| records.len() > 1));
-    let piecewise =
-        MaskGeneratorSettings { points_per_batch: 3, crops_per_batch: 1, ..small() };
+    let piecewise = MaskGeneratorSettings { points_per_batch: 3, crops_per_batch: 1, ..small() };
     assert_eq!(generate(piecewise, &images), together);
     assert_eq!(generate(small(), &images[..1])[0], together[0]);
 }

@@ -92,7 +92,8 @@ fn connect(places: &[(usize, usize)], height: usize) -> (Vec<Run>, Vec<Region>) 
         while left < right && (runs[left].column + 1 < run.column || is_above(&runs[left], &run)) {
             left += 1;
         }
-        let neighbours = runs[left..right].iter().take_while(|other| other.column < run.column && other.start <= run.end);
+        let neighbours =
+            runs[left..right].iter().take_while(|other| other.column < run.column && other.start <= run.end);
         for other in left..left + neighbours.count() {
             let (a, b) = (root(&mut parents, other), root(&mut parents, right));
             parents[a.max(b)] = a.min(b);

@@ -215,8 +215,9 @@ mod tests {
 
     #[test]
     fn masks_boxes_and_stability_are_those_of_the_definition() {
-        let logits: Vec<f32> =
-            (0..256).map(|i| ((i % 16) as f32 * 0.9).sin() * 3.0 + ((i / 16) as f32 * 0.7).cos() * 2.0 - 0.123).collect();
+        let logits: Vec<f32> = (0..256)
+            .map(|i| ((i % 16) as f32 * 0.9).sin() * 3.0 + ((i / 16) as f32 * 0.7).cos() * 2.0 - 0.123)
+            .collect();
         for (crop, image) in [
             (CropBox { left: 0, top: 0, right: 37, bottom: 50 }, (50, 37)),
             (CropBox { left: 3, top: 7, right: 103, bottom: 41 }, (60, 110)),

@@ -28,9 +28,9 @@ pub(super) fn predict(
 
     let (queries, keys) = transform(decoder, &tokens, &keys)?;
     let iou = floats(&mlp(&queries.narrow(1, 0, 1)?.squeeze(1)?, &decoder.iou_head)?)?;
-    let hyper = outputs.clone().map(|mask| {
-        mlp(&queries.narrow(1, 1 + mask, 1)?.squeeze(1)?.contiguous()?, &decoder.hypernetworks[mask])
-    });
+    let hyper = outputs
+        .clone()
+        .map(|mask| mlp(&queries.narrow(1, 1 + mask, 1)?.squeeze(1)?.contiguous()?, &decoder.hypernetworks[mask]));
     let hyper = Tensor::stack(&hyper.collect::<Candle<Vec<_>>>()?, 1)?;
     let logits = masks(&decoder.upscaling, &keys, &hyper, side)?;
 

@@ -42,7 +42,8 @@ fn kernel_and_composition_agree() {
     for depth in [1, 2, 3] {
         let config = config(depth);
         // Other types have no kernel.
-        let [fast, composed] = [DType::F32, DType::F64].map(|dtype| Sam::init(&config, 3, &Device::Cpu, dtype).unwrap());
+        let [fast, composed] =
+            [DType::F32, DType::F64].map(|dtype| Sam::init(&config, 3, &Device::Cpu, dtype).unwrap());
         assert!(fast.decoder.kernel.is_some() && composed.decoder.kernel.is_none());
         let images = [&fast, &composed].map(|sam| sam.embed_images(&pixels(&config)).unwrap().remove(0));
         let mask: Vec<f32> = (0..config.mask_side().pow(2)).map(|i| (i % 23) as f32 - 11.0).collect();

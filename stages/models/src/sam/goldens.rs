@@ -55,11 +55,16 @@ fn weights(folder: &Path) -> BTreeMap<String, Tensor> {
     manifest.as_object().unwrap().iter().map(tensor).collect()
 }
 
+/// As a part of the largest value.
+fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
+    let scale = theirs.iter().fold(0.0f32, |scale, x| scale.max(x.abs()));
+    ours.iter().zip(theirs).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs())) / scale
+}
+
 fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
-    let scale = theirs.iter().fold(0.0f32, |scale, x| scale.max(x.abs()));
-    let worst = ours.iter().zip(theirs).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
-    assert!(worst <= tolerance * scale, "{what}: off by {worst:e}, values up to {scale:e}");
+    let worst = largest_difference(ours, theirs);
+    assert!(worst <= tolerance, "{what}: off by {worst:e} of the largest value");
     assert!(ours.iter().all(|x| x.is_finite()), "{what} is not finite");
 }
 
@@ -112,6 +117,24 @@ fn prompts(config: &Value) -> [(&'static str, Prompt); 2] {
     [("point", point), ("box", Prompt { box_xyxy: Some(corners), ..Prompt::default() })]
 }
 
+/// The weights that the reference really used.
+///
+/// The original TinyViT looks its attention biases up when it is put into evaluation mode and keeps the result. Where
+/// weights were loaded after that, as `build_sam_vit_t` does, the network still works with the biases of a new one,
+/// which are zero. Whether a golden was made before or after a second `eval()` is not written in it: its embedding tells.
+fn weights_in_use(
+    mut tensors: BTreeMap<String, Tensor>,
+    matches: impl Fn(&BTreeMap<String, Tensor>) -> bool,
+) -> BTreeMap<String, Tensor> {
+    let is_tiny = tensors.keys().any(|name| name.ends_with("attention_biases"));
+    if is_tiny && !matches(&tensors) {
+        let biases = tensors.iter_mut().filter(|(name, _)| name.ends_with("attention_biases"));
+        biases.for_each(|(_, tensor)| *tensor = tensor.zeros_like().unwrap());
+        println!("this golden was made with attention biases that were looked up before the weights were loaded");
+    }
+    tensors
+}
+
 /// A folder whose weights follow a rule.
 fn check_manifest(folder: &Path) {
     let name = folder.display();
@@ -126,14 +149,20 @@ fn check_manifest(folder: &Path) {
         assert_eq!(sizes, names.map(|name| number(&written[name])));
     }
     config.image_size = number(&written["image_size"]);
-    let sam = Sam::from_tensors(&config, &tensors, &Device::Cpu, DType::F32).unwrap();
-
     let bytes = std::fs::read(folder.join(format!("input_{}.png", config.image_size))).unwrap();
     let image = pixels::decode(&bytes, &pixels::DecodeLimits::default()).unwrap();
-    let embeddings = sam.embed_images(&sam.pixel_values(&[image]).unwrap()).unwrap();
     let io = Io::open(folder);
-    let ours = channels_first(embeddings[0].tensor());
-    assert_close(&format!("{name}: embedding"), &thin(&ours, 64, 4), &io.values("image_embedding_s4"), 1e-3);
+    let (side, theirs) = (config.embedding_side(), io.values("image_embedding_s4"));
+    let embed = |tensors: &BTreeMap<String, Tensor>| {
+        let sam = Sam::from_tensors(&config, tensors, &Device::Cpu, DType::F32).unwrap();
+        let embeddings = sam.embed_images(&sam.pixel_values(std::slice::from_ref(&image)).unwrap()).unwrap();
+        let values = channels_first(embeddings[0].tensor());
+        (sam, embeddings, values)
+    };
+    let tensors =
+        weights_in_use(tensors, |tensors| largest_difference(&thin(&embed(tensors).2, side, 4), &theirs) < 1e-3);
+    let (sam, embeddings, ours) = embed(&tensors);
+    assert_close(&format!("{name}: embedding"), &thin(&ours, side, 4), &theirs, 1e-3);
     let sum: f64 = ours.iter().map(|&x| f64::from(x)).sum();
     let theirs = f64::from(io.values("image_embedding_sum")[0]);
     assert!((sum - theirs).abs() < 1e-3 * theirs.abs() + 1e-6 * ours.len() as f64, "{name}: sum {sum} beside {theirs}");
@@ -224,7 +253,7 @@ fn rules_and_hashes_are_read() {
     // First values of in-house `first4_u.json`.
     let name = "image_encoder.pos_embed";
     let first: Vec<f32> = (0..4).map(|index| uniform(name, index)).collect();
-    assert_eq!(first, [-0.832_074_64, 0.931_859_97, 0.996_264_93, -0.702_546_8]);
+    assert_eq!(first, [-0.832_074_642, 0.931_859_970, 0.996_264_935, -0.702_546_811]);
 }
 
 #[test]

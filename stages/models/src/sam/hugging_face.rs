@@ -178,7 +178,7 @@ const PARTS: [(&str, &str, &str); 14] = [
     ("prompt_encoder.mask_embed", "embed.4.", "embed.layer_norm2."),
     ("prompt_encoder.mask_embed", "embed.6.", "embed.conv3."),
     ("mask_decoder.transformer.layers", ".norm", ".layer_norm"),
-    ("mask_decoder.transformer.norm_final_attn", ".norm_final", ".layer_norm_final"),
+    ("mask_decoder.transformer.", "er.norm_final", "er.layer_norm_final"),
     ("mask_decoder.output_upscaling.1", "output_upscaling.1.", "upscale_layer_norm."),
 ];
 
@@ -261,7 +261,7 @@ fn hugging_face_name(name: &str) -> String {
         }
     }
     for (network, ours, theirs) in PARTS {
-        if renamed.starts_with(network) {
+        if renamed.starts_with(network) && renamed.contains(ours) {
             return renamed.replacen(ours, theirs, 1);
         }
     }

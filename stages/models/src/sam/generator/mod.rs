@@ -210,13 +210,14 @@ impl<'a, S: PointSegmenter> MaskGenerator<'a, S> {
         scratch: &mut Scratch,
     ) -> Result<Option<Candidate>> {
         let settings = &self.settings;
-        if settings.pred_iou_thresh > 0.0 && !is_above(mask.predicted_iou, settings.pred_iou_thresh as f32) {
+        let has_quality = mask.predicted_iou > settings.pred_iou_thresh as f32;
+        if settings.pred_iou_thresh > 0.0 && !has_quality {
             return Ok(None);
         }
         let found = thresholder.threshold(&mask.logits, scratch)?;
-        let least = settings.stability_score_thresh as f32;
         // NaN, the stability of an empty mask, is not enough.
-        if least > 0.0 && !(found.stability_score >= least) {
+        let is_stable = found.stability_score >= settings.stability_score_thresh as f32;
+        if settings.stability_score_thresh > 0.0 && !is_stable {
             return Ok(None);
         }
         let [left, top, right, bottom] = found.box_xyxy;
@@ -284,10 +285,6 @@ impl Candidate {
 
 fn check(should_stop: &dyn Fn() -> bool) -> Result<()> {
     if should_stop() { Err(ModelError::Stopped) } else { Ok(()) }
-}
-
-fn is_above(value: f32, bound: f32) -> bool {
-    value > bound
 }
 
 /// The candidates that non-maximum suppression leaves, best first.

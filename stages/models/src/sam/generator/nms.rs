@@ -38,7 +38,7 @@ mod tests {
         let boxes = [[0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30], [0, 0, 10, 9]];
         assert_eq!(suppress(&boxes, &[0.5, 0.9, 0.1, 0.8], 0.7), [1, 2]);
         assert_eq!(suppress(&boxes, &[0.9, 0.5, 0.1, 0.8], 0.7), [0, 2]);
-        assert_eq!(suppress(&boxes, &[0.9, 0.5, 0.1, 0.8], 0.9), [0, 1, 2]);
+        assert_eq!(suppress(&boxes, &[0.9, 0.5, 0.1, 0.8], 0.89), [0, 1, 2]);
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! Seconds that Segment Anything takes for an image on the CPU, part by part, and its peak memory.
+//!
+//! ```text
+//! cargo run --release -p models --example sam_rate -- [PRESET] [POINTS_PER_SIDE] [ROUNDS] [PARTS] [SAVE_TO]
+//! ```
+//!
+//! PRESET is vit-b, vit-l, vit-h or mobile, with random weights; they are written to the file SAVE_TO (safetensors, the
+//! original names) for `tests/peers/sam_peer.py`, which prints the same for the original code on PyTorch. PARTS names
+//! what to measure, all of `encoder,decoder,post` unless told; `whole` runs the generator on one image. The decoder's and
+//! the post-processing's times are those of 64 points, multiplied by the number of batches. `RAYON_NUM_THREADS` sets the
+//! number of threads.
+
+use candle_core::{DType, Device};
+use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, PointSegmenter, point_grid};
+use models::sam::{LowResMask, Sam, SamConfig};
+use pixels::Rgb;
+use std::borrow::Cow;
+use std::error::Error;
+use std::time::Instant;
+
+const POINTS_PER_BATCH: usize = 64;
+const IMAGE_SIDE: usize = 512;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
+    let preset = args.first().map_or("mobile", String::as_str);
+    let (points_per_side, rounds) = (number(1, 32)?, number(2, 2)?);
+    let parts = args.get(3).map_or("encoder,decoder,post", String::as_str);
+    let batches = (points_per_side * points_per_side) as f64 / POINTS_PER_BATCH as f64;
+    let config = SamConfig::preset(preset).ok_or("unknown preset")?;
+    println!("{preset}: {points_per_side} points per side, {} threads", rayon::current_num_threads());
+
+    if parts.contains("post") {
+        let blobs = Blobs::new(config.image_size, config.mask_side());
+        let settings = MaskGeneratorSettings { points_per_side: Some(8), ..MaskGeneratorSettings::default() };
+        let generator = MaskGenerator::new(&blobs, settings)?;
+        let mut records = 0;
+        let seconds = best_of(rounds, || {
+            records = generator.generate(&[image()], &|| false)?[0].len();
+            Ok(())
+        })?;
+        println!("post {:.3} s per image ({records} records of {POINTS_PER_BATCH} points)", seconds * batches);
+    }
+    if parts == "post" {
+        return Ok(());
+    }
+    let tensors = Sam::random_tensors(&config, 1)?;
+    if let Some(path) = args.get(4) {
+        candle_core::safetensors::save(&tensors.clone().into_iter().collect(), path)?;
+    }
+    let sam = Sam::from_tensors(&config, &tensors, &Device::Cpu, DType::F32)?;
+    drop(tensors);
+    let pixels = sam.pixel_values(&[image()])?;
+    if parts.contains("encoder") {
+        let seconds = best_of(rounds, || Ok(drop(sam.embed_images(&pixels)?)))?;
+        println!("encoder {seconds:.3} s per image");
+    }
+    if parts.contains("decoder") {
+        let embedding = sam.embed_images(&pixels)?.remove(0);
+        let points: Vec<[f64; 2]> = point_grid(8).iter().map(|xy| xy.map(|x| x * config.image_size as f64)).collect();
+        let seconds = best_of(rounds, || Ok(drop(sam.masks_at(&embedding, &points, None)?)))?;
+        println!("decoder {:.3} s per image ({seconds:.3} s for {POINTS_PER_BATCH} points)", seconds * batches);
+    }
+    if parts.contains("whole") {
+        let settings =
+            MaskGeneratorSettings { points_per_side: Some(points_per_side), ..MaskGeneratorSettings::default() };
+        let generator = MaskGenerator::new(&sam, settings)?;
+        let start = Instant::now();
+        let records = generator.generate(&[image()], &|| false)?;
+        println!("whole {:.3} s per image, {} records", start.elapsed().as_secs_f64(), records[0].len());
+    }
+    if let Some(bytes) = peak_bytes() {
+        println!("peak memory {:.2} GiB", bytes as f64 / f64::from(1 << 30));
+    }
+    Ok(())
+}
+
+/// Seconds of the fastest of several rounds, after one that warms up.
+fn best_of(rounds: usize, mut round: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+    round()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..rounds {
+        let start = Instant::now();
+        round()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn image() -> Rgb {
+    let data = (0..3 * IMAGE_SIDE * IMAGE_SIDE).map(|i| ((i * 7919) % 251) as u8).collect();
+    Rgb::new(IMAGE_SIDE as u32, IMAGE_SIDE as u32, data).expect("three bytes a pixel")
+}
+
+/// Round masks that cost nothing to predict, so that only the work behind the network is measured.
+struct Blobs {
+    input_side: usize,
+    mask_side: usize,
+    masks: Vec<LowResMask>,
+}
+
+impl Blobs {
+    fn new(input_side: usize, mask_side: usize) -> Self {
+        let blob = |i: usize| {
+            let (cx, cy, radius) = ((i * 37 % mask_side) as f32, (i * 91 % mask_side) as f32, (10 + i % 60) as f32);
+            let logit = |place: usize| {
+                let (x, y) = ((place % mask_side) as f32 - cx, (place / mask_side) as f32 - cy);
+                (radius - (x * x + y * y).sqrt()) * 4.0
+            };
+            LowResMask {
+                prompt: i / 3,
+                output: i % 3,
+                predicted_iou: 0.8 + 0.002 * (i * 13 % 100) as f32,
+                logits: (0..mask_side * mask_side).map(logit).collect(),
+            }
+        };
+        Self { input_side, mask_side, masks: (0..3 * POINTS_PER_BATCH).map(blob).collect() }
+    }
+}
+
+impl PointSegmenter for Blobs {
+    type Embedding = ();
+
+    fn input_side(&self) -> usize {
+        self.input_side
+    }
+
+    fn mask_side(&self) -> usize {
+        self.mask_side
+    }
+
+    fn embed(&self, images: &[Cow<'_, Rgb>]) -> models::Result<Vec<()>> {
+        Ok(vec![(); images.len()])
+    }
+
+    fn masks_at(&self, _: &(), _: &[[f64; 2]], above_iou: Option<f32>) -> models::Result<Vec<LowResMask>> {
+        let keeps = |mask: &&LowResMask| above_iou.is_none_or(|bound| mask.predicted_iou > bound);
+        Ok(self.masks.iter().filter(keeps).cloned().collect())
+    }
+}
+
+/// The most memory that this process has held, where the system tells.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

@@ -10,6 +10,7 @@ mod block;
 mod conv;
 mod embedding;
 mod graph;
+pub mod inference;
 mod layer_norm;
 mod linear;
 mod matrix;

@@ -6,6 +6,7 @@
 
 mod cross_attention;
 mod feed_forward;
+mod log_softmax;
 mod packed;
 mod path_attention;
 mod rms_norm;
@@ -13,6 +14,7 @@ mod rotary;
 
 pub use cross_attention::cross_attention;
 pub use feed_forward::{Gate, gated};
+pub use log_softmax::log_softmax_rows;
 pub use packed::PackedLinear;
 pub use path_attention::{DistanceBias, PathQueries, Spread, path_attention};
 pub use rms_norm::rms_norm;

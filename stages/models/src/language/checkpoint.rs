@@ -29,7 +29,13 @@ pub(crate) struct Checkpoint {
 }
 
 enum Stored {
-    OnDisk { file: PathBuf, offset: u64, dtype: DType, shape: Vec<usize> },
+    OnDisk {
+        file: PathBuf,
+        offset: u64,
+        dtype: DType,
+        shape: Vec<usize>,
+    },
+    #[cfg(test)]
     InMemory(Tensor),
 }
 
@@ -37,6 +43,7 @@ impl Stored {
     fn shape(&self) -> &[usize] {
         match self {
             Stored::OnDisk { shape, .. } => shape,
+            #[cfg(test)]
             Stored::InMemory(tensor) => tensor.dims(),
         }
     }
@@ -53,13 +60,10 @@ impl Checkpoint {
     }
 
     /// Tensors that are in memory already; `path` is where errors say they come from.
+    #[cfg(test)]
     pub(crate) fn from_tensors(tensors: BTreeMap<String, Tensor>, path: &Path, device: &Device, dtype: DType) -> Self {
         let tensors = tensors.into_iter().map(|(name, tensor)| (name, Stored::InMemory(tensor))).collect();
         Self { tensors, path: path.to_owned(), device: device.clone(), dtype }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn root(&self) -> Weights<'_> {
@@ -68,6 +72,7 @@ impl Checkpoint {
 
     fn read(&self, name: &str, stored: &Stored) -> Result<Tensor> {
         let tensor = match stored {
+            #[cfg(test)]
             Stored::InMemory(tensor) => tensor.clone(),
             Stored::OnDisk { file, offset, dtype, shape } => {
                 // `read_header` has compared this size with that of the file.
@@ -98,14 +103,6 @@ impl Weights<'_> {
 
     pub(crate) fn device(&self) -> &Device {
         &self.checkpoint.device
-    }
-
-    pub(crate) fn dtype(&self) -> DType {
-        self.checkpoint.dtype
-    }
-
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.checkpoint.tensors.contains_key(&format!("{}{name}", self.prefix))
     }
 
     /// The tensor `name`, which must have `shape`.

@@ -29,7 +29,8 @@ pub struct LlamaConfig {
     pub attention_bias: bool,
     pub mlp_bias: bool,
     pub tie_word_embeddings: bool,
-    /// Longer contexts than trained for: not supported unless `null`.
+    /// Longer contexts than trained for, which are not supported; transformers 5 keeps `rope_theta` in here.
+    #[serde(alias = "rope_parameters")]
     pub rope_scaling: Option<serde_json::Value>,
 }
 
@@ -60,6 +61,12 @@ impl LlamaConfig {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
+    /// The base of the rotary angles.
+    pub fn theta(&self) -> f64 {
+        let nested = self.rope_scaling.as_ref().and_then(|rope| rope.get("rope_theta")?.as_f64());
+        nested.unwrap_or(self.rope_theta)
+    }
+
     /// Width of one attention head.
     pub fn head_width(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
@@ -80,7 +87,7 @@ impl LlamaConfig {
         in_range("num_attention_heads * head_dim", self.num_attention_heads * self.head_width(), 8 * MAX_WIDTH)?;
         in_range("max_position_embeddings", self.max_position_embeddings, MAX_POSITIONS)?;
         positive("rms_norm_eps", self.rms_norm_eps)?;
-        positive("rope_theta", self.rope_theta)?;
+        positive("rope_theta", self.theta())?;
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return refuse(format!(
                 "hidden_size = {} is no multiple of num_attention_heads = {}",
@@ -220,6 +227,14 @@ mod tests {
         LlamaConfig::default().validate().unwrap();
         let xl = T5Config { d_model: 2048, d_ff: 5120, num_layers: 24, num_heads: 32, ..T5Config::default() };
         T5Config { feed_forward_proj: "gated-gelu".to_owned(), ..xl }.validate().unwrap();
+    }
+
+    #[test]
+    fn the_rotary_base_is_found_where_transformers_5_keeps_it() {
+        let json = serde_json::json!({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}});
+        let config: LlamaConfig = serde_json::from_value(json).unwrap();
+        config.validate().unwrap();
+        assert_eq!((config.theta(), LlamaConfig::default().theta()), (500.0, 10_000.0));
     }
 
     #[test]

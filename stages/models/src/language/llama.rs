@@ -69,8 +69,7 @@ impl Llama {
             true => Projection::new(table_vd.clone(), None)?,
             false => weights.linear("lm_head", width, c.vocab_size, false)?,
         };
-        let rotary =
-            RotaryTable::new(c.max_position_embeddings, c.head_width(), c.rope_theta, layout, weights.device())?;
+        let rotary = RotaryTable::new(c.max_position_embeddings, c.head_width(), c.theta(), layout, weights.device())?;
         let norm_d = model.tensor("norm.weight", &[width])?;
         Ok(Self { table_vd, layers, norm_d, head, rotary, config })
     }

@@ -10,7 +10,7 @@ use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::Result;
 use crate::ops::embedding;
 use crate::ops::inference::{Gate, PathQueries, Spread, gated, path_attention, rms_norm};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 /// A frozen encoder and decoder.
 #[derive(Clone, Debug)]

@@ -56,10 +56,11 @@ impl InstructBlip {
         max_batch: usize,
     ) -> Result<Vec<Caption>> {
         let generator = Generator::new(settings.clone(), &self.config.end_ids)?;
-        match &self.language {
+        // On a thread of the pool: one that waits outside would be woken for every operation.
+        rayon::scope(|_| match &self.language {
             Language::Llama(llama) => self.write(requests, &generator, max_batch, &mut llama.session()?),
             Language::T5(t5) => self.write(requests, &generator, max_batch, &mut t5.session()?),
-        }
+        })
     }
 
     fn write<N: NextLogits<Prompt = Tensor>>(

@@ -94,12 +94,18 @@ impl PackedLinear {
         if let Some(values) = &self.bias {
             bias[..columns].copy_from_slice(&values[panel * PANEL..][..columns]);
         }
-        // While the second and later blocks find this panel in the cache, memory is free to bring the next one.
-        let next = self.panels.get((panel + 1) * size..(panel + 2) * size);
+        // The first block asks for what comes soon. The second finds this panel in the cache, and memory is free to
+        // bring the next one.
+        let next = (panel + 1) * size;
+        let (soon, next) = (weights.as_ptr().wrapping_add(AHEAD), self.panels.as_ptr().wrapping_add(next));
         for (index, block) in stripe.iter().enumerate() {
             let mut sums = [[0.0; PANEL]; MAX_BLOCK];
             let x = &x[block.first * self.inputs..][..block.rows * self.inputs];
-            let prefetch = if index == 1 { next } else { None };
+            let prefetch = match index {
+                0 => Some(soon),
+                1 => Some(next),
+                _ => None,
+            };
             block.multiply(x, weights, &bias, prefetch, &mut sums);
             for (row, sums) in sums.iter().enumerate().take(block.rows) {
                 let start = (block.first + row) * self.outputs + panel * PANEL;
@@ -109,6 +115,9 @@ impl PackedLinear {
         }
     }
 }
+
+/// How many weights ahead the first block asks for: a page, where the processor's own foresight ends.
+const AHEAD: usize = 1024;
 
 /// The output, of which every task writes its own columns and rows.
 struct Target(*mut f32);
@@ -181,7 +190,7 @@ fn pack_rows(x: &[f32], blocks: &[Block], inputs: usize) -> Vec<f32> {
 type Sums = [[f32; PANEL]; MAX_BLOCK];
 
 impl Block {
-    fn multiply(&self, x: &[f32], weights: &[f32], bias: &[f32; PANEL], prefetch: Option<&[f32]>, sums: &mut Sums) {
+    fn multiply(&self, x: &[f32], weights: &[f32], bias: &[f32; PANEL], prefetch: Option<*const f32>, sums: &mut Sums) {
         macro_rules! with_rows {
             ($($rows:literal)*) => {
                 match self.rows {
@@ -199,7 +208,7 @@ struct Kernel<'a, const ROWS: usize> {
     x: &'a [f32],
     weights: &'a [f32],
     bias: &'a [f32; PANEL],
-    prefetch: Option<&'a [f32]>,
+    prefetch: Option<*const f32>,
     sums: &'a mut Sums,
 }
 
@@ -222,7 +231,7 @@ impl<const ROWS: usize> WithSimd for Kernel<'_, ROWS> {
                 let mut x = self.x.as_ptr();
                 for input in 0..inputs {
                     if let Some(next) = self.prefetch {
-                        prefetch(next.as_ptr().add(input * PANEL));
+                        prefetch(next.wrapping_add(input * PANEL));
                     }
                     let (left, right) = (load(weights), load(weights.add(S::F32_LANES)));
                     for (row, sums) in sums.iter_mut().enumerate() {

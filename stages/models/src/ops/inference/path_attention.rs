@@ -247,7 +247,7 @@ fn composed(
         repeated.reshape((paths, most_keys, heads, head_width))?.transpose(1, 2)?.contiguous()
     };
     let (keys, values) = (gather(keys_sx)?, gather(values_sx)?);
-    let q = q_rx.index_select(&Tensor::new(rows.as_slice(), device)?, 0)?;
+    let q = q_rx.contiguous()?.index_select(&Tensor::new(rows.as_slice(), device)?, 0)?;
     let q = q.reshape((paths, most_rows, heads, head_width))?.transpose(1, 2)?.contiguous()?;
     let scores = (q.matmul(&keys.t()?)?.to_dtype(DType::F32)? * scale)?;
     let scores = (scores + Tensor::from_vec(shift, (paths, heads, most_rows, most_keys), device)?)?;

@@ -56,11 +56,48 @@ impl InstructBlip {
         max_batch: usize,
     ) -> Result<Vec<Caption>> {
         let generator = Generator::new(settings.clone(), &self.config.end_ids)?;
+        for (number, request) in requests.iter().enumerate() {
+            self.check(number, request, settings)?;
+        }
         // On a thread of the pool: one that waits outside would be woken for every operation.
         rayon::scope(|_| match &self.language {
             Language::Llama(llama) => self.write(requests, &generator, max_batch, &mut llama.session()?),
             Language::T5(t5) => self.write(requests, &generator, max_batch, &mut t5.session()?),
         })
+    }
+
+    /// Refuses a request before any work is done, not in the middle of a batch.
+    fn check(&self, number: usize, request: &CaptionRequest, settings: &GenerationSettings) -> Result<()> {
+        let refuse = |message: String| Err(ModelError::Input(format!("request {number}: {message}")));
+        let (c, Instruction { qformer_ids, prompt_ids }) = (&self.config, &request.instruction);
+        let side = c.vision.image_size;
+        if request.pixel_values_chw.dims() != [3, side, side] {
+            let found = request.pixel_values_chw.dims();
+            return refuse(format!("pixel values have shape {found:?}, the network wants [3, {side}, {side}]"));
+        }
+        let most = c.qformer.max_position_embeddings;
+        if qformer_ids.len() > most {
+            return refuse(format!("an instruction of {} ids, the Q-Former reads {most}", qformer_ids.len()));
+        }
+        for (ids, size) in [(qformer_ids, c.qformer.vocab_size), (prompt_ids, c.language.vocab_size())] {
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
+                return refuse(format!("id {id} is not in the vocabulary of {size}; check the tokenizers"));
+            }
+        }
+        if let Language::Llama(llama) = &self.language {
+            let wanted = c.num_query_tokens + prompt_ids.len() + settings.max_new_tokens;
+            let most = llama.config().max_position_embeddings;
+            if wanted > most {
+                return refuse(format!(
+                    "{} queries, {} ids and {} new tokens are more than the network's {most} positions; lower \
+                     max_new_tokens",
+                    c.num_query_tokens,
+                    prompt_ids.len(),
+                    settings.max_new_tokens
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn write<N: NextLogits<Prompt = Tensor>>(
@@ -82,13 +119,6 @@ impl InstructBlip {
     /// Query embeddings and the instruction's embeddings behind each other, `[Q + L, D]` for each request.
     fn prompts(&self, requests: &[&CaptionRequest]) -> Result<Vec<Tensor>> {
         let pixels: Vec<&Tensor> = requests.iter().map(|request| &request.pixel_values_chw).collect();
-        if let Some(other) = pixels.iter().find(|other| other.dims() != pixels[0].dims()) {
-            return Err(ModelError::Input(format!(
-                "pixel values of shapes {:?} and {:?} in one batch",
-                pixels[0].dims(),
-                other.dims()
-            )));
-        }
         let image_bkd = self.encode_image(&Tensor::stack(&pixels, 0)?)?;
         // Instructions of one length together: without padding, nothing about a row depends on the others.
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();

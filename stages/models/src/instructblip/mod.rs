@@ -63,7 +63,7 @@ impl InstructBlip {
     /// [`ModelError::AnotherModel`], [`ModelError::Config`], and [`ModelError::MissingTensor`] or
     /// [`ModelError::WrongShape`] with the name of the tensor and its shapes.
     pub fn load(folder: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        Self::load_with(folder, device, dtype, |config, weights| Language::new(config, weights))
+        Self::load_with(folder, device, dtype, Language::new)
     }
 
     /// The same with the language model from a GGUF file with quantised weights; that of the folder is not read.

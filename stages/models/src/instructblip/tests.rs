@@ -139,10 +139,10 @@ fn inputs_that_do_not_fit_are_errors() {
         change(&mut requests[1]);
         golden.blip.caption(&requests, &GenerationSettings::default(), 4).unwrap_err().to_string()
     };
-    assert!(caption(&|r| r.instruction.prompt_ids[0] = 48).contains("token id 48"));
-    assert!(caption(&|r| r.instruction.qformer_ids.resize(13, 1)).contains("[1, 13]"));
-    assert!(caption(&|r| r.instruction.prompt_ids.resize(60, 1)).contains("65 positions"));
-    assert!(caption(&|r| r.pixel_values_chw = pixels.get(0).unwrap().narrow(1, 0, 8).unwrap()).contains("shapes"));
+    assert!(caption(&|r| r.instruction.prompt_ids[0] = 48).contains("request 1: id 48"));
+    assert!(caption(&|r| r.instruction.qformer_ids.resize(13, 1)).contains("13 ids"));
+    assert!(caption(&|r| r.instruction.prompt_ids.resize(60, 1)).contains("60 ids and 20 new tokens"));
+    assert!(caption(&|r| r.pixel_values_chw = pixels.get(0).unwrap().narrow(1, 0, 8).unwrap()).contains("[3, 8, 24]"));
     assert!(golden.blip.instruction("a road").unwrap_err().to_string().contains("tokenizer.json"));
     assert!(golden.blip.caption(&[], &GenerationSettings::default(), 4).unwrap().is_empty());
 }

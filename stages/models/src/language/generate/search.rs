@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 /// A request between two steps of the network.
 #[derive(Clone, Debug)]
 pub(super) enum Search {
-    One { ids: Vec<u32>, sampling: Option<(Nucleus, ChaCha8Rng)> },
+    One { ids: Vec<u32>, sampling: Option<Box<(Nucleus, ChaCha8Rng)>> },
     Beams(BeamSearch),
 }
 
@@ -43,7 +43,7 @@ impl Search {
             let mut generator = ChaCha8Rng::seed_from_u64(nucleus.seed);
             // A stream of its own, so that no draw depends on the other requests.
             generator.set_stream(number as u64);
-            (nucleus, generator)
+            Box::new((nucleus, generator))
         });
         Search::One { ids: Vec::new(), sampling }
     }
@@ -63,7 +63,8 @@ impl Search {
                 rules.apply(logits, ids);
                 let token = match sampling {
                     None => largest(logits),
-                    Some((Nucleus { top_p, temperature, .. }, generator)) => {
+                    Some(sampling) => {
+                        let (Nucleus { top_p, temperature, .. }, generator) = &mut **sampling;
                         draw(&nucleus(logits, *top_p, *temperature), generator.random())
                     }
                 };

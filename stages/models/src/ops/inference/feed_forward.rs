@@ -65,7 +65,7 @@ fn silu(x: f32) -> f32 {
 /// 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u))
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     let u = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
     x / (1.0 + Real::exp(-2.0 * u))
 }

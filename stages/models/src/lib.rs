@@ -3,6 +3,8 @@
 //! - [`clip`]: a trainable CLIP of any size, which reads and writes the open_clip and Hugging Face layouts,
 //! - [`sam`]: Segment Anything, its image encoders and its automatic mask generator,
 //! - [`tokenizer`]: captions to token ids,
+//! - [`instructblip`]: a frozen InstructBLIP that captions images,
+//! - [`language`]: frozen language models and how text is drawn from them,
 //! - [`ops`]: differentiable operations with CPU kernels of our own,
 //! - [`parameters`]: the named variables of a network.
 //!
@@ -10,6 +12,8 @@
 
 pub mod clip;
 mod error;
+pub mod instructblip;
+pub mod language;
 pub mod ops;
 pub mod parameters;
 pub mod sam;

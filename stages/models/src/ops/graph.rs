@@ -225,7 +225,10 @@ impl<T: Real> CustomOp2 for Collector<T> {
 }
 
 /// Lends the elements of contiguous CPU tensors to `f`.
-fn with_views<T: WithDType, R>(tensors: &[Tensor], f: impl FnOnce(&[View<'_, T>]) -> Result<R>) -> Result<R> {
+pub(crate) fn with_views<T: WithDType, R>(
+    tensors: &[Tensor],
+    f: impl FnOnce(&[View<'_, T>]) -> Result<R>,
+) -> Result<R> {
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut views = Vec::with_capacity(tensors.len());
     for (storage, layout) in &guards {

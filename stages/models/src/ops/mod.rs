@@ -13,6 +13,7 @@ mod dropout;
 mod embedding;
 pub(crate) mod graph;
 mod image_conv;
+pub mod inference;
 pub(crate) mod inverted_bottleneck;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;

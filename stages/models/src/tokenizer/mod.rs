@@ -1,7 +1,10 @@
 //! Captions to token ids.
 
 mod clip_bpe;
+mod hugging_face;
 mod train;
+
+pub use hugging_face::TextTokenizer;
 
 use crate::{ModelError, Result};
 use std::path::Path;

@@ -1,0 +1,224 @@
+//! Captions per second of an InstructBLIP with random weights on the CPU.
+//!
+//! ```text
+//! cargo run --release -p models --example caption_rate -- write DIR
+//! cargo run --release -p models --example caption_rate -- run DIR [BEAMS] [BATCH] [TOKENS] [ROUNDS]
+//! ```
+//!
+//! `write` makes a checkpoint of middle size in Hugging Face's layout (ViT 12 x 768, Q-Former 6 x 512, LLaMA
+//! 12 x 1024, vocabulary 32,000, no end token), `run` captions a batch with it. `tests/peers/caption_peer.py DIR` does
+//! the same with transformers; both print the first ids. `RAYON_NUM_THREADS` sets the number of threads.
+
+use candle_core::{DType, Device, Tensor};
+use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
+use models::language::generate::GenerationSettings;
+use models::parameters::{Declaration, Init, Parameters};
+use std::error::Error;
+use std::path::Path;
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
+    match args.as_slice() {
+        [command, folder, ..] if command == "write" => write(Path::new(folder)),
+        [command, folder, ..] if command == "run" => {
+            run(Path::new(folder), number(2, 1)?, number(3, 8)?, number(4, 48)?, number(5, 2)?)
+        }
+        _ => Err("usage: caption_rate write DIR | run DIR [BEAMS] [BATCH] [TOKENS] [ROUNDS]".into()),
+    }
+}
+
+fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
+    let start = Instant::now();
+    let blip = InstructBlip::load(folder, &Device::Cpu, DType::F32)?;
+    println!("loaded in {:.1} s, {} threads", start.elapsed().as_secs_f64(), rayon::current_num_threads());
+    let side = blip.config().vision.image_size;
+    let requests: Vec<CaptionRequest> = (0..batch)
+        .map(|row| {
+            let first = row * 3 * side * side;
+            let pixels = (first..first + 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
+            Ok(CaptionRequest {
+                pixel_values_chw: Tensor::from_vec(pixels, (3, side, side), &Device::Cpu)?,
+                instruction: Instruction {
+                    qformer_ids: (0..12).map(|i| 1000 + 31 * i).collect(),
+                    prompt_ids: (0..16).map(|i| 1000 + 37 * i).collect(),
+                },
+            })
+        })
+        .collect::<Result<_, candle_core::Error>>()?;
+    let settings = GenerationSettings { num_beams, max_new_tokens: tokens, ..GenerationSettings::default() };
+    let one = GenerationSettings { max_new_tokens: 1, ..settings.clone() };
+    let (mut all, mut first) = ([f64::INFINITY; 2], [f64::INFINITY; 2]);
+    for _ in 0..rounds {
+        first = fewest(first, seconds(|| blip.caption(&requests, &one, batch))?.0);
+        let (taken, captions) = seconds(|| blip.caption(&requests, &settings, batch))?;
+        all = fewest(all, taken);
+        println!("first ids {:?}", &captions[0].ids[..captions[0].ids.len().min(12)]);
+    }
+    let written = (batch * tokens) as f64;
+    println!("{num_beams} beams, batch {batch}, {tokens} tokens: {:.1} tokens/s ({:.2} s)", written / all[0], all[0]);
+    let step = |i: usize| (all[i] - first[i]) * 1e3 / (tokens - 1).max(1) as f64;
+    println!("image, prompt and first token {:.2} s; then {:.1} ms per step", first[0], step(0));
+    println!("processor time: {:.2} s, {:.2} s, {:.1} ms", all[1], first[1], step(1));
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status")
+        && let Some(peak) = status.lines().find(|line| line.starts_with("VmHWM"))
+    {
+        println!("peak memory {}", peak.trim_start_matches("VmHWM:").trim());
+    }
+    Ok(())
+}
+
+/// Seconds of the clock and of all processors that `work` takes.
+fn seconds<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<([f64; 2], T), E> {
+    let start = (Instant::now(), processor_seconds());
+    let result = work()?;
+    Ok(([start.0.elapsed().as_secs_f64(), processor_seconds() - start.1], result))
+}
+
+fn fewest(a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
+    [a[0].min(b[0]), a[1].min(b[1])]
+}
+
+/// User and system time of this process: counts of 1/100 s behind its name in Linux' `stat`.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let numbers = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    numbers.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+const VISION: (usize, usize, usize, usize) = (768, 3072, 12, 12);
+const QFORMER: (usize, usize, usize, usize) = (512, 2048, 6, 8);
+const LLAMA: (usize, usize, usize, usize) = (1024, 2816, 12, 16);
+const QFORMER_VOCABULARY: usize = 30_523;
+const VOCABULARY: usize = 32_000;
+const QUERIES: usize = 32;
+const PATCH: usize = 14;
+const SIDE: usize = 224;
+
+fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
+    std::fs::create_dir_all(folder)?;
+    let tower = |(width, hidden, layers, heads): (usize, usize, usize, usize)| {
+        serde_json::json!({
+            "hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+        })
+    };
+    let mut config = serde_json::json!({
+        "model_type": "instructblip", "architectures": ["InstructBlipForConditionalGeneration"],
+        "num_query_tokens": QUERIES, "image_token_index": VOCABULARY - 1,
+        "vision_config": tower(VISION), "qformer_config": tower(QFORMER), "text_config": tower(LLAMA),
+    });
+    config["vision_config"]["image_size"] = SIDE.into();
+    config["vision_config"]["patch_size"] = PATCH.into();
+    config["qformer_config"]["vocab_size"] = QFORMER_VOCABULARY.into();
+    config["qformer_config"]["encoder_hidden_size"] = VISION.0.into();
+    for (key, value) in [
+        ("model_type", "llama".into()),
+        ("architectures", serde_json::json!(["LlamaForCausalLM"])),
+        ("vocab_size", VOCABULARY.into()),
+        ("max_position_embeddings", 512.into()),
+        ("bos_token_id", 1.into()),
+        ("pad_token_id", 0.into()),
+        ("eos_token_id", serde_json::Value::Null),
+    ] {
+        config["text_config"][key] = value;
+    }
+    std::fs::write(folder.join("config.json"), serde_json::to_string_pretty(&config)?)?;
+    let parameters = Parameters::init(&declarations(), 1, &Device::Cpu, DType::F32)?;
+    println!("{} parameters", parameters.num_elements());
+    Ok(parameters.save_safetensors(&folder.join("model.safetensors"))?)
+}
+
+struct Declarations(Vec<Declaration>);
+
+impl Declarations {
+    fn push(&mut self, name: &str, shape: &[usize], init: Init) {
+        self.0.push(Declaration { name: name.to_owned(), shape: shape.to_vec(), init });
+    }
+
+    fn weight(&mut self, name: &str, shape: &[usize]) {
+        self.push(name, shape, Init::Normal { standard_deviation: 0.03 });
+    }
+
+    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) {
+        self.weight(&format!("{name}.weight"), &[outputs, inputs]);
+        self.push(&format!("{name}.bias"), &[outputs], Init::Constant(0.0));
+    }
+
+    fn norm(&mut self, name: &str, width: usize) {
+        self.push(&format!("{name}.weight"), &[width], Init::Constant(1.0));
+        self.push(&format!("{name}.bias"), &[width], Init::Constant(0.0));
+    }
+}
+
+fn declarations() -> Vec<Declaration> {
+    let mut list = Declarations(Vec::new());
+    vision(&mut list);
+    qformer(&mut list);
+    list.linear("language_projection", LLAMA.0, QFORMER.0);
+    llama(&mut list);
+    list.0
+}
+
+fn vision(list: &mut Declarations) {
+    let (width, hidden, layers, _) = VISION;
+    list.weight("vision_model.embeddings.class_embedding", &[1, 1, width]);
+    list.weight("vision_model.embeddings.position_embedding", &[1, (SIDE / PATCH).pow(2) + 1, width]);
+    list.weight("vision_model.embeddings.patch_embedding.weight", &[width, 3, PATCH, PATCH]);
+    list.push("vision_model.embeddings.patch_embedding.bias", &[width], Init::Constant(0.0));
+    for layer in 0..layers {
+        let name = |part: &str| format!("vision_model.encoder.layers.{layer}.{part}");
+        list.norm(&name("layer_norm1"), width);
+        list.norm(&name("layer_norm2"), width);
+        list.linear(&name("self_attn.qkv"), 3 * width, width);
+        list.linear(&name("self_attn.projection"), width, width);
+        list.linear(&name("mlp.fc1"), hidden, width);
+        list.linear(&name("mlp.fc2"), width, hidden);
+    }
+    list.norm("vision_model.post_layernorm", width);
+}
+
+fn qformer(list: &mut Declarations) {
+    let (width, hidden, layers, _) = QFORMER;
+    list.weight("query_tokens", &[1, QUERIES, width]);
+    list.weight("qformer.embeddings.word_embeddings.weight", &[QFORMER_VOCABULARY, width]);
+    list.weight("qformer.embeddings.position_embeddings.weight", &[512, width]);
+    list.norm("qformer.embeddings.layernorm", width);
+    for layer in 0..layers {
+        let name = |part: &str| format!("qformer.encoder.layer.{layer}.{part}");
+        for (block, inputs) in [("attention", width), ("crossattention", VISION.0)] {
+            if block == "crossattention" && layer % 2 == 1 {
+                continue;
+            }
+            list.linear(&name(&format!("{block}.attention.query")), width, width);
+            list.linear(&name(&format!("{block}.attention.key")), width, inputs);
+            list.linear(&name(&format!("{block}.attention.value")), width, inputs);
+            list.linear(&name(&format!("{block}.output.dense")), width, width);
+            list.norm(&name(&format!("{block}.output.LayerNorm")), width);
+        }
+        for suffix in ["", "_query"] {
+            list.linear(&name(&format!("intermediate{suffix}.dense")), hidden, width);
+            list.linear(&name(&format!("output{suffix}.dense")), width, hidden);
+            list.norm(&name(&format!("output{suffix}.LayerNorm")), width);
+        }
+    }
+}
+
+fn llama(list: &mut Declarations) {
+    let (width, hidden, layers, _) = LLAMA;
+    list.weight("language_model.lm_head.weight", &[VOCABULARY, width]);
+    list.weight("language_model.model.embed_tokens.weight", &[VOCABULARY, width]);
+    list.push("language_model.model.norm.weight", &[width], Init::Constant(1.0));
+    for layer in 0..layers {
+        let name = |part: &str| format!("language_model.model.layers.{layer}.{part}.weight");
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            list.push(&name(norm), &[width], Init::Constant(1.0));
+        }
+        for part in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+            list.weight(&name(&format!("self_attn.{part}")), &[width, width]);
+        }
+        list.weight(&name("mlp.gate_proj"), &[hidden, width]);
+        list.weight(&name("mlp.up_proj"), &[hidden, width]);
+        list.weight(&name("mlp.down_proj"), &[width, hidden]);
+    }
+}

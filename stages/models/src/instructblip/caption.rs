@@ -1,0 +1,149 @@
+//! Captions of many images in a running batch.
+
+use super::{InstructBlip, Language};
+use crate::language::generate::{GenerationSettings, Generator, NextLogits};
+use crate::{ModelError, Result};
+use candle_core::{DType, Tensor};
+use std::collections::BTreeMap;
+
+/// An instruction as ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// In BERT's vocabulary, with its frame; without padding.
+    pub qformer_ids: Vec<u32>,
+    /// In the language model's vocabulary, with its frame; without padding.
+    pub prompt_ids: Vec<u32>,
+}
+
+/// An image to be described.
+#[derive(Clone, Debug)]
+pub struct CaptionRequest {
+    /// `[3, S, S]`, normalised by CLIP's mean and deviation.
+    pub pixel_values_chw: Tensor,
+    pub instruction: Instruction,
+}
+
+/// What the language model wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caption {
+    /// New ids, with the end token if it came.
+    pub ids: Vec<u32>,
+    /// Without special tokens; `None` if the checkpoint's folder has no tokenizer.
+    pub text: Option<String>,
+}
+
+impl InstructBlip {
+    /// The ids of an instruction, such as "A short description of the satellite image."
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] if the checkpoint's folder has no tokenizers.
+    pub fn instruction(&self, text: &str) -> Result<Instruction> {
+        let Some(tokenizers) = &self.tokenizers else {
+            return Err(ModelError::Input(
+                "this InstructBLIP has no tokenizers; put tokenizer.json and qformer_tokenizer/ beside its weights"
+                    .to_owned(),
+            ));
+        };
+        Ok(Instruction { qformer_ids: tokenizers.qformer.encode(text)?, prompt_ids: tokenizers.language.encode(text)? })
+    }
+
+    /// Describes images, at most `max_batch` at a time; half as many when the device runs out of memory. Whoever is
+    /// done makes room for the next, and no caption depends on its batch.
+    pub fn caption(
+        &self,
+        requests: &[CaptionRequest],
+        settings: &GenerationSettings,
+        max_batch: usize,
+    ) -> Result<Vec<Caption>> {
+        let generator = Generator::new(settings.clone(), &self.config.end_ids)?;
+        for (number, request) in requests.iter().enumerate() {
+            self.check(number, request, settings)?;
+        }
+        // On a thread of the pool: one that waits outside would be woken for every operation.
+        rayon::scope(|_| match &self.language {
+            Language::Llama(llama) => self.write(requests, &generator, max_batch, &mut llama.session()?),
+            Language::T5(t5) => self.write(requests, &generator, max_batch, &mut t5.session()?),
+        })
+    }
+
+    /// Refuses a request before any work is done, not in the middle of a batch.
+    fn check(&self, number: usize, request: &CaptionRequest, settings: &GenerationSettings) -> Result<()> {
+        let refuse = |message: String| Err(ModelError::Input(format!("request {number}: {message}")));
+        let (c, Instruction { qformer_ids, prompt_ids }) = (&self.config, &request.instruction);
+        let side = c.vision.image_size;
+        if request.pixel_values_chw.dims() != [3, side, side] {
+            let found = request.pixel_values_chw.dims();
+            return refuse(format!("pixel values have shape {found:?}, the network wants [3, {side}, {side}]"));
+        }
+        let most = c.qformer.max_position_embeddings;
+        if qformer_ids.len() > most {
+            return refuse(format!("an instruction of {} ids, the Q-Former reads {most}", qformer_ids.len()));
+        }
+        for (ids, size) in [(qformer_ids, c.qformer.vocab_size), (prompt_ids, c.language.vocab_size())] {
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
+                return refuse(format!("id {id} is not in the vocabulary of {size}; check the tokenizers"));
+            }
+        }
+        if let Language::Llama(llama) = &self.language {
+            let wanted = c.num_query_tokens + prompt_ids.len() + settings.max_new_tokens;
+            let most = llama.config().max_position_embeddings;
+            if wanted > most {
+                return refuse(format!(
+                    "{} queries, {} ids and {} new tokens are more than the network's {most} positions; lower \
+                     max_new_tokens",
+                    c.num_query_tokens,
+                    prompt_ids.len(),
+                    settings.max_new_tokens
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn write<N: NextLogits<Prompt = Tensor>>(
+        &self,
+        requests: &[CaptionRequest],
+        generator: &Generator,
+        max_batch: usize,
+        session: &mut N,
+    ) -> Result<Vec<Caption>> {
+        let prompts = |numbers: &[usize]| self.prompts(&numbers.iter().map(|&n| &requests[n]).collect::<Vec<_>>());
+        let outputs = generator.run(session, requests.len(), max_batch, prompts)?;
+        let captions = outputs.into_iter().map(|ids| {
+            let text = self.tokenizers.as_ref().map(|tokenizers| tokenizers.language.decode(&ids)).transpose()?;
+            Ok(Caption { ids, text })
+        });
+        captions.collect()
+    }
+
+    /// Query embeddings and the instruction's embeddings behind each other, `[Q + L, D]` for each request.
+    fn prompts(&self, requests: &[&CaptionRequest]) -> Result<Vec<Tensor>> {
+        let pixels: Vec<&Tensor> = requests.iter().map(|request| &request.pixel_values_chw).collect();
+        let image_bkd = self.encode_image(&Tensor::stack(&pixels, 0)?)?;
+        // Instructions of one length together: without padding, nothing about a row depends on the others.
+        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (row, request) in requests.iter().enumerate() {
+            by_length.entry(request.instruction.qformer_ids.len()).or_default().push(row);
+        }
+        let mut prompts: Vec<Option<Tensor>> = vec![None; requests.len()];
+        for (length, rows) in by_length {
+            let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+            let image_bkd = image_bkd.index_select(&Tensor::new(index, &self.device)?, 0)?;
+            let ids = rows.iter().flat_map(|&row| requests[row].instruction.qformer_ids.iter().copied());
+            let shape = (rows.len(), length);
+            let ids_bl = Tensor::from_vec(ids.collect::<Vec<_>>(), shape, &self.device)?;
+            let mask_bl = Tensor::ones(shape, DType::U8, &self.device)?;
+            let hidden = self.query(&image_bkd, &ids_bl, &mask_bl)?;
+            let queries = hidden.narrow(1, 0, self.config.num_query_tokens)?.contiguous()?;
+            let queries_bqd = self.projection.forward(&queries)?;
+            for (index, &row) in rows.iter().enumerate() {
+                let (queries_qd, ids) = (queries_bqd.get(index)?, &requests[row].instruction.prompt_ids);
+                prompts[row] = Some(match ids.is_empty() {
+                    true => queries_qd,
+                    false => Tensor::cat(&[queries_qd, self.language.embed(ids)?], 0)?,
+                });
+            }
+        }
+        Ok(prompts.into_iter().flatten().collect())
+    }
+}

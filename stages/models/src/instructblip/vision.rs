@@ -1,0 +1,91 @@
+use super::config::VisionConfig;
+use crate::Result;
+use crate::language::checkpoint::Weights;
+use crate::language::projection::Projection;
+use crate::ops::{Activation, activation, add_positions, attention, layer_norm, patches};
+use candle_core::Tensor;
+
+/// The frozen image tower: pixels to one vector per patch.
+#[derive(Clone, Debug)]
+pub(super) struct Vision {
+    patch: Projection,
+    class_d: Tensor,
+    positions_ld: Tensor,
+    layers: Vec<Layer>,
+    post_norm: Norm,
+    heads: usize,
+    patch_size: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    norm_1: Norm,
+    /// Queries, keys and values behind each other.
+    qkv: Projection,
+    out: Projection,
+    norm_2: Norm,
+    fc1: Projection,
+    fc2: Projection,
+}
+
+/// A layer norm.
+#[derive(Clone, Debug)]
+pub(super) struct Norm {
+    weight_d: Tensor,
+    bias_d: Tensor,
+    epsilon: f64,
+}
+
+impl Norm {
+    pub(super) fn new(weights: &Weights<'_>, width: usize, epsilon: f64) -> Result<Self> {
+        Ok(Self { weight_d: weights.tensor("weight", &[width])?, bias_d: weights.tensor("bias", &[width])?, epsilon })
+    }
+
+    pub(super) fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        layer_norm(x, &self.weight_d, &self.bias_d, self.epsilon)
+    }
+}
+
+impl Vision {
+    pub(super) fn new(config: &VisionConfig, weights: &Weights<'_>) -> Result<Self> {
+        let (c, width) = (config, config.hidden_size);
+        let embeddings = weights.at("embeddings");
+        let side = c.patch_size;
+        let patch_oi = embeddings.tensor("patch_embedding.weight", &[width, 3, side, side])?.flatten_from(1)?;
+        let patch_bias_o = embeddings.tensor("patch_embedding.bias", &[width])?;
+        let layers = (0..c.num_hidden_layers).map(|index| {
+            let layer = weights.at("encoder.layers").at(index);
+            let (attention, mlp) = (layer.at("self_attn"), layer.at("mlp"));
+            Ok(Layer {
+                norm_1: Norm::new(&layer.at("layer_norm1"), width, c.layer_norm_eps)?,
+                qkv: attention.linear("qkv", width, 3 * width, c.qkv_bias)?,
+                out: attention.linear("projection", width, width, true)?,
+                norm_2: Norm::new(&layer.at("layer_norm2"), width, c.layer_norm_eps)?,
+                fc1: mlp.linear("fc1", width, c.intermediate_size, true)?,
+                fc2: mlp.linear("fc2", c.intermediate_size, width, true)?,
+            })
+        });
+        Ok(Self {
+            patch: Projection::new(patch_oi, Some(patch_bias_o))?,
+            class_d: embeddings.tensor("class_embedding", &[1, 1, width])?.flatten_all()?,
+            positions_ld: embeddings.tensor("position_embedding", &[1, c.tokens(), width])?.squeeze(0)?,
+            layers: layers.collect::<Result<_>>()?,
+            post_norm: Norm::new(&weights.at("post_layernorm"), width, c.layer_norm_eps)?,
+            heads: c.num_attention_heads,
+            patch_size: side,
+        })
+    }
+
+    /// `pixels_bchw [B, 3, S, S]` to `[B, L, D]`, the class token first.
+    pub(super) fn encode(&self, pixels_bchw: &Tensor) -> candle_core::Result<Tensor> {
+        let tokens_bld = self.patch.forward(&patches(pixels_bchw, self.patch_size)?)?;
+        let mut x = add_positions(&tokens_bld, &self.positions_ld, Some(&self.class_d))?;
+        for layer in &self.layers {
+            let qkv = layer.qkv.forward(&layer.norm_1.apply(&x)?)?;
+            x = (x + layer.out.forward(&attention(&qkv, self.heads, false, None)?)?)?;
+            let hidden = activation(&layer.fc1.forward(&layer.norm_2.apply(&x)?)?, Activation::Gelu)?;
+            x = (x + layer.fc2.forward(&hidden)?)?;
+        }
+        self.post_norm.apply(&x)
+    }
+}

@@ -1,0 +1,204 @@
+//! LLaMA (Touvron et al., 2023) and its fine-tunes, after transformers' `LlamaForCausalLM`.
+
+use super::cache::KvCache;
+use super::checkpoint::Weights;
+use super::config::LlamaConfig;
+use super::generate::{NextLogits, RequestId, Step};
+use super::projection::Projection;
+use super::{check_ids, check_prompts, last_rows, to_host};
+use crate::ops::embedding;
+use crate::ops::inference::{
+    Gate, PathQueries, RotaryLayout, RotaryTable, Spread, gated, path_attention, rms_norm, rotary,
+};
+use crate::{ModelError, Result};
+use candle_core::{DType, Device, Tensor};
+
+/// A frozen decoder.
+#[derive(Clone, Debug)]
+pub struct Llama {
+    pub(super) config: LlamaConfig,
+    pub(super) table_vd: Tensor,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm_d: Tensor,
+    pub(super) head: Projection,
+    pub(super) rotary: RotaryTable,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    pub(super) input_norm_d: Tensor,
+    /// Queries, keys and values behind each other.
+    pub(super) qkv: Projection,
+    pub(super) out: Projection,
+    pub(super) post_norm_d: Tensor,
+    /// The gate, then what it scales.
+    pub(super) gate_up: Projection,
+    pub(super) down: Projection,
+}
+
+impl Llama {
+    /// Reads a folder with `config.json` and safetensors under Hugging Face's names.
+    pub fn load(folder: &std::path::Path, device: &Device, dtype: DType) -> Result<Self> {
+        let config: LlamaConfig = super::checkpoint::read_json(&folder.join("config.json"))?;
+        let checkpoint = super::checkpoint::Checkpoint::open(folder, device, dtype)?;
+        Self::new(config, &checkpoint.root(), RotaryLayout::Halves)
+    }
+
+    pub(crate) fn new(config: LlamaConfig, weights: &Weights<'_>, layout: RotaryLayout) -> Result<Self> {
+        config.validate()?;
+        let c = &config;
+        let (width, hidden) = (c.hidden_size, c.intermediate_size);
+        let (q_width, kv_width) = (c.num_attention_heads * c.head_width(), c.kv_heads() * c.head_width());
+        let model = weights.at("model");
+        let table_vd = model.at("embed_tokens").tensor("weight", &[c.vocab_size, width])?;
+        let layers = (0..c.num_hidden_layers).map(|layer| {
+            let layer = model.at("layers").at(layer);
+            let (attention, mlp) = (layer.at("self_attn"), layer.at("mlp"));
+            let qkv = [("q_proj", q_width), ("k_proj", kv_width), ("v_proj", kv_width)];
+            Ok(Layer {
+                input_norm_d: layer.tensor("input_layernorm.weight", &[width])?,
+                qkv: attention.stacked(&qkv, width, c.attention_bias)?,
+                out: attention.linear("o_proj", q_width, width, c.attention_bias)?,
+                post_norm_d: layer.tensor("post_attention_layernorm.weight", &[width])?,
+                gate_up: mlp.stacked(&[("gate_proj", hidden), ("up_proj", hidden)], width, c.mlp_bias)?,
+                down: mlp.linear("down_proj", hidden, width, c.mlp_bias)?,
+            })
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        let head = match c.tie_word_embeddings {
+            true => Projection::new(table_vd.clone(), None)?,
+            false => weights.linear("lm_head", width, c.vocab_size, false)?,
+        };
+        let rotary = RotaryTable::new(c.max_position_embeddings, c.head_width(), c.theta(), layout, weights.device())?;
+        let norm_d = model.tensor("norm.weight", &[width])?;
+        Ok(Self { table_vd, layers, norm_d, head, rotary, config })
+    }
+
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Rows of the embedding table: `ids` to `[L, D]`.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        check_ids(ids, self.config.vocab_size)?;
+        let ids = Tensor::new(ids, self.table_vd.device())?.unsqueeze(0)?;
+        Ok(embedding(&self.table_vd, &ids)?.squeeze(0)?)
+    }
+
+    /// Logits behind every position of one sequence: `embeddings_ld [L, D]` at `positions` to `[L, V]`.
+    pub fn logits(&self, embeddings_ld: &Tensor, positions: &[u32]) -> Result<Tensor> {
+        let length = check_prompts(std::slice::from_ref(embeddings_ld), self.config.hidden_size)?;
+        let mut session = self.session()?;
+        session.cache.reserve(length)?;
+        let slots = session.cache.table.insert(RequestId(0), length).to_vec();
+        let queries = [PathQueries { slots, rows: length, spread: Spread::Causal }];
+        let hidden = session.run(embeddings_ld.clone(), positions, &queries)?;
+        Ok(self.head.forward(&rms_norm(&hidden, &self.norm_d, self.config.rms_norm_eps)?)?)
+    }
+
+    /// A batch of running sequences.
+    pub fn session(&self) -> Result<LlamaSession<'_>> {
+        let c = &self.config;
+        let (device, dtype) = (self.table_vd.device(), self.table_vd.dtype());
+        let cache = KvCache::new(c.num_hidden_layers, c.kv_heads() * c.head_width(), device, dtype)?;
+        Ok(LlamaSession { llama: self, cache })
+    }
+}
+
+/// Sequences that a [`Llama`] continues, with their keys and values.
+#[derive(Debug)]
+pub struct LlamaSession<'a> {
+    llama: &'a Llama,
+    cache: KvCache,
+}
+
+impl LlamaSession<'_> {
+    /// All layers for rows `x_rd` whose slots were handed out.
+    fn run(&self, mut x_rd: Tensor, positions: &[u32], queries: &[PathQueries]) -> candle_core::Result<Tensor> {
+        let c = &self.llama.config;
+        let (q_width, kv_width) = (c.num_attention_heads * c.head_width(), c.kv_heads() * c.head_width());
+        let scale = (c.head_width() as f64).powf(-0.5);
+        for (index, layer) in self.llama.layers.iter().enumerate() {
+            let normed = rms_norm(&x_rd, &layer.input_norm_d, c.rms_norm_eps)?;
+            let qkv = layer.qkv.forward(&normed)?;
+            let qk = rotary(&qkv.narrow(1, 0, q_width + kv_width)?, positions, &self.llama.rotary)?;
+            self.cache.write(
+                index,
+                &qk.narrow(1, q_width, kv_width)?,
+                &qkv.narrow(1, q_width + kv_width, kv_width)?,
+            )?;
+            let q = qk.narrow(1, 0, q_width)?;
+            let attended = path_attention(&q, self.cache.layer(index), queries, c.num_attention_heads, scale, None)?;
+            x_rd = (x_rd + layer.out.forward(&attended)?)?;
+            let normed = rms_norm(&x_rd, &layer.post_norm_d, c.rms_norm_eps)?;
+            let hidden = gated(&layer.gate_up.forward(&normed)?, Gate::Silu)?;
+            x_rd = (x_rd + layer.down.forward(&hidden)?)?;
+        }
+        Ok(x_rd)
+    }
+
+    fn head(&self, x_rd: &Tensor) -> Result<Vec<f32>> {
+        let normed = rms_norm(x_rd, &self.llama.norm_d, self.llama.config.rms_norm_eps)?;
+        to_host(&self.llama.head.forward(&normed)?)
+    }
+}
+
+impl NextLogits for LlamaSession<'_> {
+    /// `[L, D]`
+    type Prompt = Tensor;
+
+    fn vocab_size(&self) -> usize {
+        self.llama.config.vocab_size
+    }
+
+    fn history(&self) -> &[u32] {
+        &[]
+    }
+
+    fn admit(&mut self, prompts: &[(RequestId, Tensor)]) -> Result<Vec<f32>> {
+        let embeddings: Vec<Tensor> = prompts.iter().map(|(_, prompt)| prompt.clone()).collect();
+        let rows = check_prompts(&embeddings, self.llama.config.hidden_size)?;
+        let longest = embeddings.iter().map(|prompt| prompt.dims()[0]).max().unwrap_or(0);
+        if longest > self.llama.rotary.positions() {
+            return Err(ModelError::Input(format!(
+                "a prompt of {longest} positions, the network has {}",
+                self.llama.rotary.positions()
+            )));
+        }
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        self.cache.reserve(rows)?;
+        let (mut queries, mut positions) = (Vec::new(), Vec::new());
+        for ((id, _), prompt) in prompts.iter().zip(&embeddings) {
+            let length = prompt.dims()[0];
+            let slots = self.cache.table.insert(*id, length).to_vec();
+            queries.push(PathQueries { slots, rows: length, spread: Spread::Causal });
+            positions.extend(0..length as u32);
+        }
+        let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, &queries)?;
+        self.head(&last_rows(&hidden, &queries)?)
+    }
+
+    fn advance(&mut self, steps: &[Step<'_>]) -> Result<Vec<f32>> {
+        let tokens: Vec<u32> = steps.iter().flat_map(|step| step.branches).map(|branch| branch.token).collect();
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let embeddings = self.llama.embed(&tokens)?;
+        self.cache.reserve(tokens.len())?;
+        let (mut queries, mut positions) = (Vec::new(), Vec::new());
+        for step in steps {
+            for slots in self.cache.table.branch(step.request, step.branches)? {
+                positions.push(slots.len() as u32 - 1);
+                queries.push(PathQueries { slots: slots.clone(), rows: 1, spread: Spread::Causal });
+            }
+        }
+        let hidden = self.run(embeddings, &positions, &queries)?;
+        self.head(&hidden)
+    }
+
+    fn release(&mut self, id: RequestId) {
+        self.cache.table.remove(id);
+    }
+}

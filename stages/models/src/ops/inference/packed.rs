@@ -1,0 +1,321 @@
+//! Linear maps with weights in the order in which the kernel reads them.
+//!
+//! Decoding multiplies a handful of rows with every weight of the network and is bound by memory: each thread shall
+//! see one stream of weights, from the first to the last, once. Weights lie in panels of [`PANEL`] outputs, input by
+//! input; a panel meets a block of rows whose sums stay in registers. The same kernel is bound by arithmetic where
+//! there are many rows.
+
+use super::{on_cpu, refuse_gradients};
+use candle_core::{DType, Result, Tensor, bail};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Outputs side by side in a panel: two of the widest registers.
+const PANEL: usize = 32;
+
+/// Rows of a block whose sums fit into 32 registers beside two weights and one input.
+const MAX_BLOCK: usize = 12;
+
+/// Rows are taken in stripes of this many elements, which stay in a core's own cache while panels pass.
+const STRIPE_ELEMENTS: usize = 256 * 1024;
+
+/// y = x w^T + b, f32 on the CPU.
+#[derive(Clone, Debug)]
+pub struct PackedLinear {
+    /// `[O / PANEL, I, PANEL]`, the last panel filled up with zeros.
+    panels: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl PackedLinear {
+    /// Packs `w_oi [O, I]` and `bias_o [O]`.
+    pub fn new(w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Self> {
+        let (outputs, inputs) = w_oi.dims2()?;
+        if let Some(bias) = bias_o
+            && bias.dims() != [outputs]
+        {
+            bail!("packed linear: bias {:?} does not fit weight {:?}", bias.dims(), w_oi.dims())
+        }
+        let count = outputs.div_ceil(PANEL) * inputs * PANEL;
+        let packed = on_cpu(&[&w_oi.to_dtype(DType::F32)?], &[count], |args| pack(args[0], outputs, inputs))?;
+        let bias = bias_o.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).transpose()?;
+        let panels = super::with_views::<f32, _>(&[packed], |views| Ok(views[0].data.to_vec()))?;
+        Ok(Self { panels, bias, inputs, outputs })
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `x [.., I]` to `[.., O]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        refuse_gradients("packed linear", &[x])?;
+        let mut dims = x.dims().to_vec();
+        let Some(last) = dims.last_mut() else { bail!("packed linear: a scalar has no last dimension") };
+        if std::mem::replace(last, self.outputs) != self.inputs {
+            bail!("packed linear: input {:?} does not fit weight [{}, {}]", x.dims(), self.outputs, self.inputs)
+        }
+        let rows = x.elem_count() / self.inputs.max(1);
+        on_cpu(&[x], &dims, |args| self.multiply(args[0], rows))
+    }
+
+    fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let mut out = vec![0.0; rows * self.outputs];
+        if out.is_empty() {
+            return out;
+        }
+        let blocks = blocks(rows);
+        let x = pack_rows(x, &blocks, self.inputs);
+        let stripe = (STRIPE_ELEMENTS / (MAX_BLOCK * self.inputs).max(1)).max(1);
+        let stripes: Vec<&[Block]> = blocks.chunks(stripe).collect();
+        let panels = self.outputs.div_ceil(PANEL);
+        let target = Target(out.as_mut_ptr());
+        // Neighbouring panels go to one thread: they are one stream of memory.
+        let per_task = panels.div_ceil(4 * rayon::current_num_threads()).max(1);
+        (0..stripes.len() * panels).into_par_iter().with_min_len(per_task).for_each(|task| {
+            let (stripe, panel) = (stripes[task / panels], task % panels);
+            self.panel(&x, stripe, panel, &target);
+        });
+        out
+    }
+
+    /// One panel for the rows of one stripe.
+    fn panel(&self, x: &[f32], stripe: &[Block], panel: usize, target: &Target) {
+        let size = self.inputs * PANEL;
+        let weights = &self.panels[panel * size..][..size];
+        let columns = (self.outputs - panel * PANEL).min(PANEL);
+        let mut bias = [0.0; PANEL];
+        if let Some(values) = &self.bias {
+            bias[..columns].copy_from_slice(&values[panel * PANEL..][..columns]);
+        }
+        // The first block asks for what comes soon. The second finds this panel in the cache, and memory is free to
+        // bring the next one.
+        let next = (panel + 1) * size;
+        let (soon, next) = (weights.as_ptr().wrapping_add(AHEAD), self.panels.as_ptr().wrapping_add(next));
+        for (index, block) in stripe.iter().enumerate() {
+            let mut sums = [[0.0; PANEL]; MAX_BLOCK];
+            let x = &x[block.first * self.inputs..][..block.rows * self.inputs];
+            let prefetch = match index {
+                0 => Some(soon),
+                1 => Some(next),
+                _ => None,
+            };
+            block.multiply(x, weights, &bias, prefetch, &mut sums);
+            for (row, sums) in sums.iter().enumerate().take(block.rows) {
+                let start = (block.first + row) * self.outputs + panel * PANEL;
+                // SAFETY: the row and its columns lie within the output, and no other task has this panel and stripe.
+                unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), target.0.add(start), columns) };
+            }
+        }
+    }
+}
+
+/// How many weights ahead the first block asks for: a page, where the processor's own foresight ends.
+const AHEAD: usize = 1024;
+
+/// The output, of which every task writes its own columns and rows.
+struct Target(*mut f32);
+
+// SAFETY: tasks write disjoint elements, see `PackedLinear::panel`.
+unsafe impl Sync for Target {}
+
+fn pack(w: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+    let mut panels = vec![0.0; outputs.div_ceil(PANEL) * inputs * PANEL];
+    panels.par_chunks_mut((inputs * PANEL).max(1)).enumerate().for_each(|(panel, out)| {
+        let first = panel * PANEL;
+        for column in 0..PANEL.min(outputs - first) {
+            let row = &w[(first + column) * inputs..][..inputs];
+            for (input, &value) in row.iter().enumerate() {
+                out[input * PANEL + column] = value;
+            }
+        }
+    });
+    panels
+}
+
+/// Consecutive rows that are multiplied together.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    first: usize,
+    rows: usize,
+}
+
+/// As few blocks as possible, all of about the same size.
+fn blocks(rows: usize) -> Vec<Block> {
+    let count = rows.div_ceil(pulp::Arch::new().dispatch(BlockRows));
+    (0..count)
+        .map(|i| (i * rows / count, (i + 1) * rows / count))
+        .map(|(a, b)| Block { first: a, rows: b - a })
+        .collect()
+}
+
+/// Rows whose sums fit into the registers of this machine.
+struct BlockRows;
+
+impl WithSimd for BlockRows {
+    type Output = usize;
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        if S::REGISTER_COUNT >= 32 { MAX_BLOCK } else { MAX_BLOCK / 2 }
+    }
+}
+
+/// Rows of a block beside each other, input by input.
+fn pack_rows(x: &[f32], blocks: &[Block], inputs: usize) -> Vec<f32> {
+    let mut packed = vec![0.0; x.len()];
+    let mut chunks = Vec::with_capacity(blocks.len());
+    let mut rest = packed.as_mut_slice();
+    for block in blocks {
+        let (chunk, behind) = rest.split_at_mut(block.rows * inputs);
+        chunks.push((chunk, block));
+        rest = behind;
+    }
+    chunks.into_par_iter().with_min_len(8).for_each(|(chunk, block)| {
+        let source = &x[block.first * inputs..][..block.rows * inputs];
+        for (input, packed) in chunk.chunks_exact_mut(block.rows).enumerate() {
+            for (row, packed) in packed.iter_mut().enumerate() {
+                *packed = source[row * inputs + input];
+            }
+        }
+    });
+    packed
+}
+
+type Sums = [[f32; PANEL]; MAX_BLOCK];
+
+impl Block {
+    fn multiply(&self, x: &[f32], weights: &[f32], bias: &[f32; PANEL], prefetch: Option<*const f32>, sums: &mut Sums) {
+        macro_rules! with_rows {
+            ($($rows:literal)*) => {
+                match self.rows {
+                    $($rows => pulp::Arch::new().dispatch(Kernel::<$rows> { x, weights, bias, prefetch, sums }),)*
+                    _ => unreachable!("blocks() makes blocks of 1 to 12 rows"),
+                }
+            };
+        }
+        with_rows!(1 2 3 4 5 6 7 8 9 10 11 12)
+    }
+}
+
+/// `sums[row] = bias + sum over inputs of x[input, row] * weights[input]`
+struct Kernel<'a, const ROWS: usize> {
+    x: &'a [f32],
+    weights: &'a [f32],
+    bias: &'a [f32; PANEL],
+    prefetch: Option<*const f32>,
+    sums: &'a mut Sums,
+}
+
+/// The kernel for two registers of outputs, with two variables for each row: an array of sums would go to memory and
+/// back with every input.
+macro_rules! multiply_rows {
+    ($rows:ident, $simd:ident, $kernel:ident, $weights:ident, $x:ident, $column:ident;
+     $($row:literal $a:ident $b:ident,)*) => {
+        let bias = S::as_simd_f32s($kernel.bias).0;
+        $(let (mut $a, mut $b) = (bias[$column], bias[$column + 1]);)*
+        for (input, (weights, x)) in $weights.chunks_exact(PANEL / S::F32_LANES).zip($x).enumerate() {
+            if let Some(address) = $kernel.prefetch {
+                prefetch(address.wrapping_add(input * PANEL));
+            }
+            let (left, right) = (weights[$column], weights[$column + 1]);
+            $(if $rows > $row {
+                let factor = $simd.splat_f32s(x[$row]);
+                $a = $simd.mul_add_e_f32s(factor, left, $a);
+                $b = $simd.mul_add_e_f32s(factor, right, $b);
+            })*
+        }
+        $(if $rows > $row {
+            let sums = S::as_mut_simd_f32s(&mut $kernel.sums[$row]).0;
+            (sums[$column], sums[$column + 1]) = ($a, $b);
+        })*
+    };
+}
+
+impl<const ROWS: usize> WithSimd for Kernel<'_, ROWS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (weights, x) = (S::as_simd_f32s(self.weights).0, self.x.as_chunks::<ROWS>().0);
+        let kernel = self;
+        for column in (0..PANEL / S::F32_LANES).step_by(2) {
+            multiply_rows!(ROWS, simd, kernel, weights, x, column;
+                0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5,
+                6 a6 b6, 7 a7 b7, 8 a8 b8, 9 a9 b9, 10 a10 b10, 11 a11 b11,);
+        }
+    }
+}
+
+/// Asks for the two cache lines of one input of a panel.
+#[inline(always)]
+fn prefetch(line: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: prefetching is no access; any address is allowed.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(PANEL / 2).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::linear;
+    use super::super::super::testing::random;
+    use super::*;
+
+    fn f32s(dims: &[usize], seed: u64) -> Tensor {
+        random(dims, seed).to_dtype(DType::F32).unwrap()
+    }
+
+    fn bits(x: &Tensor) -> Vec<u32> {
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn the_product_is_that_of_the_definition() {
+        // More rows than a stripe has, blocks of every size, panels that are full and not.
+        for (rows, inputs, outputs) in [(1, 5, 1), (7, 33, 31), (13, 64, 32), (40, 100, 100), (150, 1200, 70)] {
+            let (x, w, b) = (f32s(&[rows, inputs], 1), f32s(&[outputs, inputs], 2), f32s(&[outputs], 3));
+            for bias in [None, Some(&b)] {
+                let packed = PackedLinear::new(&w, bias).unwrap().forward(&x).unwrap();
+                let exact = linear(&x, &w, bias).unwrap();
+                let off = (packed - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(off < 1e-6 * inputs as f32, "{rows} x {inputs} x {outputs}: off by {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours_or_on_threads() {
+        let (x, w) = (f32s(&[37, 300], 1), f32s(&[130, 300], 2));
+        let packed = PackedLinear::new(&w, None).unwrap();
+        let all = packed.forward(&x).unwrap();
+        for rows in 1..=37 {
+            let some = packed.forward(&x.narrow(0, 37 - rows, rows).unwrap()).unwrap();
+            assert_eq!(bits(&some), bits(&all.narrow(0, 37 - rows, rows).unwrap()), "{rows} rows");
+        }
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(bits(&pool.install(|| packed.forward(&x)).unwrap()), bits(&all), "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let packed = PackedLinear::new(&f32s(&[4, 3], 1), None).unwrap();
+        assert!(packed.forward(&f32s(&[2, 4], 1)).is_err());
+        assert!(PackedLinear::new(&f32s(&[4, 3], 1), Some(&f32s(&[3], 1))).is_err());
+        assert_eq!(packed.forward(&f32s(&[0, 3], 1)).unwrap().dims(), [0, 4]);
+        let tracked = candle_core::Var::from_tensor(&f32s(&[2, 3], 1)).unwrap();
+        assert!(packed.forward(tracked.as_tensor()).is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! Vocabularies of language models, as they are published.
+
+use super::MAX_TOKENIZER_BYTES;
+use crate::{ModelError, Result};
+use serde_json::{Map, Value, json};
+use std::io::Read;
+use std::path::Path;
+
+/// A `tokenizer.json` of any kind (LLaMA's and T5's sentence pieces, BERT's word pieces) with its own frame.
+#[derive(Clone, Debug)]
+pub struct TextTokenizer {
+    inner: tokenizers::Tokenizer,
+}
+
+impl TextTokenizer {
+    /// Reads a `tokenizer.json`. Its padding and truncation are not used.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        Self::from_json(path, &read(path)?)
+    }
+
+    /// Reads the `vocab.txt` of an uncased BERT, one word piece per line.
+    pub fn from_bert_vocabulary(path: &Path) -> Result<Self> {
+        let text = String::from_utf8(read(path)?).map_err(|error| ModelError::malformed(path, error))?;
+        let vocabulary: Map<String, Value> =
+            text.lines().zip(0u32..).map(|(piece, id)| (piece.to_owned(), id.into())).collect();
+        let special = |token: &str| {
+            let missing = || ModelError::malformed(path, format!("the vocabulary has no token {token}"));
+            Ok::<_, ModelError>(vocabulary.get(token).ok_or_else(missing)?.clone())
+        };
+        let (start, end) = (special("[CLS]")?, special("[SEP]")?);
+        let added = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(|token| {
+            Ok(json!({
+                "id": special(token)?, "content": token, "special": true,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            }))
+        });
+        let json = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added.into_iter().collect::<Result<Vec<_>>>()?,
+            "normalizer": {
+                "type": "BertNormalizer",
+                "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true,
+            },
+            "pre_tokenizer": { "type": "BertPreTokenizer" },
+            "post_processor": { "type": "BertProcessing", "sep": ["[SEP]", end], "cls": ["[CLS]", start] },
+            "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
+            "model": {
+                "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": vocabulary,
+            },
+        });
+        Self::from_json(path, json.to_string().as_bytes())
+    }
+
+    fn from_json(path: &Path, json: &[u8]) -> Result<Self> {
+        let malformed = |error: tokenizers::Error| ModelError::malformed(path, error);
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
+        // A text that spells out "</s>" shall not end there. (T5's pieces hold it as a word too.)
+        inner.set_encode_special_tokens(true);
+        inner.with_truncation(None).map_err(malformed)?;
+        inner.with_padding(None);
+        Ok(Self { inner })
+    }
+
+    /// Ids with the vocabulary's own frame: a start for LLaMA, an end for T5, both for BERT.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids, without special tokens and surrounding space.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let text = self.inner.decode(ids, true).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path).map_err(ModelError::io(path))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_TOKENIZER_BYTES + 1).read_to_end(&mut bytes).map_err(ModelError::io(path))?;
+    match bytes.len() as u64 > MAX_TOKENIZER_BYTES {
+        true => Err(ModelError::malformed(path, format!("longer than {MAX_TOKENIZER_BYTES} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "A short description of the satellite image: naïve café, 1024 px!";
+
+    #[test]
+    fn a_bert_vocabulary_has_its_frame() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocab.txt");
+        std::fs::write(&path, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nplane\n##s\ntwo\n").unwrap();
+        let tokenizer = TextTokenizer::from_bert_vocabulary(&path).unwrap();
+        assert_eq!(tokenizer.encode("Two PLANES, road").unwrap(), [2, 7, 5, 6, 1, 1, 3]);
+        assert_eq!(tokenizer.decode(&[2, 7, 5, 6, 3]).unwrap(), "two planes");
+        std::fs::write(&path, "[PAD]\n[UNK]\n[CLS]\n[MASK]\n").unwrap();
+        let message = TextTokenizer::from_bert_vocabulary(&path).unwrap_err().to_string();
+        assert!(message.contains("[SEP]"), "{message}");
+        assert!(matches!(TextTokenizer::from_file(&path), Err(ModelError::Malformed { .. })));
+    }
+
+    #[test]
+    fn published_vocabularies_give_the_ids_of_the_reference() {
+        let Some(data) = crate::test_data().map(|data| data.join("data/tokenizers")) else {
+            return;
+        };
+        // transformers' LlamaTokenizerFast, T5TokenizerFast and BertTokenizerFast on TEXT
+        let llama = TextTokenizer::from_file(&data.join("llama/tokenizer.json")).unwrap();
+        let t5 = TextTokenizer::from_file(&data.join("t5-small/tokenizer.json")).unwrap();
+        let bert = TextTokenizer::from_bert_vocabulary(&data.join("bert-base-uncased/vocab.txt")).unwrap();
+        assert_eq!(
+            llama.encode(TEXT).unwrap(),
+            [
+                1, 319, 3273, 6139, 310, 278, 28421, 1967, 29901, 1055, 30085, 345, 274, 28059, 29892, 29871, 29896,
+                29900, 29906, 29946, 282, 29916, 29991
+            ]
+        );
+        assert_eq!(
+            t5.encode(TEXT).unwrap(),
+            [71, 710, 4210, 13, 8, 7605, 1023, 10, 3, 29, 9, 2, 162, 11949, 6, 335, 2266, 3, 102, 226, 55, 1]
+        );
+        assert_eq!(
+            bert.encode(TEXT).unwrap(),
+            [101, 1037, 2460, 6412, 1997, 1996, 5871, 3746, 1024, 15743, 7668, 1010, 9402, 2549, 1052, 2595, 999, 102]
+        );
+        assert_eq!(llama.decode(&llama.encode(TEXT).unwrap()).unwrap(), TEXT);
+        // A text cannot end itself.
+        assert!(!llama.encode("road</s>road").unwrap().contains(&2));
+    }
+}

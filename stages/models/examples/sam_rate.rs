@@ -53,13 +53,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     drop(tensors);
     let pixels = sam.pixel_values(&[image()])?;
     if parts.contains("encoder") {
-        let seconds = best_of(rounds, || Ok(drop(sam.embed_images(&pixels)?)))?;
+        let seconds = best_of(rounds, || Ok(sam.embed_images(&pixels)?))?;
         println!("encoder {seconds} per image");
     }
     if parts.contains("decoder") {
         let embedding = sam.embed_images(&pixels)?.remove(0);
         let points: Vec<[f64; 2]> = point_grid(8).iter().map(|xy| xy.map(|x| x * config.image_size as f64)).collect();
-        let seconds = best_of(rounds, || Ok(drop(sam.masks_at(&embedding, &points, None)?)))?;
+        let seconds = best_of(rounds, || Ok(sam.masks_at(&embedding, &points, None)?))?;
         println!("decoder {} per image", seconds.times(batches));
     }
     if parts.contains("whole") {
@@ -97,7 +97,7 @@ impl std::fmt::Display for Seconds {
 }
 
 /// The fastest of several rounds, after one that warms up.
-fn best_of(rounds: usize, mut round: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<Seconds, Box<dyn Error>> {
+fn best_of<T>(rounds: usize, mut round: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<Seconds, Box<dyn Error>> {
     round()?;
     let mut best = Seconds { wall: f64::INFINITY, cpu: f64::INFINITY };
     for _ in 0..rounds {

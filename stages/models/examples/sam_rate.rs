@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             records = generator.generate(&[image()], &|| false)?[0].len();
             Ok(())
         })?;
-        println!("post {:.3} s per image ({records} records of {POINTS_PER_BATCH} points)", seconds * batches);
+        println!("post {} per image ({records} records of {POINTS_PER_BATCH} points)", seconds.times(batches));
     }
     if parts == "post" {
         return Ok(());
@@ -53,22 +53,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     drop(tensors);
     let pixels = sam.pixel_values(&[image()])?;
     if parts.contains("encoder") {
-        let seconds = best_of(rounds, || Ok(drop(sam.embed_images(&pixels)?)))?;
-        println!("encoder {seconds:.3} s per image");
+        let seconds = best_of(rounds, || Ok(sam.embed_images(&pixels)?))?;
+        println!("encoder {seconds} per image");
     }
     if parts.contains("decoder") {
         let embedding = sam.embed_images(&pixels)?.remove(0);
         let points: Vec<[f64; 2]> = point_grid(8).iter().map(|xy| xy.map(|x| x * config.image_size as f64)).collect();
-        let seconds = best_of(rounds, || Ok(drop(sam.masks_at(&embedding, &points, None)?)))?;
-        println!("decoder {:.3} s per image ({seconds:.3} s for {POINTS_PER_BATCH} points)", seconds * batches);
+        let seconds = best_of(rounds, || Ok(sam.masks_at(&embedding, &points, None)?))?;
+        println!("decoder {} per image", seconds.times(batches));
     }
     if parts.contains("whole") {
         let settings =
             MaskGeneratorSettings { points_per_side: Some(points_per_side), ..MaskGeneratorSettings::default() };
         let generator = MaskGenerator::new(&sam, settings)?;
-        let start = Instant::now();
+        let (wall, cpu) = (Instant::now(), processor_seconds());
         let records = generator.generate(&[image()], &|| false)?;
-        println!("whole {:.3} s per image, {} records", start.elapsed().as_secs_f64(), records[0].len());
+        let seconds = Seconds { wall: wall.elapsed().as_secs_f64(), cpu: processor_seconds() - cpu };
+        println!("whole {seconds} per image, {} records", records[0].len());
     }
     if let Some(bytes) = peak_bytes() {
         println!("peak memory {:.2} GiB", bytes as f64 / f64::from(1 << 30));
@@ -76,16 +77,50 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Seconds of the fastest of several rounds, after one that warms up.
-fn best_of(rounds: usize, mut round: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+/// Wall time, and the processor time of all threads, which says more where others are at work.
+#[derive(Clone, Copy)]
+struct Seconds {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Seconds {
+    fn times(self, factor: f64) -> Self {
+        Self { wall: self.wall * factor, cpu: self.cpu * factor }
+    }
+}
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} s ({:.3} s of processor time)", self.wall, self.cpu)
+    }
+}
+
+/// The fastest of several rounds, after one that warms up.
+fn best_of<T>(rounds: usize, mut round: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<Seconds, Box<dyn Error>> {
     round()?;
-    let mut best = f64::INFINITY;
+    let mut best = Seconds { wall: f64::INFINITY, cpu: f64::INFINITY };
     for _ in 0..rounds {
-        let start = Instant::now();
+        let (wall, cpu) = (Instant::now(), processor_seconds());
         round()?;
-        best = best.min(start.elapsed().as_secs_f64());
+        let cpu = processor_seconds() - cpu;
+        best = Seconds { wall: best.wall.min(wall.elapsed().as_secs_f64()), cpu: best.cpu.min(cpu) };
     }
     Ok(best)
+}
+
+/// Processor time of this process, NaN where the system does not tell.
+fn processor_seconds() -> f64 {
+    /// Of `/proc`, on every Linux.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may hold anything, user and system time are the 12th and 13th field.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: Option<Vec<f64>> = fields.map(|field| field.parse().ok()).collect();
+    match ticks.as_deref() {
+        Some([user, system]) => (user + system) / TICKS_PER_SECOND,
+        _ => f64::NAN,
+    }
 }
 
 fn image() -> Rgb {

@@ -226,7 +226,7 @@ def generator():
 
 
 def tiny_vit(weights, x, heads, windows, strides):
-    """TinyViT as MobileSAM has it, with its attention biases: `[1, 3, S, S]` to `[1, D, S / 16, S / 16]`."""
+    """TinyViT as MobileSAM has it, with its attention biases: `[1, 3, S, S]` to `[1, D, H, W]`."""
     w = {name.removeprefix("image_encoder."): value for name, value in weights.items()}
     gelu = F.gelu
 

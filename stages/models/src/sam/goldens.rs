@@ -252,8 +252,9 @@ fn rules_and_hashes_are_read() {
     assert_eq!(rule("1+0.1u"), (1.0, 0.1));
     // First values of in-house `first4_u.json`.
     let name = "image_encoder.pos_embed";
-    let first: Vec<f32> = (0..4).map(|index| uniform(name, index)).collect();
-    assert_eq!(first, [-0.832_074_642, 0.931_859_970, 0.996_264_935, -0.702_546_811]);
+    let expected =
+        [-0.832_074_642_181_396_5, 0.931_859_970_092_773_4, 0.996_264_934_539_794_9, -0.702_546_834_945_678_7];
+    assert_eq!([0, 1, 2, 3].map(|index| f64::from(uniform(name, index))), expected);
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl TinyVit {
         Ok(Self { stem, convolutions, stages, neck: Neck::load(source, t.widths[3], config.decoder.width)? })
     }
 
-    /// `pixel_values_bchw [B, 3, S, S]` to `[B, S / 16, S / 16, D]`.
+    /// `pixel_values_bchw [B, 3, S, S]` to `[B, H, W, D]`, with published widths a sixteenth of S.
     pub(super) fn forward(&self, pixel_values_bchw: &Tensor) -> candle_core::Result<Tensor> {
         let [first, second] = &self.stem;
         let x = pixel_values_bchw.permute((0, 2, 3, 1))?.contiguous()?;

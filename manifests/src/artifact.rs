@@ -108,7 +108,11 @@ impl Artifact {
     /// Version of the schema, written into every part file. A reader refuses files of a newer
     /// version; columns that an older file lacks are read as null.
     pub fn schema_version(self) -> u32 {
-        1
+        match self {
+            // 2: quality and flag of generated captions
+            Artifact::Captions => 2,
+            _ => 1,
+        }
     }
 
     /// Most rows of one Parquet row group: the unit of reading and of training's shuffle.
@@ -178,6 +182,18 @@ impl Artifact {
                 optional("captions", list(Text)),
                 optional("dropped_tags", list(Text)),
                 optional("captions_digest", Text),
+                // of generated captions, one for each
+                optional(
+                    "quality",
+                    list(Struct(vec![
+                        required("words", Int32),
+                        required("repetition", Float32),
+                        required("tag_coverage", Float32),
+                        required("attempts", Int32),
+                    ])),
+                ),
+                // why a caption is below the thresholds, where it is
+                optional("flagged", Text),
             ],
             Artifact::Segments => vec![
                 optional("width", Int32),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::Segmenter;
+use crate::build::{Captioner, Segmenter};
 use crate::{BuildSpec, digest};
 
 /// A field of a spec that names files made elsewhere.
@@ -88,7 +88,10 @@ impl BuildSpec {
     pub fn weights(&self) -> Vec<WeightsUse> {
         let scores = self.uses_segments() && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
         let sam = self.segment.segmenter == Segmenter::Sam;
+        let (captions, blip) = (self.caption.captioner == Captioner::Instructblip, &self.caption.instructblip);
         [
+            ("caption.instructblip.weights", &blip.weights, captions),
+            ("caption.instructblip.language_gguf", &blip.language_gguf, captions && !blip.language_gguf.is_empty()),
             ("segment.sam.weights", &self.segment.sam.weights, sam),
             ("model.init", &self.model.init, !self.model.init.is_empty()),
             ("model.tokenizer", &self.model.tokenizer, self.model.tokenizer != "train"),

@@ -211,7 +211,12 @@ fn embed_and_evaluate(
     rows: &mut TableRows,
     protocol: Protocol,
 ) -> Result<(training::recall::RecallReport, Vec<evaluate::Panel>), WorkerError> {
-    let opening = Opening { spec, model_folder: Some(folder.to_owned()), stop: std::sync::Arc::default() };
+    let opening = Opening {
+        spec,
+        model_folder: Some(folder.to_owned()),
+        weights: &Default::default(),
+        stop: std::sync::Arc::default(),
+    };
     let clip = stages::image_embeddings::load_clip(STAGE, &opening)?;
     let tokenizer = stages::text_embeddings::load_tokenizer(STAGE, &opening)?;
     let encoder = Encoder {

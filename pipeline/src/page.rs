@@ -5,7 +5,7 @@ mod statistics;
 
 use std::collections::BTreeMap;
 
-use manifests::build::{SegmentSpec, Segmenter};
+use manifests::build::{CaptionSpec, Captioner, SegmentSpec, Segmenter};
 use manifests::{Artifact, paths};
 use report::{
     Best, Block, Cell, Column, Fact, Flow, FlowStage, Heatmap, Histogram, Level, LineChart, Report, Section, Series,
@@ -414,6 +414,17 @@ fn build_blocks(one: &Gathered<'_>) -> Vec<Block> {
     ]
 }
 
+fn captions_in_words(caption: &CaptionSpec) -> String {
+    match caption.captioner {
+        Captioner::Geotags => "geo-tags in plain English, no weights".to_owned(),
+        Captioner::Given => "given with the images".to_owned(),
+        Captioner::Instructblip => {
+            let blip = &caption.instructblip;
+            format!("InstructBLIP prompted by the geo-tags, {} beams, {}", blip.num_beams, blip.weights)
+        }
+    }
+}
+
 fn segments_in_words(segment: &SegmentSpec) -> String {
     match segment.segmenter {
         Segmenter::None => "none".to_owned(),
@@ -427,7 +438,6 @@ fn segments_in_words(segment: &SegmentSpec) -> String {
 /// The methods that this build used, in words.
 fn methods(one: &Gathered<'_>) -> Table {
     let spec = &one.build.spec;
-    let name = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let score = match spec.score.clip.as_str() {
         _ if !spec.uses_segments() => "no segments are trained on".to_owned(),
         "none" => "every candidate has weight 1, no similarity threshold (no scoring model)".to_owned(),
@@ -437,7 +447,7 @@ fn methods(one: &Gathered<'_>) -> Table {
         checkpoint => format!("similarity to the caption by {checkpoint}"),
     };
     let rows = [
-        ("captions", name(serde_json::json!(spec.caption.captioner))),
+        ("captions", captions_in_words(&spec.caption)),
         ("segments", segments_in_words(&spec.segment)),
         ("segment weights", score),
         (

@@ -18,6 +18,7 @@ use crate::build::Build;
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub digest: String,
+    /// Folder of a trained CLIP.
     pub folder: Option<PathBuf>,
 }
 
@@ -25,9 +26,9 @@ pub struct Model {
 pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, WorkerError> {
     let training = match stage.model {
         ModelUse::None => return Ok(Some(Model::default())),
-        ModelUse::Named(field) => {
-            let folder = build.weights.path(field).map(PathBuf::from);
-            return Ok(Some(Model { digest: build.weights.digest(field).to_owned(), folder }));
+        ModelUse::Named(fields) => {
+            let digests: Vec<&str> = fields.iter().map(|f| build.weights.digest(f)).filter(|d| !d.is_empty()).collect();
+            return Ok(Some(Model { digest: digest::of_value(&digests), folder: None }));
         }
         ModelUse::Scoring if build.spec.score.clip != "bootstrap" => {
             let folder = build.weights.path("score.clip").map(PathBuf::from);

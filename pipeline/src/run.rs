@@ -110,7 +110,12 @@ async fn run_stage(
         stop: &build.stop,
         observer: &bar,
     };
-    let opening = Opening { spec: &build.spec, model_folder: model.folder.clone(), stop: build.stop.clone() };
+    let opening = Opening {
+        spec: &build.spec,
+        model_folder: model.folder.clone(),
+        weights: &build.weights,
+        stop: build.stop.clone(),
+    };
     let result = map_plan(&context, stage, &plan, opening).await?;
     let version = publish(&build.tables, &plan, &result.markers, result.stopped).await?;
     for marker in &result.markers {

@@ -1,44 +1,87 @@
 //! Stage `captions`: words for an image. `geotags` turns OpenStreetMap tags into plain English,
-//! `given` takes the captions that came with the images.
+//! `given` takes the captions that came with the images, `instructblip` looks at the image and is told its tags.
 
+mod instructblip;
+mod quality;
+
+use std::sync::Arc;
+
+use arrow::array::{Float32Array, Int32Array};
 use manifests::build::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 use rayon::prelude::*;
 use wording::Tags;
 
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError, option_text};
+use instructblip::Describer;
+use quality::Quality;
 
 const NAME: &str = "captions";
+/// Fields of the spec that name InstructBLIP's weights.
+const BLIP_WEIGHTS: &str = "caption.instructblip.weights";
+const BLIP_LANGUAGE: &str = "caption.instructblip.language_gguf";
 
-pub fn stage() -> Stage {
+const TAGS: Input = Input {
+    artifact: Artifact::Geotags,
+    digests: &["tags_digest"],
+    columns: &["title", "title_multi_objects", "given_captions", "center_tags", "surrounding_tags"],
+};
+const PIXELS: Input = Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] };
+
+pub fn stage(spec: &BuildSpec) -> Stage {
+    let looks = spec.caption.captioner == Captioner::Instructblip;
     Stage {
         name: NAME,
         version: 1,
-        inputs: &[Input {
-            artifact: Artifact::Geotags,
-            digests: &["tags_digest"],
-            columns: &["title", "title_multi_objects", "given_captions", "center_tags", "surrounding_tags"],
-        }],
+        inputs: if looks { &[TAGS, PIXELS] } else { &[TAGS] },
         output: Artifact::Captions,
         source: None,
-        model: ModelUse::None,
+        model: if looks { ModelUse::Named(&[BLIP_WEIGHTS, BLIP_LANGUAGE]) } else { ModelUse::None },
         recipe_digest: None,
         parameters,
-        open: |opening| Ok(Box::new(WriteCaptions { captioner: opening.spec.caption.captioner })),
+        open,
     }
 }
 
+/// What changes words: batch sizes do not.
 fn parameters(spec: &BuildSpec) -> serde_json::Value {
-    serde_json::json!({ "captioner": spec.caption.captioner })
+    let captioner = spec.caption.captioner;
+    if captioner != Captioner::Instructblip {
+        return serde_json::json!({ "captioner": captioner });
+    }
+    let mut settings = serde_json::json!(spec.caption.instructblip);
+    if let Some(map) = settings.as_object_mut() {
+        for field in ["weights", "language_gguf", "images_per_batch"] {
+            map.remove(field);
+        }
+    }
+    serde_json::json!({ "captioner": captioner, "settings": settings, "precision": spec.model.precision })
+}
+
+fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
+    let writer = match opening.spec.caption.captioner {
+        Captioner::Given => Writer::Given,
+        Captioner::Geotags => Writer::Geotags,
+        Captioner::Instructblip => Writer::Instructblip(Box::new(Describer::open(opening)?)),
+    };
+    Ok(Box::new(WriteCaptions { writer, captioner: opening.spec.caption.captioner }))
+}
+
+enum Writer {
+    Given,
+    Geotags,
+    Instructblip(Box<Describer>),
 }
 
 struct WriteCaptions {
+    writer: Writer,
     captioner: Captioner,
 }
 
 /// What the captioner knows of one image.
 struct Known<'a> {
+    image_id: &'a str,
     title: Option<&'a str>,
     title_multi_objects: Option<&'a str>,
     given: &'a [String],
@@ -46,19 +89,13 @@ struct Known<'a> {
     surrounding: Option<&'a str>,
 }
 
+#[derive(Default)]
 struct Written {
     captions: Vec<String>,
     dropped_tags: Vec<String>,
-}
-
-impl WriteCaptions {
-    fn write(&self, known: &Known<'_>) -> Result<Written, String> {
-        match self.captioner {
-            Captioner::Given => given(known),
-            Captioner::Geotags => from_geotags(known),
-            Captioner::Instructblip => Err("instructblip is not available in this version".into()),
-        }
-    }
+    /// Of generated captions.
+    quality: Vec<Quality>,
+    flagged: Option<String>,
 }
 
 fn given(known: &Known<'_>) -> Result<Written, String> {
@@ -66,27 +103,41 @@ fn given(known: &Known<'_>) -> Result<Written, String> {
     if captions.is_empty() {
         return Err("no caption came with the image".into());
     }
-    Ok(Written { captions, dropped_tags: Vec::new() })
+    Ok(Written { captions, ..Written::default() })
 }
 
 /// Tags first; the title where an image has none, or none that can be seen from above.
 fn from_geotags(known: &Known<'_>) -> Result<Written, String> {
-    let center: Tags = parse_tags(known.center, "center_tags")?;
-    let surrounding: Vec<Tags> = parse_tags(known.surrounding, "surrounding_tags")?;
-    let caption = wording::caption(&center, &surrounding)
-        .or_else(|| wording::caption_from_title(known.title?, known.title_multi_objects));
-    let Some(caption) = caption else {
+    let words = TagWords::of(known)?;
+    let Some(caption) = words.sentence else {
         return Err("neither its tags nor its title say anything that can be seen".into());
     };
-    let mut dropped_tags: Vec<String> = [&center]
-        .into_iter()
-        .chain(&surrounding)
-        .flat_map(wording::unknown_tags)
-        .map(|tag| format!("{}={}", tag.key, tag.value))
-        .collect();
-    dropped_tags.sort_unstable();
-    dropped_tags.dedup();
-    Ok(Written { captions: vec![caption], dropped_tags })
+    Ok(Written { captions: vec![caption], dropped_tags: words.dropped_tags, ..Written::default() })
+}
+
+/// An image's tags in plain English.
+struct TagWords {
+    /// "a satellite image of …"; `None`: nothing can be seen.
+    sentence: Option<String>,
+    dropped_tags: Vec<String>,
+}
+
+impl TagWords {
+    fn of(known: &Known<'_>) -> Result<Self, String> {
+        let center: Tags = parse_tags(known.center, "center_tags")?;
+        let surrounding: Vec<Tags> = parse_tags(known.surrounding, "surrounding_tags")?;
+        let sentence = wording::caption(&center, &surrounding)
+            .or_else(|| wording::caption_from_title(known.title?, known.title_multi_objects));
+        let mut dropped_tags: Vec<String> = [&center]
+            .into_iter()
+            .chain(&surrounding)
+            .flat_map(wording::unknown_tags)
+            .map(|tag| format!("{}={}", tag.key, tag.value))
+            .collect();
+        dropped_tags.sort_unstable();
+        dropped_tags.dedup();
+        Ok(Self { sentence, dropped_tags })
+    }
 }
 
 fn parse_tags<T: serde::de::DeserializeOwned + Default>(json: Option<&str>, column: &str) -> Result<T, String> {
@@ -98,43 +149,68 @@ fn parse_tags<T: serde::de::DeserializeOwned + Default>(json: Option<&str>, colu
 
 impl Map for WriteCaptions {
     fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
-        self.map_table(rows).map_err(|source| StageError::Table { stage: NAME, source })
+        let table_error = |source| StageError::Table { stage: NAME, source };
+        let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
+        let read = || Ok::<_, TableError>((columns.text("title")?, columns.text("title_multi_objects")?));
+        let (title, multi) = read().map_err(table_error)?;
+        let read = || Ok::<_, TableError>((columns.text("center_tags")?, columns.text("surrounding_tags")?));
+        let (center, surrounding) = read().map_err(table_error)?;
+        let given_captions = columns.texts("given_captions").map_err(table_error)?;
+        let known: Vec<Known<'_>> = (0..rows.len())
+            .map(|row| Known {
+                image_id: &rows.image_ids[row],
+                title: option_text(title, row),
+                title_multi_objects: option_text(multi, row),
+                given: &given_captions[row],
+                center: option_text(center, row),
+                surrounding: option_text(surrounding, row),
+            })
+            .collect();
+        let written = match &self.writer {
+            Writer::Given => known.par_iter().map(given).collect(),
+            Writer::Geotags => known.par_iter().map(from_geotags).collect(),
+            Writer::Instructblip(describer) => {
+                let images = Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]);
+                let bytes = images.binary("bytes").map_err(table_error)?;
+                describer.describe(&known, &(0..rows.len()).map(|row| bytes.value(row)).collect::<Vec<_>>())?
+            }
+        };
+        let content = self.content(&written).map_err(table_error)?;
+        Ok(MapOutput { outcomes: Outcome::of(&written), content })
     }
 }
 
 impl WriteCaptions {
-    fn map_table(&self, rows: &InputRows) -> Result<MapOutput, TableError> {
-        let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
-        let (title, multi) = (columns.text("title")?, columns.text("title_multi_objects")?);
-        let (center, surrounding) = (columns.text("center_tags")?, columns.text("surrounding_tags")?);
-        let given = columns.texts("given_captions")?;
-        let written: Vec<Result<Written, String>> = (0..rows.len())
-            .into_par_iter()
-            .map(|row| {
-                self.write(&Known {
-                    title: option_text(title, row),
-                    title_multi_objects: option_text(multi, row),
-                    given: &given[row],
-                    center: option_text(center, row),
-                    surrounding: option_text(surrounding, row),
-                })
-            })
-            .collect();
+    fn content(&self, written: &[Result<Written, String>]) -> Result<arrow::record_batch::RecordBatch, TableError> {
         let captioner = serde_json::json!(self.captioner);
         let captioner = captioner.as_str().unwrap_or_default();
         let good: Vec<Option<&Written>> = written.iter().map(|w| w.as_ref().ok()).collect();
         let lists = |of: fn(&Written) -> &Vec<String>| -> Result<_, TableError> {
             table::text_lists(&good.iter().map(|w| w.map(|w| of(w).clone())).collect::<Vec<_>>())
         };
-        let content = table::content(
+        let qualities: Vec<&Quality> = good.iter().flatten().flat_map(|w| &w.quality).collect();
+        let float = |of: fn(&Quality) -> f64| {
+            Arc::new(Float32Array::from_iter_values(qualities.iter().map(|q| of(q) as f32))) as _
+        };
+        let int = |of: fn(&Quality) -> usize| {
+            Arc::new(Int32Array::from_iter_values(qualities.iter().map(|q| of(q) as i32))) as _
+        };
+        let quality = table::struct_lists(
+            Artifact::Captions,
+            "quality",
+            &good.iter().map(|w| w.map(|w| w.quality.len())).collect::<Vec<_>>(),
+            vec![int(|q| q.words), float(|q| q.repetition), float(|q| q.tag_coverage), int(|q| q.attempts)],
+        )?;
+        table::content(
             Artifact::Captions,
             vec![
                 table::texts(good.iter().map(|w| w.map(|_| captioner))),
                 lists(|w| &w.captions)?,
                 lists(|w| &w.dropped_tags)?,
                 table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&w.captions)))),
+                quality,
+                table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
             ],
-        )?;
-        Ok(MapOutput { outcomes: Outcome::of(&written), content })
+        )
     }
 }

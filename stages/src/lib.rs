@@ -28,7 +28,8 @@ pub use stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, So
 
 /// The stages that map shards to shards, in an order in which every stage follows its inputs.
 pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
-    let mut stages = vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(), segments::stage(spec)];
+    let mut stages =
+        vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(spec), segments::stage(spec)];
     if spec.uses_segments() {
         if spec.score.clip != "none" {
             stages.push(segment_features::stage());

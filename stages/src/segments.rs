@@ -31,7 +31,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
         output: Artifact::Segments,
         source: None,
         model: match spec.segment.segmenter {
-            Segmenter::Sam => ModelUse::Named(SAM_WEIGHTS),
+            Segmenter::Sam => ModelUse::Named(&[SAM_WEIGHTS]),
             Segmenter::Felzenszwalb | Segmenter::None => ModelUse::None,
         },
         recipe_digest: None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrow::record_batch::RecordBatch;
+use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
 use crate::table::TableError;
@@ -69,9 +70,8 @@ pub enum ModelUse {
     Scoring,
     /// The trained retrieval model.
     Retrieval,
-    /// Weights made elsewhere, named by this field of the spec, such as `segment.sam.weights`; none where the spec does
-    /// not need them.
-    Named(&'static str),
+    /// Weights made elsewhere, named by these fields of the spec, such as `segment.sam.weights`.
+    Named(&'static [&'static str]),
 }
 
 /// A stage that maps the rows of a shard to rows of the same shard.
@@ -96,8 +96,10 @@ pub struct Stage {
 /// What a stage is opened with.
 pub struct Opening<'a> {
     pub spec: &'a BuildSpec,
-    /// Folder, or file, of the model that [`Stage::model`] asks for.
+    /// Folder of the CLIP that [`Stage::model`] asks for.
     pub model_folder: Option<PathBuf>,
+    /// What the spec's fields name, on this machine.
+    pub weights: &'a Weights,
     /// Set when the run is to end: stages that take long for a row look at it and return [`StageError::Stopped`].
     pub stop: Arc<AtomicBool>,
 }
@@ -107,6 +109,14 @@ impl Opening<'_> {
         self.model_folder.as_deref().ok_or_else(|| StageError::Configuration {
             stage,
             why: "it needs a model, and none was handed to it".into(),
+        })
+    }
+
+    /// File or folder of weights made elsewhere.
+    pub fn weights(&self, stage: &'static str, field: &str) -> Result<&std::path::Path, StageError> {
+        self.weights.path(field).ok_or_else(|| StageError::Configuration {
+            stage,
+            why: format!("{field} is not on this machine: `urbancross weights SPEC --fetch` brings it"),
         })
     }
 }

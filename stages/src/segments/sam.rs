@@ -10,7 +10,7 @@ use models::sam::Sam;
 use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, MaskRecord};
 use pixels::Rgb;
 
-use super::{NAME, Quality, Segment};
+use super::{NAME, Quality, SAM_WEIGHTS, Segment};
 use crate::device::{device, dtype};
 use crate::stage::{Opening, StageError};
 
@@ -43,7 +43,7 @@ fn settings(spec: &SamSpec) -> MaskGeneratorSettings {
 
 impl MaskEverything {
     pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
-        let weights = opening.model_folder(NAME)?;
+        let weights = opening.weights(NAME, SAM_WEIGHTS)?;
         let spec = &opening.spec.segment.sam;
         let configuration = |e: ModelError| StageError::Configuration { stage: NAME, why: format!("segment.sam: {e}") };
         let settings = settings(spec);

@@ -102,14 +102,23 @@ impl Cache {
     }
 }
 
-/// Names of a folder's network files, sorted; nothing hidden, no folders.
+/// Names of the network files of a folder and of the folders in it, sorted; nothing hidden.
 fn names(folder: &Path) -> std::io::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_file() && !name.starts_with('.') && ENDINGS.iter().any(|e| name.ends_with(e)) {
-            names.push(name);
+    let mut pending = vec![(folder.to_owned(), String::new())];
+    while let Some((next, prefix)) = pending.pop() {
+        for entry in std::fs::read_dir(&next)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = entry.path();
+            if path.is_dir() && prefix.is_empty() {
+                pending.push((path, format!("{name}/")));
+            } else if path.is_file() && ENDINGS.iter().any(|e| name.ends_with(e)) {
+                names.push(format!("{prefix}{name}"));
+            }
         }
     }
     names.sort_unstable();
@@ -141,8 +150,11 @@ mod tests {
         std::fs::write(model.join("config.json"), b"abc").unwrap();
         std::fs::write(model.join(".hidden.json"), b"x").unwrap();
         std::fs::write(model.join("notes.md"), b"x").unwrap();
+        std::fs::create_dir_all(model.join("inner/deep")).unwrap();
+        std::fs::write(model.join("inner/tokenizer.json"), b"x").unwrap();
+        std::fs::write(model.join("inner/deep/tokenizer.json"), b"x").unwrap();
         let pins = cache.pins(&model).unwrap();
-        assert_eq!(pins.keys().collect::<Vec<_>>(), ["config.json"]);
+        assert_eq!(pins.keys().collect::<Vec<_>>(), ["config.json", "inner/tokenizer.json"]);
         // FIPS 180-2, appendix B.1
         assert_eq!(pins["config.json"].sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(cache.pins(&model).unwrap(), pins);

@@ -13,7 +13,7 @@ use crate::error::WorkerError;
 use crate::stores::SourceStore;
 
 /// Files that a folder of a network may have, where a store cannot list: all are tried.
-const DESCRIPTIONS: [&str; 8] = [
+const DESCRIPTIONS: [&str; 9] = [
     "config.json",
     "open_clip_config.json",
     "preprocessor_config.json",
@@ -22,6 +22,7 @@ const DESCRIPTIONS: [&str; 8] = [
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
+    "qformer_tokenizer/tokenizer.json",
 ];
 /// Names of the file with the weights; the first that is there counts.
 const WEIGHTS: [&str; 4] =
@@ -87,14 +88,14 @@ impl Remote {
             return copied(&store, file, folder).await.and_then(|found| required(found, file, &self.folder));
         }
         if let Some(lock) = lock {
-            for name in lock.files.keys().filter(|name| is_plain(name)) {
+            for name in lock.files.keys().filter(|name| name.split('/').all(is_plain)) {
                 required(copied(&store, name, folder).await?, name, &self.folder)?;
             }
             return Ok(());
         }
         if !matches!(store.url().scheme(), "http" | "https") {
-            let names = store.list_top().await?;
-            let wanted: Vec<_> = names.into_iter().filter(|n| ENDINGS.iter().any(|e| n.ends_with(e))).collect();
+            let names = store.list("").await?.into_iter().filter(|n| n.split('/').count() <= 2);
+            let wanted: Vec<_> = names.filter(|n| ENDINGS.iter().any(|e| n.ends_with(e))).collect();
             if wanted.len() > MAX_FILES {
                 return Err(WorkerError::Configuration(format!(
                     "{} has {} files: name the folder of one network",
@@ -144,7 +145,9 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
         return Ok(true);
     }
     let Some(mut stream) = store.stream(name).await? else { return Ok(false) };
-    let draft = folder.join(format!(".{name}-{}", crate::parts::attempt_id()));
+    let parent = target.parent().unwrap_or(folder);
+    std::fs::create_dir_all(parent).map_err(|e| WorkerError::of_io(parent, &e))?;
+    let draft = parent.join(format!(".{}", crate::parts::attempt_id()));
     let write = async {
         // blocking writes of one chunk each go to the page cache, and nothing else runs during a fetch
         let mut file = std::fs::File::create(&draft).map_err(|e| WorkerError::of_io(&draft, &e))?;

@@ -3,6 +3,7 @@
 
     pip install torch transformers
     python caption_peer.py DIR [--beams 1] [--batch 8] [--tokens 48] [--rounds 2] [--threads 2]
+                           [--device cuda --dtype bf16]
 
 The counterpart of `stages/models/examples/caption_rate.rs`, which writes the checkpoint DIR: the same weights, inputs
 and settings, the best of several rounds; both print the first ids. Works with transformers before and after images
@@ -26,11 +27,15 @@ def main():
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["f32", "bf16", "f16"], default="f32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[args.dtype]
     transformers.logging.set_verbosity_error()
 
-    model = InstructBlipForConditionalGeneration.from_pretrained(args.folder, torch_dtype=torch.float32).eval()
+    model = InstructBlipForConditionalGeneration.from_pretrained(args.folder, torch_dtype=dtype).to(args.device).eval()
     config = model.config
     side = config.vision_config.image_size
     index = torch.arange(args.batch * 3 * side * side)
@@ -39,7 +44,7 @@ def main():
     if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 50):
         prompt = torch.cat([torch.full((config.num_query_tokens,), config.image_token_index), prompt])
     inputs = {
-        "pixel_values": pixels.reshape(args.batch, 3, side, side),
+        "pixel_values": pixels.reshape(args.batch, 3, side, side).to(dtype),
         "qformer_input_ids": (1000 + 31 * torch.arange(12)).expand(args.batch, -1),
         "input_ids": prompt.expand(args.batch, -1),
         "attention_mask": torch.ones(args.batch, len(prompt), dtype=torch.long),
@@ -49,6 +54,8 @@ def main():
         start = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             ids = model.generate(**inputs, do_sample=False, num_beams=args.beams, max_new_tokens=tokens)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return (time.perf_counter() - start[0], time.process_time() - start[1]), ids
 
     everything, first = [float("inf")] * 2, [float("inf")] * 2

@@ -2,8 +2,8 @@
 """Seconds per image of Segment Anything on PyTorch, CPU, f32, part by part.
 
     pip install torch torchvision segment-anything transformers safetensors
-    cargo run --release -p models --example sam_rate -- vit-b 32 2 encoder /tmp/sam.safetensors
-    python sam_peer.py --weights /tmp/sam.safetensors [--library original|transformers] [--rounds 2] [--threads 2]
+    cargo run --release -p models --example sam_rate -- vit-b 32 2 encoder sam.safetensors
+    python sam_peer.py --weights sam.safetensors [--library original|transformers] [--rounds 2] [--threads 2]
 
 The counterpart of `stages/models/examples/sam_rate.rs`: the same weights, image, points and settings. `original` is the
 released `segment_anything`; `transformers` is `SamModel` with the functions of its mask-generation pipeline. Decoder and
@@ -43,6 +43,8 @@ def best_of(rounds, run):
     for _ in range(rounds):
         wall, cpu = time.perf_counter(), time.process_time()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         best = Seconds(min(best.wall, wall), min(best.cpu, cpu))
     return best
@@ -62,7 +64,7 @@ def blobs():
         masks.append((radius - np.sqrt((x - cx) ** 2 + (y - cy) ** 2)) * 4)
         iou.append(0.8 + 0.002 * (i * 13 % 100))
     masks = torch.from_numpy(np.stack(masks).astype(np.float32)).reshape(BATCH, 3, 256, 256)
-    return masks, torch.tensor(iou, dtype=torch.float32).reshape(BATCH, 3)
+    return masks.to(torch.get_default_device()), torch.tensor(iou, dtype=torch.float32).reshape(BATCH, 3)
 
 
 def load(path):
@@ -157,8 +159,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parts", choices=["all", "post"], default="all")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["f32", "bf16", "f16"], default="f32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[args.dtype]
+    torch.set_default_dtype(dtype)
     batches = args.points_per_side**2 / BATCH
     print(f"{args.library}: {args.points_per_side} points per side, {args.threads} threads")
     with torch.inference_mode():

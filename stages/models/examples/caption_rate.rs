@@ -7,15 +7,18 @@
 //!
 //! `write` makes a checkpoint of middle size in Hugging Face's layout (ViT 12 x 768, Q-Former 6 x 512, LLaMA
 //! 12 x 1024, vocabulary 32,000, no end token), `run` captions a batch with it. `tests/peers/caption_peer.py DIR` does
-//! the same with transformers; both print the first ids. `RAYON_NUM_THREADS` sets the number of threads.
+//! the same with transformers; both print the first ids. `RAYON_NUM_THREADS` sets the number of threads, `DEVICE` and
+//! `PRECISION` where and in what type `run` runs.
+
+mod measure;
 
 use candle_core::{DType, Device, Tensor};
+use measure::{best_of, place, print_peak_memory, seconds};
 use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
 use models::language::generate::GenerationSettings;
 use models::parameters::{Declaration, Init, Parameters};
 use std::error::Error;
 use std::path::Path;
-use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -30,16 +33,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
-    let start = Instant::now();
-    let blip = InstructBlip::load(folder, &Device::Cpu, DType::F32)?;
-    println!("loaded in {:.1} s, {} threads", start.elapsed().as_secs_f64(), rayon::current_num_threads());
+    let (device, dtype) = place()?;
+    let (loading, blip) = seconds(&device, || InstructBlip::load(folder, &device, dtype))?;
+    println!("loaded in {loading}, {} threads", rayon::current_num_threads());
     let side = blip.config().vision.image_size;
     let requests: Vec<CaptionRequest> = (0..batch)
         .map(|row| {
             let first = row * 3 * side * side;
             let pixels = (first..first + 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
             Ok(CaptionRequest {
-                pixel_values_chw: Tensor::from_vec(pixels, (3, side, side), &Device::Cpu)?,
+                pixel_values_chw: Tensor::from_vec(pixels, (3, side, side), &device)?,
                 instruction: Instruction {
                     qformer_ids: (0..12).map(|i| 1000 + 31 * i).collect(),
                     prompt_ids: (0..16).map(|i| 1000 + 37 * i).collect(),
@@ -49,42 +52,21 @@ fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usi
         .collect::<Result<_, candle_core::Error>>()?;
     let settings = GenerationSettings { num_beams, max_new_tokens: tokens, ..GenerationSettings::default() };
     let one = GenerationSettings { max_new_tokens: 1, ..settings.clone() };
-    let (mut all, mut first) = ([f64::INFINITY; 2], [f64::INFINITY; 2]);
-    for _ in 0..rounds {
-        first = fewest(first, seconds(|| blip.caption(&requests, &one, batch))?.0);
-        let (taken, captions) = seconds(|| blip.caption(&requests, &settings, batch))?;
-        all = fewest(all, taken);
-        println!("first ids {:?}", &captions[0].ids[..captions[0].ids.len().min(12)]);
-    }
-    let written = (batch * tokens) as f64;
-    println!("{num_beams} beams, batch {batch}, {tokens} tokens: {:.1} tokens/s ({:.2} s)", written / all[0], all[0]);
-    let step = |i: usize| (all[i] - first[i]) * 1e3 / (tokens - 1).max(1) as f64;
-    println!("image, prompt and first token {:.2} s; then {:.1} ms per step", first[0], step(0));
-    println!("processor time: {:.2} s, {:.2} s, {:.1} ms", all[1], first[1], step(1));
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status")
-        && let Some(peak) = status.lines().find(|line| line.starts_with("VmHWM"))
-    {
-        println!("peak memory {}", peak.trim_start_matches("VmHWM:").trim());
-    }
+    let first = best_of(&device, rounds, || Ok(blip.caption(&requests, &one, batch)?))?;
+    let mut ids = Vec::new();
+    let all = best_of(&device, rounds, || {
+        ids = blip.caption(&requests, &settings, batch)?.swap_remove(0).ids;
+        Ok(())
+    })?;
+    println!("first ids {:?}", &ids[..ids.len().min(12)]);
+    println!(
+        "{num_beams} beams, batch {batch}, {tokens} tokens: {:.1} tokens/s, {all}",
+        (batch * tokens) as f64 / all.wall
+    );
+    let step = (all.wall - first.wall) * 1e3 / (tokens - 1).max(1) as f64;
+    println!("image, prompt and first token {first}; then {step:.1} ms per step");
+    print_peak_memory();
     Ok(())
-}
-
-/// Seconds of the clock and of all processors that `work` takes.
-fn seconds<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<([f64; 2], T), E> {
-    let start = (Instant::now(), processor_seconds());
-    let result = work()?;
-    Ok(([start.0.elapsed().as_secs_f64(), processor_seconds() - start.1], result))
-}
-
-fn fewest(a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
-    [a[0].min(b[0]), a[1].min(b[1])]
-}
-
-/// User and system time of this process: counts of 1/100 s behind its name in Linux' `stat`.
-fn processor_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let numbers = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    numbers.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 const VISION: (usize, usize, usize, usize) = (768, 3072, 12, 12);

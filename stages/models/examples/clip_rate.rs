@@ -7,9 +7,13 @@
 //! A training sample is one pair through both towers, the contrastive loss and the backward pass; the optimiser is not
 //! counted. TOKENS is the length of each text, start and end included; PARTS names what to measure, all of
 //! `image,text,train` unless told. `tests/peers/clip_peer.py` prints the same for
-//! open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads.
+//! open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads, `DEVICE` and `PRECISION` where
+//! and in what type the network runs.
 
-use candle_core::{D, DType, Device, Tensor};
+mod measure;
+
+use candle_core::{D, Device, Tensor};
+use measure::{best_of, place, print_peak_memory};
 use models::clip::{Clip, ClipConfig};
 use models::ops::l2_normalise;
 use std::error::Error;
@@ -20,10 +24,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
     let preset = args.first().map_or("vit-b-32", String::as_str);
     let (batch, rounds) = (number(1, 32)?, number(3, 3)?);
+    let (device, dtype) = place()?;
     let config = ClipConfig::preset(preset).ok_or("unknown preset")?;
     let tokens = number(2, config.text.context_length)?.clamp(2, config.text.context_length);
-    let clip = Clip::init(&config, 1, &Device::Cpu, DType::F32)?;
-    let (pixels, ids) = inputs(&config, batch, tokens)?;
+    let clip = Clip::init(&config, 1, &device, dtype)?;
+    let (pixels, ids) = inputs(&config, batch, tokens, &device)?;
     println!(
         "{preset}: {} parameters, batch {batch}, texts of {tokens} tokens, {} threads",
         clip.parameters().num_elements(),
@@ -33,40 +38,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     let parts = args.get(4).map_or("image,text,train", String::as_str);
     let embedder = clip.without_gradients()?;
     if parts.contains("image") {
-        let seconds = best_of(rounds, || Ok(embedder.encode_image(&pixels)?))?;
-        println!("encode_image {:.2} images/s", batch as f64 / seconds);
+        let seconds = best_of(&device, rounds, || Ok(embedder.encode_image(&pixels)?))?;
+        println!("encode_image {:.2} images/s", batch as f64 / seconds.wall);
     }
     if parts.contains("text") {
-        let seconds = best_of(rounds, || Ok(embedder.encode_text(&ids)?))?;
-        println!("encode_text {:.2} texts/s", batch as f64 / seconds);
+        let seconds = best_of(&device, rounds, || Ok(embedder.encode_text(&ids)?))?;
+        println!("encode_text {:.2} texts/s", batch as f64 / seconds.wall);
     }
     if !parts.contains("train") {
         return Ok(());
     }
     let mut forward = f64::INFINITY;
-    let seconds = best_of(rounds, || {
+    let seconds = best_of(&device, rounds, || {
         let start = Instant::now();
         let loss = loss(&clip, &pixels, &ids)?;
         forward = forward.min(start.elapsed().as_secs_f64());
         Ok(loss.backward()?)
     })?;
-    println!("train_step {:.2} samples/s ({:.3} s, forward {forward:.3} s)", batch as f64 / seconds, seconds);
+    print_peak_memory();
+    println!("train_step {:.2} samples/s ({:.3} s, forward {forward:.3} s)", batch as f64 / seconds.wall, seconds.wall);
     Ok(())
 }
 
-/// Seconds of the fastest of several rounds, after one that warms up.
-fn best_of<T>(rounds: usize, mut round: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
-    round()?;
-    let mut best = f64::INFINITY;
-    for _ in 0..rounds {
-        let start = Instant::now();
-        round()?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok(best)
-}
-
-fn inputs(config: &ClipConfig, batch: usize, tokens: usize) -> Result<(Tensor, Tensor), Box<dyn Error>> {
+fn inputs(
+    config: &ClipConfig,
+    batch: usize,
+    tokens: usize,
+    device: &Device,
+) -> Result<(Tensor, Tensor), Box<dyn Error>> {
     let side = config.vision.image_size;
     let pixels = (0..batch * 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
     let vocabulary = config.text.vocab_size as u32;
@@ -77,8 +76,8 @@ fn inputs(config: &ClipConfig, batch: usize, tokens: usize) -> Result<(Tensor, T
         _ => 0,
     });
     Ok((
-        Tensor::from_vec(pixels, (batch, 3, side, side), &Device::Cpu)?,
-        Tensor::from_vec(ids.collect::<Vec<_>>(), (batch, config.text.context_length), &Device::Cpu)?,
+        Tensor::from_vec(pixels, (batch, 3, side, side), device)?,
+        Tensor::from_vec(ids.collect::<Vec<_>>(), (batch, config.text.context_length), device)?,
     ))
 }
 
@@ -86,6 +85,7 @@ fn loss(clip: &Clip, pixels: &Tensor, ids: &Tensor) -> Result<Tensor, Box<dyn Er
     let image_bd = l2_normalise(&clip.encode_image(pixels)?)?;
     let text_bd = l2_normalise(&clip.encode_text(ids)?)?;
     let logits = image_bd.matmul(&text_bd.t()?)?.broadcast_mul(&clip.logit_scale().exp()?)?;
+    let logits = logits.to_dtype(candle_core::DType::F32)?;
     let truth = Tensor::eye(logits.dim(0)?, logits.dtype(), logits.device())?;
     let cross_entropy = |logits: &Tensor| {
         let log_sum = logits.exp()?.sum(D::Minus1)?.log()?;

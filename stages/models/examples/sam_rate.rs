@@ -8,15 +8,16 @@
 //! original names) for `tests/peers/sam_peer.py`, which prints the same for the original code on PyTorch. PARTS names
 //! what to measure, all of `encoder,decoder,post` unless told; `whole` runs the generator on one image. The decoder's and
 //! the post-processing's times are those of 64 points, multiplied by the number of batches. `RAYON_NUM_THREADS` sets the
-//! number of threads.
+//! number of threads, `DEVICE` and `PRECISION` where and in what type the network runs.
 
-use candle_core::{DType, Device};
+mod measure;
+
+use measure::{best_of, place, print_peak_memory, seconds};
 use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, PointSegmenter, point_grid};
 use models::sam::{LowResMask, Sam, SamConfig};
 use pixels::Rgb;
 use std::borrow::Cow;
 use std::error::Error;
-use std::time::Instant;
 
 const POINTS_PER_BATCH: usize = 64;
 const IMAGE_SIDE: usize = 512;
@@ -28,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (points_per_side, rounds) = (number(1, 32)?, number(2, 2)?);
     let parts = args.get(3).map_or("encoder,decoder,post", String::as_str);
     let batches = (points_per_side * points_per_side) as f64 / POINTS_PER_BATCH as f64;
+    let (device, dtype) = place()?;
     let config = SamConfig::preset(preset).ok_or("unknown preset")?;
     println!("{preset}: {points_per_side} points per side, {} threads", rayon::current_num_threads());
 
@@ -36,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let settings = MaskGeneratorSettings { points_per_side: Some(8), ..MaskGeneratorSettings::default() };
         let generator = MaskGenerator::new(&blobs, settings)?;
         let mut records = 0;
-        let seconds = best_of(rounds, || {
+        let seconds = best_of(&device, rounds, || {
             records = generator.generate(&[image()], &|| false)?[0].len();
             Ok(())
         })?;
@@ -49,78 +51,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(path) = args.get(4) {
         candle_core::safetensors::save(&tensors.clone().into_iter().collect(), path)?;
     }
-    let sam = Sam::from_tensors(&config, &tensors, &Device::Cpu, DType::F32)?;
+    let sam = Sam::from_tensors(&config, &tensors, &device, dtype)?;
     drop(tensors);
     let pixels = sam.pixel_values(&[image()])?;
     if parts.contains("encoder") {
-        let seconds = best_of(rounds, || Ok(sam.embed_images(&pixels)?))?;
+        let seconds = best_of(&device, rounds, || Ok(sam.embed_images(&pixels)?))?;
         println!("encoder {seconds} per image");
     }
     if parts.contains("decoder") {
         let embedding = sam.embed_images(&pixels)?.remove(0);
         let points: Vec<[f64; 2]> = point_grid(8).iter().map(|xy| xy.map(|x| x * config.image_size as f64)).collect();
-        let seconds = best_of(rounds, || Ok(sam.masks_at(&embedding, &points, None)?))?;
+        let seconds = best_of(&device, rounds, || Ok(sam.masks_at(&embedding, &points, None)?))?;
         println!("decoder {} per image", seconds.times(batches));
     }
     if parts.contains("whole") {
         let settings =
             MaskGeneratorSettings { points_per_side: Some(points_per_side), ..MaskGeneratorSettings::default() };
         let generator = MaskGenerator::new(&sam, settings)?;
-        let (wall, cpu) = (Instant::now(), processor_seconds());
-        let records = generator.generate(&[image()], &|| false)?;
-        let seconds = Seconds { wall: wall.elapsed().as_secs_f64(), cpu: processor_seconds() - cpu };
+        let (seconds, records) = seconds(&device, || generator.generate(&[image()], &|| false))?;
         println!("whole {seconds} per image, {} records", records[0].len());
     }
-    if let Some(bytes) = peak_bytes() {
-        println!("peak memory {:.2} GiB", bytes as f64 / f64::from(1 << 30));
-    }
+    print_peak_memory();
     Ok(())
-}
-
-/// Wall time, and the processor time of all threads, which says more where others are at work.
-#[derive(Clone, Copy)]
-struct Seconds {
-    wall: f64,
-    cpu: f64,
-}
-
-impl Seconds {
-    fn times(self, factor: f64) -> Self {
-        Self { wall: self.wall * factor, cpu: self.cpu * factor }
-    }
-}
-
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.3} s ({:.3} s of processor time)", self.wall, self.cpu)
-    }
-}
-
-/// The fastest of several rounds, after one that warms up.
-fn best_of<T>(rounds: usize, mut round: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<Seconds, Box<dyn Error>> {
-    round()?;
-    let mut best = Seconds { wall: f64::INFINITY, cpu: f64::INFINITY };
-    for _ in 0..rounds {
-        let (wall, cpu) = (Instant::now(), processor_seconds());
-        round()?;
-        let cpu = processor_seconds() - cpu;
-        best = Seconds { wall: best.wall.min(wall.elapsed().as_secs_f64()), cpu: best.cpu.min(cpu) };
-    }
-    Ok(best)
-}
-
-/// Processor time of this process, NaN where the system does not tell.
-fn processor_seconds() -> f64 {
-    /// Of `/proc`, on every Linux.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name, which may hold anything, user and system time are the 12th and 13th field.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    let ticks: Option<Vec<f64>> = fields.map(|field| field.parse().ok()).collect();
-    match ticks.as_deref() {
-        Some([user, system]) => (user + system) / TICKS_PER_SECOND,
-        _ => f64::NAN,
-    }
 }
 
 fn image() -> Rgb {
@@ -173,11 +125,4 @@ impl PointSegmenter for Blobs {
         let keeps = |mask: &&LowResMask| above_iou.is_none_or(|bound| mask.predicted_iou > bound);
         Ok(self.masks.iter().filter(keeps).cloned().collect())
     }
-}
-
-/// The most memory that this process has held, where the system tells.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

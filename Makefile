@@ -3,13 +3,14 @@
 # make real DATA=DIR a captioned folder: build, train from scratch, test recall
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
+# make gpu-bench     the same on an NVIDIA GPU (needs a CUDA toolkit, see tests/gpu-bench.sh)
 
 URBANCROSS = target/debug/urbancross
 DEMO      ?= demo-out
 REAL      ?= real-out
 TILES     ?= 420
 
-.PHONY: demo test real goldens bench check binary
+.PHONY: demo test real goldens bench gpu-bench check binary
 
 binary:
 	cargo build --locked --workspace --bins
@@ -30,6 +31,9 @@ goldens:
 
 bench:
 	tests/bench.sh
+
+gpu-bench:
+	tests/gpu-bench.sh
 
 check:
 	cargo fmt --all --check

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Numbers beside those of other programs, measured alternately in one run. Ratios count, not times: machines are noisy.
 #   IMAGES_400=DIR IMAGES_150=DIR   folders of JPEGs for ingest (default: those of $URBANCROSS_TEST_DATA)
-# Needs Python with numpy, pillow, torch, open_clip_torch; a part whose peer is missing is skipped aloud.
+# Needs Python with numpy, pillow, torch, open_clip_torch, transformers, segment_anything; a part whose peer is missing is skipped aloud.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${URBANCROSS_TEST_DATA:-}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 has() { python3 -c "import $1" 2>/dev/null || { echo "skipped: no python3 with $1"; return 1; }; }
-cargo build --locked -p pipeline -p pipeline-tests -p models -p training --examples --bins
+cargo build --locked --workspace --examples --bins
 
 ingest() { # name folder
     [ -d "$2" ] || { echo "skipped: ingest of $1, no folder"; return 0; }
@@ -36,3 +36,24 @@ if has numpy; then echo "recall, NumPy:"; python3 tests/peers/recall_peer.py; fi
 
 echo "ViT-B/32, batch 32, ours:"; target/debug/examples/clip_rate vit-b-32 32 77 3 image,train
 if has open_clip; then echo "ViT-B/32, PyTorch:"; python3 tests/peers/clip_peer.py; fi
+
+for preset in vit-b mobile; do
+    echo "Segment Anything $preset, 32 points per side, ours:"
+    target/debug/examples/sam_rate "$preset" 32 2 encoder,decoder,post "$work/sam-$preset.safetensors"
+done
+if has segment_anything; then
+    echo "Segment Anything vit-b, the original on PyTorch:"
+    python3 tests/peers/sam_peer.py --weights "$work/sam-vit-b.safetensors"
+elif has transformers; then
+    echo "Segment Anything vit-b, transformers:"; python3 tests/peers/sam_peer.py --library transformers
+fi
+
+target/debug/examples/caption_rate write "$work/blip"
+for beams in 1 5; do
+    echo "InstructBLIP of middle size, $beams beams, ours:"
+    target/debug/examples/caption_rate run "$work/blip" "$beams" 8 48 2
+    if has transformers; then
+        echo "InstructBLIP of middle size, $beams beams, transformers:"
+        python3 tests/peers/caption_peer.py "$work/blip" --beams "$beams"
+    fi
+done

@@ -197,12 +197,11 @@ impl Preparer<'_> {
         })
     }
 
-    /// Some of the row's captions, no two alike.
+    /// Some of the row's captions. One that was given several times counts several times, as it does when recall is
+    /// measured; its words are left out differently each time.
     fn captions(&self, row: &TrainRow, rng: &mut ChaCha8Rng) -> Result<Vec<(Vec<u32>, u64)>, String> {
         let mut chosen: Vec<(&String, u64)> = row.captions.iter().map(|c| (c, caption_key(c))).collect();
         chosen.shuffle(rng);
-        let mut seen = std::collections::HashSet::new();
-        chosen.retain(|(_, key)| seen.insert(*key));
         chosen.truncate(self.spec.captions_per_image);
         if chosen.is_empty() {
             return Err("it has no caption".into());

@@ -130,12 +130,12 @@ mod tests {
         };
         let fields = Artifact::Geotags.fields();
         let columns = fields.iter().map(|field| match field.name {
-            "gsd_meters" => (field.name, table::float64s([gsd_meters].into_iter())),
-            "west" => (field.name, table::float64s([Some(25.0)].into_iter())),
-            "south" => (field.name, table::float64s([Some(59.9995)].into_iter())),
-            "east" => (field.name, table::float64s([Some(25.002)].into_iter())),
-            "north" => (field.name, table::float64s([Some(60.0005)].into_iter())),
-            name => (name, table::texts([None::<String>].into_iter())),
+            "gsd_meters" => (field.name, table::float64s([gsd_meters])),
+            "west" => (field.name, table::float64s([Some(25.0)])),
+            "south" => (field.name, table::float64s([Some(59.9995)])),
+            "east" => (field.name, table::float64s([Some(25.002)])),
+            "north" => (field.name, table::float64s([Some(60.0005)])),
+            name => (name, table::texts([None::<String>])),
         });
         let geotags = RecordBatch::try_from_iter_with_nullable(columns.map(|(n, c)| (n, c, true))).unwrap();
         InputRows {

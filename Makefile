@@ -27,7 +27,7 @@ real: binary
 
 goldens:
 	@test -n "$(DIR)" || { echo "usage: make goldens DIR=…   (folders with config.json, model.safetensors, io.safetensors)"; exit 2; }
-	URBANCROSS_GOLDENS=$(abspath $(DIR)) cargo test --locked -p models --lib goldens -- --nocapture
+	URBANCROSS_GOLDENS=$(abspath $(DIR)) cargo test --locked --workspace --lib goldens -- --nocapture
 
 bench:
 	tests/bench.sh

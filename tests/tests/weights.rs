@@ -69,4 +69,13 @@ async fn weights_are_fetched_once_pinned_and_verified() {
     copy(&folder, Path::new(place));
     let (third, _) = run(spec("third")).await.unwrap();
     assert!(third.weights.path("model.init").is_some_and(|path| path.starts_with(&cache)));
+
+    // a store that lists: the whole folder, or one file of it
+    let folder = format!("model.init=file://{}", folder.display());
+    let vocabulary =
+        format!("model.tokenizer=file://{}/tokenizer.json", folder.trim_start_matches("model.init=file://"));
+    let listed: Vec<&str> = QUICK.iter().copied().chain([folder.as_str(), vocabulary.as_str()]).collect();
+    let (fourth, _) = run(world.spec("fourth", &listed)).await.unwrap();
+    assert_eq!(fourth.weights.digest("model.init"), third.weights.digest("model.init"));
+    assert!(fourth.weights.path("model.tokenizer").is_some_and(|path| path.ends_with("tokenizer.json")));
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use manifests::{Artifact, Plan, paths};
-use stages::stage::{Opening, Stage};
+use stages::stage::{ModelUse, Opening, Stage};
 use stages::{Step, Training};
 use training::pretrain::Event;
 use workers::WorkerError;
@@ -48,10 +48,15 @@ pub async fn run(
         let names: Vec<&str> = steps.iter().map(Step::name).collect();
         return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
     }
-    build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let mut quarantined = Vec::new();
+    let mut fetched = false;
     for step in steps {
         let name = step.name();
+        // a whole build learns at once that weights are missing; a node that only pulls images needs none
+        if !fetched && (options.until.is_none() || needs_weights(&step)) {
+            build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+            fetched = true;
+        }
         match step {
             Step::Map(stage) => {
                 if stage.output == Artifact::Splits {
@@ -71,6 +76,14 @@ pub async fn run(
         }
     }
     Ok(quarantined)
+}
+
+fn needs_weights(step: &Step) -> bool {
+    match step {
+        Step::Map(stage) => stage.model != ModelUse::None,
+        Step::Train(_) => true,
+        Step::Evaluate => false,
+    }
 }
 
 fn unix_seconds() -> f64 {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use pipeline::run::RunOptions;
 use pipeline_tests::http::{Manner, serve};
 use pipeline_tests::{World, open, run, version};
 use stages::Training;
@@ -34,7 +35,9 @@ async fn weights_are_fetched_once_pinned_and_verified() {
     let init = ["model.init=acme/clip", "model.tokenizer=acme/clip", "weights.options={ allow_http = true }"];
     let spec = |work: &str| world.spec(work, &[&QUICK[..], &init[..]].concat());
 
-    // planning fetches nothing
+    // planning fetches nothing, nor does a run that ends before the first network
+    let pulled = RunOptions { until: Some("images".into()), ..RunOptions::default() };
+    pipeline_tests::run_with(spec("second"), pulled).await.unwrap();
     let planned = open(spec("second")).await.unwrap();
     assert_eq!((requests.load(Ordering::SeqCst), planned.weights.digest("model.init")), (0, ""));
     let (second, _) = run(spec("second")).await.unwrap();

@@ -47,7 +47,7 @@ impl Origin {
 pub struct WeightsLine {
     pub field: &'static str,
     pub source: String,
-    /// `local`, `cached`, `to fetch`.
+    /// `local`, `cached`, `to fetch`, `missing`.
     pub state: &'static str,
     /// Where the files are, or where they would be looked for.
     pub folder: PathBuf,
@@ -56,13 +56,14 @@ pub struct WeightsLine {
     pub locked: bool,
 }
 
-/// What is known of the spec's weights without fetching anything.
+/// What is known of the spec's weights without fetching anything. A file that is not there is for [`fetch`] to refuse:
+/// who looks at a plan or a report needs none.
 pub async fn known(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, WorkerError> {
     let mut weights = Weights::default();
     for used in spec.weights() {
-        let found = match Origin::of(&used)? {
-            Origin::Local(path) => local(&used, &path)?,
-            Origin::Remote(_) => LocalWeights {
+        let found = match Origin::of(&used) {
+            Ok(Origin::Local(path)) => local(&used, &path)?,
+            Ok(Origin::Remote(_)) | Err(_) => LocalWeights {
                 path: None,
                 digest: read_lock(work, &used.source).await?.map(|l| l.digest()).unwrap_or_default(),
             },
@@ -95,9 +96,10 @@ pub async fn lines(work: &WorkStore, spec: &BuildSpec) -> Result<Vec<WeightsLine
     for used in spec.weights() {
         let lock = read_lock(work, &used.source).await?;
         let locked = lock.is_some();
-        let (state, folder, files) = match Origin::of(&used)? {
-            Origin::Local(path) => ("local", path.clone(), pins_of(&used, &path)?),
-            Origin::Remote(remote) => {
+        let (state, folder, files) = match Origin::of(&used) {
+            Err(_) => ("missing", PathBuf::from(&used.source), BTreeMap::new()),
+            Ok(Origin::Local(path)) => ("local", path.clone(), pins_of(&used, &path)?),
+            Ok(Origin::Remote(remote)) => {
                 let folder = Cache::from_env().folder(&remote.name());
                 let cached = Cache::is_complete(&folder);
                 let files = if cached { pins_of(&used, &folder)? } else { lock.map(|l| l.files).unwrap_or_default() };
@@ -172,8 +174,12 @@ fn offline(
         (None, Some(file)) => file.to_owned(),
         (None, None) => "config.json, the .safetensors files (with their index) and tokenizer.json".into(),
     };
+    let why = match error {
+        WorkerError::Transient(why) => why.clone(),
+        other => other.to_string(),
+    };
     WorkerError::Configuration(format!(
-        "{} = {:?} cannot be fetched: {error}. Without a network put {names} into {}, or set {} to a folder that has \
+        "{} = {:?} cannot be fetched: {why}. Without a network put {names} into {}, or set {} to a folder that has \
          them",
         used.field,
         used.source,

@@ -104,10 +104,14 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
     }
     if let Some(map) = value["model"].as_object_mut() {
         map.remove("device");
-        for (name, field) in [("init", "model.init"), ("tokenizer", "model.tokenizer")] {
-            if let Some(digest) = Some(weights.digest(field)).filter(|d| !d.is_empty()) {
-                map.insert(name.into(), digest.into());
-            }
+    }
+    for (section, name, field) in
+        [("model", "init", "model.init"), ("model", "tokenizer", "model.tokenizer"), ("score", "clip", "score.clip")]
+    {
+        if let Some(map) = value[section].as_object_mut()
+            && !weights.digest(field).is_empty()
+        {
+            map.insert(name.into(), weights.digest(field).into());
         }
     }
     value
@@ -343,14 +347,16 @@ mod tests {
     #[test]
     fn weights_count_by_their_content() {
         let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
-        let of = |init: &str, digest: &str| {
+        let of = |field: &'static str, path: &str, digest: &str| {
             let mut weights = Weights::default();
-            let local = manifests::weights::LocalWeights { path: Some(init.into()), digest: digest.into() };
-            weights.insert("model.init", local);
-            let spec = BuildSpec::parse(text, "t", &[format!("model.init={init}")]).unwrap();
+            let local = manifests::weights::LocalWeights { path: Some(path.into()), digest: digest.into() };
+            weights.insert(field, local);
+            let spec = BuildSpec::parse(text, "t", &[format!("{field}={path}")]).unwrap();
             parameters(&spec, Training::Pretrain, &weights)
         };
-        assert_eq!(of("here", "1"), of("there", "1"));
-        assert_ne!(of("here", "1"), of("here", "2"));
+        for field in ["model.init", "model.tokenizer", "score.clip"] {
+            assert_eq!(of(field, "here", "1"), of(field, "there", "1"), "{field}");
+            assert_ne!(of(field, "here", "1"), of(field, "here", "2"), "{field}");
+        }
     }
 }

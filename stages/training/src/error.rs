@@ -61,6 +61,18 @@ pub enum Error {
         /// The caller's own error.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Ranks could not do something together: this rank ends, and so do all others.
+    #[error("rank {rank}: {operation} of step {step}: {problem}")]
+    Collective {
+        /// The rank that reports.
+        rank: usize,
+        /// The operation, such as `all_gather`.
+        operation: &'static str,
+        /// Step of the training.
+        step: u64,
+        /// What is wrong, naming the rank at fault, and what to look at.
+        problem: String,
+    },
     /// The file system refused.
     #[error("{path}: {cause}")]
     File {

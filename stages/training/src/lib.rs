@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod communicator;
 pub mod error;
 pub mod loss;
 pub mod optimiser;

@@ -4,9 +4,14 @@
 //! tensors of all ranks one after the other, the sum of everyone's slice for me, and a meeting point. Every rank makes
 //! the same calls in the same order.
 
+pub mod call;
+pub mod elements;
+mod threads;
+
 use candle_core::Tensor;
 
 use crate::error::Result;
+pub use threads::Threads;
 
 /// One rank's end of a group of ranks. A thread owns it, with its device.
 ///
@@ -76,5 +81,17 @@ impl Communicator for Solo {
 
     fn barrier(&mut self) -> Result<()> {
         Ok(())
+    }
+}
+
+/// `rank 1 is`, `ranks 1 and 3 are`: the ranks at fault, before what they did.
+pub fn rank_list(ranks: &[usize], one: &str, several: &str) -> String {
+    match ranks {
+        [] => format!("no rank {one}"),
+        [rank] => format!("rank {rank} {one}"),
+        [first @ .., last] => {
+            let first: Vec<String> = first.iter().map(usize::to_string).collect();
+            format!("ranks {} and {last} {several}", first.join(", "))
+        }
     }
 }

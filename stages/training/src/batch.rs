@@ -1,5 +1,6 @@
 //! Batches of pairs in host memory, and where they come from.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub struct PairBatch {
     /// Normalised pixels `[B, 3, S, S]`, or one image for several rows where `image_of_row` says so.
     pub pixel_values_bchw: Vec<f32>,
-    /// For each row the image among `pixel_values_bchw` `[B]`: several captions of an image then cost one pass of the
-    /// image tower. None: row r has image r.
+    /// For each row the image among `pixel_values_bchw` `[B]`, counting up: several captions of an image then cost one
+    /// pass of the image tower. None: row r has image r.
     pub image_of_row: Option<Vec<u32>>,
     /// Token ids `[B, L]`.
     pub input_ids_bl: Vec<u32>,
@@ -25,8 +26,19 @@ pub struct PairBatch {
     /// Whether the row takes part `[B]`: a row that could not be read stays in its batch, so that all ranks take the
     /// same steps, with any finite pixels.
     pub valid: Vec<bool>,
-    /// Segments of the images, where they are learnt from.
+    /// Segments of the images, where they are learnt from: then in every batch, also in one that happens to have none.
     pub segments: Option<SegmentBatch>,
+    /// Which rows are of which domain, where there are two.
+    pub domains: Option<Domains>,
+}
+
+/// Rows of a source and a target domain.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Domains {
+    /// Whether the row is of the target domain `[B]`.
+    pub target_b: Vec<bool>,
+    /// How much the row counts `[B]`.
+    pub weights_b: Vec<f64>,
 }
 
 /// S segments of the images of a batch.
@@ -45,11 +57,64 @@ impl PairBatch {
     pub fn rows(&self) -> usize {
         self.image_keys.len()
     }
+
+    /// The first row of each image.
+    pub(crate) fn image_rows(&self) -> Vec<usize> {
+        match &self.image_of_row {
+            None => (0..self.rows()).collect(),
+            Some(images) => (0..images.len()).filter(|&row| row == 0 || images[row] != images[row - 1]).collect(),
+        }
+    }
+
+    /// The batch in at most `count` parts of whole images.
+    pub fn parts(&self, count: usize) -> Vec<PairBatch> {
+        let mut firsts = self.image_rows();
+        let images = firsts.len();
+        firsts.push(self.rows());
+        let count = count.clamp(1, images.max(1));
+        let cut = |part: usize| part * images / count;
+        (0..count).map(|part| self.images(&firsts, cut(part)..cut(part + 1))).collect()
+    }
+
+    /// Some of the images, with their rows and segments.
+    fn images(&self, firsts: &[usize], images: Range<usize>) -> PairBatch {
+        let rows = firsts[images.start]..firsts[images.end];
+        let per = |values: usize, count: usize| values / count.max(1);
+        let pixels = per(self.pixel_values_bchw.len(), firsts.len() - 1);
+        let length = per(self.input_ids_bl.len(), self.rows());
+        let segments = self.segments.as_ref().map(|all| {
+            let pixels = per(all.pixel_values_schw.len(), all.row_of_segment.len());
+            let mut chosen = SegmentBatch::default();
+            for (s, &row) in all.row_of_segment.iter().enumerate().filter(|(_, row)| rows.contains(&(**row as usize))) {
+                chosen.pixel_values_schw.extend_from_slice(&all.pixel_values_schw[s * pixels..(s + 1) * pixels]);
+                chosen.row_of_segment.push(row - rows.start as u32);
+                chosen.weights.push(all.weights[s]);
+            }
+            chosen
+        });
+        PairBatch {
+            pixel_values_bchw: self.pixel_values_bchw[images.start * pixels..images.end * pixels].to_vec(),
+            image_of_row: self
+                .image_of_row
+                .as_ref()
+                .map(|of_row| of_row[rows.clone()].iter().map(|&image| image - images.start as u32).collect()),
+            input_ids_bl: self.input_ids_bl[rows.start * length..rows.end * length].to_vec(),
+            image_keys: self.image_keys[rows.clone()].to_vec(),
+            caption_keys: self.caption_keys[rows.clone()].to_vec(),
+            valid: self.valid[rows.clone()].to_vec(),
+            segments,
+            domains: self.domains.as_ref().map(|all| Domains {
+                target_b: all.target_b[rows.clone()].to_vec(),
+                weights_b: all.weights_b[rows].to_vec(),
+            }),
+        }
+    }
 }
 
-/// Where batches come from. A batch is a pure function of (epoch, step): a resumed run asks for the steps it lacks.
+/// Where one rank's batches come from: its slice of the global batch, which is a pure function of (epoch, step). A
+/// resumed run asks for the steps it lacks.
 pub trait BatchSource: Send {
-    /// Steps of every epoch.
+    /// Steps of every epoch, the same on all ranks.
     fn steps_per_epoch(&self) -> usize;
 
     /// Reads, decodes and augments one batch.
@@ -146,6 +211,37 @@ mod tests {
 
     fn scripted() -> Scripted {
         Scripted { made: 0, fails_at: None, panics_at: None }
+    }
+
+    #[test]
+    fn parts_put_together_are_the_batch() {
+        let batch = PairBatch {
+            pixel_values_bchw: (0..9).map(|i| i as f32).collect(),
+            image_of_row: Some(vec![0, 0, 1, 2, 2, 2]),
+            input_ids_bl: (0..12).collect(),
+            image_keys: vec![7, 7, 8, 9, 9, 9],
+            caption_keys: (0..6).collect(),
+            valid: vec![true, false, true, true, true, false],
+            segments: Some(SegmentBatch {
+                pixel_values_schw: vec![1.0, 2.0, 3.0, 4.0],
+                row_of_segment: vec![3, 0, 3, 2],
+                weights: vec![0.1, 0.2, 0.3, 0.4],
+            }),
+            domains: Some(Domains { target_b: vec![false; 6], weights_b: vec![1.0; 6] }),
+        };
+        assert_eq!(batch.parts(1), [batch.clone()]);
+        let parts = batch.parts(5);
+        assert_eq!(parts.iter().map(PairBatch::rows).collect::<Vec<_>>(), [2, 1, 3]);
+        assert_eq!(parts[2].pixel_values_bchw, [6.0, 7.0, 8.0]);
+        assert_eq!(parts[2].image_of_row, Some(vec![0, 0, 0]));
+        let segments: Vec<_> = parts.iter().map(|p| p.segments.clone().unwrap()).collect();
+        assert_eq!(
+            segments.iter().map(|s| s.row_of_segment.clone()).collect::<Vec<_>>(),
+            [vec![0], vec![0], vec![0, 0]]
+        );
+        assert_eq!((&segments[2].weights, &segments[0].pixel_values_schw), (&vec![0.1, 0.3], &vec![2.0]));
+        let ids: Vec<u32> = parts.iter().flat_map(|p| p.input_ids_bl.clone()).collect();
+        assert_eq!(ids, batch.input_ids_bl);
     }
 
     #[test]

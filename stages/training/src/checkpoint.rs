@@ -6,6 +6,8 @@
 //!          average/                 the moving average of the weights, if one is kept
 //!          segment_tower/           the segment tower, unless it is the image tower
 //!          optimiser.safetensors    moments, master weights, step count
+//!          objective/               what the objective has learnt, such as a discriminator
+//! RUN/earlier/NUMBER/              checkpoints before the last, as many as are kept
 //! RUN/best/position.json, model/    the weights that validated best (the average, if one is kept)
 //! ```
 
@@ -19,12 +21,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{AtPath, Error, Result};
+use crate::objective::Objective;
 use crate::optimiser::AdamW;
 
 /// Largest `position.json` that is read: settings and counters are a few kilobytes.
 const MAX_POSITION_BYTES: u64 = 1 << 20;
 const POSITION: &str = "position.json";
 const OPTIMISER: &str = "optimiser.safetensors";
+const OBJECTIVE: &str = "objective";
+const EARLIER: &str = "earlier";
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,7 +66,7 @@ struct PositionFile {
     settings: Value,
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a run continues from.
 pub struct State<'a> {
@@ -73,6 +78,8 @@ pub struct State<'a> {
     pub segment_tower: Option<&'a Clip>,
     /// The optimiser.
     pub optimiser: &'a mut AdamW,
+    /// The objective, with what it has learnt.
+    pub objective: &'a mut dyn Objective,
 }
 
 /// Which checkpoint of a run.
@@ -106,12 +113,17 @@ pub fn position(folder: &Path) -> Result<Position> {
     Ok(read_position(folder)?.position)
 }
 
-/// Writes `last` atomically: a crash at any moment leaves the old one or the new one.
+/// Writes `last` atomically: a crash at any moment leaves the old one or the new one. Of the ones before it `keep - 1`
+/// stay, to be renamed to `last` by hand should it turn out bad.
 ///
 /// # Errors
 /// The file system's.
-pub fn write_last(run: &Path, state: &State, position: &Position, settings: &Value) -> Result<()> {
-    folder::replace(&Which::Last.path(run), |folder| {
+pub fn write_last(run: &Path, state: &State, position: &Position, settings: &Value, keep: usize) -> Result<()> {
+    let target = Which::Last.path(run);
+    if keep > 1 && target.is_dir() {
+        keep_earlier(run, &target, keep - 1)?;
+    }
+    folder::replace(&target, |folder| {
         write_position(folder, position, settings)?;
         state.clip.save(&subfolder(folder, "model")?)?;
         if let Some(average) = state.average {
@@ -120,8 +132,24 @@ pub fn write_last(run: &Path, state: &State, position: &Position, settings: &Val
         if let Some(tower) = state.segment_tower {
             tower.save(&subfolder(folder, "segment_tower")?)?;
         }
-        state.optimiser.save(&folder.join(OPTIMISER))
+        state.optimiser.save(&folder.join(OPTIMISER))?;
+        state.objective.save(&subfolder(folder, OBJECTIVE)?)
     })
+}
+
+/// Puts a second name on each file of `last` below `earlier`, and drops the oldest beyond `keep`.
+fn keep_earlier(run: &Path, last: &Path, keep: usize) -> Result<()> {
+    let earlier = run.join(EARLIER);
+    std::fs::create_dir_all(&earlier).at(&earlier)?;
+    let Position { epoch, step, .. } = position(last)?;
+    folder::link(last, &earlier.join(format!("{epoch:05}-{step:07}")))?;
+    let entries = std::fs::read_dir(&earlier).and_then(Iterator::collect::<std::io::Result<Vec<_>>>).at(&earlier)?;
+    let mut names: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    names.sort_unstable();
+    for old in &names[..names.len().saturating_sub(keep)] {
+        std::fs::remove_dir_all(old).at(old)?;
+    }
+    Ok(())
 }
 
 /// Writes `best` atomically.
@@ -155,6 +183,7 @@ pub fn resume(run: &Path, state: &mut State, settings: &Value) -> Result<Option<
         copy_weights(&folder.join("segment_tower"), tower)?;
     }
     state.optimiser.load(&folder.join(OPTIMISER))?;
+    state.objective.load(&folder.join(OBJECTIVE))?;
     Ok(Some(position))
 }
 

@@ -1,16 +1,19 @@
-//! Ingredients of learning: sample order, losses, optimiser, schedule, checkpoint, recall, and the pre-training loop.
+//! Ingredients of learning: sample order, losses, optimiser, schedule, checkpoint, recall, objectives and the training loop.
 //!
-//! Must never see arrow, a store, an async runtime or a socket: data comes as host buffers, ranks later as a trait.
+//! Must never see arrow, a store, an async runtime or a socket: data comes as host buffers, ranks as a trait.
 
 pub mod batch;
 pub mod checkpoint;
 pub mod communicator;
+pub mod contrastive;
 pub mod error;
+pub mod gradients;
 pub mod loss;
+pub mod objective;
 pub mod optimiser;
 pub mod order;
-pub mod pretrain;
 pub mod recall;
 pub mod schedule;
+pub mod trainer;
 
 pub use error::{Error, Result};

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var, safetensors};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::gradients::Gradients;
 
 /// Settings of AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ impl AdamW {
     ///
     /// # Errors
     /// A norm that is not finite: nothing has been changed then.
-    pub fn step(&mut self, gradients: &GradStore, learning_rate: f64) -> Result<f64> {
+    pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<f64> {
         let norm = self.global_norm(gradients)?;
         if !norm.is_finite() {
             return Err(Error::Numbers {
@@ -124,12 +124,12 @@ impl AdamW {
         self.steps += 1;
         let steps = self.steps as f64;
         let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
-        for slot in self.slots.values_mut() {
-            let Some(gradient) = gradients.get(&slot.var) else {
+        for (name, slot) in &mut self.slots {
+            let Some(gradient) = gradients.get(name) else {
                 continue;
             };
             let weights = slot.master.take().unwrap_or_else(|| slot.var.as_detached_tensor());
-            let gradient = (gradient.detach().to_dtype(weights.dtype())? * clip)?;
+            let gradient = (gradient.to_dtype(weights.dtype())? * clip)?;
             slot.first_moment = ((&slot.first_moment * beta1)? + (&gradient * (1.0 - beta1))?)?;
             slot.second_moment = ((&slot.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
             let rate = learning_rate * slot.rate_factor;
@@ -143,13 +143,10 @@ impl AdamW {
     }
 
     /// Root of the summed squares of all gradients, with one transfer from the device.
-    fn global_norm(&self, gradients: &GradStore) -> Result<f64> {
+    fn global_norm(&self, gradients: &Gradients) -> Result<f64> {
         let mut squares = Vec::with_capacity(self.slots.len());
-        for slot in self.slots.values() {
-            if let Some(gradient) = gradients.get(&slot.var) {
-                let dtype = if gradient.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-                squares.push(gradient.detach().to_dtype(dtype)?.sqr()?.sum_all()?);
-            }
+        for gradient in self.slots.keys().filter_map(|name| gradients.get(name)) {
+            squares.push(gradient.sqr()?.sum_all()?);
         }
         if squares.is_empty() {
             return Ok(0.0);
@@ -158,20 +155,65 @@ impl AdamW {
         Ok(squares.iter().sum::<f64>().sqrt())
     }
 
-    /// Writes moments, master weights and the step count as one safetensors file.
+    /// Moments, master weights and the step count, by name.
     ///
     /// # Errors
-    /// The file system's.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = HashMap::new();
+    /// A tensor operation's.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        let mut device = Device::Cpu;
         for (name, slot) in &self.slots {
+            device = slot.first_moment.device().clone();
             tensors.insert(format!("first_moment/{name}"), slot.first_moment.clone());
             tensors.insert(format!("second_moment/{name}"), slot.second_moment.clone());
             if let Some(master) = &slot.master {
                 tensors.insert(format!("master/{name}"), master.clone());
             }
         }
-        tensors.insert("steps".to_owned(), Tensor::new(&[self.steps as i64], &Device::Cpu)?);
+        tensors.insert("steps".to_owned(), Tensor::new(&[self.steps as i64], &device)?);
+        Ok(tensors)
+    }
+
+    /// Takes up what [`AdamW::state`] gave for the same parameters; on error nothing has changed.
+    ///
+    /// # Errors
+    /// The name of a missing, foreign or differently shaped tensor, with what is wrong with it.
+    pub fn set_state(&mut self, mut tensors: BTreeMap<String, Tensor>) -> Result<(), String> {
+        let mut take = |name: String, like: &Tensor| {
+            let Some(tensor) = tensors.remove(&name) else {
+                return Err(format!("lacks {name}"));
+            };
+            if tensor.dims() != like.dims() || tensor.dtype() != like.dtype() {
+                let (found, expected) = ((tensor.dims(), tensor.dtype()), (like.dims(), like.dtype()));
+                return Err(format!("{name} is {found:?}, the model needs {expected:?}"));
+            }
+            tensor.to_device(like.device()).map_err(|error| error.to_string())
+        };
+        let steps = Tensor::new(&[0i64], &Device::Cpu).and_then(|like| Ok(take("steps".to_owned(), &like)));
+        let steps = steps.map_err(|error| error.to_string())??.to_vec1::<i64>().map_err(|error| error.to_string())?;
+        let mut loaded = Vec::with_capacity(self.slots.len());
+        for (name, slot) in &self.slots {
+            let first = take(format!("first_moment/{name}"), &slot.first_moment)?;
+            let second = take(format!("second_moment/{name}"), &slot.second_moment)?;
+            let master = slot.master.as_ref().map(|like| take(format!("master/{name}"), like)).transpose()?;
+            loaded.push((first, second, master));
+        }
+        if let Some(foreign) = tensors.keys().next() {
+            return Err(format!("holds {foreign}, which the model does not have"));
+        }
+        self.steps = u64::try_from(steps[0]).map_err(|_| "has a negative step count".to_owned())?;
+        for (slot, (first, second, master)) in self.slots.values_mut().zip(loaded) {
+            (slot.first_moment, slot.second_moment, slot.master) = (first, second, master);
+        }
+        Ok(())
+    }
+
+    /// Writes the state as one safetensors file.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let tensors: HashMap<String, Tensor> = self.state()?.into_iter().collect();
         Ok(safetensors::save(&tensors, path)?)
     }
 
@@ -181,34 +223,8 @@ impl AdamW {
     /// A missing, foreign or differently shaped tensor, named.
     pub fn load(&mut self, path: &Path) -> Result<()> {
         let damaged = |problem: String| Error::DamagedCheckpoint { path: path.to_path_buf(), problem };
-        let mut tensors = safetensors::load(path, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
-        let mut take = |name: String, like: &Tensor| {
-            let Some(tensor) = tensors.remove(&name) else {
-                return Err(damaged(format!("lacks {name}")));
-            };
-            if tensor.dims() != like.dims() || tensor.dtype() != like.dtype() {
-                let (found, expected) = ((tensor.dims(), tensor.dtype()), (like.dims(), like.dtype()));
-                return Err(damaged(format!("{name} is {found:?}, the model needs {expected:?}")));
-            }
-            Ok(tensor.to_device(like.device())?)
-        };
-        let steps = take("steps".to_owned(), &Tensor::new(&[0i64], &Device::Cpu)?)?;
-        let mut loaded = Vec::with_capacity(self.slots.len());
-        for (name, slot) in &self.slots {
-            let first = take(format!("first_moment/{name}"), &slot.first_moment)?;
-            let second = take(format!("second_moment/{name}"), &slot.second_moment)?;
-            let master = slot.master.as_ref().map(|like| take(format!("master/{name}"), like)).transpose()?;
-            loaded.push((first, second, master));
-        }
-        if let Some(foreign) = tensors.keys().min() {
-            return Err(damaged(format!("holds {foreign}, which the model does not have")));
-        }
-        self.steps =
-            u64::try_from(steps.to_vec1::<i64>()?[0]).map_err(|_| damaged("has a negative step count".into()))?;
-        for (slot, (first, second, master)) in self.slots.values_mut().zip(loaded) {
-            (slot.first_moment, slot.second_moment, slot.master) = (first, second, master);
-        }
-        Ok(())
+        let tensors = safetensors::load(path, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
+        self.set_state(tensors.into_iter().collect()).map_err(damaged)
     }
 }
 

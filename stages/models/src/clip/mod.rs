@@ -3,6 +3,7 @@
 //! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021). Parameters bear
 //! open_clip's names, so that a plain vision Transformer of ours is an open_clip checkpoint as it is.
 
+mod chain;
 mod checkpoint;
 mod config;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod text;
 mod vision;
 mod weights;
 
+pub use chain::Chain;
 pub use config::{
     ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
@@ -23,7 +25,9 @@ use crate::ops::Dropout;
 use crate::parameters::Parameters;
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
+use chain::Tower;
 use std::path::Path;
+use text::TextInput;
 use weights::{Gradients, TextWeights, VisionWeights, declarations, logit_scale};
 
 /// A CLIP with its variables.
@@ -110,6 +114,11 @@ impl Clip {
     /// Like [`encode_image`](Self::encode_image), for a training step: with dropout of the tokens and of what each
     /// block adds to them.
     pub fn encode_image_with(&self, pixel_values_bchw: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        self.image_chain(pixel_values_bchw, dropout)?.run()
+    }
+
+    /// The image tower on `pixel_values_bchw [B, 3, S, S]`, piece by piece.
+    pub fn image_chain<'a>(&'a self, pixel_values_bchw: &Tensor, dropout: Option<&'a Dropout>) -> Result<Chain<'a>> {
         let side = self.config.vision.image_size;
         match pixel_values_bchw.dims() {
             &[_, 3, height, width] if (height, width) == (side, side) => {}
@@ -120,7 +129,8 @@ impl Clip {
             }
         }
         let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?.to_dtype(self.logit_scale.dtype())?;
-        Ok(self.vision.encode(&pixels, self.config.activation, dropout)?)
+        let tower = Tower::Image { weights: &self.vision, kind: self.config.activation, pixels_bchw: pixels };
+        Ok(Chain::new(tower, dropout))
     }
 
     /// Embeds texts: `input_ids_bl` (`u32 [B, L]`, L at most the context length) to `[B, E]`, not normalised in
@@ -132,6 +142,11 @@ impl Clip {
     /// Like [`encode_text`](Self::encode_text), for a training step: with dropout of the tokens and of what each block
     /// but the last adds to them.
     pub fn encode_text_with(&self, input_ids_bl: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        self.text_chain(input_ids_bl, dropout)?.run()
+    }
+
+    /// The text tower on `input_ids_bl` (`u32 [B, L]`), piece by piece.
+    pub fn text_chain<'a>(&'a self, input_ids_bl: &Tensor, dropout: Option<&'a Dropout>) -> Result<Chain<'a>> {
         let t = &self.config.text;
         match input_ids_bl.dims() {
             &[_, length] if (1..=t.context_length).contains(&length) => {}
@@ -149,7 +164,8 @@ impl Clip {
                 t.vocab_size
             )));
         }
-        Ok(self.text.encode(&ids, t.eot, dropout)?)
+        let input = TextInput::new(&ids, t.eot, self.logit_scale.device())?;
+        Ok(Chain::new(Tower::Text { weights: &self.text, input }, dropout))
     }
 
     /// The natural logarithm of the factor on cosines, a scalar as it is stored.

@@ -2,28 +2,52 @@ use super::config::Eot;
 use super::vision::dropped;
 use super::weights::TextWeights;
 use crate::ops::{Dropout, add_positions, embedding, project, transformer_block};
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-impl TextWeights {
-    /// `ids [B, L]` row by row, to `[B, E]`.
-    ///
-    /// Attention is causal and the embedding is read at the end of the text, so nothing behind the longest text of
-    /// the batch can matter: it is cut off, which saves most of the work for short captions.
-    pub(super) fn encode(&self, ids: &[Vec<u32>], eot: Eot, dropout: Option<&Dropout>) -> Result<Tensor> {
+/// Token ids, cut to the longest text of the batch.
+///
+/// Attention is causal and the embedding is read at the end of the text, so nothing behind the longest text can
+/// matter; leaving it out saves most of the work for short captions.
+pub(super) struct TextInput {
+    ids_bl: Tensor,
+    /// Position that each text is read at `[B]`.
+    ends: Vec<u32>,
+}
+
+impl TextInput {
+    pub(super) fn new(ids: &[Vec<u32>], eot: Eot, device: &Device) -> Result<Self> {
         let ends: Vec<u32> = ids.iter().map(|ids| end_of_text(ids, eot) as u32).collect();
         let length = ends.iter().max().map_or(1, |&end| end as usize + 1);
         let cut: Vec<u32> = ids.iter().flat_map(|ids| &ids[..length]).copied().collect();
-        let ids_bl = Tensor::from_vec(cut, (ids.len(), length), self.table_vd.device())?;
-        let x = embedding(&self.table_vd, &ids_bl)?;
-        let mut x = dropped(dropout, add_positions(&x, &self.positions_ld, None)?)?;
-        let (last, blocks) = match self.blocks.split_last() {
-            Some(split) => split,
-            None => candle_core::bail!("a text tower without layers"),
-        };
-        for block in blocks {
-            x = Dropout::of_difference(dropout, &x, transformer_block(&x, block, None)?)?;
+        Ok(Self { ids_bl: Tensor::from_vec(cut, (ids.len(), length), device)?, ends })
+    }
+}
+
+impl TextWeights {
+    /// The embedding, and each block.
+    pub(super) fn pieces(&self) -> usize {
+        1 + self.blocks.len()
+    }
+
+    /// Ids to tokens `[B, L, D]`.
+    pub(super) fn embed(&self, input: &TextInput, dropout: Option<&Dropout>) -> Result<Tensor> {
+        let x = embedding(&self.table_vd, &input.ids_bl)?;
+        dropped(dropout, add_positions(&x, &self.positions_ld, None)?)
+    }
+
+    /// Block `index`, counted from 1, on tokens `[B, L, D]`; the last one ends in embeddings `[B, E]`.
+    pub(super) fn piece(
+        &self,
+        index: usize,
+        x: &Tensor,
+        input: &TextInput,
+        dropout: Option<&Dropout>,
+    ) -> Result<Tensor> {
+        let block = &self.blocks[index - 1];
+        if index < self.blocks.len() {
+            return Dropout::of_difference(dropout, index, x, transformer_block(x, block, None)?);
         }
-        let pooled_bd = transformer_block(&x, last, Some(&ends))?;
+        let pooled_bd = transformer_block(x, block, Some(&input.ends))?;
         project(&self.ln_final.apply(&pooled_bd)?, &self.projection)
     }
 }

@@ -10,29 +10,35 @@ const STRIDE: usize = 2;
 const PADDING: usize = 1;
 
 impl VisionWeights {
-    /// `pixels_bchw [B, 3, S, S]` to `[B, E]`.
-    pub(super) fn encode(&self, pixels_bchw: &Tensor, kind: Activation, dropout: Option<&Dropout>) -> Result<Tensor> {
+    /// The embedding, and each block.
+    pub(super) fn pieces(&self) -> usize {
+        1 + self.blocks.len()
+    }
+
+    /// `pixels_bchw [B, 3, S, S]` to tokens `[B, L, D]`.
+    pub(super) fn embed(&self, pixels_bchw: &Tensor, kind: Activation, dropout: Option<&Dropout>) -> Result<Tensor> {
         let tokens_bld = self.stem.tokens(pixels_bchw, kind)?;
         let x = add_positions(&tokens_bld, &self.positions_ld, self.class_d.as_ref())?;
-        let mut x = dropped(dropout, self.ln_pre.apply(&x)?)?;
-        let (last, blocks) = match self.blocks.split_last() {
-            Some(split) => split,
-            None => candle_core::bail!("an image tower without layers"),
-        };
-        for block in blocks {
-            x = Dropout::of_difference(dropout, &x, transformer_block(&x, block, None)?)?;
+        dropped(dropout, self.ln_pre.apply(&x)?)
+    }
+
+    /// Block `index`, counted from 1, on tokens `[B, L, D]`; the last one ends in embeddings `[B, E]`.
+    pub(super) fn piece(&self, index: usize, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        let block = &self.blocks[index - 1];
+        if index < self.blocks.len() {
+            return Dropout::of_difference(dropout, index, x, transformer_block(x, block, None)?);
         }
         let pooled_bd = match self.class_d {
             // The class token stands first, and nothing else is read behind the last block.
-            Some(_) => transformer_block(&x, last, Some(&vec![0; x.dim(0)?]))?,
-            None => Dropout::of_difference(dropout, &x, transformer_block(&x, last, None)?)?.mean(1)?,
+            Some(_) => transformer_block(x, block, Some(&vec![0; x.dim(0)?]))?,
+            None => Dropout::of_difference(dropout, index, x, transformer_block(x, block, None)?)?.mean(1)?,
         };
         project(&self.ln_post.apply(&pooled_bd)?, &self.projection)
     }
 }
 
 pub(super) fn dropped(dropout: Option<&Dropout>, x: Tensor) -> Result<Tensor> {
-    dropout.map_or(Ok(x.clone()), |dropout| dropout.apply(&x))
+    dropout.map_or(Ok(x.clone()), |dropout| dropout.apply(0, &x))
 }
 
 impl StemWeights {

@@ -32,6 +32,23 @@ pub(super) fn find(target: &Path) -> Option<PathBuf> {
     [target.to_path_buf(), sibling(target, "previous")].into_iter().find(|path| path.is_dir())
 }
 
+/// Gives the files of a folder a second name below `target`: a folder that is replaced, never changed, needs no copy.
+pub(super) fn link(folder: &Path, target: &Path) -> Result<()> {
+    remove(target)?;
+    fs::create_dir(target).at(target)?;
+    for entry in fs::read_dir(folder).at(folder)? {
+        let entry = entry.at(folder)?;
+        let (from, to) = (entry.path(), target.join(entry.file_name()));
+        if from.is_dir() {
+            link(&from, &to)?;
+        } else if fs::hard_link(&from, &to).is_err() {
+            // a file system without links
+            fs::copy(&from, &to).at(&to)?;
+        }
+    }
+    Ok(())
+}
+
 fn sibling(target: &Path, role: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());

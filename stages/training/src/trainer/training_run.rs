@@ -4,42 +4,68 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use models::clip::Clip;
-use models::ops::Dropout;
 use serde_json::{Value, json};
 
 use super::events::{EpochEnd, Event, Progress, Summary};
-use super::step::{BatchLoss, batch_loss};
-use super::{Cadence, SegmentTower, Settings};
+use super::forward::Networks;
+use super::share::{share_bytes, share_optimiser, share_parameters, sum};
+use super::step::{Found, differentiate, image_tower};
+use super::{Execution, SegmentTower, Settings};
 use crate::batch::{BatchSource, BoxError, PairBatch, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
+use crate::communicator::Communicator;
 use crate::error::{Error, Result};
+use crate::gradients::Gradients;
 use crate::loss::MAX_LOGIT_SCALE;
+use crate::objective::{Moment, Objective, scalar};
 use crate::optimiser::{AdamW, groups_by_decay};
 use crate::schedule::RunLength;
 
 /// Prefix of the parameters of a separate segment tower in the optimiser.
 const SEGMENT_TOWER: &str = "segment_tower.";
 
-/// A run of pre-training.
+/// A training, as one rank sees it.
 pub struct Trainer {
     clip: Clip,
     /// The tower for segments, unless it is the image tower.
     segment_tower: Option<Clip>,
     average: Option<Clip>,
     optimiser: AdamW,
+    objective: Box<dyn Objective>,
     settings: Settings,
     position: Position,
 }
 
-/// What a run is given from outside.
+/// The caller's own validation: the metric of the weights to use, higher is better. All ranks call it; rank 0's counts.
+pub type Validate<'a> = dyn FnMut(&Clip, usize, &mut dyn Communicator) -> Result<f64, BoxError> + 'a;
+
+/// What a training is given from outside.
+pub struct Fit<'a> {
+    /// The ranks that train together.
+    pub ranks: &'a mut dyn Communicator,
+    /// This rank's batches.
+    pub source: &'a mut dyn BatchSource,
+    /// Called after every epoch, without gradients.
+    pub validate: &'a mut Validate<'a>,
+    /// Folder of the run, for checkpoints. Only rank 0's is read and written.
+    pub folder: Option<&'a Path>,
+    /// How the run is carried out.
+    pub execution: Execution,
+    /// Ends the run after the step, on all ranks when it is set on one.
+    pub stop: &'a AtomicBool,
+    /// Told what happens.
+    pub observe: &'a mut dyn FnMut(&Event),
+}
+
+/// What stays the same during a call of [`Trainer::fit`].
 struct Surroundings<'a> {
-    validate: &'a mut dyn FnMut(&Clip, usize) -> Result<f64, BoxError>,
+    ranks: &'a mut dyn Communicator,
+    validate: &'a mut Validate<'a>,
     observe: &'a mut dyn FnMut(&Event),
     folder: Option<&'a Path>,
-    cadence: Cadence,
+    execution: Execution,
     stop: &'a AtomicBool,
     identity: Value,
     length: RunLength,
@@ -50,7 +76,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Settings that make no sense.
-    pub fn new(clip: Clip, settings: Settings) -> Result<Self> {
+    pub fn new(clip: Clip, settings: Settings, objective: Box<dyn Objective>) -> Result<Self> {
         settings.check()?;
         let copy = || -> Result<Clip> { Ok(Clip::from_parameters(clip.config(), clip.parameters().deep_copy()?)?) };
         let segment_tower = match settings.segment_tower {
@@ -66,12 +92,11 @@ impl Trainer {
         let mut trained: Vec<(String, Var)> =
             clip.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
         if let (SegmentTower::Separate, Some(tower)) = (settings.segment_tower, &segment_tower) {
-            let visual = tower.parameters().iter().filter(|(name, _)| name.starts_with("visual."));
-            trained.extend(visual.map(|(name, var)| (format!("{SEGMENT_TOWER}{name}"), var.clone())));
+            trained.extend(image_tower(tower).map(|(name, var)| (format!("{SEGMENT_TOWER}{name}"), var.clone())));
         }
         let groups = groups_by_decay(trained, settings.optimiser.weight_decay);
         let optimiser = AdamW::new(groups, settings.optimiser)?;
-        Ok(Self { clip, segment_tower, average, optimiser, settings, position: Position::default() })
+        Ok(Self { clip, segment_tower, average, optimiser, objective, settings, position: Position::default() })
     }
 
     /// The network being trained.
@@ -87,43 +112,56 @@ impl Trainer {
     /// Trains until the epochs are done, patience is lost or `stop` is set (then it ends after the step).
     ///
     /// With a `folder`, `last` in it is taken up first: a run that was killed after any step and continued gives the
-    /// same weights as one that was not, to the last bit on the CPU. `validate` gets the weights to use (without
-    /// gradients) after every epoch and returns a metric; higher is better.
+    /// same weights as one that was not, to the last bit on the CPU, and up to rounding with another number of ranks.
     ///
     /// # Errors
-    /// A checkpoint of other settings, the source's or the validation's error, numbers that are not finite. The last
-    /// checkpoint stays.
-    pub fn fit(
-        &mut self,
-        source: &mut dyn BatchSource,
-        validate: &mut dyn FnMut(&Clip, usize) -> Result<f64, BoxError>,
-        folder: Option<&Path>,
-        cadence: Cadence,
-        stop: &AtomicBool,
-        observe: &mut dyn FnMut(&Event),
-    ) -> Result<Summary> {
+    /// A checkpoint of other settings, the source's or the validation's error, numbers that are not finite, a rank that
+    /// is gone. The last checkpoint stays.
+    pub fn fit(&mut self, fit: Fit<'_>) -> Result<Summary> {
         let start = Instant::now();
+        let Fit { ranks, source, validate, folder, execution, stop, observe } = fit;
         let length = RunLength { epochs: self.settings.epochs, steps_per_epoch: source.steps_per_epoch() };
         if length.steps_per_epoch == 0 {
             return Err(Error::argument("source", "has no full batch: lower the batch or add rows"));
         }
         let identity = self.identity(length)?;
+        let folder = folder.filter(|_| ranks.rank() == 0);
         if let Some(folder) = folder
             && let Some(position) = checkpoint::resume(folder, &mut self.state(), &identity)?
         {
             self.position = position;
         }
+        self.share(ranks)?;
         let Position { epoch, step, .. } = self.position;
         let steps = length.steps_per_epoch;
         let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
-        let mut surroundings = Surroundings { validate, observe, folder, cadence, stop, identity, length };
-        let (steps, wait_seconds) = with_prefetch(source, positions, cadence.prefetch_batches, |batches| {
+        let ahead = execution.prefetch_batches;
+        let mut surroundings = Surroundings { ranks, validate, observe, folder, execution, stop, identity, length };
+        let (steps, wait_seconds) = with_prefetch(source, positions, ahead, |batches| {
             let steps = self.run(batches, &mut surroundings)?;
             Ok::<_, Error>((steps, batches.waited_seconds()))
         })?;
         let seconds = start.elapsed().as_secs_f64();
         let finished = self.is_finished();
         Ok(Summary { position: self.position.clone(), finished, steps, seconds, wait_seconds })
+    }
+
+    /// All ranks start from rank 0's state, whatever they had and however many wrote the checkpoint.
+    fn share(&mut self, ranks: &mut dyn Communicator) -> Result<()> {
+        if ranks.world_size() == 1 {
+            return Ok(());
+        }
+        ranks.at_step(0);
+        for clip in [Some(&self.clip), self.average.as_ref(), self.segment_tower.as_ref()].into_iter().flatten() {
+            share_parameters(clip.parameters(), ranks)?;
+        }
+        share_optimiser(&mut self.optimiser, ranks)?;
+        self.objective.share(ranks)?;
+        let damaged = |error: serde_json::Error| Error::argument("position of rank 0", error.to_string());
+        let position = serde_json::to_vec(&self.position).map_err(damaged)?;
+        let position = share_bytes(&position, self.clip.logit_scale().device(), ranks)?;
+        self.position = serde_json::from_slice(&position).map_err(damaged)?;
+        Ok(())
     }
 
     fn is_finished(&self) -> bool {
@@ -135,7 +173,8 @@ impl Trainer {
     fn run(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<usize> {
         let mut taken = 0;
         while !self.is_finished() {
-            if surroundings.stop.load(Ordering::Relaxed) {
+            surroundings.ranks.at_step(self.global_step(surroundings.length) as u64);
+            if self.is_stopped(surroundings)? {
                 self.save(surroundings)?;
                 break;
             }
@@ -144,10 +183,10 @@ impl Trainer {
                 self.save(surroundings)?;
                 continue;
             }
-            let progress = self.step(batches, surroundings.length)?;
+            let progress = self.step(batches, surroundings)?;
             taken += 1;
             (surroundings.observe)(&Event::Step(progress));
-            let every = surroundings.cadence.checkpoint_every_steps;
+            let every = surroundings.execution.checkpoint_every_steps;
             let within_epoch = self.position.step < surroundings.length.steps_per_epoch;
             if every > 0 && within_epoch && self.position.step.is_multiple_of(every) {
                 self.save(surroundings)?;
@@ -156,58 +195,83 @@ impl Trainer {
         Ok(taken)
     }
 
-    fn step(&mut self, batches: &mut Prefetched, length: RunLength) -> Result<Progress> {
+    fn global_step(&self, length: RunLength) -> usize {
+        self.position.epoch * length.steps_per_epoch + self.position.step
+    }
+
+    /// A rank that is told to stop takes all others with it, after the same step.
+    fn is_stopped(&self, surroundings: &mut Surroundings) -> Result<bool> {
+        let told = surroundings.stop.load(Ordering::Relaxed);
+        let device = self.clip.logit_scale().device().clone();
+        Ok(sum(&[f64::from(told)], &device, surroundings.ranks)?[0] > 0.0)
+    }
+
+    fn step(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<Progress> {
         let start = Instant::now();
         let Position { epoch, step, .. } = self.position;
         let (batch, wait_seconds) = batches.next(epoch, step)?;
-        let global_step = epoch * length.steps_per_epoch + step;
+        let global_step = self.global_step(surroundings.length);
         let Settings { schedule, learning_rate: base, .. } = &self.settings;
-        let learning_rate = schedule.learning_rate(*base, global_step, length);
-        let (loss, gradient_norm) = self.learn(&batch, learning_rate, global_step)?;
+        let learning_rate = schedule.learning_rate(*base, global_step, surroundings.length);
+        let progress = global_step as f64 / surroundings.length.steps() as f64;
+        let moment = Moment { epoch, global_step, progress, rate_factor: learning_rate / base };
+        let (parts, gradient_norm) = self.learn(&batch, moment, learning_rate, surroundings)?;
+        let rows = (batch.rows() * surroundings.ranks.world_size()) as u64;
         self.position.step += 1;
-        self.position.samples += batch.rows() as u64;
+        self.position.samples += rows;
         let seconds = start.elapsed().as_secs_f64();
         Ok(Progress {
             epoch,
             step,
-            loss: scalar(&loss.total)?,
-            image_text_loss: scalar(&loss.image_text)?,
-            segment_text_loss: loss.segment_text.as_ref().map(scalar).transpose()?,
+            loss: parts.iter().map(|(_, value)| value).sum(),
+            parts,
             learning_rate,
             gradient_norm,
-            samples_per_second: batch.rows() as f64 / seconds,
+            samples_per_second: rows as f64 / seconds,
             seconds,
             wait_seconds,
         })
     }
 
-    fn learn(&mut self, batch: &PairBatch, learning_rate: f64, global_step: usize) -> Result<(BatchLoss, f64)> {
-        let segment_tower = self.segment_tower.as_ref().unwrap_or(&self.clip);
+    /// One step; returns the parts of the loss and the gradient's norm.
+    fn learn(
+        &mut self,
+        batch: &PairBatch,
+        moment: Moment,
+        learning_rate: f64,
+        surroundings: &mut Surroundings,
+    ) -> Result<(Vec<(&'static str, f64)>, f64)> {
+        let networks = Networks {
+            clip: &self.clip,
+            segment_tower: self.segment_tower.as_ref().map(|tower| (tower, SEGMENT_TOWER)),
+            settings: &self.settings,
+            execution: &surroundings.execution,
+        };
         // drawn from the step alone: a resumed run drops the same values
-        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(global_step as u64);
-        let dropout = (self.settings.dropout > 0.0).then(|| Dropout::new(self.settings.dropout, seed));
-        let loss = batch_loss(&self.clip, segment_tower, batch, self.settings.loss, dropout.as_ref())?;
-        let gradients = loss.total.backward()?;
-        if global_step == 0 {
+        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * moment.global_step as u64);
+        let objective = self.objective.as_mut();
+        let found = differentiate(&networks, objective, batch, (moment, seed), surroundings.ranks)?;
+        let Found { gradients, parts } = found;
+        if moment.global_step == 0 {
             self.check_reach(&gradients)?;
         }
         let gradient_norm = self.optimiser.step(&gradients, learning_rate)?;
         clamp_logit_scale(&self.clip)?;
         if let Some(average) = &self.average {
-            let steps = global_step as f64;
+            let steps = moment.global_step as f64;
             // A young average forgets faster, or it would carry the initial weights for long.
             let decay = self.settings.ema_decay.min((1.0 + steps) / (10.0 + steps));
             move_average(average, &self.clip, decay)?;
         }
-        Ok((loss, gradient_norm))
+        Ok((parts, gradient_norm))
     }
 
     /// Some of candle's operations have no backward pass and say nothing: a parameter that the loss does not reach
     /// would stay as it was drawn.
-    fn check_reach(&self, gradients: &GradStore) -> Result<()> {
-        // Not reached by design: the scale by the hinge loss, the segment tower by a batch without segments.
+    fn check_reach(&self, gradients: &Gradients) -> Result<()> {
+        // Not reached by design: the scale by losses without temperature, the segment tower by a batch without segments.
         let may_lack = |name: &str| name == "logit_scale" || name.starts_with(SEGMENT_TOWER);
-        match self.optimiser.parameters().find(|(name, var)| gradients.get(var).is_none() && !may_lack(name)) {
+        match self.optimiser.parameters().find(|(name, _)| gradients.get(name).is_none() && !may_lack(name)) {
             None => Ok(()),
             Some((name, _)) => Err(Error::Numbers {
                 what: format!("gradient of {name}"),
@@ -218,12 +282,16 @@ impl Trainer {
 
     fn end_epoch(&mut self, surroundings: &mut Surroundings) -> Result<()> {
         let epoch = self.position.epoch;
-        let metric = (surroundings.validate)(&self.averaged().without_gradients()?, epoch)
+        let quiet = self.averaged().without_gradients()?;
+        let metric = (surroundings.validate)(&quiet, epoch, surroundings.ranks)
             .map_err(|cause| Error::Validation { epoch, cause })?;
         if !metric.is_finite() {
             let what = format!("validation metric of epoch {epoch}");
             return Err(Error::Numbers { what, problem: format!("is {metric}; check the validation") });
         }
+        // All ranks must agree on when the run ends; on GPUs their figures may differ in the last bit.
+        let metric = Tensor::new(&[metric], &Device::Cpu)?.to_device(quiet.logit_scale().device())?;
+        let metric = scalar(&surroundings.ranks.broadcast(&metric, 0)?.squeeze(0)?)?;
         // To the millionth: so few digits come back from JSON as they were, and a resumed run compares the same numbers.
         let metric = (metric * 1e6).round() / 1e6;
         self.position.epoch += 1;
@@ -252,7 +320,8 @@ impl Trainer {
             return Ok(());
         };
         let position = self.position.clone();
-        checkpoint::write_last(folder, &self.state(), &position, &surroundings.identity)?;
+        let keep = surroundings.execution.keep_last;
+        checkpoint::write_last(folder, &self.state(), &position, &surroundings.identity, keep)?;
         (surroundings.observe)(&Event::Saved);
         Ok(())
     }
@@ -263,15 +332,17 @@ impl Trainer {
             average: self.average.as_ref(),
             segment_tower: self.segment_tower.as_ref(),
             optimiser: &mut self.optimiser,
+            objective: self.objective.as_mut(),
         }
     }
 
-    /// What a checkpoint must agree with.
+    /// What a checkpoint must agree with. Neither the number of ranks nor the execution is part of it.
     fn identity(&self, length: RunLength) -> Result<Value> {
         let unwritable = |error: serde_json::Error| Error::argument("settings", error.to_string());
         Ok(json!({
             "model": serde_json::to_value(self.clip.config()).map_err(unwritable)?,
             "settings": serde_json::to_value(&self.settings).map_err(unwritable)?,
+            "objective": self.objective.identity(),
             "steps_per_epoch": length.steps_per_epoch,
         }))
     }
@@ -292,8 +363,4 @@ fn move_average(average: &Clip, weights: &Clip, decay: f64) -> Result<()> {
         average.set(&(kept + (weight * (1.0 - decay))?)?)?;
     }
     Ok(())
-}
-
-fn scalar(tensor: &Tensor) -> Result<f64> {
-    Ok(tensor.to_dtype(DType::F64)?.to_scalar()?)
 }

@@ -1,4 +1,4 @@
-//! What a pre-training run is made of.
+//! What a training is made of, and how it is carried out.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::optimiser::AdamWSettings;
 use crate::schedule::Schedule;
 
-/// Everything that the numbers of a run depend on, besides the model and the data. A checkpoint continues only under
-/// the settings it was written with.
+/// Everything that the numbers of a run depend on, besides the model, the data and the objective. A checkpoint
+/// continues only under the settings it was written with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -19,8 +19,6 @@ pub struct Settings {
     pub schedule: Schedule,
     /// The optimiser's settings.
     pub optimiser: AdamWSettings,
-    /// The contrastive loss, of images and of segments.
-    pub loss: Loss,
     /// Which network embeds segments.
     pub segment_tower: SegmentTower,
     /// Decay per step of a moving average of the weights, which is then validated and kept as the best; 0 = off.
@@ -36,14 +34,13 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// The paper's fine-tuning (lr 1e-5, 0.3 every 10 of 15 epochs) with InfoNCE.
+    /// The paper's fine-tuning: lr 1e-5, 0.3 every 10 of 15 epochs.
     fn default() -> Self {
         Self {
             epochs: 15,
             learning_rate: 1e-5,
             schedule: Schedule::StepDecay { factor: 0.3, every_epochs: 10 },
             optimiser: AdamWSettings::default(),
-            loss: Loss::InfoNce { label_smoothing: 0.0 },
             segment_tower: SegmentTower::Shared,
             ema_decay: 0.0,
             dropout: 0.0,
@@ -52,22 +49,6 @@ impl Default for Settings {
             data: String::new(),
         }
     }
-}
-
-/// The contrastive loss. Pairs with an equal image or caption are never negatives of one another.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Loss {
-    /// Symmetric InfoNCE with a learnable temperature.
-    InfoNce {
-        /// Share of the target spread over all compared columns.
-        label_smoothing: f64,
-    },
-    /// The released code's: margin over all negatives, summed.
-    Hinge {
-        /// The margin (0.2).
-        margin: f64,
-    },
 }
 
 /// Which network embeds segments.
@@ -83,18 +64,34 @@ pub enum SegmentTower {
     Separate,
 }
 
-/// How often a run saves and how far it reads ahead; no number depends on it.
+/// How a run is carried out. No number depends on it, beyond the rounding of sums in another order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cadence {
+pub struct Execution {
     /// Steps between checkpoints within an epoch; 0 = only at the ends of epochs.
     pub checkpoint_every_steps: usize,
+    /// Checkpoints to continue from that are kept, the latest included.
+    pub keep_last: usize,
     /// Batches made ahead of their step.
     pub prefetch_batches: usize,
+    /// Pieces that a rank's batch is cut into: the memory of one piece, the loss of the whole batch, one more pass of
+    /// the towers.
+    pub micro_batches: usize,
+    /// Keep only what goes from block to block and run each block again on the way back.
+    pub recompute: bool,
+    /// Bytes of gradients that ranks add up in one message.
+    pub bucket_bytes: usize,
 }
 
-impl Default for Cadence {
+impl Default for Execution {
     fn default() -> Self {
-        Self { checkpoint_every_steps: 0, prefetch_batches: 2 }
+        Self {
+            checkpoint_every_steps: 0,
+            keep_last: 1,
+            prefetch_batches: 2,
+            micro_batches: 1,
+            recompute: false,
+            bucket_bytes: 25 << 20,
+        }
     }
 }
 
@@ -115,14 +112,6 @@ impl Settings {
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse("dropout", format!("is {}, needs 0 <= share < 1", self.dropout));
         }
-        match self.loss {
-            Loss::InfoNce { label_smoothing } if !(0.0..1.0).contains(&label_smoothing) => {
-                refuse("label_smoothing", format!("is {label_smoothing}, needs 0 <= share < 1"))
-            }
-            Loss::Hinge { margin } if !(margin.is_finite() && margin >= 0.0) => {
-                refuse("margin", format!("is {margin}, needs a number not below 0"))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }

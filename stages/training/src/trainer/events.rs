@@ -3,7 +3,7 @@
 use crate::checkpoint::{Best, Position};
 
 /// What an observer is told.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A step is done.
     Step(Progress),
@@ -14,23 +14,21 @@ pub enum Event {
 }
 
 /// One step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
     /// Epoch, from 0.
     pub epoch: usize,
     /// Step within the epoch, from 0.
     pub step: usize,
-    /// Sum of the losses.
+    /// Sum of the parts of the loss.
     pub loss: f64,
-    /// Loss of images and captions.
-    pub image_text_loss: f64,
-    /// Loss of segments and captions, if the batch has segments.
-    pub segment_text_loss: Option<f64>,
+    /// Parts of the loss, by name, of all ranks together.
+    pub parts: Vec<(&'static str, f64)>,
     /// Learning rate of the step.
     pub learning_rate: f64,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Pairs per second, the wait included.
+    /// Pairs per second of all ranks together, the wait included.
     pub samples_per_second: f64,
     /// Seconds that the step took, the wait included.
     pub seconds: f64,

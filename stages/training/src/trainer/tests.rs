@@ -1,25 +1,29 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use models::clip::{Clip, ClipConfig, Eot, Pool, Stem};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::step::batch_loss;
+use super::forward::{Forward, Networks};
+use super::gather::gather;
 use super::*;
 use crate::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
 use crate::checkpoint::{self, Which};
+use crate::communicator::{Communicator, Solo};
+use crate::contrastive::{Contrastive, Loss};
 use crate::error::{Error, Result};
 use crate::optimiser::AdamWSettings;
 use crate::schedule::Schedule;
 
-const SIDE: usize = 16;
-const LENGTH: usize = 6;
+pub(super) const SIDE: usize = 16;
+pub(super) const LENGTH: usize = 6;
+const INFO_NCE: Loss = Loss::InfoNce { label_smoothing: 0.0 };
 const BATCH: usize = 6;
 const STEPS: usize = 3;
 
-fn config() -> ClipConfig {
+pub(super) fn config() -> ClipConfig {
     let mut config = ClipConfig::preset("tiny").unwrap();
     config.embed_dim = 8;
     config.vision.image_size = SIDE;
@@ -34,6 +38,23 @@ fn config() -> ClipConfig {
 
 fn clip() -> Clip {
     Clip::init(&config(), 1, &Device::Cpu, DType::F32).unwrap()
+}
+
+/// A trainer of the contrastive objective.
+fn trainer(clip: Clip, settings: Settings, loss: Loss) -> Result<Trainer> {
+    Trainer::new(clip, settings, Box::new(Contrastive::new(loss)?))
+}
+
+/// Loss parts of one batch, with `segment_tower` for its segments, and the graph's leaves.
+fn loss_parts(clip: &Clip, batch: &PairBatch, loss: Loss) -> Result<Vec<(&'static str, Tensor)>> {
+    let (settings, execution) = (Settings::default(), Execution::default());
+    let networks = Networks { clip, segment_tower: None, settings: &settings, execution: &execution };
+    let (_, embeddings) = Forward::run(&networks, batch, 0)?;
+    Contrastive::new(loss)?.parts(&gather(&embeddings, batch, clip.logit_scale(), &mut Solo)?)
+}
+
+fn total(clip: &Clip, batch: &PairBatch, loss: Loss) -> f32 {
+    loss_parts(clip, batch, loss).unwrap().iter().map(|(_, part)| part.to_scalar::<f32>().unwrap()).sum()
 }
 
 fn settings() -> Settings {
@@ -83,6 +104,7 @@ impl BatchSource for Patterns {
             caption_keys: (0..BATCH as u64).collect(),
             valid: vec![true; BATCH],
             segments: self.segments.then_some(SegmentBatch { pixel_values_schw, row_of_segment, weights }),
+            domains: None,
         })
     }
 }
@@ -92,15 +114,26 @@ fn patterns() -> Patterns {
 }
 
 /// Minus the loss on one fixed batch.
-fn validate(clip: &Clip, _: usize) -> Result<f64, BoxError> {
+fn validate(clip: &Clip, _: usize, _: &mut dyn Communicator) -> Result<f64, BoxError> {
     let batch = patterns().batch(100, 0)?;
-    let loss = batch_loss(clip, clip, &batch, Loss::InfoNce { label_smoothing: 0.0 }, None)?;
-    Ok(-f64::from(loss.image_text.to_scalar::<f32>()?))
+    Ok(-f64::from(loss_parts(clip, &batch, INFO_NCE)?[0].1.to_scalar::<f32>()?))
 }
 
 fn fit(trainer: &mut Trainer, source: &mut Patterns, folder: Option<&Path>, every: usize) -> Result<Summary> {
-    let cadence = Cadence { checkpoint_every_steps: every, prefetch_batches: 2 };
-    trainer.fit(source, &mut validate, folder, cadence, &AtomicBool::new(false), &mut |_| ())
+    let execution = Execution { checkpoint_every_steps: every, ..Execution::default() };
+    fit_with(trainer, source, &mut validate, folder, execution, &AtomicBool::new(false), &mut |_| ())
+}
+
+fn fit_with(
+    trainer: &mut Trainer,
+    source: &mut Patterns,
+    validate: &mut dyn FnMut(&Clip, usize, &mut dyn Communicator) -> Result<f64, BoxError>,
+    folder: Option<&Path>,
+    execution: Execution,
+    stop: &AtomicBool,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<Summary> {
+    trainer.fit(Fit { ranks: &mut Solo, source, validate, folder, execution, stop, observe })
 }
 
 fn digests(trainer: &Trainer) -> Vec<String> {
@@ -109,13 +142,13 @@ fn digests(trainer: &Trainer) -> Vec<String> {
 
 #[test]
 fn a_run_killed_after_any_step_continues_bit_for_bit() {
-    let mut whole = Trainer::new(clip(), settings()).unwrap();
+    let mut whole = trainer(clip(), settings(), INFO_NCE).unwrap();
     let summary = fit(&mut whole, &mut patterns(), None, 0).unwrap();
     assert!(summary.finished && summary.steps == 2 * STEPS);
     for dies_at in 0..2 * STEPS {
         for checkpoint_every in [0, 1, 2] {
             let folder = tempfile::tempdir().unwrap();
-            let mut killed = Trainer::new(clip(), settings()).unwrap();
+            let mut killed = trainer(clip(), settings(), INFO_NCE).unwrap();
             let mut source = Patterns { dies_at: Some(dies_at), ..patterns() };
             let error = fit(&mut killed, &mut source, Some(folder.path()), checkpoint_every).unwrap_err();
             assert!(matches!(error, Error::Source { .. }));
@@ -123,7 +156,7 @@ fn a_run_killed_after_any_step_continues_bit_for_bit() {
             let has_checkpoint = checkpoint::find(folder.path(), Which::Last).is_some();
             let seed = if has_checkpoint { 99 } else { 1 };
             let start = Clip::init(&config(), seed, &Device::Cpu, DType::F32).unwrap();
-            let mut resumed = Trainer::new(start, settings()).unwrap();
+            let mut resumed = trainer(start, settings(), INFO_NCE).unwrap();
             let summary = fit(&mut resumed, &mut patterns(), Some(folder.path()), checkpoint_every).unwrap();
             assert!(summary.finished);
             assert_eq!(summary.position.samples, (2 * STEPS * BATCH) as u64);
@@ -134,21 +167,22 @@ fn a_run_killed_after_any_step_continues_bit_for_bit() {
 
 #[test]
 fn stop_ends_after_the_step_with_a_checkpoint() {
-    let mut whole = Trainer::new(clip(), settings()).unwrap();
+    let mut whole = trainer(clip(), settings(), INFO_NCE).unwrap();
     fit(&mut whole, &mut patterns(), None, 0).unwrap();
     for stop_after in 1..=2 * STEPS {
         let folder = tempfile::tempdir().unwrap();
-        let mut stopped = Trainer::new(clip(), settings()).unwrap();
+        let mut stopped = trainer(clip(), settings(), INFO_NCE).unwrap();
         let (stop, mut steps) = (AtomicBool::new(false), 0);
         let mut observe = |event: &Event| {
             steps += usize::from(matches!(event, Event::Step(_)));
             stop.store(steps == stop_after, Ordering::Relaxed);
         };
-        let cadence = Cadence::default();
+        let execution = Execution::default();
+        let run = Some(folder.path());
         let summary =
-            stopped.fit(&mut patterns(), &mut validate, Some(folder.path()), cadence, &stop, &mut observe).unwrap();
+            fit_with(&mut stopped, &mut patterns(), &mut validate, run, execution, &stop, &mut observe).unwrap();
         assert_eq!((summary.steps, summary.finished), (stop_after, false));
-        let mut resumed = Trainer::new(clip(), settings()).unwrap();
+        let mut resumed = trainer(clip(), settings(), INFO_NCE).unwrap();
         let summary = fit(&mut resumed, &mut patterns(), Some(folder.path()), 0).unwrap();
         assert_eq!((summary.steps, summary.finished), (2 * STEPS - stop_after, true));
         assert_eq!(digests(&whole), digests(&resumed));
@@ -158,9 +192,9 @@ fn stop_ends_after_the_step_with_a_checkpoint() {
 #[test]
 fn every_parameter_moves_except_key_biases() {
     for loss in [Loss::InfoNce { label_smoothing: 0.1 }, Loss::Hinge { margin: 0.2 }] {
-        let settings = Settings { loss, segment_tower: SegmentTower::Shared, ..settings() };
+        let settings = Settings { segment_tower: SegmentTower::Shared, ..settings() };
         let before = clip();
-        let mut trainer = Trainer::new(clip(), settings).unwrap();
+        let mut trainer = trainer(clip(), settings, loss).unwrap();
         fit(&mut trainer, &mut patterns(), None, 0).unwrap();
         for ((name, old), (_, new)) in before.parameters().iter().zip(trainer.clip().parameters().iter()) {
             let flat = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -182,15 +216,15 @@ fn every_parameter_moves_except_key_biases() {
 fn a_run_in_half_precision_learns_and_resumes_exactly() {
     let half = || Clip::init(&config(), 1, &Device::Cpu, DType::BF16).unwrap();
     let settings = || Settings { learning_rate: 1e-3, ema_decay: 0.999, ..settings() };
-    let mut whole = Trainer::new(half(), settings()).unwrap();
+    let mut whole = trainer(half(), settings(), INFO_NCE).unwrap();
     fit(&mut whole, &mut patterns(), None, 0).unwrap();
     assert_eq!(whole.clip().logit_scale().dtype(), DType::BF16);
     assert_eq!(whole.averaged().logit_scale().dtype(), DType::F32);
-    assert_ne!(digests(&whole), digests(&Trainer::new(half(), settings()).unwrap()));
+    assert_ne!(digests(&whole), digests(&trainer(half(), settings(), INFO_NCE).unwrap()));
     let folder = tempfile::tempdir().unwrap();
     let mut killed = Patterns { dies_at: Some(STEPS + 1), ..patterns() };
-    fit(&mut Trainer::new(half(), settings()).unwrap(), &mut killed, Some(folder.path()), 1).unwrap_err();
-    let mut resumed = Trainer::new(half(), settings()).unwrap();
+    fit(&mut trainer(half(), settings(), INFO_NCE).unwrap(), &mut killed, Some(folder.path()), 1).unwrap_err();
+    let mut resumed = trainer(half(), settings(), INFO_NCE).unwrap();
     fit(&mut resumed, &mut patterns(), Some(folder.path()), 1).unwrap();
     assert_eq!(digests(&whole), digests(&resumed));
 }
@@ -198,8 +232,8 @@ fn a_run_in_half_precision_learns_and_resumes_exactly() {
 #[test]
 fn pairs_are_learnt() {
     let settings = Settings { epochs: 60, learning_rate: 1e-2, ema_decay: 0.0, dropout: 0.0, ..settings() };
-    let mut trainer = Trainer::new(clip(), settings).unwrap();
-    let before = validate(trainer.clip(), 0).unwrap();
+    let mut trainer = trainer(clip(), settings, INFO_NCE).unwrap();
+    let before = validate(trainer.clip(), 0, &mut Solo).unwrap();
     let summary = fit(&mut trainer, &mut patterns(), None, 0).unwrap();
     let best = summary.position.best.unwrap();
     assert!(before < -1.0 && best.metric > -0.1, "loss went from {} to {}", -before, -best.metric);
@@ -209,16 +243,17 @@ fn pairs_are_learnt() {
 fn a_frozen_segment_tower_keeps_its_weights_and_the_loss_has_both_parts() {
     let settings = Settings { segment_tower: SegmentTower::Frozen, ..settings() };
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(clip(), settings).unwrap();
+    let mut trainer = trainer(clip(), settings, INFO_NCE).unwrap();
     let mut parts = Vec::new();
     let mut observe = |event: &Event| {
         if let Event::Step(progress) = event {
-            parts.push((progress.loss, progress.image_text_loss, progress.segment_text_loss.unwrap()));
+            parts.push((progress.loss, progress.parts[0].1, progress.parts[1].1));
         }
     };
     let stop = AtomicBool::new(false);
     let folder_path = Some(folder.path());
-    trainer.fit(&mut patterns(), &mut validate, folder_path, Cadence::default(), &stop, &mut observe).unwrap();
+    let execution = Execution::default();
+    fit_with(&mut trainer, &mut patterns(), &mut validate, folder_path, execution, &stop, &mut observe).unwrap();
     assert!(parts.iter().all(|(sum, image, segment)| (sum - image - segment).abs() < 1e-5 && *segment > 0.0));
     let tower = checkpoint::find(folder.path(), Which::Last).unwrap().join("segment_tower");
     let tower = Clip::load(&tower, &Device::Cpu, DType::F32).unwrap();
@@ -233,10 +268,7 @@ fn invalid_rows_change_nothing() {
     let image = 3 * SIDE * SIDE;
     other_content.pixel_values_bchw[5 * image..].fill(7.0);
     other_content.input_ids_bl[5 * LENGTH + 1] = 9;
-    let loss = |batch: &PairBatch| {
-        let loss = batch_loss(&clip(), &clip(), batch, Loss::InfoNce { label_smoothing: 0.1 }, None).unwrap();
-        loss.total.to_scalar::<f32>().unwrap()
-    };
+    let loss = |batch: &PairBatch| total(&clip(), batch, Loss::InfoNce { label_smoothing: 0.1 });
     assert_eq!(loss(&with_invalid), loss(&other_content));
     assert_ne!(loss(&with_invalid), loss(&patterns().batch(0, 0).unwrap()));
 }
@@ -254,17 +286,20 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
     repeated.pixel_values_bchw = images.flat_map(|image| image.repeat(2)).collect();
     let gradient = |batch: &PairBatch| {
         let clip = clip();
-        let loss = batch_loss(&clip, &clip, batch, Loss::InfoNce { label_smoothing: 0.0 }, None).unwrap();
-        let gradients = loss.total.backward().unwrap();
-        let of_proj = gradients.get(clip.parameters().get("visual.proj").unwrap()).unwrap();
-        (loss.total.to_scalar::<f32>().unwrap(), of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        let (settings, execution) = (Settings::default(), Execution::default());
+        let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
+        let moment = crate::objective::Moment { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
+        let mut objective = Contrastive::new(INFO_NCE).unwrap();
+        let found = super::step::differentiate(&networks, &mut objective, batch, (moment, 0), &mut Solo).unwrap();
+        let of_proj = found.gradients.get("visual.proj").unwrap();
+        (total(&clip, batch, INFO_NCE), of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };
     let ((shared_loss, shared_gradient), (loss, repeated_gradient)) = (gradient(&shared), gradient(&repeated));
     assert_eq!(shared_loss, loss);
     let difference = shared_gradient.iter().zip(&repeated_gradient).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(difference < 1e-5, "{difference}");
     shared.image_of_row = Some(vec![0, 0, 1, 1, 2, 3]);
-    let error = batch_loss(&clip(), &clip(), &shared, Loss::Hinge { margin: 0.2 }, None).err().unwrap();
+    let error = loss_parts(&clip(), &shared, Loss::Hinge { margin: 0.2 }).err().unwrap();
     assert!(error.to_string().contains("6 rows, 4 images"), "{error}");
 }
 
@@ -272,16 +307,17 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
 fn best_holds_the_average_of_the_best_epoch_and_patience_ends_the_run() {
     let settings = Settings { epochs: 50, patience: 2, ..settings() };
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(clip(), settings).unwrap();
+    let mut trainer = trainer(clip(), settings, INFO_NCE).unwrap();
     let mut seen = Vec::new();
-    let mut scripted = |clip: &Clip, epoch: usize| -> Result<f64, BoxError> {
+    let mut scripted = |clip: &Clip, epoch: usize, _: &mut dyn Communicator| -> Result<f64, BoxError> {
         seen.push(clip.parameters().digest().unwrap());
         Ok([1.0, 3.0, 2.0, 3.0, 9.0][epoch])
     };
     let stop = AtomicBool::new(false);
     let folder_path = Some(folder.path());
+    let execution = Execution { keep_last: 3, ..Execution::default() };
     let summary =
-        trainer.fit(&mut patterns(), &mut scripted, folder_path, Cadence::default(), &stop, &mut |_| ()).unwrap();
+        fit_with(&mut trainer, &mut patterns(), &mut scripted, folder_path, execution, &stop, &mut |_| ()).unwrap();
     assert!(summary.finished);
     assert_eq!(summary.position.epoch, 4, "an equal metric is no gain");
     assert_eq!(summary.position.best.unwrap(), checkpoint::Best { epoch: 1, metric: 3.0 });
@@ -290,21 +326,28 @@ fn best_holds_the_average_of_the_best_epoch_and_patience_ends_the_run() {
     assert_eq!(model.parameters().digest().unwrap(), seen[1]);
     assert_ne!(model.parameters().digest().unwrap(), trainer.clip().parameters().digest().unwrap());
     assert_eq!(checkpoint::position(&best).unwrap().epoch, 2);
+    let mut earlier: Vec<_> =
+        std::fs::read_dir(folder.path().join("earlier")).unwrap().map(|e| e.unwrap().path()).collect();
+    earlier.sort();
+    let epochs: Vec<usize> = earlier.iter().map(|folder| checkpoint::position(folder).unwrap().epoch).collect();
+    assert_eq!(epochs, [2, 3], "the last is epoch 4; two before it are kept");
+    assert!(Clip::load(&earlier[0].join("model"), &Device::Cpu, DType::F32).is_ok());
 }
 
 #[test]
 fn a_checkpoint_of_other_settings_or_another_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    fit(&mut Trainer::new(clip(), settings()).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap();
+    fit(&mut trainer(clip(), settings(), INFO_NCE).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap();
     let other = Settings { learning_rate: 5e-3, ..settings() };
-    let error = fit(&mut Trainer::new(clip(), other).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap_err();
+    let error =
+        fit(&mut trainer(clip(), other, INFO_NCE).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("settings.learning_rate is 0.003 in the checkpoint and 0.005 in this run"), "{message}");
     let mut wider = config();
     wider.text.width = 16;
     let wider = Clip::init(&wider, 1, &Device::Cpu, DType::F32).unwrap();
     let error =
-        fit(&mut Trainer::new(wider, settings()).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap_err();
+        fit(&mut trainer(wider, settings(), INFO_NCE).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap_err();
     assert!(error.to_string().contains("model.text.width is 8 in the checkpoint and 16 in this run"), "{error}");
 }
 
@@ -312,14 +355,13 @@ fn a_checkpoint_of_other_settings_or_another_model_is_refused() {
 fn bad_batches_and_settings_are_named() {
     let mut short = patterns().batch(0, 0).unwrap();
     short.pixel_values_bchw.pop();
-    let loss = Loss::InfoNce { label_smoothing: 0.0 };
-    let error = batch_loss(&clip(), &clip(), &short, loss, None).err().unwrap().to_string();
+    let error = loss_parts(&clip(), &short, INFO_NCE).err().unwrap().to_string();
     assert!(error.contains("pixel_values_bchw: has 4607 values"), "{error}");
     let bad = Settings { ema_decay: 1.0, ..settings() };
-    assert!(Trainer::new(clip(), bad).err().unwrap().to_string().contains("ema_decay"));
-    let mut trainer = Trainer::new(clip(), settings()).unwrap();
-    let mut not_a_number = |_: &Clip, _: usize| -> Result<f64, BoxError> { Ok(f64::NAN) };
-    let stop = AtomicBool::new(false);
-    let error = trainer.fit(&mut patterns(), &mut not_a_number, None, Cadence::default(), &stop, &mut |_| ());
+    assert!(trainer(clip(), bad, INFO_NCE).err().unwrap().to_string().contains("ema_decay"));
+    let mut trainer = trainer(clip(), settings(), INFO_NCE).unwrap();
+    let mut not_a_number = |_: &Clip, _: usize, _: &mut dyn Communicator| -> Result<f64, BoxError> { Ok(f64::NAN) };
+    let (stop, execution) = (AtomicBool::new(false), Execution::default());
+    let error = fit_with(&mut trainer, &mut patterns(), &mut not_a_number, None, execution, &stop, &mut |_| ());
     assert!(error.unwrap_err().to_string().contains("validation metric of epoch 0: is NaN"));
 }

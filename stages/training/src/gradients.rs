@@ -1,0 +1,114 @@
+//! Gradients by parameter name, and their sum over ranks.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+
+use crate::communicator::Communicator;
+use crate::error::Result;
+
+/// Gradients by name, in f32 or f64. The order of names is the same in every process, so ranks add up like with like.
+#[derive(Default)]
+pub struct Gradients {
+    by_name: BTreeMap<String, Tensor>,
+}
+
+impl Gradients {
+    /// The gradient of a parameter, if the loss reached it.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.by_name.get(name)
+    }
+
+    /// Adds to the gradient of a parameter.
+    ///
+    /// # Errors
+    /// Another shape than before.
+    pub fn add(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
+        let wide = if gradient.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let gradient = gradient.detach().to_dtype(wide)?;
+        let sum = match self.by_name.remove(name) {
+            Some(before) => (before + gradient)?,
+            None => gradient,
+        };
+        self.by_name.insert(name.to_owned(), sum);
+        Ok(())
+    }
+
+    /// Adds what `store` holds for the parameters; `prefix` goes before their names.
+    ///
+    /// # Errors
+    /// A tensor operation's.
+    pub fn collect<'a>(
+        &mut self,
+        store: &GradStore,
+        prefix: &str,
+        parameters: impl Iterator<Item = (&'a str, &'a Var)>,
+    ) -> Result<()> {
+        for (name, var) in parameters {
+            if let Some(gradient) = store.get(var) {
+                self.add(&format!("{prefix}{name}"), gradient)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every parameter that has no gradient one of zeros: ranks must bring the same tensors.
+    ///
+    /// # Errors
+    /// A tensor operation's.
+    pub fn fill<'a>(&mut self, prefix: &str, parameters: impl Iterator<Item = (&'a str, &'a Var)>) -> Result<()> {
+        for (name, var) in parameters {
+            let name = format!("{prefix}{name}");
+            if !self.by_name.contains_key(&name) {
+                self.add(&name, &var.as_detached_tensor().zeros_like()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over all gradients of `other`.
+    pub fn extend(&mut self, other: Gradients) {
+        self.by_name.extend(other.by_name);
+    }
+
+    /// Sums over ranks, several tensors at a time: a message of `bucket_bytes` costs hardly more than a small one.
+    ///
+    /// # Errors
+    /// A rank that is gone or brings other tensors.
+    pub fn sum_over_ranks(self, ranks: &mut dyn Communicator, bucket_bytes: usize) -> Result<Gradients> {
+        if ranks.world_size() == 1 {
+            return Ok(self);
+        }
+        let mut summed = Gradients::default();
+        let mut bucket: Vec<(String, Tensor)> = Vec::new();
+        let mut bytes = 0;
+        for (name, gradient) in self.by_name {
+            let size = gradient.elem_count() * gradient.dtype().size_in_bytes();
+            let fits = bucket.first().is_none_or(|(_, first)| first.dtype() == gradient.dtype());
+            if !bucket.is_empty() && (bytes + size > bucket_bytes || !fits) {
+                sum_bucket(std::mem::take(&mut bucket), ranks, &mut summed)?;
+                bytes = 0;
+            }
+            bytes += size;
+            bucket.push((name, gradient));
+        }
+        if !bucket.is_empty() {
+            sum_bucket(bucket, ranks, &mut summed)?;
+        }
+        Ok(summed)
+    }
+}
+
+fn sum_bucket(bucket: Vec<(String, Tensor)>, ranks: &mut dyn Communicator, summed: &mut Gradients) -> Result<()> {
+    let flat = bucket.iter().map(|(_, gradient)| gradient.flatten_all()).collect::<Result<Vec<_>, _>>()?;
+    let sum = ranks.all_reduce_sum(&Tensor::cat(&flat, 0)?)?;
+    let mut start = 0;
+    for (name, gradient) in bucket {
+        let count = gradient.elem_count();
+        let part = sum.narrow(0, start, count)?.reshape(gradient.shape())?;
+        summed.by_name.insert(name, part);
+        start += count;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What a training minimises.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use serde_json::Value;
+
+use crate::communicator::Communicator;
+use crate::error::Result;
+use crate::trainer::Gathered;
+
+/// When a step happens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moment {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Step over the whole run, from 0.
+    pub global_step: usize,
+    /// Share of the run that lies behind, in [0, 1).
+    pub progress: f64,
+    /// Learning rate of the step over the base rate.
+    pub rate_factor: f64,
+}
+
+/// A differentiated loss.
+pub struct Differentiated {
+    /// Gradients of this rank's part of the loss with respect to the leaves of [`Gathered`].
+    pub gradients: GradStore,
+    /// The parts of the loss, this rank's share of each, with their names. Their sum over parts and ranks is the loss.
+    pub parts: Vec<(&'static str, f64)>,
+}
+
+impl Differentiated {
+    /// Differentiates the sum of the parts.
+    ///
+    /// # Errors
+    /// A tensor operation's; no part at all.
+    pub fn sum_of(parts: &[(&'static str, Tensor)]) -> Result<Self> {
+        let values = parts.iter().map(|(name, part)| Ok((*name, scalar(part)?))).collect::<Result<_>>()?;
+        let mut total: Option<Tensor> = None;
+        for (_, part) in parts {
+            total = Some(match total {
+                Some(sum) => (sum + part)?,
+                None => part.clone(),
+            });
+        }
+        let total = total.ok_or_else(|| crate::Error::argument("objective", "has no part"))?;
+        Ok(Self { gradients: total.backward()?, parts: values })
+    }
+}
+
+/// A loss over the embeddings of a global batch, and what it learns besides the encoders.
+///
+/// A rank computes the part of its own rows, divided by global counts, so that the parts of all ranks add up to the
+/// loss that one rank would have.
+pub trait Objective: Send {
+    /// The settings that its numbers depend on; a checkpoint continues only under the same.
+    fn identity(&self) -> Value;
+
+    /// This rank's part of the loss and its gradient with respect to the gathered embeddings and the logit scale. What
+    /// the objective learns itself (a discriminator) it updates here, on all ranks alike.
+    ///
+    /// # Errors
+    /// Embeddings that do not fit, numbers that are not finite, a rank that is gone.
+    fn differentiate(
+        &mut self,
+        gathered: &Gathered,
+        moment: Moment,
+        ranks: &mut dyn Communicator,
+    ) -> Result<Differentiated>;
+
+    /// Writes what it has learnt into a checkpoint's folder.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn save(&self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes up what [`Objective::save`] wrote.
+    ///
+    /// # Errors
+    /// Missing or damaged files.
+    fn load(&mut self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes what it has learnt the same as on rank 0.
+    ///
+    /// # Errors
+    /// A rank that is gone.
+    fn share(&mut self, _: &mut dyn Communicator) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A scalar on the host.
+pub(crate) fn scalar(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.to_dtype(candle_core::DType::F64)?.to_scalar()?)
+}

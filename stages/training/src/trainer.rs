@@ -1,0 +1,19 @@
+//! The training loop: batches, steps over ranks, validation, checkpoints. What is learnt is an [`Objective`]'s affair.
+
+mod events;
+mod forward;
+mod gather;
+mod settings;
+mod share;
+mod step;
+mod training_run;
+
+pub use events::{EpochEnd, Event, Progress, Summary};
+pub use gather::Gathered;
+pub use settings::{Execution, SegmentTower, Settings};
+pub use training_run::{Fit, Trainer};
+
+#[cfg(test)]
+mod rank_tests;
+#[cfg(test)]
+mod tests;

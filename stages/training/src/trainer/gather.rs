@@ -1,0 +1,112 @@
+//! The embeddings of all ranks, as leaves of a graph of their own.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::forward::Embeddings;
+use crate::batch::PairBatch;
+use crate::communicator::Communicator;
+use crate::error::{Error, Result};
+
+/// The global batch as every rank sees it, N = W B rows in rank order. An [`Objective`](crate::objective::Objective)
+/// differentiates its loss with respect to the leaves.
+pub struct Gathered {
+    /// Image embeddings, L2-normalised, in f32 or f64: a leaf `[N, D]`.
+    pub image_nd: Var,
+    /// Caption embeddings, likewise `[N, D]`.
+    pub text_nd: Var,
+    /// Segment embeddings, where they are learnt from.
+    pub segments: Option<GatheredSegments>,
+    /// The learnable logarithm of the logit scale, a leaf.
+    pub logit_scale: Tensor,
+    /// This rank's rows.
+    pub rows: Range<usize>,
+    /// Equal for byte-equal images `[N]`.
+    pub image_keys_n: Vec<u64>,
+    /// Equal for captions with equal normalised text `[N]`.
+    pub caption_keys_n: Vec<u64>,
+    /// Whether the row takes part `[N]`.
+    pub valid_n: Vec<bool>,
+    /// Whether the row is of the target domain `[N]`; false where there is one domain.
+    pub target_n: Vec<bool>,
+    /// How much the row counts `[N]`; 1 where all count alike.
+    pub weight_n: Vec<f64>,
+}
+
+/// Segment embeddings of the global batch.
+pub struct GatheredSegments {
+    /// L2-normalised, zero for rows without segments: a leaf `[N, D]`.
+    pub segment_nd: Var,
+    /// Whether the row has segments `[N]`.
+    pub present_n: Vec<bool>,
+}
+
+/// Columns of the flags and keys that travel beside the embeddings.
+const IMAGE_KEY: usize = 0;
+const CAPTION_KEY: usize = 1;
+const VALID: usize = 2;
+const PRESENT: usize = 3;
+const TARGET: usize = 4;
+const WEIGHT: usize = 5;
+const COLUMNS: usize = 6;
+
+/// Exchanges embeddings and keys: two collectives, whatever the batch holds.
+pub(super) fn gather(
+    embeddings: &Embeddings,
+    batch: &PairBatch,
+    logit_scale: Tensor,
+    ranks: &mut dyn Communicator,
+) -> Result<Gathered> {
+    let rows = batch.rows();
+    let columns = embeddings.columns();
+    let dim = embeddings.image_bd.dim(1)?;
+    let all = ranks.all_gather(&Tensor::cat(&columns, 1)?)?;
+    let leaf =
+        |column: usize| -> Result<Var> { Ok(Var::from_tensor(&all.narrow(1, column * dim, dim)?.contiguous()?)?) };
+    let keys = gather_keys(embeddings, batch, ranks)?;
+    let column = |column: usize| keys.iter().skip(column).step_by(COLUMNS).copied();
+    let count = column(IMAGE_KEY).len();
+    if count != rows * ranks.world_size() {
+        let problem = format!("{count} rows of {} ranks, this one has {rows}", ranks.world_size());
+        return Err(Error::argument("global batch", problem));
+    }
+    let flags = |at: usize| column(at).map(|flag| flag != 0).collect::<Vec<bool>>();
+    let segments = match embeddings.segment {
+        Some(_) => Some(GatheredSegments { segment_nd: leaf(2)?, present_n: flags(PRESENT) }),
+        None => None,
+    };
+    Ok(Gathered {
+        image_nd: leaf(0)?,
+        text_nd: leaf(1)?,
+        segments,
+        logit_scale,
+        rows: rows * ranks.rank()..rows * (ranks.rank() + 1),
+        image_keys_n: column(IMAGE_KEY).map(|key| key as u64).collect(),
+        caption_keys_n: column(CAPTION_KEY).map(|key| key as u64).collect(),
+        valid_n: flags(VALID),
+        target_n: flags(TARGET),
+        weight_n: column(WEIGHT).map(|bits| f64::from_bits(bits as u64)).collect(),
+    })
+}
+
+fn gather_keys(embeddings: &Embeddings, batch: &PairBatch, ranks: &mut dyn Communicator) -> Result<Vec<i64>> {
+    let rows = batch.rows();
+    let mut keys = vec![0i64; rows * COLUMNS];
+    for (row, keys) in keys.chunks_exact_mut(COLUMNS).enumerate() {
+        let domains = batch.domains.as_ref();
+        let weight = domains.map_or(1.0, |domains| domains.weights_b[row]);
+        keys[IMAGE_KEY] = batch.image_keys[row] as i64;
+        keys[CAPTION_KEY] = batch.caption_keys[row] as i64;
+        keys[VALID] = i64::from(batch.valid[row]);
+        keys[PRESENT] = embeddings.segment.as_ref().map_or(0, |segment| i64::from(segment.present_b[row]));
+        keys[TARGET] = domains.map_or(0, |domains| i64::from(domains.target_b[row]));
+        keys[WEIGHT] = weight.to_bits() as i64;
+    }
+    if ranks.world_size() == 1 {
+        return Ok(keys);
+    }
+    let device = embeddings.image_bd.device();
+    let keys = Tensor::from_vec(keys, (rows, COLUMNS), &Device::Cpu)?.to_device(device)?;
+    Ok(ranks.all_gather(&keys)?.to_dtype(DType::I64)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+}

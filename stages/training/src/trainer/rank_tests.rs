@@ -1,0 +1,257 @@
+//! W ranks on a batch of B/W rows each are one rank on a batch of B.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use candle_core::{DType, Device};
+use models::clip::Clip;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::tests::{LENGTH, SIDE, config};
+use super::*;
+use crate::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
+use crate::communicator::{Communicator, Solo, Threads};
+use crate::contrastive::{Contrastive, Loss};
+use crate::objective::Objective;
+use crate::optimiser::AdamWSettings;
+use crate::schedule::Schedule;
+
+const IMAGES: usize = 8;
+const CAPTIONS: usize = 2;
+const STEPS: usize = 5;
+const EPOCHS: usize = 4;
+const TOLERANCE: f64 = 1e-8;
+
+/// Noise with duplicates, invalid rows and rows without segments; the slice of one rank.
+struct Slice {
+    rank: usize,
+    world_size: usize,
+}
+
+fn global_batch(epoch: usize, step: usize) -> PairBatch {
+    let mut rng = ChaCha8Rng::seed_from_u64((epoch * STEPS + step) as u64);
+    let mut noise = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.0..1.0)).collect() };
+    let image = 3 * SIDE * SIDE;
+    let mut pixel_values_bchw = noise(IMAGES * image);
+    // image 6 is image 1 again
+    pixel_values_bchw.copy_within(image..2 * image, 6 * image);
+    // the last two images have no segment: with four ranks, one rank has none at all
+    let row_of_segment: Vec<u32> = vec![0, 0, 2, 4, 6, 6, 8, 10];
+    let pixel_values_schw = noise(row_of_segment.len() * image);
+    let weights = noise(row_of_segment.len()).iter().map(|w| w.abs()).collect();
+    let rows = IMAGES * CAPTIONS;
+    let mut rng = ChaCha8Rng::seed_from_u64(1000 + (epoch * STEPS + step) as u64);
+    let mut caption = |row: usize| -> Vec<u32> {
+        let row = if row == 9 { 3 } else { row as u32 };
+        vec![10, row % 9, rng.random_range(0..9), 11, 0, 0]
+    };
+    let keys: Vec<u64> = (0..rows as u64).map(|row| if row == 9 { 3 } else { row }).collect();
+    PairBatch {
+        pixel_values_bchw,
+        image_of_row: Some((0..rows).map(|row| (row / CAPTIONS) as u32).collect()),
+        input_ids_bl: (0..rows).flat_map(&mut caption).collect(),
+        image_keys: (0..rows).map(|row| [0, 1, 2, 3, 4, 5, 1, 7][row / CAPTIONS]).collect(),
+        caption_keys: keys,
+        valid: (0..rows).map(|row| row != 5 && row != 15).collect(),
+        segments: Some(SegmentBatch { pixel_values_schw, row_of_segment, weights }),
+        domains: None,
+    }
+}
+
+impl BatchSource for Slice {
+    fn steps_per_epoch(&self) -> usize {
+        STEPS
+    }
+
+    fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError> {
+        Ok(global_batch(epoch, step).parts(self.world_size).swap_remove(self.rank))
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        epochs: EPOCHS,
+        learning_rate: 1e-2,
+        schedule: Schedule::WarmupCosine { warmup_steps: 2 },
+        optimiser: AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() },
+        segment_tower: SegmentTower::Shared,
+        ema_decay: 0.9,
+        dropout: 0.1,
+        seed: 5,
+        ..Settings::default()
+    }
+}
+
+/// What a run has come to.
+struct Outcome {
+    weights: Vec<(String, Vec<f64>)>,
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+    steps: usize,
+}
+
+#[derive(Clone)]
+struct Plan {
+    settings: Settings,
+    execution: Execution,
+    loss: Loss,
+    dtype: DType,
+    /// Every rank is told to stop after this many steps of the call; only rank 1 if there are several.
+    stop_after: usize,
+}
+
+fn plan(loss: Loss) -> Plan {
+    let execution = Execution { bucket_bytes: 1000, ..Execution::default() };
+    Plan { settings: settings(), execution, loss, dtype: DType::F64, stop_after: usize::MAX }
+}
+
+fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) -> Outcome {
+    let clip = Clip::init(&config(), 1 + ranks.rank() as u64, &Device::Cpu, plan.dtype).unwrap();
+    let objective: Box<dyn Objective> = Box::new(Contrastive::new(plan.loss).unwrap());
+    let mut trainer = Trainer::new(clip, plan.settings.clone(), objective).unwrap();
+    let (rank, world_size) = (ranks.rank(), ranks.world_size());
+    let stop = AtomicBool::new(false);
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    let mut observe = |event: &Event| {
+        if let Event::Step(progress) = event {
+            losses.push(progress.loss);
+            norms.push(progress.gradient_norm);
+            if losses.len() == plan.stop_after && rank == world_size - 1 {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    let mut validate = |_: &Clip, epoch: usize, _: &mut dyn Communicator| -> Result<f64, BoxError> { Ok(epoch as f64) };
+    let summary = trainer
+        .fit(Fit {
+            ranks,
+            source: &mut Slice { rank, world_size },
+            validate: &mut validate,
+            folder,
+            execution: plan.execution,
+            stop: &stop,
+            observe: &mut observe,
+        })
+        .unwrap();
+    let towers = [("", trainer.clip()), ("average.", trainer.averaged())];
+    let weights = towers.iter().flat_map(|(prefix, clip)| {
+        clip.parameters().iter().map(move |(name, var)| {
+            let values = var.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+            (format!("{prefix}{name}"), values)
+        })
+    });
+    Outcome { weights: weights.collect(), losses, norms, steps: summary.steps }
+}
+
+/// The outcome of rank 0, after making sure that all ranks have the same.
+fn run(plan: &Plan, world_size: usize, folder: Option<&Path>) -> Outcome {
+    if world_size == 1 {
+        return run_rank(plan, &mut Solo, folder);
+    }
+    let world = Threads::world(world_size, Duration::from_secs(60));
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            world.into_iter().map(|mut ranks| scope.spawn(move || run_rank(plan, &mut ranks, folder))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut outcomes = outcomes.into_iter();
+    let first = outcomes.next().unwrap();
+    for other in outcomes {
+        assert!(first.weights == other.weights, "ranks must not drift apart by a single bit");
+        assert_eq!((&first.losses, first.steps), (&other.losses, other.steps));
+    }
+    first
+}
+
+fn largest_difference(a: &Outcome, b: &Outcome) -> f64 {
+    let weights = a.weights.iter().zip(&b.weights).flat_map(|((name, a), (other, b))| {
+        assert_eq!(name, other);
+        a.iter().zip(b).map(|(a, b)| (a - b).abs())
+    });
+    assert_eq!(a.losses.len(), b.losses.len());
+    let losses = a.losses.iter().zip(&b.losses).chain(a.norms.iter().zip(&b.norms)).map(|(a, b)| (a - b).abs());
+    weights.chain(losses).fold(0.0, f64::max)
+}
+
+/// That the comparison is of something: 20 steps that learn, and every weight that can has moved.
+fn assert_learnt(outcome: &Outcome) {
+    assert_eq!(outcome.steps, EPOCHS * STEPS);
+    let start = Clip::init(&config(), 1, &Device::Cpu, DType::F64).unwrap();
+    for (name, var) in start.parameters().iter() {
+        let (_, now) = outcome.weights.iter().find(|(n, _)| n == name).unwrap();
+        let before: Vec<f64> = var.flatten_all().unwrap().to_vec1().unwrap();
+        // a third of `in_proj_bias` are key biases, whose gradient is zero; hinge has no temperature
+        let may_rest = name.contains("in_proj_bias") || name == "logit_scale";
+        assert!(may_rest || before.iter().zip(now).any(|(a, b)| (a - b).abs() > 1e-4), "{name} has not moved");
+    }
+}
+
+#[test]
+fn ranks_equal_one_rank() {
+    for loss in [Loss::InfoNce { label_smoothing: 0.1 }, Loss::Hinge { margin: 0.2 }] {
+        for segment_tower in [SegmentTower::Shared, SegmentTower::Separate, SegmentTower::Frozen] {
+            let plan = Plan { settings: Settings { segment_tower, ..settings() }, ..plan(loss) };
+            let alone = run(&plan, 1, None);
+            assert_learnt(&alone);
+            for world_size in [2, 4] {
+                let difference = largest_difference(&alone, &run(&plan, world_size, None));
+                assert!(difference < TOLERANCE, "{loss:?}, {segment_tower:?}, {world_size} ranks: {difference:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_in_single_precision_stay_close() {
+    let plan = Plan { dtype: DType::F32, ..plan(Loss::InfoNce { label_smoothing: 0.0 }) };
+    let difference = largest_difference(&run(&plan, 1, None), &run(&plan, 2, None));
+    println!("two ranks and one differ by {difference:e} after {} steps in f32", EPOCHS * STEPS);
+    assert!(difference < 1e-2, "{difference:e}");
+}
+
+#[test]
+fn accumulated_and_recomputed_gradients_are_those_of_the_whole_batch() {
+    let whole = plan(Loss::InfoNce { label_smoothing: 0.1 });
+    let reference = run(&whole, 1, None);
+    for (micro_batches, recompute, world_size) in
+        [(3, false, 1), (8, false, 1), (1, true, 1), (3, true, 1), (2, true, 2), (100, false, 4)]
+    {
+        let execution = Execution { micro_batches, recompute, ..whole.execution };
+        let outcome = run(&Plan { execution, ..whole.clone() }, world_size, None);
+        let difference = largest_difference(&reference, &outcome);
+        assert!(difference < TOLERANCE, "{micro_batches} parts, recompute {recompute}, {world_size}: {difference:e}");
+    }
+}
+
+#[test]
+fn a_run_stopped_in_mid_epoch_goes_on_with_another_number_of_ranks() {
+    let whole = plan(Loss::InfoNce { label_smoothing: 0.0 });
+    let reference = run(&whole, 1, None);
+    for (first, second) in [(2, 1), (1, 4), (4, 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = run(&Plan { stop_after: 7, ..whole.clone() }, first, Some(folder.path()));
+        assert_eq!(stopped.steps, 7, "told to one rank, all stop after the same step");
+        let mut resumed = run(&whole, second, Some(folder.path()));
+        assert_eq!(resumed.steps, EPOCHS * STEPS - 7);
+        let before = [stopped.losses, stopped.norms];
+        for (now, mut before) in [&mut resumed.losses, &mut resumed.norms].into_iter().zip(before) {
+            before.append(now);
+            *now = before;
+        }
+        let difference = largest_difference(&reference, &resumed);
+        assert!(difference < TOLERANCE, "{first} ranks, then {second}: {difference:e}");
+    }
+}
+
+#[test]
+fn an_idle_world_leaves_no_row_out() {
+    let mut rows: Vec<u64> = Vec::new();
+    for rank in 0..4 {
+        let batch = Slice { rank, world_size: 4 }.batch(0, 0).unwrap();
+        assert_eq!((batch.rows(), batch.input_ids_bl.len()), (IMAGES * CAPTIONS / 4, IMAGES * CAPTIONS / 4 * LENGTH));
+        rows.extend(&batch.caption_keys);
+    }
+    assert_eq!(rows, global_batch(0, 0).caption_keys);
+}

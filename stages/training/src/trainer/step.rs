@@ -1,0 +1,136 @@
+//! One step of a training: there, the meeting of all ranks, and back.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use models::clip::Clip;
+
+use super::forward::{Forward, Networks, Tower};
+use super::gather::{Gathered, gather};
+use super::share;
+use crate::batch::PairBatch;
+use crate::communicator::Communicator;
+use crate::error::Result;
+use crate::gradients::Gradients;
+use crate::objective::{Moment, Objective};
+
+/// Name of the temperature among the parameters.
+const LOGIT_SCALE: &str = "logit_scale";
+
+/// What a step has found: the same on all ranks.
+pub(super) struct Found {
+    /// Of all ranks together.
+    pub(super) gradients: Gradients,
+    /// Parts of the loss, of all ranks together.
+    pub(super) parts: Vec<(&'static str, f64)>,
+}
+
+/// Gradients of the global batch, of which `batch` is this rank's slice.
+///
+/// # Errors
+/// A batch that contradicts itself, a rank that is gone, the objective's.
+pub(super) fn differentiate(
+    networks: &Networks<'_>,
+    objective: &mut dyn Objective,
+    batch: &PairBatch,
+    (moment, seed): (Moment, u64),
+    ranks: &mut dyn Communicator,
+) -> Result<Found> {
+    let (mut forward, embeddings) = Forward::run(networks, batch, seed)?;
+    let gathered = gather(&embeddings, batch, networks.clip.logit_scale(), ranks)?;
+    let differentiated = objective.differentiate(&gathered, moment, ranks)?;
+    let of_columns = own_gradients(&gathered, &differentiated.gradients, ranks)?;
+    let any_segment = gathered.segments.as_ref().is_some_and(|segments| segments.present_n.contains(&true));
+    let mut gradients = back(&mut forward, networks, &of_columns, any_segment, ranks)?;
+    let device = gathered.image_nd.device();
+    // losses and temperature travel together: a few numbers cost as much as one
+    let scale =
+        networks.clip.parameters().get(LOGIT_SCALE).and_then(|var| differentiated.gradients.get(var).map(|g| (var, g)));
+    let mut numbers: Vec<f64> = differentiated.parts.iter().map(|(_, value)| *value).collect();
+    if let Some((_, gradient)) = scale {
+        numbers.push(crate::objective::scalar(&gradient.flatten_all()?.sum_all()?)?);
+    }
+    let summed = share::sum(&numbers, device, ranks)?;
+    if let Some((var, gradient)) = scale {
+        let total = Tensor::new(summed[summed.len() - 1], &candle_core::Device::Cpu)?;
+        let total = total.to_dtype(super::forward::wide(gradient))?.to_device(var.device())?.reshape(var.shape())?;
+        gradients.add(LOGIT_SCALE, &total)?;
+    }
+    let parts = differentiated.parts.iter().zip(summed).map(|((name, _), value)| (*name, value)).collect();
+    Ok(Found { gradients, parts })
+}
+
+/// The gradient of this rank's embeddings, of all ranks' losses: images, captions and, where there are any, segments
+/// `[B, D]` each.
+fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communicator) -> Result<Vec<Tensor>> {
+    let of = |leaf: &Var| match store.get(leaf) {
+        Some(gradient) => Ok(gradient.clone()),
+        None => leaf.as_detached_tensor().zeros_like(),
+    };
+    let mut columns = vec![of(&gathered.image_nd)?, of(&gathered.text_nd)?];
+    if let Some(segments) = &gathered.segments {
+        columns.push(of(&segments.segment_nd)?);
+    }
+    let dim = columns[0].dim(1)?;
+    let own = ranks.reduce_scatter_sum(&Tensor::cat(&columns, 1)?.contiguous()?)?;
+    Ok((0..columns.len()).map(|column| own.narrow(1, column * dim, dim)).collect::<Result<_, _>>()?)
+}
+
+/// Gradients of all parameters, summed over ranks.
+///
+/// candle's backward hands out gradients when it is done, so buckets cannot leave while a tower is on its way. But the
+/// towers do not depend on one another on the way back: the image tower's gradients travel while the text tower is
+/// still computing.
+fn back(
+    forward: &mut Forward<'_>,
+    networks: &Networks<'_>,
+    of_columns: &[Tensor],
+    any_segment: bool,
+    ranks: &mut dyn Communicator,
+) -> Result<Gradients> {
+    let mut visual = Gradients::default();
+    forward.back(Tower::Image, &of_columns[0], &mut visual)?;
+    if let Some(of_segments) = of_columns.get(2) {
+        forward.back(Tower::Segment, of_segments, &mut visual)?;
+    }
+    let mut text = Gradients::default();
+    if ranks.world_size() == 1 {
+        forward.back(Tower::Text, &of_columns[1], &mut text)?;
+        visual.extend(text);
+        return Ok(visual);
+    }
+    // A rank without segments brings zeros for a tower that the others' segments have reached.
+    if let Some((tower, prefix)) = networks.segment_tower
+        && any_segment
+        && tower.logit_scale().track_op()
+    {
+        visual.fill(prefix, image_tower(tower))?;
+    }
+    visual.fill("", image_tower(networks.clip))?;
+    let bucket_bytes = networks.execution.bucket_bytes;
+    let summed = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let summed = visual.sum_over_ranks(ranks, bucket_bytes);
+            (summed, ranks)
+        });
+        let computed = forward.back(Tower::Text, &of_columns[1], &mut text);
+        let (summed, ranks) = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut summed = summed?;
+        computed?;
+        text.fill(
+            "",
+            networks.clip.parameters().iter().filter(|(name, _)| !is_image_tower(name) && *name != LOGIT_SCALE),
+        )?;
+        summed.extend(text.sum_over_ranks(ranks, bucket_bytes)?);
+        Ok(summed)
+    });
+    summed
+}
+
+fn is_image_tower(name: &str) -> bool {
+    name.starts_with("visual.")
+}
+
+/// Parameters of the image tower.
+pub(super) fn image_tower(clip: &Clip) -> impl Iterator<Item = (&str, &Var)> {
+    clip.parameters().iter().filter(|(name, _)| is_image_tower(name))
+}

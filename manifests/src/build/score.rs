@@ -1,0 +1,57 @@
+//! Which segments train the model.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SegmentCanvas {
+    /// The whole image, everything outside of the mask in the background colour.
+    Full,
+    /// The mask's box with a margin.
+    Cropped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SegmentBackground {
+    White,
+    Mean,
+}
+
+/// Which segments train the model, and how they are weighed (paper Eq. 1–4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScoreSpec {
+    /// `none` (weights 1, no similarity threshold), `bootstrap` (a short image–text training
+    /// first) or the folder of a checkpoint.
+    pub clip: String,
+    /// T_a: least share of the image's area.
+    pub min_area_share: f64,
+    /// Candidates kept by area before scoring.
+    pub max_candidates: usize,
+    /// T_s: least similarity to the caption.
+    pub min_similarity: f32,
+    pub max_segments: usize,
+    pub canvas: SegmentCanvas,
+    /// Margin around a cropped segment, as a share of its box.
+    pub crop_margin: f32,
+    pub background: SegmentBackground,
+    /// Epochs of the bootstrap training.
+    pub bootstrap_epochs: usize,
+}
+
+impl Default for ScoreSpec {
+    fn default() -> Self {
+        Self {
+            clip: "none".into(),
+            min_area_share: 0.005,
+            max_candidates: 50,
+            min_similarity: 0.2,
+            max_segments: 6,
+            canvas: SegmentCanvas::Full,
+            crop_margin: 0.1,
+            background: SegmentBackground::White,
+            bootstrap_epochs: 4,
+        }
+    }
+}

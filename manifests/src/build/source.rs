@@ -1,0 +1,62 @@
+//! What a build reads.
+
+use serde::{Deserialize, Serialize};
+
+use super::StoreOptions;
+
+/// Where the input lies. The source store is only ever read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    pub kind: SourceKind,
+    /// Folder of the archives: `file://`, `s3://`, `gs://`, `az://`, `http(s)://` or a plain path.
+    pub url: String,
+    #[serde(default)]
+    pub options: StoreOptions,
+    /// SkyScript: CSV files below `url`. Captioned folder: the caption file (found when empty).
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Source tokens of image names that belong to the country (`["FI"]`); global sources are
+    /// decided by the box. Empty: every source.
+    #[serde(default)]
+    pub tokens: Vec<String>,
+    /// ISO 3166 code whose polygon must hold the box centre (`"FI"`); empty: no check.
+    #[serde(default)]
+    pub country_code: String,
+    #[serde(default = "default_max_gsd_meters")]
+    pub max_gsd_meters: f64,
+    /// SkyScript: read the meta archives (boxes and tags). Without them captions come from titles.
+    #[serde(default = "yes")]
+    pub meta: bool,
+    /// Captioned folder: folder of the images below `url`.
+    #[serde(default = "default_image_folder")]
+    pub image_folder: String,
+    /// Take only the first images in order of their id; 0: all.
+    #[serde(default)]
+    pub max_images: usize,
+    /// Pixel limit of one image, checked before it is decoded.
+    #[serde(default = "default_max_image_pixels")]
+    pub max_image_pixels: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// SkyScript's zips, CSVs and meta pickles.
+    Skyscript,
+    /// A folder of images with a caption file.
+    Captioned,
+}
+
+fn default_max_gsd_meters() -> f64 {
+    0.5
+}
+fn default_image_folder() -> String {
+    "images".into()
+}
+fn default_max_image_pixels() -> u64 {
+    64 << 20
+}
+fn yes() -> bool {
+    true
+}

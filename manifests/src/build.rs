@@ -5,6 +5,7 @@ mod evaluate;
 mod model;
 mod overrides;
 mod pretrain;
+mod ranks;
 mod score;
 mod segment;
 mod source;
@@ -18,6 +19,7 @@ pub use caption::*;
 pub use evaluate::*;
 pub use model::*;
 pub use pretrain::*;
+pub use ranks::*;
 pub use score::*;
 pub use segment::*;
 pub use source::*;
@@ -60,6 +62,8 @@ pub struct BuildSpec {
     pub weights: WeightsSpec,
     #[serde(default)]
     pub pretrain: PretrainSpec,
+    #[serde(default)]
+    pub ranks: RanksSpec,
     #[serde(default)]
     pub evaluate: EvaluateSpec,
 }
@@ -106,6 +110,11 @@ impl BuildSpec {
             ("pretrain.captions_per_image", self.pretrain.captions_per_image),
             ("pretrain.shuffle_window_row_groups", self.pretrain.shuffle_window_row_groups),
             ("pretrain.prefetch_batches", self.pretrain.prefetch_batches),
+            ("pretrain.micro_batches", self.pretrain.micro_batches),
+            ("pretrain.keep_checkpoints", self.pretrain.keep_checkpoints),
+            ("ranks.processes", self.ranks.processes),
+            ("ranks.timeout_seconds", self.ranks.timeout_seconds as usize),
+            ("ranks.bucket_mib", self.ranks.bucket_mib),
             ("source.max_image_pixels", self.source.max_image_pixels as usize),
             ("caption.instructblip.images_per_batch", self.caption.instructblip.images_per_batch),
             ("segment.sam.points_per_batch", self.segment.sam.points_per_batch),

@@ -3,7 +3,7 @@
 mod pictures;
 mod statistics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::build::{CaptionSpec, Captioner, SegmentSpec, Segmenter};
 use manifests::{Artifact, paths};
@@ -270,20 +270,17 @@ fn chance_mean_recall(r: &RecallReport) -> f64 {
 }
 
 fn curve_blocks(training: Training, points: &[CurvePoint]) -> Vec<Block> {
-    let series = |name: &str, of: fn(&CurvePoint) -> Option<f64>| Series {
+    let series = |name: &str, of: &dyn Fn(&CurvePoint) -> Option<f64>| Series {
         name: name.to_owned(),
         points: points.iter().filter_map(|p| Some((p.epoch, of(p)?))).collect(),
     };
-    let losses: Vec<Series> = [
-        series("total", |p| p.loss),
-        series("image–text", |p| p.image_text_loss),
-        series("segment–text", |p| p.segment_text_loss),
-    ]
-    .into_iter()
-    .filter(|s| !s.points.is_empty())
-    .collect();
-    // without segments the total is the image–text loss
-    let losses = if losses.len() == 2 { losses.into_iter().take(1).collect() } else { losses };
+    let names: BTreeSet<&String> = points.iter().flat_map(|p| p.parts.keys()).collect();
+    let mut losses = vec![series("total", &|p| p.loss)];
+    // a single part is the total
+    if names.len() > 1 {
+        losses.extend(names.into_iter().map(|name| series(&name.replace('_', "–"), &|p| p.parts.get(name).copied())));
+    }
+    losses.retain(|s| !s.points.is_empty());
     let chart = |caption: String, y_label: &str, series: Vec<Series>, best: Option<Best>| {
         Block::LineChart(LineChart {
             caption,
@@ -300,7 +297,7 @@ fn curve_blocks(training: Training, points: &[CurvePoint]) -> Vec<Block> {
         chart(
             format!("Validation recall of {}.", training.name()),
             "mR, percent",
-            vec![series("validation", |p| p.validation_mean_recall)],
+            vec![series("validation", &|p| p.validation_mean_recall)],
             Some(Best::Highest),
         ),
     ])]

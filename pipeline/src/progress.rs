@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stages::pretrain::Trained;
-use training::pretrain::Event;
+use training::trainer::Event;
 use workers::map::Observer;
 use workers::publish::Summary;
 

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use manifests::{Artifact, Plan, paths};
 use stages::stage::{ModelUse, Opening, Stage};
 use stages::{Step, Training};
-use training::pretrain::Event;
+use training::trainer::Event;
 use workers::WorkerError;
 use workers::map::{MapContext, map_plan};
 use workers::publish::{Summary, publish, quarantine};
@@ -231,8 +231,9 @@ async fn run_training(
         sequence,
         scratch: &build.scratch,
         stop: &build.stop,
+        ranks: &mut training::communicator::Solo,
     };
-    let record = train(request, |event: &Event| bar.event(event)).await?;
+    let Some(record) = train(request, |event: &Event| bar.event(event)).await? else { return Ok(()) };
     bar.finish(&record.trained);
     let trained = &record.trained;
     let notes = [

@@ -7,7 +7,9 @@
 
 mod rows;
 mod tower;
+mod validation;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -19,9 +21,11 @@ use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use training::checkpoint::{self, Which};
+use training::communicator::Communicator;
+use training::contrastive::{Contrastive, Loss};
 use training::optimiser::AdamWSettings;
-use training::pretrain::{Cadence, Event, Loss, Settings, Trainer};
 use training::schedule::Schedule;
+use training::trainer::{Event, Execution, Fit, Settings, Trainer};
 
 use crate::Training;
 use crate::embed_rows::Encoder;
@@ -32,7 +36,7 @@ pub use rows::{TrainRow, TrainRows, caption_key, key_of_digest};
 pub use tower::{Start, open_tower};
 
 /// Raised when the same tables and settings would give another model.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// File of a run folder with one [`CurvePoint`] per line.
 pub const CURVE_FILE: &str = "curve.jsonl";
@@ -40,13 +44,14 @@ pub const CURVE_FILE: &str = "curve.jsonl";
 pub const RESULT_FOLDER: &str = "result";
 
 /// A point of the learning curves.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
     /// Epochs done, with a fraction inside of an epoch.
     pub epoch: f64,
     pub loss: Option<f64>,
-    pub image_text_loss: Option<f64>,
-    pub segment_text_loss: Option<f64>,
+    /// Parts of the loss, by name.
+    #[serde(default)]
+    pub parts: BTreeMap<String, f64>,
     pub learning_rate: Option<f64>,
     /// Mean recall on the validation split, in percent, ties lost.
     pub validation_mean_recall: Option<f64>,
@@ -73,6 +78,8 @@ pub struct Trained {
 pub struct Run<'a> {
     pub spec: &'a BuildSpec,
     pub training: Training,
+    /// The ranks that train together. Every rank reads the rows of its slice of each batch.
+    pub ranks: &'a mut dyn Communicator,
     pub train: &'a mut dyn TrainRows,
     pub validation: &'a mut dyn TrainRows,
     /// Folder of the run on this machine: checkpoints, curve and result.
@@ -97,7 +104,14 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
         "score": (pretrain.segments_per_image > 0).then_some(&spec.score),
     });
     // these change no number, or decide only whether to train
-    for section in ["checkpoint_every_steps", "prefetch_batches", "retrain_above"] {
+    for section in [
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "micro_batches",
+        "prefetch_batches",
+        "recompute_activations",
+        "retrain_above",
+    ] {
         if let Some(map) = value["pretrain"].as_object_mut() {
             map.remove(section);
         }
@@ -147,14 +161,10 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
             max_grad_norm: spec.max_grad_norm,
             ..AdamWSettings::default()
         },
-        loss: match spec.loss {
-            LossKind::InfoNce => Loss::InfoNce { label_smoothing: spec.label_smoothing },
-            LossKind::Hinge => Loss::Hinge { margin: spec.margin },
-        },
         segment_tower: match spec.segment_tower {
-            SegmentTower::Shared => training::pretrain::SegmentTower::Shared,
-            SegmentTower::Frozen => training::pretrain::SegmentTower::Frozen,
-            SegmentTower::Separate => training::pretrain::SegmentTower::Separate,
+            SegmentTower::Shared => training::trainer::SegmentTower::Shared,
+            SegmentTower::Frozen => training::trainer::SegmentTower::Frozen,
+            SegmentTower::Separate => training::trainer::SegmentTower::Separate,
         },
         ema_decay: spec.ema_decay,
         dropout: spec.dropout,
@@ -164,9 +174,30 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
     }
 }
 
+fn objective(spec: &PretrainSpec) -> Result<Contrastive, training::Error> {
+    Contrastive::new(match spec.loss {
+        LossKind::InfoNce => Loss::InfoNce { label_smoothing: spec.label_smoothing },
+        LossKind::Hinge => Loss::Hinge { margin: spec.margin },
+    })
+}
+
+/// How the spec wants a training to be carried out.
+pub(crate) fn execution(spec: &BuildSpec) -> Execution {
+    let pretrain = &spec.pretrain;
+    Execution {
+        checkpoint_every_steps: pretrain.checkpoint_every_steps,
+        keep_last: pretrain.keep_checkpoints,
+        prefetch_batches: pretrain.prefetch_batches,
+        micro_batches: pretrain.micro_batches,
+        recompute: pretrain.recompute_activations,
+        bucket_bytes: spec.ranks.bucket_mib << 20,
+    }
+}
+
 /// Trains to the end, or until `stop`; resumes from the folder's last checkpoint. On success the
-/// folder has a [`RESULT_FOLDER`].
-pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
+/// folder has a [`RESULT_FOLDER`]. All ranks call it, each with a folder of its own; only rank 0's
+/// is written and only rank 0 gets the result.
+pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let stage = run.training.name();
     let compute = |why: String| StageError::Compute { stage, why };
     let spec = of_training(run.spec, run.training);
@@ -185,37 +216,41 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
     let parameters = clip.parameters().num_elements() as u64;
     let score = run.spec.score.clone();
     let limits = crate::images::limits(run.spec);
-    let mut source = rows::Batches::new(stage, &spec, score, limits, clip.config(), &tokenizer, run.train)?;
+    let place = (run.ranks.rank(), run.ranks.world_size());
+    let mut source = rows::Batches::new(stage, &spec, score, limits, clip.config(), &tokenizer, run.train, place)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
-    let mut trainer = Trainer::new(clip, settings).map_err(|e| StageError::of(stage, &e))?;
-    let cadence =
-        Cadence { checkpoint_every_steps: spec.checkpoint_every_steps, prefetch_batches: spec.prefetch_batches };
+    let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
+    let mut trainer = Trainer::new(clip, settings, objective).map_err(|e| StageError::of(stage, &e))?;
     let mut curve = Curve::open(run.folder).map_err(|e| StageError::of(stage, &e))?;
     let steps_per_epoch = training::batch::BatchSource::steps_per_epoch(&source);
     let validation = run.validation;
     let observe = run.observe;
     let summary = trainer
-        .fit(
-            &mut source,
-            &mut |clip, _epoch| {
+        .fit(Fit {
+            ranks: run.ranks,
+            source: &mut source,
+            validate: &mut |clip, _epoch, ranks| {
                 let encoder = Encoder { stage, clip, tokenizer: &tokenizer, limits, average_over_turns: false };
-                rows::validation_mean_recall(&encoder, validation).map_err(Into::into)
+                validation::mean_recall(&encoder, validation, ranks).map_err(Into::into)
             },
-            Some(run.folder),
-            cadence,
-            run.stop,
-            &mut |event| {
+            folder: Some(run.folder),
+            execution: execution(run.spec),
+            stop: run.stop,
+            observe: &mut |event| {
                 curve.note(event, steps_per_epoch);
                 observe(event);
             },
-        )
+        })
         .map_err(|e| StageError::of(stage, &e))?;
     if !summary.finished {
         return Err(StageError::Stopped);
     }
+    if place.0 > 0 {
+        return Ok(None);
+    }
     let best = summary.position.best.ok_or_else(|| compute("no epoch was validated: pretrain.epochs is 0".into()))?;
     let model_digest = write_result(stage, run.folder, &tokenizer)?;
-    Ok(Trained {
+    Ok(Some(Trained {
         model_digest,
         parameters,
         train_rows,
@@ -226,7 +261,7 @@ pub fn train(run: Run<'_>) -> Result<Trained, StageError> {
         samples: summary.position.samples,
         seconds: summary.seconds,
         wait_seconds: summary.wait_seconds,
-    })
+    }))
 }
 
 /// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with exports that open_clip and
@@ -277,19 +312,15 @@ impl Curve {
             Event::Step(p) if (p.step + 1).is_multiple_of((steps_per_epoch / 20).max(1)) => CurvePoint {
                 epoch: p.epoch as f64 + (p.step + 1) as f64 / steps_per_epoch as f64,
                 loss: Some(p.loss),
-                image_text_loss: Some(p.image_text_loss),
-                segment_text_loss: p.segment_text_loss,
+                parts: p.parts.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
                 learning_rate: Some(p.learning_rate),
                 validation_mean_recall: None,
             },
             Event::Step(_) | Event::Saved => return,
             Event::EpochEnd(end) => CurvePoint {
                 epoch: (end.epoch + 1) as f64,
-                loss: None,
-                image_text_loss: None,
-                segment_text_loss: None,
-                learning_rate: None,
                 validation_mean_recall: Some(end.metric),
+                ..CurvePoint::default()
             },
         };
         let line = serde_json::to_string(&point).expect("plain data serialises");
@@ -317,14 +348,7 @@ mod tests {
     #[test]
     fn a_resumed_curve_has_each_point_once() {
         let line = |epoch: f64, loss: f64| {
-            let point = CurvePoint {
-                epoch,
-                loss: Some(loss),
-                image_text_loss: None,
-                segment_text_loss: None,
-                learning_rate: None,
-                validation_mean_recall: None,
-            };
+            let point = CurvePoint { epoch, loss: Some(loss), ..CurvePoint::default() };
             serde_json::to_string(&point).unwrap()
         };
         let text = [line(0.5, 3.0), line(1.0, 2.0), "{broken".into(), line(0.5, 2.9)].join("\n");

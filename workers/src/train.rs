@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use stages::Training;
 use stages::pretrain::{self, RESULT_FOLDER, Trained};
 use stages::table::{Columns, TableError};
-use training::pretrain::Event;
+use training::communicator::Communicator;
+use training::trainer::Event;
 
 use crate::error::WorkerError;
 use crate::parts::PartReader;
@@ -157,17 +158,26 @@ pub struct TrainRequest<'a> {
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: &'a Path,
     pub stop: &'a AtomicBool,
+    /// The ranks that train together.
+    pub ranks: &'a mut dyn Communicator,
 }
 
-/// Trains on a thread of its own, resuming the run of the same key, and records the result.
+/// Trains on a thread of its own, resuming the run of the same key, and records the result. Rank 0 keeps the run's
+/// checkpoints and gets the record; the other ranks train with it and get nothing.
 pub async fn train(
     request: TrainRequest<'_>,
     mut observe: impl FnMut(&Event) + Send,
-) -> Result<TrainingRecord, WorkerError> {
+) -> Result<Option<TrainingRecord>, WorkerError> {
     let run = paths::training_run(&request.spec.country, request.training.name(), &request.key);
+    let rank = request.ranks.rank();
     let mut mirror = Mirror::new(request.work, request.scratch, &run);
-    mirror.restore().await?;
-    let folder = mirror.folder().to_owned();
+    if rank == 0 {
+        mirror.restore().await?;
+    }
+    let folder = match rank {
+        0 => mirror.folder().to_owned(),
+        rank => request.scratch.join(&run).join(format!("rank-{rank}")),
+    };
     let mut train = TableRows::open(request.work, &request.inputs, "train").await?;
     let mut validation = TableRows::open(request.work, &request.inputs, "val").await?;
     let warm_start = match &request.warm_start {
@@ -177,7 +187,7 @@ pub async fn train(
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
     let (key, training) = (request.key.clone(), request.training);
     let runtime = tokio::runtime::Handle::current();
-    let saving = &mut mirror;
+    let (saving, ranks) = (&mut mirror, request.ranks);
     let trained = std::thread::scope(|scope| {
         let folder = &folder;
         let mut observe = move |event: &Event| {
@@ -194,6 +204,7 @@ pub async fn train(
                 spec,
                 weights,
                 training,
+                ranks,
                 train: &mut train,
                 validation: &mut validation,
                 folder,
@@ -209,9 +220,8 @@ pub async fn train(
     let trained = trained.map_err(|_| {
         WorkerError::Broken(format!("{}: the training thread failed; its message is above", training.name()))
     })?;
-    if trained.is_ok() {
-        mirror.publish(RESULT_FOLDER).await?;
-    }
+    let Some(trained) = trained? else { return Ok(None) };
+    mirror.publish(RESULT_FOLDER).await?;
     let record = TrainingRecord {
         key: request.key,
         training: training.name().to_owned(),
@@ -220,11 +230,11 @@ pub async fn train(
         parameters: request.parameters,
         inputs: request.inputs,
         warm_start: request.warm_start,
-        trained: trained?,
+        trained,
         sequence: request.sequence,
     };
     request.work.put_json(&format!("{run}/{RECORD_FILE}"), &record).await?;
-    Ok(record)
+    Ok(Some(record))
 }
 
 /// The result folder of a finished run, on this machine.

@@ -57,6 +57,12 @@ pub struct PretrainSpec {
     /// Batches prepared ahead of the step.
     pub prefetch_batches: usize,
     pub checkpoint_every_steps: usize,
+    /// Checkpoints to continue from that are kept, the latest included.
+    pub keep_checkpoints: usize,
+    /// Pieces that a rank's batch is cut into: less memory, one more pass of the towers, the same gradient.
+    pub micro_batches: usize,
+    /// Keep only what goes from block to block, and run each block again on the way back: for large towers.
+    pub recompute_activations: bool,
     /// Epochs without a better validation recall before training stops; 0: never.
     pub patience_epochs: usize,
     /// Share of changed rows above which a finished training is run again.
@@ -87,6 +93,9 @@ impl Default for PretrainSpec {
             shuffle_window_row_groups: 32,
             prefetch_batches: 2,
             checkpoint_every_steps: 200,
+            keep_checkpoints: 1,
+            micro_batches: 1,
+            recompute_activations: false,
             patience_epochs: 0,
             retrain_above: 0.05,
         }

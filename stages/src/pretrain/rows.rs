@@ -16,11 +16,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
-use training::order::DataOrder;
-use training::recall;
+use training::order::{DataOrder, rank_slice};
 
-use crate::embed_rows::Encoder;
-use crate::evaluate;
 use crate::segment_features::canvas_of;
 use crate::stage::StageError;
 
@@ -45,11 +42,13 @@ pub trait TrainRows: Send {
     fn captions(&mut self) -> Result<Vec<String>, String>;
 }
 
-/// Batches of augmented images with some of their captions.
+/// Batches of augmented images with some of their captions: one rank's slice of each.
 pub(super) struct Batches<'a> {
     preparer: Preparer<'a>,
     rows: &'a mut dyn TrainRows,
     order: DataOrder,
+    /// Rank and number of ranks.
+    place: (usize, usize),
     /// Row groups of the windows that the present batch touches.
     held: BTreeMap<u32, Arc<Vec<TrainRow>>>,
     /// Order of use, oldest first.
@@ -67,13 +66,18 @@ impl<'a> Batches<'a> {
         config: &ClipConfig,
         tokenizer: &'a Tokenizer,
         rows: &'a mut dyn TrainRows,
+        place: (usize, usize),
     ) -> Result<Self, StageError> {
         let order = DataOrder::new(rows.groups(), spec.shuffle_window_row_groups, spec.batch, spec.seed)
+            .and_then(|order| {
+                order.epoch(0).batch(0).and_then(|rows| rank_slice(&rows, place.0, place.1).map(drop)).map(|()| order)
+            })
             .map_err(|e| StageError::Configuration { stage, why: format!("pretrain.batch: {e}") })?;
         Ok(Self {
             preparer: Preparer { spec: spec.clone(), score, limits, config: config.clone(), tokenizer },
             rows,
             order,
+            place,
             held: BTreeMap::new(),
             used: Vec::new(),
             epoch: None,
@@ -103,7 +107,8 @@ impl<'a> Batches<'a> {
             self.epoch = Some((epoch, batches));
         }
         let batches = self.epoch.as_ref().map(|(_, batches)| batches);
-        batches.and_then(|b| b.get(step)).cloned().ok_or_else(|| format!("step {step} is beyond epoch {epoch}").into())
+        let batch = batches.and_then(|b| b.get(step)).ok_or_else(|| format!("step {step} is beyond epoch {epoch}"))?;
+        Ok(rank_slice(batch, self.place.0, self.place.1)?.to_vec())
     }
 }
 
@@ -141,10 +146,14 @@ impl BatchSource for Batches<'_> {
             // segments belong to the image's first row: each counts once, however many captions there are
             let row = batch.image_keys.len();
             batch.pixel_values_bchw.extend(made.pixel_values_chw);
-            for (input_ids_l, caption_key) in made.captions {
+            // Every image has the same number of rows, so that all ranks have: those without a caption of their own
+            // say what the first one says, and do not take part.
+            for caption in 0..self.preparer.spec.captions_per_image {
+                let (input_ids_l, caption_key) = made.captions.get(caption).unwrap_or(&made.captions[0]);
                 batch.input_ids_bl.extend(input_ids_l);
                 batch.image_keys.push(made.image_key);
-                batch.caption_keys.push(caption_key);
+                batch.caption_keys.push(*caption_key);
+                batch.valid.push(caption < made.captions.len());
                 image_of_row.push(image as u32);
             }
             for (pixel_values_chw, weight) in made.segments {
@@ -153,9 +162,8 @@ impl BatchSource for Batches<'_> {
                 segments.weights.push(weight);
             }
         }
-        batch.valid = vec![true; batch.image_keys.len()];
         batch.image_of_row = (self.preparer.spec.captions_per_image > 1).then_some(image_of_row);
-        batch.segments = (!segments.weights.is_empty()).then_some(segments);
+        batch.segments = (self.preparer.spec.segments_per_image > 0).then_some(segments);
         Ok(batch)
     }
 }
@@ -259,17 +267,6 @@ fn without_some_words(caption: &str, share: f64, rng: &mut ChaCha8Rng) -> String
     }
     let words: Vec<&str> = caption.split_whitespace().filter(|_| !rng.random_bool(share)).collect();
     if words.is_empty() { caption.to_owned() } else { words.join(" ") }
-}
-
-/// Mean recall (percent, ties lost) over a whole split.
-pub(super) fn validation_mean_recall(encoder: &Encoder<'_>, rows: &mut dyn TrainRows) -> Result<f64, StageError> {
-    let mut evaluated = Vec::new();
-    for group in (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect::<Vec<_>>() {
-        let read = rows.read(group).map_err(|why| StageError::Compute { stage: encoder.stage, why })?;
-        evaluated.extend(encoder.encode(read)?);
-    }
-    let report = evaluate::recall_of(&evaluated, recall::Protocol::Standard)?.report;
-    Ok(report.exact.pessimistic.mean_recall)
 }
 
 #[cfg(test)]

@@ -1,0 +1,33 @@
+//! The ranks that train together.
+
+use serde::{Deserialize, Serialize};
+
+/// What carries tensors from rank to rank.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// NCCL where the model is on a GPU, else TCP.
+    #[default]
+    Auto,
+    Tcp,
+    Nccl,
+}
+
+/// No number of a training depends on these, beyond rounding: the batch is that of all ranks together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RanksSpec {
+    /// Processes that `run` starts on this machine for a training; a cluster sets RANK and WORLD_SIZE instead.
+    pub processes: usize,
+    pub backend: Backend,
+    /// Seconds after which a rank that does not come is given up, and the training with it.
+    pub timeout_seconds: u64,
+    /// Gradients that travel in one message.
+    pub bucket_mib: usize,
+}
+
+impl Default for RanksSpec {
+    fn default() -> Self {
+        Self { processes: 1, backend: Backend::Auto, timeout_seconds: 600, bucket_mib: 25 }
+    }
+}

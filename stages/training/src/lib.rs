@@ -2,6 +2,7 @@
 //!
 //! Must never see arrow, a store, an async runtime or a socket: data comes as host buffers, ranks as a trait.
 
+pub mod adapt;
 pub mod batch;
 pub mod checkpoint;
 pub mod communicator;

@@ -20,6 +20,34 @@ pub struct PairKeys<'a> {
     pub valid_n: &'a [bool],
 }
 
+impl PairKeys<'_> {
+    /// Refuses keys of different lengths and rows outside them.
+    pub(crate) fn check(&self, rows: &Range<usize>) -> Result<()> {
+        let columns = self.valid_n.len();
+        let (images, captions) = (self.image_n.len(), self.caption_n.len());
+        if images == columns && captions == columns && rows.end <= columns && !rows.is_empty() {
+            return Ok(());
+        }
+        let problem = format!(
+            "{images} images, {captions} captions, {columns} flags, rows {rows:?}: lengths must agree and hold the rows"
+        );
+        Err(Error::argument("pair keys", problem))
+    }
+
+    /// Whether a column is a negative of a row: both take part, and neither image nor caption are equal.
+    pub(crate) fn is_negative(&self, row: usize, column: usize) -> bool {
+        self.valid_n[row]
+            && self.valid_n[column]
+            && self.image_n[row] != self.image_n[column]
+            && self.caption_n[row] != self.caption_n[column]
+    }
+
+    /// Pairs of all ranks that take part.
+    pub(crate) fn valid_count(&self) -> usize {
+        self.valid_n.iter().filter(|&&valid| valid).count()
+    }
+}
+
 /// Which gathered columns this rank's rows are compared with. One for both directions: the relation is symmetric.
 #[derive(Clone, Debug)]
 pub struct Contrast {
@@ -61,14 +89,8 @@ impl Contrast {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
+        keys.check(&rows)?;
         let columns = keys.valid_n.len();
-        if keys.image_n.len() != columns || keys.caption_n.len() != columns || rows.end > columns || rows.is_empty() {
-            let (images, captions) = (keys.image_n.len(), keys.caption_n.len());
-            let problem = format!(
-                "{images} images, {captions} captions, {columns} flags, rows {rows:?}: lengths must agree and hold the rows"
-            );
-            return Err(Error::argument("pair keys", problem));
-        }
         if !(0.0..1.0).contains(&label_smoothing) {
             return Err(Error::argument("label_smoothing", format!("is {label_smoothing}, needs 0 <= share < 1")));
         }
@@ -78,9 +100,8 @@ impl Contrast {
         let mut target = compared.clone();
         for row in rows.filter(|&row| keys.valid_n[row]) {
             let cells = (row - first_row) * columns..(row - first_row + 1) * columns;
-            let equal = |c: usize| keys.image_n[c] == keys.image_n[row] || keys.caption_n[c] == keys.caption_n[row];
             for (c, cell) in compared[cells.clone()].iter_mut().enumerate() {
-                *cell = f64::from(c == row || (keys.valid_n[c] && !equal(c)));
+                *cell = f64::from(c == row || keys.is_negative(row, c));
             }
             own[cells.start + row] = 1.0;
             let count: f64 = compared[cells.clone()].iter().sum();
@@ -99,7 +120,7 @@ impl Contrast {
             valid_b: own_bn.sum(D::Minus1)?,
             own_bn,
             target_bn: matrix(target)?,
-            valid_count: keys.valid_n.iter().filter(|&&valid| valid).count(),
+            valid_count: keys.valid_count(),
         })
     }
 

@@ -10,6 +10,7 @@
 //! Letters: S sources of a batch, T its targets, N gathered rows, B rows of this rank, D embedding width, H hidden
 //! width.
 
+mod adaptation;
 mod adversary;
 mod discriminator;
 mod domain;
@@ -20,10 +21,11 @@ mod similarity;
 mod triplet;
 mod weights;
 
+pub use adaptation::Adaptation;
 pub use adversary::{DomainPair, discriminator_loss, encoder_loss, reverse_gradient, reversed_loss};
 pub use discriminator::{Discriminator, MAX_HIDDEN};
 pub use domain::DomainBatch;
-pub use objective::{Objective, objective};
+pub use objective::{StepLoss, objective};
 pub use sampler::{Moment, choose_sources};
 pub use settings::{Adversary, AdversaryWeights, Curriculum, Directions, Distance, Ramp, Sampler, Settings, WeightsOf};
 pub use similarity::{Embeddings, Similarity, aggregate};

@@ -10,6 +10,8 @@ mod training_run;
 
 pub use events::{EpochEnd, Event, Progress, Summary};
 pub use gather::Gathered;
+pub(crate) use share::{share_optimiser, share_parameters};
+
 pub use settings::{Execution, SegmentTower, Settings};
 pub use training_run::{Fit, Trainer};
 

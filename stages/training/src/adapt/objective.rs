@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// This rank's share of a step's losses, all scalars: summed over ranks they are those of one rank.
 #[derive(Clone, Debug)]
-pub struct Objective {
+pub struct StepLoss {
     /// To be differentiated. Where gradients are reversed, its value is not what the encoders minimise (that would be
     /// the triplets minus factor x `adversarial`), but its gradient is.
     pub total: Tensor,
@@ -37,7 +37,7 @@ pub fn objective(
     discriminator: Option<&Discriminator>,
     settings: &Settings,
     factor: f64,
-) -> Result<Objective> {
+) -> Result<StepLoss> {
     let shape = Triplet::from(settings);
     let source_triplet = triplet(source, settings.triplet_weighted.then_some(weights_n), &shape)?;
     let mut total = source_triplet.clone();
@@ -62,5 +62,5 @@ pub fn objective(
         adversarial = Some(weighted.detach());
     }
     let target_triplet = target_triplet.map(|loss| loss.detach());
-    Ok(Objective { total, source_triplet: source_triplet.detach(), target_triplet, adversarial })
+    Ok(StepLoss { total, source_triplet: source_triplet.detach(), target_triplet, adversarial })
 }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub distance: Distance,
     /// Directions of the triplet loss.
     pub directions: Directions,
+    /// Whether source pairs are learnt from at all; without them it is plain fine-tuning on the target's pairs.
+    pub source_pairs: bool,
     /// Whether the pairs of the target's training split are supervised too (unweighted).
     pub target_triplet: bool,
     /// Factor of the adversarial gradient in the encoders.
@@ -60,6 +62,7 @@ impl Default for Settings {
             margin: 0.2,
             distance: Distance::Cosine,
             directions: Directions::Both,
+            source_pairs: true,
             target_triplet: true,
             beta: 1.0,
             ramp: Ramp::Dann,
@@ -194,6 +197,12 @@ impl Settings {
     /// The first such value.
     pub fn check(&self) -> Result<()> {
         let refuse = |what, problem: String| Err(Error::argument(what, problem));
+        if !(self.source_pairs || self.target_triplet) {
+            return refuse(
+                "source_pairs",
+                "is off, and so is target_triplet: nothing is left to learn from".to_owned(),
+            );
+        }
         if self.sources_per_target == 0 {
             return refuse("sources_per_target", "is 0, needs at least 1 (the paper: 5)".to_owned());
         }

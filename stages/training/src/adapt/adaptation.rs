@@ -1,0 +1,203 @@
+//! The adaptation as an objective of the training loop.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Value, json};
+
+use super::adversary::{DomainPair, discriminator_loss};
+use super::objective::objective;
+use super::{Adversary, Discriminator, DomainBatch, Settings};
+use crate::communicator::Communicator;
+use crate::error::{Error, Result};
+use crate::gradients::Gradients;
+use crate::loss::{Features, PairKeys};
+use crate::objective::{Differentiated, Moment, Objective, scalar};
+use crate::optimiser::{AdamW, AdamWSettings, groups_by_decay};
+use crate::trainer::{Gathered, share_optimiser, share_parameters};
+
+const DISCRIMINATOR: &str = "discriminator.safetensors";
+const OPTIMISER: &str = "discriminator_optimiser.safetensors";
+
+/// Triplets of both domains against a discriminator of domains (Eq. 11 and 12). A row's weight is W_vec.
+pub struct Adaptation {
+    settings: Settings,
+    game: Option<Game>,
+}
+
+/// The discriminator, which learns beside the encoders and at a rate of its own.
+struct Game {
+    discriminator: Discriminator,
+    optimiser: AdamW,
+}
+
+/// The rows of one domain among the gathered ones.
+struct Side {
+    image_nd: Tensor,
+    text_nd: Tensor,
+    image_keys_n: Vec<u64>,
+    caption_keys_n: Vec<u64>,
+    valid_n: Vec<bool>,
+    weights_n: Vec<f64>,
+    rows: std::ops::Range<usize>,
+}
+
+impl Adaptation {
+    /// `dim` is the width of the embeddings.
+    ///
+    /// # Errors
+    /// Settings that make no sense.
+    pub fn new(settings: Settings, dim: usize, device: &Device) -> Result<Self> {
+        Self::in_precision(settings, dim, device, DType::F32)
+    }
+
+    pub(crate) fn in_precision(settings: Settings, dim: usize, device: &Device, dtype: DType) -> Result<Self> {
+        settings.check()?;
+        let plays = settings.adversary != Adversary::Off && settings.source_pairs;
+        let game = plays
+            .then(|| -> Result<Game> {
+                let discriminator =
+                    Discriminator::init(dim, settings.discriminator_hidden, settings.seed, device, dtype)?;
+                let parameters = discriminator.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone()));
+                let adam = AdamWSettings { beta2: 0.999, weight_decay: 0.0, ..AdamWSettings::default() };
+                let optimiser = AdamW::new(groups_by_decay(parameters, 0.0), adam)?;
+                Ok(Game { discriminator, optimiser })
+            })
+            .transpose()?;
+        Ok(Self { settings, game })
+    }
+}
+
+impl Side {
+    fn of(gathered: &Gathered, target: bool) -> Result<Self> {
+        let chosen: Vec<usize> = (0..gathered.target_n.len()).filter(|&row| gathered.target_n[row] == target).collect();
+        let before = |row: usize| chosen.partition_point(|&chosen| chosen < row);
+        let index: Vec<u32> = chosen.iter().map(|&row| row as u32).collect();
+        let index = Tensor::from_vec(index, chosen.len(), gathered.image_nd.device())?;
+        let pick = |keys: &[u64]| chosen.iter().map(|&row| keys[row]).collect();
+        Ok(Self {
+            image_nd: gathered.image_nd.index_select(&index, 0)?,
+            text_nd: gathered.text_nd.index_select(&index, 0)?,
+            image_keys_n: pick(&gathered.image_keys_n),
+            caption_keys_n: pick(&gathered.caption_keys_n),
+            valid_n: chosen.iter().map(|&row| gathered.valid_n[row]).collect(),
+            weights_n: chosen.iter().map(|&row| gathered.weight_n[row]).collect(),
+            rows: before(gathered.rows.start)..before(gathered.rows.end),
+        })
+    }
+
+    /// Calls `use_it` with this rank's rows of the domain beside everyone's.
+    fn with<R>(&self, use_it: impl FnOnce(&DomainBatch<'_>) -> Result<R>) -> Result<R> {
+        let own = |all: &Tensor| all.narrow(0, self.rows.start, self.rows.len());
+        let (image_bd, text_bd) = (own(&self.image_nd)?, own(&self.text_nd)?);
+        use_it(&DomainBatch {
+            features: Features {
+                image_bd: &image_bd,
+                text_bd: &text_bd,
+                image_nd: &self.image_nd,
+                text_nd: &self.text_nd,
+            },
+            keys: PairKeys { image_n: &self.image_keys_n, caption_n: &self.caption_keys_n, valid_n: &self.valid_n },
+            rows: self.rows.clone(),
+        })
+    }
+}
+
+impl Game {
+    /// One step of the discriminator, the same on all ranks.
+    fn step(&mut self, gradients: Gradients, learning_rate: f64, ranks: &mut dyn Communicator) -> Result<()> {
+        let mut gradients = gradients;
+        gradients.fill("", self.discriminator.parameters().iter())?;
+        let gradients = gradients.sum_over_ranks(ranks, usize::MAX)?;
+        self.optimiser.step(&gradients, learning_rate)?;
+        Ok(())
+    }
+}
+
+impl Objective for Adaptation {
+    fn identity(&self) -> Value {
+        json!({ "adaptation": self.settings })
+    }
+
+    fn differentiate(
+        &mut self,
+        gathered: &Gathered,
+        moment: Moment,
+        ranks: &mut dyn Communicator,
+    ) -> Result<Differentiated> {
+        let (settings, target) = (self.settings, Side::of(gathered, true)?);
+        if !settings.source_pairs {
+            let shape = super::Triplet::from(&settings);
+            let loss = target.with(|target| super::triplet(target, None, &shape))?;
+            return Differentiated::sum_of(&[("target_triplet", loss)]);
+        }
+        let source = Side::of(gathered, false)?;
+        let rate = settings.discriminator_learning_rate * moment.rate_factor;
+        source.with(|source_rows| {
+            target.with(|target_rows| {
+                let pair = DomainPair {
+                    source: source_rows,
+                    target: target_rows,
+                    weights_n: &source.weights_n,
+                    weighted: settings.adversary_weights,
+                };
+                if let (Adversary::Alternating, Some(game)) = (settings.adversary, &mut self.game) {
+                    let store = discriminator_loss(&game.discriminator, &pair)?.backward()?;
+                    let mut gradients = Gradients::default();
+                    gradients.collect(&store, "", game.discriminator.parameters().iter())?;
+                    game.step(gradients, rate, ranks)?;
+                }
+                let discriminator = self.game.as_ref().map(|game| &game.discriminator);
+                let factor = settings.adversarial_factor(moment.progress);
+                let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, factor)?;
+                let store = step.total.backward()?;
+                if let (Adversary::Reversal, Some(game)) = (settings.adversary, &mut self.game) {
+                    let mut gradients = Gradients::default();
+                    gradients.collect(&store, "", game.discriminator.parameters().iter())?;
+                    game.step(gradients, rate, ranks)?;
+                }
+                let mut parts = vec![("source_triplet", scalar(&step.source_triplet)?)];
+                if let Some(loss) = &step.target_triplet {
+                    parts.push(("target_triplet", scalar(loss)?));
+                }
+                if let Some(loss) = &step.adversarial {
+                    // what the encoders want is its opposite
+                    parts.push(("adversarial", -factor * scalar(loss)?));
+                }
+                Ok(Differentiated { gradients: store, parts })
+            })
+        })
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        let Some(game) = &self.game else { return Ok(()) };
+        game.discriminator.save(&folder.join(DISCRIMINATOR))?;
+        game.optimiser.save(&folder.join(OPTIMISER))
+    }
+
+    fn load(&mut self, folder: &Path) -> Result<()> {
+        let Some(game) = &mut self.game else { return Ok(()) };
+        let parameters = game.discriminator.parameters();
+        let dtype = parameters.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
+        let path = folder.join(DISCRIMINATOR);
+        let saved = Discriminator::load(&path, &Device::Cpu, dtype)?;
+        if (saved.dim(), saved.hidden()) != (game.discriminator.dim(), game.discriminator.hidden()) {
+            let problem = format!(
+                "is of widths {} and {}, this run's of {} and {}",
+                saved.dim(),
+                saved.hidden(),
+                game.discriminator.dim(),
+                game.discriminator.hidden()
+            );
+            return Err(Error::DamagedCheckpoint { path, problem });
+        }
+        parameters.copy_from(saved.parameters())?;
+        game.optimiser.load(&folder.join(OPTIMISER))
+    }
+
+    fn share(&mut self, ranks: &mut dyn Communicator) -> Result<()> {
+        let Some(game) = &mut self.game else { return Ok(()) };
+        share_parameters(game.discriminator.parameters(), ranks)?;
+        share_optimiser(&mut game.optimiser, ranks)
+    }
+}

@@ -64,7 +64,7 @@ pub fn encoder_loss(discriminator: &Discriminator, pair: &DomainPair, factor: f6
 /// Shapes or weights that do not fit together.
 pub fn reversed_loss(discriminator: &Discriminator, pair: &DomainPair, factor: f64) -> Result<Tensor> {
     pair.check()?;
-    let (source_weights, target_weights) = pair.row_weights()?;
+    let [source_weights, target_weights] = pair.row_weights()?;
     let logits = |batch: &DomainBatch, weights_n: Option<&[f64]>| {
         let joint_bi = discriminator.joint(batch.features.image_bd, batch.features.text_bd)?;
         let weight = |row: usize| weights_n.map_or(1.0, |weights| weights[row]);
@@ -95,7 +95,7 @@ impl<'a> DomainPair<'a> {
     /// Weighted cross-entropy, the value of Eq. 12, with the discriminator's weights fixed.
     pub(super) fn weighted(&self, discriminator: &Discriminator) -> Result<Tensor> {
         self.check()?;
-        let (source_weights, target_weights) = self.row_weights()?;
+        let [source_weights, target_weights] = self.row_weights()?;
         let term = |batch: &DomainBatch, label, weights_n| {
             let joint_bi = discriminator.joint(batch.features.image_bd, batch.features.text_bd)?;
             let logits_b = discriminator.joint_logits(&joint_bi, Weights::Frozen)?;
@@ -117,12 +117,12 @@ impl<'a> DomainPair<'a> {
     }
 
     /// Weights of source rows and of target rows; none = 1.
-    fn row_weights(&self) -> Result<(Option<&'a [f64]>, Option<&'a [f64]>)> {
+    fn row_weights(&self) -> Result<[Option<&'a [f64]>; 2]> {
         let weights = Some(self.weights_n);
         let (sources, targets) = (self.source.keys.valid_n.len(), self.target.keys.valid_n.len());
         let found = self.weights_n.len();
         let fits = match self.weighted {
-            AdversaryWeights::None => return Ok((None, None)),
+            AdversaryWeights::None => return Ok([None, None]),
             AdversaryWeights::Source => found == sources,
             AdversaryWeights::Both => found == sources && found == targets,
         };
@@ -133,7 +133,7 @@ impl<'a> DomainPair<'a> {
             );
             return Err(Error::argument("adversary weights", problem));
         }
-        Ok((weights, weights.filter(|_| self.weighted == AdversaryWeights::Both)))
+        Ok([weights, weights.filter(|_| self.weighted == AdversaryWeights::Both)])
     }
 }
 

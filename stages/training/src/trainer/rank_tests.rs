@@ -11,7 +11,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::tests::{LENGTH, SIDE, config};
 use super::*;
-use crate::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
+use crate::adapt;
+use crate::batch::{BatchSource, BoxError, Domains, PairBatch, SegmentBatch};
 use crate::communicator::{Communicator, Solo, Threads};
 use crate::contrastive::{Contrastive, Loss};
 use crate::objective::Objective;
@@ -28,6 +29,27 @@ const TOLERANCE: f64 = 1e-8;
 struct Slice {
     rank: usize,
     world_size: usize,
+    /// The first half of the images are sources, the others targets; a rank has its slice of both.
+    two_domains: bool,
+}
+
+/// Images one after the other, sources before targets.
+fn put_together(images: &[PairBatch], first_target: usize) -> PairBatch {
+    let mut all = PairBatch { image_of_row: Some(Vec::new()), domains: Some(Domains::default()), ..Default::default() };
+    let (of_row, domains) = (all.image_of_row.as_mut().unwrap(), all.domains.as_mut().unwrap());
+    for (nth, image) in images.iter().enumerate() {
+        all.pixel_values_bchw.extend(&image.pixel_values_bchw);
+        all.input_ids_bl.extend(&image.input_ids_bl);
+        all.image_keys.extend(&image.image_keys);
+        all.caption_keys.extend(&image.caption_keys);
+        all.valid.extend(&image.valid);
+        for key in &image.caption_keys {
+            of_row.push(nth as u32);
+            domains.target_b.push(nth >= first_target);
+            domains.weights_b.push(0.3 + (key % 5) as f64 / 3.0);
+        }
+    }
+    all
 }
 
 fn global_batch(epoch: usize, step: usize) -> PairBatch {
@@ -66,7 +88,17 @@ impl BatchSource for Slice {
     }
 
     fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError> {
-        Ok(global_batch(epoch, step).parts(self.world_size).swap_remove(self.rank))
+        let batch = global_batch(epoch, step);
+        if !self.two_domains {
+            return Ok(batch.parts(self.world_size).swap_remove(self.rank));
+        }
+        let images = batch.parts(IMAGES);
+        let (sources, targets) = images.split_at(IMAGES / 2);
+        let own = |domain: &[PairBatch]| domain.chunks(domain.len() / self.world_size).nth(self.rank).unwrap().to_vec();
+        let (mut own_images, targets) = (own(sources), own(targets));
+        let first_target = own_images.len();
+        own_images.extend(targets);
+        Ok(put_together(&own_images, first_target))
     }
 }
 
@@ -92,24 +124,39 @@ struct Outcome {
     steps: usize,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Learnt {
+    Contrast(Loss),
+    Adaptation(adapt::Settings),
+}
+
 #[derive(Clone)]
 struct Plan {
     settings: Settings,
     execution: Execution,
-    loss: Loss,
+    loss: Learnt,
     dtype: DType,
     /// Every rank is told to stop after this many steps of the call; only rank 1 if there are several.
     stop_after: usize,
 }
 
 fn plan(loss: Loss) -> Plan {
+    let loss = Learnt::Contrast(loss);
     let execution = Execution { bucket_bytes: 1000, ..Execution::default() };
     Plan { settings: settings(), execution, loss, dtype: DType::F64, stop_after: usize::MAX }
 }
 
 fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) -> Outcome {
     let clip = Clip::init(&config(), 1 + ranks.rank() as u64, &Device::Cpu, plan.dtype).unwrap();
-    let objective: Box<dyn Objective> = Box::new(Contrastive::new(plan.loss).unwrap());
+    let objective: Box<dyn Objective> = match plan.loss {
+        Learnt::Contrast(loss) => Box::new(Contrastive::new(loss).unwrap()),
+        Learnt::Adaptation(settings) => {
+            // ranks begin with discriminators of their own, too
+            let settings = adapt::Settings { seed: ranks.rank() as u64, ..settings };
+            let dim = config().embed_dim;
+            Box::new(adapt::Adaptation::in_precision(settings, dim, &Device::Cpu, plan.dtype).unwrap())
+        }
+    };
     let mut trainer = Trainer::new(clip, plan.settings.clone(), objective).unwrap();
     let (rank, world_size) = (ranks.rank(), ranks.world_size());
     let stop = AtomicBool::new(false);
@@ -127,7 +174,7 @@ fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) ->
     let summary = trainer
         .fit(Fit {
             ranks,
-            source: &mut Slice { rank, world_size },
+            source: &mut Slice { rank, world_size, two_domains: matches!(plan.loss, Learnt::Adaptation(_)) },
             validate: &mut validate,
             folder,
             execution: plan.execution,
@@ -204,6 +251,39 @@ fn ranks_equal_one_rank() {
 }
 
 #[test]
+fn ranks_adapt_like_one_rank() {
+    use adapt::{Adversary, AdversaryWeights, Directions, Distance, Settings};
+    let paper = Settings { discriminator_hidden: 16, discriminator_learning_rate: 1e-2, ..Settings::default() };
+    let released = Settings {
+        adversary: Adversary::Alternating,
+        adversary_weights: AdversaryWeights::None,
+        distance: Distance::Euclidean,
+        directions: Directions::ImageToText,
+        triplet_weighted: false,
+        ..paper
+    };
+    let fine_tuning = Settings { source_pairs: false, ..paper };
+    for adaptation in [paper, released, fine_tuning] {
+        let mut plan = plan(Loss::Hinge { margin: 0.2 });
+        plan.loss = Learnt::Adaptation(adaptation);
+        let alone = run(&plan, 1, None);
+        assert_learnt(&alone);
+        for world_size in [2, 4] {
+            let difference = largest_difference(&alone, &run(&plan, world_size, None));
+            assert!(difference < TOLERANCE, "{adaptation:?}, {world_size} ranks: {difference:e}");
+        }
+        // the discriminator and its moments survive a stop, and a change of the number of ranks
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = run(&Plan { stop_after: 7, ..plan.clone() }, 2, Some(folder.path()));
+        let mut resumed = run(&plan, 1, Some(folder.path()));
+        resumed.losses.splice(0..0, stopped.losses);
+        resumed.norms.splice(0..0, stopped.norms);
+        let difference = largest_difference(&alone, &resumed);
+        assert!(difference < TOLERANCE, "{adaptation:?}, stopped and resumed: {difference:e}");
+    }
+}
+
+#[test]
 fn ranks_in_single_precision_stay_close() {
     let plan = Plan { dtype: DType::F32, ..plan(Loss::InfoNce { label_smoothing: 0.0 }) };
     let difference = largest_difference(&run(&plan, 1, None), &run(&plan, 2, None));
@@ -249,7 +329,7 @@ fn a_run_stopped_in_mid_epoch_goes_on_with_another_number_of_ranks() {
 fn an_idle_world_leaves_no_row_out() {
     let mut rows: Vec<u64> = Vec::new();
     for rank in 0..4 {
-        let batch = Slice { rank, world_size: 4 }.batch(0, 0).unwrap();
+        let batch = Slice { rank, world_size: 4, two_domains: false }.batch(0, 0).unwrap();
         assert_eq!((batch.rows(), batch.input_ids_bl.len()), (IMAGES * CAPTIONS / 4, IMAGES * CAPTIONS / 4 * LENGTH));
         rows.extend(&batch.caption_keys);
     }

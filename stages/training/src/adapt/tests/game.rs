@@ -1,5 +1,6 @@
 //! The game played to its end, on two clouds of points that a linear map can bring together.
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use models::ops::{l2_normalise, linear};
 use rand::{Rng, SeedableRng};
@@ -7,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::super::*;
 use super::{Domain, gradient, scalar};
+use crate::gradients::Gradients;
 use crate::optimiser::{AdamW, AdamWSettings, ParameterGroup};
 
 const ROWS: usize = 128;
@@ -16,6 +18,13 @@ const RATE: f64 = 1e-2;
 const ENCODER_RATE: f64 = 2e-3;
 /// Cost of a discriminator that cannot tell the domains apart.
 const UNDECIDED: f64 = 2.0 * std::f64::consts::LN_2;
+
+/// A step with what a backward pass left.
+fn descend(optimiser: &mut AdamW, store: &GradStore, rate: f64) -> crate::Result<f64> {
+    let mut gradients = Gradients::default();
+    gradients.collect(store, "", optimiser.parameters())?;
+    optimiser.step(&gradients, rate)
+}
 
 /// Points around `centre` on the first axis, with the same spread on all axes in both domains.
 fn cloud(rng: &mut ChaCha8Rng, centre: f64) -> Tensor {
@@ -91,7 +100,7 @@ fn cost_of_a_fresh_discriminator(encoders: &Encoders) -> f64 {
         with_pair([&source, &target], |pair| discriminator_loss(&discriminator, pair).unwrap())
     };
     for _ in 0..150 {
-        learner.step(&cost(21).backward().unwrap(), RATE).unwrap();
+        descend(&mut learner, &cost(21).backward().unwrap(), RATE).unwrap();
     }
     scalar(&cost(22))
 }
@@ -111,7 +120,7 @@ fn play(adversary: Adversary, steps: usize) -> Encoders {
         let loss = with_pair([&source, &target], |pair| match adversary {
             Adversary::Alternating => {
                 let own = discriminator_loss(&discriminator, pair).unwrap();
-                learner.step(&own.backward().unwrap(), RATE).unwrap();
+                descend(&mut learner, &own.backward().unwrap(), RATE).unwrap();
                 encoder_loss(&discriminator, pair, factor).unwrap()
             }
             _ => reversed_loss(&discriminator, pair, factor).unwrap(),
@@ -122,9 +131,9 @@ fn play(adversary: Adversary, steps: usize) -> Encoders {
         for (leaf, encoded) in leaves.into_iter().zip(source_graph.iter().chain(&target_graph)) {
             through = (through + (encoded * gradient(&gradients, leaf)).unwrap().sum_all().unwrap()).unwrap();
         }
-        encoder_optimiser.step(&through.backward().unwrap(), ENCODER_RATE).unwrap();
+        descend(&mut encoder_optimiser, &through.backward().unwrap(), ENCODER_RATE).unwrap();
         if adversary == Adversary::Reversal {
-            learner.step(&gradients, RATE).unwrap();
+            descend(&mut learner, &gradients, RATE).unwrap();
         }
     }
     encoders

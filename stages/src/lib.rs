@@ -6,7 +6,9 @@
 //! To add a stage: write a file with a `stage()` and put it in [`map_stages`]. Edges follow from
 //! inputs and outputs.
 
+pub mod caption_scores;
 pub mod captions;
+mod clip_judge;
 pub mod device;
 pub mod embed_rows;
 pub mod evaluate;
@@ -35,6 +37,9 @@ pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
             stages.push(segment_features::stage());
         }
         stages.push(segment_scores::stage(spec));
+    }
+    if !spec.caption.score.clip.is_empty() {
+        stages.push(caption_scores::stage());
     }
     stages.push(image_embeddings::stage());
     stages.push(text_embeddings::stage());
@@ -108,9 +113,10 @@ mod tests {
 
     #[test]
     fn every_stage_follows_its_inputs() {
-        for clip in ["none", "bootstrap"] {
+        let scored = "[caption]\nstructured = true\nscore.clip = \"a/b\"\n";
+        for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored] {
             let mut written = vec![Artifact::Listing, Artifact::Assignment];
-            for stage in map_stages(&spec(&format!("[score]\nclip = \"{clip}\"\n"))) {
+            for stage in map_stages(&spec(extra)) {
                 for input in stage.inputs {
                     assert!(written.contains(&input.artifact), "{} reads {:?} too early", stage.name, input.artifact);
                     let fields = input.artifact.fields();

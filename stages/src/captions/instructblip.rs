@@ -13,7 +13,7 @@ use pixels::DecodeLimits;
 use rayon::prelude::*;
 
 use super::{BLIP_LANGUAGE, BLIP_WEIGHTS, Known, NAME, Quality, TagWords, Written};
-use crate::device::{device, dtype};
+use crate::device::dtype;
 use crate::images::limits;
 use crate::pretrain::key_of_digest;
 use crate::stage::{Opening, StageError};
@@ -43,7 +43,7 @@ impl Describer {
         let spec = opening.spec.caption.instructblip.clone();
         let folder = opening.weights(NAME, BLIP_WEIGHTS)?;
         decoding(&spec).validate().map_err(configuration)?;
-        let (device, dtype) = (device(NAME, opening.spec)?, dtype(opening.spec));
+        let (device, dtype) = (opening.device(NAME)?, dtype(opening.spec));
         let blip = match opening.weights.path(BLIP_LANGUAGE) {
             Some(gguf) => InstructBlip::load_with_gguf(folder, gguf, &device, dtype),
             None => InstructBlip::load(folder, &device, dtype),

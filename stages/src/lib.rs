@@ -6,6 +6,7 @@
 //! To add a stage: write a file with a `stage()` and put it in [`map_stages`]. Edges follow from
 //! inputs and outputs.
 
+mod ahead;
 pub mod caption_scores;
 pub mod captions;
 mod clip_judge;
@@ -15,6 +16,7 @@ pub mod evaluate;
 pub mod geotags;
 pub mod image_embeddings;
 pub mod images;
+mod instructblip;
 pub mod pretrain;
 pub mod segment_features;
 pub mod segment_scores;

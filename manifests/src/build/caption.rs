@@ -146,6 +146,7 @@ pub struct InstructBlipSpec {
     pub prompt: String,
     /// For images without a tag that can be seen from above.
     pub prompt_without_tags: String,
+    pub decoding: Decoding,
     pub num_beams: usize,
     pub max_new_tokens: usize,
     pub min_length: usize,
@@ -162,6 +163,16 @@ pub struct InstructBlipSpec {
     pub cache_mib: u64,
     pub quality: CaptionQualitySpec,
     pub structured: StructuredSpec,
+}
+
+/// Whose settings captions are decoded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decoding {
+    /// Those of the build spec.
+    Spec,
+    /// Those of the checkpoint's `generation_config.json`, as far as it has them; the spec's for the rest.
+    Checkpoint,
 }
 
 /// How InstructBLIP is asked for structured captions.
@@ -226,6 +237,7 @@ impl Default for InstructBlipSpec {
                      tags: {tags}."
                 .into(),
             prompt_without_tags: "Please give a comprehensive and detailed description of the satellite image.".into(),
+            decoding: Decoding::Spec,
             num_beams: 5,
             max_new_tokens: 256,
             min_length: 1,

@@ -28,6 +28,7 @@ mod normalise;
 mod object;
 mod phrases;
 mod plain_text;
+mod structured;
 mod table;
 mod title;
 
@@ -38,6 +39,9 @@ pub use clean::{DropReason, UnknownTag, clean_tags, unknown_tags};
 pub use grammar::{geotags_text, skyscript_title};
 pub use normalise::normalise_caption;
 pub use phrases::{MAX_PHRASES, phrases};
+pub use structured::{
+    AnswerProblem, MAX_FIELD_CHARS, VARIANTS, Variant, Variants, parse_answer, variants_from_scene, variants_from_tags,
+};
 pub use title::caption_from_title;
 
 /// The tags of one OpenStreetMap object.

@@ -19,7 +19,7 @@ pub use config::{InstructBlipConfig, LanguageConfig, QFormerConfig, VisionConfig
 
 use crate::language::checkpoint::{Checkpoint, Weights, read_json};
 use crate::language::projection::Projection;
-use crate::language::{Llama, T5};
+use crate::language::{GenerationConfig, Llama, T5};
 use crate::ops::inference::RotaryLayout;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Result};
@@ -32,6 +32,7 @@ use vision::Vision;
 #[derive(Clone, Debug)]
 pub struct InstructBlip {
     config: InstructBlipConfig,
+    generation: Option<GenerationConfig>,
     vision: Vision,
     queries_qd: Tensor,
     qformer: QFormer,
@@ -98,6 +99,7 @@ impl InstructBlip {
             projection: weights.linear("language_projection", width, config.language.width(), true)?,
             language: language(&config.language, &weights.at("language_model"))?,
             tokenizers: Tokenizers::open(folder)?,
+            generation: GenerationConfig::read(folder)?,
             device: device.clone(),
             dtype,
             config,
@@ -106,6 +108,11 @@ impl InstructBlip {
 
     pub fn config(&self) -> &InstructBlipConfig {
         &self.config
+    }
+
+    /// How the checkpoint's authors decode, where its folder says so.
+    pub fn generation(&self) -> Option<&GenerationConfig> {
+        self.generation.as_ref()
     }
 
     /// Image and instruction as the language model sees them.

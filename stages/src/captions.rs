@@ -34,7 +34,8 @@ pub fn stage(spec: &BuildSpec) -> Stage {
     let looks = spec.caption.captioner == Captioner::Instructblip;
     Stage {
         name: NAME,
-        version: 1,
+        // 2: words of other languages for buildings, sports, surfaces and colours
+        version: 2,
         inputs: if looks { &[TAGS, PIXELS] } else { &[TAGS] },
         output: Artifact::Captions,
         source: None,

@@ -23,6 +23,7 @@ pub mod segment_scores;
 pub mod segments;
 pub mod splits;
 pub mod stage;
+pub mod structured_captions;
 pub mod table;
 pub mod text_embeddings;
 
@@ -32,8 +33,9 @@ pub use stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, So
 
 /// The stages that map shards to shards, in an order in which every stage follows its inputs.
 pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
-    let mut stages =
-        vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(spec), segments::stage(spec)];
+    let mut stages = vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(spec)];
+    stages.extend(spec.caption.structured_by().map(structured_captions::stage));
+    stages.push(segments::stage(spec));
     if spec.uses_segments() {
         if spec.score.clip != "none" {
             stages.push(segment_features::stage());

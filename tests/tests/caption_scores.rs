@@ -3,26 +3,13 @@
 use std::path::Path;
 
 use manifests::{Artifact, BuildSpec};
-use models::clip::{Clip, ClipConfig};
+use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 use pipeline::build::Build;
 use pipeline::run::RunOptions;
-use pipeline_tests::{World, column, run_with, version};
+use pipeline_tests::{World, column, networks, run_with, version};
 use stages::table::Columns;
 use workers::parts::PartReader;
-
-fn write_clip(folder: &Path, seed: u64) {
-    let words =
-        ["a photo depicts of two residential roads road house school pitch surrounded by water field and trees"];
-    let tokenizer = Tokenizer::train(words.iter().cycle().take(3), 120).unwrap();
-    let mut config = ClipConfig::preset("tiny").unwrap();
-    config.vision.image_size = 32;
-    config.text.context_length = 24;
-    config.text.vocab_size = tokenizer.vocab_size();
-    let device = candle_core::Device::Cpu;
-    Clip::init(&config, seed, &device, candle_core::DType::F32).unwrap().save(folder).unwrap();
-    tokenizer.save(&folder.join("tokenizer.json")).unwrap();
-}
 
 /// What stands in the table of one image's captions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -101,7 +88,7 @@ async fn by_definition(build: &Build, folder: &Path, image_id: &str) -> f32 {
 async fn captions_are_scored_by_the_named_clip_and_flagged_never_dropped() {
     let world = World::new(14);
     let folder = world.path("clip");
-    write_clip(&folder, 1);
+    networks::clip(&folder, 1);
     let named = format!("caption.score.clip={}", folder.display());
     let base = [named.as_str(), "score.clip=none", "score.min_similarity=0.0"];
     let spec = |more: &[&str]| world.spec("work", &[&base[..], more].concat());
@@ -143,7 +130,7 @@ async fn captions_are_scored_by_the_named_clip_and_flagged_never_dropped() {
     assert!(page.contains("PerceptionScore (ours)") && page.contains("14 images with a score below"));
 
     // other weights are another judge
-    write_clip(&elsewhere, 2);
+    networks::clip(&elsewhere, 2);
     let again = scores(&scored(spec(&[])).await).await;
     assert_ne!(again, rows);
     // without segments half of the score is unknown, and says so
@@ -155,7 +142,7 @@ async fn captions_are_scored_by_the_named_clip_and_flagged_never_dropped() {
 async fn a_judge_that_is_not_there_or_has_no_vocabulary_stops_the_build() {
     let world = World::new(3);
     let folder = world.path("clip");
-    write_clip(&folder, 1);
+    networks::clip(&folder, 1);
     std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
     for (clip, word) in [(folder.display().to_string(), "tokenizer.json"), ("absent".into(), "caption.score.clip")] {
         let spec = world.spec("work", &[&format!("caption.score.clip={clip}"), "score.clip=none"]);

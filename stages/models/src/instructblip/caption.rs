@@ -49,7 +49,25 @@ impl InstructBlip {
                     .to_owned(),
             ));
         };
-        Ok(Instruction { qformer_ids: tokenizers.qformer.encode(text)?, prompt_ids: tokenizers.language.encode(text)? })
+        let instruction = Instruction {
+            qformer_ids: tokenizers.qformer.encode(text)?,
+            prompt_ids: tokenizers.language.encode(text)?,
+        };
+        self.check_ids(&instruction)?;
+        Ok(instruction)
+    }
+
+    /// Whether the networks know the ids.
+    fn check_ids(&self, Instruction { qformer_ids, prompt_ids }: &Instruction) -> Result<()> {
+        let c = &self.config;
+        for (ids, size) in [(qformer_ids, c.qformer.vocab_size), (prompt_ids, c.language.vocab_size())] {
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
+                return Err(ModelError::Input(format!(
+                    "id {id} is not in the vocabulary of {size}; check the tokenizers"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Describes images, as many at a time as the limits (or their number alone) allow; half as many when the device
@@ -104,11 +122,7 @@ impl InstructBlip {
         if qformer_ids.len() > most {
             return refuse(format!("an instruction of {} ids, the Q-Former reads {most}", qformer_ids.len()));
         }
-        for (ids, size) in [(qformer_ids, c.qformer.vocab_size), (prompt_ids, c.language.vocab_size())] {
-            if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
-                return refuse(format!("id {id} is not in the vocabulary of {size}; check the tokenizers"));
-            }
-        }
+        self.check_ids(&request.instruction)?;
         if let Language::Llama(llama) = &self.language {
             let wanted = c.num_query_tokens + prompt_ids.len() + settings.max_new_tokens;
             let most = llama.config().max_position_embeddings;

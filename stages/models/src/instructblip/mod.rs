@@ -98,7 +98,7 @@ impl InstructBlip {
             qformer: QFormer::new(&config.qformer, &weights.at("qformer"))?,
             projection: weights.linear("language_projection", width, config.language.width(), true)?,
             language: language(&config.language, &weights.at("language_model"))?,
-            tokenizers: Tokenizers::open(folder)?,
+            tokenizers: Tokenizers::open(folder, &config)?,
             generation: GenerationConfig::read(folder)?,
             device: device.clone(),
             dtype,
@@ -196,7 +196,7 @@ impl Language {
 
 impl Tokenizers {
     /// Both, or none if one is missing.
-    fn open(folder: &Path) -> Result<Option<Self>> {
+    fn open(folder: &Path, config: &InstructBlipConfig) -> Result<Option<Self>> {
         let language = folder.join("tokenizer.json");
         let json = folder.join("qformer_tokenizer/tokenizer.json");
         let vocabulary = folder.join("qformer_tokenizer/vocab.txt");
@@ -208,6 +208,19 @@ impl Tokenizers {
             true => TextTokenizer::from_file(&json)?,
             false => TextTokenizer::from_bert_vocabulary(&vocabulary)?,
         };
+        for (tokenizer, path, vocabulary) in [
+            (&language, &folder.join("tokenizer.json"), config.language.vocab_size()),
+            (&qformer, &folder.join("qformer_tokenizer"), config.qformer.vocab_size),
+        ] {
+            let entries = tokenizer.vocab_size();
+            // networks are padded to round numbers, and vocabularies get tokens that the network never sees
+            if entries.abs_diff(vocabulary) > vocabulary / 10 + 64 {
+                let reason = format!(
+                    "{entries} entries, the network's vocabulary has {vocabulary}: they do not belong together"
+                );
+                return Err(ModelError::AnotherModel { path: path.to_owned(), reason });
+            }
+        }
         Ok(Some(Self { language, qformer }))
     }
 }

@@ -418,6 +418,19 @@ fn build_blocks(one: &Gathered<'_>) -> Vec<Block> {
 }
 
 fn captions_in_words(caption: &CaptionSpec) -> String {
+    let mut words = captioner_in_words(caption);
+    match caption.structured_by() {
+        Some(Captioner::Instructblip) => words += "; five structured variants by InstructBLIP",
+        Some(_) => words += "; five structured variants from the tags",
+        None => {}
+    }
+    if !caption.score.clip.is_empty() {
+        words += &format!("; scored by {}", caption.score.clip);
+    }
+    words
+}
+
+fn captioner_in_words(caption: &CaptionSpec) -> String {
     match caption.captioner {
         Captioner::Geotags => "geo-tags in plain English, no weights".to_owned(),
         Captioner::Given => "given with the images".to_owned(),

@@ -253,3 +253,36 @@ impl Default for InstructBlipSpec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_captions_are_searched_with_so_another_writes_what_is_searched() {
+        let spec = |captioner, weights: &str| CaptionSpec {
+            captioner,
+            structured: true,
+            instructblip: InstructBlipSpec { weights: weights.into(), ..InstructBlipSpec::default() },
+            ..CaptionSpec::default()
+        };
+        assert_eq!(CaptionSpec::default().structured_by(), None);
+        assert_eq!(spec(Captioner::Geotags, "").structured_by(), Some(Captioner::Geotags));
+        let given = spec(Captioner::Given, "a/b");
+        assert_eq!(given.structured_by(), Some(Captioner::Instructblip));
+        assert!(given.uses_instructblip() && given.check(SourceKind::Captioned).is_ok());
+        let why = spec(Captioner::Given, "").check(SourceKind::Captioned).unwrap_err();
+        assert!(why.contains("structured captions beside given ones"), "{why}");
+    }
+
+    #[test]
+    fn the_captioner_needs_a_judge_only_for_a_threshold() {
+        let mut spec = CaptionSpec { captioner: Captioner::Instructblip, ..CaptionSpec::default() };
+        spec.score.clip = "a/b".into();
+        assert!(!spec.writes_by_clip_score());
+        spec.score.min_clip_score = 0.5;
+        assert!(spec.writes_by_clip_score());
+        spec.captioner = Captioner::Geotags;
+        assert!(!spec.writes_by_clip_score());
+    }
+}

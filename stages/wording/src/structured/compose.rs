@@ -121,7 +121,7 @@ mod tests {
         }
         check(all);
         check(variants_from_tags(&pitch, &[]).unwrap());
-        check(variants_from_tags(&Tags::new(), &[road.clone()]).unwrap());
+        check(variants_from_tags(&Tags::new(), std::slice::from_ref(&road)).unwrap());
         check(variants_from_tags(&Tags::new(), &[road, house]).unwrap());
         check(variants_from_scene("a lake, surrounded by woodland.").unwrap());
         // the same tags, the same words

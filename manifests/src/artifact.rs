@@ -18,9 +18,13 @@ pub enum Artifact {
     Splits,
     Images,
     Captions,
+    /// Five texts of three fields per image, for retrieval of text by text.
+    StructuredCaptions,
     Segments,
     SegmentFeatures,
     SegmentScores,
+    /// How well captions fit their images.
+    CaptionScores,
     ImageEmbeddings,
     TextEmbeddings,
 }
@@ -72,14 +76,16 @@ pub fn identity_fields() -> Vec<Field> {
 
 impl Artifact {
     /// The tables, in the order in which stages write them.
-    pub const TABLES: [Artifact; 9] = [
+    pub const TABLES: [Artifact; 11] = [
         Artifact::Geotags,
         Artifact::Splits,
         Artifact::Images,
         Artifact::Captions,
+        Artifact::StructuredCaptions,
         Artifact::Segments,
         Artifact::SegmentFeatures,
         Artifact::SegmentScores,
+        Artifact::CaptionScores,
         Artifact::ImageEmbeddings,
         Artifact::TextEmbeddings,
     ];
@@ -93,9 +99,11 @@ impl Artifact {
             Artifact::Splits => "splits",
             Artifact::Images => "images",
             Artifact::Captions => "captions",
+            Artifact::StructuredCaptions => "structured_captions",
             Artifact::Segments => "segments",
             Artifact::SegmentFeatures => "segment_features",
             Artifact::SegmentScores => "segment_scores",
+            Artifact::CaptionScores => "caption_scores",
             Artifact::ImageEmbeddings => "image_embeddings",
             Artifact::TextEmbeddings => "text_embeddings",
         }
@@ -195,6 +203,23 @@ impl Artifact {
                 // why a caption is below the thresholds, where it is
                 optional("flagged", Text),
             ],
+            Artifact::StructuredCaptions => vec![
+                optional("captioner", Text),
+                // five where all went well, no two equal
+                optional(
+                    "variants",
+                    list(Struct(vec![
+                        required("one_sentence", Text),
+                        required("feature", Text),
+                        required("caption", Text),
+                    ])),
+                ),
+                // answers that the captioner was asked for
+                optional("attempts", Int32),
+                // why there are fewer than five, where there are
+                optional("flagged", Text),
+                optional("variants_digest", Text),
+            ],
             Artifact::Segments => vec![
                 optional("width", Int32),
                 optional("height", Int32),
@@ -236,6 +261,22 @@ impl Artifact {
                         required("selected", Bool),
                     ])),
                 ),
+                optional("scores_digest", Text),
+            ],
+            Artifact::CaptionScores => vec![
+                // one for each caption, in their order
+                optional(
+                    "scores",
+                    list(Struct(vec![
+                        required("clip_score", Float32),
+                        required("phrases", Int32),
+                        // of the segmented area; null where the image has no segment
+                        optional("explained_share", Float32),
+                        optional("perception_score", Float32),
+                    ])),
+                ),
+                // why a caption is below the thresholds, where one is
+                optional("flagged", Text),
                 optional("scores_digest", Text),
             ],
             Artifact::ImageEmbeddings => vec![optional("embedding", list(Float32)), optional("embedding_digest", Text)],

@@ -116,7 +116,6 @@ impl BuildSpec {
             ("ranks.timeout_seconds", self.ranks.timeout_seconds as usize),
             ("ranks.bucket_mib", self.ranks.bucket_mib),
             ("source.max_image_pixels", self.source.max_image_pixels as usize),
-            ("caption.instructblip.images_per_batch", self.caption.instructblip.images_per_batch),
             ("segment.sam.points_per_batch", self.segment.sam.points_per_batch),
             ("segment.sam.images_per_batch", self.segment.sam.images_per_batch),
         ];
@@ -144,18 +143,8 @@ impl BuildSpec {
         if !(self.pretrain.learning_rate.is_finite() && self.pretrain.learning_rate > 0.0) {
             return Err(format!("pretrain.learning_rate = {}: it must be above 0", self.pretrain.learning_rate));
         }
-        match (self.source.kind, self.caption.captioner) {
-            (SourceKind::Captioned, Captioner::Geotags) => Err(String::from(
-                "caption.captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set captioner = \"given\"",
-            )),
-            (SourceKind::Skyscript, Captioner::Given) => Err(
-                "caption.captioner = \"given\" needs source.kind = \"captioned\"; SkyScript images have geo-tags: set captioner = \"geotags\"".into(),
-            ),
-            (_, Captioner::Instructblip) if self.caption.instructblip.weights.is_empty() => Err(String::from(
-                "caption.instructblip.weights is empty: name a folder, or a model on the hub such as Salesforce/instructblip-vicuna-7b",
-            )),
-            _ => Ok(()),
-        }?;
+        self.model.devices()?;
+        self.caption.check(self.source.kind)?;
         if self.segment.segmenter == Segmenter::Sam && self.segment.sam.weights.is_empty() {
             return Err(
                 "segment.sam.weights is empty: name sam_vit_h_4b8939.pth, mobile_sam.pt, a folder, or a model on \
@@ -219,6 +208,10 @@ mod tests {
             ("[caption]\ncaptioner = \"instructblip\"\n", "caption.instructblip.weights is empty"),
             ("[segment]\nsegmenter = \"sam\"\n", "segment.sam.weights is empty"),
             ("[caption]\ncaptioner = \"given\"\n", "captioned"),
+            ("[caption.instructblip]\nimages_per_batch = 0\n", "images_per_batch"),
+            ("[caption.instructblip.structured]\nattempts = 4\n", "five answers"),
+            ("[caption.score]\nmin_clip_score = 0.5\n", "caption.score.clip"),
+            ("[caption.score]\nclip = \"x\"\nmin_clip_score = 3.0\n", "between 0 and 2.5"),
             ("[work]\nshards = 0\n", "work.shards"),
             ("[pretrain]\nema_decay = 1.5\n", "ema_decay"),
         ] {

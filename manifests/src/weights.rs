@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::{Captioner, Segmenter};
+use crate::build::Segmenter;
 use crate::{BuildSpec, digest};
 
 /// A field of a spec that names files made elsewhere.
@@ -88,10 +88,12 @@ impl BuildSpec {
     pub fn weights(&self) -> Vec<WeightsUse> {
         let scores = self.uses_segments() && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
         let sam = self.segment.segmenter == Segmenter::Sam;
-        let (captions, blip) = (self.caption.captioner == Captioner::Instructblip, &self.caption.instructblip);
+        let (captions, blip) = (self.caption.uses_instructblip(), &self.caption.instructblip);
+        let judge = &self.caption.score.clip;
         [
             ("caption.instructblip.weights", &blip.weights, captions),
             ("caption.instructblip.language_gguf", &blip.language_gguf, captions && !blip.language_gguf.is_empty()),
+            ("caption.score.clip", judge, !judge.is_empty()),
             ("segment.sam.weights", &self.segment.sam.weights, sam),
             ("model.init", &self.model.init, !self.model.init.is_empty()),
             ("model.tokenizer", &self.model.tokenizer, self.model.tokenizer != "train"),
@@ -134,5 +136,7 @@ mod tests {
         assert_eq!(fields(&["model.init=a/b", "model.tokenizer=t.json"]), ["model.init", "model.tokenizer"]);
         assert_eq!(fields(&["score.clip=a/b"]), ["score.clip"]);
         assert!(fields(&["score.clip=bootstrap"]).is_empty());
+        assert_eq!(fields(&["caption.score.clip=a/b"]), ["caption.score.clip"]);
+        assert!(fields(&["caption.structured=true"]).is_empty(), "geo-tags need no weights");
     }
 }

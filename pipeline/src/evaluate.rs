@@ -213,6 +213,7 @@ fn embed_and_evaluate(
 ) -> Result<(training::recall::RecallReport, Vec<evaluate::Panel>), WorkerError> {
     let opening = Opening {
         spec,
+        device: stages::device::devices(STAGE, spec)?[0],
         model_folder: Some(folder.to_owned()),
         weights: &Default::default(),
         stop: std::sync::Arc::default(),

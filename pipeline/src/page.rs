@@ -1,5 +1,6 @@
 //! The report of a build: reads what the stages left behind and lays it out.
 
+mod captions;
 mod pictures;
 mod statistics;
 
@@ -28,6 +29,7 @@ struct Gathered<'a> {
     evaluation: Option<Evaluation>,
     curves: Vec<(Training, Vec<CurvePoint>)>,
     statistics: statistics::Statistics,
+    captions: captions::CaptionQuality,
 }
 
 /// Makes the page of one or several builds; `across` holds evaluations of each model on the other
@@ -72,7 +74,8 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     }
     let evaluation = crate::evaluate::stored(build).await?;
     let statistics = statistics::gather(build).await?;
-    Ok(Gathered { build, summaries, evaluation, curves, statistics })
+    let captions = captions::gather(build).await?;
+    Ok(Gathered { build, summaries, evaluation, curves, statistics, captions })
 }
 
 fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
@@ -197,7 +200,7 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
         id: id("data"),
         title: title("The data"),
         lead: "Splits, captions and tags of the rows that passed.".into(),
-        blocks: data_blocks(&one.statistics),
+        blocks: [data_blocks(&one.statistics), one.captions.blocks()].concat(),
     });
     sections.push(Section {
         id: id("build"),
@@ -412,6 +415,19 @@ fn build_blocks(one: &Gathered<'_>) -> Vec<Block> {
 }
 
 fn captions_in_words(caption: &CaptionSpec) -> String {
+    let mut words = captioner_in_words(caption);
+    match caption.structured_by() {
+        Some(Captioner::Instructblip) => words += "; five structured variants by InstructBLIP",
+        Some(_) => words += "; five structured variants from the tags",
+        None => {}
+    }
+    if !caption.score.clip.is_empty() {
+        words += &format!("; scored by {}", caption.score.clip);
+    }
+    words
+}
+
+fn captioner_in_words(caption: &CaptionSpec) -> String {
     match caption.captioner {
         Captioner::Geotags => "geo-tags in plain English, no weights".to_owned(),
         Captioner::Given => "given with the images".to_owned(),

@@ -123,13 +123,15 @@ async fn run_stage(
         stop: &build.stop,
         observer: &bar,
     };
+    let devices = stages::device::devices(stage.name, &build.spec)?;
     let opening = Opening {
         spec: &build.spec,
+        device: devices[0],
         model_folder: model.folder.clone(),
         weights: &build.weights,
         stop: build.stop.clone(),
     };
-    let result = map_plan(&context, stage, &plan, opening).await?;
+    let result = map_plan(&context, stage, &plan, opening, &devices).await?;
     let version = publish(&build.tables, &plan, &result.markers, result.stopped).await?;
     for marker in &result.markers {
         summary.computed += marker.computed;

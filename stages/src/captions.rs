@@ -1,7 +1,7 @@
 //! Stage `captions`: words for an image. `geotags` turns OpenStreetMap tags into plain English,
 //! `given` takes the captions that came with the images, `instructblip` looks at the image and is told its tags.
 
-mod instructblip;
+mod generated;
 mod quality;
 
 use std::sync::Arc;
@@ -12,32 +12,40 @@ use manifests::{Artifact, BuildSpec, digest};
 use rayon::prelude::*;
 use wording::Tags;
 
+use crate::clip_judge::CLIP_FIELD;
+use crate::instructblip::{LANGUAGE_FIELD, WEIGHTS_FIELD};
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError, option_text};
-use instructblip::Describer;
+use generated::Generated;
 use quality::Quality;
 
 const NAME: &str = "captions";
-/// Fields of the spec that name InstructBLIP's weights.
-const BLIP_WEIGHTS: &str = "caption.instructblip.weights";
-const BLIP_LANGUAGE: &str = "caption.instructblip.language_gguf";
 
-const TAGS: Input = Input {
+/// What the captioner is told of an image.
+pub(crate) const TAGS: Input = Input {
     artifact: Artifact::Geotags,
     digests: &["tags_digest"],
     columns: &["title", "title_multi_objects", "given_captions", "center_tags", "surrounding_tags"],
 };
-const PIXELS: Input = Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] };
+/// What InstructBLIP sees of an image.
+pub(crate) const PIXELS: Input = Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] };
 
 pub fn stage(spec: &BuildSpec) -> Stage {
     let looks = spec.caption.captioner == Captioner::Instructblip;
     Stage {
         name: NAME,
-        version: 1,
+        // 2: words of other languages for buildings, sports, surfaces and colours
+        version: 2,
         inputs: if looks { &[TAGS, PIXELS] } else { &[TAGS] },
         output: Artifact::Captions,
         source: None,
-        model: if looks { ModelUse::Named(&[BLIP_WEIGHTS, BLIP_LANGUAGE]) } else { ModelUse::None },
+        model: match looks {
+            false => ModelUse::None,
+            true if spec.caption.writes_by_clip_score() => {
+                ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD, CLIP_FIELD])
+            }
+            true => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
+        },
         recipe_digest: None,
         parameters,
         open,
@@ -52,8 +60,11 @@ fn parameters(spec: &BuildSpec) -> serde_json::Value {
     }
     let mut settings = serde_json::json!(spec.caption.instructblip);
     if let Some(map) = settings.as_object_mut() {
-        for field in ["weights", "language_gguf", "images_per_batch"] {
+        for field in ["weights", "language_gguf", "images_per_batch", "cache_mib", "structured"] {
             map.remove(field);
+        }
+        if spec.caption.writes_by_clip_score() {
+            map.insert("min_clip_score".into(), spec.caption.score.min_clip_score.into());
         }
     }
     serde_json::json!({ "captioner": captioner, "settings": settings, "precision": spec.model.precision })
@@ -63,7 +74,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
     let writer = match opening.spec.caption.captioner {
         Captioner::Given => Writer::Given,
         Captioner::Geotags => Writer::Geotags,
-        Captioner::Instructblip => Writer::Instructblip(Box::new(Describer::open(opening)?)),
+        Captioner::Instructblip => Writer::Instructblip(Box::new(Generated::open(opening)?)),
     };
     Ok(Box::new(WriteCaptions { writer, captioner: opening.spec.caption.captioner }))
 }
@@ -71,7 +82,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
 enum Writer {
     Given,
     Geotags,
-    Instructblip(Box<Describer>),
+    Instructblip(Box<Generated>),
 }
 
 struct WriteCaptions {
@@ -80,13 +91,32 @@ struct WriteCaptions {
 }
 
 /// What the captioner knows of one image.
-struct Known<'a> {
-    image_id: &'a str,
+pub(crate) struct Known<'a> {
+    pub(crate) image_id: &'a str,
     title: Option<&'a str>,
     title_multi_objects: Option<&'a str>,
     given: &'a [String],
     center: Option<&'a str>,
     surrounding: Option<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    /// Of every row, in order; `given` are the captions that came with the images.
+    pub(crate) fn read(rows: &'a InputRows, given: &'a [Vec<String>]) -> Result<Vec<Known<'a>>, TableError> {
+        let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
+        let (title, multi) = (columns.text("title")?, columns.text("title_multi_objects")?);
+        let (center, surrounding) = (columns.text("center_tags")?, columns.text("surrounding_tags")?);
+        Ok((0..rows.len())
+            .map(|row| Known {
+                image_id: &rows.image_ids[row],
+                title: option_text(title, row),
+                title_multi_objects: option_text(multi, row),
+                given: given.get(row).map_or(&[], Vec::as_slice),
+                center: option_text(center, row),
+                surrounding: option_text(surrounding, row),
+            })
+            .collect())
+    }
 }
 
 #[derive(Default)]
@@ -116,16 +146,20 @@ fn from_geotags(known: &Known<'_>) -> Result<Written, String> {
 }
 
 /// An image's tags in plain English.
-struct TagWords {
+pub(crate) struct TagWords {
     /// "a satellite image of …"; `None`: nothing can be seen.
     sentence: Option<String>,
     dropped_tags: Vec<String>,
 }
 
 impl TagWords {
-    fn of(known: &Known<'_>) -> Result<Self, String> {
-        let center: Tags = parse_tags(known.center, "center_tags")?;
-        let surrounding: Vec<Tags> = parse_tags(known.surrounding, "surrounding_tags")?;
+    /// What is to be seen, without "a satellite image of".
+    pub(crate) fn scene(&self) -> Option<&str> {
+        self.sentence.as_deref().map(|s| s.trim_start_matches("a satellite image of "))
+    }
+
+    pub(crate) fn of(known: &Known<'_>) -> Result<Self, String> {
+        let (center, surrounding) = known.tags()?;
         let sentence = wording::caption(&center, &surrounding)
             .or_else(|| wording::caption_from_title(known.title?, known.title_multi_objects));
         let mut dropped_tags: Vec<String> = [&center]
@@ -140,6 +174,13 @@ impl TagWords {
     }
 }
 
+impl Known<'_> {
+    /// Tags of the object in the middle, and of those around.
+    pub(crate) fn tags(&self) -> Result<(Tags, Vec<Tags>), String> {
+        Ok((parse_tags(self.center, "center_tags")?, parse_tags(self.surrounding, "surrounding_tags")?))
+    }
+}
+
 fn parse_tags<T: serde::de::DeserializeOwned + Default>(json: Option<&str>, column: &str) -> Result<T, String> {
     match json {
         None => Ok(T::default()),
@@ -151,28 +192,15 @@ impl Map for WriteCaptions {
     fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
-        let read = || Ok::<_, TableError>((columns.text("title")?, columns.text("title_multi_objects")?));
-        let (title, multi) = read().map_err(table_error)?;
-        let read = || Ok::<_, TableError>((columns.text("center_tags")?, columns.text("surrounding_tags")?));
-        let (center, surrounding) = read().map_err(table_error)?;
         let given_captions = columns.texts("given_captions").map_err(table_error)?;
-        let known: Vec<Known<'_>> = (0..rows.len())
-            .map(|row| Known {
-                image_id: &rows.image_ids[row],
-                title: option_text(title, row),
-                title_multi_objects: option_text(multi, row),
-                given: &given_captions[row],
-                center: option_text(center, row),
-                surrounding: option_text(surrounding, row),
-            })
-            .collect();
+        let known = Known::read(rows, &given_captions).map_err(table_error)?;
         let written = match &self.writer {
             Writer::Given => known.par_iter().map(given).collect(),
             Writer::Geotags => known.par_iter().map(from_geotags).collect(),
-            Writer::Instructblip(describer) => {
+            Writer::Instructblip(generated) => {
                 let images = Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]);
                 let bytes = images.binary("bytes").map_err(table_error)?;
-                describer.describe(&known, &(0..rows.len()).map(|row| bytes.value(row)).collect::<Vec<_>>())?
+                generated.describe(&known, &(0..rows.len()).map(|row| bytes.value(row)).collect::<Vec<_>>())?
             }
         };
         let content = self.content(&written).map_err(table_error)?;

@@ -1,31 +1,55 @@
-//! Device and precision that a spec names.
+//! Devices and precision that a spec names.
 
 use candle_core::{DType, Device};
 use manifests::BuildSpec;
-use manifests::build::Precision;
+use manifests::build::{DeviceName, DeviceNames, Precision};
 
 use crate::stage::StageError;
 
-/// The device that a spec names.
-pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
+/// The devices that a spec names, in its order; at least one.
+///
+/// # Errors
+/// [`StageError::Configuration`] where `cuda:all` finds no GPU.
+pub fn devices(stage: &'static str, spec: &BuildSpec) -> Result<Vec<DeviceName>, StageError> {
     let configuration = |why: String| StageError::Configuration { stage, why };
-    match spec.model.device.split_once(':') {
-        None if spec.model.device == "cpu" => Ok(Device::Cpu),
-        Some(("cuda", index)) => {
-            let index = index
-                .parse()
-                .map_err(|_| configuration(format!("model.device = {:?}: write cuda:0", spec.model.device)))?;
-            Device::new_cuda(index).map_err(|e| {
-                let hint = if HAS_CUDA { "see `nvidia-smi`" } else { "build with --features cuda" };
-                configuration(format!("model.device = cuda:{index}: {e}; {hint}"))
-            })
-        }
-        _ => Err(configuration(format!("model.device = {:?}: write \"cpu\" or \"cuda:0\"", spec.model.device))),
+    match spec.model.devices().map_err(configuration)? {
+        DeviceNames::Listed(names) => Ok(names),
+        DeviceNames::EveryCuda => match cuda_count().map_err(configuration)? {
+            0 => Err(configuration("model.device = \"cuda:all\": this machine shows no GPU; see `nvidia-smi`".into())),
+            count => Ok((0..count).map(DeviceName::Cuda).collect()),
+        },
+    }
+}
+
+/// The first device that a spec names: where there is but one network, it is there.
+pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
+    open(stage, devices(stage, spec)?[0])
+}
+
+/// Opens a device.
+pub fn open(stage: &'static str, name: DeviceName) -> Result<Device, StageError> {
+    match name {
+        DeviceName::Cpu => Ok(Device::Cpu),
+        DeviceName::Cuda(number) => Device::new_cuda(number).map_err(|e| {
+            let hint = if HAS_CUDA { "see `nvidia-smi`" } else { "build with --features cuda" };
+            StageError::Configuration { stage, why: format!("model.device = {name}: {e}; {hint}") }
+        }),
     }
 }
 
 /// Whether this program can use NVIDIA GPUs at all.
 pub const HAS_CUDA: bool = cfg!(feature = "cuda");
+
+#[cfg(feature = "cuda")]
+fn cuda_count() -> Result<usize, String> {
+    let count = candle_core::cuda::cudarc::driver::CudaContext::device_count();
+    count.map(|count| count.max(0) as usize).map_err(|e| format!("model.device = \"cuda:all\": {e}; see `nvidia-smi`"))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_count() -> Result<usize, String> {
+    Err("model.device = \"cuda:all\": this binary is for the CPU; build with --features cuda".into())
+}
 
 /// The type of weights and activations.
 pub fn dtype(spec: &BuildSpec) -> DType {

@@ -7,7 +7,7 @@ use models::ops::l2_normalise;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
-use crate::device::{device, dtype};
+use crate::device::dtype;
 use crate::images::limits;
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns};
@@ -42,7 +42,7 @@ pub fn stage() -> Stage {
 /// Loads the model that was handed to a stage.
 pub fn load_clip(stage: &'static str, opening: &Opening<'_>) -> Result<Clip, StageError> {
     let folder = opening.model_folder(stage)?;
-    let device = device(stage, opening.spec)?;
+    let device = opening.device(stage)?;
     Clip::load(folder, &device, dtype(opening.spec))
         .and_then(|clip| clip.frozen())
         .map_err(|e| StageError::Configuration { stage, why: format!("model {}: {e}", folder.display()) })

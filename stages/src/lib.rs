@@ -6,19 +6,24 @@
 //! To add a stage: write a file with a `stage()` and put it in [`map_stages`]. Edges follow from
 //! inputs and outputs.
 
+mod ahead;
+pub mod caption_scores;
 pub mod captions;
+mod clip_judge;
 pub mod device;
 pub mod embed_rows;
 pub mod evaluate;
 pub mod geotags;
 pub mod image_embeddings;
 pub mod images;
+mod instructblip;
 pub mod pretrain;
 pub mod segment_features;
 pub mod segment_scores;
 pub mod segments;
 pub mod splits;
 pub mod stage;
+pub mod structured_captions;
 pub mod table;
 pub mod text_embeddings;
 
@@ -28,13 +33,17 @@ pub use stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, So
 
 /// The stages that map shards to shards, in an order in which every stage follows its inputs.
 pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
-    let mut stages =
-        vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(spec), segments::stage(spec)];
+    let mut stages = vec![geotags::stage(), splits::stage(), images::stage(), captions::stage(spec)];
+    stages.extend(spec.caption.structured_by().map(structured_captions::stage));
+    stages.push(segments::stage(spec));
     if spec.uses_segments() {
         if spec.score.clip != "none" {
             stages.push(segment_features::stage());
         }
         stages.push(segment_scores::stage(spec));
+    }
+    if !spec.caption.score.clip.is_empty() {
+        stages.push(caption_scores::stage());
     }
     stages.push(image_embeddings::stage());
     stages.push(text_embeddings::stage());
@@ -108,9 +117,10 @@ mod tests {
 
     #[test]
     fn every_stage_follows_its_inputs() {
-        for clip in ["none", "bootstrap"] {
+        let scored = "[caption]\nstructured = true\nscore.clip = \"a/b\"\n";
+        for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored] {
             let mut written = vec![Artifact::Listing, Artifact::Assignment];
-            for stage in map_stages(&spec(&format!("[score]\nclip = \"{clip}\"\n"))) {
+            for stage in map_stages(&spec(extra)) {
                 for input in stage.inputs {
                     assert!(written.contains(&input.artifact), "{} reads {:?} too early", stage.name, input.artifact);
                     let fields = input.artifact.fields();

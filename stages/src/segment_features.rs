@@ -21,7 +21,7 @@ use crate::table::{self, Columns, TableError};
 const NAME: &str = "segment_features";
 
 /// Segment views encoded at once: bounds the memory of a row with many candidates.
-const VIEWS_PER_BATCH: usize = 64;
+pub(crate) const VIEWS_PER_BATCH: usize = 64;
 
 pub fn stage() -> Stage {
     Stage {
@@ -128,26 +128,32 @@ struct Encoded {
     vectors: Vec<Vec<f32>>,
 }
 
-/// The views of one row's candidates, or why there are none.
-struct Views {
-    segments: Vec<usize>,
-    views: Vec<Rgb>,
+/// The views of one row's candidates.
+pub(crate) struct Views {
+    pub(crate) segments: Vec<usize>,
+    pub(crate) views: Vec<Rgb>,
+}
+
+impl Views {
+    /// Candidates of an image as a CLIP of this input side sees them.
+    pub(crate) fn of(rgb: &Rgb, segments: &RowSegments, score: &ScoreSpec, side: u32) -> Result<Views, String> {
+        let (canvas, background) = canvas_of(score);
+        let chosen = segments.candidates(score);
+        let views = chosen
+            .iter()
+            .map(|&i| {
+                let view = segment_view(rgb, &segments.mask(i)?, canvas, background).map_err(|e| e.to_string())?;
+                Ok(pixels::clip_view(&view, side))
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        Ok(Views { segments: chosen, views })
+    }
 }
 
 impl EncodeSegments {
     fn views(&self, bytes: &[u8], segments: &RowSegments) -> Result<Views, String> {
         let rgb = pixels::decode(bytes, &self.limits).map_err(|e| e.to_string())?;
-        let (canvas, background) = canvas_of(&self.score);
-        let side = self.clip.config().vision.image_size as u32;
-        let chosen = segments.candidates(&self.score);
-        let views = chosen
-            .iter()
-            .map(|&i| {
-                let view = segment_view(&rgb, &segments.mask(i)?, canvas, background).map_err(|e| e.to_string())?;
-                Ok(pixels::clip_view(&view, side))
-            })
-            .collect::<Result<Vec<_>, String>>()?;
-        Ok(Views { segments: chosen, views })
+        Views::of(&rgb, segments, &self.score, self.clip.config().vision.image_size as u32)
     }
 }
 

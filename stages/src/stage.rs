@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrow::record_batch::RecordBatch;
+use candle_core::Device;
+use manifests::build::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
@@ -89,13 +91,16 @@ pub struct Stage {
     pub recipe_digest: Option<&'static str>,
     /// The part of the spec that changes this stage's rows.
     pub parameters: fn(&BuildSpec) -> serde_json::Value,
-    /// Loads what the stage needs, once per worker.
+    /// Loads what the stage needs, once per device.
     pub open: fn(&Opening<'_>) -> Result<Box<dyn Map>, StageError>,
 }
 
 /// What a stage is opened with.
+#[derive(Clone)]
 pub struct Opening<'a> {
     pub spec: &'a BuildSpec,
+    /// One of those that the spec names: a stage is opened once for each, and its rows are the same on all.
+    pub device: DeviceName,
     /// Folder of the CLIP that [`Stage::model`] asks for.
     pub model_folder: Option<PathBuf>,
     /// What the spec's fields name, on this machine.
@@ -110,6 +115,11 @@ impl Opening<'_> {
             stage,
             why: "it needs a model, and none was handed to it".into(),
         })
+    }
+
+    /// The device to load networks to.
+    pub fn device(&self, stage: &'static str) -> Result<Device, StageError> {
+        crate::device::open(stage, self.device)
     }
 
     /// File or folder of weights made elsewhere.

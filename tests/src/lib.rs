@@ -1,6 +1,7 @@
 //! Whole-pipeline tests: worlds to build from, builds to look into.
 
 pub mod http;
+pub mod networks;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,37 +1,20 @@
 //! InstructBLIP as a build's captioner: a small network with random weights through the whole pipeline.
 
-use std::path::Path;
+use std::sync::Arc;
 
-use manifests::Artifact;
-use pipeline_tests::{World, column, run, version};
-use serde_json::json;
-use stages::table::Columns;
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
+use manifests::weights::{LocalWeights, Weights};
+use manifests::{Artifact, BuildSpec};
+use pipeline_tests::{World, column, networks, run, version};
+use stages::stage::{InputRows, MapOutput, Opening, Outcome};
+use stages::table::{self, Columns};
 use workers::parts::PartReader;
-
-/// The committed golden network.
-const NETWORK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../stages/models/tests/goldens/instructblip_llama_grouped");
-
-/// A vocabulary of made-up words; every text that is put in is one unknown word.
-fn vocabulary(path: &Path, words: u32) {
-    let vocab: serde_json::Map<_, _> =
-        (0..words).map(|i| (if i == 3 { "[UNK]".to_owned() } else { format!("word{i}") }, json!(i))).collect();
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": null, "post_processor": null, "decoder": null,
-        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]" },
-    });
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, tokenizer.to_string()).unwrap();
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instructblip_captions_once_in_any_batch_and_says_how_good_it_was() {
     let world = World::new(14);
     let folder = world.path("blip");
-    std::fs::create_dir(&folder).unwrap();
-    for name in ["config.json", "model.safetensors"] {
-        std::fs::copy(Path::new(NETWORK).join(name), folder.join(name)).unwrap();
-    }
+    networks::instructblip_without_tokenizers(&folder);
     let named = format!("caption.instructblip.weights={}", folder.display());
     let spec = |work: &str, more: &[&str]| {
         let base = [
@@ -48,8 +31,11 @@ async fn instructblip_captions_once_in_any_batch_and_says_how_good_it_was() {
     };
     let error = run(spec("work", &[])).await.err().unwrap();
     assert!(error.to_string().contains("tokenizer") && error.exit_code() == 65, "{error}");
-    vocabulary(&folder.join("tokenizer.json"), 48);
-    vocabulary(&folder.join("qformer_tokenizer/tokenizer.json"), 30);
+    networks::word_level(&folder.join("tokenizer.json"), 480, |i| format!("word{i}"));
+    networks::word_level(&folder.join("qformer_tokenizer/tokenizer.json"), 30, |i| format!("word{i}"));
+    let error = run(spec("work", &[])).await.err().unwrap();
+    assert!(error.to_string().contains("480 entries") && error.exit_code() == 65, "{error}");
+    networks::instructblip(&folder);
 
     let (build, quarantined) = run(spec("work", &[])).await.unwrap();
     assert!(quarantined.is_empty(), "{quarantined:?}");
@@ -62,7 +48,10 @@ async fn instructblip_captions_once_in_any_batch_and_says_how_good_it_was() {
     let first = version(&build, Artifact::Captions).await;
     let (build, _) = run(spec("work", &["caption.instructblip.images_per_batch=1"])).await.unwrap();
     assert_eq!(version(&build, Artifact::Captions).await, first);
-    let (other, _) = run(spec("other", &["caption.instructblip.images_per_batch=1"])).await.unwrap();
+    // neither batches, nor the memory for them, nor the number of devices changes a word
+    let bounds =
+        ["caption.instructblip.images_per_batch=1", "caption.instructblip.cache_mib=1", "model.device=cpu,cpu"];
+    let (other, _) = run(spec("other", &bounds)).await.unwrap();
     assert_eq!(column(&other, Artifact::Captions, "captions_digest").await, digests);
     let (build, _) = run(spec("work", &["caption.instructblip.quality={ min_words = 40 }"])).await.unwrap();
     assert_eq!(version(&build, Artifact::Captions).await, first + 1);
@@ -70,6 +59,108 @@ async fn instructblip_captions_once_in_any_batch_and_says_how_good_it_was() {
     assert_eq!((flagged, again), (14, 14), "no caption has forty words: all are flagged, none is dropped");
     let page = pipeline::page::make(std::slice::from_ref(&build), &[], "now").await.unwrap();
     assert!(page.contains("InstructBLIP"), "the report names the method");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caption_that_clip_finds_unlike_its_image_is_written_again() {
+    let world = World::new(6);
+    let (blip, clip) = (networks::instructblip(&world.path("blip")), world.path("clip"));
+    networks::clip(&clip, 3);
+    let spec = |more: &[&str]| {
+        let named = [
+            format!("caption.instructblip.weights={}", blip.display()),
+            format!("caption.score.clip={}", clip.display()),
+        ];
+        let base = ["caption.captioner=instructblip", "caption.instructblip.max_new_tokens=12", "score.clip=none"];
+        let all: Vec<&str> =
+            base.into_iter().chain(named.iter().map(String::as_str)).chain(more.iter().copied()).collect();
+        world.spec("work", &all)
+    };
+    let until = || pipeline::run::RunOptions { until: Some("captions".into()), ..Default::default() };
+    let quality = "caption.instructblip.quality={ min_words = 1, max_repetition = 1.0 }";
+    let (build, _) = pipeline_tests::run_with(spec(&[quality]), until()).await.unwrap();
+    assert_eq!(look_into(&build).await, (0, 0), "without a threshold nothing is written twice");
+    let (build, _) =
+        pipeline_tests::run_with(spec(&[quality, "caption.score.min_clip_score=2.5"]), until()).await.unwrap();
+    assert_eq!(look_into(&build).await, (6, 6));
+    let reasons = column(&build, Artifact::Captions, "flagged").await;
+    assert!(reasons.values().all(|why| why.contains("CLIPScore")), "{reasons:?}");
+    // the judge's weights are now part of what a caption is made of, and known by their content
+    let first = version(&build, Artifact::Captions).await;
+    let (build, _) =
+        pipeline_tests::run_with(spec(&[quality, "caption.score.min_clip_score=2.5"]), until()).await.unwrap();
+    assert_eq!(version(&build, Artifact::Captions).await, first);
+    networks::clip(&clip, 4);
+    let (build, _) =
+        pipeline_tests::run_with(spec(&[quality, "caption.score.min_clip_score=2.5"]), until()).await.unwrap();
+    assert_eq!(version(&build, Artifact::Captions).await, first + 1);
+}
+
+/// Rows of the two tables that InstructBLIP reads.
+fn rows(images: &[&[u8]], center_tags: &[Option<&str>]) -> InputRows {
+    let none = || Arc::new(StringArray::new_null(images.len())) as ArrayRef;
+    let geotags = RecordBatch::try_from_iter([
+        ("title", none()),
+        ("title_multi_objects", none()),
+        ("given_captions", table::text_lists(&vec![Some(Vec::new()); images.len()]).unwrap()),
+        ("center_tags", Arc::new(StringArray::from(center_tags.to_vec())) as ArrayRef),
+        ("surrounding_tags", none()),
+    ]);
+    let pixels = RecordBatch::try_from_iter([("bytes", Arc::new(BinaryArray::from_iter_values(images)) as ArrayRef)]);
+    InputRows {
+        image_ids: (0..images.len()).map(|i| format!("image{i}")).collect(),
+        tables: [(Artifact::Geotags, geotags.unwrap()), (Artifact::Images, pixels.unwrap())].into(),
+        source: Vec::new(),
+    }
+}
+
+#[test]
+fn bad_rows_stay_with_their_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let blip = networks::instructblip(&folder.path().join("blip"));
+    let spec = BuildSpec::parse(
+        "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n[caption]\ncaptioner = \"instructblip\"\n\
+         instructblip.weights = \"x\"\ninstructblip.max_new_tokens = 8\ninstructblip.images_per_batch = 2\n",
+        "test",
+        &["caption.instructblip.decoding=checkpoint".into()],
+    )
+    .unwrap();
+    let mut weights = Weights::default();
+    weights.insert("caption.instructblip.weights", LocalWeights { path: Some(blip.clone()), digest: "x".into() });
+    let opened = || {
+        let stage = stages::captions::stage(&spec);
+        let device = stages::device::devices("captions", &spec).unwrap()[0];
+        let (stop, model_folder) = (Default::default(), None);
+        (stage.open)(&Opening { spec: &spec, device, model_folder, weights: &weights, stop })
+    };
+    let image = pixels::encode_jpeg(&pixels::Rgb { width: 40, height: 30, data: vec![90; 40 * 30 * 3] }, 90);
+    let (long, foreign) = (
+        serde_json::json!({ "leisure": "park", "name": "x".repeat(10_000), "note": "ж".repeat(10_000) }).to_string(),
+        serde_json::json!({ "building": "kirche", "name:fi": "Kauppatori", "name:ru": "Рынок" }).to_string(),
+    );
+    let images: [&[u8]; 6] = [&image, b"no image", &image, &image[..image.len() / 2], &image, &image];
+    let tags = [None, None, Some(long.as_str()), None, Some(foreign.as_str()), Some("{ broken")];
+    let map =
+        |images: &[&[u8]], tags: &[Option<&str>]| -> MapOutput { opened().unwrap().map(&rows(images, tags)).unwrap() };
+    let output = map(&images, &tags);
+    let good: Vec<bool> = output.outcomes.iter().map(|o| *o == Outcome::Good).collect();
+    assert_eq!(good, [true, false, true, false, true, false], "{:?}", output.outcomes);
+    let captions = |output: &MapOutput| Columns::new(Artifact::Captions, &output.content).texts("captions").unwrap();
+    let all = captions(&output);
+    for row in [0, 2, 4] {
+        assert_eq!(all[row].len(), 1);
+        // an image that fails beside it changes no word
+        let mut alone = rows(&images[row..=row], &tags[row..=row]);
+        alone.image_ids = vec![format!("image{row}")];
+        assert_eq!(captions(&opened().unwrap().map(&alone).unwrap())[0], all[row]);
+    }
+    // the checkpoint's own way of decoding
+    let text = serde_json::json!({ "num_beams": 1, "max_new_tokens": 2, "min_length": 2 }).to_string();
+    std::fs::write(blip.join("generation_config.json"), text).unwrap();
+    let short = captions(&map(&images[..1], &tags[..1]));
+    assert!(short[0][0].split_whitespace().count() <= 2 && short[0] != all[0], "{short:?}");
+    std::fs::write(blip.join("generation_config.json"), "{\"no_repeat_ngram_size\": 3}").unwrap();
+    assert!(opened().err().unwrap().to_string().contains("no_repeat_ngram_size"));
 }
 
 /// Counts of flagged captions and of captions written twice.

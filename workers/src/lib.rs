@@ -2,6 +2,7 @@
 //! where everybody sees it.
 
 pub mod archive;
+mod compute;
 pub mod error;
 pub mod fetch;
 pub mod join;

@@ -1,8 +1,8 @@
 //! The loop of a worker: take a planned shard, read its rows, compute what is stale, copy what
 //! stands, write the part file, put the marker.
 //!
-//! Three shards are under way at once, so that fetching one, computing another and writing a third
-//! overlap; the one compute thread keeps the device and all its memory to itself.
+//! More shards are under way than there are devices, so that fetching one, computing others and writing one
+//! overlap; each device has one compute thread, which keeps it and all its memory to itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use futures::{StreamExt, TryStreamExt};
+use manifests::build::DeviceName;
 use manifests::recipe::RowAction;
 use manifests::{Marker, Plan, ShardPlan, paths};
-use stages::stage::{InputRows, Map, MapOutput, Opening, Outcome, SourceBytes, Stage};
+use stages::stage::{InputRows, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage};
 use stages::table;
-use tokio::sync::{mpsc, oneshot};
 
+use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::fetch::{FetchSettings, fetch};
 use crate::join::{RowTask, ShardJoin, VirtualInputs, reorder};
@@ -24,8 +25,8 @@ use crate::listing::Place;
 use crate::parts::PartWriter;
 use crate::stores::{SourceStore, WorkStore};
 
-/// Shards under way at once: one fetched, one computed, one written.
-const SHARDS_IN_FLIGHT: usize = 3;
+/// Shards under way beside those that are computed: one fetched, one written.
+const SHARDS_AROUND: usize = 2;
 /// Rows handed to the stage at once.
 const CHUNK_ROWS: usize = 128;
 /// Source bytes of one chunk.
@@ -58,18 +59,23 @@ pub struct MapResult {
     pub stopped: bool,
 }
 
-/// Works on all stale shards of a plan. Shards that have a marker are done and only counted.
+/// Works on all stale shards of a plan, on `devices` where the stage asks a network. Shards that have a marker are done
+/// and only counted. No row depends on the devices.
 pub async fn map_plan(
     context: &MapContext<'_>,
     stage: &Stage,
     plan: &Plan,
     opening: Opening<'_>,
+    devices: &[DeviceName],
 ) -> Result<MapResult, WorkerError> {
     let key = plan.key();
     let done = context.work.list(&paths::markers(&plan.country, stage.name, &key)).await?;
     let is_done = |shard: u32| done.iter().any(|name| name.trim_end_matches(".json").parse() == Ok(shard));
     let todo = plan.stale.iter().any(|s| !is_done(s.shard));
-    let compute = if todo && plan.computed() > 0 { Some(ComputeThread::start(stage, &opening)?) } else { None };
+    // what asks no network has all cores already
+    let devices = if stage.model == ModelUse::None { &devices[..devices.len().min(1)] } else { devices };
+    let compute =
+        if todo && plan.computed() > 0 { Some(ComputeThreads::start(stage, &opening, devices)?) } else { None };
     let marker_path = |shard: u32| paths::marker(&plan.country, stage.name, &key, shard);
     let mut markers: Vec<Marker> = futures::stream::iter(&plan.stale)
         .map(|shard| {
@@ -84,7 +90,7 @@ pub async fn map_plan(
                 map_with_retries(context, stage, plan, shard, compute, &path).await.map(Some)
             }
         })
-        .buffer_unordered(SHARDS_IN_FLIGHT)
+        .buffer_unordered(devices.len() + SHARDS_AROUND)
         .try_filter_map(|marker| async move { Ok(marker) })
         .try_collect()
         .await?;
@@ -107,7 +113,7 @@ async fn map_with_retries(
     stage: &Stage,
     plan: &Plan,
     shard: &ShardPlan,
-    compute: Option<&ComputeThread>,
+    compute: Option<&ComputeThreads>,
     marker_path: &str,
 ) -> Result<Marker, WorkerError> {
     let mut attempt = 1;
@@ -131,7 +137,7 @@ async fn map_shard(
     stage: &Stage,
     plan: &Plan,
     shard: &ShardPlan,
-    compute: Option<&ComputeThread>,
+    compute: Option<&ComputeThreads>,
     marker_path: &str,
 ) -> Result<Marker, WorkerError> {
     let began = Instant::now();
@@ -215,7 +221,7 @@ async fn chunk_batch(
     stage: &Stage,
     plan: &Plan,
     join: &ShardJoin<'_>,
-    compute: Option<&ComputeThread>,
+    compute: Option<&ComputeThreads>,
     compute_rows: &[&RowTask],
     copy_rows: &[&RowTask],
 ) -> Result<(RecordBatch, u64), WorkerError> {
@@ -308,37 +314,6 @@ fn bounded(why: &str) -> String {
     match why.char_indices().nth(MOST) {
         None => why.to_owned(),
         Some((at, _)) => format!("{}…", &why[..at]),
-    }
-}
-
-type Job = (InputRows, oneshot::Sender<Result<MapOutput, stages::StageError>>);
-
-/// The thread that owns the stage's function, its model and its device.
-struct ComputeThread {
-    jobs: mpsc::Sender<Job>,
-}
-
-impl ComputeThread {
-    fn start(stage: &Stage, opening: &Opening<'_>) -> Result<Self, WorkerError> {
-        let mut map: Box<dyn Map> = (stage.open)(opening)?;
-        let (jobs, mut queue) = mpsc::channel::<Job>(1);
-        std::thread::Builder::new()
-            .name(format!("compute {}", stage.name))
-            .spawn(move || {
-                while let Some((rows, reply)) = queue.blocking_recv() {
-                    // the asker may be gone after a stop: then nobody wants the answer
-                    let _ = reply.send(map.map(&rows));
-                }
-            })
-            .map_err(|e| WorkerError::Transient(format!("no thread for {}: {e}", stage.name)))?;
-        Ok(Self { jobs })
-    }
-
-    async fn map(&self, rows: InputRows) -> Result<MapOutput, WorkerError> {
-        let gone = || WorkerError::Broken("the compute thread ended; its message is above".into());
-        let (reply, answer) = oneshot::channel();
-        self.jobs.send((rows, reply)).await.map_err(|_| gone())?;
-        Ok(answer.await.map_err(|_| gone())??)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::SourceKind;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Captioner {
@@ -17,11 +19,117 @@ pub enum Captioner {
 pub struct CaptionSpec {
     pub captioner: Captioner,
     pub instructblip: InstructBlipSpec,
+    /// Also writes five texts of three fields per image, for retrieval of text by text.
+    pub structured: bool,
+    pub score: CaptionScoreSpec,
 }
 
 impl Default for CaptionSpec {
     fn default() -> Self {
-        Self { captioner: Captioner::Geotags, instructblip: InstructBlipSpec::default() }
+        Self {
+            captioner: Captioner::Geotags,
+            instructblip: InstructBlipSpec::default(),
+            structured: false,
+            score: CaptionScoreSpec::default(),
+        }
+    }
+}
+
+impl CaptionSpec {
+    /// Who writes the structured captions; `None`: nobody. Beside given captions it is InstructBLIP: the given ones are
+    /// what is searched with, so they cannot be what is searched.
+    pub fn structured_by(&self) -> Option<Captioner> {
+        self.structured.then_some(match self.captioner {
+            Captioner::Geotags => Captioner::Geotags,
+            Captioner::Given | Captioner::Instructblip => Captioner::Instructblip,
+        })
+    }
+
+    /// Does anything ask InstructBLIP?
+    pub fn uses_instructblip(&self) -> bool {
+        self.captioner == Captioner::Instructblip || self.structured_by() == Some(Captioner::Instructblip)
+    }
+
+    /// Does the captioner itself measure by CLIPScore, and write once more what is below the threshold?
+    pub fn writes_by_clip_score(&self) -> bool {
+        self.captioner == Captioner::Instructblip && !self.score.clip.is_empty() && self.score.min_clip_score > 0.0
+    }
+
+    pub(super) fn check(&self, source: SourceKind) -> Result<(), String> {
+        match (source, self.captioner) {
+            (SourceKind::Captioned, Captioner::Geotags) => {
+                return Err("caption.captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set \
+                            captioner = \"given\""
+                    .into());
+            }
+            (SourceKind::Skyscript, Captioner::Given) => {
+                return Err("caption.captioner = \"given\" needs source.kind = \"captioned\"; SkyScript images have \
+                            geo-tags: set captioner = \"geotags\""
+                    .into());
+            }
+            _ => {}
+        }
+        let blip = &self.instructblip;
+        if self.uses_instructblip() && blip.weights.is_empty() {
+            let who = match self.captioner {
+                Captioner::Instructblip => "",
+                _ => ", and it is InstructBLIP that writes structured captions beside given ones",
+            };
+            return Err(format!(
+                "caption.instructblip.weights is empty{who}: name a folder, or a model on the hub such as \
+                 Salesforce/instructblip-vicuna-7b"
+            ));
+        }
+        if blip.images_per_batch == 0 {
+            return Err("caption.instructblip.images_per_batch = 0: it must be at least 1".into());
+        }
+        let (structured, most) = (&blip.structured, StructuredSpec::MAX_ATTEMPTS);
+        if !(5..=most).contains(&structured.attempts) {
+            return Err(format!(
+                "caption.instructblip.structured.attempts = {}: it must be within 5..={most}, since every image wants \
+                 five answers",
+                structured.attempts
+            ));
+        }
+        self.score.check()
+    }
+}
+
+/// What tells, after the captions are written, how well they fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptionScoreSpec {
+    /// CLIP that compares captions with images (CLIPScore is defined with ViT-B/32, such as
+    /// `openai/clip-vit-base-patch32`): a folder here, in a store or on the hub; empty: captions get no scores.
+    pub clip: String,
+    /// Captions with a lower CLIPScore are flagged; InstructBLIP writes them once more before.
+    pub min_clip_score: f64,
+    /// Captions with a lower PerceptionScore are flagged.
+    pub min_perception_score: f64,
+}
+
+impl Default for CaptionScoreSpec {
+    fn default() -> Self {
+        Self { clip: String::new(), min_clip_score: 0.0, min_perception_score: 0.0 }
+    }
+}
+
+impl CaptionScoreSpec {
+    fn check(&self) -> Result<(), String> {
+        for (name, value, most) in
+            [("min_clip_score", self.min_clip_score, 2.5), ("min_perception_score", self.min_perception_score, 1.0)]
+        {
+            if !(0.0..=most).contains(&value) {
+                return Err(format!("caption.score.{name} = {value}: it must lie between 0 and {most}"));
+            }
+            if value > 0.0 && self.clip.is_empty() {
+                return Err(format!(
+                    "caption.score.{name} = {value} needs a CLIP: set caption.score.clip, such as \
+                     openai/clip-vit-base-patch32"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -38,6 +146,7 @@ pub struct InstructBlipSpec {
     pub prompt: String,
     /// For images without a tag that can be seen from above.
     pub prompt_without_tags: String,
+    pub decoding: Decoding,
     pub num_beams: usize,
     pub max_new_tokens: usize,
     pub min_length: usize,
@@ -49,7 +158,57 @@ pub struct InstructBlipSpec {
     pub seed: u64,
     /// Images captioned at a time: memory, not words.
     pub images_per_batch: usize,
+    /// Memory for keys and values; fewer images are captioned at a time where they need more. 0: what is free on a
+    /// GPU, no bound on a CPU. Memory, not words.
+    pub cache_mib: u64,
     pub quality: CaptionQualitySpec,
+    pub structured: StructuredSpec,
+}
+
+/// Whose settings captions are decoded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decoding {
+    /// Those of the build spec.
+    Spec,
+    /// Those of the checkpoint's `generation_config.json`, as far as it has them; the spec's for the rest.
+    Checkpoint,
+}
+
+/// How InstructBLIP is asked for structured captions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StructuredSpec {
+    /// `{tags}` stands for the image's geo-tags in plain words.
+    pub prompt: String,
+    /// For images without a tag that can be seen from above.
+    pub prompt_without_tags: String,
+    pub temperature: f64,
+    pub top_p: f64,
+    pub max_new_tokens: usize,
+    /// Answers asked for at most, of which five have to be valid and distinct.
+    pub attempts: usize,
+}
+
+impl StructuredSpec {
+    /// More answers for one image are not waited for.
+    pub const MAX_ATTEMPTS: usize = 100;
+}
+
+impl Default for StructuredSpec {
+    fn default() -> Self {
+        const RULES: &str = "North is at the top. Name only what is visible, and say sizes in words such as small, \
+                             large, long or narrow. Answer with one JSON object with three texts: \"one_sentence\", \
+                             \"feature\" and \"caption\".";
+        Self {
+            prompt: format!("Describe this satellite image, which the map knows as: {{tags}}. {RULES}"),
+            prompt_without_tags: format!("Describe this satellite image. {RULES}"),
+            temperature: 0.2,
+            top_p: 0.95,
+            max_new_tokens: 192,
+            attempts: 10,
+        }
+    }
 }
 
 /// What a generated caption must be. One that is not is written once more by sampling, then kept and flagged.
@@ -78,6 +237,7 @@ impl Default for InstructBlipSpec {
                      tags: {tags}."
                 .into(),
             prompt_without_tags: "Please give a comprehensive and detailed description of the satellite image.".into(),
+            decoding: Decoding::Spec,
             num_beams: 5,
             max_new_tokens: 256,
             min_length: 1,
@@ -87,7 +247,42 @@ impl Default for InstructBlipSpec {
             temperature: 1.0,
             seed: 0,
             images_per_batch: 8,
+            cache_mib: 0,
             quality: CaptionQualitySpec::default(),
+            structured: StructuredSpec::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_captions_are_searched_with_so_another_writes_what_is_searched() {
+        let spec = |captioner, weights: &str| CaptionSpec {
+            captioner,
+            structured: true,
+            instructblip: InstructBlipSpec { weights: weights.into(), ..InstructBlipSpec::default() },
+            ..CaptionSpec::default()
+        };
+        assert_eq!(CaptionSpec::default().structured_by(), None);
+        assert_eq!(spec(Captioner::Geotags, "").structured_by(), Some(Captioner::Geotags));
+        let given = spec(Captioner::Given, "a/b");
+        assert_eq!(given.structured_by(), Some(Captioner::Instructblip));
+        assert!(given.uses_instructblip() && given.check(SourceKind::Captioned).is_ok());
+        let why = spec(Captioner::Given, "").check(SourceKind::Captioned).unwrap_err();
+        assert!(why.contains("structured captions beside given ones"), "{why}");
+    }
+
+    #[test]
+    fn the_captioner_needs_a_judge_only_for_a_threshold() {
+        let mut spec = CaptionSpec { captioner: Captioner::Instructblip, ..CaptionSpec::default() };
+        spec.score.clip = "a/b".into();
+        assert!(!spec.writes_by_clip_score());
+        spec.score.min_clip_score = 0.5;
+        assert!(spec.writes_by_clip_score());
+        spec.captioner = Captioner::Geotags;
+        assert!(!spec.writes_by_clip_score());
     }
 }

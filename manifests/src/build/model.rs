@@ -17,10 +17,62 @@ pub struct ModelSpec {
     pub context_length: usize,
     /// Input side in pixels; 0: the preset's.
     pub image_size_px: usize,
-    /// `cpu` or `cuda:N`.
+    /// `cpu`, `cuda:N`, `cuda:all`, or several with commas. Stages that ask a network take shards on all of them, each
+    /// with a copy of the network; training takes the first.
     pub device: String,
     /// Type of weights and activations. Losses, optimiser and moving average are f32 or wider in any case.
     pub precision: Precision,
+}
+
+/// One device of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
+    Cpu,
+    /// By its number.
+    Cuda(usize),
+}
+
+impl std::fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+/// What `model.device` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceNames {
+    /// Never empty.
+    Listed(Vec<DeviceName>),
+    /// Every NVIDIA GPU that the machine has.
+    EveryCuda,
+}
+
+/// More devices than one machine has.
+const MAX_DEVICES: usize = 256;
+
+impl ModelSpec {
+    /// # Errors
+    /// What `model.device` should look like.
+    pub fn devices(&self) -> Result<DeviceNames, String> {
+        let text = self.device.trim();
+        if text == "cuda:all" {
+            return Ok(DeviceNames::EveryCuda);
+        }
+        let one = |name: &str| match name.trim() {
+            "cpu" => Some(DeviceName::Cpu),
+            name => name.strip_prefix("cuda:")?.parse().ok().map(DeviceName::Cuda),
+        };
+        let listed: Option<Vec<DeviceName>> = text.split(',').map(one).collect();
+        listed.filter(|names| names.len() <= MAX_DEVICES).map(DeviceNames::Listed).ok_or_else(|| {
+            format!(
+                "model.device = {:?}: write \"cpu\", \"cuda:0\", \"cuda:all\", or several as \"cuda:0,cuda:1\"",
+                self.device
+            )
+        })
+    }
 }
 
 /// Floating-point type of a network.
@@ -44,6 +96,24 @@ impl Default for ModelSpec {
             image_size_px: 0,
             device: "cpu".into(),
             precision: Precision::F32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_one_several_or_all() {
+        let devices = |text: &str| ModelSpec { device: text.into(), ..ModelSpec::default() }.devices();
+        let listed = |names: &[DeviceName]| Ok(DeviceNames::Listed(names.to_vec()));
+        assert_eq!(devices("cpu"), listed(&[DeviceName::Cpu]));
+        assert_eq!(devices("cuda:3"), listed(&[DeviceName::Cuda(3)]));
+        assert_eq!(devices("cuda:0, cuda:1"), listed(&[DeviceName::Cuda(0), DeviceName::Cuda(1)]));
+        assert_eq!(devices("cuda:all"), Ok(DeviceNames::EveryCuda));
+        for wrong in ["", "cuda", "cuda:", "cuda:x", "cuda:-1", "cpu,", "gpu:0", "cuda:all,cpu", &"cpu,".repeat(300)] {
+            assert!(devices(wrong).unwrap_err().contains("cuda:all"), "{wrong}");
         }
     }
 }

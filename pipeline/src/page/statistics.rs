@@ -114,7 +114,7 @@ fn most_frequent(counts: BTreeMap<String, u64>) -> Vec<(String, u64)> {
     counts
 }
 
-async fn read(build: &Build, artifact: Artifact, columns: &[&str]) -> Result<Vec<RecordBatch>, WorkerError> {
+pub(super) async fn read(build: &Build, artifact: Artifact, columns: &[&str]) -> Result<Vec<RecordBatch>, WorkerError> {
     let mut batches = Vec::new();
     for part in build.pin(artifact).await?.parts {
         batches.push(PartReader::open(&build.work, artifact, &part).await?.read(columns).await?);

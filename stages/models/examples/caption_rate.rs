@@ -47,6 +47,7 @@ fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usi
                     qformer_ids: (0..12).map(|i| 1000 + 31 * i).collect(),
                     prompt_ids: (0..16).map(|i| 1000 + 37 * i).collect(),
                 },
+                seed: None,
             })
         })
         .collect::<Result<_, candle_core::Error>>()?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use manifests::build::CaptionQualitySpec;
 
 /// Measures of one caption.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Quality {
     pub(super) words: usize,
     /// Share of word triples that stood in the caption before.
@@ -14,6 +14,50 @@ pub(super) struct Quality {
     pub(super) tag_coverage: f64,
     /// Times that the caption was written.
     pub(super) attempts: usize,
+}
+
+/// A caption as it was written, and what is to be said against it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Draft {
+    pub(super) caption: String,
+    pub(super) quality: Quality,
+    pub(super) clip_score: Option<f64>,
+    pub(super) problem: Option<String>,
+}
+
+impl Draft {
+    /// The better of two tries, counted as two. A second try without a problem is; of two with problems the one that
+    /// CLIPScore prefers, or else the second unless it is empty.
+    pub(super) fn or_better(mut self, second: Draft) -> Draft {
+        let fits_less = |a: &Draft, b: &Draft| a.clip_score.zip(b.clip_score).map(|(a, b)| a < b);
+        let keeps_first = second.problem.is_some()
+            && (second.caption.is_empty() || (!self.caption.is_empty() && fits_less(&second, &self) == Some(true)));
+        if keeps_first {
+            self.quality.attempts = second.quality.attempts;
+            return self;
+        }
+        second
+    }
+}
+
+/// What a caption is measured against.
+pub(super) struct Judgement<'a> {
+    /// The tags in plain words, as they were prompted.
+    pub(super) tags: Option<&'a str>,
+    pub(super) prompt: &'a str,
+    pub(super) limits: &'a CaptionQualitySpec,
+    pub(super) min_clip_score: f64,
+}
+
+impl Judgement<'_> {
+    pub(super) fn of(&self, caption: String, clip_score: Option<f64>, attempts: usize) -> Draft {
+        let quality = Quality::of(&caption, self.tags, attempts);
+        let low = clip_score.filter(|score| *score < self.min_clip_score);
+        let problem = quality
+            .problem(&caption, self.prompt, self.limits)
+            .or_else(|| Some(format!("has a CLIPScore of {:.3}, less than {}", low?, self.min_clip_score)));
+        Draft { caption, quality, clip_score, problem }
+    }
 }
 
 /// Words that carry nothing of a tag.
@@ -105,6 +149,33 @@ mod tests {
         assert!(problem("a road and a road and a road and a road and a road", None).unwrap().contains("triples"));
         assert!(problem("a wide field of yellow rape", Some("a soccer pitch")).unwrap().contains("mentions 0.00"));
         assert!(problem("please give a comprehensive and detailed lake", None).unwrap().contains("instruction"));
+    }
+
+    #[test]
+    fn the_better_of_two_tries_is_kept() {
+        let limits = CaptionQualitySpec::default();
+        let judged = |caption: &str, clip_score, attempts| {
+            Judgement { tags: None, prompt: PROMPT, limits: &limits, min_clip_score: 0.5 }.of(
+                caption.into(),
+                clip_score,
+                attempts,
+            )
+        };
+        let good = "a lake with a wooded shore";
+        assert_eq!(judged(good, Some(0.5), 1).problem, None);
+        assert!(judged(good, Some(0.4), 1).problem.unwrap().contains("CLIPScore of 0.400"));
+        let kept = |first: Draft, second: Draft| {
+            let kept = first.or_better(second);
+            assert_eq!(kept.quality.attempts, 2);
+            kept.caption
+        };
+        // the second passes; both are weak and CLIPScore decides; without it the second; never an empty one
+        assert_eq!(kept(judged("a b", Some(0.4), 1), judged(good, Some(0.6), 2)), good);
+        assert_eq!(kept(judged(good, Some(0.4), 1), judged("a pond", Some(0.3), 2)), good);
+        assert_eq!(kept(judged(good, Some(0.2), 1), judged("a pond", Some(0.3), 2)), "a pond");
+        assert_eq!(kept(judged("a b", None, 1), judged("a pond", None, 2)), "a pond");
+        assert_eq!(kept(judged("a b", None, 1), judged("", None, 2)), "a b");
+        assert_eq!(kept(judged("", Some(0.4), 1), judged("a pond", Some(0.3), 2)), "a pond");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, MaskRecord};
 use pixels::Rgb;
 
 use super::{NAME, Quality, SAM_WEIGHTS, Segment};
-use crate::device::{device, dtype};
+use crate::device::dtype;
 use crate::stage::{Opening, StageError};
 
 pub(super) struct MaskEverything {
@@ -48,7 +48,7 @@ impl MaskEverything {
         let configuration = |e: ModelError| StageError::Configuration { stage: NAME, why: format!("segment.sam: {e}") };
         let settings = settings(spec);
         settings.validate().map_err(configuration)?;
-        let sam = Sam::load(weights, &device(NAME, opening.spec)?, dtype(opening.spec)).map_err(configuration)?;
+        let sam = Sam::load(weights, &opening.device(NAME)?, dtype(opening.spec)).map_err(configuration)?;
         Ok(Self {
             sam,
             settings,

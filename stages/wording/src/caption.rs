@@ -41,6 +41,14 @@ pub(crate) fn describe(center: &Tags, surrounding: &[Tags], max_chars: usize) ->
         .find(|sentence| sentence.len() <= max_chars)
 }
 
+/// The centre with its article, and the most frequent surrounding kinds, counted.
+pub(crate) fn scene(center: &Tags, surrounding: &[Tags]) -> (Option<String>, Vec<String>) {
+    let center = Object::from_tags(center);
+    let mut kinds = count_kinds(surrounding, center.as_ref().map(|object| object.noun));
+    kinds.truncate(MAX_SURROUNDING_KINDS);
+    (center.map(|object| object.phrase()), kinds)
+}
+
 fn sentence(center: Option<&str>, kinds: &[String]) -> Option<String> {
     match (center, kinds) {
         (None, []) => None,

@@ -6,7 +6,7 @@ use crate::Tags;
 use crate::colour::plain_colour;
 use crate::table::{
     LIFECYCLE_PREFIXES, MARKINGS, NOT_VISIBLE_KEYS, NOT_VISIBLE_PREFIXES, Noun, REFINEMENTS, ROOF_MATERIALS,
-    ROOF_SHAPES, SURFACES, find, object_key,
+    ROOF_SHAPES, SURFACES, english, find, object_key,
 };
 
 /// OpenStreetMap allows 255 characters for a key and for a value; longer ones are not tags.
@@ -29,7 +29,7 @@ pub enum DropReason {
     /// The word table does not know the key.
     UnknownKey,
     /// The word table knows the key but not this value; a general word is used where there is one
-    /// (`building=wohnhaus` is still a building).
+    /// (`building=haubarg` is still a building).
     UnknownValue,
 }
 
@@ -94,7 +94,10 @@ fn judge(key: &str, value: &str) -> Verdict {
     if key.len().max(value.len()) > MAX_TAG_BYTES {
         return Verdict::Drop(DropReason::UnknownKey);
     }
-    let value = first_value(value);
+    let mut value = first_value(value);
+    if let Some(english) = english(key, &value) {
+        value = english.to_owned();
+    }
     let object = object_key(key);
     match object.and_then(|object| find(object.nouns, &value)) {
         Some(Noun::Hidden) => return Verdict::Drop(DropReason::NotVisible),
@@ -163,7 +166,7 @@ fn is_not_visible(key: &str) -> bool {
 /// The first of a `;` list, trimmed, in lower case: "Soccer; basketball" → "soccer".
 fn first_value(value: &str) -> String {
     let first = value.split(';').next().unwrap_or_default();
-    first.trim().to_ascii_lowercase()
+    first.trim().to_lowercase()
 }
 
 #[cfg(test)]
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn unknown_values_become_general_or_go() {
         let raw =
-            tags(&[("building", "Wohnhaus"), ("leisure", "wormhole"), ("flux", "high"), ("roof:colour", "#b22222")]);
+            tags(&[("building", "Haubarg"), ("leisure", "wormhole"), ("flux", "high"), ("roof:colour", "#b22222")]);
         assert_eq!(clean_tags(&raw), tags(&[("building", "yes"), ("roof:colour", "red")]));
         let reasons: Vec<_> = unknown_tags(&raw).into_iter().map(|tag| (tag.key, tag.reason)).collect();
         assert_eq!(

@@ -26,7 +26,9 @@ mod english;
 mod grammar;
 mod normalise;
 mod object;
+mod phrases;
 mod plain_text;
+mod structured;
 mod table;
 mod title;
 
@@ -36,6 +38,10 @@ pub use caption::{MAX_CAPTION_CHARS, MAX_SURROUNDING_KINDS, caption, phrase};
 pub use clean::{DropReason, UnknownTag, clean_tags, unknown_tags};
 pub use grammar::{geotags_text, skyscript_title};
 pub use normalise::normalise_caption;
+pub use phrases::{MAX_PHRASES, phrases};
+pub use structured::{
+    AnswerProblem, MAX_FIELD_CHARS, VARIANTS, Variant, Variants, parse_answer, variants_from_scene, variants_from_tags,
+};
 pub use title::caption_from_title;
 
 /// The tags of one OpenStreetMap object.

@@ -1,10 +1,12 @@
 //! Captions of many images in a running batch.
 
 use super::{InstructBlip, Language};
+use crate::language::BatchLimits;
+use crate::language::batch_limits::Room;
 use crate::language::generate::{GenerationSettings, Generator, NextLogits};
 use crate::{ModelError, Result};
 use candle_core::{DType, Tensor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// An instruction as ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,9 +20,12 @@ pub struct Instruction {
 /// An image to be described.
 #[derive(Clone, Debug)]
 pub struct CaptionRequest {
-    /// `[3, S, S]`, normalised by CLIP's mean and deviation.
+    /// `[3, S, S]`, normalised by CLIP's mean and deviation; on any device. Requests that share a tensor and are taken
+    /// up together are looked at once.
     pub pixel_values_chw: Tensor,
     pub instruction: Instruction,
+    /// Of this request's draws; `None`: the settings' seed and the request's number.
+    pub seed: Option<u64>,
 }
 
 /// What the language model wrote.
@@ -44,31 +49,69 @@ impl InstructBlip {
                     .to_owned(),
             ));
         };
-        Ok(Instruction { qformer_ids: tokenizers.qformer.encode(text)?, prompt_ids: tokenizers.language.encode(text)? })
+        let instruction = Instruction {
+            qformer_ids: tokenizers.qformer.encode(text)?,
+            prompt_ids: tokenizers.language.encode(text)?,
+        };
+        self.check_ids(&instruction)?;
+        Ok(instruction)
     }
 
-    /// Describes images, at most `max_batch` at a time; half as many when the device runs out of memory. Whoever is
-    /// done makes room for the next, and no caption depends on its batch.
+    /// Whether the networks know the ids.
+    fn check_ids(&self, Instruction { qformer_ids, prompt_ids }: &Instruction) -> Result<()> {
+        let c = &self.config;
+        for (ids, size) in [(qformer_ids, c.qformer.vocab_size), (prompt_ids, c.language.vocab_size())] {
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
+                return Err(ModelError::Input(format!(
+                    "id {id} is not in the vocabulary of {size}; check the tokenizers"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Describes images, as many at a time as the limits (or their number alone) allow; half as many when the device
+    /// runs out of memory. Whoever is done makes room for the next, and no caption depends on its batch.
     pub fn caption(
         &self,
         requests: &[CaptionRequest],
         settings: &GenerationSettings,
-        max_batch: usize,
+        limits: impl Into<BatchLimits>,
     ) -> Result<Vec<Caption>> {
-        let generator = Generator::new(settings.clone(), &self.config.end_ids)?;
+        let seeds = requests.iter().map(|request| request.seed).collect();
+        let generator = Generator::new(settings.clone(), &self.config.end_ids)?.with_seeds(seeds);
         for (number, request) in requests.iter().enumerate() {
-            self.check(number, request, settings)?;
+            self.check(request, settings).map_err(|error| match error {
+                ModelError::Input(message) => ModelError::Input(format!("request {number}: {message}")),
+                other => other,
+            })?;
         }
+        let room = self.room(requests, settings, limits.into());
         // On a thread of the pool: one that waits outside would be woken for every operation.
         rayon::scope(|_| match &self.language {
-            Language::Llama(llama) => self.write(requests, &generator, max_batch, &mut llama.session()?),
-            Language::T5(t5) => self.write(requests, &generator, max_batch, &mut t5.session()?),
+            Language::Llama(llama) => self.write(requests, &generator, room.rows, &mut llama.session_within(room)?),
+            Language::T5(t5) => self.write(requests, &generator, room.rows, &mut t5.session_within(room)?),
         })
     }
 
-    /// Refuses a request before any work is done, not in the middle of a batch.
-    fn check(&self, number: usize, request: &CaptionRequest, settings: &GenerationSettings) -> Result<()> {
-        let refuse = |message: String| Err(ModelError::Input(format!("request {number}: {message}")));
+    /// Places for the requests, sized for the longest.
+    fn room(&self, requests: &[CaptionRequest], settings: &GenerationSettings, limits: BatchLimits) -> Room {
+        let longest = requests.iter().map(|request| request.instruction.prompt_ids.len()).max().unwrap_or(0);
+        let prompt = self.config.num_query_tokens + longest;
+        let written = settings.num_beams * settings.max_new_tokens;
+        let need = match &self.language {
+            Language::Llama(llama) => llama.cache_need(prompt, written),
+            Language::T5(t5) => t5.cache_need(prompt, written),
+        };
+        Room::of(limits, need, &self.device)
+    }
+
+    /// Whether a request can be answered at all: refuses it before any work is done, not in the middle of a batch.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] with what does not fit.
+    pub fn check(&self, request: &CaptionRequest, settings: &GenerationSettings) -> Result<()> {
+        let refuse = |message: String| Err(ModelError::Input(message));
         let (c, Instruction { qformer_ids, prompt_ids }) = (&self.config, &request.instruction);
         let side = c.vision.image_size;
         if request.pixel_values_chw.dims() != [3, side, side] {
@@ -79,11 +122,7 @@ impl InstructBlip {
         if qformer_ids.len() > most {
             return refuse(format!("an instruction of {} ids, the Q-Former reads {most}", qformer_ids.len()));
         }
-        for (ids, size) in [(qformer_ids, c.qformer.vocab_size), (prompt_ids, c.language.vocab_size())] {
-            if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
-                return refuse(format!("id {id} is not in the vocabulary of {size}; check the tokenizers"));
-            }
-        }
+        self.check_ids(&request.instruction)?;
         if let Language::Llama(llama) = &self.language {
             let wanted = c.num_query_tokens + prompt_ids.len() + settings.max_new_tokens;
             let most = llama.config().max_position_embeddings;
@@ -118,8 +157,18 @@ impl InstructBlip {
 
     /// Query embeddings and the instruction's embeddings behind each other, `[Q + L, D]` for each request.
     fn prompts(&self, requests: &[&CaptionRequest]) -> Result<Vec<Tensor>> {
-        let pixels: Vec<&Tensor> = requests.iter().map(|request| &request.pixel_values_chw).collect();
-        let image_bkd = self.encode_image(&Tensor::stack(&pixels, 0)?)?;
+        let (mut images, mut seen) = (Vec::new(), HashMap::new());
+        let image_of: Vec<usize> = requests
+            .iter()
+            .map(|request| {
+                let pixels = &request.pixel_values_chw;
+                *seen.entry(pixels.id()).or_insert_with(|| {
+                    images.push(pixels);
+                    images.len() - 1
+                })
+            })
+            .collect();
+        let image_bkd = self.encode_image(&Tensor::stack(&images, 0)?)?;
         // Instructions of one length together: without padding, nothing about a row depends on the others.
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (row, request) in requests.iter().enumerate() {
@@ -127,7 +176,7 @@ impl InstructBlip {
         }
         let mut prompts: Vec<Option<Tensor>> = vec![None; requests.len()];
         for (length, rows) in by_length {
-            let index: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+            let index: Vec<u32> = rows.iter().map(|&row| image_of[row] as u32).collect();
             let image_bkd = image_bkd.index_select(&Tensor::new(index, &self.device)?, 0)?;
             let ids = rows.iter().flat_map(|&row| requests[row].instruction.qformer_ids.iter().copied());
             let shape = (rows.len(), length);

@@ -64,9 +64,11 @@ impl Golden {
         let prompts = ids("input_ids", "attention_mask");
         let instructions = qformer.into_iter().zip(prompts);
         let instructions = instructions.map(|(qformer_ids, prompt_ids)| Instruction { qformer_ids, prompt_ids });
-        let requests = instructions
-            .enumerate()
-            .map(|(row, instruction)| CaptionRequest { pixel_values_chw: pixels.get(row).unwrap(), instruction });
+        let requests = instructions.enumerate().map(|(row, instruction)| CaptionRequest {
+            pixel_values_chw: pixels.get(row).unwrap(),
+            instruction,
+            seed: None,
+        });
         requests.collect()
     }
 

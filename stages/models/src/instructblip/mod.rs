@@ -19,7 +19,7 @@ pub use config::{InstructBlipConfig, LanguageConfig, QFormerConfig, VisionConfig
 
 use crate::language::checkpoint::{Checkpoint, Weights, read_json};
 use crate::language::projection::Projection;
-use crate::language::{Llama, T5};
+use crate::language::{GenerationConfig, Llama, T5};
 use crate::ops::inference::RotaryLayout;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Result};
@@ -32,6 +32,7 @@ use vision::Vision;
 #[derive(Clone, Debug)]
 pub struct InstructBlip {
     config: InstructBlipConfig,
+    generation: Option<GenerationConfig>,
     vision: Vision,
     queries_qd: Tensor,
     qformer: QFormer,
@@ -97,7 +98,8 @@ impl InstructBlip {
             qformer: QFormer::new(&config.qformer, &weights.at("qformer"))?,
             projection: weights.linear("language_projection", width, config.language.width(), true)?,
             language: language(&config.language, &weights.at("language_model"))?,
-            tokenizers: Tokenizers::open(folder)?,
+            tokenizers: Tokenizers::open(folder, &config)?,
+            generation: GenerationConfig::read(folder)?,
             device: device.clone(),
             dtype,
             config,
@@ -106,6 +108,11 @@ impl InstructBlip {
 
     pub fn config(&self) -> &InstructBlipConfig {
         &self.config
+    }
+
+    /// How the checkpoint's authors decode, where its folder says so.
+    pub fn generation(&self) -> Option<&GenerationConfig> {
+        self.generation.as_ref()
     }
 
     /// Image and instruction as the language model sees them.
@@ -189,7 +196,7 @@ impl Language {
 
 impl Tokenizers {
     /// Both, or none if one is missing.
-    fn open(folder: &Path) -> Result<Option<Self>> {
+    fn open(folder: &Path, config: &InstructBlipConfig) -> Result<Option<Self>> {
         let language = folder.join("tokenizer.json");
         let json = folder.join("qformer_tokenizer/tokenizer.json");
         let vocabulary = folder.join("qformer_tokenizer/vocab.txt");
@@ -201,6 +208,19 @@ impl Tokenizers {
             true => TextTokenizer::from_file(&json)?,
             false => TextTokenizer::from_bert_vocabulary(&vocabulary)?,
         };
+        for (tokenizer, path, vocabulary) in [
+            (&language, &folder.join("tokenizer.json"), config.language.vocab_size()),
+            (&qformer, &folder.join("qformer_tokenizer"), config.qformer.vocab_size),
+        ] {
+            let entries = tokenizer.vocab_size();
+            // networks are padded to round numbers, and vocabularies get tokens that the network never sees
+            if entries.abs_diff(vocabulary) > vocabulary / 10 + 64 {
+                let reason = format!(
+                    "{entries} entries, the network's vocabulary has {vocabulary}: they do not belong together"
+                );
+                return Err(ModelError::AnotherModel { path: path.to_owned(), reason });
+            }
+        }
         Ok(Some(Self { language, qformer }))
     }
 }

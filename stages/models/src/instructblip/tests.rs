@@ -3,6 +3,7 @@
 use super::goldens::{Golden, committed};
 use super::{CaptionRequest, InstructBlip};
 use crate::ModelError;
+use crate::language::BatchLimits;
 use crate::language::generate::{GenerationSettings, Nucleus};
 use crate::parameters::Parameters;
 use candle_core::{DType, Device, Tensor};
@@ -36,6 +37,40 @@ fn no_caption_depends_on_its_batch() {
                     assert_eq!(&alone[0], caption, "{}", folder.display());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_small_cache_takes_longer_and_says_the_same() {
+    let settings = GenerationSettings { num_beams: 3, max_new_tokens: 10, ..GenerationSettings::default() };
+    for folder in committed() {
+        let golden = Golden::open(&folder);
+        let many: Vec<CaptionRequest> = golden.requests().iter().cycle().take(9).cloned().collect();
+        let free = golden.blip.caption(&many, &settings, 9).unwrap();
+        for cache_bytes in [1, 20_000, 60_000] {
+            let limits = BatchLimits { rows: 9, cache_bytes: Some(cache_bytes) };
+            assert_eq!(golden.blip.caption(&many, &settings, limits).unwrap(), free, "{}", folder.display());
+        }
+    }
+}
+
+#[test]
+fn one_image_under_several_requests_is_looked_at_once_and_seeds_are_the_requests_own() {
+    let sampling = Some(Nucleus { top_p: 1.0, temperature: 2.0, seed: 1 });
+    let settings = GenerationSettings { sampling, max_new_tokens: 10, ..GenerationSettings::default() };
+    for folder in committed() {
+        let golden = Golden::open(&folder);
+        let of = |row: usize, seed| CaptionRequest { seed: Some(seed), ..golden.requests().swap_remove(row) };
+        let (first, other) = (of(0, 1), of(1, 2));
+        let same_image = CaptionRequest { seed: Some(3), ..first.clone() };
+        assert_eq!(first.pixel_values_chw.id(), same_image.pixel_values_chw.id());
+        let requests = [first, other, same_image];
+        let together = golden.blip.caption(&requests, &settings, 3).unwrap();
+        assert_ne!(together[0], together[2], "{}", folder.display());
+        for (request, caption) in requests.iter().zip(&together) {
+            let alone = golden.blip.caption(std::slice::from_ref(request), &settings, 1).unwrap();
+            assert_eq!(&alone[0], caption, "{}", folder.display());
         }
     }
 }
@@ -120,6 +155,48 @@ fn shards_and_halves_of_numbers_are_read() {
     let image = |blip: &InstructBlip| values(&blip.encode_image(&golden.tensor("pixel_values")).unwrap());
     let off = image(&sharded).iter().zip(image(&golden.blip)).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
     assert!(off > 0.0 && off < 0.2, "{off}");
+}
+
+#[test]
+fn a_checkpoint_with_a_shard_missing_or_of_another_kind_is_refused_by_name() {
+    let (from, folder) = (&committed()[0], tempfile::tempdir().unwrap());
+    let load = || InstructBlip::load(folder.path(), CPU, DType::F32).map(|_| ()).unwrap_err();
+    assert!(load().to_string().contains("config.json"), "an empty folder");
+    copy(from, folder.path(), |_| {});
+    let whole = std::fs::read(from.join("model.safetensors")).unwrap();
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    let error = load().to_string();
+    assert!(error.contains("model.safetensors"), "{error}");
+    // an index that names a shard which is not there
+    let first = "model-00001-of-00002.safetensors";
+    let names = Parameters::load_safetensors(&from.join("model.safetensors"), CPU, DType::F32).unwrap();
+    let map: serde_json::Map<String, serde_json::Value> = names
+        .iter()
+        .enumerate()
+        .map(|(i, (name, _))| {
+            let shard = if i % 2 == 0 { first } else { "model-00002-of-00002.safetensors" };
+            (name.to_owned(), shard.into())
+        })
+        .collect();
+    let index = serde_json::json!({ "weight_map": map });
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(folder.path().join(first), &whole).unwrap();
+    let error = load().to_string();
+    assert!(error.contains("model-00002-of-00002.safetensors"), "{error}");
+    // a shard that ends in the middle
+    std::fs::write(folder.path().join("model-00002-of-00002.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    let error = load().to_string();
+    assert!(error.contains("model-00002-of-00002.safetensors"), "{error}");
+    // another architecture
+    for (field, value, word) in [
+        ("model_type", serde_json::json!("blip-2"), "blip-2"),
+        ("model_type", serde_json::json!("llava"), "llava"),
+        ("text_config", serde_json::json!({ "model_type": "opt" }), "opt"),
+    ] {
+        copy(from, folder.path(), |config| config[field] = value.clone());
+        let error = load();
+        assert!(error.to_string().contains(word), "{error}");
+    }
 }
 
 #[test]

@@ -80,13 +80,21 @@ pub(crate) struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
     /// The slot that the next rows of each layer go to.
     first_new: usize,
+    /// Slots that the cache grows to; more only where live ones do not fit.
+    most_slots: usize,
 }
 
 impl KvCache {
-    pub(crate) fn new(layers: usize, kv_width: usize, device: &Device, dtype: DType) -> Result<Self> {
-        let empty = || Tensor::zeros((FIRST_CAPACITY, kv_width), dtype, device);
+    pub(crate) fn new(
+        layers: usize,
+        kv_width: usize,
+        most_slots: usize,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self> {
+        let empty = || Tensor::zeros((FIRST_CAPACITY.min(most_slots.max(1)), kv_width), dtype, device);
         let layers = (0..layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_>>()?;
-        Ok(Self { table: SlotTable::default(), layers, first_new: 0 })
+        Ok(Self { table: SlotTable::default(), layers, first_new: 0, most_slots })
     }
 
     /// Makes room for `rows` more slots. Call before the table hands them out.
@@ -96,7 +104,8 @@ impl KvCache {
             let live = self.table.compact();
             // Mostly dead: clearing up is enough. Else twice the room, so that copying stays rare.
             let wanted = live.len() + rows;
-            let capacity = if 4 * wanted <= 3 * capacity { capacity } else { 2 * wanted };
+            let capacity =
+                if 4 * wanted <= 3 * capacity { capacity } else { (2 * wanted).min(self.most_slots).max(wanted) };
             for (keys, values) in &mut self.layers {
                 *keys = moved(keys, &live, capacity)?;
                 *values = moved(values, &live, capacity)?;
@@ -153,8 +162,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_grows_to_its_bound_and_lives_on_what_the_dead_leave() {
+        let mut cache = KvCache::new(1, 2, 300, &Device::Cpu, DType::F32).unwrap();
+        let capacity = |cache: &KvCache| cache.layer(0).0.dims()[0];
+        for round in 0..10 {
+            cache.reserve(100).unwrap();
+            cache.table.insert(RequestId(round), 100);
+            if round >= 2 {
+                cache.table.remove(RequestId(round - 2));
+            }
+            assert!(capacity(&cache) <= 300, "{}", capacity(&cache));
+        }
+        assert_eq!(capacity(&KvCache::new(1, 2, 10, &Device::Cpu, DType::F32).unwrap()), 10);
+        // what lives has its place even where the bound was too low
+        cache.reserve(500).unwrap();
+        assert!(capacity(&cache) >= 700);
+    }
+
+    #[test]
     fn rows_survive_growth_and_compaction() {
-        let mut cache = KvCache::new(2, 3, &Device::Cpu, DType::F32).unwrap();
+        let mut cache = KvCache::new(2, 3, usize::MAX, &Device::Cpu, DType::F32).unwrap();
         let (old, new) = (RequestId(0), RequestId(1));
         let rows = |value: f32, count: usize| Tensor::full(value, (count, 3), &Device::Cpu).unwrap();
         cache.reserve(5).unwrap();

@@ -1,5 +1,6 @@
 //! LLaMA (Touvron et al., 2023) and its fine-tunes, after transformers' `LlamaForCausalLM`.
 
+use super::batch_limits::{CacheNeed, Room};
 use super::cache::KvCache;
 use super::checkpoint::Weights;
 use super::config::LlamaConfig;
@@ -98,10 +99,27 @@ impl Llama {
 
     /// A batch of running sequences.
     pub fn session(&self) -> Result<LlamaSession<'_>> {
+        self.session_of(usize::MAX)
+    }
+
+    /// The same, whose cache keeps within the room.
+    pub(crate) fn session_within(&self, room: Room) -> Result<LlamaSession<'_>> {
+        self.session_of(room.own_slots)
+    }
+
+    fn session_of(&self, most_slots: usize) -> Result<LlamaSession<'_>> {
         let c = &self.config;
         let (device, dtype) = (self.table_vd.device(), self.table_vd.dtype());
-        let cache = KvCache::new(c.num_hidden_layers, c.kv_heads() * c.head_width(), device, dtype)?;
+        let cache = KvCache::new(c.num_hidden_layers, c.kv_heads() * c.head_width(), most_slots, device, dtype)?;
         Ok(LlamaSession { llama: self, cache })
+    }
+
+    /// What a request of a prompt and `written` positions (of all beams) needs.
+    pub(crate) fn cache_need(&self, prompt: usize, written: usize) -> CacheNeed {
+        let c = &self.config;
+        let width = c.num_hidden_layers * c.kv_heads() * c.head_width();
+        let bytes_per_slot = (2 * width * self.table_vd.dtype().size_in_bytes()) as u64;
+        CacheNeed { bytes_per_slot, own_slots: prompt + written, cross_slots: 0 }
     }
 }
 

@@ -3,10 +3,12 @@
 //! - [`Llama`] (LLaMA, Vicuna) and [`T5`] (Flan-T5): networks that continue sequences of embeddings,
 //! - [`generate`]: greedy, nucleus and beam decoding of any network that gives next logits.
 
+pub(crate) mod batch_limits;
 mod cache;
 pub(crate) mod checkpoint;
 pub(crate) mod config;
 pub mod generate;
+mod generation_config;
 mod gguf;
 mod llama;
 pub(crate) mod projection;
@@ -15,7 +17,9 @@ mod stories;
 mod t5;
 mod t5_positions;
 
+pub use batch_limits::BatchLimits;
 pub use config::{LlamaConfig, T5Config};
+pub use generation_config::GenerationConfig;
 pub use llama::{Llama, LlamaSession};
 pub use t5::{T5, T5Session};
 

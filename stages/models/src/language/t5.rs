@@ -1,5 +1,6 @@
 //! Flan-T5 (Raffel et al., 2020; Chung et al., 2022), after transformers' `T5ForConditionalGeneration`.
 
+use super::batch_limits::{CacheNeed, Room};
 use super::cache::KvCache;
 use super::checkpoint::Weights;
 use super::config::T5Config;
@@ -162,9 +163,23 @@ impl T5 {
 
     /// A batch of running sequences.
     pub fn session(&self) -> Result<T5Session<'_>> {
+        self.session_within(Room { rows: usize::MAX, own_slots: usize::MAX, cross_slots: usize::MAX })
+    }
+
+    /// The same, whose caches keep within the room.
+    pub(crate) fn session_within(&self, room: Room) -> Result<T5Session<'_>> {
         let (layers, width) = (self.config.decoder_layers(), self.config.inner_width());
-        let cache = || KvCache::new(layers, width, self.table_vd.device(), self.table_vd.dtype());
-        Ok(T5Session { t5: self, own: cache()?, cross: cache()?, start: [self.config.decoder_start_token_id] })
+        let cache = |most| KvCache::new(layers, width, most, self.table_vd.device(), self.table_vd.dtype());
+        let (own, cross) = (cache(room.own_slots)?, cache(room.cross_slots)?);
+        Ok(T5Session { t5: self, own, cross, start: [self.config.decoder_start_token_id] })
+    }
+
+    /// What a request of a prompt and `written` positions (of all beams) needs.
+    pub(crate) fn cache_need(&self, prompt: usize, written: usize) -> CacheNeed {
+        let width = self.config.decoder_layers() * self.config.inner_width();
+        let bytes_per_slot = (2 * width * self.table_vd.dtype().size_in_bytes()) as u64;
+        // the start token has a place of its own
+        CacheNeed { bytes_per_slot, own_slots: 1 + written, cross_slots: prompt }
     }
 
     /// The encoder over sequences one behind the other: `x_rd`, whose rows are divided among `queries`.

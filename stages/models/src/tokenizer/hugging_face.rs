@@ -64,6 +64,11 @@ impl TextTokenizer {
         Ok(Self { inner })
     }
 
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
     /// Ids with the vocabulary's own frame: a start for LLaMA, an end for T5, both for BERT.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(|error| ModelError::Tokenizer(error.to_string()))?;

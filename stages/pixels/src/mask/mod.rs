@@ -146,19 +146,24 @@ impl Rle {
         })
     }
 
+    fn same_size(&self, other: &Self) -> Result<(), PixelError> {
+        if (self.height, self.width) == (other.height, other.width) {
+            return Ok(());
+        }
+        Err(PixelError::Shape {
+            what: format!(
+                "masks of {} x {} and {} x {} (height x width)",
+                self.height, self.width, other.height, other.width
+            ),
+        })
+    }
+
     /// Number of pixels set in both masks.
     ///
     /// # Errors
     /// [`PixelError::Shape`] if the masks differ in size.
     pub fn intersection_px(&self, other: &Self) -> Result<u64, PixelError> {
-        if (self.height, self.width) != (other.height, other.width) {
-            return Err(PixelError::Shape {
-                what: format!(
-                    "masks of {} x {} and {} x {} (height x width)",
-                    self.height, self.width, other.height, other.width
-                ),
-            });
-        }
+        self.same_size(other)?;
         let (mut ours, mut theirs) = (self.runs().peekable(), other.runs().peekable());
         let mut shared = 0;
         while let (Some(&(start_a, end_a)), Some(&(start_b, end_b))) = (ours.peek(), theirs.peek()) {
@@ -178,6 +183,23 @@ impl Rle {
     /// [`PixelError::Shape`] if the masks differ in size.
     pub fn union_px(&self, other: &Self) -> Result<u64, PixelError> {
         Ok(self.area_px() + other.area_px() - self.intersection_px(other)?)
+    }
+
+    /// Number of pixels set in any of several masks of one image; how much of the image they cover together.
+    ///
+    /// # Errors
+    /// [`PixelError::Shape`] if the masks differ in size.
+    pub fn covered_px(masks: &[&Self]) -> Result<u64, PixelError> {
+        let Some((first, others)) = masks.split_first() else { return Ok(0) };
+        others.iter().try_for_each(|other| first.same_size(other))?;
+        let mut runs: Vec<(usize, usize)> = masks.iter().flat_map(|mask| mask.runs()).collect();
+        runs.sort_unstable();
+        let (mut covered, mut reached) = (0, 0);
+        for (start, end) in runs {
+            covered += end.saturating_sub(start.max(reached)) as u64;
+            reached = reached.max(end);
+        }
+        Ok(covered)
     }
 
     /// Intersection over union, 0 for two empty masks (as pycocotools, where `iscrowd` is false).
@@ -243,6 +265,17 @@ impl RunBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn masks_cover_their_union() {
+        let mask = |bits: [u8; 6]| Rle::from_row_major(&bits, 2, 3).unwrap();
+        let (a, b, c) = (mask([1, 1, 0, 0, 0, 0]), mask([0, 1, 1, 0, 0, 0]), mask([0, 0, 0, 0, 0, 1]));
+        assert_eq!(Rle::covered_px(&[]).unwrap(), 0);
+        assert_eq!(Rle::covered_px(&[&a]).unwrap(), 2);
+        assert_eq!(Rle::covered_px(&[&a, &b, &c, &a]).unwrap(), 4);
+        assert_eq!(Rle::covered_px(&[&a, &b]).unwrap(), a.union_px(&b).unwrap());
+        assert!(Rle::covered_px(&[&a, &Rle::from_row_major(&[1u8], 1, 1).unwrap()]).is_err());
+    }
 
     #[test]
     fn runs_are_column_major_and_begin_with_zeros() {

@@ -4,11 +4,13 @@
 //! All value lists are sorted, because they are searched by bisection (a test keeps them so).
 
 mod attributes;
+mod foreign;
 mod not_visible;
 mod objects;
 mod refinements;
 
 pub use attributes::{MARKINGS, ROOF_MATERIALS, ROOF_SHAPES, SURFACES};
+pub use foreign::english;
 pub use not_visible::{LIFECYCLE_PREFIXES, NOT_VISIBLE_KEYS, NOT_VISIBLE_PREFIXES};
 pub use objects::OBJECT_KEYS;
 pub use refinements::REFINEMENTS;

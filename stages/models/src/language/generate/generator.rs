@@ -1,7 +1,7 @@
 //! Continuous batching: whoever is done leaves the batch, and the next request takes the place.
 
 use super::search::{Next, Rules, Search};
-use super::{Branch, GenerationSettings, NextLogits, RequestId, Step};
+use super::{Branch, GenerationSettings, NextLogits, Nucleus, RequestId, Step};
 use crate::{ModelError, Result};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub struct Generator {
     settings: GenerationSettings,
     end_ids: Vec<u32>,
+    seeds: Vec<Option<u64>>,
 }
 
 /// A request in the batch.
@@ -35,7 +36,24 @@ impl Generator {
     /// [`ModelError::Config`] for settings that make no sense.
     pub fn new(settings: GenerationSettings, end_ids: &[u32]) -> Result<Self> {
         settings.validate()?;
-        Ok(Self { settings, end_ids: end_ids.to_vec() })
+        Ok(Self { settings, end_ids: end_ids.to_vec(), seeds: Vec::new() })
+    }
+
+    /// Draws of the requests that have a seed here, by their numbers, come of it alone: not of the settings' seed and
+    /// the request's number.
+    pub fn with_seeds(mut self, seeds: Vec<Option<u64>>) -> Self {
+        self.seeds = seeds;
+        self
+    }
+
+    fn search(&self, number: usize) -> Search {
+        match (self.settings.sampling, self.seeds.get(number)) {
+            (Some(nucleus), Some(&Some(seed))) => {
+                let sampling = Some(Nucleus { seed, ..nucleus });
+                Search::new(&GenerationSettings { sampling, ..self.settings.clone() }, 0)
+            }
+            _ => Search::new(&self.settings, number),
+        }
     }
 
     pub fn settings(&self) -> &GenerationSettings {
@@ -109,7 +127,7 @@ impl Generator {
         let prompts: Vec<_> = admitted.iter().map(|&number| RequestId(number)).zip(prompts).collect();
         let logits = network.admit(&prompts)?;
         for &number in admitted {
-            let search = Search::new(&self.settings, number);
+            let search = self.search(number);
             progress.running.insert(RequestId(number), Running { search, branches: Vec::new() });
         }
         // `admitted` ascends, as do the keys of `running`.
@@ -195,8 +213,6 @@ fn is_out_of_memory(error: &ModelError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::language::generate::Nucleus;
-
     /// Logits from a hash of the whole sequence; runs out of memory above a number of rows.
     struct Hashed {
         sequences: BTreeMap<RequestId, Vec<Vec<u32>>>,
@@ -280,6 +296,21 @@ mod tests {
                 assert!(network.sequences.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_seed_of_its_own_makes_a_text_independent_of_its_number() {
+        let nucleus = Nucleus { top_p: 1.0, temperature: 1.0, seed: 5 };
+        let settings = GenerationSettings { sampling: Some(nucleus), max_new_tokens: 12, ..Default::default() };
+        let run = |seeds: Vec<Option<u64>>| {
+            let generator = Generator::new(settings.clone(), &[]).unwrap().with_seeds(seeds);
+            generator.run(&mut Hashed::new(usize::MAX), 4, 3, |numbers| Ok(vec![7; numbers.len()])).unwrap()
+        };
+        let texts = run(vec![Some(1), Some(2), Some(1), None]);
+        assert_eq!(texts[0], texts[2]);
+        assert!(texts[0] != texts[1] && texts[1] != texts[3]);
+        assert_eq!(run(vec![None, Some(1)])[1], texts[0]);
+        assert_eq!(run(vec![])[3], texts[3]);
     }
 
     #[test]

@@ -1,0 +1,239 @@
+//! How good the captions are: measures of their words, scores by a CLIP, and what was flagged or written again.
+
+use arrow::array::Array;
+use arrow::record_batch::RecordBatch;
+use manifests::Artifact;
+use report::{Block, Cell, Column, Histogram, Table};
+use stages::table::{Columns, TableError};
+use workers::WorkerError;
+
+use super::statistics::read;
+use crate::build::Build;
+
+/// Reasons shown at most.
+const SHOWN: usize = 12;
+
+/// Measures of every caption that has them.
+#[derive(Debug, Default)]
+pub struct CaptionQuality {
+    pub repetition: Vec<f64>,
+    pub tag_coverage: Vec<f64>,
+    pub clip_scores: Vec<f64>,
+    pub perception_scores: Vec<f64>,
+    /// Captions that were written more than once.
+    pub retried: u64,
+    /// Flagged rows, with a reason for each.
+    pub flagged: Flagged,
+    /// Rows of the table of scores that are flagged.
+    pub low_scores: Flagged,
+    pub structured: Structured,
+}
+
+/// Rows under a threshold.
+#[derive(Debug, Default)]
+pub struct Flagged {
+    pub rows: u64,
+    reasons: std::collections::BTreeMap<String, u64>,
+}
+
+/// Structured captions of all images.
+#[derive(Debug, Default)]
+pub struct Structured {
+    pub images: u64,
+    pub variants: u64,
+    /// Answers that the captioner was asked for, per image.
+    pub attempts: Vec<f64>,
+    pub flagged: Flagged,
+}
+
+impl Flagged {
+    fn add(&mut self, why: &str) {
+        self.rows += 1;
+        *self.reasons.entry(reason_of(why)).or_default() += 1;
+    }
+}
+
+/// A reason without its numbers, so that like rows count together.
+fn reason_of(why: &str) -> String {
+    let words = why.split_whitespace().map(|word| {
+        let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
+        if !bare.is_empty() && bare.parse::<f64>().is_ok() { word.replace(bare, "…") } else { word.to_owned() }
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    // several captions of one row may have several reasons: the first stands for the row
+    line.split(';').next().unwrap_or_default().chars().take(120).collect()
+}
+
+pub async fn gather(build: &Build) -> Result<CaptionQuality, WorkerError> {
+    let broken = |e: TableError| WorkerError::Broken(e.to_string());
+    let mut quality = CaptionQuality::default();
+    for batch in read(build, Artifact::Captions, &["quality", "flagged"]).await? {
+        quality.add_captions(&batch).map_err(broken)?;
+    }
+    // a table that an earlier spec left behind says nothing about this one
+    if !build.spec.caption.score.clip.is_empty() {
+        for batch in read(build, Artifact::CaptionScores, &["scores", "flagged"]).await? {
+            quality.add_scores(&batch).map_err(broken)?;
+        }
+    }
+    if build.spec.caption.structured {
+        for batch in read(build, Artifact::StructuredCaptions, &["variants", "attempts", "flagged"]).await? {
+            quality.structured.add(&batch).map_err(broken)?;
+        }
+    }
+    Ok(quality)
+}
+
+impl CaptionQuality {
+    fn add_captions(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        let columns = Columns::new(Artifact::Captions, batch);
+        let (list, flagged) = (columns.list("quality")?, columns.text("flagged")?);
+        for row in (0..batch.num_rows()).filter(|&row| !list.is_null(row)) {
+            let items = columns.structs("quality", row)?;
+            let inner = columns.inner(&items);
+            self.repetition.extend(inner.float32("repetition")?.iter().flatten().map(f64::from));
+            self.tag_coverage.extend(inner.float32("tag_coverage")?.iter().flatten().map(f64::from));
+            self.retried += inner.int32("attempts")?.iter().flatten().filter(|&n| n > 1).count() as u64;
+        }
+        flagged.iter().flatten().for_each(|why| self.flagged.add(why));
+        Ok(())
+    }
+
+    fn add_scores(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        let columns = Columns::new(Artifact::CaptionScores, batch);
+        let (list, flagged) = (columns.list("scores")?, columns.text("flagged")?);
+        for row in (0..batch.num_rows()).filter(|&row| !list.is_null(row)) {
+            let items = columns.structs("scores", row)?;
+            let inner = columns.inner(&items);
+            self.clip_scores.extend(inner.float32("clip_score")?.iter().flatten().map(f64::from));
+            self.perception_scores.extend(inner.float32("perception_score")?.iter().flatten().map(f64::from));
+        }
+        flagged.iter().flatten().for_each(|why| self.low_scores.add(why));
+        Ok(())
+    }
+
+    /// Nothing where captions were neither generated nor scored.
+    pub fn blocks(&self) -> Vec<Block> {
+        let histograms: Vec<Block> = [
+            ("Repetition: share of word triples that stood in the caption before.", "share", &self.repetition),
+            ("Tag coverage: share of the tags' words that the caption mentions.", "share", &self.tag_coverage),
+            ("CLIPScore: 2.5 × cosine of image and caption, at least 0.", "CLIPScore", &self.clip_scores),
+            (
+                "PerceptionScore (ours): half CLIPScore, at most 1, half the share of the segmented area that a phrase \
+                 of the caption explains.",
+                "PerceptionScore",
+                &self.perception_scores,
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, _, values)| !values.is_empty())
+        .map(|(caption, x_label, values)| histogram(caption, x_label, "captions", values))
+        .collect();
+        let mut blocks: Vec<Block> = histograms.chunks(2).map(|pair| Block::Row(pair.to_vec())).collect();
+        if !self.repetition.is_empty() {
+            blocks.push(Block::Paragraph(format!(
+                "{} generated captions: {} written a second time, {} images flagged and kept.",
+                self.repetition.len(),
+                self.retried,
+                self.flagged.rows
+            )));
+        }
+        if !self.clip_scores.is_empty() {
+            blocks.push(Block::Paragraph(format!(
+                "{} captions scored: {} images with a score below its threshold, flagged and kept.",
+                self.clip_scores.len(),
+                self.low_scores.rows
+            )));
+        }
+        blocks.extend(self.structured.blocks());
+        let reasons: Vec<(&str, &Flagged)> = [
+            ("captions", &self.flagged),
+            ("caption scores", &self.low_scores),
+            ("structured captions", &self.structured.flagged),
+        ]
+        .into_iter()
+        .filter(|(_, flagged)| flagged.rows > 0)
+        .collect();
+        if !reasons.is_empty() {
+            blocks.push(Block::Details {
+                summary: "Why rows were flagged".into(),
+                blocks: vec![reasons_table(&reasons)],
+            });
+        }
+        blocks
+    }
+}
+
+impl Structured {
+    fn add(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        let columns = Columns::new(Artifact::StructuredCaptions, batch);
+        let list = columns.list("variants")?;
+        let (attempts, flagged) = (columns.int32("attempts")?, columns.text("flagged")?);
+        for row in (0..batch.num_rows()).filter(|&row| !list.is_null(row)) {
+            self.images += 1;
+            self.variants += list.value_length(row) as u64;
+            self.attempts.push(f64::from(attempts.value(row)));
+        }
+        flagged.iter().flatten().for_each(|why| self.flagged.add(why));
+        Ok(())
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        if self.images == 0 {
+            return Vec::new();
+        }
+        let mut blocks = vec![Block::Paragraph(format!(
+            "Structured captions: {} variants of {} images; {} images have fewer than five and are flagged.",
+            self.variants, self.images, self.flagged.rows
+        ))];
+        if self.attempts.iter().any(|&n| n > 0.0) {
+            blocks.push(histogram("Answers asked for per image.", "answers", "images", &self.attempts));
+        }
+        blocks
+    }
+}
+
+fn histogram(caption: &str, x_label: &str, y_label: &str, values: &[f64]) -> Block {
+    Block::Histogram(Histogram {
+        caption: caption.into(),
+        x_label: x_label.into(),
+        y_label: y_label.into(),
+        ..Histogram::from_values(values, 16)
+    })
+}
+
+fn reasons_table(all: &[(&str, &Flagged)]) -> Block {
+    let mut rows: Vec<(&str, &String, u64)> =
+        all.iter().flat_map(|(table, flagged)| flagged.reasons.iter().map(move |(why, n)| (*table, why, *n))).collect();
+    rows.sort_by_key(|(_, _, n)| std::cmp::Reverse(*n));
+    Block::Table(Table {
+        caption: "Flagged rows stay in their tables; the most frequent reasons.".into(),
+        columns: vec![Column::text("table"), Column::text("why"), Column::number("images")],
+        rows: rows
+            .into_iter()
+            .take(SHOWN)
+            .map(|(table, why, n)| vec![Cell::Text(table.into()), Cell::Text(why.clone()), Cell::Number(n as f64)])
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn like_reasons_count_together() {
+        let mut flagged = Flagged::default();
+        flagged.add("caption 0: CLIPScore 0.312, less than 0.5; caption 1: CLIPScore 0.1, less than 0.5");
+        flagged.add("caption 0: CLIPScore 0.4, less than 0.5");
+        flagged.add("repeats its instruction");
+        assert_eq!(flagged.rows, 3);
+        let reasons: Vec<_> = flagged.reasons.iter().map(|(why, n)| (why.as_str(), *n)).collect();
+        assert_eq!(reasons, [("caption …: CLIPScore …, less than …", 2), ("repeats its instruction", 1)]);
+    }
+
+    #[test]
+    fn a_build_without_measures_shows_none() {
+        assert!(CaptionQuality::default().blocks().is_empty());
+    }
+}

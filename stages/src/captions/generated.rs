@@ -1,0 +1,181 @@
+//! Captions that InstructBLIP writes: it sees the image and is told the geo-tags.
+
+use manifests::build::InstructBlipSpec;
+use models::instructblip::CaptionRequest;
+use models::language::generate::{GenerationSettings, Nucleus};
+use pixels::Rgb;
+use rayon::prelude::*;
+
+use super::quality::{Draft, Judgement};
+use super::{Known, NAME, TagWords, Written};
+use crate::ahead::prepared_ahead;
+use crate::clip_judge::{ClipJudge, clip_score};
+use crate::instructblip::{Describer, one_line, prompt_of, seed_of};
+use crate::segment_scores::cosine;
+use crate::stage::{Opening, StageError};
+
+pub(super) struct Generated {
+    describer: Describer,
+    /// Says how well captions fit, where the spec wants a least CLIPScore.
+    judge: Option<ClipJudge>,
+    spec: InstructBlipSpec,
+    min_clip_score: f64,
+    first: GenerationSettings,
+    again: GenerationSettings,
+}
+
+/// An image made ready: what it shows and what is said about it.
+struct Question {
+    row: usize,
+    request: CaptionRequest,
+    prompt: String,
+    /// The tags as they were prompted.
+    tags: Option<String>,
+    dropped_tags: Vec<String>,
+    /// As the judge sees the image.
+    view: Option<Rgb>,
+}
+
+impl Generated {
+    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
+        let spec = opening.spec.caption.instructblip.clone();
+        let describer = Describer::open(NAME, opening)?;
+        let first = describer.decoding(&spec)?;
+        let again = describer.valid(retry(&first, spec.seed))?;
+        let judge = opening.spec.caption.writes_by_clip_score().then(|| ClipJudge::open(NAME, opening)).transpose()?;
+        Ok(Self { describer, judge, spec, min_clip_score: opening.spec.caption.score.min_clip_score, first, again })
+    }
+
+    /// A caption for each image. One that fails its checks is written once more by sampling; the better one is kept,
+    /// and flagged if it fails too.
+    pub(super) fn describe(
+        &self,
+        known: &[Known<'_>],
+        images: &[&[u8]],
+    ) -> Result<Vec<Result<Written, String>>, StageError> {
+        let mut written = Vec::with_capacity(known.len());
+        prepared_ahead(
+            known.len(),
+            self.describer.images_at_once(),
+            |rows| rows.into_par_iter().map(|row| self.question(row, &known[row], images[row])).collect::<Vec<_>>(),
+            |_, questions| {
+                self.describer.check_stop()?;
+                written.extend(self.answer(questions, known)?);
+                Ok(())
+            },
+        )?;
+        Ok(written)
+    }
+
+    fn question(&self, row: usize, known: &Known<'_>, image: &[u8]) -> Result<Question, String> {
+        let rgb = self.describer.decode(image)?;
+        let words = TagWords::of(known)?;
+        let tags = words.scene().map(str::to_owned);
+        let prompt = prompt_of(&self.spec.prompt, &self.spec.prompt_without_tags, tags.as_deref());
+        let mut request = self.describer.request(&rgb, &prompt, &self.first)?;
+        request.seed = seed_of(&self.first, known.image_id, None);
+        let view = self.judge.as_ref().map(|judge| pixels::clip_view(&rgb, judge.side_px()));
+        Ok(Question { row, request, prompt, tags, dropped_tags: words.dropped_tags, view })
+    }
+
+    fn answer(
+        &self,
+        questions: Vec<Result<Question, String>>,
+        known: &[Known<'_>],
+    ) -> Result<Vec<Result<Written, String>>, StageError> {
+        let asked: Vec<&Question> = questions.iter().flatten().collect();
+        let vectors = match &self.judge {
+            Some(judge) => judge.images(&asked.iter().filter_map(|q| q.view.as_ref()).collect::<Vec<_>>())?,
+            None => Vec::new(),
+        };
+        let all: Vec<usize> = (0..asked.len()).collect();
+        let requests: Vec<CaptionRequest> = asked.iter().map(|q| q.request.clone()).collect();
+        let mut drafts = self.drafts(&asked, &all, &vectors, self.describer.ask(&requests, &self.first)?, 1)?;
+
+        let weak: Vec<usize> =
+            all.into_iter().filter(|&i| drafts[i].as_ref().is_ok_and(|draft| draft.problem.is_some())).collect();
+        if !weak.is_empty() {
+            let requests: Vec<CaptionRequest> = weak
+                .iter()
+                .map(|&i| CaptionRequest {
+                    seed: seed_of(&self.again, known[asked[i].row].image_id, None),
+                    ..asked[i].request.clone()
+                })
+                .collect();
+            let seconds = self.drafts(&asked, &weak, &vectors, self.describer.ask(&requests, &self.again)?, 2)?;
+            for (i, second) in weak.into_iter().zip(seconds) {
+                // the first caption stands where the second try fails
+                if let (Ok(first), Ok(second)) = (&mut drafts[i], second) {
+                    *first = std::mem::take(first).or_better(second);
+                }
+            }
+        }
+        let mut drafts = drafts.into_iter();
+        Ok(questions
+            .into_iter()
+            .map(|question| {
+                let (question, draft) = (question?, drafts.next().ok_or("the captioner gave no answer")??);
+                Ok(Written {
+                    captions: vec![draft.caption],
+                    dropped_tags: question.dropped_tags,
+                    quality: vec![draft.quality],
+                    flagged: draft.problem,
+                })
+            })
+            .collect())
+    }
+
+    /// Judges the texts of the questions with these numbers.
+    fn drafts(
+        &self,
+        asked: &[&Question],
+        numbers: &[usize],
+        vectors: &[Vec<f32>],
+        texts: Vec<Result<String, String>>,
+        attempts: usize,
+    ) -> Result<Vec<Result<Draft, String>>, StageError> {
+        let texts: Vec<Result<String, String>> = texts.into_iter().map(|t| t.map(|t| one_line(&t))).collect();
+        let mut clip_scores = vec![None; texts.len()];
+        if let Some(judge) = &self.judge {
+            let lines: Vec<&str> = texts.iter().map(|t| t.as_deref().unwrap_or_default()).collect();
+            for ((score, text), &i) in clip_scores.iter_mut().zip(judge.texts(&lines)?).zip(numbers) {
+                *score = Some(f64::from(clip_score(cosine(&vectors[i], &text))));
+            }
+        }
+        let judged = texts.into_iter().zip(numbers).zip(clip_scores).map(|((text, &i), clip_score)| {
+            let judgement = Judgement {
+                tags: asked[i].tags.as_deref(),
+                prompt: &asked[i].prompt,
+                limits: &self.spec.quality,
+                min_clip_score: self.min_clip_score,
+            };
+            Ok(judgement.of(text?, clip_score, attempts))
+        });
+        Ok(judged.collect())
+    }
+}
+
+/// The second try: sampling, with a stronger penalty for what was said.
+fn retry(first: &GenerationSettings, seed: u64) -> GenerationSettings {
+    GenerationSettings {
+        num_beams: 1,
+        repetition_penalty: first.repetition_penalty.max(1.0) * 1.2,
+        sampling: Some(Nucleus { top_p: 0.9, temperature: 1.0, seed: seed.wrapping_add(1) }),
+        ..first.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_try_draws_other_words() {
+        let first = GenerationSettings::model_card();
+        let again = retry(&first, 7);
+        again.validate().unwrap();
+        assert_eq!((again.num_beams, again.max_new_tokens), (1, first.max_new_tokens));
+        assert!(again.repetition_penalty > first.repetition_penalty);
+        assert_ne!(seed_of(&again, "a", None), seed_of(&again, "b", None));
+    }
+}

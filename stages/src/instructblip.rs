@@ -1,0 +1,193 @@
+//! InstructBLIP at work for a stage: images and prompts in, answers out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::{Device, Tensor};
+use manifests::build::{Decoding, InstructBlipSpec};
+use manifests::digest;
+use models::ModelError;
+use models::instructblip::{CaptionRequest, InstructBlip};
+use models::language::BatchLimits;
+use models::language::generate::{GenerationSettings, Nucleus};
+use pixels::{DecodeLimits, Rgb};
+
+use crate::device::dtype;
+use crate::images::limits;
+use crate::pretrain::key_of_digest;
+use crate::stage::{Opening, StageError};
+
+/// Fields of the spec that name InstructBLIP's weights.
+pub(crate) const WEIGHTS_FIELD: &str = "caption.instructblip.weights";
+pub(crate) const LANGUAGE_FIELD: &str = "caption.instructblip.language_gguf";
+
+/// A frozen InstructBLIP, and what it takes to show it images.
+pub(crate) struct Describer {
+    stage: &'static str,
+    blip: InstructBlip,
+    limits: DecodeLimits,
+    batch: BatchLimits,
+    stop: Arc<AtomicBool>,
+}
+
+impl Describer {
+    pub(crate) fn open(stage: &'static str, opening: &Opening<'_>) -> Result<Self, StageError> {
+        let configuration =
+            |e: ModelError| StageError::Configuration { stage, why: format!("caption.instructblip: {e}") };
+        let spec = &opening.spec.caption.instructblip;
+        let folder = opening.weights(stage, WEIGHTS_FIELD)?;
+        let (device, dtype) = (opening.device(stage)?, dtype(opening.spec));
+        let blip = match opening.weights.path(LANGUAGE_FIELD) {
+            Some(gguf) => InstructBlip::load_with_gguf(folder, gguf, &device, dtype),
+            None => InstructBlip::load(folder, &device, dtype),
+        }
+        .map_err(configuration)?;
+        // a folder without tokenizers is known before any image is looked at
+        blip.instruction(&spec.prompt_without_tags).map_err(configuration)?;
+        let cache_bytes = (spec.cache_mib > 0).then(|| spec.cache_mib.saturating_mul(1 << 20));
+        Ok(Self {
+            stage,
+            blip,
+            limits: limits(opening.spec),
+            batch: BatchLimits { rows: spec.images_per_batch, cache_bytes },
+            stop: opening.stop.clone(),
+        })
+    }
+
+    /// Decoding as the spec, or the checkpoint, has it.
+    pub(crate) fn decoding(&self, spec: &InstructBlipSpec) -> Result<GenerationSettings, StageError> {
+        let settings = match (spec.decoding, self.blip.generation()) {
+            (Decoding::Checkpoint, Some(file)) => file.over(decoding(spec), spec.seed),
+            (Decoding::Checkpoint | Decoding::Spec, _) => decoding(spec),
+        };
+        self.valid(settings)
+    }
+
+    /// # Errors
+    /// [`StageError::Configuration`] for settings that make no sense.
+    pub(crate) fn valid(&self, settings: GenerationSettings) -> Result<GenerationSettings, StageError> {
+        match settings.validate() {
+            Ok(()) => Ok(settings),
+            Err(e) => Err(StageError::Configuration { stage: self.stage, why: format!("caption.instructblip: {e}") }),
+        }
+    }
+
+    /// Images to have ready: a few batches, so that places in the running one stay filled while pixels in memory stay
+    /// few.
+    pub(crate) fn images_at_once(&self) -> usize {
+        4 * self.batch.rows
+    }
+
+    /// Captioning takes long: whoever runs a loop asks between its rounds.
+    pub(crate) fn check_stop(&self) -> Result<(), StageError> {
+        if self.stop.load(Ordering::Relaxed) { Err(StageError::Stopped) } else { Ok(()) }
+    }
+
+    pub(crate) fn decode(&self, image: &[u8]) -> Result<Rgb, String> {
+        pixels::decode(image, &self.limits).map_err(|e| e.to_string())
+    }
+
+    /// A question about an image. What cannot be asked is known here, not in the middle of a batch.
+    pub(crate) fn request(
+        &self,
+        rgb: &Rgb,
+        prompt: &str,
+        settings: &GenerationSettings,
+    ) -> Result<CaptionRequest, String> {
+        let side = self.blip.config().vision.image_size;
+        let view = pixels::resize(rgb, side as u32, side as u32, pixels::Filter::Bicubic);
+        let mut chw = vec![0f32; 3 * side * side];
+        pixels::normalise_into(&view, &pixels::CLIP_MEAN, &pixels::CLIP_STD, &mut chw);
+        // on the host: another thread makes requests while the device works on the batch before
+        let pixel_values_chw = Tensor::from_vec(chw, (3, side, side), &Device::Cpu).map_err(|e| e.to_string())?;
+        let instruction = self.blip.instruction(prompt).map_err(|e| e.to_string())?;
+        let request = CaptionRequest { pixel_values_chw, instruction, seed: None };
+        self.blip.check(&request, settings).map_err(|e| e.to_string())?;
+        Ok(request)
+    }
+
+    /// Answers in order. A failure of a batch is tried again request by request, so that it stays with its image.
+    pub(crate) fn ask(
+        &self,
+        requests: &[CaptionRequest],
+        settings: &GenerationSettings,
+    ) -> Result<Vec<Result<String, String>>, StageError> {
+        if let Ok(captions) = self.blip.caption(requests, settings, self.batch) {
+            return Ok(captions.into_iter().map(|c| Ok(c.text.unwrap_or_default())).collect());
+        }
+        requests
+            .iter()
+            .map(|request| {
+                self.check_stop()?;
+                let alone = self.blip.caption(std::slice::from_ref(request), settings, self.batch);
+                Ok(alone.map(|mut c| c.pop().and_then(|c| c.text).unwrap_or_default()).map_err(|e| e.to_string()))
+            })
+            .collect()
+    }
+}
+
+/// Decoding as the spec has it: the model card's unless told.
+fn decoding(spec: &InstructBlipSpec) -> GenerationSettings {
+    let samples = spec.top_p < 1.0;
+    GenerationSettings {
+        num_beams: if samples { 1 } else { spec.num_beams },
+        max_new_tokens: spec.max_new_tokens,
+        min_length: spec.min_length,
+        repetition_penalty: spec.repetition_penalty,
+        length_penalty: spec.length_penalty,
+        sampling: samples.then_some(Nucleus { top_p: spec.top_p, temperature: spec.temperature, seed: spec.seed }),
+        ..GenerationSettings::default()
+    }
+}
+
+/// Draws depend on the image and the try alone, whatever else is in the batch.
+pub(crate) fn seed_of(settings: &GenerationSettings, image_id: &str, attempt: Option<usize>) -> Option<u64> {
+    let nucleus = settings.sampling?;
+    let attempt = attempt.map(|attempt| (attempt as u64).to_le_bytes());
+    let seed = nucleus.seed.to_le_bytes();
+    let parts = [&seed[..], image_id.as_bytes()].into_iter().chain(attempt.as_ref().map(|a| &a[..]));
+    Some(key_of_digest(&digest::of_parts(parts)))
+}
+
+/// A template with the image's tags in plain words, or the one for images that have none.
+pub(crate) fn prompt_of(template: &str, without_tags: &str, tags: Option<&str>) -> String {
+    match tags {
+        Some(tags) => template.replace("{tags}", tags),
+        None => without_tags.to_owned(),
+    }
+}
+
+/// Language models break lines at will; a caption is one.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_decoding_is_the_model_cards_and_the_prompt_the_papers() {
+        let spec = InstructBlipSpec::default();
+        assert_eq!(decoding(&spec), GenerationSettings::model_card());
+        let tags = Some("a school, surrounded by a service road");
+        assert_eq!(
+            prompt_of(&spec.prompt, &spec.prompt_without_tags, tags),
+            "Please give a comprehensive and detailed description of the satellite image and its geographical tags: a \
+             school, surrounded by a service road."
+        );
+        assert!(!prompt_of(&spec.prompt, &spec.prompt_without_tags, None).contains("tags"));
+    }
+
+    #[test]
+    fn sampling_is_seeded_by_the_image_and_the_attempt() {
+        let spec = InstructBlipSpec { top_p: 0.9, ..InstructBlipSpec::default() };
+        let settings = decoding(&spec);
+        assert!(settings.validate().is_ok());
+        let seed = |id: &str, attempt| seed_of(&settings, id, attempt).unwrap();
+        assert_eq!(seed("a", None), seed("a", None));
+        let all = [seed("a", None), seed("b", None), seed("a", Some(0)), seed("a", Some(1)), seed("b", Some(1))];
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        assert_eq!(seed_of(&GenerationSettings::model_card(), "a", None), None, "beams draw nothing");
+    }
+}

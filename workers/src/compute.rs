@@ -1,0 +1,131 @@
+//! Threads that compute: one for each device, with a copy of the stage's network of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use manifests::build::DeviceName;
+use stages::stage::{InputRows, Map, MapOutput, Opening, Stage, StageError};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::WorkerError;
+
+type Job = (InputRows, oneshot::Sender<Result<MapOutput, StageError>>);
+
+/// The threads that own a stage's function, its networks and their devices. Whoever is free takes the next rows.
+pub(crate) struct ComputeThreads {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl ComputeThreads {
+    /// Opens the stage on every device, all at once.
+    pub(crate) fn start(stage: &Stage, opening: &Opening<'_>, devices: &[DeviceName]) -> Result<Self, WorkerError> {
+        let maps = open_all(stage, opening, devices)?;
+        let (jobs, queue) = mpsc::channel::<Job>(maps.len().max(1));
+        let queue = Arc::new(Mutex::new(queue));
+        for (map, device) in maps.into_iter().zip(devices) {
+            let queue = queue.clone();
+            std::thread::Builder::new()
+                .name(format!("{} {device}", stage.name))
+                .spawn(move || compute(map, &queue))
+                .map_err(|e| WorkerError::Transient(format!("no thread for {}: {e}", stage.name)))?;
+        }
+        Ok(Self { jobs })
+    }
+
+    pub(crate) async fn map(&self, rows: InputRows) -> Result<MapOutput, WorkerError> {
+        let gone = || WorkerError::Broken("a compute thread ended; its message is above".into());
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send((rows, reply)).await.map_err(|_| gone())?;
+        Ok(answer.await.map_err(|_| gone())??)
+    }
+}
+
+/// Loading is mostly reading files: networks of several devices are loaded side by side.
+fn open_all(stage: &Stage, opening: &Opening<'_>, devices: &[DeviceName]) -> Result<Vec<Box<dyn Map>>, StageError> {
+    std::thread::scope(|scope| {
+        let openings: Vec<_> = devices
+            .iter()
+            .map(|&device| scope.spawn(move || (stage.open)(&Opening { device, ..opening.clone() })))
+            .collect();
+        let panicked = || StageError::Compute { stage: stage.name, why: "opening it panicked; see above".into() };
+        openings.into_iter().map(|opened| opened.join().unwrap_or_else(|_| Err(panicked()))).collect()
+    })
+}
+
+fn compute(mut map: Box<dyn Map>, queue: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // the lock is held while waiting, never while computing: the others wait for it instead of the queue
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some((rows, reply)) = job else { return };
+        // the asker may be gone after a stop: then nobody wants the answer
+        let _ = reply.send(map.map(&rows));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::{Barrier, LazyLock};
+
+    use manifests::{Artifact, BuildSpec};
+    use stages::stage::{ModelUse, Outcome};
+
+    use super::*;
+
+    /// Both threads have to be here at once.
+    static TOGETHER: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
+
+    struct Meets;
+
+    impl Map for Meets {
+        fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+            TOGETHER.wait();
+            let content = arrow::record_batch::RecordBatch::new_empty(stages::table::content_schema(Artifact::Splits));
+            Ok(MapOutput { outcomes: vec![Outcome::Good; rows.len()], content })
+        }
+    }
+
+    fn stage(open: fn(&Opening<'_>) -> Result<Box<dyn Map>, StageError>) -> Stage {
+        Stage {
+            name: "meets",
+            version: 1,
+            inputs: &[],
+            output: Artifact::Splits,
+            source: None,
+            model: ModelUse::Retrieval,
+            recipe_digest: None,
+            parameters: |_| serde_json::Value::Null,
+            open,
+        }
+    }
+
+    fn start(stage: &Stage, devices: &[DeviceName]) -> Result<ComputeThreads, WorkerError> {
+        let spec = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let spec = BuildSpec::parse(spec, "test", &[]).unwrap();
+        let opening = Opening {
+            spec: &spec,
+            device: DeviceName::Cpu,
+            model_folder: None,
+            weights: &Default::default(),
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        ComputeThreads::start(stage, &opening, devices)
+    }
+
+    #[tokio::test]
+    async fn two_devices_compute_at_the_same_time() {
+        let threads = start(&stage(|_| Ok(Box::new(Meets))), &[DeviceName::Cpu, DeviceName::Cpu]).unwrap();
+        let rows =
+            |n: usize| InputRows { image_ids: vec![String::new(); n], tables: BTreeMap::new(), source: Vec::new() };
+        // one thread alone would wait at the barrier for ever
+        let (one, two) = tokio::join!(threads.map(rows(1)), threads.map(rows(2)));
+        assert_eq!((one.unwrap().outcomes.len(), two.unwrap().outcomes.len()), (1, 2));
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_opened_is_named() {
+        let opens = stage(|opening| opening.device("meets").map(|_| Box::new(Meets) as Box<dyn Map>));
+        let error = start(&opens, &[DeviceName::Cpu, DeviceName::Cuda(77)]).err().unwrap().to_string();
+        assert!(error.contains("model.device = cuda:77"), "{error}");
+    }
+}

@@ -11,7 +11,7 @@ use training::communicator::call::Call;
 use training::communicator::rank_list;
 
 use crate::frame::{Head, Kind, write_call};
-use crate::peer::{Chunk, Incoming, Outgoing, Peer, Silence};
+use crate::peer::{Chunk, End, Incoming, Outgoing, Peer, Silence};
 
 /// How long last words may take to leave, when a rank gives up.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -81,6 +81,19 @@ impl Mesh {
         self.time_out
     }
 
+    /// Why some rank has left, whether it was through or not: the words of one that said why, or else what one did.
+    pub(crate) fn who_left(&self) -> Option<Failure> {
+        let ends = || self.peers().filter_map(|(rank, peer)| Some((rank, peer.end()?)));
+        let said = ends().find_map(|(_, end)| if let End::Said(words) = end { Some(words) } else { None });
+        let silent = || {
+            ends().find_map(|(rank, end)| match end {
+                End::Silent(what) => Some(format!("rank {rank} {what}")),
+                End::Said(_) => None,
+            })
+        };
+        said.or_else(silent).map(Failure::from)
+    }
+
     pub(crate) fn peers(&self) -> impl Iterator<Item = (usize, &Peer)> {
         self.peers.iter().enumerate().filter_map(|(rank, peer)| Some((rank, peer.as_ref()?)))
     }
@@ -114,6 +127,10 @@ impl Mesh {
             return Err(could_not(problem).into());
         }
         let body = write_call(&call).map_err(could_not)?;
+        // nobody ends a call that this rank has not called yet, so whoever has left will not take part in this one
+        if let Some(failure) = self.who_left() {
+            return Err(failure);
+        }
         self.number += 1;
         let head = Head { kind: Kind::Call, body_bytes: body.len(), number: self.number };
         self.peers().for_each(|(_, peer)| peer.send(Outgoing::Frame(head, body.clone())));

@@ -43,6 +43,15 @@ pub(crate) enum Incoming {
     Broken(String),
 }
 
+/// How a peer ended.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// It said why, for everyone.
+    Said(String),
+    /// What it did instead of a last word.
+    Silent(String),
+}
+
 /// Received bytes, aligned for every element type.
 pub(crate) struct Chunk {
     words: Vec<u64>,
@@ -84,6 +93,8 @@ struct Seen {
     called: Mutex<Option<(u64, Instant)>>,
     /// Number of the call that waits, and for whom.
     waits: Mutex<Option<(u64, usize)>>,
+    /// Why nothing more comes.
+    end: Mutex<Option<End>>,
     /// Set to end the writer after the chunk at hand.
     give_up: AtomicBool,
     /// The last words of the writer, if it is to give up.
@@ -151,6 +162,11 @@ impl Peer {
     /// When the frame of call `number` arrived, if it did.
     pub(crate) fn called(&self, number: u64) -> Option<Instant> {
         lock(&self.seen.called).filter(|(last, _)| *last >= number).map(|(_, at)| at)
+    }
+
+    /// Why nothing more comes from the peer, even while its last frames wait to be received.
+    pub(crate) fn end(&self) -> Option<End> {
+        lock(&self.seen.end).clone()
     }
 
     /// For whom the peer says to wait in call `number`.
@@ -253,7 +269,16 @@ fn read_frames(stream: TcpStream, read: &SyncSender<Incoming>, free: &Receiver<C
     let mut from = BufReader::with_capacity(4 << 10, stream);
     loop {
         let incoming = read_frame(&mut from, free, seen);
-        let last = matches!(incoming, Some(Incoming::Abort(_) | Incoming::Gone(_) | Incoming::Broken(_)));
+        let end = match &incoming {
+            Some(Incoming::Abort(why)) => Some(End::Said(why.clone())),
+            Some(Incoming::Gone(how)) => Some(End::Silent(format!("is gone: {how}"))),
+            Some(Incoming::Broken(what)) => Some(End::Silent(format!("sent {what}"))),
+            _ => None,
+        };
+        let last = end.is_some();
+        if last {
+            *lock(&seen.end) = end;
+        }
         // when nobody takes it any more, this end still reads on: closing on unread bytes would reset the connection,
         // and the peer might lose our last words
         let _dropped = incoming.map(|incoming| read.send(incoming));

@@ -31,6 +31,16 @@ impl Tcp {
         Self { mesh }
     }
 
+    #[cfg(feature = "nccl")]
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    #[cfg(feature = "nccl")]
+    pub(crate) fn mesh_mut(&mut self) -> &mut Mesh {
+        &mut self.mesh
+    }
+
     fn call(&mut self, operation: Operation, tensor: &Tensor, root: usize) -> training::Result<Tensor> {
         let call = Call::with(operation, self.mesh.step(), tensor, root);
         let shape = call.result_shape(self.mesh.world_size());

@@ -205,7 +205,9 @@ fn a_stuck_rank_is_named_by_all(world: MakeWorld<'_>) {
         if rank.rank() == 2 {
             let reports = reports.lock().expect("no panic");
             (0..3).for_each(|_| reports.recv_timeout(PATIENCE).expect("the others do not wait for ever"));
-            return rank.all_reduce_sum(&small(&Device::Cpu)).expect_err("the others have left");
+            // what the others sent before they left may still add up once
+            let mut late = || rank.all_reduce_sum(&small(&Device::Cpu)).err();
+            return late().or_else(late).expect("the others have left");
         }
         let problem = rank.all_reduce_sum(&small(&Device::Cpu)).expect_err("rank 2 is stuck");
         reported.clone().send(()).expect("rank 2 listens");

@@ -3,6 +3,7 @@
 
 pub mod archive;
 mod compute;
+pub mod board;
 pub mod error;
 pub mod fetch;
 pub mod join;

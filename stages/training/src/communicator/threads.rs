@@ -244,6 +244,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn threads_conform() {
+        crate::communicator::conformance::conformance(&|world_size, time_out| {
+            let ranks = Threads::world(world_size, time_out).into_iter();
+            ranks.map(|rank| Box::new(rank) as Box<dyn Communicator>).collect()
+        });
+    }
+
+    #[test]
     fn three_threads_add_gather_and_notice_who_is_gone() {
         let ranks = Threads::world(3, Duration::from_secs(20));
         let problems: Vec<Option<String>> = std::thread::scope(|scope| {

@@ -25,7 +25,7 @@ pub use segment::*;
 pub use source::*;
 pub use work::*;
 
-use overrides::{apply_override, with_nearest_name};
+pub(crate) use overrides::parse_toml;
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]
@@ -80,16 +80,7 @@ impl BuildSpec {
     /// Parses the text of a spec; `shown` names it in messages.
     pub fn parse(text: &str, shown: &str, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
-        let spec: BuildSpec = if overrides.is_empty() {
-            // straight from the text, so that the message points at the line
-            toml::from_str(text).map_err(|e| invalid(with_nearest_name(&e.to_string())))?
-        } else {
-            let mut table: toml::Table = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
-            for assignment in overrides {
-                apply_override(&mut table, assignment)?;
-            }
-            table.try_into().map_err(|e: toml::de::Error| invalid(with_nearest_name(&e.to_string())))?
-        };
+        let spec: BuildSpec = parse_toml(text, shown, overrides)?;
         spec.check().map_err(invalid)?;
         Ok(spec)
     }

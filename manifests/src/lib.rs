@@ -5,6 +5,7 @@
 pub mod artifact;
 pub mod build;
 pub mod digest;
+pub mod pair;
 pub mod paths;
 pub mod plan;
 pub mod recipe;
@@ -14,6 +15,7 @@ pub mod weights;
 pub use artifact::{Artifact, Field, FieldType};
 pub use build::{BuildSpec, SpecError};
 pub use digest::Digest;
+pub use pair::PairSpec;
 pub use plan::{Marker, PartFile, Plan, ShardPlan};
 pub use recipe::{Reason, RecipeParts, RowAction};
 pub use shard::shard_of;

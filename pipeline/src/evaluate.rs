@@ -15,7 +15,7 @@ use stages::table::{Columns, TableError};
 use training::recall::Protocol;
 use workers::WorkerError;
 use workers::parts::PartReader;
-use workers::train::{self, TableRows};
+use workers::train::{self, Members, TableRows};
 
 use crate::build::Build;
 use crate::plan::standing_record;
@@ -118,7 +118,7 @@ async fn embedded_rows(build: &Build, tables: &[PinnedTable]) -> Result<Vec<Eval
         let mut captions = captions_of(&text_batch).map_err(broken)?;
         let digests = digests_of(&pixel_batch).map_err(broken)?;
         let columns = Columns::new(Artifact::ImageEmbeddings, &image_batch);
-        let vectors = vectors_of(&columns, "embedding").map_err(broken)?;
+        let vectors = columns.vectors("embedding").map_err(broken)?;
         let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
         for (row, embedding) in vectors.into_iter().enumerate() {
             let id = ids.value(row);
@@ -133,18 +133,6 @@ async fn embedded_rows(build: &Build, tables: &[PinnedTable]) -> Result<Vec<Eval
     Ok(rows)
 }
 
-fn vectors_of(columns: &Columns<'_>, name: &str) -> Result<Vec<Vec<f32>>, TableError> {
-    use arrow::array::AsArray;
-    use arrow::datatypes::Float32Type;
-    let list = columns.list(name)?;
-    Ok((0..list.len())
-        .map(|row| match list.value(row).as_primitive_opt::<Float32Type>() {
-            Some(values) if !list.is_null(row) => values.values().to_vec(),
-            _ => Vec::new(),
-        })
-        .collect())
-}
-
 type Captions = std::collections::BTreeMap<String, Vec<(String, Vec<f32>)>>;
 
 fn captions_of(batch: &arrow::record_batch::RecordBatch) -> Result<Captions, TableError> {
@@ -155,7 +143,7 @@ fn captions_of(batch: &arrow::record_batch::RecordBatch) -> Result<Captions, Tab
         let items = columns.structs("texts", row)?;
         let inner = columns.inner(&items);
         let texts = inner.text("text")?;
-        let vectors = vectors_of(&inner, "embedding")?;
+        let vectors = inner.vectors("embedding")?;
         let pairs = texts.iter().flatten().map(str::to_owned).zip(vectors).collect();
         captions.insert(ids.value(row).to_owned(), pairs);
     }
@@ -185,7 +173,7 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
     for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
         inputs.push(on.pin(artifact).await?);
     }
-    let mut rows = TableRows::open(&on.work, &inputs, SPLIT).await?;
+    let mut rows = TableRows::open(&on.work, &inputs, Members::Split(SPLIT)).await?;
     let protocol = protocol(on);
     let evaluated = tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {

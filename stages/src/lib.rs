@@ -6,6 +6,7 @@
 //! To add a stage: write a file with a `stage()` and put it in [`map_stages`]. Edges follow from
 //! inputs and outputs.
 
+pub mod adapt;
 mod ahead;
 pub mod caption_scores;
 pub mod captions;

@@ -5,9 +5,10 @@
 //! of the step on other threads. Every random choice about a row is drawn from (seed, epoch, image
 //! id), so that it depends neither on threads nor on where a run was resumed.
 
-mod rows;
+pub(crate) mod reader;
+pub(crate) mod rows;
 mod tower;
-mod validation;
+pub(crate) mod validation;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -32,7 +33,7 @@ use crate::embed_rows::Encoder;
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
 
-pub use rows::{TrainRow, TrainRows, caption_key, key_of_digest};
+pub use rows::{Embedded, TrainRow, TrainRows, caption_key, key_of_digest};
 pub use tower::{Start, open_tower};
 
 /// Raised when the same tables and settings would give another model.
@@ -149,13 +150,7 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
     Settings {
         epochs: spec.epochs,
         learning_rate: spec.learning_rate,
-        schedule: match spec.schedule {
-            ScheduleKind::Constant => Schedule::Constant,
-            ScheduleKind::Step => Schedule::StepDecay { factor: 0.3, every_epochs: 10 },
-            ScheduleKind::Cosine => Schedule::WarmupCosine {
-                warmup_steps: (spec.warmup_share * (spec.epochs * steps_per_epoch) as f64) as usize,
-            },
-        },
+        schedule: schedule(spec.schedule, spec.warmup_share, spec.epochs * steps_per_epoch),
         optimiser: AdamWSettings {
             weight_decay: spec.weight_decay,
             max_grad_norm: spec.max_grad_norm,
@@ -171,6 +166,14 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
         seed: spec.seed,
         patience: spec.patience_epochs,
         data: data.to_owned(),
+    }
+}
+
+pub(crate) fn schedule(kind: ScheduleKind, warmup_share: f64, steps: usize) -> Schedule {
+    match kind {
+        ScheduleKind::Constant => Schedule::Constant,
+        ScheduleKind::Step => Schedule::StepDecay { factor: 0.3, every_epochs: 10 },
+        ScheduleKind::Cosine => Schedule::WarmupCosine { warmup_steps: (warmup_share * steps as f64) as usize },
     }
 }
 
@@ -217,7 +220,9 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let score = run.spec.score.clone();
     let limits = crate::images::limits(run.spec);
     let place = (run.ranks.rank(), run.ranks.world_size());
-    let mut source = rows::Batches::new(stage, &spec, score, limits, clip.config(), &tokenizer, run.train, place)?;
+    let preparer =
+        rows::Preparer { spec: spec.clone(), score, limits, config: clip.config().clone(), tokenizer: &tokenizer };
+    let mut source = rows::Batches::new(stage, preparer, run.train, place)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
     let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
     let mut trainer = Trainer::new(clip, settings, objective).map_err(|e| StageError::of(stage, &e))?;
@@ -266,7 +271,7 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
 
 /// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with exports that open_clip and
 /// Hugging Face read where the architecture is one that they have.
-fn write_result(stage: &'static str, folder: &Path, tokenizer: &Tokenizer) -> Result<String, StageError> {
+pub(crate) fn write_result(stage: &'static str, folder: &Path, tokenizer: &Tokenizer) -> Result<String, StageError> {
     let failed = |e: models::ModelError| StageError::of(stage, &e);
     let best = checkpoint::find(folder, Which::Best)
         .ok_or_else(|| StageError::Compute { stage, why: "there is no best checkpoint".into() })?;
@@ -296,17 +301,17 @@ pub fn model_digest(folder: &Path) -> Result<String, String> {
 }
 
 /// Appends to the run's learning curve.
-struct Curve {
+pub(crate) struct Curve {
     file: std::fs::File,
 }
 
 impl Curve {
-    fn open(folder: &Path) -> std::io::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> std::io::Result<Self> {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(CURVE_FILE))?;
         Ok(Self { file })
     }
 
-    fn note(&mut self, event: &Event, steps_per_epoch: usize) {
+    pub(crate) fn note(&mut self, event: &Event, steps_per_epoch: usize) {
         let point = match event {
             // about twenty points an epoch draw a curve
             Event::Step(p) if (p.step + 1).is_multiple_of((steps_per_epoch / 20).max(1)) => CurvePoint {

@@ -104,6 +104,17 @@ impl<'a> Columns<'a> {
             .collect()
     }
 
+    /// The vectors of a column of float lists; null lists are empty.
+    pub fn vectors(&self, column: &str) -> Result<Vec<Vec<f32>>, TableError> {
+        use arrow::array::AsArray;
+        let list = self.list(column)?;
+        let vector = |row: usize| match list.value(row).as_primitive_opt::<arrow::datatypes::Float32Type>() {
+            Some(values) if !list.is_null(row) => values.values().to_vec(),
+            _ => Vec::new(),
+        };
+        Ok((0..list.len()).map(vector).collect())
+    }
+
     /// The structs of one row of a list column, as columns of their own.
     pub fn structs(&self, column: &str, row: usize) -> Result<RecordBatch, TableError> {
         let list = self.list(column)?;

@@ -1,5 +1,6 @@
 //! Stage `text_embeddings`: one L2-normalised vector per caption by the trained model.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::StringArray;
@@ -39,6 +40,16 @@ pub fn load_tokenizer(stage: &'static str, opening: &Opening<'_>) -> Result<Toke
     let file = opening.model_folder(stage)?.join(TOKENIZER_FILE);
     Tokenizer::from_file(&file)
         .map_err(|e| StageError::Configuration { stage, why: format!("tokenizer {}: {e}", file.display()) })
+}
+
+/// A `tokenizer.json`, or CLIP's own vocabulary file.
+pub(crate) fn read_tokenizer(stage: &'static str, path: &Path) -> Result<Tokenizer, StageError> {
+    let read = if path.extension().is_some_and(|e| e == "json") && !path.ends_with("vocab.json") {
+        Tokenizer::from_file(path)
+    } else {
+        Tokenizer::from_clip_bpe(path)
+    };
+    read.map_err(|e| StageError::Configuration { stage, why: format!("model.tokenizer {}: {e}", path.display()) })
 }
 
 /// Encodes captions, 256 at a time; L2-normalised vectors.

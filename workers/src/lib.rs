@@ -1,9 +1,10 @@
 //! The hands: stores and tables, and the loop that takes a planned shard, computes it and puts it
 //! where everybody sees it.
 
+pub mod adapt;
 pub mod archive;
-mod compute;
 pub mod board;
+mod compute;
 pub mod error;
 pub mod fetch;
 pub mod join;

@@ -1,6 +1,7 @@
 //! Training on the tables: resumable runs, and when a run is stale.
 
 mod mirror;
+mod place;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,8 @@ use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
 use mirror::Mirror;
-pub use rows::TableRows;
+pub(crate) use place::RunPlace;
+pub use rows::{Members, TableRows};
 
 /// What a finished training run is, and what it was made from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -166,40 +168,20 @@ pub struct TrainRequest<'a> {
 /// checkpoints and gets the record; the other ranks train with it and get nothing.
 pub async fn train(
     request: TrainRequest<'_>,
-    mut observe: impl FnMut(&Event) + Send,
+    observe: impl FnMut(&Event) + Send,
 ) -> Result<Option<TrainingRecord>, WorkerError> {
     let run = paths::training_run(&request.spec.country, request.training.name(), &request.key);
-    let rank = request.ranks.rank();
-    let mut mirror = Mirror::new(request.work, request.scratch, &run);
-    if rank == 0 {
-        mirror.restore().await?;
-    }
-    let folder = match rank {
-        0 => mirror.folder().to_owned(),
-        rank => request.scratch.join(&run).join(format!("rank-{rank}")),
-    };
-    let mut train = TableRows::open(request.work, &request.inputs, "train").await?;
-    let mut validation = TableRows::open(request.work, &request.inputs, "val").await?;
+    let mut train = TableRows::open(request.work, &request.inputs, Members::Split("train")).await?;
+    let mut validation = TableRows::open(request.work, &request.inputs, Members::Split("val")).await?;
     let warm_start = match &request.warm_start {
         Some(key) => Some(fetch_result(request.work, request.spec, request.training, key, request.scratch).await?),
         None => None,
     };
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
-    let (key, training) = (request.key.clone(), request.training);
-    let runtime = tokio::runtime::Handle::current();
-    let (saving, ranks) = (&mut mirror, request.ranks);
-    let trained = std::thread::scope(|scope| {
-        let folder = &folder;
-        let mut observe = move |event: &Event| {
-            // on the training's own thread: the next step waits for a store that is slow
-            if matches!(event, Event::Saved)
-                && let Err(error) = runtime.block_on(saving.save())
-            {
-                tracing::warn!(%error, "the checkpoint is on this machine only; the next one is tried again");
-            }
-            observe(event);
-        };
-        let thread = scope.spawn(move || {
+    let (data, training) = (request.key.clone(), request.training);
+    let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name() };
+    let trained = place
+        .run(request.ranks, observe, |ranks, folder, observe| {
             pretrain::train(pretrain::Run {
                 spec,
                 weights,
@@ -208,20 +190,14 @@ pub async fn train(
                 train: &mut train,
                 validation: &mut validation,
                 folder,
-                data: key,
+                data,
                 warm_start,
                 stop,
-                observe: &mut observe,
+                observe,
             })
-        });
-        // the calling thread waits in `block_in_place`: the runtime's other threads serve the reads
-        tokio::task::block_in_place(|| thread.join())
-    });
-    let trained = trained.map_err(|_| {
-        WorkerError::Broken(format!("{}: the training thread failed; its message is above", training.name()))
-    })?;
-    let Some(trained) = trained? else { return Ok(None) };
-    mirror.publish(RESULT_FOLDER).await?;
+        })
+        .await?;
+    let Some(trained) = trained else { return Ok(None) };
     let record = TrainingRecord {
         key: request.key,
         training: training.name().to_owned(),
@@ -245,8 +221,12 @@ pub async fn fetch_result(
     key: &str,
     scratch: &Path,
 ) -> Result<PathBuf, WorkerError> {
-    let run = paths::training_run(&spec.country, training.name(), key);
-    let result = Mirror::new(work, scratch, &run).fetch(RESULT_FOLDER).await?;
+    result_of(work, scratch, &paths::training_run(&spec.country, training.name(), key)).await
+}
+
+/// The result folder of a finished run, on this machine.
+pub(crate) async fn result_of(work: &WorkStore, scratch: &Path, run: &str) -> Result<PathBuf, WorkerError> {
+    let result = Mirror::new(work, scratch, run).fetch(RESULT_FOLDER).await?;
     if !result.exists() {
         return Err(WorkerError::Missing { what: "result of a training", path: result.display().to_string() });
     }

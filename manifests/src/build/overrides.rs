@@ -2,10 +2,26 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
+
 use super::SpecError;
 
+/// Parses a spec and applies overrides; `shown` names it in messages.
+pub(crate) fn parse_toml<T: DeserializeOwned>(text: &str, shown: &str, overrides: &[String]) -> Result<T, SpecError> {
+    let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
+    if overrides.is_empty() {
+        // straight from the text, so that the message points at the line
+        return toml::from_str(text).map_err(|e| invalid(with_nearest_name(&e.to_string())));
+    }
+    let mut table: toml::Table = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    for assignment in overrides {
+        apply_override(&mut table, assignment)?;
+    }
+    table.try_into().map_err(|e: toml::de::Error| invalid(with_nearest_name(&e.to_string())))
+}
+
 /// Sets `section.field` in a TOML table; the value is TOML, or else a string.
-pub(super) fn apply_override(table: &mut toml::Table, assignment: &str) -> Result<(), SpecError> {
+fn apply_override(table: &mut toml::Table, assignment: &str) -> Result<(), SpecError> {
     let fail = |why: &str| SpecError::Override { assignment: assignment.to_owned(), why: why.to_owned() };
     let (path, value) = assignment.split_once('=').ok_or_else(|| fail("there is no `=`"))?;
     let value = toml::from_str::<BTreeMap<String, toml::Value>>(&format!("v = {value}"))
@@ -27,7 +43,7 @@ pub(super) fn apply_override(table: &mut toml::Table, assignment: &str) -> Resul
 }
 
 /// Adds the nearest known name to serde's "unknown field" and "unknown variant" messages.
-pub(super) fn with_nearest_name(message: &str) -> String {
+fn with_nearest_name(message: &str) -> String {
     let message = message.trim_end();
     let Some(at) = message.find("unknown field").or_else(|| message.find("unknown variant")) else {
         return message.to_owned();

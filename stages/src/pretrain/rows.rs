@@ -1,8 +1,5 @@
 //! Rows of the tables made into batches.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use manifests::build::{PretrainSpec, ScoreSpec};
 use manifests::digest;
 use models::clip::ClipConfig;
@@ -16,8 +13,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
-use training::order::{DataOrder, rank_slice};
 
+use super::reader::{HeldRow, Reader};
 use crate::segment_features::canvas_of;
 use crate::stage::StageError;
 
@@ -30,6 +27,16 @@ pub struct TrainRow {
     pub captions: Vec<String>,
     /// Selected segments with their weights.
     pub segments: Vec<(Rle, f32)>,
+    /// Embeddings by the model of the country, where the tables of them are read.
+    pub embedded: Option<Embedded>,
+}
+
+/// L2-normalised embeddings of one image and of its captions, by one model.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    pub image: Vec<f32>,
+    /// Mean direction of the captions.
+    pub text: Vec<f32>,
 }
 
 /// The rows of one split of a country at pinned versions, by row group.
@@ -45,71 +52,33 @@ pub trait TrainRows: Send {
 /// Batches of augmented images with some of their captions: one rank's slice of each.
 pub(super) struct Batches<'a> {
     preparer: Preparer<'a>,
-    rows: &'a mut dyn TrainRows,
-    order: DataOrder,
+    reader: Reader<'a>,
     /// Rank and number of ranks.
     place: (usize, usize),
-    /// Row groups of the windows that the present batch touches.
-    held: BTreeMap<u32, Arc<Vec<TrainRow>>>,
-    /// Order of use, oldest first.
-    used: Vec<u32>,
-    /// Rows of the epoch at hand, in order: (epoch, batches).
-    epoch: Option<(usize, Vec<Vec<u64>>)>,
 }
 
 impl<'a> Batches<'a> {
     pub(super) fn new(
         stage: &'static str,
-        spec: &PretrainSpec,
-        score: ScoreSpec,
-        limits: DecodeLimits,
-        config: &ClipConfig,
-        tokenizer: &'a Tokenizer,
+        preparer: Preparer<'a>,
         rows: &'a mut dyn TrainRows,
         place: (usize, usize),
     ) -> Result<Self, StageError> {
-        let order = DataOrder::new(rows.groups(), spec.shuffle_window_row_groups, spec.batch, spec.seed)
-            .and_then(|order| {
-                order.epoch(0).batch(0).and_then(|rows| rank_slice(&rows, place.0, place.1).map(drop)).map(|()| order)
-            })
-            .map_err(|e| StageError::Configuration { stage, why: format!("pretrain.batch: {e}") })?;
-        Ok(Self {
-            preparer: Preparer { spec: spec.clone(), score, limits, config: config.clone(), tokenizer },
-            rows,
-            order,
-            place,
-            held: BTreeMap::new(),
-            used: Vec::new(),
-            epoch: None,
-        })
+        let spec = &preparer.spec;
+        check_batch(stage, ("pretrain.batch", spec.batch), place.1)?;
+        let batch = ("pretrain.batch", spec.batch);
+        let reader = Reader::new(stage, rows, spec.shuffle_window_row_groups, batch, spec.seed)?;
+        Ok(Self { preparer, reader, place })
     }
+}
 
-    fn row_group(&mut self, group: u32) -> Result<Arc<Vec<TrainRow>>, BoxError> {
-        self.used.retain(|&g| g != group);
-        self.used.push(group);
-        if let Some(rows) = self.held.get(&group) {
-            return Ok(rows.clone());
-        }
-        // two windows: a batch may straddle their border
-        while self.held.len() >= 2 * self.preparer.spec.shuffle_window_row_groups {
-            let oldest = self.used.remove(0);
-            self.held.remove(&oldest);
-        }
-        let rows = Arc::new(self.rows.read(group as usize)?);
-        self.held.insert(group, rows.clone());
-        Ok(rows)
+/// Ranks take equal slices of a batch.
+pub(crate) fn check_batch(stage: &'static str, (field, batch): (&str, usize), ranks: usize) -> Result<(), StageError> {
+    if batch.is_multiple_of(ranks) {
+        return Ok(());
     }
-
-    fn places(&mut self, epoch: usize, step: usize) -> Result<Vec<u64>, BoxError> {
-        if self.epoch.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            let order = self.order.epoch(epoch);
-            let batches = (0..self.order.steps_per_epoch()).map(|s| order.batch(s)).collect::<Result<Vec<_>, _>>()?;
-            self.epoch = Some((epoch, batches));
-        }
-        let batches = self.epoch.as_ref().map(|(_, batches)| batches);
-        let batch = batches.and_then(|b| b.get(step)).ok_or_else(|| format!("step {step} is beyond epoch {epoch}"))?;
-        Ok(rank_slice(batch, self.place.0, self.place.1)?.to_vec())
-    }
+    let why = format!("{field} = {batch} cannot be shared by {ranks} ranks: use a multiple of {ranks}");
+    Err(StageError::Configuration { stage, why })
 }
 
 /// A row made ready for the network.
@@ -123,22 +92,29 @@ struct Prepared {
 
 impl BatchSource for Batches<'_> {
     fn steps_per_epoch(&self) -> usize {
-        self.order.steps_per_epoch()
+        self.reader.steps_per_epoch()
     }
 
     fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError> {
-        let rows = self
-            .places(epoch, step)?
-            .into_iter()
-            .map(|row| {
-                let place = self.order.place(row);
-                Ok((self.row_group(place.row_group)?, place.row as usize))
-            })
-            .collect::<Result<Vec<_>, BoxError>>()?;
-        let prepared = rows
-            .par_iter()
-            .map(|(group, row)| self.preparer.prepare(&group[*row], epoch))
-            .collect::<Result<Vec<_>, String>>()?;
+        let rows = self.reader.batch(epoch, step, self.place)?;
+        Ok(self.preparer.batch(&rows, epoch)?)
+    }
+}
+
+/// Makes one row ready: a pure function of row and epoch, called from many threads.
+pub(crate) struct Preparer<'a> {
+    pub(crate) spec: PretrainSpec,
+    pub(crate) score: ScoreSpec,
+    pub(crate) limits: DecodeLimits,
+    pub(crate) config: ClipConfig,
+    pub(crate) tokenizer: &'a Tokenizer,
+}
+
+impl Preparer<'_> {
+    /// A batch of rows, prepared on all threads.
+    pub(crate) fn batch(&self, rows: &[HeldRow], epoch: usize) -> Result<PairBatch, String> {
+        let prepared =
+            rows.par_iter().map(|(group, row)| self.prepare(&group[*row], epoch)).collect::<Result<Vec<_>, _>>()?;
         let mut batch = PairBatch::default();
         let mut image_of_row = Vec::new();
         let mut segments = SegmentBatch::default();
@@ -148,7 +124,7 @@ impl BatchSource for Batches<'_> {
             batch.pixel_values_bchw.extend(made.pixel_values_chw);
             // Every image has the same number of rows, so that all ranks have: those without a caption of their own
             // say what the first one says, and do not take part.
-            for caption in 0..self.preparer.spec.captions_per_image {
+            for caption in 0..self.spec.captions_per_image {
                 let (input_ids_l, caption_key) = made.captions.get(caption).unwrap_or(&made.captions[0]);
                 batch.input_ids_bl.extend(input_ids_l);
                 batch.image_keys.push(made.image_key);
@@ -162,22 +138,11 @@ impl BatchSource for Batches<'_> {
                 segments.weights.push(weight);
             }
         }
-        batch.image_of_row = (self.preparer.spec.captions_per_image > 1).then_some(image_of_row);
-        batch.segments = (self.preparer.spec.segments_per_image > 0).then_some(segments);
+        batch.image_of_row = (self.spec.captions_per_image > 1).then_some(image_of_row);
+        batch.segments = (self.spec.segments_per_image > 0).then_some(segments);
         Ok(batch)
     }
-}
 
-/// Makes one row ready: a pure function of row and epoch, called from many threads.
-struct Preparer<'a> {
-    spec: PretrainSpec,
-    score: ScoreSpec,
-    limits: DecodeLimits,
-    config: ClipConfig,
-    tokenizer: &'a Tokenizer,
-}
-
-impl Preparer<'_> {
     fn prepare(&self, row: &TrainRow, epoch: usize) -> Result<Prepared, String> {
         let mut rng = row_rng(self.spec.seed, epoch, &row.image_id);
         let named = |e: String| format!("image {}: {e}", row.image_id);

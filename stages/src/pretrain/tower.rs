@@ -10,7 +10,7 @@ use models::tokenizer::Tokenizer;
 use super::rows::TrainRows;
 use crate::device::{device, dtype};
 use crate::stage::StageError;
-use crate::text_embeddings::TOKENIZER_FILE;
+use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
 
 /// Where a training starts from.
 pub struct Start<'a> {
@@ -103,14 +103,4 @@ fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows)
 
 fn not_here(field: &str, source: &str) -> String {
     format!("{field} = {source:?} is not on this machine: `urbancross weights SPEC --fetch` brings it")
-}
-
-/// A `tokenizer.json`, or CLIP's own vocabulary file.
-fn read_tokenizer(stage: &'static str, path: &Path) -> Result<Tokenizer, StageError> {
-    let read = if path.extension().is_some_and(|e| e == "json") && !path.ends_with("vocab.json") {
-        Tokenizer::from_file(path)
-    } else {
-        Tokenizer::from_clip_bpe(path)
-    };
-    read.map_err(|e| StageError::Configuration { stage, why: format!("model.tokenizer {}: {e}", path.display()) })
 }

@@ -11,7 +11,7 @@ use crate::evaluate::{EvaluatedRow, recall_of};
 use crate::stage::StageError;
 
 /// Mean recall (percent, ties lost) over a whole split.
-pub(super) fn mean_recall(
+pub(crate) fn mean_recall(
     encoder: &Encoder<'_>,
     rows: &mut dyn TrainRows,
     ranks: &mut dyn Communicator,

@@ -1,17 +1,19 @@
 //! The rows of one split, read from the tables at pinned versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::Array;
 use manifests::Artifact;
 use manifests::plan::PinnedTable;
 use pixels::mask::Rle;
-use stages::pretrain::{TrainRow, TrainRows};
+use stages::image_embeddings::mean_direction;
+use stages::pretrain::{Embedded, TrainRow, TrainRows};
 use stages::segment_features::RowSegments;
 use stages::table::{Columns, TableError};
 
 use super::broken;
 use crate::error::WorkerError;
+use crate::join::AssignedRow;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
@@ -24,6 +26,15 @@ struct Group {
     row_group: usize,
     /// Rows within the row group, with their ids.
     rows: Vec<(usize, String)>,
+}
+
+/// Which rows are read.
+#[derive(Clone, Copy)]
+pub enum Members<'a> {
+    /// Those of a split of the build.
+    Split(&'a str),
+    /// Those of a split under another assignment than the build's, by shard.
+    Assigned(&'a [Vec<AssignedRow>], &'a str),
 }
 
 /// The rows of one split, read from the tables by row group of `images`.
@@ -67,8 +78,8 @@ impl OpenPart {
 }
 
 impl TableRows {
-    /// Indexes the rows of `split`: reads ids and splits, no pixels. About 50 bytes a row.
-    pub async fn open(work: &WorkStore, inputs: &[PinnedTable], split: &str) -> Result<Self, WorkerError> {
+    /// Indexes the rows that are wanted: reads ids and splits, no pixels. About 50 bytes a row.
+    pub async fn open(work: &WorkStore, inputs: &[PinnedTable], wanted: Members<'_>) -> Result<Self, WorkerError> {
         let tables: BTreeMap<Artifact, PinnedTable> = inputs.iter().map(|t| (t.artifact, t.clone())).collect();
         let mut rows = Self {
             work: work.clone(),
@@ -82,7 +93,7 @@ impl TableRows {
             return Err(WorkerError::Broken("a training without images".into()));
         };
         for part in &images.parts {
-            let members = rows.members(part.shard, split).await?;
+            let members = rows.members(part.shard, wanted).await?;
             let reader = PartReader::open(work, Artifact::Images, part).await?;
             for row_group in 0..reader.row_groups().len() {
                 let batch = reader.read_row_group(&["image_id", "status"], row_group).await?;
@@ -101,11 +112,19 @@ impl TableRows {
     }
 
     /// Ids of a shard that belong to the split and have a caption.
-    async fn members(&self, shard: u32, split: &str) -> Result<std::collections::BTreeSet<String>, WorkerError> {
-        let mut members: Option<std::collections::BTreeSet<String>> = None;
-        for (artifact, column, wanted) in [(Artifact::Splits, "split", split), (Artifact::Captions, "status", "ok")] {
+    async fn members(&self, shard: u32, wanted: Members<'_>) -> Result<BTreeSet<String>, WorkerError> {
+        let mut members: Option<BTreeSet<String>> = None;
+        let mut filters = vec![(Artifact::Captions, "status", "ok")];
+        match wanted {
+            Members::Split(split) => filters.push((Artifact::Splits, "split", split)),
+            Members::Assigned(shards, split) => {
+                let rows = shards.get(shard as usize).into_iter().flatten();
+                members = Some(rows.filter(|row| row.split == split).map(|row| row.image_id.clone()).collect());
+            }
+        }
+        for (artifact, column, wanted) in filters {
             let Some(part) = self.tables.get(&artifact).and_then(|t| t.part(shard)) else {
-                return Ok(std::collections::BTreeSet::new());
+                return Ok(BTreeSet::new());
             };
             let batch = PartReader::open(&self.work, artifact, part).await?.read(&["image_id", column]).await?;
             let columns = Columns::new(artifact, &batch);
@@ -141,6 +160,7 @@ impl TableRows {
         let ids: Vec<String> = wanted.iter().map(|(_, id)| id.clone()).collect();
         let mut captions = self.captions_of(shard, &ids).await?;
         let mut segments = self.segments_of(shard, &ids).await?;
+        let mut embedded = self.embedded_of(shard, &ids).await?;
         let Some(images) = self.part(Artifact::Images, shard).await? else {
             return Err(WorkerError::Broken(format!("shard {shard} of images is gone")));
         };
@@ -155,6 +175,7 @@ impl TableRows {
                 bytes_digest: digests.value(row).to_owned(),
                 captions: captions.remove(&image_id).unwrap_or_default(),
                 segments: segments.remove(&image_id).unwrap_or_default(),
+                embedded: embedded.remove(&image_id),
                 image_id,
             })
             .collect())
@@ -166,6 +187,28 @@ impl TableRows {
         let batch = part.reader.read_rows(&["captions"], &rows).await?;
         let texts = Columns::new(Artifact::Captions, &batch).texts("captions").map_err(broken)?;
         Ok(found.into_iter().zip(texts).collect())
+    }
+
+    /// Embeddings of images and captions, where both tables of them are among the inputs.
+    async fn embedded_of(&mut self, shard: u32, ids: &[String]) -> Result<BTreeMap<String, Embedded>, WorkerError> {
+        let Some(part) = self.part(Artifact::ImageEmbeddings, shard).await? else { return Ok(BTreeMap::new()) };
+        let (rows, found) = part.places(ids);
+        let batch = part.reader.read_rows(&["embedding"], &rows).await?;
+        let images = Columns::new(Artifact::ImageEmbeddings, &batch).vectors("embedding").map_err(broken)?;
+        let images: BTreeMap<String, Vec<f32>> = found.into_iter().zip(images).collect();
+        let Some(part) = self.part(Artifact::TextEmbeddings, shard).await? else { return Ok(BTreeMap::new()) };
+        let (rows, found) = part.places(ids);
+        let batch = part.reader.read_rows(&["texts"], &rows).await?;
+        let columns = Columns::new(Artifact::TextEmbeddings, &batch);
+        let mut embedded = BTreeMap::new();
+        for (row, id) in found.into_iter().enumerate() {
+            let texts = columns.structs("texts", row).map_err(broken)?;
+            let text = mean_direction(columns.inner(&texts).vectors("embedding").map_err(broken)?);
+            if let Some(image) = images.get(&id) {
+                embedded.insert(id, Embedded { image: image.clone(), text });
+            }
+        }
+        Ok(embedded)
     }
 
     /// Selected segments with their weights; images without scores have none.

@@ -1,0 +1,172 @@
+//! Pair specs: which country's model is adapted to which country, and how.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::build::{AugmentSpec, BuildSpec, ScheduleKind, SpecError, parse_toml};
+
+/// A pair of builds: the model of `source` is adapted to `target`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairSpec {
+    /// Build spec of the country whose model is adapted, relative to this file.
+    pub source: PathBuf,
+    /// Build spec of the country that it is adapted to.
+    pub target: PathBuf,
+    /// Parts of the target that are labelled training pairs, validation and test.
+    #[serde(default = "default_ratio")]
+    pub ratio: [u32; 3],
+    #[serde(default)]
+    pub adapt: AdaptSpec,
+    #[serde(default)]
+    pub ablation: AblationSpec,
+}
+
+fn default_ratio() -> [u32; 3] {
+    [2, 1, 7]
+}
+
+/// How a model is adapted. The defaults are the paper's; small models need rates of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdaptSpec {
+    pub seed: u64,
+    pub epochs: usize,
+    /// Passes over the target's training pairs in an epoch.
+    pub passes_per_epoch: usize,
+    /// Target pairs of a step, and source pairs that are learnt from beside them.
+    pub batch: usize,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub warmup_share: f64,
+    pub schedule: ScheduleKind,
+    pub max_grad_norm: f64,
+    /// Share of the towers' activations that each step drops.
+    pub dropout: f64,
+    /// Share of caption words left out.
+    pub word_dropout: f64,
+    /// Decay of the weights' moving average that is validated and kept as best; 0: off.
+    pub ema_decay: f64,
+    pub augment: AugmentSpec,
+    /// What is learnt: the fields of `training::adapt::Settings`, such as `beta`, `curriculum` or `adversary`.
+    pub method: toml::Table,
+}
+
+impl Default for AdaptSpec {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            epochs: 5,
+            passes_per_epoch: 1,
+            batch: 16,
+            learning_rate: 1e-7,
+            weight_decay: 0.1,
+            warmup_share: 0.0,
+            schedule: ScheduleKind::Constant,
+            max_grad_norm: 1.0,
+            dropout: 0.0,
+            word_dropout: 0.0,
+            ema_decay: 0.0,
+            augment: AugmentSpec::default(),
+            method: toml::Table::new(),
+        }
+    }
+}
+
+/// What the ablation runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AblationSpec {
+    /// One run of each variant for each.
+    pub seeds: Vec<u64>,
+    /// Least gain of the full adaptation over none, in percent of its mean recall, below which the ablation fails.
+    pub least_gain_percent: f64,
+}
+
+impl Default for AblationSpec {
+    fn default() -> Self {
+        Self { seeds: vec![0, 1, 2], least_gain_percent: 0.0 }
+    }
+}
+
+impl PairSpec {
+    /// Reads a pair spec and the build specs that it names; `overrides` are `section.field=value` of the pair.
+    ///
+    /// # Errors
+    /// A file that cannot be read or contradicts itself.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<(PairSpec, BuildSpec, BuildSpec), SpecError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| SpecError::Unreadable { path: shown.clone(), why: e.to_string() })?;
+        let spec = Self::parse(&text, &shown, overrides)?;
+        let beside = |other: &Path| path.parent().unwrap_or(Path::new(".")).join(other);
+        let (source, target) = (beside(&spec.source), beside(&spec.target));
+        Ok((spec, BuildSpec::read(&source, &[])?, BuildSpec::read(&target, &[])?))
+    }
+
+    /// Parses the text of a pair spec; `shown` names it in messages.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(text: &str, shown: &str, overrides: &[String]) -> Result<PairSpec, SpecError> {
+        let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
+        let spec: PairSpec = parse_toml(text, shown, overrides)?;
+        let adapt = &spec.adapt;
+        let positive = [
+            ("adapt.epochs", adapt.epochs),
+            ("adapt.passes_per_epoch", adapt.passes_per_epoch),
+            ("adapt.batch", adapt.batch),
+            ("the sum of ratio", spec.ratio.iter().sum::<u32>() as usize),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(invalid(format!("{name} = 0: it must be at least 1")));
+        }
+        if !(adapt.learning_rate.is_finite() && adapt.learning_rate > 0.0) {
+            return Err(invalid(format!("adapt.learning_rate = {}: it must be above 0", adapt.learning_rate)));
+        }
+        if spec.ablation.seeds.is_empty() {
+            return Err(invalid("ablation.seeds is empty: name at least one".into()));
+        }
+        Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "source = \"a.toml\"\ntarget = \"b.toml\"\n";
+
+    #[test]
+    fn two_names_are_enough() {
+        let spec = PairSpec::parse(MINIMAL, "t", &[]).unwrap();
+        assert_eq!((spec.ratio, spec.adapt.epochs, spec.adapt.batch), ([2, 1, 7], 5, 16));
+        assert_eq!(spec.ablation.seeds.len(), 3);
+        let set = ["adapt.method.beta=0.5".to_owned(), "adapt.learning_rate=1e-3".to_owned()];
+        let spec = PairSpec::parse(MINIMAL, "t", &set).unwrap();
+        assert_eq!((spec.adapt.method["beta"].as_float(), spec.adapt.learning_rate), (Some(0.5), 1e-3));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (extra, words) in [
+            ("[adapt]\nepoch = 3\n", "did you mean `epochs`?"),
+            ("[adapt]\nbatch = 0\n", "adapt.batch = 0"),
+            ("ratio = [0, 0, 0]\n", "ratio"),
+            ("[ablation]\nseeds = []\n", "seeds is empty"),
+        ] {
+            let error = PairSpec::parse(&format!("{MINIMAL}{extra}"), "t", &[]).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn shipped_pairs_parse() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for pair in ["finland_to_spain", "germany_to_spain", "germany_to_finland"] {
+            let (_, source, target) = PairSpec::read(&root.join(format!("pairs/{pair}.toml")), &[]).unwrap();
+            assert_eq!(format!("{}_to_{}", source.country, target.country), pair);
+        }
+    }
+}

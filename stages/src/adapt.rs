@@ -1,0 +1,225 @@
+//! Adaptation of one country's model to another (UrbanCross, stage 3).
+
+mod batches;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use manifests::build::PretrainSpec;
+use manifests::{BuildSpec, PairSpec};
+use models::clip::Clip;
+use training::adapt::{Adaptation, Settings};
+use training::batch::BatchSource;
+use training::communicator::Communicator;
+use training::trainer::{self, Event, Fit, Trainer};
+
+use crate::device::{device, dtype};
+use crate::embed_rows::Encoder;
+use crate::image_embeddings::mean_direction;
+use crate::pretrain::reader::Reader;
+use crate::pretrain::rows::{Preparer, check_batch};
+use crate::pretrain::{self, Curve, Embedded, TrainRows, Trained, execution, validation, write_result};
+use crate::stage::StageError;
+use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
+
+/// Raised when the same tables and settings would give another model.
+pub const VERSION: u32 = 1;
+/// The stage's name in paths and messages.
+pub const NAME: &str = "adapt";
+
+/// An adaptation to start or to go on with.
+pub struct Run<'a> {
+    /// How the source's model was built: its network, device and precision.
+    pub source_spec: &'a BuildSpec,
+    pub pair: &'a PairSpec,
+    pub ranks: &'a mut dyn Communicator,
+    /// Training rows of the source, with their embeddings.
+    pub source: &'a mut dyn TrainRows,
+    /// Labelled training rows of the target.
+    pub target: &'a mut dyn TrainRows,
+    pub validation: &'a mut dyn TrainRows,
+    /// Result folder of the source's training.
+    pub checkpoint: &'a Path,
+    /// Folder of the run on this machine.
+    pub folder: &'a Path,
+    /// Identity of the rows.
+    pub data: String,
+    pub stop: &'a AtomicBool,
+    pub observe: &'a mut dyn FnMut(&Event),
+}
+
+/// The method's settings that a pair spec names.
+///
+/// # Errors
+/// An unknown field, or a value that makes no sense.
+pub fn settings(pair: &PairSpec) -> Result<Settings, StageError> {
+    let configuration = |why: String| StageError::Configuration { stage: NAME, why: format!("adapt.method: {why}") };
+    let method = serde_json::to_value(&pair.adapt.method).map_err(|e| configuration(e.to_string()))?;
+    let settings: Settings = serde_json::from_value(method).map_err(|e| configuration(e.to_string()))?;
+    let settings = Settings { seed: pair.adapt.seed, ..settings };
+    settings.check().map_err(|e| configuration(e.to_string()))?;
+    Ok(settings)
+}
+
+/// The settings of an adaptation, as they enter its identity.
+///
+/// # Errors
+/// Those of [`settings`].
+pub fn parameters(pair: &PairSpec) -> Result<serde_json::Value, StageError> {
+    let settings = settings(pair)?;
+    let mut value = serde_json::json!({ "adapt": pair.adapt, "ratio": pair.ratio });
+    // with every default written out
+    value["adapt"]["method"] = serde_json::json!(settings);
+    Ok(value)
+}
+
+/// Adapts to the end, or until `stop`; resumes from the folder's last checkpoint. Only rank 0 gets the result.
+pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
+    let failed = |e: training::Error| StageError::of(NAME, &e);
+    let (spec, method) = (&run.pair.adapt, settings(run.pair)?);
+    std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(NAME, &e))?;
+    let configuration = |why: String| StageError::Configuration { stage: NAME, why };
+    let (device, dtype) = (device(NAME, run.source_spec)?, dtype(run.source_spec));
+    let clip = Clip::load(run.checkpoint, &device, dtype)
+        .map_err(|e| configuration(format!("model {}: {e}", run.checkpoint.display())))?;
+    let tokenizer = read_tokenizer(NAME, &run.checkpoint.join(TOKENIZER_FILE))?;
+    let limits = crate::images::limits(run.source_spec);
+    let rows_of = |rows: &dyn TrainRows| rows.groups().iter().map(|&rows| u64::from(rows)).sum::<u64>();
+    let (train_rows, validation_rows) = (rows_of(run.target), rows_of(run.validation));
+    if validation_rows == 0 {
+        return Err(configuration("the target's validation split is empty: raise the second part of ratio".into()));
+    }
+    let place = (run.ranks.rank(), run.ranks.world_size());
+    check_batch(NAME, ("adapt.batch", spec.batch), place.1)?;
+    let frozen = clip.frozen().map_err(|e| StageError::of(NAME, &e))?;
+    let encoder = Encoder { stage: NAME, clip: &frozen, tokenizer: &tokenizer, limits, average_over_turns: false };
+    let target_embedded = if method.source_pairs { embed_all(&encoder, run.target)? } else { BTreeMap::new() };
+    let base = &run.source_spec.pretrain;
+    let rows = PretrainSpec {
+        seed: spec.seed,
+        segments_per_image: 0,
+        captions_per_image: 1,
+        word_dropout: spec.word_dropout,
+        augment: spec.augment.clone(),
+        ..base.clone()
+    };
+    let window = base.shuffle_window_row_groups;
+    let sources = ("adapt.batch x adapt.method.sources_per_target", spec.batch * method.sources_per_target);
+    let mut source = batches::Batches {
+        preparer: Preparer {
+            spec: rows,
+            score: run.source_spec.score.clone(),
+            limits,
+            config: clip.config().clone(),
+            tokenizer: &tokenizer,
+        },
+        source: Reader::new(NAME, run.source, window, sources, spec.seed)?,
+        target: Reader::new(NAME, run.target, window, ("adapt.batch", spec.batch), spec.seed)?,
+        target_embedded,
+        settings: method,
+        passes_per_epoch: spec.passes_per_epoch,
+        place,
+    };
+    let steps_per_epoch = source.steps_per_epoch();
+    let objective = Adaptation::new(method, clip.config().embed_dim, &device).map_err(failed)?;
+    let settings = trainer_settings(run.pair, &run.data, steps_per_epoch);
+    let mut trainer = Trainer::new(clip, settings, Box::new(objective)).map_err(failed)?;
+    let mut curve = Curve::open(run.folder).map_err(|e| StageError::of(NAME, &e))?;
+    let (validation_rows_source, observe) = (run.validation, run.observe);
+    let summary = trainer
+        .fit(Fit {
+            ranks: run.ranks,
+            source: &mut source,
+            validate: &mut |clip, _epoch, ranks| {
+                let encoder = Encoder { stage: NAME, clip, tokenizer: &tokenizer, limits, average_over_turns: false };
+                validation::mean_recall(&encoder, validation_rows_source, ranks).map_err(Into::into)
+            },
+            folder: Some(run.folder),
+            execution: execution(run.source_spec),
+            stop: run.stop,
+            observe: &mut |event| {
+                curve.note(event, steps_per_epoch);
+                observe(event);
+            },
+        })
+        .map_err(failed)?;
+    if !summary.finished {
+        return Err(StageError::Stopped);
+    }
+    if place.0 > 0 {
+        return Ok(None);
+    }
+    let best = summary.position.best.ok_or_else(|| configuration("no epoch was validated".into()))?;
+    let model_digest = write_result(NAME, run.folder, &tokenizer)?;
+    Ok(Some(Trained {
+        model_digest,
+        parameters: trainer.clip().parameters().num_elements() as u64,
+        train_rows,
+        validation_rows,
+        epochs: summary.position.epoch,
+        best_epoch: best.epoch,
+        best_validation_mean_recall: best.metric,
+        samples: summary.position.samples,
+        seconds: summary.seconds,
+        wait_seconds: summary.wait_seconds,
+    }))
+}
+
+fn trainer_settings(pair: &PairSpec, data: &str, steps_per_epoch: usize) -> trainer::Settings {
+    let spec = &pair.adapt;
+    trainer::Settings {
+        epochs: spec.epochs,
+        learning_rate: spec.learning_rate,
+        schedule: pretrain::schedule(spec.schedule, spec.warmup_share, spec.epochs * steps_per_epoch),
+        optimiser: training::optimiser::AdamWSettings {
+            weight_decay: spec.weight_decay,
+            max_grad_norm: spec.max_grad_norm,
+            ..Default::default()
+        },
+        segment_tower: trainer::SegmentTower::Shared,
+        ema_decay: spec.ema_decay,
+        dropout: spec.dropout,
+        seed: spec.seed,
+        patience: 0,
+        data: data.to_owned(),
+    }
+}
+
+/// Embeddings of all rows by the frozen model: a labelled target set is small, two vectors a row.
+fn embed_all(encoder: &Encoder<'_>, rows: &mut dyn TrainRows) -> Result<BTreeMap<String, Embedded>, StageError> {
+    let mut embedded = BTreeMap::new();
+    for group in (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect::<Vec<_>>() {
+        let read = rows.read(group).map_err(|why| StageError::Compute { stage: NAME, why })?;
+        for row in encoder.encode(read)? {
+            let text = mean_direction(row.captions.into_iter().map(|(_, vector)| vector).collect());
+            embedded.insert(row.image_id, Embedded { image: row.embedding, text });
+        }
+    }
+    Ok(embedded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(method: &str) -> PairSpec {
+        let text = format!("source = \"a\"\ntarget = \"b\"\n[adapt.method]\n{method}");
+        PairSpec::parse(&text, "t", &[]).unwrap()
+    }
+
+    #[test]
+    fn the_method_is_read_and_checked_early() {
+        assert_eq!(settings(&pair("beta = 0.5\ncurriculum = \"cumulative\"\n")).unwrap().beta, 0.5);
+        for (method, words) in [("bta = 1.0\n", "unknown field `bta`"), ("beta = -1.0\n", "beta: is -1")] {
+            let error = settings(&pair(method)).unwrap_err().to_string();
+            assert!(error.contains("adapt.method") && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_default_that_is_written_out_is_the_same_adaptation() {
+        assert_eq!(parameters(&pair("")).unwrap(), parameters(&pair("margin = 0.2\n")).unwrap());
+        assert_ne!(parameters(&pair("")).unwrap(), parameters(&pair("margin = 0.3\n")).unwrap());
+    }
+}

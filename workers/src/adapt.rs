@@ -1,0 +1,140 @@
+//! Adaptation on the tables of two countries: resumable runs and their records.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
+use serde::{Deserialize, Serialize};
+use stages::adapt::{self, NAME};
+use stages::pretrain::Trained;
+use training::communicator::Communicator;
+use training::trainer::Event;
+
+use crate::error::WorkerError;
+use crate::join::AssignedRow;
+use crate::stores::WorkStore;
+use crate::train::{Members, RECORD_FILE, RunPlace, TableRows, result_of};
+
+/// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model.
+pub const SOURCE_INPUTS: [Artifact; 5] =
+    [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::ImageEmbeddings, Artifact::TextEmbeddings];
+/// Tables of the target that an adaptation reads.
+pub const TARGET_INPUTS: [Artifact; 2] = [Artifact::Images, Artifact::Captions];
+
+/// What a finished adaptation is, and what it was made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdaptationRecord {
+    pub key: String,
+    /// `SOURCE_to_TARGET`.
+    pub pair: String,
+    pub stage_version: u32,
+    /// Canonical JSON of the settings.
+    pub parameters: String,
+    pub source_model: String,
+    pub source_inputs: Vec<PinnedTable>,
+    pub target_inputs: Vec<PinnedTable>,
+    pub trained: Trained,
+}
+
+/// What an adaptation is told.
+pub struct AdaptRequest<'a> {
+    pub pair: &'a PairSpec,
+    /// `SOURCE_to_TARGET`.
+    pub name: &'a str,
+    pub source_spec: &'a BuildSpec,
+    pub source_work: &'a WorkStore,
+    pub source_inputs: Vec<PinnedTable>,
+    /// Digest of the model that is adapted, and its folder on this machine.
+    pub source_model: (String, PathBuf),
+    /// The run is kept in the target's work store.
+    pub target_work: &'a WorkStore,
+    pub target_inputs: Vec<PinnedTable>,
+    /// The target's rows under the pair's own parts, by shard.
+    pub assignment: &'a [Vec<AssignedRow>],
+    pub scratch: &'a Path,
+    pub stop: &'a AtomicBool,
+    pub ranks: &'a mut dyn Communicator,
+}
+
+impl AdaptRequest<'_> {
+    fn parameters(&self) -> Result<String, WorkerError> {
+        Ok(digest::canonical_json(&adapt::parameters(self.pair)?))
+    }
+
+    /// Identity of the run: the same key continues the same run.
+    ///
+    /// # Errors
+    /// A method that makes no sense.
+    pub fn key(&self) -> Result<String, WorkerError> {
+        let tables = |inputs: &[PinnedTable]| -> BTreeMap<_, _> {
+            inputs.iter().map(|table| (table.artifact.name(), table.digest())).collect()
+        };
+        let (source, target) = (tables(&self.source_inputs), tables(&self.target_inputs));
+        let rows: Vec<_> = self.assignment.iter().flatten().map(|row| (&row.image_id, row.split)).collect();
+        let rows = digest::of_value(&rows);
+        let parameters = self.parameters()?;
+        Ok(digest::of_value(&(NAME, adapt::VERSION, self.name, parameters, &self.source_model.0, source, target, rows)))
+    }
+}
+
+/// The record of a finished run.
+pub async fn record(work: &WorkStore, name: &str, key: &str) -> Result<Option<AdaptationRecord>, WorkerError> {
+    work.get_json(&format!("{}/{RECORD_FILE}", paths::training_run(name, NAME, key))).await
+}
+
+/// The result folder of a finished run, on this machine.
+pub async fn fetch_result(work: &WorkStore, scratch: &Path, name: &str, key: &str) -> Result<PathBuf, WorkerError> {
+    result_of(work, scratch, &paths::training_run(name, NAME, key)).await
+}
+
+/// Adapts, resuming the run of the same key, and records the result; a finished run stands.
+pub async fn adapt(
+    request: AdaptRequest<'_>,
+    observe: impl FnMut(&Event) + Send,
+) -> Result<Option<AdaptationRecord>, WorkerError> {
+    let (key, parameters) = (request.key()?, request.parameters()?);
+    if let Some(record) = record(request.target_work, request.name, &key).await? {
+        return Ok(Some(record));
+    }
+    let run = paths::training_run(request.name, NAME, &key);
+    let mut source = TableRows::open(request.source_work, &request.source_inputs, Members::Split("train")).await?;
+    let of_target = |split| {
+        TableRows::open(request.target_work, &request.target_inputs, Members::Assigned(request.assignment, split))
+    };
+    let (mut target, mut validation) = (of_target("train").await?, of_target("val").await?);
+    let place = RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME };
+    let (pair, source_spec, stop, data) = (request.pair, request.source_spec, request.stop, key.clone());
+    let checkpoint = request.source_model.1.clone();
+    let trained = place
+        .run(request.ranks, observe, |ranks, folder, observe| {
+            adapt::adapt(adapt::Run {
+                source_spec,
+                pair,
+                ranks,
+                source: &mut source,
+                target: &mut target,
+                validation: &mut validation,
+                checkpoint: &checkpoint,
+                folder,
+                data,
+                stop,
+                observe,
+            })
+        })
+        .await?;
+    let Some(trained) = trained else { return Ok(None) };
+    let record = AdaptationRecord {
+        key,
+        pair: request.name.to_owned(),
+        stage_version: adapt::VERSION,
+        parameters,
+        source_model: request.source_model.0,
+        source_inputs: request.source_inputs,
+        target_inputs: request.target_inputs,
+        trained,
+    };
+    request.target_work.put_json(&format!("{run}/{RECORD_FILE}"), &record).await?;
+    Ok(Some(record))
+}

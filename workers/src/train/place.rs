@@ -1,0 +1,71 @@
+//! A training on a thread of its own, with its folder here and in the work store.
+
+use std::path::Path;
+
+use stages::StageError;
+use stages::pretrain::{RESULT_FOLDER, Trained};
+use training::communicator::Communicator;
+use training::trainer::Event;
+
+use super::mirror::Mirror;
+use crate::error::WorkerError;
+use crate::stores::WorkStore;
+
+/// Where a run keeps what it has.
+pub(crate) struct RunPlace<'a> {
+    pub(crate) work: &'a WorkStore,
+    /// Folder of this machine for runs of work stores that are elsewhere, and for ranks other than 0.
+    pub(crate) scratch: &'a Path,
+    /// The run, below the work store.
+    pub(crate) run: &'a str,
+    /// For messages.
+    pub(crate) name: &'static str,
+}
+
+impl RunPlace<'_> {
+    /// Brings the run's saved state here, calls `train` on a thread of its own, copies every checkpoint to the work
+    /// store and, at the end, the result. Only rank 0 keeps a run; the others have a folder of their own to work in.
+    pub(crate) async fn run<F>(
+        &self,
+        ranks: &mut dyn Communicator,
+        mut observe: impl FnMut(&Event) + Send,
+        train: F,
+    ) -> Result<Option<Trained>, WorkerError>
+    where
+        F: FnOnce(&mut dyn Communicator, &Path, &mut dyn FnMut(&Event)) -> Result<Option<Trained>, StageError> + Send,
+    {
+        let rank = ranks.rank();
+        let mut mirror = Mirror::new(self.work, self.scratch, self.run);
+        if rank == 0 {
+            mirror.restore().await?;
+        }
+        let folder = match rank {
+            0 => mirror.folder().to_owned(),
+            rank => self.scratch.join(self.run).join(format!("rank-{rank}")),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let saving = &mut mirror;
+        let trained = std::thread::scope(|scope| {
+            let folder = &folder;
+            let mut observe = move |event: &Event| {
+                // on the training's own thread: the next step waits for a store that is slow
+                if matches!(event, Event::Saved)
+                    && let Err(error) = runtime.block_on(saving.save())
+                {
+                    tracing::warn!(%error, "the checkpoint is on this machine only; the next one is tried again");
+                }
+                observe(event);
+            };
+            let thread = scope.spawn(move || train(ranks, folder, &mut observe));
+            // the calling thread waits in `block_in_place`: the runtime's other threads serve the reads
+            tokio::task::block_in_place(|| thread.join())
+        });
+        let trained = trained.map_err(|_| {
+            WorkerError::Broken(format!("{}: the training thread failed; its message is above", self.name))
+        })??;
+        if trained.is_some() {
+            mirror.publish(RESULT_FOLDER).await?;
+        }
+        Ok(trained)
+    }
+}

@@ -5,6 +5,8 @@
 //! the same calls in the same order.
 
 pub mod call;
+#[doc(hidden)]
+pub mod conformance;
 pub mod elements;
 mod threads;
 

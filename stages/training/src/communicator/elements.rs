@@ -85,6 +85,28 @@ pub fn with_elements<T: WithDType, R>(tensor: &Tensor, look: impl FnOnce(&[T]) -
     }
 }
 
+/// Looks at the bytes of a tensor that came from [`on_host`], in the machine's own order.
+///
+/// # Errors
+/// As [`with_elements`], or a type narrower than a byte.
+pub fn with_bytes<R>(tensor: &Tensor, look: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    fn of<T: WithDType + Pod, R>(tensor: &Tensor, look: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        with_elements::<T, R>(tensor, |elements| look(bytemuck::cast_slice(elements)))
+    }
+    match tensor.dtype() {
+        DType::U8 => of::<u8, R>(tensor, look),
+        DType::U32 => of::<u32, R>(tensor, look),
+        DType::I16 => of::<i16, R>(tensor, look),
+        DType::I32 => of::<i32, R>(tensor, look),
+        DType::I64 => of::<i64, R>(tensor, look),
+        DType::BF16 => of::<bf16, R>(tensor, look),
+        DType::F16 => of::<f16, R>(tensor, look),
+        DType::F32 => of::<f32, R>(tensor, look),
+        DType::F64 => of::<f64, R>(tensor, look),
+        other => Err(candle_core::Error::Msg(format!("{other:?} has no plain bytes")).into()),
+    }
+}
+
 /// The sum of tensors from [`on_host`], one of each rank in rank order, all of the same shape and type.
 ///
 /// # Errors

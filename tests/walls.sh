@@ -18,6 +18,7 @@ wall models    arrow object_store tokio training stages
 wall training  arrow object_store tokio cudarc stages
 wall stages    object_store tokio cudarc parquet delta_kernel
 wall workers   clap indicatif pipeline
+wall ranks     arrow object_store tokio clap stages workers
 wall pipeline  candle-core candle-nn object_store parquet delta_kernel
 wall report    stages workers training models
 wall sandbox   stages workers training models

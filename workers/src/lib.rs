@@ -2,6 +2,7 @@
 //! where everybody sees it.
 
 pub mod archive;
+pub mod board;
 pub mod error;
 pub mod fetch;
 pub mod join;

@@ -1,0 +1,29 @@
+//! What can go wrong before ranks are together. What goes wrong afterwards is `training::Error::Collective`.
+
+/// Result of this crate.
+pub type Result<T, E = RanksError> = std::result::Result<T, E>;
+
+/// An error of meeting, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum RanksError {
+    /// The environment or the arguments contradict themselves: correct them.
+    #[error("{0}")]
+    Configuration(String),
+    /// Ranks did not find each other in time: look at those that the message names.
+    #[error("{0}")]
+    Rendezvous(String),
+    /// A library that the backend needs is not there: install it or choose another backend.
+    #[error("{0}")]
+    Library(String),
+    /// The shared board failed.
+    #[error("board, {key}: {cause}")]
+    Board {
+        /// The object.
+        key: String,
+        /// The store's own error.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A first operation between the ranks failed.
+    #[error(transparent)]
+    Collective(#[from] training::Error),
+}

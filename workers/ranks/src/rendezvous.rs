@@ -1,0 +1,221 @@
+//! How ranks find each other: at the address of rank 0, or through a shared board.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::time::{Duration, Instant};
+
+use training::communicator::rank_list;
+
+use crate::board::{Board, on_board};
+use crate::connect::{Hello, Token, accept_ranks, connect_all, connect_rank, random_token, read_until};
+use crate::error::{RanksError, Result};
+use crate::mesh::{MOST_PATIENCE, Mesh};
+use crate::place::{MAX_WORLD_SIZE, Place};
+
+/// Bytes of an address in the table: IPv6 (IPv4 mapped into it) and port.
+const ADDRESS_BYTES: usize = 18;
+
+/// Meets the other ranks where rank 0 listens: it collects everyone's address and hands out the table. `wait` is the
+/// time for all to come, `time_out` that of each operation afterwards.
+///
+/// # Errors
+/// Ranks that did not come in time, by number; an address that cannot be resolved, bound or reached.
+pub fn meet(place: &Place, wait: Duration, time_out: Duration) -> Result<Mesh> {
+    let place = &place.clone().check()?;
+    let until = Instant::now() + wait.min(MOST_PATIENCE);
+    let mine = Hello { token: place.token, rank: place.rank as u32, world_size: place.world_size as u32 };
+    if place.world_size == 1 {
+        return Ok(Mesh::new(0, vec![None], time_out));
+    }
+    let Some((host, port)) = &place.master else {
+        return Err(RanksError::Configuration("several ranks need MASTER_ADDR and MASTER_PORT".to_owned()));
+    };
+    let address = resolve(host, *port, until)?;
+    if place.rank == 0 { lead(mine, address, until, time_out) } else { follow(mine, address, until, time_out) }
+}
+
+/// The host's address, also when its name is known to the resolver a little later than its ranks run.
+fn resolve(host: &str, port: u16, until: Instant) -> Result<SocketAddr> {
+    loop {
+        let problem = match (host, port).to_socket_addrs() {
+            Ok(mut addresses) => match addresses.next() {
+                Some(address) => return Ok(address),
+                None => "it has no address".to_owned(),
+            },
+            Err(e) => e.to_string(),
+        };
+        if Instant::now() + Duration::from_secs(1) >= until {
+            return Err(RanksError::Rendezvous(format!("host {host:?} of rank 0: {problem}; set MASTER_ADDR")));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn failed(rank: u32, what: &str) -> impl Fn(std::io::Error) -> RanksError {
+    move |e| RanksError::Rendezvous(format!("rank {rank}: {what}: {e}"))
+}
+
+/// Rank 0. Its connections to the others stay, so it needs no second port.
+fn lead(mine: Hello, address: SocketAddr, until: Instant, time_out: Duration) -> Result<Mesh> {
+    let listener = TcpListener::bind(address).or_else(|e| match e.kind() {
+        // the name of a service, or of an address that is translated on the way
+        std::io::ErrorKind::AddrNotAvailable if !address.ip().is_loopback() => {
+            let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            TcpListener::bind::<(IpAddr, u16)>((any, address.port()))
+        }
+        _ => Err(e),
+    });
+    let listener = listener.map_err(failed(0, &format!("cannot listen at {address}; choose another MASTER_PORT")))?;
+    let world_size = mine.world_size as usize;
+    let mut streams = accept_ranks(&listener, mine, (1..world_size).collect(), until)?;
+    let token = random_token();
+    let mut table = vec![0; token.len() + world_size * ADDRESS_BYTES];
+    table[..token.len()].copy_from_slice(&token);
+    for (rank, stream) in &mut streams {
+        let at = token.len() + *rank * ADDRESS_BYTES;
+        read_until(stream, &mut table[at..at + ADDRESS_BYTES], until)
+            .map_err(failed(0, &format!("rank {rank} came but did not say where it listens")))?;
+    }
+    for (rank, stream) in &mut streams {
+        stream.write_all(&table).map_err(failed(0, &format!("rank {rank} does not take the table of addresses")))?;
+    }
+    let addresses = read_table(&table[token.len()..]);
+    connect_all(Hello { token, ..mine }, &listener, &addresses, streams, until, time_out)
+}
+
+/// Every other rank.
+fn follow(mine: Hello, address: SocketAddr, until: Instant, time_out: Duration) -> Result<Mesh> {
+    let rank = mine.rank;
+    let mut leader = connect_rank(0, address, mine, until)?;
+    // where rank 0 was reached from, the others reach this rank: loopback stays on loopback
+    let ip = leader.local_addr().map_err(failed(rank, "own address"))?.ip();
+    let listener = TcpListener::bind((ip, 0)).map_err(failed(rank, &format!("cannot listen at {ip}")))?;
+    let own = listener.local_addr().map_err(failed(rank, "own address"))?;
+    leader.write_all(&write_address(own)).map_err(failed(rank, "rank 0 does not take the address"))?;
+    let mut table = vec![0; size_of::<Token>() + mine.world_size as usize * ADDRESS_BYTES];
+    read_until(&mut leader, &mut table, until).map_err(failed(
+        rank,
+        "rank 0 did not hand out the addresses; its message says which ranks it has waited for",
+    ))?;
+    let mut token = Token::default();
+    token.copy_from_slice(&table[..size_of::<Token>()]);
+    let addresses = read_table(&table[size_of::<Token>()..]);
+    let there: Vec<(usize, TcpStream)> = vec![(0, leader)];
+    connect_all(Hello { token, ..mine }, &listener, &addresses, there, until, time_out)
+}
+
+fn write_address(address: SocketAddr) -> [u8; ADDRESS_BYTES] {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    let mut bytes = [0; ADDRESS_BYTES];
+    bytes[..16].copy_from_slice(&ip.octets());
+    bytes[16..].copy_from_slice(&address.port().to_le_bytes());
+    bytes
+}
+
+fn read_table(bytes: &[u8]) -> Vec<SocketAddr> {
+    let (addresses, _) = bytes.as_chunks::<ADDRESS_BYTES>();
+    let read = |bytes: &[u8; ADDRESS_BYTES]| {
+        let [ip @ .., p0, p1] = *bytes;
+        SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), u16::from_le_bytes([p0, p1]))
+    };
+    addresses.iter().map(read).collect()
+}
+
+/// Meets the other ranks through a board that all can reach, such as an object store: each puts its address under
+/// `key`, which names the run and the attempt. `ip` is where the others reach this rank ([`own_address`]).
+///
+/// # Errors
+/// As [`meet`]; and another process has this rank's place on the board already: every attempt needs a key of its own.
+pub fn meet_on_board(
+    board: &dyn Board,
+    key: &str,
+    (rank, world_size): (usize, usize),
+    ip: IpAddr,
+    wait: Duration,
+    time_out: Duration,
+) -> Result<Mesh> {
+    let until = Instant::now() + wait.min(MOST_PATIENCE);
+    let number = rank as u32;
+    if rank >= world_size || world_size > MAX_WORLD_SIZE {
+        return Err(RanksError::Configuration(format!(
+            "rank {rank} of {world_size}: ranks count from 0, and {MAX_WORLD_SIZE} are the most"
+        )));
+    }
+    let listener = TcpListener::bind((ip, 0)).map_err(failed(number, &format!("cannot listen at {ip}")))?;
+    let own = listener.local_addr().map_err(failed(number, "own address"))?;
+    let name = |rank: usize| format!("{key}/rank-{rank}");
+    let mut entry = random_token().to_vec();
+    entry.extend(write_address(own));
+    if !on_board(&name(rank), board.put_if_absent(&name(rank), &entry))? {
+        return Err(RanksError::Rendezvous(format!(
+            "rank {rank}: another process is this rank of {key} already; a new attempt needs a new key"
+        )));
+    }
+    let mut entries: Vec<Option<(Token, SocketAddr)>> = vec![None; world_size];
+    let mut pause = Duration::from_millis(50);
+    loop {
+        for (peer, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| entry.is_none()) {
+            if let Some(bytes) = on_board(&name(peer), board.get(&name(peer)))? {
+                *entry = Some(read_entry(&bytes).ok_or_else(|| {
+                    RanksError::Rendezvous(format!("{} is no rank's address; use another key", name(peer)))
+                })?);
+            }
+        }
+        let missing: Vec<usize> = (0..world_size).filter(|&peer| entries[peer].is_none()).collect();
+        if missing.is_empty() {
+            break;
+        }
+        if Instant::now() + pause >= until {
+            return Err(RanksError::Rendezvous(format!(
+                "rank {rank}: {} not come to {key} within {wait:?}; look at their logs",
+                rank_list(&missing, "did", "did")
+            )));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 3 / 2).min(Duration::from_secs(2));
+    }
+    let entries: Vec<(Token, SocketAddr)> = entries.into_iter().flatten().collect();
+    let addresses: Vec<SocketAddr> = entries.iter().map(|(_, address)| *address).collect();
+    // the token of rank 0 is everyone's
+    let hello = Hello { token: entries[0].0, rank: number, world_size: world_size as u32 };
+    connect_all(hello, &listener, &addresses, Vec::new(), until, time_out)
+}
+
+fn read_entry(bytes: &[u8]) -> Option<(Token, SocketAddr)> {
+    let (token, address) = bytes.split_first_chunk::<16>()?;
+    let [address] = read_table(address)[..] else { return None };
+    (address.port() > 0 && bytes.len() == token.len() + ADDRESS_BYTES).then_some((*token, address))
+}
+
+/// The address that this machine uses towards others; loopback if it has no network.
+pub fn own_address() -> IpAddr {
+    // connecting a datagram socket sends nothing: it only asks for the route (192.0.2.0/24 is for documentation)
+    let route = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok::<_, std::io::Error>(socket.local_addr()?.ip())
+    };
+    route().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_travel() {
+        for text in ["127.0.0.1:80", "[::1]:65535", "10.1.2.3:1"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(read_table(&write_address(address)), [address]);
+            let mut entry = vec![7; 16];
+            entry.extend(write_address(address));
+            assert_eq!(read_entry(&entry), Some(([7; 16], address)));
+            entry.push(0);
+            assert_eq!(read_entry(&entry), None);
+        }
+        assert_eq!(read_entry(&[0; 34]), None, "no port");
+    }
+}

@@ -60,9 +60,15 @@ impl Build {
         self.tables.pin(artifact, &self.spec.country, None).await
     }
 
-    /// Places every image of the published geo-tags in a split. Looks at all boxes at once; about
-    /// 100 bytes a row.
+    /// Places every image of the published geo-tags in a split.
     pub async fn assign_splits(&mut self) -> Result<(), WorkerError> {
+        self.virtual_inputs.assignment = self.assigned(self.spec.split.ratio).await?;
+        Ok(())
+    }
+
+    /// Splits of every image of the published geo-tags, by shard, in parts of `ratio`. Looks at all boxes at once; about
+    /// 100 bytes a row.
+    pub async fn assigned(&self, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, WorkerError> {
         let geotags = self.pin(Artifact::Geotags).await?;
         let mut rows = Vec::with_capacity(geotags.rows() as usize);
         for part in &geotags.parts {
@@ -72,9 +78,7 @@ impl Build {
                 .await?;
             placed_rows(&batch, &mut rows).map_err(|e| WorkerError::Broken(e.to_string()))?;
         }
-        self.virtual_inputs.assignment =
-            assign(rows, &self.spec).map_err(|e| WorkerError::Configuration(e.to_string()))?;
-        Ok(())
+        assign(rows, &self.spec, ratio).map_err(|e| WorkerError::Configuration(e.to_string()))
     }
 }
 
@@ -106,7 +110,11 @@ fn placed_rows(batch: &arrow::record_batch::RecordBatch, rows: &mut Vec<PlacedRo
 
 /// Splits of all rows, by shard. Boxes decide where there are boxes; else the source's own split;
 /// else a hash of the image's object.
-fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec) -> Result<Vec<Vec<AssignedRow>>, sources::SourceError> {
+fn assign(
+    rows: Vec<PlacedRow>,
+    spec: &BuildSpec,
+    ratio: [u32; 3],
+) -> Result<Vec<Vec<AssignedRow>>, sources::SourceError> {
     let mut shards: Vec<Vec<AssignedRow>> = (0..spec.work.shards).map(|_| Vec::new()).collect();
     let mut place = |image_id: String, split: &'static str, reason: Option<&'static str>| {
         let shard = shard_of(&image_id, spec.work.shards) as usize;
@@ -119,7 +127,7 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec) -> Result<Vec<Vec<AssignedRow>
         })
         .collect();
     let ids: Vec<String> = boxed.iter().map(|r| r.image_id.to_owned()).collect();
-    let (placements, _) = split::assign(boxed, spec.split.ratio)?;
+    let (placements, _) = split::assign(boxed, ratio)?;
     for (image_id, placement) in ids.into_iter().zip(placements) {
         match placement {
             split::Placement::Dropped(reason) => place(image_id, "dropped", Some(reason.as_str())),
@@ -133,7 +141,7 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec) -> Result<Vec<Vec<AssignedRow>
                 "val"
             }
             Some(given) => given.as_str(),
-            None => hashed_split(row, spec.split.ratio),
+            None => hashed_split(row, ratio),
         };
         place(row.image_id.clone(), split, None);
     }
@@ -179,18 +187,22 @@ mod tests {
     fn a_given_split_without_validation_gets_one_from_train() {
         let rows =
             (0..1000).map(|i| row(i, Some(if i < 800 { split::Split::Train } else { split::Split::Test }))).collect();
-        let [train, val, test] = counts(&assign(rows, &spec()).unwrap());
+        let [train, val, test] = counts(&assign(rows, &spec(), spec().split.ratio).unwrap());
         assert_eq!((train + val, test), (800, 200));
         assert!((50..120).contains(&val), "{val}");
         let mut rows: Vec<_> = (0..100).map(|i| row(i, Some(split::Split::Train))).collect();
         rows.push(row(100, Some(split::Split::Val)));
-        assert_eq!(counts(&assign(rows, &spec()).unwrap()), [100, 1, 0], "a given validation split is kept");
+        assert_eq!(
+            counts(&assign(rows, &spec(), spec().split.ratio).unwrap()),
+            [100, 1, 0],
+            "a given validation split is kept"
+        );
     }
 
     #[test]
     fn rows_without_any_hint_follow_the_ratio() {
         let rows = (0..3000).map(|i| row(i, None)).collect();
-        let [train, val, test] = counts(&assign(rows, &spec()).unwrap());
+        let [train, val, test] = counts(&assign(rows, &spec(), spec().split.ratio).unwrap());
         assert!(
             (1950..2250).contains(&train) && (230..370).contains(&val) && (520..680).contains(&test),
             "{train} {val} {test}"

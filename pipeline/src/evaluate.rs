@@ -24,7 +24,7 @@ use crate::progress::Progress;
 const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";
 
-fn protocol(build: &Build) -> Protocol {
+pub(crate) fn protocol(build: &Build) -> Protocol {
     match build.spec.evaluate.protocol {
         manifests::build::Protocol::Standard => Protocol::Standard,
         manifests::build::Protocol::Dedup => Protocol::Dedup,
@@ -174,14 +174,9 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
         inputs.push(on.pin(artifact).await?);
     }
     let mut rows = TableRows::open(&on.work, &inputs, Members::Split(SPLIT)).await?;
+    let evaluated = embed(&model_of.spec, &folder, &mut rows).await?;
     let protocol = protocol(on);
-    let evaluated = tokio::task::block_in_place(|| {
-        std::thread::scope(|scope| {
-            scope.spawn(|| embed_and_evaluate(&model_of.spec, &folder, &mut rows, protocol)).join()
-        })
-    });
-    let (recall, panels) =
-        evaluated.map_err(|_| WorkerError::Broken("the evaluation failed; its message is above".into()))??;
+    let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&evaluated, protocol))?;
     Ok(Evaluation {
         model_of: model_of.spec.country.clone(),
         country: on.spec.country.clone(),
@@ -193,12 +188,23 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
     })
 }
 
-fn embed_and_evaluate(
+/// Vectors of rows by the model in a folder, made on a thread of its own.
+pub async fn embed(
     spec: &manifests::BuildSpec,
     folder: &Path,
     rows: &mut TableRows,
-    protocol: Protocol,
-) -> Result<(training::recall::RecallReport, Vec<evaluate::Panel>), WorkerError> {
+) -> Result<Vec<EvaluatedRow>, WorkerError> {
+    let embedded = tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| scope.spawn(|| embed_all(spec, folder, rows)).join())
+    });
+    embedded.map_err(|_| WorkerError::Broken("the evaluation failed; its message is above".into()))?
+}
+
+fn embed_all(
+    spec: &manifests::BuildSpec,
+    folder: &Path,
+    rows: &mut TableRows,
+) -> Result<Vec<EvaluatedRow>, WorkerError> {
     let opening = Opening {
         spec,
         device: stages::device::devices(STAGE, spec)?[0],
@@ -223,5 +229,5 @@ fn embed_and_evaluate(
     if evaluated.is_empty() {
         return Err(WorkerError::Configuration("the test split is empty".into()));
     }
-    Ok(evaluate::evaluate(&evaluated, protocol)?)
+    Ok(evaluated)
 }

@@ -1,11 +1,13 @@
 //! The plan and the door: what a build has to do, doing it, and telling people about it.
 
+pub mod ablate;
 pub mod build;
 pub mod cli;
 pub mod doctor;
 pub mod evaluate;
 pub mod explain;
 pub mod page;
+pub mod pair;
 pub mod plan;
 pub mod progress;
 pub mod run;

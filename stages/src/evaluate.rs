@@ -1,5 +1,7 @@
 //! Evaluation of a split: recall by the standard protocol, and panels of what was found.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use training::recall::{self, Gallery, Protocol};
 
@@ -112,16 +114,7 @@ pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::Re
     let mut panels = Vec::new();
     let rank_of = |rank: &recall::Rank| u64::from(rank.pessimistic());
     for (caption, rank) in extremes(&outcome.ranks.captions, rank_of) {
-        let (own, text, vector) = captions[caption as usize];
-        let found = nearest(vector, rows.iter().map(|r| r.embedding.as_slice()))
-            .into_iter()
-            .map(|(row, score)| Found {
-                item: Item::Image(rows[row].image_id.clone()),
-                score,
-                correct: row as u32 == own || caption_keys_of(&rows[row]).contains(&caption_keys_m[caption as usize]),
-            })
-            .collect();
-        panels.push(Panel { rank, query: Item::Caption(text.to_owned()), found });
+        panels.push(text_panel(rows, captions[caption as usize], rank));
     }
     for (image, rank) in extremes(&outcome.ranks.images, rank_of) {
         let row = &rows[image as usize];
@@ -137,6 +130,57 @@ pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::Re
         panels.push(Panel { rank, query: Item::Image(row.image_id.clone()), found });
     }
     Ok((outcome.report, panels))
+}
+
+/// A text query before and after a change of the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub before: Panel,
+    pub after: Panel,
+}
+
+/// The text queries whose right answer rose most, then those where it fell most. `before` and `after` hold the same
+/// rows by two models.
+///
+/// # Errors
+/// Vectors of different widths within one model.
+pub fn changes(before: &[EvaluatedRow], after: &[EvaluatedRow], protocol: Protocol) -> Result<Vec<Change>, StageError> {
+    let ranks = |rows: &[EvaluatedRow]| -> Result<BTreeMap<u32, u32>, StageError> {
+        let outcome = recall_of(rows, protocol)?;
+        Ok(outcome.ranks.captions.iter().map(|(caption, rank)| (*caption, rank.pessimistic())).collect())
+    };
+    let (ranks_before, ranks_after) = (ranks(before)?, ranks(after)?);
+    let mut moves: Vec<(f64, u32)> = ranks_before
+        .iter()
+        .filter_map(|(caption, was)| {
+            // a step from place 100 to 10 counts as much as one from 10 to 1
+            let rise = f64::from(was + 1).ln() - f64::from(ranks_after.get(caption)? + 1).ln();
+            Some((rise, *caption))
+        })
+        .collect();
+    moves.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let rose = moves.iter().take(PANELS).filter(|(rise, _)| *rise > 0.0);
+    let fell = moves.iter().rev().take(PANELS).filter(|(rise, _)| *rise < 0.0);
+    let (captions_before, captions_after) = (captions_of(before), captions_of(after));
+    let changes = rose.chain(fell).map(|(_, caption)| Change {
+        before: text_panel(before, captions_before[*caption as usize], u64::from(ranks_before[caption])),
+        after: text_panel(after, captions_after[*caption as usize], u64::from(ranks_after[caption])),
+    });
+    Ok(changes.collect())
+}
+
+/// What a caption finds.
+fn text_panel(rows: &[EvaluatedRow], (own, text, vector): (u32, &str, &[f32]), rank: u64) -> Panel {
+    let key = caption_key(text);
+    let found = nearest(vector, rows.iter().map(|r| r.embedding.as_slice()))
+        .into_iter()
+        .map(|(row, score)| Found {
+            item: Item::Image(rows[row].image_id.clone()),
+            score,
+            correct: row as u32 == own || caption_keys_of(&rows[row]).contains(&key),
+        })
+        .collect();
+    Panel { rank, query: Item::Caption(text.to_owned()), found }
 }
 
 fn caption_keys_of(row: &EvaluatedRow) -> Vec<u64> {
@@ -185,6 +229,23 @@ mod tests {
         assert_eq!(report.exact.pessimistic.mean_recall, 100.0);
         assert!(panels.iter().all(|p| p.rank == 0 && p.found[0].correct));
         assert!(panels.iter().any(|p| matches!(p.query, Item::Image(_))));
+    }
+
+    #[test]
+    fn the_queries_that_changed_most_are_shown_before_and_after() {
+        let at = |angles: &[f32]| -> Vec<EvaluatedRow> {
+            let named = angles.iter().enumerate();
+            named.map(|(i, angle)| row(&format!("i{i}"), *angle, &format!("caption {i}"))).collect()
+        };
+        let after = at(&[0.0, 0.5, 1.0, 1.5]);
+        let mut before = after.clone();
+        // caption 0 looks for image 3 before, and for its own after
+        before[0].captions[0].1 = vec![1.5f32.cos(), 1.5f32.sin()];
+        let found = changes(&before, &after, Protocol::Standard).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].before.rank, found[0].after.rank), (3, 0));
+        assert_eq!(found[0].before.query, Item::Caption("caption 0".into()));
+        assert_eq!(changes(&after, &before, Protocol::Standard).unwrap()[0].after.rank, 3, "losses are shown, too");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use stages::pretrain::TrainRows;
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
 use workers::parts::PartReader;
-use workers::train::TableRows;
+use workers::train::{Members, TableRows};
 
 use crate::build::Build;
 
@@ -122,7 +122,7 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
         inputs.push(build.pin(artifact).await?);
     }
     let with_segments = build.spec.uses_segments();
-    let mut rows = TableRows::open(&build.work, &inputs, "train").await?;
+    let mut rows = TableRows::open(&build.work, &inputs, Members::Split("train")).await?;
     let groups: Vec<usize> = (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect();
     // spread over the table, so that not all come from one shard
     let stride = (groups.len() / OVERLAYS).max(1);

@@ -71,9 +71,8 @@ fn embeddings<'r>(
     let (mut image_nd, mut text_nd, mut dim) = (Vec::new(), Vec::new(), 0);
     for (group, row) in rows {
         let row = &group[*row];
-        let embedded = of(row).ok_or_else(|| {
-            format!("image {} has no embedding by the source's model: run its build", row.image_id)
-        })?;
+        let embedded = of(row)
+            .ok_or_else(|| format!("image {} has no embedding by the source's model: run its build", row.image_id))?;
         dim = embedded.image.len();
         image_nd.extend(&embedded.image);
         text_nd.extend(&embedded.text);

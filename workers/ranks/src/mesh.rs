@@ -17,6 +17,8 @@ use crate::peer::{Chunk, End, Incoming, Outgoing, Peer, Silence};
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long results may take to leave, when a rank has finished.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Longest time-out: points in time so far off can still be reckoned with.
+pub(crate) const MOST_PATIENCE: Duration = Duration::from_secs(1 << 30);
 /// No rank: for words that every rank reads the same.
 const NOBODY: usize = usize::MAX;
 
@@ -55,7 +57,7 @@ impl From<String> for Failure {
 
 impl Mesh {
     pub(crate) fn new(rank: usize, peers: Vec<Option<Peer>>, time_out: Duration) -> Self {
-        Self { rank, peers, time_out, step: 0, number: 0, failure: None }
+        Self { rank, peers, time_out: time_out.min(MOST_PATIENCE), step: 0, number: 0, failure: None }
     }
 
     /// This rank, from 0.

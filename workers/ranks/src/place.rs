@@ -93,7 +93,8 @@ impl Place {
         }))
     }
 
-    fn check(self) -> Result<Self> {
+    /// The place, if its numbers fit together.
+    pub(crate) fn check(self) -> Result<Self> {
         let Self { rank, world_size, local_rank, .. } = self;
         let problem = if world_size == 0 || world_size > MAX_WORLD_SIZE {
             format!("a world of {world_size} ranks; 1 to {MAX_WORLD_SIZE} are possible")

@@ -9,8 +9,8 @@ use training::communicator::rank_list;
 use crate::board::{Board, on_board};
 use crate::connect::{Hello, Token, accept_ranks, connect_all, connect_rank, random_token, read_until};
 use crate::error::{RanksError, Result};
-use crate::mesh::Mesh;
-use crate::place::Place;
+use crate::mesh::{MOST_PATIENCE, Mesh};
+use crate::place::{MAX_WORLD_SIZE, Place};
 
 /// Bytes of an address in the table: IPv6 (IPv4 mapped into it) and port.
 const ADDRESS_BYTES: usize = 18;
@@ -21,7 +21,8 @@ const ADDRESS_BYTES: usize = 18;
 /// # Errors
 /// Ranks that did not come in time, by number; an address that cannot be resolved, bound or reached.
 pub fn meet(place: &Place, wait: Duration, time_out: Duration) -> Result<Mesh> {
-    let until = Instant::now() + wait;
+    let place = &place.clone().check()?;
+    let until = Instant::now() + wait.min(MOST_PATIENCE);
     let mine = Hello { token: place.token, rank: place.rank as u32, world_size: place.world_size as u32 };
     if place.world_size == 1 {
         return Ok(Mesh::new(0, vec![None], time_out));
@@ -136,8 +137,13 @@ pub fn meet_on_board(
     wait: Duration,
     time_out: Duration,
 ) -> Result<Mesh> {
-    let until = Instant::now() + wait;
+    let until = Instant::now() + wait.min(MOST_PATIENCE);
     let number = rank as u32;
+    if rank >= world_size || world_size > MAX_WORLD_SIZE {
+        return Err(RanksError::Configuration(format!(
+            "rank {rank} of {world_size}: ranks count from 0, and {MAX_WORLD_SIZE} are the most"
+        )));
+    }
     let listener = TcpListener::bind((ip, 0)).map_err(failed(number, &format!("cannot listen at {ip}")))?;
     let own = listener.local_addr().map_err(failed(number, "own address"))?;
     let name = |rank: usize| format!("{key}/rank-{rank}");

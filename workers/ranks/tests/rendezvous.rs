@@ -38,7 +38,7 @@ fn add_up(world_size: usize, mesh: impl Fn(usize) -> Result<Mesh, RanksError> + 
 fn ranks_meet_where_rank_0_listens() {
     for world_size in [1, 2, 5] {
         let port = free_port();
-        add_up(world_size, |rank| meet(&place(rank, world_size, port), MINUTE, MINUTE));
+        add_up(world_size, |rank| meet(&place(rank, world_size, port), MINUTE, Duration::MAX));
     }
 }
 
@@ -64,6 +64,11 @@ fn a_world_of_one_needs_no_address() {
     assert_eq!(open(&alone, Backend::Auto, &Device::Cpu, MINUTE).unwrap().world_size(), 1);
     let lost = Place { master: None, ..place(0, 2, 1) };
     assert!(matches!(meet(&lost, MINUTE, MINUTE), Err(RanksError::Configuration(_))));
+    let beyond = place(2, 2, 1);
+    assert!(matches!(meet(&beyond, Duration::MAX, Duration::MAX), Err(RanksError::Configuration(_))));
+    let board = MemoryBoard::default();
+    let beyond = meet_on_board(&board, "run", (0, 0), LOOPBACK, MINUTE, MINUTE);
+    assert!(matches!(beyond, Err(RanksError::Configuration(_))));
 }
 
 #[test]

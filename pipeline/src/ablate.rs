@@ -1,0 +1,205 @@
+//! The ablation of the adaptation: each of its parts left out, over several seeds (the paper's Table 2).
+
+use manifests::PairSpec;
+use serde::{Deserialize, Serialize};
+use training::communicator::Solo;
+use training::recall::BothWays;
+use workers::WorkerError;
+
+use crate::pair::{Pair, Tested};
+use crate::progress::Progress;
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// The source's model as it is.
+    NoAdaptation,
+    /// The target's labelled pairs alone, by the same loss.
+    FineTuning,
+    /// Source pairs drawn at random instead of by similarity.
+    WithoutSampler,
+    /// Source pairs in data order instead of from easy to hard.
+    WithoutCurriculum,
+    /// No discriminator.
+    WithoutAdversary,
+    /// Everything.
+    Full,
+}
+
+impl Variant {
+    pub const ALL: [Variant; 6] = [
+        Variant::NoAdaptation,
+        Variant::FineTuning,
+        Variant::WithoutSampler,
+        Variant::WithoutCurriculum,
+        Variant::WithoutAdversary,
+        Variant::Full,
+    ];
+
+    pub fn words(self) -> &'static str {
+        match self {
+            Variant::NoAdaptation => "no adaptation",
+            Variant::FineTuning => "fine-tuning",
+            Variant::WithoutSampler => "w/o SS",
+            Variant::WithoutCurriculum => "w/o CL",
+            Variant::WithoutAdversary => "w/o AT",
+            Variant::Full => "full",
+        }
+    }
+
+    /// The pair's settings with this part left out; `None`: nothing is learnt.
+    fn spec(self, base: &PairSpec, seed: u64) -> Option<PairSpec> {
+        let mut spec = base.clone();
+        spec.adapt.seed = seed;
+        let mut set = |field: &str, value: toml::Value| spec.adapt.method.insert(field.to_owned(), value);
+        match self {
+            Variant::NoAdaptation => return None,
+            Variant::FineTuning => {
+                set("source_pairs", false.into());
+                set("adversary", "off".into());
+            }
+            Variant::WithoutSampler => _ = set("sampler", "random".into()),
+            Variant::WithoutCurriculum => _ = set("curriculum", "none".into()),
+            Variant::WithoutAdversary => _ = set("adversary", "off".into()),
+            Variant::Full => {}
+        }
+        Some(spec)
+    }
+}
+
+/// Figures of one variant: one test for each seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    pub variant: Variant,
+    pub runs: Vec<Tested>,
+}
+
+/// Mean and standard deviation of a figure over seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    pub mean: f64,
+    /// Of the sample; 0 with a single run.
+    pub standard_deviation: f64,
+}
+
+/// An ablation of one pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ablation {
+    pub pair: String,
+    pub lines: Vec<Line>,
+    pub least_gain_percent: f64,
+}
+
+/// The seven figures of Table 2, in its order.
+pub fn figures(both: &BothWays) -> [f64; 7] {
+    [both.i2t.at_1, both.i2t.at_5, both.i2t.at_10, both.t2i.at_1, both.t2i.at_5, both.t2i.at_10, both.mean_recall]
+}
+
+impl Line {
+    /// The seven figures over seeds.
+    pub fn figures(&self) -> [Spread; 7] {
+        std::array::from_fn(|at| {
+            let values: Vec<f64> = self.runs.iter().map(|run| figures(&run.recall.exact.pessimistic)[at]).collect();
+            Spread::of(&values)
+        })
+    }
+
+    /// Mean recall over seeds.
+    pub fn mean_recall(&self) -> Spread {
+        self.figures()[6]
+    }
+}
+
+impl Spread {
+    fn of(values: &[f64]) -> Spread {
+        let count = values.len().max(1) as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Spread { mean, standard_deviation: if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 } }
+    }
+}
+
+impl Ablation {
+    /// Mean recall of a variant over seeds.
+    pub fn mean_recall(&self, variant: Variant) -> f64 {
+        self.lines.iter().find(|line| line.variant == variant).map_or(f64::NAN, |line| line.mean_recall().mean)
+    }
+
+    /// Gain of the full adaptation over none, in percent of its mean recall.
+    pub fn gain_percent(&self) -> f64 {
+        100.0 * (self.mean_recall(Variant::Full) / self.mean_recall(Variant::NoAdaptation) - 1.0)
+    }
+
+    /// What the pair asks for and did not get; empty: nothing.
+    pub fn shortfalls(&self) -> Vec<String> {
+        let mut short = Vec::new();
+        let gain = self.gain_percent();
+        // a figure that is no number falls short of every bound
+        if !(gain >= self.least_gain_percent) {
+            let least = self.least_gain_percent;
+            short.push(format!("{}: full adaptation gains {gain:.1} %, wanted {least:.1} %", self.pair));
+        }
+        let (full, tuned) = (self.mean_recall(Variant::Full), self.mean_recall(Variant::FineTuning));
+        if self.least_gain_percent > 0.0 && !(full > tuned) {
+            short.push(format!("{}: full adaptation has mR {full:.2}, plain fine-tuning {tuned:.2}", self.pair));
+        }
+        short
+    }
+}
+
+/// Runs every variant with every seed, or takes up what stands.
+pub async fn ablate(pair: &Pair, progress: &Progress) -> Result<Ablation, WorkerError> {
+    let mut lines = Vec::new();
+    for variant in Variant::ALL {
+        let mut runs = Vec::new();
+        for &seed in &pair.spec.ablation.seeds {
+            let Some(spec) = variant.spec(&pair.spec, seed) else {
+                runs = vec![pair.test(&pair.model(None).await?).await?];
+                break;
+            };
+            progress.note(&format!("{}: {}, seed {seed}", pair.name, variant.words()));
+            let record = pair.adapt(&spec, &mut Solo, progress).await?;
+            runs.push(pair.test(&pair.model(record.as_ref()).await?).await?);
+        }
+        let line = Line { variant, runs };
+        let spread = line.mean_recall();
+        progress.note(&format!(
+            "{}: {} has mR {:.2} ± {:.2}",
+            pair.name,
+            variant.words(),
+            spread.mean,
+            spread.standard_deviation
+        ));
+        lines.push(line);
+    }
+    Ok(Ablation { pair: pair.name.clone(), lines, least_gain_percent: pair.spec.ablation.least_gain_percent })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> PairSpec {
+        PairSpec::parse("source = \"a\"\ntarget = \"b\"\n", "t", &[]).unwrap()
+    }
+
+    #[test]
+    fn each_variant_leaves_out_one_thing() {
+        assert_eq!(Variant::NoAdaptation.spec(&pair(), 0), None);
+        let full = stages::adapt::settings(&Variant::Full.spec(&pair(), 3).unwrap()).unwrap();
+        assert_eq!(full.seed, 3);
+        let mut seen = vec![full];
+        for variant in &Variant::ALL[1..5] {
+            let settings = stages::adapt::settings(&variant.spec(&pair(), 3).unwrap()).unwrap();
+            assert!(!seen.contains(&settings), "{variant:?} changes nothing");
+            seen.push(settings);
+        }
+    }
+
+    #[test]
+    fn seeds_have_a_mean_and_a_spread() {
+        assert_eq!(Spread::of(&[2.0]), Spread { mean: 2.0, standard_deviation: 0.0 });
+        assert_eq!(Spread::of(&[1.0, 2.0, 3.0]), Spread { mean: 2.0, standard_deviation: 1.0 });
+    }
+}

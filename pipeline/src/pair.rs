@@ -1,0 +1,150 @@
+//! Two builds and the adaptation of one's model to the other.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, PairSpec, digest, paths};
+use serde::{Deserialize, Serialize};
+use stages::Training;
+use stages::evaluate::{self, EvaluatedRow};
+use training::communicator::Communicator;
+use training::recall::RecallReport;
+use workers::WorkerError;
+use workers::adapt::{self, AdaptRequest, AdaptationRecord, SOURCE_INPUTS, TARGET_INPUTS};
+use workers::join::AssignedRow;
+use workers::train::{Members, TableRows, fetch_result};
+
+use crate::build::Build;
+use crate::evaluate::{embed, protocol};
+use crate::plan::standing_record;
+use crate::progress::Progress;
+
+/// A pair, opened: both builds are finished.
+pub struct Pair {
+    pub spec: PairSpec,
+    /// `SOURCE_to_TARGET`.
+    pub name: String,
+    pub source: Build,
+    pub target: Build,
+    /// The target's rows in the pair's own parts, by shard.
+    assignment: Vec<Vec<AssignedRow>>,
+    source_inputs: Vec<PinnedTable>,
+    target_inputs: Vec<PinnedTable>,
+    /// Digest and folder of the source's model.
+    source_model: (String, PathBuf),
+}
+
+/// Figures of one model on the pair's test part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tested {
+    pub model_digest: String,
+    pub recall: RecallReport,
+}
+
+impl Tested {
+    /// Mean recall in percent, exact pairs, ties lost.
+    pub fn mean_recall(&self) -> f64 {
+        self.recall.exact.pessimistic.mean_recall
+    }
+}
+
+impl Pair {
+    /// Opens both builds of a pair spec.
+    pub async fn open(path: &Path, overrides: &[String], stop: Arc<AtomicBool>) -> Result<Pair, WorkerError> {
+        let (spec, source, target) =
+            PairSpec::read(path, overrides).map_err(|e| WorkerError::Configuration(e.to_string()))?;
+        stages::adapt::settings(&spec)?;
+        let name = format!("{}_to_{}", source.country, target.country);
+        let (source, target) = (Build::open_work(source, stop.clone()).await?, Build::open_work(target, stop).await?);
+        let record = standing_record(&source, Training::Pretrain).await?.ok_or_else(|| {
+            WorkerError::Configuration(format!("{} has no trained model yet: run its build first", source.spec.country))
+        })?;
+        let folder = fetch_result(&source.work, &source.spec, Training::Pretrain, &record.key, &source.scratch).await?;
+        let (mut source_inputs, mut target_inputs) = (Vec::new(), Vec::new());
+        for artifact in SOURCE_INPUTS {
+            source_inputs.push(pin(&source, artifact).await?);
+        }
+        for artifact in TARGET_INPUTS {
+            target_inputs.push(pin(&target, artifact).await?);
+        }
+        let assignment = target.assigned(spec.ratio).await?;
+        let source_model = (record.trained.model_digest, folder);
+        Ok(Pair { spec, name, source, target, assignment, source_inputs, target_inputs, source_model })
+    }
+
+    /// Rows of the target in each of the pair's parts.
+    pub fn parts(&self) -> [(&'static str, usize); 3] {
+        ["train", "val", "test"]
+            .map(|split| (split, self.assignment.iter().flatten().filter(|row| row.split == split).count()))
+    }
+
+    /// Adapts with the settings of `spec`; a finished run with them stands.
+    pub async fn adapt(
+        &self,
+        spec: &PairSpec,
+        ranks: &mut dyn Communicator,
+        progress: &Progress,
+    ) -> Result<Option<AdaptationRecord>, WorkerError> {
+        let bar = progress.training(stages::adapt::NAME, spec.adapt.epochs);
+        let request = AdaptRequest {
+            pair: spec,
+            name: &self.name,
+            source_spec: &self.source.spec,
+            source_work: &self.source.work,
+            source_inputs: self.source_inputs.clone(),
+            source_model: self.source_model.clone(),
+            target_work: &self.target.work,
+            target_inputs: self.target_inputs.clone(),
+            assignment: &self.assignment,
+            scratch: &self.target.scratch,
+            stop: &self.target.stop,
+            ranks,
+        };
+        let record = adapt::adapt(request, |event| bar.event(event)).await?;
+        if let Some(record) = &record {
+            bar.finish(&record.trained);
+        }
+        Ok(record)
+    }
+
+    /// The model of a finished adaptation, or the source's own: digest and folder.
+    pub async fn model(&self, record: Option<&AdaptationRecord>) -> Result<(String, PathBuf), WorkerError> {
+        let Some(record) = record else { return Ok(self.source_model.clone()) };
+        let folder = adapt::fetch_result(&self.target.work, &self.target.scratch, &self.name, &record.key).await?;
+        Ok((record.trained.model_digest.clone(), folder))
+    }
+
+    /// Vectors of the target's test part by a model.
+    pub async fn embedded(&self, folder: &Path) -> Result<Vec<EvaluatedRow>, WorkerError> {
+        let members = Members::Assigned(&self.assignment, "test");
+        let mut rows = TableRows::open(&self.target.work, &self.target_inputs, members).await?;
+        embed(&self.source.spec, folder, &mut rows).await
+    }
+
+    /// Tests a model on the target's test part; figures that were made before stand.
+    pub async fn test(&self, model: &(String, PathBuf)) -> Result<Tested, WorkerError> {
+        let tables: Vec<String> = self.target_inputs.iter().map(PinnedTable::digest).collect();
+        let protocol = protocol(&self.target);
+        let key = digest::of_value(&(evaluate::VERSION, protocol, &model.0, tables, self.spec.ratio));
+        let path = paths::evaluation(&self.name, &key);
+        if let Some(stored) = self.target.work.get_json::<Tested>(&path).await? {
+            return Ok(stored);
+        }
+        let rows = self.embedded(&model.1).await?;
+        let outcome = tokio::task::block_in_place(|| evaluate::recall_of(&rows, protocol))?;
+        let tested = Tested { model_digest: model.0.clone(), recall: outcome.report };
+        self.target.work.put_json(&path, &tested).await?;
+        Ok(tested)
+    }
+}
+
+async fn pin(build: &Build, artifact: Artifact) -> Result<PinnedTable, WorkerError> {
+    let table = build.pin(artifact).await?;
+    if table.parts.is_empty() {
+        let (country, name) = (&build.spec.country, artifact.name());
+        return Err(WorkerError::Configuration(format!("{country} has no {name} yet: run its build first")));
+    }
+    Ok(table)
+}

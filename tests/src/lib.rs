@@ -104,6 +104,11 @@ pub async fn column(build: &Build, artifact: Artifact, name: &str) -> BTreeMap<S
     rows
 }
 
+/// The tables that a build's stages write.
+pub fn tables(build: &Build) -> Vec<Artifact> {
+    stages::map_stages(&build.spec).into_iter().map(|stage| stage.output).collect()
+}
+
 /// Delta version of a table.
 pub async fn version(build: &Build, artifact: Artifact) -> u64 {
     build.pin(artifact).await.expect("a table").version.expect("a version")

@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use manifests::Artifact;
-use pipeline_tests::{World, column, open, urbancross};
+use pipeline_tests::{World, column, open, tables, urbancross};
 
 fn start(spec: &std::path::Path) -> Child {
     Command::new(urbancross())
@@ -103,7 +103,7 @@ async fn two_workers_at_once_do_not_harm_each_other() {
     }
     finish(&spec);
     let build = open(world.spec("work", &["score.clip=none", "pretrain.epochs=1"])).await.unwrap();
-    for artifact in Artifact::TABLES.into_iter().filter(|a| *a != Artifact::SegmentFeatures) {
+    for artifact in tables(&build) {
         assert_eq!(column(&build, artifact, "status").await.len(), 40, "{}", artifact.name());
     }
 }

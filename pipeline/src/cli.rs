@@ -10,7 +10,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use manifests::BuildSpec;
 use stages::evaluate::Evaluation;
 
+use stages::Training;
+use workers::WorkerError;
+
 use crate::build::Build;
+use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::run::{Quarantined, RunOptions};
 
@@ -85,6 +89,33 @@ enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
+    /// Run one training of a build as one of several ranks; a launcher sets RANK and WORLD_SIZE, or Slurm does
+    Train {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(help = "bootstrap or pretrain", default_value = "pretrain")]
+        training: String,
+        #[arg(long, help = "Train again although a finished training stands")]
+        retrain: bool,
+    },
+    /// Adapt the model of one country to another, and test it there; may be one of several ranks
+    Adapt {
+        #[command(flatten)]
+        pair: PairArgs,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
+    /// Adapt with each part of the method left out, over several seeds: the paper's Table 2
+    Ablate {
+        #[arg(required = true, help = "Pair specs")]
+        pairs: Vec<PathBuf>,
+        #[command(flatten)]
+        set: SetArgs,
+        #[arg(long, short, help = "Write a report here")]
+        report: Option<PathBuf>,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
     /// Look whether this machine and a build's stores are fit
     Doctor {
         #[arg(help = "Build spec whose stores are probed")]
@@ -122,6 +153,14 @@ enum Command {
 struct SpecArgs {
     #[arg(help = "Build spec, such as manifests/countries/finland.toml")]
     spec: PathBuf,
+    #[command(flatten)]
+    set: SetArgs,
+}
+
+#[derive(Debug, Args)]
+struct PairArgs {
+    #[arg(help = "Pair spec, such as manifests/pairs/finland_to_spain.toml")]
+    pair: PathBuf,
     #[command(flatten)]
     set: SetArgs,
 }
@@ -223,6 +262,9 @@ pub async fn main(cli: Cli) -> Result<()> {
             write_report(&builds, &[], &output).await
         }
         Command::Evaluate { specs, set, report, json } => evaluate(&specs, &set.set, report, json).await,
+        Command::Train { spec, training, retrain } => train(spec.read()?, &training, retrain).await,
+        Command::Adapt { pair, json } => adapt(&pair, json).await,
+        Command::Ablate { pairs, set, report, json } => ablate(&pairs, &set.set, report, json).await,
         Command::Doctor { spec, set, json } => doctor(spec, &set.set, json).await,
         Command::Weights { spec, fetch, json } => weights(&spec.read()?, fetch, json).await,
         Command::Sandbox { out, tiles, seed, edit_tags } => make_sandbox(&out, tiles, seed, edit_tags),
@@ -337,6 +379,90 @@ async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, js
     }
 }
 
+/// One rank of a training. Only rank 0 says what it does.
+async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
+    let training = match training {
+        "bootstrap" => Training::Bootstrap,
+        "pretrain" => Training::Pretrain,
+        other => {
+            return Err(WorkerError::Configuration(format!("{other}: the trainings are bootstrap and pretrain")).into());
+        }
+    };
+    let place = workers::world::place()?;
+    let spec = workers::world::for_rank(spec, place.as_ref());
+    let mut build = Build::open_work(spec, stop_flag()).await?;
+    build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+    let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
+    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref()))?;
+    let options = RunOptions { retrain, ..RunOptions::default() };
+    crate::run::run_training(&build, training, &options, ranks.as_mut(), &progress).await?;
+    Ok(())
+}
+
+async fn adapt(args: &PairArgs, json: bool) -> Result<()> {
+    let place = workers::world::place()?;
+    let pair = Pair::open(&args.pair, &args.set.set, stop_flag()).await?;
+    let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref());
+    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref()))?;
+    let first = ranks.rank() == 0;
+    let progress = Progress::new(json || !first);
+    let record = pair.adapt(&pair.spec, ranks.as_mut(), &progress).await?;
+    if !first {
+        return Ok(());
+    }
+    let (before, after) =
+        (pair.test(&pair.model(None).await?).await?, pair.test(&pair.model(record.as_ref()).await?).await?);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "before": before, "after": after }))?);
+        return Ok(());
+    }
+    for (when, tested) in [("before", &before), ("after", &after)] {
+        let [i1, i5, i10, t1, t5, t10, mean] = crate::ablate::figures(&tested.recall.exact.pessimistic);
+        println!(
+            "{when:6} mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {}, {} images",
+            pair.target.spec.country, tested.recall.image_gallery
+        );
+    }
+    Ok(())
+}
+
+async fn ablate(paths: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
+    let (stop, progress) = (stop_flag(), Progress::new(json));
+    let (mut pairs, mut ablations) = (Vec::new(), Vec::new());
+    for path in paths {
+        let pair = Pair::open(path, set, stop.clone()).await?;
+        ablations.push(crate::ablate::ablate(&pair, &progress).await?);
+        pairs.push(pair);
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&ablations)?);
+    } else {
+        ablations.iter().for_each(print_ablation);
+    }
+    if let Some(path) = report {
+        let page = crate::page::ablation::make(&pairs, &ablations, &now()).await?;
+        std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("report: {}", path.display());
+    }
+    let short: Vec<String> = ablations.iter().flat_map(crate::ablate::Ablation::shortfalls).collect();
+    if short.is_empty() { Ok(()) } else { Err(WorkerError::Broken(short.join("\n")).into()) }
+}
+
+fn print_ablation(ablation: &crate::ablate::Ablation) {
+    let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
+    println!("{} ({runs} seeds, mean ± standard deviation, percent)", ablation.pair);
+    println!(
+        "{:14} {}",
+        "",
+        ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "mR"].map(|n| format!("{n:>14}")).concat()
+    );
+    for line in &ablation.lines {
+        let cells = line.figures().map(|f| format!("{:>14}", format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
+        println!("{:14} {}", line.variant.words(), cells.concat());
+    }
+    println!("full adaptation over none: {:+.1} %", ablation.gain_percent());
+}
+
 async fn write_report(builds: &[Build], across: &[Evaluation], output: &PathBuf) -> Result<()> {
     let page = crate::page::make(builds, across, &now()).await?;
     std::fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
@@ -378,7 +504,7 @@ async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) -> Result<()>
     }
     match findings.iter().filter(|f| !f.good).count() {
         0 => Ok(()),
-        bad => Err(workers::WorkerError::Configuration(format!("{bad} of {} findings are bad", findings.len())).into()),
+        bad => Err(WorkerError::Configuration(format!("{bad} of {} findings are bad", findings.len())).into()),
     }
 }
 

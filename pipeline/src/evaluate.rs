@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use arrow::array::Array;
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, digest, paths};
 use stages::Training;

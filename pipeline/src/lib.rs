@@ -6,6 +6,7 @@ pub mod cli;
 pub mod doctor;
 pub mod evaluate;
 pub mod explain;
+pub mod launch;
 pub mod page;
 pub mod pair;
 pub mod plan;

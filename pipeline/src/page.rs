@@ -1,5 +1,6 @@
 //! The report of a build: reads what the stages left behind and lays it out.
 
+pub mod ablation;
 mod captions;
 mod pictures;
 mod statistics;

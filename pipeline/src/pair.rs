@@ -116,6 +116,16 @@ impl Pair {
         Ok((record.trained.model_digest.clone(), folder))
     }
 
+    /// Folder of the finished adaptation whose model has this digest.
+    pub async fn adapted_model(&self, model_digest: &str) -> Result<Option<PathBuf>, WorkerError> {
+        for record in adapt::records(&self.target.work, &self.name).await? {
+            if record.trained.model_digest == model_digest {
+                return Ok(Some(self.model(Some(&record)).await?.1));
+            }
+        }
+        Ok(None)
+    }
+
     /// Vectors of the target's test part by a model.
     pub async fn embedded(&self, folder: &Path) -> Result<Vec<EvaluatedRow>, WorkerError> {
         let members = Members::Assigned(&self.assignment, "test");

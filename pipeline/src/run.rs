@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use manifests::{Artifact, Plan, paths};
 use stages::stage::{ModelUse, Opening, Stage};
 use stages::{Step, Training};
+use training::communicator::{Communicator, Solo};
 use training::trainer::Event;
 use workers::WorkerError;
 use workers::map::{MapContext, map_plan};
@@ -65,7 +66,10 @@ pub async fn run(
                 let rows = run_stage(build, &stage, options, progress).await?;
                 quarantined.extend(rows);
             }
-            Step::Train(training) => run_training(build, training, options, progress).await?,
+            Step::Train(training) if build.spec.ranks.processes > 1 => {
+                crate::launch::train(build, training, options, progress).await?;
+            }
+            Step::Train(training) => run_training(build, training, options, &mut Solo, progress).await?,
             Step::Evaluate => evaluate_build(build, progress).await?,
         }
         if build.stop.load(Ordering::Relaxed) {
@@ -194,10 +198,12 @@ async fn report_quarantine(
     Ok((rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing: path }))
 }
 
-async fn run_training(
+/// Runs a training, or lets a finished one stand. As one of several ranks: with all the others.
+pub async fn run_training(
     build: &Build,
     training: Training,
     options: &RunOptions,
+    ranks: &mut dyn Communicator,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let (key, parameters, inputs, warm_start, sequence) = match training_state(build, training, options.retrain).await?
@@ -233,7 +239,7 @@ async fn run_training(
         sequence,
         scratch: &build.scratch,
         stop: &build.stop,
-        ranks: &mut training::communicator::Solo,
+        ranks,
     };
     let Some(record) = train(request, |event: &Event| bar.event(event)).await? else { return Ok(()) };
     bar.finish(&record.trained);

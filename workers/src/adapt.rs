@@ -84,6 +84,18 @@ pub async fn record(work: &WorkStore, name: &str, key: &str) -> Result<Option<Ad
     work.get_json(&format!("{}/{RECORD_FILE}", paths::training_run(name, NAME, key))).await
 }
 
+/// All finished runs of a pair.
+pub async fn records(work: &WorkStore, name: &str) -> Result<Vec<AdaptationRecord>, WorkerError> {
+    let folder = paths::training_runs(name, NAME);
+    let mut records = Vec::new();
+    for file in work.list(&folder).await? {
+        if file.ends_with(&format!("/{RECORD_FILE}")) {
+            records.extend(work.get_json(&format!("{folder}/{file}")).await?);
+        }
+    }
+    Ok(records)
+}
+
 /// The result folder of a finished run, on this machine.
 pub async fn fetch_result(work: &WorkStore, scratch: &Path, name: &str, key: &str) -> Result<PathBuf, WorkerError> {
     result_of(work, scratch, &paths::training_run(name, NAME, key)).await

@@ -16,5 +16,6 @@ pub mod stores;
 pub mod tables;
 pub mod train;
 pub mod weights;
+pub mod world;
 
 pub use error::WorkerError;

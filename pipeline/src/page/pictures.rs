@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use manifests::{Artifact, shard_of};
 use pixels::{DecodeLimits, Rgb};
 use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject};
-use stages::evaluate::{Evaluation, Item, PANELS};
+use stages::evaluate::{Evaluation, Item, PANELS, Panel};
 use stages::pretrain::TrainRows;
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
@@ -29,7 +29,10 @@ fn thumbnail(rgb: &Rgb) -> Vec<u8> {
 }
 
 /// Thumbnails of some images, by id.
-async fn thumbnails(build: &Build, ids: &BTreeSet<String>) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
+pub(super) async fn thumbnails(
+    build: &Build,
+    ids: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
     let broken = |e: TableError| WorkerError::Broken(e.to_string());
     let images = build.pin(Artifact::Images).await?;
     let mut by_shard: BTreeMap<u32, Vec<&String>> = BTreeMap::new();
@@ -67,38 +70,14 @@ pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Blo
         .filter_map(|item| if let Item::Image(id) = item { Some(id.clone()) } else { None })
         .collect();
     let pictures = thumbnails(build, &ids).await?;
-    let subject = |item: &Item| match item {
-        Item::Caption(text) => Subject::Text(text.clone()),
-        Item::Image(id) => Subject::Picture(Picture {
-            bytes: pictures.get(id).cloned().unwrap_or_default(),
-            caption: id.clone(),
-            mark: Mark::None,
-            badge: String::new(),
-        }),
-    };
     let panels_of = |text_queries: bool| -> Vec<RetrievalPanel> {
         evaluation
             .panels
             .iter()
             .filter(|p| matches!(p.query, Item::Caption(_)) == text_queries)
             .enumerate()
-            .map(|(place, p)| RetrievalPanel {
-                // the evaluation puts the best queries first
-                label: if place < PANELS { "best".into() } else { "worst".into() },
-                query: subject(&p.query),
-                hits: p
-                    .found
-                    .iter()
-                    .enumerate()
-                    .map(|(i, f)| Hit {
-                        rank: i as u64 + 1,
-                        score: f64::from(f.score),
-                        correct: f.correct,
-                        subject: subject(&f.item),
-                    })
-                    .collect(),
-                true_rank: Some(p.rank + 1),
-            })
+            // the evaluation puts the best queries first
+            .map(|(place, p)| panel(if place < PANELS { "best" } else { "worst" }, p, &pictures))
             .collect()
     };
     Ok(vec![
@@ -111,6 +90,31 @@ pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Blo
             panels: panels_of(false),
         }),
     ])
+}
+
+/// One query with what it finds.
+pub(super) fn panel(label: &str, panel: &Panel, pictures: &BTreeMap<String, Vec<u8>>) -> RetrievalPanel {
+    let subject = |item: &Item| match item {
+        Item::Caption(text) => Subject::Text(text.clone()),
+        Item::Image(id) => Subject::Picture(Picture {
+            bytes: pictures.get(id).cloned().unwrap_or_default(),
+            caption: id.clone(),
+            mark: Mark::None,
+            badge: String::new(),
+        }),
+    };
+    let hits = panel.found.iter().enumerate().map(|(i, found)| Hit {
+        rank: i as u64 + 1,
+        score: f64::from(found.score),
+        correct: found.correct,
+        subject: subject(&found.item),
+    });
+    RetrievalPanel {
+        label: label.to_owned(),
+        query: subject(&panel.query),
+        hits: hits.collect(),
+        true_rank: Some(panel.rank + 1),
+    }
 }
 
 /// A few images with captions and with the segments that train the model.

@@ -116,6 +116,28 @@ enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
+    /// Train a finished build under other settings, one setting moved at a time: the paper's Figure 5
+    Sweep {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(long, required = true, value_name = "FIELD=VALUES", help = "Such as pretrain.learning_rate=1e-4,1e-3")]
+        over: Vec<String>,
+        #[arg(long, short, help = "Write a report here")]
+        report: Option<PathBuf>,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
+    /// Train finished builds with and without segments, and test both: the paper's Table 1
+    SingleDomain {
+        #[arg(required = true, help = "Build specs")]
+        specs: Vec<PathBuf>,
+        #[command(flatten)]
+        set: SetArgs,
+        #[arg(long, short, help = "Write a report here")]
+        report: Option<PathBuf>,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
     /// Look whether this machine and a build's stores are fit
     Doctor {
         #[arg(help = "Build spec whose stores are probed")]
@@ -265,6 +287,8 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Train { spec, training, retrain } => train(spec.read()?, &training, retrain).await,
         Command::Adapt { pair, json } => adapt(&pair, json).await,
         Command::Ablate { pairs, set, report, json } => ablate(&pairs, &set.set, report, json).await,
+        Command::Sweep { spec, over, report, json } => sweep(&spec, &over, report, json).await,
+        Command::SingleDomain { specs, set, report, json } => single_domain(&specs, &set.set, report, json).await,
         Command::Doctor { spec, set, json } => doctor(spec, &set.set, json).await,
         Command::Weights { spec, fetch, json } => weights(&spec.read()?, fetch, json).await,
         Command::Sandbox { out, tiles, seed, edit_tags } => make_sandbox(&out, tiles, seed, edit_tags),
@@ -441,11 +465,51 @@ async fn ablate(paths: &[PathBuf], set: &[String], report: Option<PathBuf>, json
     }
     if let Some(path) = report {
         let page = crate::page::ablation::make(&pairs, &ablations, &now()).await?;
-        std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("report: {}", path.display());
+        write_page(Some(path), || page)?;
     }
     let short: Vec<String> = ablations.iter().flat_map(crate::ablate::Ablation::shortfalls).collect();
     if short.is_empty() { Ok(()) } else { Err(WorkerError::Broken(short.join("\n")).into()) }
+}
+
+async fn sweep(args: &SpecArgs, over: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
+    let axes = over.iter().map(|text| crate::sweep::Axis::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let curves = crate::sweep::sweep(&args.spec, &args.set.set, &axes, &stop_flag(), &Progress::new(json)).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&curves)?);
+    } else {
+        for curve in &curves {
+            println!("{} of {}", curve.field, curve.country);
+            for point in &curve.points {
+                let (value, recall) = (point.value, point.validation_mean_recall);
+                println!("  {value:>12}  validation mR {recall:6.2} in epoch {}", point.best_epoch + 1);
+            }
+        }
+    }
+    write_page(report, || crate::page::sweep::curves(&curves, &now()))
+}
+
+async fn single_domain(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
+    let lines = crate::sweep::single_domain(specs, set, &stop_flag(), &Progress::new(json)).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&lines)?);
+    } else {
+        for line in &lines {
+            let [i1, i5, i10, t1, t5, t10, mean] = crate::ablate::figures(&line.recall.exact.pessimistic);
+            let from = if line.with_segments { "with segments" } else { "without segments" };
+            println!(
+                "mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {} {from}, {} images",
+                line.country, line.recall.image_gallery
+            );
+        }
+    }
+    write_page(report, || crate::page::sweep::single_domain(&lines, &now()))
+}
+
+fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(&path, page()).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("report: {}", path.display());
+    Ok(())
 }
 
 fn print_ablation(ablation: &crate::ablate::Ablation) {

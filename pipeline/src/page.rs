@@ -4,6 +4,7 @@ pub mod ablation;
 mod captions;
 mod pictures;
 mod statistics;
+pub mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 

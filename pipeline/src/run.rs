@@ -12,7 +12,7 @@ use training::trainer::Event;
 use workers::WorkerError;
 use workers::map::{MapContext, map_plan};
 use workers::publish::{Summary, publish, quarantine};
-use workers::train::{TrainRequest, train};
+use workers::train::{TrainRequest, TrainingRecord, train};
 
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
@@ -225,24 +225,8 @@ pub async fn run_training(
         }
     };
     let (started, began) = (unix_seconds(), Instant::now());
-    let epochs = stages::pretrain::of_training(&build.spec, training).epochs;
-    let bar = progress.training(training.name(), epochs);
-    let request = TrainRequest {
-        work: &build.work,
-        spec: &build.spec,
-        weights: &build.weights,
-        training,
-        inputs,
-        key,
-        parameters,
-        warm_start,
-        sequence,
-        scratch: &build.scratch,
-        stop: &build.stop,
-        ranks,
-    };
-    let Some(record) = train(request, |event: &Event| bar.event(event)).await? else { return Ok(()) };
-    bar.finish(&record.trained);
+    let due = TrainingState::Due { key, parameters, inputs, warm_start, sequence, why: String::new() };
+    let Some(record) = standing_or_trained(build, training, due, ranks, progress).await? else { return Ok(()) };
     let trained = &record.trained;
     let notes = [
         ("parameters", trained.parameters.to_string()),
@@ -262,4 +246,41 @@ pub async fn run_training(
         ..empty_summary()
     };
     build.work.put_json(&paths::summary(&build.spec.country, training.name()), &summary).await
+}
+
+/// The record of a finished training: the one that stands, or the one that is due. `None` on ranks other than 0.
+pub async fn standing_or_trained(
+    build: &Build,
+    training: Training,
+    state: TrainingState,
+    ranks: &mut dyn Communicator,
+    progress: &Progress,
+) -> Result<Option<TrainingRecord>, WorkerError> {
+    let (key, parameters, inputs, warm_start, sequence) = match state {
+        TrainingState::Stands { record, .. } => return Ok(Some(*record)),
+        TrainingState::Due { key, parameters, inputs, warm_start, sequence, .. } => {
+            (key, parameters, inputs, warm_start, sequence)
+        }
+    };
+    let epochs = stages::pretrain::of_training(&build.spec, training).epochs;
+    let bar = progress.training(training.name(), epochs);
+    let request = TrainRequest {
+        work: &build.work,
+        spec: &build.spec,
+        weights: &build.weights,
+        training,
+        inputs,
+        key,
+        parameters,
+        warm_start,
+        sequence,
+        scratch: &build.scratch,
+        stop: &build.stop,
+        ranks,
+    };
+    let record = train(request, |event: &Event| bar.event(event)).await?;
+    if let Some(record) = &record {
+        bar.finish(&record.trained);
+    }
+    Ok(record)
 }

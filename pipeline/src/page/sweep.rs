@@ -1,0 +1,74 @@
+//! The report of a sweep, and of trainings with and without segments.
+
+use report::{Best, Block, Cell, Column, LineChart, Report, Section, Series, Table};
+
+use crate::ablate::figures;
+use crate::sweep::{Curve, SingleDomain};
+
+/// Page of hyper-parameter curves.
+pub fn curves(curves: &[Curve], generated_at: &str) -> String {
+    let charts = curves.iter().map(|curve| {
+        let values: Vec<f64> = curve.points.iter().map(|point| point.value).collect();
+        let (least, most) = (values.first().copied().unwrap_or(0.0), values.last().copied().unwrap_or(0.0));
+        Block::LineChart(LineChart {
+            caption: format!(
+                "{} of {}: best validation recall of one training for each value.",
+                curve.field, curve.country
+            ),
+            x_label: curve.field.clone(),
+            y_label: "mR, percent".into(),
+            // values that lie decades apart
+            x_log: least > 0.0 && most >= 20.0 * least,
+            y_log: false,
+            series: vec![Series {
+                name: "validation".into(),
+                points: curve.points.iter().map(|point| (point.value, point.validation_mean_recall)).collect(),
+            }],
+            best: Some(Best::Highest),
+        })
+    });
+    let section = Section {
+        id: "sweep".into(),
+        title: "One setting moved, the others as in the spec".into(),
+        lead: "Settings are chosen on the validation split; the test split plays no part.".into(),
+        blocks: charts.collect(),
+    };
+    page("Hyper-parameters", vec![section], generated_at)
+}
+
+/// Page of the paper's Table 1.
+pub fn single_domain(lines: &[SingleDomain], generated_at: &str) -> String {
+    let names = ["i→t R@1", "i→t R@5", "i→t R@10", "t→i R@1", "t→i R@5", "t→i R@10", "mR"];
+    let mut columns = vec![Column::text("country"), Column::text("learns from")];
+    columns.extend(names.map(|name| Column::number(name).decimals(2)));
+    columns.push(Column::number("images").decimals(0));
+    let rows = lines.iter().map(|line| {
+        let from = if line.with_segments { "images and segments" } else { "images" };
+        let mut row = vec![Cell::Text(line.country.clone()), Cell::Text(from.into())];
+        row.extend(figures(&line.recall.exact.pessimistic).map(Cell::Number));
+        row.push(Cell::Number(line.recall.image_gallery as f64));
+        row
+    });
+    let table = Table {
+        caption: "Recall in percent on the test split; ties count as lost.".into(),
+        columns,
+        rows: rows.collect(),
+    };
+    let section = Section {
+        id: "single-domain".into(),
+        title: "Within a country, with and without segments".into(),
+        lead: String::new(),
+        blocks: vec![Block::Table(table)],
+    };
+    page("What segments are worth", vec![section], generated_at)
+}
+
+fn page(title: &str, sections: Vec<Section>, generated_at: &str) -> String {
+    report::render(&Report {
+        title: title.to_owned(),
+        subtitle: String::new(),
+        generated_at: generated_at.to_owned(),
+        facts: Vec::new(),
+        sections,
+    })
+}

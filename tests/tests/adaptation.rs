@@ -1,0 +1,106 @@
+//! One country's model adapted to another, and what each part of the method is worth.
+
+use std::process::Command;
+use std::sync::Arc;
+
+use pipeline::ablate::{Variant, ablate};
+use pipeline::pair::Pair;
+use pipeline::progress::Progress;
+use pipeline_tests::{World, run, urbancross};
+use training::communicator::Solo;
+
+const COUNTRIES: [(&str, &str); 2] = [("finland", "FI"), ("spain", "ES")];
+
+/// Two finished builds and the spec of their pair.
+async fn pair_of(world: &World) -> std::path::PathBuf {
+    for (country, code) in COUNTRIES {
+        let text = world
+            .spec_text("work")
+            .replace("country = \"finland\"", &format!("country = \"{country}\""))
+            .replace("[\"FI\"]", &format!("[\"{code}\"]"))
+            .replace("country_code = \"FI\"", &format!("country_code = \"{code}\""))
+            .replace("clip = \"bootstrap\"", "clip = \"none\"")
+            + "[segment]\nsegmenter = \"none\"\n";
+        std::fs::write(world.path(&format!("{country}.toml")), &text).unwrap();
+        run(manifests::BuildSpec::parse(&text, country, &[]).unwrap()).await.unwrap();
+    }
+    let pair = world.path("finland_to_spain.toml");
+    let text = "source = \"finland.toml\"\ntarget = \"spain.toml\"\nratio = [4, 2, 4]\n[adapt]\nepochs = 2\nbatch = 4\n\
+                learning_rate = 1e-3\n[adapt.method]\ndiscriminator_hidden = 8\n[ablation]\nseeds = [0, 1]\n";
+    std::fs::write(&pair, text).unwrap();
+    pair
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_adapted_tested_and_taken_apart() {
+    let world = World::new(40);
+    let path = pair_of(&world).await;
+    let open = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        let path = path.clone();
+        async move { Pair::open(&path, &set, Arc::default()).await }
+    };
+    let pair = open(&[]).await.unwrap();
+    let progress = Progress::new(true);
+    let record = pair.adapt(&pair.spec, &mut Solo, &progress).await.unwrap().unwrap();
+    assert_eq!(record.trained.epochs, 2);
+    let before = pair.test(&pair.model(None).await.unwrap()).await.unwrap();
+    let after = pair.test(&pair.model(Some(&record)).await.unwrap()).await.unwrap();
+    assert_ne!(before.model_digest, after.model_digest);
+    let [train, val, test] = pair.parts().map(|(_, rows)| rows);
+    assert!(train > 0 && val > 0, "{:?}", pair.parts());
+    assert_eq!((before.recall.image_gallery, after.recall.image_gallery), (test, test));
+
+    // a finished adaptation stands; other settings are another one
+    let again = pair.adapt(&pair.spec, &mut Solo, &progress).await.unwrap().unwrap();
+    assert_eq!(record, again);
+    let stronger = open(&["adapt.method.beta=2.0"]).await.unwrap();
+    let other = stronger.adapt(&stronger.spec, &mut Solo, &progress).await.unwrap().unwrap();
+    assert_ne!((&record.key, &record.trained.model_digest), (&other.key, &other.trained.model_digest));
+
+    let ablation = ablate(&pair, &progress).await.unwrap();
+    let runs: Vec<(Variant, usize)> = ablation.lines.iter().map(|line| (line.variant, line.runs.len())).collect();
+    assert_eq!(runs, Variant::ALL.map(|variant| (variant, if variant == Variant::NoAdaptation { 1 } else { 2 })));
+    let full = ablation.lines.last().unwrap();
+    assert_eq!(full.runs[0], after, "seed 0 of the full adaptation is the one made above");
+    assert!(ablation.gain_percent().is_finite() && ablation.shortfalls().is_empty());
+    let digests: std::collections::BTreeSet<&String> =
+        ablation.lines.iter().flat_map(|line| line.runs.iter().map(|run| &run.model_digest)).collect();
+    assert_eq!(digests.len(), 11, "every variant and seed is a model of its own");
+    let page = pipeline::page::ablation::make(&[pair], &[ablation], "today").await.unwrap();
+    for words in ["w/o SS", "w/o CL", "w/o AT", "fine-tuning", "before", "after"] {
+        assert!(page.contains(words), "{words}");
+    }
+    let error = open(&["adapt.method.bta=1.0"]).await.err().unwrap().to_string();
+    assert!(error.contains("unknown field `bta`"), "{error}");
+}
+
+/// Two processes, as a launcher starts them, and one: the same adaptation.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ranks_adapt_together() {
+    let world = World::new(40);
+    let path = pair_of(&world).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ranks: Vec<_> = ["0", "1"]
+        .map(|rank| {
+            let mut command = Command::new(urbancross());
+            command.args(["adapt", "--json"]).arg(&path).env("RANK", rank).env("WORLD_SIZE", "2");
+            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        })
+        .into_iter()
+        .map(|child| child.wait_with_output().unwrap())
+        .collect();
+    for rank in &ranks {
+        assert!(rank.status.success(), "{}", String::from_utf8_lossy(&rank.stderr));
+    }
+    assert!(ranks[1].stdout.is_empty(), "only rank 0 speaks");
+    let told: serde_json::Value = serde_json::from_slice(&ranks[0].stdout).unwrap();
+    assert!(told["after"]["recall"].is_object());
+    // one rank finds it done
+    let pair = Pair::open(&path, &[], Arc::default()).await.unwrap();
+    let stop = pair.target.stop.clone();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let record = pair.adapt(&pair.spec, &mut Solo, &Progress::new(true)).await.unwrap().unwrap();
+    assert_eq!(told["after"]["model_digest"], record.trained.model_digest);
+}

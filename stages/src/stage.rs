@@ -25,6 +25,9 @@ pub enum StageError {
     Compute { stage: &'static str, why: String },
     #[error("{stage}: {why}")]
     DiskFull { stage: &'static str, why: String },
+    /// Another rank of a training is gone: what is saved stays saved, and the run can be continued.
+    #[error("{stage}: {why}")]
+    RankLost { stage: &'static str, why: String },
     #[error("stopped on request")]
     Stopped,
 }
@@ -33,7 +36,21 @@ impl StageError {
     /// Sorts an error of a computation or of a file.
     pub fn of(stage: &'static str, error: &(dyn std::error::Error + 'static)) -> StageError {
         let why = error.to_string();
+        if is_collective(error) {
+            return StageError::RankLost { stage, why };
+        }
         if is_disk_full(error) { StageError::DiskFull { stage, why } } else { StageError::Compute { stage, why } }
+    }
+}
+
+/// Did ranks fail to do something together?
+fn is_collective(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<training::Error>() {
+        Some(training::Error::Collective { .. }) => true,
+        Some(training::Error::Validation { cause, .. } | training::Error::Source { cause, .. }) => {
+            cause.downcast_ref::<StageError>().is_some_and(|e| matches!(e, StageError::RankLost { .. }))
+        }
+        _ => false,
     }
 }
 

@@ -70,6 +70,7 @@ impl From<stages::StageError> for WorkerError {
         match error {
             stages::StageError::Stopped => WorkerError::Stopped,
             stages::StageError::DiskFull { .. } => WorkerError::DiskFull(error.to_string()),
+            stages::StageError::RankLost { .. } => WorkerError::Transient(error.to_string()),
             stages::StageError::Configuration { .. } => WorkerError::Configuration(error.to_string()),
             other => WorkerError::Broken(other.to_string()),
         }

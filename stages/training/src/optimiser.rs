@@ -1,5 +1,7 @@
 //! AdamW with parameter groups, clipping by the global norm, f32 master weights and a state that can be saved.
 
+mod in_place;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -85,12 +87,14 @@ impl AdamW {
             for (name, var) in group.parameters {
                 let half = matches!(var.dtype(), DType::F16 | DType::BF16);
                 let master = half.then(|| var.as_detached_tensor().to_dtype(DType::F32)).transpose()?;
-                let zeros = master.as_ref().unwrap_or(&var).zeros_like()?;
+                let zeros = || master.as_ref().unwrap_or(&var).zeros_like();
+                // moments are written in place: each has a storage of its own
+                let (first_moment, second_moment) = (zeros()?, zeros()?);
                 let slot = Slot {
                     var,
                     master,
-                    first_moment: zeros.clone(),
-                    second_moment: zeros,
+                    first_moment,
+                    second_moment,
                     weight_decay: group.weight_decay,
                     rate_factor: group.rate_factor,
                 };
@@ -128,11 +132,28 @@ impl AdamW {
             let Some(gradient) = gradients.get(name) else {
                 continue;
             };
+            let rate = learning_rate * slot.rate_factor;
+            let weights = slot.master.as_ref().unwrap_or(&slot.var);
+            if in_place::can_update(weights, gradient) {
+                let update = in_place::Update {
+                    beta1,
+                    beta2,
+                    clip,
+                    rate: rate / correction1,
+                    spread: correction2.sqrt().recip(),
+                    epsilon,
+                    kept: 1.0 - rate * slot.weight_decay,
+                };
+                in_place::update(weights, gradient, [&slot.first_moment, &slot.second_moment], &update)?;
+                if let Some(master) = &slot.master {
+                    slot.var.set(&master.to_dtype(slot.var.dtype())?)?;
+                }
+                continue;
+            }
             let weights = slot.master.take().unwrap_or_else(|| slot.var.as_detached_tensor());
             let gradient = (gradient.to_dtype(weights.dtype())? * clip)?;
             slot.first_moment = ((&slot.first_moment * beta1)? + (&gradient * (1.0 - beta1))?)?;
             slot.second_moment = ((&slot.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-            let rate = learning_rate * slot.rate_factor;
             let spread = (slot.second_moment.sqrt()? * correction2.sqrt().recip())?.affine(1.0, epsilon)?;
             let update = ((&slot.first_moment / spread)? * (rate / correction1))?;
             let weights = ((weights * (1.0 - rate * slot.weight_decay))? - update)?;
@@ -145,11 +166,16 @@ impl AdamW {
     /// Root of the summed squares of all gradients, with one transfer from the device.
     fn global_norm(&self, gradients: &Gradients) -> Result<f64> {
         let mut squares = Vec::with_capacity(self.slots.len());
+        let mut on_host = 0.0;
         for gradient in self.slots.keys().filter_map(|name| gradients.get(name)) {
+            if gradient.device().is_cpu() {
+                on_host += in_place::sum_of_squares(gradient)?;
+                continue;
+            }
             squares.push(gradient.sqr()?.sum_all()?);
         }
         if squares.is_empty() {
-            return Ok(0.0);
+            return Ok(on_host.sqrt());
         }
         let squares: Vec<f64> = Tensor::stack(&squares, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?;
         Ok(squares.iter().sum::<f64>().sqrt())
@@ -201,9 +227,12 @@ impl AdamW {
         if let Some(foreign) = tensors.keys().next() {
             return Err(format!("holds {foreign}, which the model does not have"));
         }
+        let own = |tensor: &Tensor| tensor.copy().map_err(|error| error.to_string());
         self.steps = u64::try_from(steps[0]).map_err(|_| "has a negative step count".to_owned())?;
         for (slot, (first, second, master)) in self.slots.values_mut().zip(loaded) {
-            (slot.first_moment, slot.second_moment, slot.master) = (first, second, master);
+            // copies: what was handed in may be held, or shared, by others
+            (slot.first_moment, slot.second_moment) = (own(&first)?, own(&second)?);
+            slot.master = master.as_ref().map(own).transpose()?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 # make demo          three sandbox countries: build, train, evaluate in and across countries, report
 # make test          all tests
 # make real DATA=DIR a captioned folder: build, train from scratch, test recall
+# make ablation      the sandbox's pairs: adaptation with each part left out, over three seeds (about 20 minutes)
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make gpu-bench     the same on an NVIDIA GPU (needs a CUDA toolkit, see tests/gpu-bench.sh)
@@ -10,13 +11,17 @@ DEMO      ?= demo-out
 REAL      ?= real-out
 TILES     ?= 420
 
-.PHONY: demo test real goldens bench gpu-bench check binary
+.PHONY: demo ablation test real goldens bench gpu-bench check binary
 
 binary:
 	cargo build --locked --workspace --bins
 
 demo: binary
 	URBANCROSS=$(abspath $(URBANCROSS)) TILES=$(TILES) deploy/demo.sh $(DEMO)
+
+ablation: demo
+	$(abspath $(URBANCROSS)) ablate $(DEMO)/germany_to_spain.toml $(DEMO)/finland_to_spain.toml \
+		$(DEMO)/germany_to_finland.toml --report $(DEMO)/ablation.html
 
 test: binary
 	cargo test --locked --workspace

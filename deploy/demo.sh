@@ -19,6 +19,12 @@ for country in finland:FI germany:DE spain:ES; do
     "$urbancross" run "$spec"
     specs+=("$spec")
 done
+# pairs of them, for `urbancross adapt` and `urbancross ablate`
+for pair in germany:spain finland:spain germany:finland; do
+    source=${pair%:*} target=${pair#*:}
+    sed -e "s|^source = .*|source = \"$source.toml\"|" -e "s|^target = .*|target = \"$target.toml\"|" \
+        "$manifests/pairs/sandbox.toml" > "$out/${source}_to_$target.toml"
+done
 echo "== every model on every country"
 "$urbancross" evaluate "${specs[@]}" --report "$out/report.html"
 echo "$((SECONDS - began)) seconds; everything is in $out, begin with $out/report.html"

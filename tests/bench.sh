@@ -37,6 +37,22 @@ if has numpy; then echo "recall, NumPy:"; python3 tests/peers/recall_peer.py; fi
 echo "ViT-B/32, batch 32, ours:"; target/debug/examples/clip_rate vit-b-32 32 77 3 image,train
 if has open_clip; then echo "ViT-B/32, PyTorch:"; python3 tests/peers/clip_peer.py; fi
 
+echo "one rank with two threads, and two ranks with one each:"
+tests/ranks-bench.sh small 64 12 3
+tests/ranks-bench.sh vit-b-32 32 4 1
+
+if [ -d "$data/aid_rsicd_subset" ]; then
+    sed -e "s|captioned-images|$data/aid_rsicd_subset|" -e "s|captioned-work|$work/loader|" \
+        manifests/captioned.toml > "$work/loader.toml"
+    target/debug/urbancross run "$work/loader.toml" --until captions >/dev/null
+    for round in 1 2 3; do
+        echo "loader, ours:"; target/debug/examples/loader_rate "$work/loader.toml" 64 8
+        if has torchvision; then
+            echo "loader, PyTorch:"; python3 tests/peers/loader_peer.py "$data/aid_rsicd_subset/images" 64 8
+        fi
+    done
+fi
+
 for preset in vit-b mobile; do
     echo "Segment Anything $preset, 32 points per side, ours:"
     target/debug/examples/sam_rate "$preset" 32 2 encoder,decoder,post "$work/sam-$preset.safetensors"

@@ -136,12 +136,12 @@ impl Ablation {
         let mut short = Vec::new();
         let gain = self.gain_percent();
         // a figure that is no number falls short of every bound
-        if !(gain >= self.least_gain_percent) {
+        if gain.is_nan() || gain < self.least_gain_percent {
             let least = self.least_gain_percent;
             short.push(format!("{}: full adaptation gains {gain:.1} %, wanted {least:.1} %", self.pair));
         }
         let (full, tuned) = (self.mean_recall(Variant::Full), self.mean_recall(Variant::FineTuning));
-        if self.least_gain_percent > 0.0 && !(full > tuned) {
+        if self.least_gain_percent > 0.0 && (full.is_nan() || full <= tuned) {
             short.push(format!("{}: full adaptation has mR {full:.2}, plain fine-tuning {tuned:.2}", self.pair));
         }
         short
@@ -195,6 +195,34 @@ mod tests {
             assert!(!seen.contains(&settings), "{variant:?} changes nothing");
             seen.push(settings);
         }
+    }
+
+    #[test]
+    fn an_ablation_says_where_it_falls_short() {
+        let both = |mean_recall: f64| {
+            let recall = serde_json::json!({ "at_1": 1.0, "at_5": 5.0, "at_10": 10.0, "median_rank": 3.0 });
+            let both = serde_json::json!({ "i2t": recall, "t2i": recall, "mean_recall": mean_recall });
+            let figures = serde_json::json!({ "optimistic": both, "pessimistic": both });
+            let ties = serde_json::json!({ "twin_percent": 0.0, "twin_moves_points": 0.0, "other_percent": 0.0,
+                "other_moves_points": 0.0 });
+            let recall = serde_json::json!({ "protocol": "Standard", "image_gallery": 9, "caption_gallery": 9,
+                "image_queries": 9, "caption_queries": 9, "distinct_images": 9, "distinct_captions": 9,
+                "exact": figures, "group": figures, "i2t_ties": ties, "t2i_ties": ties });
+            serde_json::from_value(serde_json::json!({ "model_digest": "m", "recall": recall })).unwrap()
+        };
+        let ablation = |none: f64, tuned: f64, full: f64| Ablation {
+            pair: "a_to_b".into(),
+            lines: [(Variant::NoAdaptation, none), (Variant::FineTuning, tuned), (Variant::Full, full)]
+                .map(|(variant, mean)| Line { variant, runs: vec![both(mean - 0.1), both(mean + 0.1)] })
+                .into(),
+            least_gain_percent: 15.0,
+        };
+        assert!((ablation(10.0, 11.0, 12.0).gain_percent() - 20.0).abs() < 1e-9);
+        assert!(ablation(10.0, 11.0, 12.0).shortfalls().is_empty());
+        assert!(ablation(10.0, 11.0, 11.4).shortfalls()[0].contains("gains 14.0 %, wanted 15.0 %"));
+        assert!(ablation(10.0, 12.5, 12.0).shortfalls()[0].contains("plain fine-tuning 12.50"));
+        assert_eq!(ablation(0.0, 1.0, f64::NAN).shortfalls().len(), 2);
+        assert!((ablation(10.0, 11.0, 12.0).lines[0].mean_recall().standard_deviation - 0.02f64.sqrt()).abs() < 1e-9);
     }
 
     #[test]

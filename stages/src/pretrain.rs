@@ -269,6 +269,26 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     }))
 }
 
+/// The batches that a training of one rank learns from: decoded, augmented and tokenised, ready for the network.
+///
+/// # Errors
+/// A batch larger than the rows.
+pub fn loader<'a>(
+    spec: &BuildSpec,
+    config: &models::clip::ClipConfig,
+    tokenizer: &'a Tokenizer,
+    rows: &'a mut dyn TrainRows,
+) -> Result<impl training::batch::BatchSource + 'a, StageError> {
+    let preparer = rows::Preparer {
+        spec: of_training(spec, Training::Pretrain),
+        score: spec.score.clone(),
+        limits: crate::images::limits(spec),
+        config: config.clone(),
+        tokenizer,
+    };
+    rows::Batches::new(Training::Pretrain.name(), preparer, rows, (0, 1))
+}
+
 /// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with exports that open_clip and
 /// Hugging Face read where the architecture is one that they have.
 pub(crate) fn write_result(stage: &'static str, folder: &Path, tokenizer: &Tokenizer) -> Result<String, StageError> {

@@ -75,8 +75,13 @@ pub fn augment(rgb: &Rgb, settings: &Augment, rng: &mut ChaCha8Rng) -> Rgb {
         flip_vertical(&mut view);
     }
     if settings.rotate_quarter_turns {
-        for _ in 0..rng.random_range(0..4) {
+        let turns = rng.random_range(0..4);
+        if turns % 2 == 1 {
             view = quarter_turn(&view);
+        }
+        if turns >= 2 {
+            // two quarter turns more
+            view.pixels_mut().reverse();
         }
     }
     if settings.colour_jitter > 0.0 {
@@ -179,20 +184,26 @@ fn jitter_colours(rgb: &mut Rgb, strength: f32, rng: &mut ChaCha8Rng) {
     let strength = f64::from(strength);
     let range = ((1.0 - strength).max(0.0), 1.0 + strength);
     let [brightness, contrast, saturation] = std::array::from_fn(|_| uniform(range, rng) as f32);
-    blend(rgb, brightness, |_| 0.0);
-    let pixels = rgb.pixels();
-    let sum: f64 = pixels.iter().map(|&pixel| f64::from(grey(pixel))).sum();
-    let mean = (sum / pixels.len() as f64) as f32;
-    blend(rgb, contrast, |_| mean);
-    blend(rgb, saturation, grey);
+    // what does not depend on the pixel's other channels is looked up
+    let brighter: [u8; 256] = std::array::from_fn(|value| blend(value as u8, 0.0, brightness));
+    let mut sum = 0.0;
+    for pixel in rgb.pixels_mut() {
+        *pixel = pixel.map(|value| brighter[usize::from(value)]);
+        sum += f64::from(grey(*pixel));
+    }
+    let mean = (sum / rgb.pixels().len() as f64) as f32;
+    let contrasted: [u8; 256] = std::array::from_fn(|value| blend(value as u8, mean, contrast));
+    for pixel in rgb.pixels_mut() {
+        let even = pixel.map(|value| contrasted[usize::from(value)]);
+        let grey = grey(even);
+        *pixel = even.map(|value| blend(value, grey, saturation));
+    }
 }
 
-/// `value * weight + other * (1 - weight)`, saturating.
-fn blend(rgb: &mut Rgb, weight: f32, other: impl Fn([u8; 3]) -> f32) {
-    for pixel in rgb.pixels_mut() {
-        let other = other(*pixel) * (1.0 - weight);
-        *pixel = pixel.map(|value| (f32::from(value) * weight + other).round() as u8);
-    }
+/// `value * weight + other * (1 - weight)`, rounded and saturating.
+fn blend(value: u8, other: f32, weight: f32) -> u8 {
+    // The cast cuts off, and makes 0 of what is below: `round` would be a call for each value.
+    (f32::from(value) * weight + other * (1.0 - weight) + 0.5) as u8
 }
 
 /// Luma of ITU-R BT.601, as Pillow's and torchvision's grey.
@@ -212,6 +223,27 @@ mod tests {
 
     fn reds(rgb: &Rgb) -> Vec<u8> {
         rgb.pixels().iter().map(|pixel| pixel[0]).collect()
+    }
+
+    /// The blends one after the other, as torchvision has them.
+    #[test]
+    fn colours_change_as_by_three_blends() {
+        let mut picture = numbered(40, 30);
+        let mut expected = picture.clone();
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let weights: [f32; 3] = std::array::from_fn(|_| uniform((0.6, 1.4), &mut rng) as f32);
+        let blended = |rgb: &mut Rgb, weight: f32, other: &dyn Fn([u8; 3]) -> f32| {
+            for pixel in rgb.pixels_mut() {
+                let other = other(*pixel) * (1.0 - weight);
+                *pixel = pixel.map(|value| (f32::from(value) * weight + other).round() as u8);
+            }
+        };
+        blended(&mut expected, weights[0], &|_| 0.0);
+        let mean = expected.pixels().iter().map(|&p| f64::from(grey(p))).sum::<f64>() / expected.pixels().len() as f64;
+        blended(&mut expected, weights[1], &|_| mean as f32);
+        blended(&mut expected, weights[2], &grey);
+        jitter_colours(&mut picture, 0.4, &mut ChaCha8Rng::seed_from_u64(11));
+        assert_eq!(picture, expected);
     }
 
     #[test]

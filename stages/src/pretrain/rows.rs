@@ -83,7 +83,6 @@ pub(crate) fn check_batch(stage: &'static str, (field, batch): (&str, usize), ra
 
 /// A row made ready for the network.
 struct Prepared {
-    pixel_values_chw: Vec<f32>,
     /// Token ids and key of each chosen caption.
     captions: Vec<(Vec<u32>, u64)>,
     image_key: u64,
@@ -113,15 +112,20 @@ pub(crate) struct Preparer<'a> {
 impl Preparer<'_> {
     /// A batch of rows, prepared on all threads.
     pub(crate) fn batch(&self, rows: &[HeldRow], epoch: usize) -> Result<PairBatch, String> {
-        let prepared =
-            rows.par_iter().map(|(group, row)| self.prepare(&group[*row], epoch)).collect::<Result<Vec<_>, _>>()?;
-        let mut batch = PairBatch::default();
+        // each row writes its pixels where they belong: a batch is too large to be put together afterwards
+        let side = self.config.vision.image_size;
+        let mut batch = PairBatch { pixel_values_bchw: vec![0.0; rows.len() * 3 * side * side], ..Default::default() };
+        let prepared = batch
+            .pixel_values_bchw
+            .par_chunks_exact_mut(3 * side * side)
+            .zip(rows)
+            .map(|(pixel_values_chw, (group, row))| self.prepare(&group[*row], epoch, pixel_values_chw))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut image_of_row = Vec::new();
         let mut segments = SegmentBatch::default();
         for (image, made) in prepared.into_iter().enumerate() {
             // segments belong to the image's first row: each counts once, however many captions there are
             let row = batch.image_keys.len();
-            batch.pixel_values_bchw.extend(made.pixel_values_chw);
             // Every image has the same number of rows, so that all ranks have: those without a caption of their own
             // say what the first one says, and do not take part.
             for caption in 0..self.spec.captions_per_image {
@@ -143,13 +147,15 @@ impl Preparer<'_> {
         Ok(batch)
     }
 
-    fn prepare(&self, row: &TrainRow, epoch: usize) -> Result<Prepared, String> {
+    /// Makes one row ready; its pixels go to `pixel_values_chw [3, S, S]`.
+    fn prepare(&self, row: &TrainRow, epoch: usize, pixel_values_chw: &mut [f32]) -> Result<Prepared, String> {
         let mut rng = row_rng(self.spec.seed, epoch, &row.image_id);
         let named = |e: String| format!("image {}: {e}", row.image_id);
         let rgb = pixels::decode(&row.bytes, &self.limits).map_err(|e| named(e.to_string()))?;
         let side = self.config.vision.image_size as u32;
         let settings = augmentation(&self.spec, side);
         let view = augment(&rgb, &settings, &mut rng);
+        self.normalise_into(&view, pixel_values_chw);
         let captions = self.captions(row, &mut rng).map_err(named)?;
         let mut segments: Vec<&(Rle, f32)> = row.segments.iter().collect();
         segments.shuffle(&mut rng);
@@ -162,12 +168,7 @@ impl Preparer<'_> {
                 Ok((self.normalised(&pixels::clip_view(&view, side)), *weight))
             })
             .collect::<Result<Vec<_>, String>>()?;
-        Ok(Prepared {
-            pixel_values_chw: self.normalised(&view),
-            captions,
-            image_key: key_of_digest(&row.bytes_digest),
-            segments,
-        })
+        Ok(Prepared { captions, image_key: key_of_digest(&row.bytes_digest), segments })
     }
 
     /// Some of the row's captions. One that was given several times counts several times, as it does when recall is
@@ -191,8 +192,12 @@ impl Preparer<'_> {
 
     fn normalised(&self, view: &Rgb) -> Vec<f32> {
         let mut chw = vec![0f32; 3 * (view.width * view.height) as usize];
-        pixels::normalise_into(view, &self.config.image_mean, &self.config.image_std, &mut chw);
+        self.normalise_into(view, &mut chw);
         chw
+    }
+
+    fn normalise_into(&self, view: &Rgb, chw: &mut [f32]) {
+        pixels::normalise_into(view, &self.config.image_mean, &self.config.image_std, chw);
     }
 }
 

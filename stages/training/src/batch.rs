@@ -229,7 +229,7 @@ mod tests {
             }),
             domains: Some(Domains { target_b: vec![false; 6], weights_b: vec![1.0; 6] }),
         };
-        assert_eq!(batch.parts(1), [batch.clone()]);
+        assert_eq!(batch.parts(1), std::slice::from_ref(&batch));
         let parts = batch.parts(5);
         assert_eq!(parts.iter().map(PairBatch::rows).collect::<Vec<_>>(), [2, 1, 3]);
         assert_eq!(parts[2].pixel_values_bchw, [6.0, 7.0, 8.0]);

@@ -215,7 +215,7 @@ impl AdamW {
             }
             tensor.to_device(like.device()).map_err(|error| error.to_string())
         };
-        let steps = Tensor::new(&[0i64], &Device::Cpu).and_then(|like| Ok(take("steps".to_owned(), &like)));
+        let steps = Tensor::new(&[0i64], &Device::Cpu).map(|like| take("steps".to_owned(), &like));
         let steps = steps.map_err(|error| error.to_string())??.to_vec1::<i64>().map_err(|error| error.to_string())?;
         let mut loaded = Vec::with_capacity(self.slots.len());
         for (name, slot) in &self.slots {

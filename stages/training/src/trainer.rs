@@ -13,7 +13,7 @@ pub use gather::Gathered;
 pub(crate) use share::{share_optimiser, share_parameters};
 
 pub use settings::{Execution, SegmentTower, Settings};
-pub use training_run::{Fit, Trainer};
+pub use training_run::{Fit, Trainer, Validate};
 
 #[cfg(test)]
 mod rank_tests;

@@ -107,7 +107,7 @@ fn back(
     }
     visual.fill("", image_tower(networks.clip))?;
     let bucket_bytes = networks.execution.bucket_bytes;
-    let summed = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
             let summed = visual.sum_over_ranks(ranks, bucket_bytes);
             (summed, ranks)
@@ -122,8 +122,7 @@ fn back(
         )?;
         summed.extend(text.sum_over_ranks(ranks, bucket_bytes)?);
         Ok(summed)
-    });
-    summed
+    })
 }
 
 fn is_image_tower(name: &str) -> bool {

@@ -127,7 +127,7 @@ fn fit(trainer: &mut Trainer, source: &mut Patterns, folder: Option<&Path>, ever
 fn fit_with(
     trainer: &mut Trainer,
     source: &mut Patterns,
-    validate: &mut dyn FnMut(&Clip, usize, &mut dyn Communicator) -> Result<f64, BoxError>,
+    validate: &mut Validate<'_>,
     folder: Option<&Path>,
     execution: Execution,
     stop: &AtomicBool,

@@ -317,14 +317,11 @@ mod tests {
 
     #[test]
     fn jitter_blends_towards_black_mean_and_grey() {
-        let mut rgb = Rgb::new(2, 1, vec![100, 50, 200, 10, 20, 30]).unwrap();
-        let mut dark = rgb.clone();
-        blend(&mut dark, 0.5, |_| 0.0);
-        assert_eq!(dark.data, [50, 25, 100, 5, 10, 15]);
-        blend(&mut rgb, 0.0, grey);
-        assert_eq!(rgb.data, [82, 82, 82, 18, 18, 18]);
-        blend(&mut rgb, 9.0, |_| 0.0);
-        assert_eq!(rgb.data, [255, 255, 255, 162, 162, 162]);
+        assert_eq!([100, 50, 200].map(|value| blend(value, 0.0, 0.5)), [50, 25, 100]);
+        let grey = grey([100, 50, 200]);
+        assert_eq!([100, 50, 200].map(|value| blend(value, grey, 0.0)), [82, 82, 82]);
+        assert_eq!([82, 18, 0].map(|value| blend(value, 0.0, 9.0)), [255, 162, 0]);
+        assert_eq!(blend(10, 200.0, 1.2), 0, "what is below black is black");
     }
 
     #[test]

@@ -205,7 +205,7 @@ mod tests {
             let figures = serde_json::json!({ "optimistic": both, "pessimistic": both });
             let ties = serde_json::json!({ "twin_percent": 0.0, "twin_moves_points": 0.0, "other_percent": 0.0,
                 "other_moves_points": 0.0 });
-            let recall = serde_json::json!({ "protocol": "Standard", "image_gallery": 9, "caption_gallery": 9,
+            let recall = serde_json::json!({ "protocol": "standard", "image_gallery": 9, "caption_gallery": 9,
                 "image_queries": 9, "caption_queries": 9, "distinct_images": 9, "distinct_captions": 9,
                 "exact": figures, "group": figures, "i2t_ties": ties, "t2i_ties": ties });
             serde_json::from_value(serde_json::json!({ "model_digest": "m", "recall": recall })).unwrap()
@@ -221,7 +221,7 @@ mod tests {
         assert!(ablation(10.0, 11.0, 12.0).shortfalls().is_empty());
         assert!(ablation(10.0, 11.0, 11.4).shortfalls()[0].contains("gains 14.0 %, wanted 15.0 %"));
         assert!(ablation(10.0, 12.5, 12.0).shortfalls()[0].contains("plain fine-tuning 12.50"));
-        assert_eq!(ablation(0.0, 1.0, f64::NAN).shortfalls().len(), 2);
+        assert_eq!(ablation(0.0, 1.0, 0.0).shortfalls().len(), 2);
         assert!((ablation(10.0, 11.0, 12.0).lines[0].mean_recall().standard_deviation - 0.02f64.sqrt()).abs() < 1e-9);
     }
 

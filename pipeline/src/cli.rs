@@ -417,7 +417,7 @@ async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
     let mut build = Build::open_work(spec, stop_flag()).await?;
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
-    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref()))?;
+    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref(), &build.work))?;
     let options = RunOptions { retrain, ..RunOptions::default() };
     crate::run::run_training(&build, training, &options, ranks.as_mut(), &progress).await?;
     Ok(())
@@ -427,7 +427,7 @@ async fn adapt(args: &PairArgs, json: bool) -> Result<()> {
     let place = workers::world::place()?;
     let pair = Pair::open(&args.pair, &args.set.set, stop_flag()).await?;
     let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref());
-    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref()))?;
+    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref(), &pair.target.work))?;
     let first = ranks.rank() == 0;
     let progress = Progress::new(json || !first);
     let record = pair.adapt(&pair.spec, ranks.as_mut(), &progress).await?;

@@ -22,6 +22,7 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
         finding("version", Ok(format!("urbancross {}", env!("CARGO_PKG_VERSION")))),
         finding("processors", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string())),
         finding("device", Ok(device(spec))),
+        finding("ranks", ranks()),
     ];
     let Some(spec) = spec else {
         findings.push(finding("build spec", Ok("none given: stores were not probed".into())));
@@ -38,6 +39,13 @@ fn device(spec: Option<&BuildSpec>) -> String {
         Some(spec) => format!("this binary is for {binary}; the spec asks for {}", spec.model.device),
         None => format!("this binary is for {binary}"),
     }
+}
+
+/// What a launcher says of this process, and what would carry tensors between GPUs.
+fn ranks() -> Result<String, String> {
+    let place = workers::world::place().map_err(|e| e.to_string())?;
+    let place = place.map_or("no launcher: one rank".to_owned(), |p| format!("rank {} of {}", p.rank, p.world_size));
+    Ok(format!("{place}; {}", workers::world::nccl()))
 }
 
 async fn source(spec: &BuildSpec) -> Result<String, String> {

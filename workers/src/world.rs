@@ -7,14 +7,30 @@ use manifests::build::Backend;
 use ranks::{Place, RanksError};
 use training::communicator::{Communicator, Solo};
 
+use crate::board::StoreBoard;
 use crate::error::WorkerError;
+use crate::stores::WorkStore;
+
+/// Name of an attempt: ranks that have it meet in the work store, and need no address of rank 0.
+pub const RENDEZVOUS: &str = "URBANCROSS_RENDEZVOUS";
 
 /// This process's place, if a launcher has started it as one of several ranks.
 ///
 /// # Errors
 /// Variables that contradict each other.
 pub fn place() -> Result<Option<Place>, WorkerError> {
-    let place = Place::from_environment(&|name| std::env::var(name).ok()).map_err(configuration)?;
+    place_of(&|name| std::env::var(name).ok())
+}
+
+fn place_of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>, WorkerError> {
+    let in_store = variable(RENDEZVOUS).is_some();
+    // ranks that meet in the store have no master, whose address would be asked for
+    let with_master = |name: &str| match name {
+        "MASTER_ADDR" if in_store => Some("0.0.0.0".to_owned()),
+        "MASTER_PORT" if in_store => Some("1".to_owned()),
+        name => variable(name),
+    };
+    let place = Place::from_environment(&with_master).map_err(configuration)?;
     Ok(place.filter(|place| place.world_size > 1))
 }
 
@@ -28,11 +44,21 @@ pub fn for_rank(mut spec: BuildSpec, place: Option<&Place>) -> BuildSpec {
     spec
 }
 
-/// Meets the other ranks; alone where there are none. Blocks until all are there.
+/// Meets the other ranks, at rank 0 or in the work store; alone where there are none. Blocks until all are there: call
+/// it from where the runtime lets a thread wait.
 ///
 /// # Errors
 /// Ranks that did not come, by number.
-pub fn meet(spec: &BuildSpec, place: Option<&Place>) -> Result<Box<dyn Communicator>, WorkerError> {
+pub fn meet(spec: &BuildSpec, place: Option<&Place>, work: &WorkStore) -> Result<Box<dyn Communicator>, WorkerError> {
+    meet_as(spec, place, work, std::env::var(RENDEZVOUS).ok().as_deref())
+}
+
+fn meet_as(
+    spec: &BuildSpec,
+    place: Option<&Place>,
+    work: &WorkStore,
+    attempt: Option<&str>,
+) -> Result<Box<dyn Communicator>, WorkerError> {
     let Some(place) = place else { return Ok(Box::new(Solo)) };
     let backend = match spec.ranks.backend {
         Backend::Auto => ranks::Backend::Auto,
@@ -41,12 +67,70 @@ pub fn meet(spec: &BuildSpec, place: Option<&Place>) -> Result<Box<dyn Communica
     };
     let device = stages::device::device("train", spec)?;
     let time_out = Duration::from_secs(spec.ranks.timeout_seconds);
-    ranks::open(place, backend, &device, time_out).map_err(|error| match error {
+    let met = match attempt {
+        None => ranks::open(place, backend, &device, time_out),
+        Some(attempt) => {
+            let key = format!("ranks/{}", manifests::digest::of_bytes(attempt.as_bytes()));
+            let board = StoreBoard::new(work.clone(), tokio::runtime::Handle::current());
+            let (rank, ip) = ((place.rank, place.world_size), ranks::own_address());
+            ranks::meet_on_board(&board, &key, rank, ip, time_out, time_out)
+                .and_then(|mesh| ranks::over(mesh, backend, &device))
+        }
+    };
+    met.map_err(|error| match error {
         RanksError::Collective(_) => WorkerError::Transient(error.to_string()),
         _ => configuration(error),
     })
 }
 
+/// Whether this program has NCCL, in words.
+pub fn nccl() -> String {
+    #[cfg(feature = "nccl")]
+    return match ranks::nccl::library_problem() {
+        None => "NCCL can be loaded".to_owned(),
+        Some(problem) => format!("NCCL cannot be used: {problem}"),
+    };
+    #[cfg(not(feature = "nccl"))]
+    "tensors travel over TCP (NCCL: build with --features cuda,nccl)".to_owned()
+}
+
 fn configuration(error: RanksError) -> WorkerError {
     WorkerError::Configuration(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifests::build::StoreOptions;
+
+    fn variables(rank: usize, attempt: &'static str) -> impl Fn(&str) -> Option<String> {
+        move |name| match name {
+            "RANK" => Some(rank.to_string()),
+            "WORLD_SIZE" => Some("2".into()),
+            RENDEZVOUS if !attempt.is_empty() => Some(attempt.into()),
+            _ => None,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ranks_without_a_master_meet_in_the_work_store() {
+        let error = place_of(&variables(0, "")).unwrap_err().to_string();
+        assert!(error.contains("MASTER_ADDR"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n[ranks]\ntimeout_seconds = 60\n";
+        let spec = BuildSpec::parse(text, "t", &[]).unwrap();
+        let ranks = [0, 1].map(|rank| {
+            let (work, spec) = (work.clone(), spec.clone());
+            tokio::task::spawn_blocking(move || {
+                let place = place_of(&variables(rank, "first try")).unwrap();
+                let mut ranks = meet_as(&spec, place.as_ref(), &work, Some("first try")).unwrap();
+                ranks.barrier().unwrap();
+                (ranks.rank(), ranks.world_size())
+            })
+        });
+        for (number, rank) in ranks.into_iter().enumerate() {
+            assert_eq!(rank.await.unwrap(), (number, 2));
+        }
+    }
 }

@@ -41,3 +41,11 @@ for beams in 1 5; do
         python3 tests/peers/caption_peer.py "$work/blip" --beams "$beams" --batch 32 --device "${DEVICE%:*}" --dtype "$PRECISION"
     fi
 done
+# the true shape with random weights: 15 GB on disk and on the card
+"$rate/caption_rate" write "$work/vicuna" vicuna-7b
+echo "InstructBLIP vicuna-7b, batch 32, ours:"
+BANDWIDTH_GB_S=${BANDWIDTH_GB_S:-4800} "$rate/caption_rate" run "$work/vicuna" 1 32 48 2
+if has transformers; then
+    echo "InstructBLIP vicuna-7b, batch 32, PyTorch:"
+    python3 tests/peers/caption_peer.py "$work/vicuna" --beams 1 --batch 32 --device "${DEVICE%:*}" --dtype "$PRECISION"
+fi

@@ -44,7 +44,9 @@ fn table(ablation: &Ablation) -> Table {
     let row = |line: &Line| {
         let figures = line.figures();
         let mut row = vec![Cell::Text(line.variant.words().into())];
-        row.extend(figures[..6].iter().map(|f| Cell::Text(format!("{:.2} ± {:.2}", f.mean, f.standard_deviation))));
+        row.extend(
+            figures[..6].iter().map(|f| Cell::Text(format!("{:.2}\u{a0}±\u{a0}{:.2}", f.mean, f.standard_deviation))),
+        );
         row.extend([Cell::Number(figures[6].mean), Cell::Number(figures[6].standard_deviation)]);
         row
     };

@@ -1,18 +1,18 @@
 //! Captions per second of an InstructBLIP with random weights on the CPU.
 //!
 //! ```text
-//! cargo run --release -p models --example caption_rate -- write DIR
+//! cargo run --release -p models --example caption_rate -- write DIR [vicuna-7b]
 //! cargo run --release -p models --example caption_rate -- run DIR [BEAMS] [BATCH] [TOKENS] [ROUNDS]
 //! ```
 //!
 //! `write` makes a checkpoint of middle size in Hugging Face's layout (ViT 12 x 768, Q-Former 6 x 512, LLaMA
-//! 12 x 1024, vocabulary 32,000, no end token), `run` captions a batch with it. `tests/peers/caption_peer.py DIR` does
+//! 12 x 1024, vocabulary 32,000, no end token) or of the true shape, in `PRECISION`; `run` captions a batch with it. `tests/peers/caption_peer.py DIR` does
 //! the same with transformers; both print the first ids. `RAYON_NUM_THREADS` sets the number of threads, `DEVICE` and
 //! `PRECISION` where and in what type `run` runs.
 
 mod measure;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use measure::{best_of, place, print_peak_memory, seconds};
 use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
 use models::language::generate::GenerationSettings;
@@ -24,11 +24,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
     match args.as_slice() {
-        [command, folder, ..] if command == "write" => write(Path::new(folder)),
+        [command, folder] if command == "write" => write(Path::new(folder), &MIDDLE),
+        [command, folder, size] if command == "write" && size == "vicuna-7b" => write(Path::new(folder), &VICUNA_7B),
         [command, folder, ..] if command == "run" => {
             run(Path::new(folder), number(2, 1)?, number(3, 8)?, number(4, 48)?, number(5, 2)?)
         }
-        _ => Err("usage: caption_rate write DIR | run DIR [BEAMS] [BATCH] [TOKENS] [ROUNDS]".into()),
+        _ => Err("usage: caption_rate write DIR [vicuna-7b] | run DIR [BEAMS] [BATCH] [TOKENS] [ROUNDS]".into()),
     }
 }
 
@@ -66,20 +67,43 @@ fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usi
     );
     let step = (all.wall - first.wall) * 1e3 / (tokens - 1).max(1) as f64;
     println!("image, prompt and first token {first}; then {step:.1} ms per step");
+    if let Ok(bandwidth) = std::env::var("BANDWIDTH_GB_S") {
+        // the weights of the language model, and the keys and values of half the text, once for each step
+        let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+        let of = |key: &str| config["text_config"][key].as_u64().ok_or("config.json lacks a size");
+        let (width, hidden, layers) = (of("hidden_size")?, of("intermediate_size")?, of("num_hidden_layers")?);
+        let weights = layers * (4 * width * width + 3 * width * hidden) + of("vocab_size")? * width;
+        let positions = (QUERIES + 16 + tokens / 2) as u64;
+        let cache = (batch * num_beams) as u64 * positions * 2 * width * layers;
+        let bytes = (weights + cache) * dtype.size_in_bytes() as u64;
+        let floor = bytes as f64 / (bandwidth.parse::<f64>()? * 1e6);
+        println!("bandwidth floor {floor:.2} ms per step, {:.1} times that were taken", step / floor);
+    }
     print_peak_memory();
     Ok(())
 }
 
-const VISION: (usize, usize, usize, usize) = (768, 3072, 12, 12);
-const QFORMER: (usize, usize, usize, usize) = (512, 2048, 6, 8);
-const LLAMA: (usize, usize, usize, usize) = (1024, 2816, 12, 16);
+/// Width, width between, layers, heads.
+type Tower = (usize, usize, usize, usize);
+
+/// Sizes of the three networks.
+struct Size {
+    vision: Tower,
+    qformer: Tower,
+    llama: Tower,
+}
+
+const MIDDLE: Size = Size { vision: (768, 3072, 12, 12), qformer: (512, 2048, 6, 8), llama: (1024, 2816, 12, 16) };
+/// Salesforce/instructblip-vicuna-7b.
+const VICUNA_7B: Size =
+    Size { vision: (1408, 6144, 39, 16), qformer: (768, 3072, 12, 12), llama: (4096, 11008, 32, 32) };
 const QFORMER_VOCABULARY: usize = 30_523;
 const VOCABULARY: usize = 32_000;
 const QUERIES: usize = 32;
 const PATCH: usize = 14;
 const SIDE: usize = 224;
 
-fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
+fn write(folder: &Path, size: &Size) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(folder)?;
     let tower = |(width, hidden, layers, heads): (usize, usize, usize, usize)| {
         serde_json::json!({
@@ -89,12 +113,12 @@ fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut config = serde_json::json!({
         "model_type": "instructblip", "architectures": ["InstructBlipForConditionalGeneration"],
         "num_query_tokens": QUERIES, "image_token_index": VOCABULARY - 1,
-        "vision_config": tower(VISION), "qformer_config": tower(QFORMER), "text_config": tower(LLAMA),
+        "vision_config": tower(size.vision), "qformer_config": tower(size.qformer), "text_config": tower(size.llama),
     });
     config["vision_config"]["image_size"] = SIDE.into();
     config["vision_config"]["patch_size"] = PATCH.into();
     config["qformer_config"]["vocab_size"] = QFORMER_VOCABULARY.into();
-    config["qformer_config"]["encoder_hidden_size"] = VISION.0.into();
+    config["qformer_config"]["encoder_hidden_size"] = size.vision.0.into();
     for (key, value) in [
         ("model_type", "llama".into()),
         ("architectures", serde_json::json!(["LlamaForCausalLM"])),
@@ -107,7 +131,7 @@ fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
         config["text_config"][key] = value;
     }
     std::fs::write(folder.join("config.json"), serde_json::to_string_pretty(&config)?)?;
-    let parameters = Parameters::init(&declarations(), 1, &Device::Cpu, DType::F32)?;
+    let parameters = Parameters::init(&declarations(size), 1, &Device::Cpu, place()?.1)?;
     println!("{} parameters", parameters.num_elements());
     Ok(parameters.save_safetensors(&folder.join("model.safetensors"))?)
 }
@@ -134,17 +158,16 @@ impl Declarations {
     }
 }
 
-fn declarations() -> Vec<Declaration> {
+fn declarations(size: &Size) -> Vec<Declaration> {
     let mut list = Declarations(Vec::new());
-    vision(&mut list);
-    qformer(&mut list);
-    list.linear("language_projection", LLAMA.0, QFORMER.0);
-    llama(&mut list);
+    vision(&mut list, size.vision);
+    qformer(&mut list, size.qformer, size.vision.0);
+    list.linear("language_projection", size.llama.0, size.qformer.0);
+    llama(&mut list, size.llama);
     list.0
 }
 
-fn vision(list: &mut Declarations) {
-    let (width, hidden, layers, _) = VISION;
+fn vision(list: &mut Declarations, (width, hidden, layers, _): Tower) {
     list.weight("vision_model.embeddings.class_embedding", &[1, 1, width]);
     list.weight("vision_model.embeddings.position_embedding", &[1, (SIDE / PATCH).pow(2) + 1, width]);
     list.weight("vision_model.embeddings.patch_embedding.weight", &[width, 3, PATCH, PATCH]);
@@ -161,15 +184,14 @@ fn vision(list: &mut Declarations) {
     list.norm("vision_model.post_layernorm", width);
 }
 
-fn qformer(list: &mut Declarations) {
-    let (width, hidden, layers, _) = QFORMER;
+fn qformer(list: &mut Declarations, (width, hidden, layers, _): Tower, image_width: usize) {
     list.weight("query_tokens", &[1, QUERIES, width]);
     list.weight("qformer.embeddings.word_embeddings.weight", &[QFORMER_VOCABULARY, width]);
     list.weight("qformer.embeddings.position_embeddings.weight", &[512, width]);
     list.norm("qformer.embeddings.layernorm", width);
     for layer in 0..layers {
         let name = |part: &str| format!("qformer.encoder.layer.{layer}.{part}");
-        for (block, inputs) in [("attention", width), ("crossattention", VISION.0)] {
+        for (block, inputs) in [("attention", width), ("crossattention", image_width)] {
             if block == "crossattention" && layer % 2 == 1 {
                 continue;
             }
@@ -187,8 +209,7 @@ fn qformer(list: &mut Declarations) {
     }
 }
 
-fn llama(list: &mut Declarations) {
-    let (width, hidden, layers, _) = LLAMA;
+fn llama(list: &mut Declarations, (width, hidden, layers, _): Tower) {
     list.weight("language_model.lm_head.weight", &[VOCABULARY, width]);
     list.weight("language_model.model.embed_tokens.weight", &[VOCABULARY, width]);
     list.push("language_model.model.norm.weight", &[width], Init::Constant(1.0));

@@ -18,7 +18,7 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
             x_label: curve.field.clone(),
             y_label: "mR, percent".into(),
             // values that lie decades apart
-            x_log: least > 0.0 && most >= 20.0 * least,
+            x_log: least > 0.0 && most >= 5.0 * least,
             y_log: false,
             series: vec![Series {
                 name: "validation".into(),

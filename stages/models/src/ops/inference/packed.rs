@@ -3,7 +3,9 @@
 //! Decoding multiplies a handful of rows with every weight of the network and is bound by memory: each thread shall
 //! see one stream of weights, from the first to the last, once. Weights lie in panels of [`PANEL`] outputs, input by
 //! input; a panel meets a block of rows whose sums stay in registers. The same kernel is bound by arithmetic where
-//! there are many rows.
+//! there are many rows: there the panel is taken in slices of [`SLICE`] inputs, which stay in the first cache while
+//! all blocks pass. A sum runs over the inputs in their order in either case, so that a row's result does not depend
+//! on how many rows there are.
 
 use super::{on_cpu, refuse_gradients};
 use candle_core::{DType, Result, Tensor, bail};
@@ -15,6 +17,9 @@ const PANEL: usize = 32;
 
 /// Rows of a block whose sums fit into 32 registers beside two weights and one input.
 const MAX_BLOCK: usize = 12;
+
+/// Inputs of a panel that are multiplied with all blocks of a stripe before the next ones: 24 KiB of weights.
+const SLICE: usize = 192;
 
 /// Rows are taken in stripes of this many elements, which stay in a core's own cache while panels pass.
 const STRIPE_ELEMENTS: usize = 256 * 1024;
@@ -78,15 +83,15 @@ impl PackedLinear {
         let target = Target(out.as_mut_ptr());
         // Neighbouring panels go to one thread: they are one stream of memory.
         let per_task = panels.div_ceil(4 * rayon::current_num_threads()).max(1);
-        (0..stripes.len() * panels).into_par_iter().with_min_len(per_task).for_each(|task| {
+        (0..stripes.len() * panels).into_par_iter().with_min_len(per_task).for_each_init(Vec::new, |sums, task| {
             let (stripe, panel) = (stripes[task / panels], task % panels);
-            self.panel(&x, stripe, panel, &target);
+            self.panel(&x, stripe, panel, sums, &target);
         });
         out
     }
 
-    /// One panel for the rows of one stripe.
-    fn panel(&self, x: &[f32], stripe: &[Block], panel: usize, target: &Target) {
+    /// One panel for the rows of one stripe. `sums` is room to work in.
+    fn panel(&self, x: &[f32], stripe: &[Block], panel: usize, sums: &mut Vec<Sums>, target: &Target) {
         let size = self.inputs * PANEL;
         let weights = &self.panels[panel * size..][..size];
         let columns = (self.outputs - panel * PANEL).min(PANEL);
@@ -94,19 +99,26 @@ impl PackedLinear {
         if let Some(values) = &self.bias {
             bias[..columns].copy_from_slice(&values[panel * PANEL..][..columns]);
         }
-        // The first block asks for what comes soon. The second finds this panel in the cache, and memory is free to
-        // bring the next one.
-        let next = (panel + 1) * size;
-        let (soon, next) = (weights.as_ptr().wrapping_add(AHEAD), self.panels.as_ptr().wrapping_add(next));
-        for (index, block) in stripe.iter().enumerate() {
-            let mut sums = [[0.0; PANEL]; MAX_BLOCK];
-            let x = &x[block.first * self.inputs..][..block.rows * self.inputs];
-            let prefetch = match index {
-                0 => Some(soon),
-                1 => Some(next),
-                _ => None,
-            };
-            block.multiply(x, weights, &bias, prefetch, &mut sums);
+        sums.clear();
+        sums.resize(stripe.len(), [bias; MAX_BLOCK]);
+        for (slice, weights) in weights.chunks(SLICE * PANEL).enumerate() {
+            let first = slice * SLICE;
+            let inputs = weights.len() / PANEL;
+            // The first block asks for what comes soon. The second finds this slice in the cache, and memory is free
+            // to bring that of the next panel.
+            let soon = weights.as_ptr().wrapping_add(AHEAD);
+            let next = weights.as_ptr().wrapping_add(size);
+            for (index, (block, sums)) in stripe.iter().zip(sums.iter_mut()).enumerate() {
+                let x = &x[block.first * self.inputs + first * block.rows..][..inputs * block.rows];
+                let prefetch = match index {
+                    0 => Some(soon),
+                    1 => Some(next),
+                    _ => None,
+                };
+                block.multiply(x, weights, prefetch, sums);
+            }
+        }
+        for (block, sums) in stripe.iter().zip(sums.iter()) {
             for (row, sums) in sums.iter().enumerate().take(block.rows) {
                 let start = (block.first + row) * self.outputs + panel * PANEL;
                 // SAFETY: the row and its columns lie within the output, and no other task has this panel and stripe.
@@ -190,11 +202,11 @@ fn pack_rows(x: &[f32], blocks: &[Block], inputs: usize) -> Vec<f32> {
 type Sums = [[f32; PANEL]; MAX_BLOCK];
 
 impl Block {
-    fn multiply(&self, x: &[f32], weights: &[f32], bias: &[f32; PANEL], prefetch: Option<*const f32>, sums: &mut Sums) {
+    fn multiply(&self, x: &[f32], weights: &[f32], prefetch: Option<*const f32>, sums: &mut Sums) {
         macro_rules! with_rows {
             ($($rows:literal)*) => {
                 match self.rows {
-                    $($rows => pulp::Arch::new().dispatch(Kernel::<$rows> { x, weights, bias, prefetch, sums }),)*
+                    $($rows => pulp::Arch::new().dispatch(Kernel::<$rows> { x, weights, prefetch, sums }),)*
                     _ => unreachable!("blocks() makes blocks of 1 to 12 rows"),
                 }
             };
@@ -203,11 +215,10 @@ impl Block {
     }
 }
 
-/// `sums[row] = bias + sum over inputs of x[input, row] * weights[input]`
+/// `sums[row] += sum over inputs of x[input, row] * weights[input]`
 struct Kernel<'a, const ROWS: usize> {
     x: &'a [f32],
     weights: &'a [f32],
-    bias: &'a [f32; PANEL],
     prefetch: Option<*const f32>,
     sums: &'a mut Sums,
 }
@@ -217,8 +228,10 @@ struct Kernel<'a, const ROWS: usize> {
 macro_rules! multiply_rows {
     ($rows:ident, $simd:ident, $kernel:ident, $weights:ident, $x:ident, $column:ident;
      $($row:literal $a:ident $b:ident,)*) => {
-        let bias = S::as_simd_f32s($kernel.bias).0;
-        $(let (mut $a, mut $b) = (bias[$column], bias[$column + 1]);)*
+        $(let (mut $a, mut $b) = {
+            let sums = S::as_simd_f32s(&$kernel.sums[$row]).0;
+            (sums[$column], sums[$column + 1])
+        };)*
         for (input, (weights, x)) in $weights.chunks_exact(PANEL / S::F32_LANES).zip($x).enumerate() {
             if let Some(address) = $kernel.prefetch {
                 prefetch(address.wrapping_add(input * PANEL));

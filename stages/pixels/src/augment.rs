@@ -186,17 +186,43 @@ fn jitter_colours(rgb: &mut Rgb, strength: f32, rng: &mut ChaCha8Rng) {
     let [brightness, contrast, saturation] = std::array::from_fn(|_| uniform(range, rng) as f32);
     // what does not depend on the pixel's other channels is looked up
     let brighter: [u8; 256] = std::array::from_fn(|value| blend(value as u8, 0.0, brightness));
-    let mut sum = 0.0;
-    for pixel in rgb.pixels_mut() {
-        *pixel = pixel.map(|value| brighter[usize::from(value)]);
-        sum += f64::from(grey(*pixel));
+    let mut sums = [0; 3];
+    for pixel in rgb.pixels() {
+        for (sum, value) in sums.iter_mut().zip(pixel) {
+            *sum += u64::from(brighter[usize::from(*value)]);
+        }
     }
-    let mean = (sum / rgb.pixels().len() as f64) as f32;
-    let contrasted: [u8; 256] = std::array::from_fn(|value| blend(value as u8, mean, contrast));
-    for pixel in rgb.pixels_mut() {
-        let even = pixel.map(|value| contrasted[usize::from(value)]);
-        let grey = grey(even);
-        *pixel = even.map(|value| blend(value, grey, saturation));
+    let count = rgb.pixels().len() as f64;
+    let mean = grey(sums.map(|sum| (sum as f64 / count) as f32));
+    let even: [f32; 256] = std::array::from_fn(|value| f32::from(blend(brighter[value], mean, contrast)));
+    for pixels in rgb.pixels_mut().chunks_mut(SATURATED_AT_ONCE) {
+        saturate(pixels, &even, saturation);
+    }
+}
+
+/// Pixels whose channels are taken apart, blended side by side and put together again: loops over arrays of known
+/// length become vector instructions, loops over triples do not.
+const SATURATED_AT_ONCE: usize = 64;
+
+/// Looks the values of up to [`SATURATED_AT_ONCE`] pixels up in `even` and blends them with their grey.
+fn saturate(pixels: &mut [[u8; 3]], even: &[f32; 256], saturation: f32) {
+    let mut planes = [[0f32; SATURATED_AT_ONCE]; 3];
+    let [red, green, blue] = &mut planes;
+    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        [*red, *green, *blue] = pixel.map(|value| even[usize::from(value)]);
+    }
+    let [red, green, blue] = &planes;
+    let greys: [f32; SATURATED_AT_ONCE] =
+        std::array::from_fn(|at| grey([red[at], green[at], blue[at]]) * (1.0 - saturation));
+    let blended = planes.map(|plane| {
+        let mut values = [0u8; SATURATED_AT_ONCE];
+        for ((value, even), grey) in values.iter_mut().zip(plane).zip(greys) {
+            *value = (even * saturation + grey + 0.5) as u8;
+        }
+        values
+    });
+    for (at, pixel) in pixels.iter_mut().enumerate() {
+        *pixel = [blended[0][at], blended[1][at], blended[2][at]];
     }
 }
 
@@ -207,8 +233,8 @@ fn blend(value: u8, other: f32, weight: f32) -> u8 {
 }
 
 /// Luma of ITU-R BT.601, as Pillow's and torchvision's grey.
-fn grey([red, green, blue]: [u8; 3]) -> f32 {
-    0.299 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)
+fn grey([red, green, blue]: [f32; 3]) -> f32 {
+    0.299 * red + 0.587 * green + 0.114 * blue
 }
 
 #[cfg(test)]
@@ -232,14 +258,15 @@ mod tests {
         let mut expected = picture.clone();
         let mut rng = ChaCha8Rng::seed_from_u64(11);
         let weights: [f32; 3] = std::array::from_fn(|_| uniform((0.6, 1.4), &mut rng) as f32);
-        let blended = |rgb: &mut Rgb, weight: f32, other: &dyn Fn([u8; 3]) -> f32| {
+        let blended = |rgb: &mut Rgb, weight: f32, other: &dyn Fn([f32; 3]) -> f32| {
             for pixel in rgb.pixels_mut() {
-                let other = other(*pixel) * (1.0 - weight);
+                let other = other(pixel.map(f32::from)) * (1.0 - weight);
                 *pixel = pixel.map(|value| (f32::from(value) * weight + other).round() as u8);
             }
         };
         blended(&mut expected, weights[0], &|_| 0.0);
-        let mean = expected.pixels().iter().map(|&p| f64::from(grey(p))).sum::<f64>() / expected.pixels().len() as f64;
+        let mean = expected.pixels().iter().map(|p| f64::from(grey(p.map(f32::from)))).sum::<f64>()
+            / expected.pixels().len() as f64;
         blended(&mut expected, weights[1], &|_| mean as f32);
         blended(&mut expected, weights[2], &grey);
         jitter_colours(&mut picture, 0.4, &mut ChaCha8Rng::seed_from_u64(11));
@@ -318,7 +345,7 @@ mod tests {
     #[test]
     fn jitter_blends_towards_black_mean_and_grey() {
         assert_eq!([100, 50, 200].map(|value| blend(value, 0.0, 0.5)), [50, 25, 100]);
-        let grey = grey([100, 50, 200]);
+        let grey = grey([100.0, 50.0, 200.0]);
         assert_eq!([100, 50, 200].map(|value| blend(value, grey, 0.0)), [82, 82, 82]);
         assert_eq!([82, 18, 0].map(|value| blend(value, 0.0, 9.0)), [255, 162, 0]);
         assert_eq!(blend(10, 200.0, 1.2), 0, "what is below black is black");

@@ -3,7 +3,6 @@
 use manifests::PairSpec;
 use serde::{Deserialize, Serialize};
 use training::communicator::Solo;
-use training::recall::BothWays;
 use workers::WorkerError;
 
 use crate::pair::{Pair, Tested};
@@ -91,16 +90,11 @@ pub struct Ablation {
     pub least_gain_percent: f64,
 }
 
-/// The seven figures of Table 2, in its order.
-pub fn figures(both: &BothWays) -> [f64; 7] {
-    [both.i2t.at_1, both.i2t.at_5, both.i2t.at_10, both.t2i.at_1, both.t2i.at_5, both.t2i.at_10, both.mean_recall]
-}
-
 impl Line {
     /// The seven figures over seeds.
     pub fn figures(&self) -> [Spread; 7] {
         std::array::from_fn(|at| {
-            let values: Vec<f64> = self.runs.iter().map(|run| figures(&run.recall.exact.pessimistic)[at]).collect();
+            let values: Vec<f64> = self.runs.iter().map(|run| run.recall.exact.pessimistic.figures()[at]).collect();
             Spread::of(&values)
         })
     }

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod learning;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,11 +12,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use manifests::BuildSpec;
 use stages::evaluate::Evaluation;
 
-use stages::Training;
 use workers::WorkerError;
 
 use crate::build::Build;
-use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::run::{Quarantined, RunOptions};
 
@@ -207,9 +207,10 @@ impl SpecArgs {
     }
 }
 
-/// Set by Ctrl-C and by SIGTERM; a second one ends the process at once.
+/// Set by Ctrl-C and by SIGTERM, of which a second one ends the process at once, and by the end of a launcher.
 fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
+    crate::launch::stop_with_launcher(stop.clone());
     let flag = stop.clone();
     tokio::spawn(async move {
         loop {
@@ -284,11 +285,15 @@ pub async fn main(cli: Cli) -> Result<()> {
             write_report(&builds, &[], &output).await
         }
         Command::Evaluate { specs, set, report, json } => evaluate(&specs, &set.set, report, json).await,
-        Command::Train { spec, training, retrain } => train(spec.read()?, &training, retrain).await,
-        Command::Adapt { pair, json } => adapt(&pair, json).await,
-        Command::Ablate { pairs, set, report, json } => ablate(&pairs, &set.set, report, json).await,
-        Command::Sweep { spec, over, report, json } => sweep(&spec, &over, report, json).await,
-        Command::SingleDomain { specs, set, report, json } => single_domain(&specs, &set.set, report, json).await,
+        Command::Train { spec, training, retrain } => learning::train(spec.read()?, &training, retrain).await,
+        Command::Adapt { pair, json } => learning::adapt(&pair.pair, &pair.set.set, json).await,
+        Command::Ablate { pairs, set, report, json } => learning::ablate(&pairs, &set.set, report, json).await,
+        Command::Sweep { spec, over, report, json } => {
+            learning::sweep(&spec.spec, &spec.set.set, &over, report, json).await
+        }
+        Command::SingleDomain { specs, set, report, json } => {
+            learning::single_domain(&specs, &set.set, report, json).await
+        }
         Command::Doctor { spec, set, json } => doctor(spec, &set.set, json).await,
         Command::Weights { spec, fetch, json } => weights(&spec.read()?, fetch, json).await,
         Command::Sandbox { out, tiles, seed, edit_tags } => make_sandbox(&out, tiles, seed, edit_tags),
@@ -312,6 +317,14 @@ fn print_plan(lines: &[crate::plan::PlanLine]) {
 }
 
 async fn run(spec: BuildSpec, options: RunArgs, until: Option<String>) -> Result<()> {
+    if let Some(place) = workers::world::place()? {
+        let (rank, world_size) = (place.rank, place.world_size);
+        let why = format!(
+            "a launcher started this process as rank {rank} of {world_size}, and a build is run by one: run it alone, \
+             and its trainings by `urbancross train` as ranks"
+        );
+        return Err(WorkerError::Configuration(why).into());
+    }
     let progress = Progress::new(false);
     let mut build = Build::open(spec, stop_flag()).await?;
     let options = RunOptions { retry_errors: options.retry_errors, retrain: options.retrain, until };
@@ -401,130 +414,6 @@ async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, js
         None => Ok(()),
         Some(path) => write_report(&builds, &all, &path).await,
     }
-}
-
-/// One rank of a training. Only rank 0 says what it does.
-async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
-    let training = match training {
-        "bootstrap" => Training::Bootstrap,
-        "pretrain" => Training::Pretrain,
-        other => {
-            return Err(WorkerError::Configuration(format!("{other}: the trainings are bootstrap and pretrain")).into());
-        }
-    };
-    let place = workers::world::place()?;
-    let spec = workers::world::for_rank(spec, place.as_ref());
-    let mut build = Build::open_work(spec, stop_flag()).await?;
-    build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
-    let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
-    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref(), &build.work))?;
-    let options = RunOptions { retrain, ..RunOptions::default() };
-    crate::run::run_training(&build, training, &options, ranks.as_mut(), &progress).await?;
-    Ok(())
-}
-
-async fn adapt(args: &PairArgs, json: bool) -> Result<()> {
-    let place = workers::world::place()?;
-    let pair = Pair::open(&args.pair, &args.set.set, stop_flag()).await?;
-    let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref());
-    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref(), &pair.target.work))?;
-    let first = ranks.rank() == 0;
-    let progress = Progress::new(json || !first);
-    let record = pair.adapt(&pair.spec, ranks.as_mut(), &progress).await?;
-    if !first {
-        return Ok(());
-    }
-    let (before, after) =
-        (pair.test(&pair.model(None).await?).await?, pair.test(&pair.model(record.as_ref()).await?).await?);
-    if json {
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "before": before, "after": after }))?);
-        return Ok(());
-    }
-    for (when, tested) in [("before", &before), ("after", &after)] {
-        let [i1, i5, i10, t1, t5, t10, mean] = crate::ablate::figures(&tested.recall.exact.pessimistic);
-        println!(
-            "{when:6} mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {}, {} images",
-            pair.target.spec.country, tested.recall.image_gallery
-        );
-    }
-    Ok(())
-}
-
-async fn ablate(paths: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
-    let (stop, progress) = (stop_flag(), Progress::new(json));
-    let (mut pairs, mut ablations) = (Vec::new(), Vec::new());
-    for path in paths {
-        let pair = Pair::open(path, set, stop.clone()).await?;
-        ablations.push(crate::ablate::ablate(&pair, &progress).await?);
-        pairs.push(pair);
-    }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&ablations)?);
-    } else {
-        ablations.iter().for_each(print_ablation);
-    }
-    if let Some(path) = report {
-        let page = crate::page::ablation::make(&pairs, &ablations, &now()).await?;
-        write_page(Some(path), || page)?;
-    }
-    let short: Vec<String> = ablations.iter().flat_map(crate::ablate::Ablation::shortfalls).collect();
-    if short.is_empty() { Ok(()) } else { Err(WorkerError::Broken(short.join("\n")).into()) }
-}
-
-async fn sweep(args: &SpecArgs, over: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
-    let axes = over.iter().map(|text| crate::sweep::Axis::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let curves = crate::sweep::sweep(&args.spec, &args.set.set, &axes, &stop_flag(), &Progress::new(json)).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&curves)?);
-    } else {
-        for curve in &curves {
-            println!("{} of {}", curve.field, curve.country);
-            for point in &curve.points {
-                let (value, recall) = (point.value, point.validation_mean_recall);
-                println!("  {value:>12}  validation mR {recall:6.2} in epoch {}", point.best_epoch + 1);
-            }
-        }
-    }
-    write_page(report, || crate::page::sweep::curves(&curves, &now()))
-}
-
-async fn single_domain(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
-    let lines = crate::sweep::single_domain(specs, set, &stop_flag(), &Progress::new(json)).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
-    } else {
-        for line in &lines {
-            let [i1, i5, i10, t1, t5, t10, mean] = crate::ablate::figures(&line.recall.exact.pessimistic);
-            let from = if line.with_segments { "with segments" } else { "without segments" };
-            println!(
-                "mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {} {from}, {} images",
-                line.country, line.recall.image_gallery
-            );
-        }
-    }
-    write_page(report, || crate::page::sweep::single_domain(&lines, &now()))
-}
-
-fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    std::fs::write(&path, page()).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("report: {}", path.display());
-    Ok(())
-}
-
-fn print_ablation(ablation: &crate::ablate::Ablation) {
-    let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
-    println!("{} ({runs} seeds, mean ± standard deviation, percent)", ablation.pair);
-    println!(
-        "{:14} {}",
-        "",
-        ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "mR"].map(|n| format!("{n:>14}")).concat()
-    );
-    for line in &ablation.lines {
-        let cells = line.figures().map(|f| format!("{:>14}", format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
-        println!("{:14} {}", line.variant.words(), cells.concat());
-    }
-    println!("full adaptation over none: {:+.1} %", ablation.gain_percent());
 }
 
 async fn write_report(builds: &[Build], across: &[Evaluation], output: &PathBuf) -> Result<()> {

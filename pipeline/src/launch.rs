@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::Stdio;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use stages::Training;
@@ -16,6 +16,21 @@ use crate::run::RunOptions;
 
 /// How long a rank may take to end after it was told to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Set for ranks that this program has started: their standard input ends when it is gone.
+const LAUNCHED: &str = "URBANCROSS_LAUNCHED";
+
+/// Sets `stop` when the launcher of this process ends without having waited for it: nobody else would tell this rank,
+/// and its run would be taken. Does nothing in a process that was not launched.
+pub fn stop_with_launcher(stop: std::sync::Arc<AtomicBool>) {
+    if std::env::var_os(LAUNCHED).is_none() {
+        return;
+    }
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        stop.store(true, Ordering::Relaxed);
+    });
+}
 
 /// Runs a training as `ranks.processes` processes of this program, which meet over the loopback device.
 pub async fn train(
@@ -65,27 +80,25 @@ fn start(
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         command.env("RAYON_NUM_THREADS", (cores / ranks).max(1).to_string());
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command.env(LAUNCHED, "1").stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
+    // Ctrl-C reaches this process alone, which tells the ranks once: a second signal would end them without a checkpoint
+    #[cfg(unix)]
+    command.process_group(0);
     command.spawn().map_err(|e| WorkerError::Transient(format!("rank {rank} of {}: {e}", training.name())))
 }
 
-/// Waits for all ranks. The first failure is the one to report: the others only follow it.
+/// Waits for all ranks.
 async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Result<(), WorkerError> {
-    let mut failed = None;
-    let mut running = children.len();
+    let mut ends: Vec<Option<End>> = vec![None; children.len()];
     let mut told = None;
-    while running > 0 {
-        running = 0;
+    while ends.contains(&None) {
         for (rank, child) in children.iter_mut().enumerate() {
             match child.try_wait() {
-                Ok(None) => running += 1,
-                Ok(Some(status)) if status.success() => {}
-                Ok(Some(status)) => _ = failed.get_or_insert((rank, status.code())),
+                Ok(status) => ends[rank] = status.map(|status| status.code().map_or(End::Killed, End::Code)),
                 Err(error) => return Err(WorkerError::Transient(format!("rank {rank}: {error}"))),
             }
         }
         if build.stop.load(Ordering::Relaxed) {
-            // a signal from the terminal has reached the ranks too; one that was sent to this process has not
             let since = *told.get_or_insert_with(|| {
                 children.iter().filter_map(Child::id).for_each(terminate);
                 std::time::Instant::now()
@@ -96,16 +109,34 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    match failed {
-        _ if build.stop.load(Ordering::Relaxed) => Err(WorkerError::Stopped),
+    if build.stop.load(Ordering::Relaxed) {
+        return Err(WorkerError::Stopped);
+    }
+    verdict(training, &ends.into_iter().flatten().collect::<Vec<_>>())
+}
+
+/// How a rank ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Code(i32),
+    Killed,
+}
+
+/// What the ends of all ranks come to. The one to report is the one that the others only followed: a rank that was
+/// killed, or else one that cannot go on.
+fn verdict(training: Training, ends: &[End]) -> Result<(), WorkerError> {
+    const PERMANENT: i32 = 65;
+    let name = training.name();
+    let rank_that = |wanted: End| ends.iter().position(|end| *end == wanted);
+    if let Some(rank) = rank_that(End::Killed) {
+        return Err(WorkerError::Transient(format!("{name}: rank {rank} was killed, and all others ended with it")));
+    }
+    if let Some(rank) = rank_that(End::Code(PERMANENT)) {
+        return Err(WorkerError::Broken(format!("{name}: rank {rank} cannot go on; its message is above")));
+    }
+    match ends.iter().position(|end| *end != End::Code(0)) {
+        Some(rank) => Err(WorkerError::Transient(format!("{name}: rank {rank} ended; its message is above"))),
         None => Ok(()),
-        Some((rank, Some(65))) => {
-            Err(WorkerError::Broken(format!("{}: rank {rank} cannot go on; its message is above", training.name())))
-        }
-        Some((rank, code)) => {
-            let how = code.map_or("was killed".to_owned(), |code| format!("ended with {code}"));
-            Err(WorkerError::Transient(format!("{}: rank {rank} {how}, and all others with it", training.name())))
-        }
     }
 }
 
@@ -116,3 +147,20 @@ fn terminate(process: u32) {
 
 #[cfg(not(unix))]
 fn terminate(_: u32) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rank_that_the_others_followed_is_reported() {
+        let words =
+            |ends: &[End]| verdict(Training::Pretrain, ends).err().map(|error| (error.exit_code(), error.to_string()));
+        assert_eq!(words(&[End::Code(0), End::Code(0)]), None);
+        let (code, killed) = words(&[End::Code(75), End::Killed]).unwrap();
+        assert!(code == 75 && killed.contains("rank 1 was killed"), "{killed}");
+        let (code, broken) = words(&[End::Code(75), End::Code(65)]).unwrap();
+        assert!(code == 65 && broken.contains("rank 1 cannot go on"), "{broken}");
+        assert_eq!(words(&[End::Code(0), End::Code(75)]).unwrap().0, 75);
+    }
+}

@@ -151,17 +151,15 @@ fn across_section(all: &[Gathered<'_>], across: &[Evaluation]) -> Section {
     }
 }
 
+/// Heads of [`BothWays::figures`].
+const FIGURES: [&str; 7] = ["i→t R@1", "i→t R@5", "i→t R@10", "t→i R@1", "t→i R@5", "t→i R@10", "mR"];
+
 fn figure_columns() -> Vec<Column> {
-    let mut columns: Vec<Column> =
-        ["i→t R@1", "i→t R@5", "i→t R@10", "t→i R@1", "t→i R@5", "t→i R@10", "mR"].map(Column::number).into();
-    columns = columns.into_iter().map(|c| c.decimals(2)).collect();
-    columns
+    FIGURES.map(|name| Column::number(name).decimals(2)).into()
 }
 
 fn figures(both: &BothWays) -> Vec<Cell> {
-    [both.i2t.at_1, both.i2t.at_5, both.i2t.at_10, both.t2i.at_1, both.t2i.at_5, both.t2i.at_10, both.mean_recall]
-        .map(Cell::Number)
-        .into()
+    both.figures().map(Cell::Number).into()
 }
 
 async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Section>, WorkerError> {

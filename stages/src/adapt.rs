@@ -12,14 +12,15 @@ use models::clip::Clip;
 use training::adapt::{Adaptation, Settings};
 use training::batch::BatchSource;
 use training::communicator::Communicator;
-use training::trainer::{self, Event, Fit, Trainer};
+use training::trainer::{self, Event, Trainer};
 
 use crate::device::{device, dtype};
 use crate::embed_rows::Encoder;
+use crate::fit::{Fitting, rows_of};
 use crate::image_embeddings::mean_direction;
 use crate::pretrain::reader::Reader;
 use crate::pretrain::rows::{Preparer, check_batch};
-use crate::pretrain::{self, Curve, Embedded, TrainRows, Trained, execution, validation, write_result};
+use crate::pretrain::{self, Embedded, TrainRows, Trained, execution};
 use crate::stage::StageError;
 use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
 
@@ -62,13 +63,18 @@ pub fn settings(pair: &PairSpec) -> Result<Settings, StageError> {
     Ok(settings)
 }
 
-/// The settings of an adaptation, as they enter its identity.
+/// The settings of an adaptation, as they enter its identity: the pair's, and what the source's spec decides.
 ///
 /// # Errors
 /// Those of [`settings`].
-pub fn parameters(pair: &PairSpec) -> Result<serde_json::Value, StageError> {
+pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Value, StageError> {
     let settings = settings(pair)?;
-    let mut value = serde_json::json!({ "adapt": pair.adapt, "ratio": pair.ratio });
+    let mut value = serde_json::json!({
+        "adapt": pair.adapt,
+        "ratio": pair.ratio,
+        "precision": source.model.precision,
+        "shuffle_window_row_groups": source.pretrain.shuffle_window_row_groups,
+    });
     // with every default written out
     value["adapt"]["method"] = serde_json::json!(settings);
     Ok(value)
@@ -85,11 +91,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         .map_err(|e| configuration(format!("model {}: {e}", run.checkpoint.display())))?;
     let tokenizer = read_tokenizer(NAME, &run.checkpoint.join(TOKENIZER_FILE))?;
     let limits = crate::images::limits(run.source_spec);
-    let rows_of = |rows: &dyn TrainRows| rows.groups().iter().map(|&rows| u64::from(rows)).sum::<u64>();
-    let (train_rows, validation_rows) = (rows_of(run.target), rows_of(run.validation));
-    if validation_rows == 0 {
-        return Err(configuration("the target's validation split is empty: raise the second part of ratio".into()));
-    }
+    let train_rows = rows_of(run.target);
     let place = (run.ranks.rank(), run.ranks.world_size());
     check_batch(NAME, ("adapt.batch", spec.batch), place.1)?;
     let frozen = clip.frozen().map_err(|e| StageError::of(NAME, &e))?;
@@ -125,45 +127,20 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let objective = Adaptation::new(method, clip.config().embed_dim, &device).map_err(failed)?;
     let settings = trainer_settings(run.pair, &run.data, steps_per_epoch);
     let mut trainer = Trainer::new(clip, settings, Box::new(objective)).map_err(failed)?;
-    let mut curve = Curve::open(run.folder).map_err(|e| StageError::of(NAME, &e))?;
-    let (validation_rows_source, observe) = (run.validation, run.observe);
-    let summary = trainer
-        .fit(Fit {
-            ranks: run.ranks,
-            source: &mut source,
-            validate: &mut |clip, _epoch, ranks| {
-                let encoder = Encoder { stage: NAME, clip, tokenizer: &tokenizer, limits, average_over_turns: false };
-                validation::mean_recall(&encoder, validation_rows_source, ranks).map_err(Into::into)
-            },
-            folder: Some(run.folder),
-            execution: execution(run.source_spec),
-            stop: run.stop,
-            observe: &mut |event| {
-                curve.note(event, steps_per_epoch);
-                observe(event);
-            },
-        })
-        .map_err(failed)?;
-    if !summary.finished {
-        return Err(StageError::Stopped);
-    }
-    if place.0 > 0 {
-        return Ok(None);
-    }
-    let best = summary.position.best.ok_or_else(|| configuration("no epoch was validated".into()))?;
-    let model_digest = write_result(NAME, run.folder, &tokenizer)?;
-    Ok(Some(Trained {
-        model_digest,
-        parameters: trainer.clip().parameters().num_elements() as u64,
+    let fitting = Fitting {
+        stage: NAME,
+        ranks: run.ranks,
+        source: &mut source,
         train_rows,
-        validation_rows,
-        epochs: summary.position.epoch,
-        best_epoch: best.epoch,
-        best_validation_mean_recall: best.metric,
-        samples: summary.position.samples,
-        seconds: summary.seconds,
-        wait_seconds: summary.wait_seconds,
-    }))
+        validation: run.validation,
+        tokenizer: &tokenizer,
+        limits,
+        folder: run.folder,
+        execution: execution(run.source_spec),
+        stop: run.stop,
+        observe: run.observe,
+    };
+    fitting.fit(&mut trainer)
 }
 
 fn trainer_settings(pair: &PairSpec, data: &str, steps_per_epoch: usize) -> trainer::Settings {
@@ -219,7 +196,13 @@ mod tests {
 
     #[test]
     fn a_default_that_is_written_out_is_the_same_adaptation() {
-        assert_eq!(parameters(&pair("")).unwrap(), parameters(&pair("margin = 0.2\n")).unwrap());
-        assert_ne!(parameters(&pair("")).unwrap(), parameters(&pair("margin = 0.3\n")).unwrap());
+        let of = |method: &str, set: &str| {
+            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+            parameters(&pair(method), &BuildSpec::parse(text, "t", &[set.to_owned()]).unwrap()).unwrap()
+        };
+        let base = of("", "model.precision=\"f32\"");
+        assert_eq!(base, of("margin = 0.2\n", "model.device=\"cuda:0\""));
+        assert_ne!(base, of("margin = 0.3\n", "model.precision=\"f32\""));
+        assert_ne!(base, of("", "model.precision=\"bf16\""));
     }
 }

@@ -14,6 +14,7 @@ mod clip_judge;
 pub mod device;
 pub mod embed_rows;
 pub mod evaluate;
+mod fit;
 pub mod geotags;
 pub mod image_embeddings;
 pub mod images;

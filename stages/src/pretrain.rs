@@ -26,10 +26,10 @@ use training::communicator::Communicator;
 use training::contrastive::{Contrastive, Loss};
 use training::optimiser::AdamWSettings;
 use training::schedule::Schedule;
-use training::trainer::{Event, Execution, Fit, Settings, Trainer};
+use training::trainer::{Event, Execution, Settings, Trainer};
 
 use crate::Training;
-use crate::embed_rows::Encoder;
+use crate::fit::{Fitting, rows_of};
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
 
@@ -202,21 +202,12 @@ pub(crate) fn execution(spec: &BuildSpec) -> Execution {
 /// is written and only rank 0 gets the result.
 pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let stage = run.training.name();
-    let compute = |why: String| StageError::Compute { stage, why };
     let spec = of_training(run.spec, run.training);
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(stage, &e))?;
     let start =
         Start { spec: run.spec, weights: run.weights, folder: run.folder, warm_start: run.warm_start.as_deref() };
     let (clip, tokenizer) = open_tower(stage, &start, run.train)?;
-    let validation_rows: u64 = run.validation.groups().iter().map(|&rows| u64::from(rows)).sum();
-    if validation_rows == 0 {
-        return Err(StageError::Configuration {
-            stage,
-            why: "the validation split is empty: raise split.val_share, or the second part of split.ratio".into(),
-        });
-    }
-    let train_rows = run.train.groups().iter().map(|&rows| u64::from(rows)).sum();
-    let parameters = clip.parameters().num_elements() as u64;
+    let train_rows = rows_of(run.train);
     let score = run.spec.score.clone();
     let limits = crate::images::limits(run.spec);
     let place = (run.ranks.rank(), run.ranks.world_size());
@@ -226,47 +217,20 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
     let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
     let mut trainer = Trainer::new(clip, settings, objective).map_err(|e| StageError::of(stage, &e))?;
-    let mut curve = Curve::open(run.folder).map_err(|e| StageError::of(stage, &e))?;
-    let steps_per_epoch = training::batch::BatchSource::steps_per_epoch(&source);
-    let validation = run.validation;
-    let observe = run.observe;
-    let summary = trainer
-        .fit(Fit {
-            ranks: run.ranks,
-            source: &mut source,
-            validate: &mut |clip, _epoch, ranks| {
-                let encoder = Encoder { stage, clip, tokenizer: &tokenizer, limits, average_over_turns: false };
-                validation::mean_recall(&encoder, validation, ranks).map_err(Into::into)
-            },
-            folder: Some(run.folder),
-            execution: execution(run.spec),
-            stop: run.stop,
-            observe: &mut |event| {
-                curve.note(event, steps_per_epoch);
-                observe(event);
-            },
-        })
-        .map_err(|e| StageError::of(stage, &e))?;
-    if !summary.finished {
-        return Err(StageError::Stopped);
-    }
-    if place.0 > 0 {
-        return Ok(None);
-    }
-    let best = summary.position.best.ok_or_else(|| compute("no epoch was validated: pretrain.epochs is 0".into()))?;
-    let model_digest = write_result(stage, run.folder, &tokenizer)?;
-    Ok(Some(Trained {
-        model_digest,
-        parameters,
+    let fitting = Fitting {
+        stage,
+        ranks: run.ranks,
+        source: &mut source,
         train_rows,
-        validation_rows,
-        epochs: summary.position.epoch,
-        best_epoch: best.epoch,
-        best_validation_mean_recall: best.metric,
-        samples: summary.position.samples,
-        seconds: summary.seconds,
-        wait_seconds: summary.wait_seconds,
-    }))
+        validation: run.validation,
+        tokenizer: &tokenizer,
+        limits,
+        folder: run.folder,
+        execution: execution(run.spec),
+        stop: run.stop,
+        observe: run.observe,
+    };
+    fitting.fit(&mut trainer)
 }
 
 /// The batches that a training of one rank learns from: decoded, augmented and tokenised, ready for the network.

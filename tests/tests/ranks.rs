@@ -25,6 +25,19 @@ fn start(spec: &Path) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
+/// Waits for the first checkpoint of the training proper.
+async fn first_checkpoint(world: &World, work: &str, launcher: &mut Child) {
+    let runs = world.path(work).join("checkpoints/finland/pretrain");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let saved =
+        || std::fs::read_dir(&runs).is_ok_and(|runs| runs.flatten().any(|run| run.path().join("last").exists()));
+    while !saved() {
+        assert!(Instant::now() < deadline, "no checkpoint came");
+        assert!(launcher.try_wait().unwrap().is_none(), "it ended too early");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Runs to the end: exit code and messages.
 fn finish(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().expect("the program ends");
@@ -77,25 +90,63 @@ async fn two_processes_learn_what_one_learns() {
 async fn a_killed_rank_ends_all_and_the_run_goes_on_with_another_number() {
     let world = World::new(40);
     let mut launcher = start(&spec(&world, "killed", 2, 40));
-    let last = world.path("killed").join("checkpoints/finland/pretrain");
-    let deadline = Instant::now() + Duration::from_secs(120);
-    // the first checkpoint of the training proper
-    let saved =
-        || std::fs::read_dir(&last).is_ok_and(|runs| runs.flatten().any(|run| run.path().join("last").exists()));
-    while !saved() {
-        assert!(Instant::now() < deadline, "no checkpoint came");
-        assert!(launcher.try_wait().unwrap().is_none(), "it ended too early: {}", finish(launcher).1);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    first_checkpoint(&world, "killed", &mut launcher).await;
     let victim = child_of(launcher.id(), "1").expect("rank 1 is running");
     assert!(Command::new("kill").args(["-KILL", &victim.to_string()]).status().unwrap().success());
     let began = Instant::now();
     let (code, messages) = finish(launcher);
     assert_eq!(code, Some(75), "{messages}");
-    assert!(messages.contains("rank 1"), "{messages}");
+    assert!(messages.contains("rank 1 was killed"), "{messages}");
     assert!(began.elapsed() < Duration::from_secs(30), "the others must end within the time-out");
     let (code, messages) = finish(start(&spec(&world, "killed", 1, 40)));
     assert_eq!(code, Some(0), "{messages}");
     let record = record(&world, "killed", &["pretrain.epochs=40"]).await;
     assert_eq!((record.trained.epochs, record.trained.samples), (40, 40 * (record.trained.train_rows / 8 * 8)));
+}
+
+/// As a terminal sends it: to the whole group of processes at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_lets_every_rank_end_its_step() {
+    use std::os::unix::process::CommandExt;
+    let world = World::new(40);
+    let mut command = Command::new(urbancross());
+    command.args(["run", "--until", "pretrain"]).arg(spec(&world, "stopped", 2, 400)).process_group(0);
+    let mut launcher = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    first_checkpoint(&world, "stopped", &mut launcher).await;
+    let group = format!("-{}", launcher.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    let (code, messages) = finish(launcher);
+    assert_eq!(code, Some(143), "{messages}");
+    // the launcher and both ranks: a rank that a second signal ends says nothing
+    assert_eq!(messages.matches("stopped on request").count(), 3, "{messages}");
+}
+
+/// Ranks whose launcher was killed end by themselves: a later run finds its folder free, and goes on from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_end_with_their_launcher() {
+    let world = World::new(40);
+    let mut launcher = start(&spec(&world, "orphaned", 2, 40));
+    first_checkpoint(&world, "orphaned", &mut launcher).await;
+    let ranks = ["0", "1"].map(|rank| child_of(launcher.id(), rank).expect("the rank is running"));
+    launcher.kill().unwrap();
+    // the ranks have the launcher's standard error: it ends with the last of them
+    let (code, messages) = finish(launcher);
+    assert_eq!(code, None);
+    assert_eq!(messages.matches("stopped on request").count(), 2, "{messages}");
+    assert!(ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}/exe")).exists()));
+    let (code, messages) = finish(start(&spec(&world, "orphaned", 2, 40)));
+    assert_eq!(code, Some(0), "{messages}");
+}
+
+/// Several ranks do not wait for a process that trains their run: the ranks that wait for them would time out.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_are_told_that_their_run_is_taken() {
+    let world = World::new(40);
+    let mut first = start(&spec(&world, "taken", 1, 400));
+    first_checkpoint(&world, "taken", &mut first).await;
+    let (code, messages) = finish(start(&spec(&world, "taken", 2, 400)));
+    assert_eq!(code, Some(75), "{messages}");
+    assert!(messages.contains("another process of this machine trains this run"), "{messages}");
+    first.kill().unwrap();
+    first.wait().unwrap();
 }

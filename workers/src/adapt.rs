@@ -60,7 +60,7 @@ pub struct AdaptRequest<'a> {
 
 impl AdaptRequest<'_> {
     fn parameters(&self) -> Result<String, WorkerError> {
-        Ok(digest::canonical_json(&adapt::parameters(self.pair)?))
+        Ok(digest::canonical_json(&adapt::parameters(self.pair, self.source_spec)?))
     }
 
     /// Identity of the run: the same key continues the same run.
@@ -119,6 +119,12 @@ pub async fn adapt(
     let place = RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME };
     let (pair, source_spec, stop, data) = (request.pair, request.source_spec, request.stop, key.clone());
     let checkpoint = request.source_model.1.clone();
+    let claim = place.claim(request.ranks, stop).await?;
+    if claim.waited
+        && let Some(record) = record(request.target_work, request.name, &data).await?
+    {
+        return Ok(Some(record));
+    }
     let trained = place
         .run(request.ranks, observe, |ranks, folder, observe| {
             adapt::adapt(adapt::Run {

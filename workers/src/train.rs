@@ -1,5 +1,6 @@
 //! Training on the tables: resumable runs, and when a run is stale.
 
+mod claim;
 mod mirror;
 mod place;
 mod rows;
@@ -180,6 +181,12 @@ pub async fn train(
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
     let (data, training) = (request.key.clone(), request.training);
     let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name() };
+    let claim = place.claim(request.ranks, stop).await?;
+    if claim.waited
+        && let Some(record) = request.work.get_json(&format!("{run}/{RECORD_FILE}")).await?
+    {
+        return Ok(Some(record));
+    }
     let trained = place
         .run(request.ranks, observe, |ranks, folder, observe| {
             pretrain::train(pretrain::Run {

@@ -23,14 +23,11 @@ pub fn place() -> Result<Option<Place>, WorkerError> {
 }
 
 fn place_of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>, WorkerError> {
-    let in_store = variable(RENDEZVOUS).is_some();
-    // ranks that meet in the store have no master, whose address would be asked for
-    let with_master = |name: &str| match name {
-        "MASTER_ADDR" if in_store => Some("0.0.0.0".to_owned()),
-        "MASTER_PORT" if in_store => Some("1".to_owned()),
-        name => variable(name),
+    let place = match variable(RENDEZVOUS) {
+        Some(_) => Place::without_master(variable),
+        None => Place::from_environment(variable),
     };
-    let place = Place::from_environment(&with_master).map_err(configuration)?;
+    let place = place.map_err(configuration)?;
     Ok(place.filter(|place| place.world_size > 1))
 }
 

@@ -6,6 +6,7 @@ use report::{Best, Block, Cell, Column, Level, Report, Retrieval, Section, Table
 use stages::evaluate;
 use workers::WorkerError;
 
+use super::FIGURES;
 use super::pictures::{panel, thumbnails};
 use crate::ablate::{Ablation, Line, Variant};
 use crate::evaluate::protocol;
@@ -36,9 +37,7 @@ pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) ->
 
 fn table(ablation: &Ablation) -> Table {
     let mut columns = vec![Column::text("variant")];
-    for name in ["i→t R@1", "i→t R@5", "i→t R@10", "t→i R@1", "t→i R@5", "t→i R@10"] {
-        columns.push(Column::text(name));
-    }
+    columns.extend(FIGURES[..6].iter().map(|name| Column::text(*name)));
     columns.push(Column { best: Some(Best::Highest), ..Column::number("mR").decimals(2) });
     columns.push(Column::number("±").decimals(2));
     let row = |line: &Line| {

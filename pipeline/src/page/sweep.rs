@@ -2,7 +2,7 @@
 
 use report::{Best, Block, Cell, Column, LineChart, Report, Section, Series, Table};
 
-use crate::ablate::figures;
+use super::{figure_columns, figures};
 use crate::sweep::{Curve, SingleDomain};
 
 /// Page of hyper-parameter curves.
@@ -38,14 +38,13 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
 
 /// Page of the paper's Table 1.
 pub fn single_domain(lines: &[SingleDomain], generated_at: &str) -> String {
-    let names = ["i→t R@1", "i→t R@5", "i→t R@10", "t→i R@1", "t→i R@5", "t→i R@10", "mR"];
     let mut columns = vec![Column::text("country"), Column::text("learns from")];
-    columns.extend(names.map(|name| Column::number(name).decimals(2)));
+    columns.extend(figure_columns());
     columns.push(Column::number("images").decimals(0));
     let rows = lines.iter().map(|line| {
         let from = if line.with_segments { "images and segments" } else { "images" };
         let mut row = vec![Cell::Text(line.country.clone()), Cell::Text(from.into())];
-        row.extend(figures(&line.recall.exact.pessimistic).map(Cell::Number));
+        row.extend(figures(&line.recall.exact.pessimistic));
         row.push(Cell::Number(line.recall.image_gallery as f64));
         row
     });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use training::adapt::{Embeddings, Moment, Settings, Similarity, aggregate, choose_sources, sample_weights};
+use training::adapt::{Embeddings, Settings, Similarity, aggregate, choose_sources, sample_weights};
 use training::batch::{BatchSource, BoxError, Domains, PairBatch};
 use training::order::rank_slice;
 
@@ -43,14 +43,14 @@ impl Batches<'_> {
         Ok((target, self.source.batch(global_step / steps, global_step % steps, WHOLE)?))
     }
 
-    fn choose(&self, target: &[HeldRow], source: Vec<HeldRow>, moment: Moment) -> Result<Chosen, BoxError> {
+    fn choose(&self, target: &[HeldRow], source: Vec<HeldRow>, place: (usize, usize)) -> Result<Chosen, BoxError> {
         if source.is_empty() {
             return Ok(Chosen { rows: source, weights: Vec::new() });
         }
         let targets = embeddings(target, |row| self.target_embedded.get(&row.image_id))?;
         let sources = embeddings(&source, |row| row.embedded.as_ref())?;
         let similarity = Similarity::new(&targets, &sources)?;
-        let chosen = choose_sources(&similarity, &self.settings, moment)?;
+        let chosen = choose_sources(&similarity, &self.settings, place)?;
         let weights = sample_weights(&similarity.columns(&chosen)?, self.settings.weights);
         Ok(Chosen { rows: chosen.into_iter().map(|at| source[at].clone()).collect(), weights })
     }
@@ -87,7 +87,7 @@ impl BatchSource for Batches<'_> {
 
     fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError> {
         let (target, source) = self.candidates(epoch, step)?;
-        let chosen = self.choose(&target, source, Moment { epoch, step })?;
+        let chosen = self.choose(&target, source, (epoch, step))?;
         let (mut rows, mut weights_b) = (self.own(&chosen.rows)?, self.own(&chosen.weights)?);
         let sources = rows.len();
         rows.extend(self.own(&target)?);

@@ -29,12 +29,25 @@ impl Place {
     /// # Errors
     /// A variable is missing beside its partner, cannot be read, or contradicts another: the message says which.
     pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        Self::read(variable, true)
+    }
+
+    /// As [`from_environment`](Self::from_environment), for ranks that meet on a [`Board`](crate::Board) and need no
+    /// address of rank 0.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn without_master(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        Self::read(variable, false)
+    }
+
+    fn read(variable: &dyn Fn(&str) -> Option<String>, needs_master: bool) -> Result<Option<Self>> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let place = match (variable("RANK"), variable("WORLD_SIZE")) {
-            (Some(rank), Some(world_size)) => Self::from_torchrun(&variable, &rank, &world_size)?,
+            (Some(rank), Some(world_size)) => Self::from_torchrun(&variable, &rank, &world_size, needs_master)?,
             (Some(_), None) => return Err(partner("RANK", "WORLD_SIZE", "the number of ranks")),
             (None, Some(_)) => return Err(partner("WORLD_SIZE", "RANK", "this process's number, from 0")),
-            (None, None) => match Self::from_slurm(&variable)? {
+            (None, None) => match Self::from_slurm(&variable, needs_master)? {
                 Some(place) => place,
                 None => return Ok(None),
             },
@@ -42,11 +55,16 @@ impl Place {
         place.check().map(Some)
     }
 
-    fn from_torchrun(variable: &dyn Fn(&str) -> Option<String>, rank: &str, world_size: &str) -> Result<Self> {
+    fn from_torchrun(
+        variable: &dyn Fn(&str) -> Option<String>,
+        rank: &str,
+        world_size: &str,
+        needs_master: bool,
+    ) -> Result<Self> {
         let world_size = number("WORLD_SIZE", world_size)?;
         let master = match (variable("MASTER_ADDR"), variable("MASTER_PORT")) {
             (Some(host), Some(port)) => Some((host, read_port(&port)?)),
-            _ if world_size == 1 => None,
+            _ if world_size == 1 || !needs_master => None,
             (None, _) => return Err(partner("WORLD_SIZE", "MASTER_ADDR", "the host of rank 0")),
             (_, None) => return Err(partner("MASTER_ADDR", "MASTER_PORT", "a free port there")),
         };
@@ -60,7 +78,7 @@ impl Place {
         })
     }
 
-    fn from_slurm(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+    fn from_slurm(variable: &dyn Fn(&str) -> Option<String>, needs_master: bool) -> Result<Option<Self>> {
         let Some(rank) = variable("SLURM_PROCID") else { return Ok(None) };
         let Some(world_size) = variable("SLURM_STEP_NUM_TASKS").or_else(|| variable("SLURM_NTASKS")) else {
             return Err(partner("SLURM_PROCID", "SLURM_NTASKS", "the number of tasks; start with srun --ntasks"));
@@ -68,7 +86,7 @@ impl Place {
         let world_size = number("SLURM_NTASKS", &world_size)?;
         let job = variable("SLURM_JOB_ID").or_else(|| variable("SLURM_JOBID"));
         let attempt = [job.clone(), variable("SLURM_STEP_ID"), variable("SLURM_RESTART_COUNT")];
-        let master = if world_size == 1 {
+        let master = if world_size == 1 || !needs_master {
             None
         } else {
             let nodes = || variable("SLURM_STEP_NODELIST").or_else(|| variable("SLURM_JOB_NODELIST"));

@@ -69,6 +69,10 @@ impl<'a> Mirror<'a> {
         let attempt = crate::parts::attempt_id();
         let (mut saved, mut seen) = (Saved::default(), BTreeMap::new());
         for (name, stamp) in files(&self.folder).map_err(|e| WorkerError::of_io(&self.folder, &e))? {
+            // second names of checkpoints that were sent when they were the last
+            if name.starts_with("earlier/") {
+                continue;
+            }
             let known = self.saved.files.get(&name).filter(|_| self.seen.get(&name) == Some(&stamp));
             let place = match known {
                 Some(place) => place.clone(),

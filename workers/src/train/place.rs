@@ -1,12 +1,14 @@
 //! A training on a thread of its own, with its folder here and in the work store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use stages::StageError;
 use stages::pretrain::{RESULT_FOLDER, Trained};
 use training::communicator::Communicator;
 use training::trainer::Event;
 
+use super::claim::Claim;
 use super::mirror::Mirror;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
@@ -23,6 +25,25 @@ pub(crate) struct RunPlace<'a> {
 }
 
 impl RunPlace<'_> {
+    /// Folder of a rank other than 0. It lies outside of the run's own, which is copied to the work store, and whose
+    /// being there says that nothing has to be brought.
+    fn folder_of(&self, rank: usize) -> PathBuf {
+        self.scratch.join("ranks").join(rank.to_string()).join(self.run)
+    }
+
+    /// The right to train this run on this machine. A process on its own waits for one that has it; several ranks,
+    /// of which the others would wait in vain, are told.
+    ///
+    /// # Errors
+    /// [`WorkerError::Stopped`] while waiting, [`WorkerError::Transient`] for several ranks.
+    pub(crate) async fn claim(&self, ranks: &dyn Communicator, stop: &AtomicBool) -> Result<Claim, WorkerError> {
+        let folder = match ranks.rank() {
+            0 => Mirror::new(self.work, self.scratch, self.run).folder().to_owned(),
+            rank => self.folder_of(rank),
+        };
+        Claim::take(&folder, self.name, ranks.world_size() == 1, stop).await
+    }
+
     /// Brings the run's saved state here, calls `train` on a thread of its own, copies every checkpoint to the work
     /// store and, at the end, the result. Only rank 0 keeps a run; the others have a folder of their own to work in.
     pub(crate) async fn run<F>(
@@ -41,7 +62,7 @@ impl RunPlace<'_> {
         }
         let folder = match rank {
             0 => mirror.folder().to_owned(),
-            rank => self.scratch.join(self.run).join(format!("rank-{rank}")),
+            rank => self.folder_of(rank),
         };
         let runtime = tokio::runtime::Handle::current();
         let saving = &mut mirror;
@@ -67,5 +88,23 @@ impl RunPlace<'_> {
             mirror.publish(RESULT_FOLDER).await?;
         }
         Ok(trained)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifests::build::StoreOptions;
+
+    #[test]
+    fn ranks_do_not_work_in_the_folder_of_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+        for scratch in [folder.path(), Path::new("/scratch")] {
+            let place = RunPlace { work: &work, scratch, run: "checkpoints/x/pretrain/key", name: "pretrain" };
+            let own = Mirror::new(&work, scratch, place.run).folder().to_owned();
+            let [one, two] = [1, 2].map(|rank| place.folder_of(rank));
+            assert!(!one.starts_with(&own) && !own.starts_with(&one) && one != two);
+        }
     }
 }

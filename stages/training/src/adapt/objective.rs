@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::adversary::{DomainPair, reversed_loss};
 use super::triplet::{Triplet, triplet};
-use super::{Adversary, Discriminator, DomainBatch, Settings};
+use super::{Adversary, Discriminator, DomainBatch, Negatives, Settings};
 use crate::error::{Error, Result};
 
 /// This rank's share of a step's losses, all scalars: summed over ranks they are those of one rank.
@@ -39,9 +39,11 @@ pub fn objective(
     factor: f64,
 ) -> Result<StepLoss> {
     let shape = Triplet::from(settings);
-    let source_triplet = triplet(source, settings.triplet_weighted.then_some(weights_n), &shape)?;
+    let beside = |other| (settings.negatives == Negatives::BothDomains).then_some(other);
+    let weights = settings.triplet_weighted.then_some(weights_n);
+    let source_triplet = (triplet(source, beside(target), weights, &shape)? * settings.source_weight)?;
     let mut total = source_triplet.clone();
-    let target_triplet = settings.target_triplet.then(|| triplet(target, None, &shape)).transpose()?;
+    let target_triplet = settings.target_triplet.then(|| triplet(target, beside(source), None, &shape)).transpose()?;
     if let Some(target_triplet) = &target_triplet {
         total = (total + target_triplet)?;
     }

@@ -12,24 +12,19 @@ use crate::error::{Error, Result};
 /// Keeps this stream apart from the data order's, which may have the same seed.
 const STREAM: u64 = u64::from_le_bytes(*b"sampler\0");
 
-/// A step of the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// Epoch, from 0.
-    pub epoch: usize,
-    /// Step within the epoch, from 0.
-    pub step: usize,
-}
-
 /// Sources of the global batch to learn from, by their place in the batch, in data order: a rank's slice of them then
 /// is no band of its own.
 ///
-/// A pure function of the batch, the settings and the moment; ranks play no part in it. Equal similarities rank by
+/// A pure function of the batch, the settings, epoch and step; ranks play no part in it. Equal similarities rank by
 /// place.
 ///
 /// # Errors
 /// A batch whose sources are no multiple of its targets.
-pub fn choose_sources(similarity: &Similarity, settings: &Settings, moment: Moment) -> Result<Vec<usize>> {
+pub fn choose_sources(
+    similarity: &Similarity,
+    settings: &Settings,
+    (epoch, step): (usize, usize),
+) -> Result<Vec<usize>> {
     let (targets, sources) = (similarity.targets(), similarity.sources());
     if targets == 0 || sources < targets || !sources.is_multiple_of(targets) {
         let problem = format!(
@@ -37,10 +32,10 @@ pub fn choose_sources(similarity: &Similarity, settings: &Settings, moment: Mome
         );
         return Err(Error::argument("batch", problem));
     }
-    let ranks = ranks(settings, moment.epoch, targets, sources / targets);
+    let ranks = ranks(settings, epoch, targets, sources / targets);
     let mut chosen: Vec<usize> = (0..sources).collect();
     match (settings.sampler, settings.curriculum) {
-        (Sampler::Random, _) => chosen.shuffle(&mut rng(settings.seed, moment)),
+        (Sampler::Random, _) => chosen.shuffle(&mut rng(settings.seed, epoch, step)),
         (Sampler::Acss, Curriculum::None) => {}
         (Sampler::Acss, _) => {
             // One divisor for all: sums rank as means do. The sort is stable, so ties stay in data order.
@@ -67,9 +62,9 @@ fn ranks(settings: &Settings, epoch: usize, targets: usize, bands: usize) -> Ran
     }
 }
 
-fn rng(seed: u64, moment: Moment) -> ChaCha8Rng {
+fn rng(seed: u64, epoch: usize, step: usize) -> ChaCha8Rng {
     let mut key = [0; 32];
-    for (slot, word) in key.chunks_exact_mut(8).zip([seed, moment.epoch as u64, moment.step as u64, STREAM]) {
+    for (slot, word) in key.chunks_exact_mut(8).zip([seed, epoch as u64, step as u64, STREAM]) {
         slot.copy_from_slice(&word.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -90,7 +85,7 @@ mod tests {
     }
 
     fn chosen(settings: &Settings, epoch: usize) -> Vec<usize> {
-        choose_sources(&arc(), settings, Moment { epoch, step: 3 }).unwrap()
+        choose_sources(&arc(), settings, (epoch, 3)).unwrap()
     }
 
     #[test]
@@ -124,9 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn the_random_sampler_draws_as_many_and_depends_on_the_moment_alone() {
+    fn the_random_sampler_draws_as_many_and_depends_on_the_step_alone() {
         let settings = Settings { sampler: Sampler::Random, ..Settings::default() };
-        let draw = |settings: &Settings, epoch, step| choose_sources(&arc(), settings, Moment { epoch, step }).unwrap();
+        let draw = |settings: &Settings, epoch, step| choose_sources(&arc(), settings, (epoch, step)).unwrap();
         assert_eq!(draw(&settings, 1, 2), draw(&settings, 1, 2));
         let mut seen = std::collections::BTreeSet::new();
         for step in 0..50 {
@@ -148,7 +143,7 @@ mod tests {
         let target = aggregate(&[0.5; 4], &[1.0; 4], 2).unwrap();
         let similarity = Similarity::new(&target, &same).unwrap();
         for epoch in 0..3 {
-            let chosen = choose_sources(&similarity, &Settings::default(), Moment { epoch, step: 0 }).unwrap();
+            let chosen = choose_sources(&similarity, &Settings::default(), (epoch, 0)).unwrap();
             assert_eq!(chosen, [2 * epoch, 2 * epoch + 1]);
         }
     }
@@ -156,11 +151,10 @@ mod tests {
     #[test]
     fn a_batch_that_does_not_divide_into_bands_is_refused() {
         let (three, two) = (aggregate(&[1.0; 6], &[1.0; 6], 2).unwrap(), aggregate(&[1.0; 4], &[1.0; 4], 2).unwrap());
-        let moment = Moment { epoch: 0, step: 0 };
         for (targets, sources, words) in [(&two, &three, "3 sources for 2 targets"), (&three, &two, "2 sources for 3")]
         {
             let similarity = Similarity::new(targets, sources).unwrap();
-            let error = choose_sources(&similarity, &Settings::default(), moment).unwrap_err().to_string();
+            let error = choose_sources(&similarity, &Settings::default(), (0, 0)).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

@@ -28,6 +28,10 @@ pub struct Settings {
     pub distance: Distance,
     /// Directions of the triplet loss.
     pub directions: Directions,
+    /// Among which pairs the hardest negative is looked for.
+    pub negatives: Negatives,
+    /// Factor of the sources' triplet loss beside the targets'.
+    pub source_weight: f64,
     /// Whether source pairs are learnt from at all; without them it is plain fine-tuning on the target's pairs.
     pub source_pairs: bool,
     /// Whether the pairs of the target's training split are supervised too (unweighted).
@@ -62,6 +66,8 @@ impl Default for Settings {
             margin: 0.2,
             distance: Distance::Cosine,
             directions: Directions::Both,
+            negatives: Negatives::SameDomain,
+            source_weight: 1.0,
             source_pairs: true,
             target_triplet: true,
             beta: 1.0,
@@ -125,6 +131,17 @@ pub enum Distance {
     Cosine,
     /// |a - b|: the released code's.
     Euclidean,
+}
+
+/// Among which pairs of a batch the hardest negative is looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Negatives {
+    /// Those of the pair's own country.
+    #[default]
+    SameDomain,
+    /// Those of both: sources that are like the targets are hard negatives for them.
+    BothDomains,
 }
 
 /// Directions of the triplet loss.
@@ -213,6 +230,9 @@ impl Settings {
             let problem =
                 format!("is {}, needs 0 <= margin <= 2, the most that cosine distances differ by", self.margin);
             return refuse("margin", problem);
+        }
+        if !(self.source_weight.is_finite() && self.source_weight >= 0.0) {
+            return refuse("source_weight", format!("is {}, needs a number not below 0", self.source_weight));
         }
         if !(self.beta.is_finite() && self.beta >= 0.0) {
             let problem = format!(

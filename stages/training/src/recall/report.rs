@@ -33,6 +33,14 @@ pub struct BothWays {
     pub mean_recall: f64,
 }
 
+impl BothWays {
+    /// The seven figures of a result table: R@1, 5, 10 of images querying captions, of captions querying images, mR.
+    pub fn figures(&self) -> [f64; 7] {
+        let Self { i2t, t2i, mean_recall } = self;
+        [i2t.at_1, i2t.at_5, i2t.at_10, t2i.at_1, t2i.at_5, t2i.at_10, *mean_recall]
+    }
+}
+
 /// Both readings of ties.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figures {

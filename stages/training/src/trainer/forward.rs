@@ -4,6 +4,8 @@
 //! parameters, through `(f * g).sum()`, whose derivative by f is g. Between the two, the embeddings of all ranks meet;
 //! so the graph of a large batch is never needed at once, and the result is that of the large batch exactly.
 
+use std::rc::Rc;
+
 use candle_core::{DType, Device, Tensor, Var};
 use models::clip::{Chain, Clip};
 use models::ops::{Dropout, l2_normalise};
@@ -60,7 +62,7 @@ pub(super) struct Forward<'a> {
 /// One tower on one piece of the batch.
 struct Piece {
     tower: Tower,
-    batch: std::rc::Rc<PairBatch>,
+    batch: Rc<PairBatch>,
     dropout: Option<Dropout>,
     kept: Kept,
     /// Place of its rows in the batch.
@@ -79,16 +81,19 @@ enum Kept {
 
 impl<'a> Forward<'a> {
     /// Embeds a batch. `seed` decides what is dropped.
-    pub(super) fn run(networks: &'a Networks<'a>, batch: &PairBatch, seed: u64) -> Result<(Self, Embeddings)> {
+    pub(super) fn run(networks: &'a Networks<'a>, batch: &Rc<PairBatch>, seed: u64) -> Result<(Self, Embeddings)> {
         check(batch, networks.clip.config().vision.image_size)?;
         let mut forward = Self { networks, pieces: Vec::new() };
         let mut columns: [Vec<Tensor>; 3] = Default::default();
         let mut present_b = Vec::new();
-        let parts = batch.parts(networks.execution.micro_batches);
+        // a whole batch is not copied: its pixels are many
+        let parts = match networks.execution.micro_batches {
+            0 | 1 => vec![batch.clone()],
+            count => batch.parts(count).into_iter().map(Rc::new).collect(),
+        };
         let single = parts.len() == 1;
         let mut start = 0;
         for part in parts {
-            let part = std::rc::Rc::new(part);
             let segments = part.segments.is_some().then_some(Tower::Segment);
             for tower in [Tower::Image, Tower::Text].into_iter().chain(segments) {
                 let dropout = networks.dropout(tower, &part, seed);

@@ -1,5 +1,7 @@
 //! One step of a training: there, the meeting of all ranks, and back.
 
+use std::rc::Rc;
+
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use models::clip::Clip;
@@ -31,7 +33,7 @@ pub(super) struct Found {
 pub(super) fn differentiate(
     networks: &Networks<'_>,
     objective: &mut dyn Objective,
-    batch: &PairBatch,
+    batch: &Rc<PairBatch>,
     (moment, seed): (Moment, u64),
     ranks: &mut dyn Communicator,
 ) -> Result<Found> {

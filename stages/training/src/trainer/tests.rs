@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor};
@@ -49,7 +50,7 @@ fn trainer(clip: Clip, settings: Settings, loss: Loss) -> Result<Trainer> {
 fn loss_parts(clip: &Clip, batch: &PairBatch, loss: Loss) -> Result<Vec<(&'static str, Tensor)>> {
     let (settings, execution) = (Settings::default(), Execution::default());
     let networks = Networks { clip, segment_tower: None, settings: &settings, execution: &execution };
-    let (_, embeddings) = Forward::run(&networks, batch, 0)?;
+    let (_, embeddings) = Forward::run(&networks, &Rc::new(batch.clone()), 0)?;
     Contrastive::new(loss)?.parts(&gather(&embeddings, batch, clip.logit_scale(), &mut Solo)?)
 }
 
@@ -290,7 +291,9 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
         let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
         let moment = crate::objective::Moment { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut objective = Contrastive::new(INFO_NCE).unwrap();
-        let found = super::step::differentiate(&networks, &mut objective, batch, (moment, 0), &mut Solo).unwrap();
+        let found =
+            super::step::differentiate(&networks, &mut objective, &Rc::new(batch.clone()), (moment, 0), &mut Solo)
+                .unwrap();
         let of_proj = found.gradients.get("visual.proj").unwrap();
         (total(&clip, batch, INFO_NCE), of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };

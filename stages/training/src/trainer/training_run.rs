@@ -1,6 +1,7 @@
 //! The loop: batches, steps, validation, checkpoints.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -210,6 +211,7 @@ impl Trainer {
         let start = Instant::now();
         let Position { epoch, step, .. } = self.position;
         let (batch, wait_seconds) = batches.next(epoch, step)?;
+        let batch = Rc::new(batch);
         let global_step = self.global_step(surroundings.length);
         let Settings { schedule, learning_rate: base, .. } = &self.settings;
         let learning_rate = schedule.learning_rate(*base, global_step, surroundings.length);
@@ -236,7 +238,7 @@ impl Trainer {
     /// One step; returns the parts of the loss and the gradient's norm.
     fn learn(
         &mut self,
-        batch: &PairBatch,
+        batch: &Rc<PairBatch>,
         moment: Moment,
         learning_rate: f64,
         surroundings: &mut Surroundings,

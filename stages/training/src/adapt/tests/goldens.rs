@@ -39,6 +39,7 @@ struct Golden {
 struct TripletCase {
     distance: Distance,
     directions: Directions,
+    negatives: Negatives,
     loss: f64,
     gradient: BTreeMap<String, Matrix>,
 }
@@ -128,12 +129,12 @@ fn similarity_choice_and_weights_match_the_transcription() {
             let curriculum = serde_json::from_value(serde_json::Value::from(name.as_str())).unwrap();
             let settings = Settings { curriculum, ..Settings::default() };
             for (epoch, expected) in epochs.iter().enumerate() {
-                let chosen = choose_sources(&w1, &settings, Moment { epoch, step: 0 }).unwrap();
+                let chosen = choose_sources(&w1, &settings, (epoch, 0)).unwrap();
                 assert_eq!(&chosen, expected, "{name}, epoch {epoch}");
             }
         }
         let settings = Settings { curriculum: golden.curriculum, ..Settings::default() };
-        let w2 = w1.columns(&choose_sources(&w1, &settings, Moment { epoch: 1, step: 0 }).unwrap()).unwrap();
+        let w2 = w1.columns(&choose_sources(&w1, &settings, (1, 0)).unwrap()).unwrap();
         for (of, name) in
             [(WeightsOf::Source, "source"), (WeightsOf::Target, "target"), (WeightsOf::Uniform, "uniform")]
         {
@@ -145,11 +146,14 @@ fn similarity_choice_and_weights_match_the_transcription() {
 #[test]
 fn triplets_match_the_transcription() {
     for golden in goldens() {
-        assert_eq!(golden.triplet.len(), 4);
+        assert_eq!(golden.triplet.len(), 8);
         for case in &golden.triplet {
             let (source, target) = (golden.domain("source"), golden.domain("target"));
             let settings = Triplet { margin: golden.margin, distance: case.distance, directions: case.directions };
-            let loss = triplet(&source.batch(&source.whole()), Some(&golden.w_vec["source"]), &settings).unwrap();
+            let (source_slice, target_slice) = (source.whole(), target.whole());
+            let (batch, target_batch) = (source.batch(&source_slice), target.batch(&target_slice));
+            let others = (case.negatives == Negatives::BothDomains).then_some(&target_batch);
+            let loss = triplet(&batch, others, Some(&golden.w_vec["source"]), &settings).unwrap();
             assert_near("triplet", &[scalar(&loss)], &[case.loss], TOLERANCE);
             assert_gradients(&loss, [&source, &target], 1.0, &case.gradient);
         }

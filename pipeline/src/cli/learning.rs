@@ -1,0 +1,150 @@
+//! Commands that train, adapt and compare what was learnt.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use manifests::BuildSpec;
+use stages::Training;
+use workers::WorkerError;
+
+use super::{now, stop_flag};
+use crate::ablate::Ablation;
+use crate::build::Build;
+use crate::pair::Pair;
+use crate::progress::Progress;
+use crate::run::RunOptions;
+
+/// One rank of a training. Only rank 0 says what it does.
+pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
+    let training = match training {
+        "bootstrap" => Training::Bootstrap,
+        "pretrain" => Training::Pretrain,
+        other => {
+            return Err(WorkerError::Configuration(format!("{other}: the trainings are bootstrap and pretrain")).into());
+        }
+    };
+    let place = workers::world::place()?;
+    let spec = workers::world::for_rank(spec, place.as_ref());
+    let mut build = Build::open_work(spec, stop_flag()).await?;
+    build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+    let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
+    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref(), &build.work))?;
+    let options = RunOptions { retrain, ..RunOptions::default() };
+    crate::run::run_training(&build, training, &options, ranks.as_mut(), &progress).await?;
+    Ok(())
+}
+
+pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()> {
+    let place = workers::world::place()?;
+    let pair = Pair::open(path, set, stop_flag()).await?;
+    let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref());
+    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref(), &pair.target.work))?;
+    let first = ranks.rank() == 0;
+    let progress = Progress::new(json || !first);
+    let record = pair.adapt(&pair.spec, ranks.as_mut(), &progress).await?;
+    if !first {
+        return Ok(());
+    }
+    let (before, after) =
+        (pair.test(&pair.model(None).await?).await?, pair.test(&pair.model(record.as_ref()).await?).await?);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "before": before, "after": after }))?);
+        return Ok(());
+    }
+    for (when, tested) in [("before", &before), ("after", &after)] {
+        let [i1, i5, i10, t1, t5, t10, mean] = tested.recall.exact.pessimistic.figures();
+        println!(
+            "{when:6} mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {}, {} images",
+            pair.target.spec.country, tested.recall.image_gallery
+        );
+    }
+    Ok(())
+}
+
+pub(super) async fn ablate(paths: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
+    let (stop, progress) = (stop_flag(), Progress::new(json));
+    let (mut pairs, mut ablations) = (Vec::new(), Vec::new());
+    for path in paths {
+        let pair = Pair::open(path, set, stop.clone()).await?;
+        ablations.push(crate::ablate::ablate(&pair, &progress).await?);
+        pairs.push(pair);
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&ablations)?);
+    } else {
+        ablations.iter().for_each(print_ablation);
+    }
+    if let Some(path) = report {
+        let page = crate::page::ablation::make(&pairs, &ablations, &now()).await?;
+        write_page(Some(path), || page)?;
+    }
+    let short: Vec<String> = ablations.iter().flat_map(Ablation::shortfalls).collect();
+    if short.is_empty() { Ok(()) } else { Err(WorkerError::Broken(short.join("\n")).into()) }
+}
+
+pub(super) async fn sweep(
+    path: &Path,
+    set: &[String],
+    over: &[String],
+    report: Option<PathBuf>,
+    json: bool,
+) -> Result<()> {
+    let axes = over.iter().map(|text| crate::sweep::Axis::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let curves = crate::sweep::sweep(path, set, &axes, &stop_flag(), &Progress::new(json)).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&curves)?);
+    } else {
+        for curve in &curves {
+            println!("{} of {}", curve.field, curve.country);
+            for point in &curve.points {
+                let (value, recall) = (point.value, point.validation_mean_recall);
+                println!("  {value:>12}  validation mR {recall:6.2} in epoch {}", point.best_epoch + 1);
+            }
+        }
+    }
+    write_page(report, || crate::page::sweep::curves(&curves, &now()))
+}
+
+pub(super) async fn single_domain(
+    specs: &[PathBuf],
+    set: &[String],
+    report: Option<PathBuf>,
+    json: bool,
+) -> Result<()> {
+    let lines = crate::sweep::single_domain(specs, set, &stop_flag(), &Progress::new(json)).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&lines)?);
+    } else {
+        for line in &lines {
+            let [i1, i5, i10, t1, t5, t10, mean] = line.recall.exact.pessimistic.figures();
+            let from = if line.with_segments { "with segments" } else { "without segments" };
+            println!(
+                "mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {} {from}, {} images",
+                line.country, line.recall.image_gallery
+            );
+        }
+    }
+    write_page(report, || crate::page::sweep::single_domain(&lines, &now()))
+}
+
+fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(&path, page()).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("report: {}", path.display());
+    Ok(())
+}
+
+fn print_ablation(ablation: &Ablation) {
+    let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
+    println!("{} ({runs} seeds, mean ± standard deviation, percent)", ablation.pair);
+    println!(
+        "{:14} {}",
+        "",
+        ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "mR"].map(|n| format!("{n:>14}")).concat()
+    );
+    for line in &ablation.lines {
+        let cells = line.figures().map(|f| format!("{:>14}", format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
+        println!("{:14} {}", line.variant.words(), cells.concat());
+    }
+    println!("full adaptation over none: {:+.1} %", ablation.gain_percent());
+}

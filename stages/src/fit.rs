@@ -1,0 +1,91 @@
+//! What every training on tables does alike: the loop with validation and curve, and the result.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use models::tokenizer::Tokenizer;
+use pixels::DecodeLimits;
+use training::batch::BatchSource;
+use training::communicator::Communicator;
+use training::trainer::{Event, Execution, Fit, Trainer};
+
+use crate::embed_rows::Encoder;
+use crate::pretrain::{Curve, TrainRows, Trained, validation, write_result};
+use crate::stage::StageError;
+
+/// A training that is about to begin.
+pub(crate) struct Fitting<'a> {
+    /// For messages.
+    pub(crate) stage: &'static str,
+    pub(crate) ranks: &'a mut dyn Communicator,
+    pub(crate) source: &'a mut dyn BatchSource,
+    pub(crate) train_rows: u64,
+    pub(crate) validation: &'a mut dyn TrainRows,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) limits: DecodeLimits,
+    pub(crate) folder: &'a Path,
+    pub(crate) execution: Execution,
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) observe: &'a mut dyn FnMut(&Event),
+}
+
+/// Images of all row groups.
+pub(crate) fn rows_of(rows: &dyn TrainRows) -> u64 {
+    rows.groups().iter().map(|&rows| u64::from(rows)).sum()
+}
+
+impl Fitting<'_> {
+    /// Trains to the end and writes the result; only rank 0 gets it.
+    ///
+    /// # Errors
+    /// [`StageError::Configuration`] without a validation row, [`StageError::Stopped`], the trainer's.
+    pub(crate) fn fit(self, trainer: &mut Trainer) -> Result<Option<Trained>, StageError> {
+        let Fitting { stage, source, validation, tokenizer, limits, observe, .. } = self;
+        let configuration = |why: &str| StageError::Configuration { stage, why: why.to_owned() };
+        let validation_rows = rows_of(validation);
+        if validation_rows == 0 {
+            return Err(configuration(
+                "the validation split is empty: raise split.val_share, or the second part of the ratio",
+            ));
+        }
+        let rank = self.ranks.rank();
+        let mut curve = Curve::open(self.folder).map_err(|e| StageError::of(stage, &e))?;
+        let steps_per_epoch = source.steps_per_epoch();
+        let summary = trainer
+            .fit(Fit {
+                ranks: self.ranks,
+                source,
+                validate: &mut |clip, _epoch, ranks| {
+                    let encoder = Encoder { stage, clip, tokenizer, limits, average_over_turns: false };
+                    validation::mean_recall(&encoder, validation, ranks).map_err(Into::into)
+                },
+                folder: Some(self.folder),
+                execution: self.execution,
+                stop: self.stop,
+                observe: &mut |event| {
+                    curve.note(event, steps_per_epoch);
+                    observe(event);
+                },
+            })
+            .map_err(|e| StageError::of(stage, &e))?;
+        if !summary.finished {
+            return Err(StageError::Stopped);
+        }
+        if rank > 0 {
+            return Ok(None);
+        }
+        let best = summary.position.best.ok_or_else(|| configuration("no epoch was validated: epochs is 0"))?;
+        Ok(Some(Trained {
+            model_digest: write_result(stage, self.folder, tokenizer)?,
+            parameters: trainer.clip().parameters().num_elements() as u64,
+            train_rows: self.train_rows,
+            validation_rows,
+            epochs: summary.position.epoch,
+            best_epoch: best.epoch,
+            best_validation_mean_recall: best.metric,
+            samples: summary.position.samples,
+            seconds: summary.seconds,
+            wait_seconds: summary.wait_seconds,
+        }))
+    }
+}

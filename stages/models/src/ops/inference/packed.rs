@@ -66,7 +66,7 @@ impl PackedLinear {
         if std::mem::replace(last, self.outputs) != self.inputs {
             bail!("packed linear: input {:?} does not fit weight [{}, {}]", x.dims(), self.outputs, self.inputs)
         }
-        let rows = x.elem_count() / self.inputs.max(1);
+        let rows = dims[..dims.len() - 1].iter().product();
         on_cpu(&[x], &dims, |args| self.multiply(args[0], rows))
     }
 
@@ -122,7 +122,14 @@ impl PackedLinear {
             for (row, sums) in sums.iter().enumerate().take(block.rows) {
                 let start = (block.first + row) * self.outputs + panel * PANEL;
                 // SAFETY: the row and its columns lie within the output, and no other task has this panel and stripe.
-                unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), target.0.add(start), columns) };
+                unsafe {
+                    let target = target.0.add(start);
+                    match columns {
+                        // two vectors rather than a call
+                        PANEL => target.cast::<[f32; PANEL]>().write_unaligned(*sums),
+                        _ => std::ptr::copy_nonoverlapping(sums.as_ptr(), target, columns),
+                    }
+                }
             }
         }
     }
@@ -181,6 +188,9 @@ impl WithSimd for BlockRows {
 /// Rows of a block beside each other, input by input.
 fn pack_rows(x: &[f32], blocks: &[Block], inputs: usize) -> Vec<f32> {
     let mut packed = vec![0.0; x.len()];
+    if x.is_empty() {
+        return packed;
+    }
     let mut chunks = Vec::with_capacity(blocks.len());
     let mut rest = packed.as_mut_slice();
     for block in blocks {
@@ -190,13 +200,32 @@ fn pack_rows(x: &[f32], blocks: &[Block], inputs: usize) -> Vec<f32> {
     }
     chunks.into_par_iter().with_min_len(8).for_each(|(chunk, block)| {
         let source = &x[block.first * inputs..][..block.rows * inputs];
-        for (input, packed) in chunk.chunks_exact_mut(block.rows).enumerate() {
-            for (row, packed) in packed.iter_mut().enumerate() {
-                *packed = source[row * inputs + input];
+        match block.rows {
+            // the block of long products: its length known, the copy needs no counting
+            MAX_BLOCK => interleave::<MAX_BLOCK>(source, inputs, chunk),
+            rows => {
+                for (row, source) in source.chunks_exact(inputs).enumerate() {
+                    chunk.iter_mut().skip(row).step_by(rows).zip(source).for_each(|(packed, &value)| *packed = value);
+                }
             }
         }
     });
     packed
+}
+
+/// Rows `[R, I]` to columns `[I, R]`.
+fn interleave<const ROWS: usize>(rows: &[f32], inputs: usize, columns: &mut [f32]) {
+    const TILE: usize = 16;
+    for first in (0..inputs).step_by(TILE) {
+        let width = TILE.min(inputs - first);
+        let mut tile = [[0.0; ROWS]; TILE];
+        for (row, values) in rows.chunks_exact(inputs).enumerate() {
+            for (column, &value) in tile.iter_mut().zip(&values[first..first + width]) {
+                column[row] = value;
+            }
+        }
+        columns[first * ROWS..][..width * ROWS].copy_from_slice(tile[..width].as_flattened());
+    }
 }
 
 type Sums = [[f32; PANEL]; MAX_BLOCK];
@@ -327,6 +356,8 @@ mod tests {
         let packed = PackedLinear::new(&f32s(&[4, 3], 1), None).unwrap();
         assert!(packed.forward(&f32s(&[2, 4], 1)).is_err());
         assert!(PackedLinear::new(&f32s(&[4, 3], 1), Some(&f32s(&[3], 1))).is_err());
+        let empty = PackedLinear::new(&f32s(&[4, 0], 1), None).unwrap();
+        assert_eq!(bits(&empty.forward(&f32s(&[13, 0], 1)).unwrap()), [0; 52]);
         assert_eq!(packed.forward(&f32s(&[0, 3], 1)).unwrap().dims(), [0, 4]);
         let tracked = candle_core::Var::from_tensor(&f32s(&[2, 3], 1)).unwrap();
         assert!(packed.forward(tracked.as_tensor()).is_err());

@@ -26,6 +26,12 @@ for preset in vit-b-32 vit-l-14; do
         fi
     done
 done
+# the training loop as it runs on a node, alone and with NCCL between its one rank and itself
+cargo build --locked --release -p ranks --features ranks/cuda,ranks/nccl --examples
+echo "training of vit-l-14, batch 32, alone:"; "$rate/train_rate" vit-l-14 32 12
+echo "training of vit-l-14, batch 32, one rank over NCCL:"
+RANK=0 WORLD_SIZE=1 BACKEND=nccl "$rate/train_rate" vit-l-14 32 12
+
 for preset in mobile vit-h; do
     echo "Segment Anything $preset, ours:"; "$rate/sam_rate" "$preset" 32 3 encoder,decoder,post,whole
 done

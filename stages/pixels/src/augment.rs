@@ -188,41 +188,48 @@ fn jitter_colours(rgb: &mut Rgb, strength: f32, rng: &mut ChaCha8Rng) {
     let brighter: [u8; 256] = std::array::from_fn(|value| blend(value as u8, 0.0, brightness));
     let mut sums = [0; 3];
     for pixel in rgb.pixels() {
-        for (sum, value) in sums.iter_mut().zip(pixel) {
-            *sum += u64::from(brighter[usize::from(*value)]);
-        }
+        sums[0] += u64::from(brighter[usize::from(pixel[0])]);
+        sums[1] += u64::from(brighter[usize::from(pixel[1])]);
+        sums[2] += u64::from(brighter[usize::from(pixel[2])]);
     }
     let count = rgb.pixels().len() as f64;
     let mean = grey(sums.map(|sum| (sum as f64 / count) as f32));
     let even: [f32; 256] = std::array::from_fn(|value| f32::from(blend(brighter[value], mean, contrast)));
-    for pixels in rgb.pixels_mut().chunks_mut(SATURATED_AT_ONCE) {
-        saturate(pixels, &even, saturation);
-    }
+    let (whole, rest) = rgb.pixels_mut().as_chunks_mut();
+    whole.iter_mut().for_each(|pixels| saturate(pixels, &even, saturation));
+    let mut padded = [[0; 3]; SATURATED_AT_ONCE];
+    padded[..rest.len()].copy_from_slice(rest);
+    saturate(&mut padded, &even, saturation);
+    rest.copy_from_slice(&padded[..rest.len()]);
 }
 
 /// Pixels whose channels are taken apart, blended side by side and put together again: loops over arrays of known
 /// length become vector instructions, loops over triples do not.
 const SATURATED_AT_ONCE: usize = 64;
 
-/// Looks the values of up to [`SATURATED_AT_ONCE`] pixels up in `even` and blends them with their grey.
-fn saturate(pixels: &mut [[u8; 3]], even: &[f32; 256], saturation: f32) {
+/// Looks the values of pixels up in `even` and blends them with their grey.
+fn saturate(pixels: &mut [[u8; 3]; SATURATED_AT_ONCE], even: &[f32; 256], saturation: f32) {
     let mut planes = [[0f32; SATURATED_AT_ONCE]; 3];
     let [red, green, blue] = &mut planes;
-    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
-        [*red, *green, *blue] = pixel.map(|value| even[usize::from(value)]);
+    for at in 0..SATURATED_AT_ONCE {
+        let [r, g, b] = pixels[at];
+        (red[at], green[at], blue[at]) = (even[usize::from(r)], even[usize::from(g)], even[usize::from(b)]);
     }
-    let [red, green, blue] = &planes;
-    let greys: [f32; SATURATED_AT_ONCE] =
-        std::array::from_fn(|at| grey([red[at], green[at], blue[at]]) * (1.0 - saturation));
-    let blended = planes.map(|plane| {
-        let mut values = [0u8; SATURATED_AT_ONCE];
-        for ((value, even), grey) in values.iter_mut().zip(plane).zip(greys) {
-            *value = (even * saturation + grey + 0.5) as u8;
+    let mut greys = [0f32; SATURATED_AT_ONCE];
+    for at in 0..SATURATED_AT_ONCE {
+        greys[at] = grey([red[at], green[at], blue[at]]) * (1.0 - saturation) + 0.5;
+    }
+    let mut blended = [[0u8; SATURATED_AT_ONCE]; 3];
+    for (blended, plane) in blended.iter_mut().zip(&planes) {
+        for at in 0..SATURATED_AT_ONCE {
+            let value = (plane[at] * saturation + greys[at]).max(0.0).min(255.0);
+            // SAFETY: 0 to 255, and `max` has made 0 of what is no number. A checked cast is done value by value.
+            blended[at] = unsafe { value.to_int_unchecked::<i32>() } as u8;
         }
-        values
-    });
-    for (at, pixel) in pixels.iter_mut().enumerate() {
-        *pixel = [blended[0][at], blended[1][at], blended[2][at]];
+    }
+    let [red, green, blue] = &blended;
+    for at in 0..SATURATED_AT_ONCE {
+        pixels[at] = [red[at], green[at], blue[at]];
     }
 }
 

@@ -4,8 +4,10 @@
 //! train_rate [PRESET] [GLOBAL_BATCH] [STEPS]
 //! ```
 //!
-//! Alone it is one rank; with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set it is one of several over TCP.
-//! `RAYON_NUM_THREADS` sets the threads of each. The median step counts: the first ones warm up.
+//! Alone it is one rank; with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set it is one of several over TCP, or over
+//! NCCL with `BACKEND=nccl`, also where WORLD_SIZE is 1. `DEVICE` (`cpu`, `cuda:0` …) and `PRECISION` (`f32`, `bf16`)
+//! choose where and in what type the towers run, `RAYON_NUM_THREADS` the threads of each rank. The median step counts:
+//! the first ones warm up.
 
 use std::error::Error;
 use std::sync::atomic::AtomicBool;
@@ -41,12 +43,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let preset = args.first().map_or("small", String::as_str);
     let (global_batch, steps) = (number(1, 32)?, number(2, 12)?);
     let place = Place::from_environment(&|name| std::env::var(name).ok())?;
+    let named = |name: &str| std::env::var(name).unwrap_or_default();
+    let device = match named("DEVICE").split_once(':') {
+        None => Device::Cpu,
+        Some((_, ordinal)) => Device::new_cuda(ordinal.parse()?)?,
+    };
+    let dtype = if named("PRECISION") == "bf16" { DType::BF16 } else { DType::F32 };
+    let backend = if named("BACKEND") == "nccl" { Backend::Nccl } else { Backend::Tcp };
     let mut ranks: Box<dyn Communicator> = match &place {
-        Some(place) => ranks::open(place, Backend::Tcp, &Device::Cpu, Duration::from_secs(120))?,
+        Some(place) => ranks::open(place, backend, &device, Duration::from_secs(120))?,
         None => Box::new(Solo),
     };
     let config = ClipConfig::preset(preset).ok_or("unknown preset")?;
-    let clip = Clip::init(&config, 1, &Device::Cpu, DType::F32)?;
+    let clip = Clip::init(&config, 1, &device, dtype)?;
     let parameters = clip.parameters().num_elements();
     let rows = global_batch / ranks.world_size();
     let first = (ranks.rank() * rows) as u64;

@@ -24,12 +24,13 @@ pub enum Backend {
 }
 
 /// Meets the other ranks and returns this one's communicator; tensors lie on `device`. Every operation, and the meeting
-/// itself, waits for the others `time_out` at most.
+/// itself, waits for the others `time_out` at most. A rank of its own needs no communicator, but gets NCCL's where it is
+/// asked for: the way to try and to measure it with one GPU.
 ///
 /// # Errors
 /// Ranks that did not come, by number; NCCL is asked for but cannot be used.
 pub fn open(place: &Place, backend: Backend, device: &Device, time_out: Duration) -> Result<Box<dyn Communicator>> {
-    if place.world_size == 1 {
+    if place.world_size == 1 && backend != Backend::Nccl {
         return Ok(Box::new(Solo));
     }
     over(meet(place, time_out, time_out)?, backend, device)
@@ -78,4 +79,22 @@ pub fn nccl_problem(device: &Device) -> Option<String> {
     return crate::nccl::library_problem();
     #[cfg(not(feature = "nccl"))]
     Some("this program was built without it; build with --features cuda,nccl".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_rank_is_solo_unless_nccl_is_asked_for() {
+        let variables =
+            |name: &str| matches!(name, "RANK" | "WORLD_SIZE").then(|| u8::from(name != "RANK").to_string());
+        let place = Place::from_environment(&variables).unwrap().expect("a place");
+        let open = |backend| open(&place, backend, &Device::Cpu, Duration::from_secs(5));
+        for backend in [Backend::Auto, Backend::Tcp] {
+            assert_eq!(open(backend).unwrap().world_size(), 1);
+        }
+        let refused = open(Backend::Nccl).err().expect("no GPU here").to_string();
+        assert!(refused.contains("rank 0 cannot use nccl") && refused.contains("GPU"), "{refused}");
+    }
 }

@@ -128,7 +128,7 @@ impl Objective for Adaptation {
         let (settings, target) = (self.settings, Side::of(gathered, true)?);
         if !settings.source_pairs {
             let shape = super::Triplet::from(&settings);
-            let loss = target.with(|target| super::triplet(target, None, None, &shape))?;
+            let loss = target.with(|target| super::triplet(target, None, &shape))?;
             return Differentiated::sum_of(&[("target_triplet", loss)]);
         }
         let source = Side::of(gathered, false)?;

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::adversary::{DomainPair, reversed_loss};
 use super::triplet::{Triplet, triplet};
-use super::{Adversary, Discriminator, DomainBatch, Negatives, Settings};
+use super::{Adversary, Discriminator, DomainBatch, Settings};
 use crate::error::{Error, Result};
 
 /// This rank's share of a step's losses, all scalars: summed over ranks they are those of one rank.
@@ -13,7 +13,7 @@ pub struct StepLoss {
     /// To be differentiated. Where gradients are reversed, its value is not what the encoders minimise (that would be
     /// the triplets minus factor x `adversarial`), but its gradient is.
     pub total: Tensor,
-    /// Eq. 11 of the sources, detached.
+    /// Eq. 11 of the sources, times their weight, detached.
     pub source_triplet: Tensor,
     /// Eq. 11 of the targets, detached; absent when they are not supervised.
     pub target_triplet: Option<Tensor>,
@@ -39,11 +39,10 @@ pub fn objective(
     factor: f64,
 ) -> Result<StepLoss> {
     let shape = Triplet::from(settings);
-    let beside = |other| (settings.negatives == Negatives::BothDomains).then_some(other);
     let weights = settings.triplet_weighted.then_some(weights_n);
-    let source_triplet = (triplet(source, beside(target), weights, &shape)? * settings.source_weight)?;
+    let source_triplet = (triplet(source, weights, &shape)? * settings.source_weight)?;
     let mut total = source_triplet.clone();
-    let target_triplet = settings.target_triplet.then(|| triplet(target, beside(source), None, &shape)).transpose()?;
+    let target_triplet = settings.target_triplet.then(|| triplet(target, None, &shape)).transpose()?;
     if let Some(target_triplet) = &target_triplet {
         total = (total + target_triplet)?;
     }

@@ -28,8 +28,6 @@ pub struct Settings {
     pub distance: Distance,
     /// Directions of the triplet loss.
     pub directions: Directions,
-    /// Among which pairs the hardest negative is looked for.
-    pub negatives: Negatives,
     /// Factor of the sources' triplet loss beside the targets'.
     pub source_weight: f64,
     /// Whether source pairs are learnt from at all; without them it is plain fine-tuning on the target's pairs.
@@ -66,7 +64,6 @@ impl Default for Settings {
             margin: 0.2,
             distance: Distance::Cosine,
             directions: Directions::Both,
-            negatives: Negatives::SameDomain,
             source_weight: 1.0,
             source_pairs: true,
             target_triplet: true,
@@ -131,17 +128,6 @@ pub enum Distance {
     Cosine,
     /// |a - b|: the released code's.
     Euclidean,
-}
-
-/// Among which pairs of a batch the hardest negative is looked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Negatives {
-    /// Those of the pair's own country.
-    #[default]
-    SameDomain,
-    /// Those of both: sources that are like the targets are hard negatives for them.
-    BothDomains,
 }
 
 /// Directions of the triplet loss.

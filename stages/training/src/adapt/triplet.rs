@@ -5,7 +5,6 @@ use candle_core::{D, DType, Device, Tensor};
 use super::domain::{beside, loss_dtype};
 use super::{Directions, Distance, DomainBatch, Settings};
 use crate::error::Result;
-use crate::loss::Features;
 
 /// Distances shorter than this count as zero and have no gradient.
 const SHORTEST: f64 = 1e-12;
@@ -33,65 +32,28 @@ impl From<&Settings> for Triplet {
 /// The hardest negative is the nearest gathered column that is valid and shares neither image nor caption with the row;
 /// of equally near ones the first. It is chosen on the host from detached scores: the gradient flows to the row, its own
 /// column and that negative only. A row without any negative contributes nothing. Features are L2-normalised, so that
-/// their product is the cosine. `weights_n` `[N]` are of all gathered rows; without them each counts 1. The rows of
-/// `others` are further negatives, behind the batch's own.
+/// their product is the cosine. `weights_n` `[N]` are of all gathered rows; without them each counts 1.
 ///
 /// # Errors
 /// Shapes that do not fit together, weights that are not finite.
-pub fn triplet(
-    batch: &DomainBatch,
-    others: Option<&DomainBatch>,
-    weights_n: Option<&[f64]>,
-    settings: &Triplet,
-) -> Result<Tensor> {
+pub fn triplet(batch: &DomainBatch, weights_n: Option<&[f64]>, settings: &Triplet) -> Result<Tensor> {
     batch.check("triplet features")?;
-    if let Some(others) = others {
-        others.check("features of the other domain")?;
-    }
     let share_b = batch.shares(weights_n)?;
-    let (image_bd, text_bd) = (batch.features.image_bd, batch.features.text_bd);
-    let candidates = |of: for<'a> fn(&Features<'a>) -> &'a Tensor| -> Result<Tensor> {
-        let own_nd = of(&batch.features);
-        Ok(match others {
-            Some(others) => Tensor::cat(&[own_nd, of(&others.features)], 0)?,
-            None => own_nd.clone(),
-        })
-    };
-    let negatives = Negatives { batch, others };
-    let text_nd = candidates(|features| features.text_nd)?;
-    let by_image = one_direction(&negatives, image_bd, text_bd, &text_nd, share_b.clone(), settings)?;
+    let features = &batch.features;
+    let by_image =
+        one_direction(batch, features.image_bd, features.text_bd, features.text_nd, share_b.clone(), settings)?;
     match settings.directions {
         Directions::ImageToText => Ok(by_image),
         Directions::Both => {
-            let image_nd = candidates(|features| features.image_nd)?;
-            Ok((by_image + one_direction(&negatives, text_bd, image_bd, &image_nd, share_b, settings)?)?)
-        }
-    }
-}
-
-/// Which columns are negatives of a row: the batch's own, then those of the other domain.
-struct Negatives<'a> {
-    batch: &'a DomainBatch<'a>,
-    others: Option<&'a DomainBatch<'a>>,
-}
-
-impl Negatives<'_> {
-    fn of(&self, row: usize, column: usize) -> bool {
-        let own = &self.batch.keys;
-        match (column.checked_sub(own.valid_n.len()), self.others) {
-            (Some(column), Some(others)) => {
-                let keys = &others.keys;
-                keys.valid_n[column]
-                    && keys.image_n[column] != own.image_n[row]
-                    && keys.caption_n[column] != own.caption_n[row]
-            }
-            _ => own.is_negative(row, column),
+            let by_text =
+                one_direction(batch, features.text_bd, features.image_bd, features.image_nd, share_b, settings)?;
+            Ok((by_image + by_text)?)
         }
     }
 }
 
 fn one_direction(
-    negatives: &Negatives,
+    batch: &DomainBatch,
     anchor_bd: &Tensor,
     own_bd: &Tensor,
     candidate_nd: &Tensor,
@@ -103,8 +65,8 @@ fn one_direction(
     let candidate_nd = candidate_nd.to_dtype(dtype)?;
     let nearness_bn = nearness(&anchor_bd.detach(), &candidate_nd.detach(), settings.distance)?;
     let mut hardest_b = Vec::with_capacity(share_b.len());
-    for ((row, nearness_n), share) in negatives.batch.rows.clone().zip(&nearness_bn).zip(&mut share_b) {
-        let negative = hardest(nearness_n, |column| negatives.of(row, column));
+    for ((row, nearness_n), share) in batch.rows.clone().zip(&nearness_bn).zip(&mut share_b) {
+        let negative = hardest(nearness_n, |column| batch.keys.is_negative(row, column));
         if negative.is_none() {
             *share = 0.0;
         }

@@ -59,24 +59,20 @@ def distance(a, b, kind):
     return 1 - (a * b).sum() if kind == "cosine" else ((a - b) ** 2).sum().sqrt()
 
 
-def triplet(image, text, keys, valid, row_weights, margin, kind, directions, others=None):
-    """Eq. 11. `others`: image, text, keys and valid of further negatives."""
+def triplet(image, text, keys, valid, row_weights, margin, kind, directions):
+    """Eq. 11."""
     total = torch.zeros(())
     sides = [(image, text)] if directions == "image_to_text" else [(image, text), (text, image)]
     for rows, columns in sides:
-        pools = [(columns, keys, valid)]
-        if others:
-            pools.append((others[1 if columns is text else 0], others[2], others[3]))
         for r in range(len(rows)):
             negatives = [
-                pool[c]
-                for pool, pool_keys, pool_valid in pools
-                for c in range(len(pool))
-                if valid[r] and pool_valid[c] and keys[0][r] != pool_keys[0][c] and keys[1][r] != pool_keys[1][c]
+                c
+                for c in range(len(rows))
+                if valid[r] and valid[c] and keys[0][r] != keys[0][c] and keys[1][r] != keys[1][c]
             ]
             if not negatives:
                 continue
-            hardest = min(distance(rows[r], negative, kind) for negative in negatives)
+            hardest = min(distance(rows[r], columns[c], kind) for c in negatives)
             total = total + row_weights[r] * torch.relu(margin + distance(rows[r], columns[r], kind) - hardest)
     return total / sum(valid)
 
@@ -142,19 +138,17 @@ def case(seed, n_s, n_t, dim, hidden, curriculum, margin, duplicates):
         found = torch.autograd.grad(loss, list(of.values()), allow_unused=True, retain_graph=True)
         return {name: g.tolist() for name, g in zip(of, found) if g is not None}
 
-    def rows(domain):
-        return leaves[f"{domain}_image"], leaves[f"{domain}_text"], keys[domain], valid[domain]
-
-    def triplets(domain, row_weights, kind, directions, others=None):
-        return triplet(*rows(domain), row_weights, margin, kind, directions, others)
+    def triplets(domain, row_weights, kind, directions):
+        pair = (leaves[f"{domain}_image"], leaves[f"{domain}_text"])
+        return triplet(*pair, keys[domain], valid[domain], row_weights, margin, kind, directions)
 
     out = {"triplet": [], "adversarial": []}
     for kind in ("cosine", "euclidean"):
         for directions in ("both", "image_to_text"):
-            for negatives, others in (("same_domain", None), ("both_domains", rows("target"))):
-                setting = {"distance": kind, "directions": directions, "negatives": negatives}
-                loss = triplets("source", w_vec["source"], kind, directions, others)
-                out["triplet"].append(setting | {"loss": loss.item(), "gradient": gradients(loss, leaves)})
+            loss = triplets("source", w_vec["source"], kind, directions)
+            gradient = gradients(loss, leaves)
+            setting = {"distance": kind, "directions": directions}
+            out["triplet"].append(setting | {"loss": loss.item(), "gradient": gradient})
     source = logits(d, leaves["source_image"], leaves["source_text"])
     target = logits(d, leaves["target_image"], leaves["target_text"])
     ones = [1.0] * max(n, n_t)

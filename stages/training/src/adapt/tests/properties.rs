@@ -44,10 +44,7 @@ fn all_settings() -> Vec<Settings> {
                 for adversary_weights in [AdversaryWeights::Source, AdversaryWeights::Both, AdversaryWeights::None] {
                     for switched in [true, false] {
                         let (target_triplet, triplet_weighted) = (switched, switched);
-                        let (negatives, source_weight) = match switched {
-                            true => (Negatives::SameDomain, 1.0),
-                            false => (Negatives::BothDomains, 0.3),
-                        };
+                        let source_weight = if switched { 1.0 } else { 0.3 };
                         all.push(Settings {
                             distance,
                             directions,
@@ -55,7 +52,6 @@ fn all_settings() -> Vec<Settings> {
                             adversary_weights,
                             target_triplet,
                             triplet_weighted,
-                            negatives,
                             source_weight,
                             ..Settings::default()
                         });
@@ -166,7 +162,7 @@ fn duplicates_and_invalid_rows_are_never_negatives() {
             valid: valid.to_vec(),
         };
         let settings = Triplet::from(&Settings::default());
-        let loss = triplet(&domain.batch(&domain.whole()), None, None, &settings).unwrap();
+        let loss = triplet(&domain.batch(&domain.whole()), None, &settings).unwrap();
         let gradients = domain.gradients(&loss.backward().unwrap());
         assert!(gradients.iter().flatten().flatten().all(|x| x.is_finite()));
         scalar(&loss)
@@ -184,7 +180,7 @@ fn equal_points_have_finite_euclidean_gradients() {
     let mut source = domain(1);
     source.text_nd = Var::from_tensor(&source.image_nd).unwrap();
     let settings = Triplet { margin: 2.0, distance: Distance::Euclidean, directions: Directions::Both };
-    let loss = triplet(&source.batch(&source.whole()), None, Some(&weights()), &settings).unwrap();
+    let loss = triplet(&source.batch(&source.whole()), Some(&weights()), &settings).unwrap();
     let gradients = source.gradients(&loss.backward().unwrap());
     assert!(gradients.iter().flatten().flatten().all(|x| x.is_finite()));
     assert!(gradients.iter().flatten().flatten().any(|x| *x != 0.0));
@@ -210,9 +206,9 @@ fn contradictions_are_named() {
     assert!(message.contains("3 weights for 8 sources and 8 targets"), "{message}");
     let half = source.slice(0..4);
     let wrong = DomainBatch { rows: 0..3, ..source.batch(&half) };
-    let message = triplet(&wrong, None, None, &Triplet::from(&Settings::default())).unwrap_err().to_string();
+    let message = triplet(&wrong, None, &Triplet::from(&Settings::default())).unwrap_err().to_string();
     assert!(message.contains("[4, 5]") && message.contains("3 of 8 rows"), "{message}");
     let beyond = DomainBatch { rows: 6..10, ..source.batch(&half) };
-    let message = triplet(&beyond, None, None, &Triplet::from(&Settings::default())).unwrap_err().to_string();
+    let message = triplet(&beyond, None, &Triplet::from(&Settings::default())).unwrap_err().to_string();
     assert!(message.contains("rows 6..10"), "{message}");
 }

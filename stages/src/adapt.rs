@@ -115,6 +115,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
             limits,
             config: clip.config().clone(),
             tokenizer: &tokenizer,
+            used_pixels: Vec::new(),
         },
         source: Reader::new(NAME, run.source, window, sources, spec.seed)?,
         target: Reader::new(NAME, run.target, window, ("adapt.batch", spec.batch), spec.seed)?,

@@ -211,8 +211,14 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let score = run.spec.score.clone();
     let limits = crate::images::limits(run.spec);
     let place = (run.ranks.rank(), run.ranks.world_size());
-    let preparer =
-        rows::Preparer { spec: spec.clone(), score, limits, config: clip.config().clone(), tokenizer: &tokenizer };
+    let preparer = rows::Preparer {
+        spec: spec.clone(),
+        score,
+        limits,
+        config: clip.config().clone(),
+        tokenizer: &tokenizer,
+        used_pixels: Vec::new(),
+    };
     let mut source = rows::Batches::new(stage, preparer, run.train, place)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
     let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
@@ -249,6 +255,7 @@ pub fn loader<'a>(
         limits: crate::images::limits(spec),
         config: config.clone(),
         tokenizer,
+        used_pixels: Vec::new(),
     };
     rows::Batches::new(Training::Pretrain.name(), preparer, rows, (0, 1))
 }

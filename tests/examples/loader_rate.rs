@@ -56,10 +56,11 @@ fn measure(
     loader.batch(0, 0)?;
     let (start, mut images, mut step) = (Instant::now(), 0, 1);
     while start.elapsed().as_secs_f64() < seconds {
-        images += loader
-            .batch(step / steps, step % steps)?
-            .image_of_row
-            .map_or(spec.pretrain.batch, |rows| rows.last().map_or(0, |&image| image as usize + 1));
+        let batch = loader.batch(step / steps, step % steps)?;
+        let images_of = |rows: &Vec<u32>| rows.last().map_or(0, |&image| image as usize + 1);
+        images += batch.image_of_row.as_ref().map_or(spec.pretrain.batch, images_of);
+        // as the training loop does
+        loader.take_back(batch);
         step += 1;
     }
     Ok((images, images as f64 / start.elapsed().as_secs_f64()))

@@ -98,4 +98,8 @@ impl BatchSource for Batches<'_> {
         batch.domains = Some(Domains { target_b: (0..rows.len()).map(|row| row >= sources).collect(), weights_b });
         Ok(batch)
     }
+
+    fn take_back(&mut self, used: PairBatch) {
+        self.preparer.take_back(used);
+    }
 }

@@ -98,6 +98,10 @@ impl BatchSource for Batches<'_> {
         let rows = self.reader.batch(epoch, step, self.place)?;
         Ok(self.preparer.batch(&rows, epoch)?)
     }
+
+    fn take_back(&mut self, used: PairBatch) {
+        self.preparer.take_back(used);
+    }
 }
 
 /// Makes one row ready: a pure function of row and epoch, called from many threads.
@@ -107,19 +111,29 @@ pub(crate) struct Preparer<'a> {
     pub(crate) limits: DecodeLimits,
     pub(crate) config: ClipConfig,
     pub(crate) tokenizer: &'a Tokenizer,
+    /// Pixels of a batch that has been learnt from.
+    pub(crate) used_pixels: Vec<f32>,
 }
 
 impl Preparer<'_> {
+    /// Keeps the memory of a batch that has been learnt from for the next one.
+    pub(crate) fn take_back(&mut self, used: PairBatch) {
+        self.used_pixels = used.pixel_values_bchw;
+    }
+
     /// A batch of rows, prepared on all threads.
-    pub(crate) fn batch(&self, rows: &[HeldRow], epoch: usize) -> Result<PairBatch, String> {
+    pub(crate) fn batch(&mut self, rows: &[HeldRow], epoch: usize) -> Result<PairBatch, String> {
         // each row writes its pixels where they belong: a batch is too large to be put together afterwards
         let side = self.config.vision.image_size;
-        let mut batch = PairBatch { pixel_values_bchw: vec![0.0; rows.len() * 3 * side * side], ..Default::default() };
+        let mut pixel_values_bchw = std::mem::take(&mut self.used_pixels);
+        pixel_values_bchw.resize(rows.len() * 3 * side * side, 0.0);
+        let mut batch = PairBatch { pixel_values_bchw, ..Default::default() };
+        let this = &*self;
         let prepared = batch
             .pixel_values_bchw
             .par_chunks_exact_mut(3 * side * side)
             .zip(rows)
-            .map(|(pixel_values_chw, (group, row))| self.prepare(&group[*row], epoch, pixel_values_chw))
+            .map(|(pixel_values_chw, (group, row))| this.prepare(&group[*row], epoch, pixel_values_chw))
             .collect::<Result<Vec<_>, _>>()?;
         let mut image_of_row = Vec::new();
         let mut segments = SegmentBatch::default();

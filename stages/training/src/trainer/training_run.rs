@@ -219,6 +219,9 @@ impl Trainer {
         let moment = Moment { epoch, global_step, progress, rate_factor: learning_rate / base };
         let (parts, gradient_norm) = self.learn(&batch, moment, learning_rate, surroundings)?;
         let rows = (batch.rows() * surroundings.ranks.world_size()) as u64;
+        if let Ok(used) = Rc::try_unwrap(batch) {
+            batches.give_back(used);
+        }
         self.position.step += 1;
         self.position.samples += rows;
         let seconds = start.elapsed().as_secs_f64();

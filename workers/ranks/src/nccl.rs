@@ -34,9 +34,14 @@ const AFTER_LEAVING: Duration = Duration::from_secs(2);
 /// without it.
 pub fn library_problem() -> Option<String> {
     // candle's own CUDA support links libraries instead of loading them: then this program would not have started
-    if cfg!(feature = "cuda") {
-        return None;
-    }
+    #[cfg(feature = "cuda")]
+    return None;
+    #[cfg(not(feature = "cuda"))]
+    missing_library()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn missing_library() -> Option<String> {
     // SAFETY: loads libraries of NVIDIA by name, whose initialisers are sound; nothing of them is called
     let [driver, nccl] = unsafe { [cudarc::driver::sys::is_culib_present(), sys::is_culib_present()] };
     match (driver, nccl) {

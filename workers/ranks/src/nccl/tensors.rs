@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use candle_core::cuda_backend::CudaDType;
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, DType, Device, Storage, Tensor};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Storage, Tensor, WithDType};
 use cudarc::driver::{DevicePtr, DevicePtrMut, DeviceRepr};
 use cudarc::nccl::sys::ncclDataType_t;
 use half::{bf16, f16};
@@ -48,7 +48,7 @@ impl Nccl {
         }
     }
 
-    fn call_of<T: CudaDType + DeviceRepr>(
+    fn call_of<T: CudaDType + DeviceRepr + WithDType>(
         &mut self,
         operation: Operation,
         tensor: &Tensor,
@@ -72,7 +72,7 @@ impl Nccl {
     }
 }
 
-fn launch<T: CudaDType + DeviceRepr>(
+fn launch<T: CudaDType + DeviceRepr + WithDType>(
     comm: &Comm,
     operation: Operation,
     tensor: &Tensor,

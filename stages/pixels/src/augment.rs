@@ -209,27 +209,26 @@ const SATURATED_AT_ONCE: usize = 64;
 
 /// Looks the values of pixels up in `even` and blends them with their grey.
 fn saturate(pixels: &mut [[u8; 3]; SATURATED_AT_ONCE], even: &[f32; 256], saturation: f32) {
-    let mut planes = [[0f32; SATURATED_AT_ONCE]; 3];
-    let [red, green, blue] = &mut planes;
-    for at in 0..SATURATED_AT_ONCE {
-        let [r, g, b] = pixels[at];
-        (red[at], green[at], blue[at]) = (even[usize::from(r)], even[usize::from(g)], even[usize::from(b)]);
+    let [mut red, mut green, mut blue] = [[0f32; SATURATED_AT_ONCE]; 3];
+    for (pixel, ((red, green), blue)) in pixels.iter().zip(red.iter_mut().zip(&mut green).zip(&mut blue)) {
+        [*red, *green, *blue] = [even[usize::from(pixel[0])], even[usize::from(pixel[1])], even[usize::from(pixel[2])]];
     }
     let mut greys = [0f32; SATURATED_AT_ONCE];
-    for at in 0..SATURATED_AT_ONCE {
-        greys[at] = grey([red[at], green[at], blue[at]]) * (1.0 - saturation) + 0.5;
+    for (mixed, ((&red, &green), &blue)) in greys.iter_mut().zip(red.iter().zip(&green).zip(&blue)) {
+        *mixed = grey([red, green, blue]) * (1.0 - saturation) + 0.5;
     }
     let mut blended = [[0u8; SATURATED_AT_ONCE]; 3];
-    for (blended, plane) in blended.iter_mut().zip(&planes) {
-        for at in 0..SATURATED_AT_ONCE {
-            let value = (plane[at] * saturation + greys[at]).max(0.0).min(255.0);
-            // SAFETY: 0 to 255, and `max` has made 0 of what is no number. A checked cast is done value by value.
-            blended[at] = unsafe { value.to_int_unchecked::<i32>() } as u8;
+    for (blended, plane) in blended.iter_mut().zip([&red, &green, &blue]) {
+        for (blended, (even, grey)) in blended.iter_mut().zip(plane.iter().zip(&greys)) {
+            #[expect(clippy::manual_clamp, reason = "`clamp` keeps what is no number, `max` makes 0 of it")]
+            let value = (even * saturation + grey).max(0.0).min(255.0);
+            // SAFETY: a number from 0 to 255. A checked cast is done value by value.
+            *blended = unsafe { value.to_int_unchecked::<i32>() } as u8;
         }
     }
     let [red, green, blue] = &blended;
-    for at in 0..SATURATED_AT_ONCE {
-        pixels[at] = [red[at], green[at], blue[at]];
+    for (pixel, ((&red, &green), &blue)) in pixels.iter_mut().zip(red.iter().zip(green).zip(blue)) {
+        *pixel = [red, green, blue];
     }
 }
 
@@ -278,6 +277,15 @@ mod tests {
         blended(&mut expected, weights[2], &grey);
         jitter_colours(&mut picture, 0.4, &mut ChaCha8Rng::seed_from_u64(11));
         assert_eq!(picture, expected);
+    }
+
+    #[test]
+    fn the_wildest_colours_are_colours() {
+        let mut picture = numbered(33, 3);
+        for seed in 0..20 {
+            jitter_colours(&mut picture, f32::MAX, &mut ChaCha8Rng::seed_from_u64(seed));
+        }
+        assert!(picture.pixels().iter().flatten().all(|value| [0, 255].contains(value)));
     }
 
     #[test]

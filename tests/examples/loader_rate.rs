@@ -21,6 +21,10 @@ use stages::pretrain::{TrainRows, loader};
 use training::batch::BatchSource;
 use workers::train::{Members, TableRows};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

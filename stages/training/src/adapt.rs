@@ -29,7 +29,7 @@ pub use objective::{StepLoss, objective};
 pub use sampler::choose_sources;
 pub use settings::{Adversary, AdversaryWeights, Curriculum, Directions, Distance, Ramp, Sampler, Settings, WeightsOf};
 pub use similarity::{Embeddings, Similarity, aggregate};
-pub use triplet::{Triplet, triplet};
+pub use triplet::{Negatives, Triplet, triplet};
 pub use weights::sample_weights;
 
 #[cfg(test)]

@@ -37,6 +37,10 @@ impl BatchSource for Noise {
     }
 }
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());

@@ -7,6 +7,10 @@ use candle_core::{DType, Device};
 use std::error::Error;
 use std::time::Instant;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Device and type that the environment names.
 pub fn place() -> Result<(Device, DType), Box<dyn Error>> {
     let named = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());

@@ -2,6 +2,7 @@ use super::config::VisionConfig;
 use crate::Result;
 use crate::language::checkpoint::Weights;
 use crate::language::projection::Projection;
+use crate::ops::inference::has_inference_kernel;
 use crate::ops::{Activation, activation, add_positions, attention, layer_norm, patches};
 use candle_core::Tensor;
 
@@ -78,6 +79,15 @@ impl Vision {
 
     /// `pixels_bchw [B, 3, S, S]` to `[B, L, D]`, the class token first.
     pub(super) fn encode(&self, pixels_bchw: &Tensor) -> candle_core::Result<Tensor> {
+        if !has_inference_kernel(pixels_bchw) {
+            return self.encode_together(pixels_bchw);
+        }
+        // The rows of one image keep the cores busy, and what its layers hand on stays in their caches.
+        let images = (0..pixels_bchw.dim(0)?).map(|image| self.encode_together(&pixels_bchw.narrow(0, image, 1)?));
+        Tensor::cat(&images.collect::<candle_core::Result<Vec<_>>>()?, 0)
+    }
+
+    fn encode_together(&self, pixels_bchw: &Tensor) -> candle_core::Result<Tensor> {
         let tokens_bld = self.patch.forward(&patches(pixels_bchw, self.patch_size)?)?;
         let mut x = add_positions(&tokens_bld, &self.positions_ld, Some(&self.class_d))?;
         for layer in &self.layers {

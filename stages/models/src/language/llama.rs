@@ -93,7 +93,7 @@ impl Llama {
         session.cache.reserve(length)?;
         let slots = session.cache.table.insert(RequestId(0), length).to_vec();
         let queries = [PathQueries { slots, rows: length, spread: Spread::Causal }];
-        let hidden = session.run(embeddings_ld.clone(), positions, &queries)?;
+        let hidden = session.run(embeddings_ld.clone(), positions, &queries, Wanted::AllRows)?;
         Ok(self.head.forward(&rms_norm(&hidden, &self.norm_d, self.config.rms_norm_eps)?)?)
     }
 
@@ -130,9 +130,18 @@ pub struct LlamaSession<'a> {
     cache: KvCache,
 }
 
+/// Whose hidden states come out of the layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    AllRows,
+    /// The last one of each query.
+    LastRows,
+}
+
 impl LlamaSession<'_> {
-    /// All layers for rows `x_rd` whose slots were handed out.
-    fn run(&self, mut x_rd: Tensor, positions: &[u32], queries: &[PathQueries]) -> candle_core::Result<Tensor> {
+    /// All layers for rows `x_rd` whose slots were handed out. Where the last row of each query is wanted, the others
+    /// have left their keys and values behind, and the last layer leaves them out.
+    fn run(&self, mut x_rd: Tensor, positions: &[u32], queries: &[PathQueries], wanted: Wanted) -> Result<Tensor> {
         let c = &self.llama.config;
         let (q_width, kv_width) = (c.num_attention_heads * c.head_width(), c.kv_heads() * c.head_width());
         let scale = (c.head_width() as f64).powf(-0.5);
@@ -146,7 +155,11 @@ impl LlamaSession<'_> {
                 &qkv.narrow(1, q_width + kv_width, kv_width)?,
             )?;
             let q = qk.narrow(1, 0, q_width)?;
-            let attended = path_attention(&q, self.cache.layer(index), queries, c.num_attention_heads, scale, None)?;
+            let mut attended =
+                path_attention(&q, self.cache.layer(index), queries, c.num_attention_heads, scale, None)?;
+            if wanted == Wanted::LastRows && index + 1 == self.llama.layers.len() {
+                (x_rd, attended) = (last_rows(&x_rd, queries)?, last_rows(&attended, queries)?);
+            }
             x_rd = (x_rd + layer.out.forward(&attended)?)?;
             let normed = rms_norm(&x_rd, &layer.post_norm_d, c.rms_norm_eps)?;
             let hidden = gated(&layer.gate_up.forward(&normed)?, Gate::Silu)?;
@@ -194,8 +207,8 @@ impl NextLogits for LlamaSession<'_> {
             queries.push(PathQueries { slots, rows: length, spread: Spread::Causal });
             positions.extend(0..length as u32);
         }
-        let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, &queries)?;
-        self.head(&last_rows(&hidden, &queries)?)
+        let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, &queries, Wanted::LastRows)?;
+        self.head(&hidden)
     }
 
     fn advance(&mut self, steps: &[Step<'_>]) -> Result<Vec<f32>> {
@@ -212,7 +225,7 @@ impl NextLogits for LlamaSession<'_> {
                 queries.push(PathQueries { slots: slots.clone(), rows: 1, spread: Spread::Causal });
             }
         }
-        let hidden = self.run(embeddings, &positions, &queries)?;
+        let hidden = self.run(embeddings, &positions, &queries, Wanted::LastRows)?;
         self.head(&hidden)
     }
 

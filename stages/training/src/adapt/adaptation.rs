@@ -127,7 +127,7 @@ impl Objective for Adaptation {
     ) -> Result<Differentiated> {
         let (settings, target) = (self.settings, Side::of(gathered, true)?);
         if !settings.source_pairs {
-            let shape = super::Triplet::from(&settings);
+            let shape = super::Triplet::at(&settings, moment.progress);
             let loss = target.with(|target| super::triplet(target, None, &shape))?;
             return Differentiated::sum_of(&[("target_triplet", loss)]);
         }
@@ -148,8 +148,8 @@ impl Objective for Adaptation {
                     game.step(gradients, rate, ranks)?;
                 }
                 let discriminator = self.game.as_ref().map(|game| &game.discriminator);
-                let factor = settings.adversarial_factor(moment.progress);
-                let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, factor)?;
+                let progress = moment.progress;
+                let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, progress)?;
                 let store = step.total.backward()?;
                 if let (Adversary::Reversal, Some(game)) = (settings.adversary, &mut self.game) {
                     let mut gradients = Gradients::default();
@@ -162,7 +162,7 @@ impl Objective for Adaptation {
                 }
                 if let Some(loss) = &step.adversarial {
                     // what the encoders want is its opposite
-                    parts.push(("adversarial", -factor * scalar(loss)?));
+                    parts.push(("adversarial", -settings.adversarial_factor(progress) * scalar(loss)?));
                 }
                 Ok(Differentiated { gradients: store, parts })
             })

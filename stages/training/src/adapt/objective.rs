@@ -23,7 +23,7 @@ pub struct StepLoss {
 
 /// Losses of one step from features.
 ///
-/// `weights_n` `[N]` is W_vec of the gathered sources. `factor` is [`Settings::adversarial_factor`]. A backward pass of
+/// `weights_n` `[N]` is W_vec of the gathered sources. `progress` is the share of the run that is over. A backward pass of
 /// `total` leaves gradients in the features of both domains and, with [`Adversary::Reversal`], in the discriminator's
 /// parameters (which take no factor). With [`Adversary::Alternating`] the discriminator has a step of its own on
 /// [`discriminator_loss`](super::discriminator_loss), and gets no gradient here.
@@ -36,9 +36,9 @@ pub fn objective(
     weights_n: &[f64],
     discriminator: Option<&Discriminator>,
     settings: &Settings,
-    factor: f64,
+    progress: f64,
 ) -> Result<StepLoss> {
-    let shape = Triplet::from(settings);
+    let (shape, factor) = (Triplet::at(settings, progress), settings.adversarial_factor(progress));
     let weights = settings.triplet_weighted.then_some(weights_n);
     let source_triplet = (triplet(source, weights, &shape)? * settings.source_weight)?;
     let mut total = source_triplet.clone();

@@ -28,6 +28,11 @@ pub struct Settings {
     pub distance: Distance,
     /// Directions of the triplet loss.
     pub directions: Directions,
+    /// Share of the run from which on only a row's hardest negative counts, as in Eq. 11: 0 is the paper's, 1 never.
+    /// Until then the cost is the mean over all negatives. A network whose pairs are still far apart learns from the
+    /// hardest ones alone to give all inputs one embedding, where every triplet costs its margin (Faghri et al. 2018,
+    /// VSE++, start so too).
+    pub hardest_from: f64,
     /// Factor of the sources' triplet loss beside the targets'.
     pub source_weight: f64,
     /// Whether source pairs are learnt from at all; without them it is plain fine-tuning on the target's pairs.
@@ -64,6 +69,7 @@ impl Default for Settings {
             margin: 0.2,
             distance: Distance::Cosine,
             directions: Directions::Both,
+            hardest_from: 0.0,
             source_weight: 1.0,
             source_pairs: true,
             target_triplet: true,
@@ -217,6 +223,9 @@ impl Settings {
                 format!("is {}, needs 0 <= margin <= 2, the most that cosine distances differ by", self.margin);
             return refuse("margin", problem);
         }
+        if !(0.0..=1.0).contains(&self.hardest_from) {
+            return refuse("hardest_from", format!("is {}, needs a share of the run, 0 to 1", self.hardest_from));
+        }
         if !(self.source_weight.is_finite() && self.source_weight >= 0.0) {
             return refuse("source_weight", format!("is {}, needs a number not below 0", self.source_weight));
         }
@@ -287,6 +296,7 @@ mod tests {
         refused(&|s| s.epochs_per_band = 0, "epochs_per_band: is 0");
         refused(&|s| s.margin = f64::NAN, "margin: is NaN");
         refused(&|s| s.margin = 2.5, "margin: is 2.5, needs 0 <= margin <= 2");
+        refused(&|s| s.hardest_from = 1.5, "hardest_from: is 1.5, needs a share");
         refused(&|s| s.beta = -1.0, "beta: is -1");
         refused(&|s| s.discriminator_hidden = 0, "discriminator_hidden: is 0");
         refused(&|s| s.discriminator_hidden = MAX_HIDDEN + 1, "discriminator_hidden");

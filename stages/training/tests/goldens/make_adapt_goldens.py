@@ -4,6 +4,7 @@ this file.
 
     python3 stages/training/tests/goldens/make_adapt_goldens.py
 """
+import itertools
 import json
 import pathlib
 
@@ -59,8 +60,8 @@ def distance(a, b, kind):
     return 1 - (a * b).sum() if kind == "cosine" else ((a - b) ** 2).sum().sqrt()
 
 
-def triplet(image, text, keys, valid, row_weights, margin, kind, directions):
-    """Eq. 11."""
+def triplet(image, text, keys, valid, row_weights, margin, kind, directions, of="hardest"):
+    """Eq. 11, or with the mean over all negatives in place of the hardest."""
     total = torch.zeros(())
     sides = [(image, text)] if directions == "image_to_text" else [(image, text), (text, image)]
     for rows, columns in sides:
@@ -72,8 +73,10 @@ def triplet(image, text, keys, valid, row_weights, margin, kind, directions):
             ]
             if not negatives:
                 continue
-            hardest = min(distance(rows[r], columns[c], kind) for c in negatives)
-            total = total + row_weights[r] * torch.relu(margin + distance(rows[r], columns[r], kind) - hardest)
+            between = torch.stack([distance(rows[r], columns[c], kind) for c in negatives])
+            between = between.min() if of == "hardest" else between
+            cost = torch.relu(margin + distance(rows[r], columns[r], kind) - between).mean()
+            total = total + row_weights[r] * cost
     return total / sum(valid)
 
 
@@ -138,17 +141,18 @@ def case(seed, n_s, n_t, dim, hidden, curriculum, margin, duplicates):
         found = torch.autograd.grad(loss, list(of.values()), allow_unused=True, retain_graph=True)
         return {name: g.tolist() for name, g in zip(of, found) if g is not None}
 
-    def triplets(domain, row_weights, kind, directions):
+    def triplets(domain, row_weights, kind, directions, of="hardest"):
         pair = (leaves[f"{domain}_image"], leaves[f"{domain}_text"])
-        return triplet(*pair, keys[domain], valid[domain], row_weights, margin, kind, directions)
+        return triplet(*pair, keys[domain], valid[domain], row_weights, margin, kind, directions, of)
 
     out = {"triplet": [], "adversarial": []}
-    for kind in ("cosine", "euclidean"):
-        for directions in ("both", "image_to_text"):
-            loss = triplets("source", w_vec["source"], kind, directions)
-            gradient = gradients(loss, leaves)
-            setting = {"distance": kind, "directions": directions}
-            out["triplet"].append(setting | {"loss": loss.item(), "gradient": gradient})
+    for of, kind, directions in itertools.product(
+        ("hardest", "mean"), ("cosine", "euclidean"), ("both", "image_to_text")
+    ):
+        loss = triplets("source", w_vec["source"], kind, directions, of)
+        gradient = gradients(loss, leaves)
+        setting = {"distance": kind, "directions": directions, "negatives": of}
+        out["triplet"].append(setting | {"loss": loss.item(), "gradient": gradient})
     source = logits(d, leaves["source_image"], leaves["source_text"])
     target = logits(d, leaves["target_image"], leaves["target_text"])
     ones = [1.0] * max(n, n_t)

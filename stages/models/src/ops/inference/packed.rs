@@ -9,17 +9,26 @@
 
 use super::{on_cpu, refuse_gradients};
 use candle_core::{DType, Result, Tensor, bail};
+use memmap2::MmapMut;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
 
-/// Outputs side by side in a panel: two of the widest registers.
-const PANEL: usize = 32;
+/// Registers of outputs that a block of rows multiplies at once.
+const REGISTERS: usize = 3;
 
-/// Rows of a block whose sums fit into 32 registers beside two weights and one input.
-const MAX_BLOCK: usize = 12;
+/// Elements of the widest register, and of a cache line.
+const LANES: usize = 16;
+
+/// Outputs side by side in a panel.
+const PANEL: usize = REGISTERS * LANES;
+
+/// Rows of a block whose sums fit into 32 registers beside the weights and one input.
+const MAX_BLOCK: usize = 9;
 
 /// Inputs of a panel that are multiplied with all blocks of a stripe before the next ones: 24 KiB of weights.
-const SLICE: usize = 192;
+const SLICE: usize = 128;
 
 /// Rows are taken in stripes of this many elements, which stay in a core's own cache while panels pass.
 const STRIPE_ELEMENTS: usize = 256 * 1024;
@@ -28,7 +37,7 @@ const STRIPE_ELEMENTS: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct PackedLinear {
     /// `[O / PANEL, I, PANEL]`, the last panel filled up with zeros.
-    panels: Vec<f32>,
+    panels: Arc<Pages>,
     bias: Option<Vec<f32>>,
     inputs: usize,
     outputs: usize,
@@ -43,11 +52,11 @@ impl PackedLinear {
         {
             bail!("packed linear: bias {:?} does not fit weight {:?}", bias.dims(), w_oi.dims())
         }
-        let count = outputs.div_ceil(PANEL) * inputs * PANEL;
-        let packed = on_cpu(&[&w_oi.to_dtype(DType::F32)?], &[count], |args| pack(args[0], outputs, inputs))?;
+        let mut panels = Pages::zeroed(outputs.div_ceil(PANEL) * inputs * PANEL)?;
+        let weight = [w_oi.to_dtype(DType::F32)?.contiguous()?];
+        super::with_views::<f32, _>(&weight, |views| Ok(pack(views[0].data, inputs, panels.elements_mut())))?;
         let bias = bias_o.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).transpose()?;
-        let panels = super::with_views::<f32, _>(&[packed], |views| Ok(views[0].data.to_vec()))?;
-        Ok(Self { panels, bias, inputs, outputs })
+        Ok(Self { panels: Arc::new(panels), bias, inputs, outputs })
     }
 
     pub fn inputs(&self) -> usize {
@@ -71,8 +80,9 @@ impl PackedLinear {
     }
 
     fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        let mut out = vec![0.0; rows * self.outputs];
-        if out.is_empty() {
+        let count = rows * self.outputs;
+        let mut out = Vec::with_capacity(count);
+        if count == 0 {
             return out;
         }
         let blocks = blocks(rows);
@@ -80,53 +90,50 @@ impl PackedLinear {
         let stripe = (STRIPE_ELEMENTS / (MAX_BLOCK * self.inputs).max(1)).max(1);
         let stripes: Vec<&[Block]> = blocks.chunks(stripe).collect();
         let panels = self.outputs.div_ceil(PANEL);
-        let target = Target(out.as_mut_ptr());
+        let target = Target(out.spare_capacity_mut().as_mut_ptr().cast());
         // Neighbouring panels go to one thread: they are one stream of memory.
         let per_task = panels.div_ceil(4 * rayon::current_num_threads()).max(1);
         (0..stripes.len() * panels).into_par_iter().with_min_len(per_task).for_each_init(Vec::new, |sums, task| {
             let (stripe, panel) = (stripes[task / panels], task % panels);
             self.panel(&x, stripe, panel, sums, &target);
         });
+        // SAFETY: every row is in a stripe and every output in a panel, and the tasks have written them all.
+        unsafe { out.set_len(count) };
         out
     }
 
     /// One panel for the rows of one stripe. `sums` is room to work in.
     fn panel(&self, x: &[f32], stripe: &[Block], panel: usize, sums: &mut Vec<Sums>, target: &Target) {
         let size = self.inputs * PANEL;
-        let weights = &self.panels[panel * size..][..size];
+        let weights = &self.panels.elements()[panel * size..][..size];
         let columns = (self.outputs - panel * PANEL).min(PANEL);
         let mut bias = [0.0; PANEL];
         if let Some(values) = &self.bias {
             bias[..columns].copy_from_slice(&values[panel * PANEL..][..columns]);
         }
         sums.clear();
-        sums.resize(stripe.len(), [bias; MAX_BLOCK]);
+        sums.resize(stripe.len(), Sums([bias; MAX_BLOCK]));
         for (slice, weights) in weights.chunks(SLICE * PANEL).enumerate() {
             let first = slice * SLICE;
             let inputs = weights.len() / PANEL;
-            // The first block asks for what comes soon. The second finds this slice in the cache, and memory is free
-            // to bring that of the next panel.
-            let soon = weights.as_ptr().wrapping_add(AHEAD);
-            let next = weights.as_ptr().wrapping_add(size);
             for (index, (block, sums)) in stripe.iter().zip(sums.iter_mut()).enumerate() {
                 let x = &x[block.first * self.inputs + first * block.rows..][..inputs * block.rows];
-                let prefetch = match index {
-                    0 => Some(soon),
-                    1 => Some(next),
-                    _ => None,
-                };
-                block.multiply(x, weights, prefetch, sums);
+                block.multiply(x, weights, Prefetch::of(weights, index, stripe.len()), sums);
             }
         }
         for (block, sums) in stripe.iter().zip(sums.iter()) {
-            for (row, sums) in sums.iter().enumerate().take(block.rows) {
+            for (row, sums) in sums.0.iter().enumerate().take(block.rows) {
                 let start = (block.first + row) * self.outputs + panel * PANEL;
                 // SAFETY: the row and its columns lie within the output, and no other task has this panel and stripe.
                 unsafe {
                     let target = target.0.add(start);
                     match columns {
-                        // two vectors rather than a call
-                        PANEL => target.cast::<[f32; PANEL]>().write_unaligned(*sums),
+                        // registers rather than a call
+                        PANEL => {
+                            for (register, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+                                target.cast::<[f32; LANES]>().add(register).write_unaligned(*sums);
+                            }
+                        }
                         _ => std::ptr::copy_nonoverlapping(sums.as_ptr(), target, columns),
                     }
                 }
@@ -135,27 +142,48 @@ impl PackedLinear {
     }
 }
 
-/// How many weights ahead the first block asks for: a page, where the processor's own foresight ends.
-const AHEAD: usize = 1024;
-
 /// The output, of which every task writes its own columns and rows.
 struct Target(*mut f32);
 
 // SAFETY: tasks write disjoint elements, see `PackedLinear::panel`.
 unsafe impl Sync for Target {}
 
-fn pack(w: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
-    let mut panels = vec![0.0; outputs.div_ceil(PANEL) * inputs * PANEL];
-    panels.par_chunks_mut((inputs * PANEL).max(1)).enumerate().for_each(|(panel, out)| {
-        let first = panel * PANEL;
-        for column in 0..PANEL.min(outputs - first) {
-            let row = &w[(first + column) * inputs..][..inputs];
+/// `w [O, I]` into panels of zeros.
+fn pack(w: &[f32], inputs: usize, panels: &mut [f32]) {
+    let rows = w.par_chunks((inputs * PANEL).max(1));
+    panels.par_chunks_mut((inputs * PANEL).max(1)).zip(rows).for_each(|(panel, rows)| {
+        for (column, row) in rows.chunks_exact(inputs).enumerate() {
             for (input, &value) in row.iter().enumerate() {
-                out[input * PANEL + column] = value;
+                panel[input * PANEL + column] = value;
             }
         }
     });
-    panels
+}
+
+/// Elements in pages of their own. A load of a whole register never straddles two cache lines there, which costs a
+/// tenth of the product's rate, and the system may grant large pages.
+#[derive(Debug)]
+struct Pages {
+    map: MmapMut,
+    count: usize,
+}
+
+impl Pages {
+    fn zeroed(count: usize) -> Result<Self> {
+        // a mapping of nothing is an error
+        let map = MmapMut::map_anon((count * size_of::<f32>()).max(1))?;
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage); // only advice: small pages will do
+        Ok(Self { map, count })
+    }
+
+    fn elements(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.map[..self.count * size_of::<f32>()])
+    }
+
+    fn elements_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.map[..self.count * size_of::<f32>()])
+    }
 }
 
 /// Consecutive rows that are multiplied together.
@@ -181,18 +209,18 @@ impl WithSimd for BlockRows {
     type Output = usize;
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> usize {
-        if S::REGISTER_COUNT >= 32 { MAX_BLOCK } else { MAX_BLOCK / 2 }
+        if S::REGISTER_COUNT >= 32 { MAX_BLOCK } else { 4 }
     }
 }
 
 /// Rows of a block beside each other, input by input.
 fn pack_rows(x: &[f32], blocks: &[Block], inputs: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; x.len()];
+    let mut packed = Vec::with_capacity(x.len());
     if x.is_empty() {
         return packed;
     }
     let mut chunks = Vec::with_capacity(blocks.len());
-    let mut rest = packed.as_mut_slice();
+    let mut rest = &mut packed.spare_capacity_mut()[..x.len()];
     for block in blocks {
         let (chunk, behind) = rest.split_at_mut(block.rows * inputs);
         chunks.push((chunk, block));
@@ -205,16 +233,20 @@ fn pack_rows(x: &[f32], blocks: &[Block], inputs: usize) -> Vec<f32> {
             MAX_BLOCK => interleave::<MAX_BLOCK>(source, inputs, chunk),
             rows => {
                 for (row, source) in source.chunks_exact(inputs).enumerate() {
-                    chunk.iter_mut().skip(row).step_by(rows).zip(source).for_each(|(packed, &value)| *packed = value);
+                    chunk.iter_mut().skip(row).step_by(rows).zip(source).for_each(|(packed, &value)| {
+                        packed.write(value);
+                    });
                 }
             }
         }
     });
+    // SAFETY: the blocks are all rows, and each has filled its chunk.
+    unsafe { packed.set_len(x.len()) };
     packed
 }
 
 /// Rows `[R, I]` to columns `[I, R]`.
-fn interleave<const ROWS: usize>(rows: &[f32], inputs: usize, columns: &mut [f32]) {
+fn interleave<const ROWS: usize>(rows: &[f32], inputs: usize, columns: &mut [MaybeUninit<f32>]) {
     const TILE: usize = 16;
     for first in (0..inputs).step_by(TILE) {
         let width = TILE.min(inputs - first);
@@ -224,23 +256,26 @@ fn interleave<const ROWS: usize>(rows: &[f32], inputs: usize, columns: &mut [f32
                 column[row] = value;
             }
         }
-        columns[first * ROWS..][..width * ROWS].copy_from_slice(tile[..width].as_flattened());
+        columns[first * ROWS..][..width * ROWS].write_copy_of_slice(tile[..width].as_flattened());
     }
 }
 
-type Sums = [[f32; PANEL]; MAX_BLOCK];
+/// The sums of a block, a row after the other.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sums([[f32; PANEL]; MAX_BLOCK]);
 
 impl Block {
-    fn multiply(&self, x: &[f32], weights: &[f32], prefetch: Option<*const f32>, sums: &mut Sums) {
+    fn multiply(&self, x: &[f32], weights: &[f32], prefetch: Prefetch, sums: &mut Sums) {
         macro_rules! with_rows {
             ($($rows:literal)*) => {
                 match self.rows {
                     $($rows => pulp::Arch::new().dispatch(Kernel::<$rows> { x, weights, prefetch, sums }),)*
-                    _ => unreachable!("blocks() makes blocks of 1 to 12 rows"),
+                    _ => unreachable!("blocks() makes blocks of 1 to 9 rows"),
                 }
             };
         }
-        with_rows!(1 2 3 4 5 6 7 8 9 10 11 12)
+        with_rows!(1 2 3 4 5 6 7 8 9)
     }
 }
 
@@ -248,33 +283,32 @@ impl Block {
 struct Kernel<'a, const ROWS: usize> {
     x: &'a [f32],
     weights: &'a [f32],
-    prefetch: Option<*const f32>,
+    prefetch: Prefetch,
     sums: &'a mut Sums,
 }
 
-/// The kernel for two registers of outputs, with two variables for each row: an array of sums would go to memory and
-/// back with every input.
+/// The kernel for [`REGISTERS`] of outputs, with a variable for each of a row's sums: an array of sums would go to
+/// memory and back with every input.
 macro_rules! multiply_rows {
     ($rows:ident, $simd:ident, $kernel:ident, $weights:ident, $x:ident, $column:ident;
-     $($row:literal $a:ident $b:ident,)*) => {
-        $(let (mut $a, mut $b) = {
-            let sums = S::as_simd_f32s(&$kernel.sums[$row]).0;
-            (sums[$column], sums[$column + 1])
+     $($row:literal $a:ident $b:ident $c:ident,)*) => {
+        $(let (mut $a, mut $b, mut $c) = {
+            let sums = S::as_simd_f32s(&$kernel.sums.0[$row]).0;
+            (sums[$column], sums[$column + 1], sums[$column + 2])
         };)*
         for (input, (weights, x)) in $weights.chunks_exact(PANEL / S::F32_LANES).zip($x).enumerate() {
-            if let Some(address) = $kernel.prefetch {
-                prefetch(address.wrapping_add(input * PANEL));
-            }
-            let (left, right) = (weights[$column], weights[$column + 1]);
+            $kernel.prefetch.ask(input);
+            let (left, middle, right) = (weights[$column], weights[$column + 1], weights[$column + 2]);
             $(if $rows > $row {
                 let factor = $simd.splat_f32s(x[$row]);
                 $a = $simd.mul_add_e_f32s(factor, left, $a);
-                $b = $simd.mul_add_e_f32s(factor, right, $b);
+                $b = $simd.mul_add_e_f32s(factor, middle, $b);
+                $c = $simd.mul_add_e_f32s(factor, right, $c);
             })*
         }
         $(if $rows > $row {
-            let sums = S::as_mut_simd_f32s(&mut $kernel.sums[$row]).0;
-            (sums[$column], sums[$column + 1]) = ($a, $b);
+            let sums = S::as_mut_simd_f32s(&mut $kernel.sums.0[$row]).0;
+            (sums[$column], sums[$column + 1], sums[$column + 2]) = ($a, $b, $c);
         })*
     };
 }
@@ -286,15 +320,54 @@ impl<const ROWS: usize> WithSimd for Kernel<'_, ROWS> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (weights, x) = (S::as_simd_f32s(self.weights).0, self.x.as_chunks::<ROWS>().0);
         let kernel = self;
-        for column in (0..PANEL / S::F32_LANES).step_by(2) {
+        for column in (0..PANEL / S::F32_LANES).step_by(REGISTERS) {
             multiply_rows!(ROWS, simd, kernel, weights, x, column;
-                0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5,
-                6 a6 b6, 7 a7 b7, 8 a8 b8, 9 a9 b9, 10 a10 b10, 11 a11 b11,);
+                0 a0 b0 c0, 1 a1 b1 c1, 2 a2 b2 c2, 3 a3 b3 c3, 4 a4 b4 c4, 5 a5 b5 c5,
+                6 a6 b6 c6, 7 a7 b7 c7, 8 a8 b8 c8,);
         }
     }
 }
 
-/// Asks for the two cache lines of one input of a panel.
+/// What a block asks memory for while it multiplies.
+#[derive(Clone, Copy)]
+enum Prefetch {
+    Nothing,
+    /// One cache line for each input, from here.
+    Line(*const f32),
+    /// All lines of an input, from here.
+    Input(*const f32),
+}
+
+impl Prefetch {
+    /// How many weights ahead a single block asks for: a page, where the processor's own foresight ends.
+    const AHEAD: usize = 1024;
+
+    /// The weights are one stream. With few rows each is used once, and what comes soon is asked for as fast as
+    /// memory can; otherwise the first blocks bring the next slice, each a part of it, at the pace of their sums.
+    fn of(slice: &[f32], block: usize, blocks: usize) -> Self {
+        let ahead = |distance| slice.as_ptr().wrapping_add(distance);
+        match block {
+            _ if blocks < REGISTERS => Prefetch::Input(ahead(Self::AHEAD)),
+            _ if block < REGISTERS => Prefetch::Line(ahead(slice.len() + block * slice.len() / REGISTERS)),
+            _ => Prefetch::Nothing,
+        }
+    }
+
+    #[inline(always)]
+    fn ask(self, input: usize) {
+        match self {
+            Prefetch::Nothing => {}
+            Prefetch::Line(first) => prefetch(first.wrapping_add(input * LANES)),
+            Prefetch::Input(first) => {
+                for register in 0..REGISTERS {
+                    prefetch(first.wrapping_add(input * PANEL + register * LANES));
+                }
+            }
+        }
+    }
+}
+
+/// Asks for a cache line.
 #[inline(always)]
 fn prefetch(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -302,7 +375,6 @@ fn prefetch(line: *const f32) {
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(line.cast());
-        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(PANEL / 2).cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;

@@ -39,6 +39,7 @@ struct Golden {
 struct TripletCase {
     distance: Distance,
     directions: Directions,
+    negatives: Negatives,
     loss: f64,
     gradient: BTreeMap<String, Matrix>,
 }
@@ -80,6 +81,11 @@ fn flat(tensor: &Tensor) -> Vec<f64> {
 }
 
 impl Golden {
+    /// Whose adversarial factor is the golden's at any time.
+    fn settings(&self) -> Settings {
+        Settings { margin: self.margin, beta: self.factor, ramp: Ramp::None, ..Settings::default() }
+    }
+
     fn w1(&self) -> Similarity {
         let pairs = |domain: &str| {
             let values = |modality: &str| self.frozen[&format!("{domain}_{modality}")].concat();
@@ -145,10 +151,11 @@ fn similarity_choice_and_weights_match_the_transcription() {
 #[test]
 fn triplets_match_the_transcription() {
     for golden in goldens() {
-        assert_eq!(golden.triplet.len(), 4);
+        assert_eq!(golden.triplet.len(), 8);
         for case in &golden.triplet {
             let (source, target) = (golden.domain("source"), golden.domain("target"));
-            let settings = Triplet { margin: golden.margin, distance: case.distance, directions: case.directions };
+            let &TripletCase { distance, directions, negatives, .. } = case;
+            let settings = Triplet { margin: golden.margin, distance, directions, negatives };
             let loss = triplet(&source.batch(&source.whole()), Some(&golden.w_vec["source"]), &settings).unwrap();
             assert_near("triplet", &[scalar(&loss)], &[case.loss], TOLERANCE);
             assert_gradients(&loss, [&source, &target], 1.0, &case.gradient);
@@ -210,7 +217,7 @@ fn the_objective_matches_the_transcription_in_both_forms_of_the_game() {
     for golden in goldens() {
         for adversary in [Adversary::Reversal, Adversary::Alternating] {
             let (source, target) = (golden.domain("source"), golden.domain("target"));
-            let settings = Settings { margin: golden.margin, adversary, ..Settings::default() };
+            let settings = Settings { adversary, ..golden.settings() };
             let discriminator = golden.discriminator();
             let found = objective(
                 &source.batch(&source.whole()),
@@ -218,7 +225,7 @@ fn the_objective_matches_the_transcription_in_both_forms_of_the_game() {
                 &golden.w_vec["source"],
                 Some(&discriminator),
                 &settings,
-                golden.factor,
+                0.3,
             )
             .unwrap();
             assert_gradients(&found.total, [&source, &target], 1.0, &golden.encoders.gradient);
@@ -241,12 +248,11 @@ fn other_precisions_give_the_same_losses() {
             }
             let parameters = golden.discriminator().parameters().to_dtype(DType::F32).unwrap();
             let discriminator = Discriminator::from_parameters(parameters).unwrap();
-            let settings = Settings { margin: golden.margin, ..Settings::default() };
+            let settings = golden.settings();
             let (source_slice, target_slice) = (source.whole(), target.whole());
             let (source_batch, target_batch) = (source.batch(&source_slice), target.batch(&target_slice));
             let weights = &golden.w_vec["source"];
-            let found =
-                objective(&source_batch, &target_batch, weights, Some(&discriminator), &settings, golden.factor);
+            let found = objective(&source_batch, &target_batch, weights, Some(&discriminator), &settings, 0.3);
             let found = found.unwrap();
             assert_eq!(found.total.dtype(), DType::F32);
             let adversarial = found.adversarial.unwrap().to_scalar::<f32>().unwrap();

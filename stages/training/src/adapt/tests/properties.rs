@@ -44,7 +44,7 @@ fn all_settings() -> Vec<Settings> {
                 for adversary_weights in [AdversaryWeights::Source, AdversaryWeights::Both, AdversaryWeights::None] {
                     for switched in [true, false] {
                         let (target_triplet, triplet_weighted) = (switched, switched);
-                        let source_weight = if switched { 1.0 } else { 0.3 };
+                        let (source_weight, hardest_from) = if switched { (1.0, 0.0) } else { (0.3, 1.0) };
                         all.push(Settings {
                             distance,
                             directions,
@@ -53,6 +53,7 @@ fn all_settings() -> Vec<Settings> {
                             target_triplet,
                             triplet_weighted,
                             source_weight,
+                            hardest_from,
                             ..Settings::default()
                         });
                     }
@@ -161,7 +162,7 @@ fn duplicates_and_invalid_rows_are_never_negatives() {
             caption_keys: caption_keys.to_vec(),
             valid: valid.to_vec(),
         };
-        let settings = Triplet::from(&Settings::default());
+        let settings = Triplet::at(&Settings::default(), 0.0);
         let loss = triplet(&domain.batch(&domain.whole()), None, &settings).unwrap();
         let gradients = domain.gradients(&loss.backward().unwrap());
         assert!(gradients.iter().flatten().flatten().all(|x| x.is_finite()));
@@ -179,11 +180,14 @@ fn duplicates_and_invalid_rows_are_never_negatives() {
 fn equal_points_have_finite_euclidean_gradients() {
     let mut source = domain(1);
     source.text_nd = Var::from_tensor(&source.image_nd).unwrap();
-    let settings = Triplet { margin: 2.0, distance: Distance::Euclidean, directions: Directions::Both };
-    let loss = triplet(&source.batch(&source.whole()), Some(&weights()), &settings).unwrap();
-    let gradients = source.gradients(&loss.backward().unwrap());
-    assert!(gradients.iter().flatten().flatten().all(|x| x.is_finite()));
-    assert!(gradients.iter().flatten().flatten().any(|x| *x != 0.0));
+    for negatives in [Negatives::Hardest, Negatives::Mean] {
+        let (distance, directions) = (Distance::Euclidean, Directions::Both);
+        let settings = Triplet { margin: 2.0, distance, directions, negatives };
+        let loss = triplet(&source.batch(&source.whole()), Some(&weights()), &settings).unwrap();
+        let gradients = source.gradients(&loss.backward().unwrap());
+        assert!(gradients.iter().flatten().flatten().all(|x| x.is_finite()));
+        assert!(gradients.iter().flatten().flatten().any(|x| *x != 0.0));
+    }
 }
 
 #[test]
@@ -206,9 +210,9 @@ fn contradictions_are_named() {
     assert!(message.contains("3 weights for 8 sources and 8 targets"), "{message}");
     let half = source.slice(0..4);
     let wrong = DomainBatch { rows: 0..3, ..source.batch(&half) };
-    let message = triplet(&wrong, None, &Triplet::from(&Settings::default())).unwrap_err().to_string();
+    let message = triplet(&wrong, None, &Triplet::at(&Settings::default(), 0.0)).unwrap_err().to_string();
     assert!(message.contains("[4, 5]") && message.contains("3 of 8 rows"), "{message}");
     let beyond = DomainBatch { rows: 6..10, ..source.batch(&half) };
-    let message = triplet(&beyond, None, &Triplet::from(&Settings::default())).unwrap_err().to_string();
+    let message = triplet(&beyond, None, &Triplet::at(&Settings::default(), 0.0)).unwrap_err().to_string();
     assert!(message.contains("rows 6..10"), "{message}");
 }

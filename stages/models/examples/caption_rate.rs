@@ -6,9 +6,9 @@
 //! ```
 //!
 //! `write` makes a checkpoint of middle size in Hugging Face's layout (ViT 12 x 768, Q-Former 6 x 512, LLaMA
-//! 12 x 1024, vocabulary 32,000, no end token) or of the true shape, in `PRECISION`; `run` captions a batch with it. `tests/peers/caption_peer.py DIR` does
-//! the same with transformers; both print the first ids. `RAYON_NUM_THREADS` sets the number of threads, `DEVICE` and
-//! `PRECISION` where and in what type `run` runs.
+//! 12 x 1024, vocabulary 32,000, no end token) or of the true shape, in `PRECISION`; `run` captions a batch with it.
+//! `tests/peers/caption_peer.py DIR` does the same with transformers; both print the first ids. `RAYON_NUM_THREADS` sets
+//! the number of threads, `DEVICE` and `PRECISION` where and in what type `run` runs.
 
 mod measure;
 

@@ -54,7 +54,10 @@ impl PackedLinear {
         }
         let mut panels = Pages::zeroed(outputs.div_ceil(PANEL) * inputs * PANEL)?;
         let weight = [w_oi.to_dtype(DType::F32)?.contiguous()?];
-        super::with_views::<f32, _>(&weight, |views| Ok(pack(views[0].data, inputs, panels.elements_mut())))?;
+        super::with_views::<f32, _>(&weight, |views| {
+            pack(views[0].data, inputs, panels.elements_mut());
+            Ok(())
+        })?;
         let bias = bias_o.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).transpose()?;
         Ok(Self { panels: Arc::new(panels), bias, inputs, outputs })
     }

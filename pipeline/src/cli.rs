@@ -1,22 +1,15 @@
 //! The command line.
 
+mod building;
 mod learning;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use manifests::BuildSpec;
-use stages::evaluate::Evaluation;
-
-use workers::WorkerError;
-
-use crate::build::Build;
-use crate::progress::Progress;
-use crate::run::{Quarantined, RunOptions};
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
 /// retrieval model on it and evaluates it. Everything is resumable: run the same command again.
@@ -244,47 +237,12 @@ async fn wait_for_signal() -> std::io::Result<()> {
 /// Runs a command.
 pub async fn main(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Plan { spec, options, json } => {
-            let mut build = Build::open(spec.read()?, stop_flag()).await?;
-            let lines = crate::plan::preview(&mut build, options.retry_errors, options.retrain).await?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&lines)?);
-            } else {
-                print_plan(&lines);
-            }
-            Ok(())
-        }
-        Command::Run { spec, options, until } => run(spec.read()?, options, until).await,
-        Command::Status { spec, json } => {
-            let build = Build::open_work(spec.read()?, stop_flag()).await?;
-            let lines = crate::status::status(&build).await?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&lines)?);
-                return Ok(());
-            }
-            println!("{:18} {:>10} {:>8} {:>8} {:>9}  state", "step", "rows", "errors", "version", "seconds");
-            for line in lines {
-                let version = line.version.map_or(String::new(), |v| v.to_string());
-                let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
-                println!(
-                    "{:18} {:>10} {:>8} {version:>8} {seconds:>9}  {}",
-                    line.step, line.rows, line.errors, line.state
-                );
-            }
-            Ok(())
-        }
-        Command::Explain { spec, what } => {
-            let mut build = Build::open(spec.read()?, stop_flag()).await?;
-            for line in crate::explain::explain(&mut build, &what.join(" ")).await? {
-                println!("{line}");
-            }
-            Ok(())
-        }
-        Command::Report { specs, set, output } => {
-            let builds = open_all(&specs, &set.set).await?;
-            write_report(&builds, &[], &output).await
-        }
-        Command::Evaluate { specs, set, report, json } => evaluate(&specs, &set.set, report, json).await,
+        Command::Plan { spec, options, json } => building::plan(spec.read()?, options, json).await,
+        Command::Run { spec, options, until } => building::run(spec.read()?, options, until).await,
+        Command::Status { spec, json } => building::status(spec.read()?, json).await,
+        Command::Explain { spec, what } => building::explain(spec.read()?, &what.join(" ")).await,
+        Command::Report { specs, set, output } => building::report(&specs, &set.set, &output).await,
+        Command::Evaluate { specs, set, report, json } => building::evaluate(&specs, &set.set, report, json).await,
         Command::Train { spec, training, retrain } => learning::train(spec.read()?, &training, retrain).await,
         Command::Adapt { pair, json } => learning::adapt(&pair.pair, &pair.set.set, json).await,
         Command::Ablate { pairs, set, report, json } => learning::ablate(&pairs, &set.set, report, json).await,
@@ -294,215 +252,14 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::SingleDomain { specs, set, report, json } => {
             learning::single_domain(&specs, &set.set, report, json).await
         }
-        Command::Doctor { spec, set, json } => doctor(spec, &set.set, json).await,
-        Command::Weights { spec, fetch, json } => weights(&spec.read()?, fetch, json).await,
-        Command::Sandbox { out, tiles, seed, edit_tags } => make_sandbox(&out, tiles, seed, edit_tags),
+        Command::Doctor { spec, set, json } => building::doctor(spec, &set.set, json).await,
+        Command::Weights { spec, fetch, json } => building::weights(&spec.read()?, fetch, json).await,
+        Command::Sandbox { out, tiles, seed, edit_tags } => building::sandbox(&out, tiles, seed, edit_tags),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "urbancross", &mut std::io::stdout());
             Ok(())
         }
     }
-}
-
-fn print_plan(lines: &[crate::plan::PlanLine]) {
-    println!("{:18} {:>12} {:>10}  why", "step", "to compute", "stand");
-    for line in lines {
-        let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
-        let mut why: Vec<String> = line.reasons.iter().map(|(r, n)| format!("{n} {}", r.words())).collect();
-        if !line.note.is_empty() {
-            why.push(line.note.clone());
-        }
-        println!("{:18} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
-    }
-}
-
-async fn run(spec: BuildSpec, options: RunArgs, until: Option<String>) -> Result<()> {
-    if let Some(place) = workers::world::place()? {
-        let (rank, world_size) = (place.rank, place.world_size);
-        let why = format!(
-            "a launcher started this process as rank {rank} of {world_size}, and a build is run by one: run it alone, \
-             and its trainings by `urbancross train` as ranks"
-        );
-        return Err(WorkerError::Configuration(why).into());
-    }
-    let progress = Progress::new(false);
-    let mut build = Build::open(spec, stop_flag()).await?;
-    let options = RunOptions { retry_errors: options.retry_errors, retrain: options.retrain, until };
-    let quarantined = crate::run::run(&mut build, &options, &progress).await?;
-    print_quarantine(&quarantined);
-    if options.until.is_some() {
-        return Ok(());
-    }
-    let page = crate::page::make(std::slice::from_ref(&build), &[], &now()).await?;
-    let path = manifests::paths::report(&build.spec.country);
-    build.work.put(&path, page.into()).await?;
-    if let Some(evaluation) = crate::evaluate::stored(&build).await? {
-        print_recall(&[evaluation]);
-    }
-    println!("report: {}", shown(&build, &path));
-    Ok(())
-}
-
-async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result<()> {
-    let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
-    if fetch {
-        workers::weights::fetch(&work, spec).await?;
-    }
-    let lines = workers::weights::lines(&work, spec).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
-        return Ok(());
-    }
-    if lines.is_empty() {
-        println!("this build names no weights: everything is trained from the data");
-    }
-    for line in lines {
-        let locked = if line.locked { ", locked" } else { "" };
-        println!("{} = {}: {}{locked}, {}", line.field, line.source, line.state, line.folder.display());
-        for (name, pin) in &line.files {
-            println!("  {}  {:>14} bytes  {name}", pin.sha256, pin.bytes);
-        }
-    }
-    Ok(())
-}
-
-/// A place of the work store, as a path where it is one.
-fn shown(build: &Build, path: &str) -> String {
-    match build.work.local_folder() {
-        Some(folder) => folder.join(path).display().to_string(),
-        None => format!("{}{path}", build.work.url()),
-    }
-}
-
-fn print_quarantine(quarantined: &[Quarantined]) {
-    let rows: u64 = quarantined.iter().map(|q| q.rows).sum();
-    println!("{rows} rows quarantined");
-    for one in quarantined {
-        println!("  {} in {}: {}", one.rows, one.stage, one.listing);
-    }
-}
-
-async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
-    let stop = stop_flag();
-    let mut builds = Vec::with_capacity(specs.len());
-    for path in specs {
-        builds.push(Build::open_work(BuildSpec::read(path, set)?, stop.clone()).await?);
-    }
-    Ok(builds)
-}
-
-async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
-    let builds = open_all(specs, set).await?;
-    let progress = Progress::new(json);
-    let mut all = Vec::new();
-    for model_of in &builds {
-        for on in &builds {
-            if model_of.spec.country == on.spec.country {
-                all.extend(crate::evaluate::stored(on).await?);
-            } else {
-                progress.note(&format!("model of {} on {}", model_of.spec.country, on.spec.country));
-                all.push(crate::evaluate::evaluate_across(model_of, on).await?);
-            }
-        }
-    }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&all)?);
-    } else {
-        print_recall(&all);
-    }
-    match report {
-        None => Ok(()),
-        Some(path) => write_report(&builds, &all, &path).await,
-    }
-}
-
-async fn write_report(builds: &[Build], across: &[Evaluation], output: &PathBuf) -> Result<()> {
-    let page = crate::page::make(builds, across, &now()).await?;
-    std::fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
-    println!("report: {}", output.display());
-    Ok(())
-}
-
-/// The result table. One line per evaluation begins with `mR`, for scripts.
-fn print_recall(all: &[Evaluation]) {
-    for e in all {
-        let r = &e.recall.exact.pessimistic;
-        let home = if e.model_of == e.country { String::new() } else { format!(" by the model of {}", e.model_of) };
-        println!(
-            "mR {:.2} i2t {:.2}/{:.2}/{:.2} t2i {:.2}/{:.2}/{:.2} on {}{home}, {} images, {} captions{}",
-            r.mean_recall,
-            r.i2t.at_1,
-            r.i2t.at_5,
-            r.i2t.at_10,
-            r.t2i.at_1,
-            r.t2i.at_5,
-            r.t2i.at_10,
-            e.country,
-            e.recall.image_gallery,
-            e.recall.caption_gallery,
-            if e.average_over_turns { ", averaged over turns" } else { "" },
-        );
-    }
-}
-
-async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) -> Result<()> {
-    let spec = spec.map(|path| BuildSpec::read(&path, set)).transpose()?;
-    let findings = crate::doctor::examine(spec.as_ref()).await;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
-    } else {
-        for finding in &findings {
-            println!("{} {:14} {}", if finding.good { "ok  " } else { "BAD " }, finding.what, finding.detail);
-        }
-    }
-    match findings.iter().filter(|f| !f.good).count() {
-        0 => Ok(()),
-        bad => Err(WorkerError::Configuration(format!("{bad} of {} findings are bad", findings.len())).into()),
-    }
-}
-
-fn make_sandbox(out: &std::path::Path, tiles: usize, seed: u64, edit_tags: Option<f64>) -> Result<()> {
-    if let Some(share) = edit_tags {
-        let edited = sandbox::edit_tags(out, share, seed)?;
-        println!("{} images have other tags now", edited.len());
-        for image_id in edited {
-            println!("{image_id}");
-        }
-        return Ok(());
-    }
-    let settings = sandbox::Settings { tiles_per_country: tiles, seed, ..sandbox::Settings::default() };
-    let terminal = std::io::stderr().is_terminal();
-    let summary = sandbox::generate(out, &settings, &mut |done, total| {
-        if terminal {
-            eprint!("\r{done}/{total} tiles");
-        }
-    })?;
-    if terminal {
-        eprintln!();
-    }
-    println!("{} images in {}", summary.images, out.display());
-    Ok(())
-}
-
-/// The present day and time, in UTC.
-fn now() -> String {
-    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil_from_days(days as i64);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", rest / 3600, rest % 3600 / 60)
-}
-
-/// Date of a count of days since 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -512,12 +269,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn days_become_dates() {
-        assert_eq!(civil_from_days(0), (1970, 1, 1));
-        assert_eq!(civil_from_days(20_779), (2026, 11, 22));
-        assert_eq!(civil_from_days(11_016), (2000, 2, 29));
     }
 }

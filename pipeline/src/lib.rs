@@ -3,6 +3,7 @@
 pub mod ablate;
 pub mod build;
 pub mod cli;
+mod clock;
 pub mod doctor;
 pub mod evaluate;
 pub mod explain;

@@ -7,9 +7,10 @@ use manifests::BuildSpec;
 use stages::Training;
 use workers::WorkerError;
 
-use super::{now, stop_flag};
+use super::stop_flag;
 use crate::ablate::Ablation;
 use crate::build::Build;
+use crate::clock::now;
 use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::run::RunOptions;

@@ -84,10 +84,10 @@ impl PackedLinear {
 
     fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let count = rows * self.outputs;
-        let mut out = Vec::with_capacity(count);
-        if count == 0 {
-            return out;
+        if count == 0 || self.inputs == 0 {
+            return self.bias.clone().unwrap_or_else(|| vec![0.0; self.outputs]).repeat(rows);
         }
+        let mut out = Vec::with_capacity(count);
         let blocks = blocks(rows);
         let x = pack_rows(x, &blocks, self.inputs);
         let stripe = (STRIPE_ELEMENTS / (MAX_BLOCK * self.inputs).max(1)).max(1);
@@ -116,29 +116,60 @@ impl PackedLinear {
         }
         sums.clear();
         sums.resize(stripe.len(), Sums([bias; MAX_BLOCK]));
+        let results = Results { target, first_column: panel * PANEL, columns, outputs: self.outputs };
         for (slice, weights) in weights.chunks(SLICE * PANEL).enumerate() {
             let first = slice * SLICE;
             let inputs = weights.len() / PANEL;
+            let last = first + inputs == self.inputs;
             for (index, (block, sums)) in stripe.iter().zip(sums.iter_mut()).enumerate() {
+                if last {
+                    results.prefetch(block);
+                }
                 let x = &x[block.first * self.inputs + first * block.rows..][..inputs * block.rows];
                 block.multiply(x, weights, Prefetch::of(weights, index, stripe.len()), sums);
+                if last {
+                    results.write(block, sums);
+                }
             }
         }
-        for (block, sums) in stripe.iter().zip(sums.iter()) {
-            for (row, sums) in sums.0.iter().enumerate().take(block.rows) {
-                let start = (block.first + row) * self.outputs + panel * PANEL;
-                // SAFETY: the row and its columns lie within the output, and no other task has this panel and stripe.
-                unsafe {
-                    let target = target.0.add(start);
-                    match columns {
-                        // registers rather than a call
-                        PANEL => {
-                            for (register, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
-                                target.cast::<[f32; LANES]>().add(register).write_unaligned(*sums);
-                            }
+    }
+}
+
+/// The columns of a panel in the output.
+struct Results<'a> {
+    target: &'a Target,
+    first_column: usize,
+    columns: usize,
+    outputs: usize,
+}
+
+impl Results<'_> {
+    fn row(&self, row: usize) -> *mut f32 {
+        self.target.0.wrapping_add(row * self.outputs + self.first_column)
+    }
+
+    /// A block's rows are asked for while they are still being summed: the output is larger than the caches.
+    fn prefetch(&self, block: &Block) {
+        for row in block.first..block.first + block.rows {
+            for register in 0..REGISTERS {
+                prefetch(self.row(row).wrapping_add(register * LANES));
+            }
+        }
+    }
+
+    fn write(&self, block: &Block, sums: &Sums) {
+        for (row, sums) in sums.0.iter().enumerate().take(block.rows) {
+            let target = self.row(block.first + row);
+            // SAFETY: the row and its columns lie within the output, and no other task has this panel and stripe.
+            unsafe {
+                match self.columns {
+                    // registers rather than a call
+                    PANEL => {
+                        for (register, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+                            target.cast::<[f32; LANES]>().add(register).write_unaligned(*sums);
                         }
-                        _ => std::ptr::copy_nonoverlapping(sums.as_ptr(), target, columns),
                     }
+                    _ => std::ptr::copy_nonoverlapping(sums.as_ptr(), target, self.columns),
                 }
             }
         }

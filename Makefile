@@ -21,7 +21,7 @@ demo: binary
 
 ablation: demo
 	$(abspath $(URBANCROSS)) ablate $(DEMO)/germany_to_spain.toml $(DEMO)/finland_to_spain.toml \
-		$(DEMO)/germany_to_finland.toml --report $(DEMO)/ablation.html
+		$(DEMO)/germany_to_finland.toml --jobs $(shell nproc) --report $(DEMO)/ablation.html
 
 test: binary
 	cargo test --locked --workspace

@@ -1,10 +1,14 @@
 //! The ablation of the adaptation: each of its parts left out, over several seeds (the paper's Table 2).
 
+use std::ffi::OsString;
+use std::path::Path;
+
 use manifests::PairSpec;
 use serde::{Deserialize, Serialize};
 use training::communicator::Solo;
 use workers::WorkerError;
 
+use crate::launch::Job;
 use crate::pair::{Pair, Tested};
 use crate::progress::Progress;
 
@@ -47,24 +51,47 @@ impl Variant {
         }
     }
 
+    /// What is set in `[adapt.method]` to leave this part out; `None`: nothing is learnt.
+    fn changes(self) -> Option<Vec<(&'static str, toml::Value)>> {
+        match self {
+            Variant::NoAdaptation => None,
+            Variant::FineTuning => Some(vec![("source_pairs", false.into()), ("adversary", "off".into())]),
+            Variant::WithoutSampler => Some(vec![("sampler", "random".into())]),
+            Variant::WithoutCurriculum => Some(vec![("curriculum", "none".into())]),
+            Variant::WithoutAdversary => Some(vec![("adversary", "off".into())]),
+            Variant::Full => Some(Vec::new()),
+        }
+    }
+
     /// The pair's settings with this part left out; `None`: nothing is learnt.
     fn spec(self, base: &PairSpec, seed: u64) -> Option<PairSpec> {
         let mut spec = base.clone();
         spec.adapt.seed = seed;
-        let mut set = |field: &str, value: toml::Value| spec.adapt.method.insert(field.to_owned(), value);
-        match self {
-            Variant::NoAdaptation => return None,
-            Variant::FineTuning => {
-                set("source_pairs", false.into());
-                set("adversary", "off".into());
-            }
-            Variant::WithoutSampler => _ = set("sampler", "random".into()),
-            Variant::WithoutCurriculum => _ = set("curriculum", "none".into()),
-            Variant::WithoutAdversary => _ = set("adversary", "off".into()),
-            Variant::Full => {}
-        }
+        spec.adapt.method.extend(self.changes()?.into_iter().map(|(field, value)| (field.to_owned(), value)));
         Some(spec)
     }
+
+    /// The same as overrides of the pair's spec.
+    fn overrides(self, seed: u64) -> Option<Vec<String>> {
+        let changes = self.changes()?.into_iter().map(|(field, value)| format!("adapt.method.{field}={value}"));
+        Some(std::iter::once(format!("adapt.seed={seed}")).chain(changes).collect())
+    }
+}
+
+/// The adaptations of a pair's ablation as commands: those that [`ablate`] then finds done.
+pub fn jobs(pair: &Pair, path: &Path, set: &[String]) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for variant in Variant::ALL {
+        for &seed in &pair.spec.ablation.seeds {
+            let Some(overrides) = variant.overrides(seed) else { continue };
+            let mut arguments: Vec<OsString> = vec!["adapt".into(), path.into(), "--json".into()];
+            for value in set.iter().chain(&overrides) {
+                arguments.extend(["--set".into(), value.into()]);
+            }
+            jobs.push(Job { name: format!("{}: {}, seed {seed}", pair.name, variant.words()), arguments });
+        }
+    }
+    jobs
 }
 
 /// Figures of one variant: one test for each seed.
@@ -187,6 +214,10 @@ mod tests {
         for variant in &Variant::ALL[1..5] {
             let settings = stages::adapt::settings(&variant.spec(&pair(), 3).unwrap()).unwrap();
             assert!(!seen.contains(&settings), "{variant:?} changes nothing");
+            // the same on a command line
+            let text = "source = \"a\"\ntarget = \"b\"\n";
+            let told = PairSpec::parse(text, "t", &variant.overrides(3).unwrap()).unwrap();
+            assert_eq!(stages::adapt::settings(&told).unwrap(), settings);
             seen.push(settings);
         }
     }

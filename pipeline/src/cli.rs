@@ -104,6 +104,12 @@ enum Command {
         pairs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
+        #[arg(
+            long,
+            default_value_t = 1,
+            help = "Adaptations at once, each in a process of its own with its part of the cores"
+        )]
+        jobs: usize,
         #[arg(long, short, help = "Write a report here")]
         report: Option<PathBuf>,
         #[arg(long, help = "Machine-readable output")]
@@ -245,7 +251,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Evaluate { specs, set, report, json } => building::evaluate(&specs, &set.set, report, json).await,
         Command::Train { spec, training, retrain } => learning::train(spec.read()?, &training, retrain).await,
         Command::Adapt { pair, json } => learning::adapt(&pair.pair, &pair.set.set, json).await,
-        Command::Ablate { pairs, set, report, json } => learning::ablate(&pairs, &set.set, report, json).await,
+        Command::Ablate { pairs, set, jobs, report, json } => {
+            learning::ablate(&pairs, &set.set, jobs, report, json).await
+        }
         Command::Sweep { spec, over, report, json } => {
             learning::sweep(&spec.spec, &spec.set.set, &over, report, json).await
         }

@@ -1,9 +1,11 @@
-//! Starts the ranks of a training on this machine, as a cluster's launcher would.
+//! Processes of this program that this program starts: the ranks of a training, as a cluster's launcher would, and
+//! runs side by side.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stages::Training;
 use tokio::process::{Child, Command};
@@ -17,7 +19,10 @@ use crate::run::RunOptions;
 /// How long a rank may take to end after it was told to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Set for ranks that this program has started: their standard input ends when it is gone.
+/// Exit code of an error that trying again does not cure.
+const PERMANENT: i32 = 65;
+
+/// Set for processes that this program has started: their standard input ends when it is gone.
 const LAUNCHED: &str = "URBANCROSS_LAUNCHED";
 
 /// Sets `stop` when the launcher of this process ends without having waited for it: nobody else would tell this rank,
@@ -70,21 +75,99 @@ fn start(
     ranks: usize,
     port: u16,
 ) -> Result<Child, WorkerError> {
-    let program = std::env::current_exe().map_err(|e| WorkerError::Configuration(format!("this program: {e}")))?;
-    let mut command = Command::new(&program);
+    let mut command = child(ranks)?;
     command.arg("train").arg(spec).arg(training.name()).args(retrain.then_some("--retrain"));
     command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", ranks.to_string());
     command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    command.spawn().map_err(|e| WorkerError::Transient(format!("rank {rank} of {}: {e}", training.name())))
+}
+
+/// This program once more, beside `siblings - 1` others.
+fn child(siblings: usize) -> Result<Command, WorkerError> {
+    let program = std::env::current_exe().map_err(|e| WorkerError::Configuration(format!("this program: {e}")))?;
+    let mut command = Command::new(&program);
     if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-        // ranks share the cores rather than fight for them
+        // they share the cores rather than fight for them
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        command.env("RAYON_NUM_THREADS", (cores / ranks).max(1).to_string());
+        command.env("RAYON_NUM_THREADS", (cores / siblings).max(1).to_string());
     }
     command.env(LAUNCHED, "1").stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
-    // Ctrl-C reaches this process alone, which tells the ranks once: a second signal would end them without a checkpoint
+    // Ctrl-C reaches this process alone, which tells its children once: a second signal would end them without a
+    // checkpoint
     #[cfg(unix)]
     command.process_group(0);
-    command.spawn().map_err(|e| WorkerError::Transient(format!("rank {rank} of {}: {e}", training.name())))
+    Ok(command)
+}
+
+/// A command of this program, to be run in a process of its own.
+pub struct Job {
+    /// What is said of it.
+    pub name: String,
+    pub arguments: Vec<OsString>,
+}
+
+/// Runs jobs in processes of their own, `at_once` at a time, and tells the rate. Once one fails or `stop` is set no
+/// more are started, those that run are told to save and end, and the first failure is returned.
+pub async fn side_by_side(
+    jobs: &[Job],
+    at_once: usize,
+    stop: &AtomicBool,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    let began = Instant::now();
+    let (mut waiting, mut running, mut done) = (jobs.iter(), Vec::new(), 0);
+    let (mut failure, mut told) = (None, None);
+    loop {
+        let ending = failure.is_some() || stop.load(Ordering::Relaxed);
+        while !ending && running.len() < at_once.max(1) {
+            let Some(job) = waiting.next() else { break };
+            let started = child(at_once.max(1))?.args(&job.arguments).spawn();
+            let process = started.map_err(|e| WorkerError::Transient(format!("{}: {e}", job.name)))?;
+            running.push((job, process));
+        }
+        if running.is_empty() {
+            break;
+        }
+        let mut still = Vec::with_capacity(running.len());
+        for (job, mut process) in running {
+            let status = process.try_wait().map_err(|e| WorkerError::Transient(format!("{}: {e}", job.name)))?;
+            match status.map(|status| status.code()) {
+                None => still.push((job, process)),
+                Some(Some(0)) => {
+                    done += 1;
+                    let seconds = began.elapsed().as_secs_f64();
+                    let left = seconds / done as f64 * (jobs.len() - done) as f64;
+                    progress.note(&format!("{} of {}: {}; about {left:.0} s left", done, jobs.len(), job.name));
+                }
+                Some(code) => _ = failure.get_or_insert_with(|| failed(&job.name, code)),
+            }
+        }
+        running = still;
+        if failure.is_some() || stop.load(Ordering::Relaxed) {
+            let since = *told.get_or_insert_with(|| {
+                running.iter().filter_map(|(_, process)| process.id()).for_each(terminate);
+                Instant::now()
+            });
+            if since.elapsed() > PATIENCE {
+                break; // what is left is killed as it is dropped
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    match failure {
+        _ if stop.load(Ordering::Relaxed) => Err(WorkerError::Stopped),
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
+
+/// What a job's exit code other than 0 comes to; `None`: it was killed.
+fn failed(name: &str, code: Option<i32>) -> WorkerError {
+    match code {
+        Some(PERMANENT) => WorkerError::Broken(format!("{name}: cannot go on; its message is above")),
+        Some(_) => WorkerError::Transient(format!("{name}: ended; its message is above")),
+        None => WorkerError::Transient(format!("{name}: was killed")),
+    }
 }
 
 /// Waits for all ranks.
@@ -101,7 +184,7 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
         if build.stop.load(Ordering::Relaxed) {
             let since = *told.get_or_insert_with(|| {
                 children.iter().filter_map(Child::id).for_each(terminate);
-                std::time::Instant::now()
+                Instant::now()
             });
             if since.elapsed() > PATIENCE {
                 return Err(WorkerError::Stopped);
@@ -125,7 +208,6 @@ enum End {
 /// What the ends of all ranks come to. The one to report is the one that the others only followed: a rank that was
 /// killed, or else one that cannot go on.
 fn verdict(training: Training, ends: &[End]) -> Result<(), WorkerError> {
-    const PERMANENT: i32 = 65;
     let name = training.name();
     let rank_that = |wanted: End| ends.iter().position(|end| *end == wanted);
     if let Some(rank) = rank_that(End::Killed) {
@@ -162,5 +244,22 @@ mod tests {
         let (code, broken) = words(&[End::Code(75), End::Code(65)]).unwrap();
         assert!(code == 65 && broken.contains("rank 1 cannot go on"), "{broken}");
         assert_eq!(words(&[End::Code(0), End::Code(75)]).unwrap().0, 75);
+    }
+
+    /// Jobs of this test's own program: one that lists its tests, and one that it does not know.
+    #[tokio::test]
+    async fn jobs_run_side_by_side_until_one_fails() {
+        let job = |name: &str, argument: &str| Job { name: name.into(), arguments: vec![argument.into()] };
+        let (go, quiet) = (AtomicBool::new(false), Progress::new(true));
+        let good: Vec<Job> = (0..5).map(|at| job(&format!("job {at}"), "--list")).collect();
+        side_by_side(&good, 2, &go, &quiet).await.unwrap();
+        side_by_side(&[], 2, &go, &quiet).await.unwrap();
+        let mixed = [job("first", "--list"), job("second", "--such-an-argument-there-is-not"), job("third", "--list")];
+        let error = side_by_side(&mixed, 1, &go, &quiet).await.unwrap_err().to_string();
+        assert!(error.contains("second: ended"), "{error}");
+        let error = side_by_side(&good, 2, &AtomicBool::new(true), &quiet).await.unwrap_err();
+        assert!(matches!(error, WorkerError::Stopped), "{error}");
+        assert!(matches!(failed("x", None), WorkerError::Transient(why) if why.contains("was killed")));
+        assert!(matches!(failed("x", Some(PERMANENT)), WorkerError::Broken(_)));
     }
 }

@@ -58,7 +58,17 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
     let other = stronger.adapt(&stronger.spec, &mut Solo, &progress).await.unwrap().unwrap();
     assert_ne!((&record.key, &record.trained.model_digest), (&other.key, &other.trained.model_digest));
 
+    // as processes side by side, and then here, where all of them stand
+    let told = Command::new(urbancross()).arg("ablate").arg(&path).args(["--jobs", "2"]).output().unwrap();
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(told.status.success() && said.contains("10 of 10: finland_to_spain: "), "{said}");
     let ablation = ablate(&pair, &progress).await.unwrap();
+    let mean_recall = format!(
+        "{:.2} ± {:.2}",
+        ablation.lines[5].mean_recall().mean,
+        ablation.lines[5].mean_recall().standard_deviation
+    );
+    assert!(String::from_utf8_lossy(&told.stdout).contains(&mean_recall));
     let runs: Vec<(Variant, usize)> = ablation.lines.iter().map(|line| (line.variant, line.runs.len())).collect();
     assert_eq!(runs, Variant::ALL.map(|variant| (variant, if variant == Variant::NoAdaptation { 1 } else { 2 })));
     let full = ablation.lines.last().unwrap();

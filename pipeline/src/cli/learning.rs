@@ -11,6 +11,7 @@ use super::stop_flag;
 use crate::ablate::Ablation;
 use crate::build::Build;
 use crate::clock::now;
+use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::run::RunOptions;
@@ -62,13 +63,26 @@ pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()>
     Ok(())
 }
 
-pub(super) async fn ablate(paths: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
+pub(super) async fn ablate(
+    paths: &[PathBuf],
+    set: &[String],
+    at_once: usize,
+    report: Option<PathBuf>,
+    json: bool,
+) -> Result<()> {
     let (stop, progress) = (stop_flag(), Progress::new(json));
-    let (mut pairs, mut ablations) = (Vec::new(), Vec::new());
+    let mut pairs = Vec::with_capacity(paths.len());
     for path in paths {
-        let pair = Pair::open(path, set, stop.clone()).await?;
-        ablations.push(crate::ablate::ablate(&pair, &progress).await?);
-        pairs.push(pair);
+        pairs.push(Pair::open(path, set, stop.clone()).await?);
+    }
+    if at_once > 1 {
+        let jobs: Vec<Job> =
+            pairs.iter().zip(paths).flat_map(|(pair, path)| crate::ablate::jobs(pair, path, set)).collect();
+        side_by_side(&jobs, at_once, &stop, &progress).await?;
+    }
+    let mut ablations = Vec::with_capacity(pairs.len());
+    for pair in &pairs {
+        ablations.push(crate::ablate::ablate(pair, &progress).await?);
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&ablations)?);

@@ -7,9 +7,11 @@
 //! all blocks pass. A sum runs over the inputs in their order in either case, so that a row's result does not depend
 //! on how many rows there are.
 
+mod panels;
+
+use self::panels::{Line, Panels, Prefetch, prefetch};
 use super::{on_cpu, refuse_gradients};
 use candle_core::{DType, Result, Tensor, bail};
-use memmap2::MmapMut;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -36,8 +38,7 @@ const STRIPE_ELEMENTS: usize = 256 * 1024;
 /// y = x w^T + b, f32 on the CPU.
 #[derive(Clone, Debug)]
 pub struct PackedLinear {
-    /// `[O / PANEL, I, PANEL]`, the last panel filled up with zeros.
-    panels: Arc<Pages>,
+    panels: Arc<Panels>,
     bias: Option<Vec<f32>>,
     inputs: usize,
     outputs: usize,
@@ -52,12 +53,8 @@ impl PackedLinear {
         {
             bail!("packed linear: bias {:?} does not fit weight {:?}", bias.dims(), w_oi.dims())
         }
-        let mut panels = Pages::zeroed(outputs.div_ceil(PANEL) * inputs * PANEL)?;
         let weight = [w_oi.to_dtype(DType::F32)?.contiguous()?];
-        super::with_views::<f32, _>(&weight, |views| {
-            pack(views[0].data, inputs, panels.elements_mut());
-            Ok(())
-        })?;
+        let panels = super::with_views::<f32, _>(&weight, |views| Panels::pack(views[0].data, inputs, outputs))?;
         let bias = bias_o.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).transpose()?;
         Ok(Self { panels: Arc::new(panels), bias, inputs, outputs })
     }
@@ -96,19 +93,21 @@ impl PackedLinear {
         let target = Target(out.spare_capacity_mut().as_mut_ptr().cast());
         // Neighbouring panels go to one thread: they are one stream of memory.
         let per_task = panels.div_ceil(4 * rayon::current_num_threads()).max(1);
-        (0..stripes.len() * panels).into_par_iter().with_min_len(per_task).for_each_init(Vec::new, |sums, task| {
-            let (stripe, panel) = (stripes[task / panels], task % panels);
-            self.panel(&x, stripe, panel, sums, &target);
-        });
+        (0..stripes.len() * panels).into_par_iter().with_min_len(per_task).for_each_init(
+            Room::default,
+            |room, task| {
+                let (stripe, panel) = (stripes[task / panels], task % panels);
+                self.panel(&x, stripe, panel, room, &target);
+            },
+        );
         // SAFETY: every row is in a stripe and every output in a panel, and the tasks have written them all.
         unsafe { out.set_len(count) };
         out
     }
 
-    /// One panel for the rows of one stripe. `sums` is room to work in.
-    fn panel(&self, x: &[f32], stripe: &[Block], panel: usize, sums: &mut Vec<Sums>, target: &Target) {
-        let size = self.inputs * PANEL;
-        let weights = &self.panels.elements()[panel * size..][..size];
+    /// One panel for the rows of one stripe.
+    fn panel(&self, x: &[f32], stripe: &[Block], panel: usize, room: &mut Room, target: &Target) {
+        let Room { sums, weights } = room;
         let columns = (self.outputs - panel * PANEL).min(PANEL);
         let mut bias = [0.0; PANEL];
         if let Some(values) = &self.bias {
@@ -117,22 +116,32 @@ impl PackedLinear {
         sums.clear();
         sums.resize(stripe.len(), Sums([bias; MAX_BLOCK]));
         let results = Results { target, first_column: panel * PANEL, columns, outputs: self.outputs };
-        for (slice, weights) in weights.chunks(SLICE * PANEL).enumerate() {
-            let first = slice * SLICE;
-            let inputs = weights.len() / PANEL;
+        for first in (0..self.inputs).step_by(SLICE) {
+            let inputs = SLICE.min(self.inputs - first);
             let last = first + inputs == self.inputs;
+            let start = (panel * self.inputs + first) * PANEL;
+            let slice = start..start + inputs * PANEL;
+            let weights = self.panels.get(slice.clone(), weights);
             for (index, (block, sums)) in stripe.iter().zip(sums.iter_mut()).enumerate() {
                 if last {
                     results.prefetch(block);
                 }
                 let x = &x[block.first * self.inputs + first * block.rows..][..inputs * block.rows];
-                block.multiply(x, weights, Prefetch::of(weights, index, stripe.len()), sums);
+                block.multiply(x, weights, Prefetch::of(&self.panels, &slice, index, stripe.len()), sums);
                 if last {
                     results.write(block, sums);
                 }
             }
         }
     }
+}
+
+/// Room that a thread works in.
+#[derive(Default)]
+struct Room {
+    sums: Vec<Sums>,
+    /// A slice of weights that lie in a half type.
+    weights: Vec<Line>,
 }
 
 /// The columns of a panel in the output.
@@ -152,7 +161,7 @@ impl Results<'_> {
     fn prefetch(&self, block: &Block) {
         for row in block.first..block.first + block.rows {
             for register in 0..REGISTERS {
-                prefetch(self.row(row).wrapping_add(register * LANES));
+                prefetch(self.row(row).wrapping_add(register * LANES).cast());
             }
         }
     }
@@ -181,44 +190,6 @@ struct Target(*mut f32);
 
 // SAFETY: tasks write disjoint elements, see `PackedLinear::panel`.
 unsafe impl Sync for Target {}
-
-/// `w [O, I]` into panels of zeros.
-fn pack(w: &[f32], inputs: usize, panels: &mut [f32]) {
-    let rows = w.par_chunks((inputs * PANEL).max(1));
-    panels.par_chunks_mut((inputs * PANEL).max(1)).zip(rows).for_each(|(panel, rows)| {
-        for (column, row) in rows.chunks_exact(inputs).enumerate() {
-            for (input, &value) in row.iter().enumerate() {
-                panel[input * PANEL + column] = value;
-            }
-        }
-    });
-}
-
-/// Elements in pages of their own. A load of a whole register never straddles two cache lines there, which costs a
-/// tenth of the product's rate, and the system may grant large pages.
-#[derive(Debug)]
-struct Pages {
-    map: MmapMut,
-    count: usize,
-}
-
-impl Pages {
-    fn zeroed(count: usize) -> Result<Self> {
-        // a mapping of nothing is an error
-        let map = MmapMut::map_anon((count * size_of::<f32>()).max(1))?;
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage); // only advice: small pages will do
-        Ok(Self { map, count })
-    }
-
-    fn elements(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.map[..self.count * size_of::<f32>()])
-    }
-
-    fn elements_mut(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.map[..self.count * size_of::<f32>()])
-    }
-}
 
 /// Consecutive rows that are multiplied together.
 #[derive(Clone, Copy, Debug)]
@@ -362,58 +333,6 @@ impl<const ROWS: usize> WithSimd for Kernel<'_, ROWS> {
     }
 }
 
-/// What a block asks memory for while it multiplies.
-#[derive(Clone, Copy)]
-enum Prefetch {
-    Nothing,
-    /// One cache line for each input, from here.
-    Line(*const f32),
-    /// All lines of an input, from here.
-    Input(*const f32),
-}
-
-impl Prefetch {
-    /// How many weights ahead a single block asks for: a page, where the processor's own foresight ends.
-    const AHEAD: usize = 1024;
-
-    /// The weights are one stream. With few rows each is used once, and what comes soon is asked for as fast as
-    /// memory can; otherwise the first blocks bring the next slice, each a part of it, at the pace of their sums.
-    fn of(slice: &[f32], block: usize, blocks: usize) -> Self {
-        let ahead = |distance| slice.as_ptr().wrapping_add(distance);
-        match block {
-            _ if blocks < REGISTERS => Prefetch::Input(ahead(Self::AHEAD)),
-            _ if block < REGISTERS => Prefetch::Line(ahead(slice.len() + block * slice.len() / REGISTERS)),
-            _ => Prefetch::Nothing,
-        }
-    }
-
-    #[inline(always)]
-    fn ask(self, input: usize) {
-        match self {
-            Prefetch::Nothing => {}
-            Prefetch::Line(first) => prefetch(first.wrapping_add(input * LANES)),
-            Prefetch::Input(first) => {
-                for register in 0..REGISTERS {
-                    prefetch(first.wrapping_add(input * PANEL + register * LANES));
-                }
-            }
-        }
-    }
-}
-
-/// Asks for a cache line.
-#[inline(always)]
-fn prefetch(line: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: prefetching is no access; any address is allowed.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(line.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::linear;
@@ -438,6 +357,25 @@ mod tests {
                 let exact = linear(&x, &w, bias).unwrap();
                 let off = (packed - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(off < 1e-6 * inputs as f32, "{rows} x {inputs} x {outputs}: off by {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_of_a_half_type_make_no_difference() {
+        for dtype in [DType::F16, DType::BF16] {
+            for rows in [1, 8, 40, 150] {
+                let w = f32s(&[70, 300], 2).to_dtype(dtype).unwrap();
+                let x = f32s(&[rows, 300], 1);
+                let narrow = PackedLinear::new(&w, None).unwrap();
+                assert_eq!(narrow.panels.weight_bytes(), 2);
+                // another column whose weights no half type holds: the others stay what they are
+                let other = Tensor::full(0.1f32, (1, 300), w.device()).unwrap();
+                let wide = Tensor::cat(&[&w.to_dtype(DType::F32).unwrap(), &other], 0).unwrap();
+                let wide = PackedLinear::new(&wide, None).unwrap();
+                assert_eq!(wide.panels.weight_bytes(), 4);
+                let expected = wide.forward(&x).unwrap().narrow(1, 0, 70).unwrap();
+                assert_eq!(bits(&narrow.forward(&x).unwrap()), bits(&expected), "{dtype:?}, {rows} rows");
             }
         }
     }

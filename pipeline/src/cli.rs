@@ -219,7 +219,9 @@ fn stop_flag() -> Arc<AtomicBool> {
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(143);
             }
-            eprintln!("\nstopping: rows in flight are finished and published; once more to end at once");
+            if !crate::launch::launched() {
+                eprintln!("\nstopping: rows in flight are finished and published; once more to end at once");
+            }
         }
     });
     stop

@@ -25,10 +25,15 @@ const PERMANENT: i32 = 65;
 /// Set for processes that this program has started: their standard input ends when it is gone.
 const LAUNCHED: &str = "URBANCROSS_LAUNCHED";
 
+/// Whether this program has started this process: then its parent speaks to people.
+pub fn launched() -> bool {
+    std::env::var_os(LAUNCHED).is_some()
+}
+
 /// Sets `stop` when the launcher of this process ends without having waited for it: nobody else would tell this rank,
 /// and its run would be taken. Does nothing in a process that was not launched.
 pub fn stop_with_launcher(stop: std::sync::Arc<AtomicBool>) {
-    if std::env::var_os(LAUNCHED).is_none() {
+    if !launched() {
         return;
     }
     std::thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! Evaluation of a split: recall by the standard protocol, and panels of what was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use training::recall::{self, Gallery, Protocol};
@@ -159,10 +159,17 @@ pub fn changes(before: &[EvaluatedRow], after: &[EvaluatedRow], protocol: Protoc
         })
         .collect();
     moves.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    let rose = moves.iter().take(PANELS).filter(|(rise, _)| *rise > 0.0);
-    let fell = moves.iter().rev().take(PANELS).filter(|(rise, _)| *rise < 0.0);
     let (captions_before, captions_after) = (captions_of(before), captions_of(after));
-    let changes = rose.chain(fell).map(|(_, caption)| Change {
+    // annotators repeat themselves: an image and a text are shown once
+    let (mut images, mut texts) = (BTreeSet::new(), BTreeSet::new());
+    let mut is_new = |(_, caption): &&(f64, u32)| {
+        let (own, text, _) = captions_before[*caption as usize];
+        texts.insert(caption_key(text)) && images.insert(own)
+    };
+    let rose: Vec<_> = moves.iter().take_while(|(rise, _)| *rise > 0.0).filter(&mut is_new).take(PANELS).collect();
+    let fell: Vec<_> =
+        moves.iter().rev().take_while(|(rise, _)| *rise < 0.0).filter(&mut is_new).take(PANELS).collect();
+    let changes = rose.into_iter().chain(fell).map(|(_, caption)| Change {
         before: text_panel(before, captions_before[*caption as usize], u64::from(ranks_before[caption])),
         after: text_panel(after, captions_after[*caption as usize], u64::from(ranks_after[caption])),
     });
@@ -237,10 +244,13 @@ mod tests {
             let named = angles.iter().enumerate();
             named.map(|(i, angle)| row(&format!("i{i}"), *angle, &format!("caption {i}"))).collect()
         };
-        let after = at(&[0.0, 0.5, 1.0, 1.5]);
+        let mut after = at(&[0.0, 0.5, 1.0, 1.5]);
+        // given twice, shown once
+        let again = after[0].captions[0].clone();
+        after[0].captions.push(again);
         let mut before = after.clone();
         // caption 0 looks for image 3 before, and for its own after
-        before[0].captions[0].1 = vec![1.5f32.cos(), 1.5f32.sin()];
+        before[0].captions.iter_mut().for_each(|caption| caption.1 = vec![1.5f32.cos(), 1.5f32.sin()]);
         let found = changes(&before, &after, Protocol::Standard).unwrap();
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!((found[0].before.rank, found[0].after.rank), (3, 0));

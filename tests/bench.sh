@@ -64,6 +64,8 @@ elif has transformers; then
     echo "Segment Anything vit-b, transformers:"; python3 tests/peers/sam_peer.py --library transformers
 fi
 
+echo "packed products:"; target/debug/examples/packed_rate
+
 target/debug/examples/caption_rate write "$work/blip"
 for beams in 1 5; do
     echo "InstructBLIP of middle size, $beams beams, ours:"

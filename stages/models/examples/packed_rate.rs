@@ -1,0 +1,49 @@
+//! Rate of the packed product on the CPU, for the shapes of a captioner of middle size.
+//!
+//! ```text
+//! cargo run --release -p models --example packed_rate
+//! ```
+//!
+//! Rows x inputs x outputs, with other weights each time, as a network has them; and with weights that f16 holds.
+
+mod measure;
+
+use candle_core::{DType, Device, Tensor};
+use measure::seconds;
+use models::ops::inference::PackedLinear;
+use std::error::Error;
+
+/// Products of one shape.
+const ROUNDS: usize = 60;
+
+/// Weights together beyond any cache.
+const MAX_WEIGHTS: usize = 100_000_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let device = Device::Cpu;
+    for dtype in [DType::F32, DType::F16] {
+        for (rows, inputs, outputs) in [
+            (257, 768, 3072),
+            (257, 3072, 768),
+            (257, 768, 2304),
+            (2056, 768, 3072),
+            (384, 1024, 2816),
+            (40, 1024, 2816),
+            (8, 1024, 2816),
+        ] {
+            let x = Tensor::rand(-1f32, 1., (rows, inputs), &device)?;
+            let w = Tensor::rand(-1f32, 1., (outputs, inputs), &device)?.to_dtype(dtype)?;
+            let count = (MAX_WEIGHTS / (inputs * outputs)).clamp(1, 24);
+            let layers = (0..count).map(|_| PackedLinear::new(&w, None)).collect::<Result<Vec<_>, _>>()?;
+            let mut walls = Vec::with_capacity(ROUNDS);
+            for round in 0..ROUNDS {
+                walls.push(seconds(&device, || layers[round % count].forward(&x))?.0.wall);
+            }
+            walls.sort_by(f64::total_cmp);
+            let gflop = 2e-9 * (rows * inputs * outputs) as f64;
+            let (best, middle) = (gflop / walls[0], gflop / walls[ROUNDS / 2]);
+            println!("{dtype:?} {rows} x {inputs} x {outputs}: {best:.1} GFLOP/s at best, {middle:.1} in the middle");
+        }
+    }
+    Ok(())
+}

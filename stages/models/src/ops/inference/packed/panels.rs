@@ -2,7 +2,7 @@
 //!
 //! A checkpoint that was trained or published in a half type holds nothing but numbers of that type, even where its
 //! file says f32. Such weights lie here in half the memory. They are f32 again before they are multiplied, a slice at a
-//! time, so that no result differs by a bit; that costs about what the bytes that are not read save.
+//! time, so that no result differs by a bit; that costs a little more than the unread bytes save.
 
 use super::{LANES, PANEL};
 use bytemuck::{Pod, Zeroable};

@@ -4,13 +4,14 @@
 //! cargo run --release -p models --example packed_rate
 //! ```
 //!
-//! Rows x inputs x outputs, with other weights each time, as a network has them; and with weights that f16 holds.
+//! Rows x inputs x outputs, with other weights each time, as a network has them; and with weights that f16 holds. Both
+//! kernels alternately: that of few rows, and that of many rows, which differs where the processor has matrix tiles.
 
 mod measure;
 
 use candle_core::{DType, Device, Tensor};
 use measure::seconds;
-use models::ops::inference::PackedLinear;
+use models::ops::inference::{PackedLinear, Rows};
 use std::error::Error;
 
 /// Products of one shape.
@@ -35,14 +36,22 @@ fn main() -> Result<(), Box<dyn Error>> {
             let w = Tensor::rand(-1f32, 1., (outputs, inputs), &device)?.to_dtype(dtype)?;
             let count = (MAX_WEIGHTS / (inputs * outputs)).clamp(1, 24);
             let layers = (0..count).map(|_| PackedLinear::new(&w, None)).collect::<Result<Vec<_>, _>>()?;
-            let mut walls = Vec::with_capacity(ROUNDS);
+            let kinds = [Rows::Few, Rows::Many];
+            let mut walls = [const { Vec::new() }; 2];
             for round in 0..ROUNDS {
-                walls.push(seconds(&device, || layers[round % count].forward(&x))?.0.wall);
+                for (turn, (kind, walls)) in kinds.into_iter().zip(&mut walls).enumerate() {
+                    let layer = &layers[(2 * round + turn) % count];
+                    walls.push(seconds(&device, || layer.forward(&x, kind))?.0.wall);
+                }
             }
-            walls.sort_by(f64::total_cmp);
             let gflop = 2e-9 * (rows * inputs * outputs) as f64;
-            let (best, middle) = (gflop / walls[0], gflop / walls[ROUNDS / 2]);
-            println!("{dtype:?} {rows} x {inputs} x {outputs}: {best:.1} GFLOP/s at best, {middle:.1} in the middle");
+            for (kind, walls) in kinds.into_iter().zip(&mut walls) {
+                walls.sort_by(f64::total_cmp);
+                let (best, middle) = (gflop / walls[0], gflop / walls[ROUNDS / 2]);
+                println!(
+                    "{dtype:?} {rows} x {inputs} x {outputs}, {kind:?}: {best:.1} GFLOP/s at best, {middle:.1} in the middle"
+                );
+            }
         }
     }
     Ok(())

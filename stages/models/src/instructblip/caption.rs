@@ -4,6 +4,7 @@ use super::{InstructBlip, Language};
 use crate::language::BatchLimits;
 use crate::language::batch_limits::Room;
 use crate::language::generate::{GenerationSettings, Generator, NextLogits};
+use crate::ops::inference::Rows;
 use crate::{ModelError, Result};
 use candle_core::{DType, Tensor};
 use std::collections::{BTreeMap, HashMap};
@@ -184,7 +185,7 @@ impl InstructBlip {
             let mask_bl = Tensor::ones(shape, DType::U8, &self.device)?;
             let hidden = self.query(&image_bkd, &ids_bl, &mask_bl)?;
             let queries = hidden.narrow(1, 0, self.config.num_query_tokens)?.contiguous()?;
-            let queries_bqd = self.projection.forward(&queries)?;
+            let queries_bqd = self.projection.forward(&queries, Rows::Many)?;
             for (index, &row) in rows.iter().enumerate() {
                 let (queries_qd, ids) = (queries_bqd.get(index)?, &requests[row].instruction.prompt_ids);
                 prompts[row] = Some(match ids.is_empty() {

@@ -20,7 +20,7 @@ pub use config::{InstructBlipConfig, LanguageConfig, QFormerConfig, VisionConfig
 use crate::language::checkpoint::{Checkpoint, Weights, read_json};
 use crate::language::projection::Projection;
 use crate::language::{GenerationConfig, Llama, T5};
-use crate::ops::inference::RotaryLayout;
+use crate::ops::inference::{RotaryLayout, Rows};
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
@@ -128,7 +128,7 @@ impl InstructBlip {
     ) -> Result<Tensor> {
         let image_bkd = self.encode_image(pixel_values_bchw)?;
         let hidden = self.query(&image_bkd, qformer_ids_bl, qformer_mask_bl)?;
-        Ok(self.projection.forward(&hidden.narrow(1, 0, self.config.num_query_tokens)?.contiguous()?)?)
+        Ok(self.projection.forward(&hidden.narrow(1, 0, self.config.num_query_tokens)?.contiguous()?, Rows::Many)?)
     }
 
     /// `[B, 3, S, S]` to the image tower's tokens `[B, K, E]`.

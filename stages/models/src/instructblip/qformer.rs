@@ -3,7 +3,7 @@ use super::vision::Norm;
 use crate::Result;
 use crate::language::checkpoint::Weights;
 use crate::language::projection::Projection;
-use crate::ops::inference::cross_attention;
+use crate::ops::inference::{Rows, cross_attention};
 use crate::ops::{Activation, activation, add_positions, attention, embedding};
 use candle_core::{DType, Tensor};
 
@@ -58,7 +58,7 @@ impl Residual {
     }
 
     fn apply(&self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
-        self.norm.apply(&(self.dense.forward(y)? + x)?)
+        self.norm.apply(&(self.dense.forward(y, Rows::Many)? + x)?)
     }
 }
 
@@ -72,7 +72,7 @@ impl FeedForward {
     }
 
     fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let hidden = activation(&self.intermediate.forward(x)?, Activation::Gelu)?;
+        let hidden = activation(&self.intermediate.forward(x, Rows::Many)?, Activation::Gelu)?;
         self.out.apply(x, &hidden)
     }
 }
@@ -138,11 +138,15 @@ impl QFormer {
         }
         let mut x = self.norm.apply(&x)?;
         for layer in &self.layers {
-            let attended = attention(&layer.qkv.forward(&x)?, self.heads, false, Some(&mask))?;
+            let attended = attention(&layer.qkv.forward(&x, Rows::Many)?, self.heads, false, Some(&mask))?;
             let attended = layer.out.apply(&x, &attended)?;
             let mut queries = attended.narrow(1, 0, count)?.contiguous()?;
             if let Some(cross) = &layer.cross {
-                let seen = cross_attention(&cross.q.forward(&queries)?, &cross.kv.forward(image_bkd)?, self.heads)?;
+                let seen = cross_attention(
+                    &cross.q.forward(&queries, Rows::Many)?,
+                    &cross.kv.forward(image_bkd, Rows::Many)?,
+                    self.heads,
+                )?;
                 queries = cross.out.apply(&queries, &seen)?;
             }
             x = layer.query_feed_forward.apply(&queries)?;

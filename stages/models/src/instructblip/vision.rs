@@ -2,7 +2,7 @@ use super::config::VisionConfig;
 use crate::Result;
 use crate::language::checkpoint::Weights;
 use crate::language::projection::Projection;
-use crate::ops::inference::has_inference_kernel;
+use crate::ops::inference::{Rows, has_inference_kernel};
 use crate::ops::{Activation, activation, add_positions, attention, layer_norm, patches};
 use candle_core::Tensor;
 
@@ -88,13 +88,13 @@ impl Vision {
     }
 
     fn encode_together(&self, pixels_bchw: &Tensor) -> candle_core::Result<Tensor> {
-        let tokens_bld = self.patch.forward(&patches(pixels_bchw, self.patch_size)?)?;
+        let tokens_bld = self.patch.forward(&patches(pixels_bchw, self.patch_size)?, Rows::Many)?;
         let mut x = add_positions(&tokens_bld, &self.positions_ld, Some(&self.class_d))?;
         for layer in &self.layers {
-            let qkv = layer.qkv.forward(&layer.norm_1.apply(&x)?)?;
-            x = (x + layer.out.forward(&attention(&qkv, self.heads, false, None)?)?)?;
-            let hidden = activation(&layer.fc1.forward(&layer.norm_2.apply(&x)?)?, Activation::Gelu)?;
-            x = (x + layer.fc2.forward(&hidden)?)?;
+            let qkv = layer.qkv.forward(&layer.norm_1.apply(&x)?, Rows::Many)?;
+            x = (x + layer.out.forward(&attention(&qkv, self.heads, false, None)?, Rows::Many)?)?;
+            let hidden = activation(&layer.fc1.forward(&layer.norm_2.apply(&x)?, Rows::Many)?, Activation::Gelu)?;
+            x = (x + layer.fc2.forward(&hidden, Rows::Many)?)?;
         }
         self.post_norm.apply(&x)
     }

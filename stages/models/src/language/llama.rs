@@ -9,7 +9,7 @@ use super::projection::Projection;
 use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::ops::embedding;
 use crate::ops::inference::{
-    Gate, PathQueries, RotaryLayout, RotaryTable, Spread, gated, path_attention, rms_norm, rotary,
+    Gate, PathQueries, RotaryLayout, RotaryTable, Rows, Spread, gated, path_attention, rms_norm, rotary,
 };
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
@@ -93,8 +93,8 @@ impl Llama {
         session.cache.reserve(length)?;
         let slots = session.cache.table.insert(RequestId(0), length).to_vec();
         let queries = [PathQueries { slots, rows: length, spread: Spread::Causal }];
-        let hidden = session.run(embeddings_ld.clone(), positions, &queries, Wanted::AllRows)?;
-        Ok(self.head.forward(&rms_norm(&hidden, &self.norm_d, self.config.rms_norm_eps)?)?)
+        let hidden = session.run(embeddings_ld.clone(), positions, &queries, Rows::Many, Wanted::AllRows)?;
+        Ok(self.head.forward(&rms_norm(&hidden, &self.norm_d, self.config.rms_norm_eps)?, Rows::Few)?)
     }
 
     /// A batch of running sequences.
@@ -141,13 +141,20 @@ enum Wanted {
 impl LlamaSession<'_> {
     /// All layers for rows `x_rd` whose slots were handed out. Where the last row of each query is wanted, the others
     /// have left their keys and values behind, and the last layer leaves them out.
-    fn run(&self, mut x_rd: Tensor, positions: &[u32], queries: &[PathQueries], wanted: Wanted) -> Result<Tensor> {
+    fn run(
+        &self,
+        mut x_rd: Tensor,
+        positions: &[u32],
+        queries: &[PathQueries],
+        kind: Rows,
+        wanted: Wanted,
+    ) -> Result<Tensor> {
         let c = &self.llama.config;
         let (q_width, kv_width) = (c.num_attention_heads * c.head_width(), c.kv_heads() * c.head_width());
         let scale = (c.head_width() as f64).powf(-0.5);
         for (index, layer) in self.llama.layers.iter().enumerate() {
             let normed = rms_norm(&x_rd, &layer.input_norm_d, c.rms_norm_eps)?;
-            let qkv = layer.qkv.forward(&normed)?;
+            let qkv = layer.qkv.forward(&normed, kind)?;
             let qk = rotary(&qkv.narrow(1, 0, q_width + kv_width)?, positions, &self.llama.rotary)?;
             self.cache.write(
                 index,
@@ -160,17 +167,17 @@ impl LlamaSession<'_> {
             if wanted == Wanted::LastRows && index + 1 == self.llama.layers.len() {
                 (x_rd, attended) = (last_rows(&x_rd, queries)?, last_rows(&attended, queries)?);
             }
-            x_rd = (x_rd + layer.out.forward(&attended)?)?;
+            x_rd = (x_rd + layer.out.forward(&attended, kind)?)?;
             let normed = rms_norm(&x_rd, &layer.post_norm_d, c.rms_norm_eps)?;
-            let hidden = gated(&layer.gate_up.forward(&normed)?, Gate::Silu)?;
-            x_rd = (x_rd + layer.down.forward(&hidden)?)?;
+            let hidden = gated(&layer.gate_up.forward(&normed, kind)?, Gate::Silu)?;
+            x_rd = (x_rd + layer.down.forward(&hidden, kind)?)?;
         }
         Ok(x_rd)
     }
 
     fn head(&self, x_rd: &Tensor) -> Result<Vec<f32>> {
         let normed = rms_norm(x_rd, &self.llama.norm_d, self.llama.config.rms_norm_eps)?;
-        to_host(&self.llama.head.forward(&normed)?)
+        to_host(&self.llama.head.forward(&normed, Rows::Few)?)
     }
 }
 
@@ -207,7 +214,7 @@ impl NextLogits for LlamaSession<'_> {
             queries.push(PathQueries { slots, rows: length, spread: Spread::Causal });
             positions.extend(0..length as u32);
         }
-        let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, &queries, Wanted::LastRows)?;
+        let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, &queries, Rows::Many, Wanted::LastRows)?;
         self.head(&hidden)
     }
 
@@ -225,7 +232,7 @@ impl NextLogits for LlamaSession<'_> {
                 queries.push(PathQueries { slots: slots.clone(), rows: 1, spread: Spread::Causal });
             }
         }
-        let hidden = self.run(embeddings, &positions, &queries, Wanted::LastRows)?;
+        let hidden = self.run(embeddings, &positions, &queries, Rows::Few, Wanted::LastRows)?;
         self.head(&hidden)
     }
 

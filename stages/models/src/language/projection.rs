@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::ops::inference::{PackedLinear, has_inference_kernel};
+use crate::ops::inference::{PackedLinear, Rows, has_inference_kernel};
 use crate::ops::linear;
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{D, DType, Module, Tensor};
@@ -30,9 +30,9 @@ impl Projection {
     }
 
     /// `x [.., I]` to `[.., O]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, kind: Rows) -> candle_core::Result<Tensor> {
         match self {
-            Projection::Packed(packed) => packed.forward(x),
+            Projection::Packed(packed) => packed.forward(x, kind),
             Projection::Dense { weight_oi, bias_o } => linear(x, weight_oi, bias_o.as_ref()),
             Projection::Quantised(parts) => {
                 let wide = x.to_dtype(DType::F32)?.contiguous()?;

@@ -10,7 +10,7 @@ use super::t5_positions::{Sight, distance_bias};
 use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::Result;
 use crate::ops::embedding;
-use crate::ops::inference::{Gate, PathQueries, Spread, gated, path_attention, rms_norm};
+use crate::ops::inference::{Gate, PathQueries, Rows, Spread, gated, path_attention, rms_norm};
 use candle_core::Tensor;
 
 /// A frozen encoder and decoder.
@@ -82,9 +82,9 @@ impl FeedForward {
     }
 
     /// Adds to `x_rd`.
-    fn apply(&self, x_rd: &Tensor, epsilon: f64) -> candle_core::Result<Tensor> {
-        let hidden = self.gate_up.forward(&rms_norm(x_rd, &self.norm_d, epsilon)?)?;
-        x_rd + self.down.forward(&gated(&hidden, Gate::GeluTanh)?)?
+    fn apply(&self, x_rd: &Tensor, epsilon: f64, kind: Rows) -> candle_core::Result<Tensor> {
+        let hidden = self.gate_up.forward(&rms_norm(x_rd, &self.norm_d, epsilon)?, kind)?;
+        x_rd + self.down.forward(&gated(&hidden, Gate::GeluTanh)?, kind)?
     }
 }
 
@@ -189,13 +189,13 @@ impl T5 {
         let bias = distance_bias(c, &self.encoder.bias_nh, reach, Sight::Both);
         for layer in &self.encoder.layers {
             let attention = &layer.attention;
-            let qkv = attention.qkv.forward(&rms_norm(&x_rd, &attention.norm_d, c.layer_norm_epsilon)?)?;
+            let qkv = attention.qkv.forward(&rms_norm(&x_rd, &attention.norm_d, c.layer_norm_epsilon)?, Rows::Many)?;
             let part = |index| qkv.narrow(1, index * inner, inner)?.contiguous();
             let (keys, values) = (part(1)?, part(2)?);
             // T5 does not divide by the root of the head's width.
             let attended = path_attention(&part(0)?, (&keys, &values), queries, c.num_heads, 1.0, Some(&bias))?;
-            x_rd = (x_rd + attention.out.forward(&attended)?)?;
-            x_rd = layer.feed_forward.apply(&x_rd, c.layer_norm_epsilon)?;
+            x_rd = (x_rd + attention.out.forward(&attended, Rows::Many)?)?;
+            x_rd = layer.feed_forward.apply(&x_rd, c.layer_norm_epsilon, Rows::Many)?;
         }
         rms_norm(&x_rd, &self.encoder.norm_d, c.layer_norm_epsilon)
     }
@@ -232,7 +232,7 @@ impl T5Session<'_> {
         }
         let encoded = self.t5.encode(Tensor::cat(&embeddings, 0)?, &queries)?;
         for (index, layer) in self.t5.decoder.layers.iter().enumerate() {
-            let kv = layer.cross_kv.forward(&encoded)?;
+            let kv = layer.cross_kv.forward(&encoded, Rows::Many)?;
             let inner = c.inner_width();
             self.cross.write(index, &kv.narrow(1, 0, inner)?, &kv.narrow(1, inner, inner)?)?;
         }
@@ -259,22 +259,22 @@ impl T5Session<'_> {
             .collect();
         for (index, layer) in self.t5.decoder.layers.iter().enumerate() {
             let attention = &layer.attention;
-            let qkv = attention.qkv.forward(&rms_norm(&x_rd, &attention.norm_d, epsilon)?)?;
+            let qkv = attention.qkv.forward(&rms_norm(&x_rd, &attention.norm_d, epsilon)?, Rows::Few)?;
             self.own.write(index, &qkv.narrow(1, inner, inner)?, &qkv.narrow(1, 2 * inner, inner)?)?;
             let q = qkv.narrow(1, 0, inner)?.contiguous()?;
             let attended = path_attention(&q, self.own.layer(index), queries, c.num_heads, 1.0, Some(&bias))?;
-            x_rd = (x_rd + attention.out.forward(&attended)?)?;
-            let q = layer.cross_q.forward(&rms_norm(&x_rd, &layer.cross_norm_d, epsilon)?)?;
+            x_rd = (x_rd + attention.out.forward(&attended, Rows::Few)?)?;
+            let q = layer.cross_q.forward(&rms_norm(&x_rd, &layer.cross_norm_d, epsilon)?, Rows::Few)?;
             let attended = path_attention(&q, self.cross.layer(index), &prompts, c.num_heads, 1.0, None)?;
-            x_rd = (x_rd + layer.cross_out.forward(&attended)?)?;
-            x_rd = layer.feed_forward.apply(&x_rd, epsilon)?;
+            x_rd = (x_rd + layer.cross_out.forward(&attended, Rows::Few)?)?;
+            x_rd = layer.feed_forward.apply(&x_rd, epsilon, Rows::Few)?;
         }
         Ok(x_rd)
     }
 
     fn head(&self, x_rd: &Tensor) -> Result<Tensor> {
         let normed = rms_norm(x_rd, &self.t5.decoder.norm_d, self.t5.config.layer_norm_epsilon)?;
-        Ok(self.t5.head.forward(&normed)?)
+        Ok(self.t5.head.forward(&normed, Rows::Few)?)
     }
 }
 

@@ -15,7 +15,7 @@ mod rotary;
 pub use cross_attention::cross_attention;
 pub use feed_forward::{Gate, gated};
 pub use log_softmax::log_softmax_rows;
-pub use packed::PackedLinear;
+pub use packed::{PackedLinear, Rows};
 pub use path_attention::{DistanceBias, PathQueries, Spread, path_attention};
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, RotaryTable, rotary};

@@ -1,8 +1,9 @@
 //! Panels of weights at rest.
 //!
 //! A checkpoint that was trained or published in a half type holds nothing but numbers of that type, even where its
-//! file says f32. Such weights lie here in half the memory. They are f32 again before they are multiplied, a slice at a
-//! time, so that no result differs by a bit; that costs a little more than the unread bytes save.
+//! file says f32. Such weights lie here in half the memory, and no result differs by a bit: vector registers multiply
+//! them as f32 again, widened a slice at a time, which costs a little more than the unread bytes save; matrix tiles have
+//! fewer products for them.
 
 use super::{LANES, PANEL};
 use bytemuck::{Pod, Zeroable};
@@ -134,64 +135,12 @@ impl<T: Pod + Send + Sync> Pages<T> {
         Ok(pages)
     }
 
-    fn elements(&self) -> &[T] {
+    pub fn elements(&self) -> &[T] {
         bytemuck::cast_slice(&self.map[..self.count * size_of::<T>()])
     }
 
     fn elements_mut(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(&mut self.map[..self.count * size_of::<T>()])
-    }
-}
-
-/// What a block asks memory for while it multiplies.
-#[derive(Clone, Copy)]
-pub enum Prefetch {
-    Nothing,
-    /// One cache line for each input, from here.
-    Line(*const u8),
-    /// All lines of an input's half weights, from here.
-    HalfInput(*const u8),
-    /// All lines of an input, from here.
-    Input(*const u8),
-}
-
-impl Prefetch {
-    /// How many weights ahead a single block asks for: a page, where the processor's own foresight ends.
-    const AHEAD: usize = 1024;
-
-    /// The weights are one stream. With few rows each is used once, and what comes soon is asked for as fast as
-    /// memory can; otherwise the first blocks bring the next slice, each a part of it, at the pace of their sums.
-    pub fn of(panels: &Panels, slice: &Range<usize>, block: usize, blocks: usize) -> Self {
-        let lines_of_an_input = (PANEL * panels.weight_bytes()).div_ceil(LINE);
-        match (panels, block) {
-            (Panels::F32(_), _) if blocks < lines_of_an_input => {
-                Prefetch::Input(panels.address(slice.start + Self::AHEAD))
-            }
-            // the slice itself has been read to be widened
-            (_, _) if blocks < lines_of_an_input => Prefetch::HalfInput(panels.address(slice.end)),
-            (_, block) if block < lines_of_an_input => {
-                Prefetch::Line(panels.address(slice.end).wrapping_add(block * LINE * (slice.len() / PANEL)))
-            }
-            _ => Prefetch::Nothing,
-        }
-    }
-
-    #[inline(always)]
-    pub fn ask(self, input: usize) {
-        match self {
-            Prefetch::Nothing => {}
-            Prefetch::Line(first) => prefetch(first.wrapping_add(input * LINE)),
-            Prefetch::HalfInput(first) => {
-                let bytes = PANEL * size_of::<f16>();
-                prefetch(first.wrapping_add(input * bytes));
-                prefetch(first.wrapping_add(input * bytes + LINE));
-            }
-            Prefetch::Input(first) => {
-                for line in 0..PANEL / LANES {
-                    prefetch(first.wrapping_add(input * PANEL * size_of::<f32>() + line * LINE));
-                }
-            }
-        }
     }
 }
 
@@ -201,7 +150,7 @@ impl Prefetch {
 pub struct Line([f32; LANES]);
 
 /// Bytes of a cache line.
-const LINE: usize = size_of::<Line>();
+pub const LINE: usize = size_of::<Line>();
 
 /// Asks for a cache line.
 #[inline(always)]

@@ -28,6 +28,9 @@ const LANES: usize = 16;
 /// Outputs side by side in a panel.
 const PANEL: usize = REGISTERS * LANES;
 
+/// The rows of a pass are taken in stripes of this many elements, which stay in a core's own cache while panels pass.
+const STRIPE_ELEMENTS: usize = 256 * 1024;
+
 /// The kind of rows that a network multiplies at one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
@@ -98,7 +101,7 @@ impl PackedLinear {
         let count = rows * self.outputs;
         let mut out = Vec::with_capacity(count);
         let length = R::PASS.min(self.inputs);
-        let most_blocks = (R::STRIPE_ELEMENTS / (R::BLOCK * length)).max(1);
+        let most_blocks = (STRIPE_ELEMENTS / (R::BLOCK * length)).max(1);
         let stripes = x.blocks().len().div_ceil(most_blocks);
         let stripe = x.blocks().len().div_ceil(stripes).next_multiple_of(2);
         let stripes: Vec<&[Block]> = x.blocks().chunks(stripe).collect();
@@ -142,9 +145,6 @@ trait PackedRows: Sync {
 
     /// Inputs that all rows and panels are multiplied for before the next ones.
     const PASS: usize;
-
-    /// The rows of a pass are taken in stripes of this many elements, which stay in a core's own cache while panels pass.
-    const STRIPE_ELEMENTS: usize;
 
     /// Room that a thread works in.
     type Room: Default;

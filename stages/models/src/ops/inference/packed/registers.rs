@@ -44,7 +44,6 @@ pub struct Room {
 impl PackedRows for RegisterRows {
     const BLOCK: usize = MAX_BLOCK;
     const PASS: usize = usize::MAX;
-    const STRIPE_ELEMENTS: usize = 256 * 1024;
     type Room = Room;
 
     fn blocks(&self) -> &[Block] {

@@ -101,7 +101,6 @@ impl TileRows {
 impl PackedRows for TileRows {
     const BLOCK: usize = TILE_ROWS;
     const PASS: usize = PASS;
-    const STRIPE_ELEMENTS: usize = 256 * 1024;
     /// Weights `[chunks, parts, REGISTERS]`.
     type Room = Vec<Tile>;
 

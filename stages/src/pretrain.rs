@@ -194,6 +194,7 @@ pub(crate) fn execution(spec: &BuildSpec) -> Execution {
         micro_batches: pretrain.micro_batches,
         recompute: pretrain.recompute_activations,
         bucket_bytes: spec.ranks.bucket_mib << 20,
+        shard_optimiser: spec.ranks.shard_optimiser,
     }
 }
 

@@ -11,10 +11,12 @@ use stages::Training;
 use stages::pretrain::{CURVE_FILE, read_curve};
 use workers::train::TrainingRecord;
 
-fn spec(world: &World, work: &str, processes: usize, epochs: usize) -> PathBuf {
+/// `in_parts`: each rank keeps a part of the optimiser's state.
+fn spec(world: &World, work: &str, (processes, in_parts): (usize, bool), epochs: usize) -> PathBuf {
     let path = world.path(&format!("{work}-{processes}.toml"));
     let text = world.spec_text(work).replace("epochs = 2\n", &format!("epochs = {epochs}\n"));
-    let text = format!("{text}\n[ranks]\nprocesses = {processes}\ntimeout_seconds = 20\n");
+    let ranks = format!("processes = {processes}\nshard_optimiser = {in_parts}\ntimeout_seconds = 20\n");
+    let text = format!("{text}\n[ranks]\n{ranks}");
     std::fs::write(&path, text).unwrap();
     path
 }
@@ -70,11 +72,14 @@ fn child_of(launcher: u32, rank: &str) -> Option<u32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_learn_what_one_learns() {
     let world = World::new(40);
-    for (work, processes) in [("one", 1), ("two", 2)] {
-        let (code, messages) = finish(start(&spec(&world, work, processes, 2)));
+    for (work, ranks) in [("one", (1, false)), ("two", (2, false)), ("parts", (2, true))] {
+        let (code, messages) = finish(start(&spec(&world, work, ranks, 2)));
         assert_eq!(code, Some(0), "{messages}");
     }
     let (one, two) = (record(&world, "one", &[]).await, record(&world, "two", &[]).await);
+    let parts = record(&world, "parts", &[]).await;
+    assert_eq!(parts.parameters, two.parameters, "nor is who keeps the optimiser's state");
+    assert_eq!(losses(&world, "parts", &parts), losses(&world, "two", &two), "nor does it move a bit");
     assert_eq!(one.parameters, two.parameters, "the number of ranks is no setting of a training");
     assert_eq!((one.trained.samples, one.trained.epochs), (two.trained.samples, two.trained.epochs));
     let (alone, together) = (losses(&world, "one", &one), losses(&world, "two", &two));
@@ -89,7 +94,7 @@ async fn two_processes_learn_what_one_learns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_rank_ends_all_and_the_run_goes_on_with_another_number() {
     let world = World::new(40);
-    let mut launcher = start(&spec(&world, "killed", 2, 40));
+    let mut launcher = start(&spec(&world, "killed", (2, true), 40));
     first_checkpoint(&world, "killed", &mut launcher).await;
     let victim = child_of(launcher.id(), "1").expect("rank 1 is running");
     assert!(Command::new("kill").args(["-KILL", &victim.to_string()]).status().unwrap().success());
@@ -98,7 +103,7 @@ async fn a_killed_rank_ends_all_and_the_run_goes_on_with_another_number() {
     assert_eq!(code, Some(75), "{messages}");
     assert!(messages.contains("rank 1 was killed"), "{messages}");
     assert!(began.elapsed() < Duration::from_secs(30), "the others must end within the time-out");
-    let (code, messages) = finish(start(&spec(&world, "killed", 1, 40)));
+    let (code, messages) = finish(start(&spec(&world, "killed", (1, false), 40)));
     assert_eq!(code, Some(0), "{messages}");
     let record = record(&world, "killed", &["pretrain.epochs=40"]).await;
     assert_eq!((record.trained.epochs, record.trained.samples), (40, 40 * (record.trained.train_rows / 8 * 8)));
@@ -110,7 +115,7 @@ async fn ctrl_c_lets_every_rank_end_its_step() {
     use std::os::unix::process::CommandExt;
     let world = World::new(40);
     let mut command = Command::new(urbancross());
-    command.args(["run", "--until", "pretrain"]).arg(spec(&world, "stopped", 2, 400)).process_group(0);
+    command.args(["run", "--until", "pretrain"]).arg(spec(&world, "stopped", (2, true), 400)).process_group(0);
     let mut launcher = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     first_checkpoint(&world, "stopped", &mut launcher).await;
     let group = format!("-{}", launcher.id());
@@ -125,7 +130,7 @@ async fn ctrl_c_lets_every_rank_end_its_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ranks_end_with_their_launcher() {
     let world = World::new(40);
-    let mut launcher = start(&spec(&world, "orphaned", 2, 40));
+    let mut launcher = start(&spec(&world, "orphaned", (2, true), 40));
     first_checkpoint(&world, "orphaned", &mut launcher).await;
     let ranks = ["0", "1"].map(|rank| child_of(launcher.id(), rank).expect("the rank is running"));
     launcher.kill().unwrap();
@@ -134,7 +139,7 @@ async fn ranks_end_with_their_launcher() {
     assert_eq!(code, None);
     assert_eq!(messages.matches("stopped on request").count(), 2, "{messages}");
     assert!(ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}/exe")).exists()));
-    let (code, messages) = finish(start(&spec(&world, "orphaned", 2, 40)));
+    let (code, messages) = finish(start(&spec(&world, "orphaned", (2, true), 40)));
     assert_eq!(code, Some(0), "{messages}");
 }
 
@@ -142,9 +147,9 @@ async fn ranks_end_with_their_launcher() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ranks_are_told_that_their_run_is_taken() {
     let world = World::new(40);
-    let mut first = start(&spec(&world, "taken", 1, 400));
+    let mut first = start(&spec(&world, "taken", (1, false), 400));
     first_checkpoint(&world, "taken", &mut first).await;
-    let (code, messages) = finish(start(&spec(&world, "taken", 2, 400)));
+    let (code, messages) = finish(start(&spec(&world, "taken", (2, true), 400)));
     assert_eq!(code, Some(75), "{messages}");
     assert!(messages.contains("another process of this machine trains this run"), "{messages}");
     first.kill().unwrap();

@@ -24,10 +24,13 @@ pub struct RanksSpec {
     pub timeout_seconds: u64,
     /// Gradients that travel in one message.
     pub bucket_mib: usize,
+    /// Each rank keeps its part of the optimiser's moments and master weights instead of all of them, for one more
+    /// message of the network's size in every step.
+    pub shard_optimiser: bool,
 }
 
 impl Default for RanksSpec {
     fn default() -> Self {
-        Self { processes: 1, backend: Backend::Auto, timeout_seconds: 600, bucket_mib: 25 }
+        Self { processes: 1, backend: Backend::Auto, timeout_seconds: 600, bucket_mib: 25, shard_optimiser: false }
     }
 }

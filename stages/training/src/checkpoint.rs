@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::error::{AtPath, Error, Result};
 use crate::objective::Objective;
-use crate::optimiser::AdamW;
+use crate::optimiser::{self, AdamW};
 
 /// Largest `position.json` that is read: settings and counters are a few kilobytes.
 const MAX_POSITION_BYTES: u64 = 1 << 20;
@@ -68,7 +68,7 @@ struct PositionFile {
 
 const FORMAT: u32 = 2;
 
-/// What a run continues from.
+/// What a run continues from, beside the optimiser's state.
 pub struct State<'a> {
     /// The network being trained.
     pub clip: &'a Clip,
@@ -76,8 +76,6 @@ pub struct State<'a> {
     pub average: Option<&'a Clip>,
     /// The segment tower, when it is not the image tower.
     pub segment_tower: Option<&'a Clip>,
-    /// The optimiser.
-    pub optimiser: &'a mut AdamW,
     /// The objective, with what it has learnt.
     pub objective: &'a mut dyn Objective,
 }
@@ -118,7 +116,13 @@ pub fn position(folder: &Path) -> Result<Position> {
 ///
 /// # Errors
 /// The file system's.
-pub fn write_last(run: &Path, state: &State, position: &Position, settings: &Value, keep: usize) -> Result<()> {
+pub fn write_last(
+    run: &Path,
+    (state, optimiser): (&State, &optimiser::State),
+    position: &Position,
+    settings: &Value,
+    keep: usize,
+) -> Result<()> {
     let target = Which::Last.path(run);
     if keep > 1 && target.is_dir() {
         keep_earlier(run, &target, keep - 1)?;
@@ -132,7 +136,7 @@ pub fn write_last(run: &Path, state: &State, position: &Position, settings: &Val
         if let Some(tower) = state.segment_tower {
             tower.save(&subfolder(folder, "segment_tower")?)?;
         }
-        state.optimiser.save(&folder.join(OPTIMISER))?;
+        optimiser.save(&folder.join(OPTIMISER))?;
         state.objective.save(&subfolder(folder, OBJECTIVE)?)
     })
 }
@@ -167,7 +171,7 @@ pub fn write_best(run: &Path, clip: &Clip, position: &Position, settings: &Value
 ///
 /// # Errors
 /// [`Error::ForeignCheckpoint`] for other settings or another model, with the first difference; damaged files.
-pub fn resume(run: &Path, state: &mut State, settings: &Value) -> Result<Option<Position>> {
+pub fn resume(run: &Path, (state, optimiser): (&mut State, &mut AdamW), settings: &Value) -> Result<Option<Position>> {
     let Some(folder) = find(run, Which::Last) else {
         return Ok(None);
     };
@@ -182,7 +186,7 @@ pub fn resume(run: &Path, state: &mut State, settings: &Value) -> Result<Option<
     if let Some(tower) = state.segment_tower {
         copy_weights(&folder.join("segment_tower"), tower)?;
     }
-    state.optimiser.load(&folder.join(OPTIMISER))?;
+    optimiser.load(&folder.join(OPTIMISER))?;
     state.objective.load(&folder.join(OBJECTIVE))?;
     Ok(Some(position))
 }

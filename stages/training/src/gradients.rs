@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 
+use crate::buckets::in_buckets;
 use crate::communicator::Communicator;
 use crate::error::Result;
 
@@ -80,35 +81,7 @@ impl Gradients {
         if ranks.world_size() == 1 {
             return Ok(self);
         }
-        let mut summed = Gradients::default();
-        let mut bucket: Vec<(String, Tensor)> = Vec::new();
-        let mut bytes = 0;
-        for (name, gradient) in self.by_name {
-            let size = gradient.elem_count() * gradient.dtype().size_in_bytes();
-            let fits = bucket.first().is_none_or(|(_, first)| first.dtype() == gradient.dtype());
-            if !bucket.is_empty() && (bytes + size > bucket_bytes || !fits) {
-                sum_bucket(std::mem::take(&mut bucket), ranks, &mut summed)?;
-                bytes = 0;
-            }
-            bytes += size;
-            bucket.push((name, gradient));
-        }
-        if !bucket.is_empty() {
-            sum_bucket(bucket, ranks, &mut summed)?;
-        }
-        Ok(summed)
+        let summed = in_buckets(self.by_name, bucket_bytes, |flat| ranks.all_reduce_sum(flat))?;
+        Ok(Gradients { by_name: summed.into_iter().collect() })
     }
-}
-
-fn sum_bucket(bucket: Vec<(String, Tensor)>, ranks: &mut dyn Communicator, summed: &mut Gradients) -> Result<()> {
-    let flat = bucket.iter().map(|(_, gradient)| gradient.flatten_all()).collect::<Result<Vec<_>, _>>()?;
-    let sum = ranks.all_reduce_sum(&Tensor::cat(&flat, 0)?)?;
-    let mut start = 0;
-    for (name, gradient) in bucket {
-        let count = gradient.elem_count();
-        let part = sum.narrow(0, start, count)?.reshape(gradient.shape())?;
-        summed.by_name.insert(name, part);
-        start += count;
-    }
-    Ok(())
 }

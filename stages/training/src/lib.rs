@@ -4,6 +4,7 @@
 
 pub mod adapt;
 pub mod batch;
+mod buckets;
 pub mod checkpoint;
 pub mod communicator;
 pub mod contrastive;

@@ -1,15 +1,18 @@
 //! AdamW with parameter groups, clipping by the global norm, f32 master weights and a state that can be saved.
 
+mod history;
 mod in_place;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var, safetensors};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
+pub(crate) use history::History;
+pub use history::State;
 
 /// Settings of AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,10 +71,8 @@ pub struct AdamW {
 
 struct Slot {
     var: Var,
-    /// f32 copy of a parameter in half precision, which would lose small updates.
-    master: Option<Tensor>,
-    first_moment: Tensor,
-    second_moment: Tensor,
+    /// None while another rank keeps it.
+    history: Option<History>,
     weight_decay: f64,
     rate_factor: f64,
 }
@@ -85,19 +86,9 @@ impl AdamW {
         let mut slots = BTreeMap::new();
         for group in groups {
             for (name, var) in group.parameters {
-                let half = matches!(var.dtype(), DType::F16 | DType::BF16);
-                let master = half.then(|| var.as_detached_tensor().to_dtype(DType::F32)).transpose()?;
-                let zeros = || master.as_ref().unwrap_or(&var).zeros_like();
-                // moments are written in place: each has a storage of its own
-                let (first_moment, second_moment) = (zeros()?, zeros()?);
-                let slot = Slot {
-                    var,
-                    master,
-                    first_moment,
-                    second_moment,
-                    weight_decay: group.weight_decay,
-                    rate_factor: group.rate_factor,
-                };
+                let history = Some(History::start(&var)?);
+                let ParameterGroup { weight_decay, rate_factor, .. } = group;
+                let slot = Slot { var, history, weight_decay, rate_factor };
                 if slots.insert(name.clone(), slot).is_some() {
                     return Err(Error::argument("parameter groups", format!("{name} is in two groups")));
                 }
@@ -111,7 +102,18 @@ impl AdamW {
         self.slots.iter().map(|(name, slot)| (name.as_str(), &slot.var))
     }
 
-    /// One step; returns the global gradient norm before clipping. Parameters without a gradient stay as they are.
+    /// Parameters with what is remembered of each, in name order; `None` where another rank keeps it.
+    pub(crate) fn histories(&mut self) -> impl Iterator<Item = (&str, &Var, &mut Option<History>)> {
+        self.slots.iter_mut().map(|(name, slot)| (name.as_str(), &slot.var, &mut slot.history))
+    }
+
+    /// Steps taken.
+    pub(crate) fn steps(&mut self) -> &mut u64 {
+        &mut self.steps
+    }
+
+    /// One step; returns the global gradient norm before clipping. Parameters without a gradient stay as they are, and
+    /// those whose history another rank keeps.
     ///
     /// # Errors
     /// A norm that is not finite: nothing has been changed then.
@@ -128,37 +130,24 @@ impl AdamW {
         self.steps += 1;
         let steps = self.steps as f64;
         let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
-        for (name, slot) in &mut self.slots {
-            let Some(gradient) = gradients.get(name) else {
+        for (name, Slot { var, history, weight_decay, rate_factor }) in &mut self.slots {
+            let (Some(gradient), Some(history)) = (gradients.get(name), history) else {
                 continue;
             };
-            let rate = learning_rate * slot.rate_factor;
-            let weights = slot.master.as_ref().unwrap_or(&slot.var);
-            if in_place::can_update(weights, gradient) {
-                let update = in_place::Update {
+            let rate = learning_rate * *rate_factor;
+            history.step(
+                var,
+                gradient,
+                &in_place::Update {
                     beta1,
                     beta2,
                     clip,
                     rate: rate / correction1,
                     spread: correction2.sqrt().recip(),
                     epsilon,
-                    kept: 1.0 - rate * slot.weight_decay,
-                };
-                in_place::update(weights, gradient, [&slot.first_moment, &slot.second_moment], &update)?;
-                if let Some(master) = &slot.master {
-                    slot.var.set(&master.to_dtype(slot.var.dtype())?)?;
-                }
-                continue;
-            }
-            let weights = slot.master.take().unwrap_or_else(|| slot.var.as_detached_tensor());
-            let gradient = (gradient.to_dtype(weights.dtype())? * clip)?;
-            slot.first_moment = ((&slot.first_moment * beta1)? + (&gradient * (1.0 - beta1))?)?;
-            slot.second_moment = ((&slot.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-            let spread = (slot.second_moment.sqrt()? * correction2.sqrt().recip())?.affine(1.0, epsilon)?;
-            let update = ((&slot.first_moment / spread)? * (rate / correction1))?;
-            let weights = ((weights * (1.0 - rate * slot.weight_decay))? - update)?;
-            slot.var.set(&weights.to_dtype(slot.var.dtype())?)?;
-            slot.master = (weights.dtype() != slot.var.dtype()).then_some(weights);
+                    kept: 1.0 - rate * *weight_decay,
+                },
+            )?;
         }
         Ok(norm)
     }
@@ -184,55 +173,34 @@ impl AdamW {
     /// Moments, master weights and the step count, by name.
     ///
     /// # Errors
-    /// A tensor operation's.
-    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut tensors = BTreeMap::new();
-        let mut device = Device::Cpu;
+    /// A tensor operation's; a history that another rank keeps.
+    pub fn state(&self) -> Result<State> {
+        let mut state = State::default();
         for (name, slot) in &self.slots {
-            device = slot.first_moment.device().clone();
-            tensors.insert(format!("first_moment/{name}"), slot.first_moment.clone());
-            tensors.insert(format!("second_moment/{name}"), slot.second_moment.clone());
-            if let Some(master) = &slot.master {
-                tensors.insert(format!("master/{name}"), master.clone());
-            }
+            let Some(history) = &slot.history else {
+                let problem = format!("of {name} is kept by another rank: gather it first");
+                return Err(Error::argument("optimiser state", problem));
+            };
+            state.put(name, history);
         }
-        tensors.insert("steps".to_owned(), Tensor::new(&[self.steps as i64], &device)?);
-        Ok(tensors)
+        state.put_steps(self.steps)?;
+        Ok(state)
     }
 
     /// Takes up what [`AdamW::state`] gave for the same parameters; on error nothing has changed.
     ///
     /// # Errors
     /// The name of a missing, foreign or differently shaped tensor, with what is wrong with it.
-    pub fn set_state(&mut self, mut tensors: BTreeMap<String, Tensor>) -> Result<(), String> {
-        let mut take = |name: String, like: &Tensor| {
-            let Some(tensor) = tensors.remove(&name) else {
-                return Err(format!("lacks {name}"));
-            };
-            if tensor.dims() != like.dims() || tensor.dtype() != like.dtype() {
-                let (found, expected) = ((tensor.dims(), tensor.dtype()), (like.dims(), like.dtype()));
-                return Err(format!("{name} is {found:?}, the model needs {expected:?}"));
-            }
-            tensor.to_device(like.device()).map_err(|error| error.to_string())
-        };
-        let steps = Tensor::new(&[0i64], &Device::Cpu).map(|like| take("steps".to_owned(), &like));
-        let steps = steps.map_err(|error| error.to_string())??.to_vec1::<i64>().map_err(|error| error.to_string())?;
+    pub fn set_state(&mut self, mut state: State) -> Result<(), String> {
+        let steps = state.take_steps()?;
         let mut loaded = Vec::with_capacity(self.slots.len());
         for (name, slot) in &self.slots {
-            let first = take(format!("first_moment/{name}"), &slot.first_moment)?;
-            let second = take(format!("second_moment/{name}"), &slot.second_moment)?;
-            let master = slot.master.as_ref().map(|like| take(format!("master/{name}"), like)).transpose()?;
-            loaded.push((first, second, master));
+            loaded.push(state.take(name, &slot.var)?);
         }
-        if let Some(foreign) = tensors.keys().next() {
-            return Err(format!("holds {foreign}, which the model does not have"));
-        }
-        let own = |tensor: &Tensor| tensor.copy().map_err(|error| error.to_string());
-        self.steps = u64::try_from(steps[0]).map_err(|_| "has a negative step count".to_owned())?;
-        for (slot, (first, second, master)) in self.slots.values_mut().zip(loaded) {
-            // copies: what was handed in may be held, or shared, by others
-            (slot.first_moment, slot.second_moment) = (own(&first)?, own(&second)?);
-            slot.master = master.as_ref().map(own).transpose()?;
+        state.expect_empty()?;
+        self.steps = steps;
+        for (slot, history) in self.slots.values_mut().zip(loaded) {
+            slot.history = Some(history);
         }
         Ok(())
     }
@@ -240,10 +208,9 @@ impl AdamW {
     /// Writes the state as one safetensors file.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's; a history that another rank keeps.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let tensors: HashMap<String, Tensor> = self.state()?.into_iter().collect();
-        Ok(safetensors::save(&tensors, path)?)
+        self.state()?.save(path)
     }
 
     /// Takes up the state that [`AdamW::save`] wrote for the same parameters.
@@ -252,8 +219,7 @@ impl AdamW {
     /// A missing, foreign or differently shaped tensor, named.
     pub fn load(&mut self, path: &Path) -> Result<()> {
         let damaged = |problem: String| Error::DamagedCheckpoint { path: path.to_path_buf(), problem };
-        let tensors = safetensors::load(path, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
-        self.set_state(tensors.into_iter().collect()).map_err(damaged)
+        State::load(path).and_then(|state| self.set_state(state)).map_err(damaged)
     }
 }
 

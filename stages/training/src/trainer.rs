@@ -4,6 +4,7 @@ mod events;
 mod forward;
 mod gather;
 mod settings;
+mod shards;
 mod share;
 mod step;
 mod training_run;

@@ -198,6 +198,6 @@ impl Objective for Adaptation {
     fn share(&mut self, ranks: &mut dyn Communicator) -> Result<()> {
         let Some(game) = &mut self.game else { return Ok(()) };
         share_parameters(game.discriminator.parameters(), ranks)?;
-        share_optimiser(&mut game.optimiser, ranks)
+        share_optimiser(&mut game.optimiser, |_| true, ranks)
     }
 }

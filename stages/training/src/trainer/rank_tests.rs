@@ -118,6 +118,8 @@ fn settings() -> Settings {
 
 /// What a run has come to.
 struct Outcome {
+    /// Numbers that this rank's optimiser remembers.
+    remembered: usize,
     weights: Vec<(String, Vec<f64>)>,
     losses: Vec<f64>,
     norms: Vec<f64>,
@@ -189,7 +191,8 @@ fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) ->
             (format!("{prefix}{name}"), values)
         })
     });
-    Outcome { weights: weights.collect(), losses, norms, steps: summary.steps }
+    let (weights, steps) = (weights.collect(), summary.steps);
+    Outcome { remembered: trainer.remembered(), weights, losses, norms, steps }
 }
 
 /// The outcome of rank 0, after making sure that all ranks have the same.
@@ -322,6 +325,40 @@ fn a_run_stopped_in_mid_epoch_goes_on_with_another_number_of_ranks() {
         }
         let difference = largest_difference(&reference, &resumed);
         assert!(difference < TOLERANCE, "{first} ranks, then {second}: {difference:e}");
+    }
+}
+
+#[test]
+fn an_optimiser_in_parts_moves_no_bit_and_takes_a_part_of_the_memory() {
+    for (dtype, segment_tower) in [(DType::F64, SegmentTower::Separate), (DType::BF16, SegmentTower::Shared)] {
+        let settings = Settings { segment_tower, ema_decay: 0.0, ..settings() };
+        let whole = Plan { dtype, settings, ..plan(Loss::InfoNce { label_smoothing: 0.0 }) };
+        let parted = Plan { execution: Execution { shard_optimiser: true, ..whole.execution }, ..whole.clone() };
+        let alone = run(&parted, 1, None);
+        for world_size in [2, 4] {
+            let (all, part) = (run(&whole, world_size, None), run(&parted, world_size, None));
+            assert_eq!(part.losses, all.losses, "{dtype:?}, {world_size} ranks");
+            assert!(part.weights == all.weights, "{dtype:?}, {world_size} ranks");
+            assert_eq!(all.remembered, alone.remembered);
+            // the largest parameter of these small towers is a fifth of them
+            assert!(part.remembered <= all.remembered / world_size + all.remembered / 5, "{}", part.remembered);
+            // stopped with one number of ranks and gone on with another, in parts or not
+            let folder = tempfile::tempdir().unwrap();
+            let stop = |plan: &Plan| Plan { stop_after: 7, ..plan.clone() };
+            run(&stop(&parted), world_size, Some(folder.path()));
+            let resumed = run(&parted, world_size, Some(folder.path()));
+            assert!(resumed.weights == all.weights, "{dtype:?}, resumed by {world_size} ranks");
+            if dtype == DType::F64 {
+                let folder = tempfile::tempdir().unwrap();
+                let mut before = run(&stop(&parted), world_size, Some(folder.path()));
+                let after = run(&whole, 1, Some(folder.path()));
+                before.losses.extend(&after.losses);
+                before.norms.extend(&after.norms);
+                before.weights = after.weights;
+                let difference = largest_difference(&alone, &before);
+                assert!(difference < TOLERANCE, "{world_size} ranks in parts, then one: {difference:e}");
+            }
+        }
     }
 }
 

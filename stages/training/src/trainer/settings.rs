@@ -80,6 +80,9 @@ pub struct Execution {
     pub recompute: bool,
     /// Bytes of gradients that ranks add up in one message.
     pub bucket_bytes: usize,
+    /// Each rank keeps its part of the optimiser's moments and master weights only, moves those parameters and sends
+    /// them to the others: the memory of one part, a message as large as the network in every step.
+    pub shard_optimiser: bool,
 }
 
 impl Default for Execution {
@@ -91,6 +94,7 @@ impl Default for Execution {
             micro_batches: 1,
             recompute: false,
             bucket_bytes: 25 << 20,
+            shard_optimiser: false,
         }
     }
 }

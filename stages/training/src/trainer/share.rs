@@ -5,7 +5,7 @@ use models::parameters::Parameters;
 
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::optimiser::AdamW;
+use crate::optimiser::{AdamW, History};
 
 /// Gives every rank rank 0's values.
 pub(crate) fn share_parameters(parameters: &Parameters, ranks: &mut dyn Communicator) -> Result<()> {
@@ -15,13 +15,31 @@ pub(crate) fn share_parameters(parameters: &Parameters, ranks: &mut dyn Communic
     Ok(())
 }
 
-/// Gives every rank rank 0's moments.
-pub(crate) fn share_optimiser(optimiser: &mut AdamW, ranks: &mut dyn Communicator) -> Result<()> {
-    let mut state = optimiser.state()?;
-    for tensor in state.values_mut() {
-        *tensor = ranks.broadcast(tensor, 0)?;
+/// Gives every rank rank 0's moments of the parameters that it `keeps`; the others' it forgets.
+pub(crate) fn share_optimiser(
+    optimiser: &mut AdamW,
+    keeps: impl Fn(&str) -> bool,
+    ranks: &mut dyn Communicator,
+) -> Result<()> {
+    let mut device = Device::Cpu;
+    for (name, var, history) in optimiser.histories() {
+        device = var.device().clone();
+        let known = match history.take() {
+            Some(history) => history,
+            None if ranks.rank() > 0 => History::start(var)?,
+            None => {
+                let problem = format!("of {name} was left with another rank: continue from a checkpoint");
+                return Err(Error::argument("optimiser state", problem));
+            }
+        };
+        // copies: ranks of one process may be handed the same storage
+        let shared = known.try_map(|tensor| Ok::<_, Error>(ranks.broadcast(tensor, 0)?.copy()?))?;
+        *history = keeps(name).then_some(shared);
     }
-    optimiser.set_state(state).map_err(|problem| Error::argument("optimiser state of rank 0", problem))
+    let steps = Tensor::new(&[*optimiser.steps() as i64], &Device::Cpu)?.to_device(&device)?;
+    let steps: Vec<i64> = ranks.broadcast(&steps, 0)?.to_device(&Device::Cpu)?.to_vec1()?;
+    *optimiser.steps() = steps[0].unsigned_abs();
+    Ok(())
 }
 
 /// Gives every rank rank 0's bytes.

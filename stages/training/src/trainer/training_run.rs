@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::events::{EpochEnd, Event, Progress, Summary};
 use super::forward::Networks;
+use super::shards::Shards;
 use super::share::{share_bytes, share_optimiser, share_parameters, sum};
 use super::step::{Found, differentiate, image_tower};
 use super::{Execution, SegmentTower, Settings};
@@ -21,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::MAX_LOGIT_SCALE;
 use crate::objective::{Moment, Objective, scalar};
+#[cfg(test)]
+use crate::optimiser::History;
 use crate::optimiser::{AdamW, groups_by_decay};
 use crate::schedule::RunLength;
 
@@ -70,6 +73,8 @@ struct Surroundings<'a> {
     stop: &'a AtomicBool,
     identity: Value,
     length: RunLength,
+    /// Who keeps which part of the optimiser's state; `None`: everyone all of it.
+    shards: Option<Shards>,
 }
 
 impl Trainer {
@@ -110,6 +115,12 @@ impl Trainer {
         self.average.as_ref().unwrap_or(&self.clip)
     }
 
+    /// Numbers that this rank's optimiser remembers.
+    #[cfg(test)]
+    pub(super) fn remembered(&mut self) -> usize {
+        self.optimiser.histories().filter_map(|(_, _, history)| history.as_ref()).map(History::numbers).sum()
+    }
+
     /// Trains until the epochs are done, patience is lost or `stop` is set (then it ends after the step).
     ///
     /// With a `folder`, `last` in it is taken up first: a run that was killed after any step and continued gives the
@@ -128,16 +139,19 @@ impl Trainer {
         let identity = self.identity(length)?;
         let folder = folder.filter(|_| ranks.rank() == 0);
         if let Some(folder) = folder
-            && let Some(position) = checkpoint::resume(folder, &mut self.state(), &identity)?
+            && let Some(position) = self.resume(folder, &identity)?
         {
             self.position = position;
         }
-        self.share(ranks)?;
+        let sharded = execution.shard_optimiser && ranks.world_size() > 1;
+        let shards = sharded.then(|| Shards::of(&self.optimiser, ranks.world_size()));
+        self.share(shards.as_ref(), ranks)?;
         let Position { epoch, step, .. } = self.position;
         let steps = length.steps_per_epoch;
         let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
         let ahead = execution.prefetch_batches;
-        let mut surroundings = Surroundings { ranks, validate, observe, folder, execution, stop, identity, length };
+        let mut surroundings =
+            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards };
         let (steps, wait_seconds) = with_prefetch(source, positions, ahead, |batches| {
             let steps = self.run(batches, &mut surroundings)?;
             Ok::<_, Error>((steps, batches.waited_seconds()))
@@ -148,7 +162,7 @@ impl Trainer {
     }
 
     /// All ranks start from rank 0's state, whatever they had and however many wrote the checkpoint.
-    fn share(&mut self, ranks: &mut dyn Communicator) -> Result<()> {
+    fn share(&mut self, shards: Option<&Shards>, ranks: &mut dyn Communicator) -> Result<()> {
         if ranks.world_size() == 1 {
             return Ok(());
         }
@@ -156,7 +170,8 @@ impl Trainer {
         for clip in [Some(&self.clip), self.average.as_ref(), self.segment_tower.as_ref()].into_iter().flatten() {
             share_parameters(clip.parameters(), ranks)?;
         }
-        share_optimiser(&mut self.optimiser, ranks)?;
+        let rank = ranks.rank();
+        share_optimiser(&mut self.optimiser, |name| shards.is_none_or(|shards| shards.keeps(rank, name)), ranks)?;
         self.objective.share(ranks)?;
         let damaged = |error: serde_json::Error| Error::argument("position of rank 0", error.to_string());
         let position = serde_json::to_vec(&self.position).map_err(damaged)?;
@@ -261,6 +276,10 @@ impl Trainer {
             self.check_reach(&gradients)?;
         }
         let gradient_norm = self.optimiser.step(&gradients, learning_rate)?;
+        if let Some(shards) = &surroundings.shards {
+            drop(gradients);
+            shards.exchange(&self.optimiser, surroundings.ranks, surroundings.execution.bucket_bytes)?;
+        }
         clamp_logit_scale(&self.clip)?;
         if let Some(average) = &self.average {
             let steps = moment.global_step as f64;
@@ -320,25 +339,37 @@ impl Trainer {
         Ok(())
     }
 
+    /// All ranks call it; rank 0 writes.
     fn save(&mut self, surroundings: &mut Surroundings) -> Result<()> {
-        let Some(folder) = surroundings.folder else {
+        let gathered = match &surroundings.shards {
+            Some(shards) => shards.gather(&mut self.optimiser, surroundings.ranks)?,
+            None => surroundings.folder.map(|_| self.optimiser.state()).transpose()?,
+        };
+        let (Some(folder), Some(optimiser)) = (surroundings.folder, gathered) else {
             return Ok(());
         };
         let position = self.position.clone();
         let keep = surroundings.execution.keep_last;
-        checkpoint::write_last(folder, &self.state(), &position, &surroundings.identity, keep)?;
+        let (state, _) = self.parts();
+        checkpoint::write_last(folder, (&state, &optimiser), &position, &surroundings.identity, keep)?;
         (surroundings.observe)(&Event::Saved);
         Ok(())
     }
 
-    fn state(&mut self) -> State<'_> {
-        State {
+    /// Takes up the last checkpoint, if there is one.
+    fn resume(&mut self, folder: &Path, identity: &Value) -> Result<Option<Position>> {
+        let (mut state, optimiser) = self.parts();
+        checkpoint::resume(folder, (&mut state, optimiser), identity)
+    }
+
+    fn parts(&mut self) -> (State<'_>, &mut AdamW) {
+        let state = State {
             clip: &self.clip,
             average: self.average.as_ref(),
             segment_tower: self.segment_tower.as_ref(),
-            optimiser: &mut self.optimiser,
             objective: self.objective.as_mut(),
-        }
+        };
+        (state, &mut self.optimiser)
     }
 
     /// What a checkpoint must agree with. Neither the number of ranks nor the execution is part of it.

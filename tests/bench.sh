@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Numbers beside those of other programs, measured alternately in one run. Ratios count, not times: machines are noisy.
+# Numbers beside those of other programs, in one run. Ratios count, not times: machines are noisy.
 #   IMAGES_400=DIR IMAGES_150=DIR   folders of JPEGs for ingest (default: those of $URBANCROSS_TEST_DATA)
 # Needs Python with numpy, pillow, torch, open_clip_torch, transformers, segment_anything; a part whose peer is missing is skipped aloud.
 set -euo pipefail
@@ -34,8 +34,10 @@ echo "recall 20,000 x 20,000 x 512, ours:"
 target/debug/examples/recall_rate
 if has numpy; then echo "recall, NumPy:"; python3 tests/peers/recall_peer.py; fi
 
-echo "ViT-B/32, batch 32, ours:"; target/debug/examples/clip_rate vit-b-32 32 77 3 image,train
-if has open_clip; then echo "ViT-B/32, PyTorch:"; python3 tests/peers/clip_peer.py; fi
+for round in 1 2 3; do
+    echo "ViT-B/32, batch 32, ours:"; target/debug/examples/clip_rate vit-b-32 32 77 1 image,train
+    if has open_clip; then echo "ViT-B/32, PyTorch:"; python3 tests/peers/clip_peer.py --rounds 1; fi
+done
 
 echo "one rank with two threads, and two ranks with one each:"
 tests/ranks-bench.sh small 64 12 3
@@ -45,10 +47,11 @@ if [ -d "$data/aid_rsicd_subset" ]; then
     sed -e "s|captioned-images|$data/aid_rsicd_subset|" -e "s|captioned-work|$work/loader|" \
         manifests/captioned.toml > "$work/loader.toml"
     target/debug/urbancross run "$work/loader.toml" --until captions >/dev/null
-    for round in 1 2 3; do
-        echo "loader, ours:"; target/debug/examples/loader_rate "$work/loader.toml" 64 8
+    for side in 64 64 224 224; do
+        echo "loader, $side px, ours:"; target/debug/examples/loader_rate "$work/loader.toml" "$side" 8
         if has torchvision; then
-            echo "loader, PyTorch:"; python3 tests/peers/loader_peer.py "$data/aid_rsicd_subset/images" 64 8
+            echo "loader, $side px, PyTorch:"
+            python3 tests/peers/loader_peer.py "$data/aid_rsicd_subset/images" "$side" 8
         fi
     done
 fi

@@ -10,7 +10,7 @@ has() { python3 -c "import $1" 2>/dev/null || { echo "skipped: no python3 with $
 cargo build --locked --release -p models -p pipeline --features models/cuda,pipeline/cuda --examples --bins
 rate=target/release/examples
 
-echo "the CPU's and the GPU's vectors of one build agree:"
+echo "one build on the CPU and on the GPU, whose figures must be close:"
 target/release/urbancross sandbox "$work/world" --tiles 60
 run() { target/release/urbancross run manifests/sandbox.toml --set "source.url=$work/world" --set "work.url=$work/$1" \
     --set "model.device=$2" --set pretrain.epochs=2; }

@@ -147,6 +147,33 @@ impl Ablation {
         self.lines.iter().find(|line| line.variant == variant).map_or(f64::NAN, |line| line.mean_recall().mean)
     }
 
+    /// Mean recall of the full adaptation minus that of a variant, seed by seed: mean and standard error; `None` where
+    /// there are no runs of the same seeds.
+    pub fn full_over(&self, variant: Variant) -> Option<(f64, f64)> {
+        let recalls = |variant| {
+            let line = self.lines.iter().find(|line| line.variant == variant)?;
+            Some(line.runs.iter().map(|run| run.recall.exact.pessimistic.mean_recall).collect::<Vec<f64>>())
+        };
+        let (full, other) = (recalls(Variant::Full)?, recalls(variant)?);
+        if full.len() < 2 || full.len() != other.len() {
+            return None;
+        }
+        let differences: Vec<f64> = full.iter().zip(other).map(|(full, other)| full - other).collect();
+        let Spread { mean, standard_deviation } = Spread::of(&differences);
+        Some((mean, standard_deviation / (differences.len() as f64).sqrt()))
+    }
+
+    /// [`Ablation::full_over`] in words, for fine-tuning and every part that was left out.
+    pub fn compared(&self) -> Vec<String> {
+        let variants = Variant::ALL.into_iter().filter(|variant| *variant != Variant::Full);
+        variants
+            .filter_map(|variant| {
+                let (difference, error) = self.full_over(variant)?;
+                Some(format!("{difference:+.2} ± {error:.2} against {}", variant.words()))
+            })
+            .collect()
+    }
+
     /// Gain of the full adaptation over none, in percent of its mean recall.
     pub fn gain_percent(&self) -> f64 {
         100.0 * (self.mean_recall(Variant::Full) / self.mean_recall(Variant::NoAdaptation) - 1.0)
@@ -243,6 +270,12 @@ mod tests {
             least_gain_percent: 15.0,
         };
         assert!((ablation(10.0, 11.0, 12.0).gain_percent() - 20.0).abs() < 1e-9);
+        let mut spread = ablation(10.0, 11.0, 12.0);
+        spread.lines[1].runs.swap(0, 1);
+        let (difference, error) = spread.full_over(Variant::FineTuning).unwrap();
+        assert!((difference - 1.0).abs() < 1e-9 && (error - 0.2).abs() < 1e-9, "{difference} {error}");
+        spread.lines[1].runs.pop();
+        assert_eq!(spread.full_over(Variant::FineTuning), None);
         assert!(ablation(10.0, 11.0, 12.0).shortfalls().is_empty());
         assert!(ablation(10.0, 11.0, 11.4).shortfalls()[0].contains("gains 14.0 %, wanted 15.0 %"));
         assert!(ablation(10.0, 12.5, 12.0).shortfalls()[0].contains("plain fine-tuning 12.50"));

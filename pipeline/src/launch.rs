@@ -175,16 +175,17 @@ fn failed(name: &str, code: Option<i32>) -> WorkerError {
     }
 }
 
-/// Waits for all ranks.
+/// Waits for all ranks. Once one has failed the others find out within the time-out; a rank that has not ended a second
+/// time-out later hangs itself, and is killed.
 async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Result<(), WorkerError> {
+    let patience = Duration::from_secs(build.spec.ranks.timeout_seconds) * 2;
     let mut ends: Vec<Option<End>> = vec![None; children.len()];
-    let mut told = None;
+    let (mut told, mut failed) = (None, None);
     while ends.contains(&None) {
         for (rank, child) in children.iter_mut().enumerate() {
-            match child.try_wait() {
-                Ok(status) => ends[rank] = status.map(|status| status.code().map_or(End::Killed, End::Code)),
-                Err(error) => return Err(WorkerError::Transient(format!("rank {rank}: {error}"))),
-            }
+            let status = child.try_wait().map_err(|e| WorkerError::Transient(format!("rank {rank}: {e}")))?;
+            let end = status.map(|status| status.code().map_or(End::Killed, End::Code));
+            ends[rank] = ends[rank].or(end);
         }
         if build.stop.load(Ordering::Relaxed) {
             let since = *told.get_or_insert_with(|| {
@@ -193,6 +194,15 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
             });
             if since.elapsed() > PATIENCE {
                 return Err(WorkerError::Stopped);
+            }
+        }
+        if ends.iter().flatten().any(|end| *end != End::Code(0))
+            && failed.get_or_insert_with(Instant::now).elapsed() > patience
+        {
+            for (end, child) in ends.iter_mut().zip(&mut children).filter(|(end, _)| end.is_none()) {
+                // the error would be that it has just ended by itself
+                _ = child.start_kill();
+                *end = Some(End::Hung);
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -208,6 +218,8 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
 enum End {
     Code(i32),
     Killed,
+    /// It did not end with the others, and was killed.
+    Hung,
 }
 
 /// What the ends of all ranks come to. The one to report is the one that the others only followed: a rank that was
@@ -217,6 +229,11 @@ fn verdict(training: Training, ends: &[End]) -> Result<(), WorkerError> {
     let rank_that = |wanted: End| ends.iter().position(|end| *end == wanted);
     if let Some(rank) = rank_that(End::Killed) {
         return Err(WorkerError::Transient(format!("{name}: rank {rank} was killed, and all others ended with it")));
+    }
+    if let Some(rank) = rank_that(End::Hung) {
+        return Err(WorkerError::Transient(format!(
+            "{name}: rank {rank} hung and was killed after all others had ended"
+        )));
     }
     if let Some(rank) = rank_that(End::Code(PERMANENT)) {
         return Err(WorkerError::Broken(format!("{name}: rank {rank} cannot go on; its message is above")));
@@ -246,6 +263,8 @@ mod tests {
         assert_eq!(words(&[End::Code(0), End::Code(0)]), None);
         let (code, killed) = words(&[End::Code(75), End::Killed]).unwrap();
         assert!(code == 75 && killed.contains("rank 1 was killed"), "{killed}");
+        let (code, hung) = words(&[End::Code(75), End::Hung]).unwrap();
+        assert!(code == 75 && hung.contains("rank 1 hung"), "{hung}");
         let (code, broken) = words(&[End::Code(75), End::Code(65)]).unwrap();
         assert!(code == 65 && broken.contains("rank 1 cannot go on"), "{broken}");
         assert_eq!(words(&[End::Code(0), End::Code(75)]).unwrap().0, 75);

@@ -18,7 +18,7 @@ use workers::train::{Members, TableRows, fetch_result};
 
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
-use crate::plan::standing_record;
+use crate::plan::{Model, plan_stage, standing_record};
 use crate::progress::Progress;
 
 /// A pair, opened: both builds are finished.
@@ -61,6 +61,7 @@ impl Pair {
         let record = standing_record(&source, Training::Pretrain).await?.ok_or_else(|| {
             WorkerError::Configuration(format!("{} has no trained model yet: run its build first", source.spec.country))
         })?;
+        check_vectors(&source, &record.trained.model_digest).await?;
         let folder = fetch_result(&source.work, &source.spec, Training::Pretrain, &record.key, &source.scratch).await?;
         let (mut source_inputs, mut target_inputs) = (Vec::new(), Vec::new());
         for artifact in SOURCE_INPUTS {
@@ -137,7 +138,9 @@ impl Pair {
     pub async fn test(&self, model: &(String, PathBuf)) -> Result<Tested, WorkerError> {
         let tables: Vec<String> = self.target_inputs.iter().map(PinnedTable::digest).collect();
         let protocol = protocol(&self.target);
-        let key = digest::of_value(&(evaluate::VERSION, protocol, &model.0, tables, self.spec.ratio));
+        // how vectors are made is the source's affair
+        let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
+        let key = digest::of_value(&(evaluate::VERSION, protocol, &model.0, vectors, tables, self.spec.ratio));
         let path = paths::evaluation(&self.name, &key);
         if let Some(stored) = self.target.work.get_json::<Tested>(&path).await? {
             return Ok(stored);
@@ -148,6 +151,21 @@ impl Pair {
         self.target.work.put_json(&path, &tested).await?;
         Ok(tested)
     }
+}
+
+/// Sources are chosen by the vectors in the tables, targets get theirs from the model: both must be by one model.
+async fn check_vectors(source: &Build, model_digest: &str) -> Result<(), WorkerError> {
+    let model = Model { digest: model_digest.to_owned(), folder: None };
+    for stage in [stages::image_embeddings::stage(), stages::text_embeddings::stage()] {
+        let rows = plan_stage(source, &stage, &model, false).await?.computed();
+        if rows > 0 {
+            return Err(WorkerError::Configuration(format!(
+                "{rows} rows of {}'s {} are not as its newest model and settings make them: run its build first",
+                source.spec.country, stage.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 async fn pin(build: &Build, artifact: Artifact) -> Result<PinnedTable, WorkerError> {

@@ -55,7 +55,7 @@ impl Progress {
     pub fn training(&self, name: &'static str, epochs: usize) -> TrainingBar<'_> {
         let bar = self.bar(epochs as u64, "{prefix:18} {bar:28.magenta} {pos:>3}/{len} epochs eta {eta:>4} {msg}");
         bar.set_prefix(name);
-        TrainingBar { progress: self, name, bar, epochs, loss: Mutex::new((0.0, 0)) }
+        TrainingBar { progress: self, name, bar, epochs, epoch: Mutex::default() }
     }
 }
 
@@ -123,23 +123,33 @@ impl Observer for StageBar<'_> {
     }
 }
 
+/// Sums over the steps of an epoch.
+#[derive(Default)]
+struct EpochSoFar {
+    loss: f64,
+    steps: usize,
+    seconds: f64,
+    wait_seconds: f64,
+}
+
 /// Progress of a training.
 pub struct TrainingBar<'p> {
     progress: &'p Progress,
     name: &'static str,
     bar: ProgressBar,
     epochs: usize,
-    /// Sum and count of the epoch's losses.
-    loss: Mutex<(f64, usize)>,
+    epoch: Mutex<EpochSoFar>,
 }
 
 impl TrainingBar<'_> {
     pub fn event(&self, event: &Event) {
-        let Ok(mut loss) = self.loss.lock() else { return };
+        let Ok(mut epoch) = self.epoch.lock() else { return };
         match event {
             Event::Step(step) => {
-                loss.0 += step.loss;
-                loss.1 += 1;
+                epoch.loss += step.loss;
+                epoch.steps += 1;
+                epoch.seconds += step.seconds;
+                epoch.wait_seconds += step.wait_seconds;
                 self.bar.set_message(format!(
                     "loss {:.3} lr {:.1e} {:.0} samples/s, waited {:.0} %",
                     step.loss,
@@ -151,12 +161,18 @@ impl TrainingBar<'_> {
             }
             Event::Saved => {}
             Event::EpochEnd(end) => {
-                let mean = loss.0 / loss.1.max(1) as f64;
-                *loss = (0.0, 0);
+                let EpochSoFar { loss, steps, seconds, wait_seconds } = std::mem::take(&mut *epoch);
+                let mean = loss / steps.max(1) as f64;
+                // a device that waits is the loader's fault, and the log must say so; a tenth of the time is noise
+                let waited = if wait_seconds > 0.1 * seconds {
+                    format!(", waited {wait_seconds:.1} of {seconds:.1} s for data")
+                } else {
+                    String::new()
+                };
                 self.bar.set_position(end.epoch as u64 + 1);
                 self.bar.suspend(|| {
                     self.progress.note(&format!(
-                        "{:18} epoch {}/{}: loss {mean:.3}, validation mR {:.2} (best {:.2} in epoch {})",
+                        "{:18} epoch {}/{}: loss {mean:.3}, validation mR {:.2} (best {:.2} in epoch {}){waited}",
                         self.name,
                         end.epoch + 1,
                         self.epochs,
@@ -172,14 +188,15 @@ impl TrainingBar<'_> {
     pub fn finish(&self, trained: &Trained) {
         self.bar.finish_and_clear();
         self.progress.note(&format!(
-            "{:18} {} epochs, {} samples in {:.0} s ({:.0} s waited for data), best validation mR {:.2} in epoch {}",
+            "{:18} {} epochs, {} samples, best validation mR {:.2} in epoch {}; {:.0} s since it was last started, {:.0} \
+             of them waiting for data",
             self.name,
             trained.epochs,
             trained.samples,
-            trained.seconds,
-            trained.wait_seconds,
             trained.best_validation_mean_recall,
             trained.best_epoch + 1,
+            trained.seconds,
+            trained.wait_seconds,
         ));
     }
 }

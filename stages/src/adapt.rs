@@ -73,6 +73,7 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
         "adapt": pair.adapt,
         "ratio": pair.ratio,
         "precision": source.model.precision,
+        "average_over_turns": source.evaluate.average_over_turns,
         "shuffle_window_row_groups": source.pretrain.shuffle_window_row_groups,
     });
     // with every default written out
@@ -95,7 +96,9 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let place = (run.ranks.rank(), run.ranks.world_size());
     check_batch(NAME, ("adapt.batch", spec.batch), place.1)?;
     let frozen = clip.frozen().map_err(|e| StageError::of(NAME, &e))?;
-    let encoder = Encoder { stage: NAME, clip: &frozen, tokenizer: &tokenizer, limits, average_over_turns: false };
+    // as the source's tables were made: vectors of both countries are compared
+    let average_over_turns = run.source_spec.evaluate.average_over_turns;
+    let encoder = Encoder { stage: NAME, clip: &frozen, tokenizer: &tokenizer, limits, average_over_turns };
     let target_embedded = if method.source_pairs { embed_all(&encoder, run.target)? } else { BTreeMap::new() };
     let base = &run.source_spec.pretrain;
     let rows = PretrainSpec {
@@ -205,5 +208,6 @@ mod tests {
         assert_eq!(base, of("margin = 0.2\n", "model.device=\"cuda:0\""));
         assert_ne!(base, of("margin = 0.3\n", "model.precision=\"f32\""));
         assert_ne!(base, of("", "model.precision=\"bf16\""));
+        assert_ne!(base, of("", "evaluate.average_over_turns=true"));
     }
 }

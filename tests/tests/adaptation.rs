@@ -7,7 +7,9 @@ use pipeline::ablate::{Variant, ablate};
 use pipeline::pair::Pair;
 use pipeline::progress::Progress;
 use pipeline_tests::{World, run, urbancross};
+use stages::pretrain::{CURVE_FILE, read_curve};
 use training::communicator::Solo;
+use workers::adapt::AdaptationRecord;
 
 const COUNTRIES: [(&str, &str); 2] = [("finland", "FI"), ("spain", "ES")];
 
@@ -113,4 +115,34 @@ async fn two_ranks_adapt_together() {
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let record = pair.adapt(&pair.spec, &mut Solo, &Progress::new(true)).await.unwrap().unwrap();
     assert_eq!(told["after"]["model_digest"], record.trained.model_digest);
+    // and makes the same of it from the beginning
+    let runs = world.path("work").join("checkpoints").join(&pair.name).join("adapt");
+    let losses = |record: &AdaptationRecord| -> Vec<f64> {
+        let curve = std::fs::read_to_string(runs.join(&record.key).join(CURVE_FILE)).unwrap();
+        read_curve(&curve).iter().filter_map(|point| point.loss).collect()
+    };
+    let together = losses(&record);
+    std::fs::remove_dir_all(&runs).unwrap();
+    stop.store(false, std::sync::atomic::Ordering::Relaxed);
+    let record = pair.adapt(&pair.spec, &mut Solo, &Progress::new(true)).await.unwrap().unwrap();
+    let alone = losses(&record);
+    assert!(alone.len() >= 4 && alone.len() == together.len(), "{alone:?} {together:?}");
+    for (a, b) in alone.iter().zip(&together) {
+        assert!((a - b).abs() < 1e-3, "{alone:?} {together:?}");
+    }
+}
+
+/// Sources are chosen by the vectors in the tables, targets by the model: of another model they mean nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_of_another_model_are_refused() {
+    let world = World::new(40);
+    let path = pair_of(&world).await;
+    Pair::open(&path, &[], Arc::default()).await.unwrap();
+    let spec = world.path("finland.toml");
+    let text = std::fs::read_to_string(&spec).unwrap().replace("[pretrain]\n", "[pretrain]\nlearning_rate = 7e-4\n");
+    std::fs::write(&spec, text).unwrap();
+    let told = Command::new(urbancross()).args(["run", "--until", "pretrain"]).arg(&spec).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let error = Pair::open(&path, &[], Arc::default()).await.err().unwrap().to_string();
+    assert!(error.contains("rows of finland's image_embeddings") && error.contains("run its build first"), "{error}");
 }

@@ -109,6 +109,22 @@ async fn a_killed_rank_ends_all_and_the_run_goes_on_with_another_number() {
     assert_eq!((record.trained.epochs, record.trained.samples), (40, 40 * (record.trained.train_rows / 8 * 8)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_that_hangs_is_killed_and_named() {
+    let world = World::new(40);
+    let path = spec(&world, "hung", (2, false), 400);
+    let text = std::fs::read_to_string(&path).unwrap().replace("timeout_seconds = 20", "timeout_seconds = 4");
+    std::fs::write(&path, text).unwrap();
+    let mut launcher = start(&path);
+    first_checkpoint(&world, "hung", &mut launcher).await;
+    let victim = child_of(launcher.id(), "1").expect("rank 1 is running");
+    assert!(Command::new("kill").args(["-STOP", &victim.to_string()]).status().unwrap().success());
+    let (code, messages) = finish(launcher);
+    assert_eq!(code, Some(75), "{messages}");
+    assert!(messages.contains("rank 1 hung and was killed"), "{messages}");
+    assert!(!Path::new(&format!("/proc/{victim}")).exists());
+}
+
 /// As a terminal sends it: to the whole group of processes at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_lets_every_rank_end_its_step() {

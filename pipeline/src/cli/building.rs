@@ -168,7 +168,8 @@ pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<P
 async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) -> Result<()> {
     let page = crate::page::make(builds, across, &now()).await?;
     std::fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
-    println!("report: {}", output.display());
+    // not among the output, which a script may read
+    eprintln!("report: {}", output.display());
     Ok(())
 }
 

@@ -145,7 +145,8 @@ pub(super) async fn single_domain(
 fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     std::fs::write(&path, page()).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("report: {}", path.display());
+    // not among the output, which a script may read
+    eprintln!("report: {}", path.display());
     Ok(())
 }
 
@@ -162,4 +163,8 @@ fn print_ablation(ablation: &Ablation) {
         println!("{:14} {}", line.variant.words(), cells.concat());
     }
     println!("full adaptation over none: {:+.1} %", ablation.gain_percent());
+    let compared = ablation.compared();
+    if !compared.is_empty() {
+        println!("in points of mR, seed by seed, with the standard error: {}", compared.join(", "));
+    }
 }

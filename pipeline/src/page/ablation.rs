@@ -68,12 +68,10 @@ fn parts(pair: &Pair) -> Block {
 }
 
 fn verdict(ablation: &Ablation) -> Block {
-    let full = ablation.mean_recall(Variant::Full);
     let mut words = format!("Full adaptation changes mean recall by {:+.1} % over none.", ablation.gain_percent());
-    for variant in [Variant::WithoutSampler, Variant::WithoutCurriculum, Variant::WithoutAdversary, Variant::FineTuning]
-    {
-        let difference = full - ablation.mean_recall(variant);
-        words.push_str(&format!(" Against {}: {difference:+.2} points.", variant.words()));
+    let compared = ablation.compared();
+    if !compared.is_empty() {
+        words.push_str(&format!(" In points, seed by seed, with the standard error: {}.", compared.join(", ")));
     }
     let short = ablation.shortfalls();
     let level = if short.is_empty() { Level::Info } else { Level::Warning };

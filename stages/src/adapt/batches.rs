@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use training::adapt::{Embeddings, Settings, Similarity, aggregate, choose_sources, sample_weights};
+use training::adapt::{Embeddings, Settings, Similarity, SimilarityOf, aggregate, choose_sources, sample_weights};
 use training::batch::{BatchSource, BoxError, Domains, PairBatch};
 use training::order::rank_slice;
 
@@ -47,8 +47,9 @@ impl Batches<'_> {
         if source.is_empty() {
             return Ok(Chosen { rows: source, weights: Vec::new() });
         }
-        let targets = embeddings(target, |row| self.target_embedded.get(&row.image_id))?;
-        let sources = embeddings(&source, |row| row.embedded.as_ref())?;
+        let of = self.settings.similarity;
+        let targets = embeddings(target, of, |row| self.target_embedded.get(&row.image_id))?;
+        let sources = embeddings(&source, of, |row| row.embedded.as_ref())?;
         let similarity = Similarity::new(&targets, &sources)?;
         let chosen = choose_sources(&similarity, &self.settings, place)?;
         let weights = sample_weights(&similarity.columns(&chosen)?, self.settings.weights);
@@ -66,6 +67,7 @@ impl Batches<'_> {
 /// Frozen embeddings of rows, aggregated (Eq. 9).
 fn embeddings<'r>(
     rows: &'r [HeldRow],
+    similarity: SimilarityOf,
     of: impl Fn(&'r TrainRow) -> Option<&'r Embedded>,
 ) -> Result<Embeddings, BoxError> {
     let (mut image_nd, mut text_nd, mut dim) = (Vec::new(), Vec::new(), 0);
@@ -74,7 +76,10 @@ fn embeddings<'r>(
         let embedded = of(row)
             .ok_or_else(|| format!("image {} has no embedding by the source's model: run its build", row.image_id))?;
         dim = embedded.image.len();
-        image_nd.extend(&embedded.image);
+        image_nd.extend(match similarity {
+            SimilarityOf::Pair => &embedded.image,
+            SimilarityOf::Text => &embedded.text,
+        });
         text_nd.extend(&embedded.text);
     }
     Ok(aggregate(&image_nd, &text_nd, dim)?)

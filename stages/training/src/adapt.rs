@@ -27,7 +27,9 @@ pub use discriminator::{Discriminator, MAX_HIDDEN};
 pub use domain::DomainBatch;
 pub use objective::{StepLoss, objective};
 pub use sampler::choose_sources;
-pub use settings::{Adversary, AdversaryWeights, Curriculum, Directions, Distance, Ramp, Sampler, Settings, WeightsOf};
+pub use settings::{
+    Adversary, AdversaryWeights, Curriculum, Directions, Distance, Ramp, Sampler, Settings, SimilarityOf, WeightsOf,
+};
 pub use similarity::{Embeddings, Similarity, aggregate};
 pub use triplet::{Negatives, Triplet, triplet};
 pub use weights::sample_weights;

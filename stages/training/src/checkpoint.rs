@@ -23,6 +23,7 @@ use serde_json::Value;
 use crate::error::{AtPath, Error, Result};
 use crate::objective::Objective;
 use crate::optimiser::{self, AdamW};
+use crate::trainer::LossScale;
 
 /// Largest `position.json` that is read: settings and counters are a few kilobytes.
 const MAX_POSITION_BYTES: u64 = 1 << 20;
@@ -45,6 +46,9 @@ pub struct Position {
     pub epochs_without_gain: usize,
     /// Pairs learnt from so far.
     pub samples: u64,
+    /// Of towers in f16; others leave it alone.
+    #[serde(default)]
+    pub loss_scale: LossScale,
 }
 
 /// A validated epoch.
@@ -167,11 +171,15 @@ pub fn write_best(run: &Path, clip: &Clip, position: &Position, settings: &Value
     })
 }
 
-/// Takes up `last`, if there is one, and returns where it stands.
+/// Takes up `last`, if there is one, and returns where it stands and the optimiser's state, which the caller hands on.
 ///
 /// # Errors
 /// [`Error::ForeignCheckpoint`] for other settings or another model, with the first difference; damaged files.
-pub fn resume(run: &Path, (state, optimiser): (&mut State, &mut AdamW), settings: &Value) -> Result<Option<Position>> {
+pub fn resume(
+    run: &Path,
+    (state, optimiser): (&mut State, &AdamW),
+    settings: &Value,
+) -> Result<Option<(Position, optimiser::State)>> {
     let Some(folder) = find(run, Which::Last) else {
         return Ok(None);
     };
@@ -186,9 +194,9 @@ pub fn resume(run: &Path, (state, optimiser): (&mut State, &mut AdamW), settings
     if let Some(tower) = state.segment_tower {
         copy_weights(&folder.join("segment_tower"), tower)?;
     }
-    optimiser.load(&folder.join(OPTIMISER))?;
+    let moments = optimiser.read(&folder.join(OPTIMISER))?;
     state.objective.load(&folder.join(OBJECTIVE))?;
-    Ok(Some(position))
+    Ok(Some((position, moments)))
 }
 
 fn copy_weights(from: &Path, to: &Clip) -> Result<()> {

@@ -73,6 +73,15 @@ impl Gradients {
         self.by_name.extend(other.by_name);
     }
 
+    /// All gradients times `factor`.
+    ///
+    /// # Errors
+    /// A tensor operation's.
+    pub fn scaled(self, factor: f64) -> Result<Gradients> {
+        let scaled = self.by_name.into_iter().map(|(name, gradient)| Ok((name, (gradient * factor)?)));
+        Ok(Gradients { by_name: scaled.collect::<Result<_>>()? })
+    }
+
     /// Sums over ranks, several tensors at a time: a message of `bucket_bytes` costs hardly more than a small one.
     ///
     /// # Errors

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-pub(crate) use history::History;
 pub use history::State;
+pub(crate) use history::{History, Kept};
 
 /// Settings of AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,8 +71,7 @@ pub struct AdamW {
 
 struct Slot {
     var: Var,
-    /// None while another rank keeps it.
-    history: Option<History>,
+    history: Kept,
     weight_decay: f64,
     rate_factor: f64,
 }
@@ -86,9 +85,8 @@ impl AdamW {
         let mut slots = BTreeMap::new();
         for group in groups {
             for (name, var) in group.parameters {
-                let history = Some(History::start(&var)?);
                 let ParameterGroup { weight_decay, rate_factor, .. } = group;
-                let slot = Slot { var, history, weight_decay, rate_factor };
+                let slot = Slot { var, history: Kept::NotYet, weight_decay, rate_factor };
                 if slots.insert(name.clone(), slot).is_some() {
                     return Err(Error::argument("parameter groups", format!("{name} is in two groups")));
                 }
@@ -102,8 +100,8 @@ impl AdamW {
         self.slots.iter().map(|(name, slot)| (name.as_str(), &slot.var))
     }
 
-    /// Parameters with what is remembered of each, in name order; `None` where another rank keeps it.
-    pub(crate) fn histories(&mut self) -> impl Iterator<Item = (&str, &Var, &mut Option<History>)> {
+    /// Parameters with what is remembered of each, in name order.
+    pub(crate) fn histories(&mut self) -> impl Iterator<Item = (&str, &Var, &mut Kept)> {
         self.slots.iter_mut().map(|(name, slot)| (name.as_str(), &slot.var, &mut slot.history))
     }
 
@@ -131,8 +129,15 @@ impl AdamW {
         let steps = self.steps as f64;
         let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
         for (name, Slot { var, history, weight_decay, rate_factor }) in &mut self.slots {
-            let (Some(gradient), Some(history)) = (gradients.get(name), history) else {
-                continue;
+            let Some(gradient) = gradients.get(name) else { continue };
+            let history = match history {
+                Kept::Elsewhere => continue,
+                Kept::Here(history) => history,
+                Kept::NotYet => {
+                    *history = Kept::Here(History::start(var)?);
+                    let Kept::Here(history) = history else { continue };
+                    history
+                }
             };
             let rate = learning_rate * *rate_factor;
             history.step(
@@ -177,11 +182,14 @@ impl AdamW {
     pub fn state(&self) -> Result<State> {
         let mut state = State::default();
         for (name, slot) in &self.slots {
-            let Some(history) = &slot.history else {
-                let problem = format!("of {name} is kept by another rank: gather it first");
-                return Err(Error::argument("optimiser state", problem));
-            };
-            state.put(name, history);
+            match &slot.history {
+                Kept::Here(history) => state.put(name, history),
+                Kept::NotYet => state.put(name, &History::start(&slot.var)?),
+                Kept::Elsewhere => {
+                    let problem = format!("of {name} is kept by another rank: gather it first");
+                    return Err(Error::argument("optimiser state", problem));
+                }
+            }
         }
         state.put_steps(self.steps)?;
         Ok(state)
@@ -192,17 +200,27 @@ impl AdamW {
     /// # Errors
     /// The name of a missing, foreign or differently shaped tensor, with what is wrong with it.
     pub fn set_state(&mut self, mut state: State) -> Result<(), String> {
-        let steps = state.take_steps()?;
+        state.check(self.parameters())?;
         let mut loaded = Vec::with_capacity(self.slots.len());
         for (name, slot) in &self.slots {
             loaded.push(state.take(name, &slot.var)?);
         }
-        state.expect_empty()?;
-        self.steps = steps;
+        self.steps = state.take_steps()?;
         for (slot, history) in self.slots.values_mut().zip(loaded) {
-            slot.history = Some(history);
+            slot.history = Kept::Here(history);
         }
         Ok(())
+    }
+
+    /// Reads a state that [`AdamW::save`] wrote for the same parameters, without taking it up: it stays in host memory.
+    ///
+    /// # Errors
+    /// A missing, foreign or differently shaped tensor, named.
+    pub fn read(&self, path: &Path) -> Result<State> {
+        let damaged = |problem: String| Error::DamagedCheckpoint { path: path.to_path_buf(), problem };
+        let state = State::load(path).map_err(damaged)?;
+        state.check(self.parameters()).map_err(damaged)?;
+        Ok(state)
     }
 
     /// Writes the state as one safetensors file.
@@ -219,7 +237,8 @@ impl AdamW {
     /// A missing, foreign or differently shaped tensor, named.
     pub fn load(&mut self, path: &Path) -> Result<()> {
         let damaged = |problem: String| Error::DamagedCheckpoint { path: path.to_path_buf(), problem };
-        State::load(path).and_then(|state| self.set_state(state)).map_err(damaged)
+        let state = self.read(path)?;
+        self.set_state(state).map_err(damaged)
     }
 }
 

@@ -3,6 +3,7 @@
 mod events;
 mod forward;
 mod gather;
+mod loss_scale;
 mod settings;
 mod shards;
 mod share;
@@ -13,6 +14,7 @@ pub use events::{EpochEnd, Event, Progress, Summary};
 pub use gather::Gathered;
 pub(crate) use share::{share_optimiser, share_parameters};
 
+pub use loss_scale::LossScale;
 pub use settings::{Execution, SegmentTower, Settings};
 pub use training_run::{Fit, Trainer, Validate};
 

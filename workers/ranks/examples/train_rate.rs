@@ -6,8 +6,8 @@
 //!
 //! Alone it is one rank; with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set it is one of several over TCP, or over
 //! NCCL with `BACKEND=nccl`, also where WORLD_SIZE is 1. `DEVICE` (`cpu`, `cuda:0` …) and `PRECISION` (`f32`, `bf16`)
-//! choose where and in what type the towers run, `RAYON_NUM_THREADS` the threads of each rank. The median step counts:
-//! the first ones warm up.
+//! choose where and in what type the towers run, `RAYON_NUM_THREADS` the threads of each rank. `IN_PARTS=1` leaves each
+//! rank a part of the optimiser's state. The median step counts: the first ones warm up.
 
 use std::error::Error;
 use std::sync::atomic::AtomicBool;
@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         source: &mut Noise { batch, steps },
         validate: &mut |_, _, _| Ok(0.0),
         folder: None,
-        execution: Execution::default(),
+        execution: Execution { shard_optimiser: named("IN_PARTS") == "1", ..Execution::default() },
         stop: &AtomicBool::new(false),
         observe: &mut |event| {
             if let Event::Step(progress) = event {
@@ -95,10 +95,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
         println!(
-            "{preset} ({:.1} M parameters), {world_size} ranks, batch {global_batch}: {:.2} samples/s",
+            "{preset} ({:.1} M parameters), {world_size} ranks, batch {global_batch}: {:.2} samples/s{}",
             parameters as f64 / 1e6,
-            global_batch as f64 / median
+            global_batch as f64 / median,
+            peak_memory().map_or(String::new(), |mib| format!(", rank 0 held at most {mib} MiB")),
         );
     }
     Ok(())
+}
+
+/// Most memory that this process has held so far, in MiB; Linux says.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib >> 10)
 }

@@ -83,6 +83,12 @@ impl Mesh {
         self.time_out
     }
 
+    /// How long this rank waits for another: the last fifth of the time-out is for one that came late to say whom it
+    /// waits for itself.
+    fn patience(&self) -> Duration {
+        self.time_out * 4 / 5
+    }
+
     /// Why some rank has left, whether it was through or not: the words of one that said why, or else what one did.
     pub(crate) fn who_left(&self) -> Option<Failure> {
         let ends = || self.peers().filter_map(|(rank, peer)| Some((rank, peer.end()?)));
@@ -136,7 +142,7 @@ impl Mesh {
         self.number += 1;
         let head = Head { kind: Kind::Call, body_bytes: body.len(), number: self.number };
         self.peers().for_each(|(_, peer)| peer.send(Outgoing::Frame(head, body.clone())));
-        Ok(Ongoing { call, number: self.number, deadline: Instant::now() + self.time_out })
+        Ok(Ongoing { call, number: self.number, deadline: Instant::now() + self.patience() })
     }
 
     /// Waits until every rank has made the same call.
@@ -195,15 +201,15 @@ impl Mesh {
         self.peers().for_each(|(_, peer)| peer.send(Outgoing::Frame(head, (rank as u32).to_le_bytes().to_vec())));
     }
 
-    /// The time-out is over. A rank that came a moment ago gets the time to say for whom it waits itself.
+    /// Patience is over. A rank that came a moment ago gets the time to say for whom it waits itself.
     fn too_late(&self, rank: usize, peer: &Peer, ongoing: &Ongoing) -> Result<Incoming, Failure> {
         let absent = || self.peers().filter(|(_, p)| p.called(ongoing.number).is_none()).map(|(rank, _)| rank);
         let absent: Vec<usize> = absent().collect();
         if !absent.is_empty() {
-            return Err(format!("{} not come within {:?}", rank_list(&absent, "did", "did"), self.time_out).into());
+            return Err(format!("{} not come within {:?}", rank_list(&absent, "did", "did"), self.patience()).into());
         }
         let came = peer.called(ongoing.number).unwrap_or(ongoing.deadline);
-        match peer.receive(came + self.time_out / 4) {
+        match peer.receive(came + (self.time_out - self.patience())) {
             Ok(Incoming::Abort(words)) => return Err(words.into()),
             Ok(Incoming::Gone(how)) => return Err(format!("rank {rank} is gone: {how}").into()),
             Ok(Incoming::Broken(what)) => return Err(format!("rank {rank} sent {what}").into()),
@@ -212,7 +218,7 @@ impl Mesh {
         }
         let waits_for = |rank: usize| self.peers.get(rank)?.as_ref()?.waits_for(ongoing.number);
         let stuck = end_of_chain(rank, self.rank, self.world_size(), waits_for);
-        Err(format!("rank {stuck} came but did not go on within {:?}", self.time_out).into())
+        Err(format!("rank {stuck} came but did not go on within {:?}", self.patience()).into())
     }
 
     /// Ends the world: tells everyone why, and returns the words for this rank.

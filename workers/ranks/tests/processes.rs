@@ -87,7 +87,8 @@ fn what_the_others_say(signal: &str, time_out: Duration) -> [String; 2] {
     let begin = Instant::now();
     ranks[1].signal(signal);
     let said = [ranks[0].says("ended"), ranks[2].says("ended")];
-    let most = time_out + time_out / 4 + Duration::from_secs(5);
+    // beside the time-out: a step under way, words to say, a busy machine
+    let most = time_out + Duration::from_secs(5);
     assert!(begin.elapsed() < most, "the others end within the time-out: {:?}, {said:?}", begin.elapsed());
     said
 }
@@ -104,7 +105,7 @@ fn a_killed_rank_ends_the_others_at_once() {
 fn a_stopped_rank_ends_the_others_after_the_time_out() {
     for said in what_the_others_say("-STOP", Duration::from_secs(2)) {
         assert!(said.contains("all_reduce_sum of step ") && said.contains(": rank 1 "), "{said:?}");
-        assert!(said.contains("did not come within 2s") || said.contains("did not go on within 2s"), "{said:?}");
+        assert!(said.contains("did not come within 1.6s") || said.contains("did not go on within 1.6s"), "{said:?}");
     }
 }
 

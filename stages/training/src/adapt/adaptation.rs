@@ -151,7 +151,7 @@ impl Objective for Adaptation {
                 let progress = moment.progress;
                 let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, progress)?;
                 let store = step.total.backward()?;
-                if let (Adversary::Reversal, Some(game)) = (settings.adversary, &mut self.game) {
+                if let (Adversary::Reversal | Adversary::Joint, Some(game)) = (settings.adversary, &mut self.game) {
                     let mut gradients = Gradients::default();
                     gradients.collect(&store, "", game.discriminator.parameters().iter())?;
                     game.step(gradients, rate, ranks)?;
@@ -161,7 +161,7 @@ impl Objective for Adaptation {
                     parts.push(("target_triplet", scalar(loss)?));
                 }
                 if let Some(loss) = &step.adversarial {
-                    // what the encoders want is its opposite
+                    // what encoders that play want is its opposite
                     parts.push(("adversarial", -settings.adversarial_factor(progress) * scalar(loss)?));
                 }
                 Ok(Differentiated { gradients: store, parts })
@@ -198,6 +198,6 @@ impl Objective for Adaptation {
     fn share(&mut self, ranks: &mut dyn Communicator) -> Result<()> {
         let Some(game) = &mut self.game else { return Ok(()) };
         share_parameters(game.discriminator.parameters(), ranks)?;
-        share_optimiser(&mut game.optimiser, |_| true, ranks)
+        share_optimiser(&mut game.optimiser, None, |_| true, ranks)
     }
 }

@@ -25,7 +25,7 @@ pub struct StepLoss {
 ///
 /// `weights_n` `[N]` is W_vec of the gathered sources. `progress` is the share of the run that is over. A backward pass of
 /// `total` leaves gradients in the features of both domains and, with [`Adversary::Reversal`], in the discriminator's
-/// parameters (which take no factor). With [`Adversary::Alternating`] the discriminator has a step of its own on
+/// parameters (which take no factor); so with [`Adversary::Joint`]. With [`Adversary::Alternating`] the discriminator has a step of its own on
 /// [`discriminator_loss`](super::discriminator_loss), and gets no gradient here.
 ///
 /// # Errors

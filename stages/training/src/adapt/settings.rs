@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 pub struct Settings {
     /// How sources are chosen out of a batch.
     pub sampler: Sampler,
+    /// What of a pair is compared for that, and for the weights.
+    pub similarity: SimilarityOf,
     /// How many are chosen, and for [`Sampler::Acss`] which, as epochs pass.
     pub curriculum: Curriculum,
     /// Epochs that the curriculum stays in a band; after the last band it stays there.
@@ -61,6 +63,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             sampler: Sampler::Acss,
+            similarity: SimilarityOf::Pair,
             curriculum: Curriculum::Bands,
             epochs_per_band: 1,
             sources_per_target: 5,
@@ -93,6 +96,17 @@ pub enum Sampler {
     Acss,
     /// As many as the curriculum takes, drawn at random (the paper's ablation "w/o SS").
     Random,
+}
+
+/// What of a pair W1 of Eq. 9 compares; by the model that adaptation starts from in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SimilarityOf {
+    /// Image and caption together: the paper's.
+    #[default]
+    Pair,
+    /// The caption alone: the released code's.
+    Text,
 }
 
 /// Which sources are learnt from as epochs pass. Ranks are by mean similarity to the targets, highest first; T is the
@@ -156,6 +170,9 @@ pub enum Adversary {
     Reversal,
     /// A step of the discriminator on fixed features, then one of the encoders against fixed weights.
     Alternating,
+    /// Both minimise the same: the encoders help the discriminator to tell the domains apart. No game; the released
+    /// code's, which hands everything to one optimiser.
+    Joint,
     /// None (the paper's ablation "w/o AT").
     Off,
 }
@@ -195,9 +212,11 @@ impl Ramp {
 }
 
 impl Settings {
-    /// Factor of the adversarial gradient in the encoders at `progress`, the share of the run that is over.
+    /// Factor of the reversed gradient in the encoders at `progress`, the share of the run that is over. Negative where
+    /// it is not reversed ([`Adversary::Joint`]).
     pub fn adversarial_factor(&self, progress: f64) -> f64 {
-        self.beta * self.ramp.factor(progress)
+        let factor = self.beta * self.ramp.factor(progress);
+        if self.adversary == Adversary::Joint { -factor } else { factor }
     }
 
     /// Refuses values that no run can mean.
@@ -279,7 +298,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
         assert_eq!(serde_json::from_str::<Settings>("{}").unwrap(), settings);
         let released = r#"{"curriculum": "cumulative", "distance": "euclidean", "directions": "image_to_text",
-            "triplet_weighted": false, "adversary": "alternating", "adversary_weights": "none", "ramp": "none"}"#;
+            "triplet_weighted": false, "adversary": "joint", "adversary_weights": "none", "ramp": "none", "similarity": "text"}"#;
         serde_json::from_str::<Settings>(released).unwrap().check().unwrap();
         assert!(serde_json::from_str::<Settings>(r#"{"curiculum": "bands"}"#).is_err());
     }
@@ -317,5 +336,7 @@ mod tests {
         assert_eq!(Ramp::None.factor(0.0), 1.0);
         let settings = Settings { beta: 0.5, ..Settings::default() };
         assert_eq!(settings.adversarial_factor(0.3), 0.5 * Ramp::Dann.factor(0.3));
+        let joint = Settings { adversary: Adversary::Joint, ..settings };
+        assert_eq!(joint.adversarial_factor(0.3), -settings.adversarial_factor(0.3));
     }
 }

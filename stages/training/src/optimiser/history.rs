@@ -1,6 +1,6 @@
 //! What the optimiser remembers of each parameter, and its names in a file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var, safetensors};
@@ -9,6 +9,20 @@ use super::in_place;
 use crate::error::Result;
 
 const STEPS: &str = "steps";
+const FIRST_MOMENT: &str = "first_moment";
+const SECOND_MOMENT: &str = "second_moment";
+const MASTER: &str = "master";
+
+/// The type in which a parameter is moved.
+fn wide(var: &Var) -> DType {
+    if matches!(var.dtype(), DType::F16 | DType::BF16) { DType::F32 } else { var.dtype() }
+}
+
+/// Names of the tensors that a parameter's history has.
+fn parts(var: &Var) -> &'static [&'static str] {
+    let all = &[FIRST_MOMENT, SECOND_MOMENT, MASTER];
+    if var.dtype() == wide(var) { &all[..2] } else { all }
+}
 
 /// What is remembered of one parameter. Moments and master are written in place: each has a storage of its own.
 pub(crate) struct History {
@@ -18,11 +32,20 @@ pub(crate) struct History {
     master: Option<Tensor>,
 }
 
+/// Where a parameter's history is.
+pub(crate) enum Kept {
+    /// Nowhere: no step was taken yet, and no memory.
+    NotYet,
+    Here(History),
+    /// With another rank.
+    Elsewhere,
+}
+
 impl History {
     /// Of a parameter that has taken no step.
     pub(crate) fn start(var: &Var) -> Result<Self> {
-        let half = matches!(var.dtype(), DType::F16 | DType::BF16);
-        let master = half.then(|| var.as_detached_tensor().to_dtype(DType::F32)).transpose()?;
+        let half = var.dtype() != wide(var);
+        let master = half.then(|| var.as_detached_tensor().to_dtype(wide(var))).transpose()?;
         let zeros = || master.as_ref().unwrap_or(var).zeros_like();
         Ok(Self { first_moment: zeros()?, second_moment: zeros()?, master })
     }
@@ -36,11 +59,9 @@ impl History {
         })
     }
 
-    /// How many numbers it holds.
     #[cfg(test)]
-    pub(crate) fn numbers(&self) -> usize {
-        let tensors = [Some(&self.first_moment), Some(&self.second_moment), self.master.as_ref()];
-        tensors.into_iter().flatten().map(Tensor::elem_count).sum()
+    pub(crate) fn first_moment(&self) -> &Tensor {
+        &self.first_moment
     }
 
     /// Moves the parameter by one step.
@@ -76,8 +97,8 @@ pub struct State {
 impl State {
     pub(crate) fn put(&mut self, name: &str, history: &History) {
         let master = history.master.as_ref();
-        let parts = [("first_moment", Some(&history.first_moment)), ("second_moment", Some(&history.second_moment))];
-        for (part, tensor) in parts.into_iter().chain([("master", master)]) {
+        let tensors = [Some(&history.first_moment), Some(&history.second_moment), master];
+        for (part, tensor) in [FIRST_MOMENT, SECOND_MOMENT, MASTER].into_iter().zip(tensors) {
             self.tensors.extend(tensor.map(|tensor| (format!("{part}/{name}"), tensor.clone())));
         }
     }
@@ -87,39 +108,61 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn take_steps(&mut self) -> Result<u64, String> {
-        let like = Tensor::new(&[0i64], &Device::Cpu).map_err(|error| error.to_string())?;
-        let steps = self.take_like(STEPS.to_owned(), &like)?.to_vec1::<i64>().map_err(|error| error.to_string())?;
+    pub(crate) fn take_steps(&mut self) -> Result<u64, String> {
+        let steps = self.steps()?;
+        self.tensors.remove(STEPS);
+        Ok(steps)
+    }
+
+    fn steps(&self) -> Result<u64, String> {
+        let steps = self.get(STEPS, &[1], DType::I64)?.to_vec1::<i64>().map_err(|error| error.to_string())?;
         u64::try_from(steps[0]).map_err(|_| "has a negative step count".to_owned())
     }
 
-    /// The history of a parameter, as copies on its device: what was handed in may be shared by others.
-    pub(super) fn take(&mut self, name: &str, var: &Var) -> Result<History, String> {
-        let like = History::start(var).map_err(|error| error.to_string())?;
-        let mut take = |part: &str, like: &Tensor| self.take_like(format!("{part}/{name}"), like);
-        Ok(History {
-            first_moment: take("first_moment", &like.first_moment)?,
-            second_moment: take("second_moment", &like.second_moment)?,
-            master: like.master.as_ref().map(|like| take("master", like)).transpose()?,
-        })
-    }
-
-    fn take_like(&mut self, name: String, like: &Tensor) -> Result<Tensor, String> {
-        let Some(tensor) = self.tensors.remove(&name) else {
-            return Err(format!("lacks {name}"));
-        };
-        if tensor.dims() != like.dims() || tensor.dtype() != like.dtype() {
-            let (found, expected) = ((tensor.dims(), tensor.dtype()), (like.dims(), like.dtype()));
-            return Err(format!("{name} is {found:?}, the model needs {expected:?}"));
+    /// Whether it is of these parameters.
+    ///
+    /// # Errors
+    /// The name of a missing, foreign or differently shaped tensor, with what is wrong with it.
+    pub(super) fn check<'a>(&self, parameters: impl Iterator<Item = (&'a str, &'a Var)>) -> Result<(), String> {
+        self.steps()?;
+        let mut known = HashSet::from([STEPS.to_owned()]);
+        for (name, var) in parameters {
+            for part in parts(var) {
+                let name = format!("{part}/{name}");
+                self.get(&name, var.dims(), wide(var))?;
+                known.insert(name);
+            }
         }
-        tensor.to_device(like.device()).and_then(|tensor| tensor.copy()).map_err(|error| error.to_string())
-    }
-
-    pub(super) fn expect_empty(&self) -> Result<(), String> {
-        match self.tensors.keys().min() {
+        match self.tensors.keys().filter(|name| !known.contains(*name)).min() {
             Some(foreign) => Err(format!("holds {foreign}, which the model does not have")),
             None => Ok(()),
         }
+    }
+
+    /// The history of a parameter, as copies on its device: what was handed in may be shared by others.
+    pub(crate) fn take(&mut self, name: &str, var: &Var) -> Result<History, String> {
+        let mut take = |part: &str| {
+            let name = format!("{part}/{name}");
+            let own = self.get(&name, var.dims(), wide(var))?.to_device(var.device()).and_then(|tensor| tensor.copy());
+            self.tensors.remove(&name);
+            own.map_err(|error| error.to_string())
+        };
+        Ok(History {
+            first_moment: take(FIRST_MOMENT)?,
+            second_moment: take(SECOND_MOMENT)?,
+            master: parts(var).contains(&MASTER).then(|| take(MASTER)).transpose()?,
+        })
+    }
+
+    fn get(&self, name: &str, dims: &[usize], dtype: DType) -> Result<&Tensor, String> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(format!("lacks {name}"));
+        };
+        if tensor.dims() != dims || tensor.dtype() != dtype {
+            let (found, expected) = ((tensor.dims(), tensor.dtype()), (dims, dtype));
+            return Err(format!("{name} is {found:?}, the model needs {expected:?}"));
+        }
+        Ok(tensor)
     }
 
     /// Writes one safetensors file.

@@ -10,7 +10,7 @@ use candle_core::Device;
 use crate::buckets::in_buckets;
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::optimiser::{AdamW, History, State};
+use crate::optimiser::{AdamW, History, Kept, State};
 
 /// Which rank keeps a parameter's history.
 pub(super) struct Shards {
@@ -51,9 +51,10 @@ impl Shards {
             let Some(&owner) = self.owners.get(name) else {
                 return Err(Error::argument("optimiser", format!("has {name}, which no rank keeps")));
             };
-            let blank = history.is_none().then(|| History::start(var)).transpose()?;
-            let Some(own) = history.as_ref().or(blank.as_ref()) else { continue };
-            let sent = own.try_map(|tensor| ranks.broadcast(tensor, owner))?;
+            let sent = match history {
+                Kept::Here(history) => history.try_map(|tensor| ranks.broadcast(tensor, owner))?,
+                _ => History::start(var)?.try_map(|tensor| ranks.broadcast(tensor, owner))?,
+            };
             if ranks.rank() == 0 {
                 state.put(name, &sent.try_map(|tensor| tensor.to_device(&Device::Cpu))?);
             }

@@ -5,7 +5,7 @@ use models::parameters::Parameters;
 
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::optimiser::{AdamW, History};
+use crate::optimiser::{self, AdamW, History, Kept};
 
 /// Gives every rank rank 0's values.
 pub(crate) fn share_parameters(parameters: &Parameters, ranks: &mut dyn Communicator) -> Result<()> {
@@ -15,30 +15,42 @@ pub(crate) fn share_parameters(parameters: &Parameters, ranks: &mut dyn Communic
     Ok(())
 }
 
-/// Gives every rank rank 0's moments of the parameters that it `keeps`; the others' it forgets.
+/// Gives every rank rank 0's moments of the parameters that it `keeps`; the others' it forgets. Rank 0 has them in its
+/// optimiser, or in the `loaded` state of a checkpoint; a parameter's pass at a time.
 pub(crate) fn share_optimiser(
     optimiser: &mut AdamW,
+    mut loaded: Option<optimiser::State>,
     keeps: impl Fn(&str) -> bool,
     ranks: &mut dyn Communicator,
 ) -> Result<()> {
-    let mut device = Device::Cpu;
-    for (name, var, history) in optimiser.histories() {
-        device = var.device().clone();
-        let known = match history.take() {
-            Some(history) => history,
-            None if ranks.rank() > 0 => History::start(var)?,
-            None => {
-                let problem = format!("of {name} was left with another rank: continue from a checkpoint");
-                return Err(Error::argument("optimiser state", problem));
-            }
-        };
-        // copies: ranks of one process may be handed the same storage
-        let shared = known.try_map(|tensor| Ok::<_, Error>(ranks.broadcast(tensor, 0)?.copy()?))?;
-        *history = keeps(name).then_some(shared);
+    let of_checkpoint = |problem: String| Error::argument("optimiser state of the checkpoint", problem);
+    if let Some(state) = &mut loaded {
+        *optimiser.steps() = state.take_steps().map_err(of_checkpoint)?;
     }
+    let device = optimiser.parameters().next().map_or(Device::Cpu, |(_, var)| var.device().clone());
     let steps = Tensor::new(&[*optimiser.steps() as i64], &Device::Cpu)?.to_device(&device)?;
     let steps: Vec<i64> = ranks.broadcast(&steps, 0)?.to_device(&Device::Cpu)?.to_vec1()?;
     *optimiser.steps() = steps[0].unsigned_abs();
+    for (name, var, kept) in optimiser.histories() {
+        let before = std::mem::replace(kept, if keeps(name) { Kept::NotYet } else { Kept::Elsewhere });
+        if steps[0] == 0 {
+            continue; // rank 0 has nothing to give
+        }
+        let known = match (&mut loaded, before) {
+            (Some(state), _) => state.take(name, var).map_err(of_checkpoint)?,
+            (None, Kept::Here(history)) => history,
+            (None, Kept::Elsewhere) if ranks.rank() == 0 => {
+                let problem = format!("of {name} was left with another rank: continue from a checkpoint");
+                return Err(Error::argument("optimiser state", problem));
+            }
+            (None, Kept::NotYet | Kept::Elsewhere) => History::start(var)?,
+        };
+        // copies: ranks of one process may be handed the same storage
+        let shared = known.try_map(|tensor| Ok::<_, Error>(ranks.broadcast(tensor, 0)?.copy()?))?;
+        if keeps(name) {
+            *kept = Kept::Here(shared);
+        }
+    }
     Ok(())
 }
 

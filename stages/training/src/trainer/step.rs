@@ -26,7 +26,8 @@ pub(super) struct Found {
     pub(super) parts: Vec<(&'static str, f64)>,
 }
 
-/// Gradients of the global batch, of which `batch` is this rank's slice.
+/// Gradients of the global batch, of which `batch` is this rank's slice. What the towers carry back is `loss_scale` times
+/// as large, so that f16 does not lose it; the gradients found are not.
 ///
 /// # Errors
 /// A batch that contradicts itself, a rank that is gone, the objective's.
@@ -34,15 +35,21 @@ pub(super) fn differentiate(
     networks: &Networks<'_>,
     objective: &mut dyn Objective,
     batch: &Rc<PairBatch>,
-    (moment, seed): (Moment, u64),
+    (moment, seed, loss_scale): (Moment, u64, f64),
     ranks: &mut dyn Communicator,
 ) -> Result<Found> {
     let (mut forward, embeddings) = Forward::run(networks, batch, seed)?;
     let gathered = gather(&embeddings, batch, networks.clip.logit_scale(), ranks)?;
     let differentiated = objective.differentiate(&gathered, moment, ranks)?;
-    let of_columns = own_gradients(&gathered, &differentiated.gradients, ranks)?;
+    let mut of_columns = own_gradients(&gathered, &differentiated.gradients, ranks)?;
+    if loss_scale != 1.0 {
+        of_columns = of_columns.into_iter().map(|column| column * loss_scale).collect::<Result<_, _>>()?;
+    }
     let any_segment = gathered.segments.as_ref().is_some_and(|segments| segments.present_n.contains(&true));
     let mut gradients = back(&mut forward, networks, &of_columns, any_segment, ranks)?;
+    if loss_scale != 1.0 {
+        gradients = gradients.scaled(loss_scale.recip())?;
+    }
     let device = gathered.image_nd.device();
     // losses and temperature travel together: a few numbers cost as much as one
     let scale =

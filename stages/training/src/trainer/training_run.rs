@@ -14,7 +14,7 @@ use super::forward::Networks;
 use super::shards::Shards;
 use super::share::{share_bytes, share_optimiser, share_parameters, sum};
 use super::step::{Found, differentiate, image_tower};
-use super::{Execution, SegmentTower, Settings};
+use super::{Execution, LossScale, SegmentTower, Settings};
 use crate::batch::{BatchSource, BoxError, PairBatch, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
 use crate::communicator::Communicator;
@@ -23,8 +23,8 @@ use crate::gradients::Gradients;
 use crate::loss::MAX_LOGIT_SCALE;
 use crate::objective::{Moment, Objective, scalar};
 #[cfg(test)]
-use crate::optimiser::History;
-use crate::optimiser::{AdamW, groups_by_decay};
+use crate::optimiser::Kept;
+use crate::optimiser::{self, AdamW, groups_by_decay};
 use crate::schedule::RunLength;
 
 /// Prefix of the parameters of a separate segment tower in the optimiser.
@@ -115,10 +115,14 @@ impl Trainer {
         self.average.as_ref().unwrap_or(&self.clip)
     }
 
-    /// Numbers that this rank's optimiser remembers.
+    /// First moments of the parameters whose history this rank keeps.
     #[cfg(test)]
-    pub(super) fn remembered(&mut self) -> usize {
-        self.optimiser.histories().filter_map(|(_, _, history)| history.as_ref()).map(History::numbers).sum()
+    pub(super) fn first_moments(&mut self) -> Vec<(String, Tensor)> {
+        let of_kept = |(name, _, kept): (&str, &Var, &mut Kept)| match kept {
+            Kept::Here(history) => Some((name.to_owned(), history.first_moment().clone())),
+            _ => None,
+        };
+        self.optimiser.histories().filter_map(of_kept).collect()
     }
 
     /// Trains until the epochs are done, patience is lost or `stop` is set (then it ends after the step).
@@ -138,14 +142,16 @@ impl Trainer {
         }
         let identity = self.identity(length)?;
         let folder = folder.filter(|_| ranks.rank() == 0);
+        let mut loaded = None;
         if let Some(folder) = folder
-            && let Some(position) = self.resume(folder, &identity)?
+            && let Some((position, moments)) = self.resume(folder, &identity)?
         {
             self.position = position;
+            loaded = Some(moments);
         }
         let sharded = execution.shard_optimiser && ranks.world_size() > 1;
         let shards = sharded.then(|| Shards::of(&self.optimiser, ranks.world_size()));
-        self.share(shards.as_ref(), ranks)?;
+        self.share(loaded, shards.as_ref(), ranks)?;
         let Position { epoch, step, .. } = self.position;
         let steps = length.steps_per_epoch;
         let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
@@ -162,16 +168,23 @@ impl Trainer {
     }
 
     /// All ranks start from rank 0's state, whatever they had and however many wrote the checkpoint.
-    fn share(&mut self, shards: Option<&Shards>, ranks: &mut dyn Communicator) -> Result<()> {
+    fn share(
+        &mut self,
+        loaded: Option<optimiser::State>,
+        shards: Option<&Shards>,
+        ranks: &mut dyn Communicator,
+    ) -> Result<()> {
         if ranks.world_size() == 1 {
-            return Ok(());
+            let damaged = |problem| Error::argument("optimiser state of the checkpoint", problem);
+            return loaded.map_or(Ok(()), |state| self.optimiser.set_state(state).map_err(damaged));
         }
         ranks.at_step(0);
         for clip in [Some(&self.clip), self.average.as_ref(), self.segment_tower.as_ref()].into_iter().flatten() {
             share_parameters(clip.parameters(), ranks)?;
         }
         let rank = ranks.rank();
-        share_optimiser(&mut self.optimiser, |name| shards.is_none_or(|shards| shards.keeps(rank, name)), ranks)?;
+        let keeps = |name: &str| shards.is_none_or(|shards| shards.keeps(rank, name));
+        share_optimiser(&mut self.optimiser, loaded, keeps, ranks)?;
         self.objective.share(ranks)?;
         let damaged = |error: serde_json::Error| Error::argument("position of rank 0", error.to_string());
         let position = serde_json::to_vec(&self.position).map_err(damaged)?;
@@ -253,7 +266,8 @@ impl Trainer {
         })
     }
 
-    /// One step; returns the parts of the loss and the gradient's norm.
+    /// One step; returns the parts of the loss and the gradient's norm. Where towers in f16 overflow nothing is learnt, the
+    /// norm is infinite and the next step's gradients are carried back smaller.
     fn learn(
         &mut self,
         batch: &Rc<PairBatch>,
@@ -270,12 +284,23 @@ impl Trainer {
         // drawn from the step alone: a resumed run drops the same values
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * moment.global_step as u64);
         let objective = self.objective.as_mut();
-        let found = differentiate(&networks, objective, batch, (moment, seed), surroundings.ranks)?;
+        let in_f16 = self.clip.logit_scale().dtype() == DType::F16;
+        let scale = in_f16.then_some(self.position.loss_scale);
+        let factor = scale.map_or(1.0, LossScale::factor);
+        let found = differentiate(&networks, objective, batch, (moment, seed, factor), surroundings.ranks)?;
         let Found { gradients, parts } = found;
         if moment.global_step == 0 {
             self.check_reach(&gradients)?;
         }
-        let gradient_norm = self.optimiser.step(&gradients, learning_rate)?;
+        let stepped = self.optimiser.step(&gradients, learning_rate);
+        if let (Err(Error::Numbers { .. }), Some(halved)) = (&stepped, scale.and_then(LossScale::halved)) {
+            self.position.loss_scale = halved;
+            return Ok((parts, f64::INFINITY));
+        }
+        let gradient_norm = stepped?;
+        if let Some(scale) = scale {
+            self.position.loss_scale = scale.after_step();
+        }
         if let Some(shards) = &surroundings.shards {
             drop(gradients);
             shards.exchange(&self.optimiser, surroundings.ranks, surroundings.execution.bucket_bytes)?;
@@ -357,7 +382,7 @@ impl Trainer {
     }
 
     /// Takes up the last checkpoint, if there is one.
-    fn resume(&mut self, folder: &Path, identity: &Value) -> Result<Option<Position>> {
+    fn resume(&mut self, folder: &Path, identity: &Value) -> Result<Option<(Position, optimiser::State)>> {
         let (mut state, optimiser) = self.parts();
         checkpoint::resume(folder, (&mut state, optimiser), identity)
     }

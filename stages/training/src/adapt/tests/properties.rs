@@ -40,7 +40,7 @@ fn all_settings() -> Vec<Settings> {
     let mut all = Vec::new();
     for distance in [Distance::Cosine, Distance::Euclidean] {
         for directions in [Directions::Both, Directions::ImageToText] {
-            for adversary in [Adversary::Reversal, Adversary::Alternating, Adversary::Off] {
+            for adversary in [Adversary::Reversal, Adversary::Alternating, Adversary::Joint, Adversary::Off] {
                 for adversary_weights in [AdversaryWeights::Source, AdversaryWeights::Both, AdversaryWeights::None] {
                     for switched in [true, false] {
                         let (target_triplet, triplet_weighted) = (switched, switched);
@@ -215,4 +215,29 @@ fn contradictions_are_named() {
     let beyond = DomainBatch { rows: 6..10, ..source.batch(&half) };
     let message = triplet(&beyond, None, &Triplet::at(&Settings::default(), 0.0)).unwrap_err().to_string();
     assert!(message.contains("rows 6..10"), "{message}");
+}
+
+/// The released code's adversary is none: what a game's encoders would flee, they seek; the discriminator learns alike.
+#[test]
+fn joint_encoders_get_the_opposite_gradient_and_the_discriminator_the_same() {
+    let (source, target, discriminator) = (domain(1), domain(2), discriminator(3));
+    let of = |adversary| {
+        let settings = Settings { adversary, source_weight: 0.0, target_triplet: false, ..Settings::default() };
+        let (source_slice, target_slice) = (source.rank(0, 1), target.rank(0, 1));
+        let (source, target) = (source.batch(&source_slice), target.batch(&target_slice));
+        let found = objective(&source, &target, &weights(), Some(&discriminator), &settings, 0.7).unwrap();
+        found.total.backward().unwrap()
+    };
+    let (game, joint) = (of(Adversary::Reversal), of(Adversary::Joint));
+    let flat = |store: &candle_core::backprop::GradStore, var: &Var, factor: f64| {
+        (gradient(store, var) * factor).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+    };
+    for leaf in [&source.image_nd, &source.text_nd, &target.image_nd, &target.text_nd] {
+        let fled = flat(&game, leaf, -1.0);
+        assert!(fled.iter().any(|x| x.abs() > 1e-4));
+        assert_near("encoders", &flat(&joint, leaf, 1.0), &fled, 1e-15);
+    }
+    for (name, parameter) in discriminator.parameters().iter() {
+        assert_near(name, &flat(&joint, parameter, 1.0), &flat(&game, parameter, 1.0), 0.0);
+    }
 }

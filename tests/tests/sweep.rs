@@ -1,0 +1,57 @@
+//! Curves over settings (the paper's Figure 5), and what segments are worth within a country (its Table 1).
+
+use std::path::Path;
+use std::process::Command;
+
+use pipeline::sweep::{Curve, SingleDomain};
+use pipeline_tests::{World, run, urbancross};
+
+/// What a command prints with `--json`, and the page that it writes.
+fn told(arguments: &[&str], spec: &Path, page: &Path) -> (serde_json::Value, String) {
+    let output = Command::new(urbancross()).args(arguments).arg(spec).arg("--json").arg("--report").arg(page).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (serde_json::from_slice(&output.stdout).unwrap(), std::fs::read_to_string(page).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_become_curves_and_segments_a_table() {
+    let world = World::new(40);
+    let text = world.spec_text("work");
+    run(manifests::BuildSpec::parse(&text, "t", &[]).unwrap()).await.unwrap();
+    let (spec, page) = (world.path("finland.toml"), world.path("page.html"));
+    std::fs::write(&spec, &text).unwrap();
+
+    let over = [
+        "sweep",
+        "--over",
+        "pretrain.learning_rate=1e-3,1e-5",
+        "--over",
+        "pretrain.batch=8,16",
+        "--over",
+        "pretrain.segments_per_image=0,2",
+        "--over",
+        "pretrain.epochs=1,2",
+    ];
+    let (curves, html) = told(&over, &spec, &page);
+    let curves: Vec<Curve> = serde_json::from_value(curves).unwrap();
+    let fields: Vec<&str> = curves.iter().map(|curve| curve.field.as_str()).collect();
+    assert_eq!(fields, ["learning_rate", "batch", "segments_per_image", "epochs"].map(|f| format!("pretrain.{f}")));
+    for curve in &curves {
+        assert_eq!((curve.country.as_str(), curve.points.len()), ("finland", 2));
+        assert!(curve.points[0].value < curve.points[1].value, "{curve:?}");
+        assert!(curve.points.iter().all(|point| (0.0..=100.0).contains(&point.validation_mean_recall)), "{curve:?}");
+        assert!(html.contains(&curve.field));
+    }
+    assert!(html.contains("<svg"));
+    let again: Vec<Curve> = serde_json::from_value(told(&over, &spec, &page).0).unwrap();
+    assert_eq!(again, curves, "what was trained stands");
+
+    let (table, html) = told(&["single-domain"], &spec, &page);
+    let lines: Vec<SingleDomain> = serde_json::from_value(table.clone()).unwrap();
+    assert_eq!(lines.iter().map(|line| line.with_segments).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(lines[0].recall.image_gallery, lines[1].recall.image_gallery);
+    assert_ne!(lines[0].recall, lines[1].recall, "learning from segments is another model");
+    assert!(html.contains("finland"));
+    assert_eq!(told(&["single-domain"], &spec, &page).0, table);
+}

@@ -200,8 +200,8 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
             && failed.get_or_insert_with(Instant::now).elapsed() > patience
         {
             for (end, child) in ends.iter_mut().zip(&mut children).filter(|(end, _)| end.is_none()) {
-                // the error would be that it has just ended by itself
-                _ = child.start_kill();
+                // an error would be that it has just ended by itself; what sleeps in the kernel may not even die
+                _ = tokio::time::timeout(Duration::from_secs(5), child.kill()).await;
                 *end = Some(End::Hung);
             }
         }

@@ -115,6 +115,7 @@ pub async fn sweep(
 pub struct SingleDomain {
     pub country: String,
     pub with_segments: bool,
+    pub model_digest: String,
     pub recall: RecallReport,
 }
 
@@ -138,7 +139,8 @@ pub async fn single_domain(
             progress.note(&format!("{} {words}", spec.country));
             let (build, record) = trained(spec, stop, progress).await?;
             let recall = test(&build, &record).await?;
-            lines.push(SingleDomain { country: build.spec.country.clone(), with_segments, recall });
+            let model_digest = record.trained.model_digest;
+            lines.push(SingleDomain { country: build.spec.country.clone(), with_segments, model_digest, recall });
         }
     }
     Ok(lines)

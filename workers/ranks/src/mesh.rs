@@ -13,7 +13,7 @@ use training::communicator::rank_list;
 use crate::frame::{Head, Kind, write_call};
 use crate::peer::{Chunk, End, Incoming, Outgoing, Peer, Silence};
 
-/// How long last words may take to leave, when a rank gives up.
+/// How long last words may take to arrive, when a rank gives up; never more than a tenth of the time-out.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long results may take to leave, when a rank has finished.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -206,7 +206,8 @@ impl Mesh {
         let absent = || self.peers().filter(|(_, p)| p.called(ongoing.number).is_none()).map(|(rank, _)| rank);
         let absent: Vec<usize> = absent().collect();
         if !absent.is_empty() {
-            return Err(format!("{} not come within {:?}", rank_list(&absent, "did", "did"), self.patience()).into());
+            let blamed = without_waiting(&absent, |rank| self.peers.get(rank)?.as_ref()?.waits_now());
+            return Err(format!("{} not come within {:?}", rank_list(&blamed, "did", "did"), self.patience()).into());
         }
         let came = peer.called(ongoing.number).unwrap_or(ongoing.deadline);
         match peer.receive(came + (self.time_out - self.patience())) {
@@ -225,8 +226,9 @@ impl Mesh {
     pub(crate) fn end(&mut self, failure: Failure) -> String {
         let Failure { words, own_words } = failure;
         self.peers.iter_mut().flatten().for_each(|peer| peer.give_up(&words));
-        let until = Instant::now() + LAST_WORDS;
+        let until = Instant::now() + LAST_WORDS.min(self.time_out / 10);
         self.peers.iter_mut().flatten().for_each(|peer| peer.flush(until));
+        self.peers().for_each(|(_, peer)| peer.await_end(until));
         let words = own_words.unwrap_or(words);
         self.failure = Some(words.clone());
         words
@@ -240,6 +242,14 @@ impl Drop for Mesh {
             self.peers.iter_mut().flatten().for_each(|peer| peer.flush(until));
         }
     }
+}
+
+/// Of ranks that have not come, those that are to blame: without the ones that still wait, in an earlier call, for another
+/// that has not come either. All of them, if each waits for another.
+fn without_waiting(absent: &[usize], waits_for: impl Fn(usize) -> Option<usize>) -> Vec<usize> {
+    let waits = |rank: usize| waits_for(rank).is_some_and(|for_whom| for_whom != rank && absent.contains(&for_whom));
+    let blamed: Vec<usize> = absent.iter().copied().filter(|&rank| !waits(rank)).collect();
+    if blamed.is_empty() { absent.to_vec() } else { blamed }
 }
 
 /// Follows who waits for whom from `first`, up to a rank that waits for nobody, for `me`, or for one seen before.
@@ -256,7 +266,80 @@ fn end_of_chain(first: usize, me: usize, world_size: usize, waits_for: impl Fn(u
 
 #[cfg(test)]
 mod tests {
-    use super::end_of_chain;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use training::communicator::call::Call;
+
+    use super::{Mesh, end_of_chain, without_waiting};
+    use crate::frame::{CHUNK_BYTES, HEAD_BYTES, Head, Kind, write_call};
+    use crate::peer::Peer;
+
+    /// A peer, and the end of its connection that the test plays.
+    fn played_peer(time_out: Duration) -> (Option<Peer>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let played = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Some(Peer::new(listener.accept().unwrap().0, time_out).unwrap()), played)
+    }
+
+    fn say(to: &mut TcpStream, kind: Kind, number: u64, body: &[u8]) {
+        to.write_all(&Head { kind, body_bytes: body.len(), number }.write()).unwrap();
+        to.write_all(body).unwrap();
+    }
+
+    /// Ranks 1 and 2 come to the first call and not to the second, because rank 2 still waits for rank 1 in the first.
+    #[test]
+    fn a_rank_that_is_held_up_in_an_earlier_call_is_not_blamed() {
+        let time_out = Duration::from_secs(1);
+        let (peer_1, mut rank_1) = played_peer(time_out);
+        let (peer_2, mut rank_2) = played_peer(time_out);
+        let mut mesh = Mesh::new(0, vec![None, peer_1, peer_2], time_out);
+        let first = write_call(&Call::barrier(0)).unwrap();
+        say(&mut rank_1, Kind::Call, 1, &first);
+        say(&mut rank_2, Kind::Call, 1, &first);
+        say(&mut rank_2, Kind::Note, 1, &1u32.to_le_bytes());
+        let mut barrier = || mesh.together(Call::barrier(0), |mesh, ongoing| mesh.await_calls(ongoing));
+        barrier().unwrap();
+        let error = barrier().unwrap_err().to_string();
+        assert!(error.contains(": rank 1 did not come within 800ms"), "{error}");
+    }
+
+    /// The peer still sends when this rank gives up, and reads only then.
+    #[test]
+    fn last_words_reach_a_peer_that_still_sends() {
+        let time_out = Duration::from_secs(60);
+        let (peer, mut played) = played_peer(time_out);
+        let mut mesh = Mesh::new(0, vec![None, peer], time_out);
+        let data = vec![0; CHUNK_BYTES];
+        for _ in 0..4 {
+            say(&mut played, Kind::Data, 1, &data);
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(move || mesh.end("rank 2 is gone".to_owned().into()));
+            let mut words = [0; HEAD_BYTES + 14];
+            played.peek(&mut [0]).unwrap();
+            for _ in 0..4 {
+                say(&mut played, Kind::Data, 1, &data);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            played.read_exact(&mut words).unwrap();
+            assert!(words.ends_with(b"rank 2 is gone"));
+        });
+    }
+
+    #[test]
+    fn who_waits_in_an_earlier_call_is_not_to_blame() {
+        let blamed = |absent: &[usize], waits: [Option<usize>; 4]| without_waiting(absent, |rank| waits[rank]);
+        assert_eq!(blamed(&[1, 2], [None; 4]), [1, 2]);
+        // rank 1 stopped while it sent a result: rank 0 has it and has gone on, rank 2 still waits for it
+        assert_eq!(blamed(&[1, 2], [None, None, Some(1), None]), [1]);
+        assert_eq!(blamed(&[1, 2, 3], [None, None, Some(1), Some(2)]), [1]);
+        // it waited once for one that has come since
+        assert_eq!(blamed(&[1, 2], [None, None, Some(3), None]), [1, 2]);
+        assert_eq!(blamed(&[1, 2], [None, Some(2), Some(1), None]), [1, 2]);
+        assert_eq!(blamed(&[1], [None, Some(1), None, None]), [1]);
+    }
 
     #[test]
     fn the_blame_goes_to_the_end_of_the_chain() {

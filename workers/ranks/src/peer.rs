@@ -101,6 +101,8 @@ struct Seen {
     last_words: Mutex<Option<String>>,
     /// Set when the writer has written everything, or failed.
     written: AtomicBool,
+    /// Set when the reader has read everything, or failed.
+    read: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -174,6 +176,12 @@ impl Peer {
         lock(&self.seen.waits).filter(|(call, _)| *call == number).map(|(_, rank)| rank)
     }
 
+    /// For whom the peer says to wait in its own last call, whichever that is.
+    pub(crate) fn waits_now(&self) -> Option<usize> {
+        let (number, _) = (*lock(&self.seen.called))?;
+        self.waits_for(number)
+    }
+
     /// Lets the writer say why this rank ends, once the chunk at hand is written. What is read from now on is dropped.
     pub(crate) fn give_up(&mut self, words: &str) {
         *lock(&self.seen.last_words) = Some(abort_words(words).to_owned());
@@ -185,9 +193,19 @@ impl Peer {
     /// Waits until the writer has nothing left to write.
     pub(crate) fn flush(&mut self, until: Instant) {
         self.outgoing = None;
-        while !self.seen.written.load(Ordering::Acquire) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        await_flag(&self.seen.written, until);
+    }
+
+    /// Waits until the peer has ended its side too. A connection closed earlier is reset by what the peer still sends,
+    /// and a reset takes words with it that the peer has not read.
+    pub(crate) fn await_end(&self, until: Instant) {
+        await_flag(&self.seen.read, until);
+    }
+}
+
+fn await_flag(flag: &AtomicBool, until: Instant) {
+    while !flag.load(Ordering::Acquire) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -283,6 +301,7 @@ fn read_frames(stream: TcpStream, read: &SyncSender<Incoming>, free: &Receiver<C
         // and the peer might lose our last words
         let _dropped = incoming.map(|incoming| read.send(incoming));
         if last {
+            seen.read.store(true, Ordering::Release);
             return;
         }
     }

@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${URBANCROSS_TEST_DATA:-}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+exec > >(tee "$work/log")
 has() { python3 -c "import $1" 2>/dev/null || { echo "skipped: no python3 with $1"; return 1; }; }
 cargo build --locked --workspace --examples --bins
 
@@ -30,16 +31,15 @@ fi
 echo "memory with an archive of 1,000,000 members, 1 % wanted:"
 if has PIL; then python3 tests/peers/million_members.py target/debug/urbancross "$work/million"; fi
 
-echo "recall 20,000 x 20,000 x 512, ours:"
+echo "recall of 20,000 x 20,000 x 512, ours:"
 target/debug/examples/recall_rate
-if has numpy; then echo "recall, NumPy:"; python3 tests/peers/recall_peer.py; fi
+if has numpy; then echo "recall of 20,000 x 20,000 x 512, NumPy:"; python3 tests/peers/recall_peer.py; fi
 
 for round in 1 2 3; do
     echo "ViT-B/32, batch 32, ours:"; target/debug/examples/clip_rate vit-b-32 32 77 1 image,train
-    if has open_clip; then echo "ViT-B/32, PyTorch:"; python3 tests/peers/clip_peer.py --rounds 1; fi
+    if has open_clip; then echo "ViT-B/32, batch 32, PyTorch:"; python3 tests/peers/clip_peer.py --rounds 1; fi
 done
 
-echo "one rank with two threads, and two ranks with one each:"
 tests/ranks-bench.sh small 64 12 3
 tests/ranks-bench.sh vit-b-32 32 4 1
 
@@ -57,14 +57,14 @@ if [ -d "$data/aid_rsicd_subset" ]; then
 fi
 
 for preset in vit-b mobile; do
-    echo "Segment Anything $preset, 32 points per side, ours:"
+    echo "Segment Anything $preset with 32 points per side, ours:"
     target/debug/examples/sam_rate "$preset" 32 2 encoder,decoder,post "$work/sam-$preset.safetensors"
 done
 if has segment_anything; then
-    echo "Segment Anything vit-b, the original on PyTorch:"
+    echo "Segment Anything vit-b with 32 points per side, the original on PyTorch:"
     python3 tests/peers/sam_peer.py --weights "$work/sam-vit-b.safetensors"
 elif has transformers; then
-    echo "Segment Anything vit-b, transformers:"; python3 tests/peers/sam_peer.py --library transformers
+    echo "Segment Anything vit-b with 32 points per side, transformers:"; python3 tests/peers/sam_peer.py --library transformers
 fi
 
 echo "packed products:"; target/debug/examples/packed_rate
@@ -78,3 +78,8 @@ for beams in 1 5; do
         python3 tests/peers/caption_peer.py "$work/blip" --beams "$beams"
     fi
 done
+
+# what was printed last may still be on its way into the log
+sleep 1
+echo; echo "how many times as fast, best of all rounds:"
+python3 tests/peers/ratios.py "$work/log"

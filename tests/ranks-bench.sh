@@ -7,14 +7,15 @@ cd "$(dirname "$0")/.."
 program=${CARGO_TARGET_DIR:-target}/debug/examples/train_rate
 preset=${1:-small} batch=${2:-64} steps=${3:-12} rounds=${4:-3}
 for round in $(seq "$rounds"); do
-    RAYON_NUM_THREADS=2 "$program" "$preset" "$batch" "$steps"
     for in_parts in 0 1; do
         port=$((20000 + RANDOM % 20000))
-        echo "optimiser in parts: $in_parts"
+        echo "$preset on two cores, two ranks$([ "$in_parts" = 0 ] || echo " with the optimiser in parts"):"
         for rank in 1 0; do
             IN_PARTS=$in_parts RANK=$rank WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port RAYON_NUM_THREADS=1 \
                 taskset -c "$rank" "$program" "$preset" "$batch" "$steps" &
         done
         wait
     done
+    echo "$preset on two cores, one rank:"
+    RAYON_NUM_THREADS=2 "$program" "$preset" "$batch" "$steps"
 done

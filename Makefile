@@ -1,7 +1,7 @@
 # make demo          three sandbox countries: build, train, evaluate in and across countries, report
 # make test          all tests
 # make real DATA=DIR a captioned folder: build, train from scratch, test recall
-# make ablation      the sandbox's pairs: adaptation with each part left out, over five seeds
+# make ablation      the sandbox's pairs: adaptation with each part left out, over ten seeds
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make gpu-bench     the same on an NVIDIA GPU (needs a CUDA toolkit, see tests/gpu-bench.sh)

@@ -12,6 +12,9 @@ use crate::ablate::{Ablation, Line, Variant};
 use crate::evaluate::protocol;
 use crate::pair::Pair;
 
+/// A space at which no line breaks, narrow so that the table fits beside its contents.
+const NARROW: char = '\u{202f}';
+
 /// Makes the page of some ablations.
 pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) -> Result<String, WorkerError> {
     let mut sections = Vec::new();
@@ -44,7 +47,9 @@ fn table(ablation: &Ablation) -> Table {
         let figures = line.figures();
         let mut row = vec![Cell::Text(line.variant.words().into())];
         row.extend(
-            figures[..6].iter().map(|f| Cell::Text(format!("{:.2}\u{a0}±\u{a0}{:.2}", f.mean, f.standard_deviation))),
+            figures[..6]
+                .iter()
+                .map(|f| Cell::Text(format!("{:.2}{NARROW}±{NARROW}{:.2}", f.mean, f.standard_deviation))),
         );
         row.extend([Cell::Number(figures[6].mean), Cell::Number(figures[6].standard_deviation)]);
         row
@@ -71,9 +76,13 @@ fn verdict(ablation: &Ablation) -> Block {
     let mut words = format!("Full adaptation changes mean recall by {:+.1} % over none.", ablation.gain_percent());
     let compared = ablation.compared();
     if !compared.is_empty() {
-        words.push_str(&format!(" In points, seed by seed, with the standard error: {}.", compared.join(", ")));
+        let compared = compared.join(", ").replace(" ± ", &format!("{NARROW}±{NARROW}"));
+        words.push_str(&format!(" In points, seed by seed, with the standard error: {compared}."));
     }
     let short = ablation.shortfalls();
+    for short in &short {
+        words.push_str(&format!(" Short of the target: {short}."));
+    }
     let level = if short.is_empty() { Level::Info } else { Level::Warning };
     Block::Note { level, text: words }
 }

@@ -4,7 +4,7 @@
 # Needs Python with numpy, pillow, torch, open_clip_torch, transformers, segment_anything; a part whose peer is missing is skipped aloud.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data=${URBANCROSS_TEST_DATA:-}
+data=${URBANCROSS_TEST_DATA:+$URBANCROSS_TEST_DATA/data}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 exec > >(tee "$work/log")
 has() { python3 -c "import $1" 2>/dev/null || { echo "skipped: no python3 with $1"; return 1; }; }

@@ -1,8 +1,9 @@
 //! A rank's connections to all others, the calls that they agree on, and who is to blame when they do not.
 //!
 //! A call begins with a frame to every peer, so that each rank knows who has come. When a rank has waited for a while it
-//! tells all others for whom; at the time-out the blame goes to those that never came, or else along this chain to the
-//! one that waits for nobody. Whoever gives up says whom it blames before it closes, so nobody blames the messenger.
+//! tells all others for whom. At the time-out the blame goes to those that never came, without the ones that still wait
+//! for another of them in an earlier call; or, if all came, along this chain to the one that waits for nobody. Whoever
+//! gives up says whom it blames, and waits until that was read, before it closes: so nobody blames the messenger.
 
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod build;
+pub mod commit;
 pub mod digest;
 pub mod pair;
 pub mod paths;

@@ -23,12 +23,19 @@ pub fn plan(country: &str, stage: &str, key: &str) -> String {
     format!("plans/{country}/{stage}/{key}.json")
 }
 
-pub fn marker(country: &str, stage: &str, key: &str, shard: u32) -> String {
-    format!("{}/{shard:05}.json", markers(country, stage, key))
+/// The part that finished the work of a shard's key.
+pub fn marker(country: &str, stage: &str, shard_key: &str) -> String {
+    format!("markers/{country}/{stage}/{shard_key}.json")
 }
 
-pub fn markers(country: &str, stage: &str, key: &str) -> String {
-    format!("markers/{country}/{stage}/{key}")
+/// The part that a stopped worker left of a shard's work.
+pub fn partial(country: &str, stage: &str, shard_key: &str) -> String {
+    format!("markers/{country}/{stage}/{shard_key}.partial.json")
+}
+
+/// What must not change about a country in a store.
+pub fn layout(country: &str) -> String {
+    format!("layouts/{country}.json")
 }
 
 /// The last summary of a stage: advisory, overwritten, read by `status` and the report.

@@ -55,11 +55,7 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
                             lines.push(format!("  model {}", model.digest));
                         }
                         let plan = plan_stage(build, &stage, &model, false).await?;
-                        lines.push(format!(
-                            "  {} rows stale, {} stand",
-                            plan.computed(),
-                            plan.kept_rows + plan.stale.iter().map(|s| s.kept).sum::<u64>()
-                        ));
+                        lines.push(format!("  {} rows stale, {} stand", plan.computed(), plan.kept()));
                         lines.extend(
                             plan.reasons().iter().map(|(reason, rows)| format!("    {rows} {}", reason.words())),
                         );
@@ -146,7 +142,7 @@ async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, Wor
             continue;
         };
         let plan = plan_stage(build, &stage, &model, false).await?;
-        let join = ShardJoin::load(&build.work, &stage, &plan, shard, &build.virtual_inputs).await?;
+        let join = ShardJoin::load(&build.work, &stage, &plan, shard, &build.virtual_inputs, None).await?;
         let task = join.tasks.iter().find(|t| t.image_id == image_id);
         match (task, committed) {
             (None, None) => {}

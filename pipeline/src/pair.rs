@@ -155,7 +155,7 @@ impl Pair {
 
 /// Sources are chosen by the vectors in the tables, targets get theirs from the model: both must be by one model.
 async fn check_vectors(source: &Build, model_digest: &str) -> Result<(), WorkerError> {
-    let model = Model { digest: model_digest.to_owned(), folder: None };
+    let model = Model { digest: model_digest.to_owned(), ..Model::default() };
     for stage in [stages::image_embeddings::stage(), stages::text_embeddings::stage()] {
         let rows = plan_stage(source, &stage, &model, false).await?.computed();
         if rows > 0 {

@@ -10,13 +10,13 @@ use stages::{Step, Training};
 use training::communicator::{Communicator, Solo};
 use training::trainer::Event;
 use workers::WorkerError;
-use workers::map::{MapContext, map_plan};
-use workers::publish::{Summary, publish, quarantine};
+use workers::map::{FinishedShard, MapContext, map_plan};
+use workers::publish::{Summary, problems_digest, publish, quarantine};
 use workers::train::{TrainRequest, TrainingRecord, train};
 
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
-use crate::plan::{TrainingState, model_of, plan_stage, training_state};
+use crate::plan::{TrainingState, model_folder, model_of, plan_stage, training_state};
 use crate::progress::Progress;
 
 /// How to run.
@@ -95,62 +95,73 @@ fn unix_seconds() -> f64 {
 }
 
 async fn run_stage(
-    build: &Build,
+    build: &mut Build,
     stage: &Stage,
     options: &RunOptions,
     progress: &Progress,
 ) -> Result<Option<Quarantined>, WorkerError> {
     let (started, began) = (unix_seconds(), Instant::now());
-    let Some(model) = model_of(build, stage).await? else {
-        return Err(WorkerError::Broken(format!("{}: the training before it left no model", stage.name)));
-    };
-    let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
-    let total = plan.computed() + plan.stale.iter().map(|s| s.kept).sum::<u64>();
-    let bar = progress.stage(stage.name, total);
-    let mut summary = Summary {
-        stage: stage.name.to_owned(),
-        country: build.spec.country.clone(),
-        started_unix_seconds: started,
-        reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
-        ..empty_summary()
-    };
-    if plan.stale.is_empty() {
-        bar.unchanged(plan.kept_rows);
-        return report_quarantine(build, stage, None).await;
+    loop {
+        let Some(model) = model_of(build, stage).await? else {
+            return Err(WorkerError::Broken(format!("{}: the training before it left no model", stage.name)));
+        };
+        let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
+        let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();
+        let bar = progress.stage(stage.name, total);
+        if plan.counts.stale.is_empty() {
+            bar.unchanged(plan.counts.kept_rows);
+            return settle(build, stage, &plan, None).await;
+        }
+        build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan.counts).await?;
+        let context = MapContext {
+            work: &build.work,
+            source: &build.source,
+            virtual_inputs: &build.virtual_inputs,
+            fetch: build.fetch_settings(),
+            stop: &build.stop,
+            observer: &bar,
+        };
+        let devices = stages::device::devices(stage.name, &build.spec)?;
+        let opening = Opening {
+            spec: &build.spec,
+            device: devices[0],
+            model_folder: model_folder(build, &model).await?,
+            weights: &build.weights,
+            stop: build.stop.clone(),
+        };
+        let result = map_plan(&context, stage, &plan, opening, &devices).await?;
+        let published = publish(&build.tables, &plan, &result.finished).await?;
+        let mut summary = Summary {
+            stage: stage.name.to_owned(),
+            country: build.spec.country.clone(),
+            started_unix_seconds: started,
+            seconds: began.elapsed().as_secs_f64(),
+            kept: plan.counts.kept_rows,
+            reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
+            version: published.live.version,
+            ..empty_summary()
+        };
+        for FinishedShard { marker, .. } in &result.finished {
+            summary.computed += marker.computed;
+            summary.kept += marker.kept;
+            summary.deleted += marker.deleted;
+            summary.errors += marker.errors;
+        }
+        bar.finish(&summary);
+        if result.stopped {
+            return Err(WorkerError::Stopped);
+        }
+        if published.overtaken.is_empty() {
+            build.moved_on(published.live);
+            return settle(build, stage, &plan, Some(summary)).await;
+        }
+        progress.note(&format!(
+            "{}: another run changed {} of its shards meanwhile; planning again",
+            stage.name,
+            published.overtaken.len()
+        ));
+        build.refresh().await?;
     }
-    build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan).await?;
-    let context = MapContext {
-        work: &build.work,
-        source: &build.source,
-        virtual_inputs: &build.virtual_inputs,
-        fetch: build.fetch_settings(),
-        stop: &build.stop,
-        observer: &bar,
-    };
-    let devices = stages::device::devices(stage.name, &build.spec)?;
-    let opening = Opening {
-        spec: &build.spec,
-        device: devices[0],
-        model_folder: model.folder.clone(),
-        weights: &build.weights,
-        stop: build.stop.clone(),
-    };
-    let result = map_plan(&context, stage, &plan, opening, &devices).await?;
-    let version = publish(&build.tables, &plan, &result.markers, result.stopped).await?;
-    for marker in &result.markers {
-        summary.computed += marker.computed;
-        summary.kept += marker.kept;
-        summary.deleted += marker.deleted;
-        summary.errors += marker.errors;
-    }
-    summary.kept += plan.kept_rows;
-    summary.version = Some(version);
-    summary.seconds = began.elapsed().as_secs_f64();
-    bar.finish(&summary);
-    if result.stopped {
-        return Err(WorkerError::Stopped);
-    }
-    report_quarantine(build, stage, Some((plan, summary))).await
 }
 
 fn empty_summary() -> Summary {
@@ -171,11 +182,14 @@ fn empty_summary() -> Summary {
     }
 }
 
-/// Rewrites the quarantine listing after a change, and counts what is out.
-async fn report_quarantine(
+/// Writes down what became of a stage's rows, unless that was done: the quarantine listing, and the summary of a run
+/// that changed something. The last object written says that nothing is left to do, and is all that a later run with
+/// nothing to do reads.
+async fn settle(
     build: &Build,
     stage: &Stage,
-    changed: Option<(Plan, Summary)>,
+    plan: &Plan,
+    changed: Option<Summary>,
 ) -> Result<Option<Quarantined>, WorkerError> {
     let listing = &build.virtual_inputs.listing;
     let (problems, more) = match stage.output {
@@ -183,16 +197,26 @@ async fn report_quarantine(
         _ => (&[][..], 0),
     };
     let country = &build.spec.country;
-    let statuses = quarantine(&build.work, &build.tables, stage.output, stage.name, country, problems).await?;
-    if let Some((_, mut summary)) = changed {
-        summary.rows = statuses.ok;
-        summary.excluded = statuses.excluded;
-        summary.errors = statuses.errors;
-        if more > 0 {
-            summary.notes.insert("source rows left out".into(), more.to_string());
+    let settled = plan.counts.settled.clone().filter(|s| s.problems == problems_digest(problems));
+    let statuses = match (settled, &changed) {
+        (Some(statuses), None) => statuses,
+        _ => {
+            let live = build.pin(stage.output).await?;
+            let statuses = quarantine(&build.work, &live, stage.name, country, problems).await?;
+            if let Some(mut summary) = changed {
+                summary.rows = statuses.ok;
+                summary.excluded = statuses.excluded;
+                summary.errors = statuses.errors;
+                if more > 0 {
+                    summary.notes.insert("source rows left out".into(), more.to_string());
+                }
+                build.work.put_json(&paths::summary(country, stage.name), &summary).await?;
+            }
+            let settled = plan.settled(live, statuses.clone());
+            build.work.put_json(&paths::plan(country, stage.name, &settled.key()), &settled.counts).await?;
+            statuses
         }
-        build.work.put_json(&paths::summary(country, stage.name), &summary).await?;
-    }
+    };
     let rows = statuses.errors + more;
     let path = format!("{}{}", build.work.url(), paths::quarantine(country, stage.name));
     Ok((rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing: path }))

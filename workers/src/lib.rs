@@ -3,6 +3,7 @@
 
 pub mod adapt;
 pub mod archive;
+mod backoff;
 pub mod board;
 mod compute;
 pub mod error;

@@ -59,11 +59,8 @@ impl PartWriter {
         self.writer.write(batch).await.map_err(|e| parquet_error(&self.path, e))
     }
 
-    /// Closes the file; `None` if no row was written, and then no file exists.
-    pub async fn finish(self) -> Result<Option<PartFile>, WorkerError> {
-        if self.rows == 0 {
-            return Ok(None);
-        }
+    /// Closes the file. A part may be without rows: it says that the shard's rows have left.
+    pub async fn finish(self) -> Result<PartFile, WorkerError> {
         let path = self.path;
         self.writer.close().await.map_err(|e| parquet_error(&path, e))?;
         let object = format!("{}/{path}", paths::table(self.artifact));
@@ -71,7 +68,7 @@ impl PartWriter {
             Some(meta) => meta.size,
             None => return Err(WorkerError::Transient(format!("{object}: written, but the store does not show it"))),
         };
-        Ok(Some(PartFile { shard: self.shard, path, size_bytes, rows: self.rows }))
+        Ok(PartFile { shard: self.shard, path, size_bytes, rows: self.rows })
     }
 }
 
@@ -307,16 +304,17 @@ mod tests {
         let mut writer = PartWriter::create(&work, Artifact::Splits, "finland", 3).unwrap();
         writer.write(&splits(&["a", "b", "c"])).await.unwrap();
         writer.write(&splits(&["d", "e"])).await.unwrap();
-        let part = writer.finish().await.unwrap().unwrap();
+        let part = writer.finish().await.unwrap();
         assert_eq!((part.rows, paths::shard_of_part(&part.path)), (5, Some(3)));
         let reader = PartReader::open(&work, Artifact::Splits, &part).await.unwrap();
         let batch = reader.read_rows(&["split", "image_id"], &[1, 2, 4]).await.unwrap();
         assert_eq!(batch.num_rows(), 3);
         let ids = table::Columns::new(Artifact::Splits, &batch).text("image_id").unwrap().clone();
         assert_eq!(ids.iter().flatten().collect::<Vec<_>>(), ["b", "c", "e"]);
-        // an empty shard leaves no file
-        let empty = PartWriter::create(&work, Artifact::Splits, "finland", 4).unwrap();
-        assert!(empty.finish().await.unwrap().is_none());
+        // a part without rows is a part
+        let empty = PartWriter::create(&work, Artifact::Splits, "finland", 4).unwrap().finish().await.unwrap();
+        let reader = PartReader::open(&work, Artifact::Splits, &empty).await.unwrap();
+        assert_eq!((empty.rows, reader.read(&["image_id", "split"]).await.unwrap().num_rows()), (0, 0));
     }
 
     #[test]

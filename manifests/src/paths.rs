@@ -10,7 +10,12 @@ pub fn table(artifact: Artifact) -> String {
 /// Part file below its table's root. `attempt` makes it unique, so that two workers on one shard
 /// never write the same object.
 pub fn part(country: &str, shard: u32, attempt: &str) -> String {
-    format!("country={country}/part-{shard:05}-{attempt}.parquet")
+    format!("{}/part-{shard:05}-{attempt}.parquet", partition(country))
+}
+
+/// Folder of a country's parts, below a table's root.
+pub fn partition(country: &str) -> String {
+    format!("country={country}")
 }
 
 /// Shard of a part file, from its name.

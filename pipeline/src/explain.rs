@@ -8,7 +8,8 @@ use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
 use workers::parts::PartReader;
 
 use crate::build::Build;
-use crate::plan::{TrainingState, model_of, plan_stage, training_state};
+use crate::plan::{model_of, plan_stage};
+use crate::trainings::{TrainingState, training_state};
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, WorkerError> {
@@ -74,10 +75,11 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
 
 async fn explain_training(build: &Build, training: Training) -> Result<Vec<String>, WorkerError> {
     Ok(match training_state(build, training, false).await? {
-        TrainingState::Due { key, why, inputs, .. } => {
-            let mut lines = vec![format!("{}: due: {why}", training.name()), format!("  run {key}")];
+        TrainingState::Due(due) => {
+            let run = &due.run;
+            let mut lines = vec![format!("{}: due: {}", training.name(), run.begins), format!("  run {}", run.key)];
             lines.extend(
-                inputs
+                run.inputs
                     .iter()
                     .map(|t| format!("  reads {} at version {:?}, {} rows", t.artifact.name(), t.version, t.rows())),
             );

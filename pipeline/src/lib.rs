@@ -15,3 +15,4 @@ pub mod progress;
 pub mod run;
 pub mod status;
 pub mod sweep;
+pub mod trainings;

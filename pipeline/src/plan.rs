@@ -1,4 +1,4 @@
-//! Plans: which rows of a stage are stale and why; and whether a training still stands.
+//! Plans: which rows of a stage are stale, and why.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,12 +7,13 @@ use manifests::recipe::RowAction;
 use manifests::{Artifact, Plan, PlanCounts, Reason, ShardPlan, digest, paths};
 use serde::Serialize;
 use stages::stage::{ModelUse, Stage};
-use stages::{Step, Training, pretrain};
+use stages::{Step, Training};
 use workers::WorkerError;
 use workers::join::ShardJoin;
-use workers::train::{self, ChangedShare, TrainingRecord};
+use workers::train;
 
 use crate::build::Build;
+use crate::trainings::{TrainingState, standing_record, training_state};
 
 /// The model that a stage runs with.
 #[derive(Debug, Clone, Default)]
@@ -61,65 +62,6 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
     };
     let Some(record) = standing_record(build, training).await? else { return Ok(None) };
     Ok(Some(Model { digest: record.trained.model_digest, place: ModelPlace::Run(training, record.key) }))
-}
-
-/// The newest finished run with the spec's settings.
-pub async fn standing_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
-    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
-    let records = train::records(&build.work, &build.spec.country, training).await?;
-    Ok(records.into_iter().rev().find(|r| r.parameters == parameters && r.stage_version == pretrain::VERSION))
-}
-
-/// What is to become of a training.
-#[derive(Debug)]
-pub enum TrainingState {
-    /// A finished run stands; `changed` says how far its rows have moved since.
-    Stands { record: Box<TrainingRecord>, changed: ChangedShare },
-    /// A run is to be made (or continued): its identity, and why.
-    Due {
-        key: String,
-        parameters: String,
-        inputs: Vec<manifests::plan::PinnedTable>,
-        warm_start: Option<String>,
-        sequence: u64,
-        why: String,
-    },
-}
-
-/// Decides about a training. `force` runs it again even if it stands.
-pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
-    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
-    let mut inputs = Vec::new();
-    for artifact in train::training_inputs(&build.spec, training) {
-        inputs.push(build.pin(artifact).await?);
-    }
-    let sequence =
-        train::records(&build.work, &build.spec.country, training).await?.last().map_or(0, |r| r.sequence + 1);
-    let due = |warm_start: Option<String>, why: String| TrainingState::Due {
-        key: train::run_key(training, &parameters, &inputs, warm_start.as_deref()),
-        parameters: parameters.clone(),
-        inputs: inputs.clone(),
-        warm_start,
-        sequence,
-        why,
-    };
-    let Some(record) = standing_record(build, training).await? else {
-        return Ok(due(None, "no finished run has these settings".into()));
-    };
-    let changed = train::changed_share(&build.work, &record.inputs, &inputs).await?;
-    let share = changed.share();
-    if force {
-        return Ok(due(Some(record.key), "asked for with --retrain; starts from the last weights".into()));
-    }
-    if share > build.spec.pretrain.retrain_above {
-        let why = format!(
-            "{:.1} % of its rows changed, more than pretrain.retrain_above = {:.1} %; starts from the last weights",
-            100.0 * share,
-            100.0 * build.spec.pretrain.retrain_above
-        );
-        return Ok(due(Some(record.key), why));
-    }
-    Ok(TrainingState::Stands { record: Box::new(record), changed })
 }
 
 /// Plans one stage at the parts that the build has pinned. What somebody has counted already under the same key is
@@ -253,12 +195,14 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                     train::training_inputs(&build.spec, training).iter().filter_map(|a| moving.get(a)).sum();
                 let state = training_state(build, training, retrain).await?;
                 let (rows, note) = match &state {
-                    TrainingState::Due { why, .. } => {
+                    TrainingState::Due(due) => {
                         moving_models.push(training);
-                        (listed, why.clone())
+                        (listed, due.run.begins.clone())
                     }
                     TrainingState::Stands { record, changed } => {
-                        let share = (changed.changed + above) as f64 / (changed.rows.max(1)) as f64;
+                        // a row that changed already may change again: never more than all of them
+                        let rows = changed.rows.max(1);
+                        let share = (changed.changed + above).min(rows) as f64 / rows as f64;
                         if share > build.spec.pretrain.retrain_above {
                             moving_models.push(training);
                             (

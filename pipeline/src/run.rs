@@ -16,8 +16,9 @@ use workers::train::{TrainRequest, TrainingRecord, train};
 
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
-use crate::plan::{TrainingState, model_folder, model_of, plan_stage, training_state};
+use crate::plan::{model_folder, model_of, plan_stage};
 use crate::progress::Progress;
+use crate::trainings::{TrainingState, training_state};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -230,8 +231,8 @@ pub async fn run_training(
     ranks: &mut dyn Communicator,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    let (key, parameters, inputs, warm_start, sequence) = match training_state(build, training, options.retrain).await?
-    {
+    let state = training_state(build, training, options.retrain).await?;
+    match &state {
         TrainingState::Stands { record, changed } => {
             progress.note(&format!(
                 "{}: stands (best validation mR {:.2}); {} of {} rows changed since ({:.2} %)",
@@ -243,14 +244,10 @@ pub async fn run_training(
             ));
             return Ok(());
         }
-        TrainingState::Due { key, parameters, inputs, warm_start, sequence, why } => {
-            progress.note(&format!("{}: {why}", training.name()));
-            (key, parameters, inputs, warm_start, sequence)
-        }
-    };
+        TrainingState::Due(due) => progress.note(&format!("{}: {}", training.name(), due.run.begins)),
+    }
     let (started, began) = (unix_seconds(), Instant::now());
-    let due = TrainingState::Due { key, parameters, inputs, warm_start, sequence, why: String::new() };
-    let Some(record) = standing_or_trained(build, training, due, ranks, progress).await? else { return Ok(()) };
+    let Some(record) = standing_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };
     let trained = &record.trained;
     let notes = [
         ("parameters", trained.parameters.to_string()),
@@ -258,6 +255,7 @@ pub async fn run_training(
         ("best validation mR", format!("{:.2}", trained.best_validation_mean_recall)),
         ("waited for data", format!("{:.1} s", trained.wait_seconds)),
         ("run", record.key.clone()),
+        ("begins", record.begins.clone()),
     ];
     let summary = Summary {
         stage: training.name().to_owned(),
@@ -280,11 +278,9 @@ pub async fn standing_or_trained(
     ranks: &mut dyn Communicator,
     progress: &Progress,
 ) -> Result<Option<TrainingRecord>, WorkerError> {
-    let (key, parameters, inputs, warm_start, sequence) = match state {
+    let due = match state {
         TrainingState::Stands { record, .. } => return Ok(Some(*record)),
-        TrainingState::Due { key, parameters, inputs, warm_start, sequence, .. } => {
-            (key, parameters, inputs, warm_start, sequence)
-        }
+        TrainingState::Due(due) => *due,
     };
     let epochs = stages::pretrain::of_training(&build.spec, training).epochs;
     let bar = progress.training(training.name(), epochs);
@@ -293,11 +289,8 @@ pub async fn standing_or_trained(
         spec: &build.spec,
         weights: &build.weights,
         training,
-        inputs,
-        key,
-        parameters,
-        warm_start,
-        sequence,
+        due: due.run,
+        rows: due.rows,
         scratch: &build.scratch,
         stop: &build.stop,
         ranks,

@@ -6,6 +6,7 @@ pub mod archive;
 mod backoff;
 pub mod board;
 mod compute;
+pub mod durable;
 pub mod error;
 pub mod fetch;
 pub mod join;

@@ -1,5 +1,6 @@
 //! Part files: the rows of one shard of one table, sorted by image id, as Parquet.
 
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt, TryStreamExt};
+use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile, paths};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
@@ -29,9 +31,31 @@ use crate::stores::WorkStore;
 
 const SCHEMA_VERSION_KEY: &str = "urbancross.schema_version";
 
-/// A name that no other attempt has.
+/// A name that no other attempt has. It begins with the time, so that it says how old a part is.
 pub fn attempt_id() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
+/// When the attempt of a part began, in milliseconds since 1970; `None`: the name does not say.
+pub fn written_millis(part: &str) -> Option<u64> {
+    let name = part.rsplit('/').next()?.strip_suffix(".parquet")?;
+    let id = uuid::Uuid::try_parse(name.rsplit('-').next()?).ok()?;
+    let (seconds, nanos) = id.get_timestamp()?.to_unix();
+    Some(seconds * 1000 + u64::from(nanos) / 1_000_000)
+}
+
+/// Shards of a country's table whose part is gone from the store or has another size than was committed.
+pub async fn lost(work: &WorkStore, table: &PinnedTable, country: &str) -> Result<BTreeSet<u32>, WorkerError> {
+    if table.parts.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let folder = format!("{}/{}", paths::table(table.artifact), paths::partition(country));
+    let there: HashMap<String, u64> = work.list_sizes(&folder).await?.into_iter().collect();
+    let is_lost = |part: &&PartFile| {
+        let name = part.path.rsplit('/').next().unwrap_or_default();
+        there.get(name) != Some(&part.size_bytes)
+    };
+    Ok(table.parts.iter().filter(is_lost).map(|part| part.shard).collect())
 }
 
 /// Writes one part file, a batch after the other; memory is bounded by a row group.

@@ -223,6 +223,16 @@ impl Store {
         Ok(self.list_identities(folder).await?.into_iter().map(|(name, _)| name).collect())
     }
 
+    /// Like [`Store::list`], each name with the object's size in bytes.
+    pub async fn list_sizes(&self, folder: &str) -> Result<Vec<(String, u64)>, WorkerError> {
+        let prefix = self.path(folder)?;
+        let listed = self.store.list(Some(&prefix)).map_ok(|meta| {
+            let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
+            (name, meta.size)
+        });
+        listed.try_collect().await.map_err(|e| WorkerError::of_store(folder, e))
+    }
+
     /// Like [`Store::list`], each name with a text that changes when the object does.
     pub async fn list_identities(&self, folder: &str) -> Result<Vec<(String, String)>, WorkerError> {
         let prefix = self.path(folder)?;

@@ -8,8 +8,12 @@ use stages::pretrain::{RESULT_FOLDER, Trained};
 use training::communicator::Communicator;
 use training::trainer::Event;
 
+use bytes::Bytes;
+
+use super::ROWS_FILE;
 use super::claim::Claim;
 use super::mirror::Mirror;
+use crate::durable;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
@@ -45,10 +49,11 @@ impl RunPlace<'_> {
     }
 
     /// Brings the run's saved state here, calls `train` on a thread of its own, copies every checkpoint to the work
-    /// store and, at the end, the result. Only rank 0 keeps a run; the others have a folder of their own to work in.
+    /// store and, at the end, the result, with the `rows` that it saw. Only rank 0 keeps a run; the others have a folder of their own to work in.
     pub(crate) async fn run<F>(
         &self,
         ranks: &mut dyn Communicator,
+        rows: &Bytes,
         mut observe: impl FnMut(&Event) + Send,
         train: F,
     ) -> Result<Option<Trained>, WorkerError>
@@ -85,6 +90,8 @@ impl RunPlace<'_> {
             WorkerError::Broken(format!("{}: the training thread failed; its message is above", self.name))
         })??;
         if trained.is_some() {
+            // whoever starts from these weights, here or elsewhere, learns what they saw
+            durable::write(&folder.join(RESULT_FOLDER).join(ROWS_FILE), rows)?;
             mirror.publish(RESULT_FOLDER).await?;
         }
         Ok(trained)

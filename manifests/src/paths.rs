@@ -38,6 +38,11 @@ pub fn partial(country: &str, stage: &str, shard_key: &str) -> String {
     format!("markers/{country}/{stage}/{shard_key}.partial.json")
 }
 
+/// What a country's last runs left with nothing to do: a hint.
+pub fn settled(country: &str) -> String {
+    format!("settled/{country}.json")
+}
+
 /// What must not change about a country in a store.
 pub fn layout(country: &str) -> String {
     format!("layouts/{country}.json")

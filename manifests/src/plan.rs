@@ -1,6 +1,6 @@
 //! Plans and markers: the objects through which workers agree on what is to be done and what is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,9 @@ pub struct PinnedTable {
     pub version: Option<u64>,
     /// At most one for each shard, in order of shard.
     pub parts: Vec<PartFile>,
+    /// Shards whose part is gone from the store or has not the size that was committed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<u32>,
 }
 
 impl PinnedTable {
@@ -38,14 +41,24 @@ impl PinnedTable {
         digest::of_parts(paths)
     }
 
-    /// The part of a shard. Parts lie in order of shard.
-    pub fn part(&self, shard: u32) -> Option<&PartFile> {
-        self.parts.binary_search_by_key(&shard, |p| p.shard).ok().map(|at| &self.parts[at])
+    /// A table of which nothing is live.
+    pub fn empty(artifact: Artifact) -> Self {
+        Self { artifact, version: None, parts: Vec::new(), lost: BTreeSet::new() }
     }
 
-    /// Name of a shard's part.
+    /// The part of a shard, if there is one and it can be read.
+    pub fn part(&self, shard: u32) -> Option<&PartFile> {
+        self.live(shard).filter(|part| !self.lost.contains(&part.shard))
+    }
+
+    /// Name of a shard's live part, lost or not.
     pub fn part_name(&self, shard: u32) -> Option<&str> {
-        self.part(shard).map(|part| part.path.as_str())
+        self.live(shard).map(|part| part.path.as_str())
+    }
+
+    /// Parts lie in order of shard.
+    fn live(&self, shard: u32) -> Option<&PartFile> {
+        self.parts.binary_search_by_key(&shard, |p| p.shard).ok().map(|at| &self.parts[at])
     }
 
     pub fn rows(&self) -> u64 {
@@ -100,9 +113,6 @@ pub struct PlanCounts {
     pub stale: Vec<ShardPlan>,
     /// Rows of the other shards.
     pub kept_rows: u64,
-    /// Set where nothing is stale and what became of the rows is written down.
-    #[serde(default)]
-    pub settled: Option<RowStatuses>,
 }
 
 /// Rows of a country's table by status.
@@ -141,13 +151,6 @@ impl Plan {
     pub fn key(&self) -> Digest {
         let shards: Vec<Digest> = (0..self.shards).map(|shard| self.shard_key(shard)).collect();
         digest::of_parts(shards.iter().map(String::as_bytes))
-    }
-
-    /// The same work after its parts became live: nothing is left to do.
-    pub fn settled(&self, live: PinnedTable, statuses: RowStatuses) -> Plan {
-        let counts = PlanCounts { stale: Vec::new(), kept_rows: live.rows(), settled: Some(statuses) };
-        // rows that failed again were tried again: the next plan keeps them
-        Plan { output: live, retry_errors: false, counts, ..self.clone() }
     }
 
     pub fn input(&self, artifact: Artifact) -> Option<&PinnedTable> {

@@ -35,12 +35,15 @@ pub struct Build {
     pub scratch: PathBuf,
     pub stop: std::sync::Arc<AtomicBool>,
     pins: BTreeMap<Artifact, PinnedTable>,
+    /// Commits of this build since it was opened.
+    commits: u64,
 }
 
 impl Build {
     /// Opens the stores and lists the source.
     pub async fn open(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let mut build = Build::open_work(spec, stop).await?;
+        build.find_lost().await?;
         build.list().await?;
         Ok(build)
     }
@@ -55,7 +58,8 @@ impl Build {
         let key = &manifests::digest::of_bytes(work.url().as_str().as_bytes())[..12];
         let scratch = std::env::temp_dir().join("urbancross").join(key);
         let (virtual_inputs, pins) = (VirtualInputs::default(), BTreeMap::new());
-        let mut build = Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, pins };
+        workers::layout::check(&work, &spec).await?;
+        let mut build = Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, pins, commits: 0 };
         build.pin_all().await?;
         Ok(build)
     }
@@ -63,10 +67,9 @@ impl Build {
     /// Looks at the store and the source again, after somebody else changed what this build had pinned.
     pub async fn refresh(&mut self) -> Result<(), WorkerError> {
         self.pin_all().await?;
+        self.find_lost().await?;
         self.list().await?;
-        if !self.virtual_inputs.assignment.is_empty() {
-            self.assign_splits().await?;
-        }
+        self.virtual_inputs.assignment.clear();
         Ok(())
     }
 
@@ -77,6 +80,19 @@ impl Build {
             self.pins.insert(artifact, pinned);
         }
         Ok(())
+    }
+
+    /// Looks for parts that are live and not there: their rows are made again.
+    async fn find_lost(&mut self) -> Result<(), WorkerError> {
+        for table in self.pins.values_mut() {
+            table.lost = workers::parts::lost(&self.work, table, &self.spec.country).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that this store may be written to with this spec.
+    pub async fn claim_layout(&self) -> Result<(), WorkerError> {
+        workers::layout::claim(&self.work, &self.spec, &self.pins.values().collect::<Vec<_>>()).await
     }
 
     async fn list(&mut self) -> Result<(), WorkerError> {
@@ -96,8 +112,13 @@ impl Build {
         }
     }
 
+    pub fn commits(&self) -> u64 {
+        self.commits
+    }
+
     /// Takes note of a table's parts after a commit of this build.
     pub fn moved_on(&mut self, live: PinnedTable) {
+        self.commits += 1;
         self.pins.insert(live.artifact, live);
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use arrow::compute::take;
-use manifests::recipe::{CommittedRow, RecipeParts, RowAction, decide};
+use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide};
 use manifests::{Artifact, Digest, PartFile, Plan, digest};
 use stages::stage::{Input, Stage};
 use stages::table::Columns;
@@ -109,7 +109,7 @@ impl<'a> ShardJoin<'a> {
         }
         let artifact = plan.output.artifact;
         let (committed, rows) = load_committed(work, artifact, plan.output.part(shard)).await?;
-        let mut tasks = decide_rows(stage, plan, &inputs, &rows);
+        let mut tasks = decide_rows(stage, plan, shard, &inputs, &rows);
         let (partial, left) = load_committed(work, artifact, partial).await.unwrap_or_else(|error| {
             tracing::warn!(stage = stage.name, shard, %error, "what a stopped worker left cannot be read");
             (None, CommittedRows::new())
@@ -203,6 +203,12 @@ async fn load_input<'a>(
             let index = rows.iter().enumerate().map(|(i, r)| (r.image_id.clone(), (i, vec![r.digest()]))).collect();
             (Rows::Assigned(rows), index)
         }
+        artifact if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) => {
+            return Err(WorkerError::Broken(format!(
+                "shard {shard} of {} lost its file: run the build, which makes it again before anything reads it",
+                artifact.name()
+            )));
+        }
         artifact => match plan.input(artifact).and_then(|table| table.part(shard)) {
             None => (Rows::None, BTreeMap::new()),
             Some(part) => {
@@ -275,7 +281,14 @@ pub fn committed_rows(artifact: Artifact, batch: &RecordBatch) -> Result<Committ
 }
 
 /// The anti-join of wanted and committed rows. Pure: a plan and a worker come to the same end.
-fn decide_rows(stage: &Stage, plan: &Plan, inputs: &[InputShard<'_>], committed: &CommittedRows) -> Vec<RowTask> {
+fn decide_rows(
+    stage: &Stage,
+    plan: &Plan,
+    shard: u32,
+    inputs: &[InputShard<'_>],
+    committed: &CommittedRows,
+) -> Vec<RowTask> {
+    let lost = plan.output.lost.contains(&shard);
     let wanted = |image_id: &str| -> Option<(RecipeParts, Vec<usize>)> {
         let mut digests = BTreeMap::new();
         let mut positions = Vec::with_capacity(inputs.len());
@@ -303,6 +316,7 @@ fn decide_rows(stage: &Stage, plan: &Plan, inputs: &[InputShard<'_>], committed:
             let made_of = wanted(image_id);
             let old = committed.get(image_id);
             let action = decide(old.map(|(_, row)| row), made_of.as_ref().map(|(parts, _)| parts), plan.retry_errors)?;
+            let action = if lost && old.is_none() { RowAction::Compute(Reason::Lost) } else { action };
             let (recipe, positions) = made_of.unzip();
             Some(RowTask {
                 image_id: image_id.clone(),

@@ -10,6 +10,7 @@ pub mod durable;
 pub mod error;
 pub mod fetch;
 pub mod join;
+pub mod layout;
 pub mod listing;
 pub mod map;
 pub mod parts;

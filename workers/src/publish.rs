@@ -53,7 +53,11 @@ pub async fn publish(tables: &Tables, plan: &Plan, finished: &[FinishedShard]) -
     for replacement in replacements.into_iter().filter(|r| !committed.overtaken.contains(&r.part.shard)) {
         parts.insert(replacement.part.shard, replacement.part);
     }
-    let live = PinnedTable { artifact, version: Some(committed.version), parts: parts.into_values().collect() };
+    let live = PinnedTable {
+        version: Some(committed.version),
+        parts: parts.into_values().collect(),
+        ..PinnedTable::empty(artifact)
+    };
     Ok(Published { live, overtaken: committed.overtaken })
 }
 

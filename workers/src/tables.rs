@@ -33,6 +33,7 @@ use url::Url;
 
 use crate::backoff::Backoff;
 use crate::error::{WorkerError, whole_chain};
+use crate::parts::written_millis;
 use crate::stores::WorkStore;
 use columns::{delta_field, missing_fields};
 use entries::LogEntries;
@@ -42,6 +43,9 @@ const ENGINE_INFO: &str = concat!("urbancross/", env!("CARGO_PKG_VERSION"));
 /// How long a commit competes with those of other countries before it gives up. With 64 committers and 30 ms a request
 /// the last of them waits for about ten seconds (BENCHMARKS.md).
 const COMMIT_DEADLINE: Duration = Duration::from_secs(300);
+/// Name of the log's transaction that says before when `gc` clears away parts that are not live, in milliseconds since
+/// 1970. It is committed before anything is deleted, so that no commit brings such a part in.
+const GC_HORIZON: &str = "urbancross/gc";
 /// A checkpoint of the log every so many versions keeps opening a table quick.
 const CHECKPOINT_EVERY: u64 = 10;
 
@@ -103,13 +107,17 @@ impl Tables {
         version: Option<u64>,
     ) -> Result<PinnedTable, WorkerError> {
         let Some(snapshot) = self.snapshot(artifact, version).await? else {
-            return Ok(PinnedTable { artifact, version: None, parts: Vec::new() });
+            return Ok(PinnedTable::empty(artifact));
         };
         let (tables, country) = (self.clone(), country.to_owned());
         blocking(move || {
             let live = tables.live(artifact, &snapshot, &country)?;
             match live.trouble {
-                None => Ok(PinnedTable { artifact, version: Some(snapshot.version()), parts: live.parts }),
+                None => Ok(PinnedTable {
+                    version: Some(snapshot.version()),
+                    parts: live.parts,
+                    ..PinnedTable::empty(artifact)
+                }),
                 Some(why) => Err(WorkerError::Broken(format!(
                     "table {} of {country}: {why}; another program changed it: restore it to an older version \
                      (RESTORE), or let `urbancross verify --repair` take the files out, and the next run makes their \
@@ -169,10 +177,15 @@ impl Tables {
     fn try_commit(&self, snapshot: &SnapshotRef, change: &Change) -> Result<Option<Committed>, WorkerError> {
         let live = self.live(change.artifact, snapshot, &change.country)?;
         let of_shard: HashMap<u32, &str> = live.parts.iter().map(|p| (p.shard, p.path.as_str())).collect();
+        let horizon = snapshot.get_app_id_version(GC_HORIZON, self.engine.as_ref());
+        let horizon = horizon.map_err(|e| kernel_error(change.artifact, e))?.unwrap_or(0).max(0) as u64;
+        // older parts may be cleared away at this moment
+        let is_old = |part: &PartFile| horizon > 0 && written_millis(&part.path).is_none_or(|at| at < horizon);
         let (mut applied, mut overtaken) = (Vec::new(), Vec::new());
         for replacement in &change.replacements {
             let live = of_shard.get(&replacement.part.shard).copied();
             match verdict(live, replacement.base.as_deref(), &replacement.part.path) {
+                Verdict::Apply if is_old(&replacement.part) => overtaken.push(replacement.part.shard),
                 Verdict::Apply => applied.push(replacement),
                 Verdict::AlreadyLive => {}
                 Verdict::Overtaken => overtaken.push(replacement.part.shard),

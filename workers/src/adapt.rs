@@ -118,7 +118,8 @@ pub async fn adapt(
         TableRows::open(request.target_work, &request.target_inputs, Members::Assigned(request.assignment, split))
     };
     let (mut target, mut validation) = (of_target("train").await?, of_target("val").await?);
-    let place = RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME };
+    let place =
+        RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME, stop: request.stop };
     let (pair, source_spec, stop, data) = (request.pair, request.source_spec, request.stop, key.clone());
     let checkpoint = request.source_model.1.clone();
     let _claim = place.claim(request.ranks, stop).await?;

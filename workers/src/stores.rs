@@ -307,6 +307,13 @@ impl WorkStore {
         Ok(WorkStore(store))
     }
 
+    /// A store in memory, which lies elsewhere as a bucket does.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        let url = Url::parse("memory:///").expect("a constant");
+        WorkStore(Store { store: Arc::new(object_store::memory::InMemory::new()), root: Path::default(), url })
+    }
+
     /// The store itself, with absolute paths: for the Delta kernel and for Parquet.
     pub fn object_store(&self) -> Arc<DynObjectStore> {
         self.0.store.clone()

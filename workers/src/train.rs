@@ -184,7 +184,7 @@ pub async fn train(
     };
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
     let (data, training) = (due.key.clone(), request.training);
-    let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name() };
+    let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name(), stop };
     let _claim = place.claim(request.ranks, stop).await?;
     if let Some(record) = request.work.get_hint(&format!("{run}/{RECORD_FILE}")).await? {
         return Ok(Some(record));
@@ -240,11 +240,35 @@ pub async fn fetch_result(
     result_of(work, scratch, &paths::training_run(&spec.country, training.name(), key)).await
 }
 
-/// The result folder of a finished run, on this machine.
+/// The result folder of a finished run, on this machine: its weights are those that the run's record names.
 pub(crate) async fn result_of(work: &WorkStore, scratch: &Path, run: &str) -> Result<PathBuf, WorkerError> {
-    let result = Mirror::new(work, scratch, run).fetch(RESULT_FOLDER).await?;
-    if !result.exists() {
-        return Err(WorkerError::Missing { what: "result of a training", path: result.display().to_string() });
+    #[derive(Deserialize)]
+    struct Record {
+        trained: Trained,
     }
-    Ok(result)
+    let path = format!("{run}/{RECORD_FILE}");
+    let missing = |what| WorkerError::Missing { what, path: format!("{}{path}", work.url()) };
+    let record: Record = work.get_json(&path).await?.ok_or(missing("record of a training"))?;
+    let mirror = Mirror::new(work, scratch, run);
+    for last in [false, true] {
+        let result = mirror.fetch(RESULT_FOLDER).await?;
+        if !result.exists() {
+            return Err(WorkerError::Missing { what: "result of a training", path: result.display().to_string() });
+        }
+        let found = tokio::task::block_in_place(|| pretrain::model_digest(&result));
+        match found {
+            Ok(digest) if digest == record.trained.model_digest => return Ok(result),
+            // what was copied here was cut: once more
+            _ if !last && mirror.forget(RESULT_FOLDER)? => {}
+            found => {
+                return Err(WorkerError::Broken(format!(
+                    "{}: these are not the weights that the run left ({}); delete the folder {run} of the work store, \
+                     and the next run trains again",
+                    result.display(),
+                    found.err().unwrap_or("their digest is another".into())
+                )));
+            }
+        }
+    }
+    Err(missing("result of a training"))
 }

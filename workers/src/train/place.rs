@@ -1,7 +1,7 @@
 //! A training on a thread of its own, with its folder here and in the work store.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use stages::StageError;
 use stages::pretrain::{RESULT_FOLDER, Trained};
@@ -26,6 +26,8 @@ pub(crate) struct RunPlace<'a> {
     pub(crate) run: &'a str,
     /// For messages.
     pub(crate) name: &'static str,
+    /// Ends the training.
+    pub(crate) stop: &'a AtomicBool,
 }
 
 impl RunPlace<'_> {
@@ -70,15 +72,24 @@ impl RunPlace<'_> {
             rank => self.folder_of(rank),
         };
         let runtime = tokio::runtime::Handle::current();
-        let saving = &mut mirror;
+        let (saving, mut lost) = (&mut mirror, None);
+        let (stop, overtaken) = (self.stop, &mut lost);
         let trained = std::thread::scope(|scope| {
             let folder = &folder;
             let mut observe = move |event: &Event| {
                 // on the training's own thread: the next step waits for a store that is slow
-                if matches!(event, Event::Saved)
-                    && let Err(error) = runtime.block_on(saving.save())
-                {
-                    tracing::warn!(%error, "the checkpoint is on this machine only; the next one is tried again");
+                if matches!(event, Event::Saved) {
+                    match runtime.block_on(saving.save()) {
+                        Ok(()) => {}
+                        // somebody else trains this run from here on
+                        Err(error @ WorkerError::Conflict(_)) => {
+                            overtaken.get_or_insert(error);
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "the checkpoint is on this machine only; the next one is tried again");
+                        }
+                    }
                 }
                 observe(event);
             };
@@ -86,6 +97,9 @@ impl RunPlace<'_> {
             // the calling thread waits in `block_in_place`: the runtime's other threads serve the reads
             tokio::task::block_in_place(|| thread.join())
         });
+        if let Some(conflict) = lost {
+            return Err(conflict);
+        }
         let trained = trained.map_err(|_| {
             WorkerError::Broken(format!("{}: the training thread failed; its message is above", self.name))
         })??;
@@ -107,8 +121,10 @@ mod tests {
     fn ranks_do_not_work_in_the_folder_of_the_run() {
         let folder = tempfile::tempdir().unwrap();
         let work = WorkStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+        let stop = AtomicBool::new(false);
         for scratch in [folder.path(), Path::new("/scratch")] {
-            let place = RunPlace { work: &work, scratch, run: "checkpoints/x/pretrain/key", name: "pretrain" };
+            let place =
+                RunPlace { work: &work, scratch, run: "checkpoints/x/pretrain/key", name: "pretrain", stop: &stop };
             let own = Mirror::new(&work, scratch, place.run).folder().to_owned();
             let [one, two] = [1, 2].map(|rank| place.folder_of(rank));
             assert!(!one.starts_with(&own) && !own.starts_with(&one) && one != two);

@@ -18,10 +18,13 @@ pub fn partition(country: &str) -> String {
     format!("country={country}")
 }
 
-/// Shard of a part file, from its name.
+/// Shard of a part file, from its name; `None`: no name that we give. Other writers' `part-00000-UUID-c000.zstd.parquet`
+/// is none.
 pub fn shard_of_part(path: &str) -> Option<u32> {
-    let name = path.rsplit('/').next()?;
-    name.strip_prefix("part-")?.split('-').next()?.parse().ok()
+    let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+    let (shard, attempt) = name.strip_prefix("part-")?.split_once('-')?;
+    let is_ours = !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_alphanumeric());
+    if is_ours { shard.parse().ok() } else { None }
 }
 
 pub fn plan(country: &str, stage: &str, key: &str) -> String {
@@ -91,7 +94,11 @@ mod tests {
 
     #[test]
     fn shard_survives_the_path() {
-        assert_eq!(shard_of_part(&part("finland", 17, "0a-b")), Some(17));
-        assert_eq!(shard_of_part("country=x/other.parquet"), None);
+        assert_eq!(shard_of_part(&part("finland", 17, "0ab")), Some(17));
+        for other in
+            ["other", "part-00000-358b28f4-12d2-4d2f-9a93-bb95c0f5d997-c000", "part-00000-a.zstd", "part-00000-"]
+        {
+            assert_eq!(shard_of_part(&format!("country=x/{other}.parquet")), None, "{other}");
+        }
     }
 }

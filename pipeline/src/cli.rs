@@ -2,6 +2,7 @@
 
 mod building;
 mod learning;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,6 +80,26 @@ enum Command {
         set: SetArgs,
         #[arg(long, short, help = "Also write a report of all of them here")]
         report: Option<PathBuf>,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
+    /// Read every file of a build's tables and compare it with its checksums
+    Verify {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(long, help = "Take faulty files out of the tables: the next run makes their rows again")]
+        repair: bool,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
+    /// Clear away what a build no longer needs: old parts, hints, checkpoints and log entries
+    Gc {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(long, help = "Delete; without it only say what would go")]
+        delete: bool,
+        #[arg(long, value_name = "DAYS", default_value_t = 7.0, help = "Keep everything that is younger")]
+        keep_days: f64,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
@@ -251,6 +272,8 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Explain { spec, what } => building::explain(spec.read()?, &what.join(" ")).await,
         Command::Report { specs, set, output } => building::report(&specs, &set.set, &output).await,
         Command::Evaluate { specs, set, report, json } => building::evaluate(&specs, &set.set, report, json).await,
+        Command::Verify { spec, repair, json } => upkeep::verify(spec.read()?, repair, json).await,
+        Command::Gc { spec, delete, keep_days, json } => upkeep::gc(spec.read()?, delete, keep_days, json).await,
         Command::Train { spec, training, retrain } => learning::train(spec.read()?, &training, retrain).await,
         Command::Adapt { pair, json } => learning::adapt(&pair.pair, &pair.set.set, json).await,
         Command::Ablate { pairs, set, jobs, report, json } => {

@@ -18,6 +18,7 @@ pub mod publish;
 pub mod stores;
 pub mod tables;
 pub mod train;
+pub mod upkeep;
 pub mod weights;
 pub mod world;
 

@@ -38,7 +38,8 @@ pub async fn lost(work: &WorkStore, table: &PinnedTable, country: &str) -> Resul
         return Ok(BTreeSet::new());
     }
     let folder = format!("{}/{}", paths::table(table.artifact), paths::partition(country));
-    let there: HashMap<String, u64> = work.list_sizes(&folder).await?.into_iter().collect();
+    let there = work.list_metas(&folder).await?.into_iter().map(|(name, meta)| (name, meta.size));
+    let there: HashMap<String, u64> = there.collect();
     let is_lost = |part: &&PartFile| {
         let name = part.path.rsplit('/').next().unwrap_or_default();
         there.get(name) != Some(&part.size_bytes)

@@ -223,14 +223,16 @@ impl Store {
         Ok(self.list_identities(folder).await?.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// Like [`Store::list`], each name with the object's size in bytes.
-    pub async fn list_sizes(&self, folder: &str) -> Result<Vec<(String, u64)>, WorkerError> {
+    /// Like [`Store::list`], each name with the object's size and time.
+    pub async fn list_metas(&self, folder: &str) -> Result<Vec<(String, ObjectMeta)>, WorkerError> {
         let prefix = self.path(folder)?;
         let listed = self.store.list(Some(&prefix)).map_ok(|meta| {
             let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
-            (name, meta.size)
+            (name, meta)
         });
-        listed.try_collect().await.map_err(|e| WorkerError::of_store(folder, e))
+        let mut all: Vec<_> = listed.try_collect().await.map_err(|e| WorkerError::of_store(folder, e))?;
+        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
     }
 
     /// Like [`Store::list`], each name with a text that changes when the object does.

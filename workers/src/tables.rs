@@ -43,9 +43,6 @@ const ENGINE_INFO: &str = concat!("urbancross/", env!("CARGO_PKG_VERSION"));
 /// How long a commit competes with those of other countries before it gives up. With 64 committers and 30 ms a request
 /// the last of them waits for about ten seconds (BENCHMARKS.md).
 const COMMIT_DEADLINE: Duration = Duration::from_secs(300);
-/// Name of the log's transaction that says before when `gc` clears away parts that are not live, in milliseconds since
-/// 1970. It is committed before anything is deleted, so that no commit brings such a part in.
-const GC_HORIZON: &str = "urbancross/gc";
 /// A checkpoint of the log every so many versions keeps opening a table quick.
 const CHECKPOINT_EVERY: u64 = 10;
 
@@ -75,11 +72,13 @@ pub struct Committed {
     pub overtaken: Vec<u32>,
 }
 
-/// The live files of one country.
-struct LiveFiles {
-    parts: Vec<PartFile>,
-    /// Why some of them cannot be used.
-    trouble: Option<String>,
+/// The live files of one country, whoever wrote them.
+#[derive(Debug, Clone, Default)]
+pub struct LiveFiles {
+    /// Parts of ours that can be used.
+    pub parts: Vec<PartFile>,
+    /// Paths of files that cannot, each with the reason.
+    pub foreign: Vec<(String, String)>,
 }
 
 impl Tables {
@@ -112,14 +111,14 @@ impl Tables {
         let (tables, country) = (self.clone(), country.to_owned());
         blocking(move || {
             let live = tables.live(artifact, &snapshot, &country)?;
-            match live.trouble {
+            match live.foreign.first() {
                 None => Ok(PinnedTable {
                     version: Some(snapshot.version()),
                     parts: live.parts,
                     ..PinnedTable::empty(artifact)
                 }),
-                Some(why) => Err(WorkerError::Broken(format!(
-                    "table {} of {country}: {why}; another program changed it: restore it to an older version \
+                Some((path, why)) => Err(WorkerError::Broken(format!(
+                    "table {} of {country}: {path} {why}; another program changed it: restore it to an older version \
                      (RESTORE), or let `urbancross verify --repair` take the files out, and the next run makes their \
                      rows again",
                     artifact.name()
@@ -150,23 +149,32 @@ impl Tables {
     /// # Errors
     /// [`WorkerError::Transient`] at the deadline.
     pub async fn commit(&self, change: Change) -> Result<Committed, WorkerError> {
-        let change = Arc::new(change);
+        let artifact = change.artifact;
+        self.until_committed(artifact, move |tables, snapshot| tables.try_commit(snapshot, &change)).await
+    }
+
+    /// Calls `attempt` with the newest snapshot until it does not lose to another writer (`Some`), or the deadline.
+    async fn until_committed<T: Send + 'static>(
+        &self,
+        artifact: Artifact,
+        attempt: impl Fn(&Tables, &SnapshotRef) -> Result<Option<T>, WorkerError> + Send + Sync + 'static,
+    ) -> Result<T, WorkerError> {
+        let attempt = Arc::new(attempt);
         let (began, mut backoff) = (Instant::now(), Backoff::new(Duration::from_millis(20), Duration::from_secs(4)));
         loop {
-            let Some(snapshot) = self.snapshot(change.artifact, None).await? else {
-                self.create(change.artifact).await?;
+            let Some(snapshot) = self.snapshot(artifact, None).await? else {
+                self.create(artifact).await?;
                 continue;
             };
-            let (tables, tried) = (self.clone(), change.clone());
-            if let Some(committed) = blocking(move || tables.try_commit(&snapshot, &tried)).await? {
-                return Ok(committed);
+            let (tables, attempt) = (self.clone(), attempt.clone());
+            if let Some(done) = blocking(move || attempt(&tables, &snapshot)).await? {
+                return Ok(done);
             }
             if began.elapsed() > COMMIT_DEADLINE {
                 return Err(WorkerError::Transient(format!(
-                    "table {}: for {} s every commit of {} was overtaken by other writers",
-                    change.artifact.name(),
-                    COMMIT_DEADLINE.as_secs(),
-                    change.country
+                    "table {}: for {} s every commit was overtaken by other writers",
+                    artifact.name(),
+                    COMMIT_DEADLINE.as_secs()
                 )));
             }
             tokio::time::sleep(backoff.next()).await;
@@ -177,8 +185,7 @@ impl Tables {
     fn try_commit(&self, snapshot: &SnapshotRef, change: &Change) -> Result<Option<Committed>, WorkerError> {
         let live = self.live(change.artifact, snapshot, &change.country)?;
         let of_shard: HashMap<u32, &str> = live.parts.iter().map(|p| (p.shard, p.path.as_str())).collect();
-        let horizon = snapshot.get_app_id_version(GC_HORIZON, self.engine.as_ref());
-        let horizon = horizon.map_err(|e| kernel_error(change.artifact, e))?.unwrap_or(0).max(0) as u64;
+        let horizon = self.horizon(change.artifact, snapshot, &change.country)?;
         // older parts may be cleared away at this moment
         let is_old = |part: &PartFile| horizon > 0 && written_millis(&part.path).is_none_or(|at| at < horizon);
         let (mut applied, mut overtaken) = (Vec::new(), Vec::new());
@@ -197,7 +204,7 @@ impl Tables {
         }
         let removed: HashSet<&str> = applied.iter().filter_map(|r| r.base.as_deref()).collect();
         let added: Vec<&PartFile> = applied.iter().map(|r| &r.part).collect();
-        let version = self.write_version(snapshot, change.artifact, &change.country, &removed, &added);
+        let version = self.write_version(snapshot, change.artifact, &change.country, &removed, &added, None);
         let version = version.map_err(|e| kernel_error(change.artifact, e))?;
         Ok(version.map(|version| Committed { version, overtaken }))
     }
@@ -210,6 +217,7 @@ impl Tables {
         country: &str,
         removed: &HashSet<&str>,
         added: &[&PartFile],
+        horizon_millis: Option<u64>,
     ) -> Result<Option<u64>, KernelError> {
         let engine = self.engine.as_ref();
         let mut builder = snapshot.clone().update_table(UpdateTableOperation::Write, ENGINE_INFO, true);
@@ -217,6 +225,9 @@ impl Tables {
             builder = builder.add_column(field);
         }
         let mut transaction = builder.build(engine, Box::new(FileSystemCommitter::new()))?;
+        if let Some(millis) = horizon_millis {
+            transaction = transaction.with_transaction_id(horizon_id(country), millis as i64);
+        }
         if !removed.is_empty() {
             for metadata in snapshot.clone().scan_builder().build()?.scan_metadata(engine)? {
                 let (data, live) = metadata?.scan_files.into_parts();
@@ -341,9 +352,14 @@ impl Tables {
 
     /// The kernel finds no table, but there are log files: that is a loss, not a new table.
     fn lost_log(&self, artifact: Artifact, version: Option<u64>, error: &KernelError, files: usize) -> WorkerError {
-        let wanted = version.map_or(String::new(), |v| format!(" at version {v}"));
+        if let Some(version) = version {
+            return WorkerError::Missing {
+                what: "version of a table (never written, or cleared away by `gc`)",
+                path: format!("{} at version {version}", artifact.name()),
+            };
+        }
         WorkerError::Broken(format!(
-            "table {name}{wanted}: its log cannot be read ({}), though {files} files of it are there; a version is \
+            "table {name}: its log cannot be read ({}), though {files} files of it are there; a version is \
              missing or damaged: bring {}{table}/_delta_log back from a copy, or move the folder {table} away to \
              compute the table again",
             whole_chain(error),
@@ -361,33 +377,96 @@ impl Tables {
         Ok(files)
     }
 
-    /// The live files of a country, and whether they are what our commits leave.
+    /// The live files of a country, and which of them are not what our commits leave.
     fn live(&self, artifact: Artifact, snapshot: &SnapshotRef, country: &str) -> Result<LiveFiles, WorkerError> {
-        let mut live = LiveFiles { parts: Vec::new(), trouble: None };
+        let mut live = LiveFiles::default();
+        let mut foreign = |path: &str, why: &str| live.foreign.push((path.to_owned(), why.to_owned()));
         for file in self.files(snapshot).map_err(|e| kernel_error(artifact, e))? {
             if file.partition_values.get(PARTITION).is_none_or(|c| c != country) {
                 continue;
             }
-            let Some(shard) = paths::shard_of_part(&file.path) else {
-                live.trouble.get_or_insert(format!("{} is no part of ours", file.path));
-                continue;
-            };
-            if file.dv_info.has_vector() {
-                live.trouble.get_or_insert(format!("rows of {} are deleted by a deletion vector", file.path));
+            match paths::shard_of_part(&file.path) {
+                None => foreign(&file.path, "is no part of ours"),
+                Some(_) if file.dv_info.has_vector() => foreign(&file.path, "has rows that a deletion vector deletes"),
+                Some(shard) => live.parts.push(PartFile {
+                    shard,
+                    path: file.path,
+                    size_bytes: file.size.max(0) as u64,
+                    rows: file.stats.map_or(0, |s| s.num_records),
+                }),
             }
-            live.parts.push(PartFile {
-                shard,
-                path: file.path,
-                size_bytes: file.size.max(0) as u64,
-                rows: file.stats.map_or(0, |s| s.num_records),
-            });
         }
         live.parts.sort();
-        if let Some([one, other]) = live.parts.array_windows().find(|[one, other]| one.shard == other.shard) {
-            live.trouble = Some(format!("shard {} has two files, {} and {}", one.shard, one.path, other.path));
+        let double: BTreeSet<u32> = live
+            .parts
+            .array_windows()
+            .filter(|[one, other]| one.shard == other.shard)
+            .map(|[one, _]| one.shard)
+            .collect();
+        for part in live.parts.extract_if(.., |part| double.contains(&part.shard)) {
+            live.foreign.push((part.path, format!("is one of several files of shard {}", part.shard)));
         }
         Ok(live)
     }
+
+    /// The live files of a country, usable or not; `None`: there is no such table.
+    pub async fn live_files(&self, artifact: Artifact, country: &str) -> Result<Option<LiveFiles>, WorkerError> {
+        let Some(snapshot) = self.snapshot(artifact, None).await? else { return Ok(None) };
+        let (tables, country) = (self.clone(), country.to_owned());
+        blocking(move || tables.live(artifact, &snapshot, &country).map(Some)).await
+    }
+
+    /// Takes files out of a country's table, those of them that are live; parts without rows take the place of ours.
+    pub async fn take_out(
+        &self,
+        artifact: Artifact,
+        country: &str,
+        files: &BTreeSet<String>,
+        empty: &[PartFile],
+    ) -> Result<(), WorkerError> {
+        let (files, empty, country) = (Arc::new(files.clone()), Arc::new(empty.to_vec()), Arc::new(country.to_owned()));
+        self.until_committed(artifact, move |tables, snapshot| {
+            let live = tables.live(artifact, snapshot, &country)?;
+            let ours = live.parts.iter().map(|p| p.path.as_str());
+            let all: HashSet<&str> = ours.chain(live.foreign.iter().map(|(path, _)| path.as_str())).collect();
+            let removed: HashSet<&str> = files.iter().map(String::as_str).filter(|f| all.contains(f)).collect();
+            if removed.is_empty() {
+                return Ok(Some(()));
+            }
+            // a shard that somebody else made again meanwhile has its part
+            let held = |shard| live.parts.iter().any(|p| p.shard == shard && !removed.contains(p.path.as_str()));
+            let added: Vec<&PartFile> = empty.iter().filter(|part| !held(part.shard)).collect();
+            let version = tables.write_version(snapshot, artifact, &country, &removed, &added, None);
+            Ok(version.map_err(|e| kernel_error(artifact, e))?.map(|_| ()))
+        })
+        .await
+    }
+
+    /// Says that parts written before this moment may be cleared away where they are not live: from here on no commit
+    /// brings one in. The moment never goes back.
+    pub async fn raise_horizon(&self, artifact: Artifact, country: &str, millis: u64) -> Result<(), WorkerError> {
+        let country = country.to_owned();
+        self.until_committed(artifact, move |tables, snapshot| {
+            if tables.horizon(artifact, snapshot, &country)? >= millis {
+                return Ok(Some(()));
+            }
+            let none = HashSet::new();
+            let version = tables.write_version(snapshot, artifact, &country, &none, &[], Some(millis));
+            Ok(version.map_err(|e| kernel_error(artifact, e))?.map(|_| ()))
+        })
+        .await
+    }
+
+    /// Milliseconds since 1970 before which a part that is not live may be gone; 0: nothing was ever cleared away.
+    fn horizon(&self, artifact: Artifact, snapshot: &SnapshotRef, country: &str) -> Result<u64, WorkerError> {
+        let found = snapshot.get_app_id_version(&horizon_id(country), self.engine.as_ref());
+        Ok(found.map_err(|e| kernel_error(artifact, e))?.unwrap_or(0).max(0) as u64)
+    }
+}
+
+/// Name of the log's transaction that holds a country's horizon.
+fn horizon_id(country: &str) -> String {
+    format!("urbancross/gc/{country}")
 }
 
 /// One executor for all tables of the process: writing a checkpoint of a log needs threads beside the one that waits.

@@ -127,8 +127,29 @@ async fn files_of_others_are_refused_with_a_way_back() {
     let (_, tables) = open(&folder);
     tables.commit(change(FINLAND, &[(0, None, "a")])).await.unwrap();
     let mut foreign = change(FINLAND, &[(7, None, "b")]);
-    foreign.replacements[0].part.path = "country=finland/part-c000-zstd.parquet".into();
+    let path = "country=finland/part-c000-zstd.parquet";
+    foreign.replacements[0].part.path = path.into();
     tables.commit(foreign).await.unwrap();
     let error = tables.pin(Artifact::Splits, FINLAND, None).await.unwrap_err().to_string();
     assert!(error.contains("RESTORE") && error.contains("verify --repair"), "{error}");
+    tables.take_out(Artifact::Splits, FINLAND, &[path.to_owned()].into(), &[]).await.unwrap();
+    assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 0, "a")]);
+}
+
+/// From the moment that `gc` commits, no part from before it becomes live: it may be deleted right then.
+#[tokio::test]
+async fn no_commit_brings_in_a_part_from_before_the_horizon() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, tables) = open(&folder);
+    let old = crate::parts::attempt_id();
+    let now = crate::parts::written_millis(&paths::part(FINLAND, 0, &old)).unwrap();
+    tables.raise_horizon(Artifact::Splits, FINLAND, now + 1).await.unwrap();
+    tables.raise_horizon(Artifact::Splits, FINLAND, now).await.unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    let new = crate::parts::attempt_id();
+    let committed = tables.commit(change(FINLAND, &[(0, None, &old), (1, None, &new)])).await.unwrap();
+    assert_eq!(committed.overtaken, [0]);
+    assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 1, &new)]);
+    // other countries have theirs
+    assert!(tables.commit(change("spain", &[(0, None, &old)])).await.unwrap().overtaken.is_empty());
 }

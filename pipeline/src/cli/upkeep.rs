@@ -1,0 +1,61 @@
+//! Commands that look after a work store.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use manifests::BuildSpec;
+use workers::WorkerError;
+use workers::stores::WorkStore;
+use workers::tables::Tables;
+use workers::upkeep::{gc, verify};
+
+use crate::progress::Progress;
+
+pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<()> {
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    let tables = Tables::new(&work);
+    let progress = Progress::new(json);
+    let (mut files, mut bytes) = (0u64, 0u64);
+    let faults = verify::faults(&work, &tables, &spec.country, |part| {
+        files += 1;
+        bytes += part.size_bytes;
+    })
+    .await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&faults)?);
+    } else {
+        println!("{files} parts of {} with {bytes} bytes looked at, {} faults", spec.country, faults.len());
+        for fault in &faults {
+            println!("  {} ({} rows): {}", fault.file, fault.rows, fault.why);
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    if !repair {
+        let why = format!("{} files are faulty; run it again with --repair, and then the build", faults.len());
+        return Err(WorkerError::Broken(why).into());
+    }
+    verify::repair(&work, &tables, &spec.country, &faults).await?;
+    progress.note("the faulty files are out of the tables: run the build, and it makes their rows again");
+    Ok(())
+}
+
+pub(super) async fn gc(spec: BuildSpec, delete: bool, keep_days: f64, json: bool) -> Result<()> {
+    let keep = Duration::try_from_secs_f64(keep_days * 86_400.0)
+        .map_err(|e| WorkerError::Configuration(format!("--keep-days {keep_days}: {e}")))?;
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    let cleared = gc::gc(&work, &Tables::new(&work), &spec.country, gc::Retention { keep, delete }).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&cleared)?);
+        return Ok(());
+    }
+    let verb = if delete { "deleted" } else { "would be deleted (--delete does it)" };
+    for (kind, cleared) in &cleared {
+        println!("{:12} {:>8} objects, {:>12} bytes {verb}", kind, cleared.objects, cleared.bytes);
+    }
+    if cleared.is_empty() {
+        println!("nothing of {} is older than {keep_days} days and unneeded", spec.country);
+    }
+    Ok(())
+}

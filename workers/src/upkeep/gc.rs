@@ -1,0 +1,229 @@
+//! What nobody needs any more: parts that are not live, hints, checkpoints and log entries of the past.
+//!
+//! Safe beside running builds. First a horizon is committed to each table: from then on no commit brings in a part that
+//! was written before it. Only then files are listed, and after them the log is read: what is live, or was taken out
+//! lately, or a training has pinned, stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, paths};
+use object_store::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use stages::Training;
+
+use crate::error::WorkerError;
+use crate::parts::written_millis;
+use crate::stores::WorkStore;
+use crate::tables::Tables;
+use crate::train;
+
+/// What is cleared away.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Nothing younger goes.
+    pub keep: Duration,
+    /// Otherwise it is only counted.
+    pub delete: bool,
+}
+
+/// Objects of one kind that are or would be deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Cleared {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+/// By kind.
+pub type Clearance = BTreeMap<&'static str, Cleared>;
+
+struct Sweep<'a> {
+    work: &'a WorkStore,
+    delete: bool,
+    horizon_millis: u64,
+    clearance: Clearance,
+}
+
+impl Sweep<'_> {
+    fn is_old(&self, meta: &ObjectMeta) -> bool {
+        u64::try_from(meta.last_modified.timestamp_millis()).is_ok_and(|millis| millis < self.horizon_millis)
+    }
+
+    async fn take(&mut self, kind: &'static str, path: &str, bytes: u64) -> Result<(), WorkerError> {
+        let cleared = self.clearance.entry(kind).or_default();
+        cleared.objects += 1;
+        cleared.bytes += bytes;
+        if self.delete { self.work.delete(path).await } else { Ok(()) }
+    }
+}
+
+/// Clears away what a country's builds no longer need, or counts it.
+///
+/// # Errors
+/// The store's; what was deleted until then was not needed.
+pub async fn gc(
+    work: &WorkStore,
+    tables: &Tables,
+    country: &str,
+    retention: Retention,
+) -> Result<Clearance, WorkerError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let horizon_millis = now.saturating_sub(retention.keep).as_millis() as u64;
+    let mut sweep = Sweep { work, delete: retention.delete, horizon_millis, clearance: Clearance::new() };
+    let pinned = pinned_by_trainings(work, country).await?;
+    for artifact in Artifact::TABLES {
+        if tables.live_files(artifact, country).await?.is_none() {
+            continue;
+        }
+        if sweep.delete {
+            tables.raise_horizon(artifact, country, horizon_millis).await?;
+        }
+        clear_parts(&mut sweep, tables, artifact, country, &pinned).await?;
+        clear_log(&mut sweep, artifact).await?;
+    }
+    for (kind, folder) in [("markers", format!("markers/{country}")), ("plans", format!("plans/{country}"))] {
+        for (name, meta) in work.list_metas(&folder).await? {
+            if sweep.is_old(&meta) {
+                sweep.take(kind, &format!("{folder}/{name}"), meta.size).await?;
+            }
+        }
+    }
+    clear_trainings(&mut sweep, country).await?;
+    Ok(sweep.clearance)
+}
+
+/// Parts that trainings of the country, or adaptations from or to it, have begun with and not finished.
+async fn pinned_by_trainings(work: &WorkStore, country: &str) -> Result<BTreeSet<(Artifact, String)>, WorkerError> {
+    let mut pinned = BTreeSet::new();
+    let mut pin = |tables: &[PinnedTable]| {
+        for table in tables {
+            pinned.extend(table.parts.iter().map(|part| (table.artifact, part.path.clone())));
+        }
+    };
+    for training in [Training::Bootstrap, Training::Pretrain] {
+        for begun in train::runs(work, country, training).await?.begun {
+            pin(&begun.inputs);
+        }
+    }
+    Ok(pinned)
+}
+
+async fn clear_parts(
+    sweep: &mut Sweep<'_>,
+    tables: &Tables,
+    artifact: Artifact,
+    country: &str,
+    pinned: &BTreeSet<(Artifact, String)>,
+) -> Result<(), WorkerError> {
+    let partition = paths::partition(country);
+    let folder = format!("{}/{partition}", paths::table(artifact));
+    // files first, the log afterwards: what became live in between is found live
+    let files = sweep.work.list_metas(&folder).await?;
+    let lately = removed_lately(sweep, artifact).await?;
+    let Some(live) = tables.live_files(artifact, country).await? else { return Ok(()) };
+    let foreign = live.foreign.iter().map(|(path, _)| path.clone());
+    let live: BTreeSet<String> = live.parts.iter().map(|part| part.path.clone()).chain(foreign).collect();
+    for (name, meta) in files {
+        let path = format!("{partition}/{name}");
+        let is_old = match written_millis(&name) {
+            Some(millis) => millis < sweep.horizon_millis,
+            None => sweep.is_old(&meta),
+        };
+        let is_ours = paths::shard_of_part(&name).is_some();
+        let needed = live.contains(&path) || lately.contains(&path) || pinned.contains(&(artifact, path));
+        if is_old && is_ours && !needed {
+            sweep.take("parts", &format!("{folder}/{name}"), meta.size).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of log entries with what is known of them, in order of version.
+async fn entries(work: &WorkStore, artifact: Artifact) -> Result<Vec<(u64, String, ObjectMeta)>, WorkerError> {
+    let log = format!("{}/_delta_log", paths::table(artifact));
+    let metas = work.list_metas(&log).await?;
+    let mut entries: Vec<(u64, String, ObjectMeta)> = metas
+        .into_iter()
+        .filter_map(|(name, meta)| Some((name.get(..20)?.parse().ok()?, format!("{log}/{name}"), meta)))
+        .collect();
+    entries.sort_by_key(|(version, ..)| *version);
+    Ok(entries)
+}
+
+/// Paths that commits after the horizon took out: a slow reader may be reading them.
+async fn removed_lately(sweep: &Sweep<'_>, artifact: Artifact) -> Result<BTreeSet<String>, WorkerError> {
+    #[derive(Deserialize)]
+    struct Line {
+        remove: Option<Remove>,
+    }
+    #[derive(Deserialize)]
+    struct Remove {
+        path: String,
+    }
+    let mut removed = BTreeSet::new();
+    for (_, path, meta) in entries(sweep.work, artifact).await? {
+        if sweep.is_old(&meta) || !path.ends_with(".json") {
+            continue;
+        }
+        let Some(entry) = sweep.work.get(&path).await? else { continue };
+        let lines = entry.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+        // Delta writes paths as URLs
+        removed.extend(lines.filter_map(|line| line.remove).map(|r| r.path.replace("%3D", "=")));
+    }
+    Ok(removed)
+}
+
+/// Entries before the newest checkpoint that is old: opening the table needs none of them.
+async fn clear_log(sweep: &mut Sweep<'_>, artifact: Artifact) -> Result<(), WorkerError> {
+    let entries = entries(sweep.work, artifact).await?;
+    let is_checkpoint = |path: &str| path.ends_with(".checkpoint.parquet");
+    let old = entries.iter().filter(|(_, path, meta)| is_checkpoint(path) && sweep.is_old(meta));
+    let Some(first) = old.map(|(version, ..)| *version).max() else { return Ok(()) };
+    for (version, path, meta) in entries {
+        if version < first {
+            sweep.take("log entries", &path, meta.size).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Checkpoints of finished trainings, and everything of those that nobody went on with. What runs saw stays for ever: it
+/// is what later ones are judged by.
+async fn clear_trainings(sweep: &mut Sweep<'_>, country: &str) -> Result<(), WorkerError> {
+    for training in [Training::Bootstrap, Training::Pretrain] {
+        let runs = train::runs(sweep.work, country, training).await?;
+        let mut newest: BTreeMap<&str, &str> = BTreeMap::new();
+        for record in &runs.finished {
+            newest.insert(&record.parameters, &record.key);
+        }
+        let starts: BTreeSet<&str> = runs.begun.iter().filter_map(|run| run.warm_start.as_deref()).collect();
+        for record in &runs.finished {
+            let needs_result = newest.values().any(|key| *key == record.key) || starts.contains(record.key.as_str());
+            let kept: &[&str] = if needs_result {
+                &["done.json", "rows.parquet", "result/", "curve."]
+            } else {
+                &["done.json", "rows.parquet"]
+            };
+            clear_run(sweep, &paths::training_run(country, training.name(), &record.key), kept).await?;
+        }
+        for run in &runs.begun {
+            clear_run(sweep, &paths::training_run(country, training.name(), &run.key), &[]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Clears a run's folder but for some files, if nothing in it was written lately.
+async fn clear_run(sweep: &mut Sweep<'_>, run: &str, kept: &[&str]) -> Result<(), WorkerError> {
+    let metas = sweep.work.list_metas(run).await?;
+    if metas.iter().any(|(_, meta)| !sweep.is_old(meta)) {
+        return Ok(());
+    }
+    for (name, meta) in metas {
+        if !kept.iter().any(|prefix| name.starts_with(prefix)) {
+            sweep.take("checkpoints", &format!("{run}/{name}"), meta.size).await?;
+        }
+    }
+    Ok(())
+}

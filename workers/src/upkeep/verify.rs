@@ -1,0 +1,90 @@
+//! Is everything there, and as it was written?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, PartFile, paths};
+use serde::Serialize;
+
+use crate::error::WorkerError;
+use crate::parts::{self, PartReader, PartWriter};
+use crate::stores::WorkStore;
+use crate::tables::Tables;
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    pub table: &'static str,
+    pub file: String,
+    /// `None`: the file is no part of ours.
+    pub shard: Option<u32>,
+    pub rows: u64,
+    pub why: String,
+}
+
+/// Reads every live file of a country's tables and compares it with its checksums. `seen` is told each part.
+///
+/// # Errors
+/// Only where the store does not answer: what is wrong in it is the result.
+pub async fn faults(
+    work: &WorkStore,
+    tables: &Tables,
+    country: &str,
+    mut seen: impl FnMut(&PartFile),
+) -> Result<Vec<Fault>, WorkerError> {
+    let mut faults = Vec::new();
+    for artifact in Artifact::TABLES {
+        let Some(live) = tables.live_files(artifact, country).await? else { continue };
+        let fault = |file: &str, shard, rows, why: String| Fault {
+            table: artifact.name(),
+            file: format!("{}/{file}", paths::table(artifact)),
+            shard,
+            rows,
+            why,
+        };
+        faults.extend(live.foreign.iter().map(|(path, why)| fault(path, None, 0, why.clone())));
+        let table = PinnedTable { parts: live.parts, ..PinnedTable::empty(artifact) };
+        let lost = parts::lost(work, &table, country).await?;
+        for part in &table.parts {
+            seen(part);
+            let found = if lost.contains(&part.shard) {
+                Some("is gone or has another size than was committed".to_owned())
+            } else {
+                damage(work, artifact, part).await?
+            };
+            faults.extend(found.map(|why| fault(&part.path, Some(part.shard), part.rows, why)));
+        }
+    }
+    Ok(faults)
+}
+
+async fn damage(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<Option<String>, WorkerError> {
+    let read = async { PartReader::open(work, artifact, part).await?.verify().await };
+    match read.await {
+        Ok(()) => Ok(None),
+        Err(error @ WorkerError::Broken(_)) => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes faulty files out of the tables. A shard that loses its part gets one without rows, so that the next run makes
+/// its rows again and no older commit comes back.
+pub async fn repair(work: &WorkStore, tables: &Tables, country: &str, faults: &[Fault]) -> Result<(), WorkerError> {
+    for artifact in Artifact::TABLES {
+        let folder = format!("{}/", paths::table(artifact));
+        let of_table: BTreeMap<String, Option<u32>> = faults
+            .iter()
+            .filter(|fault| fault.table == artifact.name())
+            .map(|fault| (fault.file.trim_start_matches(&folder).to_owned(), fault.shard))
+            .collect();
+        if of_table.is_empty() {
+            continue;
+        }
+        let mut empty = Vec::new();
+        for shard in of_table.values().flatten().copied().collect::<BTreeSet<u32>>() {
+            empty.push(PartWriter::create(work, artifact, country, shard)?.finish().await?);
+        }
+        tables.take_out(artifact, country, &of_table.into_keys().collect(), &empty).await?;
+    }
+    Ok(())
+}

@@ -1,6 +1,7 @@
 """Maintenance of a Delta table by another program.
 
-usage: maintain.py TABLE "restore N" | delete | optimize | vacuum      (N below 0: back from the newest version)
+usage: maintain.py TABLE "restore N" | delete | optimize | vacuum | checkpoint | files
+N below 0 counts back from the newest version; `files` prints the newest version and its files
 """
 import sys
 
@@ -17,5 +18,9 @@ elif what == "optimize":
     table.optimize.compact(target_size=1 << 30)
 elif what == "vacuum":
     table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+elif what == "checkpoint":
+    table.create_checkpoint()
+elif what == "files":
+    print(table.version(), *sorted(uri.rsplit("/", 1)[-1] for uri in table.file_uris()))
 else:
     sys.exit(__doc__)

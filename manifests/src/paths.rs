@@ -46,6 +46,11 @@ pub fn settled(country: &str) -> String {
     format!("settled/{country}.json")
 }
 
+/// Who runs a country's build just now.
+pub fn leases(country: &str) -> String {
+    format!("leases/{country}")
+}
+
 /// What must not change about a country in a store.
 pub fn layout(country: &str) -> String {
     format!("layouts/{country}.json")

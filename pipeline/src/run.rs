@@ -58,6 +58,13 @@ pub async fn run(
         return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
     }
     build.claim_layout().await?;
+    let waits = |by: &str| progress.note(&format!("waiting for {by}, which runs a build of this country"));
+    let (country, seconds) = (&build.spec.country, build.spec.work.lease_seconds);
+    let lease = workers::lease::take(&build.work, country, "urbancross run", seconds, &build.stop, waits);
+    let (_lease, waited) = lease.await?;
+    if waited {
+        build.refresh().await?;
+    }
     let mut settled = SettledStages::read(build).await?;
     let mut options = options.clone();
     for _ in 0..MOST_PASSES {

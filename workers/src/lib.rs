@@ -11,6 +11,7 @@ pub mod error;
 pub mod fetch;
 pub mod join;
 pub mod layout;
+pub mod lease;
 pub mod listing;
 pub mod map;
 pub mod parts;

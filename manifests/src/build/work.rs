@@ -42,11 +42,21 @@ pub struct WorkSpec {
     pub concurrency: usize,
     /// Largest coalesced request.
     pub request_mib: u64,
+    /// A run of a country waits for another one until that has not been heard of for so long. 0: it does not wait; the
+    /// tables are right all the same.
+    pub lease_seconds: u64,
 }
 
 impl Default for WorkSpec {
     fn default() -> Self {
-        Self { url: "work".into(), options: StoreOptions::default(), shards: 16, concurrency: 16, request_mib: 8 }
+        Self {
+            url: "work".into(),
+            options: StoreOptions::default(),
+            shards: 16,
+            concurrency: 16,
+            request_mib: 8,
+            lease_seconds: 60,
+        }
     }
 }
 

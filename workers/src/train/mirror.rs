@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::error::WorkerError;
+use crate::lease::name_of_process;
 use crate::stores::WorkStore;
 
 /// Folder of the saved states' descriptions, numbered: the last one counts.
@@ -198,13 +199,6 @@ impl<'a> Mirror<'a> {
         let target = folder.join(name);
         durable::write(&target, &bytes)
     }
-}
-
-/// How this process is called where another one reads of it.
-fn name_of_process() -> String {
-    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let host = host.trim();
-    format!("process {} on {}", std::process::id(), if host.is_empty() { "another machine" } else { host })
 }
 
 /// All files below a folder by relative path, with size and time.

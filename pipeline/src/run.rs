@@ -49,6 +49,9 @@ pub async fn run(
         let names: Vec<&str> = steps.iter().map(Step::name).collect();
         return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
     }
+    for note in &build.virtual_inputs.listing.notes {
+        progress.note(note);
+    }
     let mut quarantined = Vec::new();
     let mut fetched = false;
     for step in steps {
@@ -195,6 +198,14 @@ async fn report_quarantine(
     }
     let rows = statuses.errors + more;
     let path = format!("{}{}", build.work.url(), paths::quarantine(country, stage.name));
+    if let (0, Some(first)) = (statuses.ok, &statuses.first_error)
+        && !matches!(stage.output, Artifact::CaptionScores | Artifact::StructuredCaptions)
+    {
+        return Err(WorkerError::Broken(format!(
+            "{}: all {} rows failed, so nothing is left to go on with; the first is {first}; all of them: {path}",
+            stage.name, statuses.errors
+        )));
+    }
     Ok((rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing: path }))
 }
 

@@ -54,6 +54,8 @@ pub struct Statuses {
     pub ok: u64,
     pub errors: u64,
     pub excluded: u64,
+    /// The first failed row, with its reason.
+    pub first_error: Option<String>,
 }
 
 /// Reads the status column of a table and rewrites the stage's quarantine listing.
@@ -66,7 +68,7 @@ pub async fn quarantine(
     problems: &[Problem],
 ) -> Result<Statuses, WorkerError> {
     let pinned = tables.pin(artifact, country, None).await?;
-    let mut statuses = Statuses { ok: 0, errors: 0, excluded: 0 };
+    let mut statuses = Statuses { ok: 0, errors: 0, excluded: 0, first_error: None };
     let mut lines = String::new();
     for problem in problems {
         push_line(&mut lines, &problem.what, &problem.why);
@@ -88,7 +90,9 @@ pub async fn quarantine(
                 "excluded" => statuses.excluded += 1,
                 _ => {
                     statuses.errors += 1;
-                    push_line(&mut lines, ids.value(row), option_text(errors, row).unwrap_or_default());
+                    let (what, why) = (ids.value(row), option_text(errors, row).unwrap_or_default());
+                    push_line(&mut lines, what, why);
+                    statuses.first_error.get_or_insert_with(|| format!("{what}: {why}"));
                 }
             }
         }

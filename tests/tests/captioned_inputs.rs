@@ -127,6 +127,14 @@ async fn marks_and_long_fields_before_the_file_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_giant_caption_file_is_refused_before_it_is_read() {
+    let folder = folder(&["a.jpg"], &[("c_caps.txt", ""), ("c_filename.txt", "a.jpg\n")]);
+    // sparse: it takes no room
+    std::fs::File::options().write(true).open(folder.path().join("c_caps.txt")).unwrap().set_len(2 << 30).unwrap();
+    assert!(refusal(&folder, &[]).await.contains("over the limit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn accents_are_found_in_either_form() {
     let line = "{\"file\": \"stra\u{df}e_\u{fc}.jpg\", \"captions\": [\"x\"]}\n{\"file\": \"e\u{301}.jpg\", \"captions\": [\"y\"]}\n";
     let folder = folder(&["stra\u{df}e_u\u{308}.jpg", "\u{e9}.jpg"], &[("c.jsonl", line)]);

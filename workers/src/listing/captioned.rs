@@ -155,12 +155,18 @@ async fn caption_files(source: &SourceStore, spec: &BuildSpec) -> Result<Vec<Str
     captioned::choose(candidates).map_err(|why| WorkerError::Configuration(format!("{}: {why}", source.url())))
 }
 
+/// Largest caption file: it is held whole.
+const MAX_CAPTION_BYTES: u64 = 1 << 30;
+
 async fn read_captions(source: &SourceStore, path: &str) -> Result<Vec<CaptionedImage>, WorkerError> {
     let whole = |path: String| async move {
-        source
-            .get(&path)
-            .await?
-            .ok_or_else(|| WorkerError::Configuration(format!("{}{path} is not there", source.url())))
+        let refused = |why: String| WorkerError::Configuration(format!("{}{path} {why}", source.url()));
+        let meta = source.head(&path).await?.ok_or_else(|| refused("is not there".into()))?;
+        if meta.size > MAX_CAPTION_BYTES {
+            let why = format!("has {} bytes, over the limit of {MAX_CAPTION_BYTES}: split it into several", meta.size);
+            return Err(refused(why));
+        }
+        source.get_range(&path, 0..meta.size, meta.e_tag.as_deref()).await
     };
     let bytes = whole(path.to_owned()).await?;
     let format = captioned::sniff(path, &bytes).ok_or_else(|| {

@@ -15,6 +15,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::secret_in;
+
 pub use caption::*;
 pub use evaluate::*;
 pub use model::*;
@@ -134,6 +136,7 @@ impl BuildSpec {
         if !(self.pretrain.learning_rate.is_finite() && self.pretrain.learning_rate > 0.0) {
             return Err(format!("pretrain.learning_rate = {}: it must be above 0", self.pretrain.learning_rate));
         }
+        self.check_addresses()?;
         self.model.devices()?;
         self.caption.check(self.source.kind)?;
         if self.segment.segmenter == Segmenter::Sam && self.segment.sam.weights.is_empty() {
@@ -142,6 +145,32 @@ impl BuildSpec {
                         the hub such as facebook/sam-vit-base"
                     .into(),
             );
+        }
+        Ok(())
+    }
+
+    /// Refuses addresses with secrets in them, without repeating one.
+    fn check_addresses(&self) -> Result<(), String> {
+        let (source, work) = (&self.source, &self.work);
+        let weights = self.weights();
+        let named = [
+            ("source.url", &source.url),
+            ("source.options.endpoint", &source.options.endpoint),
+            ("work.url", &work.url),
+            ("work.options.endpoint", &work.options.endpoint),
+        ];
+        let all = named
+            .into_iter()
+            .chain(source.tables.iter().map(|table| ("source.tables", table)))
+            .chain(weights.iter().map(|weights| (weights.field, &weights.source)));
+        for (field, address) in all {
+            if let Some(secret) = secret_in(address) {
+                return Err(format!(
+                    "{field} holds {secret}, which would stand in logs, tables and reports: take it out and set \
+                     credentials in the environment, such as AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS or \
+                     AZURE_STORAGE_SAS_KEY"
+                ));
+            }
         }
         Ok(())
     }
@@ -211,6 +240,20 @@ mod tests {
         }
         let error = BuildSpec::parse(&MINIMAL.replace("finland", "../x"), "t", &[]).unwrap_err().to_string();
         assert!(error.contains("partition"), "{error}");
+    }
+
+    #[test]
+    fn addresses_with_secrets_are_refused_and_not_repeated() {
+        for (field, address) in [
+            ("source.url", "https://me:hunter2@host/x"),
+            ("source.tables", "['a.csv', 'b.csv?sig=hunter2']"),
+            ("source.options.endpoint", "https://me:hunter2@host"),
+            ("work.url", "s3://me:hunter2@bucket/x"),
+            ("model.init", "https://host/x?X-Amz-Signature=hunter2"),
+        ] {
+            let error = BuildSpec::parse(MINIMAL, "t", &[format!("{field}={address}")]).unwrap_err().to_string();
+            assert!(error.contains(field) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

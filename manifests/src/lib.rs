@@ -2,6 +2,7 @@
 //!
 //! Plain data and pure functions only: no store, no tensor, no clock.
 
+pub mod address;
 pub mod artifact;
 pub mod build;
 pub mod commit;

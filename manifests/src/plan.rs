@@ -121,6 +121,9 @@ pub struct RowStatuses {
     pub ok: u64,
     pub errors: u64,
     pub excluded: u64,
+    /// The first failed row, with its reason.
+    #[serde(default)]
+    pub first_error: Option<String>,
     /// Digest of the source's problems that the quarantine file lists beside failed rows.
     pub problems: Digest,
 }

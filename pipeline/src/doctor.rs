@@ -58,8 +58,8 @@ async fn source(spec: &BuildSpec) -> Result<String, String> {
         }
     }
     if seen.is_empty() {
-        let names = store.list_top().await.map_err(|e| e.to_string())?;
-        seen.push(format!("{} objects at the top", names.len()));
+        let names = workers::listing::names_at_top(&store).await.map_err(|e| e.to_string())?;
+        seen.push(format!("{} files and folders at the top", names.len()));
     }
     Ok(format!("{} answers: {}", store.url(), seen.join(", ")))
 }

@@ -57,6 +57,9 @@ pub async fn run(
         let names: Vec<&str> = steps.iter().map(Step::name).collect();
         return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
     }
+    for note in &build.virtual_inputs.listing.notes {
+        progress.note(note);
+    }
     build.claim_layout().await?;
     let waits = |by: &str| progress.note(&format!("waiting for {by}, which runs a build of this country"));
     let (country, seconds) = (&build.spec.country, build.spec.work.lease_seconds);
@@ -174,7 +177,7 @@ async fn run_stage(
             && known.statuses.problems == problems_digest(&build.virtual_inputs.listing.problems)
         {
             progress.stage(stage.name, 0).unchanged(known.rows);
-            return Ok(quarantined(build, stage, &known.statuses));
+            return quarantined(build, stage, &known.statuses);
         }
         prepare(build, stage).await?;
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
@@ -281,15 +284,26 @@ async fn settle(
     if let Some(key) = crate::settled::key(build, stage, model).await? {
         settled.put(build, stage, key, live.rows(), statuses.clone()).await?;
     }
-    Ok(quarantined(build, stage, &statuses))
+    quarantined(build, stage, &statuses)
 }
 
 /// Rows of a stage that are out, if there are any.
-fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Option<Quarantined> {
+///
+/// # Errors
+/// [`WorkerError::Broken`] where no row is left to go on with.
+fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<Option<Quarantined>, WorkerError> {
     let left_out = if stage.output == Artifact::Geotags { build.virtual_inputs.listing.problem_count } else { 0 };
     let rows = statuses.errors + left_out;
     let listing = format!("{}{}", build.work.url(), paths::quarantine(&build.spec.country, stage.name));
-    (rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing })
+    if let (0, Some(first)) = (statuses.ok, &statuses.first_error)
+        && !matches!(stage.output, Artifact::CaptionScores | Artifact::StructuredCaptions)
+    {
+        return Err(WorkerError::Broken(format!(
+            "{}: all {} rows failed, so nothing is left to go on with; the first is {first}; all of them: {listing}",
+            stage.name, statuses.errors
+        )));
+    }
+    Ok((rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing }))
 }
 
 /// Runs a training, or lets a finished one stand. As one of several ranks: with all the others.

@@ -13,6 +13,10 @@ pub enum Manner {
     AfterFaults(usize),
     Status(u16),
     Slow,
+    /// Whole files only, whatever range is asked for.
+    NoRanges,
+    /// ETags that name no exact bytes, and no answer to `If-Match`.
+    WeakEtags,
 }
 
 /// A file server on loopback with ranges and ETags; gives its address and counts requests.
@@ -44,13 +48,14 @@ fn answer(
         if reader.read_line(&mut request)? == 0 {
             return Ok(());
         }
-        let mut range = None;
+        let (mut range, mut if_match) = (None, false);
         loop {
             let mut header = String::new();
             reader.read_line(&mut header)?;
             if header.trim().is_empty() {
                 break;
             }
+            if_match |= header.to_ascii_lowercase().starts_with("if-match:");
             if let Some(value) = header.to_ascii_lowercase().strip_prefix("range: bytes=") {
                 let (from, to) = value.trim().split_once('-').unwrap();
                 range = Some((from.parse::<u64>().unwrap(), to.parse::<u64>().ok()));
@@ -67,7 +72,12 @@ fn answer(
                 write!(stream, "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")?;
                 continue;
             }
-            Manner::AfterFaults(_) => {}
+            Manner::WeakEtags if if_match => {
+                write!(stream, "HTTP/1.1 412 Precondition Failed\r\ncontent-length: 0\r\n\r\n")?;
+                continue;
+            }
+            Manner::NoRanges => range = None,
+            Manner::AfterFaults(_) | Manner::WeakEtags => {}
         }
         let mut words = request.split_whitespace();
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or("/").trim_start_matches('/'));
@@ -78,8 +88,10 @@ fn answer(
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let total = bytes.len() as u64;
-        let common =
-            format!("etag: \"{total}\"\r\nlast-modified: Sun, 22 Nov 2026 00:00:00 GMT\r\naccept-ranges: bytes\r\n");
+        let weak = if matches!(manner, Manner::WeakEtags) { "W/" } else { "" };
+        let common = format!(
+            "etag: {weak}\"{total}\"\r\nlast-modified: Sun, 22 Nov 2026 00:00:00 GMT\r\naccept-ranges: bytes\r\n"
+        );
         let body = match range {
             Some((from, to)) => {
                 let end = to.map_or(total, |t| (t + 1).min(total));

@@ -88,6 +88,45 @@ async fn a_truncated_archive_stops_the_build_with_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_archive_is_listed_and_the_others_are_read() {
+    let world = World::new(24);
+    std::fs::write(world.path("world/images2.zip"), b"").unwrap();
+    std::fs::write(world.path("world/_SUCCESS"), b"").unwrap();
+    let (build, quarantined) = run(world.spec("work", &[QUICK[0], QUICK[1], "pretrain.batch=1"])).await.unwrap();
+    let listing = &build.virtual_inputs.listing;
+    assert!(listing.rows() > 0 && listing.rows() < 24, "{}", listing.rows());
+    assert!(listing.problems.iter().any(|p| p.what == "images2.zip" && p.why.contains("empty file")), "{listing:?}");
+    assert_eq!(quarantined.iter().map(|q| q.rows).sum::<u64>(), listing.problem_count);
+    // nothing else: a true cause, for good
+    std::fs::write(world.path("world/images3.zip"), b"").unwrap();
+    let error = open(world.spec("work", &QUICK)).await.err().unwrap();
+    assert!(error.to_string().contains("empty file") && error.exit_code() == 65, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unclosed_quote_in_a_table_swallows_nothing() {
+    let world = World::new(12);
+    let csv = world.path("world/dataframe/SkyScript_sandbox.csv");
+    let text = std::fs::read_to_string(&csv).unwrap();
+    std::fs::write(&csv, text.replacen('\n', "\nimages9/w1_FI_20.jpg,\"open,x,0.5\n", 1)).unwrap();
+    let error = open(world.spec("work", &QUICK)).await.err().unwrap();
+    assert!(
+        error.to_string().contains("SkyScript_sandbox.csv") && error.to_string().contains("line 2 opens"),
+        "{error}"
+    );
+    assert_eq!(error.exit_code(), 65);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_not_there_is_named() {
+    let world = World::new(4);
+    std::fs::rename(world.path("world"), world.path("moved")).unwrap();
+    let error = open(world.spec("work", &QUICK)).await.err().unwrap();
+    assert!(error.to_string().contains("there is no folder") && error.to_string().contains("world"), "{error}");
+    assert_eq!(error.exit_code(), 65);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tables_without_what_is_needed_say_so() {
     let world = World::new(12);
     let csv = world.path("world/dataframe/SkyScript_sandbox.csv");

@@ -33,6 +33,7 @@ async fn stores_that_refuse_or_dawdle_are_named() {
         (Manner::Status(404), "is not there", 65),
         (Manner::Status(500), "run the same command again", 75),
         (Manner::Slow, "run the same command again", 75),
+        (Manner::NoRanges, "range requests", 65),
     ];
     for (manner, words, exit_code) in cases {
         let (address, _) = serve(world.path("world"), manner);
@@ -45,4 +46,33 @@ async fn stores_that_refuse_or_dawdle_are_named() {
         ["source.url=http://127.0.0.1:9/".to_owned(), "source.options={ timeout_seconds = 1, retries = 0 }".to_owned()];
     let error = open(world.spec("work", &set(&more))).await.err().unwrap();
     assert!(matches!(error, WorkerError::Transient(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weak_etags_are_compared_and_never_sent() {
+    let world = World::new(8);
+    let (address, _) = serve(world.path("world"), Manner::WeakEtags);
+    let more = [format!("source.url={address}")];
+    let (build, quarantined) = run(world.spec("work", &set(&more))).await.unwrap();
+    assert!(quarantined.is_empty());
+    assert_eq!(column(&build, manifests::Artifact::Images, "status").await.len(), 8);
+    // an archive that changes under its reader is still noticed
+    let source = workers::stores::SourceStore::open(&address, &build.spec.source.options).unwrap();
+    let error = source.get_range("images2.zip", 0..4, Some("W/\"1\"")).await.unwrap_err();
+    assert!(matches!(error, WorkerError::Transient(_)) && error.to_string().contains("changed"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_captioned_folder_over_http_is_refused() {
+    let world = World::new(4);
+    let (address, requests) = serve(world.path("world"), Manner::AfterFaults(0));
+    let more = [
+        format!("source.url={address}"),
+        "source.kind=captioned".to_owned(),
+        "caption.captioner=given".to_owned(),
+        "source.tables=[]".to_owned(),
+    ];
+    let error = open(world.spec("work", &set(&more))).await.err().unwrap();
+    assert!(error.to_string().contains("no listing"), "{error}");
+    assert_eq!((error.exit_code(), requests.load(Ordering::SeqCst)), (65, 0));
 }

@@ -87,7 +87,7 @@ pub async fn wanted_members(
     Ok(Some(members))
 }
 
-/// Streams the directory of an archive and keeps the wanted members.
+/// Streams the directory of an archive and keeps the wanted members. An empty file has none.
 pub async fn scan_directory(
     source: &SourceStore,
     archive: &str,
@@ -97,6 +97,10 @@ pub async fn scan_directory(
 ) -> Result<WantedMembers, WorkerError> {
     let broken = |e: SourceError| WorkerError::Broken(format!("{}{archive}: {e}", source.url()));
     let limits = Limits::default();
+    let mut found = WantedMembers { etag: etag.clone(), archive_bytes, ..WantedMembers::default() };
+    if archive_bytes == 0 {
+        return Ok(found);
+    }
     let tail_start = archive_bytes.saturating_sub(zip::TAIL_BYTES);
     let tail = source.get_range(archive, tail_start..archive_bytes, etag.as_deref()).await?;
     let directory: Directory = match zip::find_directory(archive_bytes, &tail).map_err(broken)? {
@@ -106,7 +110,6 @@ pub async fn scan_directory(
             zip::read_zip64_end(offset, &bytes).map_err(broken)?
         }
     };
-    let mut found = WantedMembers { etag: etag.clone(), archive_bytes, ..WantedMembers::default() };
     let mut parser = DirectoryParser::new(directory, &limits).map_err(broken)?;
     let range = directory.offset..directory.offset + directory.length;
     if !range.is_empty() {

@@ -47,7 +47,7 @@ impl WorkerError {
     /// Sorts a store's error; `what` says which object was wanted.
     pub fn of_store(what: &str, error: object_store::Error) -> WorkerError {
         use object_store::Error as E;
-        match error {
+        match &error {
             E::NotFound { path, .. } => WorkerError::Broken(format!(
                 "{what}: not found at {path}; look at the url, and at the names inside the store"
             )),
@@ -55,13 +55,35 @@ impl WorkerError {
                 "{what}: the store refuses access to {path} (403); set credentials in the environment, \
                  or options = {{ anonymous = true }} for a public store"
             )),
-            E::Precondition { .. } => {
-                WorkerError::Transient(format!("{what}: it changed while it was being read (its ETag is another)"))
+            E::Precondition { .. } => WorkerError::changed(what),
+            E::NotSupported { .. } | E::NotImplemented { .. } => WorkerError::Configuration(format!(
+                "{what}: {}; files are read in parts: use a server that answers range requests, an object store, or a \
+                 folder of this machine",
+                whole_chain(&error)
+            )),
+            E::InvalidPath { .. } => WorkerError::Broken(format!("{what}: {}", whole_chain(&error))),
+            E::AlreadyExists { path, .. } => WorkerError::Conflict(path.clone()),
+            E::Generic { store: "LocalFileSystem", .. } if is_for_good(&error) => {
+                WorkerError::Configuration(format!("{what}: {}", whole_chain(&error)))
             }
-            E::AlreadyExists { path, .. } => WorkerError::Conflict(path),
-            other if is_disk_full(&other) => WorkerError::DiskFull(what.to_owned()),
-            other => WorkerError::Transient(format!("{what}: {}", whole_chain(&other))),
+            other if is_disk_full(other) => WorkerError::DiskFull(what.to_owned()),
+            other => WorkerError::Transient(format!("{what}: {}", whole_chain(other))),
         }
+    }
+
+    pub(crate) fn changed(what: &str) -> WorkerError {
+        WorkerError::Transient(format!("{what}: it changed while it was being read (its ETag is another)"))
+    }
+}
+
+/// Is an error of the local file system one that another try meets again: a name or a right, and not the disk?
+fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind as K;
+    let kinds = [K::PermissionDenied, K::NotADirectory, K::IsADirectory, K::InvalidFilename, K::InvalidInput];
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    match causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()) {
+        Some(io) => kinds.contains(&io.kind()),
+        None => true,
     }
 }
 
@@ -106,5 +128,17 @@ mod tests {
         assert!(matches!(WorkerError::of_store("part", wrapped), WorkerError::DiskFull(_)));
         let other = object_store::Error::Generic { store: "s3", source: "503".into() };
         assert_eq!(WorkerError::of_store("part", other).exit_code(), 75);
+    }
+
+    #[test]
+    fn only_what_another_try_can_help_is_tried_again() {
+        let local = |kind: std::io::ErrorKind| {
+            let source = Box::new(std::io::Error::from(kind));
+            WorkerError::of_store("a", object_store::Error::Generic { store: "LocalFileSystem", source }).exit_code()
+        };
+        use std::io::ErrorKind as K;
+        assert_eq!([K::PermissionDenied, K::NotADirectory, K::Other, K::TimedOut].map(local), [65, 65, 75, 75]);
+        let no_ranges = object_store::Error::NotSupported { source: "no ranges".into() };
+        assert_eq!(WorkerError::of_store("a", no_ranges).exit_code(), 65);
     }
 }

@@ -66,7 +66,12 @@ pub async fn fetch(
 
 async fn fetch_object(source: &SourceStore, object: &str) -> Result<Result<Vec<u8>, String>, WorkerError> {
     let limit = Limits::default().max_member_bytes;
-    match source.head(object).await? {
+    let head = match source.head(object).await {
+        // a file that may not be read is one row's; a store that refuses one object refuses all
+        Err(WorkerError::Configuration(why)) if source.local_folder().is_some() => return Ok(Err(why)),
+        other => other?,
+    };
+    match head {
         None => Ok(Err(format!("{object} is not there"))),
         Some(meta) if meta.size > limit => {
             Ok(Err(format!("{object} has {} bytes, over the limit of {limit}", meta.size)))

@@ -2,6 +2,7 @@
 //! and digests that tell a changed row without reading it.
 
 mod captioned;
+mod folder;
 mod skyscript;
 
 use std::collections::{BTreeMap, HashMap};
@@ -65,6 +66,8 @@ pub struct Listing {
     pub etags: HashMap<String, Option<String>>,
     pub problems: Vec<Problem>,
     pub problem_count: u64,
+    /// What was read, for people.
+    pub notes: Vec<String>,
     /// Rows of the source per token, wanted or not: shows at a glance what a CSV holds.
     pub rows_by_token: BTreeMap<String, u64>,
 }
@@ -130,8 +133,17 @@ pub fn batch<'a>(rows: impl Iterator<Item = &'a ListedRow> + Clone) -> Result<Re
     )
 }
 
+/// Names at the top of a source, folders with a `/` behind them.
+pub async fn names_at_top(source: &SourceStore) -> Result<Vec<String>, WorkerError> {
+    let top = folder::Folder::top(source).await?;
+    Ok(top.folders.into_iter().chain(top.files.into_keys()).collect())
+}
+
 /// Lists what a build wants.
 pub async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Listing, WorkerError> {
+    if let Some(folder) = source.local_folder().filter(|folder| !folder.is_dir()) {
+        return Err(WorkerError::Configuration(format!("source.url: there is no folder {}", folder.display())));
+    }
     let mut listing = match spec.source.kind {
         SourceKind::Skyscript => skyscript::list(source, work, spec).await?,
         SourceKind::Captioned => captioned::list(source, spec).await?,

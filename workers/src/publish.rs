@@ -93,7 +93,9 @@ pub async fn quarantine(
                 "excluded" => statuses.excluded += 1,
                 _ => {
                     statuses.errors += 1;
-                    push_line(&mut lines, ids.value(row), option_text(errors, row).unwrap_or_default());
+                    let (what, why) = (ids.value(row), option_text(errors, row).unwrap_or_default());
+                    push_line(&mut lines, what, why);
+                    statuses.first_error.get_or_insert_with(|| format!("{what}: {why}"));
                 }
             }
         }

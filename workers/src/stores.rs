@@ -10,7 +10,8 @@ use futures::TryStreamExt;
 use manifests::build::StoreOptions;
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, DynObjectStore, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
+    ClientOptions, DynObjectStore, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStoreExt, PutMode, PutOptions,
+    RetryConfig,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -159,21 +160,33 @@ impl Store {
         range: std::ops::Range<u64>,
         etag: Option<&str>,
     ) -> Result<Bytes, WorkerError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let result = self.open_range(path, range, etag).await?;
+        result.bytes().await.map_err(|e| WorkerError::of_store(path, e))
+    }
+
+    /// Begins to read a range. A weak ETag is compared here: servers match none by `If-Match`.
+    async fn open_range(
+        &self,
+        path: &str,
+        range: std::ops::Range<u64>,
+        etag: Option<&str>,
+    ) -> Result<GetResult, WorkerError> {
+        let weak = etag.and_then(|etag| etag.strip_prefix("W/"));
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
-            if_match: etag.map(str::to_owned),
+            if_match: etag.filter(|_| weak.is_none()).map(str::to_owned),
             ..GetOptions::default()
         };
-        let read = async {
-            self.store
-                .get_opts(&self.path(path)?, options)
-                .await
-                .map_err(|e| WorkerError::of_store(path, e))?
-                .bytes()
-                .await
-                .map_err(|e| WorkerError::of_store(path, e))
-        };
-        read.await
+        let result =
+            self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?;
+        let now = result.meta.e_tag.as_deref().map(|now| now.trim_start_matches("W/"));
+        match weak {
+            Some(_) if weak != now => Err(WorkerError::changed(path)),
+            _ => Ok(result),
+        }
     }
 
     /// A range as a stream of chunks, for what is too large to hold.
@@ -183,13 +196,7 @@ impl Store {
         range: std::ops::Range<u64>,
         etag: Option<&str>,
     ) -> Result<impl futures::Stream<Item = Result<Bytes, WorkerError>> + Unpin + use<>, WorkerError> {
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(range)),
-            if_match: etag.map(str::to_owned),
-            ..GetOptions::default()
-        };
-        let result =
-            self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?;
+        let result = self.open_range(path, range, etag).await?;
         let path = path.to_owned();
         Ok(result.into_stream().map_err(move |e| WorkerError::of_store(&path, e)))
     }
@@ -243,7 +250,7 @@ impl Store {
             .list(Some(&prefix))
             .map_ok(|meta| {
                 let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
-                (name, format!("{:?}|{}|{}", meta.e_tag, meta.size, meta.last_modified))
+                (name, identity(&meta))
             })
             .try_collect()
             .await
@@ -252,18 +259,24 @@ impl Store {
         Ok(names)
     }
 
-    /// Names of the objects directly in the folder, sorted.
+    /// Names of the objects directly in the folder, sorted; folders end with `/`.
     pub async fn list_top(&self) -> Result<Vec<String>, WorkerError> {
         let listed = self
             .store
             .list_with_delimiter(Some(&self.root))
             .await
             .map_err(|e| WorkerError::of_store(self.url.as_str(), e))?;
-        let mut names: Vec<String> =
-            listed.objects.iter().filter_map(|m| m.location.filename().map(str::to_owned)).collect();
+        let folders = listed.common_prefixes.iter().filter_map(|p| p.filename().map(|name| format!("{name}/")));
+        let objects = listed.objects.iter().filter_map(|m| m.location.filename().map(str::to_owned));
+        let mut names: Vec<String> = folders.chain(objects).collect();
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// A text that changes when the object does.
+pub(crate) fn identity(meta: &ObjectMeta) -> String {
+    format!("{:?}|{}|{}", meta.e_tag, meta.size, meta.last_modified)
 }
 
 /// The input of a build. There is no way to write through it.

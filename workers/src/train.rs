@@ -178,6 +178,15 @@ pub async fn train(
     let run = paths::training_run(&request.spec.country, request.training.name(), &due.key);
     let mut train = TableRows::open(request.work, &due.inputs, Members::Split("train")).await?;
     let mut validation = TableRows::open(request.work, &due.inputs, Members::Split("val")).await?;
+    if train.is_empty() {
+        return Err(WorkerError::Broken(format!(
+            "{}: no row of the train split has an image and a caption without error; look at the rows that failed in \
+             {}quarantine/{}/, at split.ratio and at the splits that the source gives",
+            request.training.name(),
+            request.work.url(),
+            request.spec.country
+        )));
+    }
     let warm_start = match &due.warm_start {
         Some(key) => Some(fetch_result(request.work, request.spec, request.training, key, request.scratch).await?),
         None => None,

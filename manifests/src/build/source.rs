@@ -13,7 +13,8 @@ pub struct SourceSpec {
     pub url: String,
     #[serde(default)]
     pub options: StoreOptions,
-    /// SkyScript: CSV files below `url`. Captioned folder: the caption file (found when empty).
+    /// SkyScript: CSV files below `url`. Captioned folder: the caption files; empty: the only one there is, or all
+    /// `*_caps.txt`.
     #[serde(default)]
     pub tables: Vec<String>,
     /// Source tokens of image names that belong to the country (`["FI"]`); global sources are
@@ -28,7 +29,7 @@ pub struct SourceSpec {
     /// SkyScript: read the meta archives (boxes and tags). Without them captions come from titles.
     #[serde(default = "yes")]
     pub meta: bool,
-    /// Captioned folder: folder of the images below `url`.
+    /// Captioned folder: folder of the images below `url`; empty: `url` itself.
     #[serde(default = "default_image_folder")]
     pub image_folder: String,
     /// Take only the first images in order of their id; 0: all.

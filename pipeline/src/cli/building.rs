@@ -16,6 +16,8 @@ use crate::run::{Quarantined, RunOptions};
 
 pub(super) async fn plan(spec: BuildSpec, options: RunArgs, json: bool) -> Result<()> {
     let mut build = Build::open(spec, stop_flag()).await?;
+    let progress = Progress::new(json);
+    build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     let lines = crate::plan::preview(&mut build, options.retry_errors, options.retrain).await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&lines)?);

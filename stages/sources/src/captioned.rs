@@ -5,37 +5,50 @@
 //! | format | file | shape |
 //! |---|---|---|
 //! | [`read_jsonl`] | `captions.jsonl` | a line per image: `{"file", "split"?, "captions": [..]}` |
-//! | [`read_csv`] | `*.csv` (UrbanCross) | a row per caption: `image_name,description` |
+//! | [`read_csv`] | `*.csv` (UrbanCross) | a row per caption: `image_name,description[,split]` |
 //! | [`read_karpathy`] | `dataset_*.json` (Karpathy) | `{"images": [{"filename", "split"?, "sentences": [{"raw"}]}]}` |
 //! | [`read_lines`] | `*_caps.txt` + `*_filename.txt` (RSICD, RSITMD as precomputed by UrbanCross) | five captions an image |
+//!
+//! [`sniff`] tells them apart, [`choose`] says which files of a folder are read, and [`join`] makes one list of several.
 //!
 //! Captions keep their raw form, repeats included; only surrounding blanks are removed, and
 //! blank captions. A file that is wrong anywhere is refused as a whole, with the place: these
 //! files are small and curated, a silent gap would shift captions to other images.
 
 mod formats;
+mod join;
 mod sniff;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+
+use icu_normalizer::ComposingNormalizerBorrowed;
 
 use crate::split::Split;
 use crate::{SourceError, path};
 
 pub use formats::{CAPTIONS_PER_IMAGE, read_csv, read_jsonl, read_karpathy, read_lines};
-pub use sniff::{CaptionFormat, sniff};
+pub use join::join;
+pub use sniff::{CaptionFormat, HEAD_BYTES, choose, may_hold_captions, sniff};
 
 /// An image with its captions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptionedImage {
-    /// Path below the image folder.
+    /// Path below the image folder, in [`composed`] form.
     pub file: String,
     /// The split the source gives, if any.
     pub split: Option<Split>,
     /// Empty for an image whose captions are all blank (RSITMD has four): leave it out and count
     /// it, there is nothing to train on.
     pub captions: Vec<String>,
+}
+
+/// A file name with its accents composed (Unicode NFC). Disks and archives of macOS hold them decomposed; without one
+/// form an image would not be found, or be two.
+pub fn composed(name: &str) -> Cow<'_, str> {
+    ComposingNormalizerBorrowed::new_nfc().normalize(name)
 }
 
 /// Gathers images in the order of their first appearance; an image named again gets the further
@@ -58,7 +71,7 @@ impl Gathered {
         captions: impl IntoIterator<Item = &'a str>,
     ) -> Result<(), SourceError> {
         let row_error = |problem: String| SourceError::Row { line, problem };
-        let file = file.trim();
+        let file = &*composed(file.trim());
         path::check_relative(file).map_err(|problem| row_error(format!("`{}`: {problem}", file.escape_debug())))?;
         let index = match self.by_file.get(file) {
             Some(&index) => index,
@@ -71,11 +84,10 @@ impl Gathered {
         };
         let image = &mut self.images[index];
         if image.split != split {
-            let name = |split: Option<Split>| split.map_or("no split", Split::as_str);
             return Err(row_error(format!(
                 "`{file}` is in {} here and in {} at {}: keep one",
-                name(split),
-                name(image.split),
+                split_name(split),
+                split_name(image.split),
                 self.lines[index]
             )));
         }
@@ -84,4 +96,8 @@ impl Gathered {
         image.captions.extend(kept.map(str::to_owned));
         Ok(())
     }
+}
+
+fn split_name(split: Option<Split>) -> &'static str {
+    split.map_or("no split", Split::as_str)
 }

@@ -107,7 +107,7 @@ pub(crate) fn required_column(names: &[String], wanted: &str) -> Result<usize, S
     })
 }
 
-fn optional_column(names: &[String], wanted: &str) -> Result<Option<usize>, SourceError> {
+pub(crate) fn optional_column(names: &[String], wanted: &str) -> Result<Option<usize>, SourceError> {
     let mut found = names.iter().enumerate().filter(|(_, name)| *name == wanted);
     let first = found.next().map(|(index, _)| index);
     match found.next() {
@@ -149,14 +149,7 @@ impl Columns {
 
     fn row(&self, record: &Record<'_>) -> Result<CsvRow, SourceError> {
         let row_error = |problem: String| SourceError::Row { line: record.line, problem };
-        // More or fewer fields mean that an unquoted comma moved them: no field can be trusted.
-        if record.len() != self.count {
-            return Err(row_error(format!(
-                "{} fields, the header has {}: quote texts with commas",
-                record.len(),
-                self.count
-            )));
-        }
+        record.check_columns(self.count)?;
         let filepath = record.text(self.filepath)?.trim();
         if filepath.is_empty() {
             return Err(row_error("the filepath is empty".into()));

@@ -1,11 +1,13 @@
 //! CSV records from a reader, in bounded memory.
 //!
-//! `csv_core` rather than `csv`: the latter's record grows without limit, so that one unclosed
-//! quote reads a whole file into memory.
+//! Crates for CSV forgive an unclosed quote: it swallows the rows up to the next quote, or to the end of the file. Here
+//! it is an error with its line, since whatever was swallowed would be missing in silence.
+
+#[cfg(test)]
+mod tests;
 
 use std::io::Read;
-
-use csv_core::ReadRecordResult;
+use std::ops::Range;
 
 use crate::SourceError;
 
@@ -17,26 +19,60 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// Streams records; lines are counted from 1.
 pub(crate) struct Records<R> {
     reader: R,
-    parser: csv_core::Reader,
     buffer: Vec<u8>,
     /// The part of `buffer` that is not yet parsed.
-    unread: std::ops::Range<usize>,
+    unread: Range<usize>,
+    /// Line of the next byte.
     line: u64,
     fields: Vec<u8>,
     ends: Vec<usize>,
+    /// The record at hand is longer or wider than the limits; it is parsed to its end, but not kept.
+    oversize: bool,
 }
 
-/// One record: the line it begins at and its fields.
+/// One record: the lines it begins and ends at, and its fields.
 pub(crate) struct Record<'a> {
     pub(crate) line: u64,
+    last_line: u64,
     fields: &'a [u8],
     ends: &'a [usize],
+}
+
+/// Where in a field the next byte stands.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Start,
+    Plain,
+    Quoted,
+    /// Behind a quote within a quoted field: the first of two, or the closing one.
+    Quote,
 }
 
 impl<'a> Record<'a> {
     /// Number of fields.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// Checks that the record has as many fields as the header. If not, no field can be trusted: a comma without quotes
+    /// has moved them, or a quote left open has taken other rows in.
+    ///
+    /// # Errors
+    /// [`SourceError::Row`]; [`SourceError::Table`] where the record goes over several lines.
+    pub(crate) fn check_columns(&self, header: usize) -> Result<(), SourceError> {
+        let (line, fields) = (self.line, self.len());
+        match fields == header {
+            true => Ok(()),
+            false if self.last_line > line => Err(SourceError::Table(format!(
+                "the row of lines {line} to {} has {fields} fields, the header has {header}: close the quote that opens \
+                 in it",
+                self.last_line
+            ))),
+            false => Err(SourceError::Row {
+                line,
+                problem: format!("{fields} fields, the header has {header}: quote texts with commas"),
+            }),
+        }
     }
 
     /// A field as text.
@@ -65,12 +101,12 @@ impl<R: Read> Records<R> {
     pub(crate) fn new(reader: R) -> Result<Self, SourceError> {
         let mut records = Self {
             reader,
-            parser: csv_core::Reader::new(),
             buffer: vec![0; BUFFER_BYTES],
             unread: 0..0,
             line: 1,
-            fields: vec![0; MAX_RECORD_BYTES],
-            ends: vec![0; MAX_COLUMNS],
+            fields: Vec::new(),
+            ends: Vec::new(),
+            oversize: false,
         };
         // A reader may give single bytes; the mark is recognised only when it is complete.
         while records.unread.end < BOM.len() {
@@ -90,59 +126,99 @@ impl<R: Read> Records<R> {
     pub(crate) fn next(&mut self) -> Option<Result<Record<'_>, SourceError>> {
         match self.advance() {
             Ok(None) => None,
-            Ok(Some((line, length, columns))) => {
-                Some(Ok(Record { line, fields: &self.fields[..length], ends: &self.ends[..columns] }))
-            }
+            Ok(Some(line)) => Some(Ok(Record { line, last_line: self.line, fields: &self.fields, ends: &self.ends })),
             Err(error) => Some(Err(error)),
         }
     }
 
-    /// Reads one record into `fields` and `ends`: its line, bytes and number of fields.
-    fn advance(&mut self) -> Result<Option<(u64, usize, usize)>, SourceError> {
+    /// Reads one record into `fields` and `ends`; the line it begins at.
+    fn advance(&mut self) -> Result<Option<u64>, SourceError> {
         self.skip_line_ends()?;
+        if self.at_end()? {
+            return Ok(None);
+        }
+        self.fields.clear();
+        self.ends.clear();
+        self.oversize = false;
         let line = self.line;
-        let (mut length, mut columns, mut oversize) = (0, 0, false);
-        loop {
-            if self.unread.is_empty() {
-                self.fill()?;
-            }
-            // An empty input tells the parser that the file has ended.
-            let (result, read, written, ended) = self.parser.read_record(
-                &self.buffer[self.unread.clone()],
-                &mut self.fields[length..],
-                &mut self.ends[columns..],
-            );
-            let consumed = &self.buffer[self.unread.start..self.unread.start + read];
-            self.line += consumed.iter().filter(|&&byte| byte == b'\n').count() as u64;
-            self.unread.start += read;
-            length += written;
-            columns += ended;
-            match result {
-                ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    // Parsed to its end, but not kept.
-                    (length, columns, oversize) = (0, 0, true);
+        let (mut state, mut quote_line, mut stray) = (State::Start, line, false);
+        while !self.at_end()? {
+            let next = self.buffer[self.unread.start];
+            state = match state {
+                State::Start if next == b'"' => {
+                    quote_line = self.line;
+                    self.unread.start += 1;
+                    State::Quoted
                 }
-                ReadRecordResult::End => {
-                    return match oversize {
-                        false => Ok(None),
-                        true => Err(unclosed(line)),
-                    };
+                State::Start => State::Plain,
+                State::Plain => {
+                    self.keep_until(|byte| matches!(byte, b',' | b'\n' | b'\r'));
+                    match self.buffer[self.unread.clone()].first() {
+                        None => State::Plain,
+                        Some(b',') => {
+                            self.unread.start += 1;
+                            self.end_field();
+                            State::Start
+                        }
+                        Some(_) => break,
+                    }
                 }
-                ReadRecordResult::Record if oversize && self.at_end()? => {
-                    return Err(unclosed(line));
+                State::Quoted if next == b'"' => {
+                    self.unread.start += 1;
+                    State::Quote
                 }
-                ReadRecordResult::Record if oversize => {
-                    return Err(SourceError::Row {
-                        line,
-                        problem: format!(
-                            "more than {MAX_RECORD_BYTES} bytes or {MAX_COLUMNS} columns: \
-                             a quote left open?"
-                        ),
-                    });
+                State::Quoted => {
+                    self.keep_until(|byte| byte == b'"');
+                    State::Quoted
                 }
-                ReadRecordResult::Record => return Ok(Some((line, length, columns))),
-            }
+                State::Quote if next == b'"' => {
+                    self.keep(1);
+                    State::Quoted
+                }
+                State::Quote if matches!(next, b',' | b'\n' | b'\r') => State::Plain,
+                State::Quote if quote_line < self.line => return Err(closed_in_a_text(quote_line, self.line)),
+                State::Quote => {
+                    stray = true;
+                    State::Plain
+                }
+            };
+        }
+        self.end_field();
+        let row_error = |problem: String| Err(SourceError::Row { line, problem });
+        if state == State::Quoted {
+            return Err(unclosed(quote_line));
+        } else if self.oversize && line < self.line {
+            return Err(endless(line));
+        } else if self.oversize {
+            return row_error(format!("more than {MAX_RECORD_BYTES} bytes or {MAX_COLUMNS} columns"));
+        } else if stray {
+            return row_error("text behind a closing quote: write a quote inside of a text as two".into());
+        }
+        Ok(Some(line))
+    }
+
+    /// Takes the bytes up to the next one that `ends` a text, or all there are for now.
+    fn keep_until(&mut self, ends: impl Fn(u8) -> bool) {
+        let bytes = &self.buffer[self.unread.clone()];
+        self.keep(bytes.iter().position(|&byte| ends(byte)).unwrap_or(bytes.len()));
+    }
+
+    /// Takes the next bytes as text of the field at hand.
+    fn keep(&mut self, length: usize) {
+        let text = &self.buffer[self.unread.start..self.unread.start + length];
+        self.line += text.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.unread.start += length;
+        self.oversize |= self.fields.len() + length > MAX_RECORD_BYTES;
+        if !self.oversize {
+            self.fields.extend_from_slice(text);
+        }
+    }
+
+    fn end_field(&mut self) {
+        if self.ends.len() == MAX_COLUMNS {
+            self.oversize = true;
+        } else {
+            self.ends.push(self.fields.len());
         }
     }
 
@@ -174,72 +250,19 @@ impl<R: Read> Records<R> {
 
 fn unclosed(line: u64) -> SourceError {
     SourceError::Table(format!(
-        "a row of more than {MAX_RECORD_BYTES} bytes begins at line {line} and runs to the end \
-         of the file: close its quote"
+        "line {line} opens a quote that is never closed: close it, or write a quote inside of a text as two"
     ))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn endless(line: u64) -> SourceError {
+    SourceError::Table(format!(
+        "a row of more than {MAX_RECORD_BYTES} bytes or {MAX_COLUMNS} columns begins in line {line} and goes on over \
+         several lines: close its quote"
+    ))
+}
 
-    fn rows(text: &[u8]) -> Vec<(u64, Vec<String>)> {
-        let mut records = Records::new(text).unwrap();
-        let mut rows = Vec::new();
-        while let Some(record) = records.next() {
-            let record = record.unwrap();
-            let fields = (0..record.len()).map(|i| record.text(i).unwrap().to_owned());
-            rows.push((record.line, fields.collect()));
-        }
-        rows
-    }
-
-    fn row(line: u64, fields: &[&str]) -> (u64, Vec<String>) {
-        (line, fields.iter().map(|f| f.to_string()).collect())
-    }
-
-    #[test]
-    fn lines_are_those_of_the_file() {
-        assert_eq!(
-            rows(b"\xEF\xBB\xBFa,b\r\n\r\n1,\"x\ny\"\r\n2,z"),
-            [row(1, &["a", "b"]), row(3, &["1", "x\ny"]), row(5, &["2", "z"])]
-        );
-        assert!(rows(b"").is_empty());
-        assert!(rows(b"\n\r\n").is_empty());
-    }
-
-    #[test]
-    fn a_reader_of_single_bytes_gives_the_same() {
-        struct Slow<'a>(&'a [u8]);
-        impl Read for Slow<'_> {
-            fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-                self.0.read(&mut out[..1])
-            }
-        }
-        let mut records = Records::new(Slow(b"\xEF\xBB\xBF\"a\",b\n1,2\n")).unwrap();
-        assert_eq!(records.next().unwrap().unwrap().text(0).unwrap(), "a");
-        let second = records.next().unwrap().unwrap();
-        assert_eq!((second.line, second.text(1).unwrap()), (2, "2"));
-        assert!(records.next().is_none());
-    }
-
-    #[test]
-    fn long_rows_are_skipped_and_an_open_quote_is_named() {
-        let long = "x".repeat(MAX_RECORD_BYTES + 5);
-        let text = format!("a\n{long}\nb\n");
-        let mut records = Records::new(text.as_bytes()).unwrap();
-        assert!(records.next().unwrap().is_ok());
-        let error = records.next().unwrap().err().unwrap();
-        assert!(matches!(error, SourceError::Row { line: 2, .. }), "{error}");
-        let last = records.next().unwrap().unwrap();
-        assert_eq!((last.line, last.text(0).unwrap()), (3, "b"));
-
-        let text = format!("a\n\"{long}\nb\n");
-        let mut records = Records::new(text.as_bytes()).unwrap();
-        assert!(records.next().unwrap().is_ok());
-        let error = records.next().unwrap().err().unwrap();
-        assert!(error.to_string().contains("line 2"), "{error}");
-        assert!(!error.spoils_one_row());
-        assert!(records.next().is_none());
-    }
+fn closed_in_a_text(opened: u64, closed: u64) -> SourceError {
+    SourceError::Table(format!(
+        "line {opened} opens a quote that ends in the middle of a text in line {closed}: close it in line {opened}"
+    ))
 }

@@ -1,38 +1,43 @@
 //! Folders of images with captions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use manifests::build::BuildSpec;
 use manifests::digest;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
 
+use super::folder::{self, Folder};
 use super::{ListedRow, Listing, Place};
 use crate::error::WorkerError;
 use crate::stores::SourceStore;
 
-/// A folder of images with captions. The caption file is the one that the spec names, or the first
-/// in order of name that looks like one.
+/// A folder of images with captions. The caption files are those that the spec names, or those that the folder has.
 pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Listing, WorkerError> {
-    let tables =
-        if spec.source.tables.is_empty() { vec![find_caption_file(source).await?] } else { spec.source.tables.clone() };
+    if matches!(source.url().scheme(), "http" | "https") {
+        return Err(WorkerError::Configuration(format!(
+            "{}: a folder of captioned images has to be listed, and plain HTTP has no listing; copy it to this machine \
+             or to an object store",
+            source.url()
+        )));
+    }
     let mut listing = Listing::new(spec.work.shards);
+    let mut files = Vec::new();
+    for path in caption_files(source, spec).await? {
+        let images = read_captions(source, &path).await?;
+        listing.notes.push(format!("captions of {} images read from {}{path}", images.len(), source.url()));
+        files.push((path, images));
+    }
+    let images = captioned::join(files).map_err(|e| WorkerError::Broken(format!("{}: {e}", source.url())))?;
     let mut rows: BTreeMap<String, CaptionedImage> = BTreeMap::new();
-    for path in &tables {
-        for image in read_captions(source, path).await? {
-            if image.captions.is_empty() {
-                listing.problem(image.file, "all of its captions are blank");
-                continue;
-            }
-            let id = image_id_of(&image.file);
-            match rows.get_mut(&id) {
-                // another caption file of the same image (train and test lists, or more captions)
-                Some(known) if known.file == image.file => known.captions.extend(image.captions),
-                Some(known) => {
-                    let why = format!("its id {id} is taken by {}; rename one of them", known.file);
-                    listing.problem(image.file, why);
-                }
-                None => _ = rows.insert(id, image),
-            }
+    for image in images {
+        let id = image_id_of(&image.file);
+        if image.captions.is_empty() {
+            listing.problem(image.file, "all of its captions are blank");
+        } else if let Some(known) = rows.get(&id) {
+            let why = format!("its id {id} is taken by {}; rename one of them", known.file);
+            listing.problem(image.file, why);
+        } else {
+            rows.insert(id, image);
         }
     }
     if spec.source.max_images > 0 {
@@ -40,15 +45,47 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Listi
             rows.pop_last();
         }
     }
-    // the folder is listed once: sizes and times tell changed files
-    let present: HashMap<String, String> =
-        source.list_identities(&spec.source.image_folder).await?.into_iter().collect();
-    for (image_id, image) in rows {
-        let Some(identity) = present.get(&image.file) else {
-            listing.problem(image.file, format!("it is not in {}", spec.source.image_folder));
-            continue;
-        };
-        let object = format!("{}/{}", spec.source.image_folder.trim_end_matches('/'), image.file);
+    place(source, &spec.source.image_folder, rows, &mut listing).await?;
+    Ok(listing)
+}
+
+/// Lists the images that are there. The folder is read once.
+async fn place(
+    source: &SourceStore,
+    image_folder: &str,
+    rows: BTreeMap<String, CaptionedImage>,
+    listing: &mut Listing,
+) -> Result<(), WorkerError> {
+    let image_folder = image_folder.trim_end_matches('/').trim_start_matches("./");
+    let image_folder = if image_folder == "." { "" } else { image_folder };
+    if image_folder.starts_with('/') || image_folder.split('/').any(|part| part == "..") {
+        return Err(WorkerError::Configuration(format!(
+            "source.image_folder = {image_folder:?}: it must lie below source.url"
+        )));
+    }
+    let prefix = if image_folder.is_empty() { String::new() } else { format!("{image_folder}/") };
+    let folder = Folder::below(source, image_folder).await?;
+    let (present, missing): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|(_, image)| folder.files.contains_key(&image.file));
+    if present.is_empty() && !missing.is_empty() {
+        let names: Vec<&str> = missing.iter().map(|(_, image)| image.file.as_str()).collect();
+        let top = Folder::top(source).await?;
+        let there = what_is_there(&folder, &top);
+        return Err(WorkerError::Configuration(nothing_found(source.url().as_str(), &prefix, &names, &there)));
+    }
+    for problem in folder.left_out {
+        listing.problem(format!("{prefix}{}", problem.what), problem.why);
+    }
+    for (_, image) in missing {
+        listing.problem(image.file, format!("it is not in {}{prefix}", source.url()));
+    }
+    let objects = present.iter().map(|(_, image)| {
+        let file = &folder.files[&image.file];
+        (file, format!("{prefix}{}", file.name))
+    });
+    let identities = folder::identities(source, objects.clone()).await?;
+    let objects: Vec<String> = objects.map(|(_, object)| object).collect();
+    for (((image_id, image), object), identity) in present.into_iter().zip(objects).zip(identities) {
         listing.push(ListedRow {
             image_id,
             filepath: image.file,
@@ -62,7 +99,38 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Listi
             meta_digest: String::new(),
         });
     }
-    Ok(listing)
+    Ok(())
+}
+
+/// What a folder holds in place of the images, in words.
+fn what_is_there(folder: &Folder, top: &Folder) -> String {
+    if !folder.files.is_empty() {
+        let names: Vec<&str> = folder.files.keys().map(String::as_str).collect();
+        format!("it holds {}", some_of(&names))
+    } else if !top.folders.is_empty() {
+        let names: Vec<&str> = top.folders.iter().map(String::as_str).collect();
+        format!("it is empty or not there; the source holds the folders {}", some_of(&names))
+    } else {
+        "it is empty or not there, and the source holds no folder".to_owned()
+    }
+}
+
+fn nothing_found(url: &str, prefix: &str, names: &[&str], there: &str) -> String {
+    format!(
+        "none of the {} captioned images is in {url}{prefix}: looked for {} there; {there}; let source.image_folder name \
+         the folder that these names are relative to (\"\" for source.url itself)",
+        names.len(),
+        some_of(names)
+    )
+}
+
+/// The first three of some names, and how many there are beside them.
+fn some_of(names: &[&str]) -> String {
+    let shown = names[..names.len().min(3)].join(", ");
+    match names.len().saturating_sub(3) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// The file's path without its extension.
@@ -73,29 +141,35 @@ fn image_id_of(file: &str) -> String {
     }
 }
 
-async fn find_caption_file(source: &SourceStore) -> Result<String, WorkerError> {
-    for name in source.list_top().await? {
-        let Some(meta) = source.head(&name).await? else { continue };
-        let head = source.get_range(&name, 0..meta.size.min(512), None).await?;
-        if captioned::sniff(&name, &head).is_some() {
-            return Ok(name);
-        }
+/// The caption files that the spec names, or all that the source has.
+async fn caption_files(source: &SourceStore, spec: &BuildSpec) -> Result<Vec<String>, WorkerError> {
+    if !spec.source.tables.is_empty() {
+        return Ok(spec.source.tables.clone());
     }
-    Err(WorkerError::Configuration(format!(
-        "{}: no caption file found; name it with source.tables = [\"captions.jsonl\"]",
-        source.url()
-    )))
+    let mut candidates = Vec::new();
+    for file in Folder::top(source).await?.files.into_values().filter(|f| captioned::may_hold_captions(&f.name)) {
+        let Some(meta) = source.head(&file.name).await? else { continue };
+        let head = source.get_range(&file.name, 0..meta.size.min(captioned::HEAD_BYTES), None).await?;
+        candidates.extend(captioned::sniff(&file.name, &head).map(|format| (file.name, format)));
+    }
+    captioned::choose(candidates).map_err(|why| WorkerError::Configuration(format!("{}: {why}", source.url())))
 }
+
+/// Largest caption file: it is held whole.
+const MAX_CAPTION_BYTES: u64 = 1 << 30;
 
 async fn read_captions(source: &SourceStore, path: &str) -> Result<Vec<CaptionedImage>, WorkerError> {
     let whole = |path: String| async move {
-        source
-            .get(&path)
-            .await?
-            .ok_or_else(|| WorkerError::Configuration(format!("{}{path} is not there", source.url())))
+        let refused = |why: String| WorkerError::Configuration(format!("{}{path} {why}", source.url()));
+        let meta = source.head(&path).await?.ok_or_else(|| refused("is not there".into()))?;
+        if meta.size > MAX_CAPTION_BYTES {
+            let why = format!("has {} bytes, over the limit of {MAX_CAPTION_BYTES}: split it into several", meta.size);
+            return Err(refused(why));
+        }
+        source.get_range(&path, 0..meta.size, meta.e_tag.as_deref()).await
     };
     let bytes = whole(path.to_owned()).await?;
-    let format = captioned::sniff(path, &bytes[..bytes.len().min(512)]).ok_or_else(|| {
+    let format = captioned::sniff(path, &bytes).ok_or_else(|| {
         WorkerError::Configuration(format!("{}{path} is no caption file that is known here", source.url()))
     })?;
     let images = match format {
@@ -115,5 +189,17 @@ mod tests {
     fn ids_of_files_keep_their_folders() {
         assert_eq!(image_id_of("airport_3.jpg"), "airport_3");
         assert_eq!(image_id_of("a.b/c"), "a.b/c");
+    }
+
+    #[test]
+    fn what_was_looked_for_and_what_is_there_is_said() {
+        let names = ["images/a.jpg", "images/b.jpg", "images/c.jpg", "images/d.jpg"];
+        let top = Folder { folders: vec!["pictures/".into()], ..Folder::default() };
+        let text = nothing_found("file:///x/", "images/", &names, &what_is_there(&Folder::default(), &top));
+        for part in
+            ["4 captioned", "file:///x/images/", "images/a.jpg", "and 1 more", "pictures/", "source.image_folder"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
     }
 }

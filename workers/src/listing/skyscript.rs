@@ -129,6 +129,10 @@ impl Members {
             );
             return Ok(());
         };
+        if found.archive_bytes == 0 {
+            listing
+                .problem(archive, format!("the archive is an empty file; {} wanted members are missing", names.len()));
+        }
         listing.etags.insert(archive.to_owned(), found.etag);
         for member in found.members {
             let name = member.name.clone();
@@ -203,7 +207,7 @@ async fn read_table(
         .await
         .map_err(|e| WorkerError::Broken(format!("{path}: the reader failed: {e}")))?
         .map_err(|e| match e {
-            SourceError::Io(io) => WorkerError::Transient(format!("{path}: {io}")),
+            SourceError::Io(io) => io.downcast().unwrap_or_else(|io| WorkerError::Transient(format!("{path}: {io}"))),
             other => WorkerError::Broken(format!("{}{path}: {other}", source.url())),
         })?;
     for (token, count) in by_token {

@@ -111,6 +111,10 @@ impl TableRows {
         Ok(rows)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.groups.iter().all(|group| group.rows.is_empty())
+    }
+
     /// Ids of a shard that belong to the split and have a caption.
     async fn members(&self, shard: u32, wanted: Members<'_>) -> Result<BTreeSet<String>, WorkerError> {
         let mut members: Option<BTreeSet<String>> = None;

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{CaptionedImage, Gathered};
 use crate::SourceError;
-use crate::csv::{header_names, required_column};
+use crate::csv::{header_names, optional_column, required_column};
 use crate::records::Records;
 use crate::split::Split;
 
@@ -39,8 +39,7 @@ pub fn read_jsonl(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
     Ok(gathered.images)
 }
 
-/// UrbanCross' CSV: a row `image_name,description` per caption, columns found by name.
-/// It gives no split.
+/// UrbanCross' CSV: a row `image_name,description` per caption, columns found by name; a column `split` may be there.
 ///
 /// # Errors
 /// [`SourceError::Table`] for missing columns, [`SourceError::Row`] with the line.
@@ -52,17 +51,15 @@ pub fn read_csv(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
     };
     let image_name = required_column(&names, "image_name")?;
     let description = required_column(&names, "description")?;
+    let split_column = optional_column(&names, "split")?;
     let mut gathered = Gathered::default();
     while let Some(record) = records.next() {
         let record = record?;
-        if record.len() != names.len() {
-            return Err(SourceError::Row {
-                line: record.line,
-                problem: format!("{} fields, the header has {}: quote texts with commas", record.len(), names.len()),
-            });
-        }
+        record.check_columns(names.len())?;
         let caption = record.text(description)?;
-        gathered.add(record.line, record.text(image_name)?, None, [caption])?;
+        let split = split_column.map(|column| record.text(column)).transpose()?;
+        let split = parse_split(record.line, split)?;
+        gathered.add(record.line, record.text(image_name)?, split, [caption])?;
     }
     Ok(gathered.images)
 }
@@ -88,7 +85,7 @@ pub fn read_karpathy(bytes: &[u8]) -> Result<Vec<CaptionedImage>, SourceError> {
     struct Sentence {
         raw: String,
     }
-    let dataset: Dataset = serde_json::from_slice(bytes).map_err(|error| {
+    let dataset: Dataset = serde_json::from_slice(without_mark(bytes)).map_err(|error| {
         SourceError::Table(format!(
             "not Karpathy's JSON, {{\"images\": [{{\"filename\", \"split\", \"sentences\"}}]}}: {error}"
         ))
@@ -145,8 +142,13 @@ pub fn read_lines(filenames: &[u8], captions: &[u8], split: Option<Split>) -> Re
     Ok(gathered.images)
 }
 
+/// The bytes behind a UTF-8 byte order mark.
+pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
+}
+
 fn text(bytes: &[u8]) -> Result<&str, SourceError> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let bytes = without_mark(bytes);
     std::str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         SourceError::Row {

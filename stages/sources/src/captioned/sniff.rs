@@ -1,5 +1,11 @@
-//! Which caption format a file has.
+//! Which caption format a file has, and which files of a folder are read.
 
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+
+use super::formats::without_mark;
 use crate::split::Split;
 
 /// A caption format.
@@ -15,31 +21,96 @@ pub enum CaptionFormat {
     },
 }
 
-/// Tells the format of a caption file from its name and the first bytes of its content (a few
-/// hundred are enough); `None` if it is no caption file, a file of image names for instance.
+/// How much of the beginning of a file [`sniff`] wants.
+pub const HEAD_BYTES: u64 = 64 << 10;
+
+/// Whether a file of this name is worth a look into it. `._name` is what macOS writes beside a file on foreign disks:
+/// attributes under the name of captions.
+pub fn may_hold_captions(file_name: &str) -> bool {
+    let name = file_name.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    !name.starts_with("._") && [".txt", ".csv", ".json", ".jsonl"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// Tells the format of a caption file from its name and its first [`HEAD_BYTES`] or more; `None` if it is no caption
+/// file, a file of image names for instance.
 pub fn sniff(file_name: &str, head: &[u8]) -> Option<CaptionFormat> {
-    let name = file_name.rsplit('/').next()?.to_ascii_lowercase();
-    let head = String::from_utf8_lossy(head);
-    let head = head.trim_start_matches('\u{feff}').trim_start();
+    if !may_hold_captions(file_name) {
+        return None;
+    }
+    let name = file_name.to_ascii_lowercase();
     if name.ends_with(".txt") {
         return lines_format(file_name);
     }
-    let first_line = head.lines().next()?.to_ascii_lowercase();
+    let head = without_mark(head).trim_ascii_start();
     if name.ends_with(".csv") {
+        let first_line = head.split(|&byte| byte == b'\n').next()?;
+        let first_line = String::from_utf8_lossy(first_line).to_ascii_lowercase();
         let is_caption_table = ["image_name", "description"].iter().all(|column| first_line.contains(column));
         return is_caption_table.then_some(CaptionFormat::Csv);
     }
-    if !head.starts_with('{') || !(name.ends_with(".json") || name.ends_with(".jsonl")) {
-        return None;
+    match telling_field(head)? {
+        Telling::Images if name.ends_with(".json") => Some(CaptionFormat::Karpathy),
+        Telling::Images => None,
+        Telling::FileOrCaptions => Some(CaptionFormat::Jsonl),
     }
-    // `"images"` opens Karpathy's object; a JSON line names its file before long.
-    if first_line.contains("\"captions\"") || first_line.contains("\"file\"") {
-        Some(CaptionFormat::Jsonl)
-    } else if name.ends_with(".json") && head.contains("\"images\"") {
-        Some(CaptionFormat::Karpathy)
-    } else {
-        None
+}
+
+/// Which of a folder's caption files are read: the only one, or all of the line format.
+///
+/// # Errors
+/// What to do, if there is none, or several of which some would be passed over.
+pub fn choose(candidates: Vec<(String, CaptionFormat)>) -> Result<Vec<String>, String> {
+    let all_lines = candidates.iter().all(|(_, format)| matches!(format, CaptionFormat::Lines { .. }));
+    let names: Vec<String> = candidates.into_iter().map(|(name, _)| name).collect();
+    match names.len() {
+        0 => Err("no caption file found; name it with source.tables = [\"captions.jsonl\"]".into()),
+        1 => Ok(names),
+        _ if all_lines => Ok(names),
+        _ => Err(format!(
+            "several caption files, {}: name the one that counts, or all of them, with source.tables = {:?}",
+            names.join(", "),
+            &names[..1]
+        )),
     }
+}
+
+/// A field that only one of the JSON formats has.
+enum Telling {
+    /// Of a JSON line.
+    FileOrCaptions,
+    /// Of Karpathy's object.
+    Images,
+}
+
+/// The first telling field of the JSON object that begins here, however long the values before it are.
+fn telling_field(head: &[u8]) -> Option<Telling> {
+    struct Fields<'t>(&'t mut Option<Telling>);
+    impl<'de> Visitor<'de> for Fields<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some(name) = map.next_key::<String>()? {
+                *self.0 = match name.as_str() {
+                    "file" | "captions" => Some(Telling::FileOrCaptions),
+                    "images" => Some(Telling::Images),
+                    _ => None,
+                };
+                if self.0.is_some() {
+                    break;
+                }
+                map.next_value::<IgnoredAny>()?;
+            }
+            Ok(())
+        }
+    }
+    let mut found = None;
+    // an error, where the head breaks off for one, comes behind what was found
+    let _ = serde_json::Deserializer::from_slice(head).deserialize_map(Fields(&mut found));
+    found
 }
 
 /// `rsicd_train_caps.txt` belongs to `rsicd_train_filename.txt`.
@@ -91,5 +162,33 @@ mod tests {
         assert_eq!(sniff("val_caps_verify.txt", b""), lines("val_filename_verify.txt", Some(Split::Val)));
         assert_eq!(sniff("caps.txt", b""), lines("filename.txt", None));
         assert_eq!(sniff("train_filename.txt", b"a.jpg"), None);
+        assert_eq!(sniff("d/._rsicd_train_caps.txt", b"\0\x05\x16\x07"), None, "attributes of macOS");
+    }
+
+    #[test]
+    fn a_telling_field_may_stand_behind_long_ones() {
+        let before = format!("{{\"note\": [\"{}\", {{\"images\": 1}}], ", "x".repeat(5000));
+        assert_eq!(
+            sniff("a.jsonl", format!("{before}\"file\": \"a.jpg\", \"ca").as_bytes()),
+            Some(CaptionFormat::Jsonl)
+        );
+        assert_eq!(sniff("a.json", format!("\u{feff}{before}\"images\": [").as_bytes()), Some(CaptionFormat::Karpathy));
+        assert_eq!(sniff("a.jsonl", before.as_bytes()), None, "the nested field is not of this object");
+    }
+
+    #[test]
+    fn no_caption_file_is_passed_over() {
+        let lines = |name: &str| (name.to_owned(), sniff(name, b"").unwrap());
+        let jsonl = ("captions.jsonl".to_owned(), CaptionFormat::Jsonl);
+        assert_eq!(choose(vec![jsonl.clone()]).unwrap(), ["captions.jsonl"]);
+        let pairs = vec![lines("test_caps.txt"), lines("train_caps.txt")];
+        assert_eq!(choose(pairs).unwrap(), ["test_caps.txt", "train_caps.txt"]);
+        assert!(choose(vec![]).unwrap_err().contains("source.tables"));
+        for others in [vec![jsonl.clone(), lines("train_caps.txt")], vec![("a.csv".into(), CaptionFormat::Csv), jsonl]]
+        {
+            let names: Vec<String> = others.iter().map(|(name, _)| name.clone()).collect();
+            let error = choose(others).unwrap_err();
+            assert!(names.iter().all(|name| error.contains(name)), "{error}");
+        }
     }
 }

@@ -89,6 +89,40 @@ fn csv_rows_of_one_image_are_gathered() {
 }
 
 #[test]
+fn a_csv_may_give_splits() {
+    let text = "image_name,split,description\na,train,1\nb,Test,2\na,train,3\nc,,4\n";
+    assert_eq!(
+        read_csv(text.as_bytes()).unwrap(),
+        [image("a", Some(Split::Train), &["1", "3"]), image("b", Some(Split::Test), &["2"]), image("c", None, &["4"])]
+    );
+    let (line, problem) = row_error(read_csv(b"image_name,description,split\na,1,train\na,2,test\n"));
+    assert_eq!((line, problem.contains("in test here and in train")), (3, true), "{problem}");
+    let (line, _) = row_error(read_csv(b"image_name,description,split\na,1,somewhere\n"));
+    assert_eq!(line, 2);
+}
+
+#[test]
+fn an_unclosed_quote_of_a_csv_is_an_error_with_its_line() {
+    let error = read_csv(b"image_name,description\na,x\nb,\"open\nc,y\nd,z\n").unwrap_err().to_string();
+    assert!(error.contains("line 3 opens a quote"), "{error}");
+}
+
+#[test]
+fn files_are_joined_unless_they_disagree_about_a_split() {
+    let of = |path: &str, split, captions: &[&str]| (path.to_owned(), vec![image("a", split, captions)]);
+    let (train, test) = (Some(Split::Train), Some(Split::Test));
+    assert_eq!(join(vec![of("x", train, &["1"]), of("y", train, &["2"])]).unwrap(), [image("a", train, &["1", "2"])]);
+    let error = join(vec![of("x", train, &["1"]), of("y", test, &["2"])]).unwrap_err().to_string();
+    assert!(error.contains("`a` is in test in y and in train in x"), "{error}");
+}
+
+#[test]
+fn accents_have_one_form() {
+    let text = "{\"file\": \"u\u{308}.jpg\", \"captions\": [\"1\"]}\n{\"file\": \"\u{fc}.jpg\", \"captions\": [\"2\"]}";
+    assert_eq!(read_jsonl(text.as_bytes()).unwrap(), [image("\u{fc}.jpg", None, &["1", "2"])]);
+}
+
+#[test]
 fn karpathy_json_is_read() {
     let text = r#"{"dataset": "rsicd", "images": [
         {"filename": "a.jpg", "imgid": 0, "split": "train", "sentids": [0],
@@ -99,6 +133,7 @@ fn karpathy_json_is_read() {
         read_karpathy(text.as_bytes()).unwrap(),
         [image("a.jpg", Some(Split::Train), &["a road .", "two"]), image("val2014/b.jpg", Some(Split::Train), &["b"]),]
     );
+    assert_eq!(read_karpathy(format!("\u{feff}{text}").as_bytes()).unwrap().len(), 2, "a byte order mark is no JSON");
     for bad in ["", "[]", "{\"images\": [{}]}", "{\"word2idx\": {}}"] {
         let error = read_karpathy(bad.as_bytes()).unwrap_err();
         assert!(matches!(error, SourceError::Table(_)), "{bad}: {error}");

@@ -8,7 +8,7 @@ use sources::SourceError;
 use sources::zip::*;
 
 /// A member as it is written; every field may lie.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct File {
     pub name: Vec<u8>,
     pub flags: u16,

@@ -119,7 +119,7 @@ fn hostile_names_are_errors_of_the_member() {
         (b"/etc/passwd", "absolute"),
         (b"C:/windows", "absolute"),
         (b"a\\b", "backslash"),
-        (b"a\0b", "NUL"),
+        (b"a\0b", "control character"),
         (b"", "empty"),
         (b"\xd6\xd0.jpg", "not UTF-8"),
     ] {

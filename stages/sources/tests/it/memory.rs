@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Most bytes that were live at once while `run` ran, above those live before.
-fn peak_bytes(run: impl FnOnce()) -> isize {
+pub fn peak_bytes(run: impl FnOnce()) -> isize {
     let before = LIVE.get();
     PEAK.set(before);
     run();

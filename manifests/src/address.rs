@@ -1,0 +1,79 @@
+//! Addresses that carry secrets.
+
+/// Fields of a query that sign or authorise it, in lower case.
+const SECRET_FIELDS: [&str; 20] = [
+    "sig",
+    "signature",
+    "token",
+    "access_token",
+    "auth",
+    "key",
+    "api_key",
+    "apikey",
+    "api-key",
+    "secret",
+    "password",
+    "passwd",
+    "pwd",
+    "sas",
+    "awsaccesskeyid",
+    "googleaccessid",
+    "ossaccesskeyid",
+    "key-pair-id",
+    "policy",
+    "security-token",
+];
+
+/// Prefixes of such fields of Amazon, Google and Alibaba.
+const SECRET_PREFIXES: [&str; 3] = ["x-amz-", "x-goog-", "x-oss-"];
+
+/// What in an address is secret, in words that do not repeat it; `None`: nothing. Addresses stand in messages, pages and
+/// tables for everybody to read.
+pub fn secret_in(address: &str) -> Option<&'static str> {
+    if let Some((_, rest)) = address.split_once("://") {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains('@') {
+            return Some("a user or a password");
+        }
+    }
+    let (_, query) = address.split_once('?')?;
+    let is_secret = |field: &str| {
+        let name = field.split('=').next().unwrap_or_default().to_ascii_lowercase();
+        SECRET_FIELDS.contains(&name.as_str()) || SECRET_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    query.split(['&', ';', '#']).any(is_secret).then_some("a signature, a key or a token")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_found_and_plain_addresses_pass() {
+        for secret in [
+            "https://me:hunter2@host/x",
+            "https://me@host",
+            "s3://KEY:SECRET@bucket/x",
+            "ftp://u:p@h?x",
+            "https://host/x?X-Amz-Algorithm=A&X-Amz-Signature=ab",
+            "https://account.blob.core.windows.net/c?sv=2024&sig=ab%3D",
+            "https://host/x?a=1;Token=2",
+            "table.csv?AWSAccessKeyId=1&Signature=2",
+            "https://host/x?X-Goog-Credential=a",
+        ] {
+            assert!(secret_in(secret).is_some(), "{secret}");
+        }
+        for plain in [
+            "",
+            "world",
+            "/data/me@work/x",
+            "s3://bucket/SkyScript/",
+            "https://host/a@b/c",
+            "https://host/x?list=1&page=2",
+            "owner/name@main",
+            "file:///data/keys?",
+        ] {
+            assert_eq!(secret_in(plain), None, "{plain}");
+        }
+    }
+}

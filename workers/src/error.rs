@@ -77,7 +77,7 @@ impl WorkerError {
 }
 
 /// Is an error of the local file system one that another try meets again: a name or a right, and not the disk?
-fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind as K;
     let kinds = [K::PermissionDenied, K::NotADirectory, K::IsADirectory, K::InvalidFilename, K::InvalidInput];
     let mut causes = std::iter::successors(Some(error), |error| error.source());

@@ -322,6 +322,11 @@ impl WorkStore {
         Ok(WorkStore(store))
     }
 
+    /// The same folder in another store: for tests and benchmarks that put something between.
+    pub fn over(self, layer: impl FnOnce(Arc<DynObjectStore>) -> Arc<DynObjectStore>) -> Self {
+        WorkStore(Store { store: layer(self.0.store), ..self.0 })
+    }
+
     /// A store in memory, which lies elsewhere as a bucket does.
     #[cfg(test)]
     pub(crate) fn in_memory() -> Self {

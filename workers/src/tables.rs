@@ -160,7 +160,7 @@ impl Tables {
         attempt: impl Fn(&Tables, &SnapshotRef) -> Result<Option<T>, WorkerError> + Send + Sync + 'static,
     ) -> Result<T, WorkerError> {
         let attempt = Arc::new(attempt);
-        let (began, mut backoff) = (Instant::now(), Backoff::new(Duration::from_millis(20), Duration::from_secs(4)));
+        let (began, mut backoff) = (Instant::now(), Backoff::new(Duration::from_millis(50), Duration::from_secs(1)));
         loop {
             let Some(snapshot) = self.snapshot(artifact, None).await? else {
                 self.create(artifact).await?;

@@ -22,7 +22,7 @@ use object_store::{
 use stages::stage::is_disk_full;
 
 use crate::backoff::Backoff;
-use crate::error::whole_chain;
+use crate::error::{is_for_good, whole_chain};
 
 /// How often something is tried, and how long the pauses grow.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +97,7 @@ impl Tries {
 /// to it, or in it, passes.
 pub(crate) fn may_pass(error: &Error) -> bool {
     match error {
+        Error::Generic { store: "LocalFileSystem", .. } if is_for_good(error) => false,
         Error::Generic { .. } => {
             let text = whole_chain(error);
             let refused = text.contains("status code: 4")

@@ -4,6 +4,7 @@ mod caption;
 mod evaluate;
 mod model;
 mod overrides;
+mod place;
 mod pretrain;
 mod ranks;
 mod score;
@@ -18,6 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use caption::*;
 pub use evaluate::*;
 pub use model::*;
+pub use overrides::fields_of;
+pub use place::real_path;
 pub use pretrain::*;
 pub use ranks::*;
 pub use score::*;
@@ -25,7 +28,8 @@ pub use segment::*;
 pub use source::*;
 pub use work::*;
 
-pub(crate) use overrides::parse_toml;
+pub(crate) use overrides::{is_overridden, parse_toml};
+pub(crate) use place::Base;
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]
@@ -69,15 +73,51 @@ pub struct BuildSpec {
 }
 
 impl BuildSpec {
-    /// Reads a spec file and applies `section.field=value` overrides.
+    /// Reads a spec file and applies `section.field=value` overrides. Paths in the file start at its folder, paths in
+    /// overrides at the current one; in what is returned all are absolute.
     pub fn read(path: &Path, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| SpecError::Unreadable { path: shown.clone(), why: e.to_string() })?;
-        BuildSpec::parse(&text, &shown, overrides)
+        let unreadable = |e: std::io::Error| SpecError::Unreadable { path: shown.clone(), why: e.to_string() };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let (file, line) = (Base::of_file(path).map_err(unreadable)?, Base::of_command_line().map_err(unreadable)?);
+        let mut spec = BuildSpec::parse(&text, &shown, overrides)?;
+        for (field, value, is_store) in spec.places() {
+            let base = if is_overridden(field, overrides) { &line } else { &file };
+            let placed = if is_store { base.store(value) } else { base.weights(value, &Path::exists) };
+            *value = placed.map_err(|why| SpecError::Invalid {
+                path: shown.clone(),
+                why: format!("{field} = {value:?}: {why}"),
+            })?;
+        }
+        Ok(spec)
     }
 
-    /// Parses the text of a spec; `shown` names it in messages.
+    /// Fields that hold a path or an address, and whether it is that of a store; not those that hold a word of their own.
+    fn places(&mut self) -> impl Iterator<Item = (&'static str, &mut String, bool)> {
+        let blip = &mut self.caption.instructblip;
+        [
+            ("source.url", &mut self.source.url, true),
+            ("work.url", &mut self.work.url, true),
+            ("caption.instructblip.weights", &mut blip.weights, false),
+            ("caption.instructblip.language_gguf", &mut blip.language_gguf, false),
+            ("caption.score.clip", &mut self.caption.score.clip, false),
+            ("segment.sam.weights", &mut self.segment.sam.weights, false),
+            ("model.init", &mut self.model.init, false),
+            ("model.tokenizer", &mut self.model.tokenizer, false),
+            ("score.clip", &mut self.score.clip, false),
+        ]
+        .into_iter()
+        .filter(|(field, value, is_store)| {
+            *is_store
+                || !match *field {
+                    "model.tokenizer" => value.as_str() == "train",
+                    "score.clip" => matches!(value.as_str(), "none" | "bootstrap"),
+                    _ => value.is_empty(),
+                }
+        })
+    }
+
+    /// Parses the text of a spec; `shown` names it in messages. Paths stay as they are.
     pub fn parse(text: &str, shown: &str, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
         let spec: BuildSpec = parse_toml(text, shown, overrides)?;

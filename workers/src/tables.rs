@@ -58,8 +58,8 @@ pub struct Change {
 
 impl Tables {
     pub fn new(work: &WorkStore) -> Self {
-        let engine = DefaultEngineBuilder::new(work.object_store()).build();
-        Self { root: work.url().clone(), engine: Arc::new(engine) }
+        let (store, root) = work.rooted();
+        Self { root, engine: Arc::new(DefaultEngineBuilder::new(store).build()) }
     }
 
     fn url(&self, artifact: Artifact) -> Result<Url, WorkerError> {

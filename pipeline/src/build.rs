@@ -32,15 +32,29 @@ pub struct Build {
 }
 
 impl Build {
-    /// Opens the stores and lists the source.
+    /// Opens the stores and lists the source. Makes nothing.
     pub async fn open(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
-        let mut build = Build::open_work(spec, stop).await?;
-        build.virtual_inputs.listing = workers::listing::list(&build.source, &build.work, &build.spec).await?;
+        let mut build = Build::connect(spec, stop).await?;
+        build.list_source().await?;
         Ok(build)
     }
 
-    /// Opens the stores only: enough for `status` and `report`.
+    /// Opens the stores of a build that was run before: enough for `status` and `report`.
     pub async fn open_work(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
+        let build = Build::connect(spec, stop).await?;
+        build.work.required().await?;
+        Ok(build)
+    }
+
+    /// Lists what the source offers.
+    pub async fn list_source(&mut self) -> Result<(), WorkerError> {
+        self.source.required()?;
+        self.virtual_inputs.listing = workers::listing::list(&self.source, &self.work, &self.spec).await?;
+        crate::preflight::rows(&self.virtual_inputs.listing, &self.spec)
+    }
+
+    /// Opens the stores, whether or not anything is there.
+    pub async fn connect(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let source = SourceStore::open(&spec.source.url, &spec.source.options)?;
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
         let tables = Tables::new(&work);

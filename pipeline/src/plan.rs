@@ -67,6 +67,16 @@ pub enum TrainingState {
 
 /// Decides about a training. `force` runs it again even if it stands.
 pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
+    let mut state = decided(build, training, force).await?;
+    if let TrainingState::Due { key, why, .. } = &mut state
+        && train::is_begun(&build.work, &build.spec.country, training, key, &build.scratch).await?
+    {
+        why.push_str("; one that was begun goes on from its last checkpoint");
+    }
+    Ok(state)
+}
+
+async fn decided(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
     let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
     let mut inputs = Vec::new();
     for artifact in train::training_inputs(&build.spec, training) {

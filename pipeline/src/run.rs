@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use manifests::{Artifact, Plan, paths};
-use stages::stage::{ModelUse, Opening, Stage};
+use stages::stage::{Opening, Stage};
 use stages::{Step, Training};
 use training::communicator::{Communicator, Solo};
 use training::trainer::Event;
@@ -17,6 +17,7 @@ use workers::train::{TrainRequest, TrainingRecord, train};
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
 use crate::plan::{TrainingState, model_of, plan_stage, training_state};
+use crate::preflight;
 use crate::progress::Progress;
 
 /// How to run.
@@ -54,7 +55,7 @@ pub async fn run(
     for step in steps {
         let name = step.name();
         // a whole build learns at once that weights are missing; a node that only pulls images needs none
-        if !fetched && (options.until.is_none() || needs_weights(&step)) {
+        if !fetched && (options.until.is_none() || preflight::asks_network(&step)) {
             build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
             fetched = true;
         }
@@ -62,6 +63,10 @@ pub async fn run(
             Step::Map(stage) => {
                 if stage.output == Artifact::Splits {
                     build.assign_splits().await?;
+                    let assignment = &build.virtual_inputs.assignment;
+                    if let Some(what) = preflight::splits(assignment, &build.spec, options.until.as_deref())? {
+                        progress.note(&what);
+                    }
                 }
                 let rows = run_stage(build, &stage, options, progress).await?;
                 quarantined.extend(rows);
@@ -80,14 +85,6 @@ pub async fn run(
         }
     }
     Ok(quarantined)
-}
-
-fn needs_weights(step: &Step) -> bool {
-    match step {
-        Step::Map(stage) => stage.model != ModelUse::None,
-        Step::Train(_) => true,
-        Step::Evaluate => false,
-    }
 }
 
 fn unix_seconds() -> f64 {

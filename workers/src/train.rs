@@ -76,6 +76,17 @@ pub async fn records(work: &WorkStore, country: &str, training: Training) -> Res
     Ok(records)
 }
 
+/// Whether a run that is not finished has left a checkpoint, from which it will go on.
+pub async fn is_begun(
+    work: &WorkStore,
+    country: &str,
+    training: Training,
+    key: &str,
+    scratch: &Path,
+) -> Result<bool, WorkerError> {
+    Mirror::new(work, scratch, &paths::training_run(country, training.name(), key)).is_begun().await
+}
+
 /// How far the tables have moved away from those of a finished run: digests of every row that the
 /// training reads, then and now.
 pub async fn changed_share(

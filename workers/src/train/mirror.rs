@@ -45,6 +45,12 @@ impl<'a> Mirror<'a> {
         self.work.local_folder().is_none()
     }
 
+    /// Whether there is a state to go on from, here or in the store.
+    pub(super) async fn is_begun(&self) -> Result<bool, WorkerError> {
+        Ok(self.folder.join("last").is_dir()
+            || self.is_elsewhere() && self.work.head(&format!("{}/{SAVED}", self.run)).await?.is_some())
+    }
+
     /// Brings the saved state of an unfinished run of another machine here.
     pub(super) async fn restore(&mut self) -> Result<(), WorkerError> {
         if !self.is_elsewhere() || self.folder.exists() {

@@ -28,7 +28,7 @@ pub use segment::*;
 pub use source::*;
 pub use work::*;
 
-pub(crate) use overrides::{is_overridden, parse_toml};
+pub(crate) use overrides::parse_toml;
 pub(crate) use place::Base;
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
@@ -79,11 +79,14 @@ impl BuildSpec {
         let shown = path.display().to_string();
         let unreadable = |e: std::io::Error| SpecError::Unreadable { path: shown.clone(), why: e.to_string() };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let (file, line) = (Base::of_file(path).map_err(unreadable)?, Base::of_command_line().map_err(unreadable)?);
         let mut spec = BuildSpec::parse(&text, &shown, overrides)?;
-        for (field, value, is_store) in spec.places() {
-            let base = if is_overridden(field, overrides) { &line } else { &file };
-            let placed = if is_store { base.store(value) } else { base.weights(value, &Path::exists) };
+        for (field, value, words) in spec.places() {
+            let base = Base::of(field, path, overrides).map_err(unreadable)?;
+            let placed = match words {
+                None => base.store(value),
+                Some(words) if words.contains(&value.as_str()) => continue,
+                Some(_) => base.weights(value, &Path::exists),
+            };
             *value = placed.map_err(|why| SpecError::Invalid {
                 path: shown.clone(),
                 why: format!("{field} = {value:?}: {why}"),
@@ -92,29 +95,21 @@ impl BuildSpec {
         Ok(spec)
     }
 
-    /// Fields that hold a path or an address, and whether it is that of a store; not those that hold a word of their own.
-    fn places(&mut self) -> impl Iterator<Item = (&'static str, &mut String, bool)> {
+    /// Fields that name a store, or weights: then with the words that stand for none.
+    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 9] {
+        const NONE: Option<&[&str]> = Some(&[""]);
         let blip = &mut self.caption.instructblip;
         [
-            ("source.url", &mut self.source.url, true),
-            ("work.url", &mut self.work.url, true),
-            ("caption.instructblip.weights", &mut blip.weights, false),
-            ("caption.instructblip.language_gguf", &mut blip.language_gguf, false),
-            ("caption.score.clip", &mut self.caption.score.clip, false),
-            ("segment.sam.weights", &mut self.segment.sam.weights, false),
-            ("model.init", &mut self.model.init, false),
-            ("model.tokenizer", &mut self.model.tokenizer, false),
-            ("score.clip", &mut self.score.clip, false),
+            ("source.url", &mut self.source.url, None),
+            ("work.url", &mut self.work.url, None),
+            ("caption.instructblip.weights", &mut blip.weights, NONE),
+            ("caption.instructblip.language_gguf", &mut blip.language_gguf, NONE),
+            ("caption.score.clip", &mut self.caption.score.clip, NONE),
+            ("segment.sam.weights", &mut self.segment.sam.weights, NONE),
+            ("model.init", &mut self.model.init, NONE),
+            ("model.tokenizer", &mut self.model.tokenizer, Some(&["train"])),
+            ("score.clip", &mut self.score.clip, Some(&["none", "bootstrap"])),
         ]
-        .into_iter()
-        .filter(|(field, value, is_store)| {
-            *is_store
-                || !match *field {
-                    "model.tokenizer" => value.as_str() == "train",
-                    "score.clip" => matches!(value.as_str(), "none" | "bootstrap"),
-                    _ => value.is_empty(),
-                }
-        })
     }
 
     /// Parses the text of a spec; `shown` names it in messages. Paths stay as they are.

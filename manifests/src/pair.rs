@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::{AugmentSpec, Base, BuildSpec, ScheduleKind, SpecError, is_overridden, parse_toml};
+use crate::build::{AugmentSpec, Base, BuildSpec, ScheduleKind, SpecError, parse_toml};
 
 /// A pair of builds: the model of `source` is adapted to `target`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,9 +100,8 @@ impl PairSpec {
         let unreadable = |e: std::io::Error| SpecError::Unreadable { path: shown.clone(), why: e.to_string() };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         let mut spec = Self::parse(&text, &shown, overrides)?;
-        let (file, line) = (Base::of_file(path).map_err(unreadable)?, Base::of_command_line().map_err(unreadable)?);
         for (field, value) in [("source", &mut spec.source), ("target", &mut spec.target)] {
-            let base = if is_overridden(field, overrides) { &line } else { &file };
+            let base = Base::of(field, path, overrides).map_err(unreadable)?;
             let placed = base.path(&value.to_string_lossy());
             *value = placed.map(PathBuf::from).map_err(|why| SpecError::Invalid {
                 path: shown.clone(),

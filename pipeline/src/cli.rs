@@ -190,7 +190,11 @@ struct PairArgs {
 
 #[derive(Debug, Args)]
 struct SetArgs {
-    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE", help = "Override a field of the spec")]
+    #[arg(
+        long = "set",
+        value_name = "SECTION.FIELD=VALUE",
+        help = "Override a field of the spec; paths start at the current folder"
+    )]
     set: Vec<String>,
 }
 

@@ -74,7 +74,7 @@ async fn source(spec: &BuildSpec) -> Result<String, String> {
 async fn work(spec: &BuildSpec) -> Result<String, String> {
     let store = WorkStore::open(&spec.work.url, &spec.work.options).map_err(|e| e.to_string())?;
     let Some(folder) = store.local_folder().filter(|folder| !folder.is_dir()) else {
-        return probed(&store, &store.url().to_string()).await;
+        return probed(&store, store.url().as_str()).await;
     };
     // what only looks makes no work store: a folder beside it is tried, and goes again
     let above = folder.ancestors().find(|above| above.is_dir()).unwrap_or(&folder);

@@ -108,6 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_to_do_is_no_part_of_a_message() {
+        let inner = WorkerError::Transient("part: 503".into());
+        let outer = WorkerError::Transient(format!("table: {inner}"));
+        assert_eq!(outer.to_string(), "table: part: 503");
+        assert!(outer.advice().is_some_and(|advice| advice.contains("run the same command again")));
+    }
+
+    #[test]
     fn a_full_disk_is_told_from_a_fault() {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let error = object_store::Error::Generic { store: "local", source: Box::new(full) };

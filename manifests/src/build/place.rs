@@ -3,6 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::overrides::is_overridden;
 use crate::weights::hub_name;
 
 /// What a relative path means: where it starts, and where `~` is.
@@ -12,15 +13,15 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// Of paths in a file.
-    pub(crate) fn of_file(file: &Path) -> std::io::Result<Base> {
-        let file = std::path::absolute(file)?;
-        Ok(Base { folder: file.parent().map_or_else(|| file.clone(), Path::to_owned), home: std::env::home_dir() })
-    }
-
-    /// Of paths on the command line.
-    pub(crate) fn of_command_line() -> std::io::Result<Base> {
-        Ok(Base { folder: std::env::current_dir()?, home: std::env::home_dir() })
+    /// Of a field: the folder of the file that it stands in, or the current one if `--set` gave it.
+    pub(crate) fn of(field: &str, file: &Path, overrides: &[String]) -> std::io::Result<Base> {
+        let folder = if is_overridden(field, overrides) {
+            std::env::current_dir()?
+        } else {
+            let file = std::path::absolute(file)?;
+            file.parent().map_or_else(|| file.clone(), Path::to_owned)
+        };
+        Ok(Base { folder, home: std::env::home_dir() })
     }
 
     /// A store's address as it is, a path as an absolute one.

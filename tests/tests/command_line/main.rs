@@ -194,8 +194,8 @@ fn a_training_that_goes_on_is_said_to() {
     let spec = &spec_file(&world);
     ends(&call(&["run", spec, "--until", "bootstrap"]), 0);
     let runs = world.path("work/checkpoints/finland/bootstrap");
-    let runs = std::fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().path());
-    let run = runs.filter(|path| path.is_dir()).next().unwrap();
+    let mut runs = std::fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().path());
+    let run = runs.find(|path| path.is_dir()).unwrap();
     // as a kill would leave it just before the end
     std::fs::remove_file(run.join("done.json")).unwrap();
     for args in [&["plan", spec][..], &["explain", spec, "bootstrap"], &["run", spec, "--until", "bootstrap"]] {

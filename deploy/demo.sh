@@ -7,14 +7,15 @@ urbancross=${URBANCROSS:-urbancross}
 manifests=$(cd "$(dirname "$0")/../manifests" && pwd)
 began=$SECONDS
 mkdir -p "$out"
-[ -e "$out/world/extract.osm" ] || "$urbancross" sandbox "$out/world" --tiles "${TILES:-420}"
+# the extract is written last: without it the world is half made
+[ -e "$out/world/extract.osm" ] || "$urbancross" sandbox "$out/world" --force --tiles "${TILES:-420}"
 specs=()
 for country in finland:FI germany:DE spain:ES; do
     name=${country%:*} code=${country#*:}
     spec=$out/$name.toml
     sed -e "s|^country = .*|country = \"$name\"|" -e "s|^tokens = .*|tokens = [\"$code\"]|" \
-        -e "s|^country_code = .*|country_code = \"$code\"|" -e "s|^url = \"sandbox-world\"|url = \"$out/world\"|" \
-        -e "s|^url = \"sandbox-work\"|url = \"$out/work\"|" "$manifests/sandbox.toml" > "$spec"
+        -e "s|^country_code = .*|country_code = \"$code\"|" -e "s|^url = \"../world\".*|url = \"world\"|" \
+        -e "s|^url = \"../work\"|url = \"work\"|" "$manifests/sandbox.toml" > "$spec"
     echo "== $name"
     "$urbancross" run "$spec"
     specs+=("$spec")

@@ -44,7 +44,7 @@ tests/ranks-bench.sh small 64 12 3
 tests/ranks-bench.sh vit-b-32 32 4 1
 
 if [ -d "$data/aid_rsicd_subset" ]; then
-    sed -e "s|captioned-images|$data/aid_rsicd_subset|" -e "s|captioned-work|$work/loader|" \
+    sed -e "s|\.\./captioned-images|$data/aid_rsicd_subset|" -e "s|\.\./captioned-work|$work/loader|" \
         manifests/captioned.toml > "$work/loader.toml"
     target/debug/urbancross run "$work/loader.toml" --until captions >/dev/null
     for side in 64 64 224 224; do

@@ -24,8 +24,8 @@ for name, lines in parts.items():
     print(f"{name}: {len(lines)} images")
 PY
 for name in built open; do
-    sed -e "s|^country = .*|country = \"$name\"|" -e "s|^url = \"captioned-images\"|url = \"$out/$name-images\"|" \
-        -e "s|^url = \"captioned-work\"|url = \"$out/work\"|" "$manifests/captioned.toml" > "$out/$name.toml"
+    sed -e "s|^country = .*|country = \"$name\"|" -e "s|^url = \"../captioned-images\"|url = \"$name-images\"|" \
+        -e "s|^url = \"../captioned-work\"|url = \"work\"|" "$manifests/captioned.toml" > "$out/$name.toml"
     "$program" run "$out/$name.toml"
 done
 cat > "$out/built_to_open.toml" <<'TOML'

@@ -4,6 +4,7 @@ mod caption;
 mod evaluate;
 mod model;
 mod overrides;
+mod place;
 mod pretrain;
 mod ranks;
 mod score;
@@ -20,6 +21,8 @@ use crate::address::secret_in;
 pub use caption::*;
 pub use evaluate::*;
 pub use model::*;
+pub use overrides::fields_of;
+pub use place::real_path;
 pub use pretrain::*;
 pub use ranks::*;
 pub use score::*;
@@ -28,6 +31,7 @@ pub use source::*;
 pub use work::*;
 
 pub(crate) use overrides::parse_toml;
+pub(crate) use place::Base;
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]
@@ -71,15 +75,46 @@ pub struct BuildSpec {
 }
 
 impl BuildSpec {
-    /// Reads a spec file and applies `section.field=value` overrides.
+    /// Reads a spec file and applies `section.field=value` overrides. Paths in the file start at its folder, paths in
+    /// overrides at the current one; in what is returned all are absolute.
     pub fn read(path: &Path, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| SpecError::Unreadable { path: shown.clone(), why: e.to_string() })?;
-        BuildSpec::parse(&text, &shown, overrides)
+        let unreadable = |e: std::io::Error| SpecError::Unreadable { path: shown.clone(), why: e.to_string() };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let mut spec = BuildSpec::parse(&text, &shown, overrides)?;
+        for (field, value, words) in spec.places() {
+            let base = Base::of(field, path, overrides).map_err(unreadable)?;
+            let placed = match words {
+                None => base.store(value),
+                Some(words) if words.contains(&value.as_str()) => continue,
+                Some(_) => base.weights(value, &Path::exists),
+            };
+            *value = placed.map_err(|why| SpecError::Invalid {
+                path: shown.clone(),
+                why: format!("{field} = {value:?}: {why}"),
+            })?;
+        }
+        Ok(spec)
     }
 
-    /// Parses the text of a spec; `shown` names it in messages.
+    /// Fields that name a store, or weights: then with the words that stand for none.
+    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 9] {
+        const NONE: Option<&[&str]> = Some(&[""]);
+        let blip = &mut self.caption.instructblip;
+        [
+            ("source.url", &mut self.source.url, None),
+            ("work.url", &mut self.work.url, None),
+            ("caption.instructblip.weights", &mut blip.weights, NONE),
+            ("caption.instructblip.language_gguf", &mut blip.language_gguf, NONE),
+            ("caption.score.clip", &mut self.caption.score.clip, NONE),
+            ("segment.sam.weights", &mut self.segment.sam.weights, NONE),
+            ("model.init", &mut self.model.init, NONE),
+            ("model.tokenizer", &mut self.model.tokenizer, Some(&["train"])),
+            ("score.clip", &mut self.score.clip, Some(&["none", "bootstrap"])),
+        ]
+    }
+
+    /// Parses the text of a spec; `shown` names it in messages. Paths stay as they are.
     pub fn parse(text: &str, shown: &str, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
         let spec: BuildSpec = parse_toml(text, shown, overrides)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::{AugmentSpec, BuildSpec, ScheduleKind, SpecError, parse_toml};
+use crate::build::{AugmentSpec, Base, BuildSpec, ScheduleKind, SpecError, parse_toml};
 
 /// A pair of builds: the model of `source` is adapted to `target`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,11 +97,18 @@ impl PairSpec {
     /// A file that cannot be read or contradicts itself.
     pub fn read(path: &Path, overrides: &[String]) -> Result<(PairSpec, BuildSpec, BuildSpec), SpecError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| SpecError::Unreadable { path: shown.clone(), why: e.to_string() })?;
-        let spec = Self::parse(&text, &shown, overrides)?;
-        let beside = |other: &Path| path.parent().unwrap_or(Path::new(".")).join(other);
-        let (source, target) = (beside(&spec.source), beside(&spec.target));
+        let unreadable = |e: std::io::Error| SpecError::Unreadable { path: shown.clone(), why: e.to_string() };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let mut spec = Self::parse(&text, &shown, overrides)?;
+        for (field, value) in [("source", &mut spec.source), ("target", &mut spec.target)] {
+            let base = Base::of(field, path, overrides).map_err(unreadable)?;
+            let placed = base.path(&value.to_string_lossy());
+            *value = placed.map(PathBuf::from).map_err(|why| SpecError::Invalid {
+                path: shown.clone(),
+                why: format!("{field} = {value:?}: {why}"),
+            })?;
+        }
+        let (source, target) = (spec.source.clone(), spec.target.clone());
         Ok((spec, BuildSpec::read(&source, &[])?, BuildSpec::read(&target, &[])?))
     }
 

@@ -61,6 +61,11 @@ pub fn summary(country: &str, stage: &str) -> String {
     format!("summaries/{country}/{stage}.json")
 }
 
+/// What `--set` said in the last run of a country: advisory, overwritten.
+pub fn last_set(country: &str) -> String {
+    format!("settings/{country}.json")
+}
+
 /// Rows of a stage that failed, one JSON object per line.
 pub fn quarantine(country: &str, stage: &str) -> String {
     format!("quarantine/{country}/{stage}.jsonl")

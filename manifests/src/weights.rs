@@ -83,6 +83,22 @@ impl Weights {
     }
 }
 
+/// Endings of the files that belong to a network.
+pub const ENDINGS: [&str; 9] = [".json", ".safetensors", ".txt", ".model", ".gz", ".pt", ".pth", ".bin", ".gguf"];
+
+/// `owner/name[@revision]` of the hub: the repository and its revision. What ends like a file is a path.
+pub fn hub_name(source: &str) -> Option<(&str, &str)> {
+    let (repository, revision) = source.split_once('@').unwrap_or((source, "main"));
+    let (owner, name) = repository.split_once('/')?;
+    let is_name = [owner, name, revision].into_iter().all(is_plain) && !ENDINGS.iter().any(|e| name.ends_with(e));
+    is_name.then_some((repository, revision))
+}
+
+/// Nothing in the name leads to another folder.
+pub fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
 impl BuildSpec {
     /// The fields that name weights or vocabularies made elsewhere.
     pub fn weights(&self) -> Vec<WeightsUse> {

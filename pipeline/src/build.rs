@@ -40,16 +40,30 @@ pub struct Build {
 }
 
 impl Build {
-    /// Opens the stores and lists the source.
+    /// Opens the stores and lists the source. Makes nothing.
     pub async fn open(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
-        let mut build = Build::open_work(spec, stop).await?;
-        build.find_lost().await?;
-        build.list().await?;
+        let mut build = Build::connect(spec, stop).await?;
+        build.list_source().await?;
         Ok(build)
     }
 
-    /// Opens the stores only: enough for `status` and `report`.
+    /// Opens the stores of a build that was run before: enough for `status` and `report`.
     pub async fn open_work(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
+        let build = Build::connect(spec, stop).await?;
+        build.work.required().await?;
+        Ok(build)
+    }
+
+    /// Lists what the source offers, after a look whether all live parts are there.
+    pub async fn list_source(&mut self) -> Result<(), WorkerError> {
+        self.find_lost().await?;
+        self.source.required()?;
+        self.virtual_inputs.listing = workers::listing::list(&self.source, &self.work, &self.spec).await?;
+        crate::preflight::rows(&self.virtual_inputs.listing, &self.spec)
+    }
+
+    /// Opens the stores, whether or not anything is there.
+    pub async fn connect(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let source = SourceStore::open(&spec.source.url, &spec.source.options)?;
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
         let tables = Tables::new(&work);
@@ -67,8 +81,7 @@ impl Build {
     /// Looks at the store and the source again, after somebody else changed what this build had pinned.
     pub async fn refresh(&mut self) -> Result<(), WorkerError> {
         self.pin_all().await?;
-        self.find_lost().await?;
-        self.list().await?;
+        self.list_source().await?;
         self.virtual_inputs.assignment.clear();
         Ok(())
     }
@@ -93,11 +106,6 @@ impl Build {
     /// Makes sure that this store may be written to with this spec.
     pub async fn claim_layout(&self) -> Result<(), WorkerError> {
         workers::layout::claim(&self.work, &self.spec, &self.pins.values().collect::<Vec<_>>()).await
-    }
-
-    async fn list(&mut self) -> Result<(), WorkerError> {
-        self.virtual_inputs.listing = workers::listing::list(&self.source, &self.work, &self.spec).await?;
-        Ok(())
     }
 
     pub fn fetch_settings(&self) -> FetchSettings {

@@ -186,6 +186,8 @@ enum Command {
         seed: u64,
         #[arg(long, value_name = "SHARE", help = "Edit the tags of this share of an existing world instead")]
         edit_tags: Option<f64>,
+        #[arg(long, help = "Replace a world that is there already", conflicts_with = "edit_tags")]
+        force: bool,
     },
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
@@ -209,7 +211,11 @@ struct PairArgs {
 
 #[derive(Debug, Args)]
 struct SetArgs {
-    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE", help = "Override a field of the spec")]
+    #[arg(
+        long = "set",
+        value_name = "SECTION.FIELD=VALUE",
+        help = "Override a field of the spec; paths start at the current folder"
+    )]
     set: Vec<String>,
 }
 
@@ -241,7 +247,7 @@ fn stop_flag() -> Arc<AtomicBool> {
                 std::process::exit(143);
             }
             if !crate::launch::launched() {
-                eprintln!("\nstopping: rows in flight are finished and published; once more to end at once");
+                crate::aside!("\nstopping: rows in flight are finished and published; once more to end at once");
             }
         }
     });
@@ -266,10 +272,10 @@ async fn wait_for_signal() -> std::io::Result<()> {
 /// Runs a command.
 pub async fn main(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Plan { spec, options, json } => building::plan(spec.read()?, options, json).await,
-        Command::Run { spec, options, until } => building::run(spec.read()?, options, until).await,
-        Command::Status { spec, json } => building::status(spec.read()?, json).await,
-        Command::Explain { spec, what } => building::explain(spec.read()?, &what.join(" ")).await,
+        Command::Plan { spec, options, json } => building::plan(&spec, options, json).await,
+        Command::Run { spec, options, until } => building::run(&spec, options, until).await,
+        Command::Status { spec, json } => building::status(&spec, json).await,
+        Command::Explain { spec, what } => building::explain(&spec, &what.join(" ")).await,
         Command::Report { specs, set, output } => building::report(&specs, &set.set, &output).await,
         Command::Evaluate { specs, set, report, json } => building::evaluate(&specs, &set.set, report, json).await,
         Command::Verify { spec, repair, json } => upkeep::verify(spec.read()?, repair, json).await,
@@ -287,9 +293,12 @@ pub async fn main(cli: Cli) -> Result<()> {
         }
         Command::Doctor { spec, set, json } => building::doctor(spec, &set.set, json).await,
         Command::Weights { spec, fetch, json } => building::weights(&spec.read()?, fetch, json).await,
-        Command::Sandbox { out, tiles, seed, edit_tags } => building::sandbox(&out, tiles, seed, edit_tags),
+        Command::Sandbox { out, tiles, seed, edit_tags: None, force } => building::sandbox(&out, tiles, seed, force),
+        Command::Sandbox { out, seed, edit_tags: Some(share), .. } => building::edit_tags(&out, share, seed),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "urbancross", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "urbancross", &mut script);
+            crate::say!("{}", String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }
     }

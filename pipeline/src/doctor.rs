@@ -4,6 +4,8 @@ use manifests::BuildSpec;
 use serde::Serialize;
 use workers::stores::{SourceStore, WorkStore};
 
+use crate::preflight;
+
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub what: String,
@@ -21,24 +23,28 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     let mut findings = vec![
         finding("version", Ok(format!("urbancross {}", env!("CARGO_PKG_VERSION")))),
         finding("processors", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string())),
-        finding("device", Ok(device(spec))),
+        finding("device", device(spec)),
         finding("ranks", ranks()),
     ];
     let Some(spec) = spec else {
         findings.push(finding("build spec", Ok("none given: stores were not probed".into())));
         return findings;
     };
+    let code = || format!("source.country_code = {:?}", spec.source.country_code);
+    findings.push(finding("country", preflight::country_code(spec).map(|()| code()).map_err(|e| e.to_string())));
     findings.push(finding("source store", source(spec).await));
     findings.push(finding("work store", work(spec).await));
+    for (field, found) in workers::weights::examine(spec) {
+        findings.push(finding(field, found.map_err(|e| e.to_string())));
+    }
     findings
 }
 
-fn device(spec: Option<&BuildSpec>) -> String {
+fn device(spec: Option<&BuildSpec>) -> Result<String, String> {
     let binary = if stages::device::HAS_CUDA { "the CPU and NVIDIA GPUs" } else { "the CPU" };
-    match spec {
-        Some(spec) => format!("this binary is for {binary}; the spec asks for {}", spec.model.device),
-        None => format!("this binary is for {binary}"),
-    }
+    let Some(spec) = spec else { return Ok(format!("this binary is for {binary}")) };
+    let opened = preflight::device(spec).map_err(|e| e.to_string())?;
+    Ok(format!("this binary is for {binary}; the spec asks for {opened}"))
 }
 
 /// What a launcher says of this process, and what would carry tensors between GPUs.
@@ -50,6 +56,7 @@ fn ranks() -> Result<String, String> {
 
 async fn source(spec: &BuildSpec) -> Result<String, String> {
     let store = SourceStore::open(&spec.source.url, &spec.source.options).map_err(|e| e.to_string())?;
+    store.required().map_err(|e| e.to_string())?;
     let mut seen = Vec::new();
     for table in &spec.source.tables {
         match store.head(table).await.map_err(|e| e.to_string())? {
@@ -66,13 +73,27 @@ async fn source(spec: &BuildSpec) -> Result<String, String> {
 
 async fn work(spec: &BuildSpec) -> Result<String, String> {
     let store = WorkStore::open(&spec.work.url, &spec.work.options).map_err(|e| e.to_string())?;
+    let Some(folder) = store.local_folder().filter(|folder| !folder.is_dir()) else {
+        return probed(&store, store.url().as_str()).await;
+    };
+    // what only looks makes no work store: a folder beside it is tried, and goes again
+    let above = folder.ancestors().find(|above| above.is_dir()).unwrap_or(&folder);
+    let cannot = |why: String| format!("{} is not there and cannot be made: {why}", folder.display());
+    let trial = tempfile::tempdir_in(above).map_err(|e| cannot(e.to_string()))?;
+    let address = trial.path().to_str().ok_or_else(|| cannot("its path is not UTF-8".into()))?;
+    let trial_store = WorkStore::open(address, &spec.work.options).map_err(|e| cannot(e.to_string()))?;
+    let found = probed(&trial_store, &above.display().to_string()).await?;
+    Ok(format!("{} is not there yet, `urbancross run` makes it; {found}", folder.display()))
+}
+
+async fn probed(store: &WorkStore, shown: &str) -> Result<String, String> {
     if !store.probe_put_if_absent(8).await.map_err(|e| e.to_string())? {
         return Err(format!(
-            "{} accepts a second creation of an object: put-if-absent does not hold; run one worker at a time, or use another store",
-            store.url()
+            "{shown} accepts a second creation of an object: put-if-absent does not hold; run one worker at a time, or \
+             use another store"
         ));
     }
-    Ok(format!("{} keeps put-if-absent (create twice, race of 8){}", store.url(), free_space(&store)))
+    Ok(format!("{shown} keeps put-if-absent (create twice, race of 8){}", free_space(store)))
 }
 
 /// Free space of a store on this machine, as `df` says.

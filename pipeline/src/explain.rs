@@ -1,5 +1,6 @@
 //! `urbancross explain`: why a row is as it is, what a shard holds, what a stage does.
 
+use manifests::plan::PinnedTable;
 use manifests::recipe::{RowAction, differences};
 use manifests::{Artifact, shard_of};
 use stages::{Step, Training};
@@ -23,11 +24,15 @@ pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, Worke
     {
         return explain_shard(build, shard).await;
     }
-    let names: Vec<&str> = steps.iter().map(Step::name).collect();
     let lines = explain_image(build, what).await?;
     if lines.is_empty() {
+        let names: Vec<&str> = steps.iter().map(Step::name).collect();
+        let listing = &build.virtual_inputs.listing;
+        let image = (0..build.spec.work.shards).find_map(|shard| listing.shard(shard).first());
         return Err(WorkerError::Configuration(format!(
-            "{what:?} is no image of this build, no shard (shard 3) and no stage ({})",
+            "{what:?} is no image of this build{}, no shard (`shard 0` to `shard {}`) and no step ({})",
+            image.map_or(String::new(), |row| format!(" (such as {})", row.image_id)),
+            build.spec.work.shards - 1,
             names.join(", ")
         )));
     }
@@ -81,7 +86,7 @@ async fn explain_training(build: &Build, training: Training) -> Result<Vec<Strin
             lines.extend(
                 run.inputs
                     .iter()
-                    .map(|t| format!("  reads {} at version {:?}, {} rows", t.artifact.name(), t.version, t.rows())),
+                    .map(|t| format!("  reads {} at {}, {} rows", t.artifact.name(), version(t), t.rows())),
             );
             lines
         }
@@ -103,6 +108,10 @@ async fn explain_training(build: &Build, training: Training) -> Result<Vec<Strin
     })
 }
 
+fn version(table: &PinnedTable) -> String {
+    table.version.map_or("no version yet".to_owned(), |version| format!("version {version}"))
+}
+
 async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerError> {
     if shard >= build.spec.work.shards {
         return Err(WorkerError::Configuration(format!(
@@ -117,13 +126,14 @@ async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerE
             None => "no rows".to_owned(),
             Some(part) => format!("{} rows, {} bytes, {}", part.rows, part.size_bytes, part.path),
         };
-        lines.push(format!("  {:18} version {:?}: {here}", stage.name, pinned.version));
+        lines.push(format!("  {:18} {}: {here}", stage.name, version(&pinned)));
     }
     Ok(lines)
 }
 
 async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
     let shard = shard_of(image_id, build.spec.work.shards);
+    let listed = build.virtual_inputs.listing.shard(shard).iter().any(|row| row.image_id == image_id);
     let mut lines = Vec::new();
     for stage in stages::map_stages(&build.spec) {
         let committed = match build.pin(stage.output).await?.part(shard) {
@@ -140,6 +150,9 @@ async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, Wor
             }
         };
         let Some(model) = model_of(build, &stage).await? else {
+            if !listed && committed.is_none() {
+                continue;
+            }
             lines.push(format!("{:18} waits for its model", stage.name));
             continue;
         };

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use stages::pretrain::Trained;
 use training::trainer::Event;
 use workers::map::Observer;
@@ -28,7 +28,7 @@ impl Progress {
     /// A line of its own.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            crate::aside!("{text}");
         }
     }
 
@@ -36,6 +36,10 @@ impl Progress {
         let bar = ProgressBar::new(total);
         if self.terminal && !self.quiet {
             if let Ok(style) = ProgressStyle::with_template(template) {
+                // its own rates have all digits of a floating-point number
+                let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                    _ = out.write_str(&rate(state.per_sec()));
+                });
                 bar.set_style(style.progress_chars("━╸ "));
             }
         } else {
@@ -46,7 +50,7 @@ impl Progress {
 
     /// A stage of `total` rows.
     pub fn stage(&self, name: &'static str, total: u64) -> StageBar<'_> {
-        let bar = self.bar(total, "{prefix:18} {bar:28.cyan} {pos:>7}/{len} rows {per_sec:>12} eta {eta:>4} {msg}");
+        let bar = self.bar(total, "{prefix:18} {bar:28.cyan} {pos:>7}/{len} rows {rate:>9} eta {eta:>4} {msg}");
         bar.set_prefix(name);
         StageBar { progress: self, name, bar, total, errors: Mutex::new(0), logged: Mutex::new(Instant::now()) }
     }
@@ -57,6 +61,12 @@ impl Progress {
         bar.set_prefix(name);
         TrainingBar { progress: self, name, bar, epochs, epoch: Mutex::default() }
     }
+}
+
+/// A rate with as many digits as say something.
+fn rate(per_second: f64) -> String {
+    let decimals = if per_second < 100.0 { 1 } else { 0 };
+    format!("{per_second:.decimals$}/s")
 }
 
 /// Progress of one stage; handed to the workers.
@@ -107,13 +117,13 @@ impl Observer for StageBar<'_> {
             && logged.elapsed() > LOG_EVERY
         {
             *logged = Instant::now();
-            let rate = self.bar.per_sec();
             let left = self.bar.eta().as_secs();
             self.progress.note(&format!(
-                "{:18} {}/{} rows, {rate:.1}/s, {left} s left",
+                "{:18} {}/{} rows, {}, {left} s left",
                 self.name,
                 self.bar.position(),
-                self.total
+                self.total,
+                rate(self.bar.per_sec())
             ));
         }
     }
@@ -198,5 +208,16 @@ impl TrainingBar<'_> {
             trained.seconds,
             trained.wait_seconds,
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_short() {
+        assert_eq!(rate(40.075_726_953_852), "40.1/s");
+        assert_eq!(rate(12_345.678), "12346/s");
     }
 }

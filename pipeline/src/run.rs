@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use manifests::{Artifact, RowStatuses, paths};
-use stages::stage::{ModelUse, Opening, Stage};
+use stages::stage::{Opening, Stage};
 use stages::{Step, Training};
 use training::communicator::{Communicator, Solo};
 use training::trainer::Event;
@@ -17,6 +17,7 @@ use workers::train::{TrainRequest, TrainingRecord, train};
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
+use crate::preflight;
 use crate::progress::Progress;
 use crate::settled::SettledStages;
 use crate::trainings::{TrainingState, training_state};
@@ -125,7 +126,7 @@ async fn run_steps(
     for step in stages::steps(&build.spec) {
         let name = step.name();
         // a whole build learns at once that weights are missing; a node that only pulls images needs none
-        if !fetched && (options.until.is_none() || needs_weights(&step)) {
+        if !fetched && (options.until.is_none() || preflight::asks_network(&step)) {
             build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
             fetched = true;
         }
@@ -145,14 +146,6 @@ async fn run_steps(
         }
     }
     Ok(quarantined)
-}
-
-fn needs_weights(step: &Step) -> bool {
-    match step {
-        Step::Map(stage) => stage.model != ModelUse::None,
-        Step::Train(_) => true,
-        Step::Evaluate => false,
-    }
 }
 
 fn unix_seconds() -> f64 {
@@ -180,6 +173,12 @@ async fn run_stage(
             return quarantined(build, stage, &known.statuses);
         }
         prepare(build, stage).await?;
+        if stage.output == Artifact::Splits
+            && let Some(what) =
+                preflight::splits(&build.virtual_inputs.assignment, &build.spec, options.until.as_deref())?
+        {
+            progress.note(&what);
+        }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
         let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();
         let bar = progress.stage(stage.name, total);

@@ -13,6 +13,8 @@ pub struct StatusLine {
     pub step: &'static str,
     pub state: String,
     pub rows: u64,
+    /// Sound rows that are not wanted, such as those outside of the country.
+    pub excluded: u64,
     pub errors: u64,
     pub version: Option<u64>,
     pub seconds: Option<f64>,
@@ -26,7 +28,7 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
         let summary: Option<Summary> =
             build.work.get_json(&manifests::paths::summary(&build.spec.country, name)).await?;
         let seconds = summary.as_ref().map(|s| s.seconds);
-        let errors = summary.as_ref().map_or(0, |s| s.errors);
+        let (excluded, errors) = summary.as_ref().map_or((0, 0), |s| (s.excluded, s.errors));
         let line = match step {
             Step::Map(stage) => {
                 let pinned = build.pin(stage.output).await?;
@@ -35,6 +37,7 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
                     step: name,
                     state: state.into(),
                     rows: pinned.rows(),
+                    excluded,
                     errors,
                     version: pinned.version,
                     seconds,
@@ -42,13 +45,20 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
             }
             Step::Train(training) => training_line(build, training, seconds).await?,
             Step::Evaluate => match crate::evaluate::stored(build).await? {
-                None => {
-                    StatusLine { step: name, state: "due".into(), rows: 0, errors: 0, version: None, seconds: None }
-                }
+                None => StatusLine {
+                    step: name,
+                    state: "due".into(),
+                    rows: 0,
+                    excluded: 0,
+                    errors: 0,
+                    version: None,
+                    seconds: None,
+                },
                 Some(evaluation) => StatusLine {
                     step: name,
                     state: format!("mR {:.2}", evaluation.mean_recall()),
                     rows: evaluation.recall.image_gallery as u64,
+                    excluded: 0,
                     errors: 0,
                     version: None,
                     seconds: None,
@@ -68,6 +78,7 @@ async fn training_line(build: &Build, training: Training, seconds: Option<f64>) 
             .as_ref()
             .map_or("due".into(), |r| format!("best validation mR {:.2}", r.trained.best_validation_mean_recall)),
         rows: record.as_ref().map_or(0, |r| r.trained.train_rows),
+        excluded: 0,
         errors: 0,
         version: None,
         seconds,

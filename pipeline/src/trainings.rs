@@ -198,7 +198,7 @@ async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result
             continue;
         }
         let begins = match moved.changed {
-            0 => format!("goes on where it was left ({})", begun.begins),
+            0 => format!("one that was begun goes on from its last checkpoint ({})", begun.begins),
             n => format!("goes on with the tables that it pinned; {n} of {} rows changed since", moved.rows),
         };
         return Ok(Some(Due { run: DueRun { begins, ..begun.clone() }, rows }));

@@ -21,6 +21,22 @@ pub fn devices(stage: &'static str, spec: &BuildSpec) -> Result<Vec<DeviceName>,
     }
 }
 
+/// Whether this program can use what a spec names; the machine is not asked, which may not be the one that runs it.
+///
+/// # Errors
+/// A GPU, where the program knows none.
+pub fn check_program(spec: &BuildSpec) -> Result<(), String> {
+    let names_gpus = match spec.model.devices()? {
+        DeviceNames::EveryCuda => true,
+        DeviceNames::Listed(names) => names.iter().any(|name| *name != DeviceName::Cpu),
+    };
+    if names_gpus && !HAS_CUDA {
+        let device = &spec.model.device;
+        return Err(format!("model.device = {device:?}: this binary is for the CPU; build one with --features cuda"));
+    }
+    Ok(())
+}
+
 /// The first device that a spec names: where there is but one network, it is there.
 pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
     open(stage, devices(stage, spec)?[0])

@@ -12,7 +12,7 @@ import zipfile
 
 from PIL import Image
 
-urbancross, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+urbancross, folder = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
 members = int(sys.argv[3]) if len(sys.argv) > 3 else 1_000_000
 world = folder / "world"
 (world / "dataframe").mkdir(parents=True, exist_ok=True)

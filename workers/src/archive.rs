@@ -83,7 +83,10 @@ pub async fn wanted_members(
         return Ok(Some(members));
     }
     let members = scan_directory(source, archive, meta.size, meta.e_tag, wanted).await?;
-    work.put_json(&cache, &members).await?;
+    // a plan of a build that nobody has run makes no work store
+    if work.is_there().await? {
+        work.put_json(&cache, &members).await?;
+    }
     Ok(Some(members))
 }
 

@@ -15,14 +15,14 @@ pub enum WorkerError {
     #[error("{what} is not there: {path}")]
     Missing { what: &'static str, path: String },
     /// A store did not answer, or answered with a fault of its own, after all retries: run again.
-    #[error("{0}; what is done stays done: run the same command again")]
+    #[error("{0}")]
     Transient(String),
     /// Another writer was faster; the caller looks again.
     #[error("{0} was written by another worker meanwhile")]
     Conflict(String),
-    #[error("no space left while writing {0}; free some and run the same command again: what is done stays done")]
+    #[error("no space left while writing {0}")]
     DiskFull(String),
-    #[error("stopped on request; run the same command again to go on")]
+    #[error("stopped on request")]
     Stopped,
 }
 
@@ -33,6 +33,18 @@ impl WorkerError {
             WorkerError::Transient(_) | WorkerError::Conflict(_) | WorkerError::DiskFull(_) => 75,
             WorkerError::Stopped => 143,
             _ => 65,
+        }
+    }
+
+    /// What to do now. Said once, behind the whole message: errors are parts of others.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            WorkerError::Transient(_) | WorkerError::Conflict(_) => {
+                Some("what is done stays done: run the same command again")
+            }
+            WorkerError::DiskFull(_) => Some("free some and run the same command again: what is done stays done"),
+            WorkerError::Stopped => Some("run the same command again to go on"),
+            WorkerError::Configuration(_) | WorkerError::Broken(_) | WorkerError::Missing { .. } => None,
         }
     }
 
@@ -116,6 +128,14 @@ pub fn whole_chain(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_to_do_is_no_part_of_a_message() {
+        let inner = WorkerError::Transient("part: 503".into());
+        let outer = WorkerError::Transient(format!("table: {inner}"));
+        assert_eq!(outer.to_string(), "table: part: 503");
+        assert!(outer.advice().is_some_and(|advice| advice.contains("run the same command again")));
+    }
 
     #[test]
     fn a_full_disk_is_told_from_a_fault() {

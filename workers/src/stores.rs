@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use manifests::build::StoreOptions;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{
     ClientOptions, DynObjectStore, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStoreExt, PutMode, PutOptions,
     RetryConfig,
@@ -119,14 +120,24 @@ fn open(address: &str, options: &StoreOptions, anonymous: bool) -> Result<Store,
     Ok(Store { store, root, url })
 }
 
+/// An address, or an absolute path as one.
 fn parse_address(address: &str) -> Result<Url, WorkerError> {
-    if address.contains("://") {
-        return Url::parse(address).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")));
+    let refused = |why: String| WorkerError::Configuration(format!("store {address}: {why}"));
+    if !address.contains("://") {
+        let folder = manifests::build::real_path(std::path::Path::new(address)).map_err(|e| refused(e.to_string()))?;
+        return Url::from_directory_path(&folder).map_err(|()| refused("no usable path".into()));
     }
-    let absolute =
-        std::path::absolute(address).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
-    Url::from_directory_path(&absolute)
-        .map_err(|()| WorkerError::Configuration(format!("store {address}: no usable path")))
+    let url = Url::parse(address).map_err(|e| refused(e.to_string()))?;
+    if let ("file", Some(host)) = (url.scheme(), url.host_str()) {
+        return Err(refused(format!(
+            "{host} stands where a machine would; write file:///{host}… for a folder at the root, or a plain path"
+        )));
+    }
+    // only the web has them; elsewhere the rest of the name would be cut off
+    if !matches!(url.scheme(), "http" | "https") && (url.query().is_some() || url.fragment().is_some()) {
+        return Err(refused("write ? as %3F and # as %23".into()));
+    }
+    Ok(url)
 }
 
 impl Store {
@@ -287,6 +298,19 @@ impl SourceStore {
     pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
         open(address, options, true).map(SourceStore)
     }
+
+    /// # Errors
+    /// A folder of this machine that is not there.
+    pub fn required(&self) -> Result<(), WorkerError> {
+        match self.local_folder() {
+            Some(folder) if !folder.is_dir() => Err(WorkerError::Configuration(format!(
+                "source.url: there is no folder {}; a path in a spec starts at the spec's folder, one of --set at the \
+                 current folder",
+                folder.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl std::ops::Deref for SourceStore {
@@ -310,10 +334,6 @@ impl std::ops::Deref for WorkStore {
 impl WorkStore {
     pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
         let store = open(address, options, false)?;
-        if let Some(folder) = store.local_folder() {
-            std::fs::create_dir_all(&folder)
-                .map_err(|e| WorkerError::Configuration(format!("work store {}: {e}", folder.display())))?;
-        }
         if matches!(store.url.scheme(), "http" | "https") {
             return Err(WorkerError::Configuration(format!(
                 "work store {address}: plain HTTP has no conditional write; use file, s3, gs or az"
@@ -334,7 +354,44 @@ impl WorkStore {
         WorkStore(Store { store: Arc::new(object_store::memory::InMemory::new()), root: Path::default(), url })
     }
 
-    /// The store itself, with absolute paths: for the Delta kernel and for Parquet.
+    /// Whether anything was made there; what only looks must make nothing.
+    pub async fn is_there(&self) -> Result<bool, WorkerError> {
+        match self.local_folder() {
+            Some(folder) => Ok(folder.is_dir()),
+            None => {
+                let first = self.0.store.list(Some(&self.0.root)).try_next().await;
+                Ok(first.map_err(|e| WorkerError::of_store(self.0.url.as_str(), e))?.is_some())
+            }
+        }
+    }
+
+    /// # Errors
+    /// A store that nobody has made yet.
+    pub async fn required(&self) -> Result<(), WorkerError> {
+        if self.is_there().await? {
+            return Ok(());
+        }
+        let place = self.local_folder().map_or_else(|| self.0.url.to_string(), |folder| folder.display().to_string());
+        Err(WorkerError::Configuration(format!(
+            "there is no work store at {place}; look at work.url, or make one with `urbancross run`"
+        )))
+    }
+
+    /// Makes the folder of a store on this machine.
+    pub fn make(&self) -> Result<(), WorkerError> {
+        let Some(folder) = self.local_folder() else { return Ok(()) };
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| WorkerError::Configuration(format!("work store {}: {e}", folder.display())))
+    }
+
+    /// The store from its root folder on, with an address for it: for the Delta kernel, which takes a `%` above its
+    /// tables for an escape, and a `file://` address for a folder below the root of this machine.
+    pub fn rooted(&self) -> (Arc<DynObjectStore>, Url) {
+        let root = Url::parse("work://store/").expect("a constant");
+        (Arc::new(PrefixStore::new(self.0.store.clone(), self.0.root.clone())), root)
+    }
+
+    /// The store itself, with absolute paths: for Parquet.
     pub fn object_store(&self) -> Arc<DynObjectStore> {
         self.0.store.clone()
     }
@@ -444,5 +501,19 @@ mod tests {
         let open = |url: &str| WorkStore::open(url, &StoreOptions::default()).err().unwrap().to_string();
         assert!(open("ftp://host/x").contains("unknown scheme"));
         assert!(open("https://host/x").contains("conditional write"));
+        assert!(open("file://w3").contains("file:///w3"), "{}", open("file://w3"));
+        assert!(open("file:///a#b").contains("%23") && open("s3://bucket/a?b").contains("%3F"));
+    }
+
+    #[tokio::test]
+    async fn a_store_is_made_when_it_is_asked_for_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("new");
+        let work = WorkStore::open(place.to_str().unwrap(), &StoreOptions::default()).unwrap();
+        assert!(work.get("a").await.unwrap().is_none() && !work.is_there().await.unwrap());
+        let error = work.required().await.unwrap_err().to_string();
+        assert!(error.contains(place.to_str().unwrap()) && !place.exists(), "{error}");
+        work.make().unwrap();
+        work.required().await.unwrap();
     }
 }

@@ -50,6 +50,8 @@ const CHECKPOINT_EVERY: u64 = 10;
 #[derive(Clone)]
 pub struct Tables {
     work: WorkStore,
+    /// Address of the work store's folder, as the kernel is told it.
+    root: Url,
     engine: Arc<DefaultEngine<TokioMultiThreadExecutor>>,
     /// The newest snapshot that was seen of each table: a later one reads only what came after it.
     seen: Arc<Mutex<HashMap<Artifact, SnapshotRef>>>,
@@ -83,14 +85,14 @@ pub struct LiveFiles {
 
 impl Tables {
     pub fn new(work: &WorkStore) -> Self {
-        let engine = DefaultEngineBuilder::new(Arc::new(LogEntries::new(work.object_store())));
+        let (store, root) = work.rooted();
+        let engine = DefaultEngineBuilder::new(Arc::new(LogEntries::new(store)));
         let engine = engine.with_task_executor(executor()).build();
-        Self { work: work.clone(), engine: Arc::new(engine), seen: Arc::default() }
+        Self { work: work.clone(), root, engine: Arc::new(engine), seen: Arc::default() }
     }
 
     fn url(&self, artifact: Artifact) -> Result<Url, WorkerError> {
-        self.work
-            .url()
+        self.root
             .join(&format!("{}/", paths::table(artifact)))
             .map_err(|e| WorkerError::Configuration(format!("table {}: {e}", artifact.name())))
     }
@@ -280,10 +282,6 @@ impl Tables {
                 let mut fields = artifact.fields().iter().map(delta_field).collect::<Result<Vec<_>, _>>()?;
                 fields.push(StructField::nullable(PARTITION, DataType::STRING));
                 let schema = Arc::new(StructType::try_new(fields)?);
-                // the kernel wants the folder of a local table to exist
-                if let Some(folder) = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten() {
-                    std::fs::create_dir_all(folder).map_err(KernelError::generic_err)?;
-                }
                 create_table(url.as_str(), schema, ENGINE_INFO, true)
                     .with_data_layout(DataLayout::partitioned([PARTITION]))
                     .build(tables.engine.as_ref(), Box::new(FileSystemCommitter::new()))?

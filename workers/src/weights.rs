@@ -4,6 +4,7 @@
 //! fetches it later, on whichever machine, must find the same bytes.
 
 mod cache;
+mod readable;
 mod remote;
 
 use std::collections::BTreeMap;
@@ -28,17 +29,18 @@ enum Origin {
 
 impl Origin {
     fn of(used: &WeightsUse) -> Result<Origin, WorkerError> {
+        if let Some(remote) = Remote::parse(&used.source) {
+            return Ok(Origin::Remote(remote));
+        }
         let local = Path::new(&used.source);
         if local.exists() {
             return Ok(Origin::Local(local.to_owned()));
         }
-        Remote::parse(&used.source).map(Origin::Remote).ok_or_else(|| {
-            WorkerError::Configuration(format!(
-                "{} = {:?}: no such file or folder here, and neither an address (s3://, gs://, az://, https://) nor \
-                 owner/name of the hub",
-                used.field, used.source
-            ))
-        })
+        Err(WorkerError::Configuration(format!(
+            "{} = {:?}: no such file or folder here, and neither an address (s3://, gs://, az://, https://) nor \
+             owner/name of the hub",
+            used.field, used.source
+        )))
     }
 }
 
@@ -85,9 +87,34 @@ pub async fn fetch(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, Worker
             Origin::Local(path) => local(&used, &path)?,
             Origin::Remote(remote) => fetch_one(work, spec, &used, &remote).await?,
         };
+        if let Some(path) = &found.path {
+            readable(&used, path)?;
+        }
         weights.insert(used.field, found);
     }
     Ok(weights)
+}
+
+/// Whether the weights of each field can be read, as far as they are on this machine. Nothing is fetched.
+pub fn examine(spec: &BuildSpec) -> Vec<(&'static str, Result<String, WorkerError>)> {
+    let one = |used: &WeightsUse| match Origin::of(used)? {
+        Origin::Local(path) => readable(used, &path).map(|()| path.display().to_string()),
+        Origin::Remote(remote) => {
+            let folder = Cache::from_env().folder(&remote.name());
+            if !Cache::is_complete(&folder) {
+                return Ok(format!("{}: not here yet, the first run fetches it", used.source));
+            }
+            let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
+            readable(used, &path).map(|()| path.display().to_string())
+        }
+    };
+    spec.weights().iter().map(|used| (used.field, one(used))).collect()
+}
+
+fn readable(used: &WeightsUse, path: &Path) -> Result<(), WorkerError> {
+    let field = used.field;
+    readable::check(path, field == "model.tokenizer")
+        .map_err(|why| WorkerError::Configuration(format!("{field} = {:?} cannot be read: {why}", used.source)))
 }
 
 /// The weights that a spec needs and where they stand; reads digests of what is here, fetches nothing.

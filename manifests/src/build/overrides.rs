@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
-use super::SpecError;
+use super::{BuildSpec, SpecError};
 
 /// Parses a spec and applies overrides; `shown` names it in messages.
 pub(crate) fn parse_toml<T: DeserializeOwned>(text: &str, shown: &str, overrides: &[String]) -> Result<T, SpecError> {
@@ -42,17 +42,83 @@ fn apply_override(table: &mut toml::Table, assignment: &str) -> Result<(), SpecE
     Ok(())
 }
 
+/// Whether `--set` names this field, or a section that it is in.
+pub(crate) fn is_overridden(field: &str, overrides: &[String]) -> bool {
+    let covers = |path: &str| field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    fields_of(overrides).any(covers)
+}
+
+impl BuildSpec {
+    /// What fields come to in this spec, in TOML's notation; those that are not written out are left out.
+    pub fn values<'a>(&self, fields: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
+        let Ok(spec) = toml::Value::try_from(self) else { return BTreeMap::new() };
+        let value =
+            |field: &str| field.split('.').try_fold(&spec, |section, key| section.get(key)).map(toml::Value::to_string);
+        fields.filter_map(|field| Some((field.to_owned(), value(field)?))).collect()
+    }
+}
+
+/// The fields that assignments name.
+pub fn fields_of(overrides: &[String]) -> impl Iterator<Item = &str> {
+    overrides.iter().filter_map(|assignment| assignment.split_once('=')).map(|(field, _)| field.trim())
+}
+
+/// Least similarity of a name that is worth proposing.
+const SIMILAR: f64 = 0.7;
+
 /// Adds the nearest known name to serde's "unknown field" and "unknown variant" messages.
 fn with_nearest_name(message: &str) -> String {
     let message = message.trim_end();
     let Some(at) = message.find("unknown field").or_else(|| message.find("unknown variant")) else {
         return message.to_owned();
     };
-    let mut names = message[at..].split('`').skip(1).step_by(2);
+    // the next line names the section, which is no candidate
+    let mut names = message[at..].lines().next().unwrap_or_default().split('`').skip(1).step_by(2);
     let Some(unknown) = names.next() else { return message.to_owned() };
-    let nearest = names.max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
+    let nearest = names
+        .map(|name| (strsim::jaro_winkler(name, unknown), name))
+        .filter(|(similarity, name)| *similarity >= SIMILAR && *name != unknown)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        Some(name) => format!("{message}\ndid you mean `{name}`?"),
+        Some((_, name)) => format!("{message}\ndid you mean `{name}`?"),
         None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_proposed_only_where_it_is_another_and_near() {
+        let of = |text: &str| with_nearest_name(text);
+        let near = of("unknown field `epoch`, expected one of `seed`, `epochs`\nin `pretrain`\n");
+        assert!(near.ends_with("did you mean `epochs`?"), "{near}");
+        // a section of the field's own name, or one that is nearer than any field
+        for text in [
+            "unknown field `work`, expected one of `url`, `shards`\nin `work`\n",
+            "unknown field `pretrian`, expected one of `seed`, `batch`\nin `pretrain`\n",
+            "unknown field `zzz`, expected `url`",
+        ] {
+            assert!(!of(text).contains("did you mean"), "{}", of(text));
+        }
+    }
+
+    #[test]
+    fn values_are_those_that_the_spec_came_to() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"a\"\n";
+        let set = ["source.url=b".to_owned(), "pretrain.epochs=3".to_owned(), "split.ratio=[1,1,1]".to_owned()];
+        let spec = BuildSpec::parse(text, "t", &set).unwrap();
+        let values = spec.values(fields_of(&set));
+        assert_eq!(values["source.url"], "\"b\"");
+        assert_eq!((values["pretrain.epochs"].as_str(), values["split.ratio"].as_str()), ("3", "[1, 1, 1]"));
+        assert!(spec.values(["source.options.anonymous", "no.such"].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn a_section_overrides_its_fields() {
+        let set = ["model={ init = \"x\" }".to_owned(), " work.url =y".to_owned()];
+        assert!(is_overridden("model.init", &set) && is_overridden("work.url", &set));
+        assert!(!is_overridden("models.init", &set) && !is_overridden("source.url", &set));
     }
 }

@@ -8,6 +8,9 @@ pub enum SandboxError {
     /// A setting is out of its limits: correct it.
     #[error("setting {name} is {value}, but must lie in {limits}")]
     Setting { name: &'static str, value: String, limits: &'static str },
+    /// A world, or files of the same names, are there already.
+    #[error("{} is there already: name another folder, or replace the world with --force", path.display())]
+    Exists { path: PathBuf },
     /// The disk refused: check the path, its rights and the space left.
     #[error("cannot access {}: {source}; check that the folder is writable and the disk not full", path.display())]
     Storage { path: PathBuf, source: std::io::Error },

@@ -116,6 +116,14 @@ pub fn generate(
     world.publish(out)
 }
 
+/// # Errors
+/// [`SandboxError::Exists`] where [`generate`] would replace a file: the names are those of SkyScript's own archives.
+pub fn check_absent(out: &Path) -> Result<(), SandboxError> {
+    let archives = ["images", "meta"].iter().flat_map(|kind| PARTS.map(|part| format!("{kind}{part}.zip")));
+    let mut files = archives.chain(["dataframe".into(), "extract.osm".into()]).map(|name| out.join(name));
+    files.find(|path| path.exists()).map_or(Ok(()), |path| Err(SandboxError::Exists { path }))
+}
+
 /// A tile to look at.
 #[derive(Debug, Clone)]
 pub struct Preview {

@@ -8,57 +8,86 @@ use manifests::BuildSpec;
 use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
-use super::{RunArgs, stop_flag};
+use super::{RunArgs, SpecArgs, stop_flag};
 use crate::build::Build;
 use crate::clock::now;
 use crate::progress::Progress;
 use crate::run::{Quarantined, RunOptions};
+use crate::{aside, preflight, remembered, say};
 
-pub(super) async fn plan(spec: BuildSpec, options: RunArgs, json: bool) -> Result<()> {
+pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Result<()> {
+    let spec = args.read()?;
+    preflight::check_plan(&spec)?;
     let mut build = Build::open(spec, stop_flag()).await?;
     let progress = Progress::new(json);
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
+    say_what_is_absent(&build).await;
     let lines = crate::plan::preview(&mut build, options.retry_errors, options.retrain).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
+        say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
-        print_plan(&lines);
+        print_plan(&lines)?;
+    }
+    // before geo-tags are published nothing is placed in any part
+    if build.virtual_inputs.assignment.iter().any(|rows| !rows.is_empty()) {
+        let found = preflight::splits(&build.virtual_inputs.assignment, &build.spec, None);
+        if let Some(what) = found.unwrap_or_else(|error| Some(error.to_string())) {
+            aside!("warning: {what}");
+        }
     }
     Ok(())
 }
 
-fn print_plan(lines: &[crate::plan::PlanLine]) {
-    println!("{:18} {:>12} {:>10}  why", "step", "to compute", "stand");
+/// Says what the last run had by `--set` and this command has not.
+async fn say_what_is_absent(build: &Build) {
+    if let Some(what) = remembered::absent(&build.work, &build.spec).await {
+        aside!("note: {what}");
+    }
+}
+
+fn print_plan(lines: &[crate::plan::PlanLine]) -> Result<()> {
+    say!("{:18} {:>12} {:>10}  why", "step", "to compute", "stand");
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
         let mut why: Vec<String> = line.reasons.iter().map(|(r, n)| format!("{n} {}", r.words())).collect();
         if !line.note.is_empty() {
             why.push(line.note.clone());
         }
-        println!("{:18} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
-    }
-}
-
-pub(super) async fn status(spec: BuildSpec, json: bool) -> Result<()> {
-    let build = Build::open_work(spec, stop_flag()).await?;
-    let lines = crate::status::status(&build).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
-        return Ok(());
-    }
-    println!("{:18} {:>10} {:>8} {:>8} {:>9}  state", "step", "rows", "errors", "version", "seconds");
-    for line in lines {
-        let version = line.version.map_or(String::new(), |v| v.to_string());
-        let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
-        println!("{:18} {:>10} {:>8} {version:>8} {seconds:>9}  {}", line.step, line.rows, line.errors, line.state);
+        say!("{:18} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
     }
     Ok(())
 }
 
-pub(super) async fn explain(spec: BuildSpec, what: &str) -> Result<()> {
-    let mut build = Build::open(spec, stop_flag()).await?;
+pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
+    let build = Build::open_work(args.read()?, stop_flag()).await?;
+    say_what_is_absent(&build).await;
+    let lines = crate::status::status(&build).await?;
+    if json {
+        say!("{}", serde_json::to_string_pretty(&lines)?);
+        return Ok(());
+    }
+    say!("{:18} {:>10} {:>8} {:>8} {:>8} {:>9}  state", "step", "rows", "excluded", "errors", "version", "seconds");
+    for line in lines {
+        let version = line.version.map_or(String::new(), |v| v.to_string());
+        let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
+        say!(
+            "{:18} {:>10} {:>8} {:>8} {version:>8} {seconds:>9}  {}",
+            line.step,
+            line.rows,
+            line.excluded,
+            line.errors,
+            line.state
+        );
+    }
+    Ok(())
+}
+
+pub(super) async fn explain(args: &SpecArgs, what: &str) -> Result<()> {
+    let mut build = Build::open_work(args.read()?, stop_flag()).await?;
+    build.list_source().await?;
+    say_what_is_absent(&build).await;
     for line in crate::explain::explain(&mut build, what).await? {
-        println!("{line}");
+        say!("{line}");
     }
     Ok(())
 }
@@ -67,7 +96,7 @@ pub(super) async fn report(specs: &[PathBuf], set: &[String], output: &Path) -> 
     write_report(&open_all(specs, set).await?, &[], output).await
 }
 
-pub(super) async fn run(spec: BuildSpec, options: RunArgs, until: Option<String>) -> Result<()> {
+pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>) -> Result<()> {
     if let Some(place) = workers::world::place()? {
         let (rank, world_size) = (place.rank, place.world_size);
         let why = format!(
@@ -77,10 +106,17 @@ pub(super) async fn run(spec: BuildSpec, options: RunArgs, until: Option<String>
         return Err(WorkerError::Configuration(why).into());
     }
     let progress = Progress::new(false);
-    let mut build = Build::open(spec, stop_flag()).await?;
+    let spec = args.read()?;
+    preflight::check_run(&spec, until.as_deref())?;
+    let mut build = Build::connect(spec, stop_flag()).await?;
+    build.source.required()?;
+    build.work.make()?;
+    build.list_source().await?;
+    say_what_is_absent(&build).await;
+    remembered::remember(&build.work, &build.spec, &args.set.set).await;
     let options = RunOptions { retry_errors: options.retry_errors, retrain: options.retrain, until };
     let quarantined = crate::run::run(&mut build, &options, &progress).await?;
-    print_quarantine(&quarantined);
+    print_quarantine(&quarantined)?;
     if options.until.is_some() {
         return Ok(());
     }
@@ -88,30 +124,31 @@ pub(super) async fn run(spec: BuildSpec, options: RunArgs, until: Option<String>
     let path = manifests::paths::report(&build.spec.country);
     build.work.put(&path, page.into()).await?;
     if let Some(evaluation) = crate::evaluate::stored(&build).await? {
-        print_recall(&[evaluation]);
+        print_recall(&[evaluation])?;
     }
-    println!("report: {}", shown(&build, &path));
+    say!("report: {}", shown(&build, &path));
     Ok(())
 }
 
 pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result<()> {
     let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
     if fetch {
+        work.make()?;
         workers::weights::fetch(&work, spec).await?;
     }
     let lines = workers::weights::lines(&work, spec).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
+        say!("{}", serde_json::to_string_pretty(&lines)?);
         return Ok(());
     }
     if lines.is_empty() {
-        println!("this build names no weights: everything is trained from the data");
+        say!("this build names no weights: everything is trained from the data");
     }
     for line in lines {
         let locked = if line.locked { ", locked" } else { "" };
-        println!("{} = {}: {}{locked}, {}", line.field, line.source, line.state, line.folder.display());
+        say!("{} = {}: {}{locked}, {}", line.field, line.source, line.state, line.folder.display());
         for (name, pin) in &line.files {
-            println!("  {}  {:>14} bytes  {name}", pin.sha256, pin.bytes);
+            say!("  {}  {:>14} bytes  {name}", pin.sha256, pin.bytes);
         }
     }
     Ok(())
@@ -125,12 +162,13 @@ fn shown(build: &Build, path: &str) -> String {
     }
 }
 
-fn print_quarantine(quarantined: &[Quarantined]) {
+fn print_quarantine(quarantined: &[Quarantined]) -> Result<()> {
     let rows: u64 = quarantined.iter().map(|q| q.rows).sum();
-    println!("{rows} rows quarantined");
+    say!("{rows} rows quarantined");
     for one in quarantined {
-        println!("  {} in {}: {}", one.rows, one.stage, one.listing);
+        say!("  {} in {}: {}", one.rows, one.stage, one.listing);
     }
+    Ok(())
 }
 
 async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
@@ -157,9 +195,9 @@ pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<P
         }
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        say!("{}", serde_json::to_string_pretty(&all)?);
     } else {
-        print_recall(&all);
+        print_recall(&all)?;
     }
     match report {
         None => Ok(()),
@@ -171,16 +209,16 @@ async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) ->
     let page = crate::page::make(builds, across, &now()).await?;
     std::fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
     // not among the output, which a script may read
-    eprintln!("report: {}", output.display());
+    aside!("report: {}", output.display());
     Ok(())
 }
 
 /// The result table. One line per evaluation begins with `mR`, for scripts.
-fn print_recall(all: &[Evaluation]) {
+fn print_recall(all: &[Evaluation]) -> Result<()> {
     for e in all {
         let r = &e.recall.exact.pessimistic;
         let home = if e.model_of == e.country { String::new() } else { format!(" by the model of {}", e.model_of) };
-        println!(
+        say!(
             "mR {:.2} i2t {:.2}/{:.2}/{:.2} t2i {:.2}/{:.2}/{:.2} on {}{home}, {} images, {} captions{}",
             r.mean_recall,
             r.i2t.at_1,
@@ -195,16 +233,17 @@ fn print_recall(all: &[Evaluation]) {
             if e.average_over_turns { ", averaged over turns" } else { "" },
         );
     }
+    Ok(())
 }
 
 pub(super) async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) -> Result<()> {
     let spec = spec.map(|path| BuildSpec::read(&path, set)).transpose()?;
     let findings = crate::doctor::examine(spec.as_ref()).await;
     if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        say!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         for finding in &findings {
-            println!("{} {:14} {}", if finding.good { "ok  " } else { "BAD " }, finding.what, finding.detail);
+            say!("{} {:14} {}", if finding.good { "ok  " } else { "BAD " }, finding.what, finding.detail);
         }
     }
     match findings.iter().filter(|f| !f.good).count() {
@@ -213,25 +252,29 @@ pub(super) async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) ->
     }
 }
 
-pub(super) fn sandbox(out: &Path, tiles: usize, seed: u64, edit_tags: Option<f64>) -> Result<()> {
-    if let Some(share) = edit_tags {
-        let edited = sandbox::edit_tags(out, share, seed)?;
-        println!("{} images have other tags now", edited.len());
-        for image_id in edited {
-            println!("{image_id}");
-        }
-        return Ok(());
+pub(super) fn edit_tags(world: &Path, share: f64, seed: u64) -> Result<()> {
+    let edited = sandbox::edit_tags(world, share, seed)?;
+    say!("{} images have other tags now", edited.len());
+    for image_id in edited {
+        say!("{image_id}");
+    }
+    Ok(())
+}
+
+pub(super) fn sandbox(out: &Path, tiles: usize, seed: u64, force: bool) -> Result<()> {
+    if !force {
+        sandbox::check_absent(out)?;
     }
     let settings = sandbox::Settings { tiles_per_country: tiles, seed, ..sandbox::Settings::default() };
     let terminal = std::io::stderr().is_terminal();
     let summary = sandbox::generate(out, &settings, &mut |done, total| {
         if terminal {
-            eprint!("\r{done}/{total} tiles");
+            crate::say::aside(format_args!("\r{done}/{total} tiles"));
         }
     })?;
     if terminal {
-        eprintln!();
+        aside!("");
     }
-    println!("{} images in {}", summary.images, out.display());
+    say!("{} images in {}", summary.images, out.display());
     Ok(())
 }

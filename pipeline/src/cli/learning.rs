@@ -15,6 +15,7 @@ use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::run::RunOptions;
+use crate::{aside, say};
 
 /// One rank of a training. Only rank 0 says what it does.
 pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
@@ -50,14 +51,15 @@ pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()>
     let (before, after) =
         (pair.test(&pair.model(None).await?).await?, pair.test(&pair.model(record.as_ref()).await?).await?);
     if json {
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "before": before, "after": after }))?);
+        say!("{}", serde_json::to_string_pretty(&serde_json::json!({ "before": before, "after": after }))?);
         return Ok(());
     }
     for (when, tested) in [("before", &before), ("after", &after)] {
         let [i1, i5, i10, t1, t5, t10, mean] = tested.recall.exact.pessimistic.figures();
-        println!(
+        say!(
             "{when:6} mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {}, {} images",
-            pair.target.spec.country, tested.recall.image_gallery
+            pair.target.spec.country,
+            tested.recall.image_gallery
         );
     }
     Ok(())
@@ -85,9 +87,9 @@ pub(super) async fn ablate(
         ablations.push(crate::ablate::ablate(pair, &progress).await?);
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&ablations)?);
+        say!("{}", serde_json::to_string_pretty(&ablations)?);
     } else {
-        ablations.iter().for_each(print_ablation);
+        ablations.iter().try_for_each(print_ablation)?;
     }
     if let Some(path) = report {
         let page = crate::page::ablation::make(&pairs, &ablations, &now()).await?;
@@ -107,13 +109,13 @@ pub(super) async fn sweep(
     let axes = over.iter().map(|text| crate::sweep::Axis::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let curves = crate::sweep::sweep(path, set, &axes, &stop_flag(), &Progress::new(json)).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&curves)?);
+        say!("{}", serde_json::to_string_pretty(&curves)?);
     } else {
         for curve in &curves {
-            println!("{} of {}", curve.field, curve.country);
+            say!("{} of {}", curve.field, curve.country);
             for point in &curve.points {
                 let (value, recall) = (point.value, point.validation_mean_recall);
-                println!("  {value:>12}  validation mR {recall:6.2} in epoch {}", point.best_epoch + 1);
+                say!("  {value:>12}  validation mR {recall:6.2} in epoch {}", point.best_epoch + 1);
             }
         }
     }
@@ -128,14 +130,15 @@ pub(super) async fn single_domain(
 ) -> Result<()> {
     let lines = crate::sweep::single_domain(specs, set, &stop_flag(), &Progress::new(json)).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
+        say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         for line in &lines {
             let [i1, i5, i10, t1, t5, t10, mean] = line.recall.exact.pessimistic.figures();
             let from = if line.with_segments { "with segments" } else { "without segments" };
-            println!(
+            say!(
                 "mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {} {from}, {} images",
-                line.country, line.recall.image_gallery
+                line.country,
+                line.recall.image_gallery
             );
         }
     }
@@ -146,25 +149,26 @@ fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()
     let Some(path) = path else { return Ok(()) };
     std::fs::write(&path, page()).with_context(|| format!("cannot write {}", path.display()))?;
     // not among the output, which a script may read
-    eprintln!("report: {}", path.display());
+    aside!("report: {}", path.display());
     Ok(())
 }
 
-fn print_ablation(ablation: &Ablation) {
+fn print_ablation(ablation: &Ablation) -> Result<()> {
     let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
-    println!("{} ({runs} seeds, mean ± standard deviation, percent)", ablation.pair);
-    println!(
+    say!("{} ({runs} seeds, mean ± standard deviation, percent)", ablation.pair);
+    say!(
         "{:14} {}",
         "",
         ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "mR"].map(|n| format!("{n:>14}")).concat()
     );
     for line in &ablation.lines {
         let cells = line.figures().map(|f| format!("{:>14}", format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
-        println!("{:14} {}", line.variant.words(), cells.concat());
+        say!("{:14} {}", line.variant.words(), cells.concat());
     }
-    println!("full adaptation over none: {:+.1} %", ablation.gain_percent());
+    say!("full adaptation over none: {:+.1} %", ablation.gain_percent());
     let compared = ablation.compared();
     if !compared.is_empty() {
-        println!("in points of mR, seed by seed, with the standard error: {}", compared.join(", "));
+        say!("in points of mR, seed by seed, with the standard error: {}", compared.join(", "));
     }
+    Ok(())
 }

@@ -1,8 +1,9 @@
 //! Which country a box lies in: polygons of OpenStreetMap (ODbL), embedded, no network.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use country_boundaries::{BOUNDARIES_ODBL_360X180, CountryBoundaries, LatLon};
+use country_boundaries::{BOUNDARIES_ODBL_360X180, BoundingBox, CountryBoundaries, LatLon};
 
 use crate::SourceError;
 use crate::source::{Coverage, source_of};
@@ -48,6 +49,13 @@ impl CountryPolygons {
         CountryBoundaries::from_reader(BOUNDARIES_ODBL_360X180)
             .map(|boundaries| Self { boundaries })
             .map_err(|error| SourceError::Setting(format!("country polygons: {error}")))
+    }
+
+    /// Codes of all countries, sorted.
+    pub fn codes(&self) -> BTreeSet<&str> {
+        // 180 degrees would be -180, a box of one meridian
+        let Ok(world) = BoundingBox::new(-90.0, -180.0, 90.0, 179.9) else { return BTreeSet::new() };
+        self.boundaries.intersecting_ids(world).into_iter().filter(|id| !id.contains('-')).collect()
     }
 
     /// Whether the point lies in the country or subdivision `code` (`FI`, `DE-BB`).
@@ -124,6 +132,14 @@ mod tests {
             assert!(!polygons.contains("FI", lon, lat));
             assert_eq!(polygons.country_at(lon, lat), None);
         }
+    }
+
+    #[test]
+    fn every_country_is_listed_and_no_subdivision() {
+        let polygons = CountryPolygons::new().unwrap();
+        let codes = polygons.codes();
+        assert!(["FI", "DE", "ES", "US", "VA", "FJ"].iter().all(|code| codes.contains(code)), "{codes:?}");
+        assert!(codes.iter().all(|code| code.len() == 2) && !codes.contains("XX"), "{codes:?}");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, DynObjectStore, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
@@ -112,8 +112,14 @@ impl ObjectStore for LogEntries {
         self.inner.list(prefix)
     }
 
+    /// Sorted: the kernel relies on that, and the file system does not.
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        let listed = self.inner.list_with_offset(prefix, offset).try_collect::<Vec<ObjectMeta>>();
+        let sorted = listed.map_ok(|mut all| {
+            all.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+            futures::stream::iter(all.into_iter().map(Ok))
+        });
+        sorted.try_flatten_stream().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use manifests::digest;
-use manifests::weights::FilePin;
+use manifests::weights::{ENDINGS, FilePin};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Written last: a folder without it may be half fetched.
 const COMPLETE: &str = ".complete";
 
-/// Endings of the files that belong to a network.
-pub(super) const ENDINGS: [&str; 9] =
-    [".json", ".safetensors", ".txt", ".model", ".gz", ".pt", ".pth", ".bin", ".gguf"];
 const WEIGHTS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".gguf"];
 
 pub(super) struct Cache {
@@ -103,7 +100,7 @@ impl Cache {
 }
 
 /// Names of the network files of a folder and of the folders in it, sorted; nothing hidden.
-fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+pub(super) fn names(folder: &Path) -> std::io::Result<Vec<String>> {
     let mut names = Vec::new();
     let mut pending = vec![(folder.to_owned(), String::new())];
     while let Some((next, prefix)) = pending.pop() {

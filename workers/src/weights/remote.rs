@@ -6,9 +6,8 @@ use std::path::Path;
 
 use futures::TryStreamExt;
 use manifests::build::StoreOptions;
-use manifests::weights::WeightsLock;
+use manifests::weights::{ENDINGS, WeightsLock, hub_name, is_plain};
 
-use super::cache::ENDINGS;
 use crate::error::WorkerError;
 use crate::stores::SourceStore;
 
@@ -27,7 +26,7 @@ const DESCRIPTIONS: [&str; 9] = [
 /// Names of the file with the weights; the first that is there counts.
 const WEIGHTS: [&str; 4] =
     ["model.safetensors.index.json", "model.safetensors", "open_clip_model.safetensors", "mobile_sam.pt"];
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// An index is a table of names: larger ones are none.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 const MAX_FILES: usize = 1000;
@@ -54,11 +53,7 @@ impl Remote {
                 _ => Some(Remote { folder: trimmed.to_owned(), file: None }),
             };
         }
-        let (repository, revision) = source.split_once('@').unwrap_or((source, "main"));
-        let (owner, name) = repository.split_once('/')?;
-        if ![owner, name, revision].into_iter().all(is_plain) {
-            return None;
-        }
+        let (repository, revision) = hub_name(source)?;
         let hub = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| HUB.into());
         Some(Remote { folder: format!("{}/{repository}/resolve/{revision}", hub.trim_end_matches('/')), file: None })
     }
@@ -126,11 +121,6 @@ impl Remote {
     }
 }
 
-/// Nothing in the name leads to another folder.
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-}
-
 fn required(found: bool, name: &str, folder: &str) -> Result<(), WorkerError> {
     match found {
         true => Ok(()),
@@ -166,7 +156,7 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
 }
 
 /// Names of the files that an index spreads the tensors over.
-fn shards(index: &Path) -> Result<BTreeSet<String>, WorkerError> {
+pub(super) fn shards(index: &Path) -> Result<BTreeSet<String>, WorkerError> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,

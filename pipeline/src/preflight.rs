@@ -1,0 +1,196 @@
+//! What can be known before any work: a build that cannot end well is refused while that is still cheap.
+
+use std::collections::BTreeMap;
+
+use manifests::BuildSpec;
+use manifests::build::SourceKind;
+use sources::country::CountryPolygons;
+use sources::name::ImageName;
+use sources::source::Coverage;
+use stages::Step;
+use stages::stage::ModelUse;
+use workers::WorkerError;
+use workers::join::AssignedRow;
+use workers::listing::Listing;
+
+fn refused(why: String) -> WorkerError {
+    WorkerError::Configuration(why)
+}
+
+/// Whether a step asks a network: it needs a device, and weights where some are named.
+pub fn asks_network(step: &Step) -> bool {
+    match step {
+        Step::Map(stage) => stage.model != ModelUse::None,
+        Step::Train(_) => true,
+        Step::Evaluate => false,
+    }
+}
+
+/// The steps of a run that ends after `until`; all of them without it.
+fn steps(spec: &BuildSpec, until: Option<&str>) -> Vec<Step> {
+    let mut steps = stages::steps(spec);
+    if let Some(last) = steps.iter().position(|step| Some(step.name()) == until) {
+        steps.truncate(last + 1);
+    }
+    steps
+}
+
+/// What the spec itself says, with what it names on this machine. A `plan` may be made on another machine than the run:
+/// it asks for the program's abilities, not for GPUs.
+///
+/// # Errors
+/// The first thing that cannot work.
+pub fn check_plan(spec: &BuildSpec) -> Result<(), WorkerError> {
+    country_code(spec)?;
+    stages::device::check_program(spec).map_err(refused)?;
+    weights(spec)
+}
+
+/// As [`check_plan`], for a run up to `until`, on the machine that it runs on. A node that only pulls images needs
+/// neither GPU nor weights.
+///
+/// # Errors
+/// The first thing that cannot work.
+pub fn check_run(spec: &BuildSpec, until: Option<&str>) -> Result<(), WorkerError> {
+    country_code(spec)?;
+    if steps(spec, until).iter().any(asks_network) {
+        device(spec)?;
+        weights(spec)?;
+    }
+    Ok(())
+}
+
+/// Opens every device that the spec names, and lets go of it; their names.
+///
+/// # Errors
+/// A device that this program or this machine has not got.
+pub fn device(spec: &BuildSpec) -> Result<String, WorkerError> {
+    stages::device::check_program(spec).map_err(refused)?;
+    let names = stages::device::devices("model", spec)?;
+    for name in &names {
+        stages::device::open("model", *name)?;
+    }
+    Ok(names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
+
+fn weights(spec: &BuildSpec) -> Result<(), WorkerError> {
+    workers::weights::examine(spec).into_iter().try_for_each(|(_, found)| found.map(|_| ()))
+}
+
+/// # Errors
+/// A code that no box can lie in.
+pub fn country_code(spec: &BuildSpec) -> Result<(), WorkerError> {
+    let code = &spec.source.country_code;
+    if !asks_box(spec) {
+        return Ok(());
+    }
+    let polygons = CountryPolygons::new().map_err(|e| refused(e.to_string()))?;
+    let upper = code.to_ascii_uppercase();
+    match (polygons.codes().contains(code.as_str()), polygons.codes().contains(upper.as_str())) {
+        (true, _) => Ok(()),
+        (false, true) => Err(refused(format!("source.country_code = {code:?}: write it as {upper:?}"))),
+        (false, false) => Err(refused(format!(
+            "source.country_code = {code:?}: no country has it; write an ISO 3166-1 code of two letters, such as \"FI\""
+        ))),
+    }
+}
+
+/// Does the country of a box decide about rows?
+fn asks_box(spec: &BuildSpec) -> bool {
+    spec.source.kind == SourceKind::Skyscript && spec.source.meta && !spec.source.country_code.is_empty()
+}
+
+/// # Errors
+/// A listing in which no row can lie in the country: their sources are of others.
+pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
+    if !asks_box(spec) {
+        return Ok(());
+    }
+    let code = spec.source.country_code.as_str();
+    let mut foreign = BTreeMap::<&str, u64>::new();
+    for row in (0..spec.work.shards).flat_map(|shard| listing.shard(shard)) {
+        let name = ImageName::parse(&row.filepath).ok();
+        match name.and_then(|name| name.source().map(|source| source.coverage)) {
+            Some(Coverage::National(country)) if country != code => *foreign.entry(country).or_default() += 1,
+            _ => return Ok(()),
+        }
+    }
+    let counts: Vec<String> = foreign.iter().map(|(country, rows)| format!("{rows} are of {country}")).collect();
+    Err(refused(format!(
+        "no listed image can lie in {code}: by their sources {}; look at source.country_code and source.tokens",
+        counts.join(", ")
+    )))
+}
+
+/// Looks at the parts that images were placed in. A warning in words, where a run up to `until` still makes sense.
+///
+/// # Errors
+/// A part that a later step of the run cannot do without.
+pub fn splits(
+    assignment: &[Vec<AssignedRow>],
+    spec: &BuildSpec,
+    until: Option<&str>,
+) -> Result<Option<String>, WorkerError> {
+    let count = |split: &str| assignment.iter().flatten().filter(|row| row.split == split).count();
+    let [train, val, test] = ["train", "val", "test"].map(count);
+    let all = assignment.iter().flatten().count();
+    let what = if all == 0 {
+        "no image is left: all of them failed or lie outside of the country; `urbancross explain` SPEC IMAGE says why"
+            .to_owned()
+    } else {
+        let empty = [("training", train), ("validation", val), ("test", test)].into_iter().find(|(_, rows)| *rows == 0);
+        let Some((name, _)) = empty else { return Ok(None) };
+        format!(
+            "the {name} part is empty ({train} training, {val} validation and {test} test images); look at \
+             split.ratio and the splits that the source gives, or use more images"
+        )
+    };
+    // an evaluation needs the test part; a training the two others
+    let needed = |step: &Step| match step {
+        Step::Map(_) => false,
+        Step::Train(_) => train == 0 || val == 0,
+        Step::Evaluate => test == 0,
+    };
+    match steps(spec, until).iter().any(needed) {
+        true => Err(refused(what)),
+        false => Ok(Some(what)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(extra: &str) -> BuildSpec {
+        let text = format!("country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n{extra}");
+        BuildSpec::parse(&text, "t", &[]).unwrap()
+    }
+
+    #[test]
+    fn a_country_that_is_none_is_refused() {
+        let said = |code: &str| country_code(&spec(&format!("country_code = \"{code}\"\n"))).map_err(|e| e.to_string());
+        assert_eq!((said("FI"), said("")), (Ok(()), Ok(())));
+        assert!(said("fi").unwrap_err().contains("write it as \"FI\""));
+        assert!(said("XX").unwrap_err().contains("no country"));
+        assert!(said("DE-BB").unwrap_err().contains("no country"), "boxes are placed in whole countries");
+        country_code(&spec("meta = false\ncountry_code = \"XX\"\n")).unwrap();
+    }
+
+    #[test]
+    fn a_part_that_a_later_step_needs_must_not_be_empty() {
+        let assigned = |splits: &[&'static str]| -> Vec<Vec<AssignedRow>> {
+            let row = |split: &&'static str| AssignedRow { image_id: "a".into(), split, reason: None };
+            vec![splits.iter().map(row).collect()]
+        };
+        let said = |splits_of: &[&'static str], until: Option<&str>| {
+            splits(&assigned(splits_of), &spec(""), until).map_err(|e| e.to_string())
+        };
+        assert_eq!(said(&["train", "val", "test"], None), Ok(None));
+        assert!(said(&["train", "val"], None).unwrap_err().contains("the test part is empty (1 training, 1 val"));
+        assert!(said(&["train", "val"], Some("pretrain")).unwrap().unwrap().contains("the test part is empty"));
+        assert!(said(&["train", "test"], None).unwrap_err().contains("the validation part is empty"));
+        assert!(said(&["val", "test"], Some("splits")).unwrap().is_some());
+        assert!(said(&["dropped"], None).unwrap_err().contains("the training part is empty"));
+        assert!(said(&[], None).unwrap_err().contains("no image is left"));
+    }
+}

@@ -1,0 +1,74 @@
+//! What `--set` said in the last run, so that a command without it does not call finished work due and leave people to
+//! guess. Advisory: nothing rests on it.
+
+use std::collections::BTreeMap;
+
+use manifests::build::fields_of;
+use manifests::{BuildSpec, paths};
+use workers::stores::WorkStore;
+
+/// Fields and what they came to, in TOML's notation.
+type Values = BTreeMap<String, String>;
+
+/// Keeps what `--set` says now.
+pub async fn remember(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
+    // whoever reads this has found the work store
+    let now = spec.values(fields_of(set).filter(|field| *field != "work.url"));
+    if last(work, spec).await == now {
+        return;
+    }
+    if let Err(error) = work.put_json(&paths::last_set(&spec.country), &now).await {
+        tracing::warn!(%error, "what --set says is not kept for later commands");
+    }
+}
+
+/// What the last run had by `--set` and this command has not, in words.
+pub async fn absent(work: &WorkStore, spec: &BuildSpec) -> Option<String> {
+    let differing = differing(&last(work, spec).await, spec);
+    (!differing.is_empty())
+        .then(|| format!("the last run had {}; without it, what that run made may look due", differing.join(" ")))
+}
+
+fn differing(last: &Values, spec: &BuildSpec) -> Vec<String> {
+    let now = spec.values(last.keys().map(String::as_str));
+    let other = last.iter().filter(|(field, value)| now.get(*field) != Some(value));
+    other.map(|(field, value)| format!("--set {field}={}", shell_word(value))).collect()
+}
+
+/// As one word of a shell.
+fn shell_word(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+".contains(c);
+    match value.strip_prefix('"').and_then(|v| v.strip_suffix('"')) {
+        Some(text) if text.chars().all(plain) => text.to_owned(),
+        None if value.chars().all(plain) => value.to_owned(),
+        _ => format!("'{}'", value.replace('\'', r"'\''")),
+    }
+}
+
+async fn last(work: &WorkStore, spec: &BuildSpec) -> Values {
+    match work.get_json::<Values>(&paths::last_set(&spec.country)).await {
+        Ok(values) => values.unwrap_or_default(),
+        Err(error) => {
+            tracing::warn!(%error, "what --set said in the last run cannot be read");
+            Values::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_another_now_is_named_as_a_person_would_type_it() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"a\"\n";
+        let set: Vec<String> = ["source.url=/w", "pretrain.epochs=3", "split.ratio=[1,1,1]"].map(String::from).into();
+        let with = BuildSpec::parse(text, "t", &set).unwrap();
+        let last = with.values(fields_of(&set));
+        assert!(differing(&last, &with).is_empty());
+        let without = BuildSpec::parse(text, "t", &[]).unwrap();
+        let named = ["--set pretrain.epochs=3", "--set source.url=/w", "--set split.ratio='[1, 1, 1]'"];
+        assert_eq!(differing(&last, &without), named);
+        assert_eq!(shell_word("\"it's\""), r#"'"it'\''s"'"#);
+    }
+}

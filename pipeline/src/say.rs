@@ -1,0 +1,48 @@
+//! Words for people and scripts, who may stop listening: `urbancross status … | head -1` is no error, and a run goes on.
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Result, Write};
+
+/// Writes a line of a command's output.
+///
+/// # Errors
+/// A full disk, say; not a reader who has gone.
+pub fn line(text: Arguments<'_>) -> Result<()> {
+    unless_gone(writeln!(std::io::stdout(), "{text}"))
+}
+
+/// Writes to standard error what is not a command's output. That nobody hears it changes nothing.
+pub fn aside(text: Arguments<'_>) {
+    let mut stderr = std::io::stderr();
+    _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+}
+
+fn unless_gone(written: Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// `println!` for a reader who may have gone; ends the function where the output cannot be written.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => { $crate::say::line(format_args!($($text)*))? };
+}
+
+/// `eprintln!` that never panics.
+#[macro_export]
+macro_rules! aside {
+    ($($text:tt)*) => { $crate::say::aside(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_who_has_gone_is_no_error_and_a_full_disk_is_one() {
+        assert!(unless_gone(Err(ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(unless_gone(Err(ErrorKind::StorageFull.into())).is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! The program as a person meets it: help, errors that teach, exit codes, output for scripts.
+
+mod paths;
+mod refusals;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use pipeline_tests::{World, urbancross};
+
+fn call(args: &[&str]) -> Output {
+    call_in(Path::new("."), args)
+}
+
+fn call_in(folder: &Path, args: &[&str]) -> Output {
+    Command::new(urbancross()).current_dir(folder).args(args).output().expect("the program runs")
+}
+
+/// A world's spec in a file, with its work store in `work`.
+fn spec_file(world: &World) -> String {
+    let path = world.path("spec.toml");
+    std::fs::write(&path, world.spec_text("work")).unwrap();
+    path.display().to_string()
+}
+
+/// Expects an exit code, and gives all that was said.
+fn ends(output: &Output, code: i32) -> String {
+    let said = said(output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    said
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn help_and_completions_are_there() {
+    let help = said(&call(&["--help"]));
+    for word in ["plan", "run", "explain", "doctor", "sandbox", "Exit codes"] {
+        assert!(help.contains(word), "{help}");
+    }
+    assert!(said(&call(&["completions", "bash"])).contains("urbancross"));
+}
+
+#[test]
+fn a_wrong_spec_is_a_permanent_error_that_names_the_field() {
+    let world = World::new(4);
+    let spec = world.path("spec.toml");
+    std::fs::write(&spec, world.spec_text("work").replace("vocabulary", "vocabulry")).unwrap();
+    let output = call(&["plan", spec.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(65));
+    assert!(said(&output).contains("did you mean `vocabulary`?"), "{}", said(&output));
+    let output = call(&["plan", "no-such.toml"]);
+    assert_eq!(output.status.code(), Some(65));
+    assert!(said(&output).contains("no-such.toml"));
+}
+
+#[test]
+fn scripts_can_read_plans_status_and_findings() {
+    let world = World::new(8);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "geotags"]), 0);
+    for args in [["plan", spec, "--json"], ["status", spec, "--json"], ["doctor", spec, "--json"]] {
+        let output = call(&args);
+        assert!(output.status.success(), "{}", said(&output));
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(!value.as_array().unwrap().is_empty(), "{args:?}");
+    }
+    let output = call(&["run", spec, "--until", "captions"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let plan: serde_json::Value = serde_json::from_slice(&call(&["plan", spec, "--json"]).stdout).unwrap();
+    let rows = |step: &str| plan.as_array().unwrap().iter().find(|l| l["step"] == step).unwrap()["rows"].clone();
+    assert_eq!((rows("captions"), rows("segments")), (0.into(), 8.into()));
+    let output = call(&["run", spec, "--until", "caption"]);
+    assert_eq!(output.status.code(), Some(65));
+    assert!(said(&output).contains("the steps are geotags"), "{}", said(&output));
+}
+
+/// The examples of `--help`, word for word; the world is made smaller, the run shorter.
+#[test]
+fn the_examples_of_the_help_work_as_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/sandbox.toml");
+    std::fs::create_dir(folder.path().join("manifests")).unwrap();
+    std::fs::copy(shipped, folder.path().join("manifests/sandbox.toml")).unwrap();
+    let help = said(&call(&["--help"]));
+    let examples: Vec<Vec<&str>> = help
+        .lines()
+        .filter_map(|line| line.strip_prefix("  urbancross "))
+        .map(|line| line.split("  ").next().unwrap().split(' ').collect())
+        .collect();
+    assert!(examples.len() >= 4, "{help}");
+    for mut words in examples {
+        match words[0] {
+            "sandbox" => words.extend(["--tiles", "8"]),
+            "run" => words.extend(["--until", "splits"]),
+            _ => {}
+        }
+        let image;
+        if let Some(at) = words.iter().position(|word| *word == "IMAGE") {
+            let table = std::fs::read_to_string(folder.path().join("world/dataframe/SkyScript_sandbox.csv")).unwrap();
+            let row = table.lines().find(|line| line.contains("_FI_")).unwrap();
+            image = row.split('/').nth(1).unwrap().split('.').next().unwrap().to_owned();
+            words[at] = &image;
+        }
+        ends(&call_in(folder.path(), &words), 0);
+    }
+    assert!(folder.path().join("work/tables").is_dir());
+}
+
+/// What writes into a pipe that nobody reads any more.
+#[test]
+fn a_reader_who_leaves_is_no_error() {
+    let world = World::new(4);
+    let spec = &spec_file(&world);
+    let silent = |args: &[&str], stderr: bool| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(urbancross());
+        let (out, err) = if stderr {
+            (Stdio::from(writer.try_clone().unwrap()), Stdio::from(writer))
+        } else {
+            (Stdio::from(writer), Stdio::piped())
+        };
+        let output = command.args(args).stdout(out).stderr(err).output().unwrap();
+        let said = ends(&output, 0);
+        assert!(!said.contains("panicked") && !said.contains("error"), "{args:?}: {said}");
+    };
+    silent(&["run", spec, "--until", "splits"], true);
+    for args in [&["status", spec][..], &["status", spec, "--json"], &["plan", spec], &["explain", spec, "shard 0"]] {
+        silent(args, false);
+    }
+    silent(&["plan", spec, "--set", "split.ratio=[1,1,0]"], true);
+    silent(&["completions", "bash"], false);
+    silent(&["--help"], false);
+    silent(&["sandbox", world.path("other").to_str().unwrap(), "--tiles", "1"], true);
+}
+
+#[test]
+fn a_sandbox_is_replaced_only_on_request() {
+    let world = World::new(2);
+    let out = world.path("world").display().to_string();
+    let before = std::fs::read(world.path("world/images2.zip")).unwrap();
+    let said = ends(&call(&["sandbox", &out, "--tiles", "3"]), 65);
+    assert!(said.contains("is there already") && said.contains("--force"), "{said}");
+    assert_eq!(std::fs::read(world.path("world/images2.zip")).unwrap(), before);
+    ends(&call(&["sandbox", &out, "--tiles", "3", "--force"]), 0);
+    assert_ne!(std::fs::read(world.path("world/images2.zip")).unwrap(), before);
+    let said = ends(&call(&["sandbox", "/proc/no-such-folder"]), 65);
+    assert_eq!(said.matches("os error").count(), 1, "a cause is said once: {said}");
+}
+
+#[test]
+fn status_counts_excluded_rows_and_explain_speaks_plainly() {
+    let world = World::new(8);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "splits", "--set", "source.tokens=[\"FI\", \"DE\"]"]), 0);
+    let status = call(&["status", spec, "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!((&status[0]["step"], &status[0]["excluded"]), (&"geotags".into(), &8.into()), "{status}");
+    assert!(said(&call(&["status", spec])).contains("excluded"));
+    let said = ends(&call(&["explain", spec, "shard 0"]), 0) + &ends(&call(&["explain", spec, "pretrain"]), 0);
+    assert!(said.contains("version 0") || said.contains("version 1"), "{said}");
+    assert!(said.contains("no version yet") && !said.contains("Some(") && !said.contains("None"), "{said}");
+    for what in ["pretrian", "no-such-image", "shards", "structured_captions"] {
+        let said = ends(&call(&["explain", spec, what]), 65);
+        assert!(said.contains("is no image of this build (such as ") && said.contains("pretrain, "), "{said}");
+    }
+    ends(&call(&["explain", spec, "shard 3"]), 65);
+}
+
+#[test]
+fn what_set_said_in_the_last_run_is_remembered() {
+    let world = World::new(4);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "splits", "--set", "pretrain.epochs=1"]), 0);
+    for command in ["status", "plan"] {
+        let said = ends(&call(&[command, spec]), 0);
+        assert!(said.contains("the last run had --set pretrain.epochs=1; without it"), "{said}");
+        let said = ends(&call(&[command, spec, "--set", "pretrain.epochs=1"]), 0);
+        assert!(!said.contains("the last run"), "{said}");
+    }
+    assert!(ends(&call(&["run", spec, "--until", "splits"]), 0).contains("the last run had"));
+    assert!(!ends(&call(&["status", spec]), 0).contains("the last run"), "now it had none");
+    // advisory: nothing rests on it
+    std::fs::write(world.path("work/settings/finland.json"), "{").unwrap();
+    ends(&call(&["status", spec]), 0);
+}
+
+#[test]
+fn a_training_that_goes_on_is_said_to() {
+    let world = World::new(24);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "bootstrap"]), 0);
+    let runs = world.path("work/checkpoints/finland/bootstrap");
+    let mut runs = std::fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().path());
+    let run = runs.find(|path| path.is_dir()).unwrap();
+    // as a kill would leave it just before the end
+    std::fs::remove_file(run.join("done.json")).unwrap();
+    for args in [&["plan", spec][..], &["explain", spec, "bootstrap"], &["run", spec, "--until", "bootstrap"]] {
+        let said = ends(&call(args), 0);
+        assert!(said.contains("goes on from its last checkpoint"), "{said}");
+    }
+    assert!(!said(&call(&["plan", spec])).contains("goes on"));
+}
+
+#[test]
+fn what_to_do_is_said_once() {
+    let world = World::new(2);
+    let spec = &spec_file(&world);
+    let away =
+        ["--set", "source.url=http://127.0.0.1:9/", "--set", "source.options={ timeout_seconds = 1, retries = 0 }"];
+    let said = ends(&call(&[&["plan", spec][..], &away].concat()), 75);
+    assert_eq!(said.matches("what is done stays done: run the same command again").count(), 1, "{said}");
+}

@@ -1,0 +1,89 @@
+//! What cannot end well is refused before any work.
+
+use pipeline_tests::World;
+
+use crate::{call, ends, said, spec_file};
+
+#[test]
+fn a_country_without_rows_is_refused() {
+    let world = World::new(6);
+    let spec = &spec_file(&world);
+    let cases = [
+        ("source.country_code=XX", "no country has it"),
+        ("source.country_code=fi", "write it as \"FI\""),
+        ("source.country_code=DE", "are of FI"),
+    ];
+    for (set, words) in cases {
+        for command in ["plan", "run"] {
+            let said = ends(&call(&[command, spec, "--set", set]), 65);
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(!world.path("work/tables").exists(), "nothing was computed");
+    }
+    // sources of all the world: only the boxes tell
+    let wide = ["--set", "source.tokens=[\"US\"]", "--set", "source.max_gsd_meters=2.0"];
+    let said = ends(&call(&[&["run", spec][..], &wide].concat()), 65);
+    assert!(said.contains("no image is left"), "{said}");
+    assert!(!world.path("work/tables/images").exists());
+}
+
+#[test]
+fn a_build_without_a_part_is_refused_before_its_training() {
+    let world = World::new(30);
+    let spec = &spec_file(&world);
+    let set = ["--set", "segment.segmenter=none", "--set", "score.clip=none", "--set", "split.ratio=[3,1,0]"];
+    let run = |more: &[&str]| call(&[&["run", spec][..], &set, more].concat());
+    let warned = ends(&run(&["--until", "images"]), 0);
+    assert!(warned.contains("the test part is empty"), "{warned}");
+    let refused = ends(&run(&[]), 65);
+    assert!(refused.contains("the test part is empty") && refused.contains("split.ratio"), "{refused}");
+    let planned = ends(&call(&[&["plan", spec][..], &set].concat()), 0);
+    assert!(planned.contains("warning: the test part is empty"), "{planned}");
+    assert!(!world.path("work/checkpoints").exists());
+}
+
+#[test]
+fn a_device_that_the_program_has_not_got_is_refused() {
+    if stages::device::HAS_CUDA {
+        return;
+    }
+    let world = World::new(3);
+    let spec = &spec_file(&world);
+    for device in ["cuda:0", "cuda:all", "cpu,cuda:1"] {
+        let set = format!("model.device={device}");
+        for command in ["doctor", "plan", "run"] {
+            let said = ends(&call(&[command, spec, "--set", &set]), 65);
+            assert!(said.contains("this binary is for the CPU") && said.contains("--features cuda"), "{said}");
+        }
+        assert!(said(&call(&["doctor", spec, "--set", &set])).contains("BAD  device"));
+    }
+    assert!(!world.path("work").exists());
+    // a node that only pulls images asks no network
+    ends(&call(&["run", spec, "--set", "model.device=cuda:0", "--until", "splits"]), 0);
+}
+
+#[test]
+fn weights_that_cannot_be_read_are_found_before_any_stage() {
+    let world = World::new(3);
+    let spec = &spec_file(&world);
+    let folder = world.path("weights");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("model.safetensors"), 500u64.to_le_bytes()).unwrap();
+    std::fs::write(folder.join("page.pth"), "<html>not found</html>").unwrap();
+    let at = |field: &str, name: &str| format!("{field}={}", folder.join(name).display());
+    let sam = "segment.segmenter=sam";
+    for (sets, words) in [
+        (vec![at("model.init", "")], "cut off in its header"),
+        (vec![at("model.init", "absent.safetensors")], "no such file"),
+        (vec![at("model.tokenizer", "")], "no tokenizer.json"),
+        (vec![at("score.clip", "model.safetensors")], "cut off in its header"),
+        (vec![sam.to_owned(), at("segment.sam.weights", "page.pth")], "neither a zip nor a pickle"),
+    ] {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        for command in ["doctor", "plan", "run"] {
+            let said = ends(&call(&[&[command, spec.as_str()][..], &sets].concat()), 65);
+            assert!(said.contains(words), "{said}");
+        }
+    }
+    assert!(!world.path("work").exists());
+}

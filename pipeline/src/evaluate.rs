@@ -53,7 +53,7 @@ async fn key(build: &Build, tables: &[PinnedTable]) -> String {
 pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
     let tables = pinned(build).await?;
     let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
-    if let Some(stored) = build.work.get_json::<Evaluation>(&path).await? {
+    if let Some(stored) = build.work.get_hint::<Evaluation>(&path).await? {
         progress.note(&format!("{:18} stands: mR {:.2}", "evaluate", stored.mean_recall()));
         return Ok(());
     }
@@ -90,7 +90,7 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
 /// The evaluation at the newest versions, if it was made.
 pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
     let tables = pinned(build).await?;
-    build.work.get_json(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
+    build.work.get_hint(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
 }
 
 /// Rows of the test split with their vectors, from the embedding tables.

@@ -63,7 +63,7 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     let mut curves = Vec::new();
     for step in stages::steps(&build.spec) {
         let name = step.name();
-        if let Some(summary) = build.work.get_json::<Summary>(&paths::summary(&build.spec.country, name)).await? {
+        if let Some(summary) = build.work.get_hint::<Summary>(&paths::summary(&build.spec.country, name)).await? {
             summaries.insert(name.to_owned(), summary);
         }
         if let Step::Train(training) = step

@@ -145,7 +145,7 @@ impl Pair {
         let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
         let key = digest::of_value(&(evaluate::VERSION, protocol, &model.0, vectors, tables, self.spec.ratio));
         let path = paths::evaluation(&self.name, &key);
-        if let Some(stored) = self.target.work.get_json::<Tested>(&path).await? {
+        if let Some(stored) = self.target.work.get_hint::<Tested>(&path).await? {
             return Ok(stored);
         }
         let rows = self.embedded(&model.1).await?;

@@ -218,7 +218,12 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
             }
             Step::Evaluate => {
                 let moves = !moving.is_empty() || !moving_models.is_empty();
-                let note = if moves { "after the stages above" } else { "stands unless its embeddings are new" };
+                let stands = crate::evaluate::stored(build).await?.is_some();
+                let note = match (moves, stands) {
+                    (true, _) => "after the stages above",
+                    (false, true) => "stands",
+                    (false, false) => "runs: its tables are new",
+                };
                 lines.push(PlanLine {
                     step: name,
                     rows: 0,

@@ -115,6 +115,17 @@ async fn prepare(build: &mut Build, stage: &Stage) -> Result<(), WorkerError> {
     Ok(())
 }
 
+/// A training that is due and cannot end well is refused before it begins.
+async fn check_parts(build: &mut Build, training: Training, options: &RunOptions) -> Result<(), WorkerError> {
+    if let TrainingState::Due(_) = training_state(build, training, options.retrain).await? {
+        if build.virtual_inputs.assignment.is_empty() {
+            build.assign_splits().await?;
+        }
+        preflight::splits(&build.virtual_inputs.assignment, &build.spec, options.until.as_deref())?;
+    }
+    Ok(())
+}
+
 async fn run_steps(
     build: &mut Build,
     settled: &mut SettledStages,
@@ -129,6 +140,9 @@ async fn run_steps(
         if !fetched && (options.until.is_none() || preflight::asks_network(&step)) {
             build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
             fetched = true;
+        }
+        if let Step::Train(training) = step {
+            check_parts(build, training, options).await?;
         }
         match step {
             Step::Map(stage) => quarantined.extend(run_stage(build, settled, &stage, options, progress).await?),
@@ -286,6 +300,16 @@ async fn settle(
     quarantined(build, stage, &statuses)
 }
 
+/// Tables without which nothing is left to train or to evaluate. A build without a segment or a score goes on.
+const NEEDED: [Artifact; 6] = [
+    Artifact::Geotags,
+    Artifact::Splits,
+    Artifact::Images,
+    Artifact::Captions,
+    Artifact::ImageEmbeddings,
+    Artifact::TextEmbeddings,
+];
+
 /// Rows of a stage that are out, if there are any.
 ///
 /// # Errors
@@ -295,7 +319,7 @@ fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<O
     let rows = statuses.errors + left_out;
     let listing = format!("{}{}", build.work.url(), paths::quarantine(&build.spec.country, stage.name));
     if let (0, Some(first)) = (statuses.ok, &statuses.first_error)
-        && !matches!(stage.output, Artifact::CaptionScores | Artifact::StructuredCaptions)
+        && NEEDED.contains(&stage.output)
     {
         return Err(WorkerError::Broken(format!(
             "{}: all {} rows failed, so nothing is left to go on with; the first is {first}; all of them: {listing}",

@@ -26,16 +26,21 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
     for step in stages::steps(&build.spec) {
         let name = step.name();
         let summary: Option<Summary> =
-            build.work.get_json(&manifests::paths::summary(&build.spec.country, name)).await?;
+            build.work.get_hint(&manifests::paths::summary(&build.spec.country, name)).await?;
         let seconds = summary.as_ref().map(|s| s.seconds);
         let (excluded, errors) = summary.as_ref().map_or((0, 0), |s| (s.excluded, s.errors));
         let line = match step {
             Step::Map(stage) => {
                 let pinned = build.pin(stage.output).await?;
-                let state = if pinned.parts.is_empty() { "empty" } else { "published" };
+                let lost = workers::parts::lost(&build.work, &pinned, &build.spec.country).await?;
+                let state = match (pinned.parts.len(), lost.len()) {
+                    (0, _) => "empty".to_owned(),
+                    (_, 0) => "published".to_owned(),
+                    (all, lost) => format!("{lost} of {all} parts are lost; a run makes them again"),
+                };
                 StatusLine {
                     step: name,
-                    state: state.into(),
+                    state,
                     rows: pinned.rows(),
                     excluded,
                     errors,

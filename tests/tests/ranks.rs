@@ -163,9 +163,15 @@ async fn ranks_end_with_their_launcher() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ranks_are_told_that_their_run_is_taken() {
     let world = World::new(40);
-    let mut first = start(&spec(&world, "taken", (1, false), 400));
+    // with a lease it would wait before it starts a rank
+    let without_lease = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap().replace("shards = 3", "shards = 3\nlease_seconds = 0");
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let mut first = start(&without_lease(spec(&world, "taken", (1, false), 400)));
     first_checkpoint(&world, "taken", &mut first).await;
-    let (code, messages) = finish(start(&spec(&world, "taken", (2, true), 400)));
+    let (code, messages) = finish(start(&without_lease(spec(&world, "taken", (2, true), 400))));
     assert_eq!(code, Some(75), "{messages}");
     assert!(messages.contains("another process of this machine trains this run"), "{messages}");
     first.kill().unwrap();

@@ -83,7 +83,7 @@ impl AdaptRequest<'_> {
 
 /// The record of a finished run.
 pub async fn record(work: &WorkStore, name: &str, key: &str) -> Result<Option<AdaptationRecord>, WorkerError> {
-    work.get_json(&format!("{}/{RECORD_FILE}", paths::training_run(name, NAME, key))).await
+    work.get_hint(&format!("{}/{RECORD_FILE}", paths::training_run(name, NAME, key))).await
 }
 
 /// All finished runs of a pair.
@@ -92,7 +92,7 @@ pub async fn records(work: &WorkStore, name: &str) -> Result<Vec<AdaptationRecor
     let mut records = Vec::new();
     for file in work.list(&folder).await? {
         if file.ends_with(&format!("/{RECORD_FILE}")) {
-            records.extend(work.get_json(&format!("{folder}/{file}")).await?);
+            records.extend(work.get_hint(&format!("{folder}/{file}")).await?);
         }
     }
     Ok(records)

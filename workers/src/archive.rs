@@ -79,7 +79,7 @@ pub async fn wanted_members(
     let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
     let key = digest::of_parts([archive.as_bytes(), identity.as_bytes(), digest::of_parts(sorted).as_bytes()]);
     let cache = paths::members(&key);
-    if let Some(members) = work.get_json::<WantedMembers>(&cache).await? {
+    if let Some(members) = work.get_hint::<WantedMembers>(&cache).await? {
         return Ok(Some(members));
     }
     let members = scan_directory(source, archive, meta.size, meta.e_tag, wanted).await?;

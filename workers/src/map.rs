@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
@@ -18,6 +18,7 @@ use manifests::{Artifact, Digest, Marker, PartFile, Plan, ShardPlan, paths};
 use stages::stage::{InputRows, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage};
 use stages::table;
 
+use crate::backoff::Backoff;
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::fetch::{FetchSettings, fetch};
@@ -28,6 +29,8 @@ use crate::stores::{SourceStore, WorkStore};
 
 /// Shards under way beside those that are computed: one fetched, one written.
 const SHARDS_AROUND: usize = 2;
+/// Tries of a shard whose store does not answer, each of which asks the store again and again by itself.
+const SHARD_TRIES: u32 = 3;
 /// Rows handed to the stage at once.
 const CHUNK_ROWS: usize = 128;
 /// Source bytes of one chunk.
@@ -105,7 +108,7 @@ pub async fn map_plan(
                         Some(marker)
                     }
                     None if context.stop.load(Ordering::Relaxed) => None,
-                    None => map_shard(context, stage, plan, number, &shard.key, compute).await?,
+                    None => map_with_retries(context, stage, plan, number, &shard.key, compute).await?,
                 };
                 let base = plan.output.part_name(number).map(str::to_owned);
                 Ok::<_, WorkerError>(marker.map(|marker| FinishedShard {
@@ -137,6 +140,28 @@ async fn finished_by_anybody(work: &WorkStore, plan: &Plan, key: &str) -> Result
 async fn part_is_there(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<bool, WorkerError> {
     let object = format!("{}/{}", paths::table(artifact), part.path);
     Ok(work.head(&object).await?.is_some_and(|meta| meta.size == part.size_bytes))
+}
+
+/// Parts that are uploaded in pieces cannot be sent again piece by piece: the shard begins again.
+async fn map_with_retries(
+    context: &MapContext<'_>,
+    stage: &Stage,
+    plan: &Plan,
+    shard: u32,
+    key: &str,
+    compute: Option<&ComputeThreads>,
+) -> Result<Option<Marker>, WorkerError> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8));
+    for _ in 1..SHARD_TRIES {
+        match map_shard(context, stage, plan, shard, key, compute).await {
+            Err(WorkerError::Transient(why)) if !context.stop.load(Ordering::Relaxed) => {
+                context.observer.note(&format!("shard {shard} of {}: {why}; trying again", stage.name));
+                tokio::time::sleep(backoff.next()).await;
+            }
+            done => return done,
+        }
+    }
+    map_shard(context, stage, plan, shard, key, compute).await
 }
 
 /// Makes the rows of one shard; `None`: a stop came first, and what was made is left for whoever goes on.

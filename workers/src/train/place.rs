@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use stages::StageError;
 use stages::pretrain::{RESULT_FOLDER, Trained};
@@ -16,6 +17,9 @@ use super::mirror::Mirror;
 use crate::durable;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
+
+/// Seconds that a run has spent on what is saved of it.
+const SPENT_FILE: &str = "spent-seconds";
 
 /// Where a run keeps what it has.
 pub(crate) struct RunPlace<'a> {
@@ -71,6 +75,10 @@ impl RunPlace<'_> {
             0 => mirror.folder().to_owned(),
             rank => self.folder_of(rank),
         };
+        // what earlier starts spent on what is saved
+        let spent_file = folder.join(SPENT_FILE);
+        let spent = std::fs::read_to_string(&spent_file).ok().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+        let began = Instant::now();
         let runtime = tokio::runtime::Handle::current();
         let (saving, mut lost) = (&mut mirror, None);
         let (stop, overtaken) = (self.stop, &mut lost);
@@ -79,6 +87,10 @@ impl RunPlace<'_> {
             let mut observe = move |event: &Event| {
                 // on the training's own thread: the next step waits for a store that is slow
                 if matches!(event, Event::Saved) {
+                    let seconds = (spent + began.elapsed().as_secs_f64()).to_string();
+                    if let Err(error) = durable::write(&spent_file, seconds.as_bytes()) {
+                        tracing::warn!(%error, "the time of this training will lack this start");
+                    }
                     match runtime.block_on(saving.save()) {
                         Ok(()) => {}
                         // somebody else trains this run from here on
@@ -100,9 +112,12 @@ impl RunPlace<'_> {
         if let Some(conflict) = lost {
             return Err(conflict);
         }
-        let trained = trained.map_err(|_| {
+        let mut trained = trained.map_err(|_| {
             WorkerError::Broken(format!("{}: the training thread failed; its message is above", self.name))
         })??;
+        if let Some(trained) = &mut trained {
+            trained.seconds += spent;
+        }
         if trained.is_some() {
             // whoever starts from these weights, here or elsewhere, learns what they saw
             durable::write(&folder.join(RESULT_FOLDER).join(ROWS_FILE), rows)?;

@@ -55,3 +55,34 @@ fn scripts_can_read_plans_status_and_findings() {
     assert_eq!(output.status.code(), Some(65));
     assert!(said(&output).contains("the steps are geotags"), "{}", said(&output));
 }
+
+/// A page of nothing looks like a result.
+#[test]
+fn what_is_not_built_has_no_report_and_no_figures() {
+    let world = World::new(8);
+    let (path, page) = (world.path("spec.toml"), world.path("page.html"));
+    std::fs::write(&path, world.spec_text("work")).unwrap();
+    let (spec, page) = (path.to_str().unwrap(), page.to_str().unwrap());
+    let refused = |args: &[&str]| {
+        let output = call(args);
+        assert_eq!(output.status.code(), Some(65), "{args:?}: {}", said(&output));
+        let told = said(&output);
+        assert!(told.contains("finland") && told.contains("run its build first"), "{args:?}: {told}");
+        assert!(output.stdout.is_empty() && !std::path::Path::new(page).exists(), "{args:?}");
+    };
+    let report = ["report", spec, "-o", page];
+    let evaluate = ["evaluate", spec, "--report", page];
+    let sweep = ["sweep", spec, "--over", "pretrain.epochs=1", "--report", page];
+    let single_domain = ["single-domain", spec, "--report", page];
+    for args in [&report[..], &evaluate, &sweep, &single_domain] {
+        refused(args);
+    }
+    // a part of a build is worth a look, if the page says what it lacks
+    let output = call(&["run", spec, "--until", "captions"]);
+    assert!(output.status.success(), "{}", said(&output));
+    refused(&evaluate);
+    let output = call(&report);
+    assert!(output.status.success(), "{}", said(&output));
+    let shown = std::fs::read_to_string(page).unwrap();
+    assert!(shown.contains("Not there yet: segments, bootstrap, ") && shown.contains("evaluate. Run the build"));
+}

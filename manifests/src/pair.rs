@@ -1,5 +1,6 @@
 //! Pair specs: which country's model is adapted to which country, and how.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Error as _, IgnoredAny};
@@ -83,10 +84,10 @@ pub struct AblationSpec {
     pub seeds: Vec<u64>,
     /// Was a gate; a spec that still has it is told what to do.
     #[serde(skip_serializing, deserialize_with = "least_gain_is_gone")]
-    least_gain_percent: (),
+    least_gain_percent: Option<Infallible>,
 }
 
-fn least_gain_is_gone<'de, D: Deserializer<'de>>(value: D) -> Result<(), D::Error> {
+fn least_gain_is_gone<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Infallible>, D::Error> {
     IgnoredAny::deserialize(value)?;
     Err(D::Error::custom(
         "ablation.least_gain_percent is gone: a model that was not adapted may do no better than guessing, and a \
@@ -96,7 +97,7 @@ fn least_gain_is_gone<'de, D: Deserializer<'de>>(value: D) -> Result<(), D::Erro
 
 impl Default for AblationSpec {
     fn default() -> Self {
-        Self { seeds: vec![0, 1, 2], least_gain_percent: () }
+        Self { seeds: vec![0, 1, 2], least_gain_percent: None }
     }
 }
 

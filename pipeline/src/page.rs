@@ -132,7 +132,7 @@ fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
 }
 
 /// Heads of [`BothWays::figures`].
-const FIGURES: [&str; 7] = ["i→t R@1", "i→t R@5", "i→t R@10", "t→i R@1", "t→i R@5", "t→i R@10", "mR"];
+const FIGURES: [&str; 7] = ["i→t R@1", "R@5", "R@10", "t→i R@1", "R@5", "R@10", "mR"];
 
 fn figure_columns() -> Vec<Column> {
     FIGURES.map(|name| Column::number(name).decimals(2)).into()

@@ -112,7 +112,8 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:+.2} ± {:.2}", self.mean, self.standard_error)
+        let sign = if self.mean < 0.0 { '−' } else { '+' };
+        write!(f, "{sign}{:.2} ± {:.2}", self.mean.abs(), self.standard_error)
     }
 }
 
@@ -247,7 +248,7 @@ mod tests {
         assert!((over.mean - 1.0).abs() < 1e-9 && (over.standard_error - 0.2 / 3f64.sqrt()).abs() < 1e-9, "{over}");
         assert_eq!((over.to_string().as_str(), full.over_joint_training), ("+1.00 ± 0.12", Some(over)));
         let none = ablation.line(Variant::NoAdaptation).unwrap();
-        assert_eq!(none.over_joint_training.unwrap().to_string(), "-7.00 ± 0.00", "what nothing learns has no seed");
+        assert_eq!(none.over_joint_training.unwrap().to_string(), "−7.00 ± 0.00", "what nothing learns has no seed");
         let control = ablation.line(Variant::JointTraining).unwrap();
         assert_eq!(control.over_joint_training, None, "a control against itself says nothing");
         assert_eq!((ablation.chance(), ablation.no_better_than_chance()), (Some(5.0), vec![Variant::NoAdaptation]));

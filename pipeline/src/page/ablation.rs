@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use report::{Align, Best, Block, Cell, Column, Level, Report, Retrieval, Section, Table};
+use report::{Align, Block, Cell, Column, Level, Report, Retrieval, Section, Table};
 use stages::evaluate;
 use workers::WorkerError;
 
 use super::FIGURES;
 use super::pictures::{panel, thumbnails};
-use crate::ablate::{Ablation, Difference, Line, Together, Variant, together, verdict_together};
+use crate::ablate::{Ablation, Difference, Line, Spread, Together, Variant, together, verdict_together};
 use crate::evaluate::protocol;
 use crate::pair::Pair;
 
@@ -17,10 +17,16 @@ const NARROW: char = '\u{202f}';
 
 /// Makes the page of some ablations.
 pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) -> Result<String, WorkerError> {
-    let mut sections: Vec<Section> = together(ablations).as_deref().map(together_section).into_iter().collect();
+    let mut sections = Vec::new();
+    if let Some(lines) = together(ablations) {
+        let chances: Option<Vec<f64>> = ablations.iter().map(Ablation::chance).collect();
+        let mean = chances.map(|chances| chances.iter().sum::<f64>() / chances.len() as f64);
+        sections.push(together_section(&lines, mean));
+    }
     for (pair, ablation) in pairs.iter().zip(ablations) {
-        let mut blocks = vec![Block::Table(table(ablation)), parts(pair)];
+        let mut blocks = vec![Block::Table(differences(ablation))];
         blocks.extend(verdicts(ablation));
+        blocks.extend([Block::Table(recalls(ablation)), parts(pair)]);
         blocks.push(before_and_after(pair, ablation).await?);
         sections.push(Section {
             id: ablation.pair.clone(),
@@ -39,35 +45,43 @@ pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) ->
     }))
 }
 
-fn table(ablation: &Ablation) -> Table {
-    let mut columns = vec![Column::text("variant")];
-    columns.extend(FIGURES[..6].iter().map(|name| Column::text(*name)));
-    let mean_recall = ablation.chance().map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"));
-    columns.push(Column::number(mean_recall).decimals(2).best(Best::Highest));
+/// What is to be judged: mR over seeds, and how far it is from both controls.
+fn differences(ablation: &Ablation) -> Table {
+    let mut columns = vec![Column::text("variant"), mean_recall_column(ablation.chance())];
     columns.push(Column::number("±").decimals(2));
     columns.extend(difference_columns());
     let row = |line: &Line| {
-        let figures = line.figures();
-        let mut row = vec![Cell::Text(line.variant.words().into())];
-        row.extend(
-            figures[..6]
-                .iter()
-                .map(|f| Cell::Text(format!("{:.2}{NARROW}±{NARROW}{:.2}", f.mean, f.standard_deviation))),
-        );
-        row.extend([Cell::Number(figures[6].mean), Cell::Number(figures[6].standard_deviation)]);
+        let Spread { mean, standard_deviation } = line.mean_recall();
+        let mut row = vec![Cell::from(line.variant.words()), Cell::from(mean), Cell::from(standard_deviation)];
         row.extend([difference(line.over_fine_tuning), difference(line.over_joint_training)]);
         row
     };
     let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
-    let gallery = ablation.lines.first().and_then(|line| line.runs.first()).map_or(0, |run| run.recall.image_gallery);
     Table {
         caption: format!(
-            "Recall in percent over {gallery} images, mean ± standard deviation of {runs} seeds; differences in points of \
-             mR, seed by seed, with their standard error. w/o SS: source pairs at random and of one weight; w/o CL: the \
-             most similar ones in every epoch; w/o AT: no adversary. Two controls learn from the same labelled target \
-             pairs, by the same loss, for the same number of steps: fine-tuning from them alone, joint training also \
-             from source pairs at random, without any part of the method."
+            "mR in percent, mean ± standard deviation of {runs} seeds, and differences in points, seed by seed, with their \
+             standard error. w/o SS: source pairs at random and of one weight; w/o CL: the most similar ones in every \
+             epoch; w/o AT: no adversary. Two controls learn from the same labelled target pairs, by the same loss, for \
+             the same number of steps: fine-tuning from them alone, joint training also from source pairs at random, \
+             without any part of the method."
         ),
+        columns,
+        rows: ablation.lines.iter().map(row).collect(),
+    }
+}
+
+/// The six recalls behind each mR.
+fn recalls(ablation: &Ablation) -> Table {
+    let mut columns = vec![Column::text("variant")];
+    columns.extend(FIGURES[..6].iter().map(|name| Column::text(*name)));
+    let row = |line: &Line| {
+        let figures = line.figures();
+        let spreads = figures[..6].iter().map(|f| narrow(&format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
+        std::iter::once(line.variant.words().to_owned()).chain(spreads).map(Cell::Text).collect()
+    };
+    let gallery = ablation.lines.first().and_then(|line| line.runs.first()).map_or(0, |run| run.recall.image_gallery);
+    Table {
+        caption: format!("Recall in percent over {gallery} images, mean ± standard deviation."),
         columns,
         rows: ablation.lines.iter().map(row).collect(),
     }
@@ -90,8 +104,8 @@ fn verdicts(ablation: &Ablation) -> Vec<Block> {
 }
 
 /// All pairs in one table.
-fn together_section(lines: &[Together]) -> Section {
-    let mut columns = vec![Column::text("variant"), Column::number("mR").decimals(2).best(Best::Highest)];
+fn together_section(lines: &[Together], chance: Option<f64>) -> Section {
+    let mut columns = vec![Column::text("variant"), mean_recall_column(chance)];
     columns.extend(difference_columns());
     let row = |line: &Together| {
         let mut row = vec![Cell::from(line.variant.words()), Cell::from(line.mean_recall)];
@@ -110,6 +124,11 @@ fn together_section(lines: &[Together]) -> Section {
         lead: String::new(),
         blocks: vec![Block::Table(table), verdict],
     }
+}
+
+/// Chance is one for all models of a pair, so that it stands in the head.
+fn mean_recall_column(chance: Option<f64>) -> Column {
+    Column::number(chance.map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"))).decimals(2)
 }
 
 fn difference_columns() -> [Column; 2] {

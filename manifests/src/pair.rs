@@ -1,8 +1,10 @@
 //! Pair specs: which country's model is adapted to which country, and how.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::build::{AugmentSpec, Base, BuildSpec, ScheduleKind, SpecError, parse_toml};
 
@@ -80,13 +82,22 @@ impl Default for AdaptSpec {
 pub struct AblationSpec {
     /// One run of each variant for each.
     pub seeds: Vec<u64>,
-    /// Least gain of the full adaptation over none, in percent of its mean recall, below which the ablation fails.
-    pub least_gain_percent: f64,
+    /// Was a gate; a spec that still has it is told what to do.
+    #[serde(skip_serializing, deserialize_with = "least_gain_is_gone")]
+    least_gain_percent: Option<Infallible>,
+}
+
+fn least_gain_is_gone<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Infallible>, D::Error> {
+    IgnoredAny::deserialize(value)?;
+    Err(D::Error::custom(
+        "ablation.least_gain_percent is gone: a model that was not adapted may do no better than guessing, and a \
+         percentage of that means nothing; delete the line, and judge by the differences in points that `ablate` prints",
+    ))
 }
 
 impl Default for AblationSpec {
     fn default() -> Self {
-        Self { seeds: vec![0, 1, 2], least_gain_percent: 0.0 }
+        Self { seeds: vec![0, 1, 2], least_gain_percent: None }
     }
 }
 
@@ -162,10 +173,14 @@ mod tests {
             ("[adapt]\nbatch = 0\n", "adapt.batch = 0"),
             ("ratio = [0, 0, 0]\n", "ratio"),
             ("[ablation]\nseeds = []\n", "seeds is empty"),
+            ("[ablation]\nleast_gain_percent = 15.0\n", "delete the line"),
         ] {
             let error = PairSpec::parse(&format!("{MINIMAL}{extra}"), "t", &[]).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+        let set = ["ablation.least_gain_percent=15.0".to_owned()];
+        let error = PairSpec::parse(MINIMAL, "t", &set).unwrap_err().to_string();
+        assert!(error.contains("least_gain_percent is gone"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use manifests::BuildSpec;
+use training::recall::BothWays;
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
 /// retrieval model on it and evaluates it. Everything is resumable: run the same command again.
@@ -231,6 +232,12 @@ impl SpecArgs {
     fn read(&self) -> Result<BuildSpec> {
         Ok(BuildSpec::read(&self.spec, &self.set.set)?)
     }
+}
+
+/// The seven figures of a line, chance beside mR. Scripts look for `mR` at its beginning.
+fn figures(both: &BothWays) -> String {
+    let [i1, i5, i10, t1, t5, t10, _] = both.figures();
+    format!("{} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2}", both.in_words())
 }
 
 /// Set by Ctrl-C and by SIGTERM, of which a second one ends the process at once, and by the end of a launcher.

@@ -54,7 +54,7 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
     let tables = pinned(build).await?;
     let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
     if let Some(stored) = build.work.get_hint::<Evaluation>(&path).await? {
-        progress.note(&format!("{:18} stands: mR {:.2}", "evaluate", stored.mean_recall()));
+        progress.note(&format!("{:18} stands: {}", "evaluate", stored.quoted().in_words()));
         return Ok(());
     }
     let began = Instant::now();
@@ -91,6 +91,20 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
 pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
     let tables = pinned(build).await?;
     build.work.get_hint(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
+}
+
+/// The evaluation at the newest versions, of a build that must have one.
+///
+/// # Errors
+/// A build that is not finished.
+pub async fn finished(build: &Build) -> Result<Evaluation, WorkerError> {
+    stored(build).await?.ok_or_else(|| {
+        WorkerError::Configuration(format!(
+            "{}: no evaluation of its newest tables in {}; run its build first (`urbancross run` with its spec)",
+            build.spec.country,
+            build.work.url()
+        ))
+    })
 }
 
 /// Rows of the test split with their vectors, from the embedding tables.

@@ -70,7 +70,7 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
             }
             Step::Train(training) => lines.extend(explain_training(build, training).await?),
             Step::Evaluate => match crate::evaluate::stored(build).await? {
-                Some(evaluation) => lines.push(format!("evaluate: stands, mR {:.2}", evaluation.mean_recall())),
+                Some(evaluation) => lines.push(format!("evaluate: stands, {}", evaluation.quoted().in_words())),
                 None => lines.push("evaluate: due, its tables are new".into()),
             },
         }
@@ -92,11 +92,7 @@ async fn explain_training(build: &Build, training: Training) -> Result<Vec<Strin
         }
         TrainingState::Stands { record, changed } => vec![
             format!("{}: stands, run {}", training.name(), record.key),
-            format!(
-                "  best validation mR {:.2} in epoch {}",
-                record.trained.best_validation_mean_recall,
-                record.trained.best_epoch + 1
-            ),
+            format!("  {} in epoch {}", record.trained.best_validation(), record.trained.best_epoch + 1),
             format!(
                 "  {} of {} rows changed since ({:.2} %); it runs again above {:.2} %",
                 changed.changed,

@@ -50,8 +50,7 @@ pub async fn train(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     if let TrainingState::Stands { record, .. } = training_state(build, training, options.retrain).await? {
-        let best = record.trained.best_validation_mean_recall;
-        progress.note(&format!("{}: stands (best validation mR {best:.2})", training.name()));
+        progress.note(&format!("{}: stands ({})", training.name(), record.trained.best_validation()));
         return Ok(());
     }
     let ranks = build.spec.ranks.processes;

@@ -1,8 +1,10 @@
 //! The report of a build: reads what the stages left behind and lays it out.
 
 pub mod ablation;
+mod across;
 mod building;
 mod captions;
+mod chance;
 mod pictures;
 mod statistics;
 pub mod sweep;
@@ -11,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::paths;
 use report::{
-    Best, Block, Cell, Column, Fact, Heatmap, Histogram, Level, LineChart, Report, Section, Series, Table, TagCloud,
-    TagGroup, format_duration, format_number,
+    Best, Block, Cell, Column, Fact, Histogram, Level, LineChart, Report, Section, Series, Table, TagCloud, TagGroup,
+    format_duration, format_number,
 };
 use stages::evaluate::Evaluation;
-use stages::pretrain::{CURVE_FILE, CurvePoint, read_curve};
+use stages::pretrain::{CURVE_FILE, CurvePoint, Trained, read_curve};
 use stages::{Step, Training};
-use training::recall::{BothWays, RecallReport};
+use training::recall::BothWays;
 use workers::WorkerError;
 use workers::publish::Summary;
 
@@ -29,13 +31,18 @@ struct Gathered<'a> {
     build: &'a Build,
     summaries: BTreeMap<String, Summary>,
     evaluation: Option<Evaluation>,
-    curves: Vec<(Training, Vec<CurvePoint>)>,
+    curves: Vec<(Training, Trained, Vec<CurvePoint>)>,
     statistics: statistics::Statistics,
     captions: captions::CaptionQuality,
+    /// Steps that have left nothing yet, in order.
+    missing: Vec<&'static str>,
 }
 
 /// Makes the page of one or several builds; `across` holds evaluations of each model on the other
 /// countries.
+///
+/// # Errors
+/// A build of which nothing is there.
 pub async fn make(builds: &[Build], across: &[Evaluation], generated_at: &str) -> Result<String, WorkerError> {
     let mut gathered = Vec::with_capacity(builds.len());
     for build in builds {
@@ -50,7 +57,7 @@ pub async fn make(builds: &[Build], across: &[Evaluation], generated_at: &str) -
         sections: Vec::new(),
     };
     if builds.len() > 1 {
-        report.sections.push(across_section(&gathered, across));
+        report.sections.push(across::section(&gathered, across));
     }
     for one in &gathered {
         report.sections.extend(country_sections(one, builds.len() > 1).await?);
@@ -60,24 +67,41 @@ pub async fn make(builds: &[Build], across: &[Evaluation], generated_at: &str) -
 
 async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     let mut summaries = BTreeMap::new();
-    let mut curves = Vec::new();
-    for step in stages::steps(&build.spec) {
+    let (mut curves, mut missing) = (Vec::new(), Vec::new());
+    let evaluation = crate::evaluate::stored(build).await?;
+    let steps = stages::steps(&build.spec);
+    for step in &steps {
         let name = step.name();
+        let trained = curves.len();
         if let Some(summary) = build.work.get_hint::<Summary>(&paths::summary(&build.spec.country, name)).await? {
             summaries.insert(name.to_owned(), summary);
         }
-        if let Step::Train(training) = step
+        if let Step::Train(training) = *step
             && let Some(record) = standing_record(build, training).await?
         {
             let run = paths::training_run(&build.spec.country, training.name(), &record.key);
             let text = build.work.get(&format!("{run}/{CURVE_FILE}")).await?.unwrap_or_default();
-            curves.push((training, read_curve(&String::from_utf8_lossy(&text))));
+            curves.push((training, record.trained, read_curve(&String::from_utf8_lossy(&text))));
+        }
+        let there = match step {
+            Step::Map(stage) => !build.pin(stage.output).await?.parts.is_empty(),
+            Step::Train(_) => curves.len() > trained,
+            Step::Evaluate => evaluation.is_some(),
+        };
+        if !there {
+            missing.push(name);
         }
     }
-    let evaluation = crate::evaluate::stored(build).await?;
+    if missing.len() == steps.len() {
+        return Err(WorkerError::Configuration(format!(
+            "{}: nothing is built in {} yet; run its build first (`urbancross run` with its spec)",
+            build.spec.country,
+            build.work.url()
+        )));
+    }
     let statistics = statistics::gather(build).await?;
     let captions = captions::gather(build).await?;
-    Ok(Gathered { build, summaries, evaluation, curves, statistics, captions })
+    Ok(Gathered { build, summaries, evaluation, curves, statistics, captions, missing })
 }
 
 fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
@@ -99,60 +123,16 @@ fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
             } else {
                 "mean recall".into()
             };
-            facts.push(Fact::new(label, format!("{:.1}", evaluation.mean_recall())));
+            let chance = evaluation.quoted().chance_mean_recall;
+            facts.push(Fact::new(format!("{label} (chance {chance:.1})"), format!("{:.1}", evaluation.mean_recall())));
         }
     }
     facts.push(Fact::new("time in stages", format_duration(seconds)));
     facts
 }
 
-fn across_section(all: &[Gathered<'_>], across: &[Evaluation]) -> Section {
-    let names: Vec<String> = all.iter().map(|g| g.build.spec.country.clone()).collect();
-    let find = |model: &str, country: &str| {
-        let own = all.iter().filter_map(|g| g.evaluation.as_ref());
-        own.chain(across).find(|e| e.model_of == model && e.country == country)
-    };
-    let values = names
-        .iter()
-        .map(|model| names.iter().map(|c| find(model, c).map_or(f64::NAN, Evaluation::mean_recall)).collect())
-        .collect();
-    let rows = names
-        .iter()
-        .flat_map(|model| names.iter().map(move |country| (model, country)))
-        .filter_map(|(model, country)| find(model, country))
-        .map(|e| {
-            let mut row = vec![Cell::Text(capitalised(&e.model_of)), Cell::Text(capitalised(&e.country))];
-            row.extend(figures(&e.recall.exact.pessimistic));
-            row.push(Cell::Number(e.recall.image_gallery as f64));
-            row.push(Cell::Number(e.recall.caption_gallery as f64));
-            row
-        })
-        .collect();
-    let mut columns = vec![Column::text("model of"), Column::text("images of")];
-    columns.extend(figure_columns());
-    columns.extend([Column::number("images"), Column::number("captions")]);
-    Section {
-        id: "across".into(),
-        title: "Across countries".into(),
-        lead: "Each model on every country's test images. The diagonal is home; what is lost beside it is what adaptation is for.".into(),
-        blocks: vec![
-            Block::Heatmap(Heatmap {
-                caption: "Mean recall in percent, ties lost.".into(),
-                row_title: "model of".into(),
-                column_title: "images of".into(),
-                row_labels: names.iter().map(|n| capitalised(n)).collect(),
-                column_labels: names.iter().map(|n| capitalised(n)).collect(),
-                values,
-                unit: "%".into(),
-                decimals: Some(1),
-            }),
-            Block::Table(Table { caption: "Recall in percent at 1, 5 and 10, both ways.".into(), columns, rows }),
-        ],
-    }
-}
-
 /// Heads of [`BothWays::figures`].
-const FIGURES: [&str; 7] = ["i→t R@1", "i→t R@5", "i→t R@10", "t→i R@1", "t→i R@5", "t→i R@10", "mR"];
+const FIGURES: [&str; 7] = ["i→t R@1", "R@5", "R@10", "t→i R@1", "R@5", "R@10", "mR"];
 
 fn figure_columns() -> Vec<Column> {
     FIGURES.map(|name| Column::number(name).decimals(2)).into()
@@ -167,6 +147,15 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
     let title = |text: &str| if prefixed { format!("{}: {text}", capitalised(country)) } else { text.to_owned() };
     let id = |text: &str| if prefixed { format!("{country}-{text}") } else { text.to_owned() };
     let mut sections = Vec::new();
+    if !one.missing.is_empty() {
+        let text = format!("Not there yet: {}. Run the build to its end for them.", one.missing.join(", "));
+        sections.push(Section {
+            id: id("unfinished"),
+            title: title("Unfinished"),
+            lead: String::new(),
+            blocks: vec![Block::Note { level: Level::Warning, text }],
+        });
+    }
     if let Some(evaluation) = &one.evaluation {
         sections.push(Section {
             id: id("recall"),
@@ -194,7 +183,14 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
         id: id("learning"),
         title: title("Learning"),
         lead: "Loss by step and recall on the validation split by epoch.".into(),
-        blocks: one.curves.iter().flat_map(|(training, points)| curve_blocks(*training, points)).collect(),
+        blocks: one
+            .curves
+            .iter()
+            .flat_map(|(training, trained, points)| curve_blocks(*training, trained, points))
+            .chain(chance::validated_no_better(one.curves.iter().map(|(training, trained, _)| {
+                (training.name().to_owned(), trained.best_validation_mean_recall, trained.validation_chance)
+            })))
+            .collect(),
     });
     sections.push(Section {
         id: id("data"),
@@ -215,14 +211,16 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
     let r = &evaluation.recall;
     let mut columns = vec![Column::text("positives"), Column::text("ties")];
     columns.extend(figure_columns());
+    columns.push(chance::chance_column());
     let row = |name: &str, ties: &str, both: &BothWays| {
         let mut row = vec![Cell::Text(name.into()), Cell::Text(ties.into())];
         row.extend(figures(both));
+        row.push(chance::chance(both));
         row
     };
     let mut blocks = vec![Block::Table(Table {
         caption: format!(
-            "Recall in percent over {} images and {} captions. Exact: only an image's own captions. Group: an equal caption counts too.",
+            "Recall in percent over {} images and {} captions. Exact: only an image's own captions. Group: an equal caption counts too. Chance: the mR of guessing.",
             r.image_gallery, r.caption_gallery
         ),
         columns,
@@ -233,10 +231,9 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
             row("group", "won", &r.group.optimistic),
         ],
     })];
-    let chance = chance_mean_recall(r);
+    blocks.extend(chance::no_better_than_chance("This model", r));
     blocks.push(Block::Paragraph(format!(
-        "Median rank: {} for image queries, {} for caption queries. A model that guesses would have mR about {chance:.2}. \
-         {} of {} captions are distinct, {} of {} images.",
+        "Median rank: {} for image queries, {} for caption queries. {} of {} captions are distinct, {} of {} images.",
         r.exact.pessimistic.i2t.median_rank,
         r.exact.pessimistic.t2i.median_rank,
         r.distinct_captions,
@@ -262,17 +259,7 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
     blocks
 }
 
-/// Mean recall of random scores: K of the gallery, both ways.
-fn chance_mean_recall(r: &RecallReport) -> f64 {
-    let per_image = r.caption_gallery as f64 / r.image_queries.max(1) as f64;
-    let hit = |k: f64, gallery: usize, positives: f64| {
-        100.0 * (1.0 - (1.0 - k / gallery.max(1) as f64).max(0.0).powf(positives))
-    };
-    [1.0, 5.0, 10.0].map(|k| hit(k, r.caption_gallery, per_image) + hit(k, r.image_gallery, 1.0)).iter().sum::<f64>()
-        / 6.0
-}
-
-fn curve_blocks(training: Training, points: &[CurvePoint]) -> Vec<Block> {
+fn curve_blocks(training: Training, trained: &Trained, points: &[CurvePoint]) -> Vec<Block> {
     let series = |name: &str, of: &dyn Fn(&CurvePoint) -> Option<f64>| Series {
         name: name.to_owned(),
         points: points.iter().filter_map(|p| Some((p.epoch, of(p)?))).collect(),
@@ -284,6 +271,7 @@ fn curve_blocks(training: Training, points: &[CurvePoint]) -> Vec<Block> {
         losses.extend(names.into_iter().map(|name| series(&name.replace('_', "–"), &|p| p.parts.get(name).copied())));
     }
     losses.retain(|s| !s.points.is_empty());
+    let validated = || points.iter().filter(|p| p.validation_mean_recall.is_some());
     let chart = |caption: String, y_label: &str, series: Vec<Series>, best: Option<Best>| {
         Block::LineChart(LineChart {
             caption,
@@ -300,7 +288,10 @@ fn curve_blocks(training: Training, points: &[CurvePoint]) -> Vec<Block> {
         chart(
             format!("Validation recall of {}.", training.name()),
             "mR, percent",
-            vec![series("validation", &|p| p.validation_mean_recall)],
+            chance::validation_series(
+                validated().filter_map(|p| Some((p.epoch, p.validation_mean_recall?))),
+                validated().filter_map(|p| Some((p.epoch, trained.validation_chance?))),
+            ),
             Some(Best::Highest),
         ),
     ])]

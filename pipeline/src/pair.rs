@@ -171,7 +171,8 @@ async fn check_vectors(source: &Build, model_digest: &str) -> Result<(), WorkerE
     Ok(())
 }
 
-async fn pin(build: &Build, artifact: Artifact) -> Result<PinnedTable, WorkerError> {
+/// A table that a finished build has.
+pub(crate) async fn pin(build: &Build, artifact: Artifact) -> Result<PinnedTable, WorkerError> {
     let table = build.pin(artifact).await?;
     if table.parts.is_empty() {
         let (country, name) = (&build.spec.country, artifact.name());

@@ -198,12 +198,12 @@ impl TrainingBar<'_> {
     pub fn finish(&self, trained: &Trained) {
         self.bar.finish_and_clear();
         self.progress.note(&format!(
-            "{:18} {} epochs, {} samples, best validation mR {:.2} in epoch {}; {:.0} s since it was last started, {:.0} \
+            "{:18} {} epochs, {} samples, {} in epoch {}; {:.0} s since it was last started, {:.0} \
              of them waiting for data",
             self.name,
             trained.epochs,
             trained.samples,
-            trained.best_validation_mean_recall,
+            trained.best_validation(),
             trained.best_epoch + 1,
             trained.seconds,
             trained.wait_seconds,

@@ -8,6 +8,7 @@ use manifests::{Artifact, RowStatuses, paths};
 use stages::stage::{Opening, Stage};
 use stages::{Step, Training};
 use training::communicator::{Communicator, Solo};
+use training::recall::beside_chance;
 use training::trainer::Event;
 use workers::WorkerError;
 use workers::map::{FinishedShard, MapContext, map_plan};
@@ -341,9 +342,9 @@ pub async fn run_training(
     match &state {
         TrainingState::Stands { record, changed } => {
             progress.note(&format!(
-                "{}: stands (best validation mR {:.2}); {} of {} rows changed since ({:.2} %)",
+                "{}: stands ({}); {} of {} rows changed since ({:.2} %)",
                 training.name(),
-                record.trained.best_validation_mean_recall,
+                record.trained.best_validation(),
                 changed.changed,
                 changed.rows,
                 100.0 * changed.share()
@@ -358,7 +359,7 @@ pub async fn run_training(
     let notes = [
         ("parameters", trained.parameters.to_string()),
         ("best epoch", (trained.best_epoch + 1).to_string()),
-        ("best validation mR", format!("{:.2}", trained.best_validation_mean_recall)),
+        ("best validation", beside_chance(trained.best_validation_mean_recall, trained.validation_chance)),
         ("waited for data", format!("{:.1} s", trained.wait_seconds)),
         ("run", record.key.clone()),
         ("begins", record.begins.clone()),

@@ -61,7 +61,7 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
                 },
                 Some(evaluation) => StatusLine {
                     step: name,
-                    state: format!("mR {:.2}", evaluation.mean_recall()),
+                    state: evaluation.quoted().in_words(),
                     rows: evaluation.recall.image_gallery as u64,
                     excluded: 0,
                     errors: 0,
@@ -79,9 +79,7 @@ async fn training_line(build: &Build, training: Training, seconds: Option<f64>) 
     let record = standing_record(build, training).await?;
     Ok(StatusLine {
         step: training.name(),
-        state: record
-            .as_ref()
-            .map_or("due".into(), |r| format!("best validation mR {:.2}", r.trained.best_validation_mean_recall)),
+        state: record.as_ref().map_or("due".into(), |r| r.trained.best_validation()),
         rows: record.as_ref().map_or(0, |r| r.trained.train_rows),
         excluded: 0,
         errors: 0,

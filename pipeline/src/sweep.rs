@@ -13,10 +13,11 @@ use stages::{Training, evaluate};
 use training::communicator::Solo;
 use training::recall::RecallReport;
 use workers::WorkerError;
-use workers::train::{Members, TableRows, TrainingRecord, fetch_result};
+use workers::train::{Members, TableRows, TrainingRecord, fetch_result, training_inputs};
 
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
+use crate::pair::pin;
 use crate::progress::Progress;
 use crate::run::standing_or_trained;
 use crate::trainings::training_state;
@@ -51,6 +52,8 @@ pub struct Point {
     pub value: f64,
     /// Best mean recall on the validation split: what is chosen by.
     pub validation_mean_recall: f64,
+    /// What guessing gives there; `None`: not known when the training was recorded.
+    pub validation_chance: Option<f64>,
     pub best_epoch: usize,
     pub seconds: f64,
 }
@@ -70,6 +73,9 @@ async fn trained(
     progress: &Progress,
 ) -> Result<(Build, TrainingRecord), WorkerError> {
     let mut build = Build::open_work(spec, stop.clone()).await?;
+    for artifact in training_inputs(&build.spec, Training::Pretrain) {
+        pin(&build, artifact).await?;
+    }
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let state = training_state(&build, Training::Pretrain, false).await?;
     let record = standing_or_trained(&build, Training::Pretrain, state, &mut Solo, progress).await?;
@@ -100,6 +106,7 @@ pub async fn sweep(
             points.push(Point {
                 value: value.parse().unwrap_or(f64::NAN),
                 validation_mean_recall: record.trained.best_validation_mean_recall,
+                validation_chance: record.trained.validation_chance,
                 best_epoch: record.trained.best_epoch,
                 seconds: record.trained.seconds,
             });

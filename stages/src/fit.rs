@@ -51,13 +51,16 @@ impl Fitting<'_> {
         let rank = self.ranks.rank();
         let mut curve = Curve::open(self.folder).map_err(|e| StageError::of(stage, &e))?;
         let steps_per_epoch = source.steps_per_epoch();
+        let mut validation_chance = None;
         let summary = trainer
             .fit(Fit {
                 ranks: self.ranks,
                 source,
                 validate: &mut |clip, _epoch, ranks| {
                     let encoder = Encoder { stage, clip, tokenizer, limits, average_over_turns: false };
-                    validation::mean_recall(&encoder, validation, ranks).map_err(Into::into)
+                    let recall = validation::recall(&encoder, validation, ranks)?;
+                    validation_chance = Some(recall.chance_mean_recall);
+                    Ok(recall.mean_recall)
                 },
                 folder: Some(self.folder),
                 execution: self.execution,
@@ -83,6 +86,7 @@ impl Fitting<'_> {
             epochs: summary.position.epoch,
             best_epoch: best.epoch,
             best_validation_mean_recall: best.metric,
+            validation_chance,
             samples: summary.position.samples,
             seconds: summary.seconds,
             wait_seconds: summary.wait_seconds,

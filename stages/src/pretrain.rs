@@ -25,6 +25,7 @@ use training::checkpoint::{self, Which};
 use training::communicator::Communicator;
 use training::contrastive::{Contrastive, Loss};
 use training::optimiser::AdamWSettings;
+use training::recall::beside_chance;
 use training::schedule::Schedule;
 use training::trainer::{Event, Execution, Settings, Trainer};
 
@@ -69,10 +70,20 @@ pub struct Trained {
     pub epochs: usize,
     pub best_epoch: usize,
     pub best_validation_mean_recall: f64,
+    /// The mR of guessing over the validation split; `None`: not known when the run was recorded.
+    #[serde(default)]
+    pub validation_chance: Option<f64>,
     pub samples: u64,
     pub seconds: f64,
     /// Seconds that the device waited for data.
     pub wait_seconds: f64,
+}
+
+impl Trained {
+    /// The best validation mR beside chance, in words.
+    pub fn best_validation(&self) -> String {
+        format!("best validation {}", beside_chance(self.best_validation_mean_recall, self.validation_chance))
+    }
 }
 
 /// A run to start or to go on with.

@@ -42,8 +42,11 @@ async fn settings_become_curves_and_segments_a_table() {
         assert_eq!((curve.country.as_str(), curve.points.len()), ("finland", 2));
         assert!(curve.points[0].value < curve.points[1].value, "{curve:?}");
         assert!(curve.points.iter().all(|point| (0.0..=100.0).contains(&point.validation_mean_recall)), "{curve:?}");
+        let chances: Vec<f64> = curve.points.iter().filter_map(|point| point.validation_chance).collect();
+        assert!(chances.len() == 2 && chances[0] > 0.0 && chances[0] == chances[1], "one validation split: {curve:?}");
         assert!(html.contains(&curve.field));
     }
+    assert!(html.contains("guessing"), "chance is a line of each chart");
     assert!(html.contains("<svg"));
     let again: Vec<Curve> = serde_json::from_value(told(&over, &spec, &page).0).unwrap();
     assert_eq!(again, curves, "what was trained stands");
@@ -54,5 +57,10 @@ async fn settings_become_curves_and_segments_a_table() {
     assert_eq!(lines[0].recall.image_gallery, lines[1].recall.image_gallery);
     assert_ne!(lines[0].model_digest, lines[1].model_digest, "learning from segments is another model");
     assert!(html.contains("finland"));
+    assert!(html.contains("chance"));
     assert_eq!(told(&["single-domain"], &spec, &page).0, table);
+    let printed = Command::new(urbancross()).arg("single-domain").arg(&spec).output().unwrap().stdout;
+    let quoted = lines[0].recall.exact.pessimistic.in_words();
+    assert!(String::from_utf8_lossy(&printed).starts_with(&quoted) && quoted.starts_with("mR "), "{quoted}");
+    assert!(quoted.contains(" (chance "), "{quoted}");
 }

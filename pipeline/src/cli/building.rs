@@ -8,7 +8,7 @@ use manifests::BuildSpec;
 use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
-use super::{RunArgs, SpecArgs, stop_flag};
+use super::{RunArgs, SpecArgs, figures, stop_flag};
 use crate::build::Build;
 use crate::clock::now;
 use crate::progress::Progress;
@@ -183,11 +183,15 @@ async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
 pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
     let builds = open_all(specs, set).await?;
     let progress = Progress::new(json);
+    // before hours may go into the others
+    for build in &builds {
+        crate::evaluate::finished(build).await?;
+    }
     let mut all = Vec::new();
     for model_of in &builds {
         for on in &builds {
             if model_of.spec.country == on.spec.country {
-                all.extend(crate::evaluate::stored(on).await?);
+                all.push(crate::evaluate::finished(on).await?);
             } else {
                 progress.note(&format!("model of {} on {}", model_of.spec.country, on.spec.country));
                 all.push(crate::evaluate::evaluate_across(model_of, on).await?);
@@ -216,17 +220,10 @@ async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) ->
 /// The result table. One line per evaluation begins with `mR`, for scripts.
 fn print_recall(all: &[Evaluation]) -> Result<()> {
     for e in all {
-        let r = &e.recall.exact.pessimistic;
         let home = if e.model_of == e.country { String::new() } else { format!(" by the model of {}", e.model_of) };
         say!(
-            "mR {:.2} i2t {:.2}/{:.2}/{:.2} t2i {:.2}/{:.2}/{:.2} on {}{home}, {} images, {} captions{}",
-            r.mean_recall,
-            r.i2t.at_1,
-            r.i2t.at_5,
-            r.i2t.at_10,
-            r.t2i.at_1,
-            r.t2i.at_5,
-            r.t2i.at_10,
+            "{} on {}{home}, {} images, {} captions{}",
+            figures(e.quoted()),
             e.country,
             e.recall.image_gallery,
             e.recall.caption_gallery,

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use manifests::BuildSpec;
 use stages::Training;
+use training::recall::beside_chance;
 use workers::WorkerError;
 
-use super::stop_flag;
-use crate::ablate::Ablation;
+use super::{figures, stop_flag};
+use crate::ablate::{Ablation, Difference, Variant, together, verdict_together};
 use crate::build::Build;
 use crate::clock::now;
 use crate::launch::{Job, side_by_side};
@@ -55,9 +56,9 @@ pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()>
         return Ok(());
     }
     for (when, tested) in [("before", &before), ("after", &after)] {
-        let [i1, i5, i10, t1, t5, t10, mean] = tested.recall.exact.pessimistic.figures();
         say!(
-            "{when:6} mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {}, {} images",
+            "{when:6} {} on {}, {} images",
+            figures(&tested.recall.exact.pessimistic),
             pair.target.spec.country,
             tested.recall.image_gallery
         );
@@ -90,13 +91,17 @@ pub(super) async fn ablate(
         say!("{}", serde_json::to_string_pretty(&ablations)?);
     } else {
         ablations.iter().try_for_each(print_ablation)?;
+        if let Some(lines) = together(&ablations) {
+            say!("all pairs together");
+            print_differences(lines.iter().map(|l| (l.variant, l.over_fine_tuning, l.over_joint_training)))?;
+            say!("{}", verdict_together(&lines));
+        }
     }
     if let Some(path) = report {
         let page = crate::page::ablation::make(&pairs, &ablations, &now()).await?;
         write_page(Some(path), || page)?;
     }
-    let short: Vec<String> = ablations.iter().flat_map(Ablation::shortfalls).collect();
-    if short.is_empty() { Ok(()) } else { Err(WorkerError::Broken(short.join("\n")).into()) }
+    Ok(())
 }
 
 pub(super) async fn sweep(
@@ -114,8 +119,8 @@ pub(super) async fn sweep(
         for curve in &curves {
             say!("{} of {}", curve.field, curve.country);
             for point in &curve.points {
-                let (value, recall) = (point.value, point.validation_mean_recall);
-                say!("  {value:>12}  validation mR {recall:6.2} in epoch {}", point.best_epoch + 1);
+                let recall = beside_chance(point.validation_mean_recall, point.validation_chance);
+                say!("  {:>12}  validation {recall} in epoch {}", point.value, point.best_epoch + 1);
             }
         }
     }
@@ -133,13 +138,9 @@ pub(super) async fn single_domain(
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         for line in &lines {
-            let [i1, i5, i10, t1, t5, t10, mean] = line.recall.exact.pessimistic.figures();
             let from = if line.with_segments { "with segments" } else { "without segments" };
-            say!(
-                "mR {mean:.2} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2} on {} {from}, {} images",
-                line.country,
-                line.recall.image_gallery
-            );
+            let figures = figures(&line.recall.exact.pessimistic);
+            say!("{figures} on {} {from}, {} images", line.country, line.recall.image_gallery);
         }
     }
     write_page(report, || crate::page::sweep::single_domain(&lines, &now()))
@@ -156,19 +157,31 @@ fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()
 fn print_ablation(ablation: &Ablation) -> Result<()> {
     let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
     say!("{} ({runs} seeds, mean ± standard deviation, percent)", ablation.pair);
-    say!(
-        "{:14} {}",
-        "",
-        ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "mR"].map(|n| format!("{n:>14}")).concat()
-    );
+    let mean_recall = ablation.chance().map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"));
+    let names = ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10"].map(|n| format!("{n:>14}")).concat();
+    say!("{:14} {names}{mean_recall:>20}", "");
     for line in &ablation.lines {
-        let cells = line.figures().map(|f| format!("{:>14}", format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
+        let mut cells =
+            line.figures().map(|f| format!("{:>14}", format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
+        cells[6] = format!("{:>20}", cells[6]);
         say!("{:14} {}", line.variant.words(), cells.concat());
     }
-    say!("full adaptation over none: {:+.1} %", ablation.gain_percent());
-    let compared = ablation.compared();
-    if !compared.is_empty() {
-        say!("in points of mR, seed by seed, with the standard error: {}", compared.join(", "));
+    print_differences(ablation.lines.iter().map(|l| (l.variant, l.over_fine_tuning, l.over_joint_training)))?;
+    say!("{}", ablation.verdict());
+    Ok(())
+}
+
+/// Differences of each variant to both controls, where there are seeds enough for any.
+fn print_differences(lines: impl Iterator<Item = (Variant, Option<Difference>, Option<Difference>)>) -> Result<()> {
+    let lines: Vec<_> = lines.filter(|(_, tuned, joint)| tuned.is_some() || joint.is_some()).collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    say!("differences in points of mR, seed by seed, ± standard error");
+    say!("{:14} {:>20}{:>20}", "", "over fine-tuning", "over joint training");
+    for (variant, tuned, joint) in lines {
+        let cells = [tuned, joint].map(|d| format!("{:>20}", d.map_or("-".into(), |d| d.to_string())));
+        say!("{:14} {}", variant.words(), cells.concat());
     }
     Ok(())
 }

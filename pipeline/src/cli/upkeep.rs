@@ -10,6 +10,7 @@ use workers::tables::Tables;
 use workers::upkeep::{gc, verify};
 
 use crate::progress::Progress;
+use crate::say;
 
 pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<()> {
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
@@ -22,11 +23,11 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
     })
     .await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&faults)?);
+        say!("{}", serde_json::to_string_pretty(&faults)?);
     } else {
-        println!("{files} parts of {} with {bytes} bytes looked at, {} faults", spec.country, faults.len());
+        say!("{files} parts of {} with {bytes} bytes looked at, {} faults", spec.country, faults.len());
         for fault in &faults {
-            println!("  {} ({} rows): {}", fault.file, fault.rows, fault.why);
+            say!("  {} ({} rows): {}", fault.file, fault.rows, fault.why);
         }
     }
     if faults.is_empty() {
@@ -47,15 +48,15 @@ pub(super) async fn gc(spec: BuildSpec, delete: bool, keep_days: f64, json: bool
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     let cleared = gc::gc(&work, &Tables::new(&work), &spec.country, gc::Retention { keep, delete }).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&cleared)?);
+        say!("{}", serde_json::to_string_pretty(&cleared)?);
         return Ok(());
     }
     let verb = if delete { "deleted" } else { "would be deleted (--delete does it)" };
     for (kind, cleared) in &cleared {
-        println!("{:12} {:>8} objects, {:>12} bytes {verb}", kind, cleared.objects, cleared.bytes);
+        say!("{:12} {:>8} objects, {:>12} bytes {verb}", kind, cleared.objects, cleared.bytes);
     }
     if cleared.is_empty() {
-        println!("nothing of {} is older than {keep_days} days and unneeded", spec.country);
+        say!("nothing of {} is older than {keep_days} days and unneeded", spec.country);
     }
     Ok(())
 }

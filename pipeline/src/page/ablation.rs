@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use report::{Best, Block, Cell, Column, Level, Report, Retrieval, Section, Table};
+use report::{Align, Block, Cell, Column, Level, Report, Retrieval, Section, Table};
 use stages::evaluate;
 use workers::WorkerError;
 
 use super::FIGURES;
 use super::pictures::{panel, thumbnails};
-use crate::ablate::{Ablation, Line, Variant};
+use crate::ablate::{Ablation, Difference, Line, Spread, Together, Variant, together, verdict_together};
 use crate::evaluate::protocol;
 use crate::pair::Pair;
 
@@ -18,8 +18,15 @@ const NARROW: char = '\u{202f}';
 /// Makes the page of some ablations.
 pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) -> Result<String, WorkerError> {
     let mut sections = Vec::new();
+    if let Some(lines) = together(ablations) {
+        let chances: Option<Vec<f64>> = ablations.iter().map(Ablation::chance).collect();
+        let mean = chances.map(|chances| chances.iter().sum::<f64>() / chances.len() as f64);
+        sections.push(together_section(&lines, mean));
+    }
     for (pair, ablation) in pairs.iter().zip(ablations) {
-        let mut blocks = vec![Block::Table(table(ablation)), parts(pair), verdict(ablation)];
+        let mut blocks = vec![Block::Table(differences(ablation))];
+        blocks.extend(verdicts(ablation));
+        blocks.extend([Block::Table(recalls(ablation)), parts(pair)]);
         blocks.push(before_and_after(pair, ablation).await?);
         sections.push(Section {
             id: ablation.pair.clone(),
@@ -38,30 +45,43 @@ pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) ->
     }))
 }
 
-fn table(ablation: &Ablation) -> Table {
-    let mut columns = vec![Column::text("variant")];
-    columns.extend(FIGURES[..6].iter().map(|name| Column::text(*name)));
-    columns.push(Column { best: Some(Best::Highest), ..Column::number("mR").decimals(2) });
+/// What is to be judged: mR over seeds, and how far it is from both controls.
+fn differences(ablation: &Ablation) -> Table {
+    let mut columns = vec![Column::text("variant"), mean_recall_column(ablation.chance())];
     columns.push(Column::number("±").decimals(2));
+    columns.extend(difference_columns());
     let row = |line: &Line| {
-        let figures = line.figures();
-        let mut row = vec![Cell::Text(line.variant.words().into())];
-        row.extend(
-            figures[..6]
-                .iter()
-                .map(|f| Cell::Text(format!("{:.2}{NARROW}±{NARROW}{:.2}", f.mean, f.standard_deviation))),
-        );
-        row.extend([Cell::Number(figures[6].mean), Cell::Number(figures[6].standard_deviation)]);
+        let Spread { mean, standard_deviation } = line.mean_recall();
+        let mut row = vec![Cell::from(line.variant.words()), Cell::from(mean), Cell::from(standard_deviation)];
+        row.extend([difference(line.over_fine_tuning), difference(line.over_joint_training)]);
         row
     };
     let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
-    let gallery = ablation.lines.first().and_then(|line| line.runs.first()).map_or(0, |run| run.recall.image_gallery);
     Table {
         caption: format!(
-            "Recall in percent over {gallery} images, mean ± standard deviation of {runs} seeds. SS: choice of source \
-             pairs by similarity; CL: from easy to hard; AT: the adversary. Fine-tuning learns from the same labelled \
-             target pairs, by the same loss, for the same number of steps."
+            "mR in percent, mean ± standard deviation of {runs} seeds, and differences in points, seed by seed, with their \
+             standard error. w/o SS: source pairs at random and of one weight; w/o CL: the most similar ones in every \
+             epoch; w/o AT: no adversary. Two controls learn from the same labelled target pairs, by the same loss, for \
+             the same number of steps: fine-tuning from them alone, joint training also from source pairs at random, \
+             without any part of the method."
         ),
+        columns,
+        rows: ablation.lines.iter().map(row).collect(),
+    }
+}
+
+/// The six recalls behind each mR.
+fn recalls(ablation: &Ablation) -> Table {
+    let mut columns = vec![Column::text("variant")];
+    columns.extend(FIGURES[..6].iter().map(|name| Column::text(*name)));
+    let row = |line: &Line| {
+        let figures = line.figures();
+        let spreads = figures[..6].iter().map(|f| narrow(&format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
+        std::iter::once(line.variant.words().to_owned()).chain(spreads).map(Cell::Text).collect()
+    };
+    let gallery = ablation.lines.first().and_then(|line| line.runs.first()).map_or(0, |run| run.recall.image_gallery);
+    Table {
+        caption: format!("Recall in percent over {gallery} images, mean ± standard deviation."),
         columns,
         rows: ablation.lines.iter().map(row).collect(),
     }
@@ -72,19 +92,55 @@ fn parts(pair: &Pair) -> Block {
     Block::Note { level: Level::Info, text: format!("Target rows: {}.", parts.join(", ")) }
 }
 
-fn verdict(ablation: &Ablation) -> Block {
-    let mut words = format!("Full adaptation changes mean recall by {:+.1} % over none.", ablation.gain_percent());
-    let compared = ablation.compared();
-    if !compared.is_empty() {
-        let compared = compared.join(", ").replace(" ± ", &format!("{NARROW}±{NARROW}"));
-        words.push_str(&format!(" In points, seed by seed, with the standard error: {compared}."));
+/// What the figures say of the method, and of which models they say nothing.
+fn verdicts(ablation: &Ablation) -> Vec<Block> {
+    let mut blocks = vec![Block::Note { level: Level::Info, text: narrow(&ablation.verdict()) }];
+    let guessing: Vec<&str> = ablation.no_better_than_chance().into_iter().map(Variant::words).collect();
+    if !guessing.is_empty() {
+        let text = format!("No better than guessing: {}. A gain over that says nothing.", guessing.join(", "));
+        blocks.push(Block::Note { level: Level::Warning, text });
     }
-    let short = ablation.shortfalls();
-    for short in &short {
-        words.push_str(&format!(" Short of the target: {short}."));
+    blocks
+}
+
+/// All pairs in one table.
+fn together_section(lines: &[Together], chance: Option<f64>) -> Section {
+    let mut columns = vec![Column::text("variant"), mean_recall_column(chance)];
+    columns.extend(difference_columns());
+    let row = |line: &Together| {
+        let mut row = vec![Cell::from(line.variant.words()), Cell::from(line.mean_recall)];
+        row.extend([difference(line.over_fine_tuning), difference(line.over_joint_training)]);
+        row
+    };
+    let table = Table {
+        caption: "Mean over the pairs, and mean differences in points with their standard error.".into(),
+        columns,
+        rows: lines.iter().map(row).collect(),
+    };
+    let verdict = Block::Note { level: Level::Info, text: narrow(&verdict_together(lines)) };
+    Section {
+        id: "together".into(),
+        title: "All pairs together".into(),
+        lead: String::new(),
+        blocks: vec![Block::Table(table), verdict],
     }
-    let level = if short.is_empty() { Level::Info } else { Level::Warning };
-    Block::Note { level, text: words }
+}
+
+/// Chance is one for all models of a pair, so that it stands in the head.
+fn mean_recall_column(chance: Option<f64>) -> Column {
+    Column::number(chance.map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"))).decimals(2)
+}
+
+fn difference_columns() -> [Column; 2] {
+    ["over fine-tuning", "over joint training"].map(|name| Column { align: Align::Right, ..Column::text(name) })
+}
+
+fn difference(difference: Option<Difference>) -> Cell {
+    difference.map(|difference| narrow(&difference.to_string())).into()
+}
+
+fn narrow(words: &str) -> String {
+    words.replace(" ± ", &format!("{NARROW}±{NARROW}"))
 }
 
 /// Text queries whose right answer rose or fell most, by the first seed's model.

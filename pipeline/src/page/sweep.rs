@@ -1,7 +1,8 @@
 //! The report of a sweep, and of trainings with and without segments.
 
-use report::{Best, Block, Cell, Column, LineChart, Report, Section, Series, Table};
+use report::{Best, Block, Cell, Column, LineChart, Report, Section, Table};
 
+use super::chance::{chance, chance_column, no_better_than_chance, validated_no_better, validation_series};
 use super::{figure_columns, figures};
 use crate::sweep::{Curve, SingleDomain};
 
@@ -20,18 +21,22 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
             // values that lie decades apart
             x_log: least > 0.0 && most >= 5.0 * least,
             y_log: false,
-            series: vec![Series {
-                name: "validation".into(),
-                points: curve.points.iter().map(|point| (point.value, point.validation_mean_recall)).collect(),
-            }],
+            series: validation_series(
+                curve.points.iter().map(|point| (point.value, point.validation_mean_recall)),
+                curve.points.iter().filter_map(|point| Some((point.value, point.validation_chance?))),
+            ),
             best: Some(Best::Highest),
         })
+    });
+    let trainings = curves.iter().flat_map(|curve| curve.points.iter().map(move |point| (curve, point)));
+    let trainings = trainings.map(|(curve, point)| {
+        (format!("{} = {}", curve.field, point.value), point.validation_mean_recall, point.validation_chance)
     });
     let section = Section {
         id: "sweep".into(),
         title: "One setting moved, the others as in the spec".into(),
         lead: "Settings are chosen on the validation split; the test split plays no part.".into(),
-        blocks: charts.collect(),
+        blocks: charts.chain(validated_no_better(trainings)).collect(),
     };
     page("Hyper-parameters", vec![section], generated_at)
 }
@@ -40,12 +45,12 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
 pub fn single_domain(lines: &[SingleDomain], generated_at: &str) -> String {
     let mut columns = vec![Column::text("country"), Column::text("learns from")];
     columns.extend(figure_columns());
-    columns.push(Column::number("images").decimals(0));
+    columns.extend([chance_column(), Column::number("images").decimals(0)]);
     let rows = lines.iter().map(|line| {
         let from = if line.with_segments { "images and segments" } else { "images" };
         let mut row = vec![Cell::Text(line.country.clone()), Cell::Text(from.into())];
         row.extend(figures(&line.recall.exact.pessimistic));
-        row.push(Cell::Number(line.recall.image_gallery as f64));
+        row.extend([chance(&line.recall.exact.pessimistic), Cell::Number(line.recall.image_gallery as f64)]);
         row
     });
     let table = Table {
@@ -57,7 +62,11 @@ pub fn single_domain(lines: &[SingleDomain], generated_at: &str) -> String {
         id: "single-domain".into(),
         title: "Within a country, with and without segments".into(),
         lead: String::new(),
-        blocks: vec![Block::Table(table)],
+        blocks: [
+            vec![Block::Table(table)],
+            lines.iter().filter_map(|line| no_better_than_chance(&line.country, &line.recall)).collect(),
+        ]
+        .concat(),
     };
     page("What segments are worth", vec![section], generated_at)
 }

@@ -3,19 +3,19 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use training::communicator::Communicator;
-use training::recall::Protocol;
+use training::recall::{BothWays, Protocol};
 
 use super::rows::TrainRows;
 use crate::embed_rows::Encoder;
 use crate::evaluate::{EvaluatedRow, recall_of};
 use crate::stage::StageError;
 
-/// Mean recall (percent, ties lost) over a whole split.
-pub(crate) fn mean_recall(
+/// Recall over a whole split, exact pairs, ties lost.
+pub(crate) fn recall(
     encoder: &Encoder<'_>,
     rows: &mut dyn TrainRows,
     ranks: &mut dyn Communicator,
-) -> Result<f64, StageError> {
+) -> Result<BothWays, StageError> {
     let compute = |why: String| StageError::Compute { stage: encoder.stage, why };
     let mut evaluated = Vec::new();
     let filled: Vec<usize> = (0..rows.groups().len()).filter(|&group| rows.groups()[group] > 0).collect();
@@ -31,8 +31,7 @@ pub(crate) fn mean_recall(
             evaluated.extend(unpack(&bytes).map_err(compute)?);
         }
     }
-    let report = recall_of(&evaluated, Protocol::Standard)?.report;
-    Ok(report.exact.pessimistic.mean_recall)
+    Ok(recall_of(&evaluated, Protocol::Standard)?.report.exact.pessimistic)
 }
 
 /// The texts of an embedded row; its vectors follow all of them as plain numbers.

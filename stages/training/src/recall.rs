@@ -10,6 +10,7 @@
 //! The minimum over own captions is reached by the best-scored one (every count falls as the score rises),
 //! so one threshold per query is enough and all counts of both directions come from one pass over S.
 
+mod chance;
 mod positives;
 mod product;
 mod report;
@@ -18,9 +19,12 @@ mod tally;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use chance::Chance;
 use positives::{Layout, Positives};
 use product::{TILE, TileProduct};
-pub use report::{BothWays, Figures, OTHER_TIES_BOUND_POINTS, Recall, RecallReport, TieShares};
+pub use report::{
+    BothWays, Figures, OTHER_TIES_BOUND_POINTS, Recall, RecallReport, TieShares, beside_chance, exceeds_chance,
+};
 pub use tally::Rank;
 use tally::{Best, Counts};
 
@@ -92,12 +96,14 @@ pub fn evaluate(gallery: &Gallery, protocol: Protocol, block_rows: usize) -> Res
         Protocol::Standard => vec![layout.own_pairs()],
         Protocol::Dedup => vec![grouped],
     };
-    let mut ranks = rank_all(gallery, &layout, &relations, block_rows);
+    let ranks = rank_all(gallery, &layout, &relations, block_rows);
+    let chances = relations.iter().map(|relation| Chance::of(&layout, relation));
+    let mut judged: Vec<(QueryRanks, Chance)> = ranks.into_iter().zip(chances).collect();
     // Without twins a caption's group is the pair itself; under `dedup` there is only one relation.
-    let group = (ranks.len() == 2).then(|| ranks.remove(1));
-    let exact = ranks.remove(0);
+    let group = (judged.len() == 2).then(|| judged.remove(1));
+    let exact = judged.remove(0);
     let report = RecallReport::new(protocol, &layout, &exact, group.as_ref().unwrap_or(&exact));
-    Ok(Outcome { report, ranks: exact })
+    Ok(Outcome { report, ranks: exact.0 })
 }
 
 /// Ranks under each relation, from one pass for the best positive scores and one for the counts.

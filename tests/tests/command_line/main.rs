@@ -214,3 +214,35 @@ fn what_to_do_is_said_once() {
     let said = ends(&call(&[&["plan", spec][..], &away].concat()), 75);
     assert_eq!(said.matches("what is done stays done: run the same command again").count(), 1, "{said}");
 }
+
+/// A page of nothing looks like a result.
+#[test]
+fn what_is_not_built_has_no_report_and_no_figures() {
+    let world = World::new(8);
+    let (path, page) = (world.path("spec.toml"), world.path("page.html"));
+    std::fs::write(&path, world.spec_text("work")).unwrap();
+    let (spec, page) = (path.to_str().unwrap(), page.to_str().unwrap());
+    let refused = |args: &[&str]| {
+        let output = call(args);
+        assert_eq!(output.status.code(), Some(65), "{args:?}: {}", said(&output));
+        let told = said(&output);
+        let words = ["run its build first", "there is no work store"];
+        assert!(words.iter().any(|w| told.contains(w)), "{args:?}: {told}");
+        assert!(output.stdout.is_empty() && !std::path::Path::new(page).exists(), "{args:?}");
+    };
+    let report = ["report", spec, "-o", page];
+    let evaluate = ["evaluate", spec, "--report", page];
+    let sweep = ["sweep", spec, "--over", "pretrain.epochs=1", "--report", page];
+    let single_domain = ["single-domain", spec, "--report", page];
+    for args in [&report[..], &evaluate, &sweep, &single_domain] {
+        refused(args);
+    }
+    // a part of a build is worth a look, if the page says what it lacks
+    let output = call(&["run", spec, "--until", "captions"]);
+    assert!(output.status.success(), "{}", said(&output));
+    refused(&evaluate);
+    let output = call(&report);
+    assert!(output.status.success(), "{}", said(&output));
+    let shown = std::fs::read_to_string(page).unwrap();
+    assert!(shown.contains("Not there yet: segments, bootstrap, ") && shown.contains("evaluate. Run the build"));
+}

@@ -94,7 +94,8 @@ pub enum Sampler {
     /// The adaptive curriculum source sampler: by similarity to the targets of the batch.
     #[default]
     Acss,
-    /// As many as the curriculum takes, drawn at random (the paper's ablation "w/o SS").
+    /// As many as the curriculum takes, drawn at random. The paper's ablation "w/o SS" also has
+    /// [`WeightsOf::Uniform`]: the weights of Eq. 10 are of W2, which the sampler makes.
     Random,
 }
 
@@ -119,10 +120,11 @@ pub enum Curriculum {
     Bands,
     /// Ranks [0, (k + 1) T): the released code's.
     Cumulative,
-    /// Ranks [0, T) in every epoch: the released code's other form.
+    /// Ranks [0, T) in every epoch: the released code's other form, and the paper's ablation "w/o CL", which still
+    /// samples by similarity.
     Easiest,
-    /// The first T of the batch in data order, which the data's shuffle has made a random choice (the paper's ablation
-    /// "w/o CL"; T of them, so that numbers stay comparable).
+    /// The first T of the batch in data order, which the data's shuffle has made a random choice: similarity plays no
+    /// part but in the weights.
     None,
 }
 
@@ -173,7 +175,7 @@ pub enum Adversary {
     /// Both minimise the same: the encoders help the discriminator to tell the domains apart. No game; the released
     /// code's, which hands everything to one optimiser.
     Joint,
-    /// None (the paper's ablation "w/o AT").
+    /// None: the paper's ablation "w/o AT".
     Off,
 }
 

@@ -26,6 +26,10 @@ impl Lists {
         Self { starts, values: pairs.into_iter().map(|(_, value)| value).collect() }
     }
 
+    fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     fn get(&self, list: u32) -> &[u32] {
         let list = list as usize;
         &self.values[self.starts[list] as usize..self.starts[list + 1] as usize]
@@ -42,9 +46,9 @@ pub(super) struct Layout {
     /// Row of S of each column's own image.
     own_row: Vec<u32>,
     /// Equal for byte-equal images, counted from 0.
-    row_class: Vec<u32>,
+    pub(super) row_class: Vec<u32>,
     /// Equal for equal captions, counted from 0.
-    column_class: Vec<u32>,
+    pub(super) column_class: Vec<u32>,
     /// Caption classes of each row's own captions.
     own_classes: Lists,
     pub(super) distinct_images: usize,
@@ -163,6 +167,24 @@ impl Positives {
             let from = columns.partition_point(|&column| (column as usize) < start);
             columns[from..].iter().map(|&column| column as usize).take_while(move |&column| column < end)
         })
+    }
+
+    /// Positive columns of each row, and how many rows that stands for.
+    pub(super) fn columns_of_rows(&self) -> impl Iterator<Item = (Vec<u32>, usize)> {
+        let rows = 0..self.labels_of_row.len() as u32;
+        rows.map(|row| {
+            let labels = self.labels_of_row.get(row).iter();
+            (labels.flat_map(|&label| self.columns_of_label.get(label)).copied().collect(), 1)
+        })
+    }
+
+    /// Positive rows of the columns of each label, and how many columns these are.
+    pub(super) fn rows_of_columns(&self) -> impl Iterator<Item = (Vec<u32>, usize)> {
+        let labels = self.columns_of_label.len();
+        let rows = 0..self.labels_of_row.len() as u32;
+        let pairs = rows.flat_map(|row| self.labels_of_row.get(row).iter().map(move |&label| (label, row))).collect();
+        let rows_of_label = Lists::new(labels, pairs);
+        (0..labels as u32).map(move |label| (rows_of_label.get(label).to_vec(), self.columns_of_label.get(label).len()))
     }
 
     /// Whether the tile of S holds any positive pair.

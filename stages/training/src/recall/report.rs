@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::chance::Chance;
 use super::positives::Layout;
 use super::tally::Rank;
 use super::{Protocol, QueryRanks};
@@ -31,13 +32,36 @@ pub struct BothWays {
     pub t2i: Recall,
     /// Mean of the six recalls (mR).
     pub mean_recall: f64,
+    /// The mR to expect of a model that guesses, over the same queries and by the same reading of ties.
+    pub chance_mean_recall: f64,
+}
+
+/// Whether a mean recall is above that of guessing. Both are quoted to hundredths: a lead that does not show is none.
+pub fn exceeds_chance(mean_recall: f64, chance: f64) -> bool {
+    mean_recall - chance >= 0.005
+}
+
+/// A mean recall as it is quoted: `mR 54.00 (chance 63.70)`. Training records made before chance was known have none.
+pub fn beside_chance(mean_recall: f64, chance: Option<f64>) -> String {
+    let chance = chance.map_or(String::new(), |chance| format!(" (chance {chance:.2})"));
+    format!("mR {mean_recall:.2}{chance}")
 }
 
 impl BothWays {
     /// The seven figures of a result table: R@1, 5, 10 of images querying captions, of captions querying images, mR.
     pub fn figures(&self) -> [f64; 7] {
-        let Self { i2t, t2i, mean_recall } = self;
+        let Self { i2t, t2i, mean_recall, .. } = self;
         [i2t.at_1, i2t.at_5, i2t.at_10, t2i.at_1, t2i.at_5, t2i.at_10, *mean_recall]
+    }
+
+    /// mR beside chance, in words.
+    pub fn in_words(&self) -> String {
+        beside_chance(self.mean_recall, Some(self.chance_mean_recall))
+    }
+
+    /// Whether the mR is above that of guessing.
+    pub fn exceeds_chance(&self) -> bool {
+        exceeds_chance(self.mean_recall, self.chance_mean_recall)
     }
 }
 
@@ -91,7 +115,13 @@ pub struct RecallReport {
 }
 
 impl RecallReport {
-    pub(super) fn new(protocol: Protocol, layout: &Layout, exact: &QueryRanks, group: &QueryRanks) -> Self {
+    /// `exact` and `group`: the ranks under each relation, and what guessing scores there.
+    pub(super) fn new(
+        protocol: Protocol,
+        layout: &Layout,
+        (exact, exact_chance): &(QueryRanks, Chance),
+        (group, group_chance): &(QueryRanks, Chance),
+    ) -> Self {
         Self {
             protocol,
             image_gallery: layout.rows.len(),
@@ -100,8 +130,8 @@ impl RecallReport {
             caption_queries: exact.captions.len(),
             distinct_images: layout.distinct_images,
             distinct_captions: layout.distinct_captions,
-            exact: Figures::new(exact),
-            group: Figures::new(group),
+            exact: Figures::new(exact, *exact_chance),
+            group: Figures::new(group, *group_chance),
             i2t_ties: TieShares::new(&exact.images),
             t2i_ties: TieShares::new(&exact.captions),
         }
@@ -114,19 +144,19 @@ impl RecallReport {
 }
 
 impl Figures {
-    fn new(ranks: &QueryRanks) -> Self {
+    fn new(ranks: &QueryRanks, chance: Chance) -> Self {
         Self {
-            optimistic: BothWays::new(ranks, Rank::optimistic),
-            pessimistic: BothWays::new(ranks, Rank::pessimistic),
+            optimistic: BothWays::new(ranks, Rank::optimistic, chance.optimistic),
+            pessimistic: BothWays::new(ranks, Rank::pessimistic, chance.pessimistic),
         }
     }
 }
 
 impl BothWays {
-    fn new(ranks: &QueryRanks, reading: fn(Rank) -> u32) -> Self {
+    fn new(ranks: &QueryRanks, reading: fn(Rank) -> u32, chance_mean_recall: f64) -> Self {
         let (i2t, t2i) = (Recall::new(&ranks.images, reading), Recall::new(&ranks.captions, reading));
         let mean_recall = [i2t, t2i].iter().map(|r| r.at_1 + r.at_5 + r.at_10).sum::<f64>() / 6.0;
-        Self { i2t, t2i, mean_recall }
+        Self { i2t, t2i, mean_recall, chance_mean_recall }
     }
 }
 

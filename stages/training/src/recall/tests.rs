@@ -193,6 +193,89 @@ fn twins_tie_to_the_last_bit_wherever_they_lie() {
 }
 
 #[test]
+fn chance_is_the_mean_over_models_that_guess() {
+    // Vectors drawn anew for every distinct image and caption rank them in an order drawn at random.
+    let keys = grid(30, 70, 5);
+    for protocol in [Protocol::Standard, Protocol::Dedup] {
+        let figures: Vec<[BothWays; 4]> = (0..400)
+            .map(|draw| {
+                let guess = guessing(&keys, draw);
+                let report = evaluate(&guess.gallery(), protocol, DEFAULT_BLOCK_ROWS).unwrap().report;
+                [report.exact.pessimistic, report.exact.optimistic, report.group.pessimistic, report.group.optimistic]
+            })
+            .collect();
+        for at in 0..4 {
+            let recalls: Vec<f64> = figures.iter().map(|figures| figures[at].mean_recall).collect();
+            let mean = recalls.iter().sum::<f64>() / recalls.len() as f64;
+            let variance = recalls.iter().map(|recall| (recall - mean).powi(2)).sum::<f64>() / recalls.len() as f64;
+            let error = (variance / recalls.len() as f64).sqrt();
+            let chance = figures[0][at].chance_mean_recall;
+            assert!(
+                error < 0.3 && (mean - chance).abs() < 3.0 * error,
+                "{protocol:?} {at}: {mean} ± {error}, {chance}"
+            );
+            assert!(figures.iter().all(|figures| figures[at].chance_mean_recall == chance), "no matter of scores");
+        }
+    }
+}
+
+/// The same images and captions with vectors that say nothing.
+fn guessing(of: &Owned, seed: u64) -> Owned {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let dim = 24;
+    let mut embed = |keys: &[u64]| {
+        let mut of_key = std::collections::BTreeMap::new();
+        let rows = keys.iter().flat_map(|&key| {
+            let drawn = of_key.entry(key).or_insert_with(|| {
+                let row: Vec<f32> = (0..dim).map(|_| rng.random::<f32>() - 0.5).collect();
+                let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+                row.into_iter().map(|v| v / norm).collect::<Vec<f32>>()
+            });
+            drawn.clone()
+        });
+        rows.collect::<Vec<f32>>()
+    };
+    let (image_nd, text_md) = (embed(&of.image_keys_n), embed(&of.caption_keys_m));
+    let Owned { own_image_m, image_keys_n, caption_keys_m, .. } = of;
+    Owned {
+        image_nd,
+        text_md,
+        dim,
+        own_image_m: own_image_m.clone(),
+        image_keys_n: image_keys_n.clone(),
+        caption_keys_m: caption_keys_m.clone(),
+    }
+}
+
+#[test]
+fn a_small_gallery_is_half_won_by_guessing() {
+    // ten images with a caption each: R@1 0.1, R@5 0.5, R@10 1, both ways
+    let data = Owned {
+        image_nd: [1.0, 0.0].repeat(10),
+        text_md: [1.0, 0.0].repeat(10),
+        dim: 2,
+        own_image_m: (0..10).collect(),
+        image_keys_n: (0..10).collect(),
+        caption_keys_m: (0..10).collect(),
+    };
+    let lost = evaluate(&data.gallery(), Protocol::Standard, 8).unwrap().report.exact.pessimistic;
+    assert_eq!(lost.in_words(), "mR 33.33 (chance 53.33)");
+    assert!(!lost.exceeds_chance());
+    // a single pair is always found
+    let one = Owned {
+        image_nd: vec![1.0, 0.0],
+        text_md: vec![1.0, 0.0],
+        own_image_m: vec![0],
+        image_keys_n: vec![0],
+        caption_keys_m: vec![0],
+        ..data
+    };
+    let found = evaluate(&one.gallery(), Protocol::Standard, 8).unwrap().report.exact.pessimistic;
+    assert_eq!(found.in_words(), "mR 100.00 (chance 100.00)");
+    assert!(!found.exceeds_chance());
+}
+
+#[test]
 fn images_without_captions_are_distractors_only() {
     let data = Owned {
         image_nd: vec![1.0, 0.0, 0.0, 1.0, 0.8, 0.6],

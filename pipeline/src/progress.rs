@@ -142,6 +142,26 @@ struct EpochSoFar {
     wait_seconds: f64,
 }
 
+impl EpochSoFar {
+    /// The mean loss in words; nothing where a run went on behind the last step of an epoch: there is none then.
+    fn mean_loss(&self) -> String {
+        match self.steps {
+            0 => String::new(),
+            steps => format!("loss {:.3}, ", self.loss / steps as f64),
+        }
+    }
+
+    /// A device that waits is the loader's fault, and the log must say so; a tenth of the time is noise.
+    fn waited(&self) -> String {
+        let Self { seconds, wait_seconds, .. } = self;
+        if *wait_seconds > 0.1 * seconds {
+            format!(", waited {wait_seconds:.1} of {seconds:.1} s for data")
+        } else {
+            String::new()
+        }
+    }
+}
+
 /// Progress of a training.
 pub struct TrainingBar<'p> {
     progress: &'p Progress,
@@ -171,24 +191,19 @@ impl TrainingBar<'_> {
             }
             Event::Saved => {}
             Event::EpochEnd(end) => {
-                let EpochSoFar { loss, steps, seconds, wait_seconds } = std::mem::take(&mut *epoch);
-                let mean = loss / steps.max(1) as f64;
-                // a device that waits is the loader's fault, and the log must say so; a tenth of the time is noise
-                let waited = if wait_seconds > 0.1 * seconds {
-                    format!(", waited {wait_seconds:.1} of {seconds:.1} s for data")
-                } else {
-                    String::new()
-                };
+                let epoch = std::mem::take(&mut *epoch);
                 self.bar.set_position(end.epoch as u64 + 1);
                 self.bar.suspend(|| {
                     self.progress.note(&format!(
-                        "{:18} epoch {}/{}: loss {mean:.3}, validation mR {:.2} (best {:.2} in epoch {}){waited}",
+                        "{:18} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}",
                         self.name,
                         end.epoch + 1,
                         self.epochs,
+                        epoch.mean_loss(),
                         end.metric,
                         end.best.metric,
                         end.best.epoch + 1,
+                        epoch.waited(),
                     ));
                 });
             }
@@ -219,5 +234,14 @@ mod tests {
     fn rates_are_short() {
         assert_eq!(rate(40.075_726_953_852), "40.1/s");
         assert_eq!(rate(12_345.678), "12346/s");
+    }
+
+    #[test]
+    fn an_epoch_without_a_step_has_no_loss() {
+        let none = EpochSoFar::default();
+        assert_eq!((none.mean_loss(), none.waited()), (String::new(), String::new()));
+        let some = EpochSoFar { loss: 5.0, steps: 2, seconds: 10.0, wait_seconds: 2.0 };
+        assert_eq!(some.mean_loss(), "loss 2.500, ");
+        assert_eq!(some.waited(), ", waited 2.0 of 10.0 s for data");
     }
 }

@@ -14,7 +14,7 @@ use training::batch::BatchSource;
 use training::communicator::Communicator;
 use training::trainer::{self, Event, Trainer};
 
-use crate::device::{device, dtype};
+use crate::device::{arithmetic, device, dtype};
 use crate::embed_rows::Encoder;
 use crate::fit::{Fitting, rows_of};
 use crate::image_embeddings::mean_direction;
@@ -72,7 +72,7 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
     let mut value = serde_json::json!({
         "adapt": pair.adapt,
         "ratio": pair.ratio,
-        "precision": source.model.precision,
+        "precision": arithmetic(source),
         "average_over_turns": source.evaluate.average_over_turns,
         "shuffle_window_row_groups": source.pretrain.shuffle_window_row_groups,
     });
@@ -85,6 +85,12 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
 pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let failed = |e: training::Error| StageError::of(NAME, &e);
     let (spec, method) = (&run.pair.adapt, settings(run.pair)?);
+    let train_rows = rows_of(run.target);
+    let place = (run.ranks.rank(), run.ranks.world_size());
+    let sources =
+        ("adapt.batch x adapt.method.sources_per_target", spec.batch.saturating_mul(method.sources_per_target));
+    check_batch(NAME, ("adapt.batch", spec.batch), ("the target's labelled part", train_rows), place.1)?;
+    check_batch(NAME, sources, ("the source's train split", rows_of(run.source)), place.1)?;
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(NAME, &e))?;
     let configuration = |why: String| StageError::Configuration { stage: NAME, why };
     let (device, dtype) = (device(NAME, run.source_spec)?, dtype(run.source_spec));
@@ -92,9 +98,6 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         .map_err(|e| configuration(format!("model {}: {e}", run.checkpoint.display())))?;
     let tokenizer = read_tokenizer(NAME, &run.checkpoint.join(TOKENIZER_FILE))?;
     let limits = crate::images::limits(run.source_spec);
-    let train_rows = rows_of(run.target);
-    let place = (run.ranks.rank(), run.ranks.world_size());
-    check_batch(NAME, ("adapt.batch", spec.batch), place.1)?;
     let frozen = clip.frozen().map_err(|e| StageError::of(NAME, &e))?;
     // as the source's tables were made: vectors of both countries are compared
     let average_over_turns = run.source_spec.evaluate.average_over_turns;
@@ -110,7 +113,6 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         ..base.clone()
     };
     let window = base.shuffle_window_row_groups;
-    let sources = ("adapt.batch x adapt.method.sources_per_target", spec.batch * method.sources_per_target);
     let mut source = batches::Batches {
         preparer: Preparer {
             spec: rows,
@@ -183,6 +185,7 @@ fn embed_all(encoder: &Encoder<'_>, rows: &mut dyn TrainRows) -> Result<BTreeMap
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pretrain::rows::Untouched;
 
     fn pair(method: &str) -> PairSpec {
         let text = format!("source = \"a\"\ntarget = \"b\"\n[adapt.method]\n{method}");
@@ -195,6 +198,33 @@ mod tests {
         for (method, words) in [("bta = 1.0\n", "unknown field `bta`"), ("beta = -1.0\n", "beta: is -1")] {
             let error = settings(&pair(method)).unwrap_err().to_string();
             assert!(error.contains("adapt.method") && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_batch_larger_than_either_country_is_refused_before_anything_is_read() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let source_spec = BuildSpec::parse(text, "t", &[]).unwrap();
+        let pair = PairSpec::parse("source = \"a\"\ntarget = \"b\"\n[adapt]\nbatch = 8\n", "t", &[]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (source, target, words) in
+            [(40, 7, "adapt.batch = 8 is more than the 7"), (39, 8, "= 40 is more than the 39")]
+        {
+            let run = Run {
+                source_spec: &source_spec,
+                pair: &pair,
+                ranks: &mut training::communicator::Solo,
+                source: &mut Untouched(vec![source]),
+                target: &mut Untouched(vec![target]),
+                validation: &mut Untouched(vec![1]),
+                checkpoint: Path::new("/nowhere"),
+                folder: folder.path(),
+                data: String::new(),
+                stop: &AtomicBool::new(false),
+                observe: &mut |_| (),
+            };
+            let error = adapt(run).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
         }
     }
 

@@ -11,6 +11,7 @@ use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
 use crate::clip_judge::{CLIP_FIELD, ClipJudge, clip_score};
+use crate::device::arithmetic;
 use crate::images::limits;
 use crate::segment_features::{RowSegments, VIEWS_PER_BATCH, Views};
 use crate::segment_scores::cosine;
@@ -61,7 +62,7 @@ fn parameters(spec: &BuildSpec) -> serde_json::Value {
         "background": score.background,
         "min_clip_score": thresholds.min_clip_score,
         "min_perception_score": thresholds.min_perception_score,
-        "precision": spec.model.precision,
+        "precision": arithmetic(spec),
     })
 }
 

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use wording::Tags;
 
 use crate::clip_judge::CLIP_FIELD;
+use crate::device::arithmetic;
 use crate::instructblip::{LANGUAGE_FIELD, WEIGHTS_FIELD};
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError, option_text};
@@ -67,7 +68,7 @@ fn parameters(spec: &BuildSpec) -> serde_json::Value {
             map.insert("min_clip_score".into(), spec.caption.score.min_clip_score.into());
         }
     }
-    serde_json::json!({ "captioner": captioner, "settings": settings, "precision": spec.model.precision })
+    serde_json::json!({ "captioner": captioner, "settings": settings, "precision": arithmetic(spec) })
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {

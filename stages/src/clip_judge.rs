@@ -9,7 +9,7 @@ use pixels::Rgb;
 use crate::device::dtype;
 use crate::image_embeddings::encode_views;
 use crate::stage::{Opening, StageError};
-use crate::text_embeddings::{TOKENIZER_FILE, encode_texts};
+use crate::text_embeddings::{TOKENIZER_FILE, encode_texts, folder_of};
 
 /// Field of the spec that names it.
 pub(crate) const CLIP_FIELD: &str = "caption.score.clip";
@@ -26,12 +26,12 @@ pub(crate) struct ClipJudge {
 impl ClipJudge {
     pub(crate) fn open(stage: &'static str, opening: &Opening<'_>) -> Result<Self, StageError> {
         let configuration = |why: String| StageError::Configuration { stage, why: format!("{CLIP_FIELD}: {why}") };
-        let folder = opening.weights(stage, CLIP_FIELD)?;
+        let checkpoint = opening.weights(stage, CLIP_FIELD)?;
         let device = opening.device(stage)?;
-        let clip = Clip::load(folder, &device, dtype(opening.spec))
+        let clip = Clip::load(checkpoint, &device, dtype(opening.spec))
             .and_then(|clip| clip.frozen())
             .map_err(|e| configuration(e.to_string()))?;
-        let tokenizer = tokenizer_of(folder).map_err(&configuration)?;
+        let tokenizer = tokenizer_of(folder_of(checkpoint)).map_err(&configuration)?;
         let (has, knows) = (tokenizer.vocab_size(), clip.config().text.vocab_size);
         if has > knows {
             return Err(configuration(format!("its vocabulary has {has} entries, its text tower {knows}")));

@@ -67,6 +67,23 @@ fn cuda_count() -> Result<usize, String> {
     Err("model.device = \"cuda:all\": this binary is for the CPU; build with --features cuda".into())
 }
 
+/// How networks compute, as it enters the identity of rows and runs: the type, and in half precision also that norms and
+/// sums are taken in f32, which they once were not.
+pub fn arithmetic(spec: &BuildSpec) -> &'static str {
+    match spec.model.precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16, sums in f32",
+        Precision::F16 => "f16, sums in f32",
+    }
+}
+
+/// Puts [`arithmetic`] into parameters that do without it in f32.
+pub(crate) fn note_half_precision(parameters: &mut serde_json::Value, spec: &BuildSpec) {
+    if spec.model.precision != Precision::F32 {
+        parameters["precision"] = arithmetic(spec).into();
+    }
+}
+
 /// The type of weights and activations.
 pub fn dtype(spec: &BuildSpec) -> DType {
     match spec.model.precision {

@@ -7,7 +7,7 @@ use models::ops::l2_normalise;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
-use crate::device::dtype;
+use crate::device::{arithmetic, dtype};
 use crate::images::limits;
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns};
@@ -26,7 +26,7 @@ pub fn stage() -> Stage {
         parameters: |spec| {
             serde_json::json!({
                 "average_over_turns": spec.evaluate.average_over_turns,
-                "precision": spec.model.precision,
+                "precision": arithmetic(spec),
             })
         },
         open: |opening| {

@@ -30,6 +30,7 @@ use training::schedule::Schedule;
 use training::trainer::{Event, Execution, Settings, Trainer};
 
 use crate::Training;
+use crate::device::arithmetic;
 use crate::fit::{Fitting, rows_of};
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
@@ -130,6 +131,9 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
     }
     if let Some(map) = value["model"].as_object_mut() {
         map.remove("device");
+        map.remove("activation");
+        map.insert("precision".into(), arithmetic(spec).into());
+        map.extend(tower::identity(&spec.model, weights.path("model.init")).map(|network| ("network".into(), network)));
     }
     for (section, name, field) in
         [("model", "init", "model.init"), ("model", "tokenizer", "model.tokenizer"), ("score", "clip", "score.clip")]
@@ -215,14 +219,15 @@ pub(crate) fn execution(spec: &BuildSpec) -> Execution {
 pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let stage = run.training.name();
     let spec = of_training(run.spec, run.training);
+    let train_rows = rows_of(run.train);
+    let place = (run.ranks.rank(), run.ranks.world_size());
+    rows::check_batch(stage, ("pretrain.batch", spec.batch), ("the train split", train_rows), place.1)?;
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(stage, &e))?;
     let start =
         Start { spec: run.spec, weights: run.weights, folder: run.folder, warm_start: run.warm_start.as_deref() };
     let (clip, tokenizer) = open_tower(stage, &start, run.train)?;
-    let train_rows = rows_of(run.train);
     let score = run.spec.score.clone();
     let limits = crate::images::limits(run.spec);
-    let place = (run.ranks.rank(), run.ranks.world_size());
     let preparer = rows::Preparer {
         spec: spec.clone(),
         score,
@@ -369,6 +374,28 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_larger_than_the_data_is_refused_before_anything_is_read() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run {
+            spec: &BuildSpec::parse(text, "t", &["pretrain.batch=32".into()]).unwrap(),
+            training: Training::Pretrain,
+            ranks: &mut training::communicator::Solo,
+            train: &mut rows::Untouched(vec![20, 11]),
+            validation: &mut rows::Untouched(vec![3]),
+            folder: folder.path(),
+            data: String::new(),
+            weights: &Weights::default(),
+            warm_start: None,
+            stop: &AtomicBool::new(false),
+            observe: &mut |_| (),
+        };
+        let error = train(run).unwrap_err();
+        assert!(matches!(error, StageError::Configuration { .. }), "{error}");
+        assert!(error.to_string().contains("pretrain.batch = 32 is more than the 31 rows"), "{error}");
+    }
+
+    #[test]
     fn what_changes_no_number_is_no_parameter() {
         let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
         let of = |set: &str| {
@@ -378,6 +405,10 @@ mod tests {
         assert_eq!(base, of("pretrain.prefetch_batches=7"));
         assert_eq!(base, of("model.device=\"cuda:0\""));
         assert_ne!(base, of("pretrain.learning_rate=0.5"));
+        // the preset's activation is no other for being named
+        assert_eq!(base, of("model.activation=gelu"));
+        assert_ne!(base, of("model.activation=quick_gelu"));
+        assert_eq!(base["model"]["precision"], "f32");
     }
 
     #[test]

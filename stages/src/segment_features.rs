@@ -13,6 +13,7 @@ use pixels::view::{Background, Canvas, segment_view};
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
+use crate::device::note_half_precision;
 use crate::image_embeddings::{encode_views, load_clip};
 use crate::images::limits;
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Stage, StageError};
@@ -52,13 +53,15 @@ pub fn stage() -> Stage {
 
 fn parameters(spec: &BuildSpec) -> serde_json::Value {
     let score = &spec.score;
-    serde_json::json!({
+    let mut value = serde_json::json!({
         "min_area_share": score.min_area_share,
         "max_candidates": score.max_candidates,
         "canvas": score.canvas,
         "crop_margin": score.crop_margin,
         "background": score.background,
-    })
+    });
+    note_half_precision(&mut value, spec);
+    value
 }
 
 /// Indices of the segments worth scoring: at least `min_area_share` of the image (Eq. 1, T_a), the

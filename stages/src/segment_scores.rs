@@ -9,6 +9,7 @@ use manifests::{Artifact, BuildSpec};
 use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 
+use crate::device::note_half_precision;
 use crate::image_embeddings::load_clip;
 use crate::segment_features::{RowSegments, from_half_bytes};
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
@@ -46,7 +47,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
     } else {
         Stage {
             name: NAME,
-            version: 1,
+            version: 2,
             inputs: &[
                 Input { artifact: Artifact::SegmentFeatures, digests: &["features_digest"], columns: &["features"] },
                 Input { artifact: Artifact::Captions, digests: &["captions_digest"], columns: &["captions"] },
@@ -56,10 +57,12 @@ pub fn stage(spec: &BuildSpec) -> Stage {
             model: ModelUse::Scoring,
             recipe_digest: Some("scores_digest"),
             parameters: |spec| {
-                serde_json::json!({
+                let mut value = serde_json::json!({
                     "min_similarity": spec.score.min_similarity,
                     "max_segments": spec.score.max_segments,
-                })
+                });
+                note_half_precision(&mut value, spec);
+                value
             },
             open,
         }
@@ -83,10 +86,10 @@ pub struct Score {
     pub selected: bool,
 }
 
-/// Eq. 3: segments at least `min_similarity` like the caption, the best `max_segments` of them.
+/// Eq. 3: segments more than `min_similarity` like the caption, the best `max_segments` of them.
 /// Ties go to the earlier candidate, which is the larger.
 pub fn select(similarities: &[(usize, f32)], min_similarity: f32, max_segments: usize) -> Vec<Score> {
-    let mut order: Vec<usize> = (0..similarities.len()).filter(|&i| similarities[i].1 >= min_similarity).collect();
+    let mut order: Vec<usize> = (0..similarities.len()).filter(|&i| similarities[i].1 > min_similarity).collect();
     order.sort_by(|&a, &b| similarities[b].1.total_cmp(&similarities[a].1).then(a.cmp(&b)));
     order.truncate(max_segments);
     similarities
@@ -197,6 +200,8 @@ mod tests {
         assert_eq!(selected, [0, 2], "ties go to the earlier candidate");
         assert_eq!(scores.len(), 4, "scores of all candidates are kept");
         assert!(select(&[], 0.2, 6).is_empty());
+        let at_the_threshold = select(&[(0, 0.2), (1, 0.2f32.next_up())], 0.2, 6);
+        assert_eq!(at_the_threshold.iter().map(|s| s.selected).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

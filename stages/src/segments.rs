@@ -13,6 +13,7 @@ use pixels::mask::Rle;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
+use crate::device::arithmetic;
 use crate::images::limits;
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError};
@@ -53,7 +54,7 @@ fn parameters(spec: &BuildSpec) -> serde_json::Value {
                     map.remove(field);
                 }
             }
-            serde_json::json!({ "segmenter": "sam", "settings": settings, "precision": spec.model.precision })
+            serde_json::json!({ "segmenter": "sam", "settings": settings, "precision": arithmetic(spec) })
         }
     }
 }

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use wording::{Variant, variants_from_scene, variants_from_tags};
 
 use crate::captions::{Known, PIXELS, TAGS, TagWords};
+use crate::device::arithmetic;
 use crate::instructblip::{LANGUAGE_FIELD, WEIGHTS_FIELD};
 use crate::stage::{InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError};
@@ -47,7 +48,7 @@ fn parameters(spec: &BuildSpec) -> serde_json::Value {
         "settings": blip.structured,
         "min_length": blip.min_length,
         "seed": blip.seed,
-        "precision": spec.model.precision,
+        "precision": arithmetic(spec),
     })
 }
 

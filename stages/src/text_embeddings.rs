@@ -10,6 +10,7 @@ use models::clip::Clip;
 use models::ops::l2_normalise;
 use models::tokenizer::Tokenizer;
 
+use crate::device::arithmetic;
 use crate::image_embeddings::{finite_rows, load_clip};
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
 use crate::table::{self, Columns, TableError};
@@ -25,7 +26,7 @@ pub fn stage() -> Stage {
         source: None,
         model: ModelUse::Retrieval,
         recipe_digest: Some("embedding_digest"),
-        parameters: |spec| serde_json::json!({ "precision": spec.model.precision }),
+        parameters: |spec| serde_json::json!({ "precision": arithmetic(spec) }),
         open: |opening| {
             Ok(Box::new(EmbedTexts { clip: load_clip(NAME, opening)?, tokenizer: load_tokenizer(NAME, opening)? }))
         },
@@ -35,9 +36,14 @@ pub fn stage() -> Stage {
 /// Name of the tokenizer inside a checkpoint folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
+/// The folder of a checkpoint, which may be named by its file of weights.
+pub(crate) fn folder_of(checkpoint: &Path) -> &Path {
+    if checkpoint.is_file() { checkpoint.parent().unwrap_or(checkpoint) } else { checkpoint }
+}
+
 /// Loads the tokenizer that lies beside a model.
 pub fn load_tokenizer(stage: &'static str, opening: &Opening<'_>) -> Result<Tokenizer, StageError> {
-    let file = opening.model_folder(stage)?.join(TOKENIZER_FILE);
+    let file = folder_of(opening.model_folder(stage)?).join(TOKENIZER_FILE);
     Tokenizer::from_file(&file)
         .map_err(|e| StageError::Configuration { stage, why: format!("tokenizer {}: {e}", file.display()) })
 }

@@ -144,9 +144,30 @@ fn local(used: &WeightsUse, path: &Path) -> Result<LocalWeights, WorkerError> {
     Ok(LocalWeights { path: Some(path.to_owned()), digest: lock.digest() })
 }
 
+/// A CLIP that judges is read with configuration and vocabulary, which lie beside its file if that is named alone.
+const BESIDE: [&str; 7] = [
+    "open_clip_config.json",
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "bpe_simple_vocab_16e6.txt.gz",
+];
+
+/// What is read where a field names `path`.
+fn read_for(used: &WeightsUse, path: &Path) -> Vec<PathBuf> {
+    let mut read = vec![path.to_owned()];
+    if path.is_file() && matches!(used.field, "score.clip" | "caption.score.clip") {
+        read.extend(BESIDE.iter().map(|name| path.with_file_name(name)).filter(|beside| beside.is_file()));
+    }
+    read
+}
+
 fn pins_of(used: &WeightsUse, path: &Path) -> Result<BTreeMap<String, FilePin>, WorkerError> {
-    Cache::from_env()
-        .pins(path)
+    let cache = Cache::from_env();
+    let pins: std::io::Result<Vec<_>> = read_for(used, path).iter().map(|path| cache.pins(path)).collect();
+    pins.map(|pins| pins.into_iter().flatten().collect())
         .map_err(|e| WorkerError::Configuration(format!("{} = {:?}: {e}", used.field, used.source)))
 }
 
@@ -217,4 +238,28 @@ fn offline(
 
 async fn read_lock(work: &WorkStore, source: &str) -> Result<Option<WeightsLock>, WorkerError> {
     work.get_json(&paths::weights_lock(&digest::of_bytes(source.as_bytes()))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_judge_named_by_its_file_is_also_what_lies_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["w.safetensors", "config.json", "tokenizer.json", "notes.txt"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let file = folder.path().join("w.safetensors");
+        let read = |field, path: &Path| -> Vec<PathBuf> {
+            let used = WeightsUse { field, source: String::new() };
+            let read = read_for(&used, path);
+            read.iter().map(|read| read.strip_prefix(folder.path()).unwrap().to_owned()).collect()
+        };
+        for field in ["score.clip", "caption.score.clip"] {
+            assert_eq!(read(field, &file), ["w.safetensors", "config.json", "tokenizer.json"].map(PathBuf::from));
+            assert_eq!(read(field, folder.path()), [PathBuf::new()]);
+        }
+        assert_eq!(read("model.init", &file), [PathBuf::from("w.safetensors")]);
+    }
 }

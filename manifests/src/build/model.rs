@@ -10,6 +10,10 @@ pub struct ModelSpec {
     /// Weights to start from: a folder or file here, the address of one (`s3://`, `https://` …), or `owner/name` on
     /// the hub; empty: random, from the seed.
     pub init: String,
+    /// The non-linearity that the weights were trained with, where a bare file of weights has no configuration beside it
+    /// that says so; empty: from the configuration, or the preset's.
+    #[serde(skip_serializing_if = "ActivationChoice::is_open")]
+    pub activation: ActivationChoice,
     /// `train` (a small vocabulary from the train captions), or a tokenizer file, named like `init`.
     pub tokenizer: String,
     pub vocabulary: usize,
@@ -75,6 +79,25 @@ impl ModelSpec {
     }
 }
 
+/// What `model.activation` may say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationChoice {
+    #[default]
+    #[serde(rename = "")]
+    Open,
+    /// x * sigmoid(1.702 x): OpenAI's weights and those fine-tuned from them.
+    QuickGelu,
+    /// x * Phi(x): LAION's weights.
+    Gelu,
+}
+
+impl ActivationChoice {
+    fn is_open(&self) -> bool {
+        *self == Self::Open
+    }
+}
+
 /// Floating-point type of a network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,6 +113,7 @@ impl Default for ModelSpec {
         Self {
             preset: "small".into(),
             init: String::new(),
+            activation: ActivationChoice::Open,
             tokenizer: "train".into(),
             vocabulary: 2000,
             context_length: 0,
@@ -103,6 +127,20 @@ impl Default for ModelSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_activation_that_is_not_named_leaves_no_trace() {
+        let of = |text: &str| toml::from_str::<ModelSpec>(text);
+        let open = of("activation = \"\"").unwrap();
+        assert_eq!(open, ModelSpec::default());
+        assert!(!toml::to_string(&open).unwrap().contains("activation"), "it would be another identity");
+        let named = of("activation = \"quick_gelu\"").unwrap();
+        assert_eq!(
+            (named.activation, of(&toml::to_string(&named).unwrap()).unwrap()),
+            (ActivationChoice::QuickGelu, named)
+        );
+        assert!(of("activation = \"relu\"").unwrap_err().to_string().contains("quick_gelu"));
+    }
 
     #[test]
     fn devices_are_one_several_or_all() {

@@ -29,7 +29,7 @@ pub struct ScoreSpec {
     pub min_area_share: f64,
     /// Candidates kept by area before scoring.
     pub max_candidates: usize,
-    /// T_s: least similarity to the caption.
+    /// T_s: segments must be more similar to the caption than this.
     pub min_similarity: f32,
     pub max_segments: usize,
     pub canvas: SegmentCanvas,

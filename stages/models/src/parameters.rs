@@ -1,5 +1,6 @@
 //! The named variables of a network.
 
+use crate::ops::half::widened;
 use crate::{ModelError, Result};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
@@ -26,6 +27,14 @@ pub struct Declaration {
     pub init: Init,
 }
 
+impl Declaration {
+    /// The type it has in a network of type `dtype`. A scalar is f32 in half precision too: it costs nothing, and a
+    /// temperature has steps finer than those of f16.
+    pub fn dtype(&self, dtype: DType) -> DType {
+        if self.shape.is_empty() { widened(dtype) } else { dtype }
+    }
+}
+
 /// Variables by name; always iterated in the order of their names, so that all ranks agree on it.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters(BTreeMap<String, Var>);
@@ -39,7 +48,7 @@ impl Parameters {
             .map(|declaration| {
                 let values = draw(declaration, seed);
                 let tensor = Tensor::from_vec(values, declaration.shape.as_slice(), &Device::Cpu)?;
-                let tensor = tensor.to_dtype(dtype)?.to_device(device)?;
+                let tensor = tensor.to_dtype(declaration.dtype(dtype))?.to_device(device)?;
                 Ok((declaration.name.clone(), Var::from_tensor(&tensor)?))
             })
             .collect::<Result<BTreeMap<_, _>>>()?;

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
 
 use super::reader::{HeldRow, Reader};
+use crate::fit::rows_of;
 use crate::segment_features::canvas_of;
 use crate::stage::StageError;
 
@@ -49,6 +50,25 @@ pub trait TrainRows: Send {
     fn captions(&mut self) -> Result<Vec<String>, String>;
 }
 
+/// Rows of which nobody may look at more than their number.
+#[cfg(test)]
+pub(crate) struct Untouched(pub(crate) Vec<u32>);
+
+#[cfg(test)]
+impl TrainRows for Untouched {
+    fn groups(&self) -> &[u32] {
+        &self.0
+    }
+
+    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, String> {
+        panic!("group {group} was read")
+    }
+
+    fn captions(&mut self) -> Result<Vec<String>, String> {
+        panic!("captions were read")
+    }
+}
+
 /// Batches of augmented images with some of their captions: one rank's slice of each.
 pub(super) struct Batches<'a> {
     preparer: Preparer<'a>,
@@ -65,19 +85,32 @@ impl<'a> Batches<'a> {
         place: (usize, usize),
     ) -> Result<Self, StageError> {
         let spec = &preparer.spec;
-        check_batch(stage, ("pretrain.batch", spec.batch), place.1)?;
         let batch = ("pretrain.batch", spec.batch);
+        check_batch(stage, batch, ("the train split", rows_of(rows)), place.1)?;
         let reader = Reader::new(stage, rows, spec.shuffle_window_row_groups, batch, spec.seed)?;
         Ok(Self { preparer, reader, place })
     }
 }
 
-/// Ranks take equal slices of a batch.
-pub(crate) fn check_batch(stage: &'static str, (field, batch): (&str, usize), ranks: usize) -> Result<(), StageError> {
-    if batch.is_multiple_of(ranks) {
+/// Refuses a batch that the rows do not fill (the last partial one is dropped, and there would be no other), or that
+/// ranks cannot take equal slices of. Whoever trains asks before anything is computed.
+pub(crate) fn check_batch(
+    stage: &'static str,
+    (field, batch): (&str, usize),
+    (split, rows): (&str, u64),
+    ranks: usize,
+) -> Result<(), StageError> {
+    let why = if rows == 0 {
+        format!(
+            "no row of {split} is left: `urbancross status` counts those in quarantine, excluded or in other splits"
+        )
+    } else if rows < batch as u64 {
+        format!("{field} = {batch} is more than the {rows} rows of {split}: use at most {rows}, or add data")
+    } else if !batch.is_multiple_of(ranks) {
+        format!("{field} = {batch} cannot be shared by {ranks} ranks: use a multiple of {ranks}")
+    } else {
         return Ok(());
-    }
-    let why = format!("{field} = {batch} cannot be shared by {ranks} ranks: use a multiple of {ranks}");
+    };
     Err(StageError::Configuration { stage, why })
 }
 
@@ -271,6 +304,21 @@ mod tests {
         assert_eq!(without_some_words("two planes", 0.0, &mut rng), "two planes");
         for _ in 0..50 {
             assert!(!without_some_words("two planes", 0.9, &mut rng).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_filled_or_shared_is_refused_in_words() {
+        let of =
+            |batch, rows, ranks| check_batch("pretrain", ("pretrain.batch", batch), ("the train split", rows), ranks);
+        assert!(of(32, 32, 2).is_ok());
+        for (refused, words) in [
+            (of(32, 0, 1), "no row of the train split is left"),
+            (of(32, 31, 1), "pretrain.batch = 32 is more than the 31 rows of the train split: use at most 31"),
+            (of(32, 40, 3), "multiple of 3"),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, StageError::Configuration { .. }) && error.to_string().contains(words), "{error}");
         }
     }
 

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use manifests::BuildSpec;
+use manifests::build::{ActivationChoice, ModelSpec};
 use manifests::weights::Weights;
 use models::clip::{Clip, ClipConfig};
+use models::ops::Activation;
 use models::tokenizer::Tokenizer;
 
 use super::rows::TrainRows;
@@ -41,34 +43,20 @@ pub fn open_tower(
         return Ok((clip, tokenizer));
     }
     let tokenizer = vocabulary(stage, start, train)?;
-    let preset = || -> Result<ClipConfig, StageError> {
-        let mut config = ClipConfig::preset(&model.preset).ok_or_else(|| {
-            configuration(format!(
-                "model.preset = {:?} is not known; use vit-b-32, vit-b-16, vit-l-14, small or tiny",
-                model.preset
-            ))
-        })?;
-        if model.image_size_px > 0 {
-            config.vision.image_size = model.image_size_px;
-        }
-        if model.context_length > 0 {
-            config.text.context_length = model.context_length;
-        }
-        Ok(config)
-    };
     let clip = match start.weights.path("model.init") {
         None if !model.init.is_empty() => return Err(configuration(not_here("model.init", &model.init))),
         None => {
-            let mut config = preset()?;
+            let mut config = preset(model).map_err(configuration)?;
             config.text.vocab_size = tokenizer.vocab_size();
             Clip::init(&config, start.spec.pretrain.seed, &device, dtype)
         }
         Some(folder) if folder.is_dir() => Clip::load(folder, &device, dtype),
-        Some(file) => Clip::load_file(file, &preset()?, &device, dtype),
+        Some(file) => Clip::load_file(file, &of_bare_file(model, file).map_err(configuration)?, &device, dtype),
     }
     .map_err(|e| {
         configuration(format!("model {}: {e}", if model.init.is_empty() { &model.preset } else { &model.init }))
     })?;
+    check_activation(model, clip.config()).map_err(configuration)?;
     if clip.config().text.vocab_size < tokenizer.vocab_size() {
         return Err(configuration(format!(
             "the vocabulary has {} entries and the model {}: name the tokenizer that belongs to model.init",
@@ -77,6 +65,69 @@ pub fn open_tower(
         )));
     }
     Ok((clip, tokenizer))
+}
+
+/// The preset with what the spec changes in it.
+fn preset(model: &ModelSpec) -> Result<ClipConfig, String> {
+    let mut config = ClipConfig::preset(&model.preset).ok_or_else(|| {
+        format!("model.preset = {:?} is not known; use vit-b-32, vit-b-16, vit-l-14, small or tiny", model.preset)
+    })?;
+    if model.image_size_px > 0 {
+        config.vision.image_size = model.image_size_px;
+    }
+    if model.context_length > 0 {
+        config.text.context_length = model.context_length;
+    }
+    config.activation = named(model.activation).unwrap_or(config.activation);
+    Ok(config)
+}
+
+fn named(choice: ActivationChoice) -> Option<Activation> {
+    match choice {
+        ActivationChoice::Open => None,
+        ActivationChoice::QuickGelu => Some(Activation::QuickGelu),
+        ActivationChoice::Gelu => Some(Activation::Gelu),
+    }
+}
+
+/// The network of a file of weights: the configuration beside it says, or preset and activation do.
+fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
+    if let Some(config) = ClipConfig::beside(file).map_err(|e| e.to_string())? {
+        return Ok(config);
+    }
+    if named(model.activation).is_none() {
+        return Err(format!(
+            "model.init = {:?}: the file does not say which activation its weights were trained with, and the wrong one \
+             costs points without an error. Put open_clip_config.json or config.json beside it, or set \
+             model.activation = \"quick_gelu\" (OpenAI's weights and those fine-tuned from them) or \
+             \"gelu\" (LAION's)",
+            model.init
+        ));
+    }
+    preset(model)
+}
+
+/// A named activation and a configuration that both speak must agree.
+fn check_activation(model: &ModelSpec, config: &ClipConfig) -> Result<(), String> {
+    match named(model.activation) {
+        Some(activation) if activation != config.activation => Err(format!(
+            "model.activation is {activation:?}, the configuration of model.init = {:?} says {:?}: leave the field out, or \
+             mend the configuration",
+            model.init, config.activation
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What the digest of the weights does not tell of the network that a training starts with, where it is not the
+/// preset's: the activation that is named, and the configuration beside a bare file.
+pub(super) fn identity(model: &ModelSpec, init: Option<&Path>) -> Option<serde_json::Value> {
+    let plain = preset(&ModelSpec { activation: ActivationChoice::Open, ..model.clone() }).ok()?;
+    let config = match init {
+        Some(file) if file.is_file() => of_bare_file(model, file).ok()?,
+        _ => preset(model).ok()?,
+    };
+    (config != plain).then(|| serde_json::json!(config))
 }
 
 fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows) -> Result<Tokenizer, StageError> {
@@ -103,4 +154,128 @@ fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows)
 
 fn not_here(field: &str, source: &str) -> String {
     format!("{field} = {source:?} is not on this machine: `urbancross weights SPEC --fetch` brings it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use manifests::weights::LocalWeights;
+    use models::ops::Activation::{Gelu, QuickGelu};
+    use std::path::PathBuf;
+
+    /// ViT-B/32 as open_clip writes it.
+    fn open_clip(quick_gelu: bool) -> String {
+        format!(
+            r#"{{"model_cfg": {{"embed_dim": 512, "quick_gelu": {quick_gelu},
+                "vision_cfg": {{"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}},
+                "text_cfg": {{"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}}}}}}"#
+        )
+    }
+
+    fn model(activation: ActivationChoice) -> ModelSpec {
+        ModelSpec { preset: "vit-b-32".into(), init: "w.safetensors".into(), activation, ..ModelSpec::default() }
+    }
+
+    /// A file of weights, and the configurations beside it.
+    fn bare(configs: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in configs {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let file = folder.path().join("w.safetensors");
+        std::fs::write(&file, "").unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn a_bare_file_takes_the_configuration_beside_it_or_asks() {
+        let open = model(ActivationChoice::Open);
+        let (_kept, file) = bare(&[]);
+        let error = of_bare_file(&open, &file).unwrap_err();
+        for words in ["model.activation", "open_clip_config.json", "config.json", "quick_gelu", "gelu"] {
+            assert!(error.contains(words), "{error}");
+        }
+        for (choice, activation) in [(ActivationChoice::Gelu, Gelu), (ActivationChoice::QuickGelu, QuickGelu)] {
+            assert_eq!(of_bare_file(&model(choice), &file).unwrap().activation, activation);
+        }
+        let hugging_face = |act: &str| {
+            format!(
+                r#"{{"model_type": "clip", "vision_config": {{"hidden_act": "{act}"}},
+                    "text_config": {{"hidden_act": "{act}"}}}}"#
+            )
+        };
+        for (name, text, activation) in [
+            ("open_clip_config.json", open_clip(false), Gelu),
+            ("open_clip_config.json", open_clip(true), QuickGelu),
+            ("config.json", hugging_face("gelu"), Gelu),
+            ("config.json", hugging_face("quick_gelu"), QuickGelu),
+        ] {
+            let (_kept, file) = bare(&[(name, &text)]);
+            let config = of_bare_file(&open, &file).unwrap();
+            assert_eq!(config.activation, activation, "{name}: {text}");
+            assert!(check_activation(&open, &config).is_ok());
+            let other = if activation == Gelu { ActivationChoice::QuickGelu } else { ActivationChoice::Gelu };
+            let error = check_activation(&model(other), &config).unwrap_err();
+            assert!(error.contains("leave the field out"), "{error}");
+        }
+    }
+
+    /// The preset's own network is what earlier runs trained; only another one is another run.
+    #[test]
+    fn only_another_network_than_the_presets_is_another_identity() {
+        let (_kept, file) = bare(&[]);
+        let of = |choice, file: &Path| identity(&model(choice), Some(file));
+        assert_eq!(of(ActivationChoice::Open, &file), None);
+        assert_eq!(of(ActivationChoice::QuickGelu, &file), None);
+        let gelu = of(ActivationChoice::Gelu, &file).unwrap();
+        assert_eq!(gelu["activation"], "gelu");
+        let (_kept, laion) = bare(&[("open_clip_config.json", &open_clip(false))]);
+        assert_eq!(of(ActivationChoice::Open, &laion), Some(gelu.clone()), "however it is known");
+        let (_kept, openai) = bare(&[("open_clip_config.json", &open_clip(true))]);
+        assert_eq!(of(ActivationChoice::Open, &openai), None);
+        let scratch = ModelSpec { init: String::new(), ..model(ActivationChoice::Gelu) };
+        assert_eq!(identity(&scratch, None), Some(gelu));
+        assert_eq!(identity(&ModelSpec { activation: ActivationChoice::Open, ..scratch }, None), None);
+    }
+
+    struct Captions;
+
+    impl TrainRows for Captions {
+        fn groups(&self) -> &[u32] {
+            &[2]
+        }
+
+        fn read(&mut self, _: usize) -> Result<Vec<super::super::TrainRow>, String> {
+            Err("no row is read".into())
+        }
+
+        fn captions(&mut self) -> Result<Vec<String>, String> {
+            Ok(vec!["a long road beside a lawn".into(), "a lawn beside a long road".into()])
+        }
+    }
+
+    #[test]
+    fn a_training_starts_with_the_activation_of_its_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = ClipConfig { activation: QuickGelu, ..ClipConfig::preset("tiny").unwrap() };
+        let cpu = candle_core::Device::Cpu;
+        Clip::init(&config, 1, &cpu, candle_core::DType::F32).unwrap().save(folder.path()).unwrap();
+        let open = |file: &Path, activation: &str| {
+            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+            let set = ["model.preset=tiny", "model.vocabulary=80", "model.init=w", activation].map(str::to_owned);
+            let spec = BuildSpec::parse(text, "t", &set).unwrap();
+            let mut weights = Weights::default();
+            weights.insert("model.init", LocalWeights { path: Some(file.to_owned()), digest: "1".into() });
+            let run = tempfile::tempdir().unwrap();
+            let start = Start { spec: &spec, weights: &weights, folder: run.path(), warm_start: None };
+            open_tower("pretrain", &start, &mut Captions).map(|(clip, _)| clip.config().activation)
+        };
+        let file = folder.path().join("model.safetensors");
+        assert_eq!(open(&file, "model.activation=").unwrap(), QuickGelu, "tiny's own is another");
+        assert!(matches!(open(&file, "model.activation=gelu"), Err(StageError::Configuration { .. })));
+        let (_kept, alone) = bare(&[]);
+        std::fs::copy(&file, &alone).unwrap();
+        assert!(matches!(open(&alone, "model.activation="), Err(StageError::Configuration { .. })));
+        assert_eq!(open(&alone, "model.activation=quick_gelu").unwrap(), QuickGelu);
+    }
 }

@@ -17,7 +17,7 @@ pub use folder::replace;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use models::clip::Clip;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +25,7 @@ use serde_json::Value;
 use crate::error::{AtPath, Error, Result};
 use crate::objective::Objective;
 use crate::optimiser::{self, AdamW};
+use crate::schedule::RunLength;
 use crate::trainer::LossScale;
 
 /// Largest `position.json` that is read: settings and counters are a few kilobytes.
@@ -51,6 +52,24 @@ pub struct Position {
     /// Of towers in f16; others leave it alone.
     #[serde(default)]
     pub loss_scale: LossScale,
+}
+
+impl Position {
+    /// Whether a run of this length can stand there.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    pub(crate) fn check(&self, length: RunLength) -> Result<(), String> {
+        let Self { epoch, step, epochs_without_gain, samples, loss_scale, .. } = self;
+        let RunLength { epochs, steps_per_epoch } = length;
+        if *epoch > epochs || *step > steps_per_epoch {
+            return Err(format!("stands at epoch {epoch}, step {step} of {epochs} epochs of {steps_per_epoch} steps"));
+        }
+        if epochs_without_gain > epoch || *samples > i64::MAX as u64 {
+            return Err(format!("counts {epochs_without_gain} epochs without gain and {samples} samples"));
+        }
+        loss_scale.check()
+    }
 }
 
 /// A validated epoch.
@@ -176,11 +195,13 @@ pub fn write_best(run: &Path, clip: &Clip, position: &Position, settings: &Value
 /// Takes up `last`, if there is one, and returns where it stands and the optimiser's state, which the caller hands on.
 ///
 /// # Errors
-/// [`Error::ForeignCheckpoint`] for other settings or another model, with the first difference; damaged files.
+/// [`Error::ForeignCheckpoint`] for other settings or another model, with the first difference; damaged files, and a
+/// position that a run of this length cannot have.
 pub fn resume(
     run: &Path,
     (state, optimiser): (&mut State, &AdamW),
     settings: &Value,
+    length: RunLength,
 ) -> Result<Option<(Position, optimiser::State)>> {
     let Some(folder) = find(run, Which::Last) else {
         return Ok(None);
@@ -189,6 +210,7 @@ pub fn resume(
     if let Some(difference) = first_difference("", &written, &as_read(settings)) {
         return Err(Error::ForeignCheckpoint { folder, difference });
     }
+    position.check(length).map_err(|problem| damaged(&folder.join(POSITION), problem))?;
     copy_weights(&folder.join("model"), state.clip)?;
     if let Some(average) = state.average {
         copy_weights(&folder.join("average"), average)?;
@@ -203,8 +225,7 @@ pub fn resume(
 
 fn copy_weights(from: &Path, to: &Clip) -> Result<()> {
     // Read in the network's own precision: a rounded weight would not continue bit for bit.
-    let dtype: DType = to.logit_scale().dtype();
-    let loaded = Clip::load(from, &Device::Cpu, dtype)?;
+    let loaded = Clip::load(from, &Device::Cpu, to.dtype())?;
     Ok(to.parameters().copy_from(loaded.parameters())?)
 }
 
@@ -263,30 +284,4 @@ fn first_difference(field: &str, written: &Value, present: &Value) -> Option<Str
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_first_difference_names_field_and_both_values() {
-        let written = json!({"model": {"width": 64, "layers": 2}, "settings": {"batch": 40}});
-        assert_eq!(first_difference("", &written, &written), None);
-        let present = json!({"model": {"width": 64, "layers": 3}, "settings": {"batch": 80}});
-        let message = first_difference("", &written, &present).unwrap();
-        assert_eq!(message, "model.layers is 2 in the checkpoint and 3 in this run");
-        let present = json!({"model": {"width": 64, "layers": 2}, "settings": {}});
-        let message = first_difference("", &written, &present).unwrap();
-        assert_eq!(message, "settings.batch is 40 in the checkpoint and null in this run");
-    }
-
-    #[test]
-    fn a_damaged_position_is_reported_with_its_path() {
-        let run = tempfile::tempdir().unwrap();
-        std::fs::write(run.path().join(POSITION), "{\"format\": 1").unwrap();
-        let message = position(run.path()).unwrap_err().to_string();
-        assert!(message.contains("position.json") && message.contains("EOF"), "{message}");
-        std::fs::write(run.path().join(POSITION), vec![b' '; MAX_POSITION_BYTES as usize + 1]).unwrap();
-        assert!(position(run.path()).unwrap_err().to_string().contains("at most 1048576 are read"));
-    }
-}
+mod tests;

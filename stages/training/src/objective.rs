@@ -70,6 +70,22 @@ pub trait Objective: Send {
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated>;
 
+    /// Keeps what it has learnt so far, for [`Objective::undo`]. Called before steps that may overflow.
+    ///
+    /// # Errors
+    /// A tensor operation's.
+    fn remember(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Goes back to what it last remembered: the encoders' gradients overflowed, and nobody learns from such a step.
+    ///
+    /// # Errors
+    /// A tensor operation's.
+    fn undo(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Writes what it has learnt into a checkpoint's folder.
     ///
     /// # Errors

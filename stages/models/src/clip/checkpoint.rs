@@ -29,27 +29,47 @@ pub(super) fn save_folder(clip: &Clip, folder: &Path) -> Result<()> {
     clip.parameters.save_safetensors(&folder.join("model.safetensors"))
 }
 
-/// Recognises who wrote a folder; returns the configuration and the files that hold the weights.
-pub(super) fn open_folder(folder: &Path) -> Result<(ClipConfig, Vec<PathBuf>)> {
-    if folder.is_file() {
-        let name = folder.display();
-        return Err(ModelError::Input(format!(
-            "{name} is a file, a folder with a configuration is wanted; name a preset or a configuration for bare weights"
-        )));
+/// open_clip's configuration, and that of all others.
+const CONFIGS: [&str; 2] = ["open_clip_config.json", "config.json"];
+
+/// Recognises who wrote a folder, or a file of weights with its configuration beside it; returns the configuration and
+/// the files that hold the weights.
+pub(super) fn open(path: &Path) -> Result<(ClipConfig, Vec<PathBuf>)> {
+    if path.is_file() {
+        let config = config_beside(path)?.ok_or_else(|| {
+            let [open_clip, others] = CONFIGS;
+            let reason = format!(
+                "a file of weights does not say which activation they were trained with, and neither {open_clip} nor \
+                 {others} lies beside it: put the configuration that came with the weights there"
+            );
+            ModelError::malformed(path, reason)
+        })?;
+        return Ok((config, vec![path.to_owned()]));
     }
-    let open_clip = folder.join("open_clip_config.json");
+    let [open_clip, others] = CONFIGS.map(|name| path.join(name));
     if open_clip.is_file() {
-        let config = open_clip::read_config(&open_clip)?;
-        return Ok((config, weight_files(folder, &["open_clip_model", "model"])?));
+        return Ok((read_config(&open_clip)?, weight_files(path, &["open_clip_model", "model"])?));
     }
-    let path = folder.join("config.json");
-    let json: serde_json::Value = read_json(&path)?;
-    let config = if json.get("clip").is_some() {
-        serde_json::from_value::<OwnConfig>(json).map_err(|error| ModelError::malformed(&path, error))?.clip
-    } else {
-        hugging_face::read_config(&path, json)?
-    };
-    Ok((config, weight_files(folder, &["model"])?))
+    Ok((read_config(&others)?, weight_files(path, &["model"])?))
+}
+
+/// The configuration in the folder of a file of weights, if there is one.
+pub(super) fn config_beside(file: &Path) -> Result<Option<ClipConfig>> {
+    let beside = CONFIGS.map(|name| file.with_file_name(name));
+    beside.iter().find(|path| path.is_file()).map(|path| read_config(path)).transpose()
+}
+
+fn read_config(path: &Path) -> Result<ClipConfig> {
+    if path.ends_with(CONFIGS[0]) {
+        return open_clip::read_config(path);
+    }
+    let json: serde_json::Value = read_json(path)?;
+    if json.get("clip").is_none() {
+        return hugging_face::read_config(path, json);
+    }
+    let config = serde_json::from_value::<OwnConfig>(json).map_err(|error| ModelError::malformed(path, error))?.clip;
+    config.validate()?;
+    Ok(config)
 }
 
 /// The weights under one of the names, in one file or in the shards of an index.
@@ -142,7 +162,7 @@ pub(super) fn read(
         return Err(ModelError::UnexpectedTensor { path: path.to_owned(), name: name.clone(), found: found.clone() });
     }
     let tensors = declarations.iter().zip(&stored).map(|(declaration, stored)| {
-        let tensor = load(&file, stored, device, dtype)?.reshape(declaration.shape.as_slice())?;
+        let tensor = load(&file, stored, device, declaration.dtype(dtype))?.reshape(declaration.shape.as_slice())?;
         Ok((declaration.name.clone(), tensor))
     });
     Parameters::from_tensors(tensors.collect::<Result<Vec<_>>>()?)

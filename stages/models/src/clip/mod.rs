@@ -73,18 +73,19 @@ impl Clip {
         })
     }
 
-    /// Reads a folder that this project, open_clip or Hugging Face's transformers has written.
+    /// Reads a folder that this project, open_clip or Hugging Face's transformers has written, or a file of weights in
+    /// such a folder.
     ///
     /// # Errors
     /// [`ModelError::AnotherModel`] for a checkpoint of something else, [`ModelError::MissingTensor`],
     /// [`ModelError::UnexpectedTensor`] and [`ModelError::WrongShape`] with the name of the tensor.
-    pub fn load(folder: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let (config, files) = checkpoint::open_folder(folder)?;
+    pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        let (config, files) = checkpoint::open(path)?;
         Self::load_files(&files, &config, device, dtype)
     }
 
     /// Reads a bare `.safetensors` file in open_clip's, OpenAI's or Hugging Face's names. The file does not say which
-    /// activation it was trained with: `config` must.
+    /// activation it was trained with: `config` must ([`ClipConfig::beside`]).
     pub fn load_file(path: &Path, config: &ClipConfig, device: &Device, dtype: DType) -> Result<Self> {
         Self::load_files(&[path.to_owned()], config, device, dtype)
     }
@@ -128,7 +129,7 @@ impl Clip {
                 )));
             }
         }
-        let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?.to_dtype(self.logit_scale.dtype())?;
+        let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?.to_dtype(self.dtype())?;
         let tower = Tower::Image { weights: &self.vision, kind: self.config.activation, pixels_bchw: pixels };
         Ok(Chain::new(tower, dropout))
     }
@@ -168,7 +169,12 @@ impl Clip {
         Ok(Chain::new(Tower::Text { weights: &self.text, input }, dropout))
     }
 
-    /// The natural logarithm of the factor on cosines, a scalar as it is stored.
+    /// The type of weights and activations.
+    pub fn dtype(&self) -> DType {
+        self.text.projection.dtype()
+    }
+
+    /// The natural logarithm of the factor on cosines, a scalar in f32 or f64.
     pub fn logit_scale(&self) -> Tensor {
         self.logit_scale.clone()
     }

@@ -1,4 +1,5 @@
 use super::weights::{Convolution, Norm, StemWeights, VisionWeights};
+use crate::ops::half::widen;
 use crate::ops::{
     Activation, Dropout, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches, project,
     stem_stage, transformer_block,
@@ -31,10 +32,15 @@ impl VisionWeights {
         let pooled_bd = match self.class_d {
             // The class token stands first, and nothing else is read behind the last block.
             Some(_) => transformer_block(x, block, Some(&vec![0; x.dim(0)?]))?,
-            None => Dropout::of_difference(dropout, index, x, transformer_block(x, block, None)?)?.mean(1)?,
+            None => mean_of_tokens(&Dropout::of_difference(dropout, index, x, transformer_block(x, block, None)?)?)?,
         };
         project(&self.ln_post.apply(&pooled_bd)?, &self.projection)
     }
+}
+
+/// `[B, L, D]` to `[B, D]`; a sum of many tokens may be more than f16 holds.
+fn mean_of_tokens(x_bld: &Tensor) -> Result<Tensor> {
+    widen(x_bld)?.mean(1)?.to_dtype(x_bld.dtype())
 }
 
 pub(super) fn dropped(dropout: Option<&Dropout>, x: Tensor) -> Result<Tensor> {

@@ -9,7 +9,8 @@ use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device, Tensor};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,20 @@ struct Gguf<'a> {
     dtype: DType,
 }
 
+/// Far more than the vocabulary and the names of any network take up; values in memory are many times as large.
+const MAX_HEADER_BYTES: u64 = 32 << 20;
+
+/// Reads no more than a header can have, whatever it says of itself.
+fn header(file: &mut (impl Read + Seek), bytes: u64) -> Result<Content, String> {
+    let mut head = file.take(bytes.min(MAX_HEADER_BYTES));
+    // candle divides by the file's alignment, which may be 0
+    let read = std::panic::catch_unwind(AssertUnwindSafe(|| Content::read(&mut head)));
+    match read {
+        Ok(content) => content.map_err(|error| error.to_string()),
+        Err(_) => Err("its header contradicts itself".to_owned()),
+    }
+}
+
 impl Llama {
     /// Reads a GGUF file of the architecture `llama`. Maps stay quantised; norms and embeddings become `dtype`.
     ///
@@ -29,8 +44,9 @@ impl Llama {
     /// [`ModelError::WrongShape`] with the name of the tensor.
     pub fn load_gguf(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
+        let bytes = file.metadata().map_err(ModelError::io(path))?.len();
         let mut file = BufReader::new(file);
-        let content = Content::read(&mut file).map_err(|error| ModelError::malformed(path, error))?;
+        let content = header(&mut file, bytes).map_err(|reason| ModelError::malformed(path, reason))?;
         let mut gguf = Gguf { path, content, file, device, dtype };
         let config = gguf.config()?;
         config.validate()?;

@@ -1,4 +1,5 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::half::widen;
 use super::matrix::written;
 use super::real::{Real, vectorised};
 use candle_core::{Result, Tensor};
@@ -19,6 +20,9 @@ pub enum Activation {
 
 const QUICK_GELU_FACTOR: f64 = 1.702;
 
+/// Of e, as far as f32 can go. Beyond it the result is nothing, and the gradient was infinity times zero.
+const LARGEST_EXPONENT: f64 = 80.0;
+
 /// Applies `kind` to every element.
 pub fn activation(x: &Tensor, kind: Activation) -> Result<Tensor> {
     if has_kernel(x) {
@@ -28,12 +32,15 @@ pub fn activation(x: &Tensor, kind: Activation) -> Result<Tensor> {
 }
 
 fn composed(x: &Tensor, kind: Activation) -> Result<Tensor> {
-    match kind {
+    let dtype = x.dtype();
+    let x = widen(x)?;
+    let y = match kind {
         // candle's own `gelu_erf` has a rounded constant in its gradient.
-        Activation::Gelu => ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * (x * 0.5)?,
+        Activation::Gelu => ((&x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * (&x * 0.5)?,
         // 1 / (1 + exp(-1.702 x)): every step has a gradient in candle.
-        Activation::QuickGelu => x / ((x * -QUICK_GELU_FACTOR)?.exp()? + 1.0)?,
-    }
+        Activation::QuickGelu => &x / ((&x * -QUICK_GELU_FACTOR)?.minimum(LARGEST_EXPONENT)?.exp()? + 1.0)?,
+    }?;
+    y.to_dtype(dtype)
 }
 
 impl CpuOp for Activation {

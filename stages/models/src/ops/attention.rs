@@ -1,4 +1,5 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::half;
 use super::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
 use super::real::{Real, max_of, sum_of, sum_of_pairs, vectorised};
 use candle_core::{D, DType, Result, Tensor, bail};
@@ -38,7 +39,7 @@ fn composed(qkv_ble: &Tensor, heads: usize, causal: bool, key_valid_bl: Option<&
             .contiguous()
     };
     let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-    let scores = (q.matmul(&k.t()?)? * ((width / heads) as f64).powf(-0.5))?;
+    let scores = half::scores(&q, &k, ((width / heads) as f64).powf(-0.5))?;
     let mut visible = Tensor::ones((batch, heads, length, length), DType::U8, qkv_ble.device())?;
     if causal {
         let lower: Vec<u8> = (0..length * length).map(|i| u8::from(i % length <= i / length)).collect();
@@ -54,7 +55,7 @@ fn composed(qkv_ble: &Tensor, heads: usize, causal: bool, key_valid_bl: Option<&
     let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?;
     let weights = (scores.exp()? * visible.to_dtype(scores.dtype())?)?;
     let total = (weights.sum_keepdim(D::Minus1)? + 1e-30)?;
-    let attended = weights.broadcast_div(&total)?.matmul(&v)?;
+    let attended = weights.broadcast_div(&total)?.to_dtype(v.dtype())?.matmul(&v)?;
     attended.transpose(1, 2)?.reshape((batch, length, width))
 }
 

@@ -1,4 +1,5 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::half::widen;
 use super::matrix::{ROWS_PER_BLOCK, sum_partials, written};
 use super::real::{Real, add, add_products, sum_of, sum_of_pairs, vectorised};
 use candle_core::{D, Result, Tensor, bail};
@@ -19,9 +20,12 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> R
 }
 
 fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let (x, weight, bias) = (widen(x)?, widen(weight)?, widen(bias)?);
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
+    let normed = centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?;
+    normed.broadcast_mul(&weight)?.broadcast_add(&bias)?.to_dtype(dtype)
 }
 
 struct LayerNorm {

@@ -2,7 +2,8 @@
 //!
 //! On the CPU (f32 and f64) they run kernels of ours with exact backward passes: vector instructions are chosen at
 //! run time, rows are spread over rayon's threads, and sums are taken in an order that does not depend on the number
-//! of threads. On other devices and in other types they are composed of candle's differentiable operations.
+//! of threads. On other devices and in other types they are composed of candle's differentiable operations,
+//! which take sums and exponentials in f32 where the type is f16 or bf16.
 
 pub(crate) mod activation;
 mod attention;
@@ -12,6 +13,7 @@ mod depthwise;
 mod dropout;
 mod embedding;
 pub(crate) mod graph;
+pub(crate) mod half;
 mod image_conv;
 pub mod inference;
 pub(crate) mod inverted_bottleneck;

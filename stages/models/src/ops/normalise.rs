@@ -1,3 +1,4 @@
+use super::half::widen;
 use candle_core::{D, Result, Tensor};
 
 /// Rows shorter than this count as zero.
@@ -7,11 +8,13 @@ const SHORTEST: f64 = 1e-12;
 ///
 /// A row of zeros stays a row of zeros and has a zero gradient, where the plain formula has none.
 pub fn l2_normalise(x_bd: &Tensor) -> Result<Tensor> {
+    let dtype = x_bd.dtype();
+    let x_bd = widen(x_bd)?;
     let squares = x_bd.sqr()?.sum_keepdim(D::Minus1)?;
     let is_zero = squares.le(SHORTEST * SHORTEST)?;
     let length = is_zero.where_cond(&squares.ones_like()?, &squares)?.sqrt()?;
     let kept = is_zero.eq(0u8)?.to_dtype(x_bd.dtype())?;
-    x_bd.broadcast_div(&length)?.broadcast_mul(&kept)
+    x_bd.broadcast_div(&length)?.broadcast_mul(&kept)?.to_dtype(dtype)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::half::{self, softmax, widen};
 use super::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
 use super::real::{Real, add, max_of, sum_of, vectorised};
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// What attention scores know of the places of query and key in their window of K x K positions.
@@ -117,14 +118,13 @@ fn composed(qkv: &Tensor, padding: &Tensor, s: &Sizes, positions: &RelativePosit
         .permute((2, 0, 3, 1, 4))?
         .contiguous()?;
     let (q, keys, values) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
-    let scores = (q.matmul(&keys.t()?)? * (s.head_width as f64).powf(-0.5))?;
+    let scores = half::scores(&q, &keys, (s.head_width as f64).powf(-0.5))?;
     let scores = match positions {
-        RelativePositions::Bias(bias) => scores.broadcast_add(bias)?,
+        RelativePositions::Bias(bias) => scores.broadcast_add(&widen(bias)?)?,
         RelativePositions::Decomposed { height, width } => add_decomposed(&scores, &q, height, width, k)?,
     };
-    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-    weights
+    softmax(&scores)?
+        .to_dtype(values.dtype())?
         .matmul(&values)?
         .transpose(1, 2)?
         .reshape((s.batch, s.windows_down, s.windows_across, k, k, s.channels))?
@@ -149,7 +149,7 @@ fn add_decomposed(scores: &Tensor, q: &Tensor, height: &Tensor, width: &Tensor, 
     let of_cols = q.permute((2, 0, 1, 3))?.reshape((k, rows * k, head_width))?.matmul(&table(width)?)?;
     let of_cols = of_cols.reshape((k, rows, k, k))?.permute((1, 2, 0, 3))?.reshape((rows, length, 1, k))?;
     let scores = scores.reshape((rows, length, k, k))?;
-    scores.broadcast_add(&of_rows)?.broadcast_add(&of_cols)?.reshape((count, heads, length, length))
+    scores.broadcast_add(&widen(&of_rows)?)?.broadcast_add(&widen(&of_cols)?)?.reshape((count, heads, length, length))
 }
 
 struct WindowAttention {

@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn transposed_tensors_are_put_in_order() {
         let entry = TensorEntry {
-            storage: "0".to_owned(),
+            storage: "0".into(),
             dtype: DType::F32,
             storage_elements: 7,
             offset: 1,

@@ -16,6 +16,9 @@ const END: &str = "<|endoftext|>";
 /// Longer vocabularies are not read: a bound against hostile files.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
+/// Longer than any context.
+const MAX_PADDING: usize = 1 << 16;
+
 /// A vocabulary with CLIP's frame: start, tokens, end, padding.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -68,6 +71,9 @@ impl Tokenizer {
             inner.token_to_id(token).ok_or_else(missing)
         };
         let (start, end) = (id(START)?, id(END)?);
+        if let Some(padding) = inner.get_padding() {
+            check_padding(padding)?;
+        }
         let pad = inner.get_padding().map_or(0, |padding| padding.pad_id);
         Ok(Self { inner, start, end, pad })
     }
@@ -148,6 +154,23 @@ impl Tokenizer {
 
     fn json(&self, pretty: bool) -> Result<String> {
         self.inner.to_string(pretty).map_err(|error| ModelError::Tokenizer(error.to_string()))
+    }
+}
+
+/// The library pads a text to whatever length the file claims, and divides by what it claims.
+fn check_padding(padding: &tokenizers::PaddingParams) -> Result<()> {
+    let length = match padding.strategy {
+        tokenizers::PaddingStrategy::BatchLongest => 0,
+        tokenizers::PaddingStrategy::Fixed(length) => length,
+    };
+    match padding.pad_to_multiple_of {
+        Some(multiple) if !(1..=MAX_PADDING).contains(&multiple) => {
+            Err(ModelError::Tokenizer(format!("padding to a multiple of {multiple} is not within 1..={MAX_PADDING}")))
+        }
+        _ if length > MAX_PADDING => {
+            Err(ModelError::Tokenizer(format!("padding to {length} tokens is more than {MAX_PADDING}")))
+        }
+        _ => Ok(()),
     }
 }
 

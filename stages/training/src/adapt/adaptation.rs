@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use models::parameters::Parameters;
 use serde_json::{Value, json};
 
 use super::adversary::{DomainPair, discriminator_loss};
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::{Features, PairKeys};
 use crate::objective::{Differentiated, Moment, Objective, scalar};
-use crate::optimiser::{AdamW, AdamWSettings, groups_by_decay};
+use crate::optimiser::{AdamW, AdamWSettings, State, groups_by_decay};
 use crate::trainer::{Gathered, share_optimiser, share_parameters};
 
 const DISCRIMINATOR: &str = "discriminator.safetensors";
@@ -29,6 +30,8 @@ pub struct Adaptation {
 struct Game {
     discriminator: Discriminator,
     optimiser: AdamW,
+    /// Parameters and the optimiser's state before the step at hand, where that may overflow.
+    before: Option<(Parameters, State)>,
 }
 
 /// The rows of one domain among the gathered ones.
@@ -61,7 +64,7 @@ impl Adaptation {
                 let parameters = discriminator.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone()));
                 let adam = AdamWSettings { beta2: 0.999, weight_decay: 0.0, ..AdamWSettings::default() };
                 let optimiser = AdamW::new(groups_by_decay(parameters, 0.0), adam)?;
-                Ok(Game { discriminator, optimiser })
+                Ok(Game { discriminator, optimiser, before: None })
             })
             .transpose()?;
         Ok(Self { settings, game })
@@ -167,6 +170,19 @@ impl Objective for Adaptation {
                 Ok(Differentiated { gradients: store, parts })
             })
         })
+    }
+
+    fn remember(&mut self) -> Result<()> {
+        let Some(game) = &mut self.game else { return Ok(()) };
+        game.before = Some((game.discriminator.parameters().deep_copy()?, game.optimiser.state()?.copied()?));
+        Ok(())
+    }
+
+    fn undo(&mut self) -> Result<()> {
+        let Some(game) = &mut self.game else { return Ok(()) };
+        let Some((parameters, state)) = game.before.take() else { return Ok(()) };
+        game.discriminator.parameters().copy_from(&parameters)?;
+        game.optimiser.set_state(state).map_err(|problem| Error::argument("discriminator's optimiser", problem))
     }
 
     fn save(&self, folder: &Path) -> Result<()> {

@@ -165,6 +165,12 @@ impl State {
         Ok(tensor)
     }
 
+    /// The same in storage of its own: histories are written in place.
+    pub(crate) fn copied(self) -> Result<Self> {
+        let tensors = self.tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.copy()?)));
+        Ok(Self { tensors: tensors.collect::<Result<_>>()? })
+    }
+
     /// Writes one safetensors file.
     ///
     /// # Errors

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+use proptest::sample::Index;
 use serde_json::Value;
 
 use super::*;
@@ -141,5 +143,34 @@ fn decay_follows_open_clip_and_spares_embeddings() {
         ("logit_scale", vec![]),
     ] {
         assert!(!decays(name, &dims), "{name}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What is taken up has the shapes and types of the parameters; what is refused has changed nothing.
+    #[test]
+    fn damaged_states_are_answered(
+        damage in proptest::collection::vec((any::<Index>(), any::<u8>()), 1..6),
+        cut in proptest::option::weighted(0.2, any::<Index>()),
+    ) {
+        let golden: Value = serde_json::from_str(GOLDEN).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("optimiser.safetensors");
+        let mut optimiser = from_golden(&golden, DType::F32);
+        optimiser.save(&path).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (place, value) in damage {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
+        std::fs::write(&path, bytes).unwrap();
+        if optimiser.load(&path).is_ok() {
+            optimiser.step(&gradients(&golden["gradients"][0]), 0.1).ok();
+        } else {
+            prop_assert_eq!(*optimiser.steps(), 0);
+        }
     }
 }

@@ -253,7 +253,7 @@ impl Piece {
         if self.tower == Tower::Segment && self.segment_count() == 0 {
             let (rows, dim) = (self.batch.rows(), clip.config().embed_dim);
             let scale = clip.logit_scale();
-            return Ok((Tensor::zeros((rows, dim), wide(&scale), scale.device())?, vec![false; rows]));
+            return Ok((Tensor::zeros((rows, dim), wide(clip.dtype()), scale.device())?, vec![false; rows]));
         }
         self.finish(clip, &self.chain(clip)?.run()?)
     }
@@ -282,7 +282,7 @@ impl Piece {
     /// A tower's output made into one normalised embedding for each row, and which rows have one.
     fn finish(&self, clip: &Clip, output: &Tensor) -> Result<(Tensor, Vec<bool>)> {
         let rows = self.batch.rows();
-        let output = output.to_dtype(wide(&clip.logit_scale()))?;
+        let output = output.to_dtype(wide(clip.dtype()))?;
         match (self.tower, &self.batch.segments, &self.batch.image_of_row) {
             (Tower::Segment, Some(segments), _) => {
                 let pooled = segment_embedding(&output, &segments.row_of_segment, &segments.weights, rows)?;
@@ -298,8 +298,8 @@ impl Piece {
 }
 
 /// Type of losses and gradients beside a network's.
-pub(super) fn wide(network: &Tensor) -> DType {
-    if network.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
+pub(super) fn wide(network: DType) -> DType {
+    if network == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 fn check(batch: &PairBatch, side: usize) -> Result<()> {

@@ -31,6 +31,18 @@ impl LossScale {
         self.factor
     }
 
+    /// Whether steps can have led to it.
+    ///
+    /// # Errors
+    /// What it is instead, in words.
+    pub(crate) fn check(self) -> Result<(), String> {
+        let Self { factor, steps } = self;
+        if (1.0..=LARGEST).contains(&factor) && factor.log2().fract() == 0.0 && steps < DOUBLE_AFTER {
+            return Ok(());
+        }
+        Err(format!("has a loss scale of {factor} after {steps} steps: needs a power of two from 1 to {LARGEST}"))
+    }
+
     /// After a step that was taken.
     #[must_use]
     pub fn after_step(self) -> Self {
@@ -64,5 +76,6 @@ mod tests {
         assert_eq!(halvings, 17, "from 2^16 to 1");
         let largest = (0..20 * DOUBLE_AFTER).fold(scale, |scale, _| scale.after_step());
         assert_eq!(largest.factor(), LARGEST);
+        assert!([scale, largest, LossScale::default()].iter().all(|scale| scale.check().is_ok()));
     }
 }

@@ -61,7 +61,8 @@ pub(super) fn differentiate(
     let summed = share::sum(&numbers, device, ranks)?;
     if let Some((var, gradient)) = scale {
         let total = Tensor::new(summed[summed.len() - 1], &candle_core::Device::Cpu)?;
-        let total = total.to_dtype(super::forward::wide(gradient))?.to_device(var.device())?.reshape(var.shape())?;
+        let total =
+            total.to_dtype(super::forward::wide(gradient.dtype()))?.to_device(var.device())?.reshape(var.shape())?;
         gradients.add(LOGIT_SCALE, &total)?;
     }
     let parts = differentiated.parts.iter().zip(summed).map(|((name, _), value)| (*name, value)).collect();

@@ -1,3 +1,5 @@
+mod half;
+
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -211,105 +213,6 @@ fn every_parameter_moves_except_key_biases() {
             let may_rest = name.contains("in_proj_bias") || name.contains("embedding");
             assert!(still < old.len() && (may_rest || still == 0), "{name}: {still} of {} did not move", old.len());
         }
-    }
-}
-
-/// Masters and average in f32: in bf16 alone the small steps would be rounded away.
-#[test]
-fn a_run_in_half_precision_learns_and_resumes_exactly() {
-    learns_and_resumes_exactly(DType::BF16);
-    learns_and_resumes_exactly(DType::F16);
-}
-
-fn learns_and_resumes_exactly(dtype: DType) {
-    let half = || Clip::init(&config(), 1, &Device::Cpu, dtype).unwrap();
-    // long enough for steps after those that overflow
-    let settings = || Settings { epochs: 6, learning_rate: 1e-3, ema_decay: 0.999, ..settings() };
-    let mut whole = trainer(half(), settings(), INFO_NCE).unwrap();
-    fit(&mut whole, &mut patterns(), None, 0).unwrap();
-    assert_eq!(whole.clip().logit_scale().dtype(), dtype);
-    assert_eq!(whole.averaged().logit_scale().dtype(), DType::F32);
-    assert_ne!(digests(&whole), digests(&trainer(half(), settings(), INFO_NCE).unwrap()));
-    let folder = tempfile::tempdir().unwrap();
-    let mut killed = Patterns { dies_at: Some(STEPS + 1), ..patterns() };
-    fit(&mut trainer(half(), settings(), INFO_NCE).unwrap(), &mut killed, Some(folder.path()), 1).unwrap_err();
-    let mut resumed = trainer(half(), settings(), INFO_NCE).unwrap();
-    fit(&mut resumed, &mut patterns(), Some(folder.path()), 1).unwrap();
-    assert_eq!(digests(&whole), digests(&resumed));
-}
-
-/// A loss whose gradients f16 cannot hold.
-struct Faint;
-
-impl Objective for Faint {
-    fn identity(&self) -> serde_json::Value {
-        serde_json::Value::Null
-    }
-
-    fn differentiate(&mut self, of: &Gathered, _: Moment, _: &mut dyn Communicator) -> Result<Differentiated> {
-        let tilted = |x: &Tensor| -> Result<Tensor> {
-            let slopes = Tensor::arange(0f32, x.elem_count() as f32, x.device())?.sin()?.reshape(x.shape())?;
-            Ok(((x * slopes)?.sum_all()? * 1e-7)?)
-        };
-        Differentiated::sum_of(&[("faint", (tilted(&of.image_nd)? + tilted(&of.text_nd)?)?)])
-    }
-}
-
-#[test]
-fn gradients_too_small_for_f16_arrive_by_the_loss_scale() {
-    let batch = Rc::new(patterns().batch(0, 0).unwrap());
-    let gradients = |dtype: DType, loss_scale: f64| {
-        let clip = Clip::init(&config(), 1, &Device::Cpu, dtype).unwrap();
-        let (settings, execution) = (Settings::default(), Execution::default());
-        let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
-        let moment = Moment { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
-        let found = differentiate(&networks, &mut Faint, &batch, (moment, 0, loss_scale), &mut Solo).unwrap();
-        let of = |name: &str| found.gradients.get(name).map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
-        clip.parameters().iter().filter_map(|(name, _)| of(name)).flatten().collect::<Vec<f32>>()
-    };
-    let size = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    let exact = gradients(DType::F32, 1.0);
-    let off = |found: Vec<f32>| {
-        let difference: Vec<f32> = found.iter().zip(&exact).map(|(a, b)| a - b).collect();
-        size(&difference) / size(&exact)
-    };
-    let (lost, kept) = (off(gradients(DType::F16, 1.0)), off(gradients(DType::F16, LossScale::default().factor())));
-    assert!(lost > 0.3 && kept < 0.03, "{lost} of the gradient is lost without, {kept} with the factor");
-    assert!(off(gradients(DType::F32, 65536.0)) < 1e-6, "a power of two rounds nothing in f32");
-}
-
-/// The first factor is far too large for these gradients: steps are left out until one fits, and then the run learns.
-#[test]
-fn overflowing_steps_are_left_out() {
-    let half = Clip::init(&config(), 1, &Device::Cpu, DType::F16).unwrap();
-    let before = half.parameters().digest().unwrap();
-    let mut norms = Vec::new();
-    let mut observe = |event: &Event| {
-        if let Event::Step(progress) = event {
-            norms.push(progress.gradient_norm);
-        }
-    };
-    let settings = Settings { epochs: 8, segment_tower: SegmentTower::Shared, ..settings() };
-    let mut trainer = Trainer::new(half, settings, Box::new(Loud)).unwrap();
-    let (stop, execution) = (AtomicBool::new(false), Execution::default());
-    let summary = fit_with(&mut trainer, &mut patterns(), &mut validate, None, execution, &stop, &mut observe).unwrap();
-    let left_out = norms.iter().filter(|norm| norm.is_infinite()).count();
-    assert!(norms[0].is_infinite() && left_out < norms.len() / 2 + 2, "{norms:?}");
-    assert_eq!(summary.position.loss_scale.factor(), 65536.0 / f64::powi(2.0, left_out as i32));
-    assert_ne!(before, trainer.clip().parameters().digest().unwrap());
-}
-
-/// A loss whose gradients f16 holds, but not times the first factor.
-struct Loud;
-
-impl Objective for Loud {
-    fn identity(&self) -> serde_json::Value {
-        serde_json::Value::Null
-    }
-
-    fn differentiate(&mut self, of: &Gathered, _: Moment, _: &mut dyn Communicator) -> Result<Differentiated> {
-        let loss = ((of.image_nd.as_tensor() * of.text_nd.as_tensor())?.sum_all()? * -1.0)?;
-        Differentiated::sum_of(&[("loud", loss)])
     }
 }
 

@@ -10,7 +10,7 @@ use models::clip::Clip;
 use serde_json::{Value, json};
 
 use super::events::{EpochEnd, Event, Progress, Summary};
-use super::forward::Networks;
+use super::forward::{Networks, wide};
 use super::shards::Shards;
 use super::share::{share_bytes, share_optimiser, share_parameters, sum};
 use super::step::{Found, differentiate, image_tower};
@@ -91,7 +91,7 @@ impl Trainer {
             SegmentTower::Separate => Some(copy()?),
         };
         // In half precision the small steps of an average would be rounded away.
-        let wide = if clip.logit_scale().dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let wide = wide(clip.dtype());
         let average = (settings.ema_decay > 0.0)
             .then(|| Clip::from_parameters(clip.config(), clip.parameters().to_dtype(wide)?))
             .transpose()?;
@@ -144,7 +144,7 @@ impl Trainer {
         let folder = folder.filter(|_| ranks.rank() == 0);
         let mut loaded = None;
         if let Some(folder) = folder
-            && let Some((position, moments)) = self.resume(folder, &identity)?
+            && let Some((position, moments)) = self.resume(folder, &identity, length)?
         {
             self.position = position;
             loaded = Some(moments);
@@ -284,9 +284,12 @@ impl Trainer {
         // drawn from the step alone: a resumed run drops the same values
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * moment.global_step as u64);
         let objective = self.objective.as_mut();
-        let in_f16 = self.clip.logit_scale().dtype() == DType::F16;
+        let in_f16 = self.clip.dtype() == DType::F16;
         let scale = in_f16.then_some(self.position.loss_scale);
         let factor = scale.map_or(1.0, LossScale::factor);
+        if scale.is_some() {
+            objective.remember()?;
+        }
         let found = differentiate(&networks, objective, batch, (moment, seed, factor), surroundings.ranks)?;
         let Found { gradients, parts } = found;
         if moment.global_step == 0 {
@@ -294,6 +297,7 @@ impl Trainer {
         }
         let stepped = self.optimiser.step(&gradients, learning_rate);
         if let (Err(Error::Numbers { .. }), Some(halved)) = (&stepped, scale.and_then(LossScale::halved)) {
+            self.objective.undo()?;
             self.position.loss_scale = halved;
             return Ok((parts, f64::INFINITY));
         }
@@ -382,9 +386,14 @@ impl Trainer {
     }
 
     /// Takes up the last checkpoint, if there is one.
-    fn resume(&mut self, folder: &Path, identity: &Value) -> Result<Option<(Position, optimiser::State)>> {
+    fn resume(
+        &mut self,
+        folder: &Path,
+        identity: &Value,
+        length: RunLength,
+    ) -> Result<Option<(Position, optimiser::State)>> {
         let (mut state, optimiser) = self.parts();
-        checkpoint::resume(folder, (&mut state, optimiser), identity)
+        checkpoint::resume(folder, (&mut state, optimiser), identity, length)
     }
 
     fn parts(&mut self) -> (State<'_>, &mut AdamW) {

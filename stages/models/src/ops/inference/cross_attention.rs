@@ -1,7 +1,8 @@
+use super::super::half;
 use super::super::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
 use super::super::real::{Real, max_of, sum_of, vectorised};
 use super::{has_inference_kernel, on_cpu, refuse_gradients};
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// Multi-head attention of one sequence to another, softmax(q k^T / sqrt(D / heads)) v.
@@ -20,9 +21,7 @@ pub fn cross_attention(q_bqd: &Tensor, kv_bke: &Tensor, heads: usize) -> Result<
         let q = split(q_bqd.contiguous()?, queries)?;
         let k = split(kv_bke.narrow(2, 0, width)?.contiguous()?, keys)?;
         let v = split(kv_bke.narrow(2, width, width)?.contiguous()?, keys)?;
-        let scores = (q.matmul(&k.t()?)? * scale)?;
-        let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
+        let weights = half::softmax(&half::scores(&q, &k, scale)?)?.to_dtype(v.dtype())?;
         return weights.matmul(&v)?.transpose(1, 2)?.reshape((batch, queries, width));
     }
     on_cpu(&[q_bqd, kv_bke], &[batch, queries, width], |args| {

@@ -3,9 +3,10 @@
 //! Sequences of different lengths stand in one batch without padding, and beams that share a beginning share its
 //! keys: each is a *path*, a list of cache slots. Choosing other beams changes lists of numbers and copies no key.
 
+use super::super::half;
 use super::super::real::{Real, max_of, sum_of, sum_of_pairs, vectorised};
 use super::{has_inference_kernel, on_cpu, refuse_gradients};
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// Queries in consecutive rows that read one path.
@@ -249,10 +250,9 @@ fn composed(
     let (keys, values) = (gather(keys_sx)?, gather(values_sx)?);
     let q = q_rx.contiguous()?.index_select(&Tensor::new(rows.as_slice(), device)?, 0)?;
     let q = q.reshape((paths, most_rows, heads, head_width))?.transpose(1, 2)?.contiguous()?;
-    let scores = (q.matmul(&keys.t()?)?.to_dtype(DType::F32)? * scale)?;
+    let scores = half::scores(&q, &keys, scale)?.to_dtype(DType::F32)?;
     let scores = (scores + Tensor::from_vec(shift, (paths, heads, most_rows, most_keys), device)?)?;
-    let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)?;
+    let weights = half::softmax(&scores)?.to_dtype(dtype)?;
     let attended = weights.matmul(&values)?.transpose(1, 2)?.reshape((paths * most_rows, heads * head_width))?;
     attended.index_select(&Tensor::new(kept.as_slice(), device)?, 0)
 }

@@ -11,6 +11,10 @@ pub enum RotaryLayout {
     Pairs,
 }
 
+/// A quarter of a gigabyte. The longest context of a published LLaMA has a quarter of that, and the number of positions
+/// is nothing but a claim of the checkpoint.
+const MAX_ANGLES: usize = 1 << 25;
+
 /// Cosines and sines of every position.
 #[derive(Clone, Debug)]
 pub struct RotaryTable {
@@ -27,6 +31,9 @@ impl RotaryTable {
             bail!("rotary: a head of width {head_width} has no halves")
         }
         let half = head_width / 2;
+        if positions.saturating_mul(half) > MAX_ANGLES {
+            bail!("rotary: {positions} positions of heads of width {head_width} are more than {MAX_ANGLES} angles")
+        }
         let frequencies: Vec<f32> =
             (0..half).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_width as f32)).collect();
         let angles = (0..positions).flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));

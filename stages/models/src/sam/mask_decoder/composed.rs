@@ -2,10 +2,10 @@
 
 use super::{Attention, Layer, LowResMask, MaskDecoder, Selection, Upscaling};
 use crate::Result;
-use crate::ops::{Activation, activation};
+use crate::ops::{Activation, activation, half};
 use crate::sam::prompt_encoder::floats;
 use crate::sam::source::Dense;
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 type Candle<T> = candle_core::Result<T>;
 
@@ -89,9 +89,8 @@ fn attend(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Candle<T
     };
     let (q, k, v) = (split(attention.q.apply(q)?)?, split(attention.k.apply(k)?)?, split(attention.v.apply(v)?)?);
     let (batch, heads, length, head_width) = q.dims4()?;
-    let scores = (q.matmul(&k.t()?)? * (head_width as f64).powf(-0.5))?;
-    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+    let scores = half::scores(&q, &k, (head_width as f64).powf(-0.5))?;
+    let weights = half::softmax(&scores)?.to_dtype(v.dtype())?;
     let attended = weights.matmul(&v)?.transpose(1, 2)?.reshape((batch, length, heads * head_width))?;
     attention.out.apply(&attended)
 }

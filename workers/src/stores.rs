@@ -380,7 +380,7 @@ impl WorkStore {
     /// Makes the folder of a store on this machine.
     pub fn make(&self) -> Result<(), WorkerError> {
         let Some(folder) = self.local_folder() else { return Ok(()) };
-        std::fs::create_dir_all(&folder)
+        crate::durable::create_folder(&folder)
             .map_err(|e| WorkerError::Configuration(format!("work store {}: {e}", folder.display())))
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::durable;
 use crate::error::WorkerError;
 
 /// How often a waiting process looks whether the folder has become free.
@@ -30,8 +31,8 @@ impl Claim {
     ) -> Result<Claim, WorkerError> {
         // beside the folder: whether the folder is there decides whether a saved state is brought
         let path = folder.with_extension("lock");
-        let file = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| File::create(&path));
-        let file = file.map_err(|e| WorkerError::of_io(&path, &e))?;
+        path.parent().map_or(Ok(()), durable::create_folder)?;
+        let file = File::create(&path).map_err(|e| WorkerError::of_io(&path, &e))?;
         let mut waited = false;
         loop {
             match file.try_lock() {

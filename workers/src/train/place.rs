@@ -75,6 +75,8 @@ impl RunPlace<'_> {
             0 => mirror.folder().to_owned(),
             rank => self.folder_of(rank),
         };
+        // with every folder above it: a result that lies in it must not be lost with its name
+        durable::create_folder(&folder)?;
         // what earlier starts spent on what is saved
         let spent_file = folder.join(SPENT_FILE);
         let spent = std::fs::read_to_string(&spent_file).ok().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);

@@ -4,7 +4,10 @@
 //! question whether the store holds what an undisturbed build from the same source would hold, row for row.
 
 pub mod dice;
+pub mod figures;
+pub mod journal;
 pub mod oracle;
+pub mod power;
 pub mod scenarios;
 pub mod shim;
 pub mod trial;

@@ -8,69 +8,103 @@ use serde_json::Value;
 
 use super::Outcome;
 use super::dice::Dice;
+use super::figures::Counts;
+use super::journal::{self, Step};
 use super::oracle::Holdings;
-use super::shim::Strike;
-use super::worker::{End, Worker};
+use super::shim::{self, Strike};
+use super::worker::Worker;
 use crate::spec_below;
 
 /// What all trials share.
 pub struct Arsenal {
     pub program: PathBuf,
-    pub shim: PathBuf,
-    /// A world that nobody edits.
-    pub world: PathBuf,
+    shim: PathBuf,
     /// Folder of the trials.
     pub folder: PathBuf,
+    /// What a build of the unedited world leaves.
+    wanted: Holdings,
+    /// Changes of a build that finds nothing.
+    pub changes: usize,
+    /// Its steps.
+    pub first_steps: Vec<Step>,
+    /// Steps of a build after an edit.
+    pub later_steps: Vec<Step>,
 }
 
-/// What was done to workers, for the figures.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    pub kills: u32,
-    pub pauses: u32,
-    pub stops: u32,
-    pub edits: u32,
-    pub faults: u32,
-    pub cuts: u32,
-    /// The chosen point was not met.
-    pub missed: u32,
+/// Why there is no arsenal.
+pub enum Unarmed {
+    /// This machine cannot.
+    Here(String),
+    /// The program does not even build undisturbed.
+    Program(String),
+}
+
+impl From<String> for Unarmed {
+    fn from(why: String) -> Unarmed {
+        Unarmed::Program(why)
+    }
+}
+
+impl Arsenal {
+    /// Makes a world and watches undisturbed builds of it.
+    pub fn new(program: PathBuf, folder: PathBuf) -> Result<Arsenal, Unarmed> {
+        let shim = shim::build(&folder).map_err(Unarmed::Here)?;
+        let settings = sandbox::Settings { tiles_per_country: 24, side_px: 80, seed: 7 };
+        sandbox::generate(&folder.join("world"), &settings, &mut |_, _| {}).map_err(|e| e.to_string())?;
+        let (first_steps, later_steps) = (Vec::new(), Vec::new());
+        let mut arsenal =
+            Arsenal { program, shim, folder, wanted: Holdings::default(), changes: 0, first_steps, later_steps };
+        let mut trial = Trial::new(&arsenal, 0, "undisturbed", (0, 1))?;
+        trial.start(None)?.ends_with(&[0])?;
+        let wanted = Holdings::read(&trial.spec("work"))?;
+        let first = journal::read(&trial.journal())?;
+        trial.edit()?;
+        trial.forget_journal();
+        trial.start(None)?.ends_with(&[0])?;
+        let later = journal::read(&trial.journal())?;
+        let steps = |changes: &[journal::Change]| journal::steps(changes, &trial.work());
+        let (first_steps, later_steps) = (steps(&first), steps(&later));
+        trial.remove();
+        arsenal.wanted = wanted;
+        arsenal.changes = first.len();
+        arsenal.first_steps = first_steps;
+        arsenal.later_steps = later_steps;
+        Ok(arsenal)
+    }
 }
 
 pub struct Trial<'a> {
     pub arsenal: &'a Arsenal,
     pub dice: Dice,
-    pub round: u64,
+    /// Which trial of its scenario, of how many.
+    round: (u64, u64),
     pub counts: Counts,
     pub folder: PathBuf,
     /// Each step, for whoever looks into a failure.
     pub story: Vec<String>,
     workers: u32,
-    edited: bool,
 }
 
 /// The share of images whose tags an edit changes.
 const EDITED_SHARE: f64 = 0.3;
 
 impl<'a> Trial<'a> {
-    pub fn new(arsenal: &'a Arsenal, seed: u64, scenario: &str, round: u64) -> Result<Trial<'a>, String> {
-        let folder = arsenal.folder.join(format!("{scenario}-{round}"));
-        std::fs::create_dir_all(folder.join("keep")).map_err(|e| format!("{}: {e}", folder.display()))?;
-        copy_folder(&arsenal.world, &folder.join("world")).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let dice = Dice::new(seed, scenario, round);
-        let trial = Trial {
-            arsenal,
-            dice,
-            round,
-            counts: Counts::default(),
-            folder,
-            story: Vec::new(),
-            workers: 0,
-            edited: false,
-        };
+    pub fn new(arsenal: &'a Arsenal, seed: u64, scenario: &str, round: (u64, u64)) -> Result<Trial<'a>, String> {
+        let folder = arsenal.folder.join(format!("{scenario}-{}", round.0));
+        let said = |e: std::io::Error| format!("{}: {e}", folder.display());
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(folder.join("keep")).map_err(said)?;
+        link_folder(&arsenal.folder.join("world"), &folder.join("world")).map_err(said)?;
         for work in ["work", "wanted"] {
-            std::fs::write(trial.spec_path(work), trial.spec(work).to_toml()).map_err(|e| e.to_string())?;
+            let spec = spec_below(&folder, work, &SETTINGS).to_toml();
+            std::fs::write(folder.join(format!("{work}.toml")), spec).map_err(said)?;
         }
-        Ok(trial)
+        let dice = Dice::new(seed, scenario, round.0);
+        Ok(Trial { arsenal, dice, round, counts: Counts::default(), folder, story: Vec::new(), workers: 0 })
+    }
+
+    pub fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 
     pub fn work(&self) -> PathBuf {
@@ -81,18 +115,29 @@ impl<'a> Trial<'a> {
         self.folder.join("journal")
     }
 
-    fn spec_path(&self, work: &str) -> PathBuf {
-        self.folder.join(format!("{work}.toml"))
+    pub fn forget_journal(&self) {
+        let _ = std::fs::remove_file(self.journal());
+    }
+
+    pub fn tell(&mut self, what: impl Into<String>) {
+        self.story.push(what.into());
     }
 
     fn spec(&self, work: &str) -> BuildSpec {
-        spec_below(&self.folder, work, &["score.clip=none", "pretrain.epochs=1"])
+        spec_below(&self.folder, work, &SETTINGS)
     }
 
     fn command(&self, verb: &str, work: &str) -> Command {
         let mut command = Command::new(&self.arsenal.program);
-        command.arg(verb).arg(self.spec_path(work));
+        command.arg(verb).arg(self.folder.join(format!("{work}.toml")));
         command
+    }
+
+    /// Where this trial is on its scenario's way through `all` places, which are counted from 1.
+    pub fn walk(&mut self, all: usize) -> usize {
+        let (round, rounds) = self.round;
+        let stride = all.div_ceil(rounds.max(1) as usize).max(1);
+        1 + (round as usize * stride + self.dice.below(stride)) % all.max(1)
     }
 
     /// Starts a worker, watched by the shim; `strike` says what happens to it, and where.
@@ -108,7 +153,7 @@ impl<'a> Trial<'a> {
         }
         self.workers += 1;
         let what = strike.map_or("undisturbed".to_owned(), ToString::to_string);
-        self.story.push(format!("worker {}: {what}", self.workers));
+        self.tell(format!("worker {}: {what}", self.workers));
         Worker::start(&mut command, &self.folder.join(format!("worker-{}.log", self.workers)))
     }
 
@@ -116,64 +161,61 @@ impl<'a> Trial<'a> {
     pub fn edit(&mut self) -> Outcome {
         let seed = self.dice.next();
         sandbox::edit_tags(&self.folder.join("world"), EDITED_SHARE, seed).map_err(|e| e.to_string())?;
-        self.story.push("the source is edited".into());
+        self.tell("the source is edited");
         self.counts.edits += 1;
-        self.edited = true;
         Ok(())
     }
 
     /// A run that nobody disturbs must end with 0, leave the right tables, and leave nothing to do.
     pub fn comes_to_the_right_end(&mut self) -> Outcome {
-        let mut worker = self.start(None)?;
-        match worker.end()? {
-            End::Code(0) => {}
-            other => return Err(format!("the undisturbed run ended with {other:?}: {}", worker.last_words())),
-        }
+        self.start(None)?.ends_with(&[0]).map_err(|why| format!("the last run {why}"))?;
         self.is_right()?;
         self.nothing_is_to_do()
     }
 
     /// The store holds what an undisturbed build from this source holds.
     pub fn is_right(&mut self) -> Outcome {
-        let wanted = self.wanted()?;
-        match Holdings::read(&self.spec("work"))?.difference(&wanted, !self.edited) {
-            None => Ok(()),
-            Some(difference) => Err(difference),
-        }
+        let found = Holdings::read(&self.spec("work"))?;
+        let edited = self.counts.edits > 0;
+        let difference = match edited {
+            false => found.difference(&self.arsenal.wanted, true),
+            // the model depends on what it started from
+            true => found.difference(&self.wanted()?, false),
+        };
+        difference.map_or(Ok(()), Err)
     }
 
+    /// What a build from nothing leaves of the source as it is now.
     fn wanted(&self) -> Result<Holdings, String> {
-        // made again after every edit, from nothing: a standing training would not be that of these tables
-        let store = self.folder.join("wanted");
-        let _ = std::fs::remove_dir_all(&store);
-        let mut worker = Worker::start(&mut self.command("run", "wanted"), &self.folder.join("wanted.log"))?;
-        match worker.end()? {
-            End::Code(0) => Holdings::read(&self.spec("wanted")),
-            other => Err(format!("a build that nobody disturbs ended with {other:?}: {}", worker.last_words())),
-        }
+        let _ = std::fs::remove_dir_all(self.folder.join("wanted"));
+        Worker::start(&mut self.command("run", "wanted"), &self.folder.join("wanted.log"))?.ends_with(&[0])?;
+        Holdings::read(&self.spec("wanted"))
     }
 
     fn nothing_is_to_do(&self) -> Outcome {
         let output = self.command("plan", "work").arg("--json").output().map_err(|e| e.to_string())?;
         let said = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<Value> = serde_json::from_slice(&output.stdout).map_err(|e| format!("plan: {e}: {said}"))?;
-        match lines.iter().find(|line| line["rows"] != 0 || line["reasons"].as_object().is_some_and(|r| !r.is_empty()))
-        {
+        let moves = |line: &&Value| line["rows"] != 0 || line["reasons"].as_object().is_some_and(|r| !r.is_empty());
+        match lines.iter().find(moves) {
             None => Ok(()),
-            Some(line) => Err(format!("after the build there is still work: {line}")),
+            Some(line) => Err(format!("after the last run there is work left: {line}")),
         }
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+const SETTINGS: [&str; 2] = ["score.clip=none", "pretrain.epochs=1"];
+
+/// The same files under other names: an edit replaces files and does not write into them.
+fn link_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
+            link_folder(&entry.path(), &target)?;
         } else {
-            std::fs::copy(entry.path(), target)?;
+            std::fs::hard_link(entry.path(), target)?;
         }
     }
     Ok(())

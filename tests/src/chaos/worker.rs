@@ -16,9 +16,17 @@ pub enum End {
     Killed,
 }
 
+impl End {
+    pub fn was_killed(self) -> bool {
+        self == End::Killed
+    }
+}
+
 pub struct Worker {
     child: Child,
     log: PathBuf,
+    /// It may stand still no longer, also where it comes by the place only now.
+    released: bool,
 }
 
 impl Worker {
@@ -28,28 +36,37 @@ impl Worker {
         let file = std::fs::File::create(log).map_err(said)?;
         let copy = file.try_clone().map_err(said)?;
         let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).spawn().map_err(said)?;
-        Ok(Worker { child, log: log.to_owned() })
+        Ok(Worker { child, log: log.to_owned(), released: false })
     }
 
     pub fn signal(&self, name: &str) {
-        let _ = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
+        let mut command = Command::new("kill");
+        command.args([format!("-{name}"), self.child.id().to_string()]).stderr(Stdio::null());
+        let _ = command.status();
     }
 
-    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>, String> {
+    /// Lets it go on where it stands still.
+    pub fn release(&mut self) {
+        self.released = true;
+    }
+
+    fn stands_still(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // the state stands after the name, which is in parentheses
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    }
+
+    fn has_ended(&mut self) -> Result<Option<ExitStatus>, String> {
         self.child.try_wait().map_err(|e| format!("{}: {e}", self.log.display()))
     }
 
-    /// Waits until the worker stands still; `false`: it ended instead.
-    pub fn until_stopped(&mut self) -> Result<bool, String> {
-        let state = format!("/proc/{}/stat", self.child.id());
+    /// Waits until the worker stands still, no longer than `most`; `false`: it ended, or runs on.
+    pub fn stops_within(&mut self, most: Duration) -> Result<bool, String> {
         let began = Instant::now();
-        while self.has_ended()?.is_none() {
-            let stat = std::fs::read_to_string(&state).unwrap_or_default();
-            // the state stands after the name, which is in parentheses
-            if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')) {
+        while began.elapsed() < most && self.has_ended()?.is_none() {
+            if self.stands_still() {
                 return Ok(true);
             }
-            self.give_up_after(began, PATIENCE)?;
             std::thread::sleep(LOOK_AGAIN);
         }
         Ok(false)
@@ -65,24 +82,29 @@ impl Worker {
             if began.elapsed() > most {
                 return Ok(None);
             }
+            if self.released && self.stands_still() {
+                self.signal("CONT");
+            }
             std::thread::sleep(LOOK_AGAIN);
         }
     }
 
     /// Waits for the end; a worker that does not come to one is an error.
     pub fn end(&mut self) -> Result<End, String> {
-        match self.end_within(PATIENCE)? {
-            Some(end) => Ok(end),
-            None => self.give_up_after(Instant::now(), Duration::ZERO).map(|()| End::Killed),
-        }
-    }
-
-    fn give_up_after(&mut self, began: Instant, most: Duration) -> Result<(), String> {
-        if began.elapsed() < most {
-            return Ok(());
+        if let Some(end) = self.end_within(PATIENCE)? {
+            return Ok(end);
         }
         let _ = self.child.kill();
         Err(format!("hangs: no end after {PATIENCE:?}; {}", self.last_words()))
+    }
+
+    /// Waits for the end, which must be one of these codes.
+    pub fn ends_with(&mut self, codes: &[i32]) -> Result<End, String> {
+        let end = self.end()?;
+        match end {
+            End::Code(code) if codes.contains(&code) => Ok(end),
+            _ => Err(format!("ended with {end:?} instead of one of {codes:?}; {}", self.last_words())),
+        }
     }
 
     /// A panic is never an end.
@@ -95,7 +117,7 @@ impl Worker {
     }
 
     /// The last lines of what it wrote.
-    pub fn last_words(&self) -> String {
+    fn last_words(&self) -> String {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
         format!("{}: {}", self.log.display(), lines[lines.len().saturating_sub(4)..].join(" | "))

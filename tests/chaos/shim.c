@@ -16,7 +16,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -25,22 +24,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #ifndef __x86_64__
 #error "the registers of a call are only known for x86-64"
 #endif
 
-// The one place whose calls the filter lets pass.
-long kernel(long number, long a, long b, long c, long d, long e, long f);
-extern char kernel_end[];
-__asm__(".text\n.globl kernel\n.type kernel,@function\nkernel:\n"
+// The one place whose calls the filter lets pass: this code, copied to an address that is the same in all processes,
+// because a child keeps its parent's filter.
+extern const char code[], code_end[];
+__asm__(".text\ncode:\n"
         "movq %rdi,%rax\n movq %rsi,%rdi\n movq %rdx,%rsi\n movq %rcx,%rdx\n"
-        "movq %r8,%r10\n movq %r9,%r8\n movq 8(%rsp),%r9\n syscall\n"
-        ".globl kernel_end\nkernel_end:\n ret\n");
+        "movq %r8,%r10\n movq %r9,%r8\n movq 8(%rsp),%r9\n syscall\n ret\ncode_end:\n");
+#define CODE_AT ((char *)0x5ec0de000000)
+enum { RET_BYTES = 1 };
+static long (*const kernel)(long number, long a, long b, long c, long d, long e, long f) = (void *)CODE_AT;
 
 static char root[PATH_MAX], keep[PATH_MAX], only_path[PATH_MAX], only_call[32];
 static size_t root_length;
@@ -197,7 +200,8 @@ static int install(void) {
         SYS_sendfile, SYS_copy_file_range, SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, SYS_syncfs, SYS_sync,
     };
     enum { COUNT = sizeof calls / sizeof *calls };
-    const uint64_t own = (uint64_t)(uintptr_t)kernel_end;
+    // a call is seen where it returns to
+    const uint64_t own = (uint64_t)(uintptr_t)CODE_AT + (code_end - code) - RET_BYTES;
     struct sock_filter f[COUNT + 16];
     int n = 0;
 #define LOAD(offset) f[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset)
@@ -224,6 +228,13 @@ static int install(void) {
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
+static int place_code(void) {
+    int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    if (mmap(CODE_AT, 4096, PROT_READ | PROT_WRITE, how, -1, 0) != CODE_AT) return -1;
+    memcpy(CODE_AT, code, code_end - code);
+    return mprotect(CODE_AT, 4096, PROT_READ | PROT_EXEC);
+}
+
 static void copy(const char *variable, char *to, size_t size) {
     const char *value = getenv(variable);
     snprintf(to, size, "%s", value ? value : "");
@@ -247,12 +258,13 @@ __attribute__((constructor)) static void begin(void) {
     fails = number < 0 ? -number : number;
     after = getenv("URBANCROSS_CHAOS_AFTER") != NULL;
     copy("URBANCROSS_CHAOS_JOURNAL", text, sizeof text);
-    if (text[0]) journal = open(text, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     struct sigaction action = {0};
     action.sa_sigaction = caught;
     action.sa_flags = SA_SIGINFO | SA_RESTART;
-    if (sigaction(SIGSYS, &action, NULL) || install()) {
-        static const char why[] = "chaos shim: no seccomp filter here\n";
+    int placed = !place_code();
+    if (placed && text[0]) journal = kernel(SYS_open, (long)text, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644, 0, 0, 0);
+    if (!placed || sigaction(SIGSYS, &action, NULL) || install()) {
+        static const char why[] = "chaos shim: calls cannot be filtered here\n";
         if (write(2, why, sizeof why - 1)) {}
         _exit(99);
     }

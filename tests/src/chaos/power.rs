@@ -37,6 +37,8 @@ struct Node {
 struct Pending {
     /// The folder whose sync makes it durable.
     folder: Id,
+    /// What it is, for whoever looks for what was lost.
+    what: String,
     changes: Vec<(Id, String, Option<Id>)>,
 }
 
@@ -94,6 +96,10 @@ impl Disk {
         self.nodes.push(Node { bytes, ..Node::default() });
         self.inodes.insert(inode, self.nodes.len() - 1);
         self.nodes.len() - 1
+    }
+
+    fn below<'p>(&self, path: &'p str) -> &'p str {
+        path.strip_prefix(self.root.to_string_lossy().as_ref()).unwrap_or(path)
     }
 
     /// The folder and the name of a path below the root; `None`: it is the root itself.
@@ -162,7 +168,9 @@ impl Disk {
         for (folder, name, node) in &changes {
             set(&mut self.nodes[*folder].names, name, *node);
         }
-        self.pending.push(Pending { folder: synced_by, changes });
+        let path = if change.to.is_empty() { &change.path } else { &change.to };
+        let what = format!("{} {}", change.call, self.below(path));
+        self.pending.push(Pending { folder: synced_by, what, changes });
         Ok(())
     }
 
@@ -178,30 +186,28 @@ impl Disk {
         }
     }
 
-    /// The power goes: writes what is left into a new folder. Says how many names and files were lost.
-    pub fn cut(mut self, loss: Loss, dice: &mut Dice, to: &Path) -> Result<(usize, usize), String> {
+    /// The power goes: writes what is left into a new folder. Says what was lost.
+    pub fn cut(mut self, loss: Loss, dice: &mut Dice, to: &Path) -> Result<Vec<String>, String> {
         self.make_durable(|_| match loss {
             Loss::Everything => false,
             Loss::Bytes => true,
             Loss::Some => dice.coin(),
         });
-        let mut torn = 0;
-        self.write_out(ROOT, to, loss, dice, &mut torn).map_err(|e| format!("{}: {e}", to.display()))?;
-        Ok((self.pending.len(), torn))
+        let mut lost: Vec<String> = self.pending.iter().map(|pending| pending.what.clone()).collect();
+        self.write_out(ROOT, to, loss, dice, &mut lost).map_err(|e| format!("{}: {e}", to.display()))?;
+        Ok(lost)
     }
 
-    fn write_out(&self, id: Id, to: &Path, loss: Loss, dice: &mut Dice, torn: &mut usize) -> std::io::Result<()> {
+    fn write_out(&self, id: Id, to: &Path, loss: Loss, dice: &mut Dice, lost: &mut Vec<String>) -> std::io::Result<()> {
         let node = &self.nodes[id];
         let Some(bytes) = &node.bytes else {
             std::fs::create_dir_all(to)?;
-            return node
-                .durable
-                .iter()
-                .try_for_each(|(name, &child)| self.write_out(child, &to.join(name), loss, dice, torn));
+            let mut children = node.durable.iter();
+            return children.try_for_each(|(name, &child)| self.write_out(child, &to.join(name), loss, dice, lost));
         };
         std::fs::copy(bytes, to)?;
         if node.unsynced {
-            *torn += 1;
+            lost.push(format!("bytes of {}", to.display()));
             let length = to.metadata()?.len();
             let left = if loss == Loss::Some && dice.coin() { dice.below(length as usize + 1) as u64 } else { 0 };
             std::fs::OpenOptions::new().write(true).open(to)?.set_len(left)?;

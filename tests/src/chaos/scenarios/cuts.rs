@@ -6,6 +6,9 @@ use super::super::power::{Disk, Loss};
 use super::super::shim::{Action, Strike};
 use super::super::trial::Trial;
 
+/// Lost names and files that a story names.
+const MOST_TOLD: usize = 12;
+
 /// Once or twice on the way to the end.
 pub fn at_a_change(trial: &mut Trial<'_>) -> Outcome {
     let all = trial.arsenal.changes;
@@ -44,8 +47,10 @@ fn cut(trial: &mut Trial<'_>, mut disk: Disk) -> Outcome {
     }
     let loss = *trial.dice.choose(&[Loss::Everything, Loss::Bytes, Loss::Some]);
     let left = trial.folder.join("left");
-    let (names, files) = disk.cut(loss, &mut trial.dice, &left)?;
-    trial.tell(format!("power cut, {loss:?} lost: {names} changes of names, {files} files"));
+    let lost = disk.cut(loss, &mut trial.dice, &left)?;
+    // the last ones are those that count
+    let told = lost[lost.len().saturating_sub(MOST_TOLD)..].join(", ");
+    trial.tell(format!("power cut, {loss:?} lost, {} things: … {told}", lost.len()));
     trial.counts.cuts += 1;
     let replaced = std::fs::remove_dir_all(trial.work()).and_then(|()| std::fs::rename(&left, trial.work()));
     replaced.map_err(|e| format!("{}: {e}", left.display()))

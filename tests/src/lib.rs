@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod http;
 pub mod networks;
+pub mod s3;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

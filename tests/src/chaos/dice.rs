@@ -8,10 +8,10 @@ impl Dice {
     pub fn new(seed: u64, scenario: &str, round: u64) -> Dice {
         let named = scenario.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let mut dice = Dice(named);
-        Dice(dice.next() ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Dice(dice.draw() ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,12 @@ impl Dice {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+        (self.draw() % bound.max(1) as u64) as usize
+    }
+
+    /// Choices of their own for somebody else.
+    pub fn split(&mut self) -> Dice {
+        Dice(self.draw())
     }
 
     pub fn coin(&mut self) -> bool {

@@ -13,6 +13,8 @@ pub struct Counts {
     /// Calls that failed.
     pub faults: u32,
     pub cuts: u32,
+    /// Acts of other programs at a table.
+    pub foreign: u32,
     /// Chosen points that a worker did not come by.
     pub missed: u32,
 }
@@ -25,6 +27,7 @@ impl AddAssign for Counts {
         self.edits += other.edits;
         self.faults += other.faults;
         self.cuts += other.cuts;
+        self.foreign += other.foreign;
         self.missed += other.missed;
     }
 }
@@ -38,15 +41,15 @@ pub struct Line {
     pub counts: Counts,
 }
 
-pub const HEADER: &str = "scenario        trials  kills pauses  stops  edits faults   cuts missed failed";
+pub const HEADER: &str = "scenario        trials  kills pauses  stops  edits faults   cuts others missed failed";
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { kills, pauses, stops, edits, faults, cuts, missed } = self.counts;
+        let Counts { kills, pauses, stops, edits, faults, cuts, foreign, missed } = self.counts;
         let Line { name, trials, failed, .. } = self;
         write!(
             f,
-            "{name:15} {trials:6} {kills:6} {pauses:6} {stops:6} {edits:6} {faults:6} {cuts:6} {missed:6} {failed:6}"
+            "{name:15} {trials:6} {kills:6} {pauses:6} {stops:6} {edits:6} {faults:6} {cuts:6} {foreign:6} {missed:6} {failed:6}"
         )
     }
 }

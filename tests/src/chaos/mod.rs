@@ -8,6 +8,7 @@ pub mod figures;
 pub mod journal;
 pub mod oracle;
 pub mod power;
+pub mod proxy;
 pub mod scenarios;
 pub mod shim;
 pub mod trial;

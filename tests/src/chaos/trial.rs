@@ -13,12 +13,16 @@ use super::journal::{self, Step};
 use super::oracle::Holdings;
 use super::shim::{self, Strike};
 use super::worker::Worker;
-use crate::spec_below;
+use crate::{python_with, s3, spec_below};
 
 /// What all trials share.
 pub struct Arsenal {
     pub program: PathBuf,
     shim: PathBuf,
+    /// A Python with `deltalake`.
+    pub python: Option<&'static str>,
+    /// A Python with an S3-compatible server.
+    pub python_with_s3: Option<&'static str>,
     /// Folder of the trials.
     pub folder: PathBuf,
     /// What a build of the unedited world leaves.
@@ -52,8 +56,18 @@ impl Arsenal {
         let settings = sandbox::Settings { tiles_per_country: 24, side_px: 80, seed: 7 };
         sandbox::generate(&folder.join("world"), &settings, &mut |_, _| {}).map_err(|e| e.to_string())?;
         let (first_steps, later_steps) = (Vec::new(), Vec::new());
-        let mut arsenal =
-            Arsenal { program, shim, folder, wanted: Holdings::default(), changes: 0, first_steps, later_steps };
+        let (python, python_with_s3) = (python_with(&["deltalake"]), python_with(&s3::MODULES));
+        let mut arsenal = Arsenal {
+            program,
+            shim,
+            python,
+            python_with_s3,
+            folder,
+            wanted: Holdings::default(),
+            changes: 0,
+            first_steps,
+            later_steps,
+        };
         let mut trial = Trial::new(&arsenal, 0, "undisturbed", (0, 1))?;
         trial.start(None)?.ends_with(&[0])?;
         let wanted = Holdings::read(&trial.spec("work"))?;
@@ -83,6 +97,8 @@ pub struct Trial<'a> {
     /// Each step, for whoever looks into a failure.
     pub story: Vec<String>,
     workers: u32,
+    /// Where the work store is, if not in the trial's folder.
+    settings: Vec<String>,
 }
 
 /// The share of images whose tags an edit changes.
@@ -95,12 +111,26 @@ impl<'a> Trial<'a> {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(folder.join("keep")).map_err(said)?;
         link_folder(&arsenal.folder.join("world"), &folder.join("world")).map_err(said)?;
-        for work in ["work", "wanted"] {
-            let spec = spec_below(&folder, work, &SETTINGS).to_toml();
-            std::fs::write(folder.join(format!("{work}.toml")), spec).map_err(said)?;
-        }
         let dice = Dice::new(seed, scenario, round.0);
-        Ok(Trial { arsenal, dice, round, counts: Counts::default(), folder, story: Vec::new(), workers: 0 })
+        let settings = Vec::new();
+        let trial =
+            Trial { settings, arsenal, dice, round, counts: Counts::default(), folder, story: Vec::new(), workers: 0 };
+        trial.write_specs()?;
+        Ok(trial)
+    }
+
+    fn write_specs(&self) -> Outcome {
+        for work in ["work", "wanted"] {
+            let path = self.folder.join(format!("{work}.toml"));
+            std::fs::write(&path, self.spec(work).to_toml()).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The work store is addressed otherwise from now on.
+    pub fn moves_to(&mut self, settings: &[String]) -> Outcome {
+        self.settings = settings.to_vec();
+        self.write_specs()
     }
 
     pub fn remove(&self) {
@@ -124,12 +154,18 @@ impl<'a> Trial<'a> {
     }
 
     fn spec(&self, work: &str) -> BuildSpec {
-        spec_below(&self.folder, work, &SETTINGS)
+        let mut settings: Vec<&str> = SETTINGS.to_vec();
+        if work == "work" {
+            settings.extend(self.settings.iter().map(String::as_str));
+        }
+        spec_below(&self.folder, work, &settings)
     }
 
     fn command(&self, verb: &str, work: &str) -> Command {
         let mut command = Command::new(&self.arsenal.program);
         command.arg(verb).arg(self.folder.join(format!("{work}.toml")));
+        // what belongs to the machine and not to the store
+        command.env("TMPDIR", &self.folder);
         command
     }
 
@@ -159,7 +195,7 @@ impl<'a> Trial<'a> {
 
     /// Other tags for some images of the source.
     pub fn edit(&mut self) -> Outcome {
-        let seed = self.dice.next();
+        let seed = self.dice.draw();
         sandbox::edit_tags(&self.folder.join("world"), EDITED_SHARE, seed).map_err(|e| e.to_string())?;
         self.tell("the source is edited");
         self.counts.edits += 1;

@@ -117,7 +117,7 @@ impl Worker {
     }
 
     /// The last lines of what it wrote.
-    fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
         format!("{}: {}", self.log.display(), lines[lines.len().saturating_sub(4)..].join(" | "))

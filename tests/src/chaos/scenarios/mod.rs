@@ -2,8 +2,10 @@
 
 mod cuts;
 mod faults;
+mod foreign;
 mod kills;
 mod pauses;
+mod stores;
 
 use super::Outcome;
 use super::trial::Trial;
@@ -25,7 +27,7 @@ const fn scenario(
     Scenario { name, what, rounds, tell }
 }
 
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 13] = [
     scenario("kill", "SIGKILL at random times, edits in between", [12, 200], kills::at_random),
     scenario("kill-walk", "SIGKILL at every N-th change of the store", [24, 500], kills::at_a_change),
     scenario("kill-beside", "two or three workers at once, one of them killed", [8, 100], kills::beside_others),
@@ -42,4 +44,6 @@ pub const SCENARIOS: [Scenario; 11] = [
     scenario("cut-after", "a power cut after exit 0, which must lose nothing", [4, 50], cuts::after_the_end),
     scenario("full", "ENOSPC at every N-th change, once or from then on", [12, 200], faults::full_disk),
     scenario("failing", "EIO at every N-th change, once or from then on", [12, 200], faults::failing_disk),
+    scenario("foreign", "RESTORE, DELETE, OPTIMIZE and VACUUM by another program", [8, 48], foreign::maintenance),
+    scenario("store", "an object store of which one request in five goes wrong", [2, 24], stores::faults),
 ];

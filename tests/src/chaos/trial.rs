@@ -97,6 +97,8 @@ pub struct Trial<'a> {
     /// Each step, for whoever looks into a failure.
     pub story: Vec<String>,
     workers: u32,
+    /// By how many seconds the clocks of the next workers are wrong.
+    pub clock: i64,
     /// Where the work store is, if not in the trial's folder.
     settings: Vec<String>,
 }
@@ -113,8 +115,17 @@ impl<'a> Trial<'a> {
         link_folder(&arsenal.folder.join("world"), &folder.join("world")).map_err(said)?;
         let dice = Dice::new(seed, scenario, round.0);
         let settings = Vec::new();
-        let trial =
-            Trial { settings, arsenal, dice, round, counts: Counts::default(), folder, story: Vec::new(), workers: 0 };
+        let trial = Trial {
+            settings,
+            arsenal,
+            dice,
+            round,
+            counts: Counts::default(),
+            folder,
+            story: Vec::new(),
+            workers: 0,
+            clock: 0,
+        };
         trial.write_specs()?;
         Ok(trial)
     }
@@ -186,6 +197,10 @@ impl<'a> Trial<'a> {
             .env("URBANCROSS_CHAOS_KEEP", self.folder.join("keep"));
         if let Some(strike) = strike {
             strike.apply(&mut command);
+        }
+        if self.clock != 0 {
+            command.env("URBANCROSS_CHAOS_CLOCK", self.clock.to_string());
+            self.tell(format!("the next worker's clock is wrong by {} s", self.clock));
         }
         self.workers += 1;
         let what = strike.map_or("undisturbed".to_owned(), ToString::to_string);

@@ -27,7 +27,7 @@ const fn scenario(
     Scenario { name, what, rounds, tell }
 }
 
-pub const SCENARIOS: [Scenario; 13] = [
+pub const SCENARIOS: [Scenario; 14] = [
     scenario("kill", "SIGKILL at random times, edits in between", [12, 200], kills::at_random),
     scenario("kill-walk", "SIGKILL at every N-th change of the store", [24, 500], kills::at_a_change),
     scenario("kill-beside", "two or three workers at once, one of them killed", [8, 100], kills::beside_others),
@@ -40,6 +40,7 @@ pub const SCENARIOS: [Scenario; 13] = [
         pauses::stopped,
     ),
     scenario("term", "SIGTERM at a random time, alone or beside another worker", [8, 100], kills::terminated),
+    scenario("clocks", "late workers whose clocks are wrong by up to a day", [6, 60], pauses::wrong_clocks),
     scenario("cut", "power cuts at every N-th change", [12, 200], cuts::at_a_change),
     scenario("cut-after", "a power cut after exit 0, which must lose nothing", [4, 50], cuts::after_the_end),
     scenario("full", "ENOSPC at every N-th change, once or from then on", [12, 200], faults::full_disk),

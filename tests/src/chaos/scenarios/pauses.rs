@@ -24,6 +24,23 @@ pub fn after_an_edit(trial: &mut Trial<'_>) -> Outcome {
     late(trial, &arsenal.later_steps)
 }
 
+/// The same where no two clocks agree: each is wrong by up to a day.
+pub fn wrong_clocks(trial: &mut Trial<'_>) -> Outcome {
+    let arsenal = trial.arsenal;
+    if trial.dice.coin() {
+        trial.clock = some_clock(trial);
+        trial.start(None)?.ends_with(&[0])?;
+        trial.edit()?;
+    }
+    trial.clock = some_clock(trial);
+    late(trial, &arsenal.first_steps)
+}
+
+fn some_clock(trial: &mut Trial<'_>) -> i64 {
+    const DAY: usize = 86_400;
+    trial.dice.below(2 * DAY) as i64 - DAY as i64
+}
+
 /// One or two workers stand still, the source may be edited, another worker finishes; then the late ones go on.
 fn late(trial: &mut Trial<'_>, steps: &[Step]) -> Outcome {
     let chosen = trial.walk(steps.len()) - 1;
@@ -34,6 +51,9 @@ fn late(trial: &mut Trial<'_>, steps: &[Step]) -> Outcome {
     }
     if trial.dice.coin() {
         trial.edit()?;
+    }
+    if trial.clock != 0 {
+        trial.clock = some_clock(trial);
     }
     let mut other = trial.start(None)?;
     let finished = other.end_within(WAITING)?;

@@ -17,6 +17,6 @@ pub use artifact::{Artifact, Field, FieldType};
 pub use build::{BuildSpec, SpecError};
 pub use digest::Digest;
 pub use pair::PairSpec;
-pub use plan::{Marker, PartFile, Plan, ShardPlan};
+pub use plan::{Marker, PartFile, Plan, PlanCounts, RowStatuses, ShardPlan};
 pub use recipe::{Reason, RecipeParts, RowAction};
 pub use shard::shard_of;

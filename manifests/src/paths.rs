@@ -10,7 +10,12 @@ pub fn table(artifact: Artifact) -> String {
 /// Part file below its table's root. `attempt` makes it unique, so that two workers on one shard
 /// never write the same object.
 pub fn part(country: &str, shard: u32, attempt: &str) -> String {
-    format!("country={country}/part-{shard:05}-{attempt}.parquet")
+    format!("{}/part-{shard:05}-{attempt}.parquet", partition(country))
+}
+
+/// Folder of a country's parts, below a table's root.
+pub fn partition(country: &str) -> String {
+    format!("country={country}")
 }
 
 /// Shard of a part file, from its name.
@@ -23,12 +28,24 @@ pub fn plan(country: &str, stage: &str, key: &str) -> String {
     format!("plans/{country}/{stage}/{key}.json")
 }
 
-pub fn marker(country: &str, stage: &str, key: &str, shard: u32) -> String {
-    format!("{}/{shard:05}.json", markers(country, stage, key))
+/// The part that finished the work of a shard's key.
+pub fn marker(country: &str, stage: &str, shard_key: &str) -> String {
+    format!("markers/{country}/{stage}/{shard_key}.json")
 }
 
-pub fn markers(country: &str, stage: &str, key: &str) -> String {
-    format!("markers/{country}/{stage}/{key}")
+/// The part that a stopped worker left of a shard's work.
+pub fn partial(country: &str, stage: &str, shard_key: &str) -> String {
+    format!("markers/{country}/{stage}/{shard_key}.partial.json")
+}
+
+/// What a country's last runs left with nothing to do: a hint.
+pub fn settled(country: &str) -> String {
+    format!("settled/{country}.json")
+}
+
+/// What must not change about a country in a store.
+pub fn layout(country: &str) -> String {
+    format!("layouts/{country}.json")
 }
 
 /// The last summary of a stage: advisory, overwritten, read by `status` and the report.

@@ -1,10 +1,11 @@
 //! Plans and markers: the objects through which workers agree on what is to be done and what is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
+use crate::commit::ShardState;
 use crate::digest::{self, Digest};
 use crate::recipe::Reason;
 
@@ -24,7 +25,11 @@ pub struct PinnedTable {
     pub artifact: Artifact,
     /// Delta version; `None` while the table does not exist.
     pub version: Option<u64>,
+    /// At most one for each shard, in order of shard.
     pub parts: Vec<PartFile>,
+    /// Shards whose part is gone from the store or has not the size that was committed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<u32>,
 }
 
 impl PinnedTable {
@@ -36,8 +41,24 @@ impl PinnedTable {
         digest::of_parts(paths)
     }
 
+    /// A table of which nothing is live.
+    pub fn empty(artifact: Artifact) -> Self {
+        Self { artifact, version: None, parts: Vec::new(), lost: BTreeSet::new() }
+    }
+
+    /// The part of a shard, if there is one and it can be read.
     pub fn part(&self, shard: u32) -> Option<&PartFile> {
-        self.parts.iter().find(|p| p.shard == shard)
+        self.live(shard).filter(|part| !self.lost.contains(&part.shard))
+    }
+
+    /// Name of a shard's live part, lost or not.
+    pub fn part_name(&self, shard: u32) -> Option<&str> {
+        self.live(shard).map(|part| part.path.as_str())
+    }
+
+    /// Parts lie in order of shard.
+    fn live(&self, shard: u32) -> Option<&PartFile> {
+        self.parts.binary_search_by_key(&shard, |p| p.shard).ok().map(|at| &self.parts[at])
     }
 
     pub fn rows(&self) -> u64 {
@@ -65,56 +86,91 @@ impl ShardPlan {
     }
 }
 
-/// The work of one stage for one country at pinned input versions. Stored by put-if-absent under
-/// its [`Plan::key`]: every worker that looks at the same versions arrives at the same plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The work of one stage for one country, at the live parts of its tables. What was counted is stored under its
+/// [`Plan::key`], so that nobody counts it twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub stage: String,
     pub stage_version: u32,
     pub country: String,
     pub shards: u32,
+    /// Pinned before anything that is read.
     pub output: PinnedTable,
+    /// In order of declaration.
     pub inputs: Vec<PinnedTable>,
-    /// Digests of the inputs that are not tables (the source listing, the split assignment).
-    pub virtual_inputs: BTreeMap<String, Digest>,
+    /// Digests of what is no table (the source listing, the split assignment): of each shard's slice, by name.
+    pub slices: Vec<(&'static str, Vec<Digest>)>,
     pub model: Digest,
     pub parameters: String,
     pub retry_errors: bool,
+    pub counts: PlanCounts,
+}
+
+/// What a plan found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanCounts {
     /// Only the shards that have something to do.
     pub stale: Vec<ShardPlan>,
+    /// Rows of the other shards.
     pub kept_rows: u64,
 }
 
+/// Rows of a country's table by status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowStatuses {
+    pub ok: u64,
+    pub errors: u64,
+    pub excluded: u64,
+    /// Digest of the source's problems that the quarantine file lists beside failed rows.
+    pub problems: Digest,
+}
+
 impl Plan {
+    /// Key of one shard's work.
+    pub fn shard_key(&self, shard: u32) -> Digest {
+        ShardState {
+            stage: &self.stage,
+            stage_version: self.stage_version,
+            country: &self.country,
+            shard,
+            model: &self.model,
+            parameters: &self.parameters,
+            retry_errors: self.retry_errors,
+            base: self.output.part_name(shard),
+            inputs: self.inputs.iter().map(|table| (table.artifact, table.part_name(shard))).collect(),
+            slices: self
+                .slices
+                .iter()
+                .map(|(name, of_shard)| (*name, of_shard.get(shard as usize).cloned().unwrap_or_default()))
+                .collect(),
+        }
+        .key()
+    }
+
     /// Content address: a function of what goes in, not of what was counted.
     pub fn key(&self) -> Digest {
-        digest::of_value(&serde_json::json!({
-            "stage": self.stage,
-            "stage_version": self.stage_version,
-            "country": self.country,
-            "shards": self.shards,
-            "output": self.output.digest(),
-            "inputs": self.inputs.iter().map(|t| (t.artifact.name(), t.digest())).collect::<BTreeMap<_, _>>(),
-            "virtual_inputs": self.virtual_inputs,
-            "model": self.model,
-            "parameters": self.parameters,
-            "retry_errors": self.retry_errors,
-        }))
+        let shards: Vec<Digest> = (0..self.shards).map(|shard| self.shard_key(shard)).collect();
+        digest::of_parts(shards.iter().map(String::as_bytes))
     }
 
     pub fn input(&self, artifact: Artifact) -> Option<&PinnedTable> {
         self.inputs.iter().find(|t| t.artifact == artifact)
     }
 
+    /// Rows that stand, over all shards.
+    pub fn kept(&self) -> u64 {
+        self.counts.kept_rows + self.counts.stale.iter().map(|s| s.kept).sum::<u64>()
+    }
+
     /// Rows to compute over all shards.
     pub fn computed(&self) -> u64 {
-        self.stale.iter().map(ShardPlan::computed).sum()
+        self.counts.stale.iter().map(ShardPlan::computed).sum()
     }
 
     /// Rows by reason over all shards.
     pub fn reasons(&self) -> BTreeMap<Reason, u64> {
         let mut total = BTreeMap::new();
-        for shard in &self.stale {
+        for shard in &self.counts.stale {
             for (reason, rows) in &shard.changes {
                 *total.entry(*reason).or_default() += rows;
             }
@@ -123,13 +179,11 @@ impl Plan {
     }
 }
 
-/// The moment a shard is done: written by put-if-absent after the part file. Whoever comes second
-/// finds it there; the loser's file is an orphan.
+/// Says which part finished a shard's work. A hint, put if absent under the shard's key: it saves work, and whatever it
+/// says is checked before it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Marker {
-    pub shard: u32,
-    /// `None`: no row is left in the shard.
-    pub part: Option<PartFile>,
+    pub part: PartFile,
     pub computed: u64,
     pub kept: u64,
     pub deleted: u64,

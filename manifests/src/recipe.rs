@@ -60,18 +60,21 @@ pub enum Reason {
     StageVersion,
     /// The row failed before and `--retry-errors` asked for another try.
     Errored,
+    /// The file that held the row is gone or cut.
+    Lost,
     /// The input row is gone: the output row leaves the table.
     Deleted,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 8] = [
         Reason::New,
         Reason::InputChanged,
         Reason::ModelChanged,
         Reason::ParameterChanged,
         Reason::StageVersion,
         Reason::Errored,
+        Reason::Lost,
         Reason::Deleted,
     ];
 
@@ -83,6 +86,7 @@ impl Reason {
             Reason::ParameterChanged => "parameter changed",
             Reason::StageVersion => "stage version",
             Reason::Errored => "errored before",
+            Reason::Lost => "its file was lost",
             Reason::Deleted => "deleted",
         }
     }

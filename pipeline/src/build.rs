@@ -1,5 +1,6 @@
 //! A build at hand: its spec, its two stores, and what the source offers.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -17,6 +18,10 @@ use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
 
 /// A build, opened.
+///
+/// It sees the store as it was when it was opened: the live parts of its tables are pinned one after the other, each
+/// before the tables that it is made from, and the source is listed last. So whatever a stage computes from is at least
+/// as new as everything that went into the parts it replaces; its own commits move the pins on.
 pub struct Build {
     pub spec: BuildSpec,
     pub source: SourceStore,
@@ -29,13 +34,17 @@ pub struct Build {
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: PathBuf,
     pub stop: std::sync::Arc<AtomicBool>,
+    pins: BTreeMap<Artifact, PinnedTable>,
+    /// Commits of this build since it was opened.
+    commits: u64,
 }
 
 impl Build {
     /// Opens the stores and lists the source.
     pub async fn open(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let mut build = Build::open_work(spec, stop).await?;
-        build.virtual_inputs.listing = workers::listing::list(&build.source, &build.work, &build.spec).await?;
+        build.find_lost().await?;
+        build.list().await?;
         Ok(build)
     }
 
@@ -48,16 +57,69 @@ impl Build {
         // a folder for each work store: the same run in another store is another run
         let key = &manifests::digest::of_bytes(work.url().as_str().as_bytes())[..12];
         let scratch = std::env::temp_dir().join("urbancross").join(key);
-        Ok(Build { spec, source, work, tables, virtual_inputs: VirtualInputs::default(), weights, scratch, stop })
+        let (virtual_inputs, pins) = (VirtualInputs::default(), BTreeMap::new());
+        workers::layout::check(&work, &spec).await?;
+        let mut build = Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, pins, commits: 0 };
+        build.pin_all().await?;
+        Ok(build)
+    }
+
+    /// Looks at the store and the source again, after somebody else changed what this build had pinned.
+    pub async fn refresh(&mut self) -> Result<(), WorkerError> {
+        self.pin_all().await?;
+        self.find_lost().await?;
+        self.list().await?;
+        self.virtual_inputs.assignment.clear();
+        Ok(())
+    }
+
+    async fn pin_all(&mut self) -> Result<(), WorkerError> {
+        let outputs: Vec<Artifact> = stages::map_stages(&self.spec).iter().map(|stage| stage.output).collect();
+        for artifact in outputs.into_iter().rev() {
+            let pinned = self.tables.pin(artifact, &self.spec.country, None).await?;
+            self.pins.insert(artifact, pinned);
+        }
+        Ok(())
+    }
+
+    /// Looks for parts that are live and not there: their rows are made again.
+    async fn find_lost(&mut self) -> Result<(), WorkerError> {
+        for table in self.pins.values_mut() {
+            table.lost = workers::parts::lost(&self.work, table, &self.spec.country).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that this store may be written to with this spec.
+    pub async fn claim_layout(&self) -> Result<(), WorkerError> {
+        workers::layout::claim(&self.work, &self.spec, &self.pins.values().collect::<Vec<_>>()).await
+    }
+
+    async fn list(&mut self) -> Result<(), WorkerError> {
+        self.virtual_inputs.listing = workers::listing::list(&self.source, &self.work, &self.spec).await?;
+        Ok(())
     }
 
     pub fn fetch_settings(&self) -> FetchSettings {
         FetchSettings { concurrency: self.spec.work.concurrency, request_bytes: self.spec.work.request_mib << 20 }
     }
 
-    /// The newest files of this country in a table.
+    /// The live parts of this country in a table, as this build sees them.
     pub async fn pin(&self, artifact: Artifact) -> Result<PinnedTable, WorkerError> {
-        self.tables.pin(artifact, &self.spec.country, None).await
+        match self.pins.get(&artifact) {
+            Some(pinned) => Ok(pinned.clone()),
+            None => self.tables.pin(artifact, &self.spec.country, None).await,
+        }
+    }
+
+    pub fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// Takes note of a table's parts after a commit of this build.
+    pub fn moved_on(&mut self, live: PinnedTable) {
+        self.commits += 1;
+        self.pins.insert(live.artifact, live);
     }
 
     /// Places every image of the published geo-tags in a split.

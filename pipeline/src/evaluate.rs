@@ -17,8 +17,8 @@ use workers::parts::PartReader;
 use workers::train::{self, Members, TableRows};
 
 use crate::build::Build;
-use crate::plan::standing_record;
 use crate::progress::Progress;
+use crate::trainings::standing_record;
 
 const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";

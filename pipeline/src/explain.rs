@@ -8,7 +8,8 @@ use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
 use workers::parts::PartReader;
 
 use crate::build::Build;
-use crate::plan::{TrainingState, model_of, plan_stage, training_state};
+use crate::plan::{model_of, plan_stage};
+use crate::trainings::{TrainingState, training_state};
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, WorkerError> {
@@ -55,11 +56,7 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
                             lines.push(format!("  model {}", model.digest));
                         }
                         let plan = plan_stage(build, &stage, &model, false).await?;
-                        lines.push(format!(
-                            "  {} rows stale, {} stand",
-                            plan.computed(),
-                            plan.kept_rows + plan.stale.iter().map(|s| s.kept).sum::<u64>()
-                        ));
+                        lines.push(format!("  {} rows stale, {} stand", plan.computed(), plan.kept()));
                         lines.extend(
                             plan.reasons().iter().map(|(reason, rows)| format!("    {rows} {}", reason.words())),
                         );
@@ -78,10 +75,11 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
 
 async fn explain_training(build: &Build, training: Training) -> Result<Vec<String>, WorkerError> {
     Ok(match training_state(build, training, false).await? {
-        TrainingState::Due { key, why, inputs, .. } => {
-            let mut lines = vec![format!("{}: due: {why}", training.name()), format!("  run {key}")];
+        TrainingState::Due(due) => {
+            let run = &due.run;
+            let mut lines = vec![format!("{}: due: {}", training.name(), run.begins), format!("  run {}", run.key)];
             lines.extend(
-                inputs
+                run.inputs
                     .iter()
                     .map(|t| format!("  reads {} at version {:?}, {} rows", t.artifact.name(), t.version, t.rows())),
             );
@@ -146,7 +144,7 @@ async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, Wor
             continue;
         };
         let plan = plan_stage(build, &stage, &model, false).await?;
-        let join = ShardJoin::load(&build.work, &stage, &plan, shard, &build.virtual_inputs).await?;
+        let join = ShardJoin::load(&build.work, &stage, &plan, shard, &build.virtual_inputs, None).await?;
         let task = join.tasks.iter().find(|t| t.image_id == image_id);
         match (task, committed) {
             (None, None) => {}

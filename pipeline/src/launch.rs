@@ -12,9 +12,9 @@ use tokio::process::{Child, Command};
 use workers::WorkerError;
 
 use crate::build::Build;
-use crate::plan::{TrainingState, training_state};
 use crate::progress::Progress;
 use crate::run::RunOptions;
+use crate::trainings::{TrainingState, training_state};
 
 /// How long a rank may take to end after it was told to stop.
 const PATIENCE: Duration = Duration::from_secs(60);

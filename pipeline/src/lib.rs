@@ -13,5 +13,7 @@ pub mod pair;
 pub mod plan;
 pub mod progress;
 pub mod run;
+pub mod settled;
 pub mod status;
 pub mod sweep;
+pub mod trainings;

@@ -22,7 +22,7 @@ use workers::WorkerError;
 use workers::publish::Summary;
 
 use crate::build::Build;
-use crate::plan::standing_record;
+use crate::trainings::standing_record;
 
 /// A build with everything that a report shows of it.
 struct Gathered<'a> {

@@ -14,12 +14,13 @@ use training::recall::RecallReport;
 use workers::WorkerError;
 use workers::adapt::{self, AdaptRequest, AdaptationRecord, SOURCE_INPUTS, TARGET_INPUTS};
 use workers::join::AssignedRow;
-use workers::train::{Members, TableRows, fetch_result};
+use workers::train::{Members, RunRows, TableRows, fetch_result};
 
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
-use crate::plan::{Model, plan_stage, standing_record};
+use crate::plan::{Model, plan_stage};
 use crate::progress::Progress;
+use crate::trainings::standing_record;
 
 /// A pair, opened: both builds are finished.
 pub struct Pair {
@@ -89,6 +90,7 @@ impl Pair {
         progress: &Progress,
     ) -> Result<Option<AdaptationRecord>, WorkerError> {
         let bar = progress.training(stages::adapt::NAME, spec.adapt.epochs);
+        let geotags = self.target.pin(Artifact::Geotags).await?;
         let request = AdaptRequest {
             pair: spec,
             name: &self.name,
@@ -99,6 +101,7 @@ impl Pair {
             target_work: &self.target.work,
             target_inputs: self.target_inputs.clone(),
             assignment: &self.assignment,
+            rows: RunRows::of_assignment(&self.target.work, &geotags, &self.assignment).await?,
             scratch: &self.target.scratch,
             stop: &self.target.stop,
             ranks,
@@ -155,7 +158,7 @@ impl Pair {
 
 /// Sources are chosen by the vectors in the tables, targets get theirs from the model: both must be by one model.
 async fn check_vectors(source: &Build, model_digest: &str) -> Result<(), WorkerError> {
-    let model = Model { digest: model_digest.to_owned(), folder: None };
+    let model = Model { digest: model_digest.to_owned(), ..Model::default() };
     for stage in [stages::image_embeddings::stage(), stages::text_embeddings::stage()] {
         let rows = plan_stage(source, &stage, &model, false).await?.computed();
         if rows > 0 {

@@ -1,25 +1,47 @@
-//! Plans: which rows of a stage are stale and why; and whether a training still stands.
+//! Plans: which rows of a stage are stale, and why.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use manifests::recipe::RowAction;
-use manifests::{Artifact, Plan, Reason, ShardPlan, digest, paths};
+use manifests::{Artifact, Plan, PlanCounts, Reason, ShardPlan, digest, paths};
 use serde::Serialize;
 use stages::stage::{ModelUse, Stage};
-use stages::{Step, Training, pretrain};
+use stages::{Step, Training};
 use workers::WorkerError;
 use workers::join::ShardJoin;
-use workers::train::{self, ChangedShare, TrainingRecord};
+use workers::train;
 
 use crate::build::Build;
+use crate::trainings::{TrainingState, standing_record, training_state};
 
 /// The model that a stage runs with.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub digest: String,
-    /// Folder of a trained CLIP.
-    pub folder: Option<PathBuf>,
+    pub place: ModelPlace,
+}
+
+/// Where a model lies.
+#[derive(Debug, Clone, Default)]
+pub enum ModelPlace {
+    /// The stage asks none, or loads what the spec names itself.
+    #[default]
+    None,
+    Folder(PathBuf),
+    /// The result of a training, in the work store.
+    Run(Training, String),
+}
+
+/// The folder of a trained CLIP on this machine; brought here first where the work store lies elsewhere.
+pub async fn model_folder(build: &Build, model: &Model) -> Result<Option<PathBuf>, WorkerError> {
+    Ok(match &model.place {
+        ModelPlace::None => None,
+        ModelPlace::Folder(folder) => Some(folder.clone()),
+        ModelPlace::Run(training, key) => {
+            Some(train::fetch_result(&build.work, &build.spec, *training, key, &build.scratch).await?)
+        }
+    })
 }
 
 /// The model of a stage: the newest finished training, or a named checkpoint. `None`: there is none yet.
@@ -28,89 +50,31 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
         ModelUse::None => return Ok(Some(Model::default())),
         ModelUse::Named(fields) => {
             let digests: Vec<&str> = fields.iter().map(|f| build.weights.digest(f)).filter(|d| !d.is_empty()).collect();
-            return Ok(Some(Model { digest: digest::of_value(&digests), folder: None }));
+            return Ok(Some(Model { digest: digest::of_value(&digests), place: ModelPlace::None }));
         }
         ModelUse::Scoring if build.spec.score.clip != "bootstrap" => {
             let folder = build.weights.path("score.clip").map(PathBuf::from);
-            return Ok(Some(Model { digest: build.weights.digest("score.clip").to_owned(), folder }));
+            let place = folder.map_or(ModelPlace::None, ModelPlace::Folder);
+            return Ok(Some(Model { digest: build.weights.digest("score.clip").to_owned(), place }));
         }
         ModelUse::Scoring => Training::Bootstrap,
         ModelUse::Retrieval => Training::Pretrain,
     };
     let Some(record) = standing_record(build, training).await? else { return Ok(None) };
-    let folder = train::fetch_result(&build.work, &build.spec, training, &record.key, &build.scratch).await?;
-    Ok(Some(Model { digest: record.trained.model_digest, folder: Some(folder) }))
+    Ok(Some(Model { digest: record.trained.model_digest, place: ModelPlace::Run(training, record.key) }))
 }
 
-/// The newest finished run with the spec's settings.
-pub async fn standing_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
-    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
-    let records = train::records(&build.work, &build.spec.country, training).await?;
-    Ok(records.into_iter().rev().find(|r| r.parameters == parameters && r.stage_version == pretrain::VERSION))
-}
-
-/// What is to become of a training.
-#[derive(Debug)]
-pub enum TrainingState {
-    /// A finished run stands; `changed` says how far its rows have moved since.
-    Stands { record: Box<TrainingRecord>, changed: ChangedShare },
-    /// A run is to be made (or continued): its identity, and why.
-    Due {
-        key: String,
-        parameters: String,
-        inputs: Vec<manifests::plan::PinnedTable>,
-        warm_start: Option<String>,
-        sequence: u64,
-        why: String,
-    },
-}
-
-/// Decides about a training. `force` runs it again even if it stands.
-pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
-    let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
-    let mut inputs = Vec::new();
-    for artifact in train::training_inputs(&build.spec, training) {
-        inputs.push(build.pin(artifact).await?);
-    }
-    let sequence =
-        train::records(&build.work, &build.spec.country, training).await?.last().map_or(0, |r| r.sequence + 1);
-    let due = |warm_start: Option<String>, why: String| TrainingState::Due {
-        key: train::run_key(training, &parameters, &inputs, warm_start.as_deref()),
-        parameters: parameters.clone(),
-        inputs: inputs.clone(),
-        warm_start,
-        sequence,
-        why,
-    };
-    let Some(record) = standing_record(build, training).await? else {
-        return Ok(due(None, "no finished run has these settings".into()));
-    };
-    let changed = train::changed_share(&build.work, &record.inputs, &inputs).await?;
-    let share = changed.share();
-    if force {
-        return Ok(due(Some(record.key), "asked for with --retrain; starts from the last weights".into()));
-    }
-    if share > build.spec.pretrain.retrain_above {
-        let why = format!(
-            "{:.1} % of its rows changed, more than pretrain.retrain_above = {:.1} %; starts from the last weights",
-            100.0 * share,
-            100.0 * build.spec.pretrain.retrain_above
-        );
-        return Ok(due(Some(record.key), why));
-    }
-    Ok(TrainingState::Stands { record: Box::new(record), changed })
-}
-
-/// Plans one stage at the newest versions of its inputs. A plan that another worker has already
-/// stored under the same key is taken instead.
+/// Plans one stage at the parts that the build has pinned. What somebody has counted already under the same key is
+/// taken over.
 pub async fn plan_stage(build: &Build, stage: &Stage, model: &Model, retry_errors: bool) -> Result<Plan, WorkerError> {
     let mut plan = empty_plan(build, stage, model, retry_errors).await?;
     let stored = paths::plan(&plan.country, stage.name, &plan.key());
-    if let Some(known) = build.work.get_json::<Plan>(&stored).await? {
-        return Ok(known);
+    if let Some(counts) = build.work.get_hint::<PlanCounts>(&stored).await? {
+        return Ok(Plan { counts, ..plan });
     }
+    let mut counts = PlanCounts::default();
     for shard in 0..plan.shards {
-        let join = ShardJoin::load(&build.work, stage, &plan, shard, &build.virtual_inputs).await?;
+        let join = ShardJoin::load(&build.work, stage, &plan, shard, &build.virtual_inputs, None).await?;
         let mut counted = ShardPlan { shard, ..ShardPlan::default() };
         for task in &join.tasks {
             match task.action {
@@ -120,26 +84,23 @@ pub async fn plan_stage(build: &Build, stage: &Stage, model: &Model, retry_error
             }
         }
         if counted.is_stale() {
-            plan.stale.push(counted);
+            counts.stale.push(counted);
         } else {
-            plan.kept_rows += counted.kept;
+            counts.kept_rows += counted.kept;
         }
     }
     // the largest shards first: the last worker to finish then has little left
-    plan.stale.sort_by_key(|s| (std::cmp::Reverse(s.computed()), s.shard));
+    counts.stale.sort_by_key(|s| (std::cmp::Reverse(s.computed()), s.shard));
+    plan.counts = counts;
     Ok(plan)
 }
 
 async fn empty_plan(build: &Build, stage: &Stage, model: &Model, retry_errors: bool) -> Result<Plan, WorkerError> {
-    let mut inputs = Vec::new();
-    let mut virtual_inputs = BTreeMap::new();
+    let (mut inputs, mut slices) = (Vec::new(), Vec::new());
     for input in stage.inputs {
         match input.artifact {
-            Artifact::Listing => _ = virtual_inputs.insert("listing".to_owned(), build.virtual_inputs.listing.digest()),
-            Artifact::Assignment => {
-                let rows = &build.virtual_inputs.assignment;
-                let text: Vec<_> = rows.iter().flatten().map(|r| (&r.image_id, r.split, r.reason)).collect();
-                virtual_inputs.insert("assignment".to_owned(), digest::of_value(&text));
+            artifact @ (Artifact::Listing | Artifact::Assignment) => {
+                slices.push((artifact.name(), build.virtual_inputs.slices(artifact)));
             }
             table => inputs.push(build.pin(table).await?),
         }
@@ -151,12 +112,11 @@ async fn empty_plan(build: &Build, stage: &Stage, model: &Model, retry_errors: b
         shards: build.spec.work.shards,
         output: build.pin(stage.output).await?,
         inputs,
-        virtual_inputs,
+        slices,
         model: model.digest.clone(),
         parameters: digest::canonical_json(&(stage.parameters)(&build.spec)),
         retry_errors,
-        stale: Vec::new(),
-        kept_rows: 0,
+        counts: PlanCounts::default(),
     })
 }
 
@@ -207,7 +167,7 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                     },
                     Some(model) => {
                         let plan = plan_stage(build, &stage, model, retry_errors).await?;
-                        let kept = plan.kept_rows + plan.stale.iter().map(|s| s.kept).sum::<u64>();
+                        let kept = plan.kept();
                         PlanLine {
                             step: name,
                             rows: plan.computed(),
@@ -235,12 +195,14 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                     train::training_inputs(&build.spec, training).iter().filter_map(|a| moving.get(a)).sum();
                 let state = training_state(build, training, retrain).await?;
                 let (rows, note) = match &state {
-                    TrainingState::Due { why, .. } => {
+                    TrainingState::Due(due) => {
                         moving_models.push(training);
-                        (listed, why.clone())
+                        (listed, due.run.begins.clone())
                     }
                     TrainingState::Stands { record, changed } => {
-                        let share = (changed.changed + above) as f64 / (changed.rows.max(1)) as f64;
+                        // a row that changed already may change again: never more than all of them
+                        let rows = changed.rows.max(1);
+                        let share = (changed.changed + above).min(rows) as f64 / rows as f64;
                         if share > build.spec.pretrain.retrain_above {
                             moving_models.push(training);
                             (

@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use manifests::{Artifact, Plan, paths};
+use manifests::{Artifact, RowStatuses, paths};
 use stages::stage::{ModelUse, Opening, Stage};
 use stages::{Step, Training};
 use training::communicator::{Communicator, Solo};
 use training::trainer::Event;
 use workers::WorkerError;
-use workers::map::{MapContext, map_plan};
-use workers::publish::{Summary, publish, quarantine};
+use workers::map::{FinishedShard, MapContext, map_plan};
+use workers::publish::{Summary, problems_digest, publish, quarantine};
 use workers::train::{TrainRequest, TrainingRecord, train};
 
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
-use crate::plan::{TrainingState, model_of, plan_stage, training_state};
+use crate::plan::{Model, model_folder, model_of, plan_stage};
 use crate::progress::Progress;
+use crate::settled::SettledStages;
+use crate::trainings::{TrainingState, training_state};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +38,13 @@ pub struct Quarantined {
     pub listing: String,
 }
 
+/// Times that a run goes over a build whose source or tables others keep changing.
+const MOST_PASSES: usize = 5;
+
 /// Runs every step, or those up to `options.until`. Returns the quarantined rows of the build.
+///
+/// A run that has changed something looks again before it ends: what it computed from may have changed meanwhile, and
+/// it ends only when nothing is left to do.
 pub async fn run(
     build: &mut Build,
     options: &RunOptions,
@@ -49,9 +57,62 @@ pub async fn run(
         let names: Vec<&str> = steps.iter().map(Step::name).collect();
         return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
     }
+    build.claim_layout().await?;
+    let mut settled = SettledStages::read(build).await?;
+    let mut options = options.clone();
+    for _ in 0..MOST_PASSES {
+        let before = build.commits();
+        let quarantined = run_steps(build, &mut settled, &options, progress).await?;
+        if build.commits() == before {
+            return Ok(quarantined);
+        }
+        build.refresh().await?;
+        if !anything_stale(build, &settled).await? {
+            return Ok(quarantined);
+        }
+        progress.note("the source or the tables were changed during this run: going over the build again");
+        // what was asked for once was done
+        options = RunOptions { until: options.until, ..RunOptions::default() };
+    }
+    Err(WorkerError::Transient(format!(
+        "{}: others changed its source or tables during each of {MOST_PASSES} passes",
+        build.spec.country
+    )))
+}
+
+/// Is there a row to compute in any table? Trainings and figures follow from tables.
+async fn anything_stale(build: &mut Build, settled: &SettledStages) -> Result<bool, WorkerError> {
+    for stage in stages::map_stages(&build.spec) {
+        let Some(model) = model_of(build, &stage).await? else { continue };
+        let key = crate::settled::key(build, &stage, &model).await?;
+        if key.is_some_and(|key| settled.get(&stage, &key).is_some()) {
+            continue;
+        }
+        prepare(build, &stage).await?;
+        if !plan_stage(build, &stage, &model, false).await?.counts.stale.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Computes what a stage reads and no table holds.
+async fn prepare(build: &mut Build, stage: &Stage) -> Result<(), WorkerError> {
+    if stage.inputs.iter().any(|input| input.artifact == Artifact::Assignment) {
+        build.assign_splits().await?;
+    }
+    Ok(())
+}
+
+async fn run_steps(
+    build: &mut Build,
+    settled: &mut SettledStages,
+    options: &RunOptions,
+    progress: &Progress,
+) -> Result<Vec<Quarantined>, WorkerError> {
     let mut quarantined = Vec::new();
     let mut fetched = false;
-    for step in steps {
+    for step in stages::steps(&build.spec) {
         let name = step.name();
         // a whole build learns at once that weights are missing; a node that only pulls images needs none
         if !fetched && (options.until.is_none() || needs_weights(&step)) {
@@ -59,13 +120,7 @@ pub async fn run(
             fetched = true;
         }
         match step {
-            Step::Map(stage) => {
-                if stage.output == Artifact::Splits {
-                    build.assign_splits().await?;
-                }
-                let rows = run_stage(build, &stage, options, progress).await?;
-                quarantined.extend(rows);
-            }
+            Step::Map(stage) => quarantined.extend(run_stage(build, settled, &stage, options, progress).await?),
             Step::Train(training) if build.spec.ranks.processes > 1 => {
                 crate::launch::train(build, training, options, progress).await?;
             }
@@ -95,62 +150,83 @@ fn unix_seconds() -> f64 {
 }
 
 async fn run_stage(
-    build: &Build,
+    build: &mut Build,
+    settled: &mut SettledStages,
     stage: &Stage,
     options: &RunOptions,
     progress: &Progress,
 ) -> Result<Option<Quarantined>, WorkerError> {
     let (started, began) = (unix_seconds(), Instant::now());
-    let Some(model) = model_of(build, stage).await? else {
-        return Err(WorkerError::Broken(format!("{}: the training before it left no model", stage.name)));
-    };
-    let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
-    let total = plan.computed() + plan.stale.iter().map(|s| s.kept).sum::<u64>();
-    let bar = progress.stage(stage.name, total);
-    let mut summary = Summary {
-        stage: stage.name.to_owned(),
-        country: build.spec.country.clone(),
-        started_unix_seconds: started,
-        reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
-        ..empty_summary()
-    };
-    if plan.stale.is_empty() {
-        bar.unchanged(plan.kept_rows);
-        return report_quarantine(build, stage, None).await;
+    loop {
+        let Some(model) = model_of(build, stage).await? else {
+            return Err(WorkerError::Broken(format!("{}: the training before it left no model", stage.name)));
+        };
+        if !options.retry_errors
+            && let Some(key) = crate::settled::key(build, stage, &model).await?
+            && let Some(known) = settled.get(stage, &key)
+            && known.statuses.problems == problems_digest(&build.virtual_inputs.listing.problems)
+        {
+            progress.stage(stage.name, 0).unchanged(known.rows);
+            return Ok(quarantined(build, stage, &known.statuses));
+        }
+        prepare(build, stage).await?;
+        let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
+        let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();
+        let bar = progress.stage(stage.name, total);
+        if plan.counts.stale.is_empty() {
+            bar.unchanged(plan.counts.kept_rows);
+            return settle(build, settled, stage, &model, None).await;
+        }
+        build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan.counts).await?;
+        let context = MapContext {
+            work: &build.work,
+            source: &build.source,
+            virtual_inputs: &build.virtual_inputs,
+            fetch: build.fetch_settings(),
+            stop: &build.stop,
+            observer: &bar,
+        };
+        let devices = stages::device::devices(stage.name, &build.spec)?;
+        let opening = Opening {
+            spec: &build.spec,
+            device: devices[0],
+            model_folder: model_folder(build, &model).await?,
+            weights: &build.weights,
+            stop: build.stop.clone(),
+        };
+        let result = map_plan(&context, stage, &plan, opening, &devices).await?;
+        let published = publish(&build.tables, &plan, &result.finished).await?;
+        let mut summary = Summary {
+            stage: stage.name.to_owned(),
+            country: build.spec.country.clone(),
+            started_unix_seconds: started,
+            seconds: began.elapsed().as_secs_f64(),
+            kept: plan.counts.kept_rows,
+            reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
+            version: published.live.version,
+            ..empty_summary()
+        };
+        for FinishedShard { marker, .. } in &result.finished {
+            summary.computed += marker.computed;
+            summary.kept += marker.kept;
+            summary.deleted += marker.deleted;
+            summary.errors += marker.errors;
+        }
+        bar.finish(&summary);
+        if result.stopped {
+            return Err(WorkerError::Stopped);
+        }
+        if published.overtaken.is_empty() {
+            build.moved_on(published.live);
+            return settle(build, settled, stage, &model, Some(summary)).await;
+        }
+        progress.note(&format!(
+            "{}: another run changed {} of its shards meanwhile; planning again",
+            stage.name,
+            published.overtaken.len()
+        ));
+        build.refresh().await?;
     }
-    build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan).await?;
-    let context = MapContext {
-        work: &build.work,
-        source: &build.source,
-        virtual_inputs: &build.virtual_inputs,
-        fetch: build.fetch_settings(),
-        stop: &build.stop,
-        observer: &bar,
-    };
-    let devices = stages::device::devices(stage.name, &build.spec)?;
-    let opening = Opening {
-        spec: &build.spec,
-        device: devices[0],
-        model_folder: model.folder.clone(),
-        weights: &build.weights,
-        stop: build.stop.clone(),
-    };
-    let result = map_plan(&context, stage, &plan, opening, &devices).await?;
-    let version = publish(&build.tables, &plan, &result.markers, result.stopped).await?;
-    for marker in &result.markers {
-        summary.computed += marker.computed;
-        summary.kept += marker.kept;
-        summary.deleted += marker.deleted;
-        summary.errors += marker.errors;
-    }
-    summary.kept += plan.kept_rows;
-    summary.version = Some(version);
-    summary.seconds = began.elapsed().as_secs_f64();
-    bar.finish(&summary);
-    if result.stopped {
-        return Err(WorkerError::Stopped);
-    }
-    report_quarantine(build, stage, Some((plan, summary))).await
 }
 
 fn empty_summary() -> Summary {
@@ -171,31 +247,42 @@ fn empty_summary() -> Summary {
     }
 }
 
-/// Rewrites the quarantine listing after a change, and counts what is out.
-async fn report_quarantine(
+/// Writes down what became of a stage's rows: the quarantine listing, the summary of a run that changed something, and
+/// last that nothing is left to do.
+async fn settle(
     build: &Build,
+    settled: &mut SettledStages,
     stage: &Stage,
-    changed: Option<(Plan, Summary)>,
+    model: &Model,
+    changed: Option<Summary>,
 ) -> Result<Option<Quarantined>, WorkerError> {
     let listing = &build.virtual_inputs.listing;
-    let (problems, more) = match stage.output {
-        Artifact::Geotags => (listing.problems.as_slice(), listing.problem_count),
-        _ => (&[][..], 0),
-    };
+    let problems = if stage.output == Artifact::Geotags { listing.problems.as_slice() } else { &[] };
     let country = &build.spec.country;
-    let statuses = quarantine(&build.work, &build.tables, stage.output, stage.name, country, problems).await?;
-    if let Some((_, mut summary)) = changed {
+    let live = build.pin(stage.output).await?;
+    let mut statuses = quarantine(&build.work, &live, stage.name, country, problems).await?;
+    statuses.problems = problems_digest(&listing.problems);
+    if let Some(mut summary) = changed {
         summary.rows = statuses.ok;
         summary.excluded = statuses.excluded;
         summary.errors = statuses.errors;
-        if more > 0 {
-            summary.notes.insert("source rows left out".into(), more.to_string());
+        if !problems.is_empty() {
+            summary.notes.insert("source rows left out".into(), listing.problem_count.to_string());
         }
         build.work.put_json(&paths::summary(country, stage.name), &summary).await?;
     }
-    let rows = statuses.errors + more;
-    let path = format!("{}{}", build.work.url(), paths::quarantine(country, stage.name));
-    Ok((rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing: path }))
+    if let Some(key) = crate::settled::key(build, stage, model).await? {
+        settled.put(build, stage, key, live.rows(), statuses.clone()).await?;
+    }
+    Ok(quarantined(build, stage, &statuses))
+}
+
+/// Rows of a stage that are out, if there are any.
+fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Option<Quarantined> {
+    let left_out = if stage.output == Artifact::Geotags { build.virtual_inputs.listing.problem_count } else { 0 };
+    let rows = statuses.errors + left_out;
+    let listing = format!("{}{}", build.work.url(), paths::quarantine(&build.spec.country, stage.name));
+    (rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing })
 }
 
 /// Runs a training, or lets a finished one stand. As one of several ranks: with all the others.
@@ -206,8 +293,8 @@ pub async fn run_training(
     ranks: &mut dyn Communicator,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    let (key, parameters, inputs, warm_start, sequence) = match training_state(build, training, options.retrain).await?
-    {
+    let state = training_state(build, training, options.retrain).await?;
+    match &state {
         TrainingState::Stands { record, changed } => {
             progress.note(&format!(
                 "{}: stands (best validation mR {:.2}); {} of {} rows changed since ({:.2} %)",
@@ -219,14 +306,10 @@ pub async fn run_training(
             ));
             return Ok(());
         }
-        TrainingState::Due { key, parameters, inputs, warm_start, sequence, why } => {
-            progress.note(&format!("{}: {why}", training.name()));
-            (key, parameters, inputs, warm_start, sequence)
-        }
-    };
+        TrainingState::Due(due) => progress.note(&format!("{}: {}", training.name(), due.run.begins)),
+    }
     let (started, began) = (unix_seconds(), Instant::now());
-    let due = TrainingState::Due { key, parameters, inputs, warm_start, sequence, why: String::new() };
-    let Some(record) = standing_or_trained(build, training, due, ranks, progress).await? else { return Ok(()) };
+    let Some(record) = standing_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };
     let trained = &record.trained;
     let notes = [
         ("parameters", trained.parameters.to_string()),
@@ -234,6 +317,7 @@ pub async fn run_training(
         ("best validation mR", format!("{:.2}", trained.best_validation_mean_recall)),
         ("waited for data", format!("{:.1} s", trained.wait_seconds)),
         ("run", record.key.clone()),
+        ("begins", record.begins.clone()),
     ];
     let summary = Summary {
         stage: training.name().to_owned(),
@@ -256,11 +340,9 @@ pub async fn standing_or_trained(
     ranks: &mut dyn Communicator,
     progress: &Progress,
 ) -> Result<Option<TrainingRecord>, WorkerError> {
-    let (key, parameters, inputs, warm_start, sequence) = match state {
+    let due = match state {
         TrainingState::Stands { record, .. } => return Ok(Some(*record)),
-        TrainingState::Due { key, parameters, inputs, warm_start, sequence, .. } => {
-            (key, parameters, inputs, warm_start, sequence)
-        }
+        TrainingState::Due(due) => *due,
     };
     let epochs = stages::pretrain::of_training(&build.spec, training).epochs;
     let bar = progress.training(training.name(), epochs);
@@ -269,11 +351,8 @@ pub async fn standing_or_trained(
         spec: &build.spec,
         weights: &build.weights,
         training,
-        inputs,
-        key,
-        parameters,
-        warm_start,
-        sequence,
+        due: due.run,
+        rows: due.rows,
         scratch: &build.scratch,
         stop: &build.stop,
         ranks,

@@ -6,7 +6,7 @@ use workers::WorkerError;
 use workers::publish::Summary;
 
 use crate::build::Build;
-use crate::plan::standing_record;
+use crate::trainings::standing_record;
 
 #[derive(Debug, Serialize)]
 pub struct StatusLine {

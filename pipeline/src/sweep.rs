@@ -17,9 +17,9 @@ use workers::train::{Members, TableRows, TrainingRecord, fetch_result};
 
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
-use crate::plan::training_state;
 use crate::progress::Progress;
 use crate::run::standing_or_trained;
+use crate::trainings::training_state;
 
 /// One setting and the values that it takes.
 #[derive(Debug, Clone, PartialEq)]

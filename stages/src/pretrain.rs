@@ -269,16 +269,20 @@ pub(crate) fn write_result(stage: &'static str, folder: &Path, tokenizer: &Token
         .ok_or_else(|| StageError::Compute { stage, why: "there is no best checkpoint".into() })?;
     let clip = Clip::load(&best.join("model"), &candle_core::Device::Cpu, candle_core::DType::F32).map_err(failed)?;
     let result = folder.join(RESULT_FOLDER);
-    clip.save(&result).map_err(failed)?;
-    tokenizer.save(&result.join(TOKENIZER_FILE)).map_err(failed)?;
-    for (name, save) in
-        [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)]
-    {
-        match save(&clip, &result.join(name)) {
-            Ok(()) | Err(models::ModelError::Unsupported { .. }) => {}
-            Err(error) => return Err(failed(error)),
+    let exports =
+        [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)];
+    let written = checkpoint::replace(&result, |draft| {
+        clip.save(draft)?;
+        tokenizer.save(&draft.join(TOKENIZER_FILE))?;
+        for (name, save) in exports {
+            match save(&clip, &draft.join(name)) {
+                Ok(()) | Err(models::ModelError::Unsupported { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-    }
+        Ok(())
+    });
+    written.map_err(|e| StageError::of(stage, &e))?;
     model_digest(&result).map_err(|why| StageError::Compute { stage, why })
 }
 

@@ -1,6 +1,6 @@
 """An S3-compatible server on loopback with two buckets, `skyscript` (the world) and `work` (empty).
 
-usage: s3_server.py WORLD_FOLDER      prints its address, then serves until it is killed
+usage: s3_server.py WORLD_FOLDER [REQUEST_LOG]      prints its address, then serves until it is killed
 """
 import pathlib
 import sys
@@ -9,6 +9,18 @@ import time
 import boto3
 from moto.server import ThreadedMotoServer
 
+# every request of the program is written down, one line each, where a folder for it is given
+if len(sys.argv) > 2:
+    import moto.server
+    from werkzeug.serving import WSGIRequestHandler
+
+    log = open(sys.argv[2], "a", buffering=1)
+
+    def log_request(self, *_):
+        print(self.command, self.path, file=log, flush=True)
+
+    # some versions have a handler of their own, which logs nothing
+    getattr(moto.server, "MotoRequestHandler", WSGIRequestHandler).log_request = log_request
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 host, port = server.get_host_and_port()

@@ -13,12 +13,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it on a free port, with two buckets, `work` and `skyscript`, and the world in the latter.
+    /// Starts it on a free port, with two buckets, `work` and `skyscript`, and the world in the latter. Requests are
+    /// logged beside the world, in `requests.log`.
     pub fn start(python: &str, world: &Path) -> Server {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/s3_server.py");
         let mut child = Command::new(python)
-            .arg(script)
-            .arg(world)
+            .args([script.as_ref(), world, &world.with_file_name("requests.log")])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

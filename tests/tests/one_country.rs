@@ -2,7 +2,7 @@
 
 use manifests::{Artifact, Reason};
 use pipeline::plan;
-use pipeline_tests::{World, column, open, run, tables};
+use pipeline_tests::{World, column, edit_a_finnish_image, open, run, tables};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_is_whole_stands_and_follows_a_tag_edit() {
@@ -82,18 +82,6 @@ async fn versions(build: &pipeline::build::Build) -> std::collections::BTreeMap<
         versions.extend(build.pin(artifact).await.unwrap().version.map(|v| (artifact, v)));
     }
     versions
-}
-
-/// Edits tags until a Finnish image is among the edited; the Finnish ones.
-fn edit_a_finnish_image(world: &World) -> Vec<String> {
-    for seed in 0..50 {
-        let edited = sandbox::edit_tags(&world.path("world"), 0.006, seed).unwrap();
-        let finnish: Vec<String> = edited.into_iter().filter(|id| id.contains("_FI_")).collect();
-        if !finnish.is_empty() {
-            return finnish;
-        }
-    }
-    panic!("no edit met a Finnish image");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use training::trainer::Event;
 use crate::error::WorkerError;
 use crate::join::AssignedRow;
 use crate::stores::WorkStore;
-use crate::train::{Members, RECORD_FILE, RunPlace, TableRows, result_of};
+use crate::train::{Members, RECORD_FILE, RunPlace, RunRows, TableRows, result_of};
 
 /// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model.
 pub const SOURCE_INPUTS: [Artifact; 5] =
@@ -53,6 +53,8 @@ pub struct AdaptRequest<'a> {
     pub target_inputs: Vec<PinnedTable>,
     /// The target's rows under the pair's own parts, by shard.
     pub assignment: &'a [Vec<AssignedRow>],
+    /// The same rows with the places that they show, for the record.
+    pub rows: RunRows,
     pub scratch: &'a Path,
     pub stop: &'a AtomicBool,
     pub ranks: &'a mut dyn Communicator,
@@ -116,17 +118,28 @@ pub async fn adapt(
         TableRows::open(request.target_work, &request.target_inputs, Members::Assigned(request.assignment, split))
     };
     let (mut target, mut validation) = (of_target("train").await?, of_target("val").await?);
-    let place = RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME };
+    let place =
+        RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME, stop: request.stop };
     let (pair, source_spec, stop, data) = (request.pair, request.source_spec, request.stop, key.clone());
     let checkpoint = request.source_model.1.clone();
-    let claim = place.claim(request.ranks, stop).await?;
-    if claim.waited
-        && let Some(record) = record(request.target_work, request.name, &data).await?
-    {
+    let _claim = place.claim(request.ranks, stop).await?;
+    if let Some(record) = record(request.target_work, request.name, &data).await? {
         return Ok(Some(record));
     }
+    let mut rows = request.rows;
+    if let Some(seen) = RunRows::in_folder(&checkpoint) {
+        if let Some(leak) = seen.leak(&rows) {
+            return Err(WorkerError::Configuration(format!(
+                "{}: the source's model was trained on {leak}: figures of such an adaptation would be false; use \
+                 another source, or a target that lies elsewhere",
+                request.name
+            )));
+        }
+        rows.descend_from(&seen);
+    }
+    let rows = rows.to_bytes()?;
     let trained = place
-        .run(request.ranks, observe, |ranks, folder, observe| {
+        .run(request.ranks, &rows, observe, |ranks, folder, observe| {
             adapt::adapt(adapt::Run {
                 source_spec,
                 pair,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use arrow::compute::take;
-use manifests::recipe::{CommittedRow, RecipeParts, RowAction, decide};
-use manifests::{Artifact, PartFile, Plan, digest};
+use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide};
+use manifests::{Artifact, Digest, PartFile, Plan, digest};
 use stages::stage::{Input, Stage};
 use stages::table::Columns;
 
@@ -36,6 +36,23 @@ pub struct VirtualInputs {
     pub assignment: Vec<Vec<AssignedRow>>,
 }
 
+impl VirtualInputs {
+    /// Digest of each shard's slice of an input that is no table.
+    pub fn slices(&self, artifact: Artifact) -> Vec<Digest> {
+        match artifact {
+            Artifact::Listing => self.listing.shard_digests(),
+            _ => self
+                .assignment
+                .iter()
+                .map(|rows| {
+                    let text: Vec<_> = rows.iter().map(|r| (&r.image_id, r.split, r.reason)).collect();
+                    digest::of_value(&text)
+                })
+                .collect(),
+        }
+    }
+}
+
 /// Where the rows of one input lie.
 enum Rows<'a> {
     Part(Box<PartReader>),
@@ -62,32 +79,46 @@ pub struct RowTask {
     positions: Vec<usize>,
     /// Row of the committed part.
     pub committed: Option<usize>,
+    /// Row of the part that a stopped worker left, where it holds exactly what is to be computed.
+    pub partial: Option<usize>,
 }
 
 /// A shard of a stage at pinned versions.
 pub struct ShardJoin<'a> {
     inputs: Vec<InputShard<'a>>,
     committed: Option<Box<PartReader>>,
+    partial: Option<Box<PartReader>>,
     /// Every row that is or was, in order of image id.
     pub tasks: Vec<RowTask>,
 }
 
 impl<'a> ShardJoin<'a> {
-    /// Reads the identity columns of a shard and decides about each row.
+    /// Reads the identity columns of a shard and decides about each row. `partial` is a part that a stopped worker left
+    /// of the same work; one that cannot be read is as good as none.
     pub async fn load(
         work: &WorkStore,
         stage: &Stage,
         plan: &Plan,
         shard: u32,
         virtual_inputs: &'a VirtualInputs,
+        partial: Option<&PartFile>,
     ) -> Result<ShardJoin<'a>, WorkerError> {
         let mut inputs = Vec::with_capacity(stage.inputs.len());
         for input in stage.inputs {
             inputs.push(load_input(work, *input, plan, shard, virtual_inputs).await?);
         }
-        let (committed, rows) = load_committed(work, plan.output.artifact, plan.output.part(shard)).await?;
-        let tasks = decide_rows(stage, plan, &inputs, &rows);
-        Ok(ShardJoin { inputs, committed, tasks })
+        let artifact = plan.output.artifact;
+        let (committed, rows) = load_committed(work, artifact, plan.output.part(shard)).await?;
+        let mut tasks = decide_rows(stage, plan, shard, &inputs, &rows);
+        let (partial, left) = load_committed(work, artifact, partial).await.unwrap_or_else(|error| {
+            tracing::warn!(stage = stage.name, shard, %error, "what a stopped worker left cannot be read");
+            (None, CommittedRows::new())
+        });
+        for task in tasks.iter_mut().filter(|t| matches!(t.action, RowAction::Compute(_))) {
+            let made = left.get(&task.image_id).filter(|(_, row)| task.is_made_by(row));
+            task.partial = made.map(|(row, _)| *row);
+        }
+        Ok(ShardJoin { inputs, committed, partial, tasks })
     }
 
     /// Reads the columns that the stage asks for, for some of the tasks (in order of image id).
@@ -118,13 +149,29 @@ impl<'a> ShardJoin<'a> {
 
     /// Reads committed rows as they are, by rising index.
     pub async fn read_committed(&self, rows: &[usize]) -> Result<RecordBatch, WorkerError> {
-        let Some(reader) = &self.committed else {
-            return Err(WorkerError::Broken("there is no committed part to copy from".into()));
-        };
-        let fields = reader.artifact().fields();
-        let columns: Vec<&str> = fields.iter().map(|f| f.name).collect();
-        reader.read_rows(&columns, rows).await
+        read_whole_rows(self.committed.as_deref(), rows).await
     }
+
+    /// Reads rows that a stopped worker left, by rising index.
+    pub async fn read_partial(&self, rows: &[usize]) -> Result<RecordBatch, WorkerError> {
+        read_whole_rows(self.partial.as_deref(), rows).await
+    }
+}
+
+impl RowTask {
+    /// Is this row what the task would compute?
+    fn is_made_by(&self, row: &CommittedRow) -> bool {
+        self.recipe.as_ref().is_some_and(|wanted| wanted.digest() == row.recipe)
+    }
+}
+
+async fn read_whole_rows(reader: Option<&PartReader>, rows: &[usize]) -> Result<RecordBatch, WorkerError> {
+    let Some(reader) = reader else {
+        return Err(WorkerError::Broken("there is no part to copy rows from".into()));
+    };
+    let fields = reader.artifact().fields();
+    let columns: Vec<&str> = fields.iter().map(|f| f.name).collect();
+    reader.read_rows(&columns, rows).await
 }
 
 async fn load_input<'a>(
@@ -155,6 +202,12 @@ async fn load_input<'a>(
             let rows = virtual_inputs.assignment.get(shard as usize).map_or(&[][..], Vec::as_slice);
             let index = rows.iter().enumerate().map(|(i, r)| (r.image_id.clone(), (i, vec![r.digest()]))).collect();
             (Rows::Assigned(rows), index)
+        }
+        artifact if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) => {
+            return Err(WorkerError::Broken(format!(
+                "shard {shard} of {} lost its file: run the build, which makes it again before anything reads it",
+                artifact.name()
+            )));
         }
         artifact => match plan.input(artifact).and_then(|table| table.part(shard)) {
             None => (Rows::None, BTreeMap::new()),
@@ -228,7 +281,14 @@ pub fn committed_rows(artifact: Artifact, batch: &RecordBatch) -> Result<Committ
 }
 
 /// The anti-join of wanted and committed rows. Pure: a plan and a worker come to the same end.
-fn decide_rows(stage: &Stage, plan: &Plan, inputs: &[InputShard<'_>], committed: &CommittedRows) -> Vec<RowTask> {
+fn decide_rows(
+    stage: &Stage,
+    plan: &Plan,
+    shard: u32,
+    inputs: &[InputShard<'_>],
+    committed: &CommittedRows,
+) -> Vec<RowTask> {
+    let lost = plan.output.lost.contains(&shard);
     let wanted = |image_id: &str| -> Option<(RecipeParts, Vec<usize>)> {
         let mut digests = BTreeMap::new();
         let mut positions = Vec::with_capacity(inputs.len());
@@ -256,6 +316,7 @@ fn decide_rows(stage: &Stage, plan: &Plan, inputs: &[InputShard<'_>], committed:
             let made_of = wanted(image_id);
             let old = committed.get(image_id);
             let action = decide(old.map(|(_, row)| row), made_of.as_ref().map(|(parts, _)| parts), plan.retry_errors)?;
+            let action = if lost && old.is_none() { RowAction::Compute(Reason::Lost) } else { action };
             let (recipe, positions) = made_of.unzip();
             Some(RowTask {
                 image_id: image_id.clone(),
@@ -263,6 +324,7 @@ fn decide_rows(stage: &Stage, plan: &Plan, inputs: &[InputShard<'_>], committed:
                 recipe,
                 positions: positions.unwrap_or_default(),
                 committed: old.map(|(row, _)| *row),
+                partial: None,
             })
         })
         .collect()

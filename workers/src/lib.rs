@@ -3,11 +3,14 @@
 
 pub mod adapt;
 pub mod archive;
+mod backoff;
 pub mod board;
 mod compute;
+pub mod durable;
 pub mod error;
 pub mod fetch;
 pub mod join;
+pub mod layout;
 pub mod listing;
 pub mod map;
 pub mod parts;

@@ -100,15 +100,13 @@ impl Listing {
         self.shards.iter().map(|s| s.len() as u64).sum()
     }
 
-    /// Identity of the whole listing.
-    pub fn digest(&self) -> String {
-        let rows: Vec<String> = self
-            .shards
+    /// Identity of each shard's rows.
+    pub fn shard_digests(&self) -> Vec<String> {
+        let row = |r: &ListedRow| format!("{}|{}|{}|{}", r.image_id, r.text_digest(), r.image_digest, r.meta_digest);
+        self.shards
             .iter()
-            .flatten()
-            .map(|r| format!("{}|{}|{}|{}", r.image_id, r.text_digest(), r.image_digest, r.meta_digest))
-            .collect();
-        digest::of_parts(rows.iter().map(String::as_bytes))
+            .map(|rows| digest::of_parts(rows.iter().map(row).collect::<Vec<_>>().iter().map(String::as_bytes)))
+            .collect()
     }
 }
 

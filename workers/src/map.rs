@@ -1,19 +1,20 @@
 //! The loop of a worker: take a planned shard, read its rows, compute what is stale, copy what
-//! stands, write the part file, put the marker.
+//! stands, write the part file, put the marker. Nothing becomes live here.
 //!
 //! More shards are under way than there are devices, so that fetching one, computing others and writing one
 //! overlap; each device has one compute thread, which keeps it and all its memory to itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use futures::{StreamExt, TryStreamExt};
 use manifests::build::DeviceName;
+use manifests::commit::Replacement;
 use manifests::recipe::RowAction;
-use manifests::{Marker, Plan, ShardPlan, paths};
+use manifests::{Artifact, Digest, Marker, PartFile, Plan, ShardPlan, paths};
 use stages::stage::{InputRows, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage};
 use stages::table;
 
@@ -31,8 +32,6 @@ const SHARDS_AROUND: usize = 2;
 const CHUNK_ROWS: usize = 128;
 /// Source bytes of one chunk.
 const CHUNK_SOURCE_BYTES: u64 = 32 << 20;
-/// Tries of a shard whose store does not answer.
-const SHARD_ATTEMPTS: u32 = 4;
 
 /// Watches the work; called from worker threads.
 pub trait Observer: Send + Sync {
@@ -51,16 +50,30 @@ pub struct MapContext<'a> {
     pub observer: &'a dyn Observer,
 }
 
+/// A shard whose rows are all as they should be, in a part that is not live yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinishedShard {
+    pub replacement: Replacement,
+    pub marker: Marker,
+}
+
 /// What became of a plan.
 pub struct MapResult {
-    /// One per finished shard, by shard.
-    pub markers: Vec<Marker>,
-    /// A stop was asked for: `markers` are not all, and some hold a shard's rows only in part.
+    /// By shard.
+    pub finished: Vec<FinishedShard>,
+    /// A stop was asked for: `finished` are not all.
     pub stopped: bool,
 }
 
-/// Works on all stale shards of a plan, on `devices` where the stage asks a network. Shards that have a marker are done
-/// and only counted. No row depends on the devices.
+/// A shard with what is known of its work.
+struct ShardWork<'p> {
+    plan: &'p ShardPlan,
+    key: Digest,
+    done: Option<Marker>,
+}
+
+/// Works on all stale shards of a plan, on `devices` where the stage asks a network. Shards that somebody has finished
+/// already are only counted. No row depends on the devices.
 pub async fn map_plan(
     context: &MapContext<'_>,
     stage: &Stage,
@@ -68,120 +81,140 @@ pub async fn map_plan(
     opening: Opening<'_>,
     devices: &[DeviceName],
 ) -> Result<MapResult, WorkerError> {
-    let key = plan.key();
-    let done = context.work.list(&paths::markers(&plan.country, stage.name, &key)).await?;
-    let is_done = |shard: u32| done.iter().any(|name| name.trim_end_matches(".json").parse() == Ok(shard));
-    let todo = plan.stale.iter().any(|s| !is_done(s.shard));
+    let work: Vec<ShardWork<'_>> = futures::stream::iter(&plan.counts.stale)
+        .map(|shard| async move {
+            let key = plan.shard_key(shard.shard);
+            let done = finished_by_anybody(context.work, plan, &key).await?;
+            Ok::<_, WorkerError>(ShardWork { plan: shard, key, done })
+        })
+        .buffered(context.fetch.concurrency)
+        .try_collect()
+        .await?;
     // what asks no network has all cores already
     let devices = if stage.model == ModelUse::None { &devices[..devices.len().min(1)] } else { devices };
-    let compute =
-        if todo && plan.computed() > 0 { Some(ComputeThreads::start(stage, &opening, devices)?) } else { None };
-    let marker_path = |shard: u32| paths::marker(&plan.country, stage.name, &key, shard);
-    let mut markers: Vec<Marker> = futures::stream::iter(&plan.stale)
+    let computes = work.iter().any(|w| w.done.is_none() && w.plan.computed() > 0);
+    let compute = if computes { Some(ComputeThreads::start(stage, &opening, devices)?) } else { None };
+    let mut finished: Vec<FinishedShard> = futures::stream::iter(work)
         .map(|shard| {
-            let (compute, path, done) = (compute.as_ref(), marker_path(shard.shard), is_done(shard.shard));
+            let compute = compute.as_ref();
             async move {
-                if done {
-                    return finished_marker(context, &path).await.map(Some);
-                }
-                if context.stop.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-                map_with_retries(context, stage, plan, shard, compute, &path).await.map(Some)
+                let number = shard.plan.shard;
+                let marker = match shard.done {
+                    Some(marker) => {
+                        context.observer.rows(marker.computed, marker.kept, marker.errors);
+                        Some(marker)
+                    }
+                    None if context.stop.load(Ordering::Relaxed) => None,
+                    None => map_shard(context, stage, plan, number, &shard.key, compute).await?,
+                };
+                let base = plan.output.part_name(number).map(str::to_owned);
+                Ok::<_, WorkerError>(marker.map(|marker| FinishedShard {
+                    replacement: Replacement { base, part: marker.part.clone() },
+                    marker,
+                }))
             }
         })
         .buffer_unordered(devices.len() + SHARDS_AROUND)
-        .try_filter_map(|marker| async move { Ok(marker) })
+        .try_filter_map(|finished| async move { Ok(finished) })
         .try_collect()
         .await?;
-    markers.sort_by_key(|m| m.shard);
-    Ok(MapResult { markers, stopped: context.stop.load(Ordering::Relaxed) })
+    finished.sort_by_key(|f| f.marker.part.shard);
+    Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished })
 }
 
-async fn finished_marker(context: &MapContext<'_>, path: &str) -> Result<Marker, WorkerError> {
-    let marker: Marker = context
-        .work
-        .get_json(path)
-        .await?
-        .ok_or_else(|| WorkerError::Missing { what: "marker", path: path.to_owned() })?;
-    context.observer.rows(marker.computed, marker.kept, marker.errors);
-    Ok(marker)
-}
-
-async fn map_with_retries(
-    context: &MapContext<'_>,
-    stage: &Stage,
-    plan: &Plan,
-    shard: &ShardPlan,
-    compute: Option<&ComputeThreads>,
-    marker_path: &str,
-) -> Result<Marker, WorkerError> {
-    let mut attempt = 1;
-    loop {
-        match map_shard(context, stage, plan, shard, compute, marker_path).await {
-            Err(WorkerError::Transient(why)) if attempt < SHARD_ATTEMPTS && !context.stop.load(Ordering::Relaxed) => {
-                let wait = Duration::from_millis(500 << attempt);
-                context
-                    .observer
-                    .note(&format!("shard {} of {}: {why}; trying again in {wait:?}", shard.shard, stage.name));
-                tokio::time::sleep(wait).await;
-                attempt += 1;
-            }
-            other => return other,
-        }
+/// The marker of a shard's key, if the part that it names is still there.
+async fn finished_by_anybody(work: &WorkStore, plan: &Plan, key: &str) -> Result<Option<Marker>, WorkerError> {
+    let path = paths::marker(&plan.country, &plan.stage, key);
+    let Some(marker) = work.get_hint::<Marker>(&path).await? else { return Ok(None) };
+    if part_is_there(work, plan.output.artifact, &marker.part).await? {
+        return Ok(Some(marker));
     }
+    // cleared away by `gc` or by another program: the marker only stands in the way of a new one
+    work.delete(&path).await?;
+    Ok(None)
 }
 
+async fn part_is_there(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<bool, WorkerError> {
+    let object = format!("{}/{}", paths::table(artifact), part.path);
+    Ok(work.head(&object).await?.is_some_and(|meta| meta.size == part.size_bytes))
+}
+
+/// Makes the rows of one shard; `None`: a stop came first, and what was made is left for whoever goes on.
 async fn map_shard(
     context: &MapContext<'_>,
     stage: &Stage,
     plan: &Plan,
-    shard: &ShardPlan,
+    shard: u32,
+    key: &str,
     compute: Option<&ComputeThreads>,
-    marker_path: &str,
-) -> Result<Marker, WorkerError> {
+) -> Result<Option<Marker>, WorkerError> {
     let began = Instant::now();
-    let join = ShardJoin::load(context.work, stage, plan, shard.shard, context.virtual_inputs).await?;
-    let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard.shard)?;
-    let mut marker =
-        Marker { shard: shard.shard, part: None, computed: 0, kept: 0, deleted: 0, errors: 0, seconds: 0.0 };
-    let mut whole = true;
+    let partial_path = paths::partial(&plan.country, stage.name, key);
+    let partial = context.work.get_hint::<PartFile>(&partial_path).await?;
+    let join = ShardJoin::load(context.work, stage, plan, shard, context.virtual_inputs, partial.as_ref()).await?;
+    let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
+    let (mut computed, mut kept, mut deleted, mut errors) = (0, 0, 0, 0);
+    let mut stopped = false;
     for chunk in chunks(&join, stage.source) {
-        let (mut compute_rows, mut copy_rows) = (Vec::new(), Vec::new());
-        let stopped = context.stop.load(Ordering::Relaxed);
-        for task in chunk {
-            match (&task.action, task.committed) {
-                (RowAction::Delete, _) => marker.deleted += 1,
-                (RowAction::Keep, Some(_)) => copy_rows.push(task),
-                (RowAction::Compute(_), _) if !stopped => compute_rows.push(task),
-                // stopped: a stale row stays as it was, a new one waits for the next run
-                (RowAction::Compute(_), Some(_)) => {
-                    whole = false;
-                    copy_rows.push(task);
-                }
-                _ => whole = false,
-            }
+        stopped = context.stop.load(Ordering::Relaxed);
+        if stopped {
+            break;
         }
-        let (batch, errors) = chunk_batch(context, stage, plan, &join, compute, &compute_rows, &copy_rows).await?;
-        marker.computed += compute_rows.len() as u64;
-        marker.kept += copy_rows.len() as u64;
-        marker.errors += errors;
+        let rows = Chunk::of(chunk);
+        let (batch, failed) = match chunk_batch(context, stage, plan, &join, compute, &rows).await {
+            Err(WorkerError::Stopped) => {
+                stopped = true;
+                break;
+            }
+            made => made?,
+        };
+        computed += (rows.compute.len() + rows.partial.len()) as u64;
+        kept += rows.keep.len() as u64;
+        deleted += rows.deleted;
+        errors += failed;
         if batch.num_rows() > 0 {
             writer.write(&batch).await?;
         }
-        context.observer.rows(compute_rows.len() as u64, copy_rows.len() as u64, errors);
+        context.observer.rows((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64, failed);
     }
-    marker.part = writer.finish().await?;
-    marker.seconds = began.elapsed().as_secs_f64();
-    if !whole {
-        // published as what it is, a shard with some stale rows; no marker: the shard is not done
-        return Ok(marker);
+    if stopped {
+        if computed > 0 {
+            context.work.put_json(&partial_path, &writer.finish().await?).await?;
+        }
+        return Ok(None);
     }
-    if !context.work.put_json_if_absent(marker_path, &marker).await? {
-        // another worker was faster: its file counts, ours is an orphan
-        return finished_marker(context, marker_path).await;
+    let part = writer.finish().await?;
+    let marker = Marker { part, computed, kept, deleted, errors, seconds: began.elapsed().as_secs_f64() };
+    let path = paths::marker(&plan.country, stage.name, key);
+    if !context.work.put_json_if_absent(&path, &marker).await? {
+        // another worker was faster: its part serves, and ours is an orphan; or it is gone, and ours serves
+        return Ok(Some(finished_by_anybody(context.work, plan, key).await?.unwrap_or(marker)));
     }
-    Ok(marker)
+    Ok(Some(marker))
+}
+
+/// The rows of a chunk by what becomes of them.
+struct Chunk<'t> {
+    compute: Vec<&'t RowTask>,
+    /// Copied from what a stopped worker left.
+    partial: Vec<&'t RowTask>,
+    keep: Vec<&'t RowTask>,
+    deleted: u64,
+}
+
+impl<'t> Chunk<'t> {
+    fn of(tasks: &'t [RowTask]) -> Self {
+        let mut chunk = Chunk { compute: Vec::new(), partial: Vec::new(), keep: Vec::new(), deleted: 0 };
+        for task in tasks {
+            match task.action {
+                RowAction::Delete => chunk.deleted += 1,
+                RowAction::Keep => chunk.keep.push(task),
+                RowAction::Compute(_) if task.partial.is_some() => chunk.partial.push(task),
+                RowAction::Compute(_) => chunk.compute.push(task),
+            }
+        }
+        chunk
+    }
 }
 
 /// Cuts a shard's tasks into chunks of bounded rows and source bytes, in order of image id.
@@ -222,39 +255,43 @@ async fn chunk_batch(
     plan: &Plan,
     join: &ShardJoin<'_>,
     compute: Option<&ComputeThreads>,
-    compute_rows: &[&RowTask],
-    copy_rows: &[&RowTask],
+    rows: &Chunk<'_>,
 ) -> Result<(RecordBatch, u64), WorkerError> {
     let schema = table::schema(plan.output.artifact);
     let mut batches = Vec::new();
     let mut ids: Vec<&str> = Vec::new();
     let mut errors = 0;
-    if !compute_rows.is_empty() {
+    if !rows.compute.is_empty() {
         let Some(compute) = compute else {
             return Err(WorkerError::Broken(format!(
                 "{}: the plan names rows to compute in none of its shards",
                 stage.name
             )));
         };
-        let tables = join.read_inputs(compute_rows).await?;
+        let tables = join.read_inputs(&rows.compute).await?;
         let source = match stage.source {
             None => Vec::new(),
             Some(_) => {
                 let places: Vec<Option<Place>> =
-                    compute_rows.iter().map(|t| source_place(join, stage.source, t).cloned()).collect();
+                    rows.compute.iter().map(|t| source_place(join, stage.source, t).cloned()).collect();
                 fetch(context.source, &context.virtual_inputs.listing, &places, context.fetch).await?
             }
         };
-        let rows = InputRows { image_ids: compute_rows.iter().map(|t| t.image_id.clone()).collect(), tables, source };
-        let output = compute.map(rows).await?;
+        let image_ids = rows.compute.iter().map(|t| t.image_id.clone()).collect();
+        let output = compute.map(InputRows { image_ids, tables, source }).await?;
         errors = output.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count() as u64;
-        batches.push(with_identity(stage, plan, compute_rows, &output)?);
-        ids.extend(compute_rows.iter().map(|t| t.image_id.as_str()));
+        batches.push(with_identity(stage, plan, &rows.compute, &output)?);
+        ids.extend(rows.compute.iter().map(|t| t.image_id.as_str()));
     }
-    if !copy_rows.is_empty() {
-        let positions: Vec<usize> = copy_rows.iter().filter_map(|t| t.committed).collect();
+    if !rows.keep.is_empty() {
+        let positions: Vec<usize> = rows.keep.iter().filter_map(|t| t.committed).collect();
         batches.push(join.read_committed(&positions).await?);
-        ids.extend(copy_rows.iter().map(|t| t.image_id.as_str()));
+        ids.extend(rows.keep.iter().map(|t| t.image_id.as_str()));
+    }
+    if !rows.partial.is_empty() {
+        let positions: Vec<usize> = rows.partial.iter().filter_map(|t| t.partial).collect();
+        batches.push(join.read_partial(&positions).await?);
+        ids.extend(rows.partial.iter().map(|t| t.image_id.as_str()));
     }
     let batch = concat_batches(&schema, &batches).map_err(|e| {
         WorkerError::Broken(format!("{}: computed and copied rows do not fit together: {e}", stage.name))

@@ -1,5 +1,6 @@
 //! Part files: the rows of one shard of one table, sorted by image id, as Parquet.
 
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt, TryStreamExt};
+use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile, paths};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
@@ -29,9 +31,31 @@ use crate::stores::WorkStore;
 
 const SCHEMA_VERSION_KEY: &str = "urbancross.schema_version";
 
-/// A name that no other attempt has.
+/// A name that no other attempt has. It begins with the time, so that it says how old a part is.
 pub fn attempt_id() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
+/// When the attempt of a part began, in milliseconds since 1970; `None`: the name does not say.
+pub fn written_millis(part: &str) -> Option<u64> {
+    let name = part.rsplit('/').next()?.strip_suffix(".parquet")?;
+    let id = uuid::Uuid::try_parse(name.rsplit('-').next()?).ok()?;
+    let (seconds, nanos) = id.get_timestamp()?.to_unix();
+    Some(seconds * 1000 + u64::from(nanos) / 1_000_000)
+}
+
+/// Shards of a country's table whose part is gone from the store or has another size than was committed.
+pub async fn lost(work: &WorkStore, table: &PinnedTable, country: &str) -> Result<BTreeSet<u32>, WorkerError> {
+    if table.parts.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let folder = format!("{}/{}", paths::table(table.artifact), paths::partition(country));
+    let there: HashMap<String, u64> = work.list_sizes(&folder).await?.into_iter().collect();
+    let is_lost = |part: &&PartFile| {
+        let name = part.path.rsplit('/').next().unwrap_or_default();
+        there.get(name) != Some(&part.size_bytes)
+    };
+    Ok(table.parts.iter().filter(is_lost).map(|part| part.shard).collect())
 }
 
 /// Writes one part file, a batch after the other; memory is bounded by a row group.
@@ -59,11 +83,8 @@ impl PartWriter {
         self.writer.write(batch).await.map_err(|e| parquet_error(&self.path, e))
     }
 
-    /// Closes the file; `None` if no row was written, and then no file exists.
-    pub async fn finish(self) -> Result<Option<PartFile>, WorkerError> {
-        if self.rows == 0 {
-            return Ok(None);
-        }
+    /// Closes the file. A part may be without rows: it says that the shard's rows have left.
+    pub async fn finish(self) -> Result<PartFile, WorkerError> {
         let path = self.path;
         self.writer.close().await.map_err(|e| parquet_error(&path, e))?;
         let object = format!("{}/{path}", paths::table(self.artifact));
@@ -71,7 +92,7 @@ impl PartWriter {
             Some(meta) => meta.size,
             None => return Err(WorkerError::Transient(format!("{object}: written, but the store does not show it"))),
         };
-        Ok(Some(PartFile { shard: self.shard, path, size_bytes, rows: self.rows }))
+        Ok(PartFile { shard: self.shard, path, size_bytes, rows: self.rows })
     }
 }
 
@@ -307,16 +328,17 @@ mod tests {
         let mut writer = PartWriter::create(&work, Artifact::Splits, "finland", 3).unwrap();
         writer.write(&splits(&["a", "b", "c"])).await.unwrap();
         writer.write(&splits(&["d", "e"])).await.unwrap();
-        let part = writer.finish().await.unwrap().unwrap();
+        let part = writer.finish().await.unwrap();
         assert_eq!((part.rows, paths::shard_of_part(&part.path)), (5, Some(3)));
         let reader = PartReader::open(&work, Artifact::Splits, &part).await.unwrap();
         let batch = reader.read_rows(&["split", "image_id"], &[1, 2, 4]).await.unwrap();
         assert_eq!(batch.num_rows(), 3);
         let ids = table::Columns::new(Artifact::Splits, &batch).text("image_id").unwrap().clone();
         assert_eq!(ids.iter().flatten().collect::<Vec<_>>(), ["b", "c", "e"]);
-        // an empty shard leaves no file
-        let empty = PartWriter::create(&work, Artifact::Splits, "finland", 4).unwrap();
-        assert!(empty.finish().await.unwrap().is_none());
+        // a part without rows is a part
+        let empty = PartWriter::create(&work, Artifact::Splits, "finland", 4).unwrap().finish().await.unwrap();
+        let reader = PartReader::open(&work, Artifact::Splits, &empty).await.unwrap();
+        assert_eq!((empty.rows, reader.read(&["image_id", "split"]).await.unwrap().num_rows()), (0, 0));
     }
 
     #[test]

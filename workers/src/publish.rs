@@ -1,12 +1,17 @@
 //! Folding finished shards into a Delta commit, and writing down what happened.
 
-use manifests::{Artifact, Marker, Plan, paths};
+use std::collections::BTreeMap;
+
+use manifests::commit::Replacement;
+use manifests::plan::PinnedTable;
+use manifests::{PartFile, Plan, RowStatuses, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::table::{Columns, option_text};
 
 use crate::error::WorkerError;
 use crate::listing::Problem;
-use crate::parts::{PartReader, attempt_id};
+use crate::map::FinishedShard;
+use crate::parts::PartReader;
 use crate::stores::WorkStore;
 use crate::tables::{Change, Tables};
 
@@ -23,55 +28,55 @@ pub struct Summary {
     pub deleted: u64,
     pub errors: u64,
     pub excluded: u64,
-    pub reasons: std::collections::BTreeMap<String, u64>,
+    pub reasons: BTreeMap<String, u64>,
     pub version: Option<u64>,
     /// Everything else that a stage tells about itself, for people.
     #[serde(default)]
-    pub notes: std::collections::BTreeMap<String, String>,
+    pub notes: BTreeMap<String, String>,
 }
 
-/// Commits the shards of a plan. The whole plan is one transaction that changes nothing when it is
-/// repeated; after a stop the finished part is a transaction of its own.
-pub async fn publish(tables: &Tables, plan: &Plan, markers: &[Marker], stopped: bool) -> Result<u64, WorkerError> {
-    let mut transaction = format!("{}/{}/{}", plan.country, plan.stage, plan.key());
-    if stopped {
-        transaction = format!("{transaction}/{}", attempt_id());
+/// What a publication left.
+pub struct Published {
+    /// The output as it is live now, as far as this plan's shards go.
+    pub live: PinnedTable,
+    /// Shards that others changed since they were planned: plan again.
+    pub overtaken: Vec<u32>,
+}
+
+/// Makes finished shards live, each where the part that its plan read is live still.
+pub async fn publish(tables: &Tables, plan: &Plan, finished: &[FinishedShard]) -> Result<Published, WorkerError> {
+    let replacements: Vec<Replacement> = finished.iter().map(|f| f.replacement.clone()).collect();
+    let artifact = plan.output.artifact;
+    let change = Change { artifact, country: plan.country.clone(), replacements: replacements.clone() };
+    let committed = tables.commit(change).await?;
+    let mut parts: BTreeMap<u32, PartFile> = plan.output.parts.iter().map(|p| (p.shard, p.clone())).collect();
+    for replacement in replacements.into_iter().filter(|r| !committed.overtaken.contains(&r.part.shard)) {
+        parts.insert(replacement.part.shard, replacement.part);
     }
-    tables
-        .commit(Change {
-            artifact: plan.output.artifact,
-            country: plan.country.clone(),
-            transaction,
-            shards: markers.iter().map(|m| m.shard).collect(),
-            add: markers.iter().filter_map(|m| m.part.clone()).collect(),
-        })
-        .await
+    let live = PinnedTable {
+        version: Some(committed.version),
+        parts: parts.into_values().collect(),
+        ..PinnedTable::empty(artifact)
+    };
+    Ok(Published { live, overtaken: committed.overtaken })
 }
 
-/// Rows of a country's table by status, and the failed ones by name. Also written to the
-/// quarantine listing of the stage.
-pub struct Statuses {
-    pub ok: u64,
-    pub errors: u64,
-    pub excluded: u64,
-}
-
-/// Reads the status column of a table and rewrites the stage's quarantine listing.
+/// Reads the status column of a country's table and rewrites the stage's quarantine listing: failed rows by name, after
+/// the source's `problems`.
 pub async fn quarantine(
     work: &WorkStore,
-    tables: &Tables,
-    artifact: Artifact,
+    live: &PinnedTable,
     stage: &str,
     country: &str,
     problems: &[Problem],
-) -> Result<Statuses, WorkerError> {
-    let pinned = tables.pin(artifact, country, None).await?;
-    let mut statuses = Statuses { ok: 0, errors: 0, excluded: 0 };
+) -> Result<RowStatuses, WorkerError> {
+    let artifact = live.artifact;
+    let mut statuses = RowStatuses { problems: problems_digest(problems), ..RowStatuses::default() };
     let mut lines = String::new();
     for problem in problems {
         push_line(&mut lines, &problem.what, &problem.why);
     }
-    for part in &pinned.parts {
+    for part in &live.parts {
         let batch = PartReader::open(work, artifact, part).await?.read(&["image_id", "status", "error"]).await?;
         let columns = Columns::new(artifact, &batch);
         let read = || {
@@ -100,6 +105,11 @@ pub async fn quarantine(
         work.put(&path, lines.into()).await?;
     }
     Ok(statuses)
+}
+
+/// Says whether a quarantine listing has these problems of the source already.
+pub fn problems_digest(problems: &[Problem]) -> String {
+    digest::of_value(&problems)
 }
 
 fn push_line(lines: &mut String, what: &str, why: &str) {

@@ -1,5 +1,7 @@
 //! The two stores of a build: the source, which is only ever read, and the work store, ours.
 
+mod steady;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::error::WorkerError;
+use steady::{Persistence, Steady};
 
 /// A store, and the folder in it that is ours.
 #[derive(Clone)]
@@ -46,7 +49,8 @@ fn open(address: &str, options: &StoreOptions, anonymous: bool) -> Result<Store,
     };
     let host = url.host_str().unwrap_or_default().to_owned();
     let store: Arc<DynObjectStore> = match url.scheme() {
-        "file" => Arc::new(object_store::local::LocalFileSystem::new()),
+        // what counts is on the disk before anything names it: files and the folders that hold them
+        "file" => Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true)),
         "s3" | "s3a" => {
             let mut builder = object_store::aws::AmazonS3Builder::from_env()
                 .with_bucket_name(&host)
@@ -103,6 +107,12 @@ fn open(address: &str, options: &StoreOptions, anonymous: bool) -> Result<Store,
             )));
         }
     };
+    let persistence = Persistence {
+        tries: options.retries as u32 + 1,
+        first_pause: Duration::from_millis(if url.scheme() == "file" { 10 } else { 200 }),
+        longest_pause: Duration::from_secs(if url.scheme() == "file" { 1 } else { 10 }),
+    };
+    let store: Arc<DynObjectStore> = Arc::new(Steady::new(store, persistence));
     let root =
         Path::from_url_path(url.path()).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
     Ok(Store { store, root, url })
@@ -213,6 +223,16 @@ impl Store {
         Ok(self.list_identities(folder).await?.into_iter().map(|(name, _)| name).collect())
     }
 
+    /// Like [`Store::list`], each name with the object's size in bytes.
+    pub async fn list_sizes(&self, folder: &str) -> Result<Vec<(String, u64)>, WorkerError> {
+        let prefix = self.path(folder)?;
+        let listed = self.store.list(Some(&prefix)).map_ok(|meta| {
+            let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
+            (name, meta.size)
+        });
+        listed.try_collect().await.map_err(|e| WorkerError::of_store(folder, e))
+    }
+
     /// Like [`Store::list`], each name with a text that changes when the object does.
     pub async fn list_identities(&self, folder: &str) -> Result<Vec<(String, String)>, WorkerError> {
         let prefix = self.path(folder)?;
@@ -287,6 +307,13 @@ impl WorkStore {
         Ok(WorkStore(store))
     }
 
+    /// A store in memory, which lies elsewhere as a bucket does.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        let url = Url::parse("memory:///").expect("a constant");
+        WorkStore(Store { store: Arc::new(object_store::memory::InMemory::new()), root: Path::default(), url })
+    }
+
     /// The store itself, with absolute paths: for the Delta kernel and for Parquet.
     pub fn object_store(&self) -> Arc<DynObjectStore> {
         self.0.store.clone()
@@ -333,6 +360,20 @@ impl WorkStore {
                 self.0.url
             ))
         })
+    }
+
+    /// An object that only saves work: one that cannot be read is as good as none.
+    ///
+    /// # Errors
+    /// Only where the store does not answer.
+    pub async fn get_hint<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
+        match self.get_json(path).await {
+            Err(WorkerError::Broken(why)) => {
+                tracing::warn!("{why}; it is passed over");
+                Ok(None)
+            }
+            found => found,
+        }
     }
 
     pub async fn delete(&self, path: &str) -> Result<(), WorkerError> {

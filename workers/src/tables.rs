@@ -1,11 +1,14 @@
-//! Delta Lake, behind one door: pin a table's files, commit a change of them.
+//! Delta Lake, behind one door: pin a table's parts, commit a change of them.
 //!
-//! The kernel does not rebase a commit that lost a race, so [`Tables::commit`] starts again from
-//! the new version. A transaction id per plan makes a repeated commit change nothing.
+//! The kernel does not rebase a commit that lost a race, so [`Tables::commit`] looks at the new version and judges each
+//! shard again by [`manifests::commit::verdict`]. That comparison is what makes a repeated commit change nothing, too.
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::sync::Arc;
+mod columns;
+mod entries;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, StructArray};
 use arrow::datatypes::{DataType as ArrowType, Field as ArrowField};
@@ -13,102 +16,125 @@ use delta_kernel::committer::FileSystemCommitter;
 use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
 use delta_kernel::expressions::Scalar;
 use delta_kernel::scan::state::ScanFile;
-use delta_kernel::schema::{ArrayType, DataType, StructField, StructType};
+use delta_kernel::schema::{DataType, StructField, StructType};
 use delta_kernel::transaction::CommitResult;
 use delta_kernel::transaction::UpdateTableOperation;
 use delta_kernel::transaction::create_table::create_table;
 use delta_kernel::transaction::data_layout::DataLayout;
 use delta_kernel::{FileMeta, FilteredEngineData, KernelError, Snapshot, SnapshotRef};
-use delta_kernel_default_engine::executor::tokio::TokioBackgroundExecutor;
+use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use delta_kernel_default_engine::parquet::DataFileMetadata;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add_file_metadata};
+use manifests::commit::{Replacement, Verdict, verdict};
 use manifests::plan::PinnedTable;
-use manifests::{Artifact, Field, FieldType, PartFile, paths};
+use manifests::{Artifact, PartFile, paths};
 use stages::stage::is_disk_full;
 use url::Url;
 
+use crate::backoff::Backoff;
 use crate::error::{WorkerError, whole_chain};
+use crate::parts::written_millis;
 use crate::stores::WorkStore;
+use columns::{delta_field, missing_fields};
+use entries::LogEntries;
 
 const PARTITION: &str = "country";
 const ENGINE_INFO: &str = concat!("urbancross/", env!("CARGO_PKG_VERSION"));
-/// Commits that may overtake ours before we give up: other countries of the same tables.
-const COMMIT_ATTEMPTS: usize = 20;
+/// How long a commit competes with those of other countries before it gives up. With 64 committers and 30 ms a request
+/// the last of them waits for about ten seconds (BENCHMARKS.md).
+const COMMIT_DEADLINE: Duration = Duration::from_secs(300);
+/// Name of the log's transaction that says before when `gc` clears away parts that are not live, in milliseconds since
+/// 1970. It is committed before anything is deleted, so that no commit brings such a part in.
+const GC_HORIZON: &str = "urbancross/gc";
 /// A checkpoint of the log every so many versions keeps opening a table quick.
-const CHECKPOINT_EVERY: u64 = 20;
+const CHECKPOINT_EVERY: u64 = 10;
 
 /// The Delta tables of a work store.
 #[derive(Clone)]
 pub struct Tables {
-    root: Url,
-    engine: Arc<DefaultEngine<TokioBackgroundExecutor>>,
+    work: WorkStore,
+    engine: Arc<DefaultEngine<TokioMultiThreadExecutor>>,
+    /// The newest snapshot that was seen of each table: a later one reads only what came after it.
+    seen: Arc<Mutex<HashMap<Artifact, SnapshotRef>>>,
 }
 
-/// A change of one country's files in one table.
+/// A change of one country's parts in one table.
 pub struct Change {
     pub artifact: Artifact,
     pub country: String,
-    /// Identity of the change: committing it twice does nothing the second time.
-    pub transaction: String,
-    /// Shards whose files are replaced, whichever files the newest version has for them.
-    pub shards: BTreeSet<u32>,
-    /// At most one per shard of `shards`.
-    pub add: Vec<PartFile>,
+    /// At most one for each shard.
+    pub replacements: Vec<Replacement>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Version at which the change is visible.
+    pub version: u64,
+    /// Shards whose base was no longer live: their parts were left out.
+    pub overtaken: Vec<u32>,
+}
+
+/// The live files of one country.
+struct LiveFiles {
+    parts: Vec<PartFile>,
+    /// Why some of them cannot be used.
+    trouble: Option<String>,
 }
 
 impl Tables {
     pub fn new(work: &WorkStore) -> Self {
-        let engine = DefaultEngineBuilder::new(work.object_store()).build();
-        Self { root: work.url().clone(), engine: Arc::new(engine) }
+        let engine = DefaultEngineBuilder::new(Arc::new(LogEntries::new(work.object_store())));
+        let engine = engine.with_task_executor(executor()).build();
+        Self { work: work.clone(), engine: Arc::new(engine), seen: Arc::default() }
     }
 
     fn url(&self, artifact: Artifact) -> Result<Url, WorkerError> {
-        self.root
+        self.work
+            .url()
             .join(&format!("{}/", paths::table(artifact)))
             .map_err(|e| WorkerError::Configuration(format!("table {}: {e}", artifact.name())))
     }
 
-    /// The files of one country at a version (`None`: the newest).
+    /// The parts of one country at a version (`None`: the newest).
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] where another program changed the table so that its files are not parts of ours.
     pub async fn pin(
         &self,
         artifact: Artifact,
         country: &str,
         version: Option<u64>,
     ) -> Result<PinnedTable, WorkerError> {
-        let (tables, country) = (self.clone(), country.to_owned());
-        blocking(move || tables.pin_now(artifact, &country, version)).await
-    }
-
-    fn pin_now(&self, artifact: Artifact, country: &str, version: Option<u64>) -> Result<PinnedTable, WorkerError> {
-        let Some(snapshot) = self.snapshot(artifact, version)? else {
-            return Ok(PinnedTable { artifact, version: None, parts: Vec::new() });
+        let Some(snapshot) = self.snapshot(artifact, version).await? else {
+            return Ok(PinnedTable::empty(artifact));
         };
-        let mut parts: Vec<PartFile> = self
-            .files(&snapshot)
-            .map_err(|e| kernel_error(artifact, e))?
-            .into_iter()
-            .filter(|file| file.partition_values.get(PARTITION).is_some_and(|c| c == country))
-            .map(|file| part_of(artifact, file))
-            .collect::<Result<_, _>>()?;
-        parts.sort();
-        if let Some(pair) = parts.windows(2).find(|pair| pair[0].shard == pair[1].shard) {
-            return Err(WorkerError::Broken(format!(
-                "table {}: shard {} of {country} has two files ({} and {}); it was changed by another program",
-                artifact.name(),
-                pair[0].shard,
-                pair[0].path,
-                pair[1].path
-            )));
-        }
-        Ok(PinnedTable { artifact, version: Some(snapshot.version()), parts })
+        let (tables, country) = (self.clone(), country.to_owned());
+        blocking(move || {
+            let live = tables.live(artifact, &snapshot, &country)?;
+            match live.trouble {
+                None => Ok(PinnedTable {
+                    version: Some(snapshot.version()),
+                    parts: live.parts,
+                    ..PinnedTable::empty(artifact)
+                }),
+                Some(why) => Err(WorkerError::Broken(format!(
+                    "table {} of {country}: {why}; another program changed it: restore it to an older version \
+                     (RESTORE), or let `urbancross verify --repair` take the files out, and the next run makes their \
+                     rows again",
+                    artifact.name()
+                ))),
+            }
+        })
+        .await
     }
 
     /// The countries that a table holds, with their rows.
     pub async fn countries(&self, artifact: Artifact) -> Result<Vec<(String, u64)>, WorkerError> {
+        let Some(snapshot) = self.snapshot(artifact, None).await? else { return Ok(Vec::new()) };
         let tables = self.clone();
         blocking(move || {
-            let Some(snapshot) = tables.snapshot(artifact, None)? else { return Ok(Vec::new()) };
-            let mut rows = std::collections::BTreeMap::<String, u64>::new();
+            let mut rows = BTreeMap::<String, u64>::new();
             for file in tables.files(&snapshot).map_err(|e| kernel_error(artifact, e))? {
                 let country = file.partition_values.get(PARTITION).cloned().unwrap_or_default();
                 *rows.entry(country).or_default() += file.stats.map_or(0, |s| s.num_records);
@@ -118,72 +144,102 @@ impl Tables {
         .await
     }
 
-    /// Commits a change; returns the version at which it is visible.
-    pub async fn commit(&self, change: Change) -> Result<u64, WorkerError> {
-        let tables = self.clone();
-        blocking(move || tables.commit_now(&change)).await
-    }
-
-    fn commit_now(&self, change: &Change) -> Result<u64, WorkerError> {
-        for _ in 0..COMMIT_ATTEMPTS {
-            let snapshot = match self.snapshot(change.artifact, None)? {
-                Some(snapshot) => snapshot,
-                None => {
-                    self.create(change.artifact)?;
-                    continue;
-                }
+    /// Commits a change where the bases of its shards are live; says which were not. A commit that loses to others is
+    /// judged and tried again, with growing pauses, until a deadline.
+    ///
+    /// # Errors
+    /// [`WorkerError::Transient`] at the deadline.
+    pub async fn commit(&self, change: Change) -> Result<Committed, WorkerError> {
+        let change = Arc::new(change);
+        let (began, mut backoff) = (Instant::now(), Backoff::new(Duration::from_millis(20), Duration::from_secs(4)));
+        loop {
+            let Some(snapshot) = self.snapshot(change.artifact, None).await? else {
+                self.create(change.artifact).await?;
+                continue;
             };
-            if let Some(version) = self.try_commit(&snapshot, change).map_err(|e| kernel_error(change.artifact, e))? {
-                return Ok(version);
+            let (tables, tried) = (self.clone(), change.clone());
+            if let Some(committed) = blocking(move || tables.try_commit(&snapshot, &tried)).await? {
+                return Ok(committed);
             }
+            if began.elapsed() > COMMIT_DEADLINE {
+                return Err(WorkerError::Transient(format!(
+                    "table {}: for {} s every commit of {} was overtaken by other writers",
+                    change.artifact.name(),
+                    COMMIT_DEADLINE.as_secs(),
+                    change.country
+                )));
+            }
+            tokio::time::sleep(backoff.next()).await;
         }
-        Err(WorkerError::Transient(format!(
-            "table {}: {COMMIT_ATTEMPTS} commits were overtaken by other writers",
-            change.artifact.name()
-        )))
     }
 
     /// One attempt; `None`: another commit came first.
-    fn try_commit(&self, snapshot: &SnapshotRef, change: &Change) -> Result<Option<u64>, KernelError> {
-        let engine = self.engine.as_ref();
-        if snapshot.get_app_id_version(&change.transaction, engine)?.is_some() {
-            return Ok(Some(snapshot.version()));
+    fn try_commit(&self, snapshot: &SnapshotRef, change: &Change) -> Result<Option<Committed>, WorkerError> {
+        let live = self.live(change.artifact, snapshot, &change.country)?;
+        let of_shard: HashMap<u32, &str> = live.parts.iter().map(|p| (p.shard, p.path.as_str())).collect();
+        let horizon = snapshot.get_app_id_version(GC_HORIZON, self.engine.as_ref());
+        let horizon = horizon.map_err(|e| kernel_error(change.artifact, e))?.unwrap_or(0).max(0) as u64;
+        // older parts may be cleared away at this moment
+        let is_old = |part: &PartFile| horizon > 0 && written_millis(&part.path).is_none_or(|at| at < horizon);
+        let (mut applied, mut overtaken) = (Vec::new(), Vec::new());
+        for replacement in &change.replacements {
+            let live = of_shard.get(&replacement.part.shard).copied();
+            match verdict(live, replacement.base.as_deref(), &replacement.part.path) {
+                Verdict::Apply if is_old(&replacement.part) => overtaken.push(replacement.part.shard),
+                Verdict::Apply => applied.push(replacement),
+                Verdict::AlreadyLive => {}
+                Verdict::Overtaken => overtaken.push(replacement.part.shard),
+            }
         }
-        let mut builder = snapshot
-            .clone()
-            .update_table(UpdateTableOperation::Write, ENGINE_INFO, true)
-            .with_transaction_id(&change.transaction, 1);
-        for field in missing_fields(change.artifact, snapshot) {
+        overtaken.sort_unstable();
+        if applied.is_empty() {
+            return Ok(Some(Committed { version: snapshot.version(), overtaken }));
+        }
+        let removed: HashSet<&str> = applied.iter().filter_map(|r| r.base.as_deref()).collect();
+        let added: Vec<&PartFile> = applied.iter().map(|r| &r.part).collect();
+        let version = self.write_version(snapshot, change.artifact, &change.country, &removed, &added);
+        let version = version.map_err(|e| kernel_error(change.artifact, e))?;
+        Ok(version.map(|version| Committed { version, overtaken }))
+    }
+
+    /// Writes the next version of the log; `None`: it is there already.
+    fn write_version(
+        &self,
+        snapshot: &SnapshotRef,
+        artifact: Artifact,
+        country: &str,
+        removed: &HashSet<&str>,
+        added: &[&PartFile],
+    ) -> Result<Option<u64>, KernelError> {
+        let engine = self.engine.as_ref();
+        let mut builder = snapshot.clone().update_table(UpdateTableOperation::Write, ENGINE_INFO, true);
+        for field in missing_fields(artifact, snapshot) {
             builder = builder.add_column(field);
         }
         let mut transaction = builder.build(engine, Box::new(FileSystemCommitter::new()))?;
-        if !change.shards.is_empty() {
-            let prefix = format!("{PARTITION}={}/", change.country);
-            let replaced = |path: &str| {
-                path.starts_with(&prefix) && paths::shard_of_part(path).is_some_and(|s| change.shards.contains(&s))
-            };
+        if !removed.is_empty() {
             for metadata in snapshot.clone().scan_builder().build()?.scan_metadata(engine)? {
                 let (data, live) = metadata?.scan_files.into_parts();
                 let batch = data.try_into_record_batch()?;
-                let file_paths = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>().cloned());
-                let Some(file_paths) = file_paths else {
+                let paths = batch.column_by_name("path").and_then(|c| c.as_string_opt::<i32>().cloned());
+                let Some(paths) = paths else {
                     return Err(KernelError::generic("the scan's metadata has no column path"));
                 };
-                let removed: Vec<bool> = (0..batch.num_rows())
-                    .map(|row| live.get(row).copied().unwrap_or(true) && replaced(file_paths.value(row)))
+                let selected: Vec<bool> = (0..batch.num_rows())
+                    .map(|row| live.get(row).copied().unwrap_or(true) && removed.contains(paths.value(row)))
                     .collect();
-                if removed.contains(&true) {
+                if selected.contains(&true) {
                     transaction
-                        .remove_files(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), removed)?);
+                        .remove_files(FilteredEngineData::try_new(Box::new(ArrowEngineData::new(batch)), selected)?);
                 }
             }
         }
         let context = transaction
             .write_state()?
             .write_context_builder()
-            .with_partition_values(HashMap::from([(PARTITION.to_owned(), Scalar::from(change.country.as_str()))]))
+            .with_partition_values(HashMap::from([(PARTITION.to_owned(), Scalar::from(country))]))
             .build()?;
-        for part in &change.add {
+        for part in added {
             let location = snapshot.table_root().join(&part.path).map_err(KernelError::generic_err)?;
             let meta = FileMeta { location, last_modified: now_millis(), size: part.size_bytes };
             transaction
@@ -198,7 +254,7 @@ impl Tables {
                     && let Err(error) = after.checkpoint(engine, None)
                 {
                     // a convenience of later readers: the commit itself stands
-                    tracing::warn!(table = change.artifact.name(), %error, "no log checkpoint was written");
+                    tracing::warn!(table = artifact.name(), %error, "no log checkpoint was written");
                 }
                 Ok(Some(version))
             }
@@ -206,41 +262,56 @@ impl Tables {
         }
     }
 
-    fn create(&self, artifact: Artifact) -> Result<(), WorkerError> {
-        let make = || -> Result<(), KernelError> {
-            let mut fields = artifact.fields().iter().map(delta_field).collect::<Result<Vec<_>, _>>()?;
-            fields.push(StructField::nullable(PARTITION, DataType::STRING));
-            let schema = Arc::new(StructType::try_new(fields)?);
-            let url = self.url(artifact).map_err(|e| KernelError::generic(e.to_string()))?;
-            // the kernel wants the folder of a local table to exist
-            if let Some(folder) = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten() {
-                std::fs::create_dir_all(folder).map_err(KernelError::generic_err)?;
-            }
-            // a lost race is as good as a won one: the table is there either way
-            let _created = create_table(url.as_str(), schema, ENGINE_INFO, true)
-                .with_data_layout(DataLayout::partitioned([PARTITION]))
-                .build(self.engine.as_ref(), Box::new(FileSystemCommitter::new()))?
-                .commit(self.engine.as_ref())?;
-            Ok(())
-        };
-        match make() {
+    async fn create(&self, artifact: Artifact) -> Result<(), WorkerError> {
+        let (tables, url) = (self.clone(), self.url(artifact)?);
+        let made = blocking(move || {
+            let make = || -> Result<(), KernelError> {
+                let mut fields = artifact.fields().iter().map(delta_field).collect::<Result<Vec<_>, _>>()?;
+                fields.push(StructField::nullable(PARTITION, DataType::STRING));
+                let schema = Arc::new(StructType::try_new(fields)?);
+                // the kernel wants the folder of a local table to exist
+                if let Some(folder) = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten() {
+                    std::fs::create_dir_all(folder).map_err(KernelError::generic_err)?;
+                }
+                create_table(url.as_str(), schema, ENGINE_INFO, true)
+                    .with_data_layout(DataLayout::partitioned([PARTITION]))
+                    .build(tables.engine.as_ref(), Box::new(FileSystemCommitter::new()))?
+                    .commit(tables.engine.as_ref())
+                    .map(|_won_or_lost| ())
+            };
+            make().map_err(|e| kernel_error(artifact, e))
+        })
+        .await;
+        match made {
             Ok(()) => Ok(()),
             // somebody else created it meanwhile: that is as good
-            Err(_) if self.snapshot(artifact, None)?.is_some() => Ok(()),
-            Err(error) => Err(kernel_error(artifact, error)),
+            Err(_) if self.snapshot(artifact, None).await?.is_some() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     /// `None`: the table does not exist yet.
-    fn snapshot(&self, artifact: Artifact, version: Option<u64>) -> Result<Option<SnapshotRef>, WorkerError> {
-        let mut builder = Snapshot::builder_for(self.url(artifact)?);
-        if let Some(version) = version {
-            builder = builder.at_version(version);
-        }
-        let snapshot = match builder.build(self.engine.as_ref()) {
-            Ok(snapshot) => snapshot,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(kernel_error(artifact, error)),
+    async fn snapshot(&self, artifact: Artifact, version: Option<u64>) -> Result<Option<SnapshotRef>, WorkerError> {
+        let (tables, url) = (self.clone(), self.url(artifact)?);
+        let mut looks = 0;
+        let snapshot = loop {
+            let (tables, url) = (tables.clone(), url.clone());
+            match blocking(move || Ok(tables.build_snapshot(artifact, &url, version))).await? {
+                Ok(snapshot) => break snapshot,
+                Err(error) if is_absent(&error) => {
+                    let log = format!("{}/_delta_log", paths::table(artifact));
+                    let files = self.work.list(&log).await?.len();
+                    if files == 0 {
+                        return Ok(None);
+                    }
+                    // perhaps it was created between the two looks
+                    looks += 1;
+                    if looks > 1 {
+                        return Err(self.lost_log(artifact, version, &error, files));
+                    }
+                }
+                Err(error) => return Err(kernel_error(artifact, error)),
+            }
         };
         let known: BTreeSet<&str> = artifact.fields().iter().map(|f| f.name).chain([PARTITION]).collect();
         if let Some(field) = snapshot.schema().fields().find(|f| !known.contains(f.name().as_str())) {
@@ -253,6 +324,35 @@ impl Tables {
         Ok(Some(snapshot))
     }
 
+    fn build_snapshot(&self, artifact: Artifact, url: &Url, version: Option<u64>) -> Result<SnapshotRef, KernelError> {
+        let engine = self.engine.as_ref();
+        if let Some(version) = version {
+            return Snapshot::builder_for(url).at_version(version).build(engine);
+        }
+        let before = self.seen.lock().ok().and_then(|seen| seen.get(&artifact).cloned());
+        let newer = before.and_then(|before| Snapshot::builder_from(before).build(engine).ok());
+        // a table that was made anew, or whose log was cut, is read from its beginning
+        let snapshot = newer.map_or_else(|| Snapshot::builder_for(url).build(engine), Ok)?;
+        if let Ok(mut seen) = self.seen.lock() {
+            seen.insert(artifact, snapshot.clone());
+        }
+        Ok(snapshot)
+    }
+
+    /// The kernel finds no table, but there are log files: that is a loss, not a new table.
+    fn lost_log(&self, artifact: Artifact, version: Option<u64>, error: &KernelError, files: usize) -> WorkerError {
+        let wanted = version.map_or(String::new(), |v| format!(" at version {v}"));
+        WorkerError::Broken(format!(
+            "table {name}{wanted}: its log cannot be read ({}), though {files} files of it are there; a version is \
+             missing or damaged: bring {}{table}/_delta_log back from a copy, or move the folder {table} away to \
+             compute the table again",
+            whole_chain(error),
+            self.work.url(),
+            name = artifact.name(),
+            table = paths::table(artifact),
+        ))
+    }
+
     fn files(&self, snapshot: &SnapshotRef) -> Result<Vec<ScanFile>, KernelError> {
         let mut files = Vec::new();
         for metadata in snapshot.clone().scan_builder().build()?.scan_metadata(self.engine.as_ref())? {
@@ -260,55 +360,45 @@ impl Tables {
         }
         Ok(files)
     }
-}
 
-fn part_of(artifact: Artifact, file: ScanFile) -> Result<PartFile, WorkerError> {
-    let shard = paths::shard_of_part(&file.path).ok_or_else(|| {
-        WorkerError::Broken(format!("table {}: {} is no part file of ours", artifact.name(), file.path))
-    })?;
-    Ok(PartFile {
-        shard,
-        path: file.path,
-        size_bytes: file.size.max(0) as u64,
-        rows: file.stats.map_or(0, |s| s.num_records),
-    })
-}
-
-/// Columns that the table lacks because it was made by an older version.
-fn missing_fields(artifact: Artifact, snapshot: &SnapshotRef) -> Vec<StructField> {
-    let schema = snapshot.schema();
-    artifact
-        .fields()
-        .iter()
-        .filter(|field| schema.field(field.name).is_none())
-        .filter_map(|field| delta_field(field).ok())
-        .collect()
-}
-
-/// Top-level columns are nullable in Delta: a column of a later version must be addable to files
-/// that do not have it.
-fn delta_field(field: &Field) -> Result<StructField, KernelError> {
-    Ok(StructField::nullable(field.name, delta_type(&field.kind)?))
-}
-
-fn delta_type(kind: &FieldType) -> Result<DataType, KernelError> {
-    Ok(match kind {
-        FieldType::Text => DataType::STRING,
-        FieldType::Int32 => DataType::INTEGER,
-        FieldType::Int64 => DataType::LONG,
-        FieldType::Float32 => DataType::FLOAT,
-        FieldType::Float64 => DataType::DOUBLE,
-        FieldType::Bool => DataType::BOOLEAN,
-        FieldType::Binary => DataType::BINARY,
-        FieldType::List(item) => DataType::from(ArrayType::new(delta_type(item)?, false)),
-        FieldType::Struct(fields) => {
-            let fields = fields
-                .iter()
-                .map(|f| Ok(StructField::new(f.name, delta_type(&f.kind)?, f.nullable)))
-                .collect::<Result<Vec<_>, KernelError>>()?;
-            DataType::from(StructType::try_new(fields)?)
+    /// The live files of a country, and whether they are what our commits leave.
+    fn live(&self, artifact: Artifact, snapshot: &SnapshotRef, country: &str) -> Result<LiveFiles, WorkerError> {
+        let mut live = LiveFiles { parts: Vec::new(), trouble: None };
+        for file in self.files(snapshot).map_err(|e| kernel_error(artifact, e))? {
+            if file.partition_values.get(PARTITION).is_none_or(|c| c != country) {
+                continue;
+            }
+            let Some(shard) = paths::shard_of_part(&file.path) else {
+                live.trouble.get_or_insert(format!("{} is no part of ours", file.path));
+                continue;
+            };
+            if file.dv_info.has_vector() {
+                live.trouble.get_or_insert(format!("rows of {} are deleted by a deletion vector", file.path));
+            }
+            live.parts.push(PartFile {
+                shard,
+                path: file.path,
+                size_bytes: file.size.max(0) as u64,
+                rows: file.stats.map_or(0, |s| s.num_records),
+            });
         }
-    })
+        live.parts.sort();
+        if let Some([one, other]) = live.parts.array_windows().find(|[one, other]| one.shard == other.shard) {
+            live.trouble = Some(format!("shard {} has two files, {} and {}", one.shard, one.path, other.path));
+        }
+        Ok(live)
+    }
+}
+
+/// One executor for all tables of the process: writing a checkpoint of a log needs threads beside the one that waits.
+fn executor() -> Arc<TokioMultiThreadExecutor> {
+    static EXECUTOR: OnceLock<Arc<TokioMultiThreadExecutor>> = OnceLock::new();
+    EXECUTOR
+        .get_or_init(|| {
+            let made = TokioMultiThreadExecutor::new_owned_runtime(Some(2), None);
+            Arc::new(made.expect("the system gives a process two threads"))
+        })
+        .clone()
 }
 
 /// The statistics that Delta wants of a file: its row count.
@@ -352,60 +442,4 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use manifests::build::StoreOptions;
-
-    fn change(transaction: &str, add: &[(u32, &str)]) -> Change {
-        Change {
-            artifact: Artifact::Splits,
-            country: "finland".into(),
-            transaction: transaction.into(),
-            shards: add.iter().map(|(shard, _)| *shard).collect(),
-            add: add
-                .iter()
-                .map(|&(shard, attempt)| PartFile {
-                    shard,
-                    path: paths::part("finland", shard, attempt),
-                    size_bytes: 10,
-                    rows: 5,
-                })
-                .collect(),
-        }
-    }
-
-    #[tokio::test]
-    async fn commits_are_idempotent_and_versions_stay_readable() {
-        let folder = tempfile::tempdir().unwrap();
-        let work = WorkStore::open(folder.path().to_str().unwrap(), &StoreOptions::default()).unwrap();
-        let tables = Tables::new(&work);
-        assert_eq!(tables.pin(Artifact::Splits, "finland", None).await.unwrap().version, None);
-        let first = tables.commit(change("plan-1", &[(0, "a"), (1, "b")])).await.unwrap();
-        let again = tables.commit(change("plan-1", &[(0, "a"), (1, "b")])).await.unwrap();
-        assert_eq!(first, again);
-        let old = tables.pin(Artifact::Splits, "finland", None).await.unwrap();
-        assert_eq!((old.parts.len(), old.rows()), (2, 10));
-        tables.commit(change("plan-2", &[(1, "c")])).await.unwrap();
-        let new = tables.pin(Artifact::Splits, "finland", None).await.unwrap();
-        assert_eq!(new.parts.len(), 2);
-        assert!(new.part(1).unwrap().path.contains("-c."));
-        assert_eq!(tables.pin(Artifact::Splits, "finland", old.version).await.unwrap(), old);
-        assert!(tables.pin(Artifact::Splits, "spain", None).await.unwrap().parts.is_empty());
-        assert_eq!(tables.countries(Artifact::Splits).await.unwrap(), [("finland".to_owned(), 10)]);
-    }
-
-    #[tokio::test]
-    async fn two_countries_commit_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let work = WorkStore::open(folder.path().to_str().unwrap(), &StoreOptions::default()).unwrap();
-        let tables = Tables::new(&work);
-        let commits = (0..6).map(|i| {
-            let mut change = change(&format!("plan-{i}"), &[(0, "x")]);
-            change.country = format!("country{i}");
-            change.add[0].path = paths::part(&change.country, 0, "x");
-            tables.commit(change)
-        });
-        futures::future::try_join_all(commits).await.unwrap();
-        assert_eq!(tables.countries(Artifact::Splits).await.unwrap().len(), 6);
-    }
-}
+mod tests;

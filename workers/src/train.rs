@@ -1,6 +1,7 @@
 //! Training on the tables: resumable runs, and when a run is stale.
 
 mod claim;
+mod lineage;
 mod mirror;
 mod place;
 mod rows;
@@ -15,14 +16,14 @@ use manifests::{Artifact, BuildSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
 use stages::pretrain::{self, RESULT_FOLDER, Trained};
-use stages::table::{Columns, TableError};
+use stages::table::TableError;
 use training::communicator::Communicator;
 use training::trainer::Event;
 
 use crate::error::WorkerError;
-use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
+pub use lineage::{ChangedShare, Leak, RunRow, RunRows};
 use mirror::Mirror;
 pub(crate) use place::RunPlace;
 pub use rows::{Members, TableRows};
@@ -39,12 +40,44 @@ pub struct TrainingRecord {
     pub inputs: Vec<PinnedTable>,
     pub warm_start: Option<String>,
     pub trained: Trained,
-    /// Counts finished runs of a country: the newest has the largest.
+    /// Counts runs of a country in the order in which they began.
     pub sequence: u64,
+    /// Where the images came from.
+    #[serde(default)]
+    pub source: String,
+    /// How it began, for people: from which weights, or why from none.
+    #[serde(default)]
+    pub begins: String,
+}
+
+impl TrainingRecord {
+    /// Versions of tables only rise: of two runs with the same inputs, the one that pinned later has the larger sum.
+    fn pinned_at(&self) -> u64 {
+        self.inputs.iter().filter_map(|table| table.version).sum()
+    }
+}
+
+/// What a training is to be: written down before it begins, so that whoever finds it unfinished can go on with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DueRun {
+    /// The same key continues the same run.
+    pub key: String,
+    pub stage_version: u32,
+    pub parameters: String,
+    pub inputs: Vec<PinnedTable>,
+    pub warm_start: Option<String>,
+    pub sequence: u64,
+    pub source: String,
+    /// How it begins, and why it is made.
+    pub begins: String,
 }
 
 /// Name of a finished run's record in its folder.
 pub const RECORD_FILE: &str = "done.json";
+/// Name of a begun run's description in its folder.
+const DUE_FILE: &str = "begun.json";
+/// The rows that a run reads and that it and its ancestors were trained on: in its folder, and in its result.
+pub const ROWS_FILE: &str = "rows.parquet";
 
 /// The tables that a training reads, the first ones always, segments where they enter the loss.
 pub fn training_inputs(spec: &BuildSpec, training: Training) -> Vec<Artifact> {
@@ -61,86 +94,58 @@ pub fn run_key(training: Training, parameters: &str, inputs: &[PinnedTable], war
     digest::of_value(&(training.name(), pretrain::VERSION, parameters, tables, warm_start))
 }
 
+/// The runs of a training in a country.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// Oldest first.
+    pub finished: Vec<TrainingRecord>,
+    /// Begun and not finished, oldest first.
+    pub begun: Vec<DueRun>,
+}
+
+/// All runs of a training in a country. A description that cannot be read is as good as none.
+pub async fn runs(work: &WorkStore, country: &str, training: Training) -> Result<Runs, WorkerError> {
+    let folder = paths::training_runs(country, training.name());
+    let names = work.list(&folder).await?;
+    let of_file = |file: &'static str| names.iter().filter(move |name| name.ends_with(&format!("/{file}")));
+    let mut runs = Runs::default();
+    for name in of_file(RECORD_FILE) {
+        runs.finished.extend(work.get_hint::<TrainingRecord>(&format!("{folder}/{name}")).await?);
+    }
+    for name in of_file(DUE_FILE).filter(|name| !names.contains(&name.replace(DUE_FILE, RECORD_FILE))) {
+        runs.begun.extend(work.get_hint::<DueRun>(&format!("{folder}/{name}")).await?);
+    }
+    runs.finished.sort_by_key(|r| (r.pinned_at(), r.sequence));
+    runs.begun.sort_by_key(|r| r.sequence);
+    Ok(runs)
+}
+
 /// All finished runs of a training in a country, oldest first.
 pub async fn records(work: &WorkStore, country: &str, training: Training) -> Result<Vec<TrainingRecord>, WorkerError> {
-    let folder = paths::training_runs(country, training.name());
-    let mut records = Vec::new();
-    for name in work.list(&folder).await? {
-        if name.ends_with(&format!("/{RECORD_FILE}"))
-            && let Some(record) = work.get_json::<TrainingRecord>(&format!("{folder}/{name}")).await?
-        {
-            records.push(record);
-        }
-    }
-    records.sort_by_key(|r: &TrainingRecord| r.sequence);
-    Ok(records)
+    Ok(runs(work, country, training).await?.finished)
 }
 
-/// How far the tables have moved away from those of a finished run: digests of every row that the
-/// training reads, then and now.
-pub async fn changed_share(
+/// The rows of a run, finished or not; `None`: it was made before they were kept.
+pub async fn rows_of_run(
     work: &WorkStore,
-    before: &[PinnedTable],
-    now: &[PinnedTable],
-) -> Result<ChangedShare, WorkerError> {
-    let mut share = ChangedShare::default();
-    let shards: std::collections::BTreeSet<u32> =
-        before.iter().chain(now).flat_map(|t| &t.parts).map(|p| p.shard).collect();
-    for shard in shards {
-        let (old, new) = (row_digests(work, before, shard).await?, row_digests(work, now, shard).await?);
-        let ids: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-        share.rows += ids.len() as u64;
-        share.changed += ids.into_iter().filter(|id| old.get(*id) != new.get(*id)).count() as u64;
-    }
-    Ok(share)
+    country: &str,
+    training: Training,
+    key: &str,
+) -> Result<Option<RunRows>, WorkerError> {
+    let path = format!("{}/{ROWS_FILE}", paths::training_run(country, training.name(), key));
+    let Some(bytes) = work.get(&path).await? else { return Ok(None) };
+    Ok(RunRows::from_bytes(bytes).inspect_err(|why| tracing::warn!("{path}: {why}; it is passed over")).ok())
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangedShare {
-    pub rows: u64,
-    pub changed: u64,
-}
-
-impl ChangedShare {
-    pub fn share(&self) -> f64 {
-        if self.rows == 0 { 0.0 } else { self.changed as f64 / self.rows as f64 }
-    }
-}
-
-/// Column that says whether a row of a table has changed for a training.
-fn digest_column(artifact: Artifact) -> &'static str {
-    match artifact {
-        Artifact::Images => "bytes_digest",
-        Artifact::Captions => "captions_digest",
-        Artifact::Splits => "split_digest",
-        Artifact::Segments => "segments_digest",
-        // floats: their recipe stands for them
-        _ => "recipe",
-    }
-}
-
-async fn row_digests(
-    work: &WorkStore,
-    tables: &[PinnedTable],
-    shard: u32,
-) -> Result<BTreeMap<String, String>, WorkerError> {
-    let mut rows: BTreeMap<String, String> = BTreeMap::new();
+/// Are all parts of these tables still in the store?
+pub async fn parts_are_there(work: &WorkStore, tables: &[PinnedTable], country: &str) -> Result<bool, WorkerError> {
     for table in tables {
-        let Some(part) = table.part(shard) else { continue };
-        let column = digest_column(table.artifact);
-        let batch = PartReader::open(work, table.artifact, part).await?.read(&["image_id", "status", column]).await?;
-        let columns = Columns::new(table.artifact, &batch);
-        let read = || Ok::<_, TableError>((columns.text("image_id")?, columns.text("status")?, columns.text(column)?));
-        let (ids, status, digests) = read().map_err(broken)?;
-        for row in 0..batch.num_rows() {
-            if status.value(row) == "ok" {
-                let entry = rows.entry(ids.value(row).to_owned()).or_default();
-                entry.push_str(table.artifact.name());
-                entry.push_str(digests.value(row));
-            }
+        let lost = crate::parts::lost(work, table, country).await?;
+        if !lost.is_empty() {
+            return Ok(false);
         }
     }
-    Ok(rows)
+    Ok(true)
 }
 
 fn broken(error: TableError) -> WorkerError {
@@ -153,11 +158,9 @@ pub struct TrainRequest<'a> {
     pub spec: &'a BuildSpec,
     pub weights: &'a Weights,
     pub training: Training,
-    pub inputs: Vec<PinnedTable>,
-    pub key: String,
-    pub parameters: String,
-    pub warm_start: Option<String>,
-    pub sequence: u64,
+    pub due: DueRun,
+    /// The rows that it reads, for the record; made by rank 0's caller.
+    pub rows: RunRows,
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: &'a Path,
     pub stop: &'a AtomicBool,
@@ -171,24 +174,28 @@ pub async fn train(
     request: TrainRequest<'_>,
     observe: impl FnMut(&Event) + Send,
 ) -> Result<Option<TrainingRecord>, WorkerError> {
-    let run = paths::training_run(&request.spec.country, request.training.name(), &request.key);
-    let mut train = TableRows::open(request.work, &request.inputs, Members::Split("train")).await?;
-    let mut validation = TableRows::open(request.work, &request.inputs, Members::Split("val")).await?;
-    let warm_start = match &request.warm_start {
+    let due = request.due;
+    let run = paths::training_run(&request.spec.country, request.training.name(), &due.key);
+    let mut train = TableRows::open(request.work, &due.inputs, Members::Split("train")).await?;
+    let mut validation = TableRows::open(request.work, &due.inputs, Members::Split("val")).await?;
+    let warm_start = match &due.warm_start {
         Some(key) => Some(fetch_result(request.work, request.spec, request.training, key, request.scratch).await?),
         None => None,
     };
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
-    let (data, training) = (request.key.clone(), request.training);
-    let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name() };
-    let claim = place.claim(request.ranks, stop).await?;
-    if claim.waited
-        && let Some(record) = request.work.get_json(&format!("{run}/{RECORD_FILE}")).await?
-    {
+    let (data, training) = (due.key.clone(), request.training);
+    let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name(), stop };
+    let _claim = place.claim(request.ranks, stop).await?;
+    if let Some(record) = request.work.get_hint(&format!("{run}/{RECORD_FILE}")).await? {
         return Ok(Some(record));
     }
+    let rows = request.rows.to_bytes()?;
+    if request.ranks.rank() == 0 {
+        request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
+        request.work.put_json(&format!("{run}/{DUE_FILE}"), &due).await?;
+    }
     let trained = place
-        .run(request.ranks, observe, |ranks, folder, observe| {
+        .run(request.ranks, &rows, observe, |ranks, folder, observe| {
             pretrain::train(pretrain::Run {
                 spec,
                 weights,
@@ -206,15 +213,17 @@ pub async fn train(
         .await?;
     let Some(trained) = trained else { return Ok(None) };
     let record = TrainingRecord {
-        key: request.key,
+        key: due.key,
         training: training.name().to_owned(),
         country: request.spec.country.clone(),
-        stage_version: pretrain::VERSION,
-        parameters: request.parameters,
-        inputs: request.inputs,
-        warm_start: request.warm_start,
+        stage_version: due.stage_version,
+        parameters: due.parameters,
+        inputs: due.inputs,
+        warm_start: due.warm_start,
         trained,
-        sequence: request.sequence,
+        sequence: due.sequence,
+        source: due.source,
+        begins: due.begins,
     };
     request.work.put_json(&format!("{run}/{RECORD_FILE}"), &record).await?;
     Ok(Some(record))
@@ -231,11 +240,35 @@ pub async fn fetch_result(
     result_of(work, scratch, &paths::training_run(&spec.country, training.name(), key)).await
 }
 
-/// The result folder of a finished run, on this machine.
+/// The result folder of a finished run, on this machine: its weights are those that the run's record names.
 pub(crate) async fn result_of(work: &WorkStore, scratch: &Path, run: &str) -> Result<PathBuf, WorkerError> {
-    let result = Mirror::new(work, scratch, run).fetch(RESULT_FOLDER).await?;
-    if !result.exists() {
-        return Err(WorkerError::Missing { what: "result of a training", path: result.display().to_string() });
+    #[derive(Deserialize)]
+    struct Record {
+        trained: Trained,
     }
-    Ok(result)
+    let path = format!("{run}/{RECORD_FILE}");
+    let missing = |what| WorkerError::Missing { what, path: format!("{}{path}", work.url()) };
+    let record: Record = work.get_json(&path).await?.ok_or(missing("record of a training"))?;
+    let mirror = Mirror::new(work, scratch, run);
+    for last in [false, true] {
+        let result = mirror.fetch(RESULT_FOLDER).await?;
+        if !result.exists() {
+            return Err(WorkerError::Missing { what: "result of a training", path: result.display().to_string() });
+        }
+        let found = tokio::task::block_in_place(|| pretrain::model_digest(&result));
+        match found {
+            Ok(digest) if digest == record.trained.model_digest => return Ok(result),
+            // what was copied here was cut: once more
+            _ if !last && mirror.forget(RESULT_FOLDER)? => {}
+            found => {
+                return Err(WorkerError::Broken(format!(
+                    "{}: these are not the weights that the run left ({}); delete the folder {run} of the work store, \
+                     and the next run trains again",
+                    result.display(),
+                    found.err().unwrap_or("their digest is another".into())
+                )));
+            }
+        }
+    }
+    Err(missing("result of a training"))
 }

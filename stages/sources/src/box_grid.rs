@@ -5,7 +5,7 @@ const CELL_DEGREES: f64 = 0.02;
 
 /// Boxes `(west, south, east, north)` in degrees, filed under the cells they touch. A box is
 /// filed at the level whose cells are at least as large as it, hence under at most four cells.
-pub(crate) struct BoxGrid {
+pub struct BoxGrid {
     /// Sorted, so that the cells of one row at one level are neighbours.
     filed: Vec<(Cell, [f64; 4])>,
     /// Levels in use, ascending.
@@ -21,7 +21,7 @@ struct Cell {
 
 impl BoxGrid {
     /// `boxes` must be finite, with west < east and south < north, as `meta::is_box` says.
-    pub(crate) fn new(boxes: impl Iterator<Item = [f64; 4]>) -> Self {
+    pub fn new(boxes: impl Iterator<Item = [f64; 4]>) -> Self {
         let mut filed = Vec::new();
         for wsen in boxes {
             let level = level_of(wsen);
@@ -39,7 +39,7 @@ impl BoxGrid {
     }
 
     /// Whether some filed box shares area with this one; a common border is not enough.
-    pub(crate) fn overlaps(&self, wsen: [f64; 4]) -> bool {
+    pub fn overlaps(&self, wsen: [f64; 4]) -> bool {
         self.levels.iter().any(|&level| {
             let [first, last] = corners(level, wsen);
             (first.row..=last.row).any(|row| {

@@ -14,7 +14,7 @@
 //! | [`split`] | train, validation and test, disjoint on the ground |
 //! | [`captioned`] | image folders that come with captions |
 
-mod box_grid;
+pub mod box_grid;
 pub mod captioned;
 pub mod country;
 pub mod csv;

@@ -144,7 +144,7 @@ fn box_wsen(pickle: &Pickle<'_>, value: &Value<'_>) -> Result<[f64; 4], SourceEr
 }
 
 /// Whether this is a box on Earth of some area, not over the 180th meridian.
-pub(crate) fn is_box([west, south, east, north]: [f64; 4]) -> bool {
+pub fn is_box([west, south, east, north]: [f64; 4]) -> bool {
     -180.0 <= west && west < east && east <= 180.0 && -90.0 <= south && south < north && north <= 90.0
 }
 

@@ -97,7 +97,7 @@ fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows)
         let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
         read_tokenizer(stage, &file)?
     };
-    tokenizer.save(&kept).map_err(|e| StageError::Compute { stage, why: e.to_string() })?;
+    tokenizer.save(&kept).map_err(|e| StageError::of(stage, &e))?;
     Ok(tokenizer)
 }
 

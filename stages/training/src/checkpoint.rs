@@ -13,6 +13,8 @@
 
 mod folder;
 
+pub use folder::replace;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};

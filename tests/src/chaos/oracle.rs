@@ -18,7 +18,7 @@ type Row = BTreeMap<String, String>;
 pub struct Holdings {
     /// By table, by image.
     tables: BTreeMap<&'static str, BTreeMap<String, Row>>,
-    /// Digest of the standing model.
+    /// Digest of the model that was evaluated.
     model: String,
     /// The stored evaluation.
     recall: String,
@@ -83,15 +83,15 @@ async fn read(spec: BuildSpec) -> Result<Holdings, String> {
         let rows = table_rows(&build, artifact).await?;
         holdings.tables.insert(artifact.name(), rows);
     }
-    let record =
-        pipeline::plan::standing_record(&build, stages::Training::Pretrain).await.map_err(|e| e.to_string())?;
-    holdings.model = record.ok_or("no finished training")?.trained.model_digest;
     let evaluation = pipeline::evaluate::stored(&build).await.map_err(|e| e.to_string())?;
-    holdings.recall = format!("{:?}", evaluation.ok_or("no evaluation of these tables")?.recall);
+    let evaluation = evaluation.ok_or("no evaluation of these tables")?;
+    holdings.recall = format!("{:?}", evaluation.recall);
+    holdings.model = evaluation.model_digest;
     for artifact in [Artifact::ImageEmbeddings, Artifact::TextEmbeddings] {
         let table = artifact.name();
         if let Some((id, row)) = holdings.tables[table].iter().find(|(_, row)| row["model"] != holdings.model) {
-            return Err(format!("{table}: {id} is of model {}, not of {}", row["model"], holdings.model));
+            let of = &row["model"];
+            return Err(format!("{table}: {id} is of model {of}, the evaluation is of {}", holdings.model));
         }
     }
     Ok(holdings)

@@ -14,8 +14,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 pub(crate) struct Claim {
     /// Dropping it frees the lock. `None` where the file system has no locks.
     _lock: Option<File>,
-    /// Whether another process had the run before.
-    pub(crate) waited: bool,
 }
 
 impl Claim {
@@ -37,10 +35,10 @@ impl Claim {
         let mut waited = false;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Claim { _lock: Some(file), waited }),
+                Ok(()) => return Ok(Claim { _lock: Some(file) }),
                 Err(TryLockError::Error(error)) => {
                     tracing::warn!(path = %path.display(), %error, "no locks here: only one process may train this run");
-                    return Ok(Claim { _lock: None, waited });
+                    return Ok(Claim { _lock: None });
                 }
                 Err(TryLockError::WouldBlock) if !may_wait => {
                     return Err(WorkerError::Transient(format!(
@@ -71,7 +69,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let (folder, go_on) = (parent.path().join("runs/key"), AtomicBool::new(false));
         let first = Claim::take(&folder, "pretrain", true, &go_on).await.unwrap();
-        assert!(!first.waited && !folder.exists());
+        assert!(!folder.exists());
         let refused = Claim::take(&folder, "pretrain", false, &go_on).await.err().expect("taken").to_string();
         assert!(refused.contains("key.lock") && refused.contains("stop it"), "{refused}");
         let stopped = Claim::take(&folder, "pretrain", true, &AtomicBool::new(true)).await;
@@ -80,6 +78,6 @@ mod tests {
             tokio::time::sleep(LOOK_AGAIN / 2).await;
             drop(first);
         });
-        assert!(second.unwrap().waited);
+        second.unwrap();
     }
 }

@@ -9,14 +9,22 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
-const SAVED: &str = "saved.json";
+/// Folder of the saved states' descriptions, numbered: the last one counts.
+const SAVED: &str = "states";
+/// Names the state that a folder on this machine goes on from.
+const SEEN_FILE: &str = "seen-state.json";
 
 /// The state of a run in the store: where each file of its folder lies.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Saved {
+    /// Counts the states of the run. The next one is put if absent: of two that go on from one state, one loses.
+    number: u64,
+    /// Who saved it.
+    by: String,
     /// Path in the run's folder to path below the run in the store.
     files: BTreeMap<String, String>,
 }
@@ -45,32 +53,58 @@ impl<'a> Mirror<'a> {
         self.work.local_folder().is_none()
     }
 
-    /// Brings the saved state of an unfinished run of another machine here.
+    /// Brings the newest saved state of an unfinished run here, unless this machine's own folder goes on from it.
     pub(super) async fn restore(&mut self) -> Result<(), WorkerError> {
-        if !self.is_elsewhere() || self.folder.exists() {
+        if !self.is_elsewhere() {
             return Ok(());
         }
-        let Some(saved) = self.work.get_json::<Saved>(&format!("{}/{SAVED}", self.run)).await? else { return Ok(()) };
+        let states = self.work.list(&format!("{}/{SAVED}", self.run)).await?;
+        let Some(newest) = states.last() else { return Ok(()) };
+        let path = format!("{}/{SAVED}/{newest}", self.run);
+        let saved: Saved = self.work.get_json(&path).await?.ok_or(WorkerError::Missing {
+            what: "description of a training's saved state",
+            path: format!("{}{path}", self.work.url()),
+        })?;
+        if self.folder.exists() && self.here().is_some_and(|number| number >= saved.number) {
+            self.saved = saved;
+            return Ok(());
+        }
         // into a folder beside it first: half a state must not be taken for one
         let draft = self.folder.with_extension(crate::parts::attempt_id());
         for (name, place) in &saved.files {
             self.download(place, &draft, name).await?;
         }
+        if self.folder.exists() {
+            std::fs::remove_dir_all(&self.folder).map_err(|e| WorkerError::of_io(&self.folder, &e))?;
+        }
         std::fs::rename(&draft, &self.folder).map_err(|e| WorkerError::of_io(&self.folder, &e))?;
         self.saved = saved;
-        Ok(())
+        self.remember()
+    }
+
+    /// The state that this machine's folder goes on from.
+    fn here(&self) -> Option<u64> {
+        serde_json::from_slice(&std::fs::read(self.folder.join(SEEN_FILE)).ok()?).ok()
+    }
+
+    fn remember(&self) -> Result<(), WorkerError> {
+        durable::write(&self.folder.join(SEEN_FILE), self.saved.number.to_string().as_bytes())
     }
 
     /// Copies the folder as it is now.
+    ///
+    /// # Errors
+    /// [`WorkerError::Conflict`] where another machine went on from the state that this one goes on from.
     pub(super) async fn save(&mut self) -> Result<(), WorkerError> {
         if !self.is_elsewhere() {
             return Ok(());
         }
         let attempt = crate::parts::attempt_id();
-        let (mut saved, mut seen) = (Saved::default(), BTreeMap::new());
+        let (mut saved, mut seen) =
+            (Saved { number: self.saved.number + 1, by: name_of_process(), ..Saved::default() }, BTreeMap::new());
         for (name, stamp) in files(&self.folder).map_err(|e| WorkerError::of_io(&self.folder, &e))? {
             // second names of checkpoints that were sent when they were the last
-            if name.starts_with("earlier/") {
+            if name.starts_with("earlier/") || name == SEEN_FILE {
                 continue;
             }
             let known = self.saved.files.get(&name).filter(|_| self.seen.get(&name) == Some(&stamp));
@@ -85,11 +119,25 @@ impl<'a> Mirror<'a> {
             saved.files.insert(name.clone(), place);
             seen.insert(name, stamp);
         }
-        self.work.put_json(&format!("{}/{SAVED}", self.run), &saved).await?;
+        let state = |number: u64| format!("{}/{SAVED}/{number:08}.json", self.run);
+        if !self.work.put_json_if_absent(&state(saved.number), &saved).await? {
+            let theirs: Option<Saved> = self.work.get_hint(&state(saved.number)).await?;
+            return Err(WorkerError::Conflict(format!(
+                "state {} of the training {} (by {}, which goes on with it)",
+                saved.number,
+                self.run,
+                theirs.map_or("another machine".to_owned(), |t| t.by)
+            )));
+        }
         let before = std::mem::replace(&mut self.saved, saved);
         self.seen = seen;
+        self.remember()?;
         for place in before.files.values().filter(|place| !self.saved.files.values().any(|p| p == *place)) {
             self.work.delete(&format!("{}/{place}", self.run)).await?;
+        }
+        // the newest two stay: whoever goes on from the last but one must find that it is not the last
+        if before.number > 1 {
+            self.work.delete(&state(before.number - 1)).await?;
         }
         Ok(())
     }
@@ -123,6 +171,15 @@ impl<'a> Mirror<'a> {
         Ok(target)
     }
 
+    /// Drops a subfolder's copy on this machine; `false`: it is the store's own.
+    pub(super) fn forget(&self, subfolder: &str) -> Result<bool, WorkerError> {
+        let target = self.folder.join(subfolder);
+        if self.is_elsewhere() {
+            std::fs::remove_dir_all(&target).map_err(|e| WorkerError::of_io(&target, &e))?;
+        }
+        Ok(self.is_elsewhere())
+    }
+
     async fn upload(&self, name: &str, place: &str) -> Result<(), WorkerError> {
         let path = self.folder.join(name);
         let bytes = std::fs::read(&path).map_err(|e| WorkerError::of_io(&path, &e))?;
@@ -139,9 +196,15 @@ impl<'a> Mirror<'a> {
             return Err(WorkerError::Broken(format!("{stored}: {name:?} leads out of the run's folder")));
         }
         let target = folder.join(name);
-        let written = target.parent().map_or(Ok(()), std::fs::create_dir_all);
-        written.and_then(|()| std::fs::write(&target, &bytes)).map_err(|e| WorkerError::of_io(&target, &e))
+        durable::write(&target, &bytes)
     }
+}
+
+/// How this process is called where another one reads of it.
+fn name_of_process() -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let host = host.trim();
+    format!("process {} on {}", std::process::id(), if host.is_empty() { "another machine" } else { host })
 }
 
 /// All files below a folder by relative path, with size and time.
@@ -159,4 +222,73 @@ fn files(folder: &Path) -> std::io::Result<BTreeMap<String, (u64, SystemTime)>> 
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = "checkpoints/x/pretrain/key";
+
+    fn machine(work: &WorkStore) -> (tempfile::TempDir, PathBuf) {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = Mirror::new(work, scratch.path(), RUN).folder().to_owned();
+        (scratch, folder)
+    }
+
+    fn step(folder: &Path, step: &str) {
+        durable::write(&folder.join("last/position.json"), step.as_bytes()).unwrap();
+    }
+
+    fn at(folder: &Path) -> String {
+        std::fs::read_to_string(folder.join("last/position.json")).unwrap()
+    }
+
+    /// Two machines on one run: whoever goes on from an older state loses, and a machine that comes back goes on from
+    /// the newest state and not from its own.
+    #[tokio::test]
+    async fn the_newest_state_of_a_run_counts() {
+        let work = WorkStore::in_memory();
+        let ((one, here), (other, there)) = (machine(&work), machine(&work));
+        let mut first = Mirror::new(&work, one.path(), RUN);
+        first.restore().await.unwrap();
+        step(&here, "1");
+        first.save().await.unwrap();
+
+        let mut second = Mirror::new(&work, other.path(), RUN);
+        second.restore().await.unwrap();
+        assert_eq!(at(&there), "1");
+        step(&there, "2");
+        second.save().await.unwrap();
+
+        // the first one was only paused
+        step(&here, "old");
+        let lost = first.save().await.unwrap_err();
+        assert!(lost.exit_code() == 75 && lost.to_string().contains("goes on with it"), "{lost}");
+        // it dies and comes back
+        let mut again = Mirror::new(&work, one.path(), RUN);
+        again.restore().await.unwrap();
+        assert_eq!(at(&here), "2");
+        step(&here, "3");
+        again.save().await.unwrap();
+        // what this machine has beyond its last saved state is not thrown away
+        step(&here, "4");
+        let mut again = Mirror::new(&work, one.path(), RUN);
+        again.restore().await.unwrap();
+        assert_eq!(at(&here), "4");
+        assert!(work.list(&format!("{RUN}/{SAVED}")).await.unwrap().len() <= 2);
+    }
+
+    /// A copy that was cut off is made again.
+    #[tokio::test]
+    async fn half_a_copy_is_forgotten() {
+        let work = WorkStore::in_memory();
+        let ((one, here), (other, there)) = (machine(&work), machine(&work));
+        durable::write(&here.join("result/model"), b"weights").unwrap();
+        Mirror::new(&work, one.path(), RUN).publish("result").await.unwrap();
+        durable::write(&there.join("result/model"), b"wei").unwrap();
+        let mirror = Mirror::new(&work, other.path(), RUN);
+        assert!(mirror.forget("result").unwrap());
+        assert_eq!(std::fs::read(mirror.fetch("result").await.unwrap().join("model")).unwrap(), b"weights");
+    }
 }

@@ -1,15 +1,19 @@
 //! A training on a thread of its own, with its folder here and in the work store.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use stages::StageError;
 use stages::pretrain::{RESULT_FOLDER, Trained};
 use training::communicator::Communicator;
 use training::trainer::Event;
 
+use bytes::Bytes;
+
+use super::ROWS_FILE;
 use super::claim::Claim;
 use super::mirror::Mirror;
+use crate::durable;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
@@ -22,6 +26,8 @@ pub(crate) struct RunPlace<'a> {
     pub(crate) run: &'a str,
     /// For messages.
     pub(crate) name: &'static str,
+    /// Ends the training.
+    pub(crate) stop: &'a AtomicBool,
 }
 
 impl RunPlace<'_> {
@@ -45,10 +51,11 @@ impl RunPlace<'_> {
     }
 
     /// Brings the run's saved state here, calls `train` on a thread of its own, copies every checkpoint to the work
-    /// store and, at the end, the result. Only rank 0 keeps a run; the others have a folder of their own to work in.
+    /// store and, at the end, the result, with the `rows` that it saw. Only rank 0 keeps a run; the others have a folder of their own to work in.
     pub(crate) async fn run<F>(
         &self,
         ranks: &mut dyn Communicator,
+        rows: &Bytes,
         mut observe: impl FnMut(&Event) + Send,
         train: F,
     ) -> Result<Option<Trained>, WorkerError>
@@ -65,15 +72,24 @@ impl RunPlace<'_> {
             rank => self.folder_of(rank),
         };
         let runtime = tokio::runtime::Handle::current();
-        let saving = &mut mirror;
+        let (saving, mut lost) = (&mut mirror, None);
+        let (stop, overtaken) = (self.stop, &mut lost);
         let trained = std::thread::scope(|scope| {
             let folder = &folder;
             let mut observe = move |event: &Event| {
                 // on the training's own thread: the next step waits for a store that is slow
-                if matches!(event, Event::Saved)
-                    && let Err(error) = runtime.block_on(saving.save())
-                {
-                    tracing::warn!(%error, "the checkpoint is on this machine only; the next one is tried again");
+                if matches!(event, Event::Saved) {
+                    match runtime.block_on(saving.save()) {
+                        Ok(()) => {}
+                        // somebody else trains this run from here on
+                        Err(error @ WorkerError::Conflict(_)) => {
+                            overtaken.get_or_insert(error);
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "the checkpoint is on this machine only; the next one is tried again");
+                        }
+                    }
                 }
                 observe(event);
             };
@@ -81,10 +97,15 @@ impl RunPlace<'_> {
             // the calling thread waits in `block_in_place`: the runtime's other threads serve the reads
             tokio::task::block_in_place(|| thread.join())
         });
+        if let Some(conflict) = lost {
+            return Err(conflict);
+        }
         let trained = trained.map_err(|_| {
             WorkerError::Broken(format!("{}: the training thread failed; its message is above", self.name))
         })??;
         if trained.is_some() {
+            // whoever starts from these weights, here or elsewhere, learns what they saw
+            durable::write(&folder.join(RESULT_FOLDER).join(ROWS_FILE), rows)?;
             mirror.publish(RESULT_FOLDER).await?;
         }
         Ok(trained)
@@ -100,8 +121,10 @@ mod tests {
     fn ranks_do_not_work_in_the_folder_of_the_run() {
         let folder = tempfile::tempdir().unwrap();
         let work = WorkStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+        let stop = AtomicBool::new(false);
         for scratch in [folder.path(), Path::new("/scratch")] {
-            let place = RunPlace { work: &work, scratch, run: "checkpoints/x/pretrain/key", name: "pretrain" };
+            let place =
+                RunPlace { work: &work, scratch, run: "checkpoints/x/pretrain/key", name: "pretrain", stop: &stop };
             let own = Mirror::new(&work, scratch, place.run).folder().to_owned();
             let [one, two] = [1, 2].map(|rank| place.folder_of(rank));
             assert!(!one.starts_with(&own) && !own.starts_with(&one) && one != two);

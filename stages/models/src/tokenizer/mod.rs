@@ -7,6 +7,7 @@ mod train;
 pub use hugging_face::TextTokenizer;
 
 use crate::{ModelError, Result};
+use std::io::Write;
 use std::path::Path;
 
 const START: &str = "<|startoftext|>";
@@ -121,7 +122,18 @@ impl Tokenizer {
 
     /// Writes a `tokenizer.json`, readable by Hugging Face's library too.
     pub fn save(&self, path: &Path) -> Result<()> {
-        std::fs::write(path, self.json(true)?).map_err(ModelError::io(path))
+        let json = self.json(true)?;
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(format!(".{}", std::process::id()));
+        let draft = Path::new(&draft);
+        let written = std::fs::File::create(draft).and_then(|mut file| {
+            file.write_all(json.as_bytes())?;
+            file.sync_all()
+        });
+        written.and_then(|()| std::fs::rename(draft, path)).map_err(|error| {
+            _ = std::fs::remove_file(draft);
+            ModelError::io(path)(error)
+        })
     }
 
     /// A hexadecimal digest (blake3) of vocabulary and rules.

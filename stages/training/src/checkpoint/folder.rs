@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{AtPath, Result};
 
 /// Writes a folder beside `target`, makes it durable, and puts it in target's place.
-pub(super) fn replace(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+/// The file system's, and `write`'s.
+pub fn replace(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (partial, previous) = (sibling(target, "partial"), sibling(target, "previous"));
     let parent = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).at(parent)?;

@@ -1,0 +1,228 @@
+//! What becomes of a training: whether a finished run stands, an unfinished one goes on, or a new one begins, and from
+//! which weights.
+
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, digest, paths};
+use serde::{Deserialize, Serialize};
+use stages::{Training, pretrain};
+use workers::WorkerError;
+use workers::train::{self, ChangedShare, DueRun, Leak, RunRows, Runs, TrainingRecord};
+
+use crate::build::Build;
+
+/// What is to become of a training.
+#[derive(Debug)]
+pub enum TrainingState {
+    /// A finished run stands; `changed` says how far its rows have moved since.
+    Stands { record: Box<TrainingRecord>, changed: ChangedShare },
+    /// A run is to be made, or continued.
+    Due(Box<Due>),
+}
+
+/// A run that is to be made, with the rows that it reads.
+#[derive(Debug)]
+pub struct Due {
+    pub run: DueRun,
+    pub rows: RunRows,
+}
+
+/// A build's inputs of a training, as they are pinned.
+struct Inputs<'b> {
+    build: &'b Build,
+    training: Training,
+    parameters: String,
+    tables: Vec<PinnedTable>,
+    geotags: PinnedTable,
+    /// Read when first asked for.
+    rows: Option<RunRows>,
+}
+
+/// How far a run's rows are from those of now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Distance {
+    changed: ChangedShare,
+    leak: Option<Leak>,
+}
+
+impl<'b> Inputs<'b> {
+    async fn pin(build: &'b Build, training: Training) -> Result<Inputs<'b>, WorkerError> {
+        let parameters = digest::canonical_json(&pretrain::parameters(&build.spec, training, &build.weights));
+        let mut tables = Vec::new();
+        for artifact in train::training_inputs(&build.spec, training) {
+            tables.push(build.pin(artifact).await?);
+        }
+        let geotags = build.pin(Artifact::Geotags).await?;
+        Ok(Inputs { build, training, parameters, tables, geotags, rows: None })
+    }
+
+    async fn rows(&mut self) -> Result<&RunRows, WorkerError> {
+        if self.rows.is_none() {
+            self.rows = Some(RunRows::read(&self.build.work, &self.tables, &self.geotags).await?);
+        }
+        Ok(self.rows.get_or_insert_default())
+    }
+
+    fn reads_what(&self, record: &TrainingRecord) -> bool {
+        let digests = |tables: &[PinnedTable]| tables.iter().map(PinnedTable::digest).collect::<Vec<_>>();
+        digests(&record.inputs) == digests(&self.tables)
+    }
+
+    /// The run that speaks for the tables as they are: one that read exactly these, or else the newest.
+    fn standing(&self, runs: &Runs) -> Option<TrainingRecord> {
+        let ours = |r: &&TrainingRecord| r.parameters == self.parameters && r.stage_version == pretrain::VERSION;
+        let newest = || runs.finished.iter().rev().filter(ours);
+        newest().find(|r| self.reads_what(r)).or_else(|| newest().next()).cloned()
+    }
+
+    /// How far the rows of a run are from those of now; `None`: it did not record them. What was found is kept, so that
+    /// the same question reads no table.
+    async fn distance(&mut self, key: &str) -> Result<Option<Distance>, WorkerError> {
+        let country = &self.build.spec.country;
+        let now =
+            digest::of_value(&(self.tables.iter().map(PinnedTable::digest).collect::<Vec<_>>(), self.geotags.digest()));
+        let kept = format!("{}/distances/{now}.json", paths::training_run(country, self.training.name(), key));
+        if let Some(distance) = self.build.work.get_hint(&kept).await? {
+            return Ok(Some(distance));
+        }
+        let Some(then) = train::rows_of_run(&self.build.work, country, self.training, key).await? else {
+            return Ok(None);
+        };
+        let rows = self.rows().await?;
+        let distance = Distance { changed: then.changed(rows), leak: then.leak(rows) };
+        self.build.work.put_json(&kept, &distance).await?;
+        Ok(Some(distance))
+    }
+
+    /// The run that would begin now.
+    fn fresh(&self, sequence: u64, warm_start: Option<String>, begins: String) -> DueRun {
+        DueRun {
+            key: train::run_key(self.training, &self.parameters, &self.tables, warm_start.as_deref()),
+            stage_version: pretrain::VERSION,
+            parameters: self.parameters.clone(),
+            inputs: self.tables.clone(),
+            warm_start,
+            sequence,
+            source: self.build.source.url().to_string(),
+            begins,
+        }
+    }
+}
+
+/// The finished run whose model is the build's.
+pub async fn standing_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
+    let inputs = Inputs::pin(build, training).await?;
+    Ok(inputs.standing(&train::runs(&build.work, &build.spec.country, training).await?))
+}
+
+/// Decides about a training. `force` runs it again even if it stands.
+///
+/// Weights go on only where they saw nothing that is held out now: neither they nor any that they descend from.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] where `model.init` names weights that saw what is held out.
+pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
+    let mut inputs = Inputs::pin(build, training).await?;
+    let runs = train::runs(&build.work, &build.spec.country, training).await?;
+    let (mut warm_start, mut begins) = (None, "no finished run has these settings".to_owned());
+    if let Some(record) = inputs.standing(&runs) {
+        if inputs.reads_what(&record) && !force {
+            let rows = inputs.tables.first().map_or(0, PinnedTable::rows);
+            let changed = ChangedShare { rows, changed: 0 };
+            return Ok(TrainingState::Stands { record: Box::new(record), changed });
+        }
+        let limit = build.spec.pretrain.retrain_above;
+        let distance = inputs.distance(&record.key).await?;
+        let why = match &distance {
+            Some(distance) if !force && distance.leak.is_none() && distance.changed.share() <= limit => {
+                return Ok(TrainingState::Stands { record: Box::new(record), changed: distance.changed });
+            }
+            _ if force => "asked for with --retrain".to_owned(),
+            Some(Distance { leak: None, changed }) => format!(
+                "{:.1} % of its rows changed, more than pretrain.retrain_above = {:.1} %",
+                100.0 * changed.share(),
+                100.0 * limit
+            ),
+            _ => "the last run no longer stands".to_owned(),
+        };
+        let refusal = match &distance {
+            None => Some("the last run did not record which rows it saw".to_owned()),
+            Some(Distance { leak: Some(leak), .. }) => Some(format!("the last weights were trained on {leak}")),
+            Some(_) if record.source != build.source.url().as_str() => {
+                Some(format!("the last weights learnt from another source, {}", record.source))
+            }
+            Some(_) => None,
+        };
+        begins = match refusal {
+            Some(refusal) => format!("{why}; starts from scratch: {refusal}"),
+            None => {
+                warm_start = Some(record.key);
+                format!("{why}; starts from the last weights")
+            }
+        };
+    }
+    if let Some(due) = unfinished(&mut inputs, &runs, force).await? {
+        return Ok(TrainingState::Due(Box::new(due)));
+    }
+    let finished = runs.finished.iter().map(|r| r.sequence);
+    let sequence = finished.chain(runs.begun.iter().map(|r| r.sequence)).max().map_or(0, |last| last + 1);
+    let mut rows = inputs.rows().await?.clone();
+    match &warm_start {
+        Some(key) => {
+            let seen = train::rows_of_run(&build.work, &build.spec.country, training, key).await?;
+            rows.descend_from(&seen.unwrap_or_default());
+        }
+        None => begins = descend_from_init(build, &mut rows, begins)?,
+    }
+    Ok(TrainingState::Due(Box::new(Due { run: inputs.fresh(sequence, warm_start, begins), rows })))
+}
+
+/// A run that was begun on tables that have hardly moved since: it goes on with those that it pinned.
+async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result<Option<Due>, WorkerError> {
+    let (build, training) = (inputs.build, inputs.training);
+    let parameters = inputs.parameters.clone();
+    let ours = |r: &&DueRun| r.parameters == parameters && r.stage_version == pretrain::VERSION;
+    for begun in runs.begun.iter().rev().filter(ours) {
+        // a run that is asked for again is one that starts from a finished one
+        if force && begun.warm_start.is_none() {
+            continue;
+        }
+        let Some(rows) = train::rows_of_run(&build.work, &build.spec.country, training, &begun.key).await? else {
+            continue;
+        };
+        let Some(distance) = inputs.distance(&begun.key).await? else { continue };
+        let moved = distance.changed;
+        if distance.leak.is_some() || moved.share() > build.spec.pretrain.retrain_above {
+            continue;
+        }
+        if moved.changed > 0 && !train::parts_are_there(&build.work, &begun.inputs, &build.spec.country).await? {
+            continue;
+        }
+        let begins = match moved.changed {
+            0 => format!("goes on where it was left ({})", begun.begins),
+            n => format!("goes on with the tables that it pinned; {n} of {} rows changed since", moved.rows),
+        };
+        return Ok(Some(Due { run: DueRun { begins, ..begun.clone() }, rows }));
+    }
+    Ok(None)
+}
+
+/// Weights that the spec names to start from: what they saw, if they are ours, or that nobody knows.
+fn descend_from_init(build: &Build, rows: &mut RunRows, begins: String) -> Result<String, WorkerError> {
+    let named = &build.spec.model.init;
+    if named.is_empty() {
+        return Ok(begins);
+    }
+    match build.weights.path("model.init").and_then(RunRows::in_folder) {
+        None => Ok(format!("{begins}; from external weights ({named}), of which nobody knows what they saw")),
+        Some(seen) => match seen.leak(rows) {
+            None => {
+                rows.descend_from(&seen);
+                Ok(format!("{begins}; from weights of ours ({named})"))
+            }
+            Some(leak) => Err(WorkerError::Configuration(format!(
+                "model.init = {named:?}: these weights were trained on {leak}: figures would be false; start from \
+                 other weights, or from none"
+            ))),
+        },
+    }
+}

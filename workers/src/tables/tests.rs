@@ -1,0 +1,134 @@
+use super::*;
+use manifests::build::StoreOptions;
+
+const FINLAND: &str = "finland";
+
+fn open(folder: &tempfile::TempDir) -> (WorkStore, Tables) {
+    let work = WorkStore::open(folder.path().to_str().unwrap(), &StoreOptions::default()).unwrap();
+    let tables = Tables::new(&work);
+    (work, tables)
+}
+
+fn part(country: &str, shard: u32, attempt: &str) -> PartFile {
+    PartFile { shard, path: paths::part(country, shard, attempt), size_bytes: 10, rows: 5 }
+}
+
+/// Replaces the part of each shard, `(shard, attempt of the base, attempt)`.
+fn change(country: &str, shards: &[(u32, Option<&str>, &str)]) -> Change {
+    let replacements = shards.iter().map(|&(shard, base, attempt)| Replacement {
+        base: base.map(|base| paths::part(country, shard, base)),
+        part: part(country, shard, attempt),
+    });
+    Change { artifact: Artifact::Splits, country: country.into(), replacements: replacements.collect() }
+}
+
+async fn live(tables: &Tables, country: &str) -> Vec<String> {
+    tables.pin(Artifact::Splits, country, None).await.unwrap().parts.into_iter().map(|p| p.path).collect()
+}
+
+#[tokio::test]
+async fn commits_are_idempotent_and_versions_stay_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, tables) = open(&folder);
+    assert_eq!(tables.pin(Artifact::Splits, FINLAND, None).await.unwrap().version, None);
+    let first = tables.commit(change(FINLAND, &[(0, None, "a"), (1, None, "b")])).await.unwrap();
+    let again = tables.commit(change(FINLAND, &[(0, None, "a"), (1, None, "b")])).await.unwrap();
+    assert_eq!(first, again, "an answer that was lost changes nothing");
+    let old = tables.pin(Artifact::Splits, FINLAND, None).await.unwrap();
+    assert_eq!((old.parts.len(), old.rows()), (2, 10));
+    tables.commit(change(FINLAND, &[(1, Some("b"), "c")])).await.unwrap();
+    let new = tables.pin(Artifact::Splits, FINLAND, None).await.unwrap();
+    assert_eq!(new.parts.len(), 2);
+    assert!(new.part(1).unwrap().path.contains("-c."));
+    assert_eq!(tables.pin(Artifact::Splits, FINLAND, old.version).await.unwrap(), old);
+    assert!(tables.pin(Artifact::Splits, "spain", None).await.unwrap().parts.is_empty());
+    assert_eq!(tables.countries(Artifact::Splits).await.unwrap(), [(FINLAND.to_owned(), 10)]);
+}
+
+/// A worker that was planned on older parts, or on none, replaces nobody's newer ones.
+#[tokio::test]
+async fn an_overtaken_commit_leaves_what_is_live() {
+    let folder = tempfile::tempdir().unwrap();
+    let (work, tables) = open(&folder);
+    tables.commit(change(FINLAND, &[(0, None, "a"), (1, None, "b")])).await.unwrap();
+    let late = Tables::new(&work).commit(change(FINLAND, &[(0, None, "late"), (2, None, "c")])).await.unwrap();
+    assert_eq!(late.overtaken, [0]);
+    tables.commit(change(FINLAND, &[(1, Some("b"), "newer")])).await.unwrap();
+    let late = Tables::new(&work).commit(change(FINLAND, &[(1, Some("b"), "late")])).await.unwrap();
+    assert_eq!(late.overtaken, [1]);
+    let expected = [(0, "a"), (1, "newer"), (2, "c")].map(|(shard, attempt)| paths::part(FINLAND, shard, attempt));
+    assert_eq!(live(&tables, FINLAND).await, expected);
+}
+
+/// A log is checkpointed on the way; nothing waits for ever.
+#[tokio::test]
+async fn forty_one_commits_of_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let (work, tables) = open(&folder);
+    for i in 0..41 {
+        let base = (i > 0).then(|| format!("{}", i - 1));
+        tables.commit(change(FINLAND, &[(0, base.as_deref(), &i.to_string())])).await.unwrap();
+    }
+    let fresh = Tables::new(&work);
+    assert_eq!(live(&fresh, FINLAND).await, [paths::part(FINLAND, 0, "40")]);
+    let log = work.list("tables/splits/_delta_log").await.unwrap();
+    assert_eq!(log.iter().filter(|name| name.ends_with(".checkpoint.parquet")).count(), 4, "{log:?}");
+}
+
+#[tokio::test]
+async fn thirty_two_countries_commit_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (work, _) = open(&folder);
+    let commits = (0..32).map(|i| Tables::new(&work).commit_of(i));
+    futures::future::try_join_all(commits).await.unwrap();
+    assert_eq!(Tables::new(&work).countries(Artifact::Splits).await.unwrap().len(), 32);
+}
+
+impl Tables {
+    async fn commit_of(self, i: u32) -> Result<Committed, WorkerError> {
+        self.commit(change(&format!("country{i}"), &[(0, None, "x")])).await
+    }
+}
+
+/// A log that lost a version is no new table: computing everything again would only fail at the end.
+#[tokio::test]
+async fn a_gap_in_the_log_is_a_loss_and_no_new_table() {
+    for gone in [0, 1, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let (work, tables) = open(&folder);
+        tables.commit(change(FINLAND, &[(0, None, "a")])).await.unwrap();
+        tables.commit(change(FINLAND, &[(0, Some("a"), "b")])).await.unwrap();
+        tables.commit(change(FINLAND, &[(0, Some("b"), "c")])).await.unwrap();
+        work.delete(&format!("tables/splits/_delta_log/{gone:020}.json")).await.unwrap();
+        let error = Tables::new(&work).pin(Artifact::Splits, FINLAND, None).await.unwrap_err();
+        assert_eq!(error.exit_code(), 65, "{error}");
+        assert!(error.to_string().contains("splits"), "{error}");
+    }
+}
+
+/// The same where the newest version's file is there but empty or torn.
+#[tokio::test]
+async fn a_torn_log_entry_is_an_error() {
+    for torn in ["", "{\"commitInfo\":{\"oper"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (work, tables) = open(&folder);
+        tables.commit(change(FINLAND, &[(0, None, "a")])).await.unwrap();
+        tables.commit(change(FINLAND, &[(0, Some("a"), "b")])).await.unwrap();
+        work.put("tables/splits/_delta_log/00000000000000000002.json", torn.into()).await.unwrap();
+        let seen = Tables::new(&work).pin(Artifact::Splits, FINLAND, None).await;
+        assert!(seen.is_err(), "{seen:?}");
+    }
+}
+
+/// OPTIMIZE by others leaves files that hold rows of many shards.
+#[tokio::test]
+async fn files_of_others_are_refused_with_a_way_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, tables) = open(&folder);
+    tables.commit(change(FINLAND, &[(0, None, "a")])).await.unwrap();
+    let mut foreign = change(FINLAND, &[(7, None, "b")]);
+    foreign.replacements[0].part.path = "country=finland/part-c000-zstd.parquet".into();
+    tables.commit(foreign).await.unwrap();
+    let error = tables.pin(Artifact::Splits, FINLAND, None).await.unwrap_err().to_string();
+    assert!(error.contains("RESTORE") && error.contains("verify --repair"), "{error}");
+}

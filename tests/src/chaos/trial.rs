@@ -189,8 +189,14 @@ impl<'a> Trial<'a> {
 
     /// Starts a worker, watched by the shim; `strike` says what happens to it, and where.
     pub fn start(&mut self, strike: Option<&Strike>) -> Result<Worker, String> {
-        let mut command = self.command("run", "work");
+        self.start_verb("run", &[], strike)
+    }
+
+    /// The same for any command of the program that takes a spec.
+    pub fn start_verb(&mut self, verb: &str, args: &[&str], strike: Option<&Strike>) -> Result<Worker, String> {
+        let mut command = self.command(verb, "work");
         command
+            .args(args)
             .env("LD_PRELOAD", &self.arsenal.shim)
             .env("URBANCROSS_CHAOS_ROOT", self.work())
             .env("URBANCROSS_CHAOS_JOURNAL", self.journal())
@@ -204,7 +210,7 @@ impl<'a> Trial<'a> {
         }
         self.workers += 1;
         let what = strike.map_or("undisturbed".to_owned(), ToString::to_string);
-        self.tell(format!("worker {}: {what}", self.workers));
+        self.tell(format!("worker {}: {verb}, {what}", self.workers));
         Worker::start(&mut command, &self.folder.join(format!("worker-{}.log", self.workers)))
     }
 

@@ -1,5 +1,6 @@
 //! The stories. A new one is a function in one of these files and a line in [`SCENARIOS`].
 
+mod clearing;
 mod cuts;
 mod faults;
 mod foreign;
@@ -27,7 +28,7 @@ const fn scenario(
     Scenario { name, what, rounds, tell }
 }
 
-pub const SCENARIOS: [Scenario; 14] = [
+pub const SCENARIOS: [Scenario; 15] = [
     scenario("kill", "SIGKILL at random times, edits in between", [12, 200], kills::at_random),
     scenario("kill-walk", "SIGKILL at every N-th change of the store", [24, 500], kills::at_a_change),
     scenario("kill-beside", "two or three workers at once, one of them killed", [8, 100], kills::beside_others),
@@ -47,4 +48,5 @@ pub const SCENARIOS: [Scenario; 14] = [
     scenario("failing", "EIO at every N-th change, once or from then on", [12, 200], faults::failing_disk),
     scenario("foreign", "RESTORE, DELETE, OPTIMIZE and VACUUM by another program", [8, 48], foreign::maintenance),
     scenario("store", "an object store of which one request in five goes wrong", [2, 24], stores::faults),
+    scenario("gc", "gc beside workers, old parts of two edits lying about", [6, 60], clearing::gc),
 ];

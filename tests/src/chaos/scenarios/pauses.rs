@@ -10,7 +10,7 @@ use super::super::worker::{End, Worker};
 use super::kills::some_time;
 
 /// How long a worker may wait for one that stands still: it may hold what the other needs.
-const WAITING: Duration = Duration::from_secs(4);
+pub(super) const WAITING: Duration = Duration::from_secs(4);
 
 pub fn first(trial: &mut Trial<'_>) -> Outcome {
     let arsenal = trial.arsenal;
@@ -113,7 +113,7 @@ fn is_still_right(trial: &mut Trial<'_>) -> Outcome {
 }
 
 /// A worker that stands still at a step; or one that waits or ended, where it does not come by.
-fn paused(trial: &mut Trial<'_>, step: &Step) -> Result<Worker, String> {
+pub(super) fn paused(trial: &mut Trial<'_>, step: &Step) -> Result<Worker, String> {
     let strike = Strike {
         action: Action::Stop,
         at: step.at,

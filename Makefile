@@ -4,14 +4,16 @@
 # make ablation      the sandbox's pairs: adaptation with each part left out, over ten seeds
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
+# make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make gpu-bench     the same on an NVIDIA GPU (needs a CUDA toolkit, see tests/gpu-bench.sh)
 
 URBANCROSS = target/debug/urbancross
 DEMO      ?= demo-out
 REAL      ?= real-out
 TILES     ?= 420
+SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bench check binary
+.PHONY: demo ablation test real goldens bench gpu-bench chaos chaos-long check binary
 
 binary:
 	cargo build --locked --workspace --bins
@@ -39,6 +41,12 @@ bench:
 
 gpu-bench:
 	tests/gpu-bench.sh
+
+chaos: binary
+	cargo run --locked -p pipeline-tests --example chaos -- --seed $(SEED)
+
+chaos-long: binary
+	cargo run --locked -p pipeline-tests --example chaos -- --seed $(SEED) --long
 
 check:
 	cargo fmt --all --check

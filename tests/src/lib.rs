@@ -1,7 +1,9 @@
 //! Whole-pipeline tests: worlds to build from, builds to look into.
 
+pub mod chaos;
 pub mod http;
 pub mod networks;
+pub mod s3;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,13 +38,23 @@ impl World {
 
     /// A spec of Finland with a small model; `work` names the work store's folder.
     pub fn spec(&self, work: &str, set: &[&str]) -> BuildSpec {
-        BuildSpec::parse(&self.spec_text(work), "test spec", &set.iter().map(|s| s.to_string()).collect::<Vec<_>>())
-            .expect("a good spec")
+        spec_below(self.folder.path(), work, set)
     }
 
     pub fn spec_text(&self, work: &str) -> String {
-        format!(
-            r#"
+        spec_text_below(self.folder.path(), work)
+    }
+}
+
+/// A spec of Finland with a small model, of a folder that holds a `world`; `work` names the work store's folder.
+pub fn spec_below(folder: &Path, work: &str, set: &[&str]) -> BuildSpec {
+    let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+    BuildSpec::parse(&spec_text_below(folder, work), "test spec", &set).expect("a good spec")
+}
+
+fn spec_text_below(folder: &Path, work: &str) -> String {
+    format!(
+        r#"
 country = "finland"
 [source]
 kind = "skyscript"
@@ -66,10 +78,9 @@ epochs = 2
 batch = 8
 checkpoint_every_steps = 2
 "#,
-            self.path("world").display(),
-            self.path(work).display()
-        )
-    }
+        folder.join("world").display(),
+        folder.join(work).display()
+    )
 }
 
 /// Opens a build; nobody stops it.

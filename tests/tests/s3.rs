@@ -1,56 +1,22 @@
 //! The sandbox build with both stores behind an S3-compatible server (`moto`).
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
 use pipeline::build::Build;
 use pipeline::progress::Progress;
 use pipeline::run::RunOptions;
+use pipeline_tests::s3::{self, Server};
 use pipeline_tests::{World, python_with, run};
-
-struct Server {
-    child: Child,
-    endpoint: String,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Starts the server on a free port, with two buckets and the world in one of them.
-fn serve(python: &str, world: &std::path::Path) -> Server {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/s3_server.py");
-    let log = world.with_file_name("requests.log");
-    let mut child = Command::new(python)
-        .args([script.as_ref(), world, &log])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let endpoint = line.trim().to_owned();
-    assert!(endpoint.starts_with("http://127.0.0.1:"), "the server said {line:?}");
-    Server { child, endpoint }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_runs_against_an_s3_server() {
-    let Some(python) = python_with(&["moto", "boto3", "flask", "flask_cors"]) else { return };
+    let Some(python) = python_with(&s3::MODULES) else { return };
     let world = World::new(24);
-    let server = serve(python, &world.path("world"));
+    let server = Server::start(python, &world.path("world"));
     // the only environment of this test program's single test
     unsafe {
         std::env::set_var("AWS_ACCESS_KEY_ID", "testing");
         std::env::set_var("AWS_SECRET_ACCESS_KEY", "testing");
     }
-    let options = format!(
-        "{{ endpoint = \"{}\", region = \"us-east-1\", allow_http = true, path_style = true }}",
-        server.endpoint
-    );
+    let options = s3::options(&server.endpoint);
     let set = |field: &str, value: &str| format!("{field}={value}");
     let set = [
         set("source.url", "s3://skyscript/SkyScript"),

@@ -8,6 +8,8 @@ pub struct Counts {
     pub kills: u32,
     /// Workers that stood still while others worked.
     pub pauses: u32,
+    /// Workers that finished while others stood still.
+    pub overtook: u32,
     pub stops: u32,
     pub edits: u32,
     /// Calls that failed.
@@ -23,6 +25,7 @@ impl AddAssign for Counts {
     fn add_assign(&mut self, other: Counts) {
         self.kills += other.kills;
         self.pauses += other.pauses;
+        self.overtook += other.overtook;
         self.stops += other.stops;
         self.edits += other.edits;
         self.faults += other.faults;
@@ -41,15 +44,16 @@ pub struct Line {
     pub counts: Counts,
 }
 
-pub const HEADER: &str = "scenario        trials  kills pauses  stops  edits faults   cuts others missed failed";
+pub const HEADER: &str =
+    "scenario        trials  kills pauses overtook  stops  edits faults   cuts others missed failed";
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { kills, pauses, stops, edits, faults, cuts, foreign, missed } = self.counts;
+        let Counts { kills, pauses, overtook, stops, edits, faults, cuts, foreign, missed } = self.counts;
         let Line { name, trials, failed, .. } = self;
         write!(
             f,
-            "{name:15} {trials:6} {kills:6} {pauses:6} {stops:6} {edits:6} {faults:6} {cuts:6} {foreign:6} {missed:6} {failed:6}"
+            "{name:15} {trials:6} {kills:6} {pauses:6} {overtook:8} {stops:6} {edits:6} {faults:6} {cuts:6} {foreign:6} {missed:6} {failed:6}"
         )
     }
 }

@@ -99,6 +99,8 @@ pub struct Trial<'a> {
     workers: u32,
     /// By how many seconds the clocks of the next workers are wrong.
     pub clock: i64,
+    /// Whether the next workers wait for each other by courtesy; nothing may rest on it.
+    pub leases: bool,
     /// Where the work store is, if not in the trial's folder.
     settings: Vec<String>,
 }
@@ -125,6 +127,7 @@ impl<'a> Trial<'a> {
             story: Vec::new(),
             workers: 0,
             clock: 0,
+            leases: true,
         };
         trial.write_specs()?;
         Ok(trial)
@@ -189,7 +192,8 @@ impl<'a> Trial<'a> {
 
     /// Starts a worker, watched by the shim; `strike` says what happens to it, and where.
     pub fn start(&mut self, strike: Option<&Strike>) -> Result<Worker, String> {
-        self.start_verb("run", &[], strike)
+        let args = ["--set", "work.lease_seconds=0"];
+        self.start_verb("run", if self.leases { &[] } else { &args }, strike)
     }
 
     /// The same for any command of the program that takes a spec.
@@ -210,7 +214,7 @@ impl<'a> Trial<'a> {
         }
         self.workers += 1;
         let what = strike.map_or("undisturbed".to_owned(), ToString::to_string);
-        self.tell(format!("worker {}: {verb}, {what}", self.workers));
+        self.tell(format!("worker {}: {verb} {}, {what}", self.workers, args.join(" ")));
         Worker::start(&mut command, &self.folder.join(format!("worker-{}.log", self.workers)))
     }
 

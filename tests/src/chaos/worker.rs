@@ -1,5 +1,6 @@
 //! A running `urbancross run`, and what can be done to it.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,13 +13,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Code(i32),
-    /// Killed by a signal.
-    Killed,
+    Signal(i32),
 }
 
 impl End {
     pub fn was_killed(self) -> bool {
-        self == End::Killed
+        self == End::Signal(9)
     }
 }
 
@@ -107,13 +107,24 @@ impl Worker {
         }
     }
 
+    /// Waits for the end of a worker that got a SIGTERM, which may come before the program listens.
+    pub fn ends_after_term(&mut self) -> Result<(), String> {
+        match self.end()? {
+            End::Code(0 | 75 | 143) | End::Signal(15) => Ok(()),
+            end => Err(format!("ended with {end:?} after a SIGTERM; {}", self.last_words())),
+        }
+    }
+
     /// A panic is never an end.
     fn judged(&self, status: ExitStatus) -> Result<End, String> {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         if said.contains("panicked at") {
             return Err(format!("panicked: {}", self.last_words()));
         }
-        Ok(status.code().map_or(End::Killed, End::Code))
+        Ok(match (status.code(), status.signal()) {
+            (Some(code), _) => End::Code(code),
+            (None, signal) => End::Signal(signal.unwrap_or_default()),
+        })
     }
 
     /// The last lines of what it wrote.

@@ -22,6 +22,7 @@ pub fn gc(trial: &mut Trial<'_>) -> Outcome {
         trial.edit()?;
     }
     let chosen = trial.walk(arsenal.later_steps.len()) - 1;
+    trial.leases = trial.dice.coin();
     let mut late = paused(trial, &arsenal.later_steps[chosen])?;
     let mut other = match trial.dice.coin() {
         true => Some(trial.start(None)?),

@@ -52,6 +52,7 @@ pub fn at_a_change(trial: &mut Trial<'_>) -> Outcome {
 pub fn beside_others(trial: &mut Trial<'_>) -> Outcome {
     // it shares the changes with the others
     let strike = Strike::at(Action::Kill, 1 + trial.dice.below(trial.arsenal.changes / 3));
+    trial.leases = trial.dice.coin();
     let mut killed = trial.start(Some(&strike))?;
     let mut others = Vec::new();
     for _ in 0..=trial.dice.below(2) {
@@ -70,6 +71,7 @@ pub fn beside_others(trial: &mut Trial<'_>) -> Outcome {
 }
 
 pub fn terminated(trial: &mut Trial<'_>) -> Outcome {
+    trial.leases = trial.dice.coin();
     let mut worker = trial.start(None)?;
     let mut other = match trial.dice.coin() {
         true => Some(trial.start(None)?),
@@ -81,7 +83,7 @@ pub fn terminated(trial: &mut Trial<'_>) -> Outcome {
         worker.signal("TERM");
         trial.counts.stops += 1;
     }
-    worker.ends_with(&[0, 75, 143])?;
+    worker.ends_after_term()?;
     if let Some(other) = &mut other {
         other.ends_with(&[0])?;
         trial.is_right()?;

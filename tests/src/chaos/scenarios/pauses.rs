@@ -43,6 +43,8 @@ fn some_clock(trial: &mut Trial<'_>) -> i64 {
 
 /// One or two workers stand still, the source may be edited, another worker finishes; then the late ones go on.
 fn late(trial: &mut Trial<'_>, steps: &[Step]) -> Outcome {
+    // with leases the others wait
+    trial.leases = trial.dice.below(4) == 0;
     let chosen = trial.walk(steps.len()) - 1;
     let mut late = vec![paused(trial, &steps[chosen])?];
     if trial.dice.below(3) == 0 {
@@ -58,6 +60,7 @@ fn late(trial: &mut Trial<'_>, steps: &[Step]) -> Outcome {
     let mut other = trial.start(None)?;
     let finished = other.end_within(WAITING)?;
     trial.tell(format!("beside the late ones: {finished:?}"));
+    trial.counts.overtook += u32::from(finished == Some(End::Code(0)));
     let edits = trial.counts.edits;
     for worker in &mut late {
         worker.release();
@@ -79,6 +82,7 @@ fn late(trial: &mut Trial<'_>, steps: &[Step]) -> Outcome {
 
 /// A late worker gets a signal after another has finished, and then goes on.
 pub fn stopped(trial: &mut Trial<'_>) -> Outcome {
+    trial.leases = trial.dice.below(4) == 0;
     let arsenal = trial.arsenal;
     let chosen = trial.walk(arsenal.first_steps.len()) - 1;
     let mut late = match trial.dice.coin() {
@@ -91,6 +95,7 @@ pub fn stopped(trial: &mut Trial<'_>) -> Outcome {
     let mut other = trial.start(None)?;
     let finished = other.end_within(WAITING)?;
     trial.tell(format!("beside the late one: {finished:?}"));
+    trial.counts.overtook += u32::from(finished == Some(End::Code(0)));
     if trial.dice.below(4) == 0 {
         late.signal("KILL");
         late.end()?;
@@ -98,7 +103,7 @@ pub fn stopped(trial: &mut Trial<'_>) -> Outcome {
     } else {
         late.signal("TERM");
         late.release();
-        late.ends_with(&[0, 75, 143])?;
+        late.ends_after_term()?;
         trial.counts.stops += 1;
     }
     other.ends_with(&[0, 75])?;

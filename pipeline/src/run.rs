@@ -204,6 +204,7 @@ async fn run_stage(
         build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan.counts).await?;
         let context = MapContext {
             work: &build.work,
+            tables: &build.tables,
             source: &build.source,
             virtual_inputs: &build.virtual_inputs,
             fetch: build.fetch_settings(),

@@ -59,6 +59,14 @@ pub struct Held {
     renewing: Option<JoinHandle<()>>,
 }
 
+/// Does a run hold a country's lease, as far as one look can tell?
+pub async fn is_held(work: &WorkStore, country: &str) -> Result<bool, WorkerError> {
+    let folder = manifests::paths::leases(country);
+    let Some(last) = work.list(&folder).await?.into_iter().next_back() else { return Ok(false) };
+    let lease = work.get_hint::<Lease>(&format!("{folder}/{last}")).await?;
+    Ok(lease.is_some_and(|lease| !lease.released && !lease.process.has_ended()))
+}
+
 /// What a lease that was found says.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {

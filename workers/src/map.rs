@@ -24,8 +24,9 @@ use crate::error::WorkerError;
 use crate::fetch::{FetchSettings, fetch};
 use crate::join::{RowTask, ShardJoin, VirtualInputs, reorder};
 use crate::listing::Place;
-use crate::parts::PartWriter;
+use crate::parts::{PartWriter, is_before};
 use crate::stores::{SourceStore, WorkStore};
+use crate::tables::Tables;
 
 /// Shards under way beside those that are computed: one fetched, one written.
 const SHARDS_AROUND: usize = 2;
@@ -46,6 +47,7 @@ pub trait Observer: Send + Sync {
 /// What a worker works with.
 pub struct MapContext<'a> {
     pub work: &'a WorkStore,
+    pub tables: &'a Tables,
     pub source: &'a SourceStore,
     pub virtual_inputs: &'a VirtualInputs,
     pub fetch: FetchSettings,
@@ -84,10 +86,11 @@ pub async fn map_plan(
     opening: Opening<'_>,
     devices: &[DeviceName],
 ) -> Result<MapResult, WorkerError> {
+    let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
     let work: Vec<ShardWork<'_>> = futures::stream::iter(&plan.counts.stale)
         .map(|shard| async move {
             let key = plan.shard_key(shard.shard);
-            let done = finished_by_anybody(context.work, plan, &key).await?;
+            let done = finished_by_anybody(context.work, plan, &key, horizon).await?;
             Ok::<_, WorkerError>(ShardWork { plan: shard, key, done })
         })
         .buffered(context.fetch.concurrency)
@@ -125,11 +128,17 @@ pub async fn map_plan(
     Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished })
 }
 
-/// The marker of a shard's key, if the part that it names is still there.
-async fn finished_by_anybody(work: &WorkStore, plan: &Plan, key: &str) -> Result<Option<Marker>, WorkerError> {
+/// The marker of a shard's key, if the part that it names is still there and may still be committed: not from before the
+/// `horizon` of `gc`, which may be deleting it.
+async fn finished_by_anybody(
+    work: &WorkStore,
+    plan: &Plan,
+    key: &str,
+    horizon: u64,
+) -> Result<Option<Marker>, WorkerError> {
     let path = paths::marker(&plan.country, &plan.stage, key);
     let Some(marker) = work.get_hint::<Marker>(&path).await? else { return Ok(None) };
-    if part_is_there(work, plan.output.artifact, &marker.part).await? {
+    if !is_before(&marker.part, horizon) && part_is_there(work, plan.output.artifact, &marker.part).await? {
         return Ok(Some(marker));
     }
     // cleared away by `gc` or by another program: the marker only stands in the way of a new one
@@ -213,7 +222,8 @@ async fn map_shard(
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_json_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, and ours serves
-        return Ok(Some(finished_by_anybody(context.work, plan, key).await?.unwrap_or(marker)));
+        let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
+        return Ok(Some(finished_by_anybody(context.work, plan, key, horizon).await?.unwrap_or(marker)));
     }
     Ok(Some(marker))
 }

@@ -32,6 +32,11 @@ pub fn written_millis(part: &str) -> Option<u64> {
     Some(seconds * 1000 + u64::from(nanos) / 1_000_000)
 }
 
+/// Was a part written before a table's horizon? What does not say when was written long ago.
+pub fn is_before(part: &PartFile, horizon_millis: u64) -> bool {
+    horizon_millis > 0 && written_millis(&part.path).is_none_or(|at| at < horizon_millis)
+}
+
 /// Shards of a country's table whose part is gone from the store or has another size than was committed.
 pub async fn lost(work: &WorkStore, table: &PinnedTable, country: &str) -> Result<BTreeSet<u32>, WorkerError> {
     if table.parts.is_empty() {

@@ -33,7 +33,7 @@ use url::Url;
 
 use crate::backoff::Backoff;
 use crate::error::{WorkerError, whole_chain};
-use crate::parts::written_millis;
+use crate::parts::is_before;
 use crate::stores::WorkStore;
 use columns::{delta_field, missing_fields};
 use entries::LogEntries;
@@ -188,13 +188,12 @@ impl Tables {
         let live = self.live(change.artifact, snapshot, &change.country)?;
         let of_shard: HashMap<u32, &str> = live.parts.iter().map(|p| (p.shard, p.path.as_str())).collect();
         let horizon = self.horizon(change.artifact, snapshot, &change.country)?;
-        // older parts may be cleared away at this moment
-        let is_old = |part: &PartFile| horizon > 0 && written_millis(&part.path).is_none_or(|at| at < horizon);
         let (mut applied, mut overtaken) = (Vec::new(), Vec::new());
         for replacement in &change.replacements {
             let live = of_shard.get(&replacement.part.shard).copied();
             match verdict(live, replacement.base.as_deref(), &replacement.part.path) {
-                Verdict::Apply if is_old(&replacement.part) => overtaken.push(replacement.part.shard),
+                // it may be cleared away at this moment
+                Verdict::Apply if is_before(&replacement.part, horizon) => overtaken.push(replacement.part.shard),
                 Verdict::Apply => applied.push(replacement),
                 Verdict::AlreadyLive => {}
                 Verdict::Overtaken => overtaken.push(replacement.part.shard),
@@ -453,6 +452,13 @@ impl Tables {
             Ok(version.map_err(|e| kernel_error(artifact, e))?.map(|_| ()))
         })
         .await
+    }
+
+    /// The horizon of a country in a table, now; 0: nothing was ever cleared away.
+    pub async fn horizon_millis(&self, artifact: Artifact, country: &str) -> Result<u64, WorkerError> {
+        let Some(snapshot) = self.snapshot(artifact, None).await? else { return Ok(0) };
+        let (tables, country) = (self.clone(), country.to_owned());
+        blocking(move || tables.horizon(artifact, &snapshot, &country)).await
     }
 
     /// Milliseconds since 1970 before which a part that is not live may be gone; 0: nothing was ever cleared away.

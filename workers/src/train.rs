@@ -1,6 +1,6 @@
 //! Training on the tables: resumable runs, and when a run is stale.
 
-mod claim;
+pub(crate) mod claim;
 mod lineage;
 mod mirror;
 mod place;

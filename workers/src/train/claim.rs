@@ -18,6 +18,20 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// Takes the folder of a run at once, to clear it away; `None`: a process of this machine trains it.
+    pub(crate) fn at_once(folder: &Path) -> Result<Option<Claim>, WorkerError> {
+        let path = folder.with_extension("lock");
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some(Claim { _lock: None })),
+            opened => opened.map_err(|e| WorkerError::of_io(&path, &e))?,
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Claim { _lock: Some(file) })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(_)) => Ok(Some(Claim { _lock: None })),
+        }
+    }
+
     /// Takes the folder of the run `name`, waiting while another process has it if `may_wait`.
     ///
     /// # Errors

@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use stages::Training;
 
 use crate::error::WorkerError;
+use crate::lease;
 use crate::parts::written_millis;
 use crate::stores::WorkStore;
 use crate::tables::Tables;
 use crate::train;
+use crate::train::claim::Claim;
 
 /// What is cleared away.
 #[derive(Debug, Clone, Copy)]
@@ -207,15 +209,24 @@ async fn clear_trainings(sweep: &mut Sweep<'_>, country: &str) -> Result<(), Wor
             };
             clear_run(sweep, &paths::training_run(country, training.name(), &record.key), kept).await?;
         }
-        for run in &runs.begun {
+        // on a store elsewhere a lease is all that says whether one of them is being trained
+        let perhaps_running = sweep.work.local_folder().is_none() && lease::is_held(sweep.work, country).await?;
+        for run in runs.begun.iter().filter(|_| !perhaps_running) {
             clear_run(sweep, &paths::training_run(country, training.name(), &run.key), &[]).await?;
         }
     }
     Ok(())
 }
 
-/// Clears a run's folder but for some files, if nothing in it was written lately.
+/// Clears a run's folder but for some files, if nothing in it was written lately and nobody trains it.
 async fn clear_run(sweep: &mut Sweep<'_>, run: &str, kept: &[&str]) -> Result<(), WorkerError> {
+    let _claim = match sweep.work.local_folder() {
+        None => None,
+        Some(folder) => match Claim::at_once(&folder.join(run))? {
+            None => return Ok(()),
+            claim => claim,
+        },
+    };
     let metas = sweep.work.list_metas(run).await?;
     if metas.iter().any(|(_, meta)| !sweep.is_old(meta)) {
         return Ok(());

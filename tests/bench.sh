@@ -69,6 +69,8 @@ fi
 
 echo "packed products:"; target/debug/examples/packed_rate
 
+echo "committers at once, and a table with a long history:"; target/debug/examples/commit_rate
+
 target/debug/examples/caption_rate write "$work/blip"
 for beams in 1 5; do
     echo "InstructBLIP of middle size, $beams beams, ours:"

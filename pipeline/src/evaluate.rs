@@ -236,7 +236,7 @@ fn embed_all(
     };
     let mut evaluated = Vec::new();
     for group in 0..rows.groups().len() {
-        let read = rows.read(group).map_err(WorkerError::Transient)?;
+        let read = rows.read(group)?;
         evaluated.extend(encoder.encode(read)?);
     }
     if evaluated.is_empty() {

@@ -173,7 +173,7 @@ fn trainer_settings(pair: &PairSpec, data: &str, steps_per_epoch: usize) -> trai
 fn embed_all(encoder: &Encoder<'_>, rows: &mut dyn TrainRows) -> Result<BTreeMap<String, Embedded>, StageError> {
     let mut embedded = BTreeMap::new();
     for group in (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect::<Vec<_>>() {
-        let read = rows.read(group).map_err(|why| StageError::Compute { stage: NAME, why })?;
+        let read = rows.read(group).map_err(|e| StageError::of(NAME, &e))?;
         for row in encoder.encode(read)? {
             let text = mean_direction(row.captions.into_iter().map(|(_, vector)| vector).collect());
             embedded.insert(row.image_id, Embedded { image: row.embedding, text });

@@ -11,6 +11,7 @@ use manifests::build::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
+use crate::pretrain::RowsError;
 use crate::table::TableError;
 
 /// Errors of a stage as a whole. A bad row is no error: it becomes a row status.
@@ -28,6 +29,9 @@ pub enum StageError {
     /// Another rank of a training is gone: what is saved stays saved, and the run can be continued.
     #[error("{stage}: {why}")]
     RankLost { stage: &'static str, why: String },
+    /// A store did not answer while rows were read: another try may go on.
+    #[error("{stage}: {why}")]
+    Unreachable { stage: &'static str, why: String },
     #[error("stopped on request")]
     Stopped,
 }
@@ -38,6 +42,9 @@ impl StageError {
         let why = error.to_string();
         if is_collective(error) {
             return StageError::RankLost { stage, why };
+        }
+        if passes(error) {
+            return StageError::Unreachable { stage, why };
         }
         if is_disk_full(error) { StageError::DiskFull { stage, why } } else { StageError::Compute { stage, why } }
     }
@@ -52,6 +59,16 @@ fn is_collective(error: &(dyn std::error::Error + 'static)) -> bool {
         }
         _ => false,
     }
+}
+
+/// Could rows not be read because a store did not answer?
+fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
+    let cause: &(dyn std::error::Error + 'static) = match error.downcast_ref::<training::Error>() {
+        Some(training::Error::Validation { cause, .. } | training::Error::Source { cause, .. }) => cause.as_ref(),
+        _ => error,
+    };
+    cause.downcast_ref::<RowsError>().is_some_and(|e| e.passes)
+        || cause.downcast_ref::<StageError>().is_some_and(|e| matches!(e, StageError::Unreachable { .. }))
 }
 
 /// Is a full disk anywhere among the causes?

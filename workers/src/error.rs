@@ -52,6 +52,7 @@ impl WorkerError {
     pub fn of_io(path: &std::path::Path, error: &std::io::Error) -> WorkerError {
         match error.kind() {
             std::io::ErrorKind::StorageFull => WorkerError::DiskFull(path.display().to_string()),
+            _ if is_for_good(error) => WorkerError::Configuration(format!("{}: {error}", path.display())),
             _ => WorkerError::Transient(format!("{}: {error}", path.display())),
         }
     }
@@ -88,6 +89,12 @@ impl WorkerError {
     }
 }
 
+/// Is there a fault of a store among the causes that may pass?
+pub(crate) fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| cause.downcast_ref::<object_store::Error>().is_some_and(crate::stores::may_pass))
+}
+
 /// Is an error of the local file system one that another try meets again: a name or a right, and not the disk?
 pub(crate) fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind as K;
@@ -104,10 +111,18 @@ impl From<stages::StageError> for WorkerError {
         match error {
             stages::StageError::Stopped => WorkerError::Stopped,
             stages::StageError::DiskFull { .. } => WorkerError::DiskFull(error.to_string()),
-            stages::StageError::RankLost { .. } => WorkerError::Transient(error.to_string()),
+            stages::StageError::RankLost { .. } | stages::StageError::Unreachable { .. } => {
+                WorkerError::Transient(error.to_string())
+            }
             stages::StageError::Configuration { .. } => WorkerError::Configuration(error.to_string()),
             other => WorkerError::Broken(other.to_string()),
         }
+    }
+}
+
+impl From<stages::pretrain::RowsError> for WorkerError {
+    fn from(error: stages::pretrain::RowsError) -> Self {
+        if error.passes { WorkerError::Transient(error.why) } else { WorkerError::Broken(error.why) }
     }
 }
 
@@ -135,6 +150,25 @@ mod tests {
         let outer = WorkerError::Transient(format!("table: {inner}"));
         assert_eq!(outer.to_string(), "table: part: 503");
         assert!(outer.advice().is_some_and(|advice| advice.contains("run the same command again")));
+    }
+
+    #[test]
+    fn a_right_that_lacks_lasts_and_a_fault_of_the_disk_passes() {
+        let of = |kind: std::io::ErrorKind| WorkerError::of_io("x".as_ref(), &kind.into()).exit_code();
+        assert_eq!(of(std::io::ErrorKind::PermissionDenied), 65);
+        assert_eq!(WorkerError::of_io("x".as_ref(), &std::io::Error::from_raw_os_error(5)).exit_code(), 75);
+        assert_eq!(of(std::io::ErrorKind::StorageFull), 75);
+    }
+
+    /// A store that is away for a while must not end a training for good.
+    #[test]
+    fn unread_rows_keep_their_kind_on_their_way_up() {
+        let code = |passes| {
+            let unread = stages::pretrain::RowsError { passes, why: "images: timed out".into() };
+            let source = training::Error::Source { epoch: 0, step: 0, cause: Box::new(unread) };
+            WorkerError::from(stages::StageError::of("pretrain", &source)).exit_code()
+        };
+        assert_eq!((code(true), code(false)), (75, 65));
     }
 
     #[test]

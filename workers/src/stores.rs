@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::error::WorkerError;
+pub(crate) use steady::may_pass;
 use steady::{Persistence, Steady};
 
 /// A store, and the folder in it that is ours.
@@ -381,7 +382,6 @@ impl WorkStore {
     pub fn make(&self) -> Result<(), WorkerError> {
         let Some(folder) = self.local_folder() else { return Ok(()) };
         crate::durable::create_folder(&folder)
-            .map_err(|e| WorkerError::Configuration(format!("work store {}: {e}", folder.display())))
     }
 
     /// The store from its root folder on, with an address for it: for the Delta kernel, which takes a `%` above its

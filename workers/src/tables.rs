@@ -32,7 +32,7 @@ use stages::stage::is_disk_full;
 use url::Url;
 
 use crate::backoff::Backoff;
-use crate::error::{WorkerError, whole_chain};
+use crate::error::{WorkerError, is_passing, whole_chain};
 use crate::parts::is_before;
 use crate::stores::WorkStore;
 use columns::{delta_field, missing_fields};
@@ -510,6 +510,7 @@ fn kernel_error(artifact: Artifact, error: KernelError) -> WorkerError {
     match error {
         KernelError::ObjectStore(e) => WorkerError::of_store(&format!("table {}", artifact.name()), e),
         e if is_disk_full(&e) => WorkerError::DiskFull(text),
+        e if is_passing(&e) => WorkerError::Transient(text),
         _ => WorkerError::Broken(text),
     }
 }

@@ -132,7 +132,7 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
     let stride = (groups.len() / OVERLAYS).max(1);
     let (mut plain, mut overlaid) = (Vec::new(), Vec::new());
     for group in groups.into_iter().step_by(stride).take(OVERLAYS) {
-        let read = tokio::task::block_in_place(|| rows.read(group)).map_err(WorkerError::Transient)?;
+        let read = tokio::task::block_in_place(|| rows.read(group))?;
         let Some(row) = read.into_iter().max_by_key(|r| r.segments.len()) else { continue };
         let Ok(rgb) = pixels::decode(&row.bytes, &DecodeLimits::default()) else { continue };
         let caption = row.captions.first().cloned().unwrap_or_default();

@@ -40,14 +40,23 @@ pub struct Embedded {
     pub text: Vec<f32>,
 }
 
+/// Why rows cannot be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{why}")]
+pub struct RowsError {
+    /// Another try may find them: the store did not answer.
+    pub passes: bool,
+    pub why: String,
+}
+
 /// The rows of one split of a country at pinned versions, by row group.
 pub trait TrainRows: Send {
     /// Rows of the split in each row group.
     fn groups(&self) -> &[u32];
     /// Reads the split's rows of a group.
-    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, String>;
+    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, RowsError>;
     /// All captions of the split, for training a vocabulary.
-    fn captions(&mut self) -> Result<Vec<String>, String>;
+    fn captions(&mut self) -> Result<Vec<String>, RowsError>;
 }
 
 /// Rows of which nobody may look at more than their number.
@@ -60,11 +69,11 @@ impl TrainRows for Untouched {
         &self.0
     }
 
-    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, String> {
+    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, RowsError> {
         panic!("group {group} was read")
     }
 
-    fn captions(&mut self) -> Result<Vec<String>, String> {
+    fn captions(&mut self) -> Result<Vec<String>, RowsError> {
         panic!("captions were read")
     }
 }

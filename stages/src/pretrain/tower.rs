@@ -137,7 +137,7 @@ fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows)
     }
     let model = &start.spec.model;
     let tokenizer = if model.tokenizer == "train" {
-        let captions = train.captions().map_err(|why| StageError::Compute { stage, why })?;
+        let captions = train.captions().map_err(|e| StageError::of(stage, &e))?;
         Tokenizer::train(captions, model.vocabulary)
             .map_err(|e| StageError::Compute { stage, why: format!("vocabulary: {e}") })?
     } else {
@@ -159,6 +159,7 @@ fn not_here(field: &str, source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pretrain::rows::RowsError;
     use manifests::weights::LocalWeights;
     use models::ops::Activation::{Gelu, QuickGelu};
     use std::path::PathBuf;
@@ -245,11 +246,11 @@ mod tests {
             &[2]
         }
 
-        fn read(&mut self, _: usize) -> Result<Vec<super::super::TrainRow>, String> {
-            Err("no row is read".into())
+        fn read(&mut self, _: usize) -> Result<Vec<super::super::TrainRow>, RowsError> {
+            Err(RowsError { passes: false, why: "no row is read".into() })
         }
 
-        fn captions(&mut self) -> Result<Vec<String>, String> {
+        fn captions(&mut self) -> Result<Vec<String>, RowsError> {
             Ok(vec!["a long road beside a lawn".into(), "a lawn beside a long road".into()])
         }
     }

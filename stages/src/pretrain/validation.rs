@@ -20,7 +20,7 @@ pub(crate) fn recall(
     let mut evaluated = Vec::new();
     let filled: Vec<usize> = (0..rows.groups().len()).filter(|&group| rows.groups()[group] > 0).collect();
     for &group in filled.iter().skip(ranks.rank()).step_by(ranks.world_size()) {
-        let read = rows.read(group).map_err(compute)?;
+        let read = rows.read(group).map_err(|e| StageError::of(encoder.stage, &e))?;
         evaluated.extend(encoder.encode(read)?);
     }
     if ranks.world_size() > 1 {

@@ -7,7 +7,7 @@ use manifests::Artifact;
 use manifests::plan::PinnedTable;
 use pixels::mask::Rle;
 use stages::image_embeddings::mean_direction;
-use stages::pretrain::{Embedded, TrainRow, TrainRows};
+use stages::pretrain::{Embedded, RowsError, TrainRow, TrainRows};
 use stages::segment_features::RowSegments;
 use stages::table::{Columns, TableError};
 
@@ -258,17 +258,22 @@ impl TableRows {
     }
 }
 
+/// What becomes of an error on its way through a training: whether another try can help survives.
+fn unread(error: WorkerError) -> RowsError {
+    RowsError { passes: error.exit_code() == 75, why: error.to_string() }
+}
+
 impl TrainRows for TableRows {
     fn groups(&self) -> &[u32] {
         &self.lengths
     }
 
-    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, String> {
+    fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, RowsError> {
         let runtime = self.runtime.clone();
-        runtime.block_on(self.read_group(group)).map_err(|e| e.to_string())
+        runtime.block_on(self.read_group(group)).map_err(unread)
     }
 
-    fn captions(&mut self) -> Result<Vec<String>, String> {
+    fn captions(&mut self) -> Result<Vec<String>, RowsError> {
         let runtime = self.runtime.clone();
         let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for group in &self.groups {
@@ -276,7 +281,7 @@ impl TrainRows for TableRows {
         }
         let mut all = Vec::new();
         for (shard, ids) in by_shard {
-            let captions = runtime.block_on(self.captions_of(shard, &ids)).map_err(|e| e.to_string())?;
+            let captions = runtime.block_on(self.captions_of(shard, &ids)).map_err(unread)?;
             all.extend(captions.into_values().flatten());
         }
         Ok(all)

@@ -56,7 +56,7 @@ impl TextTokenizer {
 
     fn from_json(path: &Path, json: &[u8]) -> Result<Self> {
         let malformed = |error: tokenizers::Error| ModelError::malformed(path, error);
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
+        let mut inner = super::parse(json).map_err(|why| ModelError::malformed(path, why))?;
         // A text that spells out "</s>" shall not end there. (T5's pieces hold it as a word too.)
         inner.set_encode_special_tokens(true);
         inner.with_truncation(None).map_err(malformed)?;

@@ -10,6 +10,13 @@ use crate::{ModelError, Result};
 use std::io::Write;
 use std::path::Path;
 
+/// The library panics on some files: on what is no JSON after a sound beginning, for one.
+fn parse(json: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(json).map_err(|error| error.to_string())?;
+    std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json).map_err(|error| error.to_string()))
+        .unwrap_or_else(|_| Err("the tokenizers library cannot read it; its message is above".to_owned()))
+}
+
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
@@ -62,7 +69,7 @@ impl Tokenizer {
 
     fn from_json(json: &[u8]) -> Result<Self> {
         let refused = |error: tokenizers::Error| ModelError::Tokenizer(error.to_string());
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(refused)?;
+        let mut inner = parse(json).map_err(ModelError::Tokenizer)?;
         // A caption that spells out "<|endoftext|>" shall not end there.
         inner.set_encode_special_tokens(true);
         inner.with_truncation(None).map_err(refused)?;
@@ -187,6 +194,17 @@ mod tests {
 
     fn trained() -> Tokenizer {
         Tokenizer::train(CAPTIONS, 400).unwrap()
+    }
+
+    /// The library panics here by itself.
+    #[test]
+    fn a_vocabulary_that_is_no_json_further_on_is_an_error() {
+        let json = trained().json(true).unwrap();
+        for place in ["\"decoder\": {", "\"prefix\": "] {
+            assert!(json.contains(place), "{json}");
+            let damaged = json.replacen(place, &format!("{place}]"), 1);
+            assert!(Tokenizer::from_json(damaged.as_bytes()).is_err());
+        }
     }
 
     #[test]

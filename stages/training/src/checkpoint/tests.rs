@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::RngSeed;
 use serde_json::json;
 
 use super::*;
@@ -49,7 +50,7 @@ fn a_position_that_no_run_has_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { cases: 128, rng_seed: RngSeed::Fixed(24), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_positions_are_answered(damage in proptest::collection::vec((any::<Index>(), any::<u8>()), 1..6)) {

@@ -29,7 +29,7 @@ pub enum StageError {
     /// Another rank of a training is gone: what is saved stays saved, and the run can be continued.
     #[error("{stage}: {why}")]
     RankLost { stage: &'static str, why: String },
-    /// A store did not answer while rows were read: another try may go on.
+    /// A store did not answer while rows were read, or a disk failed: another try may go on.
     #[error("{stage}: {why}")]
     Unreachable { stage: &'static str, why: String },
     #[error("stopped on request")]
@@ -43,7 +43,7 @@ impl StageError {
         if is_collective(error) {
             return StageError::RankLost { stage, why };
         }
-        if passes(error) {
+        if passes(error) || is_disk_fault(error) {
             return StageError::Unreachable { stage, why };
         }
         if is_disk_full(error) { StageError::DiskFull { stage, why } } else { StageError::Compute { stage, why } }
@@ -73,12 +73,25 @@ fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Is a full disk anywhere among the causes?
 pub fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    any_io(error, |io| io.kind() == std::io::ErrorKind::StorageFull)
+}
+
+/// Is a fault of the disk or of a network file system anywhere among the causes?
+fn is_disk_fault(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind as K;
+    const EIO: i32 = 5;
+    any_io(error, |io| {
+        io.raw_os_error() == Some(EIO) || matches!(io.kind(), K::TimedOut | K::StaleNetworkFileHandle | K::ResourceBusy)
+    })
+}
+
+fn any_io(error: &(dyn std::error::Error + 'static), is: fn(&std::io::Error) -> bool) -> bool {
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
         // the source of an I/O error is that of what it wraps, which would itself be passed over
-        let wrapped = io.get_ref().is_some_and(|inner| is_disk_full(inner));
-        return wrapped || io.kind() == std::io::ErrorKind::StorageFull;
+        let wrapped = io.get_ref().is_some_and(|inner| any_io(inner, is));
+        return wrapped || is(io);
     }
-    error.source().is_some_and(is_disk_full)
+    error.source().is_some_and(|cause| any_io(cause, is))
 }
 
 /// One input of a stage.

@@ -41,7 +41,7 @@ use entries::LogEntries;
 const PARTITION: &str = "country";
 const ENGINE_INFO: &str = concat!("urbancross/", env!("CARGO_PKG_VERSION"));
 /// How long a commit competes with those of other countries before it gives up. With 64 committers and 30 ms a request
-/// the last of them waits for about ten seconds (BENCHMARKS.md).
+/// the last of them waits for about half a minute (BENCHMARKS.md).
 const COMMIT_DEADLINE: Duration = Duration::from_secs(300);
 /// A checkpoint of the log every so many versions keeps opening a table quick.
 const CHECKPOINT_EVERY: u64 = 10;

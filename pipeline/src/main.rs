@@ -10,6 +10,10 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "device-check")]
+    if std::env::args().nth(1).as_deref() == Some("device-check") {
+        return device_check::Cli::parse_from(std::env::args().skip(1)).run();
+    }
     let cli = pipeline::cli::Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("URBANCROSS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,delta_kernel=off"));

@@ -46,7 +46,7 @@ pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageErro
 pub fn open(stage: &'static str, name: DeviceName) -> Result<Device, StageError> {
     match name {
         DeviceName::Cpu => Ok(Device::Cpu),
-        DeviceName::Cuda(number) => Device::new_cuda(number).map_err(|e| {
+        DeviceName::Cuda(number) => models::device::cuda(number).map_err(|e| {
             let hint = if HAS_CUDA { "see `nvidia-smi`" } else { "build with --features cuda" };
             StageError::Configuration { stage, why: format!("model.device = {name}: {e}; {hint}") }
         }),

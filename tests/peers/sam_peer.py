@@ -137,7 +137,10 @@ def transformers(args, batches):
     if args.parts == "post":
         return
     # Random weights: the time does not depend on them.
-    model = SamModel(SamConfig()).eval()
+    # The default configuration is ViT-B's.
+    vit_h = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120,
+             "global_attn_indexes": [7, 15, 23, 31]}
+    model = SamModel(SamConfig(vision_config=vit_h if args.size == "vit-h" else {})).eval()
     pixels = torch.rand(1, 3, 1024, 1024) * 4 - 2
     encoder = best_of(args.rounds, lambda: model.get_image_embeddings(pixels))
     print(f"encoder {encoder} per image")
@@ -154,6 +157,7 @@ def transformers(args, batches):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", choices=["original", "transformers"], default="original")
+    parser.add_argument("--size", choices=["vit-b", "vit-h"], default="vit-b", help="of transformers")
     parser.add_argument("--weights", help="safetensors in the original names, as sam_rate writes them")
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)

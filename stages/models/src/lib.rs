@@ -2,6 +2,7 @@
 //!
 //! - [`clip`]: a trainable CLIP of any size, which reads and writes the open_clip and Hugging Face layouts,
 //! - [`sam`]: Segment Anything, its image encoders and its automatic mask generator,
+//! - [`device`]: the GPUs of this process, each opened once,
 //! - [`tokenizer`]: captions to token ids,
 //! - [`instructblip`]: a frozen InstructBLIP that captions images,
 //! - [`language`]: frozen language models and how text is drawn from them,
@@ -11,6 +12,7 @@
 //! Shape letters: `b` batch, `l` sequence, `d` width, `h`/`w` image, `c` channel, `o`/`i` output/input features.
 
 pub mod clip;
+pub mod device;
 mod error;
 pub mod instructblip;
 pub mod language;

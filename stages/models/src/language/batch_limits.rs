@@ -2,6 +2,8 @@
 
 use candle_core::Device;
 
+use crate::device;
+
 /// Bounds of a running batch: memory, not words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
@@ -39,7 +41,7 @@ pub(crate) struct Room {
 impl Room {
     /// As many requests as fit, of those that are wanted; one in any case, since nobody knows before it is tried.
     pub(crate) fn of(limits: BatchLimits, need: CacheNeed, device: &Device) -> Self {
-        let bytes = limits.cache_bytes.or_else(|| free_bytes(device).map(share_for_cache));
+        let bytes = limits.cache_bytes.or_else(|| device::memory(device).map(|memory| share_for_cache(memory.free)));
         let per_row = need.bytes_per_slot.saturating_mul((need.own_slots + need.cross_slots) as u64).max(1);
         let fitting = bytes.map_or(u64::MAX, |bytes| bytes / per_row);
         let rows = limits.rows.min(usize::try_from(fitting).unwrap_or(usize::MAX)).max(1);
@@ -51,18 +53,6 @@ impl Room {
 /// A fifth stays for what is computed on the way: images, prompts, logits.
 fn share_for_cache(free: u64) -> u64 {
     free / 5 * 4
-}
-
-#[cfg(feature = "cuda")]
-fn free_bytes(device: &Device) -> Option<u64> {
-    let stream = device.as_cuda_device().ok()?.cuda_stream();
-    let (free, _) = stream.context().mem_get_info().ok()?;
-    Some(free as u64)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn free_bytes(_: &Device) -> Option<u64> {
-    None
 }
 
 #[cfg(test)]

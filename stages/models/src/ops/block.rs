@@ -87,7 +87,7 @@ pub fn transformer_block(x_bld: &Tensor, block: &Block, rows: Option<&[u32]>) ->
 fn composed(x: &Tensor, block: &Block, rows: Option<&[u32]>) -> Result<Tensor> {
     let b = block;
     let normed = layer_norm(x, &b.ln_1_weight_d, &b.ln_1_bias_d, LAYER_NORM_EPSILON)?;
-    let qkv = linear(&normed, &b.in_proj_weight, Some(&b.in_proj_bias))?;
+    let qkv = linear(&normed, &b.in_proj_weight, Some(&without_key_gradient(&b.in_proj_bias)?))?;
     let attended = attention(&qkv, b.heads, b.causal, None)?;
     let (x, attended) = match rows {
         Some(rows) => (select_rows(x, rows)?, select_rows(&attended, rows)?),
@@ -97,6 +97,14 @@ fn composed(x: &Tensor, block: &Block, rows: Option<&[u32]>) -> Result<Tensor> {
     let normed = layer_norm(&x, &b.ln_2_weight_d, &b.ln_2_bias_d, LAYER_NORM_EPSILON)?;
     let hidden = activation(&linear(&normed, &b.fc_weight, Some(&b.fc_bias_m))?, b.activation)?;
     x + linear(&hidden, &b.proj_weight, Some(&b.proj_bias_d))?
+}
+
+/// A shift of all keys changes no softmax: the gradient of the key bias is zero, and only rounding says otherwise. Adam
+/// would blow that noise up to full steps.
+fn without_key_gradient(in_proj_bias: &Tensor) -> Result<Tensor> {
+    let width = in_proj_bias.dim(0)? / 3;
+    let [queries, keys, values] = [0, 1, 2].map(|part| in_proj_bias.narrow(0, part * width, width));
+    Tensor::cat(&[queries?, keys?.detach(), values?], 0)
 }
 
 struct BlockOp {
@@ -247,8 +255,7 @@ impl CpuOp for BlockOp {
         });
         let grad_in_bias = wants(4).then(|| {
             let mut sums = column_sums(&grad_qkv, 3 * s.width);
-            // A shift of all keys changes no softmax: the gradient of the key bias is zero, and only rounding says
-            // otherwise. Adam would blow that noise up to full steps.
+            // as `without_key_gradient` says
             sums[s.width..2 * s.width].fill(T::zero());
             sums
         });

@@ -1,7 +1,9 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::linear::linear;
 use super::matrix::{column_sums, sum_partials};
 use super::real::Real;
 use super::tiles::{Sizes, per_task};
+use super::unfold::Unfold;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -37,18 +39,18 @@ pub(super) struct Conv2d {
 
 impl Conv2d {
     fn composed(self, x_bhwc: &Tensor, weight_ohwi: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let x = x_bhwc.permute((0, 3, 1, 2))?.contiguous()?;
-        let weight = weight_ohwi.permute((0, 3, 1, 2))?.contiguous()?;
-        let y = x.conv2d(&weight, self.padding, self.stride, 1, 1)?.permute((0, 2, 3, 1))?;
-        match bias {
-            Some(bias) => y.broadcast_add(bias)?.contiguous(),
-            None => y.contiguous(),
-        }
+        let s = self.sizes_of(x_bhwc.dims(), weight_ohwi.dims(), bias.map(Tensor::dims))?;
+        let unfold = Unfold { kernel: s.kernel, stride: s.stride, padding: s.padding };
+        let unfolded = Tensor::cat(&unfold.places(x_bhwc)?, 3)?;
+        linear(&unfolded, &weight_ohwi.reshape((s.out_channels, ()))?, bias)
     }
 
     /// Checks input, weight and perhaps bias against each other.
     pub(super) fn sizes<T>(self, args: &[View<'_, T>]) -> Result<Sizes> {
-        let (x, weight) = (args[0].dims, args[1].dims);
+        self.sizes_of(args[0].dims, args[1].dims, args.get(2).map(|bias| bias.dims))
+    }
+
+    fn sizes_of(self, x: &[usize], weight: &[usize], bias: Option<&[usize]>) -> Result<Sizes> {
         let (&[batch, height, width, channels], &[out_channels, kernel, kernel_width, in_channels]) = (x, weight)
         else {
             bail!("conv2d: input {x:?}, weight {weight:?}")
@@ -59,10 +61,10 @@ impl Conv2d {
         if !fits || is_empty {
             bail!("conv2d: input {x:?} does not fit weight {weight:?} with stride {}", self.stride)
         }
-        if let Some(bias) = args.get(2)
-            && bias.dims != [out_channels]
+        if let Some(bias) = bias
+            && bias != [out_channels]
         {
-            bail!("conv2d: bias {:?} does not fit weight {weight:?}", bias.dims)
+            bail!("conv2d: bias {bias:?} does not fit weight {weight:?}")
         }
         Ok(Sizes {
             batch,

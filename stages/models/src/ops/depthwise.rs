@@ -1,5 +1,7 @@
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
+use super::half::widen;
 use super::real::{Real, vectorised};
+use super::unfold::Unfold;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -19,10 +21,16 @@ pub fn depthwise_conv(x_bhwc: &Tensor, weight_hwc: &Tensor, bias_c: &Tensor, str
 
 pub(super) fn composed(x_bhwc: &Tensor, weight_hwc: &Tensor, bias_c: &Tensor, stride: usize) -> Result<Tensor> {
     let channels = x_bhwc.dim(3)?;
-    let x = x_bhwc.permute((0, 3, 1, 2))?.contiguous()?;
-    let weight = weight_hwc.permute((2, 0, 1))?.reshape((channels, 1, KERNEL, KERNEL))?;
-    let y = x.conv2d(&weight, 1, stride, 1, channels)?;
-    y.permute((0, 2, 3, 1))?.broadcast_add(bias_c)?.contiguous()
+    if weight_hwc.dims() != [KERNEL, KERNEL, channels] || bias_c.dims() != [channels] || stride == 0 {
+        bail!("depthwise_conv: input {:?}, weight {:?}, bias {:?}", x_bhwc.dims(), weight_hwc.dims(), bias_c.dims())
+    }
+    let weight = widen(&weight_hwc.reshape((KERNEL * KERNEL, channels))?)?;
+    let places = Unfold { kernel: KERNEL, stride, padding: 1 }.places(x_bhwc)?;
+    let mut sum = places[0].zeros_like()?.to_dtype(weight.dtype())?.broadcast_add(&widen(bias_c)?)?;
+    for (at, pixels) in places.iter().enumerate() {
+        sum = (sum + widen(pixels)?.broadcast_mul(&weight.get(at)?)?)?;
+    }
+    sum.to_dtype(x_bhwc.dtype())
 }
 
 struct Depthwise {

@@ -54,7 +54,7 @@ pub(crate) trait CpuOp: Send + Sync + 'static {
 
 /// Whether the CPU kernels apply; elsewhere the operation is composed of candle's.
 pub(crate) fn has_kernel(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64)
+    tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64) && super::cpu_kernels()
 }
 
 /// Runs `op` and hangs it into the graph if any argument wants a gradient.

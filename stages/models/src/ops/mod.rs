@@ -27,7 +27,10 @@ pub(crate) mod real;
 mod select;
 mod stem;
 mod tiles;
+mod unfold;
 pub(crate) mod window_attention;
+
+use std::sync::LazyLock;
 
 pub use activation::{Activation, activation};
 pub use attention::attention;
@@ -49,3 +52,12 @@ pub use window_attention::{RelativePositions, window_attention};
 
 #[cfg(test)]
 mod testing;
+
+/// Whether CPU kernels of ours may run. `URBANCROSS_CPU_KERNELS=off` makes the CPU take the very compositions that a GPU
+/// takes: slow, and the way to test those where there is no GPU.
+pub fn cpu_kernels() -> bool {
+    *CPU_KERNELS
+}
+
+static CPU_KERNELS: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("URBANCROSS_CPU_KERNELS").is_none_or(|value| value != "off"));

@@ -54,7 +54,7 @@ impl Adaptation {
         Self::in_precision(settings, dim, device, DType::F32)
     }
 
-    pub(crate) fn in_precision(settings: Settings, dim: usize, device: &Device, dtype: DType) -> Result<Self> {
+    pub fn in_precision(settings: Settings, dim: usize, device: &Device, dtype: DType) -> Result<Self> {
         settings.check()?;
         let plays = settings.adversary != Adversary::Off && settings.source_pairs;
         let game = plays

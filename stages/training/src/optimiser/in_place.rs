@@ -27,7 +27,8 @@ pub(super) struct Update {
 
 /// Whether [`update`] can take these tensors.
 pub(super) fn can_update(weights: &Tensor, gradient: &Tensor) -> bool {
-    weights.device().is_cpu()
+    models::ops::cpu_kernels()
+        && weights.device().is_cpu()
         && weights.dtype() == gradient.dtype()
         && matches!(weights.dtype(), DType::F32 | DType::F64)
         && weights.is_contiguous()

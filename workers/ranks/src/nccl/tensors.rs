@@ -16,7 +16,10 @@ use crate::error::{RanksError, Result};
 use crate::tcp::Tcp;
 
 impl Nccl {
-    /// A communicator for tensors on this GPU, on candle's own stream.
+    /// A communicator for tensors on this GPU, which has to be the trainer's own device: others' tensors are copied.
+    ///
+    /// It has a stream of its own, which waits by an event for what the device was given before a call; the call returns
+    /// when the GPU is through, so whatever comes after it needs to wait for nothing.
     ///
     /// # Errors
     /// The device is no GPU, or as [`Nccl::on_stream`].
@@ -24,7 +27,9 @@ impl Nccl {
         let Device::Cuda(cuda) = device else {
             return Err(RanksError::Configuration("nccl works on tensors of an NVIDIA GPU".to_owned()));
         };
-        Self::on_stream(control, device, cuda.cuda_stream())
+        let stream = cuda.cuda_stream().context().new_stream();
+        let stream = stream.map_err(|e| RanksError::Library(format!("the GPU gives no stream: {e}")))?;
+        Self::on_stream(control, device, stream)
     }
 
     fn call(&mut self, operation: Operation, tensor: &Tensor, root: usize) -> training::Result<Tensor> {
@@ -92,6 +97,8 @@ fn launch<T: CudaDType + DeviceRepr + WithDType>(
         let (from, _read) = elements.device_ptr(&comm.stream);
         let (to, _written) = result.device_ptr_mut(&comm.stream);
         let (from, to, bytes) = (from as *const c_void, to as *mut c_void, (end - start) * size_of::<T>());
+        // what is sent has been computed, and the memory of the result has been free, when NCCL's kernel begins
+        comm.stream.join(&device.cuda_stream()).map_err(|e| format!("the GPU failed: {e}"))?;
         let dtype = if T::DTYPE == DType::F64 { ncclDataType_t::ncclFloat64 } else { ncclDataType_t::ncclFloat32 };
         // SAFETY: both are of this GPU, as long as `Call::result_shape` says, and live until `together` has waited
         let taken: Done = unsafe {

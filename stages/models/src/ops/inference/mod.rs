@@ -26,7 +26,7 @@ use rayon::prelude::*;
 
 /// Whether the kernels of this folder apply.
 pub(crate) fn has_inference_kernel(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+    tensor.device().is_cpu() && tensor.dtype() == DType::F32 && super::cpu_kernels()
 }
 
 fn refuse_gradients(name: &str, args: &[&Tensor]) -> Result<()> {

@@ -11,6 +11,7 @@ use super::config::SamConfig;
 use super::neck::CHANNEL_NORM_EPSILON;
 use super::source::{Dense, Norm, Tensors};
 use crate::Result;
+use crate::ops::cpu_kernels;
 use candle_core::{DType, Tensor};
 use kernel::{ImageSide, Kernel};
 use std::ops::Range;
@@ -201,7 +202,7 @@ impl MaskDecoder {
             places: places.to_dtype(dtype)?.to_device(&device)?,
             kernel: None,
         };
-        if device.is_cpu() && dtype == DType::F32 {
+        if device.is_cpu() && dtype == DType::F32 && cpu_kernels() {
             decoder.kernel = Some(Arc::new(Kernel::new(&decoder)?));
         }
         Ok(decoder)

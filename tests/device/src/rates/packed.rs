@@ -1,16 +1,10 @@
 //! Rate of the packed product on the CPU, for the shapes of a captioner of middle size.
 //!
-//! ```text
-//! cargo run --release -p models --example packed_rate
-//! ```
-//!
 //! Rows x inputs x outputs, with other weights each time, as a network has them; and with weights that f16 holds. Both
 //! kernels alternately: that of few rows, and that of many rows, which differs where the processor has matrix tiles.
 
-mod measure;
-
+use crate::measure::seconds;
 use candle_core::{DType, Device, Tensor};
-use measure::seconds;
 use models::ops::inference::{PackedLinear, Rows};
 use std::error::Error;
 
@@ -20,7 +14,7 @@ const ROUNDS: usize = 60;
 /// Weights together beyond any cache.
 const MAX_WEIGHTS: usize = 100_000_000;
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn run() -> Result<(), Box<dyn Error>> {
     let device = Device::Cpu;
     for dtype in [DType::F32, DType::F16] {
         for (rows, inputs, outputs) in [

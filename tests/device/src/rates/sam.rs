@@ -1,35 +1,43 @@
-//! Seconds that Segment Anything takes for an image on the CPU, part by part, and its peak memory.
+//! Seconds that Segment Anything takes for an image, part by part, with random weights.
 //!
-//! ```text
-//! cargo run --release -p models --example sam_rate -- [PRESET] [POINTS_PER_SIDE] [ROUNDS] [PARTS] [SAVE_TO]
-//! ```
-//!
-//! PRESET is vit-b, vit-l, vit-h or mobile, with random weights; they are written to the file SAVE_TO (safetensors, the
-//! original names) for `tests/peers/sam_peer.py`, which prints the same for the original code on PyTorch. PARTS names
-//! what to measure, all of `encoder,decoder,post` unless told; `whole` runs the generator on one image. The decoder's and
-//! the post-processing's times are those of 64 points, multiplied by the number of batches. `RAYON_NUM_THREADS` sets the
-//! number of threads, `DEVICE` and `PRECISION` where and in what type the network runs.
+//! The decoder's and the post-processing's times are those of 64 points, multiplied by the number of batches; `whole` runs
+//! the generator on one image. `tests/peers/sam_peer.py` prints the same for the original code and for transformers.
 
-mod measure;
-
-use measure::{best_of, place, print_peak_memory, seconds};
+use clap::Args;
 use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, PointSegmenter, point_grid};
 use models::sam::{LowResMask, Sam, SamConfig};
 use pixels::Rgb;
 use std::borrow::Cow;
 use std::error::Error;
+use std::path::PathBuf;
+
+use crate::Place;
+use crate::measure::{best_of, print_peak_memory, seconds};
 
 const POINTS_PER_BATCH: usize = 64;
 const IMAGE_SIDE: usize = 512;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
-    let preset = args.first().map_or("mobile", String::as_str);
-    let (points_per_side, rounds) = (number(1, 32)?, number(2, 2)?);
-    let parts = args.get(3).map_or("encoder,decoder,post", String::as_str);
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    place: Place,
+    #[arg(default_value = "mobile", help = "vit-b, vit-l, vit-h or mobile")]
+    preset: String,
+    #[arg(default_value_t = 32)]
+    points_per_side: usize,
+    #[arg(default_value_t = 2)]
+    rounds: usize,
+    #[arg(default_value = "encoder,decoder,post", help = "What to measure; also `whole`")]
+    parts: String,
+    #[arg(help = "Write the weights here, with the original names, for the peer")]
+    save_to: Option<PathBuf>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let Options { place, preset, points_per_side, rounds, parts, save_to } = options;
+    let (points_per_side, rounds) = (*points_per_side, *rounds);
     let batches = (points_per_side * points_per_side) as f64 / POINTS_PER_BATCH as f64;
-    let (device, dtype) = place()?;
+    let (device, dtype) = (place.device()?, place.precision.dtype());
     let config = SamConfig::preset(preset).ok_or("unknown preset")?;
     println!("{preset}: {points_per_side} points per side, {} threads", rayon::current_num_threads());
 
@@ -48,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let tensors = Sam::random_tensors(&config, 1)?;
-    if let Some(path) = args.get(4) {
+    if let Some(path) = save_to {
         candle_core::safetensors::save(&tensors.clone().into_iter().collect(), path)?;
     }
     let sam = Sam::from_tensors(&config, &tensors, &device, dtype)?;
@@ -71,11 +79,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (seconds, records) = seconds(&device, || generator.generate(&[image()], &|| false))?;
         println!("whole {seconds} per image, {} records", records[0].len());
     }
-    print_peak_memory();
+    print_peak_memory(&device);
     Ok(())
 }
 
-fn image() -> Rgb {
+/// A picture of noise.
+pub(crate) fn image() -> Rgb {
     let data = (0..3 * IMAGE_SIDE * IMAGE_SIDE).map(|i| ((i * 7919) % 251) as u8).collect();
     Rgb::new(IMAGE_SIDE as u32, IMAGE_SIDE as u32, data).expect("three bytes a pixel")
 }

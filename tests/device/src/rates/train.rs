@@ -1,25 +1,22 @@
-//! Training samples per second of all ranks together, optimiser and collectives included.
-//!
-//! ```text
-//! train_rate [PRESET] [GLOBAL_BATCH] [STEPS]
-//! ```
+//! Training pairs per second of all ranks together, optimiser and collectives included.
 //!
 //! Alone it is one rank; with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set it is one of several over TCP, or over
-//! NCCL with `BACKEND=nccl`, also where WORLD_SIZE is 1. `DEVICE` (`cpu`, `cuda:0` …) and `PRECISION` (`f32`, `bf16`)
-//! choose where and in what type the towers run, `RAYON_NUM_THREADS` the threads of each rank. `IN_PARTS=1` leaves each
-//! rank a part of the optimiser's state. The median step counts: the first ones warm up.
+//! NCCL, also where WORLD_SIZE is 1. `RAYON_NUM_THREADS` sets the threads of each rank. The median step counts: the first
+//! ones warm up.
 
 use std::error::Error;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use candle_core::{DType, Device};
+use clap::Args;
 use models::clip::{Clip, ClipConfig};
 use ranks::{Backend, Place};
-use training::batch::{BatchSource, BoxError, PairBatch};
+use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
 use training::communicator::{Communicator, Solo};
 use training::contrastive::{Contrastive, Loss};
 use training::trainer::{Event, Execution, Fit, Settings, Trainer};
+
+use crate::measure::print_peak_memory;
 
 /// The same slice of noise at every step.
 struct Noise {
@@ -37,23 +34,32 @@ impl BatchSource for Noise {
     }
 }
 
-/// As in the program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    at: crate::Place,
+    #[arg(default_value = "small")]
+    preset: String,
+    #[arg(default_value_t = 32, help = "Of all ranks together")]
+    global_batch: usize,
+    #[arg(default_value_t = 12)]
+    steps: usize,
+    #[arg(long, env = "SEGMENTS", default_value_t = 0, help = "Segments of each image")]
+    segments: usize,
+    #[arg(long, help = "Keep only what goes from block to block, and compute the rest again")]
+    recompute: bool,
+    #[arg(long, env = "IN_PARTS", default_value_t = 0, help = "1: each rank keeps a part of the optimiser's state")]
+    in_parts: u8,
+    #[arg(long, env = "BACKEND", default_value = "tcp", help = "tcp or nccl")]
+    backend: String,
+}
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
-    let preset = args.first().map_or("small", String::as_str);
-    let (global_batch, steps) = (number(1, 32)?, number(2, 12)?);
+pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let Options { preset, global_batch, steps, .. } = options;
+    let (global_batch, steps) = (*global_batch, *steps);
     let place = Place::from_environment(&|name| std::env::var(name).ok())?;
-    let named = |name: &str| std::env::var(name).unwrap_or_default();
-    let device = match named("DEVICE").split_once(':') {
-        None => Device::Cpu,
-        Some((_, ordinal)) => Device::new_cuda(ordinal.parse()?)?,
-    };
-    let dtype = if named("PRECISION") == "bf16" { DType::BF16 } else { DType::F32 };
-    let backend = if named("BACKEND") == "nccl" { Backend::Nccl } else { Backend::Tcp };
+    let (device, dtype) = (options.at.device()?, options.at.precision.dtype());
+    let backend = if options.backend == "nccl" { Backend::Nccl } else { Backend::Tcp };
     let mut ranks: Box<dyn Communicator> = match &place {
         Some(place) => ranks::open(place, backend, &device, Duration::from_secs(120))?,
         None => Box::new(Solo),
@@ -71,6 +77,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         image_keys: (first..first + rows as u64).collect(),
         caption_keys: (first..first + rows as u64).collect(),
         valid: vec![true; rows],
+        segments: (options.segments > 0).then(|| SegmentBatch {
+            pixel_values_schw: (0..rows * options.segments * 3 * side * side).map(noise).collect(),
+            row_of_segment: (0..rows * options.segments).map(|segment| (segment / options.segments) as u32).collect(),
+            weights: vec![1.0; rows * options.segments],
+        }),
         ..PairBatch::default()
     };
     let settings = Settings { epochs: 1, ..Settings::default() };
@@ -83,7 +94,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         source: &mut Noise { batch, steps },
         validate: &mut |_, _, _| Ok(0.0),
         folder: None,
-        execution: Execution { shard_optimiser: named("IN_PARTS") == "1", ..Execution::default() },
+        execution: Execution {
+            shard_optimiser: options.in_parts == 1,
+            recompute: options.recompute,
+            ..Execution::default()
+        },
         stop: &AtomicBool::new(false),
         observe: &mut |event| {
             if let Event::Step(progress) = event {
@@ -95,18 +110,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
         println!(
-            "{preset} ({:.1} M parameters), {world_size} ranks, batch {global_batch}: {:.2} samples/s{}",
+            "{preset} ({:.1} M parameters), {world_size} ranks, batch {global_batch}, {} segments each: {:.2} samples/s, \
+             {median:.4} s a step",
             parameters as f64 / 1e6,
+            options.segments,
             global_batch as f64 / median,
-            peak_memory().map_or(String::new(), |mib| format!(", rank 0 held at most {mib} MiB")),
         );
+        print_peak_memory(&device);
     }
     Ok(())
-}
-
-/// Most memory that this process has held so far, in MiB; Linux says.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib >> 10)
 }

@@ -1,30 +1,26 @@
-//! What the rate examples share: the device by environment, clocks, peak memory.
-//!
-//! `DEVICE` (`cpu`, `cuda:0` …) and `PRECISION` (`f32`, `bf16`, `f16`) choose where and in what type a network runs.
-#![allow(dead_code)] // each example uses its part
+//! Clocks and memory.
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use std::error::Error;
 use std::time::Instant;
 
-/// As in the program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use crate::Place;
 
-/// Device and type that the environment names.
-pub fn place() -> Result<(Device, DType), Box<dyn Error>> {
-    let named = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-    let device = match named("DEVICE", "cpu").split_once(':') {
-        None => Device::Cpu,
-        Some((_, ordinal)) => Device::new_cuda(ordinal.parse()?)?,
-    };
-    let dtype = match named("PRECISION", "f32").as_str() {
-        "f32" => DType::F32,
-        "bf16" => DType::BF16,
-        "f16" => DType::F16,
-        other => return Err(format!("PRECISION = {other}: f32, bf16 or f16").into()),
-    };
-    Ok((device, dtype))
+/// What the device is, and a number that it has computed.
+pub(crate) fn describe(place: &Place) -> crate::Result {
+    let device = place.device()?;
+    let ones = candle_core::Tensor::ones(1 << 20, candle_core::DType::F32, &device)?;
+    let sum = ones.sum_all()?.to_scalar::<f32>()?;
+    println!("{}: {:?}, sum of a million ones {sum}", place.device, device.location());
+    print_peak_memory(&device);
+    match ranks::nccl_problem(&device) {
+        Some(problem) => println!("nccl cannot be used: {problem}"),
+        None => println!("nccl can be used"),
+    }
+    match sum == 1_048_576.0 {
+        true => Ok(()),
+        false => Err("the device cannot add".into()),
+    }
 }
 
 /// Wall time, and the processor time of all threads, which says more where others are at work.
@@ -87,12 +83,16 @@ fn processor_seconds() -> f64 {
     }
 }
 
-/// The most memory that this process has held, in GiB, where the system tells.
-pub fn print_peak_memory() {
+/// The most memory that this process has held, on the host and on the device, where they tell.
+pub fn print_peak_memory(device: &Device) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = peak.and_then(|peak| peak.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
     if let Some(kib) = kib {
         println!("peak memory {:.2} GiB", kib / f64::from(1 << 20));
+    }
+    if let Some(memory) = models::device::memory(device) {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        println!("peak memory on the device {:.2} GiB, {:.2} GiB free", gib(memory.peak), gib(memory.free));
     }
 }

@@ -1,40 +1,66 @@
-//! Captions per second of an InstructBLIP with random weights on the CPU.
+//! Captions per second of an InstructBLIP with random weights, in Hugging Face's layout.
 //!
-//! ```text
-//! cargo run --release -p models --example caption_rate -- write DIR [vicuna-7b]
-//! cargo run --release -p models --example caption_rate -- run DIR [BEAMS] [BATCH] [TOKENS] [ROUNDS]
-//! ```
-//!
-//! `write` makes a checkpoint of middle size in Hugging Face's layout (ViT 12 x 768, Q-Former 6 x 512, LLaMA
-//! 12 x 1024, vocabulary 32,000, no end token) or of the true shape, in `PRECISION`; `run` captions a batch with it.
-//! `tests/peers/caption_peer.py DIR` does the same with transformers; both print the first ids. `RAYON_NUM_THREADS` sets
-//! the number of threads, `DEVICE` and `PRECISION` where and in what type `run` runs.
+//! `tests/peers/caption_peer.py` captions the same inputs with the same weights in transformers; both print the first ids.
 
-mod measure;
-
-use candle_core::{Device, Tensor};
-use measure::{best_of, place, print_peak_memory, seconds};
+use candle_core::{DType, Device, Tensor};
+use clap::{Args, ValueEnum};
 use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
 use models::language::generate::GenerationSettings;
 use models::parameters::{Declaration, Init, Parameters};
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
-    match args.as_slice() {
-        [command, folder] if command == "write" => write(Path::new(folder), &MIDDLE),
-        [command, folder, size] if command == "write" && size == "vicuna-7b" => write(Path::new(folder), &VICUNA_7B),
-        [command, folder, ..] if command == "run" => {
-            run(Path::new(folder), number(2, 1)?, number(3, 8)?, number(4, 48)?, number(5, 2)?)
-        }
-        _ => Err("usage: caption_rate write DIR [vicuna-7b] | run DIR [BEAMS] [BATCH] [TOKENS] [ROUNDS]".into()),
-    }
+use crate::measure::{best_of, print_peak_memory, seconds};
+use crate::{Place, Precision};
+
+#[derive(Debug, Args)]
+pub(crate) struct WriteOptions {
+    folder: PathBuf,
+    #[arg(default_value = "middle")]
+    size: SizeName,
+    #[arg(long, help = "Of the language model, in place of its own")]
+    layers: Option<usize>,
+    #[arg(long, env = "PRECISION", default_value = "f32")]
+    precision: Precision,
 }
 
-fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
-    let (device, dtype) = place()?;
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SizeName {
+    /// ViT 12 x 768, Q-Former 6 x 512, LLaMA 12 x 1024, vocabulary 32,000, no end token
+    Middle,
+    /// The true shape
+    #[value(name = "vicuna-7b")]
+    Vicuna7b,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    place: Place,
+    folder: PathBuf,
+    #[arg(default_value_t = 1)]
+    beams: usize,
+    #[arg(default_value_t = 8)]
+    batch: usize,
+    #[arg(default_value_t = 48)]
+    tokens: usize,
+    #[arg(default_value_t = 2)]
+    rounds: usize,
+}
+
+pub(crate) fn write(options: &WriteOptions) -> Result<(), Box<dyn Error>> {
+    let mut size = match options.size {
+        SizeName::Middle => MIDDLE,
+        SizeName::Vicuna7b => VICUNA_7B,
+    };
+    size.llama.2 = options.layers.unwrap_or(size.llama.2);
+    write_checkpoint(&options.folder, &size, options.precision.dtype())
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let Options { place, folder, beams, batch, tokens, rounds } = options;
+    let (num_beams, batch, tokens, rounds) = (*beams, *batch, *tokens, *rounds);
+    let (device, dtype) = (place.device()?, place.precision.dtype());
     let (loading, blip) = seconds(&device, || InstructBlip::load(folder, &device, dtype))?;
     println!("loaded in {loading}, {} threads", rayon::current_num_threads());
     let side = blip.config().vision.image_size;
@@ -79,7 +105,7 @@ fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usi
         let floor = bytes as f64 / (bandwidth.parse::<f64>()? * 1e6);
         println!("bandwidth floor {floor:.2} ms per step, {:.1} times that were taken", step / floor);
     }
-    print_peak_memory();
+    print_peak_memory(&device);
     Ok(())
 }
 
@@ -87,12 +113,13 @@ fn run(folder: &Path, num_beams: usize, batch: usize, tokens: usize, rounds: usi
 type Tower = (usize, usize, usize, usize);
 
 /// Sizes of the three networks.
-struct Size {
+pub(crate) struct Size {
     vision: Tower,
     qformer: Tower,
     llama: Tower,
 }
 
+pub(crate) const SMALL: Size = Size { vision: (128, 256, 2, 4), qformer: (64, 128, 2, 4), llama: (128, 256, 3, 4) };
 const MIDDLE: Size = Size { vision: (768, 3072, 12, 12), qformer: (512, 2048, 6, 8), llama: (1024, 2816, 12, 16) };
 /// Salesforce/instructblip-vicuna-7b.
 const VICUNA_7B: Size =
@@ -103,7 +130,8 @@ const QUERIES: usize = 32;
 const PATCH: usize = 14;
 const SIDE: usize = 224;
 
-fn write(folder: &Path, size: &Size) -> Result<(), Box<dyn Error>> {
+/// Writes a checkpoint with random weights.
+pub(crate) fn write_checkpoint(folder: &Path, size: &Size, dtype: DType) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(folder)?;
     let tower = |(width, hidden, layers, heads): (usize, usize, usize, usize)| {
         serde_json::json!({
@@ -131,7 +159,7 @@ fn write(folder: &Path, size: &Size) -> Result<(), Box<dyn Error>> {
         config["text_config"][key] = value;
     }
     std::fs::write(folder.join("config.json"), serde_json::to_string_pretty(&config)?)?;
-    let parameters = Parameters::init(&declarations(size), 1, &Device::Cpu, place()?.1)?;
+    let parameters = Parameters::init(&declarations(size), 1, &Device::Cpu, dtype)?;
     println!("{} parameters", parameters.num_elements());
     Ok(parameters.save_safetensors(&folder.join("model.safetensors"))?)
 }

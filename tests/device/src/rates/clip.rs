@@ -1,32 +1,40 @@
-//! Images per second and training samples per second of a CLIP on the CPU.
+//! Images per second and training pairs per second of a CLIP.
 //!
-//! ```text
-//! cargo run --release -p models --example clip_rate -- [PRESET] [BATCH] [TOKENS] [ROUNDS] [PARTS]
-//! ```
-//!
-//! A training sample is one pair through both towers, the contrastive loss and the backward pass; the optimiser is not
-//! counted. TOKENS is the length of each text, start and end included; PARTS names what to measure, all of
-//! `image,text,train` unless told. `tests/peers/clip_peer.py` prints the same for
-//! open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads, `DEVICE` and `PRECISION` where
-//! and in what type the network runs.
-
-mod measure;
+//! A training pair goes through both towers, the contrastive loss and the backward pass; the optimiser is not counted.
+//! `tests/peers/clip_peer.py` prints the same for open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads.
 
 use candle_core::{D, Device, Tensor};
-use measure::{best_of, place, print_peak_memory};
+use clap::Args;
 use models::clip::{Clip, ClipConfig};
 use models::ops::l2_normalise;
 use std::error::Error;
 use std::time::Instant;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: usize| args.get(index).map_or(Ok(default), |arg| arg.parse());
-    let preset = args.first().map_or("vit-b-32", String::as_str);
-    let (batch, rounds) = (number(1, 32)?, number(3, 3)?);
-    let (device, dtype) = place()?;
+use crate::Place;
+use crate::measure::{best_of, print_peak_memory};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    place: Place,
+    #[arg(default_value = "vit-b-32")]
+    preset: String,
+    #[arg(default_value_t = 32)]
+    batch: usize,
+    #[arg(default_value_t = 77, help = "Length of each text, start and end included")]
+    tokens: usize,
+    #[arg(default_value_t = 3)]
+    rounds: usize,
+    #[arg(default_value = "image,text,train", help = "What to measure")]
+    parts: String,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let Options { place, preset, batch, tokens, rounds, parts } = options;
+    let (batch, rounds) = (*batch, *rounds);
+    let (device, dtype) = (place.device()?, place.precision.dtype());
     let config = ClipConfig::preset(preset).ok_or("unknown preset")?;
-    let tokens = number(2, config.text.context_length)?.clamp(2, config.text.context_length);
+    let tokens = (*tokens).clamp(2, config.text.context_length);
     let clip = Clip::init(&config, 1, &device, dtype)?;
     let (pixels, ids) = inputs(&config, batch, tokens, &device)?;
     println!(
@@ -35,7 +43,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         rayon::current_num_threads()
     );
 
-    let parts = args.get(4).map_or("image,text,train", String::as_str);
     let embedder = clip.without_gradients()?;
     if parts.contains("image") {
         let seconds = best_of(&device, rounds, || Ok(embedder.encode_image(&pixels)?))?;
@@ -55,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         forward = forward.min(start.elapsed().as_secs_f64());
         Ok(loss.backward()?)
     })?;
-    print_peak_memory();
+    print_peak_memory(&device);
     println!("train_step {:.2} samples/s ({:.3} s, forward {forward:.3} s)", batch as f64 / seconds.wall, seconds.wall);
     Ok(())
 }

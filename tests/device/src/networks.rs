@@ -1,0 +1,163 @@
+//! Whole networks with random weights: the same weights and inputs on the CPU in f64 or f32.
+
+use candle_core::{D, DType, Device, Tensor};
+use models::clip::{Clip, ClipConfig};
+use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
+use models::language::generate::GenerationSettings;
+use models::ops::l2_normalise;
+use models::sam::generator::PointSegmenter;
+use models::sam::{Sam, SamConfig};
+
+use crate::check::{Checks, tolerance};
+use crate::rates::caption::{SMALL, write_checkpoint};
+use crate::rates::sam::image;
+use crate::{Place, Result};
+
+pub(crate) fn run(place: &Place) -> Result {
+    let device = place.device()?;
+    let mut checks = Checks::default();
+    for (part, done) in [
+        ("clip", clip(&device, &mut checks)),
+        ("sam", sam(&device, &mut checks)),
+        ("instructblip", instructblip(&device, &mut checks)),
+    ] {
+        if let Err(problem) = done {
+            checks.fails(part, problem);
+        }
+    }
+    checks.finish()
+}
+
+/// Embeddings, and the gradient of every parameter.
+fn clip(device: &Device, checks: &mut Checks) -> Result {
+    for (preset, layers) in [("tiny", 3), ("vit-b-32", 3)] {
+        let mut config = ClipConfig::preset(preset).ok_or("no such preset")?;
+        (config.vision.layers, config.text.layers) = (layers, layers);
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let reference = Differentiated::of(&config, &Device::Cpu, (dtype, DType::F64))?;
+            let found = Differentiated::of(&config, device, (dtype, dtype))?;
+            let what = |part: &str| format!("clip {preset} {dtype:?} {part}");
+            // rounding adds up from layer to layer
+            let bound = 5.0 * tolerance(dtype);
+            checks.close(&what("images"), &found.image_bd, &reference.image_bd, bound);
+            checks.close(&what("texts"), &found.text_bd, &reference.text_bd, bound);
+            let mut worst = (0.0, String::new());
+            for ((name, found), (_, wanted)) in found.gradients.iter().zip(&reference.gradients) {
+                let error = relative(found, wanted)?;
+                // NaN is worst of all
+                if !(error <= worst.0) {
+                    worst = (error, name.clone());
+                }
+            }
+            checks.at_most(&what(&format!("gradients, worst {}", worst.1)), worst.0, 10.0 * bound);
+        }
+    }
+    Ok(())
+}
+
+fn relative(found: &Tensor, wanted: &Tensor) -> Result<f64> {
+    let (found, wanted) = (crate::check::values(found)?, crate::check::values(wanted)?);
+    let size = wanted.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let difference = found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
+    Ok(difference / size.max(1e-12))
+}
+
+struct Differentiated {
+    image_bd: Tensor,
+    text_bd: Tensor,
+    gradients: Vec<(String, Tensor)>,
+}
+
+impl Differentiated {
+    /// Weights rounded to one type, everything computed in the other.
+    fn of(config: &ClipConfig, device: &Device, (rounded, dtype): (DType, DType)) -> Result<Self> {
+        let drawn = Clip::init(config, 1, device, rounded)?;
+        let clip = Clip::from_parameters(config, drawn.parameters().to_dtype(dtype)?)?;
+        let (batch, side, length) = (8, config.vision.image_size, config.text.context_length);
+        let pixels: Vec<f32> = (0..batch * 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
+        let vocabulary = config.text.vocab_size as u32;
+        let ids: Vec<u32> = (0..batch * length)
+            .map(|i| if i % length + 1 == length { vocabulary - 1 } else { (i as u32 * 31) % (vocabulary - 2) })
+            .collect();
+        let pixels = Tensor::from_vec(pixels, (batch, 3, side, side), device)?;
+        let ids = Tensor::from_vec(ids, (batch, length), device)?;
+        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let image_bd = l2_normalise(&clip.encode_image(&pixels)?.to_dtype(wide)?)?;
+        let text_bd = l2_normalise(&clip.encode_text(&ids)?.to_dtype(wide)?)?;
+        // a loss whose gradient is well conditioned
+        let logits = (image_bd.matmul(&text_bd.t()?)? * 10.0)?;
+        let truth = Tensor::eye(batch, wide, device)?;
+        let log_sum = logits.exp()?.sum(D::Minus1)?.log()?;
+        let loss = (log_sum - (&logits * &truth)?.sum(D::Minus1)?)?.mean_all()?;
+        let store = loss.backward()?;
+        let gradients =
+            clip.parameters().iter().filter_map(|(name, var)| Some((name.to_owned(), store.get(var)?.clone())));
+        Ok(Self { gradients: gradients.collect(), image_bd, text_bd })
+    }
+}
+
+/// Masks of an image.
+fn sam(device: &Device, checks: &mut Checks) -> Result {
+    for (preset, dtype, bound) in [
+        ("mobile", DType::F32, 1e-3),
+        ("mobile", DType::BF16, 0.2),
+        ("mobile", DType::F16, 0.05),
+        ("vit-b", DType::F32, 1e-3),
+    ] {
+        let config = SamConfig::preset(preset).ok_or("no such preset")?;
+        let tensors = Sam::random_tensors(&config, 1)?;
+        let points: Vec<[f64; 2]> = (0..4).map(|i| [200.0 + 130.0 * i as f64, 300.0 + 90.0 * i as f64]).collect();
+        let masks = |device: &Device, dtype| -> Result<(Tensor, Tensor)> {
+            let sam = Sam::from_tensors(&config, &tensors, device, dtype)?;
+            let embedding = sam.embed_images(&sam.pixel_values(&[image()])?)?.remove(0);
+            let masks = sam.masks_at(&embedding, &points, None)?;
+            let (count, side) = (masks.len(), config.mask_side());
+            let scores: Vec<f32> = masks.iter().map(|mask| mask.predicted_iou).collect();
+            let logits: Vec<f32> = masks.into_iter().flat_map(|mask| mask.logits).collect();
+            Ok((
+                Tensor::from_vec(logits, (count, side * side), &Device::Cpu)?,
+                Tensor::from_vec(scores, count, &Device::Cpu)?,
+            ))
+        };
+        let (found, wanted) = (masks(device, dtype)?, masks(&Device::Cpu, DType::F32)?);
+        checks.close(&format!("sam {preset} {dtype:?} masks"), &found.0, &wanted.0, bound);
+        checks.close(&format!("sam {preset} {dtype:?} scores"), &found.1, &wanted.1, bound);
+    }
+    Ok(())
+}
+
+/// Captions: the same words in f32.
+fn instructblip(device: &Device, checks: &mut Checks) -> Result {
+    let folder = tempfile::tempdir()?;
+    write_checkpoint(folder.path(), &SMALL, DType::F32)?;
+    for num_beams in [1, 3] {
+        let captions = |device: &Device, dtype| -> Result<Vec<Vec<u32>>> {
+            let blip = InstructBlip::load(folder.path(), device, dtype)?;
+            let side = blip.config().vision.image_size;
+            let requests = (0..4)
+                .map(|row: usize| {
+                    let first = row * 3 * side * side;
+                    let pixels =
+                        (first..first + 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
+                    Ok(CaptionRequest {
+                        pixel_values_chw: Tensor::from_vec(pixels, (3, side, side), device)?,
+                        instruction: Instruction {
+                            qformer_ids: (0..12).map(|i| 1000 + 31 * i).collect(),
+                            prompt_ids: (0..16 - row as u32).map(|i| 1000 + 37 * i).collect(),
+                        },
+                        seed: None,
+                    })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let settings = GenerationSettings { num_beams, max_new_tokens: 24, ..GenerationSettings::default() };
+            Ok(blip.caption(&requests, &settings, 3)?.into_iter().map(|caption| caption.ids).collect())
+        };
+        let wanted = captions(&Device::Cpu, DType::F32)?;
+        for (dtype, bound) in [(DType::F32, 0.0), (DType::BF16, 1.0), (DType::F16, 1.0)] {
+            let found = captions(device, dtype)?;
+            let differ = found.iter().zip(&wanted).filter(|(a, b)| a != b).count() as f64 / wanted.len() as f64;
+            checks.at_most(&format!("instructblip {dtype:?}, {num_beams} beams, captions that differ"), differ, bound);
+        }
+    }
+    Ok(())
+}

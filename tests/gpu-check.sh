@@ -64,13 +64,20 @@ for batch in 8 32 128; do
     step "caption-$batch" 60 "$program" device-check caption-rate "$work/vicuna" 1 "$batch" 48 1
 done
 
+profile() { # where a training step's time goes
+    ncu --csv --clock-control none --metrics gpu__time_duration.sum \
+        "$program" device-check train-rate vit-l-14 40 2 2> /dev/null | python3 "$here/peers/kernel_times.py"
+}
+export -f profile; export here
+command -v ncu > /dev/null && step profile-l14 120 bash -c profile
+
 # a whole build; compare its recall with that of the same command on a CPU
 build() {
     "$program" sandbox "$work/world" --tiles 60 > /dev/null &&
         PRECISION=f32 "$program" run "$here/../manifests/sandbox.toml" --set "source.url=$work/world" \
             --set "work.url=$work/store" --set "model.device=$device" --set pretrain.epochs=20 | tail -n 12
 }
-export -f build; export work here device
+export -f build; export work device
 step build 120 bash -c build
 
 # peers

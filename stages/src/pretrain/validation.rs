@@ -89,12 +89,13 @@ fn unpack(packed: &[u8]) -> Result<Vec<EvaluatedRow>, String> {
 fn gather_bytes(bytes: &[u8], device: &Device, ranks: &mut dyn Communicator) -> training::Result<Vec<Vec<u8>>> {
     let length = Tensor::new(&[bytes.len() as i64], &Device::Cpu)?.to_device(device)?;
     let lengths: Vec<i64> = ranks.all_gather(&length)?.to_device(&Device::Cpu)?.to_vec1()?;
-    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    // a GPU holds no tensor without elements
+    let longest = lengths.iter().copied().max().unwrap_or(0).max(1) as usize;
     let mut padded = bytes.to_vec();
     padded.resize(longest, 0);
     let padded = Tensor::from_vec(padded, longest, &Device::Cpu)?.to_device(device)?;
     let all: Vec<u8> = ranks.all_gather(&padded)?.to_device(&Device::Cpu)?.to_vec1()?;
-    Ok(all.chunks(longest.max(1)).zip(lengths).map(|(bytes, length)| bytes[..length as usize].to_vec()).collect())
+    Ok(all.chunks(longest).zip(lengths).map(|(bytes, length)| bytes[..length as usize].to_vec()).collect())
 }
 
 #[cfg(test)]

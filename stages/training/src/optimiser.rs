@@ -6,7 +6,7 @@ mod in_place;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -166,7 +166,9 @@ impl AdamW {
                 on_host += in_place::sum_of_squares(gradient)?;
                 continue;
             }
-            squares.push(gradient.sqr()?.sum_all()?);
+            // row by row: one sum of everything is one block's work on a GPU
+            let squares_of_rows = if gradient.rank() > 1 { gradient.sqr()?.sum(D::Minus1)? } else { gradient.sqr()? };
+            squares.push(squares_of_rows.sum_all()?);
         }
         if squares.is_empty() {
             return Ok(on_host.sqrt());

@@ -1,3 +1,5 @@
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::half::widen;
 use super::matrix::written;
@@ -27,6 +29,10 @@ const LARGEST_EXPONENT: f64 = 80.0;
 pub fn activation(x: &Tensor, kind: Activation) -> Result<Tensor> {
     if has_kernel(x) {
         return apply(kind, &[x]);
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::applies(x) {
+        return cuda::apply(cuda::ActivationOp(kind), &[x]);
     }
     composed(x, kind)
 }

@@ -1,3 +1,5 @@
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::half;
 use super::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
@@ -20,6 +22,13 @@ pub fn attention(qkv_ble: &Tensor, heads: usize, causal: bool, key_valid_bl: Opt
         && valid.dims() != [batch, length]
     {
         bail!("attention: padding mask {:?} beside q, k, v {:?}", valid.dims(), qkv_ble.dims())
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::applies(qkv_ble) {
+        let key_valid = key_valid_bl
+            .map(|valid| valid.to_dtype(DType::U8)?.to_device(qkv_ble.device())?.contiguous())
+            .transpose()?;
+        return cuda::apply(cuda::AttentionOp { heads, causal, key_valid }, &[qkv_ble]);
     }
     if !has_kernel(qkv_ble) {
         return composed(qkv_ble, heads, causal, key_valid_bl);

@@ -3,6 +3,8 @@
 //! Sums of squares, exponentials and sums of many leave the range of f16 where inputs and results do not, and often
 //! without a trace: a layer norm whose squares overflow divides by infinity and gives zeros, finite ones.
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use candle_core::{D, DType, Result, Tensor};
 
 /// The type in which sums and exponentials of values of `dtype` are taken.
@@ -26,6 +28,10 @@ pub(crate) fn scores(q: &Tensor, k: &Tensor, scale: f64) -> Result<Tensor> {
 
 /// exp(x) over its sum in the last dimension, in the type that `scores` has: hand it widened ones.
 pub(crate) fn softmax(scores: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::applies(scores) && !scores.track_op() {
+        return Ok(cuda::softmax(&scores.contiguous()?, cuda::Softmax::plain())?.tensor());
+    }
     let powers = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
 }

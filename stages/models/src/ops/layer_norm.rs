@@ -1,3 +1,5 @@
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::half::widen;
 use super::matrix::{ROWS_PER_BLOCK, sum_partials, written};
@@ -16,6 +18,11 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> R
     if has_kernel(x) {
         return apply(LayerNorm { epsilon }, &[x, weight, bias]);
     }
+    #[cfg(feature = "cuda")]
+    if cuda::applies(x) {
+        check_dims(x.dims(), weight.dims(), bias.dims())?;
+        return cuda::apply(cuda::LayerNormOp { epsilon }, &[x, weight, bias]);
+    }
     composed(x, weight, bias, epsilon)
 }
 
@@ -33,7 +40,10 @@ struct LayerNorm {
 }
 
 fn check<T>(args: &[View<'_, T>]) -> Result<()> {
-    let (x, weight, bias) = (args[0].dims, args[1].dims, args[2].dims);
+    check_dims(args[0].dims, args[1].dims, args[2].dims)
+}
+
+fn check_dims(x: &[usize], weight: &[usize], bias: &[usize]) -> Result<()> {
     match x.last() {
         Some(width) if *width > 0 && weight == [*width] && bias == [*width] => Ok(()),
         _ => bail!("layer_norm: input {x:?}, weight {weight:?}, bias {bias:?}"),

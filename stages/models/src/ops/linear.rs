@@ -1,3 +1,5 @@
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::matrix::{Matrix, MatrixMut, Threads, Write, column_sums, multiply, product, repeated};
 use super::real::Real;
@@ -14,7 +16,21 @@ pub fn linear(x: &Tensor, w_oi: &Tensor, bias: Option<&Tensor>) -> Result<Tensor
             None => apply(op, &[x, w_oi]),
         };
     }
+    check(x.dims(), w_oi.dims(), bias.map(Tensor::dims))?;
+    #[cfg(feature = "cuda")]
+    if let Some(bias) = bias
+        && cuda::applies(x)
+    {
+        return cuda::apply(cuda::LinearOp, &[x, w_oi, bias]);
+    }
     composed(x, &w_oi.t()?, bias)
+}
+
+fn check(x: &[usize], w_oi: &[usize], bias: Option<&[usize]>) -> Result<()> {
+    match (x.last(), w_oi) {
+        (Some(&width), &[outputs, inputs]) if width == inputs && bias.is_none_or(|bias| bias == [outputs]) => Ok(()),
+        _ => bail!("linear: input {x:?} does not fit weight {w_oi:?} and bias {bias:?}"),
+    }
 }
 
 /// y = x w, over the last dimension: CLIP stores its two projections this way round.

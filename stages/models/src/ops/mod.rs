@@ -9,6 +9,8 @@ pub(crate) mod activation;
 mod attention;
 mod block;
 mod conv;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod depthwise;
 mod dropout;
 mod embedding;

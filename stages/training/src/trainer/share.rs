@@ -58,10 +58,14 @@ pub(crate) fn share_optimiser(
 pub(crate) fn share_bytes(bytes: &[u8], device: &Device, ranks: &mut dyn Communicator) -> Result<Vec<u8>> {
     let length = Tensor::new(&[bytes.len() as i64], &Device::Cpu)?.to_device(device)?;
     let length: Vec<i64> = ranks.broadcast(&length, 0)?.to_device(&Device::Cpu)?.to_vec1()?;
+    let length = length[0].max(0) as usize;
     let mut padded = bytes.to_vec();
-    padded.resize(length[0].max(0) as usize, 0);
-    let padded = Tensor::from_vec(padded, length[0].max(0) as usize, &Device::Cpu)?.to_device(device)?;
-    Ok(ranks.broadcast(&padded, 0)?.to_device(&Device::Cpu)?.to_vec1()?)
+    // a GPU holds no tensor without elements
+    padded.resize(length.max(1), 0);
+    let padded = Tensor::new(padded, &Device::Cpu)?.to_device(device)?;
+    let mut shared: Vec<u8> = ranks.broadcast(&padded, 0)?.to_device(&Device::Cpu)?.to_vec1()?;
+    shared.truncate(length);
+    Ok(shared)
 }
 
 /// The sum over ranks of a few numbers.

@@ -3,7 +3,7 @@
 //! A training pair goes through both towers, the contrastive loss and the backward pass; the optimiser is not counted.
 //! `tests/peers/clip_peer.py` prints the same for open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use clap::Args;
 use models::clip::{Clip, ClipConfig};
 use models::ops::l2_normalise;
@@ -89,10 +89,9 @@ fn inputs(
 }
 
 fn loss(clip: &Clip, pixels: &Tensor, ids: &Tensor) -> Result<Tensor, Box<dyn Error>> {
-    let image_bd = l2_normalise(&clip.encode_image(pixels)?)?;
-    let text_bd = l2_normalise(&clip.encode_text(ids)?)?;
+    let image_bd = l2_normalise(&clip.encode_image(pixels)?.to_dtype(DType::F32)?)?;
+    let text_bd = l2_normalise(&clip.encode_text(ids)?.to_dtype(DType::F32)?)?;
     let logits = image_bd.matmul(&text_bd.t()?)?.broadcast_mul(&clip.logit_scale().exp()?)?;
-    let logits = logits.to_dtype(candle_core::DType::F32)?;
     let truth = Tensor::eye(logits.dim(0)?, logits.dtype(), logits.device())?;
     let cross_entropy = |logits: &Tensor| {
         let log_sum = logits.exp()?.sum(D::Minus1)?.log()?;

@@ -1,0 +1,200 @@
+// Operations on rows and columns of a matrix, in f32 inside whatever the type outside.
+//
+// One warp has one row: every lane adds its elements in a fixed order and the lanes are added in a fixed tree, so that a
+// row's result depends on that row alone and is the same in every run.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#define WARPS 4 // of a block, as the launches in `ops/cuda.rs` say
+
+__device__ __forceinline__ float wide(float x) { return x; }
+__device__ __forceinline__ float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float wide(__half x) { return __half2float(x); }
+__device__ __forceinline__ void put(float *to, float x) { *to = x; }
+__device__ __forceinline__ void put(__nv_bfloat16 *to, float x) { *to = __float2bfloat16(x); }
+__device__ __forceinline__ void put(__half *to, float x) { *to = __float2half(x); }
+
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+    for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+    return x;
+}
+
+// y = softmax(scale x) over rows of n. Row r is query r % queries of sample r / (queries heads); with `causal` it sees the
+// keys up to its own place, with `valid` [samples, n] those that are 1. A row that sees nothing becomes zeros.
+template <typename T>
+__device__ void softmax(const T *x, T *y, const unsigned char *valid, long rows, int n, int queries, int heads, int causal,
+                        float scale) {
+    long row = (long)blockIdx.x * WARPS + threadIdx.y;
+    if (row >= rows) return;
+    x += row * n, y += row * n;
+    int end = causal ? (int)(row % queries) + 1 : n;
+    if (valid) valid += row / ((long)queries * heads) * n;
+    float most = -INFINITY;
+    for (int i = threadIdx.x; i < end; i += 32)
+        if (!valid || valid[i]) most = fmaxf(most, wide(x[i]) * scale);
+    most = warp_max(most);
+    float sum = 0;
+    for (int i = threadIdx.x; i < end; i += 32)
+        if (!valid || valid[i]) sum += __expf(wide(x[i]) * scale - most);
+    sum = warp_sum(sum);
+    float factor = sum > 0 ? 1 / sum : 0;
+    for (int i = threadIdx.x; i < n; i += 32) {
+        bool seen = i < end && (!valid || valid[i]);
+        put(y + i, seen ? __expf(wide(x[i]) * scale - most) * factor : 0.f);
+    }
+}
+
+// dx = scale p (dp - sum(p dp)), the way back through softmax(scale x) = p
+template <typename T>
+__device__ void softmax_back(const T *p, const T *dp, T *dx, long rows, int n, float scale) {
+    long row = (long)blockIdx.x * WARPS + threadIdx.y;
+    if (row >= rows) return;
+    p += row * n, dp += row * n, dx += row * n;
+    float sum = 0;
+    for (int i = threadIdx.x; i < n; i += 32) sum += wide(p[i]) * wide(dp[i]);
+    sum = warp_sum(sum);
+    for (int i = threadIdx.x; i < n; i += 32) put(dx + i, scale * wide(p[i]) * (wide(dp[i]) - sum));
+}
+
+template <typename T>
+__device__ __forceinline__ void moments(const T *x, int n, float epsilon, float *mean, float *rstd) {
+    float sum = 0;
+    for (int i = threadIdx.x; i < n; i += 32) sum += wide(x[i]);
+    *mean = warp_sum(sum) / n;
+    float squares = 0;
+    for (int i = threadIdx.x; i < n; i += 32) squares += (wide(x[i]) - *mean) * (wide(x[i]) - *mean);
+    *rstd = rsqrtf(warp_sum(squares) / n + epsilon);
+}
+
+template <typename T>
+__device__ void layer_norm(const T *x, const T *weight, const T *bias, T *y, long rows, int n, float epsilon) {
+    long row = (long)blockIdx.x * WARPS + threadIdx.y;
+    if (row >= rows) return;
+    x += row * n, y += row * n;
+    float mean, rstd;
+    moments(x, n, epsilon, &mean, &rstd);
+    for (int i = threadIdx.x; i < n; i += 32) put(y + i, (wide(x[i]) - mean) * rstd * wide(weight[i]) + wide(bias[i]));
+}
+
+// With g = dy weight and z the normalised row: dx = rstd (g - mean(g) - z mean(g z)). Leaves mean and rstd of every row
+// for `layer_norm_columns`.
+template <typename T>
+__device__ void layer_norm_back(const T *x, const T *weight, const T *dy, T *dx, float *means, float *rstds, long rows, int n,
+                                float epsilon) {
+    long row = (long)blockIdx.x * WARPS + threadIdx.y;
+    if (row >= rows) return;
+    x += row * n, dy += row * n, dx += row * n;
+    float mean, rstd;
+    moments(x, n, epsilon, &mean, &rstd);
+    float g_sum = 0, gz_sum = 0;
+    for (int i = threadIdx.x; i < n; i += 32) {
+        float g = wide(dy[i]) * wide(weight[i]);
+        g_sum += g, gz_sum += g * (wide(x[i]) - mean) * rstd;
+    }
+    g_sum = warp_sum(g_sum) / n, gz_sum = warp_sum(gz_sum) / n;
+    for (int i = threadIdx.x; i < n; i += 32) {
+        float g = wide(dy[i]) * wide(weight[i]), z = (wide(x[i]) - mean) * rstd;
+        put(dx + i, rstd * (g - g_sum - z * gz_sum));
+    }
+    if (threadIdx.x == 0) means[row] = mean, rstds[row] = rstd;
+}
+
+// Sums over the rows of block y's part, for 32 columns: dy, and where `x` is given also dy z of the normalised rows.
+// Parts are added by `column_sums_finish`, in their order.
+template <typename T>
+__device__ void column_sums(const T *dy, const T *x, const float *means, const float *rstds, float *sums, float *z_sums, long rows,
+                            int n, long rows_per_part) {
+    __shared__ float shared[2][8][32];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    long first = blockIdx.y * rows_per_part, end = min(rows, first + rows_per_part);
+    float sum = 0, z_sum = 0;
+    if (column < n)
+        for (long row = first + threadIdx.y; row < end; row += 8) {
+            float g = wide(dy[row * n + column]);
+            sum += g;
+            if (x) z_sum += g * (wide(x[row * n + column]) - means[row]) * rstds[row];
+        }
+    shared[0][threadIdx.y][threadIdx.x] = sum, shared[1][threadIdx.y][threadIdx.x] = z_sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || column >= n) return;
+    for (int i = 1; i < 8; i++) sum += shared[0][i][threadIdx.x], z_sum += shared[1][i][threadIdx.x];
+    sums[(long)blockIdx.y * n + column] = sum;
+    if (x) z_sums[(long)blockIdx.y * n + column] = z_sum;
+}
+
+template <typename T> __device__ void column_sums_finish(const float *sums, T *out, int parts, int n) {
+    int column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= n) return;
+    float sum = 0;
+    for (int part = 0; part < parts; part++) sum += sums[(long)part * n + column];
+    put(out + column, sum);
+}
+
+template <typename T> __device__ void add_bias(const T *x, const T *bias, T *y, long count, int n) {
+    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
+        put(y + i, wide(x[i]) + wide(bias[i % n]));
+}
+
+// kind 0: x sigmoid(1.702 x); 1: x Phi(x)
+__device__ __forceinline__ float activated(float x, int kind) {
+    return kind == 0 ? x / (1 + __expf(-1.702f * x)) : 0.5f * x * (1 + erff(x * 0.70710678f));
+}
+
+__device__ __forceinline__ float slope(float x, int kind) {
+    if (kind == 0) {
+        float s = 1 / (1 + __expf(-1.702f * x));
+        return s * (1 + 1.702f * x * (1 - s));
+    }
+    return 0.5f * (1 + erff(x * 0.70710678f)) + x * 0.39894228f * __expf(-0.5f * x * x);
+}
+
+template <typename T> __device__ void activation(const T *x, T *y, long count, int kind) {
+    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
+        put(y + i, activated(wide(x[i]), kind));
+}
+
+template <typename T> __device__ void activation_back(const T *x, const T *dy, T *dx, long count, int kind) {
+    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
+        put(dx + i, wide(dy[i]) * slope(wide(x[i]), kind));
+}
+
+#define FOR_TYPE(T, name)                                                                                                  \
+    extern "C" __global__ void softmax_##name(const T *x, T *y, const unsigned char *valid, long rows, int n, int queries, \
+                                              int heads, int causal, float scale) {                                        \
+        softmax(x, y, valid, rows, n, queries, heads, causal, scale);                                                      \
+    }                                                                                                                      \
+    extern "C" __global__ void softmax_back_##name(const T *p, const T *dp, T *dx, long rows, int n, float scale) {        \
+        softmax_back(p, dp, dx, rows, n, scale);                                                                           \
+    }                                                                                                                      \
+    extern "C" __global__ void layer_norm_##name(const T *x, const T *weight, const T *bias, T *y, long rows, int n,       \
+                                                 float epsilon) {                                                          \
+        layer_norm(x, weight, bias, y, rows, n, epsilon);                                                                  \
+    }                                                                                                                      \
+    extern "C" __global__ void layer_norm_back_##name(const T *x, const T *weight, const T *dy, T *dx, float *means,       \
+                                                      float *rstds, long rows, int n, float epsilon) {                     \
+        layer_norm_back(x, weight, dy, dx, means, rstds, rows, n, epsilon);                                                \
+    }                                                                                                                      \
+    extern "C" __global__ void column_sums_##name(const T *dy, const T *x, const float *means, const float *rstds,         \
+                                                  float *sums, float *z_sums, long rows, int n, long rows_per_part) {      \
+        column_sums(dy, x, means, rstds, sums, z_sums, rows, n, rows_per_part);                                            \
+    }                                                                                                                      \
+    extern "C" __global__ void column_sums_finish_##name(const float *sums, T *out, int parts, int n) {                    \
+        column_sums_finish(sums, out, parts, n);                                                                           \
+    }                                                                                                                      \
+    extern "C" __global__ void add_bias_##name(const T *x, const T *bias, T *y, long count, int n) {                       \
+        add_bias(x, bias, y, count, n);                                                                                    \
+    }                                                                                                                      \
+    extern "C" __global__ void activation_##name(const T *x, T *y, long count, int kind) { activation(x, y, count, kind); } \
+    extern "C" __global__ void activation_back_##name(const T *x, const T *dy, T *dx, long count, int kind) {              \
+        activation_back(x, dy, dx, count, kind);                                                                           \
+    }
+
+FOR_TYPE(float, f32)
+FOR_TYPE(__nv_bfloat16, bf16)
+FOR_TYPE(__half, f16)

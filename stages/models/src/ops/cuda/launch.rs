@@ -1,0 +1,317 @@
+//! Launching the kernels of `cuda/rows.cu`, on tensors that are contiguous.
+
+use std::sync::LazyLock;
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::CudaDType;
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, DType, Result, Shape, Storage, Tensor, WithDType, bail};
+use half::{bf16, f16};
+
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
+
+/// Rows of a block, one warp each: `WARPS` of the kernels.
+const WARPS: u32 = 4;
+/// Parts in which columns are added: a fixed number, so that sums do not depend on the GPU.
+const PARTS: usize = 64;
+const MAX_BLOCKS: usize = 4096;
+const THREADS: u32 = 256;
+
+/// Whether the kernels take this tensor. `URBANCROSS_GPU_KERNELS=off`: none, compositions of candle's operations.
+pub(crate) fn applies(tensor: &Tensor) -> bool {
+    static ON: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("URBANCROSS_GPU_KERNELS").is_none_or(|value| value != "off"));
+    tensor.device().is_cuda() && matches!(tensor.dtype(), DType::F32 | DType::BF16 | DType::F16) && *ON
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy)]
+enum Arg {
+    Pointer(u64),
+    Long(i64),
+    Int(i32),
+    Float(f32),
+}
+
+/// No array.
+const NOTHING: Arg = Arg::Pointer(0);
+
+/// Rows and columns of a matrix, whatever its dimensions but the last.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    rows: usize,
+    columns: usize,
+}
+
+impl Rows {
+    pub(super) fn of(tensor: &Tensor) -> Result<Self> {
+        let columns = tensor.dims().last().copied().unwrap_or(1);
+        let rows = tensor.elem_count() / columns.max(1);
+        if columns == 0 || i32::try_from(columns).is_err() {
+            bail!("a GPU kernel was given rows of {columns} elements")
+        }
+        Ok(Self { rows, columns })
+    }
+
+    /// One warp for each row.
+    fn blocks(self) -> Result<LaunchConfig> {
+        let blocks = u32::try_from(self.rows.div_ceil(WARPS as usize));
+        let blocks = blocks.map_err(|_| candle_core::Error::Msg(format!("{} rows are too many", self.rows)))?;
+        Ok(LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (32, WARPS, 1), shared_mem_bytes: 0 })
+    }
+
+    fn sizes(self) -> [Arg; 2] {
+        [Arg::Long(self.rows as i64), Arg::Int(self.columns as i32)]
+    }
+}
+
+fn each(count: usize) -> LaunchConfig {
+    let blocks = count.div_ceil(THREADS as usize).clamp(1, MAX_BLOCKS) as u32;
+    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
+}
+
+fn device(tensor: &Tensor) -> Result<CudaDevice> {
+    Ok(tensor.device().as_cuda_device()?.clone())
+}
+
+/// Where elements lie. Good as long as the storage lives: memory that was freed is used again only by work behind
+/// what has been launched, since there is one stream.
+fn address(storage: &CudaStorage, start: usize) -> Result<Arg> {
+    fn of<T: CudaDType>(storage: &CudaStorage, start: usize) -> Result<u64> {
+        let slice = storage.as_cuda_slice::<T>()?;
+        let (pointer, _) = slice.device_ptr(slice.stream());
+        Ok(pointer + (start * size_of::<T>()) as u64)
+    }
+    Ok(Arg::Pointer(match storage.dtype() {
+        DType::F32 => of::<f32>(storage, start),
+        DType::BF16 => of::<bf16>(storage, start),
+        DType::F16 => of::<f16>(storage, start),
+        DType::U8 => of::<u8>(storage, start),
+        other => bail!("no GPU kernel for {other:?}"),
+    }?))
+}
+
+/// Where the elements of a tensor begin.
+fn pointer(tensor: &Tensor) -> Result<Arg> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cuda(storage), Some((start, _))) => address(storage, start),
+        _ => bail!("a GPU kernel was given a tensor with gaps, or of the CPU"),
+    }
+}
+
+/// What a kernel has made.
+pub(crate) struct Made {
+    storage: CudaStorage,
+    shape: Shape,
+}
+
+impl Made {
+    /// A copy of a tensor's elements.
+    pub(super) fn copied(tensor: &Tensor) -> Result<Self> {
+        let tensor = tensor.contiguous()?;
+        let (storage, layout) = tensor.storage_and_layout();
+        match (&*storage, layout.start_offset()) {
+            (Storage::Cuda(storage), 0) => {
+                Ok(Self { storage: storage.try_clone(layout)?, shape: layout.shape().clone() })
+            }
+            _ => bail!("a GPU operation has given a tensor that is elsewhere"),
+        }
+    }
+
+    pub(super) fn shaped(self, shape: impl Into<Shape>) -> Result<Self> {
+        let shape = shape.into();
+        if shape.elem_count() != self.shape.elem_count() {
+            bail!("{:?} elements cannot be shaped as {shape:?}", self.shape)
+        }
+        Ok(Self { shape, ..self })
+    }
+
+    pub(super) fn parts(self) -> (CudaStorage, Shape) {
+        (self.storage, self.shape)
+    }
+
+    pub(crate) fn tensor(self) -> Tensor {
+        Tensor::from_storage(Storage::Cuda(self.storage), self.shape, BackpropOp::none(), false)
+    }
+}
+
+/// Launches `name` for the type of `like`.
+fn launch(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -> Result<()> {
+    let suffix = match like.dtype() {
+        DType::F32 => "f32",
+        DType::BF16 => "bf16",
+        DType::F16 => "f16",
+        other => bail!("{name}: no GPU kernel for {other:?}"),
+    };
+    let function = device(like)?.get_or_load_custom_func(&format!("{name}_{suffix}"), "urbancross_rows", PTX)?;
+    let mut builder = function.builder();
+    for arg in args {
+        match arg {
+            Arg::Pointer(pointer) => builder.arg(pointer),
+            Arg::Long(number) => builder.arg(number),
+            Arg::Int(number) => builder.arg(number),
+            Arg::Float(number) => builder.arg(number),
+        };
+    }
+    // SAFETY: the arguments are those of the kernel of this name, and every array is as long as the sizes beside it say
+    unsafe { builder.launch(config) }.map_err(candle_core::Error::wrap)?;
+    Ok(())
+}
+
+/// What a kernel is going to fill.
+fn unwritten(shape: &Shape, dtype: DType, like: &Tensor) -> Result<Made> {
+    fn of<T: CudaDType + WithDType + candle_core::cuda::cudarc::driver::DeviceRepr>(
+        device: &CudaDevice,
+        count: usize,
+    ) -> Result<CudaStorage> {
+        // SAFETY: every element is written by the kernel that it is made for
+        let slice = unsafe { device.alloc::<T>(count) }?;
+        Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
+    }
+    let (device, count) = (device(like)?, shape.elem_count());
+    let storage = match dtype {
+        DType::F32 => of::<f32>(&device, count),
+        DType::BF16 => of::<bf16>(&device, count),
+        DType::F16 => of::<f16>(&device, count),
+        other => bail!("no GPU kernel for {other:?}"),
+    }?;
+    Ok(Made { storage, shape: shape.clone() })
+}
+
+/// A result as large and of the same type as `x`, which `fill` is told to write.
+fn like(x: &Tensor, fill: impl FnOnce(Arg) -> Result<()>) -> Result<Made> {
+    let out = unwritten(x.shape(), x.dtype(), x)?;
+    fill(address(&out.storage, 0)?)?;
+    Ok(out)
+}
+
+/// What rows of scores see, and their factor.
+#[derive(Clone, Copy)]
+pub(crate) struct Softmax<'a> {
+    pub(crate) scale: f64,
+    /// Of a head: row r is query r % queries.
+    pub(crate) queries: usize,
+    pub(crate) heads: usize,
+    pub(crate) causal: bool,
+    /// `u8 [samples, columns]`, 1 = seen.
+    pub(crate) valid: Option<&'a Tensor>,
+}
+
+impl Softmax<'_> {
+    /// All of it.
+    pub(crate) fn plain() -> Self {
+        Self { scale: 1.0, queries: 1, heads: 1, causal: false, valid: None }
+    }
+}
+
+/// softmax(scale x) over the last dimension; a row that sees nothing becomes zeros.
+pub(crate) fn softmax(x: &Tensor, s: Softmax<'_>) -> Result<Made> {
+    let rows = Rows::of(x)?;
+    let valid = s.valid.map(pointer).transpose()?.unwrap_or(NOTHING);
+    let ints = [s.queries, s.heads, usize::from(s.causal)].map(|number| Arg::Int(number as i32));
+    let [count, columns] = rows.sizes();
+    like(x, |y| {
+        let args = [pointer(x)?, y, valid, count, columns, ints[0], ints[1], ints[2], Arg::Float(s.scale as f32)];
+        launch("softmax", x, rows.blocks()?, &args)
+    })
+}
+
+/// The way back through softmax(scale x) = p.
+pub(super) fn softmax_back(p: &Tensor, dp: &Tensor, scale: f64) -> Result<Made> {
+    let rows = Rows::of(p)?;
+    let [count, columns] = rows.sizes();
+    like(p, |dx| {
+        let args = [pointer(p)?, pointer(dp)?, dx, count, columns, Arg::Float(scale as f32)];
+        launch("softmax_back", p, rows.blocks()?, &args)
+    })
+}
+
+pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Made> {
+    let rows = Rows::of(x)?;
+    let [count, columns] = rows.sizes();
+    like(x, |y| {
+        let args = [pointer(x)?, pointer(weight)?, pointer(bias)?, y, count, columns, Arg::Float(epsilon as f32)];
+        launch("layer_norm", x, rows.blocks()?, &args)
+    })
+}
+
+/// Gradients of input, weight and bias.
+pub(super) fn layer_norm_back(x: &Tensor, weight: &Tensor, dy: &Tensor, epsilon: f64) -> Result<[Tensor; 3]> {
+    let rows = Rows::of(x)?;
+    let [count, columns] = rows.sizes();
+    let per_row = Shape::from(rows.rows);
+    let [means, rstds] = [(); 2].map(|()| unwritten(&per_row, DType::F32, x).map(Made::tensor));
+    let (means, rstds) = (means?, rstds?);
+    let dx = like(x, |dx| {
+        let moments = [pointer(&means)?, pointer(&rstds)?];
+        let arrays = [pointer(x)?, pointer(weight)?, pointer(dy)?, dx, moments[0], moments[1]];
+        let args = [&arrays[..], &[count, columns, Arg::Float(epsilon as f32)]].concat();
+        launch("layer_norm_back", x, rows.blocks()?, &args)
+    })?;
+    let dx = dx.tensor();
+    let (sums, z_sums) = column_sums_with(dy, Some((x, &means, &rstds)))?;
+    match z_sums {
+        Some(z_sums) => Ok([dx, z_sums, sums]),
+        None => bail!("layer_norm: no gradient of the weight"),
+    }
+}
+
+/// Sums over all rows `[N]`.
+pub(super) fn column_sums(x: &Tensor) -> Result<Tensor> {
+    Ok(column_sums_with(x, None)?.0)
+}
+
+type Normalised<'a> = (&'a Tensor, &'a Tensor, &'a Tensor);
+
+fn column_sums_with(dy: &Tensor, normalised: Option<Normalised<'_>>) -> Result<(Tensor, Option<Tensor>)> {
+    let rows = Rows::of(dy)?;
+    let [count, columns] = rows.sizes();
+    let per_part = rows.rows.div_ceil(PARTS).max(1);
+    let parts = rows.rows.div_ceil(per_part).max(1);
+    let partial = Shape::from((parts, rows.columns));
+    let unwritten_sums = || unwritten(&partial, DType::F32, dy).map(Made::tensor);
+    let sums = unwritten_sums()?;
+    let z_sums = normalised.map(|_| unwritten_sums()).transpose()?;
+    let [x, means, rstds] = match normalised {
+        Some((x, means, rstds)) => [pointer(x)?, pointer(means)?, pointer(rstds)?],
+        None => [NOTHING; 3],
+    };
+    let z_pointer = z_sums.as_ref().map(pointer).transpose()?.unwrap_or(NOTHING);
+    let args = [pointer(dy)?, x, means, rstds, pointer(&sums)?, z_pointer, count, columns, Arg::Long(per_part as i64)];
+    let grid_dim = (rows.columns.div_ceil(32) as u32, parts as u32, 1);
+    launch("column_sums", dy, LaunchConfig { grid_dim, block_dim: (32, 8, 1), shared_mem_bytes: 0 }, &args)?;
+    let finish = |sums: &Tensor| -> Result<Tensor> {
+        let out = unwritten(&Shape::from(rows.columns), dy.dtype(), dy)?.tensor();
+        let args = [pointer(sums)?, pointer(&out)?, Arg::Int(parts as i32), columns];
+        let grid_dim = (rows.columns.div_ceil(THREADS as usize) as u32, 1, 1);
+        let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+        launch("column_sums_finish", dy, config, &args)?;
+        Ok(out)
+    };
+    Ok((finish(&sums)?, z_sums.as_ref().map(finish).transpose()?))
+}
+
+/// x + bias, over the last dimension.
+pub(super) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Made> {
+    let (count, columns) = (x.elem_count(), Rows::of(x)?.columns);
+    like(x, |y| {
+        let args = [pointer(x)?, pointer(bias)?, y, Arg::Long(count as i64), Arg::Int(columns as i32)];
+        launch("add_bias", x, each(count), &args)
+    })
+}
+
+/// The activation of this number, as the kernel counts them.
+pub(super) fn activation(x: &Tensor, kind: i32) -> Result<Made> {
+    let count = x.elem_count();
+    like(x, |y| launch("activation", x, each(count), &[pointer(x)?, y, Arg::Long(count as i64), Arg::Int(kind)]))
+}
+
+pub(super) fn activation_back(x: &Tensor, dy: &Tensor, kind: i32) -> Result<Made> {
+    let count = x.elem_count();
+    like(x, |dx| {
+        let args = [pointer(x)?, pointer(dy)?, dx, Arg::Long(count as i64), Arg::Int(kind)];
+        launch("activation_back", x, each(count), &args)
+    })
+}

@@ -47,7 +47,7 @@ peer() { # name, limit, module that it needs, command ...
 step device 60 "$program" device-check device
 step operations 60 "$program" device-check operations --seed "$RANDOM"
 step trainings 60 "$program" device-check trainings
-step collectives 90 "$program" device-check collectives
+step collectives 90 "$program" device-check collectives --times 10
 step networks 90 "$program" device-check networks
 
 # how fast
@@ -64,18 +64,18 @@ for batch in 8 32 128; do
     step "caption-$batch" 60 "$program" device-check caption-rate "$work/vicuna" 1 "$batch" 48 1
 done
 
-profile() { # where a training step's time goes
-    ncu --csv --clock-control none --metrics gpu__time_duration.sum \
-        "$program" device-check train-rate vit-l-14 40 2 2> /dev/null | python3 "$here/peers/kernel_times.py"
+profile() { # where the time of some blocks of a training step goes
+    ncu --csv --clock-control none --metrics gpu__time_duration.sum --launch-skip 3000 --launch-count 700 \
+        "$program" device-check clip-rate vit-l-14 40 77 1 train 2> /dev/null | python3 "$here/peers/kernel_times.py"
 }
 export -f profile; export here
-command -v ncu > /dev/null && step profile-l14 120 bash -c profile
+command -v ncu > /dev/null && step profile-l14 60 bash -c profile
 
 # a whole build; compare its recall with that of the same command on a CPU
 build() {
-    "$program" sandbox "$work/world" --tiles 60 > /dev/null &&
+    "$program" sandbox "$work/world" --tiles 300 > /dev/null &&
         PRECISION=f32 "$program" run "$here/../manifests/sandbox.toml" --set "source.url=$work/world" \
-            --set "work.url=$work/store" --set "model.device=$device" --set pretrain.epochs=20 | tail -n 12
+            --set "work.url=$work/store" --set "model.device=$device" --set pretrain.epochs=15 | tail -n 12
 }
 export -f build; export work device
 step build 120 bash -c build

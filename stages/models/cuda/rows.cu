@@ -15,6 +15,11 @@ __device__ __forceinline__ void put(float *to, float x) { *to = x; }
 __device__ __forceinline__ void put(__nv_bfloat16 *to, float x) { *to = __float2bfloat16(x); }
 __device__ __forceinline__ void put(__half *to, float x) { *to = __float2half(x); }
 
+// N elements that lie one behind the other, read and written at once.
+template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T of[N]; };
+
+template <int N, typename T> __device__ __forceinline__ Pack<T, N> pack(const T *x) { return *(const Pack<T, N> *)x; }
+
 __device__ __forceinline__ float warp_sum(float x) {
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;
@@ -62,45 +67,64 @@ __device__ void softmax_back(const T *p, const T *dp, T *dx, long rows, int n, f
     for (int i = threadIdx.x; i < n; i += 32) put(dx + i, scale * wide(p[i]) * (wide(dp[i]) - sum));
 }
 
-template <typename T>
+template <int N, typename T>
 __device__ __forceinline__ void moments(const T *x, int n, float epsilon, float *mean, float *rstd) {
     float sum = 0;
-    for (int i = threadIdx.x; i < n; i += 32) sum += wide(x[i]);
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        for (int k = 0; k < N; k++) sum += wide(xs.of[k]);
+    }
     *mean = warp_sum(sum) / n;
     float squares = 0;
-    for (int i = threadIdx.x; i < n; i += 32) squares += (wide(x[i]) - *mean) * (wide(x[i]) - *mean);
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        for (int k = 0; k < N; k++) squares += (wide(xs.of[k]) - *mean) * (wide(xs.of[k]) - *mean);
+    }
     *rstd = rsqrtf(warp_sum(squares) / n + epsilon);
 }
 
-template <typename T>
+template <int N, typename T>
 __device__ void layer_norm(const T *x, const T *weight, const T *bias, T *y, long rows, int n, float epsilon) {
     long row = (long)blockIdx.x * WARPS + threadIdx.y;
     if (row >= rows) return;
     x += row * n, y += row * n;
     float mean, rstd;
-    moments(x, n, epsilon, &mean, &rstd);
-    for (int i = threadIdx.x; i < n; i += 32) put(y + i, (wide(x[i]) - mean) * rstd * wide(weight[i]) + wide(bias[i]));
+    moments<N>(x, n, epsilon, &mean, &rstd);
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i), ws = pack<N>(weight + i), bs = pack<N>(bias + i), out;
+        for (int k = 0; k < N; k++) put(out.of + k, (wide(xs.of[k]) - mean) * rstd * wide(ws.of[k]) + wide(bs.of[k]));
+        *(Pack<T, N> *)(y + i) = out;
+    }
 }
 
-// With g = dy weight and z the normalised row: dx = rstd (g - mean(g) - z mean(g z)). Leaves mean and rstd of every row
-// for `layer_norm_columns`.
-template <typename T>
-__device__ void layer_norm_back(const T *x, const T *weight, const T *dy, T *dx, float *means, float *rstds, long rows, int n,
-                                float epsilon) {
+// With g = dy weight and z the normalised row: dx = rstd (g - mean(g) - z mean(g z)), and where `more` is given that is
+// added. Leaves mean and rstd of every row for `column_sums`.
+template <int N, typename T>
+__device__ void layer_norm_back(const T *x, const T *weight, const T *dy, const T *more, T *dx, float *means, float *rstds,
+                                long rows, int n, float epsilon) {
     long row = (long)blockIdx.x * WARPS + threadIdx.y;
     if (row >= rows) return;
     x += row * n, dy += row * n, dx += row * n;
+    if (more) more += row * n;
     float mean, rstd;
-    moments(x, n, epsilon, &mean, &rstd);
+    moments<N>(x, n, epsilon, &mean, &rstd);
     float g_sum = 0, gz_sum = 0;
-    for (int i = threadIdx.x; i < n; i += 32) {
-        float g = wide(dy[i]) * wide(weight[i]);
-        g_sum += g, gz_sum += g * (wide(x[i]) - mean) * rstd;
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i), ws = pack<N>(weight + i), ds = pack<N>(dy + i);
+        for (int k = 0; k < N; k++) {
+            float g = wide(ds.of[k]) * wide(ws.of[k]);
+            g_sum += g, gz_sum += g * (wide(xs.of[k]) - mean) * rstd;
+        }
     }
     g_sum = warp_sum(g_sum) / n, gz_sum = warp_sum(gz_sum) / n;
-    for (int i = threadIdx.x; i < n; i += 32) {
-        float g = wide(dy[i]) * wide(weight[i]), z = (wide(x[i]) - mean) * rstd;
-        put(dx + i, rstd * (g - g_sum - z * gz_sum));
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i), ws = pack<N>(weight + i), ds = pack<N>(dy + i), out, ms;
+        if (more) ms = pack<N>(more + i);
+        for (int k = 0; k < N; k++) {
+            float g = wide(ds.of[k]) * wide(ws.of[k]), z = (wide(xs.of[k]) - mean) * rstd;
+            put(out.of + k, rstd * (g - g_sum - z * gz_sum) + (more ? wide(ms.of[k]) : 0.f));
+        }
+        *(Pack<T, N> *)(dx + i) = out;
     }
     if (threadIdx.x == 0) means[row] = mean, rstds[row] = rstd;
 }
@@ -136,9 +160,44 @@ template <typename T> __device__ void column_sums_finish(const float *sums, T *o
     put(out + column, sum);
 }
 
-template <typename T> __device__ void add_bias(const T *x, const T *bias, T *y, long count, int n) {
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
-        put(y + i, wide(x[i]) + wide(bias[i % n]));
+// x + bias, and where `more` is given that is added
+template <int N, typename T> __device__ void add_bias(const T *x, const T *bias, const T *more, T *y, long count, int n) {
+    unsigned packs = count / N, columns = n / N;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        Pack<T, N> xs = pack<N>(x + (long)i * N), bs = pack<N>(bias + i % columns * N), ms, out;
+        if (more) ms = pack<N>(more + (long)i * N);
+        for (int k = 0; k < N; k++) put(out.of + k, wide(xs.of[k]) + wide(bs.of[k]) + (more ? wide(ms.of[k]) : 0.f));
+        *(Pack<T, N> *)(y + (long)i * N) = out;
+    }
+}
+
+// Where element i of [samples, heads, length, width] lies in rows of `stride`, each of a sample's position, from `offset` on.
+__device__ __forceinline__ long in_rows(unsigned i, int length, int heads, int width, int stride, int offset) {
+    unsigned w = i % width, l = i / width % length, h = i / width / length % heads, b = i / width / length / heads;
+    return ((long)b * length + l) * stride + offset + h * width + w;
+}
+
+template <int N, typename T>
+__device__ void to_heads(const T *rows, T *y, long count, int length, int heads, int width, int stride, int offset, float factor) {
+    unsigned packs = count / N;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        Pack<T, N> xs = pack<N>(rows + in_rows(i, length, heads, width / N, stride / N, offset / N) * N);
+        if (factor != 1)
+            for (int k = 0; k < N; k++) put(xs.of + k, wide(xs.of[k]) * factor);
+        *(Pack<T, N> *)(y + (long)i * N) = xs;
+    }
+}
+
+template <int N, typename T>
+__device__ void from_heads(const T *x, T *rows, long count, int length, int heads, int width, int stride, int offset,
+                           float factor) {
+    unsigned packs = count / N;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        Pack<T, N> xs = pack<N>(x + (long)i * N);
+        if (factor != 1)
+            for (int k = 0; k < N; k++) put(xs.of + k, wide(xs.of[k]) * factor);
+        *(Pack<T, N> *)(rows + in_rows(i, length, heads, width / N, stride / N, offset / N) * N) = xs;
+    }
 }
 
 // kind 0: x sigmoid(1.702 x); 1: x Phi(x)
@@ -154,16 +213,38 @@ __device__ __forceinline__ float slope(float x, int kind) {
     return 0.5f * (1 + erff(x * 0.70710678f)) + x * 0.39894228f * __expf(-0.5f * x * x);
 }
 
-template <typename T> __device__ void activation(const T *x, T *y, long count, int kind) {
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
-        put(y + i, activated(wide(x[i]), kind));
+template <int N, typename T> __device__ void activation(const T *x, T *y, long count, int kind) {
+    unsigned packs = count / N;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        Pack<T, N> xs = pack<N>(x + (long)i * N);
+        for (int k = 0; k < N; k++) put(xs.of + k, activated(wide(xs.of[k]), kind));
+        *(Pack<T, N> *)(y + (long)i * N) = xs;
+    }
 }
 
-template <typename T> __device__ void activation_back(const T *x, const T *dy, T *dx, long count, int kind) {
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
-        put(dx + i, wide(dy[i]) * slope(wide(x[i]), kind));
+template <int N, typename T> __device__ void activation_back(const T *x, const T *dy, T *dx, long count, int kind) {
+    unsigned packs = count / N;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        Pack<T, N> xs = pack<N>(x + (long)i * N), ds = pack<N>(dy + (long)i * N);
+        for (int k = 0; k < N; k++) put(xs.of + k, wide(ds.of[k]) * slope(wide(xs.of[k]), kind));
+        *(Pack<T, N> *)(dx + (long)i * N) = xs;
+    }
 }
 
+// One step of AdamW on one parameter: `weights` are f32, and `copy` is the parameter in its own type unless it is they.
+template <typename T>
+__device__ void adamw(float *weights, float *first, float *second, const float *gradient, T *copy, long count, float beta1,
+                      float beta2, float clip, float rate, float spread, float epsilon, float kept) {
+    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x) {
+        float g = gradient[i] * clip;
+        float m = first[i] * beta1 + g * (1 - beta1), v = second[i] * beta2 + g * g * (1 - beta2);
+        float w = weights[i] * kept - m / (sqrtf(v) * spread + epsilon) * rate;
+        first[i] = m, second[i] = v, weights[i] = w;
+        if (copy) put(copy + i, w);
+    }
+}
+
+// Kernels that take rows whatever their length.
 #define FOR_TYPE(T, name)                                                                                                  \
     extern "C" __global__ void softmax_##name(const T *x, T *y, const unsigned char *valid, long rows, int n, int queries, \
                                               int heads, int causal, float scale) {                                        \
@@ -172,14 +253,6 @@ template <typename T> __device__ void activation_back(const T *x, const T *dy, T
     extern "C" __global__ void softmax_back_##name(const T *p, const T *dp, T *dx, long rows, int n, float scale) {        \
         softmax_back(p, dp, dx, rows, n, scale);                                                                           \
     }                                                                                                                      \
-    extern "C" __global__ void layer_norm_##name(const T *x, const T *weight, const T *bias, T *y, long rows, int n,       \
-                                                 float epsilon) {                                                          \
-        layer_norm(x, weight, bias, y, rows, n, epsilon);                                                                  \
-    }                                                                                                                      \
-    extern "C" __global__ void layer_norm_back_##name(const T *x, const T *weight, const T *dy, T *dx, float *means,       \
-                                                      float *rstds, long rows, int n, float epsilon) {                     \
-        layer_norm_back(x, weight, dy, dx, means, rstds, rows, n, epsilon);                                                \
-    }                                                                                                                      \
     extern "C" __global__ void column_sums_##name(const T *dy, const T *x, const float *means, const float *rstds,         \
                                                   float *sums, float *z_sums, long rows, int n, long rows_per_part) {      \
         column_sums(dy, x, means, rstds, sums, z_sums, rows, n, rows_per_part);                                            \
@@ -187,14 +260,47 @@ template <typename T> __device__ void activation_back(const T *x, const T *dy, T
     extern "C" __global__ void column_sums_finish_##name(const float *sums, T *out, int parts, int n) {                    \
         column_sums_finish(sums, out, parts, n);                                                                           \
     }                                                                                                                      \
-    extern "C" __global__ void add_bias_##name(const T *x, const T *bias, T *y, long count, int n) {                       \
-        add_bias(x, bias, y, count, n);                                                                                    \
+    extern "C" __global__ void adamw_##name(float *weights, float *first, float *second, const float *gradient, T *copy,   \
+                                            long count, float beta1, float beta2, float clip, float rate, float spread,    \
+                                            float epsilon, float kept) {                                                   \
+        adamw(weights, first, second, gradient, copy, count, beta1, beta2, clip, rate, spread, epsilon, kept);             \
+    }
+
+// Kernels that take N elements at once, which have to divide every size and be aligned.
+#define FOR_PACKS(T, name, N)                                                                                              \
+    extern "C" __global__ void layer_norm_##name(const T *x, const T *weight, const T *bias, T *y, long rows, int n,       \
+                                                 float epsilon) {                                                          \
+        layer_norm<N>(x, weight, bias, y, rows, n, epsilon);                                                               \
     }                                                                                                                      \
-    extern "C" __global__ void activation_##name(const T *x, T *y, long count, int kind) { activation(x, y, count, kind); } \
+    extern "C" __global__ void layer_norm_back_##name(const T *x, const T *weight, const T *dy, const T *more, T *dx,      \
+                                                      float *means, float *rstds, long rows, int n, float epsilon) {       \
+        layer_norm_back<N>(x, weight, dy, more, dx, means, rstds, rows, n, epsilon);                                       \
+    }                                                                                                                      \
+    extern "C" __global__ void add_bias_##name(const T *x, const T *bias, const T *more, T *y, long count, int n) {        \
+        add_bias<N>(x, bias, more, y, count, n);                                                                           \
+    }                                                                                                                      \
+    extern "C" __global__ void to_heads_##name(const T *rows, T *y, long count, int length, int heads, int width,          \
+                                               int stride, int offset, float factor) {                                     \
+        to_heads<N>(rows, y, count, length, heads, width, stride, offset, factor);                                         \
+    }                                                                                                                      \
+    extern "C" __global__ void from_heads_##name(const T *x, T *rows, long count, int length, int heads, int width,        \
+                                                 int stride, int offset, float factor) {                                   \
+        from_heads<N>(x, rows, count, length, heads, width, stride, offset, factor);                                       \
+    }                                                                                                                      \
+    extern "C" __global__ void activation_##name(const T *x, T *y, long count, int kind) {                                 \
+        activation<N>(x, y, count, kind);                                                                                  \
+    }                                                                                                                      \
     extern "C" __global__ void activation_back_##name(const T *x, const T *dy, T *dx, long count, int kind) {              \
-        activation_back(x, dy, dx, count, kind);                                                                           \
+        activation_back<N>(x, dy, dx, count, kind);                                                                        \
     }
 
 FOR_TYPE(float, f32)
 FOR_TYPE(__nv_bfloat16, bf16)
 FOR_TYPE(__half, f16)
+FOR_PACKS(float, f32, 1)
+FOR_PACKS(__nv_bfloat16, bf16, 1)
+FOR_PACKS(__half, f16, 1)
+// sixteen bytes
+FOR_PACKS(float, f32_packed, 4)
+FOR_PACKS(__nv_bfloat16, bf16_packed, 8)
+FOR_PACKS(__half, f16_packed, 8)

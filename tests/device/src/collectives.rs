@@ -16,6 +16,7 @@ pub(crate) fn run(place: &Place, times: usize) -> Result {
     let device = place.device()?;
     let mut checks = Checks::default();
     let mut done = 0;
+    let begun = std::time::Instant::now();
     for _ in 0..times {
         let suite = || {
             operations(&|_, time_out| vec![nccl(&device, time_out).expect("nccl opens")], 1, &|_| device.clone());
@@ -26,7 +27,7 @@ pub(crate) fn run(place: &Place, times: usize) -> Result {
         }
         done += 1;
     }
-    println!("the suite of operations ran {done} times over nccl");
+    println!("the suite of operations ran {done} times over nccl, in {:.1} s", begun.elapsed().as_secs_f64());
     for learnt in [Learnt::Contrast, Learnt::Adaptation] {
         let trained = |device: &Device, dtype, ranks: &mut dyn Communicator| solo(learnt, device, dtype, ranks);
         let reference = trained(&Device::Cpu, DType::F64, &mut Solo)?;

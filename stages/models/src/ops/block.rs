@@ -1,5 +1,7 @@
 use super::activation::{Activation, activation, activation_backward, activation_forward};
 use super::attention::{Attention, attention};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::layer_norm::{LAYER_NORM_EPSILON, layer_norm, layer_norm_backward, layer_norm_forward};
 use super::linear::{linear, linear_forward, linear_grad_w, linear_grad_x};
@@ -71,6 +73,22 @@ pub fn transformer_block(x_bld: &Tensor, block: &Block, rows: Option<&[u32]>) ->
     {
         bail!("transformer_block: {} rows {rows:?} of sequences {:?}", rows.len(), x_bld.dims())
     }
+    check_weights(width, block)?;
+    #[cfg(feature = "cuda")]
+    if cuda::applies(x_bld) {
+        let places = |rows: &[u32]| {
+            let places: Vec<u32> = (0u32..).zip(rows).map(|(sample, row)| sample * length as u32 + row).collect();
+            Tensor::from_vec(places, batch, x_bld.device())
+        };
+        let op = cuda::BlockOp {
+            attention: cuda::AttentionOp { heads: block.heads, causal: block.causal, key_valid: None },
+            activation: block.activation,
+            rows: rows.map(places).transpose()?,
+        };
+        let mut args = vec![x_bld];
+        args.extend(block.weights());
+        return cuda::apply(op, &args);
+    }
     if !has_kernel(x_bld) {
         return composed(x_bld, block, rows);
     }
@@ -82,6 +100,30 @@ pub fn transformer_block(x_bld: &Tensor, block: &Block, rows: Option<&[u32]>) ->
     let mut args = vec![x_bld];
     args.extend(block.weights());
     apply(op, &args)
+}
+
+fn check_weights(width: usize, block: &Block) -> Result<()> {
+    let mlp_width = block.fc_bias_m.dims().first().copied().unwrap_or(0);
+    let expected: [&[usize]; WEIGHTS] = [
+        &[width],
+        &[width],
+        &[3 * width, width],
+        &[3 * width],
+        &[width, width],
+        &[width],
+        &[width],
+        &[width],
+        &[mlp_width, width],
+        &[mlp_width],
+        &[width, mlp_width],
+        &[width],
+    ];
+    for (weight, expected) in block.weights().into_iter().zip(expected) {
+        if weight.dims() != expected {
+            bail!("transformer_block: width {width} wants a weight {expected:?}, found {:?}", weight.dims())
+        }
+    }
+    Ok(())
 }
 
 fn composed(x: &Tensor, block: &Block, rows: Option<&[u32]>) -> Result<Tensor> {
@@ -136,26 +178,6 @@ impl BlockOp {
     fn open<'a, T>(&self, args: &[View<'a, T>]) -> Result<(Sizes, &'a [T], Weights<'a, T>)> {
         let &[batch, length, width] = args[0].dims else { bail!("transformer_block: input {:?}", args[0].dims) };
         let mlp_width = args[10].dims.first().copied().unwrap_or(0);
-        let mlp_width = args[9].dims.first().copied().unwrap_or(mlp_width);
-        let expected: [&[usize]; WEIGHTS] = [
-            &[width],
-            &[width],
-            &[3 * width, width],
-            &[3 * width],
-            &[width, width],
-            &[width],
-            &[width],
-            &[width],
-            &[mlp_width, width],
-            &[mlp_width],
-            &[width, mlp_width],
-            &[width],
-        ];
-        for (arg, expected) in args[1..].iter().zip(expected) {
-            if arg.dims != expected {
-                bail!("transformer_block: input {:?} wants a weight {expected:?}, found {:?}", args[0].dims, arg.dims)
-            }
-        }
         let pair = |i: usize| (args[i].data, args[i + 1].data);
         let weights =
             Weights { ln_1: pair(1), in_proj: pair(3), out_proj: pair(5), ln_2: pair(7), fc: pair(9), proj: pair(11) };

@@ -38,6 +38,8 @@ pub use activation::{Activation, activation};
 pub use attention::attention;
 pub use block::{Block, transformer_block};
 pub use conv::conv2d;
+#[cfg(feature = "cuda")]
+pub use cuda::{AdamWStep, adamw};
 pub use depthwise::depthwise_conv;
 pub use dropout::Dropout;
 pub use embedding::embedding;

@@ -75,6 +75,13 @@ impl History {
             return Ok(());
         }
         let in_place::Update { beta1, beta2, clip, rate, spread, epsilon, kept } = *update;
+        #[cfg(feature = "cuda")]
+        if weights.device().is_cuda() && weights.dtype() == DType::F32 && weights.is_contiguous() {
+            let step = models::ops::AdamWStep { beta1, beta2, clip, rate, spread, epsilon, kept };
+            let copy = self.master.is_some().then(|| var.as_tensor());
+            let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
+            return Ok(models::ops::adamw(weights, &gradient, [&self.first_moment, &self.second_moment], copy, &step)?);
+        }
         let weights = self.master.take().unwrap_or_else(|| var.as_detached_tensor());
         let gradient = (gradient.to_dtype(weights.dtype())? * clip)?;
         self.first_moment = ((&self.first_moment * beta1)? + (&gradient * (1.0 - beta1))?)?;

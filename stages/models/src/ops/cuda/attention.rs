@@ -1,7 +1,7 @@
 use candle_core::{DType, Result, Tensor};
 
-use super::launch::{Made, Softmax, softmax, softmax_back};
-use super::node::GpuOp;
+use super::launch::{Heads, Made, Softmax, rows_of, softmax, softmax_back};
+use super::node::{GpuOp, Pass};
 
 /// Attention of queries, keys and values behind each other; the probabilities are computed again on the way back.
 pub(crate) struct AttentionOp {
@@ -13,57 +13,68 @@ pub(crate) struct AttentionOp {
 
 /// Queries, keys and values `[B, heads, L, D / heads]`, and the probabilities `[B, heads, L, L]`.
 struct Attended {
+    parts: [Heads; 3],
     q: Tensor,
     k: Tensor,
     v: Tensor,
     p: Tensor,
+    /// Of the scores in the softmax.
+    scale: f64,
 }
 
 impl AttentionOp {
-    /// The factor of the queries, and that of the scores in the softmax. In f16 the products of large queries and keys
-    /// would overflow on their way to scores that do not: there the queries are scaled.
-    fn factors(qkv_ble: &Tensor, head_width: usize) -> (f64, f64) {
-        let scale = (head_width as f64).powf(-0.5);
-        if qkv_ble.dtype() == DType::F16 { (scale, 1.0) } else { (1.0, scale) }
+    fn attend(&self, qkv_ble: &Tensor) -> Result<Attended> {
+        let (batch, length, stride) = qkv_ble.dims3()?;
+        let width = stride / 3 / self.heads;
+        let scale = (width as f64).powf(-0.5);
+        // in f16 the products of large queries and keys would overflow on their way to scores that do not
+        let (of_queries, scale) = if qkv_ble.dtype() == DType::F16 { (scale, 1.0) } else { (1.0, scale) };
+        let part = |i: usize, factor: f64| Heads {
+            batch,
+            heads: self.heads,
+            length,
+            width,
+            stride,
+            offset: i * stride / 3,
+            factor,
+        };
+        let parts = [part(0, of_queries), part(1, 1.0), part(2, 1.0)];
+        let [q, k, v] = parts.map(|part| part.out_of(qkv_ble));
+        let (q, k, v) = (q?, k?, v?);
+        let (heads, causal) = (self.heads, self.causal);
+        let seen = Softmax { scale, queries: length, heads, causal, valid: self.key_valid.as_ref() };
+        let p = softmax(&q.matmul(&k.t()?)?, seen)?.tensor();
+        Ok(Attended { parts, q, k, v, p, scale })
     }
 
-    fn attend(&self, qkv_ble: &Tensor) -> Result<Attended> {
-        let (batch, length, packed) = qkv_ble.dims3()?;
-        let (heads, head_width) = (self.heads, packed / 3 / self.heads);
-        let (of_queries, scale) = Self::factors(qkv_ble, head_width);
-        let part = |i: usize| {
-            let part = qkv_ble.narrow(2, i * packed / 3, packed / 3)?;
-            part.reshape((batch, length, heads, head_width))?.transpose(1, 2)?.contiguous()
-        };
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let q = if of_queries == 1.0 { q } else { (q * of_queries)? };
-        let seen = Softmax { scale, queries: length, heads, causal: self.causal, valid: self.key_valid.as_ref() };
-        let p = softmax(&q.matmul(&k.t()?)?, seen)?.tensor();
-        Ok(Attended { q, k, v, p })
+    /// `qkv_ble [B, L, 3 D]` to `[B, L, D]`.
+    pub(super) fn there(&self, qkv_ble: &Tensor) -> Result<Made> {
+        let Attended { v, p, parts, .. } = self.attend(qkv_ble)?;
+        let alone = Heads { stride: parts[0].stride / 3, offset: 0, factor: 1.0, ..parts[0] };
+        rows_of(&[(&p.matmul(&v)?, alone)])
+    }
+
+    /// The gradient of `qkv_ble` from that of the result `[B, L, D]`.
+    pub(super) fn back(&self, qkv_ble: &Tensor, grad_bld: &Tensor) -> Result<Made> {
+        let Attended { parts, q, k, v, p, scale } = self.attend(qkv_ble)?;
+        let alone = Heads { stride: parts[0].stride / 3, offset: 0, factor: 1.0, ..parts[0] };
+        let grad = alone.out_of(grad_bld)?;
+        let dv = p.t()?.matmul(&grad)?;
+        let ds = softmax_back(&p, &grad.matmul(&v.t()?)?, scale)?.tensor();
+        drop(p);
+        let (dq, dk) = (ds.matmul(&k)?, ds.t()?.matmul(&q)?);
+        rows_of(&[(&dq, parts[0]), (&dk, parts[1]), (&dv, parts[2])])
     }
 }
 
 impl GpuOp for AttentionOp {
     const NAME: &'static str = "attention";
 
-    fn forward(&self, args: &[Tensor]) -> Result<Made> {
-        let (batch, length, packed) = args[0].dims3()?;
-        let Attended { v, p, .. } = self.attend(&args[0])?;
-        Made::copied(&p.matmul(&v)?.transpose(1, 2)?.reshape((batch, length, packed / 3))?)
+    fn forward(&self, args: &[Tensor]) -> Result<(Made, Vec<Tensor>)> {
+        Ok((self.there(&args[0])?, Vec::new()))
     }
 
-    fn backward(&self, args: &[Tensor], _: &[bool], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (batch, length, packed) = args[0].dims3()?;
-        let (heads, head_width) = (self.heads, packed / 3 / self.heads);
-        let (of_queries, scale) = Self::factors(&args[0], head_width);
-        let Attended { q, k, v, p } = self.attend(&args[0])?;
-        let grad = grad.reshape((batch, length, heads, head_width))?.transpose(1, 2)?.contiguous()?;
-        let dv = p.t()?.matmul(&grad)?;
-        let ds = softmax_back(&p, &grad.matmul(&v.t()?)?, scale)?.tensor();
-        drop(p);
-        let (dq, dk) = (ds.matmul(&k)?, ds.t()?.matmul(&q)?);
-        let dq = if of_queries == 1.0 { dq } else { (dq * of_queries)? };
-        let behind = |x: &Tensor| x.transpose(1, 2)?.reshape((batch, length, packed / 3));
-        Ok(vec![Some(Tensor::cat(&[behind(&dq)?, behind(&dk)?, behind(&dv)?], 2)?)])
+    fn backward(&self, pass: Pass<'_>) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(self.back(&pass.args[0], pass.grad)?.tensor())])
     }
 }

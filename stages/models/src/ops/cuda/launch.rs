@@ -108,18 +108,6 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    /// A copy of a tensor's elements.
-    pub(super) fn copied(tensor: &Tensor) -> Result<Self> {
-        let tensor = tensor.contiguous()?;
-        let (storage, layout) = tensor.storage_and_layout();
-        match (&*storage, layout.start_offset()) {
-            (Storage::Cuda(storage), 0) => {
-                Ok(Self { storage: storage.try_clone(layout)?, shape: layout.shape().clone() })
-            }
-            _ => bail!("a GPU operation has given a tensor that is elsewhere"),
-        }
-    }
-
     pub(super) fn shaped(self, shape: impl Into<Shape>) -> Result<Self> {
         let shape = shape.into();
         if shape.elem_count() != self.shape.elem_count() {
@@ -137,15 +125,46 @@ impl Made {
     }
 }
 
+/// Bytes that a kernel of packs reads at once.
+const PACK_BYTES: u64 = 16;
+
+/// Launches `name` for the type of `like`, and for packs of elements where they fit: all arrays have to be aligned, and
+/// every one of `sizes` a number of packs.
+fn launch_packed(name: &str, like: &Tensor, count: usize, sizes: &[usize], args: &[Arg]) -> Result<()> {
+    let (name, pack) = packed(name, like, sizes, args);
+    launch(&name, like, each(count / pack), args)
+}
+
+/// The name of the kernel, and how many elements it takes at once.
+fn packed(name: &str, like: &Tensor, sizes: &[usize], args: &[Arg]) -> (String, usize) {
+    let suffix = suffix(like.dtype()).unwrap_or_default();
+    let pack = PACK_BYTES as usize / like.dtype().size_in_bytes();
+    let aligned = |arg: &Arg| !matches!(arg, Arg::Pointer(pointer) if !pointer.is_multiple_of(PACK_BYTES));
+    match sizes.iter().all(|size| size.is_multiple_of(pack)) && args.iter().all(aligned) {
+        true => (format!("{name}_{suffix}_packed"), pack),
+        false => (format!("{name}_{suffix}"), 1),
+    }
+}
+
+fn suffix(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("f32"),
+        DType::BF16 => Some("bf16"),
+        DType::F16 => Some("f16"),
+        _ => None,
+    }
+}
+
 /// Launches `name` for the type of `like`.
+fn launch_typed(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -> Result<()> {
+    match suffix(like.dtype()) {
+        Some(suffix) => launch(&format!("{name}_{suffix}"), like, config, args),
+        None => bail!("{name}: no GPU kernel for {:?}", like.dtype()),
+    }
+}
+
 fn launch(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -> Result<()> {
-    let suffix = match like.dtype() {
-        DType::F32 => "f32",
-        DType::BF16 => "bf16",
-        DType::F16 => "f16",
-        other => bail!("{name}: no GPU kernel for {other:?}"),
-    };
-    let function = device(like)?.get_or_load_custom_func(&format!("{name}_{suffix}"), "urbancross_rows", PTX)?;
+    let function = device(like)?.get_or_load_custom_func(name, "urbancross_rows", PTX)?;
     let mut builder = function.builder();
     for arg in args {
         match arg {
@@ -214,7 +233,7 @@ pub(crate) fn softmax(x: &Tensor, s: Softmax<'_>) -> Result<Made> {
     let [count, columns] = rows.sizes();
     like(x, |y| {
         let args = [pointer(x)?, y, valid, count, columns, ints[0], ints[1], ints[2], Arg::Float(s.scale as f32)];
-        launch("softmax", x, rows.blocks()?, &args)
+        launch_typed("softmax", x, rows.blocks()?, &args)
     })
 }
 
@@ -224,7 +243,7 @@ pub(super) fn softmax_back(p: &Tensor, dp: &Tensor, scale: f64) -> Result<Made> 
     let [count, columns] = rows.sizes();
     like(p, |dx| {
         let args = [pointer(p)?, pointer(dp)?, dx, count, columns, Arg::Float(scale as f32)];
-        launch("softmax_back", p, rows.blocks()?, &args)
+        launch_typed("softmax_back", p, rows.blocks()?, &args)
     })
 }
 
@@ -233,27 +252,35 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f6
     let [count, columns] = rows.sizes();
     like(x, |y| {
         let args = [pointer(x)?, pointer(weight)?, pointer(bias)?, y, count, columns, Arg::Float(epsilon as f32)];
-        launch("layer_norm", x, rows.blocks()?, &args)
+        let (name, _) = packed("layer_norm", x, &[rows.columns], &args);
+        launch(&name, x, rows.blocks()?, &args)
     })
 }
 
-/// Gradients of input, weight and bias.
-pub(super) fn layer_norm_back(x: &Tensor, weight: &Tensor, dy: &Tensor, epsilon: f64) -> Result<[Tensor; 3]> {
+/// Gradients of input, weight and bias; `more` is added to that of the input.
+pub(super) fn layer_norm_back(
+    x: &Tensor,
+    weight: &Tensor,
+    dy: &Tensor,
+    more: Option<&Tensor>,
+    epsilon: f64,
+) -> Result<[Tensor; 3]> {
     let rows = Rows::of(x)?;
     let [count, columns] = rows.sizes();
     let per_row = Shape::from(rows.rows);
     let [means, rstds] = [(); 2].map(|()| unwritten(&per_row, DType::F32, x).map(Made::tensor));
     let (means, rstds) = (means?, rstds?);
+    let more = more.map(pointer).transpose()?.unwrap_or(NOTHING);
     let dx = like(x, |dx| {
         let moments = [pointer(&means)?, pointer(&rstds)?];
-        let arrays = [pointer(x)?, pointer(weight)?, pointer(dy)?, dx, moments[0], moments[1]];
+        let arrays = [pointer(x)?, pointer(weight)?, pointer(dy)?, more, dx, moments[0], moments[1]];
+        let (name, _) = packed("layer_norm_back", x, &[rows.columns], &arrays[..5]);
         let args = [&arrays[..], &[count, columns, Arg::Float(epsilon as f32)]].concat();
-        launch("layer_norm_back", x, rows.blocks()?, &args)
+        launch(&name, x, rows.blocks()?, &args)
     })?;
-    let dx = dx.tensor();
     let (sums, z_sums) = column_sums_with(dy, Some((x, &means, &rstds)))?;
     match z_sums {
-        Some(z_sums) => Ok([dx, z_sums, sums]),
+        Some(z_sums) => Ok([dx.tensor(), z_sums, sums]),
         None => bail!("layer_norm: no gradient of the weight"),
     }
 }
@@ -281,37 +308,132 @@ fn column_sums_with(dy: &Tensor, normalised: Option<Normalised<'_>>) -> Result<(
     let z_pointer = z_sums.as_ref().map(pointer).transpose()?.unwrap_or(NOTHING);
     let args = [pointer(dy)?, x, means, rstds, pointer(&sums)?, z_pointer, count, columns, Arg::Long(per_part as i64)];
     let grid_dim = (rows.columns.div_ceil(32) as u32, parts as u32, 1);
-    launch("column_sums", dy, LaunchConfig { grid_dim, block_dim: (32, 8, 1), shared_mem_bytes: 0 }, &args)?;
+    launch_typed("column_sums", dy, LaunchConfig { grid_dim, block_dim: (32, 8, 1), shared_mem_bytes: 0 }, &args)?;
     let finish = |sums: &Tensor| -> Result<Tensor> {
         let out = unwritten(&Shape::from(rows.columns), dy.dtype(), dy)?.tensor();
         let args = [pointer(sums)?, pointer(&out)?, Arg::Int(parts as i32), columns];
         let grid_dim = (rows.columns.div_ceil(THREADS as usize) as u32, 1, 1);
         let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-        launch("column_sums_finish", dy, config, &args)?;
+        launch_typed("column_sums_finish", dy, config, &args)?;
         Ok(out)
     };
     Ok((finish(&sums)?, z_sums.as_ref().map(finish).transpose()?))
 }
 
-/// x + bias, over the last dimension.
-pub(super) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Made> {
+/// x + bias over the last dimension, and `more` of the shape of x.
+pub(super) fn add_bias(x: &Tensor, bias: &Tensor, more: Option<&Tensor>) -> Result<Made> {
     let (count, columns) = (x.elem_count(), Rows::of(x)?.columns);
+    let more = more.map(pointer).transpose()?.unwrap_or(NOTHING);
     like(x, |y| {
-        let args = [pointer(x)?, pointer(bias)?, y, Arg::Long(count as i64), Arg::Int(columns as i32)];
-        launch("add_bias", x, each(count), &args)
+        let args = [pointer(x)?, pointer(bias)?, more, y, counted(count)?, Arg::Int(columns as i32)];
+        launch_packed("add_bias", x, count, &[columns], &args)
     })
+}
+
+/// As many elements as a kernel can number.
+fn counted(count: usize) -> Result<Arg> {
+    match u32::try_from(count) {
+        Ok(_) => Ok(Arg::Long(count as i64)),
+        Err(_) => bail!("a GPU kernel was given {count} elements; lower the batch"),
+    }
+}
+
+/// Heads `[B, H, L, W]` beside rows `[B, L, stride]`, in which they stand from column `offset` on.
+#[derive(Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) length: usize,
+    pub(super) width: usize,
+    pub(super) stride: usize,
+    pub(super) offset: usize,
+    /// Of the elements on their way.
+    pub(super) factor: f64,
+}
+
+impl Heads {
+    fn count(&self) -> usize {
+        self.batch * self.heads * self.length * self.width
+    }
+
+    fn launch(&self, name: &str, like: &Tensor, arrays: [Arg; 2]) -> Result<()> {
+        let ints = [self.length, self.heads, self.width, self.stride, self.offset].map(|size| Arg::Int(size as i32));
+        let args = [&arrays[..], &[counted(self.count())?], &ints, &[Arg::Float(self.factor as f32)]].concat();
+        launch_packed(name, like, self.count(), &[self.width, self.stride, self.offset], &args)
+    }
+
+    /// Takes heads out of rows.
+    pub(super) fn out_of(&self, rows: &Tensor) -> Result<Tensor> {
+        let shape = Shape::from((self.batch, self.heads, self.length, self.width));
+        let heads = unwritten(&shape, rows.dtype(), rows)?;
+        self.launch("to_heads", rows, [pointer(rows)?, address(&heads.storage, 0)?])?;
+        Ok(heads.tensor())
+    }
+}
+
+/// Rows `[B, L, stride]` of several heads, which have to fill them.
+pub(super) fn rows_of(parts: &[(&Tensor, Heads)]) -> Result<Made> {
+    let Some((first, heads)) = parts.first() else { bail!("rows of no heads") };
+    let rows = unwritten(&Shape::from((heads.batch, heads.length, heads.stride)), first.dtype(), first)?;
+    for (part, heads) in parts {
+        heads.launch("from_heads", part, [pointer(part)?, address(&rows.storage, 0)?])?;
+    }
+    Ok(rows)
 }
 
 /// The activation of this number, as the kernel counts them.
 pub(super) fn activation(x: &Tensor, kind: i32) -> Result<Made> {
     let count = x.elem_count();
-    like(x, |y| launch("activation", x, each(count), &[pointer(x)?, y, Arg::Long(count as i64), Arg::Int(kind)]))
+    like(x, |y| {
+        let args = [pointer(x)?, y, counted(count)?, Arg::Int(kind)];
+        launch_packed("activation", x, count, &[count], &args)
+    })
 }
 
 pub(super) fn activation_back(x: &Tensor, dy: &Tensor, kind: i32) -> Result<Made> {
     let count = x.elem_count();
     like(x, |dx| {
-        let args = [pointer(x)?, pointer(dy)?, dx, Arg::Long(count as i64), Arg::Int(kind)];
-        launch("activation_back", x, each(count), &args)
+        let args = [pointer(x)?, pointer(dy)?, dx, counted(count)?, Arg::Int(kind)];
+        launch_packed("activation_back", x, count, &[count], &args)
     })
+}
+
+/// What one step of AdamW does to one parameter; the names are those of the optimiser.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWStep {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub clip: f64,
+    pub rate: f64,
+    pub spread: f64,
+    pub epsilon: f64,
+    pub kept: f64,
+}
+
+/// Moves f32 `weights` and both moments in place, and writes them to `copy`, a parameter in half precision. All are of one
+/// shape, contiguous, on one GPU, and share no storage.
+///
+/// # Errors
+/// Tensors of another kind.
+pub fn adamw(
+    weights: &Tensor,
+    gradient: &Tensor,
+    [first, second]: [&Tensor; 2],
+    copy: Option<&Tensor>,
+    step: &AdamWStep,
+) -> Result<()> {
+    let wide = [weights, gradient, first, second];
+    if wide.iter().any(|x| x.dtype() != DType::F32) || wide.iter().chain(&copy).any(|x| x.dims() != weights.dims()) {
+        bail!("adamw: weights {:?}, gradient {:?}", weights.shape(), gradient.shape())
+    }
+    let numbers = [step.beta1, step.beta2, step.clip, step.rate, step.spread, step.epsilon, step.kept];
+    let arrays = [weights, first, second, gradient].map(pointer);
+    let [weights_at, first, second, gradient] = arrays;
+    let copy_at = copy.map(pointer).transpose()?.unwrap_or(NOTHING);
+    let count = weights.elem_count();
+    let args = [
+        &[weights_at?, first?, second?, gradient?, copy_at, Arg::Long(count as i64)][..],
+        &numbers.map(|number| Arg::Float(number as f32)),
+    ];
+    launch_typed("adamw", copy.unwrap_or(weights), each(count), &args.concat())
 }

@@ -1,7 +1,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::launch::{self, Made};
-use super::node::GpuOp;
+use super::node::{GpuOp, Pass};
 
 pub(crate) struct LayerNormOp {
     pub(crate) epsilon: f64,
@@ -10,12 +10,12 @@ pub(crate) struct LayerNormOp {
 impl GpuOp for LayerNormOp {
     const NAME: &'static str = "layer_norm";
 
-    fn forward(&self, args: &[Tensor]) -> Result<Made> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Made, Vec<Tensor>)> {
         let [x, weight, bias] = args else { bail!("layer_norm of {} arguments", args.len()) };
-        launch::layer_norm(x, weight, bias, self.epsilon)
+        Ok((launch::layer_norm(x, weight, bias, self.epsilon)?, Vec::new()))
     }
 
-    fn backward(&self, args: &[Tensor], _: &[bool], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(launch::layer_norm_back(&args[0], &args[1], grad, self.epsilon)?.map(Some).into())
+    fn backward(&self, pass: Pass<'_>) -> Result<Vec<Option<Tensor>>> {
+        Ok(launch::layer_norm_back(&pass.args[0], &pass.args[1], pass.grad, None, self.epsilon)?.map(Some).into())
     }
 }

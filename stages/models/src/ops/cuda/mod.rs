@@ -8,11 +8,14 @@ mod node;
 
 mod activation;
 mod attention;
+mod block;
 mod layer_norm;
 mod linear;
 
 pub(super) use activation::ActivationOp;
 pub(super) use attention::AttentionOp;
+pub(super) use block::BlockOp;
+pub use launch::{AdamWStep, adamw};
 pub(super) use launch::{Softmax, applies, softmax};
 pub(super) use layer_norm::LayerNormOp;
 pub(super) use linear::LinearOp;

@@ -4,7 +4,7 @@
 # make ablation      the sandbox's pairs: adaptation with each part left out, over ten seeds
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
-# make chaos         builds killed, paused, cut off and failed for four minutes (SEED=…); make chaos-long for all of it
+# make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make gpu-bench     the same on an NVIDIA GPU (needs a CUDA toolkit, see tests/gpu-bench.sh)
 
 URBANCROSS = target/debug/urbancross

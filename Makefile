@@ -13,7 +13,7 @@ REAL      ?= real-out
 TILES     ?= 420
 SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bench chaos chaos-long check binary
+.PHONY: demo ablation test real goldens bench gpu-bench chaos chaos-driver chaos-long check binary
 
 binary:
 	cargo build --locked --workspace --bins
@@ -42,11 +42,15 @@ bench:
 gpu-bench:
 	tests/gpu-bench.sh
 
-chaos: binary
-	cargo run --locked -p pipeline-tests --example chaos -- --seed $(SEED)
+# with the features of the whole workspace, as everything else: otherwise dependencies compile once more
+chaos-driver: binary
+	cargo build --locked --workspace --example chaos
 
-chaos-long: binary
-	cargo run --locked -p pipeline-tests --example chaos -- --seed $(SEED) --long
+chaos: chaos-driver
+	target/debug/examples/chaos --seed $(SEED)
+
+chaos-long: chaos-driver
+	target/debug/examples/chaos --seed $(SEED) --long
 
 check:
 	cargo fmt --all --check

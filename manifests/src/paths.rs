@@ -76,6 +76,9 @@ pub fn members(key: &str) -> String {
     format!("members/{key}.json")
 }
 
+/// Folder of all runs of trainings and adaptations.
+pub const CHECKPOINTS: &str = "checkpoints";
+
 /// Folder of one training run.
 pub fn training_run(country: &str, stage: &str, key: &str) -> String {
     format!("checkpoints/{country}/{stage}/{key}")

@@ -19,7 +19,7 @@ use pipeline_tests::chaos::scenarios::{SCENARIOS, Scenario};
 use pipeline_tests::chaos::trial::{Arsenal, Trial, Unarmed};
 
 /// The bounded form begins no trial after this.
-const BOUND: Duration = Duration::from_secs(210);
+const BOUND: Duration = Duration::from_secs(180);
 
 struct Options {
     seed: u64,

@@ -1,17 +1,25 @@
 //! One country's model adapted to another, and what each part of the method is worth.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
+use manifests::{Artifact, PartFile};
 use pipeline::ablate::{Variant, ablate};
 use pipeline::pair::Pair;
 use pipeline::progress::Progress;
-use pipeline_tests::{World, run, urbancross};
+use pipeline_tests::{World, open, run, urbancross};
 use stages::pretrain::{CURVE_FILE, read_curve};
 use training::communicator::Solo;
 use workers::adapt::AdaptationRecord;
+use workers::upkeep::gc::{Retention, gc};
 
 const COUNTRIES: [(&str, &str); 2] = [("finland", "FI"), ("spain", "ES")];
+
+fn spec_of(world: &World, country: &str) -> manifests::BuildSpec {
+    let text = std::fs::read_to_string(world.path(&format!("{country}.toml"))).unwrap();
+    manifests::BuildSpec::parse(&text, country, &[]).unwrap()
+}
 
 /// Two finished builds and the spec of their pair.
 async fn pair_of(world: &World) -> std::path::PathBuf {
@@ -24,7 +32,7 @@ async fn pair_of(world: &World) -> std::path::PathBuf {
             .replace("clip = \"bootstrap\"", "clip = \"none\"")
             + "[segment]\nsegmenter = \"none\"\n";
         std::fs::write(world.path(&format!("{country}.toml")), &text).unwrap();
-        run(manifests::BuildSpec::parse(&text, country, &[]).unwrap()).await.unwrap();
+        run(spec_of(world, country)).await.unwrap();
     }
     let pair = world.path("finland_to_spain.toml");
     let text = "source = \"finland.toml\"\ntarget = \"spain.toml\"\nratio = [4, 2, 4]\n[adapt]\nepochs = 2\nbatch = 4\n\
@@ -105,7 +113,7 @@ async fn two_ranks_adapt_together() {
             let mut command = Command::new(urbancross());
             command.args(["adapt", "--json"]).arg(&path).env("RANK", rank).env("WORLD_SIZE", "2");
             command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         })
         .into_iter()
         .map(|child| child.wait_with_output().unwrap())
@@ -152,4 +160,49 @@ async fn vectors_of_another_model_are_refused() {
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     let error = Pair::open(&path, &[], Arc::default()).await.err().unwrap().to_string();
     assert!(error.contains("rows of finland's image_embeddings") && error.contains("run its build first"), "{error}");
+}
+
+/// A running adaptation needs the tables and the model as they were when it began, whatever becomes of them; its end frees
+/// them.
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_leaves_what_a_running_adaptation_reads() {
+    let world = World::new(40);
+    let path = pair_of(&world).await;
+    let build = open(spec_of(&world, "finland")).await.unwrap();
+    let before = build.tables.pin(Artifact::Captions, "finland", None).await.unwrap().parts;
+    let is_there = |part: &PartFile| world.path("work/tables/captions").join(&part.path).exists();
+    let mut adapting = Command::new(urbancross()).arg("adapt").arg(&path).stderr(Stdio::null()).spawn().unwrap();
+    let runs = world.path("work/checkpoints/finland_to_spain/adapt");
+    let has_begun = || {
+        let runs = std::fs::read_dir(&runs).into_iter().flatten().flatten();
+        runs.map(|run| run.path().join("begun.json")).any(|file| file.exists())
+    };
+    while !has_begun() {
+        assert!(adapting.try_wait().unwrap().is_none(), "it ended without a word of what it reads");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &adapting.id().to_string()]).status().unwrap().success());
+    };
+    signal("-STOP");
+    sandbox::edit_tags(&world.path("world"), 0.3, 1).unwrap();
+    run(spec_of(&world, "finland")).await.unwrap();
+    let live = build.tables.pin(Artifact::Captions, "finland", None).await.unwrap().parts;
+    let gone: Vec<&PartFile> = before.iter().filter(|part| !live.contains(part)).collect();
+    assert!(!gone.is_empty());
+    std::thread::sleep(Duration::from_millis(1100));
+    let now = Retention { keep: Duration::ZERO, delete: true };
+    // twice: the first must not forget what it spared
+    for country in ["finland", "spain", "finland"] {
+        gc(&build.work, &build.tables, country, now).await.unwrap();
+    }
+    assert!(has_begun() && before.iter().all(is_there), "what it reads was deleted");
+    signal("-CONT");
+    assert!(adapting.wait().unwrap().success());
+    std::thread::sleep(Duration::from_millis(1100));
+    gc(&build.work, &build.tables, "finland", now).await.unwrap();
+    assert!(!gone.iter().any(|part| is_there(part)), "nobody needs them any more");
+    // its result stands
+    let record = workers::adapt::records(&build.work, "finland_to_spain").await.unwrap().remove(0);
+    workers::adapt::fetch_result(&build.work, &build.scratch, "finland_to_spain", &record.key).await.unwrap();
 }

@@ -15,7 +15,7 @@ use training::trainer::Event;
 use crate::error::WorkerError;
 use crate::join::AssignedRow;
 use crate::stores::WorkStore;
-use crate::train::{Members, RECORD_FILE, RunPlace, RunRows, TableRows, result_of};
+use crate::train::{DUE_FILE, Members, RECORD_FILE, RunPlace, RunRows, TableRows, result_of};
 
 /// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model.
 pub const SOURCE_INPUTS: [Artifact; 5] =
@@ -36,6 +36,44 @@ pub struct AdaptationRecord {
     pub source_inputs: Vec<PinnedTable>,
     pub target_inputs: Vec<PinnedTable>,
     pub trained: Trained,
+}
+
+/// What an adaptation needs, written down before it begins, in the stores of both countries: `gc` leaves it alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Begun {
+    /// Of the source and of the target.
+    pub(crate) inputs: Vec<PinnedTable>,
+    /// Digest of the source's model.
+    pub(crate) source_model: String,
+    /// Address of the store that keeps the run.
+    pub(crate) kept_in: String,
+}
+
+/// The adaptations from or to a country that a store tells of, by the folders of their runs.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    pub(crate) finished: Vec<String>,
+    pub(crate) begun: Vec<(String, Begun)>,
+}
+
+/// All adaptations from or to a country. A description that cannot be read is as good as none.
+pub(crate) async fn runs(work: &WorkStore, country: &str) -> Result<Runs, WorkerError> {
+    let (from, to) = (format!("{country}_to_"), format!("_to_{country}"));
+    let names = work.list(paths::CHECKPOINTS).await?;
+    // PAIR/adapt/KEY/FILE
+    let folder_of = |name: &str, file: &str| {
+        let run = name.strip_suffix(file)?.strip_suffix('/')?;
+        let (pair, _) = run.split_once(&format!("/{NAME}/"))?;
+        (pair.starts_with(&from) || pair.ends_with(&to)).then(|| format!("{}/{run}", paths::CHECKPOINTS))
+    };
+    let mut runs =
+        Runs { finished: names.iter().filter_map(|name| folder_of(name, RECORD_FILE)).collect(), begun: Vec::new() };
+    for run in names.iter().filter_map(|name| folder_of(name, DUE_FILE)).filter(|run| !runs.finished.contains(run)) {
+        if let Some(begun) = work.get_hint(&format!("{run}/{DUE_FILE}")).await? {
+            runs.begun.push((run, begun));
+        }
+    }
+    Ok(runs)
 }
 
 /// What an adaptation is told.
@@ -138,6 +176,16 @@ pub async fn adapt(
         rows.descend_from(&seen);
     }
     let rows = rows.to_bytes()?;
+    let is_source_elsewhere = request.source_work.url() != request.target_work.url();
+    if request.ranks.rank() == 0 {
+        let inputs = request.source_inputs.iter().chain(&request.target_inputs).cloned().collect();
+        let (source_model, kept_in) = (request.source_model.0.clone(), request.target_work.url().to_string());
+        let begun = Begun { inputs, source_model, kept_in };
+        request.target_work.put_json(&format!("{run}/{DUE_FILE}"), &begun).await?;
+        if is_source_elsewhere {
+            request.source_work.put_json(&format!("{run}/{DUE_FILE}"), &begun).await?;
+        }
+    }
     let trained = place
         .run(request.ranks, &rows, observe, |ranks, folder, observe| {
             adapt::adapt(adapt::Run {
@@ -167,5 +215,8 @@ pub async fn adapt(
         trained,
     };
     request.target_work.put_json(&format!("{run}/{RECORD_FILE}"), &record).await?;
+    if is_source_elsewhere {
+        request.source_work.delete(&format!("{run}/{DUE_FILE}")).await?;
+    }
     Ok(Some(record))
 }

@@ -31,6 +31,9 @@ struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ProcessName {
     id: u32,
+    /// When it began, by the clock of its boot: numbers are given again; 0: unknown.
+    #[serde(default)]
+    began: u64,
     /// This boot of this machine, and which processes can see each other on it; empty: unknown.
     machine: String,
 }
@@ -41,7 +44,9 @@ impl ProcessName {
         let boot = read("/proc/sys/kernel/random/boot_id");
         let sees = std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default();
         let known = !boot.is_empty() && !sees.is_empty();
-        Self { id: std::process::id(), machine: if known { format!("{boot} {sees}") } else { String::new() } }
+        let id = std::process::id();
+        let machine = if known { format!("{boot} {sees}") } else { String::new() };
+        Self { id, began: running_since(id).unwrap_or(0), machine }
     }
 
     /// Is it a process of this machine that has ended?
@@ -49,8 +54,18 @@ impl ProcessName {
         let own = Self::own();
         !self.machine.is_empty()
             && self.machine == own.machine
-            && !std::path::Path::new(&format!("/proc/{}", self.id)).exists()
+            && running_since(self.id).is_none_or(|began| self.began != 0 && self.began != began)
     }
+}
+
+/// When a process of this machine began; `None`: there is none of this number, or it has ended and nobody asked how.
+fn running_since(id: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // behind the name, which is in parentheses and may hold anything: the state, and the 20th field from there
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    let began = fields.nth(18)?.parse().ok()?;
+    (!ended).then_some(began)
 }
 
 /// A lease that is held; dropping it gives it back.
@@ -205,10 +220,27 @@ mod tests {
         assert_eq!(judge(&lease(own.clone()), minute * 2, minute), Found::Free);
         assert_eq!(judge(&Lease { released: true, ..lease(own.clone()) }, Duration::ZERO, minute), Found::Free);
         // process ids end far below this
-        let ended = ProcessName { id: u32::MAX, ..own };
+        let ended = ProcessName { id: u32::MAX, ..own.clone() };
         assert_eq!(judge(&lease(ended.clone()), Duration::ZERO, minute), Found::Free);
         let elsewhere = ProcessName { machine: "another".into(), ..ended };
         assert_eq!(judge(&lease(elsewhere), Duration::ZERO, minute), Found::Held);
+    }
+
+    /// Its parent has not asked how it ended, or another process has its number: it holds nothing any more.
+    #[test]
+    fn a_holder_has_ended_also_where_its_number_is_still_there() {
+        let own = ProcessName::own();
+        assert!(own.began > 0 && !own.has_ended());
+        assert!(ProcessName { began: own.began + 1, ..own.clone() }.has_ended());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let named = ProcessName { id: child.id(), began: 0, ..own };
+        let waiting = Instant::now();
+        while !named.has_ended() {
+            assert!(waiting.elapsed() < Duration::from_secs(30), "it runs on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(std::path::Path::new(&format!("/proc/{}", child.id())).exists(), "its number is still there");
+        child.wait().unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +261,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_lease_lapses() {
         let (work, go_on) = (WorkStore::in_memory(), AtomicBool::new(false));
-        let gone = lease(ProcessName { id: 1, machine: "another".into() });
+        let gone = lease(ProcessName { id: 1, began: 0, machine: "another".into() });
         work.put_json("leases/x/00000004.json", &gone).await.unwrap();
         let (held, waited) = take(&work, "x", "run", 1, &go_on, |_| ()).await.unwrap();
         assert!(waited);

@@ -75,7 +75,7 @@ pub struct DueRun {
 /// Name of a finished run's record in its folder.
 pub const RECORD_FILE: &str = "done.json";
 /// Name of a begun run's description in its folder.
-const DUE_FILE: &str = "begun.json";
+pub(crate) const DUE_FILE: &str = "begun.json";
 /// The rows that a run reads and that it and its ancestors were trained on: in its folder, and in its result.
 pub const ROWS_FILE: &str = "rows.parquet";
 

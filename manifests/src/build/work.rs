@@ -25,7 +25,7 @@ impl Default for StoreOptions {
             allow_http: false,
             anonymous: None,
             timeout_seconds: 30,
-            retries: 5,
+            retries: 8,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod dice;
 pub mod figures;
+pub mod image;
 pub mod journal;
 pub mod oracle;
 pub mod power;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// A build takes a second: who needs this long hangs.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// A build takes a second, a minute over a store that fails, more where others work on the machine: who needs this long
+/// hangs.
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_AGAIN: Duration = Duration::from_millis(3);
 
 /// How a worker ended.

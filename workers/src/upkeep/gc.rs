@@ -13,6 +13,7 @@ use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use stages::Training;
 
+use crate::adapt;
 use crate::error::WorkerError;
 use crate::lease;
 use crate::parts::written_millis;
@@ -20,6 +21,12 @@ use crate::stores::WorkStore;
 use crate::tables::Tables;
 use crate::train;
 use crate::train::claim::Claim;
+
+/// An adaptation that this machine cannot see runs no longer than this.
+const LONGEST_ADAPTATION: Duration = Duration::from_secs(30 * 86_400);
+
+/// Files of a finished run that stay: the first two for ever, the others while its result is needed.
+const WITH_RESULT: &[&str] = &["done.json", "rows.parquet", "result/", "curve."];
 
 /// What is cleared away.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +56,13 @@ struct Sweep<'a> {
 
 impl Sweep<'_> {
     fn is_old(&self, meta: &ObjectMeta) -> bool {
-        u64::try_from(meta.last_modified.timestamp_millis()).is_ok_and(|millis| millis < self.horizon_millis)
+        self.is_older(meta, Duration::ZERO)
+    }
+
+    /// Older than what is kept by so much more?
+    fn is_older(&self, meta: &ObjectMeta, more: Duration) -> bool {
+        let horizon_millis = self.horizon_millis.saturating_sub(more.as_millis() as u64);
+        u64::try_from(meta.last_modified.timestamp_millis()).is_ok_and(|millis| millis < horizon_millis)
     }
 
     async fn take(&mut self, kind: &'static str, path: &str, bytes: u64) -> Result<(), WorkerError> {
@@ -92,6 +105,7 @@ pub async fn gc(
         }
     }
     clear_trainings(&mut sweep, country).await?;
+    clear_adaptations(&mut sweep, country).await?;
     Ok(sweep.clearance)
 }
 
@@ -107,6 +121,9 @@ async fn pinned_by_trainings(work: &WorkStore, country: &str) -> Result<BTreeSet
         for begun in train::runs(work, country, training).await?.begun {
             pin(&begun.inputs);
         }
+    }
+    for (_, begun) in adapt::runs(work, country).await?.begun {
+        pin(&begun.inputs);
     }
     Ok(pinned)
 }
@@ -193,6 +210,8 @@ async fn clear_log(sweep: &mut Sweep<'_>, artifact: Artifact) -> Result<(), Work
 /// Checkpoints of finished trainings, and everything of those that nobody went on with. What runs saw stays for ever: it
 /// is what later ones are judged by.
 async fn clear_trainings(sweep: &mut Sweep<'_>, country: &str) -> Result<(), WorkerError> {
+    let adaptations = adapt::runs(sweep.work, country).await?.begun;
+    let adapted: BTreeSet<&str> = adaptations.iter().map(|(_, begun)| begun.source_model.as_str()).collect();
     for training in [Training::Bootstrap, Training::Pretrain] {
         let runs = train::runs(sweep.work, country, training).await?;
         let mut newest: BTreeMap<&str, &str> = BTreeMap::new();
@@ -201,25 +220,41 @@ async fn clear_trainings(sweep: &mut Sweep<'_>, country: &str) -> Result<(), Wor
         }
         let starts: BTreeSet<&str> = runs.begun.iter().filter_map(|run| run.warm_start.as_deref()).collect();
         for record in &runs.finished {
-            let needs_result = newest.values().any(|key| *key == record.key) || starts.contains(record.key.as_str());
-            let kept: &[&str] = if needs_result {
-                &["done.json", "rows.parquet", "result/", "curve."]
-            } else {
-                &["done.json", "rows.parquet"]
-            };
-            clear_run(sweep, &paths::training_run(country, training.name(), &record.key), kept).await?;
+            let needs_result = newest.values().any(|key| *key == record.key)
+                || starts.contains(record.key.as_str())
+                || adapted.contains(record.trained.model_digest.as_str());
+            let kept = if needs_result { WITH_RESULT } else { &WITH_RESULT[..2] };
+            let run = paths::training_run(country, training.name(), &record.key);
+            clear_run(sweep, &run, kept, Duration::ZERO).await?;
         }
         // on a store elsewhere a lease is all that says whether one of them is being trained
         let perhaps_running = sweep.work.local_folder().is_none() && lease::is_held(sweep.work, country).await?;
         for run in runs.begun.iter().filter(|_| !perhaps_running) {
-            clear_run(sweep, &paths::training_run(country, training.name(), &run.key), &[]).await?;
+            clear_run(sweep, &paths::training_run(country, training.name(), &run.key), &[], Duration::ZERO).await?;
         }
     }
     Ok(())
 }
 
-/// Clears a run's folder but for some files, if nothing in it was written lately and nobody trains it.
-async fn clear_run(sweep: &mut Sweep<'_>, run: &str, kept: &[&str]) -> Result<(), WorkerError> {
+/// Checkpoints of finished adaptations, and everything of those that nobody went on with: they would begin anew with the
+/// tables as they are then.
+async fn clear_adaptations(sweep: &mut Sweep<'_>, country: &str) -> Result<(), WorkerError> {
+    let runs = adapt::runs(sweep.work, country).await?;
+    for run in runs.finished {
+        clear_run(sweep, &run, WITH_RESULT, Duration::ZERO).await?;
+    }
+    for (run, begun) in runs.begun {
+        // the claim of a folder on this machine tells whether somebody trains there; elsewhere nothing does
+        let is_seen = sweep.work.local_folder().is_some() && begun.kept_in == sweep.work.url().as_str();
+        let longer = if is_seen { Duration::ZERO } else { LONGEST_ADAPTATION };
+        clear_run(sweep, &run, &[], longer).await?;
+    }
+    Ok(())
+}
+
+/// Clears a run's folder but for some files, if nothing in it was written lately, nor for so much `longer`, and nobody
+/// trains it.
+async fn clear_run(sweep: &mut Sweep<'_>, run: &str, kept: &[&str], longer: Duration) -> Result<(), WorkerError> {
     let _claim = match sweep.work.local_folder() {
         None => None,
         Some(folder) => match Claim::at_once(&folder.join(run))? {
@@ -228,7 +263,7 @@ async fn clear_run(sweep: &mut Sweep<'_>, run: &str, kept: &[&str]) -> Result<()
         },
     };
     let metas = sweep.work.list_metas(run).await?;
-    if metas.iter().any(|(_, meta)| !sweep.is_old(meta)) {
+    if metas.iter().any(|(_, meta)| !sweep.is_older(meta, longer)) {
         return Ok(());
     }
     for (name, meta) in metas {

@@ -1,6 +1,7 @@
 //! Power cuts.
 
 use super::super::Outcome;
+use super::super::image::Image;
 use super::super::journal;
 use super::super::power::{Disk, Loss};
 use super::super::shim::{Action, Strike};
@@ -32,6 +33,29 @@ pub fn after_the_end(trial: &mut Trial<'_>) -> Outcome {
     trial.start(None)?.ends_with(&[0])?;
     cut(trial, disk)?;
     trial.is_right().map_err(|why| format!("lost after exit 0: {why}"))?;
+    trial.comes_to_the_right_end()
+}
+
+/// The same with the kernel's own file system in place of our idea of one: killed at a change, or finished, and then all
+/// is gone that had not reached the disk.
+pub fn of_ext4(trial: &mut Trial<'_>) -> Outcome {
+    let Some(mut image) = Image::mount(&trial.folder.join("image"), &trial.work())? else {
+        trial.counts.missed += 1;
+        return Ok(());
+    };
+    let at = trial.walk(trial.arsenal.changes);
+    let is_finished = trial.dice.below(3) == 0;
+    if is_finished {
+        trial.start(None)?.ends_with(&[0])?;
+    } else {
+        trial.start(Some(&Strike::at(Action::Kill, at)))?.end()?;
+    }
+    image.cut_power()?;
+    trial.tell("the power of the ext4 image is cut");
+    trial.counts.cuts += 1;
+    if is_finished {
+        trial.is_right().map_err(|why| format!("lost after exit 0: {why}"))?;
+    }
     trial.comes_to_the_right_end()
 }
 

@@ -28,7 +28,7 @@ const fn scenario(
     Scenario { name, what, rounds, tell }
 }
 
-pub const SCENARIOS: [Scenario; 15] = [
+pub const SCENARIOS: [Scenario; 16] = [
     scenario("kill", "SIGKILL at random times, edits in between", [12, 200], kills::at_random),
     scenario("kill-walk", "SIGKILL at every N-th change of the store", [24, 500], kills::at_a_change),
     scenario("kill-beside", "two or three workers at once, one of them killed", [8, 100], kills::beside_others),
@@ -44,6 +44,7 @@ pub const SCENARIOS: [Scenario; 15] = [
     scenario("clocks", "late workers whose clocks are wrong by up to a day", [6, 60], pauses::wrong_clocks),
     scenario("cut", "power cuts at every N-th change", [12, 200], cuts::at_a_change),
     scenario("cut-after", "a power cut after exit 0, which must lose nothing", [4, 50], cuts::after_the_end),
+    scenario("cut-ext4", "a power cut of an ext4 image, where this machine mounts one", [4, 50], cuts::of_ext4),
     scenario("full", "ENOSPC at every N-th change, once or from then on", [12, 200], faults::full_disk),
     scenario("failing", "EIO at every N-th change, once or from then on", [12, 200], faults::failing_disk),
     scenario("foreign", "RESTORE, DELETE, OPTIMIZE and VACUUM by another program", [8, 48], foreign::maintenance),

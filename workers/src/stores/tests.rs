@@ -1,0 +1,88 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+
+use super::*;
+
+/// An object store with room for one object, which takes the first write and does not answer it.
+fn forgetful_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut object: Option<Vec<u8>> = None;
+        for mut stream in listener.incoming().flatten() {
+            let (mut head, mut length) = (String::new(), 0);
+            let mut reader = BufReader::new(&stream);
+            while !head.ends_with("\r\n\r\n") {
+                let from = head.len();
+                reader.read_line(&mut head).unwrap();
+                if let Some(value) = head[from..].to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let (status, answer) = match (&object, head.starts_with("PUT")) {
+                (None, true) => {
+                    object = Some(body);
+                    continue;
+                }
+                (Some(_), true) => ("412 Precondition Failed", &[][..]),
+                (Some(object), false) => ("200 OK", &object[..]),
+                (None, false) => ("404 Not Found", &[][..]),
+            };
+            let more = "etag: \"1\"\r\nlast-modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nconnection: close";
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{more}\r\n\r\n", answer.len());
+            stream.write_all(&[head.as_bytes(), answer].concat()).unwrap();
+        }
+    });
+    endpoint
+}
+
+/// With a client in between that tries again by itself, a worker takes its own write for another's.
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_on_the_way_is_ours() {
+    let options = StoreOptions {
+        endpoint: forgetful_server(),
+        region: "nowhere".into(),
+        path_style: true,
+        allow_http: true,
+        anonymous: Some(true),
+        ..StoreOptions::default()
+    };
+    let work = WorkStore::open("s3://work/build", &options).unwrap();
+    assert!(work.put_if_absent("a", Bytes::from_static(b"mine")).await.unwrap());
+    assert!(!work.put_if_absent("a", Bytes::from_static(b"mine")).await.unwrap(), "only the first was ours");
+}
+
+#[tokio::test]
+async fn the_local_store_creates_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = WorkStore::open(folder.path().to_str().unwrap(), &StoreOptions::default()).unwrap();
+    assert!(work.probe_put_if_absent(8).await.unwrap());
+    assert!(work.put_if_absent("a/b", Bytes::from_static(b"1")).await.unwrap());
+    assert!(!work.put_if_absent("a/b", Bytes::from_static(b"2")).await.unwrap());
+    assert_eq!(work.get("a/b").await.unwrap().unwrap(), "1");
+    assert_eq!(work.list("a").await.unwrap(), ["b"]);
+    assert!(work.get("nothing").await.unwrap().is_none());
+}
+
+#[test]
+fn addresses_that_cannot_work_are_refused() {
+    let open = |url: &str| WorkStore::open(url, &StoreOptions::default()).err().unwrap().to_string();
+    assert!(open("ftp://host/x").contains("unknown scheme"));
+    assert!(open("https://host/x").contains("conditional write"));
+    assert!(open("file://w3").contains("file:///w3"), "{}", open("file://w3"));
+    assert!(open("file:///a#b").contains("%23") && open("s3://bucket/a?b").contains("%3F"));
+}
+
+#[tokio::test]
+async fn a_store_is_made_when_it_is_asked_for_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("new");
+    let work = WorkStore::open(place.to_str().unwrap(), &StoreOptions::default()).unwrap();
+    assert!(work.get("a").await.unwrap().is_none() && !work.is_there().await.unwrap());
+    let error = work.required().await.unwrap_err().to_string();
+    assert!(error.contains(place.to_str().unwrap()) && !place.exists(), "{error}");
+    work.make().unwrap();
+    work.required().await.unwrap();
+}

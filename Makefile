@@ -5,7 +5,7 @@
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
-# make gpu-bench     the same on an NVIDIA GPU (needs a CUDA toolkit, see tests/gpu-bench.sh)
+# make gpu-bundle DIR=…  what a machine with a GPU needs for tests/gpu-check.sh (needs a CUDA toolkit, see deploy/gpu.md)
 
 URBANCROSS = target/debug/urbancross
 DEMO      ?= demo-out
@@ -13,7 +13,7 @@ REAL      ?= real-out
 TILES     ?= 420
 SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bench chaos chaos-driver chaos-long check binary
+.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long check binary
 
 binary:
 	cargo build --locked --workspace --bins
@@ -27,6 +27,8 @@ ablation: demo
 
 test: binary
 	cargo test --locked --workspace
+	# the compositions that a GPU takes where it has no kernel, on the CPU
+	URBANCROSS_CPU_KERNELS=off cargo test --locked --workspace --lib -- ops:: clip:: sam:: instructblip:: language:: trainer:: adapt::
 
 real: binary
 	@test -n "$(DATA)" || { echo "usage: make real DATA=DIR   (DIR has images/ and a caption file)"; exit 2; }
@@ -39,8 +41,9 @@ goldens:
 bench:
 	tests/bench.sh
 
-gpu-bench:
-	tests/gpu-bench.sh
+gpu-bundle:
+	@test -n "$(DIR)" || { echo "usage: make gpu-bundle DIR=…"; exit 2; }
+	tests/gpu-bundle.sh $(DIR)
 
 # with the features of the whole workspace, as everything else: otherwise dependencies compile once more
 chaos-driver: binary

@@ -36,7 +36,7 @@ target/debug/examples/recall_rate
 if has numpy; then echo "recall of 20,000 x 20,000 x 512, NumPy:"; python3 tests/peers/recall_peer.py; fi
 
 for round in 1 2 3; do
-    echo "ViT-B/32, batch 32, ours:"; target/debug/examples/clip_rate vit-b-32 32 77 1 image,train
+    echo "ViT-B/32, batch 32, ours:"; target/debug/device-check clip-rate vit-b-32 32 77 1 image,train
     if has open_clip; then echo "ViT-B/32, batch 32, PyTorch:"; python3 tests/peers/clip_peer.py --rounds 1; fi
 done
 
@@ -58,7 +58,7 @@ fi
 
 for preset in vit-b mobile; do
     echo "Segment Anything $preset with 32 points per side, ours:"
-    target/debug/examples/sam_rate "$preset" 32 2 encoder,decoder,post "$work/sam-$preset.safetensors"
+    target/debug/device-check sam-rate "$preset" 32 2 encoder,decoder,post "$work/sam-$preset.safetensors"
 done
 if has segment_anything; then
     echo "Segment Anything vit-b with 32 points per side, the original on PyTorch:"
@@ -67,14 +67,14 @@ elif has transformers; then
     echo "Segment Anything vit-b with 32 points per side, transformers:"; python3 tests/peers/sam_peer.py --library transformers
 fi
 
-echo "packed products:"; target/debug/examples/packed_rate
+echo "packed products:"; target/debug/device-check packed-rate
 
 echo "committers at once, and a table with a long history:"; target/debug/examples/commit_rate
 
-target/debug/examples/caption_rate write "$work/blip"
+target/debug/device-check caption-write "$work/blip"
 for beams in 1 5; do
     echo "InstructBLIP of middle size, $beams beams, ours:"
-    target/debug/examples/caption_rate run "$work/blip" "$beams" 8 48 2
+    target/debug/device-check caption-rate "$work/blip" "$beams" 8 48 2
     if has transformers; then
         echo "InstructBLIP of middle size, $beams beams, transformers:"
         python3 tests/peers/caption_peer.py "$work/blip" --beams "$beams"

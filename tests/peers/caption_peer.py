@@ -5,7 +5,7 @@
     python caption_peer.py DIR [--beams 1] [--batch 8] [--tokens 48] [--rounds 2] [--threads 2]
                            [--device cuda --dtype bf16]
 
-The counterpart of `stages/models/examples/caption_rate.rs`, which writes the checkpoint DIR: the same weights, inputs
+The counterpart of `device-check caption-rate`; `device-check caption-write` makes the checkpoint DIR: the same weights, inputs
 and settings, the best of several rounds; both print the first ids. Works with transformers before and after images
 became tokens of the prompt (4.50).
 """

@@ -5,7 +5,7 @@
     python clip_peer.py [--model ViT-B-32-quickgelu] [--batch 32] [--tokens 77] [--rounds 3] [--threads 2]
                         [--device cuda --dtype bf16]
 
-The counterpart of `stages/models/examples/clip_rate.rs`: the same shapes, the best of several rounds, no optimiser.
+The counterpart of `device-check clip-rate`: the same shapes, the best of several rounds, no optimiser.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 
-# Names of clip_rate's presets
+# Names of our presets
 PRESETS = {"vit-b-32": "ViT-B-32-quickgelu", "vit-l-14": "ViT-L-14-quickgelu"}
 
 

@@ -2,10 +2,10 @@
 """Seconds per image of Segment Anything on PyTorch, CPU, f32, part by part.
 
     pip install torch torchvision segment-anything transformers safetensors
-    cargo run --release -p models --example sam_rate -- vit-b 32 2 encoder sam.safetensors
+    cargo run --release -p device-check -- sam-rate vit-b 32 2 encoder sam.safetensors
     python sam_peer.py --weights sam.safetensors [--library original|transformers] [--rounds 2] [--threads 2]
 
-The counterpart of `stages/models/examples/sam_rate.rs`: the same weights, image, points and settings. `original` is the
+The counterpart of `device-check sam-rate`: the same weights, image, points and settings. `original` is the
 released `segment_anything`; `transformers` is `SamModel` with the functions of its mask-generation pipeline. Decoder and
 post-processing are measured on 64 points and multiplied by the number of batches. MobileSAM's encoder is in neither
 library; its decoder and what lies behind are the same.
@@ -158,7 +158,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", choices=["original", "transformers"], default="original")
     parser.add_argument("--size", choices=["vit-b", "vit-h"], default="vit-b", help="of transformers")
-    parser.add_argument("--weights", help="safetensors in the original names, as sam_rate writes them")
+    parser.add_argument("--weights", help="safetensors in the original names, as `device-check sam-rate` writes them")
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)

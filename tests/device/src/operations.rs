@@ -208,3 +208,39 @@ fn inference_cases() -> Vec<Case> {
         }),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever `models::ops` offers has a case here, or a reason why not.
+    #[test]
+    fn every_operation_is_checked() {
+        let sources = [include_str!("../../../stages/models/src/ops/mod.rs"), INFERENCE];
+        let offered = sources.iter().flat_map(|source| source.lines()).filter(|line| line.starts_with("pub use"));
+        let items = offered.filter_map(|line| line.split_once("::")).map(|(_, items)| items);
+        let names = items.flat_map(|items| items.split(|c: char| !(c.is_alphanumeric() || c == '_')));
+        // functions: types begin with a capital letter, constants are all capitals
+        let mut functions: Vec<&str> = names.filter(|name| name.starts_with(|c: char| c.is_lowercase())).collect();
+        functions.sort_unstable();
+        functions.dedup();
+        assert!(functions.contains(&"attention") && functions.contains(&"rms_norm"), "{functions:?}");
+        let cases = include_str!("operations.rs").split("#[cfg(test)]").next().unwrap_or_default();
+        // one works on slices of host memory, the other moves weights in place, which the trainings show
+        let elsewhere = ["log_softmax_rows", "adamw"];
+        for function in functions {
+            assert!(
+                cases.contains(&format!("{function}(")) || elsewhere.contains(&function),
+                "models::ops::{function} has no case in this file"
+            );
+        }
+    }
+
+    const INFERENCE: &str = include_str!("../../../stages/models/src/ops/inference/mod.rs");
+
+    /// The cases are right: the CPU passes them, with its kernels in f32 and with compositions in half precision.
+    #[test]
+    fn the_cpu_passes() {
+        run(&Place { device: "cpu".to_owned(), precision: crate::Precision::F32 }, 3).unwrap();
+    }
+}

@@ -315,10 +315,13 @@ fn inputs_that_do_not_fit_are_errors() {
     let image = |dims: &[usize]| clip.encode_image(&Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap());
     assert!(matches!(image(&[1, 3, 16, 20]), Err(ModelError::Input(message)) if message.contains("[1, 3, 16, 20]")));
     assert!(image(&[3, 16, 16]).is_err());
-    assert_eq!(image(&[0, 3, 16, 16]).unwrap().dims(), [0, 6]);
     let text = |ids: Tensor| clip.encode_text(&ids);
     assert!(text(Tensor::zeros((1, 8), DType::U32, &Device::Cpu).unwrap()).is_err());
     let unknown = text(Tensor::new(&[[1u32, 12]], &Device::Cpu).unwrap());
     assert!(matches!(unknown, Err(ModelError::Input(message)) if message.contains("token id 12")));
-    assert_eq!(text(Tensor::zeros((0, 7), DType::U32, &Device::Cpu).unwrap()).unwrap().dims(), [0, 6]);
+    // candle has no tensors without elements on a GPU, nor operations that sum them up
+    if crate::ops::cpu_kernels() {
+        assert_eq!(image(&[0, 3, 16, 16]).unwrap().dims(), [0, 6]);
+        assert_eq!(text(Tensor::zeros((0, 7), DType::U32, &Device::Cpu).unwrap()).unwrap().dims(), [0, 6]);
+    }
 }

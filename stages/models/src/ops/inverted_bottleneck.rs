@@ -32,9 +32,6 @@ const ROWS_PER_TASK: usize = 32;
 /// `x_bhwi [B, H, W, I]`; returns `[B, H', W', O]`. The expanded image, several times as large as input and output, is
 /// never whole in memory on the CPU: three of its rows are, and they stay in the cache.
 pub fn inverted_bottleneck(x_bhwi: &Tensor, weights: &InvertedBottleneck) -> Result<Tensor> {
-    if !has_kernel(x_bhwi) {
-        return composed(x_bhwi, weights);
-    }
     let w = weights;
     let op = Op { stride: w.stride, residual: w.residual };
     let args = [
@@ -46,7 +43,11 @@ pub fn inverted_bottleneck(x_bhwi: &Tensor, weights: &InvertedBottleneck) -> Res
         &w.project_weight,
         &w.project_bias_o,
     ];
-    apply(op, &args)
+    if has_kernel(x_bhwi) {
+        return apply(op, &args);
+    }
+    op.sizes(&args.map(Tensor::dims))?;
+    composed(x_bhwi, weights)
 }
 
 fn composed(x: &Tensor, w: &InvertedBottleneck) -> Result<Tensor> {
@@ -72,8 +73,7 @@ struct Sizes {
 }
 
 impl Op {
-    fn sizes<T>(&self, args: &[View<'_, T>]) -> Result<Sizes> {
-        let dims: Vec<_> = args.iter().map(|arg| arg.dims).collect();
+    fn sizes(&self, dims: &[&[usize]]) -> Result<Sizes> {
         let (&[_, height, width, inputs], &[expanded, _], &[outputs, _]) = (dims[0], dims[1], dims[5]) else {
             bail!("inverted_bottleneck: input {:?}, weights {:?} and {:?}", dims[0], dims[1], dims[5])
         };
@@ -105,7 +105,7 @@ impl CpuOp for Op {
     const NAME: &'static str = "inverted_bottleneck";
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
-        let s = self.sizes(args)?;
+        let s = self.sizes(&args.iter().map(|arg| arg.dims).collect::<Vec<_>>())?;
         let batch = args[0].dims[0];
         let out_row = s.out_width * s.outputs;
         let mut out = vec![T::zero(); batch * s.out_height * out_row];

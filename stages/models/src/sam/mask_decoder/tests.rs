@@ -1,6 +1,7 @@
 //! The kernel beside the composition.
 
 use super::{LowResMask, Selection};
+use crate::ops::cpu_kernels;
 use crate::sam::{EncoderConfig, MaskOutputs, PointLabel, Prompt, Sam, SamConfig};
 use candle_core::{DType, Device, Tensor};
 
@@ -44,7 +45,7 @@ fn kernel_and_composition_agree() {
         // Other types have no kernel.
         let [fast, composed] =
             [DType::F32, DType::F64].map(|dtype| Sam::init(&config, 3, &Device::Cpu, dtype).unwrap());
-        assert!(fast.decoder.kernel.is_some() && composed.decoder.kernel.is_none());
+        assert!(fast.decoder.kernel.is_some() == cpu_kernels() && composed.decoder.kernel.is_none());
         let images = [&fast, &composed].map(|sam| sam.embed_images(&pixels(&config)).unwrap().remove(0));
         let mask: Vec<f32> = (0..config.mask_side().pow(2)).map(|i| (i % 23) as f32 - 11.0).collect();
         let corners = Prompt { box_xyxy: Some([10.0, 20.0, 90.0, 140.0]), ..Prompt::default() };
@@ -72,6 +73,11 @@ fn masks_depend_on_no_other_prompt_and_on_no_thread() {
     let predict = |prompts: &[Prompt]| sam.predict(&image, prompts, MaskOutputs::Multi, None).unwrap();
     let all = predict(&prompts);
     let alone = predict(&prompts[16..]);
+    // a library's matrix product may add in another order when it has other rows beside it
+    if !cpu_kernels() {
+        let moved: Vec<LowResMask> = alone.into_iter().map(|mask| LowResMask { prompt: 16, ..mask }).collect();
+        return assert_same(&moved, &all[48..]);
+    }
     for (mask, alone) in all[48..].iter().zip(&alone) {
         assert_eq!(mask.logits, alone.logits);
         assert_eq!(mask.predicted_iou, alone.predicted_iou);

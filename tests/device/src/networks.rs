@@ -44,8 +44,8 @@ fn clip(device: &Device, checks: &mut Checks) -> Result {
             let mut worst = (0.0, String::new());
             for ((name, found), (_, wanted)) in found.gradients.iter().zip(&reference.gradients) {
                 let error = relative(found, wanted)?;
-                // NaN is worst of all
-                if !(error <= worst.0) {
+                // NaN is worst of all, and stays
+                if error > worst.0 || error.is_nan() {
                     worst = (error, name.clone());
                 }
             }

@@ -240,6 +240,30 @@ mod tests {
         }
     }
 
+    /// An address and a token can be found out; the secret lies where only the ranks can read.
+    #[test]
+    fn the_secret_on_a_board_is_proved() {
+        let board = crate::MemoryBoard::default();
+        let (minute, loopback) = (Duration::from_secs(60), Ipv4Addr::LOCALHOST.into());
+        std::thread::scope(|scope| {
+            let rank_0 = scope.spawn(|| meet_on_board(&board, "run", (0, 2), loopback, minute, minute).map(|_| ()));
+            let (secret, address) = loop {
+                match board.get("run/rank-0").unwrap() {
+                    Some(entry) => break read_entry(&entry).unwrap(),
+                    None => std::thread::sleep(Duration::from_millis(5)),
+                }
+            };
+            board.put_if_absent("run/rank-1", &[1; SEED_BYTES + ADDRESS_BYTES]).unwrap();
+            let me = |secret: Secret, token| Me { token, rank: 1, world_size: 2, secret };
+            let token = secret.derived("token");
+            let soon = Instant::now() + Duration::from_millis(500);
+            let refused = connect_rank(0, address, me(Secret::none(), token), soon).unwrap_err().to_string();
+            assert!(refused.contains("another secret"), "{refused}");
+            connect_rank(0, address, me(secret, token), Instant::now() + minute).unwrap();
+            rank_0.join().unwrap().unwrap();
+        });
+    }
+
     #[test]
     fn addresses_travel() {
         for text in ["127.0.0.1:80", "[::1]:65535", "10.1.2.3:1"] {

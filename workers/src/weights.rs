@@ -27,13 +27,13 @@ use remote::Remote;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
     Local(PathBuf),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Origin {
     fn of(used: &WeightsUse) -> Result<Origin, WorkerError> {
         if let Some(remote) = Remote::parse(&used.source, Hub::from_env()?) {
-            return Ok(Origin::Remote(remote));
+            return Ok(Origin::Remote(Box::new(remote)));
         }
         let local = Path::new(&used.source);
         if local.exists() {

@@ -193,6 +193,7 @@ impl BuildSpec {
             ("source.options.endpoint", &source.options.endpoint),
             ("work.url", &work.url),
             ("work.options.endpoint", &work.options.endpoint),
+            ("weights.options.endpoint", &self.weights.options.endpoint),
         ];
         let all = named
             .into_iter()
@@ -284,6 +285,7 @@ mod tests {
             ("source.tables", "['a.csv', 'b.csv?sig=hunter2']"),
             ("source.options.endpoint", "https://me:hunter2@host"),
             ("work.url", "s3://me:hunter2@bucket/x"),
+            ("weights.options.endpoint", "https://me:hunter2@host"),
             ("model.init", "https://host/x?X-Amz-Signature=hunter2"),
         ] {
             let error = BuildSpec::parse(MINIMAL, "t", &[format!("{field}={address}")]).unwrap_err().to_string();

@@ -50,7 +50,10 @@ fn device(spec: Option<&BuildSpec>) -> Result<String, String> {
 /// What a launcher says of this process, and what would carry tensors between GPUs.
 fn ranks() -> Result<String, String> {
     let place = workers::world::place().map_err(|e| e.to_string())?;
-    let place = place.map_or("no launcher: one rank".to_owned(), |p| format!("rank {} of {}", p.rank, p.world_size));
+    let place = place.map_or("no launcher: one rank".to_owned(), |place| {
+        let secret = if place.secret.is_some() { "with a secret" } else { "without a secret" };
+        format!("rank {} of {}, {secret}", place.rank, place.world_size)
+    });
     Ok(format!("{place}; {}", workers::world::nccl()))
 }
 

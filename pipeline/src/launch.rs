@@ -59,9 +59,14 @@ pub async fn train(
     let spec = folder.path().join("spec.toml");
     std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;
     let port = free_port().map_err(|e| WorkerError::Transient(format!("no free port: {e}")))?;
+    // others may have accounts on this machine
+    let secret = workers::world::new_secret()?;
     let mut children = Vec::with_capacity(ranks);
     for rank in 0..ranks {
-        children.push(start(&spec, training, options.retrain, rank, ranks, port)?);
+        let mut command = rank_of(rank, ranks, port, &secret)?;
+        command.arg("train").arg(&spec).arg(training.name()).args(options.retrain.then_some("--retrain"));
+        let child = command.spawn();
+        children.push(child.map_err(|e| WorkerError::Transient(format!("rank {rank} of {}: {e}", training.name())))?);
     }
     wait(build, children, training).await
 }
@@ -71,19 +76,14 @@ fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn start(
-    spec: &std::path::Path,
-    training: Training,
-    retrain: bool,
-    rank: usize,
-    ranks: usize,
-    port: u16,
-) -> Result<Child, WorkerError> {
+/// This program as one of several ranks, which meet at a port of this machine.
+fn rank_of(rank: usize, ranks: usize, port: u16, secret: &str) -> Result<Command, WorkerError> {
     let mut command = child(ranks)?;
-    command.arg("train").arg(spec).arg(training.name()).args(retrain.then_some("--retrain"));
     command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", ranks.to_string());
     command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-    command.spawn().map_err(|e| WorkerError::Transient(format!("rank {rank} of {}: {e}", training.name())))
+    // they meet here, whatever name this process was given for another meeting
+    command.env(workers::world::SECRET, secret).env_remove(workers::world::RENDEZVOUS);
+    Ok(command)
 }
 
 /// This program once more, beside `siblings - 1` others.

@@ -8,6 +8,9 @@ pub enum WorkerError {
     /// The spec, a credential or a store's set-up is wrong: nothing is gained by another try.
     #[error("{0}")]
     Configuration(String),
+    /// A store lets nobody in, or not us: credentials are missing or do not suffice.
+    #[error("{0}")]
+    Refused(String),
     /// The input, a table or a checkpoint cannot be used as it is.
     #[error("{0}")]
     Broken(String),
@@ -44,7 +47,10 @@ impl WorkerError {
             }
             WorkerError::DiskFull(_) => Some("free some and run the same command again: what is done stays done"),
             WorkerError::Stopped => Some("run the same command again to go on"),
-            WorkerError::Configuration(_) | WorkerError::Broken(_) | WorkerError::Missing { .. } => None,
+            WorkerError::Configuration(_)
+            | WorkerError::Refused(_)
+            | WorkerError::Broken(_)
+            | WorkerError::Missing { .. } => None,
         }
     }
 
@@ -64,7 +70,7 @@ impl WorkerError {
             E::NotFound { path, .. } => WorkerError::Broken(format!(
                 "{what}: not found at {path}; look at the url, and at the names inside the store"
             )),
-            E::PermissionDenied { path, .. } | E::Unauthenticated { path, .. } => WorkerError::Configuration(format!(
+            E::PermissionDenied { path, .. } | E::Unauthenticated { path, .. } => WorkerError::Refused(format!(
                 "{what}: the store refuses access to {path} (403); set credentials in the environment, \
                  or options = {{ anonymous = true }} for a public store"
             )),

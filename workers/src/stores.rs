@@ -11,8 +11,8 @@ use manifests::build::StoreOptions;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
-    ClientOptions, DynObjectStore, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStoreExt, PutMode, PutOptions,
-    RetryConfig,
+    ClientOptions, DynObjectStore, GetOptions, GetRange, GetResult, HeaderMap, HeaderValue, ObjectMeta, ObjectStoreExt,
+    PutMode, PutOptions, RetryConfig,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,8 +33,14 @@ pub struct Store {
 }
 
 /// Opens the store of an address: `file://`, `s3://`, `gs://`, `az://`, `http(s)://`, or a path on
-/// this machine. `anonymous` is the default where the options leave it open.
-fn open(address: &str, options: &StoreOptions, anonymous: bool) -> Result<Store, WorkerError> {
+/// this machine. `anonymous` is the default where the options leave it open; `authorization` goes to that HTTP server
+/// with every request, and not to another that it redirects to.
+fn open(
+    address: &str,
+    options: &StoreOptions,
+    anonymous: bool,
+    authorization: Option<HeaderValue>,
+) -> Result<Store, WorkerError> {
     let mut url = parse_address(address)?;
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
@@ -93,10 +99,14 @@ fn open(address: &str, options: &StoreOptions, anonymous: bool) -> Result<Store,
         }
         "http" | "https" => {
             let origin = url.origin().ascii_serialization();
+            let mut headers = HeaderMap::new();
+            if let Some(value) = authorization {
+                headers.insert("authorization", value);
+            }
             Arc::new(
                 object_store::http::HttpBuilder::new()
                     .with_url(origin)
-                    .with_client_options(client.with_allow_http(url.scheme() == "http"))
+                    .with_client_options(client.with_allow_http(url.scheme() == "http").with_default_headers(headers))
                     .with_retry(retry)
                     .build()
                     .map_err(configuration)?,
@@ -295,7 +305,16 @@ pub struct SourceStore(Store);
 
 impl SourceStore {
     pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
-        open(address, options, true).map(SourceStore)
+        open(address, options, true, None).map(SourceStore)
+    }
+
+    /// As [`open`](Self::open), for a server that knows its visitors by a header.
+    pub(crate) fn open_as(
+        address: &str,
+        options: &StoreOptions,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Self, WorkerError> {
+        open(address, options, true, authorization).map(SourceStore)
     }
 
     /// # Errors
@@ -332,7 +351,7 @@ impl std::ops::Deref for WorkStore {
 
 impl WorkStore {
     pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
-        let store = open(address, options, false)?;
+        let store = open(address, options, false, None)?;
         if matches!(store.url.scheme(), "http" | "https") {
             return Err(WorkerError::Configuration(format!(
                 "work store {address}: plain HTTP has no conditional write; use file, s3, gs or az"

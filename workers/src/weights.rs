@@ -4,8 +4,10 @@
 //! fetches it later, on whichever machine, must find the same bytes.
 
 mod cache;
+mod hub;
 mod readable;
 mod remote;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,19 +20,20 @@ use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
 use cache::Cache;
+use hub::Hub;
 use remote::Remote;
 
 /// Where the weights of a field are to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
     Local(PathBuf),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Origin {
     fn of(used: &WeightsUse) -> Result<Origin, WorkerError> {
-        if let Some(remote) = Remote::parse(&used.source) {
-            return Ok(Origin::Remote(remote));
+        if let Some(remote) = Remote::parse(&used.source, Hub::from_env()?) {
+            return Ok(Origin::Remote(Box::new(remote)));
         }
         let local = Path::new(&used.source);
         if local.exists() {
@@ -49,7 +52,7 @@ impl Origin {
 pub struct WeightsLine {
     pub field: &'static str,
     pub source: String,
-    /// `local`, `cached`, `to fetch`, `missing`.
+    /// `local`, `cached`, `hub cache`, `to fetch`, `missing`.
     pub state: &'static str,
     /// Where the files are, or where they would be looked for.
     pub folder: PathBuf,
@@ -102,13 +105,25 @@ pub fn examine(spec: &BuildSpec) -> Vec<(&'static str, Result<String, WorkerErro
         Origin::Remote(remote) => {
             let folder = Cache::from_env().folder(&remote.name());
             if !Cache::is_complete(&folder) {
-                return Ok(format!("{}: not here yet, the first run fetches it", used.source));
+                return to_fetch(used, &remote, &folder, spec);
             }
             let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
             readable(used, &path).map(|()| path.display().to_string())
         }
     };
     spec.weights().iter().map(|used| (used.field, one(used))).collect()
+}
+
+/// What becomes of weights that are not in the cache.
+fn to_fetch(used: &WeightsUse, remote: &Remote, folder: &Path, spec: &BuildSpec) -> Result<String, WorkerError> {
+    if let Some(kept) = remote.kept_by_hub(None) {
+        return Ok(format!("{}: {} has it, the first run takes it from there", used.source, kept.display()));
+    }
+    if let Some(why) = remote.offline().filter(|_| !Cache::has_weights(folder)) {
+        return Err(unfetched(used, remote, folder, None, &why));
+    }
+    let warning = remote.in_the_open(&spec.weights.options).map_or(String::new(), |warning| format!("; {warning}"));
+    Ok(format!("{}: not here yet, the first run fetches it{warning}", used.source))
 }
 
 fn readable(used: &WeightsUse, path: &Path) -> Result<(), WorkerError> {
@@ -128,9 +143,13 @@ pub async fn lines(work: &WorkStore, spec: &BuildSpec) -> Result<Vec<WeightsLine
             Ok(Origin::Local(path)) => ("local", path.clone(), pins_of(&used, &path)?),
             Ok(Origin::Remote(remote)) => {
                 let folder = Cache::from_env().folder(&remote.name());
-                let cached = Cache::is_complete(&folder);
-                let files = if cached { pins_of(&used, &folder)? } else { lock.map(|l| l.files).unwrap_or_default() };
-                (if cached { "cached" } else { "to fetch" }, folder, files)
+                if Cache::is_complete(&folder) {
+                    ("cached", folder.clone(), pins_of(&used, &folder)?)
+                } else {
+                    let kept = remote.kept_by_hub(lock.as_ref());
+                    let state = if kept.is_some() { "hub cache" } else { "to fetch" };
+                    (state, kept.unwrap_or(folder), lock.map(|lock| lock.files).unwrap_or_default())
+                }
             }
         };
         lines.push(WeightsLine { field: used.field, source: used.source, state, folder, files, locked });
@@ -185,7 +204,11 @@ async fn fetch_one(
     {
         // files that a person has put there need no network
         if !Cache::has_weights(&folder) {
-            return Err(offline(used, remote, &folder, lock.as_ref(), &error));
+            let why = match &error {
+                WorkerError::Transient(why) => why.clone(),
+                other => other.to_string(),
+            };
+            return Err(unfetched(used, remote, &folder, lock.as_ref(), &why));
         }
     }
     let found = WeightsLock { source: used.source.clone(), files: pins_of(used, &folder)? };
@@ -210,21 +233,11 @@ async fn fetch_one(
     Ok(LocalWeights { path: Some(path), digest: found.digest() })
 }
 
-fn offline(
-    used: &WeightsUse,
-    remote: &Remote,
-    folder: &Path,
-    lock: Option<&WeightsLock>,
-    error: &WorkerError,
-) -> WorkerError {
+fn unfetched(used: &WeightsUse, remote: &Remote, folder: &Path, lock: Option<&WeightsLock>, why: &str) -> WorkerError {
     let names = match (lock, remote.file()) {
         (Some(lock), _) => lock.files.keys().cloned().collect::<Vec<_>>().join(", "),
         (None, Some(file)) => file.to_owned(),
         (None, None) => "config.json, the .safetensors files (with their index) and tokenizer.json".into(),
-    };
-    let why = match error {
-        WorkerError::Transient(why) => why.clone(),
-        other => other.to_string(),
     };
     WorkerError::Configuration(format!(
         "{} = {:?} cannot be fetched: {why}. Without a network put {names} into {}, or set {} to a folder that has \

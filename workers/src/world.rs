@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use manifests::BuildSpec;
 use manifests::build::Backend;
+pub use ranks::SECRET;
 use ranks::{Place, RanksError};
 use training::communicator::{Communicator, Solo};
 
@@ -78,6 +79,14 @@ fn meet_as(
         RanksError::Collective(_) => WorkerError::Transient(error.to_string()),
         _ => configuration(error),
     })
+}
+
+/// A new secret for ranks that this program starts.
+///
+/// # Errors
+/// The operating system has no random numbers.
+pub fn new_secret() -> Result<String, WorkerError> {
+    ranks::new_secret().map_err(configuration)
 }
 
 /// Whether this program has NCCL, in words.

@@ -58,11 +58,7 @@ impl Board for FolderBoard {
         let folder = path.parent().unwrap_or(&self.0);
         std::fs::create_dir_all(folder)?;
         // a link appears with its whole content, and only if there is none
-        let draft = folder.join(format!(
-            ".{}-{:032x}",
-            std::process::id(),
-            u128::from_le_bytes(crate::connect::random_token())
-        ));
+        let draft = folder.join(format!(".{:032x}", u128::from_le_bytes(crate::secret::random()?)));
         std::fs::write(&draft, bytes)?;
         let linked = std::fs::hard_link(&draft, &path);
         std::fs::remove_file(&draft)?;

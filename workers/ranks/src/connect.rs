@@ -1,194 +1,121 @@
-//! Connections between all ranks. Each begins with a hello in both directions, so that a port scanner, a rank of another
-//! world or another version of this program never becomes a peer.
-//!
-//! The token keeps worlds apart; it is no secret from who can read the network. Run ranks inside a trusted network.
+//! Connections between all ranks. Each begins with a hello and a proof in both directions ([`hello`](crate::hello)), so
+//! that a port scanner, a stranger, a rank of another world or another version of this program never becomes a peer.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use training::communicator::rank_list;
 
 use crate::error::{RanksError, Result};
+use crate::hello::{HELLO_TIME, Me, greet, welcome};
 use crate::mesh::Mesh;
 use crate::peer::Peer;
+use crate::secret::{Secret, random};
 
-/// Raised when ranks of two builds would not understand each other.
-const PROTOCOL: u32 = 1;
-const MAGIC: [u8; 8] = *b"UCranks\n";
-const HELLO_BYTES: usize = 36;
-/// A hello is 36 bytes: whoever takes longer is no rank.
-const HELLO_TIME: Duration = Duration::from_secs(5);
-/// Connections whose hello is awaited at a time; more are closed at once.
+/// Connections whose proof is awaited at a time.
 const MOST_GUESTS: usize = 256;
+/// How long a guest keeps its seat while others stand at the door.
+const GRACE: Duration = Duration::from_millis(100);
 /// Pause between attempts to reach a rank that does not listen yet.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Pause between looks at the door.
+const GLANCE: Duration = Duration::from_millis(5);
 
-/// What keeps one world of ranks apart from others.
-pub type Token = [u8; 16];
-
-/// A token that nobody else has.
-pub(crate) fn random_token() -> Token {
-    use std::hash::{BuildHasher, RandomState};
-    let mut token = [0; 16];
-    // each state is keyed by the operating system's random numbers
-    let (first, second) = token.split_at_mut(8);
-    first.copy_from_slice(&RandomState::new().hash_one(std::process::id()).to_le_bytes());
-    second.copy_from_slice(&RandomState::new().hash_one(std::process::id()).to_le_bytes());
-    token
+/// What became of a guest.
+struct Met {
+    number: usize,
+    stream: TcpStream,
+    address: SocketAddr,
+    rank: Result<usize, String>,
 }
 
-/// The first bytes on a connection, in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Hello {
-    pub(crate) token: Token,
-    pub(crate) rank: u32,
-    pub(crate) world_size: u32,
+/// A connection whose proof is awaited by a thread of its own: one that dawdles keeps nobody out.
+struct Guest {
+    number: usize,
+    since: Instant,
+    stream: TcpStream,
+    /// Set by who is first: the thread, when the guest has proved itself, or who gives its seat away.
+    settled: Arc<AtomicBool>,
 }
 
-impl Hello {
-    pub(crate) fn write(self) -> [u8; HELLO_BYTES] {
-        let mut bytes = [0; HELLO_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&PROTOCOL.to_le_bytes());
-        bytes[12..28].copy_from_slice(&self.token);
-        bytes[28..32].copy_from_slice(&self.rank.to_le_bytes());
-        bytes[32..].copy_from_slice(&self.world_size.to_le_bytes());
-        bytes
+impl Guest {
+    fn receive(
+        number: usize,
+        stream: TcpStream,
+        address: SocketAddr,
+        me: Me,
+        met: Sender<Met>,
+    ) -> std::io::Result<Self> {
+        let settled = Arc::new(AtomicBool::new(false));
+        let guest = Self { number, since: Instant::now(), stream: stream.try_clone()?, settled: settled.clone() };
+        let until = guest.since + HELLO_TIME;
+        let greet = move || {
+            let mut stream = stream;
+            let rank = welcome(&mut stream, &me, until).and_then(|proven| match settled.swap(true, Ordering::AcqRel) {
+                true => Err("it was slow, and others stood at the door".to_owned()),
+                false => proven.answer(&mut stream),
+            });
+            let _late = met.send(Met { number, stream, address, rank });
+        };
+        std::thread::Builder::new().name("rank hello".into()).spawn(greet)?;
+        Ok(guest)
     }
 
-    pub(crate) fn read(bytes: &[u8; HELLO_BYTES]) -> Result<Self, String> {
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if bytes[..8] != MAGIC {
-            return Err("no rank: another program".to_owned());
-        }
-        if word(8) != PROTOCOL {
-            return Err(format!("a rank of protocol {}, this one is {PROTOCOL}: run one version everywhere", word(8)));
-        }
-        let mut token = [0; 16];
-        token.copy_from_slice(&bytes[12..28]);
-        Ok(Self { token, rank: word(28), world_size: word(32) })
-    }
-
-    /// Why the other side is no rank that this one waits for.
-    pub(crate) fn refusal(&self, theirs: &Hello) -> Option<String> {
-        if theirs.token != self.token {
-            return Some("a rank of another world".to_owned());
-        }
-        if theirs.world_size != self.world_size {
-            return Some(format!(
-                "rank {} counts {} ranks where this rank counts {}",
-                theirs.rank, theirs.world_size, self.world_size
-            ));
-        }
-        (theirs.rank >= self.world_size || theirs.rank == self.rank)
-            .then(|| format!("a second rank {} of {}", theirs.rank, theirs.world_size))
-    }
-}
-
-/// Reads exactly this many bytes before the deadline, however slowly they come.
-pub(crate) fn read_until(stream: &mut TcpStream, into: &mut [u8], until: Instant) -> std::io::Result<()> {
-    let mut filled = 0;
-    while filled < into.len() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut into[filled..]) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => filled += count,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+    /// Ends the wait for a guest that has not proved itself.
+    fn dismiss(self) {
+        if !self.settled.swap(true, Ordering::AcqRel) {
+            let _closed = self.stream.shutdown(Shutdown::Both);
         }
     }
-    Ok(())
-}
-
-/// Says hello and hears one, as the side that connected.
-pub(crate) fn greet(stream: &mut TcpStream, mine: Hello, until: Instant) -> Result<Hello, String> {
-    let failed = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset => {
-            "it closed the connection: another world, or another number of ranks".to_owned()
-        }
-        _ => e.to_string(),
-    };
-    stream.set_nodelay(true).map_err(failed)?;
-    stream.set_write_timeout(Some(HELLO_TIME)).map_err(failed)?;
-    stream.write_all(&mine.write()).map_err(failed)?;
-    let mut bytes = [0; HELLO_BYTES];
-    read_until(stream, &mut bytes, until).map_err(failed)?;
-    let theirs = Hello::read(&bytes)?;
-    mine.refusal(&theirs).map_or(Ok(theirs), Err)
-}
-
-/// Hears a hello and answers it, as the side that listens. A wrong one gets no answer.
-fn welcome(stream: &mut TcpStream, mine: Hello, until: Instant) -> Result<Hello, String> {
-    let failed = |e: std::io::Error| format!("no whole hello: {e}");
-    stream.set_nodelay(true).map_err(failed)?;
-    stream.set_nonblocking(false).map_err(failed)?;
-    stream.set_write_timeout(Some(HELLO_TIME)).map_err(failed)?;
-    let mut bytes = [0; HELLO_BYTES];
-    read_until(stream, &mut bytes, until).map_err(failed)?;
-    let theirs = Hello::read(&bytes)?;
-    if let Some(problem) = mine.refusal(&theirs) {
-        return Err(problem);
-    }
-    stream.write_all(&mine.write()).map_err(failed)?;
-    Ok(theirs)
 }
 
 /// Connections from the expected ranks; the others are refused.
 pub(crate) fn accept_ranks(
     listener: &TcpListener,
-    mine: Hello,
+    me: Me,
     mut expected: Vec<usize>,
     until: Instant,
 ) -> Result<Vec<(usize, TcpStream)>> {
-    let rendezvous = |e: std::io::Error| RanksError::Rendezvous(format!("cannot listen: {e}"));
-    listener.set_nonblocking(true).map_err(rendezvous)?;
-    // each hello is awaited by a thread of its own: one guest that dawdles keeps nobody out
-    let (greeted, guests) = mpsc::channel();
-    let (mut arrived, mut refused, mut waiting) = (Vec::new(), Vec::new(), 0);
+    listener.set_nonblocking(true).map_err(|e| RanksError::Rendezvous(format!("cannot listen: {e}")))?;
+    let (sender, met) = mpsc::channel();
+    let (mut arrived, mut refused, mut guests) = (Vec::new(), Vec::new(), VecDeque::<Guest>::new());
+    let mut number = 0;
     while !expected.is_empty() {
-        match listener.accept() {
-            Ok((mut stream, address)) if waiting < MOST_GUESTS => {
-                waiting += 1;
-                let greeted = greeted.clone();
-                let until = until.min(Instant::now() + HELLO_TIME);
-                let greet = move || {
-                    let hello = welcome(&mut stream, mine, until);
-                    let _late = greeted.send((hello, stream, address));
-                };
-                std::thread::Builder::new().name("rank hello".into()).spawn(greet).map_err(rendezvous)?;
+        if guests.len() >= MOST_GUESTS && guests.front().is_some_and(|oldest| oldest.since.elapsed() >= GRACE) {
+            guests.pop_front().into_iter().for_each(Guest::dismiss);
+        }
+        // a connection that ended before it was accepted is none
+        let came = (guests.len() < MOST_GUESTS).then(|| listener.accept().ok()).flatten();
+        let pause = if came.is_some() { Duration::ZERO } else { GLANCE };
+        if let Some((stream, address)) = came {
+            number += 1;
+            match Guest::receive(number, stream, address, me, sender.clone()) {
+                Ok(guest) => guests.push_back(guest),
+                Err(e) => refused.push(format!("{address}: {e}")),
             }
-            Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                match guests.recv_timeout(Duration::from_millis(5)) {
-                    Ok((hello, stream, address)) => {
-                        waiting -= 1;
-                        match hello {
-                            Ok(hello) if expected.contains(&(hello.rank as usize)) => {
-                                expected.retain(|&rank| rank != hello.rank as usize);
-                                arrived.push((hello.rank as usize, stream));
-                            }
-                            Ok(hello) => refused.push(format!("{address}: rank {} once more", hello.rank)),
-                            Err(problem) => refused.push(format!("{address}: {problem}")),
-                        }
-                    }
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        // whoever floods the door does not keep this rank from hearing those inside
+        for Met { number, stream, address, rank } in met.recv_timeout(pause).into_iter().chain(met.try_iter()) {
+            guests.retain(|guest| guest.number != number);
+            match rank {
+                Ok(rank) if expected.contains(&rank) => {
+                    expected.retain(|&other| other != rank);
+                    arrived.push((rank, stream));
                 }
+                Ok(rank) => refused.push(format!("{address}: rank {rank} once more")),
+                Err(problem) => refused.push(format!("{address}: {problem}")),
             }
-            // a connection that ended before it was accepted
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
         refused.truncate(4);
-        if Instant::now() >= until {
+        if !expected.is_empty() && Instant::now() >= until {
             let also = if refused.is_empty() { String::new() } else { format!("; refused {}", refused.join(", ")) };
             return Err(RanksError::Rendezvous(format!(
                 "rank {}: {} not come in time{also}; look at their logs, and whether they reach this host",
-                mine.rank,
+                me.rank,
                 rank_list(&expected, "did", "did"),
             )));
         }
@@ -197,7 +124,7 @@ pub(crate) fn accept_ranks(
 }
 
 /// Connects to a rank, again and again until it listens.
-pub(crate) fn connect_rank(to: usize, address: SocketAddr, mine: Hello, until: Instant) -> Result<TcpStream> {
+pub(crate) fn connect_rank(to: usize, address: SocketAddr, me: Me, until: Instant) -> Result<TcpStream> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let attempt = match left.is_zero() {
@@ -205,9 +132,9 @@ pub(crate) fn connect_rank(to: usize, address: SocketAddr, mine: Hello, until: I
             false => TcpStream::connect_timeout(&address, left).map_err(|e| e.to_string()),
         };
         let problem = match attempt {
-            Ok(mut stream) => match greet(&mut stream, mine, until) {
-                Ok(theirs) if theirs.rank as usize == to => return Ok(stream),
-                Ok(theirs) => format!("rank {} answers there", theirs.rank),
+            Ok(mut stream) => match greet(&mut stream, &me, until) {
+                Ok(rank) if rank == to => return Ok(stream),
+                Ok(rank) => format!("rank {rank} answers there"),
                 Err(problem) => problem,
             },
             Err(problem) => problem,
@@ -215,7 +142,7 @@ pub(crate) fn connect_rank(to: usize, address: SocketAddr, mine: Hello, until: I
         if Instant::now() + PAUSE >= until {
             return Err(RanksError::Rendezvous(format!(
                 "rank {}: rank {to} cannot be reached at {address}: {problem}; is it running, and is the port open?",
-                mine.rank
+                me.rank
             )));
         }
         std::thread::sleep(PAUSE);
@@ -225,14 +152,14 @@ pub(crate) fn connect_rank(to: usize, address: SocketAddr, mine: Hello, until: I
 /// Connects every pair of ranks: this one reaches those below it and hears from those above. `there` are connections
 /// that exist already.
 pub(crate) fn connect_all(
-    mine: Hello,
+    me: Me,
     listener: &TcpListener,
     addresses: &[SocketAddr],
     there: Vec<(usize, TcpStream)>,
     until: Instant,
     time_out: Duration,
 ) -> Result<Mesh> {
-    let (rank, world_size) = (mine.rank as usize, mine.world_size as usize);
+    let (rank, world_size) = (me.rank as usize, me.world_size as usize);
     let mut streams: Vec<Option<TcpStream>> = (0..world_size).map(|_| None).collect();
     for (peer, stream) in there {
         streams[peer] = Some(stream);
@@ -241,9 +168,9 @@ pub(crate) fn connect_all(
         ranks.filter(|&peer| streams[peer].is_none()).collect()
     };
     for peer in missing(&streams, 0..rank) {
-        streams[peer] = Some(connect_rank(peer, addresses[peer], mine, until)?);
+        streams[peer] = Some(connect_rank(peer, addresses[peer], me, until)?);
     }
-    for (peer, stream) in accept_ranks(listener, mine, missing(&streams, rank + 1..world_size), until)? {
+    for (peer, stream) in accept_ranks(listener, me, missing(&streams, rank + 1..world_size), until)? {
         streams[peer] = Some(stream);
     }
     let peers = streams.into_iter().map(|stream| stream.map(|stream| Peer::new(stream, time_out)).transpose());
@@ -261,17 +188,93 @@ pub fn loopback_world(world_size: usize, time_out: Duration) -> Result<Vec<Mesh>
     let listen = |_| TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).map_err(failed);
     let listeners: Vec<TcpListener> = (0..world_size).map(listen).collect::<Result<_>>()?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().map_err(failed)).collect::<Result<_>>()?;
-    let (token, addresses) = (random_token(), &addresses);
+    let (token, secret, addresses) = (random()?, Secret::of(&random::<32>()?), &addresses);
     let until = Instant::now() + Duration::from_secs(60);
     std::thread::scope(|scope| {
         let threads: Vec<_> = listeners
             .iter()
             .enumerate()
             .map(|(rank, listener)| {
-                let mine = Hello { token, rank: rank as u32, world_size: world_size as u32 };
-                scope.spawn(move || connect_all(mine, listener, addresses, Vec::new(), until, time_out))
+                let me = Me { token, rank: rank as u32, world_size: world_size as u32, secret };
+                scope.spawn(move || connect_all(me, listener, addresses, Vec::new(), until, time_out))
             })
             .collect();
         threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn me(rank: u32, secret: Secret) -> Me {
+        Me { token: [7; 16], rank, world_size: 3, secret }
+    }
+
+    /// The one way in, at the rendezvous and between the ranks: rank, token and number of ranks are right, the secret is
+    /// not.
+    #[test]
+    fn only_who_knows_the_secret_takes_a_rank() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let secret = Secret::of(b"known to the ranks");
+        let until = Instant::now() + MINUTE;
+        std::thread::scope(|scope| {
+            let listening = scope.spawn(move || accept_ranks(&listener, me(0, secret), vec![1, 2], until).unwrap());
+            for stranger in [Secret::of(b"a guess"), Secret::none()] {
+                let soon = Instant::now() + Duration::from_millis(500);
+                let refused = connect_rank(0, address, me(1, stranger), soon).unwrap_err().to_string();
+                assert!(refused.contains("another secret"), "{refused}");
+            }
+            let _there = [1, 2].map(|rank| connect_rank(0, address, me(rank, secret), until).unwrap());
+            let mut ranks: Vec<usize> = listening.join().unwrap().into_iter().map(|(rank, _)| rank).collect();
+            ranks.sort_unstable();
+            assert_eq!(ranks, [1, 2]);
+        });
+    }
+
+    #[test]
+    fn who_has_the_wrong_secret_is_named() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let until = Instant::now() + Duration::from_secs(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || connect_rank(0, address, me(1, Secret::none()), until).unwrap_err());
+            let secret = Secret::of(b"known to the ranks");
+            let problem = accept_ranks(&listener, me(0, secret), vec![1], until).unwrap_err().to_string();
+            assert!(
+                problem.contains("rank 1 has another secret") && problem.contains("URBANCROSS_SECRET"),
+                "{problem}"
+            );
+        });
+    }
+
+    /// Connections that say nothing come without end, and keep every seat for as long as they may.
+    #[test]
+    fn strangers_at_the_door_keep_no_rank_out() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (until, done) = (Instant::now() + HELLO_TIME, AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut silent = VecDeque::new();
+                while !done.load(Ordering::Relaxed) {
+                    silent.extend(TcpStream::connect_timeout(&address, PAUSE));
+                    while silent.len() > 2 * MOST_GUESTS {
+                        silent.pop_front();
+                    }
+                }
+            });
+            let listening = scope.spawn(|| accept_ranks(&listener, me(0, Secret::none()), vec![1], until).map(|_| ()));
+            std::thread::sleep(Duration::from_secs(1));
+            // before the first of them have had their time
+            let soon = Instant::now() + HELLO_TIME - Duration::from_secs(2);
+            let came = connect_rank(0, address, me(1, Secret::none()), soon).map(|_| ());
+            done.store(true, Ordering::Relaxed);
+            came.unwrap();
+            listening.join().unwrap().unwrap();
+        });
+    }
 }

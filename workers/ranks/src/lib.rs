@@ -8,6 +8,7 @@ mod board;
 mod connect;
 mod error;
 mod frame;
+mod hello;
 mod hosts;
 mod mesh;
 #[cfg(feature = "nccl")]
@@ -16,14 +17,17 @@ mod open;
 mod peer;
 mod place;
 mod rendezvous;
+mod secret;
 mod tcp;
 
 pub use board::{Board, BoardError, FolderBoard, MemoryBoard};
-pub use connect::{Token, loopback_world};
+pub use connect::loopback_world;
 pub use error::{RanksError, Result};
+pub use hello::Token;
 pub use hosts::first_host;
 pub use mesh::Mesh;
 pub use open::{Backend, nccl_problem, open, over};
 pub use place::{MAX_WORLD_SIZE, Place};
 pub use rendezvous::{meet, meet_on_board, own_address};
+pub use secret::{SECRET, SECRET_FILE, Secret, new_secret};
 pub use tcp::Tcp;

@@ -1,8 +1,9 @@
 //! Which rank of how many a process is, and where rank 0 listens: read from what launchers set.
 
-use crate::connect::Token;
 use crate::error::{RanksError, Result};
+use crate::hello::Token;
 use crate::hosts::first_host;
+use crate::secret::Secret;
 
 /// Most ranks of a world.
 pub const MAX_WORLD_SIZE: usize = 4096;
@@ -20,6 +21,8 @@ pub struct Place {
     pub master: Option<(String, u16)>,
     /// The same for all ranks of this world, and another for other worlds.
     pub token: Token,
+    /// What the ranks prove to each other; none is needed on one machine.
+    pub secret: Option<Secret>,
 }
 
 impl Place {
@@ -75,6 +78,7 @@ impl Place {
             local_rank: variable("LOCAL_RANK").map_or(Ok(0), |local| number("LOCAL_RANK", &local))?,
             token: token_of(&format!("{master:?} {world_size} {attempt:?}")),
             master,
+            secret: Secret::from_environment(variable)?,
         })
     }
 
@@ -108,6 +112,7 @@ impl Place {
             local_rank: variable("SLURM_LOCALID").map_or(Ok(0), |local| number("SLURM_LOCALID", &local))?,
             master,
             token: token_of(&format!("{world_size} {attempt:?}")),
+            secret: Secret::from_environment(variable)?,
         }))
     }
 
@@ -226,6 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn ranks_take_the_secret_that_they_are_given() {
+        let secret = ("URBANCROSS_SECRET", "0123456789abcdef");
+        for launcher in [&TORCHRUN, &SLURM] {
+            assert_eq!(place(launcher).unwrap().unwrap().secret, None);
+            let given = place(&[&launcher[..], &[secret]].concat()).unwrap().unwrap();
+            assert!(given.secret.is_some() && !format!("{given:?}").contains(secret.1));
+        }
+    }
+
+    #[test]
     fn contradictions_teach() {
         let says = |variables: &[(&'static str, &'static str)], words: &str| {
             let problem = place(variables).unwrap_err();
@@ -242,6 +257,7 @@ mod tests {
         says(&with(&TORCHRUN, "LOCAL_RANK", "9"), "local rank 9");
         says(&with(&TORCHRUN, "MASTER_PORT", "0"), "MASTER_PORT=\"0\"");
         says(&with(&TORCHRUN, "MASTER_PORT", "70000"), "MASTER_PORT");
+        says(&[&TORCHRUN[..], &[("URBANCROSS_SECRET", "short")]].concat(), "URBANCROSS_SECRET holds 5 bytes");
         says(&SLURM[..1], "SLURM_NTASKS is not");
         says(&SLURM[..3], "SLURM_JOB_NODELIST is not");
         says(&SLURM[..4], "SLURM_JOB_ID is not");

@@ -7,13 +7,17 @@ use std::time::{Duration, Instant};
 use training::communicator::rank_list;
 
 use crate::board::{Board, on_board};
-use crate::connect::{Hello, Token, accept_ranks, connect_all, connect_rank, random_token, read_until};
+use crate::connect::{accept_ranks, connect_all, connect_rank};
 use crate::error::{RanksError, Result};
+use crate::hello::{Me, Token, read_until};
 use crate::mesh::{MOST_PATIENCE, Mesh};
 use crate::place::{MAX_WORLD_SIZE, Place};
+use crate::secret::{SECRET, SECRET_FILE, Secret, random};
 
 /// Bytes of an address in the table: IPv6 (IPv4 mapped into it) and port.
 const ADDRESS_BYTES: usize = 18;
+/// Random bytes that a rank leaves on a board.
+const SEED_BYTES: usize = 32;
 
 /// Meets the other ranks where rank 0 listens: it collects everyone's address and hands out the table. `wait` is the
 /// time for all to come, `time_out` that of each operation afterwards.
@@ -23,7 +27,6 @@ const ADDRESS_BYTES: usize = 18;
 pub fn meet(place: &Place, wait: Duration, time_out: Duration) -> Result<Mesh> {
     let place = &place.clone().check()?;
     let until = Instant::now() + wait.min(MOST_PATIENCE);
-    let mine = Hello { token: place.token, rank: place.rank as u32, world_size: place.world_size as u32 };
     if place.world_size == 1 {
         return Ok(Mesh::new(0, vec![None], time_out));
     }
@@ -31,7 +34,23 @@ pub fn meet(place: &Place, wait: Duration, time_out: Duration) -> Result<Mesh> {
         return Err(RanksError::Configuration("several ranks need MASTER_ADDR and MASTER_PORT".to_owned()));
     };
     let address = resolve(host, *port, until)?;
-    if place.rank == 0 { lead(mine, address, until, time_out) } else { follow(mine, address, until, time_out) }
+    let secret = secret_for(address, place.secret)?;
+    let me = Me { token: place.token, rank: place.rank as u32, world_size: place.world_size as u32, secret };
+    if place.rank == 0 { lead(me, address, until, time_out) } else { follow(me, address, until, time_out) }
+}
+
+/// What ranks prove that meet at this address. Without a secret anybody who reaches the port could be one of them, so
+/// they meet on this machine only.
+fn secret_for(address: SocketAddr, secret: Option<Secret>) -> Result<Secret> {
+    match secret {
+        Some(secret) => Ok(secret),
+        None if address.ip().to_canonical().is_loopback() => Ok(Secret::none()),
+        None => Err(RanksError::Configuration(format!(
+            "rank 0 is to listen at {address}, where others than the ranks may knock, and the ranks have no secret: put \
+             one (`openssl rand -hex 32`) into {SECRET} of every rank, or into a file that only you can read and name \
+             it in {SECRET_FILE}; ranks that meet in the work store (URBANCROSS_RENDEZVOUS) need none"
+        ))),
+    }
 }
 
 /// The host's address, also when its name is known to the resolver a little later than its ranks run.
@@ -56,7 +75,7 @@ fn failed(rank: u32, what: &str) -> impl Fn(std::io::Error) -> RanksError {
 }
 
 /// Rank 0. Its connections to the others stay, so it needs no second port.
-fn lead(mine: Hello, address: SocketAddr, until: Instant, time_out: Duration) -> Result<Mesh> {
+fn lead(me: Me, address: SocketAddr, until: Instant, time_out: Duration) -> Result<Mesh> {
     let listener = TcpListener::bind(address).or_else(|e| match e.kind() {
         // the name of a service, or of an address that is translated on the way
         std::io::ErrorKind::AddrNotAvailable if !address.ip().is_loopback() => {
@@ -66,9 +85,9 @@ fn lead(mine: Hello, address: SocketAddr, until: Instant, time_out: Duration) ->
         _ => Err(e),
     });
     let listener = listener.map_err(failed(0, &format!("cannot listen at {address}; choose another MASTER_PORT")))?;
-    let world_size = mine.world_size as usize;
-    let mut streams = accept_ranks(&listener, mine, (1..world_size).collect(), until)?;
-    let token = random_token();
+    let world_size = me.world_size as usize;
+    let mut streams = accept_ranks(&listener, me, (1..world_size).collect(), until)?;
+    let token: Token = random()?;
     let mut table = vec![0; token.len() + world_size * ADDRESS_BYTES];
     table[..token.len()].copy_from_slice(&token);
     for (rank, stream) in &mut streams {
@@ -80,19 +99,19 @@ fn lead(mine: Hello, address: SocketAddr, until: Instant, time_out: Duration) ->
         stream.write_all(&table).map_err(failed(0, &format!("rank {rank} does not take the table of addresses")))?;
     }
     let addresses = read_table(&table[token.len()..]);
-    connect_all(Hello { token, ..mine }, &listener, &addresses, streams, until, time_out)
+    connect_all(Me { token, ..me }, &listener, &addresses, streams, until, time_out)
 }
 
 /// Every other rank.
-fn follow(mine: Hello, address: SocketAddr, until: Instant, time_out: Duration) -> Result<Mesh> {
-    let rank = mine.rank;
-    let mut leader = connect_rank(0, address, mine, until)?;
+fn follow(me: Me, address: SocketAddr, until: Instant, time_out: Duration) -> Result<Mesh> {
+    let rank = me.rank;
+    let mut leader = connect_rank(0, address, me, until)?;
     // where rank 0 was reached from, the others reach this rank: loopback stays on loopback
     let ip = leader.local_addr().map_err(failed(rank, "own address"))?.ip();
     let listener = TcpListener::bind((ip, 0)).map_err(failed(rank, &format!("cannot listen at {ip}")))?;
     let own = listener.local_addr().map_err(failed(rank, "own address"))?;
     leader.write_all(&write_address(own)).map_err(failed(rank, "rank 0 does not take the address"))?;
-    let mut table = vec![0; size_of::<Token>() + mine.world_size as usize * ADDRESS_BYTES];
+    let mut table = vec![0; size_of::<Token>() + me.world_size as usize * ADDRESS_BYTES];
     read_until(&mut leader, &mut table, until).map_err(failed(
         rank,
         "rank 0 did not hand out the addresses; its message says which ranks it has waited for",
@@ -101,7 +120,7 @@ fn follow(mine: Hello, address: SocketAddr, until: Instant, time_out: Duration) 
     token.copy_from_slice(&table[..size_of::<Token>()]);
     let addresses = read_table(&table[size_of::<Token>()..]);
     let there: Vec<(usize, TcpStream)> = vec![(0, leader)];
-    connect_all(Hello { token, ..mine }, &listener, &addresses, there, until, time_out)
+    connect_all(Me { token, ..me }, &listener, &addresses, there, until, time_out)
 }
 
 fn write_address(address: SocketAddr) -> [u8; ADDRESS_BYTES] {
@@ -147,14 +166,15 @@ pub fn meet_on_board(
     let listener = TcpListener::bind((ip, 0)).map_err(failed(number, &format!("cannot listen at {ip}")))?;
     let own = listener.local_addr().map_err(failed(number, "own address"))?;
     let name = |rank: usize| format!("{key}/rank-{rank}");
-    let mut entry = random_token().to_vec();
+    // who can read the board is trusted: the secret lies there
+    let mut entry = random::<SEED_BYTES>()?.to_vec();
     entry.extend(write_address(own));
     if !on_board(&name(rank), board.put_if_absent(&name(rank), &entry))? {
         return Err(RanksError::Rendezvous(format!(
             "rank {rank}: another process is this rank of {key} already; a new attempt needs a new key"
         )));
     }
-    let mut entries: Vec<Option<(Token, SocketAddr)>> = vec![None; world_size];
+    let mut entries: Vec<Option<(Secret, SocketAddr)>> = vec![None; world_size];
     let mut pause = Duration::from_millis(50);
     loop {
         for (peer, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| entry.is_none()) {
@@ -177,17 +197,18 @@ pub fn meet_on_board(
         std::thread::sleep(pause);
         pause = (pause * 3 / 2).min(Duration::from_secs(2));
     }
-    let entries: Vec<(Token, SocketAddr)> = entries.into_iter().flatten().collect();
+    let entries: Vec<(Secret, SocketAddr)> = entries.into_iter().flatten().collect();
     let addresses: Vec<SocketAddr> = entries.iter().map(|(_, address)| *address).collect();
-    // the token of rank 0 is everyone's
-    let hello = Hello { token: entries[0].0, rank: number, world_size: world_size as u32 };
-    connect_all(hello, &listener, &addresses, Vec::new(), until, time_out)
+    // the secret of rank 0 is everyone's
+    let secret = entries[0].0;
+    let me = Me { token: secret.derived("token"), rank: number, world_size: world_size as u32, secret };
+    connect_all(me, &listener, &addresses, Vec::new(), until, time_out)
 }
 
-fn read_entry(bytes: &[u8]) -> Option<(Token, SocketAddr)> {
-    let (token, address) = bytes.split_first_chunk::<16>()?;
+fn read_entry(bytes: &[u8]) -> Option<(Secret, SocketAddr)> {
+    let (seed, address) = bytes.split_first_chunk::<SEED_BYTES>()?;
     let [address] = read_table(address)[..] else { return None };
-    (address.port() > 0 && bytes.len() == token.len() + ADDRESS_BYTES).then_some((*token, address))
+    (address.port() > 0 && bytes.len() == seed.len() + ADDRESS_BYTES).then(|| (Secret::of(seed), address))
 }
 
 /// The address that this machine uses towards others; loopback if it has no network.
@@ -206,16 +227,54 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_this_machine_needs_no_secret() {
+        let of = |text: &str, secret| secret_for(text.parse().unwrap(), secret).map_err(|e| e.to_string());
+        for near in ["127.0.0.1:80", "127.1.2.3:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+            assert_eq!(of(near, None), Ok(Secret::none()), "{near}");
+        }
+        let secret = Secret::of(b"told to every rank");
+        for far in ["10.1.2.3:80", "0.0.0.0:80", "[::]:80", "[fe80::1]:80"] {
+            let why = of(far, None).unwrap_err();
+            assert!([far, SECRET, SECRET_FILE].iter().all(|word| why.contains(word)), "{why}");
+            assert_eq!(of(far, Some(secret)), Ok(secret));
+        }
+    }
+
+    /// An address and a token can be found out; the secret lies where only the ranks can read.
+    #[test]
+    fn the_secret_on_a_board_is_proved() {
+        let board = crate::MemoryBoard::default();
+        let (minute, loopback) = (Duration::from_secs(60), Ipv4Addr::LOCALHOST.into());
+        std::thread::scope(|scope| {
+            let rank_0 = scope.spawn(|| meet_on_board(&board, "run", (0, 2), loopback, minute, minute).map(|_| ()));
+            let (secret, address) = loop {
+                match board.get("run/rank-0").unwrap() {
+                    Some(entry) => break read_entry(&entry).unwrap(),
+                    None => std::thread::sleep(Duration::from_millis(5)),
+                }
+            };
+            board.put_if_absent("run/rank-1", &[1; SEED_BYTES + ADDRESS_BYTES]).unwrap();
+            let me = |secret: Secret, token| Me { token, rank: 1, world_size: 2, secret };
+            let token = secret.derived("token");
+            let soon = Instant::now() + Duration::from_millis(500);
+            let refused = connect_rank(0, address, me(Secret::none(), token), soon).unwrap_err().to_string();
+            assert!(refused.contains("another secret"), "{refused}");
+            connect_rank(0, address, me(secret, token), Instant::now() + minute).unwrap();
+            rank_0.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
     fn addresses_travel() {
         for text in ["127.0.0.1:80", "[::1]:65535", "10.1.2.3:1"] {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(read_table(&write_address(address)), [address]);
-            let mut entry = vec![7; 16];
+            let mut entry = vec![7; SEED_BYTES];
             entry.extend(write_address(address));
-            assert_eq!(read_entry(&entry), Some(([7; 16], address)));
+            assert_eq!(read_entry(&entry), Some((Secret::of(&[7; SEED_BYTES]), address)));
             entry.push(0);
             assert_eq!(read_entry(&entry), None);
         }
-        assert_eq!(read_entry(&[0; 34]), None, "no port");
+        assert_eq!(read_entry(&[0; SEED_BYTES + ADDRESS_BYTES]), None, "no port");
     }
 }

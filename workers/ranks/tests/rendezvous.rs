@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use ranks::{Backend, Board, FolderBoard, MemoryBoard, Mesh, Place, RanksError, Tcp, meet, meet_on_board, open};
+use ranks::{
+    Backend, Board, FolderBoard, MemoryBoard, Mesh, Place, RanksError, SECRET, Secret, Tcp, meet, meet_on_board, open,
+};
 use training::communicator::Communicator;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -16,7 +18,8 @@ fn free_port() -> u16 {
 }
 
 fn place(rank: usize, world_size: usize, port: u16) -> Place {
-    Place { rank, world_size, local_rank: rank, master: Some(("127.0.0.1".to_owned(), port)), token: [7; 16] }
+    let master = Some(("127.0.0.1".to_owned(), port));
+    Place { rank, world_size, local_rank: rank, master, token: [7; 16], secret: None }
 }
 
 /// Runs all ranks of a world, and checks that they add up.
@@ -39,6 +42,34 @@ fn ranks_meet_where_rank_0_listens() {
     for world_size in [1, 2, 5] {
         let port = free_port();
         add_up(world_size, |rank| meet(&place(rank, world_size, port), MINUTE, Duration::MAX));
+    }
+}
+
+#[test]
+fn ranks_meet_with_a_secret() {
+    let secret = |text: &'static str| {
+        let variables = move |name: &str| (name == SECRET).then(|| text.to_owned());
+        Secret::from_environment(&variables).unwrap()
+    };
+    let port = free_port();
+    let known = |rank| Place { secret: secret("0123456789abcdef"), ..place(rank, 3, port) };
+    add_up(3, |rank| {
+        // a stranger asks for every rank that is still free, before those that know better do
+        if rank > 0 {
+            let stranger = Place { secret: secret("fedcba9876543210"), ..place(rank, 3, port) };
+            let refused = meet(&stranger, Duration::from_millis(300), MINUTE).err().unwrap().to_string();
+            assert!(refused.contains("rank 0 cannot be reached"), "{refused}");
+        }
+        meet(&known(rank), MINUTE, MINUTE)
+    });
+}
+
+#[test]
+fn ranks_of_several_machines_need_a_secret() {
+    for rank in [0, 1] {
+        let far = Place { master: Some(("192.0.2.1".to_owned(), 29500)), ..place(rank, 2, 1) };
+        let refused = meet(&far, MINUTE, MINUTE).err().unwrap();
+        assert!(matches!(refused, RanksError::Configuration(_)) && refused.to_string().contains(SECRET), "{refused}");
     }
 }
 
@@ -122,14 +153,16 @@ fn guests_that_are_no_ranks_keep_nobody_out() {
     });
 }
 
-/// What rank 0 does when a rank that said hello sends bytes that no rank sends.
+/// What rank 0 does when a rank that has proved itself sends bytes that no rank sends.
 #[test]
 fn a_peer_that_sends_rubbish_ends_the_world() {
     let mut hello = b"UCranks\n".to_vec();
-    hello.extend(1u32.to_le_bytes());
+    hello.extend(2u32.to_le_bytes());
     hello.extend([7; 16]);
     hello.extend(1u32.to_le_bytes());
     hello.extend(2u32.to_le_bytes());
+    hello.extend([9; 32]);
+    let no_secret = blake3::derive_key("urbancross ranks: a world's secret", b"");
     let mut huge = vec![2, 0, 0, 0];
     huge.extend(u32::MAX.to_le_bytes());
     huge.extend([0; 8]);
@@ -159,8 +192,12 @@ fn a_peer_that_sends_rubbish_ends_the_world() {
                 }
             };
             stream.write_all(hello).unwrap();
+            let mut answer = [0; 68];
+            stream.read_exact(&mut answer).unwrap();
+            let said = [b"proof of the connecting side\n", &hello[..], &answer].concat();
+            stream.write_all(blake3::keyed_hash(&no_secret, &said).as_bytes()).unwrap();
             stream.write_all(&[0; 18]).unwrap();
-            stream.read_exact(&mut [0; 36 + 16 + 2 * 18]).unwrap();
+            stream.read_exact(&mut [0; 32 + 16 + 2 * 18]).unwrap();
             stream.write_all(&bytes).unwrap();
             if words == "is gone" {
                 stream.shutdown(std::net::Shutdown::Write).unwrap();

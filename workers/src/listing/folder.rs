@@ -134,7 +134,7 @@ pub(super) async fn identities(
                 None => match source.head(&object).await {
                     Ok(meta) => Ok(meta.as_ref().map_or_else(String::new, identity)),
                     // the row will say so when it is fetched, and be made again once this changes
-                    Err(WorkerError::Configuration(why)) => Ok(why),
+                    Err(WorkerError::Configuration(why) | WorkerError::Refused(why)) => Ok(why),
                     Err(other) => Err(other),
                 },
             }

@@ -38,6 +38,11 @@ impl Cache {
         Cache { root }
     }
 
+    #[cfg(test)]
+    pub(super) fn at(root: PathBuf) -> Cache {
+        Cache { root }
+    }
+
     /// Folder of a source; readable, and never that of another source.
     pub(super) fn folder(&self, source: &str) -> PathBuf {
         let readable: String =
@@ -47,8 +52,10 @@ impl Cache {
         self.root.join("weights").join(format!("{}-{key}", short.trim_matches(['-', '.'])))
     }
 
+    /// Whether all was fetched, and is still there: of the hub's own cache, which others tidy, there are links.
     pub(super) fn is_complete(folder: &Path) -> bool {
-        folder.join(COMPLETE).exists()
+        let mut entries = walkdir::WalkDir::new(folder).max_depth(2).into_iter().flatten();
+        folder.join(COMPLETE).exists() && entries.all(|entry| entry.path().exists())
     }
 
     pub(super) fn complete(folder: &Path) -> std::io::Result<()> {
@@ -70,8 +77,10 @@ impl Cache {
         names(path)?.into_iter().map(|name| Ok((name.clone(), self.pin(&path.join(&name))?))).collect()
     }
 
-    fn pin(&self, path: &Path) -> std::io::Result<FilePin> {
-        let path = std::path::absolute(path)?;
+    /// Size and SHA-256 of one file.
+    pub(super) fn pin(&self, path: &Path) -> std::io::Result<FilePin> {
+        // a link and its target are read once
+        let path = std::fs::canonicalize(path)?;
         let meta = std::fs::metadata(&path)?;
         let modified_nanoseconds = meta.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let stamp_path =

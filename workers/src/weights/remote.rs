@@ -2,17 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
 use manifests::build::StoreOptions;
 use manifests::weights::{ENDINGS, WeightsLock, hub_name, is_plain};
+use url::Url;
 
+use super::cache::Cache;
+use super::hub::{Hub, is_open};
+use super::snapshot::Snapshot;
 use crate::error::WorkerError;
 use crate::stores::SourceStore;
 
 /// Files that a folder of a network may have, where a store cannot list: all are tried.
-const DESCRIPTIONS: [&str; 9] = [
+pub(super) const DESCRIPTIONS: [&str; 9] = [
     "config.json",
     "open_clip_config.json",
     "preprocessor_config.json",
@@ -24,13 +28,12 @@ const DESCRIPTIONS: [&str; 9] = [
     "qformer_tokenizer/tokenizer.json",
 ];
 /// Names of the file with the weights; the first that is there counts.
-const WEIGHTS: [&str; 4] =
+pub(super) const WEIGHTS: [&str; 4] =
     ["model.safetensors.index.json", "model.safetensors", "open_clip_model.safetensors", "mobile_sam.pt"];
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// An index is a table of names: larger ones are none.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 const MAX_FILES: usize = 1000;
-const HUB: &str = "https://huggingface.co";
 
 /// A folder or a single file elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,23 +42,28 @@ pub(super) struct Remote {
     folder: String,
     /// The one file that is wanted; all of the folder's without it.
     file: Option<String>,
+    /// Name and revision, if the hub was asked for by name.
+    repository: Option<(String, String)>,
+    hub: Hub,
 }
 
 impl Remote {
     /// An address with a scheme, or `owner/name[@revision]` on the hub; `None`: neither.
-    pub(super) fn parse(source: &str) -> Option<Remote> {
+    pub(super) fn parse(source: &str, hub: Hub) -> Option<Remote> {
         if source.contains("://") {
             let trimmed = source.trim_end_matches('/');
-            return match trimmed.rsplit_once('/') {
+            let (folder, file) = match trimmed.rsplit_once('/') {
                 Some((folder, name)) if ENDINGS.iter().any(|e| name.ends_with(e)) && is_plain(name) => {
-                    Some(Remote { folder: folder.to_owned(), file: Some(name.to_owned()) })
+                    (folder, Some(name.to_owned()))
                 }
-                _ => Some(Remote { folder: trimmed.to_owned(), file: None }),
+                _ => (trimmed, None),
             };
+            return Some(Remote { folder: folder.to_owned(), file, repository: None, hub });
         }
         let (repository, revision) = hub_name(source)?;
-        let hub = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| HUB.into());
-        Some(Remote { folder: format!("{}/{repository}/resolve/{revision}", hub.trim_end_matches('/')), file: None })
+        let folder = format!("{}/resolve/{revision}", hub.page(repository));
+        let repository = Some((repository.to_owned(), revision.to_owned()));
+        Some(Remote { folder, file: None, repository, hub })
     }
 
     /// What tells this source from others.
@@ -70,21 +78,93 @@ impl Remote {
         self.file.as_deref()
     }
 
-    /// Copies the files into `folder`; those that a lock names, if there is one.
+    /// What the hub's own tools have of it on this machine; nothing if it is another than the lock says.
+    fn snapshot(&self, lock: Option<&WeightsLock>) -> Result<Option<Snapshot>, WorkerError> {
+        let snapshot = self.repository.as_ref().and_then(|(name, revision)| self.hub.snapshot(name, revision));
+        match (&snapshot, lock) {
+            (Some(found), Some(lock)) if !found.is_of(lock, &Cache::from_env())? => Ok(None),
+            _ => Ok(snapshot),
+        }
+    }
+
+    /// The folder of the hub's own tools that has all of it.
+    pub(super) fn kept_by_hub(&self, lock: Option<&WeightsLock>) -> Option<PathBuf> {
+        let (name, revision) = self.repository.as_ref()?;
+        self.hub.snapshot(name, revision).filter(|kept| kept.suffices(lock)).map(|kept| kept.folder)
+    }
+
+    /// Why the network may not be asked for it; `None`: it may.
+    pub(super) fn offline(&self) -> Option<String> {
+        if !self.hub.offline || !self.hub.is_at(&self.folder) {
+            return None;
+        }
+        let kept = self.repository.as_ref().and_then(|(name, _)| self.hub.cached(name));
+        let kept =
+            kept.map_or(String::new(), |kept| format!(", and {} does not hold what this build needs", kept.display()));
+        Some(format!("HF_HUB_OFFLINE is set{kept}"))
+    }
+
+    /// A word of warning where others could put their own bytes in the place of these.
+    pub(super) fn in_the_open(&self, options: &StoreOptions) -> Option<String> {
+        let is_web = self.folder.starts_with("http://") || self.folder.starts_with("https://");
+        let address = if is_web { &self.folder } else { &options.endpoint };
+        let open = Url::parse(address).ok().filter(is_open)?;
+        Some(format!(
+            "{open} is plain http: whoever sits on the way can send other weights, and the first that come are the \
+             ones that count; use https, or compare their digests (`urbancross weights`)"
+        ))
+    }
+
+    /// Brings the files into `folder`, those that a lock names, if there is one: from the hub's cache on this machine, or
+    /// over the network.
     pub(super) async fn fetch(
         &self,
         options: &StoreOptions,
         folder: &Path,
         lock: Option<&WeightsLock>,
     ) -> Result<(), WorkerError> {
-        let store = SourceStore::open(&self.folder, options)?;
         std::fs::create_dir_all(folder).map_err(|e| WorkerError::of_io(folder, &e))?;
+        let mut address = self.folder.clone();
+        if let Some(snapshot) = self.snapshot(lock)? {
+            snapshot.link_into(folder, lock)?;
+            if snapshot.suffices(lock) {
+                return Ok(());
+            }
+            if let Some((repository, _)) = &self.repository {
+                // the rest of the same commit, whatever the branch is by now
+                address = format!("{}/resolve/{}", self.hub.page(repository), snapshot.commit);
+            }
+        }
+        if let Some(why) = self.offline() {
+            return Err(WorkerError::Configuration(why));
+        }
+        if let Some(warning) = self.in_the_open(options) {
+            tracing::warn!("{warning}");
+        }
+        let token = self.hub.token_for(&address)?;
+        let store = SourceStore::open_as(&address, options, token.as_ref().map(|token| token.header.clone()))?;
+        match self.copy_all(&store, folder, lock).await {
+            Err(WorkerError::Refused(_)) if self.hub.is_at(&address) => {
+                let name = self.repository.as_ref().map_or(self.folder.as_str(), |(name, _)| name);
+                let page = self.repository.as_ref().map_or(self.folder.clone(), |(name, _)| self.hub.page(name));
+                Err(WorkerError::Refused(self.hub.lesson(name, &page, token.as_ref())))
+            }
+            done => done,
+        }
+    }
+
+    async fn copy_all(
+        &self,
+        store: &SourceStore,
+        folder: &Path,
+        lock: Option<&WeightsLock>,
+    ) -> Result<(), WorkerError> {
         if let Some(file) = &self.file {
-            return copied(&store, file, folder).await.and_then(|found| required(found, file, &self.folder));
+            return copied(store, file, folder).await.and_then(|found| required(found, file, &self.folder));
         }
         if let Some(lock) = lock {
             for name in lock.files.keys().filter(|name| name.split('/').all(is_plain)) {
-                required(copied(&store, name, folder).await?, name, &self.folder)?;
+                required(copied(store, name, folder).await?, name, &self.folder)?;
             }
             return Ok(());
         }
@@ -99,20 +179,20 @@ impl Remote {
                 )));
             }
             for name in &wanted {
-                required(copied(&store, name, folder).await?, name, &self.folder)?;
+                required(copied(store, name, folder).await?, name, &self.folder)?;
             }
             return required(!wanted.is_empty(), "config.json", &self.folder);
         }
         for name in DESCRIPTIONS {
-            copied(&store, name, folder).await?;
+            copied(store, name, folder).await?;
         }
         for name in WEIGHTS {
-            if !copied(&store, name, folder).await? {
+            if !copied(store, name, folder).await? {
                 continue;
             }
             if name == INDEX {
                 for shard in shards(&folder.join(INDEX))? {
-                    required(copied(&store, &shard, folder).await?, &shard, &self.folder)?;
+                    required(copied(store, &shard, folder).await?, &shard, &self.folder)?;
                 }
             }
             return Ok(());
@@ -182,14 +262,33 @@ mod tests {
 
     #[test]
     fn addresses_and_hub_names_are_told_apart() {
-        let file = Remote::parse("s3://bucket/clip/model.safetensors").unwrap();
+        let parse = |source: &str| Remote::parse(source, Hub::of(&|_| None).unwrap());
+        let file = parse("s3://bucket/clip/model.safetensors").unwrap();
         assert_eq!((file.folder.as_str(), file.file()), ("s3://bucket/clip", Some("model.safetensors")));
-        let folder = Remote::parse("gs://bucket/clip/").unwrap();
+        let folder = parse("gs://bucket/clip/").unwrap();
         assert_eq!((folder.folder.as_str(), folder.file()), ("gs://bucket/clip", None));
-        let hub = Remote::parse("openai/clip-vit-base-patch32@v1").unwrap();
-        assert!(hub.folder.ends_with("/openai/clip-vit-base-patch32/resolve/v1"), "{}", hub.folder);
+        let hub = parse("openai/clip-vit-base-patch32@v1").unwrap();
+        assert_eq!(hub.folder, "https://huggingface.co/openai/clip-vit-base-patch32/resolve/v1");
         for neither in ["weights", "../up/x", "a/b/c", "/absent/file", "a/..", "a/b@../x"] {
-            assert_eq!(Remote::parse(neither), None, "{neither}");
+            assert_eq!(parse(neither), None, "{neither}");
+        }
+    }
+
+    #[test]
+    fn weights_in_the_open_are_warned_of() {
+        let warned = |source: &str, endpoint: &str| {
+            let options = StoreOptions { endpoint: endpoint.into(), ..StoreOptions::default() };
+            let remote = Remote::parse(source, Hub::of(&|_| None).unwrap()).unwrap();
+            remote.in_the_open(&options).is_some_and(|warning| warning.contains("plain http"))
+        };
+        assert!(warned("http://models.example/clip", "") && warned("http://10.0.0.1/w.pt", ""));
+        assert!(warned("s3://bucket/clip", "http://minio.example:9000"));
+        assert!(
+            !warned("https://models.example/clip", "http://minio.example")
+                && !warned("s3://bucket/clip", "https://minio.example")
+        );
+        for here in ["http://127.0.0.1:8080/clip", "http://localhost/clip", "http://[::1]/clip"] {
+            assert!(!warned(here, ""), "{here}");
         }
     }
 

@@ -1,0 +1,222 @@
+//! Weights of a hub: who is let in, where its token goes, and what needs no network at all.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use pipeline_tests::urbancross;
+
+/// The files of `acme/clip`, the smallest that pass for what their names say.
+fn files() -> [(&'static str, Vec<u8>); 3] {
+    let header = br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat();
+    [("config.json", b"{}".to_vec()), ("tokenizer.json", b"{}".to_vec()), ("model.safetensors", weights)]
+}
+
+fn file(name: &str) -> Option<Vec<u8>> {
+    files().into_iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes)
+}
+
+/// What a server was asked for: the path and who asks.
+type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
+/// A server on loopback: its port, and what it was asked. An answer is a status with headers, and a body.
+fn serve(answer: impl Fn(&str, Option<&str>) -> (String, Vec<u8>) + Send + 'static) -> (u16, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, asked) = (listener.local_addr().unwrap().port(), Asked::default());
+    let log = asked.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let request = lines.next().unwrap_or_default();
+            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            let visitor = lines.filter_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("authorization").then(|| value.to_owned())
+            });
+            let visitor = visitor.last();
+            let (head, body) = answer(&path, visitor.as_deref());
+            log.lock().unwrap().push((path, visitor));
+            let length = body.len();
+            let _gone = write!(stream, "HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
+                .and_then(|()| stream.write_all(&body));
+        }
+    });
+    (port, asked)
+}
+
+fn found(name: &str) -> (String, Vec<u8>) {
+    file(name).map_or_else(|| ("404 Not Found".into(), Vec::new()), |bytes| ("200 OK".into(), bytes))
+}
+
+fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// `urbancross weights --fetch` in a world of its own.
+struct Fetch {
+    folder: tempfile::TempDir,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Fetch {
+    fn new(source: &str, hub: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = format!(
+            "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"world\"\n[work]\nurl = \"work\"\n\
+             [model]\ninit = {source:?}\n[weights.options]\nretries = 0\ntimeout_seconds = 20\n"
+        );
+        std::fs::write(folder.path().join("spec.toml"), spec).unwrap();
+        let variables = vec![("HF_ENDPOINT", format!("http://127.0.0.1:{hub}"))];
+        Self { folder, variables }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    fn home(&self) -> std::path::PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// What the hub's own tools have fetched: these files of `acme/clip`, the branch `main` at the commit `abc`.
+    fn with_snapshot(self, names: &[&str]) -> Self {
+        let root = self.home().join("hub/models--acme--clip");
+        for folder in ["refs", "blobs", "snapshots/abc"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        std::fs::write(root.join("refs/main"), "abc").unwrap();
+        for name in names {
+            std::fs::write(root.join("blobs").join(name), file(name).unwrap()).unwrap();
+            let blob = Path::new("../../blobs").join(name);
+            std::os::unix::fs::symlink(blob, root.join("snapshots/abc").join(name)).unwrap();
+        }
+        self
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(urbancross());
+        command.arg(arguments[0]).arg(self.folder.path().join("spec.toml")).args(&arguments[1..]);
+        for name in ["HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "URBANCROSS_LOG"] {
+            command.env_remove(name);
+        }
+        command.env("URBANCROSS_CACHE", self.folder.path().join("cache")).env("HF_HOME", self.home());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.output().unwrap()
+    }
+
+    /// Exit code, and everything that is said.
+    fn fetch(&self) -> (Option<i32>, String) {
+        let output = self.run(&["weights", "--fetch", "--json"]);
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        (output.status.code(), said.concat())
+    }
+}
+
+#[test]
+fn the_token_opens_a_gated_repository_and_goes_nowhere_else() {
+    let (elsewhere, asked_elsewhere) = serve(|path, _| found(name_of(path)));
+    let (hub, _) = serve(move |path, visitor| match visitor {
+        Some("Bearer hf_good") if file(name_of(path)).is_some() => {
+            (format!("302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/{}", name_of(path)), Vec::new())
+        }
+        Some("Bearer hf_good") => ("404 Not Found".into(), Vec::new()),
+        Some(_) => ("403 Forbidden".into(), Vec::new()),
+        None => ("401 Unauthorized".into(), Vec::new()),
+    });
+    let page = format!("http://127.0.0.1:{hub}/acme/clip");
+    let (code, said) = Fetch::new("acme/clip", hub).fetch();
+    assert_eq!(code, Some(65), "{said}");
+    assert!(["HF_TOKEN", "licence", &page].iter().all(|word| said.contains(word)), "{said}");
+    let (code, said) = Fetch::new("acme/clip", hub).with("HF_TOKEN", "hf_stranger").fetch();
+    assert_eq!(code, Some(65), "{said}");
+    assert!(["the token of HF_TOKEN", "accept the licence", &page].iter().all(|word| said.contains(word)), "{said}");
+    assert!(!said.contains("hf_stranger"), "{said}");
+    assert!(asked_elsewhere.lock().unwrap().is_empty());
+
+    let by_file = Fetch::new("acme/clip", hub);
+    std::fs::create_dir_all(by_file.home()).unwrap();
+    std::fs::write(by_file.home().join("token"), "hf_good\n").unwrap();
+    // by its address the hub is the hub too
+    let by_address = Fetch::new(&format!("{page}/resolve/main"), hub).with("HF_TOKEN", "hf_good");
+    for fetch in [by_file, by_address.with("URBANCROSS_LOG", "trace")] {
+        let (code, said) = fetch.fetch();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("model.safetensors") && !said.contains("hf_good"), "{said}");
+    }
+    let asked = asked_elsewhere.lock().unwrap();
+    assert!(asked.len() >= 6 && asked.iter().all(|(_, visitor)| visitor.is_none()), "{asked:?}");
+}
+
+/// A server that is not the hub is never shown the hub's token.
+#[test]
+fn another_server_is_shown_no_token() {
+    let (hub, _) = serve(|_, _| ("500 Fault".into(), Vec::new()));
+    let (other, asked) = serve(|path, _| found(name_of(path)));
+    let fetch = Fetch::new(&format!("http://127.0.0.1:{other}/clip"), hub).with("HF_TOKEN", "hf_good");
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(asked.lock().unwrap().iter().all(|(_, visitor)| visitor.is_none()));
+    assert!(!said.contains("plain http"), "nobody is on the way: {said}");
+    // 0.0.0.0 is this machine too, under a name that does not say so
+    let (code, said) = Fetch::new(&format!("http://0.0.0.0:{other}/clip"), hub).fetch();
+    assert!(code == Some(0) && said.contains("plain http"), "{said}");
+}
+
+#[test]
+fn what_the_hubs_own_tools_have_fetched_is_used_where_it_lies() {
+    let names = files().map(|(name, _)| name);
+    for variable in ["HF_HUB_OFFLINE", "HF_TOKEN"] {
+        let (hub, asked) = serve(|path, _| found(name_of(path)));
+        let fetch = Fetch::new("acme/clip", hub).with_snapshot(&names).with(variable, "1");
+        let (code, said) = fetch.fetch();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("\"cached\"") && said.contains("\"locked\": true"), "{said}");
+        assert!(names.iter().all(|name| said.contains(name)), "{said}");
+        assert_eq!(*asked.lock().unwrap(), []);
+        // others tidy that cache: what is gone is fetched again, and the lock still holds
+        std::fs::remove_dir_all(fetch.home()).unwrap();
+        let (code, said) = fetch.fetch();
+        match variable {
+            "HF_HUB_OFFLINE" => assert!(code == Some(65) && said.contains("HF_HUB_OFFLINE is set"), "{said}"),
+            _ => assert_eq!(code, Some(0), "{said}"),
+        }
+        assert_eq!(asked.lock().unwrap().is_empty(), variable == "HF_HUB_OFFLINE");
+    }
+}
+
+/// Tools fetch single files: the hub is asked for the others, of the same commit.
+#[test]
+fn a_part_of_a_repository_is_completed() {
+    let (hub, asked) = serve(|path, _| match path.contains("/resolve/abc/") {
+        true => found(name_of(path)),
+        false => ("404 Not Found".into(), Vec::new()),
+    });
+    let (code, said) = Fetch::new("acme/clip", hub).with_snapshot(&["config.json", "model.safetensors"]).fetch();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("tokenizer.json"), "{said}");
+    let asked = asked.lock().unwrap();
+    assert!(asked.iter().any(|(path, _)| path.ends_with("/tokenizer.json")), "{asked:?}");
+    assert!(!asked.iter().any(|(path, _)| path.ends_with("/model.safetensors")), "{asked:?}");
+}
+
+#[test]
+fn offline_means_that_nobody_is_asked() {
+    let (hub, asked) = serve(|path, _| found(name_of(path)));
+    let page = format!("http://127.0.0.1:{hub}/acme/clip/resolve/main");
+    for source in ["acme/clip", &page] {
+        let fetch = Fetch::new(source, hub).with("HF_HUB_OFFLINE", "1");
+        let (code, said) = fetch.fetch();
+        assert!(code == Some(65) && said.contains("HF_HUB_OFFLINE") && said.contains("config.json"), "{said}");
+        // a run says so before it does anything
+        let refused = fetch.run(&["run"]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(65) && said.contains("HF_HUB_OFFLINE"), "{said}");
+    }
+    assert_eq!(*asked.lock().unwrap(), []);
+}

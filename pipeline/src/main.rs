@@ -9,6 +9,11 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads that read and write local files. Tokio would start one for each request at hand, and each would keep megabytes
+/// of freed memory to itself: most of the peak of an ingest. Some of them wait for others, so there must be many more than
+/// tasks of that kind.
+const FILE_THREADS: usize = 32;
+
 fn main() -> ExitCode {
     let cli = pipeline::cli::Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("URBANCROSS_LOG")
@@ -16,7 +21,8 @@ fn main() -> ExitCode {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
     // it would say so on standard error, and panic where nobody listens there
     log.log_internal_errors(false).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().max_blocking_threads(FILE_THREADS).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             pipeline::aside!("error: no runtime: {error}");

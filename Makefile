@@ -5,6 +5,7 @@
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
+# make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
 # make gpu-bench     the same on an NVIDIA GPU (needs a CUDA toolkit, see tests/gpu-bench.sh)
 
 URBANCROSS = target/debug/urbancross
@@ -13,7 +14,7 @@ REAL      ?= real-out
 TILES     ?= 420
 SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bench chaos chaos-long check binary
+.PHONY: demo ablation test real goldens bench gpu-bench chaos chaos-long fuzz check binary
 
 binary:
 	cargo build --locked --workspace --bins
@@ -47,6 +48,9 @@ chaos: binary
 
 chaos-long: binary
 	cargo run --locked -p pipeline-tests --example chaos -- --seed $(SEED) --long
+
+fuzz:
+	cargo run --locked -p fuzz -- $(or $(SECONDS),120) $(SEED) $(TARGETS)
 
 check:
 	cargo fmt --all --check

@@ -228,3 +228,34 @@ impl Marker {
         self.part.is_of(country, shard) && counted.iter().all(|rows| *rows <= MOST_ROWS)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(shard: u32, path: &str) -> PartFile {
+        PartFile { shard, path: path.to_owned(), size_bytes: 1, rows: 5 }
+    }
+
+    #[test]
+    fn a_marker_of_something_else_is_none() {
+        let of = |part, computed| Marker { part, computed, kept: 0, deleted: 0, errors: 0, seconds: 0.1 };
+        let sound = part(3, "country=x/part-00003-a.parquet");
+        assert!(of(sound.clone(), 5).is_of("x", 3));
+        assert!(!of(sound.clone(), 5).is_of("x", 4) && !of(sound.clone(), 5).is_of("y", 3));
+        assert!(!of(sound.clone(), u64::MAX).is_of("x", 3));
+        assert!(!of(PartFile { rows: u64::MAX, ..sound }, 5).is_of("x", 3));
+        assert!(!of(part(3, "country=x/part-00004-a.parquet"), 5).is_of("x", 3));
+        assert!(!of(part(u32::MAX, "country=x/part-4294967295-a.parquet"), 5).is_of("x", u32::MAX));
+    }
+
+    #[test]
+    fn counts_that_no_plan_finds_are_none() {
+        let shard = |shard, kept| ShardPlan { shard, kept, changes: BTreeMap::from([(Reason::New, 1)]) };
+        let counts = |stale: &[ShardPlan]| PlanCounts { stale: stale.to_vec(), kept_rows: 7 };
+        assert!(counts(&[]).is_of(1) && counts(&[shard(1, 2), shard(0, 1)]).is_of(2));
+        assert!(!counts(&[shard(2, 1)]).is_of(2), "beyond the last shard");
+        assert!(!counts(&[shard(1, 1), shard(1, 1)]).is_of(2), "a shard twice");
+        assert!(!counts(&[shard(0, u64::MAX)]).is_of(2), "more rows than can be counted");
+    }
+}

@@ -1,5 +1,6 @@
 //! `urbancross`: prepares satellite image–text data, trains and evaluates retrieval models.
 
+use std::ffi::{c_int, c_long};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,12 +10,26 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+unsafe extern "C" {
+    safe fn mi_option_set(option: c_int, value: c_long);
+}
+
+/// Of `mi_option_t`, which the crate has no name for: freed memory goes back to the system after so many milliseconds.
+const PURGE_DELAY: c_int = 15;
+
+fn keep_freed_memory(at_hand: bool) {
+    mi_option_set(PURGE_DELAY, if at_hand { 1000 } else { 10 });
+}
+
 /// Threads that read and write local files. Tokio would start one for each request at hand, and each would keep megabytes
 /// of freed memory to itself: most of the peak of an ingest. Some of them wait for others, so there must be many more than
 /// tasks of that kind.
 const FILE_THREADS: usize = 32;
 
 fn main() -> ExitCode {
+    if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+        pipeline::memory::told_by(keep_freed_memory);
+    }
     let cli = pipeline::cli::Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("URBANCROSS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,delta_kernel=off"));

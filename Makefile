@@ -5,6 +5,7 @@
 # make goldens DIR=… golden tests over any folder of reference outputs
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
+# make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
 # make gpu-bundle DIR=…  what a machine with a GPU needs for tests/gpu-check.sh (needs a CUDA toolkit, see deploy/gpu.md)
 
 URBANCROSS = target/debug/urbancross
@@ -13,7 +14,7 @@ REAL      ?= real-out
 TILES     ?= 420
 SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long check binary
+.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz check binary
 
 binary:
 	cargo build --locked --workspace --bins
@@ -54,6 +55,9 @@ chaos: chaos-driver
 
 chaos-long: chaos-driver
 	target/debug/examples/chaos --seed $(SEED) --long
+
+fuzz:
+	cargo run --locked -p fuzz -- $(or $(SECONDS),120) $(SEED) $(TARGETS)
 
 check:
 	cargo fmt --all --check

@@ -33,6 +33,9 @@ pub use work::*;
 pub(crate) use overrides::parse_toml;
 pub(crate) use place::Base;
 
+/// Shards of a country: their numbers have five digits in the names of parts.
+pub const MOST_SHARDS: u32 = 100_000;
+
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -150,12 +153,10 @@ impl BuildSpec {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} = 0: it must be at least 1"));
         }
-        if self.work.shards > 100_000 {
-            return Err(format!("work.shards = {}: at most 100000", self.work.shards));
+        if self.work.shards > MOST_SHARDS {
+            return Err(format!("work.shards = {}: at most {MOST_SHARDS}", self.work.shards));
         }
-        if self.split.ratio.iter().sum::<u32>() == 0 {
-            return Err("split.ratio: at least one part must be above 0".into());
-        }
+        check_ratio("split.ratio", self.split.ratio)?;
         let shares = [
             ("split.val_share", self.split.val_share),
             ("score.min_area_share", self.score.min_area_share),
@@ -219,6 +220,15 @@ impl BuildSpec {
     /// Does anything train on segments?
     pub fn uses_segments(&self) -> bool {
         self.segment.segmenter != Segmenter::None && self.pretrain.segments_per_image > 0
+    }
+}
+
+/// Whether parts of a whole make one.
+pub(crate) fn check_ratio(field: &str, ratio: [u32; 3]) -> Result<(), String> {
+    match ratio.iter().try_fold(0, |sum: u32, part| sum.checked_add(*part)) {
+        Some(0) => Err(format!("{field} = {ratio:?}: at least one part must be above 0")),
+        Some(_) => Ok(()),
+        None => Err(format!("{field} = {ratio:?}: its parts may add up to {} at most", u32::MAX)),
     }
 }
 

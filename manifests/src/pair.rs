@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::build::{AugmentSpec, Base, BuildSpec, ScheduleKind, SpecError, parse_toml};
+use crate::build::{AugmentSpec, Base, BuildSpec, ScheduleKind, SpecError, check_ratio, parse_toml};
 
 /// A pair of builds: the model of `source` is adapted to `target`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,11 +135,11 @@ impl PairSpec {
             ("adapt.epochs", adapt.epochs),
             ("adapt.passes_per_epoch", adapt.passes_per_epoch),
             ("adapt.batch", adapt.batch),
-            ("the sum of ratio", spec.ratio.iter().sum::<u32>() as usize),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(invalid(format!("{name} = 0: it must be at least 1")));
         }
+        check_ratio("ratio", spec.ratio).map_err(invalid)?;
         if !(adapt.learning_rate.is_finite() && adapt.learning_rate > 0.0) {
             return Err(invalid(format!("adapt.learning_rate = {}: it must be above 0", adapt.learning_rate)));
         }

@@ -27,6 +27,12 @@ pub fn shard_of_part(path: &str) -> Option<u32> {
     if is_ours { shard.parse().ok() } else { None }
 }
 
+/// The same for a path below a table, which must lie in the country's own folder and lead nowhere else.
+pub fn shard_of_part_of(country: &str, path: &str) -> Option<u32> {
+    let name = path.strip_prefix(&partition(country))?.strip_prefix('/')?;
+    if name.contains('/') { None } else { shard_of_part(name) }
+}
+
 pub fn plan(country: &str, stage: &str, key: &str) -> String {
     format!("plans/{country}/{stage}/{key}.json")
 }
@@ -112,6 +118,21 @@ mod tests {
             ["other", "part-00000-358b28f4-12d2-4d2f-9a93-bb95c0f5d997-c000", "part-00000-a.zstd", "part-00000-"]
         {
             assert_eq!(shard_of_part(&format!("country=x/{other}.parquet")), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_part_lies_in_its_countrys_folder() {
+        assert_eq!(shard_of_part_of("x", &part("x", 3, "a")), Some(3));
+        for elsewhere in [
+            "country=y/part-00003-a.parquet",
+            "country=xy/part-00003-a.parquet",
+            "country=x/../country=y/part-00003-a.parquet",
+            "/country=x/part-00003-a.parquet",
+            "s3://bucket/country=x/part-00003-a.parquet",
+            "part-00003-a.parquet",
+        ] {
+            assert_eq!(shard_of_part_of("x", elsewhere), None, "{elsewhere}");
         }
     }
 }

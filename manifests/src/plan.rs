@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
+use crate::build::MOST_SHARDS;
 use crate::commit::ShardState;
 use crate::digest::{self, Digest};
+use crate::paths;
 use crate::recipe::Reason;
 
 /// One Parquet file of a table: the rows of one shard.
@@ -17,6 +19,19 @@ pub struct PartFile {
     pub path: String,
     pub size_bytes: u64,
     pub rows: u64,
+}
+
+/// Rows that a part may say it has. A larger number is damage; so many of each shard add up without overflow.
+const MOST_ROWS: u64 = 1 << 40;
+
+impl PartFile {
+    /// Whether this can be a part of that shard of a country: what is read back from a store may say anything.
+    pub fn is_of(&self, country: &str, shard: u32) -> bool {
+        self.shard == shard
+            && shard < MOST_SHARDS
+            && self.rows <= MOST_ROWS
+            && paths::shard_of_part_of(country, &self.path) == Some(shard)
+    }
 }
 
 /// A table at one version, seen through one country: the files that hold its rows.
@@ -62,7 +77,7 @@ impl PinnedTable {
     }
 
     pub fn rows(&self) -> u64 {
-        self.parts.iter().map(|p| p.rows).sum()
+        self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.rows))
     }
 }
 
@@ -113,6 +128,17 @@ pub struct PlanCounts {
     pub stale: Vec<ShardPlan>,
     /// Rows of the other shards.
     pub kept_rows: u64,
+}
+
+impl PlanCounts {
+    /// Whether a plan of so many shards can have found this: each shard once, and rows that can be counted.
+    pub fn is_of(&self, shards: u32) -> bool {
+        let distinct: BTreeSet<u32> = self.stale.iter().map(|plan| plan.shard).collect();
+        let rows = self.stale.iter().flat_map(|plan| plan.changes.values().chain([&plan.kept]));
+        distinct.len() == self.stale.len()
+            && distinct.last().is_none_or(|last| *last < shards)
+            && rows.chain([&self.kept_rows]).try_fold(0, |sum: u64, rows| sum.checked_add(*rows)).is_some()
+    }
 }
 
 /// Rows of a country's table by status.
@@ -193,4 +219,43 @@ pub struct Marker {
     pub errors: u64,
     /// Seconds spent in fetch, compute and publish.
     pub seconds: f64,
+}
+
+impl Marker {
+    /// Whether this can be the marker of that shard of a country.
+    pub fn is_of(&self, country: &str, shard: u32) -> bool {
+        let counted = [self.computed, self.kept, self.deleted, self.errors];
+        self.part.is_of(country, shard) && counted.iter().all(|rows| *rows <= MOST_ROWS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(shard: u32, path: &str) -> PartFile {
+        PartFile { shard, path: path.to_owned(), size_bytes: 1, rows: 5 }
+    }
+
+    #[test]
+    fn a_marker_of_something_else_is_none() {
+        let of = |part, computed| Marker { part, computed, kept: 0, deleted: 0, errors: 0, seconds: 0.1 };
+        let sound = part(3, "country=x/part-00003-a.parquet");
+        assert!(of(sound.clone(), 5).is_of("x", 3));
+        assert!(!of(sound.clone(), 5).is_of("x", 4) && !of(sound.clone(), 5).is_of("y", 3));
+        assert!(!of(sound.clone(), u64::MAX).is_of("x", 3));
+        assert!(!of(PartFile { rows: u64::MAX, ..sound }, 5).is_of("x", 3));
+        assert!(!of(part(3, "country=x/part-00004-a.parquet"), 5).is_of("x", 3));
+        assert!(!of(part(u32::MAX, "country=x/part-4294967295-a.parquet"), 5).is_of("x", u32::MAX));
+    }
+
+    #[test]
+    fn counts_that_no_plan_finds_are_none() {
+        let shard = |shard, kept| ShardPlan { shard, kept, changes: BTreeMap::from([(Reason::New, 1)]) };
+        let counts = |stale: &[ShardPlan]| PlanCounts { stale: stale.to_vec(), kept_rows: 7 };
+        assert!(counts(&[]).is_of(1) && counts(&[shard(1, 2), shard(0, 1)]).is_of(2));
+        assert!(!counts(&[shard(2, 1)]).is_of(2), "beyond the last shard");
+        assert!(!counts(&[shard(1, 1), shard(1, 1)]).is_of(2), "a shard twice");
+        assert!(!counts(&[shard(0, u64::MAX)]).is_of(2), "more rows than can be counted");
+    }
 }

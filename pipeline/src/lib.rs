@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod evaluate;
 pub mod explain;
 pub mod launch;
+pub mod memory;
 pub mod page;
 pub mod pair;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! `urbancross`: prepares satellite image–text data, trains and evaluates retrieval models.
 
+use std::ffi::{c_int, c_long};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,10 +10,29 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+unsafe extern "C" {
+    safe fn mi_option_set(option: c_int, value: c_long);
+}
+
+/// Of `mi_option_t`, which the crate has no name for: freed memory goes back to the system after so many milliseconds.
+const PURGE_DELAY: c_int = 15;
+
+fn keep_freed_memory(at_hand: bool) {
+    mi_option_set(PURGE_DELAY, if at_hand { 1000 } else { 10 });
+}
+
+/// Threads that read and write local files. Tokio would start one for each request at hand, and each would keep megabytes
+/// of freed memory to itself: most of the peak of an ingest. Some of them wait for others, so there must be many more than
+/// tasks of that kind.
+const FILE_THREADS: usize = 32;
+
 fn main() -> ExitCode {
     #[cfg(feature = "device-check")]
     if std::env::args().nth(1).as_deref() == Some("device-check") {
         return device_check::Cli::parse_from(std::env::args().skip(1)).run();
+    }
+    if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+        pipeline::memory::told_by(keep_freed_memory);
     }
     let cli = pipeline::cli::Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("URBANCROSS_LOG")
@@ -20,7 +40,8 @@ fn main() -> ExitCode {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
     // it would say so on standard error, and panic where nobody listens there
     log.log_internal_errors(false).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().max_blocking_threads(FILE_THREADS).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             pipeline::aside!("error: no runtime: {error}");

@@ -69,7 +69,7 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
 pub async fn plan_stage(build: &Build, stage: &Stage, model: &Model, retry_errors: bool) -> Result<Plan, WorkerError> {
     let mut plan = empty_plan(build, stage, model, retry_errors).await?;
     let stored = paths::plan(&plan.country, stage.name, &plan.key());
-    if let Some(counts) = build.work.get_hint::<PlanCounts>(&stored).await? {
+    if let Some(counts) = build.work.get_hint::<PlanCounts>(&stored).await?.filter(|counts| counts.is_of(plan.shards)) {
         return Ok(Plan { counts, ..plan });
     }
     let mut counts = PlanCounts::default();

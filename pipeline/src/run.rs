@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use manifests::{Artifact, RowStatuses, paths};
-use stages::stage::{Opening, Stage};
+use stages::stage::{ModelUse, Opening, Stage};
 use stages::{Step, Training};
 use training::communicator::{Communicator, Solo};
 use training::recall::beside_chance;
@@ -17,6 +17,7 @@ use workers::train::{TrainRequest, TrainingRecord, train};
 
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
+use crate::memory::Lean;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
 use crate::preflight;
 use crate::progress::Progress;
@@ -219,7 +220,9 @@ async fn run_stage(
             weights: &build.weights,
             stop: build.stop.clone(),
         };
+        let lean = (stage.model == ModelUse::None).then(Lean::begin);
         let result = map_plan(&context, stage, &plan, opening, &devices).await?;
+        drop(lean);
         let published = publish(&build.tables, &plan, &result.finished).await?;
         let mut summary = Summary {
             stage: stage.name.to_owned(),

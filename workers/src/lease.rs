@@ -122,7 +122,7 @@ pub async fn take(
     let mut told = false;
     loop {
         let names = work.list(&folder).await?;
-        let last = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u64>().ok()).max();
+        let last = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max().map(u64::from);
         let object = |number: u64| format!("{folder}/{number:08}.json");
         let found = match last {
             None => None,

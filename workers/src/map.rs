@@ -90,7 +90,7 @@ pub async fn map_plan(
     let work: Vec<ShardWork<'_>> = futures::stream::iter(&plan.counts.stale)
         .map(|shard| async move {
             let key = plan.shard_key(shard.shard);
-            let done = finished_by_anybody(context.work, plan, &key, horizon).await?;
+            let done = finished_by_anybody(context.work, plan, shard.shard, &key, horizon).await?;
             Ok::<_, WorkerError>(ShardWork { plan: shard, key, done })
         })
         .buffered(context.fetch.concurrency)
@@ -133,15 +133,19 @@ pub async fn map_plan(
 async fn finished_by_anybody(
     work: &WorkStore,
     plan: &Plan,
+    shard: u32,
     key: &str,
     horizon: u64,
 ) -> Result<Option<Marker>, WorkerError> {
     let path = paths::marker(&plan.country, &plan.stage, key);
     let Some(marker) = work.get_hint::<Marker>(&path).await? else { return Ok(None) };
-    if !is_before(&marker.part, horizon) && part_is_there(work, plan.output.artifact, &marker.part).await? {
+    if marker.is_of(&plan.country, shard)
+        && !is_before(&marker.part, horizon)
+        && part_is_there(work, plan.output.artifact, &marker.part).await?
+    {
         return Ok(Some(marker));
     }
-    // cleared away by `gc` or by another program: the marker only stands in the way of a new one
+    // cleared away by `gc` or by another program, or damaged: the marker only stands in the way of a new one
     work.delete(&path).await?;
     Ok(None)
 }
@@ -185,6 +189,7 @@ async fn map_shard(
     let began = Instant::now();
     let partial_path = paths::partial(&plan.country, stage.name, key);
     let partial = context.work.get_hint::<PartFile>(&partial_path).await?;
+    let partial = partial.filter(|part| part.is_of(&plan.country, shard));
     let join = ShardJoin::load(context.work, stage, plan, shard, context.virtual_inputs, partial.as_ref()).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let (mut computed, mut kept, mut deleted, mut errors) = (0, 0, 0, 0);
@@ -223,7 +228,7 @@ async fn map_shard(
     if !context.work.put_json_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, and ours serves
         let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
-        return Ok(Some(finished_by_anybody(context.work, plan, key, horizon).await?.unwrap_or(marker)));
+        return Ok(Some(finished_by_anybody(context.work, plan, shard, key, horizon).await?.unwrap_or(marker)));
     }
     Ok(Some(marker))
 }

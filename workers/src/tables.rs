@@ -138,7 +138,8 @@ impl Tables {
             let mut rows = BTreeMap::<String, u64>::new();
             for file in tables.files(&snapshot).map_err(|e| kernel_error(artifact, e))? {
                 let country = file.partition_values.get(PARTITION).cloned().unwrap_or_default();
-                *rows.entry(country).or_default() += file.stats.map_or(0, |s| s.num_records);
+                let of_country = rows.entry(country).or_default();
+                *of_country = of_country.saturating_add(file.stats.map_or(0, |s| s.num_records));
             }
             Ok(rows.into_iter().collect())
         })
@@ -382,15 +383,18 @@ impl Tables {
             if file.partition_values.get(PARTITION).is_none_or(|c| c != country) {
                 continue;
             }
-            match paths::shard_of_part(&file.path) {
-                None => foreign(&file.path, "is no part of ours"),
-                Some(_) if file.dv_info.has_vector() => foreign(&file.path, "has rows that a deletion vector deletes"),
-                Some(shard) => live.parts.push(PartFile {
-                    shard,
-                    path: file.path,
-                    size_bytes: file.size.max(0) as u64,
-                    rows: file.stats.map_or(0, |s| s.num_records),
-                }),
+            let Some(shard) = paths::shard_of_part_of(country, &file.path) else {
+                foreign(&file.path, "is no part of ours");
+                continue;
+            };
+            let rows = file.stats.map_or(0, |s| s.num_records);
+            let part = PartFile { shard, path: file.path, size_bytes: file.size.max(0) as u64, rows };
+            if file.dv_info.has_vector() {
+                foreign(&part.path, "has rows that a deletion vector deletes");
+            } else if !part.is_of(country, shard) {
+                foreign(&part.path, "has a shard or a number of rows that no part has");
+            } else {
+                live.parts.push(part);
             }
         }
         live.parts.sort();

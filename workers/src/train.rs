@@ -53,7 +53,7 @@ pub struct TrainingRecord {
 impl TrainingRecord {
     /// Versions of tables only rise: of two runs with the same inputs, the one that pinned later has the larger sum.
     fn pinned_at(&self) -> u64 {
-        self.inputs.iter().filter_map(|table| table.version).sum()
+        self.inputs.iter().filter_map(|table| table.version).fold(0, u64::saturating_add)
     }
 }
 

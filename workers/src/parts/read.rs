@@ -82,6 +82,7 @@ impl PartReader {
         {
             return Err(damaged("its footer is not as it was written".into()));
         }
+        columns_lie_within(&metadata, size_bytes).map_err(damaged)?;
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata =
             ArrowReaderMetadata::try_new(Arc::new(metadata), options).map_err(|e| parquet_error(&path, e))?;
@@ -229,6 +230,21 @@ impl AsyncFileReader for ObjectRanges {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async { Err(ParquetError::General("the metadata is read when a part is opened".into())) }.boxed()
     }
+}
+
+/// The Parquet crate panics on a column that begins or is long below zero.
+pub(super) fn columns_lie_within(metadata: &ParquetMetaData, size_bytes: u64) -> Result<(), String> {
+    for (group, rows) in metadata.row_groups().iter().enumerate() {
+        for column in rows.columns() {
+            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let numbers = [start, column.data_page_offset(), column.compressed_size(), column.num_values()];
+            let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
+            if numbers.iter().any(|number| *number < 0) || end.is_none_or(|end| end > size_bytes) {
+                return Err(format!("column {} of row group {group} lies outside of the file", column.column_path()));
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn projected_schema(artifact: Artifact, columns: &[&str]) -> Result<SchemaRef, WorkerError> {

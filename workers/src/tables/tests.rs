@@ -121,6 +121,38 @@ async fn a_torn_log_entry_is_an_error() {
     }
 }
 
+/// What a log says is checked where it comes in: no path leads out of the country's folder, no number is believed.
+#[tokio::test]
+async fn hostile_entries_of_a_log_are_refused() {
+    let country = "country=finland";
+    let huge = format!("{{\\\"numRecords\\\":{}}}", i64::MAX);
+    let deleted =
+        r#"{"storageType":"u","pathOrInlineDv":"ab^-aqEH.-t@S}K{vb[*k^","offset":4,"sizeInBytes":40,"cardinality":6}"#;
+    for (path, stats, deletion) in [
+        ("country=finland/../country=spain/part-00001-b.parquet", "", ""),
+        ("../geotags/country=finland/part-00001-b.parquet", "", ""),
+        ("file:///etc/part-00001-b.parquet", "", ""),
+        ("s3://bucket/country=finland/part-00001-b.parquet", "", ""),
+        ("country=spain/part-00001-b.parquet", "", ""),
+        (&format!("{country}/part-4294967295-b.parquet"), "", ""),
+        (&format!("{country}/part-00001-b.parquet"), huge.as_str(), ""),
+        (&format!("{country}/part-00001-b.parquet"), "", deleted),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (work, tables) = open(&folder);
+        tables.commit(change(FINLAND, &[(0, None, "a")])).await.unwrap();
+        let stats = if stats.is_empty() { String::new() } else { format!(",\"stats\":\"{stats}\"") };
+        let deletion = if deletion.is_empty() { String::new() } else { format!(",\"deletionVector\":{deletion}") };
+        let entry = format!(
+            "{{\"add\":{{\"path\":\"{path}\",\"partitionValues\":{{\"country\":\"finland\"}},\"size\":1,\
+             \"modificationTime\":0,\"dataChange\":true{stats}{deletion}}}}}"
+        );
+        work.put("tables/splits/_delta_log/00000000000000000002.json", entry.into()).await.unwrap();
+        let error = Tables::new(&work).pin(Artifact::Splits, FINLAND, None).await.unwrap_err();
+        assert!(error.exit_code() == 65 && error.to_string().contains("splits"), "{path}: {error}");
+    }
+}
+
 /// OPTIMIZE by others leaves files that hold rows of many shards.
 #[tokio::test]
 async fn files_of_others_are_refused_with_a_way_back() {

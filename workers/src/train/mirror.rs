@@ -66,6 +66,14 @@ impl<'a> Mirror<'a> {
             what: "description of a training's saved state",
             path: format!("{}{path}", self.work.url()),
         })?;
+        // it says what the next one is called
+        if *newest != state_name(saved.number) {
+            return Err(WorkerError::Broken(format!(
+                "{}{path} says that it is number {}: bring it back from a copy, or delete it",
+                self.work.url(),
+                saved.number
+            )));
+        }
         if self.folder.exists() && self.here().is_some_and(|number| number >= saved.number) {
             self.saved = saved;
             return Ok(());
@@ -120,7 +128,7 @@ impl<'a> Mirror<'a> {
             saved.files.insert(name.clone(), place);
             seen.insert(name, stamp);
         }
-        let state = |number: u64| format!("{}/{SAVED}/{number:08}.json", self.run);
+        let state = |number: u64| format!("{}/{SAVED}/{}", self.run, state_name(number));
         if !self.work.put_json_if_absent(&state(saved.number), &saved).await? {
             let theirs: Option<Saved> = self.work.get_hint(&state(saved.number)).await?;
             return Err(WorkerError::Conflict(format!(
@@ -201,6 +209,11 @@ impl<'a> Mirror<'a> {
     }
 }
 
+/// Name of the description of a state, below [`SAVED`].
+fn state_name(number: u64) -> String {
+    format!("{number:08}.json")
+}
+
 /// All files below a folder by relative path, with size and time.
 fn files(folder: &Path) -> std::io::Result<BTreeMap<String, (u64, SystemTime)>> {
     let (mut found, mut pending) = (BTreeMap::new(), vec![folder.to_owned()]);
@@ -271,6 +284,17 @@ mod tests {
         again.restore().await.unwrap();
         assert_eq!(at(&here), "4");
         assert!(work.list(&format!("{RUN}/{SAVED}")).await.unwrap().len() <= 2);
+    }
+
+    /// The number of a state says what the next one is called: it must be the one that its name has.
+    #[tokio::test]
+    async fn a_state_that_contradicts_its_name_is_refused() {
+        let work = WorkStore::in_memory();
+        let (scratch, _) = machine(&work);
+        let hostile = Saved { number: u64::MAX, ..Saved::default() };
+        work.put_json(&format!("{RUN}/{SAVED}/00000001.json"), &hostile).await.unwrap();
+        let error = Mirror::new(&work, scratch.path(), RUN).restore().await.unwrap_err();
+        assert!(error.exit_code() == 65 && error.to_string().contains("00000001.json"), "{error}");
     }
 
     /// A copy that was cut off is made again.

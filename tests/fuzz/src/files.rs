@@ -1,0 +1,108 @@
+//! Readers of files: sources, weights, specs.
+
+use candle_core::{DType, Device};
+use manifests::{BuildSpec, PairSpec};
+use models::language::Llama;
+use models::parameters::Parameters;
+use models::sam::Sam;
+use pixels::mask::Rle;
+use sources::captioned;
+use sources::meta::Meta;
+use sources::name::ImageName;
+use sources::zip::{self, Directory, DirectoryParser, Limits, TAIL_BYTES, Tail};
+
+pub(crate) fn pickle(bytes: &[u8]) {
+    if let Ok(meta) = Meta::from_pickle(bytes) {
+        meta.canonical_tags();
+    }
+}
+
+/// The bytes of a range that are there, as a store gives them.
+fn range(bytes: &[u8], start: u64, length: u64) -> &[u8] {
+    let clamp = |at: u64| at.min(bytes.len() as u64) as usize;
+    &bytes[clamp(start)..clamp(start.saturating_add(length))]
+}
+
+pub(crate) fn zip(bytes: &[u8]) {
+    _ = members(bytes);
+}
+
+fn members(bytes: &[u8]) -> Result<(), sources::SourceError> {
+    let (size, limits) = (bytes.len() as u64, Limits::default());
+    let directory: Directory = match zip::find_directory(size, range(bytes, size.saturating_sub(TAIL_BYTES), size))? {
+        Tail::Found(directory) => directory,
+        Tail::NeedRange { offset, length } => zip::read_zip64_end(offset, range(bytes, offset, length))?,
+    };
+    let mut members = Vec::new();
+    let mut parser = DirectoryParser::new(directory, &limits)?;
+    for chunk in range(bytes, directory.offset, directory.length).chunks(61) {
+        parser.feed(chunk, &mut |entry| {
+            members.extend(entry.member());
+            Ok(())
+        })?;
+    }
+    parser.finish()?;
+    for member in members {
+        let wanted = zip::member_range(&member, None);
+        let there = range(bytes, wanted.start, wanted.end.saturating_sub(wanted.start));
+        _ = zip::extract(&member, there, &limits);
+    }
+    Ok(())
+}
+
+pub(crate) fn csv(bytes: &[u8]) {
+    let read = sources::csv::read_csv(bytes, &mut |row| {
+        _ = ImageName::parse(&row.filepath);
+        Ok(())
+    });
+    _ = (read, captioned::read_csv(bytes), captioned::sniff("a.csv", bytes));
+}
+
+pub(crate) fn json(bytes: &[u8]) {
+    _ = (captioned::read_jsonl(bytes), captioned::read_karpathy(bytes), captioned::read_lines(b"a.jpg\n", bytes, None));
+    _ = (captioned::sniff("a.json", bytes), captioned::sniff("a.jsonl", bytes));
+}
+
+/// `HEIGHT WIDTH COUNTS`.
+pub(crate) fn rle(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut words = text.splitn(3, ' ');
+    let mut side = || words.next().and_then(|word| word.parse().ok()).unwrap_or(3);
+    let (height, width) = (side(), side());
+    let Ok(mask) = Rle::from_coco_string(words.next().unwrap_or_default(), height, width) else { return };
+    let [left, top, across, down] = mask.bbox_xywh();
+    assert!(left + across <= width && top + down <= height);
+    assert!(mask.area_px() <= u64::from(height) * u64::from(width));
+    assert_eq!(Rle::from_coco_string(&mask.to_coco_string(), height, width).as_ref(), Ok(&mask));
+}
+
+/// With the bytes in a file of this name.
+fn in_file(name: &str, bytes: &[u8], read: impl FnOnce(&std::path::Path)) {
+    let folder = tempfile::tempdir().expect("a folder for one file");
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).expect("room for one file");
+    read(&path);
+}
+
+pub(crate) fn gguf(bytes: &[u8]) {
+    in_file("model.gguf", bytes, |path| _ = Llama::load_gguf(path, &Device::Cpu, DType::F32));
+}
+
+pub(crate) fn safetensors(bytes: &[u8]) {
+    in_file("model.safetensors", bytes, |path| {
+        _ = Parameters::load_safetensors(path, &Device::Cpu, DType::F32);
+        _ = Sam::load(path, &Device::Cpu, DType::F32);
+    });
+}
+
+/// Lines that begin with `--set ` are overrides, the others the spec.
+pub(crate) fn spec(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (set, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("--set "));
+    let set: Vec<String> = set.iter().map(|line| line["--set ".len()..].to_owned()).collect();
+    let text = lines.join("\n");
+    if let Ok(spec) = BuildSpec::parse(&text, "spec", &set) {
+        _ = BuildSpec::parse(&spec.to_toml(), "spec", &[]).expect("a spec that was read is written and read again");
+    }
+    _ = PairSpec::parse(&text, "pair", &set);
+}

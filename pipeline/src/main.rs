@@ -18,7 +18,7 @@ unsafe extern "C" {
 const PURGE_DELAY: c_int = 15;
 
 fn keep_freed_memory(at_hand: bool) {
-    mi_option_set(PURGE_DELAY, if at_hand { 1000 } else { 10 });
+    mi_option_set(PURGE_DELAY, if at_hand { 1000 } else { 0 });
 }
 
 /// Threads that read and write local files. Tokio would start one for each request at hand, and each would keep megabytes

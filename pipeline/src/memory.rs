@@ -11,7 +11,7 @@ pub fn told_by(tell: fn(bool)) {
     _ = KEEPS.set(tell);
 }
 
-/// Freed memory goes back to the system soon while this lives, and stays at hand again afterwards.
+/// Freed memory goes back to the system at once while this lives, and stays at hand again afterwards.
 pub(crate) struct Lean(());
 
 impl Lean {

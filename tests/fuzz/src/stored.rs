@@ -53,11 +53,9 @@ pub(crate) fn log(bytes: &[u8]) {
     RUNTIME.block_on(async {
         for sound in [None, Some(include_str!("../corpus/delta_log/table.jsonl"))] {
             let work = store();
-            let mut number = 0;
-            for entry in sound.map(str::as_bytes).into_iter().chain([bytes]) {
+            for (number, entry) in sound.map(str::as_bytes).into_iter().chain([bytes]).enumerate() {
                 let path = format!("{}/_delta_log/{number:020}.json", paths::table(Artifact::Splits));
                 work.put(&path, entry.to_vec().into()).await.expect("memory takes it");
-                number += 1;
             }
             let tables = Tables::new(&work);
             _ = tables.countries(Artifact::Splits).await;

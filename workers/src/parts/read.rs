@@ -1,6 +1,7 @@
 //! Reading a part by columns and rows.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
@@ -82,7 +83,6 @@ impl PartReader {
         {
             return Err(damaged("its footer is not as it was written".into()));
         }
-        columns_lie_within(&metadata, size_bytes).map_err(damaged)?;
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata =
             ArrowReaderMetadata::try_new(Arc::new(metadata), options).map_err(|e| parquet_error(&path, e))?;
@@ -165,9 +165,14 @@ impl PartReader {
             builder = builder.with_row_selection(rows);
         }
         let error = |e| parquet_error(&self.path, e);
-        let stream = builder.build().map_err(error)?;
-        let read_schema = stream.schema().clone();
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(error)?;
+        let read = async {
+            let stream = builder.build()?;
+            Ok((stream.schema().clone(), stream.try_collect::<Vec<RecordBatch>>().await?))
+        };
+        // the Parquet crate panics on columns and pages that contradict themselves, which a part without checksums may have
+        let read = AssertUnwindSafe(read).catch_unwind().await;
+        let contradiction = |_| damaged(&self.path, "its columns or pages contradict themselves");
+        let (read_schema, batches) = read.map_err(contradiction)?.map_err(error)?;
         let batch =
             concat_batches(&read_schema, &batches).map_err(|e| WorkerError::Broken(format!("{}: {e}", self.path)))?;
         adapt(&batch, wanted).map_err(|why| WorkerError::Broken(format!("{}: {why}", self.path)))
@@ -230,21 +235,6 @@ impl AsyncFileReader for ObjectRanges {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         async { Err(ParquetError::General("the metadata is read when a part is opened".into())) }.boxed()
     }
-}
-
-/// The Parquet crate panics on a column that begins or is long below zero.
-pub(super) fn columns_lie_within(metadata: &ParquetMetaData, size_bytes: u64) -> Result<(), String> {
-    for (group, rows) in metadata.row_groups().iter().enumerate() {
-        for column in rows.columns() {
-            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
-            let numbers = [start, column.data_page_offset(), column.compressed_size(), column.num_values()];
-            let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
-            if numbers.iter().any(|number| *number < 0) || end.is_none_or(|end| end > size_bytes) {
-                return Err(format!("column {} of row group {group} lies outside of the file", column.column_path()));
-            }
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn projected_schema(artifact: Artifact, columns: &[&str]) -> Result<SchemaRef, WorkerError> {

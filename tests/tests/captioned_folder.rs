@@ -119,11 +119,14 @@ async fn a_folder_without_captions_and_a_wrong_checkpoint_say_what_to_do() {
     assert!(error.contains("no caption file") && error.contains("source.tables"), "{error}");
     let folder = folder(40);
     run(spec(folder.path(), &[])).await.unwrap();
-    let model = folder.path().join("work/checkpoints/plain/pretrain");
-    let run_folder = std::fs::read_dir(&model).unwrap().next().unwrap().unwrap().path().join("result");
-    let init = format!("model.init=\"{}/model.safetensors\"", run_folder.display());
-    let error =
-        run(spec(folder.path(), &[&init, "model.preset=small", "work.url=other"])).await.err().unwrap().to_string();
-    let _ = std::fs::remove_dir_all("other");
-    assert!(error.contains("model"), "{error}");
+    let runs = std::fs::read_dir(folder.path().join("work/checkpoints/plain/pretrain")).unwrap();
+    let results = runs.map(|run| run.unwrap().path().join("result/model.safetensors"));
+    // alone: the configuration beside it would say what network it is of
+    let alone = folder.path().join("alone.safetensors");
+    std::fs::copy(results.into_iter().find(|weights| weights.exists()).unwrap(), &alone).unwrap();
+    let init = format!("model.init={:?}", alone.display().to_string());
+    let other = format!("work.url={:?}", folder.path().join("other").display().to_string());
+    let set = [init.as_str(), "model.preset=small", "model.activation=quick_gelu", other.as_str()];
+    let error = run(spec(folder.path(), &set)).await.err().unwrap().to_string();
+    assert!(error.contains("alone.safetensors") && error.contains("the configuration asks for"), "{error}");
 }

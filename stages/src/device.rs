@@ -14,7 +14,7 @@ pub fn devices(stage: &'static str, spec: &BuildSpec) -> Result<Vec<DeviceName>,
     let configuration = |why: String| StageError::Configuration { stage, why };
     match spec.model.devices().map_err(configuration)? {
         DeviceNames::Listed(names) => Ok(names),
-        DeviceNames::EveryCuda => match cuda_count().map_err(configuration)? {
+        DeviceNames::EveryCuda => match visible_gpus().map_err(configuration)? {
             0 => Err(configuration("model.device = \"cuda:all\": this machine shows no GPU; see `nvidia-smi`".into())),
             count => Ok((0..count).map(DeviceName::Cuda).collect()),
         },
@@ -56,14 +56,22 @@ pub fn open(stage: &'static str, name: DeviceName) -> Result<Device, StageError>
 /// Whether this program can use NVIDIA GPUs at all.
 pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 
+/// How many GPUs the driver shows to this process.
+///
+/// # Errors
+/// The driver's, or this program knows no GPU.
 #[cfg(feature = "cuda")]
-fn cuda_count() -> Result<usize, String> {
+pub fn visible_gpus() -> Result<usize, String> {
     let count = candle_core::cuda::cudarc::driver::CudaContext::device_count();
     count.map(|count| count.max(0) as usize).map_err(|e| format!("model.device = \"cuda:all\": {e}; see `nvidia-smi`"))
 }
 
+/// How many GPUs the driver shows to this process.
+///
+/// # Errors
+/// This program knows no GPU.
 #[cfg(not(feature = "cuda"))]
-fn cuda_count() -> Result<usize, String> {
+pub fn visible_gpus() -> Result<usize, String> {
     Err("model.device = \"cuda:all\": this binary is for the CPU; build with --features cuda".into())
 }
 

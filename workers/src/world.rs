@@ -33,13 +33,30 @@ fn place_of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>, 
 }
 
 /// The spec as this rank runs it: on a node with several GPUs, a rank has the one of its local number.
-pub fn for_rank(mut spec: BuildSpec, place: Option<&Place>) -> BuildSpec {
+///
+/// # Errors
+/// No GPU of that number is visible.
+pub fn for_rank(mut spec: BuildSpec, place: Option<&Place>) -> Result<BuildSpec, WorkerError> {
     if let Some(place) = place
         && spec.model.device.starts_with("cuda")
     {
-        spec.model.device = format!("cuda:{}", place.local_rank);
+        let gpu = stages::device::visible_gpus().and_then(|visible| gpu_of(place.local_rank, visible));
+        let gpu = gpu.map_err(|why| WorkerError::Configuration(format!("rank {}: {why}", place.rank)))?;
+        spec.model.device = format!("cuda:{gpu}");
     }
-    spec
+    Ok(spec)
+}
+
+/// Which of the visible GPUs a rank takes: a launcher either shows each rank its own, or all of them all ranks.
+fn gpu_of(local_rank: usize, visible: usize) -> Result<usize, String> {
+    match visible {
+        0 => Err("this machine shows no GPU; see `nvidia-smi` and CUDA_VISIBLE_DEVICES".to_owned()),
+        1 => Ok(0),
+        _ if local_rank < visible => Ok(local_rank),
+        _ => Err(format!(
+            "local rank {local_rank} has no GPU, {visible} are visible: start as many ranks on a machine as it has GPUs"
+        )),
+    }
 }
 
 /// Meets the other ranks, at rank 0 or in the work store; alone where there are none. Blocks until all are there: call
@@ -116,6 +133,14 @@ mod tests {
             RENDEZVOUS if !attempt.is_empty() => Some(attempt.into()),
             _ => None,
         }
+    }
+
+    #[test]
+    fn a_rank_takes_what_is_visible() {
+        // Slurm shows each task its own, torchrun all of them all
+        assert_eq!([gpu_of(3, 1), gpu_of(3, 4), gpu_of(0, 8)], [Ok(0), Ok(3), Ok(0)]);
+        assert!(gpu_of(0, 0).unwrap_err().contains("no GPU"));
+        assert!(gpu_of(4, 2).unwrap_err().contains("local rank 4"));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
         }
     };
     let place = workers::world::place()?;
-    let spec = workers::world::for_rank(spec, place.as_ref());
+    let spec = workers::world::for_rank(spec, place.as_ref())?;
     let mut build = Build::open_work(spec, stop_flag()).await?;
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
@@ -41,7 +41,7 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
 pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()> {
     let place = workers::world::place()?;
     let pair = Pair::open(path, set, stop_flag()).await?;
-    let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref());
+    let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref())?;
     let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref(), &pair.target.work))?;
     let first = ranks.rank() == 0;
     let progress = Progress::new(json || !first);

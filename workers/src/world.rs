@@ -48,12 +48,16 @@ pub fn for_rank(mut spec: BuildSpec, place: Option<&Place>) -> Result<BuildSpec,
 }
 
 /// Which of the visible GPUs a rank takes: a launcher either shows each rank its own, or all of them all ranks.
-fn gpu_of(local_rank: usize, visible: usize) -> Result<usize, String> {
-    match visible {
-        0 => Err("this machine shows no GPU; see `nvidia-smi` and CUDA_VISIBLE_DEVICES".to_owned()),
-        1 => Ok(0),
-        _ if local_rank < visible => Ok(local_rank),
-        _ => Err(format!(
+fn gpu_of(local_rank: Option<usize>, visible: usize) -> Result<usize, String> {
+    match (visible, local_rank) {
+        (0, _) => Err("this machine shows no GPU; see `nvidia-smi` and CUDA_VISIBLE_DEVICES".to_owned()),
+        (1, _) => Ok(0),
+        (_, Some(local_rank)) if local_rank < visible => Ok(local_rank),
+        (_, None) => Err(format!(
+            "{visible} GPUs are visible and no LOCAL_RANK says which is this rank's: let the launcher set it, or show each \
+             rank its own by CUDA_VISIBLE_DEVICES"
+        )),
+        (_, Some(local_rank)) => Err(format!(
             "local rank {local_rank} has no GPU, {visible} are visible: start as many ranks on a machine as it has GPUs"
         )),
     }
@@ -138,9 +142,10 @@ mod tests {
     #[test]
     fn a_rank_takes_what_is_visible() {
         // Slurm shows each task its own, torchrun all of them all
-        assert_eq!([gpu_of(3, 1), gpu_of(3, 4), gpu_of(0, 8)], [Ok(0), Ok(3), Ok(0)]);
-        assert!(gpu_of(0, 0).unwrap_err().contains("no GPU"));
-        assert!(gpu_of(4, 2).unwrap_err().contains("local rank 4"));
+        assert_eq!([gpu_of(Some(3), 1), gpu_of(Some(3), 4), gpu_of(None, 1)], [Ok(0), Ok(3), Ok(0)]);
+        assert!(gpu_of(None, 2).unwrap_err().contains("LOCAL_RANK"));
+        assert!(gpu_of(Some(0), 0).unwrap_err().contains("no GPU"));
+        assert!(gpu_of(Some(4), 2).unwrap_err().contains("local rank 4"));
     }
 
     #[tokio::test(flavor = "multi_thread")]

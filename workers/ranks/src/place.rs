@@ -15,8 +15,8 @@ pub struct Place {
     pub rank: usize,
     /// Number of ranks.
     pub world_size: usize,
-    /// Rank among those of this machine, which is the number of its GPU.
-    pub local_rank: usize,
+    /// Rank among those of this machine, where the launcher says: the number of its GPU.
+    pub local_rank: Option<usize>,
     /// Where rank 0 listens; not needed by a world of one.
     pub master: Option<(String, u16)>,
     /// The same for all ranks of this world, and another for other worlds.
@@ -75,7 +75,7 @@ impl Place {
         Ok(Self {
             rank: number("RANK", rank)?,
             world_size,
-            local_rank: variable("LOCAL_RANK").map_or(Ok(0), |local| number("LOCAL_RANK", &local))?,
+            local_rank: variable("LOCAL_RANK").map(|local| number("LOCAL_RANK", &local)).transpose()?,
             token: token_of(&format!("{master:?} {world_size} {attempt:?}")),
             master,
             secret: Secret::from_environment(variable)?,
@@ -109,7 +109,7 @@ impl Place {
         Ok(Some(Self {
             rank: number("SLURM_PROCID", &rank)?,
             world_size,
-            local_rank: variable("SLURM_LOCALID").map_or(Ok(0), |local| number("SLURM_LOCALID", &local))?,
+            local_rank: variable("SLURM_LOCALID").map(|local| number("SLURM_LOCALID", &local)).transpose()?,
             master,
             token: token_of(&format!("{world_size} {attempt:?}")),
             secret: Secret::from_environment(variable)?,
@@ -118,7 +118,8 @@ impl Place {
 
     /// The place, if its numbers fit together.
     pub(crate) fn check(self) -> Result<Self> {
-        let Self { rank, world_size, local_rank, .. } = self;
+        let Self { rank, world_size, .. } = self;
+        let local_rank = self.local_rank.unwrap_or(0);
         let problem = if world_size == 0 || world_size > MAX_WORLD_SIZE {
             format!("a world of {world_size} ranks; 1 to {MAX_WORLD_SIZE} are possible")
         } else if rank >= world_size {
@@ -201,7 +202,7 @@ mod tests {
     #[test]
     fn torchrun_says_where() {
         let there = place(&TORCHRUN).unwrap().unwrap();
-        assert_eq!((there.rank, there.world_size, there.local_rank), (3, 4, 1));
+        assert_eq!((there.rank, there.world_size, there.local_rank), (3, 4, Some(1)));
         assert_eq!(there.master, Some(("node7".to_owned(), 29500)));
         let other = place(&with(&TORCHRUN, "RANK", "0")).unwrap().unwrap();
         assert_eq!(there.token, other.token);
@@ -214,7 +215,7 @@ mod tests {
     #[test]
     fn slurm_says_where() {
         let there = place(&SLURM).unwrap().unwrap();
-        assert_eq!((there.rank, there.world_size, there.local_rank), (5, 8, 1));
+        assert_eq!((there.rank, there.world_size, there.local_rank), (5, 8, Some(1)));
         let (host, port) = there.master.clone().unwrap();
         assert_eq!(host, "gpu003");
         assert!((15_000..30_000).contains(&port));

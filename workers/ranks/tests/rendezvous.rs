@@ -19,7 +19,7 @@ fn free_port() -> u16 {
 
 fn place(rank: usize, world_size: usize, port: u16) -> Place {
     let master = Some(("127.0.0.1".to_owned(), port));
-    Place { rank, world_size, local_rank: rank, master, token: [7; 16], secret: None }
+    Place { rank, world_size, local_rank: Some(rank), master, token: [7; 16], secret: None }
 }
 
 /// Runs all ranks of a world, and checks that they add up.

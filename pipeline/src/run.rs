@@ -71,6 +71,8 @@ pub async fn run(
     if waited {
         build.refresh().await?;
     }
+    let last = options.until.as_ref().and_then(|until| steps.iter().position(|step| step.name() == until));
+    let asked: Vec<&str> = steps.iter().map(Step::name).take(last.map_or(steps.len(), |last| last + 1)).collect();
     let mut settled = SettledStages::read(build).await?;
     let mut options = options.clone();
     for _ in 0..MOST_PASSES {
@@ -80,7 +82,7 @@ pub async fn run(
             return Ok(quarantined);
         }
         build.refresh().await?;
-        if !anything_stale(build, &settled).await? {
+        if !anything_stale(build, &settled, &asked).await? {
             return Ok(quarantined);
         }
         progress.note("the source or the tables were changed during this run: going over the build again");
@@ -93,9 +95,9 @@ pub async fn run(
     )))
 }
 
-/// Is there a row to compute in any table? Trainings and figures follow from tables.
-async fn anything_stale(build: &mut Build, settled: &SettledStages) -> Result<bool, WorkerError> {
-    for stage in stages::map_stages(&build.spec) {
+/// Is there a row to compute in a table that was asked for? Trainings and figures follow from tables.
+async fn anything_stale(build: &mut Build, settled: &SettledStages, asked: &[&str]) -> Result<bool, WorkerError> {
+    for stage in stages::map_stages(&build.spec).into_iter().filter(|stage| asked.contains(&stage.name)) {
         let Some(model) = model_of(build, &stage).await? else { continue };
         let key = crate::settled::key(build, &stage, &model).await?;
         if key.is_some_and(|key| settled.get(&stage, &key).is_some()) {

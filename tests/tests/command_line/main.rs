@@ -60,7 +60,8 @@ fn a_wrong_spec_is_a_permanent_error_that_names_the_field() {
 fn scripts_can_read_plans_status_and_findings() {
     let world = World::new(8);
     let spec = &spec_file(&world);
-    ends(&call(&["run", spec, "--until", "geotags"]), 0);
+    let until = ends(&call(&["run", spec, "--until", "geotags"]), 0);
+    assert!(!until.contains("over the build again"), "nothing has changed: {until}");
     for args in [["plan", spec, "--json"], ["status", spec, "--json"], ["doctor", spec, "--json"]] {
         let output = call(&args);
         assert!(output.status.success(), "{}", said(&output));

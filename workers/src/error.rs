@@ -2,6 +2,8 @@
 
 use stages::stage::is_disk_full;
 
+use crate::tables::TornEntry;
+
 /// Why work did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -75,6 +77,7 @@ impl WorkerError {
                  or options = {{ anonymous = true }} for a public store"
             )),
             E::Precondition { .. } => WorkerError::changed(what),
+            E::NotSupported { source } if source.is::<TornEntry>() => WorkerError::Broken(format!("{what}: {source}")),
             E::NotSupported { .. } | E::NotImplemented { .. } => WorkerError::Configuration(format!(
                 "{what}: {}; files are read in parts: use a server that answers range requests, an object store, or a \
                  folder of this machine",

@@ -6,6 +6,7 @@
 mod columns;
 mod entries;
 
+pub(crate) use entries::TornEntry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};

@@ -61,6 +61,17 @@ impl fmt::Debug for LogEntries {
     }
 }
 
+/// An entry of a log that was not written whole.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{location} is torn: it has {bytes} bytes and is no log entry. Put it back from a copy; or, if no entry has a higher \
+     number, delete it: what it added is lost with it, and the next run computes that again"
+)]
+pub(crate) struct TornEntry {
+    location: String,
+    bytes: usize,
+}
+
 #[async_trait]
 impl ObjectStore for LogEntries {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
@@ -83,8 +94,8 @@ impl ObjectStore for LogEntries {
                 let meta = got.meta.clone();
                 let bytes = got.bytes().await?;
                 if !is_whole(&bytes) {
-                    let why = format!("{location} is torn: it has {} bytes and is no log entry", bytes.len());
-                    return Err(Error::NotSupported { source: why.into() });
+                    let torn = TornEntry { location: location.to_string(), bytes: bytes.len() };
+                    return Err(Error::NotSupported { source: Box::new(torn) });
                 }
                 if let Ok(mut kept) = self.kept.lock()
                     && kept.bytes + bytes.len() <= MOST_BYTES

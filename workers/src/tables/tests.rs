@@ -116,8 +116,10 @@ async fn a_torn_log_entry_is_an_error() {
         tables.commit(change(FINLAND, &[(0, None, "a")])).await.unwrap();
         tables.commit(change(FINLAND, &[(0, Some("a"), "b")])).await.unwrap();
         work.put("tables/splits/_delta_log/00000000000000000002.json", torn.into()).await.unwrap();
-        let seen = Tables::new(&work).pin(Artifact::Splits, FINLAND, None).await;
-        assert!(seen.is_err(), "{seen:?}");
+        let refused = Tables::new(&work).pin(Artifact::Splits, FINLAND, None).await.unwrap_err();
+        let words = refused.to_string();
+        assert!(words.contains("is torn") && words.contains("delete it") && !words.contains("range"), "{words}");
+        assert_eq!(refused.exit_code(), 65, "{words}");
     }
 }
 

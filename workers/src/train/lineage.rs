@@ -33,6 +33,8 @@ pub struct RunRow {
     pub split: Option<String>,
     /// Was trained on, by the run or by one that it descends from.
     pub trained: bool,
+    /// Digest of the picture's bytes, where it is known: the same picture may come back under another name.
+    pub bytes: Option<String>,
     /// Its OpenStreetMap object.
     pub object: Option<String>,
     /// West, south, east, north in degrees.
@@ -139,18 +141,25 @@ impl RunRows {
         share
     }
 
-    /// Whether weights trained on these rows saw what `now` holds out: the same image, the same object, or ground that
-    /// both show.
+    /// Whether weights trained on these rows saw what `now` holds out: the same image, by name or by its bytes, the same
+    /// object, or ground that both show. Of a picture that was in training and, under another name, held out all along,
+    /// the training that stands is no more to blame than a new one.
     pub fn leak(&self, now: &RunRows) -> Option<Leak> {
         let trained = || self.0.iter().filter(|(_, row)| row.trained);
         let ids: BTreeSet<&String> = trained().map(|(id, _)| id).collect();
         let objects: BTreeSet<&String> = trained().filter_map(|(_, row)| row.object.as_ref()).collect();
+        let pictures: BTreeSet<&String> = trained().filter_map(|(_, row)| row.bytes.as_ref()).collect();
+        let held_out_before = |id: &String, bytes: &String| {
+            self.0.get(id).is_some_and(|row| !row.trained && row.bytes.as_ref() == Some(bytes))
+        };
         let boxes = BoxGrid::new(trained().filter_map(|(_, row)| row.box_wsen));
         let held_out = now.0.iter().filter(|(_, row)| matches!(row.split.as_deref(), Some("val" | "test")));
         let mut leak: Option<Leak> = None;
         for (image_id, row) in held_out {
             let how = if ids.contains(image_id) {
                 "the same image"
+            } else if row.bytes.as_ref().is_some_and(|b| pictures.contains(b) && !held_out_before(image_id, b)) {
+                "the same picture under another name"
             } else if row.object.as_ref().is_some_and(|object| objects.contains(object)) {
                 "another image of the same OpenStreetMap object"
             } else if row.box_wsen.is_some_and(|wsen| boxes.overlaps(wsen)) {
@@ -168,6 +177,7 @@ impl RunRows {
         for (image_id, old) in ancestor.0.iter().filter(|(_, row)| row.trained) {
             let row = self.0.entry(image_id.clone()).or_default();
             row.trained = true;
+            row.bytes = row.bytes.take().or_else(|| old.bytes.clone());
             row.object = row.object.take().or_else(|| old.object.clone());
             row.box_wsen = row.box_wsen.or(old.box_wsen);
         }
@@ -188,6 +198,7 @@ impl RunRows {
             texts(|row| row.split.as_deref()),
             Arc::new(rows().map(|row| Some(row.trained)).collect::<BooleanArray>()),
             texts(|row| row.object.as_deref()),
+            texts(|row| row.bytes.as_deref()),
         ];
         columns.extend((0..4).map(|edge| {
             Arc::new(rows().map(|row| row.box_wsen.map(|wsen| wsen[edge])).collect::<Float64Array>()) as ArrayRef
@@ -198,6 +209,7 @@ impl RunRows {
             ("split", DataType::Utf8),
             ("trained", DataType::Boolean),
             ("osm_object", DataType::Utf8),
+            ("bytes_digest", DataType::Utf8),
             ("west", DataType::Float64),
             ("south", DataType::Float64),
             ("east", DataType::Float64),
@@ -229,6 +241,8 @@ impl RunRows {
 fn read_batch(batch: &RecordBatch, all: &mut BTreeMap<String, RunRow>) -> Option<()> {
     let text = |name| batch.column_by_name(name)?.as_string_opt::<i32>().cloned();
     let (ids, digests, splits, objects) = (text("image_id")?, text("digest")?, text("split")?, text("osm_object")?);
+    // runs of older versions have none
+    let pictures = text("bytes_digest");
     let trained = batch.column_by_name("trained")?.as_boolean_opt()?.clone();
     let edge = |name| batch.column_by_name(name)?.as_primitive_opt::<Float64Type>().cloned();
     let edges = [edge("west")?, edge("south")?, edge("east")?, edge("north")?];
@@ -238,6 +252,7 @@ fn read_batch(batch: &RecordBatch, all: &mut BTreeMap<String, RunRow>) -> Option
             digest: of(&digests),
             split: of(&splits),
             trained: trained.value(row),
+            bytes: pictures.as_ref().and_then(of),
             object: of(&objects),
             box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| [0, 1, 2, 3].map(|i| edges[i].value(row))),
         };
@@ -253,6 +268,7 @@ async fn read_shard(
 ) -> Result<BTreeMap<String, RunRow>, WorkerError> {
     let mut digests: BTreeMap<String, String> = BTreeMap::new();
     let mut splits: BTreeMap<String, String> = BTreeMap::new();
+    let mut pictures: BTreeMap<String, String> = BTreeMap::new();
     for table in inputs {
         let Some(part) = table.part(shard) else { continue };
         let column = digest_column(table.artifact);
@@ -267,6 +283,9 @@ async fn read_shard(
                 let entry = digests.entry(ids.value(row).to_owned()).or_default();
                 entry.push_str(table.artifact.name());
                 entry.push_str(of_row.value(row));
+                if table.artifact == Artifact::Images {
+                    pictures.insert(ids.value(row).to_owned(), of_row.value(row).to_owned());
+                }
                 if let Some(split) = split.and_then(|s| option_text(s, row)) {
                     splits.insert(ids.value(row).to_owned(), split.to_owned());
                 }
@@ -279,7 +298,8 @@ async fn read_shard(
         let split = splits.remove(&id);
         let trained = split.as_deref() == Some("train");
         let digest = Some(digest::of_bytes(text.as_bytes()));
-        (id, RunRow { digest, split, trained, ..RunRow::default() })
+        let bytes = pictures.remove(&id);
+        (id, RunRow { digest, split, trained, bytes, ..RunRow::default() })
     });
     Ok(rows.collect())
 }
@@ -322,6 +342,7 @@ mod tests {
                 digest: Some(format!("{id} {split}")),
                 split: Some(split.into()),
                 trained: split == "train",
+                bytes: Some(format!("bytes of {id}")),
                 object: Some(object.into()),
                 box_wsen: Some(wsen),
             };
@@ -351,6 +372,20 @@ mod tests {
         assert!(leak(&[("c", "val", "way/1", FAR)]).unwrap().contains("object"));
         assert!(leak(&[("c", "test", "way/3", NEAR)]).unwrap().contains("box"));
         assert_eq!(leak(&[("c", "train", "way/1", NEAR)]), None, "what is trained on now is no leak");
+    }
+
+    #[test]
+    fn a_picture_under_another_name_is_found() {
+        let named = |name: &str, bytes: &str, split: &str| {
+            let mut one = rows(&[(name, split, name, if split == "train" { HERE } else { FAR })]);
+            one.0.get_mut(name).unwrap().bytes = Some(bytes.into());
+            one.0.into_iter().next().unwrap()
+        };
+        let before = RunRows([named("a", "1", "train"), named("b", "1", "test")].into());
+        let leak = |name, bytes| before.leak(&RunRows([named(name, bytes, "test")].into())).map(|leak| leak.how);
+        assert_eq!(leak("c", "1").unwrap(), "the same picture under another name");
+        assert_eq!(leak("c", "2"), None);
+        assert_eq!(leak("b", "1"), None, "held out all along");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU computes and how fast, in some nine minutes: every step a process of its own under a time limit, what can be
+# What a GPU computes and how fast, in a few minutes: every step a process of its own under a time limit, what can be
 # wrong before what can be slow, none stopped by another's failure. Writes a log for each step, results.json and a table.
 #   PROGRAM=./urbancross tests/gpu-check.sh [--only STEP,STEP] [--device cuda:0] [--out DIR]
 # PROGRAM is built with --features cuda,nccl,device-check; tests/gpu-bundle.sh packs it for a machine without Rust.

@@ -24,5 +24,8 @@ wall report    stages workers training models
 wall sandbox   stages workers training models
 # one arrow in the whole tree
 if [ "$(cargo tree --locked -i arrow --depth 0 2>&1 | grep -c '^arrow v')" != 1 ]; then echo "wall: more than one arrow"; failed=1; fi
+# what a test or a run has left behind is large; fixtures are small
+large=$(git ls-files -z | xargs -0 -r stat -c '%s %n' 2>/dev/null | awk '$1 > 524288 { print $2 }')
+if [ -n "$large" ]; then echo "wall: more than half a MiB each: $large"; failed=1; fi
 [ "$failed" = 0 ] && echo "walls stand"
 exit "$failed"

@@ -51,7 +51,7 @@ mod gpu {
         }
         let device = Device::new_cuda_with_stream(ordinal)?;
         let cuda = device.as_cuda_device()?;
-        // SAFETY: every tensor of this device is made, used and freed on its one stream
+        // SAFETY: every tensor of this device is made and freed on its one stream; who uses it on another orders the two
         unsafe { cuda.disable_event_tracking() };
         keep_memory(cuda.cuda_stream().context())?;
         opened.insert(ordinal, device.clone());

@@ -8,7 +8,7 @@ use models::ops::l2_normalise;
 use models::sam::generator::PointSegmenter;
 use models::sam::{Sam, SamConfig};
 
-use crate::check::{Checks, tolerance};
+use crate::check::Checks;
 use crate::rates::caption::{SMALL, write_checkpoint};
 use crate::rates::sam::image;
 use crate::{Place, Result};
@@ -37,8 +37,12 @@ fn clip(device: &Device, checks: &mut Checks) -> Result {
             let reference = Differentiated::of(&config, &Device::Cpu, (dtype, DType::F64))?;
             let found = Differentiated::of(&config, device, (dtype, dtype))?;
             let what = |part: &str| format!("clip {preset} {dtype:?} {part}");
-            // rounding adds up from layer to layer
-            let bound = 5.0 * tolerance(dtype);
+            // a few times what was seen on the CPU and on one GPU
+            let (bound, of_gradients) = match dtype {
+                DType::F32 => (1e-5, 1e-4),
+                DType::F16 => (5e-3, 5e-2),
+                _ => (3e-2, 0.4),
+            };
             checks.close(&what("images"), &found.image_bd, &reference.image_bd, bound);
             checks.close(&what("texts"), &found.text_bd, &reference.text_bd, bound);
             let mut worst = (0.0, String::new());
@@ -49,7 +53,7 @@ fn clip(device: &Device, checks: &mut Checks) -> Result {
                     worst = (error, name.clone());
                 }
             }
-            checks.at_most(&what(&format!("gradients, worst {}", worst.1)), worst.0, 10.0 * bound);
+            checks.at_most(&what(&format!("gradients, worst {}", worst.1)), worst.0, of_gradients);
         }
     }
     Ok(())
@@ -99,10 +103,10 @@ impl Differentiated {
 /// Masks of an image.
 fn sam(device: &Device, checks: &mut Checks) -> Result {
     for (preset, dtype, bound) in [
-        ("mobile", DType::F32, 1e-3),
-        ("mobile", DType::BF16, 0.2),
-        ("mobile", DType::F16, 0.05),
-        ("vit-b", DType::F32, 1e-3),
+        ("mobile", DType::F32, 1e-5),
+        ("mobile", DType::BF16, 0.06),
+        ("mobile", DType::F16, 0.01),
+        ("vit-b", DType::F32, 1e-5),
     ] {
         let config = SamConfig::preset(preset).ok_or("no such preset")?;
         let tensors = Sam::random_tensors(&config, 1)?;
@@ -126,7 +130,7 @@ fn sam(device: &Device, checks: &mut Checks) -> Result {
     Ok(())
 }
 
-/// Captions: the same words in f32.
+/// Captions: the same words in f32; in half precision that there are some.
 fn instructblip(device: &Device, checks: &mut Checks) -> Result {
     let folder = tempfile::tempdir()?;
     write_checkpoint(folder.path(), &SMALL, DType::F32)?;
@@ -153,10 +157,15 @@ fn instructblip(device: &Device, checks: &mut Checks) -> Result {
             Ok(blip.caption(&requests, &settings, 3)?.into_iter().map(|caption| caption.ids).collect())
         };
         let wanted = captions(&Device::Cpu, DType::F32)?;
-        for (dtype, bound) in [(DType::F32, 0.0), (DType::BF16, 1.0), (DType::F16, 1.0)] {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
             let found = captions(device, dtype)?;
-            let differ = found.iter().zip(&wanted).filter(|(a, b)| a != b).count() as f64 / wanted.len() as f64;
-            checks.at_most(&format!("instructblip {dtype:?}, {num_beams} beams, captions that differ"), differ, bound);
+            let differ = found.iter().zip(&wanted).filter(|(a, b)| a != b).count();
+            let what = format!("instructblip {dtype:?}, {num_beams} beams, captions that differ");
+            match dtype {
+                DType::F32 => checks.at_most(&what, differ as f64, 0.0),
+                // of random weights: the likeliest words lie closer together than half precision tells apart
+                _ => println!("     {what}: {differ} of {}", wanted.len()),
+            }
         }
     }
     Ok(())

@@ -21,7 +21,11 @@ pub fn depthwise_conv(x_bhwc: &Tensor, weight_hwc: &Tensor, bias_c: &Tensor, str
 
 pub(super) fn composed(x_bhwc: &Tensor, weight_hwc: &Tensor, bias_c: &Tensor, stride: usize) -> Result<Tensor> {
     let channels = x_bhwc.dim(3)?;
-    if weight_hwc.dims() != [KERNEL, KERNEL, channels] || bias_c.dims() != [channels] || stride == 0 {
+    if weight_hwc.dims() != [KERNEL, KERNEL, channels]
+        || bias_c.dims() != [channels]
+        || stride == 0
+        || x_bhwc.elem_count() == 0
+    {
         bail!("depthwise_conv: input {:?}, weight {:?}, bias {:?}", x_bhwc.dims(), weight_hwc.dims(), bias_c.dims())
     }
     let weight = widen(&weight_hwc.reshape((KERNEL * KERNEL, channels))?)?;

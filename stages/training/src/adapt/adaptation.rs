@@ -54,6 +54,10 @@ impl Adaptation {
         Self::in_precision(settings, dim, device, DType::F32)
     }
 
+    /// The same with a discriminator, and everything beside the towers, in another type than f32.
+    ///
+    /// # Errors
+    /// Settings that make no sense.
     pub fn in_precision(settings: Settings, dim: usize, device: &Device, dtype: DType) -> Result<Self> {
         settings.check()?;
         let plays = settings.adversary != Adversary::Off && settings.source_pairs;

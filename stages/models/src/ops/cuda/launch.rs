@@ -330,9 +330,9 @@ pub(super) fn add_bias(x: &Tensor, bias: &Tensor, more: Option<&Tensor>) -> Resu
     })
 }
 
-/// As many elements as a kernel can number.
+/// As many elements as a kernel's 32-bit counter passes over without beginning anew.
 fn counted(count: usize) -> Result<Arg> {
-    match u32::try_from(count) {
+    match i32::try_from(count) {
         Ok(_) => Ok(Arg::Long(count as i64)),
         Err(_) => bail!("a GPU kernel was given {count} elements; lower the batch"),
     }

@@ -30,41 +30,120 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// y = softmax(scale x) over rows of n. Row r is query r % queries of sample r / (queries heads); with `causal` it sees the
-// keys up to its own place, with `valid` [samples, n] those that are 1. A row that sees nothing becomes zeros.
-template <typename T>
-__device__ void softmax(const T *x, T *y, const unsigned char *valid, long rows, int n, int queries, int heads, int causal,
-                        float scale) {
+// y = softmax(scale x) over rows of n. Row r is query r % queries of sample r / (queries heads); of its keys it sees the first
+// `keys`, with `causal` those up to its own place, with `valid` [samples, keys] those that are 1. What is not seen becomes
+// zeros, as does a row that sees nothing.
+template <int N, typename T>
+__device__ void softmax(const T *x, T *y, const unsigned char *valid, long rows, int n, int keys, int queries, int heads,
+                        int causal, float scale) {
     long row = (long)blockIdx.x * WARPS + threadIdx.y;
     if (row >= rows) return;
     x += row * n, y += row * n;
-    int end = causal ? (int)(row % queries) + 1 : n;
-    if (valid) valid += row / ((long)queries * heads) * n;
+    int end = causal ? min((int)(row % queries) + 1, keys) : keys;
+    if (valid) valid += row / ((long)queries * heads) * keys;
     float most = -INFINITY;
-    for (int i = threadIdx.x; i < end; i += 32)
-        if (!valid || valid[i]) most = fmaxf(most, wide(x[i]) * scale);
+    for (int i = threadIdx.x * N; i < end; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        for (int k = 0; k < N; k++)
+            if (i + k < end && (!valid || valid[i + k])) most = fmaxf(most, wide(xs.of[k]) * scale);
+    }
     most = warp_max(most);
     float sum = 0;
-    for (int i = threadIdx.x; i < end; i += 32)
-        if (!valid || valid[i]) sum += __expf(wide(x[i]) * scale - most);
+    for (int i = threadIdx.x * N; i < end; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        for (int k = 0; k < N; k++)
+            if (i + k < end && (!valid || valid[i + k])) sum += __expf(wide(xs.of[k]) * scale - most);
+    }
     sum = warp_sum(sum);
     float factor = sum > 0 ? 1 / sum : 0;
-    for (int i = threadIdx.x; i < n; i += 32) {
-        bool seen = i < end && (!valid || valid[i]);
-        put(y + i, seen ? __expf(wide(x[i]) * scale - most) * factor : 0.f);
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        for (int k = 0; k < N; k++) {
+            bool seen = i + k < end && (!valid || valid[i + k]);
+            put(xs.of + k, seen ? __expf(wide(xs.of[k]) * scale - most) * factor : 0.f);
+        }
+        *(Pack<T, N> *)(y + i) = xs;
     }
 }
 
 // dx = scale p (dp - sum(p dp)), the way back through softmax(scale x) = p
-template <typename T>
+template <int N, typename T>
 __device__ void softmax_back(const T *p, const T *dp, T *dx, long rows, int n, float scale) {
     long row = (long)blockIdx.x * WARPS + threadIdx.y;
     if (row >= rows) return;
     p += row * n, dp += row * n, dx += row * n;
     float sum = 0;
-    for (int i = threadIdx.x; i < n; i += 32) sum += wide(p[i]) * wide(dp[i]);
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> ps = pack<N>(p + i), ds = pack<N>(dp + i);
+        for (int k = 0; k < N; k++) sum += wide(ps.of[k]) * wide(ds.of[k]);
+    }
     sum = warp_sum(sum);
-    for (int i = threadIdx.x; i < n; i += 32) put(dx + i, scale * wide(p[i]) * (wide(dp[i]) - sum));
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> ps = pack<N>(p + i), ds = pack<N>(dp + i);
+        for (int k = 0; k < N; k++) put(ps.of + k, scale * wide(ps.of[k]) * (wide(ds.of[k]) - sum));
+        *(Pack<T, N> *)(dx + i) = ps;
+    }
+}
+
+// What relative positions add to the scores of one query of a window of side x side keys.
+template <typename T> struct Relative {
+    const T *bias;         // one for each key; or
+    const T *down, *right; // one for each distance of places, those of this query's own row and column of keys
+
+    __device__ float of(int key, int y, int x) const {
+        return bias ? wide(bias[key]) : wide(down[-y]) + wide(right[-x]);
+    }
+};
+
+// y = softmax(scale x + relative) over rows of n, of which side * side are keys. Row r is query r % n of head r / n % heads; one
+// beyond the keys becomes zeros. Either `bias` [heads, side^2, side^2] is given, or `distances` [rows, m], whose row holds
+// 2 side - 1 numbers for the distances down from the last row of keys on, and as many for those to the right.
+template <int N, typename T>
+__device__ void window_softmax(const T *x, const T *bias, const T *distances, T *y, long rows, int n, int side, int m, int heads,
+                               float scale) {
+    long row = (long)blockIdx.x * WARPS + threadIdx.y;
+    if (row >= rows) return;
+    int keys = side * side, query = row % n;
+    int end = query < keys ? keys : 0;
+    x += row * n, y += row * n;
+    Relative<T> relative = {};
+    if (bias)
+        relative.bias = bias + ((row / n % heads) * keys + (end ? query : 0)) * keys;
+    else {
+        relative.down = distances + row * m + query / side + side - 1;
+        relative.right = distances + row * m + 2 * side - 1 + query % side + side - 1;
+    }
+    float most = -INFINITY;
+    for (int i = threadIdx.x * N; i < end; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        int down = i / side, right = i % side;
+        for (int k = 0; k < N && i + k < end; k++) {
+            most = fmaxf(most, wide(xs.of[k]) * scale + relative.of(i + k, down, right));
+            if (++right == side) right = 0, down++;
+        }
+    }
+    most = warp_max(most);
+    float sum = 0;
+    for (int i = threadIdx.x * N; i < end; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        int down = i / side, right = i % side;
+        for (int k = 0; k < N && i + k < end; k++) {
+            sum += __expf(wide(xs.of[k]) * scale + relative.of(i + k, down, right) - most);
+            if (++right == side) right = 0, down++;
+        }
+    }
+    sum = warp_sum(sum);
+    float factor = sum > 0 ? 1 / sum : 0;
+    for (int i = threadIdx.x * N; i < n; i += 32 * N) {
+        Pack<T, N> xs = pack<N>(x + i);
+        int down = i / side, right = i % side;
+        for (int k = 0; k < N; k++) {
+            float p = i + k < end ? __expf(wide(xs.of[k]) * scale + relative.of(i + k, down, right) - most) * factor : 0.f;
+            put(xs.of + k, p);
+            if (++right == side) right = 0, down++;
+        }
+        *(Pack<T, N> *)(y + i) = xs;
+    }
 }
 
 template <int N, typename T>
@@ -171,32 +250,81 @@ template <int N, typename T> __device__ void add_bias(const T *x, const T *bias,
     }
 }
 
-// Where element i of [samples, heads, length, width] lies in rows of `stride`, each of a sample's position, from `offset` on.
-__device__ __forceinline__ long in_rows(unsigned i, int length, int heads, int width, int stride, int offset) {
-    unsigned w = i % width, l = i / width % length, h = i / width / length % heads, b = i / width / length / heads;
-    return ((long)b * length + l) * stride + offset + h * width + w;
-}
+// Element i of heads [samples, heads, padded, width]. Its place in rows of `stride` for each of a sample's `length` positions is
+// from `offset` on; there is none for positions beyond `length`, which are zeros.
+struct Head {
+    unsigned w, l, h, b;
+
+    __device__ Head(unsigned i, int padded, int heads, int width) {
+        w = i % width, i /= width;
+        l = i % padded, i /= padded;
+        h = i % heads, b = i / heads;
+    }
+    __device__ long in_rows(int length, int width, int stride, int offset) const {
+        return ((long)b * length + l) * stride + offset + h * width + w;
+    }
+};
 
 template <int N, typename T>
-__device__ void to_heads(const T *rows, T *y, long count, int length, int heads, int width, int stride, int offset, float factor) {
+__device__ void to_heads(const T *rows, T *y, long count, int length, int padded, int heads, int width, int stride, int offset,
+                         float factor) {
     unsigned packs = count / N;
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
-        Pack<T, N> xs = pack<N>(rows + in_rows(i, length, heads, width / N, stride / N, offset / N) * N);
-        if (factor != 1)
-            for (int k = 0; k < N; k++) put(xs.of + k, wide(xs.of[k]) * factor);
+        Head at(i, padded, heads, width / N);
+        Pack<T, N> xs;
+        if (at.l < length) xs = pack<N>(rows + at.in_rows(length, width / N, stride / N, offset / N) * N);
+        if (at.l >= length || factor != 1)
+            for (int k = 0; k < N; k++) put(xs.of + k, at.l < length ? wide(xs.of[k]) * factor : 0.f);
         *(Pack<T, N> *)(y + (long)i * N) = xs;
     }
 }
 
 template <int N, typename T>
-__device__ void from_heads(const T *x, T *rows, long count, int length, int heads, int width, int stride, int offset,
+__device__ void from_heads(const T *x, T *rows, long count, int length, int padded, int heads, int width, int stride, int offset,
                            float factor) {
     unsigned packs = count / N;
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        Head at(i, padded, heads, width / N);
+        if (at.l >= length) continue;
         Pack<T, N> xs = pack<N>(x + (long)i * N);
         if (factor != 1)
             for (int k = 0; k < N; k++) put(xs.of + k, wide(xs.of[k]) * factor);
-        *(Pack<T, N> *)(rows + in_rows(i, length, heads, width / N, stride / N, offset / N) * N) = xs;
+        *(Pack<T, N> *)(rows + at.in_rows(length, width / N, stride / N, offset / N) * N) = xs;
+    }
+}
+
+// Images [B, height, width, stride] cut into windows of side x side, the last ones filled up with `padding` [stride]: the heads
+// [B * down * across, heads, padded, depth] that begin at column `offset`. Positions beyond side * side are zeros.
+template <int N, typename T>
+__device__ void to_windows(const T *images, const T *padding, T *out, long count, int height, int width, int side, int padded,
+                           int heads, int depth, int stride, int offset, float factor) {
+    unsigned packs = count / N;
+    int down = (height + side - 1) / side, across = (width + side - 1) / side;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        Head at(i, padded, heads, depth / N);
+        int y = at.b / across % down * side + at.l / side, x = at.b % across * side + at.l % side;
+        bool seen = at.l < side * side;
+        long column = offset + at.h * depth + at.w * N, image = at.b / (down * across);
+        Pack<T, N> xs;
+        if (seen) xs = pack<N>(y < height && x < width ? images + ((image * height + y) * width + x) * stride + column : padding + column);
+        if (!seen || factor != 1)
+            for (int k = 0; k < N; k++) put(xs.of + k, seen ? wide(xs.of[k]) * factor : 0.f);
+        *(Pack<T, N> *)(out + (long)i * N) = xs;
+    }
+}
+
+// The reverse, into images [B, height, width, heads * depth].
+template <int N, typename T>
+__device__ void from_windows(const T *windows, T *images, long count, int height, int width, int side, int padded, int heads,
+                             int depth) {
+    unsigned packs = count / N, channels = heads * depth / N;
+    int down = (height + side - 1) / side, across = (width + side - 1) / side;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
+        unsigned w = i % channels % (depth / N), h = i % channels / (depth / N), place = i / channels;
+        unsigned x = place % width, y = place / width % height, image = place / width / height;
+        long window = ((long)image * down + y / side) * across + x / side;
+        long from = ((window * heads + h) * padded + y % side * side + x % side) * (depth / N) + w;
+        *(Pack<T, N> *)(images + (long)i * N) = pack<N>(windows + from * N);
     }
 }
 
@@ -246,13 +374,6 @@ __device__ void adamw(float *weights, float *first, float *second, const float *
 
 // Kernels that take rows whatever their length.
 #define FOR_TYPE(T, name)                                                                                                  \
-    extern "C" __global__ void softmax_##name(const T *x, T *y, const unsigned char *valid, long rows, int n, int queries, \
-                                              int heads, int causal, float scale) {                                        \
-        softmax(x, y, valid, rows, n, queries, heads, causal, scale);                                                      \
-    }                                                                                                                      \
-    extern "C" __global__ void softmax_back_##name(const T *p, const T *dp, T *dx, long rows, int n, float scale) {        \
-        softmax_back(p, dp, dx, rows, n, scale);                                                                           \
-    }                                                                                                                      \
     extern "C" __global__ void column_sums_##name(const T *dy, const T *x, const float *means, const float *rstds,         \
                                                   float *sums, float *z_sums, long rows, int n, long rows_per_part) {      \
         column_sums(dy, x, means, rstds, sums, z_sums, rows, n, rows_per_part);                                            \
@@ -279,13 +400,33 @@ __device__ void adamw(float *weights, float *first, float *second, const float *
     extern "C" __global__ void add_bias_##name(const T *x, const T *bias, const T *more, T *y, long count, int n) {        \
         add_bias<N>(x, bias, more, y, count, n);                                                                           \
     }                                                                                                                      \
-    extern "C" __global__ void to_heads_##name(const T *rows, T *y, long count, int length, int heads, int width,          \
-                                               int stride, int offset, float factor) {                                     \
-        to_heads<N>(rows, y, count, length, heads, width, stride, offset, factor);                                         \
+    extern "C" __global__ void softmax_##name(const T *x, T *y, const unsigned char *valid, long rows, int n, int keys,    \
+                                              int queries, int heads, int causal, float scale) {                           \
+        softmax<N>(x, y, valid, rows, n, keys, queries, heads, causal, scale);                                             \
     }                                                                                                                      \
-    extern "C" __global__ void from_heads_##name(const T *x, T *rows, long count, int length, int heads, int width,        \
-                                                 int stride, int offset, float factor) {                                   \
-        from_heads<N>(x, rows, count, length, heads, width, stride, offset, factor);                                       \
+    extern "C" __global__ void softmax_back_##name(const T *p, const T *dp, T *dx, long rows, int n, float scale) {        \
+        softmax_back<N>(p, dp, dx, rows, n, scale);                                                                        \
+    }                                                                                                                      \
+    extern "C" __global__ void window_softmax_##name(const T *x, const T *bias, const T *distances, T *y, long rows, int n,\
+                                                     int side, int m, int heads, float scale) {                            \
+        window_softmax<N>(x, bias, distances, y, rows, n, side, m, heads, scale);                                          \
+    }                                                                                                                      \
+    extern "C" __global__ void to_heads_##name(const T *rows, T *y, long count, int length, int padded, int heads, int width,\
+                                               int stride, int offset, float factor) {                                     \
+        to_heads<N>(rows, y, count, length, padded, heads, width, stride, offset, factor);                                 \
+    }                                                                                                                      \
+    extern "C" __global__ void from_heads_##name(const T *x, T *rows, long count, int length, int padded, int heads,       \
+                                                 int width, int stride, int offset, float factor) {                        \
+        from_heads<N>(x, rows, count, length, padded, heads, width, stride, offset, factor);                               \
+    }                                                                                                                      \
+    extern "C" __global__ void to_windows_##name(const T *images, const T *padding, T *out, long count, int height, int width,\
+                                                 int side, int padded, int heads, int depth, int stride, int offset,       \
+                                                 float factor) {                                                           \
+        to_windows<N>(images, padding, out, count, height, width, side, padded, heads, depth, stride, offset, factor);     \
+    }                                                                                                                      \
+    extern "C" __global__ void from_windows_##name(const T *windows, T *images, long count, int height, int width, int side,\
+                                                   int padded, int heads, int depth) {                                     \
+        from_windows<N>(windows, images, count, height, width, side, padded, heads, depth);                                \
     }                                                                                                                      \
     extern "C" __global__ void activation_##name(const T *x, T *y, long count, int kind) {                                 \
         activation<N>(x, y, count, kind);                                                                                  \

@@ -126,9 +126,10 @@ fn training_cases() -> Vec<Case> {
         case("layer_norm", true, &[&[5, 33, 64], &[64], &[64]], |a| layer_norm(&a[0], &a[1], &a[2], 1e-5)),
         case("l2_normalise", true, &[&[33, 64]], |a| l2_normalise(&a[0])),
         case("attention", true, &[&[3, 77, 192]], |a| attention(&a[0], 4, false, None)),
-        case("attention, causal and padded", true, &[&[2, 40, 192]], |a| {
-            let valid: Vec<u8> = (0..80).map(|i| u8::from(i < 60)).collect();
-            attention(&a[0], 4, true, Some(&Tensor::from_vec(valid, (2, 40), a[0].device())?))
+        case("attention of 80", true, &[&[3, 80, 192]], |a| attention(&a[0], 4, false, None)),
+        case("attention, causal and padded", true, &[&[2, 41, 192]], |a| {
+            let valid: Vec<u8> = (0..82).map(|i| u8::from(i < 60)).collect();
+            attention(&a[0], 4, true, Some(&Tensor::from_vec(valid, (2, 41), a[0].device())?))
         }),
         case("transformer_block", true, &block_shapes, block(false, None)),
         case("transformer_block, causal, one row", true, &block_shapes, block(true, Some(&[49, 0, 17]))),
@@ -137,7 +138,7 @@ fn training_cases() -> Vec<Case> {
             embedding(&a[0], &Tensor::from_vec(ids, (4, 15), a[0].device())?)
         }),
         case("add_positions", true, &[&[4, 16, 64], &[17, 64], &[64]], |a| add_positions(&a[0], &a[1], Some(&a[2]))),
-        case("add_positions without class", true, &[&[4, 16, 64], &[16, 64]], |a| add_positions(&a[0], &a[1], None)),
+        case("add_positions without class", true, &[&[4, 16, 64], &[18, 64]], |a| add_positions(&a[0], &a[1], None)),
         case("select_rows", true, &[&[4, 9, 64]], |a| select_rows(&a[0], &[8, 0, 3, 3])),
         case("patches", false, &[&[2, 3, 32, 32]], |a| patches(&a[0], 8)),
         case("conv2d", true, &[&[2, 17, 17, 16], &[24, 3, 3, 16], &[24]], |a| conv2d(&a[0], &a[1], Some(&a[2]), 2, 1)),
@@ -148,6 +149,10 @@ fn training_cases() -> Vec<Case> {
         case("window_attention, decomposed", false, &[&[2, 9, 9, 96], &[96], &[9, 8], &[9, 8]], |a| {
             let positions = RelativePositions::Decomposed { height: a[2].clone(), width: a[3].clone() };
             window_attention(&a[0], &a[1], 4, 5, &positions)
+        }),
+        case("window_attention, decomposed, of packs", false, &[&[1, 16, 16, 96], &[96], &[15, 16], &[15, 16]], |a| {
+            let positions = RelativePositions::Decomposed { height: a[2].clone(), width: a[3].clone() };
+            window_attention(&a[0], &a[1], 2, 8, &positions)
         }),
         case("window_attention, bias", false, &[&[2, 9, 9, 96], &[96], &[4, 25, 25]], |a| {
             window_attention(&a[0], &a[1], 4, 5, &RelativePositions::Bias(a[2].clone()))
@@ -226,8 +231,8 @@ mod tests {
         functions.dedup();
         assert!(functions.contains(&"attention") && functions.contains(&"rms_norm"), "{functions:?}");
         let cases = include_str!("operations.rs").split("#[cfg(test)]").next().unwrap_or_default();
-        // one works on slices of host memory, the other moves weights in place, which the trainings show
-        let elsewhere = ["log_softmax_rows", "adamw"];
+        // one works on slices of host memory; the others the trainings show
+        let elsewhere = ["log_softmax_rows", "adamw", "backward_from"];
         for function in functions {
             assert!(
                 cases.contains(&format!("{function}(")) || elsewhere.contains(&function),

@@ -30,7 +30,7 @@ pub(crate) fn scores(q: &Tensor, k: &Tensor, scale: f64) -> Result<Tensor> {
 pub(crate) fn softmax(scores: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if cuda::applies(scores) && !scores.track_op() {
-        return Ok(cuda::softmax(&scores.contiguous()?, cuda::Softmax::plain())?.tensor());
+        return Ok(cuda::softmax(&scores.contiguous()?)?.tensor());
     }
     let powers = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)

@@ -7,6 +7,7 @@
 
 pub(crate) mod activation;
 mod attention;
+mod backward;
 mod block;
 mod conv;
 #[cfg(feature = "cuda")]
@@ -36,6 +37,7 @@ use std::sync::LazyLock;
 
 pub use activation::{Activation, activation};
 pub use attention::attention;
+pub use backward::backward_from;
 pub use block::{Block, transformer_block};
 pub use conv::conv2d;
 #[cfg(feature = "cuda")]

@@ -1,3 +1,5 @@
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::matrix::column_sums;
 use super::real::{Real, vectorised};
@@ -9,13 +11,16 @@ use rayon::prelude::*;
 /// `tokens_bld [B, L, D]`, `positions_ld [P, D]` with P at least the resulting length (the first rows are used),
 /// `class_d [D]`; returns `[B, L, D]`, or `[B, L + 1, D]` with a class token.
 pub fn add_positions(tokens_bld: &Tensor, positions_ld: &Tensor, class_d: Option<&Tensor>) -> Result<Tensor> {
+    let sizes = Sizes::new(tokens_bld.dims(), positions_ld.dims(), class_d.map(Tensor::dims))?;
+    let args: Vec<&Tensor> = [tokens_bld, positions_ld].into_iter().chain(class_d).collect();
     if has_kernel(tokens_bld) {
-        return match class_d {
-            Some(class) => apply(AddPositions, &[tokens_bld, positions_ld, class]),
-            None => apply(AddPositions, &[tokens_bld, positions_ld]),
-        };
+        return apply(AddPositions, &args);
     }
-    let (batch, length, width) = tokens_bld.dims3()?;
+    #[cfg(feature = "cuda")]
+    if cuda::applies(tokens_bld) {
+        return cuda::apply(cuda::PositionsOp, &args);
+    }
+    let Sizes { batch, length, width, .. } = sizes;
     let Some(class) = class_d else {
         return tokens_bld.broadcast_add(&positions_ld.narrow(0, 0, length)?);
     };
@@ -34,27 +39,30 @@ struct Sizes {
     class: usize,
 }
 
-fn sizes<T>(args: &[View<'_, T>]) -> Result<Sizes> {
-    let (&[batch, length, width], &[positions, _]) = (args[0].dims, args[1].dims) else {
-        bail!("add_positions: tokens {:?}, positions {:?}", args[0].dims, args[1].dims)
-    };
-    let class = args.len() - 2;
-    if args[1].dims[1] != width || positions < length + class || width == 0 {
-        bail!("add_positions: tokens {:?} do not fit positions {:?}", args[0].dims, args[1].dims)
+impl Sizes {
+    fn new(tokens: &[usize], positions: &[usize], class: Option<&[usize]>) -> Result<Self> {
+        let (&[batch, length, width], &[count, depth]) = (tokens, positions) else {
+            bail!("add_positions: tokens {tokens:?}, positions {positions:?}")
+        };
+        if depth != width || count < length + usize::from(class.is_some()) || width == 0 {
+            bail!("add_positions: tokens {tokens:?} do not fit positions {positions:?}")
+        }
+        if class.is_some_and(|class| class != [width]) {
+            bail!("add_positions: tokens {tokens:?}, class token {class:?}")
+        }
+        Ok(Self { batch, length, width, class: usize::from(class.is_some()) })
     }
-    if let Some(class) = args.get(2)
-        && class.dims != [width]
-    {
-        bail!("add_positions: tokens {:?}, class token {:?}", args[0].dims, class.dims)
+
+    fn of<T>(args: &[View<'_, T>]) -> Result<Self> {
+        Self::new(args[0].dims, args[1].dims, args.get(2).map(|class| class.dims))
     }
-    Ok(Sizes { batch, length, width, class })
 }
 
 impl CpuOp for AddPositions {
     const NAME: &'static str = "add_positions";
 
     fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
-        let Sizes { batch, length, width, class } = sizes(args)?;
+        let Sizes { batch, length, width, class } = Sizes::of(args)?;
         let total = length + class;
         let mut out = vec![T::zero(); batch * total * width];
         out.par_chunks_mut((total * width).max(1)).enumerate().for_each(|(sample, out)| {
@@ -72,7 +80,7 @@ impl CpuOp for AddPositions {
     }
 
     fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
-        let Sizes { batch, length, width, class } = sizes(pass.args)?;
+        let Sizes { batch, length, width, class } = Sizes::of(pass.args)?;
         let total = length + class;
         let mut positions = column_sums(pass.grad, total * width);
         let class_token = (class == 1).then(|| positions[..width].to_vec());

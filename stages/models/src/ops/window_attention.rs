@@ -1,3 +1,5 @@
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::half::{self, softmax, widen};
 use super::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
@@ -32,6 +34,16 @@ pub fn window_attention(
 ) -> Result<Tensor> {
     let sizes = Sizes::new(qkv_bhwe.dims(), padding_e.dims(), heads, window)?;
     sizes.check_positions(positions)?;
+    #[cfg(feature = "cuda")]
+    if cuda::applies(qkv_bhwe) {
+        let operation = cuda::WindowAttentionOp { heads, window };
+        return match positions {
+            RelativePositions::Decomposed { height, width } => {
+                cuda::apply(operation, &[qkv_bhwe, padding_e, height, width])
+            }
+            RelativePositions::Bias(bias) => cuda::apply(operation, &[qkv_bhwe, padding_e, bias]),
+        };
+    }
     if !has_kernel(qkv_bhwe) {
         return composed(qkv_bhwe, padding_e, &sizes, positions);
     }

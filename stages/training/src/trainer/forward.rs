@@ -1,14 +1,14 @@
 //! The towers on one rank's batch, there and back.
 //!
 //! There: embeddings, of one piece of the batch after another. Back: the gradient of the embeddings becomes that of the
-//! parameters, through `(f * g).sum()`, whose derivative by f is g. Between the two, the embeddings of all ranks meet;
+//! parameters. Between the two, the embeddings of all ranks meet;
 //! so the graph of a large batch is never needed at once, and the result is that of the large batch exactly.
 
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use models::clip::{Chain, Clip};
-use models::ops::{Dropout, l2_normalise};
+use models::ops::{Dropout, backward_from, l2_normalise};
 
 use super::settings::{Execution, Settings};
 use crate::batch::{PairBatch, SegmentBatch};
@@ -195,7 +195,7 @@ impl Piece {
         };
         match kept {
             Kept::Graph(features) => {
-                let gradients = (features * gradient_bd)?.sum_all()?.backward()?;
+                let gradients = backward_from(&features, gradient_bd)?;
                 into.collect(&gradients, prefix, clip.parameters().iter())
             }
             Kept::Between(between, output) => self.back_by_piece(clip, prefix, between, &output, gradient_bd, into),
@@ -215,7 +215,7 @@ impl Piece {
     ) -> Result<()> {
         let output = Var::from_tensor(output)?;
         let (features, _) = self.finish(clip, output.as_tensor())?;
-        let gradients = (features * gradient_bd)?.sum_all()?.backward()?;
+        let gradients = backward_from(&features, gradient_bd)?;
         let lost = || Error::Numbers {
             what: "activation checkpointing".into(),
             problem: "a piece of the tower does not depend on the one before".into(),
@@ -225,11 +225,11 @@ impl Piece {
         for (index, input) in between.iter().enumerate().rev() {
             let input = Var::from_tensor(input)?;
             let y = chain.piece(index + 1, Some(input.as_tensor()))?;
-            let gradients = (y * &gradient)?.sum_all()?.backward()?;
+            let gradients = backward_from(&y, &gradient)?;
             into.collect(&gradients, prefix, clip.parameters().iter())?;
             gradient = gradients.get(&input).ok_or_else(lost)?.clone();
         }
-        let gradients = (chain.piece(0, None)? * &gradient)?.sum_all()?.backward()?;
+        let gradients = backward_from(&chain.piece(0, None)?, &gradient)?;
         into.collect(&gradients, prefix, clip.parameters().iter())
     }
 

@@ -1,7 +1,9 @@
 use candle_core::{DType, Result, Tensor};
 
-use super::launch::{Heads, Made, Softmax, rows_of, softmax, softmax_back};
+use super::heads::{Heads, padded, rows_of};
+use super::launch::Made;
 use super::node::{GpuOp, Pass};
+use super::softmax::{Softmax, masked_softmax, softmax_back};
 
 /// Attention of queries, keys and values behind each other; the probabilities are computed again on the way back.
 pub(crate) struct AttentionOp {
@@ -11,7 +13,8 @@ pub(crate) struct AttentionOp {
     pub(crate) key_valid: Option<Tensor>,
 }
 
-/// Queries, keys and values `[B, heads, L, D / heads]`, and the probabilities `[B, heads, L, L]`.
+/// Queries, keys and values `[B, heads, L, D / heads]`, and the probabilities `[B, heads, L, L]`; L is filled up, with zeros
+/// wherever they could count: for keys and values, for probabilities of keys, and so for gradients.
 struct Attended {
     parts: [Heads; 3],
     q: Tensor,
@@ -42,8 +45,9 @@ impl AttentionOp {
         let [q, k, v] = parts.map(|part| part.out_of(qkv_ble));
         let (q, k, v) = (q?, k?, v?);
         let (heads, causal) = (self.heads, self.causal);
-        let seen = Softmax { scale, queries: length, heads, causal, valid: self.key_valid.as_ref() };
-        let p = softmax(&q.matmul(&k.t()?)?, seen)?.tensor();
+        let seen =
+            Softmax { scale, keys: length, queries: padded(length), heads, causal, valid: self.key_valid.as_ref() };
+        let p = masked_softmax(&q.matmul(&k.t()?)?, seen)?.tensor();
         Ok(Attended { parts, q, k, v, p, scale })
     }
 

@@ -1,4 +1,4 @@
-//! Launching the kernels of `cuda/rows.cu`, on tensors that are contiguous.
+//! Launching the kernels of `cuda/rows.cu`, on tensors that are contiguous, and those that have no file of their own.
 
 use std::sync::LazyLock;
 
@@ -27,7 +27,7 @@ pub(crate) fn applies(tensor: &Tensor) -> bool {
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
-enum Arg {
+pub(super) enum Arg {
     Pointer(u64),
     Long(i64),
     Int(i32),
@@ -35,13 +35,13 @@ enum Arg {
 }
 
 /// No array.
-const NOTHING: Arg = Arg::Pointer(0);
+pub(super) const NOTHING: Arg = Arg::Pointer(0);
 
 /// Rows and columns of a matrix, whatever its dimensions but the last.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
-    rows: usize,
-    columns: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 impl Rows {
@@ -55,13 +55,13 @@ impl Rows {
     }
 
     /// One warp for each row.
-    fn blocks(self) -> Result<LaunchConfig> {
+    pub(super) fn blocks(self) -> Result<LaunchConfig> {
         let blocks = u32::try_from(self.rows.div_ceil(WARPS as usize));
         let blocks = blocks.map_err(|_| candle_core::Error::Msg(format!("{} rows are too many", self.rows)))?;
         Ok(LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (32, WARPS, 1), shared_mem_bytes: 0 })
     }
 
-    fn sizes(self) -> [Arg; 2] {
+    pub(super) fn sizes(self) -> [Arg; 2] {
         [Arg::Long(self.rows as i64), Arg::Int(self.columns as i32)]
     }
 }
@@ -77,7 +77,7 @@ fn device(tensor: &Tensor) -> Result<CudaDevice> {
 
 /// Where elements lie. Good as long as the storage lives: memory that was freed is used again only by work behind
 /// what has been launched, since there is one stream.
-fn address(storage: &CudaStorage, start: usize) -> Result<Arg> {
+pub(super) fn address(storage: &CudaStorage, start: usize) -> Result<Arg> {
     fn of<T: CudaDType>(storage: &CudaStorage, start: usize) -> Result<u64> {
         let slice = storage.as_cuda_slice::<T>()?;
         let (pointer, _) = slice.device_ptr(slice.stream());
@@ -93,7 +93,7 @@ fn address(storage: &CudaStorage, start: usize) -> Result<Arg> {
 }
 
 /// Where the elements of a tensor begin.
-fn pointer(tensor: &Tensor) -> Result<Arg> {
+pub(super) fn pointer(tensor: &Tensor) -> Result<Arg> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cuda(storage), Some((start, _))) => address(storage, start),
@@ -103,7 +103,7 @@ fn pointer(tensor: &Tensor) -> Result<Arg> {
 
 /// What a kernel has made.
 pub(crate) struct Made {
-    storage: CudaStorage,
+    pub(super) storage: CudaStorage,
     shape: Shape,
 }
 
@@ -130,13 +130,13 @@ const PACK_BYTES: u64 = 16;
 
 /// Launches `name` for the type of `like`, and for packs of elements where they fit: all arrays have to be aligned, and
 /// every one of `sizes` a number of packs.
-fn launch_packed(name: &str, like: &Tensor, count: usize, sizes: &[usize], args: &[Arg]) -> Result<()> {
+pub(super) fn launch_packed(name: &str, like: &Tensor, count: usize, sizes: &[usize], args: &[Arg]) -> Result<()> {
     let (name, pack) = packed(name, like, sizes, args);
     launch(&name, like, each(count / pack), args)
 }
 
 /// The name of the kernel, and how many elements it takes at once.
-fn packed(name: &str, like: &Tensor, sizes: &[usize], args: &[Arg]) -> (String, usize) {
+pub(super) fn packed(name: &str, like: &Tensor, sizes: &[usize], args: &[Arg]) -> (String, usize) {
     let suffix = suffix(like.dtype()).unwrap_or_default();
     let pack = PACK_BYTES as usize / like.dtype().size_in_bytes();
     let aligned = |arg: &Arg| !matches!(arg, Arg::Pointer(pointer) if !pointer.is_multiple_of(PACK_BYTES));
@@ -163,7 +163,7 @@ fn launch_typed(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -
     }
 }
 
-fn launch(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -> Result<()> {
+pub(super) fn launch(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -> Result<()> {
     let function = device(like)?.get_or_load_custom_func(name, "urbancross_rows", PTX)?;
     let mut builder = function.builder();
     for arg in args {
@@ -180,7 +180,7 @@ fn launch(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -> Resu
 }
 
 /// What a kernel is going to fill.
-fn unwritten(shape: &Shape, dtype: DType, like: &Tensor) -> Result<Made> {
+pub(super) fn unwritten(shape: &Shape, dtype: DType, like: &Tensor) -> Result<Made> {
     fn of<T: CudaDType + WithDType + candle_core::cuda::cudarc::driver::DeviceRepr>(
         device: &CudaDevice,
         count: usize,
@@ -200,51 +200,10 @@ fn unwritten(shape: &Shape, dtype: DType, like: &Tensor) -> Result<Made> {
 }
 
 /// A result as large and of the same type as `x`, which `fill` is told to write.
-fn like(x: &Tensor, fill: impl FnOnce(Arg) -> Result<()>) -> Result<Made> {
+pub(super) fn like(x: &Tensor, fill: impl FnOnce(Arg) -> Result<()>) -> Result<Made> {
     let out = unwritten(x.shape(), x.dtype(), x)?;
     fill(address(&out.storage, 0)?)?;
     Ok(out)
-}
-
-/// What rows of scores see, and their factor.
-#[derive(Clone, Copy)]
-pub(crate) struct Softmax<'a> {
-    pub(crate) scale: f64,
-    /// Of a head: row r is query r % queries.
-    pub(crate) queries: usize,
-    pub(crate) heads: usize,
-    pub(crate) causal: bool,
-    /// `u8 [samples, columns]`, 1 = seen.
-    pub(crate) valid: Option<&'a Tensor>,
-}
-
-impl Softmax<'_> {
-    /// All of it.
-    pub(crate) fn plain() -> Self {
-        Self { scale: 1.0, queries: 1, heads: 1, causal: false, valid: None }
-    }
-}
-
-/// softmax(scale x) over the last dimension; a row that sees nothing becomes zeros.
-pub(crate) fn softmax(x: &Tensor, s: Softmax<'_>) -> Result<Made> {
-    let rows = Rows::of(x)?;
-    let valid = s.valid.map(pointer).transpose()?.unwrap_or(NOTHING);
-    let ints = [s.queries, s.heads, usize::from(s.causal)].map(|number| Arg::Int(number as i32));
-    let [count, columns] = rows.sizes();
-    like(x, |y| {
-        let args = [pointer(x)?, y, valid, count, columns, ints[0], ints[1], ints[2], Arg::Float(s.scale as f32)];
-        launch_typed("softmax", x, rows.blocks()?, &args)
-    })
-}
-
-/// The way back through softmax(scale x) = p.
-pub(super) fn softmax_back(p: &Tensor, dp: &Tensor, scale: f64) -> Result<Made> {
-    let rows = Rows::of(p)?;
-    let [count, columns] = rows.sizes();
-    like(p, |dx| {
-        let args = [pointer(p)?, pointer(dp)?, dx, count, columns, Arg::Float(scale as f32)];
-        launch_typed("softmax_back", p, rows.blocks()?, &args)
-    })
 }
 
 pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Made> {
@@ -331,54 +290,11 @@ pub(super) fn add_bias(x: &Tensor, bias: &Tensor, more: Option<&Tensor>) -> Resu
 }
 
 /// As many elements as a kernel's 32-bit counter passes over without beginning anew.
-fn counted(count: usize) -> Result<Arg> {
+pub(super) fn counted(count: usize) -> Result<Arg> {
     match i32::try_from(count) {
         Ok(_) => Ok(Arg::Long(count as i64)),
         Err(_) => bail!("a GPU kernel was given {count} elements; lower the batch"),
     }
-}
-
-/// Heads `[B, H, L, W]` beside rows `[B, L, stride]`, in which they stand from column `offset` on.
-#[derive(Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) batch: usize,
-    pub(super) heads: usize,
-    pub(super) length: usize,
-    pub(super) width: usize,
-    pub(super) stride: usize,
-    pub(super) offset: usize,
-    /// Of the elements on their way.
-    pub(super) factor: f64,
-}
-
-impl Heads {
-    fn count(&self) -> usize {
-        self.batch * self.heads * self.length * self.width
-    }
-
-    fn launch(&self, name: &str, like: &Tensor, arrays: [Arg; 2]) -> Result<()> {
-        let ints = [self.length, self.heads, self.width, self.stride, self.offset].map(|size| Arg::Int(size as i32));
-        let args = [&arrays[..], &[counted(self.count())?], &ints, &[Arg::Float(self.factor as f32)]].concat();
-        launch_packed(name, like, self.count(), &[self.width, self.stride, self.offset], &args)
-    }
-
-    /// Takes heads out of rows.
-    pub(super) fn out_of(&self, rows: &Tensor) -> Result<Tensor> {
-        let shape = Shape::from((self.batch, self.heads, self.length, self.width));
-        let heads = unwritten(&shape, rows.dtype(), rows)?;
-        self.launch("to_heads", rows, [pointer(rows)?, address(&heads.storage, 0)?])?;
-        Ok(heads.tensor())
-    }
-}
-
-/// Rows `[B, L, stride]` of several heads, which have to fill them.
-pub(super) fn rows_of(parts: &[(&Tensor, Heads)]) -> Result<Made> {
-    let Some((first, heads)) = parts.first() else { bail!("rows of no heads") };
-    let rows = unwritten(&Shape::from((heads.batch, heads.length, heads.stride)), first.dtype(), first)?;
-    for (part, heads) in parts {
-        heads.launch("from_heads", part, [pointer(part)?, address(&rows.storage, 0)?])?;
-    }
-    Ok(rows)
 }
 
 /// The activation of this number, as the kernel counts them.

@@ -3,20 +3,27 @@
 //! candle keeps every intermediate result of a composition until the way back: for one attention of a ViT-L/14 that is a
 //! gigabyte. Here a node keeps its arguments, and computes again what it needs.
 
+mod heads;
 mod launch;
 mod node;
+mod softmax;
 
 mod activation;
 mod attention;
 mod block;
 mod layer_norm;
 mod linear;
+mod positions;
+mod window_attention;
 
 pub(super) use activation::ActivationOp;
 pub(super) use attention::AttentionOp;
 pub(super) use block::BlockOp;
+pub(super) use launch::applies;
 pub use launch::{AdamWStep, adamw};
-pub(super) use launch::{Softmax, applies, softmax};
 pub(super) use layer_norm::LayerNormOp;
 pub(super) use linear::LinearOp;
 pub(super) use node::apply;
+pub(super) use positions::PositionsOp;
+pub(super) use softmax::softmax;
+pub(super) use window_attention::WindowAttentionOp;

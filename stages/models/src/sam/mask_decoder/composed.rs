@@ -34,17 +34,24 @@ pub(super) fn predict(
     let hyper = Tensor::stack(&hyper.collect::<Candle<Vec<_>>>()?, 1)?;
     let logits = masks(&decoder.upscaling, &keys, &hyper, side)?;
 
-    let mut found = Vec::new();
-    for prompt in 0..prompts {
-        for (output, mask) in outputs.clone().enumerate() {
-            let predicted_iou = iou[prompt * decoder.hypernetworks.len() + mask];
-            if selection.keeps(predicted_iou) {
-                let logits = floats(&logits.get(prompt)?.get(output)?)?;
-                found.push(LowResMask { prompt, output, predicted_iou, logits });
-            }
-        }
+    // one copy of all that is kept: a GPU waits for each
+    let (count, predicted) = (outputs.len(), decoder.hypernetworks.len());
+    let kept: Vec<u32> = (0..prompts * count)
+        .filter(|place| selection.keeps(iou[place / count * predicted + outputs.start + place % count]))
+        .map(|place| place as u32)
+        .collect();
+    if kept.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(found)
+    let pixels = 16 * side * side;
+    let places = Tensor::new(kept.as_slice(), logits.device())?;
+    let logits = floats(&logits.reshape((prompts * count, pixels))?.index_select(&places, 0)?)?;
+    let found = kept.iter().zip(logits.chunks_exact(pixels)).map(|(&place, logits)| {
+        let (prompt, output) = (place as usize / count, place as usize % count);
+        let predicted_iou = iou[prompt * predicted + outputs.start + output];
+        LowResMask { prompt, output, predicted_iou, logits: logits.to_vec() }
+    });
+    Ok(found.collect())
 }
 
 /// Tokens `[P, T, D]` and image `[P, H * W, D]` after the two-way Transformer.

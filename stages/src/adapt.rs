@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use candle_core::{Device, Tensor};
 use manifests::build::PretrainSpec;
 use manifests::{BuildSpec, PairSpec};
 use models::clip::Clip;
@@ -102,7 +103,13 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     // as the source's tables were made: vectors of both countries are compared
     let average_over_turns = run.source_spec.evaluate.average_over_turns;
     let encoder = Encoder { stage: NAME, clip: &frozen, tokenizer: &tokenizer, limits, average_over_turns };
-    let target_embedded = if method.source_pairs { embed_all(&encoder, run.target)? } else { BTreeMap::new() };
+    let target_embedded = if method.source_pairs {
+        let mut embedded = embed_all(&encoder, run.target)?;
+        share_embedded(&mut embedded, &device, run.ranks).map_err(failed)?;
+        embedded
+    } else {
+        BTreeMap::new()
+    };
     let base = &run.source_spec.pretrain;
     let rows = PretrainSpec {
         seed: spec.seed,
@@ -182,10 +189,49 @@ fn embed_all(encoder: &Encoder<'_>, rows: &mut dyn TrainRows) -> Result<BTreeMap
     Ok(embedded)
 }
 
+/// Gives every rank rank 0's vectors, of the same rows: unlike GPUs round differently, and must not choose unlike sources.
+fn share_embedded(
+    embedded: &mut BTreeMap<String, Embedded>,
+    device: &Device,
+    ranks: &mut dyn Communicator,
+) -> training::Result<()> {
+    let own: Vec<f32> = embedded.values().flat_map(|e| e.image.iter().chain(&e.text)).copied().collect();
+    // a GPU holds no tensor without elements
+    if ranks.world_size() == 1 || own.is_empty() {
+        return Ok(());
+    }
+    let own = Tensor::from_slice(&own, own.len(), &Device::Cpu)?.to_device(device)?;
+    let shared = ranks.broadcast(&own, 0)?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+    let mut shared = shared.into_iter();
+    for vectors in embedded.values_mut() {
+        vectors.image.iter_mut().chain(&mut vectors.text).zip(&mut shared).for_each(|(own, shared)| *own = shared);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pretrain::rows::Untouched;
+
+    #[test]
+    fn ranks_choose_by_the_same_vectors() {
+        let ranks = training::communicator::Threads::world(2, std::time::Duration::from_secs(30));
+        let found: Vec<Vec<f32>> = std::thread::scope(|scope| {
+            let of = |mut rank: training::communicator::Threads| {
+                scope.spawn(move || {
+                    // the other rank's GPU has rounded differently
+                    let own = rank.rank() as f32;
+                    let vectors = Embedded { image: vec![own, 1.0], text: vec![2.0, own] };
+                    let mut embedded = BTreeMap::from([("a".to_owned(), vectors.clone()), ("b".to_owned(), vectors)]);
+                    share_embedded(&mut embedded, &Device::Cpu, &mut rank).unwrap();
+                    embedded.into_values().flat_map(|e| [e.image, e.text].concat()).collect()
+                })
+            };
+            ranks.into_iter().map(of).collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert_eq!(found, [[0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 2.0, 0.0]]);
+    }
 
     fn pair(method: &str) -> PairSpec {
         let text = format!("source = \"a\"\ntarget = \"b\"\n[adapt.method]\n{method}");

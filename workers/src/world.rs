@@ -63,6 +63,17 @@ fn gpu_of(local_rank: Option<usize>, visible: usize) -> Result<usize, String> {
     }
 }
 
+/// Divides this machine's cores among its ranks, unless somebody has said how many threads there are to be. Call it before
+/// anything is computed.
+pub fn share_cores(place: Option<&Place>) {
+    let Some(place) = place else { return };
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // an error would be that the threads are there already
+        _ = rayon::ThreadPoolBuilder::new().num_threads(place.sharing.threads(cores)).build_global();
+    }
+}
+
 /// Meets the other ranks, at rank 0 or in the work store; alone where there are none. Blocks until all are there: call
 /// it from where the runtime lets a thread wait.
 ///

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use manifests::BuildSpec;
 use stages::Training;
+use training::communicator::Communicator;
 use training::recall::beside_chance;
 use workers::WorkerError;
 
@@ -28,23 +29,34 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
         }
     };
     let place = workers::world::place()?;
+    workers::world::share_cores(place.as_ref());
     let spec = workers::world::for_rank(spec, place.as_ref())?;
     let mut build = Build::open_work(spec, stop_flag()).await?;
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
     let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref(), &build.work))?;
+    say_way(ranks.as_ref(), &progress);
     let options = RunOptions { retrain, ..RunOptions::default() };
     crate::run::run_training(&build, training, &options, ranks.as_mut(), &progress).await?;
     Ok(())
 }
 
+/// How ranks reach each other: what was not chosen was decided by what they can.
+fn say_way(ranks: &dyn Communicator, progress: &Progress) {
+    if ranks.world_size() > 1 {
+        progress.note(&format!("{} ranks; tensors travel through {}", ranks.world_size(), ranks.way()));
+    }
+}
+
 pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()> {
     let place = workers::world::place()?;
+    workers::world::share_cores(place.as_ref());
     let pair = Pair::open(path, set, stop_flag()).await?;
     let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref())?;
     let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref(), &pair.target.work))?;
     let first = ranks.rank() == 0;
     let progress = Progress::new(json || !first);
+    say_way(ranks.as_ref(), &progress);
     let record = pair.adapt(&pair.spec, ranks.as_mut(), &progress).await?;
     if !first {
         return Ok(());

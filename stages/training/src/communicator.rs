@@ -31,6 +31,9 @@ pub trait Communicator: Send {
     /// Number of ranks.
     fn world_size(&self) -> usize;
 
+    /// What tensors travel through, in words for people.
+    fn way(&self) -> String;
+
     /// Names the step that the following operations belong to, for messages.
     fn at_step(&mut self, step: u64);
 
@@ -55,6 +58,10 @@ pub trait Communicator: Send {
 pub struct Solo;
 
 impl Communicator for Solo {
+    fn way(&self) -> String {
+        "nothing: there is one rank".to_owned()
+    }
+
     fn rank(&self) -> usize {
         0
     }

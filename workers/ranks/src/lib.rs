@@ -27,7 +27,7 @@ pub use hello::Token;
 pub use hosts::first_host;
 pub use mesh::Mesh;
 pub use open::{Backend, nccl_problem, open, over};
-pub use place::{MAX_WORLD_SIZE, Place};
+pub use place::{MAX_WORLD_SIZE, Place, Sharing};
 pub use rendezvous::{meet, meet_on_board, own_address};
 pub use secret::{SECRET, SECRET_FILE, Secret, new_secret};
 pub use tcp::Tcp;

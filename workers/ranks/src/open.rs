@@ -54,7 +54,14 @@ pub fn over(mesh: Mesh, backend: Backend, device: &Device) -> Result<Box<dyn Com
             Some(problem) => format!("rank {} cannot use nccl: {problem}", tcp.rank()),
             None => format!("rank {rank} cannot use nccl; its message says why"),
         })),
-        (_, Some(_)) => Ok(Box::new(tcp)),
+        (Backend::Auto, Some(rank)) => {
+            let why = match problem {
+                Some(problem) => problem,
+                None => format!("rank {rank} cannot use NCCL; its messages say why"),
+            };
+            Ok(Box::new(tcp.because(why)))
+        }
+        (Backend::Tcp, Some(_)) => Ok(Box::new(tcp)),
         (_, None) => over_nccl(tcp, device),
     }
 }
@@ -84,6 +91,20 @@ pub fn nccl_problem(device: &Device) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_taken_is_said() {
+        let ways: Vec<String> = std::thread::scope(|scope| {
+            let world = crate::loopback_world(2, Duration::from_secs(30)).unwrap();
+            let taken = world
+                .into_iter()
+                .zip([Backend::Auto, Backend::Tcp])
+                .map(|(mesh, backend)| scope.spawn(move || over(mesh, backend, &Device::Cpu).unwrap().way()));
+            taken.collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert!(ways[0].contains("TCP") && ways[0].contains("do not lie on an NVIDIA GPU"), "{ways:?}");
+        assert_eq!(ways[1], "TCP, through host memory");
+    }
 
     #[test]
     fn one_rank_is_solo_unless_nccl_is_asked_for() {

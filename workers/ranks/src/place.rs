@@ -17,12 +17,55 @@ pub struct Place {
     pub world_size: usize,
     /// Rank among those of this machine, where the launcher says: the number of its GPU.
     pub local_rank: Option<usize>,
+    /// Ranks among which this machine's cores are divided: 1 where the launcher gives each its own.
+    pub sharing: Sharing,
     /// Where rank 0 listens; not needed by a world of one.
     pub master: Option<(String, u16)>,
     /// The same for all ranks of this world, and another for other worlds.
     pub token: Token,
     /// What the ranks prove to each other; none is needed on one machine.
     pub secret: Option<Secret>,
+}
+
+/// How ranks of one machine come by its cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// Ranks on this machine.
+    pub ranks: usize,
+    /// They share where they see as many cores as these; with fewer, each has been given its own.
+    pub of_cores: usize,
+}
+
+impl Sharing {
+    /// Slurm binds tasks to cores, or does not, as its administrators have decided.
+    fn of_slurm(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let count = |name: &str| variable(name).and_then(|text| text.parse::<usize>().ok());
+        let tasks = variable("SLURM_STEP_TASKS_PER_NODE").or_else(|| variable("SLURM_TASKS_PER_NODE"));
+        let node = count("SLURM_NODEID").unwrap_or(0);
+        let ranks = tasks.and_then(|tasks| tasks_of_node(&tasks, node)).unwrap_or(1);
+        Self { ranks, of_cores: count("SLURM_CPUS_ON_NODE").unwrap_or(usize::MAX) }
+    }
+
+    /// Threads for a rank that sees `cores`.
+    pub fn threads(self, cores: usize) -> usize {
+        if cores >= self.of_cores { (cores / self.ranks.max(1)).max(1) } else { cores }
+    }
+}
+
+/// Tasks of one node, of Slurm's short form for all: `4(x2),3` are four on the first two nodes and three on the next.
+fn tasks_of_node(list: &str, node: usize) -> Option<usize> {
+    let mut before = 0;
+    for part in list.split(',') {
+        let (tasks, nodes) = match part.split_once("(x") {
+            Some((tasks, nodes)) => (tasks, nodes.strip_suffix(')')?.parse().ok()?),
+            None => (part, 1),
+        };
+        before += nodes;
+        if node < before {
+            return tasks.trim().parse().ok();
+        }
+    }
+    None
 }
 
 impl Place {
@@ -76,6 +119,10 @@ impl Place {
             rank: number("RANK", rank)?,
             world_size,
             local_rank: variable("LOCAL_RANK").map(|local| number("LOCAL_RANK", &local)).transpose()?,
+            sharing: Sharing {
+                ranks: variable("LOCAL_WORLD_SIZE").map_or(Ok(1), |ranks| number("LOCAL_WORLD_SIZE", &ranks))?,
+                of_cores: 0,
+            },
             token: token_of(&format!("{master:?} {world_size} {attempt:?}")),
             master,
             secret: Secret::from_environment(variable)?,
@@ -110,6 +157,7 @@ impl Place {
             rank: number("SLURM_PROCID", &rank)?,
             world_size,
             local_rank: variable("SLURM_LOCALID").map(|local| number("SLURM_LOCALID", &local)).transpose()?,
+            sharing: Sharing::of_slurm(variable),
             master,
             token: token_of(&format!("{world_size} {attempt:?}")),
             secret: Secret::from_environment(variable)?,
@@ -191,6 +239,20 @@ mod tests {
         let mut variables = base.to_vec();
         variables.iter_mut().filter(|(n, _)| *n == name).for_each(|(_, v)| *v = value);
         variables
+    }
+
+    #[test]
+    fn cores_are_divided_where_the_launcher_did_not() {
+        let threads = |variables: &[(&str, &str)], cores| place(variables).unwrap().unwrap().sharing.threads(cores);
+        assert_eq!(threads(&TORCHRUN, 16), 16, "nobody says that others are here");
+        assert_eq!(threads(&[&TORCHRUN[..], &[("LOCAL_WORLD_SIZE", "4")]].concat(), 18), 4);
+        assert_eq!(threads(&[&TORCHRUN[..], &[("LOCAL_WORLD_SIZE", "4")]].concat(), 2), 1);
+        assert_eq!(threads(&SLURM, 16), 16);
+        let node = [("SLURM_TASKS_PER_NODE", "4(x2),2"), ("SLURM_NODEID", "1"), ("SLURM_CPUS_ON_NODE", "64")];
+        assert_eq!(threads(&[&SLURM[..], &node].concat(), 64), 16, "all see all");
+        assert_eq!(threads(&[&SLURM[..], &node].concat(), 16), 16, "each is bound to its own");
+        assert_eq!([0, 2, 3].map(|n| tasks_of_node("4(x2),2", n)), [Some(4), Some(2), None]);
+        assert_eq!(["", "x", "4(x", "4(xy)"].map(|text| tasks_of_node(text, 0)), [None; 4]);
     }
 
     #[test]

@@ -23,12 +23,19 @@ const SMALL_BYTES: usize = 32 << 10;
 /// One rank of a world of processes. Dropping it tells the others that this rank is gone.
 pub struct Tcp {
     mesh: Mesh,
+    /// Why it is not NCCL, if that was asked for.
+    because: Option<String>,
 }
 
 impl Tcp {
     /// A communicator over these connections.
     pub fn new(mesh: Mesh) -> Self {
-        Self { mesh }
+        Self { mesh, because: None }
+    }
+
+    /// The same, for want of something better.
+    pub(crate) fn because(self, why: String) -> Self {
+        Self { because: Some(why), ..self }
     }
 
     #[cfg(feature = "nccl")]
@@ -183,6 +190,13 @@ fn copy<T: Pod + WithDType>(mesh: &mut Mesh, ongoing: &Ongoing, host: &Tensor) -
 }
 
 impl Communicator for Tcp {
+    fn way(&self) -> String {
+        match &self.because {
+            Some(why) => format!("TCP, through host memory: {why}"),
+            None => "TCP, through host memory".to_owned(),
+        }
+    }
+
     fn rank(&self) -> usize {
         self.mesh.rank()
     }

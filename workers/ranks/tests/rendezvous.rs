@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use ranks::{
-    Backend, Board, FolderBoard, MemoryBoard, Mesh, Place, RanksError, SECRET, Secret, Tcp, meet, meet_on_board, open,
+    Backend, Board, FolderBoard, MemoryBoard, Mesh, Place, RanksError, SECRET, Secret, Sharing, Tcp, meet,
+    meet_on_board, open,
 };
 use training::communicator::Communicator;
 
@@ -19,7 +20,15 @@ fn free_port() -> u16 {
 
 fn place(rank: usize, world_size: usize, port: u16) -> Place {
     let master = Some(("127.0.0.1".to_owned(), port));
-    Place { rank, world_size, local_rank: Some(rank), master, token: [7; 16], secret: None }
+    Place {
+        rank,
+        world_size,
+        local_rank: Some(rank),
+        sharing: Sharing { ranks: 1, of_cores: 0 },
+        master,
+        token: [7; 16],
+        secret: None,
+    }
 }
 
 /// Runs all ranks of a world, and checks that they add up.

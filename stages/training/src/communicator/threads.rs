@@ -201,6 +201,10 @@ impl Drop for Threads {
 }
 
 impl Communicator for Threads {
+    fn way(&self) -> String {
+        "memory of this process".to_owned()
+    }
+
     fn rank(&self) -> usize {
         self.rank
     }

@@ -116,6 +116,10 @@ fn launch<T: CudaDType + DeviceRepr + WithDType>(
 }
 
 impl Communicator for Nccl {
+    fn way(&self) -> String {
+        "NCCL".to_owned()
+    }
+
     fn rank(&self) -> usize {
         self.control.rank()
     }

@@ -16,6 +16,7 @@ use workers::adapt::{self, AdaptRequest, AdaptationRecord, SOURCE_INPUTS, TARGET
 use workers::join::AssignedRow;
 use workers::train::{Members, RunRows, TableRows, fetch_result};
 
+use crate::assignment::assigned;
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
 use crate::plan::{Model, plan_stage};
@@ -71,7 +72,7 @@ impl Pair {
         for artifact in TARGET_INPUTS {
             target_inputs.push(pin(&target, artifact).await?);
         }
-        let assignment = target.assigned(spec.ratio).await?;
+        let assignment = assigned(&target, spec.ratio).await?;
         let source_model = (record.trained.model_digest, folder);
         Ok(Pair { spec, name, source, target, assignment, source_inputs, target_inputs, source_model })
     }

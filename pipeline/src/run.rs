@@ -392,6 +392,14 @@ pub async fn standing_or_trained(
         TrainingState::Stands { record, .. } => return Ok(Some(*record)),
         TrainingState::Due(due) => *due,
     };
+    if let Some((pictures, image_id)) = due.rows.learnt_and_held_out() {
+        return Err(WorkerError::Configuration(format!(
+            "{}: the splits of {} have {pictures} pictures in training that are validation or test too, such as \
+             {image_id}: an older version placed them; `urbancross run` places them anew",
+            training.name(),
+            build.spec.country
+        )));
+    }
     let epochs = stages::pretrain::of_training(&build.spec, training).epochs;
     let bar = progress.training(training.name(), epochs);
     let request = TrainRequest {

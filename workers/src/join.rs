@@ -25,7 +25,7 @@ pub struct AssignedRow {
 }
 
 impl AssignedRow {
-    fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         digest::of_value(&(self.split, self.reason.map(DropReason::as_str)))
     }
 }

@@ -6,16 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use manifests::plan::PinnedTable;
 use manifests::weights::Weights;
-use manifests::{Artifact, BuildSpec, shard_of};
-use sources::name::ImageName;
-use sources::split::{self, SplitRow};
-use stages::table::{Columns, TableError, option_text};
+use manifests::{Artifact, BuildSpec};
 use workers::WorkerError;
 use workers::fetch::FetchSettings;
-use workers::join::{AssignedRow, VirtualInputs};
-use workers::parts::PartReader;
+use workers::join::VirtualInputs;
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
+
+use crate::assignment::assigned;
 
 /// A build, opened.
 ///
@@ -132,150 +130,7 @@ impl Build {
 
     /// Places every image of the published geo-tags in a split.
     pub async fn assign_splits(&mut self) -> Result<(), WorkerError> {
-        self.virtual_inputs.assignment = self.assigned(self.spec.split.ratio).await?;
+        self.virtual_inputs.assignment = assigned(self, self.spec.split.ratio).await?;
         Ok(())
-    }
-
-    /// Splits of every image of the published geo-tags, by shard, in parts of `ratio`. Looks at all boxes at once; about
-    /// 100 bytes a row.
-    pub async fn assigned(&self, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, WorkerError> {
-        let geotags = self.pin(Artifact::Geotags).await?;
-        let mut rows = Vec::with_capacity(geotags.rows() as usize);
-        for part in &geotags.parts {
-            let reader = PartReader::open(&self.work, Artifact::Geotags, part).await?;
-            let batch = reader
-                .read(&["image_id", "status", "filepath", "given_split", "west", "south", "east", "north"])
-                .await?;
-            placed_rows(&batch, &mut rows).map_err(|e| WorkerError::Broken(e.to_string()))?;
-        }
-        assign(rows, &self.spec, ratio).map_err(|e| WorkerError::Configuration(e.to_string()))
-    }
-}
-
-/// What a split needs to know of an image.
-struct PlacedRow {
-    image_id: String,
-    name: Option<ImageName>,
-    given: Option<split::Split>,
-    box_wsen: Option<[f64; 4]>,
-}
-
-fn placed_rows(batch: &arrow::record_batch::RecordBatch, rows: &mut Vec<PlacedRow>) -> Result<(), TableError> {
-    use arrow::array::Array;
-    let columns = Columns::new(Artifact::Geotags, batch);
-    let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
-    let (path, given) = (columns.text("filepath")?, columns.text("given_split")?);
-    let edges =
-        [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
-    for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
-        rows.push(PlacedRow {
-            image_id: ids.value(row).to_owned(),
-            name: option_text(path, row).and_then(|p| ImageName::parse(p).ok()),
-            given: option_text(given, row).and_then(split::Split::parse),
-            box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| edges.map(|e| e.value(row))),
-        });
-    }
-    Ok(())
-}
-
-/// Splits of all rows, by shard. Boxes decide where there are boxes; else the source's own split;
-/// else a hash of the image's object.
-fn assign(
-    rows: Vec<PlacedRow>,
-    spec: &BuildSpec,
-    ratio: [u32; 3],
-) -> Result<Vec<Vec<AssignedRow>>, sources::SourceError> {
-    let mut shards: Vec<Vec<AssignedRow>> = (0..spec.work.shards).map(|_| Vec::new()).collect();
-    let mut place = |image_id: String, split: &'static str, reason: Option<&'static str>| {
-        let shard = shard_of(&image_id, spec.work.shards) as usize;
-        shards[shard].push(AssignedRow { image_id, split, reason });
-    };
-    let boxed: Vec<SplitRow<'_>> = rows
-        .iter()
-        .filter_map(|r| {
-            Some(SplitRow { image_id: &r.image_id, osm_object: r.name.as_ref()?.osm_object(), box_wsen: r.box_wsen? })
-        })
-        .collect();
-    let ids: Vec<String> = boxed.iter().map(|r| r.image_id.to_owned()).collect();
-    let (placements, _) = split::assign(boxed, ratio)?;
-    for (image_id, placement) in ids.into_iter().zip(placements) {
-        match placement {
-            split::Placement::Dropped(reason) => place(image_id, "dropped", Some(reason.as_str())),
-            kept => place(image_id, kept.split().map_or("dropped", split::Split::as_str), None),
-        }
-    }
-    let has_validation = rows.iter().any(|r| r.given == Some(split::Split::Val));
-    for row in rows.iter().filter(|r| r.box_wsen.is_none() || r.name.is_none()) {
-        let split = match row.given {
-            Some(split::Split::Train) if !has_validation && split::hash_share(&row.image_id, spec.split.val_share) => {
-                "val"
-            }
-            Some(given) => given.as_str(),
-            None => hashed_split(row, ratio),
-        };
-        place(row.image_id.clone(), split, None);
-    }
-    for rows in &mut shards {
-        rows.sort_by(|a, b| a.image_id.cmp(&b.image_id));
-    }
-    Ok(shards)
-}
-
-/// Split of a row without box or given split: by hash of its object, so that all images of one
-/// object stay together.
-fn hashed_split(row: &PlacedRow, ratio: [u32; 3]) -> &'static str {
-    let key = row.name.as_ref().map_or_else(|| row.image_id.clone(), |n| n.osm_object().to_string());
-    let total = f64::from(ratio.iter().sum::<u32>().max(1));
-    let test = f64::from(ratio[2]) / total;
-    if split::hash_share(&key, test) {
-        return "test";
-    }
-    let val = f64::from(ratio[1]) / (total - f64::from(ratio[2])).max(1.0);
-    // another key: the first hash already says "not test"
-    if split::hash_share(&format!("{key}/val"), val) { "val" } else { "train" }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec() -> BuildSpec {
-        let text = "country = \"x\"\n[source]\nkind = \"captioned\"\nurl = \"x\"\n[caption]\ncaptioner = \"given\"\n";
-        BuildSpec::parse(text, "t", &[]).unwrap()
-    }
-
-    fn row(i: usize, given: Option<split::Split>) -> PlacedRow {
-        PlacedRow { image_id: format!("image{i}"), name: None, given, box_wsen: None }
-    }
-
-    fn counts(shards: &[Vec<AssignedRow>]) -> [usize; 3] {
-        let of = |split: &str| shards.iter().flatten().filter(|r| r.split == split).count();
-        [of("train"), of("val"), of("test")]
-    }
-
-    #[test]
-    fn a_given_split_without_validation_gets_one_from_train() {
-        let rows =
-            (0..1000).map(|i| row(i, Some(if i < 800 { split::Split::Train } else { split::Split::Test }))).collect();
-        let [train, val, test] = counts(&assign(rows, &spec(), spec().split.ratio).unwrap());
-        assert_eq!((train + val, test), (800, 200));
-        assert!((50..120).contains(&val), "{val}");
-        let mut rows: Vec<_> = (0..100).map(|i| row(i, Some(split::Split::Train))).collect();
-        rows.push(row(100, Some(split::Split::Val)));
-        assert_eq!(
-            counts(&assign(rows, &spec(), spec().split.ratio).unwrap()),
-            [100, 1, 0],
-            "a given validation split is kept"
-        );
-    }
-
-    #[test]
-    fn rows_without_any_hint_follow_the_ratio() {
-        let rows = (0..3000).map(|i| row(i, None)).collect();
-        let [train, val, test] = counts(&assign(rows, &spec(), spec().split.ratio).unwrap());
-        assert!(
-            (1950..2250).contains(&train) && (230..370).contains(&val) && (520..680).contains(&test),
-            "{train} {val} {test}"
-        );
     }
 }

@@ -3,6 +3,7 @@
 use manifests::plan::PinnedTable;
 use manifests::recipe::{RowAction, differences};
 use manifests::{Artifact, shard_of};
+use stages::splits::ASSIGNED_FROM;
 use stages::{Step, Training};
 use workers::WorkerError;
 use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
@@ -51,7 +52,13 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
                     } else {
                         format!("a change of {} makes a row stale", input.digests.join(", "))
                     };
-                    lines.push(format!("  reads {}: {why}", input.artifact.name()));
+                    let made_from = match input.artifact {
+                        Artifact::Assignment => {
+                            format!(" (made from {})", ASSIGNED_FROM.map(Artifact::name).join(" and "))
+                        }
+                        _ => String::new(),
+                    };
+                    lines.push(format!("  reads {}{made_from}: {why}", input.artifact.name()));
                 }
                 lines.push(format!("  parameters {}", (stage.parameters)(&build.spec)));
                 match model_of(build, &stage).await? {
@@ -164,6 +171,9 @@ async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, Wor
                     RowAction::Delete => "leaves the table: an input no longer has it".to_owned(),
                 };
                 lines.push(format!("{:18} {state}", stage.name));
+                if stage.output == Artifact::Splits {
+                    lines.extend(split_in_words(build, shard, image_id).map(|words| format!("{:18}   {words}", "")));
+                }
                 if let Some((row, error)) = &committed {
                     if let Some(error) = error {
                         lines.push(format!("{:18}   {error}", ""));
@@ -180,6 +190,12 @@ async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, Wor
         lines.insert(0, format!("image {image_id}, shard {shard}"));
     }
     Ok(lines)
+}
+
+/// The part that an image is placed in, or why it is in none.
+fn split_in_words(build: &Build, shard: u32, image_id: &str) -> Option<String> {
+    let row = build.virtual_inputs.assignment.get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
+    Some(row.reason.map_or(row.split.to_owned(), |reason| format!("dropped: {}", reason.words())))
 }
 
 async fn error_of(reader: &PartReader, artifact: Artifact, row: usize) -> Result<Option<String>, WorkerError> {

@@ -299,10 +299,12 @@ fn curve_blocks(training: Training, trained: &Trained, points: &[CurvePoint]) ->
 
 fn data_blocks(s: &statistics::Statistics) -> Vec<Block> {
     let total = s.splits.values().sum::<u64>().max(1) as f64;
-    let rows = ["train", "val", "test", "dropped"]
-        .iter()
-        .filter_map(|name| s.splits.get(*name).map(|n| (*name, *n)))
-        .map(|(name, n)| vec![Cell::Text(name.into()), Cell::Number(n as f64), Cell::Number(100.0 * n as f64 / total)])
+    let splits =
+        ["train", "val", "test"].into_iter().filter_map(|name| s.splits.get(name).map(|n| (name.to_owned(), *n)));
+    let dropped = s.dropped.iter().map(|(reason, n)| (format!("dropped: {}", reason.words()), *n));
+    let rows = splits
+        .chain(dropped)
+        .map(|(name, n)| vec![Cell::Text(name), Cell::Number(n as f64), Cell::Number(100.0 * n as f64 / total)])
         .collect();
     let mut blocks = vec![
         Block::Row(vec![

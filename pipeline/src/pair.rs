@@ -14,8 +14,9 @@ use training::recall::RecallReport;
 use workers::WorkerError;
 use workers::adapt::{self, AdaptRequest, AdaptationRecord, SOURCE_INPUTS, TARGET_INPUTS};
 use workers::join::AssignedRow;
-use workers::train::{Members, RunRows, TableRows, fetch_result};
+use workers::train::{Members, RunInputs, RunRows, TableRows, fetch_result};
 
+use crate::assignment::assigned;
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
 use crate::plan::{Model, plan_stage};
@@ -35,6 +36,8 @@ pub struct Pair {
     target_inputs: Vec<PinnedTable>,
     /// Digest and folder of the source's model.
     source_model: (String, PathBuf),
+    /// The target's rows, and all that was learnt from.
+    rows: RunRows,
 }
 
 /// Figures of one model on the pair's test part.
@@ -53,6 +56,9 @@ impl Tested {
 
 impl Pair {
     /// Opens both builds of a pair spec.
+    ///
+    /// # Errors
+    /// Builds that are not finished, and a source that saw what the target holds out.
     pub async fn open(path: &Path, overrides: &[String], stop: Arc<AtomicBool>) -> Result<Pair, WorkerError> {
         let (spec, source, target) =
             PairSpec::read(path, overrides).map_err(|e| WorkerError::Configuration(e.to_string()))?;
@@ -71,9 +77,28 @@ impl Pair {
         for artifact in TARGET_INPUTS {
             target_inputs.push(pin(&target, artifact).await?);
         }
-        let assignment = target.assigned(spec.ratio).await?;
+        let assignment = assigned(&target, spec.ratio).await?;
+        let rows = adapt::lineage(
+            &name,
+            RunInputs {
+                work: &source.work,
+                source: source.source.url().as_str(),
+                tables: &source_inputs,
+                geotags: &source.pin(Artifact::Geotags).await?,
+                assignment: None,
+            },
+            &folder,
+            RunInputs {
+                work: &target.work,
+                source: target.source.url().as_str(),
+                tables: &target_inputs,
+                geotags: &target.pin(Artifact::Geotags).await?,
+                assignment: Some(&assignment),
+            },
+        )
+        .await?;
         let source_model = (record.trained.model_digest, folder);
-        Ok(Pair { spec, name, source, target, assignment, source_inputs, target_inputs, source_model })
+        Ok(Pair { spec, name, source, target, assignment, source_inputs, target_inputs, source_model, rows })
     }
 
     /// Rows of the target in each of the pair's parts.
@@ -90,7 +115,6 @@ impl Pair {
         progress: &Progress,
     ) -> Result<Option<AdaptationRecord>, WorkerError> {
         let bar = progress.training(stages::adapt::NAME, spec.adapt.epochs);
-        let geotags = self.target.pin(Artifact::Geotags).await?;
         let request = AdaptRequest {
             pair: spec,
             name: &self.name,
@@ -101,7 +125,7 @@ impl Pair {
             target_work: &self.target.work,
             target_inputs: self.target_inputs.clone(),
             assignment: &self.assignment,
-            rows: RunRows::of_assignment(&self.target.work, &geotags, &self.assignment).await?,
+            rows: &self.rows,
             scratch: &self.target.scratch,
             stop: &self.target.stop,
             ranks,

@@ -150,12 +150,7 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                     ModelUse::None | ModelUse::Named(_) => false,
                 };
                 let model = if model_moves { None } else { model_of(build, &stage).await? };
-                let above: u64 = stage
-                    .inputs
-                    .iter()
-                    .map(|i| if i.artifact == Artifact::Assignment { &Artifact::Geotags } else { &i.artifact })
-                    .filter_map(|a| moving.get(a))
-                    .sum();
+                let above: u64 = stage.tables().filter_map(|a| moving.get(&a)).sum();
                 let mut line = match &model {
                     None => PlanLine {
                         step: name,

@@ -19,10 +19,10 @@ use crate::build::Build;
 use crate::evaluate::evaluate_build;
 use crate::memory::Lean;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
-use crate::preflight;
 use crate::progress::Progress;
 use crate::settled::SettledStages;
 use crate::trainings::{TrainingState, training_state};
+use crate::{assignment, preflight};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -103,20 +103,14 @@ async fn anything_stale(build: &mut Build, settled: &SettledStages, asked: &[&st
         if key.is_some_and(|key| settled.get(&stage, &key).is_some()) {
             continue;
         }
-        prepare(build, &stage).await?;
+        if stage.output == Artifact::Splits {
+            build.assign_splits().await?;
+        }
         if !plan_stage(build, &stage, &model, false).await?.counts.stale.is_empty() {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// Computes what a stage reads and no table holds.
-async fn prepare(build: &mut Build, stage: &Stage) -> Result<(), WorkerError> {
-    if stage.inputs.iter().any(|input| input.artifact == Artifact::Assignment) {
-        build.assign_splits().await?;
-    }
-    Ok(())
 }
 
 /// A training that is due and cannot end well is refused before it begins.
@@ -190,12 +184,9 @@ async fn run_stage(
             progress.stage(stage.name, 0).unchanged(known.rows);
             return quarantined(build, stage, &known.statuses);
         }
-        prepare(build, stage).await?;
-        if stage.output == Artifact::Splits
-            && let Some(what) =
-                preflight::splits(&build.virtual_inputs.assignment, &build.spec, options.until.as_deref())?
-        {
-            progress.note(&what);
+        // boxes and given splits tell before any image is pulled whether a part stays empty; pictures tell afterwards
+        if matches!(stage.output, Artifact::Images | Artifact::Splits) {
+            assignment::place(build, options.until.as_deref(), progress).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
         let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();
@@ -241,6 +232,12 @@ async fn run_stage(
             summary.kept += marker.kept;
             summary.deleted += marker.deleted;
             summary.errors += marker.errors;
+        }
+        if stage.output == Artifact::Splits {
+            for (reason, images) in assignment::dropped(&build.virtual_inputs.assignment) {
+                progress.note(&format!("{:18} {images} dropped: {}", stage.name, reason.words()));
+                summary.notes.insert(format!("dropped ({})", reason.words()), images.to_string());
+            }
         }
         bar.finish(&summary);
         if result.stopped {
@@ -395,6 +392,14 @@ pub async fn standing_or_trained(
         TrainingState::Stands { record, .. } => return Ok(Some(*record)),
         TrainingState::Due(due) => *due,
     };
+    if let Some((pictures, image_id)) = due.rows.learnt_and_held_out() {
+        return Err(WorkerError::Configuration(format!(
+            "{}: the splits of {} have {pictures} pictures in training that are validation or test too, such as \
+             {image_id}: an older version placed them; `urbancross run` places them anew",
+            training.name(),
+            build.spec.country
+        )));
+    }
     let epochs = stages::pretrain::of_training(&build.spec, training).epochs;
     let bar = progress.training(training.name(), epochs);
     let request = TrainRequest {

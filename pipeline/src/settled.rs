@@ -53,15 +53,9 @@ pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<D
     let output = build.pin(stage.output).await?;
     let mut lost = !output.lost.is_empty();
     let mut inputs = Vec::new();
-    for input in stage.inputs {
-        inputs.push(match input.artifact {
+    for artifact in stage.tables() {
+        inputs.push(match artifact {
             Artifact::Listing => digest::of_value(&build.virtual_inputs.listing.shard_digests()),
-            // a function of the published geo-tags and the spec
-            Artifact::Assignment => {
-                let geotags = build.pin(Artifact::Geotags).await?;
-                lost |= !geotags.lost.is_empty();
-                digest::of_value(&(geotags.digest(), &build.spec.split))
-            }
             table => {
                 let pinned = build.pin(table).await?;
                 lost |= !pinned.lost.is_empty();
@@ -69,6 +63,9 @@ pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<D
             }
         });
     }
+    // the assignment is a function of its tables and the spec
+    let assigned = stage.inputs.iter().any(|input| input.artifact == Artifact::Assignment);
+    inputs.extend(assigned.then(|| digest::of_value(&build.spec.split)));
     let parameters = digest::canonical_json(&(stage.parameters)(&build.spec));
     let of_stage = (stage.name, stage.version, build.spec.work.shards, &model.digest, parameters);
     Ok((!lost).then(|| digest::of_value(&(of_stage, output.digest(), inputs))))

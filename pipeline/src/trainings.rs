@@ -6,7 +6,7 @@ use manifests::{Artifact, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::{Training, pretrain};
 use workers::WorkerError;
-use workers::train::{self, ChangedShare, DueRun, Leak, RunRows, Runs, TrainingRecord};
+use workers::train::{self, ChangedShare, DueRun, Leak, RunInputs, RunRows, Runs, TrainingRecord};
 
 use crate::build::Build;
 
@@ -37,6 +37,9 @@ struct Inputs<'b> {
     rows: Option<RunRows>,
 }
 
+/// Raised when the same rows would be judged differently.
+const JUDGED: u32 = 2;
+
 /// How far a run's rows are from those of now.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Distance {
@@ -57,7 +60,14 @@ impl<'b> Inputs<'b> {
 
     async fn rows(&mut self) -> Result<&RunRows, WorkerError> {
         if self.rows.is_none() {
-            self.rows = Some(RunRows::read(&self.build.work, &self.tables, &self.geotags).await?);
+            let inputs = RunInputs {
+                work: &self.build.work,
+                source: self.build.source.url().as_str(),
+                tables: &self.tables,
+                geotags: &self.geotags,
+                assignment: None,
+            };
+            self.rows = Some(RunRows::read(inputs).await?);
         }
         Ok(self.rows.get_or_insert_default())
     }
@@ -77,19 +87,20 @@ impl<'b> Inputs<'b> {
     /// How far the rows of a run are from those of now; `None`: it did not record them. What was found is kept, so that
     /// the same question reads no table.
     async fn distance(&mut self, key: &str) -> Result<Option<Distance>, WorkerError> {
-        let country = &self.build.spec.country;
-        let now =
-            digest::of_value(&(self.tables.iter().map(PinnedTable::digest).collect::<Vec<_>>(), self.geotags.digest()));
-        let kept = format!("{}/distances/{now}.json", paths::training_run(country, self.training.name(), key));
-        if let Some(distance) = self.build.work.get_hint(&kept).await? {
+        let (build, training) = (self.build, self.training);
+        let tables: Vec<_> = self.tables.iter().map(PinnedTable::digest).collect();
+        let now = digest::of_value(&(JUDGED, tables, self.geotags.digest()));
+        let run = paths::training_run(&build.spec.country, training.name(), key);
+        let kept = format!("{run}/distances/{now}.json");
+        if let Some(distance) = build.work.get_hint(&kept).await? {
             return Ok(Some(distance));
         }
-        let Some(then) = train::rows_of_run(&self.build.work, country, self.training, key).await? else {
+        let rows = self.rows().await?;
+        let Some(then) = train::rows_of_run(&build.work, &build.spec.country, training, key, rows).await? else {
             return Ok(None);
         };
-        let rows = self.rows().await?;
         let distance = Distance { changed: then.changed(rows), leak: then.leak(rows) };
-        self.build.work.put_json(&kept, &distance).await?;
+        build.work.put_json(&kept, &distance).await?;
         Ok(Some(distance))
     }
 
@@ -168,7 +179,7 @@ pub async fn training_state(build: &Build, training: Training, force: bool) -> R
     let mut rows = inputs.rows().await?.clone();
     match &warm_start {
         Some(key) => {
-            let seen = train::rows_of_run(&build.work, &build.spec.country, training, key).await?;
+            let seen = train::rows_of_run(&build.work, &build.spec.country, training, key, &rows).await?;
             rows.descend_from(&seen.unwrap_or_default());
         }
         None => begins = descend_from_init(build, &mut rows, begins)?,
@@ -186,12 +197,14 @@ async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result
         if force && begun.warm_start.is_none() {
             continue;
         }
-        let Some(rows) = train::rows_of_run(&build.work, &build.spec.country, training, &begun.key).await? else {
+        let now = inputs.rows().await?;
+        let Some(rows) = train::rows_of_run(&build.work, &build.spec.country, training, &begun.key, now).await? else {
             continue;
         };
         let Some(distance) = inputs.distance(&begun.key).await? else { continue };
         let moved = distance.changed;
-        if distance.leak.is_some() || moved.share() > build.spec.pretrain.retrain_above {
+        let judged = distance.leak.is_none() && rows.learnt_and_held_out().is_none();
+        if !judged || moved.share() > build.spec.pretrain.retrain_above {
             continue;
         }
         if moved.changed > 0 && !train::parts_are_there(&build.work, &begun.inputs, &build.spec.country).await? {
@@ -212,7 +225,7 @@ fn descend_from_init(build: &Build, rows: &mut RunRows, begins: String) -> Resul
     if named.is_empty() {
         return Ok(begins);
     }
-    match build.weights.path("model.init").and_then(RunRows::in_folder) {
+    match build.weights.path("model.init").and_then(|path| RunRows::of_weights(path, rows)) {
         None => Ok(format!("{begins}; from external weights ({named}), of which nobody knows what they saw")),
         Some(seen) => match seen.leak(rows) {
             None => {

@@ -1,5 +1,5 @@
-//! Stage `splits`: writes down which split each image belongs to. The assignment itself looks at
-//! all boxes of a country at once and is made when the stage is planned (`sources::split`).
+//! Stage `splits`: writes down which split each image belongs to. The assignment itself looks at all boxes and all
+//! pictures of a country at once and is made when the stage is planned (`sources::split`).
 
 use std::sync::Arc;
 
@@ -10,6 +10,9 @@ use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome,
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "splits";
+
+/// Tables that the assignment is made from: boxes and given splits, and digests of pictures.
+pub const ASSIGNED_FROM: [Artifact; 2] = [Artifact::Geotags, Artifact::Images];
 
 pub fn stage() -> Stage {
     Stage {

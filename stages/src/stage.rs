@@ -12,6 +12,7 @@ use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
 use crate::pretrain::RowsError;
+use crate::splits::ASSIGNED_FROM;
 use crate::table::TableError;
 
 /// Errors of a stage as a whole. A bad row is no error: it becomes a row status.
@@ -140,6 +141,19 @@ pub struct Stage {
     pub parameters: fn(&BuildSpec) -> serde_json::Value,
     /// Loads what the stage needs, once per device.
     pub open: fn(&Opening<'_>) -> Result<Box<dyn Map>, StageError>,
+}
+
+impl Stage {
+    /// What the stage reads, the listing or tables; of the split assignment, the tables that it is made from.
+    pub fn tables(&self) -> impl Iterator<Item = Artifact> {
+        self.inputs
+            .iter()
+            .flat_map(|input| match &input.artifact {
+                Artifact::Assignment => &ASSIGNED_FROM[..],
+                artifact => std::slice::from_ref(artifact),
+            })
+            .copied()
+    }
 }
 
 /// What a stage is opened with.

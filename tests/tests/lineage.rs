@@ -7,7 +7,7 @@ use pipeline::progress::Progress;
 use pipeline::run::RunOptions;
 use pipeline_tests::{World, edit_a_finnish_image, open, run};
 use stages::Training;
-use workers::train::TrainingRecord;
+use workers::train::{RunRows, TrainingRecord};
 
 const QUICK: [&str; 3] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
 
@@ -45,7 +45,12 @@ async fn edited_tags_warm_start() {
     assert_eq!(new.warm_start.as_ref(), Some(&old.key), "{}", new.begins);
     let rows = |key: String| {
         let build = &second;
-        async move { workers::train::rows_of_run(&build.work, "finland", Training::Pretrain, &key).await.unwrap().unwrap() }
+        async move {
+            workers::train::rows_of_run(&build.work, "finland", Training::Pretrain, &key, &RunRows::default())
+                .await
+                .unwrap()
+                .unwrap()
+        }
     };
     assert!(rows(new.key).await.trained() >= rows(old.key).await.trained());
 }

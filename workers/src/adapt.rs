@@ -15,7 +15,7 @@ use training::trainer::Event;
 use crate::error::WorkerError;
 use crate::join::AssignedRow;
 use crate::stores::WorkStore;
-use crate::train::{DUE_FILE, Members, RECORD_FILE, RunPlace, RunRows, TableRows, result_of};
+use crate::train::{DUE_FILE, Members, RECORD_FILE, RunInputs, RunPlace, RunRows, TableRows, result_of};
 
 /// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model.
 pub const SOURCE_INPUTS: [Artifact; 5] =
@@ -91,8 +91,8 @@ pub struct AdaptRequest<'a> {
     pub target_inputs: Vec<PinnedTable>,
     /// The target's rows under the pair's own parts, by shard.
     pub assignment: &'a [Vec<AssignedRow>],
-    /// The same rows with the places that they show, for the record.
-    pub rows: RunRows,
+    /// The same rows with all that was learnt from, as [`lineage`] found them, for the record.
+    pub rows: &'a RunRows,
     pub scratch: &'a Path,
     pub stop: &'a AtomicBool,
     pub ranks: &'a mut dyn Communicator,
@@ -141,6 +141,32 @@ pub async fn fetch_result(work: &WorkStore, scratch: &Path, name: &str, key: &st
     result_of(work, scratch, &paths::training_run(name, NAME, key)).await
 }
 
+/// The rows of an adaptation: those of the target, with everything that the source's model has learnt from and that is
+/// learnt from beside the target.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] where the target holds out any of that.
+pub async fn lineage(
+    name: &str,
+    source: RunInputs<'_>,
+    checkpoint: &Path,
+    target: RunInputs<'_>,
+) -> Result<RunRows, WorkerError> {
+    let mut learnt = RunRows::read(source).await?;
+    if let Some(seen) = RunRows::of_weights(checkpoint, &learnt) {
+        learnt.descend_from(&seen);
+    }
+    let mut rows = RunRows::read(target).await?;
+    if let Some(leak) = learnt.leak(&rows) {
+        return Err(WorkerError::Configuration(format!(
+            "{name}: the source's model or its training images saw {leak}: figures of such an adaptation would be \
+             false; use another source, or a target that lies elsewhere"
+        )));
+    }
+    rows.descend_from(&learnt);
+    Ok(rows)
+}
+
 /// Adapts, resuming the run of the same key, and records the result; a finished run stands.
 pub async fn adapt(
     request: AdaptRequest<'_>,
@@ -164,18 +190,7 @@ pub async fn adapt(
     if let Some(record) = record(request.target_work, request.name, &data).await? {
         return Ok(Some(record));
     }
-    let mut rows = request.rows;
-    if let Some(seen) = RunRows::in_folder(&checkpoint) {
-        if let Some(leak) = seen.leak(&rows) {
-            return Err(WorkerError::Configuration(format!(
-                "{}: the source's model was trained on {leak}: figures of such an adaptation would be false; use \
-                 another source, or a target that lies elsewhere",
-                request.name
-            )));
-        }
-        rows.descend_from(&seen);
-    }
-    let rows = rows.to_bytes()?;
+    let rows = request.rows.to_bytes()?;
     let is_source_elsewhere = request.source_work.url() != request.target_work.url();
     if request.ranks.rank() == 0 {
         let inputs = request.source_inputs.iter().chain(&request.target_inputs).cloned().collect();

@@ -6,6 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::take;
 use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide};
 use manifests::{Artifact, Digest, PartFile, Plan, digest};
+use sources::split::DropReason;
 use stages::stage::{Input, Stage};
 use stages::table::Columns;
 
@@ -14,17 +15,18 @@ use crate::listing::{self, ListedRow, Listing};
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
-/// The split of one image, made over all boxes of a country.
+/// The split of one image, made over all boxes and pictures of a country.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssignedRow {
     pub image_id: String,
     pub split: &'static str,
-    pub reason: Option<&'static str>,
+    /// Why it was dropped from its split.
+    pub reason: Option<DropReason>,
 }
 
 impl AssignedRow {
-    fn digest(&self) -> String {
-        digest::of_value(&(self.split, self.reason))
+    pub(crate) fn digest(&self) -> String {
+        digest::of_value(&(self.split, self.reason.map(DropReason::as_str)))
     }
 }
 
@@ -45,7 +47,8 @@ impl VirtualInputs {
                 .assignment
                 .iter()
                 .map(|rows| {
-                    let text: Vec<_> = rows.iter().map(|r| (&r.image_id, r.split, r.reason)).collect();
+                    let text: Vec<_> =
+                        rows.iter().map(|r| (&r.image_id, r.split, r.reason.map(DropReason::as_str))).collect();
                     digest::of_value(&text)
                 })
                 .collect(),
@@ -339,7 +342,7 @@ fn assignment_batch<'a>(
         vec![
             texts(rows.clone().map(|r| Some(r.image_id.clone()))),
             texts(rows.clone().map(|r| Some(r.split))),
-            texts(rows.clone().map(|r| r.reason)),
+            texts(rows.clone().map(|r| r.reason.map(DropReason::as_str))),
             texts(rows.map(|r| Some(r.digest()))),
         ],
     )

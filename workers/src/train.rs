@@ -23,7 +23,7 @@ use training::trainer::Event;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
-pub use lineage::{ChangedShare, Leak, RunRow, RunRows};
+pub use lineage::{ChangedShare, Leak, RunInputs, RunRows};
 use mirror::Mirror;
 pub(crate) use place::RunPlace;
 pub use rows::{Members, TableRows};
@@ -125,16 +125,18 @@ pub async fn records(work: &WorkStore, country: &str, training: Training) -> Res
     Ok(runs(work, country, training).await?.finished)
 }
 
-/// The rows of a run, finished or not; `None`: it was made before they were kept.
+/// The rows of a run, finished or not; `None`: it was made before they were kept. For `like` see
+/// [`RunRows::from_bytes`].
 pub async fn rows_of_run(
     work: &WorkStore,
     country: &str,
     training: Training,
     key: &str,
+    like: &RunRows,
 ) -> Result<Option<RunRows>, WorkerError> {
     let path = format!("{}/{ROWS_FILE}", paths::training_run(country, training.name(), key));
     let Some(bytes) = work.get(&path).await? else { return Ok(None) };
-    Ok(RunRows::from_bytes(bytes).inspect_err(|why| tracing::warn!("{path}: {why}; it is passed over")).ok())
+    Ok(RunRows::from_bytes(bytes, like).inspect_err(|why| tracing::warn!("{path}: {why}; it is passed over")).ok())
 }
 
 /// Are all parts of these tables still in the store?

@@ -148,11 +148,7 @@ fn flow(one: &Gathered<'_>, steps: &[Step]) -> Flow {
         });
         match step {
             Step::Map(stage) => {
-                let inputs = stage
-                    .inputs
-                    .iter()
-                    .map(|i| if i.artifact == Artifact::Assignment { Artifact::Geotags } else { i.artifact });
-                edges.extend(inputs.filter_map(|a| Some((writer_of.get(&a)?.clone(), name.clone()))));
+                edges.extend(stage.tables().filter_map(|a| Some((writer_of.get(&a)?.clone(), name.clone()))));
                 match stage.model {
                     stages::ModelUse::Scoring if one.build.spec.score.clip == "bootstrap" => {
                         model_edge(&mut edges, Training::Bootstrap, &name)

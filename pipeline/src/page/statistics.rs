@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use manifests::Artifact;
+use sources::split::DropReason;
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
 use workers::parts::PartReader;
@@ -20,7 +21,9 @@ pub struct Statistics {
     pub captions: u64,
     pub distinct_captions: u64,
     pub segments: u64,
+    /// Images of each split, and those that were dropped, by why.
     pub splits: BTreeMap<String, u64>,
+    pub dropped: BTreeMap<DropReason, u64>,
     /// Words of each caption.
     pub caption_words: Vec<f64>,
     /// Most frequent words, with their counts.
@@ -75,10 +78,13 @@ pub async fn gather(build: &Build) -> Result<Statistics, WorkerError> {
         let columns = Columns::new(Artifact::Images, &batch);
         s.images += columns.text("status").map_err(broken)?.iter().filter(|v| *v == Some("ok")).count() as u64;
     }
-    for batch in read(build, Artifact::Splits, &["split"]).await? {
+    for batch in read(build, Artifact::Splits, &["split", "split_reason"]).await? {
         let columns = Columns::new(Artifact::Splits, &batch);
         for split in columns.text("split").map_err(broken)?.iter().flatten() {
             *s.splits.entry(split.to_owned()).or_default() += 1;
+        }
+        for reason in columns.text("split_reason").map_err(broken)?.iter().flatten().filter_map(DropReason::parse) {
+            *s.dropped.entry(reason).or_default() += 1;
         }
     }
     for batch in read(build, Artifact::Captions, &["captions", "dropped_tags"]).await? {

@@ -4,13 +4,14 @@
 //! sources and years: a split by image would test on what was trained on. So the split follows
 //! the 0.02 degree cell of the box centre, all images of an object go together, and what still
 //! overlaps a training image is dropped, as are validation images that overlap a test image: what is chosen by
-//! validation would be chosen by test.
+//! validation would be chosen by test. Pictures that are the same byte for byte are told apart by no name and no box
+//! ([`drop_identical`]).
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::SourceError;
 use crate::box_grid::BoxGrid;
@@ -62,17 +63,42 @@ pub enum DropReason {
     OverlapsTrain,
     /// A validation box that shares area with a test box.
     OverlapsTest,
+    /// A training or validation picture that is a test picture, byte for byte.
+    IdenticalToTest,
+    /// A training picture that is a validation picture, byte for byte.
+    IdenticalToVal,
     /// Not a box in degrees with west < east and south < north.
     InvalidBox,
 }
 
 impl DropReason {
-    /// `overlaps_train`, `overlaps_test` or `invalid_box`.
+    pub const ALL: [Self; 5] =
+        [Self::OverlapsTrain, Self::OverlapsTest, Self::IdenticalToTest, Self::IdenticalToVal, Self::InvalidBox];
+
+    /// As the table of splits has it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OverlapsTrain => "overlaps_train",
             Self::OverlapsTest => "overlaps_test",
+            Self::IdenticalToTest => "identical_to_test",
+            Self::IdenticalToVal => "identical_to_val",
             Self::InvalidBox => "invalid_box",
+        }
+    }
+
+    /// Reads what [`DropReason::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+
+    /// What is the matter with the image, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::OverlapsTrain => "the box overlaps that of a training image",
+            Self::OverlapsTest => "the box overlaps that of a test image",
+            Self::IdenticalToTest => "the picture is a test image too, byte for byte",
+            Self::IdenticalToVal => "the picture is a validation image too, byte for byte",
+            Self::InvalidBox => "the box is none",
         }
     }
 }
@@ -117,37 +143,8 @@ pub struct SplitRow<'a> {
     pub box_wsen: [f64; 4],
 }
 
-/// Rows per placement. Shares come out approximate and are reported, never rebalanced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SplitCounts {
-    pub train: u64,
-    pub val: u64,
-    pub test: u64,
-    pub overlaps_train: u64,
-    pub overlaps_test: u64,
-    pub invalid_box: u64,
-}
-
-impl SplitCounts {
-    /// Shares of train, validation and test among the rows kept; zeros if none is.
-    pub fn shares(&self) -> [f64; 3] {
-        let kept = (self.train + self.val + self.test).max(1) as f64;
-        [self.train, self.val, self.test].map(|rows| rows as f64 / kept)
-    }
-
-    fn count(&mut self, placement: Placement) {
-        match placement {
-            Placement::Train => self.train += 1,
-            Placement::Val => self.val += 1,
-            Placement::Test => self.test += 1,
-            Placement::Dropped(DropReason::OverlapsTrain) => self.overlaps_train += 1,
-            Placement::Dropped(DropReason::OverlapsTest) => self.overlaps_test += 1,
-            Placement::Dropped(DropReason::InvalidBox) => self.invalid_box += 1,
-        }
-    }
-}
-
-/// Places every row, in the order given. The result depends on the rows, not on their order.
+/// Places every row, in the order given. The result depends on the rows, not on their order. Shares come out approximate
+/// and are reported, never rebalanced.
 ///
 /// `ratios` are the parts of train, validation and test, [`PRETRAIN_RATIOS`] for instance.
 ///
@@ -156,7 +153,7 @@ impl SplitCounts {
 pub fn assign<'a>(
     rows: impl IntoIterator<Item = SplitRow<'a>>,
     ratios: [u32; 3],
-) -> Result<(Vec<Placement>, SplitCounts), SourceError> {
+) -> Result<Vec<Placement>, SourceError> {
     let parts = ratios.iter().try_fold(0u32, |sum, part| sum.checked_add(*part));
     let Some(parts) = parts.filter(|parts| *parts > 0) else {
         return Err(SourceError::Setting(format!("split ratios {ratios:?} must sum to 1 or more, within 32 bits")));
@@ -190,9 +187,7 @@ pub fn assign<'a>(
         DropReason::OverlapsTrain,
     );
     drop_overlaps(&rows, &mut placements, Placement::Test, &[Placement::Val], DropReason::OverlapsTest);
-    let mut counts = SplitCounts::default();
-    placements.iter().for_each(|&placement| counts.count(placement));
-    Ok((placements, counts))
+    Ok(placements)
 }
 
 /// Drops the rows in one of the placements `dropped` whose boxes share area with one that stays in `kept`.
@@ -208,6 +203,27 @@ fn drop_overlaps(
     for (row, placement) in rows.iter().zip(placements) {
         if dropped.contains(placement) && grid.overlaps(row.box_wsen) {
             *placement = Placement::Dropped(reason);
+        }
+    }
+}
+
+/// Drops what is held out elsewhere, byte for byte: test keeps a picture, validation gives up what test has, training what
+/// either has. Test is a data set's own most often, and its figures are compared with those of others; so here it is
+/// training that gives way. `pictures` has a digest for each placement, where the bytes are known. Called last: what a box
+/// has dropped holds out nothing.
+pub fn drop_identical(pictures: &[Option<&str>], placements: &mut [Placement]) {
+    let rules: [(Placement, &[Placement], DropReason); 2] = [
+        (Placement::Test, &[Placement::Val, Placement::Train], DropReason::IdenticalToTest),
+        (Placement::Val, &[Placement::Train], DropReason::IdenticalToVal),
+    ];
+    for (kept, gives_way, reason) in rules {
+        let placed = pictures.iter().zip(&*placements);
+        let held_out: BTreeSet<&str> =
+            placed.filter(|(_, placement)| **placement == kept).filter_map(|(picture, _)| *picture).collect();
+        for (picture, placement) in pictures.iter().zip(&mut *placements) {
+            if gives_way.contains(placement) && picture.is_some_and(|picture| held_out.contains(picture)) {
+                *placement = Placement::Dropped(reason);
+            }
         }
     }
 }

@@ -3,47 +3,69 @@
 //!
 //! Two questions are asked: how far the tables have moved since, and whether weights saw what is held out now.
 
+mod file;
+mod tables;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema};
-use bytes::Bytes;
-use manifests::plan::PinnedTable;
-use manifests::{Artifact, digest};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use sources::box_grid::BoxGrid;
-use sources::name::ImageName;
-use stages::table::{Columns, TableError, option_text};
 
-use super::broken;
-use crate::error::WorkerError;
-use crate::join::AssignedRow;
-use crate::parts::PartReader;
-use crate::stores::WorkStore;
+pub use tables::RunInputs;
 
-/// What is remembered of one image.
+/// All by which an image is known again, beside its name.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct RunRow {
-    /// Digest of everything that a training reads of it; `None` for a row that only an ancestor saw.
-    pub digest: Option<String>,
-    pub split: Option<String>,
-    /// Was trained on, by the run or by one that it descends from.
-    pub trained: bool,
-    /// Digest of the picture's bytes, where it is known: the same picture may come back under another name.
-    pub bytes: Option<String>,
+struct Sight {
+    /// Address of the source that the image's name is from.
+    source: Option<Arc<str>>,
+    /// Digest of the picture's bytes.
+    bytes: Option<String>,
     /// Its OpenStreetMap object.
-    pub object: Option<String>,
+    object: Option<String>,
     /// West, south, east, north in degrees.
-    pub box_wsen: Option<[f64; 4]>,
+    box_wsen: Option<[f64; 4]>,
 }
 
-/// Rows by image id. About 200 bytes a row.
+impl Sight {
+    /// Whether an image of the same name is the same image. Names with an OpenStreetMap object are SkyScript's wherever
+    /// they lie; those of other sources may say `1.jpg` of different pictures.
+    fn shares_names_with(&self, other: &Sight) -> bool {
+        let (Some(one), Some(two)) = (&self.source, &other.source) else { return true };
+        one == two || self.object.is_some() || other.object.is_some()
+    }
+}
+
+/// What is remembered of one image that a run reads.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct RunRows(BTreeMap<String, RunRow>);
+struct RunRow {
+    /// Digest of everything that a training reads of it.
+    digest: Option<String>,
+    split: Option<String>,
+    sight: Sight,
+}
+
+impl RunRow {
+    fn is_learnt(&self) -> bool {
+        self.split.as_deref() == Some("train")
+    }
+
+    fn is_held_out(&self) -> bool {
+        matches!(self.split.as_deref(), Some("val" | "test"))
+    }
+}
+
+/// What a run reads, and what the runs that it descends from learnt from. About 250 bytes a row.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RunRows {
+    /// By image id.
+    rows: BTreeMap<String, RunRow>,
+    /// By image id, each as it was when it was learnt from: another build may have had another image of that name.
+    ancestors: BTreeMap<String, Vec<Sight>>,
+}
 
 /// How far tables have moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,332 +97,110 @@ impl std::fmt::Display for Leak {
     }
 }
 
-/// Column that says whether a row of a table has changed for a training.
-fn digest_column(artifact: Artifact) -> &'static str {
-    match artifact {
-        Artifact::Images => "bytes_digest",
-        Artifact::Captions => "captions_digest",
-        Artifact::Splits => "split_digest",
-        Artifact::Segments => "segments_digest",
-        // floats: their recipe stands for them
-        _ => "recipe",
+/// Everything that weights learnt from, by each key that an image is known by: whoever asks for one asks for all.
+struct Learnt<'a> {
+    names: BTreeMap<&'a str, Vec<&'a Sight>>,
+    pictures: BTreeSet<&'a str>,
+    objects: BTreeSet<&'a str>,
+    boxes: BoxGrid,
+}
+
+impl<'a> Learnt<'a> {
+    fn new(rows: &'a RunRows) -> Self {
+        let mut names: BTreeMap<&str, Vec<&Sight>> = BTreeMap::new();
+        for (image_id, sight) in rows.learnt() {
+            names.entry(image_id).or_default().push(sight);
+        }
+        let sights = || rows.learnt().map(|(_, sight)| sight);
+        Self {
+            names,
+            pictures: sights().filter_map(|sight| sight.bytes.as_deref()).collect(),
+            objects: sights().filter_map(|sight| sight.object.as_deref()).collect(),
+            boxes: BoxGrid::new(sights().filter_map(|sight| sight.box_wsen)),
+        }
+    }
+
+    /// By which key an image is known here, if it is.
+    fn knows(&self, image_id: &str, sight: &Sight) -> Option<&'static str> {
+        let named = |names: &Vec<&Sight>| names.iter().any(|then| then.shares_names_with(sight));
+        if self.names.get(image_id).is_some_and(named) {
+            Some("the same image")
+        } else if sight.bytes.as_ref().is_some_and(|bytes| self.pictures.contains(bytes.as_str())) {
+            Some("the same picture, byte for byte")
+        } else if sight.object.as_ref().is_some_and(|object| self.objects.contains(object.as_str())) {
+            Some("another image of the same OpenStreetMap object")
+        } else if sight.box_wsen.is_some_and(|wsen| self.boxes.overlaps(wsen)) {
+            Some("an overlapping box")
+        } else {
+            None
+        }
     }
 }
 
 impl RunRows {
-    /// Reads what a training reads of each image, without reading what it learns from. Boxes and objects come from
-    /// `geotags`.
-    pub async fn read(work: &WorkStore, inputs: &[PinnedTable], geotags: &PinnedTable) -> Result<Self, WorkerError> {
-        let mut all = BTreeMap::new();
-        let shards: BTreeSet<u32> = inputs.iter().flat_map(|t| &t.parts).map(|p| p.shard).collect();
-        for shard in shards {
-            let mut rows = read_shard(work, inputs, shard).await?;
-            place_shard(work, geotags, shard, &mut rows).await?;
-            all.extend(rows);
-        }
-        Ok(Self(all))
-    }
-
-    /// The rows of an adaptation's target under its own parts.
-    pub async fn of_assignment(
-        work: &WorkStore,
-        geotags: &PinnedTable,
-        assignment: &[Vec<AssignedRow>],
-    ) -> Result<Self, WorkerError> {
-        let mut all = BTreeMap::new();
-        for (shard, assigned) in (0..).zip(assignment) {
-            let row = |row: &AssignedRow| {
-                let (split, trained) = (Some(row.split.to_owned()), row.split == "train");
-                (row.image_id.clone(), RunRow { split, trained, ..RunRow::default() })
-            };
-            let mut rows = assigned.iter().map(row).collect();
-            place_shard(work, geotags, shard, &mut rows).await?;
-            all.extend(rows);
-        }
-        Ok(Self(all))
-    }
-
-    /// What the weights in a folder saw; `None`: the folder does not say, as with weights made elsewhere.
-    pub fn in_folder(folder: &Path) -> Option<Self> {
+    /// What the weights in a folder, or in a file of one, saw; `None`: nothing there says, as with weights made elsewhere.
+    /// For `like` see [`RunRows::from_bytes`].
+    pub fn of_weights(path: &Path, like: &RunRows) -> Option<Self> {
+        let folder = if path.is_dir() { path } else { path.parent()? };
         let path = folder.join(super::ROWS_FILE);
         let bytes = std::fs::read(&path).ok()?;
-        let rows = Self::from_bytes(bytes.into());
+        let rows = Self::from_bytes(bytes.into(), like);
         rows.inspect_err(|why| tracing::warn!("{}: {why}; it is passed over", path.display())).ok()
     }
 
     /// How far `now` is from these rows.
     pub fn changed(&self, now: &RunRows) -> ChangedShare {
         let mut share = ChangedShare::default();
-        let before = self.0.iter().filter(|(_, row)| row.digest.is_some()).map(|(id, _)| id);
-        let ids: BTreeSet<&String> = before.chain(now.0.keys()).collect();
+        let before = self.rows.iter().filter(|(_, row)| row.digest.is_some()).map(|(id, _)| id);
+        let ids: BTreeSet<&String> = before.chain(now.rows.keys()).collect();
         for id in ids {
-            let digest = |rows: &'_ RunRows| rows.0.get(id).and_then(|row| row.digest.clone());
+            let digest = |rows: &'_ RunRows| rows.rows.get(id).and_then(|row| row.digest.clone());
             share.rows += 1;
             share.changed += u64::from(digest(self) != digest(now));
         }
         share
     }
 
-    /// Whether weights trained on these rows saw what `now` holds out: the same image, by name or by its bytes, the same
-    /// object, or ground that both show. Of a picture that was in training and, under another name, held out all along,
-    /// the training that stands is no more to blame than a new one.
+    /// Whether weights trained on these rows saw what `now` holds out.
     pub fn leak(&self, now: &RunRows) -> Option<Leak> {
-        let trained = || self.0.iter().filter(|(_, row)| row.trained);
-        let ids: BTreeSet<&String> = trained().map(|(id, _)| id).collect();
-        let objects: BTreeSet<&String> = trained().filter_map(|(_, row)| row.object.as_ref()).collect();
-        let pictures: BTreeSet<&String> = trained().filter_map(|(_, row)| row.bytes.as_ref()).collect();
-        let held_out_before = |id: &String, bytes: &String| {
-            self.0.get(id).is_some_and(|row| !row.trained && row.bytes.as_ref() == Some(bytes))
-        };
-        let boxes = BoxGrid::new(trained().filter_map(|(_, row)| row.box_wsen));
-        let held_out = now.0.iter().filter(|(_, row)| matches!(row.split.as_deref(), Some("val" | "test")));
-        let mut leak: Option<Leak> = None;
-        for (image_id, row) in held_out {
-            let how = if ids.contains(image_id) {
-                "the same image"
-            } else if row.bytes.as_ref().is_some_and(|b| pictures.contains(b) && !held_out_before(image_id, b)) {
-                "the same picture under another name"
-            } else if row.object.as_ref().is_some_and(|object| objects.contains(object)) {
-                "another image of the same OpenStreetMap object"
-            } else if row.box_wsen.is_some_and(|wsen| boxes.overlaps(wsen)) {
-                "an overlapping box"
-            } else {
-                continue;
-            };
-            leak.get_or_insert(Leak { images: 0, image_id: image_id.clone(), how: how.into() }).images += 1;
-        }
-        leak
+        let learnt = Learnt::new(self);
+        let held_out = now.rows.iter().filter(|(_, row)| row.is_held_out());
+        let mut known = held_out.filter_map(|(image_id, row)| Some((image_id, learnt.knows(image_id, &row.sight)?)));
+        let (image_id, how) = known.next()?;
+        let (image_id, how) = (image_id.clone(), how.to_owned());
+        Some(Leak { images: 1 + known.count() as u64, image_id, how })
+    }
+
+    /// Pictures that these rows learn from and hold out at once, byte for byte, as splits of older versions may have
+    /// them: their number, and the image of one that is held out.
+    pub fn learnt_and_held_out(&self) -> Option<(usize, &str)> {
+        let of = |is: fn(&RunRow) -> bool| self.rows.iter().filter(move |(_, row)| is(row));
+        let learnt: BTreeSet<&String> = of(RunRow::is_learnt).filter_map(|(_, row)| row.sight.bytes.as_ref()).collect();
+        let held_out = of(RunRow::is_held_out).filter_map(|(id, row)| Some((row.sight.bytes.as_ref()?, id.as_str())));
+        let both: BTreeMap<&String, &str> = held_out.filter(|(bytes, _)| learnt.contains(bytes)).collect();
+        both.values().min().map(|image_id| (both.len(), *image_id))
     }
 
     /// Adds what an ancestor was trained on.
     pub fn descend_from(&mut self, ancestor: &RunRows) {
-        for (image_id, old) in ancestor.0.iter().filter(|(_, row)| row.trained) {
-            let row = self.0.entry(image_id.clone()).or_default();
-            row.trained = true;
-            row.bytes = row.bytes.take().or_else(|| old.bytes.clone());
-            row.object = row.object.take().or_else(|| old.object.clone());
-            row.box_wsen = row.box_wsen.or(old.box_wsen);
-        }
-    }
-
-    /// Rows that the run or an ancestor was trained on.
-    pub fn trained(&self) -> usize {
-        self.0.values().filter(|row| row.trained).count()
-    }
-
-    /// As Parquet.
-    pub fn to_bytes(&self) -> Result<Bytes, WorkerError> {
-        let rows = || self.0.values();
-        let texts = |of: fn(&RunRow) -> Option<&str>| Arc::new(rows().map(of).collect::<StringArray>()) as ArrayRef;
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(self.0.keys().map(Some).collect::<StringArray>()),
-            texts(|row| row.digest.as_deref()),
-            texts(|row| row.split.as_deref()),
-            Arc::new(rows().map(|row| Some(row.trained)).collect::<BooleanArray>()),
-            texts(|row| row.object.as_deref()),
-            texts(|row| row.bytes.as_deref()),
-        ];
-        columns.extend((0..4).map(|edge| {
-            Arc::new(rows().map(|row| row.box_wsen.map(|wsen| wsen[edge])).collect::<Float64Array>()) as ArrayRef
-        }));
-        let fields = [
-            ("image_id", DataType::Utf8),
-            ("digest", DataType::Utf8),
-            ("split", DataType::Utf8),
-            ("trained", DataType::Boolean),
-            ("osm_object", DataType::Utf8),
-            ("bytes_digest", DataType::Utf8),
-            ("west", DataType::Float64),
-            ("south", DataType::Float64),
-            ("east", DataType::Float64),
-            ("north", DataType::Float64),
-        ];
-        let fields: Vec<Field> = fields.into_iter().map(|(name, kind)| Field::new(name, kind, true)).collect();
-        let write = || -> Result<Vec<u8>, parquet::errors::ParquetError> {
-            let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
-            let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None)?;
-            writer.write(&batch)?;
-            writer.into_inner()
-        };
-        write().map(Bytes::from).map_err(|e| WorkerError::Broken(format!("the rows of a training: {e}")))
-    }
-
-    /// # Errors
-    /// What is wrong with the file.
-    pub fn from_bytes(bytes: Bytes) -> Result<Self, String> {
-        let reader =
-            ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|b| b.build()).map_err(|e| e.to_string())?;
-        let mut all = BTreeMap::new();
-        for batch in reader {
-            read_batch(&batch.map_err(|e| e.to_string())?, &mut all).ok_or("a column is missing or of another type")?;
-        }
-        Ok(Self(all))
-    }
-}
-
-fn read_batch(batch: &RecordBatch, all: &mut BTreeMap<String, RunRow>) -> Option<()> {
-    let text = |name| batch.column_by_name(name)?.as_string_opt::<i32>().cloned();
-    let (ids, digests, splits, objects) = (text("image_id")?, text("digest")?, text("split")?, text("osm_object")?);
-    // runs of older versions have none
-    let pictures = text("bytes_digest");
-    let trained = batch.column_by_name("trained")?.as_boolean_opt()?.clone();
-    let edge = |name| batch.column_by_name(name)?.as_primitive_opt::<Float64Type>().cloned();
-    let edges = [edge("west")?, edge("south")?, edge("east")?, edge("north")?];
-    for row in 0..batch.num_rows() {
-        let of = |column: &StringArray| option_text(column, row).map(str::to_owned);
-        let remembered = RunRow {
-            digest: of(&digests),
-            split: of(&splits),
-            trained: trained.value(row),
-            bytes: pictures.as_ref().and_then(of),
-            object: of(&objects),
-            box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| [0, 1, 2, 3].map(|i| edges[i].value(row))),
-        };
-        all.insert(of(&ids)?, remembered);
-    }
-    Some(())
-}
-
-async fn read_shard(
-    work: &WorkStore,
-    inputs: &[PinnedTable],
-    shard: u32,
-) -> Result<BTreeMap<String, RunRow>, WorkerError> {
-    let mut digests: BTreeMap<String, String> = BTreeMap::new();
-    let mut splits: BTreeMap<String, String> = BTreeMap::new();
-    let mut pictures: BTreeMap<String, String> = BTreeMap::new();
-    for table in inputs {
-        let Some(part) = table.part(shard) else { continue };
-        let column = digest_column(table.artifact);
-        let mut names = vec!["image_id", "status", column];
-        names.extend((table.artifact == Artifact::Splits).then_some("split"));
-        let batch = PartReader::open(work, table.artifact, part).await?.read(&names).await?;
-        let mut read = || -> Result<(), TableError> {
-            let columns = Columns::new(table.artifact, &batch);
-            let (ids, status, of_row) = (columns.text("image_id")?, columns.text("status")?, columns.text(column)?);
-            let split = if names.len() > 3 { Some(columns.text("split")?) } else { None };
-            for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
-                let entry = digests.entry(ids.value(row).to_owned()).or_default();
-                entry.push_str(table.artifact.name());
-                entry.push_str(of_row.value(row));
-                if table.artifact == Artifact::Images {
-                    pictures.insert(ids.value(row).to_owned(), of_row.value(row).to_owned());
-                }
-                if let Some(split) = split.and_then(|s| option_text(s, row)) {
-                    splits.insert(ids.value(row).to_owned(), split.to_owned());
-                }
+        for (image_id, sight) in ancestor.learnt() {
+            let is_own = self.rows.get(image_id).is_some_and(|row| row.is_learnt() && row.sight == *sight);
+            let known = self.ancestors.entry(image_id.to_owned()).or_default();
+            if !is_own && !known.contains(sight) {
+                known.push(sight.clone());
             }
-            Ok(())
-        };
-        read().map_err(broken)?;
-    }
-    let rows = digests.into_iter().map(|(id, text)| {
-        let split = splits.remove(&id);
-        let trained = split.as_deref() == Some("train");
-        let digest = Some(digest::of_bytes(text.as_bytes()));
-        let bytes = pictures.remove(&id);
-        (id, RunRow { digest, split, trained, bytes, ..RunRow::default() })
-    });
-    Ok(rows.collect())
-}
-
-/// Fills in where a shard's images lie.
-async fn place_shard(
-    work: &WorkStore,
-    geotags: &PinnedTable,
-    shard: u32,
-    rows: &mut BTreeMap<String, RunRow>,
-) -> Result<(), WorkerError> {
-    let Some(part) = geotags.part(shard) else { return Ok(()) };
-    let reader = PartReader::open(work, Artifact::Geotags, part).await?;
-    let batch = reader.read(&["image_id", "filepath", "west", "south", "east", "north"]).await?;
-    place(&batch, rows).map_err(broken)
-}
-
-fn place(batch: &RecordBatch, rows: &mut BTreeMap<String, RunRow>) -> Result<(), TableError> {
-    let columns = Columns::new(Artifact::Geotags, batch);
-    let (ids, path) = (columns.text("image_id")?, columns.text("filepath")?);
-    let edges =
-        [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
-    for at in 0..batch.num_rows() {
-        let Some(row) = rows.get_mut(ids.value(at)) else { continue };
-        let name = option_text(path, at).and_then(|path| ImageName::parse(path).ok());
-        row.object = name.map(|name| name.osm_object().to_string());
-        let whole = edges.iter().all(|edge| !edge.is_null(at));
-        row.box_wsen = whole.then(|| edges.map(|edge| edge.value(at))).filter(|wsen| sources::meta::is_box(*wsen));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rows(rows: &[(&str, &str, &str, [f64; 4])]) -> RunRows {
-        let row = |&(id, split, object, wsen): &(&str, &str, &str, [f64; 4])| {
-            let row = RunRow {
-                digest: Some(format!("{id} {split}")),
-                split: Some(split.into()),
-                trained: split == "train",
-                bytes: Some(format!("bytes of {id}")),
-                object: Some(object.into()),
-                box_wsen: Some(wsen),
-            };
-            (id.to_owned(), row)
-        };
-        RunRows(rows.iter().map(row).collect())
+        }
+        self.ancestors.retain(|_, sights| !sights.is_empty());
     }
 
-    const HERE: [f64; 4] = [10.0, 50.0, 10.01, 50.01];
-    const NEAR: [f64; 4] = [10.005, 50.005, 10.015, 50.015];
-    const FAR: [f64; 4] = [20.0, 50.0, 20.01, 50.01];
-
-    #[test]
-    fn rows_survive_their_file() {
-        let mut all = rows(&[("a", "train", "way/1", HERE), ("b", "test", "way/2", FAR)]);
-        all.0.insert("c".into(), RunRow { trained: true, ..RunRow::default() });
-        assert_eq!(RunRows::from_bytes(all.to_bytes().unwrap()).unwrap(), all);
-        assert!(RunRows::from_bytes(Bytes::from_static(b"PAR1 torn")).is_err());
+    /// Everything that the run or an ancestor was trained on.
+    fn learnt(&self) -> impl Iterator<Item = (&str, &Sight)> {
+        let own = self.rows.iter().filter(|(_, row)| row.is_learnt()).map(|(id, row)| (id.as_str(), &row.sight));
+        own.chain(self.ancestors.iter().flat_map(|(id, sights)| sights.iter().map(move |sight| (id.as_str(), sight))))
     }
 
-    #[test]
-    fn weights_that_saw_a_held_out_image_object_or_place_are_found() {
-        let before = rows(&[("a", "train", "way/1", HERE), ("b", "test", "way/2", FAR)]);
-        let leak = |now: &[(&str, &str, &str, [f64; 4])]| before.leak(&rows(now)).map(|leak| leak.how);
-        assert_eq!(leak(&[("a", "train", "way/1", HERE), ("b", "val", "way/2", FAR)]), None);
-        assert_eq!(leak(&[("a", "test", "way/1", HERE)]).unwrap(), "the same image");
-        assert!(leak(&[("c", "val", "way/1", FAR)]).unwrap().contains("object"));
-        assert!(leak(&[("c", "test", "way/3", NEAR)]).unwrap().contains("box"));
-        assert_eq!(leak(&[("c", "train", "way/1", NEAR)]), None, "what is trained on now is no leak");
-    }
-
-    #[test]
-    fn a_picture_under_another_name_is_found() {
-        let named = |name: &str, bytes: &str, split: &str| {
-            let mut one = rows(&[(name, split, name, if split == "train" { HERE } else { FAR })]);
-            one.0.get_mut(name).unwrap().bytes = Some(bytes.into());
-            one.0.into_iter().next().unwrap()
-        };
-        let before = RunRows([named("a", "1", "train"), named("b", "1", "test")].into());
-        let leak = |name, bytes| before.leak(&RunRows([named(name, bytes, "test")].into())).map(|leak| leak.how);
-        assert_eq!(leak("c", "1").unwrap(), "the same picture under another name");
-        assert_eq!(leak("c", "2"), None);
-        assert_eq!(leak("b", "1"), None, "held out all along");
-    }
-
-    #[test]
-    fn an_ancestors_rows_count() {
-        let mut child = rows(&[("b", "train", "way/2", FAR)]);
-        child.descend_from(&rows(&[("a", "train", "way/1", HERE), ("z", "test", "way/9", FAR)]));
-        assert_eq!(child.trained(), 2);
-        assert!(child.leak(&rows(&[("a", "test", "way/1", HERE)])).is_some());
-        assert!(child.leak(&rows(&[("z", "test", "way/9", [30.0, 1.0, 30.1, 1.1])])).is_none());
-    }
-
-    #[test]
-    fn a_share_counts_added_removed_and_changed_rows() {
-        let before = rows(&[("a", "train", "x", HERE), ("b", "train", "x", HERE), ("c", "train", "x", HERE)]);
-        let now = rows(&[("a", "train", "x", HERE), ("b", "test", "x", HERE), ("d", "train", "x", HERE)]);
-        assert_eq!(before.changed(&now), ChangedShare { rows: 4, changed: 3 });
+    /// Names of images that the run or an ancestor was trained on.
+    pub fn trained(&self) -> usize {
+        self.learnt().map(|(image_id, _)| image_id).collect::<BTreeSet<_>>().len()
     }
 }

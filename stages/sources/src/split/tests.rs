@@ -24,7 +24,15 @@ fn world(rows: usize, seed: u64) -> Vec<(String, OsmObject, [f64; 4])> {
         .collect()
 }
 
-fn place(rows: &[(String, OsmObject, [f64; 4])], ratios: [u32; 3]) -> (Vec<Placement>, SplitCounts) {
+fn count(placements: &[Placement], placement: Placement) -> usize {
+    placements.iter().filter(|other| **other == placement).count()
+}
+
+fn dropped(placements: &[Placement]) -> usize {
+    placements.iter().filter(|placement| placement.split().is_none()).count()
+}
+
+fn place(rows: &[(String, OsmObject, [f64; 4])], ratios: [u32; 3]) -> Vec<Placement> {
     let rows = rows.iter().map(|(image_id, osm_object, box_wsen)| SplitRow {
         image_id,
         osm_object: *osm_object,
@@ -37,15 +45,14 @@ fn place(rows: &[(String, OsmObject, [f64; 4])], ratios: [u32; 3]) -> (Vec<Place
 fn shares_follow_the_ratios() {
     let rows = world(20_000, 1);
     for ratios in RATIOS {
-        let (placements, counts) = place(&rows, ratios);
+        let placements = place(&rows, ratios);
         assert_eq!(placements.len(), rows.len());
-        let shares = counts.shares();
+        let kept = (rows.len() - dropped(&placements)) as f64;
         let parts = f64::from(ratios.iter().sum::<u32>());
-        for (share, part) in shares.iter().zip(ratios) {
-            assert!((share - f64::from(part) / parts).abs() < 0.03, "{shares:?}");
+        for (placement, part) in [Placement::Train, Placement::Val, Placement::Test].into_iter().zip(ratios) {
+            let share = count(&placements, placement) as f64 / kept;
+            assert!((share - f64::from(part) / parts).abs() < 0.03, "{placement:?}: {share}");
         }
-        let dropped = counts.overlaps_train + counts.overlaps_test;
-        assert_eq!(counts.train + counts.val + counts.test + dropped, rows.len() as u64);
     }
 }
 
@@ -59,8 +66,10 @@ fn no_split_overlaps_another_or_shares_an_object() {
         *wsen = [west - dx, south - dy, east - dx, north - dy];
     }
     for ratios in RATIOS {
-        let (placements, counts) = place(&rows, ratios);
-        assert!(counts.overlaps_train > 10 && counts.overlaps_test > 10, "{counts:?}");
+        let placements = place(&rows, ratios);
+        for reason in [DropReason::OverlapsTrain, DropReason::OverlapsTest] {
+            assert!(count(&placements, Placement::Dropped(reason)) > 10, "{reason:?}");
+        }
         let mut by_object = BTreeMap::new();
         for ((_, object, a), place_a) in rows.iter().zip(&placements) {
             if let Some(split) = place_a.split() {
@@ -78,12 +87,11 @@ fn no_split_overlaps_another_or_shares_an_object() {
 #[test]
 fn the_order_of_rows_does_not_matter() {
     let rows = world(2000, 3);
-    let (placements, counts) = place(&rows, PRETRAIN_RATIOS);
+    let placements = place(&rows, PRETRAIN_RATIOS);
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(4));
     let shuffled: Vec<_> = order.iter().map(|&i| rows[i].clone()).collect();
-    let (shuffled_placements, shuffled_counts) = place(&shuffled, PRETRAIN_RATIOS);
-    assert_eq!(counts, shuffled_counts);
+    let shuffled_placements = place(&shuffled, PRETRAIN_RATIOS);
     for (position, &row) in order.iter().enumerate() {
         assert_eq!(shuffled_placements[position], placements[row]);
     }
@@ -93,7 +101,7 @@ fn the_order_of_rows_does_not_matter() {
 fn an_object_goes_where_its_smallest_image_id_goes() {
     let at = |lon: f64| [lon, 60.0, lon + 0.001, 60.001];
     let way = object(OsmKind::Way, 5);
-    let alone = |lon| place(&[("w5_FI_20".into(), way, at(lon))], PRETRAIN_RATIOS).0[0];
+    let alone = |lon| place(&[("w5_FI_20".into(), way, at(lon))], PRETRAIN_RATIOS)[0];
     let find = |wanted| (0..99).map(|i| 20.0 + f64::from(i)).find(|&lon| alone(lon) == wanted);
     let (train, test) = (find(Placement::Train).unwrap(), find(Placement::Test).unwrap());
     for (first, second, expected) in [(train, test, Placement::Train), (test, train, Placement::Test)] {
@@ -103,11 +111,11 @@ fn an_object_goes_where_its_smallest_image_id_goes() {
             // The same object as a closed way.
             ("w5_S2_21".into(), object(OsmKind::Area, 5), at(second)),
         ];
-        assert_eq!(place(&rows, PRETRAIN_RATIOS).0, [expected; 3]);
+        assert_eq!(place(&rows, PRETRAIN_RATIOS), [expected; 3]);
     }
     // A node of the same number is another object.
     let rows = [("w5_FI_20".into(), way, at(train)), ("n5_FI_20".into(), object(OsmKind::Node, 5), at(test))];
-    assert_eq!(place(&rows, PRETRAIN_RATIOS).0, [Placement::Train, Placement::Test]);
+    assert_eq!(place(&rows, PRETRAIN_RATIOS), [Placement::Train, Placement::Test]);
 }
 
 #[test]
@@ -125,13 +133,44 @@ fn the_split_is_frozen() {
 fn bad_boxes_are_dropped_and_bad_ratios_refused() {
     let bad = [f64::NAN, 0.0, 1.0, 1.0];
     let rows = [("w1_FI_20".to_owned(), object(OsmKind::Way, 1), bad)];
-    let (placements, counts) = place(&rows, PRETRAIN_RATIOS);
-    assert_eq!(placements, [Placement::Dropped(DropReason::InvalidBox)]);
-    assert_eq!((counts.invalid_box, counts.shares()), (1, [0.0; 3]));
+    assert_eq!(place(&rows, PRETRAIN_RATIOS), [Placement::Dropped(DropReason::InvalidBox)]);
     for ratios in [[0, 0, 0], [u32::MAX, 1, 0]] {
         assert!(assign([], ratios).is_err());
     }
-    assert!(assign([], [u32::MAX, 0, 0]).unwrap().0.is_empty());
+    assert!(assign([], [u32::MAX, 0, 0]).unwrap().is_empty());
+}
+
+#[test]
+fn of_identical_pictures_only_the_held_out_ones_stay() {
+    use Placement::{Dropped, Test, Train, Val};
+    let (of_test, of_val) = (Dropped(DropReason::IdenticalToTest), Dropped(DropReason::IdenticalToVal));
+    let overlapping = Dropped(DropReason::OverlapsTrain);
+    let rows = [
+        // in all three parts, twice in test
+        (Some("1"), Train, of_test),
+        (Some("1"), Val, of_test),
+        (Some("1"), Test, Test),
+        (Some("1"), Test, Test),
+        (Some("2"), Train, of_val),
+        (Some("2"), Val, Val),
+        // twice in training
+        (Some("3"), Train, Train),
+        (Some("3"), Train, Train),
+        // what a box has dropped holds out nothing
+        (Some("4"), Train, Train),
+        (Some("4"), overlapping, overlapping),
+        // of these no bytes are known
+        (None, Train, Train),
+        (None, Test, Test),
+    ];
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    for seed in 0..20 {
+        let pictures: Vec<_> = order.iter().map(|&i| rows[i].0).collect();
+        let mut placements: Vec<_> = order.iter().map(|&i| rows[i].1).collect();
+        drop_identical(&pictures, &mut placements);
+        assert_eq!(placements, order.iter().map(|&i| rows[i].2).collect::<Vec<_>>());
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    }
 }
 
 #[test]

@@ -236,7 +236,7 @@ proptest! {
             rows.iter().map(|(id, object, wsen)| SplitRow { image_id: id, osm_object: *object, box_wsen: *wsen }),
             if adapt { ADAPT_RATIOS } else { PRETRAIN_RATIOS },
         );
-        let (placements, _) = placed.unwrap();
+        let placements = placed.unwrap();
         prop_assert_eq!(placements.len(), rows.len());
         for (a, place_a) in rows.iter().map(row).zip(&placements) {
             for (b, place_b) in rows.iter().map(row).zip(&placements) {

@@ -1,0 +1,209 @@
+//! Which part each image of a build belongs to.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, RecordBatch};
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, BuildSpec, shard_of};
+use sources::SourceError;
+use sources::name::ImageName;
+use sources::split::{self, DropReason, Placement, Split, SplitRow};
+use stages::table::{Columns, TableError, option_text};
+use workers::WorkerError;
+use workers::join::AssignedRow;
+use workers::parts::PartReader;
+
+use crate::build::Build;
+use crate::preflight;
+use crate::progress::Progress;
+
+/// Splits of every image of the published geo-tags, by shard, in parts of `ratio`. Looks at all boxes and at the digests
+/// of all published pictures at once; about 200 bytes a row.
+pub async fn assigned(build: &Build, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, WorkerError> {
+    let (geotags, images) = (build.pin(Artifact::Geotags).await?, build.pin(Artifact::Images).await?);
+    let mut rows = Vec::with_capacity(geotags.rows() as usize);
+    for shard in geotags.parts.iter().map(|part| part.shard) {
+        let mut pictures = match read(build, &images, shard, &["image_id", "status", "bytes_digest"]).await? {
+            Some(batch) => pictures(&batch).map_err(broken)?,
+            None => BTreeMap::new(),
+        };
+        let columns = ["image_id", "status", "filepath", "given_split", "west", "south", "east", "north"];
+        if let Some(batch) = read(build, &geotags, shard, &columns).await? {
+            placed_rows(&batch, &mut pictures, &mut rows).map_err(broken)?;
+        }
+    }
+    assign(rows, &build.spec, ratio).map_err(|e| WorkerError::Configuration(e.to_string()))
+}
+
+/// Places every image, and says so where a part stays empty.
+///
+/// # Errors
+/// A part that a later step of a run up to `until` cannot do without.
+pub async fn place(build: &mut Build, until: Option<&str>, progress: &Progress) -> Result<(), WorkerError> {
+    let known = std::mem::take(&mut build.virtual_inputs.assignment);
+    build.assign_splits().await?;
+    let assignment = &build.virtual_inputs.assignment;
+    let what = preflight::splits(assignment, &build.spec, until)?;
+    if let Some(what) = what.filter(|_| known != *assignment) {
+        progress.note(&what);
+    }
+    Ok(())
+}
+
+/// How many images were dropped, and why.
+pub fn dropped(assignment: &[Vec<AssignedRow>]) -> BTreeMap<DropReason, u64> {
+    let mut counts = BTreeMap::new();
+    for reason in assignment.iter().flatten().filter_map(|row| row.reason) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    counts
+}
+
+fn broken(error: TableError) -> WorkerError {
+    WorkerError::Broken(error.to_string())
+}
+
+/// Some columns of a shard. A part that was lost is made again before anything is computed from it.
+async fn read(
+    build: &Build,
+    table: &PinnedTable,
+    shard: u32,
+    columns: &[&str],
+) -> Result<Option<RecordBatch>, WorkerError> {
+    let Some(part) = table.part(shard) else { return Ok(None) };
+    PartReader::open(&build.work, table.artifact, part).await?.read(columns).await.map(Some)
+}
+
+/// What a split needs to know of an image.
+struct PlacedRow {
+    image_id: String,
+    name: Option<ImageName>,
+    given: Option<Split>,
+    box_wsen: Option<[f64; 4]>,
+    /// Digest of its bytes, once they were read.
+    picture: Option<String>,
+}
+
+/// Digests of the pictures of a shard, by image.
+fn pictures(batch: &RecordBatch) -> Result<BTreeMap<String, String>, TableError> {
+    let columns = Columns::new(Artifact::Images, batch);
+    let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text("bytes_digest")?);
+    let good = (0..batch.num_rows()).filter(|&row| status.value(row) == "ok");
+    Ok(good.filter_map(|row| Some((ids.value(row).to_owned(), option_text(digests, row)?.to_owned()))).collect())
+}
+
+fn placed_rows(
+    batch: &RecordBatch,
+    pictures: &mut BTreeMap<String, String>,
+    rows: &mut Vec<PlacedRow>,
+) -> Result<(), TableError> {
+    let columns = Columns::new(Artifact::Geotags, batch);
+    let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
+    let (path, given) = (columns.text("filepath")?, columns.text("given_split")?);
+    let edges =
+        [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
+    for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
+        rows.push(PlacedRow {
+            image_id: ids.value(row).to_owned(),
+            name: option_text(path, row).and_then(|p| ImageName::parse(p).ok()),
+            given: option_text(given, row).and_then(Split::parse),
+            box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| edges.map(|e| e.value(row))),
+            picture: pictures.remove(ids.value(row)),
+        });
+    }
+    Ok(())
+}
+
+/// Splits of all rows, by shard. Boxes decide where there are boxes; else the source's own split; else a hash of the
+/// image's object. Of identical pictures only those that are held out stay.
+fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, SourceError> {
+    let boxed = |row: &'_ PlacedRow| Some((row.name.as_ref()?.osm_object(), row.box_wsen?));
+    let split_rows = rows.iter().filter_map(|row| {
+        let (osm_object, box_wsen) = boxed(row)?;
+        Some(SplitRow { image_id: &row.image_id, osm_object, box_wsen })
+    });
+    let mut by_box = split::assign(split_rows, ratio)?.into_iter();
+    let has_validation = rows.iter().any(|row| row.given == Some(Split::Val));
+    let without_box = |row: &PlacedRow| match row.given {
+        Some(Split::Train) if !has_validation && split::hash_share(&row.image_id, spec.split.val_share) => Split::Val,
+        Some(given) => given,
+        None => hashed_split(row, ratio),
+    };
+    let mut placements: Vec<Placement> = rows
+        .iter()
+        .map(|row| boxed(row).and_then(|_| by_box.next()).unwrap_or_else(|| without_box(row).into()))
+        .collect();
+    let pictures: Vec<Option<&str>> = rows.iter().map(|row| row.picture.as_deref()).collect();
+    split::drop_identical(&pictures, &mut placements);
+    let mut shards: Vec<Vec<AssignedRow>> = (0..spec.work.shards).map(|_| Vec::new()).collect();
+    for (PlacedRow { image_id, .. }, placement) in rows.into_iter().zip(placements) {
+        let (split, reason) = match placement {
+            Placement::Dropped(reason) => ("dropped", Some(reason)),
+            kept => (kept.split().map_or("dropped", Split::as_str), None),
+        };
+        let shard = shard_of(&image_id, spec.work.shards) as usize;
+        shards[shard].push(AssignedRow { image_id, split, reason });
+    }
+    for rows in &mut shards {
+        rows.sort_by(|a, b| a.image_id.cmp(&b.image_id));
+    }
+    Ok(shards)
+}
+
+/// Split of a row without box or given split: by hash of its object, so that all images of one
+/// object stay together.
+fn hashed_split(row: &PlacedRow, ratio: [u32; 3]) -> Split {
+    let key = row.name.as_ref().map_or_else(|| row.image_id.clone(), |n| n.osm_object().to_string());
+    let total = f64::from(ratio.iter().sum::<u32>().max(1));
+    let test = f64::from(ratio[2]) / total;
+    if split::hash_share(&key, test) {
+        return Split::Test;
+    }
+    let val = f64::from(ratio[1]) / (total - f64::from(ratio[2])).max(1.0);
+    // another key: the first hash already says "not test"
+    if split::hash_share(&format!("{key}/val"), val) { Split::Val } else { Split::Train }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> BuildSpec {
+        let text = "country = \"x\"\n[source]\nkind = \"captioned\"\nurl = \"x\"\n[caption]\ncaptioner = \"given\"\n";
+        BuildSpec::parse(text, "t", &[]).unwrap()
+    }
+
+    fn row(i: usize, given: Option<Split>) -> PlacedRow {
+        PlacedRow { image_id: format!("image{i}"), name: None, given, box_wsen: None, picture: None }
+    }
+
+    fn counts(shards: &[Vec<AssignedRow>]) -> [usize; 3] {
+        let of = |split: &str| shards.iter().flatten().filter(|r| r.split == split).count();
+        [of("train"), of("val"), of("test")]
+    }
+
+    #[test]
+    fn a_given_split_without_validation_gets_one_from_train() {
+        let rows = (0..1000).map(|i| row(i, Some(if i < 800 { Split::Train } else { Split::Test }))).collect();
+        let [train, val, test] = counts(&assign(rows, &spec(), spec().split.ratio).unwrap());
+        assert_eq!((train + val, test), (800, 200));
+        assert!((50..120).contains(&val), "{val}");
+        let mut rows: Vec<_> = (0..100).map(|i| row(i, Some(Split::Train))).collect();
+        rows.push(row(100, Some(Split::Val)));
+        assert_eq!(
+            counts(&assign(rows, &spec(), spec().split.ratio).unwrap()),
+            [100, 1, 0],
+            "a given validation split is kept"
+        );
+    }
+
+    #[test]
+    fn rows_without_any_hint_follow_the_ratio() {
+        let rows = (0..3000).map(|i| row(i, None)).collect();
+        let [train, val, test] = counts(&assign(rows, &spec(), spec().split.ratio).unwrap());
+        assert!(
+            (1950..2250).contains(&train) && (230..370).contains(&val) && (520..680).contains(&test),
+            "{train} {val} {test}"
+        );
+    }
+}

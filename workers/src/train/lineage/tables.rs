@@ -1,0 +1,147 @@
+//! The rows of a run, read from the tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch};
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, digest};
+use sources::name::ImageName;
+use stages::table::{Columns, TableError, option_text};
+
+use super::super::broken;
+use super::{RunRow, RunRows, Sight};
+use crate::error::WorkerError;
+use crate::join::AssignedRow;
+use crate::parts::PartReader;
+use crate::stores::WorkStore;
+
+/// What a run reads of one country.
+#[derive(Clone, Copy)]
+pub struct RunInputs<'a> {
+    pub work: &'a WorkStore,
+    /// Address of the source of the images.
+    pub source: &'a str,
+    /// `images` among them: what is known of a picture's bytes is known from there.
+    pub tables: &'a [PinnedTable],
+    pub geotags: &'a PinnedTable,
+    /// The splits, by shard, where they are not those of the tables.
+    pub assignment: Option<&'a [Vec<AssignedRow>]>,
+}
+
+/// Column that says whether a row of a table has changed for a training.
+fn digest_column(artifact: Artifact) -> &'static str {
+    match artifact {
+        Artifact::Images => "bytes_digest",
+        Artifact::Captions => "captions_digest",
+        Artifact::Splits => "split_digest",
+        Artifact::Segments => "segments_digest",
+        // floats: their recipe stands for them
+        _ => "recipe",
+    }
+}
+
+/// What is found of one image, table by table.
+#[derive(Default)]
+struct Found {
+    digests: String,
+    split: Option<String>,
+    bytes: Option<String>,
+}
+
+impl RunRows {
+    /// Reads what a run reads of each image, without reading what it learns from. Boxes and objects come from `geotags`.
+    pub async fn read(inputs: RunInputs<'_>) -> Result<Self, WorkerError> {
+        let source: Arc<str> = inputs.source.into();
+        let assigned = inputs.assignment.unwrap_or_default();
+        let shards: BTreeSet<u32> =
+            inputs.tables.iter().flat_map(|t| &t.parts).map(|p| p.shard).chain(0..assigned.len() as u32).collect();
+        let mut all = RunRows::default();
+        for shard in shards {
+            let mut found = BTreeMap::new();
+            for table in inputs.tables {
+                read_table(inputs.work, table, shard, &mut found).await?;
+            }
+            for row in assigned.get(shard as usize).into_iter().flatten() {
+                let entry: &mut Found = found.entry(row.image_id.clone()).or_default();
+                entry.digests.push_str(&row.digest());
+                entry.split = Some(row.split.to_owned());
+            }
+            let mut rows = found.into_iter().map(|(image_id, found)| (image_id, found.row(&source))).collect();
+            place_shard(inputs.work, inputs.geotags, shard, &mut rows).await?;
+            all.rows.extend(rows);
+        }
+        Ok(all)
+    }
+}
+
+impl Found {
+    fn row(self, source: &Arc<str>) -> RunRow {
+        RunRow {
+            digest: Some(digest::of_bytes(self.digests.as_bytes())),
+            split: self.split,
+            sight: Sight { source: Some(source.clone()), bytes: self.bytes, ..Sight::default() },
+        }
+    }
+}
+
+/// Adds what one table has of a shard's images.
+async fn read_table(
+    work: &WorkStore,
+    table: &PinnedTable,
+    shard: u32,
+    found: &mut BTreeMap<String, Found>,
+) -> Result<(), WorkerError> {
+    let Some(part) = table.part(shard) else { return Ok(()) };
+    let column = digest_column(table.artifact);
+    let mut names = vec!["image_id", "status", column];
+    names.extend((table.artifact == Artifact::Splits).then_some("split"));
+    let batch = PartReader::open(work, table.artifact, part).await?.read(&names).await?;
+    let mut read = || -> Result<(), TableError> {
+        let columns = Columns::new(table.artifact, &batch);
+        let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text(column)?);
+        let splits = if names.contains(&"split") { Some(columns.text("split")?) } else { None };
+        for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
+            let entry = found.entry(ids.value(row).to_owned()).or_default();
+            entry.digests.push_str(table.artifact.name());
+            entry.digests.push_str(digests.value(row));
+            if table.artifact == Artifact::Images {
+                entry.bytes = option_text(digests, row).map(str::to_owned);
+            }
+            if let Some(split) = splits.and_then(|splits| option_text(splits, row)) {
+                entry.split = Some(split.to_owned());
+            }
+        }
+        Ok(())
+    };
+    read().map_err(broken)
+}
+
+/// Fills in where a shard's images lie.
+async fn place_shard(
+    work: &WorkStore,
+    geotags: &PinnedTable,
+    shard: u32,
+    rows: &mut BTreeMap<String, RunRow>,
+) -> Result<(), WorkerError> {
+    let Some(part) = geotags.part(shard) else { return Ok(()) };
+    let reader = PartReader::open(work, Artifact::Geotags, part).await?;
+    let batch = reader.read(&["image_id", "filepath", "west", "south", "east", "north"]).await?;
+    place(&batch, rows).map_err(broken)
+}
+
+fn place(batch: &RecordBatch, rows: &mut BTreeMap<String, RunRow>) -> Result<(), TableError> {
+    let columns = Columns::new(Artifact::Geotags, batch);
+    let (ids, path) = (columns.text("image_id")?, columns.text("filepath")?);
+    let edges =
+        [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
+    for at in 0..batch.num_rows() {
+        let Some(row) = rows.get_mut(ids.value(at)) else { continue };
+        let name = option_text(path, at).and_then(|path| ImageName::parse(path).ok());
+        row.sight.object = name.map(|name| name.osm_object().to_string());
+        let whole = edges.iter().all(|edge| !edge.is_null(at));
+        row.sight.box_wsen =
+            whole.then(|| edges.map(|edge| edge.value(at))).filter(|wsen| sources::meta::is_box(*wsen));
+    }
+    Ok(())
+}

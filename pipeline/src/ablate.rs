@@ -90,6 +90,19 @@ impl Variant {
     }
 }
 
+/// Looks at the settings of every variant, before the first of them is learnt.
+///
+/// # Errors
+/// A part that cannot be left out under these settings.
+pub fn check(pair: &PairSpec) -> Result<(), WorkerError> {
+    for variant in Variant::ALL {
+        let Some(spec) = variant.spec(pair, pair.adapt.seed) else { continue };
+        let in_variant = |error: WorkerError| WorkerError::Configuration(format!("{}: {error}", variant.words()));
+        stages::adapt::settings(&spec).map_err(|error| in_variant(error.into()))?;
+    }
+    Ok(())
+}
+
 /// The adaptations of a pair's ablation as commands: those that [`ablate`] then finds done.
 pub fn jobs(pair: &Pair, path: &Path, set: &[String]) -> Vec<Job> {
     let mut jobs = Vec::new();

@@ -181,6 +181,18 @@ mod tests {
         assert_eq!(settings(Variant::JointTraining), Settings { adversary: Adversary::Off, ..sampler });
     }
 
+    /// Fine-tuning would find nothing to learn from, after the variants before it were learnt.
+    #[test]
+    fn a_part_that_cannot_be_left_out_is_found_before_any_run() {
+        check(&pair()).unwrap();
+        let mut spec = pair();
+        spec.adapt.method.insert("target_triplet".into(), false.into());
+        stages::adapt::settings(&spec).unwrap();
+        let error = check(&spec).unwrap_err();
+        assert!(error.to_string().contains("fine-tuning") && error.to_string().contains("source_pairs"), "{error}");
+        assert_eq!(error.exit_code(), 65);
+    }
+
     /// Identities of version 1 of the stage: a change here throws finished runs away.
     #[test]
     fn runs_whose_settings_stand_keep_their_identity() {

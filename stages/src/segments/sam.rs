@@ -114,11 +114,6 @@ mod tests {
     fn the_spec_has_the_generators_defaults() {
         assert_eq!(settings(&SamSpec::default()), MaskGeneratorSettings::default());
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     /// What a spec lets through, the generator can follow.
     #[test]

@@ -6,7 +6,7 @@ use crate::{call, ends, said, spec_file};
 
 #[test]
 fn a_country_without_rows_is_refused() {
-    let world = World::new(6);
+    let world = World::new(30);
     let spec = &spec_file(&world);
     let cases = [
         ("source.country_code=XX", "no country has it"),
@@ -93,7 +93,7 @@ fn values_that_mean_nothing_leave_no_work_folder() {
     let world = World::new(6);
     let spec = &spec_file(&world);
     for (sets, words) in [
-        (&["model.preset=huge"][..], "did you mean"),
+        (&["model.preset=huge"][..], "expected one of `tiny`, `small`"),
         (&["pretrain.epochs=0"], "pretrain.epochs = 0: it must be between 1 and"),
         (&["pretrain.dropout=1.0"], "pretrain.dropout = 1.0: it must be at least 0.0 and below 1.0"),
         (&["pretrain.batch=1000", "ranks.processes=1000"], "ranks.processes = 1000: this machine has"),

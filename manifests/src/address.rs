@@ -1,4 +1,4 @@
-//! Addresses that carry secrets.
+//! Addresses that carry secrets, or lead nowhere.
 
 /// Fields of a query that sign or authorise it, in lower case.
 const SECRET_FIELDS: [&str; 20] = [
@@ -44,6 +44,23 @@ pub fn secret_in(address: &str) -> Option<&'static str> {
     query.split(['&', ';', '#']).any(is_secret).then_some("a signature, a key or a token")
 }
 
+/// What an address lacks to lead anywhere, and how it is written; `None`: nothing. Asked for a name that is empty, stores
+/// look like ones that do not answer.
+pub fn lacks(address: &str) -> Option<&'static str> {
+    let (scheme, rest) = address.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.split(':').next().unwrap_or_default();
+    match scheme.to_ascii_lowercase().as_str() {
+        "file" if rest.is_empty() => Some("it names no folder; write file:///FOLDER, or the path alone"),
+        "file" => None,
+        _ if !host.is_empty() || authority.starts_with('[') => None,
+        "s3" | "s3a" => Some("it names no bucket; write s3://BUCKET/FOLDER"),
+        "gs" => Some("it names no bucket; write gs://BUCKET/FOLDER"),
+        "az" | "abfs" | "abfss" | "adl" | "azure" => Some("it names no container; write az://CONTAINER/FOLDER"),
+        _ => Some("it names no host; write https://HOST/FOLDER"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +91,28 @@ mod tests {
             "file:///data/keys?",
         ] {
             assert_eq!(secret_in(plain), None, "{plain}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_bucket_a_container_or_a_host() {
+        for (address, word) in [
+            ("s3://", "BUCKET"),
+            ("s3:///SkyScript", "BUCKET"),
+            ("gs://", "BUCKET"),
+            ("az://", "CONTAINER"),
+            ("abfs:///x", "CONTAINER"),
+            ("https://", "HOST"),
+            ("HTTP:///x", "HOST"),
+            ("http://:80/x", "HOST"),
+            ("https://?x", "HOST"),
+            ("file://", "FOLDER"),
+        ] {
+            assert!(lacks(address).is_some_and(|why| why.contains(word)), "{address}");
+        }
+        for whole in ["", "x", "/x", "s3://b", "az://c/x", "http://[::1]:80/x", "https://h:1", "file:///", "file:///x"]
+        {
+            assert_eq!(lacks(whole), None, "{whole}");
         }
     }
 }

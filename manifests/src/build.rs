@@ -1,6 +1,7 @@
 //! Build specs: one TOML file says what a build reads, which methods it uses and how it trains. One file per section.
 
 mod caption;
+mod check;
 mod evaluate;
 mod model;
 mod overrides;
@@ -16,7 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::secret_in;
+use crate::address::{lacks, secret_in};
 
 pub use caption::*;
 pub use evaluate::*;
@@ -30,11 +31,9 @@ pub use segment::*;
 pub use source::*;
 pub use work::*;
 
+pub(crate) use check::Problems;
 pub(crate) use overrides::parse_toml;
 pub(crate) use place::Base;
-
-/// Shards of a country: their numbers have five digits in the names of parts.
-pub const MOST_SHARDS: u32 = 100_000;
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]
@@ -125,68 +124,66 @@ impl BuildSpec {
         Ok(spec)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Looks at every section, and at what two of them say together.
+    ///
+    /// # Errors
+    /// Everything that no build can mean.
+    pub fn check(&self) -> Result<(), String> {
+        let mut problems = Problems::default();
         let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if self.country.is_empty() || !self.country.chars().all(named) {
-            return Err(format!(
-                "country = {:?}: it names a partition; use lower-case letters, digits and _",
-                self.country
-            ));
+            let why = "it names a partition; use lower-case letters, digits and _";
+            problems.add(format!("country = {:?}: {why}", self.country));
         }
-        let positive = [
-            ("work.shards", self.work.shards as usize),
-            ("work.concurrency", self.work.concurrency),
-            ("work.request_mib", self.work.request_mib as usize),
-            ("pretrain.batch", self.pretrain.batch),
-            ("pretrain.captions_per_image", self.pretrain.captions_per_image),
-            ("pretrain.shuffle_window_row_groups", self.pretrain.shuffle_window_row_groups),
-            ("pretrain.prefetch_batches", self.pretrain.prefetch_batches),
-            ("pretrain.micro_batches", self.pretrain.micro_batches),
-            ("pretrain.keep_checkpoints", self.pretrain.keep_checkpoints),
-            ("ranks.processes", self.ranks.processes),
-            ("ranks.timeout_seconds", self.ranks.timeout_seconds as usize),
-            ("ranks.bucket_mib", self.ranks.bucket_mib),
-            ("source.max_image_pixels", self.source.max_image_pixels as usize),
-            ("segment.sam.points_per_batch", self.segment.sam.points_per_batch),
-            ("segment.sam.images_per_batch", self.segment.sam.images_per_batch),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} = 0: it must be at least 1"));
-        }
-        if self.work.shards > MOST_SHARDS {
-            return Err(format!("work.shards = {}: at most {MOST_SHARDS}", self.work.shards));
-        }
-        check_ratio("split.ratio", self.split.ratio)?;
-        let shares = [
-            ("split.val_share", self.split.val_share),
-            ("score.min_area_share", self.score.min_area_share),
-            ("pretrain.warmup_share", self.pretrain.warmup_share),
-            ("pretrain.retrain_above", self.pretrain.retrain_above),
-            ("pretrain.ema_decay", self.pretrain.ema_decay),
-            ("pretrain.word_dropout", self.pretrain.word_dropout),
-            ("pretrain.dropout", self.pretrain.dropout),
-        ];
-        if let Some((name, value)) = shares.iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
-            return Err(format!("{name} = {value}: it must lie between 0 and 1"));
-        }
-        if !(self.pretrain.learning_rate.is_finite() && self.pretrain.learning_rate > 0.0) {
-            return Err(format!("pretrain.learning_rate = {}: it must be above 0", self.pretrain.learning_rate));
-        }
-        self.check_addresses()?;
-        self.model.devices()?;
-        self.caption.check(self.source.kind)?;
-        if self.segment.segmenter == Segmenter::Sam && self.segment.sam.weights.is_empty() {
-            return Err(
-                "segment.sam.weights is empty: name sam_vit_h_4b8939.pth, mobile_sam.pt, a folder, or a model on \
-                        the hub such as facebook/sam-vit-base"
-                    .into(),
-            );
-        }
-        Ok(())
+        self.check_addresses(&mut problems);
+        self.source.check(&mut problems);
+        self.work.check(&mut problems);
+        self.split.check(&mut problems);
+        self.caption.check(self.source.kind, &mut problems);
+        self.segment.check(&mut problems);
+        self.score.check(&mut problems);
+        self.model.check(&mut problems);
+        self.weights.options.check("weights.options", &mut problems);
+        self.pretrain.check(&mut problems);
+        self.ranks.check(&mut problems);
+        self.check_segment_tower(&mut problems);
+        self.check_ranks(&mut problems);
+        problems.into_result()
     }
 
-    /// Refuses addresses with secrets in them, without repeating one.
-    fn check_addresses(&self) -> Result<(), String> {
+    fn check_segment_tower(&self, problems: &mut Problems) {
+        if self.pretrain.segment_tower == SegmentTower::Shared || self.uses_segments() {
+            return;
+        }
+        let (off, on) = match self.segment.segmenter {
+            Segmenter::None => ("segment.segmenter = \"none\"", "set segment.segmenter = \"felzenszwalb\" or \"sam\""),
+            _ => ("pretrain.segments_per_image = 0", "set it to at least 1"),
+        };
+        problems.section("pretrain").refuse(
+            "segment_tower",
+            self.pretrain.segment_tower,
+            &format!("nothing learns from segments, since {off}: {on}, or pretrain.segment_tower = \"shared\""),
+        );
+    }
+
+    fn check_ranks(&self, problems: &mut Problems) {
+        let (batch, ranks) = (self.pretrain.batch, self.ranks.processes);
+        if ranks > 0 && !batch.is_multiple_of(ranks) {
+            let multiple = batch.next_multiple_of(ranks);
+            let why = format!("ranks.processes = {ranks} cannot share it; use a multiple, such as {multiple}");
+            problems.section("pretrain").refuse("batch", batch, &why);
+        }
+        let on_cpu = matches!(self.model.devices(), Ok(DeviceNames::Listed(names)) if names[0] == DeviceName::Cpu);
+        if self.ranks.backend == Backend::Nccl && on_cpu {
+            problems.add(format!(
+                "ranks.backend = \"nccl\": it carries tensors between GPUs, and model.device = {:?}; use \"auto\" or \"tcp\"",
+                self.model.device
+            ));
+        }
+    }
+
+    /// Addresses that lead nowhere, and those with secrets in them, of which none is repeated.
+    fn check_addresses(&self, problems: &mut Problems) {
         let (source, work) = (&self.source, &self.work);
         let weights = self.weights();
         let named = [
@@ -202,14 +199,15 @@ impl BuildSpec {
             .chain(weights.iter().map(|weights| (weights.field, &weights.source)));
         for (field, address) in all {
             if let Some(secret) = secret_in(address) {
-                return Err(format!(
+                problems.add(format!(
                     "{field} holds {secret}, which would stand in logs, tables and reports: take it out and set \
                      credentials in the environment, such as AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS or \
                      AZURE_STORAGE_SAS_KEY"
                 ));
+            } else if let Some(why) = lacks(address) {
+                problems.add(format!("{field} = {address:?}: {why}"));
             }
         }
-        Ok(())
     }
 
     /// The spec as TOML, with every default written out.
@@ -220,15 +218,6 @@ impl BuildSpec {
     /// Does anything train on segments?
     pub fn uses_segments(&self) -> bool {
         self.segment.segmenter != Segmenter::None && self.pretrain.segments_per_image > 0
-    }
-}
-
-/// Whether parts of a whole make one.
-pub(crate) fn check_ratio(field: &str, ratio: [u32; 3]) -> Result<(), String> {
-    match ratio.iter().try_fold(0, |sum: u32, part| sum.checked_add(*part)) {
-        Some(0) => Err(format!("{field} = {ratio:?}: at least one part must be above 0")),
-        Some(_) => Ok(()),
-        None => Err(format!("{field} = {ratio:?}: its parts may add up to {} at most", u32::MAX)),
     }
 }
 
@@ -277,7 +266,7 @@ mod tests {
             ("[caption.instructblip]\nimages_per_batch = 0\n", "images_per_batch"),
             ("[caption.instructblip.structured]\nattempts = 4\n", "five answers"),
             ("[caption.score]\nmin_clip_score = 0.5\n", "caption.score.clip"),
-            ("[caption.score]\nclip = \"x\"\nmin_clip_score = 3.0\n", "between 0 and 2.5"),
+            ("[caption.score]\nclip = \"x\"\nmin_clip_score = 3.0\n", "between 0.0 and 2.5"),
             ("[work]\nshards = 0\n", "work.shards"),
             ("[pretrain]\nema_decay = 1.5\n", "ema_decay"),
         ] {

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::build::{AugmentSpec, Base, BuildSpec, ScheduleKind, SpecError, check_ratio, parse_toml};
+use crate::build::{
+    AugmentSpec, Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Problems, ScheduleKind, SpecError,
+    check_ratio, parse_toml,
+};
 
 /// A pair of builds: the model of `source` is adapted to `target`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +79,23 @@ impl Default for AdaptSpec {
     }
 }
 
+impl AdaptSpec {
+    fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("adapt");
+        of.count("epochs", self.epochs, MOST_EPOCHS);
+        of.count("passes_per_epoch", self.passes_per_epoch, MOST_EPOCHS);
+        of.batch("batch", self.batch);
+        of.rate("learning_rate", self.learning_rate);
+        of.within("weight_decay", self.weight_decay, 0.0..=MOST_WEIGHT_DECAY, "0 is none");
+        of.part("warmup_share", self.warmup_share, "0 warms nothing up, 0.1 a tenth of the steps");
+        of.within("max_grad_norm", self.max_grad_norm, 0.0..=MOST_GRAD_NORM, "0 clips nothing");
+        of.part("dropout", self.dropout, "0 drops nothing");
+        of.part("word_dropout", self.word_dropout, "0 drops nothing");
+        of.part("ema_decay", self.ema_decay, "0 keeps no average");
+        self.augment.check(&mut of);
+    }
+}
+
 /// What the ablation runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -130,23 +150,29 @@ impl PairSpec {
     pub fn parse(text: &str, shown: &str, overrides: &[String]) -> Result<PairSpec, SpecError> {
         let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
         let spec: PairSpec = parse_toml(text, shown, overrides)?;
-        let adapt = &spec.adapt;
-        let positive = [
-            ("adapt.epochs", adapt.epochs),
-            ("adapt.passes_per_epoch", adapt.passes_per_epoch),
-            ("adapt.batch", adapt.batch),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(invalid(format!("{name} = 0: it must be at least 1")));
-        }
-        check_ratio("ratio", spec.ratio).map_err(invalid)?;
-        if !(adapt.learning_rate.is_finite() && adapt.learning_rate > 0.0) {
-            return Err(invalid(format!("adapt.learning_rate = {}: it must be above 0", adapt.learning_rate)));
-        }
-        if spec.ablation.seeds.is_empty() {
-            return Err(invalid("ablation.seeds is empty: name at least one".into()));
-        }
+        spec.check().map_err(invalid)?;
         Ok(spec)
+    }
+
+    /// # Errors
+    /// Everything that no adaptation can mean. `adapt.method` is checked where it is understood.
+    pub fn check(&self) -> Result<(), String> {
+        let mut problems = Problems::default();
+        let ratio = self.ratio;
+        if let Err(why) = check_ratio(ratio) {
+            problems.add(format!("ratio = {ratio:?}: {why}"));
+        } else if ratio.contains(&0) {
+            problems.add(format!("ratio = {ratio:?}: an adaptation needs labelled pairs, validation and test"));
+        }
+        self.adapt.check(&mut problems);
+        let seeds = &self.ablation.seeds;
+        if seeds.is_empty() {
+            problems.add("ablation.seeds is empty: name at least one");
+        }
+        if seeds.iter().enumerate().any(|(at, seed)| seeds[..at].contains(seed)) {
+            problems.add(format!("ablation.seeds = {seeds:?}: each counts once; name it once"));
+        }
+        problems.into_result()
     }
 }
 

@@ -90,6 +90,19 @@ impl Variant {
     }
 }
 
+/// Looks at the settings of every variant, before the first of them is learnt.
+///
+/// # Errors
+/// A part that cannot be left out under these settings.
+pub fn check(pair: &PairSpec) -> Result<(), WorkerError> {
+    for variant in Variant::ALL {
+        let Some(spec) = variant.spec(pair, pair.adapt.seed) else { continue };
+        let in_variant = |error: WorkerError| WorkerError::Configuration(format!("{}: {error}", variant.words()));
+        stages::adapt::settings(&spec).map_err(|error| in_variant(error.into()))?;
+    }
+    Ok(())
+}
+
 /// The adaptations of a pair's ablation as commands: those that [`ablate`] then finds done.
 pub fn jobs(pair: &Pair, path: &Path, set: &[String]) -> Vec<Job> {
     let mut jobs = Vec::new();
@@ -166,6 +179,18 @@ mod tests {
         assert_eq!(settings(Variant::WithoutCurriculum), curriculum, "similarity still chooses");
         assert_eq!(settings(Variant::WithoutAdversary), Settings { adversary: Adversary::Off, ..full });
         assert_eq!(settings(Variant::JointTraining), Settings { adversary: Adversary::Off, ..sampler });
+    }
+
+    /// Fine-tuning would find nothing to learn from, after the variants before it were learnt.
+    #[test]
+    fn a_part_that_cannot_be_left_out_is_found_before_any_run() {
+        check(&pair()).unwrap();
+        let mut spec = pair();
+        spec.adapt.method.insert("target_triplet".into(), false.into());
+        stages::adapt::settings(&spec).unwrap();
+        let error = check(&spec).unwrap_err();
+        assert!(error.to_string().contains("fine-tuning") && error.to_string().contains("source_pairs"), "{error}");
+        assert_eq!(error.exit_code(), 65);
     }
 
     /// Identities of version 1 of the stage: a change here throws finished runs away.

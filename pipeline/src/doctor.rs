@@ -24,7 +24,7 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
         finding("version", Ok(format!("urbancross {}", env!("CARGO_PKG_VERSION")))),
         finding("processors", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string())),
         finding("device", device(spec)),
-        finding("ranks", ranks()),
+        finding("ranks", ranks(spec)),
     ];
     let Some(spec) = spec else {
         findings.push(finding("build spec", Ok("none given: stores were not probed".into())));
@@ -48,7 +48,8 @@ fn device(spec: Option<&BuildSpec>) -> Result<String, String> {
 }
 
 /// What a launcher says of this process, and what would carry tensors between GPUs.
-fn ranks() -> Result<String, String> {
+fn ranks(spec: Option<&BuildSpec>) -> Result<String, String> {
+    spec.map_or(Ok(()), preflight::ranks).map_err(|e| e.to_string())?;
     let place = workers::world::place().map_err(|e| e.to_string())?;
     let place = place.map_or("no launcher: one rank".to_owned(), |place| {
         let secret = if place.secret.is_some() { "with a secret" } else { "without a secret" };

@@ -9,6 +9,7 @@ use manifests::{Artifact, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
 use stages::evaluate::{self, EvaluatedRow};
+use stages::pretrain::check_batch;
 use training::communicator::Communicator;
 use training::recall::RecallReport;
 use workers::WorkerError;
@@ -98,7 +99,24 @@ impl Pair {
         )
         .await?;
         let source_model = (record.trained.model_digest, folder);
-        Ok(Pair { spec, name, source, target, assignment, source_inputs, target_inputs, source_model, rows })
+        let pair = Pair { spec, name, source, target, assignment, source_inputs, target_inputs, source_model, rows };
+        pair.check_parts()?;
+        Ok(pair)
+    }
+
+    /// Refuses parts that no adaptation can do with.
+    fn check_parts(&self) -> Result<(), WorkerError> {
+        let parts = self.parts();
+        let [(_, train), (_, val), (_, test)] = parts;
+        if let Some((part, _)) = parts.iter().find(|(_, rows)| *rows == 0) {
+            return Err(WorkerError::Configuration(format!(
+                "the {part} part of {} is empty ({train} training, {val} validation and {test} test images); look at \
+                 ratio, and at the splits that its source gives",
+                self.target.spec.country
+            )));
+        }
+        let batch = ("adapt.batch", self.spec.adapt.batch);
+        Ok(check_batch(stages::adapt::NAME, batch, ("the target's labelled part", train as u64), 1)?)
     }
 
     /// Rows of the target in each of the pair's parts.

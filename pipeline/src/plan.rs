@@ -13,6 +13,7 @@ use workers::join::ShardJoin;
 use workers::train;
 
 use crate::build::Build;
+use crate::preflight;
 use crate::trainings::{TrainingState, standing_record, training_state};
 
 /// The model that a stage runs with.
@@ -191,6 +192,7 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                 let state = training_state(build, training, retrain).await?;
                 let (rows, note) = match &state {
                     TrainingState::Due(due) => {
+                        preflight::batch(&build.spec, None, preflight::training_rows(&build.virtual_inputs))?;
                         moving_models.push(training);
                         (listed, due.run.begins.clone())
                     }

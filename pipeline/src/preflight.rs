@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use manifests::BuildSpec;
-use manifests::build::SourceKind;
+use manifests::build::{Backend, DeviceName, SourceKind};
 use sources::country::CountryPolygons;
 use sources::name::ImageName;
 use sources::source::Coverage;
 use stages::Step;
+use stages::pretrain::check_batch;
 use stages::stage::ModelUse;
 use workers::WorkerError;
-use workers::join::AssignedRow;
+use workers::join::{AssignedRow, VirtualInputs};
 use workers::listing::Listing;
 
 fn refused(why: String) -> WorkerError {
@@ -42,7 +43,7 @@ fn steps(spec: &BuildSpec, until: Option<&str>) -> Vec<Step> {
 /// The first thing that cannot work.
 pub fn check_plan(spec: &BuildSpec) -> Result<(), WorkerError> {
     country_code(spec)?;
-    stages::device::check_program(spec).map_err(refused)?;
+    program(spec)?;
     weights(spec)
 }
 
@@ -53,11 +54,74 @@ pub fn check_plan(spec: &BuildSpec) -> Result<(), WorkerError> {
 /// The first thing that cannot work.
 pub fn check_run(spec: &BuildSpec, until: Option<&str>) -> Result<(), WorkerError> {
     country_code(spec)?;
-    if steps(spec, until).iter().any(asks_network) {
+    let steps = steps(spec, until);
+    if steps.iter().any(asks_network) {
         device(spec)?;
         weights(spec)?;
     }
+    if steps.iter().any(|step| matches!(step, Step::Train(_))) {
+        ranks(spec)?;
+    }
     Ok(())
+}
+
+/// What the program itself must be able to do.
+fn program(spec: &BuildSpec) -> Result<(), WorkerError> {
+    stages::device::check_program(spec).map_err(refused)?;
+    workers::world::check_program(spec)
+}
+
+/// Whether the ranks that `run` would start find a place on this machine.
+///
+/// # Errors
+/// More ranks than it has processors or GPUs.
+pub fn ranks(spec: &BuildSpec) -> Result<(), WorkerError> {
+    program(spec)?;
+    let on_cpu = stages::device::devices("model", spec)?[0] == DeviceName::Cpu;
+    let places = if on_cpu {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    } else {
+        stages::device::visible_gpus().map_err(refused)?
+    };
+    room_for_ranks(spec, on_cpu, places).map_err(refused)
+}
+
+fn room_for_ranks(spec: &BuildSpec, on_cpu: bool, places: usize) -> Result<(), String> {
+    let ranks = spec.ranks.processes;
+    let (most, what) = match (on_cpu, spec.ranks.backend) {
+        // two can be tried anywhere
+        (true, _) => (places.max(2), "processors"),
+        // ranks may share a GPU, if tensors need not travel from it to itself
+        (false, Backend::Tcp) => return Ok(()),
+        (false, Backend::Auto | Backend::Nccl) => (places, "GPUs"),
+    };
+    if ranks <= most {
+        return Ok(());
+    }
+    Err(format!("ranks.processes = {ranks}: this machine has {places} {what}; use at most {most}"))
+}
+
+/// Whether a batch can be filled, as soon as it is known how many rows there are to train on at most.
+///
+/// # Errors
+/// It cannot, and a step of a run up to `until` trains.
+pub fn batch(spec: &BuildSpec, until: Option<&str>, (what, rows): (&str, u64)) -> Result<(), WorkerError> {
+    let Some(training) = steps(spec, until).into_iter().find_map(|step| match step {
+        Step::Train(training) => Some(training),
+        Step::Map(_) | Step::Evaluate => None,
+    }) else {
+        return Ok(());
+    };
+    Ok(check_batch(training.name(), ("pretrain.batch", spec.pretrain.batch), (what, rows), spec.ranks.processes)?)
+}
+
+/// The most rows that there can be to train on, and of what they are: those placed in the training part, or all that
+/// are listed until one is.
+pub fn training_rows(known: &VirtualInputs) -> (&'static str, u64) {
+    match known.assignment.iter().flatten().filter(|row| row.split == "train").count() {
+        0 => ("the source", known.listing.rows()),
+        placed => ("the train split", placed as u64),
+    }
 }
 
 /// Opens every device that the spec names, and lets go of it; their names.
@@ -174,6 +238,30 @@ mod tests {
         assert!(said("XX").unwrap_err().contains("no country"));
         assert!(said("DE-BB").unwrap_err().contains("no country"), "boxes are placed in whole countries");
         country_code(&spec("meta = false\ncountry_code = \"XX\"\n")).unwrap();
+    }
+
+    #[test]
+    fn ranks_want_processors_or_gpus() {
+        let of = |ranks: usize, more: &str, on_cpu, places| {
+            let spec = spec(&format!("[ranks]\nprocesses = {ranks}\n{more}[pretrain]\nbatch = 100\n"));
+            room_for_ranks(&spec, on_cpu, places)
+        };
+        assert_eq!(of(2, "", true, 1), Ok(()));
+        assert_eq!(of(4, "", true, 4), Ok(()));
+        let error = of(50, "", true, 4).unwrap_err();
+        assert_eq!(error, "ranks.processes = 50: this machine has 4 processors; use at most 4");
+        assert!(of(2, "", false, 1).unwrap_err().contains("1 GPUs"));
+        assert_eq!(of(2, "backend = \"tcp\"\n", false, 1), Ok(()));
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_filled_is_refused_where_something_trains() {
+        let spec = spec("[pretrain]\nbatch = 8\n");
+        assert!(batch(&spec, None, ("the source", 8)).is_ok());
+        let error = batch(&spec, None, ("the source", 7)).unwrap_err();
+        assert!(error.to_string().contains("pretrain.batch = 8 is more than the 7 rows of the source"), "{error}");
+        assert_eq!(error.exit_code(), 65);
+        assert!(batch(&spec, Some("images"), ("the source", 7)).is_ok());
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub async fn run(
     for note in &build.virtual_inputs.listing.notes {
         progress.note(note);
     }
+    check_batch(build, options).await?;
     build.claim_layout().await?;
     let waits = |by: &str| progress.note(&format!("waiting for {by}, which runs a build of this country"));
     let (country, seconds) = (&build.spec.country, build.spec.work.lease_seconds);
@@ -120,8 +121,19 @@ async fn check_parts(build: &mut Build, training: Training, options: &RunOptions
             build.assign_splits().await?;
         }
         preflight::splits(&build.virtual_inputs.assignment, &build.spec, options.until.as_deref())?;
+        check_batch(build, options).await?;
     }
     Ok(())
+}
+
+/// Refuses a batch that a training which is due cannot fill, as far as its rows are known. One that stands fills none.
+async fn check_batch(build: &Build, options: &RunOptions) -> Result<(), WorkerError> {
+    let rows = preflight::training_rows(&build.virtual_inputs);
+    let Err(error) = preflight::batch(&build.spec, options.until.as_deref(), rows) else { return Ok(()) };
+    match training_state(build, Training::Pretrain, options.retrain).await? {
+        TrainingState::Due(_) => Err(error),
+        TrainingState::Stands { .. } => Ok(()),
+    }
 }
 
 async fn run_steps(
@@ -187,6 +199,7 @@ async fn run_stage(
         // boxes and given splits tell before any image is pulled whether a part stays empty; pictures tell afterwards
         if matches!(stage.output, Artifact::Images | Artifact::Splits) {
             assignment::place(build, options.until.as_deref(), progress).await?;
+            check_batch(build, options).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
         let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();

@@ -18,6 +18,7 @@ use workers::train::{Members, TableRows, TrainingRecord, fetch_result, training_
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
 use crate::pair::pin;
+use crate::preflight;
 use crate::progress::Progress;
 use crate::run::standing_or_trained;
 use crate::trainings::training_state;
@@ -96,13 +97,25 @@ pub async fn sweep(
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Vec<Curve>, WorkerError> {
-    let mut curves = Vec::new();
+    // a value that makes no sense is found before the others are trained
+    let base = read(path, set, &[])?;
+    let mut specs = Vec::new();
     for axis in axes {
-        let mut points = Vec::new();
         for value in &axis.values {
             let change = format!("{}={value}", axis.field);
+            specs.push((read(path, set, std::slice::from_ref(&change))?, change));
+        }
+    }
+    let mut build = Build::open_work(base, stop.clone()).await?;
+    build.assign_splits().await?;
+    let rows = preflight::training_rows(&build.virtual_inputs);
+    specs.iter().try_for_each(|(spec, _)| preflight::batch(spec, None, rows))?;
+    let (mut specs, mut curves) = (specs.into_iter(), Vec::new());
+    for axis in axes {
+        let mut points = Vec::new();
+        for (value, (spec, change)) in axis.values.iter().zip(specs.by_ref()) {
             progress.note(&format!("sweep: {change}"));
-            let (_, record) = trained(read(path, set, &[change])?, stop, progress).await?;
+            let (_, record) = trained(spec, stop, progress).await?;
             points.push(Point {
                 value: value.parse().unwrap_or(f64::NAN),
                 validation_mean_recall: record.trained.best_validation_mean_recall,
@@ -112,7 +125,7 @@ pub async fn sweep(
             });
         }
         points.sort_by(|a, b| a.value.total_cmp(&b.value));
-        curves.push(Curve { country: read(path, set, &[])?.country, field: axis.field.clone(), points });
+        curves.push(Curve { country: build.spec.country.clone(), field: axis.field.clone(), points });
     }
     Ok(curves)
 }
@@ -133,11 +146,14 @@ pub async fn single_domain(
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Vec<SingleDomain>, WorkerError> {
+    let specs = paths.iter().map(|path| read(path, set, &[])).collect::<Result<Vec<_>, _>>()?;
     let mut lines = Vec::new();
-    for path in paths {
+    for spec in specs {
         for with_segments in [false, true] {
-            let more = if with_segments { vec![] } else { vec!["pretrain.segments_per_image=0".to_owned()] };
-            let spec = read(path, set, &more)?;
+            let mut spec = spec.clone();
+            if !with_segments {
+                spec.pretrain.segments_per_image = 0;
+            }
             if with_segments && !spec.uses_segments() {
                 progress.note(&format!("{} has no segments: one line for it", spec.country));
                 continue;

@@ -56,11 +56,14 @@ pub struct Run<'a> {
 /// # Errors
 /// An unknown field, or a value that makes no sense.
 pub fn settings(pair: &PairSpec) -> Result<Settings, StageError> {
-    let configuration = |why: String| StageError::Configuration { stage: NAME, why: format!("adapt.method: {why}") };
-    let method = serde_json::to_value(&pair.adapt.method).map_err(|e| configuration(e.to_string()))?;
-    let settings: Settings = serde_json::from_value(method).map_err(|e| configuration(e.to_string()))?;
-    let settings = Settings { seed: pair.adapt.seed, ..settings };
-    settings.check().map_err(|e| configuration(e.to_string()))?;
+    let configuration = |why: String| StageError::Configuration { stage: NAME, why };
+    let unknown = |e: serde_json::Error| configuration(format!("adapt.method: {e}"));
+    let method = serde_json::to_value(&pair.adapt.method).map_err(unknown)?;
+    let settings = Settings { seed: pair.adapt.seed, ..serde_json::from_value(method).map_err(unknown)? };
+    settings.check().map_err(|e| match e {
+        training::Error::Argument { what, problem } => configuration(format!("adapt.method.{what} {problem}")),
+        other => configuration(other.to_string()),
+    })?;
     Ok(settings)
 }
 
@@ -241,7 +244,7 @@ mod tests {
     #[test]
     fn the_method_is_read_and_checked_early() {
         assert_eq!(settings(&pair("beta = 0.5\ncurriculum = \"cumulative\"\n")).unwrap().beta, 0.5);
-        for (method, words) in [("bta = 1.0\n", "unknown field `bta`"), ("beta = -1.0\n", "beta: is -1")] {
+        for (method, words) in [("bta = 1.0\n", "unknown field `bta`"), ("beta = -1.0\n", "adapt.method.beta is -1")] {
             let error = settings(&pair(method)).unwrap_err().to_string();
             assert!(error.contains("adapt.method") && error.contains(words), "{error}");
         }

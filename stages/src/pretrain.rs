@@ -35,7 +35,7 @@ use crate::fit::{Fitting, rows_of};
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
 
-pub use rows::{Embedded, RowsError, TrainRow, TrainRows, caption_key, key_of_digest};
+pub use rows::{Embedded, RowsError, TrainRow, TrainRows, caption_key, check_batch, key_of_digest};
 pub use tower::{Start, open_tower};
 
 /// Raised when the same tables and settings would give another model.

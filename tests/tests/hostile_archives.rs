@@ -92,7 +92,7 @@ async fn an_empty_archive_is_listed_and_the_others_are_read() {
     let world = World::new(24);
     std::fs::write(world.path("world/images2.zip"), b"").unwrap();
     std::fs::write(world.path("world/_SUCCESS"), b"").unwrap();
-    let (build, quarantined) = run(world.spec("work", &[QUICK[0], QUICK[1], "pretrain.batch=1"])).await.unwrap();
+    let (build, quarantined) = run(world.spec("work", &[QUICK[0], QUICK[1], "pretrain.batch=2"])).await.unwrap();
     let listing = &build.virtual_inputs.listing;
     assert!(listing.rows() > 0 && listing.rows() < 24, "{}", listing.rows());
     assert!(listing.problems.iter().any(|p| p.what == "images2.zip" && p.why.contains("empty file")), "{listing:?}");

@@ -70,8 +70,9 @@ async fn sam_cuts_once_and_again_only_for_other_weights_or_settings() {
     assert_ne!(column(&build, Artifact::Segments, "segments_digest").await, digests);
 
     // an image that takes too long becomes a failed row; later it is tried again on request
-    let (build, quarantined) =
-        run(spec(&["segment.sam.timeout_seconds=0", "segment.sam.points_per_side=4"])).await.unwrap();
+    let mut hurried = spec(&["segment.sam.points_per_side=4"]);
+    hurried.segment.sam.timeout_seconds = 0;
+    let (build, quarantined) = run(hurried).await.unwrap();
     assert_eq!(quarantined.iter().find(|q| q.stage == "segments").map(|q| q.rows), Some(16), "{quarantined:?}");
     let reasons = column(&build, Artifact::Segments, "error").await;
     assert!(reasons.values().all(|why| why.contains("timeout_seconds = 0")), "{reasons:?}");

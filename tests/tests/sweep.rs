@@ -51,6 +51,17 @@ async fn settings_become_curves_and_segments_a_table() {
     let again: Vec<Curve> = serde_json::from_value(told(&over, &spec, &page).0).unwrap();
     assert_eq!(again, curves, "what was trained stands");
 
+    // a value that cannot be trained with is found before those that can are trained
+    for (over, words) in [
+        ("pretrain.epochs=3,0", "pretrain.epochs = 0"),
+        ("pretrain.dropout=0.1,nan", "pretrain.dropout = NaN"),
+        ("pretrain.batch=4,4096", "pretrain.batch = 4096 is more than"),
+    ] {
+        let output = Command::new(urbancross()).args(["sweep", "--over", over]).arg(&spec).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(65) && said.contains(words) && !said.contains("sweep:"), "{said}");
+    }
+
     let (table, html) = told(&["single-domain"], &spec, &page);
     let lines: Vec<SingleDomain> = serde_json::from_value(table.clone()).unwrap();
     assert_eq!(lines.iter().map(|line| line.with_segments).collect::<Vec<_>>(), [false, true]);

@@ -74,6 +74,21 @@ pub fn share_cores(place: Option<&Place>) {
     }
 }
 
+/// Whether this program has what a spec wants to carry tensors by.
+///
+/// # Errors
+/// NCCL, where the program has none.
+pub fn check_program(spec: &BuildSpec) -> Result<(), WorkerError> {
+    if spec.ranks.backend == Backend::Nccl && !cfg!(feature = "nccl") {
+        return Err(WorkerError::Configuration(
+            "ranks.backend = \"nccl\": this binary has no NCCL; build one with --features cuda,nccl, or set \
+             ranks.backend = \"auto\""
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
 /// Meets the other ranks, at rank 0 or in the work store; alone where there are none. Blocks until all are there: call
 /// it from where the runtime lets a thread wait.
 ///

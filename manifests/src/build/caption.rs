@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SourceKind;
+use super::check::{Problems, positive};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,18 +56,16 @@ impl CaptionSpec {
         self.captioner == Captioner::Instructblip && !self.score.clip.is_empty() && self.score.min_clip_score > 0.0
     }
 
-    pub(super) fn check(&self, source: SourceKind) -> Result<(), String> {
+    pub(super) fn check(&self, source: SourceKind, problems: &mut Problems) {
         match (source, self.captioner) {
-            (SourceKind::Captioned, Captioner::Geotags) => {
-                return Err("caption.captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set \
-                            captioner = \"given\""
-                    .into());
-            }
-            (SourceKind::Skyscript, Captioner::Given) => {
-                return Err("caption.captioner = \"given\" needs source.kind = \"captioned\"; SkyScript images have \
-                            geo-tags: set captioner = \"geotags\""
-                    .into());
-            }
+            (SourceKind::Captioned, Captioner::Geotags) => problems.add(
+                "caption.captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set captioner = \
+                 \"given\"",
+            ),
+            (SourceKind::Skyscript, Captioner::Given) => problems.add(
+                "caption.captioner = \"given\" needs source.kind = \"captioned\"; SkyScript images have geo-tags: set \
+                 captioner = \"geotags\"",
+            ),
             _ => {}
         }
         let blip = &self.instructblip;
@@ -75,23 +74,13 @@ impl CaptionSpec {
                 Captioner::Instructblip => "",
                 _ => ", and it is InstructBLIP that writes structured captions beside given ones",
             };
-            return Err(format!(
+            problems.add(format!(
                 "caption.instructblip.weights is empty{who}: name a folder, or a model on the hub such as \
                  Salesforce/instructblip-vicuna-7b"
             ));
         }
-        if blip.images_per_batch == 0 {
-            return Err("caption.instructblip.images_per_batch = 0: it must be at least 1".into());
-        }
-        let (structured, most) = (&blip.structured, StructuredSpec::MAX_ATTEMPTS);
-        if !(5..=most).contains(&structured.attempts) {
-            return Err(format!(
-                "caption.instructblip.structured.attempts = {}: it must be within 5..={most}, since every image wants \
-                 five answers",
-                structured.attempts
-            ));
-        }
-        self.score.check()
+        blip.check(problems);
+        self.score.check(problems);
     }
 }
 
@@ -115,21 +104,17 @@ impl Default for CaptionScoreSpec {
 }
 
 impl CaptionScoreSpec {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("caption.score");
         for (name, value, most) in
             [("min_clip_score", self.min_clip_score, 2.5), ("min_perception_score", self.min_perception_score, 1.0)]
         {
-            if !(0.0..=most).contains(&value) {
-                return Err(format!("caption.score.{name} = {value}: it must lie between 0 and {most}"));
-            }
+            of.within(name, value, 0.0..=most, "0 flags nothing");
             if value > 0.0 && self.clip.is_empty() {
-                return Err(format!(
-                    "caption.score.{name} = {value} needs a CLIP: set caption.score.clip, such as \
-                     openai/clip-vit-base-patch32"
-                ));
+                let why = "it needs a CLIP: set caption.score.clip, such as openai/clip-vit-base-patch32";
+                of.refuse(name, value, why);
             }
         }
-        Ok(())
     }
 }
 
@@ -165,6 +150,28 @@ pub struct InstructBlipSpec {
     pub structured: StructuredSpec,
 }
 
+/// Bounds that keep a batch's memory within reason.
+const MOST_BEAMS: usize = 256;
+const MOST_TOKENS: usize = 1 << 16;
+const WARMEST: f64 = 100.0;
+
+impl InstructBlipSpec {
+    fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("caption.instructblip");
+        of.within("num_beams", self.num_beams, 1..=MOST_BEAMS, "1 decodes greedily");
+        of.count("max_new_tokens", self.max_new_tokens, MOST_TOKENS);
+        of.within("min_length", self.min_length, 0..=self.max_new_tokens, "that is max_new_tokens");
+        of.within("repetition_penalty", self.repetition_penalty, positive(100.0), "1 penalises nothing");
+        of.within("length_penalty", self.length_penalty, -100.0..=100.0, "1 is the mean over the length");
+        of.within("top_p", self.top_p, positive(1.0), "1 searches by beams");
+        of.within("temperature", self.temperature, positive(WARMEST), "1 is the model's own");
+        of.count("images_per_batch", self.images_per_batch, 4096);
+        of.within("cache_mib", self.cache_mib, 0..=1 << 24, "0 takes what is free");
+        self.quality.check(problems);
+        self.structured.check(problems);
+    }
+}
+
 /// Whose settings captions are decoded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -193,6 +200,14 @@ pub struct StructuredSpec {
 impl StructuredSpec {
     /// More answers for one image are not waited for.
     pub const MAX_ATTEMPTS: usize = 100;
+
+    fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("caption.instructblip.structured");
+        of.within("temperature", self.temperature, positive(WARMEST), "1 is the model's own");
+        of.within("top_p", self.top_p, positive(1.0), "1 draws from all tokens");
+        of.count("max_new_tokens", self.max_new_tokens, MOST_TOKENS);
+        of.within("attempts", self.attempts, 5..=Self::MAX_ATTEMPTS, "every image wants five answers");
+    }
 }
 
 impl Default for StructuredSpec {
@@ -220,6 +235,15 @@ pub struct CaptionQualitySpec {
     pub max_repetition: f64,
     /// Least share of the tags' words that the caption mentions.
     pub min_tag_coverage: f64,
+}
+
+impl CaptionQualitySpec {
+    fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("caption.instructblip.quality");
+        of.within("min_words", self.min_words, 0..=10_000, "0 takes any caption");
+        of.share("max_repetition", self.max_repetition);
+        of.share("min_tag_coverage", self.min_tag_coverage);
+    }
 }
 
 impl Default for CaptionQualitySpec {
@@ -270,8 +294,13 @@ mod tests {
         assert_eq!(spec(Captioner::Geotags, "").structured_by(), Some(Captioner::Geotags));
         let given = spec(Captioner::Given, "a/b");
         assert_eq!(given.structured_by(), Some(Captioner::Instructblip));
-        assert!(given.uses_instructblip() && given.check(SourceKind::Captioned).is_ok());
-        let why = spec(Captioner::Given, "").check(SourceKind::Captioned).unwrap_err();
+        let checked = |spec: &CaptionSpec| {
+            let mut problems = Problems::default();
+            spec.check(SourceKind::Captioned, &mut problems);
+            problems.into_result()
+        };
+        assert!(given.uses_instructblip() && checked(&given).is_ok());
+        let why = checked(&spec(Captioner::Given, "")).unwrap_err();
         assert!(why.contains("structured captions beside given ones"), "{why}");
     }
 

@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::Problems;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSpec {
-    /// `vit-b-32`, `vit-b-16`, `vit-l-14`, or one of the small ones: `tiny`, `small`.
-    pub preset: String,
+    pub preset: Preset,
     /// Weights to start from: a folder or file here, the address of one (`s3://`, `https://` …), or `owner/name` on
     /// the hub; empty: random, from the seed.
     pub init: String,
@@ -26,6 +27,44 @@ pub struct ModelSpec {
     pub device: String,
     /// Type of weights and activations. Losses, optimiser and moving average are f32 or wider in any case.
     pub precision: Precision,
+}
+
+/// A network by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Preset {
+    #[serde(rename = "tiny")]
+    Tiny,
+    #[serde(rename = "small")]
+    Small,
+    #[serde(rename = "vit-b-32")]
+    VitB32,
+    #[serde(rename = "vit-b-16")]
+    VitB16,
+    #[serde(rename = "vit-l-14")]
+    VitL14,
+}
+
+impl Preset {
+    pub const ALL: [Preset; 5] = [Preset::Tiny, Preset::Small, Preset::VitB32, Preset::VitB16, Preset::VitL14];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Tiny => "tiny",
+            Preset::Small => "small",
+            Preset::VitB32 => "vit-b-32",
+            Preset::VitB16 => "vit-b-16",
+            Preset::VitL14 => "vit-l-14",
+        }
+    }
+
+    /// Side of the patches that an image is cut into.
+    pub fn patch_px(self) -> usize {
+        match self {
+            Preset::Tiny | Preset::Small | Preset::VitB16 => 16,
+            Preset::VitB32 => 32,
+            Preset::VitL14 => 14,
+        }
+    }
 }
 
 /// One device of a machine.
@@ -56,8 +95,29 @@ pub enum DeviceNames {
 
 /// More devices than one machine has.
 const MAX_DEVICES: usize = 256;
+/// Patches along the side of an image: their number goes into its square.
+const MOST_PATCHES: usize = 255;
 
 impl ModelSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let (preset, patch) = (self.preset.name(), self.preset.patch_px());
+        let mut of = problems.section("model");
+        // a smaller one spells nothing
+        of.within("vocabulary", self.vocabulary, 64..=1 << 20, "2000 are enough for the captions of a country");
+        if self.context_length != 0 {
+            of.within("context_length", self.context_length, 3..=1 << 16, "or 0, the preset's");
+        }
+        let side = self.image_size_px;
+        if !side.is_multiple_of(patch) || side / patch > MOST_PATCHES {
+            let most = patch * MOST_PATCHES;
+            let why = format!("it must be a multiple of {patch} up to {most} for {preset}, or 0, the preset's");
+            of.refuse("image_size_px", side, &why);
+        }
+        if let Err(why) = self.devices() {
+            problems.add(why);
+        }
+    }
+
     /// # Errors
     /// What `model.device` should look like.
     pub fn devices(&self) -> Result<DeviceNames, String> {
@@ -111,7 +171,7 @@ pub enum Precision {
 impl Default for ModelSpec {
     fn default() -> Self {
         Self {
-            preset: "small".into(),
+            preset: Preset::Small,
             init: String::new(),
             activation: ActivationChoice::Open,
             tokenizer: "train".into(),
@@ -140,6 +200,14 @@ mod tests {
             (ActivationChoice::QuickGelu, named)
         );
         assert!(of("activation = \"relu\"").unwrap_err().to_string().contains("quick_gelu"));
+    }
+
+    #[test]
+    fn presets_are_called_by_their_names() {
+        for preset in Preset::ALL {
+            let spec: ModelSpec = toml::from_str(&format!("preset = {:?}", preset.name())).unwrap();
+            assert_eq!(spec.preset, preset);
+        }
     }
 
     #[test]

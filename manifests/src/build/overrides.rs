@@ -9,15 +9,36 @@ use super::{BuildSpec, SpecError};
 /// Parses a spec and applies overrides; `shown` names it in messages.
 pub(crate) fn parse_toml<T: DeserializeOwned>(text: &str, shown: &str, overrides: &[String]) -> Result<T, SpecError> {
     let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
-    if overrides.is_empty() {
-        // straight from the text, so that the message points at the line
-        return toml::from_str(text).map_err(|e| invalid(with_nearest_name(&e.to_string())));
-    }
     let mut table: toml::Table = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
     for assignment in overrides {
         apply_override(&mut table, assignment)?;
     }
-    table.try_into().map_err(|e: toml::de::Error| invalid(with_nearest_name(&e.to_string())))
+    let parsed = if overrides.is_empty() {
+        // straight from the text, so that the message points at the line
+        toml::from_str(text)
+    } else {
+        table.clone().try_into()
+    };
+    parsed.map_err(|e| {
+        let message = with_nearest_name(&e.to_string());
+        invalid(match words_wanted::<T>(table) {
+            Some(words) => format!("{}\n{words}", message.trim_end()),
+            None => message,
+        })
+    })
+}
+
+/// Which words a field takes that was given something else than a word, such as `true`.
+fn words_wanted<T: DeserializeOwned>(mut table: toml::Table) -> Option<String> {
+    let message = table.clone().try_into::<T>().err()?.to_string();
+    let (_, path) = message.trim_end().strip_suffix('`')?.rsplit_once("in `")?;
+    let (sections, field) = path.rsplit_once('.')?;
+    let section = sections.split('.').try_fold(&mut table, |table, key| table.get_mut(key)?.as_table_mut())?;
+    let value = section.get_mut(field).filter(|value| !value.is_str())?;
+    *value = toml::Value::String(value.to_string());
+    let message = table.try_into::<T>().err()?.to_string();
+    let words = message.lines().next()?.strip_prefix("unknown variant ")?.split_once(", ")?.1;
+    Some(format!("{path}: {words}"))
 }
 
 /// Sets `section.field` in a TOML table; the value is TOML, or else a string.
@@ -113,6 +134,22 @@ mod tests {
         assert_eq!(values["source.url"], "\"b\"");
         assert_eq!((values["pretrain.epochs"].as_str(), values["split.ratio"].as_str()), ("3", "[1, 1, 1]"));
         assert!(spec.values(["source.options.anonymous", "no.such"].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn a_field_of_words_tells_them() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"a\"\n";
+        let set = |set: &[String]| BuildSpec::parse(text, "t", set).unwrap_err().to_string();
+        let wanted = "pretrain.segment_tower: expected one of `shared`, `frozen`, `separate`";
+        for value in ["true", "1", "[]"] {
+            let error = set(&[format!("pretrain.segment_tower={value}")]);
+            assert!(error.contains(wanted), "{error}");
+        }
+        let text = format!("{text}[pretrain]\nsegment_tower = true\n");
+        let error = BuildSpec::parse(&text, "t", &[]).unwrap_err().to_string();
+        assert!(error.contains(wanted) && error.contains("line 6"), "{error}");
+        // a number in a place of numbers is another matter
+        assert!(!set(&["pretrain.epochs=1.5".into()]).contains("expected one of"));
     }
 
     #[test]

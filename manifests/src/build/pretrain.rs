@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::{Problems, Section};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
@@ -69,6 +71,36 @@ pub struct PretrainSpec {
     pub retrain_above: f64,
 }
 
+impl PretrainSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("pretrain");
+        of.count("epochs", self.epochs, MOST_EPOCHS);
+        of.batch("batch", self.batch);
+        of.rate("learning_rate", self.learning_rate);
+        of.within("weight_decay", self.weight_decay, 0.0..=MOST_WEIGHT_DECAY, "0 is none");
+        of.part("warmup_share", self.warmup_share, "0 warms nothing up, 0.1 a tenth of the steps");
+        of.within("max_grad_norm", self.max_grad_norm, 0.0..=MOST_GRAD_NORM, "0 clips nothing");
+        of.within("margin", self.margin, 0.0..=2.0, "cosines differ by 2 at most");
+        of.within("segments_per_image", self.segments_per_image, 0..=1000, "0 learns from no segment");
+        of.part("ema_decay", self.ema_decay, "0 keeps no average");
+        of.part("label_smoothing", self.label_smoothing, "0 smooths nothing");
+        of.count("captions_per_image", self.captions_per_image, 1000);
+        of.part("dropout", self.dropout, "0 drops nothing");
+        of.part("word_dropout", self.word_dropout, "0 drops nothing");
+        self.augment.check(&mut of);
+        of.count("shuffle_window_row_groups", self.shuffle_window_row_groups, 1 << 20);
+        of.count("prefetch_batches", self.prefetch_batches, 1024);
+        of.count("keep_checkpoints", self.keep_checkpoints, 10_000);
+        of.count("micro_batches", self.micro_batches, self.batch.max(1));
+        of.share("retrain_above", self.retrain_above);
+    }
+}
+
+/// A longer training is a slip of the hand.
+pub(crate) const MOST_EPOCHS: usize = 1_000_000;
+pub(crate) const MOST_WEIGHT_DECAY: f64 = 100.0;
+pub(crate) const MOST_GRAD_NORM: f64 = 1e6;
+
 impl Default for PretrainSpec {
     fn default() -> Self {
         Self {
@@ -111,6 +143,19 @@ pub struct AugmentSpec {
     /// Overhead images have no upright: quarter turns are free data.
     pub quarter_turns: bool,
     pub colour_jitter: f32,
+}
+
+impl AugmentSpec {
+    /// `of` is the section of the training.
+    pub(crate) fn check(&self, of: &mut Section<'_>) {
+        let [least, most] = self.crop_scale;
+        if !(least > 0.0 && least <= most && most <= 1.0) {
+            let why = "it must be a least and a greatest share of the area, 0 < least <= greatest <= 1; [1.0, 1.0] \
+                       crops nothing";
+            of.refuse("augment.crop_scale", self.crop_scale, why);
+        }
+        of.within("augment.colour_jitter", self.colour_jitter, 0.0..=1.0, "0 leaves colours alone");
+    }
 }
 
 impl Default for AugmentSpec {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::Problems;
+
 /// What carries tensors from rank to rank.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +29,15 @@ pub struct RanksSpec {
     /// Each rank keeps its part of the optimiser's moments and master weights instead of all of them, for one more
     /// message of the network's size in every step.
     pub shard_optimiser: bool,
+}
+
+impl RanksSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("ranks");
+        of.count("processes", self.processes, 1024);
+        of.count("timeout_seconds", self.timeout_seconds, 7 * 86_400);
+        of.count("bucket_mib", self.bucket_mib, 1 << 16);
+    }
 }
 
 impl Default for RanksSpec {

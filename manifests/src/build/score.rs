@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::Problems;
+use super::pretrain::MOST_EPOCHS;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SegmentCanvas {
@@ -38,6 +41,18 @@ pub struct ScoreSpec {
     pub background: SegmentBackground,
     /// Epochs of the bootstrap training.
     pub bootstrap_epochs: usize,
+}
+
+impl ScoreSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("score");
+        of.share("min_area_share", self.min_area_share);
+        of.count("max_candidates", self.max_candidates, 100_000);
+        of.within("min_similarity", self.min_similarity, -1.0..=1.0, "it is a cosine; -1 keeps every segment");
+        of.count("max_segments", self.max_segments, 100_000);
+        of.within("crop_margin", self.crop_margin, 0.0..=10.0, "it is a share of the box");
+        of.count("bootstrap_epochs", self.bootstrap_epochs, MOST_EPOCHS);
+    }
 }
 
 impl Default for ScoreSpec {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::{Problems, positive};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Segmenter {
@@ -23,6 +25,22 @@ pub struct SegmentSpec {
 impl Default for SegmentSpec {
     fn default() -> Self {
         Self { segmenter: Segmenter::Felzenszwalb, felzenszwalb: FelzenszwalbSpec::default(), sam: SamSpec::default() }
+    }
+}
+
+impl SegmentSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let FelzenszwalbSpec { scale, sigma_px, .. } = self.felzenszwalb;
+        let mut of = problems.section("segment.felzenszwalb");
+        of.within("scale", f64::from(scale), positive(1e9), "larger values give larger segments");
+        of.within("sigma_px", sigma_px, 0.0..=1000.0, "0 smooths nothing");
+        self.sam.check(problems);
+        if self.segmenter == Segmenter::Sam && self.sam.weights.is_empty() {
+            problems.add(
+                "segment.sam.weights is empty: name sam_vit_h_4b8939.pth, mobile_sam.pt, a folder, or a model on the \
+                 hub such as facebook/sam-vit-base",
+            );
+        }
     }
 }
 
@@ -65,6 +83,25 @@ pub struct SamSpec {
     pub images_per_batch: usize,
     /// An image that takes longer becomes a failed row.
     pub timeout_seconds: u64,
+}
+
+impl SamSpec {
+    fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("segment.sam");
+        of.count("points_per_side", self.points_per_side, 1024);
+        of.within("pred_iou_thresh", self.pred_iou_thresh, 0.0..=1.0, "0 keeps all masks");
+        of.within("stability_score_thresh", self.stability_score_thresh, 0.0..=1.0, "0 keeps all masks");
+        of.within("stability_score_offset", self.stability_score_offset, 0.0..=100.0, "the reference's is 1");
+        of.share("box_nms_thresh", self.box_nms_thresh);
+        of.within("crop_n_layers", self.crop_n_layers, 0..=6, "layer i has 4^i crops; 0 looks at the whole image only");
+        of.share("crop_nms_thresh", self.crop_nms_thresh);
+        of.part("crop_overlap_ratio", self.crop_overlap_ratio, "it is a share of the image's short side");
+        of.count("crop_n_points_downscale_factor", self.crop_n_points_downscale_factor, 4096);
+        of.within("min_mask_region_area", self.min_mask_region_area, 0..=1 << 32, "0 leaves masks alone");
+        of.count("points_per_batch", self.points_per_batch, 4096);
+        of.count("images_per_batch", self.images_per_batch, 4096);
+        of.count("timeout_seconds", self.timeout_seconds, 7 * 86_400);
+    }
 }
 
 impl Default for SamSpec {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::StoreOptions;
+use super::check::{Problems, positive};
 
 /// Where the input lies. The source store is only ever read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,15 @@ pub struct SourceSpec {
     /// Pixel limit of one image, checked before it is decoded.
     #[serde(default = "default_max_image_pixels")]
     pub max_image_pixels: u64,
+}
+
+impl SourceSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        self.options.check("source.options", problems);
+        let mut of = problems.section("source");
+        of.within("max_gsd_meters", self.max_gsd_meters, positive(1e6), "it is the side of a pixel on the ground");
+        of.count("max_image_pixels", self.max_image_pixels, 1 << 32);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::Problems;
+
+/// Shards of a country: their numbers have five digits in the names of parts.
+pub const MOST_SHARDS: u32 = 100_000;
+
 /// How a store is reached. Credentials never stand here: they come from the environment or a role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -27,6 +32,14 @@ impl Default for StoreOptions {
             timeout_seconds: 30,
             retries: 8,
         }
+    }
+}
+
+impl StoreOptions {
+    pub(super) fn check(&self, path: &str, problems: &mut Problems) {
+        let mut of = problems.section(path);
+        of.count("timeout_seconds", self.timeout_seconds, 86_400);
+        of.within("retries", self.retries, 0..=1000, "0 tries once");
     }
 }
 
@@ -60,6 +73,17 @@ impl Default for WorkSpec {
     }
 }
 
+impl WorkSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        self.options.check("work.options", problems);
+        let mut of = problems.section("work");
+        of.count("shards", self.shards, MOST_SHARDS);
+        of.count("concurrency", self.concurrency, 4096);
+        of.count("request_mib", self.request_mib, 4096);
+        of.within("lease_seconds", self.lease_seconds, 0..=86_400, "0 waits for no other run");
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitSpec {
@@ -72,6 +96,24 @@ pub struct SplitSpec {
 impl Default for SplitSpec {
     fn default() -> Self {
         Self { ratio: [7, 1, 2], val_share: 0.1 }
+    }
+}
+
+impl SplitSpec {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        if let Err(why) = check_ratio(self.ratio) {
+            problems.section("split").refuse("ratio", self.ratio, &why);
+        }
+        problems.section("split").part("val_share", self.val_share, "0 takes nothing from train");
+    }
+}
+
+/// Whether parts of a whole make one.
+pub(crate) fn check_ratio(ratio: [u32; 3]) -> Result<(), String> {
+    match ratio.iter().try_fold(0, |sum: u32, part| sum.checked_add(*part)) {
+        Some(0) => Err("at least one part must be above 0".into()),
+        Some(_) => Ok(()),
+        None => Err(format!("its parts may add up to {} at most", u32::MAX)),
     }
 }
 

@@ -90,6 +90,7 @@ pub(super) async fn ablate(
     for path in paths {
         pairs.push(Pair::open(path, set, stop.clone()).await?);
     }
+    pairs.iter().try_for_each(|pair| crate::ablate::check(&pair.spec))?;
     if at_once > 1 {
         let jobs: Vec<Job> =
             pairs.iter().zip(paths).flat_map(|(pair, path)| crate::ablate::jobs(pair, path, set)).collect();

@@ -116,7 +116,7 @@ fn methods(one: &Gathered<'_>) -> Table {
             "model",
             format!(
                 "{}, {}",
-                spec.model.preset,
+                spec.model.preset.name(),
                 if spec.model.init.is_empty() { "trained from scratch" } else { &spec.model.init }
             ),
         ),

@@ -103,7 +103,10 @@ impl<'a> Batches<'a> {
 
 /// Refuses a batch that the rows do not fill (the last partial one is dropped, and there would be no other), or that
 /// ranks cannot take equal slices of. Whoever trains asks before anything is computed.
-pub(crate) fn check_batch(
+///
+/// # Errors
+/// [`StageError::Configuration`] with the field, and what would do.
+pub fn check_batch(
     stage: &'static str,
     (field, batch): (&str, usize),
     (split, rows): (&str, u64),

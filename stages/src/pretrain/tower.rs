@@ -46,7 +46,7 @@ pub fn open_tower(
     let clip = match start.weights.path("model.init") {
         None if !model.init.is_empty() => return Err(configuration(not_here("model.init", &model.init))),
         None => {
-            let mut config = preset(model).map_err(configuration)?;
+            let mut config = preset(model);
             config.text.vocab_size = tokenizer.vocab_size();
             Clip::init(&config, start.spec.pretrain.seed, &device, dtype)
         }
@@ -54,7 +54,7 @@ pub fn open_tower(
         Some(file) => Clip::load_file(file, &of_bare_file(model, file).map_err(configuration)?, &device, dtype),
     }
     .map_err(|e| {
-        configuration(format!("model {}: {e}", if model.init.is_empty() { &model.preset } else { &model.init }))
+        configuration(format!("model {}: {e}", if model.init.is_empty() { model.preset.name() } else { &model.init }))
     })?;
     check_activation(model, clip.config()).map_err(configuration)?;
     if clip.config().text.vocab_size < tokenizer.vocab_size() {
@@ -68,10 +68,8 @@ pub fn open_tower(
 }
 
 /// The preset with what the spec changes in it.
-fn preset(model: &ModelSpec) -> Result<ClipConfig, String> {
-    let mut config = ClipConfig::preset(&model.preset).ok_or_else(|| {
-        format!("model.preset = {:?} is not known; use vit-b-32, vit-b-16, vit-l-14, small or tiny", model.preset)
-    })?;
+fn preset(model: &ModelSpec) -> ClipConfig {
+    let mut config = ClipConfig::preset(model.preset.name()).expect("a spec names presets that there are");
     if model.image_size_px > 0 {
         config.vision.image_size = model.image_size_px;
     }
@@ -79,7 +77,7 @@ fn preset(model: &ModelSpec) -> Result<ClipConfig, String> {
         config.text.context_length = model.context_length;
     }
     config.activation = named(model.activation).unwrap_or(config.activation);
-    Ok(config)
+    config
 }
 
 fn named(choice: ActivationChoice) -> Option<Activation> {
@@ -104,7 +102,7 @@ fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
             model.init
         ));
     }
-    preset(model)
+    Ok(preset(model))
 }
 
 /// A named activation and a configuration that both speak must agree.
@@ -122,10 +120,10 @@ fn check_activation(model: &ModelSpec, config: &ClipConfig) -> Result<(), String
 /// What the digest of the weights does not tell of the network that a training starts with, where it is not the
 /// preset's: the activation that is named, and the configuration beside a bare file.
 pub(super) fn identity(model: &ModelSpec, init: Option<&Path>) -> Option<serde_json::Value> {
-    let plain = preset(&ModelSpec { activation: ActivationChoice::Open, ..model.clone() }).ok()?;
+    let plain = preset(&ModelSpec { activation: ActivationChoice::Open, ..model.clone() });
     let config = match init {
         Some(file) if file.is_file() => of_bare_file(model, file).ok()?,
-        _ => preset(model).ok()?,
+        _ => preset(model),
     };
     (config != plain).then(|| serde_json::json!(config))
 }
@@ -160,6 +158,7 @@ fn not_here(field: &str, source: &str) -> String {
 mod tests {
     use super::*;
     use crate::pretrain::rows::RowsError;
+    use manifests::build::Preset;
     use manifests::weights::LocalWeights;
     use models::ops::Activation::{Gelu, QuickGelu};
     use std::path::PathBuf;
@@ -174,7 +173,7 @@ mod tests {
     }
 
     fn model(activation: ActivationChoice) -> ModelSpec {
-        ModelSpec { preset: "vit-b-32".into(), init: "w.safetensors".into(), activation, ..ModelSpec::default() }
+        ModelSpec { preset: Preset::VitB32, init: "w.safetensors".into(), activation, ..ModelSpec::default() }
     }
 
     /// A file of weights, and the configurations beside it.
@@ -186,6 +185,24 @@ mod tests {
         let file = folder.path().join("w.safetensors");
         std::fs::write(&file, "").unwrap();
         (folder, file)
+    }
+
+    /// What a spec refuses by itself is what the networks cannot be.
+    #[test]
+    fn a_spec_knows_its_presets() {
+        assert_eq!(Preset::ALL.map(Preset::name), ClipConfig::PRESETS);
+        for name in Preset::ALL {
+            let of = |side, context| {
+                let model =
+                    ModelSpec { preset: name, image_size_px: side, context_length: context, ..ModelSpec::default() };
+                preset(&model)
+            };
+            assert_eq!(of(0, 0).vision.patch_size, name.patch_px(), "{name:?}");
+            of(255 * name.patch_px(), 1 << 16).validate().unwrap();
+            of(name.patch_px(), 3).validate().unwrap();
+            assert!(of(name.patch_px() + 1, 0).validate().is_err() && of(0, 1).validate().is_err());
+        }
+        assert!(Tokenizer::train(["a road"], 64).is_ok() && Tokenizer::train(["a road"], 63).is_err());
     }
 
     #[test]

@@ -46,12 +46,10 @@ impl MaskEverything {
         let weights = opening.weights(NAME, SAM_WEIGHTS)?;
         let spec = &opening.spec.segment.sam;
         let configuration = |e: ModelError| StageError::Configuration { stage: NAME, why: format!("segment.sam: {e}") };
-        let settings = settings(spec);
-        settings.validate().map_err(configuration)?;
         let sam = Sam::load(weights, &opening.device(NAME)?, dtype(opening.spec)).map_err(configuration)?;
         Ok(Self {
             sam,
-            settings,
+            settings: settings(spec),
             images_per_batch: spec.images_per_batch,
             timeout: Duration::from_secs(spec.timeout_seconds),
             stop: opening.stop.clone(),
@@ -115,5 +113,19 @@ mod tests {
     #[test]
     fn the_spec_has_the_generators_defaults() {
         assert_eq!(settings(&SamSpec::default()), MaskGeneratorSettings::default());
+    }
+
+    /// What a spec lets through, the generator can follow.
+    #[test]
+    fn the_bounds_of_a_spec_are_the_generators() {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        for set in [
+            "{ points_per_side = 1024, crop_n_layers = 6, points_per_batch = 4096, images_per_batch = 4096 }",
+            "{ crop_n_points_downscale_factor = 4096, crop_overlap_ratio = 0.0, pred_iou_thresh = 0.0 }",
+            "{ points_per_side = 1, stability_score_offset = 100.0, box_nms_thresh = 1.0, crop_nms_thresh = 0.0 }",
+        ] {
+            let spec = manifests::BuildSpec::parse(text, "t", &[format!("segment.sam={set}")]).unwrap();
+            settings(&spec.segment.sam).validate().unwrap();
+        }
     }
 }

@@ -16,10 +16,10 @@ fn call_in(folder: &Path, args: &[&str]) -> Output {
     Command::new(urbancross()).current_dir(folder).args(args).output().expect("the program runs")
 }
 
-/// A world's spec in a file, with its work store in `work`.
+/// A world's spec in a file, with its work store in `work` and a batch for a handful of images.
 fn spec_file(world: &World) -> String {
     let path = world.path("spec.toml");
-    std::fs::write(&path, world.spec_text("work")).unwrap();
+    std::fs::write(&path, world.spec_text("work").replace("batch = 8", "batch = 2")).unwrap();
     path.display().to_string()
 }
 
@@ -94,7 +94,7 @@ fn the_examples_of_the_help_work_as_printed() {
     assert!(examples.len() >= 4, "{help}");
     for mut words in examples {
         match words[0] {
-            "sandbox" => words.extend(["--tiles", "8"]),
+            "sandbox" => words.extend(["--tiles", "40"]),
             "run" => words.extend(["--until", "splits"]),
             _ => {}
         }

@@ -6,7 +6,7 @@ use crate::{call, ends, said, spec_file};
 
 #[test]
 fn a_country_without_rows_is_refused() {
-    let world = World::new(6);
+    let world = World::new(30);
     let spec = &spec_file(&world);
     let cases = [
         ("source.country_code=XX", "no country has it"),
@@ -86,4 +86,46 @@ fn weights_that_cannot_be_read_are_found_before_any_stage() {
         }
     }
     assert!(!world.path("work").exists());
+}
+
+#[test]
+fn values_that_mean_nothing_leave_no_work_folder() {
+    let world = World::new(6);
+    let spec = &spec_file(&world);
+    for (sets, words) in [
+        (&["model.preset=huge"][..], "expected one of `tiny`, `small`"),
+        (&["pretrain.epochs=0"], "pretrain.epochs = 0: it must be between 1 and"),
+        (&["pretrain.dropout=1.0"], "pretrain.dropout = 1.0: it must be at least 0.0 and below 1.0"),
+        (&["pretrain.batch=1000", "ranks.processes=1000"], "ranks.processes = 1000: this machine has"),
+        (&["ranks.backend=nccl"], "ranks.backend = \"nccl\""),
+        (&["source.url=s3://"], "source.url = \"s3://\": it names no bucket"),
+        (&["work.url=gs://"], "work.url = \"gs://\": it names no bucket"),
+    ] {
+        let set = sets.iter().flat_map(|set| ["--set", set]);
+        let said = ends(&call(&["run", spec].into_iter().chain(set).collect::<Vec<_>>()), 65);
+        assert!(said.contains(words), "{said}");
+        assert!(!world.path("work").exists(), "{sets:?}");
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_be_filled_is_refused_as_soon_as_rows_are_known() {
+    let world = World::new(6);
+    let spec = &spec_file(&world);
+    let ended = |command: &str, set: &str, more: &[&str], code| {
+        ends(&call(&[&[command, spec, "--set", set][..], more].concat()), code)
+    };
+    for command in ["plan", "run"] {
+        let said = ended(command, "pretrain.batch=7", &[], 65);
+        assert!(said.contains("pretrain.batch = 7 is more than the 6 rows of the source: use at most 6"), "{said}");
+    }
+    assert!(!world.path("work/tables").exists(), "nothing was computed");
+    // how many of them train is known once they are placed
+    let said = ended("run", "pretrain.batch=6", &[], 65);
+    assert!(said.contains("rows of the train split"), "{said}");
+    assert!(!world.path("work/tables/images").exists(), "{said}");
+    ended("run", "pretrain.batch=6", &["--until", "splits"], 0);
+    let said = ended("plan", "pretrain.batch=6", &[], 65);
+    assert!(said.contains("rows of the train split"), "{said}");
+    ended("plan", "pretrain.batch=2", &[], 0);
 }

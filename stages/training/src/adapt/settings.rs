@@ -262,8 +262,8 @@ impl Settings {
             return refuse("discriminator_hidden", problem);
         }
         let rate = self.discriminator_learning_rate;
-        if !(rate.is_finite() && rate > 0.0) {
-            return refuse("discriminator_learning_rate", format!("is {rate}, needs a positive number"));
+        if !(rate > 0.0 && rate <= 1.0) {
+            return refuse("discriminator_learning_rate", format!("is {rate}, needs a number above 0 and at most 1"));
         }
         // Both pair a source with a target by position, and later epochs have more sources than targets.
         let by_position = [

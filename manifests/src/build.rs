@@ -152,24 +152,25 @@ impl BuildSpec {
     }
 
     fn check_segment_tower(&self, problems: &mut Problems) {
-        if self.pretrain.segment_tower == SegmentTower::Shared || self.uses_segments() {
-            return;
-        }
+        let tower = match self.pretrain.segment_tower {
+            SegmentTower::Frozen if !self.uses_segments() => "frozen",
+            SegmentTower::Separate if !self.uses_segments() => "separate",
+            SegmentTower::Shared | SegmentTower::Frozen | SegmentTower::Separate => return,
+        };
         let (off, on) = match self.segment.segmenter {
             Segmenter::None => ("segment.segmenter = \"none\"", "set segment.segmenter = \"felzenszwalb\" or \"sam\""),
             _ => ("pretrain.segments_per_image = 0", "set it to at least 1"),
         };
         problems.section("pretrain").refuse(
             "segment_tower",
-            self.pretrain.segment_tower,
+            tower,
             &format!("nothing learns from segments, since {off}: {on}, or pretrain.segment_tower = \"shared\""),
         );
     }
 
     fn check_ranks(&self, problems: &mut Problems) {
         let (batch, ranks) = (self.pretrain.batch, self.ranks.processes);
-        if ranks > 0 && !batch.is_multiple_of(ranks) {
-            let multiple = batch.next_multiple_of(ranks);
+        if let Some(multiple) = batch.checked_next_multiple_of(ranks).filter(|multiple| *multiple != batch) {
             let why = format!("ranks.processes = {ranks} cannot share it; use a multiple, such as {multiple}");
             problems.section("pretrain").refuse("batch", batch, &why);
         }

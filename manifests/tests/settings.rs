@@ -137,10 +137,10 @@ fn all_that_is_wrong_is_said_at_once() {
 #[test]
 fn a_tower_for_segments_wants_segments() {
     for tower in ["frozen", "separate"] {
-        let tower = &*format!("pretrain.segment_tower={tower}");
+        let (tower, shown) = (&*format!("pretrain.segment_tower={tower}"), format!("segment_tower = {tower:?}: "));
         build(&[tower]).unwrap();
         let error = build(&[tower, "segment.segmenter=none"]).unwrap_err();
-        assert!(error.contains("set segment.segmenter = \"felzenszwalb\""), "{error}");
+        assert!(error.contains(&shown) && error.contains("set segment.segmenter = \"felzenszwalb\""), "{error}");
         let error = build(&[tower, "pretrain.segments_per_image=0"]).unwrap_err();
         assert!(error.contains("pretrain.segments_per_image = 0: set it to at least 1"), "{error}");
     }

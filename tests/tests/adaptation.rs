@@ -50,6 +50,14 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
         let path = path.clone();
         async move { Pair::open(&path, &set, Arc::default()).await }
     };
+    for (set, words) in [
+        ("adapt.batch=4096", "adapt.batch = 4096 is more than"),
+        ("adapt.batch=1", "adapt.batch = 1: "),
+        ("adapt.method.margin=3.0", "adapt.method.margin is 3"),
+    ] {
+        let error = open(&[set]).await.err().expect("a refusal");
+        assert!(error.to_string().contains(words) && error.exit_code() == 65, "{error}");
+    }
     let pair = open(&[]).await.unwrap();
     let progress = Progress::new(true);
     let record = pair.adapt(&pair.spec, &mut Solo, &progress).await.unwrap().unwrap();

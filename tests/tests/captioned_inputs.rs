@@ -218,7 +218,10 @@ async fn what_may_not_be_read_costs_its_own_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_whose_rows_all_failed_names_the_cause() {
-    let lines: String = (0..4).map(|i| format!("{{\"file\": \"{i}.jpg\", \"captions\": [\"x\"]}}\n")).collect();
+    let line = |(i, split): (usize, &&str)| {
+        format!("{{\"file\": \"{i}.jpg\", \"split\": \"{split}\", \"captions\": [\"x\"]}}\n")
+    };
+    let lines: String = ["train", "train", "val", "test"].iter().enumerate().map(line).collect();
     let folder = folder(&["0.jpg", "1.jpg", "2.jpg", "3.jpg"], &[("c.jsonl", &lines)]);
     for i in 0..4 {
         std::fs::write(folder.path().join(format!("images/{i}.jpg")), b"no picture").unwrap();

@@ -106,6 +106,9 @@ fn values_that_mean_nothing_leave_no_work_folder() {
         assert!(said.contains(words), "{said}");
         assert!(!world.path("work").exists(), "{sets:?}");
     }
+    let crowd = ["--set", "pretrain.batch=1000", "--set", "ranks.processes=1000"];
+    let said = ends(&call(&[&["doctor", spec][..], &crowd].concat()), 65);
+    assert!(said.contains("BAD  ranks") && said.contains("ranks.processes = 1000"), "{said}");
 }
 
 #[test]

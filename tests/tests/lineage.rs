@@ -72,6 +72,11 @@ async fn weights_of_ours_carry_what_they_saw() {
     let changed = [&named[..], &["split.ratio=[2,1,7]"]].concat();
     let error = run(world.spec("other", &changed)).await.err().expect("refused");
     assert!(error.exit_code() == 65 && error.to_string().contains("these weights were trained on"), "{error}");
+    // so does the file alone, as long as it lies where it was
+    let file = format!("{init}/model.safetensors");
+    let file = [&changed[..], &[&file]].concat();
+    let error = run(world.spec("file", &file)).await.err().expect("refused");
+    assert!(error.exit_code() == 65 && error.to_string().contains("these weights were trained on"), "{error}");
     // weights of others do not say, and are named
     std::fs::remove_file(from.join("rows.parquet")).unwrap();
     let (third, _) = run(world.spec("third", &changed)).await.unwrap();

@@ -141,7 +141,8 @@ impl Build {
     pub async fn assigned(&self, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, WorkerError> {
         let geotags = self.pin(Artifact::Geotags).await?;
         let mut rows = Vec::with_capacity(geotags.rows() as usize);
-        for part in &geotags.parts {
+        // what is lost is made again before anything is placed for good
+        for part in geotags.parts.iter().filter(|part| !geotags.lost.contains(&part.shard)) {
             let reader = PartReader::open(&self.work, Artifact::Geotags, part).await?;
             let batch = reader
                 .read(&["image_id", "status", "filepath", "given_split", "west", "south", "east", "north"])

@@ -22,14 +22,16 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     let progress = Progress::new(json);
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     say_what_is_absent(&build).await;
-    let lines = crate::plan::preview(&mut build, options.retry_errors, options.retrain).await?;
+    let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         print_plan(&lines)?;
     }
-    // before geo-tags are published nothing is placed in any part
-    if build.virtual_inputs.assignment.iter().any(|rows| !rows.is_empty()) {
+    // before geo-tags are published nothing is placed in any part, and while they change nothing for good
+    if lines.iter().any(|line| line.step == "splits" && line.exact)
+        && build.virtual_inputs.assignment.iter().any(|rows| !rows.is_empty())
+    {
         let found = preflight::splits(&build.virtual_inputs.assignment, &build.spec, None);
         if let Some(what) = found.unwrap_or_else(|error| Some(error.to_string())) {
             aside!("warning: {what}");
@@ -45,7 +47,7 @@ async fn say_what_is_absent(build: &Build) {
     }
 }
 
-fn print_plan(lines: &[crate::plan::PlanLine]) -> Result<()> {
+fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
     say!("{:18} {:>12} {:>10}  why", "step", "to compute", "stand");
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };

@@ -28,7 +28,7 @@ const EXAMPLES: &str = "Examples:
   urbancross run manifests/sandbox.toml             run it; again after Ctrl-C, a crash or an edit
   urbancross explain manifests/sandbox.toml IMAGE   why a row is as it is
 
-Exit codes: 0 done, 65 permanent error, 75 try again, 143 stopped.";
+Exit codes: 0 done, 2 wrong usage, 65 permanent error, 74 output not written, 75 try again, 143 stopped.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -15,10 +15,11 @@ use workers::tables::Change;
 
 const QUICK: [&str; 3] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
 
-/// Asks, runs, and compares.
-async fn is_foretold(world: &World, what: &str) {
+type Recipes = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Asks, runs, and compares. `before` is what the tables hold.
+async fn is_foretold(world: &World, what: &str, before: &Recipes) {
     let spec = || world.spec("work", &QUICK);
-    let before = recipes(spec()).await;
     let mut asked = open(spec()).await.unwrap();
     let lines = preview(&mut asked, false, false).await.unwrap_or_else(|e| panic!("{what}: {e}"));
     let json = serde_json::to_value(&lines).unwrap();
@@ -75,32 +76,34 @@ async fn pin(build: &Build, artifact: Artifact) -> PinnedTable {
 async fn plan_and_explain_say_what_run_then_does() {
     let world = World::new(30);
     let (build, _) = run(world.spec("work", &QUICK)).await.unwrap();
+    let now = || recipes(world.spec("work", &QUICK));
     let old = pin(&build, Artifact::Captions).await;
     let old_tags = pin(&build, Artifact::Geotags).await;
     edit_a_finnish_image(&world);
-    is_foretold(&world, "edited source").await;
+    is_foretold(&world, "edited source", &now().await).await;
     // what DELETE leaves in the log
     for artifact in [Artifact::Captions, Artifact::Geotags, Artifact::Images] {
         let all = pin(&build, artifact).await.parts.into_iter().map(|part| part.path).collect();
         build.tables.take_out(artifact, "finland", &all, &[]).await.unwrap();
-        is_foretold(&world, &format!("{} deleted", artifact.name())).await;
+        is_foretold(&world, &format!("{} deleted", artifact.name()), &now().await).await;
     }
     // and what RESTORE does
     for old in [&old, &old_tags] {
-        let now = pin(&build, old.artifact).await;
+        let live = pin(&build, old.artifact).await;
         let replacements = old
             .parts
             .iter()
-            .map(|part| Replacement { base: now.part_name(part.shard).map(str::to_owned), part: part.clone() });
+            .map(|part| Replacement { base: live.part_name(part.shard).map(str::to_owned), part: part.clone() });
         let change = Change { artifact: old.artifact, country: "finland".into(), replacements: replacements.collect() };
         assert!(build.tables.commit(change).await.unwrap().overtaken.is_empty());
-        is_foretold(&world, &format!("{} restored", old.artifact.name())).await;
+        is_foretold(&world, &format!("{} restored", old.artifact.name()), &now().await).await;
     }
     for lost in [&[Artifact::Captions][..], &[Artifact::Geotags], &[Artifact::Images, Artifact::Captions]] {
+        let before = now().await;
         for artifact in lost {
             let part = pin(&build, *artifact).await.parts.remove(0);
             std::fs::remove_file(world.path("work").join(paths::table(*artifact)).join(part.path)).unwrap();
         }
-        is_foretold(&world, &format!("a part of {lost:?} lost")).await;
+        is_foretold(&world, &format!("a part of {lost:?} lost"), &before).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use manifests::BuildSpec;
 use stages::evaluate::Evaluation;
 use workers::WorkerError;
@@ -122,9 +122,13 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>
     if options.until.is_some() {
         return Ok(());
     }
-    let page = crate::page::make(std::slice::from_ref(&build), &[], &now()).await?;
     let path = manifests::paths::report(&build.spec.country);
-    build.work.put(&path, page.into()).await?;
+    let changed = crate::page::changed_at(&build).await?;
+    let page = crate::page::make(std::slice::from_ref(&build), &[], &changed).await?;
+    // of a run with nothing to do it is the same
+    if build.work.get(&path).await?.is_none_or(|before| before != page.as_bytes()) {
+        build.work.put(&path, page.into()).await?;
+    }
     if let Some(evaluation) = crate::evaluate::stored(&build).await? {
         print_recall(&[evaluation])?;
     }
@@ -135,7 +139,11 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>
 pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result<()> {
     let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
     if fetch {
-        work.make()?;
+        // only there can it be kept what they are
+        if !spec.weights().is_empty() && !work.is_there().await? {
+            aside!("note: making the work store {}", work.url());
+            work.make()?;
+        }
         workers::weights::fetch(&work, spec).await?;
     }
     let lines = workers::weights::lines(&work, spec).await?;
@@ -213,7 +221,7 @@ pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<P
 
 async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) -> Result<()> {
     let page = crate::page::make(builds, across, &now()).await?;
-    std::fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
+    std::fs::write(output, page).map_err(|error| WorkerError::of_io(output, &error))?;
     // not among the output, which a script may read
     aside!("report: {}", output.display());
     Ok(())
@@ -261,8 +269,10 @@ pub(super) fn edit_tags(world: &Path, share: f64, seed: u64) -> Result<()> {
 }
 
 pub(super) fn sandbox(out: &Path, tiles: usize, seed: u64, force: bool) -> Result<()> {
-    if !force {
-        sandbox::check_absent(out)?;
+    if force {
+        sandbox::check_replaceable(out)?
+    } else {
+        sandbox::check_absent(out)?
     }
     let settings = sandbox::Settings { tiles_per_country: tiles, seed, ..sandbox::Settings::default() };
     let terminal = std::io::stderr().is_terminal();

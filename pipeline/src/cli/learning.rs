@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use manifests::BuildSpec;
 use stages::Training;
 use training::recall::beside_chance;
@@ -15,7 +15,7 @@ use crate::clock::now;
 use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
-use crate::run::RunOptions;
+use crate::trainings::training_state;
 use crate::{aside, say};
 
 /// One rank of a training. Only rank 0 says what it does.
@@ -33,8 +33,8 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
     let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref(), &build.work))?;
-    let options = RunOptions { retrain, ..RunOptions::default() };
-    crate::run::run_training(&build, training, &options, ranks.as_mut(), &progress).await?;
+    let state = training_state(&build, training, retrain).await?;
+    crate::run::run_training(&build, training, state, ranks.as_mut(), &progress).await?;
     Ok(())
 }
 
@@ -148,7 +148,7 @@ pub(super) async fn single_domain(
 
 fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
-    std::fs::write(&path, page()).with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(&path, page()).map_err(|error| WorkerError::of_io(&path, &error))?;
     // not among the output, which a script may read
     aside!("report: {}", path.display());
     Ok(())

@@ -136,6 +136,17 @@ async fn maintenance_by_others() {
     verify::repair(&work, &all, "finland", &faults).await.unwrap();
     run(world.spec("work", &QUICK)).await.unwrap();
     assert_eq!(recipes(world.spec("work", &QUICK)).await, right);
+    // so is what makes another table of it, and the version that is named leads back
+    for what in ["add note", "set delta.appendOnly true", "set delta.enableChangeDataFeed true"] {
+        maintain(Artifact::Captions, what);
+        let error = run(world.spec("work", &QUICK)).await.err().expect("refused");
+        assert!(error.exit_code() == 65, "{error}");
+        let words = error.to_string();
+        let version = words.split("RESTORE it to version ").nth(1).and_then(|rest| rest.split(' ').next());
+        maintain(Artifact::Captions, &format!("restore {}", version.unwrap_or_else(|| panic!("{words}"))));
+        run(world.spec("work", &QUICK)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(recipes(world.spec("work", &QUICK)).await, right, "{what}");
+    }
     maintain(Artifact::Captions, "optimize");
     maintain(Artifact::Captions, "restore -1");
     run(world.spec("work", &QUICK)).await.unwrap();

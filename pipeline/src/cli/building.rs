@@ -8,7 +8,7 @@ use manifests::BuildSpec;
 use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
-use super::{RunArgs, SpecArgs, figures, stop_flag};
+use super::{RunArgs, SpecArgs, figures, stop_flag, write_page};
 use crate::build::Build;
 use crate::clock::now;
 use crate::progress::Progress;
@@ -221,10 +221,7 @@ pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<P
 
 async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) -> Result<()> {
     let page = crate::page::make(builds, across, &now()).await?;
-    std::fs::write(output, page).map_err(|error| WorkerError::of_io(output, &error))?;
-    // not among the output, which a script may read
-    aside!("report: {}", output.display());
-    Ok(())
+    write_page(output, &page)
 }
 
 /// The result table. One line per evaluation begins with `mR`, for scripts.

@@ -147,11 +147,7 @@ pub(super) async fn single_domain(
 }
 
 fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    std::fs::write(&path, page()).map_err(|error| WorkerError::of_io(&path, &error))?;
-    // not among the output, which a script may read
-    aside!("report: {}", path.display());
-    Ok(())
+    path.map_or(Ok(()), |path| super::write_page(&path, &page()))
 }
 
 fn print_ablation(ablation: &Ablation) -> Result<()> {

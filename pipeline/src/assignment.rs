@@ -22,7 +22,8 @@ use crate::progress::Progress;
 pub async fn assigned(build: &Build, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, WorkerError> {
     let (geotags, images) = (build.pin(Artifact::Geotags).await?, build.pin(Artifact::Images).await?);
     let mut rows = Vec::with_capacity(geotags.rows() as usize);
-    for shard in geotags.parts.iter().map(|part| part.shard) {
+    // what is lost is made again before anything is placed for good
+    for shard in geotags.parts.iter().map(|part| part.shard).filter(|shard| !geotags.lost.contains(shard)) {
         let mut pictures = match read(build, &images, shard, &["image_id", "status", "bytes_digest"]).await? {
             Some(batch) => pictures(&batch).map_err(broken)?,
             None => BTreeMap::new(),
@@ -70,7 +71,7 @@ async fn read(
     shard: u32,
     columns: &[&str],
 ) -> Result<Option<RecordBatch>, WorkerError> {
-    let Some(part) = table.part(shard) else { return Ok(None) };
+    let Some(part) = table.part(shard).filter(|_| !table.lost.contains(&shard)) else { return Ok(None) };
     PartReader::open(&build.work, table.artifact, part).await?.read(columns).await.map(Some)
 }
 

@@ -4,7 +4,7 @@ mod building;
 mod learning;
 mod upkeep;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use manifests::BuildSpec;
 use training::recall::BothWays;
+use workers::WorkerError;
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
 /// retrieval model on it and evaluates it. Everything is resumable: run the same command again.
@@ -28,7 +29,7 @@ const EXAMPLES: &str = "Examples:
   urbancross run manifests/sandbox.toml             run it; again after Ctrl-C, a crash or an edit
   urbancross explain manifests/sandbox.toml IMAGE   why a row is as it is
 
-Exit codes: 0 done, 65 permanent error, 75 try again, 143 stopped.";
+Exit codes: 0 done, 2 wrong usage, 65 permanent error, 74 output not written, 75 try again, 143 stopped.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -238,6 +239,17 @@ impl SpecArgs {
 fn figures(both: &BothWays) -> String {
     let [i1, i5, i10, t1, t5, t10, _] = both.figures();
     format!("{} i2t {i1:.2}/{i5:.2}/{i10:.2} t2i {t1:.2}/{t5:.2}/{t10:.2}", both.in_words())
+}
+
+/// Writes a report where the command line says.
+fn write_page(path: &Path, page: &str) -> Result<()> {
+    std::fs::write(path, page).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => WorkerError::Configuration(format!("{}: no such folder", path.display())),
+        _ => WorkerError::of_io(path, &error),
+    })?;
+    // not among the output, which a script may read
+    crate::aside!("report: {}", path.display());
+    Ok(())
 }
 
 /// Set by Ctrl-C and by SIGTERM, of which a second one ends the process at once, and by the end of a launcher.

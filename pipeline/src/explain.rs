@@ -1,8 +1,10 @@
 //! `urbancross explain`: why a row is as it is, what a shard holds, what a stage does.
 
+use std::collections::BTreeMap;
+
 use manifests::plan::PinnedTable;
 use manifests::recipe::{RowAction, differences};
-use manifests::{Artifact, shard_of};
+use manifests::{Artifact, Reason, shard_of};
 use stages::splits::ASSIGNED_FROM;
 use stages::{Step, Training};
 use workers::WorkerError;
@@ -10,8 +12,9 @@ use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
 use workers::parts::PartReader;
 
 use crate::build::Build;
-use crate::plan::{model_of, plan_stage};
-use crate::trainings::{TrainingState, training_state};
+use crate::plan::{model_of, uncounted_plan};
+use crate::preview::{PlanLine, preview};
+use crate::trainings::{Outlook, TrainingState};
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, WorkerError> {
@@ -40,9 +43,10 @@ pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, Worke
     Ok(lines)
 }
 
-async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerError> {
+async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, WorkerError> {
     let mut lines = Vec::new();
-    for step in stages::steps(&build.spec).into_iter().filter(|s| s.name() == name) {
+    let planned = preview(build, false, false).await?;
+    for (step, line) in stages::steps(&build.spec).into_iter().zip(planned).filter(|(step, _)| step.name() == name) {
         match step {
             Step::Map(stage) => {
                 lines.push(format!("{name}, version {}, writes table {}", stage.version, stage.output.name()));
@@ -67,16 +71,17 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
                         if !model.digest.is_empty() {
                             lines.push(format!("  model {}", model.digest));
                         }
-                        let plan = plan_stage(build, &stage, &model, false).await?;
-                        lines.push(format!("  {} rows stale, {} stand", plan.computed(), plan.kept()));
-                        lines.extend(
-                            plan.reasons().iter().map(|(reason, rows)| format!("    {rows} {}", reason.words())),
-                        );
+                        lines.push(match line.exact {
+                            true => format!("  {} rows stale, {} stand", line.rows, line.kept),
+                            false => format!("  up to {} rows stale: {}", line.rows, line.note),
+                        });
+                        lines.extend(line.reasons.iter().map(|(why, rows)| format!("    {rows} {}", why.words())));
                     }
                 }
             }
-            Step::Train(training) => lines.extend(explain_training(build, training).await?),
+            Step::Train(training) => lines.extend(explain_training(build, training, &line)),
             Step::Evaluate => match crate::evaluate::stored(build).await? {
+                _ if !line.exact => lines.push(format!("evaluate: {}", line.note)),
                 Some(evaluation) => lines.push(format!("evaluate: stands, {}", evaluation.quoted().in_words())),
                 None => lines.push("evaluate: due, its tables are new".into()),
             },
@@ -85,9 +90,9 @@ async fn explain_step(build: &Build, name: &str) -> Result<Vec<String>, WorkerEr
     Ok(lines)
 }
 
-async fn explain_training(build: &Build, training: Training) -> Result<Vec<String>, WorkerError> {
-    Ok(match training_state(build, training, false).await? {
-        TrainingState::Due(due) => {
+fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<String> {
+    match &line.training {
+        Some(Outlook::Known(TrainingState::Due(due))) => {
             let run = &due.run;
             let mut lines = vec![format!("{}: due: {}", training.name(), run.begins), format!("  run {}", run.key)];
             lines.extend(
@@ -97,7 +102,7 @@ async fn explain_training(build: &Build, training: Training) -> Result<Vec<Strin
             );
             lines
         }
-        TrainingState::Stands { record, changed } => vec![
+        Some(Outlook::Known(TrainingState::Stands { record, changed })) => vec![
             format!("{}: stands, run {}", training.name(), record.key),
             format!("  {} in epoch {}", record.trained.best_validation(), record.trained.best_epoch + 1),
             format!(
@@ -108,7 +113,9 @@ async fn explain_training(build: &Build, training: Training) -> Result<Vec<Strin
                 100.0 * build.spec.pretrain.retrain_above
             ),
         ],
-    })
+        Some(Outlook::Due(begins)) => vec![format!("{}: due: {begins}", training.name())],
+        Some(Outlook::Open | Outlook::Stands { .. }) | None => vec![format!("{}: {}", training.name(), line.note)],
+    }
 }
 
 fn version(table: &PinnedTable) -> String {
@@ -134,10 +141,13 @@ async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerE
     Ok(lines)
 }
 
-async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
+async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
     let shard = shard_of(image_id, build.spec.work.shards);
     let listed = build.virtual_inputs.listing.shard(shard).iter().any(|row| row.image_id == image_id);
+    let planned = preview(build, false, false).await?;
     let mut lines = Vec::new();
+    // stages that make this row again, or may
+    let mut moving: BTreeMap<Artifact, &'static str> = BTreeMap::new();
     for stage in stages::map_stages(&build.spec) {
         let committed = match build.pin(stage.output).await?.part(shard) {
             None => None,
@@ -152,38 +162,58 @@ async fn explain_image(build: &Build, image_id: &str) -> Result<Vec<String>, Wor
                 }
             }
         };
-        let Some(model) = model_of(build, &stage).await? else {
+        // made of the boxes of the geo-tags
+        let table_of = |a| if a == Artifact::Assignment { Artifact::Geotags } else { a };
+        let above = stage.inputs.iter().find_map(|input| moving.get(&table_of(input.artifact)).copied());
+        let model_moves = planned.iter().find(|line| line.step == stage.name).filter(|line| line.model_moves);
+        let model = model_of(build, &stage).await?;
+        let Some(model) = model.filter(|_| model_moves.is_none()) else {
             if !listed && committed.is_none() {
                 continue;
             }
-            lines.push(format!("{:18} waits for its model", stage.name));
+            let state = model_moves.map_or("waits for its model", |line| &line.note);
+            lines.push(format!("{:18} {state}", stage.name));
+            moving.insert(stage.output, stage.name);
             continue;
         };
-        let plan = plan_stage(build, &stage, &model, false).await?;
+        let plan = uncounted_plan(build, &stage, &model, false).await?;
+        if let Some(above) = above
+            && plan.inputs.iter().any(|table| table.lost.contains(&shard))
+        {
+            lines.push(format!("{:18} depends on what {above} finds", stage.name));
+            moving.insert(stage.output, stage.name);
+            continue;
+        }
         let join = ShardJoin::load(&build.work, &stage, &plan, shard, &build.virtual_inputs, None).await?;
-        let task = join.tasks.iter().find(|t| t.image_id == image_id);
-        match (task, committed) {
-            (None, None) => {}
-            (Some(task), committed) => {
-                let state = match &task.action {
-                    RowAction::Keep => "stands".to_owned(),
-                    RowAction::Compute(reason) => format!("stale: {}", reason.words()),
-                    RowAction::Delete => "leaves the table: an input no longer has it".to_owned(),
-                };
-                lines.push(format!("{:18} {state}", stage.name));
-                if stage.output == Artifact::Splits {
-                    lines.extend(split_in_words(build, shard, image_id).map(|words| format!("{:18}   {words}", "")));
-                }
-                if let Some((row, error)) = &committed {
-                    if let Some(error) = error {
-                        lines.push(format!("{:18}   {error}", ""));
-                    }
-                    if let (RowAction::Compute(_), Some(wanted)) = (&task.action, &task.recipe) {
-                        lines.extend(differences(row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));
-                    }
-                }
+        let Some(task) = join.tasks.iter().find(|t| t.image_id == image_id) else {
+            if let Some(above) = above {
+                lines.push(format!("{:18} depends on what {above} finds", stage.name));
+                moving.insert(stage.output, stage.name);
             }
-            (None, Some(_)) => lines.push(format!("{:18} in the table", stage.name)),
+            continue;
+        };
+        // where an input is another only because it is about to be made again, nothing is known
+        let is_open = !matches!(task.action, RowAction::Compute(reason) if reason != Reason::InputChanged);
+        let above = above.filter(|_| is_open);
+        let state = match (&task.action, above) {
+            (_, Some(above)) => format!("depends on what {above} finds"),
+            (RowAction::Keep, None) => "stands".to_owned(),
+            (RowAction::Compute(reason), None) => format!("stale: {}", reason.words()),
+            (RowAction::Delete, None) => "leaves the table: an input no longer has it".to_owned(),
+        };
+        lines.push(format!("{:18} {state}", stage.name));
+        if above.is_some() || task.action != RowAction::Keep {
+            moving.insert(stage.output, stage.name);
+        }
+        if stage.output == Artifact::Splits && above.is_none() {
+            lines.extend(split_in_words(build, shard, image_id).map(|words| format!("{:18}   {words}", "")));
+        }
+        let Some((row, error)) = &committed else { continue };
+        if let Some(error) = error {
+            lines.push(format!("{:18}   {error}", ""));
+        }
+        if let (None, RowAction::Compute(_), Some(wanted)) = (above, &task.action, &task.recipe) {
+            lines.extend(differences(row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));
         }
     }
     if !lines.is_empty() {

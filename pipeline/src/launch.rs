@@ -14,7 +14,6 @@ use workers::WorkerError;
 use crate::build::Build;
 use crate::progress::Progress;
 use crate::run::RunOptions;
-use crate::trainings::{TrainingState, training_state};
 
 /// How long a rank may take to end after it was told to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,17 +41,13 @@ pub fn stop_with_launcher(stop: std::sync::Arc<AtomicBool>) {
     });
 }
 
-/// Runs a training as `ranks.processes` processes of this program, which meet over the loopback device.
+/// Runs a training that is due as `ranks.processes` processes of this program, which meet over the loopback device.
 pub async fn train(
     build: &Build,
     training: Training,
     options: &RunOptions,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    if let TrainingState::Stands { record, .. } = training_state(build, training, options.retrain).await? {
-        progress.note(&format!("{}: stands ({})", training.name(), record.trained.best_validation()));
-        return Ok(());
-    }
     let ranks = build.spec.ranks.processes;
     progress.note(&format!("{}: {ranks} ranks on this machine", training.name()));
     let folder = tempfile::tempdir().map_err(|e| WorkerError::Transient(format!("temporary folder: {e}")))?;

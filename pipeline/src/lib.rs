@@ -14,6 +14,7 @@ pub mod page;
 pub mod pair;
 pub mod plan;
 pub mod preflight;
+pub mod preview;
 pub mod progress;
 pub mod remembered;
 pub mod run;

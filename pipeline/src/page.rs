@@ -65,6 +65,17 @@ pub async fn make(builds: &[Build], across: &[Evaluation], generated_at: &str) -
     Ok(report::render(&report))
 }
 
+/// When a build last changed, as far as its steps left word: with this date its page is the same until it changes again.
+pub async fn changed_at(build: &Build) -> Result<String, WorkerError> {
+    let mut last = 0.0_f64;
+    for step in stages::steps(&build.spec) {
+        let path = paths::summary(&build.spec.country, step.name());
+        let summary = build.work.get_hint::<Summary>(&path).await?;
+        last = summary.map_or(last, |summary| last.max(summary.started_unix_seconds + summary.seconds));
+    }
+    Ok(if last > 0.0 { crate::clock::at(last as u64) } else { crate::clock::now() })
+}
+
 async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     let mut summaries = BTreeMap::new();
     let (mut curves, mut missing) = (Vec::new(), Vec::new());

@@ -141,6 +141,7 @@ impl Pair {
             source_inputs: self.source_inputs.clone(),
             source_model: self.source_model.clone(),
             target_work: &self.target.work,
+            target_country: &self.target.spec.country,
             target_inputs: self.target_inputs.clone(),
             assignment: &self.assignment,
             rows: &self.rows,

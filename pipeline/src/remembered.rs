@@ -12,14 +12,18 @@ type Values = BTreeMap<String, String>;
 
 /// Keeps what `--set` says now.
 pub async fn remember(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
-    // whoever reads this has found the work store
-    let now = spec.values(fields_of(set).filter(|field| *field != "work.url"));
+    let now = spec.values(fields_of(set).filter(|field| is_of_the_build(field)));
     if last(work, spec).await == now {
         return;
     }
     if let Err(error) = work.put_json(&paths::last_set(&spec.country), &now).await {
         tracing::warn!(%error, "what --set says is not kept for later commands");
     }
+}
+
+/// Most of `work` says how a command goes about its work, or where: whoever reads this has found the work store.
+fn is_of_the_build(field: &str) -> bool {
+    field == "work.shards" || !field.starts_with("work.")
 }
 
 /// What the last run had by `--set` and this command has not, in words.

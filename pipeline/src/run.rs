@@ -114,16 +114,17 @@ async fn anything_stale(build: &mut Build, settled: &SettledStages, asked: &[&st
     Ok(false)
 }
 
-/// A training that is due and cannot end well is refused before it begins.
-async fn check_parts(build: &mut Build, training: Training, options: &RunOptions) -> Result<(), WorkerError> {
-    if let TrainingState::Due(_) = training_state(build, training, options.retrain).await? {
+/// Decides about a training. One that is due and cannot end well is refused before it begins.
+async fn decided(build: &mut Build, training: Training, options: &RunOptions) -> Result<TrainingState, WorkerError> {
+    let state = training_state(build, training, options.retrain).await?;
+    if let TrainingState::Due(_) = state {
         if build.virtual_inputs.assignment.is_empty() {
             build.assign_splits().await?;
         }
         preflight::splits(&build.virtual_inputs.assignment, &build.spec, options.until.as_deref())?;
         check_batch(build, options).await?;
     }
-    Ok(())
+    Ok(state)
 }
 
 /// Refuses a batch that a training which is due cannot fill, as far as its rows are known. One that stands fills none.
@@ -151,15 +152,15 @@ async fn run_steps(
             build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
             fetched = true;
         }
-        if let Step::Train(training) = step {
-            check_parts(build, training, options).await?;
-        }
         match step {
             Step::Map(stage) => quarantined.extend(run_stage(build, settled, &stage, options, progress).await?),
-            Step::Train(training) if build.spec.ranks.processes > 1 => {
-                crate::launch::train(build, training, options, progress).await?;
-            }
-            Step::Train(training) => run_training(build, training, options, &mut Solo, progress).await?,
+            Step::Train(training) => match decided(build, training, options).await? {
+                // its ranks look for themselves
+                TrainingState::Due(_) if build.spec.ranks.processes > 1 => {
+                    crate::launch::train(build, training, options, progress).await?;
+                }
+                state => run_training(build, training, state, &mut Solo, progress).await?,
+            },
             Step::Evaluate => evaluate_build(build, progress).await?,
         }
         if build.stop.load(Ordering::Relaxed) {
@@ -350,11 +351,10 @@ fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<O
 pub async fn run_training(
     build: &Build,
     training: Training,
-    options: &RunOptions,
+    state: TrainingState,
     ranks: &mut dyn Communicator,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    let state = training_state(build, training, options.retrain).await?;
     match &state {
         TrainingState::Stands { record, changed } => {
             progress.note(&format!(

@@ -1,14 +1,26 @@
 //! Words for people and scripts, who may stop listening: `urbancross status … | head -1` is no error, and a run goes on.
 
 use std::fmt::Arguments;
-use std::io::{ErrorKind, Result, Write};
+use std::io::{Error, ErrorKind, Result, Write};
+
+/// A command's output could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output cannot be written: {0}")]
+pub struct Unsaid(Error);
+
+impl Unsaid {
+    /// `EX_IOERR`: what the command had to do is done, and only the words are lost.
+    pub fn exit_code(&self) -> u8 {
+        74
+    }
+}
 
 /// Writes a line of a command's output.
 ///
 /// # Errors
 /// A full disk, say; not a reader who has gone.
-pub fn line(text: Arguments<'_>) -> Result<()> {
-    unless_gone(writeln!(std::io::stdout(), "{text}"))
+pub fn line(text: Arguments<'_>) -> std::result::Result<(), Unsaid> {
+    unless_gone(writeln!(std::io::stdout(), "{text}")).map_err(Unsaid)
 }
 
 /// Writes to standard error what is not a command's output. That nobody hears it changes nothing.

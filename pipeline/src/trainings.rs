@@ -19,6 +19,19 @@ pub enum TrainingState {
     Due(Box<Due>),
 }
 
+/// What can be said of a training before the steps above it have run.
+#[derive(Debug)]
+pub enum Outlook {
+    /// Nothing above it changes: what a run would decide.
+    Known(TrainingState),
+    /// It stands, whatever becomes of what changes above it: at most this share of its rows.
+    Stands { at_most: f64 },
+    /// It runs, and why.
+    Due(String),
+    /// What the steps above make decides.
+    Open,
+}
+
 /// A run that is to be made, with the rows that it reads.
 #[derive(Debug)]
 pub struct Due {
@@ -125,6 +138,36 @@ pub async fn standing_record(build: &Build, training: Training) -> Result<Option
     Ok(inputs.standing(&train::runs(&build.work, &build.spec.country, training).await?))
 }
 
+/// What is to become of a training when at most `above` rows of its tables are made again before it.
+pub async fn outlook(build: &Build, training: Training, force: bool, above: u64) -> Result<Outlook, WorkerError> {
+    if above == 0 {
+        return Ok(Outlook::Known(training_state(build, training, force).await?));
+    }
+    let inputs = Inputs::pin(build, training).await?;
+    let runs = train::runs(&build.work, &build.spec.country, training).await?;
+    let is_lost = inputs.tables.iter().chain([&inputs.geotags]).any(|table| !table.lost.is_empty());
+    match inputs.standing(&runs) {
+        Some(_) if force => return Ok(Outlook::Due(FORCED.to_owned())),
+        None if runs.begun.is_empty() => return Ok(Outlook::Due(NO_RUN.to_owned())),
+        None => return Ok(Outlook::Open),
+        // its rows cannot be counted
+        Some(_) if is_lost => return Ok(Outlook::Open),
+        Some(_) => {}
+    }
+    Ok(match training_state(build, training, force).await? {
+        TrainingState::Due(_) => Outlook::Open,
+        TrainingState::Stands { changed, .. } => {
+            // a row that changed already may change again: never more than all of them
+            let rows = changed.rows.max(1);
+            let at_most = changed.changed.saturating_add(above).min(rows) as f64 / rows as f64;
+            if at_most > build.spec.pretrain.retrain_above { Outlook::Open } else { Outlook::Stands { at_most } }
+        }
+    })
+}
+
+const NO_RUN: &str = "no finished run has these settings";
+const FORCED: &str = "asked for with --retrain";
+
 /// Decides about a training. `force` runs it again even if it stands.
 ///
 /// Weights go on only where they saw nothing that is held out now: neither they nor any that they descend from.
@@ -134,7 +177,7 @@ pub async fn standing_record(build: &Build, training: Training) -> Result<Option
 pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
     let mut inputs = Inputs::pin(build, training).await?;
     let runs = train::runs(&build.work, &build.spec.country, training).await?;
-    let (mut warm_start, mut begins) = (None, "no finished run has these settings".to_owned());
+    let (mut warm_start, mut begins) = (None, NO_RUN.to_owned());
     if let Some(record) = inputs.standing(&runs) {
         if inputs.reads_what(&record) && !force {
             let rows = inputs.tables.first().map_or(0, PinnedTable::rows);
@@ -147,7 +190,7 @@ pub async fn training_state(build: &Build, training: Training, force: bool) -> R
             Some(distance) if !force && distance.leak.is_none() && distance.changed.share() <= limit => {
                 return Ok(TrainingState::Stands { record: Box::new(record), changed: distance.changed });
             }
-            _ if force => "asked for with --retrain".to_owned(),
+            _ if force => FORCED.to_owned(),
             Some(Distance { leak: None, changed }) => format!(
                 "{:.1} % of its rows changed, more than pretrain.retrain_above = {:.1} %",
                 100.0 * changed.share(),

@@ -1,16 +1,22 @@
 """Maintenance of a Delta table by another program.
 
-usage: maintain.py TABLE "restore N" | delete | optimize | vacuum | checkpoint | files
+usage: maintain.py TABLE "restore N" | "add COLUMN" | "set PROPERTY VALUE" | delete | optimize | vacuum | checkpoint |
+       files
 N below 0 counts back from the newest version; `files` prints the newest version and its files
 """
 import sys
 
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Field
 
 table, (what, *arguments) = DeltaTable(sys.argv[1]), sys.argv[2].split()
 if what == "restore":
     version = int(arguments[0])
-    table.restore(version if version >= 0 else table.version() + version)
+    version = version if version >= 0 else table.version() + version
+    table.restore(version, protocol_downgrade_allowed=True)
+elif what == "add":
+    table.alter.add_columns([Field(arguments[0], "string")])
+elif what == "set":
+    table.alter.set_table_properties({arguments[0]: arguments[1]})
 elif what == "delete":
     table.delete()
 elif what == "optimize":

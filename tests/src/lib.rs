@@ -115,6 +115,16 @@ pub async fn column(build: &Build, artifact: Artifact, name: &str) -> BTreeMap<S
     rows
 }
 
+/// Recipes of all rows of all tables, by table and image id: equal recipes are equal rows.
+pub async fn recipes(spec: BuildSpec) -> BTreeMap<String, BTreeMap<String, String>> {
+    let build = open(spec).await.expect("a build");
+    let mut all = BTreeMap::new();
+    for artifact in tables(&build) {
+        all.insert(artifact.name().to_owned(), column(&build, artifact, "recipe").await);
+    }
+    all
+}
+
 /// Edits tags until a Finnish image is among the edited; the Finnish ones.
 pub fn edit_a_finnish_image(world: &World) -> Vec<String> {
     for seed in 0..50 {

@@ -160,7 +160,15 @@ async fn two_ranks_adapt_together() {
 async fn vectors_of_another_model_are_refused() {
     let world = World::new(40);
     let path = pair_of(&world).await;
-    Pair::open(&path, &[], Arc::default()).await.unwrap();
+    let pair = Pair::open(&path, &[], Arc::default()).await.unwrap();
+    // parts that were cleared away between the first look and the word that they are needed
+    let build = open(spec_of(&world, "spain")).await.unwrap();
+    let part = build.pin(Artifact::Captions).await.unwrap().parts.remove(0);
+    let file = world.path("work/tables/captions").join(&part.path);
+    std::fs::rename(&file, world.path("aside")).unwrap();
+    let error = pair.adapt(&pair.spec, &mut Solo, &Progress::new(true)).await.unwrap_err();
+    assert!(error.exit_code() == 75 && error.to_string().contains("cleared away"), "{error}");
+    std::fs::rename(world.path("aside"), &file).unwrap();
     let spec = world.path("finland.toml");
     let text = std::fs::read_to_string(&spec).unwrap().replace("[pretrain]\n", "[pretrain]\nlearning_rate = 7e-4\n");
     std::fs::write(&spec, text).unwrap();

@@ -1,24 +1,13 @@
 //! Runs beside other runs: late, stopped, overtaken. Whatever they do, the tables follow the newest source.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use manifests::Artifact;
 use pipeline::progress::Progress;
 use pipeline::run::RunOptions;
-use pipeline_tests::{World, column, edit_a_finnish_image, open, run, tables};
+use pipeline_tests::{World, column, edit_a_finnish_image, open, recipes, run, tables};
 
 const QUICK: [&str; 3] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
-
-/// Recipes of all rows of all tables: equal recipes are equal rows.
-async fn recipes(world: &World, work: &str) -> BTreeMap<String, BTreeMap<String, String>> {
-    let build = open(world.spec(work, &QUICK)).await.unwrap();
-    let mut all = BTreeMap::new();
-    for artifact in tables(&build) {
-        all.insert(artifact.name().to_owned(), column(&build, artifact, "recipe").await);
-    }
-    all
-}
 
 /// A run that listed the source and looked at the tables before an edit, and goes on after another run has finished
 /// with the edited source, brings nothing old back.
@@ -29,11 +18,11 @@ async fn a_late_run_brings_nothing_old_back() {
     let mut late = open(world.spec("work", &QUICK)).await.unwrap();
     edit_a_finnish_image(&world);
     run(world.spec("work", &QUICK)).await.unwrap();
-    let after_edit = recipes(&world, "work").await;
+    let after_edit = recipes(world.spec("work", &QUICK)).await;
     pipeline::run::run(&mut late, &RunOptions::default(), &Progress::new(true)).await.unwrap();
-    assert_eq!(recipes(&world, "work").await, after_edit);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, after_edit);
     run(world.spec("fresh", &QUICK)).await.unwrap();
-    let undisturbed = recipes(&world, "fresh").await;
+    let undisturbed = recipes(world.spec("fresh", &QUICK)).await;
     for table in ["geotags", "captions", "images", "splits", "segments"] {
         assert_eq!(after_edit[table], undisturbed[table], "{table}");
     }
@@ -45,9 +34,9 @@ async fn a_late_first_run_doubles_nothing() {
     let world = World::new(24);
     let mut late = open(world.spec("work", &QUICK)).await.unwrap();
     run(world.spec("work", &QUICK)).await.unwrap();
-    let before = recipes(&world, "work").await;
+    let before = recipes(world.spec("work", &QUICK)).await;
     pipeline::run::run(&mut late, &RunOptions::default(), &Progress::new(true)).await.unwrap();
-    assert_eq!(recipes(&world, "work").await, before);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, before);
 }
 
 /// A run that is stopped after another one finished leaves the finished tables as they are.
@@ -56,11 +45,11 @@ async fn a_stopped_run_replaces_nothing() {
     let world = World::new(24);
     let mut stopped = open(world.spec("work", &QUICK)).await.unwrap();
     run(world.spec("work", &QUICK)).await.unwrap();
-    let before = recipes(&world, "work").await;
+    let before = recipes(world.spec("work", &QUICK)).await;
     stopped.stop.store(true, Ordering::Relaxed);
     let error = pipeline::run::run(&mut stopped, &RunOptions::default(), &Progress::new(true)).await.unwrap_err();
     assert_eq!(error.exit_code(), 143);
-    assert_eq!(recipes(&world, "work").await, before);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, before);
     let build = open(world.spec("work", &QUICK)).await.unwrap();
     for artifact in tables(&build) {
         assert_eq!(column(&build, artifact, "status").await.len(), 24, "{}", artifact.name());
@@ -92,7 +81,7 @@ async fn another_number_of_shards_is_refused() {
 async fn lost_parts_are_made_again_and_only_they() {
     let world = World::new(30);
     let (build, _) = run(world.spec("work", &QUICK)).await.unwrap();
-    let before = recipes(&world, "work").await;
+    let before = recipes(world.spec("work", &QUICK)).await;
     let part = |artifact: Artifact, pinned: &manifests::plan::PinnedTable, shard: usize| {
         world.path(&format!("work/tables/{}/{}", artifact.name(), pinned.parts[shard].path))
     };
@@ -104,7 +93,7 @@ async fn lost_parts_are_made_again_and_only_they() {
     let captions_plan = pipeline::explain::explain(&mut planned, "captions").await.unwrap().join("\n");
     assert!(captions_plan.contains(&format!("{} its file was lost", captions.parts[0].rows)), "{captions_plan}");
     let (build, _) = run(world.spec("work", &QUICK)).await.unwrap();
-    assert_eq!(recipes(&world, "work").await, before);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, before);
     for (artifact, old, lost) in [(Artifact::Captions, captions, 0), (Artifact::Images, images, 1)] {
         let new = build.pin(artifact).await.unwrap();
         for (shard, (old, new)) in old.parts.iter().zip(&new.parts).enumerate() {

@@ -89,6 +89,19 @@ async fn all_pairs_of_the_line_format_are_read_and_named() {
     assert!(refusal(&folder, &[]).await.contains("rs_test_filename.txt"));
 }
 
+/// Which images are tested on is nobody's guess.
+#[tokio::test(flavor = "multi_thread")]
+async fn splits_that_only_some_images_name_are_said() {
+    let line = |file: &str, split: &str| format!("{{\"file\": {file:?}, {split}\"captions\": [\"x\"]}}\n");
+    let notes = async |lines: [String; 2]| {
+        let folder = folder(&["a.jpg", "b.jpg"], &[("captions.jsonl", &lines.concat())]);
+        opened(&folder, &[]).await.unwrap().virtual_inputs.listing.notes.join("\n")
+    };
+    let half = notes([line("a.jpg", "\"split\": \"train\", "), line("b.jpg", "")]).await;
+    assert!(half.contains("1 of 2 captioned images name no split"), "{half}");
+    assert!(!notes([line("a.jpg", ""), line("b.jpg", "")]).await.contains("name no split"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_in_two_splits_is_refused_across_files_too() {
     let pairs = [

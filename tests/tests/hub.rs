@@ -153,6 +153,21 @@ fn the_token_opens_a_gated_repository_and_goes_nowhere_else() {
     assert!(asked.len() >= 6 && asked.iter().all(|(_, visitor)| visitor.is_none()), "{asked:?}");
 }
 
+/// Nobody stands between this machine and itself: a proxy of the environment would read the token.
+#[test]
+fn a_hub_on_this_machine_is_asked_without_a_proxy() {
+    let (hub, asked) = serve(|path, _| found(name_of(path)));
+    let (proxy, asked_proxy) = serve(|path, _| found(name_of(path)));
+    let mut fetch = Fetch::new("acme/clip", hub).with("HF_TOKEN", "hf_good").with("no_proxy", "");
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        fetch = fetch.with(name, &format!("http://127.0.0.1:{proxy}"));
+    }
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(*asked_proxy.lock().unwrap(), []);
+    assert!(asked.lock().unwrap().iter().all(|(_, visitor)| visitor.as_deref() == Some("Bearer hf_good")));
+}
+
 /// A server that is not the hub is never shown the hub's token.
 #[test]
 fn another_server_is_shown_no_token() {

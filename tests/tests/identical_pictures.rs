@@ -90,7 +90,7 @@ async fn training_gives_up_what_is_held_out_and_says_so() {
     let why = explain(&mut again, "00").await.unwrap().join("\n");
     assert!(why.contains(&format!("dropped: {}", words[0])), "{why}");
     assert!(explain(&mut again, "32").await.unwrap().iter().any(|line| line.trim() == "test"));
-    let plan = pipeline::plan::preview(&mut again, false, false).await.unwrap();
+    let plan = pipeline::preview::preview(&mut again, false, false).await.unwrap();
     assert!(plan.iter().all(|line| line.rows == 0), "{plan:?}");
 
     // in other shards, the same
@@ -102,7 +102,7 @@ async fn training_gives_up_what_is_held_out_and_says_so() {
     write_folder(&folder.path().join("plain"), &images);
     let spec = spec(&spec_file(folder.path(), "plain", "work", 2));
     let mut edited = open(spec.clone()).await.unwrap();
-    let plan = pipeline::plan::preview(&mut edited, false, false).await.unwrap();
+    let plan = pipeline::preview::preview(&mut edited, false, false).await.unwrap();
     let splits = plan.iter().find(|line| line.step == "splits").unwrap();
     assert!(!splits.exact && splits.rows > 0, "{splits:?}");
     let (edited, _) = run(spec).await.unwrap();

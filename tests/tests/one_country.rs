@@ -1,7 +1,7 @@
 //! One country from archives to recall: run, run again, edit tags, run again.
 
 use manifests::{Artifact, Reason};
-use pipeline::plan;
+use pipeline::preview;
 use pipeline_tests::{World, column, edit_a_finnish_image, open, run, tables};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +27,7 @@ async fn a_build_is_whole_stands_and_follows_a_tag_edit() {
 
     // nothing to do the second time
     let mut again = open(world.spec("work", &[])).await.unwrap();
-    for line in plan::preview(&mut again, false, false).await.unwrap() {
+    for line in preview::preview(&mut again, false, false).await.unwrap() {
         assert_eq!(line.rows, 0, "{}: {}", line.step, line.note);
     }
     let versions_before = versions(&build).await;
@@ -38,7 +38,7 @@ async fn a_build_is_whole_stands_and_follows_a_tag_edit() {
     let captions = column(&build, Artifact::Captions, "captions_digest").await;
     let edited = edit_a_finnish_image(&world);
     let mut planned = open(world.spec("work", &[])).await.unwrap();
-    let lines = plan::preview(&mut planned, false, false).await.unwrap();
+    let lines = preview::preview(&mut planned, false, false).await.unwrap();
     let geotags = lines.iter().find(|l| l.step == "geotags").unwrap();
     assert_eq!(
         (geotags.rows, geotags.reasons.get(&Reason::InputChanged)),

@@ -1,30 +1,20 @@
 //! A work store looked after: faults found and mended, what is old cleared away, and others' maintenance survived.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use manifests::Artifact;
-use pipeline_tests::{World, column, edit_a_finnish_image, open, python_with, run, tables, urbancross};
+use pipeline_tests::{World, edit_a_finnish_image, open, python_with, recipes, run, tables, urbancross};
 use workers::upkeep::gc::{Retention, gc};
 use workers::upkeep::verify;
 
 const QUICK: [&str; 3] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
 const NOW: Retention = Retention { keep: Duration::ZERO, delete: true };
 
-async fn recipes(world: &World, work: &str) -> BTreeMap<String, BTreeMap<String, String>> {
-    let build = open(world.spec(work, &QUICK)).await.unwrap();
-    let mut all = BTreeMap::new();
-    for artifact in tables(&build) {
-        all.insert(artifact.name().to_owned(), column(&build, artifact, "recipe").await);
-    }
-    all
-}
-
 async fn nothing_to_do(world: &World) {
     let mut build = open(world.spec("work", &QUICK)).await.unwrap();
-    for line in pipeline::plan::preview(&mut build, false, false).await.unwrap() {
+    for line in pipeline::preview::preview(&mut build, false, false).await.unwrap() {
         assert_eq!(line.rows, 0, "{}: {}", line.step, line.note);
     }
 }
@@ -42,7 +32,7 @@ async fn faults_are_named_taken_out_and_made_again() {
     let spec = world.path("spec.toml");
     std::fs::write(&spec, world.spec("work", &QUICK).to_toml()).unwrap();
     run(world.spec("work", &QUICK)).await.unwrap();
-    let before = recipes(&world, "work").await;
+    let before = recipes(world.spec("work", &QUICK)).await;
     let verify = |more: &[&str]| Command::new(urbancross()).arg("verify").arg(&spec).args(more).output().unwrap();
     assert!(verify(&[]).status.success());
 
@@ -63,7 +53,7 @@ async fn faults_are_named_taken_out_and_made_again() {
     }
     assert!(verify(&["--repair"]).status.success());
     let (build, _) = run(world.spec("work", &QUICK)).await.unwrap();
-    assert_eq!(recipes(&world, "work").await, before);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, before);
     let live = build.pin(Artifact::Images).await.unwrap();
     let kept = images[1..].iter().filter(|f| live.parts.iter().any(|p| f.ends_with(&p.path))).count();
     assert_eq!(kept, 2, "the other parts are the old ones");
@@ -79,7 +69,7 @@ async fn what_is_cleared_away_is_not_missed() {
         edit_a_finnish_image(&world);
         run(world.spec("work", &QUICK)).await.unwrap();
     }
-    let before = recipes(&world, "work").await;
+    let before = recipes(world.spec("work", &QUICK)).await;
     let build = open(world.spec("work", &QUICK)).await.unwrap();
     let dry = gc(&build.work, &build.tables, "finland", Retention { delete: false, ..NOW }).await.unwrap();
     let old = build.tables.pin(Artifact::Captions, "finland", Some(1)).await.unwrap();
@@ -93,14 +83,14 @@ async fn what_is_cleared_away_is_not_missed() {
         let live = build.pin(artifact).await.unwrap().parts.len();
         assert_eq!(part_files(&world, artifact).len(), live, "{}", artifact.name());
     }
-    assert_eq!(recipes(&world, "work").await, before);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, before);
     nothing_to_do(&world).await;
     assert!(old.parts.iter().any(|p| !world.path(&format!("work/tables/captions/{}", p.path)).exists()));
     // and the next edit is built as ever
     edit_a_finnish_image(&world);
     run(world.spec("work", &QUICK)).await.unwrap();
     run(world.spec("fresh", &QUICK)).await.unwrap();
-    let (work, fresh) = (recipes(&world, "work").await, recipes(&world, "fresh").await);
+    let (work, fresh) = (recipes(world.spec("work", &QUICK)).await, recipes(world.spec("fresh", &QUICK)).await);
     for table in ["geotags", "images", "captions", "splits", "segments", "segment_scores"] {
         assert_eq!(work[table], fresh[table], "{table}");
     }
@@ -115,7 +105,7 @@ async fn maintenance_by_others() {
     run(world.spec("work", &QUICK)).await.unwrap();
     edit_a_finnish_image(&world);
     run(world.spec("work", &QUICK)).await.unwrap();
-    let right = recipes(&world, "work").await;
+    let right = recipes(world.spec("work", &QUICK)).await;
     let maintain = |artifact: Artifact, what: &str| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/maintain.py");
         let table = world.path(&format!("work/tables/{}", artifact.name()));
@@ -132,7 +122,7 @@ async fn maintenance_by_others() {
     ] {
         maintain(artifact, what);
         run(world.spec("work", &QUICK)).await.unwrap_or_else(|e| panic!("{} {what}: {e}", artifact.name()));
-        assert_eq!(recipes(&world, "work").await, right, "{} {what}", artifact.name());
+        assert_eq!(recipes(world.spec("work", &QUICK)).await, right, "{} {what}", artifact.name());
         nothing_to_do(&world).await;
     }
     // what rewrites our files is refused, and the way back leads back
@@ -145,9 +135,20 @@ async fn maintenance_by_others() {
     let faults = verify::faults(&work, &all, "finland", |_| ()).await.unwrap();
     verify::repair(&work, &all, "finland", &faults).await.unwrap();
     run(world.spec("work", &QUICK)).await.unwrap();
-    assert_eq!(recipes(&world, "work").await, right);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, right);
+    // so is what makes another table of it, and the version that is named leads back
+    for what in ["add note", "set delta.appendOnly true", "set delta.enableChangeDataFeed true"] {
+        maintain(Artifact::Captions, what);
+        let error = run(world.spec("work", &QUICK)).await.err().expect("refused");
+        assert!(error.exit_code() == 65, "{error}");
+        let words = error.to_string();
+        let version = words.split("RESTORE it to version ").nth(1).and_then(|rest| rest.split(' ').next());
+        maintain(Artifact::Captions, &format!("restore {}", version.unwrap_or_else(|| panic!("{words}"))));
+        run(world.spec("work", &QUICK)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(recipes(world.spec("work", &QUICK)).await, right, "{what}");
+    }
     maintain(Artifact::Captions, "optimize");
     maintain(Artifact::Captions, "restore -1");
     run(world.spec("work", &QUICK)).await.unwrap();
-    assert_eq!(recipes(&world, "work").await, right);
+    assert_eq!(recipes(world.spec("work", &QUICK)).await, right);
 }

@@ -15,7 +15,7 @@ use training::trainer::Event;
 use crate::error::WorkerError;
 use crate::join::AssignedRow;
 use crate::stores::WorkStore;
-use crate::train::{DUE_FILE, Members, RECORD_FILE, RunInputs, RunPlace, RunRows, TableRows, result_of};
+use crate::train::{DUE_FILE, Members, RECORD_FILE, RunInputs, RunPlace, RunRows, TableRows, result_of, still_there};
 
 /// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model.
 pub const SOURCE_INPUTS: [Artifact; 5] =
@@ -88,6 +88,7 @@ pub struct AdaptRequest<'a> {
     pub source_model: (String, PathBuf),
     /// The run is kept in the target's work store.
     pub target_work: &'a WorkStore,
+    pub target_country: &'a str,
     pub target_inputs: Vec<PinnedTable>,
     /// The target's rows under the pair's own parts, by shard.
     pub assignment: &'a [Vec<AssignedRow>],
@@ -177,16 +178,11 @@ pub async fn adapt(
         return Ok(Some(record));
     }
     let run = paths::training_run(request.name, NAME, &key);
-    let mut source = TableRows::open(request.source_work, &request.source_inputs, Members::Split("train")).await?;
-    let of_target = |split| {
-        TableRows::open(request.target_work, &request.target_inputs, Members::Assigned(request.assignment, split))
-    };
-    let (mut target, mut validation) = (of_target("train").await?, of_target("val").await?);
     let place =
         RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME, stop: request.stop };
     let (pair, source_spec, stop, data) = (request.pair, request.source_spec, request.stop, key.clone());
     let checkpoint = request.source_model.1.clone();
-    let _claim = place.claim(request.ranks, stop).await?;
+    let claim = place.claim(request.ranks, stop).await?;
     if let Some(record) = record(request.target_work, request.name, &data).await? {
         return Ok(Some(record));
     }
@@ -201,8 +197,16 @@ pub async fn adapt(
             request.source_work.put_json(&format!("{run}/{DUE_FILE}"), &begun).await?;
         }
     }
+    // only now: an adaptation has no lease, and this is what `gc` leaves it
+    still_there(request.source_work, &request.source_inputs, &request.source_spec.country).await?;
+    still_there(request.target_work, &request.target_inputs, request.target_country).await?;
+    let mut source = TableRows::open(request.source_work, &request.source_inputs, Members::Split("train")).await?;
+    let of_target = |split| {
+        TableRows::open(request.target_work, &request.target_inputs, Members::Assigned(request.assignment, split))
+    };
+    let (mut target, mut validation) = (of_target("train").await?, of_target("val").await?);
     let trained = place
-        .run(request.ranks, &rows, observe, |ranks, folder, observe| {
+        .run(&claim, request.ranks, &rows, observe, |ranks, folder, observe| {
             adapt::adapt(adapt::Run {
                 source_spec,
                 pair,

@@ -107,7 +107,14 @@ pub(crate) fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
 /// Is an error of the local file system one that another try meets again: a name or a right, and not the disk?
 pub(crate) fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind as K;
-    let kinds = [K::PermissionDenied, K::NotADirectory, K::IsADirectory, K::InvalidFilename, K::InvalidInput];
+    let kinds = [
+        K::PermissionDenied,
+        K::ReadOnlyFilesystem,
+        K::NotADirectory,
+        K::IsADirectory,
+        K::InvalidFilename,
+        K::InvalidInput,
+    ];
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()) {
         Some(io) => kinds.contains(&io.kind()),
@@ -165,6 +172,7 @@ mod tests {
     fn a_right_that_lacks_lasts_and_a_fault_of_the_disk_passes() {
         let of = |kind: std::io::ErrorKind| WorkerError::of_io("x".as_ref(), &kind.into()).exit_code();
         assert_eq!(of(std::io::ErrorKind::PermissionDenied), 65);
+        assert_eq!(of(std::io::ErrorKind::ReadOnlyFilesystem), 65);
         assert_eq!(WorkerError::of_io("x".as_ref(), &std::io::Error::from_raw_os_error(5)).exit_code(), 75);
         assert_eq!(of(std::io::ErrorKind::StorageFull), 75);
     }

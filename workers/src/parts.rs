@@ -62,7 +62,7 @@ fn parquet_error(path: &str, error: ParquetError) -> WorkerError {
             Ok(store) if matches!(*store, object_store::Error::NotFound { .. }) => damaged(path, "the file is gone"),
             Ok(store) => WorkerError::of_store(path, *store),
             Err(other) => match other.downcast::<std::io::Error>() {
-                Ok(io) => WorkerError::Transient(format!("{path}: {}", whole_chain(io.as_ref()))),
+                Ok(io) => WorkerError::of_io(path.as_ref(), &io),
                 Err(other) => WorkerError::Broken(format!("{path}: {}", whole_chain(other.as_ref()))),
             },
         },

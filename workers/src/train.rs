@@ -150,6 +150,19 @@ pub async fn parts_are_there(work: &WorkStore, tables: &[PinnedTable], country: 
     Ok(true)
 }
 
+/// `gc` leaves what is written down as begun; what it took before is gone.
+///
+/// # Errors
+/// [`WorkerError::Transient`]: whoever begins again pins what is there by then.
+pub(crate) async fn still_there(work: &WorkStore, tables: &[PinnedTable], country: &str) -> Result<(), WorkerError> {
+    match parts_are_there(work, tables, country).await? {
+        true => Ok(()),
+        false => Err(WorkerError::Transient(format!(
+            "the tables of {country} were changed, and their old parts cleared away, while this run began"
+        ))),
+    }
+}
+
 fn broken(error: TableError) -> WorkerError {
     WorkerError::Broken(error.to_string())
 }
@@ -196,7 +209,7 @@ pub async fn train(
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
     let (data, training) = (due.key.clone(), request.training);
     let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name(), stop };
-    let _claim = place.claim(request.ranks, stop).await?;
+    let claim = place.claim(request.ranks, stop).await?;
     if let Some(record) = request.work.get_hint(&format!("{run}/{RECORD_FILE}")).await? {
         return Ok(Some(record));
     }
@@ -205,8 +218,9 @@ pub async fn train(
         request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
         request.work.put_json(&format!("{run}/{DUE_FILE}"), &due).await?;
     }
+    still_there(request.work, &due.inputs, &request.spec.country).await?;
     let trained = place
-        .run(request.ranks, &rows, observe, |ranks, folder, observe| {
+        .run(&claim, request.ranks, &rows, observe, |ranks, folder, observe| {
             pretrain::train(pretrain::Run {
                 spec,
                 weights,

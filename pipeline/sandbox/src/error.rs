@@ -11,6 +11,9 @@ pub enum SandboxError {
     /// A world, or files of the same names, are there already.
     #[error("{} is there already: name another folder, or replace the world with --force", path.display())]
     Exists { path: PathBuf },
+    /// It would be replaced, and is none of ours.
+    #[error("{} holds something, and no sandbox world that --force could replace: name another folder", path.display())]
+    Stranger { path: PathBuf },
     /// The disk refused: check the path, its rights and the space left.
     #[error("cannot access {}: {source}; check that the folder is writable and the disk not full", path.display())]
     Storage { path: PathBuf, source: std::io::Error },

@@ -124,6 +124,14 @@ pub fn check_absent(out: &Path) -> Result<(), SandboxError> {
     files.find(|path| path.exists()).map_or(Ok(()), |path| Err(SandboxError::Exists { path }))
 }
 
+/// # Errors
+/// [`SandboxError::Stranger`] for a folder that holds something and is no world that [`generate`] made.
+pub fn check_replaceable(out: &Path) -> Result<(), SandboxError> {
+    let is_empty = std::fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
+    let is_world = ["dataframe/SkyScript_sandbox.csv", "extract.osm"].iter().all(|name| out.join(name).is_file());
+    if is_empty || is_world { Ok(()) } else { Err(SandboxError::Stranger { path: out.to_owned() }) }
+}
+
 /// A tile to look at.
 #[derive(Debug, Clone)]
 pub struct Preview {

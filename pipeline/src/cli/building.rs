@@ -3,12 +3,12 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use manifests::BuildSpec;
 use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
-use super::{RunArgs, SpecArgs, figures, stop_flag};
+use super::{RunArgs, SpecArgs, figures, stop_flag, write_page};
 use crate::build::Build;
 use crate::clock::now;
 use crate::progress::Progress;
@@ -22,14 +22,16 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     let progress = Progress::new(json);
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     say_what_is_absent(&build).await;
-    let lines = crate::plan::preview(&mut build, options.retry_errors, options.retrain).await?;
+    let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         print_plan(&lines)?;
     }
-    // before geo-tags are published nothing is placed in any part
-    if build.virtual_inputs.assignment.iter().any(|rows| !rows.is_empty()) {
+    // before geo-tags are published nothing is placed in any part, and while they change nothing for good
+    if lines.iter().any(|line| line.step == "splits" && line.exact)
+        && build.virtual_inputs.assignment.iter().any(|rows| !rows.is_empty())
+    {
         let found = preflight::splits(&build.virtual_inputs.assignment, &build.spec, None);
         if let Some(what) = found.unwrap_or_else(|error| Some(error.to_string())) {
             aside!("warning: {what}");
@@ -45,7 +47,7 @@ async fn say_what_is_absent(build: &Build) {
     }
 }
 
-fn print_plan(lines: &[crate::plan::PlanLine]) -> Result<()> {
+fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
     say!("{:18} {:>12} {:>10}  why", "step", "to compute", "stand");
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
@@ -120,9 +122,13 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>
     if options.until.is_some() {
         return Ok(());
     }
-    let page = crate::page::make(std::slice::from_ref(&build), &[], &now()).await?;
     let path = manifests::paths::report(&build.spec.country);
-    build.work.put(&path, page.into()).await?;
+    let changed = crate::page::changed_at(&build).await?;
+    let page = crate::page::make(std::slice::from_ref(&build), &[], &changed).await?;
+    // of a run with nothing to do it is the same
+    if build.work.get(&path).await?.is_none_or(|before| before != page.as_bytes()) {
+        build.work.put(&path, page.into()).await?;
+    }
     if let Some(evaluation) = crate::evaluate::stored(&build).await? {
         print_recall(&[evaluation])?;
     }
@@ -133,7 +139,11 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>
 pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result<()> {
     let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
     if fetch {
-        work.make()?;
+        // only there can it be kept what they are
+        if !spec.weights().is_empty() && !work.is_there().await? {
+            aside!("note: making the work store {}", work.url());
+            work.make()?;
+        }
         workers::weights::fetch(&work, spec).await?;
     }
     let lines = workers::weights::lines(&work, spec).await?;
@@ -211,10 +221,7 @@ pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<P
 
 async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) -> Result<()> {
     let page = crate::page::make(builds, across, &now()).await?;
-    std::fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
-    // not among the output, which a script may read
-    aside!("report: {}", output.display());
-    Ok(())
+    write_page(output, &page)
 }
 
 /// The result table. One line per evaluation begins with `mR`, for scripts.
@@ -259,8 +266,10 @@ pub(super) fn edit_tags(world: &Path, share: f64, seed: u64) -> Result<()> {
 }
 
 pub(super) fn sandbox(out: &Path, tiles: usize, seed: u64, force: bool) -> Result<()> {
-    if !force {
-        sandbox::check_absent(out)?;
+    if force {
+        sandbox::check_replaceable(out)?
+    } else {
+        sandbox::check_absent(out)?
     }
     let settings = sandbox::Settings { tiles_per_country: tiles, seed, ..sandbox::Settings::default() };
     let terminal = std::io::stderr().is_terminal();

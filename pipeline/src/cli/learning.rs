@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use manifests::BuildSpec;
 use stages::Training;
 use training::communicator::Communicator;
@@ -16,8 +16,8 @@ use crate::clock::now;
 use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
-use crate::run::RunOptions;
-use crate::{aside, say};
+use crate::say;
+use crate::trainings::training_state;
 
 /// One rank of a training. Only rank 0 says what it does.
 pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
@@ -36,8 +36,8 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
     let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
     let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref(), &build.work))?;
     say_way(ranks.as_ref(), &progress);
-    let options = RunOptions { retrain, ..RunOptions::default() };
-    crate::run::run_training(&build, training, &options, ranks.as_mut(), &progress).await?;
+    let state = training_state(&build, training, retrain).await?;
+    crate::run::run_training(&build, training, state, ranks.as_mut(), &progress).await?;
     Ok(())
 }
 
@@ -160,11 +160,7 @@ pub(super) async fn single_domain(
 }
 
 fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    std::fs::write(&path, page()).with_context(|| format!("cannot write {}", path.display()))?;
-    // not among the output, which a script may read
-    aside!("report: {}", path.display());
-    Ok(())
+    path.map_or(Ok(()), |path| super::write_page(&path, &page()))
 }
 
 fn print_ablation(ablation: &Ablation) -> Result<()> {

@@ -12,6 +12,9 @@ use workers::upkeep::{gc, verify};
 use crate::progress::Progress;
 use crate::say;
 
+/// A century: nothing is older.
+const MOST_KEEP_DAYS: f64 = 36_525.0;
+
 pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<()> {
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     let tables = Tables::new(&work);
@@ -27,7 +30,9 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
     } else {
         say!("{files} parts of {} with {bytes} bytes looked at, {} faults", spec.country, faults.len());
         for fault in &faults {
-            say!("  {} ({} rows): {}", fault.file, fault.rows, fault.why);
+            // how many rows are in a file that is none of ours nobody knows
+            let rows = fault.shard.map_or(String::new(), |_| format!(" ({} rows)", fault.rows));
+            say!("  {}{rows}: {}", fault.file, fault.why);
         }
     }
     if faults.is_empty() {
@@ -43,8 +48,11 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
 }
 
 pub(super) async fn gc(spec: BuildSpec, delete: bool, keep_days: f64, json: bool) -> Result<()> {
-    let keep = Duration::try_from_secs_f64(keep_days * 86_400.0)
-        .map_err(|e| WorkerError::Configuration(format!("--keep-days {keep_days}: {e}")))?;
+    if !(0.0..=MOST_KEEP_DAYS).contains(&keep_days) {
+        let why = format!("--keep-days {keep_days}: it must lie between 0 and {MOST_KEEP_DAYS}");
+        return Err(WorkerError::Configuration(why).into());
+    }
+    let keep = Duration::from_secs_f64(keep_days * 86_400.0);
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     let cleared = gc::gc(&work, &Tables::new(&work), &spec.country, gc::Retention { keep, delete }).await?;
     if json {

@@ -97,6 +97,15 @@ pub fn read_csv(
 /// [`SourceError::Table`] naming the columns found and the nearest one, or the doublet.
 pub(crate) fn required_column(names: &[String], wanted: &str) -> Result<usize, SourceError> {
     optional_column(names, wanted)?.ok_or_else(|| {
+        if let [only] = names
+            && only.contains(wanted)
+            && let Some(separator) = only.chars().find(|c| [';', '\t', '|'].contains(c))
+        {
+            let separator = separator.escape_debug();
+            return SourceError::Table(format!(
+                "its columns are separated by `{separator}`: write it with commas, and captions that hold commas in quotes"
+            ));
+        }
         let nearest = names
             .iter()
             .map(|name| (strsim::damerau_levenshtein(name, wanted), name))

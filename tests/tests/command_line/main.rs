@@ -2,6 +2,7 @@
 
 mod paths;
 mod refusals;
+mod words;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

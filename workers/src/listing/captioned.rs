@@ -28,6 +28,13 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Listi
         files.push((path, images));
     }
     let images = captioned::join(files).map_err(|e| WorkerError::Broken(format!("{}: {e}", source.url())))?;
+    let without = images.iter().filter(|image| image.split.is_none()).count();
+    if 0 < without && without < images.len() {
+        let all = images.len();
+        listing.notes.push(format!(
+            "{without} of {all} captioned images name no split, the others do: those are placed by split.ratio"
+        ));
+    }
     let mut rows: BTreeMap<String, CaptionedImage> = BTreeMap::new();
     for image in images {
         let id = image_id_of(&image.file);

@@ -1,5 +1,8 @@
+use std::time::Duration;
+
 use super::*;
 use manifests::build::StoreOptions;
+use manifests::commit::Replacement;
 use serde_json::{Value, json};
 
 const FINLAND: &str = "finland";
@@ -225,6 +228,78 @@ async fn deletion_vectors_are_refused_with_a_way_back() {
     for tables in [&tables, &Tables::new(&work)] {
         let parts = [(0, "empty"), (1, "b")].map(|(shard, attempt)| paths::part(FINLAND, shard, attempt));
         assert_eq!(live(tables, FINLAND).await, parts);
+    }
+}
+
+/// What others make of a table's columns, properties and features (ALTER TABLE, a write with another schema) is said when
+/// the table is opened, not when a commit fails after hours; with the version to return to.
+#[tokio::test]
+async fn a_table_that_is_no_longer_ours_is_refused_with_a_way_back() {
+    let column = |name: &str, kind: &str| json!({ "name": name, "type": kind, "nullable": true, "metadata": {} });
+    let property = |name: &str, value: &str| {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        move |lines: &mut [Value; 2]| lines[1]["metaData"]["configuration"][&name] = value.clone().into()
+    };
+    let feature = |name: &'static str, reads: bool| {
+        move |lines: &mut [Value; 2]| {
+            for list in if reads { &["readerFeatures", "writerFeatures"][..] } else { &["writerFeatures"] } {
+                lines[0]["protocol"][list].as_array_mut().unwrap().push(name.into());
+            }
+        }
+    };
+    let columns = |change: fn(&mut Vec<Value>, Value), with: Value| {
+        move |lines: &mut [Value; 2]| {
+            let schema = &mut lines[1]["metaData"]["schemaString"];
+            let mut parsed: Value = serde_json::from_str(schema.as_str().unwrap()).unwrap();
+            change(parsed["fields"].as_array_mut().unwrap(), with.clone());
+            *schema = parsed.to_string().into();
+        }
+    };
+    type Alter = Box<dyn Fn(&mut [Value; 2])>;
+    let cases: [(&str, Alter); 9] = [
+        ("a column note", Box::new(columns(|all, new| all.push(new), column("note", "string")))),
+        (
+            "stage_version of type long, not integer",
+            Box::new(columns(|all, new| all[4] = new, column("stage_version", "long"))),
+        ),
+        ("delta.appendOnly", Box::new(property("delta.appendOnly", "true"))),
+        ("delta.enableChangeDataFeed", Box::new(property("delta.enableChangeDataFeed", "true"))),
+        ("checkConstraints", Box::new(feature("checkConstraints", false))),
+        ("rowTracking", Box::new(feature("rowTracking", false))),
+        ("identityColumns", Box::new(feature("identityColumns", false))),
+        ("delta.columnMapping", {
+            let (mode, feature) = (property("delta.columnMapping.mode", "name"), feature("columnMapping", true));
+            let name = |fields: &mut Vec<Value>, _: Value| {
+                for (id, field) in fields.iter_mut().enumerate() {
+                    let named =
+                        json!({ "delta.columnMapping.id": id + 1, "delta.columnMapping.physicalName": field["name"] });
+                    field["metadata"] = named;
+                }
+            };
+            let names = columns(name, Value::Null);
+            Box::new(move |lines| (mode(lines), feature(lines), names(lines)).0)
+        }),
+        ("featureOfTomorrow", Box::new(feature("featureOfTomorrow", true))),
+    ];
+    for (words, alter) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let (work, tables) = open(&folder);
+        tables.commit(change(FINLAND, &[(0, None, "a")])).await.unwrap();
+        let log = "tables/splits/_delta_log";
+        let created = work.get(&format!("{log}/{:020}.json", 0)).await.unwrap().unwrap();
+        let lines = created.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let lines: Vec<Value> = lines.collect();
+        let mut lines =
+            ["protocol", "metaData"].map(|of| lines.iter().find(|line| line[of].is_object()).unwrap().clone());
+        alter(&mut lines);
+        work.put(&format!("{log}/{:020}.json", 2), lines.map(|line| line.to_string()).join("\n").into()).await.unwrap();
+        for tables in [&tables, &Tables::new(&work)] {
+            let error = tables.pin(Artifact::Splits, FINLAND, None).await.unwrap_err();
+            assert_eq!(error.exit_code(), 65, "{error}");
+            for words in [words, "another program changed it", "RESTORE it to version 1 ", "tables/splits away"] {
+                assert!(error.to_string().contains(words), "{words}: {error}");
+            }
+        }
     }
 }
 

@@ -1,43 +1,146 @@
 //! A run's folder belongs to one process of this machine at a time.
+//!
+//! The lock is the system's and ends with its holder, however that dies. In the file its holder writes who it is and,
+//! again and again, how far it is: whoever waits tells one that works from one that is stopped or hangs.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use training::trainer::Event;
 
 use crate::durable;
 use crate::error::WorkerError;
+use crate::lease::name_of_process;
 
 /// How often a waiting process looks whether the folder has become free.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// A holder writes less into the lock's file.
+const MOST_BYTES: u64 = 4096;
+
+/// The times of a claim: shorter in tests.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// How often a holder shows that it lives.
+    beat: Duration,
+    /// After so long without a sign of life nobody waits any more. Also how often whoever waits says for what.
+    patience: Duration,
+}
+
+const TIMES: Times = Times { beat: Duration::from_secs(5), patience: Duration::from_secs(60) };
+
+/// What a holder writes into the lock's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    /// Process and host, for people.
+    name: String,
+    process: u32,
+    /// Seconds since 1970, by the holder's clock, as all of them.
+    since: u64,
+    /// The last step, in words, and when it was done.
+    progress: String,
+    progressed: u64,
+    /// When it wrote this.
+    written: u64,
+}
+
+impl Holder {
+    fn new() -> Self {
+        let (name, process, now) = (name_of_process(), std::process::id(), unix_seconds());
+        Holder { name, process, since: now, progress: "no step yet".into(), progressed: now, written: now }
+    }
+
+    /// What it says of itself, at the time when it wrote it.
+    fn in_words(&self) -> String {
+        let [held, quiet] = [self.since, self.progressed].map(|then| self.written.saturating_sub(then));
+        format!("{} has held it for {held} s; {}, {quiet} s before it last said so", self.name, self.progress)
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// The right to write to a run's folder. The system takes it back when the process ends, however it ends.
 pub(crate) struct Claim {
-    /// Dropping it frees the lock. `None` where the file system has no locks.
+    holder: Arc<Mutex<Holder>>,
+    beating: Option<(Sender<()>, JoinHandle<()>)>,
+    /// Dropping it, and the thread's, frees the lock. `None` where the file system has no locks.
     _lock: Option<File>,
 }
 
 impl Claim {
+    fn held(lock: Option<File>) -> Self {
+        Claim { holder: Arc::new(Mutex::new(Holder::new())), beating: None, _lock: lock }
+    }
+
+    /// Shows from here on that the holder lives.
+    fn beat(mut self, every: Duration) -> Self {
+        let Some(mut file) = self._lock.as_ref().and_then(|lock| lock.try_clone().ok()) else { return self };
+        let (stop, stopped) = channel();
+        let holder = self.holder.clone();
+        let thread = std::thread::spawn(move || {
+            loop {
+                let words = holder.lock().ok().map(|mut holder| {
+                    holder.written = unix_seconds();
+                    serde_json::to_vec(&*holder).unwrap_or_default()
+                });
+                // in place: the lock belongs to this file, not to its name; where it fails, others give up waiting
+                _ = words.map(|words| rewrite(&mut file, &words));
+                if stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        });
+        self.beating = Some((stop, thread));
+        self
+    }
+
+    /// Takes note of what the training has done.
+    pub(super) fn note(&self, event: &Event) {
+        if let (Event::Step(step), Ok(mut holder)) = (event, self.holder.lock()) {
+            holder.progress = format!("epoch {}, step {}", step.epoch + 1, step.step + 1);
+            holder.progressed = unix_seconds();
+        }
+    }
+
     /// Takes the folder of a run at once, to clear it away; `None`: a process of this machine trains it.
     pub(crate) fn at_once(folder: &Path) -> Result<Option<Claim>, WorkerError> {
         let path = folder.with_extension("lock");
         let file = match File::open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some(Claim { _lock: None })),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some(Claim::held(None))),
             opened => opened.map_err(|e| WorkerError::of_io(&path, &e))?,
         };
         match file.try_lock() {
-            Ok(()) => Ok(Some(Claim { _lock: Some(file) })),
+            Ok(()) => Ok(Some(Claim::held(Some(file)))),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(_)) => Ok(Some(Claim { _lock: None })),
+            Err(TryLockError::Error(_)) => Ok(Some(Claim::held(None))),
         }
     }
 
-    /// Takes the folder of the run `name`, waiting while another process has it if `may_wait`.
+    /// Takes the folder of the run `name`, waiting while another process works on it if `may_wait`.
     ///
     /// # Errors
     /// [`WorkerError::Stopped`] while waiting, [`WorkerError::Transient`] where the folder is taken and `may_wait` is
-    /// not set.
+    /// not set, or its holder shows no sign of life.
     pub(super) async fn take(
+        folder: &Path,
+        name: &str,
+        may_wait: bool,
+        stop: &AtomicBool,
+    ) -> Result<Claim, WorkerError> {
+        Claim::take_in(TIMES, folder, name, may_wait, stop).await
+    }
+
+    async fn take_in(
+        times: Times,
         folder: &Path,
         name: &str,
         may_wait: bool,
@@ -46,27 +149,35 @@ impl Claim {
         // beside the folder: whether the folder is there decides whether a saved state is brought
         let path = folder.with_extension("lock");
         path.parent().map_or(Ok(()), durable::create_folder)?;
-        let file = File::create(&path).map_err(|e| WorkerError::of_io(&path, &e))?;
-        let mut waited = false;
+        // what its holder has written stays
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| WorkerError::of_io(&path, &e))?;
+        let (mut seen, mut alive, mut told) = (Vec::new(), Instant::now(), None::<Instant>);
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Claim { _lock: Some(file) }),
+                Ok(()) => return Ok(Claim::held(Some(file)).beat(times.beat)),
                 Err(TryLockError::Error(error)) => {
                     tracing::warn!(path = %path.display(), %error, "no locks here: only one process may train this run");
-                    return Ok(Claim { _lock: None });
-                }
-                Err(TryLockError::WouldBlock) if !may_wait => {
-                    return Err(WorkerError::Transient(format!(
-                        "{name}: another process of this machine trains this run (it holds {}); wait for its end or stop it",
-                        path.display()
-                    )));
+                    return Ok(Claim::held(None));
                 }
                 Err(TryLockError::WouldBlock) => {}
             }
-            if !waited {
-                tracing::warn!("{name}: another process trains this run; its result is waited for");
+            let mut said = Vec::new();
+            _ = File::open(&path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut said));
+            if said != seen {
+                (seen, alive) = (said, Instant::now());
             }
-            waited = true;
+            let silent = alive.elapsed() > times.patience;
+            if silent || !may_wait {
+                return Err(taken(name, &path, &seen, silent.then_some(times.patience)));
+            }
+            if told.is_none_or(|told| told.elapsed() > times.patience) {
+                told = Some(Instant::now());
+                tracing::warn!(
+                    "{name}: another process trains this run; its result is waited for: {}",
+                    who(&path, &seen)
+                );
+            }
             if stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
@@ -75,24 +186,97 @@ impl Claim {
     }
 }
 
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.beating.take() {
+            drop(stop);
+            _ = thread.join();
+        }
+    }
+}
+
+fn rewrite(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+    file.rewind()?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
+}
+
+/// Who holds a lock, by what it wrote into its file.
+fn who(path: &Path, said: &[u8]) -> String {
+    match serde_json::from_slice::<Holder>(said) {
+        Ok(holder) => format!("{} ({})", holder.in_words(), path.display()),
+        Err(_) => format!("a process that does not say who it is holds {0} (`fuser {0}` names it)", path.display()),
+    }
+}
+
+/// `silent_for`: it showed no sign of life for so long.
+fn taken(name: &str, path: &Path, said: &[u8], silent_for: Option<Duration>) -> WorkerError {
+    let silence = silent_for.map_or(String::new(), |time| {
+        format!(" and has shown no sign of life for {} s: it is stopped or hangs", time.as_secs())
+    });
+    let process = serde_json::from_slice::<Holder>(said).map_or("PROCESS".to_owned(), |h| h.process.to_string());
+    // it cannot be passed by: once it is woken it would write into the same folder
+    let end = match silent_for {
+        Some(_) => format!("wake it there by `kill -CONT {process}`, or end it by `kill -9 {process}`"),
+        None => format!("wait for its end, or end it there by `kill {process}`"),
+    };
+    WorkerError::Transient(format!(
+        "{name}: another process trains this run{silence}: {}; {end}: what it has saved is gone on from",
+        who(path, said)
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const QUICK: Times = Times { beat: Duration::from_millis(20), patience: Duration::from_millis(600) };
 
     #[tokio::test]
     async fn a_folder_is_one_owners_at_a_time() {
         let parent = tempfile::tempdir().unwrap();
         let (folder, go_on) = (parent.path().join("runs/key"), AtomicBool::new(false));
-        let first = Claim::take(&folder, "pretrain", true, &go_on).await.unwrap();
+        let first = Claim::take_in(QUICK, &folder, "pretrain", true, &go_on).await.unwrap();
         assert!(!folder.exists());
+        std::thread::sleep(QUICK.beat * 5);
         let refused = Claim::take(&folder, "pretrain", false, &go_on).await.err().expect("taken").to_string();
-        assert!(refused.contains("key.lock") && refused.contains("stop it"), "{refused}");
+        let own = std::process::id();
+        for words in ["key.lock", &format!("process {own} on "), &format!("`kill {own}`"), "no step yet"] {
+            assert!(refused.contains(words), "{refused}");
+        }
         let stopped = Claim::take(&folder, "pretrain", true, &AtomicBool::new(true)).await;
         assert!(matches!(stopped, Err(WorkerError::Stopped)));
-        let (second, ()) = tokio::join!(Claim::take(&folder, "pretrain", true, &go_on), async {
-            tokio::time::sleep(LOOK_AGAIN / 2).await;
+        // a holder that lives is waited for, longer than one that does not
+        let (second, ()) = tokio::join!(Claim::take_in(QUICK, &folder, "pretrain", true, &go_on), async {
+            tokio::time::sleep(QUICK.patience * 2).await;
             drop(first);
         });
-        second.unwrap();
+        drop(second.unwrap());
+        assert!(Claim::at_once(&folder).unwrap().is_some(), "the thread that beats holds the lock no longer");
+    }
+
+    /// It is stopped or hangs, and its lock is held for ever: whoever waits says who it is, and ends.
+    #[tokio::test]
+    async fn a_holder_without_a_sign_of_life_is_waited_for_no_longer() {
+        let parent = tempfile::tempdir().unwrap();
+        let (folder, go_on) = (parent.path().join("key"), AtomicBool::new(false));
+        let times = Times { beat: Duration::from_secs(1000), ..QUICK };
+        let holder = Claim::take_in(times, &folder, "pretrain", true, &go_on).await.unwrap();
+        let waiting = Instant::now();
+        let given_up = Claim::take_in(QUICK, &folder, "pretrain", true, &go_on).await.err().expect("it is taken");
+        assert!(waiting.elapsed() < QUICK.patience * 10 && given_up.exit_code() == 75, "{given_up}");
+        let own = std::process::id();
+        for words in [&format!("process {own} on "), "no sign of life", &format!("kill -CONT {own}"), "has held it for"]
+        {
+            assert!(given_up.to_string().contains(words), "{words}: {given_up}");
+        }
+        // what wrote nothing, an older version say, is found by its file
+        drop(holder);
+        let path = folder.with_extension("lock");
+        std::fs::write(&path, "").unwrap();
+        let file = File::open(&path).unwrap();
+        file.try_lock().unwrap();
+        let given_up = Claim::take_in(QUICK, &folder, "pretrain", true, &go_on).await.err().expect("taken").to_string();
+        assert!(given_up.contains("fuser"), "{given_up}");
     }
 }

@@ -41,11 +41,12 @@ impl RunPlace<'_> {
         self.scratch.join("ranks").join(rank.to_string()).join(self.run)
     }
 
-    /// The right to train this run on this machine. A process on its own waits for one that has it; several ranks,
-    /// of which the others would wait in vain, are told.
+    /// The right to train this run on this machine. A process on its own waits for one that has it and lives; several
+    /// ranks, of which the others would wait in vain, are told.
     ///
     /// # Errors
-    /// [`WorkerError::Stopped`] while waiting, [`WorkerError::Transient`] for several ranks.
+    /// [`WorkerError::Stopped`] while waiting, [`WorkerError::Transient`] for several ranks or a holder that does not
+    /// live.
     pub(crate) async fn claim(&self, ranks: &dyn Communicator, stop: &AtomicBool) -> Result<Claim, WorkerError> {
         let folder = match ranks.rank() {
             0 => Mirror::new(self.work, self.scratch, self.run).folder().to_owned(),
@@ -55,9 +56,11 @@ impl RunPlace<'_> {
     }
 
     /// Brings the run's saved state here, calls `train` on a thread of its own, copies every checkpoint to the work
-    /// store and, at the end, the result, with the `rows` that it saw. Only rank 0 keeps a run; the others have a folder of their own to work in.
+    /// store and, at the end, the result, with the `rows` that it saw. Only rank 0 keeps a run; the others have a folder
+    /// of their own to work in.
     pub(crate) async fn run<F>(
         &self,
+        claim: &Claim,
         ranks: &mut dyn Communicator,
         rows: &Bytes,
         mut observe: impl FnMut(&Event) + Send,
@@ -105,6 +108,7 @@ impl RunPlace<'_> {
                         }
                     }
                 }
+                claim.note(event);
                 observe(event);
             };
             let thread = scope.spawn(move || train(ranks, folder, &mut observe));

@@ -86,7 +86,6 @@ pub async fn gc(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let horizon_millis = now.saturating_sub(retention.keep).as_millis() as u64;
     let mut sweep = Sweep { work, delete: retention.delete, horizon_millis, clearance: Clearance::new() };
-    let pinned = pinned_by_trainings(work, country).await?;
     for artifact in Artifact::TABLES {
         if tables.live_files(artifact, country).await?.is_none() {
             continue;
@@ -94,7 +93,7 @@ pub async fn gc(
         if sweep.delete {
             tables.raise_horizon(artifact, country, horizon_millis).await?;
         }
-        clear_parts(&mut sweep, tables, artifact, country, &pinned).await?;
+        clear_parts(&mut sweep, tables, artifact, country).await?;
         clear_log(&mut sweep, artifact).await?;
     }
     for (kind, folder) in [("markers", format!("markers/{country}")), ("plans", format!("plans/{country}"))] {
@@ -133,7 +132,6 @@ async fn clear_parts(
     tables: &Tables,
     artifact: Artifact,
     country: &str,
-    pinned: &BTreeSet<(Artifact, String)>,
 ) -> Result<(), WorkerError> {
     let partition = paths::partition(country);
     let folder = format!("{}/{partition}", paths::table(artifact));
@@ -141,6 +139,8 @@ async fn clear_parts(
     let files = sweep.work.list_metas(&folder).await?;
     let lately = removed_lately(sweep, artifact).await?;
     let Some(live) = tables.live_files(artifact, country).await? else { return Ok(()) };
+    // last: whoever begins looks, once that is written down, whether what it pinned is still there
+    let pinned = pinned_by_trainings(sweep.work, country).await?;
     let foreign = live.foreign.iter().map(|(path, _)| path.clone());
     let live: BTreeSet<String> = live.parts.iter().map(|part| part.path.clone()).chain(foreign).collect();
     for (name, meta) in files {

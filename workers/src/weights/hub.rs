@@ -13,6 +13,7 @@ use url::Url;
 
 use super::snapshot::Snapshot;
 use crate::error::WorkerError;
+use crate::stores::is_loopback;
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// A token or a commit is a line of text.
@@ -151,13 +152,7 @@ impl Hub {
 
 /// Whether what travels to an address can be read and changed on its way.
 pub(super) fn is_open(address: &Url) -> bool {
-    let is_here = match address.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
-        None => false,
-    };
-    address.scheme() == "http" && !is_here
+    address.scheme() == "http" && !is_loopback(address)
 }
 
 fn read_line(path: &Path) -> std::io::Result<Vec<u8>> {

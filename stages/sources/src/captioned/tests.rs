@@ -168,3 +168,11 @@ fn lines_pair_up_five_to_one_and_five_to_five() {
         assert!(matches!(result, Err(SourceError::Table(_))), "{files:?}");
     }
 }
+
+#[test]
+fn another_separator_is_named() {
+    for (text, separator) in [("image_name;description\na;b\n", "`;`"), ("image_name\tdescription\na\tb\n", "`\\t`")] {
+        let error = read_csv(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(separator) && error.contains("commas"), "{error}");
+    }
+}

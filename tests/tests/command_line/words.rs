@@ -1,0 +1,90 @@
+//! What is said, where it goes, and how a command ends where it cannot be said.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use pipeline_tests::{World, urbancross};
+
+use crate::{call, ends, said, spec_file};
+
+#[test]
+fn output_that_cannot_be_written_is_told_from_work_that_failed() {
+    let world = World::new(3);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "splits"]), 0);
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    for args in [&["status", spec][..], &["plan", spec, "--json"], &["run", spec, "--until", "splits"]] {
+        let output = Command::new(urbancross()).args(args).stdout(full()).output().unwrap();
+        assert!(ends(&output, 74).contains("standard output cannot be written"), "{args:?}");
+    }
+    // a page is no words
+    ends(&call(&["report", spec, "-o", "/dev/full"]), 75);
+    ends(&call(&["report", spec, "-o", "/no-such-folder/page.html"]), 65);
+    assert_eq!(call(&["status"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_file_gets_no_colours() {
+    let world = World::new(3);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "splits"]), 0);
+    std::fs::create_dir_all(world.path("work/settings")).unwrap();
+    std::fs::write(world.path("work/settings/finland.json"), "{").unwrap();
+    let output = call(&["status", spec]);
+    let told = ends(&output, 0);
+    assert!(told.contains("WARN") && !told.contains('\u{1b}'), "{told:?}");
+}
+
+#[test]
+fn how_a_command_works_is_not_remembered_as_the_builds_own() {
+    let world = World::new(3);
+    let spec = &spec_file(&world);
+    let set = ["--set", "work.lease_seconds=5", "--set", "work.concurrency=3", "--set", "pretrain.epochs=1"];
+    ends(&call(&[&["run", spec, "--until", "splits"][..], &set].concat()), 0);
+    let told = ends(&call(&["status", spec]), 0);
+    assert!(told.contains("--set pretrain.epochs=1;") && !told.contains("--set work"), "{told}");
+}
+
+#[test]
+fn a_mistyped_work_store_is_not_made_without_a_word() {
+    let world = World::new(3);
+    let spec = &spec_file(&world);
+    ends(&call(&["weights", spec, "--fetch"]), 0);
+    assert!(!world.path("work").exists(), "this build names none to keep");
+    let days = ends(&call(&["gc", spec, "--keep-days", "1e20"]), 65);
+    assert!(days.contains("between 0 and"), "{days}");
+}
+
+#[test]
+fn force_replaces_worlds_and_nothing_else() {
+    let world = World::new(2);
+    let folder = world.path("mine");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("thesis.tex"), "years").unwrap();
+    let mine = folder.to_str().unwrap();
+    let told = ends(&call(&["sandbox", mine, "--tiles", "2", "--force"]), 65);
+    assert!(told.contains("no sandbox world"), "{told}");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    ends(&call(&["sandbox", world.path("new").to_str().unwrap(), "--tiles", "2", "--force"]), 0);
+}
+
+#[test]
+fn a_run_with_nothing_to_do_leaves_the_report_as_it_is() {
+    let world = World::new(30);
+    let spec = &spec_file(&world);
+    let set = ["--set", "score.clip=none", "--set", "pretrain.epochs=1", "--set", "pretrain.batch=4"];
+    let run = || ends(&call(&[&["run", spec][..], &set].concat()), 0);
+    run();
+    let page = world.path("work/reports/finland.html");
+    let written = || (std::fs::read(&page).unwrap(), page.metadata().unwrap().modified().unwrap());
+    let before = written();
+    // the page shows minutes
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    run();
+    assert!(written() == before, "written again");
+    // what is none of ours has rows that nobody counted
+    let part = std::fs::read_dir(world.path("work/tables/captions/country=finland")).unwrap().next().unwrap().unwrap();
+    std::fs::write(part.path(), "PAR1").unwrap();
+    let faults = said(&call(&[&["verify", spec][..], &set].concat()));
+    assert!(faults.contains(" rows): ") && !faults.contains("(0 rows)"), "{faults}");
+}

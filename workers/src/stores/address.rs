@@ -1,0 +1,144 @@
+//! From an address to a store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use manifests::build::StoreOptions;
+use object_store::path::Path;
+use object_store::{ClientOptions, DynObjectStore, HeaderMap, HeaderValue, RetryConfig};
+use url::Url;
+
+use super::Store;
+use super::steady::{Persistence, Steady};
+use crate::error::WorkerError;
+
+/// Opens the store of an address: `file://`, `s3://`, `gs://`, `az://`, `http(s)://`, or a path on
+/// this machine. `anonymous` is the default where the options leave it open; `authorization` goes to that HTTP server
+/// with every request, and not to another that it redirects to.
+pub(super) fn open(
+    address: &str,
+    options: &StoreOptions,
+    anonymous: bool,
+    authorization: Option<HeaderValue>,
+) -> Result<Store, WorkerError> {
+    let mut url = parse_address(address)?;
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    let configuration = |e: object_store::Error| WorkerError::Configuration(format!("store {address}: {e}"));
+    let anonymous = options.anonymous.unwrap_or(anonymous);
+    let mut client = ClientOptions::new()
+        .with_timeout(Duration::from_secs(options.timeout_seconds))
+        .with_connect_timeout(Duration::from_secs(options.timeout_seconds.min(10)))
+        .with_allow_http(options.allow_http);
+    if is_loopback(&url) || Url::parse(&options.endpoint).is_ok_and(|endpoint| is_loopback(&endpoint)) {
+        // nobody on the way, the environment's proxy included: any proxy of our own, for no host, takes its place
+        client = client.with_proxy_url("http://localhost").with_proxy_excludes("*,0.0.0.0/0,::/0");
+    }
+    // tries are counted in one place, below: a client that quietly sends a conditional write again, after an answer was
+    // lost, is refused by what it wrote itself
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let store: Arc<DynObjectStore> = match url.scheme() {
+        // what counts is on the disk before anything names it: files and the folders that hold them
+        "file" => Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true)),
+        "s3" | "s3a" => {
+            let mut builder = object_store::aws::AmazonS3Builder::from_env()
+                .with_bucket_name(&host)
+                .with_client_options(client)
+                .with_retry(retry)
+                .with_allow_http(options.allow_http)
+                .with_skip_signature(anonymous)
+                .with_virtual_hosted_style_request(!options.path_style && options.endpoint.is_empty());
+            if !options.region.is_empty() {
+                builder = builder.with_region(&options.region);
+            }
+            if !options.endpoint.is_empty() {
+                builder = builder.with_endpoint(&options.endpoint);
+            }
+            Arc::new(builder.build().map_err(configuration)?)
+        }
+        "gs" => {
+            let mut builder = object_store::gcp::GoogleCloudStorageBuilder::from_env()
+                .with_bucket_name(&host)
+                .with_client_options(client)
+                .with_retry(retry)
+                .with_skip_signature(anonymous);
+            if !options.endpoint.is_empty() {
+                builder = builder.with_base_url(&options.endpoint);
+            }
+            Arc::new(builder.build().map_err(configuration)?)
+        }
+        "az" | "abfs" | "abfss" | "adl" | "azure" => {
+            let mut builder = object_store::azure::MicrosoftAzureBuilder::from_env()
+                .with_container_name(&host)
+                .with_client_options(client)
+                .with_retry(retry)
+                .with_allow_http(options.allow_http)
+                .with_skip_signature(anonymous);
+            if !options.endpoint.is_empty() {
+                builder = builder.with_endpoint(options.endpoint.clone());
+            }
+            Arc::new(builder.build().map_err(configuration)?)
+        }
+        "http" | "https" => {
+            let origin = url.origin().ascii_serialization();
+            let mut headers = HeaderMap::new();
+            if let Some(value) = authorization {
+                headers.insert("authorization", value);
+            }
+            Arc::new(
+                object_store::http::HttpBuilder::new()
+                    .with_url(origin)
+                    .with_client_options(client.with_allow_http(url.scheme() == "http").with_default_headers(headers))
+                    .with_retry(retry)
+                    .build()
+                    .map_err(configuration)?,
+            )
+        }
+        other => {
+            return Err(WorkerError::Configuration(format!(
+                "store {address}: unknown scheme {other:?}; use file, s3, gs, az, http or https"
+            )));
+        }
+    };
+    let persistence = Persistence {
+        tries: options.retries as u32 + 1,
+        first_pause: Duration::from_millis(if url.scheme() == "file" { 10 } else { 200 }),
+        longest_pause: Duration::from_secs(if url.scheme() == "file" { 1 } else { 10 }),
+    };
+    let store: Arc<DynObjectStore> = Arc::new(Steady::new(store, persistence));
+    let root =
+        Path::from_url_path(url.path()).map_err(|e| WorkerError::Configuration(format!("store {address}: {e}")))?;
+    Ok(Store { store, root, url })
+}
+
+/// An address, or an absolute path as one.
+fn parse_address(address: &str) -> Result<Url, WorkerError> {
+    let refused = |why: String| WorkerError::Configuration(format!("store {address}: {why}"));
+    if !address.contains("://") {
+        let folder = manifests::build::real_path(std::path::Path::new(address)).map_err(|e| refused(e.to_string()))?;
+        return Url::from_directory_path(&folder).map_err(|()| refused("no usable path".into()));
+    }
+    let url = Url::parse(address).map_err(|e| refused(e.to_string()))?;
+    if let ("file", Some(host)) = (url.scheme(), url.host_str()) {
+        return Err(refused(format!(
+            "{host} stands where a machine would; write file:///{host}… for a folder at the root, or a plain path"
+        )));
+    }
+    // only the web has them; elsewhere the rest of the name would be cut off
+    if !matches!(url.scheme(), "http" | "https") && (url.query().is_some() || url.fragment().is_some()) {
+        return Err(refused("write ? as %3F and # as %23".into()));
+    }
+    Ok(url)
+}
+
+/// Does an address lead to this machine, so that nobody is on the way?
+pub(crate) fn is_loopback(address: &Url) -> bool {
+    match address.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
+        None => false,
+    }
+}

@@ -1,0 +1,175 @@
+//! The store that a build writes to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use manifests::build::StoreOptions;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{DynObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::{Store, open};
+use crate::error::WorkerError;
+
+/// Tables, plans, markers, checkpoints and reports.
+#[derive(Clone)]
+pub struct WorkStore(Store);
+
+impl std::ops::Deref for WorkStore {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        &self.0
+    }
+}
+
+impl WorkStore {
+    pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
+        let store = open(address, options, false, None)?;
+        if matches!(store.url.scheme(), "http" | "https") {
+            return Err(WorkerError::Configuration(format!(
+                "work store {address}: plain HTTP has no conditional write; use file, s3, gs or az"
+            )));
+        }
+        Ok(WorkStore(store))
+    }
+
+    /// The same folder in another store: for tests and benchmarks that put something between.
+    pub fn over(self, layer: impl FnOnce(Arc<DynObjectStore>) -> Arc<DynObjectStore>) -> Self {
+        WorkStore(Store { store: layer(self.0.store), ..self.0 })
+    }
+
+    /// A store in memory, which lies elsewhere as a bucket does.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        let url = Url::parse("memory:///").expect("a constant");
+        WorkStore(Store { store: Arc::new(object_store::memory::InMemory::new()), root: Path::default(), url })
+    }
+
+    /// Whether anything was made there; what only looks must make nothing.
+    pub async fn is_there(&self) -> Result<bool, WorkerError> {
+        match self.local_folder() {
+            Some(folder) => Ok(folder.is_dir()),
+            None => {
+                let first = self.0.store.list(Some(&self.0.root)).try_next().await;
+                Ok(first.map_err(|e| WorkerError::of_store(self.0.url.as_str(), e))?.is_some())
+            }
+        }
+    }
+
+    /// # Errors
+    /// A store that nobody has made yet.
+    pub async fn required(&self) -> Result<(), WorkerError> {
+        if self.is_there().await? {
+            return Ok(());
+        }
+        let place = self.local_folder().map_or_else(|| self.0.url.to_string(), |folder| folder.display().to_string());
+        Err(WorkerError::Configuration(format!(
+            "there is no work store at {place}; look at work.url, or make one with `urbancross run`"
+        )))
+    }
+
+    /// Makes the folder of a store on this machine.
+    pub fn make(&self) -> Result<(), WorkerError> {
+        let Some(folder) = self.local_folder() else { return Ok(()) };
+        crate::durable::create_folder(&folder)
+    }
+
+    /// The store from its root folder on, with an address for it: for the Delta kernel, which takes a `%` above its
+    /// tables for an escape, and a `file://` address for a folder below the root of this machine.
+    pub fn rooted(&self) -> (Arc<DynObjectStore>, Url) {
+        let root = Url::parse("work://store/").expect("a constant");
+        (Arc::new(PrefixStore::new(self.0.store.clone(), self.0.root.clone())), root)
+    }
+
+    /// The store itself, with absolute paths: for Parquet.
+    pub fn object_store(&self) -> Arc<DynObjectStore> {
+        self.0.store.clone()
+    }
+
+    /// Absolute path inside the store.
+    pub fn absolute(&self, relative: &str) -> Result<Path, WorkerError> {
+        self.0.path(relative)
+    }
+
+    /// Writes an object, whatever was there. Readers see the old or the new one, never a mixture.
+    pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), WorkerError> {
+        self.0
+            .store
+            .put(&self.0.path(path)?, bytes.into())
+            .await
+            .map(|_| ())
+            .map_err(|e| WorkerError::of_store(path, e))
+    }
+
+    /// Writes an object if there is none; `false`: somebody else was faster.
+    pub async fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<bool, WorkerError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.0.store.put_opts(&self.0.path(path)?, bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(e) => Err(WorkerError::of_store(path, e)),
+        }
+    }
+
+    pub async fn put_json(&self, path: &str, value: &impl Serialize) -> Result<(), WorkerError> {
+        self.put(path, json_bytes(value)).await
+    }
+
+    pub async fn put_json_if_absent(&self, path: &str, value: &impl Serialize) -> Result<bool, WorkerError> {
+        self.put_if_absent(path, json_bytes(value)).await
+    }
+
+    pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
+        let Some(bytes) = self.get(path).await? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            WorkerError::Broken(format!(
+                "{}{path} is not what this version writes ({e}); delete it and run again",
+                self.0.url
+            ))
+        })
+    }
+
+    /// An object that only saves work: one that cannot be read is as good as none.
+    ///
+    /// # Errors
+    /// Only where the store does not answer.
+    pub async fn get_hint<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
+        match self.get_json(path).await {
+            Err(WorkerError::Broken(why)) => {
+                tracing::warn!("{why}; it is passed over");
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<(), WorkerError> {
+        match self.0.store.delete(&self.0.path(path)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(WorkerError::of_store(path, e)),
+        }
+    }
+
+    /// Does the store keep its word on conditional writes? Creates an object twice, and races
+    /// `racers` creations of another: exactly one may win each.
+    pub async fn probe_put_if_absent(&self, racers: usize) -> Result<bool, WorkerError> {
+        let path = format!("probe/{}", crate::parts::attempt_id());
+        let race = format!("{path}-race");
+        let first = self.put_if_absent(&path, Bytes::from_static(b"1")).await?;
+        let second = self.put_if_absent(&path, Bytes::from_static(b"2")).await?;
+        let wins =
+            futures::future::try_join_all((0..racers).map(|i| self.put_if_absent(&race, Bytes::from(i.to_string()))))
+                .await;
+        self.delete(&path).await?;
+        self.delete(&race).await?;
+        Ok(first && !second && wins?.into_iter().filter(|w| *w).count() == 1)
+    }
+}
+
+fn json_bytes(value: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec_pretty(value).expect("plain data serialises"))
+}

@@ -95,7 +95,7 @@ fn the_examples_of_the_help_work_as_printed() {
     assert!(examples.len() >= 4, "{help}");
     for mut words in examples {
         match words[0] {
-            "sandbox" => words.extend(["--tiles", "40"]),
+            "sandbox" => words.extend(["--tiles", "60"]),
             "run" => words.extend(["--until", "splits"]),
             _ => {}
         }

@@ -44,23 +44,24 @@ struct Holder {
     process: u32,
     /// Seconds since 1970, by the holder's clock, as all of them.
     since: u64,
-    /// The last step, in words, and when it was done.
+    /// Where it is, in words, and when it came there.
     progress: String,
     progressed: u64,
-    /// When it wrote this.
+    /// When it wrote this, and how often it did before.
     written: u64,
+    beats: u64,
 }
 
 impl Holder {
     fn new() -> Self {
         let (name, process, now) = (name_of_process(), std::process::id(), unix_seconds());
-        Holder { name, process, since: now, progress: "no step yet".into(), progressed: now, written: now }
+        Holder { name, process, since: now, progress: "its beginning".into(), progressed: now, written: now, beats: 0 }
     }
 
     /// What it says of itself, at the time when it wrote it.
     fn in_words(&self) -> String {
         let [held, quiet] = [self.since, self.progressed].map(|then| self.written.saturating_sub(then));
-        format!("{} has held it for {held} s; {}, {quiet} s before it last said so", self.name, self.progress)
+        format!("{} has held it for {held} s, the last {quiet} s of them at {}", self.name, self.progress)
     }
 }
 
@@ -89,7 +90,7 @@ impl Claim {
         let thread = std::thread::spawn(move || {
             loop {
                 let words = holder.lock().ok().map(|mut holder| {
-                    holder.written = unix_seconds();
+                    (holder.written, holder.beats) = (unix_seconds(), holder.beats + 1);
                     serde_json::to_vec(&*holder).unwrap_or_default()
                 });
                 // in place: the lock belongs to this file, not to its name; where it fails, others give up waiting
@@ -241,7 +242,7 @@ mod tests {
         std::thread::sleep(QUICK.beat * 5);
         let refused = Claim::take(&folder, "pretrain", false, &go_on).await.err().expect("taken").to_string();
         let own = std::process::id();
-        for words in ["key.lock", &format!("process {own} on "), &format!("`kill {own}`"), "no step yet"] {
+        for words in ["key.lock", &format!("process {own} on "), &format!("`kill {own}`"), "at its beginning"] {
             assert!(refused.contains(words), "{refused}");
         }
         let stopped = Claim::take(&folder, "pretrain", true, &AtomicBool::new(true)).await;

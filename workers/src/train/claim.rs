@@ -58,10 +58,11 @@ impl Holder {
         Holder { name, process, since: now, progress: "its beginning".into(), progressed: now, written: now, beats: 0 }
     }
 
-    /// What it says of itself, at the time when it wrote it.
-    fn in_words(&self) -> String {
-        let [held, quiet] = [self.since, self.progressed].map(|then| self.written.saturating_sub(then));
-        format!("{} has held it for {held} s, the last {quiet} s of them at {}", self.name, self.progress)
+    /// What it says of itself, read at `now`.
+    fn in_words(&self, now: u64) -> String {
+        let [held, quiet] = [self.since, self.written].map(|then| now.saturating_sub(then));
+        let (at, stood) = (&self.progress, self.written.saturating_sub(self.progressed));
+        format!("{} has held it for {held} s, and said {quiet} s ago that it had been at {at} for {stood} s", self.name)
     }
 }
 
@@ -205,7 +206,7 @@ fn rewrite(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
 /// Who holds a lock, by what it wrote into its file.
 fn who(path: &Path, said: &[u8]) -> String {
     match serde_json::from_slice::<Holder>(said) {
-        Ok(holder) => format!("{} ({})", holder.in_words(), path.display()),
+        Ok(holder) => format!("{} ({})", holder.in_words(unix_seconds()), path.display()),
         Err(_) => format!("a process that does not say who it is holds {0} (`fuser {0}` names it)", path.display()),
     }
 }

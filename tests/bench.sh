@@ -70,6 +70,7 @@ fi
 echo "packed products:"; target/debug/device-check packed-rate
 
 echo "committers at once, and a table with a long history:"; target/debug/examples/commit_rate
+echo "whole builds at once in one store:"; target/debug/examples/build_scale 8 400
 
 target/debug/device-check caption-write "$work/blip"
 for beams in 1 5; do

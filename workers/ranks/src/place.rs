@@ -17,7 +17,7 @@ pub struct Place {
     pub world_size: usize,
     /// Rank among those of this machine, where the launcher says: the number of its GPU.
     pub local_rank: Option<usize>,
-    /// Ranks among which this machine's cores are divided: 1 where the launcher gives each its own.
+    /// How the ranks of this machine come by its cores.
     pub sharing: Sharing,
     /// Where rank 0 listens; not needed by a world of one.
     pub master: Option<(String, u16)>,

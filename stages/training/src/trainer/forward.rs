@@ -1,8 +1,8 @@
 //! The towers on one rank's batch, there and back.
 //!
 //! There: embeddings, of one piece of the batch after another. Back: the gradient of the embeddings becomes that of the
-//! parameters. Between the two, the embeddings of all ranks meet;
-//! so the graph of a large batch is never needed at once, and the result is that of the large batch exactly.
+//! parameters. Between the two, the embeddings of all ranks meet; so the graph of a large batch is never needed at once,
+//! and the result is that of the large batch exactly.
 
 use std::rc::Rc;
 

@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a stage reads or writes. [`Artifact::Listing`] and [`Artifact::Assignment`] are made by
-/// the planner (from the source store, and from all boxes at once) and are never stored as tables.
+/// What a stage reads or writes. [`Artifact::Listing`] and [`Artifact::Assignment`] are no tables: the planner makes
+/// them (from the source store, and from all boxes at once) and writes them in slices, one for each shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Artifact {
@@ -56,6 +56,22 @@ fn required(name: &'static str, kind: FieldType) -> Field {
 
 fn optional(name: &'static str, kind: FieldType) -> Field {
     Field { name, kind, nullable: true }
+}
+
+/// Columns that say where the bytes of an object lie: a whole object, or a member of an archive.
+fn place() -> FieldType {
+    use FieldType::*;
+    Struct(vec![
+        optional("object", Text),
+        optional("etag", Text),
+        // of a member alone
+        optional("member", Text),
+        optional("stored", Bool),
+        optional("crc32", Int64),
+        optional("compressed_bytes", Int64),
+        optional("uncompressed_bytes", Int64),
+        optional("header_offset", Int64),
+    ])
 }
 
 /// Columns that every table begins with.
@@ -147,6 +163,8 @@ impl Artifact {
                 required("text_digest", Text),
                 required("image_digest", Text),
                 required("meta_digest", Text),
+                required("image", place()),
+                optional("meta", place()),
             ],
             Artifact::Assignment => vec![
                 required("image_id", Text),

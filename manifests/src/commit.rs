@@ -55,10 +55,8 @@ pub struct ShardState<'a> {
     pub retry_errors: bool,
     /// Live part of the output.
     pub base: Option<&'a str>,
-    /// Live part of each table that is read, in order of declaration.
+    /// Live part of each table that is read, and slice of what is no table, in order of declaration.
     pub inputs: Vec<(Artifact, Option<&'a str>)>,
-    /// Digests of this shard's slices of what is no table (listing, split assignment), by name.
-    pub slices: Vec<(&'static str, Digest)>,
 }
 
 impl ShardState<'_> {
@@ -69,7 +67,7 @@ impl ShardState<'_> {
         digest::of_value(&(
             (self.stage, self.stage_version, self.country, self.shard),
             (self.model, self.parameters, self.retry_errors),
-            (self.base, inputs, &self.slices),
+            (self.base, inputs),
         ))
     }
 }
@@ -100,11 +98,10 @@ mod tests {
             retry_errors: false,
             base: Some("old"),
             inputs: vec![(Artifact::Geotags, Some("tags"))],
-            slices: vec![("listing", "l".into())],
         };
         let key = state.key();
         assert_eq!(state.clone().key(), key);
-        let changes: [&dyn Fn(&mut ShardState<'_>); 8] = [
+        let changes: [&dyn Fn(&mut ShardState<'_>); 7] = [
             &|s| s.stage_version = 2,
             &|s| s.country = "spain",
             &|s| s.shard = 4,
@@ -112,7 +109,6 @@ mod tests {
             &|s| s.retry_errors = true,
             &|s| s.base = None,
             &|s| s.inputs[0].1 = Some("other tags"),
-            &|s| s.slices[0].1 = "other".into(),
         ];
         for change in changes {
             let mut other = state.clone();

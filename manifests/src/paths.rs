@@ -2,9 +2,10 @@
 
 use crate::artifact::Artifact;
 
-/// Root of a table.
+/// Root of a table, or of the slices of what is none.
 pub fn table(artifact: Artifact) -> String {
-    format!("tables/{}", artifact.name())
+    let kind = if artifact.is_table() { "tables" } else { "slices" };
+    format!("{kind}/{}", artifact.name())
 }
 
 /// Part file below its table's root. `attempt` makes it unique, so that two workers on one shard
@@ -31,6 +32,12 @@ pub fn shard_of_part(path: &str) -> Option<u32> {
 pub fn shard_of_part_of(country: &str, path: &str) -> Option<u32> {
     let name = path.strip_prefix(&partition(country))?.strip_prefix('/')?;
     if name.contains('/') { None } else { shard_of_part(name) }
+}
+
+/// Slice of an input that is no table, below its root: named by what is in it, so that a worker with a plan reads what
+/// the planner saw. The name differs from that of an attempt, which is a time.
+pub fn slice(country: &str, shard: u32, content: &str) -> String {
+    part(country, shard, &format!("s{content}"))
 }
 
 pub fn plan(country: &str, stage: &str, key: &str) -> String {

@@ -101,9 +101,9 @@ impl ShardPlan {
     }
 }
 
-/// The work of one stage for one country, at the live parts of its tables. What was counted is stored under its
-/// [`Plan::key`], so that nobody counts it twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The work of one stage for one country, at the live parts of its tables: all that a worker has to know beside the
+/// spec. Stored under its [`Plan::key`], so that nobody counts it twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub stage: String,
     pub stage_version: u32,
@@ -111,10 +111,8 @@ pub struct Plan {
     pub shards: u32,
     /// Pinned before anything that is read.
     pub output: PinnedTable,
-    /// In order of declaration.
+    /// Tables, and slices of what is none, in order of declaration.
     pub inputs: Vec<PinnedTable>,
-    /// Digests of what is no table (the source listing, the split assignment): of each shard's slice, by name.
-    pub slices: Vec<(&'static str, Vec<Digest>)>,
     pub model: Digest,
     pub parameters: String,
     pub retry_errors: bool,
@@ -155,6 +153,19 @@ pub struct RowStatuses {
 }
 
 impl Plan {
+    /// Whether this can be a plan of that country: what is read back from a store may say anything.
+    pub fn is_of(&self, country: &str) -> bool {
+        let is_sound = |table: &PinnedTable| {
+            let shards: BTreeSet<u32> = table.parts.iter().map(|part| part.shard).collect();
+            let rising = shards.len() == table.parts.len() && table.parts.is_sorted_by_key(|part| part.shard);
+            rising && table.parts.iter().all(|part| part.shard < self.shards && part.is_of(country, part.shard))
+        };
+        self.country == country
+            && (1..=MOST_SHARDS).contains(&self.shards)
+            && self.inputs.iter().chain([&self.output]).all(is_sound)
+            && self.counts.is_of(self.shards)
+    }
+
     /// Key of one shard's work.
     pub fn shard_key(&self, shard: u32) -> Digest {
         ShardState {
@@ -167,11 +178,6 @@ impl Plan {
             retry_errors: self.retry_errors,
             base: self.output.part_name(shard),
             inputs: self.inputs.iter().map(|table| (table.artifact, table.part_name(shard))).collect(),
-            slices: self
-                .slices
-                .iter()
-                .map(|(name, of_shard)| (*name, of_shard.get(shard as usize).cloned().unwrap_or_default()))
-                .collect(),
         }
         .key()
     }

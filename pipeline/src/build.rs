@@ -8,12 +8,14 @@ use manifests::plan::PinnedTable;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 use workers::WorkerError;
+use workers::assignment::{Assignment, assigned};
 use workers::fetch::FetchSettings;
-use workers::join::VirtualInputs;
+use workers::planning::VirtualInputs;
+use workers::slices::{InputStores, Slices};
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
 
-use crate::assignment::assigned;
+use crate::settled::SettledStages;
 
 /// A build, opened.
 ///
@@ -32,6 +34,8 @@ pub struct Build {
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: PathBuf,
     pub stop: std::sync::Arc<AtomicBool>,
+    /// What earlier runs left with nothing to do.
+    pub(crate) settled: SettledStages,
     pins: BTreeMap<Artifact, PinnedTable>,
     /// Commits of this build since it was opened.
     commits: u64,
@@ -56,7 +60,9 @@ impl Build {
     pub async fn list_source(&mut self) -> Result<(), WorkerError> {
         self.find_lost().await?;
         self.source.required()?;
-        self.virtual_inputs.listing = workers::listing::list(&self.source, &self.work, &self.spec).await?;
+        let mut slices = Slices::default();
+        let listing = workers::listing::list(&self.source, &self.work, &self.spec, &mut slices).await?;
+        self.virtual_inputs = VirtualInputs::new(listing, slices);
         crate::preflight::rows(&self.virtual_inputs.listing, &self.spec)
     }
 
@@ -71,7 +77,9 @@ impl Build {
         let scratch = std::env::temp_dir().join("urbancross").join(key);
         let (virtual_inputs, pins) = (VirtualInputs::default(), BTreeMap::new());
         workers::layout::check(&work, &spec).await?;
-        let mut build = Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, pins, commits: 0 };
+        let settled = SettledStages::read(&work, &spec.country).await?;
+        let mut build =
+            Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, settled, pins, commits: 0 };
         build.pin_all().await?;
         Ok(build)
     }
@@ -79,9 +87,7 @@ impl Build {
     /// Looks at the store and the source again, after somebody else changed what this build had pinned.
     pub async fn refresh(&mut self) -> Result<(), WorkerError> {
         self.pin_all().await?;
-        self.list_source().await?;
-        self.virtual_inputs.assignment.clear();
-        Ok(())
+        self.list_source().await
     }
 
     async fn pin_all(&mut self) -> Result<(), WorkerError> {
@@ -110,12 +116,18 @@ impl Build {
         FetchSettings { concurrency: self.spec.work.concurrency, request_bytes: self.spec.work.request_mib << 20 }
     }
 
-    /// The live parts of this country in a table, as this build sees them.
+    /// The live parts of this country in a table, as this build sees them; of what is no table, its slices.
     pub async fn pin(&self, artifact: Artifact) -> Result<PinnedTable, WorkerError> {
         match self.pins.get(&artifact) {
+            _ if !artifact.is_table() => Ok(self.virtual_inputs.slices.pin(artifact)),
             Some(pinned) => Ok(pinned.clone()),
             None => self.tables.pin(artifact, &self.spec.country, None).await,
         }
+    }
+
+    /// Where a planner reads the inputs of its stages.
+    pub fn input_stores(&self) -> InputStores<'_> {
+        InputStores { tables: &self.work, slices: self.virtual_inputs.slices.store() }
     }
 
     pub fn commits(&self) -> u64 {
@@ -128,9 +140,15 @@ impl Build {
         self.pins.insert(live.artifact, live);
     }
 
+    /// Splits of all images of the published geo-tags, in parts of `ratio`.
+    pub async fn assignment(&self, ratio: [u32; 3]) -> Result<Assignment, WorkerError> {
+        let (geotags, images) = (self.pin(Artifact::Geotags).await?, self.pin(Artifact::Images).await?);
+        assigned(&self.work, &self.spec, &geotags, &images, ratio).await
+    }
+
     /// Places every image of the published geo-tags in a split.
     pub async fn assign_splits(&mut self) -> Result<(), WorkerError> {
-        self.virtual_inputs.assignment = assigned(self, self.spec.split.ratio).await?;
-        Ok(())
+        let assignment = self.assignment(self.spec.split.ratio).await?;
+        self.virtual_inputs.place(&self.spec.country, assignment).await
     }
 }

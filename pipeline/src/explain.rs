@@ -31,11 +31,12 @@ pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, Worke
     let lines = explain_image(build, what).await?;
     if lines.is_empty() {
         let names: Vec<&str> = steps.iter().map(Step::name).collect();
-        let listing = &build.virtual_inputs.listing;
-        let image = (0..build.spec.work.shards).find_map(|shard| listing.shard(shard).first());
+        let rows_by_shard = build.virtual_inputs.listing.rows_by_shard.iter();
+        let some = (0..).zip(rows_by_shard).find(|(_, rows)| **rows > 0).map_or(0, |(shard, _)| shard);
+        let images = build.virtual_inputs.slices.image_ids(Artifact::Listing, some).await?;
         return Err(WorkerError::Configuration(format!(
             "{what:?} is no image of this build{}, no shard (`shard 0` to `shard {}`) and no step ({})",
-            image.map_or(String::new(), |row| format!(" (such as {})", row.image_id)),
+            images.first().map_or(String::new(), |image_id| format!(" (such as {image_id})")),
             build.spec.work.shards - 1,
             names.join(", ")
         )));
@@ -143,7 +144,8 @@ async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerE
 
 async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
     let shard = shard_of(image_id, build.spec.work.shards);
-    let listed = build.virtual_inputs.listing.shard(shard).iter().any(|row| row.image_id == image_id);
+    let listed = build.virtual_inputs.slices.image_ids(Artifact::Listing, shard).await?;
+    let listed = listed.iter().any(|listed| listed == image_id);
     let planned = preview(build, false, false).await?;
     let mut lines = Vec::new();
     // stages that make this row again, or may
@@ -184,7 +186,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             moving.insert(stage.output, stage.name);
             continue;
         }
-        let join = ShardJoin::load(&build.work, &stage, &plan, shard, &build.virtual_inputs, None).await?;
+        let join = ShardJoin::load(build.input_stores(), &stage, &plan, shard, None).await?;
         let Some(task) = join.tasks.iter().find(|t| t.image_id == image_id) else {
             if let Some(above) = above {
                 lines.push(format!("{:18} depends on what {above} finds", stage.name));
@@ -224,7 +226,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
 
 /// The part that an image is placed in, or why it is in none.
 fn split_in_words(build: &Build, shard: u32, image_id: &str) -> Option<String> {
-    let row = build.virtual_inputs.assignment.get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
+    let row = build.virtual_inputs.assignment().get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
     Some(row.reason.map_or(row.split.to_owned(), |reason| format!("dropped: {}", reason.words())))
 }
 

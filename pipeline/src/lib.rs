@@ -1,7 +1,6 @@
 //! The plan and the door: what a build has to do, doing it, and telling people about it.
 
 pub mod ablate;
-mod assignment;
 pub mod build;
 pub mod cli;
 mod clock;

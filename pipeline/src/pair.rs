@@ -14,10 +14,9 @@ use training::communicator::Communicator;
 use training::recall::RecallReport;
 use workers::WorkerError;
 use workers::adapt::{self, AdaptRequest, AdaptationRecord, SOURCE_INPUTS, TARGET_INPUTS};
-use workers::join::AssignedRow;
+use workers::assignment::Assignment;
 use workers::train::{Members, RunInputs, RunRows, TableRows, fetch_result};
 
-use crate::assignment::assigned;
 use crate::build::Build;
 use crate::evaluate::{embed, protocol};
 use crate::plan::{Model, plan_stage};
@@ -32,7 +31,7 @@ pub struct Pair {
     pub source: Build,
     pub target: Build,
     /// The target's rows in the pair's own parts, by shard.
-    assignment: Vec<Vec<AssignedRow>>,
+    assignment: Assignment,
     source_inputs: Vec<PinnedTable>,
     target_inputs: Vec<PinnedTable>,
     /// Digest and folder of the source's model.
@@ -78,7 +77,7 @@ impl Pair {
         for artifact in TARGET_INPUTS {
             target_inputs.push(pin(&target, artifact).await?);
         }
-        let assignment = assigned(&target, spec.ratio).await?;
+        let assignment = target.assignment(spec.ratio).await?;
         let rows = adapt::lineage(
             &name,
             RunInputs {

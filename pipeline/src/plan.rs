@@ -1,13 +1,13 @@
 //! Plans: which rows of a stage are stale, and why.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use manifests::recipe::RowAction;
-use manifests::{Artifact, Plan, PlanCounts, Reason, ShardPlan, digest, paths};
+use manifests::{Plan, PlanCounts, digest, paths};
 use stages::Training;
 use stages::stage::{ModelUse, Stage};
 use workers::WorkerError;
-use workers::join::ShardJoin;
 use workers::train;
 
 use crate::build::Build;
@@ -66,46 +66,34 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
 /// taken over.
 pub async fn plan_stage(build: &Build, stage: &Stage, model: &Model, retry_errors: bool) -> Result<Plan, WorkerError> {
     let plan = uncounted_plan(build, stage, model, retry_errors).await?;
-    let stored = paths::plan(&plan.country, stage.name, &plan.key());
+    let settled = build.settled.shards(&plan);
     // a key does not tell whether a part was lost since
     let is_whole = plan.inputs.iter().chain([&plan.output]).all(|table| table.lost.is_empty());
-    if is_whole
-        && let Some(counts) = build.work.get_hint::<PlanCounts>(&stored).await?
-        && counts.is_of(plan.shards)
-    {
-        return Ok(Plan { counts, ..plan });
+    if is_whole && settled.len() < plan.shards as usize {
+        let key = plan.key();
+        let stored = build.work.get_hint::<Plan>(&paths::plan(&plan.country, stage.name, &key)).await?;
+        if let Some(known) = stored.filter(|known| known.is_of(&plan.country) && known.key() == key) {
+            return Ok(Plan { counts: known.counts, ..plan });
+        }
     }
-    counted(build, stage, plan, |_| true).await
+    counted(build, stage, plan, settled, |_| true).await
 }
 
-/// Counts what is to be done in some shards of a plan.
+/// Counts what is to be done in some shards of a plan. Those that are settled are not read.
 pub(crate) async fn counted(
     build: &Build,
     stage: &Stage,
-    mut plan: Plan,
+    plan: Plan,
+    settled: BTreeSet<u32>,
     wanted: impl Fn(u32) -> bool,
 ) -> Result<Plan, WorkerError> {
-    let mut counts = PlanCounts::default();
-    for shard in (0..plan.shards).filter(|shard| wanted(*shard)) {
-        let join = ShardJoin::load(&build.work, stage, &plan, shard, &build.virtual_inputs, None).await?;
-        let mut counted = ShardPlan { shard, ..ShardPlan::default() };
-        for task in &join.tasks {
-            match task.action {
-                RowAction::Keep => counted.kept += 1,
-                RowAction::Compute(reason) => *counted.changes.entry(reason).or_default() += 1,
-                RowAction::Delete => *counted.changes.entry(Reason::Deleted).or_default() += 1,
-            }
-        }
-        if counted.is_stale() {
-            counts.stale.push(counted);
-        } else {
-            counts.kept_rows += counted.kept;
-        }
-    }
-    // the largest shards first: the last worker to finish then has little left
-    counts.stale.sort_by_key(|s| (std::cmp::Reverse(s.computed()), s.shard));
-    plan.counts = counts;
-    Ok(plan)
+    let plan = Arc::new(plan);
+    let (slices, at_once) = (&build.virtual_inputs.slices, build.spec.work.concurrency);
+    let is_open = |shard: u32| wanted(shard) && !settled.contains(&shard);
+    let mut counts = workers::planning::count(&build.work, slices, *stage, &plan, is_open, at_once).await?;
+    let standing = settled.iter().filter(|shard| wanted(**shard));
+    counts.kept_rows += standing.filter_map(|shard| plan.output.part(*shard)).map(|part| part.rows).sum::<u64>();
+    Ok(Plan { counts, ..Arc::unwrap_or_clone(plan) })
 }
 
 /// A plan of which nothing is counted yet.
@@ -115,14 +103,9 @@ pub(crate) async fn uncounted_plan(
     model: &Model,
     retry_errors: bool,
 ) -> Result<Plan, WorkerError> {
-    let (mut inputs, mut slices) = (Vec::new(), Vec::new());
+    let mut inputs = Vec::with_capacity(stage.inputs.len());
     for input in stage.inputs {
-        match input.artifact {
-            artifact @ (Artifact::Listing | Artifact::Assignment) => {
-                slices.push((artifact.name(), build.virtual_inputs.slices(artifact)));
-            }
-            table => inputs.push(build.pin(table).await?),
-        }
+        inputs.push(build.pin(input.artifact).await?);
     }
     Ok(Plan {
         stage: stage.name.to_owned(),
@@ -131,7 +114,6 @@ pub(crate) async fn uncounted_plan(
         shards: build.spec.work.shards,
         output: build.pin(stage.output).await?,
         inputs,
-        slices,
         model: model.digest.clone(),
         parameters: digest::canonical_json(&(stage.parameters)(&build.spec)),
         retry_errors,

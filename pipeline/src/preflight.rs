@@ -1,18 +1,15 @@
 //! What can be known before any work: a build that cannot end well is refused while that is still cheap.
 
-use std::collections::BTreeMap;
-
 use manifests::BuildSpec;
 use manifests::build::{Backend, DeviceName, SourceKind};
 use sources::country::CountryPolygons;
-use sources::name::ImageName;
-use sources::source::Coverage;
 use stages::Step;
 use stages::pretrain::check_batch;
 use stages::stage::ModelUse;
 use workers::WorkerError;
-use workers::join::{AssignedRow, VirtualInputs};
+use workers::assignment::Assignment;
 use workers::listing::Listing;
+use workers::planning::VirtualInputs;
 
 fn refused(why: String) -> WorkerError {
     WorkerError::Configuration(why)
@@ -118,7 +115,7 @@ pub fn batch(spec: &BuildSpec, until: Option<&str>, (what, rows): (&str, u64)) -
 /// The most rows that there can be to train on, and of what they are: those placed in the training part, or all that
 /// are listed until one is.
 pub fn training_rows(known: &VirtualInputs) -> (&'static str, u64) {
-    match known.assignment.iter().flatten().filter(|row| row.split == "train").count() {
+    match known.assignment().iter().flatten().filter(|row| row.split == "train").count() {
         0 => ("the source", known.listing.rows()),
         placed => ("the train split", placed as u64),
     }
@@ -171,15 +168,12 @@ pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
         return Ok(());
     }
     let code = spec.source.country_code.as_str();
-    let mut foreign = BTreeMap::<&str, u64>::new();
-    for row in (0..spec.work.shards).flat_map(|shard| listing.shard(shard)) {
-        let name = ImageName::parse(&row.filepath).ok();
-        match name.and_then(|name| name.source().map(|source| source.coverage)) {
-            Some(Coverage::National(country)) if country != code => *foreign.entry(country).or_default() += 1,
-            _ => return Ok(()),
-        }
+    let nations = &listing.rows_by_nation;
+    if nations.keys().any(|nation| nation.is_none_or(|nation| nation == code)) {
+        return Ok(());
     }
-    let counts: Vec<String> = foreign.iter().map(|(country, rows)| format!("{rows} are of {country}")).collect();
+    let foreign = nations.iter().filter_map(|(nation, rows)| Some((nation.as_ref()?, rows)));
+    let counts: Vec<String> = foreign.map(|(country, rows)| format!("{rows} are of {country}")).collect();
     Err(refused(format!(
         "no listed image can lie in {code}: by their sources {}; look at source.country_code and source.tokens",
         counts.join(", ")
@@ -190,11 +184,7 @@ pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
 ///
 /// # Errors
 /// A part that a later step of the run cannot do without.
-pub fn splits(
-    assignment: &[Vec<AssignedRow>],
-    spec: &BuildSpec,
-    until: Option<&str>,
-) -> Result<Option<String>, WorkerError> {
+pub fn splits(assignment: &Assignment, spec: &BuildSpec, until: Option<&str>) -> Result<Option<String>, WorkerError> {
     let count = |split: &str| assignment.iter().flatten().filter(|row| row.split == split).count();
     let [train, val, test] = ["train", "val", "test"].map(count);
     let all = assignment.iter().flatten().count();
@@ -223,6 +213,8 @@ pub fn splits(
 
 #[cfg(test)]
 mod tests {
+    use workers::assignment::AssignedRow;
+
     use super::*;
 
     fn spec(extra: &str) -> BuildSpec {
@@ -266,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_part_that_a_later_step_needs_must_not_be_empty() {
-        let assigned = |splits: &[&'static str]| -> Vec<Vec<AssignedRow>> {
+        let assigned = |splits: &[&'static str]| -> Assignment {
             let row = |split: &&'static str| AssignedRow { image_id: "a".into(), split, reason: None };
             vec![splits.iter().map(row).collect()]
         };

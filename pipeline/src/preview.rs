@@ -117,8 +117,7 @@ async fn map_line(
     retry_errors: bool,
     moving: &mut Moving,
 ) -> Result<PlanLine, WorkerError> {
-    let listed: Vec<u64> =
-        (0..build.spec.work.shards).map(|shard| build.virtual_inputs.listing.shard(shard).len() as u64).collect();
+    let listed = &build.virtual_inputs.listing.rows_by_shard;
     let trained_by = match stage.model {
         ModelUse::Scoring => Some(Training::Bootstrap),
         ModelUse::Retrieval => Some(Training::Pretrain),
@@ -134,9 +133,9 @@ async fn map_line(
         return Ok(PlanLine { rows, exact: false, note: note.to_owned(), model_moves, ..empty_line(stage.name) });
     };
     let above: Vec<Option<u64>> =
-        (0..).zip(&listed).map(|(shard, listed)| moving.above(stage, shard, *listed)).collect();
+        (0..).zip(listed).map(|(shard, listed)| moving.above(stage, shard, *listed)).collect();
     let counts = counts_below(build, stage, &model, retry_errors, &above).await?;
-    let (line, shards) = line_of(stage.name, &counts, &above, &listed);
+    let (line, shards) = line_of(stage.name, &counts, &above, listed);
     if stage.output == Artifact::Geotags {
         moving.boxes = line.reasons.keys().any(|reason| *reason != Reason::InputChanged);
     }
@@ -160,7 +159,8 @@ async fn counts_below(
     }
     let lost: Vec<u32> = plan.inputs.iter().flat_map(|table| table.lost.iter().copied()).collect();
     let is_known = |shard: u32| above[shard as usize].is_none() || !lost.contains(&shard);
-    Ok(counted(build, stage, plan, is_known).await?.counts)
+    let settled = build.settled.shards(&plan);
+    Ok(counted(build, stage, plan, settled, is_known).await?.counts)
 }
 
 /// The line of a stage, and how many of its rows may change: `above` says of each shard how many rows of its inputs may.

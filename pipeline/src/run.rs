@@ -11,6 +11,7 @@ use training::communicator::{Communicator, Solo};
 use training::recall::beside_chance;
 use training::trainer::Event;
 use workers::WorkerError;
+use workers::assignment;
 use workers::map::{FinishedShard, MapContext, map_plan};
 use workers::publish::{Summary, problems_digest, publish, quarantine};
 use workers::train::{TrainRequest, TrainingRecord, train};
@@ -19,10 +20,9 @@ use crate::build::Build;
 use crate::evaluate::evaluate_build;
 use crate::memory::Lean;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
+use crate::preflight;
 use crate::progress::Progress;
-use crate::settled::SettledStages;
 use crate::trainings::{TrainingState, training_state};
-use crate::{assignment, preflight};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -74,16 +74,15 @@ pub async fn run(
     }
     let last = options.until.as_ref().and_then(|until| steps.iter().position(|step| step.name() == until));
     let asked: Vec<&str> = steps.iter().map(Step::name).take(last.map_or(steps.len(), |last| last + 1)).collect();
-    let mut settled = SettledStages::read(build).await?;
     let mut options = options.clone();
     for _ in 0..MOST_PASSES {
         let before = build.commits();
-        let quarantined = run_steps(build, &mut settled, &options, progress).await?;
+        let quarantined = run_steps(build, &options, progress).await?;
         if build.commits() == before {
             return Ok(quarantined);
         }
         build.refresh().await?;
-        if !anything_stale(build, &settled, &asked).await? {
+        if !anything_stale(build, &asked).await? {
             return Ok(quarantined);
         }
         progress.note("the source or the tables were changed during this run: going over the build again");
@@ -97,11 +96,11 @@ pub async fn run(
 }
 
 /// Is there a row to compute in a table that was asked for? Trainings and figures follow from tables.
-async fn anything_stale(build: &mut Build, settled: &SettledStages, asked: &[&str]) -> Result<bool, WorkerError> {
+async fn anything_stale(build: &mut Build, asked: &[&str]) -> Result<bool, WorkerError> {
     for stage in stages::map_stages(&build.spec).into_iter().filter(|stage| asked.contains(&stage.name)) {
         let Some(model) = model_of(build, &stage).await? else { continue };
         let key = crate::settled::key(build, &stage, &model).await?;
-        if key.is_some_and(|key| settled.get(&stage, &key).is_some()) {
+        if key.is_some_and(|key| build.settled.get(&stage, &key).is_some()) {
             continue;
         }
         if stage.output == Artifact::Splits {
@@ -118,10 +117,10 @@ async fn anything_stale(build: &mut Build, settled: &SettledStages, asked: &[&st
 async fn decided(build: &mut Build, training: Training, options: &RunOptions) -> Result<TrainingState, WorkerError> {
     let state = training_state(build, training, options.retrain).await?;
     if let TrainingState::Due(_) = state {
-        if build.virtual_inputs.assignment.is_empty() {
+        if build.virtual_inputs.assignment().is_empty() {
             build.assign_splits().await?;
         }
-        preflight::splits(&build.virtual_inputs.assignment, &build.spec, options.until.as_deref())?;
+        preflight::splits(build.virtual_inputs.assignment(), &build.spec, options.until.as_deref())?;
         check_batch(build, options).await?;
     }
     Ok(state)
@@ -137,9 +136,23 @@ async fn check_batch(build: &Build, options: &RunOptions) -> Result<(), WorkerEr
     }
 }
 
+/// Places every image, and says so where a part stays empty.
+///
+/// # Errors
+/// A part that a later step of a run up to `until` cannot do without.
+async fn place(build: &mut Build, until: Option<&str>, progress: &Progress) -> Result<(), WorkerError> {
+    let known = build.virtual_inputs.assignment().clone();
+    build.assign_splits().await?;
+    let assignment = build.virtual_inputs.assignment();
+    let what = preflight::splits(assignment, &build.spec, until)?;
+    if let Some(what) = what.filter(|_| known != *assignment) {
+        progress.note(&what);
+    }
+    Ok(())
+}
+
 async fn run_steps(
     build: &mut Build,
-    settled: &mut SettledStages,
     options: &RunOptions,
     progress: &Progress,
 ) -> Result<Vec<Quarantined>, WorkerError> {
@@ -153,7 +166,7 @@ async fn run_steps(
             fetched = true;
         }
         match step {
-            Step::Map(stage) => quarantined.extend(run_stage(build, settled, &stage, options, progress).await?),
+            Step::Map(stage) => quarantined.extend(run_stage(build, &stage, options, progress).await?),
             Step::Train(training) => match decided(build, training, options).await? {
                 // its ranks look for themselves
                 TrainingState::Due(_) if build.spec.ranks.processes > 1 => {
@@ -179,7 +192,6 @@ fn unix_seconds() -> f64 {
 
 async fn run_stage(
     build: &mut Build,
-    settled: &mut SettledStages,
     stage: &Stage,
     options: &RunOptions,
     progress: &Progress,
@@ -191,7 +203,7 @@ async fn run_stage(
         };
         if !options.retry_errors
             && let Some(key) = crate::settled::key(build, stage, &model).await?
-            && let Some(known) = settled.get(stage, &key)
+            && let Some(known) = build.settled.get(stage, &key)
             && known.statuses.problems == problems_digest(&build.virtual_inputs.listing.problems)
         {
             progress.stage(stage.name, 0).unchanged(known.rows);
@@ -199,7 +211,7 @@ async fn run_stage(
         }
         // boxes and given splits tell before any image is pulled whether a part stays empty; pictures tell afterwards
         if matches!(stage.output, Artifact::Images | Artifact::Splits) {
-            assignment::place(build, options.until.as_deref(), progress).await?;
+            place(build, options.until.as_deref(), progress).await?;
             check_batch(build, options).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
@@ -207,14 +219,14 @@ async fn run_stage(
         let bar = progress.stage(stage.name, total);
         if plan.counts.stale.is_empty() {
             bar.unchanged(plan.counts.kept_rows);
-            return settle(build, settled, stage, &model, None).await;
+            return settle(build, stage, &model, None).await;
         }
-        build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan.counts).await?;
+        build.virtual_inputs.slices.publish(&build.work, &plan, build.spec.work.concurrency).await?;
+        build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan).await?;
         let context = MapContext {
             work: &build.work,
             tables: &build.tables,
             source: &build.source,
-            virtual_inputs: &build.virtual_inputs,
             fetch: build.fetch_settings(),
             stop: &build.stop,
             observer: &bar,
@@ -248,7 +260,7 @@ async fn run_stage(
             summary.errors += marker.errors;
         }
         if stage.output == Artifact::Splits {
-            for (reason, images) in assignment::dropped(&build.virtual_inputs.assignment) {
+            for (reason, images) in assignment::dropped(build.virtual_inputs.assignment()) {
                 progress.note(&format!("{:18} {images} dropped: {}", stage.name, reason.words()));
                 summary.notes.insert(format!("dropped ({})", reason.words()), images.to_string());
             }
@@ -259,7 +271,7 @@ async fn run_stage(
         }
         if published.overtaken.is_empty() {
             build.moved_on(published.live);
-            return settle(build, settled, stage, &model, Some(summary)).await;
+            return settle(build, stage, &model, Some(summary)).await;
         }
         progress.note(&format!(
             "{}: another run changed {} of its shards meanwhile; planning again",
@@ -291,8 +303,7 @@ fn empty_summary() -> Summary {
 /// Writes down what became of a stage's rows: the quarantine listing, the summary of a run that changed something, and
 /// last that nothing is left to do.
 async fn settle(
-    build: &Build,
-    settled: &mut SettledStages,
+    build: &mut Build,
     stage: &Stage,
     model: &Model,
     changed: Option<Summary>,
@@ -301,7 +312,8 @@ async fn settle(
     let problems = if stage.output == Artifact::Geotags { listing.problems.as_slice() } else { &[] };
     let country = &build.spec.country;
     let live = build.pin(stage.output).await?;
-    let mut statuses = quarantine(&build.work, &live, stage.name, country, problems).await?;
+    let mut statuses =
+        quarantine(&build.work, &live, stage.name, country, problems, build.spec.work.concurrency).await?;
     statuses.problems = problems_digest(&listing.problems);
     if let Some(mut summary) = changed {
         summary.rows = statuses.ok;
@@ -313,7 +325,7 @@ async fn settle(
         build.work.put_json(&paths::summary(country, stage.name), &summary).await?;
     }
     if let Some(key) = crate::settled::key(build, stage, model).await? {
-        settled.put(build, stage, key, live.rows(), statuses.clone()).await?;
+        crate::settled::put(build, stage, model, key, live.rows(), statuses.clone()).await?;
     }
     quarantined(build, stage, &statuses)
 }

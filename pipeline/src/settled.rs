@@ -2,21 +2,25 @@
 //!
 //! One object for each country, overwritten, and only a hint: without it everything is looked at again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use manifests::{Artifact, Digest, RowStatuses, digest, paths};
+use manifests::{Artifact, Digest, Plan, RowStatuses, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::stage::Stage;
 use workers::WorkerError;
+use workers::stores::WorkStore;
 
 use crate::build::Build;
-use crate::plan::Model;
+use crate::plan::{Model, uncounted_plan};
 
 /// A stage of which every row is as it should be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settled {
     /// Everything that decides about its rows ([`key`]).
     key: Digest,
+    /// Keys of its shards: after a change elsewhere these have nothing to do.
+    #[serde(default)]
+    shards: Vec<Digest>,
     pub rows: u64,
     pub statuses: RowStatuses,
 }
@@ -26,8 +30,8 @@ pub struct Settled {
 pub struct SettledStages(BTreeMap<String, Settled>);
 
 impl SettledStages {
-    pub async fn read(build: &Build) -> Result<Self, WorkerError> {
-        Ok(build.work.get_hint(&paths::settled(&build.spec.country)).await?.unwrap_or_default())
+    pub async fn read(work: &WorkStore, country: &str) -> Result<Self, WorkerError> {
+        Ok(work.get_hint(&paths::settled(country)).await?.unwrap_or_default())
     }
 
     /// The stage, if it was settled with this key.
@@ -35,17 +39,28 @@ impl SettledStages {
         self.0.get(stage.name).filter(|settled| settled.key == key)
     }
 
-    pub async fn put(
-        &mut self,
-        build: &Build,
-        stage: &Stage,
-        key: Digest,
-        rows: u64,
-        statuses: RowStatuses,
-    ) -> Result<(), WorkerError> {
-        self.0.insert(stage.name.to_owned(), Settled { key, rows, statuses });
-        build.work.put_json(&paths::settled(&build.spec.country), self).await
+    /// The shards of a plan that have nothing to do.
+    pub fn shards(&self, plan: &Plan) -> BTreeSet<u32> {
+        let Some(settled) = self.0.get(&plan.stage) else { return BTreeSet::new() };
+        let lost = |shard: &u32| plan.inputs.iter().chain([&plan.output]).any(|table| table.lost.contains(shard));
+        let shards = (0..plan.shards).zip(&settled.shards).filter(|(shard, key)| plan.shard_key(*shard) == **key);
+        shards.map(|(shard, _)| shard).filter(|shard| !lost(shard)).collect()
     }
+}
+
+/// Writes down that nothing is left to do for a stage.
+pub async fn put(
+    build: &mut Build,
+    stage: &Stage,
+    model: &Model,
+    key: Digest,
+    rows: u64,
+    statuses: RowStatuses,
+) -> Result<(), WorkerError> {
+    let plan = uncounted_plan(build, stage, model, false).await?;
+    let shards = (0..plan.shards).map(|shard| plan.shard_key(shard)).collect();
+    build.settled.0.insert(stage.name.to_owned(), Settled { key, shards, rows, statuses });
+    build.work.put_json(&paths::settled(&build.spec.country), &build.settled).await
 }
 
 /// Everything that decides about a stage's rows, by whole tables. `None`: a part was lost, so that nothing is settled.
@@ -54,14 +69,9 @@ pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<D
     let mut lost = !output.lost.is_empty();
     let mut inputs = Vec::new();
     for artifact in stage.tables() {
-        inputs.push(match artifact {
-            Artifact::Listing => digest::of_value(&build.virtual_inputs.listing.shard_digests()),
-            table => {
-                let pinned = build.pin(table).await?;
-                lost |= !pinned.lost.is_empty();
-                pinned.digest()
-            }
-        });
+        let pinned = build.pin(artifact).await?;
+        lost |= !pinned.lost.is_empty();
+        inputs.push(pinned.digest());
     }
     // the assignment is a function of its tables and the spec
     let assigned = stage.inputs.iter().any(|input| input.artifact == Artifact::Assignment);

@@ -125,6 +125,7 @@ pub enum ModelUse {
 }
 
 /// A stage that maps the rows of a shard to rows of the same shard.
+#[derive(Clone, Copy)]
 pub struct Stage {
     pub name: &'static str,
     /// Raised when the same inputs would give different rows.

@@ -84,6 +84,7 @@ impl<'a> Columns<'a> {
     column!(float64, Float64Array, "float64");
     column!(bool, BooleanArray, "bool");
     column!(list, ListArray, "list");
+    column!(structure, StructArray, "struct");
 
     fn missing(&self, column: &str, kind: &'static str) -> TableError {
         TableError::Column { table: self.artifact.name(), column: column.to_owned(), kind }
@@ -184,6 +185,23 @@ pub fn struct_lists(
     list_of(&item, lengths, Arc::new(items))
 }
 
+/// A column of structs, of which those where `nulls` says so are null.
+pub fn structures(
+    artifact: Artifact,
+    column: &'static str,
+    columns: Vec<ArrayRef>,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef, TableError> {
+    let build = |why: String| TableError::Build { table: artifact.name(), why };
+    let field = artifact.content_fields().into_iter().find(|f| f.name == column);
+    let Some(Field { kind: FieldType::Struct(fields), .. }) = field else {
+        return Err(build(format!("{column} is no struct")));
+    };
+    StructArray::try_new(arrow_fields(&fields), columns, nulls)
+        .map(|array| Arc::new(array) as ArrayRef)
+        .map_err(|e| build(e.to_string()))
+}
+
 /// A batch of an artifact's content columns.
 pub fn content(artifact: Artifact, columns: Vec<ArrayRef>) -> Result<RecordBatch, TableError> {
     RecordBatch::try_new(content_schema(artifact), columns)
@@ -200,6 +218,10 @@ pub fn int32s(values: impl IntoIterator<Item = Option<i32>>) -> ArrayRef {
 
 pub fn int64s(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.into_iter().collect::<Int64Array>())
+}
+
+pub fn bools(values: impl IntoIterator<Item = Option<bool>>) -> ArrayRef {
+    Arc::new(values.into_iter().collect::<BooleanArray>())
 }
 
 pub fn float64s(values: impl IntoIterator<Item = Option<f64>>) -> ArrayRef {

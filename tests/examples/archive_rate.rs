@@ -10,7 +10,7 @@ use std::time::Instant;
 use manifests::build::StoreOptions;
 use workers::archive::scan_directory;
 use workers::fetch::{FetchSettings, fetch};
-use workers::listing::{Listing, Place};
+use workers::listing::Place;
 use workers::stores::SourceStore;
 
 const SIDE_PX: u32 = 224;
@@ -33,15 +33,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let places: Vec<Option<Place>> = found
             .members
             .into_iter()
-            .map(|member| Some(Place { object: name.to_owned(), member: Some(member) }))
+            .map(|member| Some(Place { object: name.to_owned(), etag: None, member: Some(member) }))
             .collect();
         let mut preprocess = pixels::ClipPreprocess::new(SIDE_PX, pixels::DecodeLimits::default());
         let mut pixel_values_chw = vec![0f32; 3 * (SIDE_PX * SIDE_PX) as usize];
-        let listing = Listing::default();
         let settings = FetchSettings { concurrency: 16, request_bytes: 8 << 20 };
         let mut images = 0;
         for chunk in places.chunks(128) {
-            for bytes in fetch(&source, &listing, chunk, settings).await?.into_iter().flatten() {
+            for bytes in fetch(&source, chunk, settings).await?.into_iter().flatten() {
                 preprocess.encoded_into(&bytes?, &mut pixel_values_chw)?;
                 images += 1;
             }

@@ -6,6 +6,7 @@ use manifests::{Artifact, BuildSpec};
 use pipeline::build::Build;
 use pipeline_tests::{column, open, run};
 use pixels::Rgb;
+use stages::table::{Columns, option_text};
 use workers::WorkerError;
 
 fn picture(seed: usize) -> Vec<u8> {
@@ -56,11 +57,16 @@ async fn refusal(folder: &tempfile::TempDir, set: &[&str]) -> String {
 }
 
 /// Splits that the source gives, by image.
-fn given(build: &Build) -> Vec<(String, String)> {
-    let listing = &build.virtual_inputs.listing;
-    let rows = (0..2).flat_map(|shard| listing.shard(shard));
-    let mut splits: Vec<_> =
-        rows.map(|row| (row.image_id.clone(), row.given_split.clone().unwrap_or_default())).collect();
+async fn given(build: &Build) -> Vec<(String, String)> {
+    let mut splits = Vec::new();
+    for shard in 0..2 {
+        let read = build.virtual_inputs.slices.read(Artifact::Listing, shard, &["image_id", "given_split"]);
+        let Some(rows) = read.await.unwrap() else { continue };
+        let columns = Columns::new(Artifact::Listing, &rows);
+        let (ids, given) = (columns.text("image_id").unwrap(), columns.text("given_split").unwrap());
+        let listed = (0..rows.num_rows()).map(|row| (ids.value(row), option_text(given, row).unwrap_or_default()));
+        splits.extend(listed.map(|(id, split)| (id.to_owned(), split.to_owned())));
+    }
     splits.sort();
     splits
 }
@@ -81,7 +87,7 @@ async fn all_pairs_of_the_line_format_are_read_and_named() {
     let folder = folder(&["a.jpg", "b.jpg", "._a.jpg"], &pairs);
     let build = opened(&folder, &[]).await.unwrap();
     let of = |image: &str, split: &str| (image.to_owned(), split.to_owned());
-    assert_eq!(given(&build), [of("a", "train"), of("b", "test")]);
+    assert_eq!(given(&build).await, [of("a", "train"), of("b", "test")]);
     let notes = build.virtual_inputs.listing.notes.join("\n");
     assert!(notes.contains("rs_train_caps.txt") && notes.contains("rs_test_caps.txt"), "{notes}");
     // one of the pair is missing: nothing is passed over
@@ -125,7 +131,7 @@ async fn several_caption_files_are_named_and_none_is_taken() {
     assert!(error.contains("a.csv, b.jsonl") && error.contains("source.tables"), "{error}");
     let build = opened(&folder, &["source.tables=['a.csv', 'b.jsonl']"]).await.unwrap();
     let of = |image: &str, split: &str| (image.to_owned(), split.to_owned());
-    assert_eq!(given(&build), [of("a", "test"), of("b", "train")], "a CSV's split counts");
+    assert_eq!(given(&build).await, [of("a", "test"), of("b", "train")], "a CSV's split counts");
 }
 
 #[tokio::test(flavor = "multi_thread")]

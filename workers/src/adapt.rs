@@ -12,8 +12,8 @@ use stages::pretrain::Trained;
 use training::communicator::Communicator;
 use training::trainer::Event;
 
+use crate::assignment::AssignedRow;
 use crate::error::WorkerError;
-use crate::join::AssignedRow;
 use crate::stores::WorkStore;
 use crate::train::{DUE_FILE, Members, RECORD_FILE, RunInputs, RunPlace, RunRows, TableRows, result_of, still_there};
 

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use sources::zip::{self, Extracted, Limits, Member};
 
 use crate::error::WorkerError;
-use crate::listing::{Listing, Place};
+use crate::listing::Place;
 use crate::stores::SourceStore;
 
 /// Bytes between two wanted ranges that are cheaper to read than to ask for again.
@@ -16,6 +16,9 @@ const MAX_GAP_BYTES: u64 = 128 << 10;
 
 /// Bytes of a row, or why they cannot be had.
 type Fetched = (usize, Result<Vec<u8>, String>);
+
+/// An archive, with the ETag that it had when it was listed.
+type Archive<'p> = (&'p str, Option<&'p str>);
 
 /// A member to fetch for a row: its bytes in the archive.
 type Wanted<'m> = (Range<u64>, usize, &'m Member);
@@ -33,25 +36,23 @@ pub struct FetchSettings {
 /// own; a store that does not answer fails the call, which may be repeated.
 pub async fn fetch(
     source: &SourceStore,
-    listing: &Listing,
     places: &[Option<Place>],
     settings: FetchSettings,
 ) -> Result<Vec<Option<Result<Vec<u8>, String>>>, WorkerError> {
     let mut fetched: Vec<Option<Result<Vec<u8>, String>>> = places.iter().map(|_| None).collect();
-    let mut members: BTreeMap<&str, Vec<(usize, Member)>> = BTreeMap::new();
+    let mut members: BTreeMap<Archive<'_>, Vec<(usize, Member)>> = BTreeMap::new();
     let mut objects: Vec<(usize, &str)> = Vec::new();
     for (row, place) in places.iter().enumerate() {
         match place {
             None => {}
-            Some(Place { object, member: Some(member) }) => {
-                members.entry(object).or_default().push((row, member.member()));
+            Some(Place { object, etag, member: Some(member) }) => {
+                members.entry((object, etag.as_deref())).or_default().push((row, member.member()));
             }
-            Some(Place { object, member: None }) => objects.push((row, object)),
+            Some(Place { object, member: None, .. }) => objects.push((row, object)),
         }
     }
-    for (archive, members) in members {
-        let etag = listing.etags.get(archive).cloned().flatten();
-        for (row, bytes) in fetch_members(source, archive, etag.as_deref(), &members, settings).await? {
+    for ((archive, etag), members) in members {
+        for (row, bytes) in fetch_members(source, archive, etag, &members, settings).await? {
             fetched[row] = Some(bytes);
         }
     }

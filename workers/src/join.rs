@@ -5,69 +5,21 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use arrow::compute::take;
 use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide};
-use manifests::{Artifact, Digest, PartFile, Plan, digest};
-use sources::split::DropReason;
-use stages::stage::{Input, Stage};
-use stages::table::Columns;
+use manifests::{Artifact, PartFile, Plan};
+use stages::stage::{Input, SourceBytes, Stage};
+use stages::table::{Columns, TableError};
 
 use crate::error::WorkerError;
-use crate::listing::{self, ListedRow, Listing};
+use crate::listing::{self, Place};
 use crate::parts::PartReader;
+use crate::slices::InputStores;
 use crate::stores::WorkStore;
 
-/// The split of one image, made over all boxes and pictures of a country.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AssignedRow {
-    pub image_id: String,
-    pub split: &'static str,
-    /// Why it was dropped from its split.
-    pub reason: Option<DropReason>,
-}
-
-impl AssignedRow {
-    pub(crate) fn digest(&self) -> String {
-        digest::of_value(&(self.split, self.reason.map(DropReason::as_str)))
-    }
-}
-
-/// Inputs that are no tables.
-#[derive(Default)]
-pub struct VirtualInputs {
-    pub listing: Listing,
-    /// By shard, sorted by image id.
-    pub assignment: Vec<Vec<AssignedRow>>,
-}
-
-impl VirtualInputs {
-    /// Digest of each shard's slice of an input that is no table.
-    pub fn slices(&self, artifact: Artifact) -> Vec<Digest> {
-        match artifact {
-            Artifact::Listing => self.listing.shard_digests(),
-            _ => self
-                .assignment
-                .iter()
-                .map(|rows| {
-                    let text: Vec<_> =
-                        rows.iter().map(|r| (&r.image_id, r.split, r.reason.map(DropReason::as_str))).collect();
-                    digest::of_value(&text)
-                })
-                .collect(),
-        }
-    }
-}
-
-/// Where the rows of one input lie.
-enum Rows<'a> {
-    Part(Box<PartReader>),
-    Listed(&'a [ListedRow]),
-    Assigned(&'a [AssignedRow]),
-    None,
-}
-
 /// One input of a shard: image id → (row, digests).
-struct InputShard<'a> {
+struct InputShard {
     input: Input,
-    rows: Rows<'a>,
+    /// `None`: the shard has no rows.
+    reader: Option<Box<PartReader>>,
     index: BTreeMap<String, (usize, Vec<String>)>,
 }
 
@@ -86,29 +38,29 @@ pub struct RowTask {
     pub partial: Option<usize>,
 }
 
-/// A shard of a stage at pinned versions.
-pub struct ShardJoin<'a> {
-    inputs: Vec<InputShard<'a>>,
+/// A shard of a stage, as a plan pinned it.
+pub struct ShardJoin {
+    inputs: Vec<InputShard>,
     committed: Option<Box<PartReader>>,
     partial: Option<Box<PartReader>>,
     /// Every row that is or was, in order of image id.
     pub tasks: Vec<RowTask>,
 }
 
-impl<'a> ShardJoin<'a> {
+impl ShardJoin {
     /// Reads the identity columns of a shard and decides about each row. `partial` is a part that a stopped worker left
     /// of the same work; one that cannot be read is as good as none.
     pub async fn load(
-        work: &WorkStore,
+        stores: InputStores<'_>,
         stage: &Stage,
         plan: &Plan,
         shard: u32,
-        virtual_inputs: &'a VirtualInputs,
         partial: Option<&PartFile>,
-    ) -> Result<ShardJoin<'a>, WorkerError> {
+    ) -> Result<ShardJoin, WorkerError> {
+        let work = stores.tables;
         let mut inputs = Vec::with_capacity(stage.inputs.len());
         for input in stage.inputs {
-            inputs.push(load_input(work, *input, plan, shard, virtual_inputs).await?);
+            inputs.push(load_input(stores.of(input.artifact), *input, plan, shard).await?);
         }
         let artifact = plan.output.artifact;
         let (committed, rows) = load_committed(work, artifact, plan.output.part(shard)).await?;
@@ -130,24 +82,28 @@ impl<'a> ShardJoin<'a> {
         for (i, shard) in self.inputs.iter().enumerate() {
             let positions: Vec<usize> = tasks.iter().map(|t| t.positions[i]).collect();
             let artifact = shard.input.artifact;
-            let table_error = |e: stages::table::TableError| WorkerError::Broken(e.to_string());
-            let batch = match &shard.rows {
-                Rows::Part(reader) => reader.read_rows(shard.input.columns, &positions).await?,
-                Rows::Listed(rows) => listing::batch(positions.iter().map(|&p| &rows[p])).map_err(table_error)?,
-                Rows::Assigned(rows) => assignment_batch(positions.iter().map(|&p| &rows[p])).map_err(table_error)?,
-                Rows::None => return Err(WorkerError::Broken(format!("{} has no rows here", artifact.name()))),
+            let Some(reader) = &shard.reader else {
+                return Err(WorkerError::Broken(format!("{} has no rows here", artifact.name())));
             };
-            tables.insert(artifact, batch);
+            tables.insert(artifact, reader.read_rows(shard.input.columns, &positions).await?);
         }
         Ok(tables)
     }
 
-    /// The listed row of a task, for stages that read source bytes.
-    pub fn listed(&self, task: &RowTask) -> Option<&'a ListedRow> {
-        self.inputs.iter().zip(&task.positions).find_map(|(input, &row)| match &input.rows {
-            Rows::Listed(rows) => rows.get(row),
-            _ => None,
-        })
+    /// Where the source bytes of each task lie, for stages that read some.
+    pub async fn places(&self, source: Option<SourceBytes>) -> Result<Vec<Option<Place>>, WorkerError> {
+        let Some(source) = source else { return Ok(vec![None; self.tasks.len()]) };
+        let listed = self.inputs.iter().position(|shard| shard.input.artifact == Artifact::Listing);
+        let Some((at, Some(reader))) = listed.map(|at| (at, &self.inputs[at].reader)) else {
+            return Ok(vec![None; self.tasks.len()]);
+        };
+        let column = match source {
+            SourceBytes::Image => "image",
+            SourceBytes::Meta => "meta",
+        };
+        let places = listing::places(&reader.read(&[column]).await?, column);
+        let places = places.map_err(|e| WorkerError::Broken(e.to_string()))?;
+        Ok(self.tasks.iter().map(|task| places.get(*task.positions.get(at)?)?.clone()).collect())
     }
 
     /// Reads committed rows as they are, by rising index.
@@ -177,70 +133,39 @@ async fn read_whole_rows(reader: Option<&PartReader>, rows: &[usize]) -> Result<
     reader.read_rows(&columns, rows).await
 }
 
-async fn load_input<'a>(
-    work: &WorkStore,
-    input: Input,
-    plan: &Plan,
-    shard: u32,
-    virtual_inputs: &'a VirtualInputs,
-) -> Result<InputShard<'a>, WorkerError> {
-    let digests_of = |row: &ListedRow| -> Vec<String> {
-        input
-            .digests
-            .iter()
-            .map(|name| match *name {
-                "text_digest" => row.text_digest(),
-                "image_digest" => row.image_digest.clone(),
-                _ => row.meta_digest.clone(),
-            })
-            .collect()
+async fn load_input(work: &WorkStore, input: Input, plan: &Plan, shard: u32) -> Result<InputShard, WorkerError> {
+    let artifact = input.artifact;
+    if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) {
+        return Err(WorkerError::Broken(format!(
+            "shard {shard} of {} lost its file: run the build, which makes it again before anything reads it",
+            artifact.name()
+        )));
+    }
+    let Some(part) = plan.input(artifact).and_then(|table| table.part(shard)) else {
+        return Ok(InputShard { input, reader: None, index: BTreeMap::new() });
     };
-    let (rows, index) = match input.artifact {
-        Artifact::Listing => {
-            let rows = virtual_inputs.listing.shard(shard);
-            let index = rows.iter().enumerate().map(|(i, r)| (r.image_id.clone(), (i, digests_of(r)))).collect();
-            (Rows::Listed(rows), index)
-        }
-        Artifact::Assignment => {
-            let rows = virtual_inputs.assignment.get(shard as usize).map_or(&[][..], Vec::as_slice);
-            let index = rows.iter().enumerate().map(|(i, r)| (r.image_id.clone(), (i, vec![r.digest()]))).collect();
-            (Rows::Assigned(rows), index)
-        }
-        artifact if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) => {
-            return Err(WorkerError::Broken(format!(
-                "shard {shard} of {} lost its file: run the build, which makes it again before anything reads it",
-                artifact.name()
-            )));
-        }
-        artifact => match plan.input(artifact).and_then(|table| table.part(shard)) {
-            None => (Rows::None, BTreeMap::new()),
-            Some(part) => {
-                let reader = PartReader::open(work, artifact, part).await?;
-                let columns: Vec<&str> = ["image_id", "status"].iter().chain(input.digests).copied().collect();
-                let batch = reader.read(&columns).await?;
-                let index = good_rows(artifact, &batch, input.digests)?;
-                (Rows::Part(Box::new(reader)), index)
-            }
-        },
-    };
-    Ok(InputShard { input, rows, index })
+    let reader = PartReader::open(work, artifact, part).await?;
+    let status = artifact.is_table().then_some("status");
+    let columns: Vec<&str> = ["image_id"].into_iter().chain(status).chain(input.digests.iter().copied()).collect();
+    let batch = reader.read(&columns).await?;
+    let index = good_rows(artifact, &batch, input.digests).map_err(|e| WorkerError::Broken(e.to_string()))?;
+    Ok(InputShard { input, reader: Some(Box::new(reader)), index })
 }
 
+/// Rows without error: what is no table has no others.
 fn good_rows(
     artifact: Artifact,
     batch: &RecordBatch,
     digests: &[&str],
-) -> Result<BTreeMap<String, (usize, Vec<String>)>, WorkerError> {
-    let read = || -> Result<_, stages::table::TableError> {
-        let columns = Columns::new(artifact, batch);
-        let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
-        let digests = digests.iter().map(|d| columns.text(d)).collect::<Result<Vec<_>, _>>()?;
-        Ok((0..batch.num_rows())
-            .filter(|&row| status.value(row) == "ok")
-            .map(|row| (ids.value(row).to_owned(), (row, digests.iter().map(|d| d.value(row).to_owned()).collect())))
-            .collect())
-    };
-    read().map_err(|e| WorkerError::Broken(e.to_string()))
+) -> Result<BTreeMap<String, (usize, Vec<String>)>, TableError> {
+    let columns = Columns::new(artifact, batch);
+    let ids = columns.text("image_id")?;
+    let status = artifact.is_table().then(|| columns.text("status")).transpose()?;
+    let digests = digests.iter().map(|d| columns.text(d)).collect::<Result<Vec<_>, _>>()?;
+    Ok((0..batch.num_rows())
+        .filter(|&row| status.is_none_or(|status| status.value(row) == "ok"))
+        .map(|row| (ids.value(row).to_owned(), (row, digests.iter().map(|d| d.value(row).to_owned()).collect())))
+        .collect())
 }
 
 type CommittedRows = BTreeMap<String, (usize, CommittedRow)>;
@@ -262,7 +187,7 @@ pub const COMMITTED_COLUMNS: [&str; 7] =
     ["image_id", "status", "recipe", "stage_version", "model", "parameters", "inputs"];
 
 /// Reads [`COMMITTED_COLUMNS`].
-pub fn committed_rows(artifact: Artifact, batch: &RecordBatch) -> Result<CommittedRows, stages::table::TableError> {
+pub fn committed_rows(artifact: Artifact, batch: &RecordBatch) -> Result<CommittedRows, TableError> {
     let columns = Columns::new(artifact, batch);
     let text = |name| columns.text(name);
     let (ids, status, recipe) = (text("image_id")?, text("status")?, text("recipe")?);
@@ -288,7 +213,7 @@ fn decide_rows(
     stage: &Stage,
     plan: &Plan,
     shard: u32,
-    inputs: &[InputShard<'_>],
+    inputs: &[InputShard],
     committed: &CommittedRows,
 ) -> Vec<RowTask> {
     let lost = plan.output.lost.contains(&shard);
@@ -331,21 +256,6 @@ fn decide_rows(
             })
         })
         .collect()
-}
-
-fn assignment_batch<'a>(
-    rows: impl Iterator<Item = &'a AssignedRow> + Clone,
-) -> Result<RecordBatch, stages::table::TableError> {
-    use stages::table::texts;
-    stages::table::content(
-        Artifact::Assignment,
-        vec![
-            texts(rows.clone().map(|r| Some(r.image_id.clone()))),
-            texts(rows.clone().map(|r| Some(r.split))),
-            texts(rows.clone().map(|r| r.reason.map(DropReason::as_str))),
-            texts(rows.map(|r| Some(r.digest()))),
-        ],
-    )
 }
 
 /// Rows of a batch in another order.

@@ -3,6 +3,7 @@
 
 pub mod adapt;
 pub mod archive;
+pub mod assignment;
 mod backoff;
 pub mod board;
 mod compute;
@@ -15,7 +16,9 @@ pub mod lease;
 pub mod listing;
 pub mod map;
 pub mod parts;
+pub mod planning;
 pub mod publish;
+pub mod slices;
 pub mod stores;
 pub mod tables;
 pub mod train;

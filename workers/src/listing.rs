@@ -3,26 +3,24 @@
 
 mod captioned;
 mod folder;
+mod place;
 mod skyscript;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use manifests::build::{BuildSpec, SourceKind};
 use manifests::{Artifact, digest, shard_of};
 use serde::{Deserialize, Serialize};
+use sources::name::ImageName;
+use sources::source::Coverage;
 use stages::table::{self, TableError};
 
-use crate::archive::MemberPlace;
 use crate::error::WorkerError;
+use crate::slices::Slices;
 use crate::stores::{SourceStore, WorkStore};
-
-/// Where bytes lie: a whole object, or a member of a zip.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Place {
-    pub object: String,
-    pub member: Option<MemberPlace>,
-}
+pub use place::Place;
+pub(crate) use place::places;
 
 /// One wanted image.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,13 +55,13 @@ pub struct Problem {
 /// Most problems that are kept with their names; all of them are counted.
 const NAMED_PROBLEMS: usize = 10_000;
 
-/// The wanted rows of a build, by shard, sorted by image id. About 400 bytes a row; a country of
-/// SkyScript has at most a few hundred thousand, and `source.max_images` bounds it.
+/// What a source offers a build, without the rows themselves: those lie in slices.
 #[derive(Debug, Default)]
 pub struct Listing {
-    shards: Vec<Vec<ListedRow>>,
-    /// ETags of the archives, checked again with every range.
-    pub etags: HashMap<String, Option<String>>,
+    /// Wanted rows of each shard.
+    pub rows_by_shard: Vec<u64>,
+    /// Wanted rows by the country that their source is of; `None`: of several, or unknown.
+    pub rows_by_nation: BTreeMap<Option<&'static str>, u64>,
     pub problems: Vec<Problem>,
     pub problem_count: u64,
     /// What was read, for people.
@@ -73,50 +71,59 @@ pub struct Listing {
 }
 
 impl Listing {
+    pub fn rows(&self) -> u64 {
+        self.rows_by_shard.iter().sum()
+    }
+}
+
+/// A listing in the making: all wanted rows, about 400 bytes each. A country of SkyScript has at most a few hundred
+/// thousand, and `source.max_images` bounds it.
+struct Collected {
+    shards: Vec<Vec<ListedRow>>,
+    listing: Listing,
+}
+
+impl Collected {
     fn new(shards: u32) -> Self {
-        Self { shards: (0..shards).map(|_| Vec::new()).collect(), ..Self::default() }
+        Self { shards: (0..shards).map(|_| Vec::new()).collect(), listing: Listing::default() }
     }
 
     fn problem(&mut self, what: impl Into<String>, why: impl Into<String>) {
-        self.problem_count += 1;
-        if self.problems.len() < NAMED_PROBLEMS {
-            self.problems.push(Problem { what: what.into(), why: why.into() });
+        self.listing.problem_count += 1;
+        if self.listing.problems.len() < NAMED_PROBLEMS {
+            self.listing.problems.push(Problem { what: what.into(), why: why.into() });
         }
     }
 
     fn push(&mut self, row: ListedRow) {
+        let source = ImageName::parse(&row.filepath).ok().and_then(|name| name.source().map(|s| s.coverage));
+        let nation = match source {
+            Some(Coverage::National(country)) => Some(country),
+            Some(Coverage::Global) | None => None,
+        };
+        *self.listing.rows_by_nation.entry(nation).or_default() += 1;
         let shard = shard_of(&row.image_id, self.shards.len() as u32) as usize;
         self.shards[shard].push(row);
     }
 
-    fn sort(&mut self) {
-        for rows in &mut self.shards {
+    /// Cuts the rows into slices, in order of image id.
+    async fn finish(mut self, country: &str, slices: &mut Slices) -> Result<Listing, WorkerError> {
+        self.listing.rows_by_shard = self.shards.iter().map(|rows| rows.len() as u64).collect();
+        let batches = self.shards.into_iter().map(|mut rows| {
             rows.sort_by(|a, b| a.image_id.cmp(&b.image_id));
-        }
-    }
-
-    pub fn shard(&self, shard: u32) -> &[ListedRow] {
-        self.shards.get(shard as usize).map_or(&[], Vec::as_slice)
-    }
-
-    pub fn rows(&self) -> u64 {
-        self.shards.iter().map(|s| s.len() as u64).sum()
-    }
-
-    /// Identity of each shard's rows.
-    pub fn shard_digests(&self) -> Vec<String> {
-        let row = |r: &ListedRow| format!("{}|{}|{}|{}", r.image_id, r.text_digest(), r.image_digest, r.meta_digest);
-        self.shards
-            .iter()
-            .map(|rows| digest::of_parts(rows.iter().map(row).collect::<Vec<_>>().iter().map(String::as_bytes)))
-            .collect()
+            batch(&rows)
+        });
+        let batches: Vec<_> =
+            batches.collect::<Result<_, TableError>>().map_err(|e| WorkerError::Broken(e.to_string()))?;
+        slices.replace(Artifact::Listing, country, (0..).zip(batches)).await?;
+        Ok(self.listing)
     }
 }
 
 /// Rows of a listing as a batch of [`Artifact::Listing`].
-pub fn batch<'a>(rows: impl Iterator<Item = &'a ListedRow> + Clone) -> Result<RecordBatch, TableError> {
-    let text = |of: fn(&ListedRow) -> Option<String>| table::texts(rows.clone().map(of));
-    let captions: Vec<_> = rows.clone().map(|r| Some(r.captions.clone())).collect();
+fn batch(rows: &[ListedRow]) -> Result<RecordBatch, TableError> {
+    let text = |of: fn(&ListedRow) -> Option<String>| table::texts(rows.iter().map(of));
+    let captions: Vec<_> = rows.iter().map(|r| Some(r.captions.clone())).collect();
     table::content(
         Artifact::Listing,
         vec![
@@ -129,6 +136,8 @@ pub fn batch<'a>(rows: impl Iterator<Item = &'a ListedRow> + Clone) -> Result<Re
             text(|r| Some(r.text_digest())),
             text(|r| Some(r.image_digest.clone())),
             text(|r| Some(r.meta_digest.clone())),
+            place::column("image", rows.iter().map(|r| Some(&r.image)))?,
+            place::column("meta", rows.iter().map(|r| r.meta.as_ref()))?,
         ],
     )
 }
@@ -139,15 +148,24 @@ pub async fn names_at_top(source: &SourceStore) -> Result<Vec<String>, WorkerErr
     Ok(top.folders.into_iter().chain(top.files.into_keys()).collect())
 }
 
-/// Lists what a build wants.
-pub async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Listing, WorkerError> {
+/// Lists what a build wants, and cuts the rows into slices.
+///
+/// # Errors
+/// A source that cannot be read, or that has nothing that is wanted.
+pub async fn list(
+    source: &SourceStore,
+    work: &WorkStore,
+    spec: &BuildSpec,
+    slices: &mut Slices,
+) -> Result<Listing, WorkerError> {
     if let Some(folder) = source.local_folder().filter(|folder| !folder.is_dir()) {
         return Err(WorkerError::Configuration(format!("source.url: there is no folder {}", folder.display())));
     }
-    let mut listing = match spec.source.kind {
+    let collected = match spec.source.kind {
         SourceKind::Skyscript => skyscript::list(source, work, spec).await?,
         SourceKind::Captioned => captioned::list(source, spec).await?,
     };
+    let listing = collected.finish(&spec.country, slices).await?;
     if listing.rows() == 0 {
         let tokens: Vec<String> = listing.rows_by_token.iter().map(|(t, n)| format!("{t} {n}")).collect();
         let first =
@@ -159,6 +177,5 @@ pub async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> R
             if tokens.is_empty() { "none".into() } else { tokens.join(", ") },
         )));
     }
-    listing.sort();
     Ok(listing)
 }

@@ -4,6 +4,7 @@
 //! More shards are under way than there are devices, so that fetching one, computing others and writing one
 //! overlap; each device has one compute thread, which keeps it and all its memory to itself.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,16 +16,17 @@ use manifests::build::DeviceName;
 use manifests::commit::Replacement;
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Digest, Marker, PartFile, Plan, ShardPlan, paths};
-use stages::stage::{InputRows, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage};
+use stages::stage::{InputRows, MapOutput, ModelUse, Opening, Outcome, Stage};
 use stages::table;
 
 use crate::backoff::Backoff;
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::fetch::{FetchSettings, fetch};
-use crate::join::{RowTask, ShardJoin, VirtualInputs, reorder};
+use crate::join::{RowTask, ShardJoin, reorder};
 use crate::listing::Place;
 use crate::parts::{PartWriter, is_before};
+use crate::slices::InputStores;
 use crate::stores::{SourceStore, WorkStore};
 use crate::tables::Tables;
 
@@ -49,7 +51,6 @@ pub struct MapContext<'a> {
     pub work: &'a WorkStore,
     pub tables: &'a Tables,
     pub source: &'a SourceStore,
-    pub virtual_inputs: &'a VirtualInputs,
     pub fetch: FetchSettings,
     pub stop: &'a AtomicBool,
     pub observer: &'a dyn Observer,
@@ -190,16 +191,17 @@ async fn map_shard(
     let partial_path = paths::partial(&plan.country, stage.name, key);
     let partial = context.work.get_hint::<PartFile>(&partial_path).await?;
     let partial = partial.filter(|part| part.is_of(&plan.country, shard));
-    let join = ShardJoin::load(context.work, stage, plan, shard, context.virtual_inputs, partial.as_ref()).await?;
+    let join = ShardJoin::load(InputStores::work(context.work), stage, plan, shard, partial.as_ref()).await?;
+    let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let (mut computed, mut kept, mut deleted, mut errors) = (0, 0, 0, 0);
     let mut stopped = false;
-    for chunk in chunks(&join, stage.source) {
+    for chunk in chunks(&join.tasks, &places) {
         stopped = context.stop.load(Ordering::Relaxed);
         if stopped {
             break;
         }
-        let rows = Chunk::of(chunk);
+        let rows = Chunk::of(&join.tasks[chunk.clone()], &places[chunk]);
         let (batch, failed) = match chunk_batch(context, stage, plan, &join, compute, &rows).await {
             Err(WorkerError::Stopped) => {
                 stopped = true;
@@ -236,6 +238,8 @@ async fn map_shard(
 /// The rows of a chunk by what becomes of them.
 struct Chunk<'t> {
     compute: Vec<&'t RowTask>,
+    /// Where the source bytes of the rows to compute lie.
+    places: Vec<Option<Place>>,
     /// Copied from what a stopped worker left.
     partial: Vec<&'t RowTask>,
     keep: Vec<&'t RowTask>,
@@ -243,14 +247,18 @@ struct Chunk<'t> {
 }
 
 impl<'t> Chunk<'t> {
-    fn of(tasks: &'t [RowTask]) -> Self {
-        let mut chunk = Chunk { compute: Vec::new(), partial: Vec::new(), keep: Vec::new(), deleted: 0 };
-        for task in tasks {
+    fn of(tasks: &'t [RowTask], places: &[Option<Place>]) -> Self {
+        let mut chunk =
+            Chunk { compute: Vec::new(), places: Vec::new(), partial: Vec::new(), keep: Vec::new(), deleted: 0 };
+        for (task, place) in tasks.iter().zip(places) {
             match task.action {
                 RowAction::Delete => chunk.deleted += 1,
                 RowAction::Keep => chunk.keep.push(task),
                 RowAction::Compute(_) if task.partial.is_some() => chunk.partial.push(task),
-                RowAction::Compute(_) => chunk.compute.push(task),
+                RowAction::Compute(_) => {
+                    chunk.compute.push(task);
+                    chunk.places.push(place.clone());
+                }
             }
         }
         chunk
@@ -258,34 +266,23 @@ impl<'t> Chunk<'t> {
 }
 
 /// Cuts a shard's tasks into chunks of bounded rows and source bytes, in order of image id.
-fn chunks<'t>(join: &'t ShardJoin<'_>, source: Option<SourceBytes>) -> Vec<&'t [RowTask]> {
-    let bytes_of = |task: &RowTask| -> u64 {
-        let place = source_place(join, source, task);
-        place.and_then(|p| p.member.as_ref().map(|m| m.compressed_bytes.max(m.uncompressed_bytes))).unwrap_or(0)
+fn chunks(tasks: &[RowTask], places: &[Option<Place>]) -> Vec<Range<usize>> {
+    let bytes_of = |(task, place): (&RowTask, &Option<Place>)| -> u64 {
+        let computed = place.as_ref().filter(|_| matches!(task.action, RowAction::Compute(_)));
+        let member = computed.and_then(|place| place.member.as_ref());
+        member.map_or(0, |m| m.compressed_bytes.max(m.uncompressed_bytes))
     };
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);
-    for (i, task) in join.tasks.iter().enumerate() {
-        let next = bytes_of(task);
+    for (i, next) in tasks.iter().zip(places).map(bytes_of).enumerate() {
         if i > start && (i - start == CHUNK_ROWS || bytes.saturating_add(next) > CHUNK_SOURCE_BYTES) {
-            chunks.push(&join.tasks[start..i]);
+            chunks.push(start..i);
             (start, bytes) = (i, 0);
         }
         bytes = bytes.saturating_add(next);
     }
-    chunks.push(&join.tasks[start..]);
+    chunks.push(start..tasks.len());
     chunks
-}
-
-fn source_place<'p>(join: &'p ShardJoin<'_>, source: Option<SourceBytes>, task: &RowTask) -> Option<&'p Place> {
-    if !matches!(task.action, RowAction::Compute(_)) {
-        return None;
-    }
-    let listed = join.listed(task)?;
-    match source? {
-        SourceBytes::Image => Some(&listed.image),
-        SourceBytes::Meta => listed.meta.as_ref(),
-    }
 }
 
 /// The rows of one chunk, computed and copied, in order of image id; and how many failed.
@@ -293,7 +290,7 @@ async fn chunk_batch(
     context: &MapContext<'_>,
     stage: &Stage,
     plan: &Plan,
-    join: &ShardJoin<'_>,
+    join: &ShardJoin,
     compute: Option<&ComputeThreads>,
     rows: &Chunk<'_>,
 ) -> Result<(RecordBatch, u64), WorkerError> {
@@ -311,11 +308,7 @@ async fn chunk_batch(
         let tables = join.read_inputs(&rows.compute).await?;
         let source = match stage.source {
             None => Vec::new(),
-            Some(_) => {
-                let places: Vec<Option<Place>> =
-                    rows.compute.iter().map(|t| source_place(join, stage.source, t).cloned()).collect();
-                fetch(context.source, &context.virtual_inputs.listing, &places, context.fetch).await?
-            }
+            Some(_) => fetch(context.source, &rows.places, context.fetch).await?,
         };
         let image_ids = rows.compute.iter().map(|t| t.image_id.clone()).collect();
         let output = compute.map(InputRows { image_ids, tables, source }).await?;

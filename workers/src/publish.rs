@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use futures::{StreamExt, TryStreamExt};
 use manifests::commit::Replacement;
 use manifests::plan::PinnedTable;
-use manifests::{PartFile, Plan, RowStatuses, digest, paths};
+use manifests::{Artifact, PartFile, Plan, RowStatuses, digest, paths};
 use serde::{Deserialize, Serialize};
-use stages::table::{Columns, option_text};
+use stages::table::{Columns, TableError, option_text};
 
 use crate::error::WorkerError;
 use crate::listing::Problem;
@@ -62,42 +63,30 @@ pub async fn publish(tables: &Tables, plan: &Plan, finished: &[FinishedShard]) -
 }
 
 /// Reads the status column of a country's table and rewrites the stage's quarantine listing: failed rows by name, after
-/// the source's `problems`.
+/// the source's `problems`. Reads `at_once` parts at a time.
 pub async fn quarantine(
     work: &WorkStore,
     live: &PinnedTable,
     stage: &str,
     country: &str,
     problems: &[Problem],
+    at_once: usize,
 ) -> Result<RowStatuses, WorkerError> {
-    let artifact = live.artifact;
     let mut statuses = RowStatuses { problems: problems_digest(problems), ..RowStatuses::default() };
     let mut lines = String::new();
     for problem in problems {
         push_line(&mut lines, &problem.what, &problem.why);
     }
-    for part in &live.parts {
-        let batch = PartReader::open(work, artifact, part).await?.read(&["image_id", "status", "error"]).await?;
-        let columns = Columns::new(artifact, &batch);
-        let read = || {
-            Ok::<_, stages::table::TableError>((
-                columns.text("image_id")?,
-                columns.text("status")?,
-                columns.text("error")?,
-            ))
-        };
-        let (ids, status, errors) = read().map_err(|e| WorkerError::Broken(e.to_string()))?;
-        for row in 0..batch.num_rows() {
-            match status.value(row) {
-                "ok" => statuses.ok += 1,
-                "excluded" => statuses.excluded += 1,
-                _ => {
-                    statuses.errors += 1;
-                    let (what, why) = (ids.value(row), option_text(errors, row).unwrap_or_default());
-                    push_line(&mut lines, what, why);
-                    statuses.first_error.get_or_insert_with(|| format!("{what}: {why}"));
-                }
-            }
+    let mut parts = futures::stream::iter(&live.parts)
+        .map(|part| part_statuses(work, live.artifact, part))
+        .buffered(at_once.max(1));
+    while let Some(part) = parts.try_next().await? {
+        statuses.ok += part.ok;
+        statuses.excluded += part.excluded;
+        statuses.errors += part.failed.len() as u64;
+        for (what, why) in part.failed {
+            push_line(&mut lines, &what, &why);
+            statuses.first_error.get_or_insert_with(|| format!("{what}: {why}"));
         }
     }
     let path = paths::quarantine(country, stage);
@@ -107,6 +96,36 @@ pub async fn quarantine(
         work.put(&path, lines.into()).await?;
     }
     Ok(statuses)
+}
+
+/// Rows of a part by status.
+#[derive(Default)]
+struct PartStatuses {
+    ok: u64,
+    excluded: u64,
+    /// Image and reason.
+    failed: Vec<(String, String)>,
+}
+
+async fn part_statuses(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<PartStatuses, WorkerError> {
+    let batch = PartReader::open(work, artifact, part).await?.read(&["image_id", "status", "error"]).await?;
+    let read = || {
+        let columns = Columns::new(artifact, &batch);
+        let (ids, status, errors) = (columns.text("image_id")?, columns.text("status")?, columns.text("error")?);
+        let mut of_part = PartStatuses::default();
+        for row in 0..batch.num_rows() {
+            match status.value(row) {
+                "ok" => of_part.ok += 1,
+                "excluded" => of_part.excluded += 1,
+                _ => {
+                    let why = option_text(errors, row).unwrap_or_default();
+                    of_part.failed.push((ids.value(row).to_owned(), why.to_owned()));
+                }
+            }
+        }
+        Ok::<_, TableError>(of_part)
+    };
+    read().map_err(|e| WorkerError::Broken(e.to_string()))
 }
 
 /// Says whether a quarantine listing has these problems of the source already.

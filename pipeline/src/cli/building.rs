@@ -30,9 +30,9 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     }
     // before geo-tags are published nothing is placed in any part, and while they change nothing for good
     if lines.iter().any(|line| line.step == "splits" && line.exact)
-        && build.virtual_inputs.assignment.iter().any(|rows| !rows.is_empty())
+        && build.virtual_inputs.assignment().iter().any(|rows| !rows.is_empty())
     {
-        let found = preflight::splits(&build.virtual_inputs.assignment, &build.spec, None);
+        let found = preflight::splits(build.virtual_inputs.assignment(), &build.spec, None);
         if let Some(what) = found.unwrap_or_else(|error| Some(error.to_string())) {
             aside!("warning: {what}");
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use manifests::build::StoreOptions;
 use manifests::plan::PinnedTable;
-use manifests::{Artifact, Marker, PartFile, PlanCounts, RowStatuses, paths};
+use manifests::{Artifact, Marker, PartFile, Plan, PlanCounts, RowStatuses, paths};
 use object_store::memory::InMemory;
 use stages::table;
 use tokio::runtime::{Builder, Runtime};
@@ -37,6 +37,11 @@ pub(crate) fn record(bytes: &[u8]) {
     {
         // adds up, or panics
         _ = counts.stale.iter().fold(counts.kept_rows, |sum, shard| sum + shard.kept + shard.computed());
+    }
+    if let Ok(plan) = serde_json::from_slice::<Plan>(bytes)
+        && plan.is_of("x")
+    {
+        _ = (plan.key(), plan.computed(), plan.kept(), plan.reasons());
     }
     if let Ok(pinned) = serde_json::from_slice::<PinnedTable>(bytes) {
         _ = (pinned.rows(), pinned.digest(), pinned.part(0).is_some());

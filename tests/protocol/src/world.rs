@@ -276,8 +276,7 @@ fn shard_key(table: usize, shard: usize, base: Option<Id>, input: Input) -> mani
         parameters: "{}",
         retry_errors: false,
         base: base.as_deref(),
-        inputs: if table == A { Vec::new() } else { vec![(Artifact::Geotags, part.as_deref())] },
-        slices: if table == A { vec![("listing", rows)] } else { Vec::new() },
+        inputs: vec![if table == A { (Artifact::Listing, Some(&rows)) } else { (Artifact::Geotags, part.as_deref()) }],
     }
     .key()
 }

@@ -7,12 +7,12 @@ use manifests::digest;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
 
 use super::folder::{self, Folder};
-use super::{ListedRow, Listing, Place};
+use super::{Collected, ListedRow, Place};
 use crate::error::WorkerError;
 use crate::stores::SourceStore;
 
 /// A folder of images with captions. The caption files are those that the spec names, or those that the folder has.
-pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Listing, WorkerError> {
+pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Collected, WorkerError> {
     if matches!(source.url().scheme(), "http" | "https") {
         return Err(WorkerError::Configuration(format!(
             "{}: a folder of captioned images has to be listed, and plain HTTP has no listing; copy it to this machine \
@@ -20,18 +20,18 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Listi
             source.url()
         )));
     }
-    let mut listing = Listing::new(spec.work.shards);
+    let mut listing = Collected::new(spec.work.shards);
     let mut files = Vec::new();
     for path in caption_files(source, spec).await? {
         let images = read_captions(source, &path).await?;
-        listing.notes.push(format!("captions of {} images read from {}{path}", images.len(), source.url()));
+        listing.listing.notes.push(format!("captions of {} images read from {}{path}", images.len(), source.url()));
         files.push((path, images));
     }
     let images = captioned::join(files).map_err(|e| WorkerError::Broken(format!("{}: {e}", source.url())))?;
     let without = images.iter().filter(|image| image.split.is_none()).count();
     if 0 < without && without < images.len() {
         let all = images.len();
-        listing.notes.push(format!(
+        listing.listing.notes.push(format!(
             "{without} of {all} captioned images name no split, the others do: those are placed by split.ratio"
         ));
     }
@@ -61,7 +61,7 @@ async fn place(
     source: &SourceStore,
     image_folder: &str,
     rows: BTreeMap<String, CaptionedImage>,
-    listing: &mut Listing,
+    listing: &mut Collected,
 ) -> Result<(), WorkerError> {
     let image_folder = image_folder.trim_end_matches('/').trim_start_matches("./");
     let image_folder = if image_folder == "." { "" } else { image_folder };
@@ -96,7 +96,7 @@ async fn place(
         listing.push(ListedRow {
             image_id,
             filepath: image.file,
-            image: Place { object, member: None },
+            image: Place { object, etag: None, member: None },
             meta: None,
             title: None,
             title_multi_objects: None,

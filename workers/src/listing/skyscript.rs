@@ -9,7 +9,7 @@ use sources::name::ImageName;
 use sources::source::Coverage;
 use sources::{SourceError, csv};
 
-use super::{ListedRow, Listing, Place};
+use super::{Collected, ListedRow, Place};
 use crate::archive::{MemberPlace, wanted_members};
 use crate::error::WorkerError;
 use crate::stores::{SourceStore, WorkStore};
@@ -43,8 +43,8 @@ impl Read for RangeReader {
 }
 
 /// The rows of the build's CSV files whose images the archives hold.
-pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Listing, WorkerError> {
-    let mut listing = Listing::new(spec.work.shards);
+pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Collected, WorkerError> {
+    let mut listing = Collected::new(spec.work.shards);
     let mut wanted: BTreeMap<String, WantedRow> = BTreeMap::new();
     if spec.source.tables.is_empty() {
         return Err(WorkerError::Configuration(
@@ -120,7 +120,7 @@ impl Members {
         work: &WorkStore,
         archive: &str,
         names: &HashSet<String>,
-        listing: &mut Listing,
+        listing: &mut Collected,
     ) -> Result<(), WorkerError> {
         let Some(found) = wanted_members(source, work, archive, names).await? else {
             listing.problem(
@@ -133,10 +133,9 @@ impl Members {
             listing
                 .problem(archive, format!("the archive is an empty file; {} wanted members are missing", names.len()));
         }
-        listing.etags.insert(archive.to_owned(), found.etag);
         for member in found.members {
             let name = member.name.clone();
-            let place = Place { object: archive.to_owned(), member: Some(member) };
+            let place = Place { object: archive.to_owned(), etag: found.etag.clone(), member: Some(member) };
             if self.places.insert(name.clone(), place).is_some() {
                 listing.problem(name, format!("{archive} holds it twice; the last one counts"));
             }
@@ -167,7 +166,7 @@ async fn read_table(
     spec: &BuildSpec,
     path: &str,
     wanted: &mut BTreeMap<String, WantedRow>,
-    listing: &mut Listing,
+    listing: &mut Collected,
 ) -> Result<(), WorkerError> {
     let Some(meta) = source.head(path).await? else {
         return Err(WorkerError::Configuration(format!(
@@ -211,7 +210,7 @@ async fn read_table(
             other => WorkerError::Broken(format!("{}{path}: {other}", source.url())),
         })?;
     for (token, count) in by_token {
-        *listing.rows_by_token.entry(token).or_default() += count;
+        *listing.listing.rows_by_token.entry(token).or_default() += count;
     }
     for (line, why) in bad_names {
         listing.problem(format!("{path}, line {line}"), why);
@@ -219,7 +218,7 @@ async fn read_table(
     for why in &summary.first_errors {
         listing.problem(path, why.clone());
     }
-    listing.problem_count += summary.row_errors.saturating_sub(summary.first_errors.len() as u64);
+    listing.listing.problem_count += summary.row_errors.saturating_sub(summary.first_errors.len() as u64);
     for (name, row) in rows {
         let id = name.image_id.clone();
         let next = WantedRow {

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
 use manifests::{Artifact, PartFile, paths};
 use object_store::path::Path;
-use object_store::{DynObjectStore, ObjectStore, ObjectStoreExt};
+use object_store::{DynObjectStore, ObjectStore};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
@@ -33,8 +33,8 @@ pub struct PartReader {
     metadata: ArrowReaderMetadata,
 }
 
-/// What is read of a part's end at first: all of it, nearly always.
-const TAIL_BYTES: u64 = 64 << 10;
+/// What is read of a part's end at first: the footer, and all of a small part.
+const TAIL_BYTES: u64 = 128 << 10;
 /// A larger footer is none of ours.
 const MOST_TAIL_BYTES: u64 = 1 << 30;
 
@@ -47,7 +47,8 @@ impl PartReader {
         let path = format!("{}/{}", paths::table(artifact), part.path);
         let damaged = |why: String| damaged(&path, &why);
         let size_bytes = part.size_bytes;
-        let mut ranges = ObjectRanges { store: work.object_store(), path: work.absolute(&path)?, sums: None };
+        let mut ranges =
+            ObjectRanges { store: work.object_store(), path: work.absolute(&path)?, sums: None, whole: None };
         let mut start = size_bytes.saturating_sub(TAIL_BYTES);
         let (metadata, tail) = loop {
             let tail = ranges.read(start..size_bytes).await.map_err(|e| parquet_error(&path, e))?;
@@ -78,6 +79,7 @@ impl PartReader {
             }
             start = size_bytes - more;
         };
+        ranges.whole = (start == 0).then(|| tail.clone());
         if let Some(sums) = &ranges.sums
             && !seal::tail_is_whole(&tail[(sums.data_bytes - start) as usize..])
         {
@@ -185,11 +187,21 @@ struct ObjectRanges {
     store: Arc<DynObjectStore>,
     path: Path,
     sums: Option<Arc<DataSums>>,
+    /// A small part, read at once.
+    whole: Option<Bytes>,
 }
 
 impl ObjectRanges {
     async fn read(&self, range: Range<u64>) -> Result<Bytes, ParquetError> {
-        Ok(self.store.get_range(&self.path, range).await?)
+        Ok(self.read_all(&[range]).await?.remove(0))
+    }
+
+    async fn read_all(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ParquetError> {
+        let Some(whole) = &self.whole else { return Ok(self.store.get_ranges(&self.path, ranges).await?) };
+        let within = |range: &Range<u64>| range.start <= range.end && range.end <= whole.len() as u64;
+        let cut = |range: &Range<u64>| within(range).then(|| whole.slice(range.start as usize..range.end as usize));
+        let beyond = || ParquetError::EOF(format!("it has {} bytes", whole.len()));
+        ranges.iter().map(|range| cut(range).ok_or_else(beyond)).collect()
     }
 
     /// A range of data, compared with its checksums.
@@ -219,9 +231,9 @@ impl AsyncFileReader for ObjectRanges {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
         async move {
-            let Some(sums) = &self.sums else { return Ok(self.store.get_ranges(&self.path, &ranges).await?) };
+            let Some(sums) = &self.sums else { return self.read_all(&ranges).await };
             let whole: Vec<Range<u64>> = ranges.iter().map(|range| sums.whole_blocks(range)).collect();
-            let read = self.store.get_ranges(&self.path, &whole).await?;
+            let read = self.read_all(&whole).await?;
             let all = whole.iter().zip(&ranges).zip(read);
             all.map(|((whole, range), bytes)| self.cut(whole, range, bytes)).collect()
         }

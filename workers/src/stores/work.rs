@@ -43,7 +43,6 @@ impl WorkStore {
     }
 
     /// A store in memory, which lies elsewhere as a bucket does.
-    #[cfg(test)]
     pub(crate) fn in_memory() -> Self {
         let url = Url::parse("memory:///").expect("a constant");
         WorkStore(Store { store: Arc::new(object_store::memory::InMemory::new()), root: Path::default(), url })

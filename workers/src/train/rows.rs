@@ -12,8 +12,8 @@ use stages::segment_features::RowSegments;
 use stages::table::{Columns, TableError};
 
 use super::broken;
+use crate::assignment::AssignedRow;
 use crate::error::WorkerError;
-use crate::join::AssignedRow;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 

@@ -96,7 +96,13 @@ pub async fn gc(
         clear_parts(&mut sweep, tables, artifact, country).await?;
         clear_log(&mut sweep, artifact).await?;
     }
-    for (kind, folder) in [("markers", format!("markers/{country}")), ("plans", format!("plans/{country}"))] {
+    let slices = |artifact| format!("{}/{}", paths::table(artifact), paths::partition(country));
+    for (kind, folder) in [
+        ("markers", format!("markers/{country}")),
+        ("plans", format!("plans/{country}")),
+        ("slices", slices(Artifact::Listing)),
+        ("slices", slices(Artifact::Assignment)),
+    ] {
         for (name, meta) in work.list_metas(&folder).await? {
             if sweep.is_old(&meta) {
                 sweep.take(kind, &format!("{folder}/{name}"), meta.size).await?;

@@ -11,8 +11,8 @@ use stages::table::{Columns, TableError, option_text};
 
 use super::super::broken;
 use super::{RunRow, RunRows, Sight};
+use crate::assignment::AssignedRow;
 use crate::error::WorkerError;
-use crate::join::AssignedRow;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 

@@ -3,56 +3,91 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, RecordBatch};
+use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
-use manifests::{Artifact, BuildSpec, shard_of};
+use manifests::{Artifact, BuildSpec, digest, shard_of};
 use sources::SourceError;
 use sources::name::ImageName;
 use sources::split::{self, DropReason, Placement, Split, SplitRow};
-use stages::table::{Columns, TableError, option_text};
-use workers::WorkerError;
-use workers::join::AssignedRow;
-use workers::parts::PartReader;
+use stages::table::{self, Columns, TableError, option_text};
 
-use crate::build::Build;
-use crate::preflight;
-use crate::progress::Progress;
+use crate::error::WorkerError;
+use crate::parts::PartReader;
+use crate::stores::WorkStore;
 
-/// Splits of every image of the published geo-tags, by shard, in parts of `ratio`. Looks at all boxes and at the digests
-/// of all published pictures at once; about 200 bytes a row.
-pub async fn assigned(build: &Build, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, WorkerError> {
-    let (geotags, images) = (build.pin(Artifact::Geotags).await?, build.pin(Artifact::Images).await?);
-    let mut rows = Vec::with_capacity(geotags.rows() as usize);
-    // what is lost is made again before anything is placed for good
-    for shard in geotags.parts.iter().map(|part| part.shard).filter(|shard| !geotags.lost.contains(shard)) {
-        let mut pictures = match read(build, &images, shard, &["image_id", "status", "bytes_digest"]).await? {
-            Some(batch) => pictures(&batch).map_err(broken)?,
-            None => BTreeMap::new(),
-        };
-        let columns = ["image_id", "status", "filepath", "given_split", "west", "south", "east", "north"];
-        if let Some(batch) = read(build, &geotags, shard, &columns).await? {
-            placed_rows(&batch, &mut pictures, &mut rows).map_err(broken)?;
-        }
-    }
-    assign(rows, &build.spec, ratio).map_err(|e| WorkerError::Configuration(e.to_string()))
+/// The split of one image, made over all boxes and pictures of a country.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssignedRow {
+    pub image_id: String,
+    pub split: &'static str,
+    /// Why it was dropped from its split.
+    pub reason: Option<DropReason>,
 }
 
-/// Places every image, and says so where a part stays empty.
+impl AssignedRow {
+    pub(crate) fn digest(&self) -> String {
+        digest::of_value(&(self.split, self.reason.map(DropReason::as_str)))
+    }
+}
+
+/// Splits of all images of a country, by shard, sorted by image id.
+pub type Assignment = Vec<Vec<AssignedRow>>;
+
+/// Splits of every image of published geo-tags, in parts of `ratio`. Looks at all boxes and at the digests of all
+/// published pictures at once; about 200 bytes a row.
 ///
 /// # Errors
-/// A part that a later step of a run up to `until` cannot do without.
-pub async fn place(build: &mut Build, until: Option<&str>, progress: &Progress) -> Result<(), WorkerError> {
-    let known = std::mem::take(&mut build.virtual_inputs.assignment);
-    build.assign_splits().await?;
-    let assignment = &build.virtual_inputs.assignment;
-    let what = preflight::splits(assignment, &build.spec, until)?;
-    if let Some(what) = what.filter(|_| known != *assignment) {
-        progress.note(&what);
+/// Parts that cannot be read, and given splits that leave nothing to train on.
+pub async fn assigned(
+    work: &WorkStore,
+    spec: &BuildSpec,
+    geotags: &PinnedTable,
+    images: &PinnedTable,
+    ratio: [u32; 3],
+) -> Result<Assignment, WorkerError> {
+    // what is lost is made again before anything is placed for good
+    let shards = geotags.parts.iter().map(|part| part.shard).filter(|shard| !geotags.lost.contains(shard));
+    let rows: Vec<Vec<PlacedRow>> = futures::stream::iter(shards)
+        .map(|shard| placed_rows(work, geotags, images, shard))
+        .buffered(spec.work.concurrency)
+        .try_collect()
+        .await?;
+    let rows = rows.into_iter().flatten().collect();
+    assign(rows, spec, ratio).map_err(|e| WorkerError::Configuration(e.to_string()))
+}
+
+/// The rows of a shard of the geo-tags.
+async fn placed_rows(
+    work: &WorkStore,
+    geotags: &PinnedTable,
+    images: &PinnedTable,
+    shard: u32,
+) -> Result<Vec<PlacedRow>, WorkerError> {
+    let mut pictures = match read(work, images, shard, &["image_id", "status", "bytes_digest"]).await? {
+        Some(batch) => pictures(&batch).map_err(broken)?,
+        None => BTreeMap::new(),
+    };
+    let columns = ["image_id", "status", "filepath", "given_split", "west", "south", "east", "north"];
+    match read(work, geotags, shard, &columns).await? {
+        Some(batch) => rows_of(&batch, &mut pictures).map_err(broken),
+        None => Ok(Vec::new()),
     }
-    Ok(())
+}
+
+/// Rows of an assignment as a batch of [`Artifact::Assignment`].
+pub(crate) fn batch(rows: &[AssignedRow]) -> Result<RecordBatch, TableError> {
+    let text = |of: fn(&AssignedRow) -> Option<String>| table::texts(rows.iter().map(of));
+    let columns = vec![
+        text(|row| Some(row.image_id.clone())),
+        text(|row| Some(row.split.to_owned())),
+        text(|row| row.reason.map(|reason| reason.as_str().to_owned())),
+        text(|row| Some(row.digest())),
+    ];
+    table::content(Artifact::Assignment, columns)
 }
 
 /// How many images were dropped, and why.
-pub fn dropped(assignment: &[Vec<AssignedRow>]) -> BTreeMap<DropReason, u64> {
+pub fn dropped(assignment: &Assignment) -> BTreeMap<DropReason, u64> {
     let mut counts = BTreeMap::new();
     for reason in assignment.iter().flatten().filter_map(|row| row.reason) {
         *counts.entry(reason).or_default() += 1;
@@ -66,13 +101,13 @@ fn broken(error: TableError) -> WorkerError {
 
 /// Some columns of a shard. A part that was lost is made again before anything is computed from it.
 async fn read(
-    build: &Build,
+    work: &WorkStore,
     table: &PinnedTable,
     shard: u32,
     columns: &[&str],
 ) -> Result<Option<RecordBatch>, WorkerError> {
-    let Some(part) = table.part(shard).filter(|_| !table.lost.contains(&shard)) else { return Ok(None) };
-    PartReader::open(&build.work, table.artifact, part).await?.read(columns).await.map(Some)
+    let Some(part) = table.part(shard) else { return Ok(None) };
+    PartReader::open(work, table.artifact, part).await?.read(columns).await.map(Some)
 }
 
 /// What a split needs to know of an image.
@@ -93,31 +128,27 @@ fn pictures(batch: &RecordBatch) -> Result<BTreeMap<String, String>, TableError>
     Ok(good.filter_map(|row| Some((ids.value(row).to_owned(), option_text(digests, row)?.to_owned()))).collect())
 }
 
-fn placed_rows(
-    batch: &RecordBatch,
-    pictures: &mut BTreeMap<String, String>,
-    rows: &mut Vec<PlacedRow>,
-) -> Result<(), TableError> {
+fn rows_of(batch: &RecordBatch, pictures: &mut BTreeMap<String, String>) -> Result<Vec<PlacedRow>, TableError> {
     let columns = Columns::new(Artifact::Geotags, batch);
     let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
     let (path, given) = (columns.text("filepath")?, columns.text("given_split")?);
     let edges =
         [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
-    for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
-        rows.push(PlacedRow {
+    let good = (0..batch.num_rows()).filter(|&row| status.value(row) == "ok");
+    Ok(good
+        .map(|row| PlacedRow {
             image_id: ids.value(row).to_owned(),
             name: option_text(path, row).and_then(|p| ImageName::parse(p).ok()),
             given: option_text(given, row).and_then(Split::parse),
             box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| edges.map(|e| e.value(row))),
             picture: pictures.remove(ids.value(row)),
-        });
-    }
-    Ok(())
+        })
+        .collect())
 }
 
 /// Splits of all rows, by shard. Boxes decide where there are boxes; else the source's own split; else a hash of the
 /// image's object. Of identical pictures only those that are held out stay.
-fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Vec<Vec<AssignedRow>>, SourceError> {
+fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Assignment, SourceError> {
     let boxed = |row: &'_ PlacedRow| Some((row.name.as_ref()?.osm_object(), row.box_wsen?));
     let split_rows = rows.iter().filter_map(|row| {
         let (osm_object, box_wsen) = boxed(row)?;
@@ -136,7 +167,7 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Vec
         .collect();
     let pictures: Vec<Option<&str>> = rows.iter().map(|row| row.picture.as_deref()).collect();
     split::drop_identical(&pictures, &mut placements);
-    let mut shards: Vec<Vec<AssignedRow>> = (0..spec.work.shards).map(|_| Vec::new()).collect();
+    let mut shards: Assignment = (0..spec.work.shards).map(|_| Vec::new()).collect();
     for (PlacedRow { image_id, .. }, placement) in rows.into_iter().zip(placements) {
         let (split, reason) = match placement {
             Placement::Dropped(reason) => ("dropped", Some(reason)),

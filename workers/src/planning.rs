@@ -1,0 +1,100 @@
+//! Counting what a stage has to do: which rows of which shards are stale, and why.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use manifests::recipe::RowAction;
+use manifests::{Artifact, Plan, PlanCounts, Reason, ShardPlan};
+use stages::stage::Stage;
+
+use crate::assignment::{self, Assignment};
+use crate::error::WorkerError;
+use crate::join::ShardJoin;
+use crate::listing::Listing;
+use crate::slices::{InputStores, Slices};
+use crate::stores::WorkStore;
+
+/// Inputs that are no tables, as a planner knows them.
+#[derive(Default)]
+pub struct VirtualInputs {
+    pub listing: Listing,
+    assignment: Assignment,
+    pub slices: Slices,
+}
+
+impl VirtualInputs {
+    pub fn new(listing: Listing, slices: Slices) -> Self {
+        Self { listing, assignment: Assignment::new(), slices }
+    }
+
+    /// Splits of all images; empty until they are placed.
+    pub fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    /// Takes note of where images are placed.
+    ///
+    /// # Errors
+    /// Rows that make no table.
+    pub async fn place(&mut self, country: &str, assignment: Assignment) -> Result<(), WorkerError> {
+        if assignment == self.assignment {
+            return Ok(());
+        }
+        let batches: Vec<_> = assignment
+            .iter()
+            .map(|rows| assignment::batch(rows).map_err(|e| WorkerError::Broken(e.to_string())))
+            .collect::<Result<_, _>>()?;
+        self.slices.replace(Artifact::Assignment, country, (0..).zip(batches)).await?;
+        self.assignment = assignment;
+        Ok(())
+    }
+}
+
+/// Counts the shards of a plan that `wanted` asks for, `at_once` of them at a time. The largest come first: the last
+/// worker to finish then has little left.
+///
+/// # Errors
+/// A part that cannot be read.
+pub async fn count(
+    work: &WorkStore,
+    slices: &Slices,
+    stage: Stage,
+    plan: &Arc<Plan>,
+    wanted: impl Fn(u32) -> bool,
+    at_once: usize,
+) -> Result<PlanCounts, WorkerError> {
+    let mut counts = PlanCounts::default();
+    // each on a task of its own: reading a part is decoding it
+    let mut shards = futures::stream::iter((0..plan.shards).filter(|shard| wanted(*shard)))
+        .map(|shard| {
+            let (work, slices, plan) = (work.clone(), slices.store().clone(), plan.clone());
+            let counted = async move {
+                let stores = InputStores { tables: &work, slices: &slices };
+                ShardJoin::load(stores, &stage, &plan, shard, None).await.map(|join| counted(shard, &join))
+            };
+            let task = tokio::spawn(counted);
+            async move { task.await.map_err(|e| WorkerError::Broken(format!("planning: {e}")))? }
+        })
+        .buffered(at_once.max(1));
+    while let Some(shard) = shards.try_next().await? {
+        if shard.is_stale() {
+            counts.stale.push(shard);
+        } else {
+            counts.kept_rows += shard.kept;
+        }
+    }
+    counts.stale.sort_by_key(|s| (std::cmp::Reverse(s.computed()), s.shard));
+    Ok(counts)
+}
+
+fn counted(shard: u32, join: &ShardJoin) -> ShardPlan {
+    let mut counted = ShardPlan { shard, ..ShardPlan::default() };
+    for task in &join.tasks {
+        match task.action {
+            RowAction::Keep => counted.kept += 1,
+            RowAction::Compute(reason) => *counted.changes.entry(reason).or_default() += 1,
+            RowAction::Delete => *counted.changes.entry(Reason::Deleted).or_default() += 1,
+        }
+    }
+    counted
+}

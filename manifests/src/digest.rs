@@ -35,6 +35,13 @@ pub fn canonical_json(value: &impl Serialize) -> String {
     serde_json::to_value(value).expect("plain data serialises").to_string()
 }
 
+/// The 128 bits of a digest, to hold and compare many of them. A text that is no digest has those of its own digest.
+pub fn bytes(digest: &str) -> [u8; 16] {
+    let is_digest = digest.len() == 32 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let bits = is_digest.then(|| u128::from_str_radix(digest, 16).ok()).flatten();
+    bits.map_or_else(|| bytes(&of_bytes(digest.as_bytes())), u128::to_be_bytes)
+}
+
 fn short(hash: blake3::Hash) -> Digest {
     hash.to_hex()[..32].to_owned()
 }
@@ -47,6 +54,24 @@ mod tests {
     fn canonical_json_sorts_keys() {
         let text: serde_json::Value = serde_json::from_str(r#"{"b": 1, "a": {"d": 2, "c": 3}}"#).unwrap();
         assert_eq!(canonical_json(&text), r#"{"a":{"c":3,"d":2},"b":1}"#);
+    }
+
+    /// Records of runs are compared and gone on from: what is read back is what was written.
+    #[test]
+    fn numbers_survive_json() {
+        let seconds = 1.343_155_180_000_000_1;
+        for number in std::iter::successors(Some(seconds), |n: &f64| Some(f64::from_bits(n.to_bits() + 1))).take(1000) {
+            let read: f64 = serde_json::from_str(&serde_json::to_string(&number).unwrap()).unwrap();
+            assert_eq!(read, number);
+        }
+    }
+
+    #[test]
+    fn bits_of_a_digest_are_those_that_it_shows() {
+        assert_eq!(bytes("000000000000000000000000000001ff")[14..], [1, 255]);
+        let other = "a text that is no digest";
+        assert_eq!(bytes(other), bytes(&of_bytes(other.as_bytes())));
+        assert_eq!(bytes("+0000000000000000000000000000001"), bytes(&of_bytes(b"+0000000000000000000000000000001")));
     }
 
     #[test]

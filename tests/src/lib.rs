@@ -1,6 +1,7 @@
 //! Whole-pipeline tests: worlds to build from, builds to look into.
 
 pub mod chaos;
+pub mod distant;
 pub mod http;
 pub mod networks;
 pub mod s3;

@@ -1,13 +1,14 @@
 //! Which part each image of a build belongs to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
 use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, BuildSpec, digest, shard_of};
 use sources::SourceError;
-use sources::name::ImageName;
+use sources::name::{ImageName, OsmObject};
 use sources::split::{self, DropReason, Placement, Split, SplitRow};
 use stages::table::{self, Columns, TableError, option_text};
 
@@ -34,7 +35,7 @@ impl AssignedRow {
 pub type Assignment = Vec<Vec<AssignedRow>>;
 
 /// Splits of every image of published geo-tags, in parts of `ratio`. Looks at all boxes and at the digests of all
-/// published pictures at once; about 200 bytes a row.
+/// published pictures at once; about 200 bytes a row. Reads on `spec.work.concurrency` tasks.
 ///
 /// # Errors
 /// Parts that cannot be read, and given splits that leave nothing to train on.
@@ -47,12 +48,18 @@ pub async fn assigned(
 ) -> Result<Assignment, WorkerError> {
     // what is lost is made again before anything is placed for good
     let shards = geotags.parts.iter().map(|part| part.shard).filter(|shard| !geotags.lost.contains(shard));
-    let rows: Vec<Vec<PlacedRow>> = futures::stream::iter(shards)
-        .map(|shard| placed_rows(work, geotags, images, shard))
-        .buffered(spec.work.concurrency)
-        .try_collect()
-        .await?;
-    let rows = rows.into_iter().flatten().collect();
+    let tables = Arc::new((geotags.clone(), images.clone()));
+    let mut read = futures::stream::iter(shards)
+        .map(|shard| {
+            let (work, tables) = (work.clone(), tables.clone());
+            let read = tokio::spawn(async move { placed_rows(&work, &tables.0, &tables.1, shard).await });
+            async move { read.await.map_err(|e| WorkerError::Broken(format!("splits: {e}")))? }
+        })
+        .buffered(spec.work.concurrency);
+    let mut rows = Vec::new();
+    while let Some(of_shard) = read.try_next().await? {
+        rows.extend(of_shard);
+    }
     assign(rows, spec, ratio).map_err(|e| WorkerError::Configuration(e.to_string()))
 }
 
@@ -112,23 +119,23 @@ async fn read(
 
 /// What a split needs to know of an image.
 struct PlacedRow {
-    image_id: String,
-    name: Option<ImageName>,
+    image_id: Box<str>,
+    object: Option<OsmObject>,
     given: Option<Split>,
     box_wsen: Option<[f64; 4]>,
     /// Digest of its bytes, once they were read.
-    picture: Option<String>,
+    picture: Option<[u8; 16]>,
 }
 
 /// Digests of the pictures of a shard, by image.
-fn pictures(batch: &RecordBatch) -> Result<BTreeMap<String, String>, TableError> {
+fn pictures(batch: &RecordBatch) -> Result<BTreeMap<String, [u8; 16]>, TableError> {
     let columns = Columns::new(Artifact::Images, batch);
     let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text("bytes_digest")?);
     let good = (0..batch.num_rows()).filter(|&row| status.value(row) == "ok");
-    Ok(good.filter_map(|row| Some((ids.value(row).to_owned(), option_text(digests, row)?.to_owned()))).collect())
+    Ok(good.filter_map(|row| Some((ids.value(row).to_owned(), digest::bytes(option_text(digests, row)?)))).collect())
 }
 
-fn rows_of(batch: &RecordBatch, pictures: &mut BTreeMap<String, String>) -> Result<Vec<PlacedRow>, TableError> {
+fn rows_of(batch: &RecordBatch, pictures: &mut BTreeMap<String, [u8; 16]>) -> Result<Vec<PlacedRow>, TableError> {
     let columns = Columns::new(Artifact::Geotags, batch);
     let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
     let (path, given) = (columns.text("filepath")?, columns.text("given_split")?);
@@ -137,8 +144,8 @@ fn rows_of(batch: &RecordBatch, pictures: &mut BTreeMap<String, String>) -> Resu
     let good = (0..batch.num_rows()).filter(|&row| status.value(row) == "ok");
     Ok(good
         .map(|row| PlacedRow {
-            image_id: ids.value(row).to_owned(),
-            name: option_text(path, row).and_then(|p| ImageName::parse(p).ok()),
+            image_id: ids.value(row).into(),
+            object: option_text(path, row).and_then(|p| ImageName::parse(p).ok()).map(|name| name.osm_object()),
             given: option_text(given, row).and_then(Split::parse),
             box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| edges.map(|e| e.value(row))),
             picture: pictures.remove(ids.value(row)),
@@ -149,7 +156,7 @@ fn rows_of(batch: &RecordBatch, pictures: &mut BTreeMap<String, String>) -> Resu
 /// Splits of all rows, by shard. Boxes decide where there are boxes; else the source's own split; else a hash of the
 /// image's object. Of identical pictures only those that are held out stay.
 fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Assignment, SourceError> {
-    let boxed = |row: &'_ PlacedRow| Some((row.name.as_ref()?.osm_object(), row.box_wsen?));
+    let boxed = |row: &PlacedRow| Some((row.object?, row.box_wsen?));
     let split_rows = rows.iter().filter_map(|row| {
         let (osm_object, box_wsen) = boxed(row)?;
         Some(SplitRow { image_id: &row.image_id, osm_object, box_wsen })
@@ -165,8 +172,7 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Ass
         .iter()
         .map(|row| boxed(row).and_then(|_| by_box.next()).unwrap_or_else(|| without_box(row).into()))
         .collect();
-    let pictures: Vec<Option<&str>> = rows.iter().map(|row| row.picture.as_deref()).collect();
-    split::drop_identical(&pictures, &mut placements);
+    split::drop_identical(rows.iter().map(|row| row.picture), &mut placements);
     let mut shards: Assignment = (0..spec.work.shards).map(|_| Vec::new()).collect();
     for (PlacedRow { image_id, .. }, placement) in rows.into_iter().zip(placements) {
         let (split, reason) = match placement {
@@ -174,7 +180,7 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Ass
             kept => (kept.split().map_or("dropped", Split::as_str), None),
         };
         let shard = shard_of(&image_id, spec.work.shards) as usize;
-        shards[shard].push(AssignedRow { image_id, split, reason });
+        shards[shard].push(AssignedRow { image_id: image_id.into(), split, reason });
     }
     for rows in &mut shards {
         rows.sort_by(|a, b| a.image_id.cmp(&b.image_id));
@@ -185,7 +191,7 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Ass
 /// Split of a row without box or given split: by hash of its object, so that all images of one
 /// object stay together.
 fn hashed_split(row: &PlacedRow, ratio: [u32; 3]) -> Split {
-    let key = row.name.as_ref().map_or_else(|| row.image_id.clone(), |n| n.osm_object().to_string());
+    let key = row.object.map_or_else(|| row.image_id.to_string(), |object| object.to_string());
     let total = f64::from(ratio.iter().sum::<u32>().max(1));
     let test = f64::from(ratio[2]) / total;
     if split::hash_share(&key, test) {
@@ -206,7 +212,7 @@ mod tests {
     }
 
     fn row(i: usize, given: Option<Split>) -> PlacedRow {
-        PlacedRow { image_id: format!("image{i}"), name: None, given, box_wsen: None, picture: None }
+        PlacedRow { image_id: format!("image{i}").into(), object: None, given, box_wsen: None, picture: None }
     }
 
     fn counts(shards: &[Vec<AssignedRow>]) -> [usize; 3] {

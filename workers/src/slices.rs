@@ -1,7 +1,8 @@
 //! Inputs that are no tables, cut by shard: what the source offers, and the split assignment.
 //!
-//! The planner makes them whole and keeps them in memory, as the Parquet files that tables have, each named by its
-//! content. What a plan reads of them is written to the work store before anybody works on it: so a worker reads its
+//! The planner makes them whole and keeps them in memory, as the Parquet files that tables have, each named by the digests
+//! of its rows: where source bytes lie is no part of a name, so that an archive that was packed anew with the same members
+//! makes nothing stale. What a plan reads of them is written to the work store before anybody works on it: so a worker reads its
 //! shard's slice, and never lists a source.
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
-use manifests::{Artifact, PartFile, Plan, digest, paths};
+use manifests::{Artifact, Digest, PartFile, Plan, digest, paths};
 use stages::table::Columns;
 
 use crate::error::WorkerError;
@@ -86,7 +87,7 @@ impl Slices {
         let folder = paths::table(artifact);
         let draft = format!("{folder}/{}", written.path);
         let bytes = self.bytes(&draft).await?;
-        let path = paths::slice(country, shard, &digest::of_bytes(&bytes));
+        let path = paths::slice(country, shard, &content(artifact, rows)?);
         self.memory.put(&format!("{folder}/{path}"), bytes).await?;
         self.memory.delete(&draft).await?;
         Ok(PartFile { path, ..written })
@@ -138,8 +139,8 @@ impl Slices {
         Ok(ids.iter().flatten().map(str::to_owned).collect())
     }
 
-    /// Writes what the stale shards of a plan read of them, over whatever lies there: the bytes are the same, and what was
-    /// damaged or is about to be cleared away is whole and young again.
+    /// Writes what the stale shards of a plan read of them, over whatever lies there: its rows are the same, and what was
+    /// damaged, moved or is about to be cleared away is whole, right and young again.
     ///
     /// # Errors
     /// The work store's.
@@ -156,4 +157,17 @@ impl Slices {
             .try_collect()
             .await
     }
+}
+
+/// Digest of what rows are made from.
+fn content(artifact: Artifact, rows: &RecordBatch) -> Result<Digest, WorkerError> {
+    let columns = Columns::new(artifact, rows);
+    let fields = artifact.fields().into_iter().map(|field| field.name);
+    let names = fields.filter(|name| *name == "image_id" || name.ends_with("_digest"));
+    let columns: Vec<_> = names
+        .map(|name| columns.text(name))
+        .collect::<Result<_, _>>()
+        .map_err(|e| WorkerError::Broken(e.to_string()))?;
+    let values = (0..rows.num_rows()).flat_map(|row| columns.iter().map(move |column| column.value(row).as_bytes()));
+    Ok(digest::of_parts(values))
 }

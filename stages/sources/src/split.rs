@@ -10,8 +10,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::SourceError;
 use crate::box_grid::BoxGrid;
@@ -151,17 +150,18 @@ pub struct SplitRow<'a> {
 /// # Errors
 /// [`SourceError::Setting`] if the ratios sum to 0 or beyond 32 bits.
 pub fn assign<'a>(
-    rows: impl IntoIterator<Item = SplitRow<'a>>,
+    rows: impl Iterator<Item = SplitRow<'a>> + Clone,
     ratios: [u32; 3],
 ) -> Result<Vec<Placement>, SourceError> {
     let parts = ratios.iter().try_fold(0u32, |sum, part| sum.checked_add(*part));
     let Some(parts) = parts.filter(|parts| *parts > 0) else {
         return Err(SourceError::Setting(format!("split ratios {ratios:?} must sum to 1 or more, within 32 bits")));
     };
-    let rows: Vec<_> = rows.into_iter().collect();
-    let homes = home_cells(&rows);
+    let homes = home_cells(rows.clone());
     let split_of = |row: &SplitRow<'_>| {
-        let (_, cell) = homes[&identity(row.osm_object)];
+        // every object with a valid box has a home
+        let at = homes.partition_point(|(object, ..)| *object < identity(row.osm_object));
+        let (.., cell) = homes[at];
         let bucket = (cell_hash(cell) % u64::from(parts)) as u32;
         if bucket < ratios[0] {
             Split::Train
@@ -172,35 +172,36 @@ pub fn assign<'a>(
         }
     };
     let mut placements: Vec<Placement> = rows
-        .iter()
+        .clone()
         .map(|row| match is_box(row.box_wsen) {
-            true => split_of(row).into(),
+            true => split_of(&row).into(),
             false => Placement::Dropped(DropReason::InvalidBox),
         })
         .collect();
+    drop(homes);
     // Test boxes that overlap training boxes are gone before validation is held against test.
     drop_overlaps(
-        &rows,
+        rows.clone(),
         &mut placements,
         Placement::Train,
         &[Placement::Val, Placement::Test],
         DropReason::OverlapsTrain,
     );
-    drop_overlaps(&rows, &mut placements, Placement::Test, &[Placement::Val], DropReason::OverlapsTest);
+    drop_overlaps(rows, &mut placements, Placement::Test, &[Placement::Val], DropReason::OverlapsTest);
     Ok(placements)
 }
 
 /// Drops the rows in one of the placements `dropped` whose boxes share area with one that stays in `kept`.
-fn drop_overlaps(
-    rows: &[SplitRow<'_>],
+fn drop_overlaps<'a>(
+    rows: impl Iterator<Item = SplitRow<'a>> + Clone,
     placements: &mut [Placement],
     kept: Placement,
     dropped: &[Placement],
     reason: DropReason,
 ) {
-    let placed = rows.iter().zip(&*placements);
+    let placed = rows.clone().zip(&*placements);
     let grid = BoxGrid::new(placed.filter(|(_, placement)| **placement == kept).map(|(row, _)| row.box_wsen));
-    for (row, placement) in rows.iter().zip(placements) {
+    for (row, placement) in rows.zip(placements) {
         if dropped.contains(placement) && grid.overlaps(row.box_wsen) {
             *placement = Placement::Dropped(reason);
         }
@@ -211,17 +212,17 @@ fn drop_overlaps(
 /// either has. Test is a data set's own most often, and its figures are compared with those of others; so here it is
 /// training that gives way. `pictures` has a digest for each placement, where the bytes are known. Called last: what a box
 /// has dropped holds out nothing.
-pub fn drop_identical(pictures: &[Option<&str>], placements: &mut [Placement]) {
+pub fn drop_identical<P: Ord>(pictures: impl Iterator<Item = Option<P>> + Clone, placements: &mut [Placement]) {
     let rules: [(Placement, &[Placement], DropReason); 2] = [
         (Placement::Test, &[Placement::Val, Placement::Train], DropReason::IdenticalToTest),
         (Placement::Val, &[Placement::Train], DropReason::IdenticalToVal),
     ];
     for (kept, gives_way, reason) in rules {
-        let placed = pictures.iter().zip(&*placements);
-        let held_out: BTreeSet<&str> =
-            placed.filter(|(_, placement)| **placement == kept).filter_map(|(picture, _)| *picture).collect();
-        for (picture, placement) in pictures.iter().zip(&mut *placements) {
-            if gives_way.contains(placement) && picture.is_some_and(|picture| held_out.contains(picture)) {
+        let placed = pictures.clone().zip(&*placements);
+        let held_out: BTreeSet<P> =
+            placed.filter(|(_, placement)| **placement == kept).filter_map(|(picture, _)| picture).collect();
+        for (picture, placement) in pictures.clone().zip(&mut *placements) {
+            if gives_way.contains(placement) && picture.is_some_and(|picture| held_out.contains(&picture)) {
                 *placement = Placement::Dropped(reason);
             }
         }
@@ -238,23 +239,13 @@ pub fn hash_share(image_id: &str, share: f64) -> bool {
 
 type GridCell = [i32; 2];
 
-/// For every object the cell of its smallest image id, among the rows with a valid box.
-fn home_cells<'a>(rows: &[SplitRow<'a>]) -> BTreeMap<OsmObject, (&'a str, GridCell)> {
-    let mut homes = BTreeMap::new();
-    for row in rows.iter().filter(|row| is_box(row.box_wsen)) {
-        // Compared with the cell, so that a repeated id does not make the order of rows matter.
-        let candidate = (row.image_id, cell_of(row.box_wsen));
-        match homes.entry(identity(row.osm_object)) {
-            Entry::Vacant(entry) => {
-                entry.insert(candidate);
-            }
-            Entry::Occupied(mut entry) => {
-                if candidate < *entry.get() {
-                    entry.insert(candidate);
-                }
-            }
-        }
-    }
+/// For every object the cell of its smallest image id, among the rows with a valid box; in order of object.
+fn home_cells<'a>(rows: impl Iterator<Item = SplitRow<'a>>) -> Vec<(OsmObject, &'a str, GridCell)> {
+    let boxed = rows.filter(|row| is_box(row.box_wsen));
+    // sorted by the cell too, so that a repeated id does not make the order of rows matter
+    let mut homes: Vec<_> = boxed.map(|row| (identity(row.osm_object), row.image_id, cell_of(row.box_wsen))).collect();
+    homes.sort_unstable();
+    homes.dedup_by_key(|(object, ..)| *object);
     homes
 }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -135,9 +137,9 @@ fn bad_boxes_are_dropped_and_bad_ratios_refused() {
     let rows = [("w1_FI_20".to_owned(), object(OsmKind::Way, 1), bad)];
     assert_eq!(place(&rows, PRETRAIN_RATIOS), [Placement::Dropped(DropReason::InvalidBox)]);
     for ratios in [[0, 0, 0], [u32::MAX, 1, 0]] {
-        assert!(assign([], ratios).is_err());
+        assert!(assign(std::iter::empty(), ratios).is_err());
     }
-    assert!(assign([], [u32::MAX, 0, 0]).unwrap().is_empty());
+    assert!(assign(std::iter::empty(), [u32::MAX, 0, 0]).unwrap().is_empty());
 }
 
 #[test]
@@ -167,7 +169,7 @@ fn of_identical_pictures_only_the_held_out_ones_stay() {
     for seed in 0..20 {
         let pictures: Vec<_> = order.iter().map(|&i| rows[i].0).collect();
         let mut placements: Vec<_> = order.iter().map(|&i| rows[i].1).collect();
-        drop_identical(&pictures, &mut placements);
+        drop_identical(pictures.iter().copied(), &mut placements);
         assert_eq!(placements, order.iter().map(|&i| rows[i].2).collect::<Vec<_>>());
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     }

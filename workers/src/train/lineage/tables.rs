@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
+use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, digest};
 use sources::name::ImageName;
@@ -49,6 +50,9 @@ struct Found {
     bytes: Option<String>,
 }
 
+/// Shards that are read at a time.
+const AT_ONCE: usize = 32;
+
 impl RunRows {
     /// Reads what a run reads of each image, without reading what it learns from. Boxes and objects come from `geotags`.
     pub async fn read(inputs: RunInputs<'_>) -> Result<Self, WorkerError> {
@@ -56,23 +60,33 @@ impl RunRows {
         let assigned = inputs.assignment.unwrap_or_default();
         let shards: BTreeSet<u32> =
             inputs.tables.iter().flat_map(|t| &t.parts).map(|p| p.shard).chain(0..assigned.len() as u32).collect();
+        let mut read =
+            futures::stream::iter(shards).map(|shard| read_shard(inputs, source.clone(), shard)).buffered(AT_ONCE);
         let mut all = RunRows::default();
-        for shard in shards {
-            let mut found = BTreeMap::new();
-            for table in inputs.tables {
-                read_table(inputs.work, table, shard, &mut found).await?;
-            }
-            for row in assigned.get(shard as usize).into_iter().flatten() {
-                let entry: &mut Found = found.entry(row.image_id.clone()).or_default();
-                entry.digests.push_str(&row.digest());
-                entry.split = Some(row.split.to_owned());
-            }
-            let mut rows = found.into_iter().map(|(image_id, found)| (image_id, found.row(&source))).collect();
-            place_shard(inputs.work, inputs.geotags, shard, &mut rows).await?;
+        while let Some(rows) = read.try_next().await? {
             all.rows.extend(rows);
         }
         Ok(all)
     }
+}
+
+async fn read_shard(
+    inputs: RunInputs<'_>,
+    source: Arc<str>,
+    shard: u32,
+) -> Result<BTreeMap<String, RunRow>, WorkerError> {
+    let mut found = BTreeMap::new();
+    for table in inputs.tables {
+        read_table(inputs.work, table, shard, &mut found).await?;
+    }
+    for row in inputs.assignment.and_then(|shards| shards.get(shard as usize)).into_iter().flatten() {
+        let entry: &mut Found = found.entry(row.image_id.clone()).or_default();
+        entry.digests.push_str(&row.digest());
+        entry.split = Some(row.split.to_owned());
+    }
+    let mut rows = found.into_iter().map(|(image_id, found)| (image_id, found.row(&source))).collect();
+    place_shard(inputs.work, inputs.geotags, shard, &mut rows).await?;
+    Ok(rows)
 }
 
 impl Found {

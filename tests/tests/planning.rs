@@ -1,0 +1,111 @@
+//! Planning, mapping and publishing share nothing but the store, and a plan reads only what may have changed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use manifests::build::DeviceName;
+use manifests::weights::Weights;
+use manifests::{Artifact, Plan, paths};
+use pipeline::build::Build;
+use pipeline::plan::{Model, plan_stage};
+use pipeline::run::RunOptions;
+use pipeline_tests::{World, column, edit_a_finnish_image, open, run_with};
+use stages::stage::Opening;
+use workers::fetch::FetchSettings;
+use workers::map::{MapContext, Observer, map_plan};
+use workers::publish::publish;
+use workers::stores::{SourceStore, WorkStore};
+use workers::tables::Tables;
+
+struct Silent;
+
+impl Observer for Silent {
+    fn rows(&self, _: u64, _: u64, _: u64) {}
+    fn note(&self, _: &str) {}
+}
+
+async fn planned(build: &Build) -> Plan {
+    plan_stage(build, &stages::geotags::stage(), &Model::default(), false).await.unwrap()
+}
+
+/// A worker that has a spec, a store and the key of a plan.
+async fn worker(world: &World, key: &str) {
+    let spec = world.spec("work", &[]);
+    let work = WorkStore::open(&spec.work.url, &spec.work.options).unwrap();
+    let source = SourceStore::open(&spec.source.url, &spec.source.options).unwrap();
+    let (tables, stage) = (Tables::new(&work), stages::geotags::stage());
+    let plan: Plan = work.get_json(&paths::plan("finland", stage.name, key)).await.unwrap().unwrap();
+    assert!(plan.is_of("finland") && !plan.is_of("spain") && plan.key() == key);
+    let context = MapContext {
+        work: &work,
+        tables: &tables,
+        source: &source,
+        fetch: FetchSettings { concurrency: 4, request_bytes: 1 << 20 },
+        stop: &AtomicBool::new(false),
+        observer: &Silent,
+    };
+    let opening = Opening {
+        spec: &spec,
+        device: DeviceName::Cpu,
+        model_folder: None,
+        weights: &Weights::default(),
+        stop: Arc::new(AtomicBool::new(false)),
+    };
+    let mapped = map_plan(&context, &stage, &plan, opening, &[DeviceName::Cpu]).await.unwrap();
+    assert!(publish(&tables, &plan, &mapped.finished).await.unwrap().overtaken.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_needs_a_plan_the_spec_and_the_store() {
+    let world = World::new(24);
+    let planner = open(world.spec("work", &[])).await.unwrap();
+    planner.claim_layout().await.unwrap();
+    let plan = planned(&planner).await;
+    planner.virtual_inputs.slices.publish(&planner.work, &plan, 4).await.unwrap();
+    let key = plan.key();
+    planner.work.put_json(&paths::plan("finland", "geotags", &key), &plan).await.unwrap();
+    // the listing is in the slices: what only the planner reads is gone
+    let csv = world.path("world/dataframe");
+    std::fs::rename(&csv, world.path("dataframe")).unwrap();
+    worker(&world, &key).await;
+    std::fs::rename(world.path("dataframe"), &csv).unwrap();
+    let after = planned(&open(world.spec("work", &[])).await.unwrap()).await;
+    assert_eq!((after.computed(), after.kept()), (0, 24));
+    let options = RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
+    let (alone, _) = run_with(world.spec("alone", &[]), options).await.unwrap();
+    let together = open(world.spec("work", &[])).await.unwrap();
+    assert_eq!(column(&alone, Artifact::Geotags, "recipe").await, column(&together, Artifact::Geotags, "recipe").await);
+}
+
+/// Overwrites all parts of a table but those of one shard, without a change of their size.
+fn spoil(work: &Path, table: Artifact, but: u32) {
+    for entry in std::fs::read_dir(work.join(paths::table(table)).join("country=finland")).unwrap() {
+        let path = entry.unwrap().path();
+        if paths::shard_of_part(path.to_str().unwrap()) != Some(but) {
+            let size = std::fs::metadata(&path).unwrap().len() as usize;
+            std::fs::write(path, vec![0; size]).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_without_a_change_are_not_read() {
+    let world = World::new(24);
+    let options = RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
+    run_with(world.spec("work", &[]), options).await.unwrap();
+    // the archive of meta records is packed anew: only edited members count
+    let edited = edit_a_finnish_image(&world);
+    let shards: Vec<u32> = edited.iter().map(|id| manifests::shard_of(id, 3)).collect();
+    assert!(shards.iter().all(|shard| *shard == shards[0]), "one shard in three: {edited:?}");
+    spoil(&world.path("work"), Artifact::Geotags, shards[0]);
+    let build = open(world.spec("work", &[])).await.unwrap();
+    let plan = planned(&build).await;
+    assert_eq!((plan.computed(), plan.kept()), (edited.len() as u64, 24 - edited.len() as u64));
+    assert_eq!(plan.counts.stale.iter().map(|shard| shard.shard).collect::<Vec<_>>(), [shards[0]]);
+    // without what earlier runs left everything is looked at, and found spoilt
+    std::fs::remove_file(world.path("work").join(paths::settled("finland"))).unwrap();
+    let build = open(world.spec("work", &[])).await.unwrap();
+    let error = plan_stage(&build, &stages::geotags::stage(), &Model::default(), false).await.unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
+}

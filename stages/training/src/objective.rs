@@ -27,8 +27,9 @@ pub struct Moment {
 pub struct Differentiated {
     /// Gradients of this rank's part of the loss with respect to the leaves of [`Gathered`].
     pub gradients: GradStore,
-    /// The parts of the loss, this rank's share of each, with their names. Their sum over parts and ranks is the loss.
-    pub parts: Vec<(&'static str, f64)>,
+    /// The parts of the loss, scalars: this rank's share of each, with their names. Their sum over parts and ranks is the
+    /// loss. Nobody has waited for the device to compute them.
+    pub parts: Vec<(&'static str, Tensor)>,
 }
 
 impl Differentiated {
@@ -37,7 +38,7 @@ impl Differentiated {
     /// # Errors
     /// A tensor operation's; no part at all.
     pub fn sum_of(parts: &[(&'static str, Tensor)]) -> Result<Self> {
-        let values = parts.iter().map(|(name, part)| Ok((*name, scalar(part)?))).collect::<Result<_>>()?;
+        let values = parts.iter().map(|(name, part)| (*name, part.detach())).collect();
         let mut total: Option<Tensor> = None;
         for (_, part) in parts {
             total = Some(match total {
@@ -69,6 +70,12 @@ pub trait Objective: Send {
         moment: Moment,
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated>;
+
+    /// The gradient norm of what the objective has learnt itself in the step at hand, a scalar in f64, if it has: the
+    /// trainer makes sure that it is finite before it keeps anything.
+    fn take_norm(&mut self) -> Option<Tensor> {
+        None
+    }
 
     /// Keeps what it has learnt so far, for [`Objective::undo`]. Called before steps that may overflow.
     ///

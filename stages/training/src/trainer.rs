@@ -9,6 +9,7 @@ mod shards;
 mod share;
 mod step;
 mod training_run;
+mod unread;
 
 pub use events::{EpochEnd, Event, Progress, Summary};
 pub use gather::Gathered;

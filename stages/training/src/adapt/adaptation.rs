@@ -13,7 +13,7 @@ use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::{Features, PairKeys};
-use crate::objective::{Differentiated, Moment, Objective, scalar};
+use crate::objective::{Differentiated, Moment, Objective};
 use crate::optimiser::{AdamW, AdamWSettings, State, groups_by_decay};
 use crate::trainer::{Gathered, share_optimiser, share_parameters};
 
@@ -32,6 +32,8 @@ struct Game {
     optimiser: AdamW,
     /// Parameters and the optimiser's state before the step at hand, where that may overflow.
     before: Option<(Parameters, State)>,
+    /// Gradient norm of the step at hand.
+    norm: Option<Tensor>,
 }
 
 /// The rows of one domain among the gathered ones.
@@ -68,7 +70,7 @@ impl Adaptation {
                 let parameters = discriminator.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone()));
                 let adam = AdamWSettings { beta2: 0.999, weight_decay: 0.0, ..AdamWSettings::default() };
                 let optimiser = AdamW::new(groups_by_decay(parameters, 0.0), adam)?;
-                Ok(Game { discriminator, optimiser, before: None })
+                Ok(Game { discriminator, optimiser, before: None, norm: None })
             })
             .transpose()?;
         Ok(Self { settings, game })
@@ -116,7 +118,7 @@ impl Game {
         let mut gradients = gradients;
         gradients.fill("", self.discriminator.parameters().iter())?;
         let gradients = gradients.sum_over_ranks(ranks, usize::MAX)?;
-        self.optimiser.step(&gradients, learning_rate)?;
+        self.norm = Some(self.optimiser.step_unread(&gradients, learning_rate)?);
         Ok(())
     }
 }
@@ -163,17 +165,20 @@ impl Objective for Adaptation {
                     gradients.collect(&store, "", game.discriminator.parameters().iter())?;
                     game.step(gradients, rate, ranks)?;
                 }
-                let mut parts = vec![("source_triplet", scalar(&step.source_triplet)?)];
-                if let Some(loss) = &step.target_triplet {
-                    parts.push(("target_triplet", scalar(loss)?));
-                }
-                if let Some(loss) = &step.adversarial {
+                let mut parts = vec![("source_triplet", step.source_triplet)];
+                parts.extend(step.target_triplet.map(|loss| ("target_triplet", loss)));
+                if let Some(loss) = step.adversarial {
                     // what encoders that play want is its opposite
-                    parts.push(("adversarial", -settings.adversarial_factor(progress) * scalar(loss)?));
+                    let weighted = (loss.to_dtype(DType::F64)? * settings.adversarial_factor(progress))?;
+                    parts.push(("adversarial", weighted.neg()?));
                 }
                 Ok(Differentiated { gradients: store, parts })
             })
         })
+    }
+
+    fn take_norm(&mut self) -> Option<Tensor> {
+        self.game.as_mut()?.norm.take()
     }
 
     fn remember(&mut self) -> Result<()> {

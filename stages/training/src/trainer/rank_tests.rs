@@ -339,6 +339,23 @@ fn a_run_stopped_in_mid_epoch_goes_on_with_another_number_of_ranks() {
     }
 }
 
+/// As on GPUs: ranks agree on the end of a run only where they look at what they have found.
+#[test]
+fn ranks_that_look_now_and_then_come_to_the_same_bits() {
+    let each = plan(Loss::InfoNce { label_smoothing: 0.1 });
+    let mut together = each.clone();
+    together.execution.look_every_steps = 3;
+    for world_size in [1, 2] {
+        let (each, found) = (run(&each, world_size, None), run(&together, world_size, None));
+        assert!((&each.weights, &each.losses, &each.norms) == (&found.weights, &found.losses, &found.norms));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let stopped = run(&Plan { stop_after: 7, ..together.clone() }, 2, Some(folder.path()));
+    assert_eq!(stopped.steps, 8, "steps of an epoch are looked at three and two at a time");
+    let resumed = run(&together, 2, Some(folder.path()));
+    assert!(resumed.weights == run(&each, 2, None).weights);
+}
+
 #[test]
 fn an_optimiser_in_parts_moves_no_bit_and_takes_a_part_of_the_memory() {
     for (dtype, segment_tower) in [(DType::F64, SegmentTower::Separate), (DType::BF16, SegmentTower::Shared)] {

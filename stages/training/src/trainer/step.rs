@@ -3,12 +3,11 @@
 use std::rc::Rc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use models::clip::Clip;
 
-use super::forward::{Forward, Networks, Tower};
+use super::forward::{Forward, Networks, Tower, wide};
 use super::gather::{Gathered, gather};
-use super::share;
 use crate::batch::PairBatch;
 use crate::communicator::Communicator;
 use crate::error::Result;
@@ -22,8 +21,10 @@ const LOGIT_SCALE: &str = "logit_scale";
 pub(super) struct Found {
     /// Of all ranks together.
     pub(super) gradients: Gradients,
-    /// Parts of the loss, of all ranks together.
-    pub(super) parts: Vec<(&'static str, f64)>,
+    /// Names of the parts of the loss.
+    pub(super) parts: Vec<&'static str>,
+    /// The parts, of all ranks together, in f64 on the device `[P]`.
+    pub(super) losses: Tensor,
 }
 
 /// Gradients of the global batch, of which `batch` is this rank's slice. What the towers carry back is `loss_scale` times
@@ -50,23 +51,27 @@ pub(super) fn differentiate(
     if loss_scale != 1.0 {
         gradients = gradients.scaled(loss_scale.recip())?;
     }
-    let device = gathered.image_nd.device();
     // losses and temperature travel together: a few numbers cost as much as one
     let scale =
         networks.clip.parameters().get(LOGIT_SCALE).and_then(|var| differentiated.gradients.get(var).map(|g| (var, g)));
-    let mut numbers: Vec<f64> = differentiated.parts.iter().map(|(_, value)| *value).collect();
-    if let Some((_, gradient)) = scale {
-        numbers.push(crate::objective::scalar(&gradient.flatten_all()?.sum_all()?)?);
+    let mut numbers = Vec::with_capacity(differentiated.parts.len() + 1);
+    for (_, value) in &differentiated.parts {
+        numbers.push(value.to_dtype(DType::F64)?);
     }
-    let summed = share::sum(&numbers, device, ranks)?;
+    if let Some((_, gradient)) = scale {
+        numbers.push(gradient.flatten_all()?.sum_all()?.to_dtype(DType::F64)?);
+    }
+    let mut summed = Tensor::stack(&numbers, 0)?;
+    if ranks.world_size() > 1 {
+        summed = ranks.all_reduce_sum(&summed)?;
+    }
+    let parts: Vec<&'static str> = differentiated.parts.iter().map(|(name, _)| *name).collect();
     if let Some((var, gradient)) = scale {
-        let total = Tensor::new(summed[summed.len() - 1], &candle_core::Device::Cpu)?;
-        let total =
-            total.to_dtype(super::forward::wide(gradient.dtype()))?.to_device(var.device())?.reshape(var.shape())?;
+        let total = summed.get(parts.len())?.to_dtype(wide(gradient.dtype()))?.reshape(var.shape())?;
         gradients.add(LOGIT_SCALE, &total)?;
     }
-    let parts = differentiated.parts.iter().zip(summed).map(|((name, _), value)| (*name, value)).collect();
-    Ok(Found { gradients, parts })
+    let losses = summed.narrow(0, 0, parts.len())?;
+    Ok(Found { gradients, parts, losses })
 }
 
 /// The gradient of this rank's embeddings, of all ranks' losses: images, captions and, where there are any, segments

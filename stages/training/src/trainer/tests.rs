@@ -1,4 +1,5 @@
 mod half;
+mod unread;
 
 use std::path::Path;
 use std::rc::Rc;

@@ -9,11 +9,12 @@ use candle_core::{DType, Device, Tensor, Var};
 use models::clip::Clip;
 use serde_json::{Value, json};
 
-use super::events::{EpochEnd, Event, Progress, Summary};
+use super::events::{EpochEnd, Event, Summary};
 use super::forward::{Networks, wide};
 use super::shards::Shards;
 use super::share::{share_bytes, share_optimiser, share_parameters, sum};
 use super::step::{Found, differentiate, image_tower};
+use super::unread::{Numbers, Taken, Unread};
 use super::{Execution, LossScale, SegmentTower, Settings};
 use crate::batch::{BatchSource, BoxError, PairBatch, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
@@ -75,6 +76,7 @@ struct Surroundings<'a> {
     length: RunLength,
     /// Who keeps which part of the optimiser's state; `None`: everyone all of it.
     shards: Option<Shards>,
+    unread: Unread,
 }
 
 impl Trainer {
@@ -156,8 +158,9 @@ impl Trainer {
         let steps = length.steps_per_epoch;
         let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
         let ahead = execution.prefetch_batches;
+        let unread = Unread::new(execution.look_every_steps, self.clip.logit_scale().device());
         let mut surroundings =
-            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards };
+            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread };
         let (steps, wait_seconds) = with_prefetch(source, positions, ahead, |batches| {
             let steps = self.run(batches, &mut surroundings)?;
             Ok::<_, Error>((steps, batches.waited_seconds()))
@@ -212,9 +215,11 @@ impl Trainer {
                 self.save(surroundings)?;
                 continue;
             }
-            let progress = self.step(batches, surroundings)?;
+            self.step(batches, surroundings)?;
             taken += 1;
-            (surroundings.observe)(&Event::Step(progress));
+            if surroundings.unread.is_due() {
+                surroundings.look()?;
+            }
             let every = surroundings.execution.checkpoint_every_steps;
             let within_epoch = self.position.step < surroundings.length.steps_per_epoch;
             if every > 0 && within_epoch && self.position.step.is_multiple_of(every) {
@@ -230,13 +235,16 @@ impl Trainer {
 
     /// A rank that is told to stop takes all others with it, after the same step.
     fn is_stopped(&self, surroundings: &mut Surroundings) -> Result<bool> {
+        if surroundings.ranks.world_size() > 1 && !surroundings.unread.is_empty() {
+            return Ok(false); // they would wait for the device to agree
+        }
         let told = surroundings.stop.load(Ordering::Relaxed);
         let device = self.clip.logit_scale().device().clone();
         Ok(sum(&[f64::from(told)], &device, surroundings.ranks)?[0] > 0.0)
     }
 
-    fn step(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<Progress> {
-        let start = Instant::now();
+    fn step(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<()> {
+        let began = Instant::now();
         let Position { epoch, step, .. } = self.position;
         let (batch, wait_seconds) = batches.next(epoch, step)?;
         let batch = Rc::new(batch);
@@ -245,36 +253,27 @@ impl Trainer {
         let learning_rate = schedule.learning_rate(*base, global_step, surroundings.length);
         let progress = global_step as f64 / surroundings.length.steps() as f64;
         let moment = Moment { epoch, global_step, progress, rate_factor: learning_rate / base };
-        let (parts, gradient_norm) = self.learn(&batch, moment, learning_rate, surroundings)?;
+        let found = self.learn(&batch, moment, learning_rate, surroundings)?;
         let rows = (batch.rows() * surroundings.ranks.world_size()) as u64;
         if let Ok(used) = Rc::try_unwrap(batch) {
             batches.give_back(used);
         }
         self.position.step += 1;
         self.position.samples += rows;
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(Progress {
-            epoch,
-            step,
-            loss: parts.iter().map(|(_, value)| value).sum(),
-            parts,
-            learning_rate,
-            gradient_norm,
-            samples_per_second: rows as f64 / seconds,
-            seconds,
-            wait_seconds,
-        })
+        let taken = Taken { epoch, step, global_step, learning_rate, rows, wait_seconds, found };
+        surroundings.unread.push(began, taken);
+        Ok(())
     }
 
-    /// One step; returns the parts of the loss and the gradient's norm. Where towers in f16 overflow nothing is learnt, the
-    /// norm is infinite and the next step's gradients are carried back smaller.
+    /// One step. Where towers in f16 overflow nothing is learnt, the norm is infinite and the next step's gradients are
+    /// carried back smaller.
     fn learn(
         &mut self,
         batch: &Rc<PairBatch>,
         moment: Moment,
         learning_rate: f64,
         surroundings: &mut Surroundings,
-    ) -> Result<(Vec<(&'static str, f64)>, f64)> {
+    ) -> Result<Numbers> {
         let networks = Networks {
             clip: &self.clip,
             segment_tower: self.segment_tower.as_ref().map(|tower| (tower, SEGMENT_TOWER)),
@@ -291,17 +290,24 @@ impl Trainer {
             objective.remember()?;
         }
         let found = differentiate(&networks, objective, batch, (moment, seed, factor), surroundings.ranks)?;
-        let Found { gradients, parts } = found;
+        let Found { gradients, parts, losses } = found;
         if moment.global_step == 0 {
             self.check_reach(&gradients)?;
         }
-        let stepped = self.optimiser.step(&gradients, learning_rate);
+        // whether a step in f16 counts decides how the next one goes
+        let is_checked = in_f16 || surroundings.unread.is_each();
+        let stepped = match is_checked {
+            true => self.optimiser.step(&gradients, learning_rate).and_then(on_host),
+            false => self.optimiser.step_unread(&gradients, learning_rate),
+        };
+        let norm_of_objective = self.objective.take_norm();
+        let numbers = |norm| Numbers { parts, losses, norm, is_checked, norm_of_objective };
         if let (Err(Error::Numbers { .. }), Some(halved)) = (&stepped, scale.and_then(LossScale::halved)) {
             self.objective.undo()?;
             self.position.loss_scale = halved;
-            return Ok((parts, f64::INFINITY));
+            return Ok(numbers(on_host(f64::INFINITY)?));
         }
-        let gradient_norm = stepped?;
+        let norm = stepped?;
         if let Some(scale) = scale {
             self.position.loss_scale = scale.after_step();
         }
@@ -316,7 +322,7 @@ impl Trainer {
             let decay = self.settings.ema_decay.min((1.0 + steps) / (10.0 + steps));
             move_average(average, &self.clip, decay)?;
         }
-        Ok((parts, gradient_norm))
+        Ok(numbers(norm))
     }
 
     /// Some of candle's operations have no backward pass and say nothing: a parameter that the loss does not reach
@@ -334,6 +340,7 @@ impl Trainer {
     }
 
     fn end_epoch(&mut self, surroundings: &mut Surroundings) -> Result<()> {
+        surroundings.look()?;
         let epoch = self.position.epoch;
         let quiet = self.averaged().without_gradients()?;
         let metric = (surroundings.validate)(&quiet, epoch, surroundings.ranks)
@@ -370,6 +377,7 @@ impl Trainer {
 
     /// All ranks call it; rank 0 writes.
     fn save(&mut self, surroundings: &mut Surroundings) -> Result<()> {
+        surroundings.look()?;
         let gathered = match &surroundings.shards {
             Some(shards) => shards.gather(&mut self.optimiser, surroundings.ranks)?,
             None => surroundings.folder.map(|_| self.optimiser.state()).transpose()?,
@@ -416,6 +424,18 @@ impl Trainer {
             "steps_per_epoch": length.steps_per_epoch,
         }))
     }
+}
+
+impl Surroundings<'_> {
+    /// Tells what the last steps have found. Nothing is validated or saved before it was found to be finite.
+    fn look(&mut self) -> Result<()> {
+        let Self { unread, observe, .. } = self;
+        unread.look(|progress| observe(&Event::Step(progress)))
+    }
+}
+
+fn on_host(number: f64) -> Result<Tensor> {
+    Ok(Tensor::new(number, &Device::Cpu)?)
 }
 
 fn clamp_logit_scale(clip: &Clip) -> Result<()> {

@@ -3,7 +3,9 @@
 mod events;
 mod forward;
 mod gather;
+mod loaded;
 mod loss_scale;
+mod phases;
 mod settings;
 mod shards;
 mod share;
@@ -16,6 +18,7 @@ pub use gather::Gathered;
 pub(crate) use share::{share_optimiser, share_parameters};
 
 pub use loss_scale::LossScale;
+pub use phases::Phases;
 pub use settings::{Execution, SegmentTower, Settings};
 pub use training_run::{Fit, Trainer, Validate};
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use models::parameters::Parameters;
 use serde_json::{Value, json};
@@ -75,6 +76,11 @@ impl Adaptation {
             .transpose()?;
         Ok(Self { settings, game })
     }
+
+    /// Learning rate of the discriminator.
+    fn rate(&self, moment: Moment) -> f64 {
+        self.settings.discriminator_learning_rate * moment.rate_factor
+    }
 }
 
 impl Side {
@@ -113,12 +119,17 @@ impl Side {
 }
 
 impl Game {
-    /// One step of the discriminator, the same on all ranks.
-    fn step(&mut self, gradients: Gradients, learning_rate: f64, ranks: &mut dyn Communicator) -> Result<()> {
-        let mut gradients = gradients;
+    /// This rank's gradients of the discriminator, also of what no row of this rank has reached.
+    fn gradients(&self, store: &GradStore) -> Result<Gradients> {
+        let mut gradients = Gradients::default();
+        gradients.collect(store, "", self.discriminator.parameters().iter())?;
         gradients.fill("", self.discriminator.parameters().iter())?;
-        let gradients = gradients.sum_over_ranks(ranks, usize::MAX)?;
-        self.norm = Some(self.optimiser.step_unread(&gradients, learning_rate)?);
+        Ok(gradients)
+    }
+
+    /// One step of the discriminator, the same on all ranks.
+    fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        self.norm = Some(self.optimiser.step_unread(gradients, learning_rate)?);
         Ok(())
     }
 }
@@ -141,7 +152,7 @@ impl Objective for Adaptation {
             return Differentiated::sum_of(&[("target_triplet", loss)]);
         }
         let source = Side::of(gathered, false)?;
-        let rate = settings.discriminator_learning_rate * moment.rate_factor;
+        let rate = self.rate(moment);
         source.with(|source_rows| {
             target.with(|target_rows| {
                 let pair = DomainPair {
@@ -151,20 +162,18 @@ impl Objective for Adaptation {
                     weighted: settings.adversary_weights,
                 };
                 if let (Adversary::Alternating, Some(game)) = (settings.adversary, &mut self.game) {
-                    let store = discriminator_loss(&game.discriminator, &pair)?.backward()?;
-                    let mut gradients = Gradients::default();
-                    gradients.collect(&store, "", game.discriminator.parameters().iter())?;
-                    game.step(gradients, rate, ranks)?;
+                    let gradients = game.gradients(&discriminator_loss(&game.discriminator, &pair)?.backward()?)?;
+                    // the encoders play against what it has learnt here: these cannot travel with theirs
+                    game.step(&gradients.sum_over_ranks(ranks, usize::MAX)?, rate)?;
                 }
                 let discriminator = self.game.as_ref().map(|game| &game.discriminator);
                 let progress = moment.progress;
                 let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, progress)?;
                 let store = step.total.backward()?;
-                if let (Adversary::Reversal | Adversary::Joint, Some(game)) = (settings.adversary, &mut self.game) {
-                    let mut gradients = Gradients::default();
-                    gradients.collect(&store, "", game.discriminator.parameters().iter())?;
-                    game.step(gradients, rate, ranks)?;
-                }
+                let own = match (settings.adversary, &self.game) {
+                    (Adversary::Reversal | Adversary::Joint, Some(game)) => game.gradients(&store)?,
+                    _ => Gradients::default(),
+                };
                 let mut parts = vec![("source_triplet", step.source_triplet)];
                 parts.extend(step.target_triplet.map(|loss| ("target_triplet", loss)));
                 if let Some(loss) = step.adversarial {
@@ -172,9 +181,17 @@ impl Objective for Adaptation {
                     let weighted = (loss.to_dtype(DType::F64)? * settings.adversarial_factor(progress))?;
                     parts.push(("adversarial", weighted.neg()?));
                 }
-                Ok(Differentiated { gradients: store, parts })
+                Ok(Differentiated { gradients: store, parts, own })
             })
         })
+    }
+
+    fn learn(&mut self, own: &Gradients, moment: Moment) -> Result<()> {
+        let rate = self.rate(moment);
+        match &mut self.game {
+            Some(game) if !own.is_empty() => game.step(own, rate),
+            _ => Ok(()),
+        }
     }
 
     fn take_norm(&mut self) -> Option<Tensor> {
@@ -182,7 +199,8 @@ impl Objective for Adaptation {
     }
 
     fn remember(&mut self) -> Result<()> {
-        let Some(game) = &mut self.game else { return Ok(()) };
+        // elsewhere it learns after the encoders, and not from a step that they do not take
+        let (Adversary::Alternating, Some(game)) = (self.settings.adversary, &mut self.game) else { return Ok(()) };
         game.before = Some((game.discriminator.parameters().deep_copy()?, game.optimiser.state()?.copied()?));
         Ok(())
     }

@@ -87,6 +87,8 @@ pub struct Execution {
     /// norm that is not finite then ends the run so much later, but before anything is validated or saved; several ranks
     /// look at `stop` as often.
     pub look_every_steps: usize,
+    /// Measure the phases of each step, for which the device is waited for after each of them.
+    pub time_phases: bool,
 }
 
 impl Default for Execution {
@@ -100,6 +102,7 @@ impl Default for Execution {
             bucket_bytes: 25 << 20,
             shard_optimiser: false,
             look_every_steps: 0,
+            time_phases: false,
         }
     }
 }

@@ -1,27 +1,28 @@
 //! The loop: batches, steps, validation, checkpoints.
 
+mod learn;
+
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use models::clip::Clip;
 use serde_json::{Value, json};
 
 use super::events::{EpochEnd, Event, Summary};
-use super::forward::{Networks, wide};
+use super::forward::wide;
+use super::loaded::{Loaded, Loader};
+use super::phases::StopWatch;
 use super::shards::Shards;
 use super::share::{share_bytes, share_optimiser, share_parameters, sum};
-use super::step::{Found, differentiate, image_tower};
-use super::unread::{Numbers, Taken, Unread};
-use super::{Execution, LossScale, SegmentTower, Settings};
-use crate::batch::{BatchSource, BoxError, PairBatch, Prefetched, with_prefetch};
+use super::step::image_tower;
+use super::unread::{Taken, Unread};
+use super::{Execution, SegmentTower, Settings};
+use crate::batch::{BatchSource, BoxError, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::gradients::Gradients;
-use crate::loss::MAX_LOGIT_SCALE;
 use crate::objective::{Moment, Objective, scalar};
 #[cfg(test)]
 use crate::optimiser::Kept;
@@ -77,6 +78,7 @@ struct Surroundings<'a> {
     /// Who keeps which part of the optimiser's state; `None`: everyone all of it.
     shards: Option<Shards>,
     unread: Unread,
+    watch: StopWatch,
 }
 
 impl Trainer {
@@ -158,13 +160,22 @@ impl Trainer {
         let steps = length.steps_per_epoch;
         let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
         let ahead = execution.prefetch_batches;
-        let unread = Unread::new(execution.look_every_steps, self.clip.logit_scale().device());
+        let device = self.clip.logit_scale().device().clone();
+        let unread = Unread::new(execution.look_every_steps, &device);
+        let watch = StopWatch::new(execution.time_phases.then(|| device.clone()));
+        let mut loader = Loader::new(self.clip.config(), execution.micro_batches, &device);
         let mut surroundings =
-            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread };
-        let (steps, wait_seconds) = with_prefetch(source, positions, ahead, |batches| {
-            let steps = self.run(batches, &mut surroundings)?;
-            Ok::<_, Error>((steps, batches.waited_seconds()))
-        })?;
+            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread, watch };
+        let (steps, wait_seconds) = with_prefetch(
+            source,
+            positions,
+            ahead,
+            |batch| loader.load(batch),
+            |batches| {
+                let steps = self.run(batches, &mut surroundings)?;
+                Ok::<_, Error>((steps, batches.waited_seconds()))
+            },
+        )?;
         let seconds = start.elapsed().as_secs_f64();
         let finished = self.is_finished();
         Ok(Summary { position: self.position.clone(), finished, steps, seconds, wait_seconds })
@@ -202,7 +213,7 @@ impl Trainer {
     }
 
     /// Steps and epoch ends from the present position on; returns the steps taken.
-    fn run(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<usize> {
+    fn run(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut Surroundings) -> Result<usize> {
         let mut taken = 0;
         while !self.is_finished() {
             surroundings.ranks.at_step(self.global_step(surroundings.length) as u64);
@@ -243,21 +254,19 @@ impl Trainer {
         Ok(sum(&[f64::from(told)], &device, surroundings.ranks)?[0] > 0.0)
     }
 
-    fn step(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<()> {
+    fn step(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut Surroundings) -> Result<()> {
         let began = Instant::now();
         let Position { epoch, step, .. } = self.position;
-        let (batch, wait_seconds) = batches.next(epoch, step)?;
-        let batch = Rc::new(batch);
+        surroundings.watch.start();
+        let (loaded, wait_seconds) = batches.next(epoch, step)?;
+        surroundings.watch.end(|phases| &mut phases.data)?;
         let global_step = self.global_step(surroundings.length);
         let Settings { schedule, learning_rate: base, .. } = &self.settings;
         let learning_rate = schedule.learning_rate(*base, global_step, surroundings.length);
         let progress = global_step as f64 / surroundings.length.steps() as f64;
         let moment = Moment { epoch, global_step, progress, rate_factor: learning_rate / base };
-        let found = self.learn(&batch, moment, learning_rate, surroundings)?;
-        let rows = (batch.rows() * surroundings.ranks.world_size()) as u64;
-        if let Ok(used) = Rc::try_unwrap(batch) {
-            batches.give_back(used);
-        }
+        let found = self.learn(&loaded, moment, learning_rate, surroundings)?;
+        let rows = (loaded.batch.rows() * surroundings.ranks.world_size()) as u64;
         self.position.step += 1;
         self.position.samples += rows;
         let taken = Taken { epoch, step, global_step, learning_rate, rows, wait_seconds, found };
@@ -265,82 +274,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// One step. Where towers in f16 overflow nothing is learnt, the norm is infinite and the next step's gradients are
-    /// carried back smaller.
-    fn learn(
-        &mut self,
-        batch: &Rc<PairBatch>,
-        moment: Moment,
-        learning_rate: f64,
-        surroundings: &mut Surroundings,
-    ) -> Result<Numbers> {
-        let networks = Networks {
-            clip: &self.clip,
-            segment_tower: self.segment_tower.as_ref().map(|tower| (tower, SEGMENT_TOWER)),
-            settings: &self.settings,
-            execution: &surroundings.execution,
-        };
-        // drawn from the step alone: a resumed run drops the same values
-        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * moment.global_step as u64);
-        let objective = self.objective.as_mut();
-        let in_f16 = self.clip.dtype() == DType::F16;
-        let scale = in_f16.then_some(self.position.loss_scale);
-        let factor = scale.map_or(1.0, LossScale::factor);
-        if scale.is_some() {
-            objective.remember()?;
-        }
-        let found = differentiate(&networks, objective, batch, (moment, seed, factor), surroundings.ranks)?;
-        let Found { gradients, parts, losses } = found;
-        if moment.global_step == 0 {
-            self.check_reach(&gradients)?;
-        }
-        // whether a step in f16 counts decides how the next one goes
-        let is_checked = in_f16 || surroundings.unread.is_each();
-        let stepped = match is_checked {
-            true => self.optimiser.step(&gradients, learning_rate).and_then(on_host),
-            false => self.optimiser.step_unread(&gradients, learning_rate),
-        };
-        let norm_of_objective = self.objective.take_norm();
-        let numbers = |norm| Numbers { parts, losses, norm, is_checked, norm_of_objective };
-        if let (Err(Error::Numbers { .. }), Some(halved)) = (&stepped, scale.and_then(LossScale::halved)) {
-            self.objective.undo()?;
-            self.position.loss_scale = halved;
-            return Ok(numbers(on_host(f64::INFINITY)?));
-        }
-        let norm = stepped?;
-        if let Some(scale) = scale {
-            self.position.loss_scale = scale.after_step();
-        }
-        if let Some(shards) = &surroundings.shards {
-            drop(gradients);
-            shards.exchange(&self.optimiser, surroundings.ranks, surroundings.execution.bucket_bytes)?;
-        }
-        clamp_logit_scale(&self.clip)?;
-        if let Some(average) = &self.average {
-            let steps = moment.global_step as f64;
-            // A young average forgets faster, or it would carry the initial weights for long.
-            let decay = self.settings.ema_decay.min((1.0 + steps) / (10.0 + steps));
-            move_average(average, &self.clip, decay)?;
-        }
-        Ok(numbers(norm))
-    }
-
-    /// Some of candle's operations have no backward pass and say nothing: a parameter that the loss does not reach
-    /// would stay as it was drawn.
-    fn check_reach(&self, gradients: &Gradients) -> Result<()> {
-        // Not reached by design: the scale by losses without temperature, the segment tower by a batch without segments.
-        let may_lack = |name: &str| name == "logit_scale" || name.starts_with(SEGMENT_TOWER);
-        match self.optimiser.parameters().find(|(name, _)| gradients.get(name).is_none() && !may_lack(name)) {
-            None => Ok(()),
-            Some((name, _)) => Err(Error::Numbers {
-                what: format!("gradient of {name}"),
-                problem: "is missing: an operation between it and the loss cannot be differentiated".to_owned(),
-            }),
-        }
-    }
-
     fn end_epoch(&mut self, surroundings: &mut Surroundings) -> Result<()> {
         surroundings.look()?;
+        let phases = surroundings.watch.take();
         let epoch = self.position.epoch;
         let quiet = self.averaged().without_gradients()?;
         let metric = (surroundings.validate)(&quiet, epoch, surroundings.ranks)
@@ -371,7 +307,7 @@ impl Trainer {
                 best
             }
         };
-        (surroundings.observe)(&Event::EpochEnd(EpochEnd { epoch, metric, best }));
+        (surroundings.observe)(&Event::EpochEnd(EpochEnd { epoch, metric, best, phases }));
         Ok(())
     }
 
@@ -432,25 +368,4 @@ impl Surroundings<'_> {
         let Self { unread, observe, .. } = self;
         unread.look(|progress| observe(&Event::Step(progress)))
     }
-}
-
-fn on_host(number: f64) -> Result<Tensor> {
-    Ok(Tensor::new(number, &Device::Cpu)?)
-}
-
-fn clamp_logit_scale(clip: &Clip) -> Result<()> {
-    match clip.parameters().get("logit_scale") {
-        Some(scale) => Ok(scale.set(&scale.as_detached_tensor().minimum(MAX_LOGIT_SCALE)?)?),
-        None => Ok(()),
-    }
-}
-
-/// average ← decay · average + (1 − decay) · weights
-fn move_average(average: &Clip, weights: &Clip, decay: f64) -> Result<()> {
-    for ((_, average), (_, weight)) in average.parameters().iter().zip(weights.parameters().iter()) {
-        let kept = (average.as_detached_tensor() * decay)?;
-        let weight = weight.as_detached_tensor().to_dtype(kept.dtype())?;
-        average.set(&(kept + (weight * (1.0 - decay))?)?)?;
-    }
-    Ok(())
 }

@@ -32,6 +32,7 @@ fn a_build_that_means_nothing_is_refused_by_its_field() {
         build,
         &[
             ("source.url=s3://", "write s3://BUCKET/FOLDER"),
+            ("model.precision=tf32", "is for NVIDIA GPUs"),
             ("source.url=https://", "write https://HOST/FOLDER"),
             ("source.options.endpoint=http://", "names no host"),
             ("source.options.timeout_seconds=0", "between 1 and"),

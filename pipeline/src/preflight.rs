@@ -129,7 +129,7 @@ pub fn device(spec: &BuildSpec) -> Result<String, WorkerError> {
     stages::device::check_program(spec).map_err(refused)?;
     let names = stages::device::devices("model", spec)?;
     for name in &names {
-        stages::device::open("model", *name)?;
+        stages::device::open("model", spec, *name)?;
     }
     Ok(names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }

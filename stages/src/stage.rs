@@ -181,7 +181,7 @@ impl Opening<'_> {
 
     /// The device to load networks to.
     pub fn device(&self, stage: &'static str) -> Result<Device, StageError> {
-        crate::device::open(stage, self.device)
+        crate::device::open(stage, self.spec, self.device)
     }
 
     /// File or folder of weights made elsewhere.

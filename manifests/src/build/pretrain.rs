@@ -65,6 +65,10 @@ pub struct PretrainSpec {
     pub micro_batches: usize,
     /// Keep only what goes from block to block, and run each block again on the way back: for large towers.
     pub recompute_activations: bool,
+    /// Measure how long data, towers, ranks and optimiser take, and tell it after each epoch and in the curve; a GPU is
+    /// waited for after each of them, which costs some speed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub time_phases: bool,
     /// Epochs without a better validation recall before training stops; 0: never.
     pub patience_epochs: usize,
     /// Share of changed rows above which a finished training is run again.
@@ -128,6 +132,7 @@ impl Default for PretrainSpec {
             keep_checkpoints: 1,
             micro_batches: 1,
             recompute_activations: false,
+            time_phases: false,
             patience_epochs: 0,
             retrain_above: 0.05,
         }

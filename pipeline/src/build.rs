@@ -52,12 +52,17 @@ impl Build {
         Ok(build)
     }
 
-    /// Lists what the source offers, after a look whether all live parts are there.
+    /// Lists what the source offers, after a look whether all live parts are there. Writes nothing.
     pub async fn list_source(&mut self) -> Result<(), WorkerError> {
         self.find_lost().await?;
         self.source.required()?;
         self.virtual_inputs.listing = workers::listing::list(&self.source, &self.work, &self.spec).await?;
         crate::preflight::rows(&self.virtual_inputs.listing, &self.spec)
+    }
+
+    /// Spares the next listing what this one has read of archives; in a store that was made.
+    pub async fn keep_listing(&mut self) -> Result<(), WorkerError> {
+        self.virtual_inputs.listing.keep(&self.work).await
     }
 
     /// Opens the stores, whether or not anything is there.
@@ -80,6 +85,7 @@ impl Build {
     pub async fn refresh(&mut self) -> Result<(), WorkerError> {
         self.pin_all().await?;
         self.list_source().await?;
+        self.keep_listing().await?;
         self.virtual_inputs.assignment.clear();
         Ok(())
     }

@@ -21,8 +21,8 @@ use crate::memory::Lean;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
 use crate::progress::Progress;
 use crate::settled::SettledStages;
-use crate::trainings::{TrainingState, training_state};
-use crate::{assignment, preflight};
+use crate::trainings::{TrainingState, standing_record, training_state};
+use crate::{assignment, preflight, remembered};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +31,8 @@ pub struct RunOptions {
     pub retrain: bool,
     /// The last step to run; all of them without one.
     pub until: Option<String>,
+    /// What `--set` said, for later commands to know.
+    pub set: Vec<String>,
 }
 
 /// Rows that are out, and where they are listed.
@@ -63,18 +65,19 @@ pub async fn run(
     for note in &build.virtual_inputs.listing.notes {
         progress.note(note);
     }
-    check_batch(build, options).await?;
-    build.claim_layout().await?;
-    let waits = |by: &str| progress.note(&format!("waiting for {by}, which runs a build of this country"));
+    let mut settled = SettledStages::read(build).await?;
+    check_rows(build, &settled, options, progress).await?;
+    begin(build, options).await?;
+    let waits = |whom: &str| progress.note(&format!("waiting for {whom}"));
     let (country, seconds) = (&build.spec.country, build.spec.work.lease_seconds);
     let lease = workers::lease::take(&build.work, country, "urbancross run", seconds, &build.stop, waits);
     let (_lease, waited) = lease.await?;
     if waited {
         build.refresh().await?;
+        settled = SettledStages::read(build).await?;
     }
     let last = options.until.as_ref().and_then(|until| steps.iter().position(|step| step.name() == until));
     let asked: Vec<&str> = steps.iter().map(Step::name).take(last.map_or(steps.len(), |last| last + 1)).collect();
-    let mut settled = SettledStages::read(build).await?;
     let mut options = options.clone();
     for _ in 0..MOST_PASSES {
         let before = build.commits();
@@ -94,6 +97,45 @@ pub async fn run(
         "{}: others changed its source or tables during each of {MOST_PASSES} passes",
         build.spec.country
     )))
+}
+
+/// Refuses what the rows that are known cannot bear, before anything is written.
+async fn check_rows(
+    build: &mut Build,
+    settled: &SettledStages,
+    options: &RunOptions,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    check_batch(build, options).await?;
+    // where images stand in their parts for good, a training that runs for certain need not be waited for
+    let splits = stages::splits::stage();
+    let key = crate::settled::key(build, &splits, &Model::default()).await?;
+    let stand = key.is_some_and(|key| settled.get(&splits, &key).is_some());
+    if stand && trains_for_certain(build, options).await? {
+        assignment::place(build, options.until.as_deref(), progress).await?;
+        check_batch(build, options).await?;
+    }
+    Ok(())
+}
+
+/// Is there a training among the steps that were asked for of which no finished run has the settings?
+async fn trains_for_certain(build: &Build, options: &RunOptions) -> Result<bool, WorkerError> {
+    for step in preflight::steps(&build.spec, options.until.as_deref()) {
+        if let Step::Train(training) = step
+            && standing_record(build, training).await?.is_none()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes the work store, and writes down in it what is fixed or worth knowing.
+async fn begin(build: &mut Build, options: &RunOptions) -> Result<(), WorkerError> {
+    build.work.make()?;
+    build.claim_layout().await?;
+    remembered::remember(&build.work, &build.spec, &options.set).await;
+    build.keep_listing().await
 }
 
 /// Is there a row to compute in a table that was asked for? Trainings and figures follow from tables.

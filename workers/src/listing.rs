@@ -13,7 +13,7 @@ use manifests::{Artifact, digest, shard_of};
 use serde::{Deserialize, Serialize};
 use stages::table::{self, TableError};
 
-use crate::archive::MemberPlace;
+use crate::archive::{MemberPlace, ReadAnew};
 use crate::error::WorkerError;
 use crate::stores::{SourceStore, WorkStore};
 
@@ -70,6 +70,8 @@ pub struct Listing {
     pub notes: Vec<String>,
     /// Rows of the source per token, wanted or not: shows at a glance what a CSV holds.
     pub rows_by_token: BTreeMap<String, u64>,
+    /// Of the archives' directories; to be kept by whoever goes on with the listing.
+    read_anew: ReadAnew,
 }
 
 impl Listing {
@@ -101,6 +103,22 @@ impl Listing {
 
     pub fn rows(&self) -> u64 {
         self.shards.iter().map(|s| s.len() as u64).sum()
+    }
+
+    /// Rows of the source per token, in words.
+    fn tokens(&self) -> String {
+        let tokens: Vec<String> = self.rows_by_token.iter().map(|(token, rows)| format!("{token} {rows}")).collect();
+        if tokens.is_empty() { "none".into() } else { tokens.join(", ") }
+    }
+
+    /// Keeps what was read of archives, so that the next listing need not read it; in a store that was made.
+    pub async fn keep(&mut self, work: &WorkStore) -> Result<(), WorkerError> {
+        if !self.read_anew.is_empty() && work.is_there().await? {
+            for (path, members) in self.read_anew.drain(..) {
+                work.put_json(&path, &members).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Identity of each shard's rows.
@@ -139,7 +157,7 @@ pub async fn names_at_top(source: &SourceStore) -> Result<Vec<String>, WorkerErr
     Ok(top.folders.into_iter().chain(top.files.into_keys()).collect())
 }
 
-/// Lists what a build wants.
+/// Lists what a build wants. It only looks: what a later listing may be spared is kept by [`Listing::keep`].
 pub async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Listing, WorkerError> {
     if let Some(folder) = source.local_folder().filter(|folder| !folder.is_dir()) {
         return Err(WorkerError::Configuration(format!("source.url: there is no folder {}", folder.display())));
@@ -149,14 +167,13 @@ pub async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> R
         SourceKind::Captioned => captioned::list(source, spec).await?,
     };
     if listing.rows() == 0 {
-        let tokens: Vec<String> = listing.rows_by_token.iter().map(|(t, n)| format!("{t} {n}")).collect();
         let first =
             listing.problems.first().map(|p| format!("; first problem: {}: {}", p.what, p.why)).unwrap_or_default();
         return Err(WorkerError::Configuration(format!(
             "{}: no image is wanted for {} (rows by source token: {}){first}; look at source.tokens, source.tables and source.max_gsd_meters",
             source.url(),
             spec.country,
-            if tokens.is_empty() { "none".into() } else { tokens.join(", ") },
+            listing.tokens(),
         )));
     }
     listing.sort();

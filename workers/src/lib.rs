@@ -15,6 +15,7 @@ pub mod lease;
 pub mod listing;
 pub mod map;
 pub mod parts;
+mod process;
 pub mod publish;
 pub mod stores;
 pub mod tables;

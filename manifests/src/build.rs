@@ -30,6 +30,7 @@ pub use ranks::*;
 pub use score::*;
 pub use segment::*;
 pub use source::*;
+pub use words::section;
 pub use work::*;
 
 pub(crate) use check::Problems;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod arguments;
 mod building;
 mod learning;
 mod numbers;
@@ -10,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use manifests::BuildSpec;
+use clap::{CommandFactory, Parser, Subcommand};
 use training::recall::BothWays;
 use workers::WorkerError;
 
+use arguments::{PairArgs, RunArgs, SetArgs, SpecArgs};
 use numbers::within;
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
@@ -227,46 +228,6 @@ enum Command {
 
 /// More adaptations at once than any machine has cores.
 const MOST_JOBS: usize = 4096;
-
-#[derive(Debug, Args)]
-struct SpecArgs {
-    #[arg(help = "Build spec, such as manifests/countries/finland.toml")]
-    spec: PathBuf,
-    #[command(flatten)]
-    set: SetArgs,
-}
-
-#[derive(Debug, Args)]
-struct PairArgs {
-    #[arg(help = "Pair spec, such as manifests/pairs/finland_to_spain.toml")]
-    pair: PathBuf,
-    #[command(flatten)]
-    set: SetArgs,
-}
-
-#[derive(Debug, Args)]
-struct SetArgs {
-    #[arg(
-        long = "set",
-        value_name = "SECTION.FIELD=VALUE",
-        help = "Override a field of the spec; paths start at the current folder"
-    )]
-    set: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    #[arg(long, help = "Try rows again that failed before")]
-    retry_errors: bool,
-    #[arg(long, help = "Train again although a finished training stands")]
-    retrain: bool,
-}
-
-impl SpecArgs {
-    fn read(&self) -> Result<BuildSpec> {
-        Ok(BuildSpec::read(&self.spec, &self.set.set)?)
-    }
-}
 
 /// The seven figures of a line, chance beside mR. Scripts look for `mR` at its beginning.
 fn figures(both: &BothWays) -> String {

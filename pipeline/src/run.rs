@@ -1,5 +1,7 @@
 //! Running a build: every step in order, each from where it was left.
 
+mod before;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -21,8 +23,8 @@ use crate::memory::Lean;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
 use crate::progress::Progress;
 use crate::settled::SettledStages;
-use crate::trainings::{TrainingState, standing_record, training_state};
-use crate::{assignment, preflight, remembered};
+use crate::trainings::{TrainingState, training_state};
+use crate::{assignment, preflight};
 
 /// How to run.
 #[derive(Debug, Clone, Default)]
@@ -66,8 +68,8 @@ pub async fn run(
         progress.note(note);
     }
     let mut settled = SettledStages::read(build).await?;
-    check_rows(build, &settled, options, progress).await?;
-    begin(build, options).await?;
+    before::check_rows(build, &settled, options, progress).await?;
+    before::begin(build, options).await?;
     let waits = |whom: &str| progress.note(&format!("waiting for {whom}"));
     let (country, seconds) = (&build.spec.country, build.spec.work.lease_seconds);
     let lease = workers::lease::take(&build.work, country, "urbancross run", seconds, &build.stop, waits);
@@ -99,45 +101,6 @@ pub async fn run(
     )))
 }
 
-/// Refuses what the rows that are known cannot bear, before anything is written.
-async fn check_rows(
-    build: &mut Build,
-    settled: &SettledStages,
-    options: &RunOptions,
-    progress: &Progress,
-) -> Result<(), WorkerError> {
-    check_batch(build, options).await?;
-    // where images stand in their parts for good, a training that runs for certain need not be waited for
-    let splits = stages::splits::stage();
-    let key = crate::settled::key(build, &splits, &Model::default()).await?;
-    let stand = key.is_some_and(|key| settled.get(&splits, &key).is_some());
-    if stand && trains_for_certain(build, options).await? {
-        assignment::place(build, options.until.as_deref(), progress).await?;
-        check_batch(build, options).await?;
-    }
-    Ok(())
-}
-
-/// Is there a training among the steps that were asked for of which no finished run has the settings?
-async fn trains_for_certain(build: &Build, options: &RunOptions) -> Result<bool, WorkerError> {
-    for step in preflight::steps(&build.spec, options.until.as_deref()) {
-        if let Step::Train(training) = step
-            && standing_record(build, training).await?.is_none()
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Makes the work store, and writes down in it what is fixed or worth knowing.
-async fn begin(build: &mut Build, options: &RunOptions) -> Result<(), WorkerError> {
-    build.work.make()?;
-    build.claim_layout().await?;
-    remembered::remember(&build.work, &build.spec, &options.set).await;
-    build.keep_listing().await
-}
-
 /// Is there a row to compute in a table that was asked for? Trainings and figures follow from tables.
 async fn anything_stale(build: &mut Build, settled: &SettledStages, asked: &[&str]) -> Result<bool, WorkerError> {
     for stage in stages::map_stages(&build.spec).into_iter().filter(|stage| asked.contains(&stage.name)) {
@@ -164,19 +127,9 @@ async fn decided(build: &mut Build, training: Training, options: &RunOptions) ->
             build.assign_splits().await?;
         }
         preflight::splits(&build.virtual_inputs.assignment, &build.spec, options.until.as_deref())?;
-        check_batch(build, options).await?;
+        before::check_batch(build, options).await?;
     }
     Ok(state)
-}
-
-/// Refuses a batch that a training which is due cannot fill, as far as its rows are known. One that stands fills none.
-async fn check_batch(build: &Build, options: &RunOptions) -> Result<(), WorkerError> {
-    let rows = preflight::training_rows(&build.virtual_inputs);
-    let Err(error) = preflight::batch(&build.spec, options.until.as_deref(), rows) else { return Ok(()) };
-    match training_state(build, Training::Pretrain, options.retrain).await? {
-        TrainingState::Due(_) => Err(error),
-        TrainingState::Stands { .. } => Ok(()),
-    }
 }
 
 async fn run_steps(
@@ -242,7 +195,7 @@ async fn run_stage(
         // boxes and given splits tell before any image is pulled whether a part stays empty; pictures tell afterwards
         if matches!(stage.output, Artifact::Images | Artifact::Splits) {
             assignment::place(build, options.until.as_deref(), progress).await?;
-            check_batch(build, options).await?;
+            before::check_batch(build, options).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
         let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();

@@ -9,35 +9,59 @@ pub(crate) trait Spec: DeserializeOwned + Serialize {
     const LEAST: &str;
 }
 
+/// Reads a section that is understood elsewhere than its spec; `root` is where it stands.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn section<T: DeserializeOwned + Serialize + Default>(table: &toml::Table, root: &str) -> Result<T, String> {
+    table.clone().try_into().map_err(|error: toml::de::Error| {
+        told::<T>(table, root, || fields(&T::default())).unwrap_or_else(|| error.to_string())
+    })
+}
+
 /// What is wrong with a table that is no `S`.
 pub(super) fn explained<S: Spec>(table: &toml::Table) -> Option<String> {
-    let error = table.clone().try_into::<S>().err()?;
+    told::<S>(table, "", || toml::from_str::<S>(S::LEAST).map_or(Vec::new(), |least| fields(&least)))
+}
+
+/// What is wrong with a table at `root` that is no `T`, of which `all` are the fields.
+fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: impl FnOnce() -> Vec<String>) -> Option<String> {
+    let error = table.clone().try_into::<T>().err()?;
     let said = error.to_string();
     // behind the message stands the field, or the section that lacks one or has a strange one
     let (what, path) = match said.trim_end().strip_suffix('`').and_then(|said| said.rsplit_once("\nin `")) {
         Some((what, path)) => (what, path),
         None => (said.trim_end(), ""),
     };
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let section = joined(root, path);
+    let below = |name: &str| joined(&section, name);
     if let Some((unknown, expected)) = told_name(what, "unknown field ") {
-        let nearest = nearest(path, unknown, expected, &fields::<S>());
+        let nearest = nearest(path, unknown, expected, &all());
         return Some(format!("there is no field `{}`; {expected}{}", below(unknown), meant(nearest)));
     }
     if let Some((missing, _)) = told_name(what, "missing field ") {
         return Some(format!("{} is missing", below(missing)));
     }
     let value = |table: &toml::Table| Some(toml_path(table, path)?.to_string());
-    let holds = value(table).map_or(path.to_owned(), |value| format!("{path} = {value}"));
+    let holds = value(table).map_or(section.clone(), |value| format!("{section} = {value}"));
     let wanted = if let Some((unknown, expected)) = told_name(what, "unknown variant ") {
         format!("{expected}{}", meant(near(unknown, names_in(expected)).map(str::to_owned)))
-    } else if let Some(words) = words_wanted::<S>(table.clone(), path) {
+    } else if let Some(words) = words_wanted::<T>(table.clone(), path) {
         words
     } else if let Some((_, expected)) = what.strip_prefix("invalid ").and_then(|what| what.split_once(", expected ")) {
         format!("it must be {}", kind_in_words(expected))
     } else {
         what.to_owned()
     };
-    Some(if path.is_empty() { wanted } else { format!("{holds}: {wanted}") })
+    Some(if section.is_empty() { wanted } else { format!("{holds}: {wanted}") })
+}
+
+fn joined(section: &str, name: &str) -> String {
+    match (section, name) {
+        ("", name) => name.to_owned(),
+        (section, "") => section.to_owned(),
+        (section, name) => format!("{section}.{name}"),
+    }
 }
 
 /// The name that a message begins with, and what follows it.
@@ -61,12 +85,15 @@ fn toml_path<'t>(table: &'t toml::Table, path: &str) -> Option<&'t toml::Value> 
 }
 
 /// Which words a field takes that was given something else than a word, such as `true`.
-fn words_wanted<S: Spec>(mut table: toml::Table, path: &str) -> Option<String> {
-    let (sections, field) = path.rsplit_once('.')?;
-    let section = sections.split('.').try_fold(&mut table, |table, key| table.get_mut(key)?.as_table_mut())?;
-    let value = section.get_mut(field).filter(|value| !value.is_str())?;
+fn words_wanted<T: DeserializeOwned>(mut table: toml::Table, path: &str) -> Option<String> {
+    let mut keys = path.split('.');
+    let first = table.get_mut(keys.next()?)?;
+    let value = keys.try_fold(first, |section, key| section.get_mut(key))?;
+    if value.is_str() {
+        return None;
+    }
     *value = toml::Value::String(value.to_string());
-    let message = table.try_into::<S>().err()?.to_string();
+    let message = table.try_into::<T>().err()?.to_string();
     Some(told_name(message.lines().next()?, "unknown variant ")?.1.to_owned())
 }
 
@@ -89,10 +116,9 @@ fn kind_in_words(expected: &str) -> String {
 }
 
 /// All fields of a kind of spec, each as it is written after `--set`.
-fn fields<S: Spec>() -> Vec<String> {
-    let least: Option<S> = toml::from_str(S::LEAST).ok();
+fn fields(spec: &impl Serialize) -> Vec<String> {
     let mut found = Vec::new();
-    if let Some(Ok(value)) = least.map(toml::Value::try_from) {
+    if let Ok(value) = toml::Value::try_from(spec) {
         collect("", &value, &mut found);
     }
     found
@@ -101,7 +127,7 @@ fn fields<S: Spec>() -> Vec<String> {
 fn collect(path: &str, value: &toml::Value, found: &mut Vec<String>) {
     let Some(table) = value.as_table() else { return found.push(path.to_owned()) };
     for (name, value) in table {
-        collect(&if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, value, found);
+        collect(&joined(path, name), value, found);
     }
 }
 
@@ -122,7 +148,7 @@ const SIMILAR_ELSEWHERE: f64 = 0.9;
 fn nearest(section: &str, unknown: &str, expected: &str, all: &[String]) -> Option<String> {
     // the section itself is no candidate
     let own = names_in(expected).filter(|name| *name != unknown);
-    let written = if section.is_empty() { unknown.to_owned() } else { format!("{section}.{unknown}") };
+    let written = joined(section, unknown);
     let other = OTHERWISE.iter().map(|(name, field)| (strsim::jaro_winkler(name, &written), *field));
     let elsewhere = all.iter().map(|field| {
         let name = field.rsplit('.').next().unwrap_or(field);

@@ -35,9 +35,9 @@ pub(super) fn open(
         .with_connect_timeout(Duration::from_secs(options.timeout_seconds.min(10)))
         .with_allow_http(options.allow_http);
     // `asked` is where requests go
-    let client_of = |asked: Option<&Url>| match asked {
+    let client_of = |asked: Option<&str>| match asked.and_then(|asked| Url::parse(asked).ok()) {
         // nobody on the way, the environment's proxy included: any proxy of our own, for no host, takes its place
-        Some(here) if is_loopback(here) => {
+        Some(here) if is_loopback(&here) => {
             client.clone().with_proxy_url("http://localhost").with_proxy_excludes("*,0.0.0.0/0,::/0")
         }
         _ => client.clone(),
@@ -46,7 +46,6 @@ pub(super) fn open(
     let endpoint_or = |of_environment: Option<String>| {
         Some(options.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()).or(of_environment)
     };
-    let parsed = |endpoint: &Option<String>| endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok());
     // tries are counted in one place, below: a client that quietly sends a conditional write again, after an answer was
     // lost, is refused by what it wrote itself
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
@@ -60,7 +59,7 @@ pub(super) fn open(
             let endpoint = endpoint_or(known(AmazonS3ConfigKey::S3Endpoint).or(known(AmazonS3ConfigKey::Endpoint)));
             let mut builder = from_env
                 .with_bucket_name(&host)
-                .with_client_options(client_of(parsed(&endpoint).as_ref()))
+                .with_client_options(client_of(endpoint.as_deref()))
                 .with_retry(retry)
                 .with_allow_http(options.allow_http)
                 .with_skip_signature(anonymous)
@@ -79,7 +78,7 @@ pub(super) fn open(
             let endpoint = endpoint_or(from_env.get_config_value(&GoogleConfigKey::BaseUrl));
             let mut builder = from_env
                 .with_bucket_name(&host)
-                .with_client_options(client_of(parsed(&endpoint).as_ref()))
+                .with_client_options(client_of(endpoint.as_deref()))
                 .with_retry(retry)
                 .with_skip_signature(anonymous);
             if let Some(endpoint) = endpoint {
@@ -92,7 +91,7 @@ pub(super) fn open(
             let endpoint = endpoint_or(from_env.get_config_value(&AzureConfigKey::Endpoint));
             let mut builder = from_env
                 .with_container_name(&host)
-                .with_client_options(client_of(parsed(&endpoint).as_ref()))
+                .with_client_options(client_of(endpoint.as_deref()))
                 .with_retry(retry)
                 .with_allow_http(options.allow_http)
                 .with_skip_signature(anonymous);
@@ -103,7 +102,7 @@ pub(super) fn open(
         }
         "http" | "https" => {
             let origin = url.origin().ascii_serialization();
-            let client = client_of(Some(&url)).with_allow_http(url.scheme() == "http");
+            let client = client_of(Some(url.as_str())).with_allow_http(url.scheme() == "http");
             let mut headers = HeaderMap::new();
             if let Some(value) = authorization {
                 headers.insert("authorization", value);

@@ -19,6 +19,7 @@ mod fit;
 pub mod geotags;
 pub mod image_embeddings;
 pub mod images;
+pub mod io_fault;
 pub mod pretrain;
 pub mod segment_features;
 pub mod segment_scores;

@@ -38,6 +38,7 @@ pub struct PretrainSpec {
     pub weight_decay: f64,
     pub warmup_share: f64,
     pub schedule: ScheduleKind,
+    /// Gradients with a larger norm are scaled down to it; 0: none are.
     pub max_grad_norm: f64,
     pub loss: LossKind,
     pub margin: f64,
@@ -61,7 +62,8 @@ pub struct PretrainSpec {
     pub checkpoint_every_steps: usize,
     /// Checkpoints to continue from that are kept, the latest included.
     pub keep_checkpoints: usize,
-    /// Pieces that a rank's batch is cut into: less memory, one more pass of the towers, the same gradient.
+    /// Pieces that a rank's batch is cut into, which need not be of one size: less memory, one more pass of the towers,
+    /// the same gradient.
     pub micro_batches: usize,
     /// Keep only what goes from block to block, and run each block again on the way back: for large towers.
     pub recompute_activations: bool,

@@ -107,7 +107,7 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
         assert!(page.contains(words), "{words}");
     }
     let error = open(&["adapt.method.bta=1.0"]).await.err().unwrap().to_string();
-    assert!(error.contains("unknown field `bta`"), "{error}");
+    assert!(error.contains("there is no field `adapt.method.bta`") && error.contains("did you mean `beta`"), "{error}");
 }
 
 /// Two processes, as a launcher starts them, and one: the same adaptation.

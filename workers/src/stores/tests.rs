@@ -96,7 +96,8 @@ fn a_file_is_no_store() {
 fn a_place_that_takes_no_folder_is_refused_for_good() {
     let work = WorkStore::open("/proc/foo", &StoreOptions::default()).unwrap();
     let refused = work.make().unwrap_err();
-    assert!(refused.exit_code() == 65 && refused.to_string().contains("work.url: /proc/foo"), "{refused}");
+    let said = refused.to_string();
+    assert!(refused.exit_code() == 65 && said.contains("work.url: ") && said.contains("/proc/foo: "), "{said}");
 }
 
 #[tokio::test]

@@ -194,10 +194,13 @@ fn every_number_has_bounds() {
     assert!(bounded(pair) > 8);
 }
 
-/// What the README shows in code, `section.field = value` and `--over section.field=value,value`.
+/// What the README and the guides show in code, `section.field = value` and `--over section.field=value,value`.
 #[test]
-fn what_the_readme_shows_passes() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+fn what_the_guides_show_passes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let guides = std::fs::read_dir(root.join("docs/guide")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = guides.chain([root.join("README.md")]);
+    let text: String = pages.map(|page| std::fs::read_to_string(page).unwrap()).collect();
     let sections = ["source.", "work.", "split.", "caption.", "segment.", "score.", "model.", "pretrain.", "ranks."];
     let shown = text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(" = "));
     let swept = text.split("--over ").skip(1).filter_map(|rest| rest.split_whitespace().next()?.split_once('='));

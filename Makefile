@@ -63,3 +63,5 @@ check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/walls.sh
+	tests/licences.sh
+	tests/links.sh

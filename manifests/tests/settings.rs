@@ -215,3 +215,20 @@ fn what_the_guides_show_passes() {
         build(&[weights[0], weights[1], set]).unwrap_or_else(|error| panic!("{set}: {error}"));
     }
 }
+
+/// What `urbancross spec` prints is the same spec, wherever it is put.
+#[test]
+fn a_spec_with_its_defaults_is_the_same_spec() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = std::env::temp_dir().join(format!("urbancross-spec-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let set = ["pretrain.epochs=3".to_owned(), "score.min_similarity=0.1".to_owned(), "model.init=a/b".to_owned()];
+    for file in ["countries/finland.toml", "sandbox.toml", "captioned.toml"] {
+        let spec = BuildSpec::read(&root.join(file), &set).unwrap();
+        let printed = folder.join("spec.toml");
+        std::fs::write(&printed, spec.to_toml()).unwrap();
+        assert_eq!(BuildSpec::read(&printed, &[]).unwrap(), spec, "{file}");
+        assert!(spec.to_toml().contains("min_similarity = 0.1\n"), "as it was written");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -11,6 +11,7 @@ mod ranks;
 mod score;
 mod segment;
 mod source;
+mod words;
 mod work;
 
 use std::path::Path;
@@ -30,18 +31,24 @@ pub use ranks::*;
 pub use score::*;
 pub use segment::*;
 pub use source::*;
+pub use words::section;
 pub use work::*;
 
 pub(crate) use check::Problems;
-pub(crate) use overrides::parse_toml;
+pub(crate) use overrides::{parse_toml, read_text};
 pub(crate) use place::Base;
+pub(crate) use words::Spec;
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
-    #[error("cannot read build spec {path}: {why}")]
-    Unreadable { path: String, why: String },
-    #[error("build spec {path}: {why}")]
+    #[error("cannot read spec {path}: {cause}")]
+    Unreadable {
+        path: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("spec {path}: {why}")]
     Invalid { path: String, why: String },
     #[error("--set {assignment}: {why}; write --set section.field=value")]
     Override { assignment: String, why: String },
@@ -87,14 +94,17 @@ pub struct BuildSpec {
     pub evaluate: EvaluateSpec,
 }
 
+impl Spec for BuildSpec {
+    const LEAST: &str = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+}
+
 impl BuildSpec {
     /// Reads a spec file and applies `section.field=value` overrides. Paths in the file start at its folder, paths in
     /// overrides at the current one; in what is returned all are absolute.
     pub fn read(path: &Path, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let shown = path.display().to_string();
-        let unreadable = |e: std::io::Error| SpecError::Unreadable { path: shown.clone(), why: e.to_string() };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let mut spec = BuildSpec::parse(&text, &shown, overrides)?;
+        let unreadable = |cause: std::io::Error| SpecError::Unreadable { path: shown.clone(), cause };
+        let mut spec = BuildSpec::parse(&read_text(path)?, &shown, overrides)?;
         for (field, value, words) in spec.places() {
             let base = Base::of(field, path, overrides).map_err(unreadable)?;
             let placed = match words {

@@ -8,8 +8,8 @@ use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::build::{
-    AugmentSpec, Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Problems, ScheduleKind, SpecError,
-    check_ratio, parse_toml,
+    AugmentSpec, Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Problems, ScheduleKind, Spec,
+    SpecError, check_ratio, parse_toml, read_text,
 };
 
 /// A pair of builds: the model of `source` is adapted to `target`.
@@ -55,7 +55,7 @@ pub struct AdaptSpec {
     pub warmup_share: f64,
     /// How the learning rate falls afterwards.
     pub schedule: ScheduleKind,
-    /// Gradients of a greater norm are scaled down to it; 0: never.
+    /// Gradients with a larger norm are scaled down to it; 0: none are.
     pub max_grad_norm: f64,
     /// Share of the towers' activations that each step drops.
     pub dropout: f64,
@@ -134,6 +134,10 @@ impl Default for AblationSpec {
     }
 }
 
+impl Spec for PairSpec {
+    const LEAST: &str = "source = \"a\"\ntarget = \"b\"\n";
+}
+
 impl PairSpec {
     /// Reads a pair spec and the build specs that it names; `overrides` are `section.field=value` of the pair.
     ///
@@ -141,9 +145,8 @@ impl PairSpec {
     /// A file that cannot be read or contradicts itself.
     pub fn read(path: &Path, overrides: &[String]) -> Result<(PairSpec, BuildSpec, BuildSpec), SpecError> {
         let shown = path.display().to_string();
-        let unreadable = |e: std::io::Error| SpecError::Unreadable { path: shown.clone(), why: e.to_string() };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let mut spec = Self::parse(&text, &shown, overrides)?;
+        let unreadable = |cause: std::io::Error| SpecError::Unreadable { path: shown.clone(), cause };
+        let mut spec = Self::parse(&read_text(path)?, &shown, overrides)?;
         for (field, value) in [("source", &mut spec.source), ("target", &mut spec.target)] {
             let base = Base::of(field, path, overrides).map_err(unreadable)?;
             let placed = base.path(&value.to_string_lossy());

@@ -32,11 +32,20 @@ fn a_build_that_means_nothing_is_refused_by_its_field() {
         build,
         &[
             ("source.url=s3://", "write s3://BUCKET/FOLDER"),
+            ("model.precision=tf32", "is for NVIDIA GPUs"),
             ("source.url=https://", "write https://HOST/FOLDER"),
             ("source.options.endpoint=http://", "names no host"),
             ("source.options.timeout_seconds=0", "between 1 and"),
             ("source.options.retries=4294967295", "between 0 and 1000"),
             ("source.max_gsd_meters=0.0", "above 0.0"),
+            ("source.tables=['../x.csv']", "without .."),
+            ("source.tables=['a.csv', '/x.csv']", "relative to it"),
+            ("source.tables=['s3://bucket/x.csv']", "relative to it"),
+            ("source.tables=['']", "names nothing"),
+            ("source.tables=['a//x.csv']", "no plain path"),
+            ("source.tables=['./x.csv']", "no plain path"),
+            ("source.image_folder=../x", "without .."),
+            ("source.tokens=['FI', ' ']", "empty token"),
             ("source.max_image_pixels=0", "between 1 and"),
             ("work.url=gs://", "write gs://BUCKET/FOLDER"),
             ("work.url=az:///x", "write az://CONTAINER/FOLDER"),
@@ -132,6 +141,26 @@ fn all_that_is_wrong_is_said_at_once() {
     for field in ["pretrain.epochs = 0", "pretrain.dropout = 1.0", "ranks.bucket_mib = 0"] {
         assert!(error.contains(field), "{error}");
     }
+}
+
+/// What looks like nothing and means something, as it is documented where the field stands.
+#[test]
+fn a_value_that_switches_something_off_is_taken() {
+    for set in [
+        "source.tokens=[]",
+        "source.country_code=",
+        "source.image_folder=",
+        "source.image_folder=./",
+        "source.max_images=0",
+        "work.lease_seconds=0",
+        "pretrain.max_grad_norm=0.0",
+        "pretrain.max_grad_norm=0",
+    ] {
+        build(&[set]).unwrap();
+    }
+    pair(&["adapt.max_grad_norm=0"]).unwrap();
+    // pieces of a batch need not be of one size
+    build(&["pretrain.batch=32", "pretrain.micro_batches=5"]).unwrap();
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Build {
         Ok(build)
     }
 
-    /// Lists what the source offers, after a look whether all live parts are there.
+    /// Lists what the source offers, after a look whether all live parts are there. Writes nothing.
     pub async fn list_source(&mut self) -> Result<(), WorkerError> {
         self.find_lost().await?;
         self.source.required()?;
@@ -64,6 +64,11 @@ impl Build {
         let listing = workers::listing::list(&self.source, &self.work, &self.spec, &mut slices).await?;
         self.virtual_inputs = VirtualInputs::new(listing, slices);
         crate::preflight::rows(&self.virtual_inputs.listing, &self.spec)
+    }
+
+    /// Spares the next listing what this one has read of archives; in a store that was made.
+    pub async fn keep_listing(&mut self) -> Result<(), WorkerError> {
+        self.virtual_inputs.listing.keep(&self.work).await
     }
 
     /// Opens the stores, whether or not anything is there.
@@ -86,8 +91,10 @@ impl Build {
 
     /// Looks at the store and the source again, after somebody else changed what this build had pinned.
     pub async fn refresh(&mut self) -> Result<(), WorkerError> {
+        self.settled = SettledStages::read(&self.work, &self.spec.country).await?;
         self.pin_all().await?;
-        self.list_source().await
+        self.list_source().await?;
+        self.keep_listing().await
     }
 
     async fn pin_all(&mut self) -> Result<(), WorkerError> {

@@ -1,7 +1,9 @@
 //! The command line.
 
+mod arguments;
 mod building;
 mod learning;
+mod numbers;
 mod schema;
 mod upkeep;
 
@@ -10,10 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use manifests::BuildSpec;
+use clap::{CommandFactory, Parser, Subcommand};
 use training::recall::BothWays;
 use workers::WorkerError;
+
+use arguments::{PairArgs, RunArgs, SetArgs, SpecArgs};
+use numbers::within;
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
 /// retrieval model on it and evaluates it. Everything is resumable: run the same command again.
@@ -101,7 +105,14 @@ enum Command {
         spec: SpecArgs,
         #[arg(long, help = "Delete; without it only say what would go")]
         delete: bool,
-        #[arg(long, value_name = "DAYS", default_value_t = 7.0, help = "Keep everything that is younger")]
+        #[arg(
+            long,
+            value_name = "DAYS",
+            default_value_t = 7.0,
+            value_parser = within("a number of days", 0.0..=upkeep::MOST_KEEP_DAYS),
+            allow_negative_numbers = true,
+            help = "Keep everything that is younger"
+        )]
         keep_days: f64,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
@@ -131,6 +142,8 @@ enum Command {
         #[arg(
             long,
             default_value_t = 1,
+            value_parser = within("a whole number", 1..=MOST_JOBS),
+            allow_negative_numbers = true,
             help = "Adaptations at once, each in a process of its own with its part of the cores"
         )]
         jobs: usize,
@@ -183,11 +196,29 @@ enum Command {
     Sandbox {
         #[arg(help = "Folder of the world")]
         out: PathBuf,
-        #[arg(long, default_value_t = sandbox::Settings::default().tiles_per_country, help = "Tiles per country")]
+        #[arg(
+            long,
+            default_value_t = sandbox::Settings::default().tiles_per_country,
+            value_parser = within("a whole number", 1..=sandbox::MOST_TILES),
+            allow_negative_numbers = true,
+            help = "Tiles per country"
+        )]
         tiles: usize,
-        #[arg(long, default_value_t = 0)]
+        #[arg(
+            long,
+            default_value_t = 0,
+            value_parser = within("a whole number", 0..=u64::MAX),
+            allow_negative_numbers = true,
+            help = "Another one makes another world, or edits other tags"
+        )]
         seed: u64,
-        #[arg(long, value_name = "SHARE", help = "Edit the tags of this share of an existing world instead")]
+        #[arg(
+            long,
+            value_name = "SHARE",
+            value_parser = within("a share", 0.0..=1.0),
+            allow_negative_numbers = true,
+            help = "Edit the tags of this share of an existing world instead"
+        )]
         edit_tags: Option<f64>,
         #[arg(long, help = "Replace a world that is there already", conflicts_with = "edit_tags")]
         force: bool,
@@ -206,45 +237,8 @@ enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
-#[derive(Debug, Args)]
-struct SpecArgs {
-    #[arg(help = "Build spec, such as manifests/countries/finland.toml")]
-    spec: PathBuf,
-    #[command(flatten)]
-    set: SetArgs,
-}
-
-#[derive(Debug, Args)]
-struct PairArgs {
-    #[arg(help = "Pair spec, such as manifests/pairs/finland_to_spain.toml")]
-    pair: PathBuf,
-    #[command(flatten)]
-    set: SetArgs,
-}
-
-#[derive(Debug, Args)]
-struct SetArgs {
-    #[arg(
-        long = "set",
-        value_name = "SECTION.FIELD=VALUE",
-        help = "Override a field of the spec; paths start at the current folder"
-    )]
-    set: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    #[arg(long, help = "Try rows again that failed before")]
-    retry_errors: bool,
-    #[arg(long, help = "Train again although a finished training stands")]
-    retrain: bool,
-}
-
-impl SpecArgs {
-    fn read(&self) -> Result<BuildSpec> {
-        Ok(BuildSpec::read(&self.spec, &self.set.set)?)
-    }
-}
+/// More adaptations at once than any machine has cores.
+const MOST_JOBS: usize = 4096;
 
 /// The seven figures of a line, chance beside mR. Scripts look for `mR` at its beginning.
 fn figures(both: &BothWays) -> String {
@@ -349,5 +343,29 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// A number that is refused is refused for what it is: not as an option that nobody knows.
+    #[test]
+    fn every_number_has_bounds_in_words() {
+        let number = "0 or 1, as it happens";
+        let mut numbers = 0;
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments().filter(|arg| arg.get_action().takes_values()) {
+                let default =
+                    arg.get_default_values().iter().any(|value| value.to_string_lossy().parse::<f64>().is_ok());
+                if !default && arg.get_id() != "edit_tags" {
+                    continue;
+                }
+                numbers += 1;
+                let option = format!("--{}", arg.get_long().expect("an option"));
+                for wrong in ["-1", "-0.5", "1e400", number] {
+                    let said = Cli::try_parse_from(["urbancross", command.get_name(), "x", &option, wrong]);
+                    let said = said.expect_err(wrong).to_string();
+                    assert!(said.contains("it must be a ") && said.contains(" between "), "{said}");
+                }
+            }
+        }
+        assert!(numbers >= 5, "{numbers}");
     }
 }

@@ -14,7 +14,7 @@ use stages::table::{Columns, TableError};
 use training::recall::Protocol;
 use workers::WorkerError;
 use workers::parts::PartReader;
-use workers::train::{self, Members, TableRows};
+use workers::train::{self, Leak, Members, RunInputs, RunRows, TableRows};
 
 use crate::build::Build;
 use crate::progress::Progress;
@@ -73,6 +73,8 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
         split: SPLIT.into(),
         model_digest: record.map(|r| r.trained.model_digest).unwrap_or_default(),
         average_over_turns: build.spec.evaluate.average_over_turns,
+        // a training with them would have been refused
+        seen: None,
         recall,
         panels,
     };
@@ -186,6 +188,7 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
     for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
         inputs.push(on.pin(artifact).await?);
     }
+    let seen = seen(&model_of.spec.country, &folder, on, &inputs).await?;
     let mut rows = TableRows::open(&on.work, &inputs, Members::Split(SPLIT)).await?;
     let evaluated = embed(&model_of.spec, &folder, &mut rows).await?;
     let protocol = protocol(on);
@@ -196,9 +199,31 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
         split: SPLIT.into(),
         model_digest: record.trained.model_digest,
         average_over_turns: model_of.spec.evaluate.average_over_turns,
+        seen,
         recall,
         panels,
     })
+}
+
+/// What the model in a folder, or one that it descends from, had seen of the test images of another build, in words.
+async fn seen(
+    model_of: &str,
+    folder: &Path,
+    on: &Build,
+    tables: &[PinnedTable],
+) -> Result<Option<String>, WorkerError> {
+    let geotags = on.pin(Artifact::Geotags).await?;
+    let source = on.source.url().as_str();
+    let rows = RunRows::read(RunInputs { work: &on.work, source, tables, geotags: &geotags, assignment: None }).await?;
+    let Some(learnt) = RunRows::of_weights(folder, &RunRows::default()) else {
+        return Ok(Some(format!("nobody knows what the model of {model_of} learnt from: its run did not record it")));
+    };
+    Ok(learnt.leak_into_test(&rows).map(|Leak { images, image_id, how }| {
+        format!(
+            "the model of {model_of} was trained on what {images} of these test images show, such as {image_id} \
+             ({how}): the figures are too good"
+        )
+    }))
 }
 
 /// Vectors of rows by the model in a folder, made on a thread of its own.

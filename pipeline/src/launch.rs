@@ -50,7 +50,7 @@ pub async fn train(
 ) -> Result<(), WorkerError> {
     let ranks = build.spec.ranks.processes;
     progress.note(&format!("{}: {ranks} ranks on this machine", training.name()));
-    let folder = tempfile::tempdir().map_err(|e| WorkerError::Transient(format!("temporary folder: {e}")))?;
+    let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
     let spec = folder.path().join("spec.toml");
     std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;
     let port = free_port().map_err(|e| WorkerError::Transient(format!("no free port: {e}")))?;
@@ -60,8 +60,8 @@ pub async fn train(
     for rank in 0..ranks {
         let mut command = rank_of(rank, ranks, port, &secret)?;
         command.arg("train").arg(&spec).arg(training.name()).args(options.retrain.then_some("--retrain"));
-        let child = command.spawn();
-        children.push(child.map_err(|e| WorkerError::Transient(format!("rank {rank} of {}: {e}", training.name())))?);
+        let name = format!("rank {rank} of {}", training.name());
+        children.push(command.spawn().map_err(|e| WorkerError::of_io(name.as_ref(), &e))?);
     }
     wait(build, children, training).await
 }
@@ -121,7 +121,7 @@ pub async fn side_by_side(
         while !ending && running.len() < at_once.max(1) {
             let Some(job) = waiting.next() else { break };
             let started = child(at_once.max(1))?.args(&job.arguments).spawn();
-            let process = started.map_err(|e| WorkerError::Transient(format!("{}: {e}", job.name)))?;
+            let process = started.map_err(|e| WorkerError::of_io(job.name.as_ref(), &e))?;
             running.push((job, process));
         }
         if running.is_empty() {

@@ -6,6 +6,7 @@ pub mod cli;
 mod clock;
 pub mod doctor;
 pub mod evaluate;
+pub mod exit;
 pub mod explain;
 pub mod launch;
 pub mod memory;

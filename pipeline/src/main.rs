@@ -40,7 +40,8 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,delta_kernel=off"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
     let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    let log = log.with_ansi(coloured);
+    // which module a word comes from matters to whoever asked for more of them
+    let log = log.with_ansi(coloured).with_target(std::env::var_os("URBANCROSS_LOG").is_some());
     // it would say so on standard error, and panic where nobody listens there
     log.log_internal_errors(false).init();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -57,8 +58,7 @@ fn main() -> ExitCode {
             let worker = error.chain().find_map(|e| e.downcast_ref::<workers::WorkerError>());
             let advice = worker.and_then(workers::WorkerError::advice).map_or(String::new(), |a| format!("; {a}"));
             pipeline::aside!("error: {}{advice}", workers::error::whole_chain(error.as_ref()));
-            let unsaid = error.downcast_ref::<pipeline::say::Unsaid>().map_or(65, pipeline::say::Unsaid::exit_code);
-            ExitCode::from(worker.map_or(unsaid, workers::WorkerError::exit_code))
+            ExitCode::from(pipeline::exit::code(&error))
         }
     }
 }

@@ -25,7 +25,7 @@ pub fn asks_network(step: &Step) -> bool {
 }
 
 /// The steps of a run that ends after `until`; all of them without it.
-fn steps(spec: &BuildSpec, until: Option<&str>) -> Vec<Step> {
+pub fn steps(spec: &BuildSpec, until: Option<&str>) -> Vec<Step> {
     let mut steps = stages::steps(spec);
     if let Some(last) = steps.iter().position(|step| Some(step.name()) == until) {
         steps.truncate(last + 1);
@@ -129,7 +129,7 @@ pub fn device(spec: &BuildSpec) -> Result<String, WorkerError> {
     stages::device::check_program(spec).map_err(refused)?;
     let names = stages::device::devices("model", spec)?;
     for name in &names {
-        stages::device::open("model", *name)?;
+        stages::device::open("model", spec, *name)?;
     }
     Ok(names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }

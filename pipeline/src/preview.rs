@@ -203,7 +203,10 @@ async fn training_line(
     let outlook = outlook(build, training, retrain, above).await?;
     let listed = build.virtual_inputs.listing.rows();
     if matches!(outlook, Outlook::Known(TrainingState::Due(_)) | Outlook::Due(_)) {
-        preflight::batch(&build.spec, None, preflight::training_rows(&build.virtual_inputs))?;
+        // images that come in, or whose pictures are others, are placed anew
+        let is_placed = ![Artifact::Geotags, Artifact::Images].iter().any(|table| moving.tables.contains_key(table));
+        let rows = if is_placed { preflight::training_rows(&build.virtual_inputs) } else { ("the source", listed) };
+        preflight::batch(&build.spec, None, rows)?;
     }
     let (rows, note) = match &outlook {
         Outlook::Known(TrainingState::Due(due)) => (listed, due.run.begins.clone()),

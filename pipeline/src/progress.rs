@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use stages::pretrain::Trained;
-use training::trainer::Event;
+use training::trainer::{Event, Phases};
 use workers::map::Observer;
 use workers::publish::Summary;
 
@@ -162,6 +162,13 @@ impl EpochSoFar {
     }
 }
 
+/// Where they are measured: `; data 0.1, forward 3.2, … s`.
+fn phases(measured: Option<Phases>) -> String {
+    let Some(phases) = measured else { return String::new() };
+    let named = phases.named().map(|(name, seconds)| format!("{name} {seconds:.1}"));
+    format!("; {} s", named.join(", "))
+}
+
 /// Progress of a training.
 pub struct TrainingBar<'p> {
     progress: &'p Progress,
@@ -195,7 +202,7 @@ impl TrainingBar<'_> {
                 self.bar.set_position(end.epoch as u64 + 1);
                 self.bar.suspend(|| {
                     self.progress.note(&format!(
-                        "{:18} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}",
+                        "{:18} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}{}",
                         self.name,
                         end.epoch + 1,
                         self.epochs,
@@ -204,6 +211,7 @@ impl TrainingBar<'_> {
                         end.best.metric,
                         end.best.epoch + 1,
                         epoch.waited(),
+                        phases(end.phases),
                     ));
                 });
             }
@@ -234,6 +242,13 @@ mod tests {
     fn rates_are_short() {
         assert_eq!(rate(40.075_726_953_852), "40.1/s");
         assert_eq!(rate(12_345.678), "12346/s");
+    }
+
+    #[test]
+    fn phases_are_told_by_name() {
+        let measured = Phases { data: 0.04, forward: 3.0, backward: 6.26, all_reduce: 0.0, optimiser: 0.5 };
+        assert_eq!(phases(None), "");
+        assert_eq!(phases(Some(measured)), "; data 0.0, forward 3.0, backward 6.3, all-reduce 0.0, optimiser 0.5 s");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Running a build: every step in order, each from where it was left.
 
+mod before;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -31,6 +33,8 @@ pub struct RunOptions {
     pub retrain: bool,
     /// The last step to run; all of them without one.
     pub until: Option<String>,
+    /// What `--set` said, for later commands to know.
+    pub set: Vec<String>,
 }
 
 /// Rows that are out, and where they are listed.
@@ -63,9 +67,9 @@ pub async fn run(
     for note in &build.virtual_inputs.listing.notes {
         progress.note(note);
     }
-    check_batch(build, options).await?;
-    build.claim_layout().await?;
-    let waits = |by: &str| progress.note(&format!("waiting for {by}, which runs a build of this country"));
+    before::check_rows(build, options, progress).await?;
+    before::begin(build, options).await?;
+    let waits = |whom: &str| progress.note(&format!("waiting for {whom}"));
     let (country, seconds) = (&build.spec.country, build.spec.work.lease_seconds);
     let lease = workers::lease::take(&build.work, country, "urbancross run", seconds, &build.stop, waits);
     let (_lease, waited) = lease.await?;
@@ -121,34 +125,9 @@ async fn decided(build: &mut Build, training: Training, options: &RunOptions) ->
             build.assign_splits().await?;
         }
         preflight::splits(build.virtual_inputs.assignment(), &build.spec, options.until.as_deref())?;
-        check_batch(build, options).await?;
+        before::check_batch(build, options).await?;
     }
     Ok(state)
-}
-
-/// Refuses a batch that a training which is due cannot fill, as far as its rows are known. One that stands fills none.
-async fn check_batch(build: &Build, options: &RunOptions) -> Result<(), WorkerError> {
-    let rows = preflight::training_rows(&build.virtual_inputs);
-    let Err(error) = preflight::batch(&build.spec, options.until.as_deref(), rows) else { return Ok(()) };
-    match training_state(build, Training::Pretrain, options.retrain).await? {
-        TrainingState::Due(_) => Err(error),
-        TrainingState::Stands { .. } => Ok(()),
-    }
-}
-
-/// Places every image, and says so where a part stays empty.
-///
-/// # Errors
-/// A part that a later step of a run up to `until` cannot do without.
-async fn place(build: &mut Build, until: Option<&str>, progress: &Progress) -> Result<(), WorkerError> {
-    let known = build.virtual_inputs.assignment().clone();
-    build.assign_splits().await?;
-    let assignment = build.virtual_inputs.assignment();
-    let what = preflight::splits(assignment, &build.spec, until)?;
-    if let Some(what) = what.filter(|_| known != *assignment) {
-        progress.note(&what);
-    }
-    Ok(())
 }
 
 async fn run_steps(
@@ -211,8 +190,8 @@ async fn run_stage(
         }
         // boxes and given splits tell before any image is pulled whether a part stays empty; pictures tell afterwards
         if matches!(stage.output, Artifact::Images | Artifact::Splits) {
-            place(build, options.until.as_deref(), progress).await?;
-            check_batch(build, options).await?;
+            before::place(build, options.until.as_deref(), progress).await?;
+            before::check_batch(build, options).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
         let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();

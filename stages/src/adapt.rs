@@ -57,9 +57,8 @@ pub struct Run<'a> {
 /// An unknown field, or a value that makes no sense.
 pub fn settings(pair: &PairSpec) -> Result<Settings, StageError> {
     let configuration = |why: String| StageError::Configuration { stage: NAME, why };
-    let unknown = |e: serde_json::Error| configuration(format!("adapt.method: {e}"));
-    let method = serde_json::to_value(&pair.adapt.method).map_err(unknown)?;
-    let settings = Settings { seed: pair.adapt.seed, ..serde_json::from_value(method).map_err(unknown)? };
+    let method = manifests::build::section(&pair.adapt.method, "adapt.method").map_err(configuration)?;
+    let settings = Settings { seed: pair.adapt.seed, ..method };
     settings.check().map_err(|e| match e {
         training::Error::Argument { what, problem } => configuration(format!("adapt.method.{what} {problem}")),
         other => configuration(other.to_string()),
@@ -244,7 +243,13 @@ mod tests {
     #[test]
     fn the_method_is_read_and_checked_early() {
         assert_eq!(settings(&pair("beta = 0.5\ncurriculum = \"cumulative\"\n")).unwrap().beta, 0.5);
-        for (method, words) in [("bta = 1.0\n", "unknown field `bta`"), ("beta = -1.0\n", "adapt.method.beta is -1")] {
+        for (method, words) in [
+            ("bta = 1.0\n", "there is no field `adapt.method.bta`"),
+            ("bta = 1.0\n", "did you mean `beta`?"),
+            ("beta = -1.0\n", "adapt.method.beta is -1"),
+            ("beta = true\n", "adapt.method.beta = true: it must be a number"),
+            ("curriculum = 1\n", "adapt.method.curriculum = 1: expected one of "),
+        ] {
             let error = settings(&pair(method)).unwrap_err().to_string();
             assert!(error.contains("adapt.method") && error.contains(words), "{error}");
         }

@@ -1,5 +1,7 @@
 //! Devices and precision that a spec names.
 
+use std::sync::Once;
+
 use candle_core::{DType, Device};
 use manifests::BuildSpec;
 use manifests::build::{DeviceName, DeviceNames, Precision};
@@ -39,17 +41,27 @@ pub fn check_program(spec: &BuildSpec) -> Result<(), String> {
 
 /// The first device that a spec names: where there is but one network, it is there.
 pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
-    open(stage, devices(stage, spec)?[0])
+    open(stage, spec, devices(stage, spec)?[0])
 }
 
-/// Opens a device.
-pub fn open(stage: &'static str, name: DeviceName) -> Result<Device, StageError> {
-    match name {
-        DeviceName::Cpu => Ok(Device::Cpu),
-        DeviceName::Cuda(number) => models::device::cuda(number).map_err(|e| {
-            let hint = if HAS_CUDA { "see `nvidia-smi`" } else { "build with --features cuda" };
-            StageError::Configuration { stage, why: format!("model.device = {name}: {e}; {hint}") }
-        }),
+/// Opens one of the devices that a spec names.
+pub fn open(stage: &'static str, spec: &BuildSpec, name: DeviceName) -> Result<Device, StageError> {
+    let DeviceName::Cuda(number) = name else { return Ok(Device::Cpu) };
+    set_tf32(spec.model.precision == Precision::Tf32);
+    models::device::cuda(number).map_err(|e| {
+        let hint = if HAS_CUDA { "see `nvidia-smi`" } else { "build with --features cuda" };
+        StageError::Configuration { stage, why: format!("model.device = {name}: {e}; {hint}") }
+    })
+}
+
+/// For all GPUs of the process: its networks come from one spec.
+fn set_tf32(allow: bool) {
+    static SAID: Once = Once::new();
+    models::device::allow_tf32(allow);
+    if allow {
+        SAID.call_once(|| {
+            tracing::warn!("model.precision = \"tf32\": products of f32 matrices take factors of 10 bits")
+        });
     }
 }
 
@@ -80,13 +92,14 @@ pub fn visible_gpus() -> Result<usize, String> {
 pub fn arithmetic(spec: &BuildSpec) -> &'static str {
     match spec.model.precision {
         Precision::F32 => "f32",
+        Precision::Tf32 => "f32, products of tf32",
         Precision::Bf16 => "bf16, sums in f32",
         Precision::F16 => "f16, sums in f32",
     }
 }
 
 /// Puts [`arithmetic`] into parameters that do without it in f32.
-pub(crate) fn note_half_precision(parameters: &mut serde_json::Value, spec: &BuildSpec) {
+pub(crate) fn note_precision(parameters: &mut serde_json::Value, spec: &BuildSpec) {
     if spec.model.precision != Precision::F32 {
         parameters["precision"] = arithmetic(spec).into();
     }
@@ -95,7 +108,7 @@ pub(crate) fn note_half_precision(parameters: &mut serde_json::Value, spec: &Bui
 /// The type of weights and activations.
 pub fn dtype(spec: &BuildSpec) -> DType {
     match spec.model.precision {
-        Precision::F32 => DType::F32,
+        Precision::F32 | Precision::Tf32 => DType::F32,
         Precision::Bf16 => DType::BF16,
         Precision::F16 => DType::F16,
     }

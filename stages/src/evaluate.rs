@@ -61,6 +61,9 @@ pub struct Evaluation {
     pub model_digest: String,
     /// Image embeddings were averaged over flips and turns.
     pub average_over_turns: bool,
+    /// What the model had seen of these images when it learnt, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
     pub recall: recall::RecallReport,
     /// Best and worst text queries, then best and worst image queries.
     pub panels: Vec<Panel>,

@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Tensor};
 use manifests::Artifact;
-use models::clip::Clip;
+use models::clip::{Clip, load_pixels};
 use models::ops::l2_normalise;
+use models::upload::Upload;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
@@ -53,18 +54,10 @@ pub fn encode_views(stage: &'static str, clip: &Clip, views: &[&Rgb]) -> Result<
     if views.is_empty() {
         return Ok(Vec::new());
     }
-    let config = clip.config();
-    let side = config.vision.image_size;
-    let plane = 3 * side * side;
-    let mut pixel_values = vec![0f32; views.len() * plane];
-    pixel_values
-        .par_chunks_mut(plane)
-        .zip(views)
-        .for_each(|(out, view)| pixels::normalise_into(view, &config.image_mean, &config.image_std, out));
     let encode = || -> Result<Vec<Vec<f32>>, String> {
-        let device = clip.logit_scale().device().clone();
-        let pixel_values_bchw =
-            Tensor::from_vec(pixel_values, (views.len(), 3, side, side), &device).map_err(|e| e.to_string())?;
+        let pixels_bhwc = views.iter().map(|view| view.data.as_slice()).collect::<Vec<_>>().concat();
+        let mut upload = Upload::unlocked(clip.logit_scale().device());
+        let pixel_values_bchw = load_pixels(clip.config(), &pixels_bhwc, &mut upload).map_err(|e| e.to_string())?;
         let image_bd = clip.encode_image(&pixel_values_bchw).map_err(|e| e.to_string())?;
         let image_bd = image_bd.to_dtype(DType::F32).and_then(|e| l2_normalise(&e)).map_err(|e| e.to_string())?;
         finite_rows(&image_bd)

@@ -9,6 +9,7 @@
 pub mod adapt;
 mod ahead;
 pub mod caption_scores;
+mod captioners;
 pub mod captions;
 mod clip_judge;
 pub mod device;
@@ -18,7 +19,7 @@ mod fit;
 pub mod geotags;
 pub mod image_embeddings;
 pub mod images;
-mod instructblip;
+pub mod io_fault;
 pub mod pretrain;
 pub mod segment_features;
 pub mod segment_scores;
@@ -36,7 +37,7 @@ pub use stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, So
 /// The stages that map shards to shards, in an order in which every stage follows its inputs.
 pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
     let mut stages = vec![geotags::stage(), images::stage(), splits::stage(), captions::stage(spec)];
-    stages.extend(spec.caption.structured_by().map(structured_captions::stage));
+    stages.extend(spec.caption.structured_by().map(|writer| structured_captions::stage(writer, spec)));
     stages.push(segments::stage(spec));
     if spec.uses_segments() {
         if spec.score.clip != "none" {

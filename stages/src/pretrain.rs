@@ -27,7 +27,7 @@ use training::contrastive::{Contrastive, Loss};
 use training::optimiser::AdamWSettings;
 use training::recall::beside_chance;
 use training::schedule::Schedule;
-use training::trainer::{Event, Execution, Settings, Trainer};
+use training::trainer::{Event, Execution, Phases, Settings, Trainer};
 
 use crate::Training;
 use crate::device::arithmetic;
@@ -58,6 +58,9 @@ pub struct CurvePoint {
     pub learning_rate: Option<f64>,
     /// Mean recall on the validation split, in percent, ties lost.
     pub validation_mean_recall: Option<f64>,
+    /// Seconds of the phases of an epoch's steps, where they are measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Phases>,
 }
 
 /// What a finished run is.
@@ -124,6 +127,7 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
         "prefetch_batches",
         "recompute_activations",
         "retrain_above",
+        "time_phases",
     ] {
         if let Some(map) = value["pretrain"].as_object_mut() {
             map.remove(section);
@@ -210,6 +214,8 @@ pub(crate) fn execution(spec: &BuildSpec) -> Execution {
         recompute: pretrain.recompute_activations,
         bucket_bytes: spec.ranks.bucket_mib << 20,
         shard_optimiser: spec.ranks.shard_optimiser,
+        look_every_steps: 0,
+        time_phases: pretrain.time_phases,
     }
 }
 
@@ -331,12 +337,13 @@ impl Curve {
                 loss: Some(p.loss),
                 parts: p.parts.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
                 learning_rate: Some(p.learning_rate),
-                validation_mean_recall: None,
+                ..CurvePoint::default()
             },
             Event::Step(_) | Event::Saved => return,
             Event::EpochEnd(end) => CurvePoint {
                 epoch: (end.epoch + 1) as f64,
                 validation_mean_recall: Some(end.metric),
+                phases: end.phases,
                 ..CurvePoint::default()
             },
         };
@@ -374,6 +381,22 @@ mod tests {
     }
 
     #[test]
+    fn an_epochs_line_has_its_phases_where_they_are_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let measured = Phases { data: 0.5, forward: 1.0, backward: 2.0, all_reduce: 0.0, optimiser: 0.25 };
+        let best = training::checkpoint::Best { epoch: 0, metric: 50.0 };
+        for (epoch, phases) in [None, Some(measured)].into_iter().enumerate() {
+            let end = training::trainer::EpochEnd { epoch, metric: 50.0, best, phases };
+            Curve::open(folder.path()).unwrap().note(&Event::EpochEnd(end), 10);
+        }
+        let text = std::fs::read_to_string(folder.path().join(CURVE_FILE)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(!lines[0].contains("phases"), "{text}");
+        assert!(lines[1].contains(r#""phases":{"data":0.5,"forward":1.0,"#), "{text}");
+        assert_eq!(read_curve(&text).iter().map(|point| point.phases).collect::<Vec<_>>(), [None, Some(measured)]);
+    }
+
+    #[test]
     fn a_batch_larger_than_the_data_is_refused_before_anything_is_read() {
         let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
         let folder = tempfile::tempdir().unwrap();
@@ -403,12 +426,18 @@ mod tests {
         };
         let base = of("pretrain.seed=0");
         assert_eq!(base, of("pretrain.prefetch_batches=7"));
+        assert_eq!(base, of("pretrain.time_phases=true"));
         assert_eq!(base, of("model.device=\"cuda:0\""));
         assert_ne!(base, of("pretrain.learning_rate=0.5"));
         // the preset's activation is no other for being named
         assert_eq!(base, of("model.activation=gelu"));
         assert_ne!(base, of("model.activation=quick_gelu"));
         assert_eq!(base["model"]["precision"], "f32");
+        let text = format!("{text}[model]\ndevice = \"cuda:0\"\n");
+        let spec = BuildSpec::parse(&text, "t", &["model.precision=tf32".into()]).unwrap();
+        let tf32 = parameters(&spec, Training::Pretrain, &Weights::default());
+        assert_eq!(tf32["model"]["precision"], "f32, products of tf32");
+        assert_eq!(crate::device::dtype(&spec), candle_core::DType::F32);
     }
 
     #[test]

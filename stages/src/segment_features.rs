@@ -13,7 +13,7 @@ use pixels::view::{Background, Canvas, segment_view};
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
-use crate::device::note_half_precision;
+use crate::device::note_precision;
 use crate::image_embeddings::{encode_views, load_clip};
 use crate::images::limits;
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Stage, StageError};
@@ -60,7 +60,7 @@ fn parameters(spec: &BuildSpec) -> serde_json::Value {
         "crop_margin": score.crop_margin,
         "background": score.background,
     });
-    note_half_precision(&mut value, spec);
+    note_precision(&mut value, spec);
     value
 }
 

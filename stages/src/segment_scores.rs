@@ -9,7 +9,7 @@ use manifests::{Artifact, BuildSpec};
 use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 
-use crate::device::note_half_precision;
+use crate::device::note_precision;
 use crate::image_embeddings::load_clip;
 use crate::segment_features::{RowSegments, from_half_bytes};
 use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
@@ -61,7 +61,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
                     "min_similarity": spec.score.min_similarity,
                     "max_segments": spec.score.max_segments,
                 });
-                note_half_precision(&mut value, spec);
+                note_precision(&mut value, spec);
                 value
             },
             open,

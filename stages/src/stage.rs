@@ -11,6 +11,7 @@ use manifests::build::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
+use crate::io_fault::IoFault;
 use crate::pretrain::RowsError;
 use crate::splits::ASSIGNED_FROM;
 use crate::table::TableError;
@@ -74,16 +75,12 @@ fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Is a full disk anywhere among the causes?
 pub fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    any_io(error, |io| io.kind() == std::io::ErrorKind::StorageFull)
+    any_io(error, |io| IoFault::of(io) == IoFault::DiskFull)
 }
 
 /// Is a fault of the disk or of a network file system anywhere among the causes?
 fn is_disk_fault(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind as K;
-    const EIO: i32 = 5;
-    any_io(error, |io| {
-        io.raw_os_error() == Some(EIO) || matches!(io.kind(), K::TimedOut | K::StaleNetworkFileHandle | K::ResourceBusy)
-    })
+    any_io(error, |io| IoFault::of(io) == IoFault::Passing && IoFault::is_of_the_system(io))
 }
 
 fn any_io(error: &(dyn std::error::Error + 'static), is: fn(&std::io::Error) -> bool) -> bool {
@@ -181,7 +178,7 @@ impl Opening<'_> {
 
     /// The device to load networks to.
     pub fn device(&self, stage: &'static str) -> Result<Device, StageError> {
-        crate::device::open(stage, self.device)
+        crate::device::open(stage, self.spec, self.device)
     }
 
     /// File or folder of weights made elsewhere.

@@ -1,110 +1,70 @@
 //! Stage `structured_captions`: five texts of three fields for each image, which text is searched with (TRSLLaVA). Tags
 //! are put into them by rule, or InstructBLIP is asked until it gave five that are valid and distinct.
 
-mod asked;
-
 use std::sync::Arc;
 
 use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
 use manifests::build::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
-use rayon::prelude::*;
-use wording::{Variant, variants_from_scene, variants_from_tags};
+use wording::Variant;
 
-use crate::captions::{Known, PIXELS, TAGS, TagWords};
-use crate::device::arithmetic;
-use crate::instructblip::{LANGUAGE_FIELD, WEIGHTS_FIELD};
+use crate::captioners::{self, Images, StructuredCaption, Way, Writer};
 use crate::stage::{InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
-use crate::table::{self, Columns, TableError};
-use asked::Asked;
+use crate::table::{self, TableError};
 
 const NAME: &str = "structured_captions";
 
 /// `writer` as [`CaptionSpec::structured_by`](manifests::build::CaptionSpec::structured_by) says.
-pub fn stage(writer: Captioner) -> Stage {
-    let looks = writer == Captioner::Instructblip;
+pub fn stage(writer: Captioner, spec: &BuildSpec) -> Stage {
+    let captioner = captioners::of(writer);
     Stage {
         name: NAME,
         version: 1,
-        inputs: if looks { &[TAGS, PIXELS] } else { &[TAGS] },
+        inputs: captioners::inputs(captioner),
         output: Artifact::StructuredCaptions,
         source: None,
-        model: if looks { ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]) } else { ModelUse::None },
+        model: captioner.structured().map_or(ModelUse::None, |way| (way.model)(spec)),
         recipe_digest: None,
-        parameters,
+        parameters: |spec| match way(spec) {
+            Some((writer, way)) => way.parameters(writer, spec),
+            None => serde_json::Value::Null,
+        },
         open,
     }
 }
 
-fn parameters(spec: &BuildSpec) -> serde_json::Value {
-    let writer = spec.caption.structured_by();
-    if writer != Some(Captioner::Instructblip) {
-        return serde_json::json!({ "captioner": writer });
-    }
-    let blip = &spec.caption.instructblip;
-    serde_json::json!({
-        "captioner": writer,
-        "settings": blip.structured,
-        "min_length": blip.min_length,
-        "seed": blip.seed,
-        "precision": arithmetic(spec),
-    })
+/// Who writes, and how.
+fn way(spec: &BuildSpec) -> Option<(Captioner, Way<StructuredCaption>)> {
+    let writer = spec.caption.structured_by()?;
+    Some((writer, captioners::of(writer).structured()?))
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
-    let writer = opening.spec.caption.structured_by().unwrap_or(Captioner::Geotags);
-    let asked = (writer == Captioner::Instructblip).then(|| Asked::open(opening)).transpose()?;
-    Ok(Box::new(WriteVariants { writer, asked }))
+    let nobody = || StageError::Configuration { stage: NAME, why: "caption.structured = false: nobody writes".into() };
+    let (captioner, way) = way(opening.spec).ok_or_else(nobody)?;
+    Ok(Box::new(WriteVariants { captioner, writer: (way.open)(opening)? }))
 }
 
 struct WriteVariants {
-    writer: Captioner,
-    /// `None`: by rule.
-    asked: Option<Asked>,
-}
-
-/// What came of one image.
-#[derive(Debug, Default)]
-struct Written {
-    variants: Vec<Variant>,
-    /// Answers that were asked for.
-    attempts: usize,
-    /// Why there are fewer than five.
-    flagged: Option<String>,
-}
-
-fn from_geotags(known: &Known<'_>) -> Result<Written, String> {
-    let (center, surrounding) = known.tags()?;
-    let of_title = || variants_from_scene(TagWords::of(known).ok()?.scene()?);
-    match variants_from_tags(&center, &surrounding).or_else(of_title) {
-        Some(variants) => Ok(Written { variants: variants.into(), ..Written::default() }),
-        None => Err("neither its tags nor its title say anything that can be seen".into()),
-    }
+    captioner: Captioner,
+    writer: Box<dyn Writer<StructuredCaption>>,
 }
 
 impl Map for WriteVariants {
     fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         // given captions are what is searched with: whoever writes must not know them
-        let known = Known::read(rows, &[]).map_err(table_error)?;
-        let written = match &self.asked {
-            None => known.par_iter().map(from_geotags).collect(),
-            Some(asked) => {
-                let images = Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]);
-                let bytes = images.binary("bytes").map_err(table_error)?;
-                asked.write(&known, &(0..rows.len()).map(|row| bytes.value(row)).collect::<Vec<_>>())?
-            }
-        };
-        let content = content(self.writer, &written).map_err(table_error)?;
+        let written = self.writer.write(&Images::read(rows, &[]).map_err(table_error)?)?;
+        let content = content(self.captioner, &written).map_err(table_error)?;
         Ok(MapOutput { outcomes: Outcome::of(&written), content })
     }
 }
 
-fn content(writer: Captioner, written: &[Result<Written, String>]) -> Result<RecordBatch, TableError> {
+fn content(writer: Captioner, written: &[Result<StructuredCaption, String>]) -> Result<RecordBatch, TableError> {
     let writer = serde_json::json!(writer);
     let writer = writer.as_str().unwrap_or_default();
-    let good: Vec<Option<&Written>> = written.iter().map(|w| w.as_ref().ok()).collect();
+    let good: Vec<Option<&StructuredCaption>> = written.iter().map(|w| w.as_ref().ok()).collect();
     let field = |of: fn(&Variant) -> &String| {
         let variants = good.iter().flatten().flat_map(|w| &w.variants);
         Arc::new(StringArray::from_iter_values(variants.map(of))) as _
@@ -115,7 +75,7 @@ fn content(writer: Captioner, written: &[Result<Written, String>]) -> Result<Rec
         &good.iter().map(|w| w.map(|w| w.variants.len())).collect::<Vec<_>>(),
         vec![field(|v| &v.one_sentence), field(|v| &v.feature), field(|v| &v.caption)],
     )?;
-    let texts = |w: &Written| w.variants.iter().map(Variant::embedding_text).collect::<Vec<_>>();
+    let texts = |w: &StructuredCaption| w.variants.iter().map(Variant::embedding_text).collect::<Vec<_>>();
     table::content(
         Artifact::StructuredCaptions,
         vec![
@@ -138,7 +98,10 @@ mod tests {
             let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
             let text = "country = \"x\"\n[source]\nkind = \"captioned\"\nurl = \"x\"\n[caption]\ncaptioner = \
                         \"given\"\nstructured = true\ninstructblip.weights = \"a/b\"\n";
-            parameters(&BuildSpec::parse(text, "t", &set).unwrap())
+            {
+                let spec = BuildSpec::parse(text, "t", &set).unwrap();
+                (stage(spec.caption.structured_by().unwrap(), &spec).parameters)(&spec)
+            }
         };
         let base = of(&[]);
         assert_eq!(base["captioner"], "instructblip", "given captions are what is searched with");

@@ -48,6 +48,38 @@ async fn stores_that_refuse_or_dawdle_are_named() {
     assert!(matches!(error, WorkerError::Transient(_)), "{error}");
 }
 
+/// A store on this machine is asked without a proxy, whoever says where it is: the spec or the environment.
+#[test]
+fn a_store_on_loopback_is_asked_without_a_proxy() {
+    let world = World::new(4);
+    std::fs::create_dir(world.path("served")).unwrap();
+    std::os::unix::fs::symlink(world.path("world"), world.path("served/bucket")).unwrap();
+    let spec = world.path("spec.toml");
+    let text = world.spec_text("work").replace("batch = 8", "batch = 2");
+    std::fs::write(&spec, text.replace(&world.path("world").display().to_string(), "s3://bucket")).unwrap();
+    let (address, asked) = serve(world.path("served"), Manner::AfterFaults(0));
+    let (proxy, on_the_way) = serve(world.path("served"), Manner::Status(403));
+    let variables = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", ""];
+    for variable in variables {
+        let endpoint = address.trim_end_matches('/');
+        let named = if variable.is_empty() { format!(", endpoint = \"{endpoint}\"") } else { String::new() };
+        let options = format!("source.options={{ allow_http = true, retries = 0{named} }}");
+        let mut command = std::process::Command::new(pipeline_tests::urbancross());
+        command.arg("plan").arg(&spec).args(["--set", &options]).env("AWS_REGION", "nowhere");
+        for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"] {
+            command.env(name, &proxy);
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        if !variable.is_empty() {
+            command.env(variable, endpoint);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{variable}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(on_the_way.load(Ordering::SeqCst), 0);
+    assert!(asked.load(Ordering::SeqCst) > 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn weak_etags_are_compared_and_never_sent() {
     let world = World::new(8);

@@ -83,6 +83,25 @@ async fn weights_of_ours_carry_what_they_saw() {
     assert!(records(&third).await[0].begins.contains("external weights"));
 }
 
+/// A model on another country's images: figures over images that it learnt from say so, in words and on the page.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_over_images_that_were_learnt_from_say_so() {
+    let world = World::new(40);
+    let (finland, _) = run(world.spec("finland", &QUICK)).await.unwrap();
+    let of = |more: &[&'static str]| [&QUICK[..], more].concat();
+    let tested = of(&["country=suomi", "split.ratio=[2,1,7]"]);
+    let elsewhere = of(&["country=spain", "source.tokens=[\"ES\"]", "source.country_code=ES"]);
+    let (suomi, _) = run(world.spec("suomi", &tested)).await.unwrap();
+    let (spain, _) = run(world.spec("spain", &elsewhere)).await.unwrap();
+    let met = pipeline::evaluate::evaluate_across(&finland, &suomi).await.unwrap();
+    let seen = met.seen.clone().expect("it was trained on most of them");
+    assert!(seen.contains("the model of finland was trained on") && seen.contains("the same image"), "{seen}");
+    let new = pipeline::evaluate::evaluate_across(&finland, &spain).await.unwrap();
+    assert_eq!(new.seen, None);
+    let page = pipeline::page::make(&[finland, suomi, spain], &[met, new], "now").await.unwrap();
+    assert_eq!(page.matches("the figures are too good").count(), 1);
+}
+
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {

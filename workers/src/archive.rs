@@ -63,14 +63,18 @@ pub struct WantedMembers {
     pub unreadable: Vec<(String, String)>,
 }
 
-/// Finds the members of `archive` whose names are in `wanted`. The result is kept in the work
-/// store under the archive's identity, so an unchanged archive's directory is read once per wanted
-/// set. Memory grows with the wanted members, never with the archive.
+/// What was read of archives anew, by the names under which a work store keeps it.
+pub type ReadAnew = Vec<(String, WantedMembers)>;
+
+/// Finds the members of `archive` whose names are in `wanted`. What the work store keeps under the archive's identity
+/// is taken from there, so that an unchanged archive's directory is read once per wanted set; what is not there is added
+/// to `read_anew`. Memory grows with the wanted members, never with the archive.
 pub async fn wanted_members(
     source: &SourceStore,
     work: &WorkStore,
     archive: &str,
     wanted: &HashSet<String>,
+    read_anew: &mut ReadAnew,
 ) -> Result<Option<WantedMembers>, WorkerError> {
     let Some(meta) = source.head(archive).await? else { return Ok(None) };
     let mut sorted: Vec<&[u8]> = wanted.iter().map(|name| name.as_bytes()).collect();
@@ -83,10 +87,7 @@ pub async fn wanted_members(
         return Ok(Some(members));
     }
     let members = scan_directory(source, archive, meta.size, meta.e_tag, wanted).await?;
-    // a plan of a build that nobody has run makes no work store
-    if work.is_there().await? {
-        work.put_json(&cache, &members).await?;
-    }
+    read_anew.push((cache, members.clone()));
     Ok(Some(members))
 }
 

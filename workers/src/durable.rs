@@ -14,7 +14,8 @@ pub fn create_folder(folder: &Path) -> Result<(), WorkerError> {
     let parent = folder.parent().unwrap_or(Path::new("/"));
     create_folder(parent)?;
     match fs::create_dir(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(WorkerError::of_io(folder, &error)),
+        // somebody else may have made it meanwhile
+        Err(error) if !folder.is_dir() => Err(WorkerError::of_io(folder, &error)),
         _ => sync_folder(parent),
     }
 }

@@ -1,5 +1,6 @@
 //! Errors by what the caller can do about them.
 
+use stages::io_fault::IoFault;
 use stages::stage::is_disk_full;
 
 use crate::tables::TornEntry;
@@ -58,10 +59,11 @@ impl WorkerError {
 
     /// Sorts an error of the local file system.
     pub fn of_io(path: &std::path::Path, error: &std::io::Error) -> WorkerError {
-        match error.kind() {
-            std::io::ErrorKind::StorageFull => WorkerError::DiskFull(path.display().to_string()),
-            _ if is_for_good(error) => WorkerError::Configuration(format!("{}: {error}", path.display())),
-            _ => WorkerError::Transient(format!("{}: {error}", path.display())),
+        let said = format!("{}: {error}", path.display());
+        match IoFault::of(error) {
+            IoFault::DiskFull => WorkerError::DiskFull(path.display().to_string()),
+            IoFault::ForGood => WorkerError::Configuration(said),
+            IoFault::Passing => WorkerError::Transient(said),
         }
     }
 
@@ -106,18 +108,9 @@ pub(crate) fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Is an error of the local file system one that another try meets again: a name or a right, and not the disk?
 pub(crate) fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind as K;
-    let kinds = [
-        K::PermissionDenied,
-        K::ReadOnlyFilesystem,
-        K::NotADirectory,
-        K::IsADirectory,
-        K::InvalidFilename,
-        K::InvalidInput,
-    ];
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()) {
-        Some(io) => kinds.contains(&io.kind()),
+        Some(io) => IoFault::of(io) == IoFault::ForGood,
         None => true,
     }
 }
@@ -173,6 +166,7 @@ mod tests {
         let of = |kind: std::io::ErrorKind| WorkerError::of_io("x".as_ref(), &kind.into()).exit_code();
         assert_eq!(of(std::io::ErrorKind::PermissionDenied), 65);
         assert_eq!(of(std::io::ErrorKind::ReadOnlyFilesystem), 65);
+        assert_eq!(of(std::io::ErrorKind::NotFound), 65);
         assert_eq!(WorkerError::of_io("x".as_ref(), &std::io::Error::from_raw_os_error(5)).exit_code(), 75);
         assert_eq!(of(std::io::ErrorKind::StorageFull), 75);
     }

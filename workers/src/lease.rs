@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
+use crate::process::{ProcessName, Seen, name_of_process};
 use crate::stores::WorkStore;
 
 /// What a holder writes.
@@ -27,45 +28,19 @@ struct Lease {
     released: bool,
 }
 
-/// Names a process so that another one on the same machine can look whether it lives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ProcessName {
-    id: u32,
-    /// When it began, by the clock of its boot: numbers are given again; 0: unknown.
-    #[serde(default)]
-    began: u64,
-    /// This boot of this machine, and which processes can see each other on it; empty: unknown.
-    machine: String,
-}
-
-impl ProcessName {
-    fn own() -> Self {
-        let read = |path| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
-        let boot = read("/proc/sys/kernel/random/boot_id");
-        let sees = std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default();
-        let known = !boot.is_empty() && !sees.is_empty();
-        let id = std::process::id();
-        let machine = if known { format!("{boot} {sees}") } else { String::new() };
-        Self { id, began: running_since(id).unwrap_or(0), machine }
+impl Lease {
+    fn in_words(&self, found: Found) -> String {
+        match found {
+            Found::Stopped => format!(
+                "{}, which runs a build of this country and is stopped: `kill -CONT {}` wakes it, and if it is not \
+                 woken this run goes on in {} s",
+                self.holder,
+                self.process.id,
+                MOMENT.as_secs()
+            ),
+            Found::Free | Found::Held => format!("{}, which runs a build of this country", self.holder),
+        }
     }
-
-    /// Is it a process of this machine that has ended?
-    fn has_ended(&self) -> bool {
-        let own = Self::own();
-        !self.machine.is_empty()
-            && self.machine == own.machine
-            && running_since(self.id).is_none_or(|began| self.began != 0 && self.began != began)
-    }
-}
-
-/// When a process of this machine began; `None`: there is none of this number, or it has ended and nobody asked how.
-fn running_since(id: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // behind the name, which is in parentheses and may hold anything: the state, and the 20th field from there
-    let mut fields = stat.rsplit(')').next()?.split_whitespace();
-    let ended = matches!(fields.next()?, "Z" | "X");
-    let began = fields.nth(18)?.parse().ok()?;
-    (!ended).then_some(began)
 }
 
 /// A lease that is held; dropping it gives it back.
@@ -79,23 +54,35 @@ pub async fn is_held(work: &WorkStore, country: &str) -> Result<bool, WorkerErro
     let folder = manifests::paths::leases(country);
     let Some(last) = work.list(&folder).await?.into_iter().next_back() else { return Ok(false) };
     let lease = work.get_hint::<Lease>(&format!("{folder}/{last}")).await?;
-    Ok(lease.is_some_and(|lease| !lease.released && !lease.process.has_ended()))
+    Ok(lease.is_some_and(|lease| !lease.released && lease.process.seen() != Seen::Ended))
 }
 
 /// What a lease that was found says.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Free,
     Held,
+    /// By a process of this machine that is stopped.
+    Stopped,
 }
+
+/// A stopped process may be woken at once, as whoever moves it into the background does. Longer nobody waits for one: it
+/// renews nothing, and nothing rests on its lease.
+pub(crate) const MOMENT: Duration = Duration::from_secs(5);
 
 /// `since`: since when the count has been seen to stand still.
 fn judge(lease: &Lease, since: Duration, seconds: Duration) -> Found {
-    if lease.released || lease.process.has_ended() || since > seconds { Found::Free } else { Found::Held }
+    match lease.process.seen() {
+        _ if lease.released || since > seconds => Found::Free,
+        Seen::Ended => Found::Free,
+        Seen::Stopped if since > MOMENT => Found::Free,
+        Seen::Stopped => Found::Stopped,
+        Seen::Runs | Seen::Nothing => Found::Held,
+    }
 }
 
 /// Takes the lease of a country, waiting while another run holds it. `seconds` without a renewal make it free; 0 asks
-/// for none. `waits` is told by whom it is held, once. Returns whether it was waited for.
+/// for none. `waits` is told for whom, and again when that is stopped or woken. Returns whether it was waited for.
 ///
 /// # Errors
 /// [`WorkerError::Stopped`] while waiting; the store's.
@@ -118,8 +105,8 @@ pub async fn take(
         count: 0,
         released: false,
     };
-    let mut seen: Option<(u64, Lease, Instant)> = None;
-    let mut told = false;
+    let mut seen: Option<((u64, Lease, Seen), Instant)> = None;
+    let mut told = None;
     loop {
         let names = work.list(&folder).await?;
         let last = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max().map(u64::from);
@@ -132,18 +119,20 @@ pub async fn take(
             // what cannot be read is as good as none
             None => true,
             Some((number, lease)) => {
+                let now = (*number, lease.clone(), lease.process.seen());
                 let since = match &seen {
-                    Some((n, before, at)) if (n, before) == (number, lease) => at.elapsed(),
+                    Some((before, at)) if *before == now => at.elapsed(),
                     _ => {
-                        seen = Some((*number, lease.clone(), Instant::now()));
+                        seen = Some((now, Instant::now()));
                         Duration::ZERO
                     }
                 };
-                if !told && judge(lease, since, duration) == Found::Held {
-                    told = true;
-                    waits(&lease.holder);
+                let found = judge(lease, since, duration);
+                if found != Found::Free && told != Some(found) {
+                    told = Some(found);
+                    waits(&lease.in_words(found));
                 }
-                judge(lease, since, duration) == Found::Free
+                found == Found::Free
             }
         };
         if free {
@@ -152,7 +141,7 @@ pub async fn take(
                 for name in names.iter().filter(|name| **name != format!("{number:08}.json")) {
                     work.delete(&format!("{folder}/{name}")).await?;
                 }
-                return Ok((renew(work.clone(), object(number), own, duration), told));
+                return Ok((renew(work.clone(), object(number), own, duration), told.is_some()));
             }
             continue;
         }
@@ -198,13 +187,6 @@ impl Drop for Held {
     }
 }
 
-/// How this process is called where another one reads of it.
-pub(crate) fn name_of_process() -> String {
-    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let host = host.trim();
-    format!("process {} on {}", std::process::id(), if host.is_empty() { "another machine" } else { host })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,23 +208,6 @@ mod tests {
         assert_eq!(judge(&lease(elsewhere), Duration::ZERO, minute), Found::Held);
     }
 
-    /// Its parent has not asked how it ended, or another process has its number: it holds nothing any more.
-    #[test]
-    fn a_holder_has_ended_also_where_its_number_is_still_there() {
-        let own = ProcessName::own();
-        assert!(own.began > 0 && !own.has_ended());
-        assert!(ProcessName { began: own.began + 1, ..own.clone() }.has_ended());
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let named = ProcessName { id: child.id(), began: 0, ..own };
-        let waiting = Instant::now();
-        while !named.has_ended() {
-            assert!(waiting.elapsed() < Duration::from_secs(30), "it runs on");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert!(std::path::Path::new(&format!("/proc/{}", child.id())).exists(), "its number is still there");
-        child.wait().unwrap();
-    }
-
     #[tokio::test(flavor = "multi_thread")]
     async fn a_second_run_waits_and_is_told_for_whom() {
         let (work, go_on) = (WorkStore::in_memory(), AtomicBool::new(false));
@@ -251,6 +216,9 @@ mod tests {
         let stopped = take(&work, "x", "run", 60, &AtomicBool::new(true), |by| told = by.to_owned()).await;
         assert!(matches!(stopped, Err(WorkerError::Stopped)));
         assert!(told.contains(&format!("process {}", std::process::id())) && told.contains("urbancross run"), "{told}");
+        // who does not want to wait asks for no lease
+        let (_, waited) = take(&work, "x", "run", 0, &go_on, |_| panic!("it does not wait")).await.unwrap();
+        assert!(!waited);
         drop(first);
         let second = take(&work, "x", "run", 60, &go_on, |_| panic!("it was given back")).await.unwrap();
         drop(second);

@@ -17,6 +17,7 @@ pub mod listing;
 pub mod map;
 pub mod parts;
 pub mod planning;
+mod process;
 pub mod publish;
 pub mod slices;
 pub mod stores;

@@ -16,6 +16,7 @@ use sources::name::ImageName;
 use sources::source::Coverage;
 use stages::table::{self, TableError};
 
+use crate::archive::ReadAnew;
 use crate::error::WorkerError;
 use crate::slices::Slices;
 use crate::stores::{SourceStore, WorkStore};
@@ -68,11 +69,32 @@ pub struct Listing {
     pub notes: Vec<String>,
     /// Rows of the source per token, wanted or not: shows at a glance what a CSV holds.
     pub rows_by_token: BTreeMap<String, u64>,
+    /// Of the archives' directories; to be kept by whoever goes on with the listing.
+    read_anew: ReadAnew,
 }
 
 impl Listing {
     pub fn rows(&self) -> u64 {
         self.rows_by_shard.iter().sum()
+    }
+
+    /// Rows of the source per token, in words.
+    fn tokens(&self) -> String {
+        let tokens: Vec<String> = self.rows_by_token.iter().map(|(token, rows)| format!("{token} {rows}")).collect();
+        if tokens.is_empty() { "none".into() } else { tokens.join(", ") }
+    }
+
+    /// Keeps what was read of archives, so that the next listing need not read it; in a store that was made.
+    ///
+    /// # Errors
+    /// The work store's.
+    pub async fn keep(&mut self, work: &WorkStore) -> Result<(), WorkerError> {
+        if !self.read_anew.is_empty() && work.is_there().await? {
+            for (path, members) in self.read_anew.drain(..) {
+                work.put_json(&path, &members).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -148,7 +170,8 @@ pub async fn names_at_top(source: &SourceStore) -> Result<Vec<String>, WorkerErr
     Ok(top.folders.into_iter().chain(top.files.into_keys()).collect())
 }
 
-/// Lists what a build wants, and cuts the rows into slices.
+/// Lists what a build wants, and cuts the rows into slices. It only looks: what a later listing may be spared is kept by
+/// [`Listing::keep`].
 ///
 /// # Errors
 /// A source that cannot be read, or that has nothing that is wanted.
@@ -167,14 +190,13 @@ pub async fn list(
     };
     let listing = collected.finish(&spec.country, slices).await?;
     if listing.rows() == 0 {
-        let tokens: Vec<String> = listing.rows_by_token.iter().map(|(t, n)| format!("{t} {n}")).collect();
         let first =
             listing.problems.first().map(|p| format!("; first problem: {}: {}", p.what, p.why)).unwrap_or_default();
         return Err(WorkerError::Configuration(format!(
             "{}: no image is wanted for {} (rows by source token: {}){first}; look at source.tokens, source.tables and source.max_gsd_meters",
             source.url(),
             spec.country,
-            if tokens.is_empty() { "none".into() } else { tokens.join(", ") },
+            listing.tokens(),
         )));
     }
     Ok(listing)

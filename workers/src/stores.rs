@@ -36,7 +36,9 @@ impl Store {
 
     /// Folder on this machine, if the store is the local file system.
     pub fn local_folder(&self) -> Option<std::path::PathBuf> {
-        (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
+        let folder = (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()?;
+        // without the slash at its end
+        Some(folder.components().collect())
     }
 
     fn path(&self, relative: &str) -> Result<Path, WorkerError> {
@@ -201,6 +203,10 @@ impl SourceStore {
     /// A folder of this machine that is not there.
     pub fn required(&self) -> Result<(), WorkerError> {
         match self.local_folder() {
+            Some(folder) if folder.is_file() => Err(WorkerError::Configuration(format!(
+                "source.url: {} is a file; name the folder that holds it",
+                folder.display()
+            ))),
             Some(folder) if !folder.is_dir() => Err(WorkerError::Configuration(format!(
                 "source.url: there is no folder {}; a path in a spec starts at the spec's folder, one of --set at the \
                  current folder",

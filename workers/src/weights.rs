@@ -228,7 +228,7 @@ async fn fetch_one(
             folder.display()
         )));
     }
-    Cache::complete(&folder).map_err(|e| WorkerError::Transient(format!("{}: {e}", folder.display())))?;
+    Cache::complete(&folder).map_err(|e| WorkerError::of_io(&folder, &e))?;
     let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
     Ok(LocalWeights { path: Some(path), digest: found.digest() })
 }

@@ -28,7 +28,8 @@ pub struct ModelSpec {
     /// `cpu`, `cuda:N`, `cuda:all`, or several with commas. Stages that ask a network take shards on all of them, each
     /// with a copy of the network; training takes the first.
     pub device: String,
-    /// Type of weights and activations. Losses, optimiser and moving average are f32 or wider in any case.
+    /// Type of weights and activations. Losses, optimiser and moving average are f32 or wider in any case. `tf32` is f32
+    /// whose products of matrices a GPU takes on tensor cores, of factors with 10 bits.
     pub precision: Precision,
 }
 
@@ -116,8 +117,14 @@ impl ModelSpec {
             let why = format!("it must be a multiple of {patch} up to {most} for {preset}, or 0, the preset's");
             of.refuse("image_size_px", side, &why);
         }
-        if let Err(why) = self.devices() {
-            problems.add(why);
+        match self.devices() {
+            Err(why) => problems.add(why),
+            Ok(DeviceNames::Listed(names)) if self.precision == Precision::Tf32 && names.contains(&DeviceName::Cpu) => {
+                problems.add(
+                    "model.precision = \"tf32\" is for NVIDIA GPUs: write \"f32\", or name no CPU in model.device",
+                );
+            }
+            Ok(_) => {}
         }
     }
 
@@ -167,6 +174,7 @@ impl ActivationChoice {
 pub enum Precision {
     #[default]
     F32,
+    Tf32,
     Bf16,
     F16,
 }

@@ -1,44 +1,48 @@
-//! `--set section.field=value`, and messages about names that are not there.
+//! The text of a spec, and `--set section.field=value`.
 
 use std::collections::BTreeMap;
 
-use serde::de::DeserializeOwned;
-
+use super::words::{Spec, explained};
 use super::{BuildSpec, SpecError};
 
 /// Parses a spec and applies overrides; `shown` names it in messages.
-pub(crate) fn parse_toml<T: DeserializeOwned>(text: &str, shown: &str, overrides: &[String]) -> Result<T, SpecError> {
+pub(crate) fn parse_toml<S: Spec>(text: &str, shown: &str, overrides: &[String]) -> Result<S, SpecError> {
     let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
-    let mut table: toml::Table = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    let file: toml::Table = toml::from_str(text).map_err(|error| invalid(no_toml(text, &error)))?;
+    let mut table = file.clone();
     for assignment in overrides {
         apply_override(&mut table, assignment)?;
     }
-    let parsed = if overrides.is_empty() {
-        // straight from the text, so that the message points at the line
-        toml::from_str(text)
-    } else {
-        table.clone().try_into()
-    };
-    parsed.map_err(|e| {
-        let message = with_nearest_name(&e.to_string());
-        invalid(match words_wanted::<T>(table) {
-            Some(words) => format!("{}\n{words}", message.trim_end()),
-            None => message,
+    table.clone().try_into().map_err(|error: toml::de::Error| {
+        let why = explained::<S>(&table).unwrap_or_else(|| error.to_string());
+        // what --set brought stands in no line
+        let in_file = explained::<S>(&file).is_some_and(|of_file| of_file == why);
+        let line = in_file.then(|| toml::from_str::<S>(text).err()?.span()).flatten();
+        invalid(match line.and_then(|span| text.get(..span.start)) {
+            Some(before) => format!("line {}: {why}", before.matches('\n').count() + 1),
+            None => why,
         })
     })
 }
 
-/// Which words a field takes that was given something else than a word, such as `true`.
-fn words_wanted<T: DeserializeOwned>(mut table: toml::Table) -> Option<String> {
-    let message = table.clone().try_into::<T>().err()?.to_string();
-    let (_, path) = message.trim_end().strip_suffix('`')?.rsplit_once("in `")?;
-    let (sections, field) = path.rsplit_once('.')?;
-    let section = sections.split('.').try_fold(&mut table, |table, key| table.get_mut(key)?.as_table_mut())?;
-    let value = section.get_mut(field).filter(|value| !value.is_str())?;
-    *value = toml::Value::String(value.to_string());
-    let message = table.try_into::<T>().err()?.to_string();
-    let words = message.lines().next()?.strip_prefix("unknown variant ")?.split_once(", ")?.1;
-    Some(format!("{path}: {words}"))
+/// Why a text is no TOML.
+fn no_toml(text: &str, error: &toml::de::Error) -> String {
+    let number = error.span().filter(|_| error.message().starts_with("invalid integer")).map(|span| {
+        let line = text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
+        let number = text.get(span).unwrap_or_default();
+        format!("line {line}: {number} is no number that a field takes; the greatest is {}", i64::MAX)
+    });
+    number.unwrap_or_else(|| error.to_string().trim_end().to_owned())
+}
+
+/// The text of a spec file.
+pub(crate) fn read_text(path: &std::path::Path) -> Result<String, SpecError> {
+    let shown = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|cause| SpecError::Unreadable { path: shown.clone(), cause })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
+        SpecError::Invalid { path: shown, why: format!("line {line}: it is not UTF-8; save it as UTF-8 text") }
+    })
 }
 
 /// Sets `section.field` in a TOML table; the value is TOML, or else a string.
@@ -84,46 +88,9 @@ pub fn fields_of(overrides: &[String]) -> impl Iterator<Item = &str> {
     overrides.iter().filter_map(|assignment| assignment.split_once('=')).map(|(field, _)| field.trim())
 }
 
-/// Least similarity of a name that is worth proposing.
-const SIMILAR: f64 = 0.7;
-
-/// Adds the nearest known name to serde's "unknown field" and "unknown variant" messages.
-fn with_nearest_name(message: &str) -> String {
-    let message = message.trim_end();
-    let Some(at) = message.find("unknown field").or_else(|| message.find("unknown variant")) else {
-        return message.to_owned();
-    };
-    // the next line names the section, which is no candidate
-    let mut names = message[at..].lines().next().unwrap_or_default().split('`').skip(1).step_by(2);
-    let Some(unknown) = names.next() else { return message.to_owned() };
-    let nearest = names
-        .map(|name| (strsim::jaro_winkler(name, unknown), name))
-        .filter(|(similarity, name)| *similarity >= SIMILAR && *name != unknown)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, name)) => format!("{message}\ndid you mean `{name}`?"),
-        None => message.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_is_proposed_only_where_it_is_another_and_near() {
-        let of = |text: &str| with_nearest_name(text);
-        let near = of("unknown field `epoch`, expected one of `seed`, `epochs`\nin `pretrain`\n");
-        assert!(near.ends_with("did you mean `epochs`?"), "{near}");
-        // a section of the field's own name, or one that is nearer than any field
-        for text in [
-            "unknown field `work`, expected one of `url`, `shards`\nin `work`\n",
-            "unknown field `pretrian`, expected one of `seed`, `batch`\nin `pretrain`\n",
-            "unknown field `zzz`, expected `url`",
-        ] {
-            assert!(!of(text).contains("did you mean"), "{}", of(text));
-        }
-    }
 
     #[test]
     fn values_are_those_that_the_spec_came_to() {
@@ -140,7 +107,7 @@ mod tests {
     fn a_field_of_words_tells_them() {
         let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"a\"\n";
         let set = |set: &[String]| BuildSpec::parse(text, "t", set).unwrap_err().to_string();
-        let wanted = "pretrain.segment_tower: expected one of `shared`, `frozen`, `separate`";
+        let wanted = ": expected one of `shared`, `frozen`, `separate`";
         for value in ["true", "1", "[]"] {
             let error = set(&[format!("pretrain.segment_tower={value}")]);
             assert!(error.contains(wanted), "{error}");

@@ -53,7 +53,7 @@ pub struct PretrainSpec {
     pub warmup_share: f64,
     /// How the learning rate falls afterwards.
     pub schedule: ScheduleKind,
-    /// Gradients of a greater norm are scaled down to it; 0: never.
+    /// Gradients with a larger norm are scaled down to it; 0: none are.
     pub max_grad_norm: f64,
     /// The contrastive loss.
     pub loss: LossKind,
@@ -83,10 +83,15 @@ pub struct PretrainSpec {
     pub checkpoint_every_steps: usize,
     /// Checkpoints to continue from that are kept, the latest included.
     pub keep_checkpoints: usize,
-    /// Pieces that a rank's batch is cut into: less memory, one more pass of the towers, the same gradient.
+    /// Pieces that a rank's batch is cut into, which need not be of one size: less memory, one more pass of the towers,
+    /// the same gradient.
     pub micro_batches: usize,
     /// Keep only what goes from block to block, and run each block again on the way back: for large towers.
     pub recompute_activations: bool,
+    /// Measure how long data, towers, ranks and optimiser take, and tell it after each epoch and in the curve; a GPU is
+    /// waited for after each of them, which costs some speed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub time_phases: bool,
     /// Epochs without a better validation recall before training stops; 0: never.
     pub patience_epochs: usize,
     /// Share of changed rows above which a finished training is run again.
@@ -150,6 +155,7 @@ impl Default for PretrainSpec {
             keep_checkpoints: 1,
             micro_batches: 1,
             recompute_activations: false,
+            time_phases: false,
             patience_epochs: 0,
             retrain_above: 0.05,
         }

@@ -51,6 +51,39 @@ impl SourceSpec {
         let mut of = problems.section("source");
         of.within("max_gsd_meters", self.max_gsd_meters, positive(1e6), "it is the side of a pixel on the ground");
         of.count("max_image_pixels", self.max_image_pixels, 1 << 32);
+        for table in &self.tables {
+            if let Some(why) = leads_elsewhere(table) {
+                of.refuse("tables", &self.tables, &format!("{table:?} {why}"));
+            }
+        }
+        let folder = self.image_folder();
+        if !folder.is_empty()
+            && let Some(why) = leads_elsewhere(folder)
+        {
+            of.refuse("image_folder", &self.image_folder, &format!("it {why}"));
+        }
+        if self.tokens.iter().any(|token| token.trim().is_empty()) {
+            of.refuse("tokens", &self.tokens, "no image name has an empty token; [] takes every source");
+        }
+    }
+
+    /// The folder of the images below `url`, without what may stand around it.
+    pub fn image_folder(&self) -> &str {
+        let folder = self.image_folder.trim_end_matches('/').trim_start_matches("./");
+        if folder == "." { "" } else { folder }
+    }
+}
+
+/// Why a path is none below `source.url`.
+fn leads_elsewhere(path: &str) -> Option<&'static str> {
+    if path.is_empty() {
+        Some("names nothing: write a path below source.url")
+    } else if path.contains("://") || path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        Some("does not lie below source.url: write a path relative to it, without ..")
+    } else if path.split('/').any(|part| part.is_empty() || part == ".") || path.contains(char::is_control) {
+        Some("is no plain path below source.url: write it as folder/file")
+    } else {
+        None
     }
 }
 

@@ -29,6 +29,8 @@ fn section(text: &mut String, path: &str, schema: &Value) {
     for (name, field) in fields {
         let default = match &field["default"] {
             _ if required.contains(&name.as_str()) => "required".to_owned(),
+            // what a spec of defaults leaves out
+            Value::Null if field["type"] == "boolean" => "`false`".to_owned(),
             Value::Null => "not set".to_owned(),
             default => format!("`{default}`"),
         };

@@ -57,7 +57,8 @@ const ZIP64_IMAGES: &str = "3";
 const ZIP64_META: &str = "2";
 /// Tiles drawn before they are written: bounds memory and gives progress.
 const BATCH: usize = 64;
-const MOST_TILES: usize = 100_000;
+/// Of a country.
+pub const MOST_TILES: usize = 100_000;
 
 /// How large a world to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,6 +23,7 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     say_what_is_absent(&build).await;
     let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
+    build.keep_listing().await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
@@ -87,6 +88,7 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
 pub(super) async fn explain(args: &SpecArgs, what: &str) -> Result<()> {
     let mut build = Build::open_work(args.read()?, stop_flag()).await?;
     build.list_source().await?;
+    build.keep_listing().await?;
     say_what_is_absent(&build).await;
     for line in crate::explain::explain(&mut build, what).await? {
         say!("{line}");
@@ -112,11 +114,10 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>
     preflight::check_run(&spec, until.as_deref())?;
     let mut build = Build::connect(spec, stop_flag()).await?;
     build.source.required()?;
-    build.work.make()?;
     build.list_source().await?;
     say_what_is_absent(&build).await;
-    remembered::remember(&build.work, &build.spec, &args.set.set).await;
-    let options = RunOptions { retry_errors: options.retry_errors, retrain: options.retrain, until };
+    let (retry_errors, retrain, set) = (options.retry_errors, options.retrain, args.set.set.clone());
+    let options = RunOptions { retry_errors, retrain, until, set };
     let quarantined = crate::run::run(&mut build, &options, &progress).await?;
     print_quarantine(&quarantined)?;
     if options.until.is_some() {
@@ -236,6 +237,9 @@ fn print_recall(all: &[Evaluation]) -> Result<()> {
             e.recall.caption_gallery,
             if e.average_over_turns { ", averaged over turns" } else { "" },
         );
+        if let Some(seen) = &e.seen {
+            aside!("warning: {} on {}: {seen}", e.model_of, e.country);
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Every model on every country's test images.
 
-use report::{Block, Cell, Column, Heatmap, Section, Table};
+use report::{Block, Cell, Column, Heatmap, Level, Section, Table};
 use stages::evaluate::Evaluation;
 
 use super::chance::{chance, chance_column, no_better_than_chance};
@@ -24,6 +24,11 @@ pub(super) fn section(all: &[Gathered<'_>], across: &[Evaluation]) -> Section {
     let warnings = found.clone().filter_map(|e| {
         let of = format!("Model of {} on images of {}", capitalised(&e.model_of), capitalised(&e.country));
         no_better_than_chance(&of, &e.recall)
+    });
+    let seen = found.clone().filter_map(|e| {
+        let of = (capitalised(&e.model_of), capitalised(&e.country));
+        let text = format!("Model of {} on images of {}: {}.", of.0, of.1, e.seen.as_ref()?);
+        Some(Block::Note { level: Level::Warning, text })
     });
     let rows = found.clone().map(|e| {
         let mut row = vec![Cell::Text(capitalised(&e.model_of)), Cell::Text(capitalised(&e.country))];
@@ -54,6 +59,7 @@ pub(super) fn section(all: &[Gathered<'_>], across: &[Evaluation]) -> Section {
             Block::Table(Table { caption: "Recall in percent at 1, 5 and 10, both ways.".into(), columns, rows: rows.collect() }),
         ]
         .into_iter()
+        .chain(seen)
         .chain(warnings)
         .collect(),
     }

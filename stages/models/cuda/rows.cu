@@ -360,9 +360,11 @@ template <int N, typename T> __device__ void activation_back(const T *x, const T
 }
 
 // One step of AdamW on one parameter: `weights` are f32, and `copy` is the parameter in its own type unless it is they.
+// The gradient counts times `clip` and, unless that is null, times the number at `clip_there`.
 template <typename T>
-__device__ void adamw(float *weights, float *first, float *second, const float *gradient, T *copy, long count, float beta1,
-                      float beta2, float clip, float rate, float spread, float epsilon, float kept) {
+__device__ void adamw(float *weights, float *first, float *second, const float *gradient, const float *clip_there, T *copy,
+                      long count, float beta1, float beta2, float clip, float rate, float spread, float epsilon, float kept) {
+    if (clip_there) clip *= *clip_there;
     for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x) {
         float g = gradient[i] * clip;
         float m = first[i] * beta1 + g * (1 - beta1), v = second[i] * beta2 + g * g * (1 - beta2);
@@ -381,10 +383,10 @@ __device__ void adamw(float *weights, float *first, float *second, const float *
     extern "C" __global__ void column_sums_finish_##name(const float *sums, T *out, int parts, int n) {                    \
         column_sums_finish(sums, out, parts, n);                                                                           \
     }                                                                                                                      \
-    extern "C" __global__ void adamw_##name(float *weights, float *first, float *second, const float *gradient, T *copy,   \
-                                            long count, float beta1, float beta2, float clip, float rate, float spread,    \
-                                            float epsilon, float kept) {                                                   \
-        adamw(weights, first, second, gradient, copy, count, beta1, beta2, clip, rate, spread, epsilon, kept);             \
+    extern "C" __global__ void adamw_##name(float *weights, float *first, float *second, const float *gradient,            \
+                                            const float *clip_there, T *copy, long count, float beta1, float beta2,        \
+                                            float clip, float rate, float spread, float epsilon, float kept) {             \
+        adamw(weights, first, second, gradient, clip_there, copy, count, beta1, beta2, clip, rate, spread, epsilon, kept); \
     }
 
 // Kernels that take N elements at once, which have to divide every size and be aligned.

@@ -32,6 +32,12 @@ pub fn memory(device: &Device) -> Option<GpuMemory> {
     gpu::memory(device)
 }
 
+/// Whether products of f32 matrices on the GPUs of this process may round their factors to TF32's 10 bits, on tensor
+/// cores; they do not until they are told to.
+pub fn allow_tf32(allow: bool) {
+    candle_core::cuda::set_gemm_reduced_precision_f32(allow);
+}
+
 #[cfg(feature = "cuda")]
 mod gpu {
     use std::collections::BTreeMap;

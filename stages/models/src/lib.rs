@@ -20,6 +20,7 @@ pub mod ops;
 pub mod parameters;
 pub mod sam;
 pub mod tokenizer;
+pub mod upload;
 
 pub use error::ModelError;
 

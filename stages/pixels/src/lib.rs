@@ -33,7 +33,7 @@ pub mod view;
 pub use decode::{DecodeLimits, decode, dimensions};
 pub use encode::{encode_jpeg, encode_png};
 pub use error::PixelError;
-pub use normalise::{CLIP_MEAN, CLIP_STD, normalise_into};
+pub use normalise::{CLIP_MEAN, CLIP_STD, normalise_bytes_into, normalise_into};
 pub use preprocess::ClipPreprocess;
 pub use resample::{Filter, clip_view, resize};
 pub use rgb::{MAX_PIXELS, MAX_SIDE_PX, Rgb};

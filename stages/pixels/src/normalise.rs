@@ -14,6 +14,14 @@ pub fn normalise_into(rgb: &Rgb, mean: &[f32; 3], std: &[f32; 3], out_chw: &mut 
     write_planes(rgb.pixels(), &Tables::new(mean, std), out_chw);
 }
 
+/// The same of interleaved pixels alone, as [`Rgb::data`] has them.
+///
+/// # Panics
+/// If `out_chw` is not as long as whole pixels of `data` are.
+pub fn normalise_bytes_into(data: &[u8], mean: &[f32; 3], std: &[f32; 3], out_chw: &mut [f32]) {
+    write_planes(data.as_chunks().0, &Tables::new(mean, std), out_chw);
+}
+
 /// The 256 possible results of each channel: exact, and quicker than two divisions a value.
 pub(crate) struct Tables([[f32; 256]; 3]);
 
@@ -50,6 +58,9 @@ mod tests {
         let rgb = Rgb::new(2, 1, vec![0, 128, 255, 17, 3, 90]).unwrap();
         let mut out = [f32::NAN; 6];
         normalise_into(&rgb, &CLIP_MEAN, &CLIP_STD, &mut out);
+        let mut of_bytes = [f32::NAN; 6];
+        normalise_bytes_into(&rgb.data, &CLIP_MEAN, &CLIP_STD, &mut of_bytes);
+        assert_eq!(of_bytes, out);
         let expected = |value: f32, channel: usize| (value / 255.0 - CLIP_MEAN[channel]) / CLIP_STD[channel];
         assert_eq!(
             out,

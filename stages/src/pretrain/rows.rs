@@ -4,10 +4,10 @@ use manifests::build::{PretrainSpec, ScoreSpec};
 use manifests::digest;
 use models::clip::ClipConfig;
 use models::tokenizer::Tokenizer;
+use pixels::DecodeLimits;
 use pixels::augment::{Augment, augment};
 use pixels::mask::Rle;
 use pixels::view::segment_view;
-use pixels::{DecodeLimits, Rgb};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -131,7 +131,7 @@ struct Prepared {
     /// Token ids and key of each chosen caption.
     captions: Vec<(Vec<u32>, u64)>,
     image_key: u64,
-    segments: Vec<(Vec<f32>, f32)>,
+    segments: Vec<(Vec<u8>, f32)>,
 }
 
 impl BatchSource for Batches<'_> {
@@ -156,29 +156,29 @@ pub(crate) struct Preparer<'a> {
     pub(crate) limits: DecodeLimits,
     pub(crate) config: ClipConfig,
     pub(crate) tokenizer: &'a Tokenizer,
-    /// Pixels of a batch that has been learnt from.
-    pub(crate) used_pixels: Vec<f32>,
+    /// Memory of an earlier batch's pixels.
+    pub(crate) used_pixels: Vec<u8>,
 }
 
 impl Preparer<'_> {
-    /// Keeps the memory of a batch that has been learnt from for the next one.
+    /// Keeps the memory of an earlier batch for the next one.
     pub(crate) fn take_back(&mut self, used: PairBatch) {
-        self.used_pixels = used.pixel_values_bchw;
+        self.used_pixels = used.pixels_bhwc;
     }
 
     /// A batch of rows, prepared on all threads.
     pub(crate) fn batch(&mut self, rows: &[HeldRow], epoch: usize) -> Result<PairBatch, String> {
         // each row writes its pixels where they belong: a batch is too large to be put together afterwards
         let side = self.config.vision.image_size;
-        let mut pixel_values_bchw = std::mem::take(&mut self.used_pixels);
-        pixel_values_bchw.resize(rows.len() * 3 * side * side, 0.0);
-        let mut batch = PairBatch { pixel_values_bchw, ..Default::default() };
+        let mut pixels_bhwc = std::mem::take(&mut self.used_pixels);
+        pixels_bhwc.resize(rows.len() * 3 * side * side, 0);
+        let mut batch = PairBatch { pixels_bhwc, ..Default::default() };
         let this = &*self;
         let prepared = batch
-            .pixel_values_bchw
+            .pixels_bhwc
             .par_chunks_exact_mut(3 * side * side)
             .zip(rows)
-            .map(|(pixel_values_chw, (group, row))| this.prepare(&group[*row], epoch, pixel_values_chw))
+            .map(|(pixels_hwc, (group, row))| this.prepare(&group[*row], epoch, pixels_hwc))
             .collect::<Result<Vec<_>, _>>()?;
         let mut image_of_row = Vec::new();
         let mut segments = SegmentBatch::default();
@@ -195,8 +195,8 @@ impl Preparer<'_> {
                 batch.valid.push(caption < made.captions.len());
                 image_of_row.push(image as u32);
             }
-            for (pixel_values_chw, weight) in made.segments {
-                segments.pixel_values_schw.extend(pixel_values_chw);
+            for (pixels_hwc, weight) in made.segments {
+                segments.pixels_shwc.extend(pixels_hwc);
                 segments.row_of_segment.push(row as u32);
                 segments.weights.push(weight);
             }
@@ -206,15 +206,14 @@ impl Preparer<'_> {
         Ok(batch)
     }
 
-    /// Makes one row ready; its pixels go to `pixel_values_chw [3, S, S]`.
-    fn prepare(&self, row: &TrainRow, epoch: usize, pixel_values_chw: &mut [f32]) -> Result<Prepared, String> {
+    /// Makes one row ready; its pixels go to `pixels_hwc [S, S, 3]`.
+    fn prepare(&self, row: &TrainRow, epoch: usize, pixels_hwc: &mut [u8]) -> Result<Prepared, String> {
         let mut rng = row_rng(self.spec.seed, epoch, &row.image_id);
         let named = |e: String| format!("image {}: {e}", row.image_id);
         let rgb = pixels::decode(&row.bytes, &self.limits).map_err(|e| named(e.to_string()))?;
         let side = self.config.vision.image_size as u32;
         let settings = augmentation(&self.spec, side);
-        let view = augment(&rgb, &settings, &mut rng);
-        self.normalise_into(&view, pixel_values_chw);
+        pixels_hwc.copy_from_slice(&augment(&rgb, &settings, &mut rng).data);
         let captions = self.captions(row, &mut rng).map_err(named)?;
         let mut segments: Vec<&(Rle, f32)> = row.segments.iter().collect();
         segments.shuffle(&mut rng);
@@ -224,7 +223,7 @@ impl Preparer<'_> {
             .into_iter()
             .map(|(rle, weight)| {
                 let view = segment_view(&rgb, rle, canvas, background).map_err(|e| named(e.to_string()))?;
-                Ok((self.normalised(&pixels::clip_view(&view, side)), *weight))
+                Ok((pixels::clip_view(&view, side).data, *weight))
             })
             .collect::<Result<Vec<_>, String>>()?;
         Ok(Prepared { captions, image_key: key_of_digest(&row.bytes_digest), segments })
@@ -247,16 +246,6 @@ impl Preparer<'_> {
                 Ok((input_ids_l.map_err(|e| e.to_string())?, key))
             })
             .collect()
-    }
-
-    fn normalised(&self, view: &Rgb) -> Vec<f32> {
-        let mut chw = vec![0f32; 3 * (view.width * view.height) as usize];
-        self.normalise_into(view, &mut chw);
-        chw
-    }
-
-    fn normalise_into(&self, view: &Rgb, chw: &mut [f32]) {
-        pixels::normalise_into(view, &self.config.image_mean, &self.config.image_std, chw);
     }
 }
 

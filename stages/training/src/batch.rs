@@ -1,7 +1,7 @@
 //! Batches of pairs in host memory, and where they come from.
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -12,9 +12,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// B pairs of image and caption.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PairBatch {
-    /// Normalised pixels `[B, 3, S, S]`, or one image for several rows where `image_of_row` says so.
-    pub pixel_values_bchw: Vec<f32>,
-    /// For each row the image among `pixel_values_bchw` `[B]`, counting up: several captions of an image then cost one
+    /// Interleaved pixels `[B, S, S, 3]`, or one image for several rows where `image_of_row` says so.
+    pub pixels_bhwc: Vec<u8>,
+    /// For each row the image among `pixels_bhwc` `[B]`, counting up: several captions of an image then cost one
     /// pass of the image tower. None: row r has image r.
     pub image_of_row: Option<Vec<u32>>,
     /// Token ids `[B, L]`.
@@ -24,7 +24,7 @@ pub struct PairBatch {
     /// Equal for captions with equal normalised text `[B]`.
     pub caption_keys: Vec<u64>,
     /// Whether the row takes part `[B]`: a row that could not be read stays in its batch, so that all ranks take the
-    /// same steps, with any finite pixels.
+    /// same steps, with any pixels.
     pub valid: Vec<bool>,
     /// Segments of the images, where they are learnt from: then in every batch, also in one that happens to have none.
     pub segments: Option<SegmentBatch>,
@@ -44,8 +44,8 @@ pub struct Domains {
 /// S segments of the images of a batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SegmentBatch {
-    /// Normalised pixels of each segment's view `[S, 3, H, W]`.
-    pub pixel_values_schw: Vec<f32>,
+    /// Interleaved pixels of each segment's view `[S, H, W, 3]`.
+    pub pixels_shwc: Vec<u8>,
     /// Row of the batch that each segment belongs to `[S]`.
     pub row_of_segment: Vec<u32>,
     /// Score of each segment against its caption `[S]`.
@@ -66,6 +66,35 @@ impl PairBatch {
         }
     }
 
+    /// Everything but the pixels.
+    pub(crate) fn without_pixels(&self) -> PairBatch {
+        let PairBatch {
+            pixels_bhwc: _,
+            image_of_row,
+            input_ids_bl,
+            image_keys,
+            caption_keys,
+            valid,
+            segments,
+            domains,
+        } = self;
+        let segments = segments.as_ref().map(|segments| SegmentBatch {
+            pixels_shwc: Vec::new(),
+            row_of_segment: segments.row_of_segment.clone(),
+            weights: segments.weights.clone(),
+        });
+        PairBatch {
+            pixels_bhwc: Vec::new(),
+            image_of_row: image_of_row.clone(),
+            input_ids_bl: input_ids_bl.clone(),
+            image_keys: image_keys.clone(),
+            caption_keys: caption_keys.clone(),
+            valid: valid.clone(),
+            segments,
+            domains: domains.clone(),
+        }
+    }
+
     /// The batch in at most `count` parts of whole images.
     pub fn parts(&self, count: usize) -> Vec<PairBatch> {
         let mut firsts = self.image_rows();
@@ -80,20 +109,20 @@ impl PairBatch {
     fn images(&self, firsts: &[usize], images: Range<usize>) -> PairBatch {
         let rows = firsts[images.start]..firsts[images.end];
         let per = |values: usize, count: usize| values / count.max(1);
-        let pixels = per(self.pixel_values_bchw.len(), firsts.len() - 1);
+        let pixels = per(self.pixels_bhwc.len(), firsts.len() - 1);
         let length = per(self.input_ids_bl.len(), self.rows());
         let segments = self.segments.as_ref().map(|all| {
-            let pixels = per(all.pixel_values_schw.len(), all.row_of_segment.len());
+            let pixels = per(all.pixels_shwc.len(), all.row_of_segment.len());
             let mut chosen = SegmentBatch::default();
             for (s, &row) in all.row_of_segment.iter().enumerate().filter(|(_, row)| rows.contains(&(**row as usize))) {
-                chosen.pixel_values_schw.extend_from_slice(&all.pixel_values_schw[s * pixels..(s + 1) * pixels]);
+                chosen.pixels_shwc.extend_from_slice(&all.pixels_shwc[s * pixels..(s + 1) * pixels]);
                 chosen.row_of_segment.push(row - rows.start as u32);
                 chosen.weights.push(all.weights[s]);
             }
             chosen
         });
         PairBatch {
-            pixel_values_bchw: self.pixel_values_bchw[images.start * pixels..images.end * pixels].to_vec(),
+            pixels_bhwc: self.pixels_bhwc[images.start * pixels..images.end * pixels].to_vec(),
             image_of_row: self
                 .image_of_row
                 .as_ref()
@@ -123,27 +152,26 @@ pub trait BatchSource: Send {
     /// The source's own, naming row or shard.
     fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError>;
 
-    /// Gets a batch that has been learnt from: its memory may serve for the next one. Fresh pages cost a loader of
-    /// large images a fifth of its time.
+    /// Gets a batch back that is on its way to the step: its memory may serve for the next one. Fresh pages cost a loader
+    /// of large images a fifth of its time.
     fn take_back(&mut self, _used: PairBatch) {}
 }
 
-/// Batches made ahead of their step.
-pub(crate) struct Prefetched {
-    receiver: Receiver<Made>,
-    used: Sender<PairBatch>,
+/// Batches made and loaded ahead of their step.
+pub(crate) struct Prefetched<T> {
+    receiver: Receiver<Made<T>>,
     waited: Duration,
 }
 
-struct Made {
+struct Made<T> {
     epoch: usize,
     step: usize,
-    batch: Result<PairBatch, BoxError>,
+    batch: Result<T, BoxError>,
 }
 
-impl Prefetched {
+impl<T> Prefetched<T> {
     /// The next batch in order, and the seconds that the caller had to wait for it.
-    pub(crate) fn next(&mut self, epoch: usize, step: usize) -> Result<(PairBatch, f64)> {
+    pub(crate) fn next(&mut self, epoch: usize, step: usize) -> Result<(T, f64)> {
         let start = Instant::now();
         let source_error = |cause| Error::Source { epoch, step, cause };
         let made = self.receiver.recv().map_err(|_| source_error("the thread of the source panicked".into()))?;
@@ -153,30 +181,24 @@ impl Prefetched {
         Ok((made.batch.map_err(source_error)?, waited.as_secs_f64()))
     }
 
-    /// Hands a batch back to its source. Never waits: at most the batches that the source has made are under way.
-    pub(crate) fn give_back(&self, used: PairBatch) {
-        // a source that is through has no use for it
-        let _ = self.used.send(used);
-    }
-
     /// Seconds waited for batches so far.
     pub(crate) fn waited_seconds(&self) -> f64 {
         self.waited.as_secs_f64()
     }
 }
 
-/// Runs `learn` while a thread of its own makes the batches of `positions`, at most `ahead` of them unused.
-pub(crate) fn with_prefetch<R>(
+/// Runs `learn` while a thread of its own makes the batches of `positions` and loads them, at most `ahead` of them unused.
+pub(crate) fn with_prefetch<T: Send, R>(
     source: &mut dyn BatchSource,
     positions: impl Iterator<Item = (usize, usize)> + Send,
     ahead: usize,
-    learn: impl FnOnce(&mut Prefetched) -> R,
+    load: impl FnMut(&PairBatch) -> Result<T> + Send,
+    learn: impl FnOnce(&mut Prefetched<T>) -> R,
 ) -> R {
     let (sender, receiver) = sync_channel(ahead);
     std::thread::scope(|scope| {
-        let (used, returned) = channel();
-        let thread = scope.spawn(move || make_all(source, positions, &sender, &returned));
-        let mut prefetched = Prefetched { receiver, used, waited: Duration::ZERO };
+        let thread = scope.spawn(move || make_all(source, positions, load, &sender));
+        let mut prefetched = Prefetched { receiver, waited: Duration::ZERO };
         let result = learn(&mut prefetched);
         // Without a receiver the thread stops at its next batch. A panic in it has been reported by `next`.
         drop(prefetched);
@@ -185,17 +207,20 @@ pub(crate) fn with_prefetch<R>(
     })
 }
 
-fn make_all(
+fn make_all<T>(
     source: &mut dyn BatchSource,
     positions: impl Iterator<Item = (usize, usize)>,
-    sender: &SyncSender<Made>,
-    returned: &Receiver<PairBatch>,
+    mut load: impl FnMut(&PairBatch) -> Result<T>,
+    sender: &SyncSender<Made<T>>,
 ) {
     for (epoch, step) in positions {
-        returned.try_iter().for_each(|used| source.take_back(used));
-        let batch = source.batch(epoch, step);
-        let failed = batch.is_err();
-        if sender.send(Made { epoch, step, batch }).is_err() || failed {
+        let loaded = source.batch(epoch, step).and_then(|batch| {
+            let loaded = load(&batch)?;
+            source.take_back(batch);
+            Ok(loaded)
+        });
+        let failed = loaded.is_err();
+        if sender.send(Made { epoch, step, batch: loaded }).is_err() || failed {
             return;
         }
     }
@@ -239,14 +264,14 @@ mod tests {
     #[test]
     fn parts_put_together_are_the_batch() {
         let batch = PairBatch {
-            pixel_values_bchw: (0..9).map(|i| i as f32).collect(),
+            pixels_bhwc: (0..9).collect(),
             image_of_row: Some(vec![0, 0, 1, 2, 2, 2]),
             input_ids_bl: (0..12).collect(),
             image_keys: vec![7, 7, 8, 9, 9, 9],
             caption_keys: (0..6).collect(),
             valid: vec![true, false, true, true, true, false],
             segments: Some(SegmentBatch {
-                pixel_values_schw: vec![1.0, 2.0, 3.0, 4.0],
+                pixels_shwc: vec![1, 2, 3, 4],
                 row_of_segment: vec![3, 0, 3, 2],
                 weights: vec![0.1, 0.2, 0.3, 0.4],
             }),
@@ -255,23 +280,27 @@ mod tests {
         assert_eq!(batch.parts(1), std::slice::from_ref(&batch));
         let parts = batch.parts(5);
         assert_eq!(parts.iter().map(PairBatch::rows).collect::<Vec<_>>(), [2, 1, 3]);
-        assert_eq!(parts[2].pixel_values_bchw, [6.0, 7.0, 8.0]);
+        assert_eq!(parts[2].pixels_bhwc, [6, 7, 8]);
         assert_eq!(parts[2].image_of_row, Some(vec![0, 0, 0]));
         let segments: Vec<_> = parts.iter().map(|p| p.segments.clone().unwrap()).collect();
         assert_eq!(
             segments.iter().map(|s| s.row_of_segment.clone()).collect::<Vec<_>>(),
             [vec![0], vec![0], vec![0, 0]]
         );
-        assert_eq!((&segments[2].weights, &segments[0].pixel_values_schw), (&vec![0.1, 0.3], &vec![2.0]));
+        assert_eq!((&segments[2].weights, &segments[0].pixels_shwc), (&vec![0.1, 0.3], &vec![2]));
         let ids: Vec<u32> = parts.iter().flat_map(|p| p.input_ids_bl.clone()).collect();
         assert_eq!(ids, batch.input_ids_bl);
+    }
+
+    fn number(batch: &PairBatch) -> Result<u64> {
+        Ok(batch.image_keys[0])
     }
 
     #[test]
     fn batches_come_in_order_and_at_most_so_many_ahead() {
         let mut source = scripted();
-        let seen = with_prefetch(&mut source, (0..10).map(|step| (0, step)), 2, |batches| {
-            (0..3).map(|step| batches.next(0, step).unwrap().0.image_keys[0]).collect::<Vec<_>>()
+        let seen = with_prefetch(&mut source, (0..10).map(|step| (0, step)), 2, number, |batches| {
+            (0..3).map(|step| batches.next(0, step).unwrap().0).collect::<Vec<_>>()
         });
         assert_eq!(seen, [0, 1, 2]);
         // Three taken, two in the channel, one in the hands of the thread.
@@ -279,23 +308,30 @@ mod tests {
     }
 
     #[test]
-    fn used_batches_go_back_to_their_source() {
+    fn loaded_batches_go_back_to_their_source() {
         let mut source = scripted();
-        with_prefetch(&mut source, (0..10).map(|step| (0, step)), 1, |batches| {
-            for step in 0..10 {
-                let (batch, _) = batches.next(0, step).unwrap();
-                batches.give_back(batch);
-            }
+        with_prefetch(&mut source, (0..10).map(|step| (0, step)), 1, number, |batches| {
+            (0..10).for_each(|step| assert_eq!(batches.next(0, step).unwrap().0, step as u64));
         });
-        // the last ones are used after the last was made
-        assert!(source.taken_back.len() >= 5, "{:?}", source.taken_back);
-        assert!(source.taken_back.iter().copied().eq(0..source.taken_back.len() as u64));
+        assert!(source.taken_back.into_iter().eq(0..10));
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_loaded_names_its_step_and_cause() {
+        let refuse = |batch: &PairBatch| -> Result<()> {
+            if batch.image_keys[0] == 1 { Err(Error::argument("pixels", "are too few")) } else { Ok(()) }
+        };
+        let error = with_prefetch(&mut scripted(), (0..10).map(|step| (4, step)), 2, refuse, |batches| {
+            batches.next(4, 0).unwrap();
+            batches.next(4, 1).unwrap_err().to_string()
+        });
+        assert_eq!(error, "batch of epoch 4, step 1: pixels: are too few");
     }
 
     #[test]
     fn a_failed_batch_names_its_step_and_cause() {
         let mut source = Scripted { fails_at: Some(1), ..scripted() };
-        let error = with_prefetch(&mut source, (0..10).map(|step| (4, step)), 2, |batches| {
+        let error = with_prefetch(&mut source, (0..10).map(|step| (4, step)), 2, number, |batches| {
             batches.next(4, 0).unwrap();
             batches.next(4, 1).unwrap_err().to_string()
         });
@@ -305,7 +341,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_source_is_an_error() {
         let mut source = Scripted { panics_at: Some(0), ..scripted() };
-        let error = with_prefetch(&mut source, (0..10).map(|step| (0, step)), 2, |batches| {
+        let error = with_prefetch(&mut source, (0..10).map(|step| (0, step)), 2, number, |batches| {
             batches.next(0, 0).unwrap_err().to_string()
         });
         assert!(error.contains("panicked"), "{error}");

@@ -73,6 +73,22 @@ impl Gradients {
         self.by_name.extend(other.by_name);
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Their names, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    /// Takes those of these names out.
+    pub fn take(&mut self, names: &[String]) -> Gradients {
+        let taken = names.iter().filter_map(|name| self.by_name.remove_entry(name));
+        Gradients { by_name: taken.collect() }
+    }
+
     /// All gradients times `factor`.
     ///
     /// # Errors

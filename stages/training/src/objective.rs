@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::communicator::Communicator;
 use crate::error::Result;
+use crate::gradients::Gradients;
 use crate::trainer::Gathered;
 
 /// When a step happens.
@@ -27,8 +28,12 @@ pub struct Moment {
 pub struct Differentiated {
     /// Gradients of this rank's part of the loss with respect to the leaves of [`Gathered`].
     pub gradients: GradStore,
-    /// The parts of the loss, this rank's share of each, with their names. Their sum over parts and ranks is the loss.
-    pub parts: Vec<(&'static str, f64)>,
+    /// The parts of the loss, scalars: this rank's share of each, with their names. Their sum over parts and ranks is the
+    /// loss. Nobody has waited for the device to compute them.
+    pub parts: Vec<(&'static str, Tensor)>,
+    /// This rank's gradients of what the objective learns itself, of the same parameters on every rank. They travel with
+    /// the towers' and come back in [`Objective::learn`].
+    pub own: Gradients,
 }
 
 impl Differentiated {
@@ -37,7 +42,7 @@ impl Differentiated {
     /// # Errors
     /// A tensor operation's; no part at all.
     pub fn sum_of(parts: &[(&'static str, Tensor)]) -> Result<Self> {
-        let values = parts.iter().map(|(name, part)| Ok((*name, scalar(part)?))).collect::<Result<_>>()?;
+        let values = parts.iter().map(|(name, part)| (*name, part.detach())).collect();
         let mut total: Option<Tensor> = None;
         for (_, part) in parts {
             total = Some(match total {
@@ -46,7 +51,7 @@ impl Differentiated {
             });
         }
         let total = total.ok_or_else(|| crate::Error::argument("objective", "has no part"))?;
-        Ok(Self { gradients: total.backward()?, parts: values })
+        Ok(Self { gradients: total.backward()?, parts: values, own: Gradients::default() })
     }
 }
 
@@ -58,8 +63,9 @@ pub trait Objective: Send {
     /// The settings that its numbers depend on; a checkpoint continues only under the same.
     fn identity(&self) -> Value;
 
-    /// This rank's part of the loss and its gradient with respect to the gathered embeddings and the logit scale. What
-    /// the objective learns itself (a discriminator) it updates here, on all ranks alike.
+    /// This rank's part of the loss and its gradient with respect to the gathered embeddings and the logit scale, and with
+    /// respect to what the objective learns itself (a discriminator). What has to learn before the encoders do learns
+    /// here, on all ranks alike.
     ///
     /// # Errors
     /// Embeddings that do not fit, numbers that are not finite, a rank that is gone.
@@ -69,6 +75,20 @@ pub trait Objective: Send {
         moment: Moment,
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated>;
+
+    /// Learns from its own gradients, summed over ranks, after the encoders have learnt from theirs.
+    ///
+    /// # Errors
+    /// A tensor operation's.
+    fn learn(&mut self, _own: &Gradients, _: Moment) -> Result<()> {
+        Ok(())
+    }
+
+    /// The gradient norm of what the objective has learnt itself in the step at hand, a scalar in f64, if it has: the
+    /// trainer makes sure that it is finite before it keeps anything.
+    fn take_norm(&mut self) -> Option<Tensor> {
+        None
+    }
 
     /// Keeps what it has learnt so far, for [`Objective::undo`]. Called before steps that may overflow.
     ///

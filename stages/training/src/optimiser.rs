@@ -2,17 +2,20 @@
 
 mod history;
 mod in_place;
+mod norm;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 pub use history::State;
 pub(crate) use history::{History, Kept};
+pub(crate) use norm::check_norm;
+use norm::{Clip, Norm};
 
 /// Settings of AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,15 +119,30 @@ impl AdamW {
     /// # Errors
     /// A norm that is not finite: nothing has been changed then.
     pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<f64> {
+        let norm = check_norm(self.global_norm(gradients)?.read()?, "gradient norm", self.steps)?;
+        let clip = Norm::Known(norm).clip(self.settings.max_grad_norm)?;
+        self.move_all(gradients, learning_rate, &clip)?;
+        Ok(norm)
+    }
+
+    /// The same without waiting for the device: the norm, a scalar in f64, has still to be looked at. Where it is not
+    /// finite, neither are the parameters.
+    ///
+    /// # Errors
+    /// A tensor operation's.
+    pub fn step_unread(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<Tensor> {
         let norm = self.global_norm(gradients)?;
-        if !norm.is_finite() {
-            return Err(Error::Numbers {
-                what: format!("gradient norm of step {}", self.steps),
-                problem: format!("is {norm}; lower the learning rate or the clipping norm, or check the batch"),
-            });
-        }
-        let AdamWSettings { beta1, beta2, epsilon, max_grad_norm, .. } = self.settings;
-        let clip = if max_grad_norm > 0.0 && norm > max_grad_norm { max_grad_norm / norm } else { 1.0 };
+        let clip = norm.clip(self.settings.max_grad_norm)?;
+        self.move_all(gradients, learning_rate, &clip)?;
+        norm.into_tensor()
+    }
+
+    fn global_norm(&self, gradients: &Gradients) -> Result<Norm> {
+        Norm::of(self.slots.keys().filter_map(|name| gradients.get(name)))
+    }
+
+    fn move_all(&mut self, gradients: &Gradients, learning_rate: f64, clip: &Clip) -> Result<()> {
+        let AdamWSettings { beta1, beta2, epsilon, .. } = self.settings;
         self.steps += 1;
         let steps = self.steps as f64;
         let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
@@ -140,41 +158,18 @@ impl AdamW {
                 }
             };
             let rate = learning_rate * *rate_factor;
-            history.step(
-                var,
-                gradient,
-                &in_place::Update {
-                    beta1,
-                    beta2,
-                    clip,
-                    rate: rate / correction1,
-                    spread: correction2.sqrt().recip(),
-                    epsilon,
-                    kept: 1.0 - rate * *weight_decay,
-                },
-            )?;
+            let update = in_place::Update {
+                beta1,
+                beta2,
+                clip: clip.factor,
+                rate: rate / correction1,
+                spread: correction2.sqrt().recip(),
+                epsilon,
+                kept: 1.0 - rate * *weight_decay,
+            };
+            history.step(var, gradient, &update, clip.on_device.as_ref())?;
         }
-        Ok(norm)
-    }
-
-    /// Root of the summed squares of all gradients, with one transfer from the device.
-    fn global_norm(&self, gradients: &Gradients) -> Result<f64> {
-        let mut squares = Vec::with_capacity(self.slots.len());
-        let mut on_host = 0.0;
-        for gradient in self.slots.keys().filter_map(|name| gradients.get(name)) {
-            if gradient.device().is_cpu() {
-                on_host += in_place::sum_of_squares(gradient)?;
-                continue;
-            }
-            // row by row: one sum of everything is one block's work on a GPU
-            let squares_of_rows = if gradient.rank() > 1 { gradient.sqr()?.sum(D::Minus1)? } else { gradient.sqr()? };
-            squares.push(squares_of_rows.sum_all()?);
-        }
-        if squares.is_empty() {
-            return Ok(on_host.sqrt());
-        }
-        let squares: Vec<f64> = Tensor::stack(&squares, 0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?;
-        Ok(squares.iter().sum::<f64>().sqrt())
+        Ok(())
     }
 
     /// Moments, master weights and the step count, by name.

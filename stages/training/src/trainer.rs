@@ -3,18 +3,22 @@
 mod events;
 mod forward;
 mod gather;
+mod loaded;
 mod loss_scale;
+mod phases;
 mod settings;
 mod shards;
 mod share;
 mod step;
 mod training_run;
+mod unread;
 
 pub use events::{EpochEnd, Event, Progress, Summary};
 pub use gather::Gathered;
 pub(crate) use share::{share_optimiser, share_parameters};
 
 pub use loss_scale::LossScale;
+pub use phases::Phases;
 pub use settings::{Execution, SegmentTower, Settings};
 pub use training_run::{Fit, Trainer, Validate};
 

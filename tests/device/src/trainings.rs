@@ -146,7 +146,7 @@ pub(crate) fn solo(learnt: Learnt, device: &Device, dtype: DType, ranks: &mut dy
         source: &mut Slice { rank, world_size, two_domains: matches!(learnt, Learnt::Adaptation) },
         validate: &mut |_, _, _| Ok(0.0),
         folder: None,
-        execution: Execution { bucket_bytes: 10_000, ..Execution::default() },
+        execution: Execution { bucket_bytes: 10_000, look_every_steps: 4, ..Execution::default() },
         stop: &AtomicBool::new(false),
         observe: &mut |event| {
             if let Event::Step(progress) = event {
@@ -204,7 +204,7 @@ fn put_together(images: &[PairBatch], first_target: usize) -> PairBatch {
     let mut all = PairBatch::default();
     let (mut of_row, mut domains) = (Vec::new(), Domains::default());
     for (nth, image) in images.iter().enumerate() {
-        all.pixel_values_bchw.extend(&image.pixel_values_bchw);
+        all.pixels_bhwc.extend(&image.pixels_bhwc);
         all.input_ids_bl.extend(&image.input_ids_bl);
         all.image_keys.extend(&image.image_keys);
         all.caption_keys.extend(&image.caption_keys);
@@ -223,24 +223,25 @@ fn global_batch(step: usize) -> PairBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(step as u64);
     let mut noise = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.0..1.0)).collect() };
     let image = 3 * SIDE * SIDE;
-    let mut pixel_values_bchw = noise(IMAGES * image);
+    let mut pixels = |count: usize| -> Vec<u8> { noise(count).iter().map(|x| (128.0 + 70.0 * x) as u8).collect() };
+    let mut pixels_bhwc = pixels(IMAGES * image);
     // image 6 is image 1 again
-    pixel_values_bchw.copy_within(image..2 * image, 6 * image);
+    pixels_bhwc.copy_within(image..2 * image, 6 * image);
     // the last two images have no segment
     let row_of_segment: Vec<u32> = vec![0, 0, 2, 4, 6, 6, 8, 10];
-    let pixel_values_schw = noise(row_of_segment.len() * image);
+    let pixels_shwc = pixels(row_of_segment.len() * image);
     let weights = noise(row_of_segment.len()).iter().map(|weight| weight.abs()).collect();
     let rows = IMAGES * CAPTIONS;
     let caption =
         |row: usize| (0..LENGTH).map(move |i| if i + 1 == LENGTH { 11 } else { ((row * 7 + i * 3) % 11) as u32 });
     PairBatch {
-        pixel_values_bchw,
+        pixels_bhwc,
         image_of_row: Some((0..rows).map(|row| (row / CAPTIONS) as u32).collect()),
         input_ids_bl: (0..rows).flat_map(caption).collect(),
         image_keys: (0..rows).map(|row| [0, 1, 2, 3, 4, 5, 1, 7][row / CAPTIONS]).collect(),
         caption_keys: (0..rows as u64).map(|row| if row == 9 { 3 } else { row }).collect(),
         valid: (0..rows).map(|row| row != 5 && row != 15).collect(),
-        segments: Some(SegmentBatch { pixel_values_schw, row_of_segment, weights }),
+        segments: Some(SegmentBatch { pixels_shwc, row_of_segment, weights }),
         domains: None,
     }
 }

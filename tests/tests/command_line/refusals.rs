@@ -18,7 +18,7 @@ fn a_country_without_rows_is_refused() {
             let said = ends(&call(&[command, spec, "--set", set]), 65);
             assert!(said.contains(words), "{said}");
         }
-        assert!(!world.path("work/tables").exists(), "nothing was computed");
+        assert!(!world.path("work").exists(), "nothing was written");
     }
     // sources of all the world: only the boxes tell
     let wide = ["--set", "source.tokens=[\"US\"]", "--set", "source.max_gsd_meters=2.0"];
@@ -112,6 +112,63 @@ fn values_that_mean_nothing_leave_no_work_folder() {
 }
 
 #[test]
+fn a_source_that_offers_nothing_wanted_leaves_no_work_folder() {
+    let world = World::new(6);
+    let spec = &spec_file(&world);
+    for (set, words) in [
+        ("source.tokens=['XX']", "no image is wanted for finland (rows by source token: DE 6, ES 6, FI 6"),
+        ("source.tables=['nope.csv']", "nope.csv is not there"),
+        ("source.tables=['../x.csv']", "does not lie below source.url"),
+        ("source.tables=[]", "source.tables is empty"),
+    ] {
+        for command in ["plan", "run"] {
+            let said = ends(&call(&[command, spec, "--set", set]), 65);
+            assert!(said.contains(words), "{said}");
+            assert!(!world.path("work").exists(), "{command} {set}");
+        }
+    }
+    let said = ends(&call(&["plan", spec, "--set", "source.tokens=['FI', 'XX']"]), 0);
+    assert!(said.contains("no row of its tables has the token XX; they have DE 6"), "{said}");
+}
+
+/// All that a work store holds, by its path.
+fn held(folder: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut held = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            held.extend(self::held(&path))
+        } else {
+            held.push((path.clone(), std::fs::read(path).unwrap()))
+        }
+    }
+    held.sort();
+    held
+}
+
+/// The splits stand, and only the batch is another: that is enough to know.
+#[test]
+fn a_batch_that_was_enlarged_is_refused_before_anything_is_written() {
+    let world = World::new(12);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "splits"]), 0);
+    let before = held(&world.path("work"));
+    // captions would be made before the training
+    for command in ["plan", "run"] {
+        let said = ends(&call(&[command, spec, "--set", "pretrain.batch=12"]), 65);
+        assert!(
+            said.contains("pretrain.batch = 12 is more than the") && said.contains("rows of the train split"),
+            "{said}"
+        );
+        assert!(held(&world.path("work")) == before, "{command} wrote something");
+    }
+    // images that come in may fill it
+    let more = ["--set", "pretrain.batch=14", "--set", "source.tokens=['FI', 'DE']", "--set", "source.country_code="];
+    let planned = ends(&call(&[&["plan", spec][..], &more].concat()), 0);
+    assert!(planned.contains("no finished run has these settings"), "{planned}");
+}
+
+#[test]
 fn a_batch_that_cannot_be_filled_is_refused_as_soon_as_rows_are_known() {
     let world = World::new(6);
     let spec = &spec_file(&world);
@@ -122,7 +179,7 @@ fn a_batch_that_cannot_be_filled_is_refused_as_soon_as_rows_are_known() {
         let said = ended(command, "pretrain.batch=7", &[], 65);
         assert!(said.contains("pretrain.batch = 7 is more than the 6 rows of the source: use at most 6"), "{said}");
     }
-    assert!(!world.path("work/tables").exists(), "nothing was computed");
+    assert!(!world.path("work").exists(), "nothing was written");
     // how many of them train is known once they are placed
     let said = ended("run", "pretrain.batch=6", &[], 65);
     assert!(said.contains("rows of the train split"), "{said}");

@@ -52,7 +52,7 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Colle
             rows.pop_last();
         }
     }
-    place(source, &spec.source.image_folder, rows, &mut listing).await?;
+    place(source, spec.source.image_folder(), rows, &mut listing).await?;
     Ok(listing)
 }
 
@@ -63,13 +63,6 @@ async fn place(
     rows: BTreeMap<String, CaptionedImage>,
     listing: &mut Collected,
 ) -> Result<(), WorkerError> {
-    let image_folder = image_folder.trim_end_matches('/').trim_start_matches("./");
-    let image_folder = if image_folder == "." { "" } else { image_folder };
-    if image_folder.starts_with('/') || image_folder.split('/').any(|part| part == "..") {
-        return Err(WorkerError::Configuration(format!(
-            "source.image_folder = {image_folder:?}: it must lie below source.url"
-        )));
-    }
     let prefix = if image_folder.is_empty() { String::new() } else { format!("{image_folder}/") };
     let folder = Folder::below(source, image_folder).await?;
     let (present, missing): (Vec<_>, Vec<_>) =

@@ -54,6 +54,18 @@ pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpe
     for path in &spec.source.tables {
         read_table(source, spec, path, &mut wanted, &mut listing).await?;
     }
+    let absent: Vec<&str> = spec
+        .source
+        .tokens
+        .iter()
+        .map(String::as_str)
+        .filter(|t| !listing.listing.rows_by_token.contains_key(*t))
+        .collect();
+    if !absent.is_empty() && !wanted.is_empty() {
+        let why =
+            format!("no row of its tables has the token {}; they have {}", absent.join(", "), listing.listing.tokens());
+        listing.listing.notes.push(format!("source.tokens: {why}"));
+    }
     if spec.source.max_images > 0 {
         while wanted.len() > spec.source.max_images {
             wanted.pop_last();
@@ -122,7 +134,7 @@ impl Members {
         names: &HashSet<String>,
         listing: &mut Collected,
     ) -> Result<(), WorkerError> {
-        let Some(found) = wanted_members(source, work, archive, names).await? else {
+        let Some(found) = wanted_members(source, work, archive, names, &mut listing.listing.read_anew).await? else {
             listing.problem(
                 archive,
                 format!("the source has no such archive; {} wanted members are missing", names.len()),

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manifests::build::StoreOptions;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::{ClientOptions, DynObjectStore, HeaderMap, HeaderValue, RetryConfig};
 use url::Url;
@@ -27,14 +30,22 @@ pub(super) fn open(
     }
     let configuration = |e: object_store::Error| WorkerError::Configuration(format!("store {address}: {e}"));
     let anonymous = options.anonymous.unwrap_or(anonymous);
-    let mut client = ClientOptions::new()
+    let client = ClientOptions::new()
         .with_timeout(Duration::from_secs(options.timeout_seconds))
         .with_connect_timeout(Duration::from_secs(options.timeout_seconds.min(10)))
         .with_allow_http(options.allow_http);
-    if is_loopback(&url) || Url::parse(&options.endpoint).is_ok_and(|endpoint| is_loopback(&endpoint)) {
+    // `asked` is where requests go
+    let client_of = |asked: Option<&str>| match asked.and_then(|asked| Url::parse(asked).ok()) {
         // nobody on the way, the environment's proxy included: any proxy of our own, for no host, takes its place
-        client = client.with_proxy_url("http://localhost").with_proxy_excludes("*,0.0.0.0/0,::/0");
-    }
+        Some(here) if is_loopback(&here) => {
+            client.clone().with_proxy_url("http://localhost").with_proxy_excludes("*,0.0.0.0/0,::/0")
+        }
+        _ => client.clone(),
+    };
+    // what the environment says has been read into the client's own configuration
+    let endpoint_or = |of_environment: Option<String>| {
+        Some(options.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()).or(of_environment)
+    };
     // tries are counted in one place, below: a client that quietly sends a conditional write again, after an answer was
     // lost, is refused by what it wrote itself
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
@@ -43,46 +54,55 @@ pub(super) fn open(
         // what counts is on the disk before anything names it: files and the folders that hold them
         "file" => Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true)),
         "s3" | "s3a" => {
-            let mut builder = object_store::aws::AmazonS3Builder::from_env()
+            let from_env = AmazonS3Builder::from_env();
+            let known = |key| from_env.get_config_value(&key);
+            let endpoint = endpoint_or(known(AmazonS3ConfigKey::S3Endpoint).or(known(AmazonS3ConfigKey::Endpoint)));
+            let mut builder = from_env
                 .with_bucket_name(&host)
-                .with_client_options(client)
+                .with_client_options(client_of(endpoint.as_deref()))
                 .with_retry(retry)
                 .with_allow_http(options.allow_http)
                 .with_skip_signature(anonymous)
-                .with_virtual_hosted_style_request(!options.path_style && options.endpoint.is_empty());
+                .with_virtual_hosted_style_request(!options.path_style && endpoint.is_none());
             if !options.region.is_empty() {
                 builder = builder.with_region(&options.region);
             }
-            if !options.endpoint.is_empty() {
-                builder = builder.with_endpoint(&options.endpoint);
+            if let Some(endpoint) = endpoint {
+                // the key that goes before all others
+                builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
             }
             Arc::new(builder.build().map_err(configuration)?)
         }
         "gs" => {
-            let mut builder = object_store::gcp::GoogleCloudStorageBuilder::from_env()
+            let from_env = GoogleCloudStorageBuilder::from_env();
+            let endpoint = endpoint_or(from_env.get_config_value(&GoogleConfigKey::BaseUrl));
+            let mut builder = from_env
                 .with_bucket_name(&host)
-                .with_client_options(client)
+                .with_client_options(client_of(endpoint.as_deref()))
                 .with_retry(retry)
                 .with_skip_signature(anonymous);
-            if !options.endpoint.is_empty() {
-                builder = builder.with_base_url(&options.endpoint);
+            if let Some(endpoint) = endpoint {
+                builder = builder.with_base_url(&endpoint);
             }
             Arc::new(builder.build().map_err(configuration)?)
         }
         "az" | "abfs" | "abfss" | "adl" | "azure" => {
-            let mut builder = object_store::azure::MicrosoftAzureBuilder::from_env()
+            let from_env = MicrosoftAzureBuilder::from_env();
+            let endpoint = endpoint_or(from_env.get_config_value(&AzureConfigKey::Endpoint));
+            let mut builder = from_env
                 .with_container_name(&host)
-                .with_client_options(client)
+                .with_client_options(client_of(endpoint.as_deref()))
                 .with_retry(retry)
                 .with_allow_http(options.allow_http)
                 .with_skip_signature(anonymous);
-            if !options.endpoint.is_empty() {
-                builder = builder.with_endpoint(options.endpoint.clone());
+            if let Some(endpoint) = endpoint {
+                builder = builder.with_endpoint(endpoint);
             }
             Arc::new(builder.build().map_err(configuration)?)
         }
         "http" | "https" => {
             let origin = url.origin().ascii_serialization();
+            let client = client_of(Some(url.as_str())).with_allow_http(url.scheme() == "http");
             let mut headers = HeaderMap::new();
             if let Some(value) = authorization {
                 headers.insert("authorization", value);
@@ -90,7 +110,7 @@ pub(super) fn open(
             Arc::new(
                 object_store::http::HttpBuilder::new()
                     .with_url(origin)
-                    .with_client_options(client.with_allow_http(url.scheme() == "http").with_default_headers(headers))
+                    .with_client_options(client.with_default_headers(headers))
                     .with_retry(retry)
                     .build()
                     .map_err(configuration)?,

@@ -76,6 +76,29 @@ fn addresses_that_cannot_work_are_refused() {
     assert!(open("file:///a#b").contains("%23") && open("s3://bucket/a?b").contains("%3F"));
 }
 
+#[test]
+fn a_file_is_no_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    for place in [file.clone(), file.join("below/it")] {
+        let refused = WorkStore::open(place.to_str().unwrap(), &StoreOptions::default()).err().unwrap();
+        let said = refused.to_string();
+        assert!(refused.exit_code() == 65 && said.contains(&format!("{} is a file", file.display())), "{said}");
+    }
+    let error = crate::durable::create_folder(&file).unwrap_err();
+    assert_eq!(error.exit_code(), 65, "{error}");
+}
+
+/// Where no folder can be made no later try makes one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_that_takes_no_folder_is_refused_for_good() {
+    let work = WorkStore::open("/proc/foo", &StoreOptions::default()).unwrap();
+    let refused = work.make().unwrap_err();
+    assert!(refused.exit_code() == 65 && refused.to_string().contains("work.url: /proc/foo"), "{refused}");
+}
+
 #[tokio::test]
 async fn a_store_is_made_when_it_is_asked_for_and_not_before() {
     let folder = tempfile::tempdir().unwrap();

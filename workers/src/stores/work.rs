@@ -34,7 +34,13 @@ impl WorkStore {
                 "work store {address}: plain HTTP has no conditional write; use file, s3, gs or az"
             )));
         }
-        Ok(WorkStore(store))
+        match store.local_folder().as_deref().and_then(file_in_the_way) {
+            Some(file) => Err(WorkerError::Configuration(format!(
+                "work.url: {} is a file, and a folder is wanted there; name another place",
+                file.display()
+            ))),
+            None => Ok(WorkStore(store)),
+        }
     }
 
     /// The same folder in another store: for tests and benchmarks that put something between.
@@ -74,7 +80,12 @@ impl WorkStore {
     /// Makes the folder of a store on this machine.
     pub fn make(&self) -> Result<(), WorkerError> {
         let Some(folder) = self.local_folder() else { return Ok(()) };
-        crate::durable::create_folder(&folder)
+        crate::durable::create_folder(&folder).map_err(|error| match error {
+            WorkerError::Configuration(why) => WorkerError::Configuration(format!(
+                "work.url: no folder can be made there: {why}; name one that you may write to"
+            )),
+            other => other,
+        })
     }
 
     /// The store from its root folder on, with an address for it: for the Delta kernel, which takes a `%` above its
@@ -167,6 +178,11 @@ impl WorkStore {
         self.delete(&race).await?;
         Ok(first && !second && wins?.into_iter().filter(|w| *w).count() == 1)
     }
+}
+
+/// What stands where a folder is to be, or above it, and is none.
+fn file_in_the_way(folder: &std::path::Path) -> Option<&std::path::Path> {
+    folder.ancestors().find(|path| path.exists()).filter(|path| !path.is_dir())
 }
 
 fn json_bytes(value: &impl Serialize) -> Bytes {

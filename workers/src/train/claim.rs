@@ -17,7 +17,8 @@ use training::trainer::Event;
 
 use crate::durable;
 use crate::error::WorkerError;
-use crate::lease::name_of_process;
+use crate::lease::MOMENT;
+use crate::process::{ProcessName, Seen, name_of_process};
 
 /// How often a waiting process looks whether the folder has become free.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -41,7 +42,7 @@ const TIMES: Times = Times { beat: Duration::from_secs(5), patience: Duration::f
 struct Holder {
     /// Process and host, for people.
     name: String,
-    process: u32,
+    process: ProcessName,
     /// Seconds since 1970, by the holder's clock, as all of them.
     since: u64,
     /// Where it is, in words, and when it came there.
@@ -54,7 +55,7 @@ struct Holder {
 
 impl Holder {
     fn new() -> Self {
-        let (name, process, now) = (name_of_process(), std::process::id(), unix_seconds());
+        let (name, process, now) = (name_of_process(), ProcessName::own(), unix_seconds());
         Holder { name, process, since: now, progress: "its beginning".into(), progressed: now, written: now, beats: 0 }
     }
 
@@ -154,7 +155,7 @@ impl Claim {
         // what its holder has written stays
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|e| WorkerError::of_io(&path, &e))?;
-        let (mut seen, mut alive, mut told) = (Vec::new(), Instant::now(), None::<Instant>);
+        let (mut seen, mut alive, mut told) = (Vec::new(), Instant::now(), None::<(Instant, bool)>);
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Claim::held(Some(file)).beat(times.beat)),
@@ -169,15 +170,22 @@ impl Claim {
             if said != seen {
                 (seen, alive) = (said, Instant::now());
             }
-            let silent = alive.elapsed() > times.patience;
+            let holder = Occupant::of(&path, &seen);
+            let patience = if holder.is_stopped { times.patience.min(MOMENT) } else { times.patience };
+            let silent = alive.elapsed() > patience;
             if silent || !may_wait {
-                return Err(taken(name, &path, &seen, silent.then_some(times.patience)));
+                return Err(taken(name, &holder, silent.then_some(patience)));
             }
-            if told.is_none_or(|told| told.elapsed() > times.patience) {
-                told = Some(Instant::now());
+            if told.is_none_or(|(at, stopped)| at.elapsed() > times.patience || stopped != holder.is_stopped) {
+                told = Some((Instant::now(), holder.is_stopped));
+                let then = if holder.is_stopped {
+                    format!("; it is stopped: `kill -CONT {}` wakes it", holder.process)
+                } else {
+                    String::new()
+                };
                 tracing::warn!(
-                    "{name}: another process trains this run; its result is waited for: {}",
-                    who(&path, &seen)
+                    "{name}: another process trains this run; its result is waited for: {}{then}",
+                    holder.who
                 );
             }
             if stop.load(Ordering::Relaxed) {
@@ -203,28 +211,50 @@ fn rewrite(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
-/// Who holds a lock, by what it wrote into its file.
-fn who(path: &Path, said: &[u8]) -> String {
-    match serde_json::from_slice::<Holder>(said) {
-        Ok(holder) => format!("{} ({})", holder.in_words(unix_seconds()), path.display()),
-        Err(_) => format!("a process that does not say who it is holds {0} (`fuser {0}` names it)", path.display()),
+/// Who holds a lock, by what it wrote into the lock's file.
+struct Occupant {
+    who: String,
+    /// Its number, as it stands in a command.
+    process: String,
+    is_stopped: bool,
+}
+
+impl Occupant {
+    fn of(path: &Path, said: &[u8]) -> Occupant {
+        let path = path.display();
+        match serde_json::from_slice::<Holder>(said) {
+            Ok(holder) => Occupant {
+                who: format!("{} ({path})", holder.in_words(unix_seconds())),
+                process: holder.process.id.to_string(),
+                is_stopped: holder.process.seen() == Seen::Stopped,
+            },
+            Err(_) => Occupant {
+                who: format!("a process that does not say who it is holds {path} (`fuser {path}` names it)"),
+                process: "PROCESS".to_owned(),
+                is_stopped: false,
+            },
+        }
     }
 }
 
 /// `silent_for`: it showed no sign of life for so long.
-fn taken(name: &str, path: &Path, said: &[u8], silent_for: Option<Duration>) -> WorkerError {
-    let silence = silent_for.map_or(String::new(), |time| {
-        format!(" and has shown no sign of life for {} s: it is stopped or hangs", time.as_secs())
-    });
-    let process = serde_json::from_slice::<Holder>(said).map_or("PROCESS".to_owned(), |h| h.process.to_string());
+fn taken(name: &str, holder: &Occupant, silent_for: Option<Duration>) -> WorkerError {
+    let Occupant { who, process, is_stopped } = holder;
+    let silence = match silent_for {
+        _ if *is_stopped => " and is stopped".to_owned(),
+        Some(time) => {
+            format!(" and has shown no sign of life for {} s: it is stopped or hangs", time.as_secs())
+        }
+        None => String::new(),
+    };
     // it cannot be passed by: once it is woken it would write into the same folder
-    let end = match silent_for {
-        Some(_) => format!("wake it there by `kill -CONT {process}`, or end it by `kill -9 {process}`"),
-        None => format!("wait for its end, or end it there by `kill {process}`"),
+    let end = if *is_stopped || silent_for.is_some() {
+        format!("wake it there by `kill -CONT {process}`, or end it by `kill -9 {process}`")
+    } else {
+        format!("wait for its end, or end it there by `kill {process}`")
     };
     WorkerError::Transient(format!(
-        "{name}: another process trains this run{silence}: {}; {end}: what it has saved is gone on from",
-        who(path, said)
+        "{name}: another process trains this run{silence}: {who}; {end}: what it has saved is gone on from"
     ))
 }
 

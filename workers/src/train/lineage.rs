@@ -163,8 +163,17 @@ impl RunRows {
 
     /// Whether weights trained on these rows saw what `now` holds out.
     pub fn leak(&self, now: &RunRows) -> Option<Leak> {
+        self.leak_into(now, RunRow::is_held_out)
+    }
+
+    /// The same of the test part alone, over which figures are taken.
+    pub fn leak_into_test(&self, now: &RunRows) -> Option<Leak> {
+        self.leak_into(now, |row| row.split.as_deref() == Some("test"))
+    }
+
+    fn leak_into(&self, now: &RunRows, is_asked_for: impl Fn(&RunRow) -> bool) -> Option<Leak> {
         let learnt = Learnt::new(self);
-        let held_out = now.rows.iter().filter(|(_, row)| row.is_held_out());
+        let held_out = now.rows.iter().filter(|(_, row)| is_asked_for(row));
         let mut known = held_out.filter_map(|(image_id, row)| Some((image_id, learnt.knows(image_id, &row.sight)?)));
         let (image_id, how) = known.next()?;
         let (image_id, how) = (image_id.clone(), how.to_owned());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::error::WorkerError;
-use crate::lease::name_of_process;
+use crate::process::name_of_process;
 use crate::stores::WorkStore;
 
 /// Folder of the saved states' descriptions, numbered: the last one counts.

@@ -9,6 +9,7 @@ mod config;
 #[cfg(test)]
 mod goldens;
 mod hugging_face;
+mod image_bytes;
 mod open_clip;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use chain::Chain;
 pub use config::{
     ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
+pub use image_bytes::load_pixels;
 
 use crate::ops::Dropout;
 use crate::parameters::Parameters;
@@ -118,18 +120,23 @@ impl Clip {
         self.image_chain(pixel_values_bchw, dropout)?.run()
     }
 
-    /// The image tower on `pixel_values_bchw [B, 3, S, S]`, piece by piece.
+    /// The image tower on `pixel_values_bchw [B, 3, S, S]`, piece by piece; or on bytes that are yet to be normalised,
+    /// `[B, S, S, 3]` (see [`load_pixels`]).
     pub fn image_chain<'a>(&'a self, pixel_values_bchw: &Tensor, dropout: Option<&'a Dropout>) -> Result<Chain<'a>> {
         let side = self.config.vision.image_size;
-        match pixel_values_bchw.dims() {
-            &[_, 3, height, width] if (height, width) == (side, side) => {}
-            other => {
+        let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?;
+        let pixels = match (pixels.dtype(), pixels.dims()) {
+            (DType::U8, &[_, height, width, 3]) if (height, width) == (side, side) => {
+                image_bytes::normalise(&pixels, &self.config)?
+            }
+            (_, &[_, 3, height, width]) if (height, width) == (side, side) => pixels,
+            (_, other) => {
                 return Err(ModelError::Input(format!(
                     "pixel values have shape {other:?}, the network wants [B, 3, {side}, {side}]"
                 )));
             }
-        }
-        let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?.to_dtype(self.dtype())?;
+        };
+        let pixels = pixels.to_dtype(self.dtype())?;
         let tower = Tower::Image { weights: &self.vision, kind: self.config.activation, pixels_bchw: pixels };
         Ok(Chain::new(tower, dropout))
     }

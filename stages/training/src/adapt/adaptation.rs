@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use models::parameters::Parameters;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::{Features, PairKeys};
-use crate::objective::{Differentiated, Moment, Objective, scalar};
+use crate::objective::{Differentiated, Moment, Objective};
 use crate::optimiser::{AdamW, AdamWSettings, State, groups_by_decay};
 use crate::trainer::{Gathered, share_optimiser, share_parameters};
 
@@ -32,6 +33,8 @@ struct Game {
     optimiser: AdamW,
     /// Parameters and the optimiser's state before the step at hand, where that may overflow.
     before: Option<(Parameters, State)>,
+    /// Gradient norm of the step at hand.
+    norm: Option<Tensor>,
 }
 
 /// The rows of one domain among the gathered ones.
@@ -68,10 +71,15 @@ impl Adaptation {
                 let parameters = discriminator.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone()));
                 let adam = AdamWSettings { beta2: 0.999, weight_decay: 0.0, ..AdamWSettings::default() };
                 let optimiser = AdamW::new(groups_by_decay(parameters, 0.0), adam)?;
-                Ok(Game { discriminator, optimiser, before: None })
+                Ok(Game { discriminator, optimiser, before: None, norm: None })
             })
             .transpose()?;
         Ok(Self { settings, game })
+    }
+
+    /// Learning rate of the discriminator.
+    fn rate(&self, moment: Moment) -> f64 {
+        self.settings.discriminator_learning_rate * moment.rate_factor
     }
 }
 
@@ -111,12 +119,17 @@ impl Side {
 }
 
 impl Game {
-    /// One step of the discriminator, the same on all ranks.
-    fn step(&mut self, gradients: Gradients, learning_rate: f64, ranks: &mut dyn Communicator) -> Result<()> {
-        let mut gradients = gradients;
+    /// This rank's gradients of the discriminator, also of what no row of this rank has reached.
+    fn gradients(&self, store: &GradStore) -> Result<Gradients> {
+        let mut gradients = Gradients::default();
+        gradients.collect(store, "", self.discriminator.parameters().iter())?;
         gradients.fill("", self.discriminator.parameters().iter())?;
-        let gradients = gradients.sum_over_ranks(ranks, usize::MAX)?;
-        self.optimiser.step(&gradients, learning_rate)?;
+        Ok(gradients)
+    }
+
+    /// One step of the discriminator, the same on all ranks.
+    fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<()> {
+        self.norm = Some(self.optimiser.step_unread(gradients, learning_rate)?);
         Ok(())
     }
 }
@@ -139,7 +152,7 @@ impl Objective for Adaptation {
             return Differentiated::sum_of(&[("target_triplet", loss)]);
         }
         let source = Side::of(gathered, false)?;
-        let rate = settings.discriminator_learning_rate * moment.rate_factor;
+        let rate = self.rate(moment);
         source.with(|source_rows| {
             target.with(|target_rows| {
                 let pair = DomainPair {
@@ -149,35 +162,45 @@ impl Objective for Adaptation {
                     weighted: settings.adversary_weights,
                 };
                 if let (Adversary::Alternating, Some(game)) = (settings.adversary, &mut self.game) {
-                    let store = discriminator_loss(&game.discriminator, &pair)?.backward()?;
-                    let mut gradients = Gradients::default();
-                    gradients.collect(&store, "", game.discriminator.parameters().iter())?;
-                    game.step(gradients, rate, ranks)?;
+                    let gradients = game.gradients(&discriminator_loss(&game.discriminator, &pair)?.backward()?)?;
+                    // the encoders play against what it has learnt here: these cannot travel with theirs
+                    game.step(&gradients.sum_over_ranks(ranks, usize::MAX)?, rate)?;
                 }
                 let discriminator = self.game.as_ref().map(|game| &game.discriminator);
                 let progress = moment.progress;
                 let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, progress)?;
                 let store = step.total.backward()?;
-                if let (Adversary::Reversal | Adversary::Joint, Some(game)) = (settings.adversary, &mut self.game) {
-                    let mut gradients = Gradients::default();
-                    gradients.collect(&store, "", game.discriminator.parameters().iter())?;
-                    game.step(gradients, rate, ranks)?;
-                }
-                let mut parts = vec![("source_triplet", scalar(&step.source_triplet)?)];
-                if let Some(loss) = &step.target_triplet {
-                    parts.push(("target_triplet", scalar(loss)?));
-                }
-                if let Some(loss) = &step.adversarial {
+                let own = match (settings.adversary, &self.game) {
+                    (Adversary::Reversal | Adversary::Joint, Some(game)) => game.gradients(&store)?,
+                    _ => Gradients::default(),
+                };
+                let mut parts = vec![("source_triplet", step.source_triplet)];
+                parts.extend(step.target_triplet.map(|loss| ("target_triplet", loss)));
+                if let Some(loss) = step.adversarial {
                     // what encoders that play want is its opposite
-                    parts.push(("adversarial", -settings.adversarial_factor(progress) * scalar(loss)?));
+                    let weighted = (loss.to_dtype(DType::F64)? * settings.adversarial_factor(progress))?;
+                    parts.push(("adversarial", weighted.neg()?));
                 }
-                Ok(Differentiated { gradients: store, parts })
+                Ok(Differentiated { gradients: store, parts, own })
             })
         })
     }
 
+    fn learn(&mut self, own: &Gradients, moment: Moment) -> Result<()> {
+        let rate = self.rate(moment);
+        match &mut self.game {
+            Some(game) if !own.is_empty() => game.step(own, rate),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_norm(&mut self) -> Option<Tensor> {
+        self.game.as_mut()?.norm.take()
+    }
+
     fn remember(&mut self) -> Result<()> {
-        let Some(game) = &mut self.game else { return Ok(()) };
+        // elsewhere it learns after the encoders, and not from a step that they do not take
+        let (Adversary::Alternating, Some(game)) = (self.settings.adversary, &mut self.game) else { return Ok(()) };
         game.before = Some((game.discriminator.parameters().deep_copy()?, game.optimiser.state()?.copied()?));
         Ok(())
     }

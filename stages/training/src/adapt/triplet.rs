@@ -1,6 +1,6 @@
 //! The weighted triplet loss (Eq. 11).
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use serde::Deserialize;
 
 use super::domain::{beside, loss_dtype};
@@ -45,8 +45,8 @@ impl Triplet {
 /// divided by the valid rows of all ranks. The negative is the hardest, or the cost is the mean over all.
 ///
 /// Negatives are the gathered columns that are valid and share neither image nor caption with the row; the hardest is the
-/// nearest, of equally near ones the first. It is chosen on the host from detached scores: the gradient flows to the row,
-/// its own column and that negative only. A row without any negative contributes nothing. Features are L2-normalised, so
+/// nearest, of equally near ones the first. It is chosen from detached scores: the gradient flows to the row, its own
+/// column and that negative only. A row without any negative contributes nothing. Features are L2-normalised, so
 /// that their product is the cosine. `weights_n` `[N]` are of all gathered rows; without them each counts 1.
 ///
 /// # Errors
@@ -87,15 +87,16 @@ fn one_direction(
         return Ok((lost(&cost_bn)? * weight_bn)?.sum_all()?);
     }
     let nearness_bn = nearness(&anchor_bd.detach(), &candidate_nd.detach(), settings.distance)?;
-    let mut hardest_b = Vec::with_capacity(share_b.len());
-    for ((row, nearness_n), share) in batch.rows.clone().zip(&nearness_bn).zip(&mut share_b) {
-        let negative = hardest(nearness_n, |column| batch.keys.is_negative(row, column));
-        if negative.is_none() {
-            *share = 0.0;
+    let mut is_negative_bn = negatives(batch);
+    let columns = batch.keys.valid_n.len();
+    for ((is_negative, share), row) in
+        is_negative_bn.chunks_exact_mut(columns).zip(&mut share_b).zip(batch.rows.clone())
+    {
+        if !is_negative.contains(&true) {
+            (*share, is_negative[row]) = (0.0, true);
         }
-        hardest_b.push(negative.unwrap_or(row) as u32);
     }
-    let hardest_b = Tensor::from_slice(&hardest_b, hardest_b.len(), candidate_nd.device())?;
+    let hardest_b = hardest(&nearness_bn, &is_negative_bn)?;
     let negative_bd = candidate_nd.index_select(&hardest_b, 0)?;
     let cost_b = (own_b - distance(&anchor_bd, &negative_bd, settings.distance)?)?.affine(1.0, settings.margin)?;
     let share_b = beside(&cost_b, &share_b)?;
@@ -107,37 +108,45 @@ fn lost(cost: &Tensor) -> Result<Tensor> {
     Ok((cost * cost.detach().gt(0f64)?.to_dtype(cost.dtype())?)?)
 }
 
+/// Whether a column is a negative of a row of this rank `[B, N]`.
+fn negatives(batch: &DomainBatch) -> Vec<bool> {
+    let columns = batch.keys.valid_n.len();
+    let of_row = |row| (0..columns).map(move |column| batch.keys.is_negative(row, column));
+    batch.rows.clone().flat_map(of_row).collect()
+}
+
 /// Each row's share, in equal parts on its negatives `[B, N]`.
 fn mean_of_negatives(batch: &DomainBatch, share_b: &[f64]) -> Vec<f64> {
-    let columns = batch.keys.valid_n.len();
-    let of_row = |(row, share): (usize, &f64)| {
-        let is_negative: Vec<bool> = (0..columns).map(|column| batch.keys.is_negative(row, column)).collect();
+    let is_negative_bn = negatives(batch);
+    let of_row = |(is_negative, share): (&[bool], &f64)| {
         let part = share / is_negative.iter().filter(|&&is| is).count().max(1) as f64;
-        is_negative.into_iter().map(move |is| if is { part } else { 0.0 })
+        is_negative.iter().map(|&is| if is { part } else { 0.0 }).collect::<Vec<_>>()
     };
-    batch.rows.clone().zip(share_b).flat_map(of_row).collect()
+    is_negative_bn.chunks_exact(batch.keys.valid_n.len()).zip(share_b).flat_map(of_row).collect()
 }
 
-/// The first of the highest values among the negatives.
-fn hardest(nearness_n: &[f64], is_negative: impl Fn(usize) -> bool) -> Option<usize> {
-    let mut best: Option<(usize, f64)> = None;
-    for (column, &near) in nearness_n.iter().enumerate() {
-        if is_negative(column) && best.is_none_or(|(_, nearest)| near > nearest) {
-            best = Some((column, near));
-        }
-    }
-    best.map(|(column, _)| column)
+/// Of each row the first of the nearest negatives `[B]`, without a look at the numbers from the host.
+fn hardest(nearness_bn: &Tensor, is_negative_bn: &[bool]) -> Result<Tensor> {
+    let (shape, device) = (nearness_bn.dims2()?, nearness_bn.device());
+    let is_negative: Vec<u8> = is_negative_bn.iter().map(|&is| u8::from(is)).collect();
+    let is_negative_bn = Tensor::from_vec(is_negative, shape, &Device::Cpu)?.to_device(device)?;
+    let none_bn = (nearness_bn.zeros_like()? + f64::NEG_INFINITY)?;
+    let nearness_bn = is_negative_bn.where_cond(nearness_bn, &none_bn)?;
+    let is_nearest_bn = nearness_bn.broadcast_ge(&nearness_bn.max_keepdim(D::Minus1)?)?;
+    let place_bn = Tensor::arange(0, shape.1 as u32, device)?.broadcast_as(shape)?.contiguous()?;
+    // a column that is there also where every number is NaN
+    let last_bn = Tensor::full(shape.1 as u32 - 1, shape, device)?;
+    Ok(is_nearest_bn.where_cond(&place_bn, &last_bn)?.min(D::Minus1)?)
 }
 
-/// Falls with the distance of rows and columns `[B, N]`, on the host.
-fn nearness(anchor_bd: &Tensor, candidate_nd: &Tensor, distance: Distance) -> Result<Vec<Vec<f64>>> {
+/// Falls with the distance of rows and columns `[B, N]`.
+fn nearness(anchor_bd: &Tensor, candidate_nd: &Tensor, distance: Distance) -> Result<Tensor> {
     let product_bn = anchor_bd.matmul(&candidate_nd.t()?)?;
-    let nearness_bn = match distance {
-        Distance::Cosine => product_bn,
+    match distance {
+        Distance::Cosine => Ok(product_bn),
         // -|a - c|² without |a|², which all columns of a row share.
-        Distance::Euclidean => (product_bn * 2.0)?.broadcast_sub(&candidate_nd.sqr()?.sum(D::Minus1)?)?,
-    };
-    Ok(nearness_bn.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()?)
+        Distance::Euclidean => Ok((product_bn * 2.0)?.broadcast_sub(&candidate_nd.sqr()?.sum(D::Minus1)?)?),
+    }
 }
 
 /// Distance of each row of `a_bd` to the same row of `b_bd` `[B]`.
@@ -179,9 +188,11 @@ mod tests {
 
     #[test]
     fn the_first_of_the_nearest_negatives_is_taken() {
-        let near = [0.1, 0.9, 0.5, 0.5];
-        assert_eq!(hardest(&near, |_| true), Some(1));
-        assert_eq!(hardest(&near, |column| column != 1), Some(2));
-        assert_eq!(hardest(&near, |_| false), None);
+        let near = Tensor::new(&[[0.1f32, 0.9, 0.5, 0.5]; 4], &Device::Cpu).unwrap();
+        let negative = [[true; 4], [true, false, true, true], [false, false, false, true], [true, false, false, false]];
+        let found = |near: &Tensor| hardest(near, negative.as_flattened()).unwrap().to_vec1::<u32>().unwrap();
+        assert_eq!(found(&near), [1, 2, 3, 0]);
+        let unknown = (near * f64::NAN).unwrap();
+        assert!(found(&unknown).iter().all(|&column| column < 4));
     }
 }

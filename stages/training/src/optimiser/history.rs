@@ -64,10 +64,17 @@ impl History {
         &self.first_moment
     }
 
-    /// Moves the parameter by one step.
-    pub(super) fn step(&mut self, var: &Var, gradient: &Tensor, update: &in_place::Update) -> Result<()> {
+    /// Moves the parameter by one step. The gradient counts times the one number in `clip_there` too, which is f32 and lies
+    /// where the parameter does.
+    pub(super) fn step(
+        &mut self,
+        var: &Var,
+        gradient: &Tensor,
+        update: &in_place::Update,
+        clip_there: Option<&Tensor>,
+    ) -> Result<()> {
         let weights = self.master.as_ref().unwrap_or(var);
-        if in_place::can_update(weights, gradient) {
+        if clip_there.is_none() && in_place::can_update(weights, gradient) {
             in_place::update(weights, gradient, [&self.first_moment, &self.second_moment], update)?;
             if let Some(master) = &self.master {
                 var.set(&master.to_dtype(var.dtype())?)?;
@@ -80,10 +87,15 @@ impl History {
             let step = models::ops::AdamWStep { beta1, beta2, clip, rate, spread, epsilon, kept };
             let copy = self.master.is_some().then(|| var.as_tensor());
             let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
-            return Ok(models::ops::adamw(weights, &gradient, [&self.first_moment, &self.second_moment], copy, &step)?);
+            let moments = [&self.first_moment, &self.second_moment];
+            return Ok(models::ops::adamw(weights, (&gradient, clip_there), moments, copy, &step)?);
         }
         let weights = self.master.take().unwrap_or_else(|| var.as_detached_tensor());
-        let gradient = (gradient.to_dtype(weights.dtype())? * clip)?;
+        let mut gradient = (gradient.to_dtype(weights.dtype())? * clip)?;
+        if let Some(there) = clip_there {
+            gradient =
+                gradient.flatten_all()?.broadcast_mul(&there.to_dtype(weights.dtype())?)?.reshape(var.shape())?;
+        }
         self.first_moment = ((&self.first_moment * beta1)? + (&gradient * (1.0 - beta1))?)?;
         self.second_moment = ((&self.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
         let spread = (self.second_moment.sqrt()? * spread)?.affine(1.0, epsilon)?;

@@ -1,3 +1,4 @@
+use candle_core::{DType, Device};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::RngSeed;
@@ -59,6 +60,43 @@ fn five_steps_match_the_transcription() {
         assert!((norm.unwrap() - golden["norms"][step].as_f64().unwrap()).abs() < 1e-12);
     }
     assert!(largest_difference(&optimiser, &golden["end"]) < 1e-12);
+}
+
+/// As on a GPU, where nobody waits for the norm: the factor is a tensor.
+#[test]
+fn a_factor_on_the_device_clips_like_one_on_the_host() {
+    let settings = AdamWSettings::default();
+    for dtype in [DType::F32, DType::BF16] {
+        let start = Tensor::new(&[[0.5f32, -0.25, 1.0], [2.0, 0.125, -1.0]], &Device::Cpu).unwrap();
+        let moved = [(0.3, None), (1.0, Some(0.3f32))].map(|(clip, there)| {
+            let var = Var::from_tensor(&start.to_dtype(dtype).unwrap()).unwrap();
+            let mut history = History::start(&var).unwrap();
+            let AdamWSettings { beta1, beta2, epsilon, .. } = settings;
+            let update = in_place::Update { beta1, beta2, clip, rate: 0.1, spread: 7.0, epsilon, kept: 0.99 };
+            let there = there.map(|factor| Tensor::new(&[factor], &Device::Cpu).unwrap());
+            for _ in 0..3 {
+                history.step(&var, &(&start * 0.7).unwrap(), &update, there.as_ref()).unwrap();
+            }
+            let first = history.first_moment().to_vec2::<f32>().unwrap();
+            (var.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap(), first)
+        });
+        let flat = |(weights, moments): &(Vec<Vec<f32>>, Vec<Vec<f32>>)| [weights.concat(), moments.concat()].concat();
+        for (here, there) in flat(&moved[0]).iter().zip(flat(&moved[1])) {
+            assert!((here - there).abs() <= 1e-6 * here.abs(), "{dtype:?}: {moved:?}");
+        }
+    }
+}
+
+#[test]
+fn a_step_that_is_not_waited_for_is_the_same_step() {
+    let golden: Value = serde_json::from_str(GOLDEN).unwrap();
+    let [mut waited, mut unread] = [(); 2].map(|()| from_golden(&golden, DType::F64));
+    for step in 0..5 {
+        let (gradients, rate) = (gradients(&golden["gradients"][step]), golden["rates"][step].as_f64().unwrap());
+        let norm = waited.step(&gradients, rate).unwrap();
+        assert_eq!(unread.step_unread(&gradients, rate).unwrap().to_scalar::<f64>().unwrap(), norm);
+        assert_eq!(values(&waited), values(&unread));
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a run tells while it goes and when it ends.
 
+use super::phases::Phases;
 use crate::checkpoint::{Best, Position};
 
 /// What an observer is told.
@@ -30,7 +31,7 @@ pub struct Progress {
     pub gradient_norm: f64,
     /// Pairs per second of all ranks together, the wait included.
     pub samples_per_second: f64,
-    /// Seconds that the step took, the wait included.
+    /// Seconds that the step took, the wait included; the mean of steps that are looked at together.
     pub seconds: f64,
     /// Seconds that the step waited for its batch.
     pub wait_seconds: f64,
@@ -45,6 +46,8 @@ pub struct EpochEnd {
     pub metric: f64,
     /// The best so far, this epoch included.
     pub best: Best,
+    /// Seconds of its steps' phases, where they are measured.
+    pub phases: Option<Phases>,
 }
 
 /// How a call of [`Trainer::fit`] ended.

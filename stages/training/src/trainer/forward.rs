@@ -4,14 +4,15 @@
 //! parameters. Between the two, the embeddings of all ranks meet; so the graph of a large batch is never needed at once,
 //! and the result is that of the large batch exactly.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use models::clip::{Chain, Clip};
 use models::ops::{Dropout, backward_from, l2_normalise};
 
+use super::loaded::{Loaded, Part};
 use super::settings::{Execution, Settings};
-use crate::batch::{PairBatch, SegmentBatch};
+use crate::batch::PairBatch;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::segment_embedding;
@@ -62,7 +63,7 @@ pub(super) struct Forward<'a> {
 /// One tower on one piece of the batch.
 struct Piece {
     tower: Tower,
-    batch: Rc<PairBatch>,
+    part: Arc<Part>,
     dropout: Option<Dropout>,
     kept: Kept,
     /// Place of its rows in the batch.
@@ -81,23 +82,17 @@ enum Kept {
 
 impl<'a> Forward<'a> {
     /// Embeds a batch. `seed` decides what is dropped.
-    pub(super) fn run(networks: &'a Networks<'a>, batch: &Rc<PairBatch>, seed: u64) -> Result<(Self, Embeddings)> {
-        check(batch, networks.clip.config().vision.image_size)?;
+    pub(super) fn run(networks: &'a Networks<'a>, loaded: &Loaded, seed: u64) -> Result<(Self, Embeddings)> {
         let mut forward = Self { networks, pieces: Vec::new() };
         let mut columns: [Vec<Tensor>; 3] = Default::default();
         let mut present_b = Vec::new();
-        // a whole batch is not copied: its pixels are many
-        let parts = match networks.execution.micro_batches {
-            0 | 1 => vec![batch.clone()],
-            count => batch.parts(count).into_iter().map(Rc::new).collect(),
-        };
-        let single = parts.len() == 1;
+        let single = loaded.parts.len() == 1;
         let mut start = 0;
-        for part in parts {
-            let segments = part.segments.is_some().then_some(Tower::Segment);
+        for part in &loaded.parts {
+            let segments = part.batch.segments.is_some().then_some(Tower::Segment);
             for tower in [Tower::Image, Tower::Text].into_iter().chain(segments) {
-                let dropout = networks.dropout(tower, &part, seed);
-                let mut piece = Piece { tower, batch: part.clone(), dropout, kept: Kept::Nothing, start };
+                let dropout = networks.dropout(tower, &part.batch, seed);
+                let mut piece = Piece { tower, part: part.clone(), dropout, kept: Kept::Nothing, start };
                 let (features, present) = piece.there(networks, single)?;
                 columns[tower as usize].push(features);
                 if tower == Tower::Segment {
@@ -105,10 +100,10 @@ impl<'a> Forward<'a> {
                 }
                 forward.pieces.push(piece);
             }
-            start += part.rows();
+            start += part.batch.rows();
         }
         let [images, segments, texts] = columns.map(|column| Tensor::cat(&column, 0));
-        let segment = match batch.segments {
+        let segment = match loaded.batch.segments {
             Some(_) => Some(SegmentColumn { segment_bd: segments?, present_b }),
             None => None,
         };
@@ -118,7 +113,7 @@ impl<'a> Forward<'a> {
     /// Gradients of the parameters of one tower from that of its embeddings `[B, D]`.
     pub(super) fn back(&mut self, tower: Tower, gradient_bd: &Tensor, into: &mut Gradients) -> Result<()> {
         for piece in self.pieces.iter_mut().filter(|piece| piece.tower == tower) {
-            let gradient = gradient_bd.narrow(0, piece.start, piece.batch.rows())?;
+            let gradient = gradient_bd.narrow(0, piece.start, piece.part.batch.rows())?;
             piece.back(self.networks, &gradient, into)?;
         }
         Ok(())
@@ -164,6 +159,11 @@ impl Piece {
     /// Embeddings without a graph, and which rows have segments. Keeps what the way back needs, if it is to.
     fn there(&mut self, networks: &Networks, keep: bool) -> Result<(Tensor, Vec<bool>)> {
         let (clip, _) = networks.of(self.tower);
+        if self.has_no_segment() {
+            let (rows, dim) = (self.part.batch.rows(), clip.config().embed_dim);
+            let features = Tensor::zeros((rows, dim), wide(clip.dtype()), clip.logit_scale().device())?;
+            return Ok((features, vec![false; rows]));
+        }
         if keep && networks.learns(self.tower) && !networks.execution.recompute {
             let (features, present) = self.features(clip)?;
             self.kept = Kept::Graph(features.clone());
@@ -181,8 +181,7 @@ impl Piece {
 
     fn back(&mut self, networks: &Networks, gradient_bd: &Tensor, into: &mut Gradients) -> Result<()> {
         let (clip, prefix) = networks.of(self.tower);
-        let nothing_to_learn = self.tower == Tower::Segment && self.segment_count() == 0;
-        if nothing_to_learn || !networks.learns(self.tower) {
+        if self.has_no_segment() || !networks.learns(self.tower) {
             return Ok(());
         }
         let kept = match std::mem::replace(&mut self.kept, Kept::Nothing) {
@@ -245,45 +244,33 @@ impl Piece {
         Ok((between, x))
     }
 
-    fn segment_count(&self) -> usize {
-        self.batch.segments.as_ref().map_or(0, |segments| segments.row_of_segment.len())
+    /// Nothing to run the tower on.
+    fn has_no_segment(&self) -> bool {
+        self.tower == Tower::Segment && self.part.segments.is_none()
     }
 
     fn features(&self, clip: &Clip) -> Result<(Tensor, Vec<bool>)> {
-        if self.tower == Tower::Segment && self.segment_count() == 0 {
-            let (rows, dim) = (self.batch.rows(), clip.config().embed_dim);
-            let scale = clip.logit_scale();
-            return Ok((Tensor::zeros((rows, dim), wide(clip.dtype()), scale.device())?, vec![false; rows]));
-        }
         self.finish(clip, &self.chain(clip)?.run()?)
     }
 
     fn chain<'b>(&'b self, clip: &'b Clip) -> Result<Chain<'b>> {
-        let (batch, dropout) = (&self.batch, self.dropout.as_ref());
-        let images = |values: &[f32]| -> Result<Tensor> {
-            let side = clip.config().vision.image_size;
-            let shape = (values.len() / (3 * side * side), 3, side, side);
-            Ok(Tensor::from_slice(values, shape, &Device::Cpu)?.to_device(clip.logit_scale().device())?)
-        };
-        Ok(match self.tower {
-            Tower::Image => clip.image_chain(&images(&batch.pixel_values_bchw)?, dropout)?,
-            Tower::Segment => {
-                let none = SegmentBatch::default();
-                let segments = batch.segments.as_ref().unwrap_or(&none);
-                clip.image_chain(&images(&segments.pixel_values_schw)?, dropout)?
-            }
-            Tower::Text => {
-                let shape = (batch.rows(), batch.input_ids_bl.len() / batch.rows());
-                clip.text_chain(&Tensor::from_slice(&batch.input_ids_bl, shape, &Device::Cpu)?, dropout)?
+        let (part, dropout) = (&self.part, self.dropout.as_ref());
+        Ok(match (self.tower, &part.segments) {
+            (Tower::Segment, Some(segments)) => clip.image_chain(segments, dropout)?,
+            (Tower::Image | Tower::Segment, _) => clip.image_chain(&part.images, dropout)?,
+            (Tower::Text, _) => {
+                let (ids, rows) = (&part.batch.input_ids_bl, part.batch.rows());
+                clip.text_chain(&Tensor::from_slice(ids, (rows, ids.len() / rows), &Device::Cpu)?, dropout)?
             }
         })
     }
 
     /// A tower's output made into one normalised embedding for each row, and which rows have one.
     fn finish(&self, clip: &Clip, output: &Tensor) -> Result<(Tensor, Vec<bool>)> {
-        let rows = self.batch.rows();
+        let batch = &self.part.batch;
+        let rows = batch.rows();
         let output = output.to_dtype(wide(clip.dtype()))?;
-        match (self.tower, &self.batch.segments, &self.batch.image_of_row) {
+        match (self.tower, &batch.segments, &batch.image_of_row) {
             (Tower::Segment, Some(segments), _) => {
                 let pooled = segment_embedding(&output, &segments.row_of_segment, &segments.weights, rows)?;
                 Ok((pooled.embedding_bd, pooled.present_b))
@@ -300,51 +287,4 @@ impl Piece {
 /// Type of losses and gradients beside a network's.
 pub(super) fn wide(network: DType) -> DType {
     if network == DType::F64 { DType::F64 } else { DType::F32 }
-}
-
-fn check(batch: &PairBatch, side: usize) -> Result<()> {
-    let rows = batch.rows();
-    let image = 3 * side * side;
-    let images = match &batch.image_of_row {
-        None => rows,
-        Some(image_of_row) => image_of_row.last().map_or(0, |&i| i as usize + 1),
-    };
-    let indices = batch.image_of_row.as_ref().map_or(rows, Vec::len);
-    let no_segments = SegmentBatch::default();
-    let segments = batch.segments.as_ref().unwrap_or(&no_segments);
-    let count = segments.row_of_segment.len();
-    let domains = batch.domains.as_ref().map_or((rows, rows), |d| (d.target_b.len(), d.weights_b.len()));
-    for (what, found, expected) in [
-        ("pixel_values_bchw", batch.pixel_values_bchw.len(), images * image),
-        ("image_of_row", indices, rows),
-        ("caption_keys", batch.caption_keys.len(), rows),
-        ("valid", batch.valid.len(), rows),
-        ("pixel_values_schw", segments.pixel_values_schw.len(), count * image),
-        ("segment weights", segments.weights.len(), count),
-        ("domains", domains.0, rows),
-        ("weights of rows", domains.1, rows),
-    ] {
-        if found != expected {
-            let problem = format!(
-                "has {found} values; {rows} rows, {images} images and {count} segments \
-                 of {side} x {side} pixels need {expected}"
-            );
-            return Err(Error::argument(what, problem));
-        }
-    }
-    if let Some(image_of_row) = &batch.image_of_row
-        && !(image_of_row.first() == Some(&0)
-            && image_of_row.windows(2).all(|pair| pair[1] - pair[0].min(pair[1]) <= 1 && pair[0] <= pair[1]))
-    {
-        return Err(Error::argument("image_of_row", "must count up from 0: the rows of an image stand together"));
-    }
-    if let Some(&row) = segments.row_of_segment.iter().find(|&&row| row as usize >= rows) {
-        return Err(Error::argument("segments", format!("one has row {row} of {rows}")));
-    }
-    let ids = batch.input_ids_bl.len();
-    if rows == 0 || ids == 0 || !ids.is_multiple_of(rows) {
-        let problem = format!("has {ids} values for {rows} rows: needs as many ids in every row");
-        return Err(Error::argument("input_ids_bl", problem));
-    }
-    Ok(())
 }

@@ -39,7 +39,7 @@ fn put_together(images: &[PairBatch], first_target: usize) -> PairBatch {
     let mut all = PairBatch { image_of_row: Some(Vec::new()), domains: Some(Domains::default()), ..Default::default() };
     let (of_row, domains) = (all.image_of_row.as_mut().unwrap(), all.domains.as_mut().unwrap());
     for (nth, image) in images.iter().enumerate() {
-        all.pixel_values_bchw.extend(&image.pixel_values_bchw);
+        all.pixels_bhwc.extend(&image.pixels_bhwc);
         all.input_ids_bl.extend(&image.input_ids_bl);
         all.image_keys.extend(&image.image_keys);
         all.caption_keys.extend(&image.caption_keys);
@@ -57,12 +57,13 @@ fn global_batch(epoch: usize, step: usize) -> PairBatch {
     let mut rng = ChaCha8Rng::seed_from_u64((epoch * STEPS + step) as u64);
     let mut noise = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.0..1.0)).collect() };
     let image = 3 * SIDE * SIDE;
-    let mut pixel_values_bchw = noise(IMAGES * image);
+    let mut pixels = |count: usize| -> Vec<u8> { noise(count).iter().map(|x| (128.0 + 70.0 * x) as u8).collect() };
+    let mut pixels_bhwc = pixels(IMAGES * image);
     // image 6 is image 1 again
-    pixel_values_bchw.copy_within(image..2 * image, 6 * image);
+    pixels_bhwc.copy_within(image..2 * image, 6 * image);
     // the last two images have no segment: with four ranks, one rank has none at all
     let row_of_segment: Vec<u32> = vec![0, 0, 2, 4, 6, 6, 8, 10];
-    let pixel_values_schw = noise(row_of_segment.len() * image);
+    let pixels_shwc = pixels(row_of_segment.len() * image);
     let weights = noise(row_of_segment.len()).iter().map(|w| w.abs()).collect();
     let rows = IMAGES * CAPTIONS;
     let mut rng = ChaCha8Rng::seed_from_u64(1000 + (epoch * STEPS + step) as u64);
@@ -72,13 +73,13 @@ fn global_batch(epoch: usize, step: usize) -> PairBatch {
     };
     let keys: Vec<u64> = (0..rows as u64).map(|row| if row == 9 { 3 } else { row }).collect();
     PairBatch {
-        pixel_values_bchw,
+        pixels_bhwc,
         image_of_row: Some((0..rows).map(|row| (row / CAPTIONS) as u32).collect()),
         input_ids_bl: (0..rows).flat_map(&mut caption).collect(),
         image_keys: (0..rows).map(|row| [0, 1, 2, 3, 4, 5, 1, 7][row / CAPTIONS]).collect(),
         caption_keys: keys,
         valid: (0..rows).map(|row| row != 5 && row != 15).collect(),
-        segments: Some(SegmentBatch { pixel_values_schw, row_of_segment, weights }),
+        segments: Some(SegmentBatch { pixels_shwc, row_of_segment, weights }),
         domains: None,
     }
 }
@@ -297,6 +298,77 @@ fn ranks_adapt_like_one_rank() {
     }
 }
 
+/// A rank that counts its messages with gradients.
+struct Counted {
+    ranks: Threads,
+    sums: usize,
+}
+
+impl Communicator for Counted {
+    fn way(&self) -> String {
+        self.ranks.way()
+    }
+
+    fn rank(&self) -> usize {
+        self.ranks.rank()
+    }
+
+    fn world_size(&self) -> usize {
+        self.ranks.world_size()
+    }
+
+    fn at_step(&mut self, step: u64) {
+        self.ranks.at_step(step);
+    }
+
+    fn all_reduce_sum(&mut self, tensor: &Tensor) -> crate::Result<Tensor> {
+        self.sums += 1;
+        self.ranks.all_reduce_sum(tensor)
+    }
+
+    fn all_gather(&mut self, tensor: &Tensor) -> crate::Result<Tensor> {
+        self.ranks.all_gather(tensor)
+    }
+
+    fn reduce_scatter_sum(&mut self, tensor: &Tensor) -> crate::Result<Tensor> {
+        self.ranks.reduce_scatter_sum(tensor)
+    }
+
+    fn broadcast(&mut self, tensor: &Tensor, root: usize) -> crate::Result<Tensor> {
+        self.ranks.broadcast(tensor, root)
+    }
+
+    fn barrier(&mut self) -> crate::Result<()> {
+        self.ranks.barrier()
+    }
+}
+
+#[test]
+fn the_discriminators_gradients_travel_with_the_towers() {
+    use adapt::{Adversary, Settings};
+    let sums = |adversary, source_pairs| {
+        let settings = Settings { discriminator_hidden: 16, adversary, source_pairs, ..Settings::default() };
+        let mut plan = Plan { loss: Learnt::Adaptation(settings), ..plan(Loss::Hinge { margin: 0.2 }) };
+        plan.execution.bucket_bytes = 1 << 30;
+        let world = Threads::world(2, Duration::from_secs(60));
+        let counts: Vec<usize> = std::thread::scope(|scope| {
+            let of = |ranks| {
+                let (plan, mut counted) = (&plan, Counted { ranks, sums: 0 });
+                scope.spawn(move || {
+                    run_rank(plan, &mut counted, None);
+                    counted.sums
+                })
+            };
+            world.into_iter().map(of).collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert_eq!(counts[0], counts[1]);
+        counts[0]
+    };
+    let without = sums(Adversary::Reversal, false);
+    assert_eq!((sums(Adversary::Reversal, true), sums(Adversary::Joint, true)), (without, without));
+    assert_eq!(sums(Adversary::Alternating, true), without + EPOCHS * STEPS, "it learns before the encoders do");
+}
+
 #[test]
 fn ranks_in_single_precision_stay_close() {
     let plan = Plan { dtype: DType::F32, ..plan(Loss::InfoNce { label_smoothing: 0.0 }) };
@@ -337,6 +409,23 @@ fn a_run_stopped_in_mid_epoch_goes_on_with_another_number_of_ranks() {
         let difference = largest_difference(&reference, &resumed);
         assert!(difference < TOLERANCE, "{first} ranks, then {second}: {difference:e}");
     }
+}
+
+/// As on GPUs: ranks agree on the end of a run only where they look at what they have found.
+#[test]
+fn ranks_that_look_now_and_then_come_to_the_same_bits() {
+    let each = plan(Loss::InfoNce { label_smoothing: 0.1 });
+    let mut together = each.clone();
+    together.execution.look_every_steps = 3;
+    for world_size in [1, 2] {
+        let (each, found) = (run(&each, world_size, None), run(&together, world_size, None));
+        assert!((&each.weights, &each.losses, &each.norms) == (&found.weights, &found.losses, &found.norms));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let stopped = run(&Plan { stop_after: 7, ..together.clone() }, 2, Some(folder.path()));
+    assert_eq!(stopped.steps, 8, "steps of an epoch are looked at three and two at a time");
+    let resumed = run(&together, 2, Some(folder.path()));
+    assert!(resumed.weights == run(&each, 2, None).weights);
 }
 
 #[test]

@@ -83,6 +83,12 @@ pub struct Execution {
     /// Each rank keeps its part of the optimiser's moments and master weights only, moves those parameters and sends
     /// them to the others: the memory of one part, a message as large as the network in every step.
     pub shard_optimiser: bool,
+    /// Steps whose losses and norms are fetched from the device together; 0 = as suits it: one by one from host memory. A
+    /// norm that is not finite then ends the run so much later, but before anything is validated or saved; several ranks
+    /// look at `stop` as often.
+    pub look_every_steps: usize,
+    /// Measure the phases of each step, for which the device is waited for after each of them.
+    pub time_phases: bool,
 }
 
 impl Default for Execution {
@@ -95,6 +101,8 @@ impl Default for Execution {
             recompute: false,
             bucket_bytes: 25 << 20,
             shard_optimiser: false,
+            look_every_steps: 0,
+            time_phases: false,
         }
     }
 }

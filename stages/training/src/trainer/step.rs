@@ -1,15 +1,13 @@
 //! One step of a training: there, the meeting of all ranks, and back.
 
-use std::rc::Rc;
-
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use models::clip::Clip;
 
-use super::forward::{Forward, Networks, Tower};
+use super::forward::{Forward, Networks, Tower, wide};
 use super::gather::{Gathered, gather};
-use super::share;
-use crate::batch::PairBatch;
+use super::loaded::Loaded;
+use super::phases::StopWatch;
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::gradients::Gradients;
@@ -22,11 +20,15 @@ const LOGIT_SCALE: &str = "logit_scale";
 pub(super) struct Found {
     /// Of all ranks together.
     pub(super) gradients: Gradients,
-    /// Parts of the loss, of all ranks together.
-    pub(super) parts: Vec<(&'static str, f64)>,
+    /// Of what the objective learns itself, likewise.
+    pub(super) own: Gradients,
+    /// Names of the parts of the loss.
+    pub(super) parts: Vec<&'static str>,
+    /// The parts, of all ranks together, in f64 on the device `[P]`.
+    pub(super) losses: Tensor,
 }
 
-/// Gradients of the global batch, of which `batch` is this rank's slice. What the towers carry back is `loss_scale` times
+/// Gradients of the global batch, of which `loaded` is this rank's slice. What the towers carry back is `loss_scale` times
 /// as large, so that f16 does not lose it; the gradients found are not.
 ///
 /// # Errors
@@ -34,39 +36,50 @@ pub(super) struct Found {
 pub(super) fn differentiate(
     networks: &Networks<'_>,
     objective: &mut dyn Objective,
-    batch: &Rc<PairBatch>,
+    loaded: &Loaded,
     (moment, seed, loss_scale): (Moment, u64, f64),
-    ranks: &mut dyn Communicator,
+    (ranks, watch): (&mut dyn Communicator, &mut StopWatch),
 ) -> Result<Found> {
-    let (mut forward, embeddings) = Forward::run(networks, batch, seed)?;
-    let gathered = gather(&embeddings, batch, networks.clip.logit_scale(), ranks)?;
+    let (mut forward, embeddings) = Forward::run(networks, loaded, seed)?;
+    watch.end(|phases| &mut phases.forward)?;
+    let gathered = gather(&embeddings, &loaded.batch, networks.clip.logit_scale(), ranks)?;
+    watch.end(|phases| &mut phases.all_reduce)?;
     let differentiated = objective.differentiate(&gathered, moment, ranks)?;
+    watch.end(|phases| &mut phases.forward)?;
     let mut of_columns = own_gradients(&gathered, &differentiated.gradients, ranks)?;
+    watch.end(|phases| &mut phases.all_reduce)?;
     if loss_scale != 1.0 {
         of_columns = of_columns.into_iter().map(|column| column * loss_scale).collect::<Result<_, _>>()?;
     }
     let any_segment = gathered.segments.as_ref().is_some_and(|segments| segments.present_n.contains(&true));
-    let mut gradients = back(&mut forward, networks, &of_columns, any_segment, ranks)?;
+    let names = differentiated.own.names();
+    let mut gradients = back(&mut forward, networks, (&of_columns, any_segment), differentiated.own, (ranks, watch))?;
+    let own = gradients.take(&names);
     if loss_scale != 1.0 {
         gradients = gradients.scaled(loss_scale.recip())?;
     }
-    let device = gathered.image_nd.device();
     // losses and temperature travel together: a few numbers cost as much as one
     let scale =
         networks.clip.parameters().get(LOGIT_SCALE).and_then(|var| differentiated.gradients.get(var).map(|g| (var, g)));
-    let mut numbers: Vec<f64> = differentiated.parts.iter().map(|(_, value)| *value).collect();
-    if let Some((_, gradient)) = scale {
-        numbers.push(crate::objective::scalar(&gradient.flatten_all()?.sum_all()?)?);
+    let mut numbers = Vec::with_capacity(differentiated.parts.len() + 1);
+    for (_, value) in &differentiated.parts {
+        numbers.push(value.to_dtype(DType::F64)?);
     }
-    let summed = share::sum(&numbers, device, ranks)?;
+    if let Some((_, gradient)) = scale {
+        numbers.push(gradient.flatten_all()?.sum_all()?.to_dtype(DType::F64)?);
+    }
+    let mut summed = Tensor::stack(&numbers, 0)?;
+    if ranks.world_size() > 1 {
+        summed = ranks.all_reduce_sum(&summed)?;
+    }
+    let parts: Vec<&'static str> = differentiated.parts.iter().map(|(name, _)| *name).collect();
     if let Some((var, gradient)) = scale {
-        let total = Tensor::new(summed[summed.len() - 1], &candle_core::Device::Cpu)?;
-        let total =
-            total.to_dtype(super::forward::wide(gradient.dtype()))?.to_device(var.device())?.reshape(var.shape())?;
+        let total = summed.get(parts.len())?.to_dtype(wide(gradient.dtype()))?.reshape(var.shape())?;
         gradients.add(LOGIT_SCALE, &total)?;
     }
-    let parts = differentiated.parts.iter().zip(summed).map(|((name, _), value)| (*name, value)).collect();
-    Ok(Found { gradients, parts })
+    let losses = summed.narrow(0, 0, parts.len())?;
+    watch.end(|phases| &mut phases.all_reduce)?;
+    Ok(Found { gradients, own, parts, losses })
 }
 
 /// The gradient of this rank's embeddings, of all ranks' losses: images, captions and, where there are any, segments
@@ -85,7 +98,7 @@ fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communi
     Ok((0..columns.len()).map(|column| own.narrow(1, column * dim, dim)).collect::<Result<_, _>>()?)
 }
 
-/// Gradients of all parameters, summed over ranks.
+/// Gradients of all parameters, summed over ranks; those that are there already travel with them.
 ///
 /// candle's backward hands out gradients when it is done, so buckets cannot leave while a tower is on its way. But the
 /// towers do not depend on one another on the way back: the image tower's gradients travel while the text tower is
@@ -93,11 +106,11 @@ fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communi
 fn back(
     forward: &mut Forward<'_>,
     networks: &Networks<'_>,
-    of_columns: &[Tensor],
-    any_segment: bool,
-    ranks: &mut dyn Communicator,
+    (of_columns, any_segment): (&[Tensor], bool),
+    own: Gradients,
+    (ranks, watch): (&mut dyn Communicator, &mut StopWatch),
 ) -> Result<Gradients> {
-    let mut visual = Gradients::default();
+    let mut visual = own;
     forward.back(Tower::Image, &of_columns[0], &mut visual)?;
     if let Some(of_segments) = of_columns.get(2) {
         forward.back(Tower::Segment, of_segments, &mut visual)?;
@@ -106,6 +119,7 @@ fn back(
     if ranks.world_size() == 1 {
         forward.back(Tower::Text, &of_columns[1], &mut text)?;
         visual.extend(text);
+        watch.end(|phases| &mut phases.backward)?;
         return Ok(visual);
     }
     // A rank without segments brings zeros for a tower that the others' segments have reached.
@@ -123,14 +137,16 @@ fn back(
             (summed, ranks)
         });
         let computed = forward.back(Tower::Text, &of_columns[1], &mut text);
+        let timed = watch.end(|phases| &mut phases.backward);
         let (summed, ranks) = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let mut summed = summed?;
-        computed?;
+        computed.and(timed)?;
         text.fill(
             "",
             networks.clip.parameters().iter().filter(|(name, _)| !is_image_tower(name) && *name != LOGIT_SCALE),
         )?;
         summed.extend(text.sum_over_ranks(ranks, bucket_bytes)?);
+        watch.end(|phases| &mut phases.all_reduce)?;
         Ok(summed)
     })
 }

@@ -1,7 +1,7 @@
 mod half;
+mod unread;
 
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor};
@@ -11,6 +11,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::forward::{Forward, Networks};
 use super::gather::gather;
+use super::loaded::{Loaded, Loader};
+use super::phases::StopWatch;
 use super::step::differentiate;
 use super::*;
 use crate::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
@@ -50,11 +52,16 @@ fn trainer(clip: Clip, settings: Settings, loss: Loss) -> Result<Trainer> {
     Trainer::new(clip, settings, Box::new(Contrastive::new(loss)?))
 }
 
+/// A batch as a step takes it.
+fn loaded(batch: &PairBatch) -> Result<Loaded> {
+    Loader::new(&config(), 1, &Device::Cpu).load(batch)
+}
+
 /// Loss parts of one batch, with `segment_tower` for its segments, and the graph's leaves.
 fn loss_parts(clip: &Clip, batch: &PairBatch, loss: Loss) -> Result<Vec<(&'static str, Tensor)>> {
     let (settings, execution) = (Settings::default(), Execution::default());
     let networks = Networks { clip, segment_tower: None, settings: &settings, execution: &execution };
-    let (_, embeddings) = Forward::run(&networks, &Rc::new(batch.clone()), 0)?;
+    let (_, embeddings) = Forward::run(&networks, &loaded(batch)?, 0)?;
     Contrastive::new(loss)?.parts(&gather(&embeddings, batch, clip.logit_scale(), &mut Solo)?)
 }
 
@@ -93,22 +100,22 @@ impl BatchSource for Patterns {
             return Err("killed".into());
         }
         let mut rng = ChaCha8Rng::seed_from_u64((epoch * STEPS + step) as u64);
-        let mut image = |class: usize| -> Vec<f32> {
-            let bright = |x: usize| if (x / 2) % 8 == class { 1.0 } else { -1.0 };
-            (0..3 * SIDE * SIDE).map(|pixel| bright(pixel % SIDE) + rng.random_range(-0.1..0.1)).collect()
+        let mut image = |class: usize| -> Vec<u8> {
+            let bright = |x: usize| if (x / 2) % 8 == class { 190 } else { 54 };
+            (0..3 * SIDE * SIDE).map(|at| bright(at / 3 % SIDE) + rng.random_range(0..14)).collect()
         };
-        let pixel_values_bchw = (0..BATCH).flat_map(&mut image).collect();
+        let pixels_bhwc = (0..BATCH).flat_map(&mut image).collect();
         let row_of_segment = vec![0, 0, 2, 3];
-        let pixel_values_schw = row_of_segment.iter().flat_map(|&row| image(row as usize)).collect();
+        let pixels_shwc = row_of_segment.iter().flat_map(|&row| image(row as usize)).collect();
         let weights = vec![0.5, 0.3, 0.9, 0.4];
         Ok(PairBatch {
-            pixel_values_bchw,
+            pixels_bhwc,
             image_of_row: None,
             input_ids_bl: (0..BATCH as u32).flat_map(|class| [10, class, class, 11, 0, 0]).collect(),
             image_keys: (0..BATCH as u64).collect(),
             caption_keys: (0..BATCH as u64).collect(),
             valid: vec![true; BATCH],
-            segments: self.segments.then_some(SegmentBatch { pixel_values_schw, row_of_segment, weights }),
+            segments: self.segments.then_some(SegmentBatch { pixels_shwc, row_of_segment, weights }),
             domains: None,
         })
     }
@@ -253,7 +260,7 @@ fn invalid_rows_change_nothing() {
     with_invalid.valid[5] = false;
     let mut other_content = with_invalid.clone();
     let image = 3 * SIDE * SIDE;
-    other_content.pixel_values_bchw[5 * image..].fill(7.0);
+    other_content.pixels_bhwc[5 * image..].fill(7);
     other_content.input_ids_bl[5 * LENGTH + 1] = 9;
     let loss = |batch: &PairBatch| total(&clip(), batch, Loss::InfoNce { label_smoothing: 0.1 });
     assert_eq!(loss(&with_invalid), loss(&other_content));
@@ -266,19 +273,20 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
     let mut shared = patterns().batch(0, 0).unwrap();
     shared.image_of_row = Some(vec![0, 0, 1, 1, 2, 2]);
     shared.image_keys = vec![0, 0, 1, 1, 2, 2];
-    shared.pixel_values_bchw.truncate(3 * image);
+    shared.pixels_bhwc.truncate(3 * image);
     let mut repeated = shared.clone();
     repeated.image_of_row = None;
-    let images = shared.pixel_values_bchw.chunks(image);
-    repeated.pixel_values_bchw = images.flat_map(|image| image.repeat(2)).collect();
+    let images = shared.pixels_bhwc.chunks(image);
+    repeated.pixels_bhwc = images.flat_map(|image| image.repeat(2)).collect();
     let gradient = |batch: &PairBatch| {
         let clip = clip();
         let (settings, execution) = (Settings::default(), Execution::default());
         let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
         let moment = crate::objective::Moment { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut objective = Contrastive::new(INFO_NCE).unwrap();
+        let (loaded, mut watch) = (loaded(batch).unwrap(), StopWatch::new(None));
         let found =
-            differentiate(&networks, &mut objective, &Rc::new(batch.clone()), (moment, 0, 1.0), &mut Solo).unwrap();
+            differentiate(&networks, &mut objective, &loaded, (moment, 0, 1.0), (&mut Solo, &mut watch)).unwrap();
         let of_proj = found.gradients.get("visual.proj").unwrap();
         (total(&clip, batch, INFO_NCE), of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };
@@ -323,6 +331,31 @@ fn best_holds_the_average_of_the_best_epoch_and_patience_ends_the_run() {
 }
 
 #[test]
+fn phases_are_told_where_they_are_measured() {
+    let run = |time_phases| {
+        let mut trainer = trainer(clip(), settings(), INFO_NCE).unwrap();
+        let mut seen = Vec::new();
+        let (mut steps, execution) = (0.0, Execution { time_phases, ..Execution::default() });
+        let mut observe = |event: &Event| match event {
+            Event::Step(progress) => steps += progress.seconds,
+            Event::EpochEnd(end) => seen.push((end.phases, std::mem::take(&mut steps))),
+            Event::Saved => {}
+        };
+        let stop = AtomicBool::new(false);
+        fit_with(&mut trainer, &mut patterns(), &mut validate, None, execution, &stop, &mut observe).unwrap();
+        (seen, digests(&trainer))
+    };
+    let ((unmeasured, expected), (measured, found)) = (run(false), run(true));
+    assert!(unmeasured.len() == 2 && unmeasured.iter().all(|(phases, _)| phases.is_none()));
+    assert_eq!(found, expected);
+    for (phases, seconds) in measured {
+        let phases = phases.unwrap().named();
+        assert!(phases.iter().all(|(_, seconds)| *seconds > 0.0), "{phases:?}");
+        assert!(phases.iter().map(|(_, seconds)| seconds).sum::<f64>() <= seconds, "{phases:?} of {seconds} s");
+    }
+}
+
+#[test]
 fn a_checkpoint_of_other_settings_or_another_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fit(&mut trainer(clip(), settings(), INFO_NCE).unwrap(), &mut patterns(), Some(folder.path()), 0).unwrap();
@@ -342,9 +375,9 @@ fn a_checkpoint_of_other_settings_or_another_model_is_refused() {
 #[test]
 fn bad_batches_and_settings_are_named() {
     let mut short = patterns().batch(0, 0).unwrap();
-    short.pixel_values_bchw.pop();
+    short.pixels_bhwc.pop();
     let error = loss_parts(&clip(), &short, INFO_NCE).err().unwrap().to_string();
-    assert!(error.contains("pixel_values_bchw: has 4607 values"), "{error}");
+    assert!(error.contains("pixels_bhwc: has 4607 values"), "{error}");
     let bad = Settings { ema_decay: 1.0, ..settings() };
     assert!(trainer(clip(), bad, INFO_NCE).err().unwrap().to_string().contains("ema_decay"));
     let mut trainer = trainer(clip(), settings(), INFO_NCE).unwrap();

@@ -1,26 +1,28 @@
 //! The loop: batches, steps, validation, checkpoints.
 
+mod learn;
+
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use models::clip::Clip;
 use serde_json::{Value, json};
 
-use super::events::{EpochEnd, Event, Progress, Summary};
-use super::forward::{Networks, wide};
+use super::events::{EpochEnd, Event, Summary};
+use super::forward::wide;
+use super::loaded::{Loaded, Loader};
+use super::phases::StopWatch;
 use super::shards::Shards;
 use super::share::{share_bytes, share_optimiser, share_parameters, sum};
-use super::step::{Found, differentiate, image_tower};
-use super::{Execution, LossScale, SegmentTower, Settings};
-use crate::batch::{BatchSource, BoxError, PairBatch, Prefetched, with_prefetch};
+use super::step::image_tower;
+use super::unread::{Taken, Unread};
+use super::{Execution, SegmentTower, Settings};
+use crate::batch::{BatchSource, BoxError, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::gradients::Gradients;
-use crate::loss::MAX_LOGIT_SCALE;
 use crate::objective::{Moment, Objective, scalar};
 #[cfg(test)]
 use crate::optimiser::Kept;
@@ -75,6 +77,8 @@ struct Surroundings<'a> {
     length: RunLength,
     /// Who keeps which part of the optimiser's state; `None`: everyone all of it.
     shards: Option<Shards>,
+    unread: Unread,
+    watch: StopWatch,
 }
 
 impl Trainer {
@@ -156,12 +160,22 @@ impl Trainer {
         let steps = length.steps_per_epoch;
         let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
         let ahead = execution.prefetch_batches;
+        let device = self.clip.logit_scale().device().clone();
+        let unread = Unread::new(execution.look_every_steps, &device);
+        let watch = StopWatch::new(execution.time_phases.then(|| device.clone()));
+        let mut loader = Loader::new(self.clip.config(), execution.micro_batches, &device);
         let mut surroundings =
-            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards };
-        let (steps, wait_seconds) = with_prefetch(source, positions, ahead, |batches| {
-            let steps = self.run(batches, &mut surroundings)?;
-            Ok::<_, Error>((steps, batches.waited_seconds()))
-        })?;
+            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread, watch };
+        let (steps, wait_seconds) = with_prefetch(
+            source,
+            positions,
+            ahead,
+            |batch| loader.load(batch),
+            |batches| {
+                let steps = self.run(batches, &mut surroundings)?;
+                Ok::<_, Error>((steps, batches.waited_seconds()))
+            },
+        )?;
         let seconds = start.elapsed().as_secs_f64();
         let finished = self.is_finished();
         Ok(Summary { position: self.position.clone(), finished, steps, seconds, wait_seconds })
@@ -199,7 +213,7 @@ impl Trainer {
     }
 
     /// Steps and epoch ends from the present position on; returns the steps taken.
-    fn run(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<usize> {
+    fn run(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut Surroundings) -> Result<usize> {
         let mut taken = 0;
         while !self.is_finished() {
             surroundings.ranks.at_step(self.global_step(surroundings.length) as u64);
@@ -212,9 +226,11 @@ impl Trainer {
                 self.save(surroundings)?;
                 continue;
             }
-            let progress = self.step(batches, surroundings)?;
+            self.step(batches, surroundings)?;
             taken += 1;
-            (surroundings.observe)(&Event::Step(progress));
+            if surroundings.unread.is_due() {
+                surroundings.look()?;
+            }
             let every = surroundings.execution.checkpoint_every_steps;
             let within_epoch = self.position.step < surroundings.length.steps_per_epoch;
             if every > 0 && within_epoch && self.position.step.is_multiple_of(every) {
@@ -230,110 +246,37 @@ impl Trainer {
 
     /// A rank that is told to stop takes all others with it, after the same step.
     fn is_stopped(&self, surroundings: &mut Surroundings) -> Result<bool> {
+        if surroundings.ranks.world_size() > 1 && !surroundings.unread.is_empty() {
+            return Ok(false); // they would wait for the device to agree
+        }
         let told = surroundings.stop.load(Ordering::Relaxed);
         let device = self.clip.logit_scale().device().clone();
         Ok(sum(&[f64::from(told)], &device, surroundings.ranks)?[0] > 0.0)
     }
 
-    fn step(&mut self, batches: &mut Prefetched, surroundings: &mut Surroundings) -> Result<Progress> {
-        let start = Instant::now();
+    fn step(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut Surroundings) -> Result<()> {
+        let began = Instant::now();
         let Position { epoch, step, .. } = self.position;
-        let (batch, wait_seconds) = batches.next(epoch, step)?;
-        let batch = Rc::new(batch);
+        surroundings.watch.start();
+        let (loaded, wait_seconds) = batches.next(epoch, step)?;
+        surroundings.watch.end(|phases| &mut phases.data)?;
         let global_step = self.global_step(surroundings.length);
         let Settings { schedule, learning_rate: base, .. } = &self.settings;
         let learning_rate = schedule.learning_rate(*base, global_step, surroundings.length);
         let progress = global_step as f64 / surroundings.length.steps() as f64;
         let moment = Moment { epoch, global_step, progress, rate_factor: learning_rate / base };
-        let (parts, gradient_norm) = self.learn(&batch, moment, learning_rate, surroundings)?;
-        let rows = (batch.rows() * surroundings.ranks.world_size()) as u64;
-        if let Ok(used) = Rc::try_unwrap(batch) {
-            batches.give_back(used);
-        }
+        let found = self.learn(&loaded, moment, learning_rate, surroundings)?;
+        let rows = (loaded.batch.rows() * surroundings.ranks.world_size()) as u64;
         self.position.step += 1;
         self.position.samples += rows;
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(Progress {
-            epoch,
-            step,
-            loss: parts.iter().map(|(_, value)| value).sum(),
-            parts,
-            learning_rate,
-            gradient_norm,
-            samples_per_second: rows as f64 / seconds,
-            seconds,
-            wait_seconds,
-        })
-    }
-
-    /// One step; returns the parts of the loss and the gradient's norm. Where towers in f16 overflow nothing is learnt, the
-    /// norm is infinite and the next step's gradients are carried back smaller.
-    fn learn(
-        &mut self,
-        batch: &Rc<PairBatch>,
-        moment: Moment,
-        learning_rate: f64,
-        surroundings: &mut Surroundings,
-    ) -> Result<(Vec<(&'static str, f64)>, f64)> {
-        let networks = Networks {
-            clip: &self.clip,
-            segment_tower: self.segment_tower.as_ref().map(|tower| (tower, SEGMENT_TOWER)),
-            settings: &self.settings,
-            execution: &surroundings.execution,
-        };
-        // drawn from the step alone: a resumed run drops the same values
-        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * moment.global_step as u64);
-        let objective = self.objective.as_mut();
-        let in_f16 = self.clip.dtype() == DType::F16;
-        let scale = in_f16.then_some(self.position.loss_scale);
-        let factor = scale.map_or(1.0, LossScale::factor);
-        if scale.is_some() {
-            objective.remember()?;
-        }
-        let found = differentiate(&networks, objective, batch, (moment, seed, factor), surroundings.ranks)?;
-        let Found { gradients, parts } = found;
-        if moment.global_step == 0 {
-            self.check_reach(&gradients)?;
-        }
-        let stepped = self.optimiser.step(&gradients, learning_rate);
-        if let (Err(Error::Numbers { .. }), Some(halved)) = (&stepped, scale.and_then(LossScale::halved)) {
-            self.objective.undo()?;
-            self.position.loss_scale = halved;
-            return Ok((parts, f64::INFINITY));
-        }
-        let gradient_norm = stepped?;
-        if let Some(scale) = scale {
-            self.position.loss_scale = scale.after_step();
-        }
-        if let Some(shards) = &surroundings.shards {
-            drop(gradients);
-            shards.exchange(&self.optimiser, surroundings.ranks, surroundings.execution.bucket_bytes)?;
-        }
-        clamp_logit_scale(&self.clip)?;
-        if let Some(average) = &self.average {
-            let steps = moment.global_step as f64;
-            // A young average forgets faster, or it would carry the initial weights for long.
-            let decay = self.settings.ema_decay.min((1.0 + steps) / (10.0 + steps));
-            move_average(average, &self.clip, decay)?;
-        }
-        Ok((parts, gradient_norm))
-    }
-
-    /// Some of candle's operations have no backward pass and say nothing: a parameter that the loss does not reach
-    /// would stay as it was drawn.
-    fn check_reach(&self, gradients: &Gradients) -> Result<()> {
-        // Not reached by design: the scale by losses without temperature, the segment tower by a batch without segments.
-        let may_lack = |name: &str| name == "logit_scale" || name.starts_with(SEGMENT_TOWER);
-        match self.optimiser.parameters().find(|(name, _)| gradients.get(name).is_none() && !may_lack(name)) {
-            None => Ok(()),
-            Some((name, _)) => Err(Error::Numbers {
-                what: format!("gradient of {name}"),
-                problem: "is missing: an operation between it and the loss cannot be differentiated".to_owned(),
-            }),
-        }
+        let taken = Taken { epoch, step, global_step, learning_rate, rows, wait_seconds, found };
+        surroundings.unread.push(began, taken);
+        Ok(())
     }
 
     fn end_epoch(&mut self, surroundings: &mut Surroundings) -> Result<()> {
+        surroundings.look()?;
+        let phases = surroundings.watch.take();
         let epoch = self.position.epoch;
         let quiet = self.averaged().without_gradients()?;
         let metric = (surroundings.validate)(&quiet, epoch, surroundings.ranks)
@@ -364,12 +307,13 @@ impl Trainer {
                 best
             }
         };
-        (surroundings.observe)(&Event::EpochEnd(EpochEnd { epoch, metric, best }));
+        (surroundings.observe)(&Event::EpochEnd(EpochEnd { epoch, metric, best, phases }));
         Ok(())
     }
 
     /// All ranks call it; rank 0 writes.
     fn save(&mut self, surroundings: &mut Surroundings) -> Result<()> {
+        surroundings.look()?;
         let gathered = match &surroundings.shards {
             Some(shards) => shards.gather(&mut self.optimiser, surroundings.ranks)?,
             None => surroundings.folder.map(|_| self.optimiser.state()).transpose()?,
@@ -418,19 +362,10 @@ impl Trainer {
     }
 }
 
-fn clamp_logit_scale(clip: &Clip) -> Result<()> {
-    match clip.parameters().get("logit_scale") {
-        Some(scale) => Ok(scale.set(&scale.as_detached_tensor().minimum(MAX_LOGIT_SCALE)?)?),
-        None => Ok(()),
+impl Surroundings<'_> {
+    /// Tells what the last steps have found. Nothing is validated or saved before it was found to be finite.
+    fn look(&mut self) -> Result<()> {
+        let Self { unread, observe, .. } = self;
+        unread.look(|progress| observe(&Event::Step(progress)))
     }
-}
-
-/// average ← decay · average + (1 − decay) · weights
-fn move_average(average: &Clip, weights: &Clip, decay: f64) -> Result<()> {
-    for ((_, average), (_, weight)) in average.parameters().iter().zip(weights.parameters().iter()) {
-        let kept = (average.as_detached_tensor() * decay)?;
-        let weight = weight.as_detached_tensor().to_dtype(kept.dtype())?;
-        average.set(&(kept + (weight * (1.0 - decay))?)?)?;
-    }
-    Ok(())
 }

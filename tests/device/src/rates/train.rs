@@ -1,8 +1,8 @@
 //! Training pairs per second of all ranks together, optimiser and collectives included.
 //!
 //! Alone it is one rank; with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set it is one of several over TCP, or over
-//! NCCL, also where WORLD_SIZE is 1. `RAYON_NUM_THREADS` sets the threads of each rank. The median step counts: the first
-//! ones warm up.
+//! NCCL, also where WORLD_SIZE is 1. `RAYON_NUM_THREADS` sets the threads of each rank. A GPU's steps are looked at in
+//! groups of a few, since each look waits for the device; the median group counts: the first one warms up.
 
 use std::error::Error;
 use std::sync::atomic::AtomicBool;
@@ -70,15 +70,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let rows = global_batch / ranks.world_size();
     let first = (ranks.rank() * rows) as u64;
     let (side, length) = (config.vision.image_size, config.text.context_length);
-    let noise = |i: usize| ((i.wrapping_mul(2_654_435_761)) % 1000) as f32 / 500.0 - 1.0;
+    let noise = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8) as u8;
     let batch = PairBatch {
-        pixel_values_bchw: (0..rows * 3 * side * side).map(noise).collect(),
+        pixels_bhwc: (0..rows * 3 * side * side).map(noise).collect(),
         input_ids_bl: (0..rows * length).map(|i| (1 + i % (config.text.vocab_size - 1)) as u32).collect(),
         image_keys: (first..first + rows as u64).collect(),
         caption_keys: (first..first + rows as u64).collect(),
         valid: vec![true; rows],
         segments: (options.segments > 0).then(|| SegmentBatch {
-            pixel_values_schw: (0..rows * options.segments * 3 * side * side).map(noise).collect(),
+            pixels_shwc: (0..rows * options.segments * 3 * side * side).map(noise).collect(),
             row_of_segment: (0..rows * options.segments).map(|segment| (segment / options.segments) as u32).collect(),
             weights: vec![1.0; rows * options.segments],
         }),
@@ -97,6 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         execution: Execution {
             shard_optimiser: options.in_parts == 1,
             recompute: options.recompute,
+            look_every_steps: if device.is_cpu() { 1 } else { (steps / 3).max(1) },
             ..Execution::default()
         },
         stop: &AtomicBool::new(false),

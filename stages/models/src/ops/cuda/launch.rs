@@ -327,13 +327,14 @@ pub struct AdamWStep {
 }
 
 /// Moves f32 `weights` and both moments in place, and writes them to `copy`, a parameter in half precision. All are of one
-/// shape, contiguous, on one GPU, and share no storage.
+/// shape, contiguous, on one GPU, and share no storage. The gradient counts times the one f32 number beside it, if any, which
+/// nobody has to wait for.
 ///
 /// # Errors
 /// Tensors of another kind.
 pub fn adamw(
     weights: &Tensor,
-    gradient: &Tensor,
+    (gradient, clip_there): (&Tensor, Option<&Tensor>),
     [first, second]: [&Tensor; 2],
     copy: Option<&Tensor>,
     step: &AdamWStep,
@@ -342,13 +343,16 @@ pub fn adamw(
     if wide.iter().any(|x| x.dtype() != DType::F32) || wide.iter().chain(&copy).any(|x| x.dims() != weights.dims()) {
         bail!("adamw: weights {:?}, gradient {:?}", weights.shape(), gradient.shape())
     }
+    if let Some(clip) = clip_there.filter(|clip| clip.dtype() != DType::F32 || clip.elem_count() != 1) {
+        bail!("adamw: a factor of {:?} {:?}, needs one f32", clip.shape(), clip.dtype())
+    }
     let numbers = [step.beta1, step.beta2, step.clip, step.rate, step.spread, step.epsilon, step.kept];
     let arrays = [weights, first, second, gradient].map(pointer);
     let [weights_at, first, second, gradient] = arrays;
-    let copy_at = copy.map(pointer).transpose()?.unwrap_or(NOTHING);
+    let [clip_at, copy_at] = [clip_there, copy].map(|tensor| tensor.map_or(Ok(NOTHING), pointer));
     let count = weights.elem_count();
     let args = [
-        &[weights_at?, first?, second?, gradient?, copy_at, Arg::Long(count as i64)][..],
+        &[weights_at?, first?, second?, gradient?, clip_at?, copy_at?, Arg::Long(count as i64)][..],
         &numbers.map(|number| Arg::Float(number as f32)),
     ];
     launch_typed("adamw", copy.unwrap_or(weights), each(count), &args.concat())

@@ -8,14 +8,16 @@ use models::language::generate::{GenerationSettings, Nucleus};
 use rayon::prelude::*;
 use wording::{VARIANTS, Variants, parse_answer};
 
-use super::{NAME, Written};
+use super::super::tags::TagWords;
+use super::super::{ImageTags, Images, StructuredCaption, Writer};
+use super::session::{Session, prompt_of, seed_of};
 use crate::ahead::prepared_ahead;
-use crate::captions::{Known, TagWords};
-use crate::instructblip::{Describer, prompt_of, seed_of};
 use crate::stage::{Opening, StageError};
 
-pub(super) struct Asked {
-    describer: Describer,
+const NAME: &str = "structured_captions";
+
+pub(super) struct VariantWriter {
+    session: Session,
     spec: StructuredSpec,
     base: GenerationSettings,
 }
@@ -25,12 +27,12 @@ struct Dialogue {
     row: usize,
     request: CaptionRequest,
     prompt: String,
-    heard: Heard,
+    answers: Answers,
 }
 
 /// What came of an image's answers.
 #[derive(Debug, Default)]
-struct Heard {
+struct Answers {
     variants: Variants,
     attempts: usize,
     /// What was wrong with answers, and how often.
@@ -39,8 +41,8 @@ struct Heard {
     broken: Option<String>,
 }
 
-impl Heard {
-    fn hear(&mut self, answer: Result<String, String>, prompt: &str) {
+impl Answers {
+    fn add(&mut self, answer: Result<String, String>, prompt: &str) {
         let problem = match answer {
             Err(why) => {
                 let problem = "could not be computed".to_owned();
@@ -67,7 +69,7 @@ impl Heard {
     }
 
     /// A row without any variant is broken only where nothing could be computed.
-    fn written(self) -> Result<Written, String> {
+    fn written(self) -> Result<StructuredCaption, String> {
         let reasons: Vec<String> = self.problems.iter().map(|(why, count)| format!("{count} {why}")).collect();
         let failed = self.problems.get("could not be computed").copied().unwrap_or(0);
         if let Some(why) = self.broken.filter(|_| failed == self.attempts) {
@@ -81,56 +83,36 @@ impl Heard {
                 reasons.join(", ")
             )
         });
-        Ok(Written { variants: self.variants.into_inner(), attempts: self.attempts, flagged })
+        Ok(StructuredCaption { variants: self.variants.into_inner(), attempts: self.attempts, flagged })
     }
 }
 
-impl Asked {
+impl VariantWriter {
     pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
-        let describer = Describer::open(NAME, opening)?;
+        let session = Session::open(NAME, opening)?;
         let blip = &opening.spec.caption.instructblip;
-        let base = describer.valid(decoding(blip))?;
-        Ok(Self { describer, spec: blip.structured.clone(), base })
+        let base = session.valid(decoding(blip))?;
+        Ok(Self { session, spec: blip.structured.clone(), base })
     }
 
-    pub(super) fn write(
-        &self,
-        known: &[Known<'_>],
-        images: &[&[u8]],
-    ) -> Result<Vec<Result<Written, String>>, StageError> {
-        let mut written = Vec::with_capacity(known.len());
-        prepared_ahead(
-            known.len(),
-            // every image is asked about several times
-            (self.describer.images_at_once() / VARIANTS).max(1),
-            |rows| rows.into_par_iter().map(|row| self.begin(row, &known[row], images[row])).collect::<Vec<_>>(),
-            |_, mut dialogues| {
-                self.talk(&mut dialogues, known)?;
-                written.extend(dialogues.into_iter().map(|d| d.and_then(|d| d.heard.written())));
-                Ok(())
-            },
-        )?;
-        Ok(written)
-    }
-
-    fn begin(&self, row: usize, known: &Known<'_>, image: &[u8]) -> Result<Dialogue, String> {
-        let rgb = self.describer.decode(image)?;
+    fn begin(&self, row: usize, known: &ImageTags<'_>, image: &[u8]) -> Result<Dialogue, String> {
+        let rgb = self.session.decode(image)?;
         let words = TagWords::of(known)?;
         let prompt = prompt_of(&self.spec.prompt, &self.spec.prompt_without_tags, words.scene());
-        let request = self.describer.request(&rgb, &prompt, &self.base)?;
-        Ok(Dialogue { row, request, prompt, heard: Heard::default() })
+        let request = self.session.request(&rgb, &prompt, &self.base)?;
+        Ok(Dialogue { row, request, prompt, answers: Answers::default() })
     }
 
     /// Asks in rounds, all images together, until each has its variants or no attempts are left.
-    fn talk(&self, dialogues: &mut [Result<Dialogue, String>], known: &[Known<'_>]) -> Result<(), StageError> {
+    fn talk(&self, dialogues: &mut [Result<Dialogue, String>], known: &[ImageTags<'_>]) -> Result<(), StageError> {
         for round in 0.. {
-            self.describer.check_stop()?;
+            self.session.check_stop()?;
             let settings = warmer(&self.base, round);
             let mut asked: Vec<(&mut Dialogue, usize)> = dialogues
                 .iter_mut()
                 .flatten()
                 .map(|d| {
-                    let wanted = d.heard.wanted(self.spec.attempts);
+                    let wanted = d.answers.wanted(self.spec.attempts);
                     (d, wanted)
                 })
                 .filter(|(_, wanted)| *wanted > 0)
@@ -141,23 +123,42 @@ impl Asked {
             let requests: Vec<CaptionRequest> = asked
                 .iter()
                 .flat_map(|(d, wanted)| {
-                    let attempts = d.heard.attempts..d.heard.attempts + wanted;
+                    let attempts = d.answers.attempts..d.answers.attempts + wanted;
                     attempts.map(|attempt| CaptionRequest {
                         seed: seed_of(&settings, known[d.row].image_id, Some(attempt)),
                         ..d.request.clone()
                     })
                 })
                 .collect();
-            let mut answers = self.describer.ask(&requests, &settings)?.into_iter();
+            let mut said = self.session.ask(&requests, &settings)?.into_iter();
             for (dialogue, wanted) in &mut asked {
-                let Dialogue { heard, prompt, .. } = &mut **dialogue;
-                for answer in answers.by_ref().take(*wanted) {
-                    heard.attempts += 1;
-                    heard.hear(answer, prompt);
+                let Dialogue { answers, prompt, .. } = &mut **dialogue;
+                for answer in said.by_ref().take(*wanted) {
+                    answers.attempts += 1;
+                    answers.add(answer, prompt);
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Writer<StructuredCaption> for VariantWriter {
+    fn write(&self, images: &Images<'_>) -> Result<Vec<Result<StructuredCaption, String>>, StageError> {
+        let Images { tags, bytes } = images;
+        let mut written = Vec::with_capacity(tags.len());
+        prepared_ahead(
+            tags.len(),
+            // every image is asked about several times
+            (self.session.images_at_once() / VARIANTS).max(1),
+            |rows| rows.into_par_iter().map(|row| self.begin(row, &tags[row], bytes[row])).collect::<Vec<_>>(),
+            |_, mut dialogues| {
+                self.talk(&mut dialogues, tags)?;
+                written.extend(dialogues.into_iter().map(|d| d.and_then(|d| d.answers.written())));
+                Ok(())
+            },
+        )?;
+        Ok(written)
     }
 }
 
@@ -193,41 +194,41 @@ mod tests {
         Ok(format!("{{\"one_sentence\": \"{text}.\", \"feature\": \"{text}\", \"caption\": \"It shows {text}.\"}}"))
     }
 
-    fn hear(heard: &mut Heard, answer: Result<String, String>) {
-        heard.attempts += 1;
-        heard.hear(answer, PROMPT);
+    fn hear(answers: &mut Answers, answer: Result<String, String>) {
+        answers.attempts += 1;
+        answers.add(answer, PROMPT);
     }
 
     #[test]
     fn five_distinct_answers_are_a_whole_row() {
-        let mut heard = Heard::default();
-        assert_eq!(heard.wanted(10), 5);
-        ["lakes", "roads", "roofs"].iter().for_each(|text| hear(&mut heard, object(text)));
-        hear(&mut heard, object("Lakes"));
-        hear(&mut heard, Ok("a lake".into()));
-        assert_eq!((heard.wanted(10), heard.wanted(6), heard.wanted(5)), (2, 1, 0));
-        hear(&mut heard, object("trees"));
-        hear(&mut heard, object("fields"));
-        assert_eq!(heard.wanted(10), 0);
-        let written = heard.written().unwrap();
+        let mut answers = Answers::default();
+        assert_eq!(answers.wanted(10), 5);
+        ["lakes", "roads", "roofs"].iter().for_each(|text| hear(&mut answers, object(text)));
+        hear(&mut answers, object("Lakes"));
+        hear(&mut answers, Ok("a lake".into()));
+        assert_eq!((answers.wanted(10), answers.wanted(6), answers.wanted(5)), (2, 1, 0));
+        hear(&mut answers, object("trees"));
+        hear(&mut answers, object("fields"));
+        assert_eq!(answers.wanted(10), 0);
+        let written = answers.written().unwrap();
         assert_eq!((written.variants.len(), written.attempts, written.flagged), (5, 7, None));
     }
 
     #[test]
     fn a_row_that_never_gets_five_says_why() {
-        let mut heard = Heard::default();
-        hear(&mut heard, object("lakes"));
-        hear(&mut heard, object("lakes"));
-        hear(&mut heard, Ok(String::new()));
-        hear(&mut heard, Err("no number".into()));
-        let written = heard.written().unwrap();
+        let mut answers = Answers::default();
+        hear(&mut answers, object("lakes"));
+        hear(&mut answers, object("lakes"));
+        hear(&mut answers, Ok(String::new()));
+        hear(&mut answers, Err("no number".into()));
+        let written = answers.written().unwrap();
         let why = written.flagged.unwrap();
         assert_eq!(written.variants.len(), 1);
         assert_eq!(
             why,
             "has 1 of 5 variants after 4 answers: 1 could not be computed, 1 repeated another, 1 said nothing"
         );
-        let mut broken = Heard::default();
+        let mut broken = Answers::default();
         (0..3).for_each(|_| hear(&mut broken, Err("out of memory".into())));
         assert_eq!(broken.written().unwrap_err(), "out of memory");
     }

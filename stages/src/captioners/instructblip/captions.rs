@@ -6,16 +6,19 @@ use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::Rgb;
 use rayon::prelude::*;
 
+use super::super::tags::TagWords;
+use super::super::{Caption, ImageTags, Images, Writer};
 use super::quality::{Draft, Judgement};
-use super::{Known, NAME, TagWords, Written};
+use super::session::{Session, one_line, prompt_of, seed_of};
 use crate::ahead::prepared_ahead;
 use crate::clip_judge::{ClipJudge, clip_score};
-use crate::instructblip::{Describer, one_line, prompt_of, seed_of};
 use crate::segment_scores::cosine;
 use crate::stage::{Opening, StageError};
 
-pub(super) struct Generated {
-    describer: Describer,
+const NAME: &str = "captions";
+
+pub(super) struct CaptionWriter {
+    session: Session,
     /// Says how well captions fit, where the spec wants a least CLIPScore.
     judge: Option<ClipJudge>,
     spec: InstructBlipSpec,
@@ -36,43 +39,22 @@ struct Question {
     view: Option<Rgb>,
 }
 
-impl Generated {
+impl CaptionWriter {
     pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
         let spec = opening.spec.caption.instructblip.clone();
-        let describer = Describer::open(NAME, opening)?;
-        let first = describer.decoding(&spec)?;
-        let again = describer.valid(retry(&first, spec.seed))?;
+        let session = Session::open(NAME, opening)?;
+        let first = session.decoding(&spec)?;
+        let again = session.valid(retry(&first, spec.seed))?;
         let judge = opening.spec.caption.writes_by_clip_score().then(|| ClipJudge::open(NAME, opening)).transpose()?;
-        Ok(Self { describer, judge, spec, min_clip_score: opening.spec.caption.score.min_clip_score, first, again })
+        Ok(Self { session, judge, spec, min_clip_score: opening.spec.caption.score.min_clip_score, first, again })
     }
 
-    /// A caption for each image. One that fails its checks is written once more by sampling; the better one is kept,
-    /// and flagged if it fails too.
-    pub(super) fn describe(
-        &self,
-        known: &[Known<'_>],
-        images: &[&[u8]],
-    ) -> Result<Vec<Result<Written, String>>, StageError> {
-        let mut written = Vec::with_capacity(known.len());
-        prepared_ahead(
-            known.len(),
-            self.describer.images_at_once(),
-            |rows| rows.into_par_iter().map(|row| self.question(row, &known[row], images[row])).collect::<Vec<_>>(),
-            |_, questions| {
-                self.describer.check_stop()?;
-                written.extend(self.answer(questions, known)?);
-                Ok(())
-            },
-        )?;
-        Ok(written)
-    }
-
-    fn question(&self, row: usize, known: &Known<'_>, image: &[u8]) -> Result<Question, String> {
-        let rgb = self.describer.decode(image)?;
+    fn question(&self, row: usize, known: &ImageTags<'_>, image: &[u8]) -> Result<Question, String> {
+        let rgb = self.session.decode(image)?;
         let words = TagWords::of(known)?;
         let tags = words.scene().map(str::to_owned);
         let prompt = prompt_of(&self.spec.prompt, &self.spec.prompt_without_tags, tags.as_deref());
-        let mut request = self.describer.request(&rgb, &prompt, &self.first)?;
+        let mut request = self.session.request(&rgb, &prompt, &self.first)?;
         request.seed = seed_of(&self.first, known.image_id, None);
         let view = self.judge.as_ref().map(|judge| pixels::clip_view(&rgb, judge.side_px()));
         Ok(Question { row, request, prompt, tags, dropped_tags: words.dropped_tags, view })
@@ -81,8 +63,8 @@ impl Generated {
     fn answer(
         &self,
         questions: Vec<Result<Question, String>>,
-        known: &[Known<'_>],
-    ) -> Result<Vec<Result<Written, String>>, StageError> {
+        known: &[ImageTags<'_>],
+    ) -> Result<Vec<Result<Caption, String>>, StageError> {
         let asked: Vec<&Question> = questions.iter().flatten().collect();
         let vectors = match &self.judge {
             Some(judge) => judge.images(&asked.iter().filter_map(|q| q.view.as_ref()).collect::<Vec<_>>())?,
@@ -90,7 +72,7 @@ impl Generated {
         };
         let all: Vec<usize> = (0..asked.len()).collect();
         let requests: Vec<CaptionRequest> = asked.iter().map(|q| q.request.clone()).collect();
-        let mut drafts = self.drafts(&asked, &all, &vectors, self.describer.ask(&requests, &self.first)?, 1)?;
+        let mut drafts = self.drafts(&asked, &all, &vectors, self.session.ask(&requests, &self.first)?, 1)?;
 
         let weak: Vec<usize> =
             all.into_iter().filter(|&i| drafts[i].as_ref().is_ok_and(|draft| draft.problem.is_some())).collect();
@@ -102,7 +84,7 @@ impl Generated {
                     ..asked[i].request.clone()
                 })
                 .collect();
-            let seconds = self.drafts(&asked, &weak, &vectors, self.describer.ask(&requests, &self.again)?, 2)?;
+            let seconds = self.drafts(&asked, &weak, &vectors, self.session.ask(&requests, &self.again)?, 2)?;
             for (i, second) in weak.into_iter().zip(seconds) {
                 // the first caption stands where the second try fails
                 if let (Ok(first), Ok(second)) = (&mut drafts[i], second) {
@@ -115,7 +97,7 @@ impl Generated {
             .into_iter()
             .map(|question| {
                 let (question, draft) = (question?, drafts.next().ok_or("the captioner gave no answer")??);
-                Ok(Written {
+                Ok(Caption {
                     captions: vec![draft.caption],
                     dropped_tags: question.dropped_tags,
                     quality: vec![draft.quality],
@@ -152,6 +134,26 @@ impl Generated {
             Ok(judgement.of(text?, clip_score, attempts))
         });
         Ok(judged.collect())
+    }
+}
+
+impl Writer<Caption> for CaptionWriter {
+    /// A caption for each image. One that fails its checks is written once more by sampling; the better one is kept,
+    /// and flagged if it fails too.
+    fn write(&self, images: &Images<'_>) -> Result<Vec<Result<Caption, String>>, StageError> {
+        let Images { tags, bytes } = images;
+        let mut written = Vec::with_capacity(tags.len());
+        prepared_ahead(
+            tags.len(),
+            self.session.images_at_once(),
+            |rows| rows.into_par_iter().map(|row| self.question(row, &tags[row], bytes[row])).collect::<Vec<_>>(),
+            |_, questions| {
+                self.session.check_stop()?;
+                written.extend(self.answer(questions, tags)?);
+                Ok(())
+            },
+        )?;
+        Ok(written)
     }
 }
 

@@ -6,14 +6,14 @@ use manifests::build::CaptionQualitySpec;
 
 /// Measures of one caption.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Quality {
-    pub(super) words: usize,
+pub(crate) struct Quality {
+    pub(crate) words: usize,
     /// Share of word triples that stood in the caption before.
-    pub(super) repetition: f64,
+    pub(crate) repetition: f64,
     /// Share of the tags' words that the caption mentions; 1 where there are no tags.
-    pub(super) tag_coverage: f64,
+    pub(crate) tag_coverage: f64,
     /// Times that the caption was written.
-    pub(super) attempts: usize,
+    pub(crate) attempts: usize,
 }
 
 /// A caption as it was written, and what is to be said against it.

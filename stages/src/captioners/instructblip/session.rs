@@ -1,4 +1,4 @@
-//! InstructBLIP at work for a stage: images and prompts in, answers out.
+//! InstructBLIP, opened by a stage: images and prompts in, answers out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +18,11 @@ use crate::pretrain::key_of_digest;
 use crate::stage::{Opening, StageError};
 
 /// Fields of the spec that name InstructBLIP's weights.
-pub(crate) const WEIGHTS_FIELD: &str = "caption.instructblip.weights";
-pub(crate) const LANGUAGE_FIELD: &str = "caption.instructblip.language_gguf";
+pub(super) const WEIGHTS_FIELD: &str = "caption.instructblip.weights";
+pub(super) const LANGUAGE_FIELD: &str = "caption.instructblip.language_gguf";
 
 /// A frozen InstructBLIP, and what it takes to show it images.
-pub(crate) struct Describer {
+pub(super) struct Session {
     stage: &'static str,
     blip: InstructBlip,
     limits: DecodeLimits,
@@ -30,8 +30,8 @@ pub(crate) struct Describer {
     stop: Arc<AtomicBool>,
 }
 
-impl Describer {
-    pub(crate) fn open(stage: &'static str, opening: &Opening<'_>) -> Result<Self, StageError> {
+impl Session {
+    pub(super) fn open(stage: &'static str, opening: &Opening<'_>) -> Result<Self, StageError> {
         let configuration =
             |e: ModelError| StageError::Configuration { stage, why: format!("caption.instructblip: {e}") };
         let spec = &opening.spec.caption.instructblip;
@@ -55,7 +55,7 @@ impl Describer {
     }
 
     /// Decoding as the spec, or the checkpoint, has it.
-    pub(crate) fn decoding(&self, spec: &InstructBlipSpec) -> Result<GenerationSettings, StageError> {
+    pub(super) fn decoding(&self, spec: &InstructBlipSpec) -> Result<GenerationSettings, StageError> {
         let settings = match (spec.decoding, self.blip.generation()) {
             (Decoding::Checkpoint, Some(file)) => file.over(decoding(spec), spec.seed),
             (Decoding::Checkpoint | Decoding::Spec, _) => decoding(spec),
@@ -65,7 +65,7 @@ impl Describer {
 
     /// # Errors
     /// [`StageError::Configuration`] for settings that make no sense.
-    pub(crate) fn valid(&self, settings: GenerationSettings) -> Result<GenerationSettings, StageError> {
+    pub(super) fn valid(&self, settings: GenerationSettings) -> Result<GenerationSettings, StageError> {
         match settings.validate() {
             Ok(()) => Ok(settings),
             Err(e) => Err(StageError::Configuration { stage: self.stage, why: format!("caption.instructblip: {e}") }),
@@ -74,21 +74,21 @@ impl Describer {
 
     /// Images to have ready: a few batches, so that places in the running one stay filled while pixels in memory stay
     /// few.
-    pub(crate) fn images_at_once(&self) -> usize {
+    pub(super) fn images_at_once(&self) -> usize {
         4 * self.batch.rows
     }
 
     /// Captioning takes long: whoever runs a loop asks between its rounds.
-    pub(crate) fn check_stop(&self) -> Result<(), StageError> {
+    pub(super) fn check_stop(&self) -> Result<(), StageError> {
         if self.stop.load(Ordering::Relaxed) { Err(StageError::Stopped) } else { Ok(()) }
     }
 
-    pub(crate) fn decode(&self, image: &[u8]) -> Result<Rgb, String> {
+    pub(super) fn decode(&self, image: &[u8]) -> Result<Rgb, String> {
         pixels::decode(image, &self.limits).map_err(|e| e.to_string())
     }
 
     /// A question about an image. What cannot be asked is known here, not in the middle of a batch.
-    pub(crate) fn request(
+    pub(super) fn request(
         &self,
         rgb: &Rgb,
         prompt: &str,
@@ -107,7 +107,7 @@ impl Describer {
     }
 
     /// Answers in order. A failure of a batch is tried again request by request, so that it stays with its image.
-    pub(crate) fn ask(
+    pub(super) fn ask(
         &self,
         requests: &[CaptionRequest],
         settings: &GenerationSettings,
@@ -141,7 +141,7 @@ fn decoding(spec: &InstructBlipSpec) -> GenerationSettings {
 }
 
 /// Draws depend on the image and the try alone, whatever else is in the batch.
-pub(crate) fn seed_of(settings: &GenerationSettings, image_id: &str, attempt: Option<usize>) -> Option<u64> {
+pub(super) fn seed_of(settings: &GenerationSettings, image_id: &str, attempt: Option<usize>) -> Option<u64> {
     let nucleus = settings.sampling?;
     let attempt = attempt.map(|attempt| (attempt as u64).to_le_bytes());
     let seed = nucleus.seed.to_le_bytes();
@@ -150,7 +150,7 @@ pub(crate) fn seed_of(settings: &GenerationSettings, image_id: &str, attempt: Op
 }
 
 /// A template with the image's tags in plain words, or the one for images that have none.
-pub(crate) fn prompt_of(template: &str, without_tags: &str, tags: Option<&str>) -> String {
+pub(super) fn prompt_of(template: &str, without_tags: &str, tags: Option<&str>) -> String {
     match tags {
         Some(tags) => template.replace("{tags}", tags),
         None => without_tags.to_owned(),
@@ -158,7 +158,7 @@ pub(crate) fn prompt_of(template: &str, without_tags: &str, tags: Option<&str>) 
 }
 
 /// Language models break lines at will; a caption is one.
-pub(crate) fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

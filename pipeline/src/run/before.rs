@@ -1,0 +1,74 @@
+//! What a run looks at before it writes anything, and what it writes first.
+
+use stages::{Step, Training};
+use workers::WorkerError;
+
+use super::RunOptions;
+use crate::build::Build;
+use crate::plan::Model;
+use crate::progress::Progress;
+use crate::trainings::{TrainingState, standing_record, training_state};
+use crate::{preflight, remembered};
+
+/// Refuses what the rows that are known cannot bear, before anything is written.
+pub(super) async fn check_rows(
+    build: &mut Build,
+    options: &RunOptions,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    check_batch(build, options).await?;
+    // where images stand in their parts for good, a training that runs for certain need not be waited for
+    let splits = stages::splits::stage();
+    let key = crate::settled::key(build, &splits, &Model::default()).await?;
+    let stand = key.is_some_and(|key| build.settled.get(&splits, &key).is_some());
+    if stand && trains_for_certain(build, options).await? {
+        place(build, options.until.as_deref(), progress).await?;
+        check_batch(build, options).await?;
+    }
+    Ok(())
+}
+
+/// Is there a training among the steps that were asked for of which no finished run has the settings?
+async fn trains_for_certain(build: &Build, options: &RunOptions) -> Result<bool, WorkerError> {
+    for step in preflight::steps(&build.spec, options.until.as_deref()) {
+        if let Step::Train(training) = step
+            && standing_record(build, training).await?.is_none()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes the work store, and writes down in it what is fixed or worth knowing.
+pub(super) async fn begin(build: &mut Build, options: &RunOptions) -> Result<(), WorkerError> {
+    build.work.make()?;
+    build.claim_layout().await?;
+    remembered::remember(&build.work, &build.spec, &options.set).await;
+    build.keep_listing().await
+}
+
+/// Refuses a batch that a training which is due cannot fill, as far as its rows are known. One that stands fills none.
+pub(super) async fn check_batch(build: &Build, options: &RunOptions) -> Result<(), WorkerError> {
+    let rows = preflight::training_rows(&build.virtual_inputs);
+    let Err(error) = preflight::batch(&build.spec, options.until.as_deref(), rows) else { return Ok(()) };
+    match training_state(build, Training::Pretrain, options.retrain).await? {
+        TrainingState::Due(_) => Err(error),
+        TrainingState::Stands { .. } => Ok(()),
+    }
+}
+
+/// Places every image, and says so where a part stays empty.
+///
+/// # Errors
+/// A part that a later step of a run up to `until` cannot do without.
+pub(super) async fn place(build: &mut Build, until: Option<&str>, progress: &Progress) -> Result<(), WorkerError> {
+    let known = build.virtual_inputs.assignment().clone();
+    build.assign_splits().await?;
+    let assignment = build.virtual_inputs.assignment();
+    let what = preflight::splits(assignment, &build.spec, until)?;
+    if let Some(what) = what.filter(|_| known != *assignment) {
+        progress.note(&what);
+    }
+    Ok(())
+}

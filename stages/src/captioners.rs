@@ -1,0 +1,133 @@
+//! Ways to put an image into words. Each is a file of its own and a line in [`of`]; the stages that write captions know
+//! none of them.
+
+mod geotags;
+mod given;
+mod instructblip;
+mod tags;
+
+use manifests::Artifact;
+use manifests::BuildSpec;
+use manifests::build::Captioner;
+use wording::Variant;
+
+use crate::stage::{Input, InputRows, ModelUse, Opening, StageError};
+use crate::table::{Columns, TableError};
+pub(crate) use instructblip::Quality;
+pub(crate) use tags::ImageTags;
+
+/// What the captioner is told of an image.
+const TAGS: Input = Input {
+    artifact: Artifact::Geotags,
+    digests: &["tags_digest"],
+    columns: &["title", "title_multi_objects", "given_captions", "center_tags", "surrounding_tags"],
+};
+/// What it sees of an image, if it looks.
+const PIXELS: Input = Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] };
+
+/// The captioner of a name.
+pub(crate) fn of(captioner: Captioner) -> &'static dyn Captions {
+    match captioner {
+        Captioner::Geotags => &geotags::Geotags,
+        Captioner::Given => &given::Given,
+        Captioner::Instructblip => &instructblip::InstructBlip,
+    }
+}
+
+/// A captioner.
+pub(crate) trait Captions: Sync {
+    /// Does it look at pixels, or only at tags?
+    fn looks(&self) -> bool;
+
+    /// How it writes captions.
+    fn captions(&self) -> Way<Caption>;
+
+    /// How it writes structured captions; `None`: it does not.
+    fn structured(&self) -> Option<Way<StructuredCaption>>;
+}
+
+/// What a stage reads for a captioner.
+pub(crate) fn inputs(captioner: &dyn Captions) -> &'static [Input] {
+    if captioner.looks() { &[TAGS, PIXELS] } else { &[TAGS] }
+}
+
+type Opened<T> = Result<Box<dyn Writer<T>>, StageError>;
+
+/// How one kind of text is written.
+pub(crate) struct Way<T> {
+    /// The networks that it asks.
+    pub(crate) model: fn(&BuildSpec) -> ModelUse,
+    /// What changes words beside the captioner's name: batch sizes do not.
+    pub(crate) settings: fn(&BuildSpec) -> Option<serde_json::Value>,
+    pub(crate) open: fn(&Opening<'_>) -> Opened<T>,
+}
+
+impl<T> Way<T> {
+    /// The part of a spec that changes rows.
+    pub(crate) fn parameters(&self, captioner: Captioner, spec: &BuildSpec) -> serde_json::Value {
+        let mut parameters = serde_json::json!({ "captioner": captioner });
+        if let (Some(all), Some(serde_json::Value::Object(settings))) =
+            (parameters.as_object_mut(), (self.settings)(spec))
+        {
+            all.extend(settings);
+        }
+        parameters
+    }
+}
+
+/// What a captioner is given of some images, in order.
+pub(crate) struct Images<'a> {
+    pub(crate) tags: Vec<ImageTags<'a>>,
+    /// Encoded; none where it does not look.
+    pub(crate) bytes: Vec<&'a [u8]>,
+}
+
+impl<'a> Images<'a> {
+    /// `given` are the captions that came with the images.
+    pub(crate) fn read(rows: &'a InputRows, given: &'a [Vec<String>]) -> Result<Self, TableError> {
+        let bytes = match rows.tables.get(&Artifact::Images) {
+            None => Vec::new(),
+            Some(images) => {
+                let bytes = Columns::new(Artifact::Images, images).binary("bytes")?;
+                (0..rows.len()).map(|row| bytes.value(row)).collect()
+            }
+        };
+        Ok(Images { tags: ImageTags::read(rows, given)?, bytes })
+    }
+}
+
+/// A captioner at work. What it writes of an image does not depend on the others.
+pub(crate) trait Writer<T>: Send {
+    /// One result for each image; `Err` says why there is none.
+    fn write(&self, images: &Images<'_>) -> Result<Vec<Result<T, String>>, StageError>;
+}
+
+/// A writer that looks at one image after the other.
+struct EachImage<T>(fn(&ImageTags<'_>) -> Result<T, String>);
+
+impl<T: Send> Writer<T> for EachImage<T> {
+    fn write(&self, images: &Images<'_>) -> Result<Vec<Result<T, String>>, StageError> {
+        use rayon::prelude::*;
+        Ok(images.tags.par_iter().map(self.0).collect())
+    }
+}
+
+/// Captions of one image.
+#[derive(Default)]
+pub(crate) struct Caption {
+    pub(crate) captions: Vec<String>,
+    pub(crate) dropped_tags: Vec<String>,
+    /// Of generated captions.
+    pub(crate) quality: Vec<Quality>,
+    pub(crate) flagged: Option<String>,
+}
+
+/// Structured captions of one image.
+#[derive(Debug, Default)]
+pub(crate) struct StructuredCaption {
+    pub(crate) variants: Vec<Variant>,
+    /// Answers that were asked for.
+    pub(crate) attempts: usize,
+    /// Why there are fewer than five.
+    pub(crate) flagged: Option<String>,
+}

@@ -1,0 +1,39 @@
+//! `geotags`: OpenStreetMap tags in plain English, without a network.
+
+use wording::{variants_from_scene, variants_from_tags};
+
+use super::tags::TagWords;
+use super::{Caption, Captions, EachImage, ImageTags, StructuredCaption, Way};
+use crate::stage::ModelUse;
+
+const NOTHING_TO_SEE: &str = "neither its tags nor its title say anything that can be seen";
+
+pub(super) struct Geotags;
+
+impl Captions for Geotags {
+    fn looks(&self) -> bool {
+        false
+    }
+
+    fn captions(&self) -> Way<Caption> {
+        Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(caption))) }
+    }
+
+    fn structured(&self) -> Option<Way<StructuredCaption>> {
+        Some(Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(structured))) })
+    }
+}
+
+/// Tags first; the title where an image has none, or none that can be seen from above.
+fn caption(tags: &ImageTags<'_>) -> Result<Caption, String> {
+    let words = TagWords::of(tags)?;
+    let caption = words.sentence.ok_or(NOTHING_TO_SEE)?;
+    Ok(Caption { captions: vec![caption], dropped_tags: words.dropped_tags, ..Caption::default() })
+}
+
+fn structured(tags: &ImageTags<'_>) -> Result<StructuredCaption, String> {
+    let (center, surrounding) = tags.all()?;
+    let of_title = || variants_from_scene(TagWords::of(tags).ok()?.scene()?);
+    let variants = variants_from_tags(&center, &surrounding).or_else(of_title).ok_or(NOTHING_TO_SEE)?;
+    Ok(StructuredCaption { variants: variants.into(), ..StructuredCaption::default() })
+}

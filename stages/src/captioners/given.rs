@@ -1,0 +1,28 @@
+//! `given`: the captions that came with the images.
+
+use super::{Caption, Captions, EachImage, ImageTags, StructuredCaption, Way};
+use crate::stage::ModelUse;
+
+pub(super) struct Given;
+
+impl Captions for Given {
+    fn looks(&self) -> bool {
+        false
+    }
+
+    fn captions(&self) -> Way<Caption> {
+        Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(caption))) }
+    }
+
+    fn structured(&self) -> Option<Way<StructuredCaption>> {
+        None
+    }
+}
+
+fn caption(tags: &ImageTags<'_>) -> Result<Caption, String> {
+    let captions: Vec<String> = tags.given.iter().filter(|c| !c.trim().is_empty()).cloned().collect();
+    if captions.is_empty() {
+        return Err("no caption came with the image".into());
+    }
+    Ok(Caption { captions, ..Caption::default() })
+}

@@ -1,0 +1,64 @@
+//! `instructblip`: the model looks at the image and is told its tags.
+
+mod captions;
+mod quality;
+mod session;
+mod variants;
+
+use manifests::BuildSpec;
+
+use super::{Caption, Captions, StructuredCaption, Way};
+use crate::clip_judge::CLIP_FIELD;
+use crate::device::arithmetic;
+use crate::stage::ModelUse;
+use captions::CaptionWriter;
+pub(crate) use quality::Quality;
+use session::{LANGUAGE_FIELD, WEIGHTS_FIELD};
+use variants::VariantWriter;
+
+pub(super) struct InstructBlip;
+
+impl Captions for InstructBlip {
+    fn looks(&self) -> bool {
+        true
+    }
+
+    fn captions(&self) -> Way<Caption> {
+        let model = |spec: &BuildSpec| match spec.caption.writes_by_clip_score() {
+            true => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD, CLIP_FIELD]),
+            false => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
+        };
+        Way { model, settings: caption_settings, open: |opening| Ok(Box::new(CaptionWriter::open(opening)?)) }
+    }
+
+    fn structured(&self) -> Option<Way<StructuredCaption>> {
+        Some(Way {
+            model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
+            settings: structured_settings,
+            open: |opening| Ok(Box::new(VariantWriter::open(opening)?)),
+        })
+    }
+}
+
+fn caption_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
+    let mut settings = serde_json::json!(spec.caption.instructblip);
+    if let Some(map) = settings.as_object_mut() {
+        for field in ["weights", "language_gguf", "images_per_batch", "cache_mib", "structured"] {
+            map.remove(field);
+        }
+        if spec.caption.writes_by_clip_score() {
+            map.insert("min_clip_score".into(), spec.caption.score.min_clip_score.into());
+        }
+    }
+    Some(serde_json::json!({ "settings": settings, "precision": arithmetic(spec) }))
+}
+
+fn structured_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
+    let blip = &spec.caption.instructblip;
+    Some(serde_json::json!({
+        "settings": blip.structured,
+        "min_length": blip.min_length,
+        "seed": blip.seed,
+        "precision": arithmetic(spec),
+    }))
+}

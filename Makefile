@@ -6,7 +6,7 @@
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
-# make gpu-bundle DIR=…  what a machine with a GPU needs for tests/gpu-check.sh (needs a CUDA toolkit, see deploy/gpu.md)
+# make gpu-bundle DIR=…  what a machine with a GPU needs for tests/gpu-check.sh (needs a CUDA toolkit, see docs/gpu.md)
 
 URBANCROSS = target/debug/urbancross
 DEMO      ?= demo-out
@@ -63,3 +63,5 @@ check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/walls.sh
+	tests/licences.sh
+	tests/links.sh

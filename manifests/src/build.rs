@@ -16,6 +16,7 @@ mod work;
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{lacks, secret_in};
@@ -54,31 +55,41 @@ pub enum SpecError {
 }
 
 /// A build of one country.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildSpec {
     /// Name of the country, and the partition of every table: lower-case letters, digits, `_`.
     pub country: String,
+    /// What is read.
     pub source: SourceSpec,
+    /// Where tables, checkpoints and reports go.
     #[serde(default)]
     pub work: WorkSpec,
+    /// How images are divided into training, validation and test.
     #[serde(default)]
     pub split: SplitSpec,
+    /// Who writes the captions, and what they must be.
     #[serde(default)]
     pub caption: CaptionSpec,
+    /// How images are cut into segments.
     #[serde(default)]
     pub segment: SegmentSpec,
+    /// Which segments train the model, and how they are weighed.
     #[serde(default)]
     pub score: ScoreSpec,
+    /// The retrieval model and its device.
     #[serde(default)]
     pub model: ModelSpec,
     /// How weights that lie elsewhere are fetched.
     #[serde(default)]
     pub weights: WeightsSpec,
+    /// How the model is trained.
     #[serde(default)]
     pub pretrain: PretrainSpec,
+    /// The processes that train together.
     #[serde(default)]
     pub ranks: RanksSpec,
+    /// How the model is measured.
     #[serde(default)]
     pub evaluate: EvaluateSpec,
 }

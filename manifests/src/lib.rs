@@ -11,6 +11,7 @@ pub mod pair;
 pub mod paths;
 pub mod plan;
 pub mod recipe;
+pub mod schema;
 pub mod shard;
 pub mod weights;
 

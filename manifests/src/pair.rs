@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -12,7 +13,7 @@ use crate::build::{
 };
 
 /// A pair of builds: the model of `source` is adapted to `target`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairSpec {
     /// Build spec of the country whose model is adapted, relative to this file.
@@ -22,8 +23,10 @@ pub struct PairSpec {
     /// Parts of the target that are labelled training pairs, validation and test.
     #[serde(default = "default_ratio")]
     pub ratio: [u32; 3],
+    /// How the model is adapted.
     #[serde(default)]
     pub adapt: AdaptSpec,
+    /// What `ablate` runs.
     #[serde(default)]
     pub ablation: AblationSpec,
 }
@@ -33,18 +36,24 @@ fn default_ratio() -> [u32; 3] {
 }
 
 /// How a model is adapted. The defaults are the paper's; small models need rates of their own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaptSpec {
+    /// Seed of data order and augmentation.
     pub seed: u64,
+    /// Epochs of the adaptation.
     pub epochs: usize,
     /// Passes over the target's training pairs in an epoch.
     pub passes_per_epoch: usize,
     /// Target pairs of a step, and source pairs that are learnt from beside them.
     pub batch: usize,
+    /// Highest learning rate.
     pub learning_rate: f64,
+    /// AdamW's decay.
     pub weight_decay: f64,
+    /// Share of the steps in which the learning rate rises from 0.
     pub warmup_share: f64,
+    /// How the learning rate falls afterwards.
     pub schedule: ScheduleKind,
     /// Gradients with a larger norm are scaled down to it; 0: none are.
     pub max_grad_norm: f64,
@@ -54,8 +63,10 @@ pub struct AdaptSpec {
     pub word_dropout: f64,
     /// Decay of the weights' moving average that is validated and kept as best; 0: off.
     pub ema_decay: f64,
+    /// Random changes of training images.
     pub augment: AugmentSpec,
     /// What is learnt: the fields of `training::adapt::Settings`, such as `beta`, `curriculum` or `adversary`.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub method: toml::Table,
 }
 
@@ -98,13 +109,14 @@ impl AdaptSpec {
 }
 
 /// What the ablation runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AblationSpec {
-    /// One run of each variant for each.
+    /// Every variant runs once for each of these seeds.
     pub seeds: Vec<u64>,
     /// Was a gate; a spec that still has it is told what to do.
     #[serde(skip_serializing, deserialize_with = "least_gain_is_gone")]
+    #[schemars(skip)]
     least_gain_percent: Option<Infallible>,
 }
 

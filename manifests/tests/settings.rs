@@ -223,10 +223,13 @@ fn every_number_has_bounds() {
     assert!(bounded(pair) > 8);
 }
 
-/// What the README shows in code, `section.field = value` and `--over section.field=value,value`.
+/// What the README and the guides show in code, `section.field = value` and `--over section.field=value,value`.
 #[test]
-fn what_the_readme_shows_passes() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+fn what_the_guides_show_passes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let guides = std::fs::read_dir(root.join("docs/guide")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = guides.chain([root.join("README.md")]);
+    let text: String = pages.map(|page| std::fs::read_to_string(page).unwrap()).collect();
     let sections = ["source.", "work.", "split.", "caption.", "segment.", "score.", "model.", "pretrain.", "ranks."];
     let shown = text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(" = "));
     let swept = text.split("--over ").skip(1).filter_map(|rest| rest.split_whitespace().next()?.split_once('='));
@@ -240,4 +243,21 @@ fn what_the_readme_shows_passes() {
         let weights = ["segment.sam.weights=a/b", "caption.instructblip.weights=a/b"];
         build(&[weights[0], weights[1], set]).unwrap_or_else(|error| panic!("{set}: {error}"));
     }
+}
+
+/// What `urbancross spec` prints is the same spec, wherever it is put.
+#[test]
+fn a_spec_with_its_defaults_is_the_same_spec() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = std::env::temp_dir().join(format!("urbancross-spec-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let set = ["pretrain.epochs=3".to_owned(), "score.min_similarity=0.1".to_owned(), "model.init=a/b".to_owned()];
+    for file in ["countries/finland.toml", "sandbox.toml", "captioned.toml"] {
+        let spec = BuildSpec::read(&root.join(file), &set).unwrap();
+        let printed = folder.join("spec.toml");
+        std::fs::write(&printed, spec.to_toml()).unwrap();
+        assert_eq!(BuildSpec::read(&printed, &[]).unwrap(), spec, "{file}");
+        assert!(spec.to_toml().contains("min_similarity = 0.1\n"), "as it was written");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -4,6 +4,7 @@ mod arguments;
 mod building;
 mod learning;
 mod numbers;
+mod schema;
 mod upkeep;
 
 use std::path::{Path, PathBuf};
@@ -222,6 +223,16 @@ enum Command {
         #[arg(long, help = "Replace a world that is there already", conflicts_with = "edit_tags")]
         force: bool,
     },
+    /// Print a build spec with `--set` and all defaults
+    Spec {
+        #[command(flatten)]
+        spec: SpecArgs,
+    },
+    /// Print the JSON Schema of build or pair specs, for editors
+    Schema {
+        #[arg(help = "Which spec", default_value = "build")]
+        of: schema::Kind,
+    },
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
 }
@@ -308,6 +319,14 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Weights { spec, fetch, json } => building::weights(&spec.read()?, fetch, json).await,
         Command::Sandbox { out, tiles, seed, edit_tags: None, force } => building::sandbox(&out, tiles, seed, force),
         Command::Sandbox { out, seed, edit_tags: Some(share), .. } => building::edit_tags(&out, share, seed),
+        Command::Spec { spec } => {
+            crate::say!("{}", spec.read()?.to_toml().trim_end());
+            Ok(())
+        }
+        Command::Schema { of } => {
+            crate::say!("{}", serde_json::to_string_pretty(&of.schema())?);
+            Ok(())
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "urbancross", &mut script);

@@ -1,27 +1,32 @@
 //! Who writes the captions, and what they must be.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SourceKind;
 use super::check::{Problems, positive};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Captioner {
     /// Plain English from the geo-tags (no weights).
     Geotags,
     /// The captions that came with the images.
     Given,
+    /// InstructBLIP, prompted with the geo-tags.
     Instructblip,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CaptionSpec {
+    /// Who writes the captions.
     pub captioner: Captioner,
+    /// How InstructBLIP writes them; only where it does.
     pub instructblip: InstructBlipSpec,
     /// Also writes five texts of three fields per image, for retrieval of text by text.
     pub structured: bool,
+    /// How well captions fit, measured afterwards.
     pub score: CaptionScoreSpec,
 }
 
@@ -85,7 +90,7 @@ impl CaptionSpec {
 }
 
 /// What tells, after the captions are written, how well they fit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CaptionScoreSpec {
     /// CLIP that compares captions with images (CLIPScore is defined with ViT-B/32, such as
@@ -119,7 +124,7 @@ impl CaptionScoreSpec {
 }
 
 /// InstructBLIP prompted by the geo-tags; decoding with transformers' names and the model card's values.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InstructBlipSpec {
     /// Folder with config, weights and tokenizers: here, in a store or on the hub, such as
@@ -131,22 +136,32 @@ pub struct InstructBlipSpec {
     pub prompt: String,
     /// For images without a tag that can be seen from above.
     pub prompt_without_tags: String,
+    /// Where the settings of decoding come from.
     pub decoding: Decoding,
+    /// Beams of the search; 1 decodes greedily.
     pub num_beams: usize,
+    /// Tokens of a caption at most.
     pub max_new_tokens: usize,
+    /// Tokens of a caption at least.
     pub min_length: usize,
+    /// Above 1: tokens that stand in the caption already become less likely.
     pub repetition_penalty: f64,
+    /// Exponent of the length by which a beam's score is divided; above 0 longer captions gain.
     pub length_penalty: f64,
     /// Below 1: nucleus sampling in place of beams.
     pub top_p: f64,
+    /// Temperature of sampling; 1 is the model's own.
     pub temperature: f64,
+    /// Seed of sampling.
     pub seed: u64,
     /// Images captioned at a time: memory, not words.
     pub images_per_batch: usize,
     /// Memory for keys and values; fewer images are captioned at a time where they need more. 0: what is free on a
     /// GPU, no bound on a CPU. Memory, not words.
     pub cache_mib: u64,
+    /// What a caption must be.
     pub quality: CaptionQualitySpec,
+    /// How structured captions are asked for.
     pub structured: StructuredSpec,
 }
 
@@ -173,7 +188,7 @@ impl InstructBlipSpec {
 }
 
 /// Whose settings captions are decoded with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decoding {
     /// Those of the build spec.
@@ -183,15 +198,18 @@ pub enum Decoding {
 }
 
 /// How InstructBLIP is asked for structured captions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StructuredSpec {
     /// `{tags}` stands for the image's geo-tags in plain words.
     pub prompt: String,
     /// For images without a tag that can be seen from above.
     pub prompt_without_tags: String,
+    /// Temperature of sampling; 1 is the model's own.
     pub temperature: f64,
+    /// Sampling takes the most likely tokens that make up this share; 1: all.
     pub top_p: f64,
+    /// Tokens of an answer at most.
     pub max_new_tokens: usize,
     /// Answers asked for at most, of which five have to be valid and distinct.
     pub attempts: usize,
@@ -227,9 +245,10 @@ impl Default for StructuredSpec {
 }
 
 /// What a generated caption must be. One that is not is written once more by sampling, then kept and flagged.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CaptionQualitySpec {
+    /// Least number of words.
     pub min_words: usize,
     /// Greatest share of word triples that stood in the caption before.
     pub max_repetition: f64,

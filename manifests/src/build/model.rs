@@ -1,12 +1,14 @@
 //! The retrieval model and its device.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Problems;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSpec {
+    /// The network.
     pub preset: Preset,
     /// Weights to start from: a folder or file here, the address of one (`s3://`, `https://` …), or `owner/name` on
     /// the hub; empty: random, from the seed.
@@ -17,6 +19,7 @@ pub struct ModelSpec {
     pub activation: ActivationChoice,
     /// `train` (a small vocabulary from the train captions), or a tokenizer file, named like `init`.
     pub tokenizer: String,
+    /// Size of the vocabulary that `tokenizer = "train"` makes.
     pub vocabulary: usize,
     /// Tokens per caption; 0: the preset's.
     pub context_length: usize,
@@ -31,7 +34,7 @@ pub struct ModelSpec {
 }
 
 /// A network by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Preset {
     #[serde(rename = "tiny")]
     Tiny,
@@ -147,7 +150,7 @@ impl ModelSpec {
 }
 
 /// What `model.activation` may say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationChoice {
     #[default]
@@ -166,7 +169,7 @@ impl ActivationChoice {
 }
 
 /// Floating-point type of a network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     #[default]

@@ -1,52 +1,71 @@
 //! How the model is trained.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{Problems, Section};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
+    /// CLIP's.
     InfoNce,
+    /// A margin between the pair and each negative.
     Hinge,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
+    /// To 0 at the end, along a cosine.
     Cosine,
     /// ×0.3 every ten epochs.
     Step,
+    /// Not at all.
     Constant,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SegmentTower {
+    /// The image tower itself.
     Shared,
+    /// The image tower as it was before training.
     Frozen,
+    /// A copy of the image tower that is trained on segments alone.
     Separate,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainSpec {
+    /// Seed of first weights, data order and augmentation.
     pub seed: u64,
+    /// Passes over the training images.
     pub epochs: usize,
+    /// Images of a step, of all ranks together.
     pub batch: usize,
+    /// Highest learning rate.
     pub learning_rate: f64,
+    /// AdamW's decay.
     pub weight_decay: f64,
+    /// Share of the steps in which the learning rate rises from 0.
     pub warmup_share: f64,
+    /// How the learning rate falls afterwards.
     pub schedule: ScheduleKind,
     /// Gradients with a larger norm are scaled down to it; 0: none are.
     pub max_grad_norm: f64,
+    /// The contrastive loss.
     pub loss: LossKind,
+    /// Margin of the hinge loss.
     pub margin: f64,
+    /// Which image tower embeds segments.
     pub segment_tower: SegmentTower,
     /// Segments per image that enter the loss, drawn anew each epoch; 0: no segment loss.
     pub segments_per_image: usize,
     /// Decay of the weights' moving average that is validated and kept as best; 0: off.
     pub ema_decay: f64,
+    /// Share of the target probability that is spread over all pairs of the batch.
     pub label_smoothing: f64,
     /// Captions of an image that enter a batch, where it has several; its pixels are encoded once.
     pub captions_per_image: usize,
@@ -54,11 +73,13 @@ pub struct PretrainSpec {
     pub dropout: f64,
     /// Share of caption words left out during training.
     pub word_dropout: f64,
+    /// Random changes of training images.
     pub augment: AugmentSpec,
     /// Row groups shuffled together: bounds the loader's memory.
     pub shuffle_window_row_groups: usize,
     /// Batches prepared ahead of the step.
     pub prefetch_batches: usize,
+    /// Steps between checkpoints within an epoch; 0: only at the ends of epochs.
     pub checkpoint_every_steps: usize,
     /// Checkpoints to continue from that are kept, the latest included.
     pub keep_checkpoints: usize,
@@ -141,14 +162,16 @@ impl Default for PretrainSpec {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentSpec {
     /// Least and greatest share of the area that a random crop keeps.
     pub crop_scale: [f32; 2],
+    /// Mirror at random.
     pub flips: bool,
     /// Overhead images have no upright: quarter turns are free data.
     pub quarter_turns: bool,
+    /// Greatest random change of brightness, contrast and saturation, as a share.
     pub colour_jitter: f32,
 }
 

@@ -1,11 +1,12 @@
 //! The ranks that train together.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Problems;
 
 /// What carries tensors from rank to rank.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// NCCL where the model is on a GPU, else TCP.
@@ -16,11 +17,12 @@ pub enum Backend {
 }
 
 /// No number of a training depends on these, beyond rounding: the batch is that of all ranks together.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RanksSpec {
     /// Processes that `run` starts on this machine for a training; a cluster sets RANK and WORLD_SIZE instead.
     pub processes: usize,
+    /// What carries tensors.
     pub backend: Backend,
     /// Seconds after which a rank that does not come is given up, and the training with it.
     pub timeout_seconds: u64,

@@ -1,11 +1,12 @@
 //! Which segments train the model.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Problems;
 use super::pretrain::MOST_EPOCHS;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SegmentCanvas {
     /// The whole image, everything outside of the mask in the background colour.
@@ -14,15 +15,16 @@ pub enum SegmentCanvas {
     Cropped,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SegmentBackground {
     White,
+    /// The mean colour of CLIP's training images.
     Mean,
 }
 
 /// Which segments train the model, and how they are weighed (paper Eq. 1–4).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScoreSpec {
     /// `none` (weights 1, no similarity threshold), `bootstrap` (a short image–text training
@@ -34,10 +36,13 @@ pub struct ScoreSpec {
     pub max_candidates: usize,
     /// T_s: segments must be more similar to the caption than this.
     pub min_similarity: f32,
+    /// Segments kept per image at most, the most similar ones.
     pub max_segments: usize,
+    /// What of a segment the model is shown.
     pub canvas: SegmentCanvas,
     /// Margin around a cropped segment, as a share of its box.
     pub crop_margin: f32,
+    /// Colour outside of the mask.
     pub background: SegmentBackground,
     /// Epochs of the bootstrap training.
     pub bootstrap_epochs: usize,

@@ -1,24 +1,30 @@
 //! How images are cut into segments.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{Problems, positive};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Segmenter {
     /// Graph-based segmentation (Felzenszwalb and Huttenlocher 2004; no weights).
     Felzenszwalb,
+    /// No segments.
     None,
+    /// Segment Anything.
     Sam,
 }
 
 /// How images are cut into segments; only the settings of the chosen segmenter count.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SegmentSpec {
+    /// Which segmenter.
     pub segmenter: Segmenter,
+    /// Settings of `felzenszwalb`.
     pub felzenszwalb: FelzenszwalbSpec,
+    /// Settings of `sam`.
     pub sam: SamSpec,
 }
 
@@ -44,7 +50,7 @@ impl SegmentSpec {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FelzenszwalbSpec {
     /// Felzenszwalb's k: larger values give larger segments.
@@ -62,20 +68,30 @@ impl Default for FelzenszwalbSpec {
 }
 
 /// Segment Anything's automatic mask generator, with the reference's names and defaults.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamSpec {
     /// `sam_vit_{b,l,h}_*.pth`, `mobile_sam.pt`, or a folder in Hugging Face's layout: here, in a store or on the hub.
     pub weights: String,
+    /// Points along a side of the grid that prompts the decoder.
     pub points_per_side: usize,
+    /// Least quality of a mask, as the decoder predicts it.
     pub pred_iou_thresh: f64,
+    /// Least stability of a mask where its threshold moves by `stability_score_offset`.
     pub stability_score_thresh: f64,
+    /// How far a mask's threshold moves to measure its stability.
     pub stability_score_offset: f64,
+    /// Of two masks whose boxes overlap more (IoU) the worse one is dropped.
     pub box_nms_thresh: f64,
+    /// Layers of crops that are segmented as well; layer i has 4^i crops.
     pub crop_n_layers: usize,
+    /// The same as `box_nms_thresh`, between crops.
     pub crop_nms_thresh: f64,
+    /// Overlap of crops, as a share of the image's short side.
     pub crop_overlap_ratio: f64,
+    /// Each layer of crops has so many times fewer points along a side than the one before.
     pub crop_n_points_downscale_factor: usize,
+    /// Smaller islands and holes of a mask are removed, in pixels; 0: none.
     pub min_mask_region_area: usize,
     /// Points that the decoder answers at a time: memory, not masks.
     pub points_per_batch: usize,

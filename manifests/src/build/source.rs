@@ -1,17 +1,20 @@
 //! What a build reads.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::StoreOptions;
 use super::check::{Problems, positive};
 
 /// Where the input lies. The source store is only ever read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSpec {
+    /// Layout of the source.
     pub kind: SourceKind,
     /// Folder of the archives: `file://`, `s3://`, `gs://`, `az://`, `http(s)://` or a plain path.
     pub url: String,
+    /// How the source store is reached.
     #[serde(default)]
     pub options: StoreOptions,
     /// SkyScript: CSV files below `url`. Captioned folder: the caption files; empty: the only one there is, or all
@@ -25,6 +28,7 @@ pub struct SourceSpec {
     /// ISO 3166 code whose polygon must hold the box centre (`"FI"`); empty: no check.
     #[serde(default)]
     pub country_code: String,
+    /// SkyScript: images with more metres per pixel are left out.
     #[serde(default = "default_max_gsd_meters")]
     pub max_gsd_meters: f64,
     /// SkyScript: read the meta archives (boxes and tags). Without them captions come from titles.
@@ -83,7 +87,7 @@ fn leads_elsewhere(path: &str) -> Option<&'static str> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
     /// SkyScript's zips, CSVs and meta pickles.

@@ -1,5 +1,6 @@
 //! Stores, the work folder and the split.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Problems;
@@ -8,16 +9,22 @@ use super::check::Problems;
 pub const MOST_SHARDS: u32 = 100_000;
 
 /// How a store is reached. Credentials never stand here: they come from the environment or a role.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreOptions {
+    /// Address of an S3-compatible server; empty: the provider's.
     pub endpoint: String,
+    /// Region of the bucket; empty: from the environment.
     pub region: String,
+    /// The bucket is part of the path, not of the host name.
     pub path_style: bool,
+    /// Permit plain `http`.
     pub allow_http: bool,
     /// Unsigned requests. Default: true for the source store, false for the work store.
     pub anonymous: Option<bool>,
+    /// Seconds until a request is given up.
     pub timeout_seconds: u64,
+    /// Further tries of a request that failed.
     pub retries: usize,
 }
 
@@ -44,10 +51,12 @@ impl StoreOptions {
 }
 
 /// Where tables, checkpoints and reports go.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkSpec {
+    /// Folder of the work store: a plain path, `file://`, `s3://`, `gs://` or `az://`.
     pub url: String,
+    /// How the work store is reached.
     pub options: StoreOptions,
     /// Number of shards; fixed for the life of a work store.
     pub shards: u32,
@@ -84,7 +93,7 @@ impl WorkSpec {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitSpec {
     /// train : val : test. `[7, 1, 2]` for pre-training, `[2, 1, 7]` for the target of an adaptation.
@@ -118,8 +127,9 @@ pub(crate) fn check_ratio(ratio: [u32; 3]) -> Result<(), String> {
 }
 
 /// Fetching of weights and vocabularies that lie in a store or on the hub.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WeightsSpec {
+    /// How the stores that hold them are reached.
     pub options: StoreOptions,
 }

@@ -45,6 +45,20 @@ fn help_and_completions_are_there() {
 }
 
 #[test]
+fn a_spec_and_its_schema_are_printed_for_other_programs() {
+    let sandbox = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/sandbox.toml");
+    let spec = ends(&call(&["spec", &sandbox.display().to_string(), "--set", "pretrain.epochs=3"]), 0);
+    assert!(spec.contains("epochs = 3\n") && spec.contains("max_segments = 6\n"), "{spec}");
+    for (of, field) in
+        [("build", "/properties/pretrain/properties/epochs"), ("pair", "/properties/adapt/properties/method")]
+    {
+        let schema: serde_json::Value = serde_json::from_str(&ends(&call(&["schema", of]), 0)).unwrap();
+        assert!(schema.pointer(field).is_some_and(|field| field["description"].is_string()), "{of}");
+    }
+    ends(&call(&["schema", "country"]), 2);
+}
+
+#[test]
 fn a_wrong_spec_is_a_permanent_error_that_names_the_field() {
     let world = World::new(4);
     let spec = world.path("spec.toml");

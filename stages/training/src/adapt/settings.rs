@@ -1,5 +1,6 @@
 //! What an adaptation is made of.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_HIDDEN;
@@ -7,14 +8,14 @@ use crate::error::{Error, Result};
 
 /// The choices that belong to the adaptation itself. Defaults are the paper's where it speaks; the released code's
 /// stay selectable.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How sources are chosen out of a batch.
     pub sampler: Sampler,
-    /// What of a pair is compared for that, and for the weights.
+    /// What of a pair is compared to choose sources and to weigh them.
     pub similarity: SimilarityOf,
-    /// How many are chosen, and for [`Sampler::Acss`] which, as epochs pass.
+    /// How many sources are chosen as epochs pass, and with `sampler = "acss"` which.
     pub curriculum: Curriculum,
     /// Epochs that the curriculum stays in a band; after the last band it stays there.
     pub epochs_per_band: usize,
@@ -22,7 +23,7 @@ pub struct Settings {
     pub sources_per_target: usize,
     /// What the weights of Eq. 10 are taken from.
     pub weights: WeightsOf,
-    /// Whether those weights count in the triplet loss of sources.
+    /// Whether the weights of Eq. 10 count in the triplet loss of sources.
     pub triplet_weighted: bool,
     /// Margin of the triplet loss, alpha of Eq. 11.
     pub margin: f64,
@@ -43,7 +44,7 @@ pub struct Settings {
     pub target_triplet: bool,
     /// Factor of the adversarial gradient in the encoders.
     pub beta: f64,
-    /// How that factor rises over the run.
+    /// How `beta` rises over the run.
     pub ramp: Ramp,
     /// How discriminator and encoders play.
     pub adversary: Adversary,
@@ -88,19 +89,19 @@ impl Default for Settings {
 }
 
 /// How sources are chosen out of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sampler {
     /// The adaptive curriculum source sampler: by similarity to the targets of the batch.
     #[default]
     Acss,
     /// As many as the curriculum takes, drawn at random. The paper's ablation "w/o SS" also has
-    /// [`WeightsOf::Uniform`]: the weights of Eq. 10 are of W2, which the sampler makes.
+    /// `weights = "uniform"`: the weights of Eq. 10 are of W2, which the sampler makes.
     Random,
 }
 
 /// What of a pair W1 of Eq. 9 compares; by the model that adaptation starts from in either case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SimilarityOf {
     /// Image and caption together: the paper's.
@@ -112,7 +113,7 @@ pub enum SimilarityOf {
 
 /// Which sources are learnt from as epochs pass. Ranks are by mean similarity to the targets, highest first; T is the
 /// number of targets and k the number of bands passed, at most `sources_per_target` - 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Curriculum {
     /// Ranks [k T, (k + 1) T): the paper's, from easy to hard.
@@ -129,7 +130,7 @@ pub enum Curriculum {
 }
 
 /// What the weights of Eq. 10 are taken from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightsOf {
     /// Sums over targets, one weight per source; they sum to the number of sources (the paper's).
@@ -142,7 +143,7 @@ pub enum WeightsOf {
 }
 
 /// Distance of the triplet loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Distance {
     /// 1 - cos: the paper's.
@@ -153,7 +154,7 @@ pub enum Distance {
 }
 
 /// Directions of the triplet loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Directions {
     /// Images among captions and captions among images: the paper's.
@@ -164,7 +165,7 @@ pub enum Directions {
 }
 
 /// How discriminator and encoders play.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Adversary {
     /// One backward pass: the gradient is reversed between discriminator and encoders (DANN).
@@ -180,7 +181,7 @@ pub enum Adversary {
 }
 
 /// Which terms of Eq. 12 are weighted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdversaryWeights {
     /// Those of sources; targets count 1.
@@ -193,7 +194,7 @@ pub enum AdversaryWeights {
 }
 
 /// How the adversarial factor rises over the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ramp {
     /// 2 / (1 + exp(-10 p)) - 1, so that an untrained discriminator moves nothing (Ganin et al. 2016, section 5.2.2).

@@ -9,7 +9,7 @@ use stages::Training;
 use stages::embed_rows::Encoder;
 use stages::evaluate::{self, EvaluatedRow, Evaluation};
 use stages::pretrain::TrainRows;
-use stages::stage::Opening;
+use stages::stage::StageContext;
 use stages::table::{Columns, TableError};
 use training::recall::Protocol;
 use workers::WorkerError;
@@ -243,15 +243,15 @@ fn embed_all(
     folder: &Path,
     rows: &mut TableRows,
 ) -> Result<Vec<EvaluatedRow>, WorkerError> {
-    let opening = Opening {
+    let stage_context = StageContext {
         spec,
         device: stages::device::devices(STAGE, spec)?[0],
         model_folder: Some(folder.to_owned()),
         weights: &Default::default(),
         stop: std::sync::Arc::default(),
     };
-    let clip = stages::image_embeddings::load_clip(STAGE, &opening)?;
-    let tokenizer = stages::text_embeddings::load_tokenizer(STAGE, &opening)?;
+    let clip = stages::image_embeddings::load_clip(STAGE, &stage_context)?;
+    let tokenizer = stages::text_embeddings::load_tokenizer(STAGE, &stage_context)?;
     let encoder = Encoder {
         stage: STAGE,
         clip: &clip,

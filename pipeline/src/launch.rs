@@ -55,7 +55,7 @@ pub async fn train(
     std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;
     let port = free_port().map_err(|e| WorkerError::Transient(format!("no free port: {e}")))?;
     // others may have accounts on this machine
-    let secret = workers::world::new_secret()?;
+    let secret = workers::rank_env::new_secret()?;
     let mut children = Vec::with_capacity(ranks);
     for rank in 0..ranks {
         let mut command = rank_of(rank, ranks, port, &secret)?;
@@ -77,7 +77,7 @@ fn rank_of(rank: usize, ranks: usize, port: u16, secret: &str) -> Result<Command
     command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", ranks.to_string());
     command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
     // they meet here, whatever name this process was given for another meeting
-    command.env(workers::world::SECRET, secret).env_remove(workers::world::RENDEZVOUS);
+    command.env(workers::rank_env::SECRET, secret).env_remove(workers::rank_env::RENDEZVOUS);
     Ok(command)
 }
 

@@ -65,7 +65,7 @@ pub fn check_run(spec: &BuildSpec, until: Option<&str>) -> Result<(), WorkerErro
 /// What the program itself must be able to do.
 fn program(spec: &BuildSpec) -> Result<(), WorkerError> {
     stages::device::check_program(spec).map_err(refused)?;
-    workers::world::check_program(spec)
+    workers::rank_env::check_program(spec)
 }
 
 /// Whether the ranks that `run` would start find a place on this machine.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use manifests::{Artifact, RowStatuses, paths};
-use stages::stage::{ModelUse, Opening, Stage};
+use stages::stage::{ModelUse, Stage, StageContext};
 use stages::{Step, Training};
 use training::communicator::{Communicator, Solo};
 use training::recall::beside_chance;
@@ -211,7 +211,7 @@ async fn run_stage(
             observer: &bar,
         };
         let devices = stages::device::devices(stage.name, &build.spec)?;
-        let opening = Opening {
+        let stage_context = StageContext {
             spec: &build.spec,
             device: devices[0],
             model_folder: model_folder(build, &model).await?,
@@ -219,7 +219,7 @@ async fn run_stage(
             stop: build.stop.clone(),
         };
         let lean = (stage.model == ModelUse::None).then(Lean::begin);
-        let result = map_plan(&context, stage, &plan, opening, &devices).await?;
+        let result = map_plan(&context, stage, &plan, stage_context, &devices).await?;
         drop(lean);
         let published = publish(&build.tables, &plan, &result.finished).await?;
         let mut summary = Summary {

@@ -17,7 +17,7 @@ use training::trainer::{self, Event, Trainer};
 
 use crate::device::{arithmetic, device, dtype};
 use crate::embed_rows::Encoder;
-use crate::fit::{Fitting, rows_of};
+use crate::fit::{TrainJob, rows_of};
 use crate::image_embeddings::mean_direction;
 use crate::pretrain::reader::Reader;
 use crate::pretrain::rows::{Preparer, check_batch};
@@ -142,7 +142,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let objective = Adaptation::new(method, clip.config().embed_dim, &device).map_err(failed)?;
     let settings = trainer_settings(run.pair, &run.data, steps_per_epoch);
     let mut trainer = Trainer::new(clip, settings, Box::new(objective)).map_err(failed)?;
-    let fitting = Fitting {
+    let fitting = TrainJob {
         stage: NAME,
         ranks: run.ranks,
         source: &mut source,

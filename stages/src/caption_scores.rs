@@ -10,12 +10,12 @@ use pixels::mask::Rle;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
-use crate::clip_judge::{CLIP_FIELD, ClipJudge, clip_score};
+use crate::clip_scorer::{CLIP_FIELD, ClipScorer, clip_score};
 use crate::device::arithmetic;
 use crate::images::limits;
 use crate::segment_features::{RowSegments, VIEWS_PER_BATCH, Views};
 use crate::segment_scores::cosine;
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "caption_scores";
@@ -40,12 +40,12 @@ pub fn stage() -> Stage {
         model: ModelUse::Named(&[CLIP_FIELD]),
         recipe_digest: Some("scores_digest"),
         parameters,
-        open: |opening| {
+        open: |context| {
             Ok(Box::new(ScoreCaptions {
-                judge: ClipJudge::open(NAME, opening)?,
-                limits: limits(opening.spec),
-                segments: opening.spec.score.clone(),
-                thresholds: opening.spec.caption.score.clone(),
+                judge: ClipScorer::open(NAME, context)?,
+                limits: limits(context.spec),
+                segments: context.spec.score.clone(),
+                thresholds: context.spec.caption.score.clone(),
             }))
         },
     }
@@ -107,7 +107,7 @@ fn problem(scores: &[Score], thresholds: &CaptionScoreSpec) -> Option<String> {
 }
 
 struct ScoreCaptions {
-    judge: ClipJudge,
+    judge: ClipScorer,
     limits: DecodeLimits,
     segments: ScoreSpec,
     thresholds: CaptionScoreSpec,
@@ -196,8 +196,8 @@ impl ScoreCaptions {
 
 type Scored = Result<Vec<Score>, String>;
 
-impl Map for ScoreCaptions {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for ScoreCaptions {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let columns = |artifact| Columns::new(artifact, &rows.tables[&artifact]);
         let captions = columns(Artifact::Captions).texts("captions").map_err(table_error)?;

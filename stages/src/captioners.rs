@@ -11,7 +11,7 @@ use manifests::BuildSpec;
 use manifests::build::Captioner;
 use wording::Variant;
 
-use crate::stage::{Input, InputRows, ModelUse, Opening, StageError};
+use crate::stage::{Input, InputRows, ModelUse, StageContext, StageError};
 use crate::table::{Columns, TableError};
 pub(crate) use instructblip::Quality;
 pub(crate) use tags::ImageTags;
@@ -59,7 +59,7 @@ pub(crate) struct Way<T> {
     pub(crate) model: fn(&BuildSpec) -> ModelUse,
     /// What changes words beside the captioner's name: batch sizes do not.
     pub(crate) settings: fn(&BuildSpec) -> Option<serde_json::Value>,
-    pub(crate) open: fn(&Opening<'_>) -> Opened<T>,
+    pub(crate) open: fn(&StageContext<'_>) -> Opened<T>,
 }
 
 impl<T> Way<T> {

@@ -7,7 +7,7 @@ use manifests::build::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 
 use crate::captioners::{self, Caption, Images, Quality, Writer};
-use crate::stage::{InputRows, Map, MapOutput, Outcome, Stage, StageError};
+use crate::stage::{InputRows, MapOutput, Outcome, Stage, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "captions";
@@ -27,9 +27,9 @@ pub fn stage(spec: &BuildSpec) -> Stage {
             let captioner = spec.caption.captioner;
             captioners::of(captioner).captions().parameters(captioner, spec)
         },
-        open: |opening| {
-            let captioner = opening.spec.caption.captioner;
-            let writer = (captioners::of(captioner).captions().open)(opening)?;
+        open: |context| {
+            let captioner = context.spec.caption.captioner;
+            let writer = (captioners::of(captioner).captions().open)(context)?;
             Ok(Box::new(WriteCaptions { writer, captioner }))
         },
     }
@@ -40,8 +40,8 @@ struct WriteCaptions {
     captioner: Captioner,
 }
 
-impl Map for WriteCaptions {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for WriteCaptions {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
         let given = columns.texts("given_captions").map_err(table_error)?;

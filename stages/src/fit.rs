@@ -14,7 +14,7 @@ use crate::pretrain::{Curve, TrainRows, Trained, validation, write_result};
 use crate::stage::StageError;
 
 /// A training that is about to begin.
-pub(crate) struct Fitting<'a> {
+pub(crate) struct TrainJob<'a> {
     /// For messages.
     pub(crate) stage: &'static str,
     pub(crate) ranks: &'a mut dyn Communicator,
@@ -34,13 +34,13 @@ pub(crate) fn rows_of(rows: &dyn TrainRows) -> u64 {
     rows.groups().iter().map(|&rows| u64::from(rows)).sum()
 }
 
-impl Fitting<'_> {
+impl TrainJob<'_> {
     /// Trains to the end and writes the result; only rank 0 gets it.
     ///
     /// # Errors
     /// [`StageError::Configuration`] without a validation row, [`StageError::Stopped`], the trainer's.
     pub(crate) fn fit(self, trainer: &mut Trainer) -> Result<Option<Trained>, StageError> {
-        let Fitting { stage, source, validation, tokenizer, limits, observe, .. } = self;
+        let TrainJob { stage, source, validation, tokenizer, limits, observe, .. } = self;
         let configuration = |why: &str| StageError::Configuration { stage, why: why.to_owned() };
         let validation_rows = rows_of(validation);
         if validation_rows == 0 {

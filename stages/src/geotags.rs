@@ -8,7 +8,9 @@ use sources::country::CountryPolygons;
 use sources::meta::{Meta, Time};
 use sources::name::{ImageName, OsmKind};
 
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage, StageError};
+use crate::stage::{
+    Input, InputRows, MapOutput, ModelUse, Outcome, SourceBytes, Stage, StageContext, StageError, Transform,
+};
 use crate::table::{self, Columns, TableError, option_text};
 
 const NAME: &str = "geotags";
@@ -38,9 +40,9 @@ pub fn stage() -> Stage {
     }
 }
 
-fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
+fn open(context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
     let polygons = CountryPolygons::new().map_err(|e| StageError::Configuration { stage: NAME, why: e.to_string() })?;
-    Ok(Box::new(ReadGeotags { spec: opening.spec.clone(), polygons }))
+    Ok(Box::new(ReadGeotags { spec: context.spec.clone(), polygons }))
 }
 
 struct ReadGeotags {
@@ -86,8 +88,8 @@ impl ReadGeotags {
     }
 }
 
-impl Map for ReadGeotags {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for ReadGeotags {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         self.map_table(rows).map_err(|source| StageError::Table { stage: NAME, source })
     }
 }

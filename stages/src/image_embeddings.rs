@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::device::{arithmetic, dtype};
 use crate::images::limits;
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns};
 
 const NAME: &str = "image_embeddings";
@@ -30,21 +30,21 @@ pub fn stage() -> Stage {
                 "precision": arithmetic(spec),
             })
         },
-        open: |opening| {
+        open: |context| {
             Ok(Box::new(EmbedImages {
-                limits: limits(opening.spec),
-                clip: load_clip(NAME, opening)?,
-                average_over_turns: opening.spec.evaluate.average_over_turns,
+                limits: limits(context.spec),
+                clip: load_clip(NAME, context)?,
+                average_over_turns: context.spec.evaluate.average_over_turns,
             }))
         },
     }
 }
 
 /// Loads the model that was handed to a stage.
-pub fn load_clip(stage: &'static str, opening: &Opening<'_>) -> Result<Clip, StageError> {
-    let folder = opening.model_folder(stage)?;
-    let device = opening.device(stage)?;
-    Clip::load(folder, &device, dtype(opening.spec))
+pub fn load_clip(stage: &'static str, context: &StageContext<'_>) -> Result<Clip, StageError> {
+    let folder = context.model_folder(stage)?;
+    let device = context.device(stage)?;
+    Clip::load(folder, &device, dtype(context.spec))
         .and_then(|clip| clip.frozen())
         .map_err(|e| StageError::Configuration { stage, why: format!("model {}: {e}", folder.display()) })
 }
@@ -88,8 +88,8 @@ impl EmbedImages {
     }
 }
 
-impl Map for EmbedImages {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for EmbedImages {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let bytes =
             Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;

@@ -10,7 +10,7 @@ use pixels::DecodeLimits;
 use rayon::prelude::*;
 use sources::source::gsd_meters;
 
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, SourceBytes, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, SourceBytes, Stage, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "images";
@@ -38,10 +38,10 @@ pub fn stage() -> Stage {
                 "max_gsd_meters": spec.source.max_gsd_meters,
             })
         },
-        open: |opening| {
+        open: |context| {
             Ok(Box::new(CheckImages {
-                limits: limits(opening.spec),
-                max_gsd_meters: opening.spec.source.max_gsd_meters,
+                limits: limits(context.spec),
+                max_gsd_meters: context.spec.source.max_gsd_meters,
             }))
         },
     }
@@ -88,8 +88,8 @@ impl CheckImages {
     }
 }
 
-impl Map for CheckImages {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for CheckImages {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let unmeasured = boxes_without_gsd(rows).map_err(|source| StageError::Table { stage: NAME, source })?;
         let checked: Vec<_> =
             rows.source.par_iter().zip(unmeasured).map(|(source, box_wsen)| self.check(source, box_wsen)).collect();
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn images_of_unknown_sources_are_measured_by_their_box() {
         let mut stage = CheckImages { limits: DecodeLimits::default(), max_gsd_meters: 0.5 };
-        let mut outcome = |gsd, side| stage.map(&rows(gsd, side)).unwrap().outcomes.remove(0);
+        let mut outcome = |gsd, side| stage.transform(&rows(gsd, side)).unwrap().outcomes.remove(0);
         // 111 m over 300 and over 100 pixels
         assert_eq!(outcome(None, 300), Outcome::Good);
         assert!(matches!(outcome(None, 100), Outcome::Excluded(why) if why.contains("1.11 m")));

@@ -11,7 +11,7 @@ mod ahead;
 pub mod caption_scores;
 mod captioners;
 pub mod captions;
-mod clip_judge;
+mod clip_scorer;
 pub mod device;
 pub mod embed_rows;
 pub mod evaluate;
@@ -32,7 +32,9 @@ pub mod text_embeddings;
 
 use manifests::BuildSpec;
 
-pub use stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, SourceBytes, Stage, StageError};
+pub use stage::{
+    Input, InputRows, MapOutput, ModelUse, Outcome, SourceBytes, Stage, StageContext, StageError, Transform,
+};
 
 /// The stages that map shards to shards, in an order in which every stage follows its inputs.
 pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {

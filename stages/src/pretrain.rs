@@ -31,7 +31,7 @@ use training::trainer::{Event, Execution, Phases, Settings, Trainer};
 
 use crate::Training;
 use crate::device::arithmetic;
-use crate::fit::{Fitting, rows_of};
+use crate::fit::{TrainJob, rows_of};
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
 
@@ -246,7 +246,7 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
     let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
     let mut trainer = Trainer::new(clip, settings, objective).map_err(|e| StageError::of(stage, &e))?;
-    let fitting = Fitting {
+    let fitting = TrainJob {
         stage,
         ranks: run.ranks,
         source: &mut source,

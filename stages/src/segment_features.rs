@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::device::note_precision;
 use crate::image_embeddings::{encode_views, load_clip};
 use crate::images::limits;
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "segment_features";
@@ -41,11 +41,11 @@ pub fn stage() -> Stage {
         model: ModelUse::Scoring,
         recipe_digest: Some("features_digest"),
         parameters,
-        open: |opening| {
+        open: |context| {
             Ok(Box::new(EncodeSegments {
-                limits: limits(opening.spec),
-                clip: load_clip(NAME, opening)?,
-                score: opening.spec.score.clone(),
+                limits: limits(context.spec),
+                clip: load_clip(NAME, context)?,
+                score: context.spec.score.clone(),
             }))
         },
     }
@@ -160,8 +160,8 @@ impl EncodeSegments {
     }
 }
 
-impl Map for EncodeSegments {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for EncodeSegments {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let bytes =
             Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;

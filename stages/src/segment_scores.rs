@@ -12,7 +12,7 @@ use models::tokenizer::Tokenizer;
 use crate::device::note_precision;
 use crate::image_embeddings::load_clip;
 use crate::segment_features::{RowSegments, from_half_bytes};
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 use crate::text_embeddings::{encode_texts, load_tokenizer};
 
@@ -42,7 +42,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
                     "max_segments": score.max_segments,
                 })
             },
-            open: |opening| Ok(Box::new(TakeLargest { score: opening.spec.score.clone() })),
+            open: |context| Ok(Box::new(TakeLargest { score: context.spec.score.clone() })),
         }
     } else {
         Stage {
@@ -69,11 +69,11 @@ pub fn stage(spec: &BuildSpec) -> Stage {
     }
 }
 
-fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
+fn open(context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
     Ok(Box::new(CompareWithCaption {
-        clip: load_clip(NAME, opening)?,
-        tokenizer: load_tokenizer(NAME, opening)?,
-        score: opening.spec.score.clone(),
+        clip: load_clip(NAME, context)?,
+        tokenizer: load_tokenizer(NAME, context)?,
+        score: context.spec.score.clone(),
     }))
 }
 
@@ -103,8 +103,8 @@ struct TakeLargest {
     score: ScoreSpec,
 }
 
-impl Map for TakeLargest {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for TakeLargest {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let scored = || -> Result<MapOutput, TableError> {
             let columns = Columns::new(Artifact::Segments, &rows.tables[&Artifact::Segments]);
             let scores = (0..rows.len())
@@ -126,8 +126,8 @@ struct CompareWithCaption {
     score: ScoreSpec,
 }
 
-impl Map for CompareWithCaption {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for CompareWithCaption {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let captions = Columns::new(Artifact::Captions, &rows.tables[&Artifact::Captions])
             .texts("captions")

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::device::arithmetic;
 use crate::images::limits;
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "segments";
@@ -59,8 +59,8 @@ fn parameters(spec: &BuildSpec) -> serde_json::Value {
     }
 }
 
-fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
-    let segment = &opening.spec.segment;
+fn open(context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
+    let segment = &context.spec.segment;
     let cutter = match segment.segmenter {
         Segmenter::None => Cutter::None,
         Segmenter::Felzenszwalb => Cutter::Felzenszwalb(Settings {
@@ -68,9 +68,9 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
             sigma: segment.felzenszwalb.sigma_px,
             min_size_px: segment.felzenszwalb.min_size_px,
         }),
-        Segmenter::Sam => Cutter::Sam(Box::new(sam::MaskEverything::open(opening)?)),
+        Segmenter::Sam => Cutter::Sam(Box::new(sam::MaskEverything::open(context)?)),
     };
-    Ok(Box::new(CutSegments { limits: limits(opening.spec), cutter }))
+    Ok(Box::new(CutSegments { limits: limits(context.spec), cutter }))
 }
 
 /// One segment of an image.
@@ -166,8 +166,8 @@ impl CutSegments {
     }
 }
 
-impl Map for CutSegments {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for CutSegments {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let bytes =
             Columns::new(Artifact::Images, &rows.tables[&Artifact::Images]).binary("bytes").map_err(table_error)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use manifests::Artifact;
 
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "splits";
@@ -29,14 +29,14 @@ pub fn stage() -> Stage {
         recipe_digest: None,
         // the ratio is already inside the assignment: a row whose split stays is not touched
         parameters: |_| serde_json::json!({}),
-        open: |_: &Opening<'_>| Ok(Box::new(CopyAssignment)),
+        open: |_: &StageContext<'_>| Ok(Box::new(CopyAssignment)),
     }
 }
 
 struct CopyAssignment;
 
-impl Map for CopyAssignment {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for CopyAssignment {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         copy(&rows.tables[&Artifact::Assignment]).map_err(|source| StageError::Table { stage: NAME, source })
     }
 }

@@ -98,7 +98,7 @@ pub struct Input {
     pub artifact: Artifact,
     /// Digest columns that enter the row's recipe. An input without any is only required to exist.
     pub digests: &'static [&'static str],
-    /// Columns that [`Map::map`] reads.
+    /// Columns that [`Transform::transform`] reads.
     pub columns: &'static [&'static str],
 }
 
@@ -138,7 +138,7 @@ pub struct Stage {
     /// The part of the spec that changes this stage's rows.
     pub parameters: fn(&BuildSpec) -> serde_json::Value,
     /// Loads what the stage needs, once per device.
-    pub open: fn(&Opening<'_>) -> Result<Box<dyn Map>, StageError>,
+    pub open: fn(&StageContext<'_>) -> Result<Box<dyn Transform>, StageError>,
 }
 
 impl Stage {
@@ -156,7 +156,7 @@ impl Stage {
 
 /// What a stage is opened with.
 #[derive(Clone)]
-pub struct Opening<'a> {
+pub struct StageContext<'a> {
     pub spec: &'a BuildSpec,
     /// One of those that the spec names: a stage is opened once for each, and its rows are the same on all.
     pub device: DeviceName,
@@ -168,7 +168,7 @@ pub struct Opening<'a> {
     pub stop: Arc<AtomicBool>,
 }
 
-impl Opening<'_> {
+impl StageContext<'_> {
     pub fn model_folder(&self, stage: &'static str) -> Result<&std::path::Path, StageError> {
         self.model_folder.as_deref().ok_or_else(|| StageError::Configuration {
             stage,
@@ -192,8 +192,8 @@ impl Opening<'_> {
 
 /// The function of a stage. Rows of one call come from one shard; results must not depend on
 /// which rows share a call.
-pub trait Map: Send {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError>;
+pub trait Transform: Send {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError>;
 }
 
 /// Rows to compute: every table has one row per image id, in the same order.

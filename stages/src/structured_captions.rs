@@ -10,7 +10,7 @@ use manifests::{Artifact, BuildSpec, digest};
 use wording::Variant;
 
 use crate::captioners::{self, Images, StructuredCaption, Way, Writer};
-use crate::stage::{InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
+use crate::stage::{InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, TableError};
 
 const NAME: &str = "structured_captions";
@@ -40,10 +40,10 @@ fn way(spec: &BuildSpec) -> Option<(Captioner, Way<StructuredCaption>)> {
     Some((writer, captioners::of(writer).structured()?))
 }
 
-fn open(opening: &Opening<'_>) -> Result<Box<dyn Map>, StageError> {
+fn open(context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
     let nobody = || StageError::Configuration { stage: NAME, why: "caption.structured = false: nobody writes".into() };
-    let (captioner, way) = way(opening.spec).ok_or_else(nobody)?;
-    Ok(Box::new(WriteVariants { captioner, writer: (way.open)(opening)? }))
+    let (captioner, way) = way(context.spec).ok_or_else(nobody)?;
+    Ok(Box::new(WriteVariants { captioner, writer: (way.open)(context)? }))
 }
 
 struct WriteVariants {
@@ -51,8 +51,8 @@ struct WriteVariants {
     writer: Box<dyn Writer<StructuredCaption>>,
 }
 
-impl Map for WriteVariants {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for WriteVariants {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         // given captions are what is searched with: whoever writes must not know them
         let written = self.writer.write(&Images::read(rows, &[]).map_err(table_error)?)?;

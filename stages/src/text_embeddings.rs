@@ -12,7 +12,7 @@ use models::tokenizer::Tokenizer;
 
 use crate::device::arithmetic;
 use crate::image_embeddings::{finite_rows, load_clip};
-use crate::stage::{Input, InputRows, Map, MapOutput, ModelUse, Opening, Outcome, Stage, StageError};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "text_embeddings";
@@ -27,8 +27,8 @@ pub fn stage() -> Stage {
         model: ModelUse::Retrieval,
         recipe_digest: Some("embedding_digest"),
         parameters: |spec| serde_json::json!({ "precision": arithmetic(spec) }),
-        open: |opening| {
-            Ok(Box::new(EmbedTexts { clip: load_clip(NAME, opening)?, tokenizer: load_tokenizer(NAME, opening)? }))
+        open: |context| {
+            Ok(Box::new(EmbedTexts { clip: load_clip(NAME, context)?, tokenizer: load_tokenizer(NAME, context)? }))
         },
     }
 }
@@ -42,8 +42,8 @@ pub(crate) fn folder_of(checkpoint: &Path) -> &Path {
 }
 
 /// Loads the tokenizer that lies beside a model.
-pub fn load_tokenizer(stage: &'static str, opening: &Opening<'_>) -> Result<Tokenizer, StageError> {
-    let file = folder_of(opening.model_folder(stage)?).join(TOKENIZER_FILE);
+pub fn load_tokenizer(stage: &'static str, context: &StageContext<'_>) -> Result<Tokenizer, StageError> {
+    let file = folder_of(context.model_folder(stage)?).join(TOKENIZER_FILE);
     Tokenizer::from_file(&file)
         .map_err(|e| StageError::Configuration { stage, why: format!("tokenizer {}: {e}", file.display()) })
 }
@@ -90,8 +90,8 @@ struct EmbedTexts {
     tokenizer: Tokenizer,
 }
 
-impl Map for EmbedTexts {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for EmbedTexts {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let captions = Columns::new(Artifact::Captions, &rows.tables[&Artifact::Captions])
             .texts("captions")

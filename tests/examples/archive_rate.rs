@@ -10,7 +10,7 @@ use std::time::Instant;
 use manifests::build::StoreOptions;
 use workers::archive::scan_directory;
 use workers::fetch::{FetchSettings, fetch};
-use workers::listing::Place;
+use workers::listing::ObjectRange;
 use workers::stores::SourceStore;
 
 const SIDE_PX: u32 = 224;
@@ -30,10 +30,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let source = SourceStore::open(folder, &StoreOptions::default())?;
         let meta = source.head(name).await?.ok_or("the archive is gone")?;
         let found = scan_directory(&source, name, meta.size, meta.e_tag, &wanted).await?;
-        let places: Vec<Option<Place>> = found
+        let places: Vec<Option<ObjectRange>> = found
             .members
             .into_iter()
-            .map(|member| Some(Place { object: name.to_owned(), etag: None, member: Some(member) }))
+            .map(|member| Some(ObjectRange { object: name.to_owned(), etag: None, member: Some(member) }))
             .collect();
         let mut preprocess = pixels::ClipPreprocess::new(SIDE_PX, pixels::DecodeLimits::default());
         let mut pixel_values_chw = vec![0f32; 3 * (SIDE_PX * SIDE_PX) as usize];

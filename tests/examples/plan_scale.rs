@@ -16,7 +16,7 @@ use manifests::build::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, Plan, PlanCounts, digest};
 use pipeline_tests::distant::Distant;
-use stages::stage::{InputRows, Map, MapOutput, Opening, Outcome, Stage, StageError};
+use stages::stage::{InputRows, MapOutput, Outcome, Stage, StageContext, StageError, Transform};
 use stages::table;
 use workers::assignment::assigned;
 use workers::fetch::FetchSettings;
@@ -34,8 +34,8 @@ const REQUEST: Duration = Duration::from_millis(30);
 /// Fills the digests that other stages read, and nothing else.
 struct Stub(Artifact);
 
-impl Map for Stub {
-    fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+impl Transform for Stub {
+    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let schema = table::content_schema(self.0);
         let digest = |image_id: &String| Some(digest::of_bytes(image_id.as_bytes()));
         let column = |name: &str, kind| -> ArrayRef {
@@ -216,9 +216,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
             observer: &Silent,
         };
         let weights = Weights::default();
-        let opening =
-            Opening { spec: &spec, device: DeviceName::Cpu, model_folder: None, weights: &weights, stop: stop.clone() };
-        let mapped = map_plan(&context, &stage, &plan, opening, &[DeviceName::Cpu]).await?;
+        let stage_context = StageContext {
+            spec: &spec,
+            device: DeviceName::Cpu,
+            model_folder: None,
+            weights: &weights,
+            stop: stop.clone(),
+        };
+        let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await?;
         assert_eq!(mapped.finished.len(), shards as usize);
         publish(&tables, &plan, &mapped.finished).await?;
         println!("{} made after {:.1} s", stage.name, began.elapsed().as_secs_f64());

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use manifests::weights::{LocalWeights, Weights};
 use manifests::{Artifact, BuildSpec};
 use pipeline_tests::{World, column, networks, run, version};
-use stages::stage::{InputRows, MapOutput, Opening, Outcome};
+use stages::stage::{InputRows, MapOutput, Outcome, StageContext};
 use stages::table::{self, Columns};
 use workers::parts::PartReader;
 
@@ -131,7 +131,7 @@ fn bad_rows_stay_with_their_images() {
         let stage = stages::captions::stage(&spec);
         let device = stages::device::devices("captions", &spec).unwrap()[0];
         let (stop, model_folder) = (Default::default(), None);
-        (stage.open)(&Opening { spec: &spec, device, model_folder, weights: &weights, stop })
+        (stage.open)(&StageContext { spec: &spec, device, model_folder, weights: &weights, stop })
     };
     let image = pixels::encode_jpeg(&pixels::Rgb { width: 40, height: 30, data: vec![90; 40 * 30 * 3] }, 90);
     let (long, foreign) = (
@@ -140,8 +140,9 @@ fn bad_rows_stay_with_their_images() {
     );
     let images: [&[u8]; 6] = [&image, b"no image", &image, &image[..image.len() / 2], &image, &image];
     let tags = [None, None, Some(long.as_str()), None, Some(foreign.as_str()), Some("{ broken")];
-    let map =
-        |images: &[&[u8]], tags: &[Option<&str>]| -> MapOutput { opened().unwrap().map(&rows(images, tags)).unwrap() };
+    let map = |images: &[&[u8]], tags: &[Option<&str>]| -> MapOutput {
+        opened().unwrap().transform(&rows(images, tags)).unwrap()
+    };
     let output = map(&images, &tags);
     let good: Vec<bool> = output.outcomes.iter().map(|o| *o == Outcome::Good).collect();
     assert_eq!(good, [true, false, true, false, true, false], "{:?}", output.outcomes);
@@ -152,7 +153,7 @@ fn bad_rows_stay_with_their_images() {
         // an image that fails beside it changes no word
         let mut alone = rows(&images[row..=row], &tags[row..=row]);
         alone.image_ids = vec![format!("image{row}")];
-        assert_eq!(captions(&opened().unwrap().map(&alone).unwrap())[0], all[row]);
+        assert_eq!(captions(&opened().unwrap().transform(&alone).unwrap())[0], all[row]);
     }
     // the checkpoint's own way of decoding
     let text = serde_json::json!({ "num_beams": 1, "max_new_tokens": 2, "min_length": 2 }).to_string();

@@ -11,7 +11,7 @@ use pipeline::build::Build;
 use pipeline::plan::{Model, plan_stage};
 use pipeline::run::RunOptions;
 use pipeline_tests::{World, column, edit_a_finnish_image, open, run_with};
-use stages::stage::Opening;
+use stages::stage::StageContext;
 use workers::fetch::FetchSettings;
 use workers::map::{MapContext, Observer, map_plan};
 use workers::publish::publish;
@@ -45,14 +45,14 @@ async fn worker(world: &World, key: &str) {
         stop: &AtomicBool::new(false),
         observer: &Silent,
     };
-    let opening = Opening {
+    let stage_context = StageContext {
         spec: &spec,
         device: DeviceName::Cpu,
         model_folder: None,
         weights: &Weights::default(),
         stop: Arc::new(AtomicBool::new(false)),
     };
-    let mapped = map_plan(&context, &stage, &plan, opening, &[DeviceName::Cpu]).await.unwrap();
+    let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await.unwrap();
     assert!(publish(&tables, &plan, &mapped.finished).await.unwrap().overtaken.is_empty());
 }
 

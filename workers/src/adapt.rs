@@ -15,7 +15,7 @@ use training::trainer::Event;
 use crate::assignment::AssignedRow;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
-use crate::train::{DUE_FILE, Members, RECORD_FILE, RunInputs, RunPlace, RunRows, TableRows, result_of, still_there};
+use crate::train::{DUE_FILE, Members, RECORD_FILE, RunDir, RunInputs, RunRows, TableRows, result_of, still_there};
 
 /// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model.
 pub const SOURCE_INPUTS: [Artifact; 5] =
@@ -179,7 +179,7 @@ pub async fn adapt(
     }
     let run = paths::training_run(request.name, NAME, &key);
     let place =
-        RunPlace { work: request.target_work, scratch: request.scratch, run: &run, name: NAME, stop: request.stop };
+        RunDir { work: request.target_work, scratch: request.scratch, run: &run, name: NAME, stop: request.stop };
     let (pair, source_spec, stop, data) = (request.pair, request.source_spec, request.stop, key.clone());
     let checkpoint = request.source_model.1.clone();
     let claim = place.claim(request.ranks, stop).await?;

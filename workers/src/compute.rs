@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use manifests::build::DeviceName;
-use stages::stage::{InputRows, Map, MapOutput, Opening, Stage, StageError};
+use stages::stage::{InputRows, MapOutput, Stage, StageContext, StageError, Transform};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::WorkerError;
@@ -17,8 +17,12 @@ pub(crate) struct ComputeThreads {
 
 impl ComputeThreads {
     /// Opens the stage on every device, all at once.
-    pub(crate) fn start(stage: &Stage, opening: &Opening<'_>, devices: &[DeviceName]) -> Result<Self, WorkerError> {
-        let maps = open_all(stage, opening, devices)?;
+    pub(crate) fn start(
+        stage: &Stage,
+        stage_context: &StageContext<'_>,
+        devices: &[DeviceName],
+    ) -> Result<Self, WorkerError> {
+        let maps = open_all(stage, stage_context, devices)?;
         let (jobs, queue) = mpsc::channel::<Job>(maps.len().max(1));
         let queue = Arc::new(Mutex::new(queue));
         for (map, device) in maps.into_iter().zip(devices) {
@@ -40,24 +44,28 @@ impl ComputeThreads {
 }
 
 /// Loading is mostly reading files: networks of several devices are loaded side by side.
-fn open_all(stage: &Stage, opening: &Opening<'_>, devices: &[DeviceName]) -> Result<Vec<Box<dyn Map>>, StageError> {
+fn open_all(
+    stage: &Stage,
+    stage_context: &StageContext<'_>,
+    devices: &[DeviceName],
+) -> Result<Vec<Box<dyn Transform>>, StageError> {
     std::thread::scope(|scope| {
         let openings: Vec<_> = devices
             .iter()
-            .map(|&device| scope.spawn(move || (stage.open)(&Opening { device, ..opening.clone() })))
+            .map(|&device| scope.spawn(move || (stage.open)(&StageContext { device, ..stage_context.clone() })))
             .collect();
-        let panicked = || StageError::Compute { stage: stage.name, why: "opening it panicked; see above".into() };
+        let panicked = || StageError::Compute { stage: stage.name, why: "stage_context it panicked; see above".into() };
         openings.into_iter().map(|opened| opened.join().unwrap_or_else(|_| Err(panicked()))).collect()
     })
 }
 
-fn compute(mut map: Box<dyn Map>, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn compute(mut transform: Box<dyn Transform>, queue: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         // the lock is held while waiting, never while computing: the others wait for it instead of the queue
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some((rows, reply)) = job else { return };
         // the asker may be gone after a stop: then nobody wants the answer
-        let _ = reply.send(map.map(&rows));
+        let _ = reply.send(transform.transform(&rows));
     }
 }
 
@@ -77,15 +85,15 @@ mod tests {
 
     struct Meets;
 
-    impl Map for Meets {
-        fn map(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
+    impl Transform for Meets {
+        fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
             TOGETHER.wait();
             let content = arrow::record_batch::RecordBatch::new_empty(stages::table::content_schema(Artifact::Splits));
             Ok(MapOutput { outcomes: vec![Outcome::Good; rows.len()], content })
         }
     }
 
-    fn stage(open: fn(&Opening<'_>) -> Result<Box<dyn Map>, StageError>) -> Stage {
+    fn stage(open: fn(&StageContext<'_>) -> Result<Box<dyn Transform>, StageError>) -> Stage {
         Stage {
             name: "meets",
             version: 1,
@@ -102,14 +110,14 @@ mod tests {
     fn start(stage: &Stage, devices: &[DeviceName]) -> Result<ComputeThreads, WorkerError> {
         let spec = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
         let spec = BuildSpec::parse(spec, "test", &[]).unwrap();
-        let opening = Opening {
+        let stage_context = StageContext {
             spec: &spec,
             device: DeviceName::Cpu,
             model_folder: None,
             weights: &Default::default(),
             stop: Arc::new(AtomicBool::new(false)),
         };
-        ComputeThreads::start(stage, &opening, devices)
+        ComputeThreads::start(stage, &stage_context, devices)
     }
 
     #[tokio::test]
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_device_that_cannot_be_opened_is_named() {
-        let opens = stage(|opening| opening.device("meets").map(|_| Box::new(Meets) as Box<dyn Map>));
+        let opens = stage(|stage_context| stage_context.device("meets").map(|_| Box::new(Meets) as Box<dyn Transform>));
         let error = start(&opens, &[DeviceName::Cpu, DeviceName::Cuda(77)]).err().unwrap().to_string();
         assert!(error.contains("model.device = cuda:77"), "{error}");
     }

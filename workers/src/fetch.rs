@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use sources::zip::{self, Extracted, Limits, Member};
 
 use crate::error::WorkerError;
-use crate::listing::Place;
+use crate::listing::ObjectRange;
 use crate::stores::SourceStore;
 
 /// Bytes between two wanted ranges that are cheaper to read than to ask for again.
@@ -36,7 +36,7 @@ pub struct FetchSettings {
 /// own; a store that does not answer fails the call, which may be repeated.
 pub async fn fetch(
     source: &SourceStore,
-    places: &[Option<Place>],
+    places: &[Option<ObjectRange>],
     settings: FetchSettings,
 ) -> Result<Vec<Option<Result<Vec<u8>, String>>>, WorkerError> {
     let mut fetched: Vec<Option<Result<Vec<u8>, String>>> = places.iter().map(|_| None).collect();
@@ -45,10 +45,10 @@ pub async fn fetch(
     for (row, place) in places.iter().enumerate() {
         match place {
             None => {}
-            Some(Place { object, etag, member: Some(member) }) => {
+            Some(ObjectRange { object, etag, member: Some(member) }) => {
                 members.entry((object, etag.as_deref())).or_default().push((row, member.member()));
             }
-            Some(Place { object, member: None, .. }) => objects.push((row, object)),
+            Some(ObjectRange { object, member: None, .. }) => objects.push((row, object)),
         }
     }
     for ((archive, etag), members) in members {

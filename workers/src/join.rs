@@ -10,7 +10,7 @@ use stages::stage::{Input, SourceBytes, Stage};
 use stages::table::{Columns, TableError};
 
 use crate::error::WorkerError;
-use crate::listing::{self, Place};
+use crate::listing::{self, ObjectRange};
 use crate::parts::PartReader;
 use crate::slices::InputStores;
 use crate::stores::WorkStore;
@@ -91,7 +91,7 @@ impl ShardJoin {
     }
 
     /// Where the source bytes of each task lie, for stages that read some.
-    pub async fn places(&self, source: Option<SourceBytes>) -> Result<Vec<Option<Place>>, WorkerError> {
+    pub async fn places(&self, source: Option<SourceBytes>) -> Result<Vec<Option<ObjectRange>>, WorkerError> {
         let Some(source) = source else { return Ok(vec![None; self.tasks.len()]) };
         let listed = self.inputs.iter().position(|shard| shard.input.artifact == Artifact::Listing);
         let Some((at, Some(reader))) = listed.map(|at| (at, &self.inputs[at].reader)) else {

@@ -3,7 +3,7 @@
 
 mod captioned;
 mod folder;
-mod place;
+mod object_range;
 mod skyscript;
 
 use std::collections::BTreeMap;
@@ -20,16 +20,16 @@ use crate::archive::ReadAnew;
 use crate::error::WorkerError;
 use crate::slices::Slices;
 use crate::stores::{SourceStore, WorkStore};
-pub use place::Place;
-pub(crate) use place::places;
+pub use object_range::ObjectRange;
+pub(crate) use object_range::places;
 
 /// One wanted image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListedRow {
     pub image_id: String,
     pub filepath: String,
-    pub image: Place,
-    pub meta: Option<Place>,
+    pub image: ObjectRange,
+    pub meta: Option<ObjectRange>,
     pub title: Option<String>,
     pub title_multi_objects: Option<String>,
     pub captions: Vec<String>,
@@ -158,8 +158,8 @@ fn batch(rows: &[ListedRow]) -> Result<RecordBatch, TableError> {
             text(|r| Some(r.text_digest())),
             text(|r| Some(r.image_digest.clone())),
             text(|r| Some(r.meta_digest.clone())),
-            place::column("image", rows.iter().map(|r| Some(&r.image)))?,
-            place::column("meta", rows.iter().map(|r| r.meta.as_ref()))?,
+            object_range::column("image", rows.iter().map(|r| Some(&r.image)))?,
+            object_range::column("meta", rows.iter().map(|r| r.meta.as_ref()))?,
         ],
     )
 }

@@ -16,7 +16,7 @@ use manifests::build::DeviceName;
 use manifests::commit::Replacement;
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Digest, Marker, PartFile, Plan, ShardPlan, paths};
-use stages::stage::{InputRows, MapOutput, ModelUse, Opening, Outcome, Stage};
+use stages::stage::{InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext};
 use stages::table;
 
 use crate::backoff::Backoff;
@@ -24,7 +24,7 @@ use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::fetch::{FetchSettings, fetch};
 use crate::join::{RowTask, ShardJoin, reorder};
-use crate::listing::Place;
+use crate::listing::ObjectRange;
 use crate::parts::{PartWriter, is_before};
 use crate::slices::InputStores;
 use crate::stores::{SourceStore, WorkStore};
@@ -84,7 +84,7 @@ pub async fn map_plan(
     context: &MapContext<'_>,
     stage: &Stage,
     plan: &Plan,
-    opening: Opening<'_>,
+    stage_context: StageContext<'_>,
     devices: &[DeviceName],
 ) -> Result<MapResult, WorkerError> {
     let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
@@ -100,7 +100,7 @@ pub async fn map_plan(
     // what asks no network has all cores already
     let devices = if stage.model == ModelUse::None { &devices[..devices.len().min(1)] } else { devices };
     let computes = work.iter().any(|w| w.done.is_none() && w.plan.computed() > 0);
-    let compute = if computes { Some(ComputeThreads::start(stage, &opening, devices)?) } else { None };
+    let compute = if computes { Some(ComputeThreads::start(stage, &stage_context, devices)?) } else { None };
     let mut finished: Vec<FinishedShard> = futures::stream::iter(work)
         .map(|shard| {
             let compute = compute.as_ref();
@@ -239,7 +239,7 @@ async fn map_shard(
 struct Chunk<'t> {
     compute: Vec<&'t RowTask>,
     /// Where the source bytes of the rows to compute lie.
-    places: Vec<Option<Place>>,
+    places: Vec<Option<ObjectRange>>,
     /// Copied from what a stopped worker left.
     partial: Vec<&'t RowTask>,
     keep: Vec<&'t RowTask>,
@@ -247,7 +247,7 @@ struct Chunk<'t> {
 }
 
 impl<'t> Chunk<'t> {
-    fn of(tasks: &'t [RowTask], places: &[Option<Place>]) -> Self {
+    fn of(tasks: &'t [RowTask], places: &[Option<ObjectRange>]) -> Self {
         let mut chunk =
             Chunk { compute: Vec::new(), places: Vec::new(), partial: Vec::new(), keep: Vec::new(), deleted: 0 };
         for (task, place) in tasks.iter().zip(places) {
@@ -266,8 +266,8 @@ impl<'t> Chunk<'t> {
 }
 
 /// Cuts a shard's tasks into chunks of bounded rows and source bytes, in order of image id.
-fn chunks(tasks: &[RowTask], places: &[Option<Place>]) -> Vec<Range<usize>> {
-    let bytes_of = |(task, place): (&RowTask, &Option<Place>)| -> u64 {
+fn chunks(tasks: &[RowTask], places: &[Option<ObjectRange>]) -> Vec<Range<usize>> {
+    let bytes_of = |(task, place): (&RowTask, &Option<ObjectRange>)| -> u64 {
         let computed = place.as_ref().filter(|_| matches!(task.action, RowAction::Compute(_)));
         let member = computed.and_then(|place| place.member.as_ref());
         member.map_or(0, |m| m.compressed_bytes.max(m.uncompressed_bytes))
@@ -313,7 +313,7 @@ async fn chunk_batch(
         let image_ids = rows.compute.iter().map(|t| t.image_id.clone()).collect();
         let output = compute.map(InputRows { image_ids, tables, source }).await?;
         errors = output.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count() as u64;
-        batches.push(with_identity(stage, plan, &rows.compute, &output)?);
+        batches.push(add_lineage_columns(stage, plan, &rows.compute, &output)?);
         ids.extend(rows.compute.iter().map(|t| t.image_id.as_str()));
     }
     if !rows.keep.is_empty() {
@@ -335,7 +335,7 @@ async fn chunk_batch(
 }
 
 /// Puts the identity columns before what the stage computed.
-fn with_identity(
+fn add_lineage_columns(
     stage: &Stage,
     plan: &Plan,
     tasks: &[&RowTask],

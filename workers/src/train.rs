@@ -3,8 +3,8 @@
 pub(crate) mod claim;
 mod lineage;
 mod mirror;
-mod place;
 mod rows;
+mod run_dir;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ use crate::stores::WorkStore;
 
 pub use lineage::{ChangedShare, Leak, RunInputs, RunRows};
 use mirror::Mirror;
-pub(crate) use place::RunPlace;
 pub use rows::{Members, TableRows};
+pub(crate) use run_dir::RunDir;
 
 /// What a finished training run is, and what it was made from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -208,7 +208,7 @@ pub async fn train(
     };
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
     let (data, training) = (due.key.clone(), request.training);
-    let place = RunPlace { work: request.work, scratch: request.scratch, run: &run, name: training.name(), stop };
+    let place = RunDir { work: request.work, scratch: request.scratch, run: &run, name: training.name(), stop };
     let claim = place.claim(request.ranks, stop).await?;
     if let Some(record) = request.work.get_hint(&format!("{run}/{RECORD_FILE}")).await? {
         return Ok(Some(record));

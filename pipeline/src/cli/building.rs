@@ -101,7 +101,7 @@ pub(super) async fn report(specs: &[PathBuf], set: &[String], output: &Path) -> 
 }
 
 pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>) -> Result<()> {
-    if let Some(place) = workers::world::place()? {
+    if let Some(place) = workers::rank_env::place()? {
         let (rank, world_size) = (place.rank, place.world_size);
         let why = format!(
             "a launcher started this process as rank {rank} of {world_size}, and a build is run by one: run it alone, \

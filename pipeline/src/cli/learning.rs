@@ -28,13 +28,13 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
             return Err(WorkerError::Configuration(format!("{other}: the trainings are bootstrap and pretrain")).into());
         }
     };
-    let place = workers::world::place()?;
-    workers::world::share_cores(place.as_ref());
-    let spec = workers::world::for_rank(spec, place.as_ref())?;
+    let place = workers::rank_env::place()?;
+    workers::rank_env::share_cores(place.as_ref());
+    let spec = workers::rank_env::for_rank(spec, place.as_ref())?;
     let mut build = Build::open_work(spec, stop_flag()).await?;
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
-    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&build.spec, place.as_ref(), &build.work))?;
+    let mut ranks = tokio::task::block_in_place(|| workers::rank_env::meet(&build.spec, place.as_ref(), &build.work))?;
     say_way(ranks.as_ref(), &progress);
     let state = training_state(&build, training, retrain).await?;
     crate::run::run_training(&build, training, state, ranks.as_mut(), &progress).await?;
@@ -49,11 +49,11 @@ fn say_way(ranks: &dyn Communicator, progress: &Progress) {
 }
 
 pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()> {
-    let place = workers::world::place()?;
-    workers::world::share_cores(place.as_ref());
+    let place = workers::rank_env::place()?;
+    workers::rank_env::share_cores(place.as_ref());
     let pair = Pair::open(path, set, stop_flag()).await?;
-    let spec = workers::world::for_rank(pair.source.spec.clone(), place.as_ref())?;
-    let mut ranks = tokio::task::block_in_place(|| workers::world::meet(&spec, place.as_ref(), &pair.target.work))?;
+    let spec = workers::rank_env::for_rank(pair.source.spec.clone(), place.as_ref())?;
+    let mut ranks = tokio::task::block_in_place(|| workers::rank_env::meet(&spec, place.as_ref(), &pair.target.work))?;
     let first = ranks.rank() == 0;
     let progress = Progress::new(json || !first);
     say_way(ranks.as_ref(), &progress);

@@ -8,7 +8,7 @@ mod variants;
 use manifests::BuildSpec;
 
 use super::{Caption, Captions, StructuredCaption, Way};
-use crate::clip_judge::CLIP_FIELD;
+use crate::clip_scorer::CLIP_FIELD;
 use crate::device::arithmetic;
 use crate::stage::ModelUse;
 use captions::CaptionWriter;
@@ -28,14 +28,14 @@ impl Captions for InstructBlip {
             true => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD, CLIP_FIELD]),
             false => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
         };
-        Way { model, settings: caption_settings, open: |opening| Ok(Box::new(CaptionWriter::open(opening)?)) }
+        Way { model, settings: caption_settings, open: |context| Ok(Box::new(CaptionWriter::open(context)?)) }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
         Some(Way {
             model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
             settings: structured_settings,
-            open: |opening| Ok(Box::new(VariantWriter::open(opening)?)),
+            open: |context| Ok(Box::new(VariantWriter::open(context)?)),
         })
     }
 }

@@ -12,7 +12,7 @@ use pixels::Rgb;
 
 use super::{NAME, Quality, SAM_WEIGHTS, Segment};
 use crate::device::dtype;
-use crate::stage::{Opening, StageError};
+use crate::stage::{StageContext, StageError};
 
 pub(super) struct MaskEverything {
     sam: Sam,
@@ -42,17 +42,17 @@ fn settings(spec: &SamSpec) -> MaskGeneratorSettings {
 }
 
 impl MaskEverything {
-    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
-        let weights = opening.weights(NAME, SAM_WEIGHTS)?;
-        let spec = &opening.spec.segment.sam;
+    pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
+        let weights = context.weights(NAME, SAM_WEIGHTS)?;
+        let spec = &context.spec.segment.sam;
         let configuration = |e: ModelError| StageError::Configuration { stage: NAME, why: format!("segment.sam: {e}") };
-        let sam = Sam::load(weights, &opening.device(NAME)?, dtype(opening.spec)).map_err(configuration)?;
+        let sam = Sam::load(weights, &context.device(NAME)?, dtype(context.spec)).map_err(configuration)?;
         Ok(Self {
             sam,
             settings: settings(spec),
             images_per_batch: spec.images_per_batch,
             timeout: Duration::from_secs(spec.timeout_seconds),
-            stop: opening.stop.clone(),
+            stop: context.stop.clone(),
         })
     }
 

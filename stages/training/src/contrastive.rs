@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::loss::{Contrast, Features, PairKeys, hinge, info_nce};
-use crate::objective::{Differentiated, Moment, Objective};
+use crate::objective::{Differentiated, Objective, StepInfo};
 use crate::trainer::Gathered;
 
 /// The contrastive loss. Pairs with an equal image or caption are never negatives of one another.
@@ -85,7 +85,7 @@ impl Objective for Contrastive {
         json!({ "loss": self.loss })
     }
 
-    fn differentiate(&mut self, gathered: &Gathered, _: Moment, _: &mut dyn Communicator) -> Result<Differentiated> {
+    fn differentiate(&mut self, gathered: &Gathered, _: StepInfo, _: &mut dyn Communicator) -> Result<Differentiated> {
         Differentiated::sum_of(&self.parts(gathered)?)
     }
 }

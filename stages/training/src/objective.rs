@@ -13,7 +13,7 @@ use crate::trainer::Gathered;
 
 /// When a step happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Moment {
+pub struct StepInfo {
     /// Epoch, from 0.
     pub epoch: usize,
     /// Step over the whole run, from 0.
@@ -72,7 +72,7 @@ pub trait Objective: Send {
     fn differentiate(
         &mut self,
         gathered: &Gathered,
-        moment: Moment,
+        moment: StepInfo,
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated>;
 
@@ -80,7 +80,7 @@ pub trait Objective: Send {
     ///
     /// # Errors
     /// A tensor operation's.
-    fn learn(&mut self, _own: &Gradients, _: Moment) -> Result<()> {
+    fn learn(&mut self, _own: &Gradients, _: StepInfo) -> Result<()> {
         Ok(())
     }
 

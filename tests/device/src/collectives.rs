@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use candle_core::{DType, Device};
-use ranks::{Backend, Place as RankPlace};
+use ranks::{Backend, RankInfo};
 use training::communicator::conformance::operations;
 use training::communicator::{Communicator, Solo};
 
@@ -45,6 +45,6 @@ fn nccl(device: &Device, time_out: Duration) -> Result<Box<dyn Communicator>> {
         "WORLD_SIZE" => Some("1".to_owned()),
         _ => None,
     };
-    let place = RankPlace::from_environment(&variables)?.ok_or("no place")?;
+    let place = RankInfo::from_environment(&variables)?.ok_or("no place")?;
     Ok(ranks::open(&place, Backend::Nccl, device, time_out)?)
 }

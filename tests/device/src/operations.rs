@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use models::ops::inference::{
-    DistanceBias, Gate, PathQueries, RotaryLayout, RotaryTable, Spread, cross_attention, gated, path_attention,
+    DistanceBias, Gate, PathQueries, RotaryLayout, RotaryTable, Spread, cross_attention, gated, paged_attention,
     rms_norm, rotary,
 };
 use models::ops::{
@@ -204,12 +204,12 @@ fn inference_cases() -> Vec<Case> {
             let table = RotaryTable::new(64, 16, 1e4, RotaryLayout::Pairs, a[0].device())?;
             rotary(&a[0], &[0, 1, 2, 40, 63, 7], &table)
         }),
-        case("path_attention", false, &[&[6, 64], &[10, 32], &[10, 32]], move |a| {
-            path_attention(&a[0], (&a[1], &a[2]), &paths(), 4, 0.25, None)
+        case("paged_attention", false, &[&[6, 64], &[10, 32], &[10, 32]], move |a| {
+            paged_attention(&a[0], (&a[1], &a[2]), &paths(), 4, 0.25, None)
         }),
-        case("path_attention with distances", false, &[&[6, 64], &[10, 64], &[10, 64]], move |a| {
+        case("paged_attention with distances", false, &[&[6, 64], &[10, 64], &[10, 64]], move |a| {
             let bias = DistanceBias { values_hn: (0..4 * 19).map(|i| (i as f32).sin()).collect(), reach: 10 };
-            path_attention(&a[0], (&a[1], &a[2]), &paths(), 4, 0.25, Some(&bias))
+            paged_attention(&a[0], (&a[1], &a[2]), &paths(), 4, 0.25, Some(&bias))
         }),
     ]
 }

@@ -15,9 +15,9 @@ pub enum RanksError {
     /// A library that the backend needs is not there: install it or choose another backend.
     #[error("{0}")]
     Library(String),
-    /// The shared board failed.
-    #[error("board, {key}: {cause}")]
-    Board {
+    /// The store where ranks meet failed.
+    #[error("meeting ranks, {key}: {cause}")]
+    RendezvousStore {
         /// The object.
         key: String,
         /// The store's own error.

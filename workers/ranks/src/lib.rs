@@ -1,10 +1,9 @@
 //! Ranks as processes: how they find each other, and how their tensors travel.
 //!
-//! [`Place`] says which rank a process is, [`open`] meets the others and returns a
+//! [`RankInfo`] says which rank a process is, [`open`] meets the others and returns a
 //! [`Communicator`](training::communicator::Communicator). Nothing here is asynchronous: a rank is a thread that owns its
 //! device, and each of its connections has a thread that writes and one that reads.
 
-mod board;
 mod connect;
 mod error;
 mod frame;
@@ -15,19 +14,20 @@ mod mesh;
 pub mod nccl;
 mod open;
 mod peer;
-mod place;
+mod rank_info;
 mod rendezvous;
+mod rendezvous_store;
 mod secret;
 mod tcp;
 
-pub use board::{Board, BoardError, FolderBoard, MemoryBoard};
 pub use connect::loopback_world;
 pub use error::{RanksError, Result};
 pub use hello::Token;
 pub use hosts::first_host;
 pub use mesh::Mesh;
 pub use open::{Backend, nccl_problem, open, over};
-pub use place::{MAX_WORLD_SIZE, Place, Sharing};
-pub use rendezvous::{meet, meet_on_board, own_address};
+pub use rank_info::{MAX_WORLD_SIZE, RankInfo, Sharing};
+pub use rendezvous::{meet, meet_in_store, own_address};
+pub use rendezvous_store::{BoardError, FolderBoard, MemoryBoard, RendezvousStore};
 pub use secret::{SECRET, SECRET_FILE, Secret, new_secret};
 pub use tcp::Tcp;

@@ -7,7 +7,7 @@ use training::communicator::{Communicator, Solo};
 
 use crate::error::{RanksError, Result};
 use crate::mesh::Mesh;
-use crate::place::Place;
+use crate::rank_info::RankInfo;
 use crate::rendezvous::meet;
 use crate::tcp::Tcp;
 
@@ -29,14 +29,14 @@ pub enum Backend {
 ///
 /// # Errors
 /// Ranks that did not come, by number; NCCL is asked for but cannot be used.
-pub fn open(place: &Place, backend: Backend, device: &Device, time_out: Duration) -> Result<Box<dyn Communicator>> {
+pub fn open(place: &RankInfo, backend: Backend, device: &Device, time_out: Duration) -> Result<Box<dyn Communicator>> {
     if place.world_size == 1 && backend != Backend::Nccl {
         return Ok(Box::new(Solo));
     }
     over(meet(place, time_out, time_out)?, backend, device)
 }
 
-/// The communicator over connections that are there already, as [`meet_on_board`](crate::meet_on_board) makes them.
+/// The communicator over connections that are there already, as [`meet_in_store`](crate::meet_in_store) makes them.
 ///
 /// # Errors
 /// NCCL is asked for but cannot be used, here or on another rank.
@@ -110,7 +110,7 @@ mod tests {
     fn one_rank_is_solo_unless_nccl_is_asked_for() {
         let variables =
             |name: &str| matches!(name, "RANK" | "WORLD_SIZE").then(|| u8::from(name != "RANK").to_string());
-        let place = Place::from_environment(&variables).unwrap().expect("a place");
+        let place = RankInfo::from_environment(&variables).unwrap().expect("a place");
         let open = |backend| open(&place, backend, &Device::Cpu, Duration::from_secs(5));
         for backend in [Backend::Auto, Backend::Tcp] {
             assert_eq!(open(backend).unwrap().world_size(), 1);

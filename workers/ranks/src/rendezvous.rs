@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use training::communicator::rank_list;
 
-use crate::board::{Board, on_board};
 use crate::connect::{accept_ranks, connect_all, connect_rank};
 use crate::error::{RanksError, Result};
 use crate::hello::{Me, Token, read_until};
 use crate::mesh::{MOST_PATIENCE, Mesh};
-use crate::place::{MAX_WORLD_SIZE, Place};
+use crate::rank_info::{MAX_WORLD_SIZE, RankInfo};
+use crate::rendezvous_store::{RendezvousStore, on_board};
 use crate::secret::{SECRET, SECRET_FILE, Secret, random};
 
 /// Bytes of an address in the table: IPv6 (IPv4 mapped into it) and port.
@@ -24,7 +24,7 @@ const SEED_BYTES: usize = 32;
 ///
 /// # Errors
 /// Ranks that did not come in time, by number; an address that cannot be resolved, bound or reached.
-pub fn meet(place: &Place, wait: Duration, time_out: Duration) -> Result<Mesh> {
+pub fn meet(place: &RankInfo, wait: Duration, time_out: Duration) -> Result<Mesh> {
     let place = &place.clone().check()?;
     let until = Instant::now() + wait.min(MOST_PATIENCE);
     if place.world_size == 1 {
@@ -148,8 +148,8 @@ fn read_table(bytes: &[u8]) -> Vec<SocketAddr> {
 ///
 /// # Errors
 /// As [`meet`]; and another process has this rank's place on the board already: every attempt needs a key of its own.
-pub fn meet_on_board(
-    board: &dyn Board,
+pub fn meet_in_store(
+    board: &dyn RendezvousStore,
     key: &str,
     (rank, world_size): (usize, usize),
     ip: IpAddr,
@@ -246,7 +246,7 @@ mod tests {
         let board = crate::MemoryBoard::default();
         let (minute, loopback) = (Duration::from_secs(60), Ipv4Addr::LOCALHOST.into());
         std::thread::scope(|scope| {
-            let rank_0 = scope.spawn(|| meet_on_board(&board, "run", (0, 2), loopback, minute, minute).map(|_| ()));
+            let rank_0 = scope.spawn(|| meet_in_store(&board, "run", (0, 2), loopback, minute, minute).map(|_| ()));
             let (secret, address) = loop {
                 match board.get("run/rank-0").unwrap() {
                     Some(entry) => break read_entry(&entry).unwrap(),

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use ranks::{Backend, Place, open};
+use ranks::{Backend, RankInfo, open};
 
 /// Set for a process that is a rank and not the test.
 const ROLE: &str = "RANKS_TEST_TIME_OUT_MS";
@@ -14,7 +14,7 @@ const ROLE: &str = "RANKS_TEST_TIME_OUT_MS";
 #[test]
 fn rank_process() {
     let Some(time_out) = std::env::var(ROLE).ok().and_then(|ms| ms.parse().ok()) else { return };
-    let place = Place::from_environment(&|name| std::env::var(name).ok()).unwrap().unwrap();
+    let place = RankInfo::from_environment(&|name| std::env::var(name).ok()).unwrap().unwrap();
     let mut rank = match open(&place, Backend::Auto, &Device::Cpu, Duration::from_millis(time_out)) {
         Ok(rank) => rank,
         Err(e) => return eprintln!("ended: {e}"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use ranks::{
-    Backend, Board, FolderBoard, MemoryBoard, Mesh, Place, RanksError, SECRET, Secret, Sharing, Tcp, meet,
-    meet_on_board, open,
+    Backend, FolderBoard, MemoryBoard, Mesh, RankInfo, RanksError, RendezvousStore, SECRET, Secret, Sharing, Tcp, meet,
+    meet_in_store, open,
 };
 use training::communicator::Communicator;
 
@@ -18,9 +18,9 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn place(rank: usize, world_size: usize, port: u16) -> Place {
+fn place(rank: usize, world_size: usize, port: u16) -> RankInfo {
     let master = Some(("127.0.0.1".to_owned(), port));
-    Place {
+    RankInfo {
         rank,
         world_size,
         local_rank: Some(rank),
@@ -61,11 +61,11 @@ fn ranks_meet_with_a_secret() {
         Secret::from_environment(&variables).unwrap()
     };
     let port = free_port();
-    let known = |rank| Place { secret: secret("0123456789abcdef"), ..place(rank, 3, port) };
+    let known = |rank| RankInfo { secret: secret("0123456789abcdef"), ..place(rank, 3, port) };
     add_up(3, |rank| {
         // a stranger asks for every rank that is still free, before those that know better do
         if rank > 0 {
-            let stranger = Place { secret: secret("fedcba9876543210"), ..place(rank, 3, port) };
+            let stranger = RankInfo { secret: secret("fedcba9876543210"), ..place(rank, 3, port) };
             let refused = meet(&stranger, Duration::from_millis(300), MINUTE).err().unwrap().to_string();
             assert!(refused.contains("rank 0 cannot be reached"), "{refused}");
         }
@@ -76,7 +76,7 @@ fn ranks_meet_with_a_secret() {
 #[test]
 fn ranks_of_several_machines_need_a_secret() {
     for rank in [0, 1] {
-        let far = Place { master: Some(("192.0.2.1".to_owned(), 29500)), ..place(rank, 2, 1) };
+        let far = RankInfo { master: Some(("192.0.2.1".to_owned(), 29500)), ..place(rank, 2, 1) };
         let refused = meet(&far, MINUTE, MINUTE).err().unwrap();
         assert!(matches!(refused, RanksError::Configuration(_)) && refused.to_string().contains(SECRET), "{refused}");
     }
@@ -86,28 +86,28 @@ fn ranks_of_several_machines_need_a_secret() {
 fn ranks_meet_on_boards() {
     let folder = tempfile::tempdir().unwrap();
     let (memory, files) = (MemoryBoard::default(), FolderBoard(folder.path().to_owned()));
-    add_up(3, |rank| meet_on_board(&memory, "run/0", (rank, 3), LOOPBACK, MINUTE, MINUTE));
-    add_up(4, |rank| meet_on_board(&files, "run/0", (rank, 4), LOOPBACK, MINUTE, MINUTE));
-    let again = meet_on_board(&memory, "run/0", (1, 3), LOOPBACK, MINUTE, MINUTE).err().unwrap().to_string();
+    add_up(3, |rank| meet_in_store(&memory, "run/0", (rank, 3), LOOPBACK, MINUTE, MINUTE));
+    add_up(4, |rank| meet_in_store(&files, "run/0", (rank, 4), LOOPBACK, MINUTE, MINUTE));
+    let again = meet_in_store(&memory, "run/0", (1, 3), LOOPBACK, MINUTE, MINUTE).err().unwrap().to_string();
     assert!(again.contains("rank 1") && again.contains("new key"), "{again}");
     memory.put_if_absent("run/1/rank-2", b"rubbish").unwrap();
-    let rubbish = meet_on_board(&memory, "run/1", (0, 3), LOOPBACK, MINUTE, MINUTE).err().unwrap().to_string();
+    let rubbish = meet_in_store(&memory, "run/1", (0, 3), LOOPBACK, MINUTE, MINUTE).err().unwrap().to_string();
     assert!(rubbish.contains("run/1/rank-2"), "{rubbish}");
     let short = Duration::from_millis(300);
-    let alone = meet_on_board(&memory, "run/2", (0, 3), LOOPBACK, short, MINUTE).err().unwrap().to_string();
+    let alone = meet_in_store(&memory, "run/2", (0, 3), LOOPBACK, short, MINUTE).err().unwrap().to_string();
     assert!(alone.contains("ranks 1 and 2 did not come to run/2"), "{alone}");
 }
 
 #[test]
 fn a_world_of_one_needs_no_address() {
-    let alone = Place { master: None, ..place(0, 1, 1) };
+    let alone = RankInfo { master: None, ..place(0, 1, 1) };
     assert_eq!(open(&alone, Backend::Auto, &Device::Cpu, MINUTE).unwrap().world_size(), 1);
-    let lost = Place { master: None, ..place(0, 2, 1) };
+    let lost = RankInfo { master: None, ..place(0, 2, 1) };
     assert!(matches!(meet(&lost, MINUTE, MINUTE), Err(RanksError::Configuration(_))));
     let beyond = place(2, 2, 1);
     assert!(matches!(meet(&beyond, Duration::MAX, Duration::MAX), Err(RanksError::Configuration(_))));
     let board = MemoryBoard::default();
-    let beyond = meet_on_board(&board, "run", (0, 0), LOOPBACK, MINUTE, MINUTE);
+    let beyond = meet_in_store(&board, "run", (0, 0), LOOPBACK, MINUTE, MINUTE);
     assert!(matches!(beyond, Err(RanksError::Configuration(_))));
 }
 
@@ -149,7 +149,7 @@ fn guests_that_are_no_ranks_keep_nobody_out() {
             refused(stream);
         }
         drop(connect());
-        for stranger in [Place { token: [8; 16], ..place(1, 2, port) }, place(1, 3, port)] {
+        for stranger in [RankInfo { token: [8; 16], ..place(1, 2, port) }, place(1, 3, port)] {
             let problem = meet(&stranger, Duration::from_millis(300), MINUTE).err().unwrap().to_string();
             assert!(problem.contains("rank 0 cannot be reached") && problem.contains("another world"), "{problem}");
         }

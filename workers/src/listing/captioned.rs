@@ -7,7 +7,7 @@ use manifests::digest;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
 
 use super::folder::{self, Folder};
-use super::{Collected, ListedRow, Place};
+use super::{Collected, ListedRow, ObjectRange};
 use crate::error::WorkerError;
 use crate::stores::SourceStore;
 
@@ -89,7 +89,7 @@ async fn place(
         listing.push(ListedRow {
             image_id,
             filepath: image.file,
-            image: Place { object, etag: None, member: None },
+            image: ObjectRange { object, etag: None, member: None },
             meta: None,
             title: None,
             title_multi_objects: None,

@@ -9,7 +9,7 @@ use sources::name::ImageName;
 use sources::source::Coverage;
 use sources::{SourceError, csv};
 
-use super::{Collected, ListedRow, Place};
+use super::{Collected, ListedRow, ObjectRange};
 use crate::archive::{MemberPlace, wanted_members};
 use crate::error::WorkerError;
 use crate::stores::{SourceStore, WorkStore};
@@ -94,7 +94,7 @@ pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpe
             continue;
         };
         let meta = metas.take(&row.name.meta_path());
-        let digest_of = |place: &Place| place.member.as_ref().map_or(String::new(), MemberPlace::content_digest);
+        let digest_of = |place: &ObjectRange| place.member.as_ref().map_or(String::new(), MemberPlace::content_digest);
         listing.push(ListedRow {
             image_id,
             filepath: row.name.image_path(),
@@ -121,7 +121,7 @@ struct WantedRow {
 /// Members found so far, by name.
 #[derive(Default)]
 struct Members {
-    places: HashMap<String, Place>,
+    places: HashMap<String, ObjectRange>,
     unreadable: HashSet<String>,
 }
 
@@ -147,7 +147,7 @@ impl Members {
         }
         for member in found.members {
             let name = member.name.clone();
-            let place = Place { object: archive.to_owned(), etag: found.etag.clone(), member: Some(member) };
+            let place = ObjectRange { object: archive.to_owned(), etag: found.etag.clone(), member: Some(member) };
             if self.places.insert(name.clone(), place).is_some() {
                 listing.problem(name, format!("{archive} holds it twice; the last one counts"));
             }
@@ -159,7 +159,7 @@ impl Members {
         Ok(())
     }
 
-    fn take(&mut self, name: &str) -> Option<Place> {
+    fn take(&mut self, name: &str) -> Option<ObjectRange> {
         self.places.remove(name)
     }
 }

@@ -1,4 +1,4 @@
-//! Opening a table, and refusing what is none of ours any more.
+//! StageContext a table, and refusing what is none of ours any more.
 
 use delta_kernel::committer::FileSystemCommitter;
 use delta_kernel::table_features::ColumnMappingMode;

@@ -199,7 +199,7 @@ async fn removed_lately(sweep: &Sweep<'_>, artifact: Artifact) -> Result<BTreeSe
     Ok(removed)
 }
 
-/// Entries before the newest checkpoint that is old: opening the table needs none of them.
+/// Entries before the newest checkpoint that is old: stage_context the table needs none of them.
 async fn clear_log(sweep: &mut Sweep<'_>, artifact: Artifact) -> Result<(), WorkerError> {
     let entries = entries(sweep.work, artifact).await?;
     let is_checkpoint = |path: &str| path.ends_with(".checkpoint.parquet");

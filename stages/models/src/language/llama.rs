@@ -9,7 +9,7 @@ use super::projection::Projection;
 use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::ops::embedding;
 use crate::ops::inference::{
-    Gate, PathQueries, RotaryLayout, RotaryTable, Rows, Spread, gated, path_attention, rms_norm, rotary,
+    Gate, PathQueries, RotaryLayout, RotaryTable, Rows, Spread, gated, paged_attention, rms_norm, rotary,
 };
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
@@ -163,7 +163,7 @@ impl LlamaSession<'_> {
             )?;
             let q = qk.narrow(1, 0, q_width)?;
             let mut attended =
-                path_attention(&q, self.cache.layer(index), queries, c.num_attention_heads, scale, None)?;
+                paged_attention(&q, self.cache.layer(index), queries, c.num_attention_heads, scale, None)?;
             if wanted == Wanted::LastRows && index + 1 == self.llama.layers.len() {
                 (x_rd, attended) = (last_rows(&x_rd, queries)?, last_rows(&attended, queries)?);
             }

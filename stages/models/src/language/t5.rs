@@ -10,7 +10,7 @@ use super::t5_positions::{Sight, distance_bias};
 use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::Result;
 use crate::ops::embedding;
-use crate::ops::inference::{Gate, PathQueries, Rows, Spread, gated, path_attention, rms_norm};
+use crate::ops::inference::{Gate, PathQueries, Rows, Spread, gated, paged_attention, rms_norm};
 use candle_core::Tensor;
 
 /// A frozen encoder and decoder.
@@ -193,7 +193,7 @@ impl T5 {
             let part = |index| qkv.narrow(1, index * inner, inner)?.contiguous();
             let (keys, values) = (part(1)?, part(2)?);
             // T5 does not divide by the root of the head's width.
-            let attended = path_attention(&part(0)?, (&keys, &values), queries, c.num_heads, 1.0, Some(&bias))?;
+            let attended = paged_attention(&part(0)?, (&keys, &values), queries, c.num_heads, 1.0, Some(&bias))?;
             x_rd = (x_rd + attention.out.forward(&attended, Rows::Many)?)?;
             x_rd = layer.feed_forward.apply(&x_rd, c.layer_norm_epsilon, Rows::Many)?;
         }
@@ -262,10 +262,10 @@ impl T5Session<'_> {
             let qkv = attention.qkv.forward(&rms_norm(&x_rd, &attention.norm_d, epsilon)?, Rows::Few)?;
             self.own.write(index, &qkv.narrow(1, inner, inner)?, &qkv.narrow(1, 2 * inner, inner)?)?;
             let q = qkv.narrow(1, 0, inner)?.contiguous()?;
-            let attended = path_attention(&q, self.own.layer(index), queries, c.num_heads, 1.0, Some(&bias))?;
+            let attended = paged_attention(&q, self.own.layer(index), queries, c.num_heads, 1.0, Some(&bias))?;
             x_rd = (x_rd + attention.out.forward(&attended, Rows::Few)?)?;
             let q = layer.cross_q.forward(&rms_norm(&x_rd, &layer.cross_norm_d, epsilon)?, Rows::Few)?;
-            let attended = path_attention(&q, self.cross.layer(index), &prompts, c.num_heads, 1.0, None)?;
+            let attended = paged_attention(&q, self.cross.layer(index), &prompts, c.num_heads, 1.0, None)?;
             x_rd = (x_rd + layer.cross_out.forward(&attended, Rows::Few)?)?;
             x_rd = layer.feed_forward.apply(&x_rd, epsilon, Rows::Few)?;
         }

@@ -11,16 +11,16 @@ use super::super::{Caption, ImageTags, Images, Writer};
 use super::quality::{Draft, Judgement};
 use super::session::{Session, one_line, prompt_of, seed_of};
 use crate::ahead::prepared_ahead;
-use crate::clip_judge::{ClipJudge, clip_score};
+use crate::clip_scorer::{ClipScorer, clip_score};
 use crate::segment_scores::cosine;
-use crate::stage::{Opening, StageError};
+use crate::stage::{StageContext, StageError};
 
 const NAME: &str = "captions";
 
 pub(super) struct CaptionWriter {
     session: Session,
     /// Says how well captions fit, where the spec wants a least CLIPScore.
-    judge: Option<ClipJudge>,
+    judge: Option<ClipScorer>,
     spec: InstructBlipSpec,
     min_clip_score: f64,
     first: GenerationSettings,
@@ -40,13 +40,13 @@ struct Question {
 }
 
 impl CaptionWriter {
-    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
-        let spec = opening.spec.caption.instructblip.clone();
-        let session = Session::open(NAME, opening)?;
+    pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
+        let spec = context.spec.caption.instructblip.clone();
+        let session = Session::open(NAME, context)?;
         let first = session.decoding(&spec)?;
         let again = session.valid(retry(&first, spec.seed))?;
-        let judge = opening.spec.caption.writes_by_clip_score().then(|| ClipJudge::open(NAME, opening)).transpose()?;
-        Ok(Self { session, judge, spec, min_clip_score: opening.spec.caption.score.min_clip_score, first, again })
+        let judge = context.spec.caption.writes_by_clip_score().then(|| ClipScorer::open(NAME, context)).transpose()?;
+        Ok(Self { session, judge, spec, min_clip_score: context.spec.caption.score.min_clip_score, first, again })
     }
 
     fn question(&self, row: usize, known: &ImageTags<'_>, image: &[u8]) -> Result<Question, String> {

@@ -15,7 +15,7 @@ use pixels::{DecodeLimits, Rgb};
 use crate::device::dtype;
 use crate::images::limits;
 use crate::pretrain::key_of_digest;
-use crate::stage::{Opening, StageError};
+use crate::stage::{StageContext, StageError};
 
 /// Fields of the spec that name InstructBLIP's weights.
 pub(super) const WEIGHTS_FIELD: &str = "caption.instructblip.weights";
@@ -31,13 +31,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn open(stage: &'static str, opening: &Opening<'_>) -> Result<Self, StageError> {
+    pub(super) fn open(stage: &'static str, context: &StageContext<'_>) -> Result<Self, StageError> {
         let configuration =
             |e: ModelError| StageError::Configuration { stage, why: format!("caption.instructblip: {e}") };
-        let spec = &opening.spec.caption.instructblip;
-        let folder = opening.weights(stage, WEIGHTS_FIELD)?;
-        let (device, dtype) = (opening.device(stage)?, dtype(opening.spec));
-        let blip = match opening.weights.path(LANGUAGE_FIELD) {
+        let spec = &context.spec.caption.instructblip;
+        let folder = context.weights(stage, WEIGHTS_FIELD)?;
+        let (device, dtype) = (context.device(stage)?, dtype(context.spec));
+        let blip = match context.weights.path(LANGUAGE_FIELD) {
             Some(gguf) => InstructBlip::load_with_gguf(folder, gguf, &device, dtype),
             None => InstructBlip::load(folder, &device, dtype),
         }
@@ -48,9 +48,9 @@ impl Session {
         Ok(Self {
             stage,
             blip,
-            limits: limits(opening.spec),
+            limits: limits(context.spec),
             batch: BatchLimits { rows: spec.images_per_batch, cache_bytes },
-            stop: opening.stop.clone(),
+            stop: context.stop.clone(),
         })
     }
 

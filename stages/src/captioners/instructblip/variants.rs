@@ -12,7 +12,7 @@ use super::super::tags::TagWords;
 use super::super::{ImageTags, Images, StructuredCaption, Writer};
 use super::session::{Session, prompt_of, seed_of};
 use crate::ahead::prepared_ahead;
-use crate::stage::{Opening, StageError};
+use crate::stage::{StageContext, StageError};
 
 const NAME: &str = "structured_captions";
 
@@ -88,9 +88,9 @@ impl Answers {
 }
 
 impl VariantWriter {
-    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, StageError> {
-        let session = Session::open(NAME, opening)?;
-        let blip = &opening.spec.caption.instructblip;
+    pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
+        let session = Session::open(NAME, context)?;
+        let blip = &context.spec.caption.instructblip;
         let base = session.valid(decoding(blip))?;
         Ok(Self { session, spec: blip.structured.clone(), base })
     }

@@ -14,7 +14,7 @@ use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::{Features, PairKeys};
-use crate::objective::{Differentiated, Moment, Objective};
+use crate::objective::{Differentiated, Objective, StepInfo};
 use crate::optimiser::{AdamW, AdamWSettings, State, groups_by_decay};
 use crate::trainer::{Gathered, share_optimiser, share_parameters};
 
@@ -78,7 +78,7 @@ impl Adaptation {
     }
 
     /// Learning rate of the discriminator.
-    fn rate(&self, moment: Moment) -> f64 {
+    fn rate(&self, moment: StepInfo) -> f64 {
         self.settings.discriminator_learning_rate * moment.rate_factor
     }
 }
@@ -142,7 +142,7 @@ impl Objective for Adaptation {
     fn differentiate(
         &mut self,
         gathered: &Gathered,
-        moment: Moment,
+        moment: StepInfo,
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated> {
         let (settings, target) = (self.settings, Side::of(gathered, true)?);
@@ -186,7 +186,7 @@ impl Objective for Adaptation {
         })
     }
 
-    fn learn(&mut self, own: &Gradients, moment: Moment) -> Result<()> {
+    fn learn(&mut self, own: &Gradients, moment: StepInfo) -> Result<()> {
         let rate = self.rate(moment);
         match &mut self.game {
             Some(game) if !own.is_empty() => game.step(own, rate),

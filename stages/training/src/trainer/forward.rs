@@ -93,7 +93,7 @@ impl<'a> Forward<'a> {
             for tower in [Tower::Image, Tower::Text].into_iter().chain(segments) {
                 let dropout = networks.dropout(tower, &part.batch, seed);
                 let mut piece = Piece { tower, part: part.clone(), dropout, kept: Kept::Nothing, start };
-                let (features, present) = piece.there(networks, single)?;
+                let (features, present) = piece.forward(networks, single)?;
                 columns[tower as usize].push(features);
                 if tower == Tower::Segment {
                     present_b.extend(present);
@@ -111,10 +111,10 @@ impl<'a> Forward<'a> {
     }
 
     /// Gradients of the parameters of one tower from that of its embeddings `[B, D]`.
-    pub(super) fn back(&mut self, tower: Tower, gradient_bd: &Tensor, into: &mut Gradients) -> Result<()> {
+    pub(super) fn backward(&mut self, tower: Tower, gradient_bd: &Tensor, into: &mut Gradients) -> Result<()> {
         for piece in self.pieces.iter_mut().filter(|piece| piece.tower == tower) {
             let gradient = gradient_bd.narrow(0, piece.start, piece.part.batch.rows())?;
-            piece.back(self.networks, &gradient, into)?;
+            piece.backward(self.networks, &gradient, into)?;
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Networks<'_> {
 
 impl Piece {
     /// Embeddings without a graph, and which rows have segments. Keeps what the way back needs, if it is to.
-    fn there(&mut self, networks: &Networks, keep: bool) -> Result<(Tensor, Vec<bool>)> {
+    fn forward(&mut self, networks: &Networks, keep: bool) -> Result<(Tensor, Vec<bool>)> {
         let (clip, _) = networks.of(self.tower);
         if self.has_no_segment() {
             let (rows, dim) = (self.part.batch.rows(), clip.config().embed_dim);
@@ -179,7 +179,7 @@ impl Piece {
         self.features(&quiet)
     }
 
-    fn back(&mut self, networks: &Networks, gradient_bd: &Tensor, into: &mut Gradients) -> Result<()> {
+    fn backward(&mut self, networks: &Networks, gradient_bd: &Tensor, into: &mut Gradients) -> Result<()> {
         let (clip, prefix) = networks.of(self.tower);
         if self.has_no_segment() || !networks.learns(self.tower) {
             return Ok(());

@@ -11,7 +11,7 @@ use super::phases::StopWatch;
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::gradients::Gradients;
-use crate::objective::{Moment, Objective};
+use crate::objective::{Objective, StepInfo};
 
 /// Name of the temperature among the parameters.
 const LOGIT_SCALE: &str = "logit_scale";
@@ -37,7 +37,7 @@ pub(super) fn differentiate(
     networks: &Networks<'_>,
     objective: &mut dyn Objective,
     loaded: &Loaded,
-    (moment, seed, loss_scale): (Moment, u64, f64),
+    (moment, seed, loss_scale): (StepInfo, u64, f64),
     (ranks, watch): (&mut dyn Communicator, &mut StopWatch),
 ) -> Result<Found> {
     let (mut forward, embeddings) = Forward::run(networks, loaded, seed)?;
@@ -53,7 +53,8 @@ pub(super) fn differentiate(
     }
     let any_segment = gathered.segments.as_ref().is_some_and(|segments| segments.present_n.contains(&true));
     let names = differentiated.own.names();
-    let mut gradients = back(&mut forward, networks, (&of_columns, any_segment), differentiated.own, (ranks, watch))?;
+    let mut gradients =
+        backward(&mut forward, networks, (&of_columns, any_segment), differentiated.own, (ranks, watch))?;
     let own = gradients.take(&names);
     if loss_scale != 1.0 {
         gradients = gradients.scaled(loss_scale.recip())?;
@@ -103,7 +104,7 @@ fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communi
 /// candle's backward hands out gradients when it is done, so buckets cannot leave while a tower is on its way. But the
 /// towers do not depend on one another on the way back: the image tower's gradients travel while the text tower is
 /// still computing.
-fn back(
+fn backward(
     forward: &mut Forward<'_>,
     networks: &Networks<'_>,
     (of_columns, any_segment): (&[Tensor], bool),
@@ -111,13 +112,13 @@ fn back(
     (ranks, watch): (&mut dyn Communicator, &mut StopWatch),
 ) -> Result<Gradients> {
     let mut visual = own;
-    forward.back(Tower::Image, &of_columns[0], &mut visual)?;
+    forward.backward(Tower::Image, &of_columns[0], &mut visual)?;
     if let Some(of_segments) = of_columns.get(2) {
-        forward.back(Tower::Segment, of_segments, &mut visual)?;
+        forward.backward(Tower::Segment, of_segments, &mut visual)?;
     }
     let mut text = Gradients::default();
     if ranks.world_size() == 1 {
-        forward.back(Tower::Text, &of_columns[1], &mut text)?;
+        forward.backward(Tower::Text, &of_columns[1], &mut text)?;
         visual.extend(text);
         watch.end(|phases| &mut phases.backward)?;
         return Ok(visual);
@@ -136,7 +137,7 @@ fn back(
             let summed = visual.sum_over_ranks(ranks, bucket_bytes);
             (summed, ranks)
         });
-        let computed = forward.back(Tower::Text, &of_columns[1], &mut text);
+        let computed = forward.backward(Tower::Text, &of_columns[1], &mut text);
         let timed = watch.end(|phases| &mut phases.backward);
         let (summed, ranks) = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let mut summed = summed?;

@@ -20,7 +20,7 @@ use crate::checkpoint::{self, Which};
 use crate::communicator::{Communicator, Solo};
 use crate::contrastive::{Contrastive, Loss};
 use crate::error::{Error, Result};
-use crate::objective::{Differentiated, Moment, Objective};
+use crate::objective::{Differentiated, Objective, StepInfo};
 use crate::optimiser::AdamWSettings;
 use crate::schedule::Schedule;
 
@@ -282,7 +282,7 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
         let clip = clip();
         let (settings, execution) = (Settings::default(), Execution::default());
         let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
-        let moment = crate::objective::Moment { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
+        let moment = crate::objective::StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut objective = Contrastive::new(INFO_NCE).unwrap();
         let (loaded, mut watch) = (loaded(batch).unwrap(), StopWatch::new(None));
         let found =

@@ -23,7 +23,7 @@ use crate::batch::{BatchSource, BoxError, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::objective::{Moment, Objective, scalar};
+use crate::objective::{Objective, StepInfo, scalar};
 #[cfg(test)]
 use crate::optimiser::Kept;
 use crate::optimiser::{self, AdamW, groups_by_decay};
@@ -66,7 +66,7 @@ pub struct Fit<'a> {
 }
 
 /// What stays the same during a call of [`Trainer::fit`].
-struct Surroundings<'a> {
+struct LoopContext<'a> {
     ranks: &'a mut dyn Communicator,
     validate: &'a mut Validate<'a>,
     observe: &'a mut dyn FnMut(&Event),
@@ -165,7 +165,7 @@ impl Trainer {
         let watch = StopWatch::new(execution.time_phases.then(|| device.clone()));
         let mut loader = Loader::new(self.clip.config(), execution.micro_batches, &device);
         let mut surroundings =
-            Surroundings { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread, watch };
+            LoopContext { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread, watch };
         let (steps, wait_seconds) = with_prefetch(
             source,
             positions,
@@ -213,7 +213,7 @@ impl Trainer {
     }
 
     /// Steps and epoch ends from the present position on; returns the steps taken.
-    fn run(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut Surroundings) -> Result<usize> {
+    fn run(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut LoopContext) -> Result<usize> {
         let mut taken = 0;
         while !self.is_finished() {
             surroundings.ranks.at_step(self.global_step(surroundings.length) as u64);
@@ -245,7 +245,7 @@ impl Trainer {
     }
 
     /// A rank that is told to stop takes all others with it, after the same step.
-    fn is_stopped(&self, surroundings: &mut Surroundings) -> Result<bool> {
+    fn is_stopped(&self, surroundings: &mut LoopContext) -> Result<bool> {
         if surroundings.ranks.world_size() > 1 && !surroundings.unread.is_empty() {
             return Ok(false); // they would wait for the device to agree
         }
@@ -254,7 +254,7 @@ impl Trainer {
         Ok(sum(&[f64::from(told)], &device, surroundings.ranks)?[0] > 0.0)
     }
 
-    fn step(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut Surroundings) -> Result<()> {
+    fn step(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut LoopContext) -> Result<()> {
         let began = Instant::now();
         let Position { epoch, step, .. } = self.position;
         surroundings.watch.start();
@@ -264,7 +264,7 @@ impl Trainer {
         let Settings { schedule, learning_rate: base, .. } = &self.settings;
         let learning_rate = schedule.learning_rate(*base, global_step, surroundings.length);
         let progress = global_step as f64 / surroundings.length.steps() as f64;
-        let moment = Moment { epoch, global_step, progress, rate_factor: learning_rate / base };
+        let moment = StepInfo { epoch, global_step, progress, rate_factor: learning_rate / base };
         let found = self.learn(&loaded, moment, learning_rate, surroundings)?;
         let rows = (loaded.batch.rows() * surroundings.ranks.world_size()) as u64;
         self.position.step += 1;
@@ -274,7 +274,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn end_epoch(&mut self, surroundings: &mut Surroundings) -> Result<()> {
+    fn end_epoch(&mut self, surroundings: &mut LoopContext) -> Result<()> {
         surroundings.look()?;
         let phases = surroundings.watch.take();
         let epoch = self.position.epoch;
@@ -312,7 +312,7 @@ impl Trainer {
     }
 
     /// All ranks call it; rank 0 writes.
-    fn save(&mut self, surroundings: &mut Surroundings) -> Result<()> {
+    fn save(&mut self, surroundings: &mut LoopContext) -> Result<()> {
         surroundings.look()?;
         let gathered = match &surroundings.shards {
             Some(shards) => shards.gather(&mut self.optimiser, surroundings.ranks)?,
@@ -362,7 +362,7 @@ impl Trainer {
     }
 }
 
-impl Surroundings<'_> {
+impl LoopContext<'_> {
     /// Tells what the last steps have found. Nothing is validated or saved before it was found to be finite.
     fn look(&mut self) -> Result<()> {
         let Self { unread, observe, .. } = self;

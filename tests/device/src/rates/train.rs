@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use models::clip::{Clip, ClipConfig};
-use ranks::{Backend, Place};
+use ranks::{Backend, RankInfo};
 use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
 use training::communicator::{Communicator, Solo};
 use training::contrastive::{Contrastive, Loss};
@@ -57,7 +57,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let Options { preset, global_batch, steps, .. } = options;
     let (global_batch, steps) = (*global_batch, *steps);
-    let place = Place::from_environment(&|name| std::env::var(name).ok())?;
+    let place = RankInfo::from_environment(&|name| std::env::var(name).ok())?;
     let (device, dtype) = (options.at.device()?, options.at.precision.dtype());
     let backend = if options.backend == "nccl" { Backend::Nccl } else { Backend::Tcp };
     let mut ranks: Box<dyn Communicator> = match &place {

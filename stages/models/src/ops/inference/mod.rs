@@ -8,7 +8,7 @@ mod cross_attention;
 mod feed_forward;
 mod log_softmax;
 mod packed;
-mod path_attention;
+mod paged_attention;
 mod rms_norm;
 mod rotary;
 
@@ -16,7 +16,7 @@ pub use cross_attention::cross_attention;
 pub use feed_forward::{Gate, gated};
 pub use log_softmax::log_softmax_rows;
 pub use packed::{PackedLinear, Rows};
-pub use path_attention::{DistanceBias, PathQueries, Spread, path_attention};
+pub use paged_attention::{DistanceBias, PathQueries, Spread, paged_attention};
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, RotaryTable, rotary};
 

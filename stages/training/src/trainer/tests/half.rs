@@ -37,7 +37,7 @@ impl Objective for Faint {
         serde_json::Value::Null
     }
 
-    fn differentiate(&mut self, of: &Gathered, _: Moment, _: &mut dyn Communicator) -> Result<Differentiated> {
+    fn differentiate(&mut self, of: &Gathered, _: StepInfo, _: &mut dyn Communicator) -> Result<Differentiated> {
         let tilted = |x: &Tensor| -> Result<Tensor> {
             let slopes = Tensor::arange(0f32, x.elem_count() as f32, x.device())?.sin()?.reshape(x.shape())?;
             Ok(((x * slopes)?.sum_all()? * 1e-7)?)
@@ -53,7 +53,7 @@ fn gradients_too_small_for_f16_arrive_by_the_loss_scale() {
         let clip = Clip::init(&config(), 1, &Device::Cpu, dtype).unwrap();
         let (settings, execution) = (Settings::default(), Execution::default());
         let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
-        let moment = Moment { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
+        let moment = StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut watch = StopWatch::new(None);
         let at = (moment, 0, loss_scale);
         let found = differentiate(&networks, &mut Faint, &batch, at, (&mut Solo, &mut watch)).unwrap();
@@ -100,7 +100,7 @@ impl Objective for Loud {
         serde_json::Value::Null
     }
 
-    fn differentiate(&mut self, of: &Gathered, _: Moment, _: &mut dyn Communicator) -> Result<Differentiated> {
+    fn differentiate(&mut self, of: &Gathered, _: StepInfo, _: &mut dyn Communicator) -> Result<Differentiated> {
         let loss = ((of.image_nd.as_tensor() * of.text_nd.as_tensor())?.sum_all()? * -1.0)?;
         Differentiated::sum_of(&[("loud", loss)])
     }
@@ -114,7 +114,7 @@ impl Objective for Pull {
         serde_json::Value::Null
     }
 
-    fn differentiate(&mut self, of: &Gathered, at: Moment, _: &mut dyn Communicator) -> Result<Differentiated> {
+    fn differentiate(&mut self, of: &Gathered, at: StepInfo, _: &mut dyn Communicator) -> Result<Differentiated> {
         let direction = if at.epoch < 2 { -1.0 } else { 1.0 };
         Differentiated::sum_of(&[("pull", (&of.logit_scale * direction)?)])
     }

@@ -75,7 +75,7 @@ impl Objective for Breaks {
         serde_json::Value::Null
     }
 
-    fn differentiate(&mut self, of: &Gathered, at: Moment, _: &mut dyn Communicator) -> Result<Differentiated> {
+    fn differentiate(&mut self, of: &Gathered, at: StepInfo, _: &mut dyn Communicator) -> Result<Differentiated> {
         let factor = if at.global_step == self.at { f64::NAN } else { 1.0 };
         self.norm = self.own.then(|| Tensor::new(factor, &Device::Cpu)).transpose()?;
         let loss =

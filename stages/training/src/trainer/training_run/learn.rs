@@ -3,11 +3,11 @@
 use candle_core::{DType, Device, Tensor};
 use models::clip::Clip;
 
-use super::{SEGMENT_TOWER, Surroundings, Trainer};
+use super::{LoopContext, SEGMENT_TOWER, Trainer};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::MAX_LOGIT_SCALE;
-use crate::objective::Moment;
+use crate::objective::StepInfo;
 use crate::trainer::LossScale;
 use crate::trainer::forward::Networks;
 use crate::trainer::loaded::Loaded;
@@ -20,9 +20,9 @@ impl Trainer {
     pub(super) fn learn(
         &mut self,
         loaded: &Loaded,
-        moment: Moment,
+        moment: StepInfo,
         learning_rate: f64,
-        surroundings: &mut Surroundings,
+        surroundings: &mut LoopContext,
     ) -> Result<Numbers> {
         let networks = Networks {
             clip: &self.clip,

@@ -10,8 +10,8 @@ use crate::error::{RanksError, Result};
 /// A store's own error.
 pub type BoardError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A shared board: small objects by key, each written once.
-pub trait Board {
+/// Where ranks meet: small objects by key, each written once.
+pub trait RendezvousStore {
     /// Puts an object if there is none of this key; `false`: there is one, and it stays.
     ///
     /// # Errors
@@ -26,14 +26,14 @@ pub trait Board {
 }
 
 pub(crate) fn on_board<T>(key: &str, result: Result<T, BoardError>) -> Result<T> {
-    result.map_err(|cause| RanksError::Board { key: key.to_owned(), cause })
+    result.map_err(|cause| RanksError::RendezvousStore { key: key.to_owned(), cause })
 }
 
-/// A board within one process.
+/// Within one process.
 #[derive(Debug, Default)]
 pub struct MemoryBoard(Mutex<HashMap<String, Vec<u8>>>);
 
-impl Board for MemoryBoard {
+impl RendezvousStore for MemoryBoard {
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> Result<bool, BoardError> {
         let mut objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.contains_key(key) {
@@ -48,11 +48,11 @@ impl Board for MemoryBoard {
     }
 }
 
-/// A board in a folder that all ranks see.
+/// In a folder that all ranks see.
 #[derive(Clone, Debug)]
 pub struct FolderBoard(pub PathBuf);
 
-impl Board for FolderBoard {
+impl RendezvousStore for FolderBoard {
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> Result<bool, BoardError> {
         let path = self.0.join(key);
         let folder = path.parent().unwrap_or(&self.0);
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn boards_keep_what_came_first() {
         let folder = tempfile::tempdir().unwrap();
-        let boards: [&dyn Board; 2] = [&MemoryBoard::default(), &FolderBoard(folder.path().to_owned())];
-        for board in boards {
-            assert_eq!(board.get("run/1/rank-0").unwrap(), None);
-            assert!(board.put_if_absent("run/1/rank-0", b"first").unwrap());
-            assert!(!board.put_if_absent("run/1/rank-0", b"second").unwrap());
-            assert_eq!(board.get("run/1/rank-0").unwrap().unwrap(), b"first");
+        let stores: [&dyn RendezvousStore; 2] = [&MemoryBoard::default(), &FolderBoard(folder.path().to_owned())];
+        for store in stores {
+            assert_eq!(store.get("run/1/rank-0").unwrap(), None);
+            assert!(store.put_if_absent("run/1/rank-0", b"first").unwrap());
+            assert!(!store.put_if_absent("run/1/rank-0", b"second").unwrap());
+            assert_eq!(store.get("run/1/rank-0").unwrap().unwrap(), b"first");
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::stores::WorkStore;
 const SPENT_FILE: &str = "spent-seconds";
 
 /// Where a run keeps what it has.
-pub(crate) struct RunPlace<'a> {
+pub(crate) struct RunDir<'a> {
     pub(crate) work: &'a WorkStore,
     /// Folder of this machine for runs of work stores that are elsewhere, and for ranks other than 0.
     pub(crate) scratch: &'a Path,
@@ -34,7 +34,7 @@ pub(crate) struct RunPlace<'a> {
     pub(crate) stop: &'a AtomicBool,
 }
 
-impl RunPlace<'_> {
+impl RunDir<'_> {
     /// Folder of a rank other than 0. It lies outside of the run's own, which is copied to the work store, and whose
     /// being there says that nothing has to be brought.
     fn folder_of(&self, rank: usize) -> PathBuf {
@@ -145,7 +145,7 @@ mod tests {
         let stop = AtomicBool::new(false);
         for scratch in [folder.path(), Path::new("/scratch")] {
             let place =
-                RunPlace { work: &work, scratch, run: "checkpoints/x/pretrain/key", name: "pretrain", stop: &stop };
+                RunDir { work: &work, scratch, run: "checkpoints/x/pretrain/key", name: "pretrain", stop: &stop };
             let own = Mirror::new(&work, scratch, place.run).folder().to_owned();
             let [one, two] = [1, 2].map(|rank| place.folder_of(rank));
             assert!(!one.starts_with(&own) && !own.starts_with(&one) && one != two);

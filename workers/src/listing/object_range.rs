@@ -12,7 +12,7 @@ use crate::archive::MemberPlace;
 
 /// Where bytes lie: a whole object, or a member of a zip.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Place {
+pub struct ObjectRange {
     pub object: String,
     /// Of the archive, checked again with every range.
     pub etag: Option<String>,
@@ -22,7 +22,7 @@ pub struct Place {
 /// Places as a column of a listing.
 pub(super) fn column<'a>(
     name: &'static str,
-    places: impl Iterator<Item = Option<&'a Place>> + Clone,
+    places: impl Iterator<Item = Option<&'a ObjectRange>> + Clone,
 ) -> Result<ArrayRef, TableError> {
     let members = || places.clone().map(|place| place.and_then(|place| place.member.as_ref()));
     let number = |of: fn(&MemberPlace) -> u64| table::int64s(members().map(|m| m.map(|m| of(m) as i64)));
@@ -44,7 +44,7 @@ pub(super) fn column<'a>(
 ///
 /// # Errors
 /// A batch without such a column.
-pub(crate) fn places(batch: &RecordBatch, name: &str) -> Result<Vec<Option<Place>>, TableError> {
+pub(crate) fn places(batch: &RecordBatch, name: &str) -> Result<Vec<Option<ObjectRange>>, TableError> {
     let places = Columns::new(Artifact::Listing, batch).structure(name)?;
     let schema = Schema::new(places.fields().clone());
     let fields = RecordBatch::try_new(Arc::new(schema), places.columns().to_vec())
@@ -64,7 +64,7 @@ pub(crate) fn places(batch: &RecordBatch, name: &str) -> Result<Vec<Option<Place
             header_offset: offsets.value(row) as u64,
         })
     };
-    let place = |row: usize| Place {
+    let place = |row: usize| ObjectRange {
         object: objects.value(row).to_owned(),
         etag: option_text(etags, row).map(str::to_owned),
         member: member(row),
@@ -86,7 +86,8 @@ mod tests {
             uncompressed_bytes: 1 << 40,
             header_offset: u64::MAX,
         };
-        let of = |etag: Option<&str>, member| Place { object: "a.zip".into(), etag: etag.map(str::to_owned), member };
+        let of =
+            |etag: Option<&str>, member| ObjectRange { object: "a.zip".into(), etag: etag.map(str::to_owned), member };
         let places = [Some(of(Some("\"e\""), Some(member))), None, Some(of(None, None))];
         let column = column("meta", places.iter().map(Option::as_ref)).unwrap();
         let batch = RecordBatch::try_from_iter([("meta", column)]).unwrap();

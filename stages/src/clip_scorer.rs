@@ -8,7 +8,7 @@ use pixels::Rgb;
 
 use crate::device::dtype;
 use crate::image_embeddings::encode_views;
-use crate::stage::{Opening, StageError};
+use crate::stage::{StageContext, StageError};
 use crate::text_embeddings::{TOKENIZER_FILE, encode_texts, folder_of};
 
 /// Field of the spec that names it.
@@ -17,18 +17,18 @@ pub(crate) const CLIP_FIELD: &str = "caption.score.clip";
 /// What CLIPScore puts before each text (Hessel et al. 2021).
 const PREFIX: &str = "A photo depicts ";
 
-pub(crate) struct ClipJudge {
+pub(crate) struct ClipScorer {
     stage: &'static str,
     clip: Clip,
     tokenizer: Tokenizer,
 }
 
-impl ClipJudge {
-    pub(crate) fn open(stage: &'static str, opening: &Opening<'_>) -> Result<Self, StageError> {
+impl ClipScorer {
+    pub(crate) fn open(stage: &'static str, context: &StageContext<'_>) -> Result<Self, StageError> {
         let configuration = |why: String| StageError::Configuration { stage, why: format!("{CLIP_FIELD}: {why}") };
-        let checkpoint = opening.weights(stage, CLIP_FIELD)?;
-        let device = opening.device(stage)?;
-        let clip = Clip::load(checkpoint, &device, dtype(opening.spec))
+        let checkpoint = context.weights(stage, CLIP_FIELD)?;
+        let device = context.device(stage)?;
+        let clip = Clip::load(checkpoint, &device, dtype(context.spec))
             .and_then(|clip| clip.frozen())
             .map_err(|e| configuration(e.to_string()))?;
         let tokenizer = tokenizer_of(folder_of(checkpoint)).map_err(&configuration)?;

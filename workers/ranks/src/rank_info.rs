@@ -10,7 +10,7 @@ pub const MAX_WORLD_SIZE: usize = 4096;
 
 /// A process's place in its world.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RankInfo {
     /// From 0.
     pub rank: usize,
     /// Number of ranks.
@@ -68,7 +68,7 @@ fn tasks_of_node(list: &str, node: usize) -> Option<usize> {
     None
 }
 
-impl Place {
+impl RankInfo {
     /// The place that torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, `MASTER_PORT`) say, or
     /// else Slurm's; `None`: no launcher has started this process.
     ///
@@ -78,7 +78,7 @@ impl Place {
         Self::read(variable, true)
     }
 
-    /// As [`from_environment`](Self::from_environment), for ranks that meet on a [`Board`](crate::Board) and need no
+    /// As [`from_environment`](Self::from_environment), for ranks that meet on a [`RendezvousStore`](crate::RendezvousStore) and need no
     /// address of rank 0.
     ///
     /// # Errors
@@ -216,9 +216,9 @@ fn fnv(text: &str) -> u128 {
 mod tests {
     use super::*;
 
-    fn place(variables: &[(&str, &str)]) -> Result<Option<Place>, String> {
+    fn place(variables: &[(&str, &str)]) -> Result<Option<RankInfo>, String> {
         let get = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-        Place::from_environment(&get).map_err(|e| e.to_string())
+        RankInfo::from_environment(&get).map_err(|e| e.to_string())
     }
 
     const TORCHRUN: [(&str, &str); 5] =

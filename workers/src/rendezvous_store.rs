@@ -1,25 +1,25 @@
 //! Where the ranks of a training leave their addresses: in the work store.
 
 use bytes::Bytes;
-use ranks::{Board, BoardError};
+use ranks::{BoardError, RendezvousStore};
 use tokio::runtime::Handle;
 
 use crate::stores::WorkStore;
 
 /// The work store as a board. Its calls block: use it from a thread of its own, never from a task.
-pub struct StoreBoard {
+pub struct RendezvousInStore {
     store: WorkStore,
     runtime: Handle,
 }
 
-impl StoreBoard {
+impl RendezvousInStore {
     /// A board in this store, whose requests run on this runtime.
     pub fn new(store: WorkStore, runtime: Handle) -> Self {
         Self { store, runtime }
     }
 }
 
-impl Board for StoreBoard {
+impl RendezvousStore for RendezvousInStore {
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> Result<bool, BoardError> {
         Ok(self.runtime.block_on(self.store.put_if_absent(key, Bytes::copy_from_slice(bytes)))?)
     }
@@ -34,7 +34,7 @@ mod tests {
     use std::time::Duration;
 
     use manifests::build::StoreOptions;
-    use ranks::{Tcp, meet_on_board};
+    use ranks::{Tcp, meet_in_store};
     use training::communicator::Communicator;
 
     use super::*;
@@ -46,10 +46,10 @@ mod tests {
         let store = WorkStore::open(folder.path().to_str().unwrap(), &StoreOptions::default()).unwrap();
         let ranks: Vec<_> = (0..2)
             .map(|rank| {
-                let board = StoreBoard::new(store.clone(), Handle::current());
+                let board = RendezvousInStore::new(store.clone(), Handle::current());
                 std::thread::spawn(move || {
                     let loopback = std::net::Ipv4Addr::LOCALHOST.into();
-                    let mesh = meet_on_board(&board, "ranks/run/0", (rank, 2), loopback, MINUTE, MINUTE).unwrap();
+                    let mesh = meet_in_store(&board, "ranks/run/0", (rank, 2), loopback, MINUTE, MINUTE).unwrap();
                     Tcp::new(mesh).barrier().unwrap();
                 })
             })

@@ -68,7 +68,7 @@ impl DistanceBias {
 /// `q_rx [R, heads * W]`; `keys_sx` and `values_sx` `[S, kv_heads * W]`, where a key head serves `heads / kv_heads`
 /// query heads one behind the other (grouped-query attention). `queries` cover the R rows in their order. Returns
 /// `[R, heads * W]`.
-pub fn path_attention(
+pub fn paged_attention(
     q_rx: &Tensor,
     (keys_sx, values_sx): (&Tensor, &Tensor),
     queries: &[PathQueries],
@@ -76,7 +76,7 @@ pub fn path_attention(
     scale: f64,
     bias: Option<&DistanceBias>,
 ) -> Result<Tensor> {
-    refuse_gradients("path_attention", &[q_rx, keys_sx, values_sx])?;
+    refuse_gradients("paged_attention", &[q_rx, keys_sx, values_sx])?;
     let shape = Shape::new(q_rx, keys_sx, values_sx, queries, heads, bias)?;
     if !has_inference_kernel(q_rx) {
         return composed(q_rx, keys_sx, values_sx, queries, &shape, scale, bias);
@@ -317,10 +317,10 @@ mod tests {
             let (k, v) = (f32s(&[10, kv_heads * head_width], 2), f32s(&[10, kv_heads * head_width], 3));
             for bias in [None, Some(&bias)] {
                 let exact = defined(&q, &k, &v, heads, bias);
-                let kernel = path_attention(&q, (&k, &v), &paths(), heads, 0.5, bias).unwrap();
+                let kernel = paged_attention(&q, (&k, &v), &paths(), heads, 0.5, bias).unwrap();
                 // f64 takes candle's way.
                 let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
-                let other = path_attention(&wide(&q), (&wide(&k), &wide(&v)), &paths(), heads, 0.5, bias).unwrap();
+                let other = paged_attention(&wide(&q), (&wide(&k), &wide(&v)), &paths(), heads, 0.5, bias).unwrap();
                 for ours in [kernel, other] {
                     assert_eq!(ours.dims(), q.dims());
                     let ours = wide(&ours).flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -335,7 +335,7 @@ mod tests {
     fn what_does_not_fit_is_an_error() {
         let (q, k) = (f32s(&[6, 8], 1), f32s(&[10, 8], 2));
         let attend = |q: &Tensor, k: &Tensor, paths: &[PathQueries], heads| {
-            path_attention(q, (k, k), paths, heads, 1.0, None).is_err()
+            paged_attention(q, (k, k), paths, heads, 1.0, None).is_err()
         };
         assert!(!attend(&q, &k, &paths(), 2));
         assert!(attend(&q, &k, &paths(), 3) && attend(&q, &k, &paths(), 0));

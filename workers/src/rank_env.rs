@@ -5,11 +5,11 @@ use std::time::Duration;
 use manifests::BuildSpec;
 use manifests::build::Backend;
 pub use ranks::SECRET;
-use ranks::{Place, RanksError};
+use ranks::{RankInfo, RanksError};
 use training::communicator::{Communicator, Solo};
 
-use crate::board::StoreBoard;
 use crate::error::WorkerError;
+use crate::rendezvous_store::RendezvousInStore;
 use crate::stores::WorkStore;
 
 /// Name of an attempt: ranks that have it meet in the work store, and need no address of rank 0.
@@ -19,14 +19,14 @@ pub const RENDEZVOUS: &str = "URBANCROSS_RENDEZVOUS";
 ///
 /// # Errors
 /// Variables that contradict each other.
-pub fn place() -> Result<Option<Place>, WorkerError> {
+pub fn place() -> Result<Option<RankInfo>, WorkerError> {
     place_of(&|name| std::env::var(name).ok())
 }
 
-fn place_of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>, WorkerError> {
+fn place_of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<RankInfo>, WorkerError> {
     let place = match variable(RENDEZVOUS) {
-        Some(_) => Place::without_master(variable),
-        None => Place::from_environment(variable),
+        Some(_) => RankInfo::without_master(variable),
+        None => RankInfo::from_environment(variable),
     };
     let place = place.map_err(configuration)?;
     Ok(place.filter(|place| place.world_size > 1))
@@ -36,7 +36,7 @@ fn place_of(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Place>, 
 ///
 /// # Errors
 /// No GPU of that number is visible.
-pub fn for_rank(mut spec: BuildSpec, place: Option<&Place>) -> Result<BuildSpec, WorkerError> {
+pub fn for_rank(mut spec: BuildSpec, place: Option<&RankInfo>) -> Result<BuildSpec, WorkerError> {
     if let Some(place) = place
         && spec.model.device.starts_with("cuda")
     {
@@ -65,7 +65,7 @@ fn gpu_of(local_rank: Option<usize>, visible: usize) -> Result<usize, String> {
 
 /// Divides this machine's cores among its ranks, unless somebody has said how many threads there are to be. Call it before
 /// anything is computed.
-pub fn share_cores(place: Option<&Place>) {
+pub fn share_cores(place: Option<&RankInfo>) {
     let Some(place) = place else { return };
     if std::env::var_os("RAYON_NUM_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -94,13 +94,17 @@ pub fn check_program(spec: &BuildSpec) -> Result<(), WorkerError> {
 ///
 /// # Errors
 /// Ranks that did not come, by number.
-pub fn meet(spec: &BuildSpec, place: Option<&Place>, work: &WorkStore) -> Result<Box<dyn Communicator>, WorkerError> {
+pub fn meet(
+    spec: &BuildSpec,
+    place: Option<&RankInfo>,
+    work: &WorkStore,
+) -> Result<Box<dyn Communicator>, WorkerError> {
     meet_as(spec, place, work, std::env::var(RENDEZVOUS).ok().as_deref())
 }
 
 fn meet_as(
     spec: &BuildSpec,
-    place: Option<&Place>,
+    place: Option<&RankInfo>,
     work: &WorkStore,
     attempt: Option<&str>,
 ) -> Result<Box<dyn Communicator>, WorkerError> {
@@ -116,9 +120,9 @@ fn meet_as(
         None => ranks::open(place, backend, &device, time_out),
         Some(attempt) => {
             let key = format!("ranks/{}", manifests::digest::of_bytes(attempt.as_bytes()));
-            let board = StoreBoard::new(work.clone(), tokio::runtime::Handle::current());
+            let board = RendezvousInStore::new(work.clone(), tokio::runtime::Handle::current());
             let (rank, ip) = ((place.rank, place.world_size), ranks::own_address());
-            ranks::meet_on_board(&board, &key, rank, ip, time_out, time_out)
+            ranks::meet_in_store(&board, &key, rank, ip, time_out, time_out)
                 .and_then(|mesh| ranks::over(mesh, backend, &device))
         }
     };

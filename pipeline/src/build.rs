@@ -75,6 +75,10 @@ impl Build {
     pub async fn connect(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let source = SourceStore::open(&spec.source.url, &spec.source.options)?;
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+        if work.url() == source.url() {
+            let why = format!("work.url and source.url are both {}: a source is only ever read", work.url());
+            return Err(WorkerError::Configuration(format!("{why}; name another folder in work.url")));
+        }
         let tables = Tables::new(&work);
         let weights = workers::weights::known(&work, &spec).await?;
         // a folder for each work store: the same run in another store is another run

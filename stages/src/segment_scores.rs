@@ -36,11 +36,16 @@ pub fn stage(spec: &BuildSpec) -> Stage {
             recipe_digest: Some("scores_digest"),
             parameters: |spec| {
                 let score = &spec.score;
-                serde_json::json!({
+                let mut parameters = serde_json::json!({
                     "clip": "none",
                     "min_area_share": score.min_area_share,
                     "max_segments": score.max_segments,
-                })
+                });
+                // left out at its default: rows that an earlier version made with it stand
+                if score.max_candidates != ScoreSpec::default().max_candidates {
+                    parameters["max_candidates"] = score.max_candidates.into();
+                }
+                parameters
             },
             open: |context| Ok(Box::new(TakeLargest { score: context.spec.score.clone() })),
         }
@@ -192,6 +197,20 @@ fn content(scores: &[Vec<Score>]) -> Result<MapOutput, TableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_selects_without_a_clip_is_part_of_the_recipe() {
+        let of = |set: &[String]| {
+            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n[score]\nclip = \"none\"\n";
+            let spec = BuildSpec::parse(text, "t", set).unwrap();
+            (stage(&spec).parameters)(&spec)
+        };
+        let base = serde_json::json!({ "clip": "none", "max_segments": 6, "min_area_share": 0.005 });
+        assert_eq!(of(&[]), base, "rows of an earlier version stand");
+        for field in ["max_candidates=3", "max_segments=3", "min_area_share=0.1"] {
+            assert_ne!(of(&[format!("score.{field}")]), base, "{field}");
+        }
+    }
 
     #[test]
     fn selection_keeps_the_best_above_the_threshold() {

@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 
 use manifests::Artifact;
-use pipeline_tests::{World, column, open, run};
+use pipeline::run::RunOptions;
+use pipeline_tests::{World, column, open, run, run_with};
 use workers::WorkerError;
 
 const ARCHIVES: [&str; 2] = ["images2.zip", "images3.zip"];
@@ -101,6 +102,31 @@ async fn an_empty_archive_is_listed_and_the_others_are_read() {
     std::fs::write(world.path("world/images3.zip"), b"").unwrap();
     let error = open(world.spec("work", &QUICK)).await.err().unwrap();
     assert!(error.to_string().contains("empty file") && error.exit_code() == 65, "{error}");
+}
+
+/// What is kept of archives' directories only saves reading them: another archive's list, or a damaged one, is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_members_that_is_anothers_is_read_anew() {
+    let world = World::new(24);
+    let spec = || world.spec("work", &[]);
+    let options = || RunOptions { until: Some("images".into()), ..RunOptions::default() };
+    let (build, _) = run_with(spec(), options()).await.unwrap();
+    let before = column(&build, Artifact::Images, "recipe").await;
+    assert_eq!(before.len(), 24);
+    let lists: Vec<_> =
+        std::fs::read_dir(world.path("work/members")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(lists.len() >= 2, "{lists:?}");
+    let texts: Vec<String> = lists.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    for (at, path) in lists.iter().enumerate() {
+        let other = &texts[(at + 1) % texts.len()];
+        let moved = texts[at].replace("\"header_offset\": 0", "\"header_offset\": 7");
+        for damaged in [other.clone(), moved, texts[at][..texts[at].len() / 2].to_owned()] {
+            std::fs::write(path, damaged).unwrap();
+            std::fs::remove_dir_all(world.path("work/settled")).unwrap();
+            let (build, quarantined) = run_with(spec(), options()).await.unwrap();
+            assert_eq!((column(&build, Artifact::Images, "recipe").await, quarantined), (before.clone(), Vec::new()));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ pub(super) const MOST_KEEP_DAYS: f64 = 36_525.0;
 
 pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<()> {
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    work.required().await?;
     let tables = Tables::new(&work);
     let progress = Progress::new(json);
     let (mut files, mut bytes) = (0u64, 0u64);
@@ -50,6 +51,7 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
 pub(super) async fn gc(spec: BuildSpec, delete: bool, keep_days: f64, json: bool) -> Result<()> {
     let keep = Duration::from_secs_f64(keep_days * 86_400.0);
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    work.required().await?;
     let cleared = gc::gc(&work, &Tables::new(&work), &spec.country, gc::Retention { keep, delete }).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&cleared)?);

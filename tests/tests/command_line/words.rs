@@ -77,6 +77,13 @@ fn a_mistyped_work_store_is_not_made_without_a_word() {
     let spec = &spec_file(&world);
     ends(&call(&["weights", spec, "--fetch"]), 0);
     assert!(!world.path("work").exists(), "this build names none to keep");
+    for command in ["verify", "gc", "status"] {
+        let told = ends(&call(&[command, spec]), 65);
+        assert!(told.contains("there is no work store at"), "{command}: {told}");
+    }
+    let source = format!("work.url={}", world.path("world").display());
+    let told = ends(&call(&["run", spec, "--set", &source]), 65);
+    assert!(told.contains("a source is only ever read"), "{told}");
     let days = ends(&call(&["gc", spec, "--keep-days", "1e20"]), 2);
     assert!(days.contains("it must be a number of days between 0.0 and"), "{days}");
 }

@@ -192,7 +192,7 @@ enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
-    /// Make a sandbox world: three small countries in SkyScript's layout, and their build specs
+    /// Make a sandbox world: three small countries in SkyScript's layout
     Sandbox {
         #[arg(help = "Folder of the world")]
         out: PathBuf,

@@ -53,7 +53,7 @@ async fn last(work: &WorkStore, spec: &BuildSpec) -> Values {
     match work.get_json::<Values>(&paths::last_set(&spec.country)).await {
         Ok(values) => values.unwrap_or_default(),
         Err(error) => {
-            tracing::warn!(%error, "what --set said in the last run cannot be read");
+            tracing::warn!(%error, "the settings of the last run cannot be read");
             Values::new()
         }
     }

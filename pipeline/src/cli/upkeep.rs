@@ -40,7 +40,7 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
         return Ok(());
     }
     if !repair {
-        let why = format!("{} files are faulty; run it again with --repair, and then the build", faults.len());
+        let why = format!("faulty files: {}; run it again with --repair, and then the build", faults.len());
         return Err(WorkerError::Broken(why).into());
     }
     verify::repair(&work, &tables, &spec.country, &faults).await?;

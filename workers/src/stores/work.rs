@@ -150,7 +150,7 @@ impl WorkStore {
     pub async fn get_hint<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
         match self.get_json(path).await {
             Err(WorkerError::Broken(why)) => {
-                tracing::warn!("{why}; it is passed over");
+                tracing::warn!("{why}; until then it counts as absent");
                 Ok(None)
             }
             found => found,

@@ -12,6 +12,7 @@ use pipeline::plan::{Model, plan_stage};
 use pipeline::run::RunOptions;
 use pipeline_tests::{World, column, edit_a_finnish_image, open, run_with};
 use stages::stage::StageContext;
+use workers::WorkerError;
 use workers::fetch::FetchSettings;
 use workers::map::{MapContext, Observer, map_plan};
 use workers::publish::publish;
@@ -30,7 +31,7 @@ async fn planned(build: &Build) -> Plan {
 }
 
 /// A worker that has a spec, a store and the key of a plan.
-async fn worker(world: &World, key: &str) {
+async fn worker(world: &World, key: &str) -> Result<(), WorkerError> {
     let spec = world.spec("work", &[]);
     let work = WorkStore::open(&spec.work.url, &spec.work.options).unwrap();
     let source = SourceStore::open(&spec.source.url, &spec.source.options).unwrap();
@@ -52,8 +53,9 @@ async fn worker(world: &World, key: &str) {
         weights: &Weights::default(),
         stop: Arc::new(AtomicBool::new(false)),
     };
-    let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await.unwrap();
+    let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await?;
     assert!(publish(&tables, &plan, &mapped.finished).await.unwrap().overtaken.is_empty());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +70,13 @@ async fn a_worker_needs_a_plan_the_spec_and_the_store() {
     // the listing is in the slices: what only the planner reads is gone
     let csv = world.path("world/dataframe");
     std::fs::rename(&csv, world.path("dataframe")).unwrap();
-    worker(&world, &key).await;
+    // without its slices a worker says what brings them back, and that another try can help
+    let slices = world.path("work").join(paths::table(Artifact::Listing)).join("country=finland");
+    std::fs::rename(&slices, world.path("slices")).unwrap();
+    let error = worker(&world, &key).await.unwrap_err();
+    assert!(error.exit_code() == 75 && error.to_string().contains("it is written anew by a run"), "{error}");
+    std::fs::rename(world.path("slices"), &slices).unwrap();
+    worker(&world, &key).await.unwrap();
     std::fs::rename(world.path("dataframe"), &csv).unwrap();
     let after = planned(&open(world.spec("work", &[])).await.unwrap()).await;
     assert_eq!((after.computed(), after.kept()), (0, 24));

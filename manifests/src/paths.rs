@@ -34,6 +34,11 @@ pub fn shard_of_part_of(country: &str, path: &str) -> Option<u32> {
     if name.contains('/') { None } else { shard_of_part(name) }
 }
 
+/// Whether an object lies among the slices of what is no table.
+pub fn is_slice(path: &str) -> bool {
+    path.starts_with("slices/")
+}
+
 /// Slice of an input that is no table, below its root: named by the digests of its rows, so that a worker with a plan reads
 /// what the planner saw. The name differs from that of an attempt, which is a time.
 pub fn slice(country: &str, shard: u32, content: &str) -> String {

@@ -157,8 +157,8 @@ impl Build {
         assigned(&self.work, &self.spec, &geotags, &images, ratio).await
     }
 
-    /// Places every image of the published geo-tags in a split.
-    pub async fn assign_splits(&mut self) -> Result<(), WorkerError> {
+    /// Places every image of the published geo-tags in a split; whether any is placed elsewhere than before.
+    pub async fn assign_splits(&mut self) -> Result<bool, WorkerError> {
         let assignment = self.assignment(self.spec.split.ratio).await?;
         self.virtual_inputs.place(&self.spec.country, assignment).await
     }

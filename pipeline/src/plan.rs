@@ -71,7 +71,7 @@ pub async fn plan_stage(build: &Build, stage: &Stage, model: &Model, retry_error
     let is_whole = plan.inputs.iter().chain([&plan.output]).all(|table| table.lost.is_empty());
     if is_whole && settled.len() < plan.shards as usize {
         let key = plan.key();
-        let stored = build.work.get_hint::<Plan>(&paths::plan(&plan.country, stage.name, &key)).await?;
+        let stored = build.work.get_sealed::<Plan>(&paths::plan(&plan.country, stage.name, &key)).await?;
         if let Some(known) = stored.filter(|known| known.is_of(&plan.country) && known.key() == key) {
             return Ok(Plan { counts: known.counts, ..plan });
         }

@@ -200,10 +200,10 @@ async fn run_stage(
             bar.unchanged(plan.counts.kept_rows);
             return settle(build, stage, &model, None).await;
         }
-        build.virtual_inputs.slices.publish(&build.work, &plan, build.spec.work.concurrency).await?;
-        build.work.put_json_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan).await?;
+        build.work.put_sealed_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan).await?;
         let context = MapContext {
             work: &build.work,
+            slices: build.virtual_inputs.slices.store(),
             tables: &build.tables,
             source: &build.source,
             fetch: build.fetch_settings(),

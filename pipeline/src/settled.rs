@@ -31,7 +31,7 @@ pub struct SettledStages(BTreeMap<String, Settled>);
 
 impl SettledStages {
     pub async fn read(work: &WorkStore, country: &str) -> Result<Self, WorkerError> {
-        Ok(work.get_hint(&paths::settled(country)).await?.unwrap_or_default())
+        Ok(work.get_sealed(&paths::settled(country)).await?.unwrap_or_default())
     }
 
     /// The stage, if it was settled with this key.
@@ -60,7 +60,7 @@ pub async fn put(
     let plan = uncounted_plan(build, stage, model, false).await?;
     let shards = (0..plan.shards).map(|shard| plan.shard_key(shard)).collect();
     build.settled.0.insert(stage.name.to_owned(), Settled { key, shards, rows, statuses });
-    build.work.put_json(&paths::settled(&build.spec.country), &build.settled).await
+    build.work.put_sealed(&paths::settled(&build.spec.country), &build.settled).await
 }
 
 /// Everything that decides about a stage's rows, by whole tables. `None`: a part was lost, so that nothing is settled.

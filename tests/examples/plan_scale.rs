@@ -206,9 +206,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listing cut into slices in {:.1} s", began.elapsed().as_secs_f64());
     for stage in stubs() {
         let plan = planned(stage, &work, &tables, &slices, shards).await?;
-        slices.publish(&work, &plan, AT_ONCE).await?;
+        slices.hand_out(&work, &plan, AT_ONCE).await?;
         let context = MapContext {
             work: &work,
+            slices: &work,
             tables: &tables,
             source: &source,
             fetch: FetchSettings { concurrency: AT_ONCE, request_bytes: 1 << 20 },

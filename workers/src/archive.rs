@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use futures::StreamExt;
-use manifests::{Digest, digest, paths};
+use manifests::{digest, paths};
 use serde::{Deserialize, Serialize};
 use sources::SourceError;
 use sources::zip::{self, Directory, DirectoryParser, Limits, Member, Method, Tail};
@@ -63,32 +63,8 @@ pub struct WantedMembers {
     pub unreadable: Vec<(String, String)>,
 }
 
-/// Members as a work store keeps them: a hint, which says itself what it is of. One that was damaged, or that lies where
-/// another belongs, is none.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct KeptMembers {
-    /// Of the key that they are kept under and of themselves.
-    digest: Digest,
-    members: WantedMembers,
-}
-
-impl KeptMembers {
-    fn new(key: &str, members: WantedMembers) -> Self {
-        Self { digest: Self::digest(key, &members), members }
-    }
-
-    /// The members, if they are those of the key as they were kept.
-    fn of(self, key: &str) -> Option<WantedMembers> {
-        (self.digest == Self::digest(key, &self.members)).then_some(self.members)
-    }
-
-    fn digest(key: &str, members: &WantedMembers) -> Digest {
-        digest::of_value(&(key, members))
-    }
-}
-
 /// What was read of archives anew, by the names under which a work store keeps it.
-pub type ReadAnew = Vec<(String, KeptMembers)>;
+pub type ReadAnew = Vec<(String, WantedMembers)>;
 
 /// Finds the members of `archive` whose names are in `wanted`. What the work store keeps under the archive's identity
 /// is taken from there, so that an unchanged archive's directory is read once per wanted set; what is not there is added
@@ -105,15 +81,13 @@ pub async fn wanted_members(
     sorted.sort_unstable();
     // stores without ETags (and file systems that derive it) are told apart by size and time
     let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
-    // 2: kept with their digest
-    let wanted_names = digest::of_parts(sorted);
-    let key = digest::of_parts([b"2", archive.as_bytes(), identity.as_bytes(), wanted_names.as_bytes()]);
+    let key = digest::of_parts([archive.as_bytes(), identity.as_bytes(), digest::of_parts(sorted).as_bytes()]);
     let cache = paths::members(&key);
-    if let Some(members) = work.get_hint::<KeptMembers>(&cache).await?.and_then(|kept| kept.of(&key)) {
+    if let Some(members) = work.get_sealed::<WantedMembers>(&cache).await? {
         return Ok(Some(members));
     }
     let members = scan_directory(source, archive, meta.size, meta.e_tag, wanted).await?;
-    read_anew.push((cache, KeptMembers::new(&key, members.clone())));
+    read_anew.push((cache, members.clone()));
     Ok(Some(members))
 }
 

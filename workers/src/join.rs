@@ -85,8 +85,7 @@ impl ShardJoin {
             let Some(reader) = &shard.reader else {
                 return Err(WorkerError::Broken(format!("{} has no rows here", artifact.name())));
             };
-            let rows = reader.read_rows(shard.input.columns, &positions).await;
-            tables.insert(artifact, rows.map_err(|error| of_input(artifact, error))?);
+            tables.insert(artifact, reader.read_rows(shard.input.columns, &positions).await?);
         }
         Ok(tables)
     }
@@ -102,8 +101,7 @@ impl ShardJoin {
             SourceBytes::Image => "image",
             SourceBytes::Meta => "meta",
         };
-        let rows = reader.read(&[column]).await.map_err(|error| of_input(Artifact::Listing, error))?;
-        let places = listing::places(&rows, column);
+        let places = listing::places(&reader.read(&[column]).await?, column);
         let places = places.map_err(|e| WorkerError::Broken(e.to_string()))?;
         Ok(self.tasks.iter().map(|task| places.get(*task.positions.get(at)?)?.clone()).collect())
     }
@@ -146,23 +144,12 @@ async fn load_input(work: &WorkStore, input: Input, plan: &Plan, shard: u32) -> 
     let Some(part) = plan.input(artifact).and_then(|table| table.part(shard)) else {
         return Ok(InputShard { input, reader: None, index: BTreeMap::new() });
     };
-    let reader = PartReader::open(work, artifact, part).await.map_err(|error| of_input(artifact, error))?;
+    let reader = PartReader::open(work, artifact, part).await?;
     let status = artifact.is_table().then_some("status");
     let columns: Vec<&str> = ["image_id"].into_iter().chain(status).chain(input.digests.iter().copied()).collect();
-    let batch = reader.read(&columns).await.map_err(|error| of_input(artifact, error))?;
+    let batch = reader.read(&columns).await?;
     let index = good_rows(artifact, &batch, input.digests).map_err(|e| WorkerError::Broken(e.to_string()))?;
     Ok(InputShard { input, reader: Some(Box::new(reader)), index })
-}
-
-/// A slice that is gone or damaged is no loss: whoever plans writes it anew. `gc` that keeps nothing takes those of a run.
-fn of_input(artifact: Artifact, error: WorkerError) -> WorkerError {
-    match error {
-        WorkerError::Broken(why) if !artifact.is_table() => {
-            let why = why.split("; `urbancross").next().unwrap_or_default();
-            WorkerError::Transient(format!("{why}; it is written anew by a run"))
-        }
-        other => other,
-    }
 }
 
 /// Rows without error: what is no table has no others.

@@ -91,7 +91,7 @@ impl Listing {
     pub async fn keep(&mut self, work: &WorkStore) -> Result<(), WorkerError> {
         if !self.read_anew.is_empty() && work.is_there().await? {
             for (path, members) in self.read_anew.drain(..) {
-                work.put_json(&path, &members).await?;
+                work.put_sealed(&path, &members).await?;
             }
         }
         Ok(())

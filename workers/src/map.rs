@@ -49,6 +49,8 @@ pub trait Observer: Send + Sync {
 /// What a worker works with.
 pub struct MapContext<'a> {
     pub work: &'a WorkStore,
+    /// Where slices are read from: the work store, or the planner's own memory.
+    pub slices: &'a WorkStore,
     pub tables: &'a Tables,
     pub source: &'a SourceStore,
     pub fetch: FetchSettings,
@@ -139,7 +141,7 @@ async fn finished_by_anybody(
     horizon: u64,
 ) -> Result<Option<Marker>, WorkerError> {
     let path = paths::marker(&plan.country, &plan.stage, key);
-    let Some(marker) = work.get_hint::<Marker>(&path).await? else { return Ok(None) };
+    let Some(marker) = work.get_sealed::<Marker>(&path).await? else { return Ok(None) };
     if marker.is_of(&plan.country, shard)
         && !is_before(&marker.part, horizon)
         && part_is_there(work, plan.output.artifact, &marker.part).await?
@@ -189,9 +191,10 @@ async fn map_shard(
 ) -> Result<Option<Marker>, WorkerError> {
     let began = Instant::now();
     let partial_path = paths::partial(&plan.country, stage.name, key);
-    let partial = context.work.get_hint::<PartFile>(&partial_path).await?;
+    let partial = context.work.get_sealed::<PartFile>(&partial_path).await?;
     let partial = partial.filter(|part| part.is_of(&plan.country, shard));
-    let join = ShardJoin::load(InputStores::work(context.work), stage, plan, shard, partial.as_ref()).await?;
+    let stores = InputStores { tables: context.work, slices: context.slices };
+    let join = ShardJoin::load(stores, stage, plan, shard, partial.as_ref()).await?;
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let (mut computed, mut kept, mut deleted, mut errors) = (0, 0, 0, 0);
@@ -220,17 +223,20 @@ async fn map_shard(
     }
     if stopped {
         if computed > 0 {
-            context.work.put_json(&partial_path, &writer.finish().await?).await?;
+            context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
         }
         return Ok(None);
     }
     let part = writer.finish().await?;
     let marker = Marker { part, computed, kept, deleted, errors, seconds: began.elapsed().as_secs_f64() };
     let path = paths::marker(&plan.country, stage.name, key);
-    if !context.work.put_json_if_absent(&path, &marker).await? {
-        // another worker was faster: its part serves, and ours is an orphan; or it is gone, and ours serves
+    if !context.work.put_sealed_if_absent(&path, &marker).await? {
+        // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
         let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
-        return Ok(Some(finished_by_anybody(context.work, plan, shard, key, horizon).await?.unwrap_or(marker)));
+        if let Some(theirs) = finished_by_anybody(context.work, plan, shard, key, horizon).await? {
+            return Ok(Some(theirs));
+        }
+        context.work.put_sealed(&path, &marker).await?;
     }
     Ok(Some(marker))
 }

@@ -70,7 +70,11 @@ fn parquet_error(path: &str, error: ParquetError) -> WorkerError {
     }
 }
 
+/// A slice is no loss: whoever plans writes it again.
 fn damaged(path: &str, why: &str) -> WorkerError {
+    if paths::is_slice(path) {
+        return WorkerError::Transient(format!("{path} is damaged: {why}; planning writes it again"));
+    }
     WorkerError::Broken(format!(
         "{path} is damaged: {why}; `urbancross verify --repair` takes every damaged part out, and the next run makes \
          their rows again"

@@ -32,13 +32,13 @@ impl VirtualInputs {
         &self.assignment
     }
 
-    /// Takes note of where images are placed.
+    /// Takes note of where images are placed; whether that is another placement than before.
     ///
     /// # Errors
     /// Rows that make no table.
-    pub async fn place(&mut self, country: &str, assignment: Assignment) -> Result<(), WorkerError> {
+    pub async fn place(&mut self, country: &str, assignment: Assignment) -> Result<bool, WorkerError> {
         if assignment == self.assignment {
-            return Ok(());
+            return Ok(false);
         }
         let batches: Vec<_> = assignment
             .iter()
@@ -46,7 +46,7 @@ impl VirtualInputs {
             .collect::<Result<_, _>>()?;
         self.slices.replace(Artifact::Assignment, country, (0..).zip(batches)).await?;
         self.assignment = assignment;
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The planner makes them whole and keeps them in memory, as the Parquet files that tables have, each named by the digests
 //! of its rows: where source bytes lie is no part of a name, so that an archive that was packed anew with the same members
-//! makes nothing stale. What a plan reads of them is written to the work store before anybody works on it: so a worker reads its
-//! shard's slice, and never lists a source.
+//! makes nothing stale. A planner that maps by itself reads them there. For workers elsewhere what a plan reads of them is
+//! written to the work store first: a worker reads its shard's slice, and never lists a source.
 
 use std::collections::BTreeMap;
 
@@ -25,11 +25,6 @@ pub struct InputStores<'a> {
 }
 
 impl<'a> InputStores<'a> {
-    /// A worker's: what it needs lies in the work store.
-    pub fn work(work: &'a WorkStore) -> Self {
-        Self { tables: work, slices: work }
-    }
-
     pub fn of(self, artifact: Artifact) -> &'a WorkStore {
         if artifact.is_table() { self.tables } else { self.slices }
     }
@@ -144,7 +139,7 @@ impl Slices {
     ///
     /// # Errors
     /// The work store's.
-    pub async fn publish(&self, work: &WorkStore, plan: &Plan, at_once: usize) -> Result<(), WorkerError> {
+    async fn publish(&self, work: &WorkStore, plan: &Plan, at_once: usize) -> Result<(), WorkerError> {
         let stale = || plan.counts.stale.iter().map(|shard| shard.shard);
         let inputs = plan.inputs.iter().filter(|input| !input.artifact.is_table());
         let slices = inputs.flat_map(|input| {
@@ -156,6 +151,16 @@ impl Slices {
             .buffer_unordered(at_once.max(1))
             .try_collect()
             .await
+    }
+
+    /// Writes a plan for workers elsewhere: first the slices that it reads, then the plan, over an older one with its key,
+    /// which may tell other sizes of them.
+    ///
+    /// # Errors
+    /// The work store's.
+    pub async fn hand_out(&self, work: &WorkStore, plan: &Plan, at_once: usize) -> Result<(), WorkerError> {
+        self.publish(work, plan, at_once).await?;
+        work.put_sealed(&paths::plan(&plan.country, &plan.stage, &plan.key()), plan).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! The two stores of a build: the source, which is only ever read, and the work store, ours.
 
 mod address;
+mod sealed;
 mod steady;
 mod work;
 

@@ -63,11 +63,9 @@ pub(super) async fn check_batch(build: &Build, options: &RunOptions) -> Result<(
 /// # Errors
 /// A part that a later step of a run up to `until` cannot do without.
 pub(super) async fn place(build: &mut Build, until: Option<&str>, progress: &Progress) -> Result<(), WorkerError> {
-    let known = build.virtual_inputs.assignment().clone();
-    build.assign_splits().await?;
-    let assignment = build.virtual_inputs.assignment();
-    let what = preflight::splits(assignment, &build.spec, until)?;
-    if let Some(what) = what.filter(|_| known != *assignment) {
+    let moved = build.assign_splits().await?;
+    let what = preflight::splits(build.virtual_inputs.assignment(), &build.spec, until)?;
+    if let Some(what) = what.filter(|_| moved) {
         progress.note(&what);
     }
     Ok(())

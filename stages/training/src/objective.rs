@@ -72,7 +72,7 @@ pub trait Objective: Send {
     fn differentiate(
         &mut self,
         gathered: &Gathered,
-        moment: StepInfo,
+        info: StepInfo,
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated>;
 

@@ -78,8 +78,8 @@ impl Adaptation {
     }
 
     /// Learning rate of the discriminator.
-    fn rate(&self, moment: StepInfo) -> f64 {
-        self.settings.discriminator_learning_rate * moment.rate_factor
+    fn rate(&self, info: StepInfo) -> f64 {
+        self.settings.discriminator_learning_rate * info.rate_factor
     }
 }
 
@@ -142,17 +142,17 @@ impl Objective for Adaptation {
     fn differentiate(
         &mut self,
         gathered: &Gathered,
-        moment: StepInfo,
+        info: StepInfo,
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated> {
         let (settings, target) = (self.settings, Side::of(gathered, true)?);
         if !settings.source_pairs {
-            let shape = super::Triplet::at(&settings, moment.progress);
+            let shape = super::Triplet::at(&settings, info.progress);
             let loss = target.with(|target| super::triplet(target, None, &shape))?;
             return Differentiated::sum_of(&[("target_triplet", loss)]);
         }
         let source = Side::of(gathered, false)?;
-        let rate = self.rate(moment);
+        let rate = self.rate(info);
         source.with(|source_rows| {
             target.with(|target_rows| {
                 let pair = DomainPair {
@@ -167,7 +167,7 @@ impl Objective for Adaptation {
                     game.step(&gradients.sum_over_ranks(ranks, usize::MAX)?, rate)?;
                 }
                 let discriminator = self.game.as_ref().map(|game| &game.discriminator);
-                let progress = moment.progress;
+                let progress = info.progress;
                 let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, progress)?;
                 let store = step.total.backward()?;
                 let own = match (settings.adversary, &self.game) {
@@ -186,8 +186,8 @@ impl Objective for Adaptation {
         })
     }
 
-    fn learn(&mut self, own: &Gradients, moment: StepInfo) -> Result<()> {
-        let rate = self.rate(moment);
+    fn learn(&mut self, own: &Gradients, info: StepInfo) -> Result<()> {
+        let rate = self.rate(info);
         match &mut self.game {
             Some(game) if !own.is_empty() => game.step(own, rate),
             _ => Ok(()),

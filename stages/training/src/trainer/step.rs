@@ -37,14 +37,14 @@ pub(super) fn differentiate(
     networks: &Networks<'_>,
     objective: &mut dyn Objective,
     loaded: &Loaded,
-    (moment, seed, loss_scale): (StepInfo, u64, f64),
+    (info, seed, loss_scale): (StepInfo, u64, f64),
     (ranks, watch): (&mut dyn Communicator, &mut StopWatch),
 ) -> Result<Found> {
     let (mut forward, embeddings) = Forward::run(networks, loaded, seed)?;
     watch.end(|phases| &mut phases.forward)?;
     let gathered = gather(&embeddings, &loaded.batch, networks.clip.logit_scale(), ranks)?;
     watch.end(|phases| &mut phases.all_reduce)?;
-    let differentiated = objective.differentiate(&gathered, moment, ranks)?;
+    let differentiated = objective.differentiate(&gathered, info, ranks)?;
     watch.end(|phases| &mut phases.forward)?;
     let mut of_columns = own_gradients(&gathered, &differentiated.gradients, ranks)?;
     watch.end(|phases| &mut phases.all_reduce)?;

@@ -282,11 +282,10 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
         let clip = clip();
         let (settings, execution) = (Settings::default(), Execution::default());
         let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
-        let moment = crate::objective::StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
+        let info = crate::objective::StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut objective = Contrastive::new(INFO_NCE).unwrap();
         let (loaded, mut watch) = (loaded(batch).unwrap(), StopWatch::new(None));
-        let found =
-            differentiate(&networks, &mut objective, &loaded, (moment, 0, 1.0), (&mut Solo, &mut watch)).unwrap();
+        let found = differentiate(&networks, &mut objective, &loaded, (info, 0, 1.0), (&mut Solo, &mut watch)).unwrap();
         let of_proj = found.gradients.get("visual.proj").unwrap();
         (total(&clip, batch, INFO_NCE), of_proj.flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };

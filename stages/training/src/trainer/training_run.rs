@@ -164,7 +164,7 @@ impl Trainer {
         let unread = Unread::new(execution.look_every_steps, &device);
         let watch = StopWatch::new(execution.time_phases.then(|| device.clone()));
         let mut loader = Loader::new(self.clip.config(), execution.micro_batches, &device);
-        let mut surroundings =
+        let mut context =
             LoopContext { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread, watch };
         let (steps, wait_seconds) = with_prefetch(
             source,
@@ -172,7 +172,7 @@ impl Trainer {
             ahead,
             |batch| loader.load(batch),
             |batches| {
-                let steps = self.run(batches, &mut surroundings)?;
+                let steps = self.run(batches, &mut context)?;
                 Ok::<_, Error>((steps, batches.waited_seconds()))
             },
         )?;
@@ -213,28 +213,28 @@ impl Trainer {
     }
 
     /// Steps and epoch ends from the present position on; returns the steps taken.
-    fn run(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut LoopContext) -> Result<usize> {
+    fn run(&mut self, batches: &mut Prefetched<Loaded>, context: &mut LoopContext) -> Result<usize> {
         let mut taken = 0;
         while !self.is_finished() {
-            surroundings.ranks.at_step(self.global_step(surroundings.length) as u64);
-            if self.is_stopped(surroundings)? {
-                self.save(surroundings)?;
+            context.ranks.at_step(self.global_step(context.length) as u64);
+            if self.is_stopped(context)? {
+                self.save(context)?;
                 break;
             }
-            if self.position.step == surroundings.length.steps_per_epoch {
-                self.end_epoch(surroundings)?;
-                self.save(surroundings)?;
+            if self.position.step == context.length.steps_per_epoch {
+                self.end_epoch(context)?;
+                self.save(context)?;
                 continue;
             }
-            self.step(batches, surroundings)?;
+            self.step(batches, context)?;
             taken += 1;
-            if surroundings.unread.is_due() {
-                surroundings.look()?;
+            if context.unread.is_due() {
+                context.look()?;
             }
-            let every = surroundings.execution.checkpoint_every_steps;
-            let within_epoch = self.position.step < surroundings.length.steps_per_epoch;
+            let every = context.execution.checkpoint_every_steps;
+            let within_epoch = self.position.step < context.length.steps_per_epoch;
             if every > 0 && within_epoch && self.position.step.is_multiple_of(every) {
-                self.save(surroundings)?;
+                self.save(context)?;
             }
         }
         Ok(taken)
@@ -245,49 +245,49 @@ impl Trainer {
     }
 
     /// A rank that is told to stop takes all others with it, after the same step.
-    fn is_stopped(&self, surroundings: &mut LoopContext) -> Result<bool> {
-        if surroundings.ranks.world_size() > 1 && !surroundings.unread.is_empty() {
+    fn is_stopped(&self, context: &mut LoopContext) -> Result<bool> {
+        if context.ranks.world_size() > 1 && !context.unread.is_empty() {
             return Ok(false); // they would wait for the device to agree
         }
-        let told = surroundings.stop.load(Ordering::Relaxed);
+        let told = context.stop.load(Ordering::Relaxed);
         let device = self.clip.logit_scale().device().clone();
-        Ok(sum(&[f64::from(told)], &device, surroundings.ranks)?[0] > 0.0)
+        Ok(sum(&[f64::from(told)], &device, context.ranks)?[0] > 0.0)
     }
 
-    fn step(&mut self, batches: &mut Prefetched<Loaded>, surroundings: &mut LoopContext) -> Result<()> {
+    fn step(&mut self, batches: &mut Prefetched<Loaded>, context: &mut LoopContext) -> Result<()> {
         let began = Instant::now();
         let Position { epoch, step, .. } = self.position;
-        surroundings.watch.start();
+        context.watch.start();
         let (loaded, wait_seconds) = batches.next(epoch, step)?;
-        surroundings.watch.end(|phases| &mut phases.data)?;
-        let global_step = self.global_step(surroundings.length);
+        context.watch.end(|phases| &mut phases.data)?;
+        let global_step = self.global_step(context.length);
         let Settings { schedule, learning_rate: base, .. } = &self.settings;
-        let learning_rate = schedule.learning_rate(*base, global_step, surroundings.length);
-        let progress = global_step as f64 / surroundings.length.steps() as f64;
-        let moment = StepInfo { epoch, global_step, progress, rate_factor: learning_rate / base };
-        let found = self.learn(&loaded, moment, learning_rate, surroundings)?;
-        let rows = (loaded.batch.rows() * surroundings.ranks.world_size()) as u64;
+        let learning_rate = schedule.learning_rate(*base, global_step, context.length);
+        let progress = global_step as f64 / context.length.steps() as f64;
+        let info = StepInfo { epoch, global_step, progress, rate_factor: learning_rate / base };
+        let found = self.learn(&loaded, info, learning_rate, context)?;
+        let rows = (loaded.batch.rows() * context.ranks.world_size()) as u64;
         self.position.step += 1;
         self.position.samples += rows;
         let taken = Taken { epoch, step, global_step, learning_rate, rows, wait_seconds, found };
-        surroundings.unread.push(began, taken);
+        context.unread.push(began, taken);
         Ok(())
     }
 
-    fn end_epoch(&mut self, surroundings: &mut LoopContext) -> Result<()> {
-        surroundings.look()?;
-        let phases = surroundings.watch.take();
+    fn end_epoch(&mut self, context: &mut LoopContext) -> Result<()> {
+        context.look()?;
+        let phases = context.watch.take();
         let epoch = self.position.epoch;
         let quiet = self.averaged().without_gradients()?;
-        let metric = (surroundings.validate)(&quiet, epoch, surroundings.ranks)
-            .map_err(|cause| Error::Validation { epoch, cause })?;
+        let metric =
+            (context.validate)(&quiet, epoch, context.ranks).map_err(|cause| Error::Validation { epoch, cause })?;
         if !metric.is_finite() {
             let what = format!("validation metric of epoch {epoch}");
             return Err(Error::Numbers { what, problem: format!("is {metric}; check the validation") });
         }
         // All ranks must agree on when the run ends; on GPUs their figures may differ in the last bit.
         let metric = Tensor::new(&[metric], &Device::Cpu)?.to_device(quiet.logit_scale().device())?;
-        let metric = scalar(&surroundings.ranks.broadcast(&metric, 0)?.squeeze(0)?)?;
+        let metric = scalar(&context.ranks.broadcast(&metric, 0)?.squeeze(0)?)?;
         // To the millionth: so few digits come back from JSON as they were, and a resumed run compares the same numbers.
         let metric = (metric * 1e6).round() / 1e6;
         self.position.epoch += 1;
@@ -301,31 +301,31 @@ impl Trainer {
                 self.position.epochs_without_gain = 0;
                 let best = Best { epoch, metric };
                 self.position.best = Some(best);
-                if let Some(folder) = surroundings.folder {
-                    checkpoint::write_best(folder, self.averaged(), &self.position, &surroundings.identity)?;
+                if let Some(folder) = context.folder {
+                    checkpoint::write_best(folder, self.averaged(), &self.position, &context.identity)?;
                 }
                 best
             }
         };
-        (surroundings.observe)(&Event::EpochEnd(EpochEnd { epoch, metric, best, phases }));
+        (context.observe)(&Event::EpochEnd(EpochEnd { epoch, metric, best, phases }));
         Ok(())
     }
 
     /// All ranks call it; rank 0 writes.
-    fn save(&mut self, surroundings: &mut LoopContext) -> Result<()> {
-        surroundings.look()?;
-        let gathered = match &surroundings.shards {
-            Some(shards) => shards.gather(&mut self.optimiser, surroundings.ranks)?,
-            None => surroundings.folder.map(|_| self.optimiser.state()).transpose()?,
+    fn save(&mut self, context: &mut LoopContext) -> Result<()> {
+        context.look()?;
+        let gathered = match &context.shards {
+            Some(shards) => shards.gather(&mut self.optimiser, context.ranks)?,
+            None => context.folder.map(|_| self.optimiser.state()).transpose()?,
         };
-        let (Some(folder), Some(optimiser)) = (surroundings.folder, gathered) else {
+        let (Some(folder), Some(optimiser)) = (context.folder, gathered) else {
             return Ok(());
         };
         let position = self.position.clone();
-        let keep = surroundings.execution.keep_last;
+        let keep = context.execution.keep_last;
         let (state, _) = self.parts();
-        checkpoint::write_last(folder, (&state, &optimiser), &position, &surroundings.identity, keep)?;
-        (surroundings.observe)(&Event::Saved);
+        checkpoint::write_last(folder, (&state, &optimiser), &position, &context.identity, keep)?;
+        (context.observe)(&Event::Saved);
         Ok(())
     }
 

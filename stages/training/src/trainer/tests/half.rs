@@ -53,9 +53,9 @@ fn gradients_too_small_for_f16_arrive_by_the_loss_scale() {
         let clip = Clip::init(&config(), 1, &Device::Cpu, dtype).unwrap();
         let (settings, execution) = (Settings::default(), Execution::default());
         let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
-        let moment = StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
+        let info = StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut watch = StopWatch::new(None);
-        let at = (moment, 0, loss_scale);
+        let at = (info, 0, loss_scale);
         let found = differentiate(&networks, &mut Faint, &batch, at, (&mut Solo, &mut watch)).unwrap();
         let of = |name: &str| found.gradients.get(name).map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         clip.parameters().iter().filter_map(|(name, _)| of(name)).flatten().collect::<Vec<f32>>()

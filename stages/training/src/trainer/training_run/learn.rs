@@ -20,33 +20,33 @@ impl Trainer {
     pub(super) fn learn(
         &mut self,
         loaded: &Loaded,
-        moment: StepInfo,
+        info: StepInfo,
         learning_rate: f64,
-        surroundings: &mut LoopContext,
+        context: &mut LoopContext,
     ) -> Result<Numbers> {
         let networks = Networks {
             clip: &self.clip,
             segment_tower: self.segment_tower.as_ref().map(|tower| (tower, SEGMENT_TOWER)),
             settings: &self.settings,
-            execution: &surroundings.execution,
+            execution: &context.execution,
         };
         // drawn from the step alone: a resumed run drops the same values
-        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * moment.global_step as u64);
+        let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * info.global_step as u64);
         let objective = self.objective.as_mut();
-        let (ranks, watch) = (&mut *surroundings.ranks, &mut surroundings.watch);
+        let (ranks, watch) = (&mut *context.ranks, &mut context.watch);
         let in_f16 = self.clip.dtype() == DType::F16;
         let scale = in_f16.then_some(self.position.loss_scale);
         let factor = scale.map_or(1.0, LossScale::factor);
         if scale.is_some() {
             objective.remember()?;
         }
-        let found = differentiate(&networks, objective, loaded, (moment, seed, factor), (ranks, watch))?;
+        let found = differentiate(&networks, objective, loaded, (info, seed, factor), (ranks, watch))?;
         let Found { gradients, own, parts, losses } = found;
-        if moment.global_step == 0 {
+        if info.global_step == 0 {
             self.check_reach(&gradients)?;
         }
         // whether a step in f16 counts decides how the next one goes
-        let is_checked = in_f16 || surroundings.unread.is_each();
+        let is_checked = in_f16 || context.unread.is_each();
         let stepped = match is_checked {
             true => self.optimiser.step(&gradients, learning_rate).and_then(on_host),
             false => self.optimiser.step_unread(&gradients, learning_rate),
@@ -59,22 +59,22 @@ impl Trainer {
             return Ok(Numbers { parts, losses, norm, is_checked, norm_of_objective: None });
         }
         let norm = stepped?;
-        self.objective.learn(&own, moment)?;
+        self.objective.learn(&own, info)?;
         if let Some(scale) = scale {
             self.position.loss_scale = scale.after_step();
         }
-        if let Some(shards) = &surroundings.shards {
+        if let Some(shards) = &context.shards {
             drop(gradients);
-            shards.exchange(&self.optimiser, surroundings.ranks, surroundings.execution.bucket_bytes)?;
+            shards.exchange(&self.optimiser, context.ranks, context.execution.bucket_bytes)?;
         }
         clamp_logit_scale(&self.clip)?;
         if let Some(average) = &self.average {
-            let steps = moment.global_step as f64;
+            let steps = info.global_step as f64;
             // A young average forgets faster, or it would carry the initial weights for long.
             let decay = self.settings.ema_decay.min((1.0 + steps) / (10.0 + steps));
             move_average(average, &self.clip, decay)?;
         }
-        surroundings.watch.end(|phases| &mut phases.optimiser)?;
+        context.watch.end(|phases| &mut phases.optimiser)?;
         let norm_of_objective = self.objective.take_norm();
         Ok(Numbers { parts, losses, norm, is_checked, norm_of_objective })
     }

@@ -250,11 +250,11 @@ fn embed_all(
         weights: &Default::default(),
         stop: std::sync::Arc::default(),
     };
-    let clip = stages::image_embeddings::load_clip(STAGE, &stage_context)?;
+    let network = stages::network::load_network(STAGE, &stage_context)?;
     let tokenizer = stages::text_embeddings::load_tokenizer(STAGE, &stage_context)?;
     let encoder = Encoder {
         stage: STAGE,
-        clip: &clip,
+        network: &network,
         tokenizer: &tokenizer,
         limits: stages::images::limits(spec),
         average_over_turns: spec.evaluate.average_over_turns,

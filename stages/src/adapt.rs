@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{Device, Tensor};
 use manifests::build::PretrainSpec;
 use manifests::{BuildSpec, PairSpec};
-use models::clip::Clip;
+use models::dual_encoder::DualEncoder;
 use training::adapt::{Adaptation, Settings};
 use training::batch::BatchSource;
 use training::communicator::Communicator;
@@ -19,6 +19,7 @@ use crate::device::{arithmetic, device, dtype};
 use crate::embed_rows::Encoder;
 use crate::fit::{TrainJob, rows_of};
 use crate::image_embeddings::mean_direction;
+use crate::network::Network;
 use crate::pretrain::reader::Reader;
 use crate::pretrain::rows::{Preparer, check_batch};
 use crate::pretrain::{self, Embedded, TrainRows, Trained, execution};
@@ -97,14 +98,14 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(NAME, &e))?;
     let configuration = |why: String| StageError::Configuration { stage: NAME, why };
     let (device, dtype) = (device(NAME, run.source_spec)?, dtype(run.source_spec));
-    let clip = Clip::load(run.checkpoint, &device, dtype)
+    let network = <Network as DualEncoder>::load(run.checkpoint, &device, dtype)
         .map_err(|e| configuration(format!("model {}: {e}", run.checkpoint.display())))?;
     let tokenizer = read_tokenizer(NAME, &run.checkpoint.join(TOKENIZER_FILE))?;
     let limits = crate::images::limits(run.source_spec);
-    let frozen = clip.frozen().map_err(|e| StageError::of(NAME, &e))?;
+    let frozen = network.frozen().map_err(|e| StageError::of(NAME, &e))?;
     // as the source's tables were made: vectors of both countries are compared
     let average_over_turns = run.source_spec.evaluate.average_over_turns;
-    let encoder = Encoder { stage: NAME, clip: &frozen, tokenizer: &tokenizer, limits, average_over_turns };
+    let encoder = Encoder { stage: NAME, network: &frozen, tokenizer: &tokenizer, limits, average_over_turns };
     let target_embedded = if method.source_pairs {
         let mut embedded = embed_all(&encoder, run.target)?;
         share_embedded(&mut embedded, &device, run.ranks).map_err(failed)?;
@@ -127,7 +128,8 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
             spec: rows,
             score: run.source_spec.score.clone(),
             limits,
-            config: clip.config().clone(),
+            side_px: network.preprocessing().side_px,
+            context_length: network.context_length(),
             tokenizer: &tokenizer,
             used_pixels: Vec::new(),
         },
@@ -139,9 +141,9 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         place,
     };
     let steps_per_epoch = source.steps_per_epoch();
-    let objective = Adaptation::new(method, clip.config().embed_dim, &device).map_err(failed)?;
+    let objective = Adaptation::new(method, network.embed_dim(), &device).map_err(failed)?;
     let settings = trainer_settings(run.pair, &run.data, steps_per_epoch);
-    let mut trainer = Trainer::new(clip, settings, Box::new(objective)).map_err(failed)?;
+    let mut trainer = Trainer::new(network, settings, Box::new(objective)).map_err(failed)?;
     let fitting = TrainJob {
         stage: NAME,
         ranks: run.ranks,
@@ -172,6 +174,7 @@ fn trainer_settings(pair: &PairSpec, data: &str, steps_per_epoch: usize) -> trai
         segment_tower: trainer::SegmentTower::Shared,
         ema_decay: spec.ema_decay,
         dropout: spec.dropout,
+        norm_group: 0,
         seed: spec.seed,
         patience: 0,
         data: data.to_owned(),
@@ -179,7 +182,10 @@ fn trainer_settings(pair: &PairSpec, data: &str, steps_per_epoch: usize) -> trai
 }
 
 /// Embeddings of all rows by the frozen model: a labelled target set is small, two vectors a row.
-fn embed_all(encoder: &Encoder<'_>, rows: &mut dyn TrainRows) -> Result<BTreeMap<String, Embedded>, StageError> {
+fn embed_all(
+    encoder: &Encoder<'_, Network>,
+    rows: &mut dyn TrainRows,
+) -> Result<BTreeMap<String, Embedded>, StageError> {
     let mut embedded = BTreeMap::new();
     for group in (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect::<Vec<_>>() {
         let read = rows.read(group).map_err(|e| StageError::of(NAME, &e))?;

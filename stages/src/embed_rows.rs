@@ -1,7 +1,7 @@
 //! Vectors of rows at hand: for validation during training, and for one country's model on
 //! another country's images, neither of which are kept in a table.
 
-use models::clip::Clip;
+use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
@@ -16,19 +16,19 @@ use crate::text_embeddings::encode_texts;
 const VIEWS_PER_BATCH: usize = 64;
 
 /// A model with what it takes to show it images and captions.
-pub struct Encoder<'a> {
+pub struct Encoder<'a, N> {
     pub stage: &'static str,
-    pub clip: &'a Clip,
+    pub network: &'a N,
     pub tokenizer: &'a Tokenizer,
     pub limits: DecodeLimits,
     /// Mean over the eight orientations of an image.
     pub average_over_turns: bool,
 }
 
-impl Encoder<'_> {
+impl<N: DualEncoder> Encoder<'_, N> {
     /// Embeds images and captions of rows.
     pub fn encode(&self, rows: Vec<TrainRow>) -> Result<Vec<EvaluatedRow>, StageError> {
-        let side = self.clip.config().vision.image_size as u32;
+        let side = self.network.preprocessing().side_px as u32;
         let views: Vec<Vec<Rgb>> = rows
             .par_iter()
             .map(|row| {
@@ -42,10 +42,10 @@ impl Encoder<'_> {
         let flat: Vec<&Rgb> = views.iter().flatten().collect();
         let mut images = Vec::with_capacity(flat.len());
         for batch in flat.chunks(VIEWS_PER_BATCH) {
-            images.extend(encode_views(self.stage, self.clip, batch)?);
+            images.extend(encode_views(self.stage, self.network, batch)?);
         }
         let texts: Vec<&str> = rows.iter().flat_map(|r| &r.captions).map(String::as_str).collect();
-        let mut texts = encode_texts(self.stage, self.clip, self.tokenizer, &texts)?.into_iter();
+        let mut texts = encode_texts(self.stage, self.network, self.tokenizer, &texts)?.into_iter();
         let mut images = images.into_iter();
         Ok(rows
             .into_iter()

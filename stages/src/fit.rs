@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
 use pixels::DecodeLimits;
 use training::batch::BatchSource;
@@ -39,7 +40,7 @@ impl TrainJob<'_> {
     ///
     /// # Errors
     /// [`StageError::Configuration`] without a validation row, [`StageError::Stopped`], the trainer's.
-    pub(crate) fn fit(self, trainer: &mut Trainer) -> Result<Option<Trained>, StageError> {
+    pub(crate) fn fit<N: DualEncoder>(self, trainer: &mut Trainer<N>) -> Result<Option<Trained>, StageError> {
         let TrainJob { stage, source, validation, tokenizer, limits, observe, .. } = self;
         let configuration = |why: &str| StageError::Configuration { stage, why: why.to_owned() };
         let validation_rows = rows_of(validation);
@@ -56,8 +57,8 @@ impl TrainJob<'_> {
             .fit(Fit {
                 ranks: self.ranks,
                 source,
-                validate: &mut |clip, _epoch, ranks| {
-                    let encoder = Encoder { stage, clip, tokenizer, limits, average_over_turns: false };
+                validate: &mut |network, _epoch, ranks| {
+                    let encoder = Encoder { stage, network, tokenizer, limits, average_over_turns: false };
                     let recall = validation::recall(&encoder, validation, ranks)?;
                     validation_chance = Some(recall.chance_mean_recall);
                     Ok(recall.mean_recall)
@@ -79,8 +80,8 @@ impl TrainJob<'_> {
         }
         let best = summary.position.best.ok_or_else(|| configuration("no epoch was validated: epochs is 0"))?;
         Ok(Some(Trained {
-            model_digest: write_result(stage, self.folder, tokenizer)?,
-            parameters: trainer.clip().parameters().num_elements() as u64,
+            model_digest: write_result::<N>(stage, self.folder, tokenizer)?,
+            parameters: trainer.network().parameters().num_elements() as u64,
             train_rows: self.train_rows,
             validation_rows,
             epochs: summary.position.epoch,

@@ -2,15 +2,16 @@
 
 use candle_core::{DType, Tensor};
 use manifests::Artifact;
-use models::clip::{Clip, load_pixels};
+use models::dual_encoder::DualEncoder;
 use models::ops::l2_normalise;
 use models::upload::Upload;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
-use crate::device::{arithmetic, dtype};
+use crate::device::arithmetic;
 use crate::images::limits;
-use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
+use crate::network::{Network, load_network};
+use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageError, Transform};
 use crate::table::{self, Columns};
 
 const NAME: &str = "image_embeddings";
@@ -33,32 +34,27 @@ pub fn stage() -> Stage {
         open: |context| {
             Ok(Box::new(EmbedImages {
                 limits: limits(context.spec),
-                clip: load_clip(NAME, context)?,
+                network: load_network(NAME, context)?,
                 average_over_turns: context.spec.evaluate.average_over_turns,
             }))
         },
     }
 }
 
-/// Loads the model that was handed to a stage.
-pub fn load_clip(stage: &'static str, context: &StageContext<'_>) -> Result<Clip, StageError> {
-    let folder = context.model_folder(stage)?;
-    let device = context.device(stage)?;
-    Clip::load(folder, &device, dtype(context.spec))
-        .and_then(|clip| clip.frozen())
-        .map_err(|e| StageError::Configuration { stage, why: format!("model {}: {e}", folder.display()) })
-}
-
 /// Encodes square views of the model's input size; L2-normalised vectors.
-pub fn encode_views(stage: &'static str, clip: &Clip, views: &[&Rgb]) -> Result<Vec<Vec<f32>>, StageError> {
+pub fn encode_views<N: DualEncoder>(
+    stage: &'static str,
+    network: &N,
+    views: &[&Rgb],
+) -> Result<Vec<Vec<f32>>, StageError> {
     if views.is_empty() {
         return Ok(Vec::new());
     }
     let encode = || -> Result<Vec<Vec<f32>>, String> {
         let pixels_bhwc = views.iter().map(|view| view.data.as_slice()).collect::<Vec<_>>().concat();
-        let mut upload = Upload::unlocked(clip.logit_scale().device());
-        let pixel_values_bchw = load_pixels(clip.config(), &pixels_bhwc, &mut upload).map_err(|e| e.to_string())?;
-        let image_bd = clip.encode_image(&pixel_values_bchw).map_err(|e| e.to_string())?;
+        let mut upload = Upload::unlocked(network.device());
+        let images = network.preprocessing().load(&pixels_bhwc, &mut upload).map_err(|e| e.to_string())?;
+        let image_bd = network.encode_image(&images).map_err(|e| e.to_string())?;
         let image_bd = image_bd.to_dtype(DType::F32).and_then(|e| l2_normalise(&e)).map_err(|e| e.to_string())?;
         finite_rows(&image_bd)
     };
@@ -76,14 +72,14 @@ pub fn finite_rows(matrix_bd: &Tensor) -> Result<Vec<Vec<f32>>, String> {
 
 struct EmbedImages {
     limits: DecodeLimits,
-    clip: Clip,
+    network: Network,
     average_over_turns: bool,
 }
 
 impl EmbedImages {
     fn view(&self, bytes: &[u8]) -> Result<Vec<Rgb>, String> {
         let rgb = pixels::decode(bytes, &self.limits).map_err(|e| e.to_string())?;
-        let view = pixels::clip_view(&rgb, self.clip.config().vision.image_size as u32);
+        let view = pixels::clip_view(&rgb, self.network.preprocessing().side_px as u32);
         Ok(if self.average_over_turns { pixels::augment::orientations(&view) } else { vec![view] })
     }
 }
@@ -98,7 +94,7 @@ impl Transform for EmbedImages {
         let flat: Vec<&Rgb> = views.iter().flatten().flatten().collect();
         let mut encoded = Vec::with_capacity(flat.len());
         for batch in flat.chunks(64) {
-            encoded.extend(encode_views(NAME, &self.clip, batch)?);
+            encoded.extend(encode_views(NAME, &self.network, batch)?);
         }
         let mut encoded = encoded.into_iter();
         let embeddings: Vec<Option<Vec<f32>>> = views

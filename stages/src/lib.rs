@@ -20,6 +20,7 @@ pub mod geotags;
 pub mod image_embeddings;
 pub mod images;
 pub mod io_fault;
+pub mod network;
 pub mod pretrain;
 pub mod segment_features;
 pub mod segment_scores;

@@ -15,10 +15,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use candle_core::{DType, Device};
 use manifests::build::{LossKind, PretrainSpec, ScheduleKind, SegmentTower};
 use manifests::weights::Weights;
 use manifests::{BuildSpec, digest};
-use models::clip::Clip;
+use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use training::checkpoint::{self, Which};
@@ -32,6 +33,7 @@ use training::trainer::{Event, Execution, Phases, Settings, Trainer};
 use crate::Training;
 use crate::device::arithmetic;
 use crate::fit::{TrainJob, rows_of};
+use crate::network::Network;
 use crate::stage::StageError;
 use crate::text_embeddings::TOKENIZER_FILE;
 
@@ -182,6 +184,7 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
         },
         ema_decay: spec.ema_decay,
         dropout: spec.dropout,
+        norm_group: 0,
         seed: spec.seed,
         patience: spec.patience_epochs,
         data: data.to_owned(),
@@ -231,21 +234,22 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(stage, &e))?;
     let start =
         Start { spec: run.spec, weights: run.weights, folder: run.folder, warm_start: run.warm_start.as_deref() };
-    let (clip, tokenizer) = open_tower(stage, &start, run.train)?;
+    let (network, tokenizer) = open_tower(stage, &start, run.train)?;
     let score = run.spec.score.clone();
     let limits = crate::images::limits(run.spec);
     let preparer = rows::Preparer {
         spec: spec.clone(),
         score,
         limits,
-        config: clip.config().clone(),
+        side_px: network.preprocessing().side_px,
+        context_length: network.context_length(),
         tokenizer: &tokenizer,
         used_pixels: Vec::new(),
     };
     let mut source = rows::Batches::new(stage, preparer, run.train, place)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
     let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
-    let mut trainer = Trainer::new(clip, settings, objective).map_err(|e| StageError::of(stage, &e))?;
+    let mut trainer = Trainer::new(network, settings, objective).map_err(|e| StageError::of(stage, &e))?;
     let fitting = TrainJob {
         stage,
         ranks: run.ranks,
@@ -276,46 +280,52 @@ pub fn loader<'a>(
         spec: of_training(spec, Training::Pretrain),
         score: spec.score.clone(),
         limits: crate::images::limits(spec),
-        config: config.clone(),
+        side_px: config.vision.image_size,
+        context_length: config.text.context_length,
         tokenizer,
         used_pixels: Vec::new(),
     };
     rows::Batches::new(Training::Pretrain.name(), preparer, rows, (0, 1))
 }
 
-/// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with exports that open_clip and
-/// Hugging Face read where the architecture is one that they have.
-pub(crate) fn write_result(stage: &'static str, folder: &Path, tokenizer: &Tokenizer) -> Result<String, StageError> {
+/// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with what other programs read of the network.
+pub(crate) fn write_result<N: DualEncoder>(
+    stage: &'static str,
+    folder: &Path,
+    tokenizer: &Tokenizer,
+) -> Result<String, StageError> {
     let failed = |e: models::ModelError| StageError::of(stage, &e);
     let best = checkpoint::find(folder, Which::Best)
         .ok_or_else(|| StageError::Compute { stage, why: "there is no best checkpoint".into() })?;
-    let clip = Clip::load(&best.join("model"), &candle_core::Device::Cpu, candle_core::DType::F32).map_err(failed)?;
+    let network = N::load(&best.join("model"), &Device::Cpu, DType::F32).map_err(failed)?;
     let result = folder.join(RESULT_FOLDER);
-    let exports =
-        [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)];
     let written = checkpoint::replace(&result, |draft| {
-        clip.save(draft)?;
+        network.save(draft)?;
         tokenizer.save(&draft.join(TOKENIZER_FILE))?;
-        for (name, save) in exports {
-            match save(&clip, &draft.join(name)) {
-                Ok(()) | Err(models::ModelError::Unsupported { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        Ok(network.export(draft)?)
     });
     written.map_err(|e| StageError::of(stage, &e))?;
-    model_digest(&result).map_err(|why| StageError::Compute { stage, why })
+    digest_of::<N>(&result).map_err(|why| StageError::Compute { stage, why })
 }
 
 /// Digest of the model in a folder: weights, configuration and vocabulary.
+///
+/// # Errors
+/// What cannot be read, in words.
 pub fn model_digest(folder: &Path) -> Result<String, String> {
-    let clip = Clip::load(folder, &candle_core::Device::Cpu, candle_core::DType::F32).map_err(|e| e.to_string())?;
-    let weights = clip.parameters().digest().map_err(|e| e.to_string())?;
+    digest_of::<Network>(folder)
+}
+
+fn digest_of<N: DualEncoder>(folder: &Path) -> Result<String, String> {
+    let network = N::load(folder, &Device::Cpu, DType::F32).map_err(|e| e.to_string())?;
+    let mut weights = network.parameters().digest().map_err(|e| e.to_string())?;
+    if !network.buffers().is_empty() {
+        weights += &network.buffers().digest().map_err(|e| e.to_string())?;
+    }
     let tokenizer = Tokenizer::from_file(&folder.join(TOKENIZER_FILE))
         .and_then(|t| t.digest())
         .map_err(|e| format!("{}: {e}", folder.join(TOKENIZER_FILE).display()))?;
-    Ok(digest::of_value(&(weights, tokenizer, clip.config())))
+    Ok(digest::of_value(&(weights, tokenizer, network.identity())))
 }
 
 /// Appends to the run's learning curve.

@@ -7,15 +7,16 @@ use arrow::array::{Array, BinaryArray, Int32Array, RecordBatch};
 use half::f16;
 use manifests::build::{ScoreSpec, SegmentBackground, SegmentCanvas};
 use manifests::{Artifact, BuildSpec};
-use models::clip::Clip;
+use models::dual_encoder::DualEncoder;
 use pixels::mask::Rle;
 use pixels::view::{Background, Canvas, segment_view};
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
 use crate::device::note_precision;
-use crate::image_embeddings::{encode_views, load_clip};
+use crate::image_embeddings::encode_views;
 use crate::images::limits;
+use crate::network::{Network, load_network};
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
@@ -44,7 +45,7 @@ pub fn stage() -> Stage {
         open: |context| {
             Ok(Box::new(EncodeSegments {
                 limits: limits(context.spec),
-                clip: load_clip(NAME, context)?,
+                network: load_network(NAME, context)?,
                 score: context.spec.score.clone(),
             }))
         },
@@ -121,7 +122,7 @@ impl RowSegments {
 
 struct EncodeSegments {
     limits: DecodeLimits,
-    clip: Clip,
+    network: Network,
     score: ScoreSpec,
 }
 
@@ -156,7 +157,7 @@ impl Views {
 impl EncodeSegments {
     fn views(&self, bytes: &[u8], segments: &RowSegments) -> Result<Views, String> {
         let rgb = pixels::decode(bytes, &self.limits).map_err(|e| e.to_string())?;
-        Views::of(&rgb, segments, &self.score, self.clip.config().vision.image_size as u32)
+        Views::of(&rgb, segments, &self.score, self.network.preprocessing().side_px as u32)
     }
 }
 
@@ -180,7 +181,7 @@ impl Transform for EncodeSegments {
             let flat: Vec<&Rgb> = views.iter().flatten().flat_map(|v| &v.views).collect();
             let mut vectors = Vec::with_capacity(flat.len());
             for batch in flat.chunks(VIEWS_PER_BATCH) {
-                vectors.extend(encode_views(NAME, &self.clip, batch)?);
+                vectors.extend(encode_views(NAME, &self.network, batch)?);
             }
             let mut vectors = vectors.into_iter();
             for row in views {

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, Float32Array, Int32Array};
 use manifests::build::ScoreSpec;
 use manifests::{Artifact, BuildSpec};
-use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 
 use crate::device::note_precision;
-use crate::image_embeddings::load_clip;
+use crate::network::{Network, load_network};
 use crate::segment_features::{RowSegments, from_half_bytes};
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns, TableError};
@@ -76,7 +75,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
 
 fn open(context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
     Ok(Box::new(CompareWithCaption {
-        clip: load_clip(NAME, context)?,
+        network: load_network(NAME, context)?,
         tokenizer: load_tokenizer(NAME, context)?,
         score: context.spec.score.clone(),
     }))
@@ -126,7 +125,7 @@ impl Transform for TakeLargest {
 }
 
 struct CompareWithCaption {
-    clip: Clip,
+    network: Network,
     tokenizer: Tokenizer,
     score: ScoreSpec,
 }
@@ -138,7 +137,7 @@ impl Transform for CompareWithCaption {
             .texts("captions")
             .map_err(table_error)?;
         let flat: Vec<&str> = captions.iter().flatten().map(String::as_str).collect();
-        let mut embedded = encode_texts(NAME, &self.clip, &self.tokenizer, &flat)?.into_iter();
+        let mut embedded = encode_texts(NAME, &self.network, &self.tokenizer, &flat)?.into_iter();
         let columns = Columns::new(Artifact::SegmentFeatures, &rows.tables[&Artifact::SegmentFeatures]);
         let mut scores = Vec::with_capacity(rows.len());
         for (row, captions) in captions.iter().enumerate() {

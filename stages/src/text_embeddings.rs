@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::StringArray;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use manifests::{Artifact, FieldType};
-use models::clip::Clip;
+use models::dual_encoder::DualEncoder;
 use models::ops::l2_normalise;
 use models::tokenizer::Tokenizer;
 
 use crate::device::arithmetic;
-use crate::image_embeddings::{finite_rows, load_clip};
+use crate::image_embeddings::finite_rows;
+use crate::network::{Network, load_network};
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
@@ -28,7 +29,10 @@ pub fn stage() -> Stage {
         recipe_digest: Some("embedding_digest"),
         parameters: |spec| serde_json::json!({ "precision": arithmetic(spec) }),
         open: |context| {
-            Ok(Box::new(EmbedTexts { clip: load_clip(NAME, context)?, tokenizer: load_tokenizer(NAME, context)? }))
+            Ok(Box::new(EmbedTexts {
+                network: load_network(NAME, context)?,
+                tokenizer: load_tokenizer(NAME, context)?,
+            }))
         },
     }
 }
@@ -59,13 +63,13 @@ pub(crate) fn read_tokenizer(stage: &'static str, path: &Path) -> Result<Tokeniz
 }
 
 /// Encodes captions, 256 at a time; L2-normalised vectors.
-pub fn encode_texts(
+pub fn encode_texts<N: DualEncoder>(
     stage: &'static str,
-    clip: &Clip,
+    network: &N,
     tokenizer: &Tokenizer,
     texts: &[&str],
 ) -> Result<Vec<Vec<f32>>, StageError> {
-    let length = clip.config().text.context_length;
+    let length = network.context_length();
     let mut vectors = Vec::with_capacity(texts.len());
     for batch in texts.chunks(256) {
         let encode = || -> Result<Vec<Vec<f32>>, String> {
@@ -73,10 +77,9 @@ pub fn encode_texts(
             for text in batch {
                 input_ids.extend(tokenizer.encode(text, length).map_err(|e| e.to_string())?);
             }
-            let device = clip.logit_scale().device().clone();
             let input_ids_bl =
-                Tensor::from_vec(input_ids, (batch.len(), length), &device).map_err(|e| e.to_string())?;
-            let text_bd = clip.encode_text(&input_ids_bl).map_err(|e| e.to_string())?;
+                Tensor::from_vec(input_ids, (batch.len(), length), &Device::Cpu).map_err(|e| e.to_string())?;
+            let text_bd = network.encode_text(&input_ids_bl).map_err(|e| e.to_string())?;
             let text_bd = text_bd.to_dtype(DType::F32).and_then(|e| l2_normalise(&e)).map_err(|e| e.to_string())?;
             finite_rows(&text_bd)
         };
@@ -86,7 +89,7 @@ pub fn encode_texts(
 }
 
 struct EmbedTexts {
-    clip: Clip,
+    network: Network,
     tokenizer: Tokenizer,
 }
 
@@ -97,7 +100,7 @@ impl Transform for EmbedTexts {
             .texts("captions")
             .map_err(table_error)?;
         let flat: Vec<&str> = captions.iter().flatten().map(String::as_str).collect();
-        let vectors = encode_texts(NAME, &self.clip, &self.tokenizer, &flat)?;
+        let vectors = encode_texts(NAME, &self.network, &self.tokenizer, &flat)?;
         content(&captions, vectors).map_err(table_error)
     }
 }

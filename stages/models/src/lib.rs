@@ -2,22 +2,26 @@
 //!
 //! - [`clip`]: a trainable CLIP of any size, which reads and writes the open_clip and Hugging Face layouts,
 //! - [`sam`]: Segment Anything, its image encoders and its automatic mask generator,
+//! - [`dual_encoder`]: what a training asks of any network with two towers,
 //! - [`device`]: the GPUs of this process, each opened once,
 //! - [`tokenizer`]: captions to token ids,
 //! - [`instructblip`]: a frozen InstructBLIP that captions images,
 //! - [`language`]: frozen language models and how text is drawn from them,
 //! - [`ops`]: differentiable operations with CPU kernels of our own,
-//! - [`parameters`]: the named variables of a network.
+//! - [`parameters`]: the named variables of a network,
+//! - [`preprocessing`]: pixels as an image tower wants them.
 //!
 //! Shape letters: `b` batch, `l` sequence, `d` width, `h`/`w` image, `c` channel, `o`/`i` output/input features.
 
 pub mod clip;
 pub mod device;
+pub mod dual_encoder;
 mod error;
 pub mod instructblip;
 pub mod language;
 pub mod ops;
 pub mod parameters;
+pub mod preprocessing;
 pub mod sam;
 pub mod tokenizer;
 pub mod upload;

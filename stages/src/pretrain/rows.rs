@@ -2,7 +2,6 @@
 
 use manifests::build::{PretrainSpec, ScoreSpec};
 use manifests::digest;
-use models::clip::ClipConfig;
 use models::tokenizer::Tokenizer;
 use pixels::DecodeLimits;
 use pixels::augment::{Augment, augment};
@@ -154,7 +153,9 @@ pub(crate) struct Preparer<'a> {
     pub(crate) spec: PretrainSpec,
     pub(crate) score: ScoreSpec,
     pub(crate) limits: DecodeLimits,
-    pub(crate) config: ClipConfig,
+    /// Side of the network's images, and tokens of its texts at most.
+    pub(crate) side_px: usize,
+    pub(crate) context_length: usize,
     pub(crate) tokenizer: &'a Tokenizer,
     /// Memory of an earlier batch's pixels.
     pub(crate) used_pixels: Vec<u8>,
@@ -169,7 +170,7 @@ impl Preparer<'_> {
     /// A batch of rows, prepared on all threads.
     pub(crate) fn batch(&mut self, rows: &[HeldRow], epoch: usize) -> Result<PairBatch, String> {
         // each row writes its pixels where they belong: a batch is too large to be put together afterwards
-        let side = self.config.vision.image_size;
+        let side = self.side_px;
         let mut pixels_bhwc = std::mem::take(&mut self.used_pixels);
         pixels_bhwc.resize(rows.len() * 3 * side * side, 0);
         let mut batch = PairBatch { pixels_bhwc, ..Default::default() };
@@ -211,7 +212,7 @@ impl Preparer<'_> {
         let mut rng = row_rng(self.spec.seed, epoch, &row.image_id);
         let named = |e: String| format!("image {}: {e}", row.image_id);
         let rgb = pixels::decode(&row.bytes, &self.limits).map_err(|e| named(e.to_string()))?;
-        let side = self.config.vision.image_size as u32;
+        let side = self.side_px as u32;
         let settings = augmentation(&self.spec, side);
         pixels_hwc.copy_from_slice(&augment(&rgb, &settings, &mut rng).data);
         let captions = self.captions(row, &mut rng).map_err(named)?;
@@ -242,7 +243,7 @@ impl Preparer<'_> {
             .into_iter()
             .map(|(caption, key)| {
                 let spoken = without_some_words(caption, self.spec.word_dropout, rng);
-                let input_ids_l = self.tokenizer.encode(&spoken, self.config.text.context_length);
+                let input_ids_l = self.tokenizer.encode(&spoken, self.context_length);
                 Ok((input_ids_l.map_err(|e| e.to_string())?, key))
             })
             .collect()

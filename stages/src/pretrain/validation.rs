@@ -1,6 +1,7 @@
 //! Validation during training: each rank embeds its share of the rows, then all have them all.
 
 use candle_core::{Device, Tensor};
+use models::dual_encoder::DualEncoder;
 use serde::{Deserialize, Serialize};
 use training::communicator::Communicator;
 use training::recall::{BothWays, Protocol};
@@ -11,8 +12,8 @@ use crate::evaluate::{EvaluatedRow, recall_of};
 use crate::stage::StageError;
 
 /// Recall over a whole split, exact pairs, ties lost.
-pub(crate) fn recall(
-    encoder: &Encoder<'_>,
+pub(crate) fn recall<N: DualEncoder>(
+    encoder: &Encoder<'_, N>,
     rows: &mut dyn TrainRows,
     ranks: &mut dyn Communicator,
 ) -> Result<BothWays, StageError> {
@@ -24,7 +25,7 @@ pub(crate) fn recall(
         evaluated.extend(encoder.encode(read)?);
     }
     if ranks.world_size() > 1 {
-        let device = encoder.clip.logit_scale().device().clone();
+        let device = encoder.network.device().clone();
         let packed = gather_bytes(&pack(&evaluated), &device, ranks).map_err(|e| StageError::of(encoder.stage, &e))?;
         evaluated.clear();
         for bytes in packed {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RUN/last/position.json            where the run stands, and the settings that it belongs to
-//!          model/                   the network (models::clip)
+//!          model/                   the network, as it saves itself
 //!          average/                 the moving average of the weights, if one is kept
 //!          segment_tower/           the segment tower, unless it is the image tower
 //!          optimiser.safetensors    moments, master weights, step count
@@ -17,8 +17,9 @@ pub use folder::replace;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-use models::clip::Clip;
+use candle_core::{DType, Device};
+use models::dual_encoder::DualEncoder;
+use models::parameters::Parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -33,6 +34,7 @@ const MAX_POSITION_BYTES: u64 = 1 << 20;
 const POSITION: &str = "position.json";
 const OPTIMISER: &str = "optimiser.safetensors";
 const OBJECTIVE: &str = "objective";
+const PARAMETERS: &str = "parameters.safetensors";
 const EARLIER: &str = "earlier";
 
 /// Where a run stands.
@@ -94,13 +96,13 @@ struct PositionFile {
 const FORMAT: u32 = 2;
 
 /// What a run continues from, beside the optimiser's state.
-pub struct State<'a> {
+pub struct State<'a, N> {
     /// The network being trained.
-    pub clip: &'a Clip,
+    pub network: &'a N,
     /// The moving average of its weights.
-    pub average: Option<&'a Clip>,
+    pub average: Option<&'a N>,
     /// The segment tower, when it is not the image tower.
-    pub segment_tower: Option<&'a Clip>,
+    pub segment_tower: Option<&'a N>,
     /// The objective, with what it has learnt.
     pub objective: &'a mut dyn Objective,
 }
@@ -123,7 +125,7 @@ impl Which {
     }
 }
 
-/// Folder of a complete checkpoint, if there is one. Its `model/` is what [`Clip::load`] reads.
+/// Folder of a complete checkpoint, if there is one. Its `model/` is what [`DualEncoder::load`] reads.
 pub fn find(run: &Path, which: Which) -> Option<PathBuf> {
     folder::find(&which.path(run))
 }
@@ -141,9 +143,9 @@ pub fn position(folder: &Path) -> Result<Position> {
 ///
 /// # Errors
 /// The file system's.
-pub fn write_last(
+pub fn write_last<N: DualEncoder>(
     run: &Path,
-    (state, optimiser): (&State, &optimiser::State),
+    (state, optimiser): (&State<N>, &optimiser::State),
     position: &Position,
     settings: &Value,
     keep: usize,
@@ -154,7 +156,7 @@ pub fn write_last(
     }
     folder::replace(&target, |folder| {
         write_position(folder, position, settings)?;
-        state.clip.save(&subfolder(folder, "model")?)?;
+        state.network.save(&subfolder(folder, "model")?)?;
         if let Some(average) = state.average {
             average.save(&subfolder(folder, "average")?)?;
         }
@@ -162,7 +164,11 @@ pub fn write_last(
             tower.save(&subfolder(folder, "segment_tower")?)?;
         }
         optimiser.save(&folder.join(OPTIMISER))?;
-        state.objective.save(&subfolder(folder, OBJECTIVE)?)
+        let objective = subfolder(folder, OBJECTIVE)?;
+        if let Some(parameters) = state.objective.parameters() {
+            parameters.save_safetensors(&objective.join(PARAMETERS))?;
+        }
+        state.objective.save(&objective)
     })
 }
 
@@ -185,10 +191,10 @@ fn keep_earlier(run: &Path, last: &Path, keep: usize) -> Result<()> {
 ///
 /// # Errors
 /// The file system's.
-pub fn write_best(run: &Path, clip: &Clip, position: &Position, settings: &Value) -> Result<()> {
+pub fn write_best<N: DualEncoder>(run: &Path, network: &N, position: &Position, settings: &Value) -> Result<()> {
     folder::replace(&Which::Best.path(run), |folder| {
         write_position(folder, position, settings)?;
-        Ok(clip.save(&subfolder(folder, "model")?)?)
+        Ok(network.save(&subfolder(folder, "model")?)?)
     })
 }
 
@@ -197,9 +203,9 @@ pub fn write_best(run: &Path, clip: &Clip, position: &Position, settings: &Value
 /// # Errors
 /// [`Error::ForeignCheckpoint`] for other settings or another model, with the first difference; damaged files, and a
 /// position that a run of this length cannot have.
-pub fn resume(
+pub fn resume<N: DualEncoder>(
     run: &Path,
-    (state, optimiser): (&mut State, &AdamW),
+    (state, optimiser): (&mut State<N>, &AdamW),
     settings: &Value,
     length: RunLength,
 ) -> Result<Option<(Position, optimiser::State)>> {
@@ -211,22 +217,21 @@ pub fn resume(
         return Err(Error::ForeignCheckpoint { folder, difference });
     }
     position.check(length).map_err(|problem| damaged(&folder.join(POSITION), problem))?;
-    copy_weights(&folder.join("model"), state.clip)?;
+    state.network.restore(&folder.join("model"))?;
     if let Some(average) = state.average {
-        copy_weights(&folder.join("average"), average)?;
+        average.restore(&folder.join("average"))?;
     }
     if let Some(tower) = state.segment_tower {
-        copy_weights(&folder.join("segment_tower"), tower)?;
+        tower.restore(&folder.join("segment_tower"))?;
     }
     let moments = optimiser.read(&folder.join(OPTIMISER))?;
-    state.objective.load(&folder.join(OBJECTIVE))?;
+    let objective = folder.join(OBJECTIVE);
+    if let Some(parameters) = state.objective.parameters() {
+        let dtype = parameters.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
+        parameters.copy_from(&Parameters::load_safetensors(&objective.join(PARAMETERS), &Device::Cpu, dtype)?)?;
+    }
+    state.objective.load(&objective)?;
     Ok(Some((position, moments)))
-}
-
-fn copy_weights(from: &Path, to: &Clip) -> Result<()> {
-    // Read in the network's own precision: a rounded weight would not continue bit for bit.
-    let loaded = Clip::load(from, &Device::Cpu, to.dtype())?;
-    Ok(to.parameters().copy_from(loaded.parameters())?)
 }
 
 fn subfolder(folder: &Path, name: &str) -> Result<PathBuf> {

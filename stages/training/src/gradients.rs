@@ -73,6 +73,12 @@ impl Gradients {
         self.by_name.extend(other.by_name);
     }
 
+    /// The same gradients with something before their names.
+    pub(crate) fn with_prefix(self, prefix: &str) -> Gradients {
+        let named = self.by_name.into_iter().map(|(name, gradient)| (format!("{prefix}{name}"), gradient));
+        Gradients { by_name: named.collect() }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()

@@ -10,8 +10,5 @@ mod segments;
 pub use contrast::{Contrast, Features, PairKeys, hinge, info_nce};
 pub use segments::{SegmentEmbedding, segment_embedding};
 
-/// Largest logit scale is 100: the parameter, its logarithm, is clamped here after every step (CLIP, section 2.5).
-pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
-
 #[cfg(test)]
 mod tests;

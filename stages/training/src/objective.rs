@@ -4,12 +4,26 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use models::parameters::Parameters;
 use serde_json::Value;
 
+use crate::batch::PairBatch;
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::gradients::Gradients;
 use crate::trainer::Gathered;
+
+/// Prefix of the names of an objective's parameters in the trainer's optimiser.
+pub(crate) const OBJECTIVE_PREFIX: &str = "objective.";
+
+/// Which towers' tokens an objective wants beside the embeddings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenColumns {
+    /// Of the images.
+    pub image: bool,
+    /// Of the captions.
+    pub text: bool,
+}
 
 /// When a step happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,9 +45,11 @@ pub struct Differentiated {
     /// The parts of the loss, scalars: this rank's share of each, with their names. Their sum over parts and ranks is the
     /// loss. Nobody has waited for the device to compute them.
     pub parts: Vec<(&'static str, Tensor)>,
-    /// This rank's gradients of what the objective learns itself, of the same parameters on every rank. They travel with
+    /// This rank's gradients of what the objective moves itself, of the same parameters on every rank. They travel with
     /// the towers' and come back in [`Objective::learn`].
     pub own: Gradients,
+    /// This rank's gradients of [`Objective::parameters`], of all of them on every rank.
+    pub joint: Gradients,
 }
 
 impl Differentiated {
@@ -51,7 +67,7 @@ impl Differentiated {
             });
         }
         let total = total.ok_or_else(|| crate::Error::argument("objective", "has no part"))?;
-        Ok(Self { gradients: total.backward()?, parts: values, own: Gradients::default() })
+        Ok(Self { gradients: total.backward()?, parts: values, own: Gradients::default(), joint: Gradients::default() })
     }
 }
 
@@ -63,9 +79,28 @@ pub trait Objective: Send {
     /// The settings that its numbers depend on; a checkpoint continues only under the same.
     fn identity(&self) -> Value;
 
+    /// What it learns with the towers: moved by the trainer's optimiser, in the common clipping, kept in checkpoints and
+    /// the same on all ranks. Without any unless it says so.
+    fn parameters(&self) -> Option<&Parameters> {
+        None
+    }
+
+    /// Which tokens it wants in [`Gathered::tokens`]. The network must have them.
+    fn tokens(&self) -> TokenColumns {
+        TokenColumns::default()
+    }
+
+    /// Ids of the captions of this rank's rows `[B, L]`, with others in the places that it has chosen, whose tokens it
+    /// wants as well: in every step or never, so that all ranks meet.
+    ///
+    /// # Errors
+    /// Its own.
+    fn masked_ids(&mut self, _: &PairBatch, _: StepInfo) -> Result<Option<Vec<u32>>> {
+        Ok(None)
+    }
+
     /// This rank's part of the loss and its gradient with respect to the gathered embeddings and the logit scale, and with
-    /// respect to what the objective learns itself (a discriminator). What has to learn before the encoders do learns
-    /// here, on all ranks alike.
+    /// respect to what the objective learns. What has to learn before the encoders do learns here, on all ranks alike.
     ///
     /// # Errors
     /// Embeddings that do not fit, numbers that are not finite, a rank that is gone.

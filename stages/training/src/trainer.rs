@@ -3,6 +3,8 @@
 mod events;
 mod forward;
 mod gather;
+mod grouping;
+mod layers;
 mod loaded;
 mod loss_scale;
 mod phases;
@@ -14,7 +16,7 @@ mod training_run;
 mod unread;
 
 pub use events::{EpochEnd, Event, Progress, Summary};
-pub use gather::Gathered;
+pub use gather::{Gathered, GatheredSegments, GatheredTokens};
 pub(crate) use share::{share_optimiser, share_parameters};
 
 pub use loss_scale::LossScale;

@@ -3,33 +3,31 @@
 //! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021). Parameters bear
 //! open_clip's names, so that a plain vision Transformer of ours is an open_clip checkpoint as it is.
 
-mod chain;
 mod checkpoint;
 mod config;
+mod dual_encoder;
 #[cfg(test)]
 mod goldens;
 mod hugging_face;
-mod image_bytes;
 mod open_clip;
 #[cfg(test)]
 mod tests;
 mod text;
+mod towers;
 mod vision;
 mod weights;
 
-pub use chain::Chain;
 pub use config::{
     ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
-pub use image_bytes::load_pixels;
 
 use crate::ops::Dropout;
 use crate::parameters::Parameters;
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
-use chain::Tower;
 use std::path::Path;
 use text::TextInput;
+use towers::ClipTower;
 use weights::{Gradients, TextWeights, VisionWeights, declarations, logit_scale};
 
 /// A CLIP with its variables.
@@ -37,6 +35,8 @@ use weights::{Gradients, TextWeights, VisionWeights, declarations, logit_scale};
 pub struct Clip {
     config: ClipConfig,
     parameters: Parameters,
+    /// None: every layer looks at one input alone.
+    buffers: Parameters,
     vision: VisionWeights,
     text: TextWeights,
     logit_scale: Tensor,
@@ -72,6 +72,7 @@ impl Clip {
             logit_scale: logit_scale(&parameters, gradients)?,
             config: config.clone(),
             parameters,
+            buffers: Parameters::default(),
         })
     }
 
@@ -117,17 +118,16 @@ impl Clip {
     /// Like [`encode_image`](Self::encode_image), for a training step: with dropout of the tokens and of what each
     /// block adds to them.
     pub fn encode_image_with(&self, pixel_values_bchw: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        self.image_chain(pixel_values_bchw, dropout)?.run()
+        self.images(pixel_values_bchw, dropout)?.embed()
     }
 
-    /// The image tower on `pixel_values_bchw [B, 3, S, S]`, piece by piece; or on bytes that are yet to be normalised,
-    /// `[B, S, S, 3]` (see [`load_pixels`]).
-    pub fn image_chain<'a>(&'a self, pixel_values_bchw: &Tensor, dropout: Option<&'a Dropout>) -> Result<Chain<'a>> {
+    /// The image tower on `pixel_values_bchw [B, 3, S, S]`; or on bytes that are yet to be normalised, `[B, S, S, 3]`.
+    fn images<'a>(&'a self, pixel_values_bchw: &Tensor, dropout: Option<&'a Dropout>) -> Result<ClipTower<'a>> {
         let side = self.config.vision.image_size;
         let pixels = pixel_values_bchw.to_device(self.logit_scale.device())?;
         let pixels = match (pixels.dtype(), pixels.dims()) {
             (DType::U8, &[_, height, width, 3]) if (height, width) == (side, side) => {
-                image_bytes::normalise(&pixels, &self.config)?
+                self.config.preprocessing().normalise(&pixels)?
             }
             (_, &[_, 3, height, width]) if (height, width) == (side, side) => pixels,
             (_, other) => {
@@ -137,8 +137,7 @@ impl Clip {
             }
         };
         let pixels = pixels.to_dtype(self.dtype())?;
-        let tower = Tower::Image { weights: &self.vision, kind: self.config.activation, pixels_bchw: pixels };
-        Ok(Chain::new(tower, dropout))
+        Ok(ClipTower::Image { weights: &self.vision, kind: self.config.activation, pixels_bchw: pixels, dropout })
     }
 
     /// Embeds texts: `input_ids_bl` (`u32 [B, L]`, L at most the context length) to `[B, E]`, not normalised in
@@ -150,11 +149,11 @@ impl Clip {
     /// Like [`encode_text`](Self::encode_text), for a training step: with dropout of the tokens and of what each block
     /// but the last adds to them.
     pub fn encode_text_with(&self, input_ids_bl: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        self.text_chain(input_ids_bl, dropout)?.run()
+        self.texts(input_ids_bl, dropout)?.embed()
     }
 
-    /// The text tower on `input_ids_bl` (`u32 [B, L]`), piece by piece.
-    pub fn text_chain<'a>(&'a self, input_ids_bl: &Tensor, dropout: Option<&'a Dropout>) -> Result<Chain<'a>> {
+    /// The text tower on `input_ids_bl` (`u32 [B, L]`).
+    fn texts<'a>(&'a self, input_ids_bl: &Tensor, dropout: Option<&'a Dropout>) -> Result<ClipTower<'a>> {
         let t = &self.config.text;
         match input_ids_bl.dims() {
             &[_, length] if (1..=t.context_length).contains(&length) => {}
@@ -173,7 +172,7 @@ impl Clip {
             )));
         }
         let input = TextInput::new(&ids, t.eot, self.logit_scale.device())?;
-        Ok(Chain::new(Tower::Text { weights: &self.text, input }, dropout))
+        Ok(ClipTower::Text { weights: &self.text, input, dropout })
     }
 
     /// The type of weights and activations.

@@ -25,7 +25,7 @@ impl TextInput {
 
 impl TextWeights {
     /// The embedding, and each block.
-    pub(super) fn pieces(&self) -> usize {
+    pub(super) fn layers(&self) -> usize {
         1 + self.blocks.len()
     }
 
@@ -36,7 +36,7 @@ impl TextWeights {
     }
 
     /// Block `index`, counted from 1, on tokens `[B, L, D]`; the last one ends in embeddings `[B, E]`.
-    pub(super) fn piece(
+    pub(super) fn layer(
         &self,
         index: usize,
         x: &Tensor,
@@ -54,7 +54,7 @@ impl TextWeights {
 
 /// The position that a text is read at; without an end token it is where the reference implementations look too:
 /// the first for [`Eot::Id`] and for nothing but padding.
-fn end_of_text(ids: &[u32], eot: Eot) -> usize {
+pub(super) fn end_of_text(ids: &[u32], eot: Eot) -> usize {
     match eot {
         Eot::Argmax => {
             let largest = ids.iter().max();

@@ -12,7 +12,7 @@ const PADDING: usize = 1;
 
 impl VisionWeights {
     /// The embedding, and each block.
-    pub(super) fn pieces(&self) -> usize {
+    pub(super) fn layers(&self) -> usize {
         1 + self.blocks.len()
     }
 
@@ -24,7 +24,7 @@ impl VisionWeights {
     }
 
     /// Block `index`, counted from 1, on tokens `[B, L, D]`; the last one ends in embeddings `[B, E]`.
-    pub(super) fn piece(&self, index: usize, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+    pub(super) fn layer(&self, index: usize, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let block = &self.blocks[index - 1];
         if index < self.blocks.len() {
             return Dropout::of_difference(dropout, index, x, transformer_block(x, block, None)?);

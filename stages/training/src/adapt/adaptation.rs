@@ -181,7 +181,7 @@ impl Objective for Adaptation {
                     let weighted = (loss.to_dtype(DType::F64)? * settings.adversarial_factor(progress))?;
                     parts.push(("adversarial", weighted.neg()?));
                 }
-                Ok(Differentiated { gradients: store, parts, own })
+                Ok(Differentiated { gradients: store, parts, own, joint: Gradients::default() })
             })
         })
     }

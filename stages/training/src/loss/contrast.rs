@@ -172,7 +172,7 @@ impl Features<'_> {
 
 /// Symmetric InfoNCE (CLIP, figure 3) of this rank's rows, divided by the valid rows of all ranks.
 ///
-/// `logit_scale` is the learnable logarithm of the scale, a scalar; keep it at or below [`super::MAX_LOGIT_SCALE`].
+/// `logit_scale` is the learnable logarithm of the scale, a scalar; keep it at or below [`MAX_LOGIT_SCALE`](models::dual_encoder::MAX_LOGIT_SCALE).
 ///
 /// # Errors
 /// Shapes that do not fit together.

@@ -168,7 +168,7 @@ fn extreme_logits_stay_finite() {
     let text = Var::new(&[[-1f32, 0.0], [0.0, 1.0], [1.0, 0.0]], &Device::Cpu).unwrap();
     let keys = PairKeys { image_n: &[1, 2, 3], caption_n: &[1, 2, 3], valid_n: &[true; 3] };
     let contrast = Contrast::new(&keys, 0..3, 0.0, DType::F32, &Device::Cpu).unwrap();
-    let logit_scale = Var::new(MAX_LOGIT_SCALE as f32, &Device::Cpu).unwrap();
+    let logit_scale = Var::new(models::dual_encoder::MAX_LOGIT_SCALE as f32, &Device::Cpu).unwrap();
     let loss = info_nce(&everyone(&image, &text), &logit_scale, &contrast).unwrap();
     // Two of three pairs are opposite: each loses 100 - (-100) in both directions.
     assert!((loss.to_scalar::<f32>().unwrap() - 400.0 / 3.0).abs() < 1e-3);

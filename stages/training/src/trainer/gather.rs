@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor, Var};
+use models::dual_encoder::DualEncoder;
 
 use super::forward::Embeddings;
 use crate::batch::PairBatch;
@@ -18,6 +19,8 @@ pub struct Gathered {
     pub text_nd: Var,
     /// Segment embeddings, where they are learnt from.
     pub segments: Option<GatheredSegments>,
+    /// The vectors of tokens, where the objective wants them.
+    pub tokens: Option<GatheredTokens>,
     /// The learnable logarithm of the logit scale, a leaf.
     pub logit_scale: Tensor,
     /// This rank's rows.
@@ -42,6 +45,20 @@ pub struct GatheredSegments {
     pub present_n: Vec<bool>,
 }
 
+/// Tokens of the global batch, in f32 or f64, not normalised: leaves.
+pub struct GatheredTokens {
+    /// Of the images `[N, L, D]`.
+    pub image_nld: Option<Var>,
+    /// Of the captions `[N, L, D]`.
+    pub text_nld: Option<Var>,
+    /// Of the captions with other ids in some places `[N, L, D]`.
+    pub masked_nld: Option<Var>,
+    /// Ids of the captions `[N, L]`.
+    pub input_ids_nl: Vec<u32>,
+    /// Which of them are of the text, and which are padding `[N, L]`.
+    pub is_token_nl: Vec<bool>,
+}
+
 /// Columns of the flags and keys that travel beside the embeddings.
 const IMAGE_KEY: usize = 0;
 const CAPTION_KEY: usize = 1;
@@ -51,11 +68,11 @@ const TARGET: usize = 4;
 const WEIGHT: usize = 5;
 const COLUMNS: usize = 6;
 
-/// Exchanges embeddings and keys: two collectives, whatever the batch holds.
-pub(super) fn gather(
+/// Exchanges embeddings and keys: two collectives, whatever the batch holds, and those of the tokens where there are any.
+pub(super) fn gather<N: DualEncoder>(
     embeddings: &Embeddings,
     batch: &PairBatch,
-    logit_scale: Tensor,
+    network: &N,
     ranks: &mut dyn Communicator,
 ) -> Result<Gathered> {
     let rows = batch.rows();
@@ -80,7 +97,8 @@ pub(super) fn gather(
         image_nd: leaf(0)?,
         text_nd: leaf(1)?,
         segments,
-        logit_scale,
+        tokens: gather_tokens(embeddings, batch, network, ranks)?,
+        logit_scale: network.logit_scale(),
         rows: rows * ranks.rank()..rows * (ranks.rank() + 1),
         image_keys_n: column(IMAGE_KEY).map(|key| key as u64).collect(),
         caption_keys_n: column(CAPTION_KEY).map(|key| key as u64).collect(),
@@ -88,6 +106,34 @@ pub(super) fn gather(
         target_n: flags(TARGET),
         weight_n: column(WEIGHT).map(|bits| f64::from_bits(bits as u64)).collect(),
     })
+}
+
+/// Tokens with the ids that they are of, in the same order on every rank.
+fn gather_tokens<N: DualEncoder>(
+    embeddings: &Embeddings,
+    batch: &PairBatch,
+    network: &N,
+    ranks: &mut dyn Communicator,
+) -> Result<Option<GatheredTokens>> {
+    let columns = [&embeddings.image_tokens, &embeddings.text_tokens, &embeddings.masked_tokens];
+    if columns.iter().all(|column| column.is_none()) {
+        return Ok(None);
+    }
+    let mut leaf = |tokens: &Option<Tensor>| -> Result<Option<Var>> {
+        let Some(tokens) = tokens else { return Ok(None) };
+        Ok(Some(Var::from_tensor(&ranks.all_gather(&tokens.contiguous()?)?)?))
+    };
+    let [image_nld, text_nld, masked_nld] = [leaf(columns[0])?, leaf(columns[1])?, leaf(columns[2])?];
+    let length = batch.input_ids_bl.len() / batch.rows();
+    let mut input_ids_nl = batch.input_ids_bl.clone();
+    if ranks.world_size() > 1 {
+        let ids: Vec<i64> = input_ids_nl.iter().map(|&id| i64::from(id)).collect();
+        let ids = Tensor::from_vec(ids, (batch.rows(), length), &Device::Cpu)?.to_device(network.device())?;
+        let all: Vec<i64> = ranks.all_gather(&ids)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+        input_ids_nl = all.into_iter().map(|id| id as u32).collect();
+    }
+    let is_token_nl = input_ids_nl.chunks_exact(length).flat_map(|ids| network.is_token(ids)).collect();
+    Ok(Some(GatheredTokens { image_nld, text_nld, masked_nld, input_ids_nl, is_token_nl }))
 }
 
 fn gather_keys(embeddings: &Embeddings, batch: &PairBatch, ranks: &mut dyn Communicator) -> Result<Vec<i64>> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use models::clip::{ClipConfig, load_pixels};
+use models::preprocessing::Preprocessing;
 use models::upload::Upload;
 
 use crate::batch::{PairBatch, SegmentBatch};
@@ -21,29 +21,36 @@ pub(super) struct Loaded {
 pub(super) struct Part {
     /// The rows, without their pixels.
     pub(super) batch: PairBatch,
-    /// Their images, as [`load_pixels`] gives them.
+    /// Their images, as [`Preprocessing::load`] gives them.
     pub(super) images: Tensor,
-    /// Their segments, if they have any.
+    /// Their segments, if they have any; a blank one if they have none and the loader was asked for it.
     pub(super) segments: Option<Tensor>,
 }
 
 /// Loads batches ahead of their steps.
 pub(super) struct Loader {
-    config: ClipConfig,
+    preprocessing: Preprocessing,
     micro_batches: usize,
+    /// Whether rows without a segment get a blank one, which nothing is learnt from.
+    blank_segments: bool,
     upload: Upload,
 }
 
 impl Loader {
-    /// For a network of this configuration on `device`, which takes a batch in so many parts.
-    pub(super) fn new(config: &ClipConfig, micro_batches: usize, device: &Device) -> Self {
-        Self { config: config.clone(), micro_batches, upload: Upload::new(device) }
+    /// For a network on `device`, which takes a batch in so many parts.
+    pub(super) fn new(preprocessing: Preprocessing, micro_batches: usize, device: &Device) -> Self {
+        Self { preprocessing, micro_batches, blank_segments: false, upload: Upload::new(device) }
+    }
+
+    /// For a network whose ranks meet in the tower of segments: all must go through it.
+    pub(super) fn with_blank_segments(self, blank_segments: bool) -> Self {
+        Self { blank_segments, ..self }
     }
 
     /// # Errors
     /// A batch that contradicts itself.
     pub(super) fn load(&mut self, batch: &PairBatch) -> Result<Loaded> {
-        check(batch, self.config.vision.image_size)?;
+        check(batch, self.preprocessing.side_px)?;
         // a whole batch is not copied: its pixels are many
         let parts = match self.micro_batches {
             0 | 1 => vec![self.part(batch)?],
@@ -53,11 +60,15 @@ impl Loader {
     }
 
     fn part(&mut self, batch: &PairBatch) -> Result<Arc<Part>> {
-        let images = load_pixels(&self.config, &batch.pixels_bhwc, &mut self.upload)?;
+        let images = self.preprocessing.load(&batch.pixels_bhwc, &mut self.upload)?;
         let segments = match &batch.segments {
             // a GPU holds no tensor without elements
             Some(segments) if !segments.row_of_segment.is_empty() => {
-                Some(load_pixels(&self.config, &segments.pixels_shwc, &mut self.upload)?)
+                Some(self.preprocessing.load(&segments.pixels_shwc, &mut self.upload)?)
+            }
+            Some(_) if self.blank_segments => {
+                let side = self.preprocessing.side_px;
+                Some(self.preprocessing.load(&vec![0; 3 * side * side], &mut self.upload)?)
             }
             _ => None,
         };

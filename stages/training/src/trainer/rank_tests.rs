@@ -188,7 +188,7 @@ fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) ->
             observe: &mut observe,
         })
         .unwrap();
-    let towers = [("", trainer.clip()), ("average.", trainer.averaged())];
+    let towers = [("", trainer.network()), ("average.", trainer.averaged())];
     let weights = towers.iter().flat_map(|(prefix, clip)| {
         clip.parameters().iter().map(move |(name, var)| {
             let values = var.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();

@@ -25,12 +25,20 @@ pub struct Settings {
     pub ema_decay: f64,
     /// Share of the towers' activations that each step drops; 0 = off.
     pub dropout: f64,
+    /// Rows of the global batch that layers which look across rows normalise together, by place; 0 = all of them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub norm_group: usize,
     /// Seed of what is random in a step.
     pub seed: u64,
     /// Epochs without a better validation after which the run ends; 0 = never.
     pub patience: usize,
     /// Names the data and their order, so that a checkpoint is not continued on others.
     pub data: String,
+}
+
+/// The default leaves no trace, so that checkpoints from before the field go on.
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 impl Default for Settings {
@@ -44,6 +52,7 @@ impl Default for Settings {
             segment_tower: SegmentTower::Shared,
             ema_decay: 0.0,
             dropout: 0.0,
+            norm_group: 0,
             seed: 0,
             patience: 0,
             data: String::new(),

@@ -1,31 +1,30 @@
-//! One step of a training: there, the meeting of all ranks, and back.
+//! One step of a training: forward, the meeting of all ranks, and backward.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
-use models::clip::Clip;
+use models::dual_encoder::{DualEncoder, GroupStatistics, LOGIT_SCALE};
 
-use super::forward::{Forward, Networks, Tower, wide};
+use super::forward::{Column, ColumnGradient, Forward, Networks, wide};
 use super::gather::{Gathered, gather};
 use super::loaded::Loaded;
 use super::phases::StopWatch;
 use crate::communicator::Communicator;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::objective::{Objective, StepInfo};
-
-/// Name of the temperature among the parameters.
-const LOGIT_SCALE: &str = "logit_scale";
+use crate::objective::{OBJECTIVE_PREFIX, Objective, StepInfo};
 
 /// What a step has found: the same on all ranks.
 pub(super) struct Found {
     /// Of all ranks together.
     pub(super) gradients: Gradients,
-    /// Of what the objective learns itself, likewise.
+    /// Of what the objective moves itself, likewise.
     pub(super) own: Gradients,
     /// Names of the parts of the loss.
     pub(super) parts: Vec<&'static str>,
     /// The parts, of all ranks together, in f64 on the device `[P]`.
     pub(super) losses: Tensor,
+    /// Of the groups that layers have normalised.
+    pub(super) statistics: Vec<GroupStatistics>,
 }
 
 /// Gradients of the global batch, of which `loaded` is this rank's slice. What the towers carry back is `loss_scale` times
@@ -33,35 +32,46 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// A batch that contradicts itself, a rank that is gone, the objective's.
-pub(super) fn differentiate(
-    networks: &Networks<'_>,
+pub(super) fn differentiate<N: DualEncoder>(
+    networks: &Networks<'_, N>,
     objective: &mut dyn Objective,
     loaded: &Loaded,
     (info, seed, loss_scale): (StepInfo, u64, f64),
     (ranks, watch): (&mut dyn Communicator, &mut StopWatch),
 ) -> Result<Found> {
-    let (mut forward, embeddings) = Forward::run(networks, loaded, seed)?;
+    let masked_ids_bl = objective.masked_ids(&loaded.batch, info)?;
+    let ids = loaded.batch.input_ids_bl.len();
+    if let Some(masked) = masked_ids_bl.as_ref().filter(|masked| masked.len() != ids) {
+        return Err(Error::argument("masked ids", format!("are {}, those of the texts {ids}", masked.len())));
+    }
+    let (mut forward, embeddings, statistics) =
+        Forward::run(networks, loaded, (seed, masked_ids_bl.as_deref()), ranks)?;
     watch.end(|phases| &mut phases.forward)?;
-    let gathered = gather(&embeddings, &loaded.batch, networks.clip.logit_scale(), ranks)?;
+    let gathered = gather(&embeddings, &loaded.batch, networks.network, ranks)?;
+    let statistics = gather_statistics(statistics, networks, ranks)?;
     watch.end(|phases| &mut phases.all_reduce)?;
     let differentiated = objective.differentiate(&gathered, info, ranks)?;
     watch.end(|phases| &mut phases.forward)?;
     let mut of_columns = own_gradients(&gathered, &differentiated.gradients, ranks)?;
     watch.end(|phases| &mut phases.all_reduce)?;
     if loss_scale != 1.0 {
-        of_columns = of_columns.into_iter().map(|column| column * loss_scale).collect::<Result<_, _>>()?;
+        of_columns.scale(loss_scale)?;
     }
     let any_segment = gathered.segments.as_ref().is_some_and(|segments| segments.present_n.contains(&true));
-    let names = differentiated.own.names();
-    let mut gradients =
-        backward(&mut forward, networks, (&of_columns, any_segment), differentiated.own, (ranks, watch))?;
-    let own = gradients.take(&names);
+    let joint = differentiated.joint.with_prefix(OBJECTIVE_PREFIX);
+    let (own_names, joint_names) = (differentiated.own.names(), joint.names());
+    let mut others = differentiated.own;
+    others.extend(joint);
+    let mut gradients = backward(&mut forward, networks, (&of_columns, any_segment), others, (ranks, watch))?;
+    let own = gradients.take(&own_names);
     if loss_scale != 1.0 {
+        let joint = gradients.take(&joint_names);
         gradients = gradients.scaled(loss_scale.recip())?;
+        gradients.extend(joint);
     }
     // losses and temperature travel together: a few numbers cost as much as one
-    let scale =
-        networks.clip.parameters().get(LOGIT_SCALE).and_then(|var| differentiated.gradients.get(var).map(|g| (var, g)));
+    let parameters = networks.network.parameters();
+    let scale = parameters.get(LOGIT_SCALE).and_then(|var| differentiated.gradients.get(var).map(|g| (var, g)));
     let mut numbers = Vec::with_capacity(differentiated.parts.len() + 1);
     for (_, value) in &differentiated.parts {
         numbers.push(value.to_dtype(DType::F64)?);
@@ -80,12 +90,46 @@ pub(super) fn differentiate(
     }
     let losses = summed.narrow(0, 0, parts.len())?;
     watch.end(|phases| &mut phases.all_reduce)?;
-    Ok(Found { gradients, own, parts, losses })
+    Ok(Found { gradients, own, parts, losses, statistics })
 }
 
-/// The gradient of this rank's embeddings, of all ranks' losses: images, captions and, where there are any, segments
-/// `[B, D]` each.
-fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communicator) -> Result<Vec<Tensor>> {
+/// The statistics of all groups of the batch, in their order.
+fn gather_statistics<N: DualEncoder>(
+    own: Vec<GroupStatistics>,
+    networks: &Networks<'_, N>,
+    ranks: &mut dyn Communicator,
+) -> Result<Vec<GroupStatistics>> {
+    // where groups cross ranks each rank has found those of all
+    if ranks.world_size() == 1 || networks.crosses_ranks() {
+        return Ok(own);
+    }
+    let all = own.into_iter().map(|GroupStatistics { layer, values_gk }| {
+        Ok(GroupStatistics { layer, values_gk: ranks.all_gather(&values_gk.contiguous()?)? })
+    });
+    all.collect()
+}
+
+/// The gradients of this rank's columns, of all ranks' losses.
+struct OwnGradients {
+    image: ColumnGradient,
+    text: ColumnGradient,
+    segment: Option<ColumnGradient>,
+    masked: Option<ColumnGradient>,
+}
+
+impl OwnGradients {
+    fn scale(&mut self, factor: f64) -> Result<()> {
+        let Self { image, text, segment, masked } = self;
+        for column in [image, text].into_iter().chain(segment).chain(masked) {
+            for gradient in column.embedding_bd.iter_mut().chain(&mut column.tokens_bld) {
+                *gradient = (&*gradient * factor)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communicator) -> Result<OwnGradients> {
     let of = |leaf: &Var| match store.get(leaf) {
         Some(gradient) => Ok(gradient.clone()),
         None => leaf.as_detached_tensor().zeros_like(),
@@ -96,7 +140,24 @@ fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communi
     }
     let dim = columns[0].dim(1)?;
     let own = ranks.reduce_scatter_sum(&Tensor::cat(&columns, 1)?.contiguous()?)?;
-    Ok((0..columns.len()).map(|column| own.narrow(1, column * dim, dim)).collect::<Result<_, _>>()?)
+    let embedding_bd = |column: usize| own.narrow(1, column * dim, dim).map(Some);
+    let mut tokens_bld = |leaf: Option<&Var>| -> Result<Option<Tensor>> {
+        leaf.map(|leaf| ranks.reduce_scatter_sum(&of(leaf)?.contiguous()?)).transpose()
+    };
+    let tokens = gathered.tokens.as_ref();
+    let image_tokens = tokens_bld(tokens.and_then(|tokens| tokens.image_nld.as_ref()))?;
+    let text_tokens = tokens_bld(tokens.and_then(|tokens| tokens.text_nld.as_ref()))?;
+    let masked_tokens = tokens_bld(tokens.and_then(|tokens| tokens.masked_nld.as_ref()))?;
+    let segment = match gathered.segments {
+        Some(_) => Some(ColumnGradient { embedding_bd: embedding_bd(2)?, tokens_bld: None }),
+        None => None,
+    };
+    Ok(OwnGradients {
+        image: ColumnGradient { embedding_bd: embedding_bd(0)?, tokens_bld: image_tokens },
+        text: ColumnGradient { embedding_bd: embedding_bd(1)?, tokens_bld: text_tokens },
+        segment,
+        masked: masked_tokens.map(|tokens| ColumnGradient { embedding_bd: None, tokens_bld: Some(tokens) }),
+    })
 }
 
 /// Gradients of all parameters, summed over ranks; those that are there already travel with them.
@@ -104,21 +165,21 @@ fn own_gradients(gathered: &Gathered, store: &GradStore, ranks: &mut dyn Communi
 /// candle's backward hands out gradients when it is done, so buckets cannot leave while a tower is on its way. But the
 /// towers do not depend on one another on the way back: the image tower's gradients travel while the text tower is
 /// still computing.
-fn backward(
-    forward: &mut Forward<'_>,
-    networks: &Networks<'_>,
-    (of_columns, any_segment): (&[Tensor], bool),
-    own: Gradients,
+fn backward<N: DualEncoder>(
+    forward: &mut Forward<'_, N>,
+    networks: &Networks<'_, N>,
+    (of_columns, any_segment): (&OwnGradients, bool),
+    others: Gradients,
     (ranks, watch): (&mut dyn Communicator, &mut StopWatch),
 ) -> Result<Gradients> {
-    let mut visual = own;
-    forward.backward(Tower::Image, &of_columns[0], &mut visual)?;
-    if let Some(of_segments) = of_columns.get(2) {
-        forward.backward(Tower::Segment, of_segments, &mut visual)?;
-    }
+    let mut visual = others;
+    let OwnGradients { image, text: of_text, segment, masked } = of_columns;
+    let images = [(Column::Image, image)].into_iter().chain(segment.iter().map(|of| (Column::Segment, of)));
+    let texts = [(Column::Text, of_text)].into_iter().chain(masked.iter().map(|of| (Column::Masked, of)));
+    forward.backward(images, &mut visual, Some(&mut *ranks))?;
     let mut text = Gradients::default();
     if ranks.world_size() == 1 {
-        forward.backward(Tower::Text, &of_columns[1], &mut text)?;
+        forward.backward(texts, &mut text, None)?;
         visual.extend(text);
         watch.end(|phases| &mut phases.backward)?;
         return Ok(visual);
@@ -126,37 +187,35 @@ fn backward(
     // A rank without segments brings zeros for a tower that the others' segments have reached.
     if let Some((tower, prefix)) = networks.segment_tower
         && any_segment
-        && tower.logit_scale().track_op()
+        && tower.learns()
     {
         visual.fill(prefix, image_tower(tower))?;
     }
-    visual.fill("", image_tower(networks.clip))?;
+    visual.fill("", image_tower(networks.network))?;
     let bucket_bytes = networks.execution.bucket_bytes;
-    std::thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            let summed = visual.sum_over_ranks(ranks, bucket_bytes);
-            (summed, ranks)
-        });
-        let computed = forward.backward(Tower::Text, &of_columns[1], &mut text);
-        let timed = watch.end(|phases| &mut phases.backward);
-        let (summed, ranks) = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let mut summed = summed?;
-        computed.and(timed)?;
-        text.fill(
-            "",
-            networks.clip.parameters().iter().filter(|(name, _)| !is_image_tower(name) && *name != LOGIT_SCALE),
-        )?;
-        summed.extend(text.sum_over_ranks(ranks, bucket_bytes)?);
-        watch.end(|phases| &mut phases.all_reduce)?;
-        Ok(summed)
-    })
-}
-
-fn is_image_tower(name: &str) -> bool {
-    name.starts_with("visual.")
+    let mut summed = if networks.crosses_ranks() {
+        // the text tower may need the others on its way
+        forward.backward(texts, &mut text, Some(&mut *ranks))?;
+        watch.end(|phases| &mut phases.backward)?;
+        visual.sum_over_ranks(ranks, bucket_bytes)?
+    } else {
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| visual.sum_over_ranks(&mut *ranks, bucket_bytes));
+            let computed = forward.backward(texts, &mut text, None);
+            let timed = watch.end(|phases| &mut phases.backward);
+            let summed = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            computed.and(timed)?;
+            Ok::<_, Error>(summed)
+        })?
+    };
+    let is_of_text = |name: &str| !N::is_of_image_tower(name) && name != LOGIT_SCALE;
+    text.fill("", networks.network.parameters().iter().filter(|(name, _)| is_of_text(name)))?;
+    summed.extend(text.sum_over_ranks(ranks, bucket_bytes)?);
+    watch.end(|phases| &mut phases.all_reduce)?;
+    Ok(summed)
 }
 
 /// Parameters of the image tower.
-pub(super) fn image_tower(clip: &Clip) -> impl Iterator<Item = (&str, &Var)> {
-    clip.parameters().iter().filter(|(name, _)| is_image_tower(name))
+pub(super) fn image_tower<N: DualEncoder>(network: &N) -> impl Iterator<Item = (&str, &Var)> {
+    network.parameters().iter().filter(|(name, _)| N::is_of_image_tower(name))
 }

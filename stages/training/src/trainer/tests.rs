@@ -20,7 +20,7 @@ use crate::checkpoint::{self, Which};
 use crate::communicator::{Communicator, Solo};
 use crate::contrastive::{Contrastive, Loss};
 use crate::error::{Error, Result};
-use crate::objective::{Differentiated, Objective, StepInfo};
+use crate::objective::{Differentiated, Objective, StepInfo, TokenColumns};
 use crate::optimiser::AdamWSettings;
 use crate::schedule::Schedule;
 
@@ -48,21 +48,27 @@ fn clip() -> Clip {
 }
 
 /// A trainer of the contrastive objective.
-fn trainer(clip: Clip, settings: Settings, loss: Loss) -> Result<Trainer> {
+fn trainer(clip: Clip, settings: Settings, loss: Loss) -> Result<Trainer<Clip>> {
     Trainer::new(clip, settings, Box::new(Contrastive::new(loss)?))
 }
 
 /// A batch as a step takes it.
 fn loaded(batch: &PairBatch) -> Result<Loaded> {
-    Loader::new(&config(), 1, &Device::Cpu).load(batch)
+    Loader::new(config().preprocessing(), 1, &Device::Cpu).load(batch)
+}
+
+/// One network that embeds everything, row by row.
+pub(super) fn networks<'a, N>(network: &'a N, settings: &'a Settings, execution: &'a Execution) -> Networks<'a, N> {
+    let tokens = TokenColumns::default();
+    Networks { network, segment_tower: None, settings, execution, tokens, grouping: None }
 }
 
 /// Loss parts of one batch, with `segment_tower` for its segments, and the graph's leaves.
 fn loss_parts(clip: &Clip, batch: &PairBatch, loss: Loss) -> Result<Vec<(&'static str, Tensor)>> {
     let (settings, execution) = (Settings::default(), Execution::default());
-    let networks = Networks { clip, segment_tower: None, settings: &settings, execution: &execution };
-    let (_, embeddings) = Forward::run(&networks, &loaded(batch)?, 0)?;
-    Contrastive::new(loss)?.parts(&gather(&embeddings, batch, clip.logit_scale(), &mut Solo)?)
+    let (_, embeddings, _) =
+        Forward::run(&networks(clip, &settings, &execution), &loaded(batch)?, (0, None), &mut Solo)?;
+    Contrastive::new(loss)?.parts(&gather(&embeddings, batch, clip, &mut Solo)?)
 }
 
 fn total(clip: &Clip, batch: &PairBatch, loss: Loss) -> f32 {
@@ -131,15 +137,15 @@ fn validate(clip: &Clip, _: usize, _: &mut dyn Communicator) -> Result<f64, BoxE
     Ok(-f64::from(loss_parts(clip, &batch, INFO_NCE)?[0].1.to_scalar::<f32>()?))
 }
 
-fn fit(trainer: &mut Trainer, source: &mut Patterns, folder: Option<&Path>, every: usize) -> Result<Summary> {
+fn fit(trainer: &mut Trainer<Clip>, source: &mut Patterns, folder: Option<&Path>, every: usize) -> Result<Summary> {
     let execution = Execution { checkpoint_every_steps: every, ..Execution::default() };
     fit_with(trainer, source, &mut validate, folder, execution, &AtomicBool::new(false), &mut |_| ())
 }
 
 fn fit_with(
-    trainer: &mut Trainer,
+    trainer: &mut Trainer<Clip>,
     source: &mut Patterns,
-    validate: &mut Validate<'_>,
+    validate: &mut Validate<'_, Clip>,
     folder: Option<&Path>,
     execution: Execution,
     stop: &AtomicBool,
@@ -148,8 +154,8 @@ fn fit_with(
     trainer.fit(Fit { ranks: &mut Solo, source, validate, folder, execution, stop, observe })
 }
 
-fn digests(trainer: &Trainer) -> Vec<String> {
-    [trainer.clip(), trainer.averaged()].map(|clip| clip.parameters().digest().unwrap()).to_vec()
+fn digests(trainer: &Trainer<Clip>) -> Vec<String> {
+    [trainer.network(), trainer.averaged()].map(|clip| clip.parameters().digest().unwrap()).to_vec()
 }
 
 #[test]
@@ -208,7 +214,7 @@ fn every_parameter_moves_except_key_biases() {
         let before = clip();
         let mut trainer = trainer(clip(), settings, loss).unwrap();
         fit(&mut trainer, &mut patterns(), None, 0).unwrap();
-        for ((name, old), (_, new)) in before.parameters().iter().zip(trainer.clip().parameters().iter()) {
+        for ((name, old), (_, new)) in before.parameters().iter().zip(trainer.network().parameters().iter()) {
             let flat = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let (old, new) = (flat(old), flat(new));
             assert!(new.iter().all(|v| v.is_finite()), "{name}");
@@ -227,7 +233,7 @@ fn every_parameter_moves_except_key_biases() {
 fn pairs_are_learnt() {
     let settings = Settings { epochs: 60, learning_rate: 1e-2, ema_decay: 0.0, dropout: 0.0, ..settings() };
     let mut trainer = trainer(clip(), settings, INFO_NCE).unwrap();
-    let before = validate(trainer.clip(), 0, &mut Solo).unwrap();
+    let before = validate(trainer.network(), 0, &mut Solo).unwrap();
     let summary = fit(&mut trainer, &mut patterns(), None, 0).unwrap();
     let best = summary.position.best.unwrap();
     assert!(before < -1.0 && best.metric > -0.1, "loss went from {} to {}", -before, -best.metric);
@@ -281,7 +287,7 @@ fn rows_that_share_an_image_equal_rows_that_repeat_it() {
     let gradient = |batch: &PairBatch| {
         let clip = clip();
         let (settings, execution) = (Settings::default(), Execution::default());
-        let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
+        let networks = networks(&clip, &settings, &execution);
         let info = crate::objective::StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut objective = Contrastive::new(INFO_NCE).unwrap();
         let (loaded, mut watch) = (loaded(batch).unwrap(), StopWatch::new(None));
@@ -319,7 +325,7 @@ fn best_holds_the_average_of_the_best_epoch_and_patience_ends_the_run() {
     let best = checkpoint::find(folder.path(), Which::Best).unwrap();
     let model = Clip::load(&best.join("model"), &Device::Cpu, DType::F32).unwrap();
     assert_eq!(model.parameters().digest().unwrap(), seen[1]);
-    assert_ne!(model.parameters().digest().unwrap(), trainer.clip().parameters().digest().unwrap());
+    assert_ne!(model.parameters().digest().unwrap(), trainer.network().parameters().digest().unwrap());
     assert_eq!(checkpoint::position(&best).unwrap().epoch, 2);
     let mut earlier: Vec<_> =
         std::fs::read_dir(folder.path().join("earlier")).unwrap().map(|e| e.unwrap().path()).collect();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor, Var};
-use models::clip::Clip;
+use models::dual_encoder::DualEncoder;
 use serde_json::{Value, json};
 
 use super::events::{EpochEnd, Event, Summary};
@@ -23,7 +23,7 @@ use crate::batch::{BatchSource, BoxError, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::objective::{Objective, StepInfo, scalar};
+use crate::objective::{OBJECTIVE_PREFIX, Objective, StepInfo, scalar};
 #[cfg(test)]
 use crate::optimiser::Kept;
 use crate::optimiser::{self, AdamW, groups_by_decay};
@@ -33,11 +33,11 @@ use crate::schedule::RunLength;
 const SEGMENT_TOWER: &str = "segment_tower.";
 
 /// A training, as one rank sees it.
-pub struct Trainer {
-    clip: Clip,
+pub struct Trainer<N> {
+    network: N,
     /// The tower for segments, unless it is the image tower.
-    segment_tower: Option<Clip>,
-    average: Option<Clip>,
+    segment_tower: Option<N>,
+    average: Option<N>,
     optimiser: AdamW,
     objective: Box<dyn Objective>,
     settings: Settings,
@@ -45,16 +45,16 @@ pub struct Trainer {
 }
 
 /// The caller's own validation: the metric of the weights to use, higher is better. All ranks call it; rank 0's counts.
-pub type Validate<'a> = dyn FnMut(&Clip, usize, &mut dyn Communicator) -> Result<f64, BoxError> + 'a;
+pub type Validate<'a, N> = dyn FnMut(&N, usize, &mut dyn Communicator) -> Result<f64, BoxError> + 'a;
 
 /// What a training is given from outside.
-pub struct Fit<'a> {
+pub struct Fit<'a, N> {
     /// The ranks that train together.
     pub ranks: &'a mut dyn Communicator,
     /// This rank's batches.
     pub source: &'a mut dyn BatchSource,
     /// Called after every epoch, without gradients.
-    pub validate: &'a mut Validate<'a>,
+    pub validate: &'a mut Validate<'a, N>,
     /// Folder of the run, for checkpoints. Only rank 0's is read and written.
     pub folder: Option<&'a Path>,
     /// How the run is carried out.
@@ -66,9 +66,9 @@ pub struct Fit<'a> {
 }
 
 /// What stays the same during a call of [`Trainer::fit`].
-struct LoopContext<'a> {
+struct LoopContext<'a, N> {
     ranks: &'a mut dyn Communicator,
-    validate: &'a mut Validate<'a>,
+    validate: &'a mut Validate<'a, N>,
     observe: &'a mut dyn FnMut(&Event),
     folder: Option<&'a Path>,
     execution: Execution,
@@ -81,42 +81,41 @@ struct LoopContext<'a> {
     watch: StopWatch,
 }
 
-impl Trainer {
-    /// A run that starts from the weights of `clip`.
+impl<N: DualEncoder> Trainer<N> {
+    /// A run that starts from the weights of `network`.
     ///
     /// # Errors
     /// Settings that make no sense.
-    pub fn new(clip: Clip, settings: Settings, objective: Box<dyn Objective>) -> Result<Self> {
+    pub fn new(network: N, settings: Settings, objective: Box<dyn Objective>) -> Result<Self> {
         settings.check()?;
-        let copy = || -> Result<Clip> { Ok(Clip::from_parameters(clip.config(), clip.parameters().deep_copy()?)?) };
         let segment_tower = match settings.segment_tower {
             SegmentTower::Shared => None,
-            SegmentTower::Frozen => Some(clip.frozen()?),
-            SegmentTower::Separate => Some(copy()?),
+            SegmentTower::Frozen => Some(network.frozen()?),
+            SegmentTower::Separate => Some(network.copy_as(network.dtype())?),
         };
         // In half precision the small steps of an average would be rounded away.
-        let wide = wide(clip.dtype());
-        let average = (settings.ema_decay > 0.0)
-            .then(|| Clip::from_parameters(clip.config(), clip.parameters().to_dtype(wide)?))
-            .transpose()?;
-        let mut trained: Vec<(String, Var)> =
-            clip.parameters().iter().map(|(name, var)| (name.to_owned(), var.clone())).collect();
+        let average = (settings.ema_decay > 0.0).then(|| network.copy_as(wide(network.dtype()))).transpose()?;
+        let named = |prefix: &str, (name, var): (&str, &Var)| (format!("{prefix}{name}"), var.clone());
+        let mut trained: Vec<(String, Var)> = network.parameters().iter().map(|each| named("", each)).collect();
         if let (SegmentTower::Separate, Some(tower)) = (settings.segment_tower, &segment_tower) {
-            trained.extend(image_tower(tower).map(|(name, var)| (format!("{SEGMENT_TOWER}{name}"), var.clone())));
+            trained.extend(image_tower(tower).map(|each| named(SEGMENT_TOWER, each)));
+        }
+        if let Some(parameters) = objective.parameters() {
+            trained.extend(parameters.iter().map(|each| named(OBJECTIVE_PREFIX, each)));
         }
         let groups = groups_by_decay(trained, settings.optimiser.weight_decay);
         let optimiser = AdamW::new(groups, settings.optimiser)?;
-        Ok(Self { clip, segment_tower, average, optimiser, objective, settings, position: Position::default() })
+        Ok(Self { network, segment_tower, average, optimiser, objective, settings, position: Position::default() })
     }
 
     /// The network being trained.
-    pub fn clip(&self) -> &Clip {
-        &self.clip
+    pub fn network(&self) -> &N {
+        &self.network
     }
 
     /// The weights to use: the moving average, if one is kept.
-    pub fn averaged(&self) -> &Clip {
-        self.average.as_ref().unwrap_or(&self.clip)
+    pub fn averaged(&self) -> &N {
+        self.average.as_ref().unwrap_or(&self.network)
     }
 
     /// First moments of the parameters whose history this rank keeps.
@@ -137,7 +136,7 @@ impl Trainer {
     /// # Errors
     /// A checkpoint of other settings, the source's or the validation's error, numbers that are not finite, a rank that
     /// is gone. The last checkpoint stays.
-    pub fn fit(&mut self, fit: Fit<'_>) -> Result<Summary> {
+    pub fn fit(&mut self, fit: Fit<'_, N>) -> Result<Summary> {
         let start = Instant::now();
         let Fit { ranks, source, validate, folder, execution, stop, observe } = fit;
         let length = RunLength { epochs: self.settings.epochs, steps_per_epoch: source.steps_per_epoch() };
@@ -160,10 +159,12 @@ impl Trainer {
         let steps = length.steps_per_epoch;
         let positions = (epoch * steps + step..length.steps()).map(move |step| (step / steps, step % steps));
         let ahead = execution.prefetch_batches;
-        let device = self.clip.logit_scale().device().clone();
+        let device = self.network.device().clone();
         let unread = Unread::new(execution.look_every_steps, &device);
         let watch = StopWatch::new(execution.time_phases.then(|| device.clone()));
-        let mut loader = Loader::new(self.clip.config(), execution.micro_batches, &device);
+        let meets_in_towers = ranks.world_size() > 1 && !self.network.buffers().is_empty();
+        let mut loader = Loader::new(self.network.preprocessing(), execution.micro_batches, &device)
+            .with_blank_segments(meets_in_towers);
         let mut context =
             LoopContext { ranks, validate, observe, folder, execution, stop, identity, length, shards, unread, watch };
         let (steps, wait_seconds) = with_prefetch(
@@ -193,8 +194,13 @@ impl Trainer {
             return loaded.map_or(Ok(()), |state| self.optimiser.set_state(state).map_err(damaged));
         }
         ranks.at_step(0);
-        for clip in [Some(&self.clip), self.average.as_ref(), self.segment_tower.as_ref()].into_iter().flatten() {
-            share_parameters(clip.parameters(), ranks)?;
+        let networks = [Some(&self.network), self.average.as_ref(), self.segment_tower.as_ref()];
+        for network in networks.into_iter().flatten() {
+            share_parameters(network.parameters(), ranks)?;
+            share_parameters(network.buffers(), ranks)?;
+        }
+        if let Some(parameters) = self.objective.parameters() {
+            share_parameters(parameters, ranks)?;
         }
         let rank = ranks.rank();
         let keeps = |name: &str| shards.is_none_or(|shards| shards.keeps(rank, name));
@@ -202,7 +208,7 @@ impl Trainer {
         self.objective.share(ranks)?;
         let damaged = |error: serde_json::Error| Error::argument("position of rank 0", error.to_string());
         let position = serde_json::to_vec(&self.position).map_err(damaged)?;
-        let position = share_bytes(&position, self.clip.logit_scale().device(), ranks)?;
+        let position = share_bytes(&position, self.network.device(), ranks)?;
         self.position = serde_json::from_slice(&position).map_err(damaged)?;
         Ok(())
     }
@@ -213,7 +219,7 @@ impl Trainer {
     }
 
     /// Steps and epoch ends from the present position on; returns the steps taken.
-    fn run(&mut self, batches: &mut Prefetched<Loaded>, context: &mut LoopContext) -> Result<usize> {
+    fn run(&mut self, batches: &mut Prefetched<Loaded>, context: &mut LoopContext<N>) -> Result<usize> {
         let mut taken = 0;
         while !self.is_finished() {
             context.ranks.at_step(self.global_step(context.length) as u64);
@@ -245,16 +251,16 @@ impl Trainer {
     }
 
     /// A rank that is told to stop takes all others with it, after the same step.
-    fn is_stopped(&self, context: &mut LoopContext) -> Result<bool> {
+    fn is_stopped(&self, context: &mut LoopContext<N>) -> Result<bool> {
         if context.ranks.world_size() > 1 && !context.unread.is_empty() {
             return Ok(false); // they would wait for the device to agree
         }
         let told = context.stop.load(Ordering::Relaxed);
-        let device = self.clip.logit_scale().device().clone();
+        let device = self.network.device().clone();
         Ok(sum(&[f64::from(told)], &device, context.ranks)?[0] > 0.0)
     }
 
-    fn step(&mut self, batches: &mut Prefetched<Loaded>, context: &mut LoopContext) -> Result<()> {
+    fn step(&mut self, batches: &mut Prefetched<Loaded>, context: &mut LoopContext<N>) -> Result<()> {
         let began = Instant::now();
         let Position { epoch, step, .. } = self.position;
         context.watch.start();
@@ -274,7 +280,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn end_epoch(&mut self, context: &mut LoopContext) -> Result<()> {
+    fn end_epoch(&mut self, context: &mut LoopContext<N>) -> Result<()> {
         context.look()?;
         let phases = context.watch.take();
         let epoch = self.position.epoch;
@@ -286,7 +292,7 @@ impl Trainer {
             return Err(Error::Numbers { what, problem: format!("is {metric}; check the validation") });
         }
         // All ranks must agree on when the run ends; on GPUs their figures may differ in the last bit.
-        let metric = Tensor::new(&[metric], &Device::Cpu)?.to_device(quiet.logit_scale().device())?;
+        let metric = Tensor::new(&[metric], &Device::Cpu)?.to_device(quiet.device())?;
         let metric = scalar(&context.ranks.broadcast(&metric, 0)?.squeeze(0)?)?;
         // To the millionth: so few digits come back from JSON as they were, and a resumed run compares the same numbers.
         let metric = (metric * 1e6).round() / 1e6;
@@ -312,7 +318,7 @@ impl Trainer {
     }
 
     /// All ranks call it; rank 0 writes.
-    fn save(&mut self, context: &mut LoopContext) -> Result<()> {
+    fn save(&mut self, context: &mut LoopContext<N>) -> Result<()> {
         context.look()?;
         let gathered = match &context.shards {
             Some(shards) => shards.gather(&mut self.optimiser, context.ranks)?,
@@ -340,9 +346,9 @@ impl Trainer {
         checkpoint::resume(folder, (&mut state, optimiser), identity, length)
     }
 
-    fn parts(&mut self) -> (State<'_>, &mut AdamW) {
+    fn parts(&mut self) -> (State<'_, N>, &mut AdamW) {
         let state = State {
-            clip: &self.clip,
+            network: &self.network,
             average: self.average.as_ref(),
             segment_tower: self.segment_tower.as_ref(),
             objective: self.objective.as_mut(),
@@ -354,7 +360,7 @@ impl Trainer {
     fn identity(&self, length: RunLength) -> Result<Value> {
         let unwritable = |error: serde_json::Error| Error::argument("settings", error.to_string());
         Ok(json!({
-            "model": serde_json::to_value(self.clip.config()).map_err(unwritable)?,
+            "model": self.network.identity(),
             "settings": serde_json::to_value(&self.settings).map_err(unwritable)?,
             "objective": self.objective.identity(),
             "steps_per_epoch": length.steps_per_epoch,
@@ -362,7 +368,7 @@ impl Trainer {
     }
 }
 
-impl LoopContext<'_> {
+impl<N> LoopContext<'_, N> {
     /// Tells what the last steps have found. Nothing is validated or saved before it was found to be finite.
     fn look(&mut self) -> Result<()> {
         let Self { unread, observe, .. } = self;

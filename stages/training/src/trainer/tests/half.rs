@@ -3,7 +3,7 @@
 use super::*;
 use crate::adapt::{self, Adaptation, Adversary};
 use crate::batch::Domains;
-use crate::loss::MAX_LOGIT_SCALE;
+use models::dual_encoder::MAX_LOGIT_SCALE;
 
 /// Masters and average in f32: in bf16 alone the small steps would be rounded away.
 #[test]
@@ -18,7 +18,7 @@ fn learns_and_resumes_exactly(dtype: DType) {
     let settings = || Settings { epochs: 6, learning_rate: 1e-3, ema_decay: 0.999, ..settings() };
     let mut whole = trainer(half(), settings(), INFO_NCE).unwrap();
     fit(&mut whole, &mut patterns(), None, 0).unwrap();
-    assert_eq!((whole.clip().dtype(), whole.clip().logit_scale().dtype()), (dtype, DType::F32));
+    assert_eq!((whole.network().dtype(), whole.network().logit_scale().dtype()), (dtype, DType::F32));
     assert_eq!(whole.averaged().logit_scale().dtype(), DType::F32);
     assert_ne!(digests(&whole), digests(&trainer(half(), settings(), INFO_NCE).unwrap()));
     let folder = tempfile::tempdir().unwrap();
@@ -52,7 +52,7 @@ fn gradients_too_small_for_f16_arrive_by_the_loss_scale() {
     let gradients = |dtype: DType, loss_scale: f64| {
         let clip = Clip::init(&config(), 1, &Device::Cpu, dtype).unwrap();
         let (settings, execution) = (Settings::default(), Execution::default());
-        let networks = Networks { clip: &clip, segment_tower: None, settings: &settings, execution: &execution };
+        let networks = networks(&clip, &settings, &execution);
         let info = StepInfo { epoch: 0, global_step: 0, progress: 0.0, rate_factor: 1.0 };
         let mut watch = StopWatch::new(None);
         let at = (info, 0, loss_scale);
@@ -89,7 +89,7 @@ fn overflowing_steps_are_left_out() {
     let left_out = norms.iter().filter(|norm| norm.is_infinite()).count();
     assert!(norms[0].is_infinite() && left_out < norms.len() / 2 + 2, "{norms:?}");
     assert_eq!(summary.position.loss_scale.factor(), 65536.0 / f64::powi(2.0, left_out as i32));
-    assert_ne!(before, trainer.clip().parameters().digest().unwrap());
+    assert_ne!(before, trainer.network().parameters().digest().unwrap());
 }
 
 /// A loss whose gradients f16 holds, but not times the first factor.
@@ -147,7 +147,7 @@ fn the_temperature_leaves_its_bound_at_the_first_step_down() {
             &mut |_| (),
         )
         .unwrap();
-        let scale = f64::from(trainer.clip().logit_scale().to_scalar::<f32>().unwrap());
+        let scale = f64::from(trainer.network().logit_scale().to_scalar::<f32>().unwrap());
         let down = STEPS as f64 * settings.learning_rate;
         assert!((MAX_LOGIT_SCALE - scale - down).abs() < 1e-5, "{dtype:?}: {scale} is not {down} below the bound");
     }

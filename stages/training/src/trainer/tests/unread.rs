@@ -4,7 +4,7 @@ use super::*;
 
 /// What a run tells, without its times.
 fn told(
-    trainer: &mut Trainer,
+    trainer: &mut Trainer<Clip>,
     execution: Execution,
     folder: Option<&Path>,
     stop_after: usize,

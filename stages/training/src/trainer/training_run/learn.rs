@@ -1,20 +1,20 @@
 //! One step of a training: what moves its parameters.
 
 use candle_core::{DType, Device, Tensor};
-use models::clip::Clip;
+use models::dual_encoder::{DualEncoder, LOGIT_SCALE};
 
 use super::{LoopContext, SEGMENT_TOWER, Trainer};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::loss::MAX_LOGIT_SCALE;
 use crate::objective::StepInfo;
 use crate::trainer::LossScale;
 use crate::trainer::forward::Networks;
+use crate::trainer::grouping::Grouping;
 use crate::trainer::loaded::Loaded;
 use crate::trainer::step::{Found, differentiate};
 use crate::trainer::unread::Numbers;
 
-impl Trainer {
+impl<N: DualEncoder> Trainer<N> {
     /// One step. Where towers in f16 overflow nothing is learnt, the norm is infinite and the next step's gradients are
     /// carried back smaller.
     pub(super) fn learn(
@@ -22,26 +22,35 @@ impl Trainer {
         loaded: &Loaded,
         info: StepInfo,
         learning_rate: f64,
-        context: &mut LoopContext,
+        context: &mut LoopContext<N>,
     ) -> Result<Numbers> {
+        let grouping = match self.network.buffers().is_empty() {
+            true => None,
+            false => {
+                let place = (context.ranks.rank(), context.ranks.world_size());
+                Some(Grouping::new(self.settings.norm_group, loaded.batch.rows(), place)?)
+            }
+        };
         let networks = Networks {
-            clip: &self.clip,
+            network: &self.network,
             segment_tower: self.segment_tower.as_ref().map(|tower| (tower, SEGMENT_TOWER)),
             settings: &self.settings,
             execution: &context.execution,
+            tokens: self.objective.tokens(),
+            grouping,
         };
         // drawn from the step alone: a resumed run drops the same values
         let seed = self.settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(4 * info.global_step as u64);
         let objective = self.objective.as_mut();
         let (ranks, watch) = (&mut *context.ranks, &mut context.watch);
-        let in_f16 = self.clip.dtype() == DType::F16;
+        let in_f16 = self.network.dtype() == DType::F16;
         let scale = in_f16.then_some(self.position.loss_scale);
         let factor = scale.map_or(1.0, LossScale::factor);
         if scale.is_some() {
             objective.remember()?;
         }
         let found = differentiate(&networks, objective, loaded, (info, seed, factor), (ranks, watch))?;
-        let Found { gradients, own, parts, losses } = found;
+        let Found { gradients, own, parts, losses, statistics } = found;
         if info.global_step == 0 {
             self.check_reach(&gradients)?;
         }
@@ -67,12 +76,13 @@ impl Trainer {
             drop(gradients);
             shards.exchange(&self.optimiser, context.ranks, context.execution.bucket_bytes)?;
         }
-        clamp_logit_scale(&self.clip)?;
+        self.network.fold(&statistics)?;
+        self.network.clamp()?;
         if let Some(average) = &self.average {
             let steps = info.global_step as f64;
             // A young average forgets faster, or it would carry the initial weights for long.
             let decay = self.settings.ema_decay.min((1.0 + steps) / (10.0 + steps));
-            move_average(average, &self.clip, decay)?;
+            move_average(average, &self.network, decay)?;
         }
         context.watch.end(|phases| &mut phases.optimiser)?;
         let norm_of_objective = self.objective.take_norm();
@@ -83,7 +93,7 @@ impl Trainer {
     /// would stay as it was drawn.
     fn check_reach(&self, gradients: &Gradients) -> Result<()> {
         // Not reached by design: the scale by losses without temperature, the segment tower by a batch without segments.
-        let may_lack = |name: &str| name == "logit_scale" || name.starts_with(SEGMENT_TOWER);
+        let may_lack = |name: &str| name == LOGIT_SCALE || name.starts_with(SEGMENT_TOWER);
         match self.optimiser.parameters().find(|(name, _)| gradients.get(name).is_none() && !may_lack(name)) {
             None => Ok(()),
             Some((name, _)) => Err(Error::Numbers {
@@ -98,19 +108,15 @@ fn on_host(number: f64) -> Result<Tensor> {
     Ok(Tensor::new(number, &Device::Cpu)?)
 }
 
-fn clamp_logit_scale(clip: &Clip) -> Result<()> {
-    match clip.parameters().get("logit_scale") {
-        Some(scale) => Ok(scale.set(&scale.as_detached_tensor().minimum(MAX_LOGIT_SCALE)?)?),
-        None => Ok(()),
-    }
-}
-
-/// average ← decay · average + (1 − decay) · weights
-fn move_average(average: &Clip, weights: &Clip, decay: f64) -> Result<()> {
-    for ((_, average), (_, weight)) in average.parameters().iter().zip(weights.parameters().iter()) {
+/// average ← decay · average + (1 − decay) · weights; buffers are averages already, and are copied.
+fn move_average<N: DualEncoder>(average: &N, network: &N, decay: f64) -> Result<()> {
+    for ((_, average), (_, weight)) in average.parameters().iter().zip(network.parameters().iter()) {
         let kept = (average.as_detached_tensor() * decay)?;
         let weight = weight.as_detached_tensor().to_dtype(kept.dtype())?;
         average.set(&(kept + (weight * (1.0 - decay))?)?)?;
+    }
+    for ((_, average), (_, buffer)) in average.buffers().iter().zip(network.buffers().iter()) {
+        average.set(&buffer.as_detached_tensor().to_dtype(average.dtype())?)?;
     }
     Ok(())
 }

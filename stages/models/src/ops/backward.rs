@@ -78,6 +78,6 @@ mod tests {
     fn what_does_not_fit_is_an_error() {
         let x = random(&[3, 4], 1);
         assert!(backward_from(&[(&x, &random(&[4, 3], 2))]).is_err());
-        assert!(backward_from(&x, &x.to_dtype(DType::F32).unwrap()).is_err());
+        assert!(backward_from(&[(&x, &x.to_dtype(DType::F32).unwrap())]).is_err());
     }
 }

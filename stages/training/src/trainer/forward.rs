@@ -252,6 +252,9 @@ impl<N: DualEncoder> Networks<'_, N> {
             }
             Column::Segment => {
                 let rows: Vec<u32> = batch.segments.iter().flat_map(|s| s.row_of_segment.clone()).collect();
+                if rows.is_empty() {
+                    return None;
+                }
                 let nth = |s: usize| rows[..s].iter().filter(|&&row| row == rows[s]).count() as u64;
                 (0..rows.len()).map(|s| batch.image_keys[rows[s] as usize].wrapping_add(nth(s))).collect()
             }
@@ -365,9 +368,9 @@ impl TowerPass {
         let embeddings = wide(&output[0])?;
         let tokens_bld = output.get(1).map(wide).transpose()?;
         if self.has_no_segment() {
-            // nothing of a blank image is learnt, but its layers are on the way
-            let nothing =
-                (embeddings.sum_keepdim(0)? * 0.0)?.broadcast_as((rows, network.embed_dim()))?.contiguous()?;
+            // nothing of a blank image is learnt, but its layers are on the way: candle leaves out what is times the number 0
+            let nothing = (&embeddings * embeddings.zeros_like()?)?.sum_keepdim(0)?;
+            let nothing = nothing.broadcast_as((rows, network.embed_dim()))?.contiguous()?;
             return Ok(Finished { features_bd: nothing, present_b: vec![false; rows], tokens_bld: None });
         }
         match (self.column, &batch.segments, &batch.image_of_row) {

@@ -1,5 +1,7 @@
 //! W ranks on a batch of B/W rows each are one rank on a batch of B.
 
+mod second_network;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +9,12 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use models::clip::Clip;
+use models::dual_encoder::DualEncoder;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::tests::matching::Matching;
+use super::tests::tiny_network::Tiny;
 use super::tests::{LENGTH, SIDE, config};
 use super::*;
 use crate::adapt;
@@ -134,13 +139,23 @@ struct Outcome {
 enum Learnt {
     Contrast(Loss),
     Adaptation(adapt::Settings),
+    Matching,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Network {
+    Clip,
+    Tiny,
 }
 
 #[derive(Clone)]
 struct Plan {
     settings: Settings,
     execution: Execution,
+    network: Network,
     loss: Learnt,
+    /// Ids of padding behind each text.
+    padding: usize,
     dtype: DType,
     /// Every rank is told to stop after this many steps of the call; only rank 1 if there are several.
     stop_after: usize,
@@ -149,21 +164,40 @@ struct Plan {
 fn plan(loss: Loss) -> Plan {
     let loss = Learnt::Contrast(loss);
     let execution = Execution { bucket_bytes: 1000, ..Execution::default() };
-    Plan { settings: settings(), execution, loss, dtype: DType::F64, stop_after: usize::MAX }
+    let network = Network::Clip;
+    Plan { settings: settings(), execution, network, loss, padding: 0, dtype: DType::F64, stop_after: usize::MAX }
 }
 
 fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) -> Outcome {
-    let clip = Clip::init(&config(), 1 + ranks.rank() as u64, &Device::Cpu, plan.dtype).unwrap();
-    let objective: Box<dyn Objective> = match plan.loss {
+    // ranks begin with networks of their own
+    let seed = 1 + ranks.rank() as u64;
+    match plan.network {
+        Network::Clip => train(Clip::init(&config(), seed, &Device::Cpu, plan.dtype).unwrap(), plan, ranks, folder),
+        Network::Tiny => train(Tiny::init(seed, plan.dtype), plan, ranks, folder),
+    }
+    .unwrap()
+}
+
+fn objective(plan: &Plan, dim: usize, rank: usize) -> Box<dyn Objective> {
+    match plan.loss {
         Learnt::Contrast(loss) => Box::new(Contrastive::new(loss).unwrap()),
         Learnt::Adaptation(settings) => {
             // ranks begin with discriminators of their own, too
-            let settings = adapt::Settings { seed: ranks.rank() as u64, ..settings };
-            let dim = config().embed_dim;
+            let settings = adapt::Settings { seed: rank as u64, ..settings };
             Box::new(adapt::Adaptation::in_precision(settings, dim, &Device::Cpu, plan.dtype).unwrap())
         }
-    };
-    let mut trainer = Trainer::new(clip, plan.settings.clone(), objective).unwrap();
+        Learnt::Matching => Box::new(Matching::new(rank as u64, plan.dtype)),
+    }
+}
+
+fn train<N: DualEncoder>(
+    network: N,
+    plan: &Plan,
+    ranks: &mut dyn Communicator,
+    folder: Option<&Path>,
+) -> crate::Result<Outcome> {
+    let objective = objective(plan, network.embed_dim(), ranks.rank());
+    let mut trainer = Trainer::new(network, plan.settings.clone(), objective)?;
     let (rank, world_size) = (ranks.rank(), ranks.world_size());
     let stop = AtomicBool::new(false);
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
@@ -176,30 +210,39 @@ fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) ->
             }
         }
     };
-    let mut validate = |_: &Clip, epoch: usize, _: &mut dyn Communicator| -> Result<f64, BoxError> { Ok(epoch as f64) };
-    let summary = trainer
-        .fit(Fit {
-            ranks,
-            source: &mut Slice { rank, world_size, two_domains: matches!(plan.loss, Learnt::Adaptation(_)) },
-            validate: &mut validate,
-            folder,
-            execution: plan.execution,
-            stop: &stop,
-            observe: &mut observe,
-        })
-        .unwrap();
-    let towers = [("", trainer.network()), ("average.", trainer.averaged())];
-    let weights = towers.iter().flat_map(|(prefix, clip)| {
-        clip.parameters().iter().map(move |(name, var)| {
-            let values = var.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
-            (format!("{prefix}{name}"), values)
-        })
-    });
-    let (weights, steps) = (weights.collect(), summary.steps);
-    let wide = |moment: &Tensor| moment.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+    let mut validate = |_: &N, epoch: usize, _: &mut dyn Communicator| -> Result<f64, BoxError> { Ok(epoch as f64) };
+    let slice = Slice { rank, world_size, two_domains: matches!(plan.loss, Learnt::Adaptation(_)) };
+    let summary = trainer.fit(Fit {
+        ranks,
+        source: &mut Padded(slice, plan.padding),
+        validate: &mut validate,
+        folder,
+        execution: plan.execution,
+        stop: &stop,
+        observe: &mut observe,
+    })?;
+    let wide = |tensor: &Tensor| tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+    let weights = trainer.variables().into_iter().map(|(name, tensor)| (name, wide(&tensor))).collect();
     let moments: BTreeMap<String, Vec<f64>> =
         trainer.first_moments().into_iter().map(|(name, moment)| (name, wide(&moment))).collect();
-    Outcome { remembered: moments.values().map(Vec::len).sum(), moments, weights, losses, norms, steps }
+    let (remembered, steps) = (moments.values().map(Vec::len).sum(), summary.steps);
+    Ok(Outcome { remembered, moments, weights, losses, norms, steps })
+}
+
+/// Texts with so many more ids of padding.
+struct Padded(Slice, usize);
+
+impl BatchSource for Padded {
+    fn steps_per_epoch(&self) -> usize {
+        self.0.steps_per_epoch()
+    }
+
+    fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError> {
+        let mut batch = self.0.batch(epoch, step)?;
+        let texts = batch.input_ids_bl.chunks(LENGTH);
+        batch.input_ids_bl = texts.flat_map(|ids| ids.iter().copied().chain(vec![0; self.1])).collect();
+        Ok(batch)
+    }
 }
 
 /// The outcome of rank 0, after making sure that all ranks have the same.
@@ -239,14 +282,21 @@ fn largest_difference(a: &Outcome, b: &Outcome) -> f64 {
 /// That the comparison is of something: 20 steps that learn, and every weight that can has moved.
 fn assert_learnt(outcome: &Outcome) {
     assert_eq!(outcome.steps, EPOCHS * STEPS);
-    let start = Clip::init(&config(), 1, &Device::Cpu, DType::F64).unwrap();
-    for (name, var) in start.parameters().iter() {
-        let (_, now) = outcome.weights.iter().find(|(n, _)| n == name).unwrap();
-        let before: Vec<f64> = var.flatten_all().unwrap().to_vec1().unwrap();
+    let start: Vec<(String, Vec<f64>)> = match outcome.weights.iter().any(|(name, _)| name == "words") {
+        true => numbers(Tiny::init(1, DType::F64).parameters()),
+        false => numbers(Clip::init(&config(), 1, &Device::Cpu, DType::F64).unwrap().parameters()),
+    };
+    for (name, before) in start {
+        let (_, now) = outcome.weights.iter().find(|(n, _)| *n == name).unwrap();
         // a third of `in_proj_bias` are key biases, whose gradient is zero; hinge has no temperature
         let may_rest = name.contains("in_proj_bias") || name == "logit_scale";
         assert!(may_rest || before.iter().zip(now).any(|(a, b)| (a - b).abs() > 1e-4), "{name} has not moved");
     }
+}
+
+fn numbers(parameters: &models::parameters::Parameters) -> Vec<(String, Vec<f64>)> {
+    let of = |(name, var): (&str, &candle_core::Var)| (name.to_owned(), var.flatten_all().unwrap().to_vec1().unwrap());
+    parameters.iter().map(of).collect()
 }
 
 #[test]

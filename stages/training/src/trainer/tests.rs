@@ -1,4 +1,6 @@
 mod half;
+pub(super) mod matching;
+pub(super) mod tiny_network;
 mod unread;
 
 use std::path::Path;

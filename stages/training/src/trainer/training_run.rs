@@ -118,6 +118,19 @@ impl<N: DualEncoder> Trainer<N> {
         self.average.as_ref().unwrap_or(&self.network)
     }
 
+    /// Every variable that a step can move.
+    #[cfg(test)]
+    pub(super) fn variables(&self) -> Vec<(String, Tensor)> {
+        let networks = [("", Some(&self.network)), ("average.", self.average.as_ref())];
+        let of_networks = networks.into_iter().filter_map(|(prefix, network)| Some((prefix, network?)));
+        let of_networks = of_networks.flat_map(|(prefix, network)| {
+            let both = network.parameters().iter().chain(network.buffers().iter());
+            both.map(move |(name, var)| (format!("{prefix}{name}"), var.as_detached_tensor()))
+        });
+        let others = self.optimiser.parameters().filter(|(name, _)| self.network.parameters().get(name).is_none());
+        of_networks.chain(others.map(|(name, var)| (name.to_owned(), var.as_detached_tensor()))).collect()
+    }
+
     /// First moments of the parameters whose history this rank keeps.
     #[cfg(test)]
     pub(super) fn first_moments(&mut self) -> Vec<(String, Tensor)> {

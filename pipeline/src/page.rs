@@ -17,7 +17,7 @@ use report::{
     format_duration, format_number,
 };
 use stages::evaluate::Evaluation;
-use stages::pretrain::{CURVE_FILE, CurvePoint, Trained, read_curve};
+use stages::fit::{CURVE_FILE, CurvePoint, Trained, read_curve};
 use stages::{Step, Training};
 use training::recall::BothWays;
 use workers::WorkerError;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use stages::pretrain::Trained;
+use stages::fit::Trained;
 use training::trainer::{Event, Phases};
 use workers::map::Observer;
 use workers::publish::Summary;

@@ -16,15 +16,16 @@ use training::communicator::Communicator;
 use training::trainer::{self, Event, Trainer};
 
 use crate::device::{arithmetic, device, dtype};
-use crate::embed_rows::Encoder;
-use crate::fit::{TrainJob, rows_of};
+use crate::encoder::Encoder;
+use crate::fit::{TrainJob, Trained};
 use crate::image_embeddings::mean_direction;
 use crate::network::Network;
+use crate::pretrain::batches::Preparer;
 use crate::pretrain::reader::Reader;
-use crate::pretrain::rows::{Preparer, check_batch};
-use crate::pretrain::{self, Embedded, TrainRows, Trained, execution};
+use crate::pretrain::{self, check_batch, execution};
 use crate::stage::StageError;
 use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
+use crate::train_rows::{Embedded, TrainRows, rows_of};
 
 /// Raised when the same tables and settings would give another model.
 pub const VERSION: u32 = 1;
@@ -220,7 +221,7 @@ fn share_embedded(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pretrain::rows::Untouched;
+    use crate::train_rows::Untouched;
 
     #[test]
     fn ranks_choose_by_the_same_vectors() {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use training::recall::{self, Gallery, Protocol};
 
-use crate::pretrain::{caption_key, key_of_digest};
 use crate::stage::StageError;
+use crate::train_rows::{caption_key, key_of_digest};
 
 /// Raised when the same embeddings would give other figures.
 pub const VERSION: u32 = 2;

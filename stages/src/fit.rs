@@ -1,5 +1,9 @@
 //! What every training on tables does alike: the loop with validation and curve, and the result.
 
+mod curve;
+mod result;
+mod validation;
+
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -10,9 +14,15 @@ use training::batch::BatchSource;
 use training::communicator::Communicator;
 use training::trainer::{Event, Execution, Fit, Trainer};
 
-use crate::embed_rows::Encoder;
-use crate::pretrain::{Curve, TrainRows, Trained, validation, write_result};
+use crate::encoder::Encoder;
 use crate::stage::StageError;
+use crate::train_rows::{TrainRows, rows_of};
+
+pub use curve::{CURVE_FILE, CurvePoint, read_curve};
+pub use result::{RESULT_FOLDER, Trained, model_digest};
+
+use curve::Curve;
+use result::write_result;
 
 /// A training that is about to begin.
 pub(crate) struct TrainJob<'a> {
@@ -28,11 +38,6 @@ pub(crate) struct TrainJob<'a> {
     pub(crate) execution: Execution,
     pub(crate) stop: &'a AtomicBool,
     pub(crate) observe: &'a mut dyn FnMut(&Event),
-}
-
-/// Images of all row groups.
-pub(crate) fn rows_of(rows: &dyn TrainRows) -> u64 {
-    rows.groups().iter().map(|&rows| u64::from(rows)).sum()
 }
 
 impl TrainJob<'_> {

@@ -13,9 +13,9 @@ mod captioners;
 pub mod captions;
 mod clip_scorer;
 pub mod device;
-pub mod embed_rows;
+pub mod encoder;
 pub mod evaluate;
-mod fit;
+pub mod fit;
 pub mod geotags;
 pub mod image_embeddings;
 pub mod images;
@@ -30,6 +30,7 @@ pub mod stage;
 pub mod structured_captions;
 pub mod table;
 pub mod text_embeddings;
+pub mod train_rows;
 
 use manifests::BuildSpec;
 

@@ -5,92 +5,35 @@
 //! of the step on other threads. Every random choice about a row is drawn from (seed, epoch, image
 //! id), so that it depends neither on threads nor on where a run was resumed.
 
+pub(crate) mod batches;
 pub(crate) mod reader;
-pub(crate) mod rows;
-mod tower;
-pub(crate) mod validation;
+mod start;
 
-use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use candle_core::{DType, Device};
+use manifests::BuildSpec;
 use manifests::build::{LossKind, PretrainSpec, ScheduleKind, SegmentTower};
 use manifests::weights::Weights;
-use manifests::{BuildSpec, digest};
 use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
-use serde::{Deserialize, Serialize};
-use training::checkpoint::{self, Which};
 use training::communicator::Communicator;
 use training::contrastive::{Contrastive, Loss};
 use training::optimiser::AdamWSettings;
-use training::recall::beside_chance;
 use training::schedule::Schedule;
-use training::trainer::{Event, Execution, Phases, Settings, Trainer};
+use training::trainer::{Event, Execution, Settings, Trainer};
 
 use crate::Training;
 use crate::device::arithmetic;
-use crate::fit::{TrainJob, rows_of};
-use crate::network::Network;
+use crate::fit::{TrainJob, Trained};
 use crate::stage::StageError;
-use crate::text_embeddings::TOKENIZER_FILE;
+use crate::train_rows::{TrainRows, rows_of};
 
-pub use rows::{Embedded, RowsError, TrainRow, TrainRows, caption_key, check_batch, key_of_digest};
-pub use tower::{Start, open_tower};
+pub use batches::check_batch;
+pub use start::{Start, open_network};
 
 /// Raised when the same tables and settings would give another model.
 pub const VERSION: u32 = 2;
-
-/// File of a run folder with one [`CurvePoint`] per line.
-pub const CURVE_FILE: &str = "curve.jsonl";
-/// Folder of a run with the model to use: `config.json`, `model.safetensors`, `tokenizer.json`.
-pub const RESULT_FOLDER: &str = "result";
-
-/// A point of the learning curves.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct CurvePoint {
-    /// Epochs done, with a fraction inside of an epoch.
-    pub epoch: f64,
-    pub loss: Option<f64>,
-    /// Parts of the loss, by name.
-    #[serde(default)]
-    pub parts: BTreeMap<String, f64>,
-    pub learning_rate: Option<f64>,
-    /// Mean recall on the validation split, in percent, ties lost.
-    pub validation_mean_recall: Option<f64>,
-    /// Seconds of the phases of an epoch's steps, where they are measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phases: Option<Phases>,
-}
-
-/// What a finished run is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Trained {
-    /// Digest of weights, configuration and vocabulary.
-    pub model_digest: String,
-    pub parameters: u64,
-    pub train_rows: u64,
-    pub validation_rows: u64,
-    pub epochs: usize,
-    pub best_epoch: usize,
-    pub best_validation_mean_recall: f64,
-    /// The mR of guessing over the validation split; `None`: not known when the run was recorded.
-    #[serde(default)]
-    pub validation_chance: Option<f64>,
-    pub samples: u64,
-    pub seconds: f64,
-    /// Seconds that the device waited for data.
-    pub wait_seconds: f64,
-}
-
-impl Trained {
-    /// The best validation mR beside chance, in words.
-    pub fn best_validation(&self) -> String {
-        format!("best validation {}", beside_chance(self.best_validation_mean_recall, self.validation_chance))
-    }
-}
 
 /// A run to start or to go on with.
 pub struct Run<'a> {
@@ -139,7 +82,7 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
         map.remove("device");
         map.remove("activation");
         map.insert("precision".into(), arithmetic(spec).into());
-        map.extend(tower::identity(&spec.model, weights.path("model.init")).map(|network| ("network".into(), network)));
+        map.extend(start::identity(&spec.model, weights.path("model.init")).map(|network| ("network".into(), network)));
     }
     for (section, name, field) in
         [("model", "init", "model.init"), ("model", "tokenizer", "model.tokenizer"), ("score", "clip", "score.clip")]
@@ -230,14 +173,14 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let spec = of_training(run.spec, run.training);
     let train_rows = rows_of(run.train);
     let place = (run.ranks.rank(), run.ranks.world_size());
-    rows::check_batch(stage, ("pretrain.batch", spec.batch), ("the train split", train_rows), place.1)?;
+    batches::check_batch(stage, ("pretrain.batch", spec.batch), ("the train split", train_rows), place.1)?;
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(stage, &e))?;
     let start =
         Start { spec: run.spec, weights: run.weights, folder: run.folder, warm_start: run.warm_start.as_deref() };
-    let (network, tokenizer) = open_tower(stage, &start, run.train)?;
+    let (network, tokenizer) = open_network(stage, &start, run.train)?;
     let score = run.spec.score.clone();
     let limits = crate::images::limits(run.spec);
-    let preparer = rows::Preparer {
+    let preparer = batches::Preparer {
         spec: spec.clone(),
         score,
         limits,
@@ -246,7 +189,7 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         tokenizer: &tokenizer,
         used_pixels: Vec::new(),
     };
-    let mut source = rows::Batches::new(stage, preparer, run.train, place)?;
+    let mut source = batches::Batches::new(stage, preparer, run.train, place)?;
     let settings = settings(&spec, &run.data, training::batch::BatchSource::steps_per_epoch(&source));
     let objective = Box::new(objective(&spec).map_err(|e| StageError::of(stage, &e))?);
     let mut trainer = Trainer::new(network, settings, objective).map_err(|e| StageError::of(stage, &e))?;
@@ -276,7 +219,7 @@ pub fn loader<'a>(
     tokenizer: &'a Tokenizer,
     rows: &'a mut dyn TrainRows,
 ) -> Result<impl training::batch::BatchSource + 'a, StageError> {
-    let preparer = rows::Preparer {
+    let preparer = batches::Preparer {
         spec: of_training(spec, Training::Pretrain),
         score: spec.score.clone(),
         limits: crate::images::limits(spec),
@@ -285,126 +228,12 @@ pub fn loader<'a>(
         tokenizer,
         used_pixels: Vec::new(),
     };
-    rows::Batches::new(Training::Pretrain.name(), preparer, rows, (0, 1))
-}
-
-/// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with what other programs read of the network.
-pub(crate) fn write_result<N: DualEncoder>(
-    stage: &'static str,
-    folder: &Path,
-    tokenizer: &Tokenizer,
-) -> Result<String, StageError> {
-    let failed = |e: models::ModelError| StageError::of(stage, &e);
-    let best = checkpoint::find(folder, Which::Best)
-        .ok_or_else(|| StageError::Compute { stage, why: "there is no best checkpoint".into() })?;
-    let network = N::load(&best.join("model"), &Device::Cpu, DType::F32).map_err(failed)?;
-    let result = folder.join(RESULT_FOLDER);
-    let written = checkpoint::replace(&result, |draft| {
-        network.save(draft)?;
-        tokenizer.save(&draft.join(TOKENIZER_FILE))?;
-        Ok(network.export(draft)?)
-    });
-    written.map_err(|e| StageError::of(stage, &e))?;
-    digest_of::<N>(&result).map_err(|why| StageError::Compute { stage, why })
-}
-
-/// Digest of the model in a folder: weights, configuration and vocabulary.
-///
-/// # Errors
-/// What cannot be read, in words.
-pub fn model_digest(folder: &Path) -> Result<String, String> {
-    digest_of::<Network>(folder)
-}
-
-fn digest_of<N: DualEncoder>(folder: &Path) -> Result<String, String> {
-    let network = N::load(folder, &Device::Cpu, DType::F32).map_err(|e| e.to_string())?;
-    let mut weights = network.parameters().digest().map_err(|e| e.to_string())?;
-    if !network.buffers().is_empty() {
-        weights += &network.buffers().digest().map_err(|e| e.to_string())?;
-    }
-    let tokenizer = Tokenizer::from_file(&folder.join(TOKENIZER_FILE))
-        .and_then(|t| t.digest())
-        .map_err(|e| format!("{}: {e}", folder.join(TOKENIZER_FILE).display()))?;
-    Ok(digest::of_value(&(weights, tokenizer, network.identity())))
-}
-
-/// Appends to the run's learning curve.
-pub(crate) struct Curve {
-    file: std::fs::File,
-}
-
-impl Curve {
-    pub(crate) fn open(folder: &Path) -> std::io::Result<Self> {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(CURVE_FILE))?;
-        Ok(Self { file })
-    }
-
-    pub(crate) fn note(&mut self, event: &Event, steps_per_epoch: usize) {
-        let point = match event {
-            // about twenty points an epoch draw a curve
-            Event::Step(p) if (p.step + 1).is_multiple_of((steps_per_epoch / 20).max(1)) => CurvePoint {
-                epoch: p.epoch as f64 + (p.step + 1) as f64 / steps_per_epoch as f64,
-                loss: Some(p.loss),
-                parts: p.parts.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
-                learning_rate: Some(p.learning_rate),
-                ..CurvePoint::default()
-            },
-            Event::Step(_) | Event::Saved => return,
-            Event::EpochEnd(end) => CurvePoint {
-                epoch: (end.epoch + 1) as f64,
-                validation_mean_recall: Some(end.metric),
-                phases: end.phases,
-                ..CurvePoint::default()
-            },
-        };
-        let line = serde_json::to_string(&point).expect("plain data serialises");
-        // a curve with a gap is no reason to end a training
-        if let Err(error) = writeln!(self.file, "{line}") {
-            tracing::warn!(%error, "the learning curve was not written");
-        }
-    }
-}
-
-/// Reads a run's curve. A resumed run repeats some points: the last of each epoch position counts.
-pub fn read_curve(text: &str) -> Vec<CurvePoint> {
-    let mut points: Vec<CurvePoint> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    points.reverse();
-    let mut seen = std::collections::BTreeSet::new();
-    points.retain(|p| seen.insert((p.epoch.to_bits(), p.validation_mean_recall.is_some())));
-    points.sort_by(|a, b| a.epoch.total_cmp(&b.epoch));
-    points
+    batches::Batches::new(Training::Pretrain.name(), preparer, rows, (0, 1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_resumed_curve_has_each_point_once() {
-        let line = |epoch: f64, loss: f64| {
-            let point = CurvePoint { epoch, loss: Some(loss), ..CurvePoint::default() };
-            serde_json::to_string(&point).unwrap()
-        };
-        let text = [line(0.5, 3.0), line(1.0, 2.0), "{broken".into(), line(0.5, 2.9)].join("\n");
-        let losses: Vec<_> = read_curve(&text).iter().filter_map(|p| p.loss).collect();
-        assert_eq!(losses, [2.9, 2.0]);
-    }
-
-    #[test]
-    fn an_epochs_line_has_its_phases_where_they_are_measured() {
-        let folder = tempfile::tempdir().unwrap();
-        let measured = Phases { data: 0.5, forward: 1.0, backward: 2.0, all_reduce: 0.0, optimiser: 0.25 };
-        let best = training::checkpoint::Best { epoch: 0, metric: 50.0 };
-        for (epoch, phases) in [None, Some(measured)].into_iter().enumerate() {
-            let end = training::trainer::EpochEnd { epoch, metric: 50.0, best, phases };
-            Curve::open(folder.path()).unwrap().note(&Event::EpochEnd(end), 10);
-        }
-        let text = std::fs::read_to_string(folder.path().join(CURVE_FILE)).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(!lines[0].contains("phases"), "{text}");
-        assert!(lines[1].contains(r#""phases":{"data":0.5,"forward":1.0,"#), "{text}");
-        assert_eq!(read_curve(&text).iter().map(|point| point.phases).collect::<Vec<_>>(), [None, Some(measured)]);
-    }
 
     #[test]
     fn a_batch_larger_than_the_data_is_refused_before_anything_is_read() {
@@ -414,8 +243,8 @@ mod tests {
             spec: &BuildSpec::parse(text, "t", &["pretrain.batch=32".into()]).unwrap(),
             training: Training::Pretrain,
             ranks: &mut training::communicator::Solo,
-            train: &mut rows::Untouched(vec![20, 11]),
-            validation: &mut rows::Untouched(vec![3]),
+            train: &mut crate::train_rows::Untouched(vec![20, 11]),
+            validation: &mut crate::train_rows::Untouched(vec![3]),
             folder: folder.path(),
             data: String::new(),
             weights: &Weights::default(),

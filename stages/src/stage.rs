@@ -12,9 +12,9 @@ use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
 use crate::io_fault::IoFault;
-use crate::pretrain::RowsError;
 use crate::splits::ASSIGNED_FROM;
 use crate::table::TableError;
+use crate::train_rows::RowsError;
 
 /// Errors of a stage as a whole. A bad row is no error: it becomes a row status.
 #[derive(Debug, thiserror::Error)]

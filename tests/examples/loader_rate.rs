@@ -17,7 +17,8 @@ use manifests::{Artifact, BuildSpec};
 use models::clip::ClipConfig;
 use models::tokenizer::Tokenizer;
 use pipeline::build::Build;
-use stages::pretrain::{TrainRows, loader};
+use stages::pretrain::loader;
+use stages::train_rows::TrainRows;
 use training::batch::BatchSource;
 use workers::train::{Members, TableRows};
 

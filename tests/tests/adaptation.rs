@@ -9,7 +9,7 @@ use pipeline::ablate::{Variant, ablate};
 use pipeline::pair::Pair;
 use pipeline::progress::Progress;
 use pipeline_tests::{World, open, run, urbancross};
-use stages::pretrain::{CURVE_FILE, read_curve};
+use stages::fit::{CURVE_FILE, read_curve};
 use training::communicator::Solo;
 use workers::adapt::AdaptationRecord;
 use workers::upkeep::gc::{Retention, gc};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pipeline_tests::{World, open, urbancross};
 use stages::Training;
-use stages::pretrain::{CURVE_FILE, read_curve};
+use stages::fit::{CURVE_FILE, read_curve};
 use workers::train::TrainingRecord;
 
 /// `in_parts`: each rank keeps a part of the optimiser's state.

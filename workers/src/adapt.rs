@@ -8,7 +8,7 @@ use manifests::plan::PinnedTable;
 use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::adapt::{self, NAME};
-use stages::pretrain::Trained;
+use stages::fit::Trained;
 use training::communicator::Communicator;
 use training::trainer::Event;
 

@@ -129,8 +129,8 @@ impl From<stages::StageError> for WorkerError {
     }
 }
 
-impl From<stages::pretrain::RowsError> for WorkerError {
-    fn from(error: stages::pretrain::RowsError) -> Self {
+impl From<stages::train_rows::RowsError> for WorkerError {
+    fn from(error: stages::train_rows::RowsError) -> Self {
         if error.passes { WorkerError::Transient(error.why) } else { WorkerError::Broken(error.why) }
     }
 }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn unread_rows_keep_their_kind_on_their_way_up() {
         let code = |passes| {
-            let unread = stages::pretrain::RowsError { passes, why: "images: timed out".into() };
+            let unread = stages::train_rows::RowsError { passes, why: "images: timed out".into() };
             let source = training::Error::Source { epoch: 0, step: 0, cause: Box::new(unread) };
             WorkerError::from(stages::StageError::of("pretrain", &source)).exit_code()
         };

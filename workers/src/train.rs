@@ -15,7 +15,8 @@ use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
-use stages::pretrain::{self, RESULT_FOLDER, Trained};
+use stages::fit::{self, RESULT_FOLDER, Trained};
+use stages::pretrain;
 use stages::table::TableError;
 use training::communicator::Communicator;
 use training::trainer::Event;
@@ -280,7 +281,7 @@ pub(crate) async fn result_of(work: &WorkStore, scratch: &Path, run: &str) -> Re
         if !result.exists() {
             return Err(WorkerError::Missing { what: "result of a training", path: result.display().to_string() });
         }
-        let found = tokio::task::block_in_place(|| pretrain::model_digest(&result));
+        let found = tokio::task::block_in_place(|| fit::model_digest(&result));
         match found {
             Ok(digest) if digest == record.trained.model_digest => return Ok(result),
             // what was copied here was cut: once more

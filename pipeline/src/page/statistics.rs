@@ -91,7 +91,7 @@ pub async fn gather(build: &Build) -> Result<Statistics, WorkerError> {
         let columns = Columns::new(Artifact::Captions, &batch);
         for caption in columns.texts("captions").map_err(broken)?.iter().flatten() {
             s.captions += 1;
-            distinct.insert(stages::pretrain::caption_key(caption));
+            distinct.insert(stages::train_rows::caption_key(caption));
             let normalised = wording::normalise_caption(caption);
             s.caption_words.push(normalised.split_whitespace().count() as f64);
             for word in normalised.split_whitespace().filter(|w| !EMPTY_WORDS.contains(w)) {

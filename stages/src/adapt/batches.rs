@@ -6,9 +6,9 @@ use training::adapt::{Embeddings, Settings, Similarity, SimilarityOf, aggregate,
 use training::batch::{BatchSource, BoxError, Domains, PairBatch};
 use training::order::rank_slice;
 
+use crate::pretrain::batches::Preparer;
 use crate::pretrain::reader::{HeldRow, Reader};
-use crate::pretrain::rows::Preparer;
-use crate::pretrain::{Embedded, TrainRow};
+use crate::train_rows::{Embedded, TrainRow};
 
 /// Everyone's slice: which rows a step learns from is decided on the whole batch.
 const WHOLE: (usize, usize) = (0, 1);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use training::batch::BoxError;
 use training::order::{DataOrder, rank_slice};
 
-use super::rows::{TrainRow, TrainRows};
 use crate::stage::StageError;
+use crate::train_rows::{TrainRow, TrainRows};
 
 /// A row, within the row group that holds it.
 pub(crate) type HeldRow = (Arc<Vec<TrainRow>>, usize);

@@ -7,9 +7,9 @@ use manifests::Artifact;
 use manifests::plan::PinnedTable;
 use pixels::mask::Rle;
 use stages::image_embeddings::mean_direction;
-use stages::pretrain::{Embedded, RowsError, TrainRow, TrainRows};
 use stages::segment_features::RowSegments;
 use stages::table::{Columns, TableError};
+use stages::train_rows::{Embedded, RowsError, TrainRow, TrainRows};
 
 use super::broken;
 use crate::assignment::AssignedRow;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use stages::StageError;
-use stages::pretrain::{RESULT_FOLDER, Trained};
+use stages::fit::{RESULT_FOLDER, Trained};
 use training::communicator::Communicator;
 use training::trainer::Event;
 

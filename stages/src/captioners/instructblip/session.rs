@@ -14,7 +14,7 @@ use pixels::{DecodeLimits, Rgb};
 
 use crate::device::dtype;
 use crate::images::limits;
-use crate::pretrain::key_of_digest;
+use crate::train_rows::key_of_digest;
 use crate::stage::{StageContext, StageError};
 
 /// Fields of the spec that name InstructBLIP's weights.

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 
 use crate::evaluate::EvaluatedRow;
 use crate::image_embeddings::{encode_views, mean_direction};
-use crate::pretrain::TrainRow;
 use crate::stage::StageError;
 use crate::text_embeddings::encode_texts;
+use crate::train_rows::TrainRow;
 
 /// Images encoded at once.
 const VIEWS_PER_BATCH: usize = 64;

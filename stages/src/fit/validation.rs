@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use training::communicator::Communicator;
 use training::recall::{BothWays, Protocol};
 
-use super::rows::TrainRows;
-use crate::embed_rows::Encoder;
+use crate::encoder::Encoder;
 use crate::evaluate::{EvaluatedRow, recall_of};
 use crate::stage::StageError;
+use crate::train_rows::TrainRows;
 
 /// Recall over a whole split, exact pairs, ties lost.
 pub(crate) fn recall<N: DualEncoder>(

@@ -9,10 +9,11 @@ use models::clip::{Clip, ClipConfig};
 use models::ops::Activation;
 use models::tokenizer::Tokenizer;
 
-use super::rows::TrainRows;
 use crate::device::{device, dtype};
+use crate::network::Network;
 use crate::stage::StageError;
 use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
+use crate::train_rows::TrainRows;
 
 /// Where a training starts from.
 pub struct Start<'a> {
@@ -28,11 +29,11 @@ pub struct Start<'a> {
 /// Opens network and vocabulary: a warm start brings both; `model.init` brings weights; else the
 /// weights are random from the seed, and the vocabulary is trained on the captions or read from
 /// the file that the spec names.
-pub fn open_tower(
+pub fn open_network(
     stage: &'static str,
     start: &Start<'_>,
     train: &mut dyn TrainRows,
-) -> Result<(Clip, Tokenizer), StageError> {
+) -> Result<(Network, Tokenizer), StageError> {
     let configuration = |why: String| StageError::Configuration { stage, why };
     let (device, dtype) = (device(stage, start.spec)?, dtype(start.spec));
     let model = &start.spec.model;
@@ -157,7 +158,7 @@ fn not_here(field: &str, source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pretrain::rows::RowsError;
+    use crate::train_rows::{RowsError, TrainRow};
     use manifests::build::Preset;
     use manifests::weights::LocalWeights;
     use models::ops::Activation::{Gelu, QuickGelu};
@@ -263,7 +264,7 @@ mod tests {
             &[2]
         }
 
-        fn read(&mut self, _: usize) -> Result<Vec<super::super::TrainRow>, RowsError> {
+        fn read(&mut self, _: usize) -> Result<Vec<TrainRow>, RowsError> {
             Err(RowsError { passes: false, why: "no row is read".into() })
         }
 
@@ -286,7 +287,7 @@ mod tests {
             weights.insert("model.init", LocalWeights { path: Some(file.to_owned()), digest: "1".into() });
             let run = tempfile::tempdir().unwrap();
             let start = Start { spec: &spec, weights: &weights, folder: run.path(), warm_start: None };
-            open_tower("pretrain", &start, &mut Captions).map(|(clip, _)| clip.config().activation)
+            open_network("pretrain", &start, &mut Captions).map(|(clip, _)| clip.config().activation)
         };
         let file = folder.path().join("model.safetensors");
         assert_eq!(open(&file, "model.activation=").unwrap(), QuickGelu, "tiny's own is another");

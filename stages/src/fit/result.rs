@@ -1,0 +1,85 @@
+//! What a finished training leaves: the model to use, and what is said of it.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use manifests::digest;
+use models::dual_encoder::DualEncoder;
+use models::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use training::checkpoint::{self, Which};
+use training::recall::beside_chance;
+
+use crate::network::Network;
+use crate::stage::StageError;
+use crate::text_embeddings::TOKENIZER_FILE;
+
+/// Folder of a run with the model to use: `config.json`, `model.safetensors`, `tokenizer.json`.
+pub const RESULT_FOLDER: &str = "result";
+
+/// What a finished run is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Digest of weights, configuration and vocabulary.
+    pub model_digest: String,
+    pub parameters: u64,
+    pub train_rows: u64,
+    pub validation_rows: u64,
+    pub epochs: usize,
+    pub best_epoch: usize,
+    pub best_validation_mean_recall: f64,
+    /// The mR of guessing over the validation split; `None`: not known when the run was recorded.
+    #[serde(default)]
+    pub validation_chance: Option<f64>,
+    pub samples: u64,
+    pub seconds: f64,
+    /// Seconds that the device waited for data.
+    pub wait_seconds: f64,
+}
+
+impl Trained {
+    /// The best validation mR beside chance, in words.
+    pub fn best_validation(&self) -> String {
+        format!("best validation {}", beside_chance(self.best_validation_mean_recall, self.validation_chance))
+    }
+}
+
+/// Copies the best weights and the vocabulary to [`RESULT_FOLDER`], with what other programs read of the network.
+pub(crate) fn write_result<N: DualEncoder>(
+    stage: &'static str,
+    folder: &Path,
+    tokenizer: &Tokenizer,
+) -> Result<String, StageError> {
+    let failed = |e: models::ModelError| StageError::of(stage, &e);
+    let best = checkpoint::find(folder, Which::Best)
+        .ok_or_else(|| StageError::Compute { stage, why: "there is no best checkpoint".into() })?;
+    let network = N::load(&best.join("model"), &Device::Cpu, DType::F32).map_err(failed)?;
+    let result = folder.join(RESULT_FOLDER);
+    let written = checkpoint::replace(&result, |draft| {
+        network.save(draft)?;
+        tokenizer.save(&draft.join(TOKENIZER_FILE))?;
+        Ok(network.export(draft)?)
+    });
+    written.map_err(|e| StageError::of(stage, &e))?;
+    digest_of::<N>(&result).map_err(|why| StageError::Compute { stage, why })
+}
+
+/// Digest of the model in a folder: weights, configuration and vocabulary.
+///
+/// # Errors
+/// What cannot be read, in words.
+pub fn model_digest(folder: &Path) -> Result<String, String> {
+    digest_of::<Network>(folder)
+}
+
+fn digest_of<N: DualEncoder>(folder: &Path) -> Result<String, String> {
+    let network = N::load(folder, &Device::Cpu, DType::F32).map_err(|e| e.to_string())?;
+    let mut weights = network.parameters().digest().map_err(|e| e.to_string())?;
+    if !network.buffers().is_empty() {
+        weights += &network.buffers().digest().map_err(|e| e.to_string())?;
+    }
+    let tokenizer = Tokenizer::from_file(&folder.join(TOKENIZER_FILE))
+        .and_then(|t| t.digest())
+        .map_err(|e| format!("{}: {e}", folder.join(TOKENIZER_FILE).display()))?;
+    Ok(digest::of_value(&(weights, tokenizer, network.identity())))
+}

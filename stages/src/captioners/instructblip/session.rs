@@ -14,8 +14,8 @@ use pixels::{DecodeLimits, Rgb};
 
 use crate::device::dtype;
 use crate::images::limits;
-use crate::train_rows::key_of_digest;
 use crate::stage::{StageContext, StageError};
+use crate::train_rows::key_of_digest;
 
 /// Fields of the spec that name InstructBLIP's weights.
 pub(super) const WEIGHTS_FIELD: &str = "caption.instructblip.weights";

@@ -1,24 +1,12 @@
 //! One prompt's pass over the image: the image takes from the tokens, and the next layer's tokens take from the image.
 
-use super::kernel::{AttentionWeights, ImageSide, LayerWeights};
+use super::weights::{AttentionWeights, ImageSide, LayerWeights, Shape};
 use crate::ops::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
 use crate::ops::real::{Real, add, vectorised};
 use crate::ops::window_attention::SoftmaxRow;
 
 /// Positions of the image that are worked on at a time: their 256 KiB stay in the cache.
 const POSITIONS_PER_TILE: usize = 256;
-
-/// Sizes of the decoder.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    /// N
-    pub(super) positions: usize,
-    /// D
-    pub(super) width: usize,
-    /// Width of the attention between tokens and image.
-    pub(super) inner: usize,
-    pub(super) heads: usize,
-}
 
 /// The rows of all matrices are heads and, within each head, tokens.
 pub(super) struct ImagePass<'a> {
@@ -190,13 +178,6 @@ impl<'a> ImagePass<'a> {
                 Threads::One,
             );
         }
-    }
-}
-
-impl Shape {
-    /// 1 / sqrt(width of a head)
-    fn scale(&self) -> f32 {
-        ((self.inner / self.heads) as f32).powf(-0.5)
     }
 }
 

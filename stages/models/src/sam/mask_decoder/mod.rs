@@ -6,6 +6,7 @@ mod kernel;
 #[cfg(test)]
 mod tests;
 mod upscale;
+mod weights;
 
 use super::config::SamConfig;
 use super::neck::CHANNEL_NORM_EPSILON;
@@ -13,9 +14,10 @@ use super::source::{Dense, Norm, Tensors};
 use crate::Result;
 use crate::ops::cpu_kernels;
 use candle_core::{DType, Tensor};
-use kernel::{ImageSide, Kernel};
+use kernel::Kernel;
 use std::ops::Range;
 use std::sync::Arc;
+use weights::ImageSide;
 
 const NORM_EPSILON: f64 = 1e-5;
 

@@ -1,7 +1,7 @@
 //! From the decoder's image to masks of four times its side.
 
 use super::Upscaling;
-use super::kernel::{Dense, Norm};
+use super::weights::{Dense, Norm};
 use crate::Result;
 use crate::ops::inverted_bottleneck::gelu_in_place;
 use crate::ops::matrix::{Matrix, MatrixMut, Threads, Write, multiply};

@@ -30,22 +30,6 @@ impl Default for DecodeLimits {
 /// [`PixelError::TooLarge`] above `limits`, [`PixelError::Unsupported`] for other formats and for 12-
 /// and 16-bit, lossless and arithmetic JPEGs, [`PixelError::Broken`] for damaged bytes.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, PixelError> {
-    let mut data = Vec::new();
-    let (width, height) = decode_into(bytes, limits, &mut data)?;
-    Rgb::new(width, height, data)
-}
-
-/// Width and height in pixels, from the header alone.
-///
-/// # Errors
-/// As [`decode`], without the limits.
-pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PixelError> {
-    Format::of(bytes)?.dimensions(bytes)
-}
-
-/// [`decode`] into a buffer that is kept from image to image: its old content is overwritten, never
-/// shows through. Returns width and height.
-pub(crate) fn decode_into(bytes: &[u8], limits: &DecodeLimits, data: &mut Vec<u8>) -> Result<(u32, u32), PixelError> {
     let encoded = bytes.len() as u64;
     if encoded > limits.max_bytes {
         return Err(PixelError::TooLarge { unit: "encoded bytes", found: encoded, limit: limits.max_bytes });
@@ -57,12 +41,20 @@ pub(crate) fn decode_into(bytes: &[u8], limits: &DecodeLimits, data: &mut Vec<u8
         return Err(PixelError::TooLarge { unit: "pixels", found: pixels, limit: limits.max_pixels });
     }
     rgb::check_size(width, height)?;
-    data.clear();
+    let mut data = Vec::new();
     match format {
-        Format::Jpeg => jpeg::decode_into(bytes, data)?,
-        Format::Png => png::decode_into(bytes, pixels, data)?,
+        Format::Jpeg => jpeg::decode_into(bytes, &mut data)?,
+        Format::Png => png::decode_into(bytes, pixels, &mut data)?,
     }
-    Ok((width, height))
+    Rgb::new(width, height, data)
+}
+
+/// Width and height in pixels, from the header alone.
+///
+/// # Errors
+/// As [`decode`], without the limits.
+pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PixelError> {
+    Format::of(bytes)?.dimensions(bytes)
 }
 
 enum Format {

@@ -5,7 +5,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`decode`], [`encode_jpeg`], [`encode_png`] | JPEG and PNG to and from [`Rgb`], with limits checked from the header |
-//! | [`resize`], [`clip_view`], [`normalise_into`], [`ClipPreprocess`] | CLIP's preprocessing, equal to Pillow's within rounding |
+//! | [`resize`], [`clip_view`], [`normalise_into`] | CLIP's preprocessing, equal to Pillow's within rounding |
 //! | [`augment`] | RandomResizedCrop, flips, quarter turns, colour jitter |
 //! | [`mask`] | COCO run-length encoded masks, readable by pycocotools |
 //! | [`felzenszwalb`] | graph-based segmentation, the segmenter without weights |
@@ -20,7 +20,6 @@ mod error;
 mod jpeg;
 mod normalise;
 mod png;
-mod preprocess;
 mod resample;
 mod rgb;
 
@@ -34,6 +33,5 @@ pub use decode::{DecodeLimits, decode, dimensions};
 pub use encode::{encode_jpeg, encode_png};
 pub use error::PixelError;
 pub use normalise::{CLIP_MEAN, CLIP_STD, normalise_bytes_into, normalise_into};
-pub use preprocess::ClipPreprocess;
 pub use resample::{Filter, clip_view, resize};
 pub use rgb::{MAX_PIXELS, MAX_SIDE_PX, Rgb};

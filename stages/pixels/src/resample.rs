@@ -34,27 +34,20 @@ pub fn resize(rgb: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
 /// side becomes `side` pixels, the long one keeps the proportion rounded down, the middle is cut out
 /// with the offset rounded half to even. A `side` of zero becomes one.
 pub fn clip_view(rgb: &Rgb, side: u32) -> Rgb {
+    let (width, height) = (rgb.width, rgb.height);
     let mut view = Rgb::filled(side, side, [0; 3]);
     let side = view.width;
-    clip_view_into(&mut Resizer::new(), (rgb.width, rgb.height, &rgb.data), side, &mut view.data);
-    view
-}
-
-/// [`clip_view`] between buffers. Only the pixels that are kept are computed: the crop is a
-/// sub-rectangle of the source with the same scale and therefore the same coefficients.
-pub(crate) fn clip_view_into(
-    resizer: &mut Resizer,
-    (width, height, data): (u32, u32, &[u8]),
-    side: u32,
-    view: &mut [u8],
-) {
-    let source = TypedImageRef::<U8x3>::from_buffer(width, height, data)
+    let source = TypedImageRef::<U8x3>::from_buffer(width, height, &rgb.data)
         .expect("an image made by Rgb::new has three bytes a pixel");
-    let mut target = TypedImage::<U8x3>::from_buffer(side, side, view).expect("the view has three bytes a pixel");
+    let mut target =
+        TypedImage::<U8x3>::from_buffer(side, side, &mut view.data).expect("the view has three bytes a pixel");
+    // Only the pixels that are kept are computed: the crop is a sub-rectangle of the source with the same scale and
+    // therefore the same coefficients.
     let (left, crop_width) = centre_window(width, width.min(height), side);
     let (top, crop_height) = centre_window(height, width.min(height), side);
     let options = Filter::Bicubic.options().crop(left, top, crop_width, crop_height);
-    resizer.resize_typed(&source, &mut target, &options).expect("the centre window lies inside the image");
+    Resizer::new().resize_typed(&source, &mut target, &options).expect("the centre window lies inside the image");
+    view
 }
 
 /// Start and length, in source pixels, of the window of one axis that becomes `side` pixels when the

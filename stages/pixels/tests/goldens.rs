@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use pixels::felzenszwalb::{Settings, segment};
 use pixels::mask::Rle;
-use pixels::{ClipPreprocess, DecodeLimits, Filter, Rgb};
+use pixels::{DecodeLimits, Filter, Rgb};
 
 fn golden(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
@@ -142,27 +142,6 @@ fn decode_equals_pillow() {
         let (mean_limit, largest_limit) = if line[0].ends_with("jpg") { (0.5, 4) } else { (0.2, 1) };
         assert!(mean <= mean_limit && largest <= largest_limit, "{}", line[0]);
     }
-}
-
-#[test]
-fn preprocessing_is_its_parts_whatever_came_before() {
-    let mut preprocess = ClipPreprocess::new(224, DecodeLimits::default());
-    let mut values = vec![0.0; preprocess.values()];
-    for line in lines("decode.txt") {
-        // A larger image in between leaves its pixels in the buffers.
-        let large = pixels::encode_jpeg(&picture(300, 280), 90);
-        preprocess.encoded_into(&large, &mut values).unwrap();
-        let encoded = std::fs::read(golden(&line[0])).unwrap();
-        preprocess.encoded_into(&encoded, &mut values).unwrap();
-        let rgb = pixels::decode(&encoded, &DecodeLimits::default()).unwrap();
-        let mut parts = vec![f32::NAN; values.len()];
-        let view = pixels::clip_view(&rgb, 224);
-        pixels::normalise_into(&view, &pixels::CLIP_MEAN, &pixels::CLIP_STD, &mut parts);
-        assert_eq!(values, parts, "{}", line[0]);
-        preprocess.rgb_into(&rgb, &mut parts).unwrap();
-        assert_eq!(values, parts, "{}", line[0]);
-    }
-    assert!(preprocess.rgb_into(&picture(9, 9), &mut values[1..]).is_err());
 }
 
 #[test]

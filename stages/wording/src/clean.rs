@@ -4,10 +4,7 @@ use serde::Serialize;
 
 use crate::Tags;
 use crate::colour::plain_colour;
-use crate::table::{
-    LIFECYCLE_PREFIXES, MARKINGS, NOT_VISIBLE_KEYS, NOT_VISIBLE_PREFIXES, Noun, REFINEMENTS, ROOF_MATERIALS,
-    ROOF_SHAPES, SURFACES, english, find, object_key,
-};
+use crate::table::{NOT_VISIBLE, NotVisible, Noun, REFINEMENTS, attribute, english, find, object_key};
 
 /// OpenStreetMap allows 255 characters for a key and for a value; longer ones are not tags.
 const MAX_TAG_BYTES: usize = 4 * 255;
@@ -99,13 +96,13 @@ fn judge(key: &str, value: &str) -> Verdict {
         value = english.to_owned();
     }
     let object = object_key(key);
-    match object.and_then(|object| find(object.nouns, &value)) {
+    match object.and_then(|object| find(&object.nouns, &value)) {
         Some(Noun::Hidden) => return Verdict::Drop(DropReason::NotVisible),
         Some(_) => return Verdict::Keep(value),
         None => {}
     }
     let refinements = || REFINEMENTS.iter().filter(|refinement| refinement.by == key);
-    match refinements().find_map(|refinement| find(refinement.nouns, &value)) {
+    match refinements().find_map(|refinement| find(&refinement.nouns, &value)) {
         Some(Noun::Hidden) => return Verdict::Drop(DropReason::NotVisible),
         Some(_) => return Verdict::Keep(value),
         None => {}
@@ -140,11 +137,9 @@ pub(crate) const ATTRIBUTE_KEYS: &[&str] = &[
 /// The verdict on a tag that describes an object; `None` when `key` is no such key.
 fn judge_attribute(key: &str, value: &str) -> Option<Verdict> {
     let kept = match key {
-        "surface" => find(SURFACES, value).map(|_| value),
-        "roof:shape" => find(ROOF_SHAPES, value).map(|_| value),
-        "roof:material" => find(ROOF_MATERIALS, value).map(|_| value),
+        "surface" | "roof:shape" | "roof:material" => attribute(key, value).map(|_| value),
         "roof:colour" => plain_colour(value),
-        "crossing" | "crossing:markings" | "crossing_ref" => find(MARKINGS, value).map(|_| value),
+        "crossing" | "crossing:markings" | "crossing_ref" => attribute("crossing", value).map(|_| value),
         "lanes" => value.parse::<u8>().ok().filter(|lanes| (2..=12).contains(lanes)).map(|_| value),
         "bridge" if value == "no" => None,
         "bridge" if value == "yes" => Some(value),
@@ -159,8 +154,9 @@ fn judge_attribute(key: &str, value: &str) -> Option<Verdict> {
 }
 
 fn is_not_visible(key: &str) -> bool {
+    let NotVisible { gone_prefixes, prefixes, keys } = &*NOT_VISIBLE;
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
-    NOT_VISIBLE_KEYS.binary_search(&key).is_ok() || starts(NOT_VISIBLE_PREFIXES) || starts(LIFECYCLE_PREFIXES)
+    keys.binary_search(&key).is_ok() || starts(prefixes) || starts(gone_prefixes)
 }
 
 /// The first of a `;` list, trimmed, in lower case: "Soccer; basketball" → "soccer".

@@ -1,7 +1,7 @@
 //! One object: which of its tags names it, and what else can be said about it.
 
 use crate::english::{list, number, with_article};
-use crate::table::{MARKINGS, Noun, OBJECT_KEYS, ObjectKey, REFINEMENTS, ROOF_MATERIALS, ROOF_SHAPES, SURFACES, find};
+use crate::table::{Noun, OBJECT_KEYS, ObjectKey, REFINEMENTS, attribute, find};
 use crate::{Tags, clean_tags};
 
 /// More than two "with …" make a sentence that no captioner writes.
@@ -56,25 +56,21 @@ fn noun_of(object: &ObjectKey, clean: &Tags) -> Option<Noun> {
         .iter()
         .filter(|refinement| refinement.key == object.key)
         .filter(|refinement| refinement.values.is_empty() || refinement.values.contains(&value.as_str()))
-        .find_map(|refinement| find(refinement.nouns, clean.get(refinement.by)?));
-    refined.or_else(|| find(object.nouns, value)).or(object.generic).filter(|noun| *noun != Noun::Hidden)
+        .find_map(|refinement| find(&refinement.nouns, clean.get(refinement.by)?));
+    refined.or_else(|| find(&object.nouns, value)).or(object.generic).filter(|noun| *noun != Noun::Hidden)
 }
 
 fn details(clean: &Tags) -> Vec<String> {
-    let word = |key: &str, words: &'static [(&'static str, &'static str)]| find(words, clean.get(key)?);
-    let roof: Vec<&str> = [
-        clean.get("roof:colour").map(String::as_str),
-        word("roof:shape", ROOF_SHAPES),
-        word("roof:material", ROOF_MATERIALS),
-    ]
-    .into_iter()
-    .flatten()
-    .take(MAX_DETAILS)
-    .collect();
+    let word = |key: &str| attribute(key, clean.get(key)?);
+    let roof: Vec<&str> = [clean.get("roof:colour").map(String::as_str), word("roof:shape"), word("roof:material")]
+        .into_iter()
+        .flatten()
+        .take(MAX_DETAILS)
+        .collect();
     let roof = (!roof.is_empty()).then(|| with_article(&format!("{} roof", roof.join(" "))));
-    let surface = word("surface", SURFACES).map(|surface| with_article(&format!("{surface} surface")));
-    let markings =
-        ["crossing:markings", "crossing_ref", "crossing"].iter().find_map(|key| word(key, MARKINGS)).map(str::to_owned);
+    let surface = word("surface").map(|surface| with_article(&format!("{surface} surface")));
+    let markings = ["crossing:markings", "crossing_ref", "crossing"];
+    let markings = markings.iter().find_map(|key| attribute("crossing", clean.get(*key)?)).map(str::to_owned);
     let lanes = clean.get("lanes").and_then(|lanes| lanes.parse().ok()).map(|lanes| format!("{} lanes", number(lanes)));
     [roof, markings, surface, lanes].into_iter().flatten().take(MAX_DETAILS).collect()
 }

@@ -8,7 +8,7 @@ use crate::clean::ATTRIBUTE_KEYS;
 use crate::grammar::spoken_key;
 use crate::object::Object;
 use crate::plain_text::clean_line;
-use crate::table::{NOT_VISIBLE_KEYS, OBJECT_KEYS, REFINEMENTS, find};
+use crate::table::{NOT_VISIBLE, OBJECT_KEYS, REFINEMENTS, find};
 
 /// Titles are read up to this length; a real one has some hundred characters.
 const MAX_TITLE_CHARS: usize = 4_000;
@@ -130,7 +130,7 @@ static SPOKEN_KEYS: LazyLock<Vec<(String, &'static str)>> = LazyLock::new(|| {
     let keys = keys
         .chain(REFINEMENTS.iter().map(|refinement| refinement.by))
         .chain(ATTRIBUTE_KEYS.iter().copied())
-        .chain(NOT_VISIBLE_KEYS.iter().copied());
+        .chain(NOT_VISIBLE.keys.iter().copied());
     let mut spoken: Vec<(String, &str)> = keys.map(|key| (spoken_key(key), key)).collect();
     spoken.push(("land use".to_owned(), "landuse"));
     spoken.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then(a.cmp(b)));
@@ -153,7 +153,7 @@ fn parse_known_tag(text: &str) -> Option<(String, String)> {
 }
 
 fn is_known_value(key: &str, value: &str) -> bool {
-    let object = OBJECT_KEYS.iter().filter(|object| object.key == key).map(|object| object.nouns);
-    let refinement = REFINEMENTS.iter().filter(|refinement| refinement.by == key).map(|refinement| refinement.nouns);
+    let object = OBJECT_KEYS.iter().filter(|object| object.key == key).map(|object| &object.nouns);
+    let refinement = REFINEMENTS.iter().filter(|refinement| refinement.by == key).map(|refinement| &refinement.nouns);
     object.chain(refinement).any(|nouns| find(nouns, value).is_some())
 }

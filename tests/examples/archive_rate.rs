@@ -15,6 +15,10 @@ use workers::fetch::{FetchSettings, fetch};
 use workers::listing::ObjectRange;
 use workers::stores::SourceStore;
 
+// as the program has it
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SIDE_PX: u32 = 224;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -261,3 +261,31 @@ fn a_spec_with_its_defaults_is_the_same_spec() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// The countries by the paper's method, and the same ones without any external weights.
+#[test]
+fn countries_come_by_the_papers_method_and_light() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for country in ["finland", "germany", "spain"] {
+        let paper = BuildSpec::read(&folder.join(format!("countries/{country}.toml")), &[]).unwrap();
+        let light = BuildSpec::read(&folder.join(format!("light/countries/{country}.toml")), &[]).unwrap();
+        let fields: Vec<&str> = paper.weights().iter().map(|weights| weights.field).collect();
+        for field in
+            ["caption.instructblip.weights", "segment.sam.weights", "model.init", "model.tokenizer", "score.clip"]
+        {
+            assert!(fields.contains(&field), "{country}: {field} is not of {fields:?}");
+        }
+        let pretrain = &paper.pretrain;
+        assert_eq!((pretrain.epochs, pretrain.batch, pretrain.segments_per_image), (15, 40, 6), "{country}");
+        assert_eq!(light.weights().len(), 0, "{country}");
+        assert_eq!((&paper.source, &paper.work.shards), (&light.source, &light.work.shards), "{country}");
+    }
+    for pair in ["finland_to_spain", "germany_to_finland", "germany_to_spain"] {
+        for set in ["pairs", "light/pairs"] {
+            let path = folder.join(format!("{set}/{pair}.toml"));
+            let (spec, source, target) = PairSpec::read(&path, &[]).unwrap();
+            assert_eq!(format!("{}_to_{}", source.country, target.country), pair);
+            assert_eq!((spec.adapt.epochs, spec.ratio), (5, [2, 1, 7]), "{}", path.display());
+        }
+    }
+}

@@ -142,7 +142,7 @@ impl Default for PretrainSpec {
             loss: LossKind::InfoNce,
             margin: 0.2,
             segment_tower: SegmentTower::Shared,
-            segments_per_image: 1,
+            segments_per_image: 6,
             ema_decay: 0.0,
             label_smoothing: 0.0,
             captions_per_image: 1,

@@ -6,7 +6,7 @@ mod figures;
 use std::ffi::OsString;
 use std::path::Path;
 
-pub use figures::{Ablation, Difference, Line, Spread, Together, together, verdict_together};
+pub use figures::{Ablation, Difference, Line, MeanAndDeviation, Together, together, verdict_together};
 use manifests::PairSpec;
 use serde::{Deserialize, Serialize};
 use training::communicator::Solo;
@@ -134,7 +134,7 @@ pub async fn ablate(pair: &Pair, progress: &Progress) -> Result<Ablation, Worker
             runs.push(pair.test(&pair.model(record.as_ref()).await?).await?);
         }
         let recalls: Vec<f64> = runs.iter().map(Tested::mean_recall).collect();
-        let Spread { mean, standard_deviation } = Spread::of(&recalls);
+        let MeanAndDeviation { mean, standard_deviation } = MeanAndDeviation::of(&recalls);
         progress.note(&format!("{}: {} has mR {mean:.2} ± {standard_deviation:.2}", pair.name, variant.words()));
         tested.push((variant, runs));
     }

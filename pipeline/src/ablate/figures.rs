@@ -28,7 +28,7 @@ pub struct Ablation {
 
 /// Mean and standard deviation of a figure over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
+pub struct MeanAndDeviation {
     pub mean: f64,
     /// Of the sample; 0 with a single run.
     pub standard_deviation: f64,
@@ -51,12 +51,15 @@ pub struct Together {
     pub over_joint_training: Option<Difference>,
 }
 
-impl Spread {
-    pub(super) fn of(values: &[f64]) -> Spread {
+impl MeanAndDeviation {
+    pub(super) fn of(values: &[f64]) -> MeanAndDeviation {
         let count = values.len().max(1) as f64;
         let mean = values.iter().sum::<f64>() / count;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        Spread { mean, standard_deviation: if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 } }
+        MeanAndDeviation {
+            mean,
+            standard_deviation: if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 },
+        }
     }
 }
 
@@ -76,7 +79,7 @@ impl Difference {
         };
         let (runs, others) = (broad(runs)?, broad(others)?);
         let differences: Vec<f64> = runs.iter().zip(others).map(|(run, other)| run - other).collect();
-        let Spread { mean, standard_deviation } = Spread::of(&differences);
+        let MeanAndDeviation { mean, standard_deviation } = MeanAndDeviation::of(&differences);
         (seeds > 1).then(|| Difference { mean, standard_error: standard_deviation / (seeds as f64).sqrt(), seeds })
     }
 
@@ -119,15 +122,15 @@ impl fmt::Display for Difference {
 
 impl Line {
     /// The seven figures over seeds.
-    pub fn figures(&self) -> [Spread; 7] {
+    pub fn figures(&self) -> [MeanAndDeviation; 7] {
         std::array::from_fn(|at| {
             let values: Vec<f64> = self.runs.iter().map(|run| run.recall.exact.pessimistic.figures()[at]).collect();
-            Spread::of(&values)
+            MeanAndDeviation::of(&values)
         })
     }
 
     /// Mean recall over seeds.
-    pub fn mean_recall(&self) -> Spread {
+    pub fn mean_recall(&self) -> MeanAndDeviation {
         self.figures()[6]
     }
 }
@@ -289,7 +292,7 @@ mod tests {
 
     #[test]
     fn seeds_have_a_mean_and_a_spread() {
-        assert_eq!(Spread::of(&[2.0]), Spread { mean: 2.0, standard_deviation: 0.0 });
-        assert_eq!(Spread::of(&[1.0, 2.0, 3.0]), Spread { mean: 2.0, standard_deviation: 1.0 });
+        assert_eq!(MeanAndDeviation::of(&[2.0]), MeanAndDeviation { mean: 2.0, standard_deviation: 0.0 });
+        assert_eq!(MeanAndDeviation::of(&[1.0, 2.0, 3.0]), MeanAndDeviation { mean: 2.0, standard_deviation: 1.0 });
     }
 }

@@ -8,7 +8,7 @@ use workers::WorkerError;
 
 use super::FIGURES;
 use super::pictures::{panel, thumbnails};
-use crate::ablate::{Ablation, Difference, Line, Spread, Together, Variant, together, verdict_together};
+use crate::ablate::{Ablation, Difference, Line, MeanAndDeviation, Together, Variant, together, verdict_together};
 use crate::evaluate::protocol;
 use crate::pair::Pair;
 
@@ -51,7 +51,7 @@ fn differences(ablation: &Ablation) -> Table {
     columns.push(Column::number("±").decimals(2));
     columns.extend(difference_columns());
     let row = |line: &Line| {
-        let Spread { mean, standard_deviation } = line.mean_recall();
+        let MeanAndDeviation { mean, standard_deviation } = line.mean_recall();
         let mut row = vec![Cell::from(line.variant.words()), Cell::from(mean), Cell::from(standard_deviation)];
         row.extend([difference(line.over_fine_tuning), difference(line.over_joint_training)]);
         row

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 pub use history::State;
-pub(crate) use history::{History, Kept};
+pub(crate) use history::{HeldHistory, History};
 pub(crate) use norm::check_norm;
 use norm::{Clip, Norm};
 
@@ -74,7 +74,7 @@ pub struct AdamW {
 
 struct Slot {
     var: Var,
-    history: Kept,
+    history: HeldHistory,
     weight_decay: f64,
     rate_factor: f64,
 }
@@ -89,7 +89,7 @@ impl AdamW {
         for group in groups {
             for (name, var) in group.parameters {
                 let ParameterGroup { weight_decay, rate_factor, .. } = group;
-                let slot = Slot { var, history: Kept::NotYet, weight_decay, rate_factor };
+                let slot = Slot { var, history: HeldHistory::NotYet, weight_decay, rate_factor };
                 if slots.insert(name.clone(), slot).is_some() {
                     return Err(Error::argument("parameter groups", format!("{name} is in two groups")));
                 }
@@ -104,7 +104,7 @@ impl AdamW {
     }
 
     /// Parameters with what is remembered of each, in name order.
-    pub(crate) fn histories(&mut self) -> impl Iterator<Item = (&str, &Var, &mut Kept)> {
+    pub(crate) fn histories(&mut self) -> impl Iterator<Item = (&str, &Var, &mut HeldHistory)> {
         self.slots.iter_mut().map(|(name, slot)| (name.as_str(), &slot.var, &mut slot.history))
     }
 
@@ -149,11 +149,11 @@ impl AdamW {
         for (name, Slot { var, history, weight_decay, rate_factor }) in &mut self.slots {
             let Some(gradient) = gradients.get(name) else { continue };
             let history = match history {
-                Kept::Elsewhere => continue,
-                Kept::Here(history) => history,
-                Kept::NotYet => {
-                    *history = Kept::Here(History::start(var)?);
-                    let Kept::Here(history) = history else { continue };
+                HeldHistory::Elsewhere => continue,
+                HeldHistory::Here(history) => history,
+                HeldHistory::NotYet => {
+                    *history = HeldHistory::Here(History::start(var)?);
+                    let HeldHistory::Here(history) = history else { continue };
                     history
                 }
             };
@@ -180,9 +180,9 @@ impl AdamW {
         let mut state = State::default();
         for (name, slot) in &self.slots {
             match &slot.history {
-                Kept::Here(history) => state.put(name, history),
-                Kept::NotYet => state.put(name, &History::start(&slot.var)?),
-                Kept::Elsewhere => {
+                HeldHistory::Here(history) => state.put(name, history),
+                HeldHistory::NotYet => state.put(name, &History::start(&slot.var)?),
+                HeldHistory::Elsewhere => {
                     let problem = format!("of {name} is kept by another rank: gather it first");
                     return Err(Error::argument("optimiser state", problem));
                 }
@@ -204,7 +204,7 @@ impl AdamW {
         }
         self.steps = state.take_steps()?;
         for (slot, history) in self.slots.values_mut().zip(loaded) {
-            slot.history = Kept::Here(history);
+            slot.history = HeldHistory::Here(history);
         }
         Ok(())
     }

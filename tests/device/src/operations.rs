@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use models::ops::inference::{
-    DistanceBias, Gate, PathQueries, RotaryLayout, RotaryTable, Spread, cross_attention, gated, paged_attention,
+    AttentionMask, DistanceBias, Gate, PathQueries, RotaryLayout, RotaryTable, cross_attention, gated, paged_attention,
     rms_norm, rotary,
 };
 use models::ops::{
@@ -164,9 +164,9 @@ fn training_cases() -> Vec<Case> {
 fn inference_cases() -> Vec<Case> {
     let paths = || {
         vec![
-            PathQueries { slots: vec![0, 1, 2, 3, 4], rows: 3, spread: Spread::Causal },
-            PathQueries { slots: vec![0, 1, 9, 8], rows: 1, spread: Spread::Causal },
-            PathQueries { slots: vec![5, 6, 7], rows: 2, spread: Spread::All },
+            PathQueries { slots: vec![0, 1, 2, 3, 4], rows: 3, mask: AttentionMask::Causal },
+            PathQueries { slots: vec![0, 1, 9, 8], rows: 1, mask: AttentionMask::Causal },
+            PathQueries { slots: vec![5, 6, 7], rows: 2, mask: AttentionMask::Full },
         ]
     };
     vec![

@@ -9,7 +9,7 @@ use super::projection::Projection;
 use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::ops::embedding;
 use crate::ops::inference::{
-    Gate, PathQueries, RotaryLayout, RotaryTable, Rows, Spread, gated, paged_attention, rms_norm, rotary,
+    AttentionMask, Gate, PathQueries, RotaryLayout, RotaryTable, Rows, gated, paged_attention, rms_norm, rotary,
 };
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
@@ -92,7 +92,7 @@ impl Llama {
         let mut session = self.session()?;
         session.cache.reserve(length)?;
         let slots = session.cache.table.insert(RequestId(0), length).to_vec();
-        let queries = [PathQueries { slots, rows: length, spread: Spread::Causal }];
+        let queries = [PathQueries { slots, rows: length, mask: AttentionMask::Causal }];
         let hidden = session.run(embeddings_ld.clone(), positions, &queries, Rows::Many, Wanted::AllRows)?;
         Ok(self.head.forward(&rms_norm(&hidden, &self.norm_d, self.config.rms_norm_eps)?, Rows::Few)?)
     }
@@ -211,7 +211,7 @@ impl NextLogits for LlamaSession<'_> {
         for ((id, _), prompt) in prompts.iter().zip(&embeddings) {
             let length = prompt.dims()[0];
             let slots = self.cache.table.insert(*id, length).to_vec();
-            queries.push(PathQueries { slots, rows: length, spread: Spread::Causal });
+            queries.push(PathQueries { slots, rows: length, mask: AttentionMask::Causal });
             positions.extend(0..length as u32);
         }
         let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, &queries, Rows::Many, Wanted::LastRows)?;
@@ -229,7 +229,7 @@ impl NextLogits for LlamaSession<'_> {
         for step in steps {
             for slots in self.cache.table.branch(step.request, step.branches)? {
                 positions.push(slots.len() as u32 - 1);
-                queries.push(PathQueries { slots: slots.clone(), rows: 1, spread: Spread::Causal });
+                queries.push(PathQueries { slots: slots.clone(), rows: 1, mask: AttentionMask::Causal });
             }
         }
         let hidden = self.run(embeddings, &positions, &queries, Rows::Few, Wanted::LastRows)?;

@@ -10,7 +10,7 @@ use super::t5_positions::{Sight, distance_bias};
 use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::Result;
 use crate::ops::embedding;
-use crate::ops::inference::{Gate, PathQueries, Rows, Spread, gated, paged_attention, rms_norm};
+use crate::ops::inference::{AttentionMask, Gate, PathQueries, Rows, gated, paged_attention, rms_norm};
 use candle_core::Tensor;
 
 /// A frozen encoder and decoder.
@@ -156,7 +156,7 @@ impl T5 {
         check_prompts(std::slice::from_ref(&embeddings), self.config.d_model)?;
         session.own.reserve(decoder_ids.len())?;
         let slots = session.own.table.insert(id, decoder_ids.len()).to_vec();
-        let queries = [PathQueries { slots, rows: decoder_ids.len(), spread: Spread::Causal }];
+        let queries = [PathQueries { slots, rows: decoder_ids.len(), mask: AttentionMask::Causal }];
         let hidden = session.decode(embeddings, &queries, &[(id, decoder_ids.len())])?;
         session.head(&hidden)
     }
@@ -226,7 +226,7 @@ impl T5Session<'_> {
             queries.push(PathQueries {
                 slots: (first..first + length as u32).collect(),
                 rows: length,
-                spread: Spread::All,
+                mask: AttentionMask::Full,
             });
             first += length as u32;
         }
@@ -254,7 +254,7 @@ impl T5Session<'_> {
             .iter()
             .filter_map(|&(id, rows)| {
                 let slots = self.cross.table.paths(id).first()?.clone();
-                Some(PathQueries { slots, rows, spread: Spread::All })
+                Some(PathQueries { slots, rows, mask: AttentionMask::Full })
             })
             .collect();
         for (index, layer) in self.t5.decoder.layers.iter().enumerate() {
@@ -301,7 +301,7 @@ impl NextLogits for T5Session<'_> {
             .map(|(id, _)| PathQueries {
                 slots: self.own.table.insert(*id, 1).to_vec(),
                 rows: 1,
-                spread: Spread::Causal,
+                mask: AttentionMask::Causal,
             })
             .collect();
         let owners: Vec<_> = prompts.iter().map(|(id, _)| (*id, 1)).collect();
@@ -320,7 +320,7 @@ impl NextLogits for T5Session<'_> {
         let mut queries = Vec::with_capacity(tokens.len());
         for step in steps {
             for slots in self.own.table.branch(step.request, step.branches)? {
-                queries.push(PathQueries { slots: slots.clone(), rows: 1, spread: Spread::Causal });
+                queries.push(PathQueries { slots: slots.clone(), rows: 1, mask: AttentionMask::Causal });
             }
         }
         let owners: Vec<_> = steps.iter().map(|step| (step.request, step.branches.len())).collect();

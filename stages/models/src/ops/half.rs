@@ -38,7 +38,9 @@ pub(crate) fn softmax(scores: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inference::{DistanceBias, PathQueries, Spread, cross_attention, paged_attention, rms_norm};
+    use super::super::inference::{
+        AttentionMask, DistanceBias, PathQueries, cross_attention, paged_attention, rms_norm,
+    };
     use super::super::testing::random;
     use super::super::*;
     use super::*;
@@ -122,7 +124,7 @@ mod tests {
             let rows = |x: Tensor| x.contiguous().unwrap().reshape((2 * length, width)).unwrap();
             let (q, k, v) = (rows(q), rows(kv.narrow(2, 0, width).unwrap()), rows(kv.narrow(2, width, width).unwrap()));
             let path =
-                PathQueries { slots: (0..2 * length as u32).collect(), rows: 2 * length, spread: Spread::Causal };
+                PathQueries { slots: (0..2 * length as u32).collect(), rows: 2 * length, mask: AttentionMask::Causal };
             let found = paged_attention(&q, (&k, &v), &[path], 1, 0.125, None::<&DistanceBias>).unwrap();
             assert!(floats(&found).iter().all(|x| x.is_finite()), "{dtype:?}");
         }

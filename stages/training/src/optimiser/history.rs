@@ -32,8 +32,8 @@ pub(crate) struct History {
     master: Option<Tensor>,
 }
 
-/// Where a parameter's history is.
-pub(crate) enum Kept {
+/// Whether this rank holds a parameter's history.
+pub(crate) enum HeldHistory {
     /// Nowhere: no step was taken yet, and no memory.
     NotYet,
     Here(History),

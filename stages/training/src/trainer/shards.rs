@@ -10,7 +10,7 @@ use candle_core::Device;
 use crate::buckets::in_buckets;
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::optimiser::{AdamW, History, Kept, State};
+use crate::optimiser::{AdamW, HeldHistory, History, State};
 
 /// Which rank keeps a parameter's history.
 pub(super) struct Shards {
@@ -52,7 +52,7 @@ impl Shards {
                 return Err(Error::argument("optimiser", format!("has {name}, which no rank keeps")));
             };
             let sent = match history {
-                Kept::Here(history) => history.try_map(|tensor| ranks.broadcast(tensor, owner))?,
+                HeldHistory::Here(history) => history.try_map(|tensor| ranks.broadcast(tensor, owner))?,
                 _ => History::start(var)?.try_map(|tensor| ranks.broadcast(tensor, owner))?,
             };
             if ranks.rank() == 0 {

@@ -5,7 +5,7 @@ use models::parameters::Parameters;
 
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::optimiser::{self, AdamW, History, Kept};
+use crate::optimiser::{self, AdamW, HeldHistory, History};
 
 /// Gives every rank rank 0's values.
 pub(crate) fn share_parameters(parameters: &Parameters, ranks: &mut dyn Communicator) -> Result<()> {
@@ -32,23 +32,23 @@ pub(crate) fn share_optimiser(
     let steps: Vec<i64> = ranks.broadcast(&steps, 0)?.to_device(&Device::Cpu)?.to_vec1()?;
     *optimiser.steps() = steps[0].unsigned_abs();
     for (name, var, kept) in optimiser.histories() {
-        let before = std::mem::replace(kept, if keeps(name) { Kept::NotYet } else { Kept::Elsewhere });
+        let before = std::mem::replace(kept, if keeps(name) { HeldHistory::NotYet } else { HeldHistory::Elsewhere });
         if steps[0] == 0 {
             continue; // rank 0 has nothing to give
         }
         let known = match (&mut loaded, before) {
             (Some(state), _) => state.take(name, var).map_err(of_checkpoint)?,
-            (None, Kept::Here(history)) => history,
-            (None, Kept::Elsewhere) if ranks.rank() == 0 => {
+            (None, HeldHistory::Here(history)) => history,
+            (None, HeldHistory::Elsewhere) if ranks.rank() == 0 => {
                 let problem = format!("of {name} was left with another rank: continue from a checkpoint");
                 return Err(Error::argument("optimiser state", problem));
             }
-            (None, Kept::NotYet | Kept::Elsewhere) => History::start(var)?,
+            (None, HeldHistory::NotYet | HeldHistory::Elsewhere) => History::start(var)?,
         };
         // copies: ranks of one process may be handed the same storage
         let shared = known.try_map(|tensor| Ok::<_, Error>(ranks.broadcast(tensor, 0)?.copy()?))?;
         if keeps(name) {
-            *kept = Kept::Here(shared);
+            *kept = HeldHistory::Here(shared);
         }
     }
     Ok(())

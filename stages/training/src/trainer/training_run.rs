@@ -25,7 +25,7 @@ use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::objective::{OBJECTIVE_PREFIX, Objective, StepInfo, scalar};
 #[cfg(test)]
-use crate::optimiser::Kept;
+use crate::optimiser::HeldHistory;
 use crate::optimiser::{self, AdamW, groups_by_decay};
 use crate::schedule::RunLength;
 
@@ -134,8 +134,8 @@ impl<N: DualEncoder> Trainer<N> {
     /// First moments of the parameters whose history this rank keeps.
     #[cfg(test)]
     pub(super) fn first_moments(&mut self) -> Vec<(String, Tensor)> {
-        let of_kept = |(name, _, kept): (&str, &Var, &mut Kept)| match kept {
-            Kept::Here(history) => Some((name.to_owned(), history.first_moment().clone())),
+        let of_kept = |(name, _, kept): (&str, &Var, &mut HeldHistory)| match kept {
+            HeldHistory::Here(history) => Some((name.to_owned(), history.first_moment().clone())),
             _ => None,
         };
         self.optimiser.histories().filter_map(of_kept).collect()

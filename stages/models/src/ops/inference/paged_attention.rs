@@ -16,14 +16,14 @@ pub struct PathQueries {
     pub slots: Vec<u32>,
     /// Number of queries.
     pub rows: usize,
-    pub spread: Spread,
+    pub mask: AttentionMask,
 }
 
 /// What the queries of one path see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spread {
+pub enum AttentionMask {
     /// All keys.
-    All,
+    Full,
     /// The last query sees all keys, each query before it one key fewer.
     Causal,
 }
@@ -31,17 +31,17 @@ pub enum Spread {
 impl PathQueries {
     /// Number of keys that query `row` sees.
     fn visible(&self, row: usize) -> usize {
-        match self.spread {
-            Spread::All => self.slots.len(),
-            Spread::Causal => self.slots.len() - (self.rows - 1 - row),
+        match self.mask {
+            AttentionMask::Full => self.slots.len(),
+            AttentionMask::Causal => self.slots.len() - (self.rows - 1 - row),
         }
     }
 
     /// Position of query `row` among the keys.
     fn position(&self, row: usize) -> usize {
-        match self.spread {
-            Spread::All => row,
-            Spread::Causal => self.visible(row) - 1,
+        match self.mask {
+            AttentionMask::Full => row,
+            AttentionMask::Causal => self.visible(row) - 1,
         }
     }
 }
@@ -133,7 +133,7 @@ impl Shape {
             bail!("attention: {covered} queries described, {rows} given")
         }
         for path in queries {
-            if path.spread == Spread::Causal && path.rows > path.slots.len() || path.slots.is_empty() {
+            if path.mask == AttentionMask::Causal && path.rows > path.slots.len() || path.slots.is_empty() {
                 bail!("attention: {} queries of a path of {} keys", path.rows, path.slots.len())
             }
             if let Some(slot) = path.slots.iter().find(|&&slot| slot as usize >= slots) {
@@ -268,9 +268,9 @@ mod tests {
 
     fn paths() -> Vec<PathQueries> {
         vec![
-            PathQueries { slots: vec![4, 0, 9], rows: 2, spread: Spread::Causal },
-            PathQueries { slots: vec![1, 2, 3, 5, 7], rows: 1, spread: Spread::Causal },
-            PathQueries { slots: vec![6, 4], rows: 3, spread: Spread::All },
+            PathQueries { slots: vec![4, 0, 9], rows: 2, mask: AttentionMask::Causal },
+            PathQueries { slots: vec![1, 2, 3, 5, 7], rows: 1, mask: AttentionMask::Causal },
+            PathQueries { slots: vec![6, 4], rows: 3, mask: AttentionMask::Full },
         ]
     }
 
@@ -342,7 +342,7 @@ mod tests {
         assert!(attend(&q, &k.narrow(0, 0, 9).unwrap(), &paths(), 2), "a slot beyond the cache");
         assert!(attend(&q, &k, &paths()[..2], 2), "rows without a path");
         let mut long = paths();
-        long[2].spread = Spread::Causal;
+        long[2].mask = AttentionMask::Causal;
         assert!(attend(&q, &k, &long, 2), "more queries than keys");
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! Shape letters: `b` batch, `l` sequence, `d` width, `h`/`w` image, `c` channel, `o`/`i` output/input features.
 
+mod checkpoint;
 pub mod clip;
 pub mod device;
 pub mod dual_encoder;

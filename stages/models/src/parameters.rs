@@ -1,8 +1,8 @@
 //! The named variables of a network.
 
+use crate::checkpoint::Checkpoint;
 use crate::ops::half::widened;
 use crate::{ModelError, Result};
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -86,13 +86,12 @@ impl Parameters {
 
     /// Reads every tensor of a safetensors file as a variable.
     pub fn load_safetensors(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let file = open_safetensors(&[path])?;
-        let mut variables = BTreeMap::new();
-        for (name, _) in file.tensors() {
-            let tensor = file.load(&name, device)?.to_dtype(dtype)?;
-            variables.insert(name, Var::from_tensor(&tensor)?);
-        }
-        Ok(Self(variables))
+        let checkpoint = Checkpoint::open(path)?;
+        let tensors = checkpoint.shapes().map(|(name, _)| {
+            let tensor = checkpoint.load(name)?.to_device(device)?.to_dtype(dtype)?;
+            Ok((name.to_owned(), Var::from_tensor(&tensor)?))
+        });
+        Ok(Self(tensors.collect::<Result<_>>()?))
     }
 
     /// Writes all variables; the same parameters always give the same bytes.
@@ -173,16 +172,6 @@ pub(crate) fn save_tensors(path: &Path, tensors: impl IntoIterator<Item = (Strin
         safetensors::SafeTensorError::IoError(source) => ModelError::Io { path: path.to_owned(), source },
         other => ModelError::malformed(path, other),
     })
-}
-
-/// Opens safetensors files without reading them.
-pub(crate) fn open_safetensors<P: AsRef<Path>>(paths: &[P]) -> Result<MmapedSafetensors> {
-    for path in paths {
-        std::fs::metadata(path).map_err(ModelError::io(path.as_ref()))?;
-    }
-    let first = paths.first().map(|path| path.as_ref()).unwrap_or(Path::new(""));
-    // SAFETY: as for every memory map, the file must not be changed while it is open. Checkpoints are written once.
-    unsafe { MmapedSafetensors::multi(paths) }.map_err(|error| ModelError::malformed(first, error))
 }
 
 fn draw(declaration: &Declaration, seed: u64) -> Vec<f32> {

@@ -1,5 +1,7 @@
 //! The crate's one error type; its variants differ by what the caller can do.
 
+use pickle::PickleError;
+
 /// Why bytes of the source could not be turned into rows.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -24,20 +26,9 @@ pub enum SourceError {
          that is {{a|w|n|r}}{{osm id}}_{{source}}_{{year}}"
     )]
     ImageName { name: String, problem: &'static str },
-    /// A pickle whose opcodes do not add up.
-    #[error("pickle, byte {offset}: {problem}")]
-    Pickle { offset: u64, problem: String },
-    /// A pickle that asks for more than plain data: it may be an attack and is never run.
-    #[error(
-        "pickle, byte {offset}: opcode {opcode}{object} is refused: only plain data is read \
-         (dict, list, tuple, string, number, bool, None)"
-    )]
-    PickleOpcode {
-        offset: u64,
-        opcode: &'static str,
-        /// ` (os.system)` for opcodes that name a Python object.
-        object: String,
-    },
+    /// A pickle that is damaged, or asks for more than plain data.
+    #[error(transparent)]
+    Pickle(PickleError),
     /// A pickle of plain data that is not a SkyScript meta record.
     #[error("meta record, `{field}`: {problem}")]
     Meta { field: String, problem: String },
@@ -58,10 +49,20 @@ impl SourceError {
             | Self::Limit { .. }
             | Self::Row { .. }
             | Self::ImageName { .. }
-            | Self::Pickle { .. }
-            | Self::PickleOpcode { .. }
+            | Self::Pickle(_)
             | Self::Meta { .. } => true,
             Self::Archive { .. } | Self::Table(_) | Self::Setting(_) | Self::Io(_) => false,
+        }
+    }
+}
+
+impl From<PickleError> for SourceError {
+    fn from(error: PickleError) -> Self {
+        match error {
+            PickleError::Limit { what, value, limit } => {
+                Self::Limit { what: format!("{what} of a pickle"), value, setting: "MAX_PICKLE_BYTES", limit }
+            }
+            other => Self::Pickle(other),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | [`zip`] | a zip in place: end record, streamed central directory, one member per request |
 //! | [`csv`] | SkyScript's CSVs by column name |
 //! | [`name`], [`source`] | `images2/a198234555_CH_19.jpg` and the imagery sources behind the tokens |
-//! | [`pickle`], [`meta`] | the meta pickles, with a reader that knows only plain data |
+//! | [`meta`] | the meta pickles, with a reader that knows only plain data (crate `pickle`) |
 //! | [`country`] | which country a box lies in |
 //! | [`split`] | train, validation and test, disjoint on the ground |
 //! | [`captioned`] | image folders that come with captions |
@@ -22,7 +22,6 @@ mod error;
 pub mod meta;
 pub mod name;
 mod path;
-pub mod pickle;
 mod records;
 pub mod source;
 pub mod split;

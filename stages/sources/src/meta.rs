@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::SourceError;
-use crate::pickle::{Pickle, Value, ValueId};
+use pickle::{Pickle, Rules, Value, ValueId};
+
+/// Longest pickle that is read; meta records have some kilobytes.
+pub const MAX_PICKLE_BYTES: usize = 4 << 20;
 
 /// Most bytes of tag texts in a record. Memo references let a small pickle name one dict many
 /// times; here they are copied out, so here they are counted.
@@ -47,7 +50,7 @@ impl Meta {
     /// Those of [`Pickle::read`]; [`SourceError::Meta`] naming the field that is missing or has
     /// another shape; [`SourceError::Limit`] for over 16 MiB of tags.
     pub fn from_pickle(bytes: &[u8]) -> Result<Self, SourceError> {
-        let pickle = Pickle::read(bytes)?;
+        let pickle = Pickle::read(bytes, &Rules::plain(MAX_PICKLE_BYTES))?;
         let Value::Dict(record) = pickle.root() else {
             return Err(meta_error("record", format!("{} instead of a dict", kind(pickle.root()))));
         };
@@ -116,6 +119,8 @@ fn kind(value: &Value<'_>) -> &'static str {
         Value::Text(_) => "a string",
         Value::Sequence(_) => "a list or tuple",
         Value::Dict(_) => "a dict",
+        // the rules for plain data have none
+        Value::Name(_) | Value::Call(..) | Value::Reference(_) => "an object",
     }
 }
 

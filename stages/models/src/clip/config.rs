@@ -1,7 +1,6 @@
 use crate::ops::Activation;
 use crate::{ModelError, Result};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// Everything that tells one CLIP from another, weights apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -209,14 +208,6 @@ impl ClipConfig {
             image_std: OPENAI_IMAGE_STD,
             init_logit_scale: INIT_LOGIT_SCALE,
         }
-    }
-
-    /// The configuration that lies beside a file of weights: `open_clip_config.json` or `config.json` in its folder.
-    ///
-    /// # Errors
-    /// A configuration that cannot be read or describes another model.
-    pub fn beside(file: &Path) -> Result<Option<Self>> {
-        super::checkpoint::config_beside(file)
     }
 
     /// Whether the image tower is that of the published models: only those have a place in others' formats.

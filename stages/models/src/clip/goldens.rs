@@ -6,10 +6,9 @@
 //! `tests/make_goldens.py` writes them. `URBANCROSS_GOLDENS=DIR` checks every such folder within DIR.
 
 use super::weights::declarations;
-use super::{Clip, checkpoint};
+use super::{Clip, reading};
+use crate::checkpoint::Checkpoint;
 use crate::ops::l2_normalise;
-use crate::parameters::open_safetensors;
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{D, DType, Device, Result, Tensor};
 use std::path::{Path, PathBuf};
 
@@ -38,16 +37,16 @@ fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
     assert!(worst <= tolerance * scale, "{what}: off by {worst:e}, values up to {scale:e}");
 }
 
-fn open(path: PathBuf) -> MmapedSafetensors {
-    open_safetensors(&[path]).unwrap()
+fn open(path: &Path) -> Checkpoint {
+    Checkpoint::open(path).unwrap()
 }
 
 fn check(folder: &Path) {
     let name = folder.display();
     let cpu = &Device::Cpu;
     let clip = Clip::load(folder, cpu, DType::F32).unwrap();
-    let io = open(folder.join("io.safetensors"));
-    let io = |tensor: &str| io.load(tensor, cpu).unwrap();
+    let io = open(&folder.join("io.safetensors"));
+    let io = |tensor: &str| io.load(tensor).unwrap();
 
     let image_bd = clip.encode_image(&io("pixel_values")).unwrap();
     let text_bd = clip.encode_text(&io("input_ids").to_dtype(DType::U32).unwrap()).unwrap();
@@ -62,11 +61,11 @@ fn check(folder: &Path) {
         return;
     }
     // Gradients bear the names of the weights and are read as such; large tables may be left out.
-    let stored: Vec<String> = open(path.clone()).tensors().into_iter().map(|(name, _)| name).collect();
-    let has_table = stored.iter().any(|name| name.ends_with("token_embedding.weight"));
+    let stored = open(&path);
+    let has_table = stored.shapes().any(|(name, _)| name.ends_with("token_embedding.weight"));
     let mut wanted = declarations(clip.config());
     wanted.retain(|declaration| has_table || declaration.name != "token_embedding.weight");
-    let theirs = checkpoint::read(&[path], &wanted, cpu, DType::F32).unwrap();
+    let theirs = reading::read(&stored, &wanted, cpu, DType::F32).unwrap();
     let ours = loss.backward().unwrap();
     for (parameter, theirs) in theirs.iter() {
         let ours = ours.get(clip.parameters().get(parameter).unwrap()).unwrap();

@@ -1,12 +1,12 @@
-//! Hugging Face's `CLIPModel`: names of its weights and its `config.json`.
+//! Hugging Face's `CLIPModel`: its `config.json`, and how it is written.
 
-use super::Clip;
-use super::checkpoint::{Stored, write_json};
 use super::config::{
     ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
+use super::names::{Stored, in_hugging_face};
+use crate::checkpoint::{read_json, write_json};
 use crate::ops::{Activation, LAYER_NORM_EPSILON};
-use crate::parameters::save_tensors;
+use crate::parameters::{Parameters, save_tensors};
 use crate::{ModelError, Result};
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -141,8 +141,7 @@ pub(super) fn read_config(path: &Path, json: serde_json::Value) -> Result<ClipCo
         return Err(unsupported(format!("{} channels, 3 are known", v.num_channels)));
     }
     let beside = path.with_file_name("preprocessor_config.json");
-    let preprocessor: Preprocessor =
-        if beside.is_file() { super::checkpoint::read_json(&beside)? } else { Preprocessor::default() };
+    let preprocessor: Preprocessor = if beside.is_file() { read_json(&beside)? } else { Preprocessor::default() };
     let config = ClipConfig {
         embed_dim: config.projection_dim,
         vision: VisionConfig {
@@ -173,62 +172,7 @@ pub(super) fn read_config(path: &Path, json: serde_json::Value) -> Result<ClipCo
     Ok(config)
 }
 
-/// Where transformers keeps a variable of ours.
-pub(super) fn stored(name: &str) -> Stored {
-    let fixed = match name {
-        "visual.conv1.weight" => "vision_model.embeddings.patch_embedding.weight",
-        "visual.class_embedding" => "vision_model.embeddings.class_embedding",
-        "visual.positional_embedding" => "vision_model.embeddings.position_embedding.weight",
-        "token_embedding.weight" => "text_model.embeddings.token_embedding.weight",
-        "positional_embedding" => "text_model.embeddings.position_embedding.weight",
-        "visual.proj" => return Stored::Transposed("visual_projection.weight".to_owned()),
-        "text_projection" => return Stored::Transposed("text_projection.weight".to_owned()),
-        other => other,
-    };
-    if fixed != name {
-        return Stored::AsIs(fixed.to_owned());
-    }
-    for (ours, theirs) in [
-        ("visual.ln_pre.", "vision_model.pre_layrnorm."),
-        ("visual.ln_post.", "vision_model.post_layernorm."),
-        ("ln_final.", "text_model.final_layer_norm."),
-    ] {
-        if let Some(rest) = name.strip_prefix(ours) {
-            return Stored::AsIs(format!("{theirs}{rest}"));
-        }
-    }
-    for (ours, theirs) in [
-        ("visual.transformer.resblocks.", "vision_model.encoder.layers."),
-        ("transformer.resblocks.", "text_model.encoder.layers."),
-    ] {
-        if let Some((layer, part)) = name.strip_prefix(ours).and_then(|rest| rest.split_once('.')) {
-            return stored_in_block(&format!("{theirs}{layer}"), part);
-        }
-    }
-    Stored::AsIs(name.to_owned())
-}
-
-fn stored_in_block(block: &str, part: &str) -> Stored {
-    if let Some(kind) = part.strip_prefix("attn.in_proj_") {
-        let names = ["q", "k", "v"].map(|part| format!("{block}.self_attn.{part}_proj.{kind}"));
-        return Stored::Parts(names.to_vec());
-    }
-    for (ours, theirs) in [
-        ("ln_1.", "layer_norm1."),
-        ("ln_2.", "layer_norm2."),
-        ("attn.out_proj.", "self_attn.out_proj."),
-        ("mlp.c_fc.", "mlp.fc1."),
-        ("mlp.c_proj.", "mlp.fc2."),
-    ] {
-        if let Some(rest) = part.strip_prefix(ours) {
-            return Stored::AsIs(format!("{block}.{theirs}{rest}"));
-        }
-    }
-    Stored::AsIs(format!("{block}.{part}"))
-}
-
-pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
-    let config = clip.config();
+pub(super) fn save(config: &ClipConfig, parameters: &Parameters, folder: &Path) -> Result<()> {
     let (t, v) = (&config.text, &config.vision);
     let unsupported = |reason: &str| ModelError::Unsupported { format: "Hugging Face", reason: reason.to_owned() };
     if !config.is_plain_vit() {
@@ -302,7 +246,7 @@ pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
         }),
     )?;
     let mut tensors = Vec::new();
-    for (name, variable) in clip.parameters().iter() {
+    for (name, variable) in parameters.iter() {
         split(name, &variable.as_detached_tensor(), &mut tensors)?;
     }
     save_tensors(&folder.join("model.safetensors"), tensors)
@@ -310,13 +254,15 @@ pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
 
 /// Puts a variable of ours into `tensors` under transformers' names.
 fn split(name: &str, tensor: &Tensor, tensors: &mut Vec<(String, Tensor)>) -> Result<()> {
-    match stored(name) {
+    match in_hugging_face(name) {
         Stored::AsIs(name) => tensors.push((name, tensor.clone())),
         Stored::Transposed(name) => tensors.push((name, tensor.t()?.contiguous()?)),
         Stored::Parts(names) => {
             let parts = tensor.chunk(names.len(), 0)?;
             tensors.extend(names.into_iter().zip(parts));
         }
+        // only Long-CLIP has two tables
+        Stored::Spliced { head, .. } => tensors.push((head, tensor.clone())),
     }
     Ok(())
 }

@@ -3,16 +3,22 @@
 //! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021). Parameters bear
 //! open_clip's names, so that a plain vision Transformer of ours is an open_clip checkpoint as it is.
 
-mod checkpoint;
 mod config;
+mod config_files;
 mod dual_encoder;
 #[cfg(test)]
 mod goldens;
 mod hugging_face;
+mod names;
 mod open_clip;
+mod places;
+mod presets;
+mod reading;
 #[cfg(test)]
 mod tests;
 mod text;
+#[cfg(test)]
+mod torch_tests;
 mod towers;
 mod vision;
 mod weights;
@@ -20,7 +26,9 @@ mod weights;
 pub use config::{
     ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
+pub use presets::SeenPreset;
 
+use crate::checkpoint::Checkpoint;
 use crate::ops::Dropout;
 use crate::parameters::Parameters;
 use crate::{ModelError, Result};
@@ -76,26 +84,29 @@ impl Clip {
         })
     }
 
-    /// Reads a folder that this project, open_clip or Hugging Face's transformers has written, or a file of weights in
-    /// such a folder.
+    /// Reads a folder that this project, open_clip or Hugging Face's transformers has written, or a file of weights with
+    /// a configuration of such a folder beside it.
     ///
     /// # Errors
     /// [`ModelError::AnotherModel`] for a checkpoint of something else, [`ModelError::MissingTensor`],
     /// [`ModelError::UnexpectedTensor`] and [`ModelError::WrongShape`] with the name of the tensor.
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let (config, files) = checkpoint::open(path)?;
-        Self::load_files(&files, &config, device, dtype)
+        let (config, checkpoint) = reading::open(path)?;
+        Self::read(&checkpoint, &config, device, dtype)
     }
 
-    /// Reads a bare `.safetensors` file in open_clip's, OpenAI's or Hugging Face's names. The file does not say which
-    /// activation it was trained with: `config` must ([`ClipConfig::beside`]).
+    /// Reads a bare file of weights, safetensors or a state dictionary of PyTorch, in open_clip's, OpenAI's or Hugging
+    /// Face's names. The file does not say which activation it was trained with: `config` must ([`ClipConfig::beside`]).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_file(path: &Path, config: &ClipConfig, device: &Device, dtype: DType) -> Result<Self> {
-        Self::load_files(&[path.to_owned()], config, device, dtype)
+        Self::read(&Checkpoint::open(path)?.unwrapped(), config, device, dtype)
     }
 
-    fn load_files(files: &[std::path::PathBuf], config: &ClipConfig, device: &Device, dtype: DType) -> Result<Self> {
+    fn read(checkpoint: &Checkpoint, config: &ClipConfig, device: &Device, dtype: DType) -> Result<Self> {
         config.validate()?;
-        let parameters = checkpoint::read(files, &declarations(config), device, dtype)?;
+        let parameters = reading::read(checkpoint, &declarations(config), device, dtype)?;
         Self::from_parameters(config, parameters)
     }
 
@@ -197,7 +208,7 @@ impl Clip {
 
     /// Writes `config.json` and `model.safetensors` in our own format, which has room for every configuration.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        checkpoint::save_folder(self, folder)
+        config_files::save_own(&self.config, &self.parameters, folder)
     }
 
     /// Writes `open_clip_config.json` and `open_clip_model.safetensors`.
@@ -205,7 +216,7 @@ impl Clip {
     /// # Errors
     /// [`ModelError::Unsupported`] if open_clip has no such network.
     pub fn save_open_clip(&self, folder: &Path) -> Result<()> {
-        open_clip::save(self, folder)
+        open_clip::save(&self.config, &self.parameters, folder)
     }
 
     /// Writes `config.json`, `model.safetensors` and `preprocessor_config.json` as Hugging Face's `CLIPModel` has them.
@@ -213,6 +224,6 @@ impl Clip {
     /// # Errors
     /// [`ModelError::Unsupported`] if transformers has no such network.
     pub fn save_hugging_face(&self, folder: &Path) -> Result<()> {
-        hugging_face::save(self, folder)
+        hugging_face::save(&self.config, &self.parameters, folder)
     }
 }

@@ -1,11 +1,11 @@
 //! open_clip's `open_clip_config.json`; its weights bear the names that ours have anyway.
 
-use super::Clip;
-use super::checkpoint::{read_json, write_json};
 use super::config::{
     ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
 };
+use crate::checkpoint::{read_json, write_json};
 use crate::ops::Activation;
+use crate::parameters::Parameters;
 use crate::{ModelError, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -146,8 +146,7 @@ pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
     Ok(config)
 }
 
-pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
-    let config = clip.config();
+pub(super) fn save(config: &ClipConfig, parameters: &Parameters, folder: &Path) -> Result<()> {
     let (t, v) = (&config.text, &config.vision);
     let unsupported = |reason: &str| ModelError::Unsupported { format: "open_clip", reason: reason.to_owned() };
     if !config.is_plain_vit() {
@@ -197,5 +196,5 @@ pub(super) fn save(clip: &Clip, folder: &Path) -> Result<()> {
             },
         }),
     )?;
-    clip.parameters().save_safetensors(&folder.join("open_clip_model.safetensors"))
+    parameters.save_safetensors(&folder.join("open_clip_model.safetensors"))
 }

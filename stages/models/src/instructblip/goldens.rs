@@ -6,9 +6,8 @@
 //! `tests/make_instructblip_goldens.py` writes them. `URBANCROSS_GOLDENS=DIR` checks every such folder within DIR.
 
 use super::{CaptionRequest, InstructBlip, Instruction, Language};
-use crate::language::checkpoint::read_json;
+use crate::checkpoint::{Checkpoint, read_json};
 use crate::language::generate::{EarlyStopping, GenerationSettings};
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ const CPU: &Device = &Device::Cpu;
 /// Inputs of a golden folder with padding taken away.
 pub(super) struct Golden {
     pub(super) blip: InstructBlip,
-    pub(super) io: MmapedSafetensors,
+    io: Checkpoint,
     text_config: Value,
 }
 
@@ -40,18 +39,17 @@ fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor) {
 impl Golden {
     pub(super) fn open(folder: &Path) -> Self {
         let config: Value = read_json(&folder.join("config.json")).unwrap();
-        // SAFETY: nobody writes goldens while tests run.
-        let io = unsafe { MmapedSafetensors::new(folder.join("io.safetensors")) }.unwrap();
+        let io = Checkpoint::open(&folder.join("io.safetensors")).unwrap();
         let blip = InstructBlip::load(folder, CPU, DType::F32).unwrap();
         Self { blip, io, text_config: config["text_config"].clone() }
     }
 
     pub(super) fn tensor(&self, name: &str) -> Tensor {
-        self.io.load(name, CPU).unwrap()
+        self.io.load(name).unwrap()
     }
 
     fn has(&self, name: &str) -> bool {
-        self.io.tensors().iter().any(|(other, _)| other == name)
+        self.io.shape(name).is_some()
     }
 
     pub(super) fn requests(&self) -> Vec<CaptionRequest> {

@@ -17,8 +17,9 @@ mod vision;
 pub use caption::{Caption, CaptionRequest, Instruction};
 pub use config::{InstructBlipConfig, LanguageConfig, QFormerConfig, VisionConfig};
 
-use crate::language::checkpoint::{Checkpoint, Weights, read_json};
+use crate::checkpoint::{Checkpoint, read_json};
 use crate::language::projection::Projection;
+use crate::language::weights::{self, Weights};
 use crate::language::{GenerationConfig, Llama, T5};
 use crate::ops::inference::{RotaryLayout, Rows};
 use crate::tokenizer::TextTokenizer;
@@ -89,8 +90,8 @@ impl InstructBlip {
     ) -> Result<Self> {
         let path = folder.join("config.json");
         let config = InstructBlipConfig::from_json(&path, read_json(&path)?)?;
-        let checkpoint = Checkpoint::open(folder, device, dtype)?;
-        let weights = checkpoint.root();
+        let checkpoint = Checkpoint::open_folder(folder, weights::FILES)?;
+        let weights = Weights::new(&checkpoint, device, dtype);
         let (width, queries) = (config.qformer.hidden_size, config.num_query_tokens);
         Ok(Self {
             vision: Vision::new(&config.vision, &weights.at("vision_model"))?,

@@ -1,8 +1,8 @@
 use super::config::QFormerConfig;
 use super::vision::Norm;
 use crate::Result;
-use crate::language::checkpoint::Weights;
 use crate::language::projection::Projection;
+use crate::language::weights::Weights;
 use crate::ops::inference::{Rows, cross_attention};
 use crate::ops::{Activation, activation, add_positions, attention, embedding};
 use candle_core::{DType, Tensor};

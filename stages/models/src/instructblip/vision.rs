@@ -1,7 +1,7 @@
 use super::config::VisionConfig;
 use crate::Result;
-use crate::language::checkpoint::Weights;
 use crate::language::projection::Projection;
+use crate::language::weights::Weights;
 use crate::ops::inference::{Rows, has_inference_kernel};
 use crate::ops::{Activation, activation, add_positions, attention, layer_norm, patches};
 use candle_core::Tensor;

@@ -1,7 +1,7 @@
 //! `generation_config.json`: how the authors of a checkpoint decode.
 
-use super::checkpoint::read_json;
 use super::generate::{EarlyStopping, GenerationSettings, Nucleus};
+use crate::checkpoint::read_json;
 use crate::{ModelError, Result};
 use serde::Deserialize;
 use std::path::Path;

@@ -2,11 +2,12 @@
 
 use super::batch_limits::{CacheNeed, Room};
 use super::cache::KvCache;
-use super::checkpoint::Weights;
 use super::config::LlamaConfig;
 use super::generate::{NextLogits, RequestId, Step};
 use super::projection::Projection;
+use super::weights::{self, Weights};
 use super::{check_ids, check_prompts, last_rows, to_host};
+use crate::checkpoint::{Checkpoint, read_json};
 use crate::ops::embedding;
 use crate::ops::inference::{
     AttentionMask, Gate, PathQueries, RotaryLayout, RotaryTable, Rows, gated, paged_attention, rms_norm, rotary,
@@ -38,11 +39,11 @@ pub(super) struct Layer {
 }
 
 impl Llama {
-    /// Reads a folder with `config.json` and safetensors under Hugging Face's names.
+    /// Reads a folder with `config.json` and weights under Hugging Face's names.
     pub fn load(folder: &std::path::Path, device: &Device, dtype: DType) -> Result<Self> {
-        let config: LlamaConfig = super::checkpoint::read_json(&folder.join("config.json"))?;
-        let checkpoint = super::checkpoint::Checkpoint::open(folder, device, dtype)?;
-        Self::new(config, &checkpoint.root(), RotaryLayout::Halves)
+        let config: LlamaConfig = read_json(&folder.join("config.json"))?;
+        let checkpoint = Checkpoint::open_folder(folder, weights::FILES)?;
+        Self::new(config, &Weights::new(&checkpoint, device, dtype), RotaryLayout::Halves)
     }
 
     pub(crate) fn new(config: LlamaConfig, weights: &Weights<'_>, layout: RotaryLayout) -> Result<Self> {

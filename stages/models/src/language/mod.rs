@@ -5,7 +5,6 @@
 
 pub(crate) mod batch_limits;
 mod cache;
-pub(crate) mod checkpoint;
 pub(crate) mod config;
 pub mod generate;
 mod generation_config;
@@ -16,6 +15,7 @@ pub(crate) mod projection;
 mod stories;
 mod t5;
 mod t5_positions;
+pub(crate) mod weights;
 
 pub use batch_limits::BatchLimits;
 pub use config::{LlamaConfig, T5Config};

@@ -1,8 +1,9 @@
 //! A real trained LLaMA, whose greedy text others have published: llama2.c's stories260K.
 
-use super::checkpoint::Checkpoint;
 use super::generate::{GenerationSettings, Generator};
+use super::weights::Weights;
 use super::{Llama, LlamaConfig};
+use crate::checkpoint::Checkpoint;
 use crate::ops::inference::RotaryLayout;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -86,8 +87,8 @@ fn llama(folder: &Path, layout: RotaryLayout) -> Llama {
             }
         }
     }
-    let checkpoint = Checkpoint::from_tensors(tensors, folder, &Device::Cpu, DType::F32);
-    Llama::new(config, &checkpoint.root(), layout).unwrap()
+    let checkpoint = Checkpoint::from_tensors(tensors, folder);
+    Llama::new(config, &Weights::new(&checkpoint, &Device::Cpu, DType::F32), layout).unwrap()
 }
 
 fn greedy(llama: &Llama, tokens: usize, batch: usize) -> Vec<Vec<u32>> {

@@ -2,11 +2,11 @@
 
 use super::batch_limits::{CacheNeed, Room};
 use super::cache::KvCache;
-use super::checkpoint::Weights;
 use super::config::T5Config;
 use super::generate::{NextLogits, RequestId, Step};
 use super::projection::Projection;
 use super::t5_positions::{Sight, distance_bias};
+use super::weights::Weights;
 use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::Result;
 use crate::ops::embedding;

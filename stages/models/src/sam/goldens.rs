@@ -6,8 +6,7 @@
 
 use super::prompt_encoder::floats;
 use super::{EncoderConfig, LowResMask, MaskOutputs, PointLabel, Prompt, Sam, SamConfig, layout};
-use crate::parameters::open_safetensors;
-use candle_core::safetensors::MmapedSafetensors;
+use crate::checkpoint::Checkpoint;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -94,15 +93,15 @@ fn check_masks(what: &str, masks: &[LowResMask], iou: &[f32], logits: &[f32]) {
     assert_close(&format!("{what}: logits"), &thin(&found, ours.isqrt(), step), logits, 1e-3);
 }
 
-struct Io(MmapedSafetensors);
+struct Io(Checkpoint);
 
 impl Io {
     fn open(folder: &Path) -> Self {
-        Self(open_safetensors(&[folder.join("io.safetensors")]).unwrap())
+        Self(Checkpoint::open(&folder.join("io.safetensors")).unwrap())
     }
 
     fn values(&self, name: &str) -> Vec<f32> {
-        floats(&self.0.load(name, &Device::Cpu).unwrap()).unwrap()
+        floats(&self.0.load(name).unwrap()).unwrap()
     }
 }
 
@@ -185,7 +184,7 @@ fn check_checkpoint(folder: &Path) {
     let name = folder.display();
     let sam = Sam::load(folder, &Device::Cpu, DType::F32).unwrap();
     let io = Io::open(folder);
-    let pixels = io.0.load("pixel_values", &Device::Cpu).unwrap();
+    let pixels = io.0.load("pixel_values").unwrap();
     let embeddings = sam.embed_images(&pixels).unwrap();
     let ours: Vec<f32> = embeddings.iter().flat_map(|embedding| channels_first(embedding.tensor())).collect();
     assert_close(&format!("{name}: embedding"), &ours, &io.values("image_embeddings"), 1e-4);
@@ -195,7 +194,7 @@ fn check_checkpoint(folder: &Path) {
     };
     // [P, K, 2] and [P, K], for the first image.
     let (points, labels) = (io.values("points"), io.values("labels"));
-    let count = io.0.load("points", &Device::Cpu).unwrap().dims()[1];
+    let count = io.0.load("points").unwrap().dims()[1];
     let prompts: Vec<Prompt> = points
         .chunks_exact(2 * count)
         .zip(labels.chunks_exact(count))

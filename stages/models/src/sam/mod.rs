@@ -11,6 +11,7 @@ mod goldens;
 mod hugging_face;
 mod layout;
 mod mask_decoder;
+mod names;
 mod neck;
 mod preprocess;
 mod prompt_encoder;
@@ -18,8 +19,6 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tiny_vit;
-mod torch_archive;
-mod torch_pickle;
 mod vit;
 
 pub use config::{DecoderConfig, EncoderConfig, PIXEL_MEAN, PIXEL_STD, SamConfig, TinyVitConfig, VitConfig};
@@ -29,6 +28,7 @@ pub use prompt_encoder::{PointLabel, Prompt};
 
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
+use checkpoint::Stored;
 use mask_decoder::{MaskDecoder, PreparedImage, Selection};
 use prompt_encoder::PromptEncoder;
 use source::{Given, Random, Tensors};
@@ -109,12 +109,20 @@ impl Sam {
     /// [`ModelError::UnexpectedTensor`] and [`ModelError::WrongShape`] with the name of the tensor,
     /// [`ModelError::Malformed`] for a pickle that asks for anything but tensors.
     pub fn load(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        checkpoint::load(path, None, device, dtype)
+        Self::read(path, None, device, dtype)
     }
 
     /// As [`load`](Self::load), with the configuration given instead of guessed.
     pub fn load_as(path: &Path, config: &SamConfig, device: &Device, dtype: DType) -> Result<Self> {
-        checkpoint::load(path, Some(config), device, dtype)
+        Self::read(path, Some(config), device, dtype)
+    }
+
+    fn read(path: &Path, config: Option<&SamConfig>, device: &Device, dtype: DType) -> Result<Self> {
+        let mut stored = Stored::open(path, device, dtype)?;
+        let config = config.map_or_else(|| stored.config(), |config| Ok(config.clone()))?;
+        let sam = Self::assemble(&config, &mut stored, device, dtype)?;
+        stored.check_leftovers(&config)?;
+        Ok(sam)
     }
 
     /// Writes weights as Hugging Face's `SamModel`: `config.json`, `preprocessor_config.json`, `model.safetensors`.

@@ -2,6 +2,7 @@
 
 use super::{EncoderConfig, MaskOutputs, Prompt, Sam, SamConfig, TinyVitConfig};
 use crate::ModelError;
+use crate::checkpoint::Checkpoint;
 use crate::parameters::save_tensors;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
@@ -93,7 +94,7 @@ fn what_does_not_fit_is_named() {
     let tensors = Sam::random_tensors(&config, 5).unwrap();
     let load = |tensors: std::collections::BTreeMap<String, Tensor>, config: Option<&SamConfig>| {
         save_tensors(&path, tensors).unwrap();
-        super::checkpoint::load(&path, config, &Device::Cpu, DType::F32)
+        Sam::read(&path, config, &Device::Cpu, DType::F32)
     };
     load(tensors.clone(), None).unwrap();
     let name = "image_encoder.blocks.0.attn.proj.weight";
@@ -145,8 +146,8 @@ fn torch_checkpoints_are_read_and_code_in_them_is_not() {
     // The same weights in another format.
     assert_eq!(load("tiny_vit.safetensors").unwrap().config(), sam.config());
     let config = SamConfig { image_size: 64, ..sam.config().clone() };
-    let io = crate::parameters::open_safetensors(&[folder.join("tiny_vit_io.safetensors")]).unwrap();
-    let io = |name: &str| io.load(name, &Device::Cpu).unwrap();
+    let io = Checkpoint::open(&folder.join("tiny_vit_io.safetensors")).unwrap();
+    let io = |name: &str| io.load(name).unwrap();
     let theirs = flat(&io("image_embeddings"));
     let scale = theirs.iter().fold(0.0f64, |scale, x| scale.max(x.abs()));
     for name in ["tiny_vit.pt", "tiny_vit.safetensors"] {

@@ -6,7 +6,7 @@ use std::io::Read;
 
 use sources::SourceError;
 use sources::csv::read_csv;
-use sources::pickle::Pickle;
+use sources::meta::Meta;
 use sources::zip::{Directory, DirectoryParser, Limits};
 
 thread_local! {
@@ -131,7 +131,7 @@ fn giant_lengths_in_pickles_allocate_nothing() {
         b"\x96\xff\xff\xff\xff\xff\xff\xff\xff",
         b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
     ] {
-        let peak = peak_bytes(|| assert!(Pickle::read(prefix).is_err()));
+        let peak = peak_bytes(|| assert!(Meta::from_pickle(prefix).is_err()));
         assert!(peak < 1000, "{peak} bytes for {}", prefix.escape_ascii());
     }
 }

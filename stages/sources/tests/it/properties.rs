@@ -2,6 +2,7 @@
 //!
 //! The seed is fixed, so that the gate says the same every time; `PROPTEST_CASES` makes more cases.
 
+use pickle::{Pickle, PickleError, Rules};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -11,7 +12,6 @@ use sources::captioned::{self, CaptionedImage};
 use sources::csv;
 use sources::meta::Meta;
 use sources::name::{ImageName, OsmKind, OsmObject};
-use sources::pickle::Pickle;
 use sources::split::{ADAPT_RATIOS, PRETRAIN_RATIOS, Placement, SplitRow, assign};
 use sources::zip::{Directory, DirectoryParser, Limits, TAIL_BYTES, Tail, find_directory, read_zip64_end};
 
@@ -97,10 +97,10 @@ proptest! {
     #[test]
     fn pickles(bytes in prop_oneof![pickle(), vec(any::<u8>(), 0..200)]) {
         let mut result = Ok(());
-        let peak = peak_bytes(|| result = Pickle::read(&bytes).map(|_| ()));
+        let peak = peak_bytes(|| result = Pickle::read(&bytes, &Rules::plain(1 << 20)).map(|_| ()));
         prop_assert!(peak as usize <= bytes.len() * BYTES_PER_PICKLE_BYTE + SLACK_BYTES, "{peak} bytes");
         match result {
-            Err(SourceError::Pickle { offset, .. } | SourceError::PickleOpcode { offset, .. }) => {
+            Err(PickleError::Damaged { offset, .. } | PickleError::Refused { offset, .. }) => {
                 prop_assert!(offset <= bytes.len() as u64);
             }
             other => prop_assert!(other.is_ok(), "{other:?}"),

@@ -3,13 +3,16 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{Value, ValueId, literal};
-use crate::SourceError;
+use super::{Name, PickleError, Rules, Value, ValueId, literal};
+
+/// Called without arguments it makes a dict, and that is data.
+const ORDERED_DICT: Name = ("collections", "OrderedDict");
 
 /// Runs a pickle: its values and the root.
-pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Value<'_>>, ValueId), SourceError> {
+pub(super) fn run<'a>(bytes: &'a [u8], rules: &Rules) -> Result<(Vec<Value<'a>>, ValueId), PickleError> {
     let mut machine = Machine {
         bytes,
+        rules: *rules,
         at: 0,
         opcode_at: 0,
         values: Vec::new(),
@@ -17,15 +20,18 @@ pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Value<'_>>, ValueId), SourceError
         marks: Vec::new(),
         memo: HashMap::new(),
     };
-    loop {
+    for _ in 0..rules.max_opcodes {
         if let Some(root) = machine.step()? {
             return Ok((machine.values, root));
         }
     }
+    let limit = rules.max_opcodes as u64;
+    Err(PickleError::Limit { what: "opcodes", value: limit.saturating_add(1), limit })
 }
 
 struct Machine<'a> {
     bytes: &'a [u8],
+    rules: Rules,
     at: usize,
     opcode_at: usize,
     values: Vec<Value<'a>>,
@@ -37,7 +43,7 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// Runs one opcode; the root value at STOP.
-    fn step(&mut self) -> Result<Option<ValueId>, SourceError> {
+    fn step(&mut self) -> Result<Option<ValueId>, PickleError> {
         self.opcode_at = self.at;
         let opcode = self.take(1)?[0];
         match opcode {
@@ -164,12 +170,21 @@ impl<'a> Machine<'a> {
                 let key = u32::from_le_bytes(self.array()?);
                 self.recall(key)?;
             }
-            other => return Err(self.refusal(other)),
+            // Names and calls
+            b'c' | 0x93 => self.name(opcode)?,
+            b'R' | 0x81 if self.may_call() => self.call()?,
+            b'b' if self.may_call() => self.ignore_attributes()?,
+            b'Q' if self.may_call() => {
+                let what = self.pop_many(1)?[0];
+                self.push(Value::Reference(what));
+            }
+            b'0' if self.may_call() => drop(self.pop_many(1)?),
+            other => return Err(self.refusal(other, String::new())),
         }
         Ok(None)
     }
 
-    fn stop(&mut self) -> Result<ValueId, SourceError> {
+    fn stop(&mut self) -> Result<ValueId, PickleError> {
         let root = self.pop_many(1)?[0];
         let rest = self.bytes.len() - self.at;
         if !self.stack.is_empty() || !self.marks.is_empty() || rest != 0 {
@@ -182,11 +197,11 @@ impl<'a> Machine<'a> {
         Ok(root)
     }
 
-    fn error(&self, problem: String) -> SourceError {
-        SourceError::Pickle { offset: self.opcode_at as u64, problem }
+    fn error(&self, problem: String) -> PickleError {
+        PickleError::Damaged { offset: self.opcode_at as u64, problem }
     }
 
-    fn take(&mut self, length: u64) -> Result<&'a [u8], SourceError> {
+    fn take(&mut self, length: u64) -> Result<&'a [u8], PickleError> {
         let rest = &self.bytes[self.at..];
         match usize::try_from(length).ok().and_then(|n| rest.get(..n)) {
             Some(taken) => {
@@ -197,14 +212,14 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], SourceError> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], PickleError> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N as u64)?);
         Ok(array)
     }
 
     /// The bytes up to the next newline, which is consumed.
-    fn line(&mut self) -> Result<&'a [u8], SourceError> {
+    fn line(&mut self) -> Result<&'a [u8], PickleError> {
         let length = self.bytes[self.at..]
             .iter()
             .position(|&byte| byte == b'\n')
@@ -225,28 +240,28 @@ impl<'a> Machine<'a> {
         self.marks.last().copied().unwrap_or(0)
     }
 
-    fn pop_many(&mut self, count: usize) -> Result<Vec<ValueId>, SourceError> {
+    fn pop_many(&mut self, count: usize) -> Result<Vec<ValueId>, PickleError> {
         if self.stack.len() < self.floor() + count {
             return Err(self.error(format!("{count} values wanted from a shorter stack")));
         }
         Ok(self.stack.split_off(self.stack.len() - count))
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<ValueId>, SourceError> {
+    fn pop_to_mark(&mut self) -> Result<Vec<ValueId>, PickleError> {
         match self.marks.pop() {
             Some(mark) => Ok(self.stack.split_off(mark)),
             None => Err(self.error("no mark on the stack".into())),
         }
     }
 
-    fn top(&mut self) -> Result<ValueId, SourceError> {
+    fn top(&mut self) -> Result<ValueId, PickleError> {
         match self.stack[self.floor()..].last() {
             Some(&top) => Ok(top),
             None => Err(self.error("the stack is empty".into())),
         }
     }
 
-    fn extend_list(&mut self, items: Vec<ValueId>) -> Result<(), SourceError> {
+    fn extend_list(&mut self, items: Vec<ValueId>) -> Result<(), PickleError> {
         let top = self.top()?;
         match &mut self.values[top.0 as usize] {
             Value::Sequence(list) => list.extend(items),
@@ -255,7 +270,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn extend_dict(&mut self, items: Vec<ValueId>) -> Result<(), SourceError> {
+    fn extend_dict(&mut self, items: Vec<ValueId>) -> Result<(), PickleError> {
         let top = self.top()?;
         let (pairs, rest) = items.as_chunks::<2>();
         match &mut self.values[top.0 as usize] {
@@ -266,13 +281,13 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn memoize(&mut self, key: u32) -> Result<(), SourceError> {
+    fn memoize(&mut self, key: u32) -> Result<(), PickleError> {
         let top = self.top()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
-    fn recall(&mut self, key: u32) -> Result<(), SourceError> {
+    fn recall(&mut self, key: u32) -> Result<(), PickleError> {
         match self.memo.get(&key) {
             Some(&id) => {
                 self.stack.push(id);
@@ -282,12 +297,12 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn memo_key_line(&mut self) -> Result<u32, SourceError> {
+    fn memo_key_line(&mut self) -> Result<u32, PickleError> {
         let key = std::str::from_utf8(self.line()?).ok();
         key.and_then(|key| key.parse().ok()).ok_or_else(|| self.error("no memo key".into()))
     }
 
-    fn long(&mut self, length: u64) -> Result<(), SourceError> {
+    fn long(&mut self, length: u64) -> Result<(), PickleError> {
         let bytes = self.take(length)?;
         let value = literal::long(bytes)
             .ok_or_else(|| self.error(format!("an integer of {} bytes: at most 8 are read", bytes.len())))?;
@@ -296,7 +311,7 @@ impl<'a> Machine<'a> {
     }
 
     /// A value written as one line of text.
-    fn literal_line(&mut self, parse: fn(&'a [u8]) -> Option<Value<'a>>) -> Result<(), SourceError> {
+    fn literal_line(&mut self, parse: fn(&'a [u8]) -> Option<Value<'a>>) -> Result<(), PickleError> {
         let line = self.line()?;
         let value = parse(line).ok_or_else(|| {
             let shown = &line[..line.len().min(40)];
@@ -306,26 +321,35 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn text(&mut self, length: u64) -> Result<(), SourceError> {
+    fn text(&mut self, length: u64) -> Result<(), PickleError> {
         let text =
             std::str::from_utf8(self.take(length)?).map_err(|_| self.error("a text that is not UTF-8".into()))?;
         self.push(Value::Text(text.into()));
         Ok(())
     }
 
-    /// The refusal of an opcode, with the Python object it names, where it names one.
-    fn refusal(&mut self, opcode: u8) -> SourceError {
+    /// Whether the rules allow to name anything, and so to call it.
+    fn may_call(&self) -> bool {
+        !self.rules.names.is_empty()
+    }
+
+    /// Something by its module and name, where the rules allow it.
+    fn name(&mut self, opcode: u8) -> Result<(), PickleError> {
         let named = match opcode {
             b'c' => [self.line(), self.line()].map(Result::ok),
-            0x93 => match self.pop_many(2).as_deref() {
+            _ => match self.pop_many(2).as_deref() {
                 Ok(&[module, name]) => [module, name].map(|id| match &self.values[id.0 as usize] {
                     Value::Text(Cow::Borrowed(text)) => Some(text.as_bytes()),
                     _ => None,
                 }),
                 _ => [None; 2],
             },
-            _ => [None; 2],
         };
+        let known = |(module, name): &&Name| named == [module, name].map(|text| Some(text.as_bytes()));
+        if let Some(known) = self.rules.names.iter().find(known) {
+            self.push(Value::Name(known));
+            return Ok(());
+        }
         let object = match named {
             [Some(module), Some(name)] => {
                 let shown = |text: &[u8]| text[..text.len().min(40)].escape_ascii().to_string();
@@ -333,7 +357,37 @@ impl<'a> Machine<'a> {
             }
             _ => String::new(),
         };
-        SourceError::PickleOpcode { offset: self.opcode_at as u64, opcode: refused_opcode(opcode), object }
+        Err(self.refusal(opcode, object))
+    }
+
+    /// Writes down a call.
+    fn call(&mut self) -> Result<(), PickleError> {
+        let ids = self.pop_many(2)?;
+        let [function, arguments] = [ids[0], ids[1]].map(|id| &self.values[id.0 as usize]);
+        let value = match (function, arguments) {
+            (Value::Name(name), Value::Sequence(items)) if **name == ORDERED_DICT && items.is_empty() => {
+                Value::Dict(Vec::new())
+            }
+            (Value::Name(name), Value::Sequence(_)) => Value::Call(name, ids[1]),
+            _ => return Err(self.error("a call of what has no name, or without a tuple of arguments".into())),
+        };
+        self.push(value);
+        Ok(())
+    }
+
+    /// Attributes of a dict or an object (such as `_metadata`) are no part of its content.
+    fn ignore_attributes(&mut self) -> Result<(), PickleError> {
+        self.pop_many(1)?;
+        let top = self.top()?;
+        match &self.values[top.0 as usize] {
+            Value::Dict(_) | Value::Call(..) => Ok(()),
+            _ => Err(self.error("attributes set on what is neither a dict nor an object".into())),
+        }
+    }
+
+    fn refusal(&self, opcode: u8, object: String) -> PickleError {
+        let (offset, only) = (self.opcode_at as u64, self.rules.only);
+        PickleError::Refused { offset, opcode: refused_opcode(opcode), object, only }
     }
 }
 

@@ -1,0 +1,73 @@
+//! Which preset the shapes of a file of weights belong to.
+
+use super::config::{ClipConfig, Pool};
+use super::config_files::OPEN_CLIP;
+use super::names::Naming;
+use super::places::places;
+use super::weights::declarations;
+use crate::checkpoint::Checkpoint;
+use crate::{ModelError, Result};
+use std::fmt;
+use std::path::Path;
+
+/// What the shapes of a checkpoint say of its network. They do not say which activation it was trained with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeenPreset {
+    /// A name of [`ClipConfig::PRESETS`].
+    pub name: &'static str,
+    /// Side of the images.
+    pub image_size: usize,
+    /// Positions of texts.
+    pub context_length: usize,
+}
+
+impl SeenPreset {
+    /// Looks at the shapes of a file of weights, which are not read.
+    ///
+    /// # Errors
+    /// [`ModelError::AnotherModel`] if they fit no preset, and those of opening.
+    pub fn of_file(file: &Path) -> Result<Self> {
+        of_checkpoint(&Checkpoint::open(file)?.unwrapped())
+    }
+}
+
+impl fmt::Display for SeenPreset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, image_size, context_length } = self;
+        write!(f, "{name} for images of {image_size} pixels and texts of {context_length} tokens")
+    }
+}
+
+pub(super) fn of_checkpoint(checkpoint: &Checkpoint) -> Result<SeenPreset> {
+    let naming = Naming::recognise(checkpoint);
+    let rows = |name: &str| {
+        let stored = naming.stored(name, checkpoint);
+        checkpoint.shape(stored.names().first()?)?.first().copied()
+    };
+    for name in ClipConfig::PRESETS {
+        if let Some(config) = with_rows(name, rows)
+            && places(checkpoint, &declarations(&config)).is_ok()
+        {
+            let (image_size, context_length) = (config.vision.image_size, config.text.context_length);
+            return Ok(SeenPreset { name, image_size, context_length });
+        }
+    }
+    Err(ModelError::AnotherModel {
+        path: checkpoint.path().to_owned(),
+        reason: format!(
+            "its shapes fit none of the presets {}: put the {OPEN_CLIP} that describes its network beside it",
+            ClipConfig::PRESETS.join(", ")
+        ),
+    })
+}
+
+/// The preset with tables of as many rows as a checkpoint has.
+fn with_rows(name: &str, rows: impl Fn(&str) -> Option<usize>) -> Option<ClipConfig> {
+    let mut config = ClipConfig::preset(name)?;
+    config.text.vocab_size = rows("token_embedding.weight")?;
+    config.text.context_length = rows("positional_embedding")?;
+    let class_tokens = usize::from(config.vision.pool == Pool::Cls);
+    let patches = rows("visual.positional_embedding")?.checked_sub(class_tokens)?;
+    config.vision.image_size = patches.isqrt().checked_mul(config.vision.patch_size)?;
+    (config.validate().is_ok() && config.vision.grid().pow(2) == patches).then_some(config)
+}

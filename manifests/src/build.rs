@@ -96,6 +96,12 @@ pub struct BuildSpec {
 
 impl Spec for BuildSpec {
     const LEAST: &str = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+
+    fn given_instead(table: &toml::Table) -> Option<&'static str> {
+        (table.contains_key("target") && !table.contains_key("country")).then_some(
+            "this is a pair spec: use `urbancross adapt` or `urbancross ablate`, or name one of the build specs in it",
+        )
+    }
 }
 
 impl BuildSpec {

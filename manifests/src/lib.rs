@@ -14,6 +14,7 @@ pub mod recipe;
 pub mod schema;
 pub mod shard;
 pub mod weights;
+pub mod words;
 
 pub use artifact::{Artifact, Field, FieldType};
 pub use build::{BuildSpec, SpecError};

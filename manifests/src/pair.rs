@@ -136,6 +136,13 @@ impl Default for AblationSpec {
 
 impl Spec for PairSpec {
     const LEAST: &str = "source = \"a\"\ntarget = \"b\"\n";
+
+    fn given_instead(table: &toml::Table) -> Option<&'static str> {
+        (table.contains_key("country") && !table.contains_key("target")).then_some(
+            "this is a build spec: use `urbancross run` for one country, or name a pair spec, which has a source and a \
+             target",
+        )
+    }
 }
 
 impl PairSpec {

@@ -53,6 +53,8 @@ enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         options: RunArgs,
+        #[arg(long, help = "Go on although more than half of the rows are no longer in the source: remove them")]
+        accept_removals: bool,
         #[arg(long, value_name = "STEP", help = "End after this step, such as `images` or `pretrain`")]
         until: Option<String>,
     },
@@ -297,7 +299,9 @@ async fn wait_for_signal() -> std::io::Result<()> {
 pub async fn main(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Plan { spec, options, json } => building::plan(&spec, options, json).await,
-        Command::Run { spec, options, until } => building::run(&spec, options, until).await,
+        Command::Run { spec, options, accept_removals, until } => {
+            building::run(&spec, options, accept_removals, until).await
+        }
         Command::Status { spec, json } => building::status(&spec, json).await,
         Command::Explain { spec, what } => building::explain(&spec, &what.join(" ")).await,
         Command::Report { specs, set, output } => building::report(&specs, &set.set, &output).await,

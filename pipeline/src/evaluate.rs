@@ -53,7 +53,7 @@ async fn key(build: &Build, tables: &[PinnedTable]) -> String {
 pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
     let tables = pinned(build).await?;
     let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
-    if let Some(stored) = build.work.get_hint::<Evaluation>(&path).await? {
+    if let Some(stored) = build.work.get_sealed::<Evaluation>(&path).await? {
         progress.note(&format!("{:18} stands: {}", "evaluate", stored.quoted().in_words()));
         return Ok(());
     }
@@ -78,7 +78,7 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
         recall,
         panels,
     };
-    build.work.put_json(&path, &evaluation).await?;
+    build.work.put_sealed(&path, &evaluation).await?;
     progress.note(&format!(
         "{:18} {} images, {} captions in {:.1} s",
         "evaluate",
@@ -92,7 +92,7 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
 /// The evaluation at the newest versions, if it was made.
 pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
     let tables = pinned(build).await?;
-    build.work.get_hint(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
+    build.work.get_sealed(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
 }
 
 /// The evaluation at the newest versions, of a build that must have one.

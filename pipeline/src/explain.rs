@@ -50,7 +50,7 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
     for (step, line) in stages::steps(&build.spec).into_iter().zip(planned).filter(|(step, _)| step.name() == name) {
         match step {
             Step::Map(stage) => {
-                lines.push(format!("{name}, version {}, writes table {}", stage.version, stage.output.name()));
+                lines.push(format!("{name}, stage version {}, writes table {}", stage.version, stage.output.name()));
                 for input in stage.inputs {
                     let why = if input.digests.is_empty() {
                         "must exist".to_owned()
@@ -120,7 +120,7 @@ fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<S
 }
 
 fn version(table: &PinnedTable) -> String {
-    table.version.map_or("no version yet".to_owned(), |version| format!("version {version}"))
+    table.version.map_or("no table yet".to_owned(), |version| format!("table version {version}"))
 }
 
 async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerError> {

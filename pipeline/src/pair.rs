@@ -187,13 +187,13 @@ impl Pair {
         let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
         let key = digest::of_value(&(evaluate::VERSION, protocol, &model.0, vectors, tables, self.spec.ratio));
         let path = paths::evaluation(&self.name, &key);
-        if let Some(stored) = self.target.work.get_hint::<Tested>(&path).await? {
+        if let Some(stored) = self.target.work.get_sealed::<Tested>(&path).await? {
             return Ok(stored);
         }
         let rows = self.embedded(&model.1).await?;
         let outcome = tokio::task::block_in_place(|| evaluate::recall_of(&rows, protocol))?;
         let tested = Tested { model_digest: model.0.clone(), recall: outcome.report };
-        self.target.work.put_json(&path, &tested).await?;
+        self.target.work.put_sealed(&path, &tested).await?;
         Ok(tested)
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use stages::stage::{ModelUse, Stage};
 use stages::{Step, Training};
 use workers::WorkerError;
+use workers::removals::Removals;
 use workers::train;
 
 use crate::build::Build;
@@ -96,6 +97,17 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
         });
     }
     Ok(lines)
+}
+
+/// Rows that leave the tables because the source no longer offers them. Where the geo-tags are settled there are none.
+pub async fn removals(build: &Build) -> Result<Removals, WorkerError> {
+    let geotags = stages::geotags::stage();
+    let key = crate::settled::key(build, &geotags, &Model::default()).await?;
+    if key.is_some_and(|key| build.settled.get(&geotags, &key).is_some()) {
+        return Ok(Removals::default());
+    }
+    let live = build.pin(Artifact::Geotags).await?;
+    Removals::find(&build.work, &build.spec, &live, &build.virtual_inputs).await
 }
 
 fn empty_line(step: &'static str) -> PlanLine {

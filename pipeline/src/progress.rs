@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use manifests::words::count;
 use stages::fit::Trained;
 use training::trainer::{Event, Phases};
 use workers::map::Observer;
@@ -82,23 +83,31 @@ pub struct StageBar<'p> {
 impl StageBar<'_> {
     pub fn unchanged(&self, rows: u64) {
         self.bar.finish_and_clear();
-        self.progress.note(&format!("{:18} {rows} rows stand, nothing to do", self.name));
+        self.progress.note(&format!("{:18} {} up to date, nothing to do", self.name, count(rows, "row")));
     }
 
     pub fn finish(&self, summary: &Summary) {
         self.bar.finish_and_clear();
-        let reasons: Vec<String> = summary.reasons.iter().map(|(reason, rows)| format!("{rows} {reason}")).collect();
-        self.progress.note(&format!(
-            "{:18} {} computed ({}), {} kept, {} errors in {:.1} s{}",
-            self.name,
-            summary.computed,
-            reasons.join(", "),
-            summary.kept,
-            summary.errors,
-            summary.seconds,
-            summary.version.map_or(String::new(), |v| format!(", version {v}")),
-        ));
+        self.progress.note(&format!("{:18} {}", self.name, outcome(summary)));
     }
+}
+
+/// What a stage did, in words.
+fn outcome(summary: &Summary) -> String {
+    let reasons: Vec<String> = summary.reasons.iter().map(|(reason, rows)| format!("{rows} {reason}")).collect();
+    let by_other_runs = match summary.by_other_runs {
+        0 => String::new(),
+        rows => format!("{rows} made by other runs, "),
+    };
+    format!(
+        "{} computed ({}), {by_other_runs}{} kept, {} in {:.1} s{}",
+        summary.computed,
+        reasons.join(", "),
+        summary.kept,
+        count(summary.errors, "error"),
+        summary.seconds,
+        summary.version.map_or(String::new(), |v| format!(", table version {v}")),
+    )
 }
 
 impl Observer for StageBar<'_> {
@@ -108,7 +117,7 @@ impl Observer for StageBar<'_> {
             && let Ok(mut total) = self.errors.lock()
         {
             *total += errors;
-            self.bar.set_message(format!("{total} errors"));
+            self.bar.set_message(count(*total, "error"));
         }
         if self.progress.terminal {
             return;

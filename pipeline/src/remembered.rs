@@ -13,10 +13,10 @@ type Values = BTreeMap<String, String>;
 /// Keeps what `--set` says now.
 pub async fn remember(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
     let now = spec.values(fields_of(set).filter(|field| is_of_the_build(field)));
-    if last(work, spec).await == now {
+    if read(work, spec).await.as_ref() == Some(&now) {
         return;
     }
-    if let Err(error) = work.put_json(&paths::last_set(&spec.country), &now).await {
+    if let Err(error) = work.put_sealed(&paths::last_set(&spec.country), &now).await {
         tracing::warn!(%error, "what --set says is not kept for later commands");
     }
 }
@@ -28,7 +28,7 @@ fn is_of_the_build(field: &str) -> bool {
 
 /// What the last run had by `--set` and this command has not, in words.
 pub async fn absent(work: &WorkStore, spec: &BuildSpec) -> Option<String> {
-    let differing = differing(&last(work, spec).await, spec);
+    let differing = differing(&read(work, spec).await.unwrap_or_default(), spec);
     (!differing.is_empty())
         .then(|| format!("the last run had {}; without it, what that run made may look due", differing.join(" ")))
 }
@@ -49,14 +49,12 @@ fn shell_word(value: &str) -> String {
     }
 }
 
-async fn last(work: &WorkStore, spec: &BuildSpec) -> Values {
-    match work.get_json::<Values>(&paths::last_set(&spec.country)).await {
-        Ok(values) => values.unwrap_or_default(),
-        Err(error) => {
-            tracing::warn!(%error, "the settings of the last run cannot be read");
-            Values::new()
-        }
-    }
+/// `None`: nothing is kept, or nothing that can be read.
+async fn read(work: &WorkStore, spec: &BuildSpec) -> Option<Values> {
+    work.get_record(&paths::last_set(&spec.country)).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the settings of the last run cannot be read");
+        None
+    })
 }
 
 #[cfg(test)]

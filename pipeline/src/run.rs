@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use manifests::words::count;
 use manifests::{Artifact, RowStatuses, paths};
 use stages::stage::{ModelUse, Stage, StageContext};
 use stages::{Step, Training};
@@ -31,16 +32,19 @@ use crate::trainings::{TrainingState, training_state};
 pub struct RunOptions {
     pub retry_errors: bool,
     pub retrain: bool,
+    /// Go on where most rows of the tables are no longer in the source.
+    pub accept_removals: bool,
     /// The last step to run; all of them without one.
     pub until: Option<String>,
     /// What `--set` said, for later commands to know.
     pub set: Vec<String>,
 }
 
-/// Rows that are out, and where they are listed.
+/// Rows that are left out, and where they are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
     pub stage: String,
+    /// None where the source has only problems that cost no row.
     pub rows: u64,
     pub listing: String,
 }
@@ -67,6 +71,7 @@ pub async fn run(
     for note in &build.virtual_inputs.listing.notes {
         progress.note(note);
     }
+    before::check_removals(build, options).await?;
     before::check_rows(build, options, progress).await?;
     before::begin(build, options).await?;
     let waits = |whom: &str| progress.note(&format!("waiting for {whom}"));
@@ -91,7 +96,7 @@ pub async fn run(
         }
         progress.note("the source or the tables were changed during this run: going over the build again");
         // what was asked for once was done
-        options = RunOptions { until: options.until, ..RunOptions::default() };
+        options = RunOptions { retry_errors: false, retrain: false, ..options };
     }
     Err(WorkerError::Transient(format!(
         "{}: others changed its source or tables during each of {MOST_PASSES} passes",
@@ -176,10 +181,16 @@ async fn run_stage(
     progress: &Progress,
 ) -> Result<Option<Quarantined>, WorkerError> {
     let (started, began) = (unix_seconds(), Instant::now());
+    // what was done before others overtook this run
+    let mut before: Option<Summary> = None;
     loop {
         let Some(model) = model_of(build, stage).await? else {
             return Err(WorkerError::Broken(format!("{}: the training before it left no model", stage.name)));
         };
+        if stage.output == Artifact::Geotags {
+            let removals = before::check_removals(build, options).await?;
+            removals.in_words().iter().for_each(|line| progress.note(&format!("warning: {line}")));
+        }
         if !options.retry_errors
             && let Some(key) = crate::settled::key(build, stage, &model).await?
             && let Some(known) = build.settled.get(stage, &key)
@@ -198,7 +209,7 @@ async fn run_stage(
         let bar = progress.stage(stage.name, total);
         if plan.counts.stale.is_empty() {
             bar.unchanged(plan.counts.kept_rows);
-            return settle(build, stage, &model, None).await;
+            return settle(build, stage, &model, before).await;
         }
         build.work.put_sealed_if_absent(&paths::plan(&plan.country, stage.name, &plan.key()), &plan).await?;
         let context = MapContext {
@@ -230,10 +241,13 @@ async fn run_stage(
             kept: plan.counts.kept_rows,
             reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
             version: published.live.version,
-            ..empty_summary()
+            ..before.unwrap_or_else(empty_summary)
         };
-        for FinishedShard { marker, .. } in &result.finished {
-            summary.computed += marker.computed;
+        for FinishedShard { marker, by_other_runs, .. } in &result.finished {
+            match *by_other_runs || published.overtaken.contains(&marker.part.shard) {
+                true => summary.by_other_runs += marker.computed,
+                false => summary.computed += marker.computed,
+            }
             summary.kept += marker.kept;
             summary.deleted += marker.deleted;
             summary.errors += marker.errors;
@@ -253,10 +267,11 @@ async fn run_stage(
             return settle(build, stage, &model, Some(summary)).await;
         }
         progress.note(&format!(
-            "{}: another run changed {} of its shards meanwhile; planning again",
+            "{}: another run changed {} meanwhile; planning again",
             stage.name,
-            published.overtaken.len()
+            count(published.overtaken.len(), "shard")
         ));
+        before = Some(Summary { kept: 0, ..summary });
         build.refresh().await?;
     }
 }
@@ -269,6 +284,7 @@ fn empty_summary() -> Summary {
         seconds: 0.0,
         rows: 0,
         computed: 0,
+        by_other_runs: 0,
         kept: 0,
         deleted: 0,
         errors: 0,
@@ -299,9 +315,9 @@ async fn settle(
         summary.excluded = statuses.excluded;
         summary.errors = statuses.errors;
         if !problems.is_empty() {
-            summary.notes.insert("source rows left out".into(), listing.problem_count.to_string());
+            summary.notes.insert("source rows left out".into(), listing.rows_left_out.to_string());
         }
-        build.work.put_json(&paths::summary(country, stage.name), &summary).await?;
+        build.work.put_sealed(&paths::summary(country, stage.name), &summary).await?;
     }
     if let Some(key) = crate::settled::key(build, stage, model).await? {
         crate::settled::put(build, stage, model, key, live.rows(), statuses.clone()).await?;
@@ -324,8 +340,9 @@ const NEEDED: [Artifact; 6] = [
 /// # Errors
 /// [`WorkerError::Broken`] where no row is left to go on with.
 fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<Option<Quarantined>, WorkerError> {
-    let left_out = if stage.output == Artifact::Geotags { build.virtual_inputs.listing.problem_count } else { 0 };
-    let rows = statuses.errors + left_out;
+    let source = Some(&build.virtual_inputs.listing).filter(|_| stage.output == Artifact::Geotags);
+    let rows = statuses.errors + source.map_or(0, |listing| listing.rows_left_out);
+    let is_listed = rows > 0 || source.is_some_and(|listing| !listing.problems.is_empty());
     let listing = format!("{}{}", build.work.url(), paths::quarantine(&build.spec.country, stage.name));
     if let (0, Some(first)) = (statuses.ok, &statuses.first_error)
         && NEEDED.contains(&stage.output)
@@ -335,7 +352,7 @@ fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<O
             stage.name, statuses.errors
         )));
     }
-    Ok((rows > 0).then(|| Quarantined { stage: stage.name.to_owned(), rows, listing }))
+    Ok(is_listed.then(|| Quarantined { stage: stage.name.to_owned(), rows, listing }))
 }
 
 /// Runs a training, or lets a finished one stand. As one of several ranks: with all the others.
@@ -381,7 +398,7 @@ pub async fn run_training(
         notes: notes.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
         ..empty_summary()
     };
-    build.work.put_json(&paths::summary(&build.spec.country, training.name()), &summary).await
+    build.work.put_sealed(&paths::summary(&build.spec.country, training.name()), &summary).await
 }
 
 /// The record of a finished training: the one that stands, or the one that is due. `None` on ranks other than 0.

@@ -1,12 +1,14 @@
 //! `urbancross status`: what a work store holds for a build, without looking at the source.
 
+use manifests::words::count;
 use serde::Serialize;
-use stages::{Step, Training};
+use stages::Step;
 use workers::WorkerError;
 use workers::publish::Summary;
+use workers::train::TrainingRecord;
 
 use crate::build::Build;
-use crate::trainings::standing_record;
+use crate::trainings::trainings_by_settings;
 
 #[derive(Debug, Serialize)]
 pub struct StatusLine {
@@ -20,13 +22,13 @@ pub struct StatusLine {
     pub seconds: Option<f64>,
 }
 
-/// One line per step.
+/// One line per step, and one more for a training that was run with other settings.
 pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
     let mut lines = Vec::new();
     for step in stages::steps(&build.spec) {
         let name = step.name();
         let summary: Option<Summary> =
-            build.work.get_hint(&manifests::paths::summary(&build.spec.country, name)).await?;
+            build.work.get_sealed(&manifests::paths::summary(&build.spec.country, name)).await?;
         let seconds = summary.as_ref().map(|s| s.seconds);
         let (excluded, errors) = summary.as_ref().map_or((0, 0), |s| (s.excluded, s.errors));
         let line = match step {
@@ -48,25 +50,18 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
                     seconds,
                 }
             }
-            Step::Train(training) => training_line(build, training, seconds).await?,
+            Step::Train(training) => {
+                let trainings = trainings_by_settings(build, training).await?;
+                lines.push(training_line(training.name(), trainings.current.as_ref()));
+                lines.extend(others_line(training.name(), &trainings.others));
+                continue;
+            }
             Step::Evaluate => match crate::evaluate::stored(build).await? {
-                None => StatusLine {
-                    step: name,
-                    state: "due".into(),
-                    rows: 0,
-                    excluded: 0,
-                    errors: 0,
-                    version: None,
-                    seconds: None,
-                },
+                None => StatusLine { state: "must run".into(), ..empty_line(name) },
                 Some(evaluation) => StatusLine {
-                    step: name,
                     state: evaluation.quoted().in_words(),
                     rows: evaluation.recall.image_gallery as u64,
-                    excluded: 0,
-                    errors: 0,
-                    version: None,
-                    seconds: None,
+                    ..empty_line(name)
                 },
             },
         };
@@ -75,15 +70,26 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
     Ok(lines)
 }
 
-async fn training_line(build: &Build, training: Training, seconds: Option<f64>) -> Result<StatusLine, WorkerError> {
-    let record = standing_record(build, training).await?;
-    Ok(StatusLine {
-        step: training.name(),
-        state: record.as_ref().map_or("due".into(), |r| r.trained.best_validation()),
-        rows: record.as_ref().map_or(0, |r| r.trained.train_rows),
-        excluded: 0,
-        errors: 0,
-        version: None,
-        seconds,
+/// The run whose model is the build's.
+fn training_line(step: &'static str, current: Option<&TrainingRecord>) -> StatusLine {
+    StatusLine {
+        state: current.map_or("must run".into(), |record| record.trained.best_validation()),
+        rows: current.map_or(0, |record| record.trained.train_rows),
+        seconds: current.map(|record| record.trained.seconds),
+        ..empty_line(step)
+    }
+}
+
+/// Runs that other settings made, which say nothing about the build as its spec is now.
+fn others_line(step: &'static str, others: &[TrainingRecord]) -> Option<StatusLine> {
+    (!others.is_empty()).then(|| StatusLine {
+        state: format!("{} with other settings", count(others.len(), "finished run")),
+        rows: others.iter().map(|record| record.trained.train_rows).fold(0, u64::saturating_add),
+        seconds: Some(others.iter().map(|record| record.trained.seconds).sum()),
+        ..empty_line(step)
     })
+}
+
+fn empty_line(step: &'static str) -> StatusLine {
+    StatusLine { step, state: String::new(), rows: 0, excluded: 0, errors: 0, version: None, seconds: None }
 }

@@ -90,10 +90,14 @@ impl<'b> Inputs<'b> {
         digests(&record.inputs) == digests(&self.tables)
     }
 
+    /// Has a run the settings of the spec?
+    fn has_settings(&self, record: &TrainingRecord) -> bool {
+        record.parameters == self.parameters && record.stage_version == pretrain::VERSION
+    }
+
     /// The run that speaks for the tables as they are: one that read exactly these, or else the newest.
     fn standing(&self, runs: &Runs) -> Option<TrainingRecord> {
-        let ours = |r: &&TrainingRecord| r.parameters == self.parameters && r.stage_version == pretrain::VERSION;
-        let newest = || runs.finished.iter().rev().filter(ours);
+        let newest = || runs.finished.iter().rev().filter(|record| self.has_settings(record));
         newest().find(|r| self.reads_what(r)).or_else(|| newest().next()).cloned()
     }
 
@@ -105,7 +109,7 @@ impl<'b> Inputs<'b> {
         let now = digest::of_value(&(JUDGED, tables, self.geotags.digest()));
         let run = paths::training_run(&build.spec.country, training.name(), key);
         let kept = format!("{run}/distances/{now}.json");
-        if let Some(distance) = build.work.get_hint(&kept).await? {
+        if let Some(distance) = build.work.get_sealed(&kept).await? {
             return Ok(Some(distance));
         }
         let rows = self.rows().await?;
@@ -113,7 +117,7 @@ impl<'b> Inputs<'b> {
             return Ok(None);
         };
         let distance = Distance { changed: then.changed(rows), leak: then.leak(rows) };
-        build.work.put_json(&kept, &distance).await?;
+        build.work.put_sealed(&kept, &distance).await?;
         Ok(Some(distance))
     }
 
@@ -136,6 +140,23 @@ impl<'b> Inputs<'b> {
 pub async fn standing_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
     let inputs = Inputs::pin(build, training).await?;
     Ok(inputs.standing(&train::runs(&build.work, &build.spec.country, training).await?))
+}
+
+/// Finished runs of a training by whose settings they have.
+pub struct BySettings {
+    /// The run whose model is the build's.
+    pub current: Option<TrainingRecord>,
+    /// Those with other settings than the spec's.
+    pub others: Vec<TrainingRecord>,
+}
+
+/// The finished runs of a training.
+pub async fn trainings_by_settings(build: &Build, training: Training) -> Result<BySettings, WorkerError> {
+    let inputs = Inputs::pin(build, training).await?;
+    let mut runs = train::runs(&build.work, &build.spec.country, training).await?;
+    let current = inputs.standing(&runs);
+    runs.finished.retain(|record| !inputs.has_settings(record));
+    Ok(BySettings { current, others: runs.finished })
 }
 
 /// What is to become of a training when at most `above` rows of its tables are made again before it.
@@ -177,6 +198,7 @@ const FORCED: &str = "asked for with --retrain";
 pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
     let mut inputs = Inputs::pin(build, training).await?;
     let runs = train::runs(&build.work, &build.spec.country, training).await?;
+    train::discard_unreadable(&build.work, &runs).await?;
     let (mut warm_start, mut begins) = (None, NO_RUN.to_owned());
     if let Some(record) = inputs.standing(&runs) {
         if inputs.reads_what(&record) && !force {

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use manifests::Artifact;
+use manifests::{Artifact, paths};
 use pipeline::progress::Progress;
 use pipeline::run::RunOptions;
 use pipeline_tests::{World, column, edit_a_finnish_image, open, recipes, run, tables};
+use workers::publish::Summary;
 
 const QUICK: [&str; 3] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
 
@@ -37,6 +38,9 @@ async fn a_late_first_run_doubles_nothing() {
     let before = recipes(world.spec("work", &QUICK)).await;
     pipeline::run::run(&mut late, &RunOptions::default(), &Progress::new(true)).await.unwrap();
     assert_eq!(recipes(world.spec("work", &QUICK)).await, before);
+    let summary: Option<Summary> = late.work.get_sealed(&paths::summary("finland", "geotags")).await.unwrap();
+    let summary = summary.expect("a summary");
+    assert_eq!((summary.computed, summary.by_other_runs), (0, 24), "the other run made them");
 }
 
 /// A run that is stopped after another one finished leaves the finished tables as they are.

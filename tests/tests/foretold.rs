@@ -36,8 +36,8 @@ async fn is_foretold(world: &World, what: &str, before: &Recipes) {
     for (step, line) in stages::steps(&build.spec).iter().zip(&lines) {
         let name = line.step;
         let shown = format!("{what}, {name}: {line:?}\n{}", explained[name]);
-        let summary: Option<Summary> = build.work.get_json(&paths::summary("finland", name)).await.unwrap();
-        let (computed, reasons) = summary.map_or((0, BTreeMap::new()), |summary| (summary.computed, summary.reasons));
+        let summary: Option<Summary> = build.work.get_sealed(&paths::summary("finland", name)).await.unwrap();
+        let (computed, reasons) = summary.map_or((0, BTreeMap::new()), |s| (s.computed + s.by_other_runs, s.reasons));
         match step {
             Step::Map(stage) if line.exact => {
                 let foretold: BTreeMap<String, u64> =

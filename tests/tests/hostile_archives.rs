@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 
 use manifests::Artifact;
+use pipeline::preview::removals;
 use pipeline::run::RunOptions;
 use pipeline_tests::{World, column, open, run, run_with};
 use workers::WorkerError;
@@ -97,11 +98,50 @@ async fn an_empty_archive_is_listed_and_the_others_are_read() {
     let listing = &build.virtual_inputs.listing;
     assert!(listing.rows() > 0 && listing.rows() < 24, "{}", listing.rows());
     assert!(listing.problems.iter().any(|p| p.what == "images2.zip" && p.why.contains("empty file")), "{listing:?}");
-    assert_eq!(quarantined.iter().map(|q| q.rows).sum::<u64>(), listing.problem_count);
+    assert_eq!(quarantined.iter().map(|q| q.rows).sum::<u64>(), listing.rows_left_out);
     // nothing else: a true cause, for good
     std::fs::write(world.path("world/images3.zip"), b"").unwrap();
     let error = open(world.spec("work", &QUICK)).await.err().unwrap();
     assert!(error.to_string().contains("empty file") && error.exit_code() == 65, "{error}");
+}
+
+/// A missing archive looks like an edit that removes all of its rows: it is named, and most rows never leave unasked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_gone_is_named_before_its_rows_leave() {
+    let world = World::new(24);
+    let options = || RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
+    let built = || run_with(world.spec("work", &[]), options());
+    let (build, _) = built().await.unwrap();
+    let filepaths = column(&build, Artifact::Geotags, "filepath").await;
+    let of = |archive: &str| filepaths.values().filter(|path| path.starts_with(&archive.replace(".zip", "/"))).count();
+    let [few, most] = if of(ARCHIVES[0]) < of(ARCHIVES[1]) { ARCHIVES } else { [ARCHIVES[1], ARCHIVES[0]] };
+    assert!(0 < of(few) && of(few) < of(most));
+    let hide = |name: &str| std::fs::rename(world.path("world").join(name), world.path(name)).unwrap();
+    let bring_back = |name: &str| std::fs::rename(world.path(name), world.path("world").join(name)).unwrap();
+    // the archive of the images, or that of their geo-tags: without it they would all be errors
+    for gone in [most.to_owned(), most.replace("images", "meta")] {
+        hide(&gone);
+        let words = removals(&open(world.spec("work", &[])).await.unwrap()).await.unwrap().in_words();
+        assert_eq!(words, [format!("{gone} is no longer in the source: its {} rows leave the tables", of(most))]);
+        let error = built().await.err().unwrap();
+        assert_eq!(error.exit_code(), 65);
+        let said = error.to_string();
+        assert!(said.contains(&words[0]) && said.contains("--accept-removals"), "{said}");
+        bring_back(&gone);
+    }
+    let (build, _) = built().await.unwrap();
+    assert_eq!(column(&build, Artifact::Geotags, "filepath").await, filepaths);
+    hide(few);
+    let (build, quarantined) = built().await.unwrap();
+    assert_eq!(column(&build, Artifact::Geotags, "status").await.len(), of(most));
+    assert_eq!(quarantined[0].rows, of(few) as u64, "the archive itself is no row");
+    bring_back(few);
+    built().await.unwrap();
+    hide(most);
+    let accepted = RunOptions { accept_removals: true, ..options() };
+    let (build, _) = run_with(world.spec("work", &[]), accepted).await.unwrap();
+    assert_eq!(column(&build, Artifact::Geotags, "status").await.len(), of(few));
+    assert!(removals(&build).await.unwrap().in_words().is_empty());
 }
 
 /// What is kept of archives' directories only saves reading them: another archive's list, or a damaged one, is none.
@@ -167,7 +207,7 @@ async fn tables_without_what_is_needed_say_so() {
     let first = good.lines().find(|l| l.contains("_FI_")).unwrap();
     std::fs::write(&csv, format!("{good}{first}\n")).unwrap();
     let build = open(world.spec("work", &QUICK)).await.unwrap();
-    assert_eq!((build.virtual_inputs.listing.rows(), build.virtual_inputs.listing.problem_count), (12, 1));
+    assert_eq!((build.virtual_inputs.listing.rows(), build.virtual_inputs.listing.rows_left_out), (12, 1));
     // a country that is not there
     std::fs::write(&csv, &good).unwrap();
     let error = open(world.spec("work", &["source.tokens=[\"CH\"]", "source.country_code=CH"]))

@@ -81,7 +81,7 @@ async fn training_gives_up_what_is_held_out_and_says_so() {
 
     let words =
         ["the picture is a test image too, byte for byte", "the picture is a validation image too, byte for byte"];
-    let summary: Summary = build.work.get_json(&paths::summary("plain", "splits")).await.unwrap().unwrap();
+    let summary: Summary = build.work.get_sealed(&paths::summary("plain", "splits")).await.unwrap().unwrap();
     let noted = words.map(|words| summary.notes.get(&format!("dropped ({words})")).map(String::as_str));
     assert_eq!(noted, [Some("3"), Some("1")], "{:?}", summary.notes);
     let page = pipeline::page::make(&[open(build.spec.clone()).await.unwrap()], &[], "today").await.unwrap();

@@ -66,7 +66,7 @@ async fn a_build_is_whole_stands_and_follows_a_tag_edit() {
     for touched in [Artifact::Geotags, Artifact::Captions, Artifact::SegmentScores, Artifact::TextEmbeddings] {
         assert_eq!(after[&touched], versions_before[&touched] + 1, "{}", touched.name());
         let summary: workers::publish::Summary =
-            build.work.get_json(&manifests::paths::summary("finland", touched.name())).await.unwrap().unwrap();
+            build.work.get_sealed(&manifests::paths::summary("finland", touched.name())).await.unwrap().unwrap();
         assert_eq!(summary.computed, edited.len() as u64, "{}", touched.name());
     }
     // and the reason is on record

@@ -99,7 +99,7 @@ async fn what_is_cleared_away_is_not_missed() {
 /// RESTORE, DELETE, OPTIMIZE and VACUUM by another program end in correct tables, or in a refusal that names the way
 /// back.
 #[tokio::test(flavor = "multi_thread")]
-async fn maintenance_by_others() {
+async fn maintenance_by_other_runs() {
     let Some(python) = python_with(&["deltalake"]) else { return };
     let world = World::new(24);
     run(world.spec("work", &QUICK)).await.unwrap();

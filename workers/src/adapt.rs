@@ -69,7 +69,7 @@ pub(crate) async fn runs(work: &WorkStore, country: &str) -> Result<Runs, Worker
     let mut runs =
         Runs { finished: names.iter().filter_map(|name| folder_of(name, RECORD_FILE)).collect(), begun: Vec::new() };
     for run in names.iter().filter_map(|name| folder_of(name, DUE_FILE)).filter(|run| !runs.finished.contains(run)) {
-        if let Some(begun) = work.get_hint(&format!("{run}/{DUE_FILE}")).await? {
+        if let Some(begun) = work.get_record(&format!("{run}/{DUE_FILE}")).await? {
             runs.begun.push((run, begun));
         }
     }
@@ -122,7 +122,7 @@ impl AdaptRequest<'_> {
 
 /// The record of a finished run.
 pub async fn record(work: &WorkStore, name: &str, key: &str) -> Result<Option<AdaptationRecord>, WorkerError> {
-    work.get_hint(&format!("{}/{RECORD_FILE}", paths::training_run(name, NAME, key))).await
+    work.get_record(&format!("{}/{RECORD_FILE}", paths::training_run(name, NAME, key))).await
 }
 
 /// All finished runs of a pair.
@@ -131,7 +131,11 @@ pub async fn records(work: &WorkStore, name: &str) -> Result<Vec<AdaptationRecor
     let mut records = Vec::new();
     for file in work.list(&folder).await? {
         if file.ends_with(&format!("/{RECORD_FILE}")) {
-            records.extend(work.get_hint(&format!("{folder}/{file}")).await?);
+            let path = format!("{folder}/{file}");
+            match work.get_record(&path).await? {
+                Some(record) => records.push(record),
+                None => work.delete(&path).await?,
+            }
         }
     }
     Ok(records)
@@ -139,7 +143,8 @@ pub async fn records(work: &WorkStore, name: &str) -> Result<Vec<AdaptationRecor
 
 /// The result folder of a finished run, on this machine.
 pub async fn fetch_result(work: &WorkStore, scratch: &Path, name: &str, key: &str) -> Result<PathBuf, WorkerError> {
-    result_of(work, scratch, &paths::training_run(name, NAME, key)).await
+    let digest = record(work, name, key).await?.map(|record| record.trained.model_digest);
+    result_of(work, scratch, &paths::training_run(name, NAME, key), digest).await
 }
 
 /// The rows of an adaptation: those of the target, with everything that the source's model has learnt from and that is
@@ -192,9 +197,9 @@ pub async fn adapt(
         let inputs = request.source_inputs.iter().chain(&request.target_inputs).cloned().collect();
         let (source_model, kept_in) = (request.source_model.0.clone(), request.target_work.url().to_string());
         let begun = Begun { inputs, source_model, kept_in };
-        request.target_work.put_json(&format!("{run}/{DUE_FILE}"), &begun).await?;
+        request.target_work.put_sealed(&format!("{run}/{DUE_FILE}"), &begun).await?;
         if is_source_elsewhere {
-            request.source_work.put_json(&format!("{run}/{DUE_FILE}"), &begun).await?;
+            request.source_work.put_sealed(&format!("{run}/{DUE_FILE}"), &begun).await?;
         }
     }
     // only now: an adaptation has no lease, and this is what `gc` leaves it
@@ -233,7 +238,7 @@ pub async fn adapt(
         target_inputs: request.target_inputs,
         trained,
     };
-    request.target_work.put_json(&format!("{run}/{RECORD_FILE}"), &record).await?;
+    request.target_work.put_sealed(&format!("{run}/{RECORD_FILE}"), &record).await?;
     if is_source_elsewhere {
         request.source_work.delete(&format!("{run}/{DUE_FILE}")).await?;
     }

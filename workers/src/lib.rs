@@ -1,5 +1,5 @@
-//! The hands: stores and tables, and the loop that takes a planned shard, computes it and puts it
-//! where everybody sees it.
+//! Everything that touches a store: listing the source, Delta tables, planning and computing shards, publishing the
+//! results, and running trainings.
 
 pub mod adapt;
 pub mod archive;
@@ -19,6 +19,7 @@ pub mod planning;
 mod process;
 pub mod publish;
 pub mod rank_env;
+pub mod removals;
 pub mod rendezvous_store;
 pub mod slices;
 pub mod stores;

@@ -64,7 +64,10 @@ pub struct Listing {
     /// Wanted rows by the country that their source is of; `None`: of several, or unknown.
     pub rows_by_nation: BTreeMap<Option<&'static str>, u64>,
     pub problems: Vec<Problem>,
-    pub problem_count: u64,
+    /// Rows of the source that are left out; a problem may cost none, or be of several.
+    pub rows_left_out: u64,
+    /// Archives without which wanted rows are left out, and what is wrong with them.
+    pub gone: BTreeMap<String, &'static str>,
     /// What was read, for people.
     pub notes: Vec<String>,
     /// Rows of the source per token, wanted or not: shows at a glance what a CSV holds.
@@ -110,8 +113,14 @@ impl Collected {
         Self { shards: (0..shards).map(|_| Vec::new()).collect(), listing: Listing::default() }
     }
 
+    /// A row that is left out.
+    fn leave_out(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.listing.rows_left_out += 1;
+        self.problem(what, why);
+    }
+
+    /// Something that by itself costs no row.
     fn problem(&mut self, what: impl Into<String>, why: impl Into<String>) {
-        self.listing.problem_count += 1;
         if self.listing.problems.len() < NAMED_PROBLEMS {
             self.listing.problems.push(Problem { what: what.into(), why: why.into() });
         }

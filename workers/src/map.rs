@@ -63,6 +63,8 @@ pub struct MapContext<'a> {
 pub struct FinishedShard {
     pub replacement: Replacement,
     pub marker: Marker,
+    /// Another run made its rows, at the same time or earlier.
+    pub by_other_runs: bool,
 }
 
 /// What became of a plan.
@@ -108,18 +110,19 @@ pub async fn map_plan(
             let compute = compute.as_ref();
             async move {
                 let number = shard.plan.shard;
-                let marker = match shard.done {
+                let made = match shard.done {
                     Some(marker) => {
                         context.observer.rows(marker.computed, marker.kept, marker.errors);
-                        Some(marker)
+                        Some((marker, true))
                     }
                     None if context.stop.load(Ordering::Relaxed) => None,
                     None => map_with_retries(context, stage, plan, number, &shard.key, compute).await?,
                 };
                 let base = plan.output.part_name(number).map(str::to_owned);
-                Ok::<_, WorkerError>(marker.map(|marker| FinishedShard {
+                Ok::<_, WorkerError>(made.map(|(marker, by_other_runs)| FinishedShard {
                     replacement: Replacement { base, part: marker.part.clone() },
                     marker,
+                    by_other_runs,
                 }))
             }
         })
@@ -166,7 +169,7 @@ async fn map_with_retries(
     shard: u32,
     key: &str,
     compute: Option<&ComputeThreads>,
-) -> Result<Option<Marker>, WorkerError> {
+) -> Result<Option<(Marker, bool)>, WorkerError> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8));
     for _ in 1..SHARD_TRIES {
         match map_shard(context, stage, plan, shard, key, compute).await {
@@ -180,7 +183,8 @@ async fn map_with_retries(
     map_shard(context, stage, plan, shard, key, compute).await
 }
 
-/// Makes the rows of one shard; `None`: a stop came first, and what was made is left for whoever goes on.
+/// Makes the rows of one shard, and says whether somebody else was faster; `None`: a stop came first, and what was made
+/// is left for whoever goes on.
 async fn map_shard(
     context: &MapContext<'_>,
     stage: &Stage,
@@ -188,7 +192,7 @@ async fn map_shard(
     shard: u32,
     key: &str,
     compute: Option<&ComputeThreads>,
-) -> Result<Option<Marker>, WorkerError> {
+) -> Result<Option<(Marker, bool)>, WorkerError> {
     let began = Instant::now();
     let partial_path = paths::partial(&plan.country, stage.name, key);
     let partial = context.work.get_sealed::<PartFile>(&partial_path).await?;
@@ -234,11 +238,11 @@ async fn map_shard(
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
         let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
         if let Some(theirs) = finished_by_anybody(context.work, plan, shard, key, horizon).await? {
-            return Ok(Some(theirs));
+            return Ok(Some((theirs, true)));
         }
         context.work.put_sealed(&path, &marker).await?;
     }
-    Ok(Some(marker))
+    Ok(Some((marker, false)))
 }
 
 /// The rows of a chunk by what becomes of them.

@@ -25,6 +25,8 @@ pub struct Summary {
     pub seconds: f64,
     pub rows: u64,
     pub computed: u64,
+    /// Rows that were to be computed, and that another run made first.
+    pub by_other_runs: u64,
     pub kept: u64,
     pub deleted: u64,
     pub errors: u64,

@@ -1,6 +1,7 @@
 //! The two stores of a build: the source, which is only ever read, and the work store, ours.
 
 mod address;
+mod obstacle;
 mod sealed;
 mod steady;
 mod work;
@@ -47,12 +48,26 @@ impl Store {
         Path::parse(joined.trim_start_matches('/')).map_err(|e| WorkerError::Broken(format!("path {relative:?}: {e}")))
     }
 
+    /// What keeps an object of this machine from being read or written, and what to do about it; a path that ends with
+    /// `/` is that of a folder.
+    pub(crate) fn obstacle(&self, path: &str) -> Option<String> {
+        obstacle::find(&self.local_folder()?, path)
+    }
+
+    /// Sorts an error of the store; `path` says which object was wanted.
+    fn fault(&self, path: &str, error: object_store::Error) -> WorkerError {
+        match self.obstacle(path) {
+            Some(why) => WorkerError::Configuration(why),
+            None => WorkerError::of_store(path, error),
+        }
+    }
+
     /// Size, ETag and time of an object; `None`: it is not there.
     pub async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, WorkerError> {
         match self.store.head(&self.path(path)?).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(WorkerError::of_store(path, e)),
+            Err(e) => Err(self.fault(path, e)),
         }
     }
 
@@ -83,8 +98,7 @@ impl Store {
             if_match: etag.filter(|_| weak.is_none()).map(str::to_owned),
             ..GetOptions::default()
         };
-        let result =
-            self.store.get_opts(&self.path(path)?, options).await.map_err(|e| WorkerError::of_store(path, e))?;
+        let result = self.store.get_opts(&self.path(path)?, options).await.map_err(|e| self.fault(path, e))?;
         let now = result.meta.e_tag.as_deref().map(|now| now.trim_start_matches("W/"));
         match weak {
             Some(_) if weak != now => Err(WorkerError::changed(path)),
@@ -115,7 +129,7 @@ impl Store {
                 Ok(Some(result.into_stream().map_err(move |e| WorkerError::of_store(&path, e))))
             }
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(WorkerError::of_store(path, e)),
+            Err(e) => Err(self.fault(path, e)),
         }
     }
 
@@ -124,7 +138,7 @@ impl Store {
         match self.store.get(&self.path(path)?).await {
             Ok(result) => Ok(Some(result.bytes().await.map_err(|e| WorkerError::of_store(path, e))?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(WorkerError::of_store(path, e)),
+            Err(e) => Err(self.fault(path, e)),
         }
     }
 
@@ -140,7 +154,7 @@ impl Store {
             let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
             (name, meta)
         });
-        let mut all: Vec<_> = listed.try_collect().await.map_err(|e| WorkerError::of_store(folder, e))?;
+        let mut all: Vec<_> = listed.try_collect().await.map_err(|e| self.fault(&format!("{folder}/"), e))?;
         all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(all)
     }
@@ -157,7 +171,7 @@ impl Store {
             })
             .try_collect()
             .await
-            .map_err(|e| WorkerError::of_store(folder, e))?;
+            .map_err(|e| self.fault(&format!("{folder}/"), e))?;
         names.sort_unstable();
         Ok(names)
     }

@@ -6,7 +6,7 @@ mod mirror;
 mod rows;
 mod run_dir;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -102,6 +102,8 @@ pub struct Runs {
     pub finished: Vec<TrainingRecord>,
     /// Begun and not finished, oldest first.
     pub begun: Vec<DueRun>,
+    /// Paths of descriptions that cannot be read.
+    unreadable: Vec<String>,
 }
 
 /// All runs of a training in a country. A description that cannot be read is as good as none.
@@ -110,15 +112,38 @@ pub async fn runs(work: &WorkStore, country: &str, training: Training) -> Result
     let names = work.list(&folder).await?;
     let of_file = |file: &'static str| names.iter().filter(move |name| name.ends_with(&format!("/{file}")));
     let mut runs = Runs::default();
+    let mut finished = BTreeSet::new();
     for name in of_file(RECORD_FILE) {
-        runs.finished.extend(work.get_hint::<TrainingRecord>(&format!("{folder}/{name}")).await?);
+        let path = format!("{folder}/{name}");
+        match work.get_record::<TrainingRecord>(&path).await? {
+            Some(record) => {
+                runs.finished.push(record);
+                finished.insert(name.replace(RECORD_FILE, DUE_FILE));
+            }
+            None => runs.unreadable.push(path),
+        }
     }
-    for name in of_file(DUE_FILE).filter(|name| !names.contains(&name.replace(DUE_FILE, RECORD_FILE))) {
-        runs.begun.extend(work.get_hint::<DueRun>(&format!("{folder}/{name}")).await?);
+    for name in of_file(DUE_FILE).filter(|name| !finished.contains(*name)) {
+        let path = format!("{folder}/{name}");
+        match work.get_record::<DueRun>(&path).await? {
+            Some(due) => runs.begun.push(due),
+            None => runs.unreadable.push(path),
+        }
     }
     runs.finished.sort_by_key(|r| (r.pinned_at(), r.sequence));
     runs.begun.sort_by_key(|r| r.sequence);
     Ok(runs)
+}
+
+/// Removes descriptions that cannot be read, after it was said that they count as absent.
+///
+/// # Errors
+/// The work store's.
+pub async fn discard_unreadable(work: &WorkStore, runs: &Runs) -> Result<(), WorkerError> {
+    for path in &runs.unreadable {
+        work.delete(path).await?;
+    }
+    Ok(())
 }
 
 /// All finished runs of a training in a country, oldest first.
@@ -211,13 +236,13 @@ pub async fn train(
     let (data, training) = (due.key.clone(), request.training);
     let place = RunDir { work: request.work, scratch: request.scratch, run: &run, name: training.name(), stop };
     let claim = place.claim(request.ranks, stop).await?;
-    if let Some(record) = request.work.get_hint(&format!("{run}/{RECORD_FILE}")).await? {
+    if let Some(record) = request.work.get_record(&format!("{run}/{RECORD_FILE}")).await? {
         return Ok(Some(record));
     }
     let rows = request.rows.to_bytes()?;
     if request.ranks.rank() == 0 {
         request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
-        request.work.put_json(&format!("{run}/{DUE_FILE}"), &due).await?;
+        request.work.put_sealed(&format!("{run}/{DUE_FILE}"), &due).await?;
     }
     still_there(request.work, &due.inputs, &request.spec.country).await?;
     let trained = place
@@ -251,7 +276,7 @@ pub async fn train(
         source: due.source,
         begins: due.begins,
     };
-    request.work.put_json(&format!("{run}/{RECORD_FILE}"), &record).await?;
+    request.work.put_sealed(&format!("{run}/{RECORD_FILE}"), &record).await?;
     Ok(Some(record))
 }
 
@@ -263,18 +288,21 @@ pub async fn fetch_result(
     key: &str,
     scratch: &Path,
 ) -> Result<PathBuf, WorkerError> {
-    result_of(work, scratch, &paths::training_run(&spec.country, training.name(), key)).await
+    let run = paths::training_run(&spec.country, training.name(), key);
+    let record = work.get_record::<TrainingRecord>(&format!("{run}/{RECORD_FILE}")).await?;
+    result_of(work, scratch, &run, record.map(|record| record.trained.model_digest)).await
 }
 
-/// The result folder of a finished run, on this machine: its weights are those that the run's record names.
-pub(crate) async fn result_of(work: &WorkStore, scratch: &Path, run: &str) -> Result<PathBuf, WorkerError> {
-    #[derive(Deserialize)]
-    struct Record {
-        trained: Trained,
-    }
+/// The result folder of a finished run, on this machine: its weights are those of the digest in the run's record.
+pub(crate) async fn result_of(
+    work: &WorkStore,
+    scratch: &Path,
+    run: &str,
+    model_digest: Option<String>,
+) -> Result<PathBuf, WorkerError> {
     let path = format!("{run}/{RECORD_FILE}");
     let missing = |what| WorkerError::Missing { what, path: format!("{}{path}", work.url()) };
-    let record: Record = work.get_json(&path).await?.ok_or(missing("record of a training"))?;
+    let model_digest = model_digest.ok_or_else(|| missing("record of a training"))?;
     let mirror = Mirror::new(work, scratch, run);
     for last in [false, true] {
         let result = mirror.fetch(RESULT_FOLDER).await?;
@@ -283,7 +311,7 @@ pub(crate) async fn result_of(work: &WorkStore, scratch: &Path, run: &str) -> Re
         }
         let found = tokio::task::block_in_place(|| fit::model_digest(&result));
         match found {
-            Ok(digest) if digest == record.trained.model_digest => return Ok(result),
+            Ok(digest) if digest == model_digest => return Ok(result),
             // what was copied here was cut: once more
             _ if !last && mirror.forget(RESULT_FOLDER)? => {}
             found => {

@@ -15,9 +15,10 @@ pub(crate) fn parse_toml<S: Spec>(text: &str, shown: &str, overrides: &[String])
     }
     table.clone().try_into().map_err(|error: toml::de::Error| {
         let why = explained::<S>(&table).unwrap_or_else(|| error.to_string());
-        // what --set brought stands in no line
+        // what --set brought is in no line, and several faults are in several
         let in_file = explained::<S>(&file).is_some_and(|of_file| of_file == why);
-        let line = in_file.then(|| toml::from_str::<S>(text).err()?.span()).flatten();
+        let is_one_field = !why.contains('\n') && S::given_instead(&table).is_none();
+        let line = (in_file && is_one_field).then(|| toml::from_str::<S>(text).err()?.span()).flatten();
         invalid(match line.and_then(|span| text.get(..span.start)) {
             Some(before) => format!("line {}: {why}", before.matches('\n').count() + 1),
             None => why,

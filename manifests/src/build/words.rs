@@ -4,9 +4,13 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::check::Problems;
+
 /// A kind of spec, with the least text that is one: the names of all its fields follow from it.
 pub(crate) trait Spec: DeserializeOwned + Serialize {
     const LEAST: &str;
+    /// What to do with a table that is a spec of another kind.
+    fn given_instead(table: &toml::Table) -> Option<&'static str>;
 }
 
 /// Reads a section that is understood elsewhere than its spec; `root` is where it stands.
@@ -15,17 +19,47 @@ pub(crate) trait Spec: DeserializeOwned + Serialize {
 /// What is wrong with it.
 pub fn section<T: DeserializeOwned + Serialize + Default>(table: &toml::Table, root: &str) -> Result<T, String> {
     table.clone().try_into().map_err(|error: toml::de::Error| {
-        told::<T>(table, root, || fields(&T::default())).unwrap_or_else(|| error.to_string())
+        told::<T>(table, root, &fields(&T::default())).unwrap_or_else(|| error.to_string())
     })
 }
 
 /// What is wrong with a table that is no `S`.
 pub(super) fn explained<S: Spec>(table: &toml::Table) -> Option<String> {
-    told::<S>(table, "", || toml::from_str::<S>(S::LEAST).map_or(Vec::new(), |least| fields(&least)))
+    if let Some(other) = S::given_instead(table) {
+        return Some(other.to_owned());
+    }
+    told::<S>(table, "", &toml::from_str::<S>(S::LEAST).map_or(Vec::new(), |least| fields(&least)))
 }
 
-/// What is wrong with a table at `root` that is no `T`, of which `all` are the fields.
-fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: impl FnOnce() -> Vec<String>) -> Option<String> {
+/// Everything that is wrong with a table at `root` that is no `T`, of which `all` are the fields: a parser stops at the
+/// first unknown field, so it is asked again without it.
+fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[String]) -> Option<String> {
+    let mut table = table.clone();
+    let mut problems = Problems::default();
+    while let Some(fault) = first_fault::<T>(&table, root, all) {
+        problems.add(fault.words);
+        match fault.unknown.and_then(|(section, name)| section_at(&mut table, &section)?.remove(&name)) {
+            Some(_) => {}
+            None => break,
+        }
+    }
+    problems.into_result().err()
+}
+
+/// What a parser says first.
+struct Fault {
+    words: String,
+    /// Section and name of a field that nobody knows.
+    unknown: Option<(String, String)>,
+}
+
+impl Fault {
+    fn of(words: String) -> Option<Self> {
+        Some(Fault { words, unknown: None })
+    }
+}
+
+fn first_fault<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[String]) -> Option<Fault> {
     let error = table.clone().try_into::<T>().err()?;
     let said = error.to_string();
     // behind the message stands the field, or the section that lacks one or has a strange one
@@ -36,11 +70,12 @@ fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: impl FnOnce()
     let section = joined(root, path);
     let below = |name: &str| joined(&section, name);
     if let Some((unknown, expected)) = told_name(what, "unknown field ") {
-        let nearest = nearest(path, unknown, expected, &all());
-        return Some(format!("there is no field `{}`; {expected}{}", below(unknown), meant(nearest)));
+        let nearest = nearest(path, unknown, expected, all);
+        let words = format!("there is no field `{}`; {expected}{}", below(unknown), meant(nearest));
+        return Some(Fault { words, unknown: Some((path.to_owned(), unknown.to_owned())) });
     }
     if let Some((missing, _)) = told_name(what, "missing field ") {
-        return Some(format!("{} is missing", below(missing)));
+        return Fault::of(format!("{} is missing", below(missing)));
     }
     let value = |table: &toml::Table| Some(toml_path(table, path)?.to_string());
     let holds = value(table).map_or(section.clone(), |value| format!("{section} = {value}"));
@@ -53,7 +88,7 @@ fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: impl FnOnce()
     } else {
         what.to_owned()
     };
-    Some(if section.is_empty() { wanted } else { format!("{holds}: {wanted}") })
+    Fault::of(if section.is_empty() { wanted } else { format!("{holds}: {wanted}") })
 }
 
 fn joined(section: &str, name: &str) -> String {
@@ -82,6 +117,11 @@ fn toml_path<'t>(table: &'t toml::Table, path: &str) -> Option<&'t toml::Value> 
     let mut keys = path.split('.');
     let first = table.get(keys.next()?)?;
     keys.try_fold(first, |section, key| section.get(key))
+}
+
+fn section_at<'t>(table: &'t mut toml::Table, path: &str) -> Option<&'t mut toml::Table> {
+    let mut keys = path.split('.').filter(|key| !key.is_empty());
+    keys.try_fold(table, |section, key| section.get_mut(key)?.as_table_mut())
 }
 
 /// Which words a field takes that was given something else than a word, such as `true`.
@@ -205,6 +245,26 @@ mod tests {
         for text in ["[work]\nwork = 3", "zzz = 3", "[split]\nzzz = 3"] {
             assert!(!below(text).contains("did you mean"), "{}", below(text));
         }
+    }
+
+    #[test]
+    fn all_unknown_fields_are_told_at_once() {
+        let said = below("[pretrain]\nepoch = 3\nbatch_size = 4\n[split]\ntset = 0.2");
+        assert!(said.starts_with("3 fields are wrong:\n"), "{said}");
+        for field in ["pretrain.epoch`", "pretrain.batch_size`", "split.tset`"] {
+            assert!(said.contains(field), "{said}");
+        }
+        let said = below("[pretrain]\nepoch = 3\nbatch = true");
+        assert!(said.contains("pretrain.epoch`") && said.contains("pretrain.batch = true"), "{said}");
+    }
+
+    #[test]
+    fn a_spec_of_the_other_kind_is_named() {
+        let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
+        let pair = explained::<BuildSpec>(&table(PairSpec::LEAST)).unwrap();
+        assert!(pair.contains("this is a pair spec") && pair.contains("urbancross adapt"), "{pair}");
+        let build = explained::<PairSpec>(&table(BuildSpec::LEAST)).unwrap();
+        assert!(build.contains("this is a build spec") && build.contains("urbancross run"), "{build}");
     }
 
     #[test]

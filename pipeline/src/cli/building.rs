@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use manifests::BuildSpec;
+use manifests::words::count;
 use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
@@ -22,6 +23,7 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     let progress = Progress::new(json);
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     say_what_is_absent(&build).await;
+    crate::preview::removals(&build).await?.in_words().iter().for_each(|line| aside!("warning: {line}"));
     let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
     build.keep_listing().await?;
     if json {
@@ -69,12 +71,13 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
         say!("{}", serde_json::to_string_pretty(&lines)?);
         return Ok(());
     }
-    say!("{:18} {:>10} {:>8} {:>8} {:>8} {:>9}  state", "step", "rows", "excluded", "errors", "version", "seconds");
+    let head = ["rows", "excluded", "errors", "table version", "seconds"];
+    say!("{:18} {:>10} {:>8} {:>8} {:>13} {:>9}  state", "step", head[0], head[1], head[2], head[3], head[4]);
     for line in lines {
         let version = line.version.map_or(String::new(), |v| v.to_string());
         let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
         say!(
-            "{:18} {:>10} {:>8} {:>8} {version:>8} {seconds:>9}  {}",
+            "{:18} {:>10} {:>8} {:>8} {version:>13} {seconds:>9}  {}",
             line.step,
             line.rows,
             line.excluded,
@@ -100,7 +103,7 @@ pub(super) async fn report(specs: &[PathBuf], set: &[String], output: &Path) -> 
     write_report(&open_all(specs, set).await?, &[], output).await
 }
 
-pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>) -> Result<()> {
+pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool, until: Option<String>) -> Result<()> {
     if let Some(place) = workers::rank_env::place()? {
         let (rank, world_size) = (place.rank, place.world_size);
         let why = format!(
@@ -116,8 +119,13 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, until: Option<String>
     build.source.required()?;
     build.list_source().await?;
     say_what_is_absent(&build).await;
-    let (retry_errors, retrain, set) = (options.retry_errors, options.retrain, args.set.set.clone());
-    let options = RunOptions { retry_errors, retrain, until, set };
+    let options = RunOptions {
+        retry_errors: options.retry_errors,
+        retrain: options.retrain,
+        accept_removals,
+        until,
+        set: args.set.set.clone(),
+    };
     let quarantined = crate::run::run(&mut build, &options, &progress).await?;
     print_quarantine(&quarantined)?;
     if options.until.is_some() {
@@ -175,9 +183,12 @@ fn shown(build: &Build, path: &str) -> String {
 
 fn print_quarantine(quarantined: &[Quarantined]) -> Result<()> {
     let rows: u64 = quarantined.iter().map(|q| q.rows).sum();
-    say!("{rows} rows quarantined");
+    say!("{} quarantined", count(rows, "row"));
     for one in quarantined {
-        say!("  {} in {}: {}", one.rows, one.stage, one.listing);
+        match one.rows {
+            0 => say!("  problems of the source that cost no row: {}", one.listing),
+            rows => say!("  {rows} in {}: {}", one.stage, one.listing),
+        }
     }
     Ok(())
 }

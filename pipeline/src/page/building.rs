@@ -28,6 +28,7 @@ pub(super) fn blocks(one: &Gathered<'_>) -> Vec<Block> {
         .filter_map(|s| summary(s.name()))
         .map(|s| {
             let mut reasons: Vec<String> = s.reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
+            reasons.extend((s.by_other_runs > 0).then(|| format!("{} made by other runs", s.by_other_runs)));
             reasons.extend(s.notes.iter().map(|(k, v)| format!("{k} {v}")));
             vec![
                 Cell::Text(s.stage.clone()),

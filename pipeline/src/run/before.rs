@@ -2,6 +2,7 @@
 
 use stages::{Step, Training};
 use workers::WorkerError;
+use workers::removals::Removals;
 
 use super::RunOptions;
 use crate::build::Build;
@@ -9,6 +10,18 @@ use crate::plan::Model;
 use crate::progress::Progress;
 use crate::trainings::{TrainingState, standing_record, training_state};
 use crate::{preflight, remembered};
+
+/// Looks for rows that leave the tables because the source no longer offers them.
+///
+/// # Errors
+/// Most rows leave, and nobody has accepted that.
+pub(super) async fn check_removals(build: &Build, options: &RunOptions) -> Result<Removals, WorkerError> {
+    let removals = crate::preview::removals(build).await?;
+    match removals.are_most() && !options.accept_removals {
+        true => Err(WorkerError::Configuration(removals.refusal(&build.spec.country))),
+        false => Ok(removals),
+    }
+}
 
 /// Refuses what the rows that are known cannot bear, before anything is written.
 pub(super) async fn check_rows(

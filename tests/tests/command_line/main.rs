@@ -1,5 +1,6 @@
 //! The program as a person meets it: help, errors that teach, exit codes, output for scripts.
 
+mod damage;
 mod paths;
 mod refusals;
 mod words;
@@ -178,7 +179,7 @@ fn status_counts_excluded_rows_and_explain_speaks_plainly() {
     assert!(said(&call(&["status", spec])).contains("excluded"));
     let said = ends(&call(&["explain", spec, "shard 0"]), 0) + &ends(&call(&["explain", spec, "pretrain"]), 0);
     assert!(said.contains("version 0") || said.contains("version 1"), "{said}");
-    assert!(said.contains("no version yet") && !said.contains("Some(") && !said.contains("None"), "{said}");
+    assert!(said.contains("no table yet") && !said.contains("Some(") && !said.contains("None"), "{said}");
     for what in ["pretrian", "no-such-image", "shards", "structured_captions"] {
         let said = ends(&call(&["explain", spec, what]), 65);
         assert!(said.contains("is no image of this build (such as ") && said.contains("pretrain, "), "{said}");

@@ -39,10 +39,10 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Colle
     for image in images {
         let id = image_id_of(&image.file);
         if image.captions.is_empty() {
-            listing.problem(image.file, "all of its captions are blank");
+            listing.leave_out(image.file, "all of its captions are blank");
         } else if let Some(known) = rows.get(&id) {
             let why = format!("its id {id} is taken by {}; rename one of them", known.file);
-            listing.problem(image.file, why);
+            listing.leave_out(image.file, why);
         } else {
             rows.insert(id, image);
         }
@@ -77,7 +77,7 @@ async fn place(
         listing.problem(format!("{prefix}{}", problem.what), problem.why);
     }
     for (_, image) in missing {
-        listing.problem(image.file, format!("it is not in {}{prefix}", source.url()));
+        listing.leave_out(image.file, format!("it is not in {}{prefix}", source.url()));
     }
     let objects = present.iter().map(|(_, image)| {
         let file = &folder.files[&image.file];

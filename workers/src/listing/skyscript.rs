@@ -5,6 +5,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use manifests::build::{BuildSpec, SourceSpec};
+use manifests::words::count;
 use sources::name::ImageName;
 use sources::source::Coverage;
 use sources::{SourceError, csv};
@@ -88,9 +89,11 @@ pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpe
     }
     for (image_id, row) in wanted {
         let Some(image) = images.take(&row.name.image_path()) else {
+            // of one that cannot be read it is known why
             if !images.unreadable.contains(&row.name.image_path()) {
                 listing.problem(row.name.image_path(), format!("{}.zip has no such member", row.name.part));
             }
+            listing.listing.rows_left_out += 1;
             continue;
         };
         let meta = metas.take(&row.name.meta_path());
@@ -134,16 +137,18 @@ impl Members {
         names: &HashSet<String>,
         listing: &mut Collected,
     ) -> Result<(), WorkerError> {
-        let Some(found) = wanted_members(source, work, archive, names, &mut listing.listing.read_anew).await? else {
-            listing.problem(
-                archive,
-                format!("the source has no such archive; {} wanted members are missing", names.len()),
-            );
+        let found = wanted_members(source, work, archive, names, &mut listing.listing.read_anew).await?;
+        let mut gone = |archive: &str, what: &'static str, why: &str| {
+            let missing = count(names.len(), "wanted member");
+            listing.problem(archive, format!("{why}; {missing} cannot be found"));
+            listing.listing.gone.insert(archive.to_owned(), what);
+        };
+        let Some(found) = found else {
+            gone(archive, "is no longer in the source", "the source has no such archive");
             return Ok(());
         };
         if found.archive_bytes == 0 {
-            listing
-                .problem(archive, format!("the archive is an empty file; {} wanted members are missing", names.len()));
+            gone(archive, "is an empty file", "the archive is an empty file");
         }
         for member in found.members {
             let name = member.name.clone();
@@ -221,16 +226,16 @@ async fn read_table(
             SourceError::Io(io) => io.downcast().unwrap_or_else(|io| WorkerError::Transient(format!("{path}: {io}"))),
             other => WorkerError::Broken(format!("{}{path}: {other}", source.url())),
         })?;
-    for (token, count) in by_token {
-        *listing.listing.rows_by_token.entry(token).or_default() += count;
+    for (token, rows) in by_token {
+        *listing.listing.rows_by_token.entry(token).or_default() += rows;
     }
     for (line, why) in bad_names {
-        listing.problem(format!("{path}, line {line}"), why);
+        listing.leave_out(format!("{path}, line {line}"), why);
     }
     for why in &summary.first_errors {
         listing.problem(path, why.clone());
     }
-    listing.listing.problem_count += summary.row_errors.saturating_sub(summary.first_errors.len() as u64);
+    listing.listing.rows_left_out += summary.row_errors;
     for (name, row) in rows {
         let id = name.image_id.clone();
         let next = WantedRow {
@@ -242,7 +247,7 @@ async fn read_table(
         match wanted.get(&id) {
             Some(first) => {
                 let kept = first.name.image_path();
-                listing.problem(
+                listing.leave_out(
                     format!("{path}, line {}", row.line),
                     format!("image {id} is listed again; {kept} of its first row is kept"),
                 );

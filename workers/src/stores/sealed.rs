@@ -14,6 +14,13 @@ struct Sealed<T> {
     value: T,
 }
 
+impl<T: Serialize> Sealed<T> {
+    /// The value, if it was sealed for this path.
+    fn opened(self, path: &str) -> Option<T> {
+        (self.digest == digest_of(path, &self.value)).then_some(self.value)
+    }
+}
+
 /// A value as it was read or is to be written, at its path.
 fn digest_of(path: &str, value: &impl Serialize) -> Digest {
     let text = serde_json::to_vec(value).expect("plain data serialises");
@@ -42,11 +49,26 @@ impl WorkStore {
     /// # Errors
     /// Only where the store does not answer.
     pub async fn get_sealed<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<Option<T>, WorkerError> {
-        let Some(bytes) = self.get(path).await? else { return Ok(None) };
-        let sealed = serde_json::from_slice::<Sealed<T>>(&bytes).ok();
-        let value = sealed.filter(|sealed| sealed.digest == digest_of(path, &sealed.value)).map(|sealed| sealed.value);
+        let Some(bytes) = self.hint_bytes(path).await? else { return Ok(None) };
+        let value = serde_json::from_slice::<Sealed<T>>(&bytes).ok().and_then(|sealed| sealed.opened(path));
         if value.is_none() {
             tracing::debug!("{}{path} is no hint of this version, or is damaged; it counts as absent", self.url());
+        }
+        Ok(value)
+    }
+
+    /// A record that is dear to make again: one of a version that sealed none is read as well.
+    ///
+    /// # Errors
+    /// Only where the store does not answer.
+    pub async fn get_record<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<Option<T>, WorkerError> {
+        let Some(bytes) = self.hint_bytes(path).await? else { return Ok(None) };
+        let value = match serde_json::from_slice::<Sealed<T>>(&bytes) {
+            Ok(sealed) => sealed.opened(path),
+            Err(_) => serde_json::from_slice(&bytes).ok(),
+        };
+        if value.is_none() {
+            self.pass_over(path, "it is damaged, or lies where another belongs");
         }
         Ok(value)
     }
@@ -75,6 +97,27 @@ mod tests {
             work.put("a", flipped.into()).await.unwrap();
             let read = work.get_sealed("a").await.unwrap();
             assert!(read.is_none() || read == Some(hint.clone()), "byte {at}: {read:?}");
+            let read = work.get_record("a").await.unwrap();
+            assert!(read.is_none() || read == Some(hint.clone()), "byte {at} of a record: {read:?}");
+        }
+        assert_eq!(work.get_record("plain").await.unwrap(), Some(hint));
+        assert_eq!(work.get_record::<Vec<(String, f64)>>("b").await.unwrap(), None, "another's");
+    }
+
+    #[tokio::test]
+    async fn what_lies_in_a_hints_place_is_no_hint_and_named_when_one_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        std::fs::create_dir_all(folder.path().join("hints/a.json")).unwrap();
+        std::fs::write(folder.path().join("file"), b"").unwrap();
+        for path in ["hints/a.json", "file/a.json"] {
+            assert_eq!(work.get_sealed::<u64>(path).await.unwrap(), None, "{path}");
+            assert_eq!(work.get_record::<u64>(path).await.unwrap(), None, "{path}");
+            assert_eq!(work.get_hint::<u64>(path).await.unwrap(), None, "{path}");
+            let puts = [work.put_sealed(path, &1).await, work.put_sealed_if_absent(path, &1).await.map(|_| ())];
+            for error in puts.map(Result::unwrap_err) {
+                assert!(error.exit_code() == 65 && error.to_string().contains("remove it"), "{path}: {error}");
+            }
         }
     }
 }

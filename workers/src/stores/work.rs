@@ -107,12 +107,7 @@ impl WorkStore {
 
     /// Writes an object, whatever was there. Readers see the old or the new one, never a mixture.
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), WorkerError> {
-        self.0
-            .store
-            .put(&self.0.path(path)?, bytes.into())
-            .await
-            .map(|_| ())
-            .map_err(|e| WorkerError::of_store(path, e))
+        self.0.store.put(&self.0.path(path)?, bytes.into()).await.map(|_| ()).map_err(|e| self.0.fault(path, e))
     }
 
     /// Writes an object if there is none; `false`: somebody else was faster.
@@ -121,7 +116,7 @@ impl WorkStore {
         match self.0.store.put_opts(&self.0.path(path)?, bytes.into(), options).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
-            Err(e) => Err(WorkerError::of_store(path, e)),
+            Err(e) => Err(self.0.fault(path, e)),
         }
     }
 
@@ -148,19 +143,37 @@ impl WorkStore {
     /// # Errors
     /// Only where the store does not answer.
     pub async fn get_hint<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
-        match self.get_json(path).await {
-            Err(WorkerError::Broken(why)) => {
-                tracing::warn!("{why}; until then it counts as absent");
-                Ok(None)
-            }
-            found => found,
+        let Some(bytes) = self.hint_bytes(path).await? else { return Ok(None) };
+        let read = serde_json::from_slice(&bytes);
+        Ok(read.inspect_err(|error| self.pass_over(path, &error.to_string())).ok())
+    }
+
+    /// The bytes of a hint; `None` too where something else lies in its place.
+    pub(super) async fn hint_bytes(&self, path: &str) -> Result<Option<Bytes>, WorkerError> {
+        match self.get(path).await {
+            Ok(Some(bytes)) => Ok(Some(bytes)),
+            other => match self.obstacle(path) {
+                Some(why) => {
+                    tracing::warn!("{why}; until then {path} counts as absent");
+                    Ok(None)
+                }
+                None => other,
+            },
         }
+    }
+
+    /// Says once that a hint counts as absent: whoever writes it next replaces it.
+    pub(super) fn pass_over(&self, path: &str, why: &str) {
+        tracing::warn!(
+            "{}{path} cannot be read ({why}): it counts as absent until the next run replaces it",
+            self.url()
+        );
     }
 
     pub async fn delete(&self, path: &str) -> Result<(), WorkerError> {
         match self.0.store.delete(&self.0.path(path)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(WorkerError::of_store(path, e)),
+            Err(e) => Err(self.0.fault(path, e)),
         }
     }
 

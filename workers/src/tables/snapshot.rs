@@ -22,6 +22,9 @@ impl Tables {
         version: Option<u64>,
     ) -> Result<Option<SnapshotRef>, WorkerError> {
         let (tables, url) = (self.clone(), self.url(artifact)?);
+        if let Some(why) = self.work.obstacle(&format!("{}/_delta_log/", paths::table(artifact))) {
+            return Err(WorkerError::Configuration(why));
+        }
         let mut looks = 0;
         let snapshot = loop {
             let (tables, url) = (tables.clone(), url.clone());
@@ -40,7 +43,7 @@ impl Tables {
                     }
                 }
                 Err(error) if is_foreign(&error) => {
-                    return Err(self.changed_by_others(artifact, &error.to_string()).await);
+                    return Err(self.changed_by_other_runs(artifact, &error.to_string()).await);
                 }
                 Err(error) => return Err(kernel_error(artifact, error)),
             }
@@ -48,7 +51,7 @@ impl Tables {
         let (tables, looked_at) = (self.clone(), snapshot.clone());
         match blocking(move || Ok(tables.foreign_trait(artifact, &looked_at))).await? {
             None => Ok(Some(snapshot)),
-            Some(what) => Err(self.changed_by_others(artifact, &what).await),
+            Some(what) => Err(self.changed_by_other_runs(artifact, &what).await),
         }
     }
 
@@ -102,7 +105,7 @@ impl Tables {
         (!is_passing(&refused)).then(|| whole_chain(&refused))
     }
 
-    async fn changed_by_others(&self, artifact: Artifact, what: &str) -> WorkerError {
+    async fn changed_by_other_runs(&self, artifact: Artifact, what: &str) -> WorkerError {
         let (name, table) = (artifact.name(), paths::table(artifact));
         let back = match self.last_of_ours(artifact).await {
             Some(version) => format!(

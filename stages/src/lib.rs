@@ -29,6 +29,9 @@ pub mod stage;
 pub mod structured_captions;
 pub mod table;
 pub mod text_embeddings;
+#[cfg(test)]
+#[path = "../models/tests/support/torch_writer.rs"]
+mod torch_writer;
 
 use manifests::BuildSpec;
 

@@ -30,6 +30,9 @@ pub mod stage;
 pub mod structured_captions;
 pub mod table;
 pub mod text_embeddings;
+#[cfg(test)]
+#[path = "../models/tests/support/torch_writer.rs"]
+mod torch_writer;
 pub mod train_rows;
 
 use manifests::BuildSpec;

@@ -11,7 +11,7 @@ pub struct ModelSpec {
     /// The network.
     pub preset: Preset,
     /// Weights to start from: a folder or file here, the address of one (`s3://`, `https://` …), or `owner/name` on
-    /// the hub; empty: random, from the seed.
+    /// the hub; empty: random, from the seed. A file is safetensors, or a state dictionary of PyTorch (`.pt`).
     pub init: String,
     /// The non-linearity that the weights were trained with, where a bare file of weights has no configuration beside it
     /// that says so; empty: from the configuration, or the preset's.
@@ -21,7 +21,7 @@ pub struct ModelSpec {
     pub tokenizer: String,
     /// Size of the vocabulary that `tokenizer = "train"` makes.
     pub vocabulary: usize,
-    /// Tokens per caption; 0: the preset's.
+    /// Tokens per caption; 0: the preset's. Weights of Long-CLIP's kind have 248.
     pub context_length: usize,
     /// Input side in pixels; 0: the preset's.
     pub image_size_px: usize,

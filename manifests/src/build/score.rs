@@ -28,7 +28,7 @@ pub enum SegmentBackground {
 #[serde(deny_unknown_fields, default)]
 pub struct ScoreSpec {
     /// `none` (weights 1, no similarity threshold), `bootstrap` (a short image–text training
-    /// first) or the folder of a checkpoint.
+    /// first) or a checkpoint: a folder, or its file of weights with configuration and vocabulary beside it.
     pub clip: String,
     /// T_a: least share of the image's area.
     pub min_area_share: f64,

@@ -4,14 +4,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use models::clip::{Clip, ClipConfig, Pool, Stem};
+use models::clip::{Clip, ClipConfig, Pool, SeenPreset, Stem};
 use models::instructblip::InstructBlip;
 use models::language::Llama;
 use models::parameters::Parameters;
@@ -20,6 +19,10 @@ use models::tokenizer::{TextTokenizer, Tokenizer};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::RngSeed;
+use torch_writer::{Saved, archive, contiguous, pickle};
+
+#[path = "support/torch_writer.rs"]
+mod torch_writer;
 
 /// Sound files here are of some kilobytes; libraries keep buffers of some hundred.
 const MOST_BYTES: usize = 8 << 20;
@@ -79,9 +82,12 @@ fn read(path: &Path) -> models::Result<()> {
         return Llama::load_gguf(path, cpu, DType::F32).map(drop);
     }
     if name.ends_with(".pth") {
+        let _ = Clip::load_file(path, &tiny(), cpu, DType::F32);
+        let _ = SeenPreset::of_file(path);
         return Sam::load(path, cpu, DType::F32).map(drop);
     }
     if name.ends_with(".safetensors") {
+        let _ = SeenPreset::of_file(path);
         let _ = Clip::load_file(path, &tiny(), cpu, DType::F32);
         let _ = Sam::load(path, cpu, DType::F32);
         let _ = InstructBlip::load(path.parent().unwrap(), cpu, DType::F32);
@@ -187,17 +193,16 @@ fn gguf() -> Vec<u8> {
 
 /// `torch.save` of one tensor.
 fn pth() -> Vec<u8> {
-    let mut pickle =
-        b"\x80\x02}(X\x18\x00\x00\x00mask_decoder.iou.weight0ctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
-    pickle.extend(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQK\x00");
-    pickle.extend(b"K\x02K\x03\x86K\x03K\x01\x86\x89}tRu.");
-    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, bytes) in [("sam/data.pkl", &pickle[..]), ("sam/data/0", &[0; 32]), ("sam/byteorder", b"little")] {
-        archive.start_file(name, stored).unwrap();
-        archive.write_all(bytes).unwrap();
-    }
-    archive.finish().unwrap().into_inner()
+    let tensor = Saved {
+        name: "mask_decoder.iou.weight0".to_owned(),
+        storage: "FloatStorage",
+        key: 0,
+        elements: 8,
+        offset: 0,
+        shape: vec![2, 3],
+        strides: contiguous(&[2, 3]),
+    };
+    archive(&pickle(&[tensor], None), &[(0, vec![0; 32])])
 }
 
 fn tokenizer() -> Vec<u8> {

@@ -9,6 +9,7 @@
 //! four bytes, and a cycle is harmless. Memory is linear in the input, which is limited. Opcodes and their arguments:
 //! CPython's `Lib/pickletools.py`.
 
+mod calls;
 mod error;
 mod literal;
 mod machine;

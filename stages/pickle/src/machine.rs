@@ -1,12 +1,8 @@
 //! The stack machine that builds the values.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{Name, PickleError, Rules, Value, ValueId, literal};
-
-/// Called without arguments it makes a dict, and that is data.
-const ORDERED_DICT: Name = ("collections", "OrderedDict");
+use super::{PickleError, Rules, Value, ValueId, literal};
 
 /// Runs a pickle: its values and the root.
 pub(super) fn run<'a>(bytes: &'a [u8], rules: &Rules) -> Result<(Vec<Value<'a>>, ValueId), PickleError> {
@@ -29,12 +25,12 @@ pub(super) fn run<'a>(bytes: &'a [u8], rules: &Rules) -> Result<(Vec<Value<'a>>,
     Err(PickleError::Limit { what: "opcodes", value: limit.saturating_add(1), limit })
 }
 
-struct Machine<'a> {
+pub(super) struct Machine<'a> {
     bytes: &'a [u8],
-    rules: Rules,
+    pub(super) rules: Rules,
     at: usize,
-    opcode_at: usize,
-    values: Vec<Value<'a>>,
+    pub(super) opcode_at: usize,
+    pub(super) values: Vec<Value<'a>>,
     stack: Vec<ValueId>,
     /// Heights of the stack at its MARKs.
     marks: Vec<usize>,
@@ -197,7 +193,7 @@ impl<'a> Machine<'a> {
         Ok(root)
     }
 
-    fn error(&self, problem: String) -> PickleError {
+    pub(super) fn error(&self, problem: String) -> PickleError {
         PickleError::Damaged { offset: self.opcode_at as u64, problem }
     }
 
@@ -219,7 +215,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The bytes up to the next newline, which is consumed.
-    fn line(&mut self) -> Result<&'a [u8], PickleError> {
+    pub(super) fn line(&mut self) -> Result<&'a [u8], PickleError> {
         let length = self.bytes[self.at..]
             .iter()
             .position(|&byte| byte == b'\n')
@@ -229,7 +225,7 @@ impl<'a> Machine<'a> {
         Ok(line)
     }
 
-    fn push(&mut self, value: Value<'a>) {
+    pub(super) fn push(&mut self, value: Value<'a>) {
         // The input limit keeps the number of values far below 2^32.
         self.stack.push(ValueId(self.values.len() as u32));
         self.values.push(value);
@@ -240,7 +236,7 @@ impl<'a> Machine<'a> {
         self.marks.last().copied().unwrap_or(0)
     }
 
-    fn pop_many(&mut self, count: usize) -> Result<Vec<ValueId>, PickleError> {
+    pub(super) fn pop_many(&mut self, count: usize) -> Result<Vec<ValueId>, PickleError> {
         if self.stack.len() < self.floor() + count {
             return Err(self.error(format!("{count} values wanted from a shorter stack")));
         }
@@ -254,7 +250,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn top(&mut self) -> Result<ValueId, PickleError> {
+    pub(super) fn top(&mut self) -> Result<ValueId, PickleError> {
         match self.stack[self.floor()..].last() {
             Some(&top) => Ok(top),
             None => Err(self.error("the stack is empty".into())),
@@ -326,94 +322,5 @@ impl<'a> Machine<'a> {
             std::str::from_utf8(self.take(length)?).map_err(|_| self.error("a text that is not UTF-8".into()))?;
         self.push(Value::Text(text.into()));
         Ok(())
-    }
-
-    /// Whether the rules allow to name anything, and so to call it.
-    fn may_call(&self) -> bool {
-        !self.rules.names.is_empty()
-    }
-
-    /// Something by its module and name, where the rules allow it.
-    fn name(&mut self, opcode: u8) -> Result<(), PickleError> {
-        let named = match opcode {
-            b'c' => [self.line(), self.line()].map(Result::ok),
-            _ => match self.pop_many(2).as_deref() {
-                Ok(&[module, name]) => [module, name].map(|id| match &self.values[id.0 as usize] {
-                    Value::Text(Cow::Borrowed(text)) => Some(text.as_bytes()),
-                    _ => None,
-                }),
-                _ => [None; 2],
-            },
-        };
-        let known = |(module, name): &&Name| named == [module, name].map(|text| Some(text.as_bytes()));
-        if let Some(known) = self.rules.names.iter().find(known) {
-            self.push(Value::Name(known));
-            return Ok(());
-        }
-        let object = match named {
-            [Some(module), Some(name)] => {
-                let shown = |text: &[u8]| text[..text.len().min(40)].escape_ascii().to_string();
-                format!(" ({}.{})", shown(module), shown(name))
-            }
-            _ => String::new(),
-        };
-        Err(self.refusal(opcode, object))
-    }
-
-    /// Writes down a call.
-    fn call(&mut self) -> Result<(), PickleError> {
-        let ids = self.pop_many(2)?;
-        let [function, arguments] = [ids[0], ids[1]].map(|id| &self.values[id.0 as usize]);
-        let value = match (function, arguments) {
-            (Value::Name(name), Value::Sequence(items)) if **name == ORDERED_DICT && items.is_empty() => {
-                Value::Dict(Vec::new())
-            }
-            (Value::Name(name), Value::Sequence(_)) => Value::Call(name, ids[1]),
-            _ => return Err(self.error("a call of what has no name, or without a tuple of arguments".into())),
-        };
-        self.push(value);
-        Ok(())
-    }
-
-    /// Attributes of a dict or an object (such as `_metadata`) are no part of its content.
-    fn ignore_attributes(&mut self) -> Result<(), PickleError> {
-        self.pop_many(1)?;
-        let top = self.top()?;
-        match &self.values[top.0 as usize] {
-            Value::Dict(_) | Value::Call(..) => Ok(()),
-            _ => Err(self.error("attributes set on what is neither a dict nor an object".into())),
-        }
-    }
-
-    fn refusal(&self, opcode: u8, object: String) -> PickleError {
-        let (offset, only) = (self.opcode_at as u64, self.rules.only);
-        PickleError::Refused { offset, opcode: refused_opcode(opcode), object, only }
-    }
-}
-
-fn refused_opcode(opcode: u8) -> &'static str {
-    match opcode {
-        b'c' => "GLOBAL",
-        0x93 => "STACK_GLOBAL",
-        b'R' => "REDUCE",
-        b'b' => "BUILD",
-        b'i' => "INST",
-        b'o' => "OBJ",
-        0x81 => "NEWOBJ",
-        0x92 => "NEWOBJ_EX",
-        b'P' => "PERSID",
-        b'Q' => "BINPERSID",
-        0x82 => "EXT1",
-        0x83 => "EXT2",
-        0x84 => "EXT4",
-        0x97 => "NEXT_BUFFER",
-        0x98 => "READONLY_BUFFER",
-        0x8f => "EMPTY_SET",
-        0x90 => "ADDITEMS",
-        0x91 => "FROZENSET",
-        b'0' => "POP",
-        b'1' => "POP_MARK",
-        b'2' => "DUP",
-        _ => "(unknown)",
     }
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use manifests::BuildSpec;
-use manifests::build::{ActivationChoice, ModelSpec};
+use manifests::build::{ActivationChoice, ModelSpec, Preset};
 use manifests::weights::Weights;
-use models::clip::{Clip, ClipConfig};
+use models::clip::{Clip, ClipConfig, SeenPreset};
 use models::ops::Activation;
 use models::tokenizer::Tokenizer;
 
@@ -52,7 +52,10 @@ pub fn open_network(
             Clip::init(&config, start.spec.pretrain.seed, &device, dtype)
         }
         Some(folder) if folder.is_dir() => Clip::load(folder, &device, dtype),
-        Some(file) => Clip::load_file(file, &of_bare_file(model, file).map_err(configuration)?, &device, dtype),
+        Some(file) => {
+            let config = of_bare_file(model, file).and_then(|config| check_shapes(model, file).map(|()| config));
+            Clip::load_file(file, &config.map_err(configuration)?, &device, dtype)
+        }
     }
     .map_err(|e| {
         configuration(format!("model {}: {e}", if model.init.is_empty() { model.preset.name() } else { &model.init }))
@@ -104,6 +107,33 @@ fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
         ));
     }
     Ok(preset(model))
+}
+
+/// A file that nothing else describes must have the shapes of the network that the spec describes.
+fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
+    let described = |e: models::ModelError| format!("model.init = {:?}: {e}", model.init);
+    if ClipConfig::beside(file).map_err(described)?.is_some() {
+        return Ok(());
+    }
+    let seen = SeenPreset::of_file(file).map_err(described)?;
+    let named = Preset::ALL.into_iter().find(|preset| preset.name() == seen.name).unwrap_or(model.preset);
+    let wanted = preset(&ModelSpec { preset: named, ..model.clone() });
+    let mut settings = Vec::new();
+    if named != model.preset {
+        settings.push(format!("model.preset = {:?}", seen.name));
+    }
+    for (field, wanted, seen) in [
+        ("image_size_px", wanted.vision.image_size, seen.image_size),
+        ("context_length", wanted.text.context_length, seen.context_length),
+    ] {
+        if wanted != seen {
+            settings.push(format!("model.{field} = {seen}"));
+        }
+    }
+    if settings.is_empty() {
+        return Ok(());
+    }
+    Err(format!("model.init = {:?}: its shapes are those of {seen}: set {}", model.init, settings.join(" and ")))
 }
 
 /// A named activation and a configuration that both speak must agree.
@@ -158,6 +188,7 @@ fn not_here(field: &str, source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::torch_writer::{Saved, archive, contiguous, pickle};
     use crate::train_rows::{RowsError, TrainRow};
     use manifests::build::Preset;
     use manifests::weights::LocalWeights;
@@ -273,6 +304,60 @@ mod tests {
         }
     }
 
+    /// The network of a training that starts from a file.
+    fn opened(file: &Path, set: &[&str]) -> Result<Clip, StageError> {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let set: Vec<String> =
+            set.iter().chain(&["model.vocabulary=80", "model.init=w"]).map(|s| s.to_string()).collect();
+        let spec = BuildSpec::parse(text, "t", &set).unwrap();
+        let mut weights = Weights::default();
+        weights.insert("model.init", LocalWeights { path: Some(file.to_owned()), digest: "1".into() });
+        let run = tempfile::tempdir().unwrap();
+        let start = Start { spec: &spec, weights: &weights, folder: run.path(), warm_start: None };
+        open_network("pretrain", &start, &mut Captions).map(|(clip, _)| clip)
+    }
+
+    /// As others publish them: all of it that the file does not tell is to be said, and what is said must be so.
+    #[test]
+    fn a_training_starts_from_a_state_dictionary() {
+        let mut config = ClipConfig::preset("tiny").unwrap();
+        (config.text.context_length, config.activation) = (248, QuickGelu);
+        let clip = Clip::init(&config, 1, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
+        let values = |variable: &candle_core::Var| variable.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let variables: Vec<_> = clip.parameters().iter().collect();
+        let saved = variables.iter().enumerate().map(|(key, (name, variable))| Saved {
+            name: format!("module.{name}"),
+            storage: "FloatStorage",
+            key,
+            elements: variable.elem_count(),
+            offset: 0,
+            shape: variable.dims().to_vec(),
+            strides: contiguous(variable.dims()),
+        });
+        let pickle = pickle(&saved.collect::<Vec<_>>(), Some("state_dict"));
+        let bytes = |variable| values(variable).into_iter().flat_map(f32::to_le_bytes).collect();
+        let storages: Vec<_> = variables.iter().enumerate().map(|(key, (_, v))| (key, bytes(v))).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("LRSCLIP.pt");
+        std::fs::write(&file, archive(&pickle, &storages)).unwrap();
+
+        let wrong = |set: &[&str]| match opened(&file, set) {
+            Err(StageError::Configuration { why, .. }) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(wrong(&["model.preset=tiny", "model.context_length=248"]).contains("model.activation"));
+        let why = wrong(&["model.activation=quick_gelu", "model.preset=vit-b-32", "model.image_size_px=224"]);
+        for words in ["model.preset = \"tiny\"", "model.image_size_px = 64", "model.context_length = 248"] {
+            assert!(why.contains(words), "{why}");
+        }
+        let why = wrong(&["model.activation=quick_gelu", "model.preset=tiny"]);
+        assert!(why.ends_with(": set model.context_length = 248"), "{why}");
+        let said = ["model.activation=quick_gelu", "model.preset=tiny", "model.context_length=248"];
+        let opened = opened(&file, &said).unwrap();
+        assert_eq!(opened.config(), &config);
+        assert_eq!(opened.parameters().digest().unwrap(), clip.parameters().digest().unwrap());
+    }
+
     #[test]
     fn a_training_starts_with_the_activation_of_its_weights() {
         let folder = tempfile::tempdir().unwrap();
@@ -280,14 +365,7 @@ mod tests {
         let cpu = candle_core::Device::Cpu;
         Clip::init(&config, 1, &cpu, candle_core::DType::F32).unwrap().save(folder.path()).unwrap();
         let open = |file: &Path, activation: &str| {
-            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
-            let set = ["model.preset=tiny", "model.vocabulary=80", "model.init=w", activation].map(str::to_owned);
-            let spec = BuildSpec::parse(text, "t", &set).unwrap();
-            let mut weights = Weights::default();
-            weights.insert("model.init", LocalWeights { path: Some(file.to_owned()), digest: "1".into() });
-            let run = tempfile::tempdir().unwrap();
-            let start = Start { spec: &spec, weights: &weights, folder: run.path(), warm_start: None };
-            open_network("pretrain", &start, &mut Captions).map(|(clip, _)| clip.config().activation)
+            opened(file, &["model.preset=tiny", activation]).map(|clip| clip.config().activation)
         };
         let file = folder.path().join("model.safetensors");
         assert_eq!(open(&file, "model.activation=").unwrap(), QuickGelu, "tiny's own is another");

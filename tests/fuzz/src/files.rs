@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device};
 use manifests::{BuildSpec, PairSpec};
+use models::clip::SeenPreset;
 use models::language::Llama;
 use models::parameters::Parameters;
 use models::sam::Sam;
@@ -10,6 +11,8 @@ use sources::captioned;
 use sources::meta::Meta;
 use sources::name::ImageName;
 use sources::zip::{self, Directory, DirectoryParser, Limits, TAIL_BYTES, Tail};
+
+use crate::torch_writer;
 
 pub(crate) fn pickle(bytes: &[u8]) {
     if let Ok(meta) = Meta::from_pickle(bytes) {
@@ -92,7 +95,36 @@ pub(crate) fn safetensors(bytes: &[u8]) {
     in_file("model.safetensors", bytes, |path| {
         _ = Parameters::load_safetensors(path, &Device::Cpu, DType::F32);
         _ = Sam::load(path, &Device::Cpu, DType::F32);
+        _ = SeenPreset::of_file(path);
     });
+}
+
+/// A file of `torch.save`.
+pub(crate) fn torch(bytes: &[u8]) {
+    in_file("model.pt", bytes, |path| {
+        _ = Parameters::load_safetensors(path, &Device::Cpu, DType::F32);
+        _ = Sam::load(path, &Device::Cpu, DType::F32);
+        _ = SeenPreset::of_file(path);
+    });
+}
+
+/// The pickle of such a file: as damaged as it is, the archive around it is sound.
+pub(crate) fn state_dict(bytes: &[u8]) {
+    torch(&torch_writer::archive(bytes, &[(0, vec![0; 32])]));
+}
+
+pub(crate) fn state_dicts() -> Vec<Vec<u8>> {
+    let saved = |name: &str, shape: &[usize]| torch_writer::Saved {
+        name: name.to_owned(),
+        storage: "FloatStorage",
+        key: 0,
+        elements: 8,
+        offset: 1,
+        shape: shape.to_vec(),
+        strides: torch_writer::contiguous(shape),
+    };
+    let tensors = [saved("positional_embedding", &[2, 3]), saved("logit_scale", &[])];
+    vec![torch_writer::pickle(&tensors, None), torch_writer::pickle(&tensors, Some("state_dict"))]
 }
 
 /// Lines that begin with `--set ` are overrides, the others the spec.

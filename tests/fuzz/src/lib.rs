@@ -5,6 +5,8 @@
 mod files;
 mod mutate;
 mod stored;
+#[path = "../../../stages/models/tests/support/torch_writer.rs"]
+mod torch_writer;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ pub struct Target {
 const SOURCES: &str = "stages/sources/tests/corpus";
 const MODELS: &str = "stages/models/tests/hostile";
 
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "pickle", read: files::pickle, corpora: &[(SOURCES, "meta-")], made: Vec::new },
     Target { name: "zip", read: files::zip, corpora: &[(SOURCES, "zip-")], made: Vec::new },
     Target { name: "csv", read: files::csv, corpora: &[(SOURCES, "csv-"), (SOURCES, "captions-")], made: Vec::new },
@@ -43,6 +45,13 @@ pub const TARGETS: [Target; 11] = [
         corpora: &[(MODELS, ".safetensors"), ("tests/fuzz/corpus/safetensors", "")],
         made: Vec::new,
     },
+    Target {
+        name: "torch",
+        read: files::torch,
+        corpora: &[(MODELS, ".pth")],
+        made: || files::state_dicts().iter().map(|pickle| torch_writer::archive(pickle, &[(0, vec![0; 32])])).collect(),
+    },
+    Target { name: "state_dict", read: files::state_dict, corpora: &[], made: files::state_dicts },
     Target {
         name: "spec",
         read: files::spec,

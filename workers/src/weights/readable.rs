@@ -100,13 +100,13 @@ fn check_safetensors(file: &mut File, head: &[u8], length: u64) -> Result<(), St
     Ok(())
 }
 
-/// A zip, whose last record closes it, or the older pickle.
+/// A zip, whose last record closes it.
 fn check_torch(file: &mut File, head: &[u8], length: u64) -> Result<(), String> {
     if head[0] == 0x80 {
-        return Ok(());
+        return Err("was written before PyTorch 1.6: load it there and save it anew".into());
     }
     if !head.starts_with(b"PK\x03\x04") {
-        return Err("is neither a zip nor a pickle, as PyTorch writes them".into());
+        return Err("is no zip, as PyTorch writes it".into());
     }
     file.seek(SeekFrom::Start(length.saturating_sub(ZIP_TAIL_BYTES))).map_err(|e| e.to_string())?;
     let mut tail = Vec::new();
@@ -134,7 +134,6 @@ mod tests {
         for (name, bytes) in [
             ("a.safetensors", safetensors(16)),
             ("a.pth", b"PK\x03\x04 ... PK\x05\x06".to_vec()),
-            ("old.bin", b"\x80\x02".to_vec()),
             ("a.gguf", b"GGUF\x03".to_vec()),
             ("a.json", b"{}".to_vec()),
             ("a.txt.gz", vec![0x1f, 0x8b]),
@@ -147,7 +146,8 @@ mod tests {
             ("b.safetensors", b"<html>".to_vec(), "no safetensors"),
             ("b.safetensors", u64::MAX.to_le_bytes().to_vec(), "no safetensors"),
             ("b.pth", b"PK\x03\x04 ...".to_vec(), "is cut off"),
-            ("b.pt", b"<html>".to_vec(), "neither a zip nor a pickle"),
+            ("b.pt", b"<html>".to_vec(), "is no zip"),
+            ("old.bin", b"\x80\x02".to_vec(), "before PyTorch 1.6"),
             ("b.gguf", b"<html>".to_vec(), "no GGUF"),
             ("b.json", b"{".to_vec(), "no JSON"),
             ("b.bin", Vec::new(), "is empty"),

@@ -1,6 +1,6 @@
 //! The files of a folder that hold its weights.
 
-use super::read_json;
+use super::json::read_json;
 use crate::{ModelError, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

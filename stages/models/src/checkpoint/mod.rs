@@ -1,5 +1,6 @@
 //! Checkpoints in any layout: tensors by name with shape and type, each read when it is asked for.
 //!
+//! - [`entry`]: one tensor, and where in a file its elements lie,
 //! - [`files`]: which files of a folder hold its weights: one, or the shards of an index,
 //! - [`safetensors`]: headers of safetensors,
 //! - [`torch`], [`state_dict`]: PyTorch's `.pt`, `.pth` and `.bin`, archives of a pickle and of raw bytes,
@@ -8,9 +9,9 @@
 //! Opening reads descriptions alone. What has been read is not in memory a second time, not even as mapped pages.
 //! Nothing here knows a network: name maps lie beside the networks, which ask for tensors by name.
 
+mod entry;
 mod files;
 mod json;
-mod place;
 mod safetensors;
 mod state_dict;
 #[cfg(test)]
@@ -23,8 +24,8 @@ pub(crate) mod torch_writer;
 pub(crate) use json::{read_json, write_json};
 
 use crate::{ModelError, Result};
-use candle_core::{DType, Device, Tensor};
-use place::Place;
+use candle_core::{Device, Tensor};
+use entry::{Entry, Source};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -32,22 +33,6 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Checkpoint {
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
-}
-
-#[derive(Clone)]
-struct Entry {
-    /// What the file calls it.
-    name: String,
-    dtype: DType,
-    shape: Vec<usize>,
-    source: Source,
-}
-
-#[derive(Clone)]
-enum Source {
-    File(Place),
-    #[cfg(test)]
-    Memory(Tensor),
 }
 
 impl Checkpoint {

@@ -1,7 +1,6 @@
 //! Headers of safetensors.
 
-use super::place::Place;
-use super::{Entry, Source};
+use super::entry::{Entry, Place, Source};
 use crate::{ModelError, Result};
 use candle_core::DType;
 use safetensors::tensor::{Dtype, Metadata};

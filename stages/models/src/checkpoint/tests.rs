@@ -3,6 +3,7 @@
 use super::torch_writer::{Saved, archive, contiguous, pickle, stored_zip};
 use super::*;
 use crate::parameters::save_tensors;
+use candle_core::DType;
 
 const MODEL: &[&str] = &["model.safetensors", "pytorch_model.bin"];
 

@@ -1,8 +1,7 @@
 //! Files of `torch.save`: archives of a pickle and one member of raw bytes per storage.
 
-use super::place::{Place, is_contiguous};
+use super::entry::{Entry, Place, Source, is_contiguous};
 use super::state_dict::{self, Described, RULES};
-use super::{Entry, Source};
 use crate::{ModelError, Result};
 use pickle::Pickle;
 use std::collections::HashMap;

@@ -78,6 +78,10 @@ fn a_state_dictionary_and_safetensors_give_equal_bits() {
     }
     save_torch(&folder.path().join("w.pt"), &tensors(&clip, DType::F32), None);
     assert_eq!(digest("w.pt", DType::F32), clip.parameters().digest().unwrap());
+    // as `score.clip` names it
+    clip.save_open_clip(folder.path()).unwrap();
+    let beside = Clip::load(&folder.path().join("w.pt"), CPU, DType::F32).unwrap();
+    assert_eq!(beside.parameters().digest().unwrap(), clip.parameters().digest().unwrap());
 }
 
 #[test]

@@ -1,11 +1,30 @@
-//! Where in a file the elements of a tensor lie.
+//! One tensor of a checkpoint, and where in a file its elements lie.
 
 use crate::{ModelError, Result};
 use candle_core::DType;
+#[cfg(test)]
+use candle_core::Tensor;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
+
+/// A tensor of a file.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// What the file calls it.
+    pub(super) name: String,
+    pub(super) dtype: DType,
+    pub(super) shape: Vec<usize>,
+    pub(super) source: Source,
+}
+
+#[derive(Clone)]
+pub(super) enum Source {
+    File(Place),
+    #[cfg(test)]
+    Memory(Tensor),
+}
 
 #[derive(Clone)]
 pub(super) struct Place {

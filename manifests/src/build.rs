@@ -228,7 +228,7 @@ impl BuildSpec {
         for (field, address) in all {
             if let Some(secret) = secret_in(address) {
                 problems.add(format!(
-                    "{field} holds {secret}, which would stand in logs, tables and reports: take it out and set \
+                    "{field} holds {secret}, which would appear in logs, tables and reports: take it out and set \
                      credentials in the environment, such as AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS or \
                      AZURE_STORAGE_SAS_KEY"
                 ));

@@ -1,4 +1,4 @@
-//! The nouns of the pipeline: what is built, what its tables hold, and what makes one row another.
+//! Plain data of the pipeline: specs, tables and their schemas, recipes of rows, plans and commits.
 //!
 //! Plain data and pure functions only: no store, no tensor, no clock.
 

@@ -106,7 +106,7 @@ pub fn training_runs(country: &str, stage: &str) -> String {
     format!("checkpoints/{country}/{stage}")
 }
 
-/// Digests of weights made elsewhere, by the digest of their source.
+/// Digests of external weights, by the digest of their source.
 pub fn weights_lock(key: &str) -> String {
     format!("weights/{key}.json")
 }

@@ -1,4 +1,4 @@
-//! Weights and vocabularies made elsewhere that a build spec names, and the identity of their files.
+//! External weights and vocabularies that a build spec names, and the identity of their files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::build::Segmenter;
 use crate::{BuildSpec, digest};
 
-/// A field of a spec that names files made elsewhere.
+/// A field of a spec that names external weights or a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WeightsUse {
     /// Path of the field, such as `model.init`.
@@ -100,7 +100,7 @@ pub fn is_plain(name: &str) -> bool {
 }
 
 impl BuildSpec {
-    /// The fields that name weights or vocabularies made elsewhere.
+    /// The fields that name external weights or vocabularies.
     pub fn weights(&self) -> Vec<WeightsUse> {
         let scores = self.uses_segments() && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
         let sam = self.segment.segmenter == Segmenter::Sam;

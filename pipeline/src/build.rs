@@ -1,4 +1,4 @@
-//! A build at hand: its spec, its two stores, and what the source offers.
+//! An opened build: its spec, its two stores, and what its source offers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -53,9 +53,9 @@ enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         options: RunArgs,
-        #[arg(long, help = "Go on although more than half of the rows are no longer in the source: remove them")]
+        #[arg(long, help = "Run even if more than half of the rows are no longer in the source, and remove them")]
         accept_removals: bool,
-        #[arg(long, value_name = "STEP", help = "End after this step, such as `images` or `pretrain`")]
+        #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
         until: Option<String>,
     },
     /// Show what the work store holds, without reading the source
@@ -65,7 +65,7 @@ enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
-    /// Say why an image, a shard (`shard 3`) or a stage is as it is
+    /// Explain the state of an image, a shard (`shard 3`) or a stage
     Explain {
         #[command(flatten)]
         spec: SpecArgs,
@@ -78,7 +78,7 @@ enum Command {
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
-        #[arg(long, short, default_value = "report.html", help = "Where the page goes")]
+        #[arg(long, short, default_value = "report.html", help = "Output file")]
         output: PathBuf,
     },
     /// Evaluate every build's model on every build's test images, and report
@@ -96,16 +96,16 @@ enum Command {
     Verify {
         #[command(flatten)]
         spec: SpecArgs,
-        #[arg(long, help = "Take faulty files out of the tables: the next run makes their rows again")]
+        #[arg(long, help = "Remove faulty files from the tables; the next run recomputes their rows")]
         repair: bool,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
-    /// Clear away what a build no longer needs: old parts, hints, checkpoints and log entries
+    /// Delete what a build no longer needs: old parts, hints, checkpoints and log entries
     Gc {
         #[command(flatten)]
         spec: SpecArgs,
-        #[arg(long, help = "Delete; without it only say what would go")]
+        #[arg(long, help = "Delete; without this, only list what would be deleted")]
         delete: bool,
         #[arg(
             long,
@@ -113,7 +113,7 @@ enum Command {
             default_value_t = 7.0,
             value_parser = within("a number of days", 0.0..=upkeep::MOST_KEEP_DAYS),
             allow_negative_numbers = true,
-            help = "Keep everything that is younger"
+            help = "Keep everything younger than this"
         )]
         keep_days: f64,
         #[arg(long, help = "Machine-readable output")]
@@ -125,7 +125,7 @@ enum Command {
         spec: SpecArgs,
         #[arg(help = "bootstrap or pretrain", default_value = "pretrain")]
         training: String,
-        #[arg(long, help = "Train again although a finished training stands")]
+        #[arg(long, help = "Train again even if a finished training is up to date")]
         retrain: bool,
     },
     /// Adapt the model of one country to another, and test it there; may be one of several ranks
@@ -146,7 +146,7 @@ enum Command {
             default_value_t = 1,
             value_parser = within("a whole number", 1..=MOST_JOBS),
             allow_negative_numbers = true,
-            help = "Adaptations at once, each in a process of its own with its part of the cores"
+            help = "Adaptations to run at once, each in its own process with its share of the cores"
         )]
         jobs: usize,
         #[arg(long, short, help = "Write a report here")]
@@ -176,9 +176,9 @@ enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
-    /// Look whether this machine and a build's stores are fit
+    /// Check that this machine and a build's stores can be used
     Doctor {
-        #[arg(help = "Build spec whose stores are probed")]
+        #[arg(help = "Build spec whose stores are checked")]
         spec: Option<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
@@ -189,7 +189,7 @@ enum Command {
     Weights {
         #[command(flatten)]
         spec: SpecArgs,
-        #[arg(long, help = "Bring what is not here, and verify what is against the lock")]
+        #[arg(long, help = "Fetch what is missing, and verify the rest against the lock")]
         fetch: bool,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
@@ -211,7 +211,7 @@ enum Command {
             default_value_t = 0,
             value_parser = within("a whole number", 0..=u64::MAX),
             allow_negative_numbers = true,
-            help = "Another one makes another world, or edits other tags"
+            help = "Seed of the world, or of the edit"
         )]
         seed: u64,
         #[arg(
@@ -222,7 +222,7 @@ enum Command {
             help = "Edit the tags of this share of an existing world instead"
         )]
         edit_tags: Option<f64>,
-        #[arg(long, help = "Replace a world that is there already", conflicts_with = "edit_tags")]
+        #[arg(long, help = "Replace an existing world", conflicts_with = "edit_tags")]
         force: bool,
     },
     /// Print a build spec with `--set` and all defaults
@@ -273,7 +273,9 @@ fn stop_flag() -> Arc<AtomicBool> {
                 std::process::exit(143);
             }
             if !crate::launch::launched() {
-                crate::aside!("\nstopping: rows in flight are finished and published; once more to end at once");
+                crate::aside!(
+                    "\nstopping: rows in flight are finished and published first; press Ctrl-C again to quit at once"
+                );
             }
         }
     });

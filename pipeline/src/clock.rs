@@ -1,4 +1,4 @@
-//! The time of day, for people.
+//! Dates and times in readable form.
 
 /// The present day and time, in UTC.
 pub fn now() -> String {

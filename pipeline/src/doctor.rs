@@ -1,6 +1,7 @@
-//! `urbancross doctor`: is this machine, and are these stores, fit for a build?
+//! `urbancross doctor`: checks whether this machine and a build's stores can be used.
 
 use manifests::BuildSpec;
+use manifests::words::count;
 use serde::Serialize;
 use workers::stores::{SourceStore, WorkStore};
 
@@ -64,13 +65,13 @@ async fn source(spec: &BuildSpec) -> Result<String, String> {
     let mut seen = Vec::new();
     for table in &spec.source.tables {
         match store.head(table).await.map_err(|e| e.to_string())? {
-            Some(meta) => seen.push(format!("{table} ({} bytes)", meta.size)),
+            Some(meta) => seen.push(format!("{table} ({})", count(meta.size, "byte"))),
             None => return Err(format!("{}{table} is not there; look at source.url and source.tables", store.url())),
         }
     }
     if seen.is_empty() {
         let names = workers::listing::names_at_top(&store).await.map_err(|e| e.to_string())?;
-        seen.push(format!("{} files and folders at the top", names.len()));
+        seen.push(format!("{} at the top", count(names.len(), "entry")));
     }
     Ok(format!("{} answers: {}", store.url(), seen.join(", ")))
 }
@@ -82,12 +83,12 @@ async fn work(spec: &BuildSpec) -> Result<String, String> {
     };
     // what only looks makes no work store: a folder beside it is tried, and goes again
     let above = folder.ancestors().find(|above| above.is_dir()).unwrap_or(&folder);
-    let cannot = |why: String| format!("{} is not there and cannot be made: {why}", folder.display());
+    let cannot = |why: String| format!("{} does not exist and cannot be created: {why}", folder.display());
     let trial = tempfile::tempdir_in(above).map_err(|e| cannot(e.to_string()))?;
     let address = trial.path().to_str().ok_or_else(|| cannot("its path is not UTF-8".into()))?;
     let trial_store = WorkStore::open(address, &spec.work.options).map_err(|e| cannot(e.to_string()))?;
     let found = probed(&trial_store, &above.display().to_string()).await?;
-    Ok(format!("{} is not there yet, `urbancross run` makes it; {found}", folder.display()))
+    Ok(format!("{} does not exist yet, `urbancross run` creates it; {found}", folder.display()))
 }
 
 async fn probed(store: &WorkStore, shown: &str) -> Result<String, String> {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use manifests::plan::PinnedTable;
+use manifests::words::count;
 use manifests::{Artifact, digest, paths};
 use stages::Training;
 use stages::encoder::Encoder;
@@ -49,12 +50,12 @@ async fn key(build: &Build, tables: &[PinnedTable]) -> String {
     digest::of_value(&(evaluate::VERSION, protocol(build), tables))
 }
 
-/// Evaluates a build's model on its own test split; nothing happens if the figures stand.
+/// Evaluates a build's model on its own test split; nothing happens if its figures are up to date.
 pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
     let tables = pinned(build).await?;
     let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
     if let Some(stored) = build.work.get_sealed::<Evaluation>(&path).await? {
-        progress.note(&format!("{:18} stands: {}", "evaluate", stored.quoted().in_words()));
+        progress.note(&format!("{:18} up to date: {}", "evaluate", stored.quoted().in_words()));
         return Ok(());
     }
     let began = Instant::now();
@@ -80,10 +81,10 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
     };
     build.work.put_sealed(&path, &evaluation).await?;
     progress.note(&format!(
-        "{:18} {} images, {} captions in {:.1} s",
+        "{:18} {}, {} in {:.1} s",
         "evaluate",
-        rows.len(),
-        evaluation.recall.caption_gallery,
+        count(rows.len(), "image"),
+        count(evaluation.recall.caption_gallery, "caption"),
         began.elapsed().as_secs_f64()
     ));
     Ok(())
@@ -216,12 +217,14 @@ async fn seen(
     let source = on.source.url().as_str();
     let rows = RunRows::read(RunInputs { work: &on.work, source, tables, geotags: &geotags, assignment: None }).await?;
     let Some(learnt) = RunRows::of_weights(folder, &RunRows::default()) else {
-        return Ok(Some(format!("nobody knows what the model of {model_of} learnt from: its run did not record it")));
+        return Ok(Some(format!(
+            "it is not known what the model of {model_of} was trained on: its run did not record it"
+        )));
     };
     Ok(learnt.leak_into_test(&rows).map(|Leak { images, image_id, how }| {
         format!(
-            "the model of {model_of} was trained on what {images} of these test images show, such as {image_id} \
-             ({how}): the figures are too good"
+            "the model of {model_of} was trained on what {images} of the test images show, such as {image_id} \
+             ({how}): the figures are too high"
         )
     }))
 }

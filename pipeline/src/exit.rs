@@ -1,4 +1,4 @@
-//! The code that a command ends with.
+//! Exit codes of commands.
 
 use stages::io_fault::IoFault;
 use workers::WorkerError;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use manifests::plan::PinnedTable;
 use manifests::recipe::{RowAction, differences};
+use manifests::words::count;
 use manifests::{Artifact, Reason, shard_of};
 use stages::splits::ASSIGNED_FROM;
 use stages::{Step, Training};
@@ -35,7 +36,7 @@ pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, Worke
         let some = (0..).zip(rows_by_shard).find(|(_, rows)| **rows > 0).map_or(0, |(shard, _)| shard);
         let images = build.virtual_inputs.slices.image_ids(Artifact::Listing, some).await?;
         return Err(WorkerError::Configuration(format!(
-            "{what:?} is no image of this build{}, no shard (`shard 0` to `shard {}`) and no step ({})",
+            "{what:?} is not an image of this build{}, a shard (`shard 0` to `shard {}`) or a step ({})",
             images.first().map_or(String::new(), |image_id| format!(" (such as {image_id})")),
             build.spec.work.shards - 1,
             names.join(", ")
@@ -73,8 +74,8 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
                             lines.push(format!("  model {}", model.digest));
                         }
                         lines.push(match line.exact {
-                            true => format!("  {} rows stale, {} stand", line.rows, line.kept),
-                            false => format!("  up to {} rows stale: {}", line.rows, line.note),
+                            true => format!("  {} stale, {} up to date", count(line.rows, "row"), line.kept),
+                            false => format!("  up to {} stale: {}", count(line.rows, "row"), line.note),
                         });
                         lines.extend(line.reasons.iter().map(|(why, rows)| format!("    {rows} {}", why.words())));
                     }
@@ -83,8 +84,8 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
             Step::Train(training) => lines.extend(explain_training(build, training, &line)),
             Step::Evaluate => match crate::evaluate::stored(build).await? {
                 _ if !line.exact => lines.push(format!("evaluate: {}", line.note)),
-                Some(evaluation) => lines.push(format!("evaluate: stands, {}", evaluation.quoted().in_words())),
-                None => lines.push("evaluate: due, its tables are new".into()),
+                Some(evaluation) => lines.push(format!("evaluate: up to date, {}", evaluation.quoted().in_words())),
+                None => lines.push("evaluate: must run, its tables are new".into()),
             },
         }
     }
@@ -95,26 +96,27 @@ fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<S
     match &line.training {
         Some(Outlook::Known(TrainingState::Due(due))) => {
             let run = &due.run;
-            let mut lines = vec![format!("{}: due: {}", training.name(), run.begins), format!("  run {}", run.key)];
+            let mut lines =
+                vec![format!("{}: must run: {}", training.name(), run.begins), format!("  run {}", run.key)];
             lines.extend(
                 run.inputs
                     .iter()
-                    .map(|t| format!("  reads {} at {}, {} rows", t.artifact.name(), version(t), t.rows())),
+                    .map(|t| format!("  reads {} at {}, {}", t.artifact.name(), version(t), count(t.rows(), "row"))),
             );
             lines
         }
         Some(Outlook::Known(TrainingState::Stands { record, changed })) => vec![
-            format!("{}: stands, run {}", training.name(), record.key),
+            format!("{}: up to date, run {}", training.name(), record.key),
             format!("  {} in epoch {}", record.trained.best_validation(), record.trained.best_epoch + 1),
             format!(
-                "  {} of {} rows changed since ({:.2} %); it runs again above {:.2} %",
+                "  {} of {} changed since ({:.2} %); it runs again above {:.2} %",
                 changed.changed,
-                changed.rows,
+                count(changed.rows, "row"),
                 100.0 * changed.share(),
                 100.0 * build.spec.pretrain.retrain_above
             ),
         ],
-        Some(Outlook::Due(begins)) => vec![format!("{}: due: {begins}", training.name())],
+        Some(Outlook::Due(begins)) => vec![format!("{}: must run: {begins}", training.name())],
         Some(Outlook::Open | Outlook::Stands { .. }) | None => vec![format!("{}: {}", training.name(), line.note)],
     }
 }
@@ -135,7 +137,7 @@ async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerE
         let pinned = build.pin(stage.output).await?;
         let here = match pinned.part(shard) {
             None => "no rows".to_owned(),
-            Some(part) => format!("{} rows, {} bytes, {}", part.rows, part.size_bytes, part.path),
+            Some(part) => format!("{}, {} bytes, {}", count(part.rows, "row"), part.size_bytes, part.path),
         };
         lines.push(format!("  {:18} {}: {here}", stage.name, version(&pinned)));
     }
@@ -173,7 +175,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             if !listed && committed.is_none() {
                 continue;
             }
-            let state = model_moves.map_or("waits for its model", |line| &line.note);
+            let state = model_moves.map_or("its model is not trained yet", |line| &line.note);
             lines.push(format!("{:18} {state}", stage.name));
             moving.insert(stage.output, stage.name);
             continue;
@@ -182,14 +184,14 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         if let Some(above) = above
             && plan.inputs.iter().any(|table| table.lost.contains(&shard))
         {
-            lines.push(format!("{:18} depends on what {above} finds", stage.name));
+            lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
             moving.insert(stage.output, stage.name);
             continue;
         }
         let join = ShardJoin::load(build.input_stores(), &stage, &plan, shard, None).await?;
         let Some(task) = join.tasks.iter().find(|t| t.image_id == image_id) else {
             if let Some(above) = above {
-                lines.push(format!("{:18} depends on what {above} finds", stage.name));
+                lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
                 moving.insert(stage.output, stage.name);
             }
             continue;
@@ -198,10 +200,10 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         let is_open = !matches!(task.action, RowAction::Compute(reason) if reason != Reason::InputChanged);
         let above = above.filter(|_| is_open);
         let state = match (&task.action, above) {
-            (_, Some(above)) => format!("depends on what {above} finds"),
-            (RowAction::Keep, None) => "stands".to_owned(),
+            (_, Some(above)) => format!("depends on the outcome of {above}"),
+            (RowAction::Keep, None) => "up to date".to_owned(),
             (RowAction::Compute(reason), None) => format!("stale: {}", reason.words()),
-            (RowAction::Delete, None) => "leaves the table: an input no longer has it".to_owned(),
+            (RowAction::Delete, None) => "leaves the table: it is no longer in an input".to_owned(),
         };
         lines.push(format!("{:18} {state}", stage.name));
         if above.is_some() || task.action != RowAction::Keep {

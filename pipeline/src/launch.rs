@@ -1,6 +1,7 @@
 //! Processes of this program that this program starts: the ranks of a training, as a cluster's launcher would, and
 //! runs side by side.
 
+use manifests::words::count;
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -49,7 +50,7 @@ pub async fn train(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let ranks = build.spec.ranks.processes;
-    progress.note(&format!("{}: {ranks} ranks on this machine", training.name()));
+    progress.note(&format!("{}: {} on this machine", training.name(), count(ranks, "rank")));
     let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
     let spec = folder.path().join("spec.toml");
     std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;

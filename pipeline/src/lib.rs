@@ -1,4 +1,4 @@
-//! The plan and the door: what a build has to do, doing it, and telling people about it.
+//! Plans and runs builds and adaptations, reports on them, and defines the command line.
 
 pub mod ablate;
 pub mod build;

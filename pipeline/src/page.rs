@@ -12,9 +12,10 @@ pub mod sweep;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::paths;
+use manifests::words::count;
 use report::{
     Best, Block, Cell, Column, Fact, Histogram, Level, LineChart, Report, Section, Series, Table, TagCloud, TagGroup,
-    format_duration, format_number,
+    format_count, format_duration, format_number,
 };
 use stages::evaluate::Evaluation;
 use stages::fit::{CURVE_FILE, CurvePoint, Trained, read_curve};
@@ -159,7 +160,7 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
     let id = |text: &str| if prefixed { format!("{country}-{text}") } else { text.to_owned() };
     let mut sections = Vec::new();
     if !one.missing.is_empty() {
-        let text = format!("Not there yet: {}. Run the build to its end for them.", one.missing.join(", "));
+        let text = format!("Missing so far: {}. Run the build to its end to get them.", one.missing.join(", "));
         sections.push(Section {
             id: id("unfinished"),
             title: title("Unfinished"),
@@ -172,8 +173,9 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
             id: id("recall"),
             title: title("Recall"),
             lead: format!(
-                "{} test images and {} captions; figures are comparable only with galleries of the same size.",
-                evaluation.recall.image_gallery, evaluation.recall.caption_gallery
+                "{} and {}; figures are comparable only with galleries of the same size.",
+                count(evaluation.recall.image_gallery, "test image"),
+                count(evaluation.recall.caption_gallery, "caption")
             ),
             blocks: recall_blocks(evaluation),
         });
@@ -187,7 +189,7 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
     sections.push(Section {
         id: id("segments"),
         title: title("Images and segments"),
-        lead: "A few images as they are, with their captions, and with the segments that train the model.".into(),
+        lead: "A few images with their captions, and with the segments that the model is trained on.".into(),
         blocks: pictures::overlays(one.build).await?,
     });
     sections.push(Section {
@@ -231,8 +233,9 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
     };
     let mut blocks = vec![Block::Table(Table {
         caption: format!(
-            "Recall in percent over {} images and {} captions. Exact: only an image's own captions. Group: an equal caption counts too. Chance: the mR of guessing.",
-            r.image_gallery, r.caption_gallery
+            "Recall in percent over {} and {}. Exact: only an image's own captions. Group: an equal caption counts too. Chance: the mR of guessing.",
+            count(r.image_gallery, "image"),
+            count(r.caption_gallery, "caption")
         ),
         columns,
         rows: vec![
@@ -244,13 +247,13 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
     })];
     blocks.extend(chance::no_better_than_chance("This model", r));
     blocks.push(Block::Paragraph(format!(
-        "Median rank: {} for image queries, {} for caption queries. {} of {} captions are distinct, {} of {} images.",
+        "Median rank: {} for image queries, {} for caption queries. Distinct are {} of {} and {} of {}.",
         r.exact.pessimistic.i2t.median_rank,
         r.exact.pessimistic.t2i.median_rank,
         r.distinct_captions,
-        r.caption_gallery,
+        count(r.caption_gallery, "caption"),
         r.distinct_images,
-        r.image_gallery,
+        count(r.image_gallery, "image"),
     )));
     if evaluation.average_over_turns {
         blocks.push(Block::Note {
@@ -337,8 +340,8 @@ fn data_blocks(s: &statistics::Statistics) -> Vec<Block> {
             }),
         ]),
         Block::Paragraph(format!(
-            "{} captions, {} of them distinct.",
-            format_number(s.captions as f64, Some(0)),
+            "{}, {} of them distinct.",
+            format_count(s.captions, "caption"),
             format_number(s.distinct_captions as f64, Some(0))
         )),
     ];

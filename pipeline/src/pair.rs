@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use manifests::plan::PinnedTable;
+use manifests::words::count;
 use manifests::{Artifact, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
@@ -205,8 +206,10 @@ async fn check_vectors(source: &Build, model_digest: &str) -> Result<(), WorkerE
         let rows = plan_stage(source, &stage, &model, false).await?.computed();
         if rows > 0 {
             return Err(WorkerError::Configuration(format!(
-                "{rows} rows of {}'s {} are not as its newest model and settings make them: run its build first",
-                source.spec.country, stage.name
+                "{} of {}'s {} not made by its newest model and settings: run its build first",
+                count(rows, "row"),
+                source.spec.country,
+                stage.name
             )));
         }
     }

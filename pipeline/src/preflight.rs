@@ -2,6 +2,7 @@
 
 use manifests::BuildSpec;
 use manifests::build::{Backend, DeviceName, SourceKind};
+use manifests::words::count;
 use sources::country::CountryPolygons;
 use stages::Step;
 use stages::pretrain::check_batch;
@@ -87,15 +88,15 @@ fn room_for_ranks(spec: &BuildSpec, on_cpu: bool, places: usize) -> Result<(), S
     let ranks = spec.ranks.processes;
     let (most, what) = match (on_cpu, spec.ranks.backend) {
         // two can be tried anywhere
-        (true, _) => (places.max(2), "processors"),
+        (true, _) => (places.max(2), "processor"),
         // ranks may share a GPU, if tensors need not travel from it to itself
         (false, Backend::Tcp) => return Ok(()),
-        (false, Backend::Auto | Backend::Nccl) => (places, "GPUs"),
+        (false, Backend::Auto | Backend::Nccl) => (places, "GPU"),
     };
     if ranks <= most {
         return Ok(());
     }
-    Err(format!("ranks.processes = {ranks}: this machine has {places} {what}; use at most {most}"))
+    Err(format!("ranks.processes = {ranks}: this machine has {}; use at most {most}", count(places, what)))
 }
 
 /// Whether a batch can be filled, as soon as it is known how many rows there are to train on at most.
@@ -173,9 +174,9 @@ pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
         return Ok(());
     }
     let foreign = nations.iter().filter_map(|(nation, rows)| Some((nation.as_ref()?, rows)));
-    let counts: Vec<String> = foreign.map(|(country, rows)| format!("{rows} are of {country}")).collect();
+    let counts: Vec<String> = foreign.map(|(country, rows)| format!("{} of {country}", count(*rows, "row"))).collect();
     Err(refused(format!(
-        "no listed image can lie in {code}: by their sources {}; look at source.country_code and source.tokens",
+        "no listed image can lie in {code}: their sources have {}; look at source.country_code and source.tokens",
         counts.join(", ")
     )))
 }
@@ -185,8 +186,8 @@ pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
 /// # Errors
 /// A part that a later step of the run cannot do without.
 pub fn splits(assignment: &Assignment, spec: &BuildSpec, until: Option<&str>) -> Result<Option<String>, WorkerError> {
-    let count = |split: &str| assignment.iter().flatten().filter(|row| row.split == split).count();
-    let [train, val, test] = ["train", "val", "test"].map(count);
+    let images_of = |split: &str| assignment.iter().flatten().filter(|row| row.split == split).count();
+    let [train, val, test] = ["train", "val", "test"].map(images_of);
     let all = assignment.iter().flatten().count();
     let what = if all == 0 {
         "no image is left: all of them failed or lie outside of the country; `urbancross explain` SPEC IMAGE says why"
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(of(4, "", true, 4), Ok(()));
         let error = of(50, "", true, 4).unwrap_err();
         assert_eq!(error, "ranks.processes = 50: this machine has 4 processors; use at most 4");
-        assert!(of(2, "", false, 1).unwrap_err().contains("1 GPUs"));
+        assert!(of(2, "", false, 1).unwrap_err().contains("this machine has 1 GPU;"));
         assert_eq!(of(2, "backend = \"tcp\"\n", false, 1), Ok(()));
     }
 

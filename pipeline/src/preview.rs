@@ -1,6 +1,6 @@
-//! What a run would do, said before it: by `plan` for all steps, by `explain` for one.
+//! What a run would do: shown by `plan` for all steps, by `explain` for one.
 //!
-//! What stands below a step that will run cannot be known before that has run: the rows that it makes may be those that
+//! What is up to date below a step that will run cannot be known before that has run: the rows that it makes may be those that
 //! were there. So a shard of which an input will change has an upper bound, and only the others have reasons.
 
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ pub struct PlanLine {
     pub training: Option<Outlook>,
 }
 
-const DEPENDS: &str = "depends on what the stages above find";
+const DEPENDS: &str = "depends on the outcome of the stages above";
 
 /// Upper bounds of the rows that steps above will change, by shard.
 type ByShard = BTreeMap<u32, u64>;
@@ -89,8 +89,8 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
                 let stands = crate::evaluate::stored(build).await?.is_some();
                 let note = match (moves, stands) {
                     (true, _) => "after the stages above",
-                    (false, true) => "stands",
-                    (false, false) => "runs: its tables are new",
+                    (false, true) => "up to date",
+                    (false, false) => "must run: its tables are new",
                 };
                 PlanLine { exact: !moves, note: note.to_owned(), ..empty_line(step.name()) }
             }
@@ -139,7 +139,7 @@ async fn map_line(
     let model = if model_moves.is_some() { None } else { model_of(build, stage).await? };
     let Some(model) = model else {
         moving.tables.insert(stage.output, (0..).zip(listed.iter().copied()).collect());
-        let note = if model_moves == Some(false) { "its model may be another" } else { "its model will be another" };
+        let note = if model_moves == Some(false) { "its model may change" } else { "its model will change" };
         let rows = listed.iter().sum();
         let model_moves = model_moves.is_some();
         return Ok(PlanLine { rows, exact: false, note: note.to_owned(), model_moves, ..empty_line(stage.name) });
@@ -225,9 +225,9 @@ async fn training_line(
         Outlook::Due(begins) => (listed, begins.clone()),
         Outlook::Open => (listed, format!("may run again: {DEPENDS}")),
         Outlook::Known(TrainingState::Stands { changed, .. }) => {
-            (0, format!("stands; {:.1} % of its rows changed since", 100.0 * changed.share()))
+            (0, format!("up to date; {:.1} % of its rows changed since", 100.0 * changed.share()))
         }
-        Outlook::Stands { at_most } => (0, format!("stands; up to {:.1} % of its rows change", 100.0 * at_most)),
+        Outlook::Stands { at_most } => (0, format!("up to date; up to {:.1} % of its rows change", 100.0 * at_most)),
     };
     if rows > 0 {
         moving.models.insert(training.name(), !matches!(outlook, Outlook::Open));

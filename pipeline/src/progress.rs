@@ -230,11 +230,11 @@ impl TrainingBar<'_> {
     pub fn finish(&self, trained: &Trained) {
         self.bar.finish_and_clear();
         self.progress.note(&format!(
-            "{:18} {} epochs, {} samples, {} in epoch {}; {:.0} s since it was last started, {:.0} \
+            "{:18} {}, {}, {} in epoch {}; {:.0} s since it was last started, {:.0} \
              of them waiting for data",
             self.name,
-            trained.epochs,
-            trained.samples,
+            count(trained.epochs, "epoch"),
+            count(trained.samples, "sample"),
             trained.best_validation(),
             trained.best_epoch + 1,
             trained.seconds,

@@ -1,5 +1,5 @@
-//! What `--set` said in the last run, so that a command without it does not call finished work due and leave people to
-//! guess. Advisory: nothing rests on it.
+//! What `--set` said in the last run, so that a command without it does not call finished work out of date and leave
+//! people to guess. Advisory: nothing rests on it.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub async fn remember(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
         return;
     }
     if let Err(error) = work.put_sealed(&paths::last_set(&spec.country), &now).await {
-        tracing::warn!(%error, "what --set says is not kept for later commands");
+        tracing::warn!(%error, "the --set values could not be saved for later commands");
     }
 }
 
@@ -29,8 +29,9 @@ fn is_of_the_build(field: &str) -> bool {
 /// What the last run had by `--set` and this command has not, in words.
 pub async fn absent(work: &WorkStore, spec: &BuildSpec) -> Option<String> {
     let differing = differing(&read(work, spec).await.unwrap_or_default(), spec);
-    (!differing.is_empty())
-        .then(|| format!("the last run had {}; without it, what that run made may look due", differing.join(" ")))
+    (!differing.is_empty()).then(|| {
+        format!("the last run had {}; without it, what that run made may look out of date", differing.join(" "))
+    })
 }
 
 fn differing(last: &Values, spec: &BuildSpec) -> Vec<String> {

@@ -122,7 +122,7 @@ async fn anything_stale(build: &mut Build, asked: &[&str]) -> Result<bool, Worke
     Ok(false)
 }
 
-/// Decides about a training. One that is due and cannot end well is refused before it begins.
+/// Decides about a training. One that must run and cannot end well is refused before it begins.
 async fn decided(build: &mut Build, training: Training, options: &RunOptions) -> Result<TrainingState, WorkerError> {
     let state = training_state(build, training, options.retrain).await?;
     if let TrainingState::Due(_) = state {
@@ -348,14 +348,15 @@ fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<O
         && NEEDED.contains(&stage.output)
     {
         return Err(WorkerError::Broken(format!(
-            "{}: all {} rows failed, so nothing is left to go on with; the first is {first}; all of them: {listing}",
-            stage.name, statuses.errors
+            "{}: no row is left to go on with: {} failed; the first: {first}; all of them: {listing}",
+            stage.name,
+            count(statuses.errors, "row")
         )));
     }
     Ok(is_listed.then(|| Quarantined { stage: stage.name.to_owned(), rows, listing }))
 }
 
-/// Runs a training, or lets a finished one stand. As one of several ranks: with all the others.
+/// Runs a training unless a finished one is up to date. As one of several ranks: with all the others.
 pub async fn run_training(
     build: &Build,
     training: Training,
@@ -366,11 +367,11 @@ pub async fn run_training(
     match &state {
         TrainingState::Stands { record, changed } => {
             progress.note(&format!(
-                "{}: stands ({}); {} of {} rows changed since ({:.2} %)",
+                "{}: up to date ({}); {} of {} changed since ({:.2} %)",
                 training.name(),
                 record.trained.best_validation(),
                 changed.changed,
-                changed.rows,
+                count(changed.rows, "row"),
                 100.0 * changed.share()
             ));
             return Ok(());
@@ -401,7 +402,7 @@ pub async fn run_training(
     build.work.put_sealed(&paths::summary(&build.spec.country, training.name()), &summary).await
 }
 
-/// The record of a finished training: the one that stands, or the one that is due. `None` on ranks other than 0.
+/// The record of a finished training: the one that is up to date, or the one that must run. `None` on ranks other than 0.
 pub async fn standing_or_trained(
     build: &Build,
     training: Training,
@@ -415,10 +416,11 @@ pub async fn standing_or_trained(
     };
     if let Some((pictures, image_id)) = due.rows.learnt_and_held_out() {
         return Err(WorkerError::Configuration(format!(
-            "{}: the splits of {} have {pictures} pictures in training that are validation or test too, such as \
-             {image_id}: an older version placed them; `urbancross run` places them anew",
+            "{}: the splits of {} have {} in training that validation or test has too, such as \
+             {image_id}: an older version placed them; `urbancross run` assigns the splits again",
             training.name(),
-            build.spec.country
+            build.spec.country,
+            count(pictures, "picture")
         )));
     }
     let epochs = stages::pretrain::of_training(&build.spec, training).epochs;

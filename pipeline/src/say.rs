@@ -1,4 +1,4 @@
-//! Words for people and scripts, who may stop listening: `urbancross status … | head -1` is no error, and a run goes on.
+//! Output of commands, whose reader may go away: `urbancross status … | head -1` is no error, and a run goes on.
 
 use std::fmt::Arguments;
 use std::io::{Error, ErrorKind, Result, Write};

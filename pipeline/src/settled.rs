@@ -1,4 +1,4 @@
-//! What runs left with nothing to do, so that a later run with nothing to do finds that out without reading a table.
+//! Stages that earlier runs left up to date, so that a later run finds that out without reading a table.
 //!
 //! One object for each country, overwritten, and only a hint: without it everything is looked at again.
 

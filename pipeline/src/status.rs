@@ -38,7 +38,7 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
                 let state = match (pinned.parts.len(), lost.len()) {
                     (0, _) => "empty".to_owned(),
                     (_, 0) => "published".to_owned(),
-                    (all, lost) => format!("{lost} of {all} parts are lost; a run makes them again"),
+                    (all, lost) => format!("{lost} of {} lost; a run makes them again", count(all, "part")),
                 };
                 StatusLine {
                     step: name,

@@ -1,7 +1,8 @@
-//! What becomes of a training: whether a finished run stands, an unfinished one goes on, or a new one begins, and from
+//! What becomes of a training: whether a finished run is up to date, an unfinished one goes on, or a new one begins, and from
 //! which weights.
 
 use manifests::plan::PinnedTable;
+use manifests::words::count;
 use manifests::{Artifact, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::{Training, pretrain};
@@ -13,7 +14,7 @@ use crate::build::Build;
 /// What is to become of a training.
 #[derive(Debug)]
 pub enum TrainingState {
-    /// A finished run stands; `changed` says how far its rows have moved since.
+    /// A finished run is up to date; `changed` says how far its rows have moved since.
     Stands { record: Box<TrainingRecord>, changed: ChangedShare },
     /// A run is to be made, or continued.
     Due(Box<Due>),
@@ -24,7 +25,7 @@ pub enum TrainingState {
 pub enum Outlook {
     /// Nothing above it changes: what a run would decide.
     Known(TrainingState),
-    /// It stands, whatever becomes of what changes above it: at most this share of its rows.
+    /// It is up to date, whatever becomes of what changes above it: at most this share of its rows.
     Stands { at_most: f64 },
     /// It runs, and why.
     Due(String),
@@ -218,13 +219,13 @@ pub async fn training_state(build: &Build, training: Training, force: bool) -> R
                 100.0 * changed.share(),
                 100.0 * limit
             ),
-            _ => "the last run no longer stands".to_owned(),
+            _ => "the last run is no longer valid".to_owned(),
         };
         let refusal = match &distance {
             None => Some("the last run did not record which rows it saw".to_owned()),
             Some(Distance { leak: Some(leak), .. }) => Some(format!("the last weights were trained on {leak}")),
             Some(_) if record.source != build.source.url().as_str() => {
-                Some(format!("the last weights learnt from another source, {}", record.source))
+                Some(format!("the last weights were trained on another source, {}", record.source))
             }
             Some(_) => None,
         };
@@ -276,22 +277,22 @@ async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result
             continue;
         }
         let begins = match moved.changed {
-            0 => format!("one that was begun goes on from its last checkpoint ({})", begun.begins),
-            n => format!("goes on with the tables that it pinned; {n} of {} rows changed since", moved.rows),
+            0 => format!("an unfinished run goes on from its last checkpoint ({})", begun.begins),
+            n => format!("goes on with the tables that it pinned; {n} of {} changed since", count(moved.rows, "row")),
         };
         return Ok(Some(Due { run: DueRun { begins, ..begun.clone() }, rows }));
     }
     Ok(None)
 }
 
-/// Weights that the spec names to start from: what they saw, if they are ours, or that nobody knows.
+/// Weights that the spec names to start from: what they saw, if they are ours, or that it is unknown.
 fn descend_from_init(build: &Build, rows: &mut RunRows, begins: String) -> Result<String, WorkerError> {
     let named = &build.spec.model.init;
     if named.is_empty() {
         return Ok(begins);
     }
     match build.weights.path("model.init").and_then(|path| RunRows::of_weights(path, rows)) {
-        None => Ok(format!("{begins}; from external weights ({named}), of which nobody knows what they saw")),
+        None => Ok(format!("{begins}; from external weights ({named}), whose training data is unknown")),
         Some(seen) => match seen.leak(rows) {
             None => {
                 rows.descend_from(&seen);

@@ -1,4 +1,4 @@
-//! A CLIP made elsewhere that says how well texts fit images: nothing of it is trained here.
+//! An external CLIP that scores how well texts fit images; it is never trained here.
 
 use std::path::Path;
 

@@ -117,7 +117,7 @@ pub enum ModelUse {
     Scoring,
     /// The trained retrieval model.
     Retrieval,
-    /// Weights made elsewhere, named by these fields of the spec, such as `segment.sam.weights`.
+    /// External weights, named by these fields of the spec, such as `segment.sam.weights`.
     Named(&'static [&'static str]),
 }
 
@@ -181,7 +181,7 @@ impl StageContext<'_> {
         crate::device::open(stage, self.spec, self.device)
     }
 
-    /// File or folder of weights made elsewhere.
+    /// File or folder of external weights.
     pub fn weights(&self, stage: &'static str, field: &str) -> Result<&std::path::Path, StageError> {
         self.weights.path(field).ok_or_else(|| StageError::Configuration {
             stage,
@@ -222,7 +222,7 @@ pub struct MapOutput {
     pub content: RecordBatch,
 }
 
-/// What became of one row.
+/// The outcome of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Good,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use manifests::commit::Replacement;
 use manifests::plan::PinnedTable;
+use manifests::words::count;
 use manifests::{Artifact, paths};
 use pipeline::build::Build;
 use pipeline::explain::explain;
@@ -43,19 +44,22 @@ async fn is_foretold(world: &World, what: &str, before: &Recipes) {
                 let foretold: BTreeMap<String, u64> =
                     line.reasons.iter().map(|(reason, rows)| (reason.words().to_owned(), *rows)).collect();
                 assert_eq!((line.rows, &foretold), (computed, &reasons), "{shown}");
-                assert!(explained[name].contains(&format!("{computed} rows stale, {} stand", line.kept)), "{shown}");
+                assert!(
+                    explained[name].contains(&format!("{} stale, {} up to date", count(computed, "row"), line.kept)),
+                    "{shown}"
+                );
                 let state = of_image.iter().find_map(|line| line.strip_prefix(&format!("{name:18} ")));
                 let table = stage.output.name();
-                if state == Some("stands") {
+                if state == Some("up to date") {
                     assert_eq!(before[table].get(&image), after[table].get(&image), "{shown}");
                 }
-                assert!(computed > 0 || state == Some("stands"), "{of_image:?} {shown}");
+                assert!(computed > 0 || state == Some("up to date"), "{of_image:?} {shown}");
             }
             Step::Map(_) => {
                 open_ones += 1;
                 assert!(computed <= line.rows && explained[name].contains(&line.note), "{computed}, {shown}");
             }
-            Step::Train(_) if line.note.starts_with("stands") => assert_eq!(computed, 0, "{shown}"),
+            Step::Train(_) if line.note.starts_with("up to date") => assert_eq!(computed, 0, "{shown}"),
             Step::Train(_) => assert!(line.note.starts_with("may run again"), "{shown}"),
             Step::Evaluate => {}
         }

@@ -99,7 +99,7 @@ async fn figures_over_images_that_were_learnt_from_say_so() {
     let new = pipeline::evaluate::evaluate_across(&finland, &spain).await.unwrap();
     assert_eq!(new.seen, None);
     let page = pipeline::page::make(&[finland, suomi, spain], &[met, new], "now").await.unwrap();
-    assert_eq!(page.matches("the figures are too good").count(), 1);
+    assert_eq!(page.matches("the figures are too high").count(), 1);
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {

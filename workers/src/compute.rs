@@ -54,7 +54,7 @@ fn open_all(
             .iter()
             .map(|&device| scope.spawn(move || (stage.open)(&StageContext { device, ..stage_context.clone() })))
             .collect();
-        let panicked = || StageError::Compute { stage: stage.name, why: "stage_context it panicked; see above".into() };
+        let panicked = || StageError::Compute { stage: stage.name, why: "it panicked; see above".into() };
         openings.into_iter().map(|opened| opened.join().unwrap_or_else(|_| Err(panicked()))).collect()
     })
 }

@@ -96,7 +96,7 @@ impl WorkerError {
     }
 
     pub(crate) fn changed(what: &str) -> WorkerError {
-        WorkerError::Transient(format!("{what}: it changed while it was being read (its ETag is another)"))
+        WorkerError::Transient(format!("{what}: it changed while it was being read (its ETag differs)"))
     }
 }
 

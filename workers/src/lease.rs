@@ -1,4 +1,4 @@
-//! Who runs a build just now: a courtesy between runs, on which nothing rests.
+//! Leases: which run is at work on a country. A courtesy between runs; correctness never rests on them.
 //!
 //! Two runs of one country with other settings would undo each other's rows by turns, each commit correct by itself. So
 //! a run takes a lease, and another one waits for it. A lease is an object under a rising number, put if absent; its

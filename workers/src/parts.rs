@@ -76,8 +76,8 @@ fn damaged(path: &str, why: &str) -> WorkerError {
         return WorkerError::Transient(format!("{path} is damaged: {why}; planning writes it again"));
     }
     WorkerError::Broken(format!(
-        "{path} is damaged: {why}; `urbancross verify --repair` takes every damaged part out, and the next run makes \
-         their rows again"
+        "{path} is damaged: {why}; `urbancross verify --repair` removes every damaged part, and the next run recomputes \
+         their rows"
     ))
 }
 

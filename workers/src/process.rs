@@ -1,4 +1,4 @@
-//! Who holds something, and what another process of the same machine can see of it.
+//! Names of processes that hold something, and whether one of this machine runs, is stopped or has ended.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Folding finished shards into a Delta commit, and writing down what happened.
+//! Committing finished shards to a Delta table, and recording what was done.
 
 use std::collections::BTreeMap;
 

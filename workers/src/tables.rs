@@ -1,4 +1,4 @@
-//! Delta Lake, behind one door: pin a table's parts, commit a change of them.
+//! Delta Lake tables: pin the parts of one, commit a change of them.
 
 mod columns;
 mod commit;
@@ -84,8 +84,8 @@ impl Tables {
                 }),
                 Some((path, why)) => Err(WorkerError::Broken(format!(
                     "table {} of {country}: {path} {why}; another program changed it: restore it to an older version \
-                     (RESTORE), or let `urbancross verify --repair` take the files out, and the next run makes their \
-                     rows again",
+                     (RESTORE), or remove the files with `urbancross verify --repair`, and the next run recomputes \
+                     their rows",
                     artifact.name()
                 ))),
             }
@@ -126,7 +126,7 @@ impl Tables {
                 continue;
             }
             let Some(shard) = paths::shard_of_part_of(country, &file.path) else {
-                foreign(&file.path, "is no part of ours");
+                foreign(&file.path, "is not a file of ours");
                 continue;
             };
             let rows = file.stats.map_or(0, |s| s.num_records);

@@ -162,7 +162,7 @@ pub async fn rows_of_run(
 ) -> Result<Option<RunRows>, WorkerError> {
     let path = format!("{}/{ROWS_FILE}", paths::training_run(country, training.name(), key));
     let Some(bytes) = work.get(&path).await? else { return Ok(None) };
-    Ok(RunRows::from_bytes(bytes, like).inspect_err(|why| tracing::warn!("{path}: {why}; it is passed over")).ok())
+    Ok(RunRows::from_bytes(bytes, like).inspect_err(|why| tracing::warn!("{path}: {why}; it is ignored")).ok())
 }
 
 /// Are all parts of these tables still in the store?
@@ -319,7 +319,7 @@ pub(crate) async fn result_of(
                     "{}: these are not the weights that the run left ({}); delete the folder {run} of the work store, \
                      and the next run trains again",
                     result.display(),
-                    found.err().unwrap_or("their digest is another".into())
+                    found.err().unwrap_or("their digest differs".into())
                 )));
             }
         }

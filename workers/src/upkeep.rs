@@ -1,4 +1,4 @@
-//! Looking after a work store: what is wrong in it, and what nobody needs any more.
+//! Maintenance of a work store: verification, repair and garbage collection.
 
 pub mod gc;
 pub mod verify;

@@ -117,13 +117,13 @@ pub fn examine(spec: &BuildSpec) -> Vec<(&'static str, Result<String, WorkerErro
 /// What becomes of weights that are not in the cache.
 fn to_fetch(used: &WeightsUse, remote: &Remote, folder: &Path, spec: &BuildSpec) -> Result<String, WorkerError> {
     if let Some(kept) = remote.kept_by_hub(None) {
-        return Ok(format!("{}: {} has it, the first run takes it from there", used.source, kept.display()));
+        return Ok(format!("{}: found in {}; the first run takes it from there", used.source, kept.display()));
     }
     if let Some(why) = remote.offline().filter(|_| !Cache::has_weights(folder)) {
         return Err(unfetched(used, remote, folder, None, &why));
     }
     let warning = remote.in_the_open(&spec.weights.options).map_or(String::new(), |warning| format!("; {warning}"));
-    Ok(format!("{}: not here yet, the first run fetches it{warning}", used.source))
+    Ok(format!("{}: not here yet; the first run fetches it{warning}", used.source))
 }
 
 fn readable(used: &WeightsUse, path: &Path) -> Result<(), WorkerError> {

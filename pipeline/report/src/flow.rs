@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::figure::{Px, figure, nothing};
 use crate::flow_layout::{Layout, NODE_HEIGHT, NODE_WIDTH};
-use crate::number::format_number;
+use crate::number::{format_count, format_number};
 
 /// A graph beyond this cannot be read; the rest is left out.
 const MAX_STAGES: usize = 64;
@@ -74,8 +74,8 @@ impl Flow {
 impl FlowStage {
     fn summary(&self) -> String {
         let count = |count: u64| format_number(count as f64, None);
-        let (computed, copied, errors) = (count(self.computed), count(self.copied), count(self.errors));
-        format!("{}: {computed} computed, {copied} copied, {errors} errors", self.name)
+        let (computed, copied) = (count(self.computed), count(self.copied));
+        format!("{}: {computed} computed, {copied} copied, {}", self.name, format_count(self.errors, "error"))
     }
 
     fn html(&self, left: f64, top: f64) -> Markup {

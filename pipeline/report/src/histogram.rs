@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::axis::Axis;
 use crate::figure::{Plot, Px, figure, nothing};
-use crate::number::{format_number, format_tick};
+use crate::number::{format_count, format_number, format_tick};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 224.0;
@@ -56,7 +56,7 @@ impl Histogram {
             return figure("chart", &self.caption, nothing());
         }
         let total: u64 = self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count));
-        let summary = format!("histogram of {}, {} values", self.x_label, format_number(total as f64, None));
+        let summary = format!("histogram of {}, {}", self.x_label, format_count(total, "value"));
         let body = html! {
             div.scroll {
                 svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(summary) {

@@ -46,7 +46,7 @@ pub use heatmap::Heatmap;
 pub use histogram::Histogram;
 pub use images::{ImageGrid, Mark, Picture};
 pub use line_chart::{LineChart, Series};
-pub use number::{format_duration, format_number};
+pub use number::{format_count, format_duration, format_number};
 pub use page::render;
 pub use retrieval::{Hit, Query, Retrieval, RetrievalPanel, Subject};
 pub use scatter::{Cluster, Scatter};

@@ -77,6 +77,11 @@ fn group_thousands(digits: &str) -> String {
     grouped
 }
 
+/// A number of things with its noun: `1 row`, `2 rows`.
+pub fn format_count(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", format_number(number as f64, Some(0)), if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::axis::Axis;
 use crate::figure::{Plot, Px, figure, legend, nothing, series_class};
+use crate::number::format_count;
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 340.0;
@@ -37,7 +38,11 @@ impl Scatter {
         ) else {
             return figure("chart", &self.caption, nothing());
         };
-        let summary = format!("{} points in {} clusters", points().count(), self.clusters.len());
+        let summary = format!(
+            "{} in {}",
+            format_count(points().count() as u64, "point"),
+            format_count(self.clusters.len() as u64, "cluster")
+        );
         let body = html! {
             (legend(self.clusters.iter().map(|cluster| cluster.name.as_str())))
             div.scroll {

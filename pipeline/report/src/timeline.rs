@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::axis::Axis;
 use crate::figure::{Px, figure, nothing};
-use crate::number::{format_duration, format_number, format_tick};
+use crate::number::{format_count, format_duration, format_tick};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
@@ -77,7 +77,7 @@ impl Timeline {
                         }
                     }
                     span.value { (format_duration(seconds)) }
-                    span.value.rows { (format_number(rows as f64, None)) " rows" }
+                    span.value.rows { (format_count(rows, "row")) }
                 }
             } }
         };
@@ -87,10 +87,10 @@ impl Timeline {
 
 fn span_title(span: &Span) -> String {
     format!(
-        "{}: from {} for {}, {} rows",
+        "{}: from {} for {}, {}",
         span.stage,
         format_duration(span.start_seconds),
         format_duration(span.duration_seconds),
-        format_number(span.rows as f64, None)
+        format_count(span.rows, "row")
     )
 }

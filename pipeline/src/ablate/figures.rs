@@ -13,9 +13,9 @@ use crate::pair::Tested;
 pub struct Line {
     pub variant: Variant,
     pub runs: Vec<Tested>,
-    /// What source pairs are worth, however they are learnt from.
+    /// The effect of source pairs, however they are trained on.
     pub over_fine_tuning: Option<Difference>,
-    /// What the parts of the method are worth beyond that.
+    /// The effect of the parts of the method beyond that.
     pub over_joint_training: Option<Difference>,
 }
 

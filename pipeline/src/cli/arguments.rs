@@ -34,9 +34,9 @@ pub(super) struct SetArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    #[arg(long, help = "Try rows again that failed before")]
+    #[arg(long, help = "Retry rows that failed before")]
     pub(super) retry_errors: bool,
-    #[arg(long, help = "Train again although a finished training stands")]
+    #[arg(long, help = "Train again even if a finished training is up to date")]
     pub(super) retrain: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Commands that make builds, say how they stand, and show them.
+//! Commands that plan, run, inspect and report builds.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ async fn say_what_is_absent(build: &Build) {
 }
 
 fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
-    say!("{:18} {:>12} {:>10}  why", "step", "to compute", "stand");
+    say!("{:18} {:>12} {:>10}  why", "step", "to compute", "up to date");
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
         let mut why: Vec<String> = line.reasons.iter().map(|(r, n)| format!("{n} {}", r.words())).collect();
@@ -107,8 +107,8 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool
     if let Some(place) = workers::rank_env::place()? {
         let (rank, world_size) = (place.rank, place.world_size);
         let why = format!(
-            "a launcher started this process as rank {rank} of {world_size}, and a build is run by one: run it alone, \
-             and its trainings by `urbancross train` as ranks"
+            "a launcher started this process as rank {rank} of {world_size}, but a build runs in one process: run it on \
+             its own, and only its trainings as ranks (`urbancross train`)"
         );
         return Err(WorkerError::Configuration(why).into());
     }
@@ -150,7 +150,7 @@ pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result
     if fetch {
         // only there can it be kept what they are
         if !spec.weights().is_empty() && !work.is_there().await? {
-            aside!("note: making the work store {}", work.url());
+            aside!("note: creating the work store {}", work.url());
             work.make()?;
         }
         workers::weights::fetch(&work, spec).await?;
@@ -241,11 +241,11 @@ fn print_recall(all: &[Evaluation]) -> Result<()> {
     for e in all {
         let home = if e.model_of == e.country { String::new() } else { format!(" by the model of {}", e.model_of) };
         say!(
-            "{} on {}{home}, {} images, {} captions{}",
+            "{} on {}{home}, {}, {}{}",
             figures(e.quoted()),
             e.country,
-            e.recall.image_gallery,
-            e.recall.caption_gallery,
+            count(e.recall.image_gallery, "image"),
+            count(e.recall.caption_gallery, "caption"),
             if e.average_over_turns { ", averaged over turns" } else { "" },
         );
         if let Some(seen) = &e.seen {
@@ -267,13 +267,13 @@ pub(super) async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) ->
     }
     match findings.iter().filter(|f| !f.good).count() {
         0 => Ok(()),
-        bad => Err(WorkerError::Configuration(format!("{bad} of {} findings are bad", findings.len())).into()),
+        bad => Err(WorkerError::Configuration(format!("{bad} of {} checks failed", findings.len())).into()),
     }
 }
 
 pub(super) fn edit_tags(world: &Path, share: f64, seed: u64) -> Result<()> {
     let edited = sandbox::edit_tags(world, share, seed)?;
-    say!("{} images have other tags now", edited.len());
+    say!("edited the tags of {}", count(edited.len(), "image"));
     for image_id in edited {
         say!("{image_id}");
     }
@@ -296,6 +296,6 @@ pub(super) fn sandbox(out: &Path, tiles: usize, seed: u64, force: bool) -> Resul
     if terminal {
         aside!("");
     }
-    say!("{} images in {}", summary.images, out.display());
+    say!("{} in {}", count(summary.images, "image"), out.display());
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! Commands that train, adapt and compare what was learnt.
+//! Commands that train and adapt models and compare them.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use manifests::BuildSpec;
+use manifests::words::count;
 use stages::Training;
 use training::communicator::Communicator;
 use training::recall::beside_chance;
@@ -44,7 +45,7 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
 /// How ranks reach each other: what was not chosen was decided by what they can.
 fn say_way(ranks: &dyn Communicator, progress: &Progress) {
     if ranks.world_size() > 1 {
-        progress.note(&format!("{} ranks; tensors travel through {}", ranks.world_size(), ranks.way()));
+        progress.note(&format!("{}; tensors travel through {}", count(ranks.world_size(), "rank"), ranks.way()));
     }
 }
 
@@ -69,10 +70,10 @@ pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()>
     }
     for (when, tested) in [("before", &before), ("after", &after)] {
         say!(
-            "{when:6} {} on {}, {} images",
+            "{when:6} {} on {}, {}",
             figures(&tested.recall.exact.pessimistic),
             pair.target.spec.country,
-            tested.recall.image_gallery
+            count(tested.recall.image_gallery, "image")
         );
     }
     Ok(())
@@ -153,7 +154,7 @@ pub(super) async fn single_domain(
         for line in &lines {
             let from = if line.with_segments { "with segments" } else { "without segments" };
             let figures = figures(&line.recall.exact.pessimistic);
-            say!("{figures} on {} {from}, {} images", line.country, line.recall.image_gallery);
+            say!("{figures} on {} {from}, {}", line.country, count(line.recall.image_gallery, "image"));
         }
     }
     write_page(report, || crate::page::sweep::single_domain(&lines, &now()))
@@ -165,7 +166,7 @@ fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()
 
 fn print_ablation(ablation: &Ablation) -> Result<()> {
     let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
-    say!("{} ({runs} seeds, mean ± standard deviation, percent)", ablation.pair);
+    say!("{} ({}, mean ± standard deviation, percent)", ablation.pair, count(runs, "seed"));
     let mean_recall = ablation.chance().map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"));
     let names = ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10"].map(|n| format!("{n:>14}")).concat();
     say!("{:14} {names}{mean_recall:>20}", "");

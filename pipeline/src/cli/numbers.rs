@@ -1,4 +1,4 @@
-//! Numbers of the command line.
+//! Numeric arguments with bounds.
 
 use std::fmt::Debug;
 use std::ops::RangeInclusive;

@@ -1,9 +1,10 @@
-//! Commands that look after a work store.
+//! Commands that verify a work store and clear it up.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use manifests::BuildSpec;
+use manifests::words::count;
 use workers::WorkerError;
 use workers::stores::WorkStore;
 use workers::tables::Tables;
@@ -29,10 +30,16 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
     if json {
         say!("{}", serde_json::to_string_pretty(&faults)?);
     } else {
-        say!("{files} parts of {} with {bytes} bytes looked at, {} faults", spec.country, faults.len());
+        say!(
+            "checked {} of {} ({}): {}",
+            count(files, "part"),
+            spec.country,
+            count(bytes, "byte"),
+            count(faults.len(), "fault")
+        );
         for fault in &faults {
-            // how many rows are in a file that is none of ours nobody knows
-            let rows = fault.shard.map_or(String::new(), |_| format!(" ({} rows)", fault.rows));
+            // how many rows are in a file that is not ours is unknown
+            let rows = fault.shard.map_or(String::new(), |_| format!(" ({})", count(fault.rows, "row")));
             say!("  {}{rows}: {}", fault.file, fault.why);
         }
     }
@@ -40,11 +47,11 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
         return Ok(());
     }
     if !repair {
-        let why = format!("faulty files: {}; run it again with --repair, and then the build", faults.len());
+        let why = format!("{}; run `urbancross verify --repair`, then the build", count(faults.len(), "faulty file"));
         return Err(WorkerError::Broken(why).into());
     }
     verify::repair(&work, &tables, &spec.country, &faults).await?;
-    progress.note("the faulty files are out of the tables: run the build, and it makes their rows again");
+    progress.note("removed the faulty files from the tables: run the build to recompute their rows");
     Ok(())
 }
 
@@ -57,12 +64,12 @@ pub(super) async fn gc(spec: BuildSpec, delete: bool, keep_days: f64, json: bool
         say!("{}", serde_json::to_string_pretty(&cleared)?);
         return Ok(());
     }
-    let verb = if delete { "deleted" } else { "would be deleted (--delete does it)" };
+    let verb = if delete { "deleted" } else { "would be deleted (add --delete)" };
     for (kind, cleared) in &cleared {
         say!("{:12} {:>8} objects, {:>12} bytes {verb}", kind, cleared.objects, cleared.bytes);
     }
     if cleared.is_empty() {
-        say!("nothing of {} is older than {keep_days} days and unneeded", spec.country);
+        say!("{}: nothing unneeded is older than {}", spec.country, count(keep_days, "day"));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The report of an ablation: the paper's Table 2, and what single queries find before and after (its Figure 6).
 
+use manifests::words::count;
 use std::collections::BTreeSet;
 
 use report::{Align, Block, Cell, Column, Level, Report, Retrieval, Section, Table};
@@ -36,8 +37,8 @@ pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) ->
         });
     }
     Ok(report::render(&Report {
-        title: "Adaptation between countries, and what each part of it is worth".into(),
-        subtitle: "Every figure is of the target's test part, which no model has learnt from; ties count as lost."
+        title: "Adaptation between countries, and the effect of each of its parts".into(),
+        subtitle: "All figures are on the target's test part, which no model was trained on; ties count as lost."
             .into(),
         generated_at: generated_at.to_owned(),
         facts: Vec::new(),
@@ -59,11 +60,12 @@ fn differences(ablation: &Ablation) -> Table {
     let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
     Table {
         caption: format!(
-            "mR in percent, mean ± standard deviation of {runs} seeds, and differences in points, seed by seed, with their \
+            "mR in percent, mean ± standard deviation of {}, and differences in points, seed by seed, with their \
              standard error. w/o SS: source pairs at random and of one weight; w/o CL: the most similar ones in every \
              epoch; w/o AT: no adversary. Two controls learn from the same labelled target pairs, by the same loss, for \
              the same number of steps: fine-tuning from them alone, joint training also from source pairs at random, \
-             without any part of the method."
+             without any part of the method.",
+            count(runs, "seed")
         ),
         columns,
         rows: ablation.lines.iter().map(row).collect(),
@@ -81,7 +83,7 @@ fn recalls(ablation: &Ablation) -> Table {
     };
     let gallery = ablation.lines.first().and_then(|line| line.runs.first()).map_or(0, |run| run.recall.image_gallery);
     Table {
-        caption: format!("Recall in percent over {gallery} images, mean ± standard deviation."),
+        caption: format!("Recall in percent over {}, mean ± standard deviation.", count(gallery, "image")),
         columns,
         rows: ablation.lines.iter().map(row).collect(),
     }

@@ -44,7 +44,7 @@ pub(super) fn section(all: &[Gathered<'_>], across: &[Evaluation]) -> Section {
     Section {
         id: "across".into(),
         title: "Across countries".into(),
-        lead: "Each model on every country's test images. The diagonal is home; what is lost beside it is what adaptation is for.".into(),
+        lead: "Each model on every country's test images. On the diagonal each model is at home; adaptation is meant to make up what it loses elsewhere.".into(),
         blocks: vec![
             Block::Heatmap(Heatmap {
                 caption: "Mean recall in percent, ties lost.".into(),

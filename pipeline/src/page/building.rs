@@ -1,9 +1,10 @@
-//! How a build was made: its methods, the way of its data, and when each stage ran.
+//! How a build was made: its methods, its data flow, and when each stage ran.
 
 use std::collections::BTreeMap;
 
 use manifests::Artifact;
 use manifests::build::{CaptionSpec, Captioner, SegmentSpec, Segmenter};
+use manifests::words::count;
 use report::{Block, Cell, Column, Flow, FlowStage, Span, Table, Timeline};
 use stages::{Step, Training};
 
@@ -83,7 +84,7 @@ fn captioner_in_words(caption: &CaptionSpec) -> String {
         Captioner::Given => "given with the images".to_owned(),
         Captioner::Instructblip => {
             let blip = &caption.instructblip;
-            format!("InstructBLIP prompted by the geo-tags, {} beams, {}", blip.num_beams, blip.weights)
+            format!("InstructBLIP prompted by the geo-tags, {}, {}", count(blip.num_beams, "beam"), blip.weights)
         }
     }
 }
@@ -93,7 +94,11 @@ fn segments_in_words(segment: &SegmentSpec) -> String {
         Segmenter::None => "none".to_owned(),
         Segmenter::Felzenszwalb => "graph-based (Felzenszwalb and Huttenlocher 2004), no weights".to_owned(),
         Segmenter::Sam => {
-            format!("Segment Anything, {} points per side, {}", segment.sam.points_per_side, segment.sam.weights)
+            format!(
+                "Segment Anything, {} per side, {}",
+                count(segment.sam.points_per_side, "point"),
+                segment.sam.weights
+            )
         }
     }
 }
@@ -105,7 +110,7 @@ fn methods(one: &Gathered<'_>) -> Table {
         _ if !spec.uses_segments() => "no segments are trained on".to_owned(),
         "none" => "every candidate has weight 1, no similarity threshold (no scoring model)".to_owned(),
         "bootstrap" => {
-            format!("similarity to the caption by a bootstrap model of {} epochs", spec.score.bootstrap_epochs)
+            format!("similarity to the caption by a bootstrap model of {}", count(spec.score.bootstrap_epochs, "epoch"))
         }
         checkpoint => format!("similarity to the caption by {checkpoint}"),
     };
@@ -170,7 +175,7 @@ fn flow(one: &Gathered<'_>, steps: &[Step]) -> Flow {
         }
     }
     Flow {
-        caption: "The way of the data. Numbers are rows computed and copied when the stage last ran.".into(),
+        caption: "Data flow. Numbers are the rows computed and copied when each stage last ran.".into(),
         stages,
         edges,
     }

@@ -3,6 +3,7 @@
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use manifests::Artifact;
+use manifests::words::count;
 use report::{Block, Cell, Column, Histogram, Table};
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
@@ -115,7 +116,7 @@ impl CaptionQuality {
     /// Nothing where captions were neither generated nor scored.
     pub fn blocks(&self) -> Vec<Block> {
         let histograms: Vec<Block> = [
-            ("Repetition: share of word triples that stood in the caption before.", "share", &self.repetition),
+            ("Repetition: share of word triples that occur earlier in the caption.", "share", &self.repetition),
             ("Tag coverage: share of the tags' words that the caption mentions.", "share", &self.tag_coverage),
             ("CLIPScore: 2.5 × cosine of image and caption, at least 0.", "CLIPScore", &self.clip_scores),
             (
@@ -132,17 +133,17 @@ impl CaptionQuality {
         let mut blocks: Vec<Block> = histograms.chunks(2).map(|pair| Block::Row(pair.to_vec())).collect();
         if !self.repetition.is_empty() {
             blocks.push(Block::Paragraph(format!(
-                "{} generated captions: {} written a second time, {} images flagged and kept.",
-                self.repetition.len(),
+                "{}: {} written a second time, {} flagged and kept.",
+                count(self.repetition.len(), "generated caption"),
                 self.retried,
-                self.flagged.rows
+                count(self.flagged.rows, "image")
             )));
         }
         if !self.clip_scores.is_empty() {
             blocks.push(Block::Paragraph(format!(
-                "{} captions scored: {} images with a score below its threshold, flagged and kept.",
-                self.clip_scores.len(),
-                self.low_scores.rows
+                "{} scored: {} with a score below its threshold, flagged and kept.",
+                count(self.clip_scores.len(), "caption"),
+                count(self.low_scores.rows, "image")
             )));
         }
         blocks.extend(self.structured.blocks());
@@ -183,8 +184,10 @@ impl Structured {
             return Vec::new();
         }
         let mut blocks = vec![Block::Paragraph(format!(
-            "Structured captions: {} variants of {} images; {} images have fewer than five and are flagged.",
-            self.variants, self.images, self.flagged.rows
+            "Structured captions: {} of {}; images with fewer than five are flagged: {}.",
+            count(self.variants, "variant"),
+            count(self.images, "image"),
+            self.flagged.rows
         ))];
         if self.attempts.iter().any(|&n| n > 0.0) {
             blocks.push(histogram("Answers asked for per image.", "answers", "images", &self.attempts));

@@ -1,5 +1,6 @@
-//! Chance beside recall: what guessing would score, and plain words where a model does no better.
+//! Recall compared with guessing, and a warning where a model does no better.
 
+use manifests::words::count;
 use report::{Block, Cell, Column, Level, Series};
 use training::recall::{BothWays, RecallReport, exceeds_chance};
 
@@ -19,9 +20,12 @@ pub(super) fn no_better_than_chance(of: &str, recall: &RecallReport) -> Option<B
     (!quoted.exceeds_chance()).then(|| Block::Note {
         level: Level::Warning,
         text: format!(
-            "{of}: an mR of {:.2} is no better than guessing, which gives {:.2} over {} images and {} captions. This \
+            "{of}: an mR of {:.2} is no better than guessing, which gives {:.2} over {} and {}. This \
              figure is no sign that anything was learnt.",
-            quoted.mean_recall, quoted.chance_mean_recall, recall.image_gallery, recall.caption_gallery
+            quoted.mean_recall,
+            quoted.chance_mean_recall,
+            count(recall.image_gallery, "image"),
+            count(recall.caption_gallery, "caption")
         ),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use manifests::words::count;
 use manifests::{Artifact, shard_of};
 use pixels::{DecodeLimits, Rgb};
 use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject};
@@ -148,7 +149,7 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
                 format!("weights {}", weights.join(", "))
             },
             mark: Mark::None,
-            badge: format!("{} segments", masks.len()),
+            badge: count(masks.len(), "segment"),
         });
     }
     let mut blocks = vec![Block::Images(ImageGrid {

@@ -34,7 +34,7 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
     });
     let section = Section {
         id: "sweep".into(),
-        title: "One setting moved, the others as in the spec".into(),
+        title: "One setting varied, the others as in the spec".into(),
         lead: "Settings are chosen on the validation split; the test split plays no part.".into(),
         blocks: charts.chain(validated_no_better(trainings)).collect(),
     };
@@ -68,7 +68,7 @@ pub fn single_domain(lines: &[SingleDomain], generated_at: &str) -> String {
         ]
         .concat(),
     };
-    page("What segments are worth", vec![section], generated_at)
+    page("The effect of segments", vec![section], generated_at)
 }
 
 fn page(title: &str, sections: Vec<Section>, generated_at: &str) -> String {

@@ -182,7 +182,7 @@ fn status_counts_excluded_rows_and_explain_speaks_plainly() {
     assert!(said.contains("no table yet") && !said.contains("Some(") && !said.contains("None"), "{said}");
     for what in ["pretrian", "no-such-image", "shards", "structured_captions"] {
         let said = ends(&call(&["explain", spec, what]), 65);
-        assert!(said.contains("is no image of this build (such as ") && said.contains("pretrain, "), "{said}");
+        assert!(said.contains("is not an image of this build (such as ") && said.contains("pretrain, "), "{said}");
     }
     ends(&call(&["explain", spec, "shard 3"]), 65);
 }
@@ -261,5 +261,5 @@ fn what_is_not_built_has_no_report_and_no_figures() {
     let output = call(&report);
     assert!(output.status.success(), "{}", said(&output));
     let shown = std::fs::read_to_string(page).unwrap();
-    assert!(shown.contains("Not there yet: segments, bootstrap, ") && shown.contains("evaluate. Run the build"));
+    assert!(shown.contains("Missing so far: segments, bootstrap, ") && shown.contains("evaluate. Run the build"));
 }

@@ -18,11 +18,11 @@ use crate::secret::{Secret, random};
 
 /// Connections whose proof is awaited at a time.
 const MOST_GUESTS: usize = 256;
-/// How long a guest keeps its seat while others stand at the door.
+/// How long a new connection keeps its place while others wait.
 const GRACE: Duration = Duration::from_millis(100);
 /// Pause between attempts to reach a rank that does not listen yet.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Pause between looks at the door.
+/// Pause between looks for new connections.
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// What became of a guest.
@@ -56,7 +56,7 @@ impl Guest {
         let greet = move || {
             let mut stream = stream;
             let rank = welcome(&mut stream, &me, until).and_then(|proven| match settled.swap(true, Ordering::AcqRel) {
-                true => Err("it was slow, and others stood at the door".to_owned()),
+                true => Err("it was too slow while others were waiting".to_owned()),
                 false => proven.answer(&mut stream),
             });
             let _late = met.send(Met { number, stream, address, rank });
@@ -98,7 +98,7 @@ pub(crate) fn accept_ranks(
                 Err(e) => refused.push(format!("{address}: {e}")),
             }
         }
-        // whoever floods the door does not keep this rank from hearing those inside
+        // a flood of connections does not keep this rank from hearing those it has accepted
         for Met { number, stream, address, rank } in met.recv_timeout(pause).into_iter().chain(met.try_iter()) {
             guests.retain(|guest| guest.number != number);
             match rank {
@@ -106,7 +106,7 @@ pub(crate) fn accept_ranks(
                     expected.retain(|&other| other != rank);
                     arrived.push((rank, stream));
                 }
-                Ok(rank) => refused.push(format!("{address}: rank {rank} once more")),
+                Ok(rank) => refused.push(format!("{address}: rank {rank} a second time")),
                 Err(problem) => refused.push(format!("{address}: {problem}")),
             }
         }
@@ -128,7 +128,7 @@ pub(crate) fn connect_rank(to: usize, address: SocketAddr, me: Me, until: Instan
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let attempt = match left.is_zero() {
-            true => Err("its time is over".to_owned()),
+            true => Err("it ran out of time".to_owned()),
             false => TcpStream::connect_timeout(&address, left).map_err(|e| e.to_string()),
         };
         let problem = match attempt {

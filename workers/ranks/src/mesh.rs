@@ -1,9 +1,9 @@
-//! A rank's connections to all others, the calls that they agree on, and who is to blame when they do not.
+//! A rank's connections to all others, the calls that they agree on, and which rank is at fault when they do not.
 //!
 //! A call begins with a frame to every peer, so that each rank knows who has come. When a rank has waited for a while it
 //! tells all others for whom. At the time-out the blame goes to those that never came, without the ones that still wait
 //! for another of them in an earlier call; or, if all came, along this chain to the one that waits for nobody. Whoever
-//! gives up says whom it blames, and waits until that was read, before it closes: so nobody blames the messenger.
+//! gives up says whom it blames, and waits until that was read, before it closes: so that the rank at fault is named, not the one that reports it.
 
 use std::time::{Duration, Instant};
 
@@ -156,7 +156,7 @@ impl Mesh {
                         return Err(Failure { words, own_words });
                     }
                 }
-                _ => return Err(format!("rank {rank} sent something else than its next call").into()),
+                _ => return Err(format!("rank {rank} sent something other than its next call").into()),
             }
         }
         Ok(())
@@ -166,7 +166,7 @@ impl Mesh {
     pub(crate) fn receive_chunk(&self, rank: usize, len: usize, ongoing: &Ongoing) -> Result<Chunk, Failure> {
         match self.wait_for(rank, ongoing)? {
             Incoming::Data(number, chunk) if number == ongoing.number && chunk.bytes().len() == len => Ok(chunk),
-            _ => Err(format!("rank {rank} sent something else than the {len} bytes that are due").into()),
+            _ => Err(format!("rank {rank} sent something other than the {len} bytes that were expected").into()),
         }
     }
 

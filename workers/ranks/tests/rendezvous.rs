@@ -184,7 +184,7 @@ fn a_peer_that_sends_rubbish_ends_the_world() {
         (vec![0xff; 64], "unknown kind 255"),
         (huge, "4294967295 bytes"),
         (long_call, "1025 bytes"),
-        (data_before_call, "something else than its next call"),
+        (data_before_call, "something other than its next call"),
         (vec![1, 0, 0, 0, 16], "is gone"),
     ] {
         let port = free_port();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use manifests::build::BuildSpec;
 use manifests::digest;
+use manifests::words::count;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
 
 use super::folder::{self, Folder};
@@ -24,7 +25,11 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Colle
     let mut files = Vec::new();
     for path in caption_files(source, spec).await? {
         let images = read_captions(source, &path).await?;
-        listing.listing.notes.push(format!("captions of {} images read from {}{path}", images.len(), source.url()));
+        listing.listing.notes.push(format!(
+            "captions of {} read from {}{path}",
+            count(images.len(), "image"),
+            source.url()
+        ));
         files.push((path, images));
     }
     let images = captioned::join(files).map_err(|e| WorkerError::Broken(format!("{}: {e}", source.url())))?;
@@ -117,9 +122,9 @@ fn what_is_there(folder: &Folder, top: &Folder) -> String {
 
 fn nothing_found(url: &str, prefix: &str, names: &[&str], there: &str) -> String {
     format!(
-        "none of the {} captioned images is in {url}{prefix}: looked for {} there; {there}; let source.image_folder name \
-         the folder that these names are relative to (\"\" for source.url itself)",
-        names.len(),
+        "none of {} is in {url}{prefix}: looked for {} there; {there}; set source.image_folder \
+         to the folder that these names are relative to (\"\" for source.url itself)",
+        count(names.len(), "captioned image"),
         some_of(names)
     )
 }

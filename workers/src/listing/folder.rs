@@ -82,7 +82,7 @@ impl Folder {
         } else if entry.file_type().is_file() {
             self.add(name.to_owned(), None);
         } else {
-            self.leave_out(path, "it is no file");
+            self.leave_out(path, "not a file");
         }
     }
 
@@ -105,7 +105,7 @@ async fn walk(root: std::path::PathBuf, depth: usize) -> Result<Folder, WorkerEr
                     let path = error.path().unwrap_or(&root);
                     let path = path.strip_prefix(&root).unwrap_or(path);
                     let why = match (error.loop_ancestor(), error.io_error()) {
-                        (Some(_), _) => "a link that leads in a circle".to_owned(),
+                        (Some(_), _) => "a loop of symbolic links".to_owned(),
                         (None, Some(io)) => format!("cannot be read: {io}"),
                         (None, None) => "cannot be read".to_owned(),
                     };

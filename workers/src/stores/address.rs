@@ -143,7 +143,7 @@ fn parse_address(address: &str) -> Result<Url, WorkerError> {
     let url = Url::parse(address).map_err(|e| refused(e.to_string()))?;
     if let ("file", Some(host)) = (url.scheme(), url.host_str()) {
         return Err(refused(format!(
-            "{host} stands where a machine would; write file:///{host}… for a folder at the root, or a plain path"
+            "{host} is in the place of a host name; write file:///{host}… for a folder at the root, or a plain path"
         )));
     }
     // only the web has them; elsewhere the rest of the name would be cut off

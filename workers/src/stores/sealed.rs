@@ -1,4 +1,4 @@
-//! Hints that say themselves what they are: one that was damaged, or that lies where another belongs, is none.
+//! Hints that carry a digest of themselves and their path: one that is damaged or misplaced counts as absent.
 
 use manifests::{Digest, digest};
 use serde::de::DeserializeOwned;

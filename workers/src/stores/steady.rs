@@ -1,4 +1,4 @@
-//! A store that is asked again: one layer through which every read and write goes.
+//! Retries: the one layer through which every read and write of a store goes.
 //!
 //! Faults that may pass are tried again with growing, jittered pauses; a body that ends early goes on where it ended; a
 //! conditional write whose answer was lost is recognised by its bytes. What is left after that is a fault that lasts.

@@ -36,7 +36,7 @@ impl WorkStore {
         }
         match store.local_folder().as_deref().and_then(file_in_the_way) {
             Some(file) => Err(WorkerError::Configuration(format!(
-                "work.url: {} is a file, and a folder is wanted there; name another place",
+                "work.url: {} is a file, not a folder; name another place",
                 file.display()
             ))),
             None => Ok(WorkStore(store)),
@@ -73,7 +73,7 @@ impl WorkStore {
         }
         let place = self.local_folder().map_or_else(|| self.0.url.to_string(), |folder| folder.display().to_string());
         Err(WorkerError::Configuration(format!(
-            "there is no work store at {place}; look at work.url, or make one with `urbancross run`"
+            "there is no work store at {place}; look at work.url, or create one with `urbancross run`"
         )))
     }
 
@@ -82,7 +82,7 @@ impl WorkStore {
         let Some(folder) = self.local_folder() else { return Ok(()) };
         crate::durable::create_folder(&folder).map_err(|error| match error {
             WorkerError::Configuration(why) => WorkerError::Configuration(format!(
-                "work.url: no folder can be made there: {why}; name one that you may write to"
+                "work.url: no folder can be created there: {why}; name one that you may write to"
             )),
             other => other,
         })

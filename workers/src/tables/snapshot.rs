@@ -1,4 +1,4 @@
-//! StageContext a table, and refusing what is none of ours any more.
+//! Opening a table, and refusing one that another program has changed beyond what we support.
 
 use delta_kernel::committer::FileSystemCommitter;
 use delta_kernel::table_features::ColumnMappingMode;

@@ -254,7 +254,7 @@ fn taken(name: &str, holder: &Occupant, silent_for: Option<Duration>) -> WorkerE
         format!("wait for its end, or end it there by `kill {process}`")
     };
     WorkerError::Transient(format!(
-        "{name}: another process trains this run{silence}: {who}; {end}: what it has saved is gone on from"
+        "{name}: another process trains this run{silence}: {who}; {end}; this run then goes on from what that one has saved"
     ))
 }
 

@@ -138,7 +138,7 @@ impl<'a> Learnt<'a> {
 }
 
 impl RunRows {
-    /// What the weights in a folder, or in a file of one, saw; `None`: nothing there says, as with weights made elsewhere.
+    /// What the weights in a folder, or in a file of one, saw; `None`: nothing there says, as with external weights.
     /// For `like` see [`RunRows::from_bytes`].
     pub fn of_weights(path: &Path, like: &RunRows) -> Option<Self> {
         let folder = if path.is_dir() { path } else { path.parent()? };

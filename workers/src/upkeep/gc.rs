@@ -1,4 +1,4 @@
-//! What nobody needs any more: parts that are not live, hints, checkpoints and log entries of the past.
+//! Garbage collection: parts that are not live, hints, checkpoints and log entries of the past.
 //!
 //! Safe beside running builds. First a horizon is committed to each table: from then on no commit brings in a part that
 //! was written before it. Only then files are listed, and after them the log is read: what is live, or was taken out

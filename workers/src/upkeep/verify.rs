@@ -1,4 +1,4 @@
-//! Is everything there, and as it was written?
+//! Checks that every part is there and as it was written.
 
 use std::collections::{BTreeMap, BTreeSet};
 

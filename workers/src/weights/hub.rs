@@ -1,4 +1,4 @@
-//! The hub of models, as its own tools know it: where it is, who asks, and what they have fetched already.
+//! The Hugging Face hub as its own tools use it: its address, the token, and the cache of what they have fetched.
 //!
 //! `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
 
@@ -55,7 +55,7 @@ impl Hub {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
         if let Some(secret) = secret_in(&endpoint) {
-            let why = format!("HF_ENDPOINT holds {secret}: take it out, a token belongs into HF_TOKEN");
+            let why = format!("HF_ENDPOINT holds {secret}: take it out, put a token into HF_TOKEN");
             return Err(WorkerError::Configuration(why));
         }
         let address = Url::parse(&endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -128,7 +128,7 @@ impl Hub {
                 format!("the hub refuses {name}, and a token is sent over https only: look at HF_ENDPOINT")
             }
             None => format!(
-                "the hub refuses {name} to who shows no token: it is gated, private, or not there. Look at its name, \
+                "the hub refuses {name} without a token: it is gated, private, or not there. Look at its name, \
                  set HF_TOKEN to a token of your account or put one into $HF_HOME/token (`hf auth login`), and {gate}"
             ),
         }

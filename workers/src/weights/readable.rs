@@ -95,7 +95,7 @@ fn check_safetensors(file: &mut File, head: &[u8], length: u64) -> Result<(), St
     });
     let wanted = data.max().unwrap_or(0).saturating_add(header + 8);
     if wanted != length {
-        return Err(format!("its header speaks of {wanted} bytes, it has {length}"));
+        return Err(format!("its header promises {wanted} bytes, but it has {length}"));
     }
     Ok(())
 }

@@ -110,8 +110,8 @@ impl Remote {
         let address = if is_web { &self.folder } else { &options.endpoint };
         let open = Url::parse(address).ok().filter(is_open)?;
         Some(format!(
-            "{open} is plain http: whoever sits on the way can send other weights, and the first that come are the \
-             ones that count; use https, or compare their digests (`urbancross weights`)"
+            "{open} is plain http: anyone on the network path can send other weights, and the first that arrive are \
+             kept; use https, or compare their digests (`urbancross weights`)"
         ))
     }
 

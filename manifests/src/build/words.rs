@@ -32,15 +32,21 @@ pub(super) fn explained<S: Spec>(table: &toml::Table) -> Option<String> {
 }
 
 /// Everything that is wrong with a table at `root` that is no `T`, of which `all` are the fields: a parser stops at the
-/// first unknown field, so it is asked again without it.
+/// first fault, so it is asked again without the field.
 fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[String]) -> Option<String> {
     let mut table = table.clone();
     let mut problems = Problems::default();
     while let Some(fault) = first_fault::<T>(&table, root, all) {
+        let Some((section, name)) = fault.field else {
+            // a field that was taken out is not missing
+            if problems.is_empty() {
+                problems.add(fault.words);
+            }
+            break;
+        };
         problems.add(fault.words);
-        match fault.unknown.and_then(|(section, name)| section_at(&mut table, &section)?.remove(&name)) {
-            Some(_) => {}
-            None => break,
+        if section_at(&mut table, &section).and_then(|section| section.remove(&name)).is_none() {
+            break;
         }
     }
     problems.into_result().err()
@@ -49,13 +55,13 @@ fn told<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[String]) ->
 /// What a parser says first.
 struct Fault {
     words: String,
-    /// Section and name of a field that nobody knows.
-    unknown: Option<(String, String)>,
+    /// Section and name of the field that is unknown or holds something else.
+    field: Option<(String, String)>,
 }
 
 impl Fault {
     fn of(words: String) -> Option<Self> {
-        Some(Fault { words, unknown: None })
+        Some(Fault { words, field: None })
     }
 }
 
@@ -72,7 +78,7 @@ fn first_fault<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[Stri
     if let Some((unknown, expected)) = told_name(what, "unknown field ") {
         let nearest = nearest(path, unknown, expected, all);
         let words = format!("there is no field `{}`; {expected}{}", below(unknown), meant(nearest));
-        return Some(Fault { words, unknown: Some((path.to_owned(), unknown.to_owned())) });
+        return Some(Fault { words, field: Some((path.to_owned(), unknown.to_owned())) });
     }
     if let Some((missing, _)) = told_name(what, "missing field ") {
         return Fault::of(format!("{} is missing", below(missing)));
@@ -88,7 +94,11 @@ fn first_fault<T: DeserializeOwned>(table: &toml::Table, root: &str, all: &[Stri
     } else {
         what.to_owned()
     };
-    Fault::of(if section.is_empty() { wanted } else { format!("{holds}: {wanted}") })
+    if section.is_empty() {
+        return Fault::of(wanted);
+    }
+    let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
+    Some(Fault { words: format!("{holds}: {wanted}"), field: Some((parent.to_owned(), name.to_owned())) })
 }
 
 fn joined(section: &str, name: &str) -> String {

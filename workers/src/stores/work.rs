@@ -115,7 +115,10 @@ impl WorkStore {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.0.store.put_opts(&self.0.path(path)?, bytes.into(), options).await {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                // a folder of this name is no object
+                self.0.obstacle(path).map_or(Ok(false), |why| Err(WorkerError::Configuration(why)))
+            }
             Err(e) => Err(self.0.fault(path, e)),
         }
     }

@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(said(name, &bytes), "", "{name}");
         }
         for (name, bytes, words) in [
-            ("b.safetensors", safetensors(15), "speaks of"),
+            ("b.safetensors", safetensors(15), "promises"),
             ("b.safetensors", safetensors(16)[..30].to_vec(), "cut off in its header"),
             ("b.safetensors", b"<html>".to_vec(), "no safetensors"),
             ("b.safetensors", u64::MAX.to_le_bytes().to_vec(), "no safetensors"),

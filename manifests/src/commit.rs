@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
 use crate::digest::{self, Digest};
-use crate::plan::PartFile;
+use crate::part::PartFile;
 
 /// One shard of a commit: the part that the plan read, and the one that takes its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use manifests::plan::PinnedTable;
 use manifests::recipe::{RowAction, differences};
 use manifests::words::count;
 use manifests::{Artifact, Reason, shard_of};
-use stages::splits::ASSIGNED_FROM;
+use stages::stage::ASSIGNED_FROM;
 use stages::{Step, Training};
 use workers::WorkerError;
 use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};

@@ -14,7 +14,7 @@ use workers::WorkerError;
 
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::run::RunOptions;
+use crate::run_options::RunOptions;
 
 /// How long a rank may take to end after it was told to stop.
 const PATIENCE: Duration = Duration::from_secs(60);

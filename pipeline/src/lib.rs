@@ -18,6 +18,7 @@ pub mod preview;
 pub mod progress;
 pub mod remembered;
 pub mod run;
+pub mod run_options;
 pub mod say;
 pub mod settled;
 pub mod status;

@@ -174,9 +174,9 @@ pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
         return Ok(());
     }
     let foreign = nations.iter().filter_map(|(nation, rows)| Some((nation.as_ref()?, rows)));
-    let counts: Vec<String> = foreign.map(|(country, rows)| format!("{} of {country}", count(*rows, "row"))).collect();
+    let counts: Vec<String> = foreign.map(|(country, rows)| format!("{country} ({})", count(*rows, "row"))).collect();
     Err(refused(format!(
-        "no listed image can lie in {code}: their sources have {}; look at source.country_code and source.tokens",
+        "no listed image can lie in {code}: their source tokens say {}; look at source.country_code and source.tokens",
         counts.join(", ")
     )))
 }

@@ -2,7 +2,6 @@
 
 mod before;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,20 +24,8 @@ use crate::memory::Lean;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
 use crate::preflight;
 use crate::progress::Progress;
+use crate::run_options::RunOptions;
 use crate::trainings::{TrainingState, training_state};
-
-/// How to run.
-#[derive(Debug, Clone, Default)]
-pub struct RunOptions {
-    pub retry_errors: bool,
-    pub retrain: bool,
-    /// Go on where most rows of the tables are no longer in the source.
-    pub accept_removals: bool,
-    /// The last step to run; all of them without one.
-    pub until: Option<String>,
-    /// What `--set` said, for later commands to know.
-    pub set: Vec<String>,
-}
 
 /// Rows that are left out, and where they are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,7 +228,7 @@ async fn run_stage(
             kept: plan.counts.kept_rows,
             reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
             version: published.live.version,
-            ..before.unwrap_or_else(empty_summary)
+            ..before.unwrap_or_default()
         };
         for FinishedShard { marker, by_other_runs, .. } in &result.finished {
             match *by_other_runs || published.overtaken.contains(&marker.part.shard) {
@@ -273,25 +260,6 @@ async fn run_stage(
         ));
         before = Some(Summary { kept: 0, ..summary });
         build.refresh().await?;
-    }
-}
-
-fn empty_summary() -> Summary {
-    Summary {
-        stage: String::new(),
-        country: String::new(),
-        started_unix_seconds: 0.0,
-        seconds: 0.0,
-        rows: 0,
-        computed: 0,
-        by_other_runs: 0,
-        kept: 0,
-        deleted: 0,
-        errors: 0,
-        excluded: 0,
-        reasons: BTreeMap::new(),
-        version: None,
-        notes: BTreeMap::new(),
     }
 }
 
@@ -397,7 +365,7 @@ pub async fn run_training(
         rows: trained.train_rows,
         computed: trained.samples,
         notes: notes.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
-        ..empty_summary()
+        ..Summary::default()
     };
     build.work.put_sealed(&paths::summary(&build.spec.country, training.name()), &summary).await
 }

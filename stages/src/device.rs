@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use manifests::BuildSpec;
 use manifests::build::{DeviceName, DeviceNames, Precision};
 
-use crate::stage::StageError;
+use crate::stage_error::StageError;
 
 /// The devices that a spec names, in its order; at least one.
 ///

@@ -27,6 +27,7 @@ pub mod segment_scores;
 pub mod segments;
 pub mod splits;
 pub mod stage;
+mod stage_error;
 pub mod structured_captions;
 pub mod table;
 pub mod text_embeddings;

@@ -11,9 +11,6 @@ use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "splits";
 
-/// Tables that the assignment is made from: boxes and given splits, and digests of pictures.
-pub const ASSIGNED_FROM: [Artifact; 2] = [Artifact::Geotags, Artifact::Images];
-
 pub fn stage() -> Stage {
     Stage {
         name: NAME,

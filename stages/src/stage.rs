@@ -11,86 +11,10 @@ use manifests::build::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
-use crate::io_fault::IoFault;
-use crate::splits::ASSIGNED_FROM;
-use crate::table::TableError;
-use crate::train_rows::RowsError;
+pub use crate::stage_error::{StageError, is_disk_full};
 
-/// Errors of a stage as a whole. A bad row is no error: it becomes a row status.
-#[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// The build cannot go on like this: another model, another setting is needed.
-    #[error("{stage}: {why}")]
-    Configuration { stage: &'static str, why: String },
-    #[error("{stage}: {source}")]
-    Table { stage: &'static str, source: TableError },
-    #[error("{stage}: {why}")]
-    Compute { stage: &'static str, why: String },
-    #[error("{stage}: {why}")]
-    DiskFull { stage: &'static str, why: String },
-    /// Another rank of a training is gone: what is saved stays saved, and the run can be continued.
-    #[error("{stage}: {why}")]
-    RankLost { stage: &'static str, why: String },
-    /// A store did not answer while rows were read, or a disk failed: another try may go on.
-    #[error("{stage}: {why}")]
-    Unreachable { stage: &'static str, why: String },
-    #[error("stopped on request")]
-    Stopped,
-}
-
-impl StageError {
-    /// Sorts an error of a computation or of a file.
-    pub fn of(stage: &'static str, error: &(dyn std::error::Error + 'static)) -> StageError {
-        let why = error.to_string();
-        if is_collective(error) {
-            return StageError::RankLost { stage, why };
-        }
-        if passes(error) || is_disk_fault(error) {
-            return StageError::Unreachable { stage, why };
-        }
-        if is_disk_full(error) { StageError::DiskFull { stage, why } } else { StageError::Compute { stage, why } }
-    }
-}
-
-/// Did ranks fail to do something together?
-fn is_collective(error: &(dyn std::error::Error + 'static)) -> bool {
-    match error.downcast_ref::<training::Error>() {
-        Some(training::Error::Collective { .. }) => true,
-        Some(training::Error::Validation { cause, .. } | training::Error::Source { cause, .. }) => {
-            cause.downcast_ref::<StageError>().is_some_and(|e| matches!(e, StageError::RankLost { .. }))
-        }
-        _ => false,
-    }
-}
-
-/// Could rows not be read because a store did not answer?
-fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
-    let cause: &(dyn std::error::Error + 'static) = match error.downcast_ref::<training::Error>() {
-        Some(training::Error::Validation { cause, .. } | training::Error::Source { cause, .. }) => cause.as_ref(),
-        _ => error,
-    };
-    cause.downcast_ref::<RowsError>().is_some_and(|e| e.passes)
-        || cause.downcast_ref::<StageError>().is_some_and(|e| matches!(e, StageError::Unreachable { .. }))
-}
-
-/// Is a full disk anywhere among the causes?
-pub fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    any_io(error, |io| IoFault::of(io) == IoFault::DiskFull)
-}
-
-/// Is a fault of the disk or of a network file system anywhere among the causes?
-fn is_disk_fault(error: &(dyn std::error::Error + 'static)) -> bool {
-    any_io(error, |io| IoFault::of(io) == IoFault::Passing && IoFault::is_of_the_system(io))
-}
-
-fn any_io(error: &(dyn std::error::Error + 'static), is: fn(&std::io::Error) -> bool) -> bool {
-    if let Some(io) = error.downcast_ref::<std::io::Error>() {
-        // the source of an I/O error is that of what it wraps, which would itself be passed over
-        let wrapped = io.get_ref().is_some_and(|inner| any_io(inner, is));
-        return wrapped || is(io);
-    }
-    error.source().is_some_and(|cause| any_io(cause, is))
-}
+/// Tables that the split assignment is made from: boxes and given splits, and digests of pictures.
+pub const ASSIGNED_FROM: [Artifact; 2] = [Artifact::Geotags, Artifact::Images];
 
 /// One input of a stage.
 #[derive(Debug, Clone, Copy)]

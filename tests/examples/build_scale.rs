@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use manifests::{Artifact, BuildSpec};
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::{column, open, run_with};
 use workers::WorkerError;
 

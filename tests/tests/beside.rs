@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use manifests::{Artifact, paths};
 use pipeline::progress::Progress;
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, column, edit_a_finnish_image, open, recipes, run, tables};
 use workers::publish::Summary;
 

@@ -6,7 +6,7 @@ use manifests::{Artifact, BuildSpec};
 use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 use pipeline::build::Build;
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, column, networks, run_with, version};
 use stages::table::Columns;
 use workers::parts::PartReader;

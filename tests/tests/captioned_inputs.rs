@@ -165,7 +165,7 @@ async fn accents_are_found_in_either_form() {
 }
 
 async fn run_until_images(folder: &tempfile::TempDir) -> (Build, u64) {
-    let options = pipeline::run::RunOptions { until: Some("images".into()), ..Default::default() };
+    let options = pipeline::run_options::RunOptions { until: Some("images".into()), ..Default::default() };
     let (build, quarantined) = pipeline_tests::run_with(spec(folder.path(), &[]), options).await.unwrap();
     (build, quarantined.iter().map(|q| q.rows).sum())
 }

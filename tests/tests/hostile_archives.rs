@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use manifests::Artifact;
 use pipeline::preview::removals;
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, column, open, run, run_with};
 use workers::WorkerError;
 

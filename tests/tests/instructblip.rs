@@ -76,7 +76,7 @@ async fn a_caption_that_clip_finds_unlike_its_image_is_written_again() {
             base.into_iter().chain(named.iter().map(String::as_str)).chain(more.iter().copied()).collect();
         world.spec("work", &all)
     };
-    let until = || pipeline::run::RunOptions { until: Some("captions".into()), ..Default::default() };
+    let until = || pipeline::run_options::RunOptions { until: Some("captions".into()), ..Default::default() };
     let quality = "caption.instructblip.quality={ min_words = 1, max_repetition = 1.0 }";
     let (build, _) = pipeline_tests::run_with(spec(&[quality]), until()).await.unwrap();
     assert_eq!(look_into(&build).await, (0, 0), "without a threshold nothing is written twice");

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use pipeline::build::Build;
 use pipeline::progress::Progress;
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, edit_a_finnish_image, open, run};
 use stages::Training;
 use workers::train::{RunRows, TrainingRecord};

@@ -10,7 +10,7 @@ use manifests::weights::Weights;
 use manifests::{Artifact, Plan, paths};
 use pipeline::build::Build;
 use pipeline::plan::{Model, plan_stage};
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, column, edit_a_finnish_image, open, run_with};
 use stages::stage::StageContext;
 use workers::WorkerError;

@@ -2,7 +2,7 @@
 
 use pipeline::build::Build;
 use pipeline::progress::Progress;
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::s3::{self, Server};
 use pipeline_tests::{World, python_with, run};
 

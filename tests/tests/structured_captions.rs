@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use manifests::{Artifact, BuildSpec};
 use pipeline::build::Build;
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, column, networks, run_with, version};
 use stages::table::{Columns, option_text};
 use workers::parts::PartReader;

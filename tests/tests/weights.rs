@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use pipeline::run::RunOptions;
+use pipeline::run_options::RunOptions;
 use pipeline_tests::http::{Manner, serve};
 use pipeline_tests::{World, open, run, version};
 use stages::Training;

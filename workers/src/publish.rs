@@ -17,7 +17,7 @@ use crate::stores::WorkStore;
 use crate::tables::{Change, Tables};
 
 /// What a stage did last. Advisory: read by `status` and the report, never by a planner.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub stage: String,
     pub country: String,

@@ -5,6 +5,7 @@
 
 mod cache;
 mod hub;
+mod layout;
 mod readable;
 mod remote;
 mod snapshot;

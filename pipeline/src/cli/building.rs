@@ -13,7 +13,8 @@ use super::{RunArgs, SpecArgs, figures, stop_flag, write_page};
 use crate::build::Build;
 use crate::clock::now;
 use crate::progress::Progress;
-use crate::run::{Quarantined, RunOptions};
+use crate::run::Quarantined;
+use crate::run_options::RunOptions;
 use crate::{aside, preflight, remembered, say};
 
 pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Result<()> {

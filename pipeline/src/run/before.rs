@@ -4,10 +4,10 @@ use stages::{Step, Training};
 use workers::WorkerError;
 use workers::removals::Removals;
 
-use super::RunOptions;
 use crate::build::Build;
 use crate::plan::Model;
 use crate::progress::Progress;
+use crate::run_options::RunOptions;
 use crate::trainings::{TrainingState, standing_record, training_state};
 use crate::{preflight, remembered};
 

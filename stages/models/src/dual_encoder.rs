@@ -33,6 +33,12 @@ pub trait DualEncoder: Sized + Send + Sync {
     /// What is kept but not learnt, such as running statistics; moved by [`DualEncoder::fold`] alone.
     fn buffers(&self) -> &Parameters;
 
+    /// Whether some layer normalises over rows: then rows come in groups ([`Pass::groups`]), and all ranks go through all
+    /// layers.
+    fn normalises_groups(&self) -> bool {
+        false
+    }
+
     /// Where the network computes.
     fn device(&self) -> &Device;
 
@@ -63,8 +69,8 @@ pub trait DualEncoder: Sized + Send + Sync {
     /// The image tower on what [`Preprocessing::load`] gives, ready to run.
     ///
     /// # Errors
-    /// Images of another shape; [`ModelError::Unsupported`](crate::ModelError::Unsupported) where tokens are asked of a
-    /// network that gives none.
+    /// Images of another shape; [`ModelError::Config`](crate::ModelError::Config) where tokens are asked of a network that
+    /// gives none.
     fn image_tower<'a>(&'a self, images: &Tensor, pass: Pass<'a>) -> Result<Box<dyn Tower + 'a>>;
 
     /// The text tower on `input_ids_bl` (`u32 [B, L]` in host memory), ready to run.
@@ -178,7 +184,7 @@ pub trait Tower {
     fn layers(&self) -> usize;
 
     /// Layer `index` on what the layer before gave; the first takes nothing. The last one gives the embeddings `[B, E]`,
-    /// not normalised in length, and where they were asked for the tokens `[B, L, D]`.
+    /// not normalised in length, and where they were asked for the tokens `[B, L, D]`: of texts as many as there are ids.
     ///
     /// # Errors
     /// A tensor operation's.
@@ -203,9 +209,9 @@ pub struct LayerOutput {
     /// What the next layer takes.
     pub tensors: Vec<Tensor>,
     /// How many of them, the last ones, are shares of sums over all inputs of a group: the next layer wants those of all
-    /// ranks that have inputs of it, added up.
+    /// ranks that have inputs of it, added up. In f32 or f64: a sum over many positions is more than half precision holds.
     pub shares: usize,
-    /// What was found of the groups, for [`DualEncoder::fold`].
+    /// What was found of the groups, for [`DualEncoder::fold`]; of added-up shares, so that all ranks find the same.
     pub statistics: Vec<GroupStatistics>,
 }
 
@@ -225,6 +231,9 @@ pub struct GroupStatistics {
 }
 
 /// Which inputs of a tower are normalised together: those of a group of rows, by their place in the global batch.
+///
+/// A group may have no input that counts. A layer then takes its running statistics in place of a mean and a variance of 0,
+/// which would let the inputs grow from layer to layer.
 #[derive(Clone, Debug)]
 pub struct Groups {
     of_input: Vec<u32>,

@@ -227,8 +227,8 @@ pub fn resume<N: DualEncoder>(
     let moments = optimiser.read(&folder.join(OPTIMISER))?;
     let objective = folder.join(OBJECTIVE);
     if let Some(parameters) = state.objective.parameters() {
-        let dtype = parameters.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
-        parameters.copy_from(&Parameters::load_safetensors(&objective.join(PARAMETERS), &Device::Cpu, dtype)?)?;
+        // wide enough for each: they need not be of one type
+        parameters.copy_from(&Parameters::load_safetensors(&objective.join(PARAMETERS), &Device::Cpu, DType::F64)?)?;
     }
     state.objective.load(&objective)?;
     Ok(Some((position, moments)))

@@ -68,9 +68,12 @@ impl Gradients {
         Ok(())
     }
 
-    /// Takes over all gradients of `other`.
-    pub fn extend(&mut self, other: Gradients) {
-        self.by_name.extend(other.by_name);
+    /// Adds all gradients of `other`: a parameter may be reached by several ways.
+    ///
+    /// # Errors
+    /// Another shape than before.
+    pub fn merge(&mut self, other: Gradients) -> Result<()> {
+        other.by_name.into_iter().try_for_each(|(name, gradient)| self.add(&name, &gradient))
     }
 
     /// The same gradients with something before their names.

@@ -3,7 +3,8 @@
 //! A call begins with a frame to every peer, so that each rank knows who has come. When a rank has waited for a while it
 //! tells all others for whom. At the time-out the blame goes to those that never came, without the ones that still wait
 //! for another of them in an earlier call; or, if all came, along this chain to the one that waits for nobody. Whoever
-//! gives up says whom it blames, and waits until that was read, before it closes: so that the rank at fault is named, not the one that reports it.
+//! gives up says whom it blames, and waits until that was read, before it closes: so that the rank at fault is named,
+//! and not the one that reports it.
 
 use std::time::{Duration, Instant};
 

@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::cache::{Cache, names};
-use super::remote::{INDEX, shards};
+use super::layout::{INDEX, shards};
 
 /// What safetensors itself allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;

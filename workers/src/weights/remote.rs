@@ -1,6 +1,5 @@
 //! Weights in a store or on the hub.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -11,29 +10,10 @@ use url::Url;
 
 use super::cache::Cache;
 use super::hub::{Hub, is_open};
+use super::layout::{DESCRIPTIONS, INDEX, MAX_FILES, WEIGHTS, shards};
 use super::snapshot::Snapshot;
 use crate::error::WorkerError;
 use crate::stores::SourceStore;
-
-/// Files that a folder of a network may have, where a store cannot list: all are tried.
-pub(super) const DESCRIPTIONS: [&str; 9] = [
-    "config.json",
-    "open_clip_config.json",
-    "preprocessor_config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "qformer_tokenizer/tokenizer.json",
-];
-/// Names of the file with the weights; the first that is there counts.
-pub(super) const WEIGHTS: [&str; 4] =
-    ["model.safetensors.index.json", "model.safetensors", "open_clip_model.safetensors", "mobile_sam.pt"];
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// An index is a table of names: larger ones are none.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
-const MAX_FILES: usize = 1000;
 
 /// A folder or a single file elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,27 +213,6 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
     }
     std::fs::rename(&draft, &target).map_err(|e| WorkerError::of_io(&target, &e))?;
     Ok(true)
-}
-
-/// Names of the files that an index spreads the tensors over.
-pub(super) fn shards(index: &Path) -> Result<BTreeSet<String>, WorkerError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    let broken = |why: String| WorkerError::Broken(format!("{}: {why}", index.display()));
-    let bytes = std::fs::metadata(index).map_err(|e| WorkerError::of_io(index, &e))?.len();
-    if bytes > MAX_INDEX_BYTES {
-        return Err(broken(format!("has {bytes} bytes, at most {MAX_INDEX_BYTES} are read")));
-    }
-    let text = std::fs::read(index).map_err(|e| WorkerError::of_io(index, &e))?;
-    let parsed: Index = serde_json::from_slice(&text).map_err(|e| broken(e.to_string()))?;
-    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
-    match names.iter().find(|name| !is_plain(name)) {
-        Some(name) => Err(broken(format!("names a file {name:?} that is not beside it"))),
-        None if names.len() > MAX_FILES => Err(broken(format!("names {} files", names.len()))),
-        None => Ok(names),
-    }
 }
 
 #[cfg(test)]

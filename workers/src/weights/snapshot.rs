@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use manifests::weights::{WeightsLock, is_plain};
 
 use super::cache::Cache;
-use super::remote::{DESCRIPTIONS, INDEX, WEIGHTS, shards};
+use super::layout::{DESCRIPTIONS, INDEX, WEIGHTS, shards};
 use crate::error::WorkerError;
 
 /// One revision of a repository in the hub's cache.

@@ -17,7 +17,7 @@ use super::loaded::{Loaded, Part};
 use super::settings::{Execution, Settings};
 use crate::batch::PairBatch;
 use crate::communicator::Communicator;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::segment_embedding;
 use crate::objective::TokenColumns;
@@ -150,7 +150,7 @@ impl<'a, N: DualEncoder> Forward<'a, N> {
                 // the network is used on whole images and texts: what it remembers is theirs
                 if matches!(column, Column::Image | Column::Text) {
                     for GroupStatistics { layer, values_gk } in found {
-                        statistics.entry(layer).or_default().push(values_gk);
+                        statistics.entry(layer).or_default().push(values_gk.detach());
                     }
                 }
                 forward.passes.push(pass);
@@ -209,6 +209,15 @@ impl<N: DualEncoder> Networks<'_, N> {
 
     fn learns(&self, column: Column) -> bool {
         self.of(column).0.learns()
+    }
+
+    fn wants_tokens(&self, column: Column) -> bool {
+        match column {
+            Column::Image => self.tokens.image,
+            Column::Text => self.tokens.text,
+            Column::Masked => true,
+            Column::Segment => false,
+        }
     }
 
     /// Whether ranks add up numbers between layers.
@@ -329,9 +338,13 @@ impl TowerPass {
             saved => saved,
         };
         let finish = |output: &[Tensor]| Ok(self.finish(network, output)?.tensors());
-        saved.backward(self.tower(networks, network)?.as_ref(), finish, gradients, exchange, |store| {
-            into.collect(store, prefix, network.parameters().iter())
-        })
+        saved.backward(
+            || self.tower(networks, network),
+            finish,
+            gradients,
+            exchange,
+            |store| into.collect(store, prefix, network.parameters().iter()),
+        )
     }
 
     /// Nothing to run the tower on.
@@ -342,12 +355,7 @@ impl TowerPass {
 
     fn tower<'b, N: DualEncoder>(&'b self, networks: &Networks<N>, network: &'b N) -> Result<Box<dyn Tower + 'b>> {
         let part = &self.part;
-        let tokens = match self.column {
-            Column::Image => networks.tokens.image,
-            Column::Text => networks.tokens.text,
-            Column::Masked => true,
-            Column::Segment => false,
-        };
+        let tokens = networks.wants_tokens(self.column);
         let pass = Pass { dropout: self.dropout.as_ref(), groups: self.groups.as_ref(), tokens };
         Ok(match (self.column, &part.segments) {
             (Column::Segment, Some(segments)) => network.image_tower(segments, pass)?,
@@ -364,9 +372,15 @@ impl TowerPass {
     fn finish<N: DualEncoder>(&self, network: &N, output: &[Tensor]) -> Result<Finished> {
         let batch = &self.part.batch;
         let rows = batch.rows();
-        let wide = |tensor: &Tensor| tensor.to_dtype(wide(network.dtype()));
-        let embeddings = wide(&output[0])?;
-        let tokens_bld = output.get(1).map(wide).transpose()?;
+        let widened = |tensor: &Tensor| tensor.to_dtype(wide(network.dtype()));
+        let embeddings = widened(&output[0])?;
+        let tokens_bld = output.get(1).map(widened).transpose()?;
+        if let (Column::Text | Column::Masked, Some(tokens)) = (self.column, &tokens_bld)
+            && tokens.dim(1)? != batch.input_ids_bl.len() / rows
+        {
+            let problem = format!("have shape {:?}: as many are wanted as a text has ids", tokens.shape());
+            return Err(Error::argument("tokens of texts", problem));
+        }
         if self.has_no_segment() {
             // nothing of a blank image is learnt, but its layers are on the way: candle leaves out what is times the number 0
             let nothing = (&embeddings * embeddings.zeros_like()?)?.sum_keepdim(0)?;

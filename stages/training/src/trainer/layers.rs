@@ -127,11 +127,11 @@ impl Saved {
         }
     }
 
-    /// Carries the gradients of what `finish` gave back through the layers of `tower`, which builds a graph; `collect`
-    /// is handed those of the parameters.
-    pub(super) fn backward(
+    /// Carries the gradients of what `finish` gave back through the layers; `collect` is handed those of the parameters.
+    /// `tower` gives one that builds a graph: it is asked for where layers run again.
+    pub(super) fn backward<'t>(
         self,
-        tower: &dyn Tower,
+        tower: impl FnOnce() -> Result<Box<dyn Tower + 't>>,
         finish: impl Fn(&[Tensor]) -> Result<Vec<Tensor>>,
         gradients: &[Option<Tensor>],
         mut exchange: Option<&mut Exchange>,
@@ -156,6 +156,7 @@ impl Saved {
                 }
             }
             Self::Inputs { inputs, output } => {
+                let tower = tower()?;
                 let last = LayerInput::new(&output, 0)?;
                 back(&finish(&last.tensors())?, &last)?;
                 for (index, (tensors, shares)) in inputs.into_iter().enumerate().rev() {

@@ -25,7 +25,8 @@ pub struct Settings {
     pub ema_decay: f64,
     /// Share of the towers' activations that each step drops; 0 = off.
     pub dropout: f64,
-    /// Rows of the global batch that layers which look across rows normalise together, by place; 0 = all of them.
+    /// Rows of the global batch that layers which look across rows normalise together, by place; 0 = all of them. With two
+    /// domains a rank's rows of both stand together, so that groups depend on the number of ranks unless there is one.
     #[serde(skip_serializing_if = "is_zero")]
     pub norm_group: usize,
     /// Seed of what is random in a step.

@@ -11,7 +11,7 @@ use super::phases::StopWatch;
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::objective::{OBJECTIVE_PREFIX, Objective, StepInfo};
+use crate::objective::{Differentiated, OBJECTIVE_PREFIX, Objective, StepInfo};
 
 /// What a step has found: the same on all ranks.
 pub(super) struct Found {
@@ -48,42 +48,44 @@ pub(super) fn differentiate<N: DualEncoder>(
         Forward::run(networks, loaded, (seed, masked_ids_bl.as_deref()), ranks)?;
     watch.end(|phases| &mut phases.forward)?;
     let gathered = gather(&embeddings, &loaded.batch, networks.network, ranks)?;
+    drop(embeddings);
     let statistics = gather_statistics(statistics, networks, ranks)?;
     watch.end(|phases| &mut phases.all_reduce)?;
-    let differentiated = objective.differentiate(&gathered, info, ranks)?;
+    let Differentiated { gradients: of_leaves, parts, own, joint } = objective.differentiate(&gathered, info, ranks)?;
     watch.end(|phases| &mut phases.forward)?;
-    let mut of_columns = own_gradients(&gathered, &differentiated.gradients, ranks)?;
+    let mut of_columns = own_gradients(&gathered, &of_leaves, ranks)?;
     watch.end(|phases| &mut phases.all_reduce)?;
     if loss_scale != 1.0 {
         of_columns.scale(loss_scale)?;
     }
     let any_segment = gathered.segments.as_ref().is_some_and(|segments| segments.present_n.contains(&true));
-    let joint = differentiated.joint.with_prefix(OBJECTIVE_PREFIX);
-    let (own_names, joint_names) = (differentiated.own.names(), joint.names());
-    let mut others = differentiated.own;
-    others.extend(joint);
+    let scale = networks.network.parameters().get(LOGIT_SCALE).and_then(|var| Some((var, of_leaves.get(var)?.clone())));
+    // tokens of all ranks are large, and the towers need the memory now
+    drop((gathered, of_leaves));
+    let joint = joint.with_prefix(OBJECTIVE_PREFIX);
+    let (own_names, joint_names) = (own.names(), joint.names());
+    let mut others = own;
+    others.merge(joint)?;
     let mut gradients = backward(&mut forward, networks, (&of_columns, any_segment), others, (ranks, watch))?;
     let own = gradients.take(&own_names);
     if loss_scale != 1.0 {
         let joint = gradients.take(&joint_names);
         gradients = gradients.scaled(loss_scale.recip())?;
-        gradients.extend(joint);
+        gradients.merge(joint)?;
     }
     // losses and temperature travel together: a few numbers cost as much as one
-    let parameters = networks.network.parameters();
-    let scale = parameters.get(LOGIT_SCALE).and_then(|var| differentiated.gradients.get(var).map(|g| (var, g)));
-    let mut numbers = Vec::with_capacity(differentiated.parts.len() + 1);
-    for (_, value) in &differentiated.parts {
+    let mut numbers = Vec::with_capacity(parts.len() + 1);
+    for (_, value) in &parts {
         numbers.push(value.to_dtype(DType::F64)?);
     }
-    if let Some((_, gradient)) = scale {
+    if let Some((_, gradient)) = &scale {
         numbers.push(gradient.flatten_all()?.sum_all()?.to_dtype(DType::F64)?);
     }
     let mut summed = Tensor::stack(&numbers, 0)?;
     if ranks.world_size() > 1 {
         summed = ranks.all_reduce_sum(&summed)?;
     }
-    let parts: Vec<&'static str> = differentiated.parts.iter().map(|(name, _)| *name).collect();
+    let parts: Vec<&'static str> = parts.iter().map(|(name, _)| *name).collect();
     if let Some((var, gradient)) = scale {
         let total = summed.get(parts.len())?.to_dtype(wide(gradient.dtype()))?.reshape(var.shape())?;
         gradients.add(LOGIT_SCALE, &total)?;
@@ -174,13 +176,15 @@ fn backward<N: DualEncoder>(
 ) -> Result<Gradients> {
     let mut visual = others;
     let OwnGradients { image, text: of_text, segment, masked } = of_columns;
-    let images = [(Column::Image, image)].into_iter().chain(segment.iter().map(|of| (Column::Segment, of)));
+    // where no row of any rank has a segment nothing is learnt from the column, on one rank as on several
+    let segment = segment.as_ref().filter(|_| any_segment);
+    let images = [(Column::Image, image)].into_iter().chain(segment.map(|of| (Column::Segment, of)));
     let texts = [(Column::Text, of_text)].into_iter().chain(masked.iter().map(|of| (Column::Masked, of)));
     forward.backward(images, &mut visual, Some(&mut *ranks))?;
     let mut text = Gradients::default();
     if ranks.world_size() == 1 {
         forward.backward(texts, &mut text, None)?;
-        visual.extend(text);
+        visual.merge(text)?;
         watch.end(|phases| &mut phases.backward)?;
         return Ok(visual);
     }
@@ -210,7 +214,7 @@ fn backward<N: DualEncoder>(
     };
     let is_of_text = |name: &str| !N::is_of_image_tower(name) && name != LOGIT_SCALE;
     text.fill("", networks.network.parameters().iter().filter(|(name, _)| is_of_text(name)))?;
-    summed.extend(text.sum_over_ranks(ranks, bucket_bytes)?);
+    summed.merge(text.sum_over_ranks(ranks, bucket_bytes)?)?;
     watch.end(|phases| &mut phases.all_reduce)?;
     Ok(summed)
 }

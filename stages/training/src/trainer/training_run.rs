@@ -88,6 +88,10 @@ impl<N: DualEncoder> Trainer<N> {
     /// Settings that make no sense.
     pub fn new(network: N, settings: Settings, objective: Box<dyn Objective>) -> Result<Self> {
         settings.check()?;
+        if settings.norm_group > 0 && !network.normalises_groups() {
+            let problem = "is set, and no layer of the network normalises over rows: leave it out";
+            return Err(Error::argument("norm_group", problem));
+        }
         let segment_tower = match settings.segment_tower {
             SegmentTower::Shared => None,
             SegmentTower::Frozen => Some(network.frozen()?),
@@ -175,7 +179,7 @@ impl<N: DualEncoder> Trainer<N> {
         let device = self.network.device().clone();
         let unread = Unread::new(execution.look_every_steps, &device);
         let watch = StopWatch::new(execution.time_phases.then(|| device.clone()));
-        let meets_in_towers = ranks.world_size() > 1 && !self.network.buffers().is_empty();
+        let meets_in_towers = ranks.world_size() > 1 && self.network.normalises_groups();
         let mut loader = Loader::new(self.network.preprocessing(), execution.micro_batches, &device)
             .with_blank_segments(meets_in_towers);
         let mut context =

@@ -62,6 +62,25 @@ fn a_batch_in_whole_groups_equals_the_batch_and_a_cut_group_is_refused() {
     assert!(alone(&uneven).err().unwrap().to_string().contains("norm_group"));
 }
 
+/// A group of which no row could be read is normalised as the network is used: the others do not hear of it.
+#[test]
+fn a_group_without_a_row_that_counts_takes_the_running_statistics() {
+    use models::dual_encoder::{Groups, Pass};
+    use models::upload::Upload;
+    let network = Tiny::init(1, DType::F64);
+    let pixels = global_batch(0, 0).pixels_bhwc;
+    let images = network.preprocessing().load(&pixels, &mut Upload::new(&Device::Cpu)).unwrap();
+    let of_input = [0, 0, 0, 0, 1, 1, 1, 1];
+    let counts = [true, true, true, true, false, false, false, false];
+    let groups = Groups::new(of_input.to_vec(), &counts, 2);
+    let pass = Pass { groups: Some(&groups), ..Pass::default() };
+    let rows = |tensor: &Tensor| tensor.to_vec2::<f64>().unwrap();
+    let grouped = rows(&network.image_tower(&images, pass).unwrap().run().unwrap()[0]);
+    let used = rows(&network.encode_image(&images).unwrap());
+    assert_eq!(grouped[4..], used[4..]);
+    assert_ne!(grouped[..4], used[..4]);
+}
+
 /// Another group is another network: the comparison above is of something.
 #[test]
 fn the_group_decides_what_is_learnt() {
@@ -152,6 +171,13 @@ fn a_stopped_run_goes_on_to_the_bit() {
             assert_eq!(resumed.losses, whole.losses[7..]);
         }
     }
+}
+
+#[test]
+fn groups_of_rows_are_for_networks_that_normalise_them() {
+    let plan = Plan { network: Network::Clip, settings: Settings { norm_group: 4, ..settings() }, ..tiny(INFO_NCE) };
+    let clip = Clip::init(&config(), 1, &Device::Cpu, plan.dtype).unwrap();
+    assert!(train(clip, &plan, &mut Solo, None).err().unwrap().to_string().contains("norm_group"));
 }
 
 /// CLIP has no vectors of tokens: an objective that wants them is told so.

@@ -97,6 +97,7 @@ impl Tower for Images<'_> {
             (1, Some(groups)) => {
                 let (x_bpc, sums) = (&input[0], &input[1]);
                 let mean_gc = sums.narrow(1, 0, CHANNELS)?.broadcast_div(&at_least_one(sums)?)?;
+                let mean_gc = or_running(&mean_gc, sums, &network.tensor("visual.norm.mean"))?;
                 let centred = x_bpc.broadcast_sub(&per_position(&groups.spread(&mean_gc)?)?)?;
                 let squares = groups.sums(&centred.sqr()?.sum(1)?)?;
                 let known = Tensor::cat(&[mean_gc, sums.narrow(1, CHANNELS, 1)?], 1)?.detach();
@@ -115,7 +116,9 @@ impl Tower for Images<'_> {
                         let count = at_least_one(known)?;
                         let values_gk = Tensor::cat(&[known.clone(), squares.detach()], 1)?;
                         statistics.push(GroupStatistics { layer: NORM.into(), values_gk });
-                        per_position(&groups.spread(&squares.broadcast_div(&count)?)?)?
+                        let variance_gc = squares.broadcast_div(&count)?;
+                        let running_c = network.tensor("visual.norm.variance");
+                        per_position(&groups.spread(&or_running(&variance_gc, known, &running_c)?)?)?
                     }
                 };
                 let y = input[0].broadcast_div(&(variance + EPSILON)?.sqrt()?)?;
@@ -132,6 +135,13 @@ impl Tower for Images<'_> {
 /// The column of counts behind the sums `[G, 1]`.
 fn at_least_one(sums: &Tensor) -> candle_core::Result<Tensor> {
     sums.narrow(1, CHANNELS, 1)?.maximum(1.0)?.detach().contiguous()
+}
+
+/// The group's own statistics `[G, C]`, or the running ones `[C]` where no input of the group counts.
+fn or_running(own_gc: &Tensor, sums: &Tensor, running_c: &Tensor) -> candle_core::Result<Tensor> {
+    let counts_g1 = sums.narrow(1, CHANNELS, 1)?.minimum(1.0)?.detach().contiguous()?;
+    let running_gc = running_c.detach().broadcast_as(own_gc.shape())?;
+    own_gc.broadcast_mul(&counts_g1)? + running_gc.broadcast_mul(&(1.0 - &counts_g1)?)?
 }
 
 struct Texts<'a> {
@@ -171,6 +181,10 @@ impl DualEncoder for Tiny {
 
     fn buffers(&self) -> &Parameters {
         &self.buffers
+    }
+
+    fn normalises_groups(&self) -> bool {
+        true
     }
 
     fn device(&self) -> &Device {

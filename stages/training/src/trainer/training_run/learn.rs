@@ -24,9 +24,9 @@ impl<N: DualEncoder> Trainer<N> {
         learning_rate: f64,
         context: &mut LoopContext<N>,
     ) -> Result<Numbers> {
-        let grouping = match self.network.buffers().is_empty() {
-            true => None,
-            false => {
+        let grouping = match self.network.normalises_groups() {
+            false => None,
+            true => {
                 let place = (context.ranks.rank(), context.ranks.world_size());
                 Some(Grouping::new(self.settings.norm_group, loaded.batch.rows(), place)?)
             }

@@ -1,0 +1,14 @@
+//! How a build is to be run.
+
+/// How to run.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    pub retry_errors: bool,
+    pub retrain: bool,
+    /// Go on where most rows of the tables are no longer in the source.
+    pub accept_removals: bool,
+    /// The last step to run; all of them without one.
+    pub until: Option<String>,
+    /// What `--set` said, for later commands to know.
+    pub set: Vec<String>,
+}

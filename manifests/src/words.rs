@@ -11,6 +11,8 @@ fn plural(noun: &str) -> String {
     let is_vowel = |c: char| "aeiou".contains(c);
     match noun.strip_suffix('y') {
         Some(stem) if !stem.ends_with(is_vowel) => format!("{stem}ies"),
+        // a hard ch
+        _ if noun.ends_with("epoch") => format!("{noun}s"),
         _ if ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) => format!("{noun}es"),
         _ => format!("{noun}s"),
     }
@@ -27,6 +29,7 @@ mod tests {
         assert_eq!(count(2_u32, "directory entry"), "2 directory entries");
         assert_eq!(count(3_usize, "batch"), "3 batches");
         assert_eq!(count(4_usize, "day"), "4 days");
+        assert_eq!(count(5_usize, "epoch"), "5 epochs");
         assert_eq!(count(1.5, "day"), "1.5 days");
     }
 }

@@ -78,6 +78,7 @@ vocabulary = 300
 [pretrain]
 epochs = 2
 batch = 8
+segments_per_image = 1
 checkpoint_every_steps = 2
 "#,
         folder.join("world").display(),

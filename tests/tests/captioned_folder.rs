@@ -128,5 +128,5 @@ async fn a_folder_without_captions_and_a_wrong_checkpoint_say_what_to_do() {
     let other = format!("work.url={:?}", folder.path().join("other").display().to_string());
     let set = [init.as_str(), "model.preset=small", "model.activation=quick_gelu", other.as_str()];
     let error = run(spec(folder.path(), &set)).await.err().unwrap().to_string();
-    assert!(error.contains("alone.safetensors") && error.contains("the configuration asks for"), "{error}");
+    assert!(error.contains("alone.safetensors") && error.contains("set model.preset = \"tiny\""), "{error}");
 }

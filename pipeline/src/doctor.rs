@@ -101,13 +101,11 @@ async fn probed(store: &WorkStore, shown: &str) -> Result<String, String> {
     Ok(format!("{shown} keeps put-if-absent (create twice, race of 8){}", free_space(store)))
 }
 
-/// Free space of a store on this machine, as `df` says.
+/// Free space of a store on this machine, for a user without privileges.
 fn free_space(store: &WorkStore) -> String {
     let Some(folder) = store.local_folder() else { return String::new() };
-    let output = std::process::Command::new("df").arg("-Pk").arg(&folder).output();
-    let kib = output.ok().and_then(|o| {
-        let text = String::from_utf8(o.stdout).ok()?;
-        text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()
-    });
-    kib.map_or(String::new(), |kib| format!(", {:.1} GiB free", kib as f64 / (1 << 20) as f64))
+    // of a folder that is yet to be made: of the one that it will lie in
+    let there = folder.ancestors().find(|folder| folder.is_dir());
+    let free = there.and_then(|folder| rustix::fs::statvfs(folder).ok()).map(|disk| disk.f_bavail * disk.f_frsize);
+    free.map_or(String::new(), |bytes| format!(", {:.1} GiB free", bytes as f64 / (1u64 << 30) as f64))
 }

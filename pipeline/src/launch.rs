@@ -241,7 +241,10 @@ fn verdict(training: Training, ends: &[End]) -> Result<(), WorkerError> {
 
 #[cfg(unix)]
 fn terminate(process: u32) {
-    _ = std::process::Command::new("kill").arg(process.to_string()).stderr(Stdio::null()).status();
+    use rustix::process::{Pid, Signal, kill_process};
+    if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        _ = kill_process(process, Signal::TERM);
+    }
 }
 
 #[cfg(not(unix))]

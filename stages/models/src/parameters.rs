@@ -122,9 +122,10 @@ impl Parameters {
         Ok(Self(copies.collect::<Result<_>>()?))
     }
 
-    /// Variables of their own with the same values in another type.
+    /// Variables of their own with the same values in another type; scalars stay wide, as [`Declaration::dtype`] has them.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let copies = self.iter().map(|(name, variable)| {
+            let dtype = if variable.rank() == 0 { widened(dtype) } else { dtype };
             let tensor = variable.as_detached_tensor().to_dtype(dtype)?.copy()?;
             Ok((name.to_owned(), Var::from_tensor(&tensor)?))
         });
@@ -269,6 +270,13 @@ mod tests {
         original.copy_from(&copy).unwrap();
         assert_eq!(original.digest().unwrap(), parameters(2).digest().unwrap());
         original.copy_from(&original).unwrap();
+    }
+
+    #[test]
+    fn scalars_stay_wide_in_half_precision() {
+        let half = parameters(1).to_dtype(DType::F16).unwrap();
+        assert_eq!(half.get("a.weight").unwrap().dtype(), DType::F16);
+        assert_eq!(half.get("c.scale").unwrap().dtype(), DType::F32);
     }
 
     #[test]

@@ -119,3 +119,24 @@ impl Gradients {
         Ok(Gradients { by_name: summed.into_iter().collect() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn gradients_of_one_name_add_up() {
+        let of = |name: &str, value: f64| {
+            let mut gradients = Gradients::default();
+            gradients.add(name, &Tensor::new(value, &Device::Cpu).unwrap()).unwrap();
+            gradients
+        };
+        let mut all = of("shared", 1.0);
+        all.merge(of("shared", 2.0)).unwrap();
+        all.merge(of("other", 4.0)).unwrap();
+        let value = |name: &str| all.get(name).unwrap().to_scalar::<f64>().unwrap();
+        assert_eq!((value("shared"), value("other")), (3.0, 4.0));
+    }
+}

@@ -156,6 +156,8 @@ struct Plan {
     loss: Learnt,
     /// Ids of padding behind each text.
     padding: usize,
+    /// Every other step has no segment in any row.
+    sparse_segments: bool,
     dtype: DType,
     /// Every rank is told to stop after this many steps of the call; only rank 1 if there are several.
     stop_after: usize,
@@ -165,7 +167,16 @@ fn plan(loss: Loss) -> Plan {
     let loss = Learnt::Contrast(loss);
     let execution = Execution { bucket_bytes: 1000, ..Execution::default() };
     let network = Network::Clip;
-    Plan { settings: settings(), execution, network, loss, padding: 0, dtype: DType::F64, stop_after: usize::MAX }
+    Plan {
+        settings: settings(),
+        execution,
+        network,
+        loss,
+        padding: 0,
+        sparse_segments: false,
+        dtype: DType::F64,
+        stop_after: usize::MAX,
+    }
 }
 
 fn run_rank(plan: &Plan, ranks: &mut dyn Communicator, folder: Option<&Path>) -> Outcome {
@@ -214,7 +225,7 @@ fn train<N: DualEncoder>(
     let slice = Slice { rank, world_size, two_domains: matches!(plan.loss, Learnt::Adaptation(_)) };
     let summary = trainer.fit(Fit {
         ranks,
-        source: &mut Padded(slice, plan.padding),
+        source: &mut Changed { slice, padding: plan.padding, sparse_segments: plan.sparse_segments },
         validate: &mut validate,
         folder,
         execution: plan.execution,
@@ -229,18 +240,25 @@ fn train<N: DualEncoder>(
     Ok(Outcome { remembered, moments, weights, losses, norms, steps })
 }
 
-/// Texts with so many more ids of padding.
-struct Padded(Slice, usize);
+/// Batches with more ids of padding behind each text, or with no segment in every other step.
+struct Changed {
+    slice: Slice,
+    padding: usize,
+    sparse_segments: bool,
+}
 
-impl BatchSource for Padded {
+impl BatchSource for Changed {
     fn steps_per_epoch(&self) -> usize {
-        self.0.steps_per_epoch()
+        self.slice.steps_per_epoch()
     }
 
     fn batch(&mut self, epoch: usize, step: usize) -> Result<PairBatch, BoxError> {
-        let mut batch = self.0.batch(epoch, step)?;
+        let mut batch = self.slice.batch(epoch, step)?;
+        if self.sparse_segments && (epoch * STEPS + step) % 2 == 1 {
+            batch.segments = Some(SegmentBatch::default());
+        }
         let texts = batch.input_ids_bl.chunks(LENGTH);
-        batch.input_ids_bl = texts.flat_map(|ids| ids.iter().copied().chain(vec![0; self.1])).collect();
+        batch.input_ids_bl = texts.flat_map(|ids| ids.iter().copied().chain(vec![0; self.padding])).collect();
         Ok(batch)
     }
 }

@@ -62,6 +62,20 @@ fn a_batch_in_whole_groups_equals_the_batch_and_a_cut_group_is_refused() {
     assert!(alone(&uneven).err().unwrap().to_string().contains("norm_group"));
 }
 
+/// A tower that no row of any rank has reached stays as it is, on one rank as on several.
+#[test]
+fn steps_without_any_segment_leave_the_segment_tower_alone() {
+    for norm_group in [4, 0] {
+        let settings = Settings { norm_group, segment_tower: SegmentTower::Separate, ..settings() };
+        let plan = Plan { settings, sparse_segments: true, ..tiny(INFO_NCE) };
+        let reference = run(&plan, 1, None);
+        for world_size in [2, 4] {
+            let difference = largest_difference(&reference, &run(&plan, world_size, None));
+            assert!(difference < TOLERANCE, "groups of {norm_group}, {world_size} ranks: {difference:e}");
+        }
+    }
+}
+
 /// A group of which no row could be read is normalised as the network is used: the others do not hear of it.
 #[test]
 fn a_group_without_a_row_that_counts_takes_the_running_statistics() {

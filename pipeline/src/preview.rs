@@ -106,8 +106,9 @@ pub async fn removals(build: &Build) -> Result<Removals, WorkerError> {
     if key.is_some_and(|key| build.settled.get(&geotags, &key).is_some()) {
         return Ok(Removals::default());
     }
-    let live = build.pin(Artifact::Geotags).await?;
-    Removals::find(&build.work, &build.spec, &live, &build.virtual_inputs).await
+    let plan = uncounted_plan(build, &geotags, &Model::default(), false).await?;
+    let settled = build.settled.shards(&plan);
+    Removals::find(&build.work, &build.spec, (&plan.output, &settled), &build.virtual_inputs).await
 }
 
 fn empty_line(step: &'static str) -> PlanLine {

@@ -1,9 +1,10 @@
 //! Rows that would leave the tables because the source no longer offers their images. A missing archive looks like an
 //! edit that removes all of its rows; whoever runs the build has to be told.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use arrow::array::RecordBatch;
+use futures::{StreamExt, TryStreamExt, stream};
 use manifests::plan::PinnedTable;
 use manifests::words::count;
 use manifests::{Artifact, BuildSpec};
@@ -29,28 +30,36 @@ pub struct Removals {
 }
 
 impl Removals {
-    /// Compares the rows of the geo-tags, which all other tables follow, with what the source offers now.
+    /// Compares the rows of the geo-tags, which all other tables follow, with what the source offers now. Nothing leaves
+    /// a settled shard, which is not read: all of its rows count as good ones.
     ///
     /// # Errors
     /// A part that cannot be read.
     pub async fn find(
         work: &WorkStore,
         spec: &BuildSpec,
-        geotags: &PinnedTable,
+        (geotags, settled): (&PinnedTable, &BTreeSet<u32>),
         known: &VirtualInputs,
     ) -> Result<Removals, WorkerError> {
         let mut found = Removals::default();
         if geotags.parts.is_empty() {
             return Ok(found);
         }
-        // of all shards: rows may lie in others than the spec's number of shards puts them into
-        let mut listed = HashSet::new();
-        for shard in 0..spec.work.shards {
-            listed.extend(known.slices.image_ids(Artifact::Listing, shard).await?);
-        }
-        for part in geotags.parts.iter().filter(|part| !geotags.lost.contains(&part.shard)) {
+        // a row keeps its shard: each part is compared with its own slice, so that a few are held at a time
+        let (settled, others): (Vec<_>, Vec<_>) = geotags
+            .parts
+            .iter()
+            .filter(|part| !geotags.lost.contains(&part.shard))
+            .partition(|part| settled.contains(&part.shard));
+        found.rows = settled.iter().map(|part| part.rows).sum();
+        let compared = others.into_iter().map(|part| async move {
+            let listed: HashSet<String> =
+                known.slices.image_ids(Artifact::Listing, part.shard).await?.into_iter().collect();
             let reader = PartReader::open(work, Artifact::Geotags, part).await?;
-            let batch = reader.read(&["image_id", "status", "filepath"]).await?;
+            Ok::<_, WorkerError>((listed, reader.read(&["image_id", "status", "filepath"]).await?))
+        });
+        let mut compared = stream::iter(compared).buffered(spec.work.concurrency);
+        while let Some((listed, batch)) = compared.try_next().await? {
             found
                 .add(&batch, &listed, &known.listing.gone, spec.source.meta)
                 .map_err(|e| WorkerError::Broken(e.to_string()))?;

@@ -85,11 +85,14 @@ impl Build {
         let key = &manifests::digest::of_bytes(work.url().as_str().as_bytes())[..12];
         let scratch = std::env::temp_dir().join("urbancross").join(key);
         let (virtual_inputs, pins) = (VirtualInputs::default(), BTreeMap::new());
-        workers::layout::check(&work, &spec).await?;
+        let has_layout = workers::layout::check(&work, &spec).await?;
         let settled = SettledStages::read(&work, &spec.country).await?;
         let mut build =
             Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, settled, pins, commits: 0 };
         build.pin_all().await?;
+        if !has_layout {
+            workers::layout::check_tables(&build.work, &build.spec, build.pins.values()).await?;
+        }
         Ok(build)
     }
 
@@ -120,7 +123,7 @@ impl Build {
 
     /// Makes sure that this store may be written to with this spec.
     pub async fn claim_layout(&self) -> Result<(), WorkerError> {
-        workers::layout::claim(&self.work, &self.spec, &self.pins.values().collect::<Vec<_>>()).await
+        workers::layout::claim(&self.work, &self.spec).await
     }
 
     pub fn fetch_settings(&self) -> FetchSettings {

@@ -20,23 +20,39 @@ struct Layout {
     shards: u32,
 }
 
-/// Compares a spec with what the store says of its country; a country that is new to the store passes.
+/// Compares a spec with what the store says of its country, and tells whether it says anything.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] for another number of shards or a newer format.
-pub async fn check(work: &WorkStore, spec: &BuildSpec) -> Result<(), WorkerError> {
-    match work.get_json::<Layout>(&paths::layout(&spec.country)).await? {
-        Some(layout) => agree(work, spec, &layout),
-        None => Ok(()),
-    }
+pub async fn check(work: &WorkStore, spec: &BuildSpec) -> Result<bool, WorkerError> {
+    let layout = work.get_json::<Layout>(&paths::layout(&spec.country)).await?;
+    layout.as_ref().map_or(Ok(()), |layout| agree(work, spec, layout))?;
+    Ok(layout.is_some())
 }
 
-/// The same, and writes it down where nobody has: before the first commit. `live` are tables of an older program, whose
-/// rows must lie in the shards that the spec says. A store that is new is tried first.
+/// Compares a spec with the tables of an older program, which wrote no layout: their rows must lie in the shards that
+/// the spec says.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for another number of shards.
+pub async fn check_tables(
+    work: &WorkStore,
+    spec: &BuildSpec,
+    live: impl IntoIterator<Item = &PinnedTable>,
+) -> Result<(), WorkerError> {
+    for table in live {
+        if !lies_in_shards(work, spec, table).await? {
+            return Err(disagreement(work, spec, "another number of shards"));
+        }
+    }
+    Ok(())
+}
+
+/// [`check`], and writes the layout where nobody has: before the first commit. A store that is new is tried first.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] as with [`check`], and for a store that does not keep its word on conditional writes.
-pub async fn claim(work: &WorkStore, spec: &BuildSpec, live: &[&PinnedTable]) -> Result<(), WorkerError> {
+pub async fn claim(work: &WorkStore, spec: &BuildSpec) -> Result<(), WorkerError> {
     let path = paths::layout(&spec.country);
     if let Some(layout) = work.get_json::<Layout>(&path).await? {
         return agree(work, spec, &layout);
@@ -48,16 +64,11 @@ pub async fn claim(work: &WorkStore, spec: &BuildSpec, live: &[&PinnedTable]) ->
             work.url()
         )));
     }
-    for table in live {
-        if !lies_in_shards(work, spec, table).await? {
-            return Err(disagreement(work, spec, "another number of shards"));
-        }
-    }
     let layout = Layout { format: FORMAT, shards: spec.work.shards };
     if work.put_json_if_absent(&path, &layout).await? {
         return Ok(());
     }
-    check(work, spec).await
+    check(work, spec).await.map(|_| ())
 }
 
 fn agree(work: &WorkStore, spec: &BuildSpec, layout: &Layout) -> Result<(), WorkerError> {

@@ -11,6 +11,7 @@ wall() {
     done
 }
 wall manifests candle-core candle-nn clap object_store delta_kernel tokio arrow
+wall choices   candle-core arrow object_store tokio manifests toml clap
 wall pickle    candle-core arrow object_store tokio serde flate2
 wall pixels    candle-core arrow object_store tokio
 wall wording   candle-core arrow object_store tokio

@@ -14,6 +14,7 @@ mod source;
 mod words;
 mod work;
 
+use choices::SegmentTower;
 use std::path::Path;
 
 use schemars::JsonSchema;

@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
+use choices::Augmentation;
 use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::build::{
-    AugmentSpec, Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Problems, ScheduleKind, Spec,
-    SpecError, check_ratio, parse_toml, read_text,
+    Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Problems, ScheduleKind, Spec, SpecError,
+    check_augmentation, check_ratio, parse_toml, read_text,
 };
 
 /// A pair of builds: the model of `source` is adapted to `target`.
@@ -64,7 +65,7 @@ pub struct AdaptSpec {
     /// Decay of the weights' moving average that is validated and kept as best; 0: off.
     pub ema_decay: f64,
     /// Random changes of training images.
-    pub augment: AugmentSpec,
+    pub augment: Augmentation,
     /// What is learnt: the fields of `training::adapt::Settings`, such as `beta`, `curriculum` or `adversary`.
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub method: toml::Table,
@@ -85,7 +86,7 @@ impl Default for AdaptSpec {
             dropout: 0.0,
             word_dropout: 0.0,
             ema_decay: 0.0,
-            augment: AugmentSpec::default(),
+            augment: Augmentation::default(),
             method: toml::Table::new(),
         }
     }
@@ -104,7 +105,7 @@ impl AdaptSpec {
         of.part("dropout", self.dropout, "0 drops nothing");
         of.part("word_dropout", self.word_dropout, "0 drops nothing");
         of.part("ema_decay", self.ema_decay, "0 keeps no average");
-        self.augment.check(&mut of);
+        check_augmentation(&self.augment, &mut of);
     }
 }
 

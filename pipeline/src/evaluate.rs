@@ -12,7 +12,6 @@ use stages::evaluate::{self, EvaluatedRow, Evaluation};
 use stages::stage::StageContext;
 use stages::table::{Columns, TableError};
 use stages::train_rows::TrainRows;
-use training::recall::Protocol;
 use workers::WorkerError;
 use workers::parts::PartReader;
 use workers::train::{self, Leak, Members, RunInputs, RunRows, TableRows};
@@ -23,13 +22,6 @@ use crate::trainings::standing_record;
 
 const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";
-
-pub(crate) fn protocol(build: &Build) -> Protocol {
-    match build.spec.evaluate.protocol {
-        manifests::build::Protocol::Standard => Protocol::Standard,
-        manifests::build::Protocol::Dedup => Protocol::Dedup,
-    }
-}
 
 fn broken(error: TableError) -> WorkerError {
     WorkerError::Broken(error.to_string())
@@ -47,7 +39,7 @@ async fn pinned(build: &Build) -> Result<Vec<PinnedTable>, WorkerError> {
 /// Identity of the evaluation at the newest versions.
 async fn key(build: &Build, tables: &[PinnedTable]) -> String {
     let tables: Vec<String> = tables.iter().map(PinnedTable::digest).collect();
-    digest::of_value(&(evaluate::VERSION, protocol(build), tables))
+    digest::of_value(&(evaluate::VERSION, build.spec.evaluate.protocol, tables))
 }
 
 /// Evaluates a build's model on its own test split; nothing happens if its figures are up to date.
@@ -65,7 +57,7 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
             "the test split is empty: raise the third part of split.ratio, or use more images".into(),
         ));
     }
-    let protocol = protocol(build);
+    let protocol = build.spec.evaluate.protocol;
     let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&rows, protocol))?;
     let record = standing_record(build, Training::Pretrain).await?;
     let evaluation = Evaluation {
@@ -192,7 +184,7 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
     let seen = seen(&model_of.spec.country, &folder, on, &inputs).await?;
     let mut rows = TableRows::open(&on.work, &inputs, Members::Split(SPLIT)).await?;
     let evaluated = embed(&model_of.spec, &folder, &mut rows).await?;
-    let protocol = protocol(on);
+    let protocol = on.spec.evaluate.protocol;
     let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&evaluated, protocol))?;
     Ok(Evaluation {
         model_of: model_of.spec.country.clone(),

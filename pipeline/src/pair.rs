@@ -19,7 +19,7 @@ use workers::assignment::Assignment;
 use workers::train::{Members, RunInputs, RunRows, TableRows, fetch_result};
 
 use crate::build::Build;
-use crate::evaluate::{embed, protocol};
+use crate::evaluate::embed;
 use crate::plan::{Model, plan_stage};
 use crate::progress::Progress;
 use crate::trainings::standing_record;
@@ -183,7 +183,7 @@ impl Pair {
     /// Tests a model on the target's test part; figures that were made before stand.
     pub async fn test(&self, model: &(String, PathBuf)) -> Result<Tested, WorkerError> {
         let tables: Vec<String> = self.target_inputs.iter().map(PinnedTable::digest).collect();
-        let protocol = protocol(&self.target);
+        let protocol = self.target.spec.evaluate.protocol;
         // how vectors are made is the source's affair
         let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
         let key = digest::of_value(&(evaluate::VERSION, protocol, &model.0, vectors, tables, self.spec.ratio));

@@ -16,7 +16,7 @@ use workers::WorkerError;
 use workers::train::{Members, TableRows, TrainingRecord, fetch_result, training_inputs};
 
 use crate::build::Build;
-use crate::evaluate::{embed, protocol};
+use crate::evaluate::embed;
 use crate::pair::pin;
 use crate::preflight;
 use crate::progress::Progress;
@@ -178,7 +178,7 @@ async fn test(build: &Build, record: &TrainingRecord) -> Result<RecallReport, Wo
     }
     let mut rows = TableRows::open(&build.work, &inputs, Members::Split("test")).await?;
     let rows = embed(&build.spec, &folder, &mut rows).await?;
-    let protocol = protocol(build);
+    let protocol = build.spec.evaluate.protocol;
     Ok(tokio::task::block_in_place(|| evaluate::recall_of(&rows, protocol))?.report)
 }
 

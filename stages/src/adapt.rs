@@ -2,6 +2,7 @@
 
 mod batches;
 
+use choices::SegmentTower;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -120,7 +121,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         segments_per_image: 0,
         captions_per_image: 1,
         word_dropout: spec.word_dropout,
-        augment: spec.augment.clone(),
+        augment: spec.augment,
         ..base.clone()
     };
     let window = base.shuffle_window_row_groups;
@@ -172,7 +173,7 @@ fn trainer_settings(pair: &PairSpec, data: &str, steps_per_epoch: usize) -> trai
             max_grad_norm: spec.max_grad_norm,
             ..Default::default()
         },
-        segment_tower: trainer::SegmentTower::Shared,
+        segment_tower: SegmentTower::Shared,
         ema_decay: spec.ema_decay,
         dropout: spec.dropout,
         norm_group: 0,

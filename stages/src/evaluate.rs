@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use choices::Protocol;
 use serde::{Deserialize, Serialize};
-use training::recall::{self, Gallery, Protocol};
+use training::recall::{self, Gallery};
 
 use crate::stage::StageError;
 use crate::train_rows::{caption_key, key_of_digest};

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use manifests::BuildSpec;
-use manifests::build::{LossKind, PretrainSpec, ScheduleKind, SegmentTower};
+use manifests::build::{LossKind, PretrainSpec, ScheduleKind};
 use manifests::weights::Weights;
 use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
@@ -120,11 +120,7 @@ fn settings(spec: &PretrainSpec, data: &str, steps_per_epoch: usize) -> Settings
             max_grad_norm: spec.max_grad_norm,
             ..AdamWSettings::default()
         },
-        segment_tower: match spec.segment_tower {
-            SegmentTower::Shared => training::trainer::SegmentTower::Shared,
-            SegmentTower::Frozen => training::trainer::SegmentTower::Frozen,
-            SegmentTower::Separate => training::trainer::SegmentTower::Separate,
-        },
+        segment_tower: spec.segment_tower,
         ema_decay: spec.ema_decay,
         dropout: spec.dropout,
         norm_group: 0,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BinaryArray, Int32Array, RecordBatch};
 use half::f16;
-use manifests::build::{ScoreSpec, SegmentBackground, SegmentCanvas};
+use manifests::build::ScoreSpec;
 use manifests::{Artifact, BuildSpec};
 use models::dual_encoder::DualEncoder;
 use pixels::mask::Rle;
-use pixels::view::{Background, Canvas, segment_view};
+use pixels::view::{View, segment_view};
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
@@ -76,16 +76,8 @@ pub fn candidates(areas_px: &[i64], image_area_px: i64, score: &ScoreSpec) -> Ve
 }
 
 /// How a segment is shown to CLIP.
-pub fn canvas_of(score: &ScoreSpec) -> (Canvas, Background) {
-    let canvas = match score.canvas {
-        SegmentCanvas::Full => Canvas::Full,
-        SegmentCanvas::Cropped => Canvas::Cropped { margin: score.crop_margin },
-    };
-    let background = match score.background {
-        SegmentBackground::White => Background::White,
-        SegmentBackground::Mean => Background::Mean,
-    };
-    (canvas, background)
+pub fn view_of(score: &ScoreSpec) -> View {
+    View { canvas: score.canvas, margin: score.crop_margin, background: score.background }
 }
 
 /// The segments of one row: masks and areas.
@@ -141,12 +133,12 @@ pub(crate) struct Views {
 impl Views {
     /// Candidates of an image as a CLIP of this input side sees them.
     pub(crate) fn of(rgb: &Rgb, segments: &RowSegments, score: &ScoreSpec, side: u32) -> Result<Views, String> {
-        let (canvas, background) = canvas_of(score);
+        let shown = view_of(score);
         let chosen = segments.candidates(score);
         let views = chosen
             .iter()
             .map(|&i| {
-                let view = segment_view(rgb, &segments.mask(i)?, canvas, background).map_err(|e| e.to_string())?;
+                let view = segment_view(rgb, &segments.mask(i)?, shown).map_err(|e| e.to_string())?;
                 Ok(pixels::clip_view(&view, side))
             })
             .collect::<Result<Vec<_>, String>>()?;

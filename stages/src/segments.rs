@@ -6,9 +6,10 @@ mod sam;
 use std::sync::Arc;
 
 use arrow::array::{Float32Array, Int32Array, Int64Array, StringArray};
+use choices::Felzenszwalb;
 use manifests::build::Segmenter;
 use manifests::{Artifact, BuildSpec, digest};
-use pixels::felzenszwalb::{self, Settings};
+use pixels::felzenszwalb;
 use pixels::mask::Rle;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
@@ -63,11 +64,7 @@ fn open(context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
     let segment = &context.spec.segment;
     let cutter = match segment.segmenter {
         Segmenter::None => Cutter::None,
-        Segmenter::Felzenszwalb => Cutter::Felzenszwalb(Settings {
-            scale: segment.felzenszwalb.scale,
-            sigma: segment.felzenszwalb.sigma_px,
-            min_size_px: segment.felzenszwalb.min_size_px,
-        }),
+        Segmenter::Felzenszwalb => Cutter::Felzenszwalb(segment.felzenszwalb),
         Segmenter::Sam => Cutter::Sam(Box::new(sam::MaskEverything::open(context)?)),
     };
     Ok(Box::new(CutSegments { limits: limits(context.spec), cutter }))
@@ -95,7 +92,7 @@ struct Quality {
 enum Cutter {
     /// Every image gets an empty list.
     None,
-    Felzenszwalb(Settings),
+    Felzenszwalb(Felzenszwalb),
     Sam(Box<sam::MaskEverything>),
 }
 
@@ -109,7 +106,7 @@ impl Cutter {
     }
 }
 
-fn graph_based(rgb: &Rgb, settings: &Settings) -> Vec<Segment> {
+fn graph_based(rgb: &Rgb, settings: &Felzenszwalb) -> Vec<Segment> {
     let found = felzenszwalb::segment(rgb, settings).into_iter();
     found.map(|s| Segment { rle: s.rle, bbox_xywh: s.bbox_xywh, area_px: s.area_px, quality: None }).collect()
 }
@@ -259,7 +256,7 @@ mod tests {
         let png = pixels::encode_png(&Rgb::new(side, side, pixels_u8).unwrap());
         let stage = CutSegments {
             limits: DecodeLimits::default(),
-            cutter: Cutter::Felzenszwalb(Settings { scale: 50.0, sigma: 0.0, min_size_px: 20 }),
+            cutter: Cutter::Felzenszwalb(Felzenszwalb { scale: 50.0, sigma_px: 0.0, min_size_px: 20 }),
         };
         let cuts = stage.cut(&[&png, b"no image", &png]).unwrap();
         assert!(cuts[1].is_err());

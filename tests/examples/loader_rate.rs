@@ -8,6 +8,7 @@
 //! The build of SPEC must have run until `captions` and `splits`. `tests/peers/loader_peer.py` prints the same for a
 //! PyTorch DataLoader over the same images. `RAYON_NUM_THREADS` sets the number of threads.
 
+use choices::Preset;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ fn measure(
     seconds: f64,
 ) -> Result<(usize, f64), Box<dyn Error + Send + Sync>> {
     let tokenizer = Tokenizer::train(rows.captions()?, 1000)?;
-    let mut config = ClipConfig::preset("tiny").ok_or("no such preset")?;
+    let mut config = ClipConfig::preset(Preset::Tiny);
     config.vision.image_size = side;
     let mut loader = loader(spec, &config, &tokenizer, rows)?;
     let steps = loader.steps_per_epoch();

@@ -50,7 +50,7 @@ pub fn word_level(path: &Path, words: u32, says: impl Fn(u32) -> String) {
 pub fn clip(folder: &Path, seed: u64) {
     let words = "a photo depicts of two residential roads road house school pitch surrounded by water field and trees";
     let tokenizer = Tokenizer::train([words; 3], 120).expect("a vocabulary");
-    let mut config = ClipConfig::preset("tiny").expect("a preset");
+    let mut config = ClipConfig::preset(choices::Preset::Tiny);
     config.vision.image_size = 32;
     config.text.context_length = 24;
     config.text.vocab_size = tokenizer.vocab_size();

@@ -1,16 +1,8 @@
 //! How the model is measured.
 
+use choices::Protocol;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// Only an image's own captions, and a caption's own image.
-    Standard,
-    /// SkyScript's: equal texts and images are one item, any positive counts.
-    Dedup,
-}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -1,7 +1,9 @@
 //! The retrieval model and its device.
 
+use choices::{Activation, Preset};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check::Problems;
 
@@ -14,9 +16,10 @@ pub struct ModelSpec {
     /// the hub; empty: random, from the seed. A file is safetensors, or a state dictionary of PyTorch (`.pt`).
     pub init: String,
     /// The non-linearity that the weights were trained with, where a bare file of weights has no configuration beside it
-    /// that says so; empty: from the configuration, or the preset's.
-    #[serde(skip_serializing_if = "ActivationChoice::is_open")]
-    pub activation: ActivationChoice,
+    /// that says so; not set: from the configuration, or the preset's.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "activation")]
+    #[schemars(with = "Activation")]
+    pub activation: Option<Activation>,
     /// `train` (a small vocabulary from the train captions), or a tokenizer file, named like `init`.
     pub tokenizer: String,
     /// Size of the vocabulary that `tokenizer = "train"` makes.
@@ -31,44 +34,6 @@ pub struct ModelSpec {
     /// Type of weights and activations. Losses, optimiser and moving average are f32 or wider in any case. `tf32` is f32
     /// whose products of matrices a GPU takes on tensor cores, of factors with 10 bits.
     pub precision: Precision,
-}
-
-/// A network by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Preset {
-    #[serde(rename = "tiny")]
-    Tiny,
-    #[serde(rename = "small")]
-    Small,
-    #[serde(rename = "vit-b-32")]
-    VitB32,
-    #[serde(rename = "vit-b-16")]
-    VitB16,
-    #[serde(rename = "vit-l-14")]
-    VitL14,
-}
-
-impl Preset {
-    pub const ALL: [Preset; 5] = [Preset::Tiny, Preset::Small, Preset::VitB32, Preset::VitB16, Preset::VitL14];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Preset::Tiny => "tiny",
-            Preset::Small => "small",
-            Preset::VitB32 => "vit-b-32",
-            Preset::VitB16 => "vit-b-16",
-            Preset::VitL14 => "vit-l-14",
-        }
-    }
-
-    /// Side of the patches that an image is cut into.
-    pub fn patch_px(self) -> usize {
-        match self {
-            Preset::Tiny | Preset::Small | Preset::VitB16 => 16,
-            Preset::VitB32 => 32,
-            Preset::VitL14 => 14,
-        }
-    }
 }
 
 /// One device of a machine.
@@ -152,25 +117,6 @@ impl ModelSpec {
 /// What `model.activation` may say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ActivationChoice {
-    #[default]
-    #[serde(rename = "")]
-    Open,
-    /// x * sigmoid(1.702 x): OpenAI's weights and those fine-tuned from them.
-    QuickGelu,
-    /// x * Phi(x): LAION's weights.
-    Gelu,
-}
-
-impl ActivationChoice {
-    fn is_open(&self) -> bool {
-        *self == Self::Open
-    }
-}
-
-/// Floating-point type of a network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Precision {
     #[default]
     F32,
@@ -179,12 +125,18 @@ pub enum Precision {
     F16,
 }
 
+/// An activation's name; empty where none is given.
+fn activation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Activation>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    (!name.is_empty()).then(|| Activation::deserialize(name.as_str().into_deserializer())).transpose()
+}
+
 impl Default for ModelSpec {
     fn default() -> Self {
         Self {
             preset: Preset::Small,
             init: String::new(),
-            activation: ActivationChoice::Open,
+            activation: None,
             tokenizer: "train".into(),
             vocabulary: 2000,
             context_length: 0,
@@ -208,7 +160,7 @@ mod tests {
         let named = of("activation = \"quick_gelu\"").unwrap();
         assert_eq!(
             (named.activation, of(&toml::to_string(&named).unwrap()).unwrap()),
-            (ActivationChoice::QuickGelu, named)
+            (Some(Activation::QuickGelu), named)
         );
         assert!(of("activation = \"relu\"").unwrap_err().to_string().contains("quick_gelu"));
     }

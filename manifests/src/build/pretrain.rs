@@ -1,5 +1,6 @@
 //! How the model is trained.
 
+use choices::{Augmentation, SegmentTower};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,17 +24,6 @@ pub enum ScheduleKind {
     Step,
     /// Not at all.
     Constant,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SegmentTower {
-    /// The image tower itself.
-    Shared,
-    /// The image tower as it was before training.
-    Frozen,
-    /// A copy of the image tower that is trained on segments alone.
-    Separate,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,7 +64,7 @@ pub struct PretrainSpec {
     /// Share of caption words left out during training.
     pub word_dropout: f64,
     /// Random changes of training images.
-    pub augment: AugmentSpec,
+    pub augment: Augmentation,
     /// Row groups shuffled together: bounds the loader's memory.
     pub shuffle_window_row_groups: usize,
     /// Batches prepared ahead of the step.
@@ -114,7 +104,7 @@ impl PretrainSpec {
         of.count("captions_per_image", self.captions_per_image, 1000);
         of.part("dropout", self.dropout, "0 drops nothing");
         of.part("word_dropout", self.word_dropout, "0 drops nothing");
-        self.augment.check(&mut of);
+        check_augmentation(&self.augment, &mut of);
         of.count("shuffle_window_row_groups", self.shuffle_window_row_groups, 1 << 20);
         of.count("prefetch_batches", self.prefetch_batches, 1024);
         of.count("keep_checkpoints", self.keep_checkpoints, 10_000);
@@ -148,7 +138,7 @@ impl Default for PretrainSpec {
             captions_per_image: 1,
             dropout: 0.0,
             word_dropout: 0.0,
-            augment: AugmentSpec::default(),
+            augment: Augmentation::default(),
             shuffle_window_row_groups: 32,
             prefetch_batches: 2,
             checkpoint_every_steps: 200,
@@ -162,34 +152,13 @@ impl Default for PretrainSpec {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct AugmentSpec {
-    /// Least and greatest share of the area that a random crop keeps.
-    pub crop_scale: [f32; 2],
-    /// Mirror at random.
-    pub flips: bool,
-    /// Overhead images have no upright: quarter turns are free data.
-    pub quarter_turns: bool,
-    /// Greatest random change of brightness, contrast and saturation, as a share.
-    pub colour_jitter: f32,
-}
-
-impl AugmentSpec {
-    /// `of` is the section of the training.
-    pub(crate) fn check(&self, of: &mut Section<'_>) {
-        let [least, most] = self.crop_scale;
-        if !(least > 0.0 && least <= most && most <= 1.0) {
-            let why = "it must be a least and a greatest share of the area, 0 < least <= greatest <= 1; [1.0, 1.0] \
-                       crops nothing";
-            of.refuse("augment.crop_scale", self.crop_scale, why);
-        }
-        of.within("augment.colour_jitter", self.colour_jitter, 0.0..=1.0, "0 leaves colours alone");
+/// `of` is the section of the training.
+pub(crate) fn check_augmentation(augment: &Augmentation, of: &mut Section<'_>) {
+    let [least, most] = augment.crop_scale;
+    if !(least > 0.0 && least <= most && most <= 1.0) {
+        let why = "it must be a least and a greatest share of the area, 0 < least <= greatest <= 1; [1.0, 1.0] crops \
+                   nothing";
+        of.refuse("augment.crop_scale", augment.crop_scale, why);
     }
-}
-
-impl Default for AugmentSpec {
-    fn default() -> Self {
-        Self { crop_scale: [0.5, 1.0], flips: true, quarter_turns: true, colour_jitter: 0.2 }
-    }
+    of.within("augment.colour_jitter", augment.colour_jitter, 0.0..=1.0, "0 leaves colours alone");
 }

@@ -1,27 +1,11 @@
 //! Which segments train the model.
 
+use choices::{Background, Canvas};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Problems;
 use super::pretrain::MOST_EPOCHS;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SegmentCanvas {
-    /// The whole image, everything outside of the mask in the background colour.
-    Full,
-    /// The mask's box with a margin.
-    Cropped,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SegmentBackground {
-    White,
-    /// The mean colour of CLIP's training images.
-    Mean,
-}
 
 /// Which segments train the model, and how they are weighed (paper Eq. 1–4).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,11 +23,11 @@ pub struct ScoreSpec {
     /// Segments kept per image at most, the most similar ones.
     pub max_segments: usize,
     /// What of a segment the model is shown.
-    pub canvas: SegmentCanvas,
+    pub canvas: Canvas,
     /// Margin around a cropped segment, as a share of its box.
     pub crop_margin: f32,
     /// Colour outside of the mask.
-    pub background: SegmentBackground,
+    pub background: Background,
     /// Epochs of the bootstrap training.
     pub bootstrap_epochs: usize,
 }
@@ -68,9 +52,9 @@ impl Default for ScoreSpec {
             max_candidates: 50,
             min_similarity: 0.2,
             max_segments: 6,
-            canvas: SegmentCanvas::Full,
+            canvas: Canvas::Full,
             crop_margin: 0.1,
-            background: SegmentBackground::White,
+            background: Background::White,
             bootstrap_epochs: 4,
         }
     }

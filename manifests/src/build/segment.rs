@@ -1,5 +1,6 @@
 //! How images are cut into segments.
 
+use choices::Felzenszwalb;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,20 +24,20 @@ pub struct SegmentSpec {
     /// Which segmenter.
     pub segmenter: Segmenter,
     /// Settings of `felzenszwalb`.
-    pub felzenszwalb: FelzenszwalbSpec,
+    pub felzenszwalb: Felzenszwalb,
     /// Settings of `sam`.
     pub sam: SamSpec,
 }
 
 impl Default for SegmentSpec {
     fn default() -> Self {
-        Self { segmenter: Segmenter::Felzenszwalb, felzenszwalb: FelzenszwalbSpec::default(), sam: SamSpec::default() }
+        Self { segmenter: Segmenter::Felzenszwalb, felzenszwalb: Felzenszwalb::default(), sam: SamSpec::default() }
     }
 }
 
 impl SegmentSpec {
     pub(super) fn check(&self, problems: &mut Problems) {
-        let FelzenszwalbSpec { scale, sigma_px, .. } = self.felzenszwalb;
+        let Felzenszwalb { scale, sigma_px, .. } = self.felzenszwalb;
         let mut of = problems.section("segment.felzenszwalb");
         of.within("scale", f64::from(scale), positive(1e9), "larger values give larger segments");
         of.within("sigma_px", sigma_px, 0.0..=1000.0, "0 smooths nothing");
@@ -47,23 +48,6 @@ impl SegmentSpec {
                  hub such as facebook/sam-vit-base",
             );
         }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct FelzenszwalbSpec {
-    /// Felzenszwalb's k: larger values give larger segments.
-    pub scale: f32,
-    /// Gaussian smoothing before, in pixels.
-    pub sigma_px: f32,
-    /// Smaller segments are merged into a neighbour.
-    pub min_size_px: u32,
-}
-
-impl Default for FelzenszwalbSpec {
-    fn default() -> Self {
-        Self { scale: 300.0, sigma_px: 0.8, min_size_px: 60 }
     }
 }
 

@@ -10,7 +10,6 @@ use workers::WorkerError;
 use super::FIGURES;
 use super::pictures::{panel, thumbnails};
 use crate::ablate::{Ablation, Difference, Line, MeanAndDeviation, Together, Variant, together, verdict_together};
-use crate::evaluate::protocol;
 use crate::pair::Pair;
 
 /// A space at which no line breaks, narrow so that the table fits beside its contents.
@@ -155,7 +154,7 @@ async fn before_and_after(pair: &Pair, ablation: &Ablation) -> Result<Block, Wor
     };
     let before = pair.embedded(&pair.model(None).await?.1).await?;
     let after = pair.embedded(&adapted).await?;
-    let protocol = protocol(&pair.target);
+    let protocol = pair.target.spec.evaluate.protocol;
     let changes = tokio::task::block_in_place(|| evaluate::changes(&before, &after, protocol))?;
     let ids: BTreeSet<String> = changes
         .iter()

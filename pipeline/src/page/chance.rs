@@ -53,8 +53,8 @@ pub(super) fn validation_series(
 
 #[cfg(test)]
 mod tests {
+    use choices::Protocol;
     use stages::evaluate::{EvaluatedRow, recall_of};
-    use training::recall::Protocol;
 
     use super::*;
 

@@ -3,6 +3,7 @@
 //! Runs `check_exports.py` with `$PYTHON` (or `python3`) and skips where their libraries are missing.
 
 use candle_core::{DType, Device, Tensor};
+use choices::Preset;
 use models::clip::{Clip, ClipConfig, Eot, Stem};
 use models::ops::Activation;
 use models::tokenizer::Tokenizer;
@@ -13,7 +14,7 @@ use std::process::Command;
 const SKIPPED: i32 = 77;
 
 fn config(activation: Activation, eot: Eot) -> ClipConfig {
-    let mut config = ClipConfig::preset("vit-b-32").unwrap();
+    let mut config = ClipConfig::preset(Preset::VitB32);
     config.embed_dim = 10;
     config.activation = activation;
     config.vision.image_size = 32;

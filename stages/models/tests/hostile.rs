@@ -2,6 +2,7 @@
 //!
 //! Random damage to sound files, and the files of `hostile/`, each of which once did harm or is made to.
 
+use choices::Preset;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,7 @@ fn answer(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> models::Result<(
 }
 
 fn tiny() -> ClipConfig {
-    let mut config = ClipConfig::preset("tiny").unwrap();
+    let mut config = ClipConfig::preset(Preset::Tiny);
     config.embed_dim = 4;
     (config.vision.image_size, config.vision.patch_size) = (8, 4);
     (config.vision.stem, config.vision.pool) = (Stem::Patch, Pool::Cls);

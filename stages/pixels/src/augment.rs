@@ -1,80 +1,31 @@
 //! Random views of a tile for training.
 
+use choices::Augmentation;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::resample::{Crop, resize_crop};
-use crate::{Filter, PixelError, Rgb};
+use crate::{Filter, Rgb};
 
-/// What [`augment`] may do to an image.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Augment {
-    /// Side of the result in pixels.
-    pub side: u32,
-    /// Least and greatest share of the image's area that the crop takes.
-    pub scale: (f32, f32),
-    /// Least and greatest width / height of the crop.
-    pub ratio: (f32, f32),
-    pub flip_horizontal: bool,
-    pub flip_vertical: bool,
-    /// Turn by 0, 90, 180 or 270 degrees: a tile seen from above has no upright.
-    pub rotate_quarter_turns: bool,
-    /// Greatest relative change of brightness, contrast and saturation; 0 is off.
-    pub colour_jitter: f32,
-}
-
-impl Default for Augment {
-    /// open_clip's training transform (a crop of 90 to 100 % of the area) without flips.
-    fn default() -> Self {
-        Self {
-            side: 224,
-            scale: (0.9, 1.0),
-            ratio: (3.0 / 4.0, 4.0 / 3.0),
-            flip_horizontal: false,
-            flip_vertical: false,
-            rotate_quarter_turns: false,
-            colour_jitter: 0.0,
-        }
-    }
-}
-
-impl Augment {
-    /// Checks settings that come from outside.
-    ///
-    /// # Errors
-    /// [`PixelError::Shape`] if a value makes no sense.
-    pub fn validate(&self) -> Result<(), PixelError> {
-        let range = |(least, greatest): (f32, f32)| least > 0.0 && least <= greatest && greatest.is_finite();
-        let fault = if self.side == 0 {
-            "side is 0; it needs at least one pixel".to_owned()
-        } else if !range(self.scale) || self.scale.1 > 1.0 {
-            format!("scale {:?}; it needs 0 < least <= greatest <= 1", self.scale)
-        } else if !range(self.ratio) {
-            format!("ratio {:?}; it needs 0 < least <= greatest", self.ratio)
-        } else if !(self.colour_jitter.is_finite() && self.colour_jitter >= 0.0) {
-            format!("colour_jitter {}; it must not be negative", self.colour_jitter)
-        } else {
-            return Ok(());
-        };
-        Err(PixelError::Shape { what: format!("augmentation {fault}") })
-    }
-}
+/// Least and greatest width / height of a crop: torchvision's.
+const RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
 
 /// A random view of `rgb`, `side` x `side` pixels: torchvision's `RandomResizedCrop` (bicubic,
 /// antialiased), then the flips, turns and colour changes that are switched on.
 ///
-/// The same generator state gives the same view. Settings that [`Augment::validate`] refuses do not
-/// fail here: the crop falls back to the middle of the image.
-pub fn augment(rgb: &Rgb, settings: &Augment, rng: &mut ChaCha8Rng) -> Rgb {
-    let crop = random_crop(rgb, settings, rng);
-    let mut view = resize_crop(rgb, crop, settings.side, settings.side, Filter::Bicubic);
-    if settings.flip_horizontal && rng.random() {
+/// The same generator state gives the same view. Settings that make no sense do no harm: the crop falls back to the
+/// middle of the image.
+pub fn augment(rgb: &Rgb, side: u32, settings: &Augmentation, rng: &mut ChaCha8Rng) -> Rgb {
+    let [least, greatest] = settings.crop_scale;
+    let crop = random_crop(rgb, (least, greatest), RATIO, rng);
+    let mut view = resize_crop(rgb, crop, side, side, Filter::Bicubic);
+    if settings.flips && rng.random() {
         flip_horizontal(&mut view);
     }
-    if settings.flip_vertical && rng.random() {
+    if settings.flips && rng.random() {
         flip_vertical(&mut view);
     }
-    if settings.rotate_quarter_turns {
+    if settings.quarter_turns {
         let turns = rng.random_range(0..4);
         if turns % 2 == 1 {
             view = quarter_turn(&view);
@@ -92,12 +43,12 @@ pub fn augment(rgb: &Rgb, settings: &Augment, rng: &mut ChaCha8Rng) -> Rgb {
 
 /// `RandomResizedCrop.get_params` of torchvision: ten attempts at a crop of random area and aspect
 /// (logarithmically uniform), then the largest middle crop whose aspect is allowed.
-fn random_crop(rgb: &Rgb, settings: &Augment, rng: &mut ChaCha8Rng) -> Crop {
+fn random_crop(rgb: &Rgb, scale: (f32, f32), ratio: (f32, f32), rng: &mut ChaCha8Rng) -> Crop {
     const ATTEMPTS: usize = 10;
     let (width, height) = (f64::from(rgb.width), f64::from(rgb.height));
-    let (least_ratio, greatest_ratio) = (f64::from(settings.ratio.0), f64::from(settings.ratio.1));
+    let (least_ratio, greatest_ratio) = (f64::from(ratio.0), f64::from(ratio.1));
     let log_ratio = (least_ratio.ln(), greatest_ratio.ln());
-    let scale = (f64::from(settings.scale.0), f64::from(settings.scale.1));
+    let scale = (f64::from(scale.0), f64::from(scale.1));
     for _ in 0..ATTEMPTS {
         let area = width * height * uniform(scale, rng);
         let ratio = uniform(log_ratio, rng).exp();
@@ -258,6 +209,9 @@ mod tests {
     }
 
     /// The blends one after the other, as torchvision has them.
+    const NOTHING: Augmentation =
+        Augmentation { crop_scale: [1.0, 1.0], flips: false, quarter_turns: false, colour_jitter: 0.0 };
+
     #[test]
     fn colours_change_as_by_three_blends() {
         let mut picture = numbered(40, 30);
@@ -307,11 +261,10 @@ mod tests {
     #[test]
     fn crops_have_the_asked_area_and_ratio_and_lie_inside() {
         let rgb = numbered(200, 120);
-        let settings = Augment { scale: (0.3, 0.5), ratio: (0.8, 1.5), ..Augment::default() };
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut seen = std::collections::HashSet::new();
         for _ in 0..2_000 {
-            let crop = random_crop(&rgb, &settings, &mut rng);
+            let crop = random_crop(&rgb, (0.3, 0.5), (0.8, 1.5), &mut rng);
             assert!(crop.left + crop.width <= 200 && crop.top + crop.height <= 120);
             let area = f64::from(crop.width * crop.height) / (200.0 * 120.0);
             assert!((0.29..0.51).contains(&area), "{crop:?}");
@@ -326,8 +279,7 @@ mod tests {
     fn impossible_crops_fall_back_to_the_middle() {
         // A ribbon: no crop of half its area has a ratio below two.
         let rgb = numbered(400, 10);
-        let settings = Augment { scale: (0.5, 1.0), ratio: (0.5, 2.0), ..Augment::default() };
-        let crop = random_crop(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(0));
+        let crop = random_crop(&rgb, (0.5, 1.0), (0.5, 2.0), &mut ChaCha8Rng::seed_from_u64(0));
         let middle = Crop { left: 190, top: 0, width: 20, height: 10 };
         assert_eq!(crop, middle);
     }
@@ -335,24 +287,15 @@ mod tests {
     #[test]
     fn the_whole_image_with_everything_off_is_a_plain_resize() {
         let rgb = numbered(64, 64);
-        let settings = Augment { side: 32, scale: (1.0, 1.0), ratio: (1.0, 1.0), ..Augment::default() };
-        let view = augment(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(1));
+        let view = augment(&rgb, 32, &NOTHING, &mut ChaCha8Rng::seed_from_u64(1));
         assert_eq!(view, crate::resize(&rgb, 32, 32, Filter::Bicubic));
     }
 
     #[test]
     fn the_generator_alone_decides() {
         let rgb = numbered(50, 40);
-        let settings = Augment {
-            side: 16,
-            scale: (0.2, 1.0),
-            flip_horizontal: true,
-            flip_vertical: true,
-            rotate_quarter_turns: true,
-            colour_jitter: 0.4,
-            ..Augment::default()
-        };
-        let view = |seed| augment(&rgb, &settings, &mut ChaCha8Rng::seed_from_u64(seed));
+        let settings = Augmentation { crop_scale: [0.2, 1.0], colour_jitter: 0.4, ..Augmentation::default() };
+        let view = |seed| augment(&rgb, 16, &settings, &mut ChaCha8Rng::seed_from_u64(seed));
         assert_eq!(view(7), view(7));
         assert_ne!(view(7), view(8));
     }
@@ -367,22 +310,21 @@ mod tests {
     }
 
     #[test]
-    fn senseless_settings_are_refused_and_do_no_harm() {
+    fn senseless_settings_do_no_harm() {
         let rgb = numbered(5, 5);
-        let good = Augment::default();
-        assert!(good.validate().is_ok());
-        for bad in [
-            Augment { side: 0, ..good },
-            Augment { scale: (0.0, 1.0), ..good },
-            Augment { scale: (0.5, 1.5), ..good },
-            Augment { scale: (f32::NAN, 1.0), ..good },
-            Augment { ratio: (2.0, 1.0), ..good },
-            Augment { ratio: (f32::NAN, f32::NAN), ..good },
-            Augment { colour_jitter: -1.0, ..good },
+        for (side, bad) in [
+            (0, NOTHING),
+            (8, Augmentation { crop_scale: [0.0, 1.0], ..NOTHING }),
+            (8, Augmentation { crop_scale: [0.5, 1.5], ..NOTHING }),
+            (8, Augmentation { crop_scale: [f32::NAN, 1.0], ..NOTHING }),
+            (8, Augmentation { colour_jitter: -1.0, ..NOTHING }),
         ] {
-            assert!(bad.validate().is_err(), "{bad:?}");
-            let view = augment(&rgb, &bad, &mut ChaCha8Rng::seed_from_u64(0));
-            assert_eq!(view.width, bad.side.max(1));
+            let view = augment(&rgb, side, &bad, &mut ChaCha8Rng::seed_from_u64(0));
+            assert_eq!(view.width, side.max(1));
+        }
+        for ratio in [(2.0, 1.0), (f32::NAN, f32::NAN)] {
+            let crop = random_crop(&rgb, (0.5, 1.0), ratio, &mut ChaCha8Rng::seed_from_u64(0));
+            assert!(crop.width >= 1 && crop.left + crop.width <= 5, "{crop:?}");
         }
     }
 }

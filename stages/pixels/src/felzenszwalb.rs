@@ -1,28 +1,10 @@
 //! Efficient graph-based image segmentation (Felzenszwalb and Huttenlocher, IJCV 59(2), 2004): the
 //! segmenter that needs no weights.
 
+use choices::Felzenszwalb;
+
 use crate::Rgb;
 use crate::mask::{Rle, RunBuilder};
-
-/// Parameters of the method, for colours on the scale 0..255 as in the paper and in scikit-image's
-/// `felzenszwalb` on 8-bit images.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
-    /// `k` of the paper: the larger, the larger the segments.
-    pub scale: f32,
-    /// Standard deviation, in pixels, of the Gaussian that smooths the image first; 0 is off.
-    pub sigma: f32,
-    /// Smaller segments are joined to the neighbour that is most alike.
-    pub min_size_px: u32,
-}
-
-impl Default for Settings {
-    /// About thirty segments that cover at least half a percent of an aerial tile of 150 to 400 pixels a
-    /// side.
-    fn default() -> Self {
-        Self { scale: 200.0, sigma: 0.8, min_size_px: 100 }
-    }
-}
 
 /// One connected region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +21,8 @@ pub struct Segment {
 /// Edges join each pixel with its eight neighbours, weighted by the Euclidean distance of the smoothed
 /// colours, and are visited by weight, equal weights by position: the result depends on nothing else.
 /// Takes about 70 bytes of memory a pixel.
-pub fn segment(rgb: &Rgb, settings: &Settings) -> Vec<Segment> {
-    let colours = smoothed(rgb, settings.sigma);
+pub fn segment(rgb: &Rgb, settings: &Felzenszwalb) -> Vec<Segment> {
+    let colours = smoothed(rgb, settings.sigma_px);
     let edges = Edges::sorted(&colours, rgb.width as usize);
     let mut regions = Regions::new(colours.len(), settings.scale);
     for edge in edges.iter() {
@@ -279,8 +261,8 @@ mod tests {
         Rgb::new(width, height, data).unwrap()
     }
 
-    fn sharp(scale: f32, min_size_px: u32) -> Settings {
-        Settings { scale, sigma: 0.0, min_size_px }
+    fn sharp(scale: f32, min_size_px: u32) -> Felzenszwalb {
+        Felzenszwalb { scale, sigma_px: 0.0, min_size_px }
     }
 
     #[test]
@@ -324,9 +306,9 @@ mod tests {
     fn degenerate_images_and_settings() {
         let line = Rgb::new(5, 1, vec![9; 15]).unwrap();
         let column = Rgb::new(1, 5, vec![9; 15]).unwrap();
-        for sigma in [0.0, 0.8, 1e30, f32::NAN, -1.0] {
+        for sigma_px in [0.0, 0.8, 1e30, f32::NAN, -1.0] {
             for scale in [0.0, 300.0, f32::NAN, f32::INFINITY] {
-                let settings = Settings { scale, sigma, min_size_px: u32::MAX };
+                let settings = Felzenszwalb { scale, sigma_px, min_size_px: u32::MAX };
                 assert_eq!(segment(&line, &settings).len(), 1);
                 assert_eq!(segment(&column, &settings).len(), 1);
             }

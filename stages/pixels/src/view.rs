@@ -1,33 +1,24 @@
 //! The picture of one segment that CLIP is shown.
 
+use choices::{Background, Canvas};
+
 use crate::mask::Rle;
 use crate::{CLIP_MEAN, PixelError, Rgb};
 
-/// How much of the image is shown.
+/// How a segment is shown.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Canvas {
-    /// The whole image: the segment keeps its place and size (UrbanCross' released code).
-    Full,
-    /// The segment's box, widened on each side by `margin` times the box's own width and height and
-    /// cut at the edge of the image.
-    Cropped { margin: f32 },
+pub struct View {
+    pub canvas: Canvas,
+    /// A cropped canvas is the segment's box, widened on each side by this times the box's own width and height, and cut
+    /// at the edge of the image.
+    pub margin: f32,
+    pub background: Background,
 }
 
-/// What stands where the segment is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Background {
-    /// White (UrbanCross' released code).
-    White,
-    /// The mean colour of CLIP's training images, which normalises to zero within rounding.
-    Mean,
-}
-
-impl Background {
-    fn colour(self) -> [u8; 3] {
-        match self {
-            Self::White => [255; 3],
-            Self::Mean => CLIP_MEAN.map(|value| (255.0 * value).round() as u8),
-        }
+fn colour(background: Background) -> [u8; 3] {
+    match background {
+        Background::White => [255; 3],
+        Background::Mean => CLIP_MEAN.map(|value| (255.0 * value).round() as u8),
     }
 }
 
@@ -36,7 +27,7 @@ impl Background {
 /// # Errors
 /// [`PixelError::Shape`] if mask and image differ in size, the mask is empty (there is nothing to
 /// show: leave the segment out), or the margin is negative or not finite.
-pub fn segment_view(rgb: &Rgb, rle: &Rle, canvas: Canvas, background: Background) -> Result<Rgb, PixelError> {
+pub fn segment_view(rgb: &Rgb, rle: &Rle, view: View) -> Result<Rgb, PixelError> {
     if (rle.width, rle.height) != (rgb.width, rgb.height) {
         return Err(PixelError::Shape {
             what: format!(
@@ -45,28 +36,28 @@ pub fn segment_view(rgb: &Rgb, rle: &Rle, canvas: Canvas, background: Background
             ),
         });
     }
-    let [left, top, width, height] = match canvas {
+    let [left, top, width, height] = match view.canvas {
         Canvas::Full => [0, 0, rgb.width, rgb.height],
-        Canvas::Cropped { margin } => widened(rle.bbox_xywh(), margin, rgb.width, rgb.height)?,
+        Canvas::Cropped => widened(rle.bbox_xywh(), view.margin, rgb.width, rgb.height)?,
     };
     let mask = rle.to_row_major();
     if !mask.contains(&1) {
         return Err(PixelError::Shape { what: "the mask of a segment view is empty".to_owned() });
     }
-    let mut view = Rgb::filled(width, height, background.colour());
+    let mut shown = Rgb::filled(width, height, colour(view.background));
     let columns = left as usize..(left + width) as usize;
     let source = rgb.pixels().chunks_exact(rgb.width as usize);
     let mask = mask.chunks_exact(rgb.width as usize);
     let rows = source.zip(mask).skip(top as usize);
-    for (target, (source, mask)) in view.pixels_mut().chunks_exact_mut(width as usize).zip(rows) {
-        let shown = source[columns.clone()].iter().zip(&mask[columns.clone()]);
-        for (target, (source, &set)) in target.iter_mut().zip(shown) {
+    for (target, (source, mask)) in shown.pixels_mut().chunks_exact_mut(width as usize).zip(rows) {
+        let seen = source[columns.clone()].iter().zip(&mask[columns.clone()]);
+        for (target, (source, &set)) in target.iter_mut().zip(seen) {
             if set != 0 {
                 *target = *source;
             }
         }
     }
-    Ok(view)
+    Ok(shown)
 }
 
 /// The box with a margin, inside the image.
@@ -97,6 +88,12 @@ fn widened(
 mod tests {
     use super::*;
 
+    const FULL: View = View { canvas: Canvas::Full, margin: 0.0, background: Background::White };
+
+    fn cropped_by(margin: f32) -> View {
+        View { canvas: Canvas::Cropped, margin, background: Background::Mean }
+    }
+
     /// A 4 x 3 image whose red channel is the pixel's index, and a mask of pixels 5 and 6.
     fn example() -> (Rgb, Rle) {
         let data = (0..12).flat_map(|index| [index, 100, 200]).collect();
@@ -110,7 +107,7 @@ mod tests {
     #[test]
     fn the_full_canvas_keeps_the_place_on_white() {
         let (rgb, rle) = example();
-        let view = segment_view(&rgb, &rle, Canvas::Full, Background::White).unwrap();
+        let view = segment_view(&rgb, &rle, FULL).unwrap();
         assert_eq!((view.width, view.height), (4, 3));
         for (index, pixel) in view.pixels().iter().enumerate() {
             let expected = match index {
@@ -124,7 +121,7 @@ mod tests {
     #[test]
     fn the_crop_has_its_margin_and_ends_at_the_image() {
         let (rgb, rle) = example();
-        let cropped = |margin| segment_view(&rgb, &rle, Canvas::Cropped { margin }, Background::Mean).unwrap();
+        let cropped = |margin| segment_view(&rgb, &rle, cropped_by(margin)).unwrap();
         let tight = cropped(0.0);
         assert_eq!((tight.width, tight.height), (2, 1));
         assert_eq!(tight.data, [5, 100, 200, 6, 100, 200]);
@@ -138,16 +135,16 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let (rgb, rle) = example();
-        let view = |rle: &Rle, canvas| segment_view(&rgb, rle, canvas, Background::White);
+        let view = |rle: &Rle, view| segment_view(&rgb, rle, view);
         let empty = Rle::from_row_major(&[0u8; 12], 3, 4).unwrap();
         let turned = Rle::from_row_major(&[1u8; 12], 4, 3).unwrap();
-        let nan = Canvas::Cropped { margin: f32::NAN };
+        let nan = cropped_by(f32::NAN);
         for result in [
-            view(&empty, Canvas::Full),
-            view(&empty, Canvas::Cropped { margin: 0.1 }),
-            view(&turned, Canvas::Full),
+            view(&empty, FULL),
+            view(&empty, cropped_by(0.1)),
+            view(&turned, FULL),
             view(&rle, nan),
-            view(&rle, Canvas::Cropped { margin: -0.1 }),
+            view(&rle, cropped_by(-0.1)),
         ] {
             assert!(matches!(result, Err(PixelError::Shape { .. })), "{result:?}");
         }

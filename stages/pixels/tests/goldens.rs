@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use pixels::felzenszwalb::{Settings, segment};
+use choices::Felzenszwalb;
+use pixels::felzenszwalb::segment;
 use pixels::mask::Rle;
 use pixels::{DecodeLimits, Filter, Rgb};
 
@@ -178,7 +179,8 @@ fn agreeing_px(segments: &[Rle], labels: &[u8]) -> usize {
 #[test]
 fn felzenszwalb_equals_scikit_image() {
     for line in lines("felzenszwalb.txt") {
-        let settings = Settings { scale: number(&line[0]), sigma: number(&line[1]), min_size_px: number(&line[2]) };
+        let settings =
+            Felzenszwalb { scale: number(&line[0]), sigma_px: number(&line[1]), min_size_px: number(&line[2]) };
         let labels = bytes(&line[3]);
         let ours = segment(&regions(60, 48), &settings);
         let masks: Vec<Rle> = ours.into_iter().map(|segment| segment.rle).collect();

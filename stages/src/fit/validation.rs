@@ -1,10 +1,11 @@
 //! Validation during training: each rank embeds its share of the rows, then all have them all.
 
 use candle_core::{Device, Tensor};
+use choices::Protocol;
 use models::dual_encoder::DualEncoder;
 use serde::{Deserialize, Serialize};
 use training::communicator::Communicator;
-use training::recall::{BothWays, Protocol};
+use training::recall::BothWays;
 
 use crate::encoder::Encoder;
 use crate::evaluate::{EvaluatedRow, recall_of};

@@ -4,7 +4,7 @@ use manifests::build::{PretrainSpec, ScoreSpec};
 use manifests::digest;
 use models::tokenizer::Tokenizer;
 use pixels::DecodeLimits;
-use pixels::augment::{Augment, augment};
+use pixels::augment::augment;
 use pixels::mask::Rle;
 use pixels::view::segment_view;
 use rand::seq::SliceRandom;
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use training::batch::{BatchSource, BoxError, PairBatch, SegmentBatch};
 
 use super::reader::{HeldRow, Reader};
-use crate::segment_features::canvas_of;
+use crate::segment_features::view_of;
 use crate::stage::StageError;
 use crate::train_rows::{TrainRow, TrainRows, caption_key, key_of_digest, rows_of};
 
@@ -154,17 +154,16 @@ impl Preparer<'_> {
         let named = |e: String| format!("image {}: {e}", row.image_id);
         let rgb = pixels::decode(&row.bytes, &self.limits).map_err(|e| named(e.to_string()))?;
         let side = self.side_px as u32;
-        let settings = augmentation(&self.spec, side);
-        pixels_hwc.copy_from_slice(&augment(&rgb, &settings, &mut rng).data);
+        pixels_hwc.copy_from_slice(&augment(&rgb, side, &self.spec.augment, &mut rng).data);
         let captions = self.captions(row, &mut rng).map_err(named)?;
         let mut segments: Vec<&(Rle, f32)> = row.segments.iter().collect();
         segments.shuffle(&mut rng);
         segments.truncate(self.spec.segments_per_image);
-        let (canvas, background) = canvas_of(&self.score);
+        let shown = view_of(&self.score);
         let segments = segments
             .into_iter()
             .map(|(rle, weight)| {
-                let view = segment_view(&rgb, rle, canvas, background).map_err(|e| named(e.to_string()))?;
+                let view = segment_view(&rgb, rle, shown).map_err(|e| named(e.to_string()))?;
                 Ok((pixels::clip_view(&view, side).data, *weight))
             })
             .collect::<Result<Vec<_>, String>>()?;
@@ -195,19 +194,6 @@ impl Preparer<'_> {
 fn row_rng(seed: u64, epoch: usize, image_id: &str) -> ChaCha8Rng {
     let digest = digest::of_parts([&seed.to_le_bytes()[..], &(epoch as u64).to_le_bytes(), image_id.as_bytes()]);
     ChaCha8Rng::seed_from_u64(key_of_digest(&digest))
-}
-
-fn augmentation(spec: &PretrainSpec, side: u32) -> Augment {
-    let [least, most] = spec.augment.crop_scale;
-    Augment {
-        side,
-        scale: (least, most),
-        ratio: (0.75, 1.0 / 0.75),
-        flip_horizontal: spec.augment.flips,
-        flip_vertical: spec.augment.flips,
-        rotate_quarter_turns: spec.augment.quarter_turns,
-        colour_jitter: spec.augment.colour_jitter,
-    }
 }
 
 /// Leaves out each word with probability `share`; never all of them.

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use manifests::BuildSpec;
-use manifests::build::{ActivationChoice, ModelSpec, Preset};
+use manifests::build::ModelSpec;
 use manifests::weights::Weights;
 use models::clip::{Clip, ClipConfig, SeenPreset};
-use models::ops::Activation;
 use models::tokenizer::Tokenizer;
 
 use crate::device::{device, dtype};
@@ -73,23 +72,15 @@ pub fn open_network(
 
 /// The preset with what the spec changes in it.
 fn preset(model: &ModelSpec) -> ClipConfig {
-    let mut config = ClipConfig::preset(model.preset.name()).expect("a spec names presets that there are");
+    let mut config = ClipConfig::preset(model.preset);
     if model.image_size_px > 0 {
         config.vision.image_size = model.image_size_px;
     }
     if model.context_length > 0 {
         config.text.context_length = model.context_length;
     }
-    config.activation = named(model.activation).unwrap_or(config.activation);
+    config.activation = model.activation.unwrap_or(config.activation);
     config
-}
-
-fn named(choice: ActivationChoice) -> Option<Activation> {
-    match choice {
-        ActivationChoice::Open => None,
-        ActivationChoice::QuickGelu => Some(Activation::QuickGelu),
-        ActivationChoice::Gelu => Some(Activation::Gelu),
-    }
 }
 
 /// The network of a file of weights: the configuration beside it says, or preset and activation do.
@@ -97,7 +88,7 @@ fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
     if let Some(config) = ClipConfig::beside(file).map_err(|e| e.to_string())? {
         return Ok(config);
     }
-    if named(model.activation).is_none() {
+    if model.activation.is_none() {
         return Err(format!(
             "model.init = {:?}: the file does not say which activation its weights were trained with, and the wrong one \
              costs points without an error. Put open_clip_config.json or config.json beside it, or set \
@@ -116,11 +107,10 @@ fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
         return Ok(());
     }
     let seen = SeenPreset::of_file(file).map_err(described)?;
-    let named = Preset::ALL.into_iter().find(|preset| preset.name() == seen.name).unwrap_or(model.preset);
-    let wanted = preset(&ModelSpec { preset: named, ..model.clone() });
+    let wanted = preset(&ModelSpec { preset: seen.preset, ..model.clone() });
     let mut settings = Vec::new();
-    if named != model.preset {
-        settings.push(format!("model.preset = {:?}", seen.name));
+    if seen.preset != model.preset {
+        settings.push(format!("model.preset = {:?}", seen.preset.name()));
     }
     for (field, wanted, seen) in [
         ("image_size_px", wanted.vision.image_size, seen.image_size),
@@ -138,7 +128,7 @@ fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
 
 /// A named activation and a configuration that both speak must agree.
 fn check_activation(model: &ModelSpec, config: &ClipConfig) -> Result<(), String> {
-    match named(model.activation) {
+    match model.activation {
         Some(activation) if activation != config.activation => Err(format!(
             "model.activation is {activation:?}, the configuration of model.init = {:?} says {:?}: leave the field out, or \
              mend the configuration",
@@ -151,7 +141,7 @@ fn check_activation(model: &ModelSpec, config: &ClipConfig) -> Result<(), String
 /// What the digest of the weights does not tell of the network that a training starts with, where it is not the
 /// preset's: the activation that is named, and the configuration beside a bare file.
 pub(super) fn identity(model: &ModelSpec, init: Option<&Path>) -> Option<serde_json::Value> {
-    let plain = preset(&ModelSpec { activation: ActivationChoice::Open, ..model.clone() });
+    let plain = preset(&ModelSpec { activation: None, ..model.clone() });
     let config = match init {
         Some(file) if file.is_file() => of_bare_file(model, file).ok()?,
         _ => preset(model),
@@ -190,9 +180,9 @@ mod tests {
     use super::*;
     use crate::torch_writer::{Saved, archive, contiguous, pickle};
     use crate::train_rows::{RowsError, TrainRow};
-    use manifests::build::Preset;
+    use choices::Activation::{Gelu, QuickGelu};
+    use choices::{Activation, Preset};
     use manifests::weights::LocalWeights;
-    use models::ops::Activation::{Gelu, QuickGelu};
     use std::path::PathBuf;
 
     /// ViT-B/32 as open_clip writes it.
@@ -204,7 +194,7 @@ mod tests {
         )
     }
 
-    fn model(activation: ActivationChoice) -> ModelSpec {
+    fn model(activation: Option<Activation>) -> ModelSpec {
         ModelSpec { preset: Preset::VitB32, init: "w.safetensors".into(), activation, ..ModelSpec::default() }
     }
 
@@ -222,14 +212,12 @@ mod tests {
     /// What a spec refuses by itself is what the networks cannot be.
     #[test]
     fn a_spec_knows_its_presets() {
-        assert_eq!(Preset::ALL.map(Preset::name), ClipConfig::PRESETS);
         for name in Preset::ALL {
             let of = |side, context| {
                 let model =
                     ModelSpec { preset: name, image_size_px: side, context_length: context, ..ModelSpec::default() };
                 preset(&model)
             };
-            assert_eq!(of(0, 0).vision.patch_size, name.patch_px(), "{name:?}");
             of(255 * name.patch_px(), 1 << 16).validate().unwrap();
             of(name.patch_px(), 3).validate().unwrap();
             assert!(of(name.patch_px() + 1, 0).validate().is_err() && of(0, 1).validate().is_err());
@@ -239,13 +227,13 @@ mod tests {
 
     #[test]
     fn a_bare_file_takes_the_configuration_beside_it_or_asks() {
-        let open = model(ActivationChoice::Open);
+        let open = model(None);
         let (_kept, file) = bare(&[]);
         let error = of_bare_file(&open, &file).unwrap_err();
         for words in ["model.activation", "open_clip_config.json", "config.json", "quick_gelu", "gelu"] {
             assert!(error.contains(words), "{error}");
         }
-        for (choice, activation) in [(ActivationChoice::Gelu, Gelu), (ActivationChoice::QuickGelu, QuickGelu)] {
+        for (choice, activation) in [(Some(Gelu), Gelu), (Some(QuickGelu), QuickGelu)] {
             assert_eq!(of_bare_file(&model(choice), &file).unwrap().activation, activation);
         }
         let hugging_face = |act: &str| {
@@ -264,7 +252,7 @@ mod tests {
             let config = of_bare_file(&open, &file).unwrap();
             assert_eq!(config.activation, activation, "{name}: {text}");
             assert!(check_activation(&open, &config).is_ok());
-            let other = if activation == Gelu { ActivationChoice::QuickGelu } else { ActivationChoice::Gelu };
+            let other = if activation == Gelu { Some(QuickGelu) } else { Some(Gelu) };
             let error = check_activation(&model(other), &config).unwrap_err();
             assert!(error.contains("leave the field out"), "{error}");
         }
@@ -275,17 +263,17 @@ mod tests {
     fn only_another_network_than_the_presets_is_another_identity() {
         let (_kept, file) = bare(&[]);
         let of = |choice, file: &Path| identity(&model(choice), Some(file));
-        assert_eq!(of(ActivationChoice::Open, &file), None);
-        assert_eq!(of(ActivationChoice::QuickGelu, &file), None);
-        let gelu = of(ActivationChoice::Gelu, &file).unwrap();
+        assert_eq!(of(None, &file), None);
+        assert_eq!(of(Some(QuickGelu), &file), None);
+        let gelu = of(Some(Gelu), &file).unwrap();
         assert_eq!(gelu["activation"], "gelu");
         let (_kept, laion) = bare(&[("open_clip_config.json", &open_clip(false))]);
-        assert_eq!(of(ActivationChoice::Open, &laion), Some(gelu.clone()), "however it is known");
+        assert_eq!(of(None, &laion), Some(gelu.clone()), "however it is known");
         let (_kept, openai) = bare(&[("open_clip_config.json", &open_clip(true))]);
-        assert_eq!(of(ActivationChoice::Open, &openai), None);
-        let scratch = ModelSpec { init: String::new(), ..model(ActivationChoice::Gelu) };
+        assert_eq!(of(None, &openai), None);
+        let scratch = ModelSpec { init: String::new(), ..model(Some(Gelu)) };
         assert_eq!(identity(&scratch, None), Some(gelu));
-        assert_eq!(identity(&ModelSpec { activation: ActivationChoice::Open, ..scratch }, None), None);
+        assert_eq!(identity(&ModelSpec { activation: None, ..scratch }, None), None);
     }
 
     struct Captions;
@@ -320,7 +308,7 @@ mod tests {
     /// As others publish them: all of it that the file does not tell is to be said, and what is said must be so.
     #[test]
     fn a_training_starts_from_a_state_dictionary() {
-        let mut config = ClipConfig::preset("tiny").unwrap();
+        let mut config = ClipConfig::preset(Preset::Tiny);
         (config.text.context_length, config.activation) = (248, QuickGelu);
         let clip = Clip::init(&config, 1, &candle_core::Device::Cpu, candle_core::DType::F32).unwrap();
         let values = |variable: &candle_core::Var| variable.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -361,7 +349,7 @@ mod tests {
     #[test]
     fn a_training_starts_with_the_activation_of_its_weights() {
         let folder = tempfile::tempdir().unwrap();
-        let config = ClipConfig { activation: QuickGelu, ..ClipConfig::preset("tiny").unwrap() };
+        let config = ClipConfig { activation: QuickGelu, ..ClipConfig::preset(Preset::Tiny) };
         let cpu = candle_core::Device::Cpu;
         Clip::init(&config, 1, &cpu, candle_core::DType::F32).unwrap().save(folder.path()).unwrap();
         let open = |file: &Path, activation: &str| {

@@ -22,22 +22,38 @@ pub(super) struct MaskEverything {
     stop: Arc<AtomicBool>,
 }
 
-/// The settings of a spec, in the generator's words.
+/// The settings of a spec, in the generator's words: a field that is new in either must be named here.
 fn settings(spec: &SamSpec) -> MaskGeneratorSettings {
+    let SamSpec {
+        weights: _,
+        timeout_seconds: _,
+        points_per_side,
+        pred_iou_thresh,
+        stability_score_thresh,
+        stability_score_offset,
+        box_nms_thresh,
+        crop_n_layers,
+        crop_nms_thresh,
+        crop_overlap_ratio,
+        crop_n_points_downscale_factor,
+        min_mask_region_area,
+        points_per_batch,
+        images_per_batch,
+    } = *spec;
     MaskGeneratorSettings {
-        points_per_side: Some(spec.points_per_side),
+        points_per_side: Some(points_per_side),
         point_grids: None,
-        points_per_batch: spec.points_per_batch,
-        pred_iou_thresh: spec.pred_iou_thresh,
-        stability_score_thresh: spec.stability_score_thresh,
-        stability_score_offset: spec.stability_score_offset,
-        box_nms_thresh: spec.box_nms_thresh,
-        crop_n_layers: spec.crop_n_layers,
-        crop_nms_thresh: spec.crop_nms_thresh,
-        crop_overlap_ratio: spec.crop_overlap_ratio,
-        crop_n_points_downscale_factor: spec.crop_n_points_downscale_factor,
-        min_mask_region_area: spec.min_mask_region_area,
-        crops_per_batch: spec.images_per_batch,
+        points_per_batch,
+        pred_iou_thresh,
+        stability_score_thresh,
+        stability_score_offset,
+        box_nms_thresh,
+        crop_n_layers,
+        crop_nms_thresh,
+        crop_overlap_ratio,
+        crop_n_points_downscale_factor,
+        min_mask_region_area,
+        crops_per_batch: images_per_batch,
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::time::Instant;
 
+use choices::Protocol;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use training::recall::{DEFAULT_BLOCK_ROWS, Gallery, Protocol, evaluate};
+use training::recall::{DEFAULT_BLOCK_ROWS, Gallery, evaluate};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>());

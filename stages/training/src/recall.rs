@@ -16,6 +16,7 @@ mod product;
 mod report;
 mod tally;
 
+use choices::Protocol;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -30,17 +31,6 @@ use tally::{Best, Counts};
 
 /// Embeddings whose norm is further than this from 1 are refused: their scores would not be cosines.
 const NORM_TOLERANCE: f32 = 1e-2;
-
-/// Which galleries are searched and what counts as a hit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// All rows as they are; an image's own captions (and a caption's own image) are its positives.
-    #[default]
-    Standard,
-    /// SkyScript's: equal captions and byte-equal images are merged first, and any positive counts.
-    Dedup,
-}
 
 /// Both galleries of one evaluation, and who belongs to whom.
 #[derive(Clone, Copy, Debug)]

@@ -21,7 +21,7 @@ pub(crate) use share::{share_optimiser, share_parameters};
 
 pub use loss_scale::LossScale;
 pub use phases::Phases;
-pub use settings::{Execution, SegmentTower, Settings};
+pub use settings::{Execution, Settings};
 pub use training_run::{Fit, Trainer, Validate};
 
 #[cfg(test)]

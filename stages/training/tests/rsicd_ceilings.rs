@@ -1,9 +1,10 @@
 //! What a perfect model can score on RSICD's test split, whose 5,465 captions hold 3,330 different texts: the ceilings
 //! that evaluation has to reproduce before any figure of ours can be compared with a published one.
 
+use choices::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 
-use training::recall::{DEFAULT_BLOCK_ROWS, Gallery, Protocol, RecallReport, evaluate};
+use training::recall::{DEFAULT_BLOCK_ROWS, Gallery, RecallReport, evaluate};
 
 const CAPTIONS_PER_IMAGE: usize = 5;
 

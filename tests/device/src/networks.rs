@@ -1,6 +1,7 @@
 //! Whole networks with random weights: the same weights and inputs on the CPU in f64 or f32.
 
 use candle_core::{D, DType, Device, Tensor};
+use choices::Preset;
 use models::clip::{Clip, ClipConfig};
 use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
 use models::language::generate::GenerationSettings;
@@ -30,8 +31,8 @@ pub(crate) fn run(place: &Place) -> Result {
 
 /// Embeddings, and the gradient of every parameter.
 fn clip(device: &Device, checks: &mut Checks) -> Result {
-    for (preset, layers) in [("tiny", 3), ("vit-b-32", 3)] {
-        let mut config = ClipConfig::preset(preset).ok_or("no such preset")?;
+    for (preset, layers) in [(Preset::Tiny, 3), (Preset::VitB32, 3)] {
+        let mut config = ClipConfig::preset(preset);
         (config.vision.layers, config.text.layers) = (layers, layers);
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             let reference = Differentiated::of(&config, &Device::Cpu, (dtype, DType::F64))?;

@@ -1,5 +1,6 @@
 //! Trainings of a few steps: a network that is small, batches with every case that batches have.
 
+use choices::{Preset, SegmentTower};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use training::communicator::{Communicator, Solo, Threads};
 use training::contrastive::{Contrastive, Loss};
 use training::objective::Objective;
 use training::optimiser::AdamWSettings;
-use training::trainer::{Event, Execution, Fit, SegmentTower, Settings, Trainer};
+use training::trainer::{Event, Execution, Fit, Settings, Trainer};
 
 use crate::check::{Checks, values};
 use crate::{Place, Result};
@@ -160,7 +161,7 @@ pub(crate) fn solo(learnt: Learnt, device: &Device, dtype: DType, ranks: &mut dy
 }
 
 fn config() -> Result<ClipConfig> {
-    let mut config = ClipConfig::preset("tiny").ok_or("no such preset")?;
+    let mut config = ClipConfig::preset(Preset::Tiny);
     config.embed_dim = 16;
     (config.vision.image_size, config.vision.patch_size) = (SIDE, 8);
     (config.vision.stem, config.vision.pool) = (Stem::Patch, Pool::Cls);

@@ -1,5 +1,6 @@
 use crate::ops::Activation;
 use crate::{ModelError, Result};
+use choices::Preset;
 use serde::{Deserialize, Serialize};
 
 /// Everything that tells one CLIP from another, weights apart.
@@ -109,16 +110,15 @@ const MAX_POSITIONS: usize = 1 << 16;
 const HEAD_WIDTH: usize = 64;
 
 impl ClipConfig {
-    /// A configuration by name: `vit-b-32`, `vit-b-16` and `vit-l-14` as published by OpenAI, `small` (2.7 M
-    /// parameters, learns from some thousand images in minutes on a laptop) and `tiny` (1 M, for demonstrations).
+    /// The configuration of a preset: ViTs as published by OpenAI, and two small networks.
     ///
     /// The small ones expect a vocabulary trained on their captions: set `text.vocab_size` to its size.
-    pub fn preset(name: &str) -> Option<Self> {
-        Some(match name {
-            "vit-b-32" => Self::openai(512, 32, 768, 12, 512),
-            "vit-b-16" => Self::openai(512, 16, 768, 12, 512),
-            "vit-l-14" => Self::openai(768, 14, 1024, 24, 768),
-            "tiny" => Self::from_scratch(
+    pub fn preset(preset: Preset) -> Self {
+        match preset {
+            Preset::VitB32 => Self::openai(512, 32, 768, 12, 512),
+            Preset::VitB16 => Self::openai(512, 16, 768, 12, 512),
+            Preset::VitL14 => Self::openai(768, 14, 1024, 24, 768),
+            Preset::Tiny => Self::from_scratch(
                 96,
                 VisionConfig {
                     image_size: 64,
@@ -140,7 +140,7 @@ impl ClipConfig {
                     eot: Eot::Argmax,
                 },
             ),
-            "small" => Self::from_scratch(
+            Preset::Small => Self::from_scratch(
                 128,
                 VisionConfig {
                     image_size: 96,
@@ -162,12 +162,8 @@ impl ClipConfig {
                     eot: Eot::Argmax,
                 },
             ),
-            _ => return None,
-        })
+        }
     }
-
-    /// Names that [`preset`](Self::preset) knows.
-    pub const PRESETS: [&str; 5] = ["tiny", "small", "vit-b-32", "vit-b-16", "vit-l-14"];
 
     fn openai(embed_dim: usize, patch_size: usize, width: usize, layers: usize, text_width: usize) -> Self {
         Self {
@@ -327,18 +323,18 @@ mod tests {
 
     #[test]
     fn every_preset_is_valid_and_survives_json() {
-        for name in ClipConfig::PRESETS {
-            let config = ClipConfig::preset(name).unwrap();
+        for preset in Preset::ALL {
+            let config = ClipConfig::preset(preset);
+            assert_eq!(config.vision.patch_size, preset.patch_px());
             config.validate().unwrap();
             let json = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<ClipConfig>(&json).unwrap(), config);
         }
-        assert!(ClipConfig::preset("vit-h-14").is_none());
     }
 
     #[test]
     fn unknown_fields_are_refused() {
-        let mut json = serde_json::to_value(ClipConfig::preset("tiny").unwrap()).unwrap();
+        let mut json = serde_json::to_value(ClipConfig::preset(Preset::Tiny)).unwrap();
         json["vision"]["dropout"] = 0.1.into();
         let message = serde_json::from_value::<ClipConfig>(json).unwrap_err().to_string();
         assert!(message.contains("dropout"), "{message}");
@@ -347,7 +343,7 @@ mod tests {
     #[test]
     fn values_that_describe_no_network_are_named() {
         let broken = |change: fn(&mut ClipConfig), expected: &str| {
-            let mut config = ClipConfig::preset("tiny").unwrap();
+            let mut config = ClipConfig::preset(Preset::Tiny);
             change(&mut config);
             let message = config.validate().unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

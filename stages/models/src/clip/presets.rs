@@ -7,14 +7,14 @@ use super::places::places;
 use super::weights::declarations;
 use crate::checkpoint::Checkpoint;
 use crate::{ModelError, Result};
+use choices::Preset;
 use std::fmt;
 use std::path::Path;
 
 /// What the shapes of a checkpoint say of its network. They do not say which activation it was trained with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeenPreset {
-    /// A name of [`ClipConfig::PRESETS`].
-    pub name: &'static str,
+    pub preset: Preset,
     /// Side of the images.
     pub image_size: usize,
     /// Positions of texts.
@@ -33,8 +33,8 @@ impl SeenPreset {
 
 impl fmt::Display for SeenPreset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, image_size, context_length } = self;
-        write!(f, "{name} for images of {image_size} pixels and texts of {context_length} tokens")
+        let Self { preset, image_size, context_length } = self;
+        write!(f, "{preset} for images of {image_size} pixels and texts of {context_length} tokens")
     }
 }
 
@@ -44,26 +44,26 @@ pub(super) fn of_checkpoint(checkpoint: &Checkpoint) -> Result<SeenPreset> {
         let stored = naming.stored(name, checkpoint);
         checkpoint.shape(stored.names().first()?)?.first().copied()
     };
-    for name in ClipConfig::PRESETS {
-        if let Some(config) = with_rows(name, rows)
+    for preset in Preset::ALL {
+        if let Some(config) = with_rows(preset, rows)
             && places(checkpoint, &declarations(&config)).is_ok()
         {
             let (image_size, context_length) = (config.vision.image_size, config.text.context_length);
-            return Ok(SeenPreset { name, image_size, context_length });
+            return Ok(SeenPreset { preset, image_size, context_length });
         }
     }
     Err(ModelError::AnotherModel {
         path: checkpoint.path().to_owned(),
         reason: format!(
             "its shapes fit none of the presets {}: put the {OPEN_CLIP} that describes its network beside it",
-            ClipConfig::PRESETS.join(", ")
+            Preset::ALL.map(Preset::name).join(", ")
         ),
     })
 }
 
 /// The preset with tables of as many rows as a checkpoint has.
-fn with_rows(name: &str, rows: impl Fn(&str) -> Option<usize>) -> Option<ClipConfig> {
-    let mut config = ClipConfig::preset(name)?;
+fn with_rows(preset: Preset, rows: impl Fn(&str) -> Option<usize>) -> Option<ClipConfig> {
+    let mut config = ClipConfig::preset(preset);
     config.text.vocab_size = rows("token_embedding.weight")?;
     config.text.context_length = rows("positional_embedding")?;
     let class_tokens = usize::from(config.vision.pool == Pool::Cls);

@@ -6,6 +6,7 @@ use crate::ModelError;
 use crate::ops::Activation;
 use crate::parameters::{Declaration, Init, Parameters};
 use candle_core::{DType, Device, Tensor, backprop::GradStore};
+use choices::Preset;
 
 fn config(stem: Stem, pool: Pool) -> ClipConfig {
     ClipConfig {
@@ -30,7 +31,7 @@ fn config(stem: Stem, pool: Pool) -> ClipConfig {
             eot: Eot::Argmax,
         },
         activation: Activation::Gelu,
-        ..ClipConfig::preset("tiny").unwrap()
+        ..ClipConfig::preset(Preset::Tiny)
     }
 }
 

@@ -6,13 +6,14 @@ use crate::ModelError;
 use crate::checkpoint::torch_writer::{Saved, archive, contiguous, pickle};
 use crate::parameters::save_tensors;
 use candle_core::{DType, Device, Tensor};
+use choices::Preset;
 use half::f16;
 use std::path::Path;
 
 const CPU: &Device = &Device::Cpu;
 
 fn small() -> ClipConfig {
-    let mut config = ClipConfig::preset("tiny").unwrap();
+    let mut config = ClipConfig::preset(Preset::Tiny);
     (config.embed_dim, config.vision.width, config.text.width) = (4, 8, 8);
     (config.vision.stem, config.vision.pool) = (Stem::Patch, Pool::Cls);
     (config.vision.image_size, config.vision.patch_size, config.vision.heads) = (8, 4, 2);
@@ -144,24 +145,24 @@ fn write_header(path: &Path, config: &ClipConfig, more: &[(&str, &[usize])]) {
 fn shapes_tell_the_preset_and_the_sizes_of_its_tables() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
-    for name in ClipConfig::PRESETS {
-        let config = ClipConfig::preset(name).unwrap();
+    for preset in Preset::ALL {
+        let config = ClipConfig::preset(preset);
         write_header(&path, &config, &[]);
         let (image_size, context_length) = (config.vision.image_size, config.text.context_length);
-        assert_eq!(SeenPreset::of_file(&path).unwrap(), SeenPreset { name, image_size, context_length });
+        assert_eq!(SeenPreset::of_file(&path).unwrap(), SeenPreset { preset, image_size, context_length });
     }
     // ViT-L/14@336px with the positions of Long-CLIP
-    let mut config = ClipConfig::preset("vit-l-14").unwrap();
+    let mut config = ClipConfig::preset(Preset::VitL14);
     (config.vision.image_size, config.text.context_length) = (336, 248);
     write_header(&path, &config, &[("positional_embedding_res", &[248, 768]), ("context_length", &[])]);
-    let seen = SeenPreset { name: "vit-l-14", image_size: 336, context_length: 248 };
+    let seen = SeenPreset { preset: Preset::VitL14, image_size: 336, context_length: 248 };
     assert_eq!(SeenPreset::of_file(&path).unwrap(), seen);
     let message = Clip::load(&path, CPU, DType::F32).unwrap_err().to_string();
     for words in ["vit-l-14", "336", "248", "which activation", "open_clip_config.json"] {
         assert!(message.contains(words), "{message}");
     }
     // ViT-H/14, and a tensor too many
-    let mut huge = ClipConfig::preset("vit-l-14").unwrap();
+    let mut huge = ClipConfig::preset(Preset::VitL14);
     (huge.vision.width, huge.vision.layers, huge.embed_dim, huge.text.width) = (1280, 32, 1024, 1024);
     write_header(&path, &huge, &[]);
     let none = |path: &Path| match SeenPreset::of_file(path).unwrap_err() {

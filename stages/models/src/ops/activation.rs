@@ -5,20 +5,9 @@ use super::half::widen;
 use super::matrix::written;
 use super::real::{Real, vectorised};
 use candle_core::{Result, Tensor};
+pub use choices::Activation;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use std::mem::MaybeUninit;
-
-/// The non-linearity of a network: part of a checkpoint's identity, since exchanging one for the other costs points
-/// without any error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// x * sigmoid(1.702 x): OpenAI's weights and those fine-tuned from them.
-    QuickGelu,
-    /// x * Phi(x) with the exact normal distribution function: LAION's weights.
-    Gelu,
-}
 
 const QUICK_GELU_FACTOR: f64 = 1.702;
 

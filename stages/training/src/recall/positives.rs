@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Gallery, Protocol};
+use super::Gallery;
+use choices::Protocol;
 
 /// Lists of different lengths in one allocation.
 #[derive(Debug)]

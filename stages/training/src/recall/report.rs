@@ -1,11 +1,12 @@
 //! Ranks turned into the figures that are printed.
 
+use choices::Protocol;
 use serde::{Deserialize, Serialize};
 
+use super::QueryRanks;
 use super::chance::Chance;
 use super::positives::Layout;
 use super::tally::Rank;
-use super::{Protocol, QueryRanks};
 
 /// Ties other than those of equal captions and byte-equal images may move no figure by more than this, in points.
 pub const OTHER_TIES_BOUND_POINTS: f64 = 0.05;

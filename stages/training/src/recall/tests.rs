@@ -1,3 +1,4 @@
+use choices::Protocol;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -2,6 +2,7 @@
 
 mod second_network;
 
+use choices::SegmentTower;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,6 @@
 //! What a training is made of, and how it is carried out.
 
+use choices::SegmentTower;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -59,19 +60,6 @@ impl Default for Settings {
             data: String::new(),
         }
     }
-}
-
-/// Which network embeds segments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SegmentTower {
-    /// The image tower itself.
-    #[default]
-    Shared,
-    /// The image tower as it was before training.
-    Frozen,
-    /// A copy of the image tower that is trained on segments alone.
-    Separate,
 }
 
 /// How a run is carried out. No number depends on it, beyond the rounding of sums in another order.

@@ -3,6 +3,8 @@ pub(super) mod matching;
 pub(super) mod tiny_network;
 mod unread;
 
+use choices::Preset;
+use choices::SegmentTower;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,7 +35,7 @@ const BATCH: usize = 6;
 const STEPS: usize = 3;
 
 pub(super) fn config() -> ClipConfig {
-    let mut config = ClipConfig::preset("tiny").unwrap();
+    let mut config = ClipConfig::preset(Preset::Tiny);
     config.embed_dim = 8;
     config.vision.image_size = SIDE;
     config.vision.patch_size = 8;

@@ -2,6 +2,7 @@
 
 mod learn;
 
+use choices::SegmentTower;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -18,7 +19,7 @@ use super::shards::Shards;
 use super::share::{share_bytes, share_optimiser, share_parameters, sum};
 use super::step::image_tower;
 use super::unread::{Taken, Unread};
-use super::{Execution, SegmentTower, Settings};
+use super::{Execution, Settings};
 use crate::batch::{BatchSource, BoxError, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
 use crate::communicator::Communicator;

@@ -4,6 +4,7 @@
 //! `tests/peers/clip_peer.py` prints the same for open_clip on PyTorch. `RAYON_NUM_THREADS` sets the number of threads.
 
 use candle_core::{D, DType, Device, Tensor};
+use choices::Preset;
 use clap::Args;
 use models::clip::{Clip, ClipConfig};
 use models::ops::l2_normalise;
@@ -18,7 +19,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     place: Place,
     #[arg(default_value = "vit-b-32")]
-    preset: String,
+    preset: Preset,
     #[arg(default_value_t = 32)]
     batch: usize,
     #[arg(default_value_t = 77, help = "Length of each text, start and end included")]
@@ -33,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let Options { place, preset, batch, tokens, rounds, parts } = options;
     let (batch, rounds) = (*batch, *rounds);
     let (device, dtype) = (place.device()?, place.precision.dtype());
-    let config = ClipConfig::preset(preset).ok_or("unknown preset")?;
+    let config = ClipConfig::preset(*preset);
     let tokens = (*tokens).clamp(2, config.text.context_length);
     let clip = Clip::init(&config, 1, &device, dtype)?;
     let (pixels, ids) = inputs(&config, batch, tokens, &device)?;

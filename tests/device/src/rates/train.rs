@@ -4,6 +4,7 @@
 //! NCCL, also where WORLD_SIZE is 1. `RAYON_NUM_THREADS` sets the threads of each rank. A GPU's steps are looked at in
 //! groups of a few, since each look waits for the device; the median group counts: the first one warms up.
 
+use choices::Preset;
 use std::error::Error;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     at: crate::Place,
     #[arg(default_value = "small")]
-    preset: String,
+    preset: Preset,
     #[arg(default_value_t = 32, help = "Of all ranks together")]
     global_batch: usize,
     #[arg(default_value_t = 12)]
@@ -64,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         Some(place) => ranks::open(place, backend, &device, Duration::from_secs(120))?,
         None => Box::new(Solo),
     };
-    let config = ClipConfig::preset(preset).ok_or("unknown preset")?;
+    let config = ClipConfig::preset(*preset);
     let clip = Clip::init(&config, 1, &device, dtype)?;
     let parameters = clip.parameters().num_elements();
     let rows = global_batch / ranks.world_size();

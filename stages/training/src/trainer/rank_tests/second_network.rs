@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::communicator::Solo;
+use choices::SegmentTower;
 
 fn tiny(loss: Learnt) -> Plan {
     Plan { network: Network::Tiny, loss, ..plan(Loss::Hinge { margin: 0.2 }) }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::adapt::{self, Adaptation, Adversary};
 use crate::batch::Domains;
+use choices::SegmentTower;
 use models::dual_encoder::MAX_LOGIT_SCALE;
 
 /// Masters and average in f32: in bf16 alone the small steps would be rounded away.

@@ -36,6 +36,11 @@ fn default_ratio() -> [u32; 3] {
     [2, 1, 7]
 }
 
+/// The default leaves no trace, so that adaptations from before the field stand.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// How a model is adapted. The defaults are the paper's; small models need rates of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -64,6 +69,10 @@ pub struct AdaptSpec {
     pub word_dropout: f64,
     /// Decay of the weights' moving average that is validated and kept as best; 0: off.
     pub ema_decay: f64,
+    /// Segments per image that the triplets of both countries learn from beside the image, drawn anew each epoch; 0: none,
+    /// as in the paper.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub segments_per_image: usize,
     /// Random changes of training images.
     pub augment: Augmentation,
     /// What is learnt: the fields of `training::adapt::Settings`, such as `beta`, `curriculum` or `adversary`.
@@ -86,6 +95,7 @@ impl Default for AdaptSpec {
             dropout: 0.0,
             word_dropout: 0.0,
             ema_decay: 0.0,
+            segments_per_image: 0,
             augment: Augmentation::default(),
             method: toml::Table::new(),
         }
@@ -105,6 +115,7 @@ impl AdaptSpec {
         of.part("dropout", self.dropout, "0 drops nothing");
         of.part("word_dropout", self.word_dropout, "0 drops nothing");
         of.part("ema_decay", self.ema_decay, "0 keeps no average");
+        of.within("segments_per_image", self.segments_per_image, 0..=1000, "0 learns from no segment");
         check_augmentation(&self.augment, &mut of);
     }
 }

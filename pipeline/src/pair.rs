@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use manifests::plan::PinnedTable;
 use manifests::words::count;
-use manifests::{Artifact, PairSpec, digest, paths};
+use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
 use stages::evaluate::{self, EvaluatedRow};
@@ -14,7 +14,7 @@ use stages::pretrain::check_batch;
 use training::communicator::Communicator;
 use training::recall::RecallReport;
 use workers::WorkerError;
-use workers::adapt::{self, AdaptRequest, AdaptationRecord, SOURCE_INPUTS, TARGET_INPUTS};
+use workers::adapt::{self, AdaptRequest, AdaptationRecord};
 use workers::assignment::Assignment;
 use workers::train::{Members, RunInputs, RunRows, TableRows, fetch_result};
 
@@ -64,6 +64,7 @@ impl Pair {
         let (spec, source, target) =
             PairSpec::read(path, overrides).map_err(|e| WorkerError::Configuration(e.to_string()))?;
         stages::adapt::settings(&spec)?;
+        check_segments(&spec, [&source, &target])?;
         let name = format!("{}_to_{}", source.country, target.country);
         let (source, target) = (Build::open_work(source, stop.clone()).await?, Build::open_work(target, stop).await?);
         let record = standing_record(&source, Training::Pretrain).await?.ok_or_else(|| {
@@ -72,10 +73,10 @@ impl Pair {
         check_vectors(&source, &record.trained.model_digest).await?;
         let folder = fetch_result(&source.work, &source.spec, Training::Pretrain, &record.key, &source.scratch).await?;
         let (mut source_inputs, mut target_inputs) = (Vec::new(), Vec::new());
-        for artifact in SOURCE_INPUTS {
+        for artifact in adapt::source_inputs(&spec) {
             source_inputs.push(pin(&source, artifact).await?);
         }
-        for artifact in TARGET_INPUTS {
+        for artifact in adapt::target_inputs(&spec) {
             target_inputs.push(pin(&target, artifact).await?);
         }
         let assignment = target.assignment(spec.ratio).await?;
@@ -176,13 +177,13 @@ impl Pair {
     /// Vectors of the target's test part by a model.
     pub async fn embedded(&self, folder: &Path) -> Result<Vec<EvaluatedRow>, WorkerError> {
         let members = Members::Assigned(&self.assignment, "test");
-        let mut rows = TableRows::open(&self.target.work, &self.target_inputs, members).await?;
+        let mut rows = TableRows::open(&self.target.work, &adapt::pairs_of(&self.target_inputs), members).await?;
         embed(&self.source.spec, folder, &mut rows).await
     }
 
     /// Tests a model on the target's test part; figures that were made before stand.
     pub async fn test(&self, model: &(String, PathBuf)) -> Result<Tested, WorkerError> {
-        let tables: Vec<String> = self.target_inputs.iter().map(PinnedTable::digest).collect();
+        let tables: Vec<String> = adapt::pairs_of(&self.target_inputs).iter().map(PinnedTable::digest).collect();
         let protocol = self.target.spec.evaluate.protocol;
         // how vectors are made is the source's affair
         let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
@@ -214,6 +215,19 @@ async fn check_vectors(source: &Build, model_digest: &str) -> Result<(), WorkerE
         }
     }
     Ok(())
+}
+
+/// Refuses an adaptation with segments of a country whose build scores none.
+fn check_segments(spec: &PairSpec, builds: [&BuildSpec; 2]) -> Result<(), WorkerError> {
+    let wanted = spec.adapt.segments_per_image;
+    match builds.into_iter().find(|build| wanted > 0 && !build.uses_segments()) {
+        Some(build) => Err(WorkerError::Configuration(format!(
+            "adapt.segments_per_image = {wanted}: the build of {} scores no segments; set segment.segmenter and \
+             pretrain.segments_per_image in its spec and run it, or set adapt.segments_per_image = 0",
+            build.country
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A table that a finished build has.

@@ -82,6 +82,10 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
         "average_over_turns": source.evaluate.average_over_turns,
         "shuffle_window_row_groups": source.pretrain.shuffle_window_row_groups,
     });
+    if pair.adapt.segments_per_image > 0 {
+        let score = &source.score;
+        value["segment_view"] = serde_json::json!([score.canvas, score.crop_margin, score.background]);
+    }
     // with every default written out
     value["adapt"]["method"] = serde_json::json!(settings);
     Ok(value)
@@ -118,7 +122,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let base = &run.source_spec.pretrain;
     let rows = PretrainSpec {
         seed: spec.seed,
-        segments_per_image: 0,
+        segments_per_image: spec.segments_per_image,
         captions_per_image: 1,
         word_dropout: spec.word_dropout,
         augment: spec.augment,
@@ -128,6 +132,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let mut source = batches::Batches {
         preparer: Preparer {
             spec: rows,
+            // one network looks at the segments of both countries
             score: run.source_spec.score.clone(),
             limits,
             side_px: network.preprocessing().side_px,
@@ -301,5 +306,19 @@ mod tests {
         assert_ne!(base, of("margin = 0.3\n", "model.precision=\"f32\""));
         assert_ne!(base, of("", "model.precision=\"bf16\""));
         assert_ne!(base, of("", "evaluate.average_over_turns=true"));
+        assert_eq!(base, of("", "score.canvas=\"cropped\""), "nobody looks at segments");
+    }
+
+    #[test]
+    fn how_segments_are_shown_counts_where_they_are_learnt_from() {
+        let of = |set: &str| {
+            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+            let pair = "source = \"a\"\ntarget = \"b\"\n[adapt]\nsegments_per_image = 2\n";
+            let pair = PairSpec::parse(pair, "t", &[]).unwrap();
+            parameters(&pair, &BuildSpec::parse(text, "t", &[set.to_owned()]).unwrap()).unwrap()
+        };
+        let base = of("score.canvas=\"full\"");
+        assert_ne!(base, of("score.canvas=\"cropped\""));
+        assert_ne!(base, of("score.background=\"mean\""));
     }
 }

@@ -23,6 +23,10 @@ fn spec_of(world: &World, country: &str) -> manifests::BuildSpec {
 
 /// Two finished builds and the spec of their pair.
 async fn pair_of(world: &World) -> std::path::PathBuf {
+    pair_with(world, "[segment]\nsegmenter = \"none\"\n").await
+}
+
+async fn pair_with(world: &World, segments: &str) -> std::path::PathBuf {
     for (country, code) in COUNTRIES {
         let text = world
             .spec_text("work")
@@ -30,7 +34,7 @@ async fn pair_of(world: &World) -> std::path::PathBuf {
             .replace("[\"FI\"]", &format!("[\"{code}\"]"))
             .replace("country_code = \"FI\"", &format!("country_code = \"{code}\""))
             .replace("clip = \"bootstrap\"", "clip = \"none\"")
-            + "[segment]\nsegmenter = \"none\"\n";
+            + segments;
         std::fs::write(world.path(&format!("{country}.toml")), &text).unwrap();
         run(spec_of(world, country)).await.unwrap();
     }
@@ -108,6 +112,34 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
     }
     let error = open(&["adapt.method.bta=1.0"]).await.err().unwrap().to_string();
     assert!(error.contains("there is no field `adapt.method.bta`") && error.contains("did you mean `beta`"), "{error}");
+}
+
+/// Segments of both countries are learnt from where the pair says so, and only there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adaptation_learns_from_segments() {
+    let world = World::new(40);
+    let path = pair_with(&world, "").await;
+    let adapted = async |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        let pair = Pair::open(&path, &set, Arc::default()).await.unwrap();
+        (pair.adapt(&pair.spec, &mut Solo, &Progress::new(true)).await.unwrap().unwrap(), pair)
+    };
+    let (plain, _) = adapted(&[]).await;
+    let (with, pair) = adapted(&["adapt.segments_per_image=2"]).await;
+    assert_ne!(plain.trained.model_digest, with.trained.model_digest);
+    let tables = |record: &AdaptationRecord| -> Vec<Artifact> {
+        record.source_inputs.iter().chain(&record.target_inputs).map(|table| table.artifact).collect()
+    };
+    assert_eq!(tables(&with).iter().filter(|table| **table == Artifact::SegmentScores).count(), 2);
+    assert!(!tables(&plain).contains(&Artifact::SegmentScores));
+    let figures = pair.test(&pair.model(Some(&with)).await.unwrap()).await.unwrap();
+    assert_eq!(figures.model_digest, with.trained.model_digest);
+    // a country without segments is named before anything is opened
+    let spain = world.path("spain.toml");
+    let text = std::fs::read_to_string(&spain).unwrap() + "[segment]\nsegmenter = \"none\"\n";
+    std::fs::write(&spain, text).unwrap();
+    let error = Pair::open(&path, &["adapt.segments_per_image=2".to_owned()], Arc::default()).await.err().unwrap();
+    assert!(error.to_string().contains("the build of spain scores no segments") && error.exit_code() == 65, "{error}");
 }
 
 /// Two processes, as a launcher starts them, and one: the same adaptation.

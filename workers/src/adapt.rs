@@ -17,11 +17,31 @@ use crate::error::WorkerError;
 use crate::stores::WorkStore;
 use crate::train::{DUE_FILE, Members, RECORD_FILE, RunDir, RunInputs, RunRows, TableRows, result_of, still_there};
 
-/// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model.
-pub const SOURCE_INPUTS: [Artifact; 5] =
-    [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::ImageEmbeddings, Artifact::TextEmbeddings];
+/// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model; segments where
+/// they are learnt from.
+pub fn source_inputs(pair: &PairSpec) -> Vec<Artifact> {
+    let pairs =
+        [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::ImageEmbeddings, Artifact::TextEmbeddings];
+    pairs.into_iter().chain(segment_inputs(pair)).collect()
+}
+
 /// Tables of the target that an adaptation reads.
-pub const TARGET_INPUTS: [Artifact; 2] = [Artifact::Images, Artifact::Captions];
+pub fn target_inputs(pair: &PairSpec) -> Vec<Artifact> {
+    PAIRS.into_iter().chain(segment_inputs(pair)).collect()
+}
+
+/// Tables that have all of a pair of image and caption.
+pub const PAIRS: [Artifact; 2] = [Artifact::Images, Artifact::Captions];
+
+fn segment_inputs(pair: &PairSpec) -> impl Iterator<Item = Artifact> {
+    let segments = [Artifact::Segments, Artifact::SegmentScores];
+    segments.into_iter().filter(|_| pair.adapt.segments_per_image > 0)
+}
+
+/// The tables among `inputs` that a test or a validation reads.
+pub fn pairs_of(inputs: &[PinnedTable]) -> Vec<PinnedTable> {
+    inputs.iter().filter(|table| PAIRS.contains(&table.artifact)).cloned().collect()
+}
 
 /// What a finished adaptation is, and what it was made from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -206,10 +226,11 @@ pub async fn adapt(
     still_there(request.source_work, &request.source_inputs, &request.source_spec.country).await?;
     still_there(request.target_work, &request.target_inputs, request.target_country).await?;
     let mut source = TableRows::open(request.source_work, &request.source_inputs, Members::Split("train")).await?;
-    let of_target = |split| {
-        TableRows::open(request.target_work, &request.target_inputs, Members::Assigned(request.assignment, split))
+    let of_target = async |tables: &[PinnedTable], split| {
+        TableRows::open(request.target_work, tables, Members::Assigned(request.assignment, split)).await
     };
-    let (mut target, mut validation) = (of_target("train").await?, of_target("val").await?);
+    let mut target = of_target(&request.target_inputs, "train").await?;
+    let mut validation = of_target(&pairs_of(&request.target_inputs), "val").await?;
     let trained = place
         .run(&claim, request.ranks, &rows, observe, |ranks, folder, observe| {
             adapt::adapt(adapt::Run {

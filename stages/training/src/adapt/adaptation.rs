@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::adversary::{DomainPair, discriminator_loss};
 use super::objective::objective;
-use super::{Adversary, Discriminator, DomainBatch, Settings};
+use super::{Adversary, Discriminator, DomainBatch, Settings, Triplet, triplet};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
@@ -22,6 +22,9 @@ const DISCRIMINATOR: &str = "discriminator.safetensors";
 const OPTIMISER: &str = "discriminator_optimiser.safetensors";
 
 /// Triplets of both domains against a discriminator of domains (Eq. 11 and 12). A row's weight is W_vec.
+///
+/// Where a batch has segments, the triplets of their embeddings (Eq. 4) and the captions count beside those of the images,
+/// as they do in pre-training. The discriminator sees images and captions only.
 pub struct Adaptation {
     settings: Settings,
     game: Option<Game>,
@@ -77,6 +80,25 @@ impl Adaptation {
         Ok(Self { settings, game })
     }
 
+    /// Triplets of this rank's segments and their captions, by name; of both domains as far as their images have any.
+    fn segment_parts(&self, gathered: &Gathered, progress: f64) -> Result<Vec<(&'static str, Tensor)>> {
+        let (settings, shape) = (&self.settings, Triplet::at(&self.settings, progress));
+        let mut parts = Vec::new();
+        if settings.source_pairs
+            && let Some(source) = Side::of_segments(gathered, false)?
+        {
+            let weights = settings.triplet_weighted.then_some(source.weights_n.as_slice());
+            let loss = source.with(|source| triplet(source, weights, &shape))?;
+            parts.push(("source_segment_triplet", (loss * settings.source_weight)?));
+        }
+        if (settings.target_triplet || !settings.source_pairs)
+            && let Some(target) = Side::of_segments(gathered, true)?
+        {
+            parts.push(("target_segment_triplet", target.with(|target| triplet(target, None, &shape))?));
+        }
+        Ok(parts)
+    }
+
     /// Learning rate of the discriminator.
     fn rate(&self, info: StepInfo) -> f64 {
         self.settings.discriminator_learning_rate * info.rate_factor
@@ -85,17 +107,30 @@ impl Adaptation {
 
 impl Side {
     fn of(gathered: &Gathered, target: bool) -> Result<Self> {
+        Self::of_column(gathered, (gathered.image_nd.as_tensor(), &gathered.valid_n), target)
+    }
+
+    /// The same with segments in the place of images; a row without any is not valid. None where no row is.
+    fn of_segments(gathered: &Gathered, target: bool) -> Result<Option<Self>> {
+        let Some(segments) = &gathered.segments else { return Ok(None) };
+        let both = segments.present_n.iter().zip(&gathered.valid_n);
+        let valid_n: Vec<bool> = both.map(|(&present, &valid)| present && valid).collect();
+        let side = Self::of_column(gathered, (segments.segment_nd.as_tensor(), &valid_n), target)?;
+        Ok(side.valid_n.contains(&true).then_some(side))
+    }
+
+    fn of_column(gathered: &Gathered, (visual_nd, valid_n): (&Tensor, &[bool]), target: bool) -> Result<Self> {
         let chosen: Vec<usize> = (0..gathered.target_n.len()).filter(|&row| gathered.target_n[row] == target).collect();
         let before = |row: usize| chosen.partition_point(|&chosen| chosen < row);
         let index: Vec<u32> = chosen.iter().map(|&row| row as u32).collect();
         let index = Tensor::from_vec(index, chosen.len(), gathered.image_nd.device())?;
         let pick = |keys: &[u64]| chosen.iter().map(|&row| keys[row]).collect();
         Ok(Self {
-            image_nd: gathered.image_nd.index_select(&index, 0)?,
+            image_nd: visual_nd.index_select(&index, 0)?,
             text_nd: gathered.text_nd.index_select(&index, 0)?,
             image_keys_n: pick(&gathered.image_keys_n),
             caption_keys_n: pick(&gathered.caption_keys_n),
-            valid_n: chosen.iter().map(|&row| gathered.valid_n[row]).collect(),
+            valid_n: chosen.iter().map(|&row| valid_n[row]).collect(),
             weights_n: chosen.iter().map(|&row| gathered.weight_n[row]).collect(),
             rows: before(gathered.rows.start)..before(gathered.rows.end),
         })
@@ -146,10 +181,12 @@ impl Objective for Adaptation {
         ranks: &mut dyn Communicator,
     ) -> Result<Differentiated> {
         let (settings, target) = (self.settings, Side::of(gathered, true)?);
+        let segment_parts = self.segment_parts(gathered, info.progress)?;
         if !settings.source_pairs {
-            let shape = super::Triplet::at(&settings, info.progress);
-            let loss = target.with(|target| super::triplet(target, None, &shape))?;
-            return Differentiated::sum_of(&[("target_triplet", loss)]);
+            let shape = Triplet::at(&settings, info.progress);
+            let mut parts = vec![("target_triplet", target.with(|target| triplet(target, None, &shape))?)];
+            parts.extend(segment_parts);
+            return Differentiated::sum_of(&parts);
         }
         let source = Side::of(gathered, false)?;
         let rate = self.rate(info);
@@ -169,13 +206,15 @@ impl Objective for Adaptation {
                 let discriminator = self.game.as_ref().map(|game| &game.discriminator);
                 let progress = info.progress;
                 let step = objective(source_rows, target_rows, &source.weights_n, discriminator, &settings, progress)?;
-                let store = step.total.backward()?;
+                let total = segment_parts.iter().try_fold(step.total, |total, (_, part)| total + part)?;
+                let store = total.backward()?;
                 let own = match (settings.adversary, &self.game) {
                     (Adversary::Reversal | Adversary::Joint, Some(game)) => game.gradients(&store)?,
                     _ => Gradients::default(),
                 };
                 let mut parts = vec![("source_triplet", step.source_triplet)];
                 parts.extend(step.target_triplet.map(|loss| ("target_triplet", loss)));
+                parts.extend(segment_parts.iter().map(|(name, part)| (*name, part.detach())));
                 if let Some(loss) = step.adversarial {
                     // what encoders that play want is its opposite
                     let weighted = (loss.to_dtype(DType::F64)? * settings.adversarial_factor(progress))?;

@@ -3,6 +3,7 @@
 mod game;
 mod goldens;
 mod properties;
+mod segments;
 
 use std::ops::Range;
 

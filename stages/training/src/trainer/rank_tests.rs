@@ -44,7 +44,14 @@ struct Slice {
 fn put_together(images: &[PairBatch], first_target: usize) -> PairBatch {
     let mut all = PairBatch { image_of_row: Some(Vec::new()), domains: Some(Domains::default()), ..Default::default() };
     let (of_row, domains) = (all.image_of_row.as_mut().unwrap(), all.domains.as_mut().unwrap());
+    let all_segments = all.segments.insert(SegmentBatch::default());
     for (nth, image) in images.iter().enumerate() {
+        if let Some(segments) = &image.segments {
+            let rows_before = domains.target_b.len() as u32;
+            all_segments.pixels_shwc.extend(&segments.pixels_shwc);
+            all_segments.row_of_segment.extend(segments.row_of_segment.iter().map(|row| row + rows_before));
+            all_segments.weights.extend(&segments.weights);
+        }
         all.pixels_bhwc.extend(&image.pixels_bhwc);
         all.input_ids_bl.extend(&image.input_ids_bl);
         all.image_keys.extend(&image.image_keys);
@@ -349,6 +356,7 @@ fn ranks_adapt_like_one_rank() {
     for adaptation in [paper, released, fine_tuning] {
         let mut plan = plan(Loss::Hinge { margin: 0.2 });
         plan.loss = Learnt::Adaptation(adaptation);
+        plan.sparse_segments = adaptation == released;
         let alone = run(&plan, 1, None);
         assert_learnt(&alone);
         for world_size in [2, 4] {

@@ -6,6 +6,7 @@
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
+# make gate-full     the whole gate, long forms too, before a release
 # make gpu-bundle DIR=…  what a machine with a GPU needs for tests/gpu-check.sh (needs a CUDA toolkit, see docs/gpu.md)
 
 URBANCROSS = target/debug/urbancross
@@ -14,7 +15,7 @@ REAL      ?= real-out
 TILES     ?= 420
 SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz check binary
+.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary
 
 binary:
 	cargo build --locked --workspace --bins
@@ -58,6 +59,9 @@ chaos-long: chaos-driver
 
 fuzz:
 	cargo run --locked -p fuzz -- $(or $(SECONDS),120) $(SEED) $(TARGETS)
+
+gate-full:
+	tests/gate.sh full
 
 check:
 	cargo fmt --all --check

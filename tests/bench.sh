@@ -67,6 +67,8 @@ elif has transformers; then
     echo "Segment Anything vit-b with 32 points per side, transformers:"; python3 tests/peers/sam_peer.py --library transformers
 fi
 
+echo "kernels beside candle:"; cargo bench --locked --profile dev -p models --bench kernels | grep "^|"
+
 echo "packed products:"; target/debug/device-check packed-rate
 
 echo "committers at once, and a table with a long history:"; target/debug/examples/commit_rate

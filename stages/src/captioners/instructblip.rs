@@ -40,6 +40,10 @@ impl Captions for InstructBlip {
     }
 }
 
+/// Raised when the network rounds otherwise than before, so that sentences can differ. 2: the Q-Former's attention to the
+/// image by candle's products.
+const NETWORK: u32 = 2;
+
 fn caption_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
     let mut settings = serde_json::json!(spec.caption.instructblip);
     if let Some(map) = settings.as_object_mut() {
@@ -50,7 +54,7 @@ fn caption_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
             map.insert("min_clip_score".into(), spec.caption.score.min_clip_score.into());
         }
     }
-    Some(serde_json::json!({ "settings": settings, "precision": arithmetic(spec) }))
+    Some(serde_json::json!({ "settings": settings, "precision": arithmetic(spec), "network": NETWORK }))
 }
 
 fn structured_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
@@ -60,5 +64,6 @@ fn structured_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
         "min_length": blip.min_length,
         "seed": blip.seed,
         "precision": arithmetic(spec),
+        "network": NETWORK,
     }))
 }

@@ -34,6 +34,7 @@ mod unfold;
 pub(crate) mod window_attention;
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use activation::{Activation, activation};
 pub use attention::attention;
@@ -62,8 +63,13 @@ mod testing;
 /// Whether CPU kernels of ours may run. `URBANCROSS_CPU_KERNELS=off` makes the CPU take the very compositions that a GPU
 /// takes: slow, and the way to test those where there is no GPU.
 pub fn cpu_kernels() -> bool {
-    *CPU_KERNELS
+    CPU_KERNELS.load(Ordering::Relaxed)
 }
 
-static CPU_KERNELS: LazyLock<bool> =
-    LazyLock::new(|| std::env::var_os("URBANCROSS_CPU_KERNELS").is_none_or(|value| value != "off"));
+/// Switches them for the whole process, so that one run can measure both.
+pub fn use_cpu_kernels(on: bool) {
+    CPU_KERNELS.store(on, Ordering::Relaxed);
+}
+
+static CPU_KERNELS: LazyLock<AtomicBool> =
+    LazyLock::new(|| AtomicBool::new(std::env::var_os("URBANCROSS_CPU_KERNELS").is_none_or(|value| value != "off")));

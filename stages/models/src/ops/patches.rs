@@ -1,7 +1,4 @@
-use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
-use super::real::Real;
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
 /// Cuts images into square patches, row by row.
 ///
@@ -13,68 +10,12 @@ pub fn patches(pixels_bchw: &Tensor, patch: usize) -> Result<Tensor> {
     if patch == 0 || height % patch != 0 || width % patch != 0 {
         bail!("patches: an image of {height} x {width} px cannot be cut into patches of {patch} px")
     }
-    if has_kernel(pixels_bchw) {
-        return apply(Patches { patch }, &[pixels_bchw]);
-    }
     let (rows, cols) = (height / patch, width / patch);
     pixels_bchw
         .reshape((batch, channels, rows, patch, cols, patch))?
         .permute((0, 2, 4, 1, 3, 5))?
         .contiguous()?
         .reshape((batch, rows * cols, channels * patch * patch))
-}
-
-struct Patches {
-    patch: usize,
-}
-
-impl Patches {
-    /// Calls `visit(start in the image, start in the patches)` for every run of `patch` pixels of one image.
-    fn for_each_run(&self, [channels, height, width]: [usize; 3], mut visit: impl FnMut(usize, usize)) {
-        let patch = self.patch;
-        let (cols, area) = (width / patch, patch * patch);
-        for channel in 0..channels {
-            for y in 0..height {
-                for col in 0..cols {
-                    let cell = y / patch * cols + col;
-                    let inside = channel * area + y % patch * patch;
-                    visit((channel * height + y) * width + col * patch, cell * channels * area + inside);
-                }
-            }
-        }
-    }
-}
-
-fn sizes<T>(pixels: &View<'_, T>) -> Result<(usize, [usize; 3])> {
-    match *pixels.dims {
-        [batch, channels, height, width] => Ok((batch, [channels, height, width])),
-        _ => bail!("patches: pixels {:?}", pixels.dims),
-    }
-}
-
-impl CpuOp for Patches {
-    const NAME: &'static str = "patches";
-
-    fn forward<T: Real>(&self, args: &[View<'_, T>]) -> Result<Forward<T>> {
-        let (batch, size @ [channels, height, width]) = sizes(&args[0])?;
-        let (patch, image) = (self.patch, (channels * height * width).max(1));
-        let mut out = vec![T::zero(); args[0].data.len()];
-        out.par_chunks_mut(image).zip(args[0].data.par_chunks(image)).for_each(|(out, pixels)| {
-            self.for_each_run(size, |from, to| out[to..to + patch].copy_from_slice(&pixels[from..from + patch]));
-        });
-        let cells = height / patch * (width / patch);
-        Ok(Forward::new(out, &[batch, cells, channels * patch * patch]))
-    }
-
-    fn backward<T: Real>(&self, pass: Backward<'_, T>) -> Result<Vec<Option<Vec<T>>>> {
-        let (_, size) = sizes(&pass.args[0])?;
-        let (patch, image) = (self.patch, size.iter().product::<usize>().max(1));
-        let mut out = vec![T::zero(); pass.grad.len()];
-        out.par_chunks_mut(image).zip(pass.grad.par_chunks(image)).for_each(|(out, grad)| {
-            self.for_each_run(size, |from, to| out[from..from + patch].copy_from_slice(&grad[to..to + patch]));
-        });
-        Ok(vec![Some(out)])
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 use super::super::half;
-use super::super::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
-use super::super::real::{Real, max_of, sum_of, vectorised};
-use super::{has_inference_kernel, on_cpu, refuse_gradients};
+use super::refuse_gradients;
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
 /// Multi-head attention of one sequence to another, softmax(q k^T / sqrt(D / heads)) v.
 ///
@@ -16,45 +13,12 @@ pub fn cross_attention(q_bqd: &Tensor, kv_bke: &Tensor, heads: usize) -> Result<
     }
     let head_width = width / heads;
     let scale = (head_width as f64).powf(-0.5);
-    if !has_inference_kernel(q_bqd) {
-        let split = |x: Tensor, length| x.reshape((batch, length, heads, head_width))?.transpose(1, 2)?.contiguous();
-        let q = split(q_bqd.contiguous()?, queries)?;
-        let k = split(kv_bke.narrow(2, 0, width)?.contiguous()?, keys)?;
-        let v = split(kv_bke.narrow(2, width, width)?.contiguous()?, keys)?;
-        let weights = half::softmax(&half::scores(&q, &k, scale)?)?.to_dtype(v.dtype())?;
-        return weights.matmul(&v)?.transpose(1, 2)?.reshape((batch, queries, width));
-    }
-    on_cpu(&[q_bqd, kv_bke], &[batch, queries, width], |args| {
-        let mut out = vec![0.0; args[0].len()];
-        let samples = args[0].par_chunks((queries * width).max(1)).zip(args[1].par_chunks(keys * packed));
-        out.par_chunks_mut((queries * width).max(1)).zip(samples).for_each_init(
-            || vec![0.0; queries * keys],
-            |weights, (out, (q, kv))| {
-                for start in (0..width).step_by(head_width) {
-                    let q = Matrix::strided(&q[start..], queries, head_width, width);
-                    let k = Matrix::strided(&kv[start..], keys, head_width, packed);
-                    let v = Matrix::strided(&kv[width + start..], keys, head_width, packed);
-                    let scores = MatrixMut::new(weights, queries, keys);
-                    multiply(scores, Write::Overwrite, q, k.t(), scale, Threads::One);
-                    vectorised(
-                        #[inline(always)]
-                        || weights.chunks_exact_mut(keys).for_each(softmax),
-                    );
-                    let out = MatrixMut::strided(&mut out[start..], queries, head_width, width);
-                    multiply(out, Write::Overwrite, Matrix::new(weights, queries, keys), v, 1.0, Threads::One);
-                }
-            },
-        );
-        out
-    })
-}
-
-#[inline(always)]
-fn softmax(row: &mut [f32]) {
-    let max = max_of(row);
-    row.iter_mut().for_each(|x| *x = Real::exp(*x - max));
-    let factor = 1.0 / sum_of(row, |x| x);
-    row.iter_mut().for_each(|x| *x *= factor);
+    let split = |x: Tensor, length| x.reshape((batch, length, heads, head_width))?.transpose(1, 2)?.contiguous();
+    let q = split(q_bqd.contiguous()?, queries)?;
+    let k = split(kv_bke.narrow(2, 0, width)?.contiguous()?, keys)?;
+    let v = split(kv_bke.narrow(2, width, width)?.contiguous()?, keys)?;
+    let weights = half::softmax(&half::scores(&q, &k, scale)?)?.to_dtype(v.dtype())?;
+    weights.matmul(&v)?.transpose(1, 2)?.reshape((batch, queries, width))
 }
 
 #[cfg(test)]

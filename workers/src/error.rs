@@ -3,7 +3,7 @@
 use stages::io_fault::IoFault;
 use stages::stage::is_disk_full;
 
-use crate::tables::TornEntry;
+use crate::cause::{TornEntry, is_for_good, whole_chain};
 
 /// Why work did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -100,21 +100,6 @@ impl WorkerError {
     }
 }
 
-/// Is there a fault of a store among the causes that may pass?
-pub(crate) fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
-    causes.any(|cause| cause.downcast_ref::<object_store::Error>().is_some_and(crate::stores::may_pass))
-}
-
-/// Is an error of the local file system one that another try meets again: a name or a right, and not the disk?
-pub(crate) fn is_for_good(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
-    match causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()) {
-        Some(io) => IoFault::of(io) == IoFault::ForGood,
-        None => true,
-    }
-}
-
 impl From<stages::StageError> for WorkerError {
     fn from(error: stages::StageError) -> Self {
         match error {
@@ -133,20 +118,6 @@ impl From<stages::train_rows::RowsError> for WorkerError {
     fn from(error: stages::train_rows::RowsError) -> Self {
         if error.passes { WorkerError::Transient(error.why) } else { WorkerError::Broken(error.why) }
     }
-}
-
-/// An error with its causes, each once.
-pub fn whole_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod adapt;
 pub mod archive;
 pub mod assignment;
 mod backoff;
+pub mod cause;
 mod compute;
 pub mod durable;
 pub mod error;

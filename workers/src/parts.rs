@@ -11,7 +11,8 @@ use manifests::{PartFile, paths};
 use parquet::errors::ParquetError;
 use stages::stage::is_disk_full;
 
-use crate::error::{WorkerError, whole_chain};
+use crate::cause::whole_chain;
+use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
 pub use read::PartReader;

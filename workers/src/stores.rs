@@ -18,7 +18,6 @@ use url::Url;
 use crate::error::WorkerError;
 pub(crate) use address::is_loopback;
 use address::open;
-pub(crate) use steady::may_pass;
 pub use work::WorkStore;
 
 /// A store, and the folder in it that is ours.

@@ -18,9 +18,9 @@ use stages::stage::is_disk_full;
 use url::Url;
 
 pub use commit::{Change, Committed};
-pub(crate) use entries::TornEntry;
 
-use crate::error::{WorkerError, is_passing, whole_chain};
+use crate::cause::{is_passing, whole_chain};
+use crate::error::WorkerError;
 use crate::stores::WorkStore;
 use entries::LogEntries;
 

@@ -19,10 +19,9 @@ use object_store::{
     ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
     RenameOptions, Result,
 };
-use stages::stage::is_disk_full;
 
 use crate::backoff::Backoff;
-use crate::error::{is_for_good, whole_chain};
+use crate::cause::{may_pass, whole_chain};
 
 /// How often something is tried, and how long the pauses grow.
 #[derive(Debug, Clone, Copy)]
@@ -90,22 +89,6 @@ impl Tries {
         tracing::debug!(error = %whole_chain(&error), "a store failed and is asked again");
         tokio::time::sleep(self.backoff.next()).await;
         Ok(())
-    }
-}
-
-/// May the same request succeed later? What a store says about the object or the caller lasts; what happens on the way
-/// to it, or in it, passes.
-pub(crate) fn may_pass(error: &Error) -> bool {
-    match error {
-        Error::Generic { store: "LocalFileSystem", .. } if is_for_good(error) => false,
-        Error::Generic { .. } => {
-            let text = whole_chain(error);
-            let refused = text.contains("status code: 4")
-                && !["408", "409", "425", "429"].iter().any(|code| text.contains(&format!("status code: {code}")));
-            !refused && !is_disk_full(error)
-        }
-        Error::JoinError { .. } => true,
-        _ => false,
     }
 }
 

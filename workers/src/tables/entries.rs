@@ -14,6 +14,8 @@ use object_store::{
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
+use crate::cause::TornEntry;
+
 /// Bytes of entries that are kept; what comes after is read again each time.
 const MOST_BYTES: usize = 32 << 20;
 
@@ -59,17 +61,6 @@ impl fmt::Debug for LogEntries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }
-}
-
-/// An entry of a log that was not written whole.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{location} is torn: it has {bytes} bytes and is no log entry. Put it back from a copy; or, if no entry has a higher \
-     number, delete it: what it added is lost with it, and the next run computes that again"
-)]
-pub(crate) struct TornEntry {
-    location: String,
-    bytes: usize,
 }
 
 #[async_trait]

@@ -9,7 +9,8 @@ use url::Url;
 
 use super::columns::delta_field;
 use super::{ENGINE_INFO, PARTITION, Tables, blocking, kernel_error};
-use crate::error::{WorkerError, is_passing, whole_chain};
+use crate::cause::{is_passing, whole_chain};
+use crate::error::WorkerError;
 
 /// Versions that are looked at for one to return to.
 const MOST_LOOKS_BACK: usize = 200;

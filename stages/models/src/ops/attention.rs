@@ -3,7 +3,7 @@ use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
 use super::half;
 use super::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
-use super::real::{Real, max_of, sum_of, sum_of_pairs, vectorised};
+use super::real::{Real, exponentiate, normalise, sum_of_pairs, vectorised};
 use candle_core::{D, DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -217,10 +217,7 @@ fn softmax_in_place<T: Real>(row: &mut [T], valid: Option<&[u8]>) {
             }
         }
     }
-    let max = max_of(row);
-    for x in row.iter_mut() {
-        *x = (*x - max).exp();
-    }
+    exponentiate(row);
     if let Some(valid) = valid {
         for (x, &valid) in row.iter_mut().zip(valid) {
             if valid == 0 {
@@ -228,12 +225,7 @@ fn softmax_in_place<T: Real>(row: &mut [T], valid: Option<&[u8]>) {
             }
         }
     }
-    let total = sum_of(row, |x| x);
-    // Nothing visible: the row stays zero.
-    let factor = if total == T::zero() { total } else { T::one() / total };
-    for x in row.iter_mut() {
-        *x *= factor;
-    }
+    normalise(row);
 }
 
 /// Turns gradients of the probabilities into gradients of the scores: p * (g - sum(p g)), row by row.

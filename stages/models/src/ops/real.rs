@@ -191,6 +191,28 @@ pub(crate) fn add_products<T: Real>(sums: &mut [T], xs: &[T], ys: &[T]) {
     }
 }
 
+/// exp(x - the largest of the row).
+#[inline(always)]
+pub(crate) fn exponentiate<T: Real>(row: &mut [T]) {
+    let largest = max_of(row);
+    row.iter_mut().for_each(|x| *x = (*x - largest).exp());
+}
+
+/// Divides by the sum of the row; zeros stay zeros.
+#[inline(always)]
+pub(crate) fn normalise<T: Real>(row: &mut [T]) {
+    let total = sum_of(row, |x| x);
+    let factor = if total == T::zero() { total } else { T::one() / total };
+    row.iter_mut().for_each(|x| *x *= factor);
+}
+
+/// exp(x) over the sum of the row's.
+#[inline(always)]
+pub(crate) fn softmax<T: Real>(row: &mut [T]) {
+    exponentiate(row);
+    normalise(row);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

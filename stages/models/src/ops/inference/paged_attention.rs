@@ -4,7 +4,7 @@
 //! keys: each is a *path*, a list of cache slots. Choosing other beams changes lists of numbers and copies no key.
 
 use super::super::half;
-use super::super::real::{Real, max_of, sum_of, sum_of_pairs, vectorised};
+use super::super::real::{softmax, sum_of_pairs, vectorised};
 use super::{has_inference_kernel, on_cpu, refuse_gradients};
 use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
@@ -179,10 +179,7 @@ impl Attend<'_> {
                 let bias = bias.of_head(head, query);
                 weights.iter_mut().zip(bias).for_each(|(weight, &bias)| *weight += bias);
             }
-            let max = max_of(weights);
-            weights.iter_mut().for_each(|x| *x = Real::exp(*x - max));
-            let factor = 1.0 / sum_of(weights, |x| x);
-            weights.iter_mut().for_each(|x| *x *= factor);
+            softmax(weights);
         }
         for (at, &slot) in self.slots.iter().enumerate() {
             let value = self.line(self.values, slot);

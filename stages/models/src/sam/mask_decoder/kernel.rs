@@ -17,7 +17,7 @@ use super::weights::{AttentionWeights, Dense, ImageSide, LayerWeights, Norm, Sha
 use super::{LowResMask, MaskDecoder, Selection};
 use crate::Result;
 use crate::ops::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
-use crate::ops::real::{Real, add, max_of, sum_of, vectorised};
+use crate::ops::real::{add, softmax, vectorised};
 use crate::sam::prompt_encoder::floats;
 use rayon::prelude::*;
 
@@ -249,10 +249,7 @@ fn attend_head(q: Part<'_>, k: Part<'_>, v: Part<'_>, head_width: usize, out: &m
         #[inline(always)]
         || {
             for row in weights.chunks_exact_mut(k.rows) {
-                let largest = max_of(row);
-                row.iter_mut().for_each(|x| *x = Real::exp(*x - largest));
-                let factor = 1.0 / sum_of(row, |x| x);
-                row.iter_mut().for_each(|x| *x *= factor);
+                softmax(row);
             }
         },
     );

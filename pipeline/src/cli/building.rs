@@ -1,6 +1,5 @@
 //! Commands that plan, run, inspect and report builds.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -270,33 +269,4 @@ pub(super) async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) ->
         0 => Ok(()),
         bad => Err(WorkerError::Configuration(format!("{bad} of {} checks failed", findings.len())).into()),
     }
-}
-
-pub(super) fn edit_tags(world: &Path, share: f64, seed: u64) -> Result<()> {
-    let edited = sandbox::edit_tags(world, share, seed)?;
-    say!("edited the tags of {}", count(edited.len(), "image"));
-    for image_id in edited {
-        say!("{image_id}");
-    }
-    Ok(())
-}
-
-pub(super) fn sandbox(out: &Path, tiles: usize, seed: u64, force: bool) -> Result<()> {
-    if force {
-        sandbox::check_replaceable(out)?
-    } else {
-        sandbox::check_absent(out)?
-    }
-    let settings = sandbox::Settings { tiles_per_country: tiles, seed, ..sandbox::Settings::default() };
-    let terminal = std::io::stderr().is_terminal();
-    let summary = sandbox::generate(out, &settings, &mut |done, total| {
-        if terminal {
-            crate::say::aside(format_args!("\r{done}/{total} tiles"));
-        }
-    })?;
-    if terminal {
-        aside!("");
-    }
-    say!("{} in {}", count(summary.images, "image"), out.display());
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a run would do: shown by `plan` for all steps, by `explain` for one.
+//! What a run would do: shown by `plan` for all steps, by `explain` for one step or for one image.
 //!
 //! What is up to date below a step that will run cannot be known before that has run: the rows that it makes may be those that
 //! were there. So a shard of which an input will change has an upper bound, and only the others have reasons.
@@ -15,8 +15,8 @@ use workers::train;
 
 use crate::build::Build;
 use crate::plan::{Model, counted, model_of, plan_stage, uncounted_plan};
-use crate::preflight;
-use crate::trainings::{Outlook, TrainingState, outlook};
+use crate::trainings::{NO_RUN, Outlook, TrainingState, outlook, standing_record};
+use crate::{preflight, settled};
 
 /// One step of a build.
 #[derive(Debug, Serialize)]
@@ -75,15 +75,34 @@ impl Moving {
     }
 }
 
+/// What is asked of a preview.
+#[derive(Clone, Copy, Default)]
+struct Asked {
+    retry_errors: bool,
+    retrain: bool,
+    /// The only shard that is looked at. Of the others it is known what is settled; all other rows there may change.
+    only: Option<u32>,
+}
+
 /// What a run would do.
 pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Result<Vec<PlanLine>, WorkerError> {
     build.assign_splits().await?;
+    steps_asked(build, Asked { retry_errors, retrain, only: None }).await
+}
+
+/// What a run would do, as far as one shard tells. No part of another shard is read. The caller has assigned the splits,
+/// or they are settled.
+pub async fn preview_shard(build: &Build, shard: u32) -> Result<Vec<PlanLine>, WorkerError> {
+    steps_asked(build, Asked { only: Some(shard), ..Asked::default() }).await
+}
+
+async fn steps_asked(build: &Build, asked: Asked) -> Result<Vec<PlanLine>, WorkerError> {
     let mut moving = Moving::default();
     let mut lines = Vec::new();
     for step in stages::steps(&build.spec) {
         lines.push(match step {
-            Step::Map(stage) => map_line(build, &stage, retry_errors, &mut moving).await?,
-            Step::Train(training) => training_line(build, training, retrain, &mut moving).await?,
+            Step::Map(stage) => map_line(build, &stage, asked, &mut moving).await?,
+            Step::Train(training) => training_line(build, training, asked, &mut moving).await?,
             Step::Evaluate => {
                 let moves = !moving.tables.is_empty() || !moving.models.is_empty();
                 let stands = crate::evaluate::stored(build).await?.is_some();
@@ -101,13 +120,9 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
 
 /// Rows that leave the tables because the source no longer offers them. Where the geo-tags are settled there are none.
 pub async fn removals(build: &Build) -> Result<Removals, WorkerError> {
-    let geotags = stages::geotags::stage();
-    let key = crate::settled::key(build, &geotags, &Model::default()).await?;
-    if key.is_some_and(|key| build.settled.get(&geotags, &key).is_some()) {
-        return Ok(Removals::default());
-    }
-    let plan = uncounted_plan(build, &geotags, &Model::default(), false).await?;
-    let settled = build.settled.shards(&plan);
+    let (geotags, model) = (stages::geotags::stage(), Model::default());
+    let plan = uncounted_plan(build, &geotags, &model, false).await?;
+    let settled = settled::shards(build, &geotags, &model, &plan).await?;
     Removals::find(&build.work, &build.spec, (&plan.output, &settled), &build.virtual_inputs).await
 }
 
@@ -124,12 +139,7 @@ fn empty_line(step: &'static str) -> PlanLine {
     }
 }
 
-async fn map_line(
-    build: &Build,
-    stage: &Stage,
-    retry_errors: bool,
-    moving: &mut Moving,
-) -> Result<PlanLine, WorkerError> {
+async fn map_line(build: &Build, stage: &Stage, asked: Asked, moving: &mut Moving) -> Result<PlanLine, WorkerError> {
     let listed = &build.virtual_inputs.listing.rows_by_shard;
     let trained_by = match stage.model {
         ModelUse::Scoring => Some(Training::Bootstrap),
@@ -140,17 +150,21 @@ async fn map_line(
     let model = if model_moves.is_some() { None } else { model_of(build, stage).await? };
     let Some(model) = model else {
         moving.tables.insert(stage.output, (0..).zip(listed.iter().copied()).collect());
-        let note = if model_moves == Some(false) { "its model may change" } else { "its model will change" };
+        let note = match (model_moves, asked.only) {
+            (Some(false), None) => "its model may change",
+            (Some(false), Some(_)) => "its model may change: `urbancross plan` looks at all shards",
+            _ => "its model will change",
+        };
         let rows = listed.iter().sum();
         let model_moves = model_moves.is_some();
         return Ok(PlanLine { rows, exact: false, note: note.to_owned(), model_moves, ..empty_line(stage.name) });
     };
-    let above: Vec<Option<u64>> =
+    let mut above: Vec<Option<u64>> =
         (0..).zip(listed).map(|(shard, listed)| moving.above(stage, shard, *listed)).collect();
-    let counts = counts_below(build, stage, &model, retry_errors, &above).await?;
+    let counts = counts_below(build, stage, &model, asked, &mut above).await?;
     let (line, shards) = line_of(stage.name, &counts, &above, listed);
     if stage.output == Artifact::Geotags {
-        moving.boxes = line.reasons.keys().any(|reason| *reason != Reason::InputChanged);
+        moving.boxes = !line.exact || line.reasons.keys().any(|reason| *reason != Reason::InputChanged);
     }
     if !shards.is_empty() {
         moving.tables.insert(stage.output, shards);
@@ -158,22 +172,32 @@ async fn map_line(
     Ok(line)
 }
 
-/// Counts a stage in all shards, but in those of which an input is lost: it is made again before it is read.
+/// Counts a stage in the shards that are asked for, but in those of which an input is lost: it is made again before it is
+/// read. Where a shard is not looked at, all of its rows may change: so `above` says afterwards.
 async fn counts_below(
     build: &Build,
     stage: &Stage,
     model: &Model,
-    retry_errors: bool,
-    above: &[Option<u64>],
+    asked: Asked,
+    above: &mut [Option<u64>],
 ) -> Result<PlanCounts, WorkerError> {
-    let plan = uncounted_plan(build, stage, model, retry_errors).await?;
-    if plan.inputs.iter().all(|table| table.lost.is_empty()) {
-        return Ok(plan_stage(build, stage, model, retry_errors).await?.counts);
-    }
+    let plan = uncounted_plan(build, stage, model, asked.retry_errors).await?;
     let lost: Vec<u32> = plan.inputs.iter().flat_map(|table| table.lost.iter().copied()).collect();
+    if lost.is_empty() && asked.only.is_none() {
+        return Ok(plan_stage(build, stage, model, asked.retry_errors).await?.counts);
+    }
+    let settled = settled::shards(build, stage, model, &plan).await?;
+    if let Some(only) = asked.only {
+        let listed = &build.virtual_inputs.listing.rows_by_shard;
+        for (shard, (above, listed)) in (0..).zip(above.iter_mut().zip(listed)) {
+            if shard != only && !settled.contains(&shard) {
+                *above = Some(*listed);
+            }
+        }
+    }
     let is_known = |shard: u32| above[shard as usize].is_none() || !lost.contains(&shard);
-    let settled = build.settled.shards(&plan);
-    Ok(counted(build, stage, plan, settled, is_known).await?.counts)
+    let is_asked = |shard: u32| asked.only.is_none_or(|only| only == shard) && is_known(shard);
+    Ok(counted(build, stage, plan, settled, is_asked).await?.counts)
 }
 
 /// The line of a stage, and how many of its rows may change: `above` says of each shard how many rows of its inputs may.
@@ -209,11 +233,15 @@ fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], liste
 async fn training_line(
     build: &Build,
     training: Training,
-    retrain: bool,
+    asked: Asked,
     moving: &mut Moving,
 ) -> Result<PlanLine, WorkerError> {
     let above: u64 = train::training_inputs(&build.spec, training).iter().map(|a| moving.rows(*a)).sum();
-    let outlook = outlook(build, training, retrain, above).await?;
+    // what a first run would read is nobody's question where one shard is looked at
+    let outlook = match asked.only {
+        Some(_) if standing_record(build, training).await?.is_none() => Outlook::Due(NO_RUN.to_owned()),
+        _ => outlook(build, training, asked.retrain, above).await?,
+    };
     let listed = build.virtual_inputs.listing.rows();
     if matches!(outlook, Outlook::Known(TrainingState::Due(_)) | Outlook::Due(_)) {
         // images that come in, or whose pictures are others, are placed anew

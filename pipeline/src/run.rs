@@ -95,8 +95,7 @@ pub async fn run(
 async fn anything_stale(build: &mut Build, asked: &[&str]) -> Result<bool, WorkerError> {
     for stage in stages::map_stages(&build.spec).into_iter().filter(|stage| asked.contains(&stage.name)) {
         let Some(model) = model_of(build, &stage).await? else { continue };
-        let key = crate::settled::key(build, &stage, &model).await?;
-        if key.is_some_and(|key| build.settled.get(&stage, &key).is_some()) {
+        if crate::settled::is_settled(build, &stage, &model).await? {
             continue;
         }
         if stage.output == Artifact::Splits {

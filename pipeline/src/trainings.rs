@@ -187,7 +187,7 @@ pub async fn outlook(build: &Build, training: Training, force: bool, above: u64)
     })
 }
 
-const NO_RUN: &str = "no finished run has these settings";
+pub(crate) const NO_RUN: &str = "no finished run has these settings";
 const FORCED: &str = "asked for with --retrain";
 
 /// Decides about a training. `force` runs it again even if it stands.

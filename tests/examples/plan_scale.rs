@@ -237,7 +237,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("plan from local files:");
     let local = plan_all(&work, &slices, &spec, (rows, shards)).await?;
     println!("plan from a store with {} ms a request, {AT_ONCE} at once:", REQUEST.as_millis());
-    let slow = work.clone().over(|inner| Arc::new(Distant { inner, request: REQUEST }));
+    let slow = work.clone().over(|inner| Arc::new(Distant { inner, request: REQUEST, reads: Arc::default() }));
     let remote = plan_all(&slow, &slices, &spec, (rows, shards)).await?;
     println!("{rows} rows in {shards} shards: {local:.1} s local, {remote:.1} s remote, peak {:.0} MiB", peak_mib());
     Ok(())

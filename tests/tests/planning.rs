@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use manifests::build::DeviceName;
+use manifests::shard_of;
 use manifests::weights::Weights;
 use manifests::{Artifact, Plan, paths};
 use pipeline::build::Build;
+use pipeline::explain::explain;
 use pipeline::plan::{Model, plan_stage};
 use pipeline::run_options::RunOptions;
-use pipeline_tests::{World, column, edit_a_finnish_image, open, run_with};
+use pipeline_tests::distant::Reads;
+use pipeline_tests::{World, column, edit_a_finnish_image, open, run, run_with};
 use stages::stage::StageContext;
 use workers::WorkerError;
 use workers::fetch::FetchSettings;
@@ -132,4 +135,30 @@ async fn shards_without_a_change_are_not_read() {
     let build = open(world.spec("work", &[])).await.unwrap();
     let error = plan_stage(&build, &stages::geotags::stage(), &Model::default(), false).await.unwrap_err();
     assert!(error.to_string().contains("damaged"), "{error}");
+}
+
+/// Shards of which a part was read, by table and number of times.
+fn shards_read(reads: &Reads) -> Vec<(u32, usize)> {
+    reads.of(".parquet").iter().map(|(path, reads)| (paths::shard_of_part(path).unwrap(), *reads)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explaining_an_image_reads_the_shard_that_holds_it() {
+    let world = World::new(30);
+    let spec = || world.spec("work", &["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"]);
+    let (build, _) = run(spec()).await.unwrap();
+    let images = column(&build, Artifact::Splits, "split").await;
+    let edited = edit_a_finnish_image(&world).remove(0);
+    let is_elsewhere =
+        |(image, split): &(&String, &String)| shard_of(image, 3) != shard_of(&edited, 3) && *split == "train";
+    let (in_another, _) = images.iter().find(is_elsewhere).unwrap();
+    for (image, state) in [(&edited, "stale: input changed"), (in_another, "its model may change: `urbancross plan`")] {
+        let mut build = open(spec()).await.unwrap();
+        let reads = Reads::count_of(&mut build);
+        let lines = explain(&mut build, image).await.unwrap();
+        assert!(lines.iter().any(|line| line.contains(state)), "{lines:?}");
+        assert!(image == &edited || lines.iter().any(|line| line.trim() == "train"), "from the table: {lines:?}");
+        let read = shards_read(&reads);
+        assert!(!read.is_empty() && read.iter().all(|(shard, _)| *shard == shard_of(image, 3)), "{image}: {read:?}");
+    }
 }

@@ -31,10 +31,8 @@ pub(super) async fn check_rows(
 ) -> Result<(), WorkerError> {
     check_batch(build, options).await?;
     // where images stand in their parts for good, a training that runs for certain need not be waited for
-    let splits = stages::splits::stage();
-    let key = crate::settled::key(build, &splits, &Model::default()).await?;
-    let stand = key.is_some_and(|key| build.settled.get(&splits, &key).is_some());
-    if stand && trains_for_certain(build, options).await? {
+    let is_settled = crate::settled::is_settled(build, &stages::splits::stage(), &Model::default()).await?;
+    if is_settled && trains_for_certain(build, options).await? {
         place(build, options.until.as_deref(), progress).await?;
         check_batch(build, options).await?;
     }

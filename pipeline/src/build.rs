@@ -11,6 +11,7 @@ use workers::WorkerError;
 use workers::assignment::{Assignment, assigned};
 use workers::fetch::FetchSettings;
 use workers::planning::VirtualInputs;
+use workers::removals::Removals;
 use workers::slices::{InputStores, Slices};
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
@@ -36,6 +37,8 @@ pub struct Build {
     pub stop: std::sync::Arc<AtomicBool>,
     /// What earlier runs left with nothing to do.
     pub(crate) settled: SettledStages,
+    /// Rows that leave the tables, once somebody has asked.
+    pub(crate) removals: Option<Removals>,
     pins: BTreeMap<Artifact, PinnedTable>,
     /// Commits of this build since it was opened.
     commits: u64,
@@ -58,6 +61,7 @@ impl Build {
 
     /// Lists what the source offers, after a look whether all live parts are there. Writes nothing.
     pub async fn list_source(&mut self) -> Result<(), WorkerError> {
+        self.removals = None;
         self.find_lost().await?;
         self.source.required()?;
         let mut slices = Slices::default();
@@ -87,8 +91,21 @@ impl Build {
         let (virtual_inputs, pins) = (VirtualInputs::default(), BTreeMap::new());
         let has_layout = workers::layout::check(&work, &spec).await?;
         let settled = SettledStages::read(&work, &spec.country).await?;
-        let mut build =
-            Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, settled, pins, commits: 0 };
+        let removals = None;
+        let mut build = Build {
+            spec,
+            source,
+            work,
+            tables,
+            virtual_inputs,
+            weights,
+            scratch,
+            stop,
+            settled,
+            removals,
+            pins,
+            commits: 0,
+        };
         build.pin_all().await?;
         if !has_layout {
             workers::layout::check_tables(&build.work, &build.spec, build.pins.values()).await?;
@@ -151,6 +168,9 @@ impl Build {
     /// Takes note of a table's parts after a commit of this build.
     pub fn moved_on(&mut self, live: PinnedTable) {
         self.commits += 1;
+        if live.artifact == Artifact::Geotags {
+            self.removals = None;
+        }
         self.pins.insert(live.artifact, live);
     }
 

@@ -118,12 +118,17 @@ async fn steps_asked(build: &Build, asked: Asked) -> Result<Vec<PlanLine>, Worke
     Ok(lines)
 }
 
-/// Rows that leave the tables because the source no longer offers them. Where the geo-tags are settled there are none.
-pub async fn removals(build: &Build) -> Result<Removals, WorkerError> {
-    let (geotags, model) = (stages::geotags::stage(), Model::default());
-    let plan = uncounted_plan(build, &geotags, &model, false).await?;
-    let settled = settled::shards(build, &geotags, &model, &plan).await?;
-    Removals::find(&build.work, &build.spec, (&plan.output, &settled), &build.virtual_inputs).await
+/// Rows that leave the tables because the source no longer offers them. Nothing is read again while the build sees the same
+/// source and geo-tags.
+pub async fn removals(build: &mut Build) -> Result<&Removals, WorkerError> {
+    if build.removals.is_none() {
+        let (geotags, model) = (stages::geotags::stage(), Model::default());
+        let plan = uncounted_plan(build, &geotags, &model, false).await?;
+        let settled = settled::shards(build, &geotags, &model, &plan).await?;
+        let found = Removals::find(&build.work, &build.spec, (&plan.output, &settled), &build.virtual_inputs).await?;
+        build.removals = Some(found);
+    }
+    Ok(build.removals.get_or_insert_default())
 }
 
 fn empty_line(step: &'static str) -> PlanLine {

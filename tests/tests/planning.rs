@@ -12,6 +12,8 @@ use manifests::{Artifact, Plan, paths};
 use pipeline::build::Build;
 use pipeline::explain::explain;
 use pipeline::plan::{Model, plan_stage};
+use pipeline::preview::removals;
+use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
 use pipeline_tests::distant::Reads;
 use pipeline_tests::{World, column, edit_a_finnish_image, open, run, run_with};
@@ -161,4 +163,28 @@ async fn explaining_an_image_reads_the_shard_that_holds_it() {
         let read = shards_read(&reads);
         assert!(!read.is_empty() && read.iter().all(|(shard, _)| *shard == shard_of(image, 3)), "{image}: {read:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_looks_once_for_rows_that_leave_and_only_where_something_changed() {
+    let world = World::new(24);
+    let until = || RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
+    run_with(world.spec("work", &[]), until()).await.unwrap();
+    let shard = shard_of(&edit_a_finnish_image(&world)[0], 3);
+    let mut build = open(world.spec("work", &[])).await.unwrap();
+    let old = build.pin(Artifact::Geotags).await.unwrap();
+    let reads = Reads::count_of(&mut build);
+    for _ in 0..2 {
+        assert!(removals(&mut build).await.unwrap().in_words().is_empty());
+        assert_eq!(shards_read(&reads), [(shard, 1)]);
+    }
+    // as much as planning and mapping read, the new part aside
+    pipeline::run::run(&mut build, &until(), &Progress::new(true)).await.unwrap();
+    assert_eq!(reads.of(&old.part(shard).unwrap().path).into_values().sum::<usize>(), 3);
+    // what others may have changed is looked at again
+    edit_a_finnish_image(&world);
+    build.refresh().await.unwrap();
+    let before = shards_read(&reads).iter().map(|(_, reads)| reads).sum::<usize>();
+    removals(&mut build).await.unwrap();
+    assert!(shards_read(&reads).iter().map(|(_, reads)| reads).sum::<usize>() > before);
 }

@@ -23,7 +23,7 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     let progress = Progress::new(json);
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     say_what_is_absent(&build).await;
-    crate::preview::removals(&build).await?.in_words().iter().for_each(|line| aside!("warning: {line}"));
+    crate::preview::removals(&mut build).await?.in_words().iter().for_each(|line| aside!("warning: {line}"));
     let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
     build.keep_listing().await?;
     if json {

@@ -15,10 +15,14 @@ use crate::{preflight, remembered};
 ///
 /// # Errors
 /// Most rows leave, and nobody has accepted that.
-pub(super) async fn check_removals(build: &Build, options: &RunOptions) -> Result<Removals, WorkerError> {
+pub(super) async fn check_removals<'b>(
+    build: &'b mut Build,
+    options: &RunOptions,
+) -> Result<&'b Removals, WorkerError> {
+    let country = build.spec.country.clone();
     let removals = crate::preview::removals(build).await?;
     match removals.are_most() && !options.accept_removals {
-        true => Err(WorkerError::Configuration(removals.refusal(&build.spec.country))),
+        true => Err(WorkerError::Configuration(removals.refusal(&country))),
         false => Ok(removals),
     }
 }

@@ -15,6 +15,7 @@ use stages::train_rows::TrainRows;
 use training::recall::Protocol;
 use workers::WorkerError;
 use workers::parts::PartReader;
+use workers::stores::Hint;
 use workers::train::{self, Leak, Members, RunInputs, RunRows, TableRows};
 
 use crate::build::Build;
@@ -92,8 +93,20 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
 
 /// The evaluation at the newest versions, if it was made.
 pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
+    Ok(stored_or_why(build).await?.ok())
+}
+
+/// The evaluation at the newest versions, or why it must be made.
+pub async fn stored_or_why(build: &Build) -> Result<Result<Evaluation, String>, WorkerError> {
     let tables = pinned(build).await?;
-    build.work.get_sealed(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
+    let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
+    Ok(match build.work.look_at(&path).await? {
+        Hint::Sealed(evaluation) => Ok(evaluation),
+        other => Err(other.why_absent().map_or_else(
+            || "its tables or settings are new".to_owned(),
+            |what| format!("the figures that are there are {what}"),
+        )),
+    })
 }
 
 /// The evaluation at the newest versions, of a build that must have one.
@@ -101,9 +114,9 @@ pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
 /// # Errors
 /// A build that is not finished.
 pub async fn finished(build: &Build) -> Result<Evaluation, WorkerError> {
-    stored(build).await?.ok_or_else(|| {
+    stored_or_why(build).await?.map_err(|why| {
         WorkerError::Configuration(format!(
-            "{}: no evaluation of its newest tables in {}; run its build first (`urbancross run` with its spec)",
+            "{}: no evaluation of its newest tables in {} ({why}); run its build first (`urbancross run` with its spec)",
             build.spec.country,
             build.work.url()
         ))

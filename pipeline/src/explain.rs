@@ -85,9 +85,10 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
             }
             Step::Train(training) => lines.extend(explain_training(build, training, &line)),
             Step::Evaluate => match crate::evaluate::stored(build).await? {
-                _ if !line.exact => lines.push(format!("evaluate: {}", line.note)),
-                Some(evaluation) => lines.push(format!("evaluate: up to date, {}", evaluation.quoted().in_words())),
-                None => lines.push("evaluate: must run, its tables are new".into()),
+                Some(evaluation) if line.exact => {
+                    lines.push(format!("evaluate: up to date, {}", evaluation.quoted().in_words()));
+                }
+                _ => lines.push(format!("evaluate: {}", line.note)),
             },
         }
     }

@@ -71,7 +71,7 @@ pub async fn changed_at(build: &Build) -> Result<String, WorkerError> {
     let mut last = 0.0_f64;
     for step in stages::steps(&build.spec) {
         let path = paths::summary(&build.spec.country, step.name());
-        let summary = build.work.get_sealed::<Summary>(&path).await?;
+        let summary = build.work.get_record::<Summary>(&path).await?;
         last = summary.map_or(last, |summary| last.max(summary.started_unix_seconds + summary.seconds));
     }
     Ok(if last > 0.0 { crate::clock::at(last as u64) } else { crate::clock::now() })
@@ -85,7 +85,7 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     for step in &steps {
         let name = step.name();
         let trained = curves.len();
-        if let Some(summary) = build.work.get_sealed::<Summary>(&paths::summary(&build.spec.country, name)).await? {
+        if let Some(summary) = build.work.get_record::<Summary>(&paths::summary(&build.spec.country, name)).await? {
             summaries.insert(name.to_owned(), summary);
         }
         if let Step::Train(training) = *step

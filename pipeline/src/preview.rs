@@ -105,13 +105,12 @@ async fn steps_asked(build: &Build, asked: Asked) -> Result<Vec<PlanLine>, Worke
             Step::Train(training) => training_line(build, training, asked, &mut moving).await?,
             Step::Evaluate => {
                 let moves = !moving.tables.is_empty() || !moving.models.is_empty();
-                let stands = crate::evaluate::stored(build).await?.is_some();
-                let note = match (moves, stands) {
-                    (true, _) => "after the stages above",
-                    (false, true) => "up to date",
-                    (false, false) => "must run: its tables are new",
+                let note = match crate::evaluate::stored_or_why(build).await? {
+                    _ if moves => "after the stages above".to_owned(),
+                    Ok(_) => "up to date".to_owned(),
+                    Err(why) => format!("must run: {why}"),
                 };
-                PlanLine { exact: !moves, note: note.to_owned(), ..empty_line(step.name()) }
+                PlanLine { exact: !moves, note, ..empty_line(step.name()) }
             }
         });
     }

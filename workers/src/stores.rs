@@ -18,6 +18,7 @@ use url::Url;
 use crate::error::WorkerError;
 pub(crate) use address::is_loopback;
 use address::open;
+pub use sealed::Hint;
 pub(crate) use steady::may_pass;
 pub use work::WorkStore;
 

@@ -74,16 +74,10 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
     let head = ["rows", "excluded", "errors", "table version", "seconds"];
     say!("{:18} {:>10} {:>8} {:>8} {:>13} {:>9}  state", "step", head[0], head[1], head[2], head[3], head[4]);
     for line in lines {
-        let version = line.version.map_or(String::new(), |v| v.to_string());
+        let [excluded, errors, version] =
+            [line.excluded, line.errors, line.version].map(|n| n.map_or(String::new(), |n| n.to_string()));
         let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
-        say!(
-            "{:18} {:>10} {:>8} {:>8} {version:>13} {seconds:>9}  {}",
-            line.step,
-            line.rows,
-            line.excluded,
-            line.errors,
-            line.state
-        );
+        say!("{:18} {:>10} {excluded:>8} {errors:>8} {version:>13} {seconds:>9}  {}", line.step, line.rows, line.state);
     }
     Ok(())
 }

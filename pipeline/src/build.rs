@@ -22,7 +22,7 @@ use crate::settled::SettledStages;
 ///
 /// It sees the store as it was when it was opened: the live parts of its tables are pinned one after the other, each
 /// before the tables that it is made from, and the source is listed last. So whatever a stage computes from is at least
-/// as new as everything that went into the parts it replaces; its own commits move the pins on.
+/// as new as everything that went into the parts it replaces; its own commits update the pins.
 pub struct Build {
     pub spec: BuildSpec,
     pub source: SourceStore,
@@ -165,8 +165,8 @@ impl Build {
         self.commits
     }
 
-    /// Takes note of a table's parts after a commit of this build.
-    pub fn moved_on(&mut self, live: PinnedTable) {
+    /// Pins a table's parts after a commit of this build.
+    pub fn after_commit(&mut self, live: PinnedTable) {
         self.commits += 1;
         if live.artifact == Artifact::Geotags {
             self.removals = None;
@@ -180,9 +180,9 @@ impl Build {
         assigned(&self.work, &self.spec, &geotags, &images, ratio).await
     }
 
-    /// Places every image of the published geo-tags in a split; whether any is placed elsewhere than before.
+    /// Assigns every image of the published geo-tags to a split; whether any assignment changed.
     pub async fn assign_splits(&mut self) -> Result<bool, WorkerError> {
         let assignment = self.assignment(self.spec.split.ratio).await?;
-        self.virtual_inputs.place(&self.spec.country, assignment).await
+        self.virtual_inputs.set_assignment(&self.spec.country, assignment).await
     }
 }

@@ -1,11 +1,12 @@
 //! The command line.
 
 mod arguments;
-mod building;
-mod learning;
+mod build_commands;
 mod numbers;
+mod report_commands;
 mod schema;
-mod upkeep;
+mod train_commands;
+mod upkeep_commands;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -111,7 +112,7 @@ enum Command {
             long,
             value_name = "DAYS",
             default_value_t = 7.0,
-            value_parser = within("a number of days", 0.0..=upkeep::MOST_KEEP_DAYS),
+            value_parser = within("a number of days", 0.0..=upkeep_commands::MOST_KEEP_DAYS),
             allow_negative_numbers = true,
             help = "Keep everything younger than this"
         )]
@@ -269,29 +270,33 @@ async fn wait_for_signal() -> std::io::Result<()> {
 /// Runs a command.
 pub async fn main(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Plan { spec, options, json } => building::plan(&spec, options, json).await,
+        Command::Plan { spec, options, json } => build_commands::plan(&spec, options, json).await,
         Command::Run { spec, options, accept_removals, until } => {
-            building::run(&spec, options, accept_removals, until).await
+            build_commands::run(&spec, options, accept_removals, until).await
         }
-        Command::Status { spec, json } => building::status(&spec, json).await,
-        Command::Explain { spec, what } => building::explain(&spec, &what.join(" ")).await,
-        Command::Report { specs, set, output } => building::report(&specs, &set.set, &output).await,
-        Command::Evaluate { specs, set, report, json } => building::evaluate(&specs, &set.set, report, json).await,
-        Command::Verify { spec, repair, json } => upkeep::verify(spec.read()?, repair, json).await,
-        Command::Gc { spec, delete, keep_days, json } => upkeep::gc(spec.read()?, delete, keep_days, json).await,
-        Command::Train { spec, training, retrain } => learning::train(spec.read()?, &training, retrain).await,
-        Command::Adapt { pair, json } => learning::adapt(&pair.pair, &pair.set.set, json).await,
+        Command::Status { spec, json } => build_commands::status(&spec, json).await,
+        Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
+        Command::Report { specs, set, output } => report_commands::report(&specs, &set.set, &output).await,
+        Command::Evaluate { specs, set, report, json } => {
+            report_commands::evaluate(&specs, &set.set, report, json).await
+        }
+        Command::Verify { spec, repair, json } => upkeep_commands::verify(spec.read()?, repair, json).await,
+        Command::Gc { spec, delete, keep_days, json } => {
+            upkeep_commands::gc(spec.read()?, delete, keep_days, json).await
+        }
+        Command::Train { spec, training, retrain } => train_commands::train(spec.read()?, &training, retrain).await,
+        Command::Adapt { pair, json } => train_commands::adapt(&pair.pair, &pair.set.set, json).await,
         Command::Ablate { pairs, set, jobs, report, json } => {
-            learning::ablate(&pairs, &set.set, jobs, report, json).await
+            train_commands::ablate(&pairs, &set.set, jobs, report, json).await
         }
         Command::Sweep { spec, over, report, json } => {
-            learning::sweep(&spec.spec, &spec.set.set, &over, report, json).await
+            train_commands::sweep(&spec.spec, &spec.set.set, &over, report, json).await
         }
         Command::SingleDomain { specs, set, report, json } => {
-            learning::single_domain(&specs, &set.set, report, json).await
+            train_commands::single_domain(&specs, &set.set, report, json).await
         }
-        Command::Doctor { spec, set, json } => building::doctor(spec, &set.set, json).await,
-        Command::Weights { spec, fetch, json } => building::weights(&spec.read()?, fetch, json).await,
+        Command::Doctor { spec, set, json } => build_commands::doctor(spec, &set.set, json).await,
+        Command::Weights { spec, fetch, json } => build_commands::weights(&spec.read()?, fetch, json).await,
         Command::Spec { spec } => {
             crate::say!("{}", spec.read()?.to_toml().trim_end());
             Ok(())

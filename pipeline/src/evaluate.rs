@@ -20,7 +20,7 @@ use workers::train::{self, Leak, Members, RunInputs, RunRows, TableRows};
 
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::trainings::standing_record;
+use crate::trainings::current_record;
 
 const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";
@@ -68,7 +68,7 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
     }
     let protocol = protocol(build);
     let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&rows, protocol))?;
-    let record = standing_record(build, Training::Pretrain).await?;
+    let record = current_record(build, Training::Pretrain).await?;
     let evaluation = Evaluation {
         model_of: build.spec.country.clone(),
         country: build.spec.country.clone(),
@@ -193,7 +193,7 @@ fn digests_of(
 /// The model of one build on the test split of another. Its vectors are made on the spot: tables
 /// hold a country's own model only.
 pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation, WorkerError> {
-    let record = standing_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
+    let record = current_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
         WorkerError::Configuration(format!("{} has no trained model yet: run its build first", model_of.spec.country))
     })?;
     let folder =

@@ -97,8 +97,8 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
 
 fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<String> {
     match &line.training {
-        Some(Outlook::Known(TrainingState::Due(due))) => {
-            let run = &due.run;
+        Some(Outlook::Known(TrainingState::MustRun(next))) => {
+            let run = &next.run;
             let mut lines =
                 vec![format!("{}: must run: {}", training.name(), run.begins), format!("  run {}", run.key)];
             lines.extend(
@@ -108,7 +108,7 @@ fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<S
             );
             lines
         }
-        Some(Outlook::Known(TrainingState::Stands { record, changed })) => vec![
+        Some(Outlook::Known(TrainingState::UpToDate { record, changed })) => vec![
             format!("{}: up to date, run {}", training.name(), record.key),
             format!("  {} in epoch {}", record.trained.best_validation(), record.trained.best_epoch + 1),
             format!(
@@ -119,8 +119,8 @@ fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<S
                 100.0 * build.spec.pretrain.retrain_above
             ),
         ],
-        Some(Outlook::Due(begins)) => vec![format!("{}: must run: {begins}", training.name())],
-        Some(Outlook::Open | Outlook::Stands { .. }) | None => vec![format!("{}: {}", training.name(), line.note)],
+        Some(Outlook::MustRun(begins)) => vec![format!("{}: must run: {begins}", training.name())],
+        Some(Outlook::Open | Outlook::UpToDate { .. }) | None => vec![format!("{}: {}", training.name(), line.note)],
     }
 }
 
@@ -147,8 +147,8 @@ async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerE
     Ok(lines)
 }
 
-/// Reads no part of another shard than the image's, but to place its split where the splits are not settled: that
-/// takes the boxes and pictures of all.
+/// Reads no part of another shard than the image's. Only splits that are not settled are assigned again, from the boxes and
+/// pictures of all.
 async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
     let shard = shard_of(image_id, build.spec.work.shards);
     let listed = build.virtual_inputs.slices.image_ids(Artifact::Listing, shard).await?;
@@ -159,21 +159,21 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
     let planned = preview_shard(build, shard).await?;
     let mut lines = Vec::new();
     // stages that make this row again, or may
-    let mut moving: BTreeMap<Artifact, &'static str> = BTreeMap::new();
+    let mut changing: BTreeMap<Artifact, &'static str> = BTreeMap::new();
     for stage in stages::map_stages(&build.spec) {
         let committed = Committed::find(build, stage.output, shard, image_id).await?;
         // made of the boxes of the geo-tags
         let table_of = |a| if a == Artifact::Assignment { Artifact::Geotags } else { a };
-        let above = stage.inputs.iter().find_map(|input| moving.get(&table_of(input.artifact)).copied());
-        let model_moves = planned.iter().find(|line| line.step == stage.name).filter(|line| line.model_moves);
+        let above = stage.inputs.iter().find_map(|input| changing.get(&table_of(input.artifact)).copied());
+        let model_changes = planned.iter().find(|line| line.step == stage.name).filter(|line| line.model_changes);
         let model = model_of(build, &stage).await?;
-        let Some(model) = model.filter(|_| model_moves.is_none()) else {
+        let Some(model) = model.filter(|_| model_changes.is_none()) else {
             if !listed && committed.is_none() {
                 continue;
             }
-            let state = model_moves.map_or("its model is not trained yet", |line| &line.note);
+            let state = model_changes.map_or("its model is not trained yet", |line| &line.note);
             lines.push(format!("{:18} {state}", stage.name));
-            moving.insert(stage.output, stage.name);
+            changing.insert(stage.output, stage.name);
             continue;
         };
         let plan = uncounted_plan(build, &stage, &model, false).await?;
@@ -181,7 +181,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             && plan.inputs.iter().any(|table| table.lost.contains(&shard))
         {
             lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
-            moving.insert(stage.output, stage.name);
+            changing.insert(stage.output, stage.name);
             continue;
         }
         let task = if settled::shards(build, &stage, &model, &plan).await?.contains(&shard) {
@@ -194,7 +194,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         let Some((action, recipe)) = task else {
             if let Some(above) = above {
                 lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
-                moving.insert(stage.output, stage.name);
+                changing.insert(stage.output, stage.name);
             }
             continue;
         };
@@ -209,12 +209,12 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         };
         lines.push(format!("{:18} {state}", stage.name));
         if above.is_some() || action != RowAction::Keep {
-            moving.insert(stage.output, stage.name);
+            changing.insert(stage.output, stage.name);
         }
         if stage.output == Artifact::Splits && above.is_none() {
             let words = match &committed {
                 Some(committed) if action == RowAction::Keep => committed.split().await?,
-                _ => placed(build, shard, image_id),
+                _ => assigned(build, shard, image_id),
             };
             lines.extend(words.map(|words| format!("{:18}   {words}", "")));
         }
@@ -262,7 +262,7 @@ impl Committed {
         Ok(option_text(text, 0).map(str::to_owned))
     }
 
-    /// The part that a row of the splits is placed in, or why it is in none.
+    /// The split of a row, or why it was dropped.
     async fn split(&self) -> Result<Option<String>, WorkerError> {
         let reason = self.text("split_reason").await?.and_then(|reason| DropReason::parse(&reason));
         match reason {
@@ -272,8 +272,8 @@ impl Committed {
     }
 }
 
-/// The part that an image will be placed in, or why it will be in none.
-fn placed(build: &Build, shard: u32, image_id: &str) -> Option<String> {
+/// The split that an image will have, or why it will be dropped.
+fn assigned(build: &Build, shard: u32, image_id: &str) -> Option<String> {
     let row = build.virtual_inputs.assignment().get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
     Some(row.reason.map_or_else(|| row.split.to_owned(), dropped))
 }

@@ -25,7 +25,7 @@ use workers::WorkerError;
 use workers::publish::Summary;
 
 use crate::build::Build;
-use crate::trainings::standing_record;
+use crate::trainings::current_record;
 
 /// A build with everything that a report shows of it.
 struct Gathered<'a> {
@@ -89,7 +89,7 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
             summaries.insert(name.to_owned(), summary);
         }
         if let Step::Train(training) = *step
-            && let Some(record) = standing_record(build, training).await?
+            && let Some(record) = current_record(build, training).await?
         {
             let run = paths::training_run(&build.spec.country, training.name(), &record.key);
             let text = build.work.get(&format!("{run}/{CURVE_FILE}")).await?.unwrap_or_default();

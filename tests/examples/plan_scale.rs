@@ -171,14 +171,18 @@ async fn plan_all(
     (rows, shards): (u64, u32),
 ) -> Result<f64, Box<dyn Error>> {
     let tables = Tables::new(work);
-    known.place(COUNTRY, Vec::new()).await?;
+    known.set_assignment(COUNTRY, Vec::new()).await?;
     let began = Instant::now();
-    let (mut last, mut printed) = (began, 0);
+    let began_processor = processor_seconds();
+    let (mut last, mut last_processor, mut printed) = (began, began_processor, 0);
     let mut done = |what: &str, found: String| {
-        println!("  {what:16} {:6.1} s, {found}; peak {:.0} MiB", last.elapsed().as_secs_f64(), peak_mib());
-        (last, printed) = (Instant::now(), printed + 1);
-        if printed == 3 {
-            println!("  {:16} {:6.1} s where all was settled before the edit", "", began.elapsed().as_secs_f64());
+        let (seconds, processor) = (last.elapsed().as_secs_f64(), processor_seconds() - last_processor);
+        println!("  {what:17} {seconds:6.1} s ({processor:6.1} s of a processor), {found}; peak {:.0} MiB", peak_mib());
+        (last, last_processor, printed) = (Instant::now(), processor_seconds(), printed + 1);
+        if printed == 3 || printed == 7 {
+            let (seconds, processor) = (began.elapsed().as_secs_f64(), processor_seconds() - began_processor);
+            let what = if printed == 3 { "where all was settled before the edit" } else { "all of it" };
+            println!("  {:17} {seconds:6.1} s ({processor:6.1} s of a processor) {what}", "");
         }
     };
     let pin = |artifact| tables.pin(artifact, COUNTRY, None);
@@ -189,7 +193,7 @@ async fn plan_all(
     let images = pin(Artifact::Images).await?;
     let assignment = assigned(work, spec, &geotags, &images, spec.split.ratio).await?;
     let placed: u64 = assignment.iter().map(|rows| rows.len() as u64).sum();
-    known.place(COUNTRY, assignment).await?;
+    known.set_assignment(COUNTRY, assignment).await?;
     done("assigning splits", format!("{placed} rows placed"));
     let stale = [rows.div_ceil(100), 0, 0, 0];
     for (stage, stale) in stubs(spec).into_iter().chain([stages::splits::stage()]).zip(stale) {
@@ -202,6 +206,14 @@ async fn plan_all(
     let read = RunRows::read(RunInputs { work, source, tables: &inputs, geotags: &geotags, assignment: None }).await?;
     done("a training's rows", format!("{} of the train split", read.trained()));
     Ok(began.elapsed().as_secs_f64())
+}
+
+/// Of all cores: what a run beside others can still be compared by.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // user and system time, in hundredths of a second
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn peak_mib() -> f64 {
@@ -236,10 +248,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         if stage.output == Artifact::Splits {
             let [geotags, images] = ASSIGNED_FROM.map(|artifact| tables.pin(artifact, COUNTRY, None));
             let assignment = assigned(&work, &spec, &geotags.await?, &images.await?, spec.split.ratio).await?;
-            known.place(COUNTRY, assignment).await?;
+            known.set_assignment(COUNTRY, assignment).await?;
         }
         let plan = planned(stage, &work, &tables, &known.slices, shards).await?;
-        known.slices.hand_out(&work, &plan, AT_ONCE).await?;
+        known.slices.publish_plan(&work, &plan, AT_ONCE).await?;
         let context = MapContext {
             work: &work,
             slices: &work,

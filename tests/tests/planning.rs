@@ -80,14 +80,14 @@ async fn a_worker_needs_a_plan_the_spec_and_the_store() {
     let planner = open(world.spec("work", &[])).await.unwrap();
     planner.claim_layout().await.unwrap();
     let plan = planned(&planner).await;
-    planner.virtual_inputs.slices.hand_out(&planner.work, &plan, 4).await.unwrap();
+    planner.virtual_inputs.slices.publish_plan(&planner.work, &plan, 4).await.unwrap();
     let key = plan.key();
     // archives that were packed anew: the same rows, so the same plan, and other places
     ["meta2.zip", "meta3.zip"].iter().for_each(|archive| pack_anew(&world.path("world").join(archive)));
     let planner = open(world.spec("work", &[])).await.unwrap();
     let anew = planned(&planner).await;
     assert!(anew.key() == key && anew.inputs != plan.inputs, "other places are slices of other sizes");
-    planner.virtual_inputs.slices.hand_out(&planner.work, &anew, 4).await.unwrap();
+    planner.virtual_inputs.slices.publish_plan(&planner.work, &anew, 4).await.unwrap();
     // the listing is in the slices: what only the planner reads is gone
     let csv = world.path("world/dataframe");
     std::fs::rename(&csv, world.path("dataframe")).unwrap();

@@ -334,7 +334,7 @@ pub async fn run_training(
     match &state {
         TrainingState::UpToDate { record, changed } => {
             progress.note(&format!(
-                "{}: up to date ({}); {} of {} changed since ({:.2} %)",
+                "{:18} up to date ({}); {} of {} changed since ({:.2} %)",
                 training.name(),
                 record.trained.best_validation(),
                 changed.changed,
@@ -343,7 +343,7 @@ pub async fn run_training(
             ));
             return Ok(());
         }
-        TrainingState::MustRun(next) => progress.note(&format!("{}: {}", training.name(), next.run.begins)),
+        TrainingState::MustRun(next) => progress.note(&format!("{:18} {}", training.name(), next.run.begins)),
     }
     let (started, began) = (unix_seconds(), Instant::now());
     let Some(record) = current_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };

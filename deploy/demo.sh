@@ -8,7 +8,7 @@ manifests=$(cd "$(dirname "$0")/../manifests" && pwd)
 began=$SECONDS
 mkdir -p "$out"
 # the extract is written last: without it the world is half made
-[ -e "$out/world/extract.osm" ] || "$urbancross" sandbox "$out/world" --force --tiles "${TILES:-420}"
+[ -e "$out/world/extract.osm" ] || "$urbancross-sandbox" "$out/world" --force --tiles "${TILES:-420}"
 specs=()
 for country in finland:FI germany:DE spain:ES; do
     name=${country%:*} code=${country#*:}

@@ -4,9 +4,11 @@
 #   tests/gpu-bundle.sh DIR        there: tar xf bundle.tar.xz && PROGRAM=$PWD/urbancross tests/gpu-check.sh
 set -euo pipefail
 dir=${1:?usage: gpu-bundle.sh DIR}; mkdir -p "$dir"; dir=$(realpath "$dir"); cd "$(dirname "$0")/.."
-cargo build --locked --release --features cuda,nccl,device-check -p pipeline
+cargo build --locked --release --features pipeline/cuda,pipeline/nccl,pipeline/device-check -p pipeline -p sandbox
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
-strip -o "$work/urbancross" "${CARGO_TARGET_DIR:-target}/release/urbancross"
+for program in urbancross urbancross-sandbox; do
+    strip -o "$work/$program" "${CARGO_TARGET_DIR:-target}/release/$program"
+done
 mkdir -p "$work/tests" "$work/manifests"
 cp -r tests/gpu-check.sh tests/peers "$work/tests/"; cp manifests/*.toml "$work/manifests/"
 tar -C "$work" -cf - . | xz -6 -T0 > "$dir/bundle.tar.xz"

@@ -2,7 +2,8 @@
 # What a GPU computes and how fast, in a few minutes: every step a process of its own under a time limit, what can be
 # wrong before what can be slow, none stopped by another's failure. Writes a log for each step, results.json and a table.
 #   PROGRAM=./urbancross tests/gpu-check.sh [--only STEP,STEP] [--device cuda:0] [--out DIR]
-# PROGRAM is built with --features cuda,nccl,device-check; tests/gpu-bundle.sh packs it for a machine without Rust.
+# PROGRAM is built with --features cuda,nccl,device-check, and PROGRAM-sandbox lies beside it; tests/gpu-bundle.sh packs
+# both for a machine without Rust.
 # Peers (PyTorch, transformers) run where python3 has them.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -73,7 +74,7 @@ command -v ncu > /dev/null && step profile-l14 60 bash -c profile
 
 # a whole build; compare its recall with that of the same command on a CPU
 build() {
-    "$program" sandbox "$work/world" --tiles 300 > /dev/null &&
+    "$program-sandbox" "$work/world" --tiles 300 > /dev/null &&
         PRECISION=f32 "$program" run "$here/../manifests/sandbox.toml" --set "source.url=$work/world" \
             --set "work.url=$work/store" --set "model.device=$device" --set pretrain.epochs=15 | tail -n 12
 }

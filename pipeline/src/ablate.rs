@@ -119,7 +119,7 @@ pub fn jobs(pair: &Pair, path: &Path, set: &[String]) -> Vec<Job> {
     jobs
 }
 
-/// Runs every variant with every seed, or takes up what stands.
+/// Runs every variant with every seed, or uses the finished run.
 pub async fn ablate(pair: &Pair, progress: &Progress) -> Result<Ablation, WorkerError> {
     let mut tested = Vec::new();
     for variant in Variant::ALL {

@@ -11,6 +11,7 @@ use workers::WorkerError;
 use workers::assignment::{Assignment, assigned};
 use workers::fetch::FetchSettings;
 use workers::planning::VirtualInputs;
+use workers::removals::Removals;
 use workers::slices::{InputStores, Slices};
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
@@ -21,7 +22,7 @@ use crate::settled::SettledStages;
 ///
 /// It sees the store as it was when it was opened: the live parts of its tables are pinned one after the other, each
 /// before the tables that it is made from, and the source is listed last. So whatever a stage computes from is at least
-/// as new as everything that went into the parts it replaces; its own commits move the pins on.
+/// as new as everything that went into the parts it replaces; its own commits update the pins.
 pub struct Build {
     pub spec: BuildSpec,
     pub source: SourceStore,
@@ -36,6 +37,8 @@ pub struct Build {
     pub stop: std::sync::Arc<AtomicBool>,
     /// What earlier runs left with nothing to do.
     pub(crate) settled: SettledStages,
+    /// Rows that leave the tables, once somebody has asked.
+    pub(crate) removals: Option<Removals>,
     pins: BTreeMap<Artifact, PinnedTable>,
     /// Commits of this build since it was opened.
     commits: u64,
@@ -58,6 +61,7 @@ impl Build {
 
     /// Lists what the source offers, after a look whether all live parts are there. Writes nothing.
     pub async fn list_source(&mut self) -> Result<(), WorkerError> {
+        self.removals = None;
         self.find_lost().await?;
         self.source.required()?;
         let mut slices = Slices::default();
@@ -87,8 +91,21 @@ impl Build {
         let (virtual_inputs, pins) = (VirtualInputs::default(), BTreeMap::new());
         let has_layout = workers::layout::check(&work, &spec).await?;
         let settled = SettledStages::read(&work, &spec.country).await?;
-        let mut build =
-            Build { spec, source, work, tables, virtual_inputs, weights, scratch, stop, settled, pins, commits: 0 };
+        let removals = None;
+        let mut build = Build {
+            spec,
+            source,
+            work,
+            tables,
+            virtual_inputs,
+            weights,
+            scratch,
+            stop,
+            settled,
+            removals,
+            pins,
+            commits: 0,
+        };
         build.pin_all().await?;
         if !has_layout {
             workers::layout::check_tables(&build.work, &build.spec, build.pins.values()).await?;
@@ -148,9 +165,12 @@ impl Build {
         self.commits
     }
 
-    /// Takes note of a table's parts after a commit of this build.
-    pub fn moved_on(&mut self, live: PinnedTable) {
+    /// Pins a table's parts after a commit of this build.
+    pub fn after_commit(&mut self, live: PinnedTable) {
         self.commits += 1;
+        if live.artifact == Artifact::Geotags {
+            self.removals = None;
+        }
         self.pins.insert(live.artifact, live);
     }
 
@@ -160,9 +180,9 @@ impl Build {
         assigned(&self.work, &self.spec, &geotags, &images, ratio).await
     }
 
-    /// Places every image of the published geo-tags in a split; whether any is placed elsewhere than before.
+    /// Assigns every image of the published geo-tags to a split; whether any assignment changed.
     pub async fn assign_splits(&mut self) -> Result<bool, WorkerError> {
         let assignment = self.assignment(self.spec.split.ratio).await?;
-        self.virtual_inputs.place(&self.spec.country, assignment).await
+        self.virtual_inputs.set_assignment(&self.spec.country, assignment).await
     }
 }

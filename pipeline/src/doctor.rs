@@ -51,12 +51,12 @@ fn device(spec: Option<&BuildSpec>) -> Result<String, String> {
 /// What a launcher says of this process, and what would carry tensors between GPUs.
 fn ranks(spec: Option<&BuildSpec>) -> Result<String, String> {
     spec.map_or(Ok(()), preflight::ranks).map_err(|e| e.to_string())?;
-    let place = workers::rank_env::place().map_err(|e| e.to_string())?;
-    let place = place.map_or("no launcher: one rank".to_owned(), |place| {
-        let secret = if place.secret.is_some() { "with a secret" } else { "without a secret" };
-        format!("rank {} of {}, {secret}", place.rank, place.world_size)
+    let info = workers::rank_env::rank_info().map_err(|e| e.to_string())?;
+    let launched = info.map_or("no launcher: one rank".to_owned(), |info| {
+        let secret = if info.secret.is_some() { "with a secret" } else { "without a secret" };
+        format!("rank {} of {}, {secret}", info.rank, info.world_size)
     });
-    Ok(format!("{place}; {}", workers::rank_env::nccl()))
+    Ok(format!("{launched}; {}", workers::rank_env::nccl()))
 }
 
 async fn source(spec: &BuildSpec) -> Result<String, String> {

@@ -14,11 +14,12 @@ use stages::table::{Columns, TableError};
 use stages::train_rows::TrainRows;
 use workers::WorkerError;
 use workers::parts::PartReader;
+use workers::stores::Hint;
 use workers::train::{self, Leak, Members, RunInputs, RunRows, TableRows};
 
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::trainings::standing_record;
+use crate::trainings::current_record;
 
 const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";
@@ -59,7 +60,7 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
     }
     let protocol = build.spec.evaluate.protocol;
     let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&rows, protocol))?;
-    let record = standing_record(build, Training::Pretrain).await?;
+    let record = current_record(build, Training::Pretrain).await?;
     let evaluation = Evaluation {
         model_of: build.spec.country.clone(),
         country: build.spec.country.clone(),
@@ -84,8 +85,20 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
 
 /// The evaluation at the newest versions, if it was made.
 pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
+    Ok(stored_or_why(build).await?.ok())
+}
+
+/// The evaluation at the newest versions, or why it must be made.
+pub async fn stored_or_why(build: &Build) -> Result<Result<Evaluation, String>, WorkerError> {
     let tables = pinned(build).await?;
-    build.work.get_sealed(&paths::evaluation(&build.spec.country, &key(build, &tables).await)).await
+    let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
+    Ok(match build.work.look_at(&path).await? {
+        Hint::Sealed(evaluation) => Ok(evaluation),
+        other => Err(other.why_absent().map_or_else(
+            || "its tables or settings are new".to_owned(),
+            |what| format!("the figures that are there are {what}"),
+        )),
+    })
 }
 
 /// The evaluation at the newest versions, of a build that must have one.
@@ -93,9 +106,9 @@ pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
 /// # Errors
 /// A build that is not finished.
 pub async fn finished(build: &Build) -> Result<Evaluation, WorkerError> {
-    stored(build).await?.ok_or_else(|| {
+    stored_or_why(build).await?.map_err(|why| {
         WorkerError::Configuration(format!(
-            "{}: no evaluation of its newest tables in {}; run its build first (`urbancross run` with its spec)",
+            "{}: no evaluation of its newest tables in {} ({why}); run its build first (`urbancross run` with its spec)",
             build.spec.country,
             build.work.url()
         ))
@@ -172,7 +185,7 @@ fn digests_of(
 /// The model of one build on the test split of another. Its vectors are made on the spot: tables
 /// hold a country's own model only.
 pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation, WorkerError> {
-    let record = standing_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
+    let record = current_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
         WorkerError::Configuration(format!("{} has no trained model yet: run its build first", model_of.spec.country))
     })?;
     let folder =

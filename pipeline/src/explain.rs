@@ -3,23 +3,25 @@
 use std::collections::BTreeMap;
 
 use manifests::plan::PinnedTable;
-use manifests::recipe::{RowAction, differences};
+use manifests::recipe::{CommittedRow, RowAction, differences};
 use manifests::words::count;
 use manifests::{Artifact, Reason, shard_of};
+use sources::split::DropReason;
 use stages::stage::ASSIGNED_FROM;
+use stages::table::{Columns, option_text};
 use stages::{Step, Training};
 use workers::WorkerError;
 use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
 use workers::parts::PartReader;
 
 use crate::build::Build;
-use crate::plan::{model_of, uncounted_plan};
-use crate::preview::{PlanLine, preview};
+use crate::plan::{Model, model_of, uncounted_plan};
+use crate::preview::{PlanLine, preview, preview_shard};
+use crate::settled;
 use crate::trainings::{Outlook, TrainingState};
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, WorkerError> {
-    build.assign_splits().await?;
     let steps = stages::steps(&build.spec);
     if steps.iter().any(|s| s.name() == what) {
         return explain_step(build, what).await;
@@ -83,9 +85,10 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
             }
             Step::Train(training) => lines.extend(explain_training(build, training, &line)),
             Step::Evaluate => match crate::evaluate::stored(build).await? {
-                _ if !line.exact => lines.push(format!("evaluate: {}", line.note)),
-                Some(evaluation) => lines.push(format!("evaluate: up to date, {}", evaluation.quoted().in_words())),
-                None => lines.push("evaluate: must run, its tables are new".into()),
+                Some(evaluation) if line.exact => {
+                    lines.push(format!("evaluate: up to date, {}", evaluation.quoted().in_words()));
+                }
+                _ => lines.push(format!("evaluate: {}", line.note)),
             },
         }
     }
@@ -94,8 +97,8 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
 
 fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<String> {
     match &line.training {
-        Some(Outlook::Known(TrainingState::Due(due))) => {
-            let run = &due.run;
+        Some(Outlook::Known(TrainingState::MustRun(next))) => {
+            let run = &next.run;
             let mut lines =
                 vec![format!("{}: must run: {}", training.name(), run.begins), format!("  run {}", run.key)];
             lines.extend(
@@ -105,7 +108,7 @@ fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<S
             );
             lines
         }
-        Some(Outlook::Known(TrainingState::Stands { record, changed })) => vec![
+        Some(Outlook::Known(TrainingState::UpToDate { record, changed })) => vec![
             format!("{}: up to date, run {}", training.name(), record.key),
             format!("  {} in epoch {}", record.trained.best_validation(), record.trained.best_epoch + 1),
             format!(
@@ -116,8 +119,8 @@ fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<S
                 100.0 * build.spec.pretrain.retrain_above
             ),
         ],
-        Some(Outlook::Due(begins)) => vec![format!("{}: must run: {begins}", training.name())],
-        Some(Outlook::Open | Outlook::Stands { .. }) | None => vec![format!("{}: {}", training.name(), line.note)],
+        Some(Outlook::MustRun(begins)) => vec![format!("{}: must run: {begins}", training.name())],
+        Some(Outlook::Open | Outlook::UpToDate { .. }) | None => vec![format!("{}: {}", training.name(), line.note)],
     }
 }
 
@@ -144,40 +147,33 @@ async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerE
     Ok(lines)
 }
 
+/// Reads no part of another shard than the image's. Only splits that are not settled are assigned again, from the boxes and
+/// pictures of all.
 async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
     let shard = shard_of(image_id, build.spec.work.shards);
     let listed = build.virtual_inputs.slices.image_ids(Artifact::Listing, shard).await?;
     let listed = listed.iter().any(|listed| listed == image_id);
-    let planned = preview(build, false, false).await?;
+    if !settled::is_settled(build, &stages::splits::stage(), &Model::default()).await? {
+        build.assign_splits().await?;
+    }
+    let planned = preview_shard(build, shard).await?;
     let mut lines = Vec::new();
     // stages that make this row again, or may
-    let mut moving: BTreeMap<Artifact, &'static str> = BTreeMap::new();
+    let mut changing: BTreeMap<Artifact, &'static str> = BTreeMap::new();
     for stage in stages::map_stages(&build.spec) {
-        let committed = match build.pin(stage.output).await?.part(shard) {
-            None => None,
-            Some(part) => {
-                let reader = PartReader::open(&build.work, stage.output, part).await?;
-                let batch = reader.read(&COMMITTED_COLUMNS).await?;
-                let mut rows = committed_rows(stage.output, &batch).map_err(|e| WorkerError::Broken(e.to_string()))?;
-                let row = rows.remove(image_id);
-                match row {
-                    Some((at, row)) => Some((row, error_of(&reader, stage.output, at).await?)),
-                    None => None,
-                }
-            }
-        };
+        let committed = Committed::find(build, stage.output, shard, image_id).await?;
         // made of the boxes of the geo-tags
         let table_of = |a| if a == Artifact::Assignment { Artifact::Geotags } else { a };
-        let above = stage.inputs.iter().find_map(|input| moving.get(&table_of(input.artifact)).copied());
-        let model_moves = planned.iter().find(|line| line.step == stage.name).filter(|line| line.model_moves);
+        let above = stage.inputs.iter().find_map(|input| changing.get(&table_of(input.artifact)).copied());
+        let model_changes = planned.iter().find(|line| line.step == stage.name).filter(|line| line.model_changes);
         let model = model_of(build, &stage).await?;
-        let Some(model) = model.filter(|_| model_moves.is_none()) else {
+        let Some(model) = model.filter(|_| model_changes.is_none()) else {
             if !listed && committed.is_none() {
                 continue;
             }
-            let state = model_moves.map_or("its model is not trained yet", |line| &line.note);
+            let state = model_changes.map_or("its model is not trained yet", |line| &line.note);
             lines.push(format!("{:18} {state}", stage.name));
-            moving.insert(stage.output, stage.name);
+            changing.insert(stage.output, stage.name);
             continue;
         };
         let plan = uncounted_plan(build, &stage, &model, false).await?;
@@ -185,39 +181,49 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             && plan.inputs.iter().any(|table| table.lost.contains(&shard))
         {
             lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
-            moving.insert(stage.output, stage.name);
+            changing.insert(stage.output, stage.name);
             continue;
         }
-        let join = ShardJoin::load(build.input_stores(), &stage, &plan, shard, None).await?;
-        let Some(task) = join.tasks.iter().find(|t| t.image_id == image_id) else {
+        let task = if settled::shards(build, &stage, &model, &plan).await?.contains(&shard) {
+            committed.as_ref().map(|_| (RowAction::Keep, None))
+        } else {
+            let join = ShardJoin::load(build.input_stores(), &stage, &plan, shard, None).await?;
+            let task = join.tasks.into_iter().find(|task| task.image_id == image_id);
+            task.map(|task| (task.action, task.recipe))
+        };
+        let Some((action, recipe)) = task else {
             if let Some(above) = above {
                 lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
-                moving.insert(stage.output, stage.name);
+                changing.insert(stage.output, stage.name);
             }
             continue;
         };
         // where an input is another only because it is about to be made again, nothing is known
-        let is_open = !matches!(task.action, RowAction::Compute(reason) if reason != Reason::InputChanged);
+        let is_open = !matches!(action, RowAction::Compute(reason) if reason != Reason::InputChanged);
         let above = above.filter(|_| is_open);
-        let state = match (&task.action, above) {
+        let state = match (&action, above) {
             (_, Some(above)) => format!("depends on the outcome of {above}"),
             (RowAction::Keep, None) => "up to date".to_owned(),
             (RowAction::Compute(reason), None) => format!("stale: {}", reason.words()),
             (RowAction::Delete, None) => "leaves the table: it is no longer in an input".to_owned(),
         };
         lines.push(format!("{:18} {state}", stage.name));
-        if above.is_some() || task.action != RowAction::Keep {
-            moving.insert(stage.output, stage.name);
+        if above.is_some() || action != RowAction::Keep {
+            changing.insert(stage.output, stage.name);
         }
         if stage.output == Artifact::Splits && above.is_none() {
-            lines.extend(split_in_words(build, shard, image_id).map(|words| format!("{:18}   {words}", "")));
+            let words = match &committed {
+                Some(committed) if action == RowAction::Keep => committed.split().await?,
+                _ => assigned(build, shard, image_id),
+            };
+            lines.extend(words.map(|words| format!("{:18}   {words}", "")));
         }
-        let Some((row, error)) = &committed else { continue };
-        if let Some(error) = error {
+        let Some(committed) = &committed else { continue };
+        if let Some(error) = committed.text("error").await? {
             lines.push(format!("{:18}   {error}", ""));
         }
-        if let (None, RowAction::Compute(_), Some(wanted)) = (above, &task.action, &task.recipe) {
-            lines.extend(differences(row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));
+        if let (None, RowAction::Compute(_), Some(wanted)) = (above, &action, &recipe) {
+            lines.extend(differences(&committed.row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));
         }
     }
     if !lines.is_empty() {
@@ -226,15 +232,52 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
     Ok(lines)
 }
 
-/// The part that an image is placed in, or why it is in none.
-fn split_in_words(build: &Build, shard: u32, image_id: &str) -> Option<String> {
-    let row = build.virtual_inputs.assignment().get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
-    Some(row.reason.map_or(row.split.to_owned(), |reason| format!("dropped: {}", reason.words())))
+/// The row of an image in a table.
+struct Committed {
+    artifact: Artifact,
+    reader: PartReader,
+    at: usize,
+    row: CommittedRow,
 }
 
-async fn error_of(reader: &PartReader, artifact: Artifact, row: usize) -> Result<Option<String>, WorkerError> {
-    let batch = reader.read_rows(&["error"], &[row]).await?;
-    let columns = stages::table::Columns::new(artifact, &batch);
-    let text = columns.text("error").map_err(|e| WorkerError::Broken(e.to_string()))?;
-    Ok(stages::table::option_text(text, 0).map(str::to_owned))
+impl Committed {
+    async fn find(
+        build: &Build,
+        artifact: Artifact,
+        shard: u32,
+        image_id: &str,
+    ) -> Result<Option<Committed>, WorkerError> {
+        let pinned = build.pin(artifact).await?;
+        let Some(part) = pinned.part(shard) else { return Ok(None) };
+        let reader = PartReader::open(&build.work, artifact, part).await?;
+        let batch = reader.read(&COMMITTED_COLUMNS).await?;
+        let mut rows = committed_rows(artifact, &batch).map_err(|e| WorkerError::Broken(e.to_string()))?;
+        Ok(rows.remove(image_id).map(|(at, row)| Committed { artifact, reader, at, row }))
+    }
+
+    async fn text(&self, column: &'static str) -> Result<Option<String>, WorkerError> {
+        let batch = self.reader.read_rows(&[column], &[self.at]).await?;
+        let columns = Columns::new(self.artifact, &batch);
+        let text = columns.text(column).map_err(|e| WorkerError::Broken(e.to_string()))?;
+        Ok(option_text(text, 0).map(str::to_owned))
+    }
+
+    /// The split of a row, or why it was dropped.
+    async fn split(&self) -> Result<Option<String>, WorkerError> {
+        let reason = self.text("split_reason").await?.and_then(|reason| DropReason::parse(&reason));
+        match reason {
+            Some(reason) => Ok(Some(dropped(reason))),
+            None => self.text("split").await,
+        }
+    }
+}
+
+/// The split that an image will have, or why it will be dropped.
+fn assigned(build: &Build, shard: u32, image_id: &str) -> Option<String> {
+    let row = build.virtual_inputs.assignment().get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
+    Some(row.reason.map_or_else(|| row.split.to_owned(), dropped))
+}
+
+fn dropped(reason: DropReason) -> String {
+    format!("dropped: {}", reason.words())
 }

@@ -42,7 +42,7 @@ pub fn stop_with_launcher(stop: std::sync::Arc<AtomicBool>) {
     });
 }
 
-/// Runs a training that is due as `ranks.processes` processes of this program, which meet over the loopback device.
+/// Runs a training as `ranks.processes` processes of this program, which meet over the loopback device.
 pub async fn train(
     build: &Build,
     training: Training,
@@ -50,7 +50,7 @@ pub async fn train(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let ranks = build.spec.ranks.processes;
-    progress.note(&format!("{}: {} on this machine", training.name(), count(ranks, "rank")));
+    progress.note(&format!("{:18} {} on this machine", training.name(), count(ranks, "rank")));
     let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
     let spec = folder.path().join("spec.toml");
     std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;
@@ -116,7 +116,7 @@ pub async fn side_by_side(
 ) -> Result<(), WorkerError> {
     let began = Instant::now();
     let (mut waiting, mut running, mut done) = (jobs.iter(), Vec::new(), 0);
-    let (mut failure, mut told) = (None, None);
+    let (mut failure, mut stop_sent) = (None, None);
     loop {
         let ending = failure.is_some() || stop.load(Ordering::Relaxed);
         while !ending && running.len() < at_once.max(1) {
@@ -144,7 +144,7 @@ pub async fn side_by_side(
         }
         running = still;
         if failure.is_some() || stop.load(Ordering::Relaxed) {
-            let since = *told.get_or_insert_with(|| {
+            let since = *stop_sent.get_or_insert_with(|| {
                 running.iter().filter_map(|(_, process)| process.id()).for_each(terminate);
                 Instant::now()
             });
@@ -175,7 +175,7 @@ fn failed(name: &str, code: Option<i32>) -> WorkerError {
 async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Result<(), WorkerError> {
     let patience = Duration::from_secs(build.spec.ranks.timeout_seconds) * 2;
     let mut ends: Vec<Option<End>> = vec![None; children.len()];
-    let (mut told, mut failed) = (None, None);
+    let (mut stop_sent, mut failed) = (None, None);
     while ends.contains(&None) {
         for (rank, child) in children.iter_mut().enumerate() {
             let status = child.try_wait().map_err(|e| WorkerError::Transient(format!("rank {rank}: {e}")))?;
@@ -183,7 +183,7 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
             ends[rank] = ends[rank].or(end);
         }
         if build.stop.load(Ordering::Relaxed) {
-            let since = *told.get_or_insert_with(|| {
+            let since = *stop_sent.get_or_insert_with(|| {
                 children.iter().filter_map(Child::id).for_each(terminate);
                 Instant::now()
             });

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         return device_check::Cli::parse_from(std::env::args().skip(1)).run();
     }
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
-        pipeline::memory::told_by(keep_freed_memory);
+        pipeline::memory::set_allocator_hook(keep_freed_memory);
     }
     let cli = pipeline::cli::Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("URBANCROSS_LOG")

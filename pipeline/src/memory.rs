@@ -4,31 +4,31 @@
 
 use std::sync::OnceLock;
 
-static KEEPS: OnceLock<fn(bool)> = OnceLock::new();
+static HOOK: OnceLock<fn(bool)> = OnceLock::new();
 
-/// Says how the program's allocator is told whether to keep freed memory at hand; without it nothing is told.
-pub fn told_by(tell: fn(bool)) {
-    _ = KEEPS.set(tell);
+/// Sets the function that tells the program's allocator whether to keep freed memory.
+pub fn set_allocator_hook(hook: fn(bool)) {
+    _ = HOOK.set(hook);
 }
 
-/// Freed memory goes back to the system at once while this lives, and stays at hand again afterwards.
-pub(crate) struct Lean(());
+/// While this lives, freed memory goes back to the system at once; afterwards it is kept again.
+pub(crate) struct LowMemory(());
 
-impl Lean {
+impl LowMemory {
     pub(crate) fn begin() -> Self {
         keep(false);
         Self(())
     }
 }
 
-impl Drop for Lean {
+impl Drop for LowMemory {
     fn drop(&mut self) {
         keep(true);
     }
 }
 
 fn keep(at_hand: bool) {
-    if let Some(tell) = KEEPS.get() {
-        tell(at_hand);
+    if let Some(hook) = HOOK.get() {
+        hook(at_hand);
     }
 }

@@ -25,7 +25,7 @@ use workers::WorkerError;
 use workers::publish::Summary;
 
 use crate::build::Build;
-use crate::trainings::standing_record;
+use crate::trainings::current_record;
 
 /// A build with everything that a report shows of it.
 struct Gathered<'a> {
@@ -71,7 +71,7 @@ pub async fn changed_at(build: &Build) -> Result<String, WorkerError> {
     let mut last = 0.0_f64;
     for step in stages::steps(&build.spec) {
         let path = paths::summary(&build.spec.country, step.name());
-        let summary = build.work.get_sealed::<Summary>(&path).await?;
+        let summary = build.work.get_record::<Summary>(&path).await?;
         last = summary.map_or(last, |summary| last.max(summary.started_unix_seconds + summary.seconds));
     }
     Ok(if last > 0.0 { crate::clock::at(last as u64) } else { crate::clock::now() })
@@ -85,11 +85,11 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     for step in &steps {
         let name = step.name();
         let trained = curves.len();
-        if let Some(summary) = build.work.get_sealed::<Summary>(&paths::summary(&build.spec.country, name)).await? {
+        if let Some(summary) = build.work.get_record::<Summary>(&paths::summary(&build.spec.country, name)).await? {
             summaries.insert(name.to_owned(), summary);
         }
         if let Step::Train(training) = *step
-            && let Some(record) = standing_record(build, training).await?
+            && let Some(record) = current_record(build, training).await?
         {
             let run = paths::training_run(&build.spec.country, training.name(), &record.key);
             let text = build.work.get(&format!("{run}/{CURVE_FILE}")).await?.unwrap_or_default();

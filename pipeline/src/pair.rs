@@ -22,7 +22,7 @@ use crate::build::Build;
 use crate::evaluate::embed;
 use crate::plan::{Model, plan_stage};
 use crate::progress::Progress;
-use crate::trainings::standing_record;
+use crate::trainings::current_record;
 
 /// A pair, opened: both builds are finished.
 pub struct Pair {
@@ -67,7 +67,7 @@ impl Pair {
         check_segments(&spec, [&source, &target])?;
         let name = format!("{}_to_{}", source.country, target.country);
         let (source, target) = (Build::open_work(source, stop.clone()).await?, Build::open_work(target, stop).await?);
-        let record = standing_record(&source, Training::Pretrain).await?.ok_or_else(|| {
+        let record = current_record(&source, Training::Pretrain).await?.ok_or_else(|| {
             WorkerError::Configuration(format!("{} has no trained model yet: run its build first", source.spec.country))
         })?;
         check_vectors(&source, &record.trained.model_digest).await?;
@@ -126,7 +126,7 @@ impl Pair {
             .map(|split| (split, self.assignment.iter().flatten().filter(|row| row.split == split).count()))
     }
 
-    /// Adapts with the settings of `spec`; a finished run with them stands.
+    /// Adapts with the settings of `spec`; a finished run with them is used again.
     pub async fn adapt(
         &self,
         spec: &PairSpec,
@@ -181,7 +181,7 @@ impl Pair {
         embed(&self.source.spec, folder, &mut rows).await
     }
 
-    /// Tests a model on the target's test part; figures that were made before stand.
+    /// Tests a model on the target's test part; figures that were made before are used again.
     pub async fn test(&self, model: &(String, PathBuf)) -> Result<Tested, WorkerError> {
         let tables: Vec<String> = adapt::pairs_of(&self.target_inputs).iter().map(PinnedTable::digest).collect();
         let protocol = self.target.spec.evaluate.protocol;

@@ -11,18 +11,18 @@ use workers::WorkerError;
 use workers::train;
 
 use crate::build::Build;
-use crate::trainings::standing_record;
+use crate::trainings::current_record;
 
 /// The model that a stage runs with.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub digest: String,
-    pub place: ModelPlace,
+    pub location: ModelLocation,
 }
 
 /// Where a model lies.
 #[derive(Debug, Clone, Default)]
-pub enum ModelPlace {
+pub enum ModelLocation {
     /// The stage asks none, or loads what the spec names itself.
     #[default]
     None,
@@ -33,10 +33,10 @@ pub enum ModelPlace {
 
 /// The folder of a trained CLIP on this machine; brought here first where the work store lies elsewhere.
 pub async fn model_folder(build: &Build, model: &Model) -> Result<Option<PathBuf>, WorkerError> {
-    Ok(match &model.place {
-        ModelPlace::None => None,
-        ModelPlace::Folder(folder) => Some(folder.clone()),
-        ModelPlace::Run(training, key) => {
+    Ok(match &model.location {
+        ModelLocation::None => None,
+        ModelLocation::Folder(folder) => Some(folder.clone()),
+        ModelLocation::Run(training, key) => {
             Some(train::fetch_result(&build.work, &build.spec, *training, key, &build.scratch).await?)
         }
     })
@@ -48,22 +48,22 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
         ModelUse::None => return Ok(Some(Model::default())),
         ModelUse::Named(fields) => {
             let digests: Vec<&str> = fields.iter().map(|f| build.weights.digest(f)).filter(|d| !d.is_empty()).collect();
-            return Ok(Some(Model { digest: digest::of_value(&digests), place: ModelPlace::None }));
+            return Ok(Some(Model { digest: digest::of_value(&digests), location: ModelLocation::None }));
         }
         ModelUse::Scoring if build.spec.score.clip != "bootstrap" => {
             let folder = build.weights.path("score.clip").map(PathBuf::from);
-            let place = folder.map_or(ModelPlace::None, ModelPlace::Folder);
-            return Ok(Some(Model { digest: build.weights.digest("score.clip").to_owned(), place }));
+            let location = folder.map_or(ModelLocation::None, ModelLocation::Folder);
+            return Ok(Some(Model { digest: build.weights.digest("score.clip").to_owned(), location }));
         }
         ModelUse::Scoring => Training::Bootstrap,
         ModelUse::Retrieval => Training::Pretrain,
     };
-    let Some(record) = standing_record(build, training).await? else { return Ok(None) };
-    Ok(Some(Model { digest: record.trained.model_digest, place: ModelPlace::Run(training, record.key) }))
+    let Some(record) = current_record(build, training).await? else { return Ok(None) };
+    Ok(Some(Model { digest: record.trained.model_digest, location: ModelLocation::Run(training, record.key) }))
 }
 
 /// Plans one stage at the parts that the build has pinned. What somebody has counted already under the same key is
-/// taken over.
+/// used again.
 pub async fn plan_stage(build: &Build, stage: &Stage, model: &Model, retry_errors: bool) -> Result<Plan, WorkerError> {
     let plan = uncounted_plan(build, stage, model, retry_errors).await?;
     let settled = build.settled.shards(&plan);
@@ -91,8 +91,8 @@ pub(crate) async fn counted(
     let (slices, at_once) = (&build.virtual_inputs.slices, build.spec.work.concurrency);
     let is_open = |shard: u32| wanted(shard) && !settled.contains(&shard);
     let mut counts = workers::planning::count(&build.work, slices, *stage, &plan, is_open, at_once).await?;
-    let standing = settled.iter().filter(|shard| wanted(**shard));
-    counts.kept_rows += standing.filter_map(|shard| plan.output.part(*shard)).map(|part| part.rows).sum::<u64>();
+    let up_to_date = settled.iter().filter(|shard| wanted(**shard));
+    counts.kept_rows += up_to_date.filter_map(|shard| plan.output.part(*shard)).map(|part| part.rows).sum::<u64>();
     Ok(Plan { counts, ..Arc::unwrap_or_clone(plan) })
 }
 

@@ -17,7 +17,7 @@ fn refused(why: String) -> WorkerError {
 }
 
 /// Whether a step asks a network: it needs a device, and weights where some are named.
-pub fn asks_network(step: &Step) -> bool {
+pub fn uses_network(step: &Step) -> bool {
     match step {
         Step::Map(stage) => stage.model != ModelUse::None,
         Step::Train(_) => true,
@@ -53,7 +53,7 @@ pub fn check_plan(spec: &BuildSpec) -> Result<(), WorkerError> {
 pub fn check_run(spec: &BuildSpec, until: Option<&str>) -> Result<(), WorkerError> {
     country_code(spec)?;
     let steps = steps(spec, until);
-    if steps.iter().any(asks_network) {
+    if steps.iter().any(uses_network) {
         device(spec)?;
         weights(spec)?;
     }
@@ -69,34 +69,34 @@ fn program(spec: &BuildSpec) -> Result<(), WorkerError> {
     workers::rank_env::check_program(spec)
 }
 
-/// Whether the ranks that `run` would start find a place on this machine.
+/// Whether the ranks that `run` would start fit on this machine.
 ///
 /// # Errors
 /// More ranks than it has processors or GPUs.
 pub fn ranks(spec: &BuildSpec) -> Result<(), WorkerError> {
     program(spec)?;
     let on_cpu = stages::device::devices("model", spec)?[0] == DeviceName::Cpu;
-    let places = if on_cpu {
+    let available = if on_cpu {
         std::thread::available_parallelism().map_or(1, usize::from)
     } else {
         stages::device::visible_gpus().map_err(refused)?
     };
-    room_for_ranks(spec, on_cpu, places).map_err(refused)
+    room_for_ranks(spec, on_cpu, available).map_err(refused)
 }
 
-fn room_for_ranks(spec: &BuildSpec, on_cpu: bool, places: usize) -> Result<(), String> {
+fn room_for_ranks(spec: &BuildSpec, on_cpu: bool, available: usize) -> Result<(), String> {
     let ranks = spec.ranks.processes;
     let (most, what) = match (on_cpu, spec.ranks.backend) {
         // two can be tried anywhere
-        (true, _) => (places.max(2), "processor"),
+        (true, _) => (available.max(2), "processor"),
         // ranks may share a GPU, if tensors need not travel from it to itself
         (false, Backend::Tcp) => return Ok(()),
-        (false, Backend::Auto | Backend::Nccl) => (places, "GPU"),
+        (false, Backend::Auto | Backend::Nccl) => (available, "GPU"),
     };
     if ranks <= most {
         return Ok(());
     }
-    Err(format!("ranks.processes = {ranks}: this machine has {}; use at most {most}", count(places, what)))
+    Err(format!("ranks.processes = {ranks}: this machine has {}; use at most {most}", count(available, what)))
 }
 
 /// Whether a batch can be filled, as soon as it is known how many rows there are to train on at most.
@@ -113,19 +113,19 @@ pub fn batch(spec: &BuildSpec, until: Option<&str>, (what, rows): (&str, u64)) -
     Ok(check_batch(training.name(), ("pretrain.batch", spec.pretrain.batch), (what, rows), spec.ranks.processes)?)
 }
 
-/// The most rows that there can be to train on, and of what they are: those placed in the training part, or all that
+/// The most rows that there can be to train on, and of what they are: those of the train split, or all that
 /// are listed until one is.
 pub fn training_rows(known: &VirtualInputs) -> (&'static str, u64) {
     match known.assignment().iter().flatten().filter(|row| row.split == "train").count() {
         0 => ("the source", known.listing.rows()),
-        placed => ("the train split", placed as u64),
+        rows => ("the train split", rows as u64),
     }
 }
 
 /// Opens every device that the spec names, and lets go of it; their names.
 ///
 /// # Errors
-/// A device that this program or this machine has not got.
+/// A device that this program or this machine does not have.
 pub fn device(spec: &BuildSpec) -> Result<String, WorkerError> {
     stages::device::check_program(spec).map_err(refused)?;
     let names = stages::device::devices("model", spec)?;
@@ -143,7 +143,7 @@ fn weights(spec: &BuildSpec) -> Result<(), WorkerError> {
 /// A code that no box can lie in.
 pub fn country_code(spec: &BuildSpec) -> Result<(), WorkerError> {
     let code = &spec.source.country_code;
-    if !asks_box(spec) {
+    if !needs_box(spec) {
         return Ok(());
     }
     let polygons = CountryPolygons::new().map_err(|e| refused(e.to_string()))?;
@@ -158,14 +158,14 @@ pub fn country_code(spec: &BuildSpec) -> Result<(), WorkerError> {
 }
 
 /// Does the country of a box decide about rows?
-fn asks_box(spec: &BuildSpec) -> bool {
+fn needs_box(spec: &BuildSpec) -> bool {
     spec.source.kind == SourceKind::Skyscript && spec.source.meta && !spec.source.country_code.is_empty()
 }
 
 /// # Errors
 /// A listing in which no row can lie in the country: their sources are of others.
 pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
-    if !asks_box(spec) {
+    if !needs_box(spec) {
         return Ok(());
     }
     let code = spec.source.country_code.as_str();
@@ -181,10 +181,10 @@ pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
     )))
 }
 
-/// Looks at the parts that images were placed in. A warning in words, where a run up to `until` still makes sense.
+/// Looks at the splits that images were assigned to. A warning in words, where a run up to `until` still makes sense.
 ///
 /// # Errors
-/// A part that a later step of the run cannot do without.
+/// A split that a later step of the run cannot do without.
 pub fn splits(assignment: &Assignment, spec: &BuildSpec, until: Option<&str>) -> Result<Option<String>, WorkerError> {
     let images_of = |split: &str| assignment.iter().flatten().filter(|row| row.split == split).count();
     let [train, val, test] = ["train", "val", "test"].map(images_of);
@@ -196,7 +196,7 @@ pub fn splits(assignment: &Assignment, spec: &BuildSpec, until: Option<&str>) ->
         let empty = [("training", train), ("validation", val), ("test", test)].into_iter().find(|(_, rows)| *rows == 0);
         let Some((name, _)) = empty else { return Ok(None) };
         format!(
-            "the {name} part is empty ({train} training, {val} validation and {test} test images); look at \
+            "the {name} split is empty ({train} training, {val} validation and {test} test images); look at \
              split.ratio and the splits that the source gives, or use more images"
         )
     };
@@ -229,15 +229,15 @@ mod tests {
         assert_eq!((said("FI"), said("")), (Ok(()), Ok(())));
         assert!(said("fi").unwrap_err().contains("write it as \"FI\""));
         assert!(said("XX").unwrap_err().contains("no country"));
-        assert!(said("DE-BB").unwrap_err().contains("no country"), "boxes are placed in whole countries");
+        assert!(said("DE-BB").unwrap_err().contains("no country"), "boxes are matched with whole countries");
         country_code(&spec("meta = false\ncountry_code = \"XX\"\n")).unwrap();
     }
 
     #[test]
     fn ranks_want_processors_or_gpus() {
-        let of = |ranks: usize, more: &str, on_cpu, places| {
+        let of = |ranks: usize, more: &str, on_cpu, available| {
             let spec = spec(&format!("[ranks]\nprocesses = {ranks}\n{more}[pretrain]\nbatch = 100\n"));
-            room_for_ranks(&spec, on_cpu, places)
+            room_for_ranks(&spec, on_cpu, available)
         };
         assert_eq!(of(2, "", true, 1), Ok(()));
         assert_eq!(of(4, "", true, 4), Ok(()));
@@ -267,11 +267,11 @@ mod tests {
             splits(&assigned(splits_of), &spec(""), until).map_err(|e| e.to_string())
         };
         assert_eq!(said(&["train", "val", "test"], None), Ok(None));
-        assert!(said(&["train", "val"], None).unwrap_err().contains("the test part is empty (1 training, 1 val"));
-        assert!(said(&["train", "val"], Some("pretrain")).unwrap().unwrap().contains("the test part is empty"));
-        assert!(said(&["train", "test"], None).unwrap_err().contains("the validation part is empty"));
+        assert!(said(&["train", "val"], None).unwrap_err().contains("the test split is empty (1 training, 1 val"));
+        assert!(said(&["train", "val"], Some("pretrain")).unwrap().unwrap().contains("the test split is empty"));
+        assert!(said(&["train", "test"], None).unwrap_err().contains("the validation split is empty"));
         assert!(said(&["val", "test"], Some("splits")).unwrap().is_some());
-        assert!(said(&["dropped"], None).unwrap_err().contains("the training part is empty"));
+        assert!(said(&["dropped"], None).unwrap_err().contains("the training split is empty"));
         assert!(said(&[], None).unwrap_err().contains("no image is left"));
     }
 }

@@ -1,4 +1,4 @@
-//! What a run would do: shown by `plan` for all steps, by `explain` for one.
+//! What a run would do: shown by `plan` for all steps, by `explain` for one step or for one image.
 //!
 //! What is up to date below a step that will run cannot be known before that has run: the rows that it makes may be those that
 //! were there. So a shard of which an input will change has an upper bound, and only the others have reasons.
@@ -15,8 +15,8 @@ use workers::train;
 
 use crate::build::Build;
 use crate::plan::{Model, counted, model_of, plan_stage, uncounted_plan};
-use crate::preflight;
-use crate::trainings::{Outlook, TrainingState, outlook};
+use crate::trainings::{NO_RUN, Outlook, TrainingState, current_record, outlook};
+use crate::{preflight, settled};
 
 /// One step of a build.
 #[derive(Debug, Serialize)]
@@ -31,8 +31,8 @@ pub struct PlanLine {
     pub note: String,
     /// The model of its rows is trained before, or may be.
     #[serde(skip)]
-    pub model_moves: bool,
-    /// What is to become of a training.
+    pub model_changes: bool,
+    /// Whether a training must run.
     #[serde(skip)]
     pub training: Option<Outlook>,
 }
@@ -44,7 +44,7 @@ type ByShard = BTreeMap<u32, u64>;
 
 /// What steps above will change.
 #[derive(Default)]
-struct Moving {
+struct Changes {
     tables: BTreeMap<Artifact, ByShard>,
     /// Whose model will be another, for certain or perhaps.
     models: BTreeMap<&'static str, bool>,
@@ -52,12 +52,12 @@ struct Moving {
     boxes: bool,
 }
 
-impl Moving {
+impl Changes {
     fn rows(&self, artifact: Artifact) -> u64 {
         self.tables.get(&artifact).map_or(0, |shards| shards.values().sum())
     }
 
-    /// Rows of a shard of a stage's inputs; `None`: all of them stand.
+    /// Rows of a shard of a stage's inputs; `None`: none of them changes.
     fn above(&self, stage: &Stage, shard: u32, listed: u64) -> Option<u64> {
         let mut above = None;
         for input in stage.inputs {
@@ -75,40 +75,59 @@ impl Moving {
     }
 }
 
+/// What a preview looks at.
+#[derive(Clone, Copy, Default)]
+struct PreviewOptions {
+    retry_errors: bool,
+    retrain: bool,
+    /// The only shard that is looked at. Of the others it is known what is settled; all other rows there may change.
+    only: Option<u32>,
+}
+
 /// What a run would do.
 pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Result<Vec<PlanLine>, WorkerError> {
     build.assign_splits().await?;
-    let mut moving = Moving::default();
+    preview_with(build, PreviewOptions { retry_errors, retrain, only: None }).await
+}
+
+/// What a run would do, as far as one shard tells. No part of another shard is read. The caller has assigned the splits,
+/// or they are settled.
+pub async fn preview_shard(build: &Build, shard: u32) -> Result<Vec<PlanLine>, WorkerError> {
+    preview_with(build, PreviewOptions { only: Some(shard), ..PreviewOptions::default() }).await
+}
+
+async fn preview_with(build: &Build, options: PreviewOptions) -> Result<Vec<PlanLine>, WorkerError> {
+    let mut changes = Changes::default();
     let mut lines = Vec::new();
     for step in stages::steps(&build.spec) {
         lines.push(match step {
-            Step::Map(stage) => map_line(build, &stage, retry_errors, &mut moving).await?,
-            Step::Train(training) => training_line(build, training, retrain, &mut moving).await?,
+            Step::Map(stage) => map_line(build, &stage, options, &mut changes).await?,
+            Step::Train(training) => training_line(build, training, options, &mut changes).await?,
             Step::Evaluate => {
-                let moves = !moving.tables.is_empty() || !moving.models.is_empty();
-                let stands = crate::evaluate::stored(build).await?.is_some();
-                let note = match (moves, stands) {
-                    (true, _) => "after the stages above",
-                    (false, true) => "up to date",
-                    (false, false) => "must run: its tables are new",
+                let changing = !changes.tables.is_empty() || !changes.models.is_empty();
+                let note = match crate::evaluate::stored_or_why(build).await? {
+                    _ if changing => "after the stages above".to_owned(),
+                    Ok(_) => "up to date".to_owned(),
+                    Err(why) => format!("must run: {why}"),
                 };
-                PlanLine { exact: !moves, note: note.to_owned(), ..empty_line(step.name()) }
+                PlanLine { exact: !changing, note, ..empty_line(step.name()) }
             }
         });
     }
     Ok(lines)
 }
 
-/// Rows that leave the tables because the source no longer offers them. Where the geo-tags are settled there are none.
-pub async fn removals(build: &Build) -> Result<Removals, WorkerError> {
-    let geotags = stages::geotags::stage();
-    let key = crate::settled::key(build, &geotags, &Model::default()).await?;
-    if key.is_some_and(|key| build.settled.get(&geotags, &key).is_some()) {
-        return Ok(Removals::default());
+/// Rows that leave the tables because the source no longer offers them. Nothing is read again while the build sees the same
+/// source and geo-tags.
+pub async fn removals(build: &mut Build) -> Result<&Removals, WorkerError> {
+    if build.removals.is_none() {
+        let (geotags, model) = (stages::geotags::stage(), Model::default());
+        let plan = uncounted_plan(build, &geotags, &model, false).await?;
+        let settled = settled::shards(build, &geotags, &model, &plan).await?;
+        let found = Removals::find(&build.work, &build.spec, (&plan.output, &settled), &build.virtual_inputs).await?;
+        build.removals = Some(found);
     }
-    let plan = uncounted_plan(build, &geotags, &Model::default(), false).await?;
-    let settled = build.settled.shards(&plan);
-    Removals::find(&build.work, &build.spec, (&plan.output, &settled), &build.virtual_inputs).await
+    Ok(build.removals.get_or_insert_default())
 }
 
 fn empty_line(step: &'static str) -> PlanLine {
@@ -119,7 +138,7 @@ fn empty_line(step: &'static str) -> PlanLine {
         kept: 0,
         reasons: BTreeMap::new(),
         note: String::new(),
-        model_moves: false,
+        model_changes: false,
         training: None,
     }
 }
@@ -127,8 +146,8 @@ fn empty_line(step: &'static str) -> PlanLine {
 async fn map_line(
     build: &Build,
     stage: &Stage,
-    retry_errors: bool,
-    moving: &mut Moving,
+    options: PreviewOptions,
+    changes: &mut Changes,
 ) -> Result<PlanLine, WorkerError> {
     let listed = &build.virtual_inputs.listing.rows_by_shard;
     let trained_by = match stage.model {
@@ -136,52 +155,66 @@ async fn map_line(
         ModelUse::Retrieval => Some(Training::Pretrain),
         ModelUse::None | ModelUse::Named(_) => None,
     };
-    let model_moves = trained_by.and_then(|training| moving.models.get(training.name()).copied());
-    let model = if model_moves.is_some() { None } else { model_of(build, stage).await? };
+    let model_changes = trained_by.and_then(|training| changes.models.get(training.name()).copied());
+    let model = if model_changes.is_some() { None } else { model_of(build, stage).await? };
     let Some(model) = model else {
-        moving.tables.insert(stage.output, (0..).zip(listed.iter().copied()).collect());
-        let note = if model_moves == Some(false) { "its model may change" } else { "its model will change" };
+        changes.tables.insert(stage.output, (0..).zip(listed.iter().copied()).collect());
+        let note = match (model_changes, options.only) {
+            (Some(false), None) => "its model may change",
+            (Some(false), Some(_)) => "its model may change: `urbancross plan` looks at all shards",
+            _ => "its model will change",
+        };
         let rows = listed.iter().sum();
-        let model_moves = model_moves.is_some();
-        return Ok(PlanLine { rows, exact: false, note: note.to_owned(), model_moves, ..empty_line(stage.name) });
+        let model_changes = model_changes.is_some();
+        return Ok(PlanLine { rows, exact: false, note: note.to_owned(), model_changes, ..empty_line(stage.name) });
     };
-    let above: Vec<Option<u64>> =
-        (0..).zip(listed).map(|(shard, listed)| moving.above(stage, shard, *listed)).collect();
-    let counts = counts_below(build, stage, &model, retry_errors, &above).await?;
+    let mut above: Vec<Option<u64>> =
+        (0..).zip(listed).map(|(shard, listed)| changes.above(stage, shard, *listed)).collect();
+    let counts = counts_below(build, stage, &model, options, &mut above).await?;
     let (line, shards) = line_of(stage.name, &counts, &above, listed);
     if stage.output == Artifact::Geotags {
-        moving.boxes = line.reasons.keys().any(|reason| *reason != Reason::InputChanged);
+        changes.boxes = !line.exact || line.reasons.keys().any(|reason| *reason != Reason::InputChanged);
     }
     if !shards.is_empty() {
-        moving.tables.insert(stage.output, shards);
+        changes.tables.insert(stage.output, shards);
     }
     Ok(line)
 }
 
-/// Counts a stage in all shards, but in those of which an input is lost: it is made again before it is read.
+/// Counts a stage in the shards that are asked for, but in those of which an input is lost: it is made again before it is
+/// read. Where a shard is not looked at, all of its rows may change: so `above` says afterwards.
 async fn counts_below(
     build: &Build,
     stage: &Stage,
     model: &Model,
-    retry_errors: bool,
-    above: &[Option<u64>],
+    options: PreviewOptions,
+    above: &mut [Option<u64>],
 ) -> Result<PlanCounts, WorkerError> {
-    let plan = uncounted_plan(build, stage, model, retry_errors).await?;
-    if plan.inputs.iter().all(|table| table.lost.is_empty()) {
-        return Ok(plan_stage(build, stage, model, retry_errors).await?.counts);
-    }
+    let plan = uncounted_plan(build, stage, model, options.retry_errors).await?;
     let lost: Vec<u32> = plan.inputs.iter().flat_map(|table| table.lost.iter().copied()).collect();
+    if lost.is_empty() && options.only.is_none() {
+        return Ok(plan_stage(build, stage, model, options.retry_errors).await?.counts);
+    }
+    let settled = settled::shards(build, stage, model, &plan).await?;
+    if let Some(only) = options.only {
+        let listed = &build.virtual_inputs.listing.rows_by_shard;
+        for (shard, (above, listed)) in (0..).zip(above.iter_mut().zip(listed)) {
+            if shard != only && !settled.contains(&shard) {
+                *above = Some(*listed);
+            }
+        }
+    }
     let is_known = |shard: u32| above[shard as usize].is_none() || !lost.contains(&shard);
-    let settled = build.settled.shards(&plan);
-    Ok(counted(build, stage, plan, settled, is_known).await?.counts)
+    let is_wanted = |shard: u32| options.only.is_none_or(|only| only == shard) && is_known(shard);
+    Ok(counted(build, stage, plan, settled, is_wanted).await?.counts)
 }
 
 /// The line of a stage, and how many of its rows may change: `above` says of each shard how many rows of its inputs may.
 fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], listed: &[u64]) -> (PlanLine, ByShard) {
     let mut line = PlanLine { exact: above.iter().all(Option::is_none), kept: counts.kept_rows, ..empty_line(step) };
-    let mut moving: ByShard = (0..).zip(above).filter_map(|(shard, above)| Some((shard, (*above)?))).collect();
+    let mut changes: ByShard = (0..).zip(above).filter_map(|(shard, above)| Some((shard, (*above)?))).collect();
     for plan in &counts.stale {
-        let of_shard = moving.entry(plan.shard).or_default();
+        let of_shard = changes.entry(plan.shard).or_default();
         let changed = if above[plan.shard as usize].is_some() {
             plan.computed()
         } else {
@@ -194,7 +227,7 @@ fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], liste
         };
         *of_shard += changed;
     }
-    for (shard, rows) in &mut moving {
+    for (shard, rows) in &mut changes {
         if above[*shard as usize].is_some() {
             *rows = (*rows).min(listed[*shard as usize]);
             line.rows += *rows;
@@ -203,35 +236,39 @@ fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], liste
     if !line.exact {
         (line.kept, line.note) = (0, DEPENDS.to_owned());
     }
-    (line, moving)
+    (line, changes)
 }
 
 async fn training_line(
     build: &Build,
     training: Training,
-    retrain: bool,
-    moving: &mut Moving,
+    options: PreviewOptions,
+    changes: &mut Changes,
 ) -> Result<PlanLine, WorkerError> {
-    let above: u64 = train::training_inputs(&build.spec, training).iter().map(|a| moving.rows(*a)).sum();
-    let outlook = outlook(build, training, retrain, above).await?;
+    let above: u64 = train::training_inputs(&build.spec, training).iter().map(|a| changes.rows(*a)).sum();
+    // what a first run would read is nobody's question where one shard is looked at
+    let outlook = match options.only {
+        Some(_) if current_record(build, training).await?.is_none() => Outlook::MustRun(NO_RUN.to_owned()),
+        _ => outlook(build, training, options.retrain, above).await?,
+    };
     let listed = build.virtual_inputs.listing.rows();
-    if matches!(outlook, Outlook::Known(TrainingState::Due(_)) | Outlook::Due(_)) {
-        // images that come in, or whose pictures are others, are placed anew
-        let is_placed = ![Artifact::Geotags, Artifact::Images].iter().any(|table| moving.tables.contains_key(table));
-        let rows = if is_placed { preflight::training_rows(&build.virtual_inputs) } else { ("the source", listed) };
+    if matches!(outlook, Outlook::Known(TrainingState::MustRun(_)) | Outlook::MustRun(_)) {
+        // images that come in, or whose pictures change, are assigned again
+        let is_assigned = ![Artifact::Geotags, Artifact::Images].iter().any(|table| changes.tables.contains_key(table));
+        let rows = if is_assigned { preflight::training_rows(&build.virtual_inputs) } else { ("the source", listed) };
         preflight::batch(&build.spec, None, rows)?;
     }
     let (rows, note) = match &outlook {
-        Outlook::Known(TrainingState::Due(due)) => (listed, due.run.begins.clone()),
-        Outlook::Due(begins) => (listed, begins.clone()),
+        Outlook::Known(TrainingState::MustRun(next)) => (listed, next.run.begins.clone()),
+        Outlook::MustRun(begins) => (listed, begins.clone()),
         Outlook::Open => (listed, format!("may run again: {DEPENDS}")),
-        Outlook::Known(TrainingState::Stands { changed, .. }) => {
+        Outlook::Known(TrainingState::UpToDate { changed, .. }) => {
             (0, format!("up to date; {:.1} % of its rows changed since", 100.0 * changed.share()))
         }
-        Outlook::Stands { at_most } => (0, format!("up to date; up to {:.1} % of its rows change", 100.0 * at_most)),
+        Outlook::UpToDate { at_most } => (0, format!("up to date; up to {:.1} % of its rows change", 100.0 * at_most)),
     };
     if rows > 0 {
-        moving.models.insert(training.name(), !matches!(outlook, Outlook::Open));
+        changes.models.insert(training.name(), !matches!(outlook, Outlook::Open));
     }
     Ok(PlanLine { rows, exact: false, note, training: Some(outlook), ..empty_line(training.name()) })
 }
@@ -243,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_stands_on_what_stands_is_exact() {
+    fn only_what_depends_on_nothing_that_changes_is_exact() {
         let stale = |shard, kept, changes: &[(Reason, u64)]| ShardPlan {
             shard,
             kept,
@@ -252,15 +289,15 @@ mod tests {
         let stale =
             vec![stale(0, 3, &[(Reason::InputChanged, 2), (Reason::Deleted, 1)]), stale(1, 0, &[(Reason::Deleted, 5)])];
         let counts = PlanCounts { stale, kept_rows: 4 };
-        let (line, moving) = line_of("x", &counts, &[None, None, None], &[5, 0, 4]);
+        let (line, changes) = line_of("x", &counts, &[None, None, None], &[5, 0, 4]);
         assert_eq!((line.rows, line.exact, line.kept, &*line.note), (2, true, 7, ""));
         assert_eq!(line.reasons[&Reason::Deleted], 6);
-        assert_eq!(moving, BTreeMap::from([(0, 3), (1, 5)]));
+        assert_eq!(changes, BTreeMap::from([(0, 3), (1, 5)]));
         // the rows of shard 1 are gone because those that they are made of are: they come back
-        let (line, moving) = line_of("x", &counts, &[None, Some(5), None], &[5, 5, 4]);
+        let (line, changes) = line_of("x", &counts, &[None, Some(5), None], &[5, 5, 4]);
         assert_eq!((line.rows, line.exact, line.kept, &*line.note), (7, false, 0, DEPENDS));
         assert_eq!(line.reasons, BTreeMap::from([(Reason::InputChanged, 2), (Reason::Deleted, 1)]));
-        assert_eq!(moving, BTreeMap::from([(0, 3), (1, 5)]));
+        assert_eq!(changes, BTreeMap::from([(0, 3), (1, 5)]));
         let (line, _) = line_of("x", &counts, &[Some(9), Some(9), Some(0)], &[5, 5, 4]);
         assert_eq!((line.rows, line.reasons.len()), (10, 0), "never more than there are");
     }

@@ -100,7 +100,7 @@ fn outcome(summary: &Summary) -> String {
         rows => format!("{rows} made by other runs, "),
     };
     format!(
-        "{} computed ({}), {by_other_runs}{} kept, {} in {:.1} s{}",
+        "{} computed ({}), {by_other_runs}{} up to date, {} in {:.1} s{}",
         summary.computed,
         reasons.join(", "),
         summary.kept,

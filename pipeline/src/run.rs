@@ -20,7 +20,7 @@ use workers::train::{TrainRequest, TrainingRecord, train};
 
 use crate::build::Build;
 use crate::evaluate::evaluate_build;
-use crate::memory::Lean;
+use crate::memory::LowMemory;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
 use crate::preflight;
 use crate::progress::Progress;
@@ -95,8 +95,7 @@ pub async fn run(
 async fn anything_stale(build: &mut Build, asked: &[&str]) -> Result<bool, WorkerError> {
     for stage in stages::map_stages(&build.spec).into_iter().filter(|stage| asked.contains(&stage.name)) {
         let Some(model) = model_of(build, &stage).await? else { continue };
-        let key = crate::settled::key(build, &stage, &model).await?;
-        if key.is_some_and(|key| build.settled.get(&stage, &key).is_some()) {
+        if crate::settled::is_settled(build, &stage, &model).await? {
             continue;
         }
         if stage.output == Artifact::Splits {
@@ -112,7 +111,7 @@ async fn anything_stale(build: &mut Build, asked: &[&str]) -> Result<bool, Worke
 /// Decides about a training. One that must run and cannot end well is refused before it begins.
 async fn decided(build: &mut Build, training: Training, options: &RunOptions) -> Result<TrainingState, WorkerError> {
     let state = training_state(build, training, options.retrain).await?;
-    if let TrainingState::Due(_) = state {
+    if let TrainingState::MustRun(_) = state {
         if build.virtual_inputs.assignment().is_empty() {
             build.assign_splits().await?;
         }
@@ -132,7 +131,7 @@ async fn run_steps(
     for step in stages::steps(&build.spec) {
         let name = step.name();
         // a whole build learns at once that weights are missing; a node that only pulls images needs none
-        if !fetched && (options.until.is_none() || preflight::asks_network(&step)) {
+        if !fetched && (options.until.is_none() || preflight::uses_network(&step)) {
             build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
             fetched = true;
         }
@@ -140,7 +139,7 @@ async fn run_steps(
             Step::Map(stage) => quarantined.extend(run_stage(build, &stage, options, progress).await?),
             Step::Train(training) => match decided(build, training, options).await? {
                 // its ranks look for themselves
-                TrainingState::Due(_) if build.spec.ranks.processes > 1 => {
+                TrainingState::MustRun(_) if build.spec.ranks.processes > 1 => {
                     crate::launch::train(build, training, options, progress).await?;
                 }
                 state => run_training(build, training, state, &mut Solo, progress).await?,
@@ -188,7 +187,7 @@ async fn run_stage(
         }
         // boxes and given splits tell before any image is pulled whether a part stays empty; pictures tell afterwards
         if matches!(stage.output, Artifact::Images | Artifact::Splits) {
-            before::place(build, options.until.as_deref(), progress).await?;
+            before::assign_splits(build, options.until.as_deref(), progress).await?;
             before::check_batch(build, options).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
@@ -216,9 +215,9 @@ async fn run_stage(
             weights: &build.weights,
             stop: build.stop.clone(),
         };
-        let lean = (stage.model == ModelUse::None).then(Lean::begin);
+        let low_memory = (stage.model == ModelUse::None).then(LowMemory::begin);
         let result = map_plan(&context, stage, &plan, stage_context, &devices).await?;
-        drop(lean);
+        drop(low_memory);
         let published = publish(&build.tables, &plan, &result.finished).await?;
         let mut summary = Summary {
             stage: stage.name.to_owned(),
@@ -250,7 +249,7 @@ async fn run_stage(
             return Err(WorkerError::Stopped);
         }
         if published.overtaken.is_empty() {
-            build.moved_on(published.live);
+            build.after_commit(published.live);
             return settle(build, stage, &model, Some(summary)).await;
         }
         progress.note(&format!(
@@ -333,9 +332,9 @@ pub async fn run_training(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     match &state {
-        TrainingState::Stands { record, changed } => {
+        TrainingState::UpToDate { record, changed } => {
             progress.note(&format!(
-                "{}: up to date ({}); {} of {} changed since ({:.2} %)",
+                "{:18} up to date ({}); {} of {} changed since ({:.2} %)",
                 training.name(),
                 record.trained.best_validation(),
                 changed.changed,
@@ -344,10 +343,10 @@ pub async fn run_training(
             ));
             return Ok(());
         }
-        TrainingState::Due(due) => progress.note(&format!("{}: {}", training.name(), due.run.begins)),
+        TrainingState::MustRun(next) => progress.note(&format!("{:18} {}", training.name(), next.run.begins)),
     }
     let (started, began) = (unix_seconds(), Instant::now());
-    let Some(record) = standing_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };
+    let Some(record) = current_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };
     let trained = &record.trained;
     let notes = [
         ("parameters", trained.parameters.to_string()),
@@ -371,21 +370,21 @@ pub async fn run_training(
 }
 
 /// The record of a finished training: the one that is up to date, or the one that must run. `None` on ranks other than 0.
-pub async fn standing_or_trained(
+pub async fn current_or_trained(
     build: &Build,
     training: Training,
     state: TrainingState,
     ranks: &mut dyn Communicator,
     progress: &Progress,
 ) -> Result<Option<TrainingRecord>, WorkerError> {
-    let due = match state {
-        TrainingState::Stands { record, .. } => return Ok(Some(*record)),
-        TrainingState::Due(due) => *due,
+    let next = match state {
+        TrainingState::UpToDate { record, .. } => return Ok(Some(*record)),
+        TrainingState::MustRun(next) => *next,
     };
-    if let Some((pictures, image_id)) = due.rows.learnt_and_held_out() {
+    if let Some((pictures, image_id)) = next.rows.learnt_and_held_out() {
         return Err(WorkerError::Configuration(format!(
             "{}: the splits of {} have {} in training that validation or test has too, such as \
-             {image_id}: an older version placed them; `urbancross run` assigns the splits again",
+             {image_id}: an older version assigned them; `urbancross run` assigns the splits again",
             training.name(),
             build.spec.country,
             count(pictures, "picture")
@@ -398,8 +397,8 @@ pub async fn standing_or_trained(
         spec: &build.spec,
         weights: &build.weights,
         training,
-        due: due.run,
-        rows: due.rows,
+        pending: next.run,
+        rows: next.rows,
         scratch: &build.scratch,
         stop: &build.stop,
         ranks,

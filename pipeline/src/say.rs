@@ -6,9 +6,9 @@ use std::io::{Error, ErrorKind, Result, Write};
 /// A command's output could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output cannot be written: {0}")]
-pub struct Unsaid(Error);
+pub struct OutputError(Error);
 
-impl Unsaid {
+impl OutputError {
     /// `EX_IOERR`: what the command had to do is done, and only the words are lost.
     pub fn exit_code(&self) -> u8 {
         74
@@ -19,8 +19,8 @@ impl Unsaid {
 ///
 /// # Errors
 /// A full disk, say; not a reader who has gone.
-pub fn line(text: Arguments<'_>) -> std::result::Result<(), Unsaid> {
-    unless_gone(writeln!(std::io::stdout(), "{text}")).map_err(Unsaid)
+pub fn line(text: Arguments<'_>) -> std::result::Result<(), OutputError> {
+    unless_gone(writeln!(std::io::stdout(), "{text}")).map_err(OutputError)
 }
 
 /// Writes to standard error what is not a command's output. That nobody hears it changes nothing.

@@ -63,6 +63,17 @@ pub async fn put(
     build.work.put_sealed(&paths::settled(&build.spec.country), &build.settled).await
 }
 
+/// The shards of a stage's plan that have nothing to do. Where all of the stage is settled, no slice is needed to tell.
+pub async fn shards(build: &Build, stage: &Stage, model: &Model, plan: &Plan) -> Result<BTreeSet<u32>, WorkerError> {
+    Ok(if is_settled(build, stage, model).await? { (0..plan.shards).collect() } else { build.settled.shards(plan) })
+}
+
+/// Is nothing left to do for a stage?
+pub async fn is_settled(build: &Build, stage: &Stage, model: &Model) -> Result<bool, WorkerError> {
+    let key = key(build, stage, model).await?;
+    Ok(key.is_some_and(|key| build.settled.get(stage, &key).is_some()))
+}
+
 /// Everything that decides about a stage's rows, by whole tables. `None`: a part was lost, so that nothing is settled.
 pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<Digest>, WorkerError> {
     let output = build.pin(stage.output).await?;

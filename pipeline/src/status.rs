@@ -15,9 +15,9 @@ pub struct StatusLine {
     pub step: &'static str,
     pub state: String,
     pub rows: u64,
-    /// Sound rows that are not wanted, such as those outside of the country.
-    pub excluded: u64,
-    pub errors: u64,
+    /// Sound rows that are not wanted, such as those outside of the country. `None`: no summary tells.
+    pub excluded: Option<u64>,
+    pub errors: Option<u64>,
     pub version: Option<u64>,
     pub seconds: Option<f64>,
 }
@@ -28,9 +28,9 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
     for step in stages::steps(&build.spec) {
         let name = step.name();
         let summary: Option<Summary> =
-            build.work.get_sealed(&manifests::paths::summary(&build.spec.country, name)).await?;
+            build.work.get_record(&manifests::paths::summary(&build.spec.country, name)).await?;
         let seconds = summary.as_ref().map(|s| s.seconds);
-        let (excluded, errors) = summary.as_ref().map_or((0, 0), |s| (s.excluded, s.errors));
+        let (excluded, errors) = summary.map(|s| (s.excluded, s.errors)).unzip();
         let line = match step {
             Step::Map(stage) => {
                 let pinned = build.pin(stage.output).await?;
@@ -56,9 +56,9 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
                 lines.extend(others_line(training.name(), &trainings.others));
                 continue;
             }
-            Step::Evaluate => match crate::evaluate::stored(build).await? {
-                None => StatusLine { state: "must run".into(), ..empty_line(name) },
-                Some(evaluation) => StatusLine {
+            Step::Evaluate => match crate::evaluate::stored_or_why(build).await? {
+                Err(why) => StatusLine { state: format!("must run: {why}"), ..empty_line(name) },
+                Ok(evaluation) => StatusLine {
                     state: evaluation.quoted().in_words(),
                     rows: evaluation.recall.image_gallery as u64,
                     ..empty_line(name)
@@ -91,5 +91,5 @@ fn others_line(step: &'static str, others: &[TrainingRecord]) -> Option<StatusLi
 }
 
 fn empty_line(step: &'static str) -> StatusLine {
-    StatusLine { step, state: String::new(), rows: 0, excluded: 0, errors: 0, version: None, seconds: None }
+    StatusLine { step, state: String::new(), rows: 0, excluded: None, errors: None, version: None, seconds: None }
 }

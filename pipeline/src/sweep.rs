@@ -1,7 +1,7 @@
 //! Trainings of one build under other settings: hyper-parameter curves (the paper's Figure 5), and what segments are
 //! worth within a country (its Table 1).
 //!
-//! Every value is a training of its own, which stands like any other: a sweep that was stopped goes on where it was.
+//! Every value is a training of its own, and a finished one is used again: a sweep that was stopped goes on where it was.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::evaluate::embed;
 use crate::pair::pin;
 use crate::preflight;
 use crate::progress::Progress;
-use crate::run::standing_or_trained;
+use crate::run::current_or_trained;
 use crate::trainings::training_state;
 
 /// One setting and the values that it takes.
@@ -67,7 +67,7 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
-/// Trains a finished build again with some settings changed, or takes up what stands.
+/// Trains a finished build again with some settings changed, or uses the finished run.
 async fn trained(
     spec: BuildSpec,
     stop: &Arc<AtomicBool>,
@@ -79,7 +79,7 @@ async fn trained(
     }
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     let state = training_state(&build, Training::Pretrain, false).await?;
-    let record = standing_or_trained(&build, Training::Pretrain, state, &mut Solo, progress).await?;
+    let record = current_or_trained(&build, Training::Pretrain, state, &mut Solo, progress).await?;
     let record = record.ok_or_else(|| WorkerError::Broken("a training of one rank left no record".into()))?;
     Ok((build, record))
 }

@@ -7,17 +7,17 @@ use manifests::{Artifact, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::{Training, pretrain};
 use workers::WorkerError;
-use workers::train::{self, ChangedShare, DueRun, Leak, RunInputs, RunRows, Runs, TrainingRecord};
+use workers::train::{self, ChangedShare, Leak, PendingRun, RunInputs, RunRows, Runs, TrainingRecord};
 
 use crate::build::Build;
 
-/// What is to become of a training.
+/// Whether a training must run.
 #[derive(Debug)]
 pub enum TrainingState {
-    /// A finished run is up to date; `changed` says how far its rows have moved since.
-    Stands { record: Box<TrainingRecord>, changed: ChangedShare },
-    /// A run is to be made, or continued.
-    Due(Box<Due>),
+    /// A finished run is up to date; `changed` says how far its rows have changed since.
+    UpToDate { record: Box<TrainingRecord>, changed: ChangedShare },
+    /// A run must be made, or continued.
+    MustRun(Box<NextRun>),
 }
 
 /// What can be said of a training before the steps above it have run.
@@ -26,17 +26,17 @@ pub enum Outlook {
     /// Nothing above it changes: what a run would decide.
     Known(TrainingState),
     /// It is up to date, whatever becomes of what changes above it: at most this share of its rows.
-    Stands { at_most: f64 },
+    UpToDate { at_most: f64 },
     /// It runs, and why.
-    Due(String),
+    MustRun(String),
     /// What the steps above make decides.
     Open,
 }
 
-/// A run that is to be made, with the rows that it reads.
+/// A run that must be made or continued, with the rows that it reads.
 #[derive(Debug)]
-pub struct Due {
-    pub run: DueRun,
+pub struct NextRun {
+    pub run: PendingRun,
     pub rows: RunRows,
 }
 
@@ -51,7 +51,7 @@ struct Inputs<'b> {
     rows: Option<RunRows>,
 }
 
-/// Raised when the same rows would be judged differently.
+/// Bump when the same rows would be judged differently.
 const JUDGED: u32 = 2;
 
 /// How far a run's rows are from those of now.
@@ -97,7 +97,7 @@ impl<'b> Inputs<'b> {
     }
 
     /// The run that speaks for the tables as they are: one that read exactly these, or else the newest.
-    fn standing(&self, runs: &Runs) -> Option<TrainingRecord> {
+    fn current(&self, runs: &Runs) -> Option<TrainingRecord> {
         let newest = || runs.finished.iter().rev().filter(|record| self.has_settings(record));
         newest().find(|r| self.reads_what(r)).or_else(|| newest().next()).cloned()
     }
@@ -109,8 +109,8 @@ impl<'b> Inputs<'b> {
         let tables: Vec<_> = self.tables.iter().map(PinnedTable::digest).collect();
         let now = digest::of_value(&(JUDGED, tables, self.geotags.digest()));
         let run = paths::training_run(&build.spec.country, training.name(), key);
-        let kept = format!("{run}/distances/{now}.json");
-        if let Some(distance) = build.work.get_sealed(&kept).await? {
+        let path = format!("{run}/distances/{now}.json");
+        if let Some(distance) = build.work.get_sealed(&path).await? {
             return Ok(Some(distance));
         }
         let rows = self.rows().await?;
@@ -118,13 +118,13 @@ impl<'b> Inputs<'b> {
             return Ok(None);
         };
         let distance = Distance { changed: then.changed(rows), leak: then.leak(rows) };
-        build.work.put_sealed(&kept, &distance).await?;
+        build.work.put_sealed(&path, &distance).await?;
         Ok(Some(distance))
     }
 
     /// The run that would begin now.
-    fn fresh(&self, sequence: u64, warm_start: Option<String>, begins: String) -> DueRun {
-        DueRun {
+    fn fresh(&self, sequence: u64, warm_start: Option<String>, begins: String) -> PendingRun {
+        PendingRun {
             key: train::run_key(self.training, &self.parameters, &self.tables, warm_start.as_deref()),
             stage_version: pretrain::VERSION,
             parameters: self.parameters.clone(),
@@ -138,9 +138,9 @@ impl<'b> Inputs<'b> {
 }
 
 /// The finished run whose model is the build's.
-pub async fn standing_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
+pub async fn current_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
     let inputs = Inputs::pin(build, training).await?;
-    Ok(inputs.standing(&train::runs(&build.work, &build.spec.country, training).await?))
+    Ok(inputs.current(&train::runs(&build.work, &build.spec.country, training).await?))
 }
 
 /// Finished runs of a training by whose settings they have.
@@ -155,12 +155,12 @@ pub struct BySettings {
 pub async fn trainings_by_settings(build: &Build, training: Training) -> Result<BySettings, WorkerError> {
     let inputs = Inputs::pin(build, training).await?;
     let mut runs = train::runs(&build.work, &build.spec.country, training).await?;
-    let current = inputs.standing(&runs);
+    let current = inputs.current(&runs);
     runs.finished.retain(|record| !inputs.has_settings(record));
     Ok(BySettings { current, others: runs.finished })
 }
 
-/// What is to become of a training when at most `above` rows of its tables are made again before it.
+/// Whether a training must run when at most `above` rows of its tables are made again before it.
 pub async fn outlook(build: &Build, training: Training, force: bool, above: u64) -> Result<Outlook, WorkerError> {
     if above == 0 {
         return Ok(Outlook::Known(training_state(build, training, force).await?));
@@ -168,29 +168,29 @@ pub async fn outlook(build: &Build, training: Training, force: bool, above: u64)
     let inputs = Inputs::pin(build, training).await?;
     let runs = train::runs(&build.work, &build.spec.country, training).await?;
     let is_lost = inputs.tables.iter().chain([&inputs.geotags]).any(|table| !table.lost.is_empty());
-    match inputs.standing(&runs) {
-        Some(_) if force => return Ok(Outlook::Due(FORCED.to_owned())),
-        None if runs.begun.is_empty() => return Ok(Outlook::Due(NO_RUN.to_owned())),
+    match inputs.current(&runs) {
+        Some(_) if force => return Ok(Outlook::MustRun(FORCED.to_owned())),
+        None if runs.begun.is_empty() => return Ok(Outlook::MustRun(NO_RUN.to_owned())),
         None => return Ok(Outlook::Open),
         // its rows cannot be counted
         Some(_) if is_lost => return Ok(Outlook::Open),
         Some(_) => {}
     }
     Ok(match training_state(build, training, force).await? {
-        TrainingState::Due(_) => Outlook::Open,
-        TrainingState::Stands { changed, .. } => {
+        TrainingState::MustRun(_) => Outlook::Open,
+        TrainingState::UpToDate { changed, .. } => {
             // a row that changed already may change again: never more than all of them
             let rows = changed.rows.max(1);
             let at_most = changed.changed.saturating_add(above).min(rows) as f64 / rows as f64;
-            if at_most > build.spec.pretrain.retrain_above { Outlook::Open } else { Outlook::Stands { at_most } }
+            if at_most > build.spec.pretrain.retrain_above { Outlook::Open } else { Outlook::UpToDate { at_most } }
         }
     })
 }
 
-const NO_RUN: &str = "no finished run has these settings";
+pub(crate) const NO_RUN: &str = "no finished run has these settings";
 const FORCED: &str = "asked for with --retrain";
 
-/// Decides about a training. `force` runs it again even if it stands.
+/// Decides about a training. `force` runs it again even if it is up to date.
 ///
 /// Weights go on only where they saw nothing that is held out now: neither they nor any that they descend from.
 ///
@@ -201,17 +201,17 @@ pub async fn training_state(build: &Build, training: Training, force: bool) -> R
     let runs = train::runs(&build.work, &build.spec.country, training).await?;
     train::discard_unreadable(&build.work, &runs).await?;
     let (mut warm_start, mut begins) = (None, NO_RUN.to_owned());
-    if let Some(record) = inputs.standing(&runs) {
+    if let Some(record) = inputs.current(&runs) {
         if inputs.reads_what(&record) && !force {
             let rows = inputs.tables.first().map_or(0, PinnedTable::rows);
             let changed = ChangedShare { rows, changed: 0 };
-            return Ok(TrainingState::Stands { record: Box::new(record), changed });
+            return Ok(TrainingState::UpToDate { record: Box::new(record), changed });
         }
         let limit = build.spec.pretrain.retrain_above;
         let distance = inputs.distance(&record.key).await?;
         let why = match &distance {
             Some(distance) if !force && distance.leak.is_none() && distance.changed.share() <= limit => {
-                return Ok(TrainingState::Stands { record: Box::new(record), changed: distance.changed });
+                return Ok(TrainingState::UpToDate { record: Box::new(record), changed: distance.changed });
             }
             _ if force => FORCED.to_owned(),
             Some(Distance { leak: None, changed }) => format!(
@@ -237,8 +237,8 @@ pub async fn training_state(build: &Build, training: Training, force: bool) -> R
             }
         };
     }
-    if let Some(due) = unfinished(&mut inputs, &runs, force).await? {
-        return Ok(TrainingState::Due(Box::new(due)));
+    if let Some(next) = unfinished(&mut inputs, &runs, force).await? {
+        return Ok(TrainingState::MustRun(Box::new(next)));
     }
     let finished = runs.finished.iter().map(|r| r.sequence);
     let sequence = finished.chain(runs.begun.iter().map(|r| r.sequence)).max().map_or(0, |last| last + 1);
@@ -250,14 +250,14 @@ pub async fn training_state(build: &Build, training: Training, force: bool) -> R
         }
         None => begins = descend_from_init(build, &mut rows, begins)?,
     }
-    Ok(TrainingState::Due(Box::new(Due { run: inputs.fresh(sequence, warm_start, begins), rows })))
+    Ok(TrainingState::MustRun(Box::new(NextRun { run: inputs.fresh(sequence, warm_start, begins), rows })))
 }
 
-/// A run that was begun on tables that have hardly moved since: it goes on with those that it pinned.
-async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result<Option<Due>, WorkerError> {
+/// A run that was begun on tables that have hardly changed since: it goes on with those that it pinned.
+async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result<Option<NextRun>, WorkerError> {
     let (build, training) = (inputs.build, inputs.training);
     let parameters = inputs.parameters.clone();
-    let ours = |r: &&DueRun| r.parameters == parameters && r.stage_version == pretrain::VERSION;
+    let ours = |r: &&PendingRun| r.parameters == parameters && r.stage_version == pretrain::VERSION;
     for begun in runs.begun.iter().rev().filter(ours) {
         // a run that is asked for again is one that starts from a finished one
         if force && begun.warm_start.is_none() {
@@ -268,19 +268,19 @@ async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result
             continue;
         };
         let Some(distance) = inputs.distance(&begun.key).await? else { continue };
-        let moved = distance.changed;
+        let changed = distance.changed;
         let judged = distance.leak.is_none() && rows.learnt_and_held_out().is_none();
-        if !judged || moved.share() > build.spec.pretrain.retrain_above {
+        if !judged || changed.share() > build.spec.pretrain.retrain_above {
             continue;
         }
-        if moved.changed > 0 && !train::parts_are_there(&build.work, &begun.inputs, &build.spec.country).await? {
+        if changed.changed > 0 && !train::parts_are_there(&build.work, &begun.inputs, &build.spec.country).await? {
             continue;
         }
-        let begins = match moved.changed {
+        let begins = match changed.changed {
             0 => format!("an unfinished run goes on from its last checkpoint ({})", begun.begins),
-            n => format!("goes on with the tables that it pinned; {n} of {} changed since", count(moved.rows, "row")),
+            n => format!("goes on with the tables that it pinned; {n} of {} changed since", count(changed.rows, "row")),
         };
-        return Ok(Some(Due { run: DueRun { begins, ..begun.clone() }, rows }));
+        return Ok(Some(NextRun { run: PendingRun { begins, ..begun.clone() }, rows }));
     }
     Ok(None)
 }

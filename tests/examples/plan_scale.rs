@@ -1,10 +1,15 @@
 //! Planning a large country after an edit of one row in a hundred: the program's own planner, slices, parts and tables;
 //! stages that compute nothing. Once from local files, and once where each request takes 30 ms.
 //!
+//! All that `plan` can read is read, as if no earlier run had left a shard settled: the rows that might leave, boxes and
+//! pictures by which splits are assigned, the stages, and the rows of a training. Where the build was settled before the
+//! edit, a plan reads the first three lines of these.
+//!
 //! usage: plan_scale [ROWS] [SHARDS] [FOLDER]
 //!
 //! A folder in memory (`/dev/shm`) keeps the making of the tables short; it takes about 300 bytes a row.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,16 +21,19 @@ use manifests::build::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, Plan, PlanCounts, digest};
 use pipeline_tests::distant::Distant;
-use stages::stage::{InputRows, MapOutput, Outcome, Stage, StageContext, StageError, Transform};
+use stages::stage::{ASSIGNED_FROM, InputRows, MapOutput, Outcome, Stage, StageContext, StageError, Transform};
 use stages::table;
 use workers::assignment::assigned;
 use workers::fetch::FetchSettings;
+use workers::listing::Listing;
 use workers::map::{MapContext, Observer, map_plan};
-use workers::planning::count;
+use workers::planning::{VirtualInputs, count};
 use workers::publish::publish;
+use workers::removals::Removals;
 use workers::slices::Slices;
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
+use workers::train::{RunInputs, RunRows};
 
 const COUNTRY: &str = "finland";
 const AT_ONCE: usize = 64;
@@ -40,7 +48,9 @@ impl Transform for Stub {
         let digest = |image_id: &String| Some(digest::of_bytes(image_id.as_bytes()));
         let column = |name: &str, kind| -> ArrayRef {
             match name {
-                "box_digest" | "tags_digest" | "bytes_digest" => table::texts(rows.image_ids.iter().map(digest)),
+                "box_digest" | "tags_digest" | "bytes_digest" | "captions_digest" => {
+                    table::texts(rows.image_ids.iter().map(digest))
+                }
                 "filepath" => table::texts(rows.image_ids.iter().map(|id| Some(format!("images2/{id}.jpg")))),
                 "west" | "south" => table::float64s(rows.image_ids.iter().map(|id| Some(degrees(id)))),
                 "east" | "north" => table::float64s(rows.image_ids.iter().map(|id| Some(degrees(id) + 1e-4))),
@@ -59,10 +69,11 @@ fn degrees(image_id: &str) -> f64 {
     image_id.trim_start_matches('w').split('_').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) * 1e-5
 }
 
-fn stubs() -> [Stage; 2] {
+fn stubs(spec: &BuildSpec) -> [Stage; 3] {
     let geotags = Stage { source: None, open: |_| Ok(Box::new(Stub(Artifact::Geotags))), ..stages::geotags::stage() };
     let images = Stage { source: None, open: |_| Ok(Box::new(Stub(Artifact::Images))), ..stages::images::stage() };
-    [geotags, images]
+    let captions = Stage { open: |_| Ok(Box::new(Stub(Artifact::Captions))), ..stages::captions::stage(spec) };
+    [geotags, images, captions]
 }
 
 struct Silent;
@@ -114,12 +125,12 @@ fn slice(rows: u64, shards: u64, shard: u64, generation: u64) -> Result<RecordBa
     table::content(Artifact::Listing, columns)
 }
 
-async fn listed(rows: u64, shards: u32, generation: u64) -> Result<Slices, Box<dyn Error>> {
+async fn listed(rows: u64, shards: u32, generation: u64) -> Result<VirtualInputs, Box<dyn Error>> {
     let mut slices = Slices::default();
     let batches = (0..shards)
         .map(|shard| (shard, slice(rows, shards.into(), shard.into(), generation).expect("columns of the listing")));
     slices.replace(Artifact::Listing, COUNTRY, batches).await?;
-    Ok(slices)
+    Ok(VirtualInputs::new(Listing::default(), slices))
 }
 
 async fn planned(
@@ -132,7 +143,7 @@ async fn planned(
     let mut inputs = Vec::new();
     for input in stage.inputs {
         inputs.push(match input.artifact {
-            Artifact::Listing => slices.pin(Artifact::Listing),
+            slice if !slice.is_table() => slices.pin(slice),
             artifact => tables.pin(artifact, COUNTRY, None).await?,
         });
     }
@@ -152,28 +163,57 @@ async fn planned(
     Ok(Plan { counts, ..Arc::unwrap_or_clone(plan) })
 }
 
-/// Plans both stages and the splits after an edit: seconds of each.
+/// Plans everything after an edit: seconds of all.
 async fn plan_all(
     work: &WorkStore,
-    slices: &Slices,
+    known: &mut VirtualInputs,
     spec: &BuildSpec,
     (rows, shards): (u64, u32),
 ) -> Result<f64, Box<dyn Error>> {
     let tables = Tables::new(work);
+    known.set_assignment(COUNTRY, Vec::new()).await?;
     let began = Instant::now();
-    for (stage, edited) in stubs().into_iter().zip([rows.div_ceil(100), 0]) {
-        let began = Instant::now();
-        let plan = planned(stage, work, &tables, slices, shards).await?;
-        assert_eq!((plan.computed(), plan.kept()), (edited, rows - edited), "{}", stage.name);
-        let seconds = began.elapsed().as_secs_f64();
-        println!("  {:8} {seconds:6.1} s, {edited} of {rows} rows stale; peak {:.0} MiB", stage.name, peak_mib());
-    }
-    let (began_splits, pin) = (Instant::now(), |artifact| tables.pin(artifact, COUNTRY, None));
-    let assignment =
-        assigned(work, spec, &pin(Artifact::Geotags).await?, &pin(Artifact::Images).await?, spec.split.ratio).await?;
+    let began_processor = processor_seconds();
+    let (mut last, mut last_processor, mut printed) = (began, began_processor, 0);
+    let mut done = |what: &str, found: String| {
+        let (seconds, processor) = (last.elapsed().as_secs_f64(), processor_seconds() - last_processor);
+        println!("  {what:17} {seconds:6.1} s ({processor:6.1} s of a processor), {found}; peak {:.0} MiB", peak_mib());
+        (last, last_processor, printed) = (Instant::now(), processor_seconds(), printed + 1);
+        if printed == 3 || printed == 7 {
+            let (seconds, processor) = (began.elapsed().as_secs_f64(), processor_seconds() - began_processor);
+            let what = if printed == 3 { "where all was settled before the edit" } else { "all of it" };
+            println!("  {:17} {seconds:6.1} s ({processor:6.1} s of a processor) {what}", "");
+        }
+    };
+    let pin = |artifact| tables.pin(artifact, COUNTRY, None);
+    let geotags = pin(Artifact::Geotags).await?;
+    let leaving = Removals::find(work, spec, (&geotags, &BTreeSet::new()), known).await?;
+    assert!(leaving.in_words().is_empty());
+    done("rows that leave", "none".to_owned());
+    let images = pin(Artifact::Images).await?;
+    let assignment = assigned(work, spec, &geotags, &images, spec.split.ratio).await?;
     let placed: u64 = assignment.iter().map(|rows| rows.len() as u64).sum();
-    println!("  {:8} {:6.1} s, {placed} rows placed", "splits", began_splits.elapsed().as_secs_f64());
+    known.set_assignment(COUNTRY, assignment).await?;
+    done("assigning splits", format!("{placed} rows placed"));
+    let stale = [rows.div_ceil(100), 0, 0, 0];
+    for (stage, stale) in stubs(spec).into_iter().chain([stages::splits::stage()]).zip(stale) {
+        let plan = planned(stage, work, &tables, &known.slices, shards).await?;
+        assert_eq!((plan.computed(), plan.kept()), (stale, rows - stale), "{}", stage.name);
+        done(stage.name, format!("{stale} of {rows} rows stale"));
+    }
+    let inputs = [images, pin(Artifact::Captions).await?, pin(Artifact::Splits).await?];
+    let source = spec.source.url.as_str();
+    let read = RunRows::read(RunInputs { work, source, tables: &inputs, geotags: &geotags, assignment: None }).await?;
+    done("a training's rows", format!("{} of the train split", read.trained()));
     Ok(began.elapsed().as_secs_f64())
+}
+
+/// Of all cores: what a run beside others can still be compared by.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // user and system time, in hundredths of a second
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn peak_mib() -> f64 {
@@ -202,11 +242,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let work = WorkStore::open(&spec.work.url, &Default::default())?;
     let source = SourceStore::open(&spec.source.url, &Default::default())?;
     let (tables, began, stop) = (Tables::new(&work), Instant::now(), Arc::new(AtomicBool::new(false)));
-    let slices = listed(rows, shards, 0).await?;
+    let mut known = listed(rows, shards, 0).await?;
     println!("listing cut into slices in {:.1} s", began.elapsed().as_secs_f64());
-    for stage in stubs() {
-        let plan = planned(stage, &work, &tables, &slices, shards).await?;
-        slices.hand_out(&work, &plan, AT_ONCE).await?;
+    for stage in stubs(&spec).into_iter().chain([stages::splits::stage()]) {
+        if stage.output == Artifact::Splits {
+            let [geotags, images] = ASSIGNED_FROM.map(|artifact| tables.pin(artifact, COUNTRY, None));
+            let assignment = assigned(&work, &spec, &geotags.await?, &images.await?, spec.split.ratio).await?;
+            known.set_assignment(COUNTRY, assignment).await?;
+        }
+        let plan = planned(stage, &work, &tables, &known.slices, shards).await?;
+        known.slices.publish_plan(&work, &plan, AT_ONCE).await?;
         let context = MapContext {
             work: &work,
             slices: &work,
@@ -229,16 +274,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         publish(&tables, &plan, &mapped.finished).await?;
         println!("{} made after {:.1} s", stage.name, began.elapsed().as_secs_f64());
     }
-    drop(slices);
+    drop(known);
     forget_peak();
     let began = Instant::now();
-    let slices = listed(rows, shards, 1).await?;
+    let mut known = listed(rows, shards, 1).await?;
     println!("edited listing cut into slices in {:.1} s", began.elapsed().as_secs_f64());
     println!("plan from local files:");
-    let local = plan_all(&work, &slices, &spec, (rows, shards)).await?;
+    let local = plan_all(&work, &mut known, &spec, (rows, shards)).await?;
     println!("plan from a store with {} ms a request, {AT_ONCE} at once:", REQUEST.as_millis());
-    let slow = work.clone().over(|inner| Arc::new(Distant { inner, request: REQUEST }));
-    let remote = plan_all(&slow, &slices, &spec, (rows, shards)).await?;
+    let slow = work.clone().over(|inner| Arc::new(Distant { inner, request: REQUEST, reads: Arc::default() }));
+    let remote = plan_all(&slow, &mut known, &spec, (rows, shards)).await?;
     println!("{rows} rows in {shards} shards: {local:.1} s local, {remote:.1} s remote, peak {:.0} MiB", peak_mib());
     Ok(())
 }

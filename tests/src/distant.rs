@@ -1,7 +1,8 @@
-//! A store that is far away: every request takes a while, and then is answered by the store beneath.
+//! A store that is far away: every request takes a while, is counted, and then is answered by the store beneath.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt};
@@ -10,12 +11,40 @@ use object_store::{
     CopyOptions, DynObjectStore, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use pipeline::build::Build;
+
+/// How often each object was read.
+#[derive(Debug, Default)]
+pub struct Reads(Mutex<BTreeMap<String, usize>>);
+
+impl Reads {
+    /// Of objects whose path contains `part`.
+    pub fn of(&self, part: &str) -> BTreeMap<String, usize> {
+        let reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reads.iter().filter(|(path, _)| path.contains(part)).map(|(path, reads)| (path.clone(), *reads)).collect()
+    }
+
+    /// Counts from now on what a build reads of its work store.
+    pub fn count_of(build: &mut Build) -> Arc<Reads> {
+        let reads = Arc::new(Reads::default());
+        let counted = reads.clone();
+        let count = |inner| Arc::new(Distant { inner, request: Duration::ZERO, reads: counted }) as Arc<DynObjectStore>;
+        build.work = build.work.clone().over(count);
+        reads
+    }
+
+    fn count(&self, location: &Path) {
+        let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *reads.entry(location.to_string()).or_default() += 1;
+    }
+}
 
 /// Reads, writes and listings wait; deletions do not.
 #[derive(Debug)]
 pub struct Distant {
     pub inner: Arc<DynObjectStore>,
     pub request: Duration,
+    pub reads: Arc<Reads>,
 }
 
 impl fmt::Display for Distant {
@@ -50,6 +79,7 @@ impl ObjectStore for Distant {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.reads.count(location);
         tokio::time::sleep(self.request).await;
         self.inner.get_opts(location, options).await
     }

@@ -152,14 +152,19 @@ pub async fn version(build: &Build, artifact: Artifact) -> u64 {
 
 /// The program, built beside the tests.
 pub fn urbancross() -> PathBuf {
+    program("urbancross")
+}
+
+/// The program that makes worlds.
+pub fn urbancross_sandbox() -> PathBuf {
+    program("urbancross-sandbox")
+}
+
+fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this test's path");
     let folder = test.parent().and_then(Path::parent).expect("target/debug");
-    let program = folder.join("urbancross");
-    assert!(
-        program.exists(),
-        "{} is not built: run `make test`, or `cargo build -p pipeline` first",
-        program.display()
-    );
+    let program = folder.join(name);
+    assert!(program.exists(), "{} is not built: run `make test`, or `make binary` first", program.display());
     program
 }
 

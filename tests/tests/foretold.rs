@@ -1,6 +1,7 @@
 //! `plan` and `explain` say what `run` then does, whatever others did to the tables.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use manifests::commit::Replacement;
 use manifests::plan::PinnedTable;
@@ -9,6 +10,7 @@ use manifests::{Artifact, paths};
 use pipeline::build::Build;
 use pipeline::explain::explain;
 use pipeline::preview::preview;
+use pipeline::status::status;
 use pipeline_tests::{World, edit_a_finnish_image, open, recipes, run};
 use stages::Step;
 use workers::publish::Summary;
@@ -53,7 +55,9 @@ async fn is_foretold(world: &World, what: &str, before: &Recipes) {
                 if state == Some("up to date") {
                     assert_eq!(before[table].get(&image), after[table].get(&image), "{shown}");
                 }
-                assert!(computed > 0 || state == Some("up to date"), "{of_image:?} {shown}");
+                // of one shard alone it is not known whether a training runs
+                let is_open = state.is_some_and(|state| state.starts_with("its model may change"));
+                assert!(computed > 0 || is_open || state == Some("up to date"), "{of_image:?} {shown}");
             }
             Step::Map(_) => {
                 open_ones += 1;
@@ -110,4 +114,39 @@ async fn plan_and_explain_say_what_run_then_does() {
         }
         is_foretold(&world, &format!("a part of {lost:?} lost"), &before).await;
     }
+}
+
+/// A hint as programs wrote it before hints carried a digest of themselves.
+fn unseal(file: &Path) {
+    let sealed: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    std::fs::write(file, sealed["value"].to_string()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_figures_are_made_again_is_said_and_what_an_older_program_counted_is_shown() {
+    let world = World::new(30);
+    run(world.spec("work", &QUICK)).await.unwrap();
+    let said = async |set: &[&str]| {
+        let mut build = open(world.spec("work", &[&QUICK, set].concat())).await.unwrap();
+        let planned = preview(&mut build, false, false).await.unwrap().pop().unwrap();
+        let explained = explain(&mut build, "evaluate").await.unwrap().join("\n");
+        assert!(explained.starts_with(&format!("evaluate: {}", planned.note)), "{explained}");
+        let status = status(&build).await.unwrap();
+        assert!(planned.note == "up to date" || status.last().unwrap().state == planned.note);
+        (planned.note, status)
+    };
+    let other = said(&["evaluate.protocol=dedup"]).await.0;
+    assert_eq!(other, "must run: its tables or settings are new");
+    let before = said(&[]).await.1.remove(0);
+    let summary = world.path("work").join(paths::summary("finland", "geotags"));
+    let figures = std::fs::read_dir(world.path("work/evaluations/finland")).unwrap().next().unwrap().unwrap().path();
+    unseal(&summary);
+    unseal(&figures);
+    let (note, status) = said(&[]).await;
+    assert_eq!(note, "must run: the figures that are there are written by an older program, without a checksum");
+    assert_eq!((status[0].excluded, status[0].errors, before.excluded), (before.excluded, before.errors, Some(0)));
+    std::fs::write(&figures, "{").unwrap();
+    assert!(said(&[]).await.0.contains("damaged"));
+    std::fs::remove_file(&summary).unwrap();
+    assert_eq!(said(&[]).await.1[0].excluded, None, "nobody knows");
 }

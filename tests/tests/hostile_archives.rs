@@ -121,7 +121,7 @@ async fn an_archive_that_is_gone_is_named_before_its_rows_leave() {
     // the archive of the images, or that of their geo-tags: without it they would all be errors
     for gone in [most.to_owned(), most.replace("images", "meta")] {
         hide(&gone);
-        let words = removals(&open(world.spec("work", &[])).await.unwrap()).await.unwrap().in_words();
+        let words = removals(&mut open(world.spec("work", &[])).await.unwrap()).await.unwrap().in_words();
         assert_eq!(words, [format!("{gone} is no longer in the source: its {} rows leave the tables", of(most))]);
         let error = built().await.err().unwrap();
         assert_eq!(error.exit_code(), 65);
@@ -139,9 +139,9 @@ async fn an_archive_that_is_gone_is_named_before_its_rows_leave() {
     built().await.unwrap();
     hide(most);
     let accepted = RunOptions { accept_removals: true, ..options() };
-    let (build, _) = run_with(world.spec("work", &[]), accepted).await.unwrap();
+    let (mut build, _) = run_with(world.spec("work", &[]), accepted).await.unwrap();
     assert_eq!(column(&build, Artifact::Geotags, "status").await.len(), of(few));
-    assert!(removals(&build).await.unwrap().in_words().is_empty());
+    assert!(removals(&mut build).await.unwrap().in_words().is_empty());
 }
 
 /// What is kept of archives' directories only saves reading them: another archive's list, or a damaged one, is none.

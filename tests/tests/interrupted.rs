@@ -36,7 +36,7 @@ async fn outcome(world: &World, work: &str) -> (Vec<std::collections::BTreeMap<S
         digests.push(column(&build, artifact, column_name).await);
     }
     let record =
-        pipeline::trainings::standing_record(&build, stages::Training::Pretrain).await.unwrap().expect("trained");
+        pipeline::trainings::current_record(&build, stages::Training::Pretrain).await.unwrap().expect("trained");
     let evaluation = pipeline::evaluate::stored(&build).await.unwrap().expect("evaluated");
     (digests, record.trained.model_digest, format!("{:?}", evaluation.recall))
 }

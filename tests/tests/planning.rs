@@ -6,12 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use manifests::build::DeviceName;
+use manifests::shard_of;
 use manifests::weights::Weights;
 use manifests::{Artifact, Plan, paths};
 use pipeline::build::Build;
+use pipeline::explain::explain;
 use pipeline::plan::{Model, plan_stage};
+use pipeline::preview::removals;
+use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
-use pipeline_tests::{World, column, edit_a_finnish_image, open, run_with};
+use pipeline_tests::distant::Reads;
+use pipeline_tests::{World, column, edit_a_finnish_image, open, run, run_with};
 use stages::stage::StageContext;
 use workers::WorkerError;
 use workers::fetch::FetchSettings;
@@ -75,14 +80,14 @@ async fn a_worker_needs_a_plan_the_spec_and_the_store() {
     let planner = open(world.spec("work", &[])).await.unwrap();
     planner.claim_layout().await.unwrap();
     let plan = planned(&planner).await;
-    planner.virtual_inputs.slices.hand_out(&planner.work, &plan, 4).await.unwrap();
+    planner.virtual_inputs.slices.publish_plan(&planner.work, &plan, 4).await.unwrap();
     let key = plan.key();
     // archives that were packed anew: the same rows, so the same plan, and other places
     ["meta2.zip", "meta3.zip"].iter().for_each(|archive| pack_anew(&world.path("world").join(archive)));
     let planner = open(world.spec("work", &[])).await.unwrap();
     let anew = planned(&planner).await;
     assert!(anew.key() == key && anew.inputs != plan.inputs, "other places are slices of other sizes");
-    planner.virtual_inputs.slices.hand_out(&planner.work, &anew, 4).await.unwrap();
+    planner.virtual_inputs.slices.publish_plan(&planner.work, &anew, 4).await.unwrap();
     // the listing is in the slices: what only the planner reads is gone
     let csv = world.path("world/dataframe");
     std::fs::rename(&csv, world.path("dataframe")).unwrap();
@@ -132,4 +137,54 @@ async fn shards_without_a_change_are_not_read() {
     let build = open(world.spec("work", &[])).await.unwrap();
     let error = plan_stage(&build, &stages::geotags::stage(), &Model::default(), false).await.unwrap_err();
     assert!(error.to_string().contains("damaged"), "{error}");
+}
+
+/// Shards of which a part was read, by table and number of times.
+fn shards_read(reads: &Reads) -> Vec<(u32, usize)> {
+    reads.of(".parquet").iter().map(|(path, reads)| (paths::shard_of_part(path).unwrap(), *reads)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explaining_an_image_reads_the_shard_that_holds_it() {
+    let world = World::new(30);
+    let spec = || world.spec("work", &["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"]);
+    let (build, _) = run(spec()).await.unwrap();
+    let images = column(&build, Artifact::Splits, "split").await;
+    let edited = edit_a_finnish_image(&world).remove(0);
+    let is_elsewhere =
+        |(image, split): &(&String, &String)| shard_of(image, 3) != shard_of(&edited, 3) && *split == "train";
+    let (in_another, _) = images.iter().find(is_elsewhere).unwrap();
+    for (image, state) in [(&edited, "stale: input changed"), (in_another, "its model may change: `urbancross plan`")] {
+        let mut build = open(spec()).await.unwrap();
+        let reads = Reads::count_of(&mut build);
+        let lines = explain(&mut build, image).await.unwrap();
+        assert!(lines.iter().any(|line| line.contains(state)), "{lines:?}");
+        assert!(image == &edited || lines.iter().any(|line| line.trim() == "train"), "from the table: {lines:?}");
+        let read = shards_read(&reads);
+        assert!(!read.is_empty() && read.iter().all(|(shard, _)| *shard == shard_of(image, 3)), "{image}: {read:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_looks_once_for_rows_that_leave_and_only_where_something_changed() {
+    let world = World::new(24);
+    let until = || RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
+    run_with(world.spec("work", &[]), until()).await.unwrap();
+    let shard = shard_of(&edit_a_finnish_image(&world)[0], 3);
+    let mut build = open(world.spec("work", &[])).await.unwrap();
+    let old = build.pin(Artifact::Geotags).await.unwrap();
+    let reads = Reads::count_of(&mut build);
+    for _ in 0..2 {
+        assert!(removals(&mut build).await.unwrap().in_words().is_empty());
+        assert_eq!(shards_read(&reads), [(shard, 1)]);
+    }
+    // as much as planning and mapping read, the new part aside
+    pipeline::run::run(&mut build, &until(), &Progress::new(true)).await.unwrap();
+    assert_eq!(reads.of(&old.part(shard).unwrap().path).into_values().sum::<usize>(), 3);
+    // what others may have changed is looked at again
+    edit_a_finnish_image(&world);
+    build.refresh().await.unwrap();
+    let before = shards_read(&reads).iter().map(|(_, reads)| reads).sum::<usize>();
+    removals(&mut build).await.unwrap();
+    assert!(shards_read(&reads).iter().map(|(_, reads)| reads).sum::<usize>() > before);
 }

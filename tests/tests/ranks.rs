@@ -48,7 +48,7 @@ fn finish(child: Child) -> (Option<i32>, String) {
 
 async fn record(world: &World, work: &str, set: &[&str]) -> TrainingRecord {
     let build = open(world.spec(work, set)).await.unwrap();
-    pipeline::trainings::standing_record(&build, Training::Pretrain).await.unwrap().expect("trained")
+    pipeline::trainings::current_record(&build, Training::Pretrain).await.unwrap().expect("trained")
 }
 
 fn losses(world: &World, work: &str, record: &TrainingRecord) -> Vec<f64> {

@@ -193,7 +193,7 @@ pub async fn lineage(
     Ok(rows)
 }
 
-/// Adapts, resuming the run of the same key, and records the result; a finished run stands.
+/// Adapts, resuming the run of the same key, and records the result; a finished run is used again.
 pub async fn adapt(
     request: AdaptRequest<'_>,
     observe: impl FnMut(&Event) + Send,

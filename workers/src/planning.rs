@@ -27,16 +27,16 @@ impl VirtualInputs {
         Self { listing, assignment: Assignment::new(), slices }
     }
 
-    /// Splits of all images; empty until they are placed.
+    /// Splits of all images; empty until they are assigned.
     pub fn assignment(&self) -> &Assignment {
         &self.assignment
     }
 
-    /// Takes note of where images are placed; whether that is another placement than before.
+    /// Replaces the split assignment; whether it is another than before.
     ///
     /// # Errors
     /// Rows that make no table.
-    pub async fn place(&mut self, country: &str, assignment: Assignment) -> Result<bool, WorkerError> {
+    pub async fn set_assignment(&mut self, country: &str, assignment: Assignment) -> Result<bool, WorkerError> {
         if assignment == self.assignment {
             return Ok(false);
         }

@@ -19,7 +19,7 @@ pub const RENDEZVOUS: &str = "URBANCROSS_RENDEZVOUS";
 ///
 /// # Errors
 /// Variables that contradict each other.
-pub fn place() -> Result<Option<RankInfo>, WorkerError> {
+pub fn rank_info() -> Result<Option<RankInfo>, WorkerError> {
     place_of(&|name| std::env::var(name).ok())
 }
 

@@ -2,12 +2,13 @@
 //! edit that removes all of its rows; whoever runs the build has to be told.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt, stream};
 use manifests::plan::PinnedTable;
 use manifests::words::count;
-use manifests::{Artifact, BuildSpec};
+use manifests::{Artifact, BuildSpec, PartFile};
 use sources::name::ImageName;
 use stages::table::{Columns, TableError, option_text};
 
@@ -41,54 +42,41 @@ impl Removals {
         (geotags, settled): (&PinnedTable, &BTreeSet<u32>),
         known: &VirtualInputs,
     ) -> Result<Removals, WorkerError> {
-        let mut found = Removals::default();
-        if geotags.parts.is_empty() {
-            return Ok(found);
-        }
         // a row keeps its shard: each part is compared with its own slice, so that a few are held at a time
         let (settled, others): (Vec<_>, Vec<_>) = geotags
             .parts
             .iter()
             .filter(|part| !geotags.lost.contains(&part.shard))
             .partition(|part| settled.contains(&part.shard));
-        found.rows = settled.iter().map(|part| part.rows).sum();
-        let compared = others.into_iter().map(|part| async move {
-            let listed: HashSet<String> =
-                known.slices.image_ids(Artifact::Listing, part.shard).await?.into_iter().collect();
-            let reader = PartReader::open(work, Artifact::Geotags, part).await?;
-            Ok::<_, WorkerError>((listed, reader.read(&["image_id", "status", "filepath"]).await?))
+        let mut found = Removals { rows: settled.iter().map(|part| part.rows).sum(), ..Removals::default() };
+        let comparison = Arc::new(Comparison {
+            work: work.clone(),
+            slices: known.slices.store().clone(),
+            listing: known.slices.pin(Artifact::Listing),
+            gone: known.listing.gone.clone(),
+            meta: spec.source.meta,
         });
-        let mut compared = stream::iter(compared).buffered(spec.work.concurrency);
-        while let Some((listed, batch)) = compared.try_next().await? {
-            found
-                .add(&batch, &listed, &known.listing.gone, spec.source.meta)
-                .map_err(|e| WorkerError::Broken(e.to_string()))?;
+        let mut compared = stream::iter(others)
+            .map(|part| {
+                // each on a task of its own: reading a part is decoding it
+                let (comparison, part) = (comparison.clone(), part.clone());
+                let task = tokio::spawn(async move { comparison.of_shard(&part).await });
+                async move { task.await.map_err(|e| WorkerError::Broken(format!("rows that leave: {e}")))? }
+            })
+            .buffered(spec.work.concurrency);
+        while let Some(of_shard) = compared.try_next().await? {
+            found.add(of_shard);
         }
         Ok(found)
     }
 
-    fn add(
-        &mut self,
-        rows: &RecordBatch,
-        listed: &HashSet<String>,
-        gone: &BTreeMap<String, &'static str>,
-        meta: bool,
-    ) -> Result<(), TableError> {
-        let columns = Columns::new(Artifact::Geotags, rows);
-        let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
-        let filepaths = columns.text("filepath")?;
-        for row in (0..rows.num_rows()).filter(|&row| status.value(row) == "ok") {
-            self.rows += 1;
-            let filepath = option_text(filepaths, row).unwrap_or_default();
-            let gone_archive = archives_of(filepath, meta).into_iter().find_map(|name| gone.get_key_value(&name));
-            if let Some((archive, what)) = gone_archive {
-                self.by_archive.entry(archive.clone()).or_insert((what, 0)).1 += 1;
-            } else if !listed.contains(ids.value(row)) {
-                self.unlisted += 1;
-                self.example.get_or_insert_with(|| filepath.to_owned());
-            }
+    fn add(&mut self, other: Removals) {
+        self.rows += other.rows;
+        for (archive, (what, rows)) in other.by_archive {
+            self.by_archive.entry(archive).or_insert((what, 0)).1 += rows;
         }
-        Ok(())
+        self.unlisted += other.unlisted;
+        self.example = self.example.take().or(other.example);
     }
 
     fn leaving(&self) -> u64 {
@@ -125,6 +113,53 @@ impl Removals {
             count(self.rows, "row"),
             self.in_words().join("; ")
         )
+    }
+}
+
+/// What the parts of the geo-tags are compared with.
+struct Comparison {
+    work: WorkStore,
+    slices: WorkStore,
+    listing: PinnedTable,
+    gone: BTreeMap<String, &'static str>,
+    /// Are geo-tags read from archives too?
+    meta: bool,
+}
+
+impl Comparison {
+    async fn of_shard(&self, part: &PartFile) -> Result<Removals, WorkerError> {
+        let broken = |e: TableError| WorkerError::Broken(e.to_string());
+        let listed = match self.listing.part(part.shard) {
+            Some(slice) => {
+                let reader = PartReader::open(&self.slices, Artifact::Listing, slice).await?;
+                Some(reader.read(&["image_id"]).await?)
+            }
+            None => None,
+        };
+        let reader = PartReader::open(&self.work, Artifact::Geotags, part).await?;
+        let rows = reader.read(&["image_id", "status", "filepath"]).await?;
+        self.compare(&rows, listed.as_ref()).map_err(broken)
+    }
+
+    fn compare(&self, rows: &RecordBatch, listed: Option<&RecordBatch>) -> Result<Removals, TableError> {
+        let listed = listed.map(|listed| Columns::new(Artifact::Listing, listed).text("image_id")).transpose()?;
+        let listed: HashSet<&str> = listed.into_iter().flatten().flatten().collect();
+        let columns = Columns::new(Artifact::Geotags, rows);
+        let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
+        let filepaths = columns.text("filepath")?;
+        let mut found = Removals::default();
+        for row in (0..rows.num_rows()).filter(|&row| status.value(row) == "ok") {
+            found.rows += 1;
+            let filepath = option_text(filepaths, row).unwrap_or_default();
+            let gone = archives_of(filepath, self.meta).into_iter().find_map(|name| self.gone.get_key_value(&name));
+            if let Some((archive, what)) = gone {
+                found.by_archive.entry(archive.clone()).or_insert((what, 0)).1 += 1;
+            } else if !listed.contains(ids.value(row)) {
+                found.unlisted += 1;
+                found.example.get_or_insert_with(|| filepath.to_owned());
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -139,7 +139,7 @@ impl Slices {
     ///
     /// # Errors
     /// The work store's.
-    async fn publish(&self, work: &WorkStore, plan: &Plan, at_once: usize) -> Result<(), WorkerError> {
+    async fn write_stale(&self, work: &WorkStore, plan: &Plan, at_once: usize) -> Result<(), WorkerError> {
         let stale = || plan.counts.stale.iter().map(|shard| shard.shard);
         let inputs = plan.inputs.iter().filter(|input| !input.artifact.is_table());
         let slices = inputs.flat_map(|input| {
@@ -158,8 +158,8 @@ impl Slices {
     ///
     /// # Errors
     /// The work store's.
-    pub async fn hand_out(&self, work: &WorkStore, plan: &Plan, at_once: usize) -> Result<(), WorkerError> {
-        self.publish(work, plan, at_once).await?;
+    pub async fn publish_plan(&self, work: &WorkStore, plan: &Plan, at_once: usize) -> Result<(), WorkerError> {
+        self.write_stale(work, plan, at_once).await?;
         work.put_sealed(&paths::plan(&plan.country, &plan.stage, &plan.key()), plan).await
     }
 }

@@ -18,6 +18,7 @@ use url::Url;
 use crate::error::WorkerError;
 pub(crate) use address::is_loopback;
 use address::open;
+pub use sealed::Hint;
 pub use work::WorkStore;
 
 /// A store, and the folder in it that is ours.

@@ -60,7 +60,7 @@ impl TrainingRecord {
 
 /// What a training is to be: written down before it begins, so that whoever finds it unfinished can go on with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DueRun {
+pub struct PendingRun {
     /// The same key continues the same run.
     pub key: String,
     pub stage_version: u32,
@@ -101,7 +101,7 @@ pub struct Runs {
     /// Oldest first.
     pub finished: Vec<TrainingRecord>,
     /// Begun and not finished, oldest first.
-    pub begun: Vec<DueRun>,
+    pub begun: Vec<PendingRun>,
     /// Paths of descriptions that cannot be read.
     unreadable: Vec<String>,
 }
@@ -125,8 +125,8 @@ pub async fn runs(work: &WorkStore, country: &str, training: Training) -> Result
     }
     for name in of_file(DUE_FILE).filter(|name| !finished.contains(*name)) {
         let path = format!("{folder}/{name}");
-        match work.get_record::<DueRun>(&path).await? {
-            Some(due) => runs.begun.push(due),
+        match work.get_record::<PendingRun>(&path).await? {
+            Some(pending) => runs.begun.push(pending),
             None => runs.unreadable.push(path),
         }
     }
@@ -199,7 +199,7 @@ pub struct TrainRequest<'a> {
     pub spec: &'a BuildSpec,
     pub weights: &'a Weights,
     pub training: Training,
-    pub due: DueRun,
+    pub pending: PendingRun,
     /// The rows that it reads, for the record; made by rank 0's caller.
     pub rows: RunRows,
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
@@ -215,10 +215,10 @@ pub async fn train(
     request: TrainRequest<'_>,
     observe: impl FnMut(&Event) + Send,
 ) -> Result<Option<TrainingRecord>, WorkerError> {
-    let due = request.due;
-    let run = paths::training_run(&request.spec.country, request.training.name(), &due.key);
-    let mut train = TableRows::open(request.work, &due.inputs, Members::Split("train")).await?;
-    let mut validation = TableRows::open(request.work, &due.inputs, Members::Split("val")).await?;
+    let pending = request.pending;
+    let run = paths::training_run(&request.spec.country, request.training.name(), &pending.key);
+    let mut train = TableRows::open(request.work, &pending.inputs, Members::Split("train")).await?;
+    let mut validation = TableRows::open(request.work, &pending.inputs, Members::Split("val")).await?;
     if train.is_empty() {
         return Err(WorkerError::Broken(format!(
             "{}: no row of the train split has an image and a caption without error; look at the rows that failed in \
@@ -228,12 +228,12 @@ pub async fn train(
             request.spec.country
         )));
     }
-    let warm_start = match &due.warm_start {
+    let warm_start = match &pending.warm_start {
         Some(key) => Some(fetch_result(request.work, request.spec, request.training, key, request.scratch).await?),
         None => None,
     };
     let (spec, weights, stop) = (request.spec, request.weights, request.stop);
-    let (data, training) = (due.key.clone(), request.training);
+    let (data, training) = (pending.key.clone(), request.training);
     let place = RunDir { work: request.work, scratch: request.scratch, run: &run, name: training.name(), stop };
     let claim = place.claim(request.ranks, stop).await?;
     if let Some(record) = request.work.get_record(&format!("{run}/{RECORD_FILE}")).await? {
@@ -242,9 +242,9 @@ pub async fn train(
     let rows = request.rows.to_bytes()?;
     if request.ranks.rank() == 0 {
         request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
-        request.work.put_sealed(&format!("{run}/{DUE_FILE}"), &due).await?;
+        request.work.put_sealed(&format!("{run}/{DUE_FILE}"), &pending).await?;
     }
-    still_there(request.work, &due.inputs, &request.spec.country).await?;
+    still_there(request.work, &pending.inputs, &request.spec.country).await?;
     let trained = place
         .run(&claim, request.ranks, &rows, observe, |ranks, folder, observe| {
             pretrain::train(pretrain::Run {
@@ -264,17 +264,17 @@ pub async fn train(
         .await?;
     let Some(trained) = trained else { return Ok(None) };
     let record = TrainingRecord {
-        key: due.key,
+        key: pending.key,
         training: training.name().to_owned(),
         country: request.spec.country.clone(),
-        stage_version: due.stage_version,
-        parameters: due.parameters,
-        inputs: due.inputs,
-        warm_start: due.warm_start,
+        stage_version: pending.stage_version,
+        parameters: pending.parameters,
+        inputs: pending.inputs,
+        warm_start: pending.warm_start,
         trained,
-        sequence: due.sequence,
-        source: due.source,
-        begins: due.begins,
+        sequence: pending.sequence,
+        source: pending.source,
+        begins: pending.begins,
     };
     request.work.put_sealed(&format!("{run}/{RECORD_FILE}"), &record).await?;
     Ok(Some(record))

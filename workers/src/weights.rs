@@ -133,7 +133,7 @@ fn readable(used: &WeightsUse, path: &Path) -> Result<(), WorkerError> {
         .map_err(|why| WorkerError::Configuration(format!("{field} = {:?} cannot be read: {why}", used.source)))
 }
 
-/// The weights that a spec needs and where they stand; reads digests of what is here, fetches nothing.
+/// The weights that a spec needs and where they are; reads digests of what is here, fetches nothing.
 pub async fn lines(work: &WorkStore, spec: &BuildSpec) -> Result<Vec<WeightsLine>, WorkerError> {
     let mut lines = Vec::new();
     for used in spec.weights() {

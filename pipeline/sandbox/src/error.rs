@@ -1,5 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Failure of making or editing a sandbox.
@@ -26,6 +27,21 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    /// Exit code of a command: 75 where another try can help, else 65.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            SandboxError::Storage { source, .. } => match source.kind() {
+                ErrorKind::StorageFull
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::ResourceBusy
+                | ErrorKind::StaleNetworkFileHandle
+                | ErrorKind::TimedOut => 75,
+                _ => 65,
+            },
+            _ => 65,
+        }
+    }
+
     pub(crate) fn storage(path: &Path) -> impl FnOnce(std::io::Error) -> SandboxError + '_ {
         move |source| SandboxError::Storage { path: path.to_owned(), source }
     }
@@ -36,5 +52,16 @@ impl SandboxError {
 
     pub(crate) fn encode(what: impl ToString, reason: impl ToString) -> SandboxError {
         SandboxError::Encode { what: what.to_string(), reason: reason.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_may_pass_and_a_missing_right_does_not() {
+        let of = |kind: ErrorKind| SandboxError::Storage { path: "world".into(), source: kind.into() }.exit_code();
+        assert_eq!((of(ErrorKind::StorageFull), of(ErrorKind::PermissionDenied)), (75, 65));
     }
 }

@@ -12,7 +12,7 @@ use crate::error::SandboxError;
 use crate::scene::Tags;
 
 /// Longitude and latitude, degrees.
-pub type RankInfo = (f64, f64);
+pub type Position = (f64, f64);
 
 /// An object of the map.
 #[derive(Debug, Clone)]
@@ -25,9 +25,9 @@ pub struct Element {
 /// Where it lies; ways carry the ids of their nodes.
 #[derive(Debug, Clone)]
 pub enum Geometry {
-    Node(RankInfo),
+    Node(Position),
     /// Open, or closed if the first node is the last.
-    Way(Vec<(u64, RankInfo)>),
+    Way(Vec<(u64, Position)>),
 }
 
 /// An extract in the making. Nodes go to the file at once, ways wait for the end.
@@ -102,7 +102,7 @@ impl Extract {
     }
 }
 
-fn node<W: Write>(writer: &mut Writer<W>, id: u64, (lon, lat): RankInfo, tags: &Tags) -> std::io::Result<()> {
+fn node<W: Write>(writer: &mut Writer<W>, id: u64, (lon, lat): Position, tags: &Tags) -> std::io::Result<()> {
     let (id, lat, lon) = (id.to_string(), format!("{lat:.7}"), format!("{lon:.7}"));
     writer.write_event(Event::Text(BytesText::new("\n")))?;
     let element = writer.create_element("node").with_attributes([

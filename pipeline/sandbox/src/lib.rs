@@ -40,7 +40,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 pub use error::SandboxError;
 pub use refresh::edit_tags;
@@ -61,7 +60,7 @@ const BATCH: usize = 64;
 pub const MOST_TILES: usize = 100_000;
 
 /// How large a world to make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Tiles of each of the three countries; a few per cent of foreign and coarse ones are added.
     pub tiles_per_country: usize,
@@ -77,7 +76,7 @@ impl Default for Settings {
 }
 
 /// What was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Images in both archives.
     pub images: usize,
@@ -131,36 +130,6 @@ pub fn check_replaceable(out: &Path) -> Result<(), SandboxError> {
     let is_empty = std::fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
     let is_world = ["dataframe/SkyScript_sandbox.csv", "extract.osm"].iter().all(|name| out.join(name).is_file());
     if is_empty || is_world { Ok(()) } else { Err(SandboxError::Stranger { path: out.to_owned() }) }
-}
-
-/// A tile to look at.
-#[derive(Debug, Clone)]
-pub struct Preview {
-    pub country: &'static str,
-    pub title: String,
-    pub jpeg: Vec<u8>,
-}
-
-/// Draws the first `count` tiles of each country, for looking at.
-///
-/// # Errors
-/// As [`generate`].
-pub fn preview(settings: &Settings, count: usize) -> Result<Vec<Preview>, SandboxError> {
-    check(settings)?;
-    let plans = tile::plan(settings);
-    let shown = country::all()
-        .into_iter()
-        .flat_map(|country| plans.iter().filter(|plan| plan.source == country.source).take(count));
-    shown
-        .map(|plan| {
-            let tile = tile::make(plan, settings)?;
-            Ok(Preview {
-                country: plan.country.name,
-                title: titles::multi(&tile.meta.center, &tile.meta.surrounding),
-                jpeg: tile.jpeg,
-            })
-        })
-        .collect()
 }
 
 fn check(settings: &Settings) -> Result<(), SandboxError> {

@@ -4,7 +4,7 @@ use crate::composer::Composer;
 use crate::country::{CELL_DEGREES, Country, UNITED_STATES, all};
 use crate::dice::Dice;
 use crate::error::SandboxError;
-use crate::extract::{Element, Geometry, RankInfo};
+use crate::extract::{Element, Geometry, Position};
 use crate::geometry::{Point, at, bounds};
 use crate::meta::Meta;
 use crate::noise::hash;
@@ -181,7 +181,7 @@ impl Geography {
         Geography { bounds: [lon - half_lon, lat - half_lat, lon + half_lon, lat + half_lat], extent }
     }
 
-    fn place(&self, point: Point) -> RankInfo {
+    fn place(&self, point: Point) -> Position {
         let [west, south, east, north] = self.bounds;
         (
             west + (east - west) * f64::from(point.x / self.extent.0),
@@ -210,7 +210,7 @@ fn elements(number: u64, scene: &Scene, geography: &Geography) -> Vec<Element> {
         .zip(100_000_000 + number * 256..)
         .map(|((_, object), id)| {
             let mut way = |line: &[Point], closed: bool| {
-                let mut nodes: Vec<(u64, RankInfo)> = thin(line)
+                let mut nodes: Vec<(u64, Position)> = thin(line)
                     .map(|point| {
                         next_node += 1;
                         (next_node, geography.place(point))

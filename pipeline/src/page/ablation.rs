@@ -127,7 +127,7 @@ fn together_section(lines: &[Together], chance: Option<f64>) -> Section {
     }
 }
 
-/// Chance is one for all models of a pair, so that it stands in the head.
+/// Chance is one for all models of a pair, so it goes into the head.
 fn mean_recall_column(chance: Option<f64>) -> Column {
     Column::number(chance.map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"))).decimals(2)
 }

@@ -61,7 +61,7 @@ fn reason_of(why: &str) -> String {
         if !bare.is_empty() && bare.parse::<f64>().is_ok() { word.replace(bare, "…") } else { word.to_owned() }
     });
     let line = words.collect::<Vec<_>>().join(" ");
-    // several captions of one row may have several reasons: the first stands for the row
+    // several captions of one row may have several reasons: the first is counted
     line.split(';').next().unwrap_or_default().chars().take(120).collect()
 }
 

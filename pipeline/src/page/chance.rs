@@ -9,7 +9,7 @@ pub(super) fn chance_column() -> Column {
     Column::number("chance").decimals(2)
 }
 
-/// The mR of guessing, to stand beside a model's.
+/// The mR of guessing, shown beside a model's.
 pub(super) fn chance(both: &BothWays) -> Cell {
     Cell::Number(both.chance_mean_recall)
 }

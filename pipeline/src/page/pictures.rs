@@ -78,7 +78,7 @@ pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Blo
             .filter(|p| matches!(p.query, Item::Caption(_)) == text_queries)
             .enumerate()
             // the evaluation puts the best queries first
-            .map(|(place, p)| panel(if place < PANELS { "best" } else { "worst" }, p, &pictures))
+            .map(|(index, p)| panel(if index < PANELS { "best" } else { "worst" }, p, &pictures))
             .collect()
     };
     Ok(vec![

@@ -8,17 +8,21 @@ use crate::build::Build;
 use crate::plan::Model;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
-use crate::trainings::{TrainingState, standing_record, training_state};
-use crate::{preflight, remembered};
+use crate::trainings::{TrainingState, current_record, training_state};
+use crate::{last_overrides, preflight};
 
 /// Looks for rows that leave the tables because the source no longer offers them.
 ///
 /// # Errors
 /// Most rows leave, and nobody has accepted that.
-pub(super) async fn check_removals(build: &Build, options: &RunOptions) -> Result<Removals, WorkerError> {
+pub(super) async fn check_removals<'b>(
+    build: &'b mut Build,
+    options: &RunOptions,
+) -> Result<&'b Removals, WorkerError> {
+    let country = build.spec.country.clone();
     let removals = crate::preview::removals(build).await?;
     match removals.are_most() && !options.accept_removals {
-        true => Err(WorkerError::Configuration(removals.refusal(&build.spec.country))),
+        true => Err(WorkerError::Configuration(removals.refusal(&country))),
         false => Ok(removals),
     }
 }
@@ -30,22 +34,20 @@ pub(super) async fn check_rows(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     check_batch(build, options).await?;
-    // where images stand in their parts for good, a training that runs for certain need not be waited for
-    let splits = stages::splits::stage();
-    let key = crate::settled::key(build, &splits, &Model::default()).await?;
-    let stand = key.is_some_and(|key| build.settled.get(&splits, &key).is_some());
-    if stand && trains_for_certain(build, options).await? {
-        place(build, options.until.as_deref(), progress).await?;
+    // where splits are final, a batch that they cannot fill is found before anything is written
+    let is_settled = crate::settled::is_settled(build, &stages::splits::stage(), &Model::default()).await?;
+    if is_settled && will_train(build, options).await? {
+        assign_splits(build, options.until.as_deref(), progress).await?;
         check_batch(build, options).await?;
     }
     Ok(())
 }
 
 /// Is there a training among the steps that were asked for of which no finished run has the settings?
-async fn trains_for_certain(build: &Build, options: &RunOptions) -> Result<bool, WorkerError> {
+async fn will_train(build: &Build, options: &RunOptions) -> Result<bool, WorkerError> {
     for step in preflight::steps(&build.spec, options.until.as_deref()) {
         if let Step::Train(training) = step
-            && standing_record(build, training).await?.is_none()
+            && current_record(build, training).await?.is_none()
         {
             return Ok(true);
         }
@@ -57,28 +59,32 @@ async fn trains_for_certain(build: &Build, options: &RunOptions) -> Result<bool,
 pub(super) async fn begin(build: &mut Build, options: &RunOptions) -> Result<(), WorkerError> {
     build.work.make()?;
     build.claim_layout().await?;
-    remembered::remember(&build.work, &build.spec, &options.set).await;
+    last_overrides::save(&build.work, &build.spec, &options.set).await;
     build.keep_listing().await
 }
 
-/// Refuses a batch that a training which is due cannot fill, as far as its rows are known. One that stands fills none.
+/// Refuses a batch that a training which must run cannot fill, as far as its rows are known.
 pub(super) async fn check_batch(build: &Build, options: &RunOptions) -> Result<(), WorkerError> {
     let rows = preflight::training_rows(&build.virtual_inputs);
     let Err(error) = preflight::batch(&build.spec, options.until.as_deref(), rows) else { return Ok(()) };
     match training_state(build, Training::Pretrain, options.retrain).await? {
-        TrainingState::Due(_) => Err(error),
-        TrainingState::Stands { .. } => Ok(()),
+        TrainingState::MustRun(_) => Err(error),
+        TrainingState::UpToDate { .. } => Ok(()),
     }
 }
 
-/// Places every image, and says so where a part stays empty.
+/// Assigns every image to a split, and says so where one stays empty.
 ///
 /// # Errors
-/// A part that a later step of a run up to `until` cannot do without.
-pub(super) async fn place(build: &mut Build, until: Option<&str>, progress: &Progress) -> Result<(), WorkerError> {
-    let moved = build.assign_splits().await?;
+/// A split that a later step of a run up to `until` cannot do without.
+pub(super) async fn assign_splits(
+    build: &mut Build,
+    until: Option<&str>,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    let changed = build.assign_splits().await?;
     let what = preflight::splits(build.virtual_inputs.assignment(), &build.spec, until)?;
-    if let Some(what) = what.filter(|_| moved) {
+    if let Some(what) = what.filter(|_| changed) {
         progress.note(&what);
     }
     Ok(())

@@ -12,7 +12,7 @@ use workers::parts::{PartReader, PartWriter};
 use workers::publish::Summary;
 use workers::stores::WorkStore;
 use workers::tables::Tables;
-use workers::train::{DueRun, TrainingRecord};
+use workers::train::{PendingRun, TrainingRecord};
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("the system gives a process a thread")
@@ -50,7 +50,7 @@ pub(crate) fn record(bytes: &[u8]) {
     _ = serde_json::from_slice::<RowStatuses>(bytes);
     _ = serde_json::from_slice::<Summary>(bytes);
     _ = serde_json::from_slice::<TrainingRecord>(bytes);
-    _ = serde_json::from_slice::<DueRun>(bytes);
+    _ = serde_json::from_slice::<PendingRun>(bytes);
 }
 
 /// The bytes as the first entry of a log, and as the second after a sound one.

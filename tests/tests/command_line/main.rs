@@ -5,10 +5,10 @@ mod paths;
 mod refusals;
 mod words;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use pipeline_tests::{World, urbancross};
+use pipeline_tests::{World, urbancross, urbancross_sandbox};
 
 fn call(args: &[&str]) -> Output {
     call_in(Path::new("."), args)
@@ -16,6 +16,10 @@ fn call(args: &[&str]) -> Output {
 
 fn call_in(folder: &Path, args: &[&str]) -> Output {
     Command::new(urbancross()).current_dir(folder).args(args).output().expect("the program runs")
+}
+
+fn call_sandbox(args: &[&str]) -> Output {
+    Command::new(urbancross_sandbox()).args(args).output().expect("the program runs")
 }
 
 /// A world's spec in a file, with its work store in `work` and a batch for a handful of images.
@@ -39,7 +43,7 @@ fn said(output: &Output) -> String {
 #[test]
 fn help_and_completions_are_there() {
     let help = said(&call(&["--help"]));
-    for word in ["plan", "run", "explain", "doctor", "sandbox", "Exit codes"] {
+    for word in ["plan", "run", "explain", "doctor", "urbancross-sandbox", "Exit codes"] {
         assert!(help.contains(word), "{help}");
     }
     assert!(said(&call(&["completions", "bash"])).contains("urbancross"));
@@ -104,13 +108,17 @@ fn the_examples_of_the_help_work_as_printed() {
     let help = said(&call(&["--help"]));
     let examples: Vec<Vec<&str>> = help
         .lines()
-        .filter_map(|line| line.strip_prefix("  urbancross "))
+        .filter_map(|line| line.strip_prefix("  ").filter(|line| line.starts_with("urbancross")))
         .map(|line| line.split("  ").next().unwrap().split(' ').collect())
         .collect();
     assert!(examples.len() >= 4, "{help}");
     for mut words in examples {
+        let program = match words.remove(0) {
+            "urbancross-sandbox" => urbancross_sandbox(),
+            _ => urbancross(),
+        };
         match words[0] {
-            "sandbox" => words.extend(["--tiles", "60"]),
+            "world" => words.extend(["--tiles", "60"]),
             "run" => words.extend(["--until", "splits"]),
             _ => {}
         }
@@ -121,7 +129,7 @@ fn the_examples_of_the_help_work_as_printed() {
             image = row.split('/').nth(1).unwrap().split('.').next().unwrap().to_owned();
             words[at] = &image;
         }
-        ends(&call_in(folder.path(), &words), 0);
+        ends(&Command::new(program).current_dir(folder.path()).args(words).output().unwrap(), 0);
     }
     assert!(folder.path().join("work/tables").is_dir());
 }
@@ -131,10 +139,10 @@ fn the_examples_of_the_help_work_as_printed() {
 fn a_reader_who_leaves_is_no_error() {
     let world = World::new(4);
     let spec = &spec_file(&world);
-    let silent = |args: &[&str], stderr: bool| {
+    let silent_of = |program: PathBuf, args: &[&str], stderr: bool| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut command = Command::new(urbancross());
+        let mut command = Command::new(program);
         let (out, err) = if stderr {
             (Stdio::from(writer.try_clone().unwrap()), Stdio::from(writer))
         } else {
@@ -144,6 +152,7 @@ fn a_reader_who_leaves_is_no_error() {
         let said = ends(&output, 0);
         assert!(!said.contains("panicked") && !said.contains("error"), "{args:?}: {said}");
     };
+    let silent = |args: &[&str], stderr: bool| silent_of(urbancross(), args, stderr);
     silent(&["run", spec, "--until", "splits"], true);
     for args in [&["status", spec][..], &["status", spec, "--json"], &["plan", spec], &["explain", spec, "shard 0"]] {
         silent(args, false);
@@ -151,7 +160,7 @@ fn a_reader_who_leaves_is_no_error() {
     silent(&["plan", spec, "--set", "split.ratio=[1,1,0]"], true);
     silent(&["completions", "bash"], false);
     silent(&["--help"], false);
-    silent(&["sandbox", world.path("other").to_str().unwrap(), "--tiles", "1"], true);
+    silent_of(urbancross_sandbox(), &[world.path("other").to_str().unwrap(), "--tiles", "1"], true);
 }
 
 #[test]
@@ -159,13 +168,18 @@ fn a_sandbox_is_replaced_only_on_request() {
     let world = World::new(2);
     let out = world.path("world").display().to_string();
     let before = std::fs::read(world.path("world/images2.zip")).unwrap();
-    let said = ends(&call(&["sandbox", &out, "--tiles", "3"]), 65);
+    let said = ends(&call_sandbox(&[&out, "--tiles", "3"]), 65);
     assert!(said.contains("is there already") && said.contains("--force"), "{said}");
     assert_eq!(std::fs::read(world.path("world/images2.zip")).unwrap(), before);
-    ends(&call(&["sandbox", &out, "--tiles", "3", "--force"]), 0);
+    ends(&call_sandbox(&[&out, "--tiles", "3", "--force"]), 0);
     assert_ne!(std::fs::read(world.path("world/images2.zip")).unwrap(), before);
-    let said = ends(&call(&["sandbox", "/proc/no-such-folder"]), 65);
+    let said = ends(&call_sandbox(&["/proc/no-such-folder"]), 65);
     assert_eq!(said.matches("os error").count(), 1, "a cause is said once: {said}");
+    for wrong in
+        [["--tiles", "0"], ["--tiles", "-1"], ["--seed", "1.5"], ["--edit-tags", "1.5"], ["--edit-tags", "nan"]]
+    {
+        ends(&call_sandbox(&[&[out.as_str()][..], &wrong].concat()), 2);
+    }
 }
 
 #[test]

@@ -34,11 +34,11 @@ fn a_build_without_a_part_is_refused_before_its_training() {
     let set = ["--set", "segment.segmenter=none", "--set", "score.clip=none", "--set", "split.ratio=[3,1,0]"];
     let run = |more: &[&str]| call(&[&["run", spec][..], &set, more].concat());
     let warned = ends(&run(&["--until", "images"]), 0);
-    assert!(warned.contains("the test part is empty"), "{warned}");
+    assert!(warned.contains("the test split is empty"), "{warned}");
     let refused = ends(&run(&[]), 65);
-    assert!(refused.contains("the test part is empty") && refused.contains("split.ratio"), "{refused}");
+    assert!(refused.contains("the test split is empty") && refused.contains("split.ratio"), "{refused}");
     let planned = ends(&call(&[&["plan", spec][..], &set].concat()), 0);
-    assert!(planned.contains("warning: the test part is empty"), "{planned}");
+    assert!(planned.contains("warning: the test split is empty"), "{planned}");
     assert!(!world.path("work/checkpoints").exists());
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use pipeline_tests::{World, urbancross};
 
-use crate::{call, ends, said, spec_file};
+use crate::{call, call_sandbox, ends, said, spec_file};
 
 #[test]
 fn output_that_cannot_be_written_is_told_from_work_that_failed() {
@@ -95,10 +95,10 @@ fn force_replaces_worlds_and_nothing_else() {
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("thesis.tex"), "years").unwrap();
     let mine = folder.to_str().unwrap();
-    let told = ends(&call(&["sandbox", mine, "--tiles", "2", "--force"]), 65);
+    let told = ends(&call_sandbox(&[mine, "--tiles", "2", "--force"]), 65);
     assert!(told.contains("no sandbox world"), "{told}");
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
-    ends(&call(&["sandbox", world.path("new").to_str().unwrap(), "--tiles", "2", "--force"]), 0);
+    ends(&call_sandbox(&[world.path("new").to_str().unwrap(), "--tiles", "2", "--force"]), 0);
 }
 
 #[test]

@@ -27,6 +27,32 @@ fn digest_of(path: &str, value: &impl Serialize) -> Digest {
     digest::of_parts([path.as_bytes(), &text])
 }
 
+/// What lies where a hint belongs.
+#[derive(Debug, PartialEq)]
+pub enum Hint<T> {
+    Sealed(T),
+    /// By a program of a version that sealed none.
+    Unsealed(T),
+    /// Cut, changed, or another's.
+    Damaged,
+    Absent,
+}
+
+impl<T> Hint<T> {
+    pub fn sealed(self) -> Option<T> {
+        if let Hint::Sealed(value) = self { Some(value) } else { None }
+    }
+
+    /// What is wrong with something that counts as absent.
+    pub fn why_absent(&self) -> Option<&'static str> {
+        match self {
+            Hint::Sealed(_) | Hint::Absent => None,
+            Hint::Unsealed(_) => Some("written by an older program, without a checksum"),
+            Hint::Damaged => Some("damaged, or written by an older program"),
+        }
+    }
+}
+
 impl WorkStore {
     /// Writes a hint, over whatever was there.
     ///
@@ -49,12 +75,23 @@ impl WorkStore {
     /// # Errors
     /// Only where the store does not answer.
     pub async fn get_sealed<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<Option<T>, WorkerError> {
-        let Some(bytes) = self.hint_bytes(path).await? else { return Ok(None) };
-        let value = serde_json::from_slice::<Sealed<T>>(&bytes).ok().and_then(|sealed| sealed.opened(path));
-        if value.is_none() {
-            tracing::debug!("{}{path} is no hint of this version, or is damaged; it counts as absent", self.url());
+        let hint = self.look_at(path).await?;
+        if let Some(why) = hint.why_absent() {
+            tracing::debug!("{}{path} counts as absent: {why}", self.url());
         }
-        Ok(value)
+        Ok(hint.sealed())
+    }
+
+    /// As [`get_sealed`](Self::get_sealed), for whoever says why there is none.
+    ///
+    /// # Errors
+    /// Only where the store does not answer.
+    pub async fn look_at<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<Hint<T>, WorkerError> {
+        let Some(bytes) = self.hint_bytes(path).await? else { return Ok(Hint::Absent) };
+        Ok(match serde_json::from_slice::<Sealed<T>>(&bytes) {
+            Ok(sealed) => sealed.opened(path).map_or(Hint::Damaged, Hint::Sealed),
+            Err(_) => serde_json::from_slice(&bytes).map_or(Hint::Damaged, Hint::Unsealed),
+        })
     }
 
     /// A record that is dear to make again: one of a version that sealed none is read as well.
@@ -62,15 +99,14 @@ impl WorkStore {
     /// # Errors
     /// Only where the store does not answer.
     pub async fn get_record<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<Option<T>, WorkerError> {
-        let Some(bytes) = self.hint_bytes(path).await? else { return Ok(None) };
-        let value = match serde_json::from_slice::<Sealed<T>>(&bytes) {
-            Ok(sealed) => sealed.opened(path),
-            Err(_) => serde_json::from_slice(&bytes).ok(),
-        };
-        if value.is_none() {
-            self.pass_over(path, "it is damaged, or lies where another belongs");
-        }
-        Ok(value)
+        Ok(match self.look_at(path).await? {
+            Hint::Sealed(value) | Hint::Unsealed(value) => Some(value),
+            Hint::Absent => None,
+            Hint::Damaged => {
+                self.pass_over(path, "it is damaged, or lies where another belongs");
+                None
+            }
+        })
     }
 }
 
@@ -100,6 +136,9 @@ mod tests {
             let read = work.get_record("a").await.unwrap();
             assert!(read.is_none() || read == Some(hint.clone()), "byte {at} of a record: {read:?}");
         }
+        assert_eq!(work.look_at("plain").await.unwrap(), Hint::Unsealed(hint.clone()));
+        assert_eq!(work.look_at::<Vec<(String, f64)>>("b").await.unwrap(), Hint::Damaged);
+        assert_eq!(work.look_at::<Vec<(String, f64)>>("absent").await.unwrap(), Hint::Absent);
         assert_eq!(work.get_record("plain").await.unwrap(), Some(hint));
         assert_eq!(work.get_record::<Vec<(String, f64)>>("b").await.unwrap(), None, "another's");
     }

@@ -1,5 +1,5 @@
-//! What `--set` said in the last run, so that a command without it does not call finished work out of date and leave
-//! people to guess. Advisory: nothing rests on it.
+//! The `--set` options of the last run, so that a command without them can say why finished work looks out of date.
+//! Advisory: nothing depends on it.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use workers::stores::WorkStore;
 /// Fields and what they came to, in TOML's notation.
 type Values = BTreeMap<String, String>;
 
-/// Keeps what `--set` says now.
-pub async fn remember(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
+/// Saves what `--set` says now.
+pub async fn save(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
     let now = spec.values(fields_of(set).filter(|field| is_of_the_build(field)));
     if read(work, spec).await.as_ref() == Some(&now) {
         return;
@@ -26,8 +26,8 @@ fn is_of_the_build(field: &str) -> bool {
     field == "work.shards" || !field.starts_with("work.")
 }
 
-/// What the last run had by `--set` and this command has not, in words.
-pub async fn absent(work: &WorkStore, spec: &BuildSpec) -> Option<String> {
+/// Which `--set` of the last run this command lacks, in words.
+pub async fn missing(work: &WorkStore, spec: &BuildSpec) -> Option<String> {
     let differing = differing(&read(work, spec).await.unwrap_or_default(), spec);
     (!differing.is_empty()).then(|| {
         format!("the last run had {}; without it, what that run made may look out of date", differing.join(" "))
@@ -50,7 +50,7 @@ fn shell_word(value: &str) -> String {
     }
 }
 
-/// `None`: nothing is kept, or nothing that can be read.
+/// `None`: nothing is saved, or nothing that can be read.
 async fn read(work: &WorkStore, spec: &BuildSpec) -> Option<Values> {
     work.get_record(&paths::last_set(&spec.country)).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the settings of the last run cannot be read");

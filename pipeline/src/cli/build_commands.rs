@@ -1,21 +1,18 @@
-//! Commands that plan, run, inspect and report builds.
+//! Commands that plan, run and inspect a build.
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use manifests::BuildSpec;
 use manifests::words::count;
-use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
-use super::{RunArgs, SpecArgs, figures, stop_flag, write_page};
+use super::{RunArgs, SpecArgs, report_commands, stop_flag};
 use crate::build::Build;
-use crate::clock::now;
 use crate::progress::Progress;
 use crate::run::Quarantined;
 use crate::run_options::RunOptions;
-use crate::{aside, preflight, remembered, say};
+use crate::{aside, last_overrides, preflight, say};
 
 pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Result<()> {
     let spec = args.read()?;
@@ -23,8 +20,8 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     let mut build = Build::open(spec, stop_flag()).await?;
     let progress = Progress::new(json);
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
-    say_what_is_absent(&build).await;
-    crate::preview::removals(&build).await?.in_words().iter().for_each(|line| aside!("warning: {line}"));
+    note_missing_overrides(&build).await;
+    crate::preview::removals(&mut build).await?.in_words().iter().for_each(|line| aside!("warning: {line}"));
     let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
     build.keep_listing().await?;
     if json {
@@ -32,7 +29,7 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     } else {
         print_plan(&lines)?;
     }
-    // before geo-tags are published nothing is placed in any part, and while they change nothing for good
+    // before geo-tags are published no split is assigned, and while they change none is final
     if lines.iter().any(|line| line.step == "splits" && line.exact)
         && build.virtual_inputs.assignment().iter().any(|rows| !rows.is_empty())
     {
@@ -44,9 +41,9 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     Ok(())
 }
 
-/// Says what the last run had by `--set` and this command has not.
-async fn say_what_is_absent(build: &Build) {
-    if let Some(what) = remembered::absent(&build.work, &build.spec).await {
+/// Says which `--set` of the last run this command lacks.
+async fn note_missing_overrides(build: &Build) {
+    if let Some(what) = last_overrides::missing(&build.work, &build.spec).await {
         aside!("note: {what}");
     }
 }
@@ -66,7 +63,7 @@ fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
 
 pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
     let build = Build::open_work(args.read()?, stop_flag()).await?;
-    say_what_is_absent(&build).await;
+    note_missing_overrides(&build).await;
     let lines = crate::status::status(&build).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&lines)?);
@@ -75,16 +72,10 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
     let head = ["rows", "excluded", "errors", "table version", "seconds"];
     say!("{:18} {:>10} {:>8} {:>8} {:>13} {:>9}  state", "step", head[0], head[1], head[2], head[3], head[4]);
     for line in lines {
-        let version = line.version.map_or(String::new(), |v| v.to_string());
+        let [excluded, errors, version] =
+            [line.excluded, line.errors, line.version].map(|n| n.map_or(String::new(), |n| n.to_string()));
         let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
-        say!(
-            "{:18} {:>10} {:>8} {:>8} {version:>13} {seconds:>9}  {}",
-            line.step,
-            line.rows,
-            line.excluded,
-            line.errors,
-            line.state
-        );
+        say!("{:18} {:>10} {excluded:>8} {errors:>8} {version:>13} {seconds:>9}  {}", line.step, line.rows, line.state);
     }
     Ok(())
 }
@@ -93,20 +84,16 @@ pub(super) async fn explain(args: &SpecArgs, what: &str) -> Result<()> {
     let mut build = Build::open_work(args.read()?, stop_flag()).await?;
     build.list_source().await?;
     build.keep_listing().await?;
-    say_what_is_absent(&build).await;
+    note_missing_overrides(&build).await;
     for line in crate::explain::explain(&mut build, what).await? {
         say!("{line}");
     }
     Ok(())
 }
 
-pub(super) async fn report(specs: &[PathBuf], set: &[String], output: &Path) -> Result<()> {
-    write_report(&open_all(specs, set).await?, &[], output).await
-}
-
 pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool, until: Option<String>) -> Result<()> {
-    if let Some(place) = workers::rank_env::place()? {
-        let (rank, world_size) = (place.rank, place.world_size);
+    if let Some(info) = workers::rank_env::rank_info()? {
+        let (rank, world_size) = (info.rank, info.world_size);
         let why = format!(
             "a launcher started this process as rank {rank} of {world_size}, but a build runs in one process: run it on \
              its own, and only its trainings as ranks (`urbancross train`)"
@@ -119,7 +106,7 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool
     let mut build = Build::connect(spec, stop_flag()).await?;
     build.source.required()?;
     build.list_source().await?;
-    say_what_is_absent(&build).await;
+    note_missing_overrides(&build).await;
     let options = RunOptions {
         retry_errors: options.retry_errors,
         retrain: options.retrain,
@@ -140,7 +127,7 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool
         build.work.put(&path, page.into()).await?;
     }
     if let Some(evaluation) = crate::evaluate::stored(&build).await? {
-        print_recall(&[evaluation])?;
+        report_commands::print_recall(&[evaluation])?;
     }
     say!("report: {}", shown(&build, &path));
     Ok(())
@@ -149,7 +136,7 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool
 pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result<()> {
     let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
     if fetch {
-        // only there can it be kept what they are
+        // the lock of the weights lies there
         if !spec.weights().is_empty() && !work.is_there().await? {
             aside!("note: creating the work store {}", work.url());
             work.make()?;
@@ -174,7 +161,7 @@ pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result
     Ok(())
 }
 
-/// A place of the work store, as a path where it is one.
+/// An object of the work store, as a path where it is a file.
 fn shown(build: &Build, path: &str) -> String {
     match build.work.local_folder() {
         Some(folder) => folder.join(path).display().to_string(),
@@ -194,68 +181,6 @@ fn print_quarantine(quarantined: &[Quarantined]) -> Result<()> {
     Ok(())
 }
 
-async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
-    let stop = stop_flag();
-    let mut builds = Vec::with_capacity(specs.len());
-    for path in specs {
-        builds.push(Build::open_work(BuildSpec::read(path, set)?, stop.clone()).await?);
-    }
-    Ok(builds)
-}
-
-pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
-    let builds = open_all(specs, set).await?;
-    let progress = Progress::new(json);
-    // before hours may go into the others
-    for build in &builds {
-        crate::evaluate::finished(build).await?;
-    }
-    let mut all = Vec::new();
-    for model_of in &builds {
-        for on in &builds {
-            if model_of.spec.country == on.spec.country {
-                all.push(crate::evaluate::finished(on).await?);
-            } else {
-                progress.note(&format!("model of {} on {}", model_of.spec.country, on.spec.country));
-                all.push(crate::evaluate::evaluate_across(model_of, on).await?);
-            }
-        }
-    }
-    if json {
-        say!("{}", serde_json::to_string_pretty(&all)?);
-    } else {
-        print_recall(&all)?;
-    }
-    match report {
-        None => Ok(()),
-        Some(path) => write_report(&builds, &all, &path).await,
-    }
-}
-
-async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) -> Result<()> {
-    let page = crate::page::make(builds, across, &now()).await?;
-    write_page(output, &page)
-}
-
-/// The result table. One line per evaluation begins with `mR`, for scripts.
-fn print_recall(all: &[Evaluation]) -> Result<()> {
-    for e in all {
-        let home = if e.model_of == e.country { String::new() } else { format!(" by the model of {}", e.model_of) };
-        say!(
-            "{} on {}{home}, {}, {}{}",
-            figures(e.quoted()),
-            e.country,
-            count(e.recall.image_gallery, "image"),
-            count(e.recall.caption_gallery, "caption"),
-            if e.average_over_turns { ", averaged over turns" } else { "" },
-        );
-        if let Some(seen) = &e.seen {
-            aside!("warning: {} on {}: {seen}", e.model_of, e.country);
-        }
-    }
-    Ok(())
-}
-
 pub(super) async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) -> Result<()> {
     let spec = spec.map(|path| BuildSpec::read(&path, set)).transpose()?;
     let findings = crate::doctor::examine(spec.as_ref()).await;
@@ -270,33 +195,4 @@ pub(super) async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) ->
         0 => Ok(()),
         bad => Err(WorkerError::Configuration(format!("{bad} of {} checks failed", findings.len())).into()),
     }
-}
-
-pub(super) fn edit_tags(world: &Path, share: f64, seed: u64) -> Result<()> {
-    let edited = sandbox::edit_tags(world, share, seed)?;
-    say!("edited the tags of {}", count(edited.len(), "image"));
-    for image_id in edited {
-        say!("{image_id}");
-    }
-    Ok(())
-}
-
-pub(super) fn sandbox(out: &Path, tiles: usize, seed: u64, force: bool) -> Result<()> {
-    if force {
-        sandbox::check_replaceable(out)?
-    } else {
-        sandbox::check_absent(out)?
-    }
-    let settings = sandbox::Settings { tiles_per_country: tiles, seed, ..sandbox::Settings::default() };
-    let terminal = std::io::stderr().is_terminal();
-    let summary = sandbox::generate(out, &settings, &mut |done, total| {
-        if terminal {
-            crate::say::aside(format_args!("\r{done}/{total} tiles"));
-        }
-    })?;
-    if terminal {
-        aside!("");
-    }
-    say!("{} in {}", count(summary.images, "image"), out.display());
-    Ok(())
 }

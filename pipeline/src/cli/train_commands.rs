@@ -29,13 +29,14 @@ pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Res
             return Err(WorkerError::Configuration(format!("{other}: the trainings are bootstrap and pretrain")).into());
         }
     };
-    let place = workers::rank_env::place()?;
-    workers::rank_env::share_cores(place.as_ref());
-    let spec = workers::rank_env::for_rank(spec, place.as_ref())?;
+    let rank_info = workers::rank_env::rank_info()?;
+    workers::rank_env::share_cores(rank_info.as_ref());
+    let spec = workers::rank_env::for_rank(spec, rank_info.as_ref())?;
     let mut build = Build::open_work(spec, stop_flag()).await?;
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
-    let progress = Progress::new(place.as_ref().is_some_and(|place| place.rank > 0));
-    let mut ranks = tokio::task::block_in_place(|| workers::rank_env::meet(&build.spec, place.as_ref(), &build.work))?;
+    let progress = Progress::new(rank_info.as_ref().is_some_and(|rank_info| rank_info.rank > 0));
+    let mut ranks =
+        tokio::task::block_in_place(|| workers::rank_env::meet(&build.spec, rank_info.as_ref(), &build.work))?;
     say_way(ranks.as_ref(), &progress);
     let state = training_state(&build, training, retrain).await?;
     crate::run::run_training(&build, training, state, ranks.as_mut(), &progress).await?;
@@ -50,11 +51,12 @@ fn say_way(ranks: &dyn Communicator, progress: &Progress) {
 }
 
 pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()> {
-    let place = workers::rank_env::place()?;
-    workers::rank_env::share_cores(place.as_ref());
+    let rank_info = workers::rank_env::rank_info()?;
+    workers::rank_env::share_cores(rank_info.as_ref());
     let pair = Pair::open(path, set, stop_flag()).await?;
-    let spec = workers::rank_env::for_rank(pair.source.spec.clone(), place.as_ref())?;
-    let mut ranks = tokio::task::block_in_place(|| workers::rank_env::meet(&spec, place.as_ref(), &pair.target.work))?;
+    let spec = workers::rank_env::for_rank(pair.source.spec.clone(), rank_info.as_ref())?;
+    let mut ranks =
+        tokio::task::block_in_place(|| workers::rank_env::meet(&spec, rank_info.as_ref(), &pair.target.work))?;
     let first = ranks.rank() == 0;
     let progress = Progress::new(json || !first);
     say_way(ranks.as_ref(), &progress);

@@ -1,0 +1,80 @@
+//! Commands that report on builds, and evaluate their models on each other's images.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use manifests::BuildSpec;
+use manifests::words::count;
+use stages::evaluate::Evaluation;
+
+use super::{figures, stop_flag, write_page};
+use crate::build::Build;
+use crate::clock::now;
+use crate::progress::Progress;
+use crate::{aside, say};
+
+pub(super) async fn report(specs: &[PathBuf], set: &[String], output: &Path) -> Result<()> {
+    write_report(&open_all(specs, set).await?, &[], output).await
+}
+
+async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
+    let stop = stop_flag();
+    let mut builds = Vec::with_capacity(specs.len());
+    for path in specs {
+        builds.push(Build::open_work(BuildSpec::read(path, set)?, stop.clone()).await?);
+    }
+    Ok(builds)
+}
+
+pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
+    let builds = open_all(specs, set).await?;
+    let progress = Progress::new(json);
+    // before hours may go into the others
+    for build in &builds {
+        crate::evaluate::finished(build).await?;
+    }
+    let mut all = Vec::new();
+    for model_of in &builds {
+        for on in &builds {
+            if model_of.spec.country == on.spec.country {
+                all.push(crate::evaluate::finished(on).await?);
+            } else {
+                progress.note(&format!("model of {} on {}", model_of.spec.country, on.spec.country));
+                all.push(crate::evaluate::evaluate_across(model_of, on).await?);
+            }
+        }
+    }
+    if json {
+        say!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        print_recall(&all)?;
+    }
+    match report {
+        None => Ok(()),
+        Some(path) => write_report(&builds, &all, &path).await,
+    }
+}
+
+async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) -> Result<()> {
+    let page = crate::page::make(builds, across, &now()).await?;
+    write_page(output, &page)
+}
+
+/// The result table. One line per evaluation begins with `mR`, for scripts.
+pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
+    for e in all {
+        let home = if e.model_of == e.country { String::new() } else { format!(" by the model of {}", e.model_of) };
+        say!(
+            "{} on {}{home}, {}, {}{}",
+            figures(e.quoted()),
+            e.country,
+            count(e.recall.image_gallery, "image"),
+            count(e.recall.caption_gallery, "caption"),
+            if e.average_over_turns { ", averaged over turns" } else { "" },
+        );
+        if let Some(seen) = &e.seen {
+            aside!("warning: {} on {}: {seen}", e.model_of, e.country);
+        }
+    }
+    Ok(())
+}

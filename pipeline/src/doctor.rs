@@ -35,7 +35,7 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     findings.push(finding("country", preflight::country_code(spec).map(|()| code()).map_err(|e| e.to_string())));
     findings.push(finding("source store", source(spec).await));
     findings.push(finding("work store", work(spec).await));
-    for (field, found) in workers::weights::examine(spec) {
+    for (field, found) in preflight::weights(spec) {
         findings.push(finding(field, found.map_err(|e| e.to_string())));
     }
     findings

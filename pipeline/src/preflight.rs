@@ -2,6 +2,7 @@
 
 use manifests::BuildSpec;
 use manifests::build::{Backend, DeviceName, SourceKind};
+use manifests::weights::{LocalWeights, Weights};
 use manifests::words::count;
 use sources::country::CountryPolygons;
 use stages::Step;
@@ -11,6 +12,7 @@ use workers::WorkerError;
 use workers::assignment::Assignment;
 use workers::listing::Listing;
 use workers::planning::VirtualInputs;
+use workers::weights::Examined;
 
 fn refused(why: String) -> WorkerError {
     WorkerError::Configuration(why)
@@ -42,7 +44,7 @@ pub fn steps(spec: &BuildSpec, until: Option<&str>) -> Vec<Step> {
 pub fn check_plan(spec: &BuildSpec) -> Result<(), WorkerError> {
     country_code(spec)?;
     program(spec)?;
-    weights(spec)
+    weights(spec).into_iter().try_for_each(|(_, found)| found.map(drop))
 }
 
 /// As [`check_plan`], for a run up to `until`, on the machine that it runs on. A node that only pulls images needs
@@ -55,7 +57,7 @@ pub fn check_run(spec: &BuildSpec, until: Option<&str>) -> Result<(), WorkerErro
     let steps = steps(spec, until);
     if steps.iter().any(uses_network) {
         device(spec)?;
-        weights(spec)?;
+        weights(spec).into_iter().try_for_each(|(_, found)| found.map(drop))?;
     }
     if steps.iter().any(|step| matches!(step, Step::Train(_))) {
         ranks(spec)?;
@@ -135,8 +137,34 @@ pub fn device(spec: &BuildSpec) -> Result<String, WorkerError> {
     Ok(names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
-fn weights(spec: &BuildSpec) -> Result<(), WorkerError> {
-    workers::weights::examine(spec).into_iter().try_for_each(|(_, found)| found.map(|_| ()))
+/// What is known of the weights of each field as far as they are on this machine, in words. Nothing is fetched.
+pub fn weights(spec: &BuildSpec) -> Vec<(&'static str, Result<String, WorkerError>)> {
+    let examined = workers::weights::examine(spec);
+    let here = on_this_machine(&examined);
+    let networks = |field: &str| stages::examine::examine(spec, field, &here).map_err(refused);
+    examined
+        .into_iter()
+        .map(|(field, found)| (field, found.and_then(|found| networks(field).map(|_| found.found))))
+        .collect()
+}
+
+fn on_this_machine(examined: &[(&'static str, Result<Examined, WorkerError>)]) -> Weights {
+    let mut here = Weights::default();
+    for (field, found) in examined {
+        if let Ok(Examined { path: Some(path), .. }) = found {
+            here.insert(field, LocalWeights { path: Some(path.clone()), digest: String::new() });
+        }
+    }
+    here
+}
+
+/// Whether fetched weights are of the networks that the spec takes them for.
+///
+/// # Errors
+/// The first that are not.
+pub fn networks(spec: &BuildSpec, weights: &Weights) -> Result<(), WorkerError> {
+    let examine = |field: &str| stages::examine::examine(spec, field, weights);
+    spec.weights().iter().try_for_each(|used| examine(used.field).map(drop)).map_err(refused)
 }
 
 /// # Errors

@@ -133,6 +133,7 @@ async fn run_steps(
         // a whole build learns at once that weights are missing; a node that only pulls images needs none
         if !fetched && (options.until.is_none() || preflight::uses_network(&step)) {
             build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+            preflight::networks(&build.spec, &build.weights)?;
             fetched = true;
         }
         match step {

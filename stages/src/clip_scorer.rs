@@ -58,7 +58,7 @@ impl ClipScorer {
 }
 
 /// `tokenizer.json`, or OpenAI's own files, whichever lies beside the weights.
-fn tokenizer_of(folder: &Path) -> Result<Tokenizer, String> {
+pub(crate) fn tokenizer_of(folder: &Path) -> Result<Tokenizer, String> {
     let json = folder.join(TOKENIZER_FILE);
     if json.is_file() {
         return Tokenizer::from_file(&json).map_err(|e| e.to_string());

@@ -15,6 +15,7 @@ mod clip_scorer;
 pub mod device;
 pub mod encoder;
 pub mod evaluate;
+pub mod examine;
 pub mod fit;
 pub mod geotags;
 pub mod image_embeddings;

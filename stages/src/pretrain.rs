@@ -6,6 +6,7 @@
 //! id), so that it depends neither on threads nor on where a run was resumed.
 
 pub(crate) mod batches;
+mod init;
 pub(crate) mod reader;
 mod start;
 
@@ -30,6 +31,7 @@ use crate::stage::StageError;
 use crate::train_rows::{TrainRows, rows_of};
 
 pub use batches::check_batch;
+pub(crate) use init::{check_vocabulary, described};
 pub use start::{Start, open_network};
 
 /// Raised when the same tables and settings would give another model.

@@ -52,14 +52,20 @@ pub fn load_tokenizer(stage: &'static str, context: &StageContext<'_>) -> Result
         .map_err(|e| StageError::Configuration { stage, why: format!("tokenizer {}: {e}", file.display()) })
 }
 
-/// A `tokenizer.json`, or CLIP's own vocabulary file.
+/// A `tokenizer.json`, CLIP's own vocabulary file, or the folder of one.
 pub(crate) fn read_tokenizer(stage: &'static str, path: &Path) -> Result<Tokenizer, StageError> {
-    let read = if path.extension().is_some_and(|e| e == "json") && !path.ends_with("vocab.json") {
-        Tokenizer::from_file(path)
+    tokenizer_at(path).map_err(|why| StageError::Configuration { stage, why: format!("model.tokenizer {why}") })
+}
+
+/// As [`read_tokenizer`], with an error that names the file only.
+pub(crate) fn tokenizer_at(path: &Path) -> Result<Tokenizer, String> {
+    let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
+    let read = if file.extension().is_some_and(|e| e == "json") && !file.ends_with("vocab.json") {
+        Tokenizer::from_file(&file)
     } else {
-        Tokenizer::from_clip_bpe(path)
+        Tokenizer::from_clip_bpe(&file)
     };
-    read.map_err(|e| StageError::Configuration { stage, why: format!("model.tokenizer {}: {e}", path.display()) })
+    read.map_err(|e| format!("{}: {e}", file.display()))
 }
 
 /// Encodes captions, 256 at a time; L2-normalised vectors.

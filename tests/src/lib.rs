@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod distant;
 pub mod http;
+pub mod hub;
 pub mod networks;
 pub mod s3;
 

@@ -99,17 +99,31 @@ pub async fn fetch(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, Worker
     Ok(weights)
 }
 
-/// Whether the weights of each field can be read, as far as they are on this machine. Nothing is fetched.
-pub fn examine(spec: &BuildSpec) -> Vec<(&'static str, Result<String, WorkerError>)> {
+/// What [`examine`] finds of one field.
+pub struct Examined {
+    /// In words.
+    pub found: String,
+    /// Where it lies on this machine; `None`: it is yet to be fetched.
+    pub path: Option<PathBuf>,
+}
+
+impl Examined {
+    fn here(path: PathBuf) -> Examined {
+        Examined { found: path.display().to_string(), path: Some(path) }
+    }
+}
+
+/// Whether the files of each field can be read, as far as they are on this machine. Nothing is fetched.
+pub fn examine(spec: &BuildSpec) -> Vec<(&'static str, Result<Examined, WorkerError>)> {
     let one = |used: &WeightsUse| match Origin::of(used)? {
-        Origin::Local(path) => readable(used, &path).map(|()| path.display().to_string()),
+        Origin::Local(path) => readable(used, &path).map(|()| Examined::here(path)),
         Origin::Remote(remote) => {
             let folder = Cache::from_env().folder(&remote.name());
             if !Cache::is_complete(&folder) {
-                return to_fetch(used, &remote, &folder, spec);
+                return to_fetch(used, &remote, &folder, spec).map(|found| Examined { found, path: None });
             }
             let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
-            readable(used, &path).map(|()| path.display().to_string())
+            readable(used, &path).map(|()| Examined::here(path))
         }
     };
     spec.weights().iter().map(|used| (used.field, one(used))).collect()

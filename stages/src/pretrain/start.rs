@@ -8,6 +8,7 @@ use manifests::weights::Weights;
 use models::clip::{Clip, ClipConfig, SeenPreset};
 use models::tokenizer::Tokenizer;
 
+use super::init::{check_vocabulary, described};
 use crate::device::{device, dtype};
 use crate::network::Network;
 use crate::stage::StageError;
@@ -50,23 +51,18 @@ pub fn open_network(
             config.text.vocab_size = tokenizer.vocab_size();
             Clip::init(&config, start.spec.pretrain.seed, &device, dtype)
         }
-        Some(folder) if folder.is_dir() => Clip::load(folder, &device, dtype),
-        Some(file) => {
-            let config = of_bare_file(model, file).and_then(|config| check_shapes(model, file).map(|()| config));
-            Clip::load_file(file, &config.map_err(configuration)?, &device, dtype)
+        Some(path) => {
+            let config = described(model, path).map_err(configuration)?;
+            match path.is_dir() {
+                true => Clip::load(path, &device, dtype),
+                false => Clip::load_file(path, &config, &device, dtype),
+            }
         }
     }
     .map_err(|e| {
         configuration(format!("model {}: {e}", if model.init.is_empty() { model.preset.name() } else { &model.init }))
     })?;
-    check_activation(model, clip.config()).map_err(configuration)?;
-    if clip.config().text.vocab_size < tokenizer.vocab_size() {
-        return Err(configuration(format!(
-            "the vocabulary has {} entries and the model {}: name the tokenizer that belongs to model.init",
-            tokenizer.vocab_size(),
-            clip.config().text.vocab_size
-        )));
-    }
+    check_vocabulary(&tokenizer, clip.config()).map_err(configuration)?;
     Ok((clip, tokenizer))
 }
 
@@ -84,7 +80,7 @@ fn preset(model: &ModelSpec) -> ClipConfig {
 }
 
 /// The network of a file of weights: the configuration beside it says, or preset and activation do.
-fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
+pub(super) fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
     if let Some(config) = ClipConfig::beside(file).map_err(|e| e.to_string())? {
         return Ok(config);
     }
@@ -101,7 +97,7 @@ fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
 }
 
 /// A file that nothing else describes must have the shapes of the network that the spec describes.
-fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
+pub(super) fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
     let described = |e: models::ModelError| format!("model.init = {:?}: {e}", model.init);
     if ClipConfig::beside(file).map_err(described)?.is_some() {
         return Ok(());
@@ -127,7 +123,7 @@ fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
 }
 
 /// A named activation and a configuration that both speak must agree.
-fn check_activation(model: &ModelSpec, config: &ClipConfig) -> Result<(), String> {
+pub(super) fn check_activation(model: &ModelSpec, config: &ClipConfig) -> Result<(), String> {
     match model.activation {
         Some(activation) if activation != config.activation => Err(format!(
             "model.activation is {activation:?}, the configuration of model.init = {:?} says {:?}: leave the field out, or \
@@ -164,8 +160,7 @@ fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows)
             .weights
             .path("model.tokenizer")
             .ok_or_else(|| StageError::Configuration { stage, why: not_here("model.tokenizer", &model.tokenizer) })?;
-        let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
-        read_tokenizer(stage, &file)?
+        read_tokenizer(stage, path)?
     };
     tokenizer.save(&kept).map_err(|e| StageError::of(stage, &e))?;
     Ok(tokenizer)

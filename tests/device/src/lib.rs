@@ -5,6 +5,7 @@
 //! original implementations by the tests of their crates.
 
 mod check;
+pub mod checkpoint;
 mod collectives;
 mod measure;
 mod networks;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 use candle_core::{DType, Device};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+/// What a step comes to.
+pub type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// Checks and measures the devices that networks run on.
 #[derive(Debug, Parser)]

@@ -10,7 +10,7 @@ use models::sam::generator::PointSegmenter;
 use models::sam::{Sam, SamConfig};
 
 use crate::check::Checks;
-use crate::rates::caption::{SMALL, write_checkpoint};
+use crate::checkpoint::{self, SMALL};
 use crate::rates::sam::image;
 use crate::{Place, Result};
 
@@ -134,7 +134,7 @@ fn sam(device: &Device, checks: &mut Checks) -> Result {
 /// Captions: the same words in f32; in half precision that there are some.
 fn instructblip(device: &Device, checks: &mut Checks) -> Result {
     let folder = tempfile::tempdir()?;
-    write_checkpoint(folder.path(), &SMALL, DType::F32)?;
+    checkpoint::write(folder.path(), &SMALL, DType::F32)?;
     for num_beams in [1, 3] {
         let captions = |device: &Device, dtype| -> Result<Vec<Vec<u32>>> {
             let blip = InstructBlip::load(folder.path(), device, dtype)?;

@@ -104,6 +104,18 @@ impl Clip {
         Self::read(&Checkpoint::open(path)?.unwrapped(), config, device, dtype)
     }
 
+    /// The configuration of what [`load`](Self::load) would read, if its tensors are all there in their shapes. No weights
+    /// are read.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn examine(path: &Path) -> Result<ClipConfig> {
+        let (config, checkpoint) = reading::open(path)?;
+        config.validate()?;
+        places::places(&checkpoint, &declarations(&config))?;
+        Ok(config)
+    }
+
     fn read(checkpoint: &Checkpoint, config: &ClipConfig, device: &Device, dtype: DType) -> Result<Self> {
         config.validate()?;
         let parameters = reading::read(checkpoint, &declarations(config), device, dtype)?;

@@ -1,6 +1,6 @@
 //! Captions of many images in a running batch.
 
-use super::{InstructBlip, Language};
+use super::{InstructBlip, Language, no_tokenizers};
 use crate::language::BatchLimits;
 use crate::language::batch_limits::Room;
 use crate::language::generate::{GenerationSettings, Generator, NextLogits};
@@ -44,12 +44,7 @@ impl InstructBlip {
     /// # Errors
     /// [`ModelError::Input`] if the checkpoint's folder has no tokenizers.
     pub fn instruction(&self, text: &str) -> Result<Instruction> {
-        let Some(tokenizers) = &self.tokenizers else {
-            return Err(ModelError::Input(
-                "this InstructBLIP has no tokenizers; put tokenizer.json and qformer_tokenizer/ beside its weights"
-                    .to_owned(),
-            ));
-        };
+        let tokenizers = self.tokenizers.as_ref().ok_or_else(no_tokenizers)?;
         let instruction = Instruction {
             qformer_ids: tokenizers.qformer.encode(text)?,
             prompt_ids: tokenizers.language.encode(text)?,

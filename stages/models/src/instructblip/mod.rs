@@ -82,6 +82,20 @@ impl InstructBlip {
         })
     }
 
+    /// The configuration of what [`load`](Self::load) would read, if weights and vocabularies lie beside it. No weights
+    /// are read.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`ModelError::Input`] without vocabularies.
+    pub fn examine(folder: &Path) -> Result<InstructBlipConfig> {
+        let path = folder.join("config.json");
+        let config = InstructBlipConfig::from_json(&path, read_json(&path)?)?;
+        Checkpoint::open_folder(folder, weights::FILES)?;
+        Tokenizers::open(folder, &config)?.ok_or_else(no_tokenizers)?;
+        GenerationConfig::read(folder)?;
+        Ok(config)
+    }
+
     fn load_with(
         folder: &Path,
         device: &Device,
@@ -175,6 +189,12 @@ impl InstructBlip {
             (ids_bl.to_device(&self.device)?, mask_bl.to_dtype(DType::U8)?.to_device(&self.device)?);
         Ok(self.qformer.encode(&self.queries_qd, &ids_bl, &mask_bl, image_bkd)?)
     }
+}
+
+fn no_tokenizers() -> ModelError {
+    ModelError::Input(
+        "this InstructBLIP has no tokenizers; put tokenizer.json and qformer_tokenizer/ beside its weights".to_owned(),
+    )
 }
 
 impl Language {

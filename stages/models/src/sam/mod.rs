@@ -117,6 +117,14 @@ impl Sam {
         Self::read(path, Some(config), device, dtype)
     }
 
+    /// The configuration of what [`load`](Self::load) would read. No weights are read.
+    ///
+    /// # Errors
+    /// [`ModelError::AnotherModel`] for a checkpoint of something else, and those of opening.
+    pub fn examine(path: &Path) -> Result<SamConfig> {
+        Stored::open(path, &Device::Cpu, DType::F32)?.config()
+    }
+
     fn read(path: &Path, config: Option<&SamConfig>, device: &Device, dtype: DType) -> Result<Self> {
         let mut stored = Stored::open(path, device, dtype)?;
         let config = config.map_or_else(|| stored.config(), |config| Ok(config.clone()))?;

@@ -16,7 +16,7 @@ use workers::slices::{InputStores, Slices};
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
 
-use crate::settled::SettledStages;
+use crate::settled_stages::SettledStages;
 
 /// A build, opened.
 ///

@@ -21,6 +21,7 @@ pub mod run;
 pub mod run_options;
 pub mod say;
 pub mod settled;
+mod settled_stages;
 pub mod status;
 pub mod sweep;
 pub mod trainings;

@@ -84,7 +84,7 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
         map.remove("device");
         map.remove("activation");
         map.insert("precision".into(), arithmetic(spec).into());
-        map.extend(start::identity(&spec.model, weights.path("model.init")).map(|network| ("network".into(), network)));
+        map.extend(init::identity(&spec.model, weights.path("model.init")).map(|network| ("network".into(), network)));
     }
     for (section, name, field) in
         [("model", "init", "model.init"), ("model", "tokenizer", "model.tokenizer"), ("score", "clip", "score.clip")]

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use manifests::BuildSpec;
-use manifests::build::ModelSpec;
 use manifests::weights::Weights;
-use models::clip::{Clip, ClipConfig, SeenPreset};
+use models::clip::Clip;
 use models::tokenizer::Tokenizer;
 
-use super::init::{check_vocabulary, described};
+use super::init::{check_vocabulary, described, preset};
 use crate::device::{device, dtype};
 use crate::network::Network;
 use crate::stage::StageError;
@@ -66,85 +65,6 @@ pub fn open_network(
     Ok((clip, tokenizer))
 }
 
-/// The preset with what the spec changes in it.
-fn preset(model: &ModelSpec) -> ClipConfig {
-    let mut config = ClipConfig::preset(model.preset);
-    if model.image_size_px > 0 {
-        config.vision.image_size = model.image_size_px;
-    }
-    if model.context_length > 0 {
-        config.text.context_length = model.context_length;
-    }
-    config.activation = model.activation.unwrap_or(config.activation);
-    config
-}
-
-/// The network of a file of weights: the configuration beside it says, or preset and activation do.
-pub(super) fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
-    if let Some(config) = ClipConfig::beside(file).map_err(|e| e.to_string())? {
-        return Ok(config);
-    }
-    if model.activation.is_none() {
-        return Err(format!(
-            "model.init = {:?}: the file does not say which activation its weights were trained with, and the wrong one \
-             costs points without an error. Put open_clip_config.json or config.json beside it, or set \
-             model.activation = \"quick_gelu\" (OpenAI's weights and those fine-tuned from them) or \
-             \"gelu\" (LAION's)",
-            model.init
-        ));
-    }
-    Ok(preset(model))
-}
-
-/// A file that nothing else describes must have the shapes of the network that the spec describes.
-pub(super) fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
-    let described = |e: models::ModelError| format!("model.init = {:?}: {e}", model.init);
-    if ClipConfig::beside(file).map_err(described)?.is_some() {
-        return Ok(());
-    }
-    let seen = SeenPreset::of_file(file).map_err(described)?;
-    let wanted = preset(&ModelSpec { preset: seen.preset, ..model.clone() });
-    let mut settings = Vec::new();
-    if seen.preset != model.preset {
-        settings.push(format!("model.preset = {:?}", seen.preset.name()));
-    }
-    for (field, wanted, seen) in [
-        ("image_size_px", wanted.vision.image_size, seen.image_size),
-        ("context_length", wanted.text.context_length, seen.context_length),
-    ] {
-        if wanted != seen {
-            settings.push(format!("model.{field} = {seen}"));
-        }
-    }
-    if settings.is_empty() {
-        return Ok(());
-    }
-    Err(format!("model.init = {:?}: its shapes are those of {seen}: set {}", model.init, settings.join(" and ")))
-}
-
-/// A named activation and a configuration that both speak must agree.
-pub(super) fn check_activation(model: &ModelSpec, config: &ClipConfig) -> Result<(), String> {
-    match model.activation {
-        Some(activation) if activation != config.activation => Err(format!(
-            "model.activation is {activation:?}, the configuration of model.init = {:?} says {:?}: leave the field out, or \
-             mend the configuration",
-            model.init, config.activation
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// What the digest of the weights does not tell of the network that a training starts with, where it is not the
-/// preset's: the activation that is named, and the configuration beside a bare file.
-pub(super) fn identity(model: &ModelSpec, init: Option<&Path>) -> Option<serde_json::Value> {
-    let plain = preset(&ModelSpec { activation: None, ..model.clone() });
-    let config = match init {
-        Some(file) if file.is_file() => of_bare_file(model, file).ok()?,
-        _ => preset(model),
-    };
-    (config != plain).then(|| serde_json::json!(config))
-}
-
 fn vocabulary(stage: &'static str, start: &Start<'_>, train: &mut dyn TrainRows) -> Result<Tokenizer, StageError> {
     let kept = start.folder.join(TOKENIZER_FILE);
     if kept.exists() {
@@ -172,104 +92,14 @@ fn not_here(field: &str, source: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::init::tests::bare;
     use super::*;
     use crate::torch_writer::{Saved, archive, contiguous, pickle};
     use crate::train_rows::{RowsError, TrainRow};
-    use choices::Activation::{Gelu, QuickGelu};
-    use choices::{Activation, Preset};
+    use choices::Activation::QuickGelu;
+    use choices::Preset;
     use manifests::weights::LocalWeights;
-    use std::path::PathBuf;
-
-    /// ViT-B/32 as open_clip writes it.
-    fn open_clip(quick_gelu: bool) -> String {
-        format!(
-            r#"{{"model_cfg": {{"embed_dim": 512, "quick_gelu": {quick_gelu},
-                "vision_cfg": {{"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}},
-                "text_cfg": {{"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}}}}}}"#
-        )
-    }
-
-    fn model(activation: Option<Activation>) -> ModelSpec {
-        ModelSpec { preset: Preset::VitB32, init: "w.safetensors".into(), activation, ..ModelSpec::default() }
-    }
-
-    /// A file of weights, and the configurations beside it.
-    fn bare(configs: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, text) in configs {
-            std::fs::write(folder.path().join(name), text).unwrap();
-        }
-        let file = folder.path().join("w.safetensors");
-        std::fs::write(&file, "").unwrap();
-        (folder, file)
-    }
-
-    /// What a spec refuses by itself is what the networks cannot be.
-    #[test]
-    fn a_spec_knows_its_presets() {
-        for name in Preset::ALL {
-            let of = |side, context| {
-                let model =
-                    ModelSpec { preset: name, image_size_px: side, context_length: context, ..ModelSpec::default() };
-                preset(&model)
-            };
-            of(255 * name.patch_px(), 1 << 16).validate().unwrap();
-            of(name.patch_px(), 3).validate().unwrap();
-            assert!(of(name.patch_px() + 1, 0).validate().is_err() && of(0, 1).validate().is_err());
-        }
-        assert!(Tokenizer::train(["a road"], 64).is_ok() && Tokenizer::train(["a road"], 63).is_err());
-    }
-
-    #[test]
-    fn a_bare_file_takes_the_configuration_beside_it_or_asks() {
-        let open = model(None);
-        let (_kept, file) = bare(&[]);
-        let error = of_bare_file(&open, &file).unwrap_err();
-        for words in ["model.activation", "open_clip_config.json", "config.json", "quick_gelu", "gelu"] {
-            assert!(error.contains(words), "{error}");
-        }
-        for (choice, activation) in [(Some(Gelu), Gelu), (Some(QuickGelu), QuickGelu)] {
-            assert_eq!(of_bare_file(&model(choice), &file).unwrap().activation, activation);
-        }
-        let hugging_face = |act: &str| {
-            format!(
-                r#"{{"model_type": "clip", "vision_config": {{"hidden_act": "{act}"}},
-                    "text_config": {{"hidden_act": "{act}"}}}}"#
-            )
-        };
-        for (name, text, activation) in [
-            ("open_clip_config.json", open_clip(false), Gelu),
-            ("open_clip_config.json", open_clip(true), QuickGelu),
-            ("config.json", hugging_face("gelu"), Gelu),
-            ("config.json", hugging_face("quick_gelu"), QuickGelu),
-        ] {
-            let (_kept, file) = bare(&[(name, &text)]);
-            let config = of_bare_file(&open, &file).unwrap();
-            assert_eq!(config.activation, activation, "{name}: {text}");
-            assert!(check_activation(&open, &config).is_ok());
-            let other = if activation == Gelu { Some(QuickGelu) } else { Some(Gelu) };
-            let error = check_activation(&model(other), &config).unwrap_err();
-            assert!(error.contains("leave the field out"), "{error}");
-        }
-    }
-
-    /// The preset's own network is what earlier runs trained; only another one is another run.
-    #[test]
-    fn only_another_network_than_the_presets_is_another_identity() {
-        let (_kept, file) = bare(&[]);
-        let of = |choice, file: &Path| identity(&model(choice), Some(file));
-        assert_eq!(of(None, &file), None);
-        assert_eq!(of(Some(QuickGelu), &file), None);
-        let gelu = of(Some(Gelu), &file).unwrap();
-        assert_eq!(gelu["activation"], "gelu");
-        let (_kept, laion) = bare(&[("open_clip_config.json", &open_clip(false))]);
-        assert_eq!(of(None, &laion), Some(gelu.clone()), "however it is known");
-        let (_kept, openai) = bare(&[("open_clip_config.json", &open_clip(true))]);
-        assert_eq!(of(None, &openai), None);
-        let scratch = ModelSpec { init: String::new(), ..model(Some(Gelu)) };
-        assert_eq!(identity(&scratch, None), Some(gelu));
-        assert_eq!(identity(&ModelSpec { activation: None, ..scratch }, None), None);
-    }
+    use models::clip::ClipConfig;
 
     struct Captions;
 

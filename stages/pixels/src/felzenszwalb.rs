@@ -9,7 +9,9 @@ use crate::mask::{Rle, RunBuilder};
 /// One connected region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
+    /// The pixels of the region, as a mask of the image's size.
     pub rle: Rle,
+    /// Number of its pixels.
     pub area_px: u64,
     /// Left, top, width, height.
     pub bbox_xywh: [u32; 4],

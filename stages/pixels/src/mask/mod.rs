@@ -12,8 +12,11 @@ use crate::{MAX_PIXELS, PixelError, rgb};
 /// `height * width`. On a mask put together by hand the methods ignore runs past the last pixel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rle {
+    /// Height of the mask in pixels.
     pub height: u32,
+    /// Width of the mask in pixels.
     pub width: u32,
+    /// Lengths of the runs, zeros first.
     pub counts: Vec<u32>,
 }
 

@@ -35,9 +35,9 @@ pub struct LlamaConfig {
     pub rope_theta: f64,
     /// Activation of the MLPs' gate, by transformers' name.
     pub hidden_act: String,
-    /// Whether the projections of attention have a bias, which is not supported.
+    /// Whether the projections of attention have a bias.
     pub attention_bias: bool,
-    /// Whether those of the MLPs have one, which is not supported.
+    /// Whether those of the MLPs have one.
     pub mlp_bias: bool,
     /// Whether the embedding table is the head, too.
     pub tie_word_embeddings: bool,

@@ -18,6 +18,7 @@ use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "text_embeddings";
 
+/// The trained model's embedding of each caption, of length one.
 pub fn stage() -> Stage {
     Stage {
         name: NAME,
@@ -46,6 +47,9 @@ pub(crate) fn folder_of(checkpoint: &Path) -> &Path {
 }
 
 /// Loads the tokenizer that lies beside a model.
+///
+/// # Errors
+/// [`StageError::Configuration`] if the model has no tokenizer that can be read.
 pub fn load_tokenizer(stage: &'static str, context: &StageContext<'_>) -> Result<Tokenizer, StageError> {
     let file = folder_of(context.model_folder(stage)?).join(TOKENIZER_FILE);
     Tokenizer::from_file(&file)
@@ -63,7 +67,7 @@ pub(crate) fn read_tokenizer(stage: &'static str, path: &Path) -> Result<Tokeniz
 }
 
 /// Encodes captions, 256 at a time; L2-normalised vectors.
-pub fn encode_texts<N: DualEncoder>(
+pub(crate) fn encode_texts<N: DualEncoder>(
     stage: &'static str,
     network: &N,
     tokenizer: &Tokenizer,

@@ -164,6 +164,18 @@ impl BuildSpec {
 
     /// Parses the text of a spec; `shown` names it in messages. Paths stay as they are.
     ///
+    /// ```
+    /// let text = r#"
+    ///     country = "finland"
+    ///     source = { kind = "captioned", url = "pictures" }
+    /// "#;
+    /// let spec = manifests::BuildSpec::parse(text, "my spec", &["pretrain.epochs=3".to_owned()])?;
+    /// assert_eq!((spec.country.as_str(), spec.pretrain.epochs), ("finland", 3));
+    /// let typo = manifests::BuildSpec::parse(&text.replace("url", "ulr"), "my spec", &[]);
+    /// assert!(typo.is_err_and(|error| error.to_string().contains("url")));
+    /// # Ok::<(), manifests::SpecError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`SpecError::Invalid`] with all that is wrong, [`SpecError::Override`] with the first assignment that is.
     pub fn parse(text: &str, shown: &str, overrides: &[String]) -> Result<BuildSpec, SpecError> {

@@ -119,6 +119,29 @@ pub enum RowAction {
 ///
 /// When several parts differ the most specific cause wins: an edited input is named before a
 /// changed model, since the edit is what the person at the keyboard did.
+///
+/// ```
+/// use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide};
+/// let wanted = RecipeParts {
+///     stage: "captions".into(),
+///     stage_version: 1,
+///     model: String::new(),
+///     parameters: "{}".into(),
+///     inputs: [("geotags.tags_digest".to_owned(), "0a".to_owned())].into(),
+/// };
+/// assert_eq!(decide(None, Some(&wanted), false), Some(RowAction::Compute(Reason::New)));
+/// let committed = CommittedRow {
+///     recipe: wanted.digest(),
+///     stage_version: 1,
+///     model: String::new(),
+///     parameters: "{}".into(),
+///     inputs: r#"{"geotags.tags_digest":"0a"}"#.into(),
+///     failed: false,
+/// };
+/// assert_eq!(decide(Some(&committed), Some(&wanted), false), Some(RowAction::Keep));
+/// let edited = RecipeParts { inputs: [("geotags.tags_digest".to_owned(), "0b".to_owned())].into(), ..wanted };
+/// assert_eq!(decide(Some(&committed), Some(&edited), false), Some(RowAction::Compute(Reason::InputChanged)));
+/// ```
 pub fn decide(committed: Option<&CommittedRow>, wanted: Option<&RecipeParts>, retry_errors: bool) -> Option<RowAction> {
     let (committed, wanted) = match (committed, wanted) {
         (None, None) => return None,

@@ -81,6 +81,18 @@ pub struct Pickle<'a> {
 impl<'a> Pickle<'a> {
     /// Reads one pickle, which must end with the bytes.
     ///
+    /// ```
+    /// use pickle::{Pickle, PickleError, Rules, Value};
+    /// let rules = Rules::plain(1 << 10);
+    /// let list = Pickle::read(b"\x80\x02]q\x00(K\x01K\x02e.", &rules)?;
+    /// let Value::Sequence(items) = list.root() else { panic!("no list: {list:?}") };
+    /// assert_eq!(items.iter().map(|id| list.value(*id)).collect::<Vec<_>>(), [&Value::Int(1), &Value::Int(2)]);
+    /// // os.system("ls")
+    /// let attack = Pickle::read(b"cos\nsystem\n(S'ls'\ntR.", &rules);
+    /// assert!(matches!(attack, Err(PickleError::Refused { .. })));
+    /// # Ok::<(), PickleError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`PickleError::Limit`] over a limit of the rules; [`PickleError::Refused`] for an opcode or a name that they do not
     /// allow; [`PickleError::Damaged`] for opcodes that do not add up.

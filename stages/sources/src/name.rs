@@ -60,6 +60,15 @@ pub struct ImageName {
 impl ImageName {
     /// Parses the `filepath` of a CSV row or the name of a zip member.
     ///
+    /// ```
+    /// use sources::name::{ImageName, OsmKind};
+    /// let name = ImageName::parse("images2/a198234555_CH_19.jpg")?;
+    /// assert_eq!((name.osm_kind, name.osm_id, name.year), (OsmKind::Area, 198_234_555, 19));
+    /// assert_eq!(name.meta_path(), "meta2/a198234555_CH_19.pickle");
+    /// assert!(ImageName::parse("images2/../a198234555_CH_19.jpg").is_err());
+    /// # Ok::<(), sources::SourceError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`SourceError::ImageName`] with what does not fit.
     pub fn parse(filepath: &str) -> Result<Self, SourceError> {

@@ -41,7 +41,6 @@ pub enum Align {
     Left,
     /// For numbers.
     Right,
-    Center,
 }
 
 /// What stands in a cell.
@@ -191,7 +190,6 @@ impl Align {
         match self {
             Align::Left => "left",
             Align::Right => "right",
-            Align::Center => "center",
         }
     }
 }

@@ -67,6 +67,7 @@ pub struct Settings {
     pub tiles_per_country: usize,
     /// Nominal side of a tile, pixels; sides vary from 0.75 to 1.375 of it.
     pub side_px: u32,
+    /// Everything that is drawn at random follows from it.
     pub seed: u64,
 }
 
@@ -136,8 +137,11 @@ pub fn check_replaceable(out: &Path) -> Result<(), SandboxError> {
 /// A tile to look at.
 #[derive(Debug, Clone)]
 pub struct Preview {
+    /// The country that the tile lies in.
     pub country: &'static str,
+    /// The title that SkyScript would give it.
     pub title: String,
+    /// The picture, encoded.
     pub jpeg: Vec<u8>,
 }
 

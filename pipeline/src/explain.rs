@@ -18,6 +18,10 @@ use crate::preview::{PlanLine, preview};
 use crate::trainings::{Outlook, TrainingState};
 
 /// Explains an image, `shard N`, or a stage; readable lines.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] if there is no such stage, image or shard, with the nearest names; otherwise as
+/// planning.
 pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, WorkerError> {
     build.assign_splits().await?;
     let steps = stages::steps(&build.spec);

@@ -21,20 +21,24 @@ use crate::trainings::{Outlook, TrainingState, outlook};
 /// One step of a build.
 #[derive(Debug, Serialize)]
 pub struct PlanLine {
+    /// Name of the step.
     pub step: &'static str,
     /// Rows to compute; an upper bound where `exact` is false.
     pub rows: u64,
+    /// Whether `rows` is known to the row, and not only bounded.
     pub exact: bool,
+    /// Rows that stay as they are.
     pub kept: u64,
     /// Of the rows that are known to change.
     pub reasons: BTreeMap<Reason, u64>,
+    /// What else there is to say, for people.
     pub note: String,
     /// The model of its rows is trained before, or may be.
     #[serde(skip)]
     pub model_moves: bool,
     /// What is to become of a training.
     #[serde(skip)]
-    pub training: Option<Outlook>,
+    pub(crate) training: Option<Outlook>,
 }
 
 const DEPENDS: &str = "depends on the outcome of the stages above";
@@ -76,6 +80,9 @@ impl Moving {
 }
 
 /// What a run would do.
+///
+/// # Errors
+/// As planning: [`WorkerError::Broken`] for parts that cannot be read; a store that does not answer.
 pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Result<Vec<PlanLine>, WorkerError> {
     build.assign_splits().await?;
     let mut moving = Moving::default();
@@ -100,6 +107,9 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
 }
 
 /// Rows that leave the tables because the source no longer offers them. Where the geo-tags are settled there are none.
+///
+/// # Errors
+/// As planning.
 pub async fn removals(build: &Build) -> Result<Removals, WorkerError> {
     let geotags = stages::geotags::stage();
     let key = crate::settled::key(build, &geotags, &Model::default()).await?;

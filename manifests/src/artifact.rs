@@ -14,39 +14,61 @@ pub enum Artifact {
     Listing,
     /// The split of every image, computed over all boxes of a country.
     Assignment,
+    /// Tags of the object that an image was taken for and of those around it, with box, time and ground resolution.
     Geotags,
+    /// Which split each image is in, or why in none.
     Splits,
+    /// Size and digest of each image, or why it cannot be used.
     Images,
+    /// Texts of each image.
     Captions,
     /// Five texts of three fields per image, for retrieval of text by text.
     StructuredCaptions,
+    /// Masks of each image's segments.
     Segments,
+    /// An embedding of each segment.
     SegmentFeatures,
+    /// How well each segment fits the captions.
     SegmentScores,
     /// How well captions fit their images.
     CaptionScores,
+    /// The trained model's embedding of each image.
     ImageEmbeddings,
+    /// The trained model's embedding of each caption.
     TextEmbeddings,
 }
 
 /// Type of a column. Delta Lake has no half floats: vectors of them are little-endian binaries.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FieldType {
+    /// UTF-8.
     Text,
+    /// Signed.
     Int32,
+    /// Signed.
     Int64,
+    /// IEEE single precision.
     Float32,
+    /// IEEE double precision.
     Float64,
+    /// True or false.
     Bool,
+    /// Bytes of any length.
     Binary,
+    /// Items of one type.
     List(Box<FieldType>),
+    /// Named fields.
     Struct(Vec<Field>),
 }
 
+/// A column of a table, or a field of a struct.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
+    /// Its name in the table.
     pub name: &'static str,
+    /// What it holds.
     pub kind: FieldType,
+    /// Whether a row may leave it out.
     pub nullable: bool,
 }
 
@@ -125,6 +147,7 @@ impl Artifact {
         }
     }
 
+    /// Whether it is a Delta table; the others live in slices of the planner.
     pub fn is_table(self) -> bool {
         Artifact::TABLES.contains(&self)
     }

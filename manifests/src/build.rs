@@ -43,16 +43,31 @@ pub(crate) use words::Spec;
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
+    /// The file is not there, or not text.
     #[error("cannot read spec {path}: {cause}")]
     Unreadable {
+        /// The path, as it was given.
         path: String,
+        /// The operating system's error.
         #[source]
         cause: std::io::Error,
     },
+    /// The text is no TOML of a spec, or its values do not fit together.
     #[error("spec {path}: {why}")]
-    Invalid { path: String, why: String },
+    Invalid {
+        /// What the spec is called: its path.
+        path: String,
+        /// What is wrong, and what would be right: all of it, not the first only.
+        why: String,
+    },
+    /// An assignment of `--set` that names no field, or not its kind of value.
     #[error("--set {assignment}: {why}; write --set section.field=value")]
-    Override { assignment: String, why: String },
+    Override {
+        /// The assignment, as it was given.
+        assignment: String,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 /// A build of one country.
@@ -108,6 +123,9 @@ impl Spec for BuildSpec {
 impl BuildSpec {
     /// Reads a spec file and applies `section.field=value` overrides. Paths in the file start at its folder, paths in
     /// overrides at the current one; in what is returned all are absolute.
+    ///
+    /// # Errors
+    /// [`SpecError::Unreadable`] for a file that cannot be read; otherwise as [`parse`](Self::parse).
     pub fn read(path: &Path, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let shown = path.display().to_string();
         let unreadable = |cause: std::io::Error| SpecError::Unreadable { path: shown.clone(), cause };
@@ -145,6 +163,21 @@ impl BuildSpec {
     }
 
     /// Parses the text of a spec; `shown` names it in messages. Paths stay as they are.
+    ///
+    /// ```
+    /// let text = r#"
+    ///     country = "finland"
+    ///     source = { kind = "captioned", url = "pictures" }
+    /// "#;
+    /// let spec = manifests::BuildSpec::parse(text, "my spec", &["pretrain.epochs=3".to_owned()])?;
+    /// assert_eq!((spec.country.as_str(), spec.pretrain.epochs), ("finland", 3));
+    /// let typo = manifests::BuildSpec::parse(&text.replace("url", "ulr"), "my spec", &[]);
+    /// assert!(typo.is_err_and(|error| error.to_string().contains("url")));
+    /// # Ok::<(), manifests::SpecError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SpecError::Invalid`] with all that is wrong, [`SpecError::Override`] with the first assignment that is.
     pub fn parse(text: &str, shown: &str, overrides: &[String]) -> Result<BuildSpec, SpecError> {
         let invalid = |why: String| SpecError::Invalid { path: shown.to_owned(), why };
         let spec: BuildSpec = parse_toml(text, shown, overrides)?;

@@ -46,12 +46,19 @@ pub fn verdict(live: Option<&str>, base: Option<&str>, part: &str) -> Verdict {
 /// Everything that decides what becomes of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardState<'a> {
+    /// Name of the stage.
     pub stage: &'a str,
+    /// Rises when the same inputs would give different rows.
     pub stage_version: u32,
+    /// The country that the shard belongs to.
     pub country: &'a str,
+    /// Number of the shard, from 0.
     pub shard: u32,
+    /// Digest of the model's weights and configuration; empty for stages without one.
     pub model: &'a str,
+    /// Canonical JSON of the stage's parameters.
     pub parameters: &'a str,
+    /// Whether rows that failed are computed again.
     pub retry_errors: bool,
     /// Live part of the output.
     pub base: Option<&'a str>,

@@ -8,10 +8,13 @@ use crate::paths;
 /// One Parquet file of a table: the rows of one shard.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PartFile {
+    /// Number of the shard, from 0.
     pub shard: u32,
     /// Path below the table's folder.
     pub path: String,
+    /// Length of the file.
     pub size_bytes: u64,
+    /// Rows in it.
     pub rows: u64,
 }
 

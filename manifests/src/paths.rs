@@ -45,6 +45,7 @@ pub fn slice(country: &str, shard: u32, content: &str) -> String {
     part(country, shard, &format!("s{content}"))
 }
 
+/// A plan, named by its key.
 pub fn plan(country: &str, stage: &str, key: &str) -> String {
     format!("plans/{country}/{stage}/{key}.json")
 }
@@ -102,6 +103,7 @@ pub fn training_run(country: &str, stage: &str, key: &str) -> String {
     format!("checkpoints/{country}/{stage}/{key}")
 }
 
+/// Folder of all training runs of a stage.
 pub fn training_runs(country: &str, stage: &str) -> String {
     format!("checkpoints/{country}/{stage}")
 }
@@ -111,10 +113,12 @@ pub fn weights_lock(key: &str) -> String {
     format!("weights/{key}.json")
 }
 
+/// Figures of one evaluation, named by the digest of what it compared.
 pub fn evaluation(country: &str, key: &str) -> String {
     format!("evaluations/{country}/{key}.json")
 }
 
+/// The page of a country.
 pub fn report(country: &str) -> String {
     format!("reports/{country}.html")
 }

@@ -14,6 +14,7 @@ use crate::recipe::Reason;
 /// A table at one version, seen through one country: the files that hold its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedTable {
+    /// Which table, or which slices of what is none.
     pub artifact: Artifact,
     /// Delta version; `None` while the table does not exist.
     pub version: Option<u64>,
@@ -53,6 +54,7 @@ impl PinnedTable {
         self.parts.binary_search_by_key(&shard, |p| p.shard).ok().map(|at| &self.parts[at])
     }
 
+    /// Rows in all its parts.
     pub fn rows(&self) -> u64 {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.rows))
     }
@@ -61,6 +63,7 @@ impl PinnedTable {
 /// What a stage has to do in one shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardPlan {
+    /// Number of the shard, from 0.
     pub shard: u32,
     /// Rows that stand and are copied.
     pub kept: u64,
@@ -69,10 +72,12 @@ pub struct ShardPlan {
 }
 
 impl ShardPlan {
+    /// Rows to compute; those that leave are not among them.
     pub fn computed(&self) -> u64 {
         self.changes.iter().filter(|(reason, _)| **reason != Reason::Deleted).map(|(_, rows)| rows).sum()
     }
 
+    /// Whether there is anything to do.
     pub fn is_stale(&self) -> bool {
         self.changes.values().any(|&rows| rows > 0)
     }
@@ -82,17 +87,25 @@ impl ShardPlan {
 /// spec. Stored under its [`Plan::key`], so that nobody counts it twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// Name of the stage.
     pub stage: String,
+    /// Rises when the same inputs would give different rows.
     pub stage_version: u32,
+    /// The country that is built.
     pub country: String,
+    /// Number of shards of the country; those without work included.
     pub shards: u32,
     /// Pinned before anything that is read.
     pub output: PinnedTable,
     /// Tables, and slices of what is none, in order of declaration.
     pub inputs: Vec<PinnedTable>,
+    /// Digest of the model's weights and configuration; empty for stages without one.
     pub model: Digest,
+    /// Canonical JSON of the stage's parameters.
     pub parameters: String,
+    /// Whether rows that failed are computed again.
     pub retry_errors: bool,
+    /// Rows to compute, to keep and to delete.
     pub counts: PlanCounts,
 }
 
@@ -119,8 +132,11 @@ impl PlanCounts {
 /// Rows of a country's table by status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowStatuses {
+    /// Rows that were made.
     pub ok: u64,
+    /// Rows that could not be made.
     pub errors: u64,
+    /// Rows that are left out on purpose.
     pub excluded: u64,
     /// The first failed row, with its reason.
     #[serde(default)]
@@ -165,6 +181,7 @@ impl Plan {
         digest::of_parts(shards.iter().map(String::as_bytes))
     }
 
+    /// The pinned table of an input; `None` if the stage does not read it.
     pub fn input(&self, artifact: Artifact) -> Option<&PinnedTable> {
         self.inputs.iter().find(|t| t.artifact == artifact)
     }
@@ -195,10 +212,15 @@ impl Plan {
 /// says is checked before it is used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Marker {
+    /// The part that was written.
     pub part: PartFile,
+    /// Rows that were computed, errors included.
     pub computed: u64,
+    /// Rows that were copied from the part before.
     pub kept: u64,
+    /// Rows that left.
     pub deleted: u64,
+    /// Rows that could not be made.
     pub errors: u64,
     /// Seconds spent in fetch, compute and publish.
     pub seconds: f64,

@@ -10,6 +10,7 @@ use crate::digest::{self, Digest};
 /// that a later plan can say *what* changed instead of only *that* something did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecipeParts {
+    /// Name of the stage.
     pub stage: String,
     /// Raised when the same inputs would give different rows.
     pub stage_version: u32,
@@ -38,12 +39,17 @@ impl RecipeParts {
 /// A committed row's recipe in its parts, as read from the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommittedRow {
+    /// Digest of the whole recipe.
     pub recipe: Digest,
+    /// The stage's version when the row was made.
     pub stage_version: u32,
+    /// Digest of the model that made it; empty for stages without one.
     pub model: Digest,
+    /// Canonical JSON of the parameters that it was made with.
     pub parameters: String,
     /// Canonical JSON of the input digests.
     pub inputs: String,
+    /// Whether the row holds an error instead of a result.
     pub failed: bool,
 }
 
@@ -55,8 +61,11 @@ pub enum Reason {
     New,
     /// An input field's digest changed (tags, caption, image bytes, …).
     InputChanged,
+    /// The model's weights or configuration are others.
     ModelChanged,
+    /// A setting that decides the row's content has another value.
     ParameterChanged,
+    /// The stage was changed so that the same inputs give different rows.
     StageVersion,
     /// The row failed before and `--retry-errors` asked for another try.
     Errored,
@@ -67,6 +76,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons, in the order of their declaration.
     pub const ALL: [Reason; 8] = [
         Reason::New,
         Reason::InputChanged,
@@ -78,6 +88,7 @@ impl Reason {
         Reason::Deleted,
     ];
 
+    /// The reason for people, in a few words.
     pub fn words(self) -> &'static str {
         match self {
             Reason::New => "new",
@@ -108,6 +119,29 @@ pub enum RowAction {
 ///
 /// When several parts differ the most specific cause wins: an edited input is named before a
 /// changed model, since the edit is what the person at the keyboard did.
+///
+/// ```
+/// use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide};
+/// let wanted = RecipeParts {
+///     stage: "captions".into(),
+///     stage_version: 1,
+///     model: String::new(),
+///     parameters: "{}".into(),
+///     inputs: [("geotags.tags_digest".to_owned(), "0a".to_owned())].into(),
+/// };
+/// assert_eq!(decide(None, Some(&wanted), false), Some(RowAction::Compute(Reason::New)));
+/// let committed = CommittedRow {
+///     recipe: wanted.digest(),
+///     stage_version: 1,
+///     model: String::new(),
+///     parameters: "{}".into(),
+///     inputs: r#"{"geotags.tags_digest":"0a"}"#.into(),
+///     failed: false,
+/// };
+/// assert_eq!(decide(Some(&committed), Some(&wanted), false), Some(RowAction::Keep));
+/// let edited = RecipeParts { inputs: [("geotags.tags_digest".to_owned(), "0b".to_owned())].into(), ..wanted };
+/// assert_eq!(decide(Some(&committed), Some(&edited), false), Some(RowAction::Compute(Reason::InputChanged)));
+/// ```
 pub fn decide(committed: Option<&CommittedRow>, wanted: Option<&RecipeParts>, retry_errors: bool) -> Option<RowAction> {
     let (committed, wanted) = match (committed, wanted) {
         (None, None) => return None,

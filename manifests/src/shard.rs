@@ -4,6 +4,10 @@
 ///
 /// It depends on nothing else, so every table of a build places an image in the same shard and
 /// joins between tables stay inside a shard.
+///
+/// ```
+/// assert_eq!(manifests::shard_of("a198234555_CH_19", 16), 11);
+/// ```
 pub fn shard_of(image_id: &str, shards: u32) -> u32 {
     let hash = blake3::hash(image_id.as_bytes());
     let first = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"));

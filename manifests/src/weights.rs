@@ -20,6 +20,7 @@ pub struct WeightsUse {
 /// One file as it was when it was first fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePin {
+    /// Length of the file.
     pub bytes: u64,
     /// SHA-256 in hexadecimal, as hubs publish it.
     pub sha256: String,
@@ -28,7 +29,9 @@ pub struct FilePin {
 /// Files of one source by name. Kept in the work store, so that every machine of a build reads the same weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightsLock {
+    /// Address or hub name, as a spec has it.
     pub source: String,
+    /// Pins by the file's name within the source.
     pub files: BTreeMap<String, FilePin>,
 }
 
@@ -68,6 +71,7 @@ pub struct LocalWeights {
 pub struct Weights(BTreeMap<&'static str, LocalWeights>);
 
 impl Weights {
+    /// Takes note of the weights of a field.
     pub fn insert(&mut self, field: &'static str, weights: LocalWeights) {
         self.0.insert(field, weights);
     }

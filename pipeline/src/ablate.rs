@@ -38,6 +38,7 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// All variants, in the order of the table.
     pub const ALL: [Variant; 7] = [
         Variant::NoAdaptation,
         Variant::FineTuning,
@@ -48,6 +49,7 @@ impl Variant {
         Variant::Full,
     ];
 
+    /// The variant for people.
     pub fn words(self) -> &'static str {
         match self {
             Variant::NoAdaptation => "no adaptation",
@@ -104,7 +106,7 @@ pub fn check(pair: &PairSpec) -> Result<(), WorkerError> {
 }
 
 /// The adaptations of a pair's ablation as commands: those that [`ablate`] then finds done.
-pub fn jobs(pair: &Pair, path: &Path, set: &[String]) -> Vec<Job> {
+pub(crate) fn jobs(pair: &Pair, path: &Path, set: &[String]) -> Vec<Job> {
     let mut jobs = Vec::new();
     for variant in Variant::ALL {
         for &seed in &pair.spec.ablation.seeds {
@@ -120,6 +122,9 @@ pub fn jobs(pair: &Pair, path: &Path, set: &[String]) -> Vec<Job> {
 }
 
 /// Runs every variant with every seed, or uses the finished run.
+///
+/// # Errors
+/// Whatever ends an adaptation or a test, with the variant and its seed.
 pub async fn ablate(pair: &Pair, progress: &Progress) -> Result<Ablation, WorkerError> {
     let mut tested = Vec::new();
     for variant in Variant::ALL {

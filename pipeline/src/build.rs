@@ -24,9 +24,13 @@ use crate::settled_stages::SettledStages;
 /// before the tables that it is made from, and the source is listed last. So whatever a stage computes from is at least
 /// as new as everything that went into the parts it replaces; its own commits update the pins.
 pub struct Build {
+    /// What is built.
     pub spec: BuildSpec,
+    /// Where images and captions come from.
     pub source: SourceStore,
+    /// Where tables, checkpoints and reports go.
     pub work: WorkStore,
+    /// Delta tables of the work store.
     pub tables: Tables,
     /// The listing of the source, and the split assignment once it is known.
     pub virtual_inputs: VirtualInputs,
@@ -34,6 +38,7 @@ pub struct Build {
     pub weights: Weights,
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: PathBuf,
+    /// Set when the run is to end: what is finished stays.
     pub stop: std::sync::Arc<AtomicBool>,
     /// What earlier runs left with nothing to do.
     pub(crate) settled: SettledStages,
@@ -46,6 +51,10 @@ pub struct Build {
 
 impl Build {
     /// Opens the stores and lists the source. Makes nothing.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for stores or a source that the spec does not describe rightly,
+    /// [`WorkerError::Broken`] for a source or tables that cannot be read; a store that does not answer.
     pub async fn open(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let mut build = Build::connect(spec, stop).await?;
         build.list_source().await?;
@@ -53,6 +62,9 @@ impl Build {
     }
 
     /// Opens the stores of a build that was run before: enough for `status` and `report`.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] if nothing was built there yet; otherwise as [`open`](Self::open).
     pub async fn open_work(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let build = Build::connect(spec, stop).await?;
         build.work.required().await?;
@@ -60,6 +72,9 @@ impl Build {
     }
 
     /// Lists what the source offers, after a look whether all live parts are there. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
     pub async fn list_source(&mut self) -> Result<(), WorkerError> {
         self.removals = None;
         self.find_lost().await?;
@@ -71,11 +86,14 @@ impl Build {
     }
 
     /// Spares the next listing what this one has read of archives; in a store that was made.
-    pub async fn keep_listing(&mut self) -> Result<(), WorkerError> {
+    pub(crate) async fn keep_listing(&mut self) -> Result<(), WorkerError> {
         self.virtual_inputs.listing.keep(&self.work).await
     }
 
     /// Opens the stores, whether or not anything is there.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for addresses that name no stores; a store that does not answer.
     pub async fn connect(spec: BuildSpec, stop: std::sync::Arc<AtomicBool>) -> Result<Build, WorkerError> {
         let source = SourceStore::open(&spec.source.url, &spec.source.options)?;
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
@@ -114,6 +132,9 @@ impl Build {
     }
 
     /// Looks at the store and the source again, after somebody else changed what this build had pinned.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
     pub async fn refresh(&mut self) -> Result<(), WorkerError> {
         self.settled = SettledStages::read(&self.work, &self.spec.country).await?;
         self.pin_all().await?;
@@ -139,15 +160,21 @@ impl Build {
     }
 
     /// Makes sure that this store may be written to with this spec.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] if another format, or another number of shards, is there.
     pub async fn claim_layout(&self) -> Result<(), WorkerError> {
         workers::layout::claim(&self.work, &self.spec).await
     }
 
-    pub fn fetch_settings(&self) -> FetchSettings {
+    pub(crate) fn fetch_settings(&self) -> FetchSettings {
         FetchSettings { concurrency: self.spec.work.concurrency, request_bytes: self.spec.work.request_mib << 20 }
     }
 
     /// The live parts of this country in a table, as this build sees them; of what is no table, its slices.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a log that cannot be read; a store that does not answer.
     pub async fn pin(&self, artifact: Artifact) -> Result<PinnedTable, WorkerError> {
         match self.pins.get(&artifact) {
             _ if !artifact.is_table() => Ok(self.virtual_inputs.slices.pin(artifact)),
@@ -157,10 +184,11 @@ impl Build {
     }
 
     /// Where a planner reads the inputs of its stages.
-    pub fn input_stores(&self) -> InputStores<'_> {
+    pub(crate) fn input_stores(&self) -> InputStores<'_> {
         InputStores { tables: &self.work, slices: self.virtual_inputs.slices.store() }
     }
 
+    /// Commits that this build has made.
     pub fn commits(&self) -> u64 {
         self.commits
     }
@@ -175,12 +203,15 @@ impl Build {
     }
 
     /// Splits of all images of the published geo-tags, in parts of `ratio`.
-    pub async fn assignment(&self, ratio: [u32; 3]) -> Result<Assignment, WorkerError> {
+    pub(crate) async fn assignment(&self, ratio: [u32; 3]) -> Result<Assignment, WorkerError> {
         let (geotags, images) = (self.pin(Artifact::Geotags).await?, self.pin(Artifact::Images).await?);
         assigned(&self.work, &self.spec, &geotags, &images, ratio).await
     }
 
     /// Assigns every image of the published geo-tags to a split; whether any assignment changed.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for parts that cannot be read; a store that does not answer.
     pub async fn assign_splits(&mut self) -> Result<bool, WorkerError> {
         let assignment = self.assignment(self.spec.split.ratio).await?;
         self.virtual_inputs.set_assignment(&self.spec.country, assignment).await

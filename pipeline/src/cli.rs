@@ -268,6 +268,9 @@ async fn wait_for_signal() -> std::io::Result<()> {
 }
 
 /// Runs a command.
+///
+/// # Errors
+/// Whatever ends the command; [`code`](crate::exit::code) gives its exit code.
 pub async fn main(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Plan { spec, options, json } => build_commands::plan(&spec, options, json).await,

@@ -7,10 +7,14 @@ use workers::stores::{SourceStore, WorkStore};
 
 use crate::preflight;
 
+/// One thing that was looked at.
 #[derive(Debug, Serialize)]
 pub struct Finding {
+    /// Store, device or field of the spec.
     pub what: String,
+    /// Whether it can be used.
     pub good: bool,
+    /// What was found, or what to do.
     pub detail: String,
 }
 

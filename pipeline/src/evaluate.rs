@@ -44,7 +44,7 @@ async fn key(build: &Build, tables: &[PinnedTable]) -> String {
 }
 
 /// Evaluates a build's model on its own test split; nothing happens if its figures are up to date.
-pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
+pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
     let tables = pinned(build).await?;
     let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
     if let Some(stored) = build.work.get_sealed::<Evaluation>(&path).await? {
@@ -84,11 +84,17 @@ pub async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), Wo
 }
 
 /// The evaluation at the newest versions, if it was made.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in. Damaged figures are as good as none.
 pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
     Ok(stored_or_why(build).await?.ok())
 }
 
 /// The evaluation at the newest versions, or why it must be made.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn stored_or_why(build: &Build) -> Result<Result<Evaluation, String>, WorkerError> {
     let tables = pinned(build).await?;
     let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
@@ -184,6 +190,10 @@ fn digests_of(
 
 /// The model of one build on the test split of another. Its vectors are made on the spot: tables
 /// hold a country's own model only.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] if one of the builds is not finished, or the test split is empty; otherwise what
+/// ends an evaluation.
 pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation, WorkerError> {
     let record = current_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
         WorkerError::Configuration(format!("{} has no trained model yet: run its build first", model_of.spec.country))
@@ -235,6 +245,9 @@ async fn seen(
 }
 
 /// Vectors of rows by the model in a folder, made on a thread of its own.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for rows or weights that cannot be read; a store that does not answer.
 pub async fn embed(
     spec: &manifests::BuildSpec,
     folder: &Path,

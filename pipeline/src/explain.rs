@@ -21,6 +21,10 @@ use crate::settled;
 use crate::trainings::{Outlook, TrainingState};
 
 /// Explains an image, `shard N`, or a stage; readable lines.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] if there is no such stage, image or shard, with the nearest names; otherwise as
+/// planning.
 pub async fn explain(build: &mut Build, what: &str) -> Result<Vec<String>, WorkerError> {
     let steps = stages::steps(&build.spec);
     if steps.iter().any(|s| s.name() == what) {

@@ -67,7 +67,7 @@ pub async fn make(builds: &[Build], across: &[Evaluation], generated_at: &str) -
 }
 
 /// When a build last changed, as far as its steps left word: with this date its page is the same until it changes again.
-pub async fn changed_at(build: &Build) -> Result<String, WorkerError> {
+pub(crate) async fn changed_at(build: &Build) -> Result<String, WorkerError> {
     let mut last = 0.0_f64;
     for step in stages::steps(&build.spec) {
         let path = paths::summary(&build.spec.country, step.name());

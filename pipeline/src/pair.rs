@@ -26,10 +26,13 @@ use crate::trainings::current_record;
 
 /// A pair, opened: both builds are finished.
 pub struct Pair {
+    /// Settings of the pair.
     pub spec: PairSpec,
     /// `SOURCE_to_TARGET`.
     pub name: String,
+    /// The build whose model is adapted.
     pub source: Build,
+    /// The build of the country that it is adapted to.
     pub target: Build,
     /// The target's rows in the pair's own parts, by shard.
     assignment: Assignment,
@@ -44,7 +47,9 @@ pub struct Pair {
 /// Figures of one model on the pair's test part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tested {
+    /// Digest of the model that was tested.
     pub model_digest: String,
+    /// Recall both ways.
     pub recall: RecallReport,
 }
 
@@ -127,6 +132,9 @@ impl Pair {
     }
 
     /// Adapts with the settings of `spec`; a finished run with them is used again.
+    ///
+    /// # Errors
+    /// Whatever ends the training, see [`adapt`](workers::adapt::adapt).
     pub async fn adapt(
         &self,
         spec: &PairSpec,
@@ -158,6 +166,9 @@ impl Pair {
     }
 
     /// The model of a finished adaptation, or the source's own: digest and folder.
+    ///
+    /// # Errors
+    /// [`WorkerError::Missing`] if its files are gone; a store that does not answer.
     pub async fn model(&self, record: Option<&AdaptationRecord>) -> Result<(String, PathBuf), WorkerError> {
         let Some(record) = record else { return Ok(self.source_model.clone()) };
         let folder = adapt::fetch_result(&self.target.work, &self.target.scratch, &self.name, &record.key).await?;
@@ -165,7 +176,7 @@ impl Pair {
     }
 
     /// Folder of the finished adaptation whose model has this digest.
-    pub async fn adapted_model(&self, model_digest: &str) -> Result<Option<PathBuf>, WorkerError> {
+    pub(crate) async fn adapted_model(&self, model_digest: &str) -> Result<Option<PathBuf>, WorkerError> {
         for record in adapt::records(&self.target.work, &self.name).await? {
             if record.trained.model_digest == model_digest {
                 return Ok(Some(self.model(Some(&record)).await?.1));
@@ -175,6 +186,9 @@ impl Pair {
     }
 
     /// Vectors of the target's test part by a model.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for rows or weights that cannot be read; a store that does not answer.
     pub async fn embedded(&self, folder: &Path) -> Result<Vec<EvaluatedRow>, WorkerError> {
         let members = Members::Assigned(&self.assignment, "test");
         let mut rows = TableRows::open(&self.target.work, &adapt::pairs_of(&self.target_inputs), members).await?;
@@ -182,6 +196,9 @@ impl Pair {
     }
 
     /// Tests a model on the target's test part; figures that were made before are used again.
+    ///
+    /// # Errors
+    /// As [`embedded`](Self::embedded).
     pub async fn test(&self, model: &(String, PathBuf)) -> Result<Tested, WorkerError> {
         let tables: Vec<String> = adapt::pairs_of(&self.target_inputs).iter().map(PinnedTable::digest).collect();
         let protocol = self.target.spec.evaluate.protocol;

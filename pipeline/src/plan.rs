@@ -16,7 +16,9 @@ use crate::trainings::current_record;
 /// The model that a stage runs with.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
+    /// Digest of its weights and configuration; empty where there is no model.
     pub digest: String,
+    /// Where its files are.
     pub location: ModelLocation,
 }
 
@@ -26,12 +28,16 @@ pub enum ModelLocation {
     /// The stage asks none, or loads what the spec names itself.
     #[default]
     None,
+    /// A folder that the spec names, on this machine.
     Folder(PathBuf),
     /// The result of a training, in the work store.
     Run(Training, String),
 }
 
 /// The folder of a trained CLIP on this machine; brought here first where the work store lies elsewhere.
+///
+/// # Errors
+/// [`WorkerError::Missing`] if the training left no result; a store that does not answer.
 pub async fn model_folder(build: &Build, model: &Model) -> Result<Option<PathBuf>, WorkerError> {
     Ok(match &model.location {
         ModelLocation::None => None,
@@ -43,7 +49,7 @@ pub async fn model_folder(build: &Build, model: &Model) -> Result<Option<PathBuf
 }
 
 /// The model of a stage: the newest finished training, or a named checkpoint. `None`: there is none yet.
-pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, WorkerError> {
+pub(crate) async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, WorkerError> {
     let training = match stage.model {
         ModelUse::None => return Ok(Some(Model::default())),
         ModelUse::Named(fields) => {
@@ -64,6 +70,9 @@ pub async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, Wor
 
 /// Plans one stage at the parts that the build has pinned. What somebody has counted already under the same key is
 /// used again.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for parts that cannot be read; a store that does not answer.
 pub async fn plan_stage(build: &Build, stage: &Stage, model: &Model, retry_errors: bool) -> Result<Plan, WorkerError> {
     let plan = uncounted_plan(build, stage, model, retry_errors).await?;
     let settled = build.settled.shards(&plan);

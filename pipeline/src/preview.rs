@@ -21,20 +21,24 @@ use crate::{preflight, settled};
 /// One step of a build.
 #[derive(Debug, Serialize)]
 pub struct PlanLine {
+    /// Name of the step.
     pub step: &'static str,
     /// Rows to compute; an upper bound where `exact` is false.
     pub rows: u64,
+    /// Whether `rows` is known to the row, and not only bounded.
     pub exact: bool,
+    /// Rows that stay as they are.
     pub kept: u64,
     /// Of the rows that are known to change.
     pub reasons: BTreeMap<Reason, u64>,
+    /// What else there is to say, for people.
     pub note: String,
     /// The model of its rows is trained before, or may be.
     #[serde(skip)]
     pub model_changes: bool,
     /// Whether a training must run.
     #[serde(skip)]
-    pub training: Option<Outlook>,
+    pub(crate) training: Option<Outlook>,
 }
 
 const DEPENDS: &str = "depends on the outcome of the stages above";
@@ -85,6 +89,9 @@ struct PreviewOptions {
 }
 
 /// What a run would do.
+///
+/// # Errors
+/// As planning: [`WorkerError::Broken`] for parts that cannot be read; a store that does not answer.
 pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Result<Vec<PlanLine>, WorkerError> {
     build.assign_splits().await?;
     preview_with(build, PreviewOptions { retry_errors, retrain, only: None }).await
@@ -92,6 +99,9 @@ pub async fn preview(build: &mut Build, retry_errors: bool, retrain: bool) -> Re
 
 /// What a run would do, as far as one shard tells. No part of another shard is read. The caller has assigned the splits,
 /// or they are settled.
+///
+/// # Errors
+/// As [`preview`].
 pub async fn preview_shard(build: &Build, shard: u32) -> Result<Vec<PlanLine>, WorkerError> {
     preview_with(build, PreviewOptions { only: Some(shard), ..PreviewOptions::default() }).await
 }
@@ -119,6 +129,9 @@ async fn preview_with(build: &Build, options: PreviewOptions) -> Result<Vec<Plan
 
 /// Rows that leave the tables because the source no longer offers them. Nothing is read again while the build sees the same
 /// source and geo-tags.
+///
+/// # Errors
+/// As planning.
 pub async fn removals(build: &mut Build) -> Result<&Removals, WorkerError> {
     if build.removals.is_none() {
         let (geotags, model) = (stages::geotags::stage(), Model::default());

@@ -81,11 +81,13 @@ pub struct StageBar<'p> {
 }
 
 impl StageBar<'_> {
+    /// Ends the bar of a stage that had nothing to do; `rows` stay as they are.
     pub fn unchanged(&self, rows: u64) {
         self.bar.finish_and_clear();
         self.progress.note(&format!("{:18} {} up to date, nothing to do", self.name, count(rows, "row")));
     }
 
+    /// Ends the bar with what the stage has done.
     pub fn finish(&self, summary: &Summary) {
         self.bar.finish_and_clear();
         self.progress.note(&format!("{:18} {}", self.name, outcome(summary)));
@@ -188,7 +190,7 @@ pub struct TrainingBar<'p> {
 }
 
 impl TrainingBar<'_> {
-    pub fn event(&self, event: &Event) {
+    pub(crate) fn event(&self, event: &Event) {
         let Ok(mut epoch) = self.epoch.lock() else { return };
         match event {
             Event::Step(step) => {
@@ -227,6 +229,7 @@ impl TrainingBar<'_> {
         }
     }
 
+    /// Ends the bar with what the training has reached.
     pub fn finish(&self, trained: &Trained) {
         self.bar.finish_and_clear();
         self.progress.note(&format!(

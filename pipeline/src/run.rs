@@ -30,9 +30,11 @@ use crate::trainings::{TrainingState, training_state};
 /// Rows that are left out, and where they are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
+    /// Name of the stage whose rows they are.
     pub stage: String,
     /// None where the source has only problems that cost no row.
     pub rows: u64,
+    /// Address of the listing.
     pub listing: String,
 }
 
@@ -43,6 +45,9 @@ const MOST_PASSES: usize = 5;
 ///
 /// A run that has changed something looks again before it ends: what it computed from may have changed meanwhile, and
 /// it ends only when nothing is left to do.
+///
+/// # Errors
+/// Whatever ends a step, see [`WorkerError`]; what was finished before stays finished.
 pub async fn run(
     build: &mut Build,
     options: &RunOptions,
@@ -325,7 +330,7 @@ fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<O
 }
 
 /// Runs a training unless a finished one is up to date. As one of several ranks: with all the others.
-pub async fn run_training(
+pub(crate) async fn run_training(
     build: &Build,
     training: Training,
     state: TrainingState,
@@ -371,7 +376,7 @@ pub async fn run_training(
 }
 
 /// The record of a finished training: the one that is up to date, or the one that must run. `None` on ranks other than 0.
-pub async fn current_or_trained(
+pub(crate) async fn current_or_trained(
     build: &Build,
     training: Training,
     state: TrainingState,

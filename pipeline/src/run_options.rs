@@ -3,7 +3,9 @@
 /// How to run.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
+    /// Computes rows again that failed before.
     pub retry_errors: bool,
+    /// Trains anew, even where a finished run is up to date.
     pub retrain: bool,
     /// Go on where most rows of the tables are no longer in the source.
     pub accept_removals: bool,

@@ -10,19 +10,29 @@ use workers::train::TrainingRecord;
 use crate::build::Build;
 use crate::trainings::trainings_by_settings;
 
+/// What a work store holds of one step.
 #[derive(Debug, Serialize)]
 pub struct StatusLine {
+    /// Name of the stage or training.
     pub step: &'static str,
+    /// In words: published, empty, or what is missing.
     pub state: String,
+    /// Rows of its table; of a training those that it learnt from.
     pub rows: u64,
     /// Sound rows that are not wanted, such as those outside of the country. `None`: no summary tells.
     pub excluded: Option<u64>,
+    /// Rows in quarantine. `None`: no summary tells.
     pub errors: Option<u64>,
+    /// Version of its Delta table.
     pub version: Option<u64>,
+    /// How long its last run took.
     pub seconds: Option<f64>,
 }
 
 /// One line per step, and one more for a training that was run with other settings.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
     let mut lines = Vec::new();
     for step in stages::steps(&build.spec) {

@@ -28,11 +28,15 @@ use crate::trainings::training_state;
 pub struct Axis {
     /// Such as `pretrain.learning_rate`.
     pub field: String,
+    /// Values as the spec would have them, in the order given.
     pub values: Vec<String>,
 }
 
 impl Axis {
     /// Reads `section.field=value,value,...`.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] with what the text should look like.
     pub fn parse(text: &str) -> Result<Axis, WorkerError> {
         let fail = |why: &str| WorkerError::Configuration(format!("--over {text}: {why}; write --over field=1,2,3"));
         let (field, values) = text.split_once('=').ok_or_else(|| fail("there is no `=`"))?;
@@ -50,20 +54,26 @@ impl Axis {
 /// One point of a curve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
+    /// The setting's value.
     pub value: f64,
     /// Best mean recall on the validation split: what is chosen by.
     pub validation_mean_recall: f64,
     /// What guessing gives there; `None`: not known when the training was recorded.
     pub validation_chance: Option<f64>,
+    /// The epoch whose weights were kept, from 0.
     pub best_epoch: usize,
+    /// How long the training took.
     pub seconds: f64,
 }
 
 /// One setting, moved while the others stay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
+    /// Country of the build.
     pub country: String,
+    /// The field that was moved, such as `pretrain.learning_rate`.
     pub field: String,
+    /// One for each value.
     pub points: Vec<Point>,
 }
 
@@ -90,6 +100,9 @@ fn read(path: &Path, set: &[String], more: &[String]) -> Result<BuildSpec, Worke
 }
 
 /// Moves one setting after the other.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a field or value that the spec refuses; otherwise what ends a training.
 pub async fn sweep(
     path: &Path,
     set: &[String],
@@ -133,13 +146,20 @@ pub async fn sweep(
 /// What a country's model finds in its own test split, with and without learning from segments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SingleDomain {
+    /// Country of the build.
     pub country: String,
+    /// Whether segments entered the loss.
     pub with_segments: bool,
+    /// Digest of the model that was tested.
     pub model_digest: String,
+    /// Recall both ways on the test split.
     pub recall: RecallReport,
 }
 
 /// Trains each build with and without segments, and tests both.
+///
+/// # Errors
+/// What ends a build, its trainings or its evaluation.
 pub async fn single_domain(
     paths: &[std::path::PathBuf],
     set: &[String],

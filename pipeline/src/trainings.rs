@@ -13,7 +13,7 @@ use crate::build::Build;
 
 /// Whether a training must run.
 #[derive(Debug)]
-pub enum TrainingState {
+pub(crate) enum TrainingState {
     /// A finished run is up to date; `changed` says how far its rows have changed since.
     UpToDate { record: Box<TrainingRecord>, changed: ChangedShare },
     /// A run must be made, or continued.
@@ -22,7 +22,7 @@ pub enum TrainingState {
 
 /// What can be said of a training before the steps above it have run.
 #[derive(Debug)]
-pub enum Outlook {
+pub(crate) enum Outlook {
     /// Nothing above it changes: what a run would decide.
     Known(TrainingState),
     /// It is up to date, whatever becomes of what changes above it: at most this share of its rows.
@@ -35,7 +35,7 @@ pub enum Outlook {
 
 /// A run that must be made or continued, with the rows that it reads.
 #[derive(Debug)]
-pub struct NextRun {
+pub(crate) struct NextRun {
     pub run: PendingRun,
     pub rows: RunRows,
 }
@@ -138,13 +138,15 @@ impl<'b> Inputs<'b> {
 }
 
 /// The finished run whose model is the build's.
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn current_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
     let inputs = Inputs::pin(build, training).await?;
     Ok(inputs.current(&train::runs(&build.work, &build.spec.country, training).await?))
 }
 
 /// Finished runs of a training by whose settings they have.
-pub struct BySettings {
+pub(crate) struct BySettings {
     /// The run whose model is the build's.
     pub current: Option<TrainingRecord>,
     /// Those with other settings than the spec's.
@@ -152,7 +154,7 @@ pub struct BySettings {
 }
 
 /// The finished runs of a training.
-pub async fn trainings_by_settings(build: &Build, training: Training) -> Result<BySettings, WorkerError> {
+pub(crate) async fn trainings_by_settings(build: &Build, training: Training) -> Result<BySettings, WorkerError> {
     let inputs = Inputs::pin(build, training).await?;
     let mut runs = train::runs(&build.work, &build.spec.country, training).await?;
     let current = inputs.current(&runs);
@@ -161,7 +163,12 @@ pub async fn trainings_by_settings(build: &Build, training: Training) -> Result<
 }
 
 /// Whether a training must run when at most `above` rows of its tables are made again before it.
-pub async fn outlook(build: &Build, training: Training, force: bool, above: u64) -> Result<Outlook, WorkerError> {
+pub(crate) async fn outlook(
+    build: &Build,
+    training: Training,
+    force: bool,
+    above: u64,
+) -> Result<Outlook, WorkerError> {
     if above == 0 {
         return Ok(Outlook::Known(training_state(build, training, force).await?));
     }
@@ -196,7 +203,11 @@ const FORCED: &str = "asked for with --retrain";
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] where `model.init` names weights that saw what is held out.
-pub async fn training_state(build: &Build, training: Training, force: bool) -> Result<TrainingState, WorkerError> {
+pub(crate) async fn training_state(
+    build: &Build,
+    training: Training,
+    force: bool,
+) -> Result<TrainingState, WorkerError> {
     let mut inputs = Inputs::pin(build, training).await?;
     let runs = train::runs(&build.work, &build.spec.country, training).await?;
     train::discard_unreadable(&build.work, &runs).await?;

@@ -37,12 +37,15 @@ pub const NAME: &str = "adapt";
 pub struct Run<'a> {
     /// How the source's model was built: its network, device and precision.
     pub source_spec: &'a BuildSpec,
+    /// Source and target, and the settings of the adaptation.
     pub pair: &'a PairSpec,
+    /// The ranks that train together.
     pub ranks: &'a mut dyn Communicator,
     /// Training rows of the source, with their embeddings.
     pub source: &'a mut dyn TrainRows,
     /// Labelled training rows of the target.
     pub target: &'a mut dyn TrainRows,
+    /// Validation rows of the target: the best epoch is chosen by them.
     pub validation: &'a mut dyn TrainRows,
     /// Result folder of the source's training.
     pub checkpoint: &'a Path,
@@ -50,7 +53,9 @@ pub struct Run<'a> {
     pub folder: &'a Path,
     /// Identity of the rows.
     pub data: String,
+    /// Set when the run is to end; it saves first.
     pub stop: &'a AtomicBool,
+    /// Told of every step, epoch and checkpoint.
     pub observe: &'a mut dyn FnMut(&Event),
 }
 
@@ -92,6 +97,11 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
 }
 
 /// Adapts to the end, or until `stop`; resumes from the folder's last checkpoint. Only rank 0 gets the result.
+///
+/// # Errors
+/// [`StageError::Configuration`] for settings, weights or rows that do not fit together, [`StageError::RankLost`] if
+/// another rank is gone, [`StageError::Unreachable`] and [`StageError::DiskFull`] where another try may go on, else
+/// [`StageError::Compute`].
 pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let failed = |e: training::Error| StageError::of(NAME, &e);
     let (spec, method) = (&run.pair.adapt, settings(run.pair)?);

@@ -12,6 +12,7 @@ use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "captions";
 
+/// Texts of each image, by the captioner of the spec, and a digest of them.
 pub fn stage(spec: &BuildSpec) -> Stage {
     let captioner = captioners::of(spec.caption.captioner);
     Stage {

@@ -40,11 +40,17 @@ pub fn check_program(spec: &BuildSpec) -> Result<(), String> {
 }
 
 /// The first device that a spec names: where there is but one network, it is there.
+///
+/// # Errors
+/// [`StageError::Configuration`] if the spec names none, or this machine or program has it not.
 pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
     open(stage, spec, devices(stage, spec)?[0])
 }
 
 /// Opens one of the devices that a spec names.
+///
+/// # Errors
+/// [`StageError::Configuration`] if this machine or program has it not.
 pub fn open(stage: &'static str, spec: &BuildSpec, name: DeviceName) -> Result<Device, StageError> {
     let DeviceName::Cuda(number) = name else { return Ok(Device::Cpu) };
     set_tf32(spec.model.precision == Precision::Tf32);

@@ -17,9 +17,13 @@ const VIEWS_PER_BATCH: usize = 64;
 
 /// A model with what it takes to show it images and captions.
 pub struct Encoder<'a, N> {
+    /// Named in errors.
     pub stage: &'static str,
+    /// Embeds images and captions.
     pub network: &'a N,
+    /// The network's vocabulary.
     pub tokenizer: &'a Tokenizer,
+    /// Largest images that are decoded.
     pub limits: DecodeLimits,
     /// Mean over the eight orientations of an image.
     pub average_over_turns: bool,
@@ -27,6 +31,10 @@ pub struct Encoder<'a, N> {
 
 impl<N: DualEncoder> Encoder<'_, N> {
     /// Embeds images and captions of rows.
+    ///
+    /// # Errors
+    /// [`StageError::Compute`] with the image that cannot be decoded, or if the network fails or gives what is not
+    /// finite.
     pub fn encode(&self, rows: Vec<TrainRow>) -> Result<Vec<EvaluatedRow>, StageError> {
         let side = self.network.preprocessing().side_px as u32;
         let views: Vec<Vec<Rgb>> = rows

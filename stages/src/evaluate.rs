@@ -22,9 +22,13 @@ const SHOWN: usize = 5;
 /// One image of the split, with its captions.
 #[derive(Debug, Clone)]
 pub struct EvaluatedRow {
+    /// Stem of the image's name.
     pub image_id: String,
+    /// Digest of its bytes: images with one digest are one picture.
     pub bytes_digest: String,
+    /// Of length one, as those of the captions.
     pub embedding: Vec<f32>,
+    /// Texts with their embeddings.
     pub captions: Vec<(String, Vec<f32>)>,
 }
 
@@ -33,7 +37,9 @@ pub struct EvaluatedRow {
 pub struct Panel {
     /// Rank of the right answer, from 0.
     pub rank: u64,
+    /// What was searched with.
     pub query: Item,
+    /// The best answers, best first.
     pub found: Vec<Found>,
 }
 
@@ -41,14 +47,20 @@ pub struct Panel {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Item {
+    /// By its id.
     Image(String),
+    /// By its text.
     Caption(String),
 }
 
+/// One answer to a query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
+    /// What was found.
     pub item: Item,
+    /// Cosine similarity to the query.
     pub score: f32,
+    /// Whether the protocol counts it as right.
     pub correct: bool,
 }
 
@@ -57,14 +69,18 @@ pub struct Found {
 pub struct Evaluation {
     /// Whose model, and whose images.
     pub model_of: String,
+    /// Country of the images.
     pub country: String,
+    /// Split of the images.
     pub split: String,
+    /// Digest of the model's weights, configuration and vocabulary.
     pub model_digest: String,
     /// Image embeddings were averaged over flips and turns.
     pub average_over_turns: bool,
     /// What the model had seen of these images when it learnt, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<String>,
+    /// Recall both ways, with what guessing would reach.
     pub recall: recall::RecallReport,
     /// Best and worst text queries, then best and worst image queries.
     pub panels: Vec<Panel>,
@@ -91,6 +107,9 @@ fn captions_of(rows: &[EvaluatedRow]) -> Vec<(u32, &str, &[f32])> {
 }
 
 /// Recall of a split. Rows in any order; the figures do not depend on it.
+///
+/// # Errors
+/// [`StageError::Compute`] for vectors of different lengths, or not of length one.
 pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Outcome, StageError> {
     let compute = |why: String| StageError::Compute { stage: STAGE, why };
     let dim = rows.first().map_or(0, |r| r.embedding.len());
@@ -116,6 +135,9 @@ pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Ou
 }
 
 /// Recall of a split with panels of its best and worst queries.
+///
+/// # Errors
+/// As [`recall_of`].
 pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::RecallReport, Vec<Panel>), StageError> {
     let outcome = recall_of(rows, protocol)?;
     let captions = captions_of(rows);
@@ -144,7 +166,9 @@ pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::Re
 /// A text query before and after a change of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Change {
+    /// The query with what the first model found.
     pub before: Panel,
+    /// The same query with what the second model found.
     pub after: Panel,
 }
 

@@ -16,8 +16,11 @@ use crate::text_embeddings::{TOKENIZER_FILE, folder_of, tokenizer_at};
 /// What the files of a field describe.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Described {
+    /// A CLIP.
     Clip(ClipConfig),
+    /// A Segment Anything.
     Sam(SamConfig),
+    /// An InstructBLIP with its language model.
     InstructBlip(InstructBlipConfig),
     /// A vocabulary, or a file that describes nothing.
     NoNetwork,

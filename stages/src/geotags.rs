@@ -15,6 +15,7 @@ use crate::table::{self, Columns, TableError, option_text};
 
 const NAME: &str = "geotags";
 
+/// Tags, box, time and ground resolution of each image, from its meta record.
 pub fn stage() -> Stage {
     Stage {
         name: NAME,

@@ -16,6 +16,7 @@ use crate::table::{self, Columns};
 
 const NAME: &str = "image_embeddings";
 
+/// The trained model's embedding of each image, of length one.
 pub fn stage() -> Stage {
     Stage {
         name: NAME,
@@ -42,7 +43,7 @@ pub fn stage() -> Stage {
 }
 
 /// Encodes square views of the model's input size; L2-normalised vectors.
-pub fn encode_views<N: DualEncoder>(
+pub(crate) fn encode_views<N: DualEncoder>(
     stage: &'static str,
     network: &N,
     views: &[&Rgb],
@@ -62,7 +63,7 @@ pub fn encode_views<N: DualEncoder>(
 }
 
 /// Rows of a matrix on the host; an error names the first row that is not finite.
-pub fn finite_rows(matrix_bd: &Tensor) -> Result<Vec<Vec<f32>>, String> {
+pub(crate) fn finite_rows(matrix_bd: &Tensor) -> Result<Vec<Vec<f32>>, String> {
     let rows: Vec<Vec<f32>> = matrix_bd.to_dtype(DType::F32).and_then(|m| m.to_vec2()).map_err(|e| e.to_string())?;
     match rows.iter().position(|row| row.iter().any(|x| !x.is_finite())) {
         Some(row) => Err(format!("row {row} of {} is not finite: the model's weights are broken", rows.len())),

@@ -15,6 +15,7 @@ use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "images";
 
+/// Size and digest of each image that can be decoded.
 pub fn stage() -> Stage {
     Stage {
         name: NAME,

@@ -14,6 +14,7 @@ pub enum IoFault {
 }
 
 impl IoFault {
+    /// Sorts an error by its kind and the system's number for it.
     pub fn of(error: &Error) -> IoFault {
         // has no name in the standard library yet
         const FILESYSTEM_LOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };

@@ -8,7 +8,7 @@
 
 pub mod adapt;
 mod ahead;
-pub mod caption_scores;
+mod caption_scores;
 mod captioners;
 pub mod captions;
 mod clip_scorer;
@@ -24,12 +24,12 @@ pub mod io_fault;
 pub mod network;
 pub mod pretrain;
 pub mod segment_features;
-pub mod segment_scores;
-pub mod segments;
+mod segment_scores;
+mod segments;
 pub mod splits;
 pub mod stage;
 mod stage_error;
-pub mod structured_captions;
+mod structured_captions;
 pub mod table;
 pub mod text_embeddings;
 #[cfg(test)]
@@ -65,11 +65,14 @@ pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
 /// A trainer's name in paths and messages: `bootstrap` scores the segments, `pretrain` is the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Training {
+    /// On images and captions, before there are segments.
     Bootstrap,
+    /// On all that there is.
     Pretrain,
 }
 
 impl Training {
+    /// As the spec's section, paths and messages have it.
     pub fn name(self) -> &'static str {
         match self {
             Training::Bootstrap => "bootstrap",
@@ -80,12 +83,16 @@ impl Training {
 
 /// One step of a build, in order: what `plan`, `run` and `status` walk through.
 pub enum Step {
+    /// Makes the rows of a table.
     Map(Stage),
+    /// Trains a model on tables.
     Train(Training),
+    /// Measures the model on the test split.
     Evaluate,
 }
 
 impl Step {
+    /// As `plan`, `status` and `explain` have it.
     pub fn name(&self) -> &'static str {
         match self {
             Step::Map(stage) => stage.name,

@@ -39,11 +39,15 @@ pub const VERSION: u32 = 2;
 
 /// A run to start or to go on with.
 pub struct Run<'a> {
+    /// The whole build; the training follows its `pretrain`, `model` and `ranks`.
     pub spec: &'a BuildSpec,
+    /// Which of the build's trainings this is.
     pub training: Training,
     /// The ranks that train together. Every rank reads the rows of its slice of each batch.
     pub ranks: &'a mut dyn Communicator,
+    /// Rows to learn from.
     pub train: &'a mut dyn TrainRows,
+    /// Rows that the best epoch is chosen by.
     pub validation: &'a mut dyn TrainRows,
     /// Folder of the run on this machine: checkpoints, curve and result.
     pub folder: &'a Path,
@@ -53,7 +57,9 @@ pub struct Run<'a> {
     pub weights: &'a Weights,
     /// Result folder of an earlier run to start from.
     pub warm_start: Option<PathBuf>,
+    /// Set when the run is to end; it saves first.
     pub stop: &'a AtomicBool,
+    /// Told of every step, epoch and checkpoint.
     pub observe: &'a mut dyn FnMut(&Event),
 }
 
@@ -166,6 +172,11 @@ pub(crate) fn execution(spec: &BuildSpec) -> Execution {
 /// Trains to the end, or until `stop`; resumes from the folder's last checkpoint. On success the
 /// folder has a [`RESULT_FOLDER`]. All ranks call it, each with a folder of its own; only rank 0's
 /// is written and only rank 0 gets the result.
+///
+/// # Errors
+/// [`StageError::Configuration`] for settings, weights or rows that do not fit together, [`StageError::RankLost`] if
+/// another rank is gone, [`StageError::Unreachable`] and [`StageError::DiskFull`] where another try may go on, else
+/// [`StageError::Compute`].
 pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let stage = run.training.name();
     let spec = of_training(run.spec, run.training);

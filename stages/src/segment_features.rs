@@ -25,7 +25,7 @@ const NAME: &str = "segment_features";
 /// Segment views encoded at once: bounds the memory of a row with many candidates.
 pub(crate) const VIEWS_PER_BATCH: usize = 64;
 
-pub fn stage() -> Stage {
+pub(crate) fn stage() -> Stage {
     Stage {
         name: NAME,
         version: 1,
@@ -82,14 +82,21 @@ pub fn view_of(score: &ScoreSpec) -> View {
 
 /// The segments of one row: masks and areas.
 pub struct RowSegments {
+    /// Of the image, in pixels.
     pub width: u32,
+    /// Of the image, in pixels.
     pub height: u32,
+    /// Masks as COCO's compressed strings, largest segment first.
     pub rles: Vec<String>,
+    /// Pixels of each mask.
     pub areas_px: Vec<i64>,
 }
 
 impl RowSegments {
     /// Reads row `row` of the segments table.
+    ///
+    /// # Errors
+    /// [`TableError::Column`] if the batch is no segments table.
     pub fn read(columns: &Columns<'_>, row: usize) -> Result<RowSegments, TableError> {
         let items: RecordBatch = columns.structs("segments", row)?;
         let inner = Columns::new(Artifact::Segments, &items);
@@ -102,11 +109,16 @@ impl RowSegments {
         })
     }
 
+    /// The mask of a segment.
+    ///
+    /// # Errors
+    /// Which string does not decode, and why.
     pub fn mask(&self, segment: usize) -> Result<Rle, String> {
         Rle::from_coco_string(&self.rles[segment], self.height, self.width)
             .map_err(|e| format!("mask of segment {segment}: {e}"))
     }
 
+    /// Indices of the segments that are worth a score, by size and number.
     pub fn candidates(&self, score: &ScoreSpec) -> Vec<usize> {
         candidates(&self.areas_px, i64::from(self.width) * i64::from(self.height), score)
     }

@@ -11,6 +11,7 @@ use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "splits";
 
+/// Which split each image is in, or why it is in none.
 pub fn stage() -> Stage {
     Stage {
         name: NAME,

@@ -19,6 +19,7 @@ pub const ASSIGNED_FROM: [Artifact; 2] = [Artifact::Geotags, Artifact::Images];
 /// One input of a stage.
 #[derive(Debug, Clone, Copy)]
 pub struct Input {
+    /// The table, or what is cut into slices.
     pub artifact: Artifact,
     /// Digest columns that enter the row's recipe. An input without any is only required to exist.
     pub digests: &'static [&'static str],
@@ -29,13 +30,16 @@ pub struct Input {
 /// Bytes of the source store that a stage wants beside its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceBytes {
+    /// The encoded picture.
     Image,
+    /// The meta record.
     Meta,
 }
 
 /// Which model a stage needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelUse {
+    /// It works without weights.
     None,
     /// The CLIP that scores segments: the bootstrap's, or a named checkpoint.
     Scoring,
@@ -48,13 +52,17 @@ pub enum ModelUse {
 /// A stage that maps the rows of a shard to rows of the same shard.
 #[derive(Clone, Copy)]
 pub struct Stage {
+    /// As tables, paths and messages have it.
     pub name: &'static str,
     /// Raised when the same inputs would give different rows.
     pub version: u32,
     /// The first input decides which rows exist; a row is made when every input has it without error.
     pub inputs: &'static [Input],
+    /// The table that it writes.
     pub output: Artifact,
+    /// Bytes of the source that it wants beside its rows.
     pub source: Option<SourceBytes>,
+    /// The model that it is opened with.
     pub model: ModelUse,
     /// Column that the worker fills with the row's recipe: the digest of floating-point fields,
     /// which may differ in their last bit between batch shapes and devices.
@@ -81,6 +89,7 @@ impl Stage {
 /// What a stage is opened with.
 #[derive(Clone)]
 pub struct StageContext<'a> {
+    /// The build that the stage belongs to.
     pub spec: &'a BuildSpec,
     /// One of those that the spec names: a stage is opened once for each, and its rows are the same on all.
     pub device: DeviceName,
@@ -93,6 +102,10 @@ pub struct StageContext<'a> {
 }
 
 impl StageContext<'_> {
+    /// Folder of the model that the stage asked for.
+    ///
+    /// # Errors
+    /// [`StageError::Configuration`] if it was opened without one.
     pub fn model_folder(&self, stage: &'static str) -> Result<&std::path::Path, StageError> {
         self.model_folder.as_deref().ok_or_else(|| StageError::Configuration {
             stage,
@@ -101,11 +114,17 @@ impl StageContext<'_> {
     }
 
     /// The device to load networks to.
+    ///
+    /// # Errors
+    /// As [`open`](crate::device::open).
     pub fn device(&self, stage: &'static str) -> Result<Device, StageError> {
         crate::device::open(stage, self.spec, self.device)
     }
 
     /// File or folder of external weights.
+    ///
+    /// # Errors
+    /// [`StageError::Configuration`] if the field names nothing, or its weights were not fetched.
     pub fn weights(&self, stage: &'static str, field: &str) -> Result<&std::path::Path, StageError> {
         self.weights.path(field).ok_or_else(|| StageError::Configuration {
             stage,
@@ -117,12 +136,18 @@ impl StageContext<'_> {
 /// The function of a stage. Rows of one call come from one shard; results must not depend on
 /// which rows share a call.
 pub trait Transform: Send {
+    /// Computes the rows.
+    ///
+    /// # Errors
+    /// What ends the whole stage. What ails one row is its [`Outcome`].
     fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError>;
 }
 
 /// Rows to compute: every table has one row per image id, in the same order.
 pub struct InputRows {
+    /// Ids of the rows, in the order of everything else here.
     pub image_ids: Vec<String>,
+    /// The rows by input, with the columns that the stage reads.
     pub tables: BTreeMap<Artifact, RecordBatch>,
     /// Source bytes per row, where the stage asks for them; `Err` says why they cannot be had.
     /// `None`: the listing has no such object for the row.
@@ -130,10 +155,12 @@ pub struct InputRows {
 }
 
 impl InputRows {
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.image_ids.len()
     }
 
+    /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.image_ids.is_empty()
     }
@@ -141,6 +168,7 @@ impl InputRows {
 
 /// Computed rows, in the order of the input.
 pub struct MapOutput {
+    /// One for each row.
     pub outcomes: Vec<Outcome>,
     /// The content columns of the output table.
     pub content: RecordBatch,
@@ -149,6 +177,7 @@ pub struct MapOutput {
 /// The outcome of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// The row has content.
     Good,
     /// The row is broken and stands in the quarantine listing, with the reason.
     Failed(String),

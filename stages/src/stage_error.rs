@@ -9,19 +9,53 @@ use crate::train_rows::RowsError;
 pub enum StageError {
     /// The build cannot go on like this: another model, another setting is needed.
     #[error("{stage}: {why}")]
-    Configuration { stage: &'static str, why: String },
+    Configuration {
+        /// Name of the stage.
+        stage: &'static str,
+        /// What is wrong, and what to change.
+        why: String,
+    },
+    /// A table is not what the stage expects.
     #[error("{stage}: {source}")]
-    Table { stage: &'static str, source: TableError },
+    Table {
+        /// Name of the stage.
+        stage: &'static str,
+        /// Which table and column.
+        source: TableError,
+    },
+    /// A computation failed, or its result cannot be used.
     #[error("{stage}: {why}")]
-    Compute { stage: &'static str, why: String },
+    Compute {
+        /// Name of the stage.
+        stage: &'static str,
+        /// What failed, on what.
+        why: String,
+    },
+    /// The disk or a quota is full: free some and go on.
     #[error("{stage}: {why}")]
-    DiskFull { stage: &'static str, why: String },
+    DiskFull {
+        /// Name of the stage.
+        stage: &'static str,
+        /// Where, and the system's words.
+        why: String,
+    },
     /// Another rank of a training is gone: what is saved stays saved, and the run can be continued.
     #[error("{stage}: {why}")]
-    RankLost { stage: &'static str, why: String },
+    RankLost {
+        /// Name of the stage.
+        stage: &'static str,
+        /// Which rank, and in which step.
+        why: String,
+    },
     /// A store did not answer while rows were read, or a disk failed: another try may go on.
     #[error("{stage}: {why}")]
-    Unreachable { stage: &'static str, why: String },
+    Unreachable {
+        /// Name of the stage.
+        stage: &'static str,
+        /// What did not answer.
+        why: String,
+    },
+    /// The run was asked to end.
     #[error("stopped on request")]
     Stopped,
 }

@@ -10,14 +10,29 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field as ArrowField, Fields, Schema, SchemaRef};
 use manifests::{Artifact, Field, FieldType};
 
+/// Why a batch cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
+    /// A column is not there, or has another type.
     #[error(
         "table {table} has no column {column} of type {kind}; it was written by another program, or by another version of this one"
     )]
-    Column { table: &'static str, column: String, kind: &'static str },
+    Column {
+        /// Name of the table.
+        table: &'static str,
+        /// Name of the column.
+        column: String,
+        /// The type that was wanted.
+        kind: &'static str,
+    },
+    /// Columns do not make a batch of the table.
     #[error("cannot build columns of {table}: {why}")]
-    Build { table: &'static str, why: String },
+    Build {
+        /// Name of the table.
+        table: &'static str,
+        /// Arrow's words.
+        why: String,
+    },
 }
 
 fn arrow_type(kind: &FieldType) -> DataType {
@@ -62,6 +77,10 @@ pub struct Columns<'a> {
 
 macro_rules! column {
     ($name:ident, $array:ty, $kind:literal) => {
+        /// The column of this name.
+        ///
+        /// # Errors
+        /// [`TableError::Column`] if there is none of this type.
         pub fn $name(&self, column: &str) -> Result<&'a $array, TableError> {
             self.batch
                 .column_by_name(column)
@@ -72,6 +91,7 @@ macro_rules! column {
 }
 
 impl<'a> Columns<'a> {
+    /// The columns of a batch; `artifact` is named in errors.
     pub fn new(artifact: Artifact, batch: &'a RecordBatch) -> Self {
         Self { artifact, batch }
     }
@@ -91,6 +111,9 @@ impl<'a> Columns<'a> {
     }
 
     /// A list of texts per row; null rows are empty.
+    ///
+    /// # Errors
+    /// [`TableError::Column`] if it is no list of texts.
     pub fn texts(&self, column: &str) -> Result<Vec<Vec<String>>, TableError> {
         let list = self.list(column)?;
         (0..list.len())
@@ -106,6 +129,9 @@ impl<'a> Columns<'a> {
     }
 
     /// The vectors of a column of float lists; null lists are empty.
+    ///
+    /// # Errors
+    /// [`TableError::Column`] if it is no list of f32.
     pub fn vectors(&self, column: &str) -> Result<Vec<Vec<f32>>, TableError> {
         use arrow::array::AsArray;
         let list = self.list(column)?;
@@ -117,6 +143,9 @@ impl<'a> Columns<'a> {
     }
 
     /// The structs of one row of a list column, as columns of their own.
+    ///
+    /// # Errors
+    /// [`TableError::Column`] if it is no list of structs.
     pub fn structs(&self, column: &str, row: usize) -> Result<RecordBatch, TableError> {
         let list = self.list(column)?;
         let items = list.value(row);
@@ -124,6 +153,7 @@ impl<'a> Columns<'a> {
         Ok(RecordBatch::from(items.clone()))
     }
 
+    /// Columns of a batch that came from [`structs`](Self::structs).
     pub fn inner(&self, batch: &'a RecordBatch) -> Columns<'a> {
         Columns { artifact: self.artifact, batch }
     }
@@ -136,7 +166,7 @@ pub fn option_text(array: &StringArray, row: usize) -> Option<&str> {
 
 /// Assembles a list column from the concatenated items of all rows. `lengths[row]` is `None` for a
 /// null row.
-pub fn list_of(item: &FieldType, lengths: &[Option<usize>], items: ArrayRef) -> Result<ArrayRef, TableError> {
+pub(crate) fn list_of(item: &FieldType, lengths: &[Option<usize>], items: ArrayRef) -> Result<ArrayRef, TableError> {
     let offsets = OffsetBuffer::from_lengths(lengths.iter().map(|l| l.unwrap_or(0)));
     let nulls = NullBuffer::from_iter(lengths.iter().map(Option::is_some));
     ListArray::try_new(Arc::new(list_item(item)), offsets, items, Some(nulls))
@@ -145,7 +175,7 @@ pub fn list_of(item: &FieldType, lengths: &[Option<usize>], items: ArrayRef) -> 
 }
 
 /// [`list_of`] without null rows: the field of a struct that must be there.
-pub fn required_list_of(item: &FieldType, lengths: &[usize], items: ArrayRef) -> Result<ArrayRef, TableError> {
+pub(crate) fn required_list_of(item: &FieldType, lengths: &[usize], items: ArrayRef) -> Result<ArrayRef, TableError> {
     let offsets = OffsetBuffer::from_lengths(lengths.iter().copied());
     ListArray::try_new(Arc::new(list_item(item)), offsets, items, None)
         .map(|list| Arc::new(list) as ArrayRef)
@@ -153,6 +183,9 @@ pub fn required_list_of(item: &FieldType, lengths: &[usize], items: ArrayRef) ->
 }
 
 /// A column of lists of texts.
+///
+/// # Errors
+/// [`TableError::Build`] with Arrow's words.
 pub fn text_lists(rows: &[Option<Vec<String>>]) -> Result<ArrayRef, TableError> {
     let lengths: Vec<_> = rows.iter().map(|r| r.as_ref().map(Vec::len)).collect();
     let items = StringArray::from_iter_values(rows.iter().flatten().flatten());
@@ -160,14 +193,14 @@ pub fn text_lists(rows: &[Option<Vec<String>>]) -> Result<ArrayRef, TableError> 
 }
 
 /// A column of lists of f32.
-pub fn float_lists(rows: &[Option<Vec<f32>>]) -> Result<ArrayRef, TableError> {
+pub(crate) fn float_lists(rows: &[Option<Vec<f32>>]) -> Result<ArrayRef, TableError> {
     let lengths: Vec<_> = rows.iter().map(|r| r.as_ref().map(Vec::len)).collect();
     let items = Float32Array::from_iter_values(rows.iter().flatten().flatten().copied());
     list_of(&FieldType::Float32, &lengths, Arc::new(items))
 }
 
 /// A column of lists of structs: `columns` hold the items of all rows, one after another.
-pub fn struct_lists(
+pub(crate) fn struct_lists(
     artifact: Artifact,
     column: &'static str,
     lengths: &[Option<usize>],
@@ -186,6 +219,9 @@ pub fn struct_lists(
 }
 
 /// A column of structs, of which those where `nulls` says so are null.
+///
+/// # Errors
+/// [`TableError::Build`] if the columns are not those of the struct.
 pub fn structures(
     artifact: Artifact,
     column: &'static str,
@@ -203,27 +239,35 @@ pub fn structures(
 }
 
 /// A batch of an artifact's content columns.
+///
+/// # Errors
+/// [`TableError::Build`] if the columns are not those of the table.
 pub fn content(artifact: Artifact, columns: Vec<ArrayRef>) -> Result<RecordBatch, TableError> {
     RecordBatch::try_new(content_schema(artifact), columns)
         .map_err(|e| TableError::Build { table: artifact.name(), why: e.to_string() })
 }
 
+/// A column of texts.
 pub fn texts<S: Into<String>>(values: impl IntoIterator<Item = Option<S>>) -> ArrayRef {
     Arc::new(values.into_iter().map(|v| v.map(Into::into)).collect::<StringArray>())
 }
 
+/// A column of 32-bit integers.
 pub fn int32s(values: impl IntoIterator<Item = Option<i32>>) -> ArrayRef {
     Arc::new(values.into_iter().collect::<Int32Array>())
 }
 
+/// A column of 64-bit integers.
 pub fn int64s(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.into_iter().collect::<Int64Array>())
 }
 
+/// A column of bools.
 pub fn bools(values: impl IntoIterator<Item = Option<bool>>) -> ArrayRef {
     Arc::new(values.into_iter().collect::<BooleanArray>())
 }
 
+/// A column of double-precision floats.
 pub fn float64s(values: impl IntoIterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(values.into_iter().collect::<Float64Array>())
 }

@@ -18,6 +18,7 @@ use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "text_embeddings";
 
+/// The trained model's embedding of each caption, of length one.
 pub fn stage() -> Stage {
     Stage {
         name: NAME,
@@ -46,6 +47,9 @@ pub(crate) fn folder_of(checkpoint: &Path) -> &Path {
 }
 
 /// Loads the tokenizer that lies beside a model.
+///
+/// # Errors
+/// [`StageError::Configuration`] if the model has no tokenizer that can be read.
 pub fn load_tokenizer(stage: &'static str, context: &StageContext<'_>) -> Result<Tokenizer, StageError> {
     let file = folder_of(context.model_folder(stage)?).join(TOKENIZER_FILE);
     Tokenizer::from_file(&file)
@@ -69,7 +73,7 @@ pub(crate) fn tokenizer_at(path: &Path) -> Result<Tokenizer, String> {
 }
 
 /// Encodes captions, 256 at a time; L2-normalised vectors.
-pub fn encode_texts<N: DualEncoder>(
+pub(crate) fn encode_texts<N: DualEncoder>(
     stage: &'static str,
     network: &N,
     tokenizer: &Tokenizer,

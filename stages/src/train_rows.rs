@@ -6,9 +6,13 @@ use pixels::mask::Rle;
 /// One image to learn from.
 #[derive(Debug, Clone)]
 pub struct TrainRow {
+    /// Stem of the image's name.
     pub image_id: String,
+    /// The encoded picture.
     pub bytes: Vec<u8>,
+    /// Digest of the bytes.
     pub bytes_digest: String,
+    /// Texts that belong to the image.
     pub captions: Vec<String>,
     /// Selected segments with their weights.
     pub segments: Vec<(Rle, f32)>,
@@ -19,6 +23,7 @@ pub struct TrainRow {
 /// L2-normalised embeddings of one image and of its captions, by one model.
 #[derive(Debug, Clone)]
 pub struct Embedded {
+    /// Of the picture.
     pub image: Vec<f32>,
     /// Mean direction of the captions.
     pub text: Vec<f32>,
@@ -30,6 +35,7 @@ pub struct Embedded {
 pub struct RowsError {
     /// Another try may find them: the store did not answer.
     pub passes: bool,
+    /// What failed, where.
     pub why: String,
 }
 
@@ -38,8 +44,14 @@ pub trait TrainRows: Send {
     /// Rows of the split in each row group.
     fn groups(&self) -> &[u32];
     /// Reads the split's rows of a group.
+    ///
+    /// # Errors
+    /// [`RowsError`] if the tables or the source cannot be read.
     fn read(&mut self, group: usize) -> Result<Vec<TrainRow>, RowsError>;
     /// All captions of the split, for training a vocabulary.
+    ///
+    /// # Errors
+    /// [`RowsError`] if the table cannot be read.
     fn captions(&mut self) -> Result<Vec<String>, RowsError>;
 }
 

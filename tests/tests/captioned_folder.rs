@@ -4,6 +4,10 @@ use manifests::{Artifact, BuildSpec};
 use pipeline_tests::{column, run};
 use pixels::Rgb;
 
+#[allow(dead_code, reason = "its `main`")]
+#[path = "../../pipeline/examples/small_build.rs"]
+mod small_build;
+
 /// A folder of `images` small pictures with two captions each; every fifth is a test image.
 fn folder(images: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -69,6 +73,15 @@ async fn captions_and_splits_come_with_the_images() {
     assert_eq!((evaluation.recall.image_gallery, evaluation.recall.caption_gallery), (12, 24));
     let segments = column(&build, Artifact::Segments, "status").await;
     assert_eq!(segments.len(), 60, "an image without segments has an empty list, not a missing row");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_builds_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    small_build::make_pictures(&folder.path().join("pictures")).unwrap();
+    let captions = small_build::captions_of(folder.path()).await.unwrap();
+    assert_eq!(captions.len(), 12);
+    assert_eq!(captions["3"], ["a field with crop number 3"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,15 +46,21 @@ pub fn pairs_of(inputs: &[PinnedTable]) -> Vec<PinnedTable> {
 /// What a finished adaptation is, and what it was made from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdaptationRecord {
+    /// Identity of the run: the same key continues the same run.
     pub key: String,
     /// `SOURCE_to_TARGET`.
     pub pair: String,
+    /// Version of the adaptation's method.
     pub stage_version: u32,
     /// Canonical JSON of the settings.
     pub parameters: String,
+    /// Digest of the model that was adapted.
     pub source_model: String,
+    /// The source's tables, as they were pinned.
     pub source_inputs: Vec<PinnedTable>,
+    /// The target's tables, as they were pinned.
     pub target_inputs: Vec<PinnedTable>,
+    /// What came out.
     pub trained: Trained,
 }
 
@@ -98,24 +104,33 @@ pub(crate) async fn runs(work: &WorkStore, country: &str) -> Result<Runs, Worker
 
 /// What an adaptation is told.
 pub struct AdaptRequest<'a> {
+    /// Settings of the pair.
     pub pair: &'a PairSpec,
     /// `SOURCE_to_TARGET`.
     pub name: &'a str,
+    /// The build that made the source's model.
     pub source_spec: &'a BuildSpec,
+    /// Work store of the source's build.
     pub source_work: &'a WorkStore,
+    /// The source's tables, as they are pinned.
     pub source_inputs: Vec<PinnedTable>,
     /// Digest of the model that is adapted, and its folder on this machine.
     pub source_model: (String, PathBuf),
     /// The run is kept in the target's work store.
     pub target_work: &'a WorkStore,
+    /// Country of the target.
     pub target_country: &'a str,
+    /// The target's tables, as they are pinned.
     pub target_inputs: Vec<PinnedTable>,
     /// The target's rows under the pair's own parts, by shard.
     pub assignment: &'a [Vec<AssignedRow>],
     /// The same rows with all that was learnt from, as [`lineage`] found them, for the record.
     pub rows: &'a RunRows,
+    /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: &'a Path,
+    /// Set when the run is to end; it saves first.
     pub stop: &'a AtomicBool,
+    /// The ranks that train together.
     pub ranks: &'a mut dyn Communicator,
 }
 
@@ -141,11 +156,17 @@ impl AdaptRequest<'_> {
 }
 
 /// The record of a finished run.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in. A damaged record is as good as none.
 pub async fn record(work: &WorkStore, name: &str, key: &str) -> Result<Option<AdaptationRecord>, WorkerError> {
     work.get_record(&format!("{}/{RECORD_FILE}", paths::training_run(name, NAME, key))).await
 }
 
 /// All finished runs of a pair.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn records(work: &WorkStore, name: &str) -> Result<Vec<AdaptationRecord>, WorkerError> {
     let folder = paths::training_runs(name, NAME);
     let mut records = Vec::new();
@@ -162,6 +183,10 @@ pub async fn records(work: &WorkStore, name: &str) -> Result<Vec<AdaptationRecor
 }
 
 /// The result folder of a finished run, on this machine.
+///
+/// # Errors
+/// [`WorkerError::Missing`] if the run is not finished, [`WorkerError::Broken`] if its files are not what was
+/// recorded; a store that does not answer.
 pub async fn fetch_result(work: &WorkStore, scratch: &Path, name: &str, key: &str) -> Result<PathBuf, WorkerError> {
     let digest = record(work, name, key).await?.map(|record| record.trained.model_digest);
     result_of(work, scratch, &paths::training_run(name, NAME, key), digest).await
@@ -194,6 +219,11 @@ pub async fn lineage(
 }
 
 /// Adapts, resuming the run of the same key, and records the result; a finished run is used again.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for settings or weights that do not fit, [`WorkerError::Broken`] for damaged rows,
+/// [`WorkerError::Conflict`] if another machine is ahead, [`WorkerError::Transient`] where going on may help,
+/// [`WorkerError::Stopped`].
 pub async fn adapt(
     request: AdaptRequest<'_>,
     observe: impl FnMut(&Event) + Send,

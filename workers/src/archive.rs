@@ -14,11 +14,17 @@ use crate::stores::{SourceStore, WorkStore};
 /// Where one member lies: enough to fetch and check it without the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberPlace {
+    /// Path within the archive.
     pub name: String,
+    /// Whether it is stored without compression; otherwise it is deflated.
     pub stored: bool,
+    /// CRC-32 of the extracted data.
     pub crc32: u32,
+    /// Bytes in the archive.
     pub compressed_bytes: u64,
+    /// Bytes once extracted.
     pub uncompressed_bytes: u64,
+    /// Offset of the local header in the archive.
     pub header_offset: u64,
 }
 
@@ -34,6 +40,7 @@ impl MemberPlace {
         }
     }
 
+    /// The member, as the reader of zips knows it.
     pub fn member(&self) -> Member {
         Member {
             name: self.name.clone(),
@@ -46,7 +53,7 @@ impl MemberPlace {
     }
 
     /// Identity of the content without reading it: checksum and size.
-    pub fn content_digest(&self) -> String {
+    pub(crate) fn content_digest(&self) -> String {
         digest::of_parts([&self.crc32.to_le_bytes()[..], &self.uncompressed_bytes.to_le_bytes()])
     }
 }
@@ -54,10 +61,13 @@ impl MemberPlace {
 /// The wanted members of one archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedMembers {
+    /// ETag of the archive when its directory was read.
     pub etag: Option<String>,
+    /// Length of the archive.
     pub archive_bytes: u64,
     /// Members in the archive, wanted or not.
     pub entries: u64,
+    /// Those that can be read, in the order of the directory.
     pub members: Vec<MemberPlace>,
     /// Wanted members that cannot be read, with the reason (encrypted, unknown method, …).
     pub unreadable: Vec<(String, String)>,
@@ -69,7 +79,7 @@ pub type ReadAnew = Vec<(String, WantedMembers)>;
 /// Finds the members of `archive` whose names are in `wanted`. What the work store keeps under the archive's identity
 /// is taken from there, so that an unchanged archive's directory is read once per wanted set; what is not there is added
 /// to `read_anew`. Memory grows with the wanted members, never with the archive.
-pub async fn wanted_members(
+pub(crate) async fn wanted_members(
     source: &SourceStore,
     work: &WorkStore,
     archive: &str,
@@ -92,6 +102,9 @@ pub async fn wanted_members(
 }
 
 /// Streams the directory of an archive and keeps the wanted members. An empty file has none.
+///
+/// # Errors
+/// [`WorkerError::Broken`] if it is no zip that is read here; a store that does not answer.
 pub async fn scan_directory(
     source: &SourceStore,
     archive: &str,

@@ -19,7 +19,9 @@ use crate::stores::WorkStore;
 /// The split of one image, made over all boxes and pictures of a country.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssignedRow {
+    /// Stem of the image's name.
     pub image_id: String,
+    /// `train`, `val`, `test` or `dropped`.
     pub split: &'static str,
     /// Why it was dropped from its split.
     pub reason: Option<DropReason>,

@@ -19,15 +19,22 @@ pub enum WorkerError {
     Broken(String),
     /// An object that must be there is not.
     #[error("{what} is not there: {path}")]
-    Missing { what: &'static str, path: String },
+    Missing {
+        /// What kind of object it is.
+        what: &'static str,
+        /// Its address.
+        path: String,
+    },
     /// A store did not answer, or answered with a fault of its own, after all retries: run again.
     #[error("{0}")]
     Transient(String),
     /// Another writer was faster; the caller looks again.
     #[error("{0} was written by another worker meanwhile")]
     Conflict(String),
+    /// A disk or a quota is full; what was being written.
     #[error("no space left while writing {0}")]
     DiskFull(String),
+    /// The run was asked to end.
     #[error("stopped on request")]
     Stopped,
 }

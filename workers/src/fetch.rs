@@ -34,6 +34,9 @@ pub struct FetchSettings {
 
 /// Fetches the bytes of each place, in order. A place that is broken for good is an `Err` of its
 /// own; a store that does not answer fails the call, which may be repeated.
+///
+/// # Errors
+/// [`WorkerError::Transient`] if the store does not answer, or an archive changed meanwhile.
 pub async fn fetch(
     source: &SourceStore,
     places: &[Option<ObjectRange>],

@@ -26,7 +26,9 @@ struct InputShard {
 /// One row of a shard, with what becomes of it.
 #[derive(Debug, Clone)]
 pub struct RowTask {
+    /// Stem of the image's name.
     pub image_id: String,
+    /// Keep, compute or delete.
     pub action: RowAction,
     /// `None` for rows to delete.
     pub recipe: Option<RecipeParts>,
@@ -50,6 +52,9 @@ pub struct ShardJoin {
 impl ShardJoin {
     /// Reads the identity columns of a shard and decides about each row. `partial` is a part that a stopped worker left
     /// of the same work; one that cannot be read is as good as none.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for parts that cannot be read; a store that does not answer.
     pub async fn load(
         stores: InputStores<'_>,
         stage: &Stage,
@@ -77,7 +82,7 @@ impl ShardJoin {
     }
 
     /// Reads the columns that the stage asks for, for some of the tasks (in order of image id).
-    pub async fn read_inputs(&self, tasks: &[&RowTask]) -> Result<BTreeMap<Artifact, RecordBatch>, WorkerError> {
+    pub(crate) async fn read_inputs(&self, tasks: &[&RowTask]) -> Result<BTreeMap<Artifact, RecordBatch>, WorkerError> {
         let mut tables = BTreeMap::new();
         for (i, shard) in self.inputs.iter().enumerate() {
             let positions: Vec<usize> = tasks.iter().map(|t| t.positions[i]).collect();
@@ -91,6 +96,9 @@ impl ShardJoin {
     }
 
     /// Where the source bytes of each task lie, for stages that read some.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a listing that cannot be read; a store that does not answer.
     pub async fn places(&self, source: Option<SourceBytes>) -> Result<Vec<Option<ObjectRange>>, WorkerError> {
         let Some(source) = source else { return Ok(vec![None; self.tasks.len()]) };
         let listed = self.inputs.iter().position(|shard| shard.input.artifact == Artifact::Listing);
@@ -107,12 +115,12 @@ impl ShardJoin {
     }
 
     /// Reads committed rows as they are, by rising index.
-    pub async fn read_committed(&self, rows: &[usize]) -> Result<RecordBatch, WorkerError> {
+    pub(crate) async fn read_committed(&self, rows: &[usize]) -> Result<RecordBatch, WorkerError> {
         read_whole_rows(self.committed.as_deref(), rows).await
     }
 
     /// Reads rows that a stopped worker left, by rising index.
-    pub async fn read_partial(&self, rows: &[usize]) -> Result<RecordBatch, WorkerError> {
+    pub(crate) async fn read_partial(&self, rows: &[usize]) -> Result<RecordBatch, WorkerError> {
         read_whole_rows(self.partial.as_deref(), rows).await
     }
 }
@@ -187,6 +195,9 @@ pub const COMMITTED_COLUMNS: [&str; 7] =
     ["image_id", "status", "recipe", "stage_version", "model", "parameters", "inputs"];
 
 /// Reads [`COMMITTED_COLUMNS`].
+///
+/// # Errors
+/// [`TableError::Column`] if the batch lacks one of them.
 pub fn committed_rows(artifact: Artifact, batch: &RecordBatch) -> Result<CommittedRows, TableError> {
     let columns = Columns::new(artifact, batch);
     let text = |name| columns.text(name);
@@ -259,7 +270,7 @@ fn decide_rows(
 }
 
 /// Rows of a batch in another order.
-pub fn reorder(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch, WorkerError> {
+pub(crate) fn reorder(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch, WorkerError> {
     let indices = arrow::array::UInt32Array::from(rows.to_vec());
     let columns = batch
         .columns()

@@ -26,15 +26,25 @@ pub(crate) use object_range::places;
 /// One wanted image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListedRow {
+    /// Stem of the image's name.
     pub image_id: String,
+    /// Path of the image within the source.
     pub filepath: String,
+    /// Where its bytes lie.
     pub image: ObjectRange,
+    /// Where those of its meta record lie.
     pub meta: Option<ObjectRange>,
+    /// The title that came with it.
     pub title: Option<String>,
+    /// The title with its surroundings that came with it.
     pub title_multi_objects: Option<String>,
+    /// The captions that came with it.
     pub captions: Vec<String>,
+    /// The split that came with it.
     pub given_split: Option<String>,
+    /// Changes when the image's bytes may have changed.
     pub image_digest: String,
+    /// Changes when the record's bytes may have changed; empty without a record.
     pub meta_digest: String,
 }
 
@@ -50,6 +60,7 @@ impl ListedRow {
 pub struct Problem {
     /// Image, file or line.
     pub what: String,
+    /// What is wrong with it.
     pub why: String,
 }
 
@@ -63,6 +74,7 @@ pub struct Listing {
     pub rows_by_shard: Vec<u64>,
     /// Wanted rows by the country that their source is of; `None`: of several, or unknown.
     pub rows_by_nation: BTreeMap<Option<&'static str>, u64>,
+    /// What could not be listed, for the quarantine listing.
     pub problems: Vec<Problem>,
     /// Rows of the source that are left out; a problem may cost none, or be of several.
     pub rows_left_out: u64,
@@ -77,6 +89,7 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// Wanted rows of all shards.
     pub fn rows(&self) -> u64 {
         self.rows_by_shard.iter().sum()
     }
@@ -174,6 +187,9 @@ fn batch(rows: &[ListedRow]) -> Result<RecordBatch, TableError> {
 }
 
 /// Names at the top of a source, folders with a `/` behind them.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn names_at_top(source: &SourceStore) -> Result<Vec<String>, WorkerError> {
     let top = folder::Folder::top(source).await?;
     Ok(top.folders.into_iter().chain(top.files.into_keys()).collect())

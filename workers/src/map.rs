@@ -43,25 +43,34 @@ const CHUNK_SOURCE_BYTES: u64 = 32 << 20;
 pub trait Observer: Send + Sync {
     /// `rows` rows are done (computed, copied, failed).
     fn rows(&self, computed: u64, kept: u64, errors: u64);
+    /// Something that people should read, such as another try.
     fn note(&self, text: &str);
 }
 
 /// What a worker works with.
 pub struct MapContext<'a> {
+    /// Where tables and markers are.
     pub work: &'a WorkStore,
     /// Where slices are read from: the work store, or the planner's own memory.
     pub slices: &'a WorkStore,
+    /// Delta tables of the work store.
     pub tables: &'a Tables,
+    /// Where source bytes are read from.
     pub source: &'a SourceStore,
+    /// How they are fetched.
     pub fetch: FetchSettings,
+    /// Set when the run is to end: finished shards are kept.
     pub stop: &'a AtomicBool,
+    /// Told how far the work is.
     pub observer: &'a dyn Observer,
 }
 
 /// A shard whose rows are all as they should be, in a part that is not live yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinishedShard {
+    /// The new part, and the one that it replaces.
     pub replacement: Replacement,
+    /// Says which part finished the shard's work, and what it took.
     pub marker: Marker,
     /// Another run made its rows, at the same time or earlier.
     pub by_other_runs: bool,
@@ -84,6 +93,10 @@ struct ShardWork<'p> {
 
 /// Works on all stale shards of a plan, on `devices` where the stage asks a network. Shards that somebody has finished
 /// already are only counted. No row depends on the devices.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] if a stage cannot be opened, [`WorkerError::Broken`] for inputs that cannot be
+/// read, [`WorkerError::DiskFull`], [`WorkerError::Transient`] if a store does not answer. Being stopped is no error.
 pub async fn map_plan(
     context: &MapContext<'_>,
     stage: &Stage,

@@ -39,6 +39,9 @@ pub fn is_before(part: &PartFile, horizon_millis: u64) -> bool {
 }
 
 /// Shards of a country's table whose part is gone from the store or has another size than was committed.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn lost(work: &WorkStore, table: &PinnedTable, country: &str) -> Result<BTreeSet<u32>, WorkerError> {
     if table.parts.is_empty() {
         return Ok(BTreeSet::new());

@@ -17,12 +17,15 @@ use crate::stores::WorkStore;
 /// Inputs that are no tables, as a planner knows them.
 #[derive(Default)]
 pub struct VirtualInputs {
+    /// What the source offers.
     pub listing: Listing,
     assignment: Assignment,
+    /// The listing and the splits, cut by shard.
     pub slices: Slices,
 }
 
 impl VirtualInputs {
+    /// A listing whose splits are not known yet.
     pub fn new(listing: Listing, slices: Slices) -> Self {
         Self { listing, assignment: Assignment::new(), slices }
     }

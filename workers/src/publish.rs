@@ -19,19 +19,31 @@ use crate::tables::{Change, Tables};
 /// What a stage did last. Advisory: read by `status` and the report, never by a planner.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// Name of the stage.
     pub stage: String,
+    /// Country of the build.
     pub country: String,
+    /// When it began, by the clock of the machine that ran it.
     pub started_unix_seconds: f64,
+    /// How long it took.
     pub seconds: f64,
+    /// Rows of the table afterwards.
     pub rows: u64,
+    /// Rows that were computed, errors included.
     pub computed: u64,
     /// Rows that were to be computed, and that another run made first.
     pub by_other_runs: u64,
+    /// Rows that were copied.
     pub kept: u64,
+    /// Rows that left.
     pub deleted: u64,
+    /// Rows of the table that could not be made.
     pub errors: u64,
+    /// Rows of the table that are left out on purpose.
     pub excluded: u64,
+    /// Rows to compute or delete by reason, in words.
     pub reasons: BTreeMap<String, u64>,
+    /// Version of the table afterwards.
     pub version: Option<u64>,
     /// Everything else that a stage tells about itself, for people.
     #[serde(default)]
@@ -47,6 +59,10 @@ pub struct Published {
 }
 
 /// Makes finished shards live, each where the part that its plan read is live still.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a table of another program, [`WorkerError::Transient`] if the store does not
+/// answer or others commit all the time.
 pub async fn publish(tables: &Tables, plan: &Plan, finished: &[FinishedShard]) -> Result<Published, WorkerError> {
     let replacements: Vec<Replacement> = finished.iter().map(|f| f.replacement.clone()).collect();
     let artifact = plan.output.artifact;
@@ -66,6 +82,9 @@ pub async fn publish(tables: &Tables, plan: &Plan, finished: &[FinishedShard]) -
 
 /// Reads the status column of a country's table and rewrites the stage's quarantine listing: failed rows by name, after
 /// the source's `problems`. Reads `at_once` parts at a time.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for a part that cannot be read; a store that does not answer.
 pub async fn quarantine(
     work: &WorkStore,
     live: &PinnedTable,

@@ -20,11 +20,14 @@ use crate::stores::WorkStore;
 /// Where the inputs of a shard are read from.
 #[derive(Clone, Copy)]
 pub struct InputStores<'a> {
+    /// Where parts of tables are.
     pub tables: &'a WorkStore,
+    /// Where slices are: the same store, or the planner's own memory.
     pub slices: &'a WorkStore,
 }
 
 impl<'a> InputStores<'a> {
+    /// The store that an input is read from.
     pub fn of(self, artifact: Artifact) -> &'a WorkStore {
         if artifact.is_table() { self.tables } else { self.slices }
     }

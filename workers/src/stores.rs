@@ -32,6 +32,7 @@ pub struct Store {
 }
 
 impl Store {
+    /// Address of the store, with a `/` at its end.
     pub fn url(&self) -> &Url {
         &self.url
     }
@@ -63,6 +64,9 @@ impl Store {
     }
 
     /// Size, ETag and time of an object; `None`: it is not there.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
     pub async fn head(&self, path: &str) -> Result<Option<ObjectMeta>, WorkerError> {
         match self.store.head(&self.path(path)?).await {
             Ok(meta) => Ok(Some(meta)),
@@ -72,6 +76,9 @@ impl Store {
     }
 
     /// Bytes of a range. With an ETag the object must still be the same.
+    ///
+    /// # Errors
+    /// [`WorkerError::Transient`] if the object has another ETag or the store does not answer.
     pub async fn get_range(
         &self,
         path: &str,
@@ -107,7 +114,7 @@ impl Store {
     }
 
     /// A range as a stream of chunks, for what is too large to hold.
-    pub async fn stream_range(
+    pub(crate) async fn stream_range(
         &self,
         path: &str,
         range: std::ops::Range<u64>,
@@ -119,6 +126,9 @@ impl Store {
     }
 
     /// A whole object as a stream of chunks; `None`: it is not there.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
     pub async fn stream(
         &self,
         path: &str,
@@ -134,6 +144,9 @@ impl Store {
     }
 
     /// A whole object; `None`: it is not there. For our own small objects.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>, WorkerError> {
         match self.store.get(&self.path(path)?).await {
             Ok(result) => Ok(Some(result.bytes().await.map_err(|e| WorkerError::of_store(path, e))?)),
@@ -143,12 +156,15 @@ impl Store {
     }
 
     /// Names of all objects below a folder, relative to it, sorted.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
     pub async fn list(&self, folder: &str) -> Result<Vec<String>, WorkerError> {
         Ok(self.list_identities(folder).await?.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Like [`Store::list`], each name with the object's size and time.
-    pub async fn list_metas(&self, folder: &str) -> Result<Vec<(String, ObjectMeta)>, WorkerError> {
+    pub(crate) async fn list_metas(&self, folder: &str) -> Result<Vec<(String, ObjectMeta)>, WorkerError> {
         let prefix = self.path(folder)?;
         let listed = self.store.list(Some(&prefix)).map_ok(|meta| {
             let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
@@ -160,7 +176,7 @@ impl Store {
     }
 
     /// Like [`Store::list`], each name with a text that changes when the object does.
-    pub async fn list_identities(&self, folder: &str) -> Result<Vec<(String, String)>, WorkerError> {
+    pub(crate) async fn list_identities(&self, folder: &str) -> Result<Vec<(String, String)>, WorkerError> {
         let prefix = self.path(folder)?;
         let mut names: Vec<(String, String)> = self
             .store
@@ -177,7 +193,7 @@ impl Store {
     }
 
     /// Names of the objects directly in the folder, sorted; folders end with `/`.
-    pub async fn list_top(&self) -> Result<Vec<String>, WorkerError> {
+    pub(crate) async fn list_top(&self) -> Result<Vec<String>, WorkerError> {
         let listed = self
             .store
             .list_with_delimiter(Some(&self.root))
@@ -201,6 +217,10 @@ pub(crate) fn identity(meta: &ObjectMeta) -> String {
 pub struct SourceStore(Store);
 
 impl SourceStore {
+    /// Opens a source that is only read; nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for an address or options that name no store.
     pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
         open(address, options, true, None).map(SourceStore)
     }

@@ -47,6 +47,7 @@ pub struct LiveFiles {
 }
 
 impl Tables {
+    /// The tables of a work store; nothing is asked of it yet.
     pub fn new(work: &WorkStore) -> Self {
         let (store, root) = work.rooted();
         let engine = DefaultEngineBuilder::new(Arc::new(LogEntries::new(store)));
@@ -94,6 +95,9 @@ impl Tables {
     }
 
     /// The countries that a table holds, with their rows.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a log that cannot be read; a store that does not answer.
     pub async fn countries(&self, artifact: Artifact) -> Result<Vec<(String, u64)>, WorkerError> {
         let Some(snapshot) = self.snapshot(artifact, None).await? else { return Ok(Vec::new()) };
         let tables = self.clone();
@@ -153,7 +157,7 @@ impl Tables {
     }
 
     /// The live files of a country, usable or not; `None`: there is no such table.
-    pub async fn live_files(&self, artifact: Artifact, country: &str) -> Result<Option<LiveFiles>, WorkerError> {
+    pub(crate) async fn live_files(&self, artifact: Artifact, country: &str) -> Result<Option<LiveFiles>, WorkerError> {
         let Some(snapshot) = self.snapshot(artifact, None).await? else { return Ok(None) };
         let (tables, country) = (self.clone(), country.to_owned());
         blocking(move || tables.live(artifact, &snapshot, &country).map(Some)).await

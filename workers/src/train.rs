@@ -32,14 +32,21 @@ pub(crate) use run_dir::RunDir;
 /// What a finished training run is, and what it was made from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingRecord {
+    /// Identity of the run, see [`run_key`].
     pub key: String,
+    /// `bootstrap` or `pretrain`.
     pub training: String,
+    /// Country of the build.
     pub country: String,
+    /// Version of the training's method.
     pub stage_version: u32,
     /// Canonical JSON of the settings.
     pub parameters: String,
+    /// The tables that it read, as they were pinned.
     pub inputs: Vec<PinnedTable>,
+    /// Key of the run whose weights it began with.
     pub warm_start: Option<String>,
+    /// What came out.
     pub trained: Trained,
     /// Counts runs of a country in the order in which they began.
     pub sequence: u64,
@@ -63,11 +70,17 @@ impl TrainingRecord {
 pub struct PendingRun {
     /// The same key continues the same run.
     pub key: String,
+    /// Version of the training's method.
     pub stage_version: u32,
+    /// Canonical JSON of the settings.
     pub parameters: String,
+    /// The tables that it reads, as they are pinned.
     pub inputs: Vec<PinnedTable>,
+    /// Key of the run whose weights it begins with.
     pub warm_start: Option<String>,
+    /// Counts runs of a country in the order in which they began.
     pub sequence: u64,
+    /// Where the images come from.
     pub source: String,
     /// How it begins, and why it is made.
     pub begins: String,
@@ -107,6 +120,9 @@ pub struct Runs {
 }
 
 /// All runs of a training in a country. A description that cannot be read is as good as none.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn runs(work: &WorkStore, country: &str, training: Training) -> Result<Runs, WorkerError> {
     let folder = paths::training_runs(country, training.name());
     let names = work.list(&folder).await?;
@@ -147,12 +163,18 @@ pub async fn discard_unreadable(work: &WorkStore, runs: &Runs) -> Result<(), Wor
 }
 
 /// All finished runs of a training in a country, oldest first.
+///
+/// # Errors
+/// As [`runs`].
 pub async fn records(work: &WorkStore, country: &str, training: Training) -> Result<Vec<TrainingRecord>, WorkerError> {
     Ok(runs(work, country, training).await?.finished)
 }
 
 /// The rows of a run, finished or not; `None`: it was made before they were kept. For `like` see
 /// [`RunRows::from_bytes`].
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn rows_of_run(
     work: &WorkStore,
     country: &str,
@@ -166,6 +188,9 @@ pub async fn rows_of_run(
 }
 
 /// Are all parts of these tables still in the store?
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
 pub async fn parts_are_there(work: &WorkStore, tables: &[PinnedTable], country: &str) -> Result<bool, WorkerError> {
     for table in tables {
         let lost = crate::parts::lost(work, table, country).await?;
@@ -195,15 +220,21 @@ fn broken(error: TableError) -> WorkerError {
 
 /// What a training run is told.
 pub struct TrainRequest<'a> {
+    /// Where tables are read and the run is kept.
     pub work: &'a WorkStore,
+    /// The build that the training belongs to.
     pub spec: &'a BuildSpec,
+    /// What the spec's fields name, on this machine.
     pub weights: &'a Weights,
+    /// Which of the build's trainings this is.
     pub training: Training,
+    /// The run, new or to be continued.
     pub pending: PendingRun,
     /// The rows that it reads, for the record; made by rank 0's caller.
     pub rows: RunRows,
     /// Folder of this machine for checkpoints of work stores that are elsewhere.
     pub scratch: &'a Path,
+    /// Set when the run is to end; it saves first.
     pub stop: &'a AtomicBool,
     /// The ranks that train together.
     pub ranks: &'a mut dyn Communicator,
@@ -211,6 +242,11 @@ pub struct TrainRequest<'a> {
 
 /// Trains on a thread of its own, resuming the run of the same key, and records the result. Rank 0 keeps the run's
 /// checkpoints and gets the record; the other ranks train with it and get nothing.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for settings or weights that do not fit, [`WorkerError::Broken`] for damaged rows,
+/// [`WorkerError::Conflict`] if another machine is ahead, [`WorkerError::Transient`] where going on may help,
+/// [`WorkerError::Stopped`].
 pub async fn train(
     request: TrainRequest<'_>,
     observe: impl FnMut(&Event) + Send,
@@ -281,6 +317,10 @@ pub async fn train(
 }
 
 /// The result folder of a finished run, on this machine.
+///
+/// # Errors
+/// [`WorkerError::Missing`] if the run is not finished, [`WorkerError::Broken`] if its files are not what was
+/// recorded; a store that does not answer.
 pub async fn fetch_result(
     work: &WorkStore,
     spec: &BuildSpec,

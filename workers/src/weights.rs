@@ -51,12 +51,15 @@ impl Origin {
 /// One line of `urbancross weights`.
 #[derive(Debug, Serialize)]
 pub struct WeightsLine {
+    /// Field of the spec that names them.
     pub field: &'static str,
+    /// Address, path or hub name, as the spec has it.
     pub source: String,
     /// `local`, `cached`, `hub cache`, `to fetch`, `missing`.
     pub state: &'static str,
     /// Where the files are, or where they would be looked for.
     pub folder: PathBuf,
+    /// Files by name, as far as they are known.
     pub files: BTreeMap<String, FilePin>,
     /// Whether the digests are held by the lock of the work store.
     pub locked: bool,
@@ -64,6 +67,9 @@ pub struct WeightsLine {
 
 /// What is known of the spec's weights without fetching anything. A file that is not there is for [`fetch`] to refuse:
 /// who looks at a plan or a report needs none.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for a lock that cannot be read; a store that does not answer.
 pub async fn known(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, WorkerError> {
     let mut weights = Weights::default();
     for used in spec.weights() {
@@ -148,6 +154,9 @@ fn readable(used: &WeightsUse, path: &Path) -> Result<(), WorkerError> {
 }
 
 /// The weights that a spec needs and where they are; reads digests of what is here, fetches nothing.
+///
+/// # Errors
+/// As [`known`].
 pub async fn lines(work: &WorkStore, spec: &BuildSpec) -> Result<Vec<WeightsLine>, WorkerError> {
     let mut lines = Vec::new();
     for used in spec.weights() {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::SourceKind;
 use super::check::{Problems, positive};
 
+/// Who writes captions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Captioner {
@@ -17,6 +18,7 @@ pub enum Captioner {
     Instructblip,
 }
 
+/// `[caption]`: where captions come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CaptionSpec {

@@ -4,6 +4,7 @@ use choices::Protocol;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// `[evaluate]`: how retrieval is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateSpec {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check::Problems;
 
+/// `[model]`: the network, its first weights, and where it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSpec {
@@ -39,6 +40,7 @@ pub struct ModelSpec {
 /// One device of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceName {
+    /// The processor.
     Cpu,
     /// By its number.
     Cuda(usize),
@@ -114,14 +116,18 @@ impl ModelSpec {
     }
 }
 
-/// What `model.activation` may say.
+/// What `model.precision` may say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
+    /// Single precision.
     #[default]
     F32,
+    /// Single precision, with products of matrices of shorter factors.
     Tf32,
+    /// Brain float, with the range of single precision.
     Bf16,
+    /// IEEE half precision.
     F16,
 }
 

@@ -70,6 +70,9 @@ impl Base {
 }
 
 /// An absolute path without `..`, which a store does not know: what is above a link is what is above its target.
+///
+/// # Errors
+/// The current folder is gone.
 pub fn real_path(path: &Path) -> std::io::Result<PathBuf> {
     let mut real = PathBuf::new();
     for part in std::path::absolute(path)?.components() {

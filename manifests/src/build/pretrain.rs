@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::{Problems, Section};
 
+/// What pre-training minimises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
@@ -15,6 +16,7 @@ pub enum LossKind {
     Hinge,
 }
 
+/// How the learning rate falls after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
@@ -26,6 +28,7 @@ pub enum ScheduleKind {
     Constant,
 }
 
+/// `[pretrain]`: how the network is trained on images and captions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainSpec {

@@ -12,7 +12,9 @@ pub enum Backend {
     /// NCCL where the model is on a GPU, else TCP.
     #[default]
     Auto,
+    /// Over sockets, on any device.
     Tcp,
+    /// Between NVIDIA GPUs.
     Nccl,
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::{Problems, positive};
 
+/// What cuts images into segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Segmenter {

@@ -87,6 +87,7 @@ fn leads_elsewhere(path: &str) -> Option<&'static str> {
     }
 }
 
+/// What the source store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {

@@ -93,6 +93,7 @@ impl WorkSpec {
     }
 }
 
+/// `[split]`: which images are for training, validation and test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitSpec {

@@ -6,24 +6,32 @@ use serde::{Deserialize, Serialize};
 use crate::figure::{figure, legend, nothing, series_class};
 use crate::number::format_number;
 
+/// Horizontal bars, plain or stacked.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BarChart {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// Unit of the values, behind each number; may be empty.
     pub unit: String,
+    /// Decimals of the numbers; `None` chooses by magnitude.
     pub decimals: Option<u8>,
     /// Names of the parts of stacked bars; empty for plain bars.
     pub part_names: Vec<String>,
+    /// Shown from top to bottom.
     pub bars: Vec<Bar>,
 }
 
+/// One line of a [`BarChart`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bar {
+    /// Shown before the bar.
     pub label: String,
     /// One value, or one for every part. A bar has no length below zero; the number beside it tells.
     pub parts: Vec<f64>,
 }
 
 impl Bar {
+    /// A bar that is not stacked.
     pub fn new(label: impl Into<String>, value: f64) -> Self {
         Self { label: label.into(), parts: vec![value] }
     }

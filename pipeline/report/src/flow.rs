@@ -13,21 +13,27 @@ const MAX_STAGES: usize = 64;
 const PADDING: f64 = 14.0;
 const MARGIN: f64 = 4.0;
 
+/// Stages as boxes, with arrows from each to those that read it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Flow {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// Boxes; placed by their edges, not by this order alone.
     pub stages: Vec<FlowStage>,
     /// (from, to) by stage name; unknown names are left out.
     pub edges: Vec<(String, String)>,
 }
 
+/// One box of a [`Flow`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowStage {
+    /// Name of the stage.
     pub name: String,
     /// Rows that were computed anew.
     pub computed: u64,
     /// Rows whose recipe still stood.
     pub copied: u64,
+    /// Rows that failed.
     pub errors: u64,
 }
 

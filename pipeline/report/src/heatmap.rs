@@ -10,18 +10,24 @@ use crate::number::format_number;
 /// colours both texts have a contrast of about 4.5:1 here, and more everywhere else.
 const FULL_FROM: f64 = 0.6;
 
+/// A matrix of numbers, coloured by size.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heatmap {
+    /// Shown below the figure; may be empty.
     pub caption: String,
     /// What the rows are: "trained on".
     pub row_title: String,
     /// What the columns are: "tested on".
     pub column_title: String,
+    /// One for each row.
     pub row_labels: Vec<String>,
+    /// One for each column.
     pub column_labels: Vec<String>,
     /// Values by row; missing and not finite ones are shown as "–" without colour.
     pub values: Vec<Vec<f64>>,
+    /// Unit of the values; may be empty.
     pub unit: String,
+    /// Decimals of the numbers; `None` chooses by magnitude.
     pub decimals: Option<u8>,
 }
 

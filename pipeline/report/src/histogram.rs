@@ -12,13 +12,18 @@ const HEIGHT: f64 = 224.0;
 const PLOT: Plot = Plot { left: 48.0, right: 458.0, top: 28.0, bottom: 178.0 };
 const MAX_BINS: usize = 200;
 
+/// Counts of values by bins, which need not be of one width.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// What the values are, with their unit.
     pub x_label: String,
+    /// What is counted.
     pub y_label: String,
     /// Ascending bounds, one more than `counts`; bin `i` is `[edges[i], edges[i + 1])`, the last one closed.
     pub edges: Vec<f64>,
+    /// One for each bin.
     pub counts: Vec<u64>,
 }
 

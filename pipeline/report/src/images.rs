@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::figure::{figure, nothing};
 
+/// Thumbnails side by side, as many as the page has room for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageGrid {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// From left to right and from top to bottom.
     pub images: Vec<Picture>,
 }
 
@@ -20,6 +23,7 @@ pub struct Picture {
     pub bytes: Vec<u8>,
     /// Shown below, and the text for those who cannot see the picture.
     pub caption: String,
+    /// Frame that says right or wrong.
     pub mark: Mark,
     /// A short word in the corner; empty for none.
     pub badge: String,
@@ -29,9 +33,12 @@ pub struct Picture {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
+    /// No frame.
     #[default]
     None,
+    /// A right answer.
     Correct,
+    /// A wrong answer.
     Wrong,
 }
 

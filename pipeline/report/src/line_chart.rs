@@ -18,21 +18,29 @@ const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 264.0;
 const PLOT: Plot = Plot { left: 48.0, right: 458.0, top: 28.0, bottom: 218.0 };
 
+/// Lines over a common x axis.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LineChart {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// What x is, with its unit.
     pub x_label: String,
+    /// What y is, with its unit.
     pub y_label: String,
     /// Logarithmic axes show positive values only.
     pub x_log: bool,
+    /// As `x_log`, of the other axis.
     pub y_log: bool,
+    /// One line each, in the order of the legend.
     pub series: Vec<Series>,
     /// Rings the best point of every series.
     pub best: Option<Best>,
 }
 
+/// One line of a [`LineChart`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
+    /// Shown in the legend.
     pub name: String,
     /// (x, y) in drawing order; a point that is not finite interrupts the line.
     pub points: Vec<(f64, f64)>,

@@ -7,16 +7,21 @@ use crate::figure::{figure, nothing};
 use crate::number::format_number;
 use crate::{Mark, Picture};
 
+/// Queries, each with what a model found for it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// One for each query.
     pub panels: Vec<RetrievalPanel>,
 }
 
+/// One query and its answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalPanel {
     /// Why the panel is shown: "best", "worst", "before adaptation".
     pub label: String,
+    /// What was searched for.
     pub query: Query,
     /// In order of rank.
     pub hits: Vec<Hit>,
@@ -30,16 +35,22 @@ pub type Query = Subject;
 /// A text or a picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Subject {
+    /// A caption.
     Text(String),
+    /// An image.
     Picture(Picture),
 }
 
+/// One answer to a query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hit {
     /// From 1.
     pub rank: u64,
+    /// Similarity to the query.
     pub score: f64,
+    /// Whether it counts as a right answer.
     pub correct: bool,
+    /// What was found.
     pub subject: Subject,
 }
 

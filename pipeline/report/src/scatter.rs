@@ -11,16 +11,23 @@ const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 340.0;
 const PLOT: Plot = Plot { left: 48.0, right: 458.0, top: 28.0, bottom: 294.0 };
 
+/// Points in a plane, coloured by cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scatter {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// What x is, with its unit.
     pub x_label: String,
+    /// What y is, with its unit.
     pub y_label: String,
+    /// Groups, in the order of the legend.
     pub clusters: Vec<Cluster>,
 }
 
+/// Points of one colour.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
+    /// Shown in the legend.
     pub name: String,
     /// x, y and what to show when the pointer rests on the point.
     pub points: Vec<(f64, f64, String)>,

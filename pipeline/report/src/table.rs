@@ -6,18 +6,25 @@ use serde::{Deserialize, Serialize};
 use crate::Best;
 use crate::number::{MISSING, format_number};
 
+/// Rows and columns of text and numbers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table {
+    /// Shown above the table.
     pub caption: String,
+    /// From left to right.
     pub columns: Vec<Column>,
     /// Cells by row; short rows are filled with "–", cells beyond the columns are left out.
     pub rows: Vec<Vec<Cell>>,
 }
 
+/// Heading of a column, and how its cells are shown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Column {
+    /// The heading.
     pub name: String,
+    /// Unit of its numbers, shown beside the heading; may be empty.
     pub unit: String,
+    /// Where its cells stand.
     pub align: Align,
     /// Decimals of numbers; `None` chooses by magnitude.
     pub decimals: Option<u8>,
@@ -25,23 +32,30 @@ pub struct Column {
     pub best: Option<Best>,
 }
 
+/// Where the cells of a column stand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Align {
+    /// For text.
     #[default]
     Left,
+    /// For numbers.
     Right,
-    Center,
 }
 
+/// What stands in a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Cell {
+    /// Text as it is.
     Text(String),
+    /// Formatted by its column.
     Number(f64),
+    /// Shown as "–".
     Empty,
 }
 
 impl Column {
+    /// A column of text.
     pub fn text(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }
@@ -51,14 +65,17 @@ impl Column {
         Self { name: name.into(), align: Align::Right, ..Self::default() }
     }
 
+    /// With a unit beside the heading.
     pub fn unit(self, unit: impl Into<String>) -> Self {
         Self { unit: unit.into(), ..self }
     }
 
+    /// With so many decimals, whatever the magnitude.
     pub fn decimals(self, decimals: u8) -> Self {
         Self { decimals: Some(decimals), ..self }
     }
 
+    /// With a mark on its best number.
     pub fn best(self, best: Best) -> Self {
         Self { best: Some(best), ..self }
     }
@@ -173,7 +190,6 @@ impl Align {
         match self {
             Align::Left => "left",
             Align::Right => "right",
-            Align::Center => "center",
         }
     }
 }

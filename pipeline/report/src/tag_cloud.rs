@@ -9,14 +9,19 @@ use crate::number::format_number;
 /// Words beyond this are too rare to be read anyway.
 const MAX_TAGS: usize = 80;
 
+/// Words by group, larger the more often they occur.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TagCloud {
+    /// Shown below the figure; may be empty.
     pub caption: String,
+    /// Side by side.
     pub groups: Vec<TagGroup>,
 }
 
+/// The words of one group.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TagGroup {
+    /// Shown above the words.
     pub name: String,
     /// Word and count; shown most frequent first, at most 80.
     pub tags: Vec<(String, f64)>,

@@ -7,19 +7,25 @@ use crate::axis::Axis;
 use crate::figure::{Px, figure, nothing};
 use crate::number::{format_count, format_duration, format_tick};
 
+/// When each stage ran, as bars over the time of the build.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
+    /// Shown below the figure; may be empty.
     pub caption: String,
     /// Spans in any order; those of one stage share a line, lines stand in order of first appearance.
     pub spans: Vec<Span>,
 }
 
+/// One bar of a [`Timeline`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Span {
+    /// Name of the stage.
     pub stage: String,
     /// Seconds since the start of the build.
     pub start_seconds: f64,
+    /// How long it took.
     pub duration_seconds: f64,
+    /// Rows that it made.
     pub rows: u64,
 }
 

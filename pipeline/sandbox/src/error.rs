@@ -8,22 +8,50 @@ use std::path::{Path, PathBuf};
 pub enum SandboxError {
     /// A setting is out of its limits: correct it.
     #[error("setting {name} is {value}, but must lie in {limits}")]
-    Setting { name: &'static str, value: String, limits: &'static str },
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// The range that it must lie in.
+        limits: &'static str,
+    },
     /// A world, or files of the same names, are there already.
     #[error("{} is there already: name another folder, or replace the world with --force", path.display())]
-    Exists { path: PathBuf },
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
     /// It would be replaced, and is none of ours.
     #[error("{} holds something, and no sandbox world that --force could replace: name another folder", path.display())]
-    Stranger { path: PathBuf },
+    Stranger {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The disk refused: check the path, its rights and the space left.
     #[error("cannot access {}: {source}; check that the folder is writable and the disk not full", path.display())]
-    Storage { path: PathBuf, source: std::io::Error },
+    Storage {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
     /// The folder is no sandbox, or something else changed it: generate it anew.
     #[error("{} is not a sandbox file: {reason}; generate the sandbox again", path.display())]
-    Damaged { path: PathBuf, reason: String },
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file could not be written in its format.
     #[error("cannot encode {what}: {reason}; please report this with the settings used")]
-    Encode { what: String, reason: String },
+    Encode {
+        /// The file or tile.
+        what: String,
+        /// The encoder's words.
+        reason: String,
+    },
 }
 
 impl SandboxError {

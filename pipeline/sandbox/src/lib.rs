@@ -66,6 +66,7 @@ pub struct Settings {
     pub tiles_per_country: usize,
     /// Nominal side of a tile, pixels; sides vary from 0.75 to 1.375 of it.
     pub side_px: u32,
+    /// Everything that is drawn at random follows from it.
     pub seed: u64,
 }
 

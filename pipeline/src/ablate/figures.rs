@@ -11,7 +11,9 @@ use crate::pair::Tested;
 /// Figures of one variant: one test for each seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
+    /// What was left out.
     pub variant: Variant,
+    /// One test for each seed.
     pub runs: Vec<Tested>,
     /// The effect of source pairs, however they are trained on.
     pub over_fine_tuning: Option<Difference>,
@@ -22,13 +24,16 @@ pub struct Line {
 /// An ablation of one pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ablation {
+    /// `SOURCE_to_TARGET`.
     pub pair: String,
+    /// One for each variant, in the order of [`Variant::ALL`].
     pub lines: Vec<Line>,
 }
 
 /// Mean and standard deviation of a figure over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct MeanAndDeviation {
+    /// Over the seeds.
     pub mean: f64,
     /// Of the sample; 0 with a single run.
     pub standard_deviation: f64,
@@ -37,17 +42,24 @@ pub struct MeanAndDeviation {
 /// Mean recall of one variant minus that of another, seed by seed, in points.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
+    /// Mean over the seeds.
     pub mean: f64,
+    /// Standard error of that mean.
     pub standard_error: f64,
+    /// Number of seeds.
     pub seeds: usize,
 }
 
 /// One variant over all pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Together {
+    /// What was left out.
     pub variant: Variant,
+    /// Mean over pairs and seeds, in percent.
     pub mean_recall: f64,
+    /// Against fine-tuning without source pairs.
     pub over_fine_tuning: Option<Difference>,
+    /// Against training on both countries' pairs together.
     pub over_joint_training: Option<Difference>,
 }
 
@@ -151,6 +163,7 @@ impl Ablation {
         Ablation { lines: lines.collect(), pair }
     }
 
+    /// The figures of one variant.
     pub fn line(&self, variant: Variant) -> Option<&Line> {
         self.lines.iter().find(|line| line.variant == variant)
     }

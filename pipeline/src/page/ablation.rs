@@ -16,6 +16,9 @@ use crate::pair::Pair;
 const NARROW: char = '\u{202f}';
 
 /// Makes the page of some ablations.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for tables that cannot be read; a store that does not answer.
 pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) -> Result<String, WorkerError> {
     let mut sections = Vec::new();
     if let Some(lines) = together(ablations) {

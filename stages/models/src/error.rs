@@ -13,35 +13,78 @@ pub enum ModelError {
 
     /// A file or folder could not be read or written.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
 
     /// A file was read, and its content is not what its name says.
     #[error("{path}: {reason}")]
-    Malformed { path: PathBuf, reason: String },
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and what is there instead.
+        reason: String,
+    },
 
     /// The checkpoint belongs to a network of another kind.
     #[error("{path}: a checkpoint of another model: {reason}")]
-    AnotherModel { path: PathBuf, reason: String },
+    AnotherModel {
+        /// The checkpoint's file or folder.
+        path: PathBuf,
+        /// What shows it.
+        reason: String,
+    },
 
     /// The checkpoint lacks a tensor that the configuration asks for.
     #[error(
         "{path}: tensor {name} of shape {expected:?} is missing; check that configuration and weights belong together"
     )]
-    MissingTensor { path: PathBuf, name: String, expected: Vec<usize> },
+    MissingTensor {
+        /// The checkpoint's file.
+        path: PathBuf,
+        /// The name under which it was looked for.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
 
     /// The checkpoint holds a tensor that the configuration has no place for.
     #[error(
         "{path}: tensor {name} of shape {found:?} has no place in this configuration; check that configuration and weights belong together"
     )]
-    UnexpectedTensor { path: PathBuf, name: String, found: Vec<usize> },
+    UnexpectedTensor {
+        /// The checkpoint's file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+    },
 
     /// A tensor has another shape than the configuration asks for.
     #[error("{path}: tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
-    WrongShape { path: PathBuf, name: String, expected: Vec<usize>, found: Vec<usize> },
+    WrongShape {
+        /// The checkpoint's file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
 
     /// The network cannot be written in the format asked for; choose another.
     #[error("cannot be written as {format}: {reason}")]
-    Unsupported { format: &'static str, reason: String },
+    Unsupported {
+        /// The format, as people call it.
+        format: &'static str,
+        /// What it has no room for.
+        reason: String,
+    },
 
     /// The tokenizer library refused a vocabulary or a text.
     #[error("tokenizer: {0}")]

@@ -16,14 +16,20 @@ pub enum Init {
     /// The same value everywhere.
     Constant(f64),
     /// Normally distributed around zero.
-    Normal { standard_deviation: f64 },
+    Normal {
+        /// Spread of the values around zero.
+        standard_deviation: f64,
+    },
 }
 
 /// Name, shape and start of one variable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Declaration {
+    /// Dotted path, as in the checkpoint: `visual.class_embedding`.
     pub name: String,
+    /// Lengths of its dimensions; none for a scalar.
     pub shape: Vec<usize>,
+    /// What it is filled with.
     pub init: Init,
 }
 
@@ -42,6 +48,9 @@ pub struct Parameters(BTreeMap<String, Var>);
 impl Parameters {
     /// Draws every variable from a generator that depends on `seed` and its name alone: adding a variable changes no
     /// other.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device has no room.
     pub fn init(declarations: &[Declaration], seed: u64, device: &Device, dtype: DType) -> Result<Self> {
         let variables = declarations
             .par_iter()
@@ -56,11 +65,15 @@ impl Parameters {
     }
 
     /// Variables with the values of `tensors`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device has no room.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
         let variables = tensors.into_iter().map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)));
         Ok(Self(variables.collect::<Result<_>>()?))
     }
 
+    /// The variable of a name, if there is one.
     pub fn get(&self, name: &str) -> Option<&Var> {
         self.0.get(name)
     }
@@ -75,6 +88,7 @@ impl Parameters {
         self.0.len()
     }
 
+    /// Whether there are no variables.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -85,6 +99,10 @@ impl Parameters {
     }
 
     /// Reads every tensor of a safetensors file as a variable.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::Malformed`] with the path, [`ModelError::Tensor`] if the device has no
+    /// room.
     pub fn load_safetensors(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let tensors = checkpoint.shapes().map(|(name, _)| {
@@ -95,11 +113,17 @@ impl Parameters {
     }
 
     /// Writes all variables; the same parameters always give the same bytes.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] with the path.
     pub fn save_safetensors(&self, path: &Path) -> Result<()> {
         save_tensors(path, self.iter().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())))
     }
 
     /// A hexadecimal digest (blake3) of names, types, shapes and values.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device does not hand the values over.
     pub fn digest(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         for (name, variable) in self.iter() {
@@ -117,12 +141,18 @@ impl Parameters {
     }
 
     /// Variables of their own with the same values.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device has no room.
     pub fn deep_copy(&self) -> Result<Self> {
         let copies = self.iter().map(|(name, variable)| Ok((name.to_owned(), Var::from_tensor(&variable.copy()?)?)));
         Ok(Self(copies.collect::<Result<_>>()?))
     }
 
     /// Variables of their own with the same values in another type; scalars stay wide, as [`Declaration::dtype`] has them.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device has no room.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let copies = self.iter().map(|(name, variable)| {
             let dtype = if variable.rank() == 0 { widened(dtype) } else { dtype };
@@ -133,6 +163,9 @@ impl Parameters {
     }
 
     /// Overwrites the values of every variable with those of `other`, which has the same names and shapes.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] with the first name or shape that differs, before anything is overwritten.
     pub fn copy_from(&self, other: &Parameters) -> Result<()> {
         if !self.0.keys().eq(other.0.keys()) {
             let only = |a: &Self, b: &Self| a.0.keys().find(|name| !b.0.contains_key(*name)).cloned();

@@ -24,7 +24,9 @@ pub type Name = (&'static str, &'static str);
 /// What a pickle may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
+    /// Longest pickle, in bytes.
     pub max_bytes: usize,
+    /// Most opcodes, those that only move the stack included.
     pub max_opcodes: usize,
     /// What it may name and call. Empty: plain data only.
     pub names: &'static [Name],
@@ -43,9 +45,13 @@ impl Rules {
 /// A value of a [`Pickle`]; containers hold ids of their items.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
+    /// Python's `None`.
     None,
+    /// `True` or `False`; also the `I01` and `I00` of protocol 0.
     Bool(bool),
+    /// An integer that fits 64 bits.
     Int(i64),
+    /// A float.
     Float(f64),
     /// Text, or a byte string that is UTF-8.
     Text(Cow<'a, str>),
@@ -74,6 +80,18 @@ pub struct Pickle<'a> {
 
 impl<'a> Pickle<'a> {
     /// Reads one pickle, which must end with the bytes.
+    ///
+    /// ```
+    /// use pickle::{Pickle, PickleError, Rules, Value};
+    /// let rules = Rules::plain(1 << 10);
+    /// let list = Pickle::read(b"\x80\x02]q\x00(K\x01K\x02e.", &rules)?;
+    /// let Value::Sequence(items) = list.root() else { panic!("no list: {list:?}") };
+    /// assert_eq!(items.iter().map(|id| list.value(*id)).collect::<Vec<_>>(), [&Value::Int(1), &Value::Int(2)]);
+    /// // os.system("ls")
+    /// let attack = Pickle::read(b"cos\nsystem\n(S'ls'\ntR.", &rules);
+    /// assert!(matches!(attack, Err(PickleError::Refused { .. })));
+    /// # Ok::<(), PickleError>(())
+    /// ```
     ///
     /// # Errors
     /// [`PickleError::Limit`] over a limit of the rules; [`PickleError::Refused`] for an opcode or a name that they do not

@@ -26,6 +26,18 @@ impl Default for DecodeLimits {
 /// last block is [`PixelError::Broken`], never a partly grey picture. Pillow refuses the first, too,
 /// but is silent about the others. JPEG has no checksum: changed bits that still are valid codes pass.
 ///
+/// ```
+/// use pixels::{DecodeLimits, Rgb, clip_view, decode, encode_png};
+/// let striped = Rgb::new(60, 40, [[200, 0, 0], [0, 0, 200]].concat().repeat(60 * 40 / 2))?;
+/// let bytes = encode_png(&striped);
+/// let rgb = decode(&bytes, &DecodeLimits::default())?;
+/// assert_eq!(rgb.data, striped.data);
+/// let view = clip_view(&rgb, 20);
+/// assert_eq!((view.width, view.height), (20, 20));
+/// assert!(decode(&bytes, &DecodeLimits { max_pixels: 2_000, ..DecodeLimits::default() }).is_err());
+/// # Ok::<(), pixels::PixelError>(())
+/// ```
+///
 /// # Errors
 /// [`PixelError::TooLarge`] above `limits`, [`PixelError::Unsupported`] for other formats and for 12-
 /// and 16-bit, lossless and arithmetic JPEGs, [`PixelError::Broken`] for damaged bytes.

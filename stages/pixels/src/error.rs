@@ -3,16 +3,32 @@
 pub enum PixelError {
     /// A well-formed image of a kind that is not read: convert it to 8-bit JPEG or PNG.
     #[error("unsupported image: {what}; convert it to an 8-bit JPEG or PNG")]
-    Unsupported { what: String },
+    Unsupported {
+        /// What the bytes are, in words.
+        what: String,
+    },
     /// Larger than a limit: raise the limit if the source is trusted.
     #[error("image too large: {found} {unit}, the limit is {limit}; raise the limit if the source is trusted")]
-    TooLarge { unit: &'static str, found: u64, limit: u64 },
+    TooLarge {
+        /// What was counted: `pixels`, `pixels on a side` or `encoded bytes`.
+        unit: &'static str,
+        /// How many the image has.
+        found: u64,
+        /// How many are allowed.
+        limit: u64,
+    },
     /// Damaged, truncated or contradictory bytes: fetch them again or leave the row out.
     #[error("broken image: {what}; fetch it again or leave it out")]
-    Broken { what: String },
+    Broken {
+        /// What is wrong with the bytes.
+        what: String,
+    },
     /// Two arguments do not fit together: an error of the caller.
     #[error("shape mismatch: {what}")]
-    Shape { what: String },
+    Shape {
+        /// What does not fit what.
+        what: String,
+    },
 }
 
 impl PixelError {

@@ -12,8 +12,11 @@ pub const MAX_PIXELS: u64 = 1 << 28;
 /// long and on neither side being zero.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rgb {
+    /// Width in pixels.
     pub width: u32,
+    /// Height in pixels.
     pub height: u32,
+    /// `3 * width * height` bytes, row after row, red, green and blue of each pixel.
     pub data: Vec<u8>,
 }
 

@@ -8,10 +8,12 @@ use crate::{CLIP_MEAN, PixelError, Rgb};
 /// How a segment is shown.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct View {
+    /// The whole image, or the segment's surroundings only.
     pub canvas: Canvas,
     /// A cropped canvas is the segment's box, widened on each side by this times the box's own width and height, and cut
     /// at the edge of the image.
     pub margin: f32,
+    /// The colour of the pixels that are not the segment's.
     pub background: Background,
 }
 

@@ -41,6 +41,7 @@ pub enum CsvLayout {
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvSummary {
+    /// The layout that the header told.
     pub layout: CsvLayout,
     /// Rows handed to the callback.
     pub rows: u64,

@@ -22,10 +22,15 @@ pub type Tags = BTreeMap<String, String>;
 /// A time of acquisition, as exact as the record has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
+    /// Full year, such as 2019.
     pub year: u16,
+    /// 1 to 12.
     pub month: Option<u8>,
+    /// 1 to 31.
     pub day: Option<u8>,
+    /// 0 to 23.
     pub hour: Option<u8>,
+    /// 0 to 59.
     pub minute: Option<u8>,
 }
 
@@ -34,6 +39,7 @@ pub struct Time {
 pub struct Meta {
     /// West, south, east, north in degrees; west < east and south < north.
     pub box_wsen: [f64; 4],
+    /// When the image was taken, where the record says so.
     pub time: Option<Time>,
     /// Tags of the focus object, which need not lie in the middle of the image.
     pub center_tags: Tags,

@@ -8,17 +8,22 @@ use crate::source::{Source, source_of};
 /// What kind of OpenStreetMap object an image was taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OsmKind {
+    /// A point.
     Node,
+    /// A line of points.
     Way,
     /// A closed way or multipolygon; OpenStreetMap itself knows no areas.
     Area,
+    /// A group of other objects.
     Relation,
 }
 
 /// An OpenStreetMap object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OsmObject {
+    /// What the number counts: nodes, ways and relations are numbered apart.
     pub kind: OsmKind,
+    /// OpenStreetMap's number of the object.
     pub id: u64,
 }
 
@@ -42,7 +47,9 @@ pub struct ImageName {
     pub part: String,
     /// Stem of the file name: `a198234555_CH_19`.
     pub image_id: String,
+    /// What kind of object the image was taken for.
     pub osm_kind: OsmKind,
+    /// OpenStreetMap's number of that object.
     pub osm_id: u64,
     /// Token of the imagery source: `CH`.
     pub source: String,
@@ -52,6 +59,15 @@ pub struct ImageName {
 
 impl ImageName {
     /// Parses the `filepath` of a CSV row or the name of a zip member.
+    ///
+    /// ```
+    /// use sources::name::{ImageName, OsmKind};
+    /// let name = ImageName::parse("images2/a198234555_CH_19.jpg")?;
+    /// assert_eq!((name.osm_kind, name.osm_id, name.year), (OsmKind::Area, 198_234_555, 19));
+    /// assert_eq!(name.meta_path(), "meta2/a198234555_CH_19.pickle");
+    /// assert!(ImageName::parse("images2/../a198234555_CH_19.jpg").is_err());
+    /// # Ok::<(), sources::SourceError>(())
+    /// ```
     ///
     /// # Errors
     /// [`SourceError::ImageName`] with what does not fit.
@@ -105,6 +121,7 @@ impl ImageName {
         self.part.replacen("images", "meta", 1)
     }
 
+    /// The object that the image was taken for.
     pub fn osm_object(&self) -> OsmObject {
         OsmObject { kind: self.osm_kind, id: self.osm_id }
     }

@@ -20,6 +20,7 @@ pub struct Source {
     pub token: &'static str,
     /// Earth Engine collection.
     pub collection: &'static str,
+    /// Where its images lie.
     pub coverage: Coverage,
     /// Nominal ground sample distance in meters (the coarsest, where it changed over the years).
     pub gsd_meters: f64,

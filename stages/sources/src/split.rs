@@ -29,8 +29,11 @@ pub const ADAPT_RATIOS: [u32; 3] = [2, 1, 7];
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Split {
+    /// What weights learn from.
     Train,
+    /// What the best epoch is chosen by.
     Val,
+    /// What the final figures are measured on.
     Test,
 }
 
@@ -71,6 +74,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// All reasons, in the order of their declaration.
     pub const ALL: [Self; 5] =
         [Self::OverlapsTrain, Self::OverlapsTest, Self::IdenticalToTest, Self::IdenticalToVal, Self::InvalidBox];
 
@@ -105,9 +109,13 @@ impl DropReason {
 /// Where a row goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Placement {
+    /// Into training.
     Train,
+    /// Into validation.
     Val,
+    /// Into the test split.
     Test,
+    /// Into no split.
     Dropped(DropReason),
 }
 
@@ -136,7 +144,9 @@ impl Placement {
 /// What the split of a row depends on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SplitRow<'a> {
+    /// Stem of the image's name, unique within its source.
     pub image_id: &'a str,
+    /// The OpenStreetMap object: all images of one object go the same way.
     pub osm_object: OsmObject,
     /// West, south, east, north in degrees.
     pub box_wsen: [f64; 4],

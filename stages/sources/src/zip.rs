@@ -7,6 +7,22 @@
 //!    memory however many there are;
 //! 3. [`member_range`] of the wanted members, grouped by [`coalesce`] → [`extract`].
 //!
+//! ```
+//! use sources::zip::{DirectoryParser, Extracted, Limits, Tail, extract, find_directory, member_range};
+//! let archive = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/zip-good-one_member"));
+//! let limits = Limits::default();
+//! let Tail::Found(directory) = find_directory(archive.len() as u64, archive)? else { panic!("a Zip64") };
+//! let mut members = Vec::new();
+//! let mut parser = DirectoryParser::new(directory, &limits)?;
+//! let (from, to) = (directory.offset as usize, (directory.offset + directory.length) as usize);
+//! parser.feed(&archive[from..to], &mut |entry| Ok(members.push(entry.member()?)))?;
+//! assert_eq!((parser.finish()?, members[0].name.as_str()), (1, "images2/a1_CH_19.jpg"));
+//! let range = member_range(&members[0], Some(directory.offset));
+//! let Extracted::Data(data) = extract(&members[0], &archive[range.start as usize..], &limits)? else { panic!("more") };
+//! assert_eq!(data.len() as u64, members[0].uncompressed_size);
+//! # Ok::<(), sources::SourceError>(())
+//! ```
+//!
 //! Damage to the directory is an error of the archive. Everything about one member (encryption,
 //! unknown compression, hostile name, wrong checksum) is an error of that member alone.
 

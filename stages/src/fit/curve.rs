@@ -15,10 +15,12 @@ pub const CURVE_FILE: &str = "curve.jsonl";
 pub struct CurvePoint {
     /// Epochs done, with a fraction inside of an epoch.
     pub epoch: f64,
+    /// Loss of one step; about twenty steps of an epoch are noted.
     pub loss: Option<f64>,
     /// Parts of the loss, by name.
     #[serde(default)]
     pub parts: BTreeMap<String, f64>,
+    /// Learning rate of that step.
     pub learning_rate: Option<f64>,
     /// Mean recall on the validation split, in percent, ties lost.
     pub validation_mean_recall: Option<f64>,

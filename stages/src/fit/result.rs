@@ -22,16 +22,24 @@ pub const RESULT_FOLDER: &str = "result";
 pub struct Trained {
     /// Digest of weights, configuration and vocabulary.
     pub model_digest: String,
+    /// Numbers that the model has.
     pub parameters: u64,
+    /// Rows in the training split.
     pub train_rows: u64,
+    /// Rows in the validation split.
     pub validation_rows: u64,
+    /// Epochs trained.
     pub epochs: usize,
+    /// The epoch whose weights were kept, from 0.
     pub best_epoch: usize,
+    /// Mean recall of these weights on the validation split, in percent.
     pub best_validation_mean_recall: f64,
     /// The mR of guessing over the validation split; `None`: not known when the run was recorded.
     #[serde(default)]
     pub validation_chance: Option<f64>,
+    /// Pairs learnt from, counted once for each time they were seen.
     pub samples: u64,
+    /// Seconds of the call that finished the run, validation included.
     pub seconds: f64,
     /// Seconds that the device waited for data.
     pub wait_seconds: f64,

@@ -16,6 +16,7 @@ use crate::train_rows::TrainRows;
 
 /// Where a training starts from.
 pub struct Start<'a> {
+    /// The build's spec.
     pub spec: &'a BuildSpec,
     /// What `model.init` and `model.tokenizer` name, on this machine.
     pub weights: &'a Weights,
@@ -28,6 +29,9 @@ pub struct Start<'a> {
 /// Opens network and vocabulary: a warm start brings both; `model.init` brings weights; else the
 /// weights are random from the seed, and the vocabulary is trained on the captions or read from
 /// the file that the spec names.
+///
+/// # Errors
+/// [`StageError::Configuration`] for files that are not here, cannot be read or are another network's.
 pub fn open_network(
     stage: &'static str,
     start: &Start<'_>,

@@ -38,18 +38,33 @@ pub trait Communicator: Send {
     fn at_step(&mut self, step: u64);
 
     /// Sum over ranks, the same shape on each `[...] -> [...]`.
+    ///
+    /// # Errors
+    /// As for every operation, see [`Communicator`].
     fn all_reduce_sum(&mut self, tensor: &Tensor) -> Result<Tensor>;
 
     /// The tensors of all ranks, in rank order along the first dimension `[B, ...] -> [W B, ...]`.
+    ///
+    /// # Errors
+    /// As for every operation, see [`Communicator`].
     fn all_gather(&mut self, tensor: &Tensor) -> Result<Tensor>;
 
     /// Sum over ranks of the slice that belongs to this rank `[W B, ...] -> [B, ...]`.
+    ///
+    /// # Errors
+    /// As for every operation, see [`Communicator`].
     fn reduce_scatter_sum(&mut self, tensor: &Tensor) -> Result<Tensor>;
 
     /// The tensor of rank `root`, on every rank. The others bring one of the same shape and type.
+    ///
+    /// # Errors
+    /// As for every operation, see [`Communicator`].
     fn broadcast(&mut self, tensor: &Tensor, root: usize) -> Result<Tensor>;
 
     /// Returns when every rank has come here.
+    ///
+    /// # Errors
+    /// As for every operation, see [`Communicator`].
     fn barrier(&mut self) -> Result<()>;
 }
 

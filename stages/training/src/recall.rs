@@ -72,6 +72,23 @@ pub struct Outcome {
 /// `block_rows` images are one unit of parallel work; the result does not depend on it. Memory beyond the
 /// embeddings is O(N + M) counters per thread plus one tile of scores; S itself is never held.
 ///
+/// ```
+/// use training::recall::{Gallery, evaluate};
+/// // two images; the first caption is that of the first one, the second fits the wrong one better
+/// let gallery = Gallery {
+///     image_nd: &[1.0, 0.0, 0.0, 1.0],
+///     text_md: &[1.0, 0.0, 0.8, 0.6],
+///     dim: 2,
+///     own_image_m: &[0, 1],
+///     image_keys_n: &[10, 11],
+///     caption_keys_m: &[20, 21],
+/// };
+/// let figures = evaluate(&gallery, choices::Protocol::Standard, 64)?.report.exact.pessimistic;
+/// assert_eq!((figures.t2i.at_1, figures.t2i.at_5), (50.0, 100.0));
+/// assert_eq!(figures.i2t.at_1, 100.0);
+/// # Ok::<(), training::Error>(())
+/// ```
+///
 /// # Errors
 /// Inconsistent lengths, an empty gallery, rows that are not finite or not normalised (named).
 pub fn evaluate(gallery: &Gallery, protocol: Protocol, block_rows: usize) -> Result<Outcome> {

@@ -33,8 +33,11 @@ pub enum DropReason {
 /// A tag that [`clean_tags`] dropped, or kept without its value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct UnknownTag {
+    /// Key of the tag, as OpenStreetMap has it.
     pub key: String,
+    /// Its value.
     pub value: String,
+    /// Why the tag, or its value, was dropped.
     pub reason: DropReason,
 }
 

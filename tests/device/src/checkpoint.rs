@@ -13,10 +13,15 @@ pub type Tower = (usize, usize, usize, usize);
 /// Sizes of the three networks.
 #[derive(Clone, Debug)]
 pub struct Size {
+    /// The image encoder.
     pub vision: Tower,
+    /// The Q-Former.
     pub qformer: Tower,
+    /// The language model.
     pub llama: Tower,
+    /// Entries of the Q-Former's vocabulary.
     pub qformer_vocabulary: usize,
+    /// Entries of the language model's.
     pub vocabulary: usize,
 }
 

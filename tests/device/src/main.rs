@@ -1,3 +1,5 @@
+//! The device check as a program: what a machine with a GPU makes of kernels, networks and trainings.
+
 use std::process::ExitCode;
 
 use clap::Parser;

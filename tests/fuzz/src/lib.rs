@@ -16,7 +16,9 @@ pub use watch::{Watching, watched};
 
 /// One reader.
 pub struct Target {
+    /// As `TARGETS=…` of `make fuzz` has it.
     pub name: &'static str,
+    /// Reads the bytes; whatever it makes of them is dropped.
     pub read: fn(&[u8]),
     /// Folders below the root of the repository, and what the names of its files there begin or end with.
     corpora: &'static [(&'static str, &'static str)],
@@ -27,6 +29,7 @@ pub struct Target {
 const SOURCES: &str = "stages/sources/tests/corpus";
 const MODELS: &str = "stages/models/tests/hostile";
 
+/// All readers of foreign bytes.
 pub const TARGETS: [Target; 13] = [
     Target { name: "pickle", read: files::pickle, corpora: &[(SOURCES, "meta-")], made: Vec::new },
     Target { name: "zip", read: files::zip, corpora: &[(SOURCES, "zip-")], made: Vec::new },
@@ -70,6 +73,9 @@ impl Target {
     }
 
     /// What is kept or made for it, each with a name.
+    ///
+    /// # Errors
+    /// A folder or file of the repository that cannot be read.
     pub fn corpus(&self) -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let made = (self.made)().into_iter().enumerate();

@@ -13,9 +13,11 @@ use crate::archive::MemberPlace;
 /// Where bytes lie: a whole object, or a member of a zip.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObjectRange {
+    /// Path of the object within the source.
     pub object: String,
     /// Of the archive, checked again with every range.
     pub etag: Option<String>,
+    /// The member, where the object is a zip.
     pub member: Option<MemberPlace>,
 }
 

@@ -120,26 +120,34 @@ impl PartReader {
         Ok(())
     }
 
+    /// The table that the part belongs to.
     pub fn artifact(&self) -> Artifact {
         self.artifact
     }
 
     /// Rows of each row group.
-    pub fn row_groups(&self) -> Vec<usize> {
+    pub(crate) fn row_groups(&self) -> Vec<usize> {
         self.metadata.metadata().row_groups().iter().map(|g| g.num_rows().max(0) as usize).collect()
     }
 
     /// Reads columns of all rows.
+    ///
+    /// # Errors
+    /// [`WorkerError::Transient`] for a part whose checksums do not hold: the next run writes it again;
+    /// [`WorkerError::Broken`] for one that is no Parquet of this table.
     pub async fn read(&self, columns: &[&str]) -> Result<RecordBatch, WorkerError> {
         self.read_selected(columns, None, None).await
     }
 
     /// Reads columns of one row group.
-    pub async fn read_row_group(&self, columns: &[&str], row_group: usize) -> Result<RecordBatch, WorkerError> {
+    pub(crate) async fn read_row_group(&self, columns: &[&str], row_group: usize) -> Result<RecordBatch, WorkerError> {
         self.read_selected(columns, Some(row_group), None).await
     }
 
     /// Reads columns of some rows, given by rising index.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
     pub async fn read_rows(&self, columns: &[&str], rows: &[usize]) -> Result<RecordBatch, WorkerError> {
         let ranges = consecutive(rows);
         let total = self.row_groups().iter().sum();

@@ -26,6 +26,10 @@ pub struct PartWriter {
 }
 
 impl PartWriter {
+    /// Begins a part under a name of its own; nothing is visible before [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a path that leaves the store.
     pub fn create(work: &WorkStore, artifact: Artifact, country: &str, shard: u32) -> Result<Self, WorkerError> {
         let path = paths::part(country, shard, &attempt_id());
         let object = work.absolute(&format!("{}/{path}", paths::table(artifact)))?;
@@ -35,12 +39,19 @@ impl PartWriter {
         Ok(Self { writer, seal, work: work.clone(), artifact, shard, path, rows: 0 })
     }
 
+    /// Appends rows of the table's schema.
+    ///
+    /// # Errors
+    /// [`WorkerError::DiskFull`]; a store that does not answer.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), WorkerError> {
         self.rows += batch.num_rows() as u64;
         self.writer.write(batch).await.map_err(|e| parquet_error(&self.path, e))
     }
 
     /// Closes the file. A part may be without rows: it says that the shard's rows have left.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
     pub async fn finish(mut self) -> Result<PartFile, WorkerError> {
         let path = self.path;
         self.writer.flush().await.map_err(|e| parquet_error(&path, e))?;

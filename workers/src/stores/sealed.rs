@@ -30,15 +30,18 @@ fn digest_of(path: &str, value: &impl Serialize) -> Digest {
 /// What lies where a hint belongs.
 #[derive(Debug, PartialEq)]
 pub enum Hint<T> {
+    /// Whole, and written for this path.
     Sealed(T),
     /// By a program of a version that sealed none.
     Unsealed(T),
     /// Cut, changed, or another's.
     Damaged,
+    /// Nothing.
     Absent,
 }
 
 impl<T> Hint<T> {
+    /// What counts: something whole that was written for its path.
     pub fn sealed(self) -> Option<T> {
         if let Hint::Sealed(value) = self { Some(value) } else { None }
     }

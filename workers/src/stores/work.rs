@@ -27,6 +27,10 @@ impl std::ops::Deref for WorkStore {
 }
 
 impl WorkStore {
+    /// Opens a store that is written to; nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for an address or options that name no store, or one that cannot be written to.
     pub fn open(address: &str, options: &StoreOptions) -> Result<Self, WorkerError> {
         let store = open(address, options, false, None)?;
         if matches!(store.url.scheme(), "http" | "https") {
@@ -55,6 +59,9 @@ impl WorkStore {
     }
 
     /// Whether anything was made there; what only looks must make nothing.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
     pub async fn is_there(&self) -> Result<bool, WorkerError> {
         match self.local_folder() {
             Some(folder) => Ok(folder.is_dir()),
@@ -78,6 +85,9 @@ impl WorkStore {
     }
 
     /// Makes the folder of a store on this machine.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] if the path cannot be a folder, [`WorkerError::DiskFull`].
     pub fn make(&self) -> Result<(), WorkerError> {
         let Some(folder) = self.local_folder() else { return Ok(()) };
         crate::durable::create_folder(&folder).map_err(|error| match error {
@@ -90,27 +100,33 @@ impl WorkStore {
 
     /// The store from its root folder on, with an address for it: for the Delta kernel, which takes a `%` above its
     /// tables for an escape, and a `file://` address for a folder below the root of this machine.
-    pub fn rooted(&self) -> (Arc<DynObjectStore>, Url) {
+    pub(crate) fn rooted(&self) -> (Arc<DynObjectStore>, Url) {
         let root = Url::parse("work://store/").expect("a constant");
         (Arc::new(PrefixStore::new(self.0.store.clone(), self.0.root.clone())), root)
     }
 
     /// The store itself, with absolute paths: for Parquet.
-    pub fn object_store(&self) -> Arc<DynObjectStore> {
+    pub(crate) fn object_store(&self) -> Arc<DynObjectStore> {
         self.0.store.clone()
     }
 
     /// Absolute path inside the store.
-    pub fn absolute(&self, relative: &str) -> Result<Path, WorkerError> {
+    pub(crate) fn absolute(&self, relative: &str) -> Result<Path, WorkerError> {
         self.0.path(relative)
     }
 
     /// Writes an object, whatever was there. Readers see the old or the new one, never a mixture.
+    ///
+    /// # Errors
+    /// [`WorkerError::DiskFull`]; a store that does not answer or lets nobody in.
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<(), WorkerError> {
         self.0.store.put(&self.0.path(path)?, bytes.into()).await.map(|_| ()).map_err(|e| self.0.fault(path, e))
     }
 
     /// Writes an object if there is none; `false`: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
     pub async fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<bool, WorkerError> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.0.store.put_opts(&self.0.path(path)?, bytes.into(), options).await {
@@ -123,14 +139,26 @@ impl WorkStore {
         }
     }
 
+    /// Writes an object as JSON, whatever was there.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
     pub async fn put_json(&self, path: &str, value: &impl Serialize) -> Result<(), WorkerError> {
         self.put(path, json_bytes(value)).await
     }
 
+    /// Writes an object as JSON if there is none; `false`: somebody else was faster.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
     pub async fn put_json_if_absent(&self, path: &str, value: &impl Serialize) -> Result<bool, WorkerError> {
         self.put_if_absent(path, json_bytes(value)).await
     }
 
+    /// Reads an object of JSON; `None`: it is not there.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] if it is no JSON of this kind; a store that does not answer.
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, WorkerError> {
         let Some(bytes) = self.get(path).await? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|e| {
@@ -173,6 +201,10 @@ impl WorkStore {
         );
     }
 
+    /// Deletes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
     pub async fn delete(&self, path: &str) -> Result<(), WorkerError> {
         match self.0.store.delete(&self.0.path(path)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -182,6 +214,9 @@ impl WorkStore {
 
     /// Does the store keep its word on conditional writes? Creates an object twice, and races
     /// `racers` creations of another: exactly one may win each.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
     pub async fn probe_put_if_absent(&self, racers: usize) -> Result<bool, WorkerError> {
         let path = format!("probe/{}", crate::parts::attempt_id());
         let race = format!("{path}-race");

@@ -36,7 +36,9 @@ const CHECKPOINT_EVERY: u64 = 10;
 
 /// A change of one country's parts in one table.
 pub struct Change {
+    /// The table.
     pub artifact: Artifact,
+    /// The country whose parts these are.
     pub country: String,
     /// At most one for each shard.
     pub replacements: Vec<Replacement>,
@@ -206,6 +208,9 @@ impl Tables {
     }
 
     /// Takes files out of a country's table, those of them that are live; parts without rows take the place of ours.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
     pub async fn take_out(
         &self,
         artifact: Artifact,
@@ -233,7 +238,12 @@ impl Tables {
 
     /// Says that parts written before this moment may be cleared away where they are not live: from here on no commit
     /// brings one in. The moment never goes back.
-    pub async fn raise_horizon(&self, artifact: Artifact, country: &str, millis: u64) -> Result<(), WorkerError> {
+    pub(crate) async fn raise_horizon(
+        &self,
+        artifact: Artifact,
+        country: &str,
+        millis: u64,
+    ) -> Result<(), WorkerError> {
         let country = country.to_owned();
         self.until_committed(artifact, move |tables, snapshot| {
             if tables.horizon(artifact, snapshot, &country)? >= millis {
@@ -247,6 +257,9 @@ impl Tables {
     }
 
     /// The horizon of a country in a table, now; 0: nothing was ever cleared away.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a log that cannot be read; a store that does not answer.
     pub async fn horizon_millis(&self, artifact: Artifact, country: &str) -> Result<u64, WorkerError> {
         let Some(snapshot) = self.snapshot(artifact, None).await? else { return Ok(0) };
         let (tables, country) = (self.clone(), country.to_owned());

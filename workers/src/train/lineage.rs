@@ -70,11 +70,14 @@ pub struct RunRows {
 /// How far tables have moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedShare {
+    /// Rows that there are now or were then.
     pub rows: u64,
+    /// Those of them that are new, gone or different.
     pub changed: u64,
 }
 
 impl ChangedShare {
+    /// The changed ones as a share of all, 0 to 1.
     pub fn share(&self) -> f64 {
         if self.rows == 0 { 0.0 } else { self.changed as f64 / self.rows as f64 }
     }
@@ -83,9 +86,11 @@ impl ChangedShare {
 /// Held-out images that weights were trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leak {
+    /// How many.
     pub images: u64,
     /// One of them.
     pub image_id: String,
+    /// By what it was recognised, in words.
     pub how: String,
 }
 

@@ -79,6 +79,10 @@ impl OpenPart {
 
 impl TableRows {
     /// Indexes the rows that are wanted: reads ids and splits, no pixels. About 50 bytes a row.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a part that cannot be read, or without images among the inputs; a store that does
+    /// not answer.
     pub async fn open(work: &WorkStore, inputs: &[PinnedTable], wanted: Members<'_>) -> Result<Self, WorkerError> {
         let tables: BTreeMap<Artifact, PinnedTable> = inputs.iter().map(|t| (t.artifact, t.clone())).collect();
         let mut rows = Self {
@@ -111,6 +115,7 @@ impl TableRows {
         Ok(rows)
     }
 
+    /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.groups.iter().all(|group| group.rows.is_empty())
     }

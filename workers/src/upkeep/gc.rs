@@ -40,7 +40,9 @@ pub struct Retention {
 /// Objects of one kind that are or would be deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Cleared {
+    /// How many.
     pub objects: u64,
+    /// Their lengths together.
     pub bytes: u64,
 }
 

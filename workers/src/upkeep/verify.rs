@@ -14,11 +14,15 @@ use crate::tables::Tables;
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
+    /// Name of the table.
     pub table: &'static str,
+    /// Path of the file below the table's folder.
     pub file: String,
     /// `None`: the file is no part of ours.
     pub shard: Option<u32>,
+    /// Rows that the file is said to have.
     pub rows: u64,
+    /// What is wrong with it.
     pub why: String,
 }
 
@@ -69,6 +73,9 @@ async fn damage(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result
 
 /// Takes faulty files out of the tables. A shard that loses its part gets one without rows, so that the next run makes
 /// its rows again and no older commit comes back.
+///
+/// # Errors
+/// As a commit: [`WorkerError::Transient`] if the store does not answer or others commit all the time.
 pub async fn repair(work: &WorkStore, tables: &Tables, country: &str, faults: &[Fault]) -> Result<(), WorkerError> {
     for artifact in Artifact::TABLES {
         let folder = format!("{}/", paths::table(artifact));

@@ -9,16 +9,21 @@ use serde::{Deserialize, Serialize};
 pub struct ClipConfig {
     /// Width of the space that images and texts share.
     pub embed_dim: usize,
+    /// The image tower.
     pub vision: VisionConfig,
+    /// The text tower.
     pub text: TextConfig,
+    /// Of the hidden layer of every MLP, in both towers.
     pub activation: Activation,
     /// Per channel (red, green, blue), of pixels in [0, 1].
     pub image_mean: [f32; 3],
+    /// Per channel, as `image_mean`.
     pub image_std: [f32; 3],
     /// Natural logarithm of the initial factor on cosines.
     pub init_logit_scale: f64,
 }
 
+/// The image tower: a stem that makes tokens, and a Transformer over them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VisionConfig {
@@ -26,12 +31,17 @@ pub struct VisionConfig {
     pub image_size: usize,
     /// Side of the square that becomes one token, in pixels; for a convolutional stem its total stride.
     pub patch_size: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Number of Transformer blocks.
     pub layers: usize,
+    /// Attention heads of a block; they divide the width.
     pub heads: usize,
     /// Width of the hidden layer of an MLP, in widths.
     pub mlp_ratio: f64,
+    /// What makes tokens of pixels.
     pub stem: Stem,
+    /// Which of the last block's tokens become the embedding.
     pub pool: Pool,
 }
 
@@ -47,7 +57,9 @@ pub enum Stem {
     /// `residual`: how many 3 x 3 convolutions of stride 1, each with layer norm, activation and a way around, follow
     /// on each of the former; as many numbers as `channels`, or none.
     Conv {
+        /// Output channels of each convolution of stride 2.
         channels: Vec<usize>,
+        /// Convolutions of stride 1 behind each of them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         residual: Vec<usize>,
     },
@@ -63,17 +75,24 @@ pub enum Pool {
     Mean,
 }
 
+/// The text tower: an embedding table and a causal Transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// Tokens per text, start and end included.
     pub context_length: usize,
+    /// Rows of the embedding table.
     pub vocab_size: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Number of Transformer blocks.
     pub layers: usize,
+    /// Attention heads of a block; they divide the width.
     pub heads: usize,
+    /// Width of the hidden layer of an MLP, in widths.
     #[serde(default = "default_mlp_ratio")]
     pub mlp_ratio: f64,
+    /// Which position becomes the embedding of the text.
     pub eot: Eot,
 }
 
@@ -95,6 +114,7 @@ pub enum Eot {
 
 /// Mean and deviation of OpenAI's training images.
 pub const OPENAI_IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Standard deviation of OpenAI's training images, per channel, of pixels in [0, 1].
 pub const OPENAI_IMAGE_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// ln(1 / 0.07)
@@ -278,12 +298,14 @@ impl VisionConfig {
         self.grid().pow(2) + usize::from(self.pool == Pool::Cls)
     }
 
+    /// Width of the hidden layer of an MLP.
     pub fn mlp_width(&self) -> usize {
         mlp_width(self.width, self.mlp_ratio)
     }
 }
 
 impl TextConfig {
+    /// Width of the hidden layer of an MLP.
     pub fn mlp_width(&self) -> usize {
         mlp_width(self.width, self.mlp_ratio)
     }

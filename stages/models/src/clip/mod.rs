@@ -39,6 +39,22 @@ use towers::ClipTower;
 use weights::{Gradients, TextWeights, VisionWeights, declarations, logit_scale};
 
 /// A CLIP with its variables.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use models::clip::{Clip, ClipConfig};
+/// use models::tokenizer::Tokenizer;
+/// let tokenizer = Tokenizer::train(["a lake", "a lake beside a road", "a road"], 100)?;
+/// let mut config = ClipConfig::preset(choices::Preset::Tiny);
+/// config.text.vocab_size = tokenizer.vocab_size();
+/// let clip = Clip::init(&config, 1, &Device::Cpu, DType::F32)?;
+/// let ids = tokenizer.encode("a lake", config.text.context_length)?;
+/// let text_be = clip.encode_text(&Tensor::new(&[ids.as_slice()], &Device::Cpu)?)?;
+/// let image_be = clip.encode_image(&Tensor::zeros((2, 3, 64, 64), DType::F32, &Device::Cpu)?)?;
+/// assert_eq!((text_be.dims(), image_be.dims()), (&[1, config.embed_dim][..], &[2, config.embed_dim][..]));
+/// assert_eq!(image_be.get(0)?.to_vec1::<f32>()?, image_be.get(1)?.to_vec1::<f32>()?, "equal images");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Clip {
     config: ClipConfig,
@@ -52,6 +68,10 @@ pub struct Clip {
 
 impl Clip {
     /// A network to be trained from scratch; equal seeds give equal weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for a configuration that describes no network, [`ModelError::Tensor`] if the device has
+    /// no room.
     pub fn init(config: &ClipConfig, seed: u64, device: &Device, dtype: DType) -> Result<Self> {
         config.validate()?;
         let parameters = Parameters::init(&declarations(config), seed, device, dtype)?;
@@ -59,6 +79,10 @@ impl Clip {
     }
 
     /// A network around parameters that are there already, with the names and shapes of `config`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for a configuration that describes no network, [`ModelError::Input`] for the first
+    /// parameter that is missing or has another shape.
     pub fn from_parameters(config: &ClipConfig, parameters: Parameters) -> Result<Self> {
         config.validate()?;
         for declaration in declarations(config) {
@@ -122,6 +146,7 @@ impl Clip {
         Self::from_parameters(config, parameters)
     }
 
+    /// What tells this network from others, weights apart.
     pub fn config(&self) -> &ClipConfig {
         &self.config
     }
@@ -134,12 +159,18 @@ impl Clip {
 
     /// Embeds images: `pixel_values_bchw [B, 3, S, S]`, normalised by `image_mean` and `image_std`, to `[B, E]`, not
     /// normalised in length.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for pixels of another shape, [`ModelError::Tensor`] if the device fails.
     pub fn encode_image(&self, pixel_values_bchw: &Tensor) -> Result<Tensor> {
         self.encode_image_with(pixel_values_bchw, None)
     }
 
     /// Like [`encode_image`](Self::encode_image), for a training step: with dropout of the tokens and of what each
     /// block adds to them.
+    ///
+    /// # Errors
+    /// As [`encode_image`](Self::encode_image).
     pub fn encode_image_with(&self, pixel_values_bchw: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         self.images(pixel_values_bchw, dropout)?.embed()
     }
@@ -165,12 +196,19 @@ impl Clip {
 
     /// Embeds texts: `input_ids_bl` (`u32 [B, L]`, L at most the context length) to `[B, E]`, not normalised in
     /// length.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for ids of another shape or out of the vocabulary, or a text without its end,
+    /// [`ModelError::Tensor`] if the device fails.
     pub fn encode_text(&self, input_ids_bl: &Tensor) -> Result<Tensor> {
         self.encode_text_with(input_ids_bl, None)
     }
 
     /// Like [`encode_text`](Self::encode_text), for a training step: with dropout of the tokens and of what each block
     /// but the last adds to them.
+    ///
+    /// # Errors
+    /// As [`encode_text`](Self::encode_text).
     pub fn encode_text_with(&self, input_ids_bl: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         self.texts(input_ids_bl, dropout)?.embed()
     }
@@ -209,16 +247,25 @@ impl Clip {
     }
 
     /// A copy that never changes: the present weights, no gradients.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device has no room for the copy.
     pub fn frozen(&self) -> Result<Self> {
         Ok(Self::around(&self.config, self.parameters.deep_copy()?, Gradients::Off)?)
     }
 
     /// The same weights, and whatever becomes of them, read without building a graph: for evaluation during training.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device fails.
     pub fn without_gradients(&self) -> Result<Self> {
         Ok(Self::around(&self.config, self.parameters.clone(), Gradients::Off)?)
     }
 
     /// Writes `config.json` and `model.safetensors` in our own format, which has room for every configuration.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] with the file that could not be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         config_files::save_own(&self.config, &self.parameters, folder)
     }

@@ -14,6 +14,7 @@ use std::path::Path;
 /// What the shapes of a checkpoint say of its network. They do not say which activation it was trained with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeenPreset {
+    /// The preset whose shapes these are.
     pub preset: Preset,
     /// Side of the images.
     pub image_size: usize,

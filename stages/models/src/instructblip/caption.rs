@@ -24,6 +24,7 @@ pub struct CaptionRequest {
     /// `[3, S, S]`, normalised by CLIP's mean and deviation; on any device. Requests that share a tensor and are taken
     /// up together are looked at once.
     pub pixel_values_chw: Tensor,
+    /// What to write about it.
     pub instruction: Instruction,
     /// Of this request's draws; `None`: the settings' seed and the request's number.
     pub seed: Option<u64>,
@@ -68,6 +69,11 @@ impl InstructBlip {
 
     /// Describes images, as many at a time as the limits (or their number alone) allow; half as many when the device
     /// runs out of memory. Whoever is done makes room for the next, and no caption depends on its batch.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for settings that cannot be followed, [`ModelError::Input`] with the number of a
+    /// request that [`check`](Self::check) refuses, [`ModelError::Tensor`] if the device fails or one request alone
+    /// does not fit into its memory.
     pub fn caption(
         &self,
         requests: &[CaptionRequest],

@@ -14,9 +14,13 @@ const MAX_TOKENS: usize = 1 << 16;
 /// Everything that tells one InstructBLIP from another, weights apart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstructBlipConfig {
+    /// The image tower.
     pub vision: VisionConfig,
+    /// What reads the image for the language model.
     pub qformer: QFormerConfig,
+    /// What writes the text.
     pub language: LanguageConfig,
+    /// Queries of the Q-Former, and so tokens of an image in the prompt.
     pub num_query_tokens: usize,
     /// Ids that end a text.
     pub end_ids: Vec<u32>,
@@ -28,15 +32,23 @@ pub struct InstructBlipConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VisionConfig {
+    /// Width of a token.
     pub hidden_size: usize,
+    /// Width of the hidden layer of an MLP.
     pub intermediate_size: usize,
+    /// Number of Transformer blocks.
     pub num_hidden_layers: usize,
+    /// Attention heads of a block.
     pub num_attention_heads: usize,
     /// Side of the square input in pixels.
     pub image_size: usize,
+    /// Side of the square that becomes one token, in pixels.
     pub patch_size: usize,
+    /// Activation of the MLPs, by transformers' name.
     pub hidden_act: String,
+    /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
+    /// Whether queries and values have a bias (keys have none).
     pub qkv_bias: bool,
 }
 
@@ -67,13 +79,21 @@ impl VisionConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct QFormerConfig {
+    /// Rows of the table of the instruction's word pieces.
     pub vocab_size: usize,
+    /// Width of a token.
     pub hidden_size: usize,
+    /// Number of Transformer blocks.
     pub num_hidden_layers: usize,
+    /// Attention heads of a block.
     pub num_attention_heads: usize,
+    /// Width of the hidden layer of an MLP.
     pub intermediate_size: usize,
+    /// Activation of the MLPs, by transformers' name.
     pub hidden_act: String,
+    /// Longest instruction in tokens.
     pub max_position_embeddings: usize,
+    /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
     /// Every so many layers the queries look at the image, beginning with the first.
     pub cross_attention_frequency: usize,
@@ -101,7 +121,9 @@ impl Default for QFormerConfig {
 /// Which language model writes the text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LanguageConfig {
+    /// A decoder alone: Vicuna.
     Llama(LlamaConfig),
+    /// An encoder and a decoder: Flan-T5.
     T5(T5Config),
 }
 
@@ -114,6 +136,7 @@ impl LanguageConfig {
         }
     }
 
+    /// Rows of the language model's embedding table.
     pub fn vocab_size(&self) -> usize {
         match self {
             LanguageConfig::Llama(config) => config.vocab_size,

@@ -69,6 +69,9 @@ impl InstructBlip {
     }
 
     /// The same with the language model from a GGUF file with quantised weights; that of the folder is not read.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); [`ModelError::Malformed`] for a file that is no GGUF of such a model.
     pub fn load_with_gguf(folder: &Path, gguf: &Path, device: &Device, dtype: DType) -> Result<Self> {
         Self::load_with(folder, device, dtype, |config, _| {
             let llama = Llama::load_gguf(gguf, device, dtype)?;
@@ -121,6 +124,7 @@ impl InstructBlip {
         })
     }
 
+    /// What tells this network from others, weights apart.
     pub fn config(&self) -> &InstructBlipConfig {
         &self.config
     }
@@ -135,6 +139,9 @@ impl InstructBlip {
     /// `pixel_values_bchw [B, 3, S, S]`, normalised by CLIP's mean and deviation; `qformer_ids_bl` (`u32 [B, L]`, the
     /// instruction in BERT's vocabulary, L may be 0) and `qformer_mask_bl` (`u8`, 1 = a token). Returns query
     /// embeddings `[B, Q, D]` of the language model's width.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for a shape that does not fit, [`ModelError::Tensor`] if the device fails.
     pub fn encode(
         &self,
         pixel_values_bchw: &Tensor,

@@ -13,21 +13,33 @@ const MAX_POSITIONS: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LlamaConfig {
+    /// Rows of the embedding table.
     pub vocab_size: usize,
+    /// Width of a token.
     pub hidden_size: usize,
+    /// Width of the hidden layer of an MLP.
     pub intermediate_size: usize,
+    /// Number of Transformer blocks.
     pub num_hidden_layers: usize,
+    /// Heads of queries in a block.
     pub num_attention_heads: usize,
     /// Fewer than `num_attention_heads` for grouped-query attention.
     pub num_key_value_heads: Option<usize>,
     /// `hidden_size / num_attention_heads` unless told.
     pub head_dim: Option<usize>,
+    /// Longest sequence in tokens, prompt included.
     pub max_position_embeddings: usize,
+    /// Epsilon of every norm.
     pub rms_norm_eps: f64,
+    /// Base of the rotary angles (Su et al., "RoFormer").
     pub rope_theta: f64,
+    /// Activation of the MLPs' gate, by transformers' name.
     pub hidden_act: String,
+    /// Whether the projections of attention have a bias.
     pub attention_bias: bool,
+    /// Whether those of the MLPs have one.
     pub mlp_bias: bool,
+    /// Whether the embedding table is the head, too.
     pub tie_word_embeddings: bool,
     /// Longer contexts than trained for, which are not supported; transformers 5 keeps `rope_theta` in here.
     #[serde(alias = "rope_parameters")]
@@ -57,6 +69,7 @@ impl Default for LlamaConfig {
 }
 
 impl LlamaConfig {
+    /// Heads of keys and values in a block.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
@@ -120,19 +133,31 @@ impl LlamaConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct T5Config {
+    /// Rows of the embedding table.
     pub vocab_size: usize,
+    /// Width of a token.
     pub d_model: usize,
     /// Width of one attention head; heads times this need not be `d_model`.
     pub d_kv: usize,
+    /// Width of the hidden layer of an MLP.
     pub d_ff: usize,
+    /// Blocks of the encoder.
     pub num_layers: usize,
+    /// Blocks of the decoder; `num_layers` unless told.
     pub num_decoder_layers: Option<usize>,
+    /// Attention heads of a block.
     pub num_heads: usize,
+    /// Rows of the table that adds to attention scores by distance.
     pub relative_attention_num_buckets: usize,
+    /// From this distance in tokens on, all share the last row.
     pub relative_attention_max_distance: usize,
+    /// Epsilon of every norm.
     pub layer_norm_epsilon: f64,
+    /// Kind of the MLPs, by transformers' name.
     pub feed_forward_proj: String,
+    /// Whether the embedding table is the head, too.
     pub tie_word_embeddings: bool,
+    /// Id that every written text begins with.
     pub decoder_start_token_id: u32,
 }
 
@@ -157,6 +182,7 @@ impl Default for T5Config {
 }
 
 impl T5Config {
+    /// Blocks of the decoder.
     pub fn decoder_layers(&self) -> usize {
         self.num_decoder_layers.unwrap_or(self.num_layers)
     }

@@ -40,6 +40,10 @@ pub(super) struct Layer {
 
 impl Llama {
     /// Reads a folder with `config.json` and weights under Hugging Face's names.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] and [`ModelError::Malformed`] with the file, [`ModelError::Config`] for a configuration
+    /// that is not supported, [`ModelError::MissingTensor`] and [`ModelError::WrongShape`] with the tensor.
     pub fn load(folder: &std::path::Path, device: &Device, dtype: DType) -> Result<Self> {
         let config: LlamaConfig = read_json(&folder.join("config.json"))?;
         let checkpoint = Checkpoint::open_folder(folder, weights::FILES)?;
@@ -76,11 +80,15 @@ impl Llama {
         Ok(Self { table_vd, layers, norm_d, head, rotary, config })
     }
 
+    /// What tells this model from others, weights apart.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
 
     /// Rows of the embedding table: `ids` to `[L, D]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for an id that the vocabulary has not.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         check_ids(ids, self.config.vocab_size)?;
         let ids = Tensor::new(ids, self.table_vd.device())?.unsqueeze(0)?;
@@ -88,6 +96,9 @@ impl Llama {
     }
 
     /// Logits behind every position of one sequence: `embeddings_ld [L, D]` at `positions` to `[L, V]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for embeddings of another width, [`ModelError::Tensor`] if the device fails.
     pub fn logits(&self, embeddings_ld: &Tensor, positions: &[u32]) -> Result<Tensor> {
         let length = check_prompts(std::slice::from_ref(embeddings_ld), self.config.hidden_size)?;
         let mut session = self.session()?;
@@ -99,6 +110,9 @@ impl Llama {
     }
 
     /// A batch of running sequences.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device has no room.
     pub fn session(&self) -> Result<LlamaSession<'_>> {
         self.session_of(usize::MAX)
     }

@@ -136,11 +136,15 @@ impl T5 {
         Ok(Self { table_vd, encoder, decoder, head, config })
     }
 
+    /// What tells this model from others, weights apart.
     pub fn config(&self) -> &T5Config {
         &self.config
     }
 
     /// Rows of the embedding table: `ids` to `[L, D]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for an id that the vocabulary has not.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         check_ids(ids, self.config.vocab_size)?;
         let ids = Tensor::new(ids, self.table_vd.device())?.unsqueeze(0)?;
@@ -149,6 +153,10 @@ impl T5 {
 
     /// Logits behind every position of `decoder_ids` (with the start token), given the encoder's input
     /// `embeddings_ld [L, D]`; returns `[decoder length, V]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for embeddings of another width or an id that the vocabulary has not,
+    /// [`ModelError::Tensor`] if the device fails.
     pub fn logits(&self, embeddings_ld: &Tensor, decoder_ids: &[u32]) -> Result<Tensor> {
         let (mut session, id) = (self.session()?, RequestId(0));
         session.read(&[(id, embeddings_ld.clone())])?;
@@ -162,6 +170,9 @@ impl T5 {
     }
 
     /// A batch of running sequences.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if the device has no room.
     pub fn session(&self) -> Result<T5Session<'_>> {
         self.session_within(Room { rows: usize::MAX, own_slots: usize::MAX, cross_slots: usize::MAX })
     }

@@ -15,6 +15,9 @@ const QUICK_GELU_FACTOR: f64 = 1.702;
 const LARGEST_EXPONENT: f64 = 80.0;
 
 /// Applies `kind` to every element.
+///
+/// # Errors
+/// A type that is not a float.
 pub fn activation(x: &Tensor, kind: Activation) -> Result<Tensor> {
     if has_kernel(x) {
         return apply(kind, &[x]);

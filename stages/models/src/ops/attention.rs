@@ -13,6 +13,9 @@ use rayon::prelude::*;
 /// With `causal`, a position sees itself and what comes before it. `key_valid_bl` (`u8 [B, L]`, 1 = valid) hides
 /// padding; a position that sees nothing yields zeros. Returns `[B, L, D]`. The probabilities are not kept for the
 /// backward pass but computed again.
+///
+/// # Errors
+/// Shapes other than these, or a width that the heads do not divide.
 pub fn attention(qkv_ble: &Tensor, heads: usize, causal: bool, key_valid_bl: Option<&Tensor>) -> Result<Tensor> {
     let (batch, length, packed) = qkv_ble.dims3()?;
     if heads == 0 || !packed.is_multiple_of(3 * heads) {

@@ -14,23 +14,35 @@ use rayon::prelude::*;
 /// The weights of one pre-norm Transformer block.
 #[derive(Clone, Debug)]
 pub struct Block {
+    /// `[D]`, of the norm before attention.
     pub ln_1_weight_d: Tensor,
+    /// `[D]`
     pub ln_1_bias_d: Tensor,
     /// Queries, keys and values behind each other: `[3 D, D]`.
     pub in_proj_weight: Tensor,
+    /// `[3 D]`
     pub in_proj_bias: Tensor,
+    /// `[D, D]`, applied to the heads' outputs.
     pub out_proj_weight: Tensor,
+    /// `[D]`
     pub out_proj_bias_d: Tensor,
+    /// `[D]`, of the norm before the MLP.
     pub ln_2_weight_d: Tensor,
+    /// `[D]`
     pub ln_2_bias_d: Tensor,
     /// `[M, D]`
     pub fc_weight: Tensor,
+    /// `[M]`
     pub fc_bias_m: Tensor,
     /// `[D, M]`
     pub proj_weight: Tensor,
+    /// `[D]`
     pub proj_bias_d: Tensor,
+    /// Attention heads; they divide D.
     pub heads: usize,
+    /// Whether a position sees only itself and what comes before it.
     pub causal: bool,
+    /// Of the hidden layer of the MLP.
     pub activation: Activation,
 }
 
@@ -63,6 +75,9 @@ const WEIGHTS: usize = 12;
 ///
 /// On the CPU the whole block is one node of the graph: intermediate gradients stay inside it instead of being
 /// allocated, cleared and added by candle's backward pass, and only four intermediate results are kept.
+///
+/// # Errors
+/// Shapes other than these, heads that do not divide the width, or a row that a sequence has not.
 pub fn transformer_block(x_bld: &Tensor, block: &Block, rows: Option<&[u32]>) -> Result<Tensor> {
     let (batch, length, width) = x_bld.dims3()?;
     if block.heads == 0 || width == 0 || width % block.heads != 0 {

@@ -14,6 +14,9 @@ use rayon::prelude::*;
 /// product with the weight leaves the output in place, and a layer norm over channels needs no transposition.
 ///
 /// The kernel unfolds a few output rows at a time (they stay in the cache) and multiplies them by the weight.
+///
+/// # Errors
+/// Shapes other than these, a stride of zero, or a kernel larger than the padded image.
 pub fn conv2d(
     x_bhwc: &Tensor,
     weight_ohwi: &Tensor,

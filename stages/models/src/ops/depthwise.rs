@@ -11,6 +11,9 @@ pub(super) const KERNEL: usize = 3;
 /// Depthwise 3 x 3 convolution with channels last and one pixel of zeros around the image; inference only.
 ///
 /// `x_bhwc [B, H, W, C]`, `weight_hwc [3, 3, C]`, `bias_c [C]`; returns `[B, H', W', C]` with H' = (H - 1) / stride + 1.
+///
+/// # Errors
+/// Shapes other than these, or a stride of zero.
 pub fn depthwise_conv(x_bhwc: &Tensor, weight_hwc: &Tensor, bias_c: &Tensor, stride: usize) -> Result<Tensor> {
     let op = Depthwise { stride };
     if has_kernel(x_bhwc) {

@@ -22,6 +22,9 @@ impl Dropout {
     }
 
     /// Drops values of `x [B, ...]` in layer `layer`.
+    ///
+    /// # Errors
+    /// `x` has another number of rows.
     pub fn apply(&self, layer: usize, x: &Tensor) -> Result<Tensor> {
         if x.dims().first() != Some(&self.rows.len()) {
             candle_core::bail!("dropout of {} rows for values of shape {:?}", self.rows.len(), x.dims());

@@ -4,6 +4,9 @@ use candle_core::{Result, Tensor, bail};
 ///
 /// `table_vd [V, D]`, `ids_bl` (`u32 [B, L]`, all below V); returns `[B, L, D]`. The gradient adds up rows that were
 /// looked up more than once, in the order of their positions.
+///
+/// # Errors
+/// Shapes or types other than these, or an id that the table has not.
 pub fn embedding(table_vd: &Tensor, ids_bl: &Tensor) -> Result<Tensor> {
     let (batch, length) = ids_bl.dims2()?;
     let (vocabulary, width) = table_vd.dims2()?;

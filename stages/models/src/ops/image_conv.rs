@@ -5,6 +5,9 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// [`conv2d`] for a few large images: threads share the rows of one image; inference only.
+///
+/// # Errors
+/// As [`conv2d`].
 pub fn image_conv2d(
     x_bhwc: &Tensor,
     weight_ohwi: &Tensor,

@@ -12,11 +12,15 @@ use rayon::prelude::*;
 pub struct InvertedBottleneck {
     /// `[M, I]`
     pub expand_weight: Tensor,
+    /// `[M]`
     pub expand_bias_m: Tensor,
+    /// `[3, 3, M]`
     pub depthwise_weight_hwm: Tensor,
+    /// `[M]`
     pub depthwise_bias_m: Tensor,
     /// `[O, M]`
     pub project_weight: Tensor,
+    /// `[O]`
     pub project_bias_o: Tensor,
     /// Of the depthwise convolution.
     pub stride: usize,
@@ -31,6 +35,9 @@ const ROWS_PER_TASK: usize = 32;
 ///
 /// `x_bhwi [B, H, W, I]`; returns `[B, H', W', O]`. The expanded image, several times as large as input and output, is
 /// never whole in memory on the CPU: three of its rows are, and they stay in the cache.
+///
+/// # Errors
+/// Shapes other than these, a stride of zero, or a residual between different shapes.
 pub fn inverted_bottleneck(x_bhwi: &Tensor, weights: &InvertedBottleneck) -> Result<Tensor> {
     let w = weights;
     let op = Op { stride: w.stride, residual: w.residual };

@@ -14,6 +14,9 @@ pub const LAYER_NORM_EPSILON: f64 = 1e-5;
 /// (x - mean) / sqrt(variance + epsilon) * weight + bias, over the last dimension.
 ///
 /// `x [.., D]`, `weight [D]`, `bias [D]`. The variance is the biased one.
+///
+/// # Errors
+/// Shapes other than these.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
     if has_kernel(x) {
         return apply(LayerNorm { epsilon }, &[x, weight, bias]);

@@ -8,6 +8,9 @@ use candle_core::{Result, Tensor, bail};
 /// y = x w^T + b, over the last dimension.
 ///
 /// `x [.., I]`, `w_oi [O, I]`, `b [O]`; returns `[.., O]`.
+///
+/// # Errors
+/// Shapes other than these.
 pub fn linear(x: &Tensor, w_oi: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     if has_kernel(x) {
         let op = Linear { transposed: false };
@@ -36,6 +39,9 @@ fn check(x: &[usize], w_oi: &[usize], bias: Option<&[usize]>) -> Result<()> {
 /// y = x w, over the last dimension: CLIP stores its two projections this way round.
 ///
 /// `x [.., I]`, `w_io [I, O]`; returns `[.., O]`.
+///
+/// # Errors
+/// Shapes other than these.
 pub fn project(x: &Tensor, w_io: &Tensor) -> Result<Tensor> {
     if has_kernel(x) {
         return apply(Linear { transposed: true }, &[x, w_io]);

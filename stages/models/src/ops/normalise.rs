@@ -7,6 +7,9 @@ const SHORTEST: f64 = 1e-12;
 /// Scales the last dimension to length one: x / |x|.
 ///
 /// A row of zeros stays a row of zeros and has a zero gradient, where the plain formula has none.
+///
+/// # Errors
+/// A type that is not a float.
 pub fn l2_normalise(x_bd: &Tensor) -> Result<Tensor> {
     let dtype = x_bd.dtype();
     let x_bd = widen(x_bd)?;

@@ -5,6 +5,9 @@ use candle_core::{Result, Tensor, bail};
 /// `pixels_bchw [B, C, H, W]` with sides divisible by `patch`; returns `[B, H/patch * W/patch, C * patch * patch]`,
 /// each patch in the order (channel, row, column) of a convolution weight, so that a patch embedding is a
 /// [`linear`](super::linear) with that weight flattened.
+///
+/// # Errors
+/// Not four dimensions, or sides that `patch` does not divide.
 pub fn patches(pixels_bchw: &Tensor, patch: usize) -> Result<Tensor> {
     let (batch, channels, height, width) = pixels_bchw.dims4()?;
     if patch == 0 || height % patch != 0 || width % patch != 0 {

@@ -10,6 +10,9 @@ use rayon::prelude::*;
 ///
 /// `tokens_bld [B, L, D]`, `positions_ld [P, D]` with P at least the resulting length (the first rows are used),
 /// `class_d [D]`; returns `[B, L, D]`, or `[B, L + 1, D]` with a class token.
+///
+/// # Errors
+/// Shapes other than these, or fewer positions than tokens.
 pub fn add_positions(tokens_bld: &Tensor, positions_ld: &Tensor, class_d: Option<&Tensor>) -> Result<Tensor> {
     let sizes = Sizes::new(tokens_bld.dims(), positions_ld.dims(), class_d.map(Tensor::dims))?;
     let args: Vec<&Tensor> = [tokens_bld, positions_ld].into_iter().chain(class_d).collect();

@@ -5,6 +5,9 @@ use candle_core::{Result, Tensor, bail};
 /// Takes one row of each sequence.
 ///
 /// `x_bld [B, L, D]`, `rows` with B entries below L; returns `[B, D]`.
+///
+/// # Errors
+/// Not three dimensions, another number of rows than B, or a row that a sequence has not.
 pub fn select_rows(x_bld: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let (batch, length, width) = x_bld.dims3()?;
     if rows.len() != batch || rows.iter().any(|&row| row as usize >= length) {

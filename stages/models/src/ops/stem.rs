@@ -13,8 +13,11 @@ use rayon::prelude::*;
 pub struct StemStage<'a> {
     /// `[O, K, K, C]`
     pub weight_ohwi: &'a Tensor,
+    /// `[O]`
     pub bias_o: &'a Tensor,
+    /// `[O]`
     pub norm_weight_o: &'a Tensor,
+    /// `[O]`
     pub norm_bias_o: &'a Tensor,
 }
 
@@ -23,6 +26,9 @@ pub struct StemStage<'a> {
 /// `x_bhwc [B, H, W, C]`; returns `[B, H', W', O]`. The CPU kernel does all three in the cache, a few rows of the
 /// image at a time: alone, norm and activation would spend their time on memory, and candle's backward pass on the
 /// gradients between them.
+///
+/// # Errors
+/// As [`conv2d`](super::conv2d); a norm of another width.
 pub fn stem_stage(
     x_bhwc: &Tensor,
     stage: StemStage<'_>,

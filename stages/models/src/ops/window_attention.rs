@@ -12,7 +12,12 @@ use rayon::prelude::*;
 pub enum RelativePositions {
     /// q . (height[y_q - y_k + K - 1] + width[x_q - x_k + K - 1]), both tables `[2K - 1, D / heads]` (Li et al.,
     /// "MViTv2"; the `rel_pos_h` and `rel_pos_w` of Segment Anything).
-    Decomposed { height: Tensor, width: Tensor },
+    Decomposed {
+        /// By the difference of rows.
+        height: Tensor,
+        /// By the difference of columns.
+        width: Tensor,
+    },
     /// One summand per head, query and key, `[heads, K * K, K * K]` (LeViT's `attention_biases`, looked up).
     Bias(Tensor),
 }
@@ -25,6 +30,9 @@ pub enum RelativePositions {
 ///
 /// On the CPU a few hundred rows of scores exist at a time (Dao et al., "FlashAttention"), with the positions added on
 /// the way.
+///
+/// # Errors
+/// Shapes other than these, a width that the heads do not divide, or a window of zero.
 pub fn window_attention(
     qkv_bhwe: &Tensor,
     padding_e: &Tensor,

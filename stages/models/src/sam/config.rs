@@ -15,7 +15,9 @@ pub const PIXEL_STD: [f32; 3] = [58.395, 57.12, 57.375];
 pub struct SamConfig {
     /// Side of the square input in pixels.
     pub image_size: usize,
+    /// What embeds images.
     pub encoder: EncoderConfig,
+    /// What answers prompts.
     pub decoder: DecoderConfig,
 }
 
@@ -23,7 +25,9 @@ pub struct SamConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum EncoderConfig {
+    /// Of the original checkpoints: ViT-B, L and H.
     Vit(VitConfig),
+    /// Of MobileSAM.
     TinyVit(TinyVitConfig),
 }
 
@@ -32,10 +36,15 @@ pub enum EncoderConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
+    /// Side of the square that becomes one token, in pixels.
     pub patch_size: usize,
+    /// Width of a token.
     pub width: usize,
+    /// Number of Transformer blocks.
     pub depth: usize,
+    /// Attention heads of a block.
     pub heads: usize,
+    /// Width of the hidden layer of an MLP.
     pub mlp_width: usize,
     /// Side of a window in patches.
     pub window: usize,
@@ -47,7 +56,9 @@ pub struct VitConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TinyVitConfig {
+    /// Channels of each stage.
     pub widths: [usize; 4],
+    /// Blocks of each stage.
     pub depths: [usize; 4],
     /// Of the last three stages.
     pub heads: [usize; 3],
@@ -63,14 +74,19 @@ pub struct TinyVitConfig {
 pub struct DecoderConfig {
     /// Channels of the image embedding and of prompts.
     pub width: usize,
+    /// Blocks of the two-way Transformer.
     pub depth: usize,
+    /// Attention heads of a block.
     pub heads: usize,
+    /// Width of the hidden layer of an MLP.
     pub mlp_width: usize,
     /// The attention between tokens and image is narrower by this factor.
     pub attention_downsample: usize,
     /// Masks for an ambiguous prompt; there is one more for a clear one.
     pub multimask_outputs: usize,
+    /// Layers of the MLP that predicts a mask's quality.
     pub iou_head_depth: usize,
+    /// Width of its hidden layers.
     pub iou_head_width: usize,
     /// Channels of the network that reads mask prompts.
     pub mask_channels: usize,

@@ -76,11 +76,18 @@ pub enum MaskOutputs {
 
 impl Sam {
     /// Random weights, for measurements and tests; equal seeds give equal weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for a configuration that describes no network, [`ModelError::Tensor`] if the device has
+    /// no room.
     pub fn init(config: &SamConfig, seed: u64, device: &Device, dtype: DType) -> Result<Self> {
         Self::from_tensors(config, &Self::random_tensors(config, seed)?, device, dtype)
     }
 
     /// Random weights under the names of the original checkpoints.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for a configuration that describes no network.
     pub fn random_tensors(config: &SamConfig, seed: u64) -> Result<BTreeMap<String, Tensor>> {
         let mut random = Random { seed, drawn: BTreeMap::new() };
         Self::assemble(config, &mut random, &Device::Cpu, DType::F32)?;
@@ -113,6 +120,9 @@ impl Sam {
     }
 
     /// As [`load`](Self::load), with the configuration given instead of guessed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_as(path: &Path, config: &SamConfig, device: &Device, dtype: DType) -> Result<Self> {
         Self::read(path, Some(config), device, dtype)
     }
@@ -153,11 +163,15 @@ impl Sam {
         Ok(Self { config, encoder, prompt_encoder, decoder, device, dtype })
     }
 
+    /// What tells this network from others, weights apart.
     pub fn config(&self) -> &SamConfig {
         &self.config
     }
 
     /// Embeds images: `pixel_values_bchw [B, 3, S, S]` as [`pixel_values`](Self::pixel_values) makes them.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for another shape, [`ModelError::Tensor`] if the device fails.
     pub fn embed_images(&self, pixel_values_bchw: &Tensor) -> Result<Vec<ImageEmbedding>> {
         let side = self.config.image_size;
         let batch = match pixel_values_bchw.dims() {
@@ -188,6 +202,10 @@ impl Sam {
     ///
     /// All prompts of a call have the same number of points, and a box or none. With `above_iou`, masks whose predicted
     /// quality is not above it are left out, which saves most of their cost.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for prompts that differ in their number of points or boxes, [`ModelError::Tensor`] if
+    /// the device fails.
     pub fn predict(
         &self,
         image: &ImageEmbedding,

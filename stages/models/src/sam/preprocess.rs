@@ -18,6 +18,9 @@ pub fn resized_size(height: usize, width: usize, side: usize) -> (usize, usize) 
 impl Sam {
     /// The network's input `[B, 3, S, S]`: each image is resized (antialiased, bilinear) so that its longest side has S
     /// pixels, normalised, and filled up with zeros at the right or at the bottom.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] if there is no memory.
     pub fn pixel_values<I: Borrow<Rgb> + Sync>(&self, images: &[I]) -> Result<Tensor> {
         let side = self.config.image_size;
         let mut values = vec![0f32; images.len() * 3 * side * side];

@@ -20,7 +20,9 @@ pub enum PointLabel {
 /// [`SamConfig::image_size`]).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
+    /// Points x and y, each on the object or on the background.
     pub points_xy: Vec<([f32; 2], PointLabel)>,
+    /// Left, top, right and bottom of the object.
     pub box_xyxy: Option<[f32; 4]>,
     /// Low-resolution logits of an earlier prediction, `[mask_side, mask_side]` row by row.
     pub mask_logits: Option<Vec<f32>>,

@@ -14,11 +14,17 @@ pub struct TextTokenizer {
 
 impl TextTokenizer {
     /// Reads a `tokenizer.json`. Its padding and truncation are not used.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::Malformed`] with the path.
     pub fn from_file(path: &Path) -> Result<Self> {
         Self::from_json(path, &read(path)?)
     }
 
     /// Reads the `vocab.txt` of an uncased BERT, one word piece per line.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], or [`ModelError::Malformed`] with the path and the special token that is missing.
     pub fn from_bert_vocabulary(path: &Path) -> Result<Self> {
         let text = String::from_utf8(read(path)?).map_err(|error| ModelError::malformed(path, error))?;
         let vocabulary: Map<String, Value> =
@@ -70,12 +76,18 @@ impl TextTokenizer {
     }
 
     /// Ids with the vocabulary's own frame: a start for LLaMA, an end for T5, both for BERT.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the library's words.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of ids, without special tokens and surrounding space.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the library's words.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let text = self.inner.decode(ids, true).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         Ok(text.trim().to_owned())

@@ -38,6 +38,10 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads a `tokenizer.json` with the tokens `<|startoftext|>` and `<|endoftext|>`. Padding is the file's own, or 0
     /// as in open_clip; see [`with_pad_id`](Self::with_pad_id).
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], or [`ModelError::Malformed`] for a file that is too long, no `tokenizer.json`, or without
+    /// the tokens.
     pub fn from_file(path: &Path) -> Result<Self> {
         let size = std::fs::metadata(path).map_err(ModelError::io(path))?.len();
         if size > MAX_TOKENIZER_BYTES {
@@ -51,6 +55,9 @@ impl Tokenizer {
     ///
     /// Texts are put into NFC and lower case and white space is collapsed; unlike open_clip, neither HTML entities
     /// nor wrongly decoded UTF-8 are repaired.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], or [`ModelError::Malformed`] for a file that holds no such vocabulary.
     pub fn from_clip_bpe(path: &Path) -> Result<Self> {
         let json = clip_bpe::tokenizer_json(path)?;
         Self::from_json(json.to_string().as_bytes()).map_err(|error| ModelError::malformed(path, error))
@@ -62,6 +69,9 @@ impl Tokenizer {
     ///
     /// The start and end tokens have the two largest ids, so that [`Eot::Argmax`](crate::clip::Eot::Argmax) holds;
     /// padding is 0. A configuration has to be given [`vocab_size`](Self::vocab_size).
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if `vocab_size` has no room for single characters.
     pub fn train<S: AsRef<str>>(captions: impl IntoIterator<Item = S>, vocab_size: usize) -> Result<Self> {
         let json = train::tokenizer_json(captions, vocab_size)?;
         Self::from_json(json.to_string().as_bytes())
@@ -99,6 +109,10 @@ impl Tokenizer {
 
     /// Exactly `context_length` ids: start, tokens, end, padding. A text that is too long loses its last tokens, never
     /// its end.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for a context without room for start and end, [`ModelError::Tokenizer`] with the
+    /// library's words.
     pub fn encode(&self, text: &str, context_length: usize) -> Result<Vec<u32>> {
         if context_length < 2 {
             return Err(ModelError::Input(format!(
@@ -121,19 +135,25 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
+    /// Id of `<|startoftext|>`.
     pub fn start_id(&self) -> u32 {
         self.start
     }
 
+    /// Id of `<|endoftext|>`.
     pub fn end_id(&self) -> u32 {
         self.end
     }
 
+    /// Id that fills a text up to the context length.
     pub fn pad_id(&self) -> u32 {
         self.pad
     }
 
     /// Writes a `tokenizer.json`, readable by Hugging Face's library too.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] with the path.
     pub fn save(&self, path: &Path) -> Result<()> {
         let json = self.json(true)?;
         let mut draft = path.as_os_str().to_owned();
@@ -150,6 +170,9 @@ impl Tokenizer {
     }
 
     /// A hexadecimal digest (blake3) of vocabulary and rules.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the library's words.
     pub fn digest(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         for id in [self.start, self.end, self.pad] {

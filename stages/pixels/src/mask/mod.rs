@@ -10,10 +10,25 @@ use crate::{MAX_PIXELS, PixelError, rgb};
 ///
 /// Make it with one of the constructors, which see to it that the lengths add up to
 /// `height * width`. On a mask put together by hand the methods ignore runs past the last pixel.
+///
+/// ```
+/// use pixels::mask::Rle;
+/// let mask = Rle::from_row_major(&[
+///     false, true, true,
+///     false, true, false,
+/// ], 2, 3)?;
+/// assert_eq!(mask.counts, [2, 3, 1], "down the columns");
+/// assert_eq!((mask.area_px(), mask.bbox_xywh()), (3, [1, 0, 2, 2]));
+/// assert_eq!(Rle::from_coco_string(&mask.to_coco_string(), 2, 3)?, mask);
+/// # Ok::<(), pixels::PixelError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rle {
+    /// Height of the mask in pixels.
     pub height: u32,
+    /// Width of the mask in pixels.
     pub width: u32,
+    /// Lengths of the runs, zeros first.
     pub counts: Vec<u32>,
 }
 

@@ -11,12 +11,17 @@ use crate::split::Split;
 /// A caption format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CaptionFormat {
+    /// One JSON object a line.
     Jsonl,
+    /// A CSV with a header.
     Csv,
+    /// One JSON document with `images`, each with `sentences` (Karpathy's splits of COCO).
     Karpathy,
     /// Captions line by line; `filenames` is the name of the file with the image names.
     Lines {
+        /// The file of image names, line by line beside the captions.
         filenames: String,
+        /// The split that the file's name tells.
         split: Option<Split>,
     },
 }

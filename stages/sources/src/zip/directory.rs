@@ -18,8 +18,11 @@ pub struct Entry<'a> {
     pub flags: u16,
     /// Compression method, as stored.
     pub method: u16,
+    /// CRC-32 of the extracted data.
     pub crc32: u32,
+    /// Bytes in the archive.
     pub compressed_size: u64,
+    /// Bytes once extracted, as declared.
     pub uncompressed_size: u64,
     /// Offset of the local header in the file.
     pub header_offset: u64,

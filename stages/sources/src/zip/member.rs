@@ -18,7 +18,9 @@ const CEILING_BYTES: u64 = 1 << 31;
 /// Compression methods that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
+    /// Not compressed (method 0).
     Stored,
+    /// Deflate (method 8).
     Deflated,
 }
 
@@ -27,7 +29,9 @@ pub enum Method {
 pub struct Member {
     /// Relative path, UTF-8, without `..`.
     pub name: String,
+    /// How the data is compressed.
     pub method: Method,
+    /// CRC-32 of the extracted data.
     pub crc32: u32,
     /// Bytes in the archive.
     pub compressed_size: u64,
@@ -43,7 +47,10 @@ pub enum Extracted<'a> {
     /// The member's data; borrowed where it was stored uncompressed.
     Data(Cow<'a, [u8]>),
     /// The local header is longer than expected: fetch `length` bytes from `header_offset` on.
-    NeedMore { length: u64 },
+    NeedMore {
+        /// Bytes that the member takes, local header included.
+        length: u64,
+    },
 }
 
 /// The bytes to fetch in one request: local header, name, extra field and data.

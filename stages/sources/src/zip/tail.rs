@@ -37,11 +37,14 @@ pub struct Directory {
 /// What the tail tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
+    /// The directory's place is known.
     Found(Directory),
     /// The Zip64 end record lies before the tail: fetch this range and hand it to
     /// [`read_zip64_end`].
     NeedRange {
+        /// First byte to fetch.
         offset: u64,
+        /// Bytes to fetch.
         length: u64,
     },
 }

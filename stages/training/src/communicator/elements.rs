@@ -69,6 +69,9 @@ add_in_f32!(bf16);
 add_in_f32!(f16);
 
 /// The tensor in host memory, its elements one after the other, without its gradient graph.
+///
+/// # Errors
+/// [`Error::Tensor`](crate::Error::Tensor) if the device does not hand it over.
 pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.detach().to_device(&Device::Cpu)?.contiguous()?)
 }

@@ -174,6 +174,18 @@ impl Features<'_> {
 ///
 /// `logit_scale` is the learnable logarithm of the scale, a scalar; keep it at or below [`MAX_LOGIT_SCALE`](models::dual_encoder::MAX_LOGIT_SCALE).
 ///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use training::loss::{Contrast, Features, PairKeys, info_nce};
+/// let keys = PairKeys { image_n: &[1, 2], caption_n: &[3, 4], valid_n: &[true, true] };
+/// let contrast = Contrast::new(&keys, 0..2, 0.0, DType::F64, &Device::Cpu)?;
+/// let image_bd = Tensor::new(&[[1.0, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+/// let features = Features { image_bd: &image_bd, text_bd: &image_bd, image_nd: &image_bd, text_nd: &image_bd };
+/// let loss = info_nce(&features, &Tensor::new(0.0, &Device::Cpu)?, &contrast)?.to_scalar::<f64>()?;
+/// assert!((loss - (1.0 + f64::exp(-1.0)).ln()).abs() < 1e-12, "-ln(e / (e + 1)) of each pair");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// Shapes that do not fit together.
 pub fn info_nce(features: &Features, logit_scale: &Tensor, contrast: &Contrast) -> Result<Tensor> {

@@ -15,6 +15,7 @@ const MAX_OBJECTS: usize = 64;
 /// Why an answer gives no variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AnswerProblem {
+    /// There is no text.
     Empty,
     /// Nothing in it has one of the three fields.
     NoObject,

@@ -19,9 +19,11 @@ pub const MAX_FIELD_CHARS: usize = 600;
 /// One description of an image in three fields, none empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
+    /// The whole image in one sentence.
     pub one_sentence: String,
     /// What stands out.
     pub feature: String,
+    /// A longer description.
     pub caption: String,
 }
 
@@ -54,18 +56,22 @@ impl Variants {
         new
     }
 
+    /// How many variants are still wanted, of [`VARIANTS`].
     pub fn missing(&self) -> usize {
         VARIANTS - self.kept.len()
     }
 
+    /// The variants, in the order in which they were added.
     pub fn into_inner(self) -> Vec<Variant> {
         self.kept
     }
 
+    /// How many variants there are.
     pub fn len(&self) -> usize {
         self.kept.len()
     }
 
+    /// Whether there is none yet.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }

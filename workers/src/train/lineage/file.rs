@@ -14,7 +14,7 @@ use crate::error::WorkerError;
 
 impl RunRows {
     /// As Parquet: first what the run reads, then what its ancestors learnt from, which has neither digest nor split.
-    pub fn to_bytes(&self) -> Result<Bytes, WorkerError> {
+    pub(crate) fn to_bytes(&self) -> Result<Bytes, WorkerError> {
         let of_ancestor = |sight: &Sight| RunRow { sight: sight.clone(), ..RunRow::default() };
         let ancestors = self.ancestors.iter().flat_map(|(id, sights)| sights.iter().map(move |sight| (id, sight)));
         let ancestors: Vec<(&String, RunRow)> = ancestors.map(|(id, sight)| (id, of_ancestor(sight))).collect();

@@ -20,11 +20,13 @@ use crate::stores::WorkStore;
 /// What a run reads of one country.
 #[derive(Clone, Copy)]
 pub struct RunInputs<'a> {
+    /// Where the tables are.
     pub work: &'a WorkStore,
     /// Address of the source of the images.
     pub source: &'a str,
     /// `images` among them: what is known of a picture's bytes is known from there.
     pub tables: &'a [PinnedTable],
+    /// Boxes and objects of the images.
     pub geotags: &'a PinnedTable,
     /// The splits, by shard, where they are not those of the tables.
     pub assignment: Option<&'a [Vec<AssignedRow>]>,
@@ -55,6 +57,9 @@ const AT_ONCE: usize = 32;
 
 impl RunRows {
     /// Reads what a run reads of each image, without reading what it learns from. Boxes and objects come from `geotags`.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a part that cannot be read; a store that does not answer.
     pub async fn read(inputs: RunInputs<'_>) -> Result<Self, WorkerError> {
         let source: Arc<str> = inputs.source.into();
         let assigned = inputs.assignment.unwrap_or_default();

@@ -56,6 +56,7 @@ impl Generator {
         }
     }
 
+    /// How it draws text.
     pub fn settings(&self) -> &GenerationSettings {
         &self.settings
     }
@@ -65,6 +66,10 @@ impl Generator {
     /// `prompts` is asked for prompts by their numbers when there is room for them, more than once if need be. When
     /// the device reports that its memory is used up, the batch starts again at half its size. No result depends on
     /// `max_batch`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if the vocabulary is too small for the beams, [`ModelError::Input`] if `prompts`
+    /// returns another number than it was asked for, and whatever `prompts` or the network returns.
     pub fn run<N: NextLogits>(
         &self,
         network: &mut N,

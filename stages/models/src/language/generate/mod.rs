@@ -22,13 +22,16 @@ pub struct RequestId(pub usize);
 pub struct Branch {
     /// The beam, among those of the step before, that the token continues.
     pub parent: usize,
+    /// Id of the token.
     pub token: u32,
 }
 
 /// What becomes of one request in a step: its beams from now on.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
+    /// The request, as it was admitted.
     pub request: RequestId,
+    /// Its beams, best first.
     pub branches: &'a [Branch],
 }
 
@@ -37,6 +40,7 @@ pub trait NextLogits {
     /// What a sequence begins with.
     type Prompt;
 
+    /// Number V of logits behind each sequence.
     fn vocab_size(&self) -> usize;
 
     /// Ids that every sequence has before its first new one, as far as they count for the repetition penalty and the
@@ -44,9 +48,15 @@ pub trait NextLogits {
     fn history(&self) -> &[u32];
 
     /// Takes up new requests with one beam each; returns the logits behind each prompt, `[N, V]`.
+    ///
+    /// # Errors
+    /// Prompts that do not fit the network, or a device that fails or has no room.
     fn admit(&mut self, prompts: &[(RequestId, Self::Prompt)]) -> Result<Vec<f32>>;
 
     /// Appends one token to every beam; returns logits, `[beams of all steps, V]` in their order.
+    ///
+    /// # Errors
+    /// Beams or ids that do not exist, or a device that fails or has no room.
     fn advance(&mut self, steps: &[Step<'_>]) -> Result<Vec<f32>>;
 
     /// Forgets a request. Unknown ones are no error.

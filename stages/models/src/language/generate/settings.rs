@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct GenerationSettings {
     /// 1 for greedy or nucleus decoding.
     pub num_beams: usize,
+    /// Most tokens of a text, its end included.
     pub max_new_tokens: usize,
     /// No end token before a sequence has this many ids; T5's start token counts, a prompt of embeddings does not.
     pub min_length: usize,
@@ -14,6 +15,7 @@ pub struct GenerationSettings {
     pub repetition_penalty: f64,
     /// A finished beam's score is its log-probability divided by its length to this power.
     pub length_penalty: f64,
+    /// When beam search is done with a request.
     pub early_stopping: EarlyStopping,
     /// Draws tokens at random; excludes beams.
     pub sampling: Option<Nucleus>,
@@ -36,7 +38,9 @@ pub enum EarlyStopping {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nucleus {
+    /// In (0, 1]; 1 draws from all tokens.
     pub top_p: f64,
+    /// Divides the logits first; below 1 likely tokens become likelier.
     pub temperature: f64,
     /// With the number of the request it determines every draw, whatever else is in the batch.
     pub seed: u64,

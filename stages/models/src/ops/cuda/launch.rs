@@ -317,12 +317,19 @@ pub(super) fn activation_back(x: &Tensor, dy: &Tensor, kind: i32) -> Result<Made
 /// What one step of AdamW does to one parameter; the names are those of the optimiser.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// Factor of the gradient: clipping.
     pub clip: f64,
+    /// Learning rate over the correction of the first moment.
     pub rate: f64,
+    /// Factor of the root of the second moment: its correction.
     pub spread: f64,
+    /// Added to that root.
     pub epsilon: f64,
+    /// Factor of the weights: decay.
     pub kept: f64,
 }
 

@@ -5,6 +5,9 @@ use candle_core::{Result, Tensor, bail};
 /// Multi-head attention of one sequence to another, softmax(q k^T / sqrt(D / heads)) v.
 ///
 /// `q_bqd [B, Q, D]`; `kv_bke [B, K, 2 D]` holds keys and then values. Returns `[B, Q, D]`.
+///
+/// # Errors
+/// Shapes other than these, a width that the heads do not divide, or tensors that want gradients.
 pub fn cross_attention(q_bqd: &Tensor, kv_bke: &Tensor, heads: usize) -> Result<Tensor> {
     refuse_gradients("cross_attention", &[q_bqd, kv_bke])?;
     let ((batch, queries, width), (kv_batch, keys, packed)) = (q_bqd.dims3()?, kv_bke.dims3()?);

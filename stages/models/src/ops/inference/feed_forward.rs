@@ -12,6 +12,9 @@ pub enum Gate {
 }
 
 /// f(gate) * up, where `gate_up [.., 2 M]` holds the gate and then what it scales; returns `[.., M]`.
+///
+/// # Errors
+/// An odd last dimension, or a tensor that wants gradients.
 pub fn gated(gate_up: &Tensor, gate: Gate) -> Result<Tensor> {
     refuse_gradients("gated", &[gate_up])?;
     let both = gate_up.dim(D::Minus1)?;

@@ -51,6 +51,9 @@ pub struct PackedLinear {
 
 impl PackedLinear {
     /// Packs `w_oi [O, I]` and `bias_o [O]`.
+    ///
+    /// # Errors
+    /// Shapes other than these.
     pub fn new(w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Self> {
         let (outputs, inputs) = w_oi.dims2()?;
         if let Some(bias) = bias_o
@@ -64,15 +67,20 @@ impl PackedLinear {
         Ok(Self { panels: Arc::new(panels), bias, inputs, outputs })
     }
 
+    /// I, the width of what it is applied to.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
+    /// O, the width of its results.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
     /// `x [.., I]` to `[.., O]`.
+    ///
+    /// # Errors
+    /// Another last dimension, or a tensor that wants gradients.
     pub fn forward(&self, x: &Tensor, kind: Rows) -> Result<Tensor> {
         refuse_gradients("packed linear", &[x])?;
         let mut dims = x.dims().to_vec();

@@ -16,6 +16,7 @@ pub struct PathQueries {
     pub slots: Vec<u32>,
     /// Number of queries.
     pub rows: usize,
+    /// Which of the keys each query sees.
     pub mask: AttentionMask,
 }
 
@@ -68,6 +69,10 @@ impl DistanceBias {
 /// `q_rx [R, heads * W]`; `keys_sx` and `values_sx` `[S, kv_heads * W]`, where a key head serves `heads / kv_heads`
 /// query heads one behind the other (grouped-query attention). `queries` cover the R rows in their order. Returns
 /// `[R, heads * W]`.
+///
+/// # Errors
+/// Shapes other than these, heads that do not divide, queries that do not add up to R, slots that do not exist, or
+/// tensors that want gradients.
 pub fn paged_attention(
     q_rx: &Tensor,
     (keys_sx, values_sx): (&Tensor, &Tensor),

@@ -5,6 +5,9 @@ use candle_core::{D, DType, Result, Tensor, bail};
 /// x / sqrt(mean(x^2) + epsilon) * w over the last dimension (Zhang and Sennrich, 2019), as LLaMA and T5 have it.
 ///
 /// `x [.., D]`, `weight_d [D]`; the mean is taken in f32 whatever the type.
+///
+/// # Errors
+/// Shapes other than these, or tensors that want gradients.
 pub fn rms_norm(x: &Tensor, weight_d: &Tensor, epsilon: f64) -> Result<Tensor> {
     refuse_gradients("rms_norm", &[x, weight_d])?;
     let width = x.dim(D::Minus1)?;

@@ -26,6 +26,9 @@ pub struct RotaryTable {
 
 impl RotaryTable {
     /// Angles `position * theta^(-2 i / head_width)` for `positions` positions, computed in f32 as transformers does.
+    ///
+    /// # Errors
+    /// A head of odd width, or a device without room.
     pub fn new(positions: usize, head_width: usize, theta: f64, layout: RotaryLayout, device: &Device) -> Result<Self> {
         if head_width == 0 || !head_width.is_multiple_of(2) {
             bail!("rotary: a head of width {head_width} has no halves")
@@ -53,6 +56,10 @@ impl RotaryTable {
 }
 
 /// Turns every head of `x_rx [R, heads * head width]` by the angles of its row's position (Su et al., "RoFormer").
+///
+/// # Errors
+/// A width that is no multiple of the table's heads, another number of positions than rows, a position that the table
+/// has not, or a tensor that wants gradients.
 pub fn rotary(x_rx: &Tensor, positions_r: &[u32], table: &RotaryTable) -> Result<Tensor> {
     refuse_gradients("rotary", &[x_rx])?;
     let (rows, width) = x_rx.dims2()?;

@@ -6,17 +6,23 @@ use crate::{ModelError, Result};
 /// A part of an image: left, top, and right and bottom, which are no longer part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CropBox {
+    /// First column.
     pub left: usize,
+    /// First row.
     pub top: usize,
+    /// The column behind the last.
     pub right: usize,
+    /// The row below the last.
     pub bottom: usize,
 }
 
 impl CropBox {
+    /// Columns.
     pub fn width(&self) -> usize {
         self.right - self.left
     }
 
+    /// Rows.
     pub fn height(&self) -> usize {
         self.bottom - self.top
     }

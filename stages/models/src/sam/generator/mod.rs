@@ -42,10 +42,16 @@ pub trait PointSegmenter: Sync {
     fn mask_side(&self) -> usize;
 
     /// Embeds images of any size.
+    ///
+    /// # Errors
+    /// A device that fails or has no room.
     fn embed(&self, images: &[Cow<'_, Rgb>]) -> Result<Vec<Self::Embedding>>;
 
     /// Masks for points, in pixels of the input, in the order of points and outputs. Masks whose predicted quality is
     /// not above `above_iou` are left out.
+    ///
+    /// # Errors
+    /// A device that fails or has no room.
     fn masks_at(
         &self,
         image: &Self::Embedding,
@@ -90,9 +96,11 @@ pub struct MaskRecord {
     /// Left, top, width and height. As in the reference, width and height are those between the centres of the outermost
     /// pixels: one less than those of [`Rle::bbox_xywh`].
     pub bbox_xywh: [u32; 4],
+    /// The network's own estimate of the mask's intersection over union with the object, about 0 to 1.
     pub predicted_iou: f32,
     /// The point that the network was asked at, in pixels of the image.
     pub point_xy: [f64; 2],
+    /// Intersection over union of the mask cut at a higher and at a lower threshold.
     pub stability_score: f32,
     /// The crop that the mask was found in: left, top, width and height.
     pub crop_box_xywh: [u32; 4],

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use manifests::{Artifact, BuildSpec};
+use models::clip::ClipConfig;
 use pipeline::build::Build;
 use pipeline::trainings::current_record;
-use pipeline_tests::hub::{Hub, Widths};
+use pipeline_tests::hub::{Hub, PUBLISHED_CLIP};
 use pipeline_tests::{column, open, urbancross};
 use stages::Training;
 use stages::table::Columns;
@@ -56,13 +57,13 @@ struct Place {
 }
 
 impl Place {
-    fn new(widths: Widths) -> Place {
+    fn new() -> Place {
         let folder = tempfile::tempdir().unwrap();
         let settings = sandbox::Settings { tiles_per_country: 16, side_px: 80, seed: 10 };
         let world = folder.path().join("world");
         sandbox::generate(&world, &settings, &mut |_, _| {}).unwrap();
         std::fs::write(world.join(TABLE), one_table(&world.join("dataframe"))).unwrap();
-        let hub = Hub::start(&folder.path().join("hub"), widths);
+        let hub = Hub::start(&folder.path().join("hub"));
         Place { folder, hub }
     }
 
@@ -135,7 +136,7 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_papers_countries_and_pairs_run() {
-    let place = Place::new(Widths::Narrow);
+    let place = Place::new();
     place.run_countries("countries").await;
     let build = open(place.spec("countries/finland.toml")).await.unwrap();
     let captions = column(&build, Artifact::Captions, "captions_digest").await;
@@ -144,7 +145,7 @@ async fn the_papers_countries_and_pairs_run() {
     assert!(segments_learnt_from(&build).await > captions.len(), "Eq. 4 weighs several segments of an image");
     place.run_pairs("pairs", "countries");
 
-    // what was fetched once is pinned, and enough
+    // what was fetched once is pinned, and enough; and it is known what it is not
     let asked = place.hub.requests();
     let offline = [("HF_HUB_OFFLINE", "1")];
     let weights = place.done("weights", "countries/spain.toml", &place.settings(), &offline);
@@ -152,11 +153,51 @@ async fn the_papers_countries_and_pairs_run() {
     assert!(named.clone().count() == 5 && named.clone().all(|line| line.contains("cached, locked")), "{weights}");
     place.done("run", "countries/spain.toml", &place.settings(), &offline);
     assert_eq!(place.hub.requests(), asked);
+    for (setting, words) in MISTAKES {
+        let set: Vec<String> = place.settings().into_iter().chain([setting.to_owned()]).collect();
+        for command in ["plan", "doctor", "run"] {
+            let output =
+                place.call(&[command, &shipped("countries/finland.toml").display().to_string()], &set, &offline);
+            let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+            assert!(output.status.code() == Some(65) && said.contains(words), "{command} {setting}: {said}");
+        }
+    }
+}
+
+/// What a spec may name by mistake, and a word of what is said before anything is computed.
+const MISTAKES: [(&str, &str); 10] = [
+    ("model.init=facebook/sam-vit-huge", "model.init = \"facebook/sam-vit-huge\""),
+    ("model.context_length=248", "set model.context_length = 77"),
+    ("model.activation=gelu", "model.activation is Gelu"),
+    ("model.tokenizer=train", "the numbers of another vocabulary"),
+    ("model.tokenizer=Salesforce/instructblip-vicuna-7b", "<|startoftext|>"),
+    ("model.tokenizer=facebook/sam-vit-huge", "holds no tokenizer.json"),
+    ("score.clip=Salesforce/instructblip-vicuna-7b", "score.clip: "),
+    ("segment.sam.weights=openai/clip-vit-large-patch14", "segment.sam.weights: "),
+    ("caption.instructblip.weights=openai/clip-vit-large-patch14", "caption.instructblip.weights: "),
+    ("source.tables=['dataframe/absent.csv']", "dataframe/absent.csv"),
+];
+
+/// The hub's network is smaller than any preset's; the published one is the preset's.
+#[test]
+fn the_preset_is_the_network_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), PUBLISHED_CLIP).unwrap();
+    let published = ClipConfig::beside(&folder.path().join("model.safetensors")).unwrap().unwrap();
+    for country in COUNTRIES {
+        let model = BuildSpec::read(&shipped(&format!("countries/{country}.toml")), &[]).unwrap().model;
+        let preset = ClipConfig::preset(model.preset.name()).unwrap();
+        assert_eq!(model.init, "openai/clip-vit-large-patch14");
+        assert_eq!(
+            (&preset.vision, &preset.text, preset.activation),
+            (&published.vision, &published.text, published.activation)
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_light_countries_and_pairs_run_without_weights() {
-    let place = Place::new(Widths::Narrow);
+    let place = Place::new();
     place.run_countries("light/countries").await;
     place.run_pairs("light/pairs", "light/countries");
     assert_eq!(place.hub.requests(), 0);

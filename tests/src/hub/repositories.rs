@@ -10,10 +10,10 @@ use models::sam::{DecoderConfig, EncoderConfig, Sam, SamConfig, VitConfig};
 use models::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
-use super::{Widths, vocabularies};
+use super::vocabularies;
 
 /// Writes the files of a repository into a folder.
-type Write = fn(&Path, Widths);
+type Write = fn(&Path);
 
 pub(super) const ALL: [(&str, Write); 3] = [
     ("Salesforce/instructblip-vicuna-7b", instructblip),
@@ -21,32 +21,26 @@ pub(super) const ALL: [(&str, Write); 3] = [
     ("openai/clip-vit-large-patch14", clip),
 ];
 
+/// `config.json` of openai/clip-vit-large-patch14.
+pub const PUBLISHED_CLIP: &str = include_str!("clip-vit-large-patch14.json");
+
 const CPU: &Device = &Device::Cpu;
 
 fn write_json(path: &Path, value: &Value) {
     std::fs::write(path, value.to_string()).expect("a file");
 }
 
-/// The configuration as it is published, with other sizes where the network is to be small. A field that is not there
-/// is none of that configuration.
-fn config(published: &str, widths: Widths, sizes: &[(&str, Value)]) -> Value {
+/// The configuration as it is published, with the sizes of a small network. A field that is not there is none of that
+/// configuration.
+fn narrowed(published: &str, sizes: &[(&str, Value)]) -> Value {
     let mut config: Value = serde_json::from_str(published).expect("a configuration");
-    if widths == Widths::Narrow {
-        for (field, value) in sizes {
-            *config.pointer_mut(field).expect(field) = value.clone();
-        }
+    for (field, value) in sizes {
+        *config.pointer_mut(field).expect(field) = value.clone();
     }
     config
 }
 
-/// A file that passes for weights until somebody wants to make a network of it.
-fn write_placeholder(path: &Path) {
-    let tensors: HashMap<String, Tensor> =
-        [("placeholder".to_owned(), Tensor::zeros(1, DType::F32, CPU).expect("a tensor"))].into();
-    candle_core::safetensors::save(&tensors, path).expect("a file");
-}
-
-fn instructblip(folder: &Path, widths: Widths) {
+fn instructblip(folder: &Path) {
     let (language, lines) = (vocabularies::llama(), vocabularies::bert());
     let vocabulary = language["model"]["vocab"].as_object().expect("a vocabulary").len();
     let size = Size {
@@ -64,15 +58,10 @@ fn instructblip(folder: &Path, widths: Widths) {
     for (fields, tower) in [(VISION_SIZES, size.vision), (QFORMER_SIZES, size.qformer), (TEXT_SIZES, size.llama)] {
         sizes.extend(fields.into_iter().zip([tower.0, tower.1, tower.2, tower.3].map(Value::from)));
     }
-    match widths {
-        Widths::Narrow => {
-            checkpoint::write(folder, &size, DType::F32).expect("a checkpoint");
-            split_into_shards(folder, 4);
-        }
-        Widths::Published => write_placeholder(&folder.join("model.safetensors")),
-    }
+    checkpoint::write(folder, &size, DType::F32).expect("a checkpoint");
+    split_into_shards(folder, 4);
     // over the one that came with the weights
-    write_json(&folder.join("config.json"), &config(include_str!("instructblip-vicuna-7b.json"), widths, &sizes));
+    write_json(&folder.join("config.json"), &narrowed(include_str!("instructblip-vicuna-7b.json"), &sizes));
     write_json(&folder.join("tokenizer.json"), &language);
     let qformer = folder.join("qformer_tokenizer");
     std::fs::create_dir_all(&qformer).expect("a folder");
@@ -136,7 +125,7 @@ fn split_into_shards(folder: &Path, shards: usize) {
     std::fs::remove_file(whole).expect("the whole file");
 }
 
-fn sam(folder: &Path, widths: Widths) {
+fn sam(folder: &Path) {
     let vit = VitConfig {
         patch_size: 16,
         width: 16,
@@ -147,7 +136,7 @@ fn sam(folder: &Path, widths: Widths) {
         global_blocks: vec![0, 1, 2, 3],
     };
     let small = SamConfig {
-        image_size: 128,
+        image_size: 64,
         encoder: EncoderConfig::Vit(vit.clone()),
         decoder: DecoderConfig { width: 32, heads: 2, mlp_width: 32, iou_head_width: 16, ..DecoderConfig::default() },
     };
@@ -168,15 +157,10 @@ fn sam(folder: &Path, widths: Widths) {
         ("/mask_decoder_config/mlp_dim", small.decoder.mlp_width.into()),
         ("/mask_decoder_config/iou_head_hidden_dim", small.decoder.iou_head_width.into()),
     ];
-    match widths {
-        Widths::Narrow => {
-            let mut tensors = Sam::random_tensors(&small, 1).expect("weights");
-            make_masks_decided(&mut tensors);
-            Sam::save_hugging_face(&small, &tensors, folder).expect("a folder");
-        }
-        Widths::Published => write_placeholder(&folder.join("model.safetensors")),
-    }
-    write_json(&folder.join("config.json"), &config(include_str!("sam-vit-huge.json"), widths, &sizes));
+    let mut tensors = Sam::random_tensors(&small, 1).expect("weights");
+    make_masks_decided(&mut tensors);
+    Sam::save_hugging_face(&small, &tensors, folder).expect("a folder");
+    write_json(&folder.join("config.json"), &narrowed(include_str!("sam-vit-huge.json"), &sizes));
 }
 
 /// Random masks are alike, and neither good nor stable in the decoder's eyes: all of them would be filtered away.
@@ -189,14 +173,14 @@ fn make_masks_decided(tensors: &mut BTreeMap<String, Tensor>) {
         } else if is_last {
             tensor.affine(1e4, 0.0).expect("a tensor")
         } else if tensor.rank() >= 2 {
-            tensor.affine(8.0, 0.0).expect("a tensor")
+            tensor.affine(2.5, 0.0).expect("a tensor")
         } else {
             continue;
         };
     }
 }
 
-fn clip(folder: &Path, widths: Widths) {
+fn clip(folder: &Path) {
     vocabularies::write_clip(folder);
     let tokenizer = Tokenizer::from_clip_bpe(&folder.join("vocab.json")).expect("a vocabulary");
     let tokenizer = tokenizer.clone().with_pad_id(tokenizer.end_id());
@@ -214,26 +198,22 @@ fn clip(folder: &Path, widths: Widths) {
         ("/vision_config/num_hidden_layers", 2.into()),
         ("/vision_config/num_attention_heads", 2.into()),
         ("/vision_config/projection_dim", 16.into()),
+        ("/vision_config/image_size", 56.into()),
     ];
-    let config = config(include_str!("clip-vit-large-patch14.json"), widths, &sizes);
+    let config = narrowed(PUBLISHED_CLIP, &sizes);
     let weights = folder.join("model.safetensors");
-    match widths {
-        Widths::Narrow => {
-            write_json(&folder.join("config.json"), &config);
-            let read = ClipConfig::beside(&weights).expect("a configuration").expect("a configuration");
-            let clip = Clip::init(&read, 1, CPU, DType::F32).expect("a network");
-            clip.save_hugging_face(folder).expect("a folder");
-            let mut tensors = candle_core::safetensors::load(&weights, CPU).expect("weights");
-            make_pairs_alike(&mut tensors);
-            // constants that are published with the weights
-            for (tower, length) in [("text", 77i64), ("vision", 257)] {
-                let name = format!("{tower}_model.embeddings.position_ids");
-                tensors.insert(name, Tensor::arange(0, length, CPU).and_then(|ids| ids.unsqueeze(0)).expect("ids"));
-            }
-            candle_core::safetensors::save(&tensors, &weights).expect("a file");
-        }
-        Widths::Published => write_placeholder(&weights),
+    write_json(&folder.join("config.json"), &config);
+    let read = ClipConfig::beside(&weights).expect("a configuration").expect("a configuration");
+    let clip = Clip::init(&read, 1, CPU, DType::F32).expect("a network");
+    clip.save_hugging_face(folder).expect("a folder");
+    let mut tensors = candle_core::safetensors::load(&weights, CPU).expect("weights");
+    make_pairs_alike(&mut tensors);
+    // constants that are published with the weights
+    for (tower, length) in [("text", read.text.context_length), ("vision", read.vision.tokens())] {
+        let name = format!("{tower}_model.embeddings.position_ids");
+        tensors.insert(name, Tensor::arange(0, length as i64, CPU).and_then(|ids| ids.unsqueeze(0)).expect("ids"));
     }
+    candle_core::safetensors::save(&tensors, &weights).expect("a file");
     // over the one that came with the weights
     write_json(&folder.join("config.json"), &config);
     write_json(

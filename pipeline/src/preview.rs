@@ -14,6 +14,7 @@ use workers::removals::Removals;
 use workers::train;
 
 use crate::build::Build;
+use crate::estimate::Estimate;
 use crate::plan::{Model, counted, model_of, plan_stage, uncounted_plan};
 use crate::preflight;
 use crate::trainings::{Outlook, TrainingState, outlook};
@@ -29,6 +30,9 @@ pub struct PlanLine {
     /// Of the rows that are known to change.
     pub reasons: BTreeMap<Reason, u64>,
     pub note: String,
+    /// What the step takes in a whole build, where that can be counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// The model of its rows is trained before, or may be.
     #[serde(skip)]
     pub model_moves: bool,
@@ -119,6 +123,7 @@ fn empty_line(step: &'static str) -> PlanLine {
         kept: 0,
         reasons: BTreeMap::new(),
         note: String::new(),
+        estimate: None,
         model_moves: false,
         training: None,
     }

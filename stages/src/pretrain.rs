@@ -32,6 +32,7 @@ use crate::train_rows::{TrainRows, rows_of};
 
 pub use batches::check_batch;
 pub(crate) use init::{check_vocabulary, described};
+pub(crate) use start::preset;
 pub use start::{Start, open_network};
 
 /// Raised when the same tables and settings would give another model.

@@ -106,7 +106,8 @@ impl Place {
         for country in COUNTRIES {
             let name = format!("{folder}/{country}.toml");
             self.done("doctor", &name, &self.settings(), &[]);
-            self.done("plan", &name, &self.settings(), &[]);
+            let planned = self.done("plan", &name, &self.settings(), &[]);
+            assert!(planned.contains("estimate of a whole build of ") && planned.contains("two cores"), "{planned}");
             let said = self.done("run", &name, &self.settings(), &[]);
             assert!(said.starts_with("0 rows quarantined"), "{name}: {said}");
             let build = open(self.spec(&name)).await.unwrap();

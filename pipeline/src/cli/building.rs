@@ -25,12 +25,21 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     say_what_is_absent(&build).await;
     crate::preview::removals(&build).await?.in_words().iter().for_each(|line| aside!("warning: {line}"));
-    let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
+    let mut lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
     build.keep_listing().await?;
+    let listed = build.virtual_inputs.listing.rows();
+    let estimates = crate::estimate::of(&build.spec, &preflight::known_networks(&build.spec), listed);
     if json {
+        for line in &mut lines {
+            let of = estimates.iter().find(|(step, _)| *step == line.step);
+            line.estimate = of.map(|(_, estimate)| estimate.clone());
+        }
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         print_plan(&lines)?;
+        for line in crate::estimate::in_words(&estimates, listed) {
+            say!("{line}");
+        }
     }
     // before geo-tags are published nothing is placed in any part, and while they change nothing for good
     if lines.iter().any(|line| line.step == "splits" && line.exact)

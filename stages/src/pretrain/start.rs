@@ -68,7 +68,7 @@ pub fn open_network(
 }
 
 /// The preset with what the spec changes in it.
-fn preset(model: &ModelSpec) -> ClipConfig {
+pub(crate) fn preset(model: &ModelSpec) -> ClipConfig {
     let mut config = ClipConfig::preset(model.preset.name()).expect("a spec names presets that there are");
     if model.image_size_px > 0 {
         config.vision.image_size = model.image_size_px;

@@ -5,6 +5,7 @@ pub mod build;
 pub mod cli;
 mod clock;
 pub mod doctor;
+pub mod estimate;
 pub mod evaluate;
 pub mod exit;
 pub mod explain;

@@ -6,6 +6,7 @@ use manifests::weights::{LocalWeights, Weights};
 use manifests::words::count;
 use sources::country::CountryPolygons;
 use stages::Step;
+use stages::networks::Networks;
 use stages::pretrain::check_batch;
 use stages::stage::ModelUse;
 use workers::WorkerError;
@@ -135,6 +136,11 @@ pub fn device(spec: &BuildSpec) -> Result<String, WorkerError> {
         stages::device::open("model", spec, *name)?;
     }
     Ok(names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
+
+/// The networks of a spec, by what of their files is on this machine.
+pub fn known_networks(spec: &BuildSpec) -> Networks {
+    Networks::of(spec, &on_this_machine(&workers::weights::examine(spec)))
 }
 
 /// What is known of the weights of each field as far as they are on this machine, in words. Nothing is fetched.

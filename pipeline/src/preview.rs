@@ -14,6 +14,7 @@ use workers::removals::Removals;
 use workers::train;
 
 use crate::build::Build;
+use crate::estimate::Estimate;
 use crate::plan::{Model, counted, model_of, plan_stage, uncounted_plan};
 use crate::trainings::{NO_RUN, Outlook, TrainingState, current_record, outlook};
 use crate::{preflight, settled};
@@ -33,6 +34,9 @@ pub struct PlanLine {
     pub reasons: BTreeMap<Reason, u64>,
     /// What else there is to say, for people.
     pub note: String,
+    /// What the step takes in a whole build, where that can be counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// The model of its rows is trained before, or may be.
     #[serde(skip)]
     pub model_changes: bool,
@@ -151,6 +155,7 @@ fn empty_line(step: &'static str) -> PlanLine {
         kept: 0,
         reasons: BTreeMap::new(),
         note: String::new(),
+        estimate: None,
         model_changes: false,
         training: None,
     }

@@ -31,6 +31,7 @@ use crate::stage::StageError;
 use crate::train_rows::{TrainRows, rows_of};
 
 pub use batches::check_batch;
+pub(crate) use init::preset;
 pub(crate) use init::{check_vocabulary, described};
 pub use start::{Start, open_network};
 

@@ -23,7 +23,7 @@ use crate::table::{self, Columns, TableError};
 const NAME: &str = "segment_features";
 
 /// Segment views encoded at once: bounds the memory of a row with many candidates.
-pub(crate) const VIEWS_PER_BATCH: usize = 64;
+pub const VIEWS_PER_BATCH: usize = 64;
 
 pub(crate) fn stage() -> Stage {
     Stage {

@@ -106,7 +106,8 @@ impl Place {
         for country in COUNTRIES {
             let name = format!("{folder}/{country}.toml");
             self.done("doctor", &name, &self.settings(), &[]);
-            self.done("plan", &name, &self.settings(), &[]);
+            let planned = self.done("plan", &name, &self.settings(), &[]);
+            assert!(planned.contains("estimate of a whole build of ") && planned.contains("two cores"), "{planned}");
             let said = self.done("run", &name, &self.settings(), &[]);
             assert!(said.starts_with("0 rows quarantined"), "{name}: {said}");
             let build = open(self.spec(&name)).await.unwrap();
@@ -186,7 +187,7 @@ fn the_preset_is_the_network_that_is_named() {
     let published = ClipConfig::beside(&folder.path().join("model.safetensors")).unwrap().unwrap();
     for country in COUNTRIES {
         let model = BuildSpec::read(&shipped(&format!("countries/{country}.toml")), &[]).unwrap().model;
-        let preset = ClipConfig::preset(model.preset.name()).unwrap();
+        let preset = ClipConfig::preset(model.preset);
         assert_eq!(model.init, "openai/clip-vit-large-patch14");
         assert_eq!(
             (&preset.vision, &preset.text, preset.activation),

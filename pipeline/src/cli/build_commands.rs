@@ -22,12 +22,21 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));
     note_missing_overrides(&build).await;
     crate::preview::removals(&mut build).await?.in_words().iter().for_each(|line| aside!("warning: {line}"));
-    let lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
+    let mut lines = crate::preview::preview(&mut build, options.retry_errors, options.retrain).await?;
     build.keep_listing().await?;
+    let listed = build.virtual_inputs.listing.rows();
+    let estimates = crate::estimate::of(&build.spec, &preflight::known_networks(&build.spec), listed);
     if json {
+        for line in &mut lines {
+            let of = estimates.iter().find(|(step, _)| *step == line.step);
+            line.estimate = of.map(|(_, estimate)| estimate.clone());
+        }
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         print_plan(&lines)?;
+        for line in crate::estimate::in_words(&estimates, listed) {
+            say!("{line}");
+        }
     }
     // before geo-tags are published no split is assigned, and while they change none is final
     if lines.iter().any(|line| line.step == "splits" && line.exact)

@@ -70,7 +70,7 @@ pub(crate) fn check_vocabulary(tokenizer: &Tokenizer, config: &ClipConfig) -> Re
 }
 
 /// The preset with what the spec changes in it.
-pub(super) fn preset(model: &ModelSpec) -> ClipConfig {
+pub(crate) fn preset(model: &ModelSpec) -> ClipConfig {
     let mut config = ClipConfig::preset(model.preset);
     if model.image_size_px > 0 {
         config.vision.image_size = model.image_size_px;

@@ -1,0 +1,137 @@
+//! The networks that a build asks, and what they cost: as their files describe them, or as they are published under the
+//! names that the spec has, where they are not here yet.
+
+use choices::Preset;
+use manifests::BuildSpec;
+use manifests::weights::{Weights, hub_name};
+use models::clip::ClipConfig;
+use models::instructblip::InstructBlipConfig;
+use models::language::{LlamaConfig, T5Config};
+use models::sam::SamConfig;
+
+use crate::cost::{CaptionerCost, ClipCost, SamCost};
+use crate::examine::{Described, examine};
+
+/// Costs of a build's networks; `None`: the build asks none, or nothing is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Networks {
+    /// The one that is trained.
+    pub retrieval: ClipCost,
+    /// Compares segments with captions.
+    pub scoring: Option<ClipCost>,
+    /// Compares captions with images.
+    pub judge: Option<ClipCost>,
+    /// Writes captions.
+    pub captioner: Option<CaptionerCost>,
+    /// Cuts images into segments.
+    pub segmenter: Option<SamCost>,
+}
+
+impl Networks {
+    /// Those of a spec, with what is on this machine of its weights.
+    pub fn of(spec: &BuildSpec, weights: &Weights) -> Self {
+        let describe = |field: &str, source: &str| match examine(spec, field, weights) {
+            Ok(Some(described)) => Some(described),
+            Ok(None) | Err(_) => published(source),
+        };
+        let clip = |field: &str, source: &str| match describe(field, source)? {
+            Described::Clip(config) => Some(ClipCost::of(&config)),
+            _ => None,
+        };
+        let retrieval = clip("model.init", &spec.model.init).unwrap_or_else(|| ClipCost::of(&preset(spec)));
+        let scoring = match spec.score.clip.as_str() {
+            "none" => None,
+            "bootstrap" => Some(retrieval),
+            named => clip("score.clip", named),
+        };
+        let captioner = match describe("caption.instructblip.weights", &spec.caption.instructblip.weights) {
+            Some(Described::InstructBlip(config)) => Some(CaptionerCost::of(&config)),
+            _ => None,
+        };
+        let segmenter = match describe("segment.sam.weights", &spec.segment.sam.weights) {
+            Some(Described::Sam(config)) => Some(SamCost::of(&config)),
+            _ => None,
+        };
+        let judge = clip("caption.score.clip", &spec.caption.score.clip);
+        Self { retrieval, scoring, judge, captioner, segmenter }
+    }
+}
+
+/// What a training from scratch starts with.
+fn preset(spec: &BuildSpec) -> ClipConfig {
+    let mut config = crate::pretrain::preset(&spec.model);
+    if spec.model.tokenizer == "train" {
+        config.text.vocab_size = spec.model.vocabulary;
+    }
+    config
+}
+
+/// A network by its name on the hub.
+fn published(source: &str) -> Option<Described> {
+    let (repository, _) = hub_name(source)?;
+    let clip = |preset| Some(Described::Clip(ClipConfig::preset(preset)));
+    let sam = |preset: &str| SamConfig::preset(preset).map(Described::Sam);
+    let llama = |change: fn(&mut LlamaConfig)| {
+        let mut config = LlamaConfig::default();
+        change(&mut config);
+        instructblip("llama", serde_json::to_value(config).ok()?)
+    };
+    let t5 = |d_model: usize, d_ff: usize, num_heads: usize| {
+        let feed_forward_proj = "gated-gelu".to_owned();
+        let sizes = T5Config { d_model, d_ff, num_layers: 24, num_heads, feed_forward_proj, ..T5Config::default() };
+        instructblip("t5", serde_json::to_value(T5Config { tie_word_embeddings: false, ..sizes }).ok()?)
+    };
+    match repository {
+        "openai/clip-vit-base-patch32" => clip(Preset::VitB32),
+        "openai/clip-vit-base-patch16" => clip(Preset::VitB16),
+        "openai/clip-vit-large-patch14" => clip(Preset::VitL14),
+        "facebook/sam-vit-base" => sam("vit-b"),
+        "facebook/sam-vit-large" => sam("vit-l"),
+        "facebook/sam-vit-huge" => sam("vit-h"),
+        "Salesforce/instructblip-vicuna-7b" => llama(|_| {}),
+        "Salesforce/instructblip-vicuna-13b" => llama(|c| {
+            (c.hidden_size, c.intermediate_size) = (5120, 13_824);
+            (c.num_hidden_layers, c.num_attention_heads) = (40, 40);
+        }),
+        "Salesforce/instructblip-flan-t5-xl" => t5(2048, 5120, 32),
+        "Salesforce/instructblip-flan-t5-xxl" => t5(4096, 10_240, 64),
+        _ => None,
+    }
+}
+
+/// The published image tower and Q-Former before a language model.
+fn instructblip(kind: &str, mut text: serde_json::Value) -> Option<Described> {
+    text["model_type"] = kind.into();
+    let json = serde_json::json!({ "model_type": "instructblip", "text_config": text });
+    InstructBlipConfig::from_json(std::path::Path::new("config.json"), json).ok().map(Described::InstructBlip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(set: &[&str]) -> Networks {
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        Networks::of(&BuildSpec::parse(text, "t", &set).unwrap(), &Weights::default())
+    }
+
+    #[test]
+    fn what_is_yet_to_be_fetched_is_known_by_its_name() {
+        let named = |weights: &str| {
+            let set = ["caption.captioner=instructblip".to_owned(), format!("caption.instructblip.weights={weights}")];
+            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            networks(&set).captioner.map(|cost| cost.parameters / 100_000_000)
+        };
+        // 7.9, 14.2, 4.0 and 12.3 billion
+        assert_eq!(named("Salesforce/instructblip-vicuna-7b"), Some(79));
+        assert_eq!(named("Salesforce/instructblip-vicuna-13b@main"), Some(141));
+        assert_eq!(named("Salesforce/instructblip-flan-t5-xl"), Some(40));
+        assert_eq!(named("acme/instructblip"), None);
+        let large = networks(&["model.init=openai/clip-vit-large-patch14", "model.tokenizer=x.json"]);
+        assert_eq!(large.retrieval.parameters(), 427_616_513);
+        let small = networks(&["score.clip=bootstrap", "model.vocabulary=1000"]);
+        assert_eq!(small.scoring, Some(small.retrieval));
+        assert!(small.captioner.is_none() && small.segmenter.is_none() && small.judge.is_none());
+    }
+}

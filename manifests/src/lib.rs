@@ -4,7 +4,6 @@
 
 pub mod address;
 pub mod artifact;
-pub mod build;
 pub mod commit;
 pub mod digest;
 pub mod pair;
@@ -14,14 +13,15 @@ pub mod plan;
 pub mod recipe;
 pub mod schema;
 pub mod shard;
+pub mod spec;
 pub mod weights;
 pub mod words;
 
 pub use artifact::{Artifact, Field, FieldType};
-pub use build::{BuildSpec, SpecError};
 pub use digest::Digest;
 pub use pair::PairSpec;
 pub use part::PartFile;
 pub use plan::{Marker, Plan, PlanCounts, RowStatuses, ShardPlan};
 pub use recipe::{Reason, RecipeParts, RowAction};
 pub use shard::shard_of;
+pub use spec::{BuildSpec, SpecError};

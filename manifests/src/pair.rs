@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::build::{
+use crate::spec::{
     Base, BuildSpec, MOST_EPOCHS, MOST_GRAD_NORM, MOST_WEIGHT_DECAY, Problems, ScheduleKind, Spec, SpecError,
     check_augmentation, check_ratio, parse_toml, read_text,
 };

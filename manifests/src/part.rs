@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::MOST_SHARDS;
 use crate::paths;
+use crate::spec::MOST_SHARDS;
 
 /// One Parquet file of a table: the rows of one shard.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

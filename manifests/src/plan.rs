@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
-use crate::build::MOST_SHARDS;
 use crate::commit::ShardState;
 use crate::digest::{self, Digest};
 use crate::part::{MOST_ROWS, PartFile};
 use crate::recipe::Reason;
+use crate::spec::MOST_SHARDS;
 
 /// A table at one version, seen through one country: the files that hold its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

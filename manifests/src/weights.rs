@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::Segmenter;
+use crate::spec::Segmenter;
 use crate::{BuildSpec, digest};
 
 /// A field of a spec that names external weights or a vocabulary.

@@ -2,7 +2,7 @@
 
 use choices::SegmentTower;
 use manifests::BuildSpec;
-use manifests::build::{Captioner, DeviceName, DeviceNames, Precision, PretrainSpec, Segmenter};
+use manifests::spec::{Captioner, DeviceName, DeviceNames, Precision, PretrainSpec, Segmenter};
 use manifests::words::count;
 use serde::Serialize;
 use stages::Training;

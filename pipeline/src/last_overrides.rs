@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use manifests::build::fields_of;
+use manifests::spec::fields_of;
 use manifests::{BuildSpec, paths};
 use workers::stores::WorkStore;
 

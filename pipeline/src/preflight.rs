@@ -1,7 +1,7 @@
 //! What can be known before any work: a build that cannot end well is refused while that is still cheap.
 
 use manifests::BuildSpec;
-use manifests::build::{Backend, DeviceName, SourceKind};
+use manifests::spec::{Backend, DeviceName, SourceKind};
 use manifests::weights::{LocalWeights, Weights};
 use manifests::words::count;
 use sources::country::CountryPolygons;

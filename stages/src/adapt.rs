@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
-use manifests::build::PretrainSpec;
+use manifests::spec::PretrainSpec;
 use manifests::{BuildSpec, PairSpec};
 use models::dual_encoder::DualEncoder;
 use training::adapt::{Adaptation, Settings};
@@ -65,7 +65,7 @@ pub struct Run<'a> {
 /// An unknown field, or a value that makes no sense.
 pub fn settings(pair: &PairSpec) -> Result<Settings, StageError> {
     let configuration = |why: String| StageError::Configuration { stage: NAME, why };
-    let method = manifests::build::section(&pair.adapt.method, "adapt.method").map_err(configuration)?;
+    let method = manifests::spec::section(&pair.adapt.method, "adapt.method").map_err(configuration)?;
     let settings = Settings { seed: pair.adapt.seed, ..method };
     settings.check().map_err(|e| match e {
         training::Error::Argument { what, problem } => configuration(format!("adapt.method.{what} {problem}")),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Float32Array, Int32Array};
-use manifests::build::{CaptionScoreSpec, ScoreSpec};
+use manifests::spec::{CaptionScoreSpec, ScoreSpec};
 use manifests::{Artifact, BuildSpec};
 use pixels::mask::Rle;
 use pixels::{DecodeLimits, Rgb};

@@ -8,7 +8,7 @@ mod tags;
 
 use manifests::Artifact;
 use manifests::BuildSpec;
-use manifests::build::Captioner;
+use manifests::spec::Captioner;
 use wording::Variant;
 
 use crate::stage::{Input, InputRows, ModelUse, StageContext, StageError};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Float32Array, Int32Array};
-use manifests::build::Captioner;
+use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 
 use crate::captioners::{self, Caption, Images, Quality, Writer};

@@ -4,7 +4,7 @@ use std::sync::Once;
 
 use candle_core::{DType, Device};
 use manifests::BuildSpec;
-use manifests::build::{DeviceName, DeviceNames, Precision};
+use manifests::spec::{DeviceName, DeviceNames, Precision};
 
 use crate::stage_error::StageError;
 

@@ -1,7 +1,7 @@
 //! Stage `geotags`: what is known about an image besides its pixels. Reads the meta record, checks
 //! that the image lies in the country and is fine enough, and keeps tags in canonical form.
 
-use manifests::build::SourceKind;
+use manifests::spec::SourceKind;
 use manifests::{Artifact, BuildSpec, digest};
 use rayon::prelude::*;
 use sources::country::CountryPolygons;

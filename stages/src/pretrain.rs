@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use manifests::BuildSpec;
-use manifests::build::{LossKind, PretrainSpec, ScheduleKind};
+use manifests::spec::{LossKind, PretrainSpec, ScheduleKind};
 use manifests::weights::Weights;
 use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;

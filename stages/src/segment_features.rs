@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BinaryArray, Int32Array, RecordBatch};
 use half::f16;
-use manifests::build::ScoreSpec;
+use manifests::spec::ScoreSpec;
 use manifests::{Artifact, BuildSpec};
 use models::dual_encoder::DualEncoder;
 use pixels::mask::Rle;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, Float32Array, Int32Array};
-use manifests::build::ScoreSpec;
+use manifests::spec::ScoreSpec;
 use manifests::{Artifact, BuildSpec};
 use models::tokenizer::Tokenizer;
 

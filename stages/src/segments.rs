@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Float32Array, Int32Array, Int64Array, StringArray};
 use choices::Felzenszwalb;
-use manifests::build::Segmenter;
+use manifests::spec::Segmenter;
 use manifests::{Artifact, BuildSpec, digest};
 use pixels::felzenszwalb;
 use pixels::mask::Rle;

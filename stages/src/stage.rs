@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use arrow::record_batch::RecordBatch;
 use candle_core::Device;
-use manifests::build::DeviceName;
+use manifests::spec::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 

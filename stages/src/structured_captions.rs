@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
-use manifests::build::Captioner;
+use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 use wording::Variant;
 
@@ -15,7 +15,7 @@ use crate::table::{self, TableError};
 
 const NAME: &str = "structured_captions";
 
-/// `writer` as [`CaptionSpec::structured_by`](manifests::build::CaptionSpec::structured_by) says.
+/// `writer` as [`CaptionSpec::structured_by`](manifests::spec::CaptionSpec::structured_by) says.
 pub fn stage(writer: Captioner, spec: &BuildSpec) -> Stage {
     let captioner = captioners::of(writer);
     Stage {

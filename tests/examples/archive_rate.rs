@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
-use manifests::build::StoreOptions;
+use manifests::spec::StoreOptions;
 use models::preprocessing::Preprocessing;
 use models::upload::Upload;
 use workers::archive::scan_directory;

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
-use manifests::build::DeviceName;
+use manifests::spec::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, Plan, PlanCounts, digest};
 use pipeline_tests::distant::Distant;

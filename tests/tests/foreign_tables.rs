@@ -1,6 +1,6 @@
 //! Parquet files that others wrote, some to break readers, in the place of our parts: refused with their name.
 
-use manifests::build::StoreOptions;
+use manifests::spec::StoreOptions;
 use manifests::{Artifact, PartFile};
 use pipeline_tests::python_with;
 use workers::parts::PartReader;

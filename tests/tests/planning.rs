@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use manifests::build::DeviceName;
 use manifests::shard_of;
+use manifests::spec::DeviceName;
 use manifests::weights::Weights;
 use manifests::{Artifact, Plan, paths};
 use pipeline::build::Build;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use manifests::build::DeviceName;
+use manifests::spec::DeviceName;
 use stages::stage::{InputRows, MapOutput, Stage, StageContext, StageError, Transform};
 use tokio::sync::{mpsc, oneshot};
 

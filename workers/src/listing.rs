@@ -9,7 +9,7 @@ mod skyscript;
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use manifests::build::{BuildSpec, SourceKind};
+use manifests::spec::{BuildSpec, SourceKind};
 use manifests::{Artifact, digest, shard_of};
 use serde::{Deserialize, Serialize};
 use sources::name::ImageName;

@@ -92,7 +92,7 @@ mod tests {
     use super::read::{adapt, consecutive, projected_schema};
     use super::*;
     use manifests::Artifact;
-    use manifests::build::StoreOptions;
+    use manifests::spec::StoreOptions;
     use stages::table;
 
     fn splits(ids: &[&str]) -> RecordBatch {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use manifests::BuildSpec;
-use manifests::build::Backend;
+use manifests::spec::Backend;
 pub use ranks::SECRET;
 use ranks::{RankInfo, RanksError};
 use training::communicator::{Communicator, Solo};
@@ -158,7 +158,7 @@ fn configuration(error: RanksError) -> WorkerError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use manifests::build::StoreOptions;
+    use manifests::spec::StoreOptions;
 
     fn variables(rank: usize, attempt: &'static str) -> impl Fn(&str) -> Option<String> {
         move |name| match name {

@@ -33,7 +33,7 @@ impl RendezvousStore for RendezvousInStore {
 mod tests {
     use std::time::Duration;
 
-    use manifests::build::StoreOptions;
+    use manifests::spec::StoreOptions;
     use ranks::{Tcp, meet_in_store};
     use training::communicator::Communicator;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use manifests::build::StoreOptions;
+use manifests::spec::StoreOptions;
 use object_store::path::Path;
 use object_store::{DynObjectStore, GetOptions, GetRange, GetResult, HeaderValue, ObjectMeta, ObjectStoreExt};
 use url::Url;

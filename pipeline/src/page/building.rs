@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use manifests::Artifact;
-use manifests::build::{CaptionSpec, Captioner, SegmentSpec, Segmenter};
+use manifests::spec::{CaptionSpec, Captioner, SegmentSpec, Segmenter};
 use manifests::words::count;
 use report::{Block, Cell, Column, Flow, FlowStage, Span, Table, Timeline};
 use stages::{Step, Training};

@@ -1,7 +1,7 @@
 //! Rows of the tables made into batches: decoded, augmented, tokenised.
 
-use manifests::build::{PretrainSpec, ScoreSpec};
 use manifests::digest;
+use manifests::spec::{PretrainSpec, ScoreSpec};
 use models::tokenizer::Tokenizer;
 use pixels::DecodeLimits;
 use pixels::augment::augment;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use choices::Preset;
-use manifests::build::ModelSpec;
+use manifests::spec::ModelSpec;
 use models::clip::{Clip, ClipConfig, SeenPreset};
 use models::tokenizer::Tokenizer;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use manifests::build::SamSpec;
+use manifests::spec::SamSpec;
 use models::ModelError;
 use models::sam::Sam;
 use models::sam::generator::{MaskGenerator, MaskGeneratorSettings, MaskRecord};

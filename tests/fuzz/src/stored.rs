@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use manifests::build::StoreOptions;
 use manifests::plan::PinnedTable;
+use manifests::spec::StoreOptions;
 use manifests::{Artifact, Marker, PartFile, Plan, PlanCounts, RowStatuses, paths};
 use object_store::memory::InMemory;
 use stages::table;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use manifests::build::BuildSpec;
 use manifests::digest;
+use manifests::spec::BuildSpec;
 use manifests::words::count;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 
 use bytes::Bytes;
-use manifests::build::{BuildSpec, SourceSpec};
+use manifests::spec::{BuildSpec, SourceSpec};
 use manifests::words::count;
 use sources::name::ImageName;
 use sources::source::Coverage;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use manifests::build::StoreOptions;
+use manifests::spec::StoreOptions;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -137,7 +137,7 @@ pub(super) fn open(
 fn parse_address(address: &str) -> Result<Url, WorkerError> {
     let refused = |why: String| WorkerError::Configuration(format!("store {address}: {why}"));
     if !address.contains("://") {
-        let folder = manifests::build::real_path(std::path::Path::new(address)).map_err(|e| refused(e.to_string()))?;
+        let folder = manifests::spec::real_path(std::path::Path::new(address)).map_err(|e| refused(e.to_string()))?;
         return Url::from_directory_path(&folder).map_err(|()| refused("no usable path".into()));
     }
     let url = Url::parse(address).map_err(|e| refused(e.to_string()))?;

@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 
 use super::*;
-use manifests::build::StoreOptions;
+use manifests::spec::StoreOptions;
 
 /// An object store with room for one object, which takes the first write and does not answer it.
 fn forgetful_server() -> String {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use manifests::build::StoreOptions;
+use manifests::spec::StoreOptions;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{DynObjectStore, ObjectStoreExt, PutMode, PutOptions};

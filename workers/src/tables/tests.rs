@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use manifests::build::StoreOptions;
 use manifests::commit::Replacement;
+use manifests::spec::StoreOptions;
 use serde_json::{Value, json};
 
 const FINLAND: &str = "finland";

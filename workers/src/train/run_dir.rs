@@ -136,7 +136,7 @@ impl RunDir<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use manifests::build::StoreOptions;
+    use manifests::spec::StoreOptions;
 
     #[test]
     fn ranks_do_not_work_in_the_folder_of_the_run() {

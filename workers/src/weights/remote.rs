@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
-use manifests::build::StoreOptions;
+use manifests::spec::StoreOptions;
 use manifests::weights::{ENDINGS, WeightsLock, hub_name, is_plain};
 use url::Url;
 

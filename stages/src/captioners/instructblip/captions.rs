@@ -1,6 +1,6 @@
 //! Captions that InstructBLIP writes: it sees the image and is told the geo-tags.
 
-use manifests::build::InstructBlipSpec;
+use manifests::spec::InstructBlipSpec;
 use models::instructblip::CaptionRequest;
 use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::Rgb;

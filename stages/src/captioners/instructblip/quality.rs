@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use manifests::build::CaptionQualitySpec;
+use manifests::spec::CaptionQualitySpec;
 
 /// Measures of one caption.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

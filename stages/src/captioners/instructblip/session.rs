@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Tensor};
-use manifests::build::{Decoding, InstructBlipSpec};
 use manifests::digest;
+use manifests::spec::{Decoding, InstructBlipSpec};
 use models::ModelError;
 use models::instructblip::{CaptionRequest, InstructBlip};
 use models::language::BatchLimits;

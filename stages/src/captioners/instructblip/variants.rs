@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use manifests::build::{InstructBlipSpec, StructuredSpec};
+use manifests::spec::{InstructBlipSpec, StructuredSpec};
 use models::instructblip::CaptionRequest;
 use models::language::generate::{GenerationSettings, Nucleus};
 use rayon::prelude::*;

@@ -1,11 +1,11 @@
 //! Build specs: one TOML file says what a build reads, which methods it uses and how it trains. One file per section.
 
+mod base;
 mod caption;
 mod check;
 mod evaluate;
 mod model;
 mod overrides;
-mod place;
 mod pretrain;
 mod ranks;
 mod score;
@@ -22,11 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{lacks, secret_in};
 
+pub use base::real_path;
 pub use caption::*;
 pub use evaluate::*;
 pub use model::*;
 pub use overrides::fields_of;
-pub use place::real_path;
 pub use pretrain::*;
 pub use ranks::*;
 pub use score::*;
@@ -35,9 +35,9 @@ pub use source::*;
 pub use words::section;
 pub use work::*;
 
+pub(crate) use base::Base;
 pub(crate) use check::Problems;
 pub(crate) use overrides::{parse_toml, read_text};
-pub(crate) use place::Base;
 pub(crate) use words::Spec;
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.

@@ -168,6 +168,7 @@ impl BuildSpec {
     /// let text = r#"
     ///     country = "finland"
     ///     source = { kind = "captioned", url = "pictures" }
+    ///     caption = { captioner = "given" }
     /// "#;
     /// let spec = manifests::BuildSpec::parse(text, "my spec", &["pretrain.epochs=3".to_owned()])?;
     /// assert_eq!((spec.country.as_str(), spec.pretrain.epochs), ("finland", 3));

@@ -24,6 +24,7 @@ work = { url = "WORK", shards = 2 }
 caption = { captioner = "given" }
 segment = { segmenter = "none" }
 model = { preset = "tiny" }
+pretrain = { batch = 4 }
 "#;
 
 /// Twelve pictures of one colour each, and a caption file beside them.

@@ -49,7 +49,7 @@ use weights::{Gradients, TextWeights, VisionWeights, declarations, logit_scale};
 /// config.text.vocab_size = tokenizer.vocab_size();
 /// let clip = Clip::init(&config, 1, &Device::Cpu, DType::F32)?;
 /// let ids = tokenizer.encode("a lake", config.text.context_length)?;
-/// let text_be = clip.encode_text(&Tensor::new(&[ids.as_slice()], &Device::Cpu)?)?;
+/// let text_be = clip.encode_text(&Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?)?;
 /// let image_be = clip.encode_image(&Tensor::zeros((2, 3, 64, 64), DType::F32, &Device::Cpu)?)?;
 /// assert_eq!((text_be.dims(), image_be.dims()), (&[1, config.embed_dim][..], &[2, config.embed_dim][..]));
 /// assert_eq!(image_be.get(0)?.to_vec1::<f32>()?, image_be.get(1)?.to_vec1::<f32>()?, "equal images");

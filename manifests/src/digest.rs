@@ -36,10 +36,15 @@ pub fn canonical_json(value: &impl Serialize) -> String {
 }
 
 /// The 128 bits of a digest, to hold and compare many of them. A text that is no digest has those of its own digest.
-pub fn bytes(digest: &str) -> [u8; 16] {
+pub fn bits(digest: &str) -> [u8; 16] {
     let is_digest = digest.len() == 32 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let bits = is_digest.then(|| u128::from_str_radix(digest, 16).ok()).flatten();
-    bits.map_or_else(|| bytes(&of_bytes(digest.as_bytes())), u128::to_be_bytes)
+    let number = is_digest.then(|| u128::from_str_radix(digest, 16).ok()).flatten();
+    number.map_or_else(|| bits(&of_bytes(digest.as_bytes())), u128::to_be_bytes)
+}
+
+/// The digest that has these bits.
+pub fn of_bits(bits: [u8; 16]) -> Digest {
+    format!("{:032x}", u128::from_be_bytes(bits))
 }
 
 fn short(hash: blake3::Hash) -> Digest {

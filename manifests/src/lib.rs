@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod artifact;
+pub mod attempts;
 pub mod commit;
 pub mod digest;
 pub mod pair;

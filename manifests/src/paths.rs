@@ -50,6 +50,11 @@ pub fn plan(country: &str, stage: &str, key: &str) -> String {
     format!("plans/{country}/{stage}/{key}.json")
 }
 
+/// Folder of everything that workers leave of a stage's shards.
+pub fn markers(country: &str, stage: &str) -> String {
+    format!("markers/{country}/{stage}")
+}
+
 /// The part that finished the work of a shard's key.
 pub fn marker(country: &str, stage: &str, shard_key: &str) -> String {
     format!("markers/{country}/{stage}/{shard_key}.json")

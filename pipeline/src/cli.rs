@@ -2,6 +2,7 @@
 
 mod arguments;
 mod build_commands;
+mod cluster_commands;
 mod numbers;
 mod report_commands;
 mod schema;
@@ -17,7 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use training::recall::BothWays;
 use workers::WorkerError;
 
-use arguments::{PairArgs, RunArgs, SetArgs, SpecArgs};
+use arguments::{EngineArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs};
 use numbers::within;
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
@@ -58,6 +59,26 @@ enum Command {
         accept_removals: bool,
         #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
         until: Option<String>,
+    },
+    /// Run a build by several workers; may be killed, and started as often as one likes
+    Drive {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[command(flatten)]
+        options: RunArgs,
+        #[arg(long, help = "Run even if more than half of the rows are no longer in the source, and remove them")]
+        accept_removals: bool,
+        #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
+        until: Option<String>,
+        #[command(flatten)]
+        engine: EngineArgs,
+    },
+    /// Map shards of a plan beside other workers; an engine starts it, and it returns when the plan is closed
+    Worker {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[command(flatten)]
+        share: ShareArgs,
     },
     /// Show what the work store holds, without reading the source
     Status {
@@ -277,6 +298,10 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Run { spec, options, accept_removals, until } => {
             build_commands::run(&spec, options, accept_removals, until).await
         }
+        Command::Drive { spec, options, accept_removals, until, engine } => {
+            cluster_commands::drive(&spec, options, accept_removals, until, &engine).await
+        }
+        Command::Worker { spec, share } => cluster_commands::worker(spec.read()?, &share).await,
         Command::Status { spec, json } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
         Command::Report { specs, set, output } => report_commands::report(&specs, &set.set, &output).await,

@@ -20,7 +20,7 @@ use crate::run_options::RunOptions;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Exit code of an error that trying again does not cure.
-const PERMANENT: i32 = 65;
+pub(crate) const PERMANENT: i32 = 65;
 
 /// Set for processes that this program has started: their standard input ends when it is gone.
 const LAUNCHED: &str = "URBANCROSS_LAUNCHED";
@@ -83,7 +83,7 @@ fn rank_of(rank: usize, ranks: usize, port: u16, secret: &str) -> Result<Command
 }
 
 /// This program once more, beside `siblings - 1` others.
-fn child(siblings: usize) -> Result<Command, WorkerError> {
+pub(crate) fn child(siblings: usize) -> Result<Command, WorkerError> {
     let program = std::env::current_exe().map_err(|e| WorkerError::Configuration(format!("this program: {e}")))?;
     let mut command = Command::new(&program);
     if std::env::var_os("RAYON_NUM_THREADS").is_none() {
@@ -240,7 +240,7 @@ fn verdict(training: Training, ends: &[End]) -> Result<(), WorkerError> {
 }
 
 #[cfg(unix)]
-fn terminate(process: u32) {
+pub(crate) fn terminate(process: u32) {
     use rustix::process::{Pid, Signal, kill_process};
     if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
         _ = kill_process(process, Signal::TERM);
@@ -248,7 +248,7 @@ fn terminate(process: u32) {
 }
 
 #[cfg(not(unix))]
-fn terminate(_: u32) {}
+pub(crate) fn terminate(_: u32) {}
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,8 @@ pub struct RunOptions {
     pub accept_removals: bool,
     /// The last step to run; all of them without one.
     pub until: Option<String>,
+    /// Shards that workers may leave as failed before a run ends with an error.
+    pub allow_failed: usize,
     /// What `--set` said, for later commands to know.
     pub set: Vec<String>,
 }

@@ -16,6 +16,9 @@ use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
+/// Name of the split of images that are in no part.
+pub(crate) const DROPPED: &str = "dropped";
+
 /// The split of one image, made over all boxes and pictures of a country.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssignedRow {
@@ -134,7 +137,7 @@ fn pictures(batch: &RecordBatch) -> Result<BTreeMap<String, [u8; 16]>, TableErro
     let columns = Columns::new(Artifact::Images, batch);
     let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text("bytes_digest")?);
     let good = (0..batch.num_rows()).filter(|&row| status.value(row) == "ok");
-    Ok(good.filter_map(|row| Some((ids.value(row).to_owned(), digest::bytes(option_text(digests, row)?)))).collect())
+    Ok(good.filter_map(|row| Some((ids.value(row).to_owned(), digest::bits(option_text(digests, row)?)))).collect())
 }
 
 fn rows_of(batch: &RecordBatch, pictures: &mut BTreeMap<String, [u8; 16]>) -> Result<Vec<PlacedRow>, TableError> {
@@ -178,8 +181,8 @@ fn assign(rows: Vec<PlacedRow>, spec: &BuildSpec, ratio: [u32; 3]) -> Result<Ass
     let mut shards: Assignment = (0..spec.work.shards).map(|_| Vec::new()).collect();
     for (PlacedRow { image_id, .. }, placement) in rows.into_iter().zip(placements) {
         let (split, reason) = match placement {
-            Placement::Dropped(reason) => ("dropped", Some(reason)),
-            kept => (kept.split().map_or("dropped", Split::as_str), None),
+            Placement::Dropped(reason) => (DROPPED, Some(reason)),
+            kept => (kept.split().map_or(DROPPED, Split::as_str), None),
         };
         let shard = shard_of(&image_id, spec.work.shards) as usize;
         shards[shard].push(AssignedRow { image_id: image_id.into(), split, reason });

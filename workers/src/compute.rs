@@ -36,7 +36,7 @@ impl ComputeThreads {
     }
 
     pub(crate) async fn map(&self, rows: InputRows) -> Result<MapOutput, WorkerError> {
-        let gone = || WorkerError::Broken("a compute thread ended; its message is above".into());
+        let gone = || WorkerError::Panicked("a compute thread ended; its message is above".into());
         let (reply, answer) = oneshot::channel();
         self.jobs.send((rows, reply)).await.map_err(|_| gone())?;
         Ok(answer.await.map_err(|_| gone())??)

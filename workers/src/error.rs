@@ -34,6 +34,9 @@ pub enum WorkerError {
     /// A disk or a quota is full; what was being written.
     #[error("no space left while writing {0}")]
     DiskFull(String),
+    /// A thread that computed ended in a panic.
+    #[error("{0}")]
+    Panicked(String),
     /// The run was asked to end.
     #[error("stopped on request")]
     Stopped,
@@ -60,7 +63,8 @@ impl WorkerError {
             WorkerError::Configuration(_)
             | WorkerError::Refused(_)
             | WorkerError::Broken(_)
-            | WorkerError::Missing { .. } => None,
+            | WorkerError::Missing { .. }
+            | WorkerError::Panicked(_) => None,
         }
     }
 

@@ -176,13 +176,8 @@ impl Drop for Held {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.renewing.take() {
-            // it writes one small object; on a runtime's thread, the others serve it meanwhile
-            let wait = || _ = thread.join();
-            match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-                Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
-                Ok(_) => {}
-                Err(_) => wait(),
-            }
+            // it writes one small object
+            crate::process::join(thread);
         }
     }
 }

@@ -4,40 +4,26 @@
 //! More shards are under way than there are devices, so that fetching one, computing others and writing one
 //! overlap; each device has one compute thread, which keeps it and all its memory to itself.
 
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+pub(crate) mod shard;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::compute::concat_batches;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures::{StreamExt, TryStreamExt};
 use manifests::commit::Replacement;
-use manifests::recipe::RowAction;
 use manifests::spec::DeviceName;
-use manifests::{Artifact, Digest, Marker, PartFile, Plan, ShardPlan, paths};
-use stages::stage::{InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext};
-use stages::table;
+use manifests::{Digest, Marker, Plan, ShardPlan};
+use stages::stage::{ModelUse, Stage, StageContext};
 
-use crate::backoff::Backoff;
+use crate::claims::FailedShard;
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
-use crate::fetch::{FetchSettings, fetch};
-use crate::join::{RowTask, ShardJoin, reorder};
-use crate::listing::ObjectRange;
-use crate::parts::{PartWriter, is_before};
-use crate::slices::InputStores;
+use crate::fetch::FetchSettings;
 use crate::stores::{SourceStore, WorkStore};
 use crate::tables::Tables;
+use shard::{finished_by_anybody, map_with_retries};
 
 /// Shards under way beside those that are computed: one fetched, one written.
-const SHARDS_AROUND: usize = 2;
-/// Tries of a shard whose store does not answer, each of which asks the store again and again by itself.
-const SHARD_TRIES: u32 = 3;
-/// Rows handed to the stage at once.
-const CHUNK_ROWS: usize = 128;
-/// Source bytes of one chunk.
-const CHUNK_SOURCE_BYTES: u64 = 32 << 20;
+pub(crate) const SHARDS_AROUND: usize = 2;
 
 /// Watches the work; called from worker threads.
 pub trait Observer: Send + Sync {
@@ -80,8 +66,18 @@ pub struct FinishedShard {
 pub struct MapResult {
     /// By shard.
     pub finished: Vec<FinishedShard>,
+    /// Shards that workers elsewhere could not make.
+    pub failed: Vec<FailedShard>,
     /// A stop was asked for: `finished` are not all.
     pub stopped: bool,
+}
+
+impl FinishedShard {
+    /// A finished shard of a plan, as its marker says.
+    pub(crate) fn of(plan: &Plan, marker: Marker, by_other_runs: bool) -> Self {
+        let base = plan.output.part_name(marker.part.shard).map(str::to_owned);
+        Self { replacement: Replacement { base, part: marker.part.clone() }, marker, by_other_runs }
+    }
 }
 
 /// A shard with what is known of its work.
@@ -114,8 +110,7 @@ pub async fn map_plan(
         .buffered(context.fetch.concurrency)
         .try_collect()
         .await?;
-    // what asks no network has all cores already
-    let devices = if stage.model == ModelUse::None { &devices[..devices.len().min(1)] } else { devices };
+    let devices = devices_of(stage, devices);
     let computes = work.iter().any(|w| w.done.is_none() && w.plan.computed() > 0);
     let compute = if computes { Some(ComputeThreads::start(stage, &stage_context, devices)?) } else { None };
     let mut finished: Vec<FinishedShard> = futures::stream::iter(work)
@@ -131,12 +126,7 @@ pub async fn map_plan(
                     None if context.stop.load(Ordering::Relaxed) => None,
                     None => map_with_retries(context, stage, plan, number, &shard.key, compute).await?,
                 };
-                let base = plan.output.part_name(number).map(str::to_owned);
-                Ok::<_, WorkerError>(made.map(|(marker, by_other_runs)| FinishedShard {
-                    replacement: Replacement { base, part: marker.part.clone() },
-                    marker,
-                    by_other_runs,
-                }))
+                Ok::<_, WorkerError>(made.map(|(marker, by_others)| FinishedShard::of(plan, marker, by_others)))
             }
         })
         .buffer_unordered(devices.len() + SHARDS_AROUND)
@@ -144,271 +134,10 @@ pub async fn map_plan(
         .try_collect()
         .await?;
     finished.sort_by_key(|f| f.marker.part.shard);
-    Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished })
+    Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished, failed: Vec::new() })
 }
 
-/// The marker of a shard's key, if the part that it names is still there and may still be committed: not from before the
-/// `horizon` of `gc`, which may be deleting it.
-async fn finished_by_anybody(
-    work: &WorkStore,
-    plan: &Plan,
-    shard: u32,
-    key: &str,
-    horizon: u64,
-) -> Result<Option<Marker>, WorkerError> {
-    let path = paths::marker(&plan.country, &plan.stage, key);
-    let Some(marker) = work.get_sealed::<Marker>(&path).await? else { return Ok(None) };
-    if marker.is_of(&plan.country, shard)
-        && !is_before(&marker.part, horizon)
-        && part_is_there(work, plan.output.artifact, &marker.part).await?
-    {
-        return Ok(Some(marker));
-    }
-    // cleared away by `gc` or by another program, or damaged: the marker only stands in the way of a new one
-    work.delete(&path).await?;
-    Ok(None)
+/// The devices that a stage computes on: what asks no network has all cores already.
+pub(crate) fn devices_of<'d>(stage: &Stage, devices: &'d [DeviceName]) -> &'d [DeviceName] {
+    if stage.model == ModelUse::None { &devices[..devices.len().min(1)] } else { devices }
 }
-
-async fn part_is_there(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<bool, WorkerError> {
-    let object = format!("{}/{}", paths::table(artifact), part.path);
-    Ok(work.head(&object).await?.is_some_and(|meta| meta.size == part.size_bytes))
-}
-
-/// Parts that are uploaded in pieces cannot be sent again piece by piece: the shard begins again.
-async fn map_with_retries(
-    context: &MapContext<'_>,
-    stage: &Stage,
-    plan: &Plan,
-    shard: u32,
-    key: &str,
-    compute: Option<&ComputeThreads>,
-) -> Result<Option<(Marker, bool)>, WorkerError> {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8));
-    for _ in 1..SHARD_TRIES {
-        match map_shard(context, stage, plan, shard, key, compute).await {
-            Err(WorkerError::Transient(why)) if !context.stop.load(Ordering::Relaxed) => {
-                context.observer.note(&format!("shard {shard} of {}: {why}; trying again", stage.name));
-                tokio::time::sleep(backoff.next()).await;
-            }
-            done => return done,
-        }
-    }
-    map_shard(context, stage, plan, shard, key, compute).await
-}
-
-/// Makes the rows of one shard, and says whether somebody else was faster; `None`: a stop came first, and what was made
-/// is left for whoever goes on.
-async fn map_shard(
-    context: &MapContext<'_>,
-    stage: &Stage,
-    plan: &Plan,
-    shard: u32,
-    key: &str,
-    compute: Option<&ComputeThreads>,
-) -> Result<Option<(Marker, bool)>, WorkerError> {
-    let began = Instant::now();
-    let partial_path = paths::partial(&plan.country, stage.name, key);
-    let partial = context.work.get_sealed::<PartFile>(&partial_path).await?;
-    let partial = partial.filter(|part| part.is_of(&plan.country, shard));
-    let stores = InputStores { tables: context.work, slices: context.slices };
-    let join = ShardJoin::load(stores, stage, plan, shard, partial.as_ref()).await?;
-    let places = join.places(stage.source).await?;
-    let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
-    let (mut computed, mut kept, mut deleted, mut errors) = (0, 0, 0, 0);
-    let mut stopped = false;
-    for chunk in chunks(&join.tasks, &places) {
-        stopped = context.stop.load(Ordering::Relaxed);
-        if stopped {
-            break;
-        }
-        let rows = Chunk::of(&join.tasks[chunk.clone()], &places[chunk]);
-        let (batch, failed) = match chunk_batch(context, stage, plan, &join, compute, &rows).await {
-            Err(WorkerError::Stopped) => {
-                stopped = true;
-                break;
-            }
-            made => made?,
-        };
-        computed += (rows.compute.len() + rows.partial.len()) as u64;
-        kept += rows.keep.len() as u64;
-        deleted += rows.deleted;
-        errors += failed;
-        if batch.num_rows() > 0 {
-            writer.write(&batch).await?;
-        }
-        context.observer.rows((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64, failed);
-    }
-    if stopped {
-        if computed > 0 {
-            context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
-        }
-        return Ok(None);
-    }
-    let part = writer.finish().await?;
-    let marker = Marker { part, computed, kept, deleted, errors, seconds: began.elapsed().as_secs_f64() };
-    let path = paths::marker(&plan.country, stage.name, key);
-    if !context.work.put_sealed_if_absent(&path, &marker).await? {
-        // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
-        let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
-        if let Some(theirs) = finished_by_anybody(context.work, plan, shard, key, horizon).await? {
-            return Ok(Some((theirs, true)));
-        }
-        context.work.put_sealed(&path, &marker).await?;
-    }
-    Ok(Some((marker, false)))
-}
-
-/// The rows of a chunk by what becomes of them.
-struct Chunk<'t> {
-    compute: Vec<&'t RowTask>,
-    /// Where the source bytes of the rows to compute lie.
-    places: Vec<Option<ObjectRange>>,
-    /// Copied from what a stopped worker left.
-    partial: Vec<&'t RowTask>,
-    keep: Vec<&'t RowTask>,
-    deleted: u64,
-}
-
-impl<'t> Chunk<'t> {
-    fn of(tasks: &'t [RowTask], places: &[Option<ObjectRange>]) -> Self {
-        let mut chunk =
-            Chunk { compute: Vec::new(), places: Vec::new(), partial: Vec::new(), keep: Vec::new(), deleted: 0 };
-        for (task, place) in tasks.iter().zip(places) {
-            match task.action {
-                RowAction::Delete => chunk.deleted += 1,
-                RowAction::Keep => chunk.keep.push(task),
-                RowAction::Compute(_) if task.partial.is_some() => chunk.partial.push(task),
-                RowAction::Compute(_) => {
-                    chunk.compute.push(task);
-                    chunk.places.push(place.clone());
-                }
-            }
-        }
-        chunk
-    }
-}
-
-/// Cuts a shard's tasks into chunks of bounded rows and source bytes, in order of image id.
-fn chunks(tasks: &[RowTask], places: &[Option<ObjectRange>]) -> Vec<Range<usize>> {
-    let bytes_of = |(task, place): (&RowTask, &Option<ObjectRange>)| -> u64 {
-        let computed = place.as_ref().filter(|_| matches!(task.action, RowAction::Compute(_)));
-        let member = computed.and_then(|place| place.member.as_ref());
-        member.map_or(0, |m| m.compressed_bytes.max(m.uncompressed_bytes))
-    };
-    let mut chunks = Vec::new();
-    let (mut start, mut bytes) = (0, 0u64);
-    for (i, next) in tasks.iter().zip(places).map(bytes_of).enumerate() {
-        if i > start && (i - start == CHUNK_ROWS || bytes.saturating_add(next) > CHUNK_SOURCE_BYTES) {
-            chunks.push(start..i);
-            (start, bytes) = (i, 0);
-        }
-        bytes = bytes.saturating_add(next);
-    }
-    chunks.push(start..tasks.len());
-    chunks
-}
-
-/// The rows of one chunk, computed and copied, in order of image id; and how many failed.
-async fn chunk_batch(
-    context: &MapContext<'_>,
-    stage: &Stage,
-    plan: &Plan,
-    join: &ShardJoin,
-    compute: Option<&ComputeThreads>,
-    rows: &Chunk<'_>,
-) -> Result<(RecordBatch, u64), WorkerError> {
-    let schema = table::schema(plan.output.artifact);
-    let mut batches = Vec::new();
-    let mut ids: Vec<&str> = Vec::new();
-    let mut errors = 0;
-    if !rows.compute.is_empty() {
-        let Some(compute) = compute else {
-            return Err(WorkerError::Broken(format!(
-                "{}: the plan names rows to compute in none of its shards",
-                stage.name
-            )));
-        };
-        let tables = join.read_inputs(&rows.compute).await?;
-        let source = match stage.source {
-            None => Vec::new(),
-            Some(_) => fetch(context.source, &rows.places, context.fetch).await?,
-        };
-        let image_ids = rows.compute.iter().map(|t| t.image_id.clone()).collect();
-        let output = compute.map(InputRows { image_ids, tables, source }).await?;
-        errors = output.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count() as u64;
-        batches.push(add_lineage_columns(stage, plan, &rows.compute, &output)?);
-        ids.extend(rows.compute.iter().map(|t| t.image_id.as_str()));
-    }
-    if !rows.keep.is_empty() {
-        let positions: Vec<usize> = rows.keep.iter().filter_map(|t| t.committed).collect();
-        batches.push(join.read_committed(&positions).await?);
-        ids.extend(rows.keep.iter().map(|t| t.image_id.as_str()));
-    }
-    if !rows.partial.is_empty() {
-        let positions: Vec<usize> = rows.partial.iter().filter_map(|t| t.partial).collect();
-        batches.push(join.read_partial(&positions).await?);
-        ids.extend(rows.partial.iter().map(|t| t.image_id.as_str()));
-    }
-    let batch = concat_batches(&schema, &batches).map_err(|e| {
-        WorkerError::Broken(format!("{}: computed and copied rows do not fit together: {e}", stage.name))
-    })?;
-    let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-    order.sort_by_key(|&i| ids[i as usize]);
-    Ok((reorder(&batch, &order)?, errors))
-}
-
-/// Puts the identity columns before what the stage computed.
-fn add_lineage_columns(
-    stage: &Stage,
-    plan: &Plan,
-    tasks: &[&RowTask],
-    output: &MapOutput,
-) -> Result<RecordBatch, WorkerError> {
-    let broken = |why: String| WorkerError::Broken(format!("{}: {why}", stage.name));
-    if output.outcomes.len() != tasks.len() || output.content.num_rows() != tasks.len() {
-        return Err(broken(format!("{} rows in, {} out", tasks.len(), output.content.num_rows())));
-    }
-    let recipes: Vec<_> = tasks
-        .iter()
-        .map(|t| t.recipe.as_ref().ok_or_else(|| broken(format!("{} has no recipe", t.image_id))))
-        .collect::<Result<_, _>>()?;
-    let digests: Vec<String> = recipes.iter().map(|r| r.digest()).collect();
-    let status = output.outcomes.iter().map(|o| {
-        Some(match o {
-            Outcome::Good => "ok",
-            Outcome::Failed(_) => "error",
-            Outcome::Excluded(_) => "excluded",
-        })
-    });
-    let reasons = output.outcomes.iter().map(|o| match o {
-        Outcome::Good => None,
-        Outcome::Failed(why) | Outcome::Excluded(why) => Some(bounded(why)),
-    });
-    let mut columns: Vec<ArrayRef> = vec![
-        table::texts(tasks.iter().map(|t| Some(t.image_id.clone()))),
-        table::texts(status),
-        table::texts(reasons),
-        table::texts(digests.iter().map(|d| Some(d.clone()))),
-        table::int32s(tasks.iter().map(|_| Some(stage.version as i32))),
-        table::texts(tasks.iter().map(|_| Some(plan.model.clone()))),
-        table::texts(tasks.iter().map(|_| Some(plan.parameters.clone()))),
-        table::texts(recipes.iter().map(|r| Some(manifests::digest::canonical_json(&r.inputs)))),
-    ];
-    for (field, column) in output.content.schema().fields().iter().zip(output.content.columns()) {
-        let is_recipe = stage.recipe_digest == Some(field.name().as_str());
-        columns.push(if is_recipe { table::texts(digests.iter().map(|d| Some(d.clone()))) } else { column.clone() });
-    }
-    RecordBatch::try_new(table::schema(plan.output.artifact), columns).map_err(|e| broken(e.to_string()))
-}
-
-/// Error texts quote hostile input: they are cut.
-fn bounded(why: &str) -> String {
-    const MOST: usize = 500;
-    match why.char_indices().nth(MOST) {
-        None => why.to_owned(),
-        Some((at, _)) => format!("{}…", &why[..at]),
-    }
-}
-
-/// Shared by everything that may be stopped.
-pub type StopFlag = Arc<AtomicBool>;

@@ -48,6 +48,17 @@ impl ProcessName {
     }
 }
 
+/// Waits for a thread that asks the runtime for something: on one of the runtime's own threads, the others serve it
+/// meanwhile; where there is only that one, nobody waits.
+pub(crate) fn join(thread: std::thread::JoinHandle<()>) {
+    let wait = || _ = thread.join();
+    match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+        Ok(_) => {}
+        Err(_) => wait(),
+    }
+}
+
 /// Whether a process of this machine is stopped, and when it began; `None`: there is none of this number, or it has ended
 /// and nobody asked how.
 fn state_of(id: u32) -> Option<(bool, u64)> {
@@ -63,9 +74,14 @@ fn state_of(id: u32) -> Option<(bool, u64)> {
 
 /// How this process is called where another one reads of it.
 pub(crate) fn name_of_process() -> String {
+    format!("process {} on {}", std::process::id(), host())
+}
+
+/// Name of this machine, for people.
+pub(crate) fn host() -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let host = host.trim();
-    format!("process {} on {}", std::process::id(), if host.is_empty() { "another machine" } else { host })
+    if host.is_empty() { "another machine".to_owned() } else { host.to_owned() }
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use manifests::BuildSpec;
+use manifests::spec::MOST_SHARDS;
+
+use super::numbers::within;
 
 #[derive(Debug, Args)]
 pub(super) struct SpecArgs {
@@ -39,6 +42,60 @@ pub(super) struct RunArgs {
     #[arg(long, help = "Train again even if a finished training is up to date")]
     pub(super) retrain: bool,
 }
+
+#[derive(Debug, Args)]
+pub(super) struct EngineArgs {
+    #[arg(
+        long,
+        default_value_t = 2,
+        value_parser = within("a whole number", 1..=MOST_WORKERS),
+        allow_negative_numbers = true,
+        help = "Workers of each stage"
+    )]
+    pub(super) workers: u32,
+    #[arg(
+        long,
+        default_value_t = 60,
+        value_parser = within("a whole number of seconds", 1..=MOST_LEASE_SECONDS),
+        allow_negative_numbers = true,
+        help = "How long a worker that is not heard of keeps its shards"
+    )]
+    pub(super) lease_seconds: u64,
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_parser = within("a whole number", 0..=MOST_SHARDS),
+        allow_negative_numbers = true,
+        help = "Go on without so many shards of a stage, if they cannot be made"
+    )]
+    pub(super) allow_failed: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShareArgs {
+    #[arg(long, help = "Name of the stage")]
+    pub(super) stage: String,
+    #[arg(long, help = "Key of the plan")]
+    pub(super) plan: String,
+    #[arg(long, help = "Number of this worker, from 0; otherwise the engine's variable says")]
+    pub(super) index: Option<u32>,
+    #[arg(long, help = "Number of workers; otherwise URBANCROSS_COUNT says")]
+    pub(super) count: Option<u32>,
+    #[arg(
+        long,
+        default_value_t = 60,
+        value_parser = within("a whole number of seconds", 1..=MOST_LEASE_SECONDS),
+        allow_negative_numbers = true,
+        help = "How long a worker that is not heard of keeps its shards"
+    )]
+    pub(super) lease_seconds: u64,
+}
+
+/// More workers than shards never have anything to do.
+const MOST_WORKERS: u32 = MOST_SHARDS;
+
+/// A day: whoever waits longer for a dead worker waits for nothing.
+const MOST_LEASE_SECONDS: u64 = 86_400;
 
 impl SpecArgs {
     pub(super) fn read(&self) -> Result<BuildSpec> {

@@ -121,21 +121,27 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool
         retrain: options.retrain,
         accept_removals,
         until,
+        allow_failed: 0,
         set: args.set.set.clone(),
     };
     let quarantined = crate::run::run(&mut build, &options, &progress).await?;
-    print_quarantine(&quarantined)?;
+    end_of_run(&build, &options, &quarantined).await
+}
+
+/// What a run that has done all says, and the page that it leaves.
+pub(super) async fn end_of_run(build: &Build, options: &RunOptions, quarantined: &[Quarantined]) -> Result<()> {
+    print_quarantine(quarantined)?;
     if options.until.is_some() {
         return Ok(());
     }
     let path = manifests::paths::report(&build.spec.country);
-    let changed = crate::page::changed_at(&build).await?;
-    let page = crate::page::make(std::slice::from_ref(&build), &[], &changed).await?;
+    let changed = crate::page::changed_at(build).await?;
+    let page = crate::page::make(std::slice::from_ref(build), &[], &changed).await?;
     // of a run with nothing to do it is the same
     if build.work.get(&path).await?.is_none_or(|before| before != page.as_bytes()) {
         build.work.put(&path, page.into()).await?;
     }
-    if let Some(evaluation) = crate::evaluate::stored(&build).await? {
+    if let Some(evaluation) = crate::evaluate::stored(build).await? {
         report_commands::print_recall(&[evaluation])?;
     }
     say!("report: {}", shown(&build, &path));

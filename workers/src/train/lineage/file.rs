@@ -5,11 +5,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use bytes::Bytes;
+use manifests::digest;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use stages::table::option_text;
 
-use super::{RunRow, RunRows, Sight};
+use super::{DigestBits, RunRow, RunRows, Sight, split_named};
 use crate::error::WorkerError;
 
 impl RunRows {
@@ -24,17 +25,21 @@ impl RunRows {
         let texts = |of: fn(&RunRow) -> Option<&str>| {
             Arc::new(rows.iter().map(|(_, row, _)| of(row)).collect::<StringArray>()) as ArrayRef
         };
+        let digests = |of: fn(&RunRow) -> Option<DigestBits>| {
+            let digests = rows.iter().map(|(_, row, _)| of(row).map(digest::of_bits));
+            Arc::new(digests.collect::<StringArray>()) as ArrayRef
+        };
         let edge = |edge: usize| {
             let edges = rows.iter().map(|(_, row, _)| row.sight.box_wsen.map(|wsen| wsen[edge]));
             Arc::new(edges.collect::<Float64Array>()) as ArrayRef
         };
         let columns: [(&str, DataType, ArrayRef); 11] = [
             ("image_id", DataType::Utf8, Arc::new(rows.iter().map(|(id, ..)| Some(id)).collect::<StringArray>())),
-            ("digest", DataType::Utf8, texts(|row| row.digest.as_deref())),
-            ("split", DataType::Utf8, texts(|row| row.split.as_deref())),
+            ("digest", DataType::Utf8, digests(|row| row.digest)),
+            ("split", DataType::Utf8, texts(|row| row.split)),
             ("trained", DataType::Boolean, Arc::new(rows.iter().map(|row| Some(row.2)).collect::<BooleanArray>())),
             ("source", DataType::Utf8, texts(|row| row.sight.source.as_deref())),
-            ("bytes_digest", DataType::Utf8, texts(|row| row.sight.bytes.as_deref())),
+            ("bytes_digest", DataType::Utf8, digests(|row| row.sight.bytes)),
             ("osm_object", DataType::Utf8, texts(|row| row.sight.object.as_deref())),
             ("west", DataType::Float64, edge(0)),
             ("south", DataType::Float64, edge(1)),
@@ -79,8 +84,8 @@ pub(super) fn read_batch(batch: &RecordBatch, like: &RunRows, all: &mut RunRows)
     let edges = [edge("west")?, edge("south")?, edge("east")?, edge("north")?];
     let mut source: Option<Arc<str>> = None;
     for row in 0..batch.num_rows() {
-        let of = |column: &StringArray| option_text(column, row).map(str::to_owned);
-        let image_id = of(&ids)?;
+        let of_digest = |column: &StringArray| option_text(column, row).map(digest::bits);
+        let image_id = option_text(&ids, row)?.to_owned();
         // mostly that of the row before
         let named = sources.as_ref().and_then(|column| option_text(column, row));
         if source.as_deref() != named {
@@ -88,16 +93,16 @@ pub(super) fn read_batch(batch: &RecordBatch, like: &RunRows, all: &mut RunRows)
         }
         let mut sight = Sight {
             source: source.clone(),
-            bytes: pictures.as_ref().and_then(of),
-            object: of(&objects),
+            bytes: pictures.as_ref().and_then(of_digest),
+            object: option_text(&objects, row).map(Box::from),
             box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| [0, 1, 2, 3].map(|i| edges[i].value(row))),
         };
         if sight.bytes.is_none()
             && let Some(now) = like.rows.get(&image_id).filter(|now| now.sight.shares_names_with(&sight))
         {
-            sight.bytes = now.sight.bytes.clone();
+            sight.bytes = now.sight.bytes;
         }
-        let (digest, split) = (of(&digests), of(&splits));
+        let (digest, split) = (of_digest(&digests), option_text(&splits, row).and_then(split_named));
         let is_own = digest.is_some() || split.is_some();
         let own = RunRow { digest, split, sight };
         // older versions had one row for what the run reads and what an ancestor learnt from

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
-use manifests::{Artifact, digest};
+use manifests::{Artifact, PartFile, digest};
 use sources::name::ImageName;
 use stages::table::{Columns, TableError, option_text};
 
 use super::super::broken;
-use super::{RunRow, RunRows, Sight};
+use super::{DigestBits, RunRow, RunRows, Sight, split_named};
 use crate::assignment::AssignedRow;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
@@ -48,12 +48,52 @@ fn digest_column(artifact: Artifact) -> &'static str {
 #[derive(Default)]
 struct Found {
     digests: String,
-    split: Option<String>,
-    bytes: Option<String>,
+    split: Option<&'static str>,
+    bytes: Option<DigestBits>,
 }
 
 /// Shards that are read at a time.
 const AT_ONCE: usize = 32;
+
+/// What is read of one shard.
+struct ShardInputs {
+    work: WorkStore,
+    source: Arc<str>,
+    parts: Vec<(Artifact, PartFile)>,
+    geotags: Option<PartFile>,
+    /// The splits, where they are not those of the tables.
+    assigned: Vec<AssignedRow>,
+}
+
+impl ShardInputs {
+    fn new(inputs: RunInputs<'_>, source: &Arc<str>, shard: u32) -> Self {
+        Self {
+            work: inputs.work.clone(),
+            source: source.clone(),
+            parts: inputs.tables.iter().filter_map(|t| Some((t.artifact, t.part(shard)?.clone()))).collect(),
+            geotags: inputs.geotags.part(shard).cloned(),
+            assigned: inputs.assignment.and_then(|shards| shards.get(shard as usize)).cloned().unwrap_or_default(),
+        }
+    }
+
+    async fn read(self) -> Result<BTreeMap<String, RunRow>, WorkerError> {
+        let mut found = BTreeMap::new();
+        for (artifact, part) in &self.parts {
+            read_part(&self.work, *artifact, part, &mut found).await?;
+        }
+        for row in self.assigned {
+            let digest = row.digest();
+            let entry: &mut Found = found.entry(row.image_id).or_default();
+            entry.digests.push_str(&digest);
+            entry.split = Some(row.split);
+        }
+        let mut rows = found.into_iter().map(|(image_id, found)| (image_id, found.row(&self.source))).collect();
+        if let Some(part) = &self.geotags {
+            place_part(&self.work, part, &mut rows).await?;
+        }
+        Ok(rows)
+    }
+}
 
 impl RunRows {
     /// Reads what a run reads of each image, without reading what it learns from. Boxes and objects come from `geotags`.
@@ -65,8 +105,13 @@ impl RunRows {
         let assigned = inputs.assignment.unwrap_or_default();
         let shards: BTreeSet<u32> =
             inputs.tables.iter().flat_map(|t| &t.parts).map(|p| p.shard).chain(0..assigned.len() as u32).collect();
-        let mut read =
-            futures::stream::iter(shards).map(|shard| read_shard(inputs, source.clone(), shard)).buffered(AT_ONCE);
+        let mut read = futures::stream::iter(shards)
+            .map(|shard| {
+                // each on a task of its own: reading a part is decoding it
+                let read = tokio::spawn(ShardInputs::new(inputs, &source, shard).read());
+                async move { read.await.map_err(|e| WorkerError::Broken(format!("rows of a training: {e}")))? }
+            })
+            .buffer_unordered(AT_ONCE);
         let mut all = RunRows::default();
         while let Some(rows) = read.try_next().await? {
             all.rows.extend(rows);
@@ -75,29 +120,10 @@ impl RunRows {
     }
 }
 
-async fn read_shard(
-    inputs: RunInputs<'_>,
-    source: Arc<str>,
-    shard: u32,
-) -> Result<BTreeMap<String, RunRow>, WorkerError> {
-    let mut found = BTreeMap::new();
-    for table in inputs.tables {
-        read_table(inputs.work, table, shard, &mut found).await?;
-    }
-    for row in inputs.assignment.and_then(|shards| shards.get(shard as usize)).into_iter().flatten() {
-        let entry: &mut Found = found.entry(row.image_id.clone()).or_default();
-        entry.digests.push_str(&row.digest());
-        entry.split = Some(row.split.to_owned());
-    }
-    let mut rows = found.into_iter().map(|(image_id, found)| (image_id, found.row(&source))).collect();
-    place_shard(inputs.work, inputs.geotags, shard, &mut rows).await?;
-    Ok(rows)
-}
-
 impl Found {
     fn row(self, source: &Arc<str>) -> RunRow {
         RunRow {
-            digest: Some(digest::of_bytes(self.digests.as_bytes())),
+            digest: Some(digest::bits(&digest::of_bytes(self.digests.as_bytes()))),
             split: self.split,
             sight: Sight { source: Some(source.clone()), bytes: self.bytes, ..Sight::default() },
         }
@@ -105,30 +131,29 @@ impl Found {
 }
 
 /// Adds what one table has of a shard's images.
-async fn read_table(
+async fn read_part(
     work: &WorkStore,
-    table: &PinnedTable,
-    shard: u32,
+    artifact: Artifact,
+    part: &PartFile,
     found: &mut BTreeMap<String, Found>,
 ) -> Result<(), WorkerError> {
-    let Some(part) = table.part(shard) else { return Ok(()) };
-    let column = digest_column(table.artifact);
+    let column = digest_column(artifact);
     let mut names = vec!["image_id", "status", column];
-    names.extend((table.artifact == Artifact::Splits).then_some("split"));
-    let batch = PartReader::open(work, table.artifact, part).await?.read(&names).await?;
+    names.extend((artifact == Artifact::Splits).then_some("split"));
+    let batch = PartReader::open(work, artifact, part).await?.read(&names).await?;
     let mut read = || -> Result<(), TableError> {
-        let columns = Columns::new(table.artifact, &batch);
+        let columns = Columns::new(artifact, &batch);
         let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text(column)?);
         let splits = if names.contains(&"split") { Some(columns.text("split")?) } else { None };
         for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
             let entry = found.entry(ids.value(row).to_owned()).or_default();
-            entry.digests.push_str(table.artifact.name());
+            entry.digests.push_str(artifact.name());
             entry.digests.push_str(digests.value(row));
-            if table.artifact == Artifact::Images {
-                entry.bytes = option_text(digests, row).map(str::to_owned);
+            if artifact == Artifact::Images {
+                entry.bytes = option_text(digests, row).map(digest::bits);
             }
             if let Some(split) = splits.and_then(|splits| option_text(splits, row)) {
-                entry.split = Some(split.to_owned());
+                entry.split = split_named(split);
             }
         }
         Ok(())
@@ -137,13 +162,7 @@ async fn read_table(
 }
 
 /// Fills in where a shard's images lie.
-async fn place_shard(
-    work: &WorkStore,
-    geotags: &PinnedTable,
-    shard: u32,
-    rows: &mut BTreeMap<String, RunRow>,
-) -> Result<(), WorkerError> {
-    let Some(part) = geotags.part(shard) else { return Ok(()) };
+async fn place_part(work: &WorkStore, part: &PartFile, rows: &mut BTreeMap<String, RunRow>) -> Result<(), WorkerError> {
     let reader = PartReader::open(work, Artifact::Geotags, part).await?;
     let batch = reader.read(&["image_id", "filepath", "west", "south", "east", "north"]).await?;
     place(&batch, rows).map_err(broken)
@@ -157,7 +176,7 @@ fn place(batch: &RecordBatch, rows: &mut BTreeMap<String, RunRow>) -> Result<(),
     for at in 0..batch.num_rows() {
         let Some(row) = rows.get_mut(ids.value(at)) else { continue };
         let name = option_text(path, at).and_then(|path| ImageName::parse(path).ok());
-        row.sight.object = name.map(|name| name.osm_object().to_string());
+        row.sight.object = name.map(|name| name.osm_object().to_string().into());
         let whole = edges.iter().all(|edge| !edge.is_null(at));
         row.sight.box_wsen =
             whole.then(|| edges.map(|edge| edge.value(at))).filter(|wsen| sources::meta::is_box(*wsen));

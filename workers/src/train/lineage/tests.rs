@@ -1,17 +1,21 @@
 use bytes::Bytes;
+use manifests::digest;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 
 fn sight(source: &str, bytes: &str, object: Option<&str>, box_wsen: Option<[f64; 4]>) -> Sight {
-    Sight { source: Some(source.into()), bytes: Some(bytes.into()), object: object.map(str::to_owned), box_wsen }
+    Sight { source: Some(source.into()), bytes: Some(digest::bits(bytes)), object: object.map(Box::from), box_wsen }
 }
 
 /// Rows by id, split, object and box, each with a picture of its own.
 fn rows(rows: &[(&str, &str, &str, [f64; 4])]) -> RunRows {
     let row = |&(id, split, object, wsen): &(&str, &str, &str, [f64; 4])| {
         let sight = sight("here", &format!("bytes of {id}"), Some(object), Some(wsen));
-        (id.to_owned(), RunRow { digest: Some(format!("{id} {split}")), split: Some(split.into()), sight })
+        (
+            id.to_owned(),
+            RunRow { digest: Some(digest::bits(&format!("{id} {split}"))), split: split_named(split), sight },
+        )
     };
     RunRows { rows: rows.iter().map(row).collect(), ..RunRows::default() }
 }
@@ -19,7 +23,7 @@ fn rows(rows: &[(&str, &str, &str, [f64; 4])]) -> RunRows {
 /// Images of a captioned folder, by id, split and bytes: no object, no box.
 fn captioned(source: &str, rows: &[(&str, &str, &str)]) -> RunRows {
     let row = |&(id, split, bytes): &(&str, &str, &str)| {
-        (id.to_owned(), RunRow { digest: None, split: Some(split.into()), sight: sight(source, bytes, None, None) })
+        (id.to_owned(), RunRow { digest: None, split: split_named(split), sight: sight(source, bytes, None, None) })
     };
     RunRows { rows: rows.iter().map(row).collect(), ..RunRows::default() }
 }

@@ -1,0 +1,103 @@
+//! A run, and the jobs that an engine starts for it.
+
+/// A run of a build by an engine. All names of its jobs follow from it, so that whoever starts one twice finds the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Eight hexadecimal digits: of the spec that is built.
+    pub id: String,
+    /// The country that is built.
+    pub country: String,
+    /// The whole spec as TOML, with all defaults.
+    pub spec: String,
+    /// What is said to every driver beside the spec, such as `--until images`.
+    pub options: Vec<String>,
+}
+
+/// What a job's processes do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Workers share a plan.
+    Map {
+        /// Key of the plan.
+        plan: String,
+        /// How many there are.
+        workers: u32,
+        /// How long one that is not heard of keeps its shards.
+        lease_seconds: u64,
+    },
+    /// Ranks share a training.
+    Train {
+        /// Which try it is, from 1: ranks of one try meet under one name.
+        attempt: u32,
+        /// Machines.
+        nodes: u32,
+        /// Ranks on each.
+        ranks_per_node: u32,
+    },
+    /// One process that plans, publishes and starts the next job.
+    Drive,
+}
+
+/// A job of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The stage, the training, or the step that a driver comes back to.
+    pub step: String,
+    /// What its processes do.
+    pub work: Work,
+}
+
+impl Job {
+    /// Name by which an engine knows it: `uc-1a2b3c4d-captions-9f8e7d6c`, at most 63 characters of a DNS label.
+    pub fn name(&self, run: &Run) -> String {
+        let step = self.step.replace('_', "-");
+        let end = match &self.work {
+            Work::Map { plan, .. } => plan.chars().take(8).collect(),
+            Work::Train { attempt, .. } => format!("train{attempt}"),
+            Work::Drive => "drive".to_owned(),
+        };
+        format!("uc-{}-{step}-{end}", run.id)
+    }
+
+    /// Arguments of `urbancross` for each of its processes, where the spec lies at `spec`. Which process it is says a
+    /// variable of the engine.
+    pub fn arguments(&self, run: &Run, spec: &str) -> Vec<String> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        match &self.work {
+            Work::Map { plan, workers, lease_seconds } => words(&[
+                "worker",
+                spec,
+                "--stage",
+                &self.step,
+                "--plan",
+                plan,
+                "--count",
+                &workers.to_string(),
+                "--lease-seconds",
+                &lease_seconds.to_string(),
+            ]),
+            Work::Train { .. } => words(&["train", spec, &self.step]),
+            Work::Drive => {
+                let mut all = words(&["drive", spec, "--run", &run.id]);
+                all.extend(run.options.iter().cloned());
+                all
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_labels_and_say_what_runs() {
+        let run = Run { id: "1a2b3c4d".into(), country: "x".into(), spec: String::new(), options: Vec::new() };
+        let map = Work::Map { plan: "9f8e7d6c5b4a".into(), workers: 3, lease_seconds: 60 };
+        let job = |step: &str, work| Job { step: step.into(), work };
+        assert_eq!(job("segment_scores", map).name(&run), "uc-1a2b3c4d-segment-scores-9f8e7d6c");
+        let train = Work::Train { attempt: 2, nodes: 1, ranks_per_node: 8 };
+        assert_eq!(job("pretrain", train).name(&run), "uc-1a2b3c4d-pretrain-train2");
+        assert!(job("structured_captions", Work::Drive).name(&run).len() <= 52);
+    }
+}

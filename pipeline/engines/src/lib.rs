@@ -1,0 +1,8 @@
+//! What engines are told: batch scripts, objects and drivers that start the workers of a run, as plain data made from plain
+//! data. Nothing here asks a cluster or a store for anything.
+
+pub mod job;
+pub mod profile;
+
+pub use job::{Job, Run, Work};
+pub use profile::Profile;

@@ -1,0 +1,170 @@
+//! The profile of a cluster: what its administrators and its machines want of every job.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A profile, as `profile.toml` gives it. Everything has a default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Profile {
+    /// How jobs are given to Slurm.
+    pub slurm: Slurm,
+    /// How jobs are given to Kubernetes.
+    pub kubernetes: Kubernetes,
+    /// What each step needs, by its name; `default` stands for those that are not named.
+    pub stage: BTreeMap<String, Resources>,
+}
+
+/// What one step's processes need.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Workers of a stage; machines of a training.
+    pub workers: u32,
+    /// GPUs of each.
+    pub gpus: u32,
+    /// Processor cores of each.
+    pub cpus: u32,
+    /// Memory of each, such as `16G`.
+    pub memory: String,
+    /// Slurm's partition, where it is another than that of the whole run.
+    pub partition: String,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { workers: 4, gpus: 0, cpus: 4, memory: "16G".to_owned(), partition: String::new() }
+    }
+}
+
+/// How jobs are given to Slurm; what is empty is left to the site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Slurm {
+    /// Account that is charged.
+    pub account: String,
+    /// Partition of all jobs.
+    pub partition: String,
+    /// Quality of service.
+    pub qos: String,
+    /// Time limit of a job, such as `24:00:00`.
+    pub time: String,
+    /// Nodes that are not used, as Slurm writes lists of them.
+    pub exclude: String,
+    /// Reservation or constraint lines and the like, each as it stands behind `#SBATCH`.
+    pub options: Vec<String>,
+    /// Lines of shell before the program, such as `module load cuda`.
+    pub setup: Vec<String>,
+    /// Folder that all nodes see, for scripts and logs.
+    pub logs: String,
+    /// How the program is called on a node; `urbancross` if it is on the path there.
+    pub program: String,
+    /// Most workers at a time.
+    pub max_workers: u32,
+}
+
+impl Default for Slurm {
+    fn default() -> Self {
+        Self {
+            account: String::new(),
+            partition: String::new(),
+            qos: String::new(),
+            time: String::new(),
+            exclude: String::new(),
+            options: Vec::new(),
+            setup: Vec::new(),
+            logs: String::new(),
+            program: "urbancross".to_owned(),
+            max_workers: 256,
+        }
+    }
+}
+
+/// How jobs are given to Kubernetes; what is empty is left out of the objects.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// Namespace of all objects.
+    pub namespace: String,
+    /// Image with the program.
+    pub image: String,
+    /// Secret with which the image is pulled.
+    pub pull_secret: String,
+    /// Kueue's local queue.
+    pub queue: String,
+    /// Priority class of the pods.
+    pub priority_class: String,
+    /// Account of the driver; workers have none.
+    pub service_account: String,
+    /// Secret whose keys become variables of all pods, such as the store's credentials.
+    pub env_secret: String,
+    /// Labels of the nodes that are used.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated, by key; an empty value tolerates every value.
+    pub tolerations: BTreeMap<String, String>,
+    /// Size of each pod's scratch folder, such as `50Gi`.
+    pub scratch: String,
+    /// Runtime class, such as `nvidia`.
+    pub runtime_class: String,
+    /// Most workers at a time.
+    pub max_workers: u32,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            namespace: "default".to_owned(),
+            image: String::new(),
+            pull_secret: String::new(),
+            queue: String::new(),
+            priority_class: String::new(),
+            service_account: "urbancross-driver".to_owned(),
+            env_secret: String::new(),
+            node_selector: BTreeMap::new(),
+            tolerations: BTreeMap::new(),
+            scratch: "20Gi".to_owned(),
+            runtime_class: String::new(),
+            max_workers: 256,
+        }
+    }
+}
+
+impl Profile {
+    /// Reads a profile.
+    ///
+    /// # Errors
+    /// What is wrong with it, by field, with the field that was probably meant.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        manifests::spec::section(&table, "")
+    }
+
+    /// What a step needs.
+    pub fn resources(&self, step: &str) -> Resources {
+        self.stage.get(step).or_else(|| self.stage.get("default")).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_says_what_each_step_needs() {
+        let text = "[slurm]\npartition = \"gpu\"\n[stage.captions]\nworkers = 8\ngpus = 1\n[stage.default]\ncpus = 2\n";
+        let profile = Profile::parse(text).unwrap();
+        assert_eq!((profile.resources("captions").workers, profile.resources("captions").gpus), (8, 1));
+        assert_eq!((profile.resources("images").cpus, profile.resources("images").workers), (2, 4));
+        assert_eq!(Profile::parse("").unwrap().resources("images"), Resources::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = Profile::parse("[slurm]\npartitoin = \"gpu\"\n").unwrap_err();
+        assert!(error.contains("slurm.partitoin") && error.contains("partition"), "{error}");
+        let error = Profile::parse("[stage.captions]\ngpus = \"one\"\n").unwrap_err();
+        assert!(error.contains("stage.captions.gpus"), "{error}");
+        assert!(Profile::parse("[slurm").is_err());
+    }
+}

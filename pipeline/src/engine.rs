@@ -1,0 +1,93 @@
+//! Engines: what starts workers for a run. An engine places, restarts and kills; whether something is done the store
+//! alone says.
+
+mod processes;
+
+use std::time::Duration;
+
+use stages::Training;
+use workers::WorkerError;
+use workers::map::Observer;
+
+use crate::build::Build;
+use crate::progress::Progress;
+use crate::run_options::RunOptions;
+pub use processes::Processes;
+
+/// How long a silent worker keeps its shards.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Who maps the shards of a plan and runs trainings.
+pub enum Engine {
+    /// This process.
+    Here,
+    /// Processes of this machine.
+    Processes(Processes),
+}
+
+/// A plan whose open shards want workers.
+#[derive(Debug, Clone, Copy)]
+pub struct MapJob<'a> {
+    /// Name of the stage.
+    pub stage: &'static str,
+    /// Key of the plan.
+    pub plan: &'a str,
+    /// Shards that nobody has closed.
+    pub open_shards: usize,
+}
+
+/// What an engine did with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// Its workers run; the driver looks again after a while.
+    Waits,
+    /// Its workers run, and it starts another driver when they have done.
+    ComesBack,
+}
+
+impl Engine {
+    /// How long a silent worker keeps its shards.
+    pub fn lease(&self) -> Duration {
+        match self {
+            Engine::Here => LEASE,
+            Engine::Processes(processes) => processes.lease,
+        }
+    }
+
+    /// Starts workers for a job, unless they run.
+    ///
+    /// # Errors
+    /// An engine that refuses, and workers that can never work.
+    pub(crate) async fn place(
+        &self,
+        build: &Build,
+        job: &MapJob<'_>,
+        observer: &dyn Observer,
+    ) -> Result<Placed, WorkerError> {
+        match self {
+            Engine::Here => Ok(Placed::Waits),
+            Engine::Processes(processes) => processes.place(build, job, observer).await,
+        }
+    }
+
+    /// Ends the workers of a stage that is closed.
+    pub(crate) async fn end_of_stage(&self) {
+        match self {
+            Engine::Here => {}
+            Engine::Processes(processes) => processes.end().await,
+        }
+    }
+
+    /// Does it run trainings as jobs of their own?
+    pub(crate) fn trains(&self) -> bool {
+        false
+    }
+
+    /// Starts a training.
+    ///
+    /// # Errors
+    /// An engine that refuses.
+    pub(crate) async fn train(&self, _: &Build, _: Training, _: &RunOptions, _: &Progress) -> Result<(), WorkerError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Stages whose shards workers elsewhere map: a plan is published for them, and what they did is gathered.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use manifests::Plan;
+use manifests::words::count;
+use stages::stage::Stage;
+use workers::WorkerError;
+use workers::claims::{ClaimBoard, FailedShard};
+use workers::map::{MapResult, Observer};
+use workers::pull::{Collected, collect};
+
+use crate::build::Build;
+use crate::engine::{Engine, MapJob, Placed};
+use crate::progress::{Progress, StageBar};
+use crate::run_options::RunOptions;
+
+/// Failed shards that are named in a message.
+const NAMED: usize = 5;
+
+async fn gather(build: &Build, engine: &Engine, plan: &Plan) -> Result<Collected, WorkerError> {
+    collect(&build.work, &build.tables, plan, engine.lease(), build.spec.work.concurrency).await
+}
+
+/// Maps a plan by workers elsewhere; `None`: they have begun, and somebody comes back when they have done.
+pub(super) async fn map(
+    build: &Build,
+    stage: &Stage,
+    plan: &Plan,
+    engine: &Engine,
+    bar: &StageBar<'_>,
+) -> Result<Option<MapResult>, WorkerError> {
+    let (board, key) = (ClaimBoard::new(&build.work, plan, engine.lease()), plan.key());
+    let mut is_published = false;
+    let mut told = 0;
+    loop {
+        let turns = board.look().await?;
+        let closed: Vec<u32> =
+            turns.iter().filter(|(_, (turn, _))| turn.is_closed()).map(|(shard, _)| *shard).collect();
+        let rows = |shard: &&manifests::ShardPlan| closed.binary_search(&shard.shard).is_ok();
+        let done = plan.counts.stale.iter().filter(rows).map(|shard| shard.computed() + shard.kept).sum::<u64>();
+        bar.rows(done.saturating_sub(told), 0, 0);
+        told = told.max(done);
+        if closed.len() == turns.len() {
+            let collected = gather(build, engine, plan).await?;
+            // a marker whose part is gone was taken away: its shard is open again
+            if collected.is_closed() {
+                engine.end_of_stage().await;
+                return Ok(Some(MapResult { finished: collected.finished, failed: collected.failed, stopped: false }));
+            }
+            continue;
+        }
+        if build.stop.load(Ordering::Relaxed) {
+            engine.end_of_stage().await;
+            return Err(WorkerError::Stopped);
+        }
+        if !is_published {
+            build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;
+            is_published = true;
+        }
+        let job = MapJob { stage: stage.name, plan: &key, open_shards: turns.len() - closed.len() };
+        match engine.place(build, &job, bar).await? {
+            Placed::ComesBack => return Ok(None),
+            Placed::Waits => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// Are the shards of a plan that nobody has made those alone that are closed as failed?
+pub(super) async fn only_failed(build: &Build, engine: &Engine, plan: &Plan) -> Result<bool, WorkerError> {
+    if matches!(engine, Engine::Here) {
+        return Ok(false);
+    }
+    let collected = gather(build, engine, plan).await?;
+    Ok(collected.is_closed() && collected.finished.is_empty())
+}
+
+/// Goes on without failed shards, as far as that is allowed.
+///
+/// # Errors
+/// More failed than are allowed, with their numbers and reasons.
+pub(super) fn tolerate(
+    stage: &Stage,
+    failed: &[FailedShard],
+    options: &RunOptions,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = failed.iter().take(NAMED).map(|f| format!("shard {}: {}", f.shard, f.why())).collect();
+    let more = if failed.len() > NAMED { format!(" and {} more", failed.len() - NAMED) } else { String::new() };
+    let what = format!("{}: {} failed: {}{more}", stage.name, count(failed.len(), "shard"), named.join("; "));
+    if failed.len() <= options.allow_failed {
+        progress.note(&format!("warning: {what}; going on without"));
+        return Ok(());
+    }
+    Err(WorkerError::Broken(format!(
+        "{what}; mend the cause and open them again with `urbancross retry --errors`, or go on without them with \
+         --allow-failed {}",
+        failed.len()
+    )))
+}

@@ -1,0 +1,241 @@
+//! Claims of workers on the shards of a plan, and the beats by which others see that they are alive.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt;
+use manifests::attempts::{Attempts, End, Object, ShardTurn};
+use manifests::{Digest, Plan, paths};
+use serde::{Deserialize, Serialize};
+
+use crate::error::WorkerError;
+use crate::stores::WorkStore;
+
+/// Who works, in words for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimant {
+    /// Name of the worker within its stage, such as `3`.
+    pub worker: String,
+    /// Host that it runs on.
+    pub node: String,
+    /// The job by which the engine knows it, if one has started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_job: Option<String>,
+}
+
+/// Name of this machine, for people.
+pub fn host() -> String {
+    crate::process::host()
+}
+
+/// What a claim, a beat or the end of an attempt says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempted {
+    /// The shard, for people: its key is in the name.
+    pub shard: u32,
+    /// From 1.
+    pub epoch: u32,
+    /// Who tried.
+    pub by: Claimant,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// A shard that is closed as failed, with what became of its attempts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedShard {
+    /// Its number.
+    pub shard: u32,
+    /// Those that told how they ended; the others were lost with their workers.
+    pub attempts: Vec<Attempted>,
+    /// How often it was tried.
+    pub epochs: u32,
+}
+
+impl FailedShard {
+    /// Why, in words.
+    pub fn why(&self) -> String {
+        let last = self
+            .attempts
+            .iter()
+            .rev()
+            .find_map(|attempt| attempt.why.as_ref().map(|why| format!("{why} (on {})", attempt.by.node)));
+        last.unwrap_or_else(|| "each of its workers was lost with it, as when memory does not suffice".to_owned())
+    }
+}
+
+/// Attempts on the stale shards of a plan.
+pub struct ClaimBoard<'a> {
+    work: &'a WorkStore,
+    folder: String,
+    shards: BTreeMap<Digest, u32>,
+    keys: BTreeMap<u32, Digest>,
+    lease: Duration,
+}
+
+impl<'a> ClaimBoard<'a> {
+    /// The board of a plan, on which attempts that were silent for `lease` are lost.
+    pub fn new(work: &'a WorkStore, plan: &Plan, lease: Duration) -> Self {
+        let keys: BTreeMap<u32, Digest> =
+            plan.counts.stale.iter().map(|stale| (stale.shard, plan.shard_key(stale.shard))).collect();
+        let shards = keys.iter().map(|(shard, key)| (key.clone(), *shard)).collect();
+        Self { work, folder: paths::markers(&plan.country, &plan.stage), shards, keys, lease }
+    }
+
+    /// Key of one of the plan's stale shards.
+    pub(crate) fn key(&self, shard: u32) -> &str {
+        self.keys.get(&shard).map_or("", String::as_str)
+    }
+
+    fn path(&self, shard: u32, object: Object) -> String {
+        format!("{}/{}", self.folder, object.name(self.key(shard)))
+    }
+
+    /// Looks at all attempts: one listing, and two requests more where somebody works.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn look(&self) -> Result<BTreeMap<u32, (ShardTurn, Attempts)>, WorkerError> {
+        let mut attempts: BTreeMap<u32, Attempts> =
+            self.keys.keys().map(|shard| (*shard, Attempts::default())).collect();
+        for (name, meta) in self.work.list_metas(&self.folder).await? {
+            let Some((key, object)) = Object::of_name(&name) else { continue };
+            let of_shard = self.shards.get(key).and_then(|shard| attempts.get_mut(shard));
+            if let Some(of_shard) = of_shard {
+                of_shard.add(object, meta.last_modified.timestamp_millis());
+            }
+        }
+        let lease = self.lease.as_millis() as i64;
+        let somebody_works = attempts.values().any(|a| matches!(a.turn(0, i64::MAX), ShardTurn::Running { .. }));
+        let now = if somebody_works { self.now_millis().await? } else { 0 };
+        Ok(attempts.into_iter().map(|(shard, attempts)| (shard, (attempts.turn(now, lease), attempts))).collect())
+    }
+
+    /// The store's clock, which wrote the times of beats.
+    async fn now_millis(&self) -> Result<i64, WorkerError> {
+        let path = format!("probe/clock-{}", crate::parts::attempt_id());
+        self.work.put(&path, bytes::Bytes::new()).await?;
+        let meta = self.work.head(&path).await?;
+        self.work.delete(&path).await?;
+        meta.map(|meta| meta.last_modified.timestamp_millis()).ok_or_else(|| {
+            WorkerError::Transient(format!("{}{path} is gone as soon as it is written", self.work.url()))
+        })
+    }
+
+    /// Claims a shard under an epoch; `false`: somebody else was faster.
+    pub(crate) async fn claim(&self, attempted: &Attempted) -> Result<bool, WorkerError> {
+        let path = self.path(attempted.shard, Object::Claim(attempted.epoch));
+        self.work.put_json_if_absent(&path, attempted).await
+    }
+
+    /// Writes down how an attempt ended.
+    pub(crate) async fn end(&self, attempted: &Attempted, end: End, why: Option<String>) -> Result<(), WorkerError> {
+        let path = self.path(attempted.shard, Object::End(attempted.epoch, end));
+        self.work.put_json(&path, &Attempted { why, ..attempted.clone() }).await
+    }
+
+    /// Closes a shard as failed.
+    pub(crate) async fn close(&self, shard: u32, attempts: &Attempts) -> Result<(), WorkerError> {
+        let mut failed = FailedShard { shard, attempts: Vec::new(), epochs: attempts.epoch() };
+        for epoch in 1..=attempts.epoch() {
+            for end in [End::Transient, End::Permanent] {
+                let path = self.path(shard, Object::End(epoch, end));
+                failed.attempts.extend(self.work.get_hint::<Attempted>(&path).await?);
+            }
+        }
+        self.work.put_json(&self.path(shard, Object::Failed), &failed).await
+    }
+
+    /// What became of a shard that is closed as failed.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn failed(&self, shard: u32) -> Result<FailedShard, WorkerError> {
+        let known = self.work.get_hint(&self.path(shard, Object::Failed)).await?;
+        Ok(known.unwrap_or(FailedShard { shard, attempts: Vec::new(), epochs: 0 }))
+    }
+
+    /// The claim of a shard's newest attempt.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn claimed_by(&self, shard: u32, epoch: u32) -> Result<Option<Claimant>, WorkerError> {
+        let claim = self.work.get_hint::<Attempted>(&self.path(shard, Object::Claim(epoch))).await?;
+        Ok(claim.map(|claim| claim.by))
+    }
+
+    /// Opens shards again: forgets all attempts on them.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn reopen(&self, shards: &BTreeSet<u32>) -> Result<(), WorkerError> {
+        for name in self.work.list(&self.folder).await? {
+            let Some((key, object)) = Object::of_name(&name) else { continue };
+            let is_wanted = self.shards.get(key).is_some_and(|shard| shards.contains(shard));
+            if is_wanted && !matches!(object, Object::Marker | Object::Partial) {
+                self.work.delete(&format!("{}/{name}", self.folder)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to beat for attempts, on a thread of its own: a long computation is no silence.
+    pub(crate) fn beats(&self) -> Beats {
+        Beats::start(self.work.clone(), self.lease / 4)
+    }
+
+    pub(crate) fn beat_path(&self, attempted: &Attempted) -> String {
+        self.path(attempted.shard, Object::Beat(attempted.epoch))
+    }
+}
+
+type Held = Arc<Mutex<BTreeMap<String, Attempted>>>;
+
+/// The beats of all attempts of this process; dropping it ends them.
+pub(crate) struct Beats {
+    held: Held,
+    stop: Option<Sender<()>>,
+    beating: Option<JoinHandle<()>>,
+}
+
+impl Beats {
+    fn start(work: WorkStore, pause: Duration) -> Self {
+        let (held, (stop, stopped)) = (Held::default(), channel());
+        let (runtime, of_thread) = (tokio::runtime::Handle::current(), held.clone());
+        let beating = std::thread::spawn(move || {
+            let mut next = Instant::now() + pause;
+            while stopped.recv_timeout(next.saturating_duration_since(Instant::now())) == Err(RecvTimeoutError::Timeout)
+            {
+                next = Instant::now() + pause;
+                let held = of_thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let puts = held.iter().map(|(path, attempted)| work.put_json(path, attempted));
+                let all = futures::stream::FuturesUnordered::from_iter(puts).try_collect::<()>();
+                if let Err(error) = runtime.block_on(all) {
+                    tracing::warn!(%error, "others do not see that this worker is alive; they may take its shards");
+                }
+            }
+        });
+        Self { held, stop: Some(stop), beating: Some(beating) }
+    }
+
+    pub(crate) fn add(&self, path: String, attempted: Attempted) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(path, attempted);
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+    }
+}
+
+impl Drop for Beats {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.beating.take() {
+            crate::process::join(thread);
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! alone says.
 
 mod processes;
+mod slurm;
 
 use std::time::Duration;
 
@@ -10,9 +11,8 @@ use workers::WorkerError;
 use workers::map::Observer;
 
 use crate::build::Build;
-use crate::progress::Progress;
-use crate::run_options::RunOptions;
 pub use processes::Processes;
+pub use slurm::Slurm;
 
 /// How long a silent worker keeps its shards.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -23,6 +23,8 @@ pub enum Engine {
     Here,
     /// Processes of this machine.
     Processes(Processes),
+    /// Slurm's nodes.
+    Slurm(Box<Slurm>),
 }
 
 /// A plan whose open shards want workers.
@@ -51,6 +53,7 @@ impl Engine {
         match self {
             Engine::Here => LEASE,
             Engine::Processes(processes) => processes.lease,
+            Engine::Slurm(slurm) => slurm.lease,
         }
     }
 
@@ -67,27 +70,27 @@ impl Engine {
         match self {
             Engine::Here => Ok(Placed::Waits),
             Engine::Processes(processes) => processes.place(build, job, observer).await,
+            Engine::Slurm(slurm) => slurm.place(build, job).await,
         }
     }
 
     /// Ends the workers of a stage that is closed.
     pub(crate) async fn end_of_stage(&self) {
         match self {
-            Engine::Here => {}
+            // workers of a cluster see by themselves that the plan is closed
+            Engine::Here | Engine::Slurm(_) => {}
             Engine::Processes(processes) => processes.end().await,
         }
     }
 
-    /// Does it run trainings as jobs of their own?
-    pub(crate) fn trains(&self) -> bool {
-        false
-    }
-
-    /// Starts a training.
+    /// Starts a training as a job of its own; `false`: it runs in the driver's process.
     ///
     /// # Errors
-    /// An engine that refuses.
-    pub(crate) async fn train(&self, _: &Build, _: Training, _: &RunOptions, _: &Progress) -> Result<(), WorkerError> {
-        Ok(())
+    /// An engine that refuses, and ranks that can never train.
+    pub(crate) async fn train(&self, build: &Build, training: Training) -> Result<bool, WorkerError> {
+        match self {
+            Engine::Here | Engine::Processes(_) => Ok(false),
+            Engine::Slurm(slurm) => slurm.train(build, training).await.map(|()| true),
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod job;
 pub mod profile;
+pub mod slurm;
 
 pub use job::{Job, Run, Work};
 pub use profile::Profile;

@@ -10,8 +10,9 @@ use workers::assignment;
 use workers::map::{MapContext, MapResult, map_plan};
 use workers::publish::{Published, Summary, problems_digest, publish, quarantine};
 
-use super::{Quarantined, before, elsewhere, unix_seconds};
+use super::{Quarantined, before, elsewhere};
 use crate::build::Build;
+use crate::clock::unix_seconds;
 use crate::engine::Engine;
 use crate::memory::LowMemory;
 use crate::plan::{Model, model_folder, model_of, plan_stage};

@@ -151,6 +151,12 @@ impl Attempts {
         self.by_epoch.keys().next_back().copied().unwrap_or(0)
     }
 
+    /// When the newest attempt was heard of last, if nothing says how it ended, in milliseconds of the store's clock.
+    pub fn unended_since(&self) -> Option<i64> {
+        let (_, last) = self.by_epoch.last_key_value()?;
+        last.end.is_none().then_some(last.alive_millis)
+    }
+
     /// When the first and the last object of the shard was written, in milliseconds of the store's clock.
     pub fn span_millis(&self) -> Option<(i64, i64)> {
         self.span_millis

@@ -12,6 +12,7 @@ mod upkeep_commands;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -122,10 +123,14 @@ enum Command {
         #[arg(long, help = "Kill; otherwise workers leave what they have begun for others")]
         now: bool,
     },
-    /// Show what the work store holds, without reading the source
+    /// Show what the work store holds, without reading the source, and how far runs on clusters are
     Status {
         #[command(flatten)]
         spec: SpecArgs,
+        #[arg(long, help = "Only the runs on clusters; ends with 65 if shards have failed")]
+        runs: bool,
+        #[arg(long, help = "Show the runs again and again until none has jobs", requires = "runs")]
+        watch: bool,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
@@ -300,36 +305,51 @@ fn stop_flag() -> Arc<AtomicBool> {
     crate::launch::stop_with_launcher(stop.clone());
     let flag = stop.clone();
     tokio::spawn(async move {
-        loop {
-            if wait_for_signal().await.is_err() {
-                return;
-            }
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(143);
-            }
-            if !crate::launch::launched() {
-                crate::aside!(
-                    "\nstopping: rows in flight are finished and published first; press Ctrl-C again to quit at once"
-                );
+        let mut first: Option<Instant> = None;
+        while let Ok(signal) = wait_for_signal().await {
+            match first {
+                // one stop may be told twice: by a scheduler to all processes, and by the script that started this one
+                Some(at) if signal == Told::Terminate && at.elapsed() < ONE_STOP => {}
+                Some(_) => std::process::exit(143),
+                None => {
+                    first = Some(Instant::now());
+                    if !flag.swap(true, Ordering::Relaxed) && !crate::launch::launched() {
+                        crate::aside!(
+                            "\nstopping: rows in flight are finished and published first; press Ctrl-C again to quit at \
+                             once"
+                        );
+                    }
+                }
             }
         }
     });
     stop
 }
 
+/// What this process was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Interrupt,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there is no such signal"))]
+    Terminate,
+}
+
+/// Signals to terminate that come closer are one.
+const ONE_STOP: Duration = Duration::from_secs(3);
+
 #[cfg(unix)]
-async fn wait_for_signal() -> std::io::Result<()> {
+async fn wait_for_signal() -> std::io::Result<Told> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate())?;
     tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = term.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| Told::Interrupt),
+        _ = term.recv() => Ok(Told::Terminate),
     }
 }
 
 #[cfg(not(unix))]
-async fn wait_for_signal() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+async fn wait_for_signal() -> std::io::Result<Told> {
+    tokio::signal::ctrl_c().await.map(|()| Told::Interrupt)
 }
 
 /// Runs a command.
@@ -356,7 +376,8 @@ pub async fn main(cli: Cli) -> Result<()> {
             cluster_commands::retry(spec.read()?, errors, shard, stage.as_deref()).await
         }
         Command::Cancel { spec, run, now } => cluster_commands::cancel(spec.read()?, run, now).await,
-        Command::Status { spec, json } => build_commands::status(&spec, json).await,
+        Command::Status { spec, runs: true, watch, json } => cluster_commands::runs(spec.read()?, watch, json).await,
+        Command::Status { spec, json, .. } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
         Command::Report { specs, set, output } => report_commands::report(&specs, &set.set, &output).await,
         Command::Evaluate { specs, set, report, json } => {

@@ -11,6 +11,7 @@ use workers::WorkerError;
 use workers::map::Observer;
 
 use crate::build::Build;
+use crate::run_record::Submission;
 pub use processes::Processes;
 pub use slurm::Slurm;
 
@@ -25,6 +26,20 @@ pub enum Engine {
     Processes(Processes),
     /// Slurm's nodes.
     Slurm(Box<Slurm>),
+}
+
+/// What the engine of a run says of its jobs, in words; `None`: it does not answer here.
+pub(crate) async fn jobs_in_words(submission: &Submission, country: &str) -> Option<String> {
+    match submission.engine.as_str() {
+        "slurm" => {
+            let run = submission.run(country);
+            let queued = slurm::queued(&run).await.ok()?;
+            let counts = engines::slurm::arrays(&queued);
+            let words = counts.iter().map(|((name, state), jobs)| format!("{name} {state} {jobs}"));
+            Some(words.collect::<Vec<_>>().join(", "))
+        }
+        _ => None,
+    }
 }
 
 /// A plan whose open shards want workers.

@@ -22,6 +22,7 @@ pub mod progress;
 pub mod run;
 pub mod run_options;
 pub mod run_record;
+pub mod run_status;
 pub mod say;
 mod settled;
 mod settled_stages;

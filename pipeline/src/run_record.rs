@@ -26,6 +26,14 @@ pub struct Submission {
     pub logs: String,
 }
 
+impl Submission {
+    /// The run, as jobs are named after it.
+    pub fn run(&self, country: &str) -> engines::Run {
+        let Submission { run, spec, options, .. } = self.clone();
+        engines::Run { id: run, country: country.to_owned(), spec, options }
+    }
+}
+
 /// A job that was placed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {

@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use arrow::array::RecordBatch;
 use manifests::{Artifact, BuildSpec};
 use pipeline::build::Build;
 use pipeline::progress::Progress;
 use pipeline::run::Quarantined;
 use pipeline::run_options::RunOptions;
-use stages::table::{Columns, option_text};
+use stages::table::{Columns, content_schema, option_text};
 use workers::WorkerError;
 use workers::parts::PartReader;
 
@@ -128,6 +129,34 @@ pub async fn recipes(spec: BuildSpec) -> BTreeMap<String, BTreeMap<String, Strin
     let mut all = BTreeMap::new();
     for artifact in tables(&build) {
         all.insert(artifact.name().to_owned(), column(&build, artifact, "recipe").await);
+    }
+    all
+}
+
+/// All rows of all tables: content and recipes, by table, in order of image.
+pub async fn rows(build: &Build) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for artifact in tables(build) {
+        let content = content_schema(artifact);
+        let names: Vec<&str> = ["image_id", "status", "error", "recipe"]
+            .into_iter()
+            .chain(content.fields().iter().map(|field| field.name().as_str()))
+            .collect();
+        let mut rows = Vec::new();
+        for part in build.pin(artifact).await.expect("a table").parts {
+            let batch: RecordBatch = PartReader::open(&build.work, artifact, &part)
+                .await
+                .expect("a table")
+                .read(&names)
+                .await
+                .expect("a table");
+            let ids = Columns::new(artifact, &batch).text("image_id").expect("a table").clone();
+            for row in 0..batch.num_rows() {
+                rows.push(format!("{} {:?}", ids.value(row), batch.slice(row, 1).columns()));
+            }
+        }
+        rows.sort_unstable();
+        all.insert(artifact.name().to_owned(), rows);
     }
     all
 }

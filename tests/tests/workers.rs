@@ -2,25 +2,21 @@
 
 #![cfg(target_os = "linux")]
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use manifests::attempts::{End, Object};
 use manifests::{Artifact, BuildSpec, Plan, paths};
 use pipeline::build::Build;
 use pipeline::plan::{Model, plan_stage};
 use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
-use pipeline_tests::{World, open, run, run_with, tables, urbancross};
-use stages::table::{Columns, content_schema};
+use pipeline_tests::{World, open, rows, run, run_with, urbancross};
 use workers::WorkerError;
 use workers::claims::{Attempted, Claimant};
-use workers::parts::PartReader;
 use workers::pull::{Collected, Share, collect};
 use workers::stores::WorkStore;
 
@@ -36,30 +32,6 @@ fn spec_file(world: &World, work: &str, set: &[&str]) -> PathBuf {
 fn share(index: u32, count: u32) -> Share {
     let claimant = Claimant { worker: index.to_string(), node: format!("node{index}"), engine_job: None };
     Share { index, count, lease: LEASE, claimant }
-}
-
-/// All rows of all tables: content and recipes, by table, in order of image.
-async fn rows(build: &Build) -> BTreeMap<String, Vec<String>> {
-    let mut all = BTreeMap::new();
-    for artifact in tables(build) {
-        let content = content_schema(artifact);
-        let names: Vec<&str> = ["image_id", "status", "error", "recipe"]
-            .into_iter()
-            .chain(content.fields().iter().map(|field| field.name().as_str()))
-            .collect();
-        let mut rows = Vec::new();
-        for part in build.pin(artifact).await.unwrap().parts {
-            let batch: RecordBatch =
-                PartReader::open(&build.work, artifact, &part).await.unwrap().read(&names).await.unwrap();
-            let ids = Columns::new(artifact, &batch).text("image_id").unwrap().clone();
-            for row in 0..batch.num_rows() {
-                rows.push(format!("{} {:?}", ids.value(row), batch.slice(row, 1).columns()));
-            }
-        }
-        rows.sort_unstable();
-        all.insert(artifact.name().to_owned(), rows);
-    }
-    all
 }
 
 /// A published plan of images, with nothing done.

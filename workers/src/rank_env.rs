@@ -121,7 +121,8 @@ fn meet_as(
         Some(attempt) => {
             let key = format!("ranks/{}", manifests::digest::of_bytes(attempt.as_bytes()));
             let board = RendezvousInStore::new(work.clone(), tokio::runtime::Handle::current());
-            let (rank, ip) = ((place.rank, place.world_size), ranks::own_address());
+            let ip = ranks::announced_address(std::env::var(ranks::ADDRESS).ok().as_deref()).map_err(configuration)?;
+            let rank = (place.rank, place.world_size);
             ranks::meet_in_store(&board, &key, rank, ip, time_out, time_out)
                 .and_then(|mesh| ranks::over(mesh, backend, &device))
         }

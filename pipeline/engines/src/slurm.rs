@@ -140,7 +140,11 @@ fn train_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
     let resources = profile.resources(&job.step);
     let script = [
         head(run, job, &name, profile, &resources, "%x-%j.log"),
-        format!("#SBATCH --nodes={nodes} --ntasks-per-node={ranks_per_node}\n"),
+        // after a loss the training goes on with as many machines as there are
+        match attempt {
+            1 => format!("#SBATCH --nodes={nodes} --ntasks-per-node={ranks_per_node}\n"),
+            _ => format!("#SBATCH --nodes=1-{nodes} --ntasks-per-node={ranks_per_node}\n"),
+        },
         format!("#SBATCH --signal=TERM@{WARNING_SECONDS}\n"),
         setup(profile),
         format!("export URBANCROSS_RENDEZVOUS={}-{attempt}-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}\n", run.id),
@@ -227,9 +231,13 @@ mod tests {
 
     #[test]
     fn a_training_meets_under_a_name_of_its_attempt_and_a_driver_comes_back() {
-        let work = Work::Train { attempt: 2, nodes: 2, ranks_per_node: 4 };
-        let train = &batches(&run(), &Job { step: "pretrain".into(), work }, &profile(), &site(1001))[0];
-        assert!(train.script.contains("--nodes=2 --ntasks-per-node=4\n"), "{}", train.script);
+        let train = |attempt| {
+            let job = Job { step: "pretrain".into(), work: Work::Train { attempt, nodes: 2, ranks_per_node: 4 } };
+            batches(&run(), &job, &profile(), &site(1001)).remove(0)
+        };
+        assert!(train(1).script.contains("--nodes=2 --ntasks-per-node=4\n"), "{}", train(1).script);
+        let train = train(2);
+        assert!(train.script.contains("--nodes=1-2 --ntasks-per-node=4\n"), "{}", train.script);
         assert!(train.script.contains("URBANCROSS_RENDEZVOUS=1a2b3c4d-2-$SLURM_JOB_ID"), "{}", train.script);
         let drive = &batches(&run(), &Job { step: "captions".into(), work: Work::Drive }, &profile(), &site(1001))[0];
         let wanted = "exec urbancross drive /shared/run/spec.toml --run 1a2b3c4d --until images --engine slurm --profile \

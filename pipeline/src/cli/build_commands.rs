@@ -86,6 +86,9 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
         let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
         say!("{:18} {:>10} {excluded:>8} {errors:>8} {version:>13} {seconds:>9}  {}", line.step, line.rows, line.state);
     }
+    for run in crate::run_status::run_statuses(&build).await? {
+        run.in_words().iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+    }
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! Commands by which a build runs on several workers.
 
+use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -22,6 +24,7 @@ use crate::progress::Progress;
 use crate::run::RunEnd;
 use crate::run_options::RunOptions;
 use crate::run_record::{ProcessEnd, RunRecord, Submission, run_id};
+use crate::run_status::{RunStatus, run_statuses};
 use crate::{aside, preflight, say};
 
 /// A driver: plans, starts workers, publishes, and again until all is done.
@@ -134,6 +137,7 @@ pub(super) async fn submit(
         std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
     }
     work.make()?;
+    warn_of_few_shards(&spec, &profile);
     let record = RunRecord::new(&work, &spec.country, &run.id);
     record.set_cancelled(false).await?;
     let slurm = Slurm::open(run.clone(), profile.clone(), LEASE).await?;
@@ -155,6 +159,25 @@ pub(super) async fn submit(
     say!("run {} of {} {how} job {first_job}; logs: {logs}", run.id, spec.country);
     say!("look at it with `urbancross status`, end it with `urbancross cancel`");
     Ok(())
+}
+
+/// Shards for each worker below which some of them wait for the others.
+const SHARDS_PER_WORKER: u32 = 4;
+
+fn warn_of_few_shards(spec: &BuildSpec, profile: &Profile) {
+    let stages = stages::map_stages(spec);
+    let most = stages.iter().map(|stage| (profile.resources(stage.name).workers, stage.name)).max();
+    if let Some((workers, stage)) = most
+        && spec.work.shards < workers.saturating_mul(SHARDS_PER_WORKER)
+    {
+        aside!(
+            "warning: {} for {} of {stage}: with fewer than {SHARDS_PER_WORKER} each, some wait for the others; set \
+             work.shards = {} in a new work store",
+            count(spec.work.shards, "shard"),
+            count(workers, "worker"),
+            workers.saturating_mul(SHARDS_PER_WORKER)
+        );
+    }
 }
 
 fn no_cluster() -> WorkerError {
@@ -247,6 +270,40 @@ pub(super) async fn retry(spec: BuildSpec, errors: bool, shard: Option<u32>, sta
     }
     aside!("{} open again: start the same `drive` or `submit` again", count(opened, "shard"));
     Ok(())
+}
+
+/// How often a watcher looks.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// How far the runs of a build on clusters are.
+pub(super) async fn runs(spec: BuildSpec, watch: bool, json: bool) -> Result<()> {
+    let stop = stop_flag();
+    loop {
+        let build = Build::open_work(spec.clone(), stop.clone()).await?;
+        let runs = run_statuses(&build).await?;
+        if json {
+            say!("{}", serde_json::to_string_pretty(&runs)?);
+        } else if runs.is_empty() {
+            aside!("no run was submitted");
+        } else {
+            if watch && std::io::stdout().is_terminal() {
+                // from the top of an empty screen
+                say!("\x1b[H\x1b[2J");
+            }
+            for line in runs.iter().flat_map(RunStatus::in_words) {
+                say!("{line}");
+            }
+        }
+        let is_over = runs.iter().all(|run| run.jobs.as_deref() == Some(""));
+        if !watch || is_over || stop.load(Ordering::Relaxed) {
+            let failed: usize = runs.iter().filter_map(|run| run.step.as_ref()).map(|step| step.failed.len()).sum();
+            return match failed {
+                0 => Ok(()),
+                failed => Err(WorkerError::Broken(format!("{} failed", count(failed, "shard"))).into()),
+            };
+        }
+        tokio::time::sleep(WATCH).await;
+    }
 }
 
 pub(super) async fn cancel(spec: BuildSpec, run: Option<String>, now: bool) -> Result<()> {

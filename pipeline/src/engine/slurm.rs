@@ -145,15 +145,8 @@ impl Slurm {
         Ok((first, true))
     }
 
-    /// All jobs of the run that Slurm knows of.
-    ///
-    /// # Errors
-    /// Slurm does not answer.
-    pub async fn queued(&self) -> Result<Vec<Queued>, WorkerError> {
-        let format = format!("--format={QUEUE_FORMAT}");
-        let output = ask("squeue", &["--noheader", "--array", &format], None).await?;
-        let prefix = format!("uc-{}-", self.run.id);
-        Ok(queue(&output).into_iter().filter(|queued| queued.name.starts_with(&prefix)).collect())
+    async fn queued(&self) -> Result<Vec<Queued>, WorkerError> {
+        queued(&self.run).await
     }
 
     /// Takes all jobs of the run out of the queue.
@@ -170,6 +163,17 @@ impl Slurm {
         }
         Ok(jobs.len())
     }
+}
+
+/// All jobs of a run that Slurm knows of.
+///
+/// # Errors
+/// Slurm does not answer.
+pub(super) async fn queued(run: &Run) -> Result<Vec<Queued>, WorkerError> {
+    let format = format!("--format={QUEUE_FORMAT}");
+    let output = ask("squeue", &["--noheader", "--array", &format], None).await?;
+    let prefix = format!("uc-{}-", run.id);
+    Ok(queue(&output).into_iter().filter(|queued| queued.name.starts_with(&prefix)).collect())
 }
 
 /// Gives a script to Slurm; the number of its job.

@@ -15,6 +15,7 @@ use crate::hello::{HELLO_TIME, Me, greet, welcome};
 use crate::mesh::Mesh;
 use crate::peer::Peer;
 use crate::secret::{Secret, random};
+use crate::waiting::Waiting;
 
 /// Connections whose proof is awaited at a time.
 const MOST_GUESTS: usize = 256;
@@ -84,7 +85,9 @@ pub(crate) fn accept_ranks(
     let (sender, met) = mpsc::channel();
     let (mut arrived, mut refused, mut guests) = (Vec::new(), Vec::new(), VecDeque::<Guest>::new());
     let mut number = 0;
+    let mut waiting = Waiting::new(me.rank);
     while !expected.is_empty() {
+        waiting.for_ranks(&expected);
         if guests.len() >= MOST_GUESTS && guests.front().is_some_and(|oldest| oldest.since.elapsed() >= GRACE) {
             guests.pop_front().into_iter().for_each(Guest::dismiss);
         }
@@ -125,6 +128,7 @@ pub(crate) fn accept_ranks(
 
 /// Connects to a rank, again and again until it listens.
 pub(crate) fn connect_rank(to: usize, address: SocketAddr, me: Me, until: Instant) -> Result<TcpStream> {
+    let mut waiting = Waiting::new(me.rank);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let attempt = match left.is_zero() {
@@ -145,6 +149,7 @@ pub(crate) fn connect_rank(to: usize, address: SocketAddr, me: Me, until: Instan
                 me.rank
             )));
         }
+        waiting.for_what(|| format!("rank {to} at {address} ({problem})"));
         std::thread::sleep(PAUSE);
     }
 }

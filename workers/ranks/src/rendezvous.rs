@@ -13,6 +13,7 @@ use crate::mesh::{MOST_PATIENCE, Mesh};
 use crate::rank_info::{MAX_WORLD_SIZE, RankInfo};
 use crate::rendezvous_store::{RendezvousStore, on_board};
 use crate::secret::{SECRET, SECRET_FILE, Secret, random};
+use crate::waiting::Waiting;
 
 /// Bytes of an address in the table: IPv6 (IPv4 mapped into it) and port.
 const ADDRESS_BYTES: usize = 18;
@@ -33,7 +34,7 @@ pub fn meet(place: &RankInfo, wait: Duration, time_out: Duration) -> Result<Mesh
     let Some((host, port)) = &place.master else {
         return Err(RanksError::Configuration("several ranks need MASTER_ADDR and MASTER_PORT".to_owned()));
     };
-    let address = resolve(host, *port, until)?;
+    let address = resolve(place.rank as u32, host, *port, until)?;
     let secret = secret_for(address, place.secret)?;
     let me = Me { token: place.token, rank: place.rank as u32, world_size: place.world_size as u32, secret };
     if place.rank == 0 { lead(me, address, until, time_out) } else { follow(me, address, until, time_out) }
@@ -54,7 +55,8 @@ fn secret_for(address: SocketAddr, secret: Option<Secret>) -> Result<Secret> {
 }
 
 /// The host's address, also when its name is known to the resolver a little later than its ranks run.
-fn resolve(host: &str, port: u16, until: Instant) -> Result<SocketAddr> {
+fn resolve(rank: u32, host: &str, port: u16, until: Instant) -> Result<SocketAddr> {
+    let mut waiting = Waiting::new(rank);
     loop {
         let problem = match (host, port).to_socket_addrs() {
             Ok(mut addresses) => match addresses.next() {
@@ -66,6 +68,7 @@ fn resolve(host: &str, port: u16, until: Instant) -> Result<SocketAddr> {
         if Instant::now() + Duration::from_secs(1) >= until {
             return Err(RanksError::Rendezvous(format!("host {host:?} of rank 0: {problem}; set MASTER_ADDR")));
         }
+        waiting.for_what(|| format!("the name of rank 0's host {host:?} to be known ({problem})"));
         std::thread::sleep(Duration::from_millis(500));
     }
 }
@@ -176,6 +179,7 @@ pub fn meet_in_store(
     }
     let mut entries: Vec<Option<(Secret, SocketAddr)>> = vec![None; world_size];
     let mut pause = Duration::from_millis(50);
+    let mut waiting = Waiting::new(number);
     loop {
         for (peer, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| entry.is_none()) {
             if let Some(bytes) = on_board(&name(peer), board.get(&name(peer)))? {
@@ -188,6 +192,7 @@ pub fn meet_in_store(
         if missing.is_empty() {
             break;
         }
+        waiting.for_ranks(&missing);
         if Instant::now() + pause >= until {
             return Err(RanksError::Rendezvous(format!(
                 "rank {rank}: {} not come to {key} within {wait:?}; look at their logs",
@@ -211,6 +216,39 @@ fn read_entry(bytes: &[u8]) -> Option<(Secret, SocketAddr)> {
     (address.port() > 0 && bytes.len() == seed.len() + ADDRESS_BYTES).then(|| (Secret::of(seed), address))
 }
 
+/// Variable that says at which address, or by which network interface, the others reach this rank.
+pub const ADDRESS: &str = "URBANCROSS_ADDRESS";
+
+/// Where the others reach this rank: as [`ADDRESS`] says, else by the way that this machine takes to others, which on many
+/// clusters is the slow network.
+///
+/// # Errors
+/// The variable names neither an address nor an interface that has one.
+pub fn announced_address(said: Option<&str>) -> Result<IpAddr> {
+    let Some(said) = said.map(str::trim).filter(|said| !said.is_empty()) else { return Ok(own_address()) };
+    if let Ok(ip) = said.parse() {
+        return Ok(ip);
+    }
+    let (found, names) = interface_address(said);
+    found.ok_or_else(|| {
+        RanksError::Configuration(format!(
+            "{ADDRESS} = {said:?} is neither an address nor a network interface with one; the interfaces are {}",
+            names.join(", ")
+        ))
+    })
+}
+
+/// The first address of an interface, of the older kind if it has both; and the names of all interfaces.
+fn interface_address(wanted: &str) -> (Option<IpAddr>, Vec<String>) {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut of_wanted: Vec<IpAddr> = interfaces.iter().filter(|i| i.name == wanted).map(|i| i.ip()).collect();
+    of_wanted.sort_by_key(|ip| (ip.is_ipv6(), *ip));
+    let mut names: Vec<String> = interfaces.into_iter().map(|interface| interface.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    (of_wanted.first().copied(), names)
+}
+
 /// The address that this machine uses towards others; loopback if it has no network.
 pub fn own_address() -> IpAddr {
     // connecting a datagram socket sends nothing: it only asks for the route (192.0.2.0/24 is for documentation)
@@ -225,6 +263,16 @@ pub fn own_address() -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rank_announces_what_it_is_told_to() {
+        assert_eq!(announced_address(Some("10.1.2.3")).unwrap(), IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)));
+        assert_eq!(announced_address(Some(" lo ")).unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(announced_address(Some("")).unwrap(), own_address());
+        assert_eq!(announced_address(None).unwrap(), own_address());
+        let why = announced_address(Some("ib77")).unwrap_err().to_string();
+        assert!(why.contains(ADDRESS) && why.contains("ib77") && why.contains("lo"), "{why}");
+    }
 
     #[test]
     fn only_this_machine_needs_no_secret() {

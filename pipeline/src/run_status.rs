@@ -1,0 +1,287 @@
+//! How far a run by an engine is, from the store alone; and what the engine says of its jobs, where it answers.
+
+use manifests::attempts::ShardTurn;
+use manifests::words::count;
+use manifests::{Plan, paths};
+use serde::Serialize;
+use workers::WorkerError;
+use workers::claims::ClaimBoard;
+
+use crate::build::Build;
+use crate::clock::unix_seconds;
+use crate::engine::LEASE;
+use crate::run_record::{Placement, ProcessEnd, RunRecord};
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunStatus {
+    /// Name of the run.
+    pub run: String,
+    /// What starts its workers.
+    pub engine: String,
+    /// Whether somebody has cancelled it.
+    pub cancelled: bool,
+    /// The last step that was placed; `None`: none was.
+    pub step: Option<StepStatus>,
+    /// What the engine says of its jobs, in words; `None`: it does not answer here.
+    pub jobs: Option<String>,
+    /// What to do next, if anything.
+    pub advice: String,
+}
+
+/// How far the last placed step of a run is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepStatus {
+    /// Name of the stage or training.
+    pub name: String,
+    /// Which try it is, from 1.
+    pub attempt: u32,
+    /// Shards of the plan that are done, or of a training nothing.
+    pub done: usize,
+    /// Shards that somebody works on.
+    pub running: usize,
+    /// Shards that nobody works on.
+    pub open: usize,
+    /// Shards that are closed as failed, with the reasons.
+    pub failed: Vec<String>,
+    /// Rows a second since it was placed; 0: not known.
+    pub rows_per_second: f64,
+    /// Seconds that are left at that rate.
+    pub seconds_left: Option<f64>,
+    /// Who works on what, and since when nothing was heard of it.
+    pub workers: Vec<WorkerStatus>,
+    /// Workers and ranks that ended with something else than success, with their messages.
+    pub ended: Vec<String>,
+}
+
+/// A worker that has a shard.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub worker: String,
+    /// Where it runs.
+    pub node: String,
+    /// The engine's name of its job.
+    pub job: Option<String>,
+    /// The shard that it has.
+    pub shard: u32,
+    /// Seconds since it was heard of.
+    pub silent_seconds: f64,
+    /// Whether it was silent for so long that others take its shard.
+    pub lost: bool,
+}
+
+/// The states of all runs of a build that engines were given, newest placement first.
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn run_statuses(build: &Build) -> Result<Vec<RunStatus>, WorkerError> {
+    let country = &build.spec.country;
+    let mut statuses = Vec::new();
+    for run in RunRecord::all(&build.work, country).await? {
+        let record = RunRecord::new(&build.work, country, &run);
+        let Some(submission) = record.submission().await? else { continue };
+        let placements = record.placements().await?;
+        let last = placements.iter().max_by_key(|placement| placement.unix_seconds);
+        let step = match last {
+            Some(placement) => Some(step_status(build, &record, placement).await?),
+            None => None,
+        };
+        let cancelled = record.is_cancelled().await?;
+        let jobs = crate::engine::jobs_in_words(&submission, country).await;
+        let advice = advice(cancelled, step.as_ref(), jobs.as_deref());
+        let at = last.map_or(0, |placement| placement.unix_seconds);
+        statuses.push((at, RunStatus { run, engine: submission.engine, cancelled, step, jobs, advice }));
+    }
+    statuses.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    Ok(statuses.into_iter().map(|(_, status)| status).collect())
+}
+
+async fn step_status(build: &Build, record: &RunRecord<'_>, placement: &Placement) -> Result<StepStatus, WorkerError> {
+    let Placement { step, plan, attempt, unix_seconds: placed, .. } = placement;
+    let of = if plan.is_empty() { attempt.to_string() } else { plan.clone() };
+    let ended = record.ends(step, &of).await?.into_iter().filter(|(_, end)| end.code != 0);
+    let mut status = StepStatus {
+        name: step.clone(),
+        attempt: *attempt,
+        done: 0,
+        running: 0,
+        open: 0,
+        failed: Vec::new(),
+        rows_per_second: 0.0,
+        seconds_left: None,
+        workers: Vec::new(),
+        ended: ended.map(|(process, end)| ended_in_words(&process, &end)).collect(),
+    };
+    let path = paths::plan(&build.spec.country, step, plan);
+    let Some(plan) = build.work.get_sealed::<Plan>(&path).await?.filter(|plan| plan.is_of(&build.spec.country)) else {
+        return Ok(status);
+    };
+    let rows = |shard: u32| {
+        let of_plan = plan.counts.stale.iter().find(|stale| stale.shard == shard);
+        of_plan.map_or(0, |stale| stale.computed() + stale.kept)
+    };
+    let (mut done_rows, mut left_rows) = (0, 0);
+    let board = ClaimBoard::new(&build.work, &plan, LEASE);
+    for (shard, (turn, attempts)) in board.look().await? {
+        match turn {
+            ShardTurn::Done => {
+                status.done += 1;
+                done_rows += rows(shard);
+                continue;
+            }
+            ShardTurn::Failed => {
+                status.failed.push(format!("shard {shard}: {}", board.failed(shard).await?.why()));
+                continue;
+            }
+            ShardTurn::Running { silent_millis } => {
+                status.running += 1;
+                status.workers.extend(worker(&board, shard, attempts.epoch(), silent_millis, false).await?);
+            }
+            ShardTurn::Open { .. } | ShardTurn::Poisoned => {
+                status.open += 1;
+                if let Some(heard_millis) = attempts.unended_since() {
+                    let silent = (unix_seconds() * 1000.0) as i64 - heard_millis;
+                    status.workers.extend(worker(&board, shard, attempts.epoch(), silent, true).await?);
+                }
+            }
+        }
+        left_rows += rows(shard);
+    }
+    let seconds = unix_seconds() - *placed as f64;
+    if done_rows > 0 && seconds > 0.0 && left_rows > 0 {
+        status.rows_per_second = done_rows as f64 / seconds;
+        status.seconds_left = Some(left_rows as f64 / status.rows_per_second);
+    }
+    Ok(status)
+}
+
+async fn worker(
+    board: &ClaimBoard<'_>,
+    shard: u32,
+    epoch: u32,
+    silent_millis: i64,
+    lost: bool,
+) -> Result<Option<WorkerStatus>, WorkerError> {
+    let claimant = board.claimed_by(shard, epoch).await?;
+    Ok(claimant.map(|by| WorkerStatus {
+        worker: by.worker,
+        node: by.node,
+        job: by.engine_job,
+        shard,
+        silent_seconds: silent_millis as f64 / 1000.0,
+        lost,
+    }))
+}
+
+fn ended_in_words(process: &str, end: &ProcessEnd) -> String {
+    format!("{process} on {} ended with {}: {}", end.by.node, end.code, end.message)
+}
+
+fn advice(cancelled: bool, step: Option<&StepStatus>, jobs: Option<&str>) -> String {
+    let waits = step.is_some_and(|step| step.open + step.running > 0);
+    match (cancelled, step, jobs) {
+        (true, ..) => "cancelled: `urbancross submit` begins it again".to_owned(),
+        (_, Some(step), _) if !step.failed.is_empty() && !waits => format!(
+            "{} failed: mend the cause, then `urbancross retry --errors` and `urbancross submit`",
+            count(step.failed.len(), "shard")
+        ),
+        (_, _, Some("")) if waits => "no job is left: `urbancross submit` goes on".to_owned(),
+        (_, _, Some("")) => "no job is left; if steps are missing above, `urbancross submit` goes on".to_owned(),
+        _ => String::new(),
+    }
+}
+
+impl RunStatus {
+    /// The state in lines for people.
+    pub fn in_words(&self) -> Vec<String> {
+        let jobs = self.jobs.as_deref().map(|jobs| if jobs.is_empty() { "no jobs" } else { jobs });
+        let jobs = jobs.unwrap_or("it does not answer here");
+        let mut lines = vec![format!("run {} by {}: {jobs}", self.run, self.engine)];
+        if let Some(step) = &self.step {
+            let shards = step.done + step.running + step.open + step.failed.len();
+            let mut line = format!("  {} (try {})", step.name, step.attempt);
+            if shards > 0 {
+                line += &format!(
+                    ": {} of {} done, {} running, {} open, {} failed",
+                    step.done,
+                    count(shards, "shard"),
+                    step.running,
+                    step.open,
+                    step.failed.len()
+                );
+            }
+            if let Some(left) = step.seconds_left {
+                line += &format!(", {:.1} rows/s, {left:.0} s left", step.rows_per_second);
+            }
+            lines.push(line);
+            lines.extend(step.workers.iter().map(|worker| {
+                let state = if worker.lost { "lost" } else { "alive" };
+                let job = worker.job.as_deref().map_or(String::new(), |job| format!(", job {job}"));
+                format!(
+                    "    worker {} on {}{job}: shard {}, {state}, heard of {:.0} s ago",
+                    worker.worker, worker.node, worker.shard, worker.silent_seconds
+                )
+            }));
+            lines.extend(step.failed.iter().map(|failed| format!("    failed: {failed}")));
+            lines.extend(step.ended.iter().map(|ended| format!("    worker {ended}")));
+        }
+        if !self.advice.is_empty() {
+            lines.push(format!("  {}", self.advice));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(open: usize, failed: &[&str]) -> StepStatus {
+        StepStatus {
+            name: "captions".into(),
+            attempt: 1,
+            done: 3,
+            running: 0,
+            open,
+            failed: failed.iter().map(|why| (*why).to_owned()).collect(),
+            rows_per_second: 0.0,
+            seconds_left: None,
+            workers: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_status_says_what_to_do() {
+        assert!(advice(true, None, None).contains("submit"));
+        assert!(advice(false, Some(&step(0, &["shard 3: torn"])), Some("")).contains("retry --errors"));
+        assert!(advice(false, Some(&step(2, &[])), Some("")).contains("goes on"));
+        assert_eq!(advice(false, Some(&step(2, &[])), Some("captions RUNNING 2")), "");
+        assert_eq!(advice(false, Some(&step(2, &[])), None), "", "nobody knows");
+    }
+
+    #[test]
+    fn a_status_is_told_in_lines() {
+        let mut step = step(1, &["shard 3: torn (on node2)"]);
+        step.workers.push(WorkerStatus {
+            worker: "2".into(),
+            node: "node1".into(),
+            job: Some("17_2".into()),
+            shard: 5,
+            silent_seconds: 4.2,
+            lost: false,
+        });
+        let status = RunStatus {
+            run: "1a2b3c4d".into(),
+            engine: "slurm".into(),
+            cancelled: false,
+            step: Some(step),
+            jobs: Some("captions RUNNING 1".into()),
+            advice: String::new(),
+        };
+        let lines = status.in_words().join("\n");
+        assert!(lines.contains("3 of 5 shards done, 0 running, 1 open, 1 failed"), "{lines}");
+        assert!(lines.contains("worker 2 on node1, job 17_2: shard 5, alive, heard of 4 s ago"), "{lines}");
+    }
+}

@@ -68,7 +68,7 @@ impl Engine {
         match self {
             Engine::Here => LEASE,
             Engine::Processes(processes) => processes.lease,
-            Engine::Slurm(slurm) => slurm.lease,
+            Engine::Slurm(slurm) => Duration::from_secs(slurm.profile.lease_seconds.max(1)),
         }
     }
 

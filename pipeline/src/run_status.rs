@@ -1,5 +1,8 @@
 //! How far a run by an engine is, from the store alone; and what the engine says of its jobs, where it answers.
 
+use std::time::Duration;
+
+use engines::Profile;
 use manifests::attempts::ShardTurn;
 use manifests::words::count;
 use manifests::{Plan, paths};
@@ -83,8 +86,10 @@ pub async fn run_statuses(build: &Build) -> Result<Vec<RunStatus>, WorkerError> 
         let Some(submission) = record.submission().await? else { continue };
         let placements = record.placements().await?;
         let last = placements.iter().max_by_key(|placement| placement.unix_seconds);
+        let lease =
+            Profile::parse(&submission.profile).map_or(LEASE, |profile| Duration::from_secs(profile.lease_seconds));
         let step = match last {
-            Some(placement) => Some(step_status(build, &record, placement).await?),
+            Some(placement) => Some(step_status(build, &record, placement, lease).await?),
             None => None,
         };
         let cancelled = record.is_cancelled().await?;
@@ -97,7 +102,12 @@ pub async fn run_statuses(build: &Build) -> Result<Vec<RunStatus>, WorkerError> 
     Ok(statuses.into_iter().map(|(_, status)| status).collect())
 }
 
-async fn step_status(build: &Build, record: &RunRecord<'_>, placement: &Placement) -> Result<StepStatus, WorkerError> {
+async fn step_status(
+    build: &Build,
+    record: &RunRecord<'_>,
+    placement: &Placement,
+    lease: Duration,
+) -> Result<StepStatus, WorkerError> {
     let Placement { step, plan, attempt, unix_seconds: placed, .. } = placement;
     let of = if plan.is_empty() { attempt.to_string() } else { plan.clone() };
     let ended = record.ends(step, &of).await?.into_iter().filter(|(_, end)| end.code != 0);
@@ -122,7 +132,7 @@ async fn step_status(build: &Build, record: &RunRecord<'_>, placement: &Placemen
         of_plan.map_or(0, |stale| stale.computed() + stale.kept)
     };
     let (mut done_rows, mut left_rows) = (0, 0);
-    let board = ClaimBoard::new(&build.work, &plan, LEASE);
+    let board = ClaimBoard::new(&build.work, &plan, lease);
     for (shard, (turn, attempts)) in board.look().await? {
         match turn {
             ShardTurn::Done => {

@@ -5,15 +5,23 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// A profile, as `profile.toml` gives it. Everything has a default.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Profile {
+    /// How long a worker that is not heard of keeps its shards.
+    pub lease_seconds: u64,
     /// How jobs are given to Slurm.
     pub slurm: Slurm,
     /// How jobs are given to Kubernetes.
     pub kubernetes: Kubernetes,
     /// What each step needs, by its name; `default` stands for those that are not named.
     pub stage: BTreeMap<String, Resources>,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self { lease_seconds: 60, slurm: Slurm::default(), kubernetes: Kubernetes::default(), stage: BTreeMap::new() }
+    }
 }
 
 /// What one step's processes need.

@@ -19,7 +19,7 @@ use workers::stores::WorkStore;
 use super::arguments::{ClusterArgs, EngineArgs, EngineName, RunArgs, ShareArgs, SpecArgs};
 use super::{build_commands, stop_flag};
 use crate::build::Build;
-use crate::engine::{Engine, LEASE, Processes, Slurm};
+use crate::engine::{Engine, Processes, Slurm};
 use crate::progress::Progress;
 use crate::run::RunEnd;
 use crate::run_options::RunOptions;
@@ -62,7 +62,7 @@ pub(super) async fn drive(
         EngineName::Slurm => {
             let profile = read_profile(engine.profile.as_deref())?;
             let run = Run { id, country: build.spec.country.clone(), spec: build.spec.to_toml(), options: asked };
-            Engine::Slurm(Box::new(Slurm::open(run, profile, lease).await?))
+            Engine::Slurm(Box::new(Slurm::open(run, profile).await?))
         }
     };
     match crate::run::drive(&mut build, &options, &engine, &progress).await? {
@@ -140,7 +140,7 @@ pub(super) async fn submit(
     warn_of_few_shards(&spec, &profile);
     let record = RunRecord::new(&work, &spec.country, &run.id);
     record.set_cancelled(false).await?;
-    let slurm = Slurm::open(run.clone(), profile.clone(), LEASE).await?;
+    let slurm = Slurm::open(run.clone(), profile.clone()).await?;
     let (first_job, is_new) = slurm.begin().await?;
     let logs = format!("{}/uc-{}-*.log", profile.slurm.logs, run.id);
     if is_new {
@@ -209,7 +209,7 @@ pub(super) fn render(
                 Step::Map(_) => Some(Work::Map {
                     plan: "PLAN".to_owned(),
                     workers: resources.workers,
-                    lease_seconds: LEASE.as_secs(),
+                    lease_seconds: profile.lease_seconds,
                 }),
                 Step::Train(_) => {
                     let resources = profile.training(&name);
@@ -322,7 +322,7 @@ pub(super) async fn cancel(spec: BuildSpec, run: Option<String>, now: bool) -> R
         let profile = Profile::parse(&submission.profile).map_err(WorkerError::Broken)?;
         let run =
             Run { id: id.clone(), country: spec.country.clone(), spec: submission.spec, options: submission.options };
-        let jobs = Slurm::open(run, profile, LEASE).await?.cancel(now).await?;
+        let jobs = Slurm::open(run, profile).await?.cancel(now).await?;
         say!("run {id} is cancelled, with {}; what is done stays done", count(jobs, "job"));
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! Slurm: a job array for each stage, a job for each training, and a driver that comes back after either.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use engines::slurm::{QUEUE_FORMAT, Queued, Site, batches, queue};
 use engines::{Job, Profile, Run, Work};
@@ -27,8 +26,6 @@ pub struct Slurm {
     pub profile: Profile,
     /// Where spec and profile lie.
     pub site: Site,
-    /// How long a silent worker keeps its shards.
-    pub lease: Duration,
 }
 
 impl Slurm {
@@ -36,14 +33,14 @@ impl Slurm {
     ///
     /// # Errors
     /// Slurm is not there, or does not answer.
-    pub async fn open(run: Run, profile: Profile, lease: Duration) -> Result<Self, WorkerError> {
+    pub async fn open(run: Run, profile: Profile) -> Result<Self, WorkerError> {
         let folder = format!("{}/uc-{}", profile.slurm.logs, run.id);
         let config = ask("scontrol", &["show", "config"], None).await?;
         let of = |line: &str| line.strip_prefix("MaxArraySize")?.split('=').nth(1)?.trim().parse::<u32>().ok();
         let most_indices = config.lines().find_map(of).unwrap_or(DEFAULT_ARRAY_SIZE);
         let site =
             Site { spec: format!("{folder}/spec.toml"), profile: format!("{folder}/profile.toml"), most_indices };
-        Ok(Self { run, profile, site, lease })
+        Ok(Self { run, profile, site })
     }
 
     fn record<'a>(&self, build: &'a Build) -> RunRecord<'a> {
@@ -52,7 +49,7 @@ impl Slurm {
 
     pub(super) async fn place(&self, build: &Build, job: &MapJob<'_>) -> Result<Placed, WorkerError> {
         let workers = self.profile.resources(job.stage).workers.clamp(1, job.open_shards.max(1) as u32);
-        let work = Work::Map { plan: job.plan.to_owned(), workers, lease_seconds: self.lease.as_secs().max(1) };
+        let work = Work::Map { plan: job.plan.to_owned(), workers, lease_seconds: self.profile.lease_seconds.max(1) };
         self.start(build, &Job { step: job.stage.to_owned(), work }, job.plan, workers).await?;
         Ok(Placed::ComesBack)
     }

@@ -123,6 +123,11 @@ pub fn evaluation(country: &str, key: &str) -> String {
     format!("evaluations/{country}/{key}.json")
 }
 
+/// Last words of a worker of a run.
+pub fn last_words(run: &str, stage: &str, index: u32) -> String {
+    format!("runs/{run}/logs/{stage}-{index}.log")
+}
+
 /// The page of a country.
 pub fn report(country: &str) -> String {
     format!("reports/{country}.html")

@@ -6,6 +6,7 @@ mod cluster_commands;
 mod numbers;
 mod report_commands;
 mod schema;
+mod simulate_commands;
 mod train_commands;
 mod upkeep_commands;
 
@@ -18,8 +19,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use training::recall::BothWays;
 use workers::WorkerError;
 
-use arguments::{EngineArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs};
+use crate::logs::{FORMAT, LogFormat};
+use arguments::{EngineArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs};
 use numbers::within;
+use simulate_commands::{PriceArgs, SimulateArgs};
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
 /// retrieval model on it and evaluates it. Everything is resumable: run the same command again.
@@ -28,6 +31,15 @@ use numbers::within;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[arg(long, global = true, value_enum, default_value_t, env = FORMAT, help = "How progress and messages are written")]
+    log: LogFormat,
+}
+
+impl Cli {
+    /// How progress and messages are written.
+    pub fn log_format(&self) -> LogFormat {
+        self.log
+    }
 }
 
 const EXAMPLES: &str = "Examples:
@@ -46,8 +58,19 @@ enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         options: RunArgs,
+        #[arg(long, value_name = "GPUS", help = "Also show what a cluster makes of it, such as `64xH100,8/node`")]
+        cluster: Option<engines::ClusterShape>,
+        #[command(flatten)]
+        price: PriceArgs,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
+    },
+    /// Simulate a build on a cluster: hours, requests and money, also of several sizes
+    Simulate {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[command(flatten)]
+        args: SimulateArgs,
     },
     /// Run a build; what is done stays done
     Run {
@@ -59,6 +82,8 @@ enum Command {
         accept_removals: bool,
         #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
         until: Option<String>,
+        #[command(flatten)]
+        metrics: MetricsArgs,
     },
     /// Run a build by several workers; may be killed, and started as often as one likes
     Drive {
@@ -72,6 +97,8 @@ enum Command {
         until: Option<String>,
         #[command(flatten)]
         engine: EngineArgs,
+        #[command(flatten)]
+        metrics: MetricsArgs,
     },
     /// Map shards of a plan beside other workers; an engine starts it, and it returns when the plan is closed
     Worker {
@@ -79,6 +106,8 @@ enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         share: ShareArgs,
+        #[command(flatten)]
+        metrics: MetricsArgs,
     },
     /// Show what the work store holds, without reading the source
     Status {
@@ -294,14 +323,23 @@ async fn wait_for_signal() -> std::io::Result<()> {
 /// Whatever ends the command; [`code`](crate::exit::code) gives its exit code.
 pub async fn main(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Plan { spec, options, json } => build_commands::plan(&spec, options, json).await,
-        Command::Run { spec, options, accept_removals, until } => {
+        Command::Plan { spec, options, cluster, price, json } => {
+            let asked = cluster.map(|shape| simulate_commands::question(shape, &price));
+            build_commands::plan(&spec, options, asked, json).await
+        }
+        Command::Simulate { spec, args } => simulate_commands::simulate(&spec, args).await,
+        Command::Run { spec, options, accept_removals, until, metrics } => {
+            metrics.serve().await?;
             build_commands::run(&spec, options, accept_removals, until).await
         }
-        Command::Drive { spec, options, accept_removals, until, engine } => {
+        Command::Drive { spec, options, accept_removals, until, engine, metrics } => {
+            metrics.serve().await?;
             cluster_commands::drive(&spec, options, accept_removals, until, &engine).await
         }
-        Command::Worker { spec, share } => cluster_commands::worker(spec.read()?, &share).await,
+        Command::Worker { spec, share, metrics } => {
+            metrics.serve().await?;
+            cluster_commands::worker(spec.read()?, &share).await
+        }
         Command::Status { spec, json } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
         Command::Report { specs, set, output } => report_commands::report(&specs, &set.set, &output).await,

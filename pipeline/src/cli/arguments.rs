@@ -1,5 +1,6 @@
 //! Arguments that several commands take.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -41,6 +42,33 @@ pub(super) struct RunArgs {
     pub(super) retry_errors: bool,
     #[arg(long, help = "Train again even if a finished training is up to date")]
     pub(super) retrain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MetricsArgs {
+    #[arg(
+        long,
+        value_name = "[ADDRESS:]PORT",
+        value_parser = metrics_address,
+        help = "Serve figures for Prometheus; on this machine alone unless an address is named, and port 0 is any"
+    )]
+    metrics: Option<SocketAddr>,
+}
+
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.trim_start_matches(':').parse().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    port.or_else(|_| text.parse()).map_err(|_| "it must be a port, or an address and a port as 0.0.0.0:9400".to_owned())
+}
+
+impl MetricsArgs {
+    /// Serves figures, if that is asked for, until the process ends.
+    pub(super) async fn serve(&self) -> Result<()> {
+        if let Some(address) = self.metrics {
+            let served = workers::metrics::serve(address).await?;
+            crate::aside!("metrics: http://{served}/metrics");
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -100,5 +128,20 @@ const MOST_LEASE_SECONDS: u64 = 86_400;
 impl SpecArgs {
     pub(super) fn read(&self) -> Result<BuildSpec> {
         Ok(BuildSpec::read(&self.spec, &self.set.set)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_served_on_this_machine_unless_an_address_is_named() {
+        let address = |text: &str| metrics_address(text).unwrap().to_string();
+        assert_eq!([address("0"), address(":9400")], ["127.0.0.1:0", "127.0.0.1:9400"]);
+        assert_eq!([address("0.0.0.0:9400"), address("[::1]:1")], ["0.0.0.0:9400", "[::1]:1"]);
+        for wrong in ["", "x", "65536", "-1", "host:1", "1.2.3.4"] {
+            assert!(metrics_address(wrong).unwrap_err().contains("0.0.0.0:9400"), "{wrong}");
+        }
     }
 }

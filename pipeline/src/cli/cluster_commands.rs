@@ -12,6 +12,7 @@ use super::arguments::{EngineArgs, RunArgs, ShareArgs, SpecArgs};
 use super::{build_commands, stop_flag};
 use crate::build::Build;
 use crate::engine::{Engine, Processes};
+use crate::logs::{self, Who};
 use crate::preflight;
 use crate::progress::Progress;
 use crate::run::RunEnd;
@@ -50,6 +51,16 @@ pub(super) async fn drive(
 
 pub(super) async fn worker(spec: BuildSpec, args: &ShareArgs) -> Result<()> {
     let share = share(args, &|name| std::env::var(name).ok())?;
+    logs::identify(Who {
+        stage: Some(args.stage.clone()),
+        plan: Some(args.plan.clone()),
+        worker: Some(share.claimant.worker.clone()),
+        attempt: std::env::var("SLURM_RESTART_COUNT").ok(),
+        node: Some(share.claimant.node.clone()),
+        device: Some(spec.model.device.clone()),
+        engine_job: share.claimant.engine_job.clone(),
+        ..Who::default()
+    });
     let progress = Progress::new(false);
     Ok(crate::worker::work(spec, &args.stage, &args.plan, &share, stop_flag(), &progress).await?)
 }

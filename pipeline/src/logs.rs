@@ -55,6 +55,7 @@ pub fn begin(format: LogFormat) {
     let is_json = format == LogFormat::Json;
     door(|door| {
         door.is_json = is_json;
+        door.who.node = Some(workers::claims::host());
         door.secrets = scrub::secrets(std::env::vars());
     });
     let usual = if is_json { "warn,workers=info,pipeline=info,delta_kernel=off" } else { "warn,delta_kernel=off" };

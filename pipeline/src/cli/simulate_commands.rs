@@ -1,6 +1,7 @@
 //! What a cluster would make of a build.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -9,11 +10,12 @@ use engines::cluster::MOST_GPUS;
 use engines::simulate::Times;
 use manifests::words::count;
 use manifests::{Artifact, BuildSpec};
+use report::{LineChart, Series};
 use workers::WorkerError;
 
 use super::arguments::SpecArgs;
 use super::numbers::within;
-use super::stop_flag;
+use super::{stop_flag, write_page};
 use crate::build::Build;
 use crate::capacity::{self, Known, Point, Question, StepCapacity};
 use crate::{aside, say};
@@ -85,6 +87,8 @@ pub(super) struct SimulateArgs {
     spread: f64,
     #[command(flatten)]
     price: PriceArgs,
+    #[arg(long, value_name = "FILE", help = "Draw here as SVG how much of what is paid for is kept")]
+    chart: Option<PathBuf>,
     #[arg(long, help = "Machine-readable output")]
     json: bool,
 }
@@ -147,6 +151,9 @@ pub(super) async fn simulate(spec: &SpecArgs, args: SimulateArgs) -> Result<()> 
     } else {
         print_steps(&steps, &asked)?;
         print_curve(&curve, shards, &asked)?;
+    }
+    if let Some(path) = &args.chart {
+        write_page(path, &chart(&curve).svg())?;
     }
     warn_of_few_shards(shards, curve.iter().map(|point| point.gpus).max().unwrap_or(1));
     Ok(())
@@ -241,6 +248,20 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
     let cost = asked.price.map_or(String::new(), |_| format!(", {:.0} to pay", sum(|step| step.cost)));
     say!("all of them: {:.1} GPU-hours, {:.2} hours{cost}{without}", sum(|s| s.gpu_hours), sum(|s| s.hours));
     Ok(())
+}
+
+fn chart(curve: &[Point]) -> LineChart {
+    let series = |name: &str, hours: fn(&Point) -> f64| Series {
+        name: name.to_owned(),
+        points: curve.iter().map(|point| (point.gpus as f64, 100.0 * point.ideal_hours / hours(point))).collect(),
+    };
+    LineChart {
+        x_label: "GPUs".to_owned(),
+        y_label: "% of the paid time that is kept".to_owned(),
+        x_log: true,
+        series: vec![series("stealing", |point| point.hours), series("static", |point| point.static_hours)],
+        ..LineChart::default()
+    }
 }
 
 fn print_curve(curve: &[Point], shards: usize, asked: &Question) -> Result<()> {

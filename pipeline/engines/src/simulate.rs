@@ -147,8 +147,10 @@ struct World<'a> {
     workers: Vec<Worker>,
     turns: Vec<Turn>,
     lost_attempts: Vec<usize>,
-    /// Shards in the order in which workers want them.
+    /// Shards in the order in which workers want them; some of them are closed.
     largest_first: Vec<usize>,
+    /// Those of each worker, in the same order.
+    homes: Vec<Vec<usize>>,
     /// Shards that are not closed.
     open: usize,
     /// Failures of each node, whoever works on what.
@@ -163,6 +165,8 @@ impl<'a> World<'a> {
         let nodes = cluster.workers.div_ceil(cluster.per_node);
         let mut largest_first: Vec<usize> = (0..shards.len()).collect();
         largest_first.sort_by_key(|&shard| (std::cmp::Reverse(shards[shard].rows), shard));
+        let mut homes = vec![Vec::new(); cluster.workers];
+        largest_first.iter().for_each(|&shard| homes[shard % cluster.workers].push(shard));
         let mut world = Self {
             shards,
             cluster,
@@ -174,6 +178,7 @@ impl<'a> World<'a> {
             turns: vec![Turn::Open; shards.len()],
             lost_attempts: vec![0; shards.len()],
             largest_first,
+            homes,
             open: shards.len(),
             fates: (0..nodes).map(|node| Random::new(seed, node as u64)).collect(),
             pauses: Random::new(seed, u64::MAX - 1),
@@ -245,8 +250,7 @@ impl<'a> World<'a> {
     fn looked(&mut self, worker: usize, slot: usize) {
         self.outcome.looks += 1;
         let is_open = |shard: &usize| self.turns[*shard] == Turn::Open;
-        let mut found: Vec<usize> =
-            self.largest_first.iter().copied().filter(is_open).filter(|&s| self.is_home(worker, s)).collect();
+        let mut found: Vec<usize> = self.homes[worker].iter().copied().filter(is_open).collect();
         if found.is_empty() && self.sharing == Sharing::Stealing {
             found = self.largest_first.iter().copied().filter(is_open).collect();
             let begin = found.len() * worker / self.cluster.workers;
@@ -301,6 +305,10 @@ impl<'a> World<'a> {
     fn close(&mut self, shard: usize) {
         self.turns[shard] = Turn::Closed;
         self.open -= 1;
+        // looks at the end, which are many, find few that are open
+        if self.largest_first.len() > 2 * self.open {
+            self.largest_first.retain(|shard| self.turns[*shard] != Turn::Closed);
+        }
     }
 
     fn fail_node(&mut self, node: usize) {

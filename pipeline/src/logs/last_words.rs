@@ -36,11 +36,14 @@ impl LastWords {
         Self { work, path, writing }
     }
 
-    /// Writes them once more, and ends.
-    pub async fn end(self) {
+    /// Writes them once more, and ends; `error` is why the process does, which is told only after this.
+    pub async fn end(self, error: Option<&str>) {
         self.writing.abort();
         // a write that goes on would come after the last one
         _ = self.writing.await;
+        if let Some(error) = error {
+            super::keep(&format!("error: {error}\n"));
+        }
         write(&self.work, &self.path, &super::last_words()).await;
     }
 }
@@ -77,8 +80,12 @@ mod tests {
             assert!(waited < 500, "never written");
         }
         super::super::note("the last word\n");
-        words.end().await;
-        assert!(read().await.unwrap().contains("the last word"));
+        words.end(Some("https://me:hunter22@host/x is gone")).await;
+        let last = read().await.unwrap();
+        assert!(
+            last.contains("the last word\n") && last.ends_with("error: https://[hidden]@host/x is gone\n"),
+            "{last}"
+        );
         assert!(folder.path().join("runs/1a2b3c4d/logs/images-3.log").is_file());
     }
 }

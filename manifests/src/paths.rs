@@ -138,6 +138,11 @@ pub fn run(country: &str, id: &str) -> String {
     format!("{}/{id}", runs(country))
 }
 
+/// What one process of a run said last.
+pub fn last_words(country: &str, run_id: &str, step: &str, process: &str) -> String {
+    format!("{}/logs/{step}-{process}.log", run(country, run_id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

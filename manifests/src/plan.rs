@@ -222,8 +222,36 @@ pub struct Marker {
     pub deleted: u64,
     /// Rows that could not be made.
     pub errors: u64,
-    /// Seconds spent in fetch, compute and publish.
+    /// Seconds from its beginning to its end, beside other shards of its worker.
     pub seconds: f64,
+    /// What of them went where. Nothing in markers of earlier programs, and then nothing is written: their seals hold.
+    #[serde(default, skip_serializing_if = "Phases::is_unknown")]
+    pub phases: Phases,
+}
+
+/// Seconds of a shard by what it was about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Phases {
+    /// For the device, while it computed other shards, and for the store before the first row.
+    pub wait: f64,
+    /// Rows of inputs and source bytes.
+    pub fetch: f64,
+    /// The stage's own function on its device.
+    pub map: f64,
+    /// The part.
+    pub publish: f64,
+}
+
+impl Phases {
+    fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, f64); 4] {
+        [("wait", self.wait), ("fetch", self.fetch), ("map", self.map), ("publish", self.publish)]
+    }
 }
 
 impl Marker {
@@ -244,7 +272,15 @@ mod tests {
 
     #[test]
     fn a_marker_of_something_else_is_none() {
-        let of = |part, computed| Marker { part, computed, kept: 0, deleted: 0, errors: 0, seconds: 0.1 };
+        let of = |part, computed| Marker {
+            part,
+            computed,
+            kept: 0,
+            deleted: 0,
+            errors: 0,
+            seconds: 0.1,
+            phases: Phases::default(),
+        };
         let sound = part(3, "country=x/part-00003-a.parquet");
         assert!(of(sound.clone(), 5).is_of("x", 3));
         assert!(!of(sound.clone(), 5).is_of("x", 4) && !of(sound.clone(), 5).is_of("y", 3));
@@ -252,6 +288,14 @@ mod tests {
         assert!(!of(PartFile { rows: u64::MAX, ..sound }, 5).is_of("x", 3));
         assert!(!of(part(3, "country=x/part-00004-a.parquet"), 5).is_of("x", 3));
         assert!(!of(part(u32::MAX, "country=x/part-4294967295-a.parquet"), 5).is_of("x", u32::MAX));
+    }
+
+    /// A seal is of the bytes that a marker becomes when it is written again.
+    #[test]
+    fn a_marker_without_phases_stays_as_it_was_written() {
+        let before = r#"{"part":{"shard":1,"path":"p","size_bytes":1,"rows":5},"computed":5,"kept":0,"deleted":0,"errors":0,"seconds":0.1}"#;
+        let read: Marker = serde_json::from_str(before).unwrap();
+        assert_eq!((read.phases, serde_json::to_string(&read).unwrap().as_str()), (Phases::default(), before));
     }
 
     #[test]

@@ -12,6 +12,13 @@ pub fn now() -> String {
     at(unix_seconds() as u64)
 }
 
+/// The present moment, for programs: RFC 3339 in UTC, with milliseconds.
+pub fn now_exactly() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let time = i64::try_from(since.as_millis()).ok().and_then(DateTime::from_timestamp_millis);
+    time.unwrap_or_default().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
 /// Day and time of a number of seconds since 1970, in UTC; of one that is no time the number.
 pub fn at(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));

@@ -91,6 +91,9 @@ pub(crate) fn child(siblings: usize) -> Result<Command, WorkerError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         command.env("RAYON_NUM_THREADS", (cores / siblings).max(1).to_string());
     }
+    if crate::logs::is_json() {
+        command.env(crate::logs::FORMAT, "json");
+    }
     command.env(LAUNCHED, "1").stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
     // Ctrl-C reaches this process alone, which tells its children once: a second signal would end them without a
     // checkpoint

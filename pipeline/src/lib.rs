@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod build;
+pub mod capacity;
 pub mod cli;
 mod clock;
 pub mod doctor;
@@ -12,6 +13,7 @@ pub mod exit;
 pub mod explain;
 mod last_overrides;
 mod launch;
+pub mod logs;
 pub mod memory;
 pub mod page;
 pub mod pair;

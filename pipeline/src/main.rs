@@ -1,7 +1,6 @@
 //! `urbancross`: prepares satellite image–text data, trains and evaluates retrieval models.
 
 use std::ffi::{c_int, c_long};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,14 +35,7 @@ fn main() -> ExitCode {
         pipeline::memory::set_allocator_hook(keep_freed_memory);
     }
     let cli = pipeline::cli::Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("URBANCROSS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,delta_kernel=off"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
-    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    // which module a word comes from matters to whoever asked for more of them
-    let log = log.with_ansi(coloured).with_target(std::env::var_os("URBANCROSS_LOG").is_some());
-    // it would say so on standard error, and panic where nobody listens there
-    log.log_internal_errors(false).init();
+    pipeline::logs::begin(cli.log_format());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().max_blocking_threads(FILE_THREADS).build() {
         Ok(runtime) => runtime,

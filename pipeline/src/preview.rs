@@ -14,6 +14,7 @@ use workers::removals::Removals;
 use workers::train;
 
 use crate::build::Build;
+use crate::capacity::StepCapacity;
 use crate::estimate::Estimate;
 use crate::plan::{Model, counted, model_of, plan_stage, uncounted_plan};
 use crate::trainings::{NO_RUN, Outlook, TrainingState, current_record, outlook};
@@ -37,6 +38,9 @@ pub struct PlanLine {
     /// What the step takes in a whole build, where that can be counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
+    /// What a cluster makes of it, where one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<StepCapacity>,
     /// The model of its rows is trained before, or may be.
     #[serde(skip)]
     pub model_changes: bool,
@@ -156,6 +160,7 @@ fn empty_line(step: &'static str) -> PlanLine {
         reasons: BTreeMap::new(),
         note: String::new(),
         estimate: None,
+        cluster: None,
         model_changes: false,
         training: None,
     }

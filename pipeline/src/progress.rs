@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use manifests::words::count;
 use stages::fit::Trained;
-use training::trainer::{Event, Phases};
+use training::trainer::{Event as TrainingEvent, Phases};
 use workers::map::Observer;
 use workers::publish::Summary;
+
+use crate::logs::Event;
 
 /// Seconds between lines of a log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -23,13 +25,30 @@ pub struct Progress {
 impl Progress {
     /// Bars if standard error is a terminal. `quiet`: nothing at all (for `--json`).
     pub fn new(quiet: bool) -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), quiet }
+        let terminal = std::io::stderr().is_terminal() && !crate::logs::is_json();
+        Self { terminal, quiet }
     }
 
     /// A line of its own.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             crate::aside!("{text}");
+        }
+    }
+
+    /// A line about a step that ended, with the name of what happened for programs.
+    fn tell(&self, event: &str, step: &str, seconds: Option<f64>, message: &str) {
+        match crate::logs::is_json() {
+            false => self.note(&format!("{step:18} {message}")),
+            true if self.quiet => {}
+            true => crate::logs::event(&Event {
+                level: "info",
+                event,
+                stage: Some(step),
+                seconds,
+                message,
+                ..Event::default()
+            }),
         }
     }
 
@@ -84,13 +103,14 @@ impl StageBar<'_> {
     /// Ends the bar of a stage that had nothing to do; `rows` stay as they are.
     pub fn unchanged(&self, rows: u64) {
         self.bar.finish_and_clear();
-        self.progress.note(&format!("{:18} {} up to date, nothing to do", self.name, count(rows, "row")));
+        self.progress.tell("stage", self.name, None, &format!("{} up to date, nothing to do", count(rows, "row")));
     }
 
     /// Ends the bar with what the stage has done.
     pub fn finish(&self, summary: &Summary) {
         self.bar.finish_and_clear();
-        self.progress.note(&format!("{:18} {}", self.name, outcome(summary)));
+        let seconds = Some(summary.seconds);
+        self.progress.tell("stage", self.name, seconds, &outcome(summary));
     }
 }
 
@@ -190,10 +210,10 @@ pub struct TrainingBar<'p> {
 }
 
 impl TrainingBar<'_> {
-    pub(crate) fn event(&self, event: &Event) {
+    pub(crate) fn event(&self, event: &TrainingEvent) {
         let Ok(mut epoch) = self.epoch.lock() else { return };
         match event {
-            Event::Step(step) => {
+            TrainingEvent::Step(step) => {
                 epoch.loss += step.loss;
                 epoch.steps += 1;
                 epoch.seconds += step.seconds;
@@ -207,8 +227,8 @@ impl TrainingBar<'_> {
                 ));
                 self.bar.tick();
             }
-            Event::Saved => {}
-            Event::EpochEnd(end) => {
+            TrainingEvent::Saved => {}
+            TrainingEvent::EpochEnd(end) => {
                 let epoch = std::mem::take(&mut *epoch);
                 self.bar.set_position(end.epoch as u64 + 1);
                 self.bar.suspend(|| {
@@ -232,17 +252,16 @@ impl TrainingBar<'_> {
     /// Ends the bar with what the training has reached.
     pub fn finish(&self, trained: &Trained) {
         self.bar.finish_and_clear();
-        self.progress.note(&format!(
-            "{:18} {}, {}, {} in epoch {}; {:.0} s since it was last started, {:.0} \
-             of them waiting for data",
-            self.name,
+        let message = format!(
+            "{}, {}, {} in epoch {}; {:.0} s since it was last started, {:.0} of them waiting for data",
             count(trained.epochs, "epoch"),
             count(trained.samples, "sample"),
             trained.best_validation(),
             trained.best_epoch + 1,
             trained.seconds,
             trained.wait_seconds,
-        ));
+        );
+        self.progress.tell("training", self.name, Some(trained.seconds), &message);
     }
 }
 

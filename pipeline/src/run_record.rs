@@ -92,7 +92,8 @@ impl<'a> RunRecord<'a> {
     /// A store that does not answer.
     pub async fn all(work: &WorkStore, country: &str) -> Result<Vec<String>, WorkerError> {
         let names = work.list(&paths::runs(country)).await?;
-        Ok(names.iter().filter_map(|name| name.strip_suffix("/submission.json")).map(str::to_owned).collect())
+        let run = |name: &String| name.strip_suffix("/submission.json").map(str::to_owned);
+        Ok(names.iter().filter_map(run).collect())
     }
 
     /// Writes down what was submitted.

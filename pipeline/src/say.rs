@@ -25,8 +25,7 @@ pub fn line(text: Arguments<'_>) -> std::result::Result<(), OutputError> {
 
 /// Writes to standard error what is not a command's output. That nobody hears it changes nothing.
 pub fn aside(text: Arguments<'_>) {
-    let mut stderr = std::io::stderr();
-    _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+    crate::logs::note(&text.to_string());
 }
 
 fn unless_gone(written: Result<()>) -> Result<()> {

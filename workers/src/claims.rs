@@ -12,6 +12,7 @@ use manifests::{Digest, Plan, paths};
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
+use crate::metrics::{self, Metric};
 use crate::stores::WorkStore;
 
 /// Who works, in words for people.
@@ -71,6 +72,7 @@ impl FailedShard {
 /// Attempts on the stale shards of a plan.
 pub struct ClaimBoard<'a> {
     work: &'a WorkStore,
+    stage: String,
     folder: String,
     shards: BTreeMap<Digest, u32>,
     keys: BTreeMap<u32, Digest>,
@@ -83,7 +85,14 @@ impl<'a> ClaimBoard<'a> {
         let keys: BTreeMap<u32, Digest> =
             plan.counts.stale.iter().map(|stale| (stale.shard, plan.shard_key(stale.shard))).collect();
         let shards = keys.iter().map(|(shard, key)| (key.clone(), *shard)).collect();
-        Self { work, folder: paths::markers(&plan.country, &plan.stage), shards, keys, lease }
+        Self {
+            work,
+            stage: plan.stage.clone(),
+            folder: paths::markers(&plan.country, &plan.stage),
+            shards,
+            keys,
+            lease,
+        }
     }
 
     /// Key of one of the plan's stale shards.
@@ -112,7 +121,26 @@ impl<'a> ClaimBoard<'a> {
         let lease = self.lease.as_millis() as i64;
         let somebody_works = attempts.values().any(|a| matches!(a.turn(0, i64::MAX), ShardTurn::Running { .. }));
         let now = if somebody_works { self.now_millis().await? } else { 0 };
-        Ok(attempts.into_iter().map(|(shard, attempts)| (shard, (attempts.turn(now, lease), attempts))).collect())
+        let turns =
+            attempts.into_iter().map(|(shard, attempts)| (shard, (attempts.turn(now, lease), attempts))).collect();
+        self.tell(&turns);
+        Ok(turns)
+    }
+
+    fn tell(&self, turns: &BTreeMap<u32, (ShardTurn, Attempts)>) {
+        let mut states = BTreeMap::from([("open", 0), ("running", 0), ("done", 0), ("failed", 0)]);
+        for (turn, _) in turns.values() {
+            let state = match turn {
+                ShardTurn::Open { .. } | ShardTurn::Poisoned => "open",
+                ShardTurn::Running { .. } => "running",
+                ShardTurn::Done => "done",
+                ShardTurn::Failed => "failed",
+            };
+            *states.entry(state).or_default() += 1;
+        }
+        for (state, shards) in states {
+            metrics::set(Metric::Shards, &[("stage", &self.stage), ("state", state)], f64::from(shards));
+        }
     }
 
     /// The store's clock, which wrote the times of beats.
@@ -233,8 +261,11 @@ impl Beats {
                 let held = of_thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let puts = held.iter().map(|(path, attempted)| work.put_json(path, attempted));
                 let all = futures::stream::FuturesUnordered::from_iter(puts).try_collect::<()>();
-                if let Err(error) = runtime.block_on(all) {
-                    tracing::warn!(%error, "others do not see that this worker is alive; they may take its shards");
+                match runtime.block_on(all) {
+                    Ok(()) => metrics::beat(),
+                    Err(error) => {
+                        tracing::warn!(%error, "others do not see that this worker is alive; they may take its shards");
+                    }
                 }
             }
         });

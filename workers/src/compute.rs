@@ -1,14 +1,23 @@
 //! Threads that compute: one for each device, with a copy of the stage's network of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use manifests::spec::DeviceName;
 use stages::stage::{InputRows, MapOutput, Stage, StageContext, StageError, Transform};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::WorkerError;
+use crate::metrics::{self, Metric};
 
-type Job = (InputRows, oneshot::Sender<Result<MapOutput, StageError>>);
+type Job = (InputRows, oneshot::Sender<Result<Computed, StageError>>);
+
+/// What a stage made of rows.
+pub(crate) struct Computed {
+    pub(crate) output: MapOutput,
+    /// What it took its device.
+    pub(crate) seconds: f64,
+}
 
 /// The threads that own a stage's function, its networks and their devices. Whoever is free takes the next rows.
 pub(crate) struct ComputeThreads {
@@ -29,13 +38,16 @@ impl ComputeThreads {
             let queue = queue.clone();
             std::thread::Builder::new()
                 .name(format!("{} {device}", stage.name))
-                .spawn(move || compute(map, &queue))
+                .spawn({
+                    let device = device.to_string();
+                    move || compute(map, &device, &queue)
+                })
                 .map_err(|e| WorkerError::Transient(format!("no thread for {}: {e}", stage.name)))?;
         }
         Ok(Self { jobs })
     }
 
-    pub(crate) async fn map(&self, rows: InputRows) -> Result<MapOutput, WorkerError> {
+    pub(crate) async fn map(&self, rows: InputRows) -> Result<Computed, WorkerError> {
         let gone = || WorkerError::Panicked("a compute thread ended; its message is above".into());
         let (reply, answer) = oneshot::channel();
         self.jobs.send((rows, reply)).await.map_err(|_| gone())?;
@@ -59,13 +71,21 @@ fn open_all(
     })
 }
 
-fn compute(mut transform: Box<dyn Transform>, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn compute(mut transform: Box<dyn Transform>, device: &str, queue: &Mutex<mpsc::Receiver<Job>>) {
+    let (began, mut busy) = (Instant::now(), 0.0);
     loop {
+        let waits = Instant::now();
         // the lock is held while waiting, never while computing: the others wait for it instead of the queue
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some((rows, reply)) = job else { return };
+        metrics::add(Metric::WorkerIdle, &[("reason", "input")], waits.elapsed().as_secs_f64());
+        let computes = Instant::now();
+        let output = transform.transform(&rows);
+        let seconds = computes.elapsed().as_secs_f64();
+        busy += seconds;
+        metrics::set(Metric::DeviceBusy, &[("device", device)], busy / began.elapsed().as_secs_f64());
         // the asker may be gone after a stop: then nobody wants the answer
-        let _ = reply.send(transform.transform(&rows));
+        let _ = reply.send(output.map(|output| Computed { output, seconds }));
     }
 }
 
@@ -127,7 +147,7 @@ mod tests {
             |n: usize| InputRows { image_ids: vec![String::new(); n], tables: BTreeMap::new(), source: Vec::new() };
         // one thread alone would wait at the barrier for ever
         let (one, two) = tokio::join!(threads.map(rows(1)), threads.map(rows(2)));
-        assert_eq!((one.unwrap().outcomes.len(), two.unwrap().outcomes.len()), (1, 2));
+        assert_eq!((one.unwrap().output.outcomes.len(), two.unwrap().output.outcomes.len()), (1, 2));
     }
 
     #[test]

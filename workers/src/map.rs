@@ -18,6 +18,7 @@ use crate::claims::FailedShard;
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::fetch::FetchSettings;
+use crate::metrics::{self, Metric};
 use crate::stores::{SourceStore, WorkStore};
 use crate::tables::Tables;
 use shard::{finished_by_anybody, map_with_retries};
@@ -128,6 +129,11 @@ pub async fn map_plan(
                     None if context.stop.load(Ordering::Relaxed) => None,
                     None => map_with_retries(context, stage, plan, number, &shard.key, compute).await?,
                 };
+                if let Some((marker, by_others)) = &made {
+                    let seconds = marker.seconds;
+                    tracing::info!(event = "shard", shard = number, seconds, by_others, "done");
+                    metrics::add(Metric::Shards, &[("stage", stage.name), ("state", "done")], 1.0);
+                }
                 Ok::<_, WorkerError>(made.map(|(marker, by_others)| FinishedShard::of(plan, marker, by_others)))
             }
         })

@@ -19,6 +19,7 @@ use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::map::shard::{finished_by_anybody, map_with_retries};
 use crate::map::{FinishedShard, MapContext, SHARDS_AROUND, devices_of};
+use crate::metrics::{self, Metric};
 use crate::stores::WorkStore;
 use crate::tables::Tables;
 
@@ -166,7 +167,15 @@ impl Pull<'_> {
             }
             while let Some((shard, epoch)) = queue.pop_front() {
                 let attempted = Attempted { shard, epoch, by: self.share.claimant.clone(), why: None };
-                if self.board.claim(&attempted).await? {
+                let claimed = self.board.claim(&attempted).await;
+                let result = match claimed {
+                    Ok(true) if self.share.is_home(shard) => "home",
+                    Ok(true) => "stolen",
+                    Ok(false) => "lost",
+                    Err(_) => "refused",
+                };
+                metrics::add(Metric::Claims, &[("result", result)], 1.0);
+                if claimed? {
                     return Ok(Taken::Shard(attempted));
                 }
             }
@@ -221,10 +230,12 @@ impl Pull<'_> {
     }
 
     async fn wait(&self, pause: Duration) {
-        let until = Instant::now() + pause.max(SHORTEST_WAIT);
-        while Instant::now() < until && !self.context.stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let pause = pause.max(SHORTEST_WAIT);
+        while began.elapsed() < pause && !self.context.stop.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        metrics::add(Metric::WorkerIdle, &[("reason", "claims")], began.elapsed().as_secs_f64());
     }
 
     /// Works on a claimed shard; `false`: a stop came first.
@@ -239,7 +250,11 @@ impl Pull<'_> {
         }
         let mapped = map_with_retries(self.context, self.stage, self.plan, shard, key, self.compute.as_ref()).await;
         match mapped {
-            Ok(Some(_)) => Ok(true),
+            Ok(Some((marker, by_others))) => {
+                let (epoch, seconds) = (attempted.epoch, marker.seconds);
+                tracing::info!(event = "shard", shard, epoch, seconds, by_others, "done");
+                Ok(true)
+            }
             Ok(None) | Err(WorkerError::Stopped) => {
                 self.board.end(attempted, End::Released, None).await?;
                 Ok(false)

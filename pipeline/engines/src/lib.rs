@@ -1,9 +1,12 @@
 //! What engines are told: batch scripts, objects and drivers that start the workers of a run, as plain data made from plain
 //! data. Nothing here asks a cluster or a store for anything.
 
+pub mod cluster;
 pub mod job;
 pub mod profile;
+pub mod simulate;
 pub mod slurm;
 
+pub use cluster::ClusterShape;
 pub use job::{Job, Run, Work};
 pub use profile::Profile;

@@ -1,12 +1,13 @@
 //! Lines over a common axis: losses, recall by epoch, hyper-parameter curves.
 
-use maud::{Markup, html};
+use maud::{Markup, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 
 use crate::Best;
 use crate::axis::Axis;
 use crate::figure::{Plot, Px, figure, legend, nothing, series_class};
 use crate::number::{format_number, format_tick};
+use crate::page::STYLE;
 
 /// Lines are thinned to about this many points; more cannot be told apart on the page.
 const MAX_DRAWN_POINTS: usize = 600;
@@ -48,6 +49,34 @@ pub struct Series {
 
 impl LineChart {
     pub(crate) fn html(&self) -> Markup {
+        let Some(drawing) = self.drawing() else { return figure("chart", &self.caption, nothing()) };
+        let body = html! {
+            @if self.series.len() > 1 { (legend(self.series.iter().map(|series| series.name.as_str()))) }
+            div.scroll {
+                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(self.summary()) { (drawing) }
+            }
+        };
+        figure("chart", &self.caption, body)
+    }
+
+    /// The chart as an SVG file that needs nothing beside it.
+    pub fn svg(&self) -> String {
+        let svg = html! {
+            svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) width=(WIDTH) height=(HEIGHT)
+                role="img" aria-label=(self.summary()) {
+                style { (PreEscaped(STYLE)) }
+                (self.drawing().unwrap_or_default())
+                @for (index, series) in self.series.iter().enumerate() {
+                    text.(series_class(index)) x=(Px(PLOT.right)) y=(Px(PLOT.top - 14.0 + 14.0 * index as f64))
+                        style="fill: var(--c); text-anchor: end" { (series.name) }
+                }
+            }
+        };
+        svg.into_string() + "\n"
+    }
+
+    /// What is inside of the picture; `None`: there is no point to draw.
+    fn drawing(&self) -> Option<Markup> {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let axis = |log: bool| if log { Axis::logarithmic } else { Axis::linear };
         // Only points that can be drawn stretch the axes.
@@ -58,23 +87,14 @@ impl LineChart {
         };
         let x_values: Box<dyn Iterator<Item = f64>> = Box::new(drawable().map(|point| point.0));
         let y_values: Box<dyn Iterator<Item = f64>> = Box::new(drawable().map(|point| point.1));
-        let (Some(x), Some(y)) =
-            (axis(self.x_log)(x_values, PLOT.x_range()), axis(self.y_log)(y_values, PLOT.y_range()))
-        else {
-            return figure("chart", &self.caption, nothing());
-        };
-        let body = html! {
-            @if self.series.len() > 1 { (legend(self.series.iter().map(|series| series.name.as_str()))) }
-            div.scroll {
-                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(self.summary()) {
-                    (PLOT.frame(&x, &y, &self.x_label, &self.y_label))
-                    @for (index, series) in self.series.iter().enumerate() {
-                        (series.html(index, &x, &y, self.best))
-                    }
-                }
+        let x = axis(self.x_log)(x_values, PLOT.x_range())?;
+        let y = axis(self.y_log)(y_values, PLOT.y_range())?;
+        Some(html! {
+            (PLOT.frame(&x, &y, &self.x_label, &self.y_label))
+            @for (index, series) in self.series.iter().enumerate() {
+                (series.html(index, &x, &y, self.best))
             }
-        };
-        figure("chart", &self.caption, body)
+        })
     }
 
     /// What the picture says, for those who cannot see it.
@@ -170,6 +190,16 @@ mod tests {
         assert!(thinned.contains(&(77_777.0, 9.0)) && thinned.contains(&(12_345.0, -9.0)));
         assert!(thinned.windows(2).all(|pair| pair[0].0 < pair[1].0));
         assert_eq!(thin(&points[..10], 600).len(), 10);
+    }
+
+    #[test]
+    fn a_chart_can_be_a_file_of_its_own() {
+        let series = Series { name: "a < b".into(), points: vec![(1.0, 2.0), (2.0, 3.0)] };
+        let svg = LineChart { series: vec![series], ..LineChart::default() }.svg();
+        assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\"") && svg.ends_with("</svg>\n"), "{svg}");
+        assert!(svg.contains(">a &lt; b</text>") && svg.contains("--s1:") && svg.contains("<path d=\"M"), "{svg}");
+        assert!(!STYLE.contains(['<', '&']), "a style in XML needs no escapes");
+        assert!(!LineChart::default().svg().contains("<path"));
     }
 
     #[test]

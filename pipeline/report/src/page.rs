@@ -7,7 +7,7 @@ use crate::{Block, Level, Report, Section};
 /// Blocks inside blocks inside blocks: deeper than this is a mistake, not a report.
 const MAX_DEPTH: usize = 8;
 
-const STYLE: &str = include_str!("style.css");
+pub(crate) const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
 
 /// Nothing may be fetched, whatever a caption manages to say.

@@ -1,5 +1,6 @@
 //! Arguments that several commands take.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -62,6 +63,33 @@ pub(super) struct ClusterArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct MetricsArgs {
+    #[arg(
+        long,
+        value_name = "[ADDRESS:]PORT",
+        value_parser = metrics_address,
+        help = "Serve figures for Prometheus; on this machine alone unless an address is named, and port 0 is any"
+    )]
+    metrics: Option<SocketAddr>,
+}
+
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.trim_start_matches(':').parse().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    port.or_else(|_| text.parse()).map_err(|_| "it must be a port, or an address and a port as 0.0.0.0:9400".to_owned())
+}
+
+impl MetricsArgs {
+    /// Serves figures, if that is asked for, until the process ends.
+    pub(super) async fn serve(&self) -> Result<()> {
+        if let Some(address) = self.metrics {
+            let served = workers::metrics::serve(address).await?;
+            crate::aside!("metrics: http://{served}/metrics");
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
 pub(super) struct EngineArgs {
     #[arg(long, value_enum, default_value = "processes", help = "What starts workers")]
     pub(super) engine: EngineName,
@@ -117,6 +145,30 @@ pub(super) struct ShareArgs {
     pub(super) lease_seconds: u64,
 }
 
+/// Whose words are shown.
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    #[arg(long, value_name = "ID", help = "Of one run alone")]
+    pub(super) run: Option<String>,
+    #[arg(long, value_name = "STEP", help = "Of one stage or training alone")]
+    pub(super) step: Option<String>,
+    #[arg(long, value_name = "N", help = "Of one worker or rank alone")]
+    pub(super) worker: Option<u32>,
+    #[arg(long, help = "Only errors and warnings")]
+    pub(super) errors: bool,
+    #[arg(long, help = "Go on with what is said from now on")]
+    pub(super) follow: bool,
+}
+
+impl LogsArgs {
+    /// Whether the words of a process are wanted, by the name of their object: `captions-3.log`.
+    pub(super) fn wants(&self, name: &str) -> bool {
+        let Some((step, process)) = name.trim_end_matches(".log").rsplit_once('-') else { return false };
+        let is_of_step = self.step.as_deref().is_none_or(|wanted| wanted == step);
+        is_of_step && self.worker.is_none_or(|wanted| wanted.to_string() == process)
+    }
+}
+
 /// Which try of a training by an engine a rank belongs to.
 #[derive(Debug, Args)]
 pub(super) struct TryArgs {
@@ -135,5 +187,20 @@ const MOST_LEASE_SECONDS: u64 = 86_400;
 impl SpecArgs {
     pub(super) fn read(&self) -> Result<BuildSpec> {
         Ok(BuildSpec::read(&self.spec, &self.set.set)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_served_on_this_machine_unless_an_address_is_named() {
+        let address = |text: &str| metrics_address(text).unwrap().to_string();
+        assert_eq!([address("0"), address(":9400")], ["127.0.0.1:0", "127.0.0.1:9400"]);
+        assert_eq!([address("0.0.0.0:9400"), address("[::1]:1")], ["0.0.0.0:9400", "[::1]:1"]);
+        for wrong in ["", "x", "65536", "-1", "host:1", "1.2.3.4"] {
+            assert!(metrics_address(wrong).unwrap_err().contains("0.0.0.0:9400"), "{wrong}");
+        }
     }
 }

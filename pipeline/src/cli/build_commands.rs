@@ -7,14 +7,16 @@ use manifests::BuildSpec;
 use manifests::words::count;
 use workers::WorkerError;
 
-use super::{RunArgs, SpecArgs, report_commands, stop_flag};
+use super::arguments::{RunArgs, SpecArgs};
+use super::{report_commands, simulate_commands, stop_flag};
 use crate::build::Build;
+use crate::capacity::{self, Question};
 use crate::progress::Progress;
 use crate::run::Quarantined;
 use crate::run_options::RunOptions;
 use crate::{aside, last_overrides, preflight, say};
 
-pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Result<()> {
+pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Question>, json: bool) -> Result<()> {
     let spec = args.read()?;
     preflight::check_plan(&spec)?;
     let mut build = Build::open(spec, stop_flag()).await?;
@@ -26,10 +28,18 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
     build.keep_listing().await?;
     let listed = build.virtual_inputs.listing.rows();
     let estimates = crate::estimate::of(&build.spec, &preflight::known_networks(&build.spec), listed);
+    let capacities = match &cluster {
+        None => Vec::new(),
+        Some(asked) => {
+            let rows = |step: &str| lines.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
+            capacity::steps(&build.spec, &capacity::known(&build).await?, asked, rows)
+        }
+    };
     if json {
         for line in &mut lines {
             let of = estimates.iter().find(|(step, _)| *step == line.step);
             line.estimate = of.map(|(_, estimate)| estimate.clone());
+            line.cluster = capacities.iter().find(|capacity| capacity.step == line.step).cloned();
         }
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
@@ -37,6 +47,12 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, json: bool) -> Resul
         for line in crate::estimate::in_words(&estimates, listed) {
             say!("{line}");
         }
+        if let Some(asked) = &cluster {
+            simulate_commands::print_steps(&capacities, asked)?;
+        }
+    }
+    if let Some(asked) = &cluster {
+        simulate_commands::warn_of_few_shards(build.spec.work.shards as usize, asked.shape.gpus);
     }
     // before geo-tags are published no split is assigned, and while they change none is final
     if lines.iter().any(|line| line.step == "splits" && line.exact)
@@ -147,7 +163,7 @@ pub(super) async fn end_of_run(build: &Build, options: &RunOptions, quarantined:
     if let Some(evaluation) = crate::evaluate::stored(build).await? {
         report_commands::print_recall(&[evaluation])?;
     }
-    say!("report: {}", shown(&build, &path));
+    say!("report: {}", shown(build, &path));
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
+use manifests::plan::Phases;
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Marker, PartFile, Plan, paths};
 use stages::stage::{InputRows, MapOutput, Outcome, Stage};
@@ -13,11 +14,12 @@ use stages::table;
 
 use super::MapContext;
 use crate::backoff::Backoff;
-use crate::compute::ComputeThreads;
+use crate::compute::{ComputeThreads, Computed};
 use crate::error::WorkerError;
 use crate::fetch::fetch;
 use crate::join::{RowTask, ShardJoin, reorder};
 use crate::listing::ObjectRange;
+use crate::metrics::{self, Metric};
 use crate::parts::{PartWriter, is_before};
 use crate::slices::InputStores;
 use crate::stores::WorkStore;
@@ -69,6 +71,7 @@ pub(crate) async fn map_with_retries(
     for _ in 1..SHARD_TRIES {
         match map_shard(context, stage, plan, shard, key, compute).await {
             Err(WorkerError::Transient(why)) if !context.stop.load(Ordering::Relaxed) => {
+                metrics::add(Metric::Retries, &[("kind", "shard")], 1.0);
                 context.observer.note(&format!("shard {shard} of {}: {why}; trying again", stage.name));
                 tokio::time::sleep(backoff.next()).await;
             }
@@ -98,13 +101,14 @@ async fn map_shard(
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let (mut computed, mut kept, mut deleted, mut errors) = (0, 0, 0, 0);
     let mut stopped = false;
+    let mut phases = Phases::default();
     for chunk in chunks(&join.tasks, &places) {
         stopped = context.stop.load(Ordering::Relaxed);
         if stopped {
             break;
         }
         let rows = Chunk::of(&join.tasks[chunk.clone()], &places[chunk]);
-        let (batch, failed) = match chunk_batch(context, stage, plan, &join, compute, &rows).await {
+        let (batch, failed) = match chunk_batch(context, stage, plan, &join, compute, &rows, &mut phases).await {
             Err(WorkerError::Stopped) => {
                 stopped = true;
                 break;
@@ -116,9 +120,13 @@ async fn map_shard(
         deleted += rows.deleted;
         errors += failed;
         if batch.num_rows() > 0 {
-            writer.write(&batch).await?;
+            timed(&mut phases.publish, writer.write(&batch)).await?;
         }
-        context.observer.rows((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64, failed);
+        let (made, kept) = ((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64);
+        for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("error", failed)] {
+            metrics::add(Metric::Rows, &[("stage", stage.name), ("outcome", outcome)], rows as f64);
+        }
+        context.observer.rows(made, kept, failed);
     }
     if stopped {
         if computed > 0 {
@@ -126,18 +134,32 @@ async fn map_shard(
         }
         return Ok(None);
     }
-    let part = writer.finish().await?;
-    let marker = Marker { part, computed, kept, deleted, errors, seconds: began.elapsed().as_secs_f64() };
+    let part = timed(&mut phases.publish, writer.finish()).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    phases.wait = (seconds - phases.fetch - phases.map - phases.publish).max(0.0);
+    for (phase, seconds) in phases.named() {
+        metrics::observe(Metric::ShardSeconds, &[("stage", stage.name), ("phase", phase)], seconds);
+    }
+    let marker = Marker { part, computed, kept, deleted, errors, seconds, phases };
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_sealed_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
         let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
         if let Some(theirs) = finished_by_anybody(context.work, plan, shard, key, horizon).await? {
+            metrics::add(Metric::DuplicateShards, &[], 1.0);
             return Ok(Some((theirs, true)));
         }
         context.work.put_sealed(&path, &marker).await?;
     }
     Ok(Some((marker, false)))
+}
+
+/// Waits for something, and adds what it took.
+async fn timed<T>(seconds: &mut f64, act: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = act.await;
+    *seconds += began.elapsed().as_secs_f64();
+    done
 }
 
 /// The rows of a chunk by what becomes of them.
@@ -198,6 +220,7 @@ async fn chunk_batch(
     join: &ShardJoin,
     compute: Option<&ComputeThreads>,
     rows: &Chunk<'_>,
+    phases: &mut Phases,
 ) -> Result<(RecordBatch, u64), WorkerError> {
     let schema = table::schema(plan.output.artifact);
     let mut batches = Vec::new();
@@ -210,13 +233,18 @@ async fn chunk_batch(
                 stage.name
             )));
         };
-        let tables = join.read_inputs(&rows.compute).await?;
-        let source = match stage.source {
-            None => Vec::new(),
-            Some(_) => fetch(context.source, &rows.places, context.fetch).await?,
+        let inputs = async {
+            let tables = join.read_inputs(&rows.compute).await?;
+            let source = match stage.source {
+                None => Vec::new(),
+                Some(_) => fetch(context.source, &rows.places, context.fetch).await?,
+            };
+            Ok::<_, WorkerError>((tables, source))
         };
+        let (tables, source) = timed(&mut phases.fetch, inputs).await?;
         let image_ids = rows.compute.iter().map(|t| t.image_id.clone()).collect();
-        let output = compute.map(InputRows { image_ids, tables, source }).await?;
+        let Computed { output, seconds } = compute.map(InputRows { image_ids, tables, source }).await?;
+        phases.map += seconds;
         errors = output.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count() as u64;
         batches.push(add_lineage_columns(stage, plan, &rows.compute, &output)?);
         ids.extend(rows.compute.iter().map(|t| t.image_id.as_str()));

@@ -22,6 +22,8 @@ use object_store::{
 
 use crate::backoff::Backoff;
 use crate::cause::{may_pass, whole_chain};
+use crate::metrics::{self, Metric};
+use requests::counted;
 
 /// How often something is tried, and how long the pauses grow.
 #[derive(Debug, Clone, Copy)]
@@ -47,10 +49,10 @@ impl Steady {
         Tries { left: tries, backoff: Backoff::new(first_pause, longest_pause) }
     }
 
-    async fn again<T, F: Future<Output = Result<T>>>(&self, mut act: impl FnMut() -> F) -> Result<T> {
+    async fn again<T, F: Future<Output = Result<T>>>(&self, op: &'static str, mut act: impl FnMut() -> F) -> Result<T> {
         let mut tries = self.tries();
         loop {
-            match act().await {
+            match counted(op, act()).await {
                 Err(error) => tries.pause(error).await?,
                 done => return done,
             }
@@ -86,6 +88,7 @@ impl Tries {
             return Err(error);
         }
         self.left -= 1;
+        metrics::add(Metric::Retries, &[("kind", "store")], 1.0);
         tracing::debug!(error = %whole_chain(&error), "a store failed and is asked again");
         tokio::time::sleep(self.backoff.next()).await;
         Ok(())
@@ -111,7 +114,7 @@ impl ObjectStore for Steady {
         let mut tries = self.tries();
         let mut failed = false;
         loop {
-            match self.inner.put_opts(location, payload.clone(), options.clone()).await {
+            match counted("put", self.inner.put_opts(location, payload.clone(), options.clone())).await {
                 Err(refusal @ (Error::AlreadyExists { .. } | Error::Precondition { .. })) if conditional && failed => {
                     // perhaps it was ours: an earlier try was carried out and only its answer was lost
                     return self.holds(location, &payload).await?.ok_or(refusal);
@@ -129,11 +132,12 @@ impl ObjectStore for Steady {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         // parts are numbered by the call, so that one cannot be sent again from here: whoever writes starts over
-        self.again(|| self.inner.put_multipart_opts(location, options.clone())).await
+        self.again("multipart", || self.inner.put_multipart_opts(location, options.clone())).await
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let got = self.again(|| self.inner.get_opts(location, options.clone())).await?;
+        let op = if options.head { "head" } else { "get" };
+        let got = self.again(op, || self.inner.get_opts(location, options.clone())).await?;
         if options.head || !matches!(got.payload, GetResultPayload::Stream(_)) {
             return Ok(got);
         }
@@ -164,7 +168,7 @@ impl ObjectStore for Steady {
             .and_then(move |location| {
                 let store = Steady::new(inner.clone(), persistence);
                 async move {
-                    store.again(|| store.inner.delete(&location)).await?;
+                    store.again("delete", || store.inner.delete(&location)).await?;
                     Ok(location)
                 }
             })
@@ -174,7 +178,8 @@ impl ObjectStore for Steady {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let store = Steady::new(self.inner.clone(), self.persistence);
         let prefix = prefix.cloned();
-        let listed = async move { store.again(|| store.inner.list(prefix.as_ref()).try_collect::<Vec<_>>()).await };
+        let listed =
+            async move { store.again("list", || store.inner.list(prefix.as_ref()).try_collect::<Vec<_>>()).await };
         futures::stream::once(listed).map_ok(|all| futures::stream::iter(all.into_iter().map(Ok))).try_flatten().boxed()
     }
 
@@ -182,21 +187,21 @@ impl ObjectStore for Steady {
         let store = Steady::new(self.inner.clone(), self.persistence);
         let (prefix, offset) = (prefix.cloned(), offset.clone());
         let listed = async move {
-            store.again(|| store.inner.list_with_offset(prefix.as_ref(), &offset).try_collect::<Vec<_>>()).await
+            store.again("list", || store.inner.list_with_offset(prefix.as_ref(), &offset).try_collect::<Vec<_>>()).await
         };
         futures::stream::once(listed).map_ok(|all| futures::stream::iter(all.into_iter().map(Ok))).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.again(|| self.inner.list_with_delimiter(prefix)).await
+        self.again("list", || self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.again(|| self.inner.copy_opts(from, to, options.clone())).await
+        self.again("copy", || self.inner.copy_opts(from, to, options.clone())).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.again(|| self.inner.rename_opts(from, to, options.clone())).await
+        self.again("rename", || self.inner.rename_opts(from, to, options.clone())).await
     }
 }
 
@@ -255,7 +260,7 @@ impl Body {
     async fn reopen(&mut self) -> Result<BoxStream<'static, Result<Bytes>>> {
         let range = Some(GetRange::Bounded(self.at..self.end));
         let options = GetOptions { range, if_match: self.etag.clone(), ..GetOptions::default() };
-        let got = self.store.get_opts(&self.location, options).await?;
+        let got = counted("get", self.store.get_opts(&self.location, options)).await?;
         if got.range.start != self.at {
             let why = format!("{}: asked for bytes from {}, got them from {}", self.location, self.at, got.range.start);
             return Err(Error::NotSupported { source: why.into() });
@@ -264,5 +269,6 @@ impl Body {
     }
 }
 
+mod requests;
 #[cfg(test)]
 mod tests;

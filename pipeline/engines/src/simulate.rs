@@ -1,0 +1,348 @@
+//! How long a stage takes on a cluster: a simulation of workers that share a plan, event by event.
+//!
+//! A worker takes its home shards, largest first, and then those that nobody works on; it holds leases, loads its network
+//! once in a life, and loses what it had under way when its node fails. The rules are those of real workers
+//! (`workers::pull`), with two simplifications: what a lost worker leaves is lost as a whole, and a failed node is back
+//! after one fixed delay. Everything is a function of the numbers given and of a seed.
+
+mod events;
+mod random;
+mod worker;
+
+use manifests::attempts::MOST_ATTEMPTS;
+use serde::Serialize;
+
+use events::Events;
+use random::Random;
+use worker::{Held, SLOTS, Worker};
+
+/// Shards of others that are tried after one look.
+const STOLEN_PER_LOOK: usize = 4;
+/// Longest pause between two looks at shards that others work on.
+const LONGEST_WAIT: f64 = 5.0;
+
+/// Workers, with one device each, and how many of them a failing node takes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// All of them.
+    pub workers: usize,
+    /// Those of one node.
+    pub per_node: usize,
+}
+
+/// A shard of the plan.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shard {
+    /// By which workers order shards: they know no durations.
+    pub rows: u64,
+    /// What it takes a device.
+    pub seconds: f64,
+}
+
+/// What things take, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Times {
+    /// From a worker's start to its first claim.
+    pub load: f64,
+    /// One claim, won or lost.
+    pub claim: f64,
+    /// One look at all attempts.
+    pub look: f64,
+    /// How long a silent worker keeps its shards.
+    pub lease: f64,
+    /// Mean time between failures of one node; infinite where none fails.
+    pub node_mtbf: f64,
+    /// From a node's failure to the start of its workers elsewhere.
+    pub requeue: f64,
+}
+
+/// How shards come to workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Each worker does its own; nobody takes those of others.
+    Static,
+    /// Who has done its own takes those of others.
+    Stealing,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Outcome {
+    /// From the first start until all shards are closed.
+    pub seconds: f64,
+    /// How often each shard was finished: once, or never where it is closed as failed.
+    #[serde(skip)]
+    pub finishes: Vec<u32>,
+    /// Shards that were lost with their workers too often.
+    pub failed: usize,
+    /// Nodes that failed.
+    pub node_failures: usize,
+    /// Claims of workers on their own shards.
+    pub home_claims: u64,
+    /// Claims on those of others.
+    pub stolen_claims: u64,
+    /// Claims that came too late.
+    pub lost_claims: u64,
+    /// Looks at all attempts.
+    pub looks: u64,
+    /// What all devices computed.
+    pub busy_seconds: f64,
+    /// What of it was lost with its workers.
+    pub lost_seconds: f64,
+}
+
+/// Shards of equal rows whose durations differ: lognormal with deviation `spread` of the logarithm, and `total_seconds`
+/// together.
+pub fn shards(count: usize, rows: u64, total_seconds: f64, spread: f64, seed: u64) -> Vec<Shard> {
+    let mut random = Random::new(seed, u64::MAX);
+    let drawn: Vec<f64> = (0..count).map(|_| (spread * random.normal()).exp()).collect();
+    let scale = total_seconds / drawn.iter().sum::<f64>();
+    let of_each = rows.div_ceil(count.max(1) as u64);
+    drawn.into_iter().map(|seconds| Shard { rows: of_each, seconds: seconds * scale }).collect()
+}
+
+/// Simulates a stage from the start of its workers until each shard is closed.
+pub fn simulate(shards: &[Shard], cluster: Cluster, times: &Times, sharing: Sharing, seed: u64) -> Outcome {
+    let mut world = World::new(shards, cluster, times, sharing, seed);
+    while world.open > 0 {
+        let Some((now, event)) = world.events.next() else { break };
+        world.now = now;
+        world.happen(event);
+    }
+    world.outcome.seconds = world.now;
+    world.outcome.busy_seconds = world.workers.iter().map(|worker| worker.busy).sum();
+    world.outcome
+}
+
+#[derive(Debug)]
+enum Event {
+    NodeFails(usize),
+    /// The network of a worker is loaded.
+    Starts(usize, u32),
+    Looked(usize, u32, usize),
+    Claimed(usize, u32, usize, usize),
+    /// The next of a worker's shards is done, if none came or went meanwhile.
+    Finishes(usize, u32, u32),
+    /// The lease of a shard's lost owner is over.
+    Opens(usize),
+    /// An idle worker looks again.
+    Wakes(usize, u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Open,
+    Held,
+    Closed,
+}
+
+struct World<'a> {
+    shards: &'a [Shard],
+    cluster: Cluster,
+    times: &'a Times,
+    sharing: Sharing,
+    now: f64,
+    events: Events<Event>,
+    workers: Vec<Worker>,
+    turns: Vec<Turn>,
+    lost_attempts: Vec<usize>,
+    /// Shards in the order in which workers want them; some of them are closed.
+    largest_first: Vec<usize>,
+    /// Those of each worker, in the same order.
+    homes: Vec<Vec<usize>>,
+    /// Shards that are not closed.
+    open: usize,
+    /// Failures of each node, whoever works on what.
+    fates: Vec<Random>,
+    pauses: Random,
+    outcome: Outcome,
+}
+
+impl<'a> World<'a> {
+    fn new(shards: &'a [Shard], cluster: Cluster, times: &'a Times, sharing: Sharing, seed: u64) -> Self {
+        let cluster = Cluster { workers: cluster.workers.max(1), per_node: cluster.per_node.max(1) };
+        let nodes = cluster.workers.div_ceil(cluster.per_node);
+        let mut largest_first: Vec<usize> = (0..shards.len()).collect();
+        largest_first.sort_by_key(|&shard| (std::cmp::Reverse(shards[shard].rows), shard));
+        let mut homes = vec![Vec::new(); cluster.workers];
+        largest_first.iter().for_each(|&shard| homes[shard % cluster.workers].push(shard));
+        let mut world = Self {
+            shards,
+            cluster,
+            times,
+            sharing,
+            now: 0.0,
+            events: Events::new(),
+            workers: (0..cluster.workers).map(|_| Worker::default()).collect(),
+            turns: vec![Turn::Open; shards.len()],
+            lost_attempts: vec![0; shards.len()],
+            largest_first,
+            homes,
+            open: shards.len(),
+            fates: (0..nodes).map(|node| Random::new(seed, node as u64)).collect(),
+            pauses: Random::new(seed, u64::MAX - 1),
+            outcome: Outcome { finishes: vec![0; shards.len()], ..Outcome::default() },
+        };
+        (0..nodes).for_each(|node| world.draw_failure(node, 0.0));
+        (0..cluster.workers).for_each(|worker| world.events.add(times.load, Event::Starts(worker, 0)));
+        world
+    }
+
+    fn draw_failure(&mut self, node: usize, from: f64) {
+        if self.times.node_mtbf.is_finite() {
+            let at = from + self.fates[node].exponential(self.times.node_mtbf);
+            self.events.add(at, Event::NodeFails(node));
+        }
+    }
+
+    fn is_home(&self, worker: usize, shard: usize) -> bool {
+        shard % self.cluster.workers == worker
+    }
+
+    fn happen(&mut self, event: Event) {
+        let is_past = |worker: &usize, life: &u32| self.workers[*worker].life != *life;
+        match &event {
+            Event::Starts(worker, life)
+            | Event::Looked(worker, life, _)
+            | Event::Claimed(worker, life, ..)
+            | Event::Finishes(worker, life, _)
+            | Event::Wakes(worker, life)
+                if is_past(worker, life) => {}
+            Event::NodeFails(node) => self.fail_node(*node),
+            Event::Starts(worker, _) => {
+                self.workers[*worker].takers = (0..SLOTS).collect();
+                self.take(*worker);
+            }
+            Event::Looked(worker, _, slot) => self.looked(*worker, *slot),
+            Event::Claimed(worker, _, slot, shard) => self.claimed(*worker, *slot, *shard),
+            Event::Finishes(worker, _, turn) if self.workers[*worker].turn == *turn => self.finish(*worker),
+            Event::Finishes(..) => {}
+            Event::Opens(shard) => self.open_again(*shard),
+            Event::Wakes(worker, _) => {
+                self.workers[*worker].takers.push_back(0);
+                self.take(*worker);
+            }
+        }
+    }
+
+    /// Lets the next slot of a worker take a shard, unless one is about to.
+    fn take(&mut self, worker: usize) {
+        while !self.workers[worker].taking {
+            let of = &mut self.workers[worker];
+            let Some(slot) = of.takers.pop_front() else { return };
+            // only the first slot goes on when there are few shards left: the others read ahead
+            if slot == 0 || of.queue.len() >= SLOTS {
+                of.taking = true;
+                self.claim_or_look(worker, slot);
+            }
+        }
+    }
+
+    fn claim_or_look(&mut self, worker: usize, slot: usize) {
+        let (now, of) = (self.now, &mut self.workers[worker]);
+        match of.queue.pop_front() {
+            Some(shard) => self.events.add(now + self.times.claim, Event::Claimed(worker, of.life, slot, shard)),
+            None => self.events.add(now + self.times.look, Event::Looked(worker, of.life, slot)),
+        }
+    }
+
+    fn looked(&mut self, worker: usize, slot: usize) {
+        self.outcome.looks += 1;
+        let is_open = |shard: &usize| self.turns[*shard] == Turn::Open;
+        let mut found: Vec<usize> = self.homes[worker].iter().copied().filter(is_open).collect();
+        if found.is_empty() && self.sharing == Sharing::Stealing {
+            found = self.largest_first.iter().copied().filter(is_open).collect();
+            let begin = found.len() * worker / self.cluster.workers;
+            found.rotate_left(begin);
+            found.truncate(STOLEN_PER_LOOK);
+        }
+        let of = &mut self.workers[worker];
+        of.queue = found.into();
+        if of.queue.is_empty() {
+            (of.taking, of.idle) = (false, true);
+            self.take(worker);
+        } else {
+            self.claim_or_look(worker, slot);
+        }
+    }
+
+    fn claimed(&mut self, worker: usize, slot: usize, shard: usize) {
+        if self.turns[shard] != Turn::Open {
+            self.outcome.lost_claims += 1;
+            return self.claim_or_look(worker, slot);
+        }
+        match self.is_home(worker, shard) {
+            true => self.outcome.home_claims += 1,
+            false => self.outcome.stolen_claims += 1,
+        }
+        self.turns[shard] = Turn::Held;
+        let of = &mut self.workers[worker];
+        of.hold(self.now, Held { slot, shard, left: self.shards[shard].seconds });
+        of.taking = false;
+        self.await_finish(worker);
+        self.take(worker);
+    }
+
+    fn await_finish(&mut self, worker: usize) {
+        let of = &mut self.workers[worker];
+        of.turn += 1;
+        if let Some(at) = of.next_finish() {
+            self.events.add(at.max(self.now), Event::Finishes(worker, of.life, of.turn));
+        }
+    }
+
+    fn finish(&mut self, worker: usize) {
+        let of = &mut self.workers[worker];
+        let Some(Held { slot, shard, .. }) = of.finish(self.now) else { return };
+        of.takers.push_back(slot);
+        self.outcome.finishes[shard] += 1;
+        self.close(shard);
+        self.await_finish(worker);
+        self.take(worker);
+    }
+
+    fn close(&mut self, shard: usize) {
+        self.turns[shard] = Turn::Closed;
+        self.open -= 1;
+        // looks at the end, which are many, find few that are open
+        if self.largest_first.len() > 2 * self.open {
+            self.largest_first.retain(|shard| self.turns[*shard] != Turn::Closed);
+        }
+    }
+
+    fn fail_node(&mut self, node: usize) {
+        self.outcome.node_failures += 1;
+        let first = node * self.cluster.per_node;
+        let back = self.now + self.times.requeue;
+        for worker in first..(first + self.cluster.per_node).min(self.cluster.workers) {
+            for Held { shard, left, .. } in self.workers[worker].die(self.now) {
+                self.outcome.lost_seconds += self.shards[shard].seconds - left;
+                self.lost_attempts[shard] += 1;
+                match self.sharing {
+                    _ if self.lost_attempts[shard] >= MOST_ATTEMPTS => {
+                        self.outcome.failed += 1;
+                        self.close(shard);
+                    }
+                    Sharing::Static => self.turns[shard] = Turn::Open,
+                    Sharing::Stealing => self.events.add(self.now + self.times.lease, Event::Opens(shard)),
+                }
+            }
+            self.events.add(back + self.times.load, Event::Starts(worker, self.workers[worker].life));
+        }
+        self.draw_failure(node, back);
+    }
+
+    fn open_again(&mut self, shard: usize) {
+        self.turns[shard] = Turn::Open;
+        let pause = (self.times.lease / 2.0).min(LONGEST_WAIT);
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            if std::mem::take(&mut worker.idle) {
+                self.events.add(self.now + pause * self.pauses.share(), Event::Wakes(number, worker.life));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

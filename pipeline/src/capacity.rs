@@ -1,0 +1,286 @@
+//! What a cluster makes of a build: hours, requests, bytes and money of each step, and how many GPUs it is worth.
+
+use std::collections::BTreeMap;
+
+use engines::ClusterShape;
+use engines::simulate::{Cluster, Sharing, Times, shards, simulate};
+use manifests::BuildSpec;
+use serde::Serialize;
+use workers::WorkerError;
+use workers::rates::{Measured, measured};
+
+use crate::build::Build;
+use crate::estimate;
+use crate::preflight;
+
+/// Fewer shards than this for each worker, and the last ones are waited for.
+pub const FEWEST_SHARDS: usize = 4;
+
+/// Simulations whose mean is told.
+const RUNS: u64 = 5;
+
+/// More GPUs are no longer worth it where less than this share of what is paid for computes what is kept.
+const WORTH: f64 = 0.8;
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The cluster.
+    pub shape: ClusterShape,
+    /// What things take.
+    pub times: Times,
+    /// How much durations of shards differ: deviation of their logarithm.
+    pub spread: f64,
+    /// Price of a GPU's hour.
+    pub price: Option<f64>,
+    /// Rows a second of one GPU that somebody knows better, by stage.
+    pub rates: BTreeMap<String, f64>,
+}
+
+/// How fast one GPU makes rows of a stage, and how one knows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rate {
+    /// Rows that one GPU, or one machine where there is none, makes in a second.
+    pub rows_per_second: f64,
+    /// How this is known.
+    pub from: String,
+    /// The stores are slower than the device.
+    pub waits_for_stores: bool,
+}
+
+/// What the store knows of a stage.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// What its finished shards took.
+    pub measured: Measured,
+    /// Bytes of the tables that it reads and writes, for each row; `None`: nothing is published.
+    pub bytes_per_row: Option<f64>,
+    /// Tables that it reads.
+    pub inputs: usize,
+    /// It fetches the pictures.
+    pub fetches: bool,
+}
+
+/// What one step takes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepCapacity {
+    /// Name of the step.
+    pub step: &'static str,
+    /// Rows to make.
+    pub rows: u64,
+    /// `None`: nothing is known yet.
+    pub rate: Option<Rate>,
+    /// Hours of one GPU for all rows.
+    pub gpu_hours: Option<f64>,
+    /// Hours on the cluster, of simulated workers that steal.
+    pub hours: Option<f64>,
+    /// The same with nobody taking what others have left.
+    pub hours_static: Option<f64>,
+    /// Requests of the stores, roughly.
+    pub requests: u64,
+    /// Bytes that are read and written, as far as they are known.
+    pub bytes: Option<u64>,
+    /// What more of would help.
+    pub bottleneck: &'static str,
+    /// The most GPUs that are worth it.
+    pub best_gpus: Option<usize>,
+    /// What all GPUs cost for so long.
+    pub cost: Option<f64>,
+}
+
+/// Looks up what the store knows of each stage.
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn known(build: &Build) -> Result<BTreeMap<&'static str, Known>, WorkerError> {
+    let (country, at_once) = (&build.spec.country, build.spec.work.concurrency);
+    let mut all = BTreeMap::new();
+    for stage in stages::map_stages(&build.spec) {
+        let mut bytes = None;
+        for artifact in stage.inputs.iter().map(|input| input.artifact).chain([stage.output]) {
+            let pinned = build.pin(artifact).await?;
+            let size: u64 = pinned.parts.iter().map(|part| part.size_bytes).fold(0, u64::saturating_add);
+            if pinned.rows() > 0 {
+                *bytes.get_or_insert(0.0) += size as f64 / pinned.rows() as f64;
+            }
+        }
+        let known = Known {
+            measured: measured(&build.work, country, stage.name, at_once).await?,
+            bytes_per_row: bytes,
+            inputs: stage.inputs.len(),
+            fetches: stage.source.is_some(),
+        };
+        all.insert(stage.name, known);
+    }
+    Ok(all)
+}
+
+/// Rows and rates of all steps; `rows` says how many rows a step makes.
+pub fn steps(
+    spec: &BuildSpec,
+    known: &BTreeMap<&'static str, Known>,
+    question: &Question,
+    rows: impl Fn(&str) -> u64,
+) -> Vec<StepCapacity> {
+    let estimates: BTreeMap<_, _> =
+        estimate::of(spec, &preflight::known_networks(spec), PER_MILLION).into_iter().collect();
+    let steps = stages::steps(spec).into_iter().map(|step| step.name()).filter(|name| *name != "evaluate");
+    let of_step = |step: &'static str| {
+        let rate = rate(step, known.get(step), estimates.get(step), question);
+        capacity(step, rows(step), rate, known.get(step), spec.work.shards as usize, question)
+    };
+    steps.map(of_step).collect()
+}
+
+/// Rows of which an estimate is asked for its rate.
+const PER_MILLION: u64 = 1_000_000;
+
+fn rate(step: &str, known: Option<&Known>, estimate: Option<&estimate::Estimate>, question: &Question) -> Option<Rate> {
+    if let Some(rows_per_second) = question.rates.get(step) {
+        return Some(Rate { rows_per_second: *rows_per_second, from: "--rate".into(), waits_for_stores: false });
+    }
+    if let Some(measured) = known.map(|known| &known.measured)
+        && let Some(rows_per_second) = measured.rows_per_second()
+    {
+        let from = format!("{} measured", manifests::words::count(measured.shards, "shard"));
+        return Some(Rate { rows_per_second, from, waits_for_stores: measured.waits_for_stores() });
+    }
+    let estimate = estimate.filter(|estimate| estimate.hours > 0.0)?;
+    // a training's hours are of all its epochs, over the rows of its split
+    let rows_per_second = PER_MILLION as f64 / (estimate.hours * 3600.0);
+    let from = format!("counted operations on {}", estimate.machine);
+    Some(Rate { rows_per_second, from, waits_for_stores: false })
+}
+
+/// Requests for each shard: its slices, claim, marker and part, and a footer and columns of each input.
+fn requests(rows: u64, shards: usize, known: &Known, seconds: f64, lease: f64) -> u64 {
+    let of_shards = shards as u64 * (5 + 3 * known.inputs as u64);
+    let of_rows = if known.fetches { rows } else { 0 };
+    let beats = if lease > 0.0 { (seconds * 4.0 / lease) as u64 } else { 0 };
+    of_shards + of_rows + beats
+}
+
+fn capacity(
+    step: &'static str,
+    rows: u64,
+    rate: Option<Rate>,
+    known: Option<&Known>,
+    shards: usize,
+    question: &Question,
+) -> StepCapacity {
+    let gpus = question.shape.gpus;
+    let seconds = rate.as_ref().map(|rate| rows as f64 / rate.rows_per_second);
+    let mut capacity = StepCapacity {
+        step,
+        rows,
+        gpu_hours: seconds.map(|seconds| seconds / 3600.0),
+        hours: None,
+        hours_static: None,
+        requests: known.map_or(0, |known| {
+            let shards = if rows == 0 { 0 } else { shards };
+            requests(rows, shards, known, seconds.unwrap_or(0.0), question.times.lease)
+        }),
+        bytes: known.and_then(|known| known.bytes_per_row).map(|bytes| (bytes * rows as f64) as u64),
+        bottleneck: if rate.is_some() { "devices" } else { "not known" },
+        best_gpus: None,
+        cost: None,
+        rate,
+    };
+    let Some(seconds) = seconds else { return capacity };
+    if rows == 0 {
+        capacity.hours = Some(0.0);
+        return capacity;
+    }
+    match known {
+        // ranks of a training hold no shards: they are as many as the spec says, and nobody has measured more
+        None => (capacity.hours, capacity.bottleneck) = (Some(seconds / gpus as f64 / 3600.0), "ranks, if they scale"),
+        Some(_) => {
+            let hours = |gpus, sharing| makespan(rows, seconds, shards, gpus, question, sharing) / 3600.0;
+            let made = hours(gpus, Sharing::Stealing);
+            capacity.hours_static = Some(hours(gpus, Sharing::Static));
+            capacity.bottleneck = match capacity.rate {
+                Some(Rate { waits_for_stores: true, .. }) => "stores",
+                _ if shards < FEWEST_SHARDS * gpus => "too few shards",
+                _ if question.times.load > 0.2 * made * 3600.0 => "loading the network",
+                _ => "devices",
+            };
+            capacity.hours = Some(made);
+            let is_worth = |gpus: &usize| seconds / 3600.0 >= WORTH * *gpus as f64 * hours(*gpus, Sharing::Stealing);
+            let tried = std::iter::successors(Some(1), |gpus| Some(gpus * 2)).take_while(|n| *n < gpus);
+            capacity.best_gpus = tried.chain([gpus]).filter(is_worth).last().or(Some(1));
+        }
+    }
+    capacity.cost = capacity.hours.zip(question.price).map(|(hours, price)| hours * gpus as f64 * price);
+    capacity
+}
+
+/// Seconds of a stage whose rows take one GPU `seconds`: the mean of several simulations.
+fn makespan(rows: u64, seconds: f64, count: usize, gpus: usize, question: &Question, sharing: Sharing) -> f64 {
+    let cluster = Cluster { workers: gpus, per_node: question.shape.per_node };
+    let one = |seed| {
+        let shards = shards(count, rows, seconds, question.spread, seed);
+        simulate(&shards, cluster, &question.times, sharing, seed).seconds
+    };
+    (0..RUNS).map(one).sum::<f64>() / RUNS as f64
+}
+
+/// A point of the curve: all map stages of a build, one after the other, on so many GPUs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Point {
+    /// GPUs.
+    pub gpus: usize,
+    /// Hours if nothing were lost.
+    pub ideal_hours: f64,
+    /// Hours of workers that steal.
+    pub hours: f64,
+    /// Hours if nobody takes what others have left.
+    pub static_hours: f64,
+    /// Hours of all GPUs that are paid for.
+    pub paid_gpu_hours: f64,
+    /// What they cost.
+    pub cost: Option<f64>,
+    /// Shards for each worker.
+    pub shards_per_worker: f64,
+}
+
+/// The map stages of a build on `gpus` GPUs. Steps that nothing is known of count for nothing, and trainings neither.
+pub fn point(
+    steps: &[StepCapacity],
+    known: &BTreeMap<&'static str, Known>,
+    shards: usize,
+    question: &Question,
+) -> Point {
+    let gpus = question.shape.gpus;
+    let mapped = || steps.iter().filter(|step| known.contains_key(step.step) && step.rows > 0);
+    let sum = |sharing| {
+        let of_step = |step: &StepCapacity| {
+            let seconds = step.gpu_hours? * 3600.0;
+            Some(makespan(step.rows, seconds, shards, gpus, question, sharing) / 3600.0)
+        };
+        mapped().filter_map(of_step).sum::<f64>()
+    };
+    let hours = sum(Sharing::Stealing);
+    Point {
+        gpus,
+        ideal_hours: mapped().filter_map(|step| step.gpu_hours).sum::<f64>() / gpus as f64,
+        hours,
+        static_hours: sum(Sharing::Static),
+        paid_gpu_hours: hours * gpus as f64,
+        cost: question.price.map(|price| price * hours * gpus as f64),
+        shards_per_worker: shards as f64 / gpus as f64,
+    }
+}
+
+/// What is wrong with so few shards; `None`: nothing.
+pub fn few_shards(shards: usize, gpus: usize) -> Option<String> {
+    (shards < FEWEST_SHARDS * gpus).then(|| {
+        format!(
+            "work.shards = {shards} for {gpus} workers: with fewer than {FEWEST_SHARDS} shards for each, most of them wait \
+             for the last ones; set work.shards to {} or more before the first run, or take fewer workers",
+            FEWEST_SHARDS * gpus
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

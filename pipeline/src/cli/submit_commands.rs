@@ -1,0 +1,304 @@
+//! Commands that give builds to clusters, and look after them there.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Result;
+use engines::slurm::{Site, batches};
+use engines::{Job, Profile, Run, Work};
+use manifests::words::count;
+use manifests::{BuildSpec, paths};
+use stages::Step;
+use workers::WorkerError;
+use workers::claims::reopen;
+use workers::stores::WorkStore;
+
+use super::arguments::{ClusterArgs, EngineName, LogsArgs, RunArgs, SpecArgs};
+use super::cluster_commands::{options_of, read_profile};
+use super::stop_flag;
+use crate::build::Build;
+use crate::engine::Slurm;
+use crate::run_record::{RunRecord, Submission, run_id};
+use crate::run_status::{RunStatus, run_statuses};
+use crate::{aside, preflight, say};
+
+/// A profile for Slurm, whose folder of logs is named from the root.
+fn slurm_profile(path: Option<&Path>) -> Result<Profile, WorkerError> {
+    let mut profile = read_profile(path)?;
+    if profile.slurm.logs.is_empty() {
+        let why = "slurm.logs is missing: name a folder that all nodes see, for scripts and logs";
+        return Err(WorkerError::Configuration(why.into()));
+    }
+    let logs = std::path::absolute(&profile.slurm.logs);
+    profile.slurm.logs = logs.map_or(profile.slurm.logs, |path| path.display().to_string());
+    Ok(profile)
+}
+
+/// The run that a spec asks for, with the options of its drivers.
+fn run_of(spec: &BuildSpec, options: Vec<String>) -> Run {
+    Run { id: run_id(spec, &options), country: spec.country.clone(), spec: spec.to_toml(), options }
+}
+
+pub(super) async fn submit(
+    args: &SpecArgs,
+    options: RunArgs,
+    until: Option<String>,
+    cluster: &ClusterArgs,
+) -> Result<()> {
+    let spec = args.read()?;
+    preflight::check_run(&spec, until.as_deref())?;
+    if let Some(until) = &until {
+        crate::run::check_until(&spec, until)?;
+    }
+    let asked = options_of(&options, false, until.as_deref(), 0);
+    let run = run_of(&spec, asked);
+    let EngineName::Slurm = cluster.engine else { return Err(no_cluster().into()) };
+    let profile = slurm_profile(cluster.profile.as_deref())?;
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    let folder = Path::new(&profile.slurm.logs).join(format!("uc-{}", run.id));
+    std::fs::create_dir_all(&folder).map_err(|error| WorkerError::of_io(&folder, &error))?;
+    let profile_text = toml::to_string(&profile)?;
+    for (name, text) in [("spec.toml", &run.spec), ("profile.toml", &profile_text)] {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
+    }
+    work.make()?;
+    warn_of_few_shards(&spec, &profile);
+    let record = RunRecord::new(&work, &spec.country, &run.id);
+    record.set_cancelled(false).await?;
+    let slurm = Slurm::open(run.clone(), profile.clone()).await?;
+    let (first_job, is_new) = slurm.begin().await?;
+    let logs = format!("{}/uc-{}-*.log", profile.slurm.logs, run.id);
+    if is_new {
+        let submission = Submission {
+            run: run.id.clone(),
+            engine: "slurm".into(),
+            spec: run.spec.clone(),
+            profile: profile_text,
+            options: run.options.clone(),
+            first_job: first_job.clone(),
+            logs: logs.clone(),
+        };
+        record.submit(&submission).await?;
+    }
+    let how = if is_new { "submitted as" } else { "is under way already, with" };
+    say!("run {} of {} {how} job {first_job}; logs: {logs}", run.id, spec.country);
+    say!("look at it with `urbancross status`, end it with `urbancross cancel`");
+    Ok(())
+}
+
+/// Shards for each worker below which some of them wait for the others.
+const SHARDS_PER_WORKER: u32 = 4;
+
+fn warn_of_few_shards(spec: &BuildSpec, profile: &Profile) {
+    let stages = stages::map_stages(spec);
+    let most = stages.iter().map(|stage| (profile.resources(stage.name).workers, stage.name)).max();
+    if let Some((workers, stage)) = most
+        && spec.work.shards < workers.saturating_mul(SHARDS_PER_WORKER)
+    {
+        aside!(
+            "warning: {} for {} of {stage}: with fewer than {SHARDS_PER_WORKER} each, some wait for the others; set \
+             work.shards = {} in a new work store",
+            count(spec.work.shards, "shard"),
+            count(workers, "worker"),
+            workers.saturating_mul(SHARDS_PER_WORKER)
+        );
+    }
+}
+
+fn no_cluster() -> WorkerError {
+    WorkerError::Configuration("processes are no cluster: use `urbancross drive`".into())
+}
+
+pub(super) fn render(
+    spec: &BuildSpec,
+    until: Option<String>,
+    cluster: &ClusterArgs,
+    output: Option<&Path>,
+) -> Result<()> {
+    if let Some(until) = &until {
+        crate::run::check_until(spec, until)?;
+    }
+    let run = run_of(spec, options_of(&RunArgs::default(), false, until.as_deref(), 0));
+    let EngineName::Slurm = cluster.engine else { return Err(no_cluster().into()) };
+    let profile = slurm_profile(cluster.profile.as_deref())?;
+    let folder = format!("{}/uc-{}", profile.slurm.logs, run.id);
+    let site =
+        Site { spec: format!("{folder}/spec.toml"), profile: format!("{folder}/profile.toml"), most_indices: 1001 };
+    let mut jobs = vec![Job { step: "begin".to_owned(), work: Work::Drive }];
+    for step in stages::steps(spec) {
+        let name = step.name().to_owned();
+        let resources = profile.resources(&name);
+        jobs.extend(
+            match step {
+                // the plan's key is known once it is made
+                Step::Map(_) => Some(Work::Map {
+                    plan: "PLAN".to_owned(),
+                    workers: resources.workers,
+                    lease_seconds: profile.lease_seconds,
+                }),
+                Step::Train(_) => {
+                    let resources = profile.training(&name);
+                    Some(Work::Train { attempt: 1, nodes: resources.workers, ranks_per_node: resources.gpus.max(1) })
+                }
+                Step::Evaluate => None,
+            }
+            .map(|work| Job { step: name, work }),
+        );
+        if until.as_deref() == Some(step.name()) {
+            break;
+        }
+    }
+    let mut files = vec![("spec.toml".to_owned(), run.spec.clone())];
+    for job in &jobs {
+        for (at, batch) in batches(&run, job, &profile, &site).into_iter().enumerate() {
+            let window = if at == 0 { String::new() } else { format!("-{at}") };
+            files.push((format!("{}{window}.sh", batch.name), batch.script));
+        }
+    }
+    for (name, text) in files {
+        match output {
+            None => say!("# ---- {name}\n{text}"),
+            Some(folder) => {
+                let path = folder.join(name);
+                std::fs::create_dir_all(folder).map_err(|error| WorkerError::of_io(folder, &error))?;
+                std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn retry(spec: BuildSpec, errors: bool, shard: Option<u32>, stage: Option<&str>) -> Result<()> {
+    if !errors && shard.is_none() {
+        return Err(WorkerError::Configuration("say which: --errors, or --shard N".into()).into());
+    }
+    let stages = stages::map_stages(&spec);
+    if let Some(name) = stage
+        && !stages.iter().any(|stage| stage.name == name)
+    {
+        let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
+        let why = format!("--stage {name}: the stages with shards are {}", names.join(", "));
+        return Err(WorkerError::Configuration(why).into());
+    }
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    work.required().await?;
+    let mut opened = 0;
+    for of in stages.iter().filter(|of| stage.is_none_or(|name| name == of.name)) {
+        for failed in reopen(&work, &spec.country, of.name, shard).await? {
+            say!("{:18} shard {} is open again; it had failed: {}", of.name, failed.shard, failed.why());
+            opened += 1;
+        }
+    }
+    if opened == 0 {
+        aside!("no shard is closed as failed; rows that failed are computed again with `--retry-errors`");
+        return Ok(());
+    }
+    aside!("{} open again: start the same `drive` or `submit` again", count(opened, "shard"));
+    Ok(())
+}
+
+/// How often a watcher looks.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// How far the runs of a build on clusters are.
+pub(super) async fn runs(spec: BuildSpec, watch: bool, json: bool) -> Result<()> {
+    let stop = stop_flag();
+    loop {
+        let build = Build::open_work(spec.clone(), stop.clone()).await?;
+        let runs = run_statuses(&build).await?;
+        if json {
+            say!("{}", serde_json::to_string_pretty(&runs)?);
+        } else if runs.is_empty() {
+            aside!("no run was submitted");
+        } else {
+            if watch && std::io::stdout().is_terminal() {
+                // from the top of an empty screen
+                say!("\x1b[H\x1b[2J");
+            }
+            for line in runs.iter().flat_map(RunStatus::in_words) {
+                say!("{line}");
+            }
+        }
+        let is_over = runs.iter().all(|run| run.jobs.as_deref() == Some(""));
+        if !watch || is_over || stop.load(Ordering::Relaxed) {
+            let failed: usize = runs.iter().filter_map(|run| run.step.as_ref()).map(|step| step.failed.len()).sum();
+            return match failed {
+                0 => Ok(()),
+                failed => Err(WorkerError::Broken(format!("{} failed", count(failed, "shard"))).into()),
+            };
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+pub(super) async fn cancel(spec: BuildSpec, run: Option<String>, now: bool) -> Result<()> {
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    work.required().await?;
+    let runs = match run {
+        Some(run) => vec![run],
+        None => RunRecord::all(&work, &spec.country).await?,
+    };
+    for id in runs {
+        let record = RunRecord::new(&work, &spec.country, &id);
+        let Some(submission) = record.submission().await? else {
+            return Err(WorkerError::Missing { what: "the run", path: id }.into());
+        };
+        record.set_cancelled(true).await?;
+        let profile = Profile::parse(&submission.profile).map_err(WorkerError::Broken)?;
+        let run =
+            Run { id: id.clone(), country: spec.country.clone(), spec: submission.spec, options: submission.options };
+        let jobs = Slurm::open(run, profile).await?.cancel(now).await?;
+        say!("run {id} is cancelled, with {}; what is done stays done", count(jobs, "job"));
+    }
+    Ok(())
+}
+
+/// Shows what processes of a run said last, each below a line with its name.
+pub(super) async fn logs(spec: BuildSpec, args: &LogsArgs) -> Result<()> {
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    work.required().await?;
+    let runs = match &args.run {
+        Some(run) => vec![run.clone()],
+        None => RunRecord::all(&work, &spec.country).await?,
+    };
+    let (stop, mut shown) = (stop_flag(), BTreeSet::new());
+    loop {
+        for run in &runs {
+            let folder = format!("{}/logs", paths::run(&spec.country, run));
+            for name in work.list(&folder).await?.iter().filter(|name| args.wants(name)) {
+                let Some(bytes) = work.get(&format!("{folder}/{name}")).await? else { continue };
+                let text = String::from_utf8_lossy(&bytes);
+                let lines: Vec<&str> = text.lines().filter(|line| !args.errors || is_error(line)).collect();
+                let process = name.trim_end_matches(".log");
+                if !args.follow && !lines.is_empty() {
+                    say!("== {process} of run {run}");
+                }
+                // what is followed is written anew as a whole: only lines that were not there yet are told
+                let mut times = std::collections::BTreeMap::new();
+                for line in lines {
+                    let time = times.entry(line).and_modify(|times| *times += 1).or_insert(1);
+                    if !args.follow {
+                        say!("{line}");
+                    } else if shown.insert((process.to_owned(), line.to_owned(), *time)) {
+                        say!("{process}: {line}");
+                    }
+                }
+            }
+        }
+        if !args.follow || stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+fn is_error(line: &str) -> bool {
+    line.starts_with("error")
+        || line.contains("\"level\":\"error\"")
+        || line.contains("warning:")
+        || line.contains(" WARN ")
+}

@@ -1,5 +1,6 @@
 //! Slurm: a job array for each stage, a job for each training, and a driver that comes back after either.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use engines::slurm::{QUEUE_FORMAT, Queued, Site, batches, queue};
@@ -95,8 +96,9 @@ impl Slurm {
                 )));
             }
             record.forget_ends(&job.step).await?;
+            let exclude = self.exclude(&queued);
             for batch in batches(&self.run, job, &self.profile, &self.site) {
-                jobs.push(submit(&batch.script, None).await?);
+                jobs.push(submit(&batch.script, &exclude).await?);
             }
             let placement = Placement {
                 step: job.step.clone(),
@@ -120,10 +122,25 @@ impl Slurm {
         if queued.iter().any(|queued| queued.name == name && queued.job != own) {
             return Ok(());
         }
+        let mut arguments = vec![format!("--dependency=afterany:{}", jobs.join(":"))];
+        arguments.extend(self.exclude(queued));
         for batch in batches(&self.run, &driver, &self.profile, &self.site) {
-            submit(&batch.script, Some(&format!("--dependency=afterany:{}", jobs.join(":")))).await?;
+            submit(&batch.script, &arguments).await?;
         }
         Ok(())
+    }
+
+    /// An argument that keeps jobs from nodes on which jobs of earlier steps still run, if there are any: their plans are
+    /// closed, so they are lost, and Slurm has not seen it yet. The node of this driver lives.
+    fn exclude(&self, queued: &[Queued]) -> Vec<String> {
+        let own = std::env::var("SLURM_JOB_ID").unwrap_or_default();
+        let nodes = lost_nodes(queued, &own, &std::env::var("SLURMD_NODENAME").unwrap_or_default());
+        if nodes.is_empty() {
+            return Vec::new();
+        }
+        let given = Some(self.profile.slurm.exclude.as_str()).filter(|given| !given.is_empty());
+        let all: Vec<&str> = given.into_iter().chain(nodes.iter().map(String::as_str)).collect();
+        vec![format!("--exclude={}", all.join(","))]
     }
 
     /// Starts the first driver of the run, unless one of its jobs is in the queue; its number, and whether it is new.
@@ -137,7 +154,7 @@ impl Slurm {
         let driver = Job { step: "begin".to_owned(), work: Work::Drive };
         let mut first = String::new();
         for batch in batches(&self.run, &driver, &self.profile, &self.site) {
-            first = submit(&batch.script, None).await?;
+            first = submit(&batch.script, &[]).await?;
         }
         Ok((first, true))
     }
@@ -173,9 +190,15 @@ pub(super) async fn queued(run: &Run) -> Result<Vec<Queued>, WorkerError> {
     Ok(queue(&output).into_iter().filter(|queued| queued.name.starts_with(&prefix)).collect())
 }
 
+/// Nodes of jobs that run or end beside a driver, which are nobody's any more; but for the driver's own.
+fn lost_nodes(queued: &[Queued], own_job: &str, own_node: &str) -> BTreeSet<String> {
+    let others = queued.iter().filter(|job| job.job != own_job && job.state != "PENDING");
+    others.map(|job| job.nodes.clone()).filter(|node| !node.is_empty() && node != own_node).collect()
+}
+
 /// Gives a script to Slurm; the number of its job.
-async fn submit(script: &str, dependency: Option<&str>) -> Result<String, WorkerError> {
-    let arguments: Vec<&str> = ["--parsable"].into_iter().chain(dependency).collect();
+async fn submit(script: &str, arguments: &[String]) -> Result<String, WorkerError> {
+    let arguments: Vec<&str> = ["--parsable"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
     let answer = ask("sbatch", &arguments, Some(script)).await?;
     Ok(answer.trim().split(';').next().unwrap_or_default().to_owned())
 }
@@ -239,6 +262,27 @@ mod tests {
         assert_eq!(code("sbatch: error: invalid partition specified: nowhere"), 65);
         assert_eq!(code("slurm_load_jobs error: Unable to contact slurm controller (connect failure)"), 75);
         assert_eq!(code("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"), 75);
+    }
+
+    #[test]
+    fn nodes_whose_jobs_should_have_ended_are_lost() {
+        let job = |job: &str, state: &str, nodes: &str| Queued {
+            name: "uc-1a-images-9f".into(),
+            job: job.into(),
+            index: None,
+            state: state.into(),
+            reason: String::new(),
+            nodes: nodes.into(),
+        };
+        let queued = [
+            job("7", "RUNNING", "node1"),
+            job("5", "RUNNING", "node2"),
+            job("5", "PENDING", ""),
+            job("4", "COMPLETING", "node3"),
+        ];
+        assert_eq!(lost_nodes(&queued, "7", "node1"), ["node2".to_owned(), "node3".to_owned()].into());
+        assert!(lost_nodes(&queued[..1], "7", "node1").is_empty());
+        assert!(lost_nodes(&queued[1..2], "7", "node2").is_empty(), "the node that it runs on lives");
     }
 
     #[tokio::test]

@@ -2,7 +2,11 @@
 //! data. Nothing here asks a cluster or a store for anything.
 
 pub mod job;
+pub mod kubernetes;
+mod memory;
 pub mod profile;
+pub mod ray;
+pub mod yaml;
 
 pub use job::{Job, Run, Work};
 pub use profile::Profile;

@@ -73,10 +73,10 @@ mod tests {
 
     #[test]
     fn bits_of_a_digest_are_those_that_it_shows() {
-        assert_eq!(bytes("000000000000000000000000000001ff")[14..], [1, 255]);
+        assert_eq!(bits("000000000000000000000000000001ff")[14..], [1, 255]);
         let other = "a text that is no digest";
-        assert_eq!(bytes(other), bytes(&of_bytes(other.as_bytes())));
-        assert_eq!(bytes("+0000000000000000000000000000001"), bytes(&of_bytes(b"+0000000000000000000000000000001")));
+        assert_eq!(bits(other), bits(&of_bytes(other.as_bytes())));
+        assert_eq!(bits("+0000000000000000000000000000001"), bits(&of_bytes(b"+0000000000000000000000000000001")));
     }
 
     #[test]

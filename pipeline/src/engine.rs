@@ -1,6 +1,8 @@
 //! Engines: what starts workers for a run. An engine places, restarts and kills; whether something is done the store
 //! alone says.
 
+mod kubectl;
+mod kubernetes;
 mod processes;
 
 use std::time::Duration;
@@ -11,7 +13,8 @@ use workers::map::Observer;
 
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::run_options::RunOptions;
+pub use kubectl::Kubectl;
+pub use kubernetes::KubernetesEngine;
 pub use processes::Processes;
 
 /// How long a silent worker keeps its shards.
@@ -23,6 +26,8 @@ pub enum Engine {
     Here,
     /// Processes of this machine.
     Processes(Processes),
+    /// Jobs of a Kubernetes cluster.
+    Kubernetes(Box<KubernetesEngine>),
 }
 
 /// A plan whose open shards want workers.
@@ -51,6 +56,7 @@ impl Engine {
         match self {
             Engine::Here => LEASE,
             Engine::Processes(processes) => processes.lease,
+            Engine::Kubernetes(kubernetes) => kubernetes.lease,
         }
     }
 
@@ -67,27 +73,39 @@ impl Engine {
         match self {
             Engine::Here => Ok(Placed::Waits),
             Engine::Processes(processes) => processes.place(build, job, observer).await,
+            Engine::Kubernetes(kubernetes) => kubernetes.place(job, &|text| observer.note(text)).await,
         }
     }
 
     /// Ends the workers of a stage that is closed.
     pub(crate) async fn end_of_stage(&self) {
         match self {
-            Engine::Here => {}
+            // its workers see that the plan is closed, and a driver that is stopped may come back to them
+            Engine::Here | Engine::Kubernetes(_) => {}
             Engine::Processes(processes) => processes.end().await,
         }
     }
 
     /// Does it run trainings as jobs of their own?
     pub(crate) fn trains(&self) -> bool {
-        false
+        matches!(self, Engine::Kubernetes(_))
     }
 
-    /// Starts a training.
+    /// Starts a training. An engine that waits for its end leaves it to the caller to look whether it was enough.
     ///
     /// # Errors
-    /// An engine that refuses.
-    pub(crate) async fn train(&self, _: &Build, _: Training, _: &RunOptions, _: &Progress) -> Result<(), WorkerError> {
-        Ok(())
+    /// An engine that refuses, and ranks that can never work.
+    pub(crate) async fn train(
+        &self,
+        build: &Build,
+        training: Training,
+        progress: &Progress,
+    ) -> Result<Placed, WorkerError> {
+        match self {
+            Engine::Here | Engine::Processes(_) => Ok(Placed::Waits),
+            Engine::Kubernetes(kubernetes) => {
+                kubernetes.train(training.name(), &build.stop, &|text| progress.note(text)).await
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use stages::{Step, Training};
 use workers::WorkerError;
 
 use crate::build::Build;
-use crate::engine::Engine;
+use crate::engine::{Engine, Placed};
 use crate::evaluate::evaluate_build;
 use crate::plan::{model_of, plan_stage};
 use crate::preflight;
@@ -155,6 +155,17 @@ async fn decided(build: &mut Build, training: Training, options: &RunOptions) ->
     Ok(state)
 }
 
+/// Whether a training is done the store says, and not the engine that ran it.
+async fn check_trained(build: &mut Build, training: Training) -> Result<(), WorkerError> {
+    match training_state(build, training, false).await? {
+        TrainingState::UpToDate { .. } => Ok(()),
+        TrainingState::MustRun(_) => Err(WorkerError::Transient(format!(
+            "{}: its ranks have ended, and the store has no finished training: others changed the tables meanwhile",
+            training.name()
+        ))),
+    }
+}
+
 async fn run_steps(
     build: &mut Build,
     options: &RunOptions,
@@ -178,8 +189,10 @@ async fn run_steps(
             },
             Step::Train(training) => match decided(build, training, options).await? {
                 TrainingState::MustRun(_) if engine.trains() => {
-                    engine.train(build, training, options, progress).await?;
-                    return Ok(RunEnd::Placed { step: name });
+                    if let Placed::ComesBack = engine.train(build, training, progress).await? {
+                        return Ok(RunEnd::Placed { step: name });
+                    }
+                    check_trained(build, training).await?;
                 }
                 // its ranks look for themselves
                 TrainingState::MustRun(_) if build.spec.ranks.processes > 1 => {

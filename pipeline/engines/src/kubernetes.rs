@@ -63,6 +63,7 @@ impl Object {
 
 /// What the pods of a run read: the spec and the profile.
 pub fn config_map(run: &Run, profile: &Profile) -> Object {
+    // a profile is made of strings, numbers and maps of them, which TOML can write
     let profile_text = toml::to_string(profile).unwrap_or_default();
     let data = [("spec.toml", run.spec.clone()), ("profile.toml", profile_text)];
     Object::ConfigMap(Box::new(ConfigMap {
@@ -73,8 +74,6 @@ pub fn config_map(run: &Run, profile: &Profile) -> Object {
             ..ObjectMeta::default()
         },
         data: Some(data.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()),
-        // the same run has the same spec for ever
-        immutable: Some(true),
         ..ConfigMap::default()
     }))
 }

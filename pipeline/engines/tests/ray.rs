@@ -7,6 +7,7 @@ use engines::{Job, Profile, Run, Work, ray};
 
 /// A program that stands in for `urbancross`: worker 1 has to be started twice, and each says what it was given.
 const PROGRAM: &str = r#"#!/bin/sh
+LOG=$(dirname "$0")
 cat "$2" > "$LOG/spec.$URBANCROSS_INDEX"
 echo "$@" | sed "s#$2#SPEC#" > "$LOG/arguments.$URBANCROSS_INDEX"
 [ "$URBANCROSS_LAUNCHED" = 1 ] && [ -n "$NODE_NAME" ] || exit 65
@@ -41,7 +42,7 @@ fn drive(folder: &Path, job: &Job, modules: Option<&Path>) -> Option<Output> {
     let python = std::env::var("PYTHON").unwrap_or("python3".into());
     let mut command = Command::new("sh");
     command.arg("-c").arg("chmod +x urbancross && exec \"$0\" \"$1\"").arg(python).arg(file).current_dir(folder);
-    command.env("URBANCROSS", &program).env("LOG", folder).env("URBANCROSS_RAY_PAUSE", "0");
+    command.env("URBANCROSS", &program).env("URBANCROSS_RAY_PAUSE", "0");
     modules.iter().for_each(|modules| _ = command.env("PYTHONPATH", modules));
     match command.output() {
         Ok(output) if output.status.code() == Some(127) => {

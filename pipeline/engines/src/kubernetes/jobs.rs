@@ -90,9 +90,8 @@ pub(super) fn rank_environment(run: &Run, job: &Job, attempt: u32, ranks: u32) -
 fn drive(run: &Run, job: &Job, profile: &Profile) -> JobSpec {
     let mut arguments = job.arguments(run, SPEC_PATH);
     arguments.extend(["--engine", "kubernetes", "--profile", PROFILE_PATH].map(str::to_owned));
-    let small = Resources { workers: 1, gpus: 0, ..profile.resources("drive") };
     let needs = Needs {
-        resources: small,
+        resources: resources_of_driver(profile),
         share: 1,
         account: Some(profile.kubernetes.service_account.clone()),
         // without a policy for failures, so that a driver on a lost node is replaced while its old pod still ends
@@ -105,6 +104,12 @@ fn drive(run: &Run, job: &Job, profile: &Profile) -> JobSpec {
         template: pod::template(run, job, profile, arguments, needs),
         ..JobSpec::default()
     }
+}
+
+/// A driver evaluates, so it may have a GPU; but only one that it is given by name.
+fn resources_of_driver(profile: &Profile) -> Resources {
+    let none = || Resources { gpus: 0, ..profile.resources("drive") };
+    profile.stage.get("drive").cloned().unwrap_or_else(none)
 }
 
 fn indexed(count: u32) -> JobSpec {

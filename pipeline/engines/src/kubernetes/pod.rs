@@ -66,7 +66,7 @@ pub(super) fn template(
         image_pull_secrets: some(&kubernetes.pull_secret).map(|name| vec![LocalObjectReference { name }]),
         node_selector: Some(kubernetes.node_selector.clone()).filter(|selector| !selector.is_empty()),
         priority_class_name: some(&kubernetes.priority_class),
-        runtime_class_name: some(&kubernetes.runtime_class),
+        runtime_class_name: some(&kubernetes.runtime_class).filter(|_| needs.resources.gpus > 0),
         security_context: Some(pod_security()),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         tolerations: Some(tolerations(kubernetes)),

@@ -31,7 +31,7 @@ get)
         name=${job#Job.}
         stage=$(sed -n 's#^    urbancross.dev/stage: ##p' "$job" | head -n 1)
         case $4 in *stage=*) [ "${4##*stage=}" = "$stage" ] || continue ;; esac
-        printf '%s{"metadata":{"name":"%s","uid":"%s","labels":{"urbancross.dev/stage":"%s"}},' $comma "$name" "$name" "$stage"
+        printf '%s{"metadata":{"name":"%s","uid":"%s","labels":{"urbancross.dev/stage":"%s"}},' "$comma" "$name" "$name" "$stage"
         printf '"spec":{"completions":1,"template":{}},"status":%s}' "$(cat "status.$name" 2>/dev/null || echo '{}')"
         comma=,
     done

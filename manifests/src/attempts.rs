@@ -97,6 +97,8 @@ pub struct Attempts {
     by_epoch: BTreeMap<u32, Attempt>,
     done: bool,
     failed: bool,
+    /// First and last time of an object.
+    span_millis: Option<(i64, i64)>,
 }
 
 /// What is to be done about a shard.
@@ -130,6 +132,8 @@ impl ShardTurn {
 impl Attempts {
     /// Adds an object, with the time of the store's clock at which it was written.
     pub fn add(&mut self, object: Object, written_millis: i64) {
+        let (first, last) = self.span_millis.unwrap_or((written_millis, written_millis));
+        self.span_millis = Some((first.min(written_millis), last.max(written_millis)));
         match object {
             Object::Marker => self.done = true,
             Object::Failed => self.failed = true,
@@ -145,6 +149,11 @@ impl Attempts {
     /// The newest epoch; 0: nobody has tried.
     pub fn epoch(&self) -> u32 {
         self.by_epoch.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// When the first and the last object of the shard was written, in milliseconds of the store's clock.
+    pub fn span_millis(&self) -> Option<(i64, i64)> {
+        self.span_millis
     }
 
     /// Whose turn it is at a time of the store's clock, where an attempt that was silent for `lease_millis` is lost.

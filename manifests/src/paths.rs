@@ -128,6 +128,16 @@ pub fn report(country: &str) -> String {
     format!("reports/{country}.html")
 }
 
+/// Folder of a country's runs by engines.
+pub fn runs(country: &str) -> String {
+    format!("runs/{country}")
+}
+
+/// Folder of one run by an engine: who was started for what, and how it ended. Hints, as all that an engine says.
+pub fn run(country: &str, id: &str) -> String {
+    format!("{}/{id}", runs(country))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use training::recall::BothWays;
 use workers::WorkerError;
 
-use arguments::{EngineArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs};
+use arguments::{ClusterArgs, EngineArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs, TryArgs};
 use numbers::within;
 
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
@@ -79,6 +79,48 @@ enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         share: ShareArgs,
+    },
+    /// Give a build to a cluster: its drivers plan, start workers and publish until all is done
+    Submit {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[command(flatten)]
+        options: RunArgs,
+        #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
+        until: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Write what a cluster would be given, without one
+    Render {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(long, value_name = "STEP", help = "As of `submit`")]
+        until: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        #[arg(long, short, value_name = "DIR", help = "Folder for the files; otherwise they are printed")]
+        output: Option<PathBuf>,
+    },
+    /// Open shards again that are closed as failed
+    Retry {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(long, help = "All of them")]
+        errors: bool,
+        #[arg(long, value_name = "N", conflicts_with = "errors", help = "Those of one number")]
+        shard: Option<u32>,
+        #[arg(long, value_name = "STAGE", help = "Of one stage alone")]
+        stage: Option<String>,
+    },
+    /// End the runs of a build on clusters; what is done stays done
+    Cancel {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(long, value_name = "ID", help = "One run alone")]
+        run: Option<String>,
+        #[arg(long, help = "Kill; otherwise workers leave what they have begun for others")]
+        now: bool,
     },
     /// Show what the work store holds, without reading the source
     Status {
@@ -147,6 +189,8 @@ enum Command {
         spec: SpecArgs,
         #[arg(help = "bootstrap or pretrain", default_value = "pretrain")]
         training: String,
+        #[command(flatten)]
+        of_run: TryArgs,
         #[arg(long, help = "Train again even if a finished training is up to date")]
         retrain: bool,
     },
@@ -302,6 +346,16 @@ pub async fn main(cli: Cli) -> Result<()> {
             cluster_commands::drive(&spec, options, accept_removals, until, &engine).await
         }
         Command::Worker { spec, share } => cluster_commands::worker(spec.read()?, &share).await,
+        Command::Submit { spec, options, until, cluster } => {
+            cluster_commands::submit(&spec, options, until, &cluster).await
+        }
+        Command::Render { spec, until, cluster, output } => {
+            cluster_commands::render(&spec.read()?, until, &cluster, output.as_deref())
+        }
+        Command::Retry { spec, errors, shard, stage } => {
+            cluster_commands::retry(spec.read()?, errors, shard, stage.as_deref()).await
+        }
+        Command::Cancel { spec, run, now } => cluster_commands::cancel(spec.read()?, run, now).await,
         Command::Status { spec, json } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
         Command::Report { specs, set, output } => report_commands::report(&specs, &set.set, &output).await,
@@ -312,7 +366,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Gc { spec, delete, keep_days, json } => {
             upkeep_commands::gc(spec.read()?, delete, keep_days, json).await
         }
-        Command::Train { spec, training, retrain } => train_commands::train(spec.read()?, &training, retrain).await,
+        Command::Train { spec, training, of_run, retrain } => {
+            train_commands::train(spec.read()?, &training, &of_run, retrain).await
+        }
         Command::Adapt { pair, json } => train_commands::adapt(&pair.pair, &pair.set.set, json).await,
         Command::Ablate { pairs, set, jobs, report, json } => {
             train_commands::ablate(&pairs, &set.set, jobs, report, json).await

@@ -2,9 +2,14 @@
 
 use chrono::DateTime;
 
+/// Seconds since 1970, by the clock of this machine.
+pub fn unix_seconds() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
 /// The present day and time, in UTC.
 pub fn now() -> String {
-    at(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+    at(unix_seconds() as u64)
 }
 
 /// Day and time of a number of seconds since 1970, in UTC; of one that is no time the number.

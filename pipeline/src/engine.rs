@@ -4,6 +4,7 @@
 mod kubectl;
 mod kubernetes;
 mod processes;
+mod slurm;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::progress::Progress;
 pub use kubectl::Kubectl;
 pub use kubernetes::KubernetesEngine;
 pub use processes::Processes;
+pub use slurm::Slurm;
 
 /// How long a silent worker keeps its shards.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -26,6 +28,8 @@ pub enum Engine {
     Here,
     /// Processes of this machine.
     Processes(Processes),
+    /// Slurm's nodes.
+    Slurm(Box<Slurm>),
     /// Jobs of a Kubernetes cluster.
     Kubernetes(Box<KubernetesEngine>),
 }
@@ -56,6 +60,7 @@ impl Engine {
         match self {
             Engine::Here => LEASE,
             Engine::Processes(processes) => processes.lease,
+            Engine::Slurm(slurm) => slurm.lease,
             Engine::Kubernetes(kubernetes) => kubernetes.lease,
         }
     }
@@ -73,6 +78,7 @@ impl Engine {
         match self {
             Engine::Here => Ok(Placed::Waits),
             Engine::Processes(processes) => processes.place(build, job, observer).await,
+            Engine::Slurm(slurm) => slurm.place(build, job).await,
             Engine::Kubernetes(kubernetes) => kubernetes.place(job, &|text| observer.note(text)).await,
         }
     }
@@ -80,31 +86,29 @@ impl Engine {
     /// Ends the workers of a stage that is closed.
     pub(crate) async fn end_of_stage(&self) {
         match self {
-            // its workers see that the plan is closed, and a driver that is stopped may come back to them
-            Engine::Here | Engine::Kubernetes(_) => {}
+            // workers of a cluster see by themselves that the plan is closed
+            Engine::Here | Engine::Slurm(_) | Engine::Kubernetes(_) => {}
             Engine::Processes(processes) => processes.end().await,
         }
     }
 
-    /// Does it run trainings as jobs of their own?
-    pub(crate) fn trains(&self) -> bool {
-        matches!(self, Engine::Kubernetes(_))
-    }
-
-    /// Starts a training. An engine that waits for its end leaves it to the caller to look whether it was enough.
+    /// Starts a training as a job of its own; `None`: it runs in the driver's process. An engine that waits for its end leaves
+    /// it to the caller to look whether it was enough.
     ///
     /// # Errors
-    /// An engine that refuses, and ranks that can never work.
+    /// An engine that refuses, and ranks that can never train.
     pub(crate) async fn train(
         &self,
         build: &Build,
         training: Training,
         progress: &Progress,
-    ) -> Result<Placed, WorkerError> {
+    ) -> Result<Option<Placed>, WorkerError> {
         match self {
-            Engine::Here | Engine::Processes(_) => Ok(Placed::Waits),
+            Engine::Here | Engine::Processes(_) => Ok(None),
+            Engine::Slurm(slurm) => slurm.train(build, training).await.map(|()| Some(Placed::ComesBack)),
             Engine::Kubernetes(kubernetes) => {
-                kubernetes.train(training.name(), &build.stop, &|text| progress.note(text)).await
+                let note = |text: &str| progress.note(text);
+                kubernetes.train(training.name(), &build.stop, &note).await.map(Some)
             }
         }
     }

@@ -21,6 +21,7 @@ pub mod preview;
 pub mod progress;
 pub mod run;
 pub mod run_options;
+pub mod run_record;
 pub mod say;
 mod settled;
 mod settled_stages;

@@ -6,10 +6,9 @@ mod stage;
 mod training;
 
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::training::communicator::Solo;
-use manifests::Artifact;
+use manifests::{Artifact, BuildSpec};
 use stages::{Step, Training};
 use workers::WorkerError;
 
@@ -79,11 +78,8 @@ pub async fn drive(
     progress: &Progress,
 ) -> Result<RunEnd, WorkerError> {
     let steps = stages::steps(&build.spec);
-    if let Some(until) = &options.until
-        && !steps.iter().any(|s| s.name() == until)
-    {
-        let names: Vec<&str> = steps.iter().map(Step::name).collect();
-        return Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))));
+    if let Some(until) = &options.until {
+        check_until(&build.spec, until)?;
     }
     for note in &build.virtual_inputs.listing.notes {
         progress.note(note);
@@ -122,6 +118,19 @@ pub async fn drive(
         "{}: others changed its source or tables during each of {MOST_PASSES} passes",
         build.spec.country
     )))
+}
+
+/// Refuses a step that a build does not have.
+///
+/// # Errors
+/// The names of those that it has.
+pub fn check_until(spec: &BuildSpec, until: &str) -> Result<(), WorkerError> {
+    let steps = stages::steps(spec);
+    if steps.iter().any(|step| step.name() == until) {
+        return Ok(());
+    }
+    let names: Vec<&str> = steps.iter().map(Step::name).collect();
+    Err(WorkerError::Configuration(format!("--until {until}: the steps are {}", names.join(", "))))
 }
 
 /// Is there a row to compute in a table that was asked for? Trainings and figures follow from tables.
@@ -188,16 +197,15 @@ async fn run_steps(
                 StageEnd::Placed => return Ok(RunEnd::Placed { step: name }),
             },
             Step::Train(training) => match decided(build, training, options).await? {
-                TrainingState::MustRun(_) if engine.trains() => {
-                    if let Placed::ComesBack = engine.train(build, training, progress).await? {
-                        return Ok(RunEnd::Placed { step: name });
+                state @ TrainingState::MustRun(_) => match engine.train(build, training, progress).await? {
+                    Some(Placed::ComesBack) => return Ok(RunEnd::Placed { step: name }),
+                    Some(Placed::Waits) => check_trained(build, training).await?,
+                    // its ranks look for themselves
+                    None if build.spec.ranks.processes > 1 => {
+                        crate::launch::train(build, training, options, progress).await?;
                     }
-                    check_trained(build, training).await?;
-                }
-                // its ranks look for themselves
-                TrainingState::MustRun(_) if build.spec.ranks.processes > 1 => {
-                    crate::launch::train(build, training, options, progress).await?;
-                }
+                    None => run_training(build, training, state, &mut Solo, progress).await?,
+                },
                 state => run_training(build, training, state, &mut Solo, progress).await?,
             },
             Step::Evaluate => evaluate_build(build, progress).await?,
@@ -210,8 +218,4 @@ async fn run_steps(
         }
     }
     Ok(RunEnd::Done(quarantined))
-}
-
-fn unix_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }

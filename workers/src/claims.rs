@@ -1,6 +1,6 @@
 //! Claims of workers on the shards of a plan, and the beats by which others see that they are alive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -168,21 +168,6 @@ impl<'a> ClaimBoard<'a> {
         Ok(claim.map(|claim| claim.by))
     }
 
-    /// Opens shards again: forgets all attempts on them.
-    ///
-    /// # Errors
-    /// A store that does not answer.
-    pub async fn reopen(&self, shards: &BTreeSet<u32>) -> Result<(), WorkerError> {
-        for name in self.work.list(&self.folder).await? {
-            let Some((key, object)) = Object::of_name(&name) else { continue };
-            let is_wanted = self.shards.get(key).is_some_and(|shard| shards.contains(shard));
-            if is_wanted && !matches!(object, Object::Marker | Object::Partial) {
-                self.work.delete(&format!("{}/{name}", self.folder)).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Begins to beat for attempts, on a thread of its own: a long computation is no silence.
     pub(crate) fn beats(&self) -> Beats {
         Beats::start(self.work.clone(), self.lease / 4)
@@ -191,6 +176,40 @@ impl<'a> ClaimBoard<'a> {
     pub(crate) fn beat_path(&self, attempted: &Attempted) -> String {
         self.path(attempted.shard, Object::Beat(attempted.epoch))
     }
+}
+
+/// Opens shards of a stage again that were closed as failed, all or those of one number; says which.
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn reopen(
+    work: &WorkStore,
+    country: &str,
+    stage: &str,
+    wanted: Option<u32>,
+) -> Result<Vec<FailedShard>, WorkerError> {
+    let folder = paths::markers(country, stage);
+    let names = work.list(&folder).await?;
+    let objects: Vec<(&str, &str, Object)> = names
+        .iter()
+        .filter_map(|name| Object::of_name(name).map(|(key, object)| (name.as_str(), key, object)))
+        .collect();
+    let mut reopened = Vec::new();
+    for (name, key, _) in objects.iter().filter(|(.., object)| *object == Object::Failed) {
+        let failed = work.get_hint::<FailedShard>(&format!("{folder}/{name}")).await?;
+        let failed = failed.unwrap_or(FailedShard { shard: 0, attempts: Vec::new(), epochs: 0 });
+        if wanted.is_some_and(|wanted| wanted != failed.shard) {
+            continue;
+        }
+        // the word that closes it goes last: until then it stays closed
+        let of_shard = objects.iter().filter(|(_, of, object)| of == key && *object != Object::Failed);
+        for (attempt, ..) in of_shard.filter(|(.., object)| !matches!(object, Object::Marker | Object::Partial)) {
+            work.delete(&format!("{folder}/{attempt}")).await?;
+        }
+        work.delete(&format!("{folder}/{name}")).await?;
+        reopened.push(failed);
+    }
+    Ok(reopened)
 }
 
 type Held = Arc<Mutex<BTreeMap<String, Attempted>>>;

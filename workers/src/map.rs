@@ -68,6 +68,8 @@ pub struct MapResult {
     pub finished: Vec<FinishedShard>,
     /// Shards that workers elsewhere could not make.
     pub failed: Vec<FailedShard>,
+    /// How long workers elsewhere took.
+    pub seconds: Option<f64>,
     /// A stop was asked for: `finished` are not all.
     pub stopped: bool,
 }
@@ -134,7 +136,7 @@ pub async fn map_plan(
         .try_collect()
         .await?;
     finished.sort_by_key(|f| f.marker.part.shard);
-    Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished, failed: Vec::new() })
+    Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished, failed: Vec::new(), seconds: None })
 }
 
 /// The devices that a stage computes on: what asks no network has all cores already.

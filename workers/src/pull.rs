@@ -280,6 +280,8 @@ pub struct Collected {
     pub running: BTreeSet<u32>,
     /// Shards that nobody works on.
     pub open: BTreeSet<u32>,
+    /// From the first claim to the last marker.
+    pub seconds: f64,
 }
 
 impl Collected {
@@ -304,7 +306,11 @@ pub async fn collect(
     let horizon = tables.horizon_millis(plan.output.artifact, &plan.country).await?;
     let mut collected = Collected::default();
     let mut done = Vec::new();
-    for (shard, (turn, _)) in board.look().await? {
+    let mut span: Option<(i64, i64)> = None;
+    for (shard, (turn, attempts)) in board.look().await? {
+        if let Some((first, last)) = attempts.span_millis() {
+            span = Some(span.map_or((first, last), |of_all| (of_all.0.min(first), of_all.1.max(last))));
+        }
         match turn {
             ShardTurn::Done => done.push(shard),
             ShardTurn::Failed => collected.failed.push(board.failed(shard).await?),
@@ -313,6 +319,7 @@ pub async fn collect(
             ShardTurn::Open { .. } | ShardTurn::Poisoned => _ = collected.open.insert(shard),
         }
     }
+    collected.seconds = span.map_or(0.0, |(first, last)| (last - first) as f64 / 1000.0);
     let mut markers = futures::stream::iter(done)
         .map(|shard| {
             let key = board.key(shard);

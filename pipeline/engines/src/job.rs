@@ -80,8 +80,12 @@ impl Job {
                 &workers.to_string(),
                 "--lease-seconds",
                 &lease_seconds.to_string(),
+                "--run",
+                &run.id,
             ]),
-            Work::Train { .. } => words(&["train", spec, &self.step]),
+            Work::Train { attempt, .. } => {
+                words(&["train", spec, &self.step, "--run", &run.id, "--attempt", &attempt.to_string()])
+            }
             Work::Drive => {
                 let mut all = words(&["drive", spec, "--run", &run.id]);
                 all.extend(run.options.iter().cloned());

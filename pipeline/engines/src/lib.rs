@@ -6,6 +6,7 @@ pub mod kubernetes;
 mod memory;
 pub mod profile;
 pub mod ray;
+pub mod slurm;
 pub mod yaml;
 
 pub use job::{Job, Run, Work};

@@ -140,6 +140,12 @@ impl Profile {
         manifests::spec::section(&table, "")
     }
 
+    /// What a training needs: one machine, unless it is named.
+    pub fn training(&self, name: &str) -> Resources {
+        let of_default = || Resources { workers: 1, ..self.resources(name) };
+        self.stage.get(name).cloned().unwrap_or_else(of_default)
+    }
+
     /// What a step needs.
     pub fn resources(&self, step: &str) -> Resources {
         self.stage.get(step).or_else(|| self.stage.get("default")).cloned().unwrap_or_default()

@@ -73,7 +73,7 @@ fn rendered_objects_are_the_same_bytes_every_time() {
 
 #[test]
 fn whatever_a_profile_says_the_rules_hold_or_it_is_named() {
-    for profile in [PROFILE, "[kubernetes]\nimage = \"x\"\n"] {
+    for profile in [PROFILE, include_str!("../../../deploy/profile.toml"), "[kubernetes]\nimage = \"x\"\n"] {
         assert_eq!(problems(&objects(&Profile::parse(profile).unwrap())), [] as [String; 0], "{profile}");
     }
     for (profile, wanted) in [

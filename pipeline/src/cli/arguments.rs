@@ -35,7 +35,7 @@ pub(super) struct SetArgs {
     pub(super) set: Vec<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct RunArgs {
     #[arg(long, help = "Retry rows that failed before")]
     pub(super) retry_errors: bool,
@@ -43,14 +43,38 @@ pub(super) struct RunArgs {
     pub(super) retrain: bool,
 }
 
+/// What starts workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum EngineName {
+    /// Processes of this machine
+    Processes,
+    /// A Slurm cluster
+    Slurm,
+}
+
+/// A cluster.
+#[derive(Debug, Args)]
+pub(super) struct ClusterArgs {
+    #[arg(long, value_enum, help = "What starts workers")]
+    pub(super) engine: EngineName,
+    #[arg(long, value_name = "FILE", help = "Profile of the cluster, such as deploy/profile.toml")]
+    pub(super) profile: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct EngineArgs {
+    #[arg(long, value_enum, default_value = "processes", help = "What starts workers")]
+    pub(super) engine: EngineName,
+    #[arg(long, value_name = "FILE", help = "Profile of the cluster, such as deploy/profile.toml")]
+    pub(super) profile: Option<PathBuf>,
+    #[arg(long, value_name = "ID", help = "Name of the run; otherwise it follows from the spec")]
+    pub(super) run: Option<String>,
     #[arg(
         long,
         default_value_t = 2,
         value_parser = within("a whole number", 1..=MOST_WORKERS),
         allow_negative_numbers = true,
-        help = "Workers of each stage"
+        help = "Workers of each stage, if they are processes; a profile says it of a cluster"
     )]
     pub(super) workers: u32,
     #[arg(
@@ -77,6 +101,8 @@ pub(super) struct ShareArgs {
     pub(super) stage: String,
     #[arg(long, help = "Key of the plan")]
     pub(super) plan: String,
+    #[arg(long, value_name = "ID", help = "Name of the run, in whose records its end is written down")]
+    pub(super) run: Option<String>,
     #[arg(long, help = "Number of this worker, from 0; otherwise the engine's variable says")]
     pub(super) index: Option<u32>,
     #[arg(long, help = "Number of workers; otherwise URBANCROSS_COUNT says")]
@@ -89,6 +115,15 @@ pub(super) struct ShareArgs {
         help = "How long a worker that is not heard of keeps its shards"
     )]
     pub(super) lease_seconds: u64,
+}
+
+/// Which try of a training by an engine a rank belongs to.
+#[derive(Debug, Args)]
+pub(super) struct TryArgs {
+    #[arg(long, value_name = "ID", help = "Name of the run, in whose records the rank's end is written down")]
+    pub(super) run: Option<String>,
+    #[arg(long, value_name = "N", requires = "run", help = "Which try of the run it is")]
+    pub(super) attempt: Option<u32>,
 }
 
 /// More workers than shards never have anything to do.

@@ -9,7 +9,10 @@ use stages::Training;
 use training::communicator::Communicator;
 use training::recall::beside_chance;
 use workers::WorkerError;
+use workers::stores::WorkStore;
 
+use super::arguments::TryArgs;
+use super::cluster_commands::record_end;
 use super::{figures, stop_flag};
 use crate::ablate::{Ablation, Difference, Variant, together, verdict_together};
 use crate::build::Build;
@@ -17,11 +20,23 @@ use crate::clock::now;
 use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
+use crate::run_record::RunRecord;
 use crate::say;
 use crate::trainings::training_state;
 
-/// One rank of a training. Only rank 0 says what it does.
-pub(super) async fn train(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
+/// One rank of a training, which leaves word how it ended where an engine started it.
+pub(super) async fn train(spec: BuildSpec, training: &str, of: &TryArgs, retrain: bool) -> Result<()> {
+    let Some(run) = &of.run else { return rank(spec, training, retrain).await };
+    let (work, country) = (WorkStore::open(&spec.work.url, &spec.work.options)?, spec.country.clone());
+    let ended = rank(spec, training, retrain).await;
+    let rank = workers::rank_env::rank_info().ok().flatten().map_or(0, |info| info.rank);
+    let of = of.attempt.unwrap_or(1).to_string();
+    record_end(&RunRecord::new(&work, &country, run), training, &rank.to_string(), of, &ended).await;
+    ended
+}
+
+/// Only rank 0 says what it does.
+async fn rank(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
     let training = match training {
         "bootstrap" => Training::Bootstrap,
         "pretrain" => Training::Pretrain,

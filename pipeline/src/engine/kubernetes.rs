@@ -15,6 +15,8 @@ use super::{MapJob, Placed};
 
 /// How often the server is asked: the store tells everything else.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Objects are typed and keep the rules: kubectl need not read the whole schema of the server first.
+const UNCHECKED: &str = "--validate=false";
 /// Times that a job is made again under one driver.
 const MOST_ROUNDS: usize = 5;
 /// How long a training waits for a node that is not heard of, before it goes on elsewhere.
@@ -231,9 +233,8 @@ impl KubernetesEngine {
     }
 
     fn train_job(&self, step: &str, attempt: u32) -> Job {
-        let resources = self.profile.resources(step);
-        // what is said of all steps is said of workers; several machines are for whoever asks for them
-        let nodes = if self.profile.stage.contains_key(step) { resources.workers.max(1) } else { 1 };
+        let resources = self.profile.training(step);
+        let nodes = resources.workers.max(1);
         Job { step: step.to_owned(), work: Work::Train { attempt, nodes, ranks_per_node: resources.gpus.max(1) } }
     }
 
@@ -249,7 +250,7 @@ impl KubernetesEngine {
     async fn configure(&self) -> Result<(), WorkerError> {
         let object = [kubernetes::config_map(&self.run, &self.profile)];
         if !self.create_objects(&object).await? {
-            self.kubectl.call(&["replace", "--filename=-"], Some(&yaml(&object))).await?;
+            self.kubectl.call(&["replace", UNCHECKED, "--filename=-"], Some(&yaml(&object))).await?;
         }
         Ok(())
     }
@@ -269,7 +270,7 @@ impl KubernetesEngine {
         if !problems.is_empty() {
             return Err(WorkerError::Configuration(problems.join("; ")));
         }
-        match self.kubectl.call(&["create", "--filename=-"], Some(&yaml(objects))).await {
+        match self.kubectl.call(&["create", UNCHECKED, "--filename=-"], Some(&yaml(objects))).await {
             Ok(_) => Ok(true),
             Err(Fault::AlreadyExists(_)) => Ok(false),
             Err(other) => Err(other.into()),

@@ -47,7 +47,8 @@ pub(super) async fn map(
             // a marker whose part is gone was taken away: its shard is open again
             if collected.is_closed() {
                 engine.end_of_stage().await;
-                return Ok(Some(MapResult { finished: collected.finished, failed: collected.failed, stopped: false }));
+                let Collected { finished, failed, seconds, .. } = collected;
+                return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: false }));
             }
             continue;
         }

@@ -10,8 +10,9 @@ use workers::assignment;
 use workers::map::{MapContext, MapResult, map_plan};
 use workers::publish::{Published, Summary, problems_digest, publish, quarantine};
 
-use super::{Quarantined, before, elsewhere, unix_seconds};
+use super::{Quarantined, before, elsewhere};
 use crate::build::Build;
+use crate::clock::unix_seconds;
 use crate::engine::Engine;
 use crate::memory::LowMemory;
 use crate::plan::{Model, model_folder, model_of, plan_stage};
@@ -78,7 +79,8 @@ pub(super) async fn run_stage(
         }
         let published = publish(&build.tables, &plan, &mapped.finished).await?;
         let mut summary = summary_of(&plan, &mapped, &published, before.unwrap_or_default());
-        (summary.started_unix_seconds, summary.seconds) = (started, began.elapsed().as_secs_f64());
+        summary.started_unix_seconds = started;
+        summary.seconds = mapped.seconds.unwrap_or(began.elapsed().as_secs_f64());
         if stage.output == Artifact::Splits {
             for (reason, images) in assignment::dropped(build.virtual_inputs.assignment()) {
                 progress.note(&format!("{:18} {images} dropped: {}", stage.name, reason.words()));

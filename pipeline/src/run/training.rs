@@ -12,8 +12,8 @@ use workers::WorkerError;
 use workers::publish::Summary;
 use workers::train::{TrainRequest, TrainingRecord, train};
 
-use super::unix_seconds;
 use crate::build::Build;
+use crate::clock::unix_seconds;
 use crate::progress::Progress;
 use crate::trainings::TrainingState;
 

@@ -1,0 +1,247 @@
+//! Slurm: batch scripts, and what `squeue` says of them.
+//!
+//! The shape of the scripts is that of measurements on versions 22.05 and 24.11; docs/slurm.md says why each line is there.
+
+mod queue;
+
+pub use queue::{QUEUE_FORMAT, Queued, arrays, queue};
+
+use crate::job::{Job, Run, Work};
+use crate::profile::{Profile, Resources};
+
+/// Seconds before a time limit or a preemption at which the workers are told.
+const WARNING_SECONDS: u32 = 55;
+/// Times that a job puts itself back into the queue.
+const MOST_REQUEUES: u32 = 5;
+
+/// A script with the arguments of `sbatch` that are no part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Name of the job.
+    pub name: String,
+    /// The script.
+    pub script: String,
+}
+
+/// What scripts need to know of the place that they run in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Path of the spec as all nodes see it.
+    pub spec: String,
+    /// Path of the profile as all nodes see it; the driver gives it on.
+    pub profile: String,
+    /// Largest size of a job array, Slurm's `MaxArraySize`: indices end one below.
+    pub most_indices: u32,
+}
+
+/// The scripts of a job, in windows of indices where an array cannot hold all workers.
+pub fn batches(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Vec<Batch> {
+    match &job.work {
+        Work::Map { workers, .. } => {
+            let window = site.most_indices.max(1);
+            let windows = workers.max(&1).div_ceil(window);
+            (0..windows).map(|at| map_batch(run, job, profile, site, (*workers.max(&1), at * window, window))).collect()
+        }
+        Work::Train { .. } => vec![train_batch(run, job, profile, site)],
+        Work::Drive => vec![drive_batch(run, job, profile, site)],
+    }
+}
+
+/// The lines that every script begins with.
+fn head(run: &Run, job: &Job, name: &str, profile: &Profile, resources: &Resources, log: &str) -> String {
+    let slurm = &profile.slurm;
+    let partition = if resources.partition.is_empty() { &slurm.partition } else { &resources.partition };
+    let mut lines =
+        vec!["#!/bin/bash".to_owned(), format!("# {} of run {}, country {}", job.step, run.id, run.country)];
+    let mut option = |text: String| lines.push(format!("#SBATCH {text}"));
+    option(format!("--job-name={name}"));
+    for (key, value) in [
+        ("account", &slurm.account),
+        ("partition", partition),
+        ("qos", &slurm.qos),
+        ("time", &slurm.time),
+        ("exclude", &slurm.exclude),
+        ("mem", &resources.memory),
+    ] {
+        if !value.is_empty() {
+            option(format!("--{key}={value}"));
+        }
+    }
+    option(format!("--cpus-per-task={}", resources.cpus.max(1)));
+    if resources.gpus > 0 {
+        option(format!("--gpus-per-node={}", resources.gpus));
+    }
+    option("--requeue".to_owned());
+    option("--open-mode=append".to_owned());
+    option(format!("--output={}/{log}", slurm.logs));
+    slurm.options.iter().for_each(|line| option(line.clone()));
+    lines.join("\n") + "\n"
+}
+
+fn setup(profile: &Profile) -> String {
+    profile.slurm.setup.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn command(profile: &Profile, arguments: &[String]) -> String {
+    let words = arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>();
+    format!("{} {}", profile.slurm.program, words.join(" "))
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+fn map_batch(run: &Run, job: &Job, profile: &Profile, site: &Site, of: (u32, u32, u32)) -> Batch {
+    let (workers, offset, window) = of;
+    let name = job.name(run);
+    let here = window.min(workers - offset);
+    let at_once = profile.slurm.max_workers.clamp(1, workers);
+    let resources = profile.resources(&job.step);
+    let script = [
+        head(run, job, &name, profile, &resources, "%x-%A_%a.log"),
+        format!("#SBATCH --array=0-{}%{at_once}\n#SBATCH --nodes=1 --ntasks=1\n", here - 1),
+        format!("#SBATCH --signal=B:TERM@{WARNING_SECONDS}\n"),
+        setup(profile),
+        format!("export URBANCROSS_INDEX=$((SLURM_ARRAY_TASK_ID + {offset})) URBANCROSS_COUNT={workers}\n"),
+        "trap 'kill -TERM $worker 2>/dev/null' TERM\n".to_owned(),
+        format!("{} &\nworker=$!\n", command(profile, &job.arguments(run, &site.spec))),
+        // a signal ends `wait` before the worker has ended
+        "while wait $worker; code=$?; kill -0 $worker 2>/dev/null; do :; done\n".to_owned(),
+        "me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\ncase $code in\n".to_owned(),
+        "0)  # the plan is closed: whoever waits for this array need not wait for lost nodes\n".to_owned(),
+        format!("    driver=$(squeue --noheader --name={} --format=%i)\n", driver_name(run, &job.step)),
+        "    [ -n \"$driver\" ] && scontrol update JobId=$driver Dependency=\n".to_owned(),
+        "    scancel --quiet --state=PENDING $SLURM_ARRAY_JOB_ID ;;\n".to_owned(),
+        "75|137|143)  # a job that somebody cancels is no longer running, and stays cancelled\n".to_owned(),
+        "    state=$(squeue --noheader --array --jobs=$me --format=%T)\n".to_owned(),
+        format!(
+            "    [ \"$state\" = RUNNING ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {MOST_REQUEUES} ] && scontrol requeue $me ;;\n"
+        ),
+        "esac\nexit $code\n".to_owned(),
+    ];
+    Batch { name, script: script.concat() }
+}
+
+/// Name of the driver that comes back to a step.
+fn driver_name(run: &Run, step: &str) -> String {
+    Job { step: step.to_owned(), work: Work::Drive }.name(run)
+}
+
+fn train_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
+    let Work::Train { attempt, nodes, ranks_per_node } = job.work else {
+        return Batch { name: String::new(), script: String::new() };
+    };
+    let name = job.name(run);
+    let resources = profile.resources(&job.step);
+    let script = [
+        head(run, job, &name, profile, &resources, "%x-%j.log"),
+        format!("#SBATCH --nodes={nodes} --ntasks-per-node={ranks_per_node}\n"),
+        format!("#SBATCH --signal=TERM@{WARNING_SECONDS}\n"),
+        setup(profile),
+        format!("export URBANCROSS_RENDEZVOUS={}-{attempt}-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}\n", run.id),
+        // `srun` tells 143 whatever a rank said: the driver reads what the ranks have written
+        format!("srun --label --kill-on-bad-exit=1 {}\n", command(profile, &job.arguments(run, &site.spec))),
+        "exit $?\n".to_owned(),
+    ];
+    Batch { name, script: script.concat() }
+}
+
+fn drive_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
+    let name = job.name(run);
+    let resources = Resources { workers: 1, gpus: 0, cpus: 1, ..profile.resources("drive") };
+    let script = [
+        head(run, job, &name, profile, &resources, "%x-%j.log"),
+        "#SBATCH --nodes=1 --ntasks=1\n".to_owned(),
+        setup(profile),
+        format!(
+            "exec {} --engine slurm --profile {}\n",
+            command(profile, &job.arguments(run, &site.spec)),
+            quoted(&site.profile)
+        ),
+    ];
+    Batch { name, script: script.concat() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Run {
+        let options = vec!["--until".to_owned(), "images".to_owned()];
+        Run { id: "1a2b3c4d".into(), country: "finland".into(), spec: String::new(), options }
+    }
+
+    fn map(workers: u32) -> Job {
+        Job { step: "captions".into(), work: Work::Map { plan: "9f8e7d6c5b".into(), workers, lease_seconds: 60 } }
+    }
+
+    fn profile() -> Profile {
+        let text = "[slurm]\npartition = \"gpu\"\naccount = \"geo\"\nlogs = \"/shared/logs\"\nsetup = [\"module load cuda\"]\n\
+                    [stage.captions]\ngpus = 1\ncpus = 8\nmemory = \"32G\"\n";
+        Profile::parse(text).unwrap()
+    }
+
+    fn site(most_indices: u32) -> Site {
+        Site { spec: "/shared/run/spec.toml".into(), profile: "/shared/run/profile.toml".into(), most_indices }
+    }
+
+    #[test]
+    fn a_stage_is_an_array_whose_workers_know_their_numbers() {
+        let batch = &batches(&run(), &map(3), &profile(), &site(1001))[0];
+        for wanted in [
+            "#SBATCH --job-name=uc-1a2b3c4d-captions-9f8e7d6c\n",
+            "#SBATCH --array=0-2%3\n",
+            "#SBATCH --gpus-per-node=1\n",
+            "#SBATCH --account=geo\n",
+            "#SBATCH --signal=B:TERM@55\n",
+            "module load cuda\n",
+            "urbancross worker /shared/run/spec.toml --stage captions --plan 9f8e7d6c5b --count 3 --lease-seconds 60 --run 1a2b3c4d &\n",
+            "squeue --noheader --name=uc-1a2b3c4d-captions-drive",
+        ] {
+            assert!(batch.script.contains(wanted), "{wanted}\n{}", batch.script);
+        }
+        assert!(!batch.script.contains("--qos"), "what is empty is left to the site");
+    }
+
+    #[test]
+    fn more_workers_than_an_array_holds_are_windows_and_every_index_once() {
+        let all = batches(&run(), &map(25), &profile(), &site(11));
+        assert_eq!(all.len(), 3);
+        let number = |text: &str, after: &str| {
+            let rest = text.split(after).nth(1).unwrap();
+            rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().unwrap()
+        };
+        let indices: Vec<u32> = (all.iter())
+            .flat_map(|batch| {
+                let offset = number(&batch.script, "SLURM_ARRAY_TASK_ID + ");
+                (0..=number(&batch.script, "--array=0-")).map(move |index| index + offset)
+            })
+            .collect();
+        assert_eq!(indices, (0..25).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_training_meets_under_a_name_of_its_attempt_and_a_driver_comes_back() {
+        let work = Work::Train { attempt: 2, nodes: 2, ranks_per_node: 4 };
+        let train = &batches(&run(), &Job { step: "pretrain".into(), work }, &profile(), &site(1001))[0];
+        assert!(train.script.contains("--nodes=2 --ntasks-per-node=4\n"), "{}", train.script);
+        assert!(train.script.contains("URBANCROSS_RENDEZVOUS=1a2b3c4d-2-$SLURM_JOB_ID"), "{}", train.script);
+        let drive = &batches(&run(), &Job { step: "captions".into(), work: Work::Drive }, &profile(), &site(1001))[0];
+        let wanted = "exec urbancross drive /shared/run/spec.toml --run 1a2b3c4d --until images --engine slurm --profile \
+                      /shared/run/profile.toml\n";
+        assert!(drive.script.ends_with(wanted), "{}", drive.script);
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        assert_eq!(quoted("/a/b-c.toml"), "/a/b-c.toml");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,285 @@
+//! Workers that share a plan: dead, stopped, poisoned, late ones; whatever becomes of them, the tables are those of one run.
+
+#![cfg(target_os = "linux")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use manifests::attempts::{End, Object};
+use manifests::{Artifact, BuildSpec, Plan, paths};
+use pipeline::build::Build;
+use pipeline::plan::{Model, plan_stage};
+use pipeline::progress::Progress;
+use pipeline::run_options::RunOptions;
+use pipeline_tests::{World, open, run, run_with, tables, urbancross};
+use stages::table::{Columns, content_schema};
+use workers::WorkerError;
+use workers::claims::{Attempted, Claimant};
+use workers::parts::PartReader;
+use workers::pull::{Collected, Share, collect};
+use workers::stores::WorkStore;
+
+const QUICK: [&str; 4] = ["work.shards=12", "score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
+const LEASE: Duration = Duration::from_secs(1);
+
+fn spec_file(world: &World, work: &str, set: &[&str]) -> PathBuf {
+    let path = world.path(&format!("{work}.toml"));
+    std::fs::write(&path, world.spec(work, set).to_toml()).unwrap();
+    path
+}
+
+fn share(index: u32, count: u32) -> Share {
+    let claimant = Claimant { worker: index.to_string(), node: format!("node{index}"), engine_job: None };
+    Share { index, count, lease: LEASE, claimant }
+}
+
+/// All rows of all tables: content and recipes, by table, in order of image.
+async fn rows(build: &Build) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for artifact in tables(build) {
+        let content = content_schema(artifact);
+        let names: Vec<&str> = ["image_id", "status", "error", "recipe"]
+            .into_iter()
+            .chain(content.fields().iter().map(|field| field.name().as_str()))
+            .collect();
+        let mut rows = Vec::new();
+        for part in build.pin(artifact).await.unwrap().parts {
+            let batch: RecordBatch =
+                PartReader::open(&build.work, artifact, &part).await.unwrap().read(&names).await.unwrap();
+            let ids = Columns::new(artifact, &batch).text("image_id").unwrap().clone();
+            for row in 0..batch.num_rows() {
+                rows.push(format!("{} {:?}", ids.value(row), batch.slice(row, 1).columns()));
+            }
+        }
+        rows.sort_unstable();
+        all.insert(artifact.name().to_owned(), rows);
+    }
+    all
+}
+
+/// A published plan of images, with nothing done.
+async fn planned_images(world: &World, work: &str) -> (Build, Plan) {
+    let until = RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
+    let (build, _) = run_with(world.spec(work, &QUICK), until).await.unwrap();
+    let plan = plan_stage(&build, &stages::images::stage(), &Model::default(), false).await.unwrap();
+    build.virtual_inputs.slices.publish_plan(&build.work, &plan, 8).await.unwrap();
+    (build, plan)
+}
+
+async fn work(spec: BuildSpec, stage: &str, plan: &str, share: &Share) -> Result<(), WorkerError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    pipeline::worker::work(spec, stage, plan, share, stop, &Progress::new(true)).await
+}
+
+async fn collected(build: &Build, plan: &Plan) -> Collected {
+    collect(&build.work, &build.tables, plan, LEASE, 8).await.unwrap()
+}
+
+/// An object of an attempt on a shard.
+async fn put(work: &WorkStore, plan: &Plan, shard: u32, object: Object) {
+    let name = object.name(&plan.shard_key(shard));
+    let by = Claimant { worker: "9".into(), node: "gone".into(), engine_job: None };
+    let attempted = Attempted { shard, epoch: 1, by, why: None };
+    work.put_json(&format!("{}/{name}", paths::markers("finland", &plan.stage)), &attempted).await.unwrap();
+}
+
+fn finish(arguments: &[&str], spec: &PathBuf) -> (Option<i32>, String) {
+    let mut command = Command::new(urbancross());
+    let output = command.arg(arguments[0]).arg(spec).args(&arguments[1..]).output().expect("the program starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Workers of a driver, by their process numbers.
+fn children(driver: u32) -> Vec<i32> {
+    let listed = std::fs::read_to_string(format!("/proc/{driver}/task/{driver}/children")).unwrap_or_default();
+    let workers = listed.split_whitespace().filter_map(|id| id.parse::<i32>().ok());
+    let is_worker = |id: &i32| {
+        std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.split(|b| *b == 0).any(|a| a == b"worker"))
+    };
+    workers.filter(is_worker).collect()
+}
+
+/// Three workers, of which some are killed at any time, make the rows of one run; and the driver may be killed as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_those_of_one_run_whoever_dies() {
+    let world = World::new(60);
+    let (build, _) = run(world.spec("alone", &QUICK)).await.unwrap();
+    let wanted = rows(&build).await;
+    let spec = spec_file(&world, "shared", &QUICK);
+    let arguments = ["drive", "--workers", "3", "--lease-seconds", "1"];
+    let (mut kills, mut driver_kills, began) = (0, 0, Instant::now());
+    let code = loop {
+        let mut driver = Command::new(urbancross());
+        driver.arg(arguments[0]).arg(&spec).args(&arguments[1..]);
+        let mut driver = driver.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let code = loop {
+            if let Some(status) = driver.try_wait().unwrap() {
+                break status.code();
+            }
+            if kills < 6
+                && let Some(worker) = children(driver.id()).first()
+            {
+                // somewhere in its life
+                std::thread::sleep(Duration::from_millis(40 * (1 + kills % 4)));
+                _ = Command::new("kill").args(["-KILL", &worker.to_string()]).status();
+                kills += 1;
+            }
+            if kills >= 3 && driver_kills == 0 {
+                driver.kill().unwrap();
+                driver_kills = 1;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(began.elapsed() < Duration::from_secs(240), "it does not end");
+        if driver_kills == 1 && code.is_none() {
+            driver_kills = 2;
+            continue;
+        }
+        break code;
+    };
+    assert_eq!((code, driver_kills), (Some(0), 2));
+    assert!(kills >= 3, "{kills}");
+    let (build, _) = run(world.spec("shared", &QUICK)).await.unwrap();
+    assert_eq!(build.commits(), 0, "nothing was left to do");
+    let made = rows(&build).await;
+    for (table, wanted) in wanted {
+        assert!(made[&table] == wanted, "{table} differs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_claimed_is_taken_when_its_lease_ends() {
+    let world = World::new(24);
+    let (build, plan) = planned_images(&world, "work").await;
+    let claimed: Vec<u32> = plan.counts.stale.iter().map(|stale| stale.shard).take(3).collect();
+    for shard in &claimed {
+        put(&build.work, &plan, *shard, Object::Claim(1)).await;
+    }
+    assert_eq!(collected(&build, &plan).await.running, claimed.into_iter().collect());
+    let spec = world.spec("work", &QUICK);
+    let (one, two, key) = (share(0, 2), share(1, 2), plan.key());
+    let both = tokio::join!(work(spec.clone(), "images", &key, &one), work(spec, "images", &key, &two));
+    assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
+    let after = collected(&build, &plan).await;
+    assert!(after.is_closed() && after.finished.len() == plan.counts.stale.len() && after.failed.is_empty());
+    // each shard was worked on once: nobody doubled another's
+    let names = build.work.list(&paths::markers("finland", "images")).await.unwrap();
+    let claims = names.iter().filter_map(|name| Object::of_name(name)).filter(|(_, o)| matches!(o, Object::Claim(_)));
+    assert_eq!(claims.count(), plan.counts.stale.len() + 3);
+}
+
+/// What takes more memory than there is kills each of its workers, and leaves no word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_kills_its_workers_is_closed_and_can_be_opened_again() {
+    let world = World::new(24);
+    let (build, plan) = planned_images(&world, "work").await;
+    let shard = plan.counts.stale[0].shard;
+    for epoch in 1..=5 {
+        put(&build.work, &plan, shard, Object::Claim(epoch)).await;
+    }
+    let spec = spec_file(&world, "work", &QUICK);
+    let drive = ["drive", "--workers", "2", "--lease-seconds", "1", "--until", "images"];
+    let (code, said) = finish(&drive, &spec);
+    assert!(code == Some(65) && said.contains(&format!("images: 1 shard failed: shard {shard}")), "{code:?} {said}");
+    assert!(said.contains("--allow-failed 1") && said.contains("retry"), "{said}");
+    // what is allowed is gone on without, and is no end of the work on it
+    let (code, said) = finish(&[&drive[..], &["--allow-failed", "1"]].concat(), &spec);
+    assert!(code == Some(0) && said.contains("going on without"), "{code:?} {said}");
+    let live = open(world.spec("work", &QUICK)).await.unwrap().pin(Artifact::Images).await.unwrap();
+    assert!(live.part(shard).is_none() && live.parts.len() == plan.counts.stale.len() - 1);
+    let (code, said) = finish(&["retry", "--errors"], &spec);
+    assert!(code == Some(0) && said.contains("1 shard open again"), "{code:?} {said}");
+    assert_eq!(finish(&drive, &spec).0, Some(0));
+    let live = open(world.spec("work", &QUICK)).await.unwrap().pin(Artifact::Images).await.unwrap();
+    assert_eq!(live.parts.len(), plan.counts.stale.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_cannot_be_made_fails_after_a_second_worker() {
+    let world = World::new(24);
+    let (build, plan) = planned_images(&world, "work").await;
+    // a part that the stage reads is damaged: neither worker can read it
+    let shard = plan.counts.stale[0].shard;
+    let part = plan.input(Artifact::Geotags).and_then(|input| input.part(shard)).unwrap();
+    let path = format!("{}/{}", paths::table(Artifact::Geotags), part.path);
+    let mut bytes = build.work.get(&path).await.unwrap().unwrap().to_vec();
+    let middle = bytes.len() / 3;
+    bytes[middle..middle + 16].fill(0xff);
+    build.work.put(&path, bytes.into()).await.unwrap();
+    let spec = world.spec("work", &QUICK);
+    let (one, two, key) = (share(0, 2), share(1, 2), plan.key());
+    let both = tokio::join!(work(spec.clone(), "images", &key, &one), work(spec, "images", &key, &two));
+    assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
+    let after = collected(&build, &plan).await;
+    assert!(after.is_closed() && after.finished.len() == plan.counts.stale.len() - 1, "{after:?}");
+    let failed = &after.failed[0];
+    assert_eq!((failed.shard, failed.attempts.len()), (shard, 2));
+    assert_ne!(failed.attempts[0].by.worker, failed.attempts[1].by.worker, "a second worker tried it");
+    assert!(failed.why().contains("on node"), "{}", failed.why());
+}
+
+/// A worker that is stopped gives its shard back with the rows that it has made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_leaves_its_rows_for_the_next() {
+    let world = World::new(400);
+    let set = [&QUICK[..], &["work.shards=1"]].concat();
+    let until = RunOptions { until: Some("captions".into()), ..RunOptions::default() };
+    let (build, _) = run_with(world.spec("work", &set), until).await.unwrap();
+    let stage = stages::map_stages(&build.spec).into_iter().find(|stage| stage.name == "segments").unwrap();
+    let plan = plan_stage(&build, &stage, &Model::default(), false).await.unwrap();
+    build.virtual_inputs.slices.publish_plan(&build.work, &plan, 8).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (markers, key) = (paths::markers("finland", "segments"), plan.key());
+    let there = |object: Object| format!("{markers}/{}", object.name(&plan.shard_key(0)));
+    let (first, quiet) = (share(0, 2), Progress::new(true));
+    let worker = pipeline::worker::work(world.spec("work", &set), "segments", &key, &first, stop.clone(), &quiet);
+    let watcher = async {
+        // its first beat: it is in the middle of its work
+        while build.work.head(&there(Object::Beat(1))).await.unwrap().is_none() {
+            let done = build.work.head(&there(Object::Marker)).await.unwrap();
+            assert!(done.is_none(), "it was faster than its beat");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (ended, ()) = tokio::join!(worker, watcher);
+    assert_eq!(ended.unwrap_err().exit_code(), 143);
+    for object in [Object::End(1, End::Released), Object::Partial] {
+        assert!(build.work.head(&there(object)).await.unwrap().is_some(), "{object:?}");
+    }
+    // no lease has to end
+    let began = Instant::now();
+    let patient = Share { lease: Duration::from_secs(3600), ..share(1, 2) };
+    work(world.spec("work", &set), "segments", &plan.key(), &patient).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(600));
+    assert!(collected(&build, &plan).await.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_would_make_other_rows_makes_none() {
+    let world = World::new(24);
+    let (build, plan) = planned_images(&world, "work").await;
+    let code =
+        |ended: Result<(), WorkerError>| ended.map_err(|error| (error.exit_code(), error.to_string())).unwrap_err();
+    let of = |set: &[&str]| world.spec("work", &[&QUICK[..], set].concat());
+    let (exit, said) = code(work(of(&[]), "images", "0a1b2c", &share(0, 1)).await);
+    assert!(exit == 65 && said.contains("the plan is not there"), "{said}");
+    let (exit, said) = code(work(of(&[]), "imags", &plan.key(), &share(0, 1)).await);
+    assert!(exit == 65 && said.contains("the stages with shards are geotags, images"), "{said}");
+    // a program of another version
+    let other = Plan { stage_version: plan.stage_version + 1, ..plan.clone() };
+    build.work.put_sealed(&paths::plan("finland", "images", &other.key()), &other).await.unwrap();
+    let (exit, said) = code(work(of(&[]), "images", &other.key(), &share(0, 1)).await);
+    assert!(exit == 65 && said.contains("run the same version"), "{said}");
+    // a spec that was edited while the run lives
+    let other = Plan { parameters: "{\"side\":7}".into(), ..plan.clone() };
+    build.work.put_sealed(&paths::plan("finland", "images", &other.key()), &other).await.unwrap();
+    let (exit, said) = code(work(of(&[]), "images", &other.key(), &share(0, 1)).await);
+    assert!(exit == 65 && said.contains("other settings"), "{said}");
+    assert_eq!(collected(&build, &plan).await.finished.len(), 0);
+}

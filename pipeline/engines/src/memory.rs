@@ -15,11 +15,9 @@ pub(crate) fn mebibytes(text: &str) -> Option<u64> {
 
 /// An amount divided among `parts`, as Kubernetes reads it; what cannot be read stays, for the rules to name it.
 pub(crate) fn share(text: &str, parts: u32) -> String {
-    match mebibytes(text) {
-        Some(all) if (all / u64::from(parts.max(1))).is_multiple_of(1 << 10) => {
-            format!("{}Gi", all / u64::from(parts.max(1)) >> 10)
-        }
-        Some(all) => format!("{}Mi", all / u64::from(parts.max(1))),
+    match mebibytes(text).map(|all| all / u64::from(parts.max(1))) {
+        Some(part) if part.is_multiple_of(1 << 10) => format!("{}Gi", part >> 10),
+        Some(part) => format!("{part}Mi"),
         None => text.to_owned(),
     }
 }

@@ -144,7 +144,7 @@ pub(super) async fn end_of_run(build: &Build, options: &RunOptions, quarantined:
     if let Some(evaluation) = crate::evaluate::stored(build).await? {
         report_commands::print_recall(&[evaluation])?;
     }
-    say!("report: {}", shown(&build, &path));
+    say!("report: {}", shown(build, &path));
     Ok(())
 }
 

@@ -112,7 +112,7 @@ fn state(pod: &Pod) -> (PodState, String) {
                 return (PodState::NoRoom, condition.message.clone().unwrap_or_default());
             }
             match &now.waiting {
-                Some(waiting) if waiting.reason.as_deref().is_some_and(|reason| is_stuck(reason)) => {
+                Some(waiting) if waiting.reason.as_deref().is_some_and(is_stuck) => {
                     let parts = [waiting.reason.clone(), waiting.message.clone()];
                     (PodState::CannotStart, parts.into_iter().flatten().collect::<Vec<_>>().join(": "))
                 }

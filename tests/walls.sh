@@ -21,7 +21,7 @@ wall training  arrow object_store tokio cudarc stages
 wall stages    object_store tokio cudarc parquet delta_kernel
 wall workers   clap indicatif pipeline
 wall ranks     arrow object_store tokio clap stages workers
-wall pipeline  candle-core candle-nn object_store parquet delta_kernel sandbox
+wall pipeline  candle-core candle-nn object_store parquet delta_kernel sandbox k8s-openapi
 wall engines   stages workers training models object_store arrow clap
 wall report    stages workers training models
 wall sandbox   stages workers training models

@@ -1,6 +1,8 @@
 //! Engines: what starts workers for a run. An engine places, restarts and kills; whether something is done the store
 //! alone says.
 
+mod kubectl;
+mod kubernetes;
 mod processes;
 mod slurm;
 
@@ -11,7 +13,10 @@ use workers::WorkerError;
 use workers::map::Observer;
 
 use crate::build::Build;
+use crate::progress::Progress;
 use crate::run_record::Submission;
+pub use kubectl::Kubectl;
+pub use kubernetes::KubernetesEngine;
 pub use processes::Processes;
 pub use slurm::Slurm;
 
@@ -26,6 +31,8 @@ pub enum Engine {
     Processes(Processes),
     /// Slurm's nodes.
     Slurm(Box<Slurm>),
+    /// Jobs of a Kubernetes cluster.
+    Kubernetes(Box<KubernetesEngine>),
 }
 
 /// What the engine of a run says of its jobs, in words; `None`: it does not answer here.
@@ -69,6 +76,7 @@ impl Engine {
             Engine::Here => LEASE,
             Engine::Processes(processes) => processes.lease,
             Engine::Slurm(slurm) => Duration::from_secs(slurm.profile.lease_seconds.max(1)),
+            Engine::Kubernetes(kubernetes) => kubernetes.lease,
         }
     }
 
@@ -86,6 +94,7 @@ impl Engine {
             Engine::Here => Ok(Placed::Waits),
             Engine::Processes(processes) => processes.place(build, job, observer).await,
             Engine::Slurm(slurm) => slurm.place(build, job).await,
+            Engine::Kubernetes(kubernetes) => kubernetes.place(job, &|text| observer.note(text)).await,
         }
     }
 
@@ -93,19 +102,29 @@ impl Engine {
     pub(crate) async fn end_of_stage(&self) {
         match self {
             // workers of a cluster see by themselves that the plan is closed
-            Engine::Here | Engine::Slurm(_) => {}
+            Engine::Here | Engine::Slurm(_) | Engine::Kubernetes(_) => {}
             Engine::Processes(processes) => processes.end().await,
         }
     }
 
-    /// Starts a training as a job of its own; `false`: it runs in the driver's process.
+    /// Starts a training as a job of its own; `None`: it runs in the driver's process. An engine that waits for its end leaves
+    /// it to the caller to look whether it was enough.
     ///
     /// # Errors
     /// An engine that refuses, and ranks that can never train.
-    pub(crate) async fn train(&self, build: &Build, training: Training) -> Result<bool, WorkerError> {
+    pub(crate) async fn train(
+        &self,
+        build: &Build,
+        training: Training,
+        progress: &Progress,
+    ) -> Result<Option<Placed>, WorkerError> {
         match self {
-            Engine::Here | Engine::Processes(_) => Ok(false),
-            Engine::Slurm(slurm) => slurm.train(build, training).await.map(|()| true),
+            Engine::Here | Engine::Processes(_) => Ok(None),
+            Engine::Slurm(slurm) => slurm.train(build, training).await.map(|()| Some(Placed::ComesBack)),
+            Engine::Kubernetes(kubernetes) => {
+                let note = |text: &str| progress.note(text);
+                kubernetes.train(training.name(), &build.stop, &note).await.map(Some)
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use stages::{Step, Training};
 use workers::WorkerError;
 
 use crate::build::Build;
-use crate::engine::Engine;
+use crate::engine::{Engine, Placed};
 use crate::evaluate::evaluate_build;
 use crate::plan::{model_of, plan_stage};
 use crate::preflight;
@@ -164,6 +164,17 @@ async fn decided(build: &mut Build, training: Training, options: &RunOptions) ->
     Ok(state)
 }
 
+/// Whether a training is done the store says, and not the engine that ran it.
+async fn check_trained(build: &mut Build, training: Training) -> Result<(), WorkerError> {
+    match training_state(build, training, false).await? {
+        TrainingState::UpToDate { .. } => Ok(()),
+        TrainingState::MustRun(_) => Err(WorkerError::Transient(format!(
+            "{}: its ranks have ended, and the store has no finished training: others changed the tables meanwhile",
+            training.name()
+        ))),
+    }
+}
+
 async fn run_steps(
     build: &mut Build,
     options: &RunOptions,
@@ -186,13 +197,15 @@ async fn run_steps(
                 StageEnd::Placed => return Ok(RunEnd::Placed { step: name }),
             },
             Step::Train(training) => match decided(build, training, options).await? {
-                TrainingState::MustRun(_) if engine.train(build, training).await? => {
-                    return Ok(RunEnd::Placed { step: name });
-                }
-                // its ranks look for themselves
-                TrainingState::MustRun(_) if build.spec.ranks.processes > 1 => {
-                    crate::launch::train(build, training, options, progress).await?;
-                }
+                state @ TrainingState::MustRun(_) => match engine.train(build, training, progress).await? {
+                    Some(Placed::ComesBack) => return Ok(RunEnd::Placed { step: name }),
+                    Some(Placed::Waits) => check_trained(build, training).await?,
+                    // its ranks look for themselves
+                    None if build.spec.ranks.processes > 1 => {
+                        crate::launch::train(build, training, options, progress).await?;
+                    }
+                    None => run_training(build, training, state, &mut Solo, progress).await?,
+                },
                 state => run_training(build, training, state, &mut Solo, progress).await?,
             },
             Step::Evaluate => evaluate_build(build, progress).await?,

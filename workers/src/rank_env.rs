@@ -15,6 +15,9 @@ use crate::stores::WorkStore;
 /// Name of an attempt: ranks that have it meet in the work store, and need no address of rank 0.
 pub const RENDEZVOUS: &str = "URBANCROSS_RENDEZVOUS";
 
+/// Times that one rank of an attempt may come back.
+const MOST_TRIES: u32 = 1000;
+
 /// This process's place, if a launcher has started it as one of several ranks.
 ///
 /// # Errors
@@ -119,18 +122,33 @@ fn meet_as(
     let met = match attempt {
         None => ranks::open(place, backend, &device, time_out),
         Some(attempt) => {
-            let key = format!("ranks/{}", manifests::digest::of_bytes(attempt.as_bytes()));
             let board = RendezvousInStore::new(work.clone(), tokio::runtime::Handle::current());
             let ip = ranks::announced_address(std::env::var(ranks::ADDRESS).ok().as_deref()).map_err(configuration)?;
             let rank = (place.rank, place.world_size);
-            ranks::meet_in_store(&board, &key, rank, ip, time_out, time_out)
-                .and_then(|mesh| ranks::over(mesh, backend, &device))
+            let meet = |key: &str| ranks::meet_in_store(&board, key, rank, ip, time_out, time_out);
+            first_free_try(attempt, meet).and_then(|mesh| ranks::over(mesh, backend, &device))
         }
     };
     met.map_err(|error| match error {
-        RanksError::Collective(_) => WorkerError::Transient(error.to_string()),
+        // others may come yet, and an engine starts this rank again
+        RanksError::Collective(_) | RanksError::Rendezvous(_) | RanksError::RendezvousStore { .. } => {
+            WorkerError::Transient(error.to_string())
+        }
         _ => configuration(error),
     })
+}
+
+/// Meets under the first name of an attempt that this rank has not used. An engine that starts single ranks again gives
+/// them the same name; those that were not started again lose their peers and follow.
+fn first_free_try<T>(attempt: &str, meet: impl Fn(&str) -> Result<T, RanksError>) -> Result<T, RanksError> {
+    let key = |number: u32| format!("ranks/{}", manifests::digest::of_bytes(format!("{attempt} {number}").as_bytes()));
+    let mut number = 0;
+    loop {
+        match meet(&key(number)) {
+            Err(RanksError::Taken(_)) if number < MOST_TRIES => number += 1,
+            met => return met,
+        }
+    }
 }
 
 /// A new secret for ranks that this program starts.
@@ -199,5 +217,35 @@ mod tests {
         for (number, rank) in ranks.into_iter().enumerate() {
             assert_eq!(rank.await.unwrap(), (number, 2));
         }
+    }
+
+    #[test]
+    fn a_rank_that_comes_back_takes_the_next_free_name_and_the_others_follow() {
+        let used = std::cell::RefCell::new(std::collections::BTreeSet::new());
+        let meet = |rank: usize| {
+            let key = first_free_try("run-pretrain-1", |key| match used.borrow_mut().insert((key.to_owned(), rank)) {
+                true => Ok(key.to_owned()),
+                false => Err(RanksError::Taken("taken".into())),
+            });
+            key.unwrap()
+        };
+        assert_eq!(meet(0), meet(1));
+        // rank 0 was started twice before rank 1 noticed
+        let (second, third) = (meet(0), meet(0));
+        assert_eq!([meet(1), meet(1)], [second, third]);
+        assert!(first_free_try::<()>("x", |_| Err(RanksError::Taken("always".into()))).is_err());
+    }
+
+    #[test]
+    fn ranks_that_do_not_come_may_come_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let _guard = runtime.enter();
+        let work = WorkStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+        let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n[ranks]\ntimeout_seconds = 1\n";
+        let spec = BuildSpec::parse(text, "t", &[]).unwrap();
+        let place = place_of(&variables(0, "alone")).unwrap();
+        let error = meet_as(&spec, place.as_ref(), &work, Some("alone")).err().unwrap();
+        assert!(error.exit_code() == 75 && error.to_string().contains("rank 1"), "{error}");
     }
 }

@@ -59,6 +59,11 @@ impl Job {
         format!("uc-{}-{step}-{end}", run.id)
     }
 
+    /// Name under which ranks of an attempt at a training meet in the work store.
+    pub fn rendezvous(&self, run: &Run, attempt: u32) -> String {
+        format!("{}-{}-{attempt}", run.id, self.step)
+    }
+
     /// Arguments of `urbancross` for each of its processes, where the spec lies at `spec`. Which process it is says a
     /// variable of the engine.
     pub fn arguments(&self, run: &Run, spec: &str) -> Vec<String> {

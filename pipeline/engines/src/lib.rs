@@ -3,9 +3,13 @@
 
 pub mod cluster;
 pub mod job;
+pub mod kubernetes;
+mod memory;
 pub mod profile;
+pub mod ray;
 pub mod simulate;
 pub mod slurm;
+pub mod yaml;
 
 pub use cluster::ClusterShape;
 pub use job::{Job, Run, Work};

@@ -12,6 +12,9 @@ pub enum RanksError {
     /// Ranks did not find each other in time: look at those that the message names.
     #[error("{0}")]
     Rendezvous(String),
+    /// Another process has this rank's place under this name: take another name.
+    #[error("{0}")]
+    Taken(String),
     /// A library that the backend needs is not there: install it or choose another backend.
     #[error("{0}")]
     Library(String),

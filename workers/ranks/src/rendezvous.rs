@@ -173,7 +173,7 @@ pub fn meet_in_store(
     let mut entry = random::<SEED_BYTES>()?.to_vec();
     entry.extend(write_address(own));
     if !on_board(&name(rank), board.put_if_absent(&name(rank), &entry))? {
-        return Err(RanksError::Rendezvous(format!(
+        return Err(RanksError::Taken(format!(
             "rank {rank}: another process is this rank of {key} already; a new attempt needs a new key"
         )));
     }

@@ -1,0 +1,248 @@
+//! The engine over a stand-in for `kubectl` that keeps objects in a folder, and misbehaves when told to.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Mutex as StdMutex;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Beside it lie its objects, the `status` that it tells of each job, its `pods`, and how it is to `misbehave`.
+const KUBECTL: &str = r#"#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+echo "$*" >> calls
+if [ -f misbehave ]; then cat misbehave >&2; exit 1; fi
+case $1 in
+create | replace)
+    input=$(cat)
+    object=$(printf '%s\n' "$input" | sed -n 's/^kind: //p').$(printf '%s\n' "$input" | sed -n 's/^  name: //p')
+    if [ "$1" = create ] && [ -f "$object" ]; then
+        echo "Error from server (AlreadyExists): error when creating \"STDIN\": \"$object\" already exists" >&2
+        exit 1
+    fi
+    printf '%s\n' "$input" > "$object" ;;
+get)
+    if [ "$2" = pods ]; then cat pods 2>/dev/null || echo '{"items":[]}'; exit; fi
+    comma=
+    printf '{"items":['
+    for job in Job.*; do
+        [ -f "$job" ] || continue
+        name=${job#Job.}
+        stage=$(sed -n 's#^    urbancross.dev/stage: ##p' "$job" | head -n 1)
+        case $4 in *stage=*) [ "${4##*stage=}" = "$stage" ] || continue ;; esac
+        printf '%s{"metadata":{"name":"%s","uid":"%s","labels":{"urbancross.dev/stage":"%s"}},' "$comma" "$name" "$name" "$stage"
+        printf '"spec":{"completions":1,"template":{}},"status":%s}' "$(cat "status.$name" 2>/dev/null || echo '{}')"
+        comma=,
+    done
+    printf ']}' ;;
+delete)
+    case $2 in job) rm -f "Job.$3" "status.$3" ;; jobs) rm -f Job.* ;; esac ;;
+logs) printf '[pod/a/worker] one\n[pod/b/worker] two\n' ;;
+esac
+"#;
+
+struct Cluster {
+    folder: tempfile::TempDir,
+    notes: StdMutex<Vec<String>>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("kubectl");
+        std::fs::write(&program, KUBECTL).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { folder, notes: StdMutex::default() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn tell(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// What the server says of a job.
+    fn status(&self, job: &str, kind: &str, reason: &str) {
+        let condition = json!({ "type": kind, "status": "True", "reason": reason });
+        self.tell(&format!("status.{job}"), &json!({ "conditions": [condition] }).to_string());
+    }
+
+    /// Names of what is there, such as `Job.x`.
+    fn objects(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("Job.") || name.starts_with("ConfigMap."));
+        names.sort();
+        names
+    }
+
+    fn calls(&self, what: &str) -> usize {
+        std::fs::read_to_string(self.path("calls")).unwrap_or_default().lines().filter(|c| c.starts_with(what)).count()
+    }
+
+    fn engine(&self) -> KubernetesEngine {
+        let run = Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "country = \"x\"\n".into(), options: vec![] };
+        let profile = Profile::parse("[kubernetes]\nimage = \"urbancross:1\"\n").unwrap();
+        let kubectl = Kubectl::at(&self.path("kubectl"), "urban");
+        let lease = Duration::from_secs(60);
+        let (look_every, node_patience) = (Duration::ZERO, Duration::ZERO);
+        KubernetesEngine { look_every, node_patience, ..KubernetesEngine::with(kubectl, run, profile, lease) }
+    }
+
+    async fn place(&self, engine: &KubernetesEngine) -> Result<(), WorkerError> {
+        let job = MapJob { stage: "images", plan: "9f8e7d6c5b4a", open_shards: 2 };
+        let placed = engine.place(&job, &|text| self.notes.lock().unwrap().push(text.to_owned())).await?;
+        assert_eq!(placed, Placed::Waits);
+        Ok(())
+    }
+
+    async fn train(&self, engine: &KubernetesEngine) -> Result<Placed, WorkerError> {
+        let note = |text: &str| self.notes.lock().unwrap().push(text.to_owned());
+        engine.train("pretrain", &AtomicBool::new(false), &note).await
+    }
+}
+
+const IMAGES: &str = "uc-1a2b3c4d-images-9f8e7d6c";
+const UNREACHABLE: &str =
+    "The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?\n";
+const FORBIDDEN: &str =
+    "Error from server (Forbidden): jobs.batch is forbidden: User \"u\" cannot create resource \"jobs\"\n";
+
+#[tokio::test]
+async fn any_number_of_drivers_place_a_plan_once() {
+    let cluster = Cluster::new();
+    for _ in 0..2 {
+        let engine = cluster.engine();
+        cluster.place(&engine).await.unwrap();
+        cluster.place(&engine).await.unwrap();
+    }
+    assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d".to_owned(), format!("Job.{IMAGES}")]);
+    let job = std::fs::read_to_string(cluster.path(&format!("Job.{IMAGES}"))).unwrap();
+    assert!(job.contains("completions: 2\n"), "as many workers as there are open shards: {job}");
+    assert_eq!(cluster.calls("create"), 4, "a driver creates once");
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_stops_nobody_who_works() {
+    let cluster = Cluster::new();
+    cluster.tell("misbehave", UNREACHABLE);
+    let error = cluster.place(&cluster.engine()).await.unwrap_err();
+    assert!(error.exit_code() == 75 && error.to_string().contains("urban"), "{error}");
+    std::fs::remove_file(cluster.path("misbehave")).unwrap();
+    let engine = cluster.engine();
+    cluster.place(&engine).await.unwrap();
+    cluster.tell("misbehave", UNREACHABLE);
+    cluster.place(&engine).await.unwrap();
+    cluster.place(&engine).await.unwrap();
+    let notes = cluster.notes.lock().unwrap().clone();
+    assert_eq!(notes.iter().filter(|note| note.contains("was refused")).count(), 1, "said once: {notes:?}");
+    cluster.tell("misbehave", FORBIDDEN);
+    let error = cluster.place(&engine).await.unwrap_err();
+    assert!(error.exit_code() == 65 && error.to_string().contains("deploy/kubernetes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_job_that_ended_before_its_plan_is_made_again() {
+    let cluster = Cluster::new();
+    let engine = cluster.engine();
+    cluster.place(&engine).await.unwrap();
+    // somebody has deleted it
+    std::fs::remove_file(cluster.path(&format!("Job.{IMAGES}"))).unwrap();
+    cluster.place(&engine).await.unwrap();
+    cluster.place(&engine).await.unwrap();
+    assert_eq!((cluster.objects().len(), cluster.calls("delete")), (2, 0));
+    // its last shard may have been closed between two looks, so one look is none
+    cluster.status(IMAGES, "Complete", "");
+    cluster.place(&engine).await.unwrap();
+    assert_eq!(cluster.calls("delete"), 0);
+    cluster.place(&engine).await.unwrap();
+    assert_eq!((cluster.objects().len(), cluster.calls("delete")), (2, 1));
+    cluster.status(IMAGES, "Failed", "PodFailurePolicy");
+    cluster.place(&engine).await.unwrap();
+    let error = cluster.place(&engine).await.unwrap_err();
+    assert!(error.exit_code() == 65 && error.to_string().contains("PodFailurePolicy"), "{error}");
+    // a later driver may find what was wrong mended
+    let engine = cluster.engine();
+    for _ in 0..3 {
+        cluster.place(&engine).await.unwrap();
+    }
+    assert_eq!(cluster.calls("delete"), 2);
+}
+
+#[tokio::test]
+async fn a_training_goes_on_in_another_attempt_until_one_ends_well() {
+    let cluster = Cluster::new();
+    let attempt = |number: u32| format!("uc-1a2b3c4d-pretrain-train{number}");
+    cluster.status(&attempt(1), "Failed", "BackoffLimitExceeded");
+    cluster.status(&attempt(3), "Complete", "");
+    // the node with a rank of the second attempt is gone
+    let pod = |status: Value| {
+        json!({ "items": [{ "metadata": { "ownerReferences": [
+            { "apiVersion": "batch/v1", "kind": "Job", "name": attempt(2), "uid": attempt(2) },
+        ] }, "spec": { "containers": [] }, "status": status }] })
+    };
+    cluster.tell("pods", &pod(json!({ "phase": "Running", "reason": "NodeLost" })).to_string());
+    assert_eq!(cluster.train(&cluster.engine()).await.unwrap(), Placed::Waits);
+    let left = [1, 3].map(|number| format!("Job.{}", attempt(number)));
+    assert_eq!(cluster.objects(), [&["ConfigMap.uc-1a2b3c4d".to_owned()], &left[..]].concat());
+    // another driver whose store wants more begins a new attempt, and ends with what no other cures
+    cluster.status(&attempt(4), "Failed", "PodFailurePolicy");
+    let error = cluster.train(&cluster.engine()).await.unwrap_err();
+    assert!(error.exit_code() == 65 && error.to_string().contains(&attempt(4)), "{error}");
+    (5..=20).for_each(|number| cluster.status(&attempt(number), "Failed", "BackoffLimitExceeded"));
+    let error = cluster.train(&cluster.engine()).await.unwrap_err();
+    assert!(error.exit_code() == 75 && error.to_string().contains("5 times"), "{error}");
+}
+
+#[tokio::test]
+async fn a_driver_that_is_stopped_leaves_the_training_to_the_next() {
+    let cluster = Cluster::new();
+    let engine = KubernetesEngine { look_every: LOOK_EVERY, ..cluster.engine() };
+    let stopped = engine.train("pretrain", &AtomicBool::new(true), &|_| ()).await;
+    assert!(matches!(stopped, Err(WorkerError::Stopped)));
+    assert_eq!((cluster.objects().len(), cluster.calls("delete")), (2, 0));
+    cluster.status("uc-1a2b3c4d-pretrain-train1", "Complete", "");
+    // it has ended meanwhile, and the store says that it was not enough
+    cluster.status("uc-1a2b3c4d-pretrain-train2", "Complete", "");
+    assert_eq!(cluster.train(&cluster.engine()).await.unwrap(), Placed::Waits);
+    assert_eq!(cluster.objects().len(), 3);
+}
+
+#[tokio::test]
+async fn a_run_is_submitted_seen_read_and_cancelled() {
+    let cluster = Cluster::new();
+    let engine = cluster.engine();
+    engine.submit("all").await.unwrap();
+    engine.submit("all").await.unwrap();
+    assert_eq!(cluster.calls("delete"), 0, "a driver that lives is left alone");
+    cluster.status("uc-1a2b3c4d-all-drive", "Failed", "BackoffLimitExceeded");
+    engine.submit("all").await.unwrap();
+    assert_eq!(cluster.calls("delete"), 1, "one that has ended is started again");
+    cluster.place(&engine).await.unwrap();
+    let seen = engine.state().await.unwrap();
+    assert_eq!(seen.iter().map(|job| job.step.as_str()).collect::<Vec<_>>(), ["all", "images"]);
+    let lines = RefCell::new(Vec::new());
+    engine.logs(Some("images"), false, |line| lines.borrow_mut().push(line.to_owned())).await.unwrap();
+    assert_eq!(lines.into_inner(), ["[pod/a/worker] one", "[pod/b/worker] two"]);
+    engine.cancel(true).await.unwrap();
+    assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d"]);
+    cluster.tell("misbehave", "Error from server (NotFound): namespaces \"urban\" not found\n");
+    assert_eq!(engine.state().await.unwrap_err().exit_code(), 65);
+}
+
+#[tokio::test]
+async fn what_no_server_takes_is_said_before_one_is_asked() {
+    let cluster = Cluster::new();
+    let mut engine = cluster.engine();
+    engine.profile.kubernetes.image = String::new();
+    let error = cluster.place(&engine).await.unwrap_err();
+    assert!(error.exit_code() == 65 && error.to_string().contains("kubernetes.image"), "{error}");
+    assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d"]);
+    let engine = KubernetesEngine { kubectl: Kubectl::at(&cluster.path("absent"), "urban"), ..cluster.engine() };
+    let error = engine.state().await.unwrap_err();
+    assert!(error.exit_code() == 65 && error.to_string().contains("KUBECTL"), "{error}");
+}

@@ -118,9 +118,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             metrics.serve().await?;
             cluster_commands::worker(spec.read()?, &share).await
         }
-        Command::Submit { spec, options, until, cluster } => {
-            submit_commands::submit(&spec, options, until, &cluster).await
-        }
+        Command::Submit { spec, until, cluster } => submit_commands::submit(&spec, until, &cluster).await,
         Command::Render { spec, until, cluster, output } => {
             submit_commands::render(&spec.read()?, until, &cluster, output.as_deref())
         }

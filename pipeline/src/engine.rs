@@ -8,6 +8,7 @@ mod slurm;
 
 use std::time::Duration;
 
+use engines::Profile;
 use stages::Training;
 use workers::WorkerError;
 use workers::map::Observer;
@@ -43,6 +44,12 @@ pub(crate) async fn jobs_in_words(submission: &Submission, country: &str) -> Opt
             let queued = slurm::queued(&run).await.ok()?;
             let counts = engines::slurm::arrays(&queued);
             let words = counts.iter().map(|((name, state), jobs)| format!("{name} {state} {jobs}"));
+            Some(words.collect::<Vec<_>>().join(", "))
+        }
+        "kubernetes" => {
+            let profile = Profile::parse(&submission.profile).ok()?;
+            let seen = KubernetesEngine::new(submission.run(country), profile).state().await.ok()?;
+            let words = seen.iter().filter(|job| !job.state.is_over()).map(|job| format!("{} {}", job.name, job.words));
             Some(words.collect::<Vec<_>>().join(", "))
         }
         _ => None,
@@ -95,6 +102,14 @@ impl Engine {
             Engine::Processes(processes) => processes.place(build, job, observer).await,
             Engine::Slurm(slurm) => slurm.place(build, job).await,
             Engine::Kubernetes(kubernetes) => kubernetes.place(job, &|text| observer.note(text)).await,
+        }
+    }
+
+    /// The run in whose records the driver writes what it has placed, where the engine's drivers do not come back to do so.
+    pub(crate) fn recorded_run(&self) -> Option<&str> {
+        match self {
+            Engine::Kubernetes(kubernetes) => Some(kubernetes.run_id()),
+            Engine::Here | Engine::Processes(_) | Engine::Slurm(_) => None,
         }
     }
 

@@ -3,7 +3,6 @@
 #![cfg(target_os = "linux")]
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use engines::{Profile, Run};
 use pipeline::build::Build;
@@ -81,7 +80,7 @@ async fn drive(build: &mut Build, folder: &std::path::Path) -> RunEnd {
     let run =
         Run { id: "1a2b3c4d".into(), country: build.spec.country.clone(), spec: build.spec.to_toml(), options: vec![] };
     let kubectl = Kubectl::at(&program, "default");
-    let engine = KubernetesEngine::with(kubectl, run, Profile::parse(profile).unwrap(), Duration::from_secs(1));
+    let engine = KubernetesEngine::with(kubectl, run, Profile { lease_seconds: 1, ..Profile::parse(profile).unwrap() });
     let engine = Engine::Kubernetes(Box::new(engine));
     match pipeline::run::drive(build, &RunOptions::default(), &engine, &Progress::new(true)).await {
         Ok(end) => end,

@@ -208,7 +208,8 @@ async fn a_stopped_worker_leaves_its_rows_for_the_next() {
     let stop = Arc::new(AtomicBool::new(false));
     let (markers, key) = (paths::markers("finland", "segments"), plan.key());
     let there = |object: Object| format!("{markers}/{}", object.name(&plan.shard_key(0)));
-    let (first, quiet) = (share(0, 2), Progress::new(true));
+    // beats that come soon
+    let (first, quiet) = (Share { lease: LEASE / 10, ..share(0, 2) }, Progress::new(true));
     let worker = pipeline::worker::work(world.spec("work", &set), "segments", &key, &first, stop.clone(), &quiet);
     let watcher = async {
         // its first beat: it is in the middle of its work

@@ -44,7 +44,7 @@ impl Share {
 }
 
 /// Longest pause between two looks at shards that others work on.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// Shards of others that are tried after one look: the look grows old.
 const STOLEN_PER_LOOK: usize = 4;

@@ -101,7 +101,6 @@ fn map_batch(run: &Run, job: &Job, profile: &Profile, site: &Site, of: (u32, u32
     let name = job.name(run);
     let here = window.min(workers - offset);
     let at_once = profile.slurm.max_workers.clamp(1, workers);
-    let excluded = if profile.slurm.exclude.is_empty() { String::new() } else { format!("{},", profile.slurm.exclude) };
     let resources = profile.resources(&job.step);
     let script = [
         head(run, job, &name, profile, &resources, "%x-%A_%a.log"),
@@ -116,14 +115,18 @@ fn map_batch(run: &Run, job: &Job, profile: &Profile, site: &Site, of: (u32, u32
         "me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\ncase $code in\n".to_owned(),
         "0)  # the plan is closed: whoever waits for this array need not wait for lost nodes, nor run on one\n"
             .to_owned(),
-        "    for _ in 1 2 3 4 5 6; do\n".to_owned(),
+        "    for _ in 1 2 3; do\n".to_owned(),
         "        others=$(squeue --noheader --jobs=$SLURM_ARRAY_JOB_ID --states=RUNNING --format=%N".to_owned(),
         " | grep -vx \"$SLURMD_NODENAME\" | sort -u | paste -sd,)\n".to_owned(),
         "        [ -z \"$others\" ] && break; sleep 1\n    done\n".to_owned(),
-        format!("    driver=$(squeue --noheader --name={} --format=%i)\n", driver_name(run, &job.step)),
-        "    if [ -n \"$driver\" ]; then\n".to_owned(),
-        format!("        [ -n \"$others\" ] && scontrol update JobId=$driver ExcNodeList={excluded}$others\n"),
-        "        scontrol update JobId=$driver Dependency=\n    fi\n".to_owned(),
+        // in one step, and by one worker: each for itself would take the nodes of the others from the driver
+        format!(
+            "    IFS='|' read -r driver dependency excluded < <(squeue --noheader --states=PENDING --name={} --format='%i|%E|%x')\n",
+            driver_name(run, &job.step)
+        ),
+        "    case ${dependency:-(null)} in\n    '(null)') ;;\n".to_owned(),
+        "    *) excluded=$(echo \"${excluded/(null)/},$others\" | sed 's/,,*/,/g; s/^,//; s/,$//')\n".to_owned(),
+        "       scontrol update JobId=$driver ExcNodeList=$excluded Dependency= ;;\n    esac\n".to_owned(),
         "    scancel --quiet --state=PENDING $SLURM_ARRAY_JOB_ID ;;\n".to_owned(),
         "75|137|143)  # a job that somebody cancels is no longer running, and stays cancelled\n".to_owned(),
         "    state=$(squeue --noheader --array --jobs=$me --format=%T)\n".to_owned(),
@@ -213,7 +216,7 @@ mod tests {
             "#SBATCH --signal=B:TERM@55\n",
             "module load cuda\n",
             "urbancross worker /shared/run/spec.toml --stage captions --plan 9f8e7d6c5b --count 3 --lease-seconds 60 --run 1a2b3c4d &\n",
-            "squeue --noheader --name=uc-1a2b3c4d-captions-drive",
+            "--name=uc-1a2b3c4d-captions-drive --format=",
         ] {
             assert!(batch.script.contains(wanted), "{wanted}\n{}", batch.script);
         }

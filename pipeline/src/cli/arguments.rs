@@ -51,6 +51,22 @@ pub(super) enum EngineName {
     Processes,
     /// A Slurm cluster
     Slurm,
+    /// A Kubernetes cluster, by way of kubectl
+    Kubernetes,
+    /// A Ray cluster; only for `render`
+    Ray,
+}
+
+impl EngineName {
+    /// As it is written on the command line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Processes => "processes",
+            Self::Slurm => "slurm",
+            Self::Kubernetes => "kubernetes",
+            Self::Ray => "ray",
+        }
+    }
 }
 
 /// A cluster.

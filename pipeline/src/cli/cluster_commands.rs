@@ -14,7 +14,7 @@ use workers::stores::WorkStore;
 use super::arguments::{EngineArgs, EngineName, RunArgs, ShareArgs, SpecArgs};
 use super::{build_commands, stop_flag};
 use crate::build::Build;
-use crate::engine::{Engine, Processes, Slurm};
+use crate::engine::{Engine, KubernetesEngine, Processes, Slurm};
 use crate::logs::{self, LastWords, Who};
 use crate::preflight;
 use crate::progress::Progress;
@@ -41,6 +41,10 @@ pub(super) async fn drive(
         progress.note(&format!("run {id} was cancelled; `urbancross submit` begins it again"));
         return Ok(());
     }
+    if engine.engine != EngineName::Processes && (options.retry_errors || options.retrain) {
+        let why = "--retry-errors and --retrain are done once, and drivers on a cluster come back: use them with `urbancross run`";
+        return Err(WorkerError::Configuration(why.into()).into());
+    }
     build.source.required()?;
     build.list_source().await?;
     let options = RunOptions {
@@ -51,14 +55,22 @@ pub(super) async fn drive(
         allow_failed: engine.allow_failed as usize,
         set: args.set.set.clone(),
     };
-    let lease = Duration::from_secs(engine.lease_seconds);
+    let run =
+        || Run { id: id.clone(), country: build.spec.country.clone(), spec: build.spec.to_toml(), options: asked };
     let engine = match engine.engine {
-        EngineName::Processes => Engine::Processes(Processes::new(engine.workers as usize, lease)),
+        EngineName::Processes => {
+            let lease = Duration::from_secs(engine.lease_seconds);
+            Engine::Processes(Processes::new(engine.workers as usize, lease))
+        }
         EngineName::Slurm => {
             let profile = read_profile(engine.profile.as_deref())?;
-            let run = Run { id, country: build.spec.country.clone(), spec: build.spec.to_toml(), options: asked };
-            Engine::Slurm(Box::new(Slurm::open(run, profile).await?))
+            Engine::Slurm(Box::new(Slurm::open(run(), profile).await?))
         }
+        EngineName::Kubernetes => {
+            let profile = read_profile(engine.profile.as_deref())?;
+            Engine::Kubernetes(Box::new(KubernetesEngine::new(run(), profile)))
+        }
+        EngineName::Ray => return Err(only_rendered().into()),
     };
     match crate::run::drive(&mut build, &options, &engine, &progress).await? {
         RunEnd::Done(quarantined) => build_commands::end_of_run(&build, &options, &quarantined).await,
@@ -67,6 +79,13 @@ pub(super) async fn drive(
             Ok(())
         }
     }
+}
+
+/// Ray's drivers are files.
+pub(super) fn only_rendered() -> WorkerError {
+    WorkerError::Configuration(
+        "Ray runs a file: write it with `urbancross render --engine ray` and give it to `ray job submit`".into(),
+    )
 }
 
 /// Options as every driver of a run is given them.
@@ -107,7 +126,6 @@ pub(super) async fn worker(spec: BuildSpec, args: &ShareArgs) -> Result<()> {
         node: Some(share.claimant.node.clone()),
         device: Some(spec.model.device.clone()),
         engine_job: share.claimant.engine_job.clone(),
-        ..Who::default()
     });
     let of = OfRun::begin(&spec, args.run.as_deref(), &args.stage, &share.index.to_string())?;
     let progress = Progress::new(false);

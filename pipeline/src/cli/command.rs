@@ -104,8 +104,6 @@ pub(super) enum Command {
     Submit {
         #[command(flatten)]
         spec: SpecArgs,
-        #[command(flatten)]
-        options: RunArgs,
         #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
         until: Option<String>,
         #[command(flatten)]

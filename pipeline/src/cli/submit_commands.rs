@@ -17,10 +17,10 @@ use workers::claims::reopen;
 use workers::stores::WorkStore;
 
 use super::arguments::{ClusterArgs, EngineName, LogsArgs, RunArgs, SpecArgs};
-use super::cluster_commands::{options_of, read_profile};
+use super::cluster_commands::{only_rendered, options_of, read_profile};
 use super::stop_flag;
 use crate::build::Build;
-use crate::engine::Slurm;
+use crate::engine::{KubernetesEngine, Slurm};
 use crate::run_record::{RunRecord, Submission, run_id};
 use crate::run_status::{RunStatus, run_statuses};
 use crate::{aside, preflight, say};
@@ -42,42 +42,50 @@ fn run_of(spec: &BuildSpec, options: Vec<String>) -> Run {
     Run { id: run_id(spec, &options), country: spec.country.clone(), spec: spec.to_toml(), options }
 }
 
-pub(super) async fn submit(
-    args: &SpecArgs,
-    options: RunArgs,
-    until: Option<String>,
-    cluster: &ClusterArgs,
-) -> Result<()> {
+pub(super) async fn submit(args: &SpecArgs, until: Option<String>, cluster: &ClusterArgs) -> Result<()> {
     let spec = args.read()?;
     preflight::check_run(&spec, until.as_deref())?;
     if let Some(until) = &until {
         crate::run::check_until(&spec, until)?;
     }
-    let asked = options_of(&options, false, until.as_deref(), 0);
-    let run = run_of(&spec, asked);
-    let EngineName::Slurm = cluster.engine else { return Err(no_cluster().into()) };
-    let profile = slurm_profile(cluster.profile.as_deref())?;
+    let run = run_of(&spec, options_of(&RunArgs::default(), false, until.as_deref(), 0));
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
-    let folder = Path::new(&profile.slurm.logs).join(format!("uc-{}", run.id));
-    std::fs::create_dir_all(&folder).map_err(|error| WorkerError::of_io(&folder, &error))?;
-    let profile_text = toml::to_string(&profile)?;
-    for (name, text) in [("spec.toml", &run.spec), ("profile.toml", &profile_text)] {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
-    }
-    work.make()?;
-    warn_of_few_shards(&spec, &profile);
     let record = RunRecord::new(&work, &spec.country, &run.id);
-    record.set_cancelled(false).await?;
-    let slurm = Slurm::open(run.clone(), profile.clone()).await?;
-    let (first_job, is_new) = slurm.begin().await?;
-    let logs = format!("{}/uc-{}-*.log", profile.slurm.logs, run.id);
+    let (profile, first_job, is_new, logs) = match cluster.engine {
+        EngineName::Slurm => {
+            let profile = slurm_profile(cluster.profile.as_deref())?;
+            write_files(&run, &profile)?;
+            let slurm = Slurm::open(run.clone(), profile.clone()).await?;
+            begin(&work, &record, &spec, &profile).await?;
+            let (first_job, is_new) = slurm.begin().await?;
+            let logs = format!("{}/uc-{}-*.log", profile.slurm.logs, run.id);
+            (profile, first_job, is_new, logs)
+        }
+        EngineName::Kubernetes => {
+            let profile = read_profile(cluster.profile.as_deref())?;
+            if let Some(folder) = work.local_folder() {
+                let why = format!(
+                    "work.url is the folder {}, which no pod sees: name a bucket, or a volume at the same path in every pod",
+                    folder.display()
+                );
+                aside!("warning: {why}");
+            }
+            begin(&work, &record, &spec, &profile).await?;
+            let engine = KubernetesEngine::new(run.clone(), profile.clone());
+            engine.submit("begin").await?;
+            let first_job = Job { step: "begin".to_owned(), work: Work::Drive }.name(&run);
+            let label = format!("kubectl logs --selector {}={}", engines::kubernetes::RUN_LABEL, run.id);
+            (profile, first_job, true, label)
+        }
+        EngineName::Ray => return Err(only_rendered().into()),
+        EngineName::Processes => return Err(no_cluster().into()),
+    };
     if is_new {
         let submission = Submission {
             run: run.id.clone(),
-            engine: "slurm".into(),
+            engine: cluster.engine.name().to_owned(),
             spec: run.spec.clone(),
-            profile: profile_text,
+            profile: toml::to_string(&profile)?,
             options: run.options.clone(),
             first_job: first_job.clone(),
             logs: logs.clone(),
@@ -87,6 +95,24 @@ pub(super) async fn submit(
     let how = if is_new { "submitted as" } else { "is under way already, with" };
     say!("run {} of {} {how} job {first_job}; logs: {logs}", run.id, spec.country);
     say!("look at it with `urbancross status`, end it with `urbancross cancel`");
+    Ok(())
+}
+
+/// Makes the store, in which the run is no longer cancelled.
+async fn begin(work: &WorkStore, record: &RunRecord<'_>, spec: &BuildSpec, profile: &Profile) -> Result<()> {
+    work.make()?;
+    warn_of_few_shards(spec, profile);
+    Ok(record.set_cancelled(false).await?)
+}
+
+/// Writes spec and profile where all nodes of a Slurm cluster see them.
+fn write_files(run: &Run, profile: &Profile) -> Result<()> {
+    let folder = Path::new(&profile.slurm.logs).join(format!("uc-{}", run.id));
+    std::fs::create_dir_all(&folder).map_err(|error| WorkerError::of_io(&folder, &error))?;
+    for (name, text) in [("spec.toml", &run.spec), ("profile.toml", &toml::to_string(profile)?)] {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
+    }
     Ok(())
 }
 
@@ -123,42 +149,31 @@ pub(super) fn render(
         crate::run::check_until(spec, until)?;
     }
     let run = run_of(spec, options_of(&RunArgs::default(), false, until.as_deref(), 0));
-    let EngineName::Slurm = cluster.engine else { return Err(no_cluster().into()) };
-    let profile = slurm_profile(cluster.profile.as_deref())?;
-    let folder = format!("{}/uc-{}", profile.slurm.logs, run.id);
-    let site =
-        Site { spec: format!("{folder}/spec.toml"), profile: format!("{folder}/profile.toml"), most_indices: 1001 };
-    let mut jobs = vec![Job { step: "begin".to_owned(), work: Work::Drive }];
-    for step in stages::steps(spec) {
-        let name = step.name().to_owned();
-        let resources = profile.resources(&name);
-        jobs.extend(
-            match step {
-                // the plan's key is known once it is made
-                Step::Map(_) => Some(Work::Map {
-                    plan: "PLAN".to_owned(),
-                    workers: resources.workers,
-                    lease_seconds: profile.lease_seconds,
-                }),
-                Step::Train(_) => {
-                    let resources = profile.training(&name);
-                    Some(Work::Train { attempt: 1, nodes: resources.workers, ranks_per_node: resources.gpus.max(1) })
-                }
-                Step::Evaluate => None,
+    let files = match cluster.engine {
+        EngineName::Slurm => {
+            let profile = slurm_profile(cluster.profile.as_deref())?;
+            slurm_files(&run, &jobs(spec, until.as_deref(), &profile), &profile)
+        }
+        EngineName::Kubernetes => {
+            let profile = read_profile(cluster.profile.as_deref())?;
+            let mut objects = vec![engines::kubernetes::config_map(&run, &profile)];
+            let jobs = jobs(spec, until.as_deref(), &profile);
+            objects.extend(jobs.iter().map(|job| engines::kubernetes::job(&run, job, &profile)));
+            let problems = engines::kubernetes::problems(&objects);
+            if !problems.is_empty() {
+                return Err(WorkerError::Configuration(problems.join("; ")).into());
             }
-            .map(|work| Job { step: name, work }),
-        );
-        if until.as_deref() == Some(step.name()) {
-            break;
+            let objects: Vec<_> = objects.iter().map(engines::kubernetes::Object::to_json).collect();
+            vec![(format!("uc-{}.yaml", run.id), engines::kubernetes::render(&objects))]
         }
-    }
-    let mut files = vec![("spec.toml".to_owned(), run.spec.clone())];
-    for job in &jobs {
-        for (at, batch) in batches(&run, job, &profile, &site).into_iter().enumerate() {
-            let window = if at == 0 { String::new() } else { format!("-{at}") };
-            files.push((format!("{}{window}.sh", batch.name), batch.script));
+        EngineName::Ray => {
+            let profile = read_profile(cluster.profile.as_deref())?;
+            let jobs = jobs(spec, until.as_deref(), &profile);
+            let drivers = jobs.iter().map(|job| engines::ray::driver(&run, job, &profile));
+            drivers.collect::<Result<_, _>>().map_err(WorkerError::Configuration)?
         }
-    }
+        EngineName::Processes => return Err(no_cluster().into()),
+    };
     for (name, text) in files {
         match output {
             None => say!("# ---- {name}\n{text}"),
@@ -170,6 +185,46 @@ pub(super) fn render(
         }
     }
     Ok(())
+}
+
+/// The jobs of a run, of plans whose keys are known once they are made.
+fn jobs(spec: &BuildSpec, until: Option<&str>, profile: &Profile) -> Vec<Job> {
+    let mut jobs = vec![Job { step: "begin".to_owned(), work: Work::Drive }];
+    for step in stages::steps(spec) {
+        let name = step.name();
+        let work = match step {
+            Step::Map(_) => Some(Work::Map {
+                plan: "PLAN".to_owned(),
+                workers: profile.resources(name).workers,
+                lease_seconds: profile.lease_seconds,
+            }),
+            Step::Train(_) => {
+                let resources = profile.training(name);
+                let (nodes, ranks_per_node) = (resources.workers.max(1), resources.gpus.max(1));
+                Some(Work::Train { attempt: 1, nodes, ranks_per_node })
+            }
+            Step::Evaluate => None,
+        };
+        jobs.extend(work.map(|work| Job { step: name.to_owned(), work }));
+        if until == Some(name) {
+            break;
+        }
+    }
+    jobs
+}
+
+fn slurm_files(run: &Run, jobs: &[Job], profile: &Profile) -> Vec<(String, String)> {
+    let folder = format!("{}/uc-{}", profile.slurm.logs, run.id);
+    let site =
+        Site { spec: format!("{folder}/spec.toml"), profile: format!("{folder}/profile.toml"), most_indices: 1001 };
+    let mut files = vec![("spec.toml".to_owned(), run.spec.clone())];
+    for job in jobs {
+        for (at, batch) in batches(run, job, profile, &site).into_iter().enumerate() {
+            let window = if at == 0 { String::new() } else { format!("-{at}") };
+            files.push((format!("{}{window}.sh", batch.name), batch.script));
+        }
+    }
+    files
 }
 
 pub(super) async fn retry(spec: BuildSpec, errors: bool, shard: Option<u32>, stage: Option<&str>) -> Result<()> {
@@ -251,8 +306,11 @@ pub(super) async fn cancel(spec: BuildSpec, run: Option<String>, now: bool) -> R
         let profile = Profile::parse(&submission.profile).map_err(WorkerError::Broken)?;
         let run =
             Run { id: id.clone(), country: spec.country.clone(), spec: submission.spec, options: submission.options };
-        let jobs = Slurm::open(run, profile).await?.cancel(now).await?;
-        say!("run {id} is cancelled, with {}; what is done stays done", count(jobs, "job"));
+        match submission.engine.as_str() {
+            "kubernetes" => KubernetesEngine::new(run, profile).cancel(now).await?,
+            _ => _ = Slurm::open(run, profile).await?.cancel(now).await?,
+        }
+        say!("run {id} is cancelled; what is done stays done");
     }
     Ok(())
 }

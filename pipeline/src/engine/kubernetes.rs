@@ -47,14 +47,15 @@ struct Placing {
 }
 
 impl KubernetesEngine {
-    /// Jobs of this run, with what a profile says of them; workers that are silent for `lease` lose their shards.
-    pub fn new(run: Run, profile: Profile, lease: Duration) -> Self {
+    /// Jobs of this run, with what a profile says of them.
+    pub fn new(run: Run, profile: Profile) -> Self {
         let kubectl = Kubectl::find(&profile.kubernetes.namespace);
-        Self::with(kubectl, run, profile, lease)
+        Self::with(kubectl, run, profile)
     }
 
     /// The same by another program.
-    pub fn with(kubectl: Kubectl, run: Run, profile: Profile, lease: Duration) -> Self {
+    pub fn with(kubectl: Kubectl, run: Run, profile: Profile) -> Self {
+        let lease = Duration::from_secs(profile.lease_seconds.max(1));
         let (look_every, node_patience) = (LOOK_EVERY, NODE_PATIENCE);
         Self { kubectl, run, profile, lease, look_every, node_patience, placing: Mutex::default() }
     }
@@ -236,6 +237,11 @@ impl KubernetesEngine {
         let resources = self.profile.training(step);
         let nodes = resources.workers.max(1);
         Job { step: step.to_owned(), work: Work::Train { attempt, nodes, ranks_per_node: resources.gpus.max(1) } }
+    }
+
+    /// Name of the run.
+    pub(crate) fn run_id(&self) -> &str {
+        &self.run.id
     }
 
     fn of_run(&self) -> String {

@@ -15,6 +15,7 @@ use crate::build::Build;
 use crate::engine::{Engine, MapJob, Placed};
 use crate::progress::{Progress, StageBar};
 use crate::run_options::RunOptions;
+use crate::run_record::{Placement, RunRecord};
 
 /// Failed shards that are named in a message.
 const NAMED: usize = 5;
@@ -59,6 +60,7 @@ pub(super) async fn map(
         if !is_published {
             build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;
             is_published = true;
+            record(build, engine, stage, &key).await?;
         }
         let job = MapJob { stage: stage.name, plan: &key, open_shards: turns.len() - closed.len() };
         match engine.place(build, &job, bar).await? {
@@ -66,6 +68,23 @@ pub(super) async fn map(
             Placed::Waits => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
+}
+
+/// Writes down which plan workers are placed for, where nobody else does.
+async fn record(build: &Build, engine: &Engine, stage: &Stage, key: &str) -> Result<(), WorkerError> {
+    let Some(run) = engine.recorded_run() else { return Ok(()) };
+    let record = RunRecord::new(&build.work, &build.spec.country, run);
+    let placed = record.placements().await?;
+    let before = placed.iter().filter(|placed| placed.step == stage.name && placed.plan == key);
+    let placement = Placement {
+        step: stage.name.to_owned(),
+        plan: key.to_owned(),
+        attempt: before.map(|placed| placed.attempt).max().unwrap_or(0) + 1,
+        processes: 0,
+        unix_seconds: crate::clock::unix_seconds() as u64,
+        jobs: Vec::new(),
+    };
+    record.place(&placement).await
 }
 
 /// Are the shards of a plan that nobody has made those alone that are closed as failed?

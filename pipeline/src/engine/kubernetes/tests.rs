@@ -88,9 +88,8 @@ impl Cluster {
         let run = Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "country = \"x\"\n".into(), options: vec![] };
         let profile = Profile::parse("[kubernetes]\nimage = \"urbancross:1\"\n").unwrap();
         let kubectl = Kubectl::at(&self.path("kubectl"), "urban");
-        let lease = Duration::from_secs(60);
         let (look_every, node_patience) = (Duration::ZERO, Duration::ZERO);
-        KubernetesEngine { look_every, node_patience, ..KubernetesEngine::with(kubectl, run, profile, lease) }
+        KubernetesEngine { look_every, node_patience, ..KubernetesEngine::with(kubectl, run, profile) }
     }
 
     async fn place(&self, engine: &KubernetesEngine) -> Result<(), WorkerError> {

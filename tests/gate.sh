@@ -13,10 +13,13 @@ export CARGO_TERM_COLOR=never
 # name, minutes that it may take, folders that it depends on
 suites=(
     "chaos 4 manifests workers stages/src pipeline/src tests/src tests/chaos Cargo.lock"
+    "slurm 6 manifests workers pipeline/src pipeline/engines tests/slurm tests/tests/slurm.rs Cargo.lock"
     "cuda 8 stages/models stages/training workers/ranks pipeline/src tests/device tests/cuda.sh Cargo.lock"
 )
 
 chaos() { make chaos; }
+
+slurm() { make slurm-test; }
 
 # what goes to GPUs compiles: with NVIDIA's toolkit, where there is one
 cuda() {

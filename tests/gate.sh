@@ -13,7 +13,7 @@ export CARGO_TERM_COLOR=never
 # name, minutes that it may take, folders that it depends on
 suites=(
     "chaos 4 manifests workers stages/src pipeline/src tests/src tests/chaos Cargo.lock"
-    "slurm 6 manifests workers pipeline/src pipeline/engines tests/slurm tests/tests/slurm.rs Cargo.lock"
+    "slurm 8 manifests workers pipeline/src pipeline/engines tests/slurm tests/tests/slurm.rs Cargo.lock"
     "cuda 8 stages/models stages/training workers/ranks pipeline/src tests/device tests/cuda.sh Cargo.lock"
 )
 

@@ -118,7 +118,9 @@ pub async fn main(cli: Cli) -> Result<()> {
             metrics.serve().await?;
             cluster_commands::worker(spec.read()?, &share).await
         }
-        Command::Submit { spec, until, cluster } => submit_commands::submit(&spec, until, &cluster).await,
+        Command::Submit { specs, set, until, cluster } => {
+            submit_commands::submit_all(&specs, &set.set, until, &cluster).await
+        }
         Command::Render { spec, until, cluster, output } => {
             submit_commands::render(&spec.read()?, until, &cluster, output.as_deref())
         }
@@ -151,7 +153,10 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::SingleDomain { specs, set, report, json } => {
             train_commands::single_domain(&specs, &set.set, report, json).await
         }
-        Command::Doctor { spec, set, json } => build_commands::doctor(spec, &set.set, json).await,
+        Command::Doctor { spec, set, profile, json } => {
+            let profile = profile.map(|path| submit_commands::slurm_profile(Some(&path))).transpose()?;
+            build_commands::doctor(spec, &set.set, profile.as_ref(), json).await
+        }
         Command::Weights { spec, fetch, json } => build_commands::weights(&spec.read()?, fetch, json).await,
         Command::Spec { spec } => {
             crate::say!("{}", spec.read()?.to_toml().trim_end());

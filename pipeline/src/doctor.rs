@@ -45,6 +45,21 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     findings
 }
 
+/// Looks at a cluster: its programs and settings, and whether a profile fits.
+pub async fn examine_slurm(profile: &engines::Profile) -> Vec<Finding> {
+    let logs = std::path::Path::new(&profile.slurm.logs);
+    let writable = || {
+        std::fs::create_dir_all(logs).and_then(|()| tempfile::tempfile_in(logs)).map_err(|error| error.to_string())?;
+        Ok(format!("{} can be written to; all nodes must see it", logs.display()))
+    };
+    let mut findings = vec![finding("logs folder", writable())];
+    match crate::engine::examine_slurm(profile).await {
+        Ok(found) => findings.extend(found.into_iter().map(|(what, found)| finding(what, found))),
+        Err(error) => findings.push(finding("slurm", Err(error.to_string()))),
+    }
+    findings
+}
+
 fn device(spec: Option<&BuildSpec>) -> Result<String, String> {
     let binary = if stages::device::HAS_CUDA { "the CPU and NVIDIA GPUs" } else { "the CPU" };
     let Some(spec) = spec else { return Ok(format!("this binary is for {binary}")) };

@@ -19,7 +19,7 @@ use crate::run_record::Submission;
 pub use kubectl::Kubectl;
 pub use kubernetes::KubernetesEngine;
 pub use processes::Processes;
-pub use slurm::Slurm;
+pub use slurm::{Slurm, examine as examine_slurm};
 
 /// How long a silent worker keeps its shards.
 pub const LEASE: Duration = Duration::from_secs(60);

@@ -16,152 +16,29 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use manifests::spec::DeviceName;
 use manifests::weights::Weights;
-use manifests::{Artifact, BuildSpec, Plan, PlanCounts, digest};
+use manifests::{Artifact, BuildSpec};
 use pipeline_tests::distant::Distant;
-use stages::stage::{ASSIGNED_FROM, InputRows, MapOutput, Outcome, Stage, StageContext, StageError, Transform};
-use stages::table;
+use pipeline_tests::large::{AT_ONCE, COUNTRY, Silent, listed, planned, stubs};
+use stages::stage::{ASSIGNED_FROM, StageContext};
 use workers::assignment::assigned;
 use workers::fetch::FetchSettings;
-use workers::listing::Listing;
-use workers::map::{MapContext, Observer, map_plan};
-use workers::planning::{VirtualInputs, count};
+use workers::map::{MapContext, map_plan};
+use workers::planning::VirtualInputs;
 use workers::publish::publish;
 use workers::removals::Removals;
-use workers::slices::Slices;
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
 use workers::train::{RunInputs, RunRows};
 
-const COUNTRY: &str = "finland";
-const AT_ONCE: usize = 64;
+/// As the program has it: otherwise the peak is that of another allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Last argument of the process that plans.
+const PLAN_ALONE: &str = "plan-alone";
 const REQUEST: Duration = Duration::from_millis(30);
-
-/// Fills the digests that other stages read, and nothing else.
-struct Stub(Artifact);
-
-impl Transform for Stub {
-    fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
-        let schema = table::content_schema(self.0);
-        let digest = |image_id: &String| Some(digest::of_bytes(image_id.as_bytes()));
-        let column = |name: &str, kind| -> ArrayRef {
-            match name {
-                "box_digest" | "tags_digest" | "bytes_digest" | "captions_digest" => {
-                    table::texts(rows.image_ids.iter().map(digest))
-                }
-                "filepath" => table::texts(rows.image_ids.iter().map(|id| Some(format!("images2/{id}.jpg")))),
-                "west" | "south" => table::float64s(rows.image_ids.iter().map(|id| Some(degrees(id)))),
-                "east" | "north" => table::float64s(rows.image_ids.iter().map(|id| Some(degrees(id) + 1e-4))),
-                _ => new_null_array(kind, rows.len()),
-            }
-        };
-        let columns = schema.fields().iter().map(|field| column(field.name(), field.data_type())).collect();
-        let content = RecordBatch::try_new(schema.clone(), columns);
-        let content = content.map_err(|e| StageError::Compute { stage: "stub", why: e.to_string() })?;
-        Ok(MapOutput { outcomes: vec![Outcome::Good; rows.len()], content })
-    }
-}
-
-/// Somewhere on a diagonal: boxes that do not overlap.
-fn degrees(image_id: &str) -> f64 {
-    image_id.trim_start_matches('w').split('_').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) * 1e-5
-}
-
-fn stubs(spec: &BuildSpec) -> [Stage; 3] {
-    let geotags = Stage { source: None, open: |_| Ok(Box::new(Stub(Artifact::Geotags))), ..stages::geotags::stage() };
-    let images = Stage { source: None, open: |_| Ok(Box::new(Stub(Artifact::Images))), ..stages::images::stage() };
-    let captions = Stage { open: |_| Ok(Box::new(Stub(Artifact::Captions))), ..stages::captions::stage(spec) };
-    [geotags, images, captions]
-}
-
-struct Silent;
-
-impl Observer for Silent {
-    fn rows(&self, _: u64, _: u64, _: u64) {}
-    fn note(&self, _: &str) {}
-}
-
-/// The listing, of which every hundredth row has another title in another generation.
-fn slice(rows: u64, shards: u64, shard: u64, generation: u64) -> Result<RecordBatch, table::TableError> {
-    let numbers: Vec<u64> = (0..rows.div_ceil(shards)).map(|i| i * shards + shard).filter(|n| *n < rows).collect();
-    let mut ids: Vec<String> = numbers.iter().map(|n| format!("w{n}_FI_19")).collect();
-    ids.sort_unstable();
-    let number = |id: &String| id[1..].split('_').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-    let text = |of: &dyn Fn(&String) -> String| table::texts(ids.iter().map(|id| Some(of(id))));
-    let edited = |id: &String| if number(id).is_multiple_of(100) { generation } else { 0 };
-    let title = |id: &String| format!("a satellite image of field {} of {}", edited(id), number(id));
-    let place = |name| {
-        let of_type = table::content_schema(Artifact::Listing).field_with_name(name).map(|f| f.data_type().clone());
-        of_type.map_or_else(|_| table::texts(Vec::<Option<String>>::new()), |kind| new_null_array(&kind, ids.len()))
-    };
-    let object = || {
-        let columns = vec![
-            text(&|_| "images2.zip".to_owned()),
-            text(&|_| "\"etag\"".to_owned()),
-            text(&|id| format!("images2/{id}.jpg")),
-            table::bools(ids.iter().map(|_| Some(true))),
-            table::int64s(ids.iter().map(|id| Some(number(id) as i64))),
-            table::int64s(ids.iter().map(|_| Some(20_000))),
-            table::int64s(ids.iter().map(|_| Some(20_000))),
-            table::int64s(ids.iter().map(|id| Some(20_000 * number(id) as i64))),
-        ];
-        table::structures(Artifact::Listing, "image", columns, None)
-    };
-    let columns = vec![
-        text(&|id| id.clone()),
-        text(&|id| format!("images2/{id}.jpg")),
-        text(&title),
-        text(&title),
-        table::text_lists(&vec![Some(Vec::new()); ids.len()])?,
-        table::texts(ids.iter().map(|_| None::<String>)),
-        text(&|id| digest::of_bytes(title(id).as_bytes())),
-        text(&|id| digest::of_bytes(id.as_bytes())),
-        text(&|_| String::new()),
-        object()?,
-        place("meta"),
-    ];
-    table::content(Artifact::Listing, columns)
-}
-
-async fn listed(rows: u64, shards: u32, generation: u64) -> Result<VirtualInputs, Box<dyn Error>> {
-    let mut slices = Slices::default();
-    let batches = (0..shards)
-        .map(|shard| (shard, slice(rows, shards.into(), shard.into(), generation).expect("columns of the listing")));
-    slices.replace(Artifact::Listing, COUNTRY, batches).await?;
-    Ok(VirtualInputs::new(Listing::default(), slices))
-}
-
-async fn planned(
-    stage: Stage,
-    work: &WorkStore,
-    tables: &Tables,
-    slices: &Slices,
-    shards: u32,
-) -> Result<Plan, Box<dyn Error>> {
-    let mut inputs = Vec::new();
-    for input in stage.inputs {
-        inputs.push(match input.artifact {
-            slice if !slice.is_table() => slices.pin(slice),
-            artifact => tables.pin(artifact, COUNTRY, None).await?,
-        });
-    }
-    let plan = Arc::new(Plan {
-        stage: stage.name.to_owned(),
-        stage_version: stage.version,
-        country: COUNTRY.to_owned(),
-        shards,
-        output: tables.pin(stage.output, COUNTRY, None).await?,
-        inputs,
-        model: String::new(),
-        parameters: "{}".to_owned(),
-        retry_errors: false,
-        counts: PlanCounts::default(),
-    });
-    let counts = count(work, slices, stage, &plan, |_| true, AT_ONCE).await?;
-    Ok(Plan { counts, ..Arc::unwrap_or_clone(plan) })
-}
 
 /// Plans everything after an edit: seconds of all.
 async fn plan_all(
@@ -222,24 +99,24 @@ fn peak_mib() -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
-fn forget_peak() {
-    // without the right to, the peak is that of everything before
-    _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let mut number = |default: u64| arguments.next().map_or(Ok(default), |text| text.parse::<u64>());
     let (rows, shards) = (number(5_200_000)?, number(10_000)? as u32);
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let folder = tempfile::tempdir_in(parent)?;
+    let is_planner = arguments.next().as_deref() == Some(PLAN_ALONE);
+    let made = if is_planner { None } else { Some(tempfile::tempdir_in(&parent)?) };
+    let folder = made.as_ref().map_or(parent.as_path(), |folder| folder.path());
     let text = format!(
         "country = \"{COUNTRY}\"\n[source]\nkind = \"skyscript\"\nurl = \"{0}\"\n[work]\nurl = \"{0}\"\nshards = {shards}\nconcurrency = {AT_ONCE}\n",
-        folder.path().display()
+        folder.display()
     );
     let spec = BuildSpec::parse(&text, "scale", &[])?;
     let work = WorkStore::open(&spec.work.url, &Default::default())?;
+    if is_planner {
+        return plan_alone(&spec, &work, rows, shards).await;
+    }
     let source = SourceStore::open(&spec.source.url, &Default::default())?;
     let (tables, began, stop) = (Tables::new(&work), Instant::now(), Arc::new(AtomicBool::new(false)));
     let mut known = listed(rows, shards, 0).await?;
@@ -275,15 +152,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("{} made after {:.1} s", stage.name, began.elapsed().as_secs_f64());
     }
     drop(known);
-    forget_peak();
+    // a process of its own: what making the tables took is no part of its memory
+    let planner = std::process::Command::new(std::env::current_exe()?)
+        .args([rows.to_string(), shards.to_string(), folder.display().to_string(), PLAN_ALONE.to_owned()])
+        .status()?;
+    assert!(planner.success(), "the planner failed");
+    Ok(())
+}
+
+/// Plans over tables that were made before.
+async fn plan_alone(spec: &BuildSpec, work: &WorkStore, rows: u64, shards: u32) -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     let mut known = listed(rows, shards, 1).await?;
     println!("edited listing cut into slices in {:.1} s", began.elapsed().as_secs_f64());
     println!("plan from local files:");
-    let local = plan_all(&work, &mut known, &spec, (rows, shards)).await?;
+    let local = plan_all(work, &mut known, spec, (rows, shards)).await?;
     println!("plan from a store with {} ms a request, {AT_ONCE} at once:", REQUEST.as_millis());
     let slow = work.clone().over(|inner| Arc::new(Distant { inner, request: REQUEST, reads: Arc::default() }));
-    let remote = plan_all(&slow, &mut known, &spec, (rows, shards)).await?;
+    let remote = plan_all(&slow, &mut known, spec, (rows, shards)).await?;
     println!("{rows} rows in {shards} shards: {local:.1} s local, {remote:.1} s remote, peak {:.0} MiB", peak_mib());
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod distant;
 pub mod http;
 pub mod hub;
+pub mod large;
 pub mod networks;
 pub mod s3;
 

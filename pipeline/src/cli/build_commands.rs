@@ -215,9 +215,17 @@ fn print_quarantine(quarantined: &[Quarantined]) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn doctor(spec: Option<PathBuf>, set: &[String], json: bool) -> Result<()> {
+pub(super) async fn doctor(
+    spec: Option<PathBuf>,
+    set: &[String],
+    profile: Option<&engines::Profile>,
+    json: bool,
+) -> Result<()> {
     let spec = spec.map(|path| BuildSpec::read(&path, set)).transpose()?;
-    let findings = crate::doctor::examine(spec.as_ref()).await;
+    let mut findings = crate::doctor::examine(spec.as_ref()).await;
+    if let Some(profile) = profile {
+        findings.extend(crate::doctor::examine_slurm(profile).await);
+    }
     if json {
         say!("{}", serde_json::to_string_pretty(&findings)?);
     } else {

@@ -100,10 +100,12 @@ pub(super) enum Command {
         #[command(flatten)]
         metrics: MetricsArgs,
     },
-    /// Give a build to a cluster: its drivers plan, start workers and publish until all is done
+    /// Give builds to a cluster: their drivers plan, start workers and publish until all is done
     Submit {
+        #[arg(required = true, help = "Build specs, each of which becomes a run of its own")]
+        specs: Vec<PathBuf>,
         #[command(flatten)]
-        spec: SpecArgs,
+        set: SetArgs,
         #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
         until: Option<String>,
         #[command(flatten)]
@@ -277,6 +279,8 @@ pub(super) enum Command {
         spec: Option<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
+        #[arg(long, value_name = "FILE", help = "Profile of a Slurm cluster that is looked at as well")]
+        profile: Option<PathBuf>,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },

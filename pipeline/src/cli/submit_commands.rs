@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use workers::WorkerError;
 use workers::claims::reopen;
 use workers::stores::WorkStore;
 
-use super::arguments::{ClusterArgs, EngineName, LogsArgs, RunArgs, SpecArgs};
+use super::arguments::{ClusterArgs, EngineName, LogsArgs, RunArgs};
 use super::cluster_commands::{only_rendered, options_of, read_profile};
 use super::stop_flag;
 use crate::build::Build;
@@ -26,7 +26,7 @@ use crate::run_status::{RunStatus, run_statuses};
 use crate::{aside, preflight, say};
 
 /// A profile for Slurm, whose folder of logs is named from the root.
-fn slurm_profile(path: Option<&Path>) -> Result<Profile, WorkerError> {
+pub(super) fn slurm_profile(path: Option<&Path>) -> Result<Profile, WorkerError> {
     let mut profile = read_profile(path)?;
     if profile.slurm.logs.is_empty() {
         let why = "slurm.logs is missing: name a folder that all nodes see, for scripts and logs";
@@ -42,13 +42,28 @@ fn run_of(spec: &BuildSpec, options: Vec<String>) -> Run {
     Run { id: run_id(spec, &options), country: spec.country.clone(), spec: spec.to_toml(), options }
 }
 
-pub(super) async fn submit(args: &SpecArgs, until: Option<String>, cluster: &ClusterArgs) -> Result<()> {
-    let spec = args.read()?;
-    preflight::check_run(&spec, until.as_deref())?;
-    if let Some(until) = &until {
-        crate::run::check_until(&spec, until)?;
+/// Gives builds to a cluster, each as a run of its own. All specs are looked at before anything is begun.
+pub(super) async fn submit_all(
+    paths: &[PathBuf],
+    set: &[String],
+    until: Option<String>,
+    cluster: &ClusterArgs,
+) -> Result<()> {
+    let specs = paths.iter().map(|path| BuildSpec::read(path, set)).collect::<Result<Vec<_>, _>>()?;
+    for spec in &specs {
+        preflight::check_run(spec, until.as_deref())?;
+        if let Some(until) = &until {
+            crate::run::check_until(spec, until)?;
+        }
     }
-    let run = run_of(&spec, options_of(&RunArgs::default(), false, until.as_deref(), 0));
+    for spec in specs {
+        submit(spec, until.as_deref(), cluster).await?;
+    }
+    Ok(())
+}
+
+async fn submit(spec: BuildSpec, until: Option<&str>, cluster: &ClusterArgs) -> Result<()> {
+    let run = run_of(&spec, options_of(&RunArgs::default(), false, until, 0));
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     let record = RunRecord::new(&work, &spec.country, &run.id);
     let (profile, first_job, is_new, logs) = match cluster.engine {

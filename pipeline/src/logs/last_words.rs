@@ -86,6 +86,6 @@ mod tests {
             last.contains("the last word\n") && last.ends_with("error: https://[hidden]@host/x is gone\n"),
             "{last}"
         );
-        assert!(folder.path().join("runs/1a2b3c4d/logs/images-3.log").is_file());
+        assert!(folder.path().join("runs/finland/1a2b3c4d/logs/images-3.log").is_file());
     }
 }

@@ -113,20 +113,9 @@ fn map_batch(run: &Run, job: &Job, profile: &Profile, site: &Site, of: (u32, u32
         // a signal ends `wait` before the worker has ended
         "while wait $worker; code=$?; kill -0 $worker 2>/dev/null; do :; done\n".to_owned(),
         "me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\ncase $code in\n".to_owned(),
-        "0)  # the plan is closed: whoever waits for this array need not wait for lost nodes, nor run on one\n"
-            .to_owned(),
-        "    for _ in 1 2 3; do\n".to_owned(),
-        "        others=$(squeue --noheader --jobs=$SLURM_ARRAY_JOB_ID --states=RUNNING --format=%N".to_owned(),
-        " | grep -vx \"$SLURMD_NODENAME\" | sort -u | paste -sd,)\n".to_owned(),
-        "        [ -z \"$others\" ] && break; sleep 1\n    done\n".to_owned(),
-        // in one step, and by one worker: each for itself would take the nodes of the others from the driver
-        format!(
-            "    IFS='|' read -r driver dependency excluded < <(squeue --noheader --states=PENDING --name={} --format='%i|%E|%x')\n",
-            driver_name(run, &job.step)
-        ),
-        "    case ${dependency:-(null)} in\n    '(null)') ;;\n".to_owned(),
-        "    *) excluded=$(echo \"${excluded/(null)/},$others\" | sed 's/,,*/,/g; s/^,//; s/,$//')\n".to_owned(),
-        "       scontrol update JobId=$driver ExcNodeList=$excluded Dependency= ;;\n    esac\n".to_owned(),
+        "0)  # the plan is closed\n".to_owned(),
+        // of several arrays one is enough
+        if offset == 0 { free_the_driver(run, &job.step, site) } else { String::new() },
         "    scancel --quiet --state=PENDING $SLURM_ARRAY_JOB_ID ;;\n".to_owned(),
         "75|137|143)  # a job that somebody cancels is no longer running, and stays cancelled\n".to_owned(),
         "    state=$(squeue --noheader --array --jobs=$me --format=%T)\n".to_owned(),
@@ -136,6 +125,26 @@ fn map_batch(run: &Run, job: &Job, profile: &Profile, site: &Site, of: (u32, u32
         "esac\nexit $code\n".to_owned(),
     ];
     Batch { name, script: script.concat() }
+}
+
+/// Lines by which one worker of an array lets the driver begin that waits for the array: it need not wait for nodes that are
+/// lost, nor run on one. Workers that live leave within moments.
+fn free_the_driver(run: &Run, step: &str, site: &Site) -> String {
+    let folder = site.spec.rsplit_once('/').map_or(".", |(folder, _)| folder);
+    [
+        format!("    if mkdir {}/closed-$SLURM_ARRAY_JOB_ID 2>/dev/null; then\n", quoted(folder)),
+        "        for _ in 1 2 3 4; do\n".to_owned(),
+        "            others=$(squeue --noheader --jobs=$SLURM_ARRAY_JOB_ID --states=RUNNING --format=%N".to_owned(),
+        " | grep -vx \"$SLURMD_NODENAME\" | sort -u | paste -sd,)\n".to_owned(),
+        "            [ -z \"$others\" ] && break; sleep 0.7\n        done\n".to_owned(),
+        format!(
+            "        IFS='|' read -r driver excluded < <(squeue --noheader --states=PENDING --name={} --format='%i|%x')\n",
+            driver_name(run, step)
+        ),
+        "        excluded=$(echo \"${excluded/(null)/},$others\" | sed 's/,,*/,/g; s/^,//; s/,$//')\n".to_owned(),
+        "        [ -n \"$driver\" ] && scontrol update JobId=$driver ExcNodeList=$excluded Dependency=\n    fi\n".to_owned(),
+    ]
+    .concat()
 }
 
 /// Name of the driver that comes back to a step.

@@ -7,7 +7,7 @@ mod queue;
 pub use queue::{QUEUE_FORMAT, Queued, arrays, queue};
 
 use crate::job::{Job, Run, Work};
-use crate::profile::{Profile, Resources};
+use crate::profile::{Profile, Resources, Slurm};
 
 /// Seconds before a time limit or a preemption at which the workers are told.
 const WARNING_SECONDS: u32 = 55;
@@ -34,6 +34,38 @@ pub struct Site {
     pub most_indices: u32,
 }
 
+/// What of a profile cannot stand in a script: values are lines of it.
+pub fn problems(profile: &Profile) -> Vec<String> {
+    let Slurm { account, partition, qos, time, exclude, options, setup, logs, program, max_workers: _ } =
+        &profile.slurm;
+    let named = [
+        ("account", account),
+        ("partition", partition),
+        ("qos", qos),
+        ("time", time),
+        ("exclude", exclude),
+        ("logs", logs),
+        ("program", program),
+    ];
+    let named = named.map(|(name, value)| (format!("slurm.{name}"), value));
+    let listed = options.iter().map(|line| ("slurm.options".to_owned(), line));
+    let listed = listed.chain(setup.iter().map(|line| ("slurm.setup".to_owned(), line)));
+    let of_steps = profile.stage.iter().flat_map(|(step, of)| {
+        [("memory", &of.memory), ("partition", &of.partition)]
+            .map(|(name, value)| (format!("stage.{step}.{name}"), value))
+    });
+    let all = named.into_iter().chain(listed).chain(of_steps);
+    let is_line = |value: &str| !value.chars().any(char::is_control);
+    let mut problems: Vec<String> = (all.filter(|(_, value)| !is_line(value)))
+        .map(|(name, value)| format!("{name} = {value:?}: it must be one line"))
+        .collect();
+    if logs.chars().any(|c| c.is_whitespace() || c == '%' || c == '"' || c == '\\') {
+        problems
+            .push(format!("slurm.logs = {logs:?}: Slurm takes no blanks, quotes or percent signs in a path of logs"));
+    }
+    problems
+}
+
 /// The scripts of a job, in windows of indices where an array cannot hold all workers.
 pub fn batches(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Vec<Batch> {
     match &job.work {
@@ -51,8 +83,10 @@ pub fn batches(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Vec<Batc
 fn head(run: &Run, job: &Job, name: &str, profile: &Profile, resources: &Resources, log: &str) -> String {
     let slurm = &profile.slurm;
     let partition = if resources.partition.is_empty() { &slurm.partition } else { &resources.partition };
-    let mut lines =
-        vec!["#!/bin/bash".to_owned(), format!("# {} of run {}, country {}", job.step, run.id, run.country)];
+    let mut lines = vec![
+        "#!/bin/bash".to_owned(),
+        format!("# {} of run {}, country {}", job.step, run.id, run.country.escape_debug()),
+    ];
     let mut option = |text: String| lines.push(format!("#SBATCH {text}"));
     option(format!("--job-name={name}"));
     for (key, value) in [
@@ -263,6 +297,23 @@ mod tests {
         let wanted = "exec urbancross drive /shared/run/spec.toml --run 1a2b3c4d --until images --engine slurm --profile \
                       /shared/run/profile.toml\n";
         assert!(drive.script.ends_with(wanted), "{}", drive.script);
+    }
+
+    #[test]
+    fn what_would_be_a_line_of_its_own_is_refused() {
+        assert_eq!(problems(&profile()), Vec::<String>::new());
+        for hostile in [
+            "[slurm]\npartition = \"gpu\\nrm -rf x\"\n",
+            "[slurm]\nlogs = \"/a\\n/b\"\n",
+            "[slurm]\nlogs = \"/my logs\"\n",
+            "[slurm]\noptions = [\"--constraint=a\\ntouch x\"]\n",
+            "[stage.images]\nmemory = \"1G\\ntouch x\"\n",
+        ] {
+            assert!(!problems(&Profile::parse(hostile).unwrap()).is_empty(), "{hostile}");
+        }
+        let run = Run { country: "x\ntouch y".into(), ..run() };
+        let script = &batches(&run, &map(1), &profile(), &site(1001))[0].script;
+        assert!(!script.contains("\ntouch"), "{script}");
     }
 
     #[test]

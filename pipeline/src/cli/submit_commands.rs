@@ -34,6 +34,10 @@ pub(super) fn slurm_profile(path: Option<&Path>) -> Result<Profile, WorkerError>
     }
     let logs = std::path::absolute(&profile.slurm.logs);
     profile.slurm.logs = logs.map_or(profile.slurm.logs, |path| path.display().to_string());
+    let problems = engines::slurm::problems(&profile);
+    if !problems.is_empty() {
+        return Err(WorkerError::Configuration(problems.join("; ")));
+    }
     Ok(profile)
 }
 

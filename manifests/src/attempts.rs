@@ -19,9 +19,9 @@ const MOST_PERMANENT: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// Its worker was asked to stop, and gave the shard back.
+    /// Its worker gave the shard back: it was asked to stop, or could not go on for a reason that is not the shard's.
     Released,
-    /// A store or a device failed: another try may help.
+    /// Its worker broke down over it: another try may help.
     Transient,
     /// The shard's rows cannot be made as they are.
     Permanent,
@@ -174,7 +174,9 @@ impl Attempts {
             && last.end.is_none()
         {
             let silent_millis = now_millis.saturating_sub(last.alive_millis);
-            if silent_millis < lease_millis {
+            // a time far in the future says nothing: waiting for it would be waiting for ever
+            let is_of_now = silent_millis > lease_millis.saturating_neg();
+            if silent_millis < lease_millis && is_of_now {
                 return ShardTurn::Running { silent_millis: silent_millis.max(0) };
             }
         }
@@ -224,6 +226,8 @@ mod tests {
         assert_eq!(beating.turn(61_000, LEASE), ShardTurn::Running { silent_millis: 11_000 });
         // a clock that was set back is no reason to take it
         assert_eq!(beating.turn(0, LEASE), ShardTurn::Running { silent_millis: 0 });
+        let of_tomorrow = attempts(&[(Object::Claim(1), 86_400_000)]);
+        assert_eq!(of_tomorrow.turn(0, LEASE), ShardTurn::Open { epoch: 2 });
         let given_back = attempts(&[(Object::Claim(1), 1_000), (Object::End(1, End::Released), 2_000)]);
         assert_eq!(given_back.turn(2_000, LEASE), ShardTurn::Open { epoch: 2 });
         // the beat of an attempt that was paused and passed does not bring it back

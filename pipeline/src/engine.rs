@@ -113,12 +113,12 @@ impl Engine {
         }
     }
 
-    /// Ends the workers of a stage that is closed.
-    pub(crate) async fn end_of_stage(&self) {
+    /// Ends the workers of a stage that is closed, or of a driver that was `stopped`.
+    pub(crate) async fn end_of_stage(&self, stopped: bool) {
         match self {
             // workers of a cluster see by themselves that the plan is closed
             Engine::Here | Engine::Slurm(_) | Engine::Kubernetes(_) => {}
-            Engine::Processes(processes) => processes.end().await,
+            Engine::Processes(processes) => processes.end(stopped).await,
         }
     }
 

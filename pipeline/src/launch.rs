@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::run_options::RunOptions;
 
 /// How long a rank may take to end after it was told to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Exit code of an error that trying again does not cure.
 pub(crate) const PERMANENT: i32 = 65;
@@ -252,6 +252,18 @@ pub(crate) fn terminate(process: u32) {
 
 #[cfg(not(unix))]
 pub(crate) fn terminate(_: u32) {}
+
+/// Lets a process go on that somebody has suspended.
+#[cfg(unix)]
+pub(crate) fn wake(process: u32) {
+    use rustix::process::{Pid, Signal, kill_process};
+    if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        _ = kill_process(process, Signal::CONT);
+    }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn wake(_: u32) {}
 
 #[cfg(test)]
 mod tests {

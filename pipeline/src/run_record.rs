@@ -65,6 +65,11 @@ pub struct ProcessEnd {
     pub by: Claimant,
 }
 
+/// Step and process under which the last driver says how it ended.
+pub const DRIVER: (&str, &str) = ("drive", "last");
+/// What a driver worked on that has nothing left to do.
+pub const DONE: &str = "done";
+
 /// The records of one run.
 pub struct RunRecord<'a> {
     work: &'a WorkStore,
@@ -155,6 +160,14 @@ impl<'a> RunRecord<'a> {
             ends.extend(end.filter(|end| end.of == of).map(|end| (name.trim_end_matches(".json").to_owned(), end)));
         }
         Ok(ends)
+    }
+
+    /// How the last driver ended; `None`: it runs, or none has.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn last_driver(&self) -> Result<Option<ProcessEnd>, WorkerError> {
+        self.work.get_hint(&self.path(&format!("ends/{}/{}.json", DRIVER.0, DRIVER.1))).await
     }
 
     /// Forgets how processes ended, before they are started anew.

@@ -13,7 +13,7 @@ use workers::claims::ClaimBoard;
 use crate::build::Build;
 use crate::clock::unix_seconds;
 use crate::engine::LEASE;
-use crate::run_record::{Placement, ProcessEnd, RunRecord};
+use crate::run_record::{DONE, Placement, ProcessEnd, RunRecord};
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +26,12 @@ pub struct RunStatus {
     pub cancelled: bool,
     /// The last step that was placed; `None`: none was.
     pub step: Option<StepStatus>,
+    /// Whether nothing is left to do.
+    pub done: bool,
+    /// Why the last driver ended, if it did not end well.
+    pub driver_error: Option<String>,
+    /// Where the engine keeps what processes said.
+    pub logs: String,
     /// What the engine says of its jobs, in words; `None`: it does not answer here.
     pub jobs: Option<String>,
     /// What to do next, if anything.
@@ -94,9 +100,13 @@ pub async fn run_statuses(build: &Build) -> Result<Vec<RunStatus>, WorkerError> 
         };
         let cancelled = record.is_cancelled().await?;
         let jobs = crate::engine::jobs_in_words(&submission, country).await;
-        let advice = advice(cancelled, step.as_ref(), jobs.as_deref());
+        let driver = record.last_driver().await?;
+        let done = driver.as_ref().is_some_and(|end| end.code == 0 && end.of == DONE);
+        let driver_error = driver.filter(|end| end.code != 0).map(|end| ended_in_words("the last driver", &end));
+        let advice = if done { String::new() } else { advice(cancelled, step.as_ref(), jobs.as_deref()) };
         let at = last.map_or(0, |placement| placement.unix_seconds);
-        statuses.push((at, RunStatus { run, engine: submission.engine, cancelled, step, jobs, advice }));
+        let (engine, logs) = (submission.engine, submission.logs);
+        statuses.push((at, RunStatus { run, engine, cancelled, step, done, driver_error, logs, jobs, advice }));
     }
     statuses.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     Ok(statuses.into_iter().map(|(_, status)| status).collect())
@@ -207,6 +217,7 @@ impl RunStatus {
     pub fn in_words(&self) -> Vec<String> {
         let jobs = self.jobs.as_deref().map(|jobs| if jobs.is_empty() { "no jobs" } else { jobs });
         let jobs = jobs.unwrap_or("it does not answer here");
+        let jobs = if self.done { "done" } else { jobs };
         let mut lines = vec![format!("run {} by {}: {jobs}", self.run, self.engine)];
         if let Some(step) = &self.step {
             let shards = step.done + step.running + step.open + step.failed.len();
@@ -236,8 +247,9 @@ impl RunStatus {
             lines.extend(step.failed.iter().map(|failed| format!("    failed: {failed}")));
             lines.extend(step.ended.iter().map(|ended| format!("    worker {ended}")));
         }
+        lines.extend(self.driver_error.iter().map(|error| format!("  {error}")));
         if !self.advice.is_empty() {
-            lines.push(format!("  {}", self.advice));
+            lines.push(format!("  {}; logs: {}", self.advice, self.logs));
         }
         lines
     }
@@ -287,11 +299,18 @@ mod tests {
             engine: "slurm".into(),
             cancelled: false,
             step: Some(step),
+            done: false,
+            driver_error: Some("the last driver on node1 ended with 65: no such folder".into()),
+            logs: "/logs/uc-*.log".into(),
             jobs: Some("captions RUNNING 1".into()),
-            advice: String::new(),
+            advice: "look".into(),
         };
         let lines = status.in_words().join("\n");
         assert!(lines.contains("3 of 5 shards done, 0 running, 1 open, 1 failed"), "{lines}");
+        assert!(
+            lines.contains("ended with 65: no such folder") && lines.contains("look; logs: /logs/uc-*.log"),
+            "{lines}"
+        );
         assert!(lines.contains("worker 2 on node1, job 17_2: shard 5, alive, heard of 4 s ago"), "{lines}");
     }
 }

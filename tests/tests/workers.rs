@@ -124,6 +124,53 @@ async fn rows_are_those_of_one_run_whoever_dies() {
     }
 }
 
+/// A worker that somebody has suspended, for a debugger or by Ctrl-Z, holds nobody up once others have done its work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_worker_holds_nothing_up() {
+    let world = World::new(48);
+    let spec = spec_file(&world, "work", &QUICK);
+    let mut driver = Command::new(urbancross());
+    driver.arg("drive").arg(&spec).args(["--workers", "2", "--lease-seconds", "1", "--until", "captions"]);
+    let mut driver = driver.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    let worker = loop {
+        if let Some(worker) = children(driver.id()).first() {
+            break *worker;
+        }
+        assert!(driver.try_wait().unwrap().is_none(), "it had no worker");
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(Command::new("kill").args(["-STOP", &worker.to_string()]).status().unwrap().success());
+    let code = loop {
+        if let Some(status) = driver.try_wait().unwrap() {
+            break status.code();
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "it waits for the suspended worker");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(code, Some(0));
+}
+
+/// What a cluster would be given can be seen without one.
+#[test]
+fn every_engine_renders_every_step() {
+    let world = World::new(1);
+    let (spec, profile) = (spec_file(&world, "work", &QUICK), world.path("profile.toml"));
+    std::fs::write(
+        &profile,
+        format!("[kubernetes]\nimage = \"x\"\n[slurm]\nlogs = \"{}\"\n", world.path("logs").display()),
+    )
+    .unwrap();
+    for engine in ["slurm", "kubernetes", "ray"] {
+        let out = world.path(engine);
+        let arguments = ["render", "--engine", engine, "--profile", &profile.display().to_string(), "--output"];
+        let (code, said) = finish(&[&arguments[..], &[&out.display().to_string()]].concat(), &spec);
+        assert_eq!(code, Some(0), "{engine}: {said}");
+        assert!(std::fs::read_dir(&out).unwrap().count() > 0, "{engine} renders nothing");
+    }
+    assert!(!world.path("work").exists(), "nothing is made");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_claimed_is_taken_when_its_lease_ends() {
     let world = World::new(24);

@@ -274,10 +274,9 @@ impl Pull<'_> {
                 Err(WorkerError::Transient(why))
             }
             Err(error) => {
-                // what no worker here can do says nothing of the shard
-                let end = if error.exit_code() == 75 { End::Transient } else { End::Released };
-                // the store may be what fails
-                _ = self.board.end(attempted, end, Some(error.to_string())).await;
+                // a store that does not answer, a full disk and wrong settings say nothing of the shard; and the store may
+                // be what fails
+                _ = self.board.end(attempted, End::Released, Some(error.to_string())).await;
                 Err(error)
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use manifests::spec::MOST_SHARDS;
 use serde::{Deserialize, Serialize};
 
 /// A profile, as `profile.toml` gives it. Everything has a default.
@@ -39,6 +40,32 @@ pub struct Resources {
     /// Slurm's partition, where it is another than that of the whole run.
     pub partition: String,
 }
+
+impl Resources {
+    /// What no cluster can give.
+    fn problems(&self, step: &str) -> Vec<String> {
+        let numbers = [
+            ("workers", self.workers, 1, MOST_SHARDS),
+            ("gpus", self.gpus, 0, MOST_GPUS),
+            ("cpus", self.cpus, 1, MOST_CPUS),
+        ];
+        let outside = numbers.into_iter().filter(|(_, value, least, most)| !(*least..=*most).contains(value));
+        let mut problems: Vec<String> = outside
+            .map(|(name, value, least, most)| {
+                format!("stage.{step}.{name} = {value}: it must be a whole number between {least} and {most}")
+            })
+            .collect();
+        let is_amount = crate::memory::mebibytes(&self.memory).is_some_and(|mebibytes| mebibytes > 0);
+        if !self.memory.is_empty() && !is_amount {
+            problems.push(format!("stage.{step}.memory = {:?}: it must be an amount such as 16G", self.memory));
+        }
+        problems
+    }
+}
+
+/// More than any machine has.
+const MOST_GPUS: u32 = 64;
+const MOST_CPUS: u32 = 4096;
 
 impl Default for Resources {
     fn default() -> Self {
@@ -145,7 +172,9 @@ impl Profile {
     /// What is wrong with it, by field, with the field that was probably meant.
     pub fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
-        manifests::spec::section(&table, "")
+        let profile: Profile = manifests::spec::section(&table, "")?;
+        let problems: Vec<String> = profile.stage.iter().flat_map(|(step, of)| of.problems(step)).collect();
+        if problems.is_empty() { Ok(profile) } else { Err(problems.join("; ")) }
     }
 
     /// What a training needs: one machine, unless it is named.
@@ -180,5 +209,18 @@ mod tests {
         let error = Profile::parse("[stage.captions]\ngpus = \"one\"\n").unwrap_err();
         assert!(error.contains("stage.captions.gpus"), "{error}");
         assert!(Profile::parse("[slurm").is_err());
+        assert!(Profile::parse("[stage.x]\nmemory = \"16Gi\"\n").is_ok());
+        for (wrong, said) in [
+            ("workers = 4294967295", "stage.x.workers"),
+            ("workers = 0", "between 1 and"),
+            ("gpus = 65", "stage.x.gpus"),
+            ("memory = \"lots\"", "such as 16G"),
+            ("memory = \"-5G\"", "stage.x.memory"),
+            ("memory = \"0G\"", "stage.x.memory"),
+            ("memory = \"1G\\ntouch y\"", "stage.x.memory"),
+        ] {
+            let error = Profile::parse(&format!("[stage.x]\n{wrong}\n")).unwrap_err();
+            assert!(error.contains(said), "{wrong}: {error}");
+        }
     }
 }

@@ -307,7 +307,7 @@ mod tests {
             "[slurm]\nlogs = \"/a\\n/b\"\n",
             "[slurm]\nlogs = \"/my logs\"\n",
             "[slurm]\noptions = [\"--constraint=a\\ntouch x\"]\n",
-            "[stage.images]\nmemory = \"1G\\ntouch x\"\n",
+            "[stage.images]\npartition = \"gpu\\ntouch x\"\n",
         ] {
             assert!(!problems(&Profile::parse(hostile).unwrap()).is_empty(), "{hostile}");
         }

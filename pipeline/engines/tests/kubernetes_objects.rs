@@ -80,7 +80,6 @@ fn whatever_a_profile_says_the_rules_hold_or_it_is_named() {
         ("", "kubernetes.image"),
         ("[kubernetes]\nimage = \"x\"\nnamespace = \"Urban_Cross\"", "namespace"),
         ("[kubernetes]\nimage = \"x\"\nqueue = \"two words\"", "queue-name"),
-        ("[kubernetes]\nimage = \"x\"\n[stage.default]\nmemory = \"much\"", "memory"),
     ] {
         let found = problems(&objects(&Profile::parse(profile).unwrap()));
         assert!(!found.is_empty() && found.iter().all(|problem| problem.contains(wanted)), "{profile}: {found:?}");

@@ -111,7 +111,7 @@ pub(super) struct EngineArgs {
     pub(super) engine: EngineName,
     #[arg(long, value_name = "FILE", help = "Profile of the cluster, such as deploy/profile.toml")]
     pub(super) profile: Option<PathBuf>,
-    #[arg(long, value_name = "ID", help = "Name of the run; otherwise it follows from the spec")]
+    #[arg(long, value_name = "ID", value_parser = run_name, help = "Name of the run; otherwise it follows from the spec")]
     pub(super) run: Option<String>,
     #[arg(
         long,
@@ -145,7 +145,7 @@ pub(super) struct ShareArgs {
     pub(super) stage: String,
     #[arg(long, help = "Key of the plan")]
     pub(super) plan: String,
-    #[arg(long, value_name = "ID", help = "Name of the run, in whose records its end is written down")]
+    #[arg(long, value_name = "ID", value_parser = run_name, help = "Name of the run, in whose records its end is written down")]
     pub(super) run: Option<String>,
     #[arg(long, help = "Number of this worker, from 0; otherwise the engine's variable says")]
     pub(super) index: Option<u32>,
@@ -164,7 +164,7 @@ pub(super) struct ShareArgs {
 /// Whose words are shown.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    #[arg(long, value_name = "ID", help = "Of one run alone")]
+    #[arg(long, value_name = "ID", value_parser = run_name, help = "Of one run alone")]
     pub(super) run: Option<String>,
     #[arg(long, value_name = "STEP", help = "Of one stage or training alone")]
     pub(super) step: Option<String>,
@@ -188,10 +188,19 @@ impl LogsArgs {
 /// Which try of a training by an engine a rank belongs to.
 #[derive(Debug, Args)]
 pub(super) struct TryArgs {
-    #[arg(long, value_name = "ID", help = "Name of the run, in whose records the rank's end is written down")]
+    #[arg(long, value_name = "ID", value_parser = run_name, help = "Name of the run, in whose records the rank's end is written down")]
     pub(super) run: Option<String>,
     #[arg(long, value_name = "N", requires = "run", help = "Which try of the run it is")]
     pub(super) attempt: Option<u32>,
+}
+
+/// Names of runs become names of jobs and objects.
+pub(super) fn run_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    match !text.is_empty() && text.len() <= 16 && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("it must be 1 to 16 small letters, digits and hyphens".to_owned()),
+    }
 }
 
 /// More workers than shards never have anything to do.

@@ -20,9 +20,9 @@ use crate::preflight;
 use crate::progress::Progress;
 use crate::run::RunEnd;
 use crate::run_options::RunOptions;
-use crate::run_record::{ProcessEnd, RunRecord, run_id};
+use crate::run_record::{DONE, DRIVER, ProcessEnd, RunRecord, run_id};
 
-/// A driver: plans, starts workers, publishes, and again until all is done.
+/// A driver: plans, starts workers, publishes, and again until all is done. One of a cluster leaves word how it ended.
 pub(super) async fn drive(
     args: &SpecArgs,
     options: RunArgs,
@@ -30,6 +30,27 @@ pub(super) async fn drive(
     until: Option<String>,
     engine: &EngineArgs,
 ) -> Result<()> {
+    let run = engine.run.as_deref().filter(|_| engine.engine != EngineName::Processes);
+    // a spec that cannot be read names no store for the word
+    let spec = args.read()?;
+    let of_run = OfRun::begin(&spec, run, DRIVER.0, DRIVER.1)?;
+    let ended = drive_to_end(args, options, accept_removals, until, engine).await;
+    let (of, ended) = match ended {
+        Ok(RunEnd::Done(_)) => (DONE, Ok(())),
+        Ok(RunEnd::Placed { .. }) => ("placed", Ok(())),
+        Err(error) => ("", Err(error)),
+    };
+    OfRun::end(of_run, of, &ended).await;
+    ended
+}
+
+async fn drive_to_end(
+    args: &SpecArgs,
+    options: RunArgs,
+    accept_removals: bool,
+    until: Option<String>,
+    engine: &EngineArgs,
+) -> Result<RunEnd> {
     let progress = Progress::new(false);
     let spec = args.read()?;
     preflight::check_run(&spec, until.as_deref())?;
@@ -39,7 +60,7 @@ pub(super) async fn drive(
     let record = RunRecord::new(&build.work, &build.spec.country, &id);
     if engine.engine != EngineName::Processes && record.is_cancelled().await? {
         progress.note(&format!("run {id} was cancelled; `urbancross submit` begins it again"));
-        return Ok(());
+        return Ok(RunEnd::Placed { step: "cancelled" });
     }
     if engine.engine != EngineName::Processes && (options.retry_errors || options.retrain) {
         let why = "--retry-errors and --retrain are done once, and drivers on a cluster come back: use them with `urbancross run`";
@@ -72,13 +93,14 @@ pub(super) async fn drive(
         }
         EngineName::Ray => return Err(only_rendered().into()),
     };
-    match crate::run::drive(&mut build, &options, &engine, &progress).await? {
-        RunEnd::Done(quarantined) => build_commands::end_of_run(&build, &options, &quarantined).await,
+    let end = crate::run::drive(&mut build, &options, &engine, &progress).await?;
+    match &end {
+        RunEnd::Done(quarantined) => build_commands::end_of_run(&build, &options, quarantined).await?,
         RunEnd::Placed { step } => {
             progress.note(&format!("{step:18} workers have begun; a driver comes back when they have done"));
-            Ok(())
         }
     }
+    Ok(end)
 }
 
 /// Ray's drivers are files.

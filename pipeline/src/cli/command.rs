@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::arguments::{
-    ClusterArgs, EngineArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs, TryArgs,
+    ClusterArgs, EngineArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs, TryArgs, run_name,
 };
 use super::numbers::within;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
@@ -137,7 +137,7 @@ pub(super) enum Command {
     Cancel {
         #[command(flatten)]
         spec: SpecArgs,
-        #[arg(long, value_name = "ID", help = "One run alone")]
+        #[arg(long, value_name = "ID", value_parser = run_name, help = "One run alone")]
         run: Option<String>,
         #[arg(long, help = "Kill; otherwise workers leave what they have begun for others")]
         now: bool,

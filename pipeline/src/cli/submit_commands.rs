@@ -139,6 +139,10 @@ fn write_files(run: &Run, profile: &Profile) -> Result<()> {
 const SHARDS_PER_WORKER: u32 = 4;
 
 fn warn_of_few_shards(spec: &BuildSpec, profile: &Profile) {
+    let steps: Vec<&str> = stages::steps(spec).iter().map(Step::name).chain(["default", "drive"]).collect();
+    for name in profile.stage.keys().filter(|name| !steps.contains(&name.as_str())) {
+        aside!("warning: stage.{name} of the profile is no step of this build; they are {}", steps.join(", "));
+    }
     let stages = stages::map_stages(spec);
     let most = stages.iter().map(|stage| (profile.resources(stage.name).workers, stage.name)).max();
     if let Some((workers, stage)) = most
@@ -213,7 +217,7 @@ fn jobs(spec: &BuildSpec, until: Option<&str>, profile: &Profile) -> Vec<Job> {
         let name = step.name();
         let work = match step {
             Step::Map(_) => Some(Work::Map {
-                plan: "PLAN".to_owned(),
+                plan: "plan".to_owned(),
                 workers: profile.resources(name).workers,
                 lease_seconds: profile.lease_seconds,
             }),
@@ -300,6 +304,9 @@ pub(super) async fn runs(spec: BuildSpec, watch: bool, json: bool) -> Result<()>
         let is_over = runs.iter().all(|run| run.jobs.as_deref() == Some(""));
         if !watch || is_over || stop.load(Ordering::Relaxed) {
             let failed: usize = runs.iter().filter_map(|run| run.step.as_ref()).map(|step| step.failed.len()).sum();
+            if let Some(error) = runs.iter().filter(|run| !run.done).find_map(|run| run.driver_error.clone()) {
+                return Err(WorkerError::Broken(error).into());
+            }
             return match failed {
                 0 => Ok(()),
                 failed => Err(WorkerError::Broken(format!("{} failed", count(failed, "shard"))).into()),
@@ -316,6 +323,9 @@ pub(super) async fn cancel(spec: BuildSpec, run: Option<String>, now: bool) -> R
         Some(run) => vec![run],
         None => RunRecord::all(&work, &spec.country).await?,
     };
+    if runs.is_empty() {
+        aside!("no run was submitted");
+    }
     for id in runs {
         let record = RunRecord::new(&work, &spec.country, &id);
         let Some(submission) = record.submission().await? else {

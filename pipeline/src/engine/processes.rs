@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manifests::words::count;
 use tokio::process::Child;
@@ -11,10 +11,15 @@ use workers::map::Observer;
 
 use super::{MapJob, Placed};
 use crate::build::Build;
-use crate::launch::{PERMANENT, child, terminate};
+use crate::launch::{PATIENCE, PERMANENT, child, terminate, wake};
 
 /// Times that workers of one stage are started again before the driver gives up.
 const MOST_RESTARTS: usize = 20;
+
+/// How long a worker whose plan is closed may take to end.
+const MOMENT: Duration = Duration::from_secs(3);
+/// Longest pause before a worker is started again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Workers as processes of this machine, which end with the driver.
 pub struct Processes {
@@ -30,6 +35,8 @@ struct Running {
     /// Workers that found the plan closed.
     done: usize,
     restarts: usize,
+    /// Nobody is started before.
+    not_before: Option<Instant>,
     /// The spec as the workers read it.
     spec: Option<tempfile::TempDir>,
 }
@@ -67,6 +74,8 @@ impl Processes {
                 }
                 _ => {
                     running.restarts += 1;
+                    let pause = Duration::from_secs(running.restarts as u64).min(LONGEST_PAUSE);
+                    running.not_before = Some(Instant::now() + pause);
                     let how = code.map_or("was killed".to_owned(), |code| format!("ended with {code}"));
                     observer.note(&format!("{}: worker {index} {how}; starting another", job.stage));
                 }
@@ -78,6 +87,10 @@ impl Processes {
                 job.stage,
                 count(running.restarts, "time")
             )));
+        }
+        // what ended it, such as a full disk, may last
+        if running.not_before.is_some_and(|at| Instant::now() < at) {
+            return Ok(Placed::Waits);
         }
         // more workers than shards would only wait
         let wanted = self.count.min(job.open_shards.max(running.by_index.len()));
@@ -109,8 +122,9 @@ impl Processes {
         Ok(Placed::Waits)
     }
 
-    /// Tells the workers to stop, and waits for them.
-    pub(super) async fn end(&self) {
+    /// Tells the workers to end, and waits for them: for as long as they may need to leave what they have begun where they were
+    /// `stopped`, for a moment where their plan is closed.
+    pub(super) async fn end(&self, stopped: bool) {
         let workers = {
             let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             running.stage = "";
@@ -118,9 +132,15 @@ impl Processes {
         };
         for (_, mut worker) in workers {
             // one that sees the plan closed ends by itself
-            if tokio::time::timeout(Duration::from_secs(1), worker.wait()).await.is_err() {
-                worker.id().into_iter().for_each(terminate);
-                _ = tokio::time::timeout(Duration::from_secs(60), worker.wait()).await;
+            if !stopped && tokio::time::timeout(Duration::from_secs(1), worker.wait()).await.is_ok() {
+                continue;
+            }
+            // one that somebody has suspended would not hear it
+            worker.id().into_iter().for_each(wake);
+            worker.id().into_iter().for_each(terminate);
+            let patience = if stopped { PATIENCE } else { MOMENT };
+            if tokio::time::timeout(patience, worker.wait()).await.is_err() {
+                _ = worker.kill().await;
             }
         }
     }

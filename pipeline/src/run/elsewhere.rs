@@ -47,14 +47,14 @@ pub(super) async fn map(
             let collected = gather(build, engine, plan).await?;
             // a marker whose part is gone was taken away: its shard is open again
             if collected.is_closed() {
-                engine.end_of_stage().await;
+                engine.end_of_stage(false).await;
                 let Collected { finished, failed, seconds, .. } = collected;
                 return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: false }));
             }
             continue;
         }
         if build.stop.load(Ordering::Relaxed) {
-            engine.end_of_stage().await;
+            engine.end_of_stage(true).await;
             return Err(WorkerError::Stopped);
         }
         if !is_published {

@@ -79,7 +79,8 @@ fn the_driver_is_python_that_compiles() {
         let Ok(output) = compiled else { return println!("skipped: no python3") };
         assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
     }
-    let profile = Profile::parse("[stage.default]\nmemory = \"much\"\n").unwrap();
+    let mut profile = profile();
+    profile.stage.insert(map().step, engines::profile::Resources { memory: "much".into(), ..Default::default() });
     assert!(ray::driver(&run(), &map(), &profile).unwrap_err().contains("\"much\""));
 }
 

@@ -279,8 +279,11 @@ async fn a_cancelled_run_ends_and_goes_on_when_it_is_submitted_again() {
     let given = Given::new(&world, "shared", &QUICK, WORKERS);
     given.submit(&cluster, &[]);
     given.wait_for_markers("segments", 1);
+    // another run of the country is said to be there
+    let (code, said) = given.call(&cluster, "submit", &["--until", "geotags"]);
+    assert!(code == Some(0) && said.contains("is under way with another spec or other options"), "{said}");
     let (code, said) = given.call(&cluster, "cancel", &[]);
-    assert!(code == Some(0) && said.contains("is cancelled"), "{said}");
+    assert!(code == Some(0) && said.matches("is cancelled").count() == 2, "{said}");
     given.wait(&cluster);
     std::thread::sleep(Duration::from_secs(2));
     assert!(cluster.ask("squeue", &["--noheader"]).trim().is_empty(), "something came back");

@@ -70,6 +70,7 @@ async fn submit(spec: BuildSpec, until: Option<&str>, cluster: &ClusterArgs) -> 
     let run = run_of(&spec, options_of(&RunArgs::default(), false, until, 0));
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     let record = RunRecord::new(&work, &spec.country, &run.id);
+    warn_of_other_runs(&work, &spec.country, &run.id).await?;
     let (profile, first_job, is_new, logs) = match cluster.engine {
         EngineName::Slurm => {
             let profile = slurm_profile(cluster.profile.as_deref())?;
@@ -131,6 +132,21 @@ fn write_files(run: &Run, profile: &Profile) -> Result<()> {
     for (name, text) in [("spec.toml", &run.spec), ("profile.toml", &toml::to_string(profile)?)] {
         let path = folder.join(name);
         std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
+    }
+    Ok(())
+}
+
+/// Two runs of one country with different specs would undo each other's rows by turns.
+async fn warn_of_other_runs(work: &WorkStore, country: &str, run: &str) -> Result<()> {
+    for other in RunRecord::all(work, country).await?.iter().filter(|other| *other != run) {
+        let submission = RunRecord::new(work, country, other).submission().await?;
+        let Some(submission) = submission else { continue };
+        if crate::engine::jobs_in_words(&submission, country).await.is_some_and(|jobs| !jobs.is_empty()) {
+            aside!(
+                "warning: run {other} of {country} is under way with another spec or other options; where they differ the two \
+                 undo each other's rows: end one with `urbancross cancel SPEC --run {other}`"
+            );
+        }
     }
     Ok(())
 }

@@ -106,20 +106,20 @@ pub async fn main(cli: Cli) -> Result<()> {
             build_commands::plan(&spec, options, asked, json).await
         }
         Command::Simulate { spec, args } => simulate_commands::simulate(&spec, args).await,
-        Command::Run { spec, options, accept_removals, until, metrics } => {
+        Command::Run { spec, options, steps, metrics } => {
             metrics.serve().await?;
-            build_commands::run(&spec, options, accept_removals, until).await
+            build_commands::run(&spec, options, steps).await
         }
-        Command::Drive { spec, options, accept_removals, until, engine, metrics } => {
+        Command::Drive { spec, options, steps, engine, metrics } => {
             metrics.serve().await?;
-            cluster_commands::drive(&spec, options, accept_removals, until, &engine).await
+            cluster_commands::drive(&spec, &options, &steps, &engine).await
         }
         Command::Worker { spec, share, metrics } => {
             metrics.serve().await?;
             cluster_commands::worker(spec.read()?, &share).await
         }
-        Command::Submit { specs, set, until, cluster } => {
-            submit_commands::submit_all(&specs, &set.set, until, &cluster).await
+        Command::Submit { specs, set, steps, failed, cluster } => {
+            submit_commands::submit_all(&specs, &set.set, (&steps, &failed), &cluster).await
         }
         Command::Render { spec, until, cluster, output } => {
             submit_commands::render(&spec.read()?, until, &cluster, output.as_deref())

@@ -22,7 +22,7 @@ pub use processes::Processes;
 pub use slurm::{Slurm, examine as examine_slurm};
 
 /// How long a silent worker keeps its shards.
-pub const LEASE: Duration = Duration::from_secs(60);
+pub const LEASE: Duration = Duration::from_secs(engines::profile::LEASE_SECONDS);
 
 /// Who maps the shards of a plan and runs trainings.
 pub enum Engine {

@@ -89,7 +89,8 @@ pub async fn drive(
     before::begin(build, options).await?;
     let waits = |whom: &str| progress.note(&format!("waiting for {whom}"));
     let (country, seconds) = (&build.spec.country, build.spec.work.lease_seconds);
-    let lease = workers::lease::take(&build.work, country, "urbancross run", seconds, &build.stop, waits);
+    let what = if matches!(engine, Engine::Here) { "urbancross run" } else { "urbancross drive" };
+    let lease = workers::lease::take(&build.work, country, what, seconds, &build.stop, waits);
     let (_lease, waited) = lease.await?;
     if waited {
         build.refresh().await?;

@@ -30,6 +30,8 @@ pub struct RunStatus {
     pub done: bool,
     /// Why the last driver ended, if it did not end well.
     pub driver_error: Option<String>,
+    /// Its exit code; 0: it ended well, or none has ended.
+    pub driver_code: u8,
     /// Where the engine keeps what processes said.
     pub logs: String,
     /// What the engine says of its jobs, in words; `None`: it does not answer here.
@@ -102,11 +104,15 @@ pub async fn run_statuses(build: &Build) -> Result<Vec<RunStatus>, WorkerError> 
         let jobs = crate::engine::jobs_in_words(&submission, country).await;
         let driver = record.last_driver().await?;
         let done = driver.as_ref().is_some_and(|end| end.code == 0 && end.of == DONE);
+        let driver_code = driver.as_ref().map_or(0, |end| end.code);
         let driver_error = driver.filter(|end| end.code != 0).map(|end| ended_in_words("the last driver", &end));
         let advice = if done { String::new() } else { advice(cancelled, step.as_ref(), jobs.as_deref()) };
         let at = last.map_or(0, |placement| placement.unix_seconds);
         let (engine, logs) = (submission.engine, submission.logs);
-        statuses.push((at, RunStatus { run, engine, cancelled, step, done, driver_error, logs, jobs, advice }));
+        statuses.push((
+            at,
+            RunStatus { run, engine, cancelled, step, done, driver_error, driver_code, logs, jobs, advice },
+        ));
     }
     statuses.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     Ok(statuses.into_iter().map(|(_, status)| status).collect())
@@ -213,6 +219,15 @@ fn advice(cancelled: bool, step: Option<&StepStatus>, jobs: Option<&str>) -> Str
 }
 
 impl RunStatus {
+    /// Why the run does not go on, if its last driver says so.
+    pub fn error(&self) -> Option<WorkerError> {
+        let words = self.driver_error.clone()?;
+        Some(match self.driver_code {
+            75 | 143 => WorkerError::Transient(words),
+            _ => WorkerError::Broken(words),
+        })
+    }
+
     /// The state in lines for people.
     pub fn in_words(&self) -> Vec<String> {
         let jobs = self.jobs.as_deref().map(|jobs| if jobs.is_empty() { "no jobs" } else { jobs });
@@ -301,6 +316,7 @@ mod tests {
             step: Some(step),
             done: false,
             driver_error: Some("the last driver on node1 ended with 65: no such folder".into()),
+            driver_code: 65,
             logs: "/logs/uc-*.log".into(),
             jobs: Some("captions RUNNING 1".into()),
             advice: "look".into(),

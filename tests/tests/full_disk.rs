@@ -56,3 +56,37 @@ async fn a_build_on_a_full_disk_says_so_and_goes_on_with_room() {
         assert!(open(build.spec.clone()).await.is_ok());
     }
 }
+
+/// A full disk says nothing of the shards that met it: no worker's attempt counts against one, and with room all are made.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_on_a_full_disk_close_no_shard() {
+    let world = World::new(60);
+    let set = ["score.clip=none", "work.shards=2"];
+    let (disk, kept, path) = (world.path("disk"), world.path("kept"), world.path("spec.toml"));
+    std::fs::create_dir_all(&disk).unwrap();
+    std::fs::write(&path, world.spec("disk", &set).to_toml()).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=200k tmpfs {disk} || exit 99; timeout -s TERM 8 {program} drive {spec} --workers 2 --until \
+         images; cp -a {disk}/. {kept}",
+        disk = disk.display(),
+        program = urbancross().display(),
+        spec = path.display(),
+        kept = kept.display()
+    );
+    std::fs::create_dir_all(&kept).unwrap();
+    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output();
+    let Ok(output) = output else { return println!("skipped: no unshare here") };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() == Some(99) || said.starts_with("unshare:") {
+        return println!("skipped: no private mounts here: {said}");
+    }
+    assert!(said.contains("no space left"), "{said}");
+    let names: Vec<String> = std::fs::read_dir(kept.join("markers/finland/images"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|file| file.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(names.iter().any(|name| name.contains(".claim.")), "no worker began: {names:?} {said}");
+    assert!(!names.iter().any(|name| name.contains(".transient.") || name.contains(".failed.")), "{names:?}");
+}

@@ -321,11 +321,15 @@ async fn a_failed_shard_ends_the_run_and_can_be_opened_again() {
     given.wait(&cluster);
     let logs = given.logs();
     assert!(logs.contains(&format!("segments: 1 shard failed: shard {}", part.shard)), "{logs}");
+    let (code, said) = given.call(&cluster, "status", &["--runs"]);
+    assert!(code == Some(65) && said.contains("the last driver") && said.contains("1 shard failed"), "{code:?} {said}");
     std::fs::write(&path, whole).unwrap();
     let (code, said) = given.call(&cluster, "retry", &["--errors"]);
     assert!(code == Some(0) && said.contains("is open again"), "{said}");
     given.submit(&cluster, &[]);
     given.wait(&cluster);
+    let (_, said) = given.call(&cluster, "status", &["--runs"]);
+    assert!(said.contains("by slurm: done"), "{said}");
     given.equals(&set).await;
 }
 

@@ -14,6 +14,7 @@ use pipeline::build::Build;
 use pipeline::plan::{Model, plan_stage};
 use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
+use pipeline::run_record::RunRecord;
 use pipeline_tests::{World, open, rows, run, run_with, urbancross};
 use workers::WorkerError;
 use workers::claims::{Attempted, Claimant};
@@ -149,6 +150,48 @@ async fn a_suspended_worker_holds_nothing_up() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(code, Some(0));
+}
+
+/// A driver that is told to stop publishes what is done, as a run does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_driver_publishes_what_is_done() {
+    let world = World::new(300);
+    let spec = spec_file(&world, "work", &QUICK);
+    let mut driver = Command::new(urbancross());
+    driver.arg("drive").arg(&spec).args(["--workers", "2", "--until", "segments"]);
+    let mut driver = driver.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let markers = world.path("work").join(paths::markers("finland", "segments"));
+    let done = || {
+        let names = std::fs::read_dir(&markers).into_iter().flatten().flatten();
+        names.filter(|f| matches!(Object::of_name(&f.file_name().to_string_lossy()), Some((_, Object::Marker)))).count()
+    };
+    while done() < 2 {
+        assert!(driver.try_wait().unwrap().is_none(), "it was faster than this test");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").args(["-TERM", &driver.id().to_string()]).status().unwrap().success());
+    let output = driver.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(143), "{said}");
+    assert_eq!(said.matches("error: stopped").count(), 1, "workers that it told to stop say nothing of it: {said}");
+    let build = open(world.spec("work", &QUICK)).await.unwrap();
+    let live = build.pin(Artifact::Segments).await.unwrap().parts.len();
+    assert!(live >= 2 && live >= done(), "{live} of {} published", done());
+}
+
+/// Records of runs go with everything else that is old.
+#[tokio::test]
+async fn records_of_old_runs_are_cleared_away() {
+    let world = World::new(1);
+    let spec = spec_file(&world, "work", &QUICK);
+    let work = WorkStore::open(&world.path("work").display().to_string(), &Default::default()).unwrap();
+    work.make().unwrap();
+    let record = RunRecord::new(&work, "finland", "1a2b3c4d");
+    record.set_cancelled(true).await.unwrap();
+    let (code, said) = finish(&["gc", "--delete"], &spec);
+    assert!(code == Some(0) && record.is_cancelled().await.unwrap(), "it is young: {said}");
+    let (code, said) = finish(&["gc", "--delete", "--keep-days", "0"], &spec);
+    assert!(code == Some(0) && !record.is_cancelled().await.unwrap(), "{said}");
 }
 
 /// What a cluster would be given can be seen without one.

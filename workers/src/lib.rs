@@ -8,7 +8,7 @@ mod backoff;
 pub mod cause;
 pub mod claims;
 mod compute;
-mod durable;
+pub mod durable;
 pub mod error;
 pub mod fetch;
 pub mod join;

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use manifests::spec::MOST_SHARDS;
 use serde::{Deserialize, Serialize};
 
+/// How long a silent worker keeps its shards, where nobody says otherwise.
+pub const LEASE_SECONDS: u64 = 60;
+
 /// A profile, as `profile.toml` gives it. Everything has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,7 +24,12 @@ pub struct Profile {
 
 impl Default for Profile {
     fn default() -> Self {
-        Self { lease_seconds: 60, slurm: Slurm::default(), kubernetes: Kubernetes::default(), stage: BTreeMap::new() }
+        Self {
+            lease_seconds: LEASE_SECONDS,
+            slurm: Slurm::default(),
+            kubernetes: Kubernetes::default(),
+            stage: BTreeMap::new(),
+        }
     }
 }
 

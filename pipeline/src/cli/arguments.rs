@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use engines::profile::LEASE_SECONDS;
 use manifests::BuildSpec;
 use manifests::spec::MOST_SHARDS;
 
@@ -42,6 +43,41 @@ pub(super) struct RunArgs {
     pub(super) retry_errors: bool,
     #[arg(long, help = "Train again even if a finished training is up to date")]
     pub(super) retrain: bool,
+}
+
+/// How far a build is run.
+#[derive(Debug, Default, Args)]
+pub(super) struct StepArgs {
+    #[arg(long, help = "Run even if more than half of the rows are no longer in the source, and remove them")]
+    pub(super) accept_removals: bool,
+    #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
+    pub(super) until: Option<String>,
+}
+
+/// What is gone on without.
+#[derive(Debug, Default, Args)]
+pub(super) struct FailedArgs {
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_parser = within("a whole number", 0..=MOST_SHARDS),
+        allow_negative_numbers = true,
+        help = "Go on without so many shards of a stage, if they cannot be made"
+    )]
+    pub(super) allow_failed: u32,
+}
+
+/// How long silence is no loss.
+#[derive(Debug, Args)]
+pub(super) struct LeaseArgs {
+    #[arg(
+        long,
+        default_value_t = LEASE_SECONDS,
+        value_parser = within("a whole number of seconds", 1..=MOST_LEASE_SECONDS),
+        allow_negative_numbers = true,
+        help = "How long a worker that is not heard of keeps its shards"
+    )]
+    pub(super) lease_seconds: u64,
 }
 
 /// What starts workers.
@@ -121,22 +157,10 @@ pub(super) struct EngineArgs {
         help = "Workers of each stage, if they are processes; a profile says it of a cluster"
     )]
     pub(super) workers: u32,
-    #[arg(
-        long,
-        default_value_t = 60,
-        value_parser = within("a whole number of seconds", 1..=MOST_LEASE_SECONDS),
-        allow_negative_numbers = true,
-        help = "How long a worker that is not heard of keeps its shards"
-    )]
-    pub(super) lease_seconds: u64,
-    #[arg(
-        long,
-        default_value_t = 0,
-        value_parser = within("a whole number", 0..=MOST_SHARDS),
-        allow_negative_numbers = true,
-        help = "Go on without so many shards of a stage, if they cannot be made"
-    )]
-    pub(super) allow_failed: u32,
+    #[command(flatten)]
+    pub(super) lease: LeaseArgs,
+    #[command(flatten)]
+    pub(super) failed: FailedArgs,
 }
 
 #[derive(Debug, Args)]
@@ -151,14 +175,8 @@ pub(super) struct ShareArgs {
     pub(super) index: Option<u32>,
     #[arg(long, help = "Number of workers; otherwise URBANCROSS_COUNT says")]
     pub(super) count: Option<u32>,
-    #[arg(
-        long,
-        default_value_t = 60,
-        value_parser = within("a whole number of seconds", 1..=MOST_LEASE_SECONDS),
-        allow_negative_numbers = true,
-        help = "How long a worker that is not heard of keeps its shards"
-    )]
-    pub(super) lease_seconds: u64,
+    #[command(flatten)]
+    pub(super) lease: LeaseArgs,
 }
 
 /// Whose words are shown.

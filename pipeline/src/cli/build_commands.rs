@@ -7,7 +7,7 @@ use manifests::BuildSpec;
 use manifests::words::count;
 use workers::WorkerError;
 
-use super::arguments::{RunArgs, SpecArgs};
+use super::arguments::{RunArgs, SpecArgs, StepArgs};
 use super::{report_commands, simulate_commands, stop_flag};
 use crate::build::Build;
 use crate::capacity::{self, Question};
@@ -119,7 +119,7 @@ pub(super) async fn explain(args: &SpecArgs, what: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool, until: Option<String>) -> Result<()> {
+pub(super) async fn run(args: &SpecArgs, options: RunArgs, steps: StepArgs) -> Result<()> {
     if let Some(info) = workers::rank_env::rank_info()? {
         let (rank, world_size) = (info.rank, info.world_size);
         let why = format!(
@@ -130,7 +130,7 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool
     }
     let progress = Progress::new(false);
     let spec = args.read()?;
-    preflight::check_run(&spec, until.as_deref())?;
+    preflight::check_run(&spec, steps.until.as_deref())?;
     let mut build = Build::connect(spec, stop_flag()).await?;
     build.source.required()?;
     build.list_source().await?;
@@ -138,8 +138,8 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, accept_removals: bool
     let options = RunOptions {
         retry_errors: options.retry_errors,
         retrain: options.retrain,
-        accept_removals,
-        until,
+        accept_removals: steps.accept_removals,
+        until: steps.until,
         allow_failed: 0,
         set: args.set.set.clone(),
     };

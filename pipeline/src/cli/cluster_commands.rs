@@ -11,7 +11,7 @@ use workers::claims::Claimant;
 use workers::pull::Share;
 use workers::stores::WorkStore;
 
-use super::arguments::{EngineArgs, EngineName, RunArgs, ShareArgs, SpecArgs};
+use super::arguments::{EngineArgs, EngineName, FailedArgs, RunArgs, ShareArgs, SpecArgs, StepArgs};
 use super::{build_commands, stop_flag};
 use crate::build::Build;
 use crate::engine::{Engine, KubernetesEngine, Processes, Slurm};
@@ -23,64 +23,58 @@ use crate::run_options::RunOptions;
 use crate::run_record::{DONE, DRIVER, ProcessEnd, RunRecord, run_id};
 
 /// A driver: plans, starts workers, publishes, and again until all is done. One of a cluster leaves word how it ended.
-pub(super) async fn drive(
-    args: &SpecArgs,
-    options: RunArgs,
-    accept_removals: bool,
-    until: Option<String>,
-    engine: &EngineArgs,
-) -> Result<()> {
+pub(super) async fn drive(args: &SpecArgs, options: &RunArgs, steps: &StepArgs, engine: &EngineArgs) -> Result<()> {
     let run = engine.run.as_deref().filter(|_| engine.engine != EngineName::Processes);
     // a spec that cannot be read names no store for the word
     let spec = args.read()?;
     let of_run = OfRun::begin(&spec, run, DRIVER.0, DRIVER.1)?;
-    let ended = drive_to_end(args, options, accept_removals, until, engine).await;
+    let ended = drive_to_end(spec, &args.set.set, options, steps, engine).await;
     let (of, ended) = match ended {
-        Ok(RunEnd::Done(_)) => (DONE, Ok(())),
-        Ok(RunEnd::Placed { .. }) => ("placed", Ok(())),
+        Ok(Some(RunEnd::Done(_))) => (DONE, Ok(())),
+        Ok(Some(RunEnd::Placed { .. })) => ("placed", Ok(())),
+        Ok(None) => ("cancelled", Ok(())),
         Err(error) => ("", Err(error)),
     };
     OfRun::end(of_run, of, &ended).await;
     ended
 }
 
+/// How far a driver has come; `None`: its run was cancelled.
 async fn drive_to_end(
-    args: &SpecArgs,
-    options: RunArgs,
-    accept_removals: bool,
-    until: Option<String>,
+    spec: BuildSpec,
+    set: &[String],
+    options: &RunArgs,
+    steps: &StepArgs,
     engine: &EngineArgs,
-) -> Result<RunEnd> {
+) -> Result<Option<RunEnd>> {
     let progress = Progress::new(false);
-    let spec = args.read()?;
-    preflight::check_run(&spec, until.as_deref())?;
-    let asked = options_of(&options, accept_removals, until.as_deref(), engine.allow_failed);
-    let id = engine.run.clone().unwrap_or_else(|| run_id(&spec, &asked));
-    let mut build = Build::connect(spec, stop_flag()).await?;
-    let record = RunRecord::new(&build.work, &build.spec.country, &id);
-    if engine.engine != EngineName::Processes && record.is_cancelled().await? {
-        progress.note(&format!("run {id} was cancelled; `urbancross submit` begins it again"));
-        return Ok(RunEnd::Placed { step: "cancelled" });
-    }
-    if engine.engine != EngineName::Processes && (options.retry_errors || options.retrain) {
+    preflight::check_run(&spec, steps.until.as_deref())?;
+    let is_cluster = engine.engine != EngineName::Processes;
+    if is_cluster && (options.retry_errors || options.retrain) {
         let why = "--retry-errors and --retrain are done once, and drivers on a cluster come back: use them with `urbancross run`";
         return Err(WorkerError::Configuration(why.into()).into());
+    }
+    let asked = options_of(options, steps, &engine.failed);
+    let id = engine.run.clone().unwrap_or_else(|| run_id(&spec, &asked));
+    let mut build = Build::connect(spec, stop_flag()).await?;
+    if is_cluster && RunRecord::new(&build.work, &build.spec.country, &id).is_cancelled().await? {
+        progress.note(&format!("run {id} was cancelled; `urbancross submit` begins it again"));
+        return Ok(None);
     }
     build.source.required()?;
     build.list_source().await?;
     let options = RunOptions {
         retry_errors: options.retry_errors,
         retrain: options.retrain,
-        accept_removals,
-        until,
-        allow_failed: engine.allow_failed as usize,
-        set: args.set.set.clone(),
+        accept_removals: steps.accept_removals,
+        until: steps.until.clone(),
+        allow_failed: engine.failed.allow_failed as usize,
+        set: set.to_vec(),
     };
-    let run =
-        || Run { id: id.clone(), country: build.spec.country.clone(), spec: build.spec.to_toml(), options: asked };
+    let run = || Run { id, country: build.spec.country.clone(), spec: build.spec.to_toml(), options: asked };
     let engine = match engine.engine {
         EngineName::Processes => {
-            let lease = Duration::from_secs(engine.lease_seconds);
+            let lease = Duration::from_secs(engine.lease.lease_seconds);
             Engine::Processes(Processes::new(engine.workers as usize, lease))
         }
         EngineName::Slurm => {
@@ -100,7 +94,7 @@ async fn drive_to_end(
             progress.note(&format!("{step:18} workers have begun; a driver comes back when they have done"));
         }
     }
-    Ok(end)
+    Ok(Some(end))
 }
 
 /// Ray's drivers are files.
@@ -111,19 +105,16 @@ pub(super) fn only_rendered() -> WorkerError {
 }
 
 /// Options as every driver of a run is given them.
-pub(super) fn options_of(
-    options: &RunArgs,
-    accept_removals: bool,
-    until: Option<&str>,
-    allow_failed: u32,
-) -> Vec<String> {
-    let mut asked: Vec<String> = Vec::new();
-    asked.extend(options.retry_errors.then(|| "--retry-errors".to_owned()));
-    asked.extend(options.retrain.then(|| "--retrain".to_owned()));
-    asked.extend(accept_removals.then(|| "--accept-removals".to_owned()));
-    asked.extend(until.into_iter().flat_map(|until| ["--until".to_owned(), until.to_owned()]));
-    if allow_failed > 0 {
-        asked.extend(["--allow-failed".to_owned(), allow_failed.to_string()]);
+pub(super) fn options_of(options: &RunArgs, steps: &StepArgs, failed: &FailedArgs) -> Vec<String> {
+    let flags = [
+        (options.retry_errors, "--retry-errors"),
+        (options.retrain, "--retrain"),
+        (steps.accept_removals, "--accept-removals"),
+    ];
+    let mut asked: Vec<String> = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.to_owned()).collect();
+    asked.extend(steps.until.iter().flat_map(|until| ["--until".to_owned(), until.clone()]));
+    if failed.allow_failed > 0 {
+        asked.extend(["--allow-failed".to_owned(), failed.allow_failed.to_string()]);
     }
     asked
 }
@@ -150,7 +141,8 @@ pub(super) async fn worker(spec: BuildSpec, args: &ShareArgs) -> Result<()> {
         engine_job: share.claimant.engine_job.clone(),
     });
     let of = OfRun::begin(&spec, args.run.as_deref(), &args.stage, &share.index.to_string())?;
-    let progress = Progress::new(false);
+    // whoever started it here tells how far all of them are
+    let progress = Progress::new(crate::launch::launched());
     let ended = crate::worker::work(spec, &args.stage, &args.plan, &share, stop_flag(), &progress).await;
     let ended = ended.map_err(anyhow::Error::from);
     OfRun::end(of, &args.plan, &ended).await;
@@ -226,7 +218,7 @@ fn share(args: &ShareArgs, variable: &dyn Fn(&str) -> Option<String>) -> Result<
         return Err(WorkerError::Configuration(words));
     }
     let claimant = claimant(&index.to_string(), variable);
-    Ok(Share { index, count, lease: Duration::from_secs(args.lease_seconds), claimant })
+    Ok(Share { index, count, lease: Duration::from_secs(args.lease.lease_seconds), claimant })
 }
 
 fn claimant(worker: &str, variable: &dyn Fn(&str) -> Option<String>) -> Claimant {
@@ -240,10 +232,18 @@ fn claimant(worker: &str, variable: &dyn Fn(&str) -> Option<String>) -> Claimant
 
 #[cfg(test)]
 mod tests {
+    use super::super::arguments::LeaseArgs;
     use super::*;
 
     fn args(index: Option<u32>, count: Option<u32>) -> ShareArgs {
-        ShareArgs { stage: "images".into(), plan: "0".into(), run: None, index, count, lease_seconds: 60 }
+        ShareArgs {
+            stage: "images".into(),
+            plan: "0".into(),
+            run: None,
+            index,
+            count,
+            lease: LeaseArgs { lease_seconds: 60 },
+        }
     }
 
     #[test]

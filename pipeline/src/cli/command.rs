@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::arguments::{
-    ClusterArgs, EngineArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs, TryArgs, run_name,
+    ClusterArgs, EngineArgs, FailedArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs,
+    StepArgs, TryArgs, run_name,
 };
 use super::numbers::within;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
@@ -69,10 +70,8 @@ pub(super) enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         options: RunArgs,
-        #[arg(long, help = "Run even if more than half of the rows are no longer in the source, and remove them")]
-        accept_removals: bool,
-        #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
-        until: Option<String>,
+        #[command(flatten)]
+        steps: StepArgs,
         #[command(flatten)]
         metrics: MetricsArgs,
     },
@@ -82,10 +81,8 @@ pub(super) enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         options: RunArgs,
-        #[arg(long, help = "Run even if more than half of the rows are no longer in the source, and remove them")]
-        accept_removals: bool,
-        #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
-        until: Option<String>,
+        #[command(flatten)]
+        steps: StepArgs,
         #[command(flatten)]
         engine: EngineArgs,
         #[command(flatten)]
@@ -106,8 +103,10 @@ pub(super) enum Command {
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
-        #[arg(long, value_name = "STEP", help = "Stop after this step, such as `images` or `pretrain`")]
-        until: Option<String>,
+        #[command(flatten)]
+        steps: StepArgs,
+        #[command(flatten)]
+        failed: FailedArgs,
         #[command(flatten)]
         cluster: ClusterArgs,
     },

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use engines::ClusterShape;
 use engines::cluster::MOST_GPUS;
+use engines::profile::LEASE_SECONDS;
 use engines::simulate::Times;
 use manifests::words::count;
 use manifests::{Artifact, BuildSpec};
@@ -120,7 +121,7 @@ pub(super) fn question(shape: ClusterShape, price: &PriceArgs) -> Question {
         load: 60.0,
         claim: CLAIM_SECONDS,
         look: LOOK_SECONDS,
-        lease: 60.0,
+        lease: LEASE_SECONDS as f64,
         node_mtbf: 24.0 * 3600.0,
         requeue: 120.0,
     };

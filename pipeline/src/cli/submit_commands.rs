@@ -16,12 +16,12 @@ use workers::WorkerError;
 use workers::claims::reopen;
 use workers::stores::WorkStore;
 
-use super::arguments::{ClusterArgs, EngineName, LogsArgs, RunArgs};
+use super::arguments::{ClusterArgs, EngineName, FailedArgs, LogsArgs, RunArgs, StepArgs};
 use super::cluster_commands::{only_rendered, options_of, read_profile};
 use super::stop_flag;
 use crate::build::Build;
 use crate::engine::{KubernetesEngine, Slurm};
-use crate::run_record::{RunRecord, Submission, run_id};
+use crate::run_record::{DRIVER, RunRecord, Submission, run_id};
 use crate::run_status::{RunStatus, run_statuses};
 use crate::{aside, preflight, say};
 
@@ -50,24 +50,25 @@ fn run_of(spec: &BuildSpec, options: Vec<String>) -> Run {
 pub(super) async fn submit_all(
     paths: &[PathBuf],
     set: &[String],
-    until: Option<String>,
+    (steps, failed): (&StepArgs, &FailedArgs),
     cluster: &ClusterArgs,
 ) -> Result<()> {
     let specs = paths.iter().map(|path| BuildSpec::read(path, set)).collect::<Result<Vec<_>, _>>()?;
     for spec in &specs {
-        preflight::check_run(spec, until.as_deref())?;
-        if let Some(until) = &until {
+        preflight::check_run(spec, steps.until.as_deref())?;
+        if let Some(until) = &steps.until {
             crate::run::check_until(spec, until)?;
         }
     }
+    let options = options_of(&RunArgs::default(), steps, failed);
     for spec in specs {
-        submit(spec, until.as_deref(), cluster).await?;
+        submit(spec, options.clone(), cluster).await?;
     }
     Ok(())
 }
 
-async fn submit(spec: BuildSpec, until: Option<&str>, cluster: &ClusterArgs) -> Result<()> {
-    let run = run_of(&spec, options_of(&RunArgs::default(), false, until, 0));
+async fn submit(spec: BuildSpec, options: Vec<String>, cluster: &ClusterArgs) -> Result<()> {
+    let run = run_of(&spec, options);
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     let record = RunRecord::new(&work, &spec.country, &run.id);
     warn_of_other_runs(&work, &spec.country, &run.id).await?;
@@ -100,7 +101,8 @@ async fn submit(spec: BuildSpec, until: Option<&str>, cluster: &ClusterArgs) -> 
         EngineName::Ray => return Err(only_rendered().into()),
         EngineName::Processes => return Err(no_cluster().into()),
     };
-    if is_new {
+    // one that was cut off before it wrote this left a run that nobody could look after
+    if is_new || record.submission().await?.is_none() {
         let submission = Submission {
             run: run.id.clone(),
             engine: cluster.engine.name().to_owned(),
@@ -122,16 +124,18 @@ async fn submit(spec: BuildSpec, until: Option<&str>, cluster: &ClusterArgs) -> 
 async fn begin(work: &WorkStore, record: &RunRecord<'_>, spec: &BuildSpec, profile: &Profile) -> Result<()> {
     work.make()?;
     warn_of_few_shards(spec, profile);
+    // how the last driver ended says nothing of what begins now
+    record.forget_ends(DRIVER.0).await?;
     Ok(record.set_cancelled(false).await?)
 }
 
 /// Writes spec and profile where all nodes of a Slurm cluster see them.
 fn write_files(run: &Run, profile: &Profile) -> Result<()> {
     let folder = Path::new(&profile.slurm.logs).join(format!("uc-{}", run.id));
-    std::fs::create_dir_all(&folder).map_err(|error| WorkerError::of_io(&folder, &error))?;
+    workers::durable::create_folder(&folder)?;
     for (name, text) in [("spec.toml", &run.spec), ("profile.toml", &toml::to_string(profile)?)] {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
+        // whole: a driver of a run that lives may be reading it
+        workers::durable::write(&folder.join(name), text.as_bytes())?;
     }
     Ok(())
 }
@@ -187,7 +191,8 @@ pub(super) fn render(
     if let Some(until) = &until {
         crate::run::check_until(spec, until)?;
     }
-    let run = run_of(spec, options_of(&RunArgs::default(), false, until.as_deref(), 0));
+    let steps = StepArgs { until: until.clone(), ..StepArgs::default() };
+    let run = run_of(spec, options_of(&RunArgs::default(), &steps, &FailedArgs::default()));
     let files = match cluster.engine {
         EngineName::Slurm => {
             let profile = slurm_profile(cluster.profile.as_deref())?;
@@ -320,8 +325,8 @@ pub(super) async fn runs(spec: BuildSpec, watch: bool, json: bool) -> Result<()>
         let is_over = runs.iter().all(|run| run.jobs.as_deref() == Some(""));
         if !watch || is_over || stop.load(Ordering::Relaxed) {
             let failed: usize = runs.iter().filter_map(|run| run.step.as_ref()).map(|step| step.failed.len()).sum();
-            if let Some(error) = runs.iter().filter(|run| !run.done).find_map(|run| run.driver_error.clone()) {
-                return Err(WorkerError::Broken(error).into());
+            if let Some(error) = runs.iter().filter(|run| !run.done).find_map(RunStatus::error) {
+                return Err(error.into());
             }
             return match failed {
                 0 => Ok(()),

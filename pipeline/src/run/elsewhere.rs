@@ -55,7 +55,9 @@ pub(super) async fn map(
         }
         if build.stop.load(Ordering::Relaxed) {
             engine.end_of_stage(true).await;
-            return Err(WorkerError::Stopped);
+            // what is done is published, as a run that maps by itself does
+            let Collected { finished, seconds, .. } = gather(build, engine, plan).await?;
+            return Ok(Some(MapResult { finished, failed: Vec::new(), seconds: Some(seconds), stopped: true }));
         }
         if !is_published {
             build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;

@@ -111,9 +111,28 @@ pub async fn gc(
             }
         }
     }
+    clear_runs(&mut sweep, country).await?;
     clear_trainings(&mut sweep, country).await?;
     clear_adaptations(&mut sweep, country).await?;
     Ok(sweep.clearance)
+}
+
+/// Records of runs by engines of which nothing was written lately.
+async fn clear_runs(sweep: &mut Sweep<'_>, country: &str) -> Result<(), WorkerError> {
+    let folder = paths::runs(country);
+    let mut runs: BTreeMap<String, Vec<(String, ObjectMeta)>> = BTreeMap::new();
+    for (name, meta) in sweep.work.list_metas(&folder).await? {
+        let run = name.split('/').next().unwrap_or_default().to_owned();
+        runs.entry(run).or_default().push((name, meta));
+    }
+    for objects in
+        runs.into_values().filter(|objects| objects.iter().all(|(_, meta)| sweep.is_old(meta))).collect::<Vec<_>>()
+    {
+        for (name, meta) in objects {
+            sweep.take("runs", &format!("{folder}/{name}"), meta.size).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Parts that trainings of the country, or adaptations from or to it, have begun with and not finished.

@@ -21,11 +21,6 @@ pub fn code(error: &anyhow::Error) -> u8 {
     of_cause.unwrap_or(65)
 }
 
-/// Whether a process says why it ends: one that its parent has told to stop leaves that to the parent.
-pub fn is_said(error: &anyhow::Error) -> bool {
-    !(code(error) == 143 && crate::launch::launched())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,9 +49,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let worker = error.chain().find_map(|e| e.downcast_ref::<workers::WorkerError>());
             let advice = worker.and_then(workers::WorkerError::advice).map_or(String::new(), |a| format!("; {a}"));
-            if pipeline::exit::is_said(&error) {
-                pipeline::aside!("error: {}{advice}", workers::cause::whole_chain(error.as_ref()));
-            }
+            pipeline::aside!("error: {}{advice}", workers::cause::whole_chain(error.as_ref()));
             ExitCode::from(pipeline::exit::code(&error))
         }
     }

@@ -173,7 +173,7 @@ async fn a_stopped_driver_publishes_what_is_done() {
     let output = driver.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(143), "{said}");
-    assert_eq!(said.matches("error: stopped").count(), 1, "workers that it told to stop say nothing of it: {said}");
+    assert_eq!(said.matches("error: stopped").count(), 1, "its workers say who they are: {said}");
     let build = open(world.spec("work", &QUICK)).await.unwrap();
     let live = build.pin(Artifact::Segments).await.unwrap().parts.len();
     assert!(live >= 2 && live >= done(), "{live} of {} published", done());

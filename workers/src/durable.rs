@@ -7,6 +7,9 @@ use std::path::Path;
 use crate::error::WorkerError;
 
 /// Makes a folder with those above it, each on the disk when this returns.
+///
+/// # Errors
+/// [`WorkerError::DiskFull`], and what the file system refuses.
 pub fn create_folder(folder: &Path) -> Result<(), WorkerError> {
     if folder.is_dir() || folder.as_os_str().is_empty() {
         return Ok(());
@@ -21,6 +24,9 @@ pub fn create_folder(folder: &Path) -> Result<(), WorkerError> {
 }
 
 /// Writes a file as one act: readers see the old one or the new one, whatever dies.
+///
+/// # Errors
+/// [`WorkerError::DiskFull`], and what the file system refuses.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     create_folder(folder)?;
@@ -41,6 +47,9 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
 }
 
 /// Puts the names in a folder on the disk.
+///
+/// # Errors
+/// [`WorkerError::DiskFull`], and what the file system refuses.
 pub fn sync_folder(folder: &Path) -> Result<(), WorkerError> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     if !cfg!(unix) {

@@ -144,7 +144,9 @@ pub(super) async fn worker(spec: BuildSpec, args: &ShareArgs) -> Result<()> {
     // whoever started it here tells how far all of them are
     let progress = Progress::new(crate::launch::launched());
     let ended = crate::worker::work(spec, &args.stage, &args.plan, &share, stop_flag(), &progress).await;
-    let ended = ended.map_err(anyhow::Error::from);
+    // several speak beside each other
+    let ended =
+        ended.map_err(|error| anyhow::Error::from(error).context(format!("worker {} of {}", share.index, args.stage)));
     OfRun::end(of, &args.plan, &ended).await;
     ended
 }

@@ -132,7 +132,6 @@ async fn begin(work: &WorkStore, record: &RunRecord<'_>, spec: &BuildSpec, profi
 /// Writes spec and profile where all nodes of a Slurm cluster see them.
 fn write_files(run: &Run, profile: &Profile) -> Result<()> {
     let folder = Path::new(&profile.slurm.logs).join(format!("uc-{}", run.id));
-    workers::durable::create_folder(&folder)?;
     for (name, text) in [("spec.toml", &run.spec), ("profile.toml", &toml::to_string(profile)?)] {
         // whole: a driver of a run that lives may be reading it
         workers::durable::write(&folder.join(name), text.as_bytes())?;

@@ -54,6 +54,7 @@ step networks 90 "$program" device-check networks
 # how fast
 export PRECISION=bf16
 step train-l14 60 "$program" device-check train-rate vit-l-14 40 10
+step train-l14-phases 60 "$program" device-check train-rate vit-l-14 40 10 --phases
 step train-l14-nccl 60 env RANK=0 WORLD_SIZE=1 BACKEND=nccl "$program" device-check train-rate vit-l-14 40 10
 step train-l14-segments 90 "$program" device-check train-rate vit-l-14 40 6 --segments 6 --recompute
 step clip-l14 60 "$program" device-check clip-rate vit-l-14 40 77 5
@@ -65,12 +66,12 @@ for batch in 8 32 128; do
     step "caption-$batch" 60 "$program" device-check caption-rate "$work/vicuna" 1 "$batch" 48 1
 done
 
-profile() { # where the time of some blocks of a training step goes
-    ncu --csv --clock-control none --metrics gpu__time_duration.sum --launch-skip 3000 --launch-count 700 \
-        "$program" device-check clip-rate vit-l-14 40 77 1 train 2> /dev/null | python3 "$here/peers/kernel_times.py"
+profile() { # where the time of one whole training step goes
+    ncu --csv --profile-from-start off --cache-control none --clock-control none --metrics gpu__time_duration.sum \
+        "$program" device-check train-rate vit-l-14 40 3 --profile "$@" 2> /dev/null | python3 "$here/peers/kernel_times.py"
 }
 export -f profile; export here
-command -v ncu > /dev/null && step profile-l14 60 bash -c profile
+command -v ncu > /dev/null && step profile-l14 120 bash -c profile
 
 # a whole build; compare its recall with that of the same command on a CPU
 build() {

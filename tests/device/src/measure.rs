@@ -96,3 +96,15 @@ pub fn print_peak_memory(device: &Device) {
         println!("peak memory on the device {:.2} GiB, {:.2} GiB free", gib(memory.peak), gib(memory.free));
     }
 }
+
+/// Lets a profiler that waits for it see what the GPU does from now on, or no longer.
+pub fn profile(visible: bool) {
+    #[cfg(feature = "cuda")]
+    {
+        use candle_core::cuda::cudarc::driver::{profiler_start, profiler_stop};
+        // without a profiler there is nothing to switch on
+        let _ = if visible { profiler_start() } else { profiler_stop() };
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = visible;
+}

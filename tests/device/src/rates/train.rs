@@ -17,7 +17,7 @@ use training::communicator::{Communicator, Solo};
 use training::contrastive::{Contrastive, Loss};
 use training::trainer::{Event, Execution, Fit, Settings, Trainer};
 
-use crate::measure::print_peak_memory;
+use crate::measure::{print_peak_memory, profile};
 
 /// The same slice of noise at every step.
 struct Noise {
@@ -53,6 +53,10 @@ pub(crate) struct Options {
     in_parts: u8,
     #[arg(long, env = "BACKEND", default_value = "tcp", help = "tcp or nccl")]
     backend: String,
+    #[arg(long, help = "Seconds of each part of the steps; none overlaps then")]
+    phases: bool,
+    #[arg(long, help = "Let a profiler see the last step only")]
+    profile: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
@@ -85,10 +89,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         }),
         ..PairBatch::default()
     };
+    // a GPU is looked at in three groups of steps, unless each step has to end for itself
+    let look_every_steps = if device.is_cpu() || options.profile { 1 } else { (steps / 3).max(1) };
     let settings = Settings { epochs: 1, ..Settings::default() };
     let objective = Contrastive::new(Loss::InfoNce { label_smoothing: 0.0 })?;
     let mut trainer = Trainer::new(clip, settings, Box::new(objective))?;
-    let mut seconds = Vec::new();
+    let (mut seconds, mut phases) = (Vec::new(), None);
     let world_size = ranks.world_size();
     trainer.fit(Fit {
         ranks: ranks.as_mut(),
@@ -98,16 +104,23 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         execution: Execution {
             shard_optimiser: options.in_parts == 1,
             recompute: options.recompute,
-            look_every_steps: if device.is_cpu() { 1 } else { (steps / 3).max(1) },
+            look_every_steps,
+            time_phases: options.phases,
             ..Execution::default()
         },
         stop: &AtomicBool::new(false),
-        observe: &mut |event| {
-            if let Event::Step(progress) = event {
+        observe: &mut |event| match event {
+            Event::Step(progress) => {
                 seconds.push(progress.seconds);
+                if options.profile && seconds.len() + 1 == steps {
+                    profile(true);
+                }
             }
+            Event::EpochEnd(end) => phases = end.phases,
+            _ => {}
         },
     })?;
+    profile(false);
     if first == 0 {
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
@@ -118,6 +131,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             options.segments,
             global_batch as f64 / median,
         );
+        if let Some(phases) = phases {
+            let each = phases.named().map(|(name, all)| format!("{name} {:.4}", all / steps as f64));
+            println!("seconds a step: {}", each.join(", "));
+        }
         print_peak_memory(&device);
     }
     Ok(())

@@ -66,12 +66,15 @@ for batch in 8 32 128; do
     step "caption-$batch" 60 "$program" device-check caption-rate "$work/vicuna" 1 "$batch" 48 1
 done
 
-profile() { # where the time of one whole training step goes
+profile() { # where the GPU's time goes in the part that the command shows a profiler
     ncu --csv --profile-from-start off --cache-control none --clock-control none --metrics gpu__time_duration.sum \
-        "$program" device-check train-rate vit-l-14 40 3 --profile "$@" 2> /dev/null | python3 "$here/peers/kernel_times.py"
+        "$program" device-check "$@" --profile 2> /dev/null | python3 "$here/peers/kernel_times.py"
 }
 export -f profile; export here
-command -v ncu > /dev/null && step profile-l14 120 bash -c profile
+if command -v ncu > /dev/null; then
+    step profile-l14 120 bash -c 'profile train-rate vit-l-14 40 3'
+    step profile-sam 60 bash -c 'profile sam-rate vit-h 32 1 decoder'
+fi
 
 # a whole build; compare its recall with that of the same command on a CPU
 build() {

@@ -12,7 +12,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use crate::Place;
-use crate::measure::{best_of, print_peak_memory, seconds};
+use crate::measure::{best_of, print_peak_memory, profile, seconds};
 
 const POINTS_PER_BATCH: usize = 64;
 const IMAGE_SIDE: usize = 512;
@@ -29,12 +29,14 @@ pub(crate) struct Options {
     rounds: usize,
     #[arg(default_value = "encoder,decoder,post", help = "What to measure; also `whole`")]
     parts: String,
+    #[arg(long = "profile", help = "Let a profiler see one batch of the decoder only")]
+    profiled: bool,
     #[arg(help = "Write the weights here, with the original names, for the peer")]
     save_to: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let Options { place, preset, points_per_side, rounds, parts, save_to } = options;
+    let Options { place, preset, points_per_side, rounds, parts, profiled, save_to } = options;
     let (points_per_side, rounds) = (*points_per_side, *rounds);
     let batches = (points_per_side * points_per_side) as f64 / POINTS_PER_BATCH as f64;
     let (device, dtype) = (place.device()?, place.precision.dtype());
@@ -71,6 +73,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let points: Vec<[f64; 2]> = point_grid(8).iter().map(|xy| xy.map(|x| x * config.image_size as f64)).collect();
         let seconds = best_of(&device, rounds, || Ok(sam.masks_at(&embedding, &points, None)?))?;
         println!("decoder {} per image", seconds.times(batches));
+        if *profiled {
+            profile(true);
+            sam.masks_at(&embedding, &points, None)?;
+            profile(false);
+        }
     }
     if parts.contains("whole") {
         let settings =

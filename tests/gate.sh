@@ -14,14 +14,14 @@ export CARGO_TERM_COLOR=never
 suites=(
     "chaos 4 manifests workers stages/src pipeline/src tests/src tests/chaos Cargo.lock"
     "slurm 8 manifests workers pipeline/src pipeline/engines tests/slurm tests/tests/slurm.rs Cargo.lock"
-    "cuda 8 stages/models stages/training workers/ranks pipeline/src tests/device tests/cuda.sh Cargo.lock"
+    "cuda 15 stages/models stages/training workers/ranks pipeline/src tests/device tests/gpu-on-cpu tests/cuda.sh Cargo.lock"
 )
 
 chaos() { make chaos; }
 
 slurm() { make slurm-test; }
 
-# what goes to GPUs compiles: with NVIDIA's toolkit, where there is one
+# what goes to GPUs compiles, and runs on a GPU that is the CPU: with NVIDIA's toolkit, where there is one
 cuda() {
     if [ -n "${CUDA_HOME:-}" ] || command -v nvcc >/dev/null; then
         tests/cuda.sh

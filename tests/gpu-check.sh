@@ -49,6 +49,7 @@ step device 60 "$program" device-check device
 step operations 60 "$program" device-check operations --seed "$RANDOM"
 step trainings 60 "$program" device-check trainings
 step collectives 90 "$program" device-check collectives --times 10
+step masks 60 "$program" device-check masks
 step networks 90 "$program" device-check networks
 
 # how fast

@@ -15,12 +15,14 @@ fn main() {
     };
     let out = std::env::var("OUT_DIR").expect("cargo sets it");
     // PTX is compiled by the driver for whatever GPU is there, from Ampere on
-    let status = std::process::Command::new(&nvcc)
-        .args(["-O3", "--ptx", "-arch=compute_80", "cuda/rows.cu", "-o", &format!("{out}/rows.ptx")])
-        .status();
-    match status {
-        Ok(status) if status.success() => {}
-        Ok(status) => panic!("{nvcc} could not compile cuda/rows.cu: {status}"),
-        Err(error) => panic!("{nvcc}: {error}; set CUDA_HOME to a CUDA toolkit, or NVCC to its compiler"),
+    for file in ["rows", "parameters", "masks"] {
+        let (source, ptx) = (format!("cuda/{file}.cu"), format!("{out}/{file}.ptx"));
+        let status =
+            std::process::Command::new(&nvcc).args(["-O3", "--ptx", "-arch=compute_80", &source, "-o", &ptx]).status();
+        match status {
+            Ok(status) if status.success() => {}
+            Ok(status) => panic!("{nvcc} could not compile {source}: {status}"),
+            Err(error) => panic!("{nvcc}: {error}; set CUDA_HOME to a CUDA toolkit, or NVCC to its compiler"),
+        }
     }
 }

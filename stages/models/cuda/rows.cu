@@ -3,32 +3,9 @@
 // One warp has one row: every lane adds its elements in a fixed order and the lanes are added in a fixed tree, so that a
 // row's result depends on that row alone and is the same in every run.
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "elements.cuh"
 
-#define WARPS 4 // of a block, as the launches in `ops/cuda.rs` say
-
-__device__ __forceinline__ float wide(float x) { return x; }
-__device__ __forceinline__ float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float wide(__half x) { return __half2float(x); }
-__device__ __forceinline__ void put(float *to, float x) { *to = x; }
-__device__ __forceinline__ void put(__nv_bfloat16 *to, float x) { *to = __float2bfloat16(x); }
-__device__ __forceinline__ void put(__half *to, float x) { *to = __float2half(x); }
-
-// N elements that lie one behind the other, read and written at once.
-template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T of[N]; };
-
-template <int N, typename T> __device__ __forceinline__ Pack<T, N> pack(const T *x) { return *(const Pack<T, N> *)x; }
-
-__device__ __forceinline__ float warp_sum(float x) {
-    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    return x;
-}
-
-__device__ __forceinline__ float warp_max(float x) {
-    for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
-    return x;
-}
+#define WARPS 4 // of a block, as the launches in `ops/cuda/launch.rs` say
 
 // y = softmax(scale x) over rows of n. Row r is query r % queries of sample r / (queries heads); of its keys it sees the first
 // `keys`, with `causal` those up to its own place, with `valid` [samples, keys] those that are 1. What is not seen becomes
@@ -208,34 +185,61 @@ __device__ void layer_norm_back(const T *x, const T *weight, const T *dy, const 
     if (threadIdx.x == 0) means[row] = mean, rstds[row] = rstd;
 }
 
-// Sums over the rows of block y's part, for 32 columns: dy, and where `x` is given also dy z of the normalised rows.
-// Parts are added by `column_sums_finish`, in their order.
-template <typename T>
-__device__ void column_sums(const T *dy, const T *x, const float *means, const float *rstds, float *sums, float *z_sums, long rows,
-                            int n, long rows_per_part) {
-    __shared__ float shared[2][8][32];
-    int column = blockIdx.x * 32 + threadIdx.x;
-    long first = blockIdx.y * rows_per_part, end = min(rows, first + rows_per_part);
-    float sum = 0, z_sum = 0;
-    if (column < n)
-        for (long row = first + threadIdx.y; row < end; row += 8) {
-            float g = wide(dy[row * n + column]);
-            sum += g;
-            if (x) z_sum += g * (wide(x[row * n + column]) - means[row]) * rstds[row];
-        }
-    shared[0][threadIdx.y][threadIdx.x] = sum, shared[1][threadIdx.y][threadIdx.x] = z_sum;
+#define ROWS 8 // that a block of column sums reads at once
+
+// Adds up N columns of ROWS threads each, in their order, and writes 32 N sums of this block's part.
+template <int N> __device__ __forceinline__ void finish_part(const float *of_thread, float *sums, int n) {
+    __shared__ float shared[ROWS][32 * N];
     __syncthreads();
-    if (threadIdx.y != 0 || column >= n) return;
-    for (int i = 1; i < 8; i++) sum += shared[0][i][threadIdx.x], z_sum += shared[1][i][threadIdx.x];
-    sums[(long)blockIdx.y * n + column] = sum;
-    if (x) z_sums[(long)blockIdx.y * n + column] = z_sum;
+    for (int k = 0; k < N; k++) shared[threadIdx.y][threadIdx.x * N + k] = of_thread[k];
+    __syncthreads();
+    for (int i = threadIdx.y * 32 + threadIdx.x; i < 32 * N; i += 32 * ROWS) {
+        int column = blockIdx.x * 32 * N + i;
+        float sum = 0;
+        for (int row = 0; row < ROWS; row++) sum += shared[row][i];
+        if (column < n) sums[(long)blockIdx.y * n + column] = sum;
+    }
 }
 
-template <typename T> __device__ void column_sums_finish(const float *sums, T *out, int parts, int n) {
+// Sums over the rows of block y's part, for 32 N columns: dy, and where `x` is given also dy z of the normalised rows.
+// Parts are added by `column_sums_finish`, in their order.
+template <int N, typename T>
+__device__ void column_sums(const T *dy, const T *x, const float *means, const float *rstds, float *sums, float *z_sums, long rows,
+                            int n, long rows_per_part) {
+    int column = (blockIdx.x * 32 + threadIdx.x) * N;
+    long first = blockIdx.y * rows_per_part, end = column < n ? min(rows, first + rows_per_part) : first;
+    float sum[N] = {}, z_sum[N] = {};
+    if (x) {
+#pragma unroll 4
+        for (long row = first + threadIdx.y; row < end; row += ROWS) {
+            Pack<T, N> ds = pack<N>(dy + row * n + column), xs = pack<N>(x + row * n + column);
+            float mean = means[row], rstd = rstds[row];
+            for (int k = 0; k < N; k++) {
+                float g = wide(ds.of[k]);
+                sum[k] += g, z_sum[k] += g * (wide(xs.of[k]) - mean) * rstd;
+            }
+        }
+        finish_part<N>(z_sum, z_sums, n);
+    } else {
+#pragma unroll 4
+        for (long row = first + threadIdx.y; row < end; row += ROWS) {
+            Pack<T, N> ds = pack<N>(dy + row * n + column);
+            for (int k = 0; k < N; k++) sum[k] += wide(ds.of[k]);
+        }
+    }
+    finish_part<N>(sum, sums, n);
+}
+
+// Block y takes the y-th array of sums. Columns from `zeros` to `zeros_end` become zeros.
+template <typename T>
+__device__ void column_sums_finish(const float *sums, const float *z_sums, T *out, T *z_out, int parts, int n, int zeros,
+                                   int zeros_end) {
     int column = blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= n) return;
+    if (blockIdx.y == 1) sums = z_sums, out = z_out;
     float sum = 0;
-    for (int part = 0; part < parts; part++) sum += sums[(long)part * n + column];
+    if (column < zeros || column >= zeros_end)
+        for (int part = 0; part < parts; part++) sum += sums[(long)part * n + column];
     put(out + column, sum);
 }
 
@@ -250,46 +254,51 @@ template <int N, typename T> __device__ void add_bias(const T *x, const T *bias,
     }
 }
 
-// Element i of heads [samples, heads, padded, width]. Its place in rows of `stride` for each of a sample's `length` positions is
-// from `offset` on; there is none for positions beyond `length`, which are zeros.
+// Element i of heads [parts, samples, heads, padded, width]. Its place is in rows [samples, length, parts, heads, width]; there is
+// none for positions beyond `length`, which are zeros.
 struct Head {
-    unsigned w, l, h, b;
+    unsigned w, l, h, b, part;
 
-    __device__ Head(unsigned i, int padded, int heads, int width) {
+    __device__ Head(unsigned i, int samples, int padded, int heads, int width) {
         w = i % width, i /= width;
         l = i % padded, i /= padded;
-        h = i % heads, b = i / heads;
+        h = i % heads, i /= heads;
+        b = i % samples, part = i / samples;
     }
-    __device__ long in_rows(int length, int width, int stride, int offset) const {
-        return ((long)b * length + l) * stride + offset + h * width + w;
+    __device__ long in_rows(int parts, int length, int heads, int width) const {
+        return ((((long)b * length + l) * parts + part) * heads + h) * width + w;
     }
 };
 
+// The first of `parts` is taken times a factor.
 template <int N, typename T>
-__device__ void to_heads(const T *rows, T *y, long count, int length, int padded, int heads, int width, int stride, int offset,
+__device__ void to_heads(const T *rows, T *y, long count, int parts, int samples, int length, int padded, int heads, int width,
                          float factor) {
     unsigned packs = count / N;
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
-        Head at(i, padded, heads, width / N);
+        Head at(i, samples, padded, heads, width / N);
         Pack<T, N> xs;
-        if (at.l < length) xs = pack<N>(rows + at.in_rows(length, width / N, stride / N, offset / N) * N);
-        if (at.l >= length || factor != 1)
-            for (int k = 0; k < N; k++) put(xs.of + k, at.l < length ? wide(xs.of[k]) * factor : 0.f);
+        if (at.l < length) xs = pack<N>(rows + at.in_rows(parts, length, heads, width / N) * N);
+        float times = at.part == 0 ? factor : 1.f;
+        if (at.l >= length || times != 1)
+            for (int k = 0; k < N; k++) put(xs.of + k, at.l < length ? wide(xs.of[k]) * times : 0.f);
         *(Pack<T, N> *)(y + (long)i * N) = xs;
     }
 }
 
+// The reverse, from an array for each part.
 template <int N, typename T>
-__device__ void from_heads(const T *x, T *rows, long count, int length, int padded, int heads, int width, int stride, int offset,
-                           float factor) {
-    unsigned packs = count / N;
+__device__ void from_heads(const T *first, const T *second, const T *third, T *rows, long count, int parts, int samples, int length,
+                           int padded, int heads, int width, float factor) {
+    unsigned packs = count / N, each = packs / parts;
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
-        Head at(i, padded, heads, width / N);
+        Head at(i, samples, padded, heads, width / N);
         if (at.l >= length) continue;
-        Pack<T, N> xs = pack<N>(x + (long)i * N);
-        if (factor != 1)
+        const T *x = at.part == 0 ? first : at.part == 1 ? second : third;
+        Pack<T, N> xs = pack<N>(x + (long)(i - at.part * each) * N);
+        if (at.part == 0 && factor != 1)
             for (int k = 0; k < N; k++) put(xs.of + k, wide(xs.of[k]) * factor);
-        *(Pack<T, N> *)(rows + at.in_rows(length, width / N, stride / N, offset / N) * N) = xs;
+        *(Pack<T, N> *)(rows + at.in_rows(parts, length, heads, width / N) * N) = xs;
     }
 }
 
@@ -301,7 +310,7 @@ __device__ void to_windows(const T *images, const T *padding, T *out, long count
     unsigned packs = count / N;
     int down = (height + side - 1) / side, across = (width + side - 1) / side;
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x) {
-        Head at(i, padded, heads, depth / N);
+        Head at(i, 1 << 30, padded, heads, depth / N);
         int y = at.b / across % down * side + at.l / side, x = at.b % across * side + at.l % side;
         bool seen = at.l < side * side;
         long column = offset + at.h * depth + at.w * N, image = at.b / (down * across);
@@ -359,38 +368,19 @@ template <int N, typename T> __device__ void activation_back(const T *x, const T
     }
 }
 
-// One step of AdamW on one parameter: `weights` are f32, and `copy` is the parameter in its own type unless it is they.
-// The gradient counts times `clip` and, unless that is null, times the number at `clip_there`.
-template <typename T>
-__device__ void adamw(float *weights, float *first, float *second, const float *gradient, const float *clip_there, T *copy,
-                      long count, float beta1, float beta2, float clip, float rate, float spread, float epsilon, float kept) {
-    if (clip_there) clip *= *clip_there;
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x) {
-        float g = gradient[i] * clip;
-        float m = first[i] * beta1 + g * (1 - beta1), v = second[i] * beta2 + g * g * (1 - beta2);
-        float w = weights[i] * kept - m / (sqrtf(v) * spread + epsilon) * rate;
-        first[i] = m, second[i] = v, weights[i] = w;
-        if (copy) put(copy + i, w);
-    }
-}
-
 // Kernels that take rows whatever their length.
 #define FOR_TYPE(T, name)                                                                                                  \
-    extern "C" __global__ void column_sums_##name(const T *dy, const T *x, const float *means, const float *rstds,         \
-                                                  float *sums, float *z_sums, long rows, int n, long rows_per_part) {      \
-        column_sums(dy, x, means, rstds, sums, z_sums, rows, n, rows_per_part);                                            \
-    }                                                                                                                      \
-    extern "C" __global__ void column_sums_finish_##name(const float *sums, T *out, int parts, int n) {                    \
-        column_sums_finish(sums, out, parts, n);                                                                           \
-    }                                                                                                                      \
-    extern "C" __global__ void adamw_##name(float *weights, float *first, float *second, const float *gradient,            \
-                                            const float *clip_there, T *copy, long count, float beta1, float beta2,        \
-                                            float clip, float rate, float spread, float epsilon, float kept) {             \
-        adamw(weights, first, second, gradient, clip_there, copy, count, beta1, beta2, clip, rate, spread, epsilon, kept); \
+    extern "C" __global__ void column_sums_finish_##name(const float *sums, const float *z_sums, T *out, T *z_out,         \
+                                                         int parts, int n, int zeros, int zeros_end) {                     \
+        column_sums_finish(sums, z_sums, out, z_out, parts, n, zeros, zeros_end);                                          \
     }
 
 // Kernels that take N elements at once, which have to divide every size and be aligned.
 #define FOR_PACKS(T, name, N)                                                                                              \
+    extern "C" __global__ void column_sums_##name(const T *dy, const T *x, const float *means, const float *rstds,         \
+                                                  float *sums, float *z_sums, long rows, int n, long rows_per_part) {      \
+        column_sums<N>(dy, x, means, rstds, sums, z_sums, rows, n, rows_per_part);                                            \
+    }                                                                                                                      \
     extern "C" __global__ void layer_norm_##name(const T *x, const T *weight, const T *bias, T *y, long rows, int n,       \
                                                  float epsilon) {                                                          \
         layer_norm<N>(x, weight, bias, y, rows, n, epsilon);                                                               \
@@ -413,13 +403,14 @@ __device__ void adamw(float *weights, float *first, float *second, const float *
                                                      int side, int m, int heads, float scale) {                            \
         window_softmax<N>(x, bias, distances, y, rows, n, side, m, heads, scale);                                          \
     }                                                                                                                      \
-    extern "C" __global__ void to_heads_##name(const T *rows, T *y, long count, int length, int padded, int heads, int width,\
-                                               int stride, int offset, float factor) {                                     \
-        to_heads<N>(rows, y, count, length, padded, heads, width, stride, offset, factor);                                 \
+    extern "C" __global__ void to_heads_##name(const T *rows, T *y, long count, int parts, int samples, int length,        \
+                                               int padded, int heads, int width, float factor) {                           \
+        to_heads<N>(rows, y, count, parts, samples, length, padded, heads, width, factor);                                 \
     }                                                                                                                      \
-    extern "C" __global__ void from_heads_##name(const T *x, T *rows, long count, int length, int padded, int heads,       \
-                                                 int width, int stride, int offset, float factor) {                        \
-        from_heads<N>(x, rows, count, length, padded, heads, width, stride, offset, factor);                               \
+    extern "C" __global__ void from_heads_##name(const T *first, const T *second, const T *third, T *rows, long count,     \
+                                                 int parts, int samples, int length, int padded, int heads, int width,     \
+                                                 float factor) {                                                           \
+        from_heads<N>(first, second, third, rows, count, parts, samples, length, padded, heads, width, factor);            \
     }                                                                                                                      \
     extern "C" __global__ void to_windows_##name(const T *images, const T *padding, T *out, long count, int height, int width,\
                                                  int side, int padded, int heads, int depth, int stride, int offset,       \

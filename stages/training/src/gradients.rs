@@ -9,7 +9,8 @@ use crate::buckets::in_buckets;
 use crate::communicator::Communicator;
 use crate::error::Result;
 
-/// Gradients by name, in f32 or f64. The order of names is the same in every process, so ranks add up like with like.
+/// Gradients by name, in f32 or f64; on a GPU in bf16 until something is added to them, since the optimiser there reads
+/// them as they are. The order of names is the same in every process, so ranks add up like with like.
 #[derive(Default)]
 pub struct Gradients {
     by_name: BTreeMap<String, Tensor>,
@@ -26,11 +27,11 @@ impl Gradients {
     /// # Errors
     /// Another shape than before.
     pub fn add(&mut self, name: &str, gradient: &Tensor) -> Result<()> {
-        let wide = if gradient.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-        let gradient = gradient.detach().to_dtype(wide)?;
+        let gradient = gradient.detach();
         let sum = match self.by_name.remove(name) {
-            Some(before) => (before + gradient)?,
-            None => gradient,
+            Some(before) => (widened(&before)? + widened(&gradient)?)?,
+            None if gradient.dtype() == DType::BF16 && gradient.device().is_cuda() => gradient,
+            None => widened(&gradient)?,
         };
         self.by_name.insert(name.to_owned(), sum);
         Ok(())
@@ -103,7 +104,7 @@ impl Gradients {
     /// # Errors
     /// A tensor operation's.
     pub fn scaled(self, factor: f64) -> Result<Gradients> {
-        let scaled = self.by_name.into_iter().map(|(name, gradient)| Ok((name, (gradient * factor)?)));
+        let scaled = self.by_name.into_iter().map(|(name, gradient)| Ok((name, (widened(&gradient)? * factor)?)));
         Ok(Gradients { by_name: scaled.collect::<Result<_>>()? })
     }
 
@@ -115,9 +116,16 @@ impl Gradients {
         if ranks.world_size() == 1 {
             return Ok(self);
         }
-        let summed = in_buckets(self.by_name, bucket_bytes, |flat| ranks.all_reduce_sum(flat))?;
+        let wide = self.by_name.into_iter().map(|(name, gradient)| Ok((name, widened(&gradient)?)));
+        let summed = in_buckets(wide.collect::<Result<Vec<_>>>()?, bucket_bytes, |flat| ranks.all_reduce_sum(flat))?;
         Ok(Gradients { by_name: summed.into_iter().collect() })
     }
+}
+
+/// In the type that sums are taken in.
+fn widened(gradient: &Tensor) -> Result<Tensor> {
+    let wide = if gradient.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    Ok(gradient.to_dtype(wide)?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 mod history;
 mod in_place;
 mod norm;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -146,6 +148,8 @@ impl AdamW {
         self.steps += 1;
         let steps = self.steps as f64;
         let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
+        #[cfg(feature = "cuda")]
+        let mut by_kernel = on_gpu::Parameters::default();
         for (name, Slot { var, history, weight_decay, rate_factor }) in &mut self.slots {
             let Some(gradient) = gradients.get(name) else { continue };
             let history = match history {
@@ -167,8 +171,14 @@ impl AdamW {
                 epsilon,
                 kept: 1.0 - rate * *weight_decay,
             };
+            #[cfg(feature = "cuda")]
+            if by_kernel.takes((var, history), gradient, &update)? {
+                continue;
+            }
             history.step(var, gradient, &update, clip.on_device.as_ref())?;
         }
+        #[cfg(feature = "cuda")]
+        by_kernel.step(clip.on_device.as_ref())?;
         Ok(())
     }
 

@@ -7,9 +7,11 @@
 mod check;
 pub mod checkpoint;
 mod collectives;
+mod masks;
 mod measure;
 mod networks;
 mod operations;
+mod parameters;
 mod rates;
 mod trainings;
 
@@ -43,6 +45,8 @@ enum Command {
     },
     /// Whole networks beside the CPU in f64
     Networks(Place),
+    /// The mask decoder of a small network beside the CPU in f64, with every kind of prompt
+    Masks(Place),
     /// Trainings of one rank and of two ranks on one device beside the CPU in f64, again and again
     Trainings {
         #[command(flatten)]
@@ -114,6 +118,7 @@ impl Cli {
             Command::Device(place) => measure::describe(place),
             Command::Operations { place, seed } => operations::run(place, *seed),
             Command::Networks(place) => networks::run(place),
+            Command::Masks(place) => masks::run(place),
             Command::Trainings { place, times } => trainings::run(place, *times),
             Command::Collectives { place, times } => collectives::run(place, *times),
             Command::ClipRate(options) => rates::clip::run(options),

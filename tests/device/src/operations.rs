@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::check::{Checks, poison, tolerance};
-use crate::{Place, Result};
+use crate::{Place, Result, parameters};
 
 type Apply = Box<dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>>;
 
@@ -47,6 +47,9 @@ pub(crate) fn run(place: &Place, seed: u64) -> Result {
                 checks.fails(&what, problem);
             }
         }
+    }
+    if let Err(problem) = parameters::run(&device, seed, &mut checks) {
+        checks.fails("optimiser", problem);
     }
     checks.finish()
 }
@@ -231,8 +234,8 @@ mod tests {
         functions.dedup();
         assert!(functions.contains(&"attention") && functions.contains(&"rms_norm"), "{functions:?}");
         let cases = include_str!("operations.rs").split("#[cfg(test)]").next().unwrap_or_default();
-        // one works on slices of host memory; the others the trainings show
-        let elsewhere = ["log_softmax_rows", "adamw", "backward_from"];
+        // one works on slices of host memory; `parameters.rs` and the trainings show the others
+        let elsewhere = ["log_softmax_rows", "adamw", "norm", "move_averages", "backward_from"];
         for function in functions {
             assert!(
                 cases.contains(&format!("{function}(")) || elsewhere.contains(&function),

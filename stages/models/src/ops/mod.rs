@@ -11,7 +11,7 @@ mod backward;
 mod block;
 mod conv;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 mod depthwise;
 mod dropout;
 mod embedding;
@@ -42,7 +42,7 @@ pub use backward::backward_from;
 pub use block::{Block, transformer_block};
 pub use conv::conv2d;
 #[cfg(feature = "cuda")]
-pub use cuda::{AdamWStep, adamw};
+pub use cuda::{AdamWParameter, AdamWStep, adamw, move_averages, norm};
 pub use depthwise::depthwise_conv;
 pub use dropout::Dropout;
 pub use embedding::embedding;
@@ -64,6 +64,13 @@ mod testing;
 /// takes: slow, and the way to test those where there is no GPU.
 pub fn cpu_kernels() -> bool {
     CPU_KERNELS.load(Ordering::Relaxed)
+}
+
+/// Whether GPU kernels of ours take this tensor, of f32 or half precision on a GPU. `URBANCROSS_GPU_KERNELS=off`: none, but
+/// compositions of candle's operations.
+#[cfg(feature = "cuda")]
+pub fn gpu_kernels(tensor: &candle_core::Tensor) -> bool {
+    cuda::applies(tensor)
 }
 
 /// Switches them for the whole process, so that one run can measure both.

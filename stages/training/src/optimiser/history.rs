@@ -64,6 +64,16 @@ impl History {
         &self.first_moment
     }
 
+    /// What kernels move in place: the weights in f32 or f64, both moments, and the parameter in half precision that follows.
+    #[cfg(feature = "cuda")]
+    pub(super) fn tensors<'s>(&'s self, var: &'s Var) -> (&'s Tensor, [&'s Tensor; 2], Option<&'s Tensor>) {
+        let moments = [&self.first_moment, &self.second_moment];
+        match &self.master {
+            Some(master) => (master, moments, Some(var.as_tensor())),
+            None => (var.as_tensor(), moments, None),
+        }
+    }
+
     /// Moves the parameter by one step. The gradient counts times the one number in `clip_there` too, which is f32 and lies
     /// where the parameter does.
     pub(super) fn step(
@@ -82,14 +92,6 @@ impl History {
             return Ok(());
         }
         let in_place::Update { beta1, beta2, clip, rate, spread, epsilon, kept } = *update;
-        #[cfg(feature = "cuda")]
-        if weights.device().is_cuda() && weights.dtype() == DType::F32 && weights.is_contiguous() {
-            let step = models::ops::AdamWStep { beta1, beta2, clip, rate, spread, epsilon, kept };
-            let copy = self.master.is_some().then(|| var.as_tensor());
-            let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
-            let moments = [&self.first_moment, &self.second_moment];
-            return Ok(models::ops::adamw(weights, (&gradient, clip_there), moments, copy, &step)?);
-        }
         let weights = self.master.take().unwrap_or_else(|| var.as_detached_tensor());
         let mut gradient = (gradient.to_dtype(weights.dtype())? * clip)?;
         if let Some(there) = clip_there {

@@ -23,20 +23,17 @@ pub(super) struct Clip {
 impl Norm {
     /// Of gradients that all lie in one place.
     pub(super) fn of<'g>(gradients: impl Iterator<Item = &'g Tensor>) -> Result<Self> {
-        let (mut squares, mut on_host) = (Vec::new(), 0.0);
+        let (mut on_device, mut on_host) = (Vec::new(), 0.0);
         for gradient in gradients {
-            if gradient.device().is_cpu() {
-                on_host += in_place::sum_of_squares(gradient)?;
-                continue;
+            match gradient.device().is_cpu() {
+                true => on_host += in_place::sum_of_squares(gradient)?,
+                false => on_device.push(gradient.contiguous()?),
             }
-            // row by row: one sum of everything is one block's work on a GPU
-            let squares_of_rows = if gradient.rank() > 1 { gradient.sqr()?.sum(D::Minus1)? } else { gradient.sqr()? };
-            squares.push(squares_of_rows.sum_all()?);
         }
-        if squares.is_empty() {
-            return Ok(Self::Known(on_host.sqrt()));
+        match on_device.is_empty() {
+            true => Ok(Self::Known(on_host.sqrt())),
+            false => Ok(Self::OnDevice(root_of_squares(&on_device)?)),
         }
-        Ok(Self::OnDevice(Tensor::stack(&squares, 0)?.to_dtype(DType::F64)?.sum_all()?.sqrt()?))
     }
 
     /// The number; waits for the device.
@@ -66,6 +63,22 @@ impl Norm {
             Self::OnDevice(norm) => Ok(norm),
         }
     }
+}
+
+/// The norm of tensors on a device, a scalar in f64.
+fn root_of_squares(tensors: &[Tensor]) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if tensors.iter().all(|tensor| models::ops::gpu_kernels(tensor) && tensor.dtype() != DType::F16) {
+        return Ok(models::ops::norm(&tensors.iter().collect::<Vec<_>>())?);
+    }
+    let mut squares = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let tensor = tensor.to_dtype(if tensor.dtype() == DType::F64 { DType::F64 } else { DType::F32 })?;
+        // row by row: one sum of everything is one block's work on a GPU
+        let of_rows = if tensor.rank() > 1 { tensor.sqr()?.sum(D::Minus1)? } else { tensor.sqr()? };
+        squares.push(of_rows.sum_all()?.to_dtype(DType::F64)?);
+    }
+    Ok(Tensor::stack(&squares, 0)?.sum_all()?.sqrt()?)
 }
 
 /// A norm as it is. `what` it is and its step are for the message.

@@ -1,6 +1,6 @@
 use candle_core::{DType, Result, Tensor};
 
-use super::heads::{Heads, padded, rows_of};
+use super::heads::{Heads, padded};
 use super::launch::Made;
 use super::node::{GpuOp, Pass};
 use super::softmax::{Softmax, masked_softmax, softmax_back};
@@ -16,7 +16,7 @@ pub(crate) struct AttentionOp {
 /// Queries, keys and values `[B, heads, L, D / heads]`, and the probabilities `[B, heads, L, L]`; L is filled up, with zeros
 /// wherever they could count: for keys and values, for probabilities of keys, and so for gradients.
 struct Attended {
-    parts: [Heads; 3],
+    places: Heads,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -31,43 +31,31 @@ impl AttentionOp {
         let width = stride / 3 / self.heads;
         let scale = (width as f64).powf(-0.5);
         // in f16 the products of large queries and keys would overflow on their way to scores that do not
-        let (of_queries, scale) = if qkv_ble.dtype() == DType::F16 { (scale, 1.0) } else { (1.0, scale) };
-        let part = |i: usize, factor: f64| Heads {
-            batch,
-            heads: self.heads,
-            length,
-            width,
-            stride,
-            offset: i * stride / 3,
-            factor,
-        };
-        let parts = [part(0, of_queries), part(1, 1.0), part(2, 1.0)];
-        let [q, k, v] = parts.map(|part| part.out_of(qkv_ble));
-        let (q, k, v) = (q?, k?, v?);
+        let (factor, scale) = if qkv_ble.dtype() == DType::F16 { (scale, 1.0) } else { (1.0, scale) };
+        let places = Heads { batch, heads: self.heads, length, width, factor };
+        let [q, k, v] = places.out_of(qkv_ble)?;
         let (heads, causal) = (self.heads, self.causal);
         let seen =
             Softmax { scale, keys: length, queries: padded(length), heads, causal, valid: self.key_valid.as_ref() };
         let p = masked_softmax(&q.matmul(&k.t()?)?, seen)?.tensor();
-        Ok(Attended { parts, q, k, v, p, scale })
+        Ok(Attended { places, q, k, v, p, scale })
     }
 
     /// `qkv_ble [B, L, 3 D]` to `[B, L, D]`.
     pub(super) fn there(&self, qkv_ble: &Tensor) -> Result<Made> {
-        let Attended { v, p, parts, .. } = self.attend(qkv_ble)?;
-        let alone = Heads { stride: parts[0].stride / 3, offset: 0, factor: 1.0, ..parts[0] };
-        rows_of(&[(&p.matmul(&v)?, alone)])
+        let Attended { v, p, places, .. } = self.attend(qkv_ble)?;
+        Heads { factor: 1.0, ..places }.rows_of(&[&p.matmul(&v)?])
     }
 
     /// The gradient of `qkv_ble` from that of the result `[B, L, D]`.
     pub(super) fn back(&self, qkv_ble: &Tensor, grad_bld: &Tensor) -> Result<Made> {
-        let Attended { parts, q, k, v, p, scale } = self.attend(qkv_ble)?;
-        let alone = Heads { stride: parts[0].stride / 3, offset: 0, factor: 1.0, ..parts[0] };
-        let grad = alone.out_of(grad_bld)?;
+        let Attended { places, q, k, v, p, scale } = self.attend(qkv_ble)?;
+        let [grad] = Heads { factor: 1.0, ..places }.out_of(grad_bld)?;
         let dv = p.t()?.matmul(&grad)?;
         let ds = softmax_back(&p, &grad.matmul(&v.t()?)?, scale)?.tensor();
         drop(p);
         let (dq, dk) = (ds.matmul(&k)?, ds.t()?.matmul(&q)?);
-        rows_of(&[(&dq, parts[0]), (&dk, parts[1]), (&dv, parts[2])])
+        places.rows_of(&[&dq, &dk, &dv])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor, bail};
 
-use super::launch::{Arg, Made, address, counted, launch_packed, pointer, unwritten};
+use super::launch::{Arg, Made, NOTHING, address, counted, launch_packed, pointer, unwritten};
 
 /// Products of half precision are slow where rows do not begin at multiples of sixteen bytes, as those of scores of 257
 /// positions: sequences are filled up with zeros to a multiple of this many.
@@ -17,47 +17,53 @@ fn ints<const N: usize>(sizes: [usize; N]) -> [Arg; N] {
     sizes.map(|size| Arg::Int(size as i32))
 }
 
-/// Heads `[B, H, padded L, W]` beside rows `[B, L, stride]`, in which they stand from column `offset` on.
+/// Heads `[parts, B, H, padded L, W]` beside rows `[B, L, parts H W]`.
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
     pub(super) batch: usize,
     pub(super) heads: usize,
     pub(super) length: usize,
     pub(super) width: usize,
-    pub(super) stride: usize,
-    pub(super) offset: usize,
-    /// Of the elements on their way.
+    /// Of the first part's elements on their way.
     pub(super) factor: f64,
 }
 
 impl Heads {
-    fn shape(&self) -> Shape {
-        Shape::from((self.batch, self.heads, padded(self.length), self.width))
+    /// Of one part.
+    fn shape(&self) -> [usize; 4] {
+        [self.batch, self.heads, padded(self.length), self.width]
     }
 
-    fn launch(&self, name: &str, like: &Tensor, arrays: [Arg; 2]) -> Result<()> {
-        let count = self.shape().elem_count();
-        let ints = ints([self.length, padded(self.length), self.heads, self.width, self.stride, self.offset]);
-        let args = [&arrays[..], &[counted(count)?], &ints, &[Arg::Float(self.factor as f32)]].concat();
-        launch_packed(name, like, count, &[self.width, self.stride, self.offset], &args)
+    fn launch(&self, name: &str, like: &Tensor, arrays: &[Arg], parts: usize) -> Result<()> {
+        let count = parts * Shape::from(&self.shape()[..]).elem_count();
+        let ints = ints([parts, self.batch, self.length, padded(self.length), self.heads, self.width]);
+        let args = [arrays, &[counted(count)?], &ints, &[Arg::Float(self.factor as f32)]].concat();
+        launch_packed(name, like, count, &[self.width], &args)
     }
 
-    /// Takes heads out of rows.
-    pub(super) fn out_of(&self, rows: &Tensor) -> Result<Tensor> {
-        let heads = unwritten(&self.shape(), rows.dtype(), rows)?;
-        self.launch("to_heads", rows, [pointer(rows)?, address(&heads.storage, 0)?])?;
-        Ok(heads.tensor())
+    /// Takes the heads of each part out of rows.
+    pub(super) fn out_of<const PARTS: usize>(&self, rows: &Tensor) -> Result<[Tensor; PARTS]> {
+        let shape = [&[PARTS], &self.shape()[..]].concat();
+        let heads = unwritten(&Shape::from(shape), rows.dtype(), rows)?;
+        self.launch("to_heads", rows, &[pointer(rows)?, address(&heads.storage, 0)?], PARTS)?;
+        let heads = heads.tensor();
+        let parts = (0..PARTS).map(|part| heads.get(part)).collect::<Result<Vec<_>>>()?;
+        parts.try_into().map_err(|_| candle_core::Error::Msg(format!("heads of other than {PARTS} parts")))
     }
-}
 
-/// Rows `[B, L, stride]` of several heads, which have to fill them.
-pub(super) fn rows_of(parts: &[(&Tensor, Heads)]) -> Result<Made> {
-    let Some((first, heads)) = parts.first() else { bail!("rows of no heads") };
-    let rows = unwritten(&Shape::from((heads.batch, heads.length, heads.stride)), first.dtype(), first)?;
-    for (part, heads) in parts {
-        heads.launch("from_heads", part, [pointer(part)?, address(&rows.storage, 0)?])?;
+    /// Rows of the heads of one to three parts.
+    pub(super) fn rows_of(&self, parts: &[&Tensor]) -> Result<Made> {
+        let (Some(first), 1..=3) = (parts.first(), parts.len()) else { bail!("rows of {} parts", parts.len()) };
+        let shape = (self.batch, self.length, parts.len() * self.heads * self.width);
+        let rows = unwritten(&Shape::from(shape), first.dtype(), first)?;
+        let mut arrays = [NOTHING; 4];
+        for (array, part) in arrays.iter_mut().zip(parts) {
+            *array = pointer(part)?;
+        }
+        arrays[3] = address(&rows.storage, 0)?;
+        self.launch("from_heads", first, &arrays, parts.len())?;
+        Ok(rows)
     }
-    Ok(rows)
 }
 
 /// Heads `[B * windows * H, padded side^2, W]` beside images `[B, height, width, stride]`; the last windows of an image are

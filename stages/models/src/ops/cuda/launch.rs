@@ -1,5 +1,6 @@
-//! Launching the kernels of `cuda/rows.cu`, on tensors that are contiguous, and those that have no file of their own.
+//! Launching kernels on tensors that are contiguous, and those of `cuda/rows.cu` that have no file of their own.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use candle_core::backend::BackendStorage;
@@ -9,10 +10,18 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Shape, Storage, Tensor, WithDType, bail};
 use half::{bf16, f16};
 
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
+/// The compiled kernels of one file.
+pub(super) struct Kernels {
+    pub(super) module: &'static str,
+    pub(super) ptx: &'static str,
+}
+
+const ROWS: Kernels = Kernels { module: "urbancross_rows", ptx: include_str!(concat!(env!("OUT_DIR"), "/rows.ptx")) };
 
 /// Rows of a block, one warp each: `WARPS` of the kernels.
 const WARPS: u32 = 4;
+/// Rows that a block of column sums reads at once: `ROWS` of the kernels.
+const ROWS_AT_ONCE: u32 = 8;
 /// Parts in which columns are added: a fixed number, so that sums do not depend on the GPU.
 const PARTS: usize = 64;
 const MAX_BLOCKS: usize = 4096;
@@ -71,7 +80,7 @@ fn each(count: usize) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
 }
 
-fn device(tensor: &Tensor) -> Result<CudaDevice> {
+pub(super) fn device(tensor: &Tensor) -> Result<CudaDevice> {
     Ok(tensor.device().as_cuda_device()?.clone())
 }
 
@@ -87,6 +96,8 @@ pub(super) fn address(storage: &CudaStorage, start: usize) -> Result<Arg> {
         DType::F32 => of::<f32>(storage, start),
         DType::BF16 => of::<bf16>(storage, start),
         DType::F16 => of::<f16>(storage, start),
+        DType::F64 => of::<f64>(storage, start),
+        DType::I32 => of::<i32>(storage, start),
         DType::U8 => of::<u8>(storage, start),
         other => bail!("no GPU kernel for {other:?}"),
     }?))
@@ -146,7 +157,7 @@ pub(super) fn packed(name: &str, like: &Tensor, sizes: &[usize], args: &[Arg]) -
     }
 }
 
-fn suffix(dtype: DType) -> Option<&'static str> {
+pub(super) fn suffix(dtype: DType) -> Option<&'static str> {
     match dtype {
         DType::F32 => Some("f32"),
         DType::BF16 => Some("bf16"),
@@ -164,7 +175,18 @@ fn launch_typed(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -
 }
 
 pub(super) fn launch(name: &str, like: &Tensor, config: LaunchConfig, args: &[Arg]) -> Result<()> {
-    let function = device(like)?.get_or_load_custom_func(name, "urbancross_rows", PTX)?;
+    launch_of(&ROWS, name, like, config, args)
+}
+
+/// Launches a kernel of any file.
+pub(super) fn launch_of(
+    kernels: &Kernels,
+    name: &str,
+    like: &Tensor,
+    config: LaunchConfig,
+    args: &[Arg],
+) -> Result<()> {
+    let function = device(like)?.get_or_load_custom_func(name, kernels.module, kernels.ptx)?;
     let mut builder = function.builder();
     for arg in args {
         match arg {
@@ -194,6 +216,7 @@ pub(super) fn unwritten(shape: &Shape, dtype: DType, like: &Tensor) -> Result<Ma
         DType::F32 => of::<f32>(&device, count),
         DType::BF16 => of::<bf16>(&device, count),
         DType::F16 => of::<f16>(&device, count),
+        DType::F64 => of::<f64>(&device, count),
         other => bail!("no GPU kernel for {other:?}"),
     }?;
     Ok(Made { storage, shape: shape.clone() })
@@ -237,7 +260,7 @@ pub(super) fn layer_norm_back(
         let args = [&arrays[..], &[count, columns, Arg::Float(epsilon as f32)]].concat();
         launch(&name, x, rows.blocks()?, &args)
     })?;
-    let (sums, z_sums) = column_sums_with(dy, Some((x, &means, &rstds)))?;
+    let (sums, z_sums) = column_sums_with(dy, Some((x, &means, &rstds)), 0..0)?;
     match z_sums {
         Some(z_sums) => Ok([dx.tensor(), z_sums, sums]),
         None => bail!("layer_norm: no gradient of the weight"),
@@ -246,12 +269,21 @@ pub(super) fn layer_norm_back(
 
 /// Sums over all rows `[N]`.
 pub(super) fn column_sums(x: &Tensor) -> Result<Tensor> {
-    Ok(column_sums_with(x, None)?.0)
+    column_sums_but(x, 0..0)
+}
+
+/// The same, and zeros in some columns.
+pub(super) fn column_sums_but(x: &Tensor, zeros: Range<usize>) -> Result<Tensor> {
+    Ok(column_sums_with(x, None, zeros)?.0)
 }
 
 type Normalised<'a> = (&'a Tensor, &'a Tensor, &'a Tensor);
 
-fn column_sums_with(dy: &Tensor, normalised: Option<Normalised<'_>>) -> Result<(Tensor, Option<Tensor>)> {
+fn column_sums_with(
+    dy: &Tensor,
+    normalised: Option<Normalised<'_>>,
+    zeros: Range<usize>,
+) -> Result<(Tensor, Option<Tensor>)> {
     let rows = Rows::of(dy)?;
     let [count, columns] = rows.sizes();
     let per_part = rows.rows.div_ceil(PARTS).max(1);
@@ -264,19 +296,21 @@ fn column_sums_with(dy: &Tensor, normalised: Option<Normalised<'_>>) -> Result<(
         Some((x, means, rstds)) => [pointer(x)?, pointer(means)?, pointer(rstds)?],
         None => [NOTHING; 3],
     };
-    let z_pointer = z_sums.as_ref().map(pointer).transpose()?.unwrap_or(NOTHING);
-    let args = [pointer(dy)?, x, means, rstds, pointer(&sums)?, z_pointer, count, columns, Arg::Long(per_part as i64)];
-    let grid_dim = (rows.columns.div_ceil(32) as u32, parts as u32, 1);
-    launch_typed("column_sums", dy, LaunchConfig { grid_dim, block_dim: (32, 8, 1), shared_mem_bytes: 0 }, &args)?;
-    let finish = |sums: &Tensor| -> Result<Tensor> {
-        let out = unwritten(&Shape::from(rows.columns), dy.dtype(), dy)?.tensor();
-        let args = [pointer(sums)?, pointer(&out)?, Arg::Int(parts as i32), columns];
-        let grid_dim = (rows.columns.div_ceil(THREADS as usize) as u32, 1, 1);
-        let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-        launch_typed("column_sums_finish", dy, config, &args)?;
-        Ok(out)
-    };
-    Ok((finish(&sums)?, z_sums.as_ref().map(finish).transpose()?))
+    let at = |tensor: &Option<Tensor>| tensor.as_ref().map_or(Ok(NOTHING), pointer);
+    let arrays = [pointer(&sums)?, at(&z_sums)?];
+    let args = [pointer(dy)?, x, means, rstds, arrays[0], arrays[1], count, columns, Arg::Long(per_part as i64)];
+    let (name, pack) = packed("column_sums", dy, &[rows.columns], &args[..2]);
+    let grid_dim = (rows.columns.div_ceil(32 * pack) as u32, parts as u32, 1);
+    launch(&name, dy, LaunchConfig { grid_dim, block_dim: (32, ROWS_AT_ONCE, 1), shared_mem_bytes: 0 }, &args)?;
+    let unwritten_row = || unwritten(&Shape::from(rows.columns), dy.dtype(), dy).map(Made::tensor);
+    let out = unwritten_row()?;
+    let z_out = normalised.map(|_| unwritten_row()).transpose()?;
+    let ints = [zeros.start, zeros.end].map(|column| Arg::Int(column as i32));
+    let args = [arrays[0], arrays[1], pointer(&out)?, at(&z_out)?, Arg::Int(parts as i32), columns, ints[0], ints[1]];
+    let grid_dim = (rows.columns.div_ceil(THREADS as usize) as u32, if z_out.is_some() { 2 } else { 1 }, 1);
+    let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+    launch_typed("column_sums_finish", dy, config, &args)?;
+    Ok((out, z_out))
 }
 
 /// x + bias over the last dimension, and `more` of the shape of x.
@@ -312,55 +346,4 @@ pub(super) fn activation_back(x: &Tensor, dy: &Tensor, kind: i32) -> Result<Made
         let args = [pointer(x)?, pointer(dy)?, dx, counted(count)?, Arg::Int(kind)];
         launch_packed("activation_back", x, count, &[count], &args)
     })
-}
-
-/// What one step of AdamW does to one parameter; the names are those of the optimiser.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamWStep {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Factor of the gradient: clipping.
-    pub clip: f64,
-    /// Learning rate over the correction of the first moment.
-    pub rate: f64,
-    /// Factor of the root of the second moment: its correction.
-    pub spread: f64,
-    /// Added to that root.
-    pub epsilon: f64,
-    /// Factor of the weights: decay.
-    pub kept: f64,
-}
-
-/// Moves f32 `weights` and both moments in place, and writes them to `copy`, a parameter in half precision. All are of one
-/// shape, contiguous, on one GPU, and share no storage. The gradient counts times the one f32 number beside it, if any, which
-/// nobody has to wait for.
-///
-/// # Errors
-/// Tensors of another kind.
-pub fn adamw(
-    weights: &Tensor,
-    (gradient, clip_there): (&Tensor, Option<&Tensor>),
-    [first, second]: [&Tensor; 2],
-    copy: Option<&Tensor>,
-    step: &AdamWStep,
-) -> Result<()> {
-    let wide = [weights, gradient, first, second];
-    if wide.iter().any(|x| x.dtype() != DType::F32) || wide.iter().chain(&copy).any(|x| x.dims() != weights.dims()) {
-        bail!("adamw: weights {:?}, gradient {:?}", weights.shape(), gradient.shape())
-    }
-    if let Some(clip) = clip_there.filter(|clip| clip.dtype() != DType::F32 || clip.elem_count() != 1) {
-        bail!("adamw: a factor of {:?} {:?}, needs one f32", clip.shape(), clip.dtype())
-    }
-    let numbers = [step.beta1, step.beta2, step.clip, step.rate, step.spread, step.epsilon, step.kept];
-    let arrays = [weights, first, second, gradient].map(pointer);
-    let [weights_at, first, second, gradient] = arrays;
-    let [clip_at, copy_at] = [clip_there, copy].map(|tensor| tensor.map_or(Ok(NOTHING), pointer));
-    let count = weights.elem_count();
-    let args = [
-        &[weights_at?, first?, second?, gradient?, clip_at?, copy_at?, Arg::Long(count as i64)][..],
-        &numbers.map(|number| Arg::Float(number as f32)),
-    ];
-    launch_typed("adamw", copy.unwrap_or(weights), each(count), &args.concat())
 }

@@ -89,7 +89,7 @@ fn two_way(
     Ok((queries, layer.norm_4.apply(&(keys + attended)?)?))
 }
 
-fn attend(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Candle<Tensor> {
+pub(super) fn attend(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Candle<Tensor> {
     let split = |x: Tensor| {
         let (batch, length, width) = x.dims3()?;
         x.reshape((batch, length, attention.heads, width / attention.heads))?.transpose(1, 2)?.contiguous()
@@ -102,7 +102,7 @@ fn attend(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Candle<T
     attention.out.apply(&attended)
 }
 
-fn mlp(x: &Tensor, layers: &[Dense]) -> Candle<Tensor> {
+pub(super) fn mlp(x: &Tensor, layers: &[Dense]) -> Candle<Tensor> {
     let mut x = x.clone();
     for (index, layer) in layers.iter().enumerate() {
         x = layer.apply(&x)?;

@@ -3,6 +3,8 @@
 mod composed;
 mod image_pass;
 mod kernel;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 #[cfg(test)]
 mod tests;
 mod upscale;
@@ -37,6 +39,8 @@ pub(super) struct MaskDecoder {
     /// `[H * W, D]`
     places: Tensor,
     kernel: Option<Arc<Kernel>>,
+    #[cfg(feature = "cuda")]
+    placed: Option<Arc<on_gpu::Placed>>,
 }
 
 #[derive(Clone, Debug)]
@@ -203,9 +207,15 @@ impl MaskDecoder {
             iou_head: load_mlp(source, "iou_prediction_head", &iou_widths)?,
             places: places.to_dtype(dtype)?.to_device(&device)?,
             kernel: None,
+            #[cfg(feature = "cuda")]
+            placed: None,
         };
         if device.is_cpu() && dtype == DType::F32 && cpu_kernels() {
             decoder.kernel = Some(Arc::new(Kernel::new(&decoder)?));
+        }
+        #[cfg(feature = "cuda")]
+        {
+            decoder.placed = on_gpu::Placed::of(&decoder)?.map(Arc::new);
         }
         Ok(decoder)
     }
@@ -252,7 +262,12 @@ impl MaskDecoder {
                 let width = self.places.dim(1)?;
                 let sparse = Tensor::from_vec(sparse, (prompts, length, width), &candle_core::Device::Cpu)?;
                 let sparse = sparse.to_dtype(dtype)?.to_device(device)?;
-                composed::predict(self, &image.embedding_hwd, &sparse, dense.unwrap_or(no_mask_d), selection)
+                let dense = dense.unwrap_or(no_mask_d);
+                #[cfg(feature = "cuda")]
+                if let Some(placed) = &self.placed {
+                    return on_gpu::predict(self, placed, &image.embedding_hwd, &sparse, dense, selection);
+                }
+                composed::predict(self, &image.embedding_hwd, &sparse, dense, selection)
             }
         }
     }

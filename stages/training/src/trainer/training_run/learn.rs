@@ -1,6 +1,6 @@
 //! One step of a training: what moves its parameters.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use models::dual_encoder::{DualEncoder, LOGIT_SCALE};
 
 use super::{LoopContext, SEGMENT_TOWER, Trainer};
@@ -110,13 +110,29 @@ fn on_host(number: f64) -> Result<Tensor> {
 
 /// average ← decay · average + (1 − decay) · weights; buffers are averages already, and are copied.
 fn move_average<N: DualEncoder>(average: &N, network: &N, decay: f64) -> Result<()> {
-    for ((_, average), (_, weight)) in average.parameters().iter().zip(network.parameters().iter()) {
+    let pairs = average.parameters().iter().zip(network.parameters().iter());
+    let pairs: Vec<(&Var, &Var)> = pairs.map(|((_, average), (_, weight))| (average, weight)).collect();
+    move_averages(&pairs, decay)?;
+    for ((_, average), (_, buffer)) in average.buffers().iter().zip(network.buffers().iter()) {
+        average.set(&buffer.as_detached_tensor().to_dtype(average.dtype())?)?;
+    }
+    Ok(())
+}
+
+fn move_averages(pairs: &[(&Var, &Var)], decay: f64) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    {
+        let both = || pairs.iter().flat_map(|&(average, weight)| [average, weight]);
+        let known = both().all(|tensor| models::ops::gpu_kernels(tensor) && tensor.is_contiguous());
+        if known && pairs.iter().all(|(average, _)| average.dtype() == DType::F32) {
+            let pairs: Vec<(&Tensor, &Tensor)> = pairs.iter().map(|&(a, w)| (a.as_tensor(), w.as_tensor())).collect();
+            return Ok(models::ops::move_averages(&pairs, decay)?);
+        }
+    }
+    for (average, weight) in pairs {
         let kept = (average.as_detached_tensor() * decay)?;
         let weight = weight.as_detached_tensor().to_dtype(kept.dtype())?;
         average.set(&(kept + (weight * (1.0 - decay))?)?)?;
-    }
-    for ((_, average), (_, buffer)) in average.buffers().iter().zip(network.buffers().iter()) {
-        average.set(&buffer.as_detached_tensor().to_dtype(average.dtype())?)?;
     }
     Ok(())
 }

@@ -189,6 +189,28 @@ pub fn differences(committed: &CommittedRow, wanted: &RecipeParts) -> Vec<String
     lines
 }
 
+/// Why a row was made again, from its recipes before and after: one cause each, without digests, so that like rows count
+/// together. None where the recipe is the same.
+pub fn causes(before: &CommittedRow, after: &CommittedRow) -> Vec<String> {
+    let inputs =
+        |row: &CommittedRow| -> BTreeMap<String, Digest> { serde_json::from_str(&row.inputs).unwrap_or_default() };
+    let (old, new) = (inputs(before), inputs(after));
+    let fields: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changed = fields.into_iter().filter(|field| old.get(*field) != new.get(*field));
+    let mut causes: Vec<String> = changed.map(|field| format!("{field} changed")).collect();
+    if before.model != after.model {
+        causes.push("another model".to_owned());
+    }
+    causes.extend(parameter_differences(&before.parameters, &after.parameters));
+    if before.stage_version != after.stage_version {
+        causes.push(format!("stage version: {} → {}", before.stage_version, after.stage_version));
+    }
+    if causes.is_empty() && before.failed && !after.failed {
+        causes.push("tried again after an error".to_owned());
+    }
+    causes
+}
+
 fn brief(digest: &str) -> &str {
     if digest.is_empty() { "none" } else { &digest[..digest.len().min(12)] }
 }
@@ -255,6 +277,21 @@ mod tests {
         let row = CommittedRow { failed: true, ..committed(&wanted()) };
         assert_eq!(decide(Some(&row), Some(&wanted()), false), Some(RowAction::Keep));
         assert_eq!(decide(Some(&row), Some(&wanted()), true), Some(RowAction::Compute(Reason::Errored)));
+    }
+
+    #[test]
+    fn causes_tell_two_recipes_apart() {
+        let before = committed(&wanted());
+        assert!(causes(&before, &before).is_empty());
+        let mut parts = wanted();
+        parts.inputs.insert("geotags.tags".into(), "t2".into());
+        parts.model = "n".into();
+        parts.parameters = r#"{"max":8}"#.into();
+        parts.stage_version = 2;
+        let expected = ["geotags.tags changed", "another model", "parameter max: 6 → 8", "stage version: 1 → 2"];
+        assert_eq!(causes(&before, &committed(&parts)), expected);
+        let failed = CommittedRow { failed: true, ..before.clone() };
+        assert_eq!(causes(&failed, &before), ["tried again after an error"]);
     }
 
     #[test]

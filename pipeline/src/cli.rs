@@ -132,6 +132,7 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Status { spec, runs: true, watch, json } => submit_commands::runs(spec.read()?, watch, json).await,
         Command::Status { spec, json, .. } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
+        Command::Diff { spec, since, examples, json } => build_commands::diff(&spec, &since, examples, json).await,
         Command::Report { specs, set, output } => report_commands::report(&specs, &set.set, &output).await,
         Command::Evaluate { specs, set, report, json } => {
             report_commands::evaluate(&specs, &set.set, report, json).await

@@ -5,6 +5,7 @@ pub mod build;
 pub mod capacity;
 pub mod cli;
 mod clock;
+pub mod diff;
 pub mod doctor;
 pub mod engine;
 pub mod estimate;

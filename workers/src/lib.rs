@@ -6,6 +6,7 @@ pub mod archive;
 pub mod assignment;
 mod backoff;
 pub mod cause;
+pub mod changes;
 pub mod claims;
 mod compute;
 pub mod durable;

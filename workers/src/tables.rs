@@ -94,6 +94,21 @@ impl Tables {
         .await
     }
 
+    /// When each version that the log still has was written, in milliseconds since 1970; in their order.
+    ///
+    /// # Errors
+    /// A store that does not answer or lets nobody in.
+    pub async fn written(&self, artifact: Artifact) -> Result<Vec<(u64, i64)>, WorkerError> {
+        let listed = self.work.list_metas(&format!("{}/_delta_log", paths::table(artifact))).await?;
+        let version = |name: &str| name.rsplit('/').next()?.strip_suffix(".json")?.parse::<u64>().ok();
+        let mut versions: Vec<(u64, i64)> = listed
+            .into_iter()
+            .filter_map(|(name, meta)| Some((version(&name)?, meta.last_modified.timestamp_millis())))
+            .collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
     /// The countries that a table holds, with their rows.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use super::arguments::{RunArgs, SpecArgs, StepArgs};
 use super::{report_commands, simulate_commands, stop_flag};
 use crate::build::Build;
 use crate::capacity::{self, Question};
+use crate::diff::Since;
 use crate::progress::Progress;
 use crate::run::Quarantined;
 use crate::run_options::RunOptions;
@@ -104,6 +105,22 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
     }
     for run in crate::run_status::run_statuses(&build).await? {
         run.in_words().iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn diff(args: &SpecArgs, since: &str, examples: usize, json: bool) -> Result<()> {
+    let now_millis = (crate::clock::unix_seconds() * 1000.0) as i64;
+    let since = Since::parse(since, now_millis).map_err(|why| WorkerError::Configuration(format!("--since {why}")))?;
+    let build = Build::open_work(args.read()?, stop_flag()).await?;
+    note_missing_overrides(&build).await;
+    let diff = crate::diff::diff(&build, &since, examples).await?;
+    if json {
+        say!("{}", serde_json::to_string_pretty(&diff)?);
+        return Ok(());
+    }
+    for line in diff.in_words() {
+        say!("{line}");
     }
     Ok(())
 }

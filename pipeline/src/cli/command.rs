@@ -166,6 +166,22 @@ pub(super) enum Command {
         #[arg(help = "Image id, `shard N`, or a stage", required = true, num_args = 1..=2)]
         what: Vec<String>,
     },
+    /// Show what is another than it was: rows, captions and recall, and the edits that moved them
+    Diff {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(
+            long,
+            value_name = "MOMENT",
+            default_value = "1d",
+            help = "A time (2026-11-27, 2026-11-27T10:30 in UTC), how long ago (90m, 2h, 3d), or a version (captions@12)"
+        )]
+        since: String,
+        #[arg(long, default_value_t = 5, help = "Changed rows shown of each table")]
+        examples: usize,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
     /// Write the report of one or several builds as one HTML file
     Report {
         #[arg(required = true, help = "Build specs")]

@@ -1,6 +1,7 @@
 //! The program as a person meets it: help, errors that teach, exit codes, output for scripts.
 
 mod damage;
+mod differences;
 mod logs;
 mod paths;
 mod refusals;

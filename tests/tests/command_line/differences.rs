@@ -1,0 +1,60 @@
+//! What `diff` says of an edit.
+
+use std::time::Duration;
+
+use pipeline_tests::{World, edit_a_finnish_image};
+use serde_json::Value;
+
+use super::{call, ends, spec_file};
+
+#[test]
+fn an_edit_shows_by_table_with_its_cause_and_its_captions() {
+    let world = World::new(40);
+    let spec = spec_file(&world);
+    let run = || ends(&call(&["run", &spec, "--until", "segments"]), 0);
+    run();
+    // files say to the second when they were written, on some disks
+    std::thread::sleep(Duration::from_millis(1100));
+    let edited = edit_a_finnish_image(&world);
+    run();
+    let diff = |more: &[&str]| ends(&call(&[&["diff", &spec, "--since", "captions@1"], more].concat()), 0);
+    let said: Value = serde_json::from_str(&diff(&["--json"])).unwrap();
+    let changes = |step: &str| {
+        let tables = said["tables"].as_array().unwrap();
+        let table = tables.iter().find(|table| table["step"] == step).unwrap();
+        (table["changes"].clone(), table["before"].as_u64())
+    };
+    let (geotags, before) = changes("geotags");
+    assert_eq!((before, geotags["changed"].as_u64()), (Some(1), Some(edited.len() as u64)), "{geotags}");
+    let (captions, _) = changes("captions");
+    let again = captions["changed"].as_u64().unwrap() + captions["remade"].as_u64().unwrap();
+    assert_eq!(again, edited.len() as u64, "{captions}");
+    assert_eq!(captions["causes"], serde_json::json!({"geotags.tags changed": edited.len()}));
+    // nothing else was touched
+    for step in ["images", "splits", "segments"] {
+        let (untouched, _) = changes(step);
+        let touched = ["added", "removed", "changed", "remade"].map(|kind| untouched[kind].as_u64().unwrap());
+        assert_eq!(touched, [0; 4], "{step}: {untouched}");
+        assert!(untouched["kept"].as_u64().unwrap() > 0);
+    }
+    let words = diff(&[]);
+    assert!(words.contains("    was  {") && words.contains("    is   {") && words.contains(&edited[0]), "{words}");
+    assert!(words.contains("mean recall of the test split: none → none"), "{words}");
+    // nothing has happened since
+    let now: Value = serde_json::from_str(&ends(&call(&["diff", &spec, "--since", "0m", "--json"]), 0)).unwrap();
+    let quiet = |table: &Value| table["before"] == table["after"] && table["changes"]["changed"] == 0;
+    assert!(now["tables"].as_array().unwrap().iter().all(quiet), "{now}");
+}
+
+#[test]
+fn moments_that_never_were_are_refused() {
+    let world = World::new(20);
+    let spec = spec_file(&world);
+    ends(&call(&["run", &spec, "--until", "geotags"]), 0);
+    let said = ends(&call(&["diff", &spec, "--since", "lunch"]), 65);
+    assert!(said.contains("2026-11-27T10:30") && said.contains("captions@12"), "{said}");
+    let said = ends(&call(&["diff", &spec, "--since", "geotags@9"]), 65);
+    assert!(said.contains("versions 0 to 1"), "{said}");
+    let said = ends(&call(&["diff", &spec, "--since", "captions@1"]), 65);
+    assert!(said.contains("no such table yet"), "{said}");
+}

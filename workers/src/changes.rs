@@ -1,0 +1,226 @@
+//! How a table differs between two of its versions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::array::{Array, RecordBatch};
+use manifests::plan::PinnedTable;
+use manifests::recipe::{CommittedRow, causes};
+use manifests::{Artifact, PartFile};
+use serde::Serialize;
+use stages::table::{Columns, TableError, option_text};
+
+use crate::WorkerError;
+use crate::join::{COMMITTED_COLUMNS, committed_rows};
+use crate::parts::PartReader;
+use crate::stores::WorkStore;
+
+/// How the rows of a table differ between two versions. A row of another content has *changed*; one that was computed again
+/// and came out as it was is *remade*.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct TableChanges {
+    /// Rows that have come in.
+    pub added: u64,
+    /// Rows that have left.
+    pub removed: u64,
+    /// Rows of another content or status.
+    pub changed: u64,
+    /// Rows that were made again and are what they were.
+    pub remade: u64,
+    /// Rows with nothing new.
+    pub kept: u64,
+    /// Why rows were made again, with the number of each.
+    pub causes: BTreeMap<String, u64>,
+    /// Some of the rows that have changed, by image.
+    pub examples: Vec<RowChange>,
+}
+
+/// What a row said before and says now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RowChange {
+    /// The row's image.
+    pub image_id: String,
+    /// Nothing: the row was not there.
+    pub before: Option<String>,
+    /// Nothing: it is not there any more.
+    pub after: Option<String>,
+}
+
+/// What a table says of an image, if it can be shown in a line.
+struct Row {
+    committed: CommittedRow,
+    /// Status and digests of the content.
+    content: Vec<Option<String>>,
+    shown: Option<String>,
+}
+
+/// The column of a table that people read.
+fn shown_column(artifact: Artifact) -> Option<&'static str> {
+    match artifact {
+        Artifact::Geotags => Some("center_tags"),
+        Artifact::Splits => Some("split"),
+        Artifact::Captions => Some("captions"),
+        _ => None,
+    }
+}
+
+/// Columns whose values are the same exactly where the content is.
+fn content_columns(artifact: Artifact) -> Vec<&'static str> {
+    let digests =
+        artifact.content_fields().into_iter().map(|field| field.name).filter(|name| name.ends_with("_digest"));
+    ["status", "error"].into_iter().chain(digests).collect()
+}
+
+/// Compares two versions of a country's table; at most `examples` changed rows are shown. Parts that both versions have are
+/// not read.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for a part that is gone, as old ones are after `gc`; a store that does not answer.
+pub async fn between(
+    work: &WorkStore,
+    artifact: Artifact,
+    (before, after): (&PinnedTable, &PinnedTable),
+    examples: usize,
+) -> Result<TableChanges, WorkerError> {
+    let mut changes = TableChanges::default();
+    let shards: BTreeSet<u32> = before.parts.iter().chain(&after.parts).map(|part| part.shard).collect();
+    for shard in shards {
+        let (old, new) = (before.part(shard), after.part(shard));
+        if old == new {
+            changes.kept += new.map_or(0, |part| part.rows);
+            continue;
+        }
+        let old = rows_of(work, artifact, old).await?;
+        let new = rows_of(work, artifact, new).await?;
+        changes.add(&old, &new, examples);
+    }
+    Ok(changes)
+}
+
+async fn rows_of(
+    work: &WorkStore,
+    artifact: Artifact,
+    part: Option<&PartFile>,
+) -> Result<BTreeMap<String, Row>, WorkerError> {
+    let Some(part) = part else { return Ok(BTreeMap::new()) };
+    let mut columns: Vec<&'static str> = COMMITTED_COLUMNS.to_vec();
+    for column in content_columns(artifact).into_iter().chain(shown_column(artifact)) {
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+    }
+    let batch = PartReader::open(work, artifact, part).await?.read(&columns).await?;
+    rows(artifact, &batch).map_err(|error| WorkerError::Broken(error.to_string()))
+}
+
+fn rows(artifact: Artifact, batch: &RecordBatch) -> Result<BTreeMap<String, Row>, TableError> {
+    let columns = Columns::new(artifact, batch);
+    let content =
+        content_columns(artifact).into_iter().map(|name| columns.text(name)).collect::<Result<Vec<_>, _>>()?;
+    let shown: Vec<Option<String>> = match shown_column(artifact) {
+        None => vec![None; batch.num_rows()],
+        Some("captions") => columns.texts("captions")?.into_iter().map(|all| Some(all.join(" | "))).collect(),
+        Some(name) => {
+            let texts = columns.text(name)?;
+            (0..texts.len()).map(|row| option_text(texts, row).map(str::to_owned)).collect()
+        }
+    };
+    let committed = committed_rows(artifact, batch)?;
+    let row = |(image_id, (at, committed)): (String, (usize, CommittedRow))| {
+        let content = content.iter().map(|column| option_text(column, at).map(str::to_owned)).collect();
+        (image_id, Row { committed, content, shown: shown[at].clone() })
+    };
+    Ok(committed.into_iter().map(row).collect())
+}
+
+impl TableChanges {
+    fn add(&mut self, old: &BTreeMap<String, Row>, new: &BTreeMap<String, Row>, examples: usize) {
+        for image_id in old.keys().chain(new.keys().filter(|id| !old.contains_key(*id))) {
+            let (before, after) = (old.get(image_id), new.get(image_id));
+            let is_other = match (before, after) {
+                (None, _) => {
+                    self.added += 1;
+                    true
+                }
+                (_, None) => {
+                    self.removed += 1;
+                    true
+                }
+                (Some(before), Some(after))
+                    if before.committed == after.committed && before.content == after.content =>
+                {
+                    self.kept += 1;
+                    false
+                }
+                (Some(before), Some(after)) => {
+                    for cause in causes(&before.committed, &after.committed) {
+                        *self.causes.entry(cause).or_default() += 1;
+                    }
+                    let is_other = before.content != after.content;
+                    *(if is_other { &mut self.changed } else { &mut self.remade }) += 1;
+                    is_other
+                }
+            };
+            let [before, after] = [before, after].map(|row| row.and_then(|row| row.shown.clone()));
+            if is_other && self.examples.len() < examples && before != after {
+                self.examples.push(RowChange { image_id: image_id.clone(), before, after });
+            }
+        }
+    }
+
+    /// Whether anything is another than it was.
+    pub fn is_nothing(&self) -> bool {
+        self.added + self.removed + self.changed + self.remade == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(recipe: &str, inputs: &str, digest: &str, shown: &str) -> Row {
+        Row {
+            committed: CommittedRow {
+                recipe: recipe.to_owned(),
+                stage_version: 1,
+                model: String::new(),
+                parameters: "{}".to_owned(),
+                inputs: inputs.to_owned(),
+                failed: false,
+            },
+            content: vec![Some("ok".to_owned()), None, Some(digest.to_owned())],
+            shown: Some(shown.to_owned()),
+        }
+    }
+
+    #[test]
+    fn rows_are_told_apart_by_content_and_recipe() {
+        let table = |rows: Vec<(&str, Row)>| -> BTreeMap<String, Row> {
+            rows.into_iter().map(|(id, row)| (id.to_owned(), row)).collect()
+        };
+        let tags = |digest: &str| format!(r#"{{"geotags.tags":"{digest}"}}"#);
+        let old = table(vec![
+            ("a", row("r", &tags("1"), "x", "a park")),
+            ("b", row("r", &tags("1"), "x", "a park")),
+            ("c", row("r", &tags("1"), "x", "a park")),
+            ("d", row("r", &tags("1"), "x", "a park")),
+        ]);
+        let new = table(vec![
+            ("a", row("r", &tags("1"), "x", "a park")),
+            ("b", row("s", &tags("2"), "x", "a park")),
+            ("c", row("s", &tags("2"), "y", "a lake")),
+            ("e", row("r", &tags("1"), "x", "a pier")),
+        ]);
+        let mut changes = TableChanges::default();
+        changes.add(&old, &new, 2);
+        let TableChanges { added, removed, changed, remade, kept, .. } = changes;
+        assert_eq!((added, removed, changed, remade, kept), (1, 1, 1, 1, 1));
+        assert_eq!(changes.causes, BTreeMap::from([("geotags.tags changed".to_owned(), 2)]));
+        let example = |id: &str, before: Option<&str>, after: Option<&str>| RowChange {
+            image_id: id.to_owned(),
+            before: before.map(str::to_owned),
+            after: after.map(str::to_owned),
+        };
+        let expected = [example("c", Some("a park"), Some("a lake")), example("d", Some("a park"), None)];
+        assert_eq!(changes.examples, expected);
+    }
+}

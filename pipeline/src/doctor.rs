@@ -26,7 +26,7 @@ fn finding(what: &str, result: Result<String, String>) -> Finding {
 /// Looks at everything; a bad finding never hides the others.
 pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     let mut findings = vec![
-        finding("version", Ok(format!("urbancross {}", env!("CARGO_PKG_VERSION")))),
+        finding("version", Ok(format!("urbancross {}", crate::version()))),
         finding("processors", std::thread::available_parallelism().map(|n| n.to_string()).map_err(|e| e.to_string())),
         finding("device", device(spec)),
         finding("ranks", ranks(spec)),

@@ -33,3 +33,19 @@ pub mod status;
 pub mod sweep;
 pub mod trainings;
 pub mod worker;
+
+use std::sync::LazyLock;
+
+/// This program's version, and the commit that it was built from where the builder said so (`URBANCROSS_COMMIT`).
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| match option_env!("URBANCROSS_COMMIT") {
+        Some(commit) if !commit.is_empty() => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+        _ => env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    &VERSION
+}
+
+/// What is written beside results: this program, and the machine that it runs on.
+fn made_by() -> String {
+    format!("urbancross {} on {}", version(), workers::host())
+}

@@ -5,6 +5,7 @@ mod across;
 mod building;
 mod captions;
 mod chance;
+mod failed;
 mod pictures;
 mod statistics;
 pub mod sweep;
@@ -35,6 +36,7 @@ struct Gathered<'a> {
     curves: Vec<(Training, Trained, Vec<CurvePoint>)>,
     statistics: statistics::Statistics,
     captions: captions::CaptionQuality,
+    failed: Vec<failed::Failed>,
     /// Steps that have left nothing yet, in order.
     missing: Vec<&'static str>,
 }
@@ -113,7 +115,8 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     }
     let statistics = statistics::gather(build).await?;
     let captions = captions::gather(build).await?;
-    Ok(Gathered { build, summaries, evaluation, curves, statistics, captions, missing })
+    let failed = failed::gather(build).await?;
+    Ok(Gathered { build, summaries, evaluation, curves, statistics, captions, failed, missing })
 }
 
 fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
@@ -214,7 +217,7 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
     sections.push(Section {
         id: id("build"),
         title: title("The build"),
-        lead: "Which methods ran, on how many rows, for how long, and what was left out.".into(),
+        lead: "Which methods ran, on how many rows, for how long, what failed, and what made it.".into(),
         blocks: building::blocks(one),
     });
     Ok(sections)

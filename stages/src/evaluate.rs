@@ -10,7 +10,7 @@ use crate::stage::StageError;
 use crate::train_rows::{caption_key, key_of_digest};
 
 /// Raised when the same embeddings would give other figures.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const STAGE: &str = "evaluate";
 /// Images that are one unit of parallel work in the recall.
 const BLOCK_ROWS: usize = 256;
@@ -41,6 +41,9 @@ pub struct Panel {
     pub query: Item,
     /// The best answers, best first.
     pub found: Vec<Found>,
+    /// The right answer where it is not among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Found>,
 }
 
 /// An image or a caption.
@@ -150,15 +153,17 @@ pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::Re
     for (image, rank) in extremes(&outcome.ranks.images, rank_of) {
         let row = &rows[image as usize];
         let own_keys = caption_keys_of(row);
-        let found = nearest(&row.embedding, captions.iter().map(|(.., v)| *v))
-            .into_iter()
-            .map(|(caption, score)| Found {
-                item: Item::Caption(captions[caption].1.to_owned()),
-                score,
-                correct: own_keys.contains(&caption_keys_m[caption]),
-            })
-            .collect();
-        panels.push(Panel { rank, query: Item::Image(row.image_id.clone()), found });
+        let found = nearest(&row.embedding, captions.iter().map(|(.., v)| *v)).into_iter().map(|(caption, score)| {
+            let correct = own_keys.contains(&caption_keys_m[caption]);
+            Found { item: Item::Caption(captions[caption].1.to_owned()), score, correct }
+        });
+        let best = row.captions.iter().map(|(text, vector)| (text, product(&row.embedding, vector)));
+        let truth = best.max_by(|one, other| one.1.total_cmp(&other.1)).map(|(text, score)| Found {
+            item: Item::Caption(text.clone()),
+            score,
+            correct: true,
+        });
+        panels.push(Panel::new(rank, Item::Image(row.image_id.clone()), found.collect(), truth));
     }
     Ok((outcome.report, panels))
 }
@@ -212,15 +217,27 @@ pub fn changes(before: &[EvaluatedRow], after: &[EvaluatedRow], protocol: Protoc
 /// What a caption finds.
 fn text_panel(rows: &[EvaluatedRow], (own, text, vector): (u32, &str, &[f32]), rank: u64) -> Panel {
     let key = caption_key(text);
-    let found = nearest(vector, rows.iter().map(|r| r.embedding.as_slice()))
-        .into_iter()
-        .map(|(row, score)| Found {
-            item: Item::Image(rows[row].image_id.clone()),
-            score,
-            correct: row as u32 == own || caption_keys_of(&rows[row]).contains(&key),
-        })
-        .collect();
-    Panel { rank, query: Item::Caption(text.to_owned()), found }
+    let found = nearest(vector, rows.iter().map(|r| r.embedding.as_slice())).into_iter().map(|(row, score)| {
+        let correct = row as u32 == own || caption_keys_of(&rows[row]).contains(&key);
+        Found { item: Item::Image(rows[row].image_id.clone()), score, correct }
+    });
+    let truth = rows.get(own as usize).map(|row| Found {
+        item: Item::Image(row.image_id.clone()),
+        score: product(vector, &row.embedding),
+        correct: true,
+    });
+    Panel::new(rank, Item::Caption(text.to_owned()), found.collect(), truth)
+}
+
+impl Panel {
+    fn new(rank: u64, query: Item, found: Vec<Found>, truth: Option<Found>) -> Self {
+        let missed = truth.filter(|_| !found.iter().any(|found| found.correct));
+        Self { rank, query, found, missed }
+    }
+}
+
+fn product(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 fn caption_keys_of(row: &EvaluatedRow) -> Vec<u64> {
@@ -241,8 +258,7 @@ fn extremes<R>(ranks: &[(u32, R)], rank_of: impl Fn(&R) -> u64) -> Vec<(u32, u64
 
 /// The rows with the largest inner product, best first.
 fn nearest<'a>(query: &[f32], rows: impl Iterator<Item = &'a [f32]>) -> Vec<(usize, f32)> {
-    let mut scored: Vec<(usize, f32)> =
-        rows.map(|row| query.iter().zip(row).map(|(a, b)| a * b).sum::<f32>()).enumerate().collect();
+    let mut scored: Vec<(usize, f32)> = rows.map(|row| product(query, row)).enumerate().collect();
     scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     scored.truncate(SHOWN);
     scored
@@ -269,6 +285,21 @@ mod tests {
         assert_eq!(report.exact.pessimistic.mean_recall, 100.0);
         assert!(panels.iter().all(|p| p.rank == 0 && p.found[0].correct));
         assert!(panels.iter().any(|p| matches!(p.query, Item::Image(_))));
+    }
+
+    #[test]
+    fn a_right_answer_that_is_not_found_is_shown_all_the_same() {
+        let mut rows: Vec<_> =
+            (0..12).map(|i| row(&format!("i{i}"), i as f32 * 0.2, &format!("caption {i}"))).collect();
+        // image 0 and its caption are as far apart as can be
+        rows[0].captions[0].1 = vec![(11.0f32 * 0.2).cos(), (11.0f32 * 0.2).sin()];
+        let (_, panels) = evaluate(&rows, Protocol::Standard).unwrap();
+        let of = |query: Item| panels.iter().find(|panel| panel.query == query).unwrap().missed.clone().unwrap();
+        let of_text = of(Item::Caption("caption 0".into()));
+        assert_eq!((of_text.item, of_text.correct), (Item::Image("i0".into()), true));
+        let of_image = of(Item::Image("i0".into()));
+        assert_eq!((of_image.item, of_image.correct), (Item::Caption("caption 0".into()), true));
+        assert!(panels.iter().all(|panel| panel.missed.is_none() == panel.found.iter().any(|found| found.correct)));
     }
 
     #[test]

@@ -35,3 +35,4 @@ pub mod upkeep;
 pub mod weights;
 
 pub use error::WorkerError;
+pub use process::host;

@@ -78,7 +78,7 @@ pub(crate) fn name_of_process() -> String {
 }
 
 /// Name of this machine, for people.
-pub(crate) fn host() -> String {
+pub fn host() -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let host = host.trim();
     if host.is_empty() { "another machine".to_owned() } else { host.to_owned() }

@@ -45,6 +45,9 @@ pub struct Summary {
     pub reasons: BTreeMap<String, u64>,
     /// Version of the table afterwards.
     pub version: Option<u64>,
+    /// The program that did it, and where.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub made_by: String,
     /// Everything else that a stage tells about itself, for people.
     #[serde(default)]
     pub notes: BTreeMap<String, String>,

@@ -27,6 +27,17 @@ pub struct Picture {
     pub mark: Mark,
     /// A short word in the corner; empty for none.
     pub badge: String,
+    /// What colours in the picture stand for, shown below.
+    pub swatches: Vec<Swatch>,
+}
+
+/// A colour with what it stands for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Swatch {
+    /// Red, green and blue.
+    pub colour: [u8; 3],
+    /// A word or a number.
+    pub text: String,
 }
 
 /// The colour of a frame, always together with a sign.
@@ -64,6 +75,16 @@ impl Picture {
                     (self.mark.sign())
                 }
                 @if !self.caption.is_empty() { p dir="auto" { (self.caption) } }
+                @if !self.swatches.is_empty() {
+                    ul.swatches {
+                        @for Swatch { colour: [red, green, blue], text } in &self.swatches {
+                            li dir="auto" {
+                                span.swatch style=(format!("background: rgb({red} {green} {blue})")) {}
+                                (text)
+                            }
+                        }
+                    }
+                }
             }
         }
     }

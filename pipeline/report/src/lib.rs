@@ -44,7 +44,7 @@ pub use document::{Best, Block, Fact, Level, Report, Section};
 pub use flow::{Flow, FlowStage};
 pub use heatmap::Heatmap;
 pub use histogram::Histogram;
-pub use images::{ImageGrid, Mark, Picture};
+pub use images::{ImageGrid, Mark, Picture, Swatch};
 pub use line_chart::{LineChart, Series};
 pub use number::{format_count, format_duration, format_number};
 pub use page::render;

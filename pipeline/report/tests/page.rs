@@ -23,7 +23,13 @@ fn main_of(page: &str) -> &str {
 }
 
 fn picture(bytes: &[u8], text: &str) -> Picture {
-    Picture { bytes: bytes.to_vec(), caption: text.into(), mark: Mark::Correct, badge: text.into() }
+    Picture {
+        bytes: bytes.to_vec(),
+        caption: text.into(),
+        mark: Mark::Correct,
+        badge: text.into(),
+        swatches: vec![Swatch { colour: [1, 2, 3], text: text.into() }],
+    }
 }
 
 /// Every block, with `text` wherever text can stand and `value` wherever a number can.

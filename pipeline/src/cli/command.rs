@@ -19,7 +19,7 @@ const MOST_JOBS: usize = 4096;
 /// Prepares satellite image–text data (SkyScript archives or captioned folders), trains a CLIP
 /// retrieval model on it and evaluates it. Everything is resumable: run the same command again.
 #[derive(Debug, Parser)]
-#[command(name = "urbancross", version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "urbancross", version = crate::version(), arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,

@@ -53,16 +53,42 @@ pub(super) fn blocks(one: &Gathered<'_>) -> Vec<Block> {
         Column::number("time").unit("s").decimals(1),
         Column::text("why"),
     ];
-    vec![
+    let mut blocks = vec![
         Block::Table(methods(one)),
         Block::Flow(flow(one, &steps)),
         Block::Timeline(Timeline { caption: "When each stage ran last.".into(), spans }),
         Block::Table(Table { caption: "What each stage did when it last had something to do.".into(), columns, rows }),
+    ];
+    blocks.extend(super::failed::block(&one.failed));
+    blocks.extend([
+        Block::Details {
+            summary: "Versions of tables, and the programs that made them".into(),
+            blocks: vec![Block::Table(made_by(one, &steps))],
+        },
         Block::Details {
             summary: "The build spec, with every default".into(),
             blocks: vec![Block::Code { language: "toml".into(), text: one.build.spec.to_toml() }],
         },
-    ]
+    ]);
+    blocks
+}
+
+/// Which program, where and when, left what a step's table is.
+fn made_by(one: &Gathered<'_>, steps: &[Step]) -> Table {
+    let rows = steps.iter().filter_map(|step| one.summaries.get(step.name())).map(|summary| {
+        let ended = summary.started_unix_seconds + summary.seconds;
+        vec![
+            Cell::Text(summary.stage.clone()),
+            summary.version.map_or(Cell::Empty, |version| Cell::Number(version as f64)),
+            Cell::Text(crate::clock::at(ended.max(0.0) as u64)),
+            Cell::Text(summary.made_by.clone()),
+        ]
+    });
+    Table {
+        caption: "As each step left its table when it last had something to do.".into(),
+        columns: vec![Column::text("step"), Column::number("table version"), Column::text("when"), Column::text("by")],
+        rows: rows.collect(),
+    }
 }
 
 fn captions_in_words(caption: &CaptionSpec) -> String {

@@ -55,7 +55,7 @@ impl Flagged {
 }
 
 /// A reason without its numbers, so that like rows count together.
-fn reason_of(why: &str) -> String {
+pub(super) fn reason_of(why: &str) -> String {
     let words = why.split_whitespace().map(|word| {
         let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
         if !bare.is_empty() && bare.parse::<f64>().is_ok() { word.replace(bare, "…") } else { word.to_owned() }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use manifests::words::count;
 use manifests::{Artifact, shard_of};
 use pixels::{DecodeLimits, Rgb};
-use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject};
+use report::{Block, Hit, ImageGrid, Level, Picture, Retrieval, RetrievalPanel, Subject, Swatch};
 use stages::evaluate::{Evaluation, Item, PANELS, Panel};
 use stages::table::{Columns, TableError};
 use stages::train_rows::TrainRows;
@@ -67,7 +67,7 @@ pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Blo
     let ids = evaluation
         .panels
         .iter()
-        .flat_map(|p| p.found.iter().map(|f| &f.item).chain([&p.query]))
+        .flat_map(|p| p.found.iter().chain(&p.missed).map(|f| &f.item).chain([&p.query]))
         .filter_map(|item| if let Item::Image(id) = item { Some(id.clone()) } else { None })
         .collect();
     let pictures = thumbnails(build, &ids).await?;
@@ -100,12 +100,13 @@ pub(super) fn panel(label: &str, panel: &Panel, pictures: &BTreeMap<String, Vec<
         Item::Image(id) => Subject::Picture(Picture {
             bytes: pictures.get(id).cloned().unwrap_or_default(),
             caption: id.clone(),
-            mark: Mark::None,
-            badge: String::new(),
+            ..Picture::default()
         }),
     };
-    let hits = panel.found.iter().enumerate().map(|(i, found)| Hit {
-        rank: i as u64 + 1,
+    // a right answer that was not found follows at its own rank
+    let ranked = (1..).zip(&panel.found).chain(panel.missed.iter().map(|missed| (panel.rank + 1, missed)));
+    let hits = ranked.map(|(rank, found)| Hit {
+        rank,
         score: f64::from(found.score),
         correct: found.correct,
         subject: subject(&found.item),
@@ -137,19 +138,20 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
         let Some(row) = read.into_iter().max_by_key(|r| r.segments.len()) else { continue };
         let Ok(rgb) = pixels::decode(&row.bytes, &DecodeLimits::default()) else { continue };
         let caption = row.captions.first().cloned().unwrap_or_default();
-        plain.push(Picture { bytes: thumbnail(&rgb), caption, mark: Mark::None, badge: String::new() });
+        plain.push(Picture { bytes: thumbnail(&rgb), caption, ..Picture::default() });
         let masks: Vec<_> = row.segments.iter().map(|(rle, _)| rle.clone()).collect();
-        let weights: Vec<String> = row.segments.iter().map(|(_, w)| format!("{w:.2}")).collect();
-        let picture = pixels::overlay::overlay(&rgb, &masks, 0.45);
+        let weight = |(index, (_, weight)): (usize, &(_, f32))| Swatch {
+            colour: pixels::overlay::colour(index),
+            text: format!("{weight:.2}"),
+        };
+        let swatches: Vec<Swatch> = row.segments.iter().enumerate().map(weight).collect();
+        let caption = if swatches.is_empty() { "no segment was selected" } else { "weights" };
         overlaid.push(Picture {
-            bytes: thumbnail(&picture),
-            caption: if weights.is_empty() {
-                "no segment was selected".into()
-            } else {
-                format!("weights {}", weights.join(", "))
-            },
-            mark: Mark::None,
+            bytes: thumbnail(&pixels::overlay::overlay(&rgb, &masks, 0.3)),
+            caption: caption.into(),
             badge: count(masks.len(), "segment"),
+            swatches,
+            ..Picture::default()
         });
     }
     let mut blocks = vec![Block::Images(ImageGrid {

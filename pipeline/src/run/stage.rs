@@ -145,6 +145,7 @@ fn summary_of(plan: &Plan, mapped: &MapResult, published: &Published, before: Su
         kept: plan.counts.kept_rows,
         reasons: plan.reasons().into_iter().map(|(r, n)| (r.words().to_owned(), n)).collect(),
         version: published.live.version,
+        made_by: crate::made_by(),
         ..before
     };
     for finished in &mapped.finished {

@@ -57,6 +57,7 @@ pub(crate) async fn run_training(
         seconds: began.elapsed().as_secs_f64(),
         rows: trained.train_rows,
         computed: trained.samples,
+        made_by: crate::made_by(),
         notes: notes.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
         ..Summary::default()
     };

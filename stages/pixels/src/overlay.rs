@@ -3,9 +3,9 @@
 use crate::Rgb;
 use crate::mask::Rle;
 
-/// Tints each mask with a colour of its own (`alpha` 0 invisible, 1 opaque) and draws its outline, one
-/// pixel wide, in the full colour. Later masks lie on earlier ones; a mask of another size than the
-/// image is left out.
+/// Tints each mask with its [`colour`] (`alpha` 0 invisible, 1 opaque) and draws its outline, one pixel wide, in the full
+/// colour. Later masks hide earlier ones, and the picture shows through as much under many as under one; a mask of
+/// another size than the image is left out.
 pub fn overlay(rgb: &Rgb, masks: &[Rle], alpha: f32) -> Rgb {
     let alpha = if alpha.is_nan() { 0.0 } else { alpha.clamp(0.0, 1.0) };
     let mut drawn = rgb.clone();
@@ -29,8 +29,8 @@ pub fn overlay(rgb: &Rgb, masks: &[Rle], alpha: f32) -> Rgb {
                 continue;
             }
             let opacity = if outline(x, y) { 1.0 } else { alpha };
-            for (value, colour) in pixel.iter_mut().zip(colour) {
-                let mixed = f32::from(*value) * (1.0 - opacity) + f32::from(colour) * opacity;
+            for ((value, below), colour) in pixel.iter_mut().zip(rgb.pixels()[position]).zip(colour) {
+                let mixed = f32::from(below) * (1.0 - opacity) + f32::from(colour) * opacity;
                 *value = mixed.round() as u8;
             }
         }
@@ -38,8 +38,9 @@ pub fn overlay(rgb: &Rgb, masks: &[Rle], alpha: f32) -> Rgb {
     drawn
 }
 
-/// Hues a golden angle apart: any few neighbours in the sequence are far from each other.
-fn colour(index: usize) -> [u8; 3] {
+/// The colour of the mask at this place. Hues are a golden angle apart: any few neighbours in the sequence are far from each
+/// other.
+pub fn colour(index: usize) -> [u8; 3] {
     const GOLDEN_ANGLE_TURNS: f64 = 0.381_966_011_250_105;
     let hue = (index as f64 * GOLDEN_ANGLE_TURNS).fract() * 6.0;
     // Full saturation and value: each channel is a trapezium over the hue circle.
@@ -68,6 +69,15 @@ mod tests {
         assert_eq!(drawn.pixels()[0], [100; 3]);
         assert_eq!(drawn.pixels()[6], [255, 0, 0]);
         assert_eq!(drawn.pixels()[12], [178, 50, 50]);
+    }
+
+    #[test]
+    fn the_picture_shows_through_many_masks_as_through_one() {
+        let rgb = Rgb::new(5, 5, vec![100; 75]).unwrap();
+        let whole = || Rle::from_row_major(&[1u8; 25], 5, 5).unwrap();
+        let many = overlay(&rgb, &[whole(), whole(), whole()], 0.5);
+        let expected = colour(2).map(|value| (50.0 + f32::from(value) / 2.0).round() as u8);
+        assert_eq!(many.pixels()[12], expected);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod arguments;
 mod build_commands;
 mod cluster_commands;
 mod command;
+mod init_commands;
 mod numbers;
 mod report_commands;
 mod schema;
@@ -167,6 +168,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             crate::say!("{}", serde_json::to_string_pretty(&of.schema())?);
             Ok(())
         }
+        Command::Init { args } => init_commands::init(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "urbancross", &mut script);

@@ -13,6 +13,8 @@ use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::{schema, upkeep_commands};
 use crate::logs::{FORMAT, LogFormat};
 
+/// More changed rows than anybody reads.
+const MOST_EXAMPLES: usize = 10_000;
 /// More adaptations at once than any machine has cores.
 const MOST_JOBS: usize = 4096;
 
@@ -177,7 +179,13 @@ pub(super) enum Command {
             help = "A time (2026-11-27, 2026-11-27T10:30 in UTC), how long ago (90m, 2h, 3d), or a version (captions@12)"
         )]
         since: String,
-        #[arg(long, default_value_t = 5, help = "Changed rows shown of each table")]
+        #[arg(
+            long,
+            default_value_t = 5,
+            value_parser = within("a whole number", 0..=MOST_EXAMPLES),
+            allow_negative_numbers = true,
+            help = "Changed rows shown of each table"
+        )]
         examples: usize,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
@@ -307,6 +315,11 @@ pub(super) enum Command {
         fetch: bool,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
+    },
+    /// Write a build spec from a few answers
+    Init {
+        #[command(flatten)]
+        args: super::init_commands::InitArgs,
     },
     /// Print a build spec with `--set` and all defaults
     Spec {

@@ -66,6 +66,19 @@ fn a_spec_and_its_schema_are_printed_for_other_programs() {
 }
 
 #[test]
+fn a_spec_is_written_from_flags_and_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("portugal.toml").display().to_string();
+    let flags = ["init", "--country", "portugal", "--code", "pt", "--output", &file];
+    let said = ends(&call(&flags), 0);
+    assert!(said.contains("urbancross doctor"), "{said}");
+    assert!(ends(&call(&["spec", &file]), 0).contains("country_code = \"PT\"\n"));
+    assert!(ends(&call(&flags), 65).contains("already"));
+    // nobody is there to ask
+    assert!(ends(&call(&["init", "--output", &file]), 65).contains("--country is missing"));
+}
+
+#[test]
 fn a_wrong_spec_is_a_permanent_error_that_names_the_field() {
     let world = World::new(4);
     let spec = world.path("spec.toml");

@@ -48,9 +48,13 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
 /// Looks at a cluster: its programs and settings, and whether a profile fits.
 pub async fn examine_slurm(profile: &engines::Profile) -> Vec<Finding> {
     let logs = std::path::Path::new(&profile.slurm.logs);
+    // a look leaves nothing behind: a folder that is not there yet is made where its nearest one above is
     let writable = || {
-        std::fs::create_dir_all(logs).and_then(|()| tempfile::tempfile_in(logs)).map_err(|error| error.to_string())?;
-        Ok(format!("{} can be written to; all nodes must see it", logs.display()))
+        let there = std::path::absolute(logs).map_err(|error| error.to_string())?;
+        let above = there.ancestors().find(|above| above.is_dir()).unwrap_or(std::path::Path::new("/"));
+        tempfile::tempfile_in(above).map_err(|error| format!("{}: {error}", above.display()))?;
+        let can = if above == there { "can be written to" } else { "can be made" };
+        Ok(format!("{} {can}; all nodes must see it", logs.display()))
     };
     let mut findings = vec![finding("logs folder", writable())];
     match crate::engine::examine_slurm(profile).await {

@@ -368,10 +368,17 @@ pub(super) async fn cancel(spec: BuildSpec, run: Option<String>, now: bool) -> R
 pub(super) async fn logs(spec: BuildSpec, args: &LogsArgs) -> Result<()> {
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     work.required().await?;
+    let known = RunRecord::all(&work, &spec.country).await?;
     let runs = match &args.run {
-        Some(run) => vec![run.clone()],
-        None => RunRecord::all(&work, &spec.country).await?,
+        Some(run) if known.contains(run) => vec![run.clone()],
+        Some(run) => return Err(unknown("run", run, &known)),
+        None => known,
     };
+    let steps: Vec<String> = stages::steps(&spec).iter().map(|step| step.name().to_owned()).collect();
+    let of_driver = ["begin", "drive"].map(str::to_owned);
+    if let Some(step) = args.step.as_ref().filter(|step| !steps.contains(step) && !of_driver.contains(step)) {
+        return Err(unknown("step", step, &steps));
+    }
     let (stop, mut shown) = (stop_flag(), BTreeSet::new());
     loop {
         for run in &runs {
@@ -401,6 +408,11 @@ pub(super) async fn logs(spec: BuildSpec, args: &LogsArgs) -> Result<()> {
         }
         tokio::time::sleep(WATCH).await;
     }
+}
+
+fn unknown(what: &str, name: &str, known: &[String]) -> anyhow::Error {
+    let known = if known.is_empty() { "there is none".to_owned() } else { format!("there are {}", known.join(", ")) };
+    WorkerError::Configuration(format!("--{what} {name}: no {what} of this build is called so; {known}")).into()
 }
 
 fn is_error(line: &str) -> bool {

@@ -40,7 +40,7 @@ pub(super) async fn gather(build: &Build) -> Result<Vec<Failed>, WorkerError> {
         let bytes = build.work.get_range(&path, 0..meta.size.min(MOST_BYTES), None).await?;
         failed.extend(by_reason(stage.name, &String::from_utf8_lossy(&bytes)));
     }
-    failed.sort_by(|one, other| other.rows.cmp(&one.rows));
+    failed.sort_by_key(|failed: &Failed| std::cmp::Reverse(failed.rows));
     Ok(failed)
 }
 

@@ -124,3 +124,14 @@ fn a_cluster_is_planned_from_what_was_measured() {
     assert!(told.contains("on 8 x H100, 4 per node") && told.contains("shards measured"), "{told}");
     ends(&call(&["plan", spec, "--cluster", "8"]), 2);
 }
+
+#[test]
+fn words_of_a_step_or_run_that_is_none_are_refused() {
+    let world = World::new(20);
+    let spec = spec_file(&world);
+    ends(&call(&["run", &spec, "--until", "geotags"]), 0);
+    let said = ends(&call(&["logs", &spec, "--step", "nonsense"]), 65);
+    assert!(said.contains("captions") && said.contains("pretrain"), "{said}");
+    assert!(ends(&call(&["logs", &spec, "--run", "0000"]), 65).contains("there is none"));
+    ends(&call(&["logs", &spec, "--step", "captions"]), 0);
+}

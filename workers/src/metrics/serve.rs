@@ -12,10 +12,10 @@ use crate::error::WorkerError;
 
 /// The longest request that is read.
 const MOST_REQUEST_BYTES: usize = 8 << 10;
-/// Whoever asks must ask at once.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Visitors at a time; others wait.
-const MOST_VISITORS: usize = 8;
+/// Whoever asks must ask at once, and read what it is told.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Visitors at a time; others wait. Many: those who say nothing must not keep out those who ask.
+const MOST_VISITORS: usize = 512;
 
 /// Serves `/metrics` until the process ends; the address, whose port was chosen where 0 was asked for.
 ///
@@ -91,6 +91,14 @@ mod tests {
         // endless and broken requests end by themselves
         ask(address, &vec![b'x'; 4 * MOST_REQUEST_BYTES]).await;
         assert!(ask(address, b"GET /metrics HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+        // visitors who say nothing keep nobody out
+        let mut idle = Vec::new();
+        for _ in 0..140 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let among_idle = ask(address, b"GET /metrics HTTP/1.1\r\n\r\n");
+        let answer = tokio::time::timeout(Duration::from_secs(20), among_idle).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"));
         let taken = serve(address).await.unwrap_err();
         assert!(taken.exit_code() == 65 && taken.to_string().contains("--metrics"), "{taken}");
     }

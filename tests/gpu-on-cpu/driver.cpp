@@ -1,8 +1,9 @@
 // A GPU that is the CPU: what the program asks of NVIDIA's libraries, with kernels that kernels.py has compiled.
 //
-// Everything is done when it is asked for, so races between streams do not show. What does show: wrong numbers, a launch with
-// other arguments than its kernel has, memory that is read before it is written (it begins as NaN), reads and writes beyond
-// an array or after it was freed, and threads that wait for others in vain.
+// Work waits on its stream until somebody waits for it, and nothing of another stream is done before an event asks for it: whoever
+// reads too early, or writes what is still to be read, finds so every time. Shown are also wrong numbers, a launch with other
+// arguments than its kernel has, memory that is read before it is written (it begins as NaN), reads and writes beyond an array
+// or after it was freed, and threads that wait for others in vain.
 //
 // The threads of a block are fibers that take turns: each runs until it waits for the others. Every second block begins with its
 // last thread, so that a result which depends on the order, for want of a barrier, is wrong in one of them.
@@ -15,8 +16,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -46,7 +50,7 @@ struct Block {
     char *mapped;
     size_t pages, bytes;
 };
-std::mutex memory_lock;
+std::recursive_mutex memory_lock;
 std::map<uint64_t, Block> blocks;
 uint64_t used, most_used;
 
@@ -84,11 +88,62 @@ int release(uint64_t address) {
     return OK;
 }
 
+// ---- streams
+
+// Work in the order in which it was handed over; `done` of it is done.
+struct Stream {
+    std::deque<std::function<void()>> waiting;
+    uint64_t handed_over = 0, done = 0;
+};
+struct Event {
+    Stream *stream = nullptr;
+    uint64_t place = 0;
+};
+std::recursive_mutex work_lock;
+Stream default_stream;
+std::set<Stream *> streams = {&default_stream};
+constexpr size_t MOST_WAITING = 5000;
+
+Stream *stream_of(void *handle) { return (uintptr_t)handle <= 2 ? &default_stream : (Stream *)handle; }
+
+void finish(Stream *stream, uint64_t place) {
+    std::lock_guard lock(work_lock);
+    while (stream->done < place && !stream->waiting.empty()) {
+        auto work = std::move(stream->waiting.front());
+        stream->waiting.pop_front();
+        work();
+        stream->done++;
+    }
+}
+void finish(Stream *stream) { finish(stream, stream->handed_over); }
+void finish_all() {
+    std::lock_guard lock(work_lock);
+    for (Stream *stream : streams) finish(stream);
+}
+int hand_over(void *handle, std::function<void()> work) {
+    std::lock_guard lock(work_lock);
+    Stream *stream = stream_of(handle);
+    stream->waiting.push_back(std::move(work));
+    stream->handed_over++;
+    if (stream->waiting.size() > MOST_WAITING) finish(stream);
+    return OK;
+}
+
+// Memory of the host that copies do not wait for.
+std::map<uintptr_t, size_t> locked_pages;
+bool is_locked(const void *address) {
+    std::lock_guard lock(work_lock);
+    auto after = locked_pages.upper_bound((uintptr_t)address);
+    return after != locked_pages.begin() && (uintptr_t)address < std::prev(after)->first + std::prev(after)->second;
+}
+
 // ---- kernels
 
 struct Kernel {
     std::string name;
     void (*call)(void **);
+    const size_t *sizes;  // of its arguments
+    size_t arguments;
 };
 using Module = std::map<std::string, Kernel>;
 std::vector<Module> modules;  // as they were compiled
@@ -122,7 +177,6 @@ void *scheduler;
 unsigned now;  // the fiber that runs
 const Kernel *kernel;
 void **arguments;
-std::mutex launch_lock;
 
 void wait_as(State state) {
     fibers[now].state = state;
@@ -207,7 +261,9 @@ extern "C" {
 
 Place emulated_place;
 
-void emulated_register(const char *name, void (*call)(void **)) { (*registering)[name] = {name, call}; }
+void emulated_register(const char *name, void (*call)(void **), const size_t *sizes, size_t arguments) {
+    (*registering)[name] = {name, call, sizes, arguments};
+}
 
 unsigned emulated_lane() { return now % 32; }
 
@@ -242,25 +298,52 @@ thread_local void *current_context;
 int cuCtxSetCurrent(void *context) { return current_context = context, OK; }
 int cuCtxGetCurrent(void **context) { return *context = current_context, OK; }
 int cuCtxDestroy_v2(void *) { return OK; }
-int cuCtxSynchronize() { return OK; }
-int cuEventCreate(void **event, unsigned) { return *event = (void *)1, OK; }
-int cuEventDestroy_v2(void *) { return OK; }
-int cuEventQuery(void *) { return OK; }
-int cuEventRecord(void *, void *) { return OK; }
-int cuEventSynchronize(void *) { return OK; }
-int cuStreamCreate(void **stream, unsigned) { return *stream = (void *)1, OK; }
-int cuStreamDestroy_v2(void *) { return OK; }
+int cuCtxSynchronize() { return finish_all(), OK; }
+int cuEventCreate(void **event, unsigned) { return *event = new Event(), OK; }
+int cuEventDestroy_v2(void *event) { return delete (Event *)event, OK; }
+int cuEventRecord(void *event, void *stream) {
+    std::lock_guard lock(work_lock);
+    return *(Event *)event = {stream_of(stream), stream_of(stream)->handed_over}, OK;
+}
+int cuEventSynchronize(void *event) {
+    Event at = *(Event *)event;
+    if (at.stream) finish(at.stream, at.place);
+    return OK;
+}
+// whoever asks again and again waits
+int cuEventQuery(void *event) { return cuEventSynchronize(event); }
+int cuStreamCreate(void **stream, unsigned) {
+    std::lock_guard lock(work_lock);
+    auto fresh = new Stream();
+    streams.insert(fresh);
+    return *stream = fresh, OK;
+}
+int cuStreamDestroy_v2(void *stream) { return finish(stream_of(stream)), OK; }
 int cuStreamIsCapturing(void *, int *status) { return *status = 0, OK; }
-int cuStreamSynchronize(void *) { return OK; }
-int cuStreamWaitEvent(void *, void *, unsigned) { return OK; }
+int cuStreamSynchronize(void *stream) { return finish(stream_of(stream)), OK; }
+int cuStreamWaitEvent(void *stream, void *event, unsigned) {
+    Event at = *(Event *)event;
+    return at.stream ? hand_over(stream, [at] { finish(at.stream, at.place); }) : OK;
+}
 int cuProfilerStart() { return OK; }
 int cuProfilerStop() { return OK; }
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) { return allocate(address, bytes); }
 int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return allocate(address, bytes); }
-int cuMemFree_v2(uint64_t address) { return release(address); }
-int cuMemFreeAsync(uint64_t address, void *) { return release(address); }
-int cuMemHostAlloc(void **address, size_t bytes, unsigned) { return (*address = malloc(bytes)) ? OK : OUT_OF_MEMORY; }
-int cuMemFreeHost(void *address) { return free(address), OK; }
+int cuMemFree_v2(uint64_t address) { return finish_all(), release(address); }
+int cuMemFreeAsync(uint64_t address, void *stream) { return hand_over(stream, [=] { release(address); }); }
+int cuMemHostAlloc(void **address, size_t bytes, unsigned) {
+    std::lock_guard lock(work_lock);
+    bytes = up(std::max<size_t>(bytes, 1), PAGE);
+    *address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (*address == MAP_FAILED) return OUT_OF_MEMORY;
+    return locked_pages[(uintptr_t)*address] = bytes, OK;
+}
+// a copy that has not left it, or come to it, fails
+int cuMemFreeHost(void *address) {
+    std::lock_guard lock(work_lock);
+    munmap(address, locked_pages[(uintptr_t)address]);
+    return locked_pages.erase((uintptr_t)address), OK;
+}
 int cuMemGetInfo_v2(size_t *free, size_t *total) {
     std::lock_guard lock(memory_lock);
     return *free = TOTAL - used, *total = TOTAL, OK;
@@ -270,13 +353,27 @@ int cuMemPoolGetAttribute(void *, int attribute, void *value) {
     return *(uint64_t *)value = attribute == 6 || attribute == 8 ? most_used : used, OK;
 }
 int cuMemPoolSetAttribute(void *, int, void *) { return OK; }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) { return memcpy((void *)to, from, bytes), OK; }
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) { return memcpy(to, (void *)from, bytes), OK; }
-int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) { return memmove((void *)to, (void *)from, bytes), OK; }
-int cuMemcpyPeerAsync(uint64_t to, void *, uint64_t from, void *, size_t bytes, void *) {
-    return memmove((void *)to, (void *)from, bytes), OK;
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    if (is_locked(from)) return hand_over(stream, [=] { memcpy((void *)to, from, bytes); });
+    // ordinary memory is read before this returns
+    auto kept = std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
+    return hand_over(stream, [=] { memcpy((void *)to, kept->data(), kept->size()); });
 }
-int cuMemsetD8Async(uint64_t to, unsigned char value, size_t count, void *) { return memset((void *)to, value, count), OK; }
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    hand_over(stream, [=] { memcpy(to, (void *)from, bytes); });
+    // and written
+    if (!is_locked(to)) finish(stream_of(stream));
+    return OK;
+}
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
+    return hand_over(stream, [=] { memmove((void *)to, (void *)from, bytes); });
+}
+int cuMemcpyPeerAsync(uint64_t to, void *, uint64_t from, void *, size_t bytes, void *stream) {
+    return cuMemcpyDtoDAsync_v2(to, from, bytes, stream);
+}
+int cuMemsetD8Async(uint64_t to, unsigned char value, size_t count, void *stream) {
+    return hand_over(stream, [=] { memset((void *)to, value, count); });
+}
 
 // A module is known by the kernels that its PTX lists.
 int cuModuleLoadData(void **module, const void *image) {
@@ -305,34 +402,46 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     if (found == known.end()) return NOT_FOUND;
     return *function = &found->second, OK;
 }
-int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned shared_bytes, void *, void **given, void **) {
-    unsigned threads = bx * by * bz;
-    if (!threads || threads > MOST_THREADS || !gx || !gy || !gz || gy > 65535 || gz > 65535) return INVALID_VALUE;
-    std::lock_guard lock(launch_lock);
-    kernel = (const Kernel *)function, arguments = given;
-    if (shared_bytes > 48 << 10) return INVALID_VALUE;
+}
+
+namespace {
+void run_grid(const Kernel *of, dim3 grid, dim3 block, unsigned shared_bytes, std::vector<std::vector<char>> &given) {
+    std::vector<void *> pointers;
+    for (auto &argument : given) pointers.push_back(argument.data());
+    kernel = of, arguments = pointers.data();
     // a page that nobody may touch lies behind it, too
     uint64_t shared = 0;
     if (shared_bytes) allocate(&shared, shared_bytes);
-    emulated_place = {{}, {}, {bx, by, bz}, {gx, gy, gz}, (void *)shared};
+    emulated_place = {{}, {}, block, grid, (void *)shared};
     bool backwards = false;
-    for (unsigned z = 0; z < gz; z++)
-        for (unsigned y = 0; y < gy; y++)
-            for (unsigned x = 0; x < gx; x++) {
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
                 emulated_place.block = {x, y, z};
-                run_block(threads, backwards);
+                run_block(block.x * block.y * block.z, backwards);
                 backwards = !backwards;
             }
     release(shared);
-    return OK;
+}
+}  // namespace
+
+extern "C" {
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared_bytes, void *stream, void **given, void **) {
+    unsigned threads = bx * by * bz;
+    if (!threads || threads > MOST_THREADS || !gx || !gy || !gz || gy > 65535 || gz > 65535) return INVALID_VALUE;
+    if (shared_bytes > 48 << 10) return INVALID_VALUE;
+    auto of = (const Kernel *)function;
+    auto copies = std::make_shared<std::vector<std::vector<char>>>();
+    for (size_t i = 0; i < of->arguments; i++) copies->emplace_back((char *)given[i], (char *)given[i] + of->sizes[i]);
+    return hand_over(stream, [=] { run_grid(of, {gx, gy, gz}, {bx, by, bz}, shared_bytes, *copies); });
 }
 
 // ---- cuBLAS: column by column, sums in double precision
 
-int cublasCreate_v2(void **handle) { return *handle = (void *)1, OK; }
-int cublasDestroy_v2(void *) { return OK; }
-int cublasSetStream_v2(void *, void *) { return OK; }
+int cublasCreate_v2(void **handle) { return *handle = new void *(), OK; }
+int cublasDestroy_v2(void *handle) { return delete (void **)handle, OK; }
+int cublasSetStream_v2(void *handle, void *stream) { return *(void **)handle = stream, OK; }
 }
 
 namespace {
@@ -359,14 +468,15 @@ void products(bool ta, bool tb, int m, int n, int k, double alpha, const T *a, i
 }  // namespace
 
 extern "C" {
-int cublasGemmStridedBatchedEx(void *, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type, int lda,
+int cublasGemmStridedBatchedEx(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type, int lda,
                                long long stride_a, const void *b, int, int ldb, long long stride_b, const void *beta, void *c,
                                int, int ldc, long long stride_c, int batches, int, int) {
     double scale = *(const float *)alpha, kept = *(const float *)beta;
-    auto run = [&]<typename T>(T) {
-        products(ta, tb, m, n, k, scale, (const T *)a, lda, stride_a, (const T *)b, ldb, stride_b, kept, (T *)c, ldc, stride_c,
-                 batches);
-        return OK;
+    auto run = [=]<typename T>(T) {
+        return hand_over(*(void **)handle, [=] {
+            products(ta, tb, m, n, k, scale, (const T *)a, lda, stride_a, (const T *)b, ldb, stride_b, kept, (T *)c, ldc,
+                     stride_c, batches);
+        });
     };
     switch (type) {
         case 0: return run(float());
@@ -375,11 +485,13 @@ int cublasGemmStridedBatchedEx(void *, int ta, int tb, int m, int n, int k, cons
     }
     return 7;
 }
-int cublasDgemmStridedBatched(void *, int ta, int tb, int m, int n, int k, const double *alpha, const double *a, int lda,
+int cublasDgemmStridedBatched(void *handle, int ta, int tb, int m, int n, int k, const double *alpha, const double *a, int lda,
                               long long stride_a, const double *b, int ldb, long long stride_b, const double *beta, double *c,
                               int ldc, long long stride_c, int batches) {
-    products(ta, tb, m, n, k, *alpha, a, lda, stride_a, b, ldb, stride_b, *beta, c, ldc, stride_c, batches);
-    return OK;
+    double scale = *alpha, kept = *beta;
+    return hand_over(*(void **)handle, [=] {
+        products(ta, tb, m, n, k, scale, a, lda, stride_a, b, ldb, stride_b, kept, c, ldc, stride_c, batches);
+    });
 }
 
 // ---- cuRAND: only asked for by candle, whose random numbers nothing of ours uses
@@ -420,18 +532,25 @@ int ncclCommGetAsyncError(void *, int *state) { return *state = 0, OK; }
 }
 
 namespace {
-int copied(const void *from, void *to, size_t count, int type) {
+int copied(const void *from, void *to, size_t count, int type, void *stream) {
     // by ncclDataType_t: int8, uint8, int32, uint32, int64, uint64, f16, f32, f64, bf16
     const size_t bytes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
-    return memmove(to, from, count * bytes[type]), OK;
+    size_t all = count * bytes[type];
+    return hand_over(stream, [=] { memmove(to, from, all); });
 }
 }  // namespace
 
 extern "C" {
-int ncclAllReduce(const void *from, void *to, size_t count, int type, int, void *, void *) { return copied(from, to, count, type); }
-int ncclReduceScatter(const void *from, void *to, size_t count, int type, int, void *, void *) {
-    return copied(from, to, count, type);
+int ncclAllReduce(const void *from, void *to, size_t count, int type, int, void *, void *stream) {
+    return copied(from, to, count, type, stream);
 }
-int ncclAllGather(const void *from, void *to, size_t count, int type, void *, void *) { return copied(from, to, count, type); }
-int ncclBroadcast(const void *from, void *to, size_t count, int type, int, void *, void *) { return copied(from, to, count, type); }
+int ncclReduceScatter(const void *from, void *to, size_t count, int type, int, void *, void *stream) {
+    return copied(from, to, count, type, stream);
+}
+int ncclAllGather(const void *from, void *to, size_t count, int type, void *, void *stream) {
+    return copied(from, to, count, type, stream);
+}
+int ncclBroadcast(const void *from, void *to, size_t count, int type, int, void *, void *stream) {
+    return copied(from, to, count, type, stream);
+}
 }

@@ -21,7 +21,7 @@ def compile_one(out: pathlib.Path, source: pathlib.Path):
     # the size of this memory comes with the launch
     text = re.sub(r"extern\s+static\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;", r"\1 *\2 = (\1 *)emulated_place.dynamic_shared;", text)
     text = re.sub(r"\bKERNEL\b", "", text)
-    registered = "\n".join(f'emulated_register("{name}", Call<&{name}>::call);' for name in names)
+    registered = "\n".join(f'Call<&{name}>::add("{name}");' for name in names)
     text += f'\nextern "C" void emulated_kernels() {{\n{registered}\n}}\n'
     code = out / f"{source.stem}.cpp"
     code.write_text(text)

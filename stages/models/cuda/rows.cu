@@ -18,27 +18,56 @@ __device__ void softmax(const T *x, T *y, const unsigned char *valid, long rows,
     x += row * n, y += row * n;
     int end = causal ? min((int)(row % queries) + 1, keys) : keys;
     if (valid) valid += row / ((long)queries * heads) * keys;
-    float most = -INFINITY;
+    constexpr int HELD = 16 / N > 4 ? 4 : 16 / N; // packs of a lane: a row of up to 512 elements is read once
+    float of[HELD][N], most = -INFINITY, sum = 0;
+    bool fits = N > 1 && n <= 32 * N * HELD;
+    auto seen = [&](int i) { return i < end && (!valid || valid[i]); };
+    if (fits) {
+#pragma unroll
+        for (int j = 0; j < HELD; j++) {
+            int i = (threadIdx.x + 32 * j) * N;
+            Pack<T, N> xs;
+            if (i < end) xs = pack<N>(x + i);
+            for (int k = 0; k < N; k++) {
+                of[j][k] = seen(i + k) ? wide(xs.of[k]) * scale : -INFINITY;
+                most = fmaxf(most, of[j][k]);
+            }
+        }
+        most = warp_max(most);
+#pragma unroll
+        for (int j = 0; j < HELD; j++)
+            for (int k = 0; k < N; k++) {
+                of[j][k] = of[j][k] == -INFINITY ? 0.f : __expf(of[j][k] - most);
+                sum += of[j][k];
+            }
+        sum = warp_sum(sum);
+        float factor = sum > 0 ? 1 / sum : 0;
+#pragma unroll
+        for (int j = 0; j < HELD; j++) {
+            int i = (threadIdx.x + 32 * j) * N;
+            if (i >= n) continue;
+            Pack<T, N> ys;
+            for (int k = 0; k < N; k++) put(ys.of + k, of[j][k] * factor);
+            *(Pack<T, N> *)(y + i) = ys;
+        }
+        return;
+    }
     for (int i = threadIdx.x * N; i < end; i += 32 * N) {
         Pack<T, N> xs = pack<N>(x + i);
         for (int k = 0; k < N; k++)
-            if (i + k < end && (!valid || valid[i + k])) most = fmaxf(most, wide(xs.of[k]) * scale);
+            if (seen(i + k)) most = fmaxf(most, wide(xs.of[k]) * scale);
     }
     most = warp_max(most);
-    float sum = 0;
     for (int i = threadIdx.x * N; i < end; i += 32 * N) {
         Pack<T, N> xs = pack<N>(x + i);
         for (int k = 0; k < N; k++)
-            if (i + k < end && (!valid || valid[i + k])) sum += __expf(wide(xs.of[k]) * scale - most);
+            if (seen(i + k)) sum += __expf(wide(xs.of[k]) * scale - most);
     }
     sum = warp_sum(sum);
     float factor = sum > 0 ? 1 / sum : 0;
     for (int i = threadIdx.x * N; i < n; i += 32 * N) {
         Pack<T, N> xs = pack<N>(x + i);
-        for (int k = 0; k < N; k++) {
-            bool seen = i + k < end && (!valid || valid[i + k]);
-            put(xs.of + k, seen ? __expf(wide(xs.of[k]) * scale - most) * factor : 0.f);
-        }
+        for (int k = 0; k < N; k++) put(xs.of + k, seen(i + k) ? __expf(wide(xs.of[k]) * scale - most) * factor : 0.f);
         *(Pack<T, N> *)(y + i) = xs;
     }
 }

@@ -52,35 +52,128 @@ impl Upload {
     }
 }
 
+/// Bytes on their way back, through page-locked memory that is kept: out of a GPU's memory into that of a program's heap they
+/// go at a fraction of the speed.
+#[cfg(feature = "cuda")]
+#[derive(Default)]
+pub(crate) struct Download {
+    /// Those that nobody uses now.
+    buffers: std::sync::Mutex<Vec<candle_core::cuda::cudarc::driver::PinnedHostSlice<u8>>>,
+}
+
+#[cfg(feature = "cuda")]
+impl std::fmt::Debug for Download {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Download")
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Download {
+    /// Waits for the bytes of a contiguous tensor in half precision or f32, and hands them to `read`.
+    ///
+    /// # Errors
+    /// A tensor of another kind or place, the device's.
+    pub(crate) fn read<R>(&self, tensor: &Tensor, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        use std::sync::PoisonError;
+        let taken = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (buffer, result) = pinned::fetch(tensor, taken, read)?;
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        Ok(result)
+    }
+}
+
 #[cfg(feature = "cuda")]
 mod pinned {
-    use candle_core::cuda::cudarc::driver::PinnedHostSlice;
+    use candle_core::backend::BackendStorage;
+    use candle_core::cuda::cudarc::driver::{CudaEvent, CudaView, PinnedHostSlice};
     use candle_core::op::BackpropOp;
-    use candle_core::{CudaDevice, CudaStorage, Result, Storage, Tensor};
+    use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage, Tensor, bail};
+
+    /// Memory of at least so many bytes, the given one if it is as large.
+    fn at_least(bytes: usize, given: Option<PinnedHostSlice<u8>>, device: &CudaDevice) -> Result<PinnedHostSlice<u8>> {
+        if let Some(given) = given.filter(|given| given.len() >= bytes) {
+            return Ok(given);
+        }
+        let error = candle_core::Error::wrap;
+        // SAFETY: it is filled at once
+        let fresh = unsafe { device.cuda_stream().context().alloc_pinned_with_flags::<u8>(bytes, 0) };
+        let mut fresh = fresh.map_err(error)?;
+        fresh.as_mut_slice().map_err(error)?.fill(0);
+        Ok(fresh)
+    }
+
+    pub(super) fn fetch<R>(
+        tensor: &Tensor,
+        buffer: Option<PinnedHostSlice<u8>>,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<(PinnedHostSlice<u8>, R)> {
+        let error = candle_core::Error::wrap;
+        let (storage, layout) = tensor.storage_and_layout();
+        let (Storage::Cuda(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+            bail!("a tensor with gaps, or of the CPU, is not fetched from a GPU")
+        };
+        let device = storage.device();
+        let bytes = (end - start) * tensor.dtype().size_in_bytes();
+        let mut buffer = at_least(bytes, buffer, device)?;
+        let to = &mut buffer.as_mut_slice().map_err(error)?[..bytes];
+        let copy = |view: Option<CudaView<'_, u8>>, to: &mut [u8]| match view {
+            // the copy is one more piece of the GPU's work: nothing of it is there before the GPU has come to it
+            Some(view) => {
+                let stream = device.cuda_stream();
+                stream.memcpy_dtoh(&view, to).and_then(|()| stream.synchronize()).map_err(error)
+            }
+            None => bail!("an array that is shorter than its tensor"),
+        };
+        // SAFETY: any bytes are bytes
+        unsafe {
+            match tensor.dtype() {
+                DType::F32 => copy(storage.as_cuda_slice::<f32>()?.slice(start..end).transmute(bytes), to),
+                DType::BF16 => copy(storage.as_cuda_slice::<half::bf16>()?.slice(start..end).transmute(bytes), to),
+                DType::F16 => copy(storage.as_cuda_slice::<half::f16>()?.slice(start..end).transmute(bytes), to),
+                other => bail!("{other:?} is not fetched through page-locked memory"),
+            }?;
+        }
+        let result = read(to);
+        Ok((buffer, result))
+    }
 
     /// Two: one can be filled while the other is still on its way.
     #[derive(Default)]
-    pub(super) struct Buffers([Option<PinnedHostSlice<u8>>; 2]);
+    pub(super) struct Buffers([Option<Buffer>; 2]);
+
+    /// Memory, and the end of the copy out of it. cudarc's own events are not recorded where tensors have none.
+    struct Buffer {
+        memory: PinnedHostSlice<u8>,
+        left: CudaEvent,
+    }
+
+    impl Drop for Buffers {
+        fn drop(&mut self) {
+            for buffer in self.0.iter().flatten() {
+                // memory is not given back under a copy; where the GPU has failed nothing is copied any more
+                _ = buffer.left.synchronize();
+            }
+        }
+    }
 
     impl Buffers {
         pub(super) fn send(&mut self, bytes: &[u8], device: &CudaDevice) -> Result<Tensor> {
             let error = candle_core::Error::wrap;
             let stream = device.cuda_stream();
             self.0.swap(0, 1);
-            let buffer = &mut self.0[0];
-            if buffer.as_ref().is_none_or(|buffer| buffer.len() < bytes.len()) {
-                // given back first: both together may be more than can be locked
-                *buffer = None;
-                // SAFETY: what is read of it was written before, here or by `fill`
-                let mut fresh =
-                    unsafe { stream.context().alloc_pinned_with_flags::<u8>(bytes.len(), 0) }.map_err(error)?;
-                fresh.as_mut_slice().map_err(error)?.fill(0);
-                *buffer = Some(fresh);
+            // the copy before the last has to have left its memory; a smaller one is given back before another is asked for: both
+            // together may be more than can be locked
+            let given = self.0[0].take();
+            if let Some(given) = &given {
+                given.left.synchronize().map_err(error)?;
             }
-            let Some(buffer) = buffer else { candle_core::bail!("no page-locked memory") };
-            // waits until the copy before the last has left this memory
+            let given = given.map(|given| given.memory).filter(|memory| memory.len() >= bytes.len());
+            let mut buffer = at_least(bytes.len(), given, device)?;
             buffer.as_mut_slice().map_err(error)?[..bytes.len()].copy_from_slice(bytes);
-            let copied = stream.clone_htod(&*buffer).map_err(error)?;
+            let copied = stream.clone_htod(&buffer).map_err(error)?;
+            let left = stream.record_event(None).map_err(error)?;
+            self.0[0] = Some(Buffer { memory: buffer, left });
             let length = copied.len();
             let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(copied, device.clone()));
             Tensor::from_storage(storage, length, BackpropOp::none(), false).narrow(0, 0, bytes.len())

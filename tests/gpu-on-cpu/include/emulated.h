@@ -37,7 +37,7 @@ extern "C" Place emulated_place;
 extern "C" void emulated_sync_threads();
 extern "C" uint64_t emulated_shuffle(uint64_t value, unsigned from_lane);
 extern "C" unsigned emulated_lane();
-extern "C" void emulated_register(const char *name, void (*call)(void **args));
+extern "C" void emulated_register(const char *name, void (*call)(void **args), const size_t *sizes, size_t arguments);
 
 #define threadIdx emulated_place.thread
 #define blockIdx emulated_place.block
@@ -212,4 +212,6 @@ template <typename... Args, void (*kernel)(Args...)> struct Call<kernel> {
         kernel(*(std::remove_reference_t<Args> *)args[I]...);
     }
     static void call(void **args) { with(args, std::index_sequence_for<Args...>()); }
+    static constexpr size_t sizes[] = {sizeof(std::remove_reference_t<Args>)...};
+    static void add(const char *name) { emulated_register(name, call, sizes, sizeof...(Args)); }
 };

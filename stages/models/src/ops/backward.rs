@@ -1,6 +1,10 @@
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, TensorId, WithDType, bail,
+};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// Gradients of all that some outputs depend on, from the gradient of each; there is at least one.
 ///
@@ -11,7 +15,61 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Sha
 pub fn backward_from(outputs: &[(&Tensor, &Tensor)]) -> Result<GradStore> {
     let mut seeds = outputs.iter().map(|(y, gradient)| seed(y, gradient));
     let first = seeds.next().unwrap_or_else(|| bail!("backward: there is no output"))?;
-    seeds.try_fold(first, |sum, seed| sum + seed)?.backward()
+    let seed = seeds.try_fold(first, |sum, seed| sum + seed)?;
+    let began = Collecting::begin();
+    let mut store = seed.backward()?;
+    for (id, gradient) in began.end() {
+        if let Some(before) = store.insert_id(id, gradient.clone()) {
+            store.insert_id(id, (before + gradient)?);
+        }
+    }
+    Ok(store)
+}
+
+thread_local! {
+    /// Gradients of parameters that nodes of ours have found on this thread's way back; `None`: candle is to add them up.
+    static COLLECTED: RefCell<Option<HashMap<TensorId, Tensor>>> = const { RefCell::new(None) };
+}
+
+/// A way back on which nodes may hand gradients of parameters over. It ends when this is dropped.
+struct Collecting;
+
+impl Collecting {
+    fn begin() -> Self {
+        COLLECTED.set(Some(HashMap::new()));
+        Self
+    }
+
+    fn end(self) -> HashMap<TensorId, Tensor> {
+        COLLECTED.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        COLLECTED.set(None);
+    }
+}
+
+/// Whether gradients of parameters are taken by [`collect`].
+#[cfg(feature = "cuda")]
+pub(super) fn collects() -> bool {
+    COLLECTED.with_borrow(Option::is_some)
+}
+
+/// Takes the gradient of a parameter, and adds it to what was taken before.
+#[cfg(feature = "cuda")]
+pub(super) fn collect(id: TensorId, gradient: Option<Tensor>) -> Result<()> {
+    let Some(gradient) = gradient else { return Ok(()) };
+    COLLECTED.with_borrow_mut(|collected| {
+        let Some(collected) = collected else { bail!("backward: nobody collects gradients") };
+        let sum = match collected.remove(&id) {
+            Some(before) => (before + gradient)?,
+            None => gradient,
+        };
+        collected.insert(id, sum);
+        Ok(())
+    })
 }
 
 fn seed(y: &Tensor, gradient: &Tensor) -> Result<Tensor> {

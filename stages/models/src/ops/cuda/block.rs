@@ -71,18 +71,20 @@ impl GpuOp for BlockOp {
         let (batch, length, width) = x_bld.dims3()?;
         let x = rows(x_bld)?;
         let qkv = linear(&norm(&x, w.ln_1)?, w.in_proj, None)?.shaped((batch, length, 3 * width))?.tensor();
-        let attended = self.select(&rows(&self.attention.there(&qkv)?.tensor())?)?;
+        let (attended, heads) = self.attention.there(&qkv)?;
+        drop(qkv);
+        let attended = self.select(&rows(&attended.tensor())?)?;
         let middle = linear(&attended, w.out_proj, Some(&self.select(&x)?))?.tensor();
         let hidden = linear(&norm(&middle, w.ln_2)?, w.fc, None)?.tensor();
         let activated = launch::activation(&hidden, number(self.activation))?.tensor();
         let out = linear(&activated, w.proj, Some(&middle))?;
         let out = if self.rows.is_some() { out } else { out.shaped((batch, length, width))? };
-        Ok((out, vec![qkv, attended, middle, hidden]))
+        Ok((out, [&[attended, middle, hidden][..], &heads].concat()))
     }
 
     fn backward(&self, pass: Pass<'_>) -> Result<Vec<Option<Tensor>>> {
         let (x_bld, w) = open(pass.args)?;
-        let [qkv, attended, middle, hidden] = pass.saved else {
+        let [attended, middle, hidden, heads @ ..] = pass.saved else {
             bail!("transformer_block: the forward pass kept nothing")
         };
         let (x, grad) = (rows(x_bld)?, rows(pass.grad)?);
@@ -107,7 +109,9 @@ impl GpuOp for BlockOp {
         let out_weight = pass.wanted(5, || of_weight(attended, &grad_middle))?;
         let out_bias = pass.wanted(6, || launch::column_sums(&grad_middle))?;
         let grad_attended = self.spread(grad_middle.matmul(w.out_proj[0])?, &x)?.reshape(x_bld.dims())?;
-        let grad_qkv = rows(&self.attention.back(qkv, &grad_attended)?.tensor())?;
+        let (batch, length, width) = x_bld.dims3()?;
+        let grad_qkv = self.attention.back((batch, length, 3 * width), heads, &grad_attended)?;
+        let grad_qkv = rows(&grad_qkv.tensor())?;
         drop(grad_attended);
         let in_weight = pass.wanted(3, || of_weight(&norm(&x, w.ln_1)?, &grad_qkv))?;
         // a shift of all keys changes no softmax: what is not zero there is rounding

@@ -4,8 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, TensorId, bail,
+};
 
+use super::super::backward::{collect, collects};
 use super::launch::Made;
 
 /// An operation on GPU tensors that are contiguous and have no graph.
@@ -54,7 +57,8 @@ pub(crate) fn apply<O: GpuOp>(op: O, args: &[&Tensor]) -> Result<Tensor> {
         });
     }
     let needed = args.iter().map(|arg| arg.track_op()).collect();
-    let node = Node { op, args: plain, needed, first, saved, result: Mutex::new(Some(made.parts())), slot };
+    let leaves = others.iter().map(|&index| args[index].is_variable().then(|| (index, args[index].id()))).collect();
+    let node = Node { op, args: plain, needed, first, leaves, saved, result: Mutex::new(Some(made.parts())), slot };
     match chain {
         None => args[first].apply_op1(node),
         Some(chain) => args[first].apply_op2(&chain, node),
@@ -81,6 +85,8 @@ struct Node<O> {
     needed: Vec<bool>,
     /// The argument that candle passes to this node itself.
     first: usize,
+    /// The others that want a gradient, if all of them are parameters.
+    leaves: Option<Vec<(usize, TensorId)>>,
     saved: Vec<Tensor>,
     /// The way there has run before candle asks for its result.
     result: Mutex<Option<(CudaStorage, Shape)>>,
@@ -95,6 +101,7 @@ impl<O: GpuOp> Node<O> {
         }
     }
 
+    /// The gradient of the first argument; those of the others are taken from where they are put.
     fn grads(&self, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let pass = Pass { args: &self.args, needed: &self.needed, saved: &self.saved, grad: &grad };
@@ -103,6 +110,13 @@ impl<O: GpuOp> Node<O> {
             bail!("{}: {} gradients of {} arguments", O::NAME, grads.len(), self.args.len())
         }
         let first = grads[self.first].take();
+        // candle would add each gradient of a parameter to zeros
+        if let Some(leaves) = self.leaves.as_ref().filter(|_| collects()) {
+            for &(index, id) in leaves {
+                collect(id, grads[index].take())?;
+            }
+            return Ok(first);
+        }
         self.slot.put(grads);
         Ok(first)
     }

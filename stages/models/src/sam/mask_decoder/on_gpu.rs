@@ -10,16 +10,18 @@ use crate::Result;
 use crate::ops::cuda::{add_bias, attend_to_places, attend_to_tokens, biased_norm_gelu, knows_decoder, upscaled_masks};
 use crate::ops::{gpu_kernels, linear};
 use crate::sam::prompt_encoder::floats;
+use crate::upload::Download;
 
 type Candle<T> = candle_core::Result<T>;
 
 /// What the encoding of places adds to products with them, `[H * W, inner]`: (x + places) w^T + b = x w^T + (places w^T + b).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Placed {
     /// Keys of each layer's attention of tokens to places, and queries of that of places to tokens.
     layers: Vec<[Tensor; 2]>,
     /// Keys of the last attention.
     last: Tensor,
+    download: Download,
 }
 
 impl Placed {
@@ -39,7 +41,11 @@ impl Placed {
         let placed = |dense: &super::Dense| dense.apply(places);
         let layers =
             decoder.layers.iter().map(|layer| Ok([placed(&layer.token_to_image.k)?, placed(&layer.image_to_token.q)?]));
-        Ok(Some(Self { layers: layers.collect::<Candle<_>>()?, last: placed(&decoder.final_attention.k)? }))
+        Ok(Some(Self {
+            layers: layers.collect::<Candle<_>>()?,
+            last: placed(&decoder.final_attention.k)?,
+            download: Download::default(),
+        }))
     }
 }
 
@@ -81,7 +87,7 @@ pub(super) fn predict(
     let hyper = Tensor::stack(&hyper.collect::<Candle<Vec<_>>>()?, 1)?;
     let logits = logits(decoder, &keys, &hyper, &wanted.slots)?;
     let pixels = 16 * side * side;
-    let found = wanted.kept.par_iter().zip(wide_rows(&logits, pixels)?);
+    let found = wanted.kept.iter().zip(wide_rows(&logits, pixels, &placed.download)?);
     Ok(found
         .map(|(&(prompt, output, predicted_iou), logits)| LowResMask { prompt, output, predicted_iou, logits })
         .collect())
@@ -125,21 +131,19 @@ impl Wanted {
 }
 
 /// Rows of `length` in f32. Half precision crosses over as it is, half as many bytes, and is widened by all cores.
-fn wide_rows(x: &Tensor, length: usize) -> Result<rayon::vec::IntoIter<Vec<f32>>> {
-    fn rows<T: candle_core::WithDType + Sync>(
-        x: &Tensor,
-        length: usize,
-        wide: impl Fn(T) -> f32 + Sync,
-    ) -> Candle<Vec<Vec<f32>>> {
-        let all = x.flatten_all()?.to_vec1::<T>()?;
-        Ok(all.par_chunks(length).map(|row| row.iter().map(|&value| wide(value)).collect()).collect())
+fn wide_rows(x: &Tensor, length: usize, download: &Download) -> Candle<Vec<Vec<f32>>> {
+    fn rows<const N: usize>(bytes: &[u8], length: usize, wide: impl Fn([u8; N]) -> f32 + Sync) -> Vec<Vec<f32>> {
+        let wide_row = |row: &[u8]| row.as_chunks::<N>().0.iter().map(|&value| wide(value)).collect();
+        bytes.par_chunks(N * length).map(wide_row).collect()
     }
-    let rows = match x.dtype() {
-        DType::BF16 => rows(x, length, half::bf16::to_f32)?,
-        DType::F16 => rows(x, length, half::f16::to_f32)?,
-        _ => rows(x, length, |value: f32| value)?,
-    };
-    Ok(rows.into_par_iter())
+    let x = x.contiguous()?;
+    match x.dtype() {
+        DType::BF16 => {
+            download.read(&x, |bytes| rows(bytes, length, |value| half::bf16::from_le_bytes(value).to_f32()))
+        }
+        DType::F16 => download.read(&x, |bytes| rows(bytes, length, |value| half::f16::from_le_bytes(value).to_f32())),
+        _ => download.read(&x.to_dtype(DType::F32)?, |bytes| rows(bytes, length, f32::from_le_bytes)),
+    }
 }
 
 /// Tokens `[P, T, D]` and image `[P or 1, H * W, D]` after the two-way Transformer; the image is then `[P, H * W, D]`.

@@ -11,6 +11,7 @@ pub mod estimate;
 pub mod evaluate;
 pub mod exit;
 pub mod explain;
+pub mod export;
 mod last_overrides;
 mod launch;
 pub mod logs;

@@ -13,7 +13,7 @@ use stages::Training;
 use stages::fit::RESULT_FOLDER;
 use workers::WorkerError;
 use workers::export::{Draft, ExportRequest, Filter, Format, Written};
-use workers::train::{self, TrainingRecord};
+use workers::train::{self, ROWS_FILE, TrainingRecord};
 
 use crate::build::Build;
 use crate::trainings::current_record;
@@ -82,6 +82,12 @@ pub async fn model(build: &Build, output: &Path) -> Result<TrainingRecord, Worke
     let result = train::fetch_result(&build.work, &build.spec, Training::Pretrain, &record.key, &build.scratch).await?;
     tokio::task::block_in_place(|| stages::fit::export_model(&result, draft.folder()))
         .map_err(|why| WorkerError::Broken(format!("the model of {} cannot be exported: {why}", build.spec.country)))?;
+    // whoever starts from these weights is told if they saw what is held out
+    let rows = result.join(ROWS_FILE);
+    if rows.is_file() {
+        let copy = draft.folder().join(ROWS_FILE);
+        std::fs::copy(&rows, &copy).map_err(|e| WorkerError::of_io(&copy, &e))?;
+    }
     let evaluation = crate::evaluate::stored(build).await?;
     let facts = model_card::Facts {
         spec: &build.spec,

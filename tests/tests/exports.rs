@@ -66,6 +66,7 @@ async fn others_open_what_is_exported() {
     for words in ["chance", "| images find captions |", "urbancross_clip.load", "| training | version "] {
         assert!(card.contains(words), "{words}: {card}");
     }
+    assert!(world.path("out/model/rows.parquet").is_file(), "a build that starts from it looks for leaks");
     assert!(!card.contains("open_clip.get_tokenizer"), "nobody else has such a network: {card}");
 
     let libraries = ["datasets", "webdataset", "geopandas", "duckdb", "numpy", "mlcroissant"];

@@ -19,10 +19,11 @@ const MOST_FILE_MIB: u64 = 1 << 20;
 
 /// What is exported.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["format", "model"]))]
 pub(super) struct ExportArgs {
-    #[arg(long, value_enum, required_unless_present = "model", help = "Layout of images, captions or vectors")]
+    #[arg(long, value_enum, help = "Layout of images, captions or vectors")]
     format: Option<FormatName>,
-    #[arg(long, conflicts_with_all = ["format", "split", "file_mib"], help = "The trained model, with its vocabulary")]
+    #[arg(long, conflicts_with_all = ["split", "file_mib"], help = "The trained model, with its vocabulary")]
     model: bool,
     #[arg(long, value_enum, help = "Images of this split alone; may be given several times")]
     split: Vec<SplitName>,

@@ -1,5 +1,6 @@
 //! Croissant: a data set described for programs (<https://docs.mlcommons.org/croissant/docs/croissant-spec.html>).
 
+use manifests::spec::SourceKind;
 use serde_json::{Value, json};
 
 use super::data_card::Facts;
@@ -61,21 +62,23 @@ pub(super) fn describe(facts: &Facts<'_>) -> String {
             "sha256": file.sha256,
         })
     }));
-    let dataset = json!({
+    let mut dataset = json!({
         "@context": context(),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": format!("urbancross_{}", facts.spec.country),
         "description": format!("{}: {} images.", facts.title(), facts.images()),
-        "license": ODBL,
-        "creditText": "© OpenStreetMap contributors; terms of the images: see README.md",
-        "citeAs": "Tags: © OpenStreetMap contributors. Images: SkyScript, arXiv 2312.12856.",
-        "url": "https://github.com/wangzhecheng/SkyScript",
         "version": "1.0.0",
         "datePublished": facts.changed_at.split(' ').next(),
         "distribution": distribution,
         "recordSet": [{ "@type": "cr:RecordSet", "@id": "images", "name": "images", "field": fields }],
     });
+    if facts.spec.source.kind == SourceKind::Skyscript {
+        dataset["license"] = ODBL.into();
+        dataset["creditText"] = "© OpenStreetMap contributors; terms of the images: see README.md".into();
+        dataset["citeAs"] = "Tags: © OpenStreetMap contributors. Images: SkyScript, arXiv 2312.12856.".into();
+        dataset["url"] = "https://github.com/wangzhecheng/SkyScript".into();
+    }
     format!("{dataset:#}\n")
 }
 

@@ -63,7 +63,7 @@ fn item() -> Field {
     Field::new("item", DataType::Utf8, true)
 }
 
-/// A schema with one entry of metadata.
+/// A schema of these fields.
 pub(super) fn schema(fields: Vec<Field>) -> Arc<Schema> {
     Arc::new(Schema::new(fields))
 }

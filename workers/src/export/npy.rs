@@ -18,7 +18,7 @@ use crate::error::WorkerError;
 
 /// Bytes before the vectors: a multiple of 64, with room for any number of rows.
 const HEADER_BYTES: usize = 128;
-/// The newest shards have vectors of the same model; wider ones are none.
+/// Wider vectors are of no model.
 const MOST_WIDTH: usize = 1 << 16;
 
 pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<Written, WorkerError> {

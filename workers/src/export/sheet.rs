@@ -47,7 +47,7 @@ impl Sheet {
                 .set_column_dictionary_enabled(column.clone(), false)
                 .set_column_statistics_enabled(column, EnabledStatistics::None);
         }
-        let sink = Hashing { file: BufWriter::new(file), sum: Sha256::new(), bytes: 0 };
+        let sink = Hashing { file: BufWriter::new(file), sum: Sha256::new() };
         // Arrow's own schema in the footer would hide the entries beside it from pyarrow, and all types are Parquet's
         let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(sink, schema, options).map_err(|e| of_parquet(path, e))?;
@@ -94,14 +94,12 @@ fn of_parquet(path: &Path, error: parquet::errors::ParquetError) -> WorkerError 
 struct Hashing {
     file: BufWriter<File>,
     sum: Sha256,
-    bytes: u64,
 }
 
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.sum.update(&bytes[..written]);
-        self.bytes += written as u64;
         Ok(written)
     }
 

@@ -34,6 +34,18 @@ cuda() {
     fi
 }
 
+# our models in PyTorch, open_clip and transformers: four gigabytes of wheels, so only in the full gate
+elsewhere() {
+    local home; home=$(mktemp -d)
+    if python3 -m venv "$home" && "$home/bin/pip" install -q torch open_clip_torch transformers datasets webdataset geopandas duckdb \
+        duckdb-extension-spatial mlcroissant; then
+        (. "$home/bin/activate" && cargo test --locked --workspace --test exports -- --nocapture)
+    else
+        echo "no PyTorch to be had: models were not loaded elsewhere"
+    fi
+    rm -rf "$home"
+}
+
 always() {
     cargo fmt --all --check
     tests/walls.sh
@@ -74,6 +86,7 @@ changed) each_suite changed ;;
 full)
     run always 30
     each_suite all
+    run elsewhere 15
     make chaos-long
     make fuzz SECONDS=60
     git rev-parse HEAD > "$passed"

@@ -4,6 +4,7 @@ mod arguments;
 mod build_commands;
 mod cluster_commands;
 mod command;
+mod export_commands;
 mod init_commands;
 mod numbers;
 mod report_commands;
@@ -138,6 +139,7 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Evaluate { specs, set, report, json } => {
             report_commands::evaluate(&specs, &set.set, report, json).await
         }
+        Command::Export { spec, args } => export_commands::export(spec.read()?, &args).await,
         Command::Verify { spec, repair, json } => upkeep_commands::verify(spec.read()?, repair, json).await,
         Command::Gc { spec, delete, keep_days, json } => {
             upkeep_commands::gc(spec.read()?, delete, keep_days, json).await
@@ -159,7 +161,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             let profile = profile.map(|path| submit_commands::slurm_profile(Some(&path))).transpose()?;
             build_commands::doctor(spec, &set.set, profile.as_ref(), json).await
         }
-        Command::Weights { spec, fetch, json } => build_commands::weights(&spec.read()?, fetch, json).await,
+        Command::Weights { spec, fetch, json } => build_commands::weights(spec.read()?, fetch, json).await,
         Command::Spec { spec } => {
             crate::say!("{}", spec.read()?.to_toml().trim_end());
             Ok(())

@@ -12,6 +12,7 @@ pub mod estimate;
 pub mod evaluate;
 pub mod exit;
 pub mod explain;
+pub mod export;
 pub mod init;
 mod last_overrides;
 mod launch;

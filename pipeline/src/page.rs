@@ -370,7 +370,7 @@ fn data_blocks(s: &statistics::Statistics) -> Vec<Block> {
     blocks
 }
 
-fn capitalised(word: &str) -> String {
+pub(crate) fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }

@@ -19,7 +19,7 @@ use crate::stage::StageError;
 use crate::train_rows::{TrainRows, rows_of};
 
 pub use curve::{CURVE_FILE, CurvePoint, read_curve};
-pub use result::{RESULT_FOLDER, Trained, model_digest};
+pub use result::{RESULT_FOLDER, Trained, export_model, model_digest};
 
 use curve::Curve;
 use result::write_result;

@@ -11,6 +11,7 @@ pub mod claims;
 mod compute;
 pub mod durable;
 pub mod error;
+pub mod export;
 pub mod fetch;
 pub mod join;
 pub mod layout;

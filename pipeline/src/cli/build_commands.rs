@@ -184,7 +184,7 @@ pub(super) async fn end_of_run(build: &Build, options: &RunOptions, quarantined:
     Ok(())
 }
 
-pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result<()> {
+pub(super) async fn weights(spec: BuildSpec, fetch: bool, json: bool) -> Result<()> {
     let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
     if fetch {
         // the lock of the weights lies there
@@ -192,9 +192,9 @@ pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result
             aside!("note: creating the work store {}", work.url());
             work.make()?;
         }
-        workers::weights::fetch(&work, spec).await?;
+        workers::weights::fetch(&work, &spec).await?;
     }
-    let lines = workers::weights::lines(&work, spec).await?;
+    let lines = workers::weights::lines(&work, &spec).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&lines)?);
         return Ok(());
@@ -207,6 +207,13 @@ pub(super) async fn weights(spec: &BuildSpec, fetch: bool, json: bool) -> Result
         say!("{} = {}: {}{locked}, {}", line.field, line.source, line.state, line.folder.display());
         for (name, pin) in &line.files {
             say!("  {}  {:>14} bytes  {name}", pin.sha256, pin.bytes);
+        }
+    }
+    let build = Build::connect(spec, stop_flag()).await?;
+    match crate::export::place_of_model(&build).await? {
+        None => say!("the build's own model: not trained yet"),
+        Some((record, path)) => {
+            say!("the build's own model: {} ({})", shown(&build, &path), record.trained.best_validation());
         }
     }
     Ok(())

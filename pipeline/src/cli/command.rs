@@ -8,6 +8,7 @@ use super::arguments::{
     ClusterArgs, EngineArgs, FailedArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs,
     StepArgs, TryArgs, run_name,
 };
+use super::export_commands::ExportArgs;
 use super::numbers::within;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::{schema, upkeep_commands};
@@ -210,6 +211,13 @@ pub(super) enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
+    /// Write a build's images and captions, or its model, as files that other programs open
+    Export {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[command(flatten)]
+        args: ExportArgs,
+    },
     /// Read every file of a build's tables and compare it with its checksums
     Verify {
         #[command(flatten)]
@@ -307,7 +315,7 @@ pub(super) enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
-    /// List the weights that a build names, with their digests, and fetch them
+    /// List the weights that a build names, with their digests, and fetch them; say where its own model lies
     Weights {
         #[command(flatten)]
         spec: SpecArgs,

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::ops::Dropout;
 use crate::parameters::Parameters;
 use crate::preprocessing::Preprocessing;
+use crate::tokenizer::Tokenizer;
 
 /// Name of the learnable logarithm of the factor on cosines, a scalar among [`DualEncoder::parameters`]. It belongs to no
 /// tower.
@@ -128,12 +129,12 @@ pub trait DualEncoder: Sized + Send + Sync {
     /// Missing or damaged files, those of another network.
     fn load(folder: &Path, device: &Device, dtype: DType) -> Result<Self>;
 
-    /// Writes the network as other programs read it, each layout in a folder of its own below `folder`; none where nobody
-    /// else has such a network.
+    /// Writes the network with its vocabulary as other programs read it, into a folder that [`DualEncoder::save`] wrote:
+    /// each layout in a folder of its own, and what is needed where nobody else has such a network.
     ///
     /// # Errors
     /// The file system's.
-    fn export(&self, folder: &Path) -> Result<()>;
+    fn export(&self, tokenizer: &Tokenizer, folder: &Path) -> Result<()>;
 
     /// Overwrites parameters and buffers with those of a folder that [`DualEncoder::save`] wrote, read in the network's
     /// own type: a rounded weight would not continue bit for bit.

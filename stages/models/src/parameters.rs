@@ -195,17 +195,32 @@ impl Parameters {
     }
 }
 
-/// Writes tensors as safetensors, sorted by name, marked as PyTorch's layout (transformers insists on the mark).
-pub(crate) fn save_tensors(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
+/// Writes tensors as safetensors, sorted by name, marked as PyTorch's layout (transformers insists on the mark), for
+/// whoever may read the writer's other files.
+///
+/// # Errors
+/// [`ModelError::Io`] with the path.
+pub fn save_tensors(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<()> {
     let tensors: BTreeMap<String, Tensor> = tensors
         .into_iter()
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<_>>()?;
     let mark = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let permissions = usual_permissions(path).map_err(ModelError::io(path))?;
     safetensors::serialize_to_file(&tensors, Some(mark), path).map_err(|error| match error {
         safetensors::SafeTensorError::IoError(source) => ModelError::Io { path: path.to_owned(), source },
         other => ModelError::malformed(path, other),
-    })
+    })?;
+    std::fs::set_permissions(path, permissions).map_err(ModelError::io(path))
+}
+
+/// Who may read a file that is written as any other: the library's is its writer's alone, whatever the umask says.
+fn usual_permissions(path: &Path) -> std::io::Result<std::fs::Permissions> {
+    match std::fs::File::create_new(path) {
+        Ok(file) => Ok(file.metadata()?.permissions()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(std::fs::metadata(path)?.permissions()),
+        Err(error) => Err(error),
+    }
 }
 
 fn draw(declaration: &Declaration, seed: u64) -> Vec<f32> {
@@ -271,6 +286,22 @@ mod tests {
         assert_eq!(values(&alone, "a.weight"), values(&all, "a.weight"));
         assert_eq!(all.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a.weight", "b.weight", "c.scale"]);
         assert_eq!(all.num_elements(), 10_016);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn whoever_reads_other_files_reads_weights() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| folder.path().join(name).metadata().unwrap().permissions().mode();
+        std::fs::write(folder.path().join("other"), "").unwrap();
+        for _ in 0..2 {
+            parameters(1).save_safetensors(&folder.path().join("weights")).unwrap();
+            assert_eq!(mode("weights"), mode("other"));
+        }
+        std::fs::set_permissions(folder.path().join("weights"), std::fs::Permissions::from_mode(0o640)).unwrap();
+        parameters(2).save_safetensors(&folder.path().join("weights")).unwrap();
+        assert_eq!(mode("weights") & 0o777, 0o640, "replaced, it stays as it was");
     }
 
     #[test]

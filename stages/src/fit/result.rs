@@ -63,13 +63,29 @@ pub(crate) fn write_result<N: DualEncoder>(
         .ok_or_else(|| StageError::Compute { stage, why: "there is no best checkpoint".into() })?;
     let network = N::load(&best.join("model"), &Device::Cpu, DType::F32).map_err(failed)?;
     let result = folder.join(RESULT_FOLDER);
-    let written = checkpoint::replace(&result, |draft| {
-        network.save(draft)?;
-        tokenizer.save(&draft.join(TOKENIZER_FILE))?;
-        Ok(network.export(draft)?)
-    });
+    let written = checkpoint::replace(&result, |draft| Ok(write_model(&network, tokenizer, draft)?));
     written.map_err(|e| StageError::of(stage, &e))?;
     digest_of::<N>(&result).map_err(|why| StageError::Compute { stage, why })
+}
+
+/// Our own format, and what other programs read.
+fn write_model<N: DualEncoder>(network: &N, tokenizer: &Tokenizer, folder: &Path) -> models::Result<()> {
+    network.save(folder)?;
+    tokenizer.save(&folder.join(TOKENIZER_FILE))?;
+    network.export(tokenizer, folder)
+}
+
+/// Writes the model of a run's result folder into another one, as a training of this version leaves it: results of older
+/// ones lack files that other programs read.
+///
+/// # Errors
+/// What cannot be read or written, in words.
+pub fn export_model(result: &Path, folder: &Path) -> Result<(), String> {
+    let written = Network::load(result, &Device::Cpu, DType::F32).and_then(|network| {
+        let tokenizer = Tokenizer::from_file(&result.join(TOKENIZER_FILE))?;
+        write_model(&network, &tokenizer, folder)
+    });
+    written.map_err(|e| e.to_string())
 }
 
 /// Digest of the model in a folder: weights, configuration and vocabulary.

@@ -5,6 +5,7 @@ use super::{Clip, ClipConfig};
 use crate::dual_encoder::{DualEncoder, LOGIT_SCALE, MAX_LOGIT_SCALE, Pass, Tower};
 use crate::parameters::Parameters;
 use crate::preprocessing::Preprocessing;
+use crate::tokenizer::Tokenizer;
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
@@ -108,12 +109,15 @@ impl DualEncoder for Clip {
         Self::load(folder, device, dtype)
     }
 
-    fn export(&self, folder: &Path) -> Result<()> {
+    fn export(&self, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+        Clip::save_python(folder)?;
         let layouts =
             [("open_clip", Clip::save_open_clip as fn(&Clip, &Path) -> _), ("hugging_face", Clip::save_hugging_face)];
         for (name, save) in layouts {
-            match save(self, &folder.join(name)) {
-                Ok(()) | Err(ModelError::Unsupported { .. }) => {}
+            let folder = folder.join(name);
+            match save(self, &folder) {
+                Ok(()) => tokenizer.save_hugging_face(&folder, self.config.text.context_length)?,
+                Err(ModelError::Unsupported { .. }) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -212,6 +212,9 @@ pub(super) fn save(config: &ClipConfig, parameters: &Parameters, folder: &Path) 
                 "hidden_act": act,
                 "layer_norm_eps": LAYER_NORM_EPSILON,
                 "eos_token_id": eos,
+                // those of OpenAI's vocabulary, unless they are named
+                "bos_token_id": null,
+                "pad_token_id": null,
             },
             "vision_config": {
                 "model_type": "clip_vision_model",

@@ -270,7 +270,17 @@ impl Clip {
         config_files::save_own(&self.config, &self.parameters, folder)
     }
 
-    /// Writes `open_clip_config.json` and `open_clip_model.safetensors`.
+    /// Writes `urbancross_clip.py` beside what [`save`](Self::save) wrote: it loads every configuration in PyTorch.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] with the file that could not be written.
+    pub fn save_python(folder: &Path) -> Result<()> {
+        let path = folder.join("urbancross_clip.py");
+        std::fs::write(&path, include_str!("urbancross_clip.py")).map_err(ModelError::io(&path))
+    }
+
+    /// Writes `open_clip_config.json` and `open_clip_model.safetensors`; the tokenizer belongs beside them
+    /// ([`Tokenizer::save_hugging_face`](crate::tokenizer::Tokenizer::save_hugging_face)).
     ///
     /// # Errors
     /// [`ModelError::Unsupported`] if open_clip has no such network.
@@ -278,7 +288,8 @@ impl Clip {
         open_clip::save(&self.config, &self.parameters, folder)
     }
 
-    /// Writes `config.json`, `model.safetensors` and `preprocessor_config.json` as Hugging Face's `CLIPModel` has them.
+    /// Writes `config.json`, `model.safetensors` and `preprocessor_config.json` as Hugging Face's `CLIPModel` has them; the
+    /// tokenizer belongs beside them.
     ///
     /// # Errors
     /// [`ModelError::Unsupported`] if transformers has no such network.

@@ -146,6 +146,10 @@ pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
     Ok(config)
 }
 
+/// open_clip reads the tokenizer of a local folder from that folder as soon as the configuration names any; without a
+/// name it takes OpenAI's vocabulary, whatever the network was trained with.
+const TOKENIZER_BESIDE: &str = "tokenizer.json";
+
 pub(super) fn save(config: &ClipConfig, parameters: &Parameters, folder: &Path) -> Result<()> {
     let (t, v) = (&config.text, &config.vision);
     let unsupported = |reason: &str| ModelError::Unsupported { format: "open_clip", reason: reason.to_owned() };
@@ -159,6 +163,7 @@ pub(super) fn save(config: &ClipConfig, parameters: &Parameters, folder: &Path) 
         "heads": t.heads,
         "layers": t.layers,
         "mlp_ratio": t.mlp_ratio,
+        "hf_tokenizer_name": TOKENIZER_BESIDE,
     });
     match t.eot {
         Eot::Argmax => {}

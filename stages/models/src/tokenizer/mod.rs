@@ -1,6 +1,7 @@
 //! Captions to token ids.
 
 mod clip_bpe;
+mod export;
 mod hugging_face;
 mod train;
 

@@ -197,7 +197,8 @@ impl State {
     /// # Errors
     /// The file system's.
     pub fn save(&self, path: &Path) -> Result<()> {
-        Ok(safetensors::save(&self.tensors, path)?)
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone()));
+        Ok(models::parameters::save_tensors(path, tensors)?)
     }
 
     pub(super) fn load(path: &Path) -> Result<Self, String> {

@@ -282,7 +282,7 @@ impl DualEncoder for Tiny {
         Ok(Self { parameters, buffers, learns: true, device: device.clone(), dtype })
     }
 
-    fn export(&self, _: &Path) -> models::Result<()> {
+    fn export(&self, _: &models::tokenizer::Tokenizer, _: &Path) -> models::Result<()> {
         Ok(())
     }
 }

@@ -1,0 +1,113 @@
+//! Exports of a build: its rows and its model, in folders that other programs open, each with a card that says what is in
+//! it and whose it is.
+
+mod croissant;
+mod data_card;
+mod licence;
+mod model_card;
+
+use std::path::Path;
+
+use manifests::paths;
+use stages::Training;
+use stages::fit::RESULT_FOLDER;
+use workers::WorkerError;
+use workers::export::{Draft, ExportRequest, Filter, Format, Written};
+use workers::train::{self, ROWS_FILE, TrainingRecord};
+
+use crate::build::Build;
+use crate::trainings::current_record;
+
+/// Which rows are exported, and how.
+pub struct DataExport {
+    /// The layout.
+    pub format: Format,
+    /// Names of splits; none: all of them.
+    pub splits: Vec<String>,
+    /// A file of a format with several is closed when it is larger than this.
+    pub file_bytes: u64,
+}
+
+/// Writes rows of a build into a new folder.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a folder that is not empty, or a build that has not made the tables; otherwise what
+/// ends reading or writing.
+pub async fn data(build: &Build, wanted: &DataExport, output: &Path) -> Result<Written, WorkerError> {
+    let draft = Draft::begin(output)?;
+    let mut tables = Vec::new();
+    for artifact in wanted.format.tables() {
+        tables.push(build.pin(*artifact).await?);
+    }
+    let request = ExportRequest {
+        work: &build.work,
+        tables: &tables,
+        country: &build.spec.country,
+        format: wanted.format,
+        filter: Filter { splits: wanted.splits.clone() },
+        file_bytes: wanted.file_bytes,
+        stop: &build.stop,
+    };
+    let written = workers::export::export(&request, &draft).await?;
+    let facts = data_card::Facts {
+        spec: &build.spec,
+        format: wanted.format,
+        tables: &tables,
+        written: &written,
+        changed_at: crate::page::changed_at(build).await?,
+    };
+    draft.write("README.md", &facts.card())?;
+    if wanted.format == Format::HuggingFace {
+        draft.write("croissant.json", &croissant::describe(&facts))?;
+    }
+    draft.finish()?;
+    Ok(written)
+}
+
+/// Writes the model of a build into a new folder: our own format with a reader for PyTorch, and where others have such a
+/// network also their layouts.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a folder that is not empty, or a build without a model; weights that are not those of
+/// the run's record.
+pub async fn model(build: &Build, output: &Path) -> Result<TrainingRecord, WorkerError> {
+    let draft = Draft::begin(output)?;
+    let record = current_record(build, Training::Pretrain).await?.ok_or_else(|| {
+        WorkerError::Configuration(format!(
+            "{} has no trained model in {}: run its build first (`urbancross run` with its spec)",
+            build.spec.country,
+            build.work.url()
+        ))
+    })?;
+    let result = train::fetch_result(&build.work, &build.spec, Training::Pretrain, &record.key, &build.scratch).await?;
+    tokio::task::block_in_place(|| stages::fit::export_model(&result, draft.folder()))
+        .map_err(|why| WorkerError::Broken(format!("the model of {} cannot be exported: {why}", build.spec.country)))?;
+    // whoever starts from these weights is told if they saw what is held out
+    let rows = result.join(ROWS_FILE);
+    if rows.is_file() {
+        let copy = draft.folder().join(ROWS_FILE);
+        std::fs::copy(&rows, &copy).map_err(|e| WorkerError::of_io(&copy, &e))?;
+    }
+    let evaluation = crate::evaluate::stored(build).await?;
+    let facts = model_card::Facts {
+        spec: &build.spec,
+        record: &record,
+        // figures of another model are none of this one
+        evaluation: evaluation.filter(|of| of.model_digest == record.trained.model_digest),
+        has_layouts: draft.folder().join("open_clip").is_dir(),
+    };
+    draft.write("README.md", &facts.card())?;
+    draft.finish()?;
+    Ok(record)
+}
+
+/// The trained model of a build, and its folder in the work store; `None`: nothing is trained yet.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
+pub async fn place_of_model(build: &Build) -> Result<Option<(TrainingRecord, String)>, WorkerError> {
+    Ok(current_record(build, Training::Pretrain).await?.map(|record| {
+        let run = paths::training_run(&build.spec.country, Training::Pretrain.name(), &record.key);
+        (record, format!("{run}/{RESULT_FOLDER}"))
+    }))
+}

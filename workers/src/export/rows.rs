@@ -1,0 +1,285 @@
+//! The rows of an export: images of the wanted splits with their captions and what is known of their ground.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, RecordBatch};
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, PartFile};
+use stages::table::{Columns, TableError, option_text};
+
+use super::ExportRequest;
+use crate::error::WorkerError;
+use crate::parts::PartReader;
+use crate::stores::WorkStore;
+
+/// Which rows are exported.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Names of splits; none: all of them.
+    pub splits: Vec<String>,
+}
+
+impl Filter {
+    fn wants(&self, split: &str) -> bool {
+        self.splits.is_empty() || self.splits.iter().any(|wanted| wanted == split)
+    }
+
+    pub(super) fn in_words(&self) -> String {
+        match self.splits.is_empty() {
+            true => "in any split".to_owned(),
+            false => format!("in {}", self.splits.join(", ")),
+        }
+    }
+}
+
+/// What is known of an image, without its pixels.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct About {
+    pub image_id: String,
+    pub split: String,
+    pub captions: Vec<String>,
+    pub source: Option<String>,
+    pub osm_kind: Option<String>,
+    pub osm_id: Option<i64>,
+    pub year: Option<i32>,
+    pub time: Option<String>,
+    pub gsd_meters: Option<f64>,
+    /// West, south, east, north in degrees.
+    pub ground: Option<[f64; 4]>,
+    /// JSON, as the table holds it.
+    pub center_tags: Option<String>,
+    pub surrounding_tags: Option<String>,
+}
+
+/// An image with its encoded bytes.
+#[derive(Debug)]
+pub(super) struct ImageRow {
+    pub about: About,
+    pub width: i32,
+    pub height: i32,
+    pub bytes: Vec<u8>,
+}
+
+pub(super) fn broken(error: TableError) -> WorkerError {
+    WorkerError::Broken(error.to_string())
+}
+
+/// The tables of an export.
+pub(super) struct Rows<'a> {
+    work: &'a WorkStore,
+    tables: BTreeMap<Artifact, &'a PinnedTable>,
+    filter: &'a Filter,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(request: &'a ExportRequest<'a>) -> Result<Self, WorkerError> {
+        let tables: BTreeMap<Artifact, &PinnedTable> = request.tables.iter().map(|t| (t.artifact, t)).collect();
+        for artifact in request.format.tables() {
+            if tables.get(artifact).is_none_or(|table| table.parts.is_empty()) {
+                return Err(WorkerError::Configuration(format!(
+                    "{} has no table {} in {}: run its build first (`urbancross run` with its spec)",
+                    request.country,
+                    artifact.name(),
+                    request.work.url()
+                )));
+            }
+        }
+        Ok(Self { work: request.work, tables, filter: &request.filter })
+    }
+
+    /// Shards that have splits, in order.
+    pub(super) fn shards(&self) -> impl Iterator<Item = u32> {
+        self.tables.get(&Artifact::Splits).into_iter().flat_map(|table| &table.parts).map(|part| part.shard)
+    }
+
+    fn part(&self, artifact: Artifact, shard: u32) -> Option<&PartFile> {
+        self.tables.get(&artifact).and_then(|table| table.part(shard))
+    }
+
+    /// Columns of a table's rows in a shard.
+    pub(super) async fn read(
+        &self,
+        artifact: Artifact,
+        shard: u32,
+        columns: &[&str],
+    ) -> Result<Option<RecordBatch>, WorkerError> {
+        let Some(part) = self.part(artifact, shard) else { return Ok(None) };
+        Ok(Some(PartReader::open(self.work, artifact, part).await?.read(columns).await?))
+    }
+
+    /// The wanted images of a shard with their splits, by id.
+    pub(super) async fn splits(&self, shard: u32) -> Result<BTreeMap<String, String>, WorkerError> {
+        let Some(batch) = self.read(Artifact::Splits, shard, &["image_id", "status", "split"]).await? else {
+            return Ok(BTreeMap::new());
+        };
+        let columns = Columns::new(Artifact::Splits, &batch);
+        let split = columns.text("split").map_err(broken)?;
+        let mut wanted = BTreeMap::new();
+        for (row, id) in good_rows(&columns, batch.num_rows())? {
+            if let Some(split) = option_text(split, row)
+                && self.filter.wants(split)
+            {
+                wanted.insert(id.to_owned(), split.to_owned());
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The wanted images of a shard that have a caption, by id.
+    pub(super) async fn about(&self, shard: u32) -> Result<BTreeMap<String, About>, WorkerError> {
+        let splits = self.splits(shard).await?;
+        let mut all = BTreeMap::new();
+        if let Some(batch) = self.read(Artifact::Captions, shard, &["image_id", "status", "captions"]).await? {
+            let columns = Columns::new(Artifact::Captions, &batch);
+            let mut captions = columns.texts("captions").map_err(broken)?;
+            for (row, id) in good_rows(&columns, batch.num_rows())? {
+                let captions = std::mem::take(&mut captions[row]);
+                if let Some(split) = splits.get(id)
+                    && !captions.is_empty()
+                {
+                    let (image_id, split) = (id.to_owned(), split.clone());
+                    all.insert(id.to_owned(), About { image_id, split, captions, ..About::default() });
+                }
+            }
+        }
+        if let Some(batch) = self.read(Artifact::Geotags, shard, &GEOTAGS).await? {
+            let columns = Columns::new(Artifact::Geotags, &batch);
+            let geotags = GeotagColumns::of(&columns).map_err(broken)?;
+            for (row, id) in good_rows(&columns, batch.num_rows())? {
+                if let Some(about) = all.get_mut(id) {
+                    geotags.put(row, about);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The wanted images of a shard without their pixels; `None`: the shard has none.
+    pub(super) async fn identities(
+        &self,
+        shard: u32,
+        mut about: BTreeMap<String, About>,
+    ) -> Result<Option<Vec<About>>, WorkerError> {
+        let Some(batch) = self.read(Artifact::Images, shard, &["image_id", "status"]).await? else { return Ok(None) };
+        let columns = Columns::new(Artifact::Images, &batch);
+        let ids = good_rows(&columns, batch.num_rows())?;
+        let found: Vec<About> = ids.filter_map(|(_, id)| about.remove(id)).collect();
+        Ok((!found.is_empty()).then_some(found))
+    }
+
+    /// Encoded images of a shard, a row group after the other; `None`: the shard has none.
+    pub(super) async fn images(
+        &self,
+        shard: u32,
+        about: BTreeMap<String, About>,
+    ) -> Result<Option<ShardImages>, WorkerError> {
+        let Some(part) = self.part(Artifact::Images, shard).filter(|_| !about.is_empty()) else { return Ok(None) };
+        let reader = PartReader::open(self.work, Artifact::Images, part).await?;
+        let groups = reader.row_groups().len();
+        Ok(Some(ShardImages { reader, about, next: 0, groups }))
+    }
+}
+
+/// Rows without error, with their ids.
+pub(super) fn good_rows<'a>(
+    columns: &Columns<'a>,
+    rows: usize,
+) -> Result<impl Iterator<Item = (usize, &'a str)>, WorkerError> {
+    let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+    Ok((0..rows).filter(|&row| status.value(row) == "ok").map(|row| (row, ids.value(row))))
+}
+
+/// The images of a shard on their way.
+pub(super) struct ShardImages {
+    reader: PartReader,
+    about: BTreeMap<String, About>,
+    next: usize,
+    groups: usize,
+}
+
+impl ShardImages {
+    /// The wanted rows of the next row group that has any; `None` behind the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<ImageRow>>, WorkerError> {
+        while self.next < self.groups {
+            let columns = ["image_id", "status", "bytes", "width", "height"];
+            let batch = self.reader.read_row_group(&columns, self.next).await?;
+            self.next += 1;
+            let columns = Columns::new(Artifact::Images, &batch);
+            let bytes = columns.binary("bytes").map_err(broken)?;
+            let (width, height) = (columns.int32("width").map_err(broken)?, columns.int32("height").map_err(broken)?);
+            let mut rows = Vec::new();
+            for (row, id) in good_rows(&columns, batch.num_rows())? {
+                if let Some(about) = self.about.remove(id) {
+                    let bytes = bytes.value(row).to_vec();
+                    rows.push(ImageRow { about, width: width.value(row), height: height.value(row), bytes });
+                }
+            }
+            if !rows.is_empty() {
+                return Ok(Some(rows));
+            }
+        }
+        Ok(None)
+    }
+}
+
+const GEOTAGS: [&str; 14] = [
+    "image_id",
+    "status",
+    "source",
+    "osm_kind",
+    "osm_id",
+    "year",
+    "west",
+    "south",
+    "east",
+    "north",
+    "time",
+    "gsd_meters",
+    "center_tags",
+    "surrounding_tags",
+];
+
+struct GeotagColumns<'a> {
+    texts: [&'a arrow::array::StringArray; 5],
+    osm_id: &'a arrow::array::Int64Array,
+    year: &'a arrow::array::Int32Array,
+    gsd_meters: &'a arrow::array::Float64Array,
+    edges: [&'a arrow::array::Float64Array; 4],
+}
+
+impl<'a> GeotagColumns<'a> {
+    fn of(columns: &Columns<'a>) -> Result<Self, TableError> {
+        let (text, edge) = (|name| columns.text(name), |name| columns.float64(name));
+        Ok(Self {
+            texts: [text("source")?, text("osm_kind")?, text("time")?, text("center_tags")?, text("surrounding_tags")?],
+            osm_id: columns.int64("osm_id")?,
+            year: columns.int32("year")?,
+            gsd_meters: columns.float64("gsd_meters")?,
+            edges: [edge("west")?, edge("south")?, edge("east")?, edge("north")?],
+        })
+    }
+
+    fn put(&self, row: usize, about: &mut About) {
+        let texts = self.texts.map(|column| option_text(column, row).map(str::to_owned));
+        [about.source, about.osm_kind, about.time, about.center_tags, about.surrounding_tags] = texts;
+        about.osm_id = self.osm_id.is_valid(row).then(|| self.osm_id.value(row));
+        about.year = self.year.is_valid(row).then(|| self.year.value(row));
+        about.gsd_meters = self.gsd_meters.is_valid(row).then(|| self.gsd_meters.value(row));
+        let edges = self.edges.map(|column| if column.is_valid(row) { column.value(row) } else { f64::NAN });
+        // a box that is none, such as of a table that another program wrote, has no ground
+        let [west, south, east, north] = edges;
+        let is_box = edges.iter().all(|edge| edge.is_finite()) && west < east && south < north;
+        about.ground = is_box.then_some(edges);
+    }
+}
+
+impl ImageRow {
+    /// What a name of the encoded image ends with.
+    pub(super) fn extension(&self) -> &'static str {
+        match self.bytes.as_slice() {
+            [0xff, 0xd8, ..] => "jpg",
+            [0x89, b'P', b'N', b'G', ..] => "png",
+            _ => "img",
+        }
+    }
+}

@@ -29,8 +29,13 @@ fn thumbnail(rgb: &Rgb) -> Vec<u8> {
     pixels::encode_jpeg(&small, 80)
 }
 
+/// A thumbnail of an encoded picture, of which nothing is known yet.
+pub(crate) fn thumbnail_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    pixels::decode(bytes, &DecodeLimits::default()).ok().map(|rgb| thumbnail(&rgb))
+}
+
 /// Thumbnails of some images, by id.
-pub(super) async fn thumbnails(
+pub(crate) async fn thumbnails(
     build: &Build,
     ids: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
@@ -107,7 +112,7 @@ pub(super) fn panel(label: &str, panel: &Panel, pictures: &BTreeMap<String, Vec<
     let hits = panel.found.iter().enumerate().map(|(i, found)| Hit {
         rank: i as u64 + 1,
         score: f64::from(found.score),
-        correct: found.correct,
+        mark: if found.correct { Mark::Correct } else { Mark::Wrong },
         subject: subject(&found.item),
     });
     RetrievalPanel {

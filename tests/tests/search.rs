@@ -1,7 +1,6 @@
 //! Searches of finished builds: exact, by any model, with filters, and refusals that teach.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -458,5 +457,19 @@ fn page_of(world: &World, spec: &str) {
     let id = answer["found"][0]["image_id"].as_str().unwrap();
     let shown = html(&["--like", id]);
     assert_eq!(shown.matches("src=\"data:image/jpeg;base64,").count(), 5);
-    assert!(Path::new(&page).exists() && shown.contains(&format!("like {id}")));
+    assert!(shown.contains(&format!("like {id}")));
+
+    // a report may begin with searches
+    let report =
+        ["report", spec, "--output", page.to_str().unwrap(), "--search", "a pond", "--search", "a <b>house</b>"];
+    ends(&call(&report), 0);
+    let shown = std::fs::read_to_string(&page).unwrap();
+    let (searches, rest) = shown.split_once("id=\"recall\"").unwrap();
+    assert_eq!(searches.matches("src=\"data:image/jpeg;base64,").count(), 10);
+    assert!(
+        searches.contains("urbancross search SPEC")
+            && searches.contains("a &lt;b&gt;house&lt;/b&gt;")
+            && !rest.is_empty()
+    );
+    ends(&call(&["evaluate", spec, "--search", "a pond"]), 2);
 }

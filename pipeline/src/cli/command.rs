@@ -201,6 +201,7 @@ pub(super) enum Command {
         json: bool,
     },
     /// Find images of finished builds by a text or a picture
+    #[command(override_usage = "urbancross search <SPEC> <TEXT|--image <FILE>|--like <IMAGE_ID>> [OPTIONS]")]
     Search {
         #[command(flatten)]
         args: Box<SearchArgs>,

@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::search::{Query, Question, SearchModel, Searcher};
 
 /// Pictures shown of each query.
-const SHOWN: usize = 6;
+const SHOWN: usize = 5;
 
 /// Each text searched in one of the builds, by that build's own model: models of different builds give scores that do not
 /// compare.

@@ -27,5 +27,9 @@ for pair in germany:spain finland:spain germany:finland; do
         "$manifests/pairs/sandbox.toml" > "$out/${source}_to_$target.toml"
 done
 echo "== every model on every country"
-"$urbancross" evaluate "${specs[@]}" --report "$out/report.html"
+"$urbancross" evaluate "${specs[@]}" --report "$out/report.html" --search "a lake" --search "a soccer pitch" \
+    --search "a reservoir"
+echo "== what it is for"
+"$urbancross" search "$out/finland.toml" "a lake" --top 3
+echo "search for what you like: $urbancross search $out/finland.toml \"…\" --html found.html"
 echo "$((SECONDS - began)) seconds; everything is in $out, begin with $out/report.html"

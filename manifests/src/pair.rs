@@ -158,6 +158,12 @@ impl Spec for PairSpec {
 }
 
 impl PairSpec {
+    /// Whether a file is a pair spec rather than a build spec, good or not. One that cannot be read is neither.
+    pub fn is_at(path: &Path) -> bool {
+        let table = read_text(path).ok().and_then(|text| text.parse::<toml::Table>().ok());
+        table.is_some_and(|table| table.contains_key("target") && !table.contains_key("country"))
+    }
+
     /// Reads a pair spec and the build specs that it names; `overrides` are `section.field=value` of the pair.
     ///
     /// # Errors
@@ -247,6 +253,8 @@ mod tests {
     #[test]
     fn shipped_pairs_parse() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert!(PairSpec::is_at(&root.join("pairs/sandbox.toml")) && !PairSpec::is_at(&root.join("sandbox.toml")));
+        assert!(!PairSpec::is_at(&root.join("no-such.toml")));
         PairSpec::read(&root.join("pairs/sandbox.toml"), &[]).unwrap();
         for pair in ["finland_to_spain", "germany_to_spain", "germany_to_finland"] {
             let (_, source, target) = PairSpec::read(&root.join(format!("pairs/{pair}.toml")), &[]).unwrap();

@@ -123,6 +123,36 @@ pub fn evaluation(country: &str, key: &str) -> String {
     format!("evaluations/{country}/{key}.json")
 }
 
+/// Folder of the vectors of a country's images by a model that is not its build's own, which searches keep; `key` is the
+/// digest of the model and of how vectors are made.
+pub fn kept_vectors(country: &str, key: &str) -> String {
+    format!("{}/{key}", all_kept_vectors(country))
+}
+
+/// Folder of all vectors that searches keep of a country's images.
+pub fn all_kept_vectors(country: &str) -> String {
+    format!("vectors/{country}")
+}
+
+/// Name of a file of such vectors: of the rows of one part of `images`, which never changes, by one attempt.
+pub fn vectors_of_part(images_part: &str, attempt: &str) -> Option<String> {
+    shard_of_part(images_part)?;
+    let name = images_part.rsplit('/').next()?.strip_suffix(".parquet")?;
+    Some(format!("{name}-{attempt}.parquet"))
+}
+
+/// Name of the part of `images` that a file of vectors was made of.
+pub fn part_of_vectors(name: &str) -> Option<String> {
+    let (part, attempt) = name.strip_suffix(".parquet")?.rsplit_once('-')?;
+    let part = format!("{part}.parquet");
+    (!attempt.is_empty() && shard_of_part(&part).is_some()).then_some(part)
+}
+
+/// Whether an object lies among the vectors that searches keep.
+pub fn is_kept_vectors(path: &str) -> bool {
+    path.starts_with("vectors/")
+}
+
 /// The page of a country.
 pub fn report(country: &str) -> String {
     format!("reports/{country}.html")
@@ -155,6 +185,17 @@ mod tests {
         {
             assert_eq!(shard_of_part(&format!("country=x/{other}.parquet")), None, "{other}");
         }
+    }
+
+    #[test]
+    fn vectors_name_the_part_that_they_were_made_of() {
+        let name = vectors_of_part(&part("x", 3, "0ab"), "0cd").unwrap();
+        assert_eq!(name, "part-00003-0ab-0cd.parquet");
+        assert_eq!(part_of_vectors(&name).as_deref(), Some("part-00003-0ab.parquet"));
+        for other in ["part-00003-0ab.parquet", "x.parquet", "part-00003-0ab-.parquet", "part-0-a-b-c.parquet", ""] {
+            assert_eq!(part_of_vectors(other), None, "{other}");
+        }
+        assert_eq!(vectors_of_part("country=x/other.parquet", "0cd"), None);
     }
 
     #[test]

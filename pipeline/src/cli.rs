@@ -9,6 +9,7 @@ mod init_commands;
 mod numbers;
 mod report_commands;
 mod schema;
+mod search_commands;
 mod simulate_commands;
 mod submit_commands;
 mod train_commands;
@@ -135,10 +136,13 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Status { spec, json, .. } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
         Command::Diff { spec, since, examples, json } => build_commands::diff(&spec, &since, examples, json).await,
-        Command::Report { specs, set, output } => report_commands::report(&specs, &set.set, &output).await,
-        Command::Evaluate { specs, set, report, json } => {
-            report_commands::evaluate(&specs, &set.set, report, json).await
+        Command::Report { specs, set, search, output } => {
+            report_commands::report(&specs, &set.set, &search, &output).await
         }
+        Command::Evaluate { specs, set, report, search, json } => {
+            report_commands::evaluate(&specs, &set.set, (report, &search), json).await
+        }
+        Command::Search { args } => search_commands::search(*args).await,
         Command::Export { spec, args } => export_commands::export(spec.read()?, &args).await,
         Command::Verify { spec, repair, json } => upkeep_commands::verify(spec.read()?, repair, json).await,
         Command::Gc { spec, delete, keep_days, json } => {

@@ -29,10 +29,12 @@ pub mod run_options;
 pub mod run_record;
 pub mod run_status;
 pub mod say;
+pub mod search;
 mod settled;
 mod settled_stages;
 pub mod status;
 pub mod sweep;
+mod terminal;
 pub mod trainings;
 pub mod worker;
 

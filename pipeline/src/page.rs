@@ -7,6 +7,8 @@ mod captions;
 mod chance;
 mod failed;
 mod pictures;
+mod queries;
+pub mod search;
 mod statistics;
 pub mod sweep;
 
@@ -27,6 +29,7 @@ use workers::publish::Summary;
 
 use crate::build::Build;
 use crate::trainings::current_record;
+pub(crate) use pictures::{thumbnail_of, thumbnails};
 
 /// A build with everything that a report shows of it.
 struct Gathered<'a> {
@@ -47,6 +50,19 @@ struct Gathered<'a> {
 /// # Errors
 /// A build of which nothing is there.
 pub async fn make(builds: &[Build], across: &[Evaluation], generated_at: &str) -> Result<String, WorkerError> {
+    make_with(builds, across, &[], generated_at).await
+}
+
+/// The same page, which begins with what some texts find.
+///
+/// # Errors
+/// As [`make`]; with texts, a build that is not finished.
+pub async fn make_with(
+    builds: &[Build],
+    across: &[Evaluation],
+    searches: &[String],
+    generated_at: &str,
+) -> Result<String, WorkerError> {
     let mut gathered = Vec::with_capacity(builds.len());
     for build in builds {
         gathered.push(gather(build).await?);
@@ -59,6 +75,9 @@ pub async fn make(builds: &[Build], across: &[Evaluation], generated_at: &str) -
         facts: facts(&gathered),
         sections: Vec::new(),
     };
+    if !searches.is_empty() {
+        report.sections.push(queries::section(builds, searches).await?);
+    }
     if builds.len() > 1 {
         report.sections.push(across::section(&gathered, across));
     }

@@ -106,6 +106,11 @@ impl StageBar<'_> {
         self.progress.tell("stage", self.name, None, &format!("{} up to date, nothing to do", count(rows, "row")));
     }
 
+    /// Ends the bar without a word.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
     /// Ends the bar with what the stage has done.
     pub fn finish(&self, summary: &Summary) {
         self.bar.finish_and_clear();

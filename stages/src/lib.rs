@@ -25,6 +25,7 @@ pub mod io_fault;
 pub mod network;
 pub mod networks;
 pub mod pretrain;
+pub mod search;
 pub mod segment_features;
 mod segment_scores;
 mod segments;

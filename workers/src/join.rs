@@ -62,15 +62,13 @@ impl ShardJoin {
         shard: u32,
         partial: Option<&PartFile>,
     ) -> Result<ShardJoin, WorkerError> {
-        let work = stores.tables;
-        let mut inputs = Vec::with_capacity(stage.inputs.len());
-        for input in stage.inputs {
-            inputs.push(load_input(stores.of(input.artifact), *input, plan, shard).await?);
-        }
-        let artifact = plan.output.artifact;
-        let (committed, rows) = load_committed(work, artifact, plan.output.part(shard)).await?;
+        let (work, artifact) = (stores.tables, plan.output.artifact);
+        let inputs = load_inputs(stores, stage, plan, shard).await?;
+        let committed = open_part(work, artifact, plan.output.part(shard)).await?;
+        let (committed, rows) = load_committed(committed).await?;
         let mut tasks = decide_rows(stage, plan, shard, &inputs, &rows);
-        let (partial, left) = load_committed(work, artifact, partial).await.unwrap_or_else(|error| {
+        let left = async { load_committed(open_part(work, artifact, partial).await?).await };
+        let (partial, left) = left.await.unwrap_or_else(|error| {
             tracing::warn!(stage = stage.name, shard, %error, "what a stopped worker left cannot be read");
             (None, CommittedRows::new())
         });
@@ -79,6 +77,23 @@ impl ShardJoin {
             task.partial = made.map(|(row, _)| *row);
         }
         Ok(ShardJoin { inputs, committed, partial, tasks })
+    }
+
+    /// The same for rows that lie outside of the stage's table: `made` are those that are there already.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) async fn load_beside(
+        stores: InputStores<'_>,
+        stage: &Stage,
+        plan: &Plan,
+        shard: u32,
+        made: Option<PartReader>,
+    ) -> Result<ShardJoin, WorkerError> {
+        let inputs = load_inputs(stores, stage, plan, shard).await?;
+        let (committed, rows) = load_committed(made).await?;
+        let tasks = decide_rows(stage, plan, shard, &inputs, &rows);
+        Ok(ShardJoin { inputs, committed, partial: None, tasks })
     }
 
     /// Reads the columns that the stage asks for, for some of the tasks (in order of image id).
@@ -141,6 +156,19 @@ async fn read_whole_rows(reader: Option<&PartReader>, rows: &[usize]) -> Result<
     reader.read_rows(&columns, rows).await
 }
 
+async fn load_inputs(
+    stores: InputStores<'_>,
+    stage: &Stage,
+    plan: &Plan,
+    shard: u32,
+) -> Result<Vec<InputShard>, WorkerError> {
+    let mut inputs = Vec::with_capacity(stage.inputs.len());
+    for input in stage.inputs {
+        inputs.push(load_input(stores.of(input.artifact), *input, plan, shard).await?);
+    }
+    Ok(inputs)
+}
+
 async fn load_input(work: &WorkStore, input: Input, plan: &Plan, shard: u32) -> Result<InputShard, WorkerError> {
     let artifact = input.artifact;
     if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) {
@@ -178,15 +206,21 @@ fn good_rows(
 
 type CommittedRows = BTreeMap<String, (usize, CommittedRow)>;
 
-async fn load_committed(
+async fn open_part(
     work: &WorkStore,
     artifact: Artifact,
     part: Option<&PartFile>,
-) -> Result<(Option<Box<PartReader>>, CommittedRows), WorkerError> {
-    let Some(part) = part else { return Ok((None, BTreeMap::new())) };
-    let reader = PartReader::open(work, artifact, part).await?;
+) -> Result<Option<PartReader>, WorkerError> {
+    match part {
+        Some(part) => PartReader::open(work, artifact, part).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn load_committed(reader: Option<PartReader>) -> Result<(Option<Box<PartReader>>, CommittedRows), WorkerError> {
+    let Some(reader) = reader else { return Ok((None, BTreeMap::new())) };
     let batch = reader.read(&COMMITTED_COLUMNS).await?;
-    let rows = committed_rows(artifact, &batch).map_err(|e| WorkerError::Broken(e.to_string()))?;
+    let rows = committed_rows(reader.artifact(), &batch).map_err(|e| WorkerError::Broken(e.to_string()))?;
     Ok((Some(Box::new(reader)), rows))
 }
 

@@ -74,10 +74,13 @@ fn parquet_error(path: &str, error: ParquetError) -> WorkerError {
     }
 }
 
-/// A slice is no loss: whoever plans writes it again.
+/// A slice is no loss: whoever plans writes it again; nor are vectors that a search has kept.
 fn damaged(path: &str, why: &str) -> WorkerError {
     if paths::is_slice(path) {
         return WorkerError::Transient(format!("{path} is damaged: {why}; planning writes it again"));
+    }
+    if paths::is_kept_vectors(path) {
+        return WorkerError::Broken(format!("{path} is damaged: {why}; delete it, and the next search makes it again"));
     }
     WorkerError::Broken(format!(
         "{path} is damaged: {why}; `urbancross verify --repair` removes every damaged part, and the next run recomputes \

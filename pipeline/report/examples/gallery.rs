@@ -335,7 +335,7 @@ fn panels() -> Section {
         let hit = |(index, kind): (usize, usize)| Hit {
             rank: index as u64 + 1,
             score: 0.342 - index as f64 * 0.017,
-            correct: index + 1 == correct,
+            mark: if index + 1 == correct { Mark::Correct } else { Mark::Wrong },
             subject: Subject::Picture(scene(kind, index as u64 + 10 * kind as u64, "")),
         };
         kinds.into_iter().enumerate().map(hit).collect()
@@ -343,7 +343,7 @@ fn panels() -> Section {
     let text = |rank: u64, correct: bool, words: &str| Hit {
         rank,
         score: 0.36 - rank as f64 * 0.02,
-        correct,
+        mark: if correct { Mark::Correct } else { Mark::Wrong },
         subject: Subject::Text(words.into()),
     };
     Section {
@@ -377,6 +377,21 @@ fn panels() -> Section {
                         true_rank: None,
                     },
                 ],
+            }),
+            Block::Found(FoundGrid {
+                caption: "A search: the pictures that fit best, with what is known of them.".into(),
+                query: Subject::Text("a soccer pitch beside houses".into()),
+                cards: (0..6u64)
+                    .map(|index| FoundCard {
+                        rank: index + 1,
+                        score: 0.42 - index as f64 * 0.021,
+                        picture: scene(index as usize % 3, 60 + index, "").bytes,
+                        id: format!("w{}_FI_19", 80_412_000 + index * 37),
+                        captions: vec!["a satellite image of a soccer pitch, surrounded by houses".into()],
+                        tags: vec!["leisure=pitch".into(), "sport=soccer".into()],
+                        facts: vec!["finland".into(), "test".into(), "2019".into(), "0.60 m a pixel".into()],
+                    })
+                    .collect(),
             }),
             Block::Images(ImageGrid {
                 caption: "Segments over their images, with their score.".into(),

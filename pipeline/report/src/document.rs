@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BarChart, Flow, Heatmap, Histogram, ImageGrid, LineChart, Retrieval, Scatter, Table, TagCloud, Timeline};
+use crate::{
+    BarChart, Flow, FoundGrid, Heatmap, Histogram, ImageGrid, LineChart, Retrieval, Scatter, Table, TagCloud, Timeline,
+};
 
 /// A whole report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -87,6 +89,8 @@ pub enum Block {
     Images(ImageGrid),
     /// Queries with their best answers.
     Retrieval(Retrieval),
+    /// A query with the pictures that it found.
+    Found(FoundGrid),
     /// Stages and the tables between them.
     Flow(Flow),
     /// Blocks beside each other where the page is wide enough.

@@ -48,8 +48,8 @@ pub struct Hit {
     pub rank: u64,
     /// Similarity to the query.
     pub score: f64,
-    /// Whether it counts as a right answer.
-    pub correct: bool,
+    /// Whether it counts as a right answer; none where nobody judges.
+    pub mark: Mark,
     /// What was found.
     pub subject: Subject,
 }
@@ -88,7 +88,7 @@ impl RetrievalPanel {
 
 impl Hit {
     fn html(&self) -> Markup {
-        let mark = if self.correct { Mark::Correct } else { Mark::Wrong };
+        let mark = self.mark;
         let place = html! {
             span.place {
                 span.rank { (self.rank) }

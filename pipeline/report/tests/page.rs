@@ -40,8 +40,8 @@ fn every_block(text: &str, value: f64) -> Vec<Block> {
         label: t(),
         query,
         hits: vec![
-            Hit { rank: 1, score: value, correct: true, subject: Subject::Text(t()) },
-            Hit { rank: 2, score: value, correct: false, subject: Subject::Picture(picture(b"\xff\xd8\xff", text)) },
+            Hit { rank: 1, score: value, mark: Mark::Correct, subject: Subject::Text(t()) },
+            Hit { rank: 2, score: value, mark: Mark::Wrong, subject: Subject::Picture(picture(b"\xff\xd8\xff", text)) },
         ],
         true_rank: Some(u64::MAX),
     };
@@ -112,6 +112,23 @@ fn every_block(text: &str, value: f64) -> Vec<Block> {
             caption: t(),
             panels: vec![panel(Subject::Text(t())), panel(Subject::Picture(picture(b"", text)))],
         }),
+        Block::Found(FoundGrid {
+            caption: t(),
+            query: Subject::Picture(picture(b"\xff\xd8\xff", text)),
+            cards: vec![
+                FoundCard {
+                    rank: u64::MAX,
+                    score: value,
+                    picture: text.as_bytes().to_vec(),
+                    id: t(),
+                    captions: vec![t(), t()],
+                    tags: vec![t()],
+                    facts: vec![t(), t()],
+                },
+                FoundCard::default(),
+            ],
+        }),
+        Block::Found(FoundGrid { caption: t(), query: Subject::Text(t()), cards: vec![] }),
         Block::Flow(Flow {
             caption: t(),
             stages: vec![

@@ -10,6 +10,7 @@ use super::arguments::{
 };
 use super::export_commands::ExportArgs;
 use super::numbers::within;
+use super::search_commands::SearchArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::{schema, upkeep_commands};
 use crate::logs::{FORMAT, LogFormat};
@@ -197,6 +198,12 @@ pub(super) enum Command {
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
+        #[arg(
+            long,
+            value_name = "TEXT",
+            help = "Begin with the images that fit this text; may be given several times"
+        )]
+        search: Vec<String>,
         #[arg(long, short, default_value = "report.html", help = "Output file")]
         output: PathBuf,
     },
@@ -208,6 +215,13 @@ pub(super) enum Command {
         set: SetArgs,
         #[arg(long, short, help = "Also write a report of all of them here")]
         report: Option<PathBuf>,
+        #[arg(
+            long,
+            value_name = "TEXT",
+            requires = "report",
+            help = "Begin the report with the images that fit this text"
+        )]
+        search: Vec<String>,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
@@ -217,6 +231,12 @@ pub(super) enum Command {
         spec: SpecArgs,
         #[command(flatten)]
         args: ExportArgs,
+    },
+    /// Find images of finished builds by a text or a picture
+    #[command(override_usage = "urbancross search <SPEC> <TEXT|--image <FILE>|--like <IMAGE_ID>> [OPTIONS]")]
+    Search {
+        #[command(flatten)]
+        args: Box<SearchArgs>,
     },
     /// Read every file of a build's tables and compare it with its checksums
     Verify {

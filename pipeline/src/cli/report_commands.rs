@@ -13,8 +13,8 @@ use crate::clock::now;
 use crate::progress::Progress;
 use crate::{aside, say};
 
-pub(super) async fn report(specs: &[PathBuf], set: &[String], output: &Path) -> Result<()> {
-    write_report(&open_all(specs, set).await?, &[], output).await
+pub(super) async fn report(specs: &[PathBuf], set: &[String], searches: &[String], output: &Path) -> Result<()> {
+    write_report(&open_all(specs, set).await?, &[], searches, output).await
 }
 
 async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
@@ -26,7 +26,12 @@ async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
     Ok(builds)
 }
 
-pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<PathBuf>, json: bool) -> Result<()> {
+pub(super) async fn evaluate(
+    specs: &[PathBuf],
+    set: &[String],
+    (report, searches): (Option<PathBuf>, &[String]),
+    json: bool,
+) -> Result<()> {
     let builds = open_all(specs, set).await?;
     let progress = Progress::new(json);
     // before hours may go into the others
@@ -51,12 +56,12 @@ pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], report: Option<P
     }
     match report {
         None => Ok(()),
-        Some(path) => write_report(&builds, &all, &path).await,
+        Some(path) => write_report(&builds, &all, searches, &path).await,
     }
 }
 
-async fn write_report(builds: &[Build], across: &[Evaluation], output: &Path) -> Result<()> {
-    let page = crate::page::make(builds, across, &now()).await?;
+async fn write_report(builds: &[Build], across: &[Evaluation], searches: &[String], output: &Path) -> Result<()> {
+    let page = crate::page::make_with(builds, across, searches, &now()).await?;
     write_page(output, &page)
 }
 

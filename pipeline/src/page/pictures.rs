@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use manifests::words::count;
 use manifests::{Artifact, shard_of};
 use pixels::{DecodeLimits, Rgb};
-use report::{Block, Hit, ImageGrid, Level, Picture, Retrieval, RetrievalPanel, Subject, Swatch};
+use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject, Swatch};
 use stages::evaluate::{Evaluation, Item, PANELS, Panel};
 use stages::table::{Columns, TableError};
 use stages::train_rows::TrainRows;
@@ -29,8 +29,13 @@ fn thumbnail(rgb: &Rgb) -> Vec<u8> {
     pixels::encode_jpeg(&small, 80)
 }
 
+/// A thumbnail of an encoded picture, of which nothing is known yet.
+pub(crate) fn thumbnail_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    pixels::decode(bytes, &DecodeLimits::default()).ok().map(|rgb| thumbnail(&rgb))
+}
+
 /// Thumbnails of some images, by id.
-pub(super) async fn thumbnails(
+pub(crate) async fn thumbnails(
     build: &Build,
     ids: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
@@ -108,7 +113,7 @@ pub(super) fn panel(label: &str, panel: &Panel, pictures: &BTreeMap<String, Vec<
     let hits = ranked.map(|(rank, found)| Hit {
         rank,
         score: f64::from(found.score),
-        correct: found.correct,
+        mark: if found.correct { Mark::Correct } else { Mark::Wrong },
         subject: subject(&found.item),
     });
     RetrievalPanel {

@@ -99,35 +99,8 @@ async fn map_shard(
     let join = ShardJoin::load(stores, stage, plan, shard, partial.as_ref()).await?;
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
-    let (mut computed, mut kept, mut deleted, mut errors) = (0, 0, 0, 0);
-    let mut stopped = false;
-    let mut phases = Phases::default();
-    for chunk in chunks(&join.tasks, &places) {
-        stopped = context.stop.load(Ordering::Relaxed);
-        if stopped {
-            break;
-        }
-        let rows = Chunk::of(&join.tasks[chunk.clone()], &places[chunk]);
-        let (batch, failed) = match chunk_batch(context, stage, plan, &join, compute, &rows, &mut phases).await {
-            Err(WorkerError::Stopped) => {
-                stopped = true;
-                break;
-            }
-            made => made?,
-        };
-        computed += (rows.compute.len() + rows.partial.len()) as u64;
-        kept += rows.keep.len() as u64;
-        deleted += rows.deleted;
-        errors += failed;
-        if batch.num_rows() > 0 {
-            timed(&mut phases.publish, writer.write(&batch)).await?;
-        }
-        let (made, kept) = ((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64);
-        for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("error", failed)] {
-            metrics::add(Metric::Rows, &[("stage", stage.name), ("outcome", outcome)], rows as f64);
-        }
-        context.observer.rows(made, kept, failed);
-    }
+    let written = write_rows(context, stage, plan, (&join, &places), compute, &mut writer).await?;
+    let WrittenRows { computed, kept, deleted, errors, stopped, mut phases } = written;
     if stopped {
         if computed > 0 {
             context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
@@ -152,6 +125,58 @@ async fn map_shard(
         context.work.put_sealed(&path, &marker).await?;
     }
     Ok(Some((marker, false)))
+}
+
+/// What was written of a shard.
+#[derive(Default)]
+pub(crate) struct WrittenRows {
+    pub(crate) computed: u64,
+    pub(crate) kept: u64,
+    pub(crate) deleted: u64,
+    pub(crate) errors: u64,
+    /// A stop came before the end.
+    pub(crate) stopped: bool,
+    pub(crate) phases: Phases,
+}
+
+/// Makes and copies the rows of a shard, whose source bytes lie in `places`, chunk after chunk.
+pub(crate) async fn write_rows(
+    context: &MapContext<'_>,
+    stage: &Stage,
+    plan: &Plan,
+    (join, places): (&ShardJoin, &[Option<ObjectRange>]),
+    compute: Option<&ComputeThreads>,
+    writer: &mut PartWriter,
+) -> Result<WrittenRows, WorkerError> {
+    let mut written = WrittenRows::default();
+    for chunk in chunks(&join.tasks, places) {
+        written.stopped = context.stop.load(Ordering::Relaxed);
+        if written.stopped {
+            break;
+        }
+        let rows = Chunk::of(&join.tasks[chunk.clone()], &places[chunk]);
+        let made = chunk_batch(context, stage, plan, join, compute, &rows, &mut written.phases).await;
+        let (batch, failed) = match made {
+            Err(WorkerError::Stopped) => {
+                written.stopped = true;
+                break;
+            }
+            made => made?,
+        };
+        let (made, kept) = ((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64);
+        written.computed += made;
+        written.kept += kept;
+        written.deleted += rows.deleted;
+        written.errors += failed;
+        if batch.num_rows() > 0 {
+            timed(&mut written.phases.publish, writer.write(&batch)).await?;
+        }
+        for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("error", failed)] {
+            metrics::add(Metric::Rows, &[("stage", stage.name), ("outcome", outcome)], rows as f64);
+        }
+        context.observer.rows(made, kept, failed);
+    }
+    Ok(written)
 }
 
 /// Waits for something, and adds what it took.

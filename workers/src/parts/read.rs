@@ -44,9 +44,17 @@ impl PartReader {
     /// # Errors
     /// [`WorkerError::Broken`] for a part that is gone, cut, or not as it was written.
     pub async fn open(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<Self, WorkerError> {
-        let path = format!("{}/{}", paths::table(artifact), part.path);
+        Self::open_at(work, artifact, format!("{}/{}", paths::table(artifact), part.path), part.size_bytes).await
+    }
+
+    /// The same for rows of a table that lie outside of it, at a path of the store.
+    pub(crate) async fn open_at(
+        work: &WorkStore,
+        artifact: Artifact,
+        path: String,
+        size_bytes: u64,
+    ) -> Result<Self, WorkerError> {
         let damaged = |why: String| damaged(&path, &why);
-        let size_bytes = part.size_bytes;
         let mut ranges =
             ObjectRanges { store: work.object_store(), path: work.absolute(&path)?, sums: None, whole: None };
         let mut start = size_bytes.saturating_sub(TAIL_BYTES);
@@ -59,7 +67,7 @@ impl PartReader {
                     let sums = DataSums::of(&metadata).map_err(damaged)?;
                     match &sums {
                         // a name with a time in it was given by a version that writes checksums
-                        None if written_millis(&part.path).is_some() => {
+                        None if written_millis(&path).is_some() => {
                             return Err(damaged("its checksums are gone".into()));
                         }
                         Some(sums) if sums.data_bytes > size_bytes => return Err(damaged("its data is cut".into())),

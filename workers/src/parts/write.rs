@@ -19,9 +19,11 @@ pub struct PartWriter {
     writer: AsyncArrowWriter<Sealing<BufWriter>>,
     seal: Seal,
     work: WorkStore,
-    artifact: Artifact,
     shard: u32,
+    /// As the part has it.
     path: String,
+    /// From the store's root on.
+    object: String,
     rows: u64,
 }
 
@@ -32,11 +34,31 @@ impl PartWriter {
     /// [`WorkerError::Broken`] for a path that leaves the store.
     pub fn create(work: &WorkStore, artifact: Artifact, country: &str, shard: u32) -> Result<Self, WorkerError> {
         let path = paths::part(country, shard, &attempt_id());
-        let object = work.absolute(&format!("{}/{path}", paths::table(artifact)))?;
-        let (sink, seal) = Sealing::new(BufWriter::new(work.object_store(), object));
+        let object = format!("{}/{path}", paths::table(artifact));
+        Self::begin(work, artifact, shard, path, object)
+    }
+
+    /// Begins a file of a table's rows outside of the table, at a path of the store that nothing has.
+    pub(crate) fn create_at(
+        work: &WorkStore,
+        artifact: Artifact,
+        shard: u32,
+        path: String,
+    ) -> Result<Self, WorkerError> {
+        Self::begin(work, artifact, shard, path.clone(), path)
+    }
+
+    fn begin(
+        work: &WorkStore,
+        artifact: Artifact,
+        shard: u32,
+        path: String,
+        object: String,
+    ) -> Result<Self, WorkerError> {
+        let (sink, seal) = Sealing::new(BufWriter::new(work.object_store(), work.absolute(&object)?));
         let writer = AsyncArrowWriter::try_new(sink, table::schema(artifact), Some(properties(artifact)))
             .map_err(|e| parquet_error(&path, e))?;
-        Ok(Self { writer, seal, work: work.clone(), artifact, shard, path, rows: 0 })
+        Ok(Self { writer, seal, work: work.clone(), shard, path, object, rows: 0 })
     }
 
     /// Appends rows of the table's schema.
@@ -59,7 +81,7 @@ impl PartWriter {
             self.writer.append_key_value_metadata(entry);
         }
         self.writer.close().await.map_err(|e| parquet_error(&path, e))?;
-        let object = format!("{}/{path}", paths::table(self.artifact));
+        let object = self.object;
         let size_bytes = match self.work.head(&object).await? {
             Some(meta) => meta.size,
             None => return Err(WorkerError::Transient(format!("{object}: written, but the store does not show it"))),

@@ -111,10 +111,29 @@ pub async fn gc(
             }
         }
     }
+    clear_vectors(&mut sweep, tables, country).await?;
     clear_runs(&mut sweep, country).await?;
     clear_trainings(&mut sweep, country).await?;
     clear_adaptations(&mut sweep, country).await?;
     Ok(sweep.clearance)
+}
+
+/// Vectors that searches kept of parts of `images` that are no longer live.
+async fn clear_vectors(sweep: &mut Sweep<'_>, tables: &Tables, country: &str) -> Result<(), WorkerError> {
+    let folder = paths::all_kept_vectors(country);
+    let files = sweep.work.list_metas(&folder).await?;
+    if files.is_empty() {
+        return Ok(());
+    }
+    let live = tables.live_files(Artifact::Images, country).await?.unwrap_or_default();
+    let live: BTreeSet<&str> = live.parts.iter().filter_map(|part| part.path.rsplit('/').next()).collect();
+    for (name, meta) in files {
+        let part = paths::part_of_vectors(name.rsplit('/').next().unwrap_or_default());
+        if sweep.is_old(&meta) && part.is_none_or(|part| !live.contains(part.as_str())) {
+            sweep.take("vectors", &format!("{folder}/{name}"), meta.size).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Records of runs by engines of which nothing was written lately.

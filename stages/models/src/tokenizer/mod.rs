@@ -120,15 +120,26 @@ impl Tokenizer {
                 "a context length of {context_length} has no room for start and end"
             )));
         }
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
-        let tokens = encoding.get_ids().iter().zip(encoding.get_attention_mask());
-        let tokens = tokens.filter(|&(&id, &mask)| mask == 1 && id != self.start && id != self.end);
         let mut ids = Vec::with_capacity(context_length);
         ids.push(self.start);
-        ids.extend(tokens.map(|(&id, _)| id).take(context_length - 2));
+        ids.extend(self.tokens(text)?.into_iter().take(context_length - 2));
         ids.push(self.end);
         ids.resize(context_length, self.pad);
         Ok(ids)
+    }
+
+    /// Tokens of a text, without start, end and padding.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the library's words.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.tokens(text)?.len())
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| ModelError::Tokenizer(error.to_string()))?;
+        let tokens = encoding.get_ids().iter().zip(encoding.get_attention_mask());
+        Ok(tokens.filter(|&(&id, &mask)| mask == 1 && id != self.start && id != self.end).map(|(&id, _)| id).collect())
     }
 
     /// One more than the largest id.
@@ -239,6 +250,7 @@ mod tests {
         assert_eq!(ids.len(), 8);
         assert_eq!((ids[0], ids[4]), (start, end));
         assert_eq!(ids[5..], [pad; 3]);
+        assert_eq!((tokenizer.count("Planes are parked").unwrap(), tokenizer.count(" ").unwrap()), (3, 0));
         let cut = tokenizer.encode("planes are parked", 4).unwrap();
         assert_eq!(cut, [start, ids[1], ids[2], end]);
         assert_eq!(tokenizer.encode("", 3).unwrap(), [start, end, pad]);

@@ -1,0 +1,274 @@
+//! `urbancross search`: images of finished builds that fit a text or a picture.
+
+mod model;
+mod vectors;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use manifests::Artifact;
+use serde::Serialize;
+use stages::search::{QueryEncoder, Top};
+use stages::stage::StageContext;
+use workers::WorkerError;
+use workers::search::{Filter, Found, Gallery, scan};
+
+use crate::build::Build;
+use crate::page::thumbnails;
+use crate::progress::Progress;
+
+pub use model::{Adapted, SearchModel};
+
+/// More answers than anybody looks at.
+pub const MOST_FOUND: usize = 1000;
+
+/// What is searched for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Query {
+    /// What the pictures show.
+    Text(String),
+    /// A picture from elsewhere: what it is called, and its bytes.
+    Picture {
+        /// Its path, say.
+        name: String,
+        /// As in its file.
+        #[serde(skip)]
+        bytes: Vec<u8>,
+    },
+    /// An image of the builds, by its id. It is not among the answers.
+    Like(String),
+}
+
+/// A search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// What is searched for.
+    pub query: Query,
+    /// Which images are looked at.
+    pub filter: Filter,
+    /// Countries that are looked at; none: all that are open.
+    pub countries: Vec<String>,
+    /// Answers at most.
+    pub most: usize,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// What was searched for.
+    pub query: Query,
+    /// Whose model it was searched with.
+    pub model: String,
+    /// Digest of that model.
+    pub model_digest: String,
+    /// Images that were compared with the query.
+    pub compared: u64,
+    /// Images that were not, because the newest model has not embedded them yet.
+    pub outdated: u64,
+    /// Best first; of equal scores the lesser id is first.
+    pub found: Vec<Found>,
+}
+
+/// Builds that can be searched with one model.
+pub struct Searcher<'b> {
+    model: SearchModel,
+    builds: Vec<&'b Build>,
+    galleries: Vec<Arc<Gallery>>,
+    encoder: Option<QueryEncoder>,
+}
+
+impl<'b> Searcher<'b> {
+    /// Opens builds for searches with a model. Vectors by it that are not there yet are made.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for builds that are not finished, [`WorkerError::Stopped`]; tables or a store that
+    /// cannot be read.
+    pub async fn open(
+        model: SearchModel,
+        builds: impl IntoIterator<Item = &'b Build>,
+        progress: &Progress,
+    ) -> Result<Self, WorkerError> {
+        let builds: Vec<&Build> = builds.into_iter().collect();
+        let mut galleries = Vec::with_capacity(builds.len());
+        for build in &builds {
+            galleries.push(Arc::new(vectors::gallery(&model, build, progress).await?));
+        }
+        Ok(Self { model, builds, galleries, encoder: None })
+    }
+
+    /// Opens a build with its vectors as they were at a version of `image_embeddings`, and the model that made them. Places,
+    /// tags, captions and pictures are those of now.
+    ///
+    /// # Errors
+    /// [`WorkerError::Missing`] for a version that is not there, [`WorkerError::Configuration`] for one whose files or
+    /// model were cleared away; otherwise as [`open`](Self::open).
+    pub async fn open_at(build: &'b Build, version: u64) -> Result<Self, WorkerError> {
+        let (model, gallery) = vectors::gallery_at(build, version).await?;
+        Ok(Self { model, galleries: vec![Arc::new(gallery)], builds: vec![build], encoder: None })
+    }
+
+    /// Countries that can be searched.
+    pub fn countries(&self) -> impl Iterator<Item = &str> {
+        self.galleries.iter().map(|gallery| gallery.country.as_str())
+    }
+
+    /// Searches. Everything is compared with everything: the answers are exact.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for what cannot be searched for, with what can; tables or a store that cannot be
+    /// read.
+    pub async fn search(&mut self, question: &Question) -> Result<Answer, WorkerError> {
+        let galleries = self.chosen(&question.countries)?;
+        let query = self.vector(&question.query).await?;
+        let mut filter = question.filter.clone();
+        if let Query::Like(image_id) = &question.query {
+            filter.without = Some(image_id.clone());
+        }
+        let mut top: Top<usize> = Top::new(question.most.min(MOST_FOUND));
+        let (mut compared, mut outdated) = (0, 0);
+        for (at, gallery) in galleries.iter().enumerate() {
+            let scanned = scan(gallery, &query, &filter, question.most.min(MOST_FOUND)).await?;
+            compared += scanned.compared;
+            outdated += scanned.outdated;
+            for hit in scanned.top.into_sorted() {
+                top.offer(hit.score, &hit.id, || at);
+            }
+        }
+        if compared == 0 && outdated > 0 {
+            return Err(WorkerError::Configuration(format!(
+                "none of the images has a vector by the newest model of {}: run its build to its end (`urbancross run` \
+                 with its spec)",
+                self.model.name
+            )));
+        }
+        let hits = top.into_sorted();
+        let mut known: Vec<BTreeMap<String, Found>> = Vec::with_capacity(galleries.len());
+        for (at, gallery) in galleries.iter().enumerate() {
+            let ids: Vec<&str> = hits.iter().filter(|hit| hit.of == at).map(|hit| hit.id.as_str()).collect();
+            let described = gallery.describe(&ids).await?.into_iter();
+            known.push(described.map(|found| (found.image_id.clone(), found)).collect());
+        }
+        let ranked = hits.into_iter().zip(1..).filter_map(|(hit, rank)| {
+            let found = known.get_mut(hit.of)?.remove(&hit.id)?;
+            Some(Found { rank, score: hit.score, ..found })
+        });
+        Ok(Answer {
+            query: question.query.clone(),
+            model: self.model.name.clone(),
+            model_digest: self.model.digest.clone(),
+            compared,
+            outdated,
+            found: ranked.collect(),
+        })
+    }
+
+    fn chosen(&self, countries: &[String]) -> Result<Vec<Arc<Gallery>>, WorkerError> {
+        if let Some(unknown) = countries.iter().find(|wanted| !self.countries().any(|known| known == *wanted)) {
+            let known: Vec<&str> = self.countries().collect();
+            return Err(WorkerError::Configuration(format!(
+                "{unknown:?} is not among what is searched ({}); name its spec with --also",
+                known.join(", ")
+            )));
+        }
+        let is_chosen = |gallery: &&Arc<Gallery>| countries.is_empty() || countries.contains(&gallery.country);
+        Ok(self.galleries.iter().filter(is_chosen).cloned().collect())
+    }
+
+    async fn vector(&mut self, query: &Query) -> Result<Vec<f32>, WorkerError> {
+        match query {
+            Query::Like(image_id) => self.vector_of(image_id).await,
+            Query::Text(text) => {
+                let encoder = self.encoder()?;
+                on_its_own_thread(|| Ok(encoder.text(text)?))
+            }
+            Query::Picture { name, bytes } => {
+                let encoder = self.encoder()?;
+                on_its_own_thread(|| Ok(encoder.picture(name, bytes.clone())?))
+            }
+        }
+    }
+
+    async fn vector_of(&self, image_id: &str) -> Result<Vec<f32>, WorkerError> {
+        for gallery in &self.galleries {
+            if let Some(vector) = gallery.vector_of(image_id).await? {
+                return Ok(vector);
+            }
+        }
+        for gallery in &self.galleries {
+            if let Some(why) = gallery.trouble_with(image_id).await? {
+                return Err(WorkerError::Configuration(format!(
+                    "image {image_id} of {} has no vector: {why}",
+                    gallery.country
+                )));
+            }
+        }
+        let some = match self.galleries.first() {
+            Some(gallery) => gallery.some_image().await?,
+            None => None,
+        };
+        let countries: Vec<&str> = self.countries().collect();
+        Err(WorkerError::Configuration(format!(
+            "there is no image {image_id:?} in {}{}; `urbancross search` by a text lists ids",
+            countries.join(", "),
+            some.map_or(String::new(), |some| format!(" (there is {some}, for one)"))
+        )))
+    }
+
+    /// Loads the model when it is first needed.
+    fn encoder(&mut self) -> Result<&QueryEncoder, WorkerError> {
+        let model = &self.model;
+        let encoder = match self.encoder.take() {
+            Some(encoder) => encoder,
+            None => on_its_own_thread(|| {
+                Ok(QueryEncoder::open(&StageContext {
+                    spec: &model.spec,
+                    device: stages::device::devices("search", &model.spec)?[0],
+                    model_folder: Some(model.folder.clone()),
+                    weights: &Default::default(),
+                    stop: Arc::default(),
+                })?)
+            })?,
+        };
+        Ok(self.encoder.insert(encoder))
+    }
+
+    /// Small pictures of what was found, by country and id; JPEG.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for images that cannot be read; a store that does not answer.
+    pub async fn pictures(&self, found: &[Found]) -> Result<BTreeMap<(String, String), Vec<u8>>, WorkerError> {
+        let mut pictures = BTreeMap::new();
+        for build in &self.builds {
+            let country = &build.spec.country;
+            let ids: BTreeSet<String> =
+                found.iter().filter(|found| found.country == *country).map(|found| found.image_id.clone()).collect();
+            for (id, picture) in thumbnails(build, &ids).await? {
+                pictures.insert((country.clone(), id), picture);
+            }
+        }
+        Ok(pictures)
+    }
+
+    /// A small picture of an image of the builds; JPEG.
+    ///
+    /// # Errors
+    /// As [`pictures`](Self::pictures).
+    pub async fn picture_of(&self, image_id: &str) -> Result<Option<Vec<u8>>, WorkerError> {
+        for build in &self.builds {
+            if let Some(picture) = thumbnails(build, &BTreeSet::from([image_id.to_owned()])).await?.remove(image_id) {
+                return Ok(Some(picture));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Networks compute on a thread of their own: those of the runtime serve the stores.
+fn on_its_own_thread<T: Send>(compute: impl FnOnce() -> Result<T, WorkerError> + Send) -> Result<T, WorkerError> {
+    let done = tokio::task::block_in_place(|| std::thread::scope(|scope| scope.spawn(compute).join()));
+    done.map_err(|_| WorkerError::Panicked("the search failed; its message is above".into()))?
+}
+
+/// Tables of what is known of images.
+const KNOWN: [Artifact; 4] = [Artifact::Geotags, Artifact::Splits, Artifact::Captions, Artifact::Images];

@@ -1,0 +1,133 @@
+//! The model that a search is made with: a build's own, as it was once, or one that was adapted.
+
+use std::path::PathBuf;
+
+use manifests::{BuildSpec, PairSpec, digest};
+use stages::Training;
+use workers::WorkerError;
+use workers::adapt::{self, AdaptationRecord};
+use workers::train::{TrainingRecord, fetch_result, records};
+
+use crate::build::Build;
+use crate::trainings::{current_record, trainings_by_settings};
+
+/// A trained model, on this machine.
+#[derive(Debug, Clone)]
+pub struct SearchModel {
+    /// Whose it is, for people.
+    pub name: String,
+    /// Digest of its weights, configuration and vocabulary.
+    pub digest: String,
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// Says how it embeds: precision, device, orientations.
+    pub spec: BuildSpec,
+}
+
+/// Which model of a pair.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Adapted {
+    /// The source's own
+    Before,
+    /// The one that was adapted to the target
+    #[default]
+    After,
+}
+
+impl SearchModel {
+    /// The model of a finished build.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] if nothing was trained yet with the spec's settings.
+    pub async fn of_build(build: &Build) -> Result<Self, WorkerError> {
+        match current_record(build, Training::Pretrain).await? {
+            Some(record) => Self::of_record(build, record).await,
+            None => Err(no_model(build).await?),
+        }
+    }
+
+    /// The model of a build that made some vectors, whatever the spec says now.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] if no finished training of the build made it.
+    pub async fn of_digest(build: &Build, digest: &str) -> Result<Self, WorkerError> {
+        let all = records(&build.work, &build.spec.country, Training::Pretrain).await?;
+        match all.into_iter().rev().find(|record| record.trained.model_digest == digest) {
+            Some(record) => Self::of_record(build, record).await,
+            None => Err(WorkerError::Configuration(format!(
+                "{}: the model that made these vectors ({digest}) is none of its finished trainings",
+                build.spec.country
+            ))),
+        }
+    }
+
+    async fn of_record(build: &Build, record: TrainingRecord) -> Result<Self, WorkerError> {
+        let folder = fetch_result(&build.work, &build.spec, Training::Pretrain, &record.key, &build.scratch).await?;
+        Ok(Self {
+            name: build.spec.country.clone(),
+            digest: record.trained.model_digest,
+            folder,
+            spec: build.spec.clone(),
+        })
+    }
+
+    /// A model of a pair, before or after it was adapted with the settings of the pair's spec.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] if the source has no model yet, or no adaptation with these settings is finished.
+    pub async fn of_pair(
+        pair: &PairSpec,
+        source: &Build,
+        target: &Build,
+        adapted: Adapted,
+    ) -> Result<Self, WorkerError> {
+        let before = Self::of_build(source).await?;
+        if adapted == Adapted::Before {
+            return Ok(before);
+        }
+        let name = format!("{}_to_{}", source.spec.country, target.spec.country);
+        let parameters = digest::canonical_json(&stages::adapt::parameters(pair, &source.spec)?);
+        let finished = adapt::records(&target.work, &name).await?;
+        let fits = |record: &&AdaptationRecord| {
+            record.parameters == parameters && record.stage_version == stages::adapt::VERSION
+        };
+        let with_settings: Vec<&AdaptationRecord> = finished.iter().filter(fits).collect();
+        let of_model = with_settings.iter().filter(|record| record.source_model == before.digest);
+        let Some(record) = of_model.max_by_key(|record| pinned_at(record)) else {
+            let why = match (finished.is_empty(), with_settings.is_empty()) {
+                (true, _) => "nothing was adapted yet".to_owned(),
+                (false, true) => "the finished adaptations have other settings than this spec".to_owned(),
+                (false, false) => format!("{} was trained again since it was adapted", source.spec.country),
+            };
+            return Err(WorkerError::Configuration(format!(
+                "{name}: {why}; run `urbancross adapt` with its spec, or search with the model as it was before \
+                 (--model before)"
+            )));
+        };
+        let folder = adapt::fetch_result(&target.work, &target.scratch, &name, &record.key).await?;
+        Ok(Self { name, digest: record.trained.model_digest.clone(), folder, spec: source.spec.clone() })
+    }
+}
+
+/// Versions of tables only rise: of two adaptations the later one has the larger sum.
+fn pinned_at(record: &AdaptationRecord) -> u64 {
+    let versions = record.source_inputs.iter().chain(&record.target_inputs).filter_map(|table| table.version);
+    versions.fold(0, u64::saturating_add)
+}
+
+/// Why a build has no model to search with, and what to do.
+async fn no_model(build: &Build) -> Result<WorkerError, WorkerError> {
+    let country = &build.spec.country;
+    let others = trainings_by_settings(build, Training::Pretrain).await?.others;
+    Ok(WorkerError::Configuration(if others.is_empty() {
+        format!(
+            "{country} has no trained model yet, and a search needs one: run its build first (`urbancross run` with its \
+             spec)"
+        )
+    } else {
+        format!(
+            "{country} has a trained model, but its spec has other settings now: run its build again, or search with the \
+             settings that it was trained with (`--set`)"
+        )
+    }))
+}

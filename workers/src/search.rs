@@ -1,0 +1,171 @@
+//! Search in tables: which images are looked at, their vectors one row group after the other, and what is known of those
+//! that were found.
+//!
+//! Vectors by a build's own model are the table `image_embeddings`; those by another one are kept beside the tables.
+
+mod filter;
+mod found;
+mod kept;
+mod scan;
+
+use arrow::array::RecordBatch;
+use manifests::plan::PinnedTable;
+use manifests::{Artifact, PartFile, paths, shard_of};
+use stages::table::{Columns, TableError, option_text};
+
+use crate::error::WorkerError;
+use crate::parts::PartReader;
+use crate::stores::WorkStore;
+
+pub use filter::{Filter, Near, Tag, kilometres};
+pub use found::Found;
+pub use kept::kept_vectors;
+pub use scan::{Scan, scan};
+
+fn broken(error: TableError) -> WorkerError {
+    WorkerError::Broken(error.to_string())
+}
+
+/// A file that holds vectors of a shard's images, in the columns of `image_embeddings`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VectorFile {
+    /// Number of the shard.
+    pub shard: u32,
+    path: String,
+    size_bytes: u64,
+}
+
+impl VectorFile {
+    /// A part of the table.
+    pub fn of_table(part: &PartFile) -> Self {
+        let path = format!("{}/{}", paths::table(Artifact::ImageEmbeddings), part.path);
+        Self { shard: part.shard, path, size_bytes: part.size_bytes }
+    }
+
+    async fn open(&self, work: &WorkStore) -> Result<PartReader, WorkerError> {
+        PartReader::open_at(work, Artifact::ImageEmbeddings, self.path.clone(), self.size_bytes).await
+    }
+}
+
+/// The images of one build, with vectors by one model.
+#[derive(Clone)]
+pub struct Gallery {
+    /// Where everything lies.
+    pub work: WorkStore,
+    /// The build's country.
+    pub country: String,
+    /// Number of shards of the country.
+    pub shards: u32,
+    /// Shards that are read side by side.
+    pub at_once: usize,
+    /// Vectors, one file for a shard.
+    pub vectors: Vec<VectorFile>,
+    /// Digest of the model: rows by another one are not looked at.
+    pub model: String,
+    /// Places, times and tags of the images.
+    pub geotags: PinnedTable,
+    /// Their splits.
+    pub splits: PinnedTable,
+    /// Their captions.
+    pub captions: PinnedTable,
+    /// The images themselves.
+    pub images: PinnedTable,
+}
+
+impl Gallery {
+    fn file_of(&self, image_id: &str) -> Option<&VectorFile> {
+        let shard = shard_of(image_id, self.shards);
+        self.vectors.iter().find(|file| file.shard == shard)
+    }
+
+    /// The vector of an image by the gallery's model.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for files that cannot be read; a store that does not answer.
+    pub async fn vector_of(&self, image_id: &str) -> Result<Option<Vec<f32>>, WorkerError> {
+        let Some(file) = self.file_of(image_id) else { return Ok(None) };
+        let reader = file.open(&self.work).await?;
+        let rows = reader.read(&["image_id", "status", "model"]).await?;
+        let columns = Columns::new(Artifact::ImageEmbeddings, &rows);
+        let [ids, status, model] = ["image_id", "status", "model"].map(|name| columns.text(name));
+        let (ids, status, model) = (ids.map_err(broken)?, status.map_err(broken)?, model.map_err(broken)?);
+        let is_it =
+            |row: &usize| ids.value(*row) == image_id && status.value(*row) == "ok" && model.value(*row) == self.model;
+        let Some(row) = (0..rows.num_rows()).find(is_it) else { return Ok(None) };
+        let batch = reader.read_rows(&["embedding"], &[row]).await?;
+        let vectors = Columns::new(Artifact::ImageEmbeddings, &batch).vectors("embedding").map_err(broken)?;
+        Ok(vectors.into_iter().next())
+    }
+
+    /// Why an image cannot be used, where the tables tell; `None`: they do not know it, or nothing is wrong with it.
+    ///
+    /// # Errors
+    /// As [`vector_of`](Self::vector_of).
+    pub async fn trouble_with(&self, image_id: &str) -> Result<Option<String>, WorkerError> {
+        let shard = shard_of(image_id, self.shards);
+        for table in [&self.geotags, &self.images] {
+            let Some(part) = table.part(shard) else { continue };
+            let rows = PartReader::open(&self.work, table.artifact, part).await?.read(&["image_id", "error"]).await?;
+            let columns = Columns::new(table.artifact, &rows);
+            let (ids, why) = (columns.text("image_id").map_err(broken)?, columns.text("error").map_err(broken)?);
+            let row = (0..rows.num_rows()).find(|row| ids.value(*row) == image_id);
+            if let Some(why) = row.and_then(|row| option_text(why, row)) {
+                return Ok(Some(why.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Some image that can be searched with.
+    ///
+    /// # Errors
+    /// As [`vector_of`](Self::vector_of).
+    pub async fn some_image(&self) -> Result<Option<String>, WorkerError> {
+        for file in &self.vectors {
+            let rows = file.open(&self.work).await?.read(&["image_id", "status", "model"]).await?;
+            let columns = Columns::new(Artifact::ImageEmbeddings, &rows);
+            let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+            if let Some(row) = (0..rows.num_rows()).find(|row| status.value(*row) == "ok") {
+                return Ok(Some(ids.value(row).to_owned()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Digest of the model that made the vectors in some files: of a table as it was once, which nothing else tells.
+///
+/// # Errors
+/// As [`Gallery::vector_of`].
+pub async fn model_of_vectors(work: &WorkStore, files: &[VectorFile]) -> Result<Option<String>, WorkerError> {
+    for file in files {
+        let rows = file.open(work).await?.read(&["model"]).await?;
+        let models = Columns::new(Artifact::ImageEmbeddings, &rows).text("model").map_err(broken)?;
+        if let Some(model) = models.iter().flatten().next() {
+            return Ok(Some(model.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Good rows of some images in a table, where it has them: their ids, in the order of the rows, and the columns.
+async fn rows_of(
+    work: &WorkStore,
+    table: &PinnedTable,
+    shard: u32,
+    wanted: &[&str],
+    columns: &[&str],
+) -> Result<Option<(Vec<String>, RecordBatch)>, WorkerError> {
+    let Some(part) = table.part(shard) else { return Ok(None) };
+    let reader = PartReader::open(work, table.artifact, part).await?;
+    let all = reader.read(&["image_id", "status"]).await?;
+    let identity = Columns::new(table.artifact, &all);
+    let (ids, status) = (identity.text("image_id").map_err(broken)?, identity.text("status").map_err(broken)?);
+    let rows: Vec<usize> =
+        (0..all.num_rows()).filter(|&row| status.value(row) == "ok" && wanted.contains(&ids.value(row))).collect();
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let found = rows.iter().map(|row| ids.value(*row).to_owned()).collect();
+    Ok(Some((found, reader.read_rows(columns, &rows).await?)))
+}

@@ -1,0 +1,142 @@
+//! One pass over all vectors. In memory are one row group of vectors, and the ids of one shard where images are left out,
+//! for each shard that is read side by side.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::Array;
+use futures::{StreamExt, TryStreamExt};
+use manifests::Artifact;
+use manifests::plan::PinnedTable;
+use stages::search::{Top, similarity};
+use stages::table::Columns;
+
+use super::filter::Filter;
+use super::found::{FACTS, facts};
+use super::{Gallery, VectorFile, broken};
+use crate::error::WorkerError;
+use crate::parts::PartReader;
+
+/// What a pass found.
+#[derive(Debug, Clone)]
+pub struct Scan {
+    /// The best images.
+    pub top: Top<()>,
+    /// Images that were compared with the query.
+    pub compared: u64,
+    /// Images whose vector is by another model than the gallery's: they were not.
+    pub outdated: u64,
+}
+
+/// Compares a query with the vectors of all images that a filter wants, and keeps the `most` best. The result does not
+/// depend on how many shards are read side by side.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for files that cannot be read, or hold vectors of another width; a store that does not answer.
+pub async fn scan(gallery: &Arc<Gallery>, query: &[f32], filter: &Filter, most: usize) -> Result<Scan, WorkerError> {
+    let (query, filter): (Arc<[f32]>, _) = (query.into(), Arc::new(filter.clone()));
+    let mut shards = futures::stream::iter(gallery.vectors.clone())
+        .map(|file| {
+            let (gallery, query, filter) = (gallery.clone(), query.clone(), filter.clone());
+            let scanned = tokio::spawn(async move { scan_shard(&gallery, &file, &query, &filter, most).await });
+            async move { scanned.await.map_err(|e| WorkerError::Broken(format!("search: {e}")))? }
+        })
+        .buffered(gallery.at_once.max(1));
+    let mut all = Scan { top: Top::new(most), compared: 0, outdated: 0 };
+    while let Some(shard) = shards.try_next().await? {
+        all.top.merge(shard.top);
+        all.compared += shard.compared;
+        all.outdated += shard.outdated;
+    }
+    Ok(all)
+}
+
+async fn scan_shard(
+    gallery: &Gallery,
+    file: &VectorFile,
+    query: &[f32],
+    filter: &Filter,
+    most: usize,
+) -> Result<Scan, WorkerError> {
+    let wanted = wanted(gallery, file.shard, filter).await?;
+    let mut scan = Scan { top: Top::new(most), compared: 0, outdated: 0 };
+    if wanted.as_ref().is_some_and(BTreeSet::is_empty) {
+        return Ok(scan);
+    }
+    let reader = file.open(&gallery.work).await?;
+    for row_group in 0..reader.row_groups().len() {
+        let batch = reader.read_row_group(&["image_id", "status", "model", "embedding"], row_group).await?;
+        let columns = Columns::new(Artifact::ImageEmbeddings, &batch);
+        let [ids, status, model] = ["image_id", "status", "model"].map(|name| columns.text(name));
+        let (ids, status, model) = (ids.map_err(broken)?, status.map_err(broken)?, model.map_err(broken)?);
+        let vectors = columns.vectors("embedding").map_err(broken)?;
+        for (row, vector) in vectors.iter().enumerate().filter(|(row, _)| status.value(*row) == "ok") {
+            let id = ids.value(row);
+            let is_wanted = wanted.as_ref().is_none_or(|wanted| wanted.contains(id));
+            if !is_wanted || filter.without.as_deref() == Some(id) {
+                continue;
+            }
+            if model.value(row) != gallery.model {
+                scan.outdated += 1;
+                continue;
+            }
+            let score = similarity(query, vector);
+            if vector.len() != query.len() || !score.is_finite() {
+                return Err(WorkerError::Broken(format!(
+                    "image {id} of {}: its vector has {} numbers and the query {}, or one is not finite; \
+                     `urbancross verify` tells damage, and `urbancross run` makes outdated rows again",
+                    gallery.country,
+                    vector.len(),
+                    query.len()
+                )));
+            }
+            scan.compared += 1;
+            scan.top.offer(score, id, || ());
+        }
+    }
+    Ok(scan)
+}
+
+/// Ids of a shard that a filter wants; `None`: all of them.
+async fn wanted(gallery: &Gallery, shard: u32, filter: &Filter) -> Result<Option<BTreeSet<String>>, WorkerError> {
+    let mut wanted: Option<BTreeSet<String>> = None;
+    if filter.asks_geotags() {
+        let columns: Vec<&str> = ["image_id", "status"].into_iter().chain(FACTS).collect();
+        let mut ids = BTreeSet::new();
+        if let Some(reader) = open(gallery, &gallery.geotags, shard).await? {
+            for row_group in 0..reader.row_groups().len() {
+                let batch = reader.read_row_group(&columns, row_group).await?;
+                let columns = Columns::new(Artifact::Geotags, &batch);
+                let image_ids = columns.text("image_id").map_err(broken)?;
+                let status = columns.text("status").map_err(broken)?;
+                let good = facts(&batch).map_err(broken)?.into_iter().enumerate();
+                let good = good.filter(|(row, facts)| status.value(*row) == "ok" && filter.wants(facts));
+                ids.extend(good.map(|(row, _)| image_ids.value(row).to_owned()));
+            }
+        }
+        wanted = Some(ids);
+    }
+    if let Some(split) = &filter.split {
+        let mut ids = BTreeSet::new();
+        if let Some(reader) = open(gallery, &gallery.splits, shard).await? {
+            let batch = reader.read(&["image_id", "split"]).await?;
+            let columns = Columns::new(Artifact::Splits, &batch);
+            let (image_ids, splits) =
+                (columns.text("image_id").map_err(broken)?, columns.text("split").map_err(broken)?);
+            let is_of = |row: &usize| !splits.is_null(*row) && splits.value(*row) == split;
+            ids.extend((0..batch.num_rows()).filter(is_of).map(|row| image_ids.value(row).to_owned()));
+        }
+        if let Some(wanted) = &wanted {
+            ids.retain(|id| wanted.contains(id));
+        }
+        wanted = Some(ids);
+    }
+    Ok(wanted)
+}
+
+async fn open(gallery: &Gallery, table: &PinnedTable, shard: u32) -> Result<Option<PartReader>, WorkerError> {
+    match table.part(shard) {
+        Some(part) => PartReader::open(&gallery.work, table.artifact, part).await.map(Some),
+        None => Ok(None),
+    }
+}

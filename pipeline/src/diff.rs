@@ -1,6 +1,7 @@
 //! `urbancross diff`: what of a build is another than it was at a moment, and why.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta};
+use manifests::plan::PinnedTable;
 use manifests::words::count;
 use manifests::{Artifact, paths};
 use serde::Serialize;
@@ -88,8 +89,8 @@ impl Since {
 /// What has become of all tables since a moment; of each at most so many changed rows are shown.
 ///
 /// # Errors
-/// [`WorkerError::Configuration`] for a version that never was; [`WorkerError::Broken`] where old parts are gone, as after
-/// `gc`; a store that does not answer.
+/// [`WorkerError::Configuration`] for a version that never was, and where old parts are gone, as after `gc`; a store that does
+/// not answer.
 pub async fn diff(build: &Build, since: &Since, examples: usize) -> Result<Diff, WorkerError> {
     let (began, until) = moments(build, since).await?;
     let mut millis = began;
@@ -106,14 +107,14 @@ pub async fn diff(build: &Build, since: &Since, examples: usize) -> Result<Diff,
             _ => version_at(build, stage.output, millis).await?,
         };
         let before = match version {
-            None => manifests::plan::PinnedTable::empty(stage.output),
+            None => PinnedTable::empty(stage.output),
             version => build.tables.pin(stage.output, &build.spec.country, version).await?,
         };
+        still_there(build, stage.name, &before, &after).await?;
         // of a table that was not there everything is new: nothing says more than its number
         let shown = if before.version.is_some() { examples } else { 0 };
         let changes = changes::between(&build.work, stage.output, (&before, &after), shown).await;
-        let changes = changes.map_err(|error| cleared(error, stage.name))?;
-        tables.push(TableDiff { step: stage.name, before: before.version, after: after.version, changes });
+        tables.push(TableDiff { step: stage.name, before: before.version, after: after.version, changes: changes? });
     }
     let recall = RecallDiff {
         before: evaluated_at(build, until).await?.map(|evaluation| evaluation.mean_recall()),
@@ -122,12 +123,18 @@ pub async fn diff(build: &Build, since: &Since, examples: usize) -> Result<Diff,
     Ok(Diff { since: clock::at((began / 1000).max(0) as u64), tables, recall })
 }
 
-fn cleared(error: WorkerError, step: &str) -> WorkerError {
-    match error {
-        WorkerError::Broken(why) => WorkerError::Broken(format!(
-            "{step}: {why}. Files of old versions go when `urbancross gc` deletes them: ask for a later moment"
-        )),
-        other => other,
+/// Whether all files of an old version that have to be read are there.
+async fn still_there(build: &Build, step: &str, before: &PinnedTable, after: &PinnedTable) -> Result<(), WorkerError> {
+    let mut replaced = before.clone();
+    replaced.parts.retain(|part| after.part(part.shard) != Some(part));
+    let lost = workers::parts::lost(&build.work, &replaced, &build.spec.country).await?;
+    match lost.is_empty() {
+        true => Ok(()),
+        false => Err(WorkerError::Configuration(format!(
+            "{step}: {} of its version {} were cleared away, as by `urbancross gc`; ask for a later moment",
+            count(lost.len(), "part"),
+            before.version.unwrap_or_default()
+        ))),
     }
 }
 

@@ -44,6 +44,10 @@ fn an_edit_shows_by_table_with_its_cause_and_its_captions() {
     let now: Value = serde_json::from_str(&ends(&call(&["diff", &spec, "--since", "0m", "--json"]), 0)).unwrap();
     let quiet = |table: &Value| table["before"] == table["after"] && table["changes"]["changed"] == 0;
     assert!(now["tables"].as_array().unwrap().iter().all(quiet), "{now}");
+    // what is gone cannot be compared
+    ends(&call(&["gc", &spec, "--delete", "--keep-days", "0"]), 0);
+    let gone = ends(&call(&["diff", &spec, "--since", "captions@1"]), 65);
+    assert!(gone.contains("ask for a later moment") && !gone.contains("damaged"), "{gone}");
 }
 
 #[test]

@@ -133,6 +133,9 @@ impl Answers {
                 "",
                 "[score]",
                 r#"clip = "openai/clip-vit-large-patch14""#,
+                "max_segments = 6",
+                "min_similarity = 0.2",
+                "min_area_share = 0.005",
                 "",
                 "[model]",
                 r#"preset = "vit-l-14""#,
@@ -145,6 +148,8 @@ impl Answers {
                 "epochs = 15",
                 "batch = 40",
                 "learning_rate = 1e-5",
+                r#"schedule = "step"       # x 0.3 every 10 epochs"#,
+                "warmup_share = 0.0",
                 "segments_per_image = 6",
                 "recompute_activations = true   # changes no number: memory of one block instead of all",
             ],
@@ -216,6 +221,18 @@ mod tests {
                 assert_eq!((&spec.country, &spec.source.url), (&answers.country, &answers.source));
                 assert_eq!(spec.model.preset.name() == "vit-l-14", scale == Scale::Paper);
             }
+        }
+    }
+
+    /// Whoever answers gets what the specs that come along say.
+    #[test]
+    fn finland_is_the_finland_of_the_manifests() {
+        for (scale, manifest) in [(Scale::Light, "light/countries"), (Scale::Paper, "countries")] {
+            let path = format!("{}/../manifests/{manifest}/finland.toml", env!("CARGO_MANIFEST_DIR"));
+            let work = ["work.url=\"work\"".to_owned()];
+            let known = BuildSpec::parse(&std::fs::read_to_string(&path).unwrap(), &path, &work).unwrap();
+            let made = BuildSpec::parse(&answers(Kind::Skyscript, scale).spec_text(), "build.toml", &work).unwrap();
+            assert_eq!(made.to_toml(), known.to_toml(), "{manifest}");
         }
     }
 

@@ -35,6 +35,14 @@ echo "recall of 20,000 x 20,000 x 512, ours:"
 target/debug/examples/recall_rate
 if has numpy; then echo "recall of 20,000 x 20,000 x 512, NumPy:"; python3 tests/peers/recall_peer.py; fi
 
+# beyond a million the vectors need 4.5 KB of disk and 2 KB of memory each
+for rows in ${INDEX_ROWS:-10000 100000 1000000}; do
+    mkdir "$work/index"
+    target/debug/examples/index_rate "$work/index" "$rows"
+    if has faiss; then python3 tests/peers/index_peer.py "$work/index"; fi
+    rm -rf "$work/index"
+done
+
 for round in 1 2 3; do
     echo "ViT-B/32, batch 32, ours:"; target/debug/device-check clip-rate vit-b-32 32 77 1 image,train
     if has open_clip; then echo "ViT-B/32, batch 32, PyTorch:"; python3 tests/peers/clip_peer.py --rounds 1; fi

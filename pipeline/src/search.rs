@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::Artifact;
+use manifests::words::count;
 use serde::Serialize;
 use stages::search::{QueryEncoder, Top};
 use stages::stage::StageContext;
 use workers::WorkerError;
-use workers::search::{Filter, Found, Gallery, scan};
+use workers::search::index::Index;
+use workers::search::{Filter, Found, Gallery, VectorFile, scan};
 
 use crate::build::Build;
 use crate::page::thumbnails;
@@ -21,6 +23,9 @@ pub use model::{Adapted, SearchModel};
 
 /// More answers than anybody looks at.
 pub const MOST_FOUND: usize = 1000;
+
+/// Files of vectors that are copied to this machine together take at least so much.
+const INDEXED_BYTES: u64 = 256 << 20;
 
 /// What is searched for.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,6 +43,17 @@ pub enum Query {
     },
     /// An image of the builds, by its id. It is not among the answers.
     Like(String),
+}
+
+/// When vectors are copied to this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Indexing {
+    /// If there are very many.
+    Auto,
+    /// However few there are.
+    Always,
+    /// Never: the tables are read.
+    Never,
 }
 
 /// A search.
@@ -108,12 +124,33 @@ impl<'b> Searcher<'b> {
         Ok(Self { model, galleries: vec![Arc::new(gallery)], builds: vec![build], encoder: None })
     }
 
+    /// Copies vectors into the index of this machine, so that searches take a fraction of the time; answers are the same.
+    ///
+    /// # Errors
+    /// Vectors or a store that cannot be read.
+    pub async fn index(&mut self, when: Indexing, progress: &Progress) -> Result<(), WorkerError> {
+        for gallery in &mut self.galleries {
+            let bytes: u64 = gallery.vectors.iter().map(VectorFile::size_bytes).sum();
+            if when == Indexing::Never || (when == Indexing::Auto && bytes < INDEXED_BYTES) {
+                continue;
+            }
+            let announce = |files: usize| {
+                let what = count(files, "file of vectors");
+                progress
+                    .note(&format!("{}: copying {what} to this machine, for this and later searches", gallery.country));
+            };
+            let index = Index::open(gallery, announce).await?;
+            *gallery = Arc::new(Gallery { index: Arc::new(index), ..gallery.as_ref().clone() });
+        }
+        Ok(())
+    }
+
     /// Countries that can be searched.
     pub fn countries(&self) -> impl Iterator<Item = &str> {
         self.galleries.iter().map(|gallery| gallery.country.as_str())
     }
 
-    /// Searches. Everything is compared with everything: the answers are exact.
+    /// Searches. The answers are those of a comparison with everything: exact.
     ///
     /// # Errors
     /// [`WorkerError::Configuration`] for what cannot be searched for, with what can; tables or a store that cannot be

@@ -1,6 +1,8 @@
 //! Search by a trained model: a text or a picture becomes a vector of length one, and the best images are those whose
 //! vectors are closest to it.
 
+mod quantised;
+mod shortlist;
 mod top;
 
 use models::dual_encoder::DualEncoder;
@@ -14,6 +16,8 @@ use crate::stage::{StageContext, StageError};
 use crate::text_embeddings::{encode_texts, load_tokenizer};
 use crate::train_rows::TrainRow;
 
+pub use quantised::{Quantised, QuantisedQuery, quantise};
+pub use shortlist::Shortlist;
 pub use top::{Scored, Top, similarity};
 
 const NAME: &str = "search";

@@ -5,6 +5,7 @@ pub mod adapt;
 pub mod archive;
 pub mod assignment;
 mod backoff;
+mod cache_folder;
 pub mod cause;
 pub mod changes;
 pub mod claims;

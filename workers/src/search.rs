@@ -5,8 +5,11 @@
 
 mod filter;
 mod found;
+pub mod index;
 mod kept;
 mod scan;
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use manifests::plan::PinnedTable;
@@ -27,7 +30,7 @@ fn broken(error: TableError) -> WorkerError {
 }
 
 /// A file that holds vectors of a shard's images, in the columns of `image_embeddings`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VectorFile {
     /// Number of the shard.
     pub shard: u32,
@@ -40,6 +43,11 @@ impl VectorFile {
     pub fn of_table(part: &PartFile) -> Self {
         let path = format!("{}/{}", paths::table(Artifact::ImageEmbeddings), part.path);
         Self { shard: part.shard, path, size_bytes: part.size_bytes }
+    }
+
+    /// Its size.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
     }
 
     async fn open(&self, work: &WorkStore) -> Result<PartReader, WorkerError> {
@@ -70,6 +78,8 @@ pub struct Gallery {
     pub captions: PinnedTable,
     /// The images themselves.
     pub images: PinnedTable,
+    /// Copies of vectors on this machine, of all or some.
+    pub index: Arc<index::Index>,
 }
 
 impl Gallery {

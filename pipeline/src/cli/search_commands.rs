@@ -18,7 +18,7 @@ use crate::build::Build;
 use crate::clock::now;
 use crate::page::search as page;
 use crate::progress::Progress;
-use crate::search::{Adapted, Answer, MOST_FOUND, Query, Question, SearchModel, Searcher};
+use crate::search::{Adapted, Answer, Indexing, MOST_FOUND, Query, Question, SearchModel, Searcher};
 use crate::terminal::{Graphics, kitty, plain};
 use crate::{aside, say};
 
@@ -86,6 +86,13 @@ pub(super) struct SearchArgs {
         help = "Images to show"
     )]
     top: usize,
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Indexing::Auto,
+        help = "Keep copies of the vectors on this machine, for fast searches; auto: if there are very many"
+    )]
+    index: Indexing,
     #[arg(long, value_name = "FILE", help = "Also write a page with the pictures here")]
     html: Option<PathBuf>,
     #[arg(long, help = "Machine-readable output")]
@@ -132,6 +139,7 @@ pub(super) async fn search(args: SearchArgs) -> Result<()> {
         (None, ..) => return Err(WorkerError::Broken("no model was chosen".into()).into()),
         (Some(model), ..) => Searcher::open(model, &builds, &progress).await?,
     };
+    searcher.index(args.index, &progress).await?;
     let answer = searcher.search(&question).await?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&answer)?);

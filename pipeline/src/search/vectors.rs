@@ -1,5 +1,7 @@
 //! Where the vectors of a build's images by a model come from: its table, or what searches keep.
 
+use std::sync::Arc;
+
 use manifests::plan::PinnedTable;
 use manifests::words::count;
 use manifests::{Artifact, digest};
@@ -84,6 +86,7 @@ async fn assemble(build: &Build, vectors: Vec<VectorFile>, model: String) -> Res
         splits: table(Artifact::Splits),
         captions: table(Artifact::Captions),
         images: table(Artifact::Images),
+        index: Arc::default(),
     })
 }
 

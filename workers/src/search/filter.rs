@@ -64,6 +64,11 @@ pub(super) struct Facts {
 }
 
 impl Filter {
+    /// Whether tables must be read to know which images are looked at.
+    pub(super) fn asks(&self) -> bool {
+        self.asks_geotags() || self.split.is_some()
+    }
+
     /// Whether an image's place, time, resolution or tags matter.
     pub(super) fn asks_geotags(&self) -> bool {
         self.near.is_some() || self.years.is_some() || self.gsd_meters.is_some() || !self.tags.is_empty()

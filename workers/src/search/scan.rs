@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use arrow::array::Array;
 use futures::{StreamExt, TryStreamExt};
-use manifests::Artifact;
 use manifests::plan::PinnedTable;
+use manifests::{Artifact, shard_of};
 use stages::search::{Top, similarity};
 use stages::table::Columns;
 
 use super::filter::Filter;
 use super::found::{FACTS, facts};
+use super::index::look;
 use super::{Gallery, VectorFile, broken};
 use crate::error::WorkerError;
 use crate::parts::PartReader;
@@ -28,40 +29,80 @@ pub struct Scan {
     pub outdated: u64,
 }
 
-/// Compares a query with the vectors of all images that a filter wants, and keeps the `most` best. The result does not
-/// depend on how many shards are read side by side.
+/// Compares a query with the vectors of all images that a filter wants, and keeps the `most` best. The result depends
+/// neither on how many shards are read side by side nor on which of them the gallery's index has.
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for files that cannot be read, or hold vectors of another width; a store that does not answer.
 pub async fn scan(gallery: &Arc<Gallery>, query: &[f32], filter: &Filter, most: usize) -> Result<Scan, WorkerError> {
     let (query, filter): (Arc<[f32]>, _) = (query.into(), Arc::new(filter.clone()));
-    let mut shards = futures::stream::iter(gallery.vectors.clone())
+    let mut all = Scan { top: Top::new(most), compared: 0, outdated: 0 };
+    let mut left = gallery.vectors.clone();
+    if !filter.asks() {
+        // nothing need be read of any shard: one look at all that the index has
+        let (indexed, others) = left.into_iter().partition(|file| gallery.index.of(file).is_some());
+        left = others;
+        match look_at(gallery, indexed, &query, &filter, most, None).await? {
+            Ok(found) => all.add(found),
+            Err(files) => left.extend(files),
+        }
+    }
+    let mut shards = futures::stream::iter(left)
         .map(|file| {
             let (gallery, query, filter) = (gallery.clone(), query.clone(), filter.clone());
-            let scanned = tokio::spawn(async move { scan_shard(&gallery, &file, &query, &filter, most).await });
+            let scanned = tokio::spawn(async move { scan_shard(&gallery, file, &query, &filter, most).await });
             async move { scanned.await.map_err(|e| WorkerError::Broken(format!("search: {e}")))? }
         })
         .buffered(gallery.at_once.max(1));
-    let mut all = Scan { top: Top::new(most), compared: 0, outdated: 0 };
     while let Some(shard) = shards.try_next().await? {
-        all.top.merge(shard.top);
-        all.compared += shard.compared;
-        all.outdated += shard.outdated;
+        all.add(shard);
     }
     Ok(all)
 }
 
+impl Scan {
+    fn add(&mut self, other: Scan) {
+        self.top.merge(other.top);
+        self.compared += other.compared;
+        self.outdated += other.outdated;
+    }
+}
+
+/// What the index finds among files that it has, on a thread that computes; the files themselves if it cannot tell.
+async fn look_at(
+    gallery: &Arc<Gallery>,
+    files: Vec<VectorFile>,
+    query: &Arc<[f32]>,
+    filter: &Arc<Filter>,
+    most: usize,
+    wanted: Option<BTreeSet<String>>,
+) -> Result<Result<Scan, Vec<VectorFile>>, WorkerError> {
+    let (index, query, filter, shards) = (gallery.index.clone(), query.clone(), filter.clone(), gallery.shards);
+    let looked = tokio::task::spawn_blocking(move || {
+        let without = |file: &VectorFile| filter.without.as_deref().filter(|id| shard_of(id, shards) == file.shard);
+        let indexed = files.iter().map(|file| Some((index.of(file)?.as_ref(), wanted.as_ref(), without(file))));
+        let found = indexed.collect::<Option<Vec<_>>>().and_then(|indexed| look(&indexed, &query, most));
+        found.ok_or(files)
+    });
+    looked.await.map_err(|e| WorkerError::Broken(format!("search: {e}")))
+}
+
 async fn scan_shard(
-    gallery: &Gallery,
-    file: &VectorFile,
-    query: &[f32],
-    filter: &Filter,
+    gallery: &Arc<Gallery>,
+    file: VectorFile,
+    query: &Arc<[f32]>,
+    filter: &Arc<Filter>,
     most: usize,
 ) -> Result<Scan, WorkerError> {
     let wanted = wanted(gallery, file.shard, filter).await?;
     let mut scan = Scan { top: Top::new(most), compared: 0, outdated: 0 };
     if wanted.as_ref().is_some_and(BTreeSet::is_empty) {
         return Ok(scan);
+    }
+    if gallery.index.of(&file).is_some()
+        && let Ok(found) = look_at(gallery, vec![file.clone()], query, filter, most, wanted.clone()).await?
+    {
+        return Ok(found);
     }
     let reader = file.open(&gallery.work).await?;
     for row_group in 0..reader.row_groups().len() {

@@ -10,6 +10,8 @@ use manifests::weights::{ENDINGS, FilePin};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cache_folder;
+
 /// Written last: a folder without it may be half fetched.
 const COMPLETE: &str = ".complete";
 
@@ -28,14 +30,8 @@ struct Stamp {
 }
 
 impl Cache {
-    /// `URBANCROSS_CACHE`, or `urbancross` in the user's cache folder.
     pub(super) fn from_env() -> Cache {
-        let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let root = named("URBANCROSS_CACHE")
-            .or_else(|| named("XDG_CACHE_HOME").map(|p| p.join("urbancross")))
-            .or_else(|| named("HOME").map(|p| p.join(".cache/urbancross")))
-            .unwrap_or_else(|| std::env::temp_dir().join("urbancross-cache"));
-        Cache { root }
+        Cache { root: cache_folder::root() }
     }
 
     #[cfg(test)]

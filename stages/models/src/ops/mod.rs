@@ -9,6 +9,7 @@ pub(crate) mod activation;
 mod attention;
 mod backward;
 mod block;
+mod byte_products;
 mod conv;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -40,6 +41,7 @@ pub use activation::{Activation, activation};
 pub use attention::attention;
 pub use backward::backward_from;
 pub use block::{Block, transformer_block};
+pub use byte_products::{byte_products, widest};
 pub use conv::conv2d;
 #[cfg(feature = "cuda")]
 pub use cuda::{AdamWParameter, AdamWStep, adamw, move_averages, norm};

@@ -7,6 +7,7 @@
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make slurm-test    builds on a real Slurm of three nodes on this machine (apt: slurmctld slurmd slurm-client munge)
 # make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
+# make install       the program without debug information, man pages and completions below PREFIX (~/.local)
 # make gate-full     the whole gate, long forms too, before a release
 # make gpu-bundle DIR=…  what a machine with a GPU needs for tests/gpu-check.sh (needs a CUDA toolkit, see docs/gpu.md)
 
@@ -16,10 +17,22 @@ REAL      ?= real-out
 TILES     ?= 420
 SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test
+PREFIX    ?= $(HOME)/.local
+
+.PHONY: install demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test
 
 binary:
 	cargo build --locked --workspace --bins
+
+install:
+	cargo build --locked --release --package pipeline
+	install -D target/release/urbancross $(DESTDIR)$(PREFIX)/bin/urbancross
+	target/release/urbancross man --out $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	target/release/urbancross completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/urbancross
+	target/release/urbancross completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_urbancross
+	target/release/urbancross completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/urbancross.fish
 
 demo: binary
 	URBANCROSS=$(abspath $(URBANCROSS)) TILES=$(TILES) deploy/demo.sh $(DEMO)

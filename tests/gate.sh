@@ -14,12 +14,17 @@ export CARGO_TERM_COLOR=never
 suites=(
     "chaos 4 manifests workers stages/src pipeline/src tests/src tests/chaos Cargo.lock"
     "slurm 8 manifests workers pipeline/src pipeline/engines tests/slurm tests/tests/slurm.rs Cargo.lock"
+    "notebook 5 docs/guide/tour.ipynb tests/python.sh pipeline/src workers/src/export workers/src/search"
     "cuda 15 stages/models stages/training workers/ranks pipeline/src tests/device tests/gpu-on-cpu tests/cuda.sh Cargo.lock"
 )
 
 chaos() { make chaos; }
 
 slurm() { make slurm-test; }
+
+notebook() { tests/python.sh notebook; }
+
+wheel() { tests/python.sh wheel; }
 
 # what goes to GPUs compiles, and runs on a GPU that is the CPU: with NVIDIA's toolkit, where there is one
 cuda() {
@@ -87,6 +92,7 @@ full)
     run always 30
     each_suite all
     run elsewhere 15
+    run wheel 30
     make chaos-long
     make fuzz SECONDS=60
     git rev-parse HEAD > "$passed"

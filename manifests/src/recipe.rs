@@ -166,15 +166,32 @@ pub fn decide(committed: Option<&CommittedRow>, wanted: Option<&RecipeParts>, re
     Some(RowAction::Compute(reason))
 }
 
-/// The differences between a committed row and what is wanted, one readable line each.
-pub fn differences(committed: &CommittedRow, wanted: &RecipeParts) -> Vec<String> {
-    let mut lines = Vec::new();
+/// Input fields whose digests differ: the field, as `artifact.field`, the digest of the committed row (`None`: it was not
+/// read then) and the one that is wanted.
+pub fn changed_inputs(committed: &CommittedRow, wanted: &RecipeParts) -> Vec<(String, Option<Digest>, Digest)> {
     let old: BTreeMap<String, Digest> = serde_json::from_str(&committed.inputs).unwrap_or_default();
-    for (field, new_digest) in &wanted.inputs {
-        match old.get(field) {
-            Some(old_digest) if old_digest == new_digest => {}
-            Some(old_digest) => lines.push(format!("{field}: {} → {}", brief(old_digest), brief(new_digest))),
-            None => lines.push(format!("{field}: not read before")),
+    let fields = wanted.inputs.iter().filter(|(field, new)| old.get(*field) != Some(*new));
+    fields.map(|(field, new)| (field.clone(), old.get(field).cloned(), new.clone())).collect()
+}
+
+/// The differences between a committed row and what is wanted, one readable line each. `value` gives what a field of an
+/// input was where it had a digest, if that is known; otherwise the digest is shown.
+pub fn differences(
+    committed: &CommittedRow,
+    wanted: &RecipeParts,
+    value: impl Fn(&str, &str) -> Option<String>,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (field, old, new) in changed_inputs(committed, wanted) {
+        let Some(old) = old else {
+            lines.push(format!("{field}: not read before"));
+            continue;
+        };
+        match (value(&field, &old), value(&field, &new)) {
+            (Some(old), Some(new)) if old != new => {
+                lines.extend([format!("{field} was {old}"), format!("{field} is  {new}")]);
+            }
+            _ => lines.push(format!("{field}: {} → {}", brief(&old), brief(&new))),
         }
     }
     if committed.model != wanted.model {
@@ -299,6 +316,6 @@ mod tests {
         let row = committed(&wanted());
         let mut parts = wanted();
         parts.parameters = r#"{"max":8}"#.into();
-        assert_eq!(differences(&row, &parts), ["parameter max: 6 → 8"]);
+        assert_eq!(differences(&row, &parts, |_, _| None), ["parameter max: 6 → 8"]);
     }
 }

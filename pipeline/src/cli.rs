@@ -6,6 +6,7 @@ mod cluster_commands;
 mod command;
 mod export_commands;
 mod init_commands;
+mod install_commands;
 mod numbers;
 mod report_commands;
 mod schema;
@@ -109,7 +110,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             build_commands::plan(&spec, options, asked, json).await
         }
         Command::Simulate { spec, args } => simulate_commands::simulate(&spec, args).await,
-        Command::Run { spec, options, steps, metrics } => {
+        Command::Run { spec, options, steps, metrics, json: _ } => {
             metrics.serve().await?;
             build_commands::run(&spec, options, steps).await
         }
@@ -175,6 +176,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Init { args } => init_commands::init(args),
+        Command::Man { out } => install_commands::man(&out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "urbancross", &mut script);

@@ -1,5 +1,7 @@
 //! `urbancross explain`: why a row is as it is, what a shard holds, what a stage does.
 
+mod past;
+
 use std::collections::BTreeMap;
 
 use manifests::plan::PinnedTable;
@@ -19,6 +21,7 @@ use crate::plan::{Model, model_of, uncounted_plan};
 use crate::preview::{PlanLine, preview, preview_shard};
 use crate::settled;
 use crate::trainings::{Outlook, TrainingState};
+use past::{Past, in_words, said};
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 ///
@@ -227,7 +230,14 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             lines.push(format!("{:18}   {error}", ""));
         }
         if let (None, RowAction::Compute(_), Some(wanted)) = (above, &action, &recipe) {
-            lines.extend(differences(&committed.row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));
+            let artifacts = stage.inputs.iter().map(|input| input.artifact);
+            let past = Past::of(build, artifacts, image_id).await?;
+            let differences = differences(&committed.row, wanted, |field, digest| past.value(field, digest));
+            lines.extend(differences.into_iter().map(|d| format!("{:18}   {d}", "")));
+        }
+        if workers::changes::is_shown(stage.output) && stage.output != Artifact::Splits {
+            let said = said(build, stage.output, image_id).await?;
+            lines.extend(in_words(&said).into_iter().map(|words| format!("{:18}   {words}", "")));
         }
     }
     if !lines.is_empty() {

@@ -26,6 +26,31 @@ pub enum LogFormat {
     Json,
 }
 
+/// How much is said, and where.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manner {
+    /// How words are written.
+    pub format: LogFormat,
+    /// Whether objects go to standard output: they are what the command is asked for.
+    pub on_output: bool,
+    /// Whether only warnings and errors are said.
+    pub quiet: bool,
+    /// 0: what matters; 1: also what each part does; 2 and more: every detail.
+    pub verbose: u8,
+}
+
+impl Manner {
+    /// Which words of which modules are heard.
+    fn filter(&self) -> &'static str {
+        match (self.quiet, self.verbose, self.format) {
+            (true, ..) | (false, 0, LogFormat::Text) => "warn,delta_kernel=off",
+            (false, 0, LogFormat::Json) => "warn,workers=info,pipeline=info,delta_kernel=off",
+            (false, 1, _) => "warn,workers=info,pipeline=info,stages=info,training=info,ranks=info,delta_kernel=off",
+            (false, ..) => "info,workers=debug,pipeline=debug,stages=debug,training=debug,ranks=debug,delta_kernel=off",
+        }
+    }
+}
+
 /// Variable by which a process tells its children the format.
 pub const FORMAT: &str = "URBANCROSS_LOG_FORMAT";
 
@@ -34,6 +59,8 @@ const MOST_KEPT_BYTES: usize = 1 << 20;
 
 struct Door {
     is_json: bool,
+    on_output: bool,
+    quiet: bool,
     who: Who,
     secrets: Vec<String>,
     kept: Kept,
@@ -41,6 +68,8 @@ struct Door {
 
 static DOOR: Mutex<Door> = Mutex::new(Door {
     is_json: false,
+    on_output: false,
+    quiet: false,
     who: Who::NOBODY,
     secrets: Vec::new(),
     kept: Kept { lines: VecDeque::new(), bytes: 0 },
@@ -50,16 +79,17 @@ fn door<T>(act: impl FnOnce(&mut Door) -> T) -> T {
     act(&mut DOOR.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Opens the door, for the whole process. `URBANCROSS_LOG` says how much is told.
-pub fn begin(format: LogFormat) {
-    let is_json = format == LogFormat::Json;
+/// Opens the door, for the whole process. `URBANCROSS_LOG` says how much is told, whatever the manner.
+pub fn begin(manner: Manner) {
+    let is_json = manner.format == LogFormat::Json;
     door(|door| {
         door.is_json = is_json;
+        door.on_output = is_json && manner.on_output;
+        door.quiet = manner.quiet;
         door.who.node = Some(workers::claims::host());
         door.secrets = scrub::secrets(std::env::vars());
     });
-    let usual = if is_json { "warn,workers=info,pipeline=info,delta_kernel=off" } else { "warn,delta_kernel=off" };
-    let filter = EnvFilter::try_from_env("URBANCROSS_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let filter = EnvFilter::try_from_env("URBANCROSS_LOG").unwrap_or_else(|_| EnvFilter::new(manner.filter()));
     let registry = tracing_subscriber::registry().with(filter);
     if is_json {
         registry.with(json::JsonLines).init();
@@ -69,7 +99,7 @@ pub fn begin(format: LogFormat) {
     let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     let words = tracing_subscriber::fmt::layer().with_writer(|| Words).without_time().with_ansi(coloured);
     // which module a word comes from matters to whoever asked for more of them
-    let words = words.with_target(std::env::var_os("URBANCROSS_LOG").is_some());
+    let words = words.with_target(std::env::var_os("URBANCROSS_LOG").is_some() || manner.verbose > 0);
     // it would say so on standard error, and panic where nobody listens there
     registry.with(words.log_internal_errors(false)).init();
 }
@@ -77,6 +107,16 @@ pub fn begin(format: LogFormat) {
 /// Are lines objects?
 pub fn is_json() -> bool {
     door(|door| door.is_json)
+}
+
+/// Are the objects of this process its output?
+pub fn on_output() -> bool {
+    door(|door| door.on_output)
+}
+
+/// Are only warnings and errors said?
+pub fn is_quiet() -> bool {
+    door(|door| door.quiet)
 }
 
 /// Says once who writes the lines to come.
@@ -93,13 +133,14 @@ pub fn note(text: &str) {
             let level = if level == Some("warning") { "warn" } else { level.unwrap_or("info") };
             say(level, "note", text.trim());
         }
+        false if is_quiet() && !["error: ", "warning: "].iter().any(|level| text.starts_with(level)) => {}
         false => write(text),
     }
 }
 
 /// Says something that happened, as an object; nothing where lines are words.
 pub fn event(event: &Event<'_>) {
-    if is_json() {
+    if is_json() && !(is_quiet() && event.level == "info") {
         write(&door(|door| event.line(&door.who, &door.secrets)));
     }
 }
@@ -123,12 +164,17 @@ fn keep(text: &str) {
 
 /// Writes what nobody needs to hear: a reader who has gone changes nothing.
 fn write(text: &str) {
-    let text = door(|door| {
+    let (text, on_output) = door(|door| {
         // an object was cleaned field by field
         let text = if door.is_json { text.to_owned() } else { scrub::scrub(text, &door.secrets) };
         door.kept.add(text.clone());
-        text
+        (text, door.on_output)
     });
+    if on_output {
+        let mut stdout = std::io::stdout();
+        _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        return;
+    }
     let mut stderr = std::io::stderr();
     _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         pipeline::memory::set_allocator_hook(keep_freed_memory);
     }
     let cli = pipeline::cli::Cli::parse();
-    pipeline::logs::begin(cli.log_format());
+    pipeline::logs::begin(cli.manner());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().max_blocking_threads(FILE_THREADS).build() {
         Ok(runtime) => runtime,

@@ -26,7 +26,7 @@ impl Progress {
     /// Bars if standard error is a terminal. `quiet`: nothing at all (for `--json`).
     pub fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal() && !crate::logs::is_json();
-        Self { terminal, quiet }
+        Self { terminal, quiet: quiet || crate::logs::is_quiet() }
     }
 
     /// A line of its own.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use ::training::communicator::Solo;
 use manifests::{Artifact, BuildSpec};
+use serde::Serialize;
 use stages::{Step, Training};
 use workers::WorkerError;
 
@@ -24,7 +25,7 @@ use stage::{StageEnd, run_stage};
 pub(crate) use training::{current_or_trained, run_training};
 
 /// Rows that are left out, and where they are listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Quarantined {
     /// Name of the stage whose rows they are.
     pub stage: String,

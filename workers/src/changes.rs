@@ -1,5 +1,7 @@
 //! How a table differs between two of its versions.
 
+mod past;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, RecordBatch};
@@ -13,6 +15,8 @@ use crate::WorkerError;
 use crate::join::{COMMITTED_COLUMNS, committed_rows};
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
+
+pub use past::{Said, is_shown, past};
 
 /// How the rows of a table differ between two versions. A row of another content has *changed*; one that was computed again
 /// and came out as it was is *remade*.

@@ -71,6 +71,8 @@ pub async fn publish(tables: &Tables, plan: &Plan, finished: &[FinishedShard]) -
     let artifact = plan.output.artifact;
     let change = Change { artifact, country: plan.country.clone(), replacements: replacements.clone() };
     let committed = tables.commit(change).await?;
+    let (table, version, overtaken) = (artifact.name(), committed.version, committed.overtaken.len());
+    tracing::debug!(table, version, parts = replacements.len(), overtaken, "committed");
     let mut parts: BTreeMap<u32, PartFile> = plan.output.parts.iter().map(|p| (p.shard, p.clone())).collect();
     for replacement in replacements.into_iter().filter(|r| !committed.overtaken.contains(&r.part.shard)) {
         parts.insert(replacement.part.shard, replacement.part);

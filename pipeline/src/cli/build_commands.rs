@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use manifests::BuildSpec;
 use manifests::words::count;
+use serde::Serialize;
+use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
 use super::arguments::{RunArgs, SpecArgs, StepArgs};
@@ -164,23 +166,40 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, steps: StepArgs) -> R
     end_of_run(&build, &options, &quarantined).await
 }
 
+/// How a run that has done all has ended, for programs.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    event: &'static str,
+    quarantined: &'a [Quarantined],
+    evaluation: Option<Evaluation>,
+    report: Option<String>,
+}
+
 /// What a run that has done all says, and the page that it leaves.
 pub(super) async fn end_of_run(build: &Build, options: &RunOptions, quarantined: &[Quarantined]) -> Result<()> {
-    print_quarantine(quarantined)?;
-    if options.until.is_some() {
+    let mut outcome = Outcome { event: "outcome", quarantined, evaluation: None, report: None };
+    if options.until.is_none() {
+        let path = manifests::paths::report(&build.spec.country);
+        let changed = crate::page::changed_at(build).await?;
+        let page = crate::page::make(std::slice::from_ref(build), &[], &changed).await?;
+        // of a run with nothing to do it is the same
+        if build.work.get(&path).await?.is_none_or(|before| before != page.as_bytes()) {
+            build.work.put(&path, page.into()).await?;
+        }
+        outcome.evaluation = crate::evaluate::stored(build).await?;
+        outcome.report = Some(shown(build, &path));
+    }
+    if crate::logs::on_output() {
+        say!("{}", serde_json::to_string(&outcome)?);
         return Ok(());
     }
-    let path = manifests::paths::report(&build.spec.country);
-    let changed = crate::page::changed_at(build).await?;
-    let page = crate::page::make(std::slice::from_ref(build), &[], &changed).await?;
-    // of a run with nothing to do it is the same
-    if build.work.get(&path).await?.is_none_or(|before| before != page.as_bytes()) {
-        build.work.put(&path, page.into()).await?;
-    }
-    if let Some(evaluation) = crate::evaluate::stored(build).await? {
+    print_quarantine(quarantined)?;
+    if let Some(evaluation) = outcome.evaluation {
         report_commands::print_recall(&[evaluation])?;
     }
-    say!("report: {}", shown(build, &path));
+    if let Some(report) = outcome.report {
+        say!("report: {report}");
+    }
     Ok(())
 }
 

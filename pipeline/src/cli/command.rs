@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 use super::arguments::{
     ClusterArgs, EngineArgs, FailedArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs,
@@ -13,7 +13,7 @@ use super::numbers::within;
 use super::search_commands::SearchArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::{schema, upkeep_commands};
-use crate::logs::{FORMAT, LogFormat};
+use crate::logs::{FORMAT, LogFormat, Manner};
 
 /// More changed rows than anybody reads.
 const MOST_EXAMPLES: usize = 10_000;
@@ -29,12 +29,18 @@ pub struct Cli {
     pub(super) command: Command,
     #[arg(long, global = true, value_enum, default_value_t, env = FORMAT, help = "How progress and messages are written")]
     log: LogFormat,
+    #[arg(short, long, global = true, conflicts_with = "verbose", help = "Say only warnings and errors")]
+    quiet: bool,
+    #[arg(short, long, global = true, action = ArgAction::Count, help = "Say what each part does; twice: every detail")]
+    verbose: u8,
 }
 
 impl Cli {
     /// How progress and messages are written.
-    pub fn log_format(&self) -> LogFormat {
-        self.log
+    pub fn manner(&self) -> Manner {
+        let on_output = matches!(self.command, Command::Run { json: true, .. });
+        let format = if on_output { LogFormat::Json } else { self.log };
+        Manner { format, on_output, quiet: self.quiet, verbose: self.verbose }
     }
 }
 
@@ -78,6 +84,8 @@ pub(super) enum Command {
         steps: StepArgs,
         #[command(flatten)]
         metrics: MetricsArgs,
+        #[arg(long, help = "Print one object a line: each step as it ends, and the outcome last")]
+        json: bool,
     },
     /// Run a build by several workers; may be killed, and started as often as one likes
     Drive {
@@ -358,6 +366,11 @@ pub(super) enum Command {
     Schema {
         #[arg(help = "Which spec", default_value = "build")]
         of: schema::Kind,
+    },
+    /// Write man pages, one for each command
+    Man {
+        #[arg(long, short, value_name = "DIR", help = "Folder for them, such as ~/.local/share/man/man1")]
+        out: PathBuf,
     },
     /// Print shell completions
     Completions { shell: clap_complete::Shell },

@@ -51,6 +51,32 @@ fn an_edit_shows_by_table_with_its_cause_and_its_captions() {
 }
 
 #[test]
+fn explain_says_which_value_became_which() {
+    let world = World::new(40);
+    let spec = spec_file(&world);
+    ends(&call(&["run", &spec, "--until", "captions"]), 0);
+    let edited = edit_a_finnish_image(&world);
+    ends(&call(&["run", &spec, "--until", "geotags"]), 0);
+    let explain = || ends(&call(&["explain", &spec, &edited[0]]), 0);
+    let line = |said: &str, word: &str| said.lines().find(|line| line.contains(word)).map(str::trim).map(str::to_owned);
+    // the tags are new, the caption is still of the old ones
+    let said = explain();
+    let was = line(&said, "geotags.tags was {").unwrap_or_else(|| panic!("{said}"));
+    let is = line(&said, "geotags.tags is  {").unwrap_or_else(|| panic!("{said}"));
+    let [was, is] = [was, is].map(|line| line[line.find('{').unwrap()..].to_owned());
+    assert_ne!(was, is);
+    assert!(said.contains(&format!("before version 2: {was}")) && said.contains("a satellite image of"), "{said}");
+    // once all is made, what was before is still told
+    ends(&call(&["run", &spec, "--until", "captions"]), 0);
+    let said = explain();
+    assert!(said.contains(&format!("before version 2: {was}")) && !said.contains("geotags.tags was"), "{said}");
+    // until it is cleared away
+    ends(&call(&["gc", &spec, "--delete", "--keep-days", "0"]), 0);
+    let said = explain();
+    assert!(said.contains(&is) && !said.contains("before version"), "{said}");
+}
+
+#[test]
 fn moments_that_never_were_are_refused() {
     let world = World::new(20);
     let spec = spec_file(&world);

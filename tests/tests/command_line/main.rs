@@ -3,6 +3,7 @@
 mod damage;
 mod differences;
 mod logs;
+mod manner;
 mod paths;
 mod refusals;
 mod words;

@@ -42,7 +42,7 @@ cuda() {
 # our models in PyTorch, open_clip and transformers: four gigabytes of wheels, so only in the full gate
 elsewhere() {
     local home; home=$(mktemp -d)
-    if python3 -m venv "$home" && "$home/bin/pip" install -q torch open_clip_torch transformers datasets webdataset geopandas duckdb \
+    if python3 -m venv "$home" && "$home/bin/pip" install -q torch open_clip_torch transformers tensorboard datasets webdataset geopandas duckdb \
         duckdb-extension-spatial mlcroissant; then
         (. "$home/bin/activate" && cargo test --locked --workspace --test exports -- --nocapture)
     else

@@ -1,4 +1,4 @@
-//! Exports of a build: its rows and its model, in folders that other programs open, each with a card that says what is in
+//! Exports of a build: its rows, its model and the curves of its trainings, in folders that other programs open, each with a card that says what is in
 //! it and whose it is.
 
 mod croissant;
@@ -9,11 +9,12 @@ mod model_card;
 use std::path::Path;
 
 use manifests::paths;
-use stages::Training;
-use stages::fit::RESULT_FOLDER;
-use workers::WorkerError;
+use stages::fit::{CURVE_FILE, CurvePoint, RESULT_FOLDER, read_curve};
+use stages::{Step, Training};
+use workers::export::curves::{Moment, event_file};
 use workers::export::{Draft, ExportRequest, Filter, Format, Written};
 use workers::train::{self, ROWS_FILE, TrainingRecord};
+use workers::{WorkerError, durable};
 
 use crate::build::Build;
 use crate::trainings::current_record;
@@ -99,6 +100,53 @@ pub async fn model(build: &Build, output: &Path) -> Result<TrainingRecord, Worke
     draft.write("README.md", &facts.card())?;
     draft.finish()?;
     Ok(record)
+}
+
+/// Writes the curves of a build's trainings into a new folder, as TensorBoard reads them: a run for each training. Their
+/// names are given.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a folder that is not empty, or a build that has trained nothing; a store that does
+/// not answer.
+pub async fn curves(build: &Build, output: &Path) -> Result<Vec<&'static str>, WorkerError> {
+    let draft = Draft::begin(output)?;
+    let mut written = Vec::new();
+    for step in stages::steps(&build.spec) {
+        let Step::Train(training) = step else { continue };
+        let Some(record) = current_record(build, training).await? else { continue };
+        let run = paths::training_run(&build.spec.country, training.name(), &record.key);
+        let text = build.work.get(&format!("{run}/{CURVE_FILE}")).await?.unwrap_or_default();
+        let moments = moments(&read_curve(&String::from_utf8_lossy(&text)));
+        let folder = draft.folder().join(training.name());
+        durable::write(&folder.join("events.out.tfevents.0.urbancross"), &event_file(&moments))?;
+        written.push(training.name());
+    }
+    if written.is_empty() {
+        return Err(WorkerError::Configuration(format!(
+            "{} has trained nothing in {}: run its build first (`urbancross run` with its spec)",
+            build.spec.country,
+            build.work.url()
+        )));
+    }
+    draft.finish()?;
+    Ok(written)
+}
+
+/// Points of a curve by the names under which they are shown. A step is a hundredth of an epoch, and so is a second: when it
+/// was, curves do not say.
+fn moments(curve: &[CurvePoint]) -> Vec<Moment> {
+    let moments = curve.iter().map(|point| {
+        let step = (point.epoch * 100.0).round().max(0.0);
+        let named = [
+            ("loss/total", point.loss),
+            ("learning rate", point.learning_rate),
+            ("validation/mean recall, percent", point.validation_mean_recall),
+        ];
+        let named = named.into_iter().filter_map(|(name, number)| Some((name.to_owned(), number?)));
+        let parts = point.parts.iter().map(|(name, number)| (format!("loss/{name}"), *number));
+        Moment { step: step as u64, seconds: step, numbers: named.chain(parts).collect() }
+    });
+    moments.filter(|moment| !moment.numbers.is_empty()).collect()
 }
 
 /// The trained model of a build, and its folder in the work store; `None`: nothing is trained yet.

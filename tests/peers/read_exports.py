@@ -1,6 +1,6 @@
 """Opens exports with the libraries that they are for, and compares them with each other.
 
-usage: read_exports.py FOLDER        (with hf/, webdataset/, geoparquet/, npy/ and model/ in it)
+usage: read_exports.py FOLDER        (with hf/, webdataset/, geoparquet/, npy/, model/ and curves/ in it)
 """
 import glob
 import importlib.util
@@ -15,6 +15,7 @@ import numpy
 import pandas
 import webdataset
 from datasets import Image, load_dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 folder = pathlib.Path(sys.argv[1])
 
@@ -88,6 +89,14 @@ for name in ("images", "captions"):
     if name == "captions":
         assert all(caption in captions[id] for id, caption in zip(rows["image_id"], rows["caption"]))
     print(f"numpy: {name} {vectors.shape}")
+
+# TensorBoard: a run for each training, with losses that are numbers
+events = EventAccumulator(str(folder / "curves/pretrain")).Reload()
+names = events.Tags()["scalars"]
+assert "loss/total" in names and "validation/mean recall, percent" in names, names
+losses = events.Scalars("loss/total")
+assert losses and all(numpy.isfinite(point.value) and point.value > 0 for point in losses), losses
+print(f"TensorBoard: {len(losses)} losses among {names}")
 
 # the model, in PyTorch, gives the vectors that the tables hold
 if all(importlib.util.find_spec(library) for library in ("torch", "safetensors", "tokenizers")):

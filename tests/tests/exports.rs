@@ -69,7 +69,9 @@ async fn others_open_what_is_exported() {
     assert!(world.path("out/model/rows.parquet").is_file(), "a build that starts from it looks for leaks");
     assert!(!card.contains("open_clip.get_tokenizer"), "nobody else has such a network: {card}");
 
-    let libraries = ["datasets", "PIL", "webdataset", "geopandas", "duckdb", "numpy", "mlcroissant"];
+    assert_eq!(export::curves(&build, &world.path("out/curves")).await.unwrap(), ["pretrain"]);
+
+    let libraries = ["tensorboard", "datasets", "PIL", "webdataset", "geopandas", "duckdb", "numpy", "mlcroissant"];
     let Some(python) = python_with(&libraries) else { return };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/read_exports.py");
     let output = std::process::Command::new(python).arg(script).arg(world.path("out")).output().unwrap();

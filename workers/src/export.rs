@@ -1,10 +1,11 @@
 //! What a build has made, as files that other programs open: Hugging Face data sets, WebDataset archives, GeoParquet,
-//! NumPy arrays.
+//! NumPy arrays, event files of TensorBoard.
 //!
 //! Rows go by one group of images at a time, shards in order, so that the same tables give the same bytes. A folder
 //! appears when it is whole ([`Draft`]).
 
 mod columns;
+pub mod curves;
 mod draft;
 mod geoparquet;
 mod hugging_face;

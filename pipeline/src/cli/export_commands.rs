@@ -19,12 +19,14 @@ const MOST_FILE_MIB: u64 = 1 << 20;
 
 /// What is exported.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("what").required(true).args(["format", "model"]))]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["format", "model", "curves"]))]
 pub(super) struct ExportArgs {
     #[arg(long, value_enum, help = "Layout of images, captions or vectors")]
     format: Option<FormatName>,
     #[arg(long, conflicts_with_all = ["split", "file_mib"], help = "The trained model, with its vocabulary")]
     model: bool,
+    #[arg(long, conflicts_with_all = ["split", "file_mib"], help = "The curves of its trainings, for TensorBoard")]
+    curves: bool,
     #[arg(long, value_enum, help = "Images of this split alone; may be given several times")]
     split: Vec<SplitName>,
     #[arg(
@@ -84,6 +86,11 @@ impl SplitName {
 pub(super) async fn export(spec: BuildSpec, args: &ExportArgs) -> Result<()> {
     let build = Build::open_work(spec, stop_flag()).await?;
     let output = args.output.display();
+    if args.curves {
+        let trainings = export::curves(&build, &args.output).await?;
+        say!("{output}: curves of {}; see them with `tensorboard --logdir {output}`", trainings.join(" and "));
+        return Ok(());
+    }
     let Some(format) = args.format else {
         let record = export::model(&build, &args.output).await?;
         say!("{output}: the model of {} ({})", build.spec.country, record.trained.best_validation());

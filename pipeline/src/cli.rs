@@ -1,5 +1,6 @@
 //! The command line.
 
+mod analyse_commands;
 mod arguments;
 mod build_commands;
 mod cluster_commands;
@@ -176,6 +177,9 @@ pub async fn main(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Init { args } => init_commands::init(args),
+        Command::Analyse { specs, set, related, html, json } => {
+            analyse_commands::analyse(&specs, &set.set, &related, (html.as_deref(), json)).await
+        }
         Command::Man { out } => install_commands::man(&out),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,6 +1,7 @@
 //! Plans and runs builds and adaptations, reports on them, and defines the command line.
 
 pub mod ablate;
+pub mod analyse;
 pub mod build;
 pub mod capacity;
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod logs;
 pub mod memory;
 pub mod page;
 pub mod pair;
+mod pca;
 pub mod plan;
 mod preflight;
 pub mod preview;

@@ -2,6 +2,7 @@
 
 pub mod ablation;
 mod across;
+pub mod analysis;
 mod building;
 mod captions;
 mod chance;
@@ -27,6 +28,7 @@ use training::recall::BothWays;
 use workers::WorkerError;
 use workers::publish::Summary;
 
+use crate::analyse::Analysis;
 use crate::build::Build;
 use crate::trainings::current_record;
 pub(crate) use pictures::{thumbnail_of, thumbnails};
@@ -37,6 +39,7 @@ struct Gathered<'a> {
     summaries: BTreeMap<String, Summary>,
     evaluation: Option<Evaluation>,
     curves: Vec<(Training, Trained, Vec<CurvePoint>)>,
+    analysis: Option<Analysis>,
     statistics: statistics::Statistics,
     captions: captions::CaptionQuality,
     failed: Vec<failed::Failed>,
@@ -135,7 +138,12 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     let statistics = statistics::gather(build).await?;
     let captions = captions::gather(build).await?;
     let failed = failed::gather(build).await?;
-    Ok(Gathered { build, summaries, evaluation, curves, statistics, captions, failed, missing })
+    let analysis = match crate::analyse::analyse(build).await {
+        // without geo-tags there is nothing to analyse
+        Err(WorkerError::Configuration(_)) => None,
+        analysed => Some(analysed?).filter(|analysis| analysis.tags.tags > 0),
+    };
+    Ok(Gathered { build, analysis, summaries, evaluation, curves, statistics, captions, failed, missing })
 }
 
 fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
@@ -233,6 +241,14 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
         lead: "Splits, captions and tags of the rows that passed.".into(),
         blocks: [data_blocks(&one.statistics), one.captions.blocks()].concat(),
     });
+    if let Some(analysis) = &one.analysis {
+        sections.push(Section {
+            id: id("tags"),
+            title: title("Geo-tags"),
+            lead: "Of the objects that pictures were taken for, and of those around them.".into(),
+            blocks: analysis::section_blocks(analysis),
+        });
+    }
     sections.push(Section {
         id: id("build"),
         title: title("The build"),

@@ -367,6 +367,19 @@ pub(super) enum Command {
         #[arg(help = "Which spec", default_value = "build")]
         of: schema::Kind,
     },
+    /// Show what the geo-tags and captions of builds are like: counts, tags that go together, tags close to a text
+    Analyse {
+        #[arg(required = true, help = "Build specs, one for each country")]
+        specs: Vec<PathBuf>,
+        #[command(flatten)]
+        set: SetArgs,
+        #[arg(long, value_name = "TEXT", help = "Also name the tags that are close to this, by the build's model")]
+        related: Vec<String>,
+        #[arg(long, value_name = "FILE", help = "Also write a page with charts here")]
+        html: Option<PathBuf>,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
     /// Write man pages, one for each command
     Man {
         #[arg(long, short, value_name = "DIR", help = "Folder for them, such as ~/.local/share/man/man1")]

@@ -17,7 +17,7 @@ pub(super) async fn report(specs: &[PathBuf], set: &[String], searches: &[String
     write_report(&open_all(specs, set).await?, &[], searches, output).await
 }
 
-async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
+pub(super) async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
     let stop = stop_flag();
     let mut builds = Vec::with_capacity(specs.len());
     for path in specs {

@@ -1,0 +1,89 @@
+//! `urbancross analyse`: what a country's geo-tags and captions are like, as the paper's appendix shows it.
+
+mod related;
+mod tags;
+mod together;
+
+use std::collections::BTreeMap;
+
+use arrow::array::Array;
+use manifests::Artifact;
+use serde::Serialize;
+use stages::table::{Columns, TableError, option_text};
+use workers::WorkerError;
+use workers::parts::PartReader;
+
+use crate::build::Build;
+
+pub use related::{Related, related};
+pub use tags::{Group, TagStatistics};
+pub use together::{Placed, TagPlane};
+
+use tags::{Counter, Image, Tags};
+
+/// What is known of a country's tags and captions.
+#[derive(Debug, Clone, Serialize)]
+pub struct Analysis {
+    /// The country.
+    pub country: String,
+    /// Counts of tags.
+    pub tags: TagStatistics,
+    /// Which of those that can be seen go together.
+    pub plane: TagPlane,
+    /// Captions by the number of their words.
+    pub captions_by_words: BTreeMap<u64, u64>,
+    /// Tags that are close to a text, for each text that was asked.
+    pub related: Vec<Related>,
+}
+
+/// Reads the geo-tags and captions of a build, one part after the other: counts are kept, rows are not.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a build without geo-tags, [`WorkerError::Broken`] for parts that cannot be read; a
+/// store that does not answer.
+pub async fn analyse(build: &Build) -> Result<Analysis, WorkerError> {
+    let country = build.spec.country.clone();
+    let mut counter = Counter::default();
+    for part in build.pin(Artifact::Geotags).await?.parts {
+        let reader = PartReader::open(&build.work, Artifact::Geotags, &part).await?;
+        let columns = ["status", "source", "year", "gsd_meters", "center_tags", "surrounding_tags"];
+        count(&mut counter, &reader.read(&columns).await?).map_err(|e| WorkerError::Broken(e.to_string()))?;
+    }
+    let (tags, together) = counter.finish();
+    if tags.images == 0 {
+        return Err(WorkerError::Configuration(format!(
+            "{country} has no geo-tags in {} yet: run its build first (`urbancross run` with its spec)",
+            build.work.url()
+        )));
+    }
+    let mut captions_by_words = BTreeMap::new();
+    for part in build.pin(Artifact::Captions).await?.parts {
+        let rows = PartReader::open(&build.work, Artifact::Captions, &part).await?.read(&["captions"]).await?;
+        let captions = Columns::new(Artifact::Captions, &rows).texts("captions");
+        for caption in captions.map_err(|e| WorkerError::Broken(e.to_string()))?.iter().flatten() {
+            *captions_by_words.entry(caption.split_whitespace().count() as u64).or_default() += 1;
+        }
+    }
+    Ok(Analysis { country, tags, plane: together::place(&together), captions_by_words, related: Vec::new() })
+}
+
+fn count(counter: &mut Counter, rows: &arrow::record_batch::RecordBatch) -> Result<(), TableError> {
+    let columns = Columns::new(Artifact::Geotags, rows);
+    let [status, source, center, around] =
+        ["status", "source", "center_tags", "surrounding_tags"].map(|name| columns.text(name));
+    let (status, source, center, around) = (status?, source?, center?, around?);
+    let (year, gsd) = (columns.int32("year")?, columns.float64("gsd_meters")?);
+    for row in (0..rows.num_rows()).filter(|row| status.value(*row) == "ok") {
+        // tags that cannot be read are none
+        let center = option_text(center, row).and_then(|text| serde_json::from_str::<Tags>(text).ok());
+        let around = option_text(around, row).and_then(|text| serde_json::from_str::<Vec<Tags>>(text).ok());
+        let objects: Vec<Tags> = center.into_iter().chain(around.into_iter().flatten()).collect();
+        counter.add(&Image {
+            source: option_text(source, row),
+            year: (!year.is_null(row)).then(|| year.value(row)),
+            gsd_meters: (!gsd.is_null(row)).then(|| gsd.value(row)),
+            objects: &objects,
+        });
+    }
+    Ok(())
+}

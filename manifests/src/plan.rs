@@ -170,7 +170,12 @@ impl Plan {
             parameters: &self.parameters,
             retry_errors: self.retry_errors,
             base: self.output.part_name(shard),
-            inputs: self.inputs.iter().map(|table| (table.artifact, table.part_name(shard))).collect(),
+            inputs: self
+                .inputs
+                .iter()
+                .map(|table| (table.artifact, table.part_name(shard)))
+                .filter(|(artifact, part)| part.is_some() || !artifact.is_sparse())
+                .collect(),
         }
         .key()
     }

@@ -8,6 +8,7 @@ mod export_commands;
 mod init_commands;
 mod numbers;
 mod report_commands;
+mod review_commands;
 mod schema;
 mod search_commands;
 mod simulate_commands;
@@ -142,6 +143,7 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Evaluate { specs, set, report, search, json } => {
             report_commands::evaluate(&specs, &set.set, (report, &search), json).await
         }
+        Command::Review { args } => review_commands::review(*args).await,
         Command::Search { args } => search_commands::search(*args).await,
         Command::Export { spec, args } => export_commands::export(spec.read()?, &args).await,
         Command::Verify { spec, repair, json } => upkeep_commands::verify(spec.read()?, repair, json).await,

@@ -13,6 +13,7 @@ use stages::{Step, Training};
 use workers::WorkerError;
 use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
 use workers::parts::PartReader;
+use workers::reviews::Reviews;
 
 use crate::build::Build;
 use crate::plan::{Model, model_of, uncounted_plan};
@@ -59,7 +60,9 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
             Step::Map(stage) => {
                 lines.push(format!("{name}, stage version {}, writes table {}", stage.version, stage.output.name()));
                 for input in stage.inputs {
-                    let why = if input.digests.is_empty() {
+                    let why = if input.artifact.is_sparse() {
+                        "only of images that somebody has reviewed".to_owned()
+                    } else if input.digests.is_empty() {
                         "must exist".to_owned()
                     } else {
                         format!("a change of {} makes a row stale", input.digests.join(", "))
@@ -226,6 +229,9 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         if let Some(error) = committed.text("error").await? {
             lines.push(format!("{:18}   {error}", ""));
         }
+        if stage.inputs.iter().any(|input| input.artifact == Artifact::CaptionReviews) {
+            lines.extend(reviewed(build, image_id).await?.into_iter().map(|line| format!("{:18}   {line}", "")));
+        }
         if let (None, RowAction::Compute(_), Some(wanted)) = (above, &action, &recipe) {
             lines.extend(differences(&committed.row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));
         }
@@ -234,6 +240,20 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         lines.insert(0, format!("image {image_id}, shard {shard}"));
     }
     Ok(lines)
+}
+
+/// What a person decided about an image's captions, and whether that has to be looked at again.
+async fn reviewed(build: &Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
+    if build.pin(Artifact::CaptionReviews).await?.parts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let looked = Reviews::of(&build.work, &build.tables, &build.spec).look(image_id).await?;
+    let Some((review, looked)) = looked.and_then(|looked| Some((looked.review.clone()?, looked))) else {
+        return Ok(Vec::new());
+    };
+    let words = if review.captions.is_empty() { String::new() } else { format!(": {}", review.captions.join(" | ")) };
+    let again = looked.waits.map(|_| looked.why);
+    Ok([format!("{}{words}", review.in_words())].into_iter().chain(again).collect())
 }
 
 /// The row of an image in a table.

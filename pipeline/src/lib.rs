@@ -24,6 +24,7 @@ pub mod plan;
 mod preflight;
 pub mod preview;
 pub mod progress;
+pub mod review;
 pub mod run;
 pub mod run_options;
 pub mod run_record;

@@ -28,6 +28,7 @@ pub mod rank_env;
 pub mod rates;
 pub mod removals;
 mod rendezvous_store;
+pub mod reviews;
 pub mod search;
 pub mod slices;
 pub mod stores;

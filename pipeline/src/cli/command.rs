@@ -10,6 +10,7 @@ use super::arguments::{
 };
 use super::export_commands::ExportArgs;
 use super::numbers::within;
+use super::review_commands::ReviewArgs;
 use super::search_commands::SearchArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::{schema, upkeep_commands};
@@ -237,6 +238,11 @@ pub(super) enum Command {
     Search {
         #[command(flatten)]
         args: Box<SearchArgs>,
+    },
+    /// List captions that wait for a person, or accept, edit or reject one
+    Review {
+        #[command(flatten)]
+        args: Box<ReviewArgs>,
     },
     /// Read every file of a build's tables and compare it with its checksums
     Verify {

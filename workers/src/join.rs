@@ -179,8 +179,8 @@ async fn load_input(work: &WorkStore, input: Input, plan: &Plan, shard: u32) -> 
     if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) {
         if artifact.is_sparse() {
             return Err(WorkerError::Broken(format!(
-                "shard {shard} of {} lost its file, and what people wrote cannot be made again: bring the file back from a \
-                 copy, or go on with what is left of it by `urbancross verify --repair`",
+                "shard {shard} of {} lost its file, and what people decided cannot be made again: bring the file back from \
+                 a copy, or let `urbancross verify --repair` go back to what they had decided before",
                 artifact.name()
             )));
         }

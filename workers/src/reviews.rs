@@ -5,6 +5,7 @@
 //! decided meanwhile about the same image is never overwritten unseen.
 
 mod look;
+mod past;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::parts::{PartReader, PartWriter};
 use crate::stores::WorkStore;
 use crate::tables::{Change, Tables};
 use look::ShardLook;
+pub(crate) use past::gone_back;
 
 /// Tries of a decision whose shard others change all the time.
 const MOST_TRIES: usize = 20;
@@ -193,7 +195,7 @@ impl Reviews {
                 Answer::Write(review) => reviews.insert(image_id.to_owned(), review),
                 Answer::Remove => reviews.remove(image_id),
             };
-            let part = self.write(shard, &reviews).await?;
+            let part = write(&self.work, &self.country, shard, &reviews).await?;
             let replacements = vec![Replacement { base, part }];
             let change = Change { artifact: Artifact::CaptionReviews, country: self.country.clone(), replacements };
             if self.tables.commit(change).await?.overtaken.is_empty() {
@@ -227,22 +229,28 @@ impl Reviews {
         }
         Ok(look)
     }
+}
 
-    async fn write(&self, shard: u32, reviews: &BTreeMap<String, Review>) -> Result<PartFile, WorkerError> {
-        let rows = reviews::batch(reviews).map_err(|e| WorkerError::Broken(e.to_string()))?;
-        let mut writer = PartWriter::create(&self.work, Artifact::CaptionReviews, &self.country, shard)?;
-        if rows.num_rows() > 0 {
-            writer.write(&rows).await?;
-        }
-        writer.finish().await
+/// Writes a part of the reviews; nothing is live yet.
+async fn write(
+    work: &WorkStore,
+    country: &str,
+    shard: u32,
+    reviews: &BTreeMap<String, Review>,
+) -> Result<PartFile, WorkerError> {
+    let rows = reviews::batch(reviews).map_err(|e| WorkerError::Broken(e.to_string()))?;
+    let mut writer = PartWriter::create(work, Artifact::CaptionReviews, country, shard)?;
+    if rows.num_rows() > 0 {
+        writer.write(&rows).await?;
     }
+    writer.finish().await
 }
 
 /// The reviews of a part, by image.
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for a row that says something else than we write.
-pub fn of_rows(rows: &arrow::array::RecordBatch) -> Result<BTreeMap<String, Review>, WorkerError> {
+fn of_rows(rows: &arrow::array::RecordBatch) -> Result<BTreeMap<String, Review>, WorkerError> {
     let broken = |why: String| WorkerError::Broken(format!("table {}: {why}", Artifact::CaptionReviews.name()));
     let columns = Columns::new(Artifact::CaptionReviews, rows);
     let ids = columns.text("image_id").map_err(|e| broken(e.to_string()))?;

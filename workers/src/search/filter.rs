@@ -93,7 +93,9 @@ impl Filter {
     pub(super) fn asks_geotags(&self) -> bool {
         self.near.is_some()
             || self.within.is_some()
-            || self.years.is_some() || self.gsd_meters.is_some() || !self.tags.is_empty()
+            || self.years.is_some()
+            || self.gsd_meters.is_some()
+            || !self.tags.is_empty()
     }
 
     /// Whether an image is looked at. What is not known of it is not what is wanted.

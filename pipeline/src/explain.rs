@@ -1,25 +1,27 @@
 //! `urbancross explain`: why a row is as it is, what a shard holds, what a stage does.
 
+mod committed;
+
 use std::collections::BTreeMap;
 
 use manifests::plan::PinnedTable;
-use manifests::recipe::{CommittedRow, RowAction, differences};
+use manifests::recipe::{RowAction, differences};
 use manifests::words::count;
 use manifests::{Artifact, Reason, shard_of};
-use sources::split::DropReason;
 use stages::stage::ASSIGNED_FROM;
-use stages::table::{Columns, option_text};
 use stages::{Step, Training};
 use workers::WorkerError;
-use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
-use workers::parts::PartReader;
+use workers::join::ShardJoin;
 use workers::reviews::Reviews;
 
+use self::committed::{Committed, dropped};
 use crate::build::Build;
 use crate::plan::{Model, model_of, uncounted_plan};
 use crate::preview::{PlanLine, preview, preview_shard};
 use crate::settled;
 use crate::trainings::{Outlook, TrainingState};
+
+pub(crate) use committed::lineage;
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 ///
@@ -256,52 +258,8 @@ async fn reviewed(build: &Build, image_id: &str) -> Result<Vec<String>, WorkerEr
     Ok([format!("{}{words}", review.in_words())].into_iter().chain(again).collect())
 }
 
-/// The row of an image in a table.
-struct Committed {
-    artifact: Artifact,
-    reader: PartReader,
-    at: usize,
-    row: CommittedRow,
-}
-
-impl Committed {
-    async fn find(
-        build: &Build,
-        artifact: Artifact,
-        shard: u32,
-        image_id: &str,
-    ) -> Result<Option<Committed>, WorkerError> {
-        let pinned = build.pin(artifact).await?;
-        let Some(part) = pinned.part(shard) else { return Ok(None) };
-        let reader = PartReader::open(&build.work, artifact, part).await?;
-        let batch = reader.read(&COMMITTED_COLUMNS).await?;
-        let mut rows = committed_rows(artifact, &batch).map_err(|e| WorkerError::Broken(e.to_string()))?;
-        Ok(rows.remove(image_id).map(|(at, row)| Committed { artifact, reader, at, row }))
-    }
-
-    async fn text(&self, column: &'static str) -> Result<Option<String>, WorkerError> {
-        let batch = self.reader.read_rows(&[column], &[self.at]).await?;
-        let columns = Columns::new(self.artifact, &batch);
-        let text = columns.text(column).map_err(|e| WorkerError::Broken(e.to_string()))?;
-        Ok(option_text(text, 0).map(str::to_owned))
-    }
-
-    /// The split of a row, or why it was dropped.
-    async fn split(&self) -> Result<Option<String>, WorkerError> {
-        let reason = self.text("split_reason").await?.and_then(|reason| DropReason::parse(&reason));
-        match reason {
-            Some(reason) => Ok(Some(dropped(reason))),
-            None => self.text("split").await,
-        }
-    }
-}
-
 /// The split that an image will have, or why it will be dropped.
 fn assigned(build: &Build, shard: u32, image_id: &str) -> Option<String> {
     let row = build.virtual_inputs.assignment().get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
     Some(row.reason.map_or_else(|| row.split.to_owned(), dropped))
-}
-
-fn dropped(reason: DropReason) -> String {
-    format!("dropped: {}", reason.words())
 }

@@ -31,6 +31,7 @@ pub mod run_record;
 pub mod run_status;
 pub mod say;
 pub mod search;
+pub mod serve;
 mod settled;
 mod settled_stages;
 pub mod status;

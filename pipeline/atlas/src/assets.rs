@@ -27,9 +27,13 @@ static ASSETS: &[Asset] = assets! {
     "atlas.css": CSS,
     "icon.svg": SVG,
     "api.js": SCRIPT,
+    "cards.js": SCRIPT,
     "image.js": SCRIPT,
+    "map.js": SCRIPT,
     "search.js": SCRIPT,
     "space.js": SCRIPT,
+    "tiles.js": SCRIPT,
+    "view.js": SCRIPT,
 };
 
 /// Address of an asset.

@@ -49,6 +49,13 @@ impl Guard {
         Ok(Self { hosts, secret, is_https, headers: Headers::new(tiles) })
     }
 
+    /// Answers to the name of this machine as well, where others can reach the server.
+    #[must_use]
+    pub fn named(mut self, machine: &str) -> Self {
+        self.hosts.add(machine);
+        self
+    }
+
     /// Whether more than this machine can reach a server.
     pub fn needs_secret(listens: IpAddr, public: Option<&Url>) -> bool {
         !listens.is_loopback() || public.is_some()

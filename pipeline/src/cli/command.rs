@@ -12,6 +12,7 @@ use super::export_commands::ExportArgs;
 use super::numbers::within;
 use super::review_commands::ReviewArgs;
 use super::search_commands::SearchArgs;
+use super::serve_commands::ServeArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::{schema, upkeep_commands};
 use crate::logs::{FORMAT, LogFormat};
@@ -243,6 +244,11 @@ pub(super) enum Command {
     Review {
         #[command(flatten)]
         args: Box<ReviewArgs>,
+    },
+    /// Show finished builds as web pages: search, a map, images one by one, and what models see
+    Serve {
+        #[command(flatten)]
+        args: Box<ServeArgs>,
     },
     /// Read every file of a build's tables and compare it with its checksums
     Verify {

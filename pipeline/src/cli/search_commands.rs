@@ -127,7 +127,7 @@ pub(super) async fn search(args: SearchArgs) -> Result<()> {
     let progress = Progress::new(args.json);
     let question = question(&args)?;
     let (model, builds) = open(&args).await?;
-    let mut searcher = match (model, args.at, builds.first()) {
+    let searcher = match (model, args.at, builds.first()) {
         (None, Some(version), Some(build)) => Searcher::open_at(build, version).await?,
         (None, ..) => return Err(WorkerError::Broken("no model was chosen".into()).into()),
         (Some(model), ..) => Searcher::open(model, &builds, &progress).await?,
@@ -161,6 +161,7 @@ fn question(args: &SearchArgs) -> Result<Question> {
     let near = args.near.map(|(latitude, longitude)| Near { latitude, longitude, kilometres: args.within });
     let filter = Filter {
         near,
+        within: None,
         years: args.year.clone(),
         gsd_meters: args.gsd.clone(),
         split: args.split.clone(),
@@ -220,7 +221,7 @@ async fn open(args: &SearchArgs) -> Result<(Option<SearchModel>, Vec<Build>)> {
 }
 
 /// What was found, for people: pictures where the terminal can draw them, and addresses where not.
-async fn print(searcher: &Searcher<'_>, answer: &Answer) -> Result<()> {
+async fn print(searcher: &Searcher<&Build>, answer: &Answer) -> Result<()> {
     let graphics = Graphics::of_output();
     let pictures = match graphics {
         Graphics::Kitty => searcher.pictures(&answer.found).await?,

@@ -7,7 +7,7 @@ use url::Url;
 
 pub(super) struct Hosts {
     listens_beyond: bool,
-    public: Option<String>,
+    names: Vec<String>,
 }
 
 impl Hosts {
@@ -16,7 +16,15 @@ impl Hosts {
             Some(host) if matches!(url.scheme(), "http" | "https") => Ok(host.to_ascii_lowercase()),
             _ => Err(format!("{url} is no address of a site; it must be such as https://atlas.example.org")),
         };
-        Ok(Self { listens_beyond: !listens.is_loopback(), public: public.map(name).transpose()? })
+        let names = public.map(name).transpose()?.into_iter().collect();
+        Ok(Self { listens_beyond: !listens.is_loopback(), names })
+    }
+
+    /// Answers to one more name, where others can reach the server at all.
+    pub(super) fn add(&mut self, name: &str) {
+        if self.listens_beyond {
+            self.names.push(name.to_ascii_lowercase());
+        }
     }
 
     /// Whether a `Host` header names this server. Numbers cannot be made to point elsewhere, so a server beyond loopback
@@ -24,7 +32,7 @@ impl Hosts {
     pub(super) fn allow(&self, host: &str) -> bool {
         let Some(name) = without_port(host) else { return false };
         let name = name.to_ascii_lowercase();
-        if name == "localhost" || self.public.as_deref() == Some(&name) {
+        if name == "localhost" || self.names.contains(&name) {
             return true;
         }
         let number = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -77,8 +85,11 @@ mod tests {
     #[test]
     fn beyond_loopback_numbers_and_the_public_name_lead_here() {
         let public = Url::parse("https://Atlas.example.org").unwrap();
-        let hosts = Hosts::new([0, 0, 0, 0].into(), Some(&public)).unwrap();
-        for own in ["192.0.2.7:8080", "[2001:db8::1]:8080", "atlas.example.org", "ATLAS.example.org:443"] {
+        let mut hosts = Hosts::new([0, 0, 0, 0].into(), Some(&public)).unwrap();
+        assert!(!hosts.allow("node7:8080"));
+        hosts.add("Node7");
+        for own in ["node7:8080", "192.0.2.7:8080", "[2001:db8::1]:8080", "atlas.example.org", "ATLAS.example.org:443"]
+        {
             assert!(hosts.allow(own), "{own}");
         }
         assert!(!hosts.allow("evil.example") && !hosts.allow("example.org"));

@@ -10,6 +10,7 @@
 mod ask;
 mod assets;
 mod compute;
+mod desk;
 mod guard;
 mod layout;
 pub mod pages;
@@ -22,6 +23,9 @@ pub use ask::{
     SegmentOf, Size, Step,
 };
 pub use compute::{Compute, ComputeLimits};
+pub use desk::{
+    BuildState, Curve, Decision, DecisionAsked, Desk, Doing, Failure, StepState, Waiting, WaitingAsked, WaitingCaption,
+};
 pub use guard::{Guard, Secret};
 pub use layout::{Nav, Shell};
 pub use server::{ServerLimits, serve};

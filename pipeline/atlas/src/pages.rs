@@ -1,9 +1,12 @@
 //! The pages of the atlas, one file each.
 
+pub mod build;
 mod image;
+mod live;
 mod map;
 mod parameters;
 mod picture;
+pub mod review;
 mod search;
 mod space;
 

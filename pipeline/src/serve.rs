@@ -1,11 +1,13 @@
 //! `urbancross serve`: finished builds as web pages. Answers what the pages of `atlas` ask, from the tables.
 
+mod desk;
 mod details;
 mod index;
 mod models;
 mod pca;
 mod plot;
 mod snapshot;
+mod state;
 mod thumbnails;
 mod watch;
 
@@ -19,6 +21,7 @@ use workers::search::{Filter, Rectangle, Tag};
 use crate::search;
 use snapshot::Snapshot;
 
+pub use desk::StoreDesk;
 pub use models::Specs;
 pub use watch::Served;
 

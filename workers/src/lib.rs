@@ -13,6 +13,7 @@ pub mod durable;
 pub mod error;
 pub mod export;
 pub mod fetch;
+pub mod headway;
 pub mod join;
 pub mod layout;
 pub mod lease;

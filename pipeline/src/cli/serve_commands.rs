@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use atlas::{Compute, ComputeLimits, Guard, Page, Secret, ServerLimits, Site, Tiles, pages};
+use atlas::{Compute, ComputeLimits, Desk, Guard, Page, Secret, ServerLimits, Site, Tiles, pages};
 use clap::Args;
 use manifests::words::count;
 use tokio::net::TcpListener;
@@ -19,11 +19,13 @@ use super::numbers::within;
 use super::stop_flag_saying;
 use crate::aside;
 use crate::progress::Progress;
-use crate::serve::{Served, Specs};
+use crate::serve::{Served, Specs, StoreDesk};
 
 /// More searches at once than any machine has cores.
 const MOST_AT_ONCE: usize = 256;
 const MOST_SECONDS: u64 = 24 * 60 * 60;
+/// How often the store is looked at while somebody follows a build.
+const LIVE_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -79,6 +81,8 @@ pub(super) struct ServeArgs {
         help = "How often newer versions of the tables are looked for, while somebody reads"
     )]
     look_every: u64,
+    #[arg(long, help = "Only the pages of the build and of captions to review: for builds that are not finished")]
+    unfinished: bool,
 }
 
 pub(super) async fn serve(args: ServeArgs) -> Result<()> {
@@ -109,11 +113,18 @@ fn pages(args: &ServeArgs, specs: Specs, compute: Arc<Compute>, tiles: Option<Ti
     let every = Duration::from_secs(args.look_every);
     let progress = Progress::new(false);
     // stores keep to the threads that first asked them: those that compute
+    let desk = tokio::task::block_in_place(|| threads.block_on(StoreDesk::open(&specs)))?;
+    let desk: Arc<dyn Desk> = Arc::new(desk);
+    let at_work =
+        [pages::build::page(desk.clone(), compute.clone(), LIVE_EVERY), pages::review::page(desk, compute.clone())];
+    if args.unfinished {
+        return Ok([pages::build::home()].into_iter().chain(at_work).collect());
+    }
     let opened =
         tokio::task::block_in_place(|| threads.block_on(Served::open(specs, every, threads.clone(), &progress)))?;
     let (models, images) = opened.counts();
     aside!("{} by {}; stop with Ctrl-C", count(images, "image"), count(models as u64, "model"));
-    Ok(pages::all(Arc::new(opened), compute, tiles))
+    Ok(pages::all(Arc::new(opened), compute, tiles).into_iter().chain(at_work).collect())
 }
 
 fn limits(args: &ServeArgs) -> ComputeLimits {

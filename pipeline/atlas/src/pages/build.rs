@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query as Parameters, State};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use maud::{Markup, html};
@@ -35,6 +35,11 @@ pub fn page(desk: Arc<dyn Desk>, compute: Arc<Compute>, every: Duration) -> Page
         .route("/api/failures", get(failures))
         .with_state(Here { desk, compute, live });
     Page { nav: Some(Nav { path: PATH, name: "Build" }), routes }
+}
+
+/// Leads here from the beginning of the site, where there is nothing to search yet.
+pub fn home() -> Page {
+    Page { nav: None, routes: Router::new().route("/", get(|| async { Redirect::temporary(PATH) })) }
 }
 
 #[derive(Debug, Default, Deserialize)]

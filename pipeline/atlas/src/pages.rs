@@ -2,6 +2,7 @@
 
 mod image;
 mod map;
+mod packed;
 mod parameters;
 mod picture;
 mod search;

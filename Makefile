@@ -6,6 +6,7 @@
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make slurm-test    builds on a real Slurm of three nodes on this machine (apt: slurmctld slurmd slurm-client munge)
+# make atlas-test    `serve` in a real browser and under a crowd (apt: chromium; pip: playwright axe-playwright-python)
 # make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
 # make gate-full     the whole gate, long forms too, before a release
 # make gpu-bundle DIR=…  what a machine with a GPU needs for tests/gpu-check.sh (needs a CUDA toolkit, see docs/gpu.md)
@@ -16,7 +17,7 @@ REAL      ?= real-out
 TILES     ?= 420
 SEED      ?= 1
 
-.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test
+.PHONY: demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test atlas-test
 
 binary:
 	cargo build --locked --workspace --bins
@@ -60,6 +61,9 @@ chaos-long: chaos-driver
 
 slurm-test: binary
 	URBANCROSS_SLURM=yes cargo test --locked --workspace --test slurm
+
+atlas-test: binary
+	tests/browser/atlas.sh $(DIR)
 
 fuzz:
 	cargo run --locked -p fuzz -- $(or $(SECONDS),120) $(SEED) $(TARGETS)

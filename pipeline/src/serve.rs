@@ -11,7 +11,7 @@ mod state;
 mod thumbnails;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use atlas::{About, Answer, Atlas, Image, ImageName, Narrowed, Plot, Points, Query, Question, Size, Trouble};
@@ -68,6 +68,7 @@ impl Atlas for Served {
         let now = self.now();
         let searcher = &now.model(question.model.as_deref())?.searcher;
         let (filter, countries) = filter(question.narrowed);
+        countries.iter().try_for_each(|country| now.check_country(country))?;
         let query = match question.query {
             Query::Text(text) => search::Query::Text(text),
             Query::Picture(bytes) => search::Query::Picture { name: "the picture".into(), bytes: checked(bytes)? },
@@ -98,20 +99,25 @@ impl Atlas for Served {
         details::image(&now, build, &image).await
     }
 
-    async fn points(&self) -> Result<Points, Trouble> {
-        Ok(self.now().index.on_a_map())
+    async fn points(&self) -> Result<Arc<Points>, Trouble> {
+        Ok(self.now().index.on_a_map.clone())
     }
 
-    async fn plot(&self, model: String) -> Result<Plot, Trouble> {
+    async fn plot(&self, model: String) -> Result<Arc<Plot>, Trouble> {
         let now = self.now();
         let model = now.model(Some(model.as_str()).filter(|id| !id.is_empty()))?;
         plot::of(&now, model).await
     }
 
-    async fn borders(&self) -> Result<Vec<Vec<[f32; 2]>>, Trouble> {
-        sources::borders::borders().map_err(|error| Trouble::Broken(error.to_string()))
+    async fn borders(&self) -> Result<Arc<Lines>, Trouble> {
+        static BORDERS: LazyLock<Result<Arc<Lines>, String>> =
+            LazyLock::new(|| sources::borders::borders().map(Arc::new).map_err(|error| error.to_string()));
+        BORDERS.clone().map_err(Trouble::Broken)
     }
 }
+
+/// Lines of degrees east and north.
+type Lines = Vec<Vec<[f32; 2]>>;
 
 /// Uploads are nobody's rows: what no picture for a search needs is refused by its header, before anything is decoded.
 fn checked(bytes: Vec<u8>) -> Result<Vec<u8>, Trouble> {

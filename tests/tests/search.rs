@@ -268,7 +268,7 @@ async fn other_models_search_with_vectors_that_are_kept() {
     // the vectors are those of an evaluation across countries, and are made once
     let rows = embedded(&model, &spain, "test").await;
     let alone = searcher(&model, &both[1..]).await;
-    ranks_agree(&mut alone, &rows, &spain).await;
+    ranks_agree(&alone, &rows, &spain).await;
     assert_eq!(searcher(&model, &both).await.search(&asked).await.unwrap(), answer);
     assert_eq!(files(), made);
 

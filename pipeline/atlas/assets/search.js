@@ -156,12 +156,12 @@ function show(found, models) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  // words that were typed are meant, not what was searched for before
-  if (field("text").value.trim() && document.activeElement === field("text")) {
-    setLike(null);
-    picture.value = "";
-  }
   search();
+});
+// words that are typed are meant, not what was searched for before
+field("text").addEventListener("input", () => {
+  setLike(null);
+  picture.value = "";
 });
 for (const name of FIELDS.slice(1)) field(name)?.addEventListener("change", () => search());
 picture.addEventListener("change", () => {

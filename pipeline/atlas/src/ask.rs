@@ -1,5 +1,7 @@
 //! What the pages ask for, as plain data.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -20,14 +22,14 @@ pub trait Atlas: Send + Sync + 'static {
     /// Everything that is known of an image.
     async fn image(&self, image: ImageName) -> Result<Image, Trouble>;
 
-    /// Where images lie.
-    async fn points(&self) -> Result<Points, Trouble>;
+    /// Where images lie; the same until the tables change.
+    async fn points(&self) -> Result<Arc<Points>, Trouble>;
 
-    /// Images in the space of a model, in two dimensions.
-    async fn plot(&self, model: String) -> Result<Plot, Trouble>;
+    /// Images in the space of a model, in two dimensions; the same until the tables change.
+    async fn plot(&self, model: String) -> Result<Arc<Plot>, Trouble>;
 
     /// Borders of all countries: lines of degrees east and north.
-    async fn borders(&self) -> Result<Vec<Vec<[f32; 2]>>, Trouble>;
+    async fn borders(&self) -> Result<Arc<Vec<Vec<[f32; 2]>>>, Trouble>;
 }
 
 /// What an atlas holds.

@@ -4,6 +4,7 @@ pub mod build;
 mod image;
 mod live;
 mod map;
+mod packed;
 mod parameters;
 mod picture;
 pub mod review;

@@ -47,16 +47,16 @@ impl Atlas for One {
         Ok(Image { found: Found { image, ..Found::default() }, ..Image::default() })
     }
 
-    async fn points(&self) -> Result<Points, Trouble> {
+    async fn points(&self) -> Result<Arc<Points>, Trouble> {
         Err(Trouble::Broken("s3://secret/place".into()))
     }
 
-    async fn plot(&self, _: String) -> Result<Plot, Trouble> {
+    async fn plot(&self, _: String) -> Result<Arc<Plot>, Trouble> {
         panic!("on purpose")
     }
 
-    async fn borders(&self) -> Result<Vec<Vec<[f32; 2]>>, Trouble> {
-        Ok(vec![vec![[1.0, 2.0], [3.0, 4.0]]])
+    async fn borders(&self) -> Result<Arc<Vec<Vec<[f32; 2]>>>, Trouble> {
+        Ok(Arc::new(vec![vec![[1.0, 2.0], [3.0, 4.0]]]))
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Index {
     pub(super) about: About,
     /// Images of all builds.
     pub(super) total: u64,
+    /// Those that have a place.
+    pub(super) on_a_map: Arc<Points>,
     /// Names of countries, splits and classes.
     names: Points,
     points: Vec<Point>,
@@ -93,11 +95,6 @@ impl Index {
             gallery.survey(|image| survey.add(image)).await?;
         }
         Ok(survey.done())
-    }
-
-    /// Columns of the images that have a place.
-    pub(super) fn on_a_map(&self) -> Points {
-        self.columns(self.points.iter().filter_map(|point| Some((point, point.place?))))
     }
 
     /// Columns of images at other places, by country and id.
@@ -190,7 +187,10 @@ impl Survey {
             ..About::default()
         };
         let names = Points { countries: self.countries, splits: self.splits, classes, ..Points::default() };
-        Index { about, total: self.images, names, points }
+        let mut index = Index { about, total: self.images, on_a_map: Arc::default(), names, points };
+        let placed = index.points.iter().filter_map(|point| Some((point, point.place?)));
+        index.on_a_map = Arc::new(index.columns(placed));
+        index
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(index.about.tags, ["natural=water", "leisure=pitch"]);
         assert_eq!(index.about.splits, ["train", "val"]);
         assert_eq!((index.about.years, index.total), (Some((2019, 2019)), 3));
-        let points = index.on_a_map();
+        let points = &index.on_a_map;
         assert_eq!((points.id.len(), points.of), (2, 3), "one has no place");
         assert_eq!(points.classes[usize::from(points.class[1])], "leisure=pitch");
     }

@@ -16,9 +16,8 @@ const MOST_VECTORS: u64 = 20_000;
 const FITTED: usize = 4000;
 
 /// The plot of a model: made once, when somebody first asks.
-pub(super) async fn of(now: &Snapshot, model: &Loaded) -> Result<Plot, Trouble> {
-    let plot = model.plot.get_or_try_init(|| async { made(now, model).await.map(Arc::new) }).await?;
-    Ok(Plot::clone(plot))
+pub(super) async fn of(now: &Snapshot, model: &Loaded) -> Result<Arc<Plot>, Trouble> {
+    model.plot.get_or_try_init(|| async { made(now, model).await.map(Arc::new) }).await.cloned()
 }
 
 async fn made(now: &Snapshot, model: &Loaded) -> Result<Plot, Trouble> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use atlas::{ImageName, Model, Plot, Trouble};
-use manifests::Artifact;
+use manifests::{Artifact, BuildSpec};
 use workers::WorkerError;
 
 use super::index::Index;
@@ -41,16 +41,26 @@ pub(super) struct Opened {
     pub(super) state: State,
 }
 
-/// A build is opened without its source: nothing is listed, and nothing there is read.
-async fn open(spec: &manifests::BuildSpec) -> Result<Arc<Build>, WorkerError> {
-    Build::open_work(spec.clone(), Arc::default()).await.map(Arc::new)
+/// Builds that are open, each once. They are opened without their sources: nothing there is listed or read.
+#[derive(Default)]
+struct Open(Vec<Arc<Build>>);
+
+impl Open {
+    async fn build(&mut self, spec: &BuildSpec) -> Result<Arc<Build>, WorkerError> {
+        if let Some(known) = self.0.iter().find(|build| build.spec == *spec) {
+            return Ok(known.clone());
+        }
+        let build = Arc::new(Build::open_work(spec.clone(), Arc::default()).await?);
+        self.0.push(build.clone());
+        Ok(build)
+    }
 }
 
 impl Opened {
     pub(super) async fn now(specs: &Specs) -> Result<Self, WorkerError> {
-        let mut builds = Vec::with_capacity(specs.builds.len());
+        let (mut open, mut builds) = (Open::default(), Vec::with_capacity(specs.builds.len()));
         for spec in &specs.builds {
-            builds.push(open(spec).await?);
+            builds.push(open.build(spec).await?);
         }
         let mut models: Vec<(Model, SearchModel)> = Vec::new();
         let mut add = |id: String, name: String, model: SearchModel| {
@@ -62,11 +72,11 @@ impl Opened {
         for origin in &specs.models {
             match origin {
                 Origin::Build { id, spec } => {
-                    let model = SearchModel::of_build(&*open(spec).await?).await?;
+                    let model = SearchModel::of_build(&*open.build(spec).await?).await?;
                     add(id.clone(), named(&spec.country, id), model);
                 }
                 Origin::Pair { id, pair, source, target } => {
-                    let (source, target) = (open(source).await?, open(target).await?);
+                    let (source, target) = (open.build(source).await?, open.build(target).await?);
                     let [before, after] = [Adapted::Before, Adapted::After];
                     let before = SearchModel::of_pair(pair, &source, &target, before).await?;
                     let after = SearchModel::of_pair(pair, &source, &target, after).await?;
@@ -129,6 +139,16 @@ impl Snapshot {
     pub(super) fn model_name(&self, digest: &str) -> String {
         let of_digest = self.models.iter().find(|loaded| loaded.searcher.model().digest == digest);
         of_digest.map_or_else(String::new, |loaded| loaded.shown.name.clone())
+    }
+
+    /// Refuses a country whose images are not served.
+    pub(super) fn check_country(&self, country: &str) -> Result<(), Trouble> {
+        let mut known = self.builds.iter().map(|build| build.spec.country.as_str());
+        if known.any(|known| known == country) {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.builds.iter().map(|build| build.spec.country.as_str()).collect();
+        Err(Trouble::Refused(format!("there are no images of {country:?}; there are those of {}", known.join(", "))))
     }
 
     /// The build that an image is of; whether the build has it, its tables say.

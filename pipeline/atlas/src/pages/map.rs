@@ -1,30 +1,51 @@
 //! What maps are drawn from: places of images, and borders.
 
+use std::sync::Arc;
+
+use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 
 use super::Asked;
+use super::packed::Packed;
 use crate::ask::Points;
 use crate::site::Page;
 use crate::trouble::Trouble;
 
+#[derive(Clone)]
+struct Map {
+    asked: Asked,
+    points: Arc<Packed<Points>>,
+    borders: Arc<Packed<Vec<Vec<[f32; 2]>>>>,
+}
+
 pub(super) fn page(asked: Asked) -> Page {
-    let routes = Router::new().route("/api/points", get(points)).route("/api/borders", get(borders)).with_state(asked);
+    let map = Map { asked, points: Arc::default(), borders: Arc::default() };
+    let routes =
+        Router::new().route("/api/points", get(points)).route("/api/borders", get(borders)).with_state(map);
     Page { nav: None, routes }
 }
 
-async fn points(State(asked): State<Asked>) -> Result<Json<Points>, Trouble> {
-    asked.ask(|atlas| async move { atlas.points().await }).await.map(Json)
+async fn points(State(map): State<Map>) -> Result<Response, Trouble> {
+    let packed = map.points;
+    let ask = |atlas: Arc<dyn crate::ask::Atlas>| async move {
+        Ok(packed.of(atlas.points().await?, |points| serde_json::to_vec(points).unwrap_or_default()))
+    };
+    let bytes = map.asked.ask(ask).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
 /// Little-endian single precision: for each line the number of its places, then degrees east and north of each.
-async fn borders(State(asked): State<Asked>) -> Result<Response, Trouble> {
-    let lines = asked.ask(|atlas| async move { atlas.borders().await }).await?;
+async fn borders(State(map): State<Map>) -> Result<Response, Trouble> {
+    let borders = map.borders;
+    let ask = |atlas: Arc<dyn crate::ask::Atlas>| async move {
+        Ok(borders.of(atlas.borders().await?, |lines| packed(lines)))
+    };
+    let bytes = map.asked.ask(ask).await?;
     let headers = [(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, "private, max-age=86400")];
-    Ok((headers, packed(&lines)).into_response())
+    Ok((headers, bytes).into_response())
 }
 
 fn packed(lines: &[Vec<[f32; 2]>]) -> Vec<u8> {

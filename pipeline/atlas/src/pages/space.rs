@@ -1,13 +1,17 @@
 //! What a model sees: all images as points, those alike close together.
 
+use std::sync::Arc;
+
 use axum::extract::{Query as Parameters, State};
-use axum::response::Response;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::Asked;
+use super::packed::Packed;
 use crate::ask::{About, Atlas, Plot};
 use crate::layout::{Nav, Shell};
 use crate::site::Page;
@@ -15,8 +19,15 @@ use crate::trouble::Trouble;
 
 const PATH: &str = "/space";
 
+#[derive(Clone)]
+struct Space {
+    asked: Asked,
+    plots: Arc<Packed<Plot>>,
+}
+
 pub(super) fn page(asked: Asked) -> Page {
-    let routes = Router::new().route(PATH, get(show)).route("/api/plot", get(plot)).with_state(asked);
+    let space = Space { asked, plots: Arc::default() };
+    let routes = Router::new().route(PATH, get(show)).route("/api/plot", get(plot)).with_state(space);
     Page { nav: Some(Nav { path: PATH, name: "Space" }), routes }
 }
 
@@ -26,12 +37,17 @@ struct Of {
     model: String,
 }
 
-async fn plot(State(asked): State<Asked>, Parameters(of): Parameters<Of>) -> Result<Json<Plot>, Trouble> {
-    asked.ask(|atlas| async move { atlas.plot(of.model).await }).await.map(Json)
+async fn plot(State(space): State<Space>, Parameters(of): Parameters<Of>) -> Result<Response, Trouble> {
+    let plots = space.plots;
+    let ask = |atlas: Arc<dyn Atlas>| async move {
+        Ok(plots.of(atlas.plot(of.model).await?, |plot| serde_json::to_vec(plot).unwrap_or_default()))
+    };
+    let bytes = space.asked.ask(ask).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
-async fn show(State(asked): State<Asked>, Extension(shell): Extension<Shell>) -> Response {
-    match asked.ask(|atlas| async move { Atlas::about(&*atlas).await }).await {
+async fn show(State(space): State<Space>, Extension(shell): Extension<Shell>) -> Response {
+    match space.asked.ask(|atlas| async move { Atlas::about(&*atlas).await }).await {
         Ok(about) => shell.page(PATH, "Space", Some("space.js"), content(&about)),
         Err(trouble) => shell.trouble(&trouble),
     }
@@ -66,7 +82,7 @@ fn content(about: &About) -> Markup {
                 canvas #plot tabindex="0" role="application" aria-roledescription="plot"
                     aria-label="Plot of the images. Arrow keys go from point to point, Enter opens the image, plus and minus zoom, Escape shows all." {}
             }
-            aside #chosen aria-live="polite" aria-label="Chosen image" { p.muted { "Point at an image, or go there with the arrow keys." } }
+            section #chosen aria-live="polite" aria-label="Chosen image" { p.muted { "Point at an image, or go there with the arrow keys." } }
         }
     }
 }

@@ -447,4 +447,5 @@ def main():
         sys.exit("does not hold: " + ", ".join(failed))
 
 
-main()
+if __name__ == "__main__":
+    main()

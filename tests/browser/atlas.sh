@@ -16,3 +16,4 @@ if [ ! -e "$folder/report.html" ]; then URBANCROSS=$urbancross TILES=${TILES:-16
 sed -i -e 's/^epochs = .*/epochs = 5/' -e 's/^epochs_per_band = .*/epochs_per_band = 1/' "$folder/germany_to_spain.toml"
 "$urbancross" adapt "$folder/germany_to_spain.toml"
 python3 tests/browser/atlas.py "$urbancross" "$folder" --seconds "${CROWD_SECONDS:-60}" ${PICTURES:+--pictures "$PICTURES"}
+python3 tests/browser/desk.py "$urbancross" ${PICTURES:+--pictures "$PICTURES"}

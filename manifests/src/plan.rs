@@ -303,6 +303,29 @@ mod tests {
         assert_eq!((read.phases, serde_json::to_string(&read).unwrap().as_str()), (Phases::default(), before));
     }
 
+    /// Stores that were built before there were reviews keep their keys.
+    #[test]
+    fn a_shard_without_reviews_has_the_key_that_it_always_had() {
+        let table = |artifact| PinnedTable::empty(artifact);
+        let part = |shard: u32| PartFile { shard, path: crate::paths::part("x", shard, "a"), size_bytes: 1, rows: 1 };
+        let before = Plan {
+            stage: "captions".into(),
+            stage_version: 2,
+            country: "x".into(),
+            shards: 2,
+            output: table(Artifact::Captions),
+            inputs: vec![table(Artifact::Geotags)],
+            model: String::new(),
+            parameters: "{}".into(),
+            retry_errors: false,
+            counts: PlanCounts::default(),
+        };
+        let reviews = PinnedTable { parts: vec![part(1)], ..table(Artifact::CaptionReviews) };
+        let after = Plan { inputs: vec![table(Artifact::Geotags), reviews], ..before.clone() };
+        assert_eq!(after.shard_key(0), before.shard_key(0));
+        assert_ne!(after.shard_key(1), before.shard_key(1));
+    }
+
     #[test]
     fn counts_that_no_plan_finds_are_none() {
         let shard = |shard, kept| ShardPlan { shard, kept, changes: BTreeMap::from([(Reason::New, 1)]) };

@@ -59,7 +59,8 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = "none after 15 s"
-        assert code == 0, f"after SIGTERM the exit code was {code}: {"".join(self.said[-5:])}"
+        said = "".join(self.said[-5:])
+        assert code == 0, f"after SIGTERM the exit code was {code}: {said}"
 
 
 class Watch:

@@ -63,9 +63,9 @@ function show(words = "") {
   $("picture").src = address("/review/picture", { country, id: one.id });
   $("picture").alt = one.captions.length ? `Satellite image: ${one.captions[0]}` : "Satellite image without a caption";
   $("id").textContent = one.id;
-  $("reason").textContent = `${one.waits}: ${one.why}`;
+  $("reason").textContent = one.why.startsWith(one.waits) ? one.why : `${one.waits}: ${one.why}`;
   $("decided").textContent = one.decided ?? "";
-  $("captioner").textContent = one.captioner ? ` by ${one.captioner}` : "";
+  $("captioner").textContent = one.captioner ? ` by ${one.captioner === "person" ? "a person" : one.captioner}` : "";
   $("text").value = one.captions.join("\n");
   $("accept").disabled = !one.captions.length;
   lines($("tags"), one.tags);

@@ -228,11 +228,12 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             lines.extend(words.map(|words| format!("{:18}   {words}", "")));
         }
         let Some(committed) = &committed else { continue };
-        if let Some(error) = committed.text("error").await? {
-            lines.push(format!("{:18}   {error}", ""));
-        }
+        let error = committed.text("error").await?;
+        lines.extend(error.iter().map(|error| format!("{:18}   {error}", "")));
         if stage.inputs.iter().any(|input| input.artifact == Artifact::CaptionReviews) {
-            lines.extend(reviewed(build, image_id).await?.into_iter().map(|line| format!("{:18}   {line}", "")));
+            // why a row is left out says the decision already
+            let said = reviewed(build, image_id).await?.into_iter().filter(|line| Some(line) != error.as_ref());
+            lines.extend(said.map(|line| format!("{:18}   {line}", "")));
         }
         if let (None, RowAction::Compute(_), Some(wanted)) = (above, &action, &recipe) {
             lines.extend(differences(&committed.row, wanted).into_iter().map(|d| format!("{:18}   {d}", "")));

@@ -59,7 +59,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = "none after 15 s"
-        assert code == 0, f"after SIGTERM the exit code was {code}: {"".join(self.said[-5:])}"
+        assert code == 0, f"after SIGTERM the exit code was {code}: {self.said[-5:]}"
 
 
 class Watch:
@@ -242,7 +242,7 @@ async def space(page, url):
     await page.goto(url + "/space")
     await expect(page.locator("#status")).to_contain_text("of the variance")
     assert await page.locator("#legend li").count() > 1
-    await page.get_by_label("colours").select_option("country")
+    await page.get_by_label("colours", exact=True).select_option("country")
     await expect(page.locator("#legend")).to_contain_text("finland (")
     await page.locator("#plot").focus()
     await page.keyboard.press("ArrowRight")

@@ -75,7 +75,8 @@ async fn an_area_narrows(served: &Served, all: &atlas::Answer) {
     let within = Some(Bounds { west: -180.0, south: middle, east: 180.0, north: 90.0 });
     let north = served.search(asked(Narrowed { within, ..Narrowed::default() })).await.unwrap();
     assert!(!north.found.is_empty() && north.found.len() < all.found.len());
-    let expected: Vec<&str> = all.found.iter().filter(|f| f.latitude.unwrap() >= middle).map(|f| f.image.id.as_str()).collect();
+    let expected: Vec<&str> =
+        all.found.iter().filter(|f| f.latitude.unwrap() >= middle).map(|f| f.image.id.as_str()).collect();
     assert_eq!(north.found.iter().map(|found| found.image.id.as_str()).collect::<Vec<_>>(), expected);
 }
 
@@ -90,7 +91,9 @@ async fn points_and_plot_have_every_image(served: &Served, all: &atlas::Answer) 
     let plot = served.plot(String::new()).await.unwrap();
     assert_eq!(plot.points.id.len(), all.found.len());
     assert!(plot.shares[0] >= plot.shares[1] && plot.shares[1] > 0.01, "{:?}", plot.shares);
-    let spread = |values: &[f32]| values.iter().copied().fold(f32::MIN, f32::max) - values.iter().copied().fold(f32::MAX, f32::min);
+    let spread = |values: &[f32]| {
+        values.iter().copied().fold(f32::MIN, f32::max) - values.iter().copied().fold(f32::MAX, f32::min)
+    };
     assert!(spread(&plot.points.x) > 0.01 && spread(&plot.points.y) > 0.01);
     assert_eq!(served.plot("finland".into()).await.unwrap(), plot);
 }
@@ -125,7 +128,9 @@ async fn an_image_has_all(served: &Served, build: &Build, id: &str) {
 }
 
 async fn what_is_not_there_is_not_there(served: &Served) {
-    for (country, id) in [("finland", "../../geotags"), ("finland", "/etc/passwd"), ("..", "x"), ("peru", "x"), ("finland", "")] {
+    for (country, id) in
+        [("finland", "../../geotags"), ("finland", "/etc/passwd"), ("..", "x"), ("peru", "x"), ("finland", "")]
+    {
         let image = ImageName { country: country.into(), id: id.into() };
         for size in [Size::Full, Size::Thumbnail] {
             let trouble = served.picture(image.clone(), size).await.unwrap_err();
@@ -225,7 +230,9 @@ async fn the_program_lets_in_whom_it_should_and_ends_when_told() {
     let (status, answer) = own.get("/api/search?text=a+lake&most=2", host);
     assert!(status == 200 && answer.matches("\"score\"").count() == 2, "{answer}");
     assert_eq!(own.get("/", "host: rebound.example\r\n").0, 421);
-    for path in ["/assets/../../../etc/passwd", "/picture?country=finland&id=..%2F..%2Fetc%2Fpasswd", "/%2e%2e/etc/passwd"] {
+    for path in
+        ["/assets/../../../etc/passwd", "/picture?country=finland&id=..%2F..%2Fetc%2Fpasswd", "/%2e%2e/etc/passwd"]
+    {
         assert_eq!(own.get(path, host).0, 404, "{path}");
     }
     let tell = |what: (u16, String)| assert!(what.0 == 422 && what.1.contains("the picture"), "{what:?}");

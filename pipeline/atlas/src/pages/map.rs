@@ -23,8 +23,7 @@ struct Map {
 
 pub(super) fn page(asked: Asked) -> Page {
     let map = Map { asked, points: Arc::default(), borders: Arc::default() };
-    let routes =
-        Router::new().route("/api/points", get(points)).route("/api/borders", get(borders)).with_state(map);
+    let routes = Router::new().route("/api/points", get(points)).route("/api/borders", get(borders)).with_state(map);
     Page { nav: None, routes }
 }
 

@@ -35,9 +35,9 @@ class Server:
 
     def __init__(self, urbancross, specs, *more):
         command = [urbancross, "serve", *map(str, specs), "--listen", "127.0.0.1:0", "--look-every", "1", *more]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.said = []
-        for line in self.process.stderr:
+        for line in self.process.stdout:
             self.said.append(line)
             if found := re.search(r"open (http://\S+)", line):
                 self.url = found[1].rstrip("/")
@@ -45,7 +45,7 @@ class Server:
         else:
             sys.exit("the server did not start:\n" + "".join(self.said))
         # a pipe that nobody reads stops whoever writes into it
-        threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
+        threading.Thread(target=lambda: self.said.extend(self.process.stdout), daemon=True).start()
 
     def memory_mib(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -35,9 +35,9 @@ class Server:
 
     def __init__(self, urbancross, specs, *more):
         command = [urbancross, "serve", *map(str, specs), "--listen", "127.0.0.1:0", "--look-every", "1", *more]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.said = []
-        for line in self.process.stderr:
+        for line in self.process.stdout:
             self.said.append(line)
             if found := re.search(r"open (http://\S+)", line):
                 self.url = found[1].rstrip("/")
@@ -45,7 +45,7 @@ class Server:
         else:
             sys.exit("the server did not start:\n" + "".join(self.said))
         # a pipe that nobody reads stops whoever writes into it
-        threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
+        threading.Thread(target=lambda: self.said.extend(self.process.stdout), daemon=True).start()
 
     def memory_mib(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -59,8 +59,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = "none after 15 s"
-        said = "".join(self.said[-5:])
-        assert code == 0, f"after SIGTERM the exit code was {code}: {said}"
+        assert code == 0, f"after SIGTERM the exit code was {code}: {self.said[-5:]}"
 
 
 class Watch:
@@ -243,7 +242,7 @@ async def space(page, url):
     await page.goto(url + "/space")
     await expect(page.locator("#status")).to_contain_text("of the variance")
     assert await page.locator("#legend li").count() > 1
-    await page.get_by_label("colours").select_option("country")
+    await page.get_by_label("colours", exact=True).select_option("country")
     await expect(page.locator("#legend")).to_contain_text("finland (")
     await page.locator("#plot").focus()
     await page.keyboard.press("ArrowRight")

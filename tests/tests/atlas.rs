@@ -168,9 +168,9 @@ struct Server {
 impl Server {
     fn start(spec: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(urbancross());
-        command.arg("serve").arg(spec).args(more).stderr(Stdio::piped());
+        command.arg("serve").arg(spec).args(more).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut program = command.spawn().unwrap();
-        let mut said = BufReader::new(program.stderr.take().unwrap());
+        let mut said = BufReader::new(program.stdout.take().unwrap());
         let address = loop {
             let mut line = String::new();
             assert!(said.read_line(&mut line).unwrap() > 0, "the server ended before it listened");

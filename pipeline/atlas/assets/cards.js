@@ -16,7 +16,7 @@ function card(image, { lit, like, model }) {
   const link = make(
     "a",
     { href: address("/image", image) },
-    make("img", { src: address("/thumbnail", image), alt: words, width: 168, height: 168, loading: "lazy", decoding: "async" }),
+    make("img", { src: address("/thumbnail", image), alt: `Picture ${image.rank}`, width: 168, height: 168, loading: "lazy", decoding: "async" }),
     make("p", { class: "words", dir: "auto" }, words),
   );
   const facts = [image.country, image.split, image.year, image.gsd_meters && `${image.gsd_meters.toFixed(2)} m`];
@@ -45,7 +45,7 @@ function card(image, { lit, like, model }) {
 
 /** What tells an image from all others. */
 export function key({ country, id }) {
-  return `${country}\n${id}`;
+  return `${country}/${id}`;
 }
 
 /** Lights the cards of an image, in every column. */

@@ -167,6 +167,13 @@ for (const name of FIELDS.slice(1)) field(name)?.addEventListener("change", () =
 picture.addEventListener("change", () => {
   if (!picture.files[0]) return;
   setLike(null);
+  // the server would hang up in the middle, without a word
+  const most = Number(picture.dataset.mostMib);
+  if (picture.files[0].size > most * 2 ** 20) {
+    say(`This picture has more than ${most} MiB: make it smaller.`, true);
+    picture.value = "";
+    return;
+  }
   field("text").value = "";
   search();
 });

@@ -17,9 +17,9 @@ use workers::WorkerError;
 use super::arguments::SetArgs;
 use super::numbers::within;
 use super::stop_flag_saying;
-use crate::aside;
 use crate::progress::Progress;
 use crate::serve::{Served, Specs, StoreDesk};
+use crate::{aside, say};
 
 /// More searches at once than any machine has cores.
 const MOST_AT_ONCE: usize = 256;
@@ -101,7 +101,9 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     let listens = listener.local_addr()?;
     let compute = Arc::new(Compute::start(limits(&args))?);
     let pages = pages(&args, specs, compute, tiles)?;
-    aside!("open {}{}", address(&args, listens), secret.map_or(String::new(), |secret| secret.in_address()));
+    // the command's output, not among what is said aside: secrets are taken out of that
+    let token = secret.map_or(String::new(), |secret| secret.in_address());
+    say!("open {}{token}", address(&args, listens));
     let site = Site { pages, guard }.router();
     atlas::serve(listener, site, ServerLimits::default(), stopped(stop)).await;
     Ok(())

@@ -76,7 +76,7 @@ fn content(about: &About) -> Markup {
             }
         }
         p #status role="status" aria-live="polite" {}
-        ul #legend .legend aria-label="Colours" {}
+        ul #legend .legend aria-label="What the colours mean" {}
         div.explore.space {
             div.canvas {
                 canvas #plot tabindex="0" role="application" aria-roledescription="plot"

@@ -120,7 +120,7 @@ async fn a_review_makes_one_caption_again_and_outlives_an_edit_of_its_tags() {
     assert!(
         said.contains("caption_reviews")
             && said.contains("rejected by Bo")
-            && said.contains("2 caption_reviews.review changed"),
+            && said.contains("3 caption_reviews.review changed"),
         "{said}"
     );
     let lines = pipeline::status::status(&build).await.unwrap();

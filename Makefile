@@ -6,6 +6,7 @@
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make slurm-test    builds on a real Slurm of three nodes on this machine (apt: slurmctld slurmd slurm-client munge)
+# make atlas-test    `serve` in a real browser and under a crowd (apt: chromium; pip: playwright axe-playwright-python)
 # make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
 # make install       the program without debug information, man pages and completions below PREFIX (~/.local)
 # make gate-full     the whole gate, long forms too, before a release
@@ -19,7 +20,7 @@ SEED      ?= 1
 
 PREFIX    ?= $(HOME)/.local
 
-.PHONY: install demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test
+.PHONY: install demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test atlas-test
 
 binary:
 	cargo build --locked --workspace --bins
@@ -73,6 +74,9 @@ chaos-long: chaos-driver
 
 slurm-test: binary
 	URBANCROSS_SLURM=yes cargo test --locked --workspace --test slurm
+
+atlas-test: binary
+	tests/browser/atlas.sh $(DIR)
 
 fuzz:
 	cargo run --locked -p fuzz -- $(or $(SECONDS),120) $(SEED) $(TARGETS)

@@ -15,6 +15,7 @@ suites=(
     "chaos 4 manifests workers stages/src pipeline/src tests/src tests/chaos Cargo.lock"
     "slurm 8 manifests workers pipeline/src pipeline/engines tests/slurm tests/tests/slurm.rs Cargo.lock"
     "notebook 5 docs/guide/tour.ipynb tests/python.sh pipeline/src workers/src/export workers/src/search"
+    "atlas 6 manifests workers pipeline/src pipeline/atlas tests/browser Cargo.lock"
     "cuda 15 stages/models stages/training workers/ranks pipeline/src tests/device tests/gpu-on-cpu tests/cuda.sh Cargo.lock"
 )
 
@@ -25,6 +26,14 @@ slurm() { make slurm-test; }
 notebook() { tests/python.sh notebook; }
 
 wheel() { tests/python.sh wheel; }
+# pages in a browser: where there is one, and what drives it
+atlas() {
+    if [ -x /usr/bin/chromium ] && python3 -c 'import axe_playwright_python, playwright' 2>/dev/null; then
+        make atlas-test
+    else
+        echo "no chromium, or no playwright and axe for Python: the atlas was not looked at in a browser"
+    fi
+}
 
 # what goes to GPUs compiles, and runs on a GPU that is the CPU: with NVIDIA's toolkit, where there is one
 cuda() {

@@ -20,6 +20,8 @@ pub enum Artifact {
     Splits,
     /// Size and digest of each image, or why it cannot be used.
     Images,
+    /// What people decided about captions: rows of the images that somebody has reviewed, and of no others.
+    CaptionReviews,
     /// Texts of each image.
     Captions,
     /// Five texts of three fields per image, for retrieval of text by text.
@@ -113,11 +115,12 @@ pub fn identity_fields() -> Vec<Field> {
 }
 
 impl Artifact {
-    /// The tables, in the order in which stages write them.
-    pub const TABLES: [Artifact; 11] = [
+    /// The tables, in the order in which stages write them; people write the reviews.
+    pub const TABLES: [Artifact; 12] = [
         Artifact::Geotags,
         Artifact::Splits,
         Artifact::Images,
+        Artifact::CaptionReviews,
         Artifact::Captions,
         Artifact::StructuredCaptions,
         Artifact::Segments,
@@ -136,6 +139,7 @@ impl Artifact {
             Artifact::Geotags => "geotags",
             Artifact::Splits => "splits",
             Artifact::Images => "images",
+            Artifact::CaptionReviews => "caption_reviews",
             Artifact::Captions => "captions",
             Artifact::StructuredCaptions => "structured_captions",
             Artifact::Segments => "segments",
@@ -150,6 +154,12 @@ impl Artifact {
     /// Whether it is a Delta table; the others live in slices of the planner.
     pub fn is_table(self) -> bool {
         Artifact::TABLES.contains(&self)
+    }
+
+    /// Whether it holds rows of some images only: a stage that reads it makes the others' rows without. As long as a shard
+    /// has none, nothing tells that the stage reads it.
+    pub fn is_sparse(self) -> bool {
+        self == Artifact::CaptionReviews
     }
 
     /// Version of the schema, written into every part file. A reader refuses files of a newer
@@ -225,6 +235,19 @@ impl Artifact {
                 optional("width", Int32),
                 optional("height", Int32),
                 optional("bytes_digest", Text),
+            ],
+            // what was seen is in `inputs`
+            Artifact::CaptionReviews => vec![
+                // "accept", "edit" or "reject"
+                optional("decision", Text),
+                // the words that stand from now on; none of a rejected image
+                optional("captions", list(Text)),
+                // who wrote them: "person", or the captioner whose words were accepted
+                optional("captioner", Text),
+                optional("author", Text),
+                // UTC, to the second
+                optional("decided_at", Text),
+                optional("review_digest", Text),
             ],
             Artifact::Captions => vec![
                 optional("captioner", Text),

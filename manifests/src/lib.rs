@@ -12,6 +12,7 @@ pub mod part;
 pub mod paths;
 pub mod plan;
 pub mod recipe;
+pub mod review;
 pub mod schema;
 pub mod shard;
 pub mod spec;

@@ -170,7 +170,12 @@ impl Plan {
             parameters: &self.parameters,
             retry_errors: self.retry_errors,
             base: self.output.part_name(shard),
-            inputs: self.inputs.iter().map(|table| (table.artifact, table.part_name(shard))).collect(),
+            inputs: self
+                .inputs
+                .iter()
+                .map(|table| (table.artifact, table.part_name(shard)))
+                .filter(|(artifact, part)| part.is_some() || !artifact.is_sparse())
+                .collect(),
         }
         .key()
     }
@@ -296,6 +301,29 @@ mod tests {
         let before = r#"{"part":{"shard":1,"path":"p","size_bytes":1,"rows":5},"computed":5,"kept":0,"deleted":0,"errors":0,"seconds":0.1}"#;
         let read: Marker = serde_json::from_str(before).unwrap();
         assert_eq!((read.phases, serde_json::to_string(&read).unwrap().as_str()), (Phases::default(), before));
+    }
+
+    /// Stores that were built before there were reviews keep their keys.
+    #[test]
+    fn a_shard_without_reviews_has_the_key_that_it_always_had() {
+        let table = |artifact| PinnedTable::empty(artifact);
+        let part = |shard: u32| PartFile { shard, path: crate::paths::part("x", shard, "a"), size_bytes: 1, rows: 1 };
+        let before = Plan {
+            stage: "captions".into(),
+            stage_version: 2,
+            country: "x".into(),
+            shards: 2,
+            output: table(Artifact::Captions),
+            inputs: vec![table(Artifact::Geotags)],
+            model: String::new(),
+            parameters: "{}".into(),
+            retry_errors: false,
+            counts: PlanCounts::default(),
+        };
+        let reviews = PinnedTable { parts: vec![part(1)], ..table(Artifact::CaptionReviews) };
+        let after = Plan { inputs: vec![table(Artifact::Geotags), reviews], ..before.clone() };
+        assert_eq!(after.shard_key(0), before.shard_key(0));
+        assert_ne!(after.shard_key(1), before.shard_key(1));
     }
 
     #[test]

@@ -53,12 +53,24 @@ pub struct CommittedRow {
     pub failed: bool,
 }
 
+impl CommittedRow {
+    /// Digest of each input field; none of a text that is no JSON.
+    pub fn input_digests(&self) -> BTreeMap<String, Digest> {
+        serde_json::from_str(&self.inputs).unwrap_or_default()
+    }
+}
+
+/// The input field that says that a person has reviewed a row.
+pub const REVIEW_INPUT: &str = "caption_reviews.review";
+
 /// Why a row is computed, or why it leaves the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The table has never had this row.
     New,
+    /// A person accepted, edited or rejected the row's caption, or took that back.
+    Reviewed,
     /// An input field's digest changed (tags, caption, image bytes, …).
     InputChanged,
     /// The model's weights or configuration are others.
@@ -77,8 +89,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::New,
+        Reason::Reviewed,
         Reason::InputChanged,
         Reason::ModelChanged,
         Reason::ParameterChanged,
@@ -92,6 +105,7 @@ impl Reason {
     pub fn words(self) -> &'static str {
         match self {
             Reason::New => "new",
+            Reason::Reviewed => "reviewed",
             Reason::InputChanged => "input changed",
             Reason::ModelChanged => "model changed",
             Reason::ParameterChanged => "parameter changed",
@@ -155,7 +169,8 @@ pub fn decide(committed: Option<&CommittedRow>, wanted: Option<&RecipeParts>, re
         }
         Reason::Errored
     } else if committed.inputs != digest::canonical_json(&wanted.inputs) {
-        Reason::InputChanged
+        let is_reviewed = committed.input_digests().get(REVIEW_INPUT) != wanted.inputs.get(REVIEW_INPUT);
+        if is_reviewed { Reason::Reviewed } else { Reason::InputChanged }
     } else if committed.model != wanted.model {
         Reason::ModelChanged
     } else if committed.parameters != wanted.parameters {
@@ -169,7 +184,7 @@ pub fn decide(committed: Option<&CommittedRow>, wanted: Option<&RecipeParts>, re
 /// Input fields whose digests differ: the field, as `artifact.field`, the digest of the committed row (`None`: it was not
 /// read then) and the one that is wanted.
 pub fn changed_inputs(committed: &CommittedRow, wanted: &RecipeParts) -> Vec<(String, Option<Digest>, Digest)> {
-    let old: BTreeMap<String, Digest> = serde_json::from_str(&committed.inputs).unwrap_or_default();
+    let old = committed.input_digests();
     let fields = wanted.inputs.iter().filter(|(field, new)| old.get(*field) != Some(*new));
     fields.map(|(field, new)| (field.clone(), old.get(field).cloned(), new.clone())).collect()
 }
@@ -194,6 +209,9 @@ pub fn differences(
             _ => lines.push(format!("{field}: {} → {}", brief(&old), brief(&new))),
         }
     }
+    let old = committed.input_digests();
+    let gone = old.keys().filter(|field| !wanted.inputs.contains_key(*field));
+    lines.extend(gone.map(|field| format!("{field}: no longer read")));
     if committed.model != wanted.model {
         lines.push(format!("model: {} → {}", brief(&committed.model), brief(&wanted.model)));
     }
@@ -209,9 +227,7 @@ pub fn differences(
 /// Why a row was made again, from its recipes before and after: one cause each, without digests, so that like rows count
 /// together. None where the recipe is the same.
 pub fn causes(before: &CommittedRow, after: &CommittedRow) -> Vec<String> {
-    let inputs =
-        |row: &CommittedRow| -> BTreeMap<String, Digest> { serde_json::from_str(&row.inputs).unwrap_or_default() };
-    let (old, new) = (inputs(before), inputs(after));
+    let (old, new) = (before.input_digests(), after.input_digests());
     let fields: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let changed = fields.into_iter().filter(|field| old.get(*field) != new.get(*field));
     let mut causes: Vec<String> = changed.map(|field| format!("{field} changed")).collect();
@@ -287,6 +303,21 @@ mod tests {
         assert_eq!(decide(None, Some(&wanted()), false), Some(RowAction::Compute(Reason::New)));
         assert_eq!(decide(Some(&row), None, false), Some(RowAction::Delete));
         assert_eq!(decide(None, None, false), None);
+    }
+
+    #[test]
+    fn a_review_is_named_before_an_edit_and_so_is_its_end() {
+        let plain = committed(&wanted());
+        let mut reviewed = wanted();
+        reviewed.inputs.insert(REVIEW_INPUT.into(), "r1".into());
+        assert_eq!(decide(Some(&plain), Some(&reviewed), false), Some(RowAction::Compute(Reason::Reviewed)));
+        let row = committed(&reviewed);
+        assert_eq!(decide(Some(&row), Some(&reviewed), false), Some(RowAction::Keep));
+        assert_eq!(decide(Some(&row), Some(&wanted()), false), Some(RowAction::Compute(Reason::Reviewed)));
+        assert_eq!(differences(&row, &wanted(), |_, _| None), ["caption_reviews.review: no longer read"]);
+        // tags that change afterwards are an edit
+        reviewed.inputs.insert("geotags.tags".into(), "t2".into());
+        assert_eq!(decide(Some(&row), Some(&reviewed), false), Some(RowAction::Compute(Reason::InputChanged)));
     }
 
     #[test]

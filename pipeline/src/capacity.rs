@@ -107,7 +107,7 @@ pub async fn known(build: &Build) -> Result<BTreeMap<&'static str, Known>, Worke
         let known = Known {
             measured: measured(&build.work, country, stage.name, at_once).await?,
             bytes_per_row: bytes,
-            inputs: stage.inputs.len(),
+            inputs: stage.inputs.iter().filter(|input| !input.artifact.is_sparse()).count(),
             fetches: stage.source.is_some(),
         };
         all.insert(stage.name, known);

@@ -10,8 +10,10 @@ mod init_commands;
 mod install_commands;
 mod numbers;
 mod report_commands;
+mod review_commands;
 mod schema;
 mod search_commands;
+mod serve_commands;
 mod simulate_commands;
 mod submit_commands;
 mod train_commands;
@@ -49,6 +51,10 @@ fn write_page(path: &Path, page: &str) -> Result<()> {
 
 /// Set by Ctrl-C and by SIGTERM, of which a second one ends the process at once, and by the end of a launcher.
 fn stop_flag() -> Arc<AtomicBool> {
+    stop_flag_saying("rows in flight are finished and published first")
+}
+
+fn stop_flag_saying(what: &'static str) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     crate::launch::stop_with_launcher(stop.clone());
     let flag = stop.clone();
@@ -62,10 +68,7 @@ fn stop_flag() -> Arc<AtomicBool> {
                 None => {
                     first = Some(Instant::now());
                     if !flag.swap(true, Ordering::Relaxed) && !crate::launch::launched() {
-                        crate::aside!(
-                            "\nstopping: rows in flight are finished and published first; press Ctrl-C again to quit at \
-                             once"
-                        );
+                        crate::aside!("\nstopping: {what}; press Ctrl-C again to quit at once");
                     }
                 }
             }
@@ -144,7 +147,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Evaluate { specs, set, report, search, json } => {
             report_commands::evaluate(&specs, &set.set, (report, &search), json).await
         }
+        Command::Review { args } => review_commands::review(*args).await,
         Command::Search { args } => search_commands::search(*args).await,
+        Command::Serve { args } => serve_commands::serve(*args).await,
         Command::Export { spec, args } => export_commands::export(spec.read()?, &args).await,
         Command::Verify { spec, repair, json } => upkeep_commands::verify(spec.read()?, repair, json).await,
         Command::Gc { spec, delete, keep_days, json } => {

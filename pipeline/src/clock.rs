@@ -19,6 +19,12 @@ pub fn now_exactly() -> String {
     time.unwrap_or_default().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// A number of seconds since 1970 as ISO 8601 has it, in UTC, to the second.
+pub fn second(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    time.unwrap_or_default().format("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// Day and time of a number of seconds since 1970, in UTC; of one that is no time the number.
 pub fn at(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
@@ -32,6 +38,7 @@ mod tests {
     #[test]
     fn seconds_become_dates() {
         assert_eq!(at(0), "1970-01-01 00:00 UTC");
+        assert_eq!(second(951_782_400 + 3_660), "2000-02-29T01:01:00Z");
         assert_eq!(at(951_782_400 + 3_660), "2000-02-29 01:01 UTC");
         assert_eq!(at(u64::MAX), format!("{} s after 1970", u64::MAX));
     }

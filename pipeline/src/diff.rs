@@ -16,7 +16,7 @@ use crate::clock;
 /// What has become of one table.
 #[derive(Debug, Serialize)]
 pub struct TableDiff {
-    /// The stage that writes it.
+    /// The stage that writes it; of what people write the table.
     pub step: &'static str,
     /// Its version then; `None`: it was not there.
     pub before: Option<u64>,
@@ -95,32 +95,47 @@ pub async fn diff(build: &Build, since: &Since, examples: usize) -> Result<Diff,
     let (began, until) = moments(build, since).await?;
     let mut millis = began;
     let mut tables = Vec::new();
-    for step in stages::steps(&build.spec) {
-        let Step::Map(stage) = step else { continue };
-        let after = build.pin(stage.output).await?;
+    for (step, output) in tables_in_order(build) {
+        let after = build.pin(output).await?;
         let version = match since {
-            Since::Version(artifact, version) if *artifact == stage.output => {
+            Since::Version(artifact, version) if *artifact == output => {
                 // the tables that follow may have been made of it
                 millis = until;
                 Some(*version)
             }
-            _ => version_at(build, stage.output, millis).await?,
+            _ => version_at(build, output, millis).await?,
         };
         let before = match version {
-            None => PinnedTable::empty(stage.output),
-            version => build.tables.pin(stage.output, &build.spec.country, version).await?,
+            None => PinnedTable::empty(output),
+            version => build.tables.pin(output, &build.spec.country, version).await?,
         };
-        still_there(build, stage.name, &before, &after).await?;
+        // what people write is not there before they do
+        if output.is_sparse() && before.parts.is_empty() && after.parts.is_empty() {
+            continue;
+        }
+        still_there(build, step, &before, &after).await?;
         // of a table that was not there everything is new: nothing says more than its number
-        let shown = if before.version.is_some() { examples } else { 0 };
-        let changes = changes::between(&build.work, stage.output, (&before, &after), shown).await;
-        tables.push(TableDiff { step: stage.name, before: before.version, after: after.version, changes: changes? });
+        let shown = if before.version.is_some() || output.is_sparse() { examples } else { 0 };
+        let changes = changes::between(&build.work, output, (&before, &after), shown).await;
+        tables.push(TableDiff { step, before: before.version, after: after.version, changes: changes? });
     }
     let recall = RecallDiff {
         before: evaluated_at(build, until).await?.map(|evaluation| evaluation.mean_recall()),
         after: crate::evaluate::stored(build).await?.map(|evaluation| evaluation.mean_recall()),
     };
     Ok(Diff { since: clock::at((began / 1000).max(0) as u64), tables, recall })
+}
+
+/// The tables of a build with the steps that write them; what people write comes before the step that reads it.
+fn tables_in_order(build: &Build) -> Vec<(&'static str, Artifact)> {
+    let mut tables = Vec::new();
+    for step in stages::steps(&build.spec) {
+        let Step::Map(stage) = step else { continue };
+        let sparse = stage.inputs.iter().map(|input| input.artifact).filter(|artifact| artifact.is_sparse());
+        tables.extend(sparse.map(|artifact| (artifact.name(), artifact)));
+        tables.push((stage.name, stage.output));
+    }
+    tables
 }
 
 /// Whether all files of an old version that have to be read are there.

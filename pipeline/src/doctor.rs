@@ -1,9 +1,10 @@
 //! `urbancross doctor`: checks whether this machine and a build's stores can be used.
 
-use manifests::BuildSpec;
 use manifests::words::count;
+use manifests::{Artifact, BuildSpec};
 use serde::Serialize;
 use workers::stores::{SourceStore, WorkStore};
+use workers::tables::Tables;
 
 use crate::preflight;
 
@@ -39,6 +40,7 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     findings.push(finding("country", preflight::country_code(spec).map(|()| code()).map_err(|e| e.to_string())));
     findings.push(finding("source store", source(spec).await));
     findings.push(finding("work store", work(spec).await));
+    findings.extend(reviews(spec).await.transpose().map(|found| finding("reviews", found)));
     for (field, found) in preflight::weights(spec) {
         findings.push(finding(field, found.map_err(|e| e.to_string())));
     }
@@ -112,6 +114,28 @@ async fn work(spec: &BuildSpec) -> Result<String, String> {
     let trial_store = WorkStore::open(address, &spec.work.options).map_err(|e| cannot(e.to_string()))?;
     let found = probed(&trial_store, &above.display().to_string()).await?;
     Ok(format!("{} does not exist yet, `urbancross run` creates it; {found}", folder.display()))
+}
+
+/// What people decided, if anybody did: it cannot be made again.
+async fn reviews(spec: &BuildSpec) -> Result<Option<String>, String> {
+    let store = WorkStore::open(&spec.work.url, &spec.work.options).map_err(|e| e.to_string())?;
+    if store.local_folder().is_some_and(|folder| !folder.is_dir()) {
+        return Ok(None);
+    }
+    let tables = Tables::new(&store);
+    let pinned = tables.pin(Artifact::CaptionReviews, &spec.country, None).await.map_err(|e| e.to_string())?;
+    let lost = workers::parts::lost(&store, &pinned, &spec.country).await.map_err(|e| e.to_string())?;
+    match (pinned.parts.len(), lost.len()) {
+        (0, _) => Ok(None),
+        (_, 0) => {
+            Ok(Some(format!("{} by people: keep a copy of tables/caption_reviews", count(pinned.rows(), "decision"))))
+        }
+        (all, lost) => Err(format!(
+            "{lost} of {} of what people decided lost: bring tables/caption_reviews back from a copy, or go back to what \
+             they had decided before with `urbancross verify --repair`",
+            count(all, "part")
+        )),
+    }
 }
 
 async fn probed(store: &WorkStore, shown: &str) -> Result<String, String> {

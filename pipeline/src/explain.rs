@@ -1,27 +1,29 @@
 //! `urbancross explain`: why a row is as it is, what a shard holds, what a stage does.
 
+mod committed;
 mod past;
 
 use std::collections::BTreeMap;
 
 use manifests::plan::PinnedTable;
-use manifests::recipe::{CommittedRow, RowAction, differences};
+use manifests::recipe::{RowAction, differences};
 use manifests::words::count;
 use manifests::{Artifact, Reason, shard_of};
-use sources::split::DropReason;
 use stages::stage::ASSIGNED_FROM;
-use stages::table::{Columns, option_text};
 use stages::{Step, Training};
 use workers::WorkerError;
-use workers::join::{COMMITTED_COLUMNS, ShardJoin, committed_rows};
-use workers::parts::PartReader;
+use workers::join::ShardJoin;
+use workers::reviews::Reviews;
 
+use self::committed::{Committed, dropped};
 use crate::build::Build;
 use crate::plan::{Model, model_of, uncounted_plan};
 use crate::preview::{PlanLine, preview, preview_shard};
 use crate::settled;
 use crate::trainings::{Outlook, TrainingState};
 use past::{Past, in_words, said};
+
+pub(crate) use committed::lineage;
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 ///
@@ -62,7 +64,9 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
             Step::Map(stage) => {
                 lines.push(format!("{name}, stage version {}, writes table {}", stage.version, stage.output.name()));
                 for input in stage.inputs {
-                    let why = if input.digests.is_empty() {
+                    let why = if input.artifact.is_sparse() {
+                        "only of images that somebody has reviewed".to_owned()
+                    } else if input.digests.is_empty() {
                         "must exist".to_owned()
                     } else {
                         format!("a change of {} makes a row stale", input.digests.join(", "))
@@ -226,8 +230,12 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             lines.extend(words.map(|words| format!("{:18}   {words}", "")));
         }
         let Some(committed) = &committed else { continue };
-        if let Some(error) = committed.text("error").await? {
-            lines.push(format!("{:18}   {error}", ""));
+        let error = committed.text("error").await?;
+        lines.extend(error.iter().map(|error| format!("{:18}   {error}", "")));
+        if stage.inputs.iter().any(|input| input.artifact == Artifact::CaptionReviews) {
+            // why a row is left out says the decision already
+            let said = reviewed(build, image_id).await?.into_iter().filter(|line| Some(line) != error.as_ref());
+            lines.extend(said.map(|line| format!("{:18}   {line}", "")));
         }
         if let (None, RowAction::Compute(_), Some(wanted)) = (above, &action, &recipe) {
             let artifacts = stage.inputs.iter().map(|input| input.artifact);
@@ -246,52 +254,22 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
     Ok(lines)
 }
 
-/// The row of an image in a table.
-struct Committed {
-    artifact: Artifact,
-    reader: PartReader,
-    at: usize,
-    row: CommittedRow,
-}
-
-impl Committed {
-    async fn find(
-        build: &Build,
-        artifact: Artifact,
-        shard: u32,
-        image_id: &str,
-    ) -> Result<Option<Committed>, WorkerError> {
-        let pinned = build.pin(artifact).await?;
-        let Some(part) = pinned.part(shard) else { return Ok(None) };
-        let reader = PartReader::open(&build.work, artifact, part).await?;
-        let batch = reader.read(&COMMITTED_COLUMNS).await?;
-        let mut rows = committed_rows(artifact, &batch).map_err(|e| WorkerError::Broken(e.to_string()))?;
-        Ok(rows.remove(image_id).map(|(at, row)| Committed { artifact, reader, at, row }))
+/// What a person decided about an image's captions, and whether that has to be looked at again.
+async fn reviewed(build: &Build, image_id: &str) -> Result<Vec<String>, WorkerError> {
+    if build.pin(Artifact::CaptionReviews).await?.parts.is_empty() {
+        return Ok(Vec::new());
     }
-
-    async fn text(&self, column: &'static str) -> Result<Option<String>, WorkerError> {
-        let batch = self.reader.read_rows(&[column], &[self.at]).await?;
-        let columns = Columns::new(self.artifact, &batch);
-        let text = columns.text(column).map_err(|e| WorkerError::Broken(e.to_string()))?;
-        Ok(option_text(text, 0).map(str::to_owned))
-    }
-
-    /// The split of a row, or why it was dropped.
-    async fn split(&self) -> Result<Option<String>, WorkerError> {
-        let reason = self.text("split_reason").await?.and_then(|reason| DropReason::parse(&reason));
-        match reason {
-            Some(reason) => Ok(Some(dropped(reason))),
-            None => self.text("split").await,
-        }
-    }
+    let looked = Reviews::of(&build.work, &build.tables, &build.spec).look(image_id).await?;
+    let Some((review, looked)) = looked.and_then(|looked| Some((looked.review.clone()?, looked))) else {
+        return Ok(Vec::new());
+    };
+    let words = if review.captions.is_empty() { String::new() } else { format!(": {}", review.captions.join(" | ")) };
+    let again = looked.waits.map(|_| looked.why);
+    Ok([format!("{}{words}", review.in_words())].into_iter().chain(again).collect())
 }
 
 /// The split that an image will have, or why it will be dropped.
 fn assigned(build: &Build, shard: u32, image_id: &str) -> Option<String> {
     let row = build.virtual_inputs.assignment().get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
     Some(row.reason.map_or_else(|| row.split.to_owned(), dropped))
-}
-
-fn dropped(reason: DropReason) -> String {
-    format!("dropped: {}", reason.words())
 }

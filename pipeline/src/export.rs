@@ -8,7 +8,7 @@ mod model_card;
 
 use std::path::Path;
 
-use manifests::paths;
+use manifests::{Artifact, paths};
 use stages::fit::{CURVE_FILE, CurvePoint, RESULT_FOLDER, read_curve};
 use stages::{Step, Training};
 use workers::export::curves::{Moment, event_file};
@@ -55,6 +55,7 @@ pub async fn data(build: &Build, wanted: &DataExport, output: &Path) -> Result<W
         format: wanted.format,
         tables: &tables,
         written: &written,
+        reviews: &build.pin(Artifact::CaptionReviews).await?,
         changed_at: crate::page::changed_at(build).await?,
     };
     draft.write("README.md", &facts.card())?;

@@ -31,7 +31,7 @@ use workers::publish::Summary;
 use crate::analyse::Analysis;
 use crate::build::Build;
 use crate::trainings::current_record;
-pub(crate) use pictures::{thumbnail_of, thumbnails};
+pub(crate) use pictures::{encoded, thumbnail_of, thumbnails};
 
 /// A build with everything that a report shows of it.
 struct Gathered<'a> {

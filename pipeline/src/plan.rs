@@ -114,7 +114,10 @@ pub(crate) async fn uncounted_plan(
 ) -> Result<Plan, WorkerError> {
     let mut inputs = Vec::with_capacity(stage.inputs.len());
     for input in stage.inputs {
-        inputs.push(build.pin(input.artifact).await?);
+        let pinned = build.pin(input.artifact).await?;
+        if !input.artifact.is_sparse() || !pinned.parts.is_empty() {
+            inputs.push(pinned);
+        }
     }
     Ok(Plan {
         stage: stage.name.to_owned(),

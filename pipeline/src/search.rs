@@ -4,7 +4,8 @@ mod model;
 mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use manifests::Artifact;
 use manifests::words::count;
@@ -86,15 +87,15 @@ pub struct Answer {
     pub found: Vec<Found>,
 }
 
-/// Builds that can be searched with one model.
-pub struct Searcher<'b> {
+/// Builds that can be searched with one model. Searches may be made side by side.
+pub struct Searcher<B> {
     model: SearchModel,
-    builds: Vec<&'b Build>,
+    builds: Vec<B>,
     galleries: Vec<Arc<Gallery>>,
-    encoder: Option<QueryEncoder>,
+    encoder: OnceLock<Arc<QueryEncoder>>,
 }
 
-impl<'b> Searcher<'b> {
+impl<B: Deref<Target = Build>> Searcher<B> {
     /// Opens builds for searches with a model. Vectors by it that are not there yet are made.
     ///
     /// # Errors
@@ -102,15 +103,15 @@ impl<'b> Searcher<'b> {
     /// cannot be read.
     pub async fn open(
         model: SearchModel,
-        builds: impl IntoIterator<Item = &'b Build>,
+        builds: impl IntoIterator<Item = B>,
         progress: &Progress,
     ) -> Result<Self, WorkerError> {
-        let builds: Vec<&Build> = builds.into_iter().collect();
+        let builds: Vec<B> = builds.into_iter().collect();
         let mut galleries = Vec::with_capacity(builds.len());
         for build in &builds {
             galleries.push(Arc::new(vectors::gallery(&model, build, progress).await?));
         }
-        Ok(Self { model, builds, galleries, encoder: None })
+        Ok(Self { model, builds, galleries, encoder: OnceLock::new() })
     }
 
     /// Opens a build with its vectors as they were at a version of `image_embeddings`, and the model that made them. Places,
@@ -119,9 +120,9 @@ impl<'b> Searcher<'b> {
     /// # Errors
     /// [`WorkerError::Missing`] for a version that is not there, [`WorkerError::Configuration`] for one whose files or
     /// model were cleared away; otherwise as [`open`](Self::open).
-    pub async fn open_at(build: &'b Build, version: u64) -> Result<Self, WorkerError> {
-        let (model, gallery) = vectors::gallery_at(build, version).await?;
-        Ok(Self { model, galleries: vec![Arc::new(gallery)], builds: vec![build], encoder: None })
+    pub async fn open_at(build: B, version: u64) -> Result<Self, WorkerError> {
+        let (model, gallery) = vectors::gallery_at(&build, version).await?;
+        Ok(Self { model, galleries: vec![Arc::new(gallery)], builds: vec![build], encoder: OnceLock::new() })
     }
 
     /// Copies vectors into the index of this machine, so that searches take a fraction of the time; answers are the same.
@@ -155,7 +156,7 @@ impl<'b> Searcher<'b> {
     /// # Errors
     /// [`WorkerError::Configuration`] for what cannot be searched for, with what can; tables or a store that cannot be
     /// read.
-    pub async fn search(&mut self, question: &Question) -> Result<Answer, WorkerError> {
+    pub async fn search(&self, question: &Question) -> Result<Answer, WorkerError> {
         let galleries = self.chosen(&question.countries)?;
         let query = self.vector(&question.query).await?;
         let mut filter = question.filter.clone();
@@ -212,7 +213,7 @@ impl<'b> Searcher<'b> {
         Ok(self.galleries.iter().filter(is_chosen).cloned().collect())
     }
 
-    async fn vector(&mut self, query: &Query) -> Result<Vec<f32>, WorkerError> {
+    async fn vector(&self, query: &Query) -> Result<Vec<f32>, WorkerError> {
         match query {
             Query::Like(image_id) => self.vector_of(image_id).await,
             Query::Text(text) => {
@@ -252,22 +253,43 @@ impl<'b> Searcher<'b> {
         )))
     }
 
-    /// Loads the model when it is first needed.
-    fn encoder(&mut self) -> Result<&QueryEncoder, WorkerError> {
+    /// The model, loaded when it is first needed; for another searcher with the same one.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for files that are no model, or a device that is not there.
+    pub fn encoder(&self) -> Result<&Arc<QueryEncoder>, WorkerError> {
+        if let Some(encoder) = self.encoder.get() {
+            return Ok(encoder);
+        }
         let model = &self.model;
-        let encoder = match self.encoder.take() {
-            Some(encoder) => encoder,
-            None => on_its_own_thread(|| {
-                Ok(QueryEncoder::open(&StageContext {
-                    spec: &model.spec,
-                    device: stages::device::devices("search", &model.spec)?[0],
-                    model_folder: Some(model.folder.clone()),
-                    weights: &Default::default(),
-                    stop: Arc::default(),
-                })?)
-            })?,
-        };
-        Ok(self.encoder.insert(encoder))
+        let encoder = on_its_own_thread(|| {
+            Ok(QueryEncoder::open(&StageContext {
+                spec: &model.spec,
+                device: stages::device::devices("search", &model.spec)?[0],
+                model_folder: Some(model.folder.clone()),
+                weights: &Default::default(),
+                stop: Arc::default(),
+            })?)
+        })?;
+        Ok(self.encoder.get_or_init(|| Arc::new(encoder)))
+    }
+
+    /// Takes a model that another searcher has loaded, if it is this one's.
+    pub(crate) fn take_encoder(&self, of: &SearchModel, encoder: Arc<QueryEncoder>) {
+        if of.digest == self.model.digest {
+            // whoever was faster has loaded the same
+            let _ = self.encoder.set(encoder);
+        }
+    }
+
+    /// The model.
+    pub(crate) fn model(&self) -> &SearchModel {
+        &self.model
+    }
+
+    /// Images of the builds, with their vectors.
+    pub(crate) fn galleries(&self) -> &[Arc<Gallery>] {
+        &self.galleries
     }
 
     /// Small pictures of what was found, by country and id; JPEG.

@@ -43,6 +43,9 @@ pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<D
     let mut inputs = Vec::new();
     for artifact in stage.tables() {
         let pinned = build.pin(artifact).await?;
+        if artifact.is_sparse() && pinned.parts.is_empty() {
+            continue;
+        }
         lost |= !pinned.lost.is_empty();
         inputs.push(pinned.digest());
     }

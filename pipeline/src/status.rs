@@ -1,5 +1,6 @@
 //! `urbancross status`: what a work store holds for a build, without looking at the source.
 
+use manifests::Artifact;
 use manifests::words::count;
 use serde::Serialize;
 use stages::Step;
@@ -13,7 +14,7 @@ use crate::trainings::trainings_by_settings;
 /// What a work store holds of one step.
 #[derive(Debug, Serialize)]
 pub struct StatusLine {
-    /// Name of the stage or training.
+    /// Name of the stage or training; of what people write the table.
     pub step: &'static str,
     /// In words: published, empty, or what is missing.
     pub state: String,
@@ -43,6 +44,9 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
         let (excluded, errors) = summary.map(|s| (s.excluded, s.errors)).unzip();
         let line = match step {
             Step::Map(stage) => {
+                for input in stage.inputs.iter().filter(|input| input.artifact.is_sparse()) {
+                    lines.extend(written_line(build, input.artifact).await?);
+                }
                 let pinned = build.pin(stage.output).await?;
                 let lost = workers::parts::lost(&build.work, &pinned, &build.spec.country).await?;
                 let state = match (pinned.parts.len(), lost.len()) {
@@ -78,6 +82,21 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
         lines.push(line);
     }
     Ok(lines)
+}
+
+/// A table that people write, where somebody did.
+async fn written_line(build: &Build, artifact: Artifact) -> Result<Option<StatusLine>, WorkerError> {
+    let pinned = build.pin(artifact).await?;
+    if pinned.parts.is_empty() {
+        return Ok(None);
+    }
+    let lost = workers::parts::lost(&build.work, &pinned, &build.spec.country).await?;
+    let state = match lost.len() {
+        0 => "by people".to_owned(),
+        lost => format!("{} of what people wrote lost: bring them back from a copy", count(lost, "part")),
+    };
+    let line = empty_line(artifact.name());
+    Ok(Some(StatusLine { state, rows: pinned.rows(), version: pinned.version, ..line }))
 }
 
 /// The run whose model is the build's.

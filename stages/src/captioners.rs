@@ -20,10 +20,17 @@ pub(crate) use tags::ImageTags;
 const TAGS: Input = Input {
     artifact: Artifact::Geotags,
     digests: &["tags_digest"],
-    columns: &["title", "title_multi_objects", "given_captions", "center_tags", "surrounding_tags"],
+    columns: &["title", "title_multi_objects", "given_captions", "center_tags", "surrounding_tags", "tags_digest"],
 };
 /// What it sees of an image, if it looks.
 const PIXELS: Input = Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] };
+
+/// What people decided about an image's captions, where somebody did.
+const REVIEWS: Input = Input {
+    artifact: Artifact::CaptionReviews,
+    digests: &["review_digest"],
+    columns: &["decision", "captions", "captioner", "author", "decided_at", "inputs"],
+};
 
 /// The captioner of a name.
 pub(crate) fn of(captioner: Captioner) -> &'static dyn Captions {
@@ -49,6 +56,11 @@ pub(crate) trait Captions: Sync {
 /// What a stage reads for a captioner.
 pub(crate) fn inputs(captioner: &dyn Captions) -> &'static [Input] {
     if captioner.looks() { &[TAGS, PIXELS] } else { &[TAGS] }
+}
+
+/// The same for words that a person may have accepted, edited or rejected.
+pub(crate) fn reviewed_inputs(captioner: &dyn Captions) -> &'static [Input] {
+    if captioner.looks() { &[TAGS, PIXELS, REVIEWS] } else { &[TAGS, REVIEWS] }
 }
 
 type Opened<T> = Result<Box<dyn Writer<T>>, StageError>;

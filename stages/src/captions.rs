@@ -1,12 +1,14 @@
-//! Stage `captions`: words for an image, by the captioner that the spec names.
+//! Stage `captions`: words for an image, by the captioner that the spec names, or as a person decided.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Float32Array, Int32Array};
+use arrow::array::{Float32Array, Int32Array, RecordBatch};
 use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 
 use crate::captioners::{self, Caption, Images, Quality, Writer};
+use crate::reviews;
 use crate::stage::{InputRows, MapOutput, Outcome, Stage, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
@@ -19,7 +21,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
         name: NAME,
         // 2: words of other languages for buildings, sports, surfaces and colours
         version: 2,
-        inputs: captioners::inputs(captioner),
+        inputs: captioners::reviewed_inputs(captioner),
         output: Artifact::Captions,
         source: None,
         model: (captioner.captions().model)(spec),
@@ -41,48 +43,76 @@ struct WriteCaptions {
     captioner: Captioner,
 }
 
+/// Words with who wrote them, or why there are none.
+type Written = Result<(String, Caption), Outcome>;
+
 impl Transform for WriteCaptions {
     fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
-        let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
-        let given = columns.texts("given_captions").map_err(table_error)?;
-        let written = self.writer.write(&Images::read(rows, &given).map_err(table_error)?)?;
-        let content = self.content(&written).map_err(table_error)?;
-        Ok(MapOutput { outcomes: Outcome::of(&written), content })
+        let mut decided = decided(rows).map_err(table_error)?;
+        let open: Vec<usize> = (0..rows.len()).filter(|row| !decided.contains_key(row)).collect();
+        let written = match open.len() {
+            0 => Vec::new(),
+            all if all == rows.len() => self.write(rows)?,
+            _ => self.write(&rows.some(&open).map_err(table_error)?)?,
+        };
+        decided.extend(open.into_iter().zip(written));
+        let written: Vec<Written> = decided.into_values().collect();
+        let outcome = |written: &Written| written.as_ref().map_or_else(Outcome::clone, |_| Outcome::Good);
+        let content = content(&written).map_err(table_error)?;
+        Ok(MapOutput { outcomes: written.iter().map(outcome).collect(), content })
     }
 }
 
+/// By row, what people decided.
+fn decided(rows: &InputRows) -> Result<BTreeMap<usize, Written>, TableError> {
+    let Some(reviews) = rows.tables.get(&Artifact::CaptionReviews) else { return Ok(BTreeMap::new()) };
+    let tags = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]).text("tags_digest")?;
+    let reviews = reviews::read(reviews)?.into_iter().enumerate();
+    Ok(reviews.filter_map(|(row, review)| Some((row, reviews::decided(&review?, tags.value(row))))).collect())
+}
+
 impl WriteCaptions {
-    fn content(&self, written: &[Result<Caption, String>]) -> Result<arrow::record_batch::RecordBatch, TableError> {
+    /// Words by the captioner.
+    fn write(&self, rows: &InputRows) -> Result<Vec<Written>, StageError> {
+        let table_error = |source| StageError::Table { stage: NAME, source };
+        let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
+        let given = columns.texts("given_captions").map_err(table_error)?;
         let captioner = serde_json::json!(self.captioner);
         let captioner = captioner.as_str().unwrap_or_default();
-        let good: Vec<Option<&Caption>> = written.iter().map(|w| w.as_ref().ok()).collect();
-        let lists = |of: fn(&Caption) -> &Vec<String>| -> Result<_, TableError> {
-            table::text_lists(&good.iter().map(|w| w.map(|w| of(w).clone())).collect::<Vec<_>>())
-        };
-        let qualities: Vec<&Quality> = good.iter().flatten().flat_map(|w| &w.quality).collect();
-        let float = |of: fn(&Quality) -> f64| {
-            Arc::new(Float32Array::from_iter_values(qualities.iter().map(|q| of(q) as f32))) as _
-        };
-        let int = |of: fn(&Quality) -> usize| {
-            Arc::new(Int32Array::from_iter_values(qualities.iter().map(|q| of(q) as i32))) as _
-        };
-        let quality = table::struct_lists(
-            Artifact::Captions,
-            "quality",
-            &good.iter().map(|w| w.map(|w| w.quality.len())).collect::<Vec<_>>(),
-            vec![int(|q| q.words), float(|q| q.repetition), float(|q| q.tag_coverage), int(|q| q.attempts)],
-        )?;
-        table::content(
-            Artifact::Captions,
-            vec![
-                table::texts(good.iter().map(|w| w.map(|_| captioner))),
-                lists(|w| &w.captions)?,
-                lists(|w| &w.dropped_tags)?,
-                table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&w.captions)))),
-                quality,
-                table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
-            ],
-        )
+        let written = self.writer.write(&Images::read(rows, &given).map_err(table_error)?)?;
+        let by_captioner = |caption| (captioner.to_owned(), caption);
+        Ok(written.into_iter().map(|w| w.map(by_captioner).map_err(Outcome::Failed)).collect())
     }
+}
+
+fn content(written: &[Written]) -> Result<RecordBatch, TableError> {
+    let good: Vec<Option<&(String, Caption)>> = written.iter().map(|w| w.as_ref().ok()).collect();
+    let captioners = table::texts(good.iter().map(|w| w.map(|(captioner, _)| captioner.clone())));
+    let good: Vec<Option<&Caption>> = good.into_iter().map(|w| w.map(|(_, caption)| caption)).collect();
+    let lists = |of: fn(&Caption) -> &Vec<String>| -> Result<_, TableError> {
+        table::text_lists(&good.iter().map(|w| w.map(|w| of(w).clone())).collect::<Vec<_>>())
+    };
+    let qualities: Vec<&Quality> = good.iter().flatten().flat_map(|w| &w.quality).collect();
+    let float =
+        |of: fn(&Quality) -> f64| Arc::new(Float32Array::from_iter_values(qualities.iter().map(|q| of(q) as f32))) as _;
+    let int =
+        |of: fn(&Quality) -> usize| Arc::new(Int32Array::from_iter_values(qualities.iter().map(|q| of(q) as i32))) as _;
+    let quality = table::struct_lists(
+        Artifact::Captions,
+        "quality",
+        &good.iter().map(|w| w.map(|w| w.quality.len())).collect::<Vec<_>>(),
+        vec![int(|q| q.words), float(|q| q.repetition), float(|q| q.tag_coverage), int(|q| q.attempts)],
+    )?;
+    table::content(
+        Artifact::Captions,
+        vec![
+            captioners,
+            lists(|w| &w.captions)?,
+            lists(|w| &w.dropped_tags)?,
+            table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&w.captions)))),
+            quality,
+            table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
+        ],
+    )
 }

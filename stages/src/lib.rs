@@ -25,6 +25,7 @@ pub mod io_fault;
 pub mod network;
 pub mod networks;
 pub mod pretrain;
+pub mod reviews;
 pub mod search;
 pub mod segment_features;
 mod segment_scores;
@@ -141,7 +142,7 @@ mod tests {
     fn every_stage_follows_its_inputs() {
         let scored = "[caption]\nstructured = true\nscore.clip = \"a/b\"\n";
         for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored] {
-            let mut written = vec![Artifact::Listing];
+            let mut written = vec![Artifact::Listing, Artifact::CaptionReviews];
             for stage in map_stages(&spec(extra)) {
                 for table in stage.tables() {
                     assert!(written.contains(&table), "{} reads {table:?} too early", stage.name);

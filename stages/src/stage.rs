@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use arrow::array::UInt64Array;
+use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 use candle_core::Device;
 use manifests::spec::DeviceName;
@@ -12,6 +14,7 @@ use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec};
 
 pub use crate::stage_error::{StageError, is_disk_full};
+use crate::table::TableError;
 
 /// Tables that the split assignment is made from: boxes and given splits, and digests of pictures.
 pub const ASSIGNED_FROM: [Artifact; 2] = [Artifact::Geotags, Artifact::Images];
@@ -147,7 +150,8 @@ pub trait Transform: Send {
 pub struct InputRows {
     /// Ids of the rows, in the order of everything else here.
     pub image_ids: Vec<String>,
-    /// The rows by input, with the columns that the stage reads.
+    /// The rows by input, with the columns that the stage reads. An input that has rows of some images only is left out
+    /// where it has none of these; otherwise it has nulls for the others.
     pub tables: BTreeMap<Artifact, RecordBatch>,
     /// Source bytes per row, where the stage asks for them; `Err` says why they cannot be had.
     /// `None`: the listing has no such object for the row.
@@ -158,6 +162,24 @@ impl InputRows {
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.image_ids.len()
+    }
+
+    /// Some of the rows, by rising number.
+    ///
+    /// # Errors
+    /// [`TableError::Build`] with Arrow's words.
+    pub(crate) fn some(&self, rows: &[usize]) -> Result<InputRows, TableError> {
+        let indices: UInt64Array = rows.iter().map(|row| Some(*row as u64)).collect();
+        let taken = |(artifact, batch): (&Artifact, &RecordBatch)| {
+            take_record_batch(batch, &indices)
+                .map(|batch| (*artifact, batch))
+                .map_err(|e| TableError::Build { table: artifact.name(), why: e.to_string() })
+        };
+        Ok(InputRows {
+            image_ids: rows.iter().map(|row| self.image_ids[*row].clone()).collect(),
+            tables: self.tables.iter().map(taken).collect::<Result<_, _>>()?,
+            source: rows.iter().filter_map(|row| self.source.get(*row).cloned()).collect(),
+        })
     }
 
     /// Whether there is no row.

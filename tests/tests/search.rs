@@ -34,7 +34,7 @@ fn by_text(text: &str) -> Question {
     question(Query::Text(text.into()), Filter::default())
 }
 
-async fn searcher<'b>(model: &SearchModel, builds: &'b [Build]) -> Searcher<'b> {
+async fn searcher<'b>(model: &SearchModel, builds: &'b [Build]) -> Searcher<&'b Build> {
     Searcher::open(model.clone(), builds, &Progress::new(true)).await.unwrap()
 }
 
@@ -57,7 +57,7 @@ async fn embedded(model: &SearchModel, build: &Build, split: &str) -> Vec<Evalua
 }
 
 /// Every caption of the test split, searched among the test images, against the code that counts recall.
-async fn ranks_agree(searcher: &mut Searcher<'_>, rows: &[EvaluatedRow], build: &Build) {
+async fn ranks_agree(searcher: &Searcher<&Build>, rows: &[EvaluatedRow], build: &Build) {
     let outcome = recall_of(rows, build.spec.evaluate.protocol).unwrap();
     let captions: Vec<(&str, &str)> = rows
         .iter()
@@ -85,14 +85,14 @@ async fn captions_find_their_images_at_the_rank_that_recall_counts() {
     let rows = embedded(&model, &build, "test").await;
     assert!(rows.len() > 5, "{}", rows.len());
     let builds = [reopened(&build.spec).await];
-    let mut searcher = searcher(&model, &builds).await;
-    ranks_agree(&mut searcher, &rows, &build).await;
+    let searcher = searcher(&model, &builds).await;
+    ranks_agree(&searcher, &rows, &build).await;
     assert!(!world.path("work/vectors").exists(), "the own model's vectors are a table");
 
     // how many shards are read side by side changes nothing
     let one_by_one = world.spec("work", &[LONG, "work.concurrency=1"]);
     let one_by_one = [reopened(&one_by_one).await];
-    let mut other = Searcher::open(model.clone(), &one_by_one, &Progress::new(true)).await.unwrap();
+    let other = Searcher::open(model.clone(), &one_by_one, &Progress::new(true)).await.unwrap();
     let asked = by_text("a satellite image of a soccer pitch");
     let answer = searcher.search(&asked).await.unwrap();
     assert_eq!(answer, other.search(&asked).await.unwrap());
@@ -105,13 +105,13 @@ async fn captions_find_their_images_at_the_rank_that_recall_counts() {
     let fewer = searcher.search(&Question { most: 3, ..asked.clone() }).await.unwrap();
     assert_eq!(fewer.found, answer.found[..3]);
 
-    by_pictures(&mut searcher, &build, &answer).await;
-    with_filters(&mut searcher, &build, &answer).await;
+    by_pictures(&searcher, &build, &answer).await;
+    with_filters(&searcher, &build, &answer).await;
     with_an_older_version(&world, &build, &model, &answer).await;
 }
 
 /// A picture finds itself; an image that others are compared with is not among them.
-async fn by_pictures(searcher: &mut Searcher<'_>, build: &Build, all: &Answer) {
+async fn by_pictures(searcher: &Searcher<&Build>, build: &Build, all: &Answer) {
     let own = &all.found[4].image_id;
     let like = searcher.search(&question(Query::Like(own.clone()), Filter::default())).await.unwrap();
     assert!(!ids(&like).contains(&own.as_str()) && like.found.len() == all.found.len() - 1);
@@ -143,7 +143,7 @@ async fn picture_bytes(build: &Build, image_id: &str) -> Vec<u8> {
 }
 
 /// A filter leaves of all answers those that it wants, in their order and with their scores.
-async fn with_filters(searcher: &mut Searcher<'_>, build: &Build, all: &Answer) {
+async fn with_filters(searcher: &Searcher<&Build>, build: &Build, all: &Answer) {
     let splits = column(build, Artifact::Splits, "split").await;
     let middle = &all.found[all.found.len() / 2];
     let (latitude, longitude) = (middle.latitude.unwrap(), middle.longitude.unwrap());
@@ -207,17 +207,17 @@ async fn with_an_older_version(world: &World, build: &Build, model: &SearchModel
     let retrained = SearchModel::of_build(&newer).await.unwrap();
     assert_ne!(retrained.digest, model.digest);
     let builds = [reopened(&newer.spec).await];
-    let mut now = searcher(&retrained, &builds).await;
+    let now = searcher(&retrained, &builds).await;
     let text = question(before.query.clone(), Filter::default());
     assert_ne!(now.search(&text).await.unwrap().found, before.found);
-    let mut then = Searcher::open_at(&builds[0], version).await.unwrap();
+    let then = Searcher::open_at(&builds[0], version).await.unwrap();
     assert_eq!(then.search(&text).await.unwrap().found, before.found);
     let error = Searcher::open_at(&builds[0], 99).await.err().unwrap();
     assert!(error.exit_code() == 65 && error.to_string().contains("version 99"), "{error}");
 
     // with the spec as it was, no row is by its model any more
     let as_it_was = [reopened(&build.spec).await];
-    let mut outdated = searcher(model, &as_it_was).await;
+    let outdated = searcher(model, &as_it_was).await;
     let error = outdated.search(&text).await.unwrap_err().to_string();
     assert!(error.contains("run its build to its end"), "{error}");
     gc(&newer.work, &newer.tables, "finland", Retention { keep: std::time::Duration::ZERO, delete: true })
@@ -253,7 +253,7 @@ async fn other_models_search_with_vectors_that_are_kept() {
     };
     assert!(files().is_empty());
     let both = [reopened(&finland.spec).await, reopened(&spain.spec).await];
-    let mut first = searcher(&model, &both).await;
+    let first = searcher(&model, &both).await;
     let made = files();
     assert_eq!(made.len(), spain.pin(Artifact::Images).await.unwrap().parts.len());
     let asked = by_text("a satellite image of a soccer pitch");
@@ -267,8 +267,8 @@ async fn other_models_search_with_vectors_that_are_kept() {
 
     // the vectors are those of an evaluation across countries, and are made once
     let rows = embedded(&model, &spain, "test").await;
-    let mut alone = searcher(&model, &both[1..]).await;
-    ranks_agree(&mut alone, &rows, &spain).await;
+    let alone = searcher(&model, &both[1..]).await;
+    ranks_agree(&alone, &rows, &spain).await;
     assert_eq!(searcher(&model, &both).await.search(&asked).await.unwrap(), answer);
     assert_eq!(files(), made);
 
@@ -339,7 +339,7 @@ async fn what_did_not_change_is_taken_over(world: &World, model: &SearchModel, s
 async fn damage_is_made_good(model: &SearchModel, spain: &Build, files: &[std::path::PathBuf], before: &Answer) {
     std::fs::write(&files[0], b"PAR1 no more").unwrap();
     let builds = [reopened(&spain.spec).await];
-    let mut again = searcher(model, &builds).await;
+    let again = searcher(model, &builds).await;
     let answer = again.search(&question(before.query.clone(), Filter::default())).await.unwrap();
     let scores = |answer: &Answer| -> BTreeMap<String, f64> {
         answer.found.iter().map(|found| (found.image_id.clone(), found.score)).collect()

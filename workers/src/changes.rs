@@ -9,6 +9,7 @@ use manifests::plan::PinnedTable;
 use manifests::recipe::{CommittedRow, causes};
 use manifests::{Artifact, PartFile};
 use serde::Serialize;
+use stages::reviews;
 use stages::table::{Columns, TableError, option_text};
 
 use crate::WorkerError;
@@ -62,7 +63,7 @@ fn shown_column(artifact: Artifact) -> Option<&'static str> {
     match artifact {
         Artifact::Geotags => Some("center_tags"),
         Artifact::Splits => Some("split"),
-        Artifact::Captions => Some("captions"),
+        Artifact::Captions | Artifact::CaptionReviews => Some("captions"),
         _ => None,
     }
 }
@@ -107,7 +108,9 @@ async fn rows_of(
 ) -> Result<BTreeMap<String, Row>, WorkerError> {
     let Some(part) = part else { return Ok(BTreeMap::new()) };
     let mut columns: Vec<&'static str> = COMMITTED_COLUMNS.to_vec();
-    for column in content_columns(artifact).into_iter().chain(shown_column(artifact)) {
+    let more: &[&str] =
+        if artifact == Artifact::CaptionReviews { &["decision", "captioner", "author", "decided_at"] } else { &[] };
+    for column in content_columns(artifact).into_iter().chain(shown_column(artifact)).chain(more.iter().copied()) {
         if !columns.contains(&column) {
             columns.push(column);
         }
@@ -122,7 +125,15 @@ fn rows(artifact: Artifact, batch: &RecordBatch) -> Result<BTreeMap<String, Row>
         content_columns(artifact).into_iter().map(|name| columns.text(name)).collect::<Result<Vec<_>, _>>()?;
     let shown: Vec<Option<String>> = match shown_column(artifact) {
         None => vec![None; batch.num_rows()],
-        Some("captions") => columns.texts("captions")?.into_iter().map(|all| Some(all.join(" | "))).collect(),
+        Some("captions") => {
+            let decisions = (artifact == Artifact::CaptionReviews).then(|| reviews::read(batch)).transpose()?;
+            let decided = |row: usize| {
+                let review = decisions.as_ref()?.get(row)?.as_ref()?.as_ref().ok()?;
+                Some(if review.captions.is_empty() { review.in_words() } else { format!("{}: ", review.in_words()) })
+            };
+            let all = columns.texts("captions")?.into_iter().enumerate();
+            all.map(|(row, all)| Some(decided(row).unwrap_or_default() + &all.join(" | "))).collect()
+        }
         Some(name) => {
             let texts = columns.text(name)?;
             (0..texts.len()).map(|row| option_text(texts, row).map(str::to_owned)).collect()

@@ -32,8 +32,8 @@ pub struct RowTask {
     pub action: RowAction,
     /// `None` for rows to delete.
     pub recipe: Option<RecipeParts>,
-    /// Row of each input.
-    positions: Vec<usize>,
+    /// Row of each input; `None` where an input that has rows of some images has none of this one.
+    positions: Vec<Option<usize>>,
     /// Row of the committed part.
     pub committed: Option<usize>,
     /// Row of the part that a stopped worker left, where it holds exactly what is to be computed.
@@ -100,12 +100,17 @@ impl ShardJoin {
     pub(crate) async fn read_inputs(&self, tasks: &[&RowTask]) -> Result<BTreeMap<Artifact, RecordBatch>, WorkerError> {
         let mut tables = BTreeMap::new();
         for (i, shard) in self.inputs.iter().enumerate() {
-            let positions: Vec<usize> = tasks.iter().map(|t| t.positions[i]).collect();
             let artifact = shard.input.artifact;
+            let positions: Vec<Option<usize>> = tasks.iter().map(|t| t.positions[i]).collect();
+            let rows: Vec<usize> = positions.iter().flatten().copied().collect();
+            if artifact.is_sparse() && rows.is_empty() {
+                continue;
+            }
             let Some(reader) = &shard.reader else {
                 return Err(WorkerError::Broken(format!("{} has no rows here", artifact.name())));
             };
-            tables.insert(artifact, reader.read_rows(shard.input.columns, &positions).await?);
+            let read = reader.read_rows(shard.input.columns, &rows).await?;
+            tables.insert(artifact, if artifact.is_sparse() { spread(&read, &positions)? } else { read });
         }
         Ok(tables)
     }
@@ -126,7 +131,7 @@ impl ShardJoin {
         };
         let places = listing::places(&reader.read(&[column]).await?, column);
         let places = places.map_err(|e| WorkerError::Broken(e.to_string()))?;
-        Ok(self.tasks.iter().map(|task| places.get(*task.positions.get(at)?)?.clone()).collect())
+        Ok(self.tasks.iter().map(|task| places.get((*task.positions.get(at)?)?)?.clone()).collect())
     }
 
     /// Reads committed rows as they are, by rising index.
@@ -172,6 +177,13 @@ async fn load_inputs(
 async fn load_input(work: &WorkStore, input: Input, plan: &Plan, shard: u32) -> Result<InputShard, WorkerError> {
     let artifact = input.artifact;
     if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) {
+        if artifact.is_sparse() {
+            return Err(WorkerError::Broken(format!(
+                "shard {shard} of {} lost its file, and what people decided cannot be made again: bring the file back from \
+                 a copy, or let `urbancross verify --repair` go back to what they had decided before",
+                artifact.name()
+            )));
+        }
         return Err(WorkerError::Broken(format!(
             "shard {shard} of {} lost its file: run the build, which makes it again before anything reads it",
             artifact.name()
@@ -262,12 +274,18 @@ fn decide_rows(
     committed: &CommittedRows,
 ) -> Vec<RowTask> {
     let lost = plan.output.lost.contains(&shard);
-    let wanted = |image_id: &str| -> Option<(RecipeParts, Vec<usize>)> {
+    let wanted = |image_id: &str| -> Option<(RecipeParts, Vec<Option<usize>>)> {
         let mut digests = BTreeMap::new();
         let mut positions = Vec::with_capacity(inputs.len());
         for shard in inputs {
-            let (row, values) = shard.index.get(image_id)?;
-            positions.push(*row);
+            let Some((row, values)) = shard.index.get(image_id) else {
+                if shard.input.artifact.is_sparse() {
+                    positions.push(None);
+                    continue;
+                }
+                return None;
+            };
+            positions.push(Some(*row));
             for (name, value) in shard.input.digests.iter().zip(values) {
                 let field = name.trim_end_matches("_digest");
                 digests.insert(format!("{}.{field}", shard.input.artifact.name()), value.clone());
@@ -301,6 +319,27 @@ fn decide_rows(
             })
         })
         .collect()
+}
+
+/// One row for each position, all of them null where there is none: `rows` are those that there are, in order.
+fn spread(rows: &RecordBatch, positions: &[Option<usize>]) -> Result<RecordBatch, WorkerError> {
+    let mut next = 0;
+    let indices: arrow::array::UInt32Array = positions
+        .iter()
+        .map(|position| {
+            position.map(|_| {
+                next += 1;
+                next - 1
+            })
+        })
+        .collect();
+    let fields = rows.schema();
+    let fields = fields.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    let schema = std::sync::Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
+    let columns = rows.columns().iter().map(|column| take(column, &indices, None)).collect::<Result<Vec<_>, _>>();
+    columns
+        .and_then(|columns| RecordBatch::try_new(schema, columns))
+        .map_err(|e| WorkerError::Broken(format!("cannot spread rows: {e}")))
 }
 
 /// Rows of a batch in another order.

@@ -50,7 +50,10 @@ pub struct Held {
 }
 
 /// Does a run hold a country's lease, as far as one look can tell?
-pub(crate) async fn is_held(work: &WorkStore, country: &str) -> Result<bool, WorkerError> {
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn is_held(work: &WorkStore, country: &str) -> Result<bool, WorkerError> {
     let folder = manifests::paths::leases(country);
     let Some(last) = work.list(&folder).await?.into_iter().next_back() else { return Ok(false) };
     let lease = work.get_hint::<Lease>(&format!("{folder}/{last}")).await?;

@@ -7,7 +7,7 @@ mod write;
 use std::collections::{BTreeSet, HashMap};
 
 use manifests::plan::PinnedTable;
-use manifests::{PartFile, paths};
+use manifests::{Artifact, PartFile, paths};
 use parquet::errors::ParquetError;
 use stages::stage::is_disk_full;
 
@@ -82,6 +82,12 @@ fn damaged(path: &str, why: &str) -> WorkerError {
     if paths::is_kept_vectors(path) {
         return WorkerError::Broken(format!("{path} is damaged: {why}; delete it, and the next search makes it again"));
     }
+    if path.contains(&paths::table(Artifact::CaptionReviews)) {
+        return WorkerError::Broken(format!(
+            "{path} is damaged: {why}; what people decided cannot be made again: bring the file back from a copy, or let \
+             `urbancross verify --repair` go back to what they had decided before"
+        ));
+    }
     WorkerError::Broken(format!(
         "{path} is damaged: {why}; `urbancross verify --repair` removes every damaged part, and the next run recomputes \
          their rows"
@@ -94,7 +100,6 @@ mod tests {
 
     use super::read::{adapt, consecutive, projected_schema};
     use super::*;
-    use manifests::Artifact;
     use manifests::spec::StoreOptions;
     use stages::table;
 

@@ -8,6 +8,7 @@ mod found;
 pub mod index;
 mod kept;
 mod scan;
+mod survey;
 
 use std::sync::Arc;
 
@@ -20,10 +21,11 @@ use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
-pub use filter::{Filter, Near, Tag, kilometres};
+pub use filter::{Filter, Near, Rectangle, Tag, Tags, kilometres};
 pub use found::Found;
 pub use kept::kept_vectors;
 pub use scan::{Scan, scan};
+pub use survey::Surveyed;
 
 fn broken(error: TableError) -> WorkerError {
     WorkerError::Broken(error.to_string())
@@ -124,6 +126,20 @@ impl Gallery {
             }
         }
         Ok(None)
+    }
+
+    /// Columns of an image's row in a table of the same country, where it is there and has not failed.
+    ///
+    /// # Errors
+    /// As [`vector_of`](Self::vector_of).
+    pub async fn row(
+        &self,
+        table: &PinnedTable,
+        image_id: &str,
+        columns: &[&str],
+    ) -> Result<Option<RecordBatch>, WorkerError> {
+        let shard = shard_of(image_id, self.shards);
+        Ok(rows_of(&self.work, table, shard, &[image_id], columns).await?.map(|(_, batch)| batch))
     }
 
     /// Some image that can be searched with.

@@ -10,7 +10,9 @@ use super::arguments::{
 };
 use super::export_commands::ExportArgs;
 use super::numbers::within;
+use super::review_commands::ReviewArgs;
 use super::search_commands::SearchArgs;
+use super::serve_commands::ServeArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::{schema, upkeep_commands};
 use crate::logs::{FORMAT, LogFormat, Manner};
@@ -245,6 +247,16 @@ pub(super) enum Command {
     Search {
         #[command(flatten)]
         args: Box<SearchArgs>,
+    },
+    /// List captions that wait for a person, or accept, edit or reject one
+    Review {
+        #[command(flatten)]
+        args: Box<ReviewArgs>,
+    },
+    /// Show finished builds as web pages: search, a map, images one by one, and what models see
+    Serve {
+        #[command(flatten)]
+        args: Box<ServeArgs>,
     },
     /// Read every file of a build's tables and compare it with its checksums
     Verify {

@@ -169,6 +169,7 @@ fn question(args: &SearchArgs) -> Result<Question> {
     let near = args.near.map(|(latitude, longitude)| Near { latitude, longitude, kilometres: args.within });
     let filter = Filter {
         near,
+        within: None,
         years: args.year.clone(),
         gsd_meters: args.gsd.clone(),
         split: args.split.clone(),
@@ -228,7 +229,7 @@ async fn open(args: &SearchArgs) -> Result<(Option<SearchModel>, Vec<Build>)> {
 }
 
 /// What was found, for people: pictures where the terminal can draw them, and addresses where not.
-async fn print(searcher: &Searcher<'_>, answer: &Answer) -> Result<()> {
+async fn print(searcher: &Searcher<&Build>, answer: &Answer) -> Result<()> {
     let graphics = Graphics::of_output();
     let pictures = match graphics {
         Graphics::Kitty => searcher.pictures(&answer.found).await?,

@@ -50,7 +50,9 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
         let why = format!("{}; run `urbancross verify --repair`, then the build", count(faults.len(), "faulty file"));
         return Err(WorkerError::Broken(why).into());
     }
-    verify::repair(&work, &tables, &spec.country, &faults).await?;
+    let lost = verify::repair(&work, &tables, &spec.country, &faults).await?;
+    lost.iter()
+        .for_each(|what| progress.note(&format!("warning: {what}; look at what is missing, and decide it again")));
     progress.note("removed the faulty files from the tables: run the build to recompute their rows");
     Ok(())
 }

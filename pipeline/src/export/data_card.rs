@@ -15,6 +15,8 @@ pub(super) struct Facts<'a> {
     pub format: Format,
     pub tables: &'a [PinnedTable],
     pub written: &'a Written,
+    /// What people decided about captions.
+    pub reviews: &'a PinnedTable,
     /// When the build last changed: the same build gives the same card.
     pub changed_at: String,
 }
@@ -161,8 +163,15 @@ impl Facts<'_> {
             SourceKind::Skyscript => "SkyScript archives",
             SourceKind::Captioned => "a folder of captioned images",
         };
+        let reviewed = match self.reviews.version.filter(|_| self.reviews.rows() > 0) {
+            None => String::new(),
+            Some(version) => format!(
+                " People have accepted, written or rejected the captions of {} (version {version} of caption_reviews).",
+                count(self.reviews.rows(), "image")
+            ),
+        };
         format!(
-            "## What it was made of\n\n{source}, by urbancross {}, last changed {}. Versions of the tables: {}.\n",
+            "## What it was made of\n\n{source}, by urbancross {}, last changed {}. Versions of the tables: {}.{reviewed}\n",
             env!("CARGO_PKG_VERSION"),
             self.changed_at,
             versions.join(", "),

@@ -39,13 +39,19 @@ pub(crate) async fn thumbnails(
     build: &Build,
     ids: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
+    let encoded = encoded(build, ids).await?.into_iter();
+    Ok(encoded.filter_map(|(id, bytes)| Some((id, thumbnail_of(&bytes)?))).collect())
+}
+
+/// Pictures of some images as the table has them, by id.
+pub(crate) async fn encoded(build: &Build, ids: &BTreeSet<String>) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
     let broken = |e: TableError| WorkerError::Broken(e.to_string());
     let images = build.pin(Artifact::Images).await?;
     let mut by_shard: BTreeMap<u32, Vec<&String>> = BTreeMap::new();
     for id in ids {
         by_shard.entry(shard_of(id, build.spec.work.shards)).or_default().push(id);
     }
-    let mut made = BTreeMap::new();
+    let mut read = BTreeMap::new();
     for (shard, wanted) in by_shard {
         let Some(part) = images.part(shard) else { continue };
         let reader = PartReader::open(&build.work, Artifact::Images, part).await?;
@@ -59,12 +65,10 @@ pub(crate) async fn thumbnails(
         let columns = Columns::new(Artifact::Images, &batch);
         let (found, bytes) = (columns.text("image_id").map_err(broken)?, columns.binary("bytes").map_err(broken)?);
         for row in 0..batch.num_rows() {
-            if let Ok(rgb) = pixels::decode(bytes.value(row), &DecodeLimits::default()) {
-                made.insert(found.value(row).to_owned(), thumbnail(&rgb));
-            }
+            read.insert(found.value(row).to_owned(), bytes.value(row).to_vec());
         }
     }
-    Ok(made)
+    Ok(read)
 }
 
 /// Panels of the best and worst queries.

@@ -45,7 +45,7 @@ fn brief(caption: &str) -> String {
 
 async fn panel(build: &Build, text: &str, named: bool) -> Result<RetrievalPanel, WorkerError> {
     let model = SearchModel::of_build(build).await?;
-    let mut searcher = Searcher::open(model, [build], &Progress::new(true)).await?;
+    let searcher = Searcher::open(model, [build], &Progress::new(true)).await?;
     let query = Query::Text(text.to_owned());
     let question = Question { query, filter: Filter::default(), countries: Vec::new(), most: SHOWN };
     let answer = searcher.search(&question).await?;

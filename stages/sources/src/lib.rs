@@ -10,10 +10,12 @@
 //! | [`csv`] | SkyScript's CSVs by column name |
 //! | [`name`], [`source`] | `images2/a198234555_CH_19.jpg` and the imagery sources behind the tokens |
 //! | [`meta`] | the meta pickles, with a reader that knows only plain data (crate `pickle`) |
+//! | [`borders`] | lines between countries, for maps |
 //! | [`country`] | which country a box lies in |
 //! | [`split`] | train, validation and test, disjoint on the ground |
 //! | [`captioned`] | image folders that come with captions |
 
+pub mod borders;
 pub mod box_grid;
 pub mod captioned;
 pub mod country;

@@ -39,6 +39,7 @@ pub use clean::{DropReason, UnknownTag, clean_tags, unknown_tags};
 pub use grammar::{geotags_text, skyscript_title};
 pub use normalise::normalise_caption;
 pub use phrases::{MAX_PHRASES, phrases};
+pub use plain_text::{LineProblem, written_line};
 pub use structured::{
     AnswerProblem, MAX_FIELD_CHARS, VARIANTS, Variant, Variants, parse_answer, variants_from_scene, variants_from_tags,
 };

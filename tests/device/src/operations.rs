@@ -234,8 +234,9 @@ mod tests {
         functions.dedup();
         assert!(functions.contains(&"attention") && functions.contains(&"rms_norm"), "{functions:?}");
         let cases = include_str!("operations.rs").split("#[cfg(test)]").next().unwrap_or_default();
-        // one works on slices of host memory; `parameters.rs` and the trainings show the others
-        let elsewhere = ["log_softmax_rows", "adamw", "norm", "move_averages", "backward_from"];
+        // three work on slices of host memory; `parameters.rs` and the trainings show the others
+        let elsewhere =
+            ["log_softmax_rows", "byte_products", "widest", "adamw", "norm", "move_averages", "backward_from"];
         for function in functions {
             assert!(
                 cases.contains(&format!("{function}(")) || elsewhere.contains(&function),

@@ -11,6 +11,8 @@ const EARTH_KILOMETRES: f64 = 6371.0088;
 pub struct Filter {
     /// Around a place.
     pub near: Option<Near>,
+    /// In a rectangle.
+    pub within: Option<Rectangle>,
     /// Calendar years of the pictures.
     pub years: Option<RangeInclusive<i32>>,
     /// Ground resolution.
@@ -34,6 +36,29 @@ pub struct Near {
     pub kilometres: f64,
 }
 
+/// A rectangle of degrees; `west` is larger than `east` across the date line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rectangle {
+    /// Degrees east of its left edge.
+    pub west: f64,
+    /// Degrees north of its lower edge.
+    pub south: f64,
+    /// Degrees east of its right edge.
+    pub east: f64,
+    /// Degrees north of its upper edge.
+    pub north: f64,
+}
+
+impl Rectangle {
+    fn holds(&self, (latitude, longitude): (f64, f64)) -> bool {
+        let across = match self.west <= self.east {
+            true => (self.west..=self.east).contains(&longitude),
+            false => longitude >= self.west || longitude <= self.east,
+        };
+        across && (self.south..=self.north).contains(&latitude)
+    }
+}
+
 /// A tag of OpenStreetMap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
@@ -50,7 +75,7 @@ impl Tag {
 }
 
 /// Tags of one object.
-pub(super) type Tags = BTreeMap<String, String>;
+pub type Tags = BTreeMap<String, String>;
 
 /// What is known of an image.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,7 +96,11 @@ impl Filter {
 
     /// Whether an image's place, time, resolution or tags matter.
     pub(super) fn asks_geotags(&self) -> bool {
-        self.near.is_some() || self.years.is_some() || self.gsd_meters.is_some() || !self.tags.is_empty()
+        self.near.is_some()
+            || self.within.is_some()
+            || self.years.is_some()
+            || self.gsd_meters.is_some()
+            || !self.tags.is_empty()
     }
 
     /// Whether an image is looked at. What is not known of it is not what is wanted.
@@ -80,6 +109,7 @@ impl Filter {
             facts.place.is_some_and(|place| kilometres(place, (near.latitude, near.longitude)) <= near.kilometres)
         };
         self.near.as_ref().is_none_or(near)
+            && self.within.is_none_or(|area| facts.place.is_some_and(|place| area.holds(place)))
             && self.years.as_ref().is_none_or(|years| facts.year.is_some_and(|year| years.contains(&year)))
             && self.gsd_meters.as_ref().is_none_or(|gsd| facts.gsd_meters.is_some_and(|meters| gsd.contains(&meters)))
             && self.tags.iter().all(|tag| facts.objects.iter().any(|object| tag.is_among(object)))
@@ -125,10 +155,19 @@ mod tests {
     }
 
     #[test]
+    fn a_rectangle_may_lie_across_the_date_line() {
+        let of = |west, east| Rectangle { west, south: -20.0, east, north: -10.0 };
+        assert!(of(170.0, -170.0).holds((-15.0, 179.0)) && of(170.0, -170.0).holds((-15.0, -179.0)));
+        assert!(!of(170.0, -170.0).holds((-15.0, 0.0)) && of(-170.0, 170.0).holds((-15.0, 0.0)));
+        assert!(!of(-170.0, 170.0).holds((-15.0, 179.0)) && !of(-170.0, 170.0).holds((-9.0, 0.0)));
+    }
+
+    #[test]
     fn every_condition_can_keep_an_image_out() {
         let near = |kilometres| Near { latitude: TALLINN.0, longitude: TALLINN.1, kilometres };
         let all = Filter {
             near: Some(near(90.0)),
+            within: Some(Rectangle { west: 24.0, south: 60.0, east: 25.0, north: 61.0 }),
             years: Some(2018..=2019),
             gsd_meters: Some(0.0..=0.6),
             tags: vec![tag("leisure", Some("pitch")), tag("highway", None)],
@@ -138,6 +177,7 @@ mod tests {
         assert!(all.wants(&pitch()) && all.asks_geotags() && !all.wants(&Facts::default()));
         for other in [
             Filter { near: Some(near(80.0)), ..all.clone() },
+            Filter { within: Some(Rectangle { west: 24.0, south: 60.2, east: 25.0, north: 61.0 }), ..all.clone() },
             Filter { years: Some(2020..=2021), ..all.clone() },
             Filter { gsd_meters: Some(0.7..=2.0), ..all.clone() },
             Filter { tags: vec![tag("leisure", Some("park"))], ..all.clone() },

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::error::WorkerError;
 use crate::parts::{self, PartReader, PartWriter};
+use crate::reviews;
 use crate::stores::WorkStore;
 use crate::tables::Tables;
 
@@ -72,11 +73,18 @@ async fn damage(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result
 }
 
 /// Takes faulty files out of the tables. A shard that loses its part gets one without rows, so that the next run makes
-/// its rows again and no older commit comes back.
+/// its rows again and no older commit comes back. What people decided cannot be made again: such a shard goes back to the
+/// newest part of its past that is whole. Says what is lost.
 ///
 /// # Errors
 /// As a commit: [`WorkerError::Transient`] if the store does not answer or others commit all the time.
-pub async fn repair(work: &WorkStore, tables: &Tables, country: &str, faults: &[Fault]) -> Result<(), WorkerError> {
+pub async fn repair(
+    work: &WorkStore,
+    tables: &Tables,
+    country: &str,
+    faults: &[Fault],
+) -> Result<Vec<String>, WorkerError> {
+    let mut lost = Vec::new();
     for artifact in Artifact::TABLES {
         let folder = format!("{}/", paths::table(artifact));
         let of_table: BTreeMap<String, Option<u32>> = faults
@@ -89,9 +97,15 @@ pub async fn repair(work: &WorkStore, tables: &Tables, country: &str, faults: &[
         }
         let mut empty = Vec::new();
         for shard in of_table.values().flatten().copied().collect::<BTreeSet<u32>>() {
+            if artifact == Artifact::CaptionReviews {
+                let (part, words) = reviews::gone_back(work, tables, country, shard).await?;
+                empty.push(part);
+                lost.push(words);
+                continue;
+            }
             empty.push(PartWriter::create(work, artifact, country, shard)?.finish().await?);
         }
         tables.take_out(artifact, country, &of_table.into_keys().collect(), &empty).await?;
     }
-    Ok(())
+    Ok(lost)
 }

@@ -1,0 +1,135 @@
+//! What addresses say: filters and names, as people or scripts write them. Pure.
+
+use serde::Deserialize;
+
+use crate::ask::{Bounds, ImageName, Narrowed};
+use crate::trouble::Trouble;
+
+/// Tags that one search may ask for.
+const MOST_TAGS: usize = 16;
+
+/// The filters of a search. Empty is the same as absent: forms send all of their fields.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Filters {
+    country: String,
+    from_year: String,
+    to_year: String,
+    least_gsd: String,
+    most_gsd: String,
+    split: String,
+    /// Tags with spaces or commas between them.
+    tags: String,
+    /// West, south, east, north.
+    within: String,
+}
+
+impl Filters {
+    pub(super) fn read(&self) -> Result<Narrowed, Trouble> {
+        let years =
+            range(number::<i32>(&self.from_year, "a year")?, number(&self.to_year, "a year")?, i32::MIN, i32::MAX);
+        let meters = |text| number::<f64>(text, "meters a pixel, such as 0.6");
+        let gsd_meters = range(meters(&self.least_gsd)?, meters(&self.most_gsd)?, 0.0, f64::MAX);
+        let tags: Vec<&str> = self.tags.split([' ', ',', '\n', '\t']).filter(|tag| !tag.is_empty()).collect();
+        if tags.len() > MOST_TAGS {
+            return Err(Trouble::Refused(format!("{} tags are too many; {MOST_TAGS} may be asked for", tags.len())));
+        }
+        Ok(Narrowed {
+            country: some(&self.country),
+            within: bounds(&self.within)?,
+            years,
+            gsd_meters,
+            split: some(&self.split),
+            tags: tags.into_iter().map(tag).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Which image a page is about.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Named {
+    country: String,
+    id: String,
+}
+
+impl From<Named> for ImageName {
+    fn from(named: Named) -> Self {
+        ImageName { country: named.country, id: named.id }
+    }
+}
+
+pub(super) fn some(text: &str) -> Option<String> {
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn number<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, Trouble> {
+    let Some(text) = some(text) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| Trouble::Refused(format!("{text:?} is not {what}")))
+}
+
+fn range<T>(least: Option<T>, most: Option<T>, lowest: T, highest: T) -> Option<(T, T)> {
+    (least.is_some() || most.is_some()).then(|| (least.unwrap_or(lowest), most.unwrap_or(highest)))
+}
+
+fn tag(text: &str) -> Result<(String, Option<String>), Trouble> {
+    match text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value))) {
+        ("", _) | (_, Some("")) => {
+            Err(Trouble::Refused(format!("{text:?} is no tag; tags are such as leisure=pitch, or only a key")))
+        }
+        (key, value) => Ok((key.to_owned(), value.filter(|value| *value != "*").map(str::to_owned))),
+    }
+}
+
+fn bounds(text: &str) -> Result<Option<Bounds>, Trouble> {
+    let Some(text) = some(text) else { return Ok(None) };
+    let edges: Vec<f64> = text.split(',').filter_map(|edge| edge.trim().parse().ok()).collect();
+    let fits = |longitude: f64, latitude: f64| longitude.abs() <= 180.0 && latitude.abs() <= 90.0;
+    match edges[..] {
+        [west, south, east, north] if fits(west, south) && fits(east, north) && south <= north => {
+            Ok(Some(Bounds { west, south, east, north }))
+        }
+        _ => Err(Trouble::Refused(format!("{text:?} is no rectangle; it must be west,south,east,north in degrees"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_form_wants_everything() {
+        assert_eq!(Filters::default().read(), Ok(Narrowed::default()));
+    }
+
+    #[test]
+    fn half_a_range_is_open_at_the_other_end() {
+        let filters = Filters { from_year: "2018".into(), most_gsd: "0.6".into(), ..Filters::default() };
+        let read = filters.read().unwrap();
+        assert_eq!((read.years, read.gsd_meters), (Some((2018, i32::MAX)), Some((0.0, 0.6))));
+    }
+
+    #[test]
+    fn tags_may_be_keys_alone() {
+        let filters = Filters { tags: " leisure=pitch, building  name=* ".into(), ..Filters::default() };
+        let tags = filters.read().unwrap().tags;
+        let expected = [("leisure", Some("pitch")), ("building", None), ("name", None)];
+        assert_eq!(tags, expected.map(|(key, value)| (key.to_owned(), value.map(str::to_owned))));
+    }
+
+    #[test]
+    fn what_is_no_filter_is_refused_in_words() {
+        for filters in [
+            Filters { from_year: "soon".into(), ..Filters::default() },
+            Filters { most_gsd: "fine".into(), ..Filters::default() },
+            Filters { tags: "=pitch".into(), ..Filters::default() },
+            Filters { tags: "leisure=".into(), ..Filters::default() },
+            Filters { tags: "a ".repeat(17), ..Filters::default() },
+            Filters { within: "1,2,3".into(), ..Filters::default() },
+            Filters { within: "1,2,3,nan".into(), ..Filters::default() },
+            Filters { within: "1,3,2,2".into(), ..Filters::default() },
+            Filters { within: "181,0,182,1".into(), ..Filters::default() },
+        ] {
+            assert!(matches!(filters.read(), Err(Trouble::Refused(_))), "{filters:?}");
+        }
+    }
+}

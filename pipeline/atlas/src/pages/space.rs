@@ -1,0 +1,88 @@
+//! What a model sees: all images as points, those alike close together.
+
+use std::sync::Arc;
+
+use axum::extract::{Query as Parameters, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::Asked;
+use super::packed::Packed;
+use crate::ask::{About, Atlas, Plot};
+use crate::layout::{Nav, Shell};
+use crate::site::Page;
+use crate::trouble::Trouble;
+
+const PATH: &str = "/space";
+
+#[derive(Clone)]
+struct Space {
+    asked: Asked,
+    plots: Arc<Packed<Plot>>,
+}
+
+pub(super) fn page(asked: Asked) -> Page {
+    let space = Space { asked, plots: Arc::default() };
+    let routes = Router::new().route(PATH, get(show)).route("/api/plot", get(plot)).with_state(space);
+    Page { nav: Some(Nav { path: PATH, name: "Space" }), routes }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Of {
+    model: String,
+}
+
+async fn plot(State(space): State<Space>, Parameters(of): Parameters<Of>) -> Result<Response, Trouble> {
+    let plots = space.plots;
+    let ask = |atlas: Arc<dyn Atlas>| async move {
+        Ok(plots.of(atlas.plot(of.model).await?, |plot| serde_json::to_vec(plot).unwrap_or_default()))
+    };
+    let bytes = space.asked.ask(ask).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
+}
+
+async fn show(State(space): State<Space>, Extension(shell): Extension<Shell>) -> Response {
+    match space.asked.ask(|atlas| async move { Atlas::about(&*atlas).await }).await {
+        Ok(about) => shell.page(PATH, "Space", Some("space.js"), content(&about)),
+        Err(trouble) => shell.trouble(&trouble),
+    }
+}
+
+fn content(about: &About) -> Markup {
+    html! {
+        h1 { "What the model sees" }
+        p.lead {
+            "Every point is an image, by its vector: the two directions in which the vectors differ most (principal
+             components). Images that the model takes for alike lie close together; what lies close here may still differ in
+             all other directions."
+        }
+        form #choose .filters {
+            div.field {
+                label for="model" { "model" }
+                select #model { @for model in &about.models { option value=(model.id) { (model.name) } } }
+            }
+            div.field {
+                label for="by" { "colours" }
+                select #by {
+                    option value="class" { "class of tag" }
+                    option value="country" { "country" }
+                    option value="split" { "split" }
+                }
+            }
+        }
+        p #status role="status" aria-live="polite" {}
+        ul #legend .legend aria-label="What the colours mean" {}
+        div.explore.space {
+            div.canvas {
+                canvas #plot tabindex="0" role="application" aria-roledescription="plot"
+                    aria-label="Plot of the images. Arrow keys go from point to point, Enter opens the image, plus and minus zoom, Escape shows all." {}
+            }
+            section #chosen aria-live="polite" aria-label="Chosen image" { p.muted { "Point at an image, or go there with the arrow keys." } }
+        }
+    }
+}

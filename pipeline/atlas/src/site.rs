@@ -1,0 +1,124 @@
+//! The whole site: its pages, and what every request passes on the way to them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use url::Url;
+
+use crate::assets;
+use crate::guard::{Guard, check};
+use crate::layout::{Nav, Shell};
+use crate::trouble::Trouble;
+
+/// Most bytes of a body, unless a page says otherwise.
+const BODY_BYTES: usize = 64 << 10;
+/// How long a request may take until its answer begins: a long search, and an upload before.
+const REQUEST_TIME: Duration = Duration::from_secs(90);
+
+/// A page, or several that belong together.
+pub struct Page {
+    /// Its entry in the navigation; none for pages that others lead to.
+    pub nav: Option<Nav>,
+    /// Its routes, with whatever state they need.
+    pub routes: Router,
+}
+
+/// A map in tiles that others serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tiles {
+    template: String,
+    origin: String,
+    /// Whose map it is, as its terms want it said.
+    pub credit: String,
+}
+
+impl Tiles {
+    /// Tiles at an address with `{z}`, `{x}` and `{y}`.
+    ///
+    /// # Errors
+    /// Why it is no address of tiles, in words.
+    pub fn new(template: &str, credit: &str) -> Result<Self, String> {
+        let wrong = |why: &str| {
+            format!("{template}: {why}; it must be such as https://tiles.example.org/{{z}}/{{x}}/{{y}}.png")
+        };
+        if let Some(missing) = ["{z}", "{x}", "{y}"].iter().find(|part| !template.contains(**part)) {
+            return Err(wrong(&format!("{missing} is missing")));
+        }
+        let url = Url::parse(template).map_err(|error| wrong(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(|host| host.contains(['{', ' ', ';']))
+        {
+            return Err(wrong("it is no address of one site"));
+        }
+        let origin = url.origin().ascii_serialization();
+        Ok(Self { template: template.to_owned(), origin, credit: credit.to_owned() })
+    }
+
+    /// The address, with `{z}`, `{x}` and `{y}`.
+    pub fn template(&self) -> &str {
+        &self.template
+    }
+
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+}
+
+/// Pages behind one guard.
+pub struct Site {
+    /// In the order of the navigation.
+    pub pages: Vec<Page>,
+    /// Who may ask.
+    pub guard: Guard,
+}
+
+impl Site {
+    /// All routes, ready to be served.
+    pub fn router(self) -> Router {
+        let nav: Vec<Nav> = self.pages.iter().filter_map(|page| page.nav.clone()).collect();
+        let shell = Shell::new(nav);
+        let mut routes = Router::new().merge(assets::routes());
+        for page in self.pages {
+            routes = routes.merge(page.routes);
+        }
+        let lost = shell.clone();
+        routes
+            .fallback(move || async move { lost.lost() })
+            .layer(DefaultBodyLimit::max(BODY_BYTES))
+            .layer(middleware::from_fn(in_time))
+            .layer(Extension(shell))
+            .layer(middleware::from_fn_with_state(Arc::new(self.guard), check))
+    }
+}
+
+/// Ends what takes too long before its answer begins; an answer that has begun may go on, such as a stream of events.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, Trouble::Slow.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_of_one_site() {
+        let tiles = Tiles::new("https://tiles.example.org:8443/a/{z}/{x}/{y}.png?key=1", "©").unwrap();
+        assert_eq!(tiles.origin(), "https://tiles.example.org:8443");
+        for wrong in [
+            "https://tiles.example.org/{z}/{x}.png",
+            "/{z}/{x}/{y}.png",
+            "javascript:{z}{x}{y}",
+            "https://{z}.example.org/{x}/{y}",
+            "data:{z}{x}{y}",
+        ] {
+            assert!(Tiles::new(wrong, "").unwrap_err().contains("tiles.example.org"), "{wrong}");
+        }
+    }
+}

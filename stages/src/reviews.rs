@@ -105,11 +105,8 @@ pub(crate) fn decided(review: &Result<Review, String>, tags_digest: &str) -> Res
     }
     // another program may have written anything; accepted words are a captioner's, and stood in the table before
     let is_sound = |text: &String| wording::written_line(text, usize::MAX).map(|_| ());
-    let written = review.captions.iter().filter(|_| review.decision == Decision::Edit);
-    written
-        .map(is_sound)
-        .collect::<Result<(), _>>()
-        .map_err(|why| failed(&format!("a caption cannot stand: {why}")))?;
+    let mut written = review.captions.iter().filter(|_| review.decision == Decision::Edit);
+    written.try_for_each(is_sound).map_err(|why| failed(&format!("a caption cannot stand: {why}")))?;
     let flagged = review.outdated(&BTreeMap::from([(TAGS_INPUT.to_owned(), tags_digest.to_owned())]));
     let caption = Caption { captions: review.captions.clone(), flagged, ..Caption::default() };
     Ok((review.captioner.clone(), caption))

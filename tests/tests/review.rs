@@ -127,7 +127,7 @@ async fn a_review_makes_one_caption_again_and_outlives_an_edit_of_its_tags() {
     assert!(lines.iter().any(|line| line.step == "caption_reviews" && line.rows == 3), "{lines:?}");
 
     // the tags of the edited image change: its words stay, and it is listed
-    assert_eq!(edit_a_finnish_image(&world), [edited.clone()]);
+    assert_eq!(edit_a_finnish_image(&world), std::slice::from_ref(&edited));
     let (build, _) = run(spec()).await.unwrap();
     assert_eq!(computed(&build, "captions").await, (1, [("input changed".to_owned(), 1)].into()));
     assert_eq!(captions(&build).await, expected);

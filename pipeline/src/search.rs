@@ -126,10 +126,7 @@ impl<B: Deref<Target = Build>> Searcher<B> {
     }
 
     /// Copies vectors into the index of this machine, so that searches take a fraction of the time; answers are the same.
-    ///
-    /// # Errors
-    /// Vectors or a store that cannot be read.
-    pub async fn index(&mut self, when: Indexing, progress: &Progress) -> Result<(), WorkerError> {
+    pub async fn index(&mut self, when: Indexing, progress: &Progress) {
         for gallery in &mut self.galleries {
             let bytes: u64 = gallery.vectors.iter().map(VectorFile::size_bytes).sum();
             if when == Indexing::Never || (when == Indexing::Auto && bytes < INDEXED_BYTES) {
@@ -140,10 +137,9 @@ impl<B: Deref<Target = Build>> Searcher<B> {
                 progress
                     .note(&format!("{}: copying {what} to this machine, for this and later searches", gallery.country));
             };
-            let index = Index::open(gallery, announce).await?;
+            let index = Index::open(gallery, announce).await;
             *gallery = Arc::new(Gallery { index: Arc::new(index), ..gallery.as_ref().clone() });
         }
-        Ok(())
     }
 
     /// Countries that can be searched.

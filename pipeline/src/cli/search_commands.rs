@@ -139,7 +139,7 @@ pub(super) async fn search(args: SearchArgs) -> Result<()> {
         (None, ..) => return Err(WorkerError::Broken("no model was chosen".into()).into()),
         (Some(model), ..) => Searcher::open(model, &builds, &progress).await?,
     };
-    searcher.index(args.index, &progress).await?;
+    searcher.index(args.index, &progress).await;
     let answer = searcher.search(&question).await?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&answer)?);

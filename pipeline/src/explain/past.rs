@@ -8,8 +8,8 @@ use workers::changes::{Said, is_shown, past};
 
 use crate::build::Build;
 
-/// Versions of a table that are looked at for what it said before.
-const MOST_VERSIONS: u64 = 20;
+/// Versions of a table that are looked at for what it said before: each costs a few requests.
+const MOST_VERSIONS: u64 = 8;
 
 /// What a table says of an image, and has said before.
 pub(super) async fn said(build: &Build, artifact: Artifact, image_id: &str) -> Result<Vec<Said>, WorkerError> {

@@ -95,7 +95,7 @@ impl Opened {
         let mut models = Vec::with_capacity(self.models.len());
         for (shown, model) in self.models {
             let mut searcher = Searcher::open(model, self.builds.iter().cloned(), progress).await?;
-            searcher.index(Indexing::Auto, progress).await?;
+            searcher.index(Indexing::Auto, progress).await;
             let loaded = older.and_then(|older| {
                 older.models.iter().find(|loaded| loaded.searcher.model().digest == searcher.model().digest)
             });

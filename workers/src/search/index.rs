@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use manifests::Artifact;
 use manifests::digest;
 use stages::table::Columns;
@@ -40,12 +40,9 @@ pub struct Index {
 
 impl Index {
     /// The index of a gallery's vectors, in a folder of the cache for them alone. Files that are not there are made, which
-    /// `announce` is told with their number; those that nothing needs any more are removed.
-    ///
-    /// # Errors
-    /// [`WorkerError::Broken`] for vectors that cannot be read; a store that does not answer. A cache that cannot be
-    /// written to is no error: what is not in it is read from the tables.
-    pub async fn open(gallery: &Gallery, announce: impl FnOnce(usize)) -> Result<Self, WorkerError> {
+    /// `announce` is told with their number; those that nothing needs any more are removed. What cannot be copied, for
+    /// whatever reason, is left to the tables: another process may clear files away, and a disk may be full.
+    pub async fn open(gallery: &Gallery, announce: impl FnOnce(usize)) -> Self {
         let folder = folder(gallery);
         let there = names(&folder);
         let missing = gallery.vectors.iter().filter(|vectors| !there.contains_key(&key(vectors))).count();
@@ -55,30 +52,23 @@ impl Index {
         let (folder, there) = (&folder, &there);
         let files: Vec<Option<(VectorFile, Arc<IndexFile>)>> = futures::stream::iter(&gallery.vectors)
             .map(|vectors| async move {
-                let kept = match there.get(&key(vectors)) {
-                    Some(name) => IndexFile::open(&folder.join(name)).map(Some),
+                let kept = there.get(&key(vectors)).and_then(|name| {
+                    let opened = IndexFile::open(&folder.join(name));
+                    opened.inspect_err(|why| tracing::warn!("vectors that a search kept are made again: {why}")).ok()
+                });
+                let file = match kept {
+                    Some(file) => Ok(Some(file)),
                     None => make(gallery, vectors, folder).await,
                 };
-                let file = match kept {
-                    // what was damaged is made anew
-                    Err(WorkerError::Broken(why)) if there.contains_key(&key(vectors)) => {
-                        tracing::warn!("vectors that a search kept are made again: {why}");
-                        make(gallery, vectors, folder).await
-                    }
-                    other => other,
-                };
-                match file {
-                    Err(error @ (WorkerError::DiskFull(_) | WorkerError::Configuration(_))) => {
-                        tracing::warn!(%error, "the cache cannot be written to: searches read the tables instead");
-                        Ok(None)
-                    }
-                    Err(error) => Err(error),
-                    Ok(file) => Ok(file.map(|file| (vectors.clone(), Arc::new(file)))),
-                }
+                let file = file.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "vectors cannot be copied to the cache: the table is read instead");
+                    None
+                });
+                file.map(|file| (vectors.clone(), Arc::new(file)))
             })
             .buffered(gallery.at_once.max(1))
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
         let files: BTreeMap<_, _> = files.into_iter().flatten().collect();
         let needed: BTreeSet<&str> = files.values().map(|file| file.name()).collect();
         for name in there.values().filter(|name| !needed.contains(name.as_str())) {
@@ -86,7 +76,7 @@ impl Index {
             _ = std::fs::remove_file(folder.join(name));
         }
         remove_drafts(folder);
-        Ok(Self { files })
+        Self { files }
     }
 
     pub(super) fn of(&self, vectors: &VectorFile) -> Option<&Arc<IndexFile>> {

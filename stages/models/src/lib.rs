@@ -2,6 +2,7 @@
 //!
 //! - [`clip`]: a trainable CLIP of any size, which reads and writes the open_clip and Hugging Face layouts,
 //! - [`sam`]: Segment Anything, its image encoders and its automatic mask generator,
+//! - [`sentence`]: frozen encoders of sentences,
 //! - [`dual_encoder`]: what a training asks of any network with two towers,
 //! - [`device`]: the GPUs of this process, each opened once,
 //! - [`tokenizer`]: captions to token ids,
@@ -24,6 +25,7 @@ pub mod ops;
 pub mod parameters;
 pub mod preprocessing;
 pub mod sam;
+pub mod sentence;
 pub mod tokenizer;
 pub mod upload;
 

@@ -1,10 +1,10 @@
 use super::config::QFormerConfig;
-use super::vision::Norm;
 use crate::Result;
+use crate::language::post_norm::{FeedForward, Norm, Residual, Widths, joint_projection};
 use crate::language::projection::Projection;
 use crate::language::weights::Weights;
 use crate::ops::inference::{Rows, cross_attention};
-use crate::ops::{Activation, activation, add_positions, attention, embedding};
+use crate::ops::{add_positions, attention, embedding};
 use candle_core::{DType, Tensor};
 
 /// The frozen Q-Former: learnt queries that look at the image and at the instruction.
@@ -36,67 +36,26 @@ struct Cross {
     out: Residual,
 }
 
-#[derive(Clone, Debug)]
-struct FeedForward {
-    intermediate: Projection,
-    out: Residual,
-}
-
-/// norm(x + projection(y)), BERT's order.
-#[derive(Clone, Debug)]
-struct Residual {
-    dense: Projection,
-    norm: Norm,
-}
-
-impl Residual {
-    fn new(weights: &Weights<'_>, inputs: usize, config: &QFormerConfig) -> Result<Self> {
-        Ok(Self {
-            dense: weights.linear("dense", inputs, config.hidden_size, true)?,
-            norm: Norm::new(&weights.at("LayerNorm"), config.hidden_size, config.layer_norm_eps)?,
-        })
-    }
-
-    fn apply(&self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
-        self.norm.apply(&(self.dense.forward(y, Rows::Many)? + x)?)
-    }
-}
-
-impl FeedForward {
-    fn new(layer: &Weights<'_>, suffix: &str, config: &QFormerConfig) -> Result<Self> {
-        let intermediate = layer.at(format!("intermediate{suffix}"));
-        Ok(Self {
-            intermediate: intermediate.linear("dense", config.hidden_size, config.intermediate_size, true)?,
-            out: Residual::new(&layer.at(format!("output{suffix}")), config.intermediate_size, config)?,
-        })
-    }
-
-    fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let hidden = activation(&self.intermediate.forward(x, Rows::Many)?, Activation::Gelu)?;
-        self.out.apply(x, &hidden)
-    }
-}
-
 impl Layer {
     fn new(layer: &Weights<'_>, config: &QFormerConfig, has_cross: bool) -> Result<Self> {
         let (width, image) = (config.hidden_size, config.encoder_hidden_size);
         let own = layer.at("attention");
+        let widths = Widths { hidden: width, intermediate: config.intermediate_size, epsilon: config.layer_norm_eps };
         let cross = has_cross.then(|| {
             let cross = layer.at("crossattention");
             let attention = cross.at("attention");
             Ok::<_, crate::ModelError>(Cross {
                 q: attention.linear("query", width, width, true)?,
                 kv: attention.stacked(&[("key", width), ("value", width)], image, true)?,
-                out: Residual::new(&cross.at("output"), width, config)?,
+                out: Residual::new(&cross.at("output"), width, widths)?,
             })
         });
-        let qkv = [("query", width), ("key", width), ("value", width)];
         Ok(Self {
-            qkv: own.at("attention").stacked(&qkv, width, true)?,
-            out: Residual::new(&own.at("output"), width, config)?,
+            qkv: joint_projection(&own.at("attention"), width)?,
+            out: Residual::new(&own.at("output"), width, widths)?,
             cross: cross.transpose()?,
-            query_feed_forward: FeedForward::new(layer, "_query", config)?,
-            text_feed_forward: FeedForward::new(layer, "", config)?,
+            query_feed_forward: FeedForward::new(layer, "_query", widths)?,
+            text_feed_forward: FeedForward::new(layer, "", widths)?,
         })
     }
 }

@@ -1,9 +1,10 @@
 use super::config::VisionConfig;
 use crate::Result;
+use crate::language::post_norm::Norm;
 use crate::language::projection::Projection;
 use crate::language::weights::Weights;
 use crate::ops::inference::{Rows, has_inference_kernel};
-use crate::ops::{Activation, activation, add_positions, attention, layer_norm, patches};
+use crate::ops::{Activation, activation, add_positions, attention, patches};
 use candle_core::Tensor;
 
 /// The frozen image tower: pixels to one vector per patch.
@@ -27,24 +28,6 @@ struct Layer {
     norm_2: Norm,
     fc1: Projection,
     fc2: Projection,
-}
-
-/// A layer norm.
-#[derive(Clone, Debug)]
-pub(super) struct Norm {
-    weight_d: Tensor,
-    bias_d: Tensor,
-    epsilon: f64,
-}
-
-impl Norm {
-    pub(super) fn new(weights: &Weights<'_>, width: usize, epsilon: f64) -> Result<Self> {
-        Ok(Self { weight_d: weights.tensor("weight", &[width])?, bias_d: weights.tensor("bias", &[width])?, epsilon })
-    }
-
-    pub(super) fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        layer_norm(x, &self.weight_d, &self.bias_d, self.epsilon)
-    }
 }
 
 impl Vision {

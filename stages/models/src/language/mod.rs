@@ -10,6 +10,7 @@ pub mod generate;
 mod generation_config;
 mod gguf;
 mod llama;
+pub(crate) mod post_norm;
 pub(crate) mod projection;
 #[cfg(test)]
 mod stories;

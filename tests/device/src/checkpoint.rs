@@ -1,4 +1,4 @@
-//! The checkpoint of an InstructBLIP of any size with random weights, in Hugging Face's layout.
+//! Checkpoints of any size with random weights, in Hugging Face's layout: an InstructBLIP, a sentence encoder.
 
 use std::path::Path;
 
@@ -73,6 +73,39 @@ pub fn write(folder: &Path, size: &Size, dtype: DType) -> Result<usize> {
     let parameters = Parameters::init(&declarations(size), 1, &Device::Cpu, dtype)?;
     parameters.save_safetensors(&folder.join("model.safetensors"))?;
     Ok(parameters.num_elements())
+}
+
+/// Words that the sentence encoder knows, behind its frame.
+pub(crate) const WORDS: usize = 250;
+
+/// Writes a BERT that reads `w0 w1 …` into a folder.
+pub(crate) fn write_sentence_encoder(folder: &Path, (width, hidden, layers, heads): Tower) -> Result {
+    let frame = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
+    let vocabulary: Vec<String> = frame.into_iter().chain((0..WORDS).map(|word| format!("w{word}"))).collect();
+    let positions = 128;
+    let config = serde_json::json!({
+        "model_type": "bert", "hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "vocab_size": vocabulary.len(), "max_position_embeddings": positions,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string())?;
+    std::fs::write(folder.join("vocab.txt"), vocabulary.join("\n"))?;
+    let mut list = Declarations(Vec::new());
+    for (table, rows) in [("word", vocabulary.len()), ("position", positions), ("token_type", 2)] {
+        list.weight(&format!("embeddings.{table}_embeddings.weight"), &[rows, width]);
+    }
+    list.norm("embeddings.LayerNorm", width);
+    for layer in 0..layers {
+        let name = |part: &str| format!("encoder.layer.{layer}.{part}");
+        for part in ["self.query", "self.key", "self.value", "output.dense"] {
+            list.linear(&name(&format!("attention.{part}")), width, width);
+        }
+        list.norm(&name("attention.output.LayerNorm"), width);
+        list.linear(&name("intermediate.dense"), hidden, width);
+        list.linear(&name("output.dense"), width, hidden);
+        list.norm(&name("output.LayerNorm"), width);
+    }
+    let parameters = Parameters::init(&list.0, 1, &Device::Cpu, DType::F32)?;
+    Ok(parameters.save_safetensors(&folder.join("model.safetensors"))?)
 }
 
 struct Declarations(Vec<Declaration>);

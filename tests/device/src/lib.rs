@@ -69,6 +69,8 @@ enum Command {
     CaptionWrite(rates::caption::WriteOptions),
     /// Seconds that Segment Anything takes for an image, part by part
     SamRate(rates::sam::Options),
+    /// Texts per second of a sentence encoder
+    SentenceRate(rates::sentence::Options),
     /// Training pairs per second of all ranks together, optimiser and collectives included
     TrainRate(rates::train::Options),
     /// The products of frozen networks on the CPU beside a library's
@@ -125,6 +127,7 @@ impl Cli {
             Command::CaptionRate(options) => rates::caption::run(options),
             Command::CaptionWrite(options) => rates::caption::write(options),
             Command::SamRate(options) => rates::sam::run(options),
+            Command::SentenceRate(options) => rates::sentence::run(options),
             Command::TrainRate(options) => rates::train::run(options),
             Command::PackedRate => rates::packed::run(),
         };

@@ -8,6 +8,7 @@ use models::language::generate::GenerationSettings;
 use models::ops::l2_normalise;
 use models::sam::generator::PointSegmenter;
 use models::sam::{Sam, SamConfig};
+use models::sentence::{Reading, SentenceEncoder};
 
 use crate::check::Checks;
 use crate::checkpoint::{self, SMALL};
@@ -21,6 +22,7 @@ pub(crate) fn run(place: &Place) -> Result {
         ("clip", clip(&device, &mut checks)),
         ("sam", sam(&device, &mut checks)),
         ("instructblip", instructblip(&device, &mut checks)),
+        ("sentences", sentences(&device, &mut checks)),
     ] {
         if let Err(problem) = done {
             checks.fails(part, problem);
@@ -168,6 +170,26 @@ fn instructblip(device: &Device, checks: &mut Checks) -> Result {
                 _ => println!("     {what}: {differ} of {}", wanted.len()),
             }
         }
+    }
+    Ok(())
+}
+
+/// Vectors of texts of many lengths.
+fn sentences(device: &Device, checks: &mut Checks) -> Result {
+    let folder = tempfile::tempdir()?;
+    checkpoint::write_sentence_encoder(folder.path(), (384, 1536, 3, 12))?;
+    let texts: Vec<String> = (0..40)
+        .map(|text| (0..1 + text % 23).map(|i| format!("w{} ", (text * 31 + i * 7) % checkpoint::WORDS)).collect())
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let vectors = |device: &Device, dtype| -> Result<Tensor> {
+        let encoder = SentenceEncoder::load(folder.path(), device, dtype, Reading::default())?;
+        let vectors = encoder.encode(&texts)?.concat();
+        Ok(Tensor::from_vec(vectors, (texts.len(), encoder.width()), &Device::Cpu)?)
+    };
+    let wanted = vectors(&Device::Cpu, DType::F32)?;
+    for (dtype, bound) in [(DType::F32, 1e-5), (DType::BF16, 3e-2), (DType::F16, 5e-3)] {
+        checks.close(&format!("sentences {dtype:?}"), &vectors(device, dtype)?, &wanted, bound);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use models::ops::inference::{
     AttentionMask, DistanceBias, Gate, PathQueries, RotaryLayout, RotaryTable, cross_attention, gated, paged_attention,
-    rms_norm, rotary,
+    residual_norm, rms_norm, rotary,
 };
 use models::ops::{
     Activation, Block, Dropout, InvertedBottleneck, RelativePositions, StemStage, activation, add_positions, attention,
@@ -197,6 +197,9 @@ fn inference_cases() -> Vec<Case> {
         ),
         case("cross_attention", false, &[&[2, 5, 64], &[2, 33, 128]], |a| cross_attention(&a[0], &a[1], 4)),
         case("rms_norm", false, &[&[33, 64], &[64]], |a| rms_norm(&a[0], &a[1], 1e-6)),
+        case("residual_norm", false, &[&[33, 64], &[33, 64], &[64], &[64]], |a| {
+            residual_norm(&a[0], &a[1], &a[2], &a[3], 1e-5)
+        }),
         case("gated silu", false, &[&[33, 128]], |a| gated(&a[0], Gate::Silu)),
         case("gated gelu", false, &[&[33, 128]], |a| gated(&a[0], Gate::GeluTanh)),
         case("rotary halves", false, &[&[6, 64]], |a| {

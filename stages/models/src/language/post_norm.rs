@@ -3,7 +3,7 @@
 use super::projection::Projection;
 use super::weights::Weights;
 use crate::Result;
-use crate::ops::inference::Rows;
+use crate::ops::inference::{Rows, residual_norm};
 use crate::ops::{Activation, activation, layer_norm};
 use candle_core::Tensor;
 
@@ -22,6 +22,11 @@ impl Norm {
 
     pub(crate) fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         layer_norm(x, &self.weight_d, &self.bias_d, self.epsilon)
+    }
+
+    /// Of x + y.
+    pub(crate) fn apply_to_sum(&self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
+        residual_norm(x, y, &self.weight_d, &self.bias_d, self.epsilon)
     }
 }
 
@@ -49,7 +54,7 @@ impl Residual {
     }
 
     pub(crate) fn apply(&self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
-        self.norm.apply(&(self.dense.forward(y, Rows::Many)? + x)?)
+        self.norm.apply_to_sum(x, &self.dense.forward(y, Rows::Many)?)
     }
 }
 

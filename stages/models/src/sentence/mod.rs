@@ -29,7 +29,10 @@ use serde::Deserialize;
 use std::path::Path;
 
 /// Tokens that go through the network together: what its layers hand on stays in the caches.
-const TOKENS_PER_BATCH: usize = 1024;
+const TOKENS_OF_A_CORE: usize = 512;
+
+/// The same on a GPU, which wants much at once.
+const TOKENS_OF_A_GPU: usize = 16 * 1024;
 
 /// Widest vector behind a linear map: a bound against hostile files.
 const MAX_WIDTH: usize = 1 << 15;
@@ -123,27 +126,42 @@ impl SentenceEncoder {
         let ids: Vec<Vec<u32>> = texts.par_iter().map(|text| self.ids(text)).collect::<Result<_>>()?;
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&text| ids[text].len());
+        let tokens = |text: usize| ids[text].len();
+        let encoded: Vec<_> = if self.network.is_on_cpu() {
+            // one batch a core: no layer waits for the others
+            let batches = batches(&order, tokens, TOKENS_OF_A_CORE);
+            batches.into_par_iter().map(|batch| self.batch(&ids, batch)).collect::<Result<_>>()?
+        } else {
+            let batches = batches(&order, tokens, TOKENS_OF_A_GPU);
+            batches.into_iter().map(|batch| self.batch(&ids, batch)).collect::<Result<_>>()?
+        };
         let mut vectors = vec![Vec::new(); texts.len()];
-        for batch in batches(&order, |text| ids[text].len()) {
-            let joined: Vec<u32> = batch.iter().flat_map(|&text| &ids[text]).copied().collect();
-            let lengths = batch.iter().map(|&text| ids[text].len());
-            let tokens_td = self.network.encode(&joined, &runs(lengths))?.flatten_all()?.to_vec1::<f32>()?;
-            let width = self.config.hidden_size;
-            let mut start = 0;
-            let mut pooled = Vec::with_capacity(batch.len() * width);
-            for &text in batch {
-                let end = start + ids[text].len() * width;
-                pooled.extend(self.pooling.pool(&tokens_td[start..end], width));
-                start = end;
-            }
-            let pooled = self.mapped(pooled, batch.len())?;
-            for (&text, vector) in batch.iter().zip(pooled.chunks_exact(self.width())) {
-                vectors[text] = unit(vector).ok_or_else(|| {
-                    ModelError::Input(format!("text {text}: its vector is not finite, or zero; check the weights"))
-                })?;
-            }
+        for (text, vector) in encoded.into_iter().flatten() {
+            vectors[text] = vector;
         }
         Ok(vectors)
+    }
+
+    /// Numbers of texts with their vectors.
+    fn batch(&self, ids: &[Vec<u32>], batch: &[usize]) -> Result<Vec<(usize, Vec<f32>)>> {
+        let joined: Vec<u32> = batch.iter().flat_map(|&text| &ids[text]).copied().collect();
+        let lengths = batch.iter().map(|&text| ids[text].len());
+        let tokens_td = self.network.encode(&joined, &runs(lengths))?.flatten_all()?.to_vec1::<f32>()?;
+        let width = self.config.hidden_size;
+        let mut start = 0;
+        let mut pooled = Vec::with_capacity(batch.len() * width);
+        for &text in batch {
+            let end = start + ids[text].len() * width;
+            pooled.extend(self.pooling.pool(&tokens_td[start..end], width));
+            start = end;
+        }
+        let pooled = self.mapped(pooled, batch.len())?;
+        let vectors = batch.iter().zip(pooled.chunks_exact(self.width())).map(|(&text, vector)| {
+            let undirected =
+                || ModelError::Input(format!("text {text}: its vector is not finite, or zero; check the weights"));
+            Ok((text, unit(vector).ok_or_else(undirected)?))
+        });
+        vectors.collect()
     }
 
     /// With the vocabulary's frame, cut to what the network reads.
@@ -180,12 +198,12 @@ impl SentenceEncoder {
     }
 }
 
-/// Consecutive texts of at most [`TOKENS_PER_BATCH`] tokens together, or one that is longer.
-fn batches(order: &[usize], tokens: impl Fn(usize) -> usize) -> Vec<&[usize]> {
+/// Consecutive texts of at most so many tokens together, or one that is longer.
+fn batches(order: &[usize], tokens: impl Fn(usize) -> usize, most: usize) -> Vec<&[usize]> {
     let mut batches = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (end, &text) in order.iter().enumerate() {
-        if end > start && sum + tokens(text) > TOKENS_PER_BATCH {
+        if end > start && sum + tokens(text) > most {
             batches.push(&order[start..end]);
             (start, sum) = (end, 0);
         }

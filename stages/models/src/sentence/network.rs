@@ -78,12 +78,16 @@ impl Bert {
         let first = self.first_position as u32;
         let positions = runs.iter().flat_map(|run| (0..run.texts).flat_map(|_| (first..).take(run.tokens_each)));
         let words = self.looked_up(&self.words_vd, ids.to_vec())?;
-        let mut x = self.norm.apply(&(words + self.looked_up(&self.positions_ld, positions.collect())?)?)?;
+        let mut x = self.norm.apply_to_sum(&words, &self.looked_up(&self.positions_ld, positions.collect())?)?;
         for layer in &self.layers {
             let attended = self.attend(&layer.qkv.forward(&x, Rows::Many)?, runs)?;
             x = layer.feed_forward.apply(&layer.out.apply(&x, &attended)?)?;
         }
         x.to_dtype(DType::F32)?.to_device(&Device::Cpu)
+    }
+
+    pub(super) fn is_on_cpu(&self) -> bool {
+        self.words_vd.device().is_cpu()
     }
 
     fn looked_up(&self, table: &Tensor, rows: Vec<u32>) -> candle_core::Result<Tensor> {

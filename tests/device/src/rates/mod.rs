@@ -4,4 +4,5 @@ pub(crate) mod caption;
 pub(crate) mod clip;
 pub(crate) mod packed;
 pub(crate) mod sam;
+pub(crate) mod sentence;
 pub(crate) mod train;

@@ -9,6 +9,7 @@ mod feed_forward;
 mod log_softmax;
 mod packed;
 mod paged_attention;
+mod residual_norm;
 mod rms_norm;
 mod rotary;
 
@@ -17,6 +18,7 @@ pub use feed_forward::{Gate, gated};
 pub use log_softmax::log_softmax_rows;
 pub use packed::{PackedLinear, Rows};
 pub use paged_attention::{AttentionMask, DistanceBias, PathQueries, paged_attention};
+pub use residual_norm::residual_norm;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, RotaryTable, rotary};
 

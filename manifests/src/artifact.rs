@@ -38,6 +38,14 @@ pub enum Artifact {
     ImageEmbeddings,
     /// The trained model's embedding of each caption.
     TextEmbeddings,
+    /// A sentence encoder's embeddings of the structured captions, which text is searched in.
+    StructuredEmbeddings,
+    /// What a captioner that sees an image alone says of it, to search captions with.
+    QueryTexts,
+    /// The sentence encoder's embedding of that text.
+    QueryEmbeddings,
+    /// The sentence encoder's embedding of each caption.
+    SentenceEmbeddings,
 }
 
 /// Type of a column. Delta Lake has no half floats: vectors of them are little-endian binaries.
@@ -116,7 +124,7 @@ pub fn identity_fields() -> Vec<Field> {
 
 impl Artifact {
     /// The tables, in the order in which stages write them; people write the reviews.
-    pub const TABLES: [Artifact; 12] = [
+    pub const TABLES: [Artifact; 16] = [
         Artifact::Geotags,
         Artifact::Splits,
         Artifact::Images,
@@ -129,6 +137,10 @@ impl Artifact {
         Artifact::CaptionScores,
         Artifact::ImageEmbeddings,
         Artifact::TextEmbeddings,
+        Artifact::StructuredEmbeddings,
+        Artifact::QueryTexts,
+        Artifact::QueryEmbeddings,
+        Artifact::SentenceEmbeddings,
     ];
 
     /// Name of the table and of its folder.
@@ -148,6 +160,10 @@ impl Artifact {
             Artifact::CaptionScores => "caption_scores",
             Artifact::ImageEmbeddings => "image_embeddings",
             Artifact::TextEmbeddings => "text_embeddings",
+            Artifact::StructuredEmbeddings => "structured_embeddings",
+            Artifact::QueryTexts => "query_texts",
+            Artifact::QueryEmbeddings => "query_embeddings",
+            Artifact::SentenceEmbeddings => "sentence_embeddings",
         }
     }
 
@@ -346,6 +362,35 @@ impl Artifact {
             Artifact::ImageEmbeddings => vec![optional("embedding", list(Float32)), optional("embedding_digest", Text)],
             Artifact::TextEmbeddings => vec![
                 optional("texts", list(Struct(vec![required("text", Text), required("embedding", list(Float32))]))),
+                optional("embedding_digest", Text),
+            ],
+            // vectors of these: little-endian f16, L2-normalised
+            Artifact::StructuredEmbeddings => vec![
+                // one for each variant, in their order
+                optional("variants", list(Struct(vec![required("vector", Binary)]))),
+                optional("embedding_digest", Text),
+            ],
+            Artifact::QueryTexts => vec![
+                optional("captioner", Text),
+                optional("text", Text),
+                // answers that the captioner was asked for
+                optional("attempts", Int32),
+                // why the text may say little, where it may
+                optional("flagged", Text),
+                optional("text_digest", Text),
+            ],
+            Artifact::QueryEmbeddings => vec![optional("vector", Binary), optional("embedding_digest", Text)],
+            Artifact::SentenceEmbeddings => vec![
+                optional(
+                    "texts",
+                    list(Struct(vec![
+                        required("text", Text),
+                        // as a query
+                        required("vector", Binary),
+                        // as what is searched, where its prefix makes another vector of it
+                        optional("document_vector", Binary),
+                    ])),
+                ),
                 optional("embedding_digest", Text),
             ],
         }

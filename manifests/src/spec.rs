@@ -11,6 +11,7 @@ mod ranks;
 mod score;
 mod segment;
 mod source;
+mod text_retrieval;
 mod words;
 mod work;
 
@@ -32,6 +33,7 @@ pub use ranks::*;
 pub use score::*;
 pub use segment::*;
 pub use source::*;
+pub use text_retrieval::*;
 pub use words::section;
 pub use work::*;
 
@@ -108,6 +110,9 @@ pub struct BuildSpec {
     /// How the model is measured.
     #[serde(default)]
     pub evaluate: EvaluateSpec,
+    /// Retrieval of text by text, without training.
+    #[serde(default)]
+    pub text_retrieval: TextRetrievalSpec,
 }
 
 impl Spec for BuildSpec {
@@ -146,7 +151,7 @@ impl BuildSpec {
     }
 
     /// Fields that name a store, or weights: then with the words that stand for none.
-    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 9] {
+    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 10] {
         const NONE: Option<&[&str]> = Some(&[""]);
         let blip = &mut self.caption.instructblip;
         [
@@ -159,6 +164,7 @@ impl BuildSpec {
             ("model.init", &mut self.model.init, NONE),
             ("model.tokenizer", &mut self.model.tokenizer, Some(&["train"])),
             ("score.clip", &mut self.score.clip, Some(&["none", "bootstrap"])),
+            ("text_retrieval.encoder", &mut self.text_retrieval.encoder, NONE),
         ]
     }
 
@@ -208,6 +214,7 @@ impl BuildSpec {
         self.weights.options.check("weights.options", &mut problems);
         self.pretrain.check(&mut problems);
         self.ranks.check(&mut problems);
+        self.text_retrieval.check(&self.caption, &mut problems);
         self.check_segment_tower(&mut problems);
         self.check_ranks(&mut problems);
         problems.into_result()

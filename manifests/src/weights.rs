@@ -118,6 +118,7 @@ impl BuildSpec {
             ("model.init", &self.model.init, !self.model.init.is_empty()),
             ("model.tokenizer", &self.model.tokenizer, self.model.tokenizer != "train"),
             ("score.clip", &self.score.clip, scores),
+            ("text_retrieval.encoder", &self.text_retrieval.encoder, self.text_retrieval.is_on()),
         ]
         .into_iter()
         .filter(|(_, _, named)| *named)

@@ -51,11 +51,19 @@ pub(crate) trait Captions: Sync {
 
     /// How it writes structured captions; `None`: it does not.
     fn structured(&self) -> Option<Way<StructuredCaption>>;
+
+    /// How it says what an image shows, to search captions with; `None`: it does not. Whoever looks is told no tags.
+    fn query_text(&self) -> Option<Way<QueryText>>;
 }
 
 /// What a stage reads for a captioner.
 pub(crate) fn inputs(captioner: &dyn Captions) -> &'static [Input] {
     if captioner.looks() { &[TAGS, PIXELS] } else { &[TAGS] }
+}
+
+/// The same for words that captions are searched with: whoever looks is told nothing else.
+pub(crate) fn query_inputs(captioner: &dyn Captions) -> &'static [Input] {
+    if captioner.looks() { &[PIXELS] } else { &[TAGS] }
 }
 
 /// The same for words that a person may have accepted, edited or rejected.
@@ -131,6 +139,16 @@ pub(crate) struct Caption {
     pub(crate) dropped_tags: Vec<String>,
     /// Of generated captions.
     pub(crate) quality: Vec<Quality>,
+    pub(crate) flagged: Option<String>,
+}
+
+/// What is asked with an image.
+#[derive(Debug, Default)]
+pub(crate) struct QueryText {
+    pub(crate) text: String,
+    /// Answers that were asked for.
+    pub(crate) attempts: usize,
+    /// Why the text may say little.
     pub(crate) flagged: Option<String>,
 }
 

@@ -8,9 +8,11 @@ use manifests::weights::Weights;
 use models::clip::{Clip, ClipConfig};
 use models::instructblip::{InstructBlip, InstructBlipConfig};
 use models::sam::{Sam, SamConfig};
+use models::sentence::{BertConfig, SentenceEncoder};
 
 use crate::clip_scorer::{CLIP_FIELD, tokenizer_of};
 use crate::pretrain::{check_vocabulary, described};
+use crate::sentences::ENCODER_FIELD;
 use crate::text_embeddings::{TOKENIZER_FILE, folder_of, tokenizer_at};
 
 /// What the files of a field describe.
@@ -22,6 +24,8 @@ pub enum Described {
     Sam(SamConfig),
     /// An InstructBLIP with its language model.
     InstructBlip(InstructBlipConfig),
+    /// A sentence encoder.
+    Sentences(BertConfig),
     /// A vocabulary, or a file that describes nothing.
     NoNetwork,
 }
@@ -64,6 +68,7 @@ pub fn examine(spec: &BuildSpec, field: &str, weights: &Weights) -> Result<Optio
         "caption.instructblip.weights" => {
             Described::InstructBlip(InstructBlip::examine(path).map_err(|e| of(e.to_string()))?)
         }
+        ENCODER_FIELD => Described::Sentences(SentenceEncoder::examine(path).map_err(|e| of(e.to_string()))?),
         _ => Described::NoNetwork,
     };
     Ok(Some(described))

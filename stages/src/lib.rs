@@ -25,15 +25,20 @@ pub mod io_fault;
 pub mod network;
 pub mod networks;
 pub mod pretrain;
+mod query_embeddings;
+mod query_texts;
 pub mod reviews;
 pub mod search;
 pub mod segment_features;
 mod segment_scores;
 mod segments;
+mod sentence_embeddings;
+pub mod sentences;
 pub mod splits;
 pub mod stage;
 mod stage_error;
 mod structured_captions;
+mod structured_embeddings;
 pub mod table;
 pub mod text_embeddings;
 #[cfg(test)]
@@ -60,6 +65,14 @@ pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
     }
     if !spec.caption.score.clip.is_empty() {
         stages.push(caption_scores::stage());
+    }
+    if spec.text_retrieval.is_on()
+        && let Some(writer) = spec.caption.structured_by()
+    {
+        stages.push(structured_embeddings::stage());
+        stages.push(query_texts::stage(writer, spec));
+        stages.push(query_embeddings::stage());
+        stages.push(sentence_embeddings::stage());
     }
     stages.push(image_embeddings::stage());
     stages.push(text_embeddings::stage());
@@ -141,7 +154,8 @@ mod tests {
     #[test]
     fn every_stage_follows_its_inputs() {
         let scored = "[caption]\nstructured = true\nscore.clip = \"a/b\"\n";
-        for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored] {
+        let by_text = "[caption]\nstructured = true\n[text_retrieval]\nencoder = \"a/b\"\n";
+        for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored, by_text] {
             let mut written = vec![Artifact::Listing, Artifact::CaptionReviews];
             for stage in map_stages(&spec(extra)) {
                 for table in stage.tables() {

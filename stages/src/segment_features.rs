@@ -216,7 +216,7 @@ fn content(made: &[Result<Encoded, String>]) -> Result<MapOutput, TableError> {
     })
 }
 
-fn half_bytes(vector: &[f32]) -> Vec<u8> {
+pub(crate) fn half_bytes(vector: &[f32]) -> Vec<u8> {
     vector.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()
 }
 

@@ -3,7 +3,7 @@
 use wording::{variants_from_scene, variants_from_tags};
 
 use super::tags::TagWords;
-use super::{Caption, Captions, EachImage, ImageTags, StructuredCaption, Way};
+use super::{Caption, Captions, EachImage, ImageTags, QueryText, StructuredCaption, Way};
 use crate::stage::ModelUse;
 
 const NOTHING_TO_SEE: &str = "neither its tags nor its title say anything that can be seen";
@@ -22,6 +22,10 @@ impl Captions for Geotags {
     fn structured(&self) -> Option<Way<StructuredCaption>> {
         Some(Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(structured))) })
     }
+
+    fn query_text(&self) -> Option<Way<QueryText>> {
+        Some(Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(query_text))) })
+    }
 }
 
 /// Tags first; the title where an image has none, or none that can be seen from above.
@@ -29,6 +33,11 @@ fn caption(tags: &ImageTags<'_>) -> Result<Caption, String> {
     let words = TagWords::of(tags)?;
     let caption = words.sentence.ok_or(NOTHING_TO_SEE)?;
     Ok(Caption { captions: vec![caption], dropped_tags: words.dropped_tags, ..Caption::default() })
+}
+
+fn query_text(tags: &ImageTags<'_>) -> Result<QueryText, String> {
+    let text = TagWords::of(tags)?.sentence.ok_or(NOTHING_TO_SEE)?;
+    Ok(QueryText { text, ..QueryText::default() })
 }
 
 fn structured(tags: &ImageTags<'_>) -> Result<StructuredCaption, String> {

@@ -1,6 +1,6 @@
 //! `given`: the captions that came with the images.
 
-use super::{Caption, Captions, EachImage, ImageTags, StructuredCaption, Way};
+use super::{Caption, Captions, EachImage, ImageTags, QueryText, StructuredCaption, Way};
 use crate::stage::ModelUse;
 
 pub(super) struct Given;
@@ -15,6 +15,10 @@ impl Captions for Given {
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
+        None
+    }
+
+    fn query_text(&self) -> Option<Way<QueryText>> {
         None
     }
 }

@@ -2,17 +2,19 @@
 
 mod captions;
 mod quality;
+mod queries;
 mod session;
 mod variants;
 
 use manifests::BuildSpec;
 
-use super::{Caption, Captions, StructuredCaption, Way};
+use super::{Caption, Captions, QueryText, StructuredCaption, Way};
 use crate::clip_scorer::CLIP_FIELD;
 use crate::device::arithmetic;
 use crate::stage::ModelUse;
 use captions::CaptionWriter;
 pub(crate) use quality::Quality;
+use queries::QueryWriter;
 use session::{LANGUAGE_FIELD, WEIGHTS_FIELD};
 use variants::VariantWriter;
 
@@ -36,6 +38,14 @@ impl Captions for InstructBlip {
             model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
             settings: structured_settings,
             open: |context| Ok(Box::new(VariantWriter::open(context)?)),
+        })
+    }
+
+    fn query_text(&self) -> Option<Way<QueryText>> {
+        Some(Way {
+            model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
+            settings: query_settings,
+            open: |context| Ok(Box::new(QueryWriter::open(context)?)),
         })
     }
 }
@@ -66,4 +76,25 @@ fn structured_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
         "precision": arithmetic(spec),
         "network": NETWORK,
     }))
+}
+
+/// Decoding as captions have it, another prompt, and no tags.
+fn query_settings(spec: &BuildSpec) -> Option<serde_json::Value> {
+    let mut settings = serde_json::json!(spec.caption.instructblip);
+    if let Some(map) = settings.as_object_mut() {
+        for other in [
+            "weights",
+            "language_gguf",
+            "images_per_batch",
+            "cache_mib",
+            "structured",
+            "prompt",
+            "prompt_without_tags",
+            "quality",
+        ] {
+            map.remove(other);
+        }
+        map.insert("query_prompt".into(), spec.text_retrieval.query_prompt.clone().into());
+    }
+    Some(serde_json::json!({ "settings": settings, "precision": arithmetic(spec), "network": NETWORK }))
 }

@@ -17,9 +17,18 @@ pub(crate) struct ImageTags<'a> {
 }
 
 impl<'a> ImageTags<'a> {
-    /// Of every row, in order; `given` are the captions that came with the images.
+    /// Of an image that the captioner is told nothing of.
+    fn unknown(image_id: &'a str) -> Self {
+        let (title, title_multi_objects, center, surrounding) = (None, None, None, None);
+        ImageTags { image_id, title, title_multi_objects, given: &[], center, surrounding }
+    }
+
+    /// Of every row, in order, and nothing of any where the stage reads no tags; `given` are the captions that came with the images.
     pub(crate) fn read(rows: &'a InputRows, given: &'a [Vec<String>]) -> Result<Vec<ImageTags<'a>>, TableError> {
-        let columns = Columns::new(Artifact::Geotags, &rows.tables[&Artifact::Geotags]);
+        let Some(geotags) = rows.tables.get(&Artifact::Geotags) else {
+            return Ok(rows.image_ids.iter().map(|image_id| ImageTags::unknown(image_id)).collect());
+        };
+        let columns = Columns::new(Artifact::Geotags, geotags);
         let (title, multi) = (columns.text("title")?, columns.text("title_multi_objects")?);
         let (center, surrounding) = (columns.text("center_tags")?, columns.text("surrounding_tags")?);
         Ok((0..rows.len())

@@ -41,7 +41,8 @@ pub use normalise::normalise_caption;
 pub use phrases::{MAX_PHRASES, phrases};
 pub use plain_text::{LineProblem, written_line};
 pub use structured::{
-    AnswerProblem, MAX_FIELD_CHARS, VARIANTS, Variant, Variants, parse_answer, variants_from_scene, variants_from_tags,
+    AnswerProblem, Field, MAX_FIELD_CHARS, VARIANTS, Variant, Variants, parse_answer, variants_from_scene,
+    variants_from_tags,
 };
 pub use title::caption_from_title;
 

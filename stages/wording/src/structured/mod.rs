@@ -27,10 +27,36 @@ pub struct Variant {
     pub caption: String,
 }
 
+/// A field of a [`Variant`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    /// [`Variant::one_sentence`].
+    OneSentence,
+    /// [`Variant::feature`].
+    Feature,
+    /// [`Variant::caption`].
+    Caption,
+}
+
+impl Field {
+    /// All, in the order in which they stand in a text.
+    pub const ALL: [Field; 3] = [Field::OneSentence, Field::Feature, Field::Caption];
+}
+
 impl Variant {
-    /// The one string that is embedded.
+    /// The one string that is embedded, of these fields.
+    pub fn text_of(&self, fields: &[Field]) -> String {
+        let lines = Field::ALL.into_iter().filter(|field| fields.contains(field)).map(|field| match field {
+            Field::OneSentence => format!("ONE_SENTENCE: {}", self.one_sentence),
+            Field::Feature => format!("FEATURE: {}", self.feature),
+            Field::Caption => format!("CAPTION: {}", self.caption),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The one string that is embedded, of all fields.
     pub fn embedding_text(&self) -> String {
-        format!("ONE_SENTENCE: {}\nFEATURE: {}\nCAPTION: {}", self.one_sentence, self.feature, self.caption)
+        self.text_of(&Field::ALL)
     }
 
     /// Key under which two variants count as equal: letters, digits and words, not case or punctuation.

@@ -1,0 +1,77 @@
+//! One text for an image that is searched with. The model sees the image and a prompt, and no tags.
+
+use models::instructblip::CaptionRequest;
+use models::language::generate::GenerationSettings;
+use rayon::prelude::*;
+
+use super::super::{Images, QueryText, Writer};
+use super::session::{Session, one_line, seed_of};
+use crate::ahead::prepared_ahead;
+use crate::stage::{StageContext, StageError};
+
+const NAME: &str = "query_texts";
+
+pub(super) struct QueryWriter {
+    session: Session,
+    settings: GenerationSettings,
+    prompt: String,
+}
+
+impl QueryWriter {
+    pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
+        let session = Session::open(NAME, context)?;
+        let settings = session.decoding(&context.spec.caption.instructblip)?;
+        Ok(Self { session, settings, prompt: context.spec.text_retrieval.query_prompt.clone() })
+    }
+
+    fn request(&self, image_id: &str, image: &[u8]) -> Result<CaptionRequest, String> {
+        let request = self.session.request(&self.session.decode(image)?, &self.prompt, &self.settings)?;
+        Ok(CaptionRequest { seed: seed_of(&self.settings, image_id, None), ..request })
+    }
+}
+
+/// What the model said, without the prompt where it repeated it.
+fn heard(answer: &str, prompt: &str) -> QueryText {
+    let said = one_line(answer);
+    let text = said.strip_prefix(&one_line(prompt)).unwrap_or(&said).trim_start().to_owned();
+    let flagged = text.is_empty().then(|| "the answer says nothing".to_owned());
+    QueryText { text, attempts: 1, flagged }
+}
+
+impl Writer<QueryText> for QueryWriter {
+    fn write(&self, images: &Images<'_>) -> Result<Vec<Result<QueryText, String>>, StageError> {
+        let Images { tags, bytes } = images;
+        let mut written = Vec::with_capacity(tags.len());
+        prepared_ahead(
+            tags.len(),
+            self.session.images_at_once(),
+            |rows| rows.into_par_iter().map(|row| self.request(tags[row].image_id, bytes[row])).collect::<Vec<_>>(),
+            |_, requests| {
+                self.session.check_stop()?;
+                let asked: Vec<CaptionRequest> = requests.iter().flatten().cloned().collect();
+                let mut said = self.session.ask(&asked, &self.settings)?.into_iter();
+                written.extend(requests.into_iter().map(|request| {
+                    request?;
+                    let answer = said.next().unwrap_or_else(|| Err("no answer came".into()))?;
+                    Ok(heard(&answer, &self.prompt))
+                }));
+                Ok(())
+            },
+        )?;
+        Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prompt_is_no_part_of_the_text() {
+        let prompt = "Describe this zyzzyva image.";
+        assert_eq!(heard("Describe this zyzzyva image.\n  a road", prompt).text, "a road");
+        assert_eq!(heard(" a road\nand a river ", prompt).text, "a road and a river");
+        let silent = heard("Describe this zyzzyva image.", prompt);
+        assert_eq!((silent.text.as_str(), silent.flagged.is_some()), ("", true));
+    }
+}

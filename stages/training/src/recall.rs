@@ -14,6 +14,7 @@ mod chance;
 mod positives;
 mod product;
 mod report;
+mod scores;
 mod tally;
 
 use choices::Protocol;
@@ -22,10 +23,12 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use chance::Chance;
 use positives::{Layout, Positives};
-use product::{TILE, TileProduct};
+pub use product::Cosines;
+use product::{TILE, Tiles};
 pub use report::{
     BothWays, Figures, OTHER_TIES_BOUND_POINTS, Recall, RecallReport, TieShares, beside_chance, exceeds_chance,
 };
+pub use scores::{BestVariant, LOST, Queries, Room, Scores, Standardised, WeightedSum};
 pub use tally::Rank;
 use tally::{Best, Counts};
 
@@ -47,6 +50,34 @@ pub struct Gallery<'a> {
     pub image_keys_n: &'a [u64],
     /// Equal for captions with equal normalised text `[M]`.
     pub caption_keys_m: &'a [u64],
+}
+
+impl<'a> Gallery<'a> {
+    /// Who belongs to whom.
+    pub fn pairs(&self) -> Pairs<'a> {
+        let &Gallery { own_image_m, image_keys_n, caption_keys_m, .. } = self;
+        Pairs { own_image_m, image_keys_n, caption_keys_m }
+    }
+}
+
+/// Who belongs to whom, as in [`Gallery`].
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a> {
+    /// For each caption the row of its own image `[M]`.
+    pub own_image_m: &'a [u32],
+    /// Equal for byte-equal images `[N]`.
+    pub image_keys_n: &'a [u64],
+    /// Equal for captions with equal normalised text `[M]`.
+    pub caption_keys_m: &'a [u64],
+}
+
+/// What each direction is ranked by.
+#[derive(Clone, Copy)]
+pub struct Directions<'a> {
+    /// Captions query images.
+    pub text_to_image: &'a dyn Scores,
+    /// Images query captions.
+    pub image_to_text: &'a dyn Scores,
 }
 
 /// Ranks of every query of one evaluation.
@@ -93,17 +124,47 @@ pub struct Outcome {
 /// Inconsistent lengths, an empty gallery, rows that are not finite or not normalised (named).
 pub fn evaluate(gallery: &Gallery, protocol: Protocol, block_rows: usize) -> Result<Outcome> {
     check(gallery)?;
+    check_pairs(&gallery.pairs())?;
+    let cosines = Cosines::new(gallery.image_nd, gallery.text_md, gallery.dim)?;
+    let both = Directions { text_to_image: &cosines, image_to_text: &cosines };
+    evaluate_scores(both, gallery.pairs(), protocol, block_rows)
+}
+
+/// The same for scores of any kind, which may differ by direction.
+///
+/// # Errors
+/// Inconsistent lengths, an empty gallery.
+pub fn evaluate_scores(
+    directions: Directions<'_>,
+    pairs: Pairs<'_>,
+    protocol: Protocol,
+    block_rows: usize,
+) -> Result<Outcome> {
+    check_pairs(&pairs)?;
+    let (images, captions) = (pairs.image_keys_n.len(), pairs.own_image_m.len());
+    for scores in [directions.text_to_image, directions.image_to_text] {
+        if scores.shape() != (images, captions) {
+            let (rows, columns) = scores.shape();
+            let problem = format!("of {rows} images and {columns} captions, where there are {images} and {captions}");
+            return Err(Error::argument("directions", problem));
+        }
+    }
     if block_rows == 0 {
         return Err(Error::argument("block_rows", "is 0, needs at least 1 image per block"));
     }
-    let layout = Layout::new(gallery, protocol);
+    let layout = Layout::new(&pairs, protocol);
     let grouped = layout.grouped();
     let relations = match protocol {
         Protocol::Standard if layout.has_twins() => vec![layout.own_pairs(), grouped],
         Protocol::Standard => vec![layout.own_pairs()],
         Protocol::Dedup => vec![grouped],
     };
-    let ranks = rank_all(gallery, &layout, &relations, block_rows);
+    let Directions { text_to_image, image_to_text } = directions;
+    let mut ranks = rank_all(text_to_image, &layout, &relations, block_rows);
+    if !std::ptr::addr_eq(text_to_image, image_to_text) {
+        let of_images = rank_all(image_to_text, &layout, &relations, block_rows);
+        ranks.iter_mut().zip(of_images).for_each(|(ranks, other)| ranks.images = other.images);
+    }
     let chances = relations.iter().map(|relation| Chance::of(&layout, relation));
     let mut judged: Vec<(QueryRanks, Chance)> = ranks.into_iter().zip(chances).collect();
     // Without twins a caption's group is the pair itself; under `dedup` there is only one relation.
@@ -114,11 +175,11 @@ pub fn evaluate(gallery: &Gallery, protocol: Protocol, block_rows: usize) -> Res
 }
 
 /// Ranks under each relation, from one pass for the best positive scores and one for the counts.
-fn rank_all(gallery: &Gallery, layout: &Layout, relations: &[Positives], block_rows: usize) -> Vec<QueryRanks> {
+fn rank_all(scores: &dyn Scores, layout: &Layout, relations: &[Positives], block_rows: usize) -> Vec<QueryRanks> {
     let rows = layout.rows.len();
     let blocks: Vec<(usize, usize)> =
         (0..rows).step_by(block_rows).map(|start| (start, (start + block_rows).min(rows))).collect();
-    let product = TileProduct::new(gallery, &layout.rows, &layout.columns);
+    let tiles = Tiles { scores, rows: &layout.rows, columns: &layout.columns };
 
     // The positive scores come from the very tiles that the second pass computes again: gemm's summation order
     // depends on the shape of the call, and a score that differs in its last bit would not tie with itself.
@@ -126,7 +187,7 @@ fn rank_all(gallery: &Gallery, layout: &Layout, relations: &[Positives], block_r
     let best: Vec<Best> = blocks
         .par_iter()
         .fold(no_best, |mut best, &block| {
-            product.for_tiles(
+            tiles.for_each(
                 block,
                 |rows, columns| relations.iter().any(|relation| relation.touches(rows, columns)),
                 |tile| {
@@ -143,7 +204,7 @@ fn rank_all(gallery: &Gallery, layout: &Layout, relations: &[Positives], block_r
     let counts: Vec<Counts> = blocks
         .par_iter()
         .fold(no_counts, |mut counts, &block| {
-            product.for_tiles(
+            tiles.for_each(
                 block,
                 |_, _| true,
                 |tile| {
@@ -160,20 +221,14 @@ fn rank_all(gallery: &Gallery, layout: &Layout, relations: &[Positives], block_r
 }
 
 fn check(gallery: &Gallery) -> Result<()> {
-    let &Gallery { image_nd, text_md, dim, own_image_m, image_keys_n, caption_keys_m } = gallery;
+    let &Gallery { image_nd, text_md, dim, own_image_m, image_keys_n, .. } = gallery;
     let (images, captions) = (image_keys_n.len(), own_image_m.len());
-    if dim == 0 || images == 0 || captions == 0 {
-        let problem = format!("{images} images and {captions} captions of {dim} dimensions: nothing to evaluate");
-        return Err(Error::argument("gallery", problem));
+    if dim == 0 {
+        return Err(Error::argument("gallery", "vectors of 0 dimensions: nothing to evaluate"));
     }
-    if images > u32::MAX as usize || captions > u32::MAX as usize {
-        return Err(Error::argument("gallery", format!("{images} images, {captions} captions: at most 2^32 - 1 each")));
-    }
-    for (what, found, expected) in [
-        ("image_nd", image_nd.len(), images * dim),
-        ("text_md", text_md.len(), captions * dim),
-        ("caption_keys_m", caption_keys_m.len(), captions),
-    ] {
+    for (what, found, expected) in
+        [("image_nd", image_nd.len(), images * dim), ("text_md", text_md.len(), captions * dim)]
+    {
         if found != expected {
             let problem = format!(
                 "has {found} values, {images} images and {captions} captions of {dim} dimensions need {expected}"
@@ -181,12 +236,27 @@ fn check(gallery: &Gallery) -> Result<()> {
             return Err(Error::argument(what, problem));
         }
     }
+    Ok(())
+}
+
+fn check_pairs(&Pairs { own_image_m, image_keys_n, caption_keys_m }: &Pairs) -> Result<()> {
+    let (images, captions) = (image_keys_n.len(), own_image_m.len());
+    if images == 0 || captions == 0 {
+        let problem = format!("{images} images and {captions} captions: nothing to evaluate");
+        return Err(Error::argument("gallery", problem));
+    }
+    if images > u32::MAX as usize || captions > u32::MAX as usize {
+        return Err(Error::argument("gallery", format!("{images} images, {captions} captions: at most 2^32 - 1 each")));
+    }
+    if caption_keys_m.len() != captions {
+        let problem = format!("has {} values, {captions} captions need {captions}", caption_keys_m.len());
+        return Err(Error::argument("caption_keys_m", problem));
+    }
     if let Some(c) = own_image_m.iter().position(|&own| own as usize >= images) {
         let problem = format!("caption {c} belongs to image {}, the gallery has {images} images", own_image_m[c]);
         return Err(Error::argument("own_image_m", problem));
     }
-    check_rows("image", image_nd, dim)?;
-    check_rows("caption", text_md, dim)
+    Ok(())
 }
 
 fn check_rows(what: &str, rows: &[f32], dim: usize) -> Result<()> {

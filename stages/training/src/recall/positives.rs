@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Gallery;
+use super::Pairs;
 use choices::Protocol;
 
 /// Lists of different lengths in one allocation.
@@ -59,10 +59,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(gallery: &Gallery, protocol: Protocol) -> Self {
-        let (image_class, first_image) = classes(gallery.image_keys_n);
-        let (caption_class, first_caption) = classes(gallery.caption_keys_m);
-        let own_image = gallery.own_image_m;
+    pub(super) fn new(pairs: &Pairs, protocol: Protocol) -> Self {
+        let (image_class, first_image) = classes(pairs.image_keys_n);
+        let (caption_class, first_caption) = classes(pairs.caption_keys_m);
+        let own_image = pairs.own_image_m;
         let class_pairs =
             (0..own_image.len()).map(|c| (image_class[own_image[c] as usize], caption_class[c])).collect();
         let classes_of_image_class = Lists::new(first_image.len(), class_pairs);

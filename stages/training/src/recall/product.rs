@@ -2,7 +2,9 @@
 
 use gemm::Parallelism;
 
-use super::Gallery;
+use super::check_rows;
+use super::scores::{Room, Scores};
+use crate::error::{Error, Result};
 
 /// Rows and columns of a tile: its scores (1.3 MiB) fit a second-level cache, and it is a multiple of every
 /// register block of gemm's kernels.
@@ -10,7 +12,7 @@ use super::Gallery;
 /// Every product has exactly this shape, the last ones padded with zero rows. gemm chooses kernel and summation order
 /// by shape, so a pair of embeddings has the same score to the last bit in whatever tile and position it lies:
 /// equal captions tie, and results do not depend on how the work was cut.
-pub(super) const TILE: usize = 576;
+pub(crate) const TILE: usize = 576;
 
 /// Scores of rows × columns of S.
 pub(super) struct Tile<'a> {
@@ -29,39 +31,29 @@ impl Tile<'_> {
     }
 }
 
-pub(super) struct TileProduct<'a> {
-    image_nd: &'a [f32],
-    text_md: &'a [f32],
-    dim: usize,
-    rows: &'a [u32],
-    columns: &'a [u32],
+/// The tiles of S.
+pub(super) struct Tiles<'a> {
+    pub(super) scores: &'a dyn Scores,
+    pub(super) rows: &'a [u32],
+    pub(super) columns: &'a [u32],
 }
 
-impl<'a> TileProduct<'a> {
-    pub(super) fn new(gallery: &Gallery<'a>, rows: &'a [u32], columns: &'a [u32]) -> Self {
-        Self { image_nd: gallery.image_nd, text_md: gallery.text_md, dim: gallery.dim, rows, columns }
-    }
-
+impl Tiles<'_> {
     /// Computes the wanted tiles of a block of rows, on the calling thread.
-    pub(super) fn for_tiles(
+    pub(super) fn for_each(
         &self,
         (start, end): (usize, usize),
         wanted: impl Fn((usize, usize), (usize, usize)) -> bool,
         mut visit: impl FnMut(&Tile),
     ) {
-        let mut image_buffer = vec![0.0; TILE * self.dim];
-        let mut text_buffer = vec![0.0; TILE * self.dim];
-        let mut scores = vec![0.0; TILE * TILE];
+        let (mut room, mut scores) = (Room::default(), vec![0.0; TILE * TILE]);
         for row in (start..end).step_by(TILE) {
             let rows = (row, (row + TILE).min(end));
-            let images = &self.rows[rows.0..rows.1];
-            let image_panel = panel(&mut image_buffer, self.image_nd, self.dim, images);
             for column in (0..self.columns.len()).step_by(TILE) {
                 let columns = (column, (column + TILE).min(self.columns.len()));
                 if wanted(rows, columns) {
-                    let texts = &self.columns[columns.0..columns.1];
-                    let text_panel = panel(&mut text_buffer, self.text_md, self.dim, texts);
-                    multiply(&mut scores, image_panel, text_panel, self.dim);
+                    let (images, captions) = (&self.rows[rows.0..rows.1], &self.columns[columns.0..columns.1]);
+                    self.scores.fill(images, captions, &mut room, &mut scores);
                     visit(&Tile { rows, columns, scores: &scores });
                 }
             }
@@ -69,9 +61,45 @@ impl<'a> TileProduct<'a> {
     }
 }
 
+/// Cosines of one vector for each image and one for each caption.
+pub struct Cosines<'a> {
+    image_nd: &'a [f32],
+    text_md: &'a [f32],
+    dim: usize,
+}
+
+impl<'a> Cosines<'a> {
+    /// `image_nd [N, D]` and `text_md [M, D]`, L2-normalised.
+    ///
+    /// # Errors
+    /// Lengths that are no multiple of D, vectors that are not finite or not normalised.
+    pub fn new(image_nd: &'a [f32], text_md: &'a [f32], dim: usize) -> Result<Self> {
+        if dim == 0 || !image_nd.len().is_multiple_of(dim) || !text_md.len().is_multiple_of(dim) {
+            let problem = format!("{} and {} values of {dim} dimensions", image_nd.len(), text_md.len());
+            return Err(Error::argument("image_nd", problem));
+        }
+        check_rows("image", image_nd, dim)?;
+        check_rows("caption", text_md, dim)?;
+        Ok(Self { image_nd, text_md, dim })
+    }
+}
+
+impl Scores for Cosines<'_> {
+    fn shape(&self) -> (usize, usize) {
+        (self.image_nd.len() / self.dim, self.text_md.len() / self.dim)
+    }
+
+    fn fill(&self, images: &[u32], captions: &[u32], room: &mut Room, scores: &mut [f32]) {
+        let (of_images, of_captions) = room.panels(self.dim);
+        let image_panel = panel(of_images, self.image_nd, self.dim, images);
+        let text_panel = panel(of_captions, self.text_md, self.dim, captions);
+        multiply(scores, image_panel, text_panel, self.dim);
+    }
+}
+
 /// Embeddings of some rows as a panel `[TILE, dim]`: where they lie if they follow one another, or else copied and
 /// filled up with zeros.
-fn panel<'a>(buffer: &'a mut [f32], embeddings: &'a [f32], dim: usize, rows: &[u32]) -> &'a [f32] {
+pub(super) fn panel<'a>(buffer: &'a mut [f32], embeddings: &'a [f32], dim: usize, rows: &[u32]) -> &'a [f32] {
     let in_sequence = rows.windows(2).all(|pair| pair[0] + 1 == pair[1]);
     if rows.len() == TILE && in_sequence {
         return &embeddings[rows[0] as usize * dim..][..TILE * dim];
@@ -85,7 +113,7 @@ fn panel<'a>(buffer: &'a mut [f32], embeddings: &'a [f32], dim: usize, rows: &[u
 }
 
 /// scores `[TILE, TILE]` = images · textsᵀ, row-major.
-fn multiply(scores: &mut [f32], image_panel: &[f32], text_panel: &[f32], dim: usize) {
+pub(super) fn multiply(scores: &mut [f32], image_panel: &[f32], text_panel: &[f32], dim: usize) {
     assert!(scores.len() == TILE * TILE && image_panel.len() == TILE * dim && text_panel.len() == TILE * dim);
     let (tile, depth) = (TILE as isize, dim as isize);
     // SAFETY: all three buffers hold exactly the elements that shape and strides reach (asserted above), and

@@ -5,6 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::QueryRanks;
 use super::positives::{Layout, Positives};
 use super::product::Tile;
+use super::scores::LOST;
 
 /// Place of a query's best positive, counted from 0, with its ties kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -127,12 +128,21 @@ impl Counts {
 
     /// Ranks by gallery row; images without positives are no queries.
     pub(super) fn into_ranks(self, best: &Best, layout: &Layout) -> QueryRanks {
+        // what cannot be found stands last, however ties are read
+        let or_last = |rank: Rank, best: f32, answers: usize| match best <= LOST {
+            true => Rank { greater: answers.saturating_sub(1) as u32, ..Rank::default() },
+            false => rank,
+        };
         let images = layout.rows.iter().zip(self.row).zip(&best.row).filter(|&(_, &best)| best > f32::NEG_INFINITY);
-        let columns = layout.columns.iter().zip(self.column).zip(self.column_greater);
-        let mut captions: Vec<(u32, Rank)> =
-            columns.map(|((&caption, rank), greater)| (caption, Rank { greater, ..rank })).collect();
+        let columns = layout.columns.iter().zip(self.column).zip(self.column_greater).zip(&best.column);
+        let mut captions: Vec<(u32, Rank)> = columns
+            .map(|(((&caption, rank), greater), &best)| {
+                (caption, or_last(Rank { greater, ..rank }, best, layout.rows.len()))
+            })
+            .collect();
         captions.sort_unstable_by_key(|&(caption, _)| caption);
-        let mut images: Vec<(u32, Rank)> = images.map(|((&image, rank), _)| (image, rank)).collect();
+        let mut images: Vec<(u32, Rank)> =
+            images.map(|((&image, rank), &best)| (image, or_last(rank, best, layout.columns.len()))).collect();
         images.sort_unstable_by_key(|&(image, _)| image);
         QueryRanks { images, captions }
     }

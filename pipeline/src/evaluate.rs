@@ -1,16 +1,19 @@
 //! Evaluation of builds: a model on its own test split, and models on each other's.
 
+mod text;
+
 use std::path::Path;
 use std::time::Instant;
 
 use manifests::plan::PinnedTable;
 use manifests::words::count;
-use manifests::{Artifact, digest, paths};
+use manifests::{Artifact, BuildSpec, digest, paths};
 use stages::Training;
 use stages::encoder::Encoder;
 use stages::evaluate::{self, EvaluatedRow, Evaluation};
 use stages::stage::StageContext;
 use stages::table::{Columns, TableError};
+use stages::text_retrieval;
 use stages::train_rows::TrainRows;
 use workers::WorkerError;
 use workers::parts::PartReader;
@@ -28,31 +31,60 @@ fn broken(error: TableError) -> WorkerError {
     WorkerError::Broken(error.to_string())
 }
 
-/// Tables that an evaluation reads.
-async fn pinned(build: &Build) -> Result<Vec<PinnedTable>, WorkerError> {
-    let mut tables = Vec::new();
-    for artifact in [Artifact::ImageEmbeddings, Artifact::TextEmbeddings, Artifact::Splits, Artifact::Images] {
-        tables.push(build.pin(artifact).await?);
-    }
-    Ok(tables)
+/// Vectors that the figures are made from.
+pub(crate) fn vectors_of(spec: &BuildSpec) -> Vec<Artifact> {
+    let texts = if spec.text_retrieval.is_on() { &text::TABLES[..] } else { &[] };
+    [Artifact::ImageEmbeddings, Artifact::TextEmbeddings].iter().chain(texts).copied().collect()
 }
 
-/// Identity of the evaluation at the newest versions.
-async fn key(build: &Build, tables: &[PinnedTable]) -> String {
-    let tables: Vec<String> = tables.iter().map(PinnedTable::digest).collect();
-    digest::of_value(&(evaluate::VERSION, build.spec.evaluate.protocol, tables))
+/// Tables that an evaluation reads.
+struct Pinned {
+    /// Vectors by the trained model, splits and pictures.
+    tables: Vec<PinnedTable>,
+    /// Vectors of texts by the sentence encoder; none where there is none.
+    texts: Vec<PinnedTable>,
+}
+
+impl Pinned {
+    async fn of(build: &Build) -> Result<Self, WorkerError> {
+        let (mut tables, mut texts) = (Vec::new(), Vec::new());
+        for artifact in [Artifact::ImageEmbeddings, Artifact::TextEmbeddings, Artifact::Splits, Artifact::Images] {
+            tables.push(build.pin(artifact).await?);
+        }
+        if build.spec.text_retrieval.is_on() {
+            for artifact in text::TABLES {
+                texts.push(build.pin(artifact).await?);
+            }
+        }
+        Ok(Self { tables, texts })
+    }
+
+    /// Where the evaluation at these versions lies.
+    fn path(&self, spec: &BuildSpec) -> String {
+        let digests = |tables: &[PinnedTable]| tables.iter().map(PinnedTable::digest).collect::<Vec<_>>();
+        let of_model = (evaluate::VERSION, spec.evaluate.protocol, digests(&self.tables));
+        let key = match self.texts.is_empty() {
+            true => digest::of_value(&of_model),
+            false => {
+                let (retrieval, writer) = (&spec.text_retrieval, spec.caption.structured_by());
+                let settings = (retrieval.variants, &retrieval.fusion_alpha, writer);
+                digest::of_value(&(of_model, text_retrieval::VERSION, settings, digests(&self.texts)))
+            }
+        };
+        paths::evaluation(&spec.country, &key)
+    }
 }
 
 /// Evaluates a build's model on its own test split; nothing happens if its figures are up to date.
 pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
-    let tables = pinned(build).await?;
-    let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
+    let pinned = Pinned::of(build).await?;
+    let path = pinned.path(&build.spec);
     if let Some(stored) = build.work.get_sealed::<Evaluation>(&path).await? {
         progress.note(&format!("{:18} up to date: {}", "evaluate", stored.quoted().in_words()));
         return Ok(());
     }
     let began = Instant::now();
-    let rows = embedded_rows(build, &tables).await?;
+    let rows = embedded_rows(build, &pinned.tables, SPLIT).await?;
     if rows.is_empty() {
         return Err(WorkerError::Configuration(
             "the test split is empty: raise the third part of split.ratio, or use more images".into(),
@@ -60,6 +92,10 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
     }
     let protocol = build.spec.evaluate.protocol;
     let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&rows, protocol))?;
+    let text = match pinned.texts.is_empty() {
+        true => None,
+        false => Some(text::evaluate(build, &pinned.tables, &pinned.texts, &rows).await?),
+    };
     let record = current_record(build, Training::Pretrain).await?;
     let evaluation = Evaluation {
         model_of: build.spec.country.clone(),
@@ -71,6 +107,7 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
         seen: None,
         recall,
         panels,
+        text,
     };
     build.work.put_sealed(&path, &evaluation).await?;
     progress.note(&format!(
@@ -96,8 +133,7 @@ pub async fn stored(build: &Build) -> Result<Option<Evaluation>, WorkerError> {
 /// # Errors
 /// A store that does not answer or lets nobody in.
 pub async fn stored_or_why(build: &Build) -> Result<Result<Evaluation, String>, WorkerError> {
-    let tables = pinned(build).await?;
-    let path = paths::evaluation(&build.spec.country, &key(build, &tables).await);
+    let path = Pinned::of(build).await?.path(&build.spec);
     Ok(match build.work.look_at(&path).await? {
         Hint::Sealed(evaluation) => Ok(evaluation),
         other => Err(other.why_absent().map_or_else(
@@ -121,8 +157,8 @@ pub async fn finished(build: &Build) -> Result<Evaluation, WorkerError> {
     })
 }
 
-/// Rows of the test split with their vectors, from the embedding tables.
-async fn embedded_rows(build: &Build, tables: &[PinnedTable]) -> Result<Vec<EvaluatedRow>, WorkerError> {
+/// Rows of a split with their vectors, from the embedding tables.
+async fn embedded_rows(build: &Build, tables: &[PinnedTable], wanted: &str) -> Result<Vec<EvaluatedRow>, WorkerError> {
     let [images, texts, splits, pixels] = tables else { return Ok(Vec::new()) };
     let mut rows = Vec::new();
     for part in &splits.parts {
@@ -138,7 +174,7 @@ async fn embedded_rows(build: &Build, tables: &[PinnedTable]) -> Result<Vec<Eval
         let columns = Columns::new(Artifact::Splits, &splits);
         let (ids, split) = (columns.text("image_id").map_err(broken)?, columns.text("split").map_err(broken)?);
         let members: std::collections::BTreeSet<&str> =
-            (0..splits.num_rows()).filter(|&r| split.value(r) == SPLIT).map(|r| ids.value(r)).collect();
+            (0..splits.num_rows()).filter(|&r| split.value(r) == wanted).map(|r| ids.value(r)).collect();
         let image_batch = read(Artifact::ImageEmbeddings, image_part, &["image_id", "status", "embedding"]).await?;
         let text_batch = read(Artifact::TextEmbeddings, text_part, &["image_id", "status", "texts"]).await?;
         let pixel_batch = read(Artifact::Images, pixel_part, &["image_id", "status", "bytes_digest"]).await?;
@@ -218,6 +254,7 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
         seen,
         recall,
         panels,
+        text: None,
     })
 }
 
@@ -248,22 +285,14 @@ async fn seen(
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for rows or weights that cannot be read; a store that does not answer.
-pub async fn embed(
-    spec: &manifests::BuildSpec,
-    folder: &Path,
-    rows: &mut TableRows,
-) -> Result<Vec<EvaluatedRow>, WorkerError> {
+pub async fn embed(spec: &BuildSpec, folder: &Path, rows: &mut TableRows) -> Result<Vec<EvaluatedRow>, WorkerError> {
     let embedded = tokio::task::block_in_place(|| {
         std::thread::scope(|scope| scope.spawn(|| embed_all(spec, folder, rows)).join())
     });
     embedded.map_err(|_| WorkerError::Broken("the evaluation failed; its message is above".into()))?
 }
 
-fn embed_all(
-    spec: &manifests::BuildSpec,
-    folder: &Path,
-    rows: &mut TableRows,
-) -> Result<Vec<EvaluatedRow>, WorkerError> {
+fn embed_all(spec: &BuildSpec, folder: &Path, rows: &mut TableRows) -> Result<Vec<EvaluatedRow>, WorkerError> {
     let stage_context = StageContext {
         spec,
         device: stages::device::devices(STAGE, spec)?[0],

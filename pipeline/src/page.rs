@@ -12,6 +12,7 @@ mod queries;
 pub mod search;
 mod statistics;
 pub mod sweep;
+mod text_retrieval;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -214,6 +215,14 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
             title: title("What it finds"),
             lead: "Best and worst queries: the first five answers of each, with their scores.".into(),
             blocks: pictures::retrieval(one.build, evaluation).await?,
+        });
+    }
+    if let Some(text) = one.evaluation.as_ref().and_then(|evaluation| evaluation.text.as_ref()) {
+        sections.push(Section {
+            id: id("text-by-text"),
+            title: title("Text by text"),
+            lead: text_retrieval::LEAD.into(),
+            blocks: text_retrieval::blocks(text),
         });
     }
     sections.push(Section {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use training::recall::{self, Gallery};
 
 use crate::stage::StageError;
+use crate::text_retrieval::TextEvaluation;
 use crate::train_rows::{caption_key, key_of_digest};
 
 /// Raised when the same embeddings would give other figures.
@@ -87,6 +88,9 @@ pub struct Evaluation {
     pub recall: recall::RecallReport,
     /// Best and worst text queries, then best and worst image queries.
     pub panels: Vec<Panel>,
+    /// Retrieval of text by text on the same rows, where there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextEvaluation>,
 }
 
 impl Evaluation {

@@ -41,6 +41,7 @@ mod structured_captions;
 mod structured_embeddings;
 pub mod table;
 pub mod text_embeddings;
+pub mod text_retrieval;
 #[cfg(test)]
 #[path = "../models/tests/support/torch_writer.rs"]
 mod torch_writer;

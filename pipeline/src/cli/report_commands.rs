@@ -6,6 +6,8 @@ use anyhow::Result;
 use manifests::BuildSpec;
 use manifests::words::count;
 use stages::evaluate::Evaluation;
+use stages::text_retrieval::TextEvaluation;
+use training::recall::RecallReport;
 
 use super::{figures, stop_flag, write_page};
 use crate::build::Build;
@@ -65,6 +67,25 @@ async fn write_report(builds: &[Build], across: &[Evaluation], searches: &[Strin
     write_page(output, &page)
 }
 
+/// Retrieval of text by text, the trained model beside it, and both.
+fn text_lines(text: &TextEvaluation) -> Vec<String> {
+    let line = |what: String, recall: &RecallReport| format!("  {what}: {}", figures(&recall.exact.pessimistic));
+    let by_text = if text.tags_to_tags { "text by text (tags to tags)" } else { "text by text" };
+    let mut lines = vec![line(by_text.into(), &text.text), line("trained model".into(), &text.model)];
+    if let Some(fusion) = &text.fusion {
+        let both = format!("both, {:.2} of text (chosen on validation)", fusion.alpha);
+        lines.push(line(both, &fusion.recall));
+    }
+    if text.images_without_text + text.images_without_query > 0 {
+        lines.push(format!(
+            "  without a text: {}, not found; without a query: {}, finding nothing",
+            count(text.images_without_text, "image"),
+            count(text.images_without_query, "image")
+        ));
+    }
+    lines
+}
+
 /// The result table. One line per evaluation begins with `mR`, for scripts.
 pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
     for e in all {
@@ -77,6 +98,9 @@ pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
             count(e.recall.caption_gallery, "caption"),
             if e.average_over_turns { ", averaged over turns" } else { "" },
         );
+        for line in e.text.iter().flat_map(text_lines) {
+            say!("{line}");
+        }
         if let Some(seen) = &e.seen {
             aside!("warning: {} on {}: {seen}", e.model_of, e.country);
         }

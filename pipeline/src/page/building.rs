@@ -195,7 +195,8 @@ fn flow(one: &Gathered<'_>, steps: &[Step]) -> Flow {
                 edges.extend(inputs.iter().filter_map(|a| Some((writer_of.get(a)?.clone(), name.clone()))));
             }
             Step::Evaluate => {
-                let inputs = [Artifact::ImageEmbeddings, Artifact::TextEmbeddings, Artifact::Splits];
+                let mut inputs = crate::evaluate::vectors_of(&one.build.spec);
+                inputs.push(Artifact::Splits);
                 edges.extend(inputs.iter().filter_map(|a| Some((writer_of.get(a)?.clone(), name.clone()))));
             }
         }

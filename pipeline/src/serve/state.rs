@@ -166,7 +166,7 @@ fn edges(build: &Build) -> Vec<(String, String)> {
         let inputs: Vec<Artifact> = match &step {
             Step::Map(stage) => stage.tables().collect(),
             Step::Train(training) => train::training_inputs(spec, *training),
-            Step::Evaluate => vec![Artifact::ImageEmbeddings, Artifact::TextEmbeddings, Artifact::Splits],
+            Step::Evaluate => [crate::evaluate::vectors_of(spec), vec![Artifact::Splits]].concat(),
         };
         let mut from: Vec<&str> = inputs.iter().filter_map(|input| writer_of.get(input).copied()).collect();
         if let Step::Map(stage) = &step {

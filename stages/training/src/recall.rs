@@ -28,7 +28,7 @@ use product::{TILE, Tiles};
 pub use report::{
     BothWays, Figures, OTHER_TIES_BOUND_POINTS, Recall, RecallReport, TieShares, beside_chance, exceeds_chance,
 };
-pub use scores::{BestVariant, LOST, Queries, Room, Scores, Standardised, WeightedSum};
+pub use scores::{Combine, LOST, Queries, Room, Scores, Standardised, Variants, WeightedSum};
 pub use tally::Rank;
 use tally::{Best, Counts};
 

@@ -49,8 +49,18 @@ pub enum Queries {
     Captions,
 }
 
-/// The largest cosine of a caption with any of an image's vectors.
-pub struct BestVariant<'a> {
+/// What several vectors of an image come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// Their largest cosine with the caption.
+    Max,
+    /// The mean of their cosines.
+    Mean,
+}
+
+/// Cosines of captions with the vectors of an image, however many it has.
+pub struct Variants<'a> {
+    combine: Combine,
     vector_vd: &'a [f32],
     /// Where each image's vectors begin, and one past the last.
     starts: Vec<u32>,
@@ -58,13 +68,18 @@ pub struct BestVariant<'a> {
     dim: usize,
 }
 
-impl<'a> BestVariant<'a> {
+impl<'a> Variants<'a> {
     /// `vector_vd [V, D]` are the vectors of the first image, then of the second, and so on, as many as `counts_n [N]`
     /// says; an image without any is [`LOST`]. `text_md [M, D]` are those of the captions.
     ///
     /// # Errors
     /// Lengths that do not add up, vectors that are not finite or not normalised.
-    pub fn new(vector_vd: &'a [f32], counts_n: &[usize], text_md: &'a [f32], dim: usize) -> Result<Self> {
+    pub fn new(
+        combine: Combine,
+        (vector_vd, counts_n): (&'a [f32], &[usize]),
+        text_md: &'a [f32],
+        dim: usize,
+    ) -> Result<Self> {
         let mut starts = vec![0u32];
         let mut sum = 0;
         for count in counts_n {
@@ -78,7 +93,7 @@ impl<'a> BestVariant<'a> {
         }
         check_rows("variant", vector_vd, dim)?;
         check_rows("caption", text_md, dim)?;
-        Ok(Self { vector_vd, starts, text_md, dim })
+        Ok(Self { combine, vector_vd, starts, text_md, dim })
     }
 
     fn vectors(&self, image: u32) -> std::ops::Range<u32> {
@@ -86,7 +101,7 @@ impl<'a> BestVariant<'a> {
     }
 }
 
-impl Scores for BestVariant<'_> {
+impl Scores for Variants<'_> {
     fn shape(&self) -> (usize, usize) {
         (self.starts.len() - 1, self.text_md.len() / self.dim)
     }
@@ -110,7 +125,20 @@ impl Scores for BestVariant<'_> {
             multiply(&mut products, of_images, text_panel, dim);
             let rows = scores.chunks_exact_mut(TILE).zip(products.chunks_exact(TILE)).zip(&vectors);
             for ((scores, products), _) in rows.filter(|(_, vector)| vector.is_some()) {
-                scores.iter_mut().zip(products).for_each(|(best, product)| *best = best.max(*product));
+                let pairs = scores.iter_mut().zip(products);
+                match self.combine {
+                    _ if variant == 0 => pairs.for_each(|(score, product)| *score = *product),
+                    Combine::Max => pairs.for_each(|(best, product)| *best = best.max(*product)),
+                    Combine::Mean => pairs.for_each(|(sum, product)| *sum += product),
+                }
+            }
+        }
+        if self.combine == Combine::Mean {
+            for (scores, &image) in scores.chunks_exact_mut(TILE).zip(images) {
+                let count = self.vectors(image).len();
+                if count > 1 {
+                    scores.iter_mut().for_each(|score| *score /= count as f32);
+                }
             }
         }
     }

@@ -56,7 +56,7 @@ impl World {
 fn the_best_variant_is_that_of_brute_force() {
     let world = world(90, 240, 3);
     let (vectors, counts) = world.best();
-    let scores = BestVariant::new(&vectors, &counts, &world.captions, DIM).unwrap();
+    let scores = Variants::new(Combine::Max, (&vectors, &counts), &world.captions, DIM).unwrap();
     let outcome = ranked(&scores, 90, &world.own, 64);
     for (caption, rank) in &outcome.ranks.captions {
         let own = world.own[*caption as usize] as usize;
@@ -84,9 +84,12 @@ fn equal_variants_are_one_and_their_order_says_nothing() {
     let flat = images.concat();
     let cosines = Cosines::new(&flat, &world.captions, DIM).unwrap();
     let five: Vec<f32> = images.iter().flat_map(|image| image.repeat(5)).collect();
-    let five = BestVariant::new(&five, &[5; 50], &world.captions, DIM).unwrap();
+    let five = Variants::new(Combine::Max, (&five, &[5; 50]), &world.captions, DIM).unwrap();
     let ranks = |scores: &dyn Scores| ranked(scores, 50, &world.own, 64).ranks;
     assert_eq!(ranks(&five), ranks(&cosines));
+    let repeated: Vec<f32> = images.iter().flat_map(|image| image.repeat(5)).collect();
+    let mean = Variants::new(Combine::Mean, (&repeated, &[5; 50]), &world.captions, DIM).unwrap();
+    assert_eq!(ranks(&mean), ranks(&cosines));
 
     let (vectors, counts) = world.best();
     let mut start = 0;
@@ -97,16 +100,32 @@ fn equal_variants_are_one_and_their_order_says_nothing() {
         own.concat()
     });
     let turned: Vec<f32> = turned.collect();
-    let one = BestVariant::new(&vectors, &counts, &world.captions, DIM).unwrap();
-    let other = BestVariant::new(&turned, &counts, &world.captions, DIM).unwrap();
+    let one = Variants::new(Combine::Max, (&vectors, &counts), &world.captions, DIM).unwrap();
+    let other = Variants::new(Combine::Max, (&turned, &counts), &world.captions, DIM).unwrap();
     assert_eq!(ranks(&one), ranks(&other));
+}
+
+#[test]
+fn the_mean_of_variants_is_that_of_brute_force() {
+    let world = world(50, 120, 6);
+    let (vectors, counts) = world.best();
+    let scores = Variants::new(Combine::Mean, (&vectors, &counts), &world.captions, DIM).unwrap();
+    let (mut room, mut tile) = (Room::default(), vec![0.0; TILE * TILE]);
+    scores.fill(&[4, 3, 1], &[7], &mut room, &mut tile);
+    let mean = |image: usize| {
+        let start: usize = counts[..image].iter().sum();
+        let text = &world.captions[7 * DIM..][..DIM];
+        let own = &world.vectors[start..start + counts[image]];
+        own.iter().flat_map(|v| v.iter().zip(text).map(|(a, b)| a * b)).sum::<f32>() / counts[image] as f32
+    };
+    assert_eq!((tile[0], tile[TILE], tile[2 * TILE]), (mean(4), LOST, mean(1)));
 }
 
 #[test]
 fn what_has_no_text_has_lost_both_ways() {
     let world = world(40, 100, 7);
     let (vectors, counts) = world.best();
-    let scores = BestVariant::new(&vectors, &counts, &world.captions, DIM).unwrap();
+    let scores = Variants::new(Combine::Max, (&vectors, &counts), &world.captions, DIM).unwrap();
     let QueryRanks { images, captions } = ranked(&scores, 40, &world.own, 64).ranks;
     let lost = |image: u32| counts[image as usize] == 0;
     assert!(images.iter().any(|(image, _)| lost(*image)), "it stays a query");
@@ -123,7 +142,7 @@ fn standard_scores_have_mean_0_and_deviation_1() {
     let (images, captions) = (700, 610);
     let world = world(images, captions, 11);
     let (vectors, counts) = world.best();
-    let scores = BestVariant::new(&vectors, &counts, &world.captions, DIM).unwrap();
+    let scores = Variants::new(Combine::Max, (&vectors, &counts), &world.captions, DIM).unwrap();
     for by in [Queries::Images, Queries::Captions] {
         let standard = Standardised::new(&scores, by);
         let (mut room, mut tile) = (Room::default(), vec![0.0; TILE * TILE]);
@@ -155,7 +174,7 @@ fn shares_of_nothing_and_of_all_are_the_models_alone() {
     let mut random = ChaCha8Rng::seed_from_u64(13);
     let world = world(60, 150, 13);
     let (vectors, counts) = world.best();
-    let texts = BestVariant::new(&vectors, &counts, &world.captions, DIM).unwrap();
+    let texts = Variants::new(Combine::Max, (&vectors, &counts), &world.captions, DIM).unwrap();
     let pixels: Vec<f32> = (0..60).flat_map(|_| vector(&mut random)).collect();
     let cosines = Cosines::new(&pixels, &world.captions, DIM).unwrap();
     let (one, other) = (Standardised::new(&texts, Queries::Captions), Standardised::new(&cosines, Queries::Captions));
@@ -168,7 +187,9 @@ fn shares_of_nothing_and_of_all_are_the_models_alone() {
 
 #[test]
 fn numbers_that_do_not_add_up_are_named() {
-    let problem = |vectors: &[f32], counts: &[usize]| BestVariant::new(vectors, counts, &[1.0, 0.0], 2).err().unwrap();
+    let problem = |vectors: &[f32], counts: &[usize]| {
+        Variants::new(Combine::Max, (vectors, counts), &[1.0, 0.0], 2).err().unwrap()
+    };
     assert!(problem(&[1.0, 0.0], &[2]).to_string().contains("vector_vd"));
     assert!(problem(&[f32::NAN, 0.0], &[1]).to_string().contains("variant 0"));
     assert!(problem(&[0.5, 0.0], &[1]).to_string().contains("norm 0.5"));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use manifests::weights::Weights;
 use manifests::{Plan, PlanCounts, digest, paths};
 use stages::Training;
 use stages::stage::{ModelUse, Stage};
@@ -48,13 +49,18 @@ pub async fn model_folder(build: &Build, model: &Model) -> Result<Option<PathBuf
     })
 }
 
+/// Digest of external weights that some fields name.
+pub(crate) fn named_digest(fields: &[&str], weights: &Weights) -> String {
+    let digests: Vec<&str> = fields.iter().map(|field| weights.digest(field)).filter(|d| !d.is_empty()).collect();
+    digest::of_value(&digests)
+}
+
 /// The model of a stage: the newest finished training, or a named checkpoint. `None`: there is none yet.
 pub(crate) async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, WorkerError> {
     let training = match stage.model {
         ModelUse::None => return Ok(Some(Model::default())),
         ModelUse::Named(fields) => {
-            let digests: Vec<&str> = fields.iter().map(|f| build.weights.digest(f)).filter(|d| !d.is_empty()).collect();
-            return Ok(Some(Model { digest: digest::of_value(&digests), location: ModelLocation::None }));
+            return Ok(Some(Model { digest: named_digest(fields, &build.weights), location: ModelLocation::None }));
         }
         ModelUse::Scoring if build.spec.score.clip != "bootstrap" => {
             let folder = build.weights.path("score.clip").map(PathBuf::from);

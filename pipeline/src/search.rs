@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use manifests::Artifact;
+use manifests::weights::Weights;
 use manifests::words::count;
 use serde::Serialize;
 use stages::search::{QueryEncoder, Top};
@@ -79,6 +80,8 @@ pub struct Answer {
     pub model: String,
     /// Digest of that model.
     pub model_digest: String,
+    /// Whether texts about images were searched by a sentence encoder, not pictures.
+    pub by_text: bool,
     /// Images that were compared with the query.
     pub compared: u64,
     /// Images that were not, because the newest model has not embedded them yet.
@@ -109,7 +112,10 @@ impl<B: Deref<Target = Build>> Searcher<B> {
         let builds: Vec<B> = builds.into_iter().collect();
         let mut galleries = Vec::with_capacity(builds.len());
         for build in &builds {
-            galleries.push(Arc::new(vectors::gallery(&model, build, progress).await?));
+            galleries.push(Arc::new(match model.sentences {
+                None => vectors::gallery(&model, build, progress).await?,
+                Some(_) => vectors::gallery_of_texts(&model, build).await?,
+            }));
         }
         Ok(Self { model, builds, galleries, encoder: OnceLock::new() })
     }
@@ -127,6 +133,10 @@ impl<B: Deref<Target = Build>> Searcher<B> {
 
     /// Copies vectors into the index of this machine, so that searches take a fraction of the time; answers are the same.
     pub async fn index(&mut self, when: Indexing, progress: &Progress) {
+        if self.model.sentences.is_some() {
+            // copies hold one vector for each image
+            return;
+        }
         for gallery in &mut self.galleries {
             let bytes: u64 = gallery.vectors.iter().map(VectorFile::size_bytes).sum();
             if when == Indexing::Never || (when == Indexing::Auto && bytes < INDEXED_BYTES) {
@@ -191,6 +201,7 @@ impl<B: Deref<Target = Build>> Searcher<B> {
             query: question.query.clone(),
             model: self.model.name.clone(),
             model_digest: self.model.digest.clone(),
+            by_text: self.model.sentences.is_some(),
             compared,
             outdated,
             found: ranked.collect(),
@@ -259,13 +270,18 @@ impl<B: Deref<Target = Build>> Searcher<B> {
         }
         let model = &self.model;
         let encoder = on_its_own_thread(|| {
-            Ok(QueryEncoder::open(&StageContext {
+            let none = Weights::default();
+            let context = StageContext {
                 spec: &model.spec,
                 device: stages::device::devices("search", &model.spec)?[0],
                 model_folder: Some(model.folder.clone()),
-                weights: &Default::default(),
+                weights: model.sentences.as_ref().unwrap_or(&none),
                 stop: Arc::default(),
-            })?)
+            };
+            Ok(match model.sentences {
+                None => QueryEncoder::open(&context)?,
+                Some(_) => QueryEncoder::open_sentences(&context)?,
+            })
         })?;
         Ok(self.encoder.get_or_init(|| Arc::new(encoder)))
     }

@@ -12,6 +12,7 @@ use pixels::DecodeLimits;
 use crate::encoder::Encoder;
 use crate::images::limits;
 use crate::network::{Network, load_network};
+use crate::sentences::Sentences;
 use crate::stage::{StageContext, StageError};
 use crate::text_embeddings::{encode_texts, load_tokenizer};
 use crate::train_rows::TrainRow;
@@ -28,7 +29,16 @@ const MOST_TEXT_BYTES: usize = 64 << 10;
 const SHOWN_WORDS: usize = 4;
 
 /// A model that turns queries into vectors, as the stages and evaluations that embed do.
-pub struct QueryEncoder {
+pub struct QueryEncoder(Model);
+
+enum Model {
+    /// Trained on pictures and texts.
+    Pictures(OfPictures),
+    /// A sentence encoder, which finds what was written about pictures.
+    Sentences(Sentences),
+}
+
+struct OfPictures {
     network: Network,
     tokenizer: Tokenizer,
     limits: DecodeLimits,
@@ -41,12 +51,20 @@ impl QueryEncoder {
     /// # Errors
     /// [`StageError::Configuration`] for a folder without a model or vocabulary, or a device that is not there.
     pub fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
-        Ok(Self {
+        Ok(Self(Model::Pictures(OfPictures {
             network: load_network(NAME, context)?,
             tokenizer: load_tokenizer(NAME, context)?,
             limits: limits(context.spec),
             average_over_turns: context.spec.evaluate.average_over_turns,
-        })
+        })))
+    }
+
+    /// Loads the sentence encoder that the spec names.
+    ///
+    /// # Errors
+    /// [`StageError::Configuration`] for a folder without one, or a device that is not there.
+    pub fn open_sentences(context: &StageContext<'_>) -> Result<Self, StageError> {
+        Ok(Self(Model::Sentences(Sentences::open(NAME, context)?)))
     }
 
     /// The vector of a text.
@@ -55,28 +73,41 @@ impl QueryEncoder {
     /// [`StageError::Configuration`] for a text without a word, or with more tokens than the model reads: whatever is
     /// behind them would be searched for in vain.
     pub fn text(&self, text: &str) -> Result<Vec<f32>, StageError> {
-        let refused = |why: String| StageError::Configuration { stage: NAME, why };
-        let failed = |why: String| StageError::Compute { stage: NAME, why };
-        check_text(text, self.network.context_length(), |text| self.tokenizer.count(text).map_err(|e| e.to_string()))
-            .map_err(refused)?;
-        let vectors = encode_texts(NAME, &self.network, &self.tokenizer, &[text])?;
-        vectors.into_iter().next().ok_or_else(|| failed("the text has no vector".into()))
+        let check = |tokens: usize, count: &dyn Fn(&str) -> models::Result<usize>| {
+            check_text(text, tokens, |text| count(text).map_err(|e| e.to_string()))
+                .map_err(|why| StageError::Configuration { stage: NAME, why })
+        };
+        match &self.0 {
+            Model::Sentences(sentences) => {
+                check(sentences.max_tokens(), &|text| sentences.count(text))?;
+                sentences.query(text)
+            }
+            Model::Pictures(OfPictures { network, tokenizer, .. }) => {
+                check(network.context_length(), &|text| tokenizer.count(text))?;
+                let vectors = encode_texts(NAME, network, tokenizer, &[text])?;
+                let failed = || StageError::Compute { stage: NAME, why: "the text has no vector".into() };
+                vectors.into_iter().next().ok_or_else(failed)
+            }
+        }
     }
 
     /// The vector of an encoded picture.
     ///
     /// # Errors
-    /// [`StageError::Configuration`] for bytes that are no picture that a build would take.
+    /// [`StageError::Configuration`] for bytes that are no picture that a build would take, or a sentence encoder.
     pub fn picture(&self, shown: &str, bytes: Vec<u8>) -> Result<Vec<f32>, StageError> {
+        let refused = |why: String| StageError::Configuration { stage: NAME, why };
+        let Model::Pictures(model) = &self.0 else {
+            return Err(refused(format!("{shown}: a sentence encoder reads texts; search by a text")));
+        };
         // its own error would name the row, of which there is none
-        pixels::decode(&bytes, &self.limits)
-            .map_err(|e| StageError::Configuration { stage: NAME, why: format!("{shown}: {e}") })?;
+        pixels::decode(&bytes, &model.limits).map_err(|e| refused(format!("{shown}: {e}")))?;
         let encoder = Encoder {
             stage: NAME,
-            network: &self.network,
-            tokenizer: &self.tokenizer,
-            limits: self.limits,
-            average_over_turns: self.average_over_turns,
+            network: &model.network,
+            tokenizer: &model.tokenizer,
+            limits: model.limits,
+            average_over_turns: model.average_over_turns,
         };
         let row = TrainRow {
             image_id: shown.to_owned(),

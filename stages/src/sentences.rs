@@ -70,6 +70,16 @@ impl Sentences {
         self.encoder.encode(&texts).map_err(|e| StageError::Compute { stage: self.stage, why: e.to_string() })
     }
 
+    /// Tokens of a query at most, start and end among them.
+    pub(crate) fn max_tokens(&self) -> usize {
+        self.encoder.max_tokens()
+    }
+
+    /// Tokens of a query, without start and end.
+    pub(crate) fn count(&self, text: &str) -> models::Result<usize> {
+        self.encoder.count(&format!("{}{text}", self.prefix(Role::Query)))
+    }
+
     /// The vector of what somebody searches with.
     ///
     /// # Errors

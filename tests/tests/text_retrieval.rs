@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use manifests::{Artifact, BuildSpec, paths};
 use pipeline::build::Build;
+use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
+use pipeline::search::{Query, Question, SearchModel, Searcher};
 use pipeline_tests::{World, column, edit_a_finnish_image, networks, run, run_with, version};
 use workers::publish::Summary;
+use workers::search::Filter;
 
 /// A committed sentence encoder of three layers, which reads 32 pieces of a text.
 const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../stages/models/tests/goldens/sentence_xlmr_cls_dense");
@@ -136,4 +139,35 @@ async fn figures_of_both_stand_side_by_side() {
     let off = world.spec("work", &["caption.structured=true", "score.clip=none", "pretrain.epochs=1"]);
     let (build, _) = run(off).await.unwrap();
     assert_eq!(pipeline::evaluate::stored(&build).await.unwrap().unwrap().text, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_searches_what_was_written() {
+    let world = World::new(30);
+    let build = embedded(spec(&world, &[])).await;
+    let progress = Progress::new(true);
+    let model = SearchModel::of_texts(&build).await.unwrap();
+    let searcher = Searcher::open(model, [&build], &progress).await.unwrap();
+    let question =
+        |text: &str, filter| Question { query: Query::Text(text.into()), filter, countries: Vec::new(), most: 5 };
+    let text = "a road";
+    let answer = searcher.search(&question(text, Filter::default())).await.unwrap();
+    assert!(answer.by_text && answer.compared == 30 && answer.found.len() == 5, "{answer:?}");
+    assert!(answer.found.windows(2).all(|pair| pair[0].score >= pair[1].score));
+    let train = Filter { split: Some("train".into()), ..Filter::default() };
+    let of_train = searcher.search(&question(text, train)).await.unwrap();
+    assert!(of_train.compared < 30 && of_train.found.iter().all(|found| found.split.as_deref() == Some("train")));
+    for (query, expected) in [
+        (Query::Text(String::new()), "the text is empty"),
+        (Query::Text("a ".repeat(100)), "reads 30"),
+        (Query::Picture { name: "a.jpg".into(), bytes: Vec::new() }, "search by a text"),
+    ] {
+        let question = Question { query, ..question("", Filter::default()) };
+        let why = searcher.search(&question).await.unwrap_err().to_string();
+        assert!(why.contains(expected), "{why}");
+    }
+    // a build without an encoder says what it needs
+    let off = pipeline_tests::open(world.spec("work", &["score.clip=none"])).await.unwrap();
+    let why = SearchModel::of_texts(&off).await.unwrap_err().to_string();
+    assert!(why.contains("text_retrieval.encoder is empty"), "{why}");
 }

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use manifests::plan::PinnedTable;
+use manifests::spec::VariantRule;
 use manifests::{Artifact, PartFile, paths, shard_of};
+use stages::segment_features::from_half_bytes;
 use stages::table::{Columns, TableError, option_text};
 
 use crate::error::WorkerError;
@@ -31,20 +33,52 @@ fn broken(error: TableError) -> WorkerError {
     WorkerError::Broken(error.to_string())
 }
 
-/// A file that holds vectors of a shard's images, in the columns of `image_embeddings`.
+/// A file that holds vectors of a shard's images: a row of `image_embeddings` has one, one of `structured_embeddings`
+/// one for each text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VectorFile {
     /// Number of the shard.
     pub shard: u32,
+    /// Whose columns it has.
+    artifact: Artifact,
     path: String,
     size_bytes: u64,
 }
 
 impl VectorFile {
-    /// A part of the table.
-    pub fn of_table(part: &PartFile) -> Self {
-        let path = format!("{}/{}", paths::table(Artifact::ImageEmbeddings), part.path);
-        Self { shard: part.shard, path, size_bytes: part.size_bytes }
+    /// A part of `image_embeddings`.
+    pub fn of_pictures(part: &PartFile) -> Self {
+        Self::of_table(Artifact::ImageEmbeddings, part)
+    }
+
+    /// A part of `structured_embeddings`.
+    pub fn of_texts(part: &PartFile) -> Self {
+        Self::of_table(Artifact::StructuredEmbeddings, part)
+    }
+
+    fn of_table(artifact: Artifact, part: &PartFile) -> Self {
+        let path = format!("{}/{}", paths::table(artifact), part.path);
+        Self { shard: part.shard, artifact, path, size_bytes: part.size_bytes }
+    }
+
+    /// The column with the vectors.
+    fn column(&self) -> &'static str {
+        if self.artifact == Artifact::StructuredEmbeddings { "variants" } else { "embedding" }
+    }
+
+    /// The vectors of each row of a batch.
+    fn vectors(&self, batch: &RecordBatch) -> Result<Vec<Vec<Vec<f32>>>, TableError> {
+        let columns = Columns::new(self.artifact, batch);
+        if self.artifact != Artifact::StructuredEmbeddings {
+            return Ok(columns.vectors(self.column())?.into_iter().map(|vector| vec![vector]).collect());
+        }
+        (0..batch.num_rows())
+            .map(|row| {
+                let items = columns.structs(self.column(), row)?;
+                let vectors = columns.inner(&items).binary("vector")?.iter().flatten().map(from_half_bytes);
+                Ok(vectors.collect())
+            })
+            .collect()
     }
 
     /// Its size.
@@ -53,7 +87,7 @@ impl VectorFile {
     }
 
     async fn open(&self, work: &WorkStore) -> Result<PartReader, WorkerError> {
-        PartReader::open_at(work, Artifact::ImageEmbeddings, self.path.clone(), self.size_bytes).await
+        PartReader::open_at(work, self.artifact, self.path.clone(), self.size_bytes).await
     }
 }
 
@@ -70,6 +104,8 @@ pub struct Gallery {
     pub at_once: usize,
     /// Vectors, one file for a shard.
     pub vectors: Vec<VectorFile>,
+    /// What stands for an image with several vectors.
+    pub rule: VariantRule,
     /// Digest of the model: rows by another one are not looked at.
     pub model: String,
     /// Places, times and tags of the images.

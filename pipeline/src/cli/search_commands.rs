@@ -36,6 +36,12 @@ pub(super) struct SearchArgs {
     image: Option<PathBuf>,
     #[arg(long, value_name = "IMAGE_ID", group = "query", help = "Search for images like this one")]
     like: Option<String>,
+    #[arg(
+        long = "text",
+        conflicts_with_all = ["model", "at", "image", "like"],
+        help = "Search what was written about the images, by the sentence encoder of the spec"
+    )]
+    by_text: bool,
     #[arg(long, value_name = "SPEC", help = "Also search the images of this build, with the same model")]
     also: Vec<PathBuf>,
     #[command(flatten)]
@@ -200,6 +206,10 @@ async fn open(args: &SearchArgs) -> Result<(Option<SearchModel>, Vec<Build>)> {
             let why = format!("{} is a pair spec; --at is for the tables of one build", args.spec.display());
             return Err(WorkerError::Configuration(why).into());
         }
+        if args.by_text {
+            let why = format!("{} is a pair spec; --text searches builds, whatever was adapted", args.spec.display());
+            return Err(WorkerError::Configuration(why).into());
+        }
         let (pair, source, target) = PairSpec::read(&args.spec, &args.set.set)?;
         let source = Build::open_work(source, stop.clone()).await?;
         let target = Build::open_work(target, stop.clone()).await?;
@@ -218,7 +228,10 @@ async fn open(args: &SearchArgs) -> Result<(Option<SearchModel>, Vec<Build>)> {
         if args.at.is_some() {
             return Ok((None, vec![build]));
         }
-        let model = SearchModel::of_build(&build).await?;
+        let model = match args.by_text {
+            true => SearchModel::of_texts(&build).await?,
+            false => SearchModel::of_build(&build).await?,
+        };
         builds.push(build);
         model
     };
@@ -244,7 +257,7 @@ async fn print(searcher: &Searcher<&Build>, answer: &Answer) -> Result<()> {
             say!("{line}");
         }
     }
-    let searched = format!("{} compared by the model of {}", count(answer.compared, "image"), answer.model);
+    let searched = format!("{} compared {}", count(answer.compared, "image"), page::by_what(answer));
     match answer.found.is_empty() {
         true => aside!("nothing was found: no image passes the filters"),
         false if graphics == Graphics::None => aside!("{searched}; --html FILE shows the pictures"),

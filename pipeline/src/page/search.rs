@@ -26,7 +26,7 @@ pub fn make(answer: &Answer, pictures: &Pictures, of_query: Option<Vec<u8>>, gen
     blocks.push(Block::Found(grid(answer, pictures, of_query)));
     report::render(&Report {
         title: format!("Search: {words}"),
-        subtitle: format!("Satellite images that fit best, by the model of {}.", answer.model.replace('_', " ")),
+        subtitle: format!("Satellite images that fit best, {}.", by_what(answer)),
         generated_at: generated_at.to_owned(),
         facts: vec![
             Fact::new("images compared", format_number(answer.compared as f64, Some(0))),
@@ -42,6 +42,14 @@ pub fn make(answer: &Answer, pictures: &Pictures, of_query: Option<Vec<u8>>, gen
             blocks,
         }],
     })
+}
+
+/// What images were compared by.
+pub(crate) fn by_what(answer: &Answer) -> String {
+    match answer.by_text {
+        true => "by what was written about them".into(),
+        false => format!("by the model of {}", answer.model.replace('_', " ")),
+    }
 }
 
 /// Says that images were left out.
@@ -124,6 +132,7 @@ mod tests {
             ..Found::default()
         };
         let answer = |query| Answer {
+            by_text: false,
             query,
             model: HOSTILE.into(),
             model_digest: String::new(),

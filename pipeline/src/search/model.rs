@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use manifests::{BuildSpec, PairSpec, digest};
-use stages::Training;
+use manifests::weights::Weights;
+use manifests::{Artifact, BuildSpec, PairSpec, digest};
+use stages::{ModelUse, Training};
 use workers::WorkerError;
 use workers::adapt::{self, AdaptationRecord};
 use workers::train::{TrainingRecord, fetch_result, records};
@@ -22,6 +23,8 @@ pub struct SearchModel {
     pub folder: PathBuf,
     /// Says how it embeds: precision, device, orientations.
     pub spec: BuildSpec,
+    /// Of a sentence encoder, which searches what was written about images; otherwise none.
+    pub(crate) sentences: Option<Weights>,
 }
 
 /// Which model of a pair.
@@ -68,6 +71,35 @@ impl SearchModel {
             digest: record.trained.model_digest,
             folder,
             spec: build.spec.clone(),
+            sentences: None,
+        })
+    }
+
+    /// The sentence encoder of a build, which is fetched if it is not here.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for a spec that names none; weights that cannot be had.
+    pub async fn of_texts(build: &Build) -> Result<Self, WorkerError> {
+        let (country, retrieval) = (&build.spec.country, &build.spec.text_retrieval);
+        if !retrieval.is_on() {
+            return Err(WorkerError::Configuration(format!(
+                "{country}: no text is searched by text, since text_retrieval.encoder is empty: name a sentence encoder \
+                 such as sentence-transformers/all-MiniLM-L6-v2 in its spec, with caption.structured = true, and run \
+                 its build"
+            )));
+        }
+        let weights = workers::weights::fetch(&build.work, &build.spec).await?;
+        let stage = stages::map_stages(&build.spec).into_iter().find(|s| s.output == Artifact::StructuredEmbeddings);
+        let fields = match stage.map(|stage| stage.model) {
+            Some(ModelUse::Named(fields)) => fields,
+            _ => &[],
+        };
+        Ok(Self {
+            name: country.clone(),
+            digest: crate::plan::named_digest(fields, &weights),
+            folder: PathBuf::new(),
+            spec: build.spec.clone(),
+            sentences: Some(weights),
         })
     }
 
@@ -105,7 +137,13 @@ impl SearchModel {
             )));
         };
         let folder = adapt::fetch_result(&target.work, &target.scratch, &name, &record.key).await?;
-        Ok(Self { name, digest: record.trained.model_digest.clone(), folder, spec: source.spec.clone() })
+        Ok(Self {
+            name,
+            digest: record.trained.model_digest.clone(),
+            folder,
+            spec: source.spec.clone(),
+            sentences: None,
+        })
     }
 }
 

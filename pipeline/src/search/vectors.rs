@@ -37,6 +37,18 @@ pub(super) async fn gallery(model: &SearchModel, build: &Build, progress: &Progr
     assemble(build, files, model.digest.clone()).await
 }
 
+/// The images of a build with the vectors of what was written about them.
+pub(super) async fn gallery_of_texts(model: &SearchModel, build: &Build) -> Result<Gallery, WorkerError> {
+    let table = build.pin(Artifact::StructuredEmbeddings).await?;
+    if table.parts.is_empty() {
+        return Err(WorkerError::Configuration(format!(
+            "{} has no vectors of texts yet: run its build (`urbancross run` with its spec)",
+            build.spec.country
+        )));
+    }
+    assemble(build, table.parts.iter().map(VectorFile::of_texts).collect(), model.digest.clone()).await
+}
+
 /// The images of a build with the vectors of a version of its table, and the model that made them.
 pub(super) async fn gallery_at(build: &Build, version: u64) -> Result<(SearchModel, Gallery), WorkerError> {
     let (country, artifact) = (&build.spec.country, Artifact::ImageEmbeddings);
@@ -63,7 +75,7 @@ pub(super) async fn gallery_at(build: &Build, version: u64) -> Result<(SearchMod
 }
 
 fn files_of(table: &PinnedTable) -> Vec<VectorFile> {
-    table.parts.iter().map(VectorFile::of_table).collect()
+    table.parts.iter().map(VectorFile::of_pictures).collect()
 }
 
 async fn assemble(build: &Build, vectors: Vec<VectorFile>, model: String) -> Result<Gallery, WorkerError> {
@@ -81,6 +93,7 @@ async fn assemble(build: &Build, vectors: Vec<VectorFile>, model: String) -> Res
         shards: build.spec.work.shards,
         at_once: build.spec.work.concurrency,
         vectors,
+        rule: build.spec.text_retrieval.variants,
         model,
         geotags: table(Artifact::Geotags),
         splits: table(Artifact::Splits),

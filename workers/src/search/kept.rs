@@ -97,7 +97,7 @@ async fn make(
         return Err(WorkerError::Stopped);
     }
     let written = writer.finish().await?;
-    Ok(VectorFile { shard: part.shard, path, size_bytes: written.size_bytes })
+    Ok(VectorFile { shard: part.shard, artifact: plan.output.artifact, path, size_bytes: written.size_bytes })
 }
 
 async fn is_readable(context: &MapContext<'_>, file: &VectorFile) -> bool {
@@ -118,7 +118,12 @@ impl Kept {
         for (name, meta) in context.work.list_metas(folder).await? {
             let Some(part) = paths::part_of_vectors(&name) else { continue };
             let Some(shard) = paths::shard_of_part(&part) else { continue };
-            let file = VectorFile { shard, path: format!("{folder}/{name}"), size_bytes: meta.size };
+            let file = VectorFile {
+                shard,
+                artifact: Artifact::ImageEmbeddings,
+                path: format!("{folder}/{name}"),
+                size_bytes: meta.size,
+            };
             files.insert(part, file);
         }
         Ok(Self { files })

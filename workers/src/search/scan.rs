@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::Array;
 use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
+use manifests::spec::VariantRule;
 use manifests::{Artifact, shard_of};
 use stages::search::{Top, similarity};
 use stages::table::Columns;
@@ -106,12 +107,12 @@ async fn scan_shard(
     }
     let reader = file.open(&gallery.work).await?;
     for row_group in 0..reader.row_groups().len() {
-        let batch = reader.read_row_group(&["image_id", "status", "model", "embedding"], row_group).await?;
-        let columns = Columns::new(Artifact::ImageEmbeddings, &batch);
+        let batch = reader.read_row_group(&["image_id", "status", "model", file.column()], row_group).await?;
+        let columns = Columns::new(file.artifact, &batch);
         let [ids, status, model] = ["image_id", "status", "model"].map(|name| columns.text(name));
         let (ids, status, model) = (ids.map_err(broken)?, status.map_err(broken)?, model.map_err(broken)?);
-        let vectors = columns.vectors("embedding").map_err(broken)?;
-        for (row, vector) in vectors.iter().enumerate().filter(|(row, _)| status.value(*row) == "ok") {
+        let vectors = file.vectors(&batch).map_err(broken)?;
+        for (row, vectors) in vectors.iter().enumerate().filter(|(row, _)| status.value(*row) == "ok") {
             let id = ids.value(row);
             let is_wanted = wanted.as_ref().is_none_or(|wanted| wanted.contains(id));
             if !is_wanted || filter.without.as_deref() == Some(id) {
@@ -121,13 +122,15 @@ async fn scan_shard(
                 scan.outdated += 1;
                 continue;
             }
-            let score = similarity(query, vector);
-            if vector.len() != query.len() || !score.is_finite() {
+            // nobody could write anything about it
+            let Some(score) = score(query, vectors, gallery.rule) else { continue };
+            let other = vectors.iter().find(|vector| vector.len() != query.len());
+            if other.is_some() || !score.is_finite() {
                 return Err(WorkerError::Broken(format!(
                     "image {id} of {}: its vector has {} numbers and the query {}, or one is not finite; \
                      `urbancross verify` tells damage, and `urbancross run` makes outdated rows again",
                     gallery.country,
-                    vector.len(),
+                    other.map_or(query.len(), Vec::len),
                     query.len()
                 )));
             }
@@ -136,6 +139,19 @@ async fn scan_shard(
         }
     }
     Ok(scan)
+}
+
+/// What the vectors of an image come to; `None`: it has none.
+fn score(query: &[f32], vectors: &[Vec<f32>], rule: VariantRule) -> Option<f64> {
+    let mut scores = vectors.iter().map(|vector| similarity(query, vector));
+    match rule {
+        VariantRule::First => scores.next(),
+        VariantRule::Max => scores.reduce(|best, score| if score > best || score.is_nan() { score } else { best }),
+        VariantRule::Mean => {
+            let count = vectors.len() as f64;
+            scores.reduce(|sum, score| sum + score).map(|sum| sum / count)
+        }
+    }
 }
 
 /// Ids of a shard that a filter wants; `None`: all of them.
@@ -179,5 +195,23 @@ async fn open(gallery: &Gallery, table: &PinnedTable, shard: u32) -> Result<Opti
     match table.part(shard) {
         Some(part) => PartReader::open(&gallery.work, table.artifact, part).await.map(Some),
         None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_vectors_come_to_what_the_rule_says() {
+        let vectors = [vec![0.5, 0.0], vec![1.0, 0.0], vec![0.0, 1.0]];
+        let of = |rule| score(&[1.0, 0.0], &vectors, rule);
+        assert_eq!(
+            (of(VariantRule::Max), of(VariantRule::First), of(VariantRule::Mean)),
+            (Some(1.0), Some(0.5), Some(0.5))
+        );
+        assert_eq!(score(&[1.0, 0.0], &[], VariantRule::Max), None);
+        let damaged = [vec![f32::NAN, 0.0], vec![1.0, 0.0]];
+        assert!(score(&[1.0, 0.0], &damaged, VariantRule::Max).unwrap().is_nan(), "it is not hidden by the others");
     }
 }

@@ -164,12 +164,29 @@ impl SentenceEncoder {
         vectors.collect()
     }
 
+    /// Longest text in tokens, its frame included.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Tokens of a text, without its frame.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the library's words.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.framed(text)?.len().saturating_sub(2))
+    }
+
+    fn framed(&self, text: &str) -> Result<Vec<u32>> {
+        match self.lower_case {
+            true => self.tokenizer.encode(&text.to_lowercase()),
+            false => self.tokenizer.encode(text),
+        }
+    }
+
     /// With the vocabulary's frame, cut to what the network reads.
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = match self.lower_case {
-            true => self.tokenizer.encode(&text.to_lowercase())?,
-            false => self.tokenizer.encode(text)?,
-        };
+        let mut ids = self.framed(text)?;
         if ids.len() > self.max_tokens
             && let Some(end) = ids.last().copied()
         {

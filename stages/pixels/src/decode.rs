@@ -1,3 +1,4 @@
+use crate::raster::Raster;
 use crate::{PixelError, Rgb, jpeg, png, rgb};
 
 /// What a decoder may spend on one image; both are checked before anything is decoded.
@@ -16,10 +17,11 @@ impl Default for DecodeLimits {
     }
 }
 
-/// Decodes a JPEG or PNG at its full resolution.
+/// Decodes a JPEG, PNG, TIFF, BMP or WebP at its full resolution.
 ///
 /// JPEG: baseline and progressive, grey, YCbCr, RGB, CMYK and YCCK (Adobe's inverted inks), restart
-/// markers. PNG: 16-bit channels are narrowed, transparent pixels lie on white.
+/// markers. PNG: 16-bit channels are narrowed, transparent pixels lie on white. TIFF: the first page, grey or RGB, in
+/// strips or tiles, stored or by LZW, PackBits or Deflate.
 ///
 /// Strict where training data would otherwise be grey without anyone noticing: a JPEG without its
 /// end-of-image marker, whose scans do not code every component, or whose last scan ends before the
@@ -57,6 +59,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, PixelError> {
     match format {
         Format::Jpeg => jpeg::decode_into(bytes, &mut data)?,
         Format::Png => png::decode_into(bytes, pixels, &mut data)?,
+        Format::Raster(raster) => raster.decode_into(bytes, pixels, &mut data)?,
     }
     Rgb::new(width, height, data)
 }
@@ -72,23 +75,21 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PixelError> {
 enum Format {
     Jpeg,
     Png,
+    Raster(Raster),
 }
 
 impl Format {
     fn of(bytes: &[u8]) -> Result<Self, PixelError> {
-        const KNOWN_OTHERS: [(&[u8], &str); 6] = [
-            (b"II*\0", "TIFF"),
-            (b"MM\0*", "TIFF"),
-            (b"GIF8", "GIF"),
-            (b"RIFF", "WebP"),
-            (b"BM", "BMP"),
-            (b"\0\0\0\x0cjP", "JPEG 2000"),
-        ];
+        const KNOWN_OTHERS: [(&[u8], &str); 4] =
+            [(b"II+\0", "BigTIFF"), (b"MM\0+", "BigTIFF"), (b"GIF8", "GIF"), (b"\0\0\0\x0cjP", "JPEG 2000")];
         if bytes.starts_with(&[0xff, 0xd8]) {
             return Ok(Self::Jpeg);
         }
         if bytes.starts_with(png::SIGNATURE) {
             return Ok(Self::Png);
+        }
+        if let Some(raster) = Raster::of(bytes) {
+            return Ok(Self::Raster(raster));
         }
         for (magic, name) in KNOWN_OTHERS {
             if bytes.starts_with(magic) {
@@ -96,13 +97,17 @@ impl Format {
             }
         }
         let head = &bytes[..bytes.len().min(8)];
-        Err(PixelError::broken(format!("{} bytes beginning with {head:02x?} are neither JPEG nor PNG", bytes.len())))
+        Err(PixelError::broken(format!(
+            "{} bytes beginning with {head:02x?} are neither JPEG, PNG, TIFF, BMP nor WebP",
+            bytes.len()
+        )))
     }
 
     fn dimensions(&self, bytes: &[u8]) -> Result<(u32, u32), PixelError> {
         let (width, height) = match self {
             Self::Jpeg => jpeg::Frame::read(bytes)?.dimensions(),
             Self::Png => png::dimensions(bytes)?,
+            Self::Raster(raster) => raster.dimensions(bytes)?,
         };
         if width == 0 || height == 0 {
             return Err(PixelError::broken(format!("the header says {width} x {height} pixels")));

@@ -4,7 +4,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`decode`], [`encode_jpeg`], [`encode_png`] | JPEG and PNG to and from [`Rgb`], with limits checked from the header |
+//! | [`decode`], [`encode_jpeg`], [`encode_png`] | JPEG and PNG to and from [`Rgb`], TIFF, BMP and WebP to it, with limits checked from the header |
 //! | [`resize`], [`clip_view`], [`normalise_into`] | CLIP's preprocessing, equal to Pillow's within rounding |
 //! | [`augment`] | RandomResizedCrop, flips, quarter turns, colour jitter |
 //! | [`mask`] | COCO run-length encoded masks, readable by pycocotools |
@@ -20,6 +20,7 @@ mod error;
 mod jpeg;
 mod normalise;
 mod png;
+mod raster;
 mod resample;
 mod rgb;
 

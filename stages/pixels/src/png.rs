@@ -21,9 +21,8 @@ pub(crate) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PixelError> {
 
 /// Decodes to interleaved RGB over white. The caller has checked the size that the header claims.
 pub(crate) fn decode_into(bytes: &[u8], pixels: u64, data: &mut Vec<u8>) -> Result<(), PixelError> {
-    // Four 16-bit channels, twice (decoded and converted), and a megabyte for profiles and texts.
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(16 * pixels + (1 << 20));
+    limits.max_alloc = Some(widest_alloc(pixels));
     let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(png_error)?;
     let has_alpha = decoder.color_type().has_alpha();
     let is_rgb8 = decoder.color_type() == ColorType::Rgb8;
@@ -39,8 +38,13 @@ pub(crate) fn decode_into(bytes: &[u8], pixels: u64, data: &mut Vec<u8>) -> Resu
     Ok(())
 }
 
+/// What a decoder may allocate: four 16-bit channels, twice (decoded and converted), and a megabyte for profiles and texts.
+pub(crate) fn widest_alloc(pixels: u64) -> u64 {
+    16 * pixels + (1 << 20)
+}
+
 /// Composites one pixel on white, rounding to nearest.
-fn over_white([red, green, blue, alpha]: [u8; 4]) -> [u8; 3] {
+pub(crate) fn over_white([red, green, blue, alpha]: [u8; 4]) -> [u8; 3] {
     let alpha = u32::from(alpha);
     [red, green, blue].map(|value| {
         let sum = u32::from(value) * alpha + 255 * (255 - alpha);

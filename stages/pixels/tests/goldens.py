@@ -133,13 +133,23 @@ def encoded():
         "grey_alpha.png": saved(grey_alpha, format="PNG"),
         "palette_transparent.png": saved(palette, format="PNG", transparency=3),
         "sixteen_bit.png": png(45, 34, 16, 2, [row.tobytes() for row in sixteen]),
+        "raw.tif": saved(colour, format="TIFF", compression="raw"),
+        "lzw.tif": saved(colour, format="TIFF", compression="tiff_lzw"),
+        "packbits.tif": saved(colour, format="TIFF", compression="packbits"),
+        "deflate.tif": saved(colour, format="TIFF", compression="tiff_adobe_deflate"),
+        "grey.tif": saved(colour.convert("L"), format="TIFF", compression="tiff_lzw"),
+        "palette.bmp": saved(palette, format="BMP"),
+        "rgb.bmp": saved(colour, format="BMP"),
+        "lossless.webp": saved(colour, format="WEBP", lossless=True),
+        "rgba.webp": saved(rgba, format="WEBP", lossless=True, exact=True),
     }
+    (FOLDER / "four_bands.tif").write_bytes(saved(rgba, format="TIFF", compression="tiff_lzw"))
     for name, data in files.items():
         (FOLDER / name).write_bytes(data)
         image = Image.open(io.BytesIO(data))
         if name == "sixteen_bit.png":
             image = Image.fromarray(np.rint(sixteen / 257.0).astype(np.uint8))
-        elif name.endswith("png"):
+        elif name.endswith(("png", "webp")):
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         yield f"{name} {samples(image.convert('RGB'), 1)}"

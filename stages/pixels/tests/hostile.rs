@@ -66,10 +66,54 @@ fn limits_hold_before_anything_is_decoded() {
     assert!(too_large(decode(&golden("rgb.jpg"), &small)));
 }
 
+/// The value of a TIFF's tag, a number of 16 bits, in a file of ours.
+fn with_tag(tiff: &[u8], tag: u16, value: u16) -> Vec<u8> {
+    let mut changed = tiff.to_vec();
+    let number = |at: usize| u32::from_le_bytes(tiff[at..at + 4].try_into().unwrap()) as usize;
+    let directory = number(4);
+    let entries = u16::from_le_bytes(tiff[directory..directory + 2].try_into().unwrap()) as usize;
+    let entry = (0..entries)
+        .map(|entry| directory + 2 + 12 * entry)
+        .find(|at| tiff[*at..*at + 2] == tag.to_le_bytes())
+        .unwrap_or_else(|| panic!("no tag {tag}"));
+    changed[entry + 8..entry + 12].copy_from_slice(&u32::from(value).to_le_bytes());
+    changed
+}
+
+#[test]
+fn damaged_tiffs_bitmaps_and_webps_are_refused() {
+    let too_large = |result: Result<Rgb, PixelError>| matches!(result, Err(PixelError::TooLarge { .. }));
+    let lzw = golden("lzw.tif");
+    // 256 and 257: width and height
+    let huge = with_tag(&with_tag(&with_tag(&lzw, 256, 60_000), 257, 60_000), 278, 60_000);
+    assert_eq!(dimensions(&huge), Ok((60_000, 60_000)));
+    assert!(too_large(decode(&huge, &LIMITS)));
+    assert_broken(decode(&with_tag(&lzw, 256, 0), &LIMITS), "no width");
+    for name in ["raw.tif", "lzw.tif", "packbits.tif", "deflate.tif", "rgb.bmp", "palette.bmp", "lossless.webp"] {
+        let whole = golden(name);
+        // the last bytes may fill a row, or describe more than pixels
+        for end in 0..whole.len() - 200 {
+            let result = decode(&whole[..end], &LIMITS);
+            assert!(result.is_err(), "{name}: {end} of {} bytes", whole.len());
+        }
+    }
+    let mut bitmap = golden("rgb.bmp");
+    bitmap[18..26].copy_from_slice(&[0x60, 0xea, 0, 0, 0x60, 0xea, 0, 0]);
+    assert!(too_large(decode(&bitmap, &LIMITS)), "60,000 x 60,000");
+}
+
+#[test]
+fn a_fourth_band_is_no_opacity() {
+    // 277: samples a pixel; Pillow's RGBA as an aerial camera's infrared would lie
+    assert_unsupported(decode(&golden("four_bands.tif"), &LIMITS), "infrared");
+}
+
 #[test]
 fn other_formats_and_codings_are_named() {
     assert_unsupported(decode(b"GIF89a...", &LIMITS), "gif");
-    assert_unsupported(decode(b"RIFF....WEBP", &LIMITS), "webp");
+    assert_unsupported(decode(b"II+\0\x08\0\0\0", &LIMITS), "a tiff of more than 4 GB");
+    assert_broken(decode(b"RIFF....WEBP", &LIMITS), "the head of a webp");
+    assert_broken(decode(b"RIFF....WAVEfmt ", &LIMITS), "sound");
     assert_broken(decode(b"", &LIMITS), "nothing");
     assert_broken(decode(b"<html>not found</html>", &LIMITS), "an error page");
     let jpeg = golden("baseline_420.jpg");
@@ -152,6 +196,13 @@ fn random_damage_never_panics() {
         "rgba.png",
         "palette_transparent.png",
         "sixteen_bit.png",
+        "raw.tif",
+        "lzw.tif",
+        "packbits.tif",
+        "deflate.tif",
+        "rgb.bmp",
+        "palette.bmp",
+        "lossless.webp",
     ];
     let (mut refused, mut read) = (0, 0);
     for name in names {

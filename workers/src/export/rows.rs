@@ -279,6 +279,9 @@ impl ImageRow {
         match self.bytes.as_slice() {
             [0xff, 0xd8, ..] => "jpg",
             [0x89, b'P', b'N', b'G', ..] => "png",
+            [b'I', b'I', ..] | [b'M', b'M', ..] => "tif",
+            [b'B', b'M', ..] => "bmp",
+            [b'R', b'I', b'F', b'F', ..] => "webp",
             _ => "img",
         }
     }

@@ -108,7 +108,7 @@ fn content(about: &About, tiles: Option<&Tiles>) -> Markup {
                 }
                 div.line.more {
                     label.file for="picture" { "or by a picture (JPEG or PNG)" }
-                    input #picture type="file" accept="image/jpeg,image/png" data-most-mib=(PICTURE_BYTES >> 20);
+                    input #picture type="file" accept="image/*" data-most-mib=(PICTURE_BYTES >> 20);
                     @if about.models.len() > 1 {
                         (choice("model", "Model", None, about.models.iter().map(|m| (m.id.as_str(), m.name.as_str()))))
                         (choice("beside", "Beside it", Some("none"), about.models.iter().map(|m| (m.id.as_str(), m.name.as_str()))))

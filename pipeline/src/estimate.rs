@@ -77,6 +77,8 @@ const SHARD_BYTES: u64 = 32 << 20;
 const ROW_BYTES: u64 = SHARD_BYTES / 128;
 /// Bytes of the listing for each image.
 const LISTED_BYTES: u64 = 400;
+/// Structured captions of an image.
+const VARIANTS: usize = 5;
 /// Rows of a row group of images.
 const ROW_GROUP: u64 = 64;
 
@@ -95,7 +97,10 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn estimate(&self, step: &str) -> Option<Estimate> {
         let (rows, work, device_bytes) = match step {
-            "captions" | "structured_captions" => self.captions(step)?,
+            "captions" | "structured_captions" | "query_texts" => self.captions(step)?,
+            // five variants of three fields; texts of a sentence or two
+            "structured_embeddings" => self.sentences(VARIANTS, 80)?,
+            "query_embeddings" | "sentence_embeddings" => self.sentences(1, 30)?,
             "segments" => self.segments()?,
             "segment_features" => {
                 let scoring = self.networks.scoring?;
@@ -167,7 +172,8 @@ impl Maker<'_> {
     fn captions(&self, step: &str) -> Option<(u64, Work, Memory)> {
         let (blip, cost) = (&self.spec.caption.instructblip, self.networks.captioner?);
         let structured = step == "structured_captions";
-        let writer = if structured { self.spec.caption.structured_by()? } else { self.spec.caption.captioner };
+        let writer =
+            if step == "captions" { self.spec.caption.captioner } else { self.spec.caption.structured_by()? };
         if writer != Captioner::Instructblip {
             return None;
         }
@@ -182,6 +188,14 @@ impl Maker<'_> {
         let bound = if blip.cache_mib > 0 { blip.cache_mib << 20 } else { u64::MAX };
         let memory = Memory { weights: cost.parameters * self.number(), cache: cache.min(bound), ..Memory::default() };
         Some((self.rows, work, memory))
+    }
+
+    /// So many texts of an image, of so many tokens.
+    fn sentences(&self, texts: usize, tokens: usize) -> Option<(u64, Work, Memory)> {
+        let cost = self.networks.sentences?;
+        let tokens = tokens.min(self.spec.text_retrieval.max_tokens);
+        let work = Work { passes: texts as f64 * cost.operations(tokens), ..Work::default() };
+        Some((self.rows, work, Memory { weights: cost.parameters * self.number(), ..Memory::default() }))
     }
 
     fn segments(&self) -> Option<(u64, Work, Memory)> {

@@ -6,9 +6,10 @@ use models::clip::{ClipConfig, Pool, Stem};
 use models::instructblip::{InstructBlipConfig, LanguageConfig};
 use models::language::{LlamaConfig, T5Config};
 use models::sam::{EncoderConfig, SamConfig};
+use models::sentence::BertConfig;
 
 /// Transformer layers of one width.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Layers {
     width: usize,
     hidden: usize,
@@ -99,6 +100,30 @@ impl ClipCost {
     /// With the temperature.
     pub fn parameters(&self) -> u64 {
         self.image.parameters + self.text.parameters + 1
+    }
+}
+
+/// A sentence encoder.
+#[derive(Clone, Copy, Debug)]
+pub struct SentenceCost {
+    /// Numbers that it has.
+    pub parameters: u64,
+    layers: Layers,
+    most_tokens: usize,
+}
+
+impl SentenceCost {
+    /// Counts a network by its configuration.
+    pub fn of(config: &BertConfig) -> Self {
+        let c = config;
+        let layers = Layers { width: c.hidden_size, hidden: c.intermediate_size, number: c.num_hidden_layers };
+        let tables = (c.vocab_size + c.max_position_embeddings + c.type_vocab_size + 2) * c.hidden_size;
+        Self { parameters: layers.parameters() + tables as u64, layers, most_tokens: c.max_tokens() }
+    }
+
+    /// Operations of a text of so many tokens.
+    pub fn operations(&self, tokens: usize) -> f64 {
+        self.layers.operations(tokens.min(self.most_tokens))
     }
 }
 

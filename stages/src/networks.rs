@@ -8,9 +8,11 @@ use models::clip::ClipConfig;
 use models::instructblip::InstructBlipConfig;
 use models::language::{LlamaConfig, T5Config};
 use models::sam::SamConfig;
+use models::sentence::BertConfig;
 
-use crate::cost::{CaptionerCost, ClipCost, SamCost};
+use crate::cost::{CaptionerCost, ClipCost, SamCost, SentenceCost};
 use crate::examine::{Described, examine};
+use crate::sentences::ENCODER_FIELD;
 
 /// Costs of a build's networks; `None`: the build asks none, or nothing is known of it.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,8 @@ pub struct Networks {
     pub captioner: Option<CaptionerCost>,
     /// Cuts images into segments.
     pub segmenter: Option<SamCost>,
+    /// Turns texts into vectors.
+    pub sentences: Option<SentenceCost>,
 }
 
 impl Networks {
@@ -53,7 +57,11 @@ impl Networks {
             _ => None,
         };
         let judge = clip("caption.score.clip", &spec.caption.score.clip);
-        Self { retrieval, scoring, judge, captioner, segmenter }
+        let sentences = match describe(ENCODER_FIELD, &spec.text_retrieval.encoder) {
+            Some(Described::Sentences(config)) => Some(SentenceCost::of(&config)),
+            _ => None,
+        };
+        Self { retrieval, scoring, judge, captioner, segmenter, sentences }
     }
 }
 
@@ -85,6 +93,10 @@ fn published(source: &str) -> Option<Described> {
         "openai/clip-vit-base-patch32" => clip(Preset::VitB32),
         "openai/clip-vit-base-patch16" => clip(Preset::VitB16),
         "openai/clip-vit-large-patch14" => clip(Preset::VitL14),
+        "sentence-transformers/all-MiniLM-L6-v2" => sentences(384, 6, 12),
+        "sentence-transformers/all-MiniLM-L12-v2" => sentences(384, 12, 12),
+        "intfloat/e5-base-v2" | "BAAI/bge-base-en-v1.5" => sentences(768, 12, 12),
+        "intfloat/e5-large-v2" | "BAAI/bge-large-en-v1.5" => sentences(1024, 24, 16),
         "facebook/sam-vit-base" => sam("vit-b"),
         "facebook/sam-vit-large" => sam("vit-l"),
         "facebook/sam-vit-huge" => sam("vit-h"),
@@ -97,6 +109,15 @@ fn published(source: &str) -> Option<Described> {
         "Salesforce/instructblip-flan-t5-xxl" => t5(4096, 10_240, 64),
         _ => None,
     }
+}
+
+/// A BERT whose MLPs are four times as wide.
+fn sentences(hidden_size: usize, num_hidden_layers: usize, num_attention_heads: usize) -> Option<Described> {
+    let json = serde_json::json!({
+        "model_type": "bert", "hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers,
+        "num_attention_heads": num_attention_heads, "intermediate_size": 4 * hidden_size,
+    });
+    BertConfig::from_json(std::path::Path::new("config.json"), json).ok().map(Described::Sentences)
 }
 
 /// The published image tower and Q-Former before a language model.
@@ -128,6 +149,9 @@ mod tests {
         assert_eq!(named("Salesforce/instructblip-vicuna-13b@main"), Some(141));
         assert_eq!(named("Salesforce/instructblip-flan-t5-xl"), Some(40));
         assert_eq!(named("acme/instructblip"), None);
+        let minilm = ["caption.structured=true", "text_retrieval.encoder=sentence-transformers/all-MiniLM-L6-v2"];
+        // 22.7 million with the layer that pooled for BERT's own task, which is not read
+        assert_eq!(networks(&minilm).sentences.map(|cost| cost.parameters), Some(22_565_376));
         let large = networks(&["model.init=openai/clip-vit-large-patch14", "model.tokenizer=x.json"]);
         assert_eq!(large.retrieval.parameters(), 427_616_513);
         let small = networks(&["score.clip=bootstrap", "model.vocabulary=1000"]);

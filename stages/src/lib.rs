@@ -35,6 +35,7 @@ pub mod stage;
 mod stage_error;
 mod structured_captions;
 pub mod table;
+pub mod tag_refreshes;
 pub mod text_embeddings;
 #[cfg(test)]
 #[path = "../models/tests/support/torch_writer.rs"]
@@ -142,7 +143,7 @@ mod tests {
     fn every_stage_follows_its_inputs() {
         let scored = "[caption]\nstructured = true\nscore.clip = \"a/b\"\n";
         for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored] {
-            let mut written = vec![Artifact::Listing, Artifact::CaptionReviews];
+            let mut written = vec![Artifact::Listing, Artifact::CaptionReviews, Artifact::TagRefreshes];
             for stage in map_stages(&spec(extra)) {
                 for table in stage.tables() {
                     assert!(written.contains(&table), "{} reads {table:?} too early", stage.name);

@@ -71,7 +71,6 @@ impl Composer {
         let shadow = Point::from_angle(country.shadow_degrees.to_radians()) * country.shadow_length;
         Scene {
             width: self.width,
-            height: self.height,
             objects: self.objects,
             focus: self.focus,
             winter: self.maker.winter,

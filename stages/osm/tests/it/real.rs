@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use osm::{Body, Boxes, ImageBox, Kind, Rect, SubjectKind, read_extract, read_objects};
 
 fn folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("URBANCROSS_TEST_DATA").map(|data| PathBuf::from(data).join("osm"));
+    let folder = std::env::var_os("URBANCROSS_TEST_DATA").map(|data| PathBuf::from(data).join("data/osm"));
     if folder.is_none() {
         println!("skipped: URBANCROSS_TEST_DATA is unset, and real extracts lie there");
     }
@@ -60,7 +60,7 @@ fn what_lies_around_the_column_of_victory() {
         Ok(())
     })
     .unwrap();
-    assert!(buildings.len() > 5, "{}", buildings.len());
+    assert!(buildings.len() >= 5, "{}", buildings.len());
     let images = buildings.iter().filter_map(|(id, refs)| {
         let rect = Rect::around(refs.iter().filter_map(|node| places.get(node).copied()))?.grown(5_000, 3_000);
         Some(ImageBox { image_id: format!("a{id}_DE_19"), kind: SubjectKind::Area, id: *id, rect })

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use manifests::spec::OsmSpec;
 use manifests::words::count;
-use manifests::{Artifact, BuildSpec};
+use manifests::{Artifact, BuildSpec, shard_of};
 use osm::{Boxes, Moment, OsmError, State};
 use serde::Serialize;
 use stages::tag_refreshes::{ImageTags, Origin, Refreshed};
@@ -83,6 +83,12 @@ pub struct Refresher<'a> {
     spec: &'a BuildSpec,
     stop: Arc<AtomicBool>,
     say: &'a (dyn Fn(&str) + Sync),
+}
+
+/// A row to be written; one that is not changed keeps its tags.
+struct Write {
+    number: u32,
+    is_changed: bool,
 }
 
 /// A state with what it says of some images.
@@ -209,6 +215,13 @@ impl<'a> Refresher<'a> {
         Ok(Ok(Found { state, numbers: applied.touched, origin: "diff", done }))
     }
 
+    /// What an image shows, of what matters; within: `None`: what it was taken for is gone.
+    fn tags_of(&self, state: &State, number: u32) -> Option<Option<ImageTags>> {
+        let answer = state.answer(number, &|key| self.osm().ignores(key))?;
+        let surrounding = answer.surrounding;
+        Some(answer.center.map(|center| ImageTags { center, surrounding }))
+    }
+
     async fn write(
         &self,
         base: &Base,
@@ -222,30 +235,28 @@ impl<'a> Refresher<'a> {
             sequence: state.sequence.and_then(|sequence| i64::try_from(sequence).ok()),
             moment: state.timestamp.map(|at| Moment(at).to_string()),
         };
-        let mut rows: BTreeMap<String, Refreshed> = BTreeMap::new();
+        let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
         for number in numbers {
             let Some(image) = state.boxes().all().get(number as usize) else { continue };
             let Some(before) = known.before.get(&image.image_id) else { continue };
             if state.is_named(number) {
                 continue;
             }
-            let Some(answer) = state.answer(number, &|key| self.osm().ignores(key)) else { continue };
+            let Some(tags) = self.tags_of(&state, number) else { continue };
             done.looked_at += 1;
-            let surrounding = answer.surrounding;
-            let tags = answer.center.map(|center| ImageTags { center, surrounding });
-            let row = Refreshed { tags, origin: origin.clone() };
-            let is_changed = row.digest() != before.digest;
+            let is_changed = rows::digest_of(tags.as_ref()) != before.digest;
             if is_changed {
                 done.changed += 1;
-                done.gone += usize::from(row.tags.is_none());
-                done.back += usize::from(before.is_gone && row.tags.is_some());
+                done.gone += usize::from(tags.is_none());
+                done.back += usize::from(before.is_gone && tags.is_some());
                 if done.examples.len() < MOST_EXAMPLES {
                     done.examples.push(image.image_id.clone());
                 }
             }
             // what was never refreshed gets a row that says where its tags come from
             if is_changed || !before.is_refreshed {
-                rows.insert(image.image_id.clone(), row);
+                let shard = shard_of(&image.image_id, self.spec.work.shards);
+                writes.entry(shard).or_default().push(Write { number, is_changed });
             }
         }
         let named: Vec<String> = (state.missing())
@@ -273,7 +284,18 @@ impl<'a> Refresher<'a> {
         if self.stop.load(Ordering::Relaxed) && !done.stopped {
             return Err(WorkerError::Stopped);
         }
-        let replacements = rows::write(self.work, self.spec, base, rows).await?;
+        let mut replacements = Vec::with_capacity(writes.len());
+        for (shard, writes) in writes {
+            let mut changed: BTreeMap<String, Option<Refreshed>> = BTreeMap::new();
+            for Write { number, is_changed } in writes {
+                let Some(image) = state.boxes().all().get(number as usize) else { continue };
+                let tags = self.tags_of(&state, number).flatten();
+                let row = is_changed.then(|| Refreshed { tags, origin: origin.clone() });
+                changed.insert(image.image_id.clone(), row);
+            }
+            let shard = rows::Shard { work: self.work, country: &self.spec.country, shard };
+            replacements.push(shard.write(base, known, changed, &origin).await?);
+        }
         done.written = base.commit(self.work, self.tables, &state, bytes, replacements).await?;
         Ok(done)
     }

@@ -105,10 +105,14 @@ fn lines(done: &Refreshment) -> Vec<String> {
         lines.extend(done.unclear_examples.iter().map(|why| format!("  {why}")));
     }
     let diffs = if done.diffs > 0 { format!("{} applied; ", count(done.diffs, "diff")) } else { String::new() };
-    lines.push(format!("{diffs}the tags show {}; the state has {}", done.moment, count(done.state_bytes, "byte")));
+    let state = match done.state_bytes {
+        0 => String::new(),
+        bytes => format!("; what the next diffs need has {}", count(bytes, "byte")),
+    };
+    lines.push(format!("{diffs}the tags show {}{state}", done.moment));
     lines.push(match (done.written, done.changed) {
         (false, _) => "nothing to write".to_owned(),
-        (true, 0) => "written; no row is made again".to_owned(),
+        (true, 0) => "written: at most geo-tags are looked at again, and no caption is made".to_owned(),
         (true, _) => "written: `urbancross plan` shows the rows that the next run makes again".to_owned(),
     });
     lines

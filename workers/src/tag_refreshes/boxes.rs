@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use arrow::array::Array;
+
+use manifests::plan::PinnedTable;
+use manifests::spec::OsmSpec;
 use manifests::{Artifact, BuildSpec};
 use osm::{ImageBox, SubjectKind};
 use stages::table::{Columns, TableError, option_text};
 use stages::tag_refreshes::ImageTags;
 
 use super::record::Base;
+use super::rows;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
@@ -16,6 +20,7 @@ use crate::tables::Tables;
 
 /// The tags of an image, as they stand.
 pub(super) struct Before {
+    /// Of what matters of them.
     pub(super) digest: String,
     /// Whether they come from OpenStreetMap already.
     pub(super) is_refreshed: bool,
@@ -24,10 +29,20 @@ pub(super) struct Before {
 }
 
 /// What is known of a country's images.
-#[derive(Default)]
 pub(super) struct Known {
     pub(super) boxes: BTreeMap<String, ImageBox>,
     pub(super) before: BTreeMap<String, Before>,
+    pub(super) geotags: PinnedTable,
+}
+
+/// What matters of tags in a table. Those that cannot be read are as good as none.
+fn tags(osm: &OsmSpec, center: Option<&str>, surrounding: Option<&str>) -> ImageTags {
+    let mut tags = ImageTags::parse(center, surrounding).unwrap_or_default();
+    for of_object in std::iter::once(&mut tags.center).chain(&mut tags.surrounding) {
+        of_object.retain(|key, _| !osm.ignores(key));
+    }
+    tags.surrounding.retain(|tags| !tags.is_empty());
+    tags
 }
 
 const COLUMNS: [&str; 10] = [
@@ -54,27 +69,30 @@ pub(super) async fn known(
     spec: &BuildSpec,
     base: &Base,
 ) -> Result<Known, WorkerError> {
-    let mut known = Known::default();
+    let osm = &spec.source.osm;
     let table = |error: TableError| WorkerError::Broken(error.to_string());
     let geotags = tables.pin(Artifact::Geotags, &spec.country, None).await?;
-    for part in &geotags.parts {
-        let batch = PartReader::open(work, Artifact::Geotags, part).await?.read(&COLUMNS).await?;
-        known.add(&Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
+    let mut known = Known { boxes: BTreeMap::new(), before: BTreeMap::new(), geotags };
+    for part in known.geotags.parts.clone() {
+        let batch = PartReader::open(work, Artifact::Geotags, &part).await?.read(&COLUMNS).await?;
+        known.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
     }
     let mut gone = Vec::new();
     for part in &base.pinned.parts {
-        let columns = ["image_id", "gone", "refresh_digest"];
+        let columns = ["image_id", "gone", "center_tags", "surrounding_tags"];
         let batch = PartReader::open(work, Artifact::TagRefreshes, part).await?.read(&columns).await?;
         let columns = Columns::new(Artifact::TagRefreshes, &batch);
         let text = |name| columns.text(name).map_err(table);
-        let (ids, left, digests) = (text("image_id")?, text("gone")?, text("refresh_digest")?);
+        let (ids, left) = (text("image_id")?, text("gone")?);
+        let (center, surrounding) = (text("center_tags")?, text("surrounding_tags")?);
         for row in 0..batch.num_rows() {
             let (id, is_gone) = (ids.value(row).to_owned(), !left.is_null(row));
             if is_gone {
                 gone.push(id.clone());
             }
             if is_gone || known.boxes.contains_key(&id) {
-                let digest = option_text(digests, row).unwrap_or_default().to_owned();
+                let tags = tags(osm, option_text(center, row), option_text(surrounding, row));
+                let digest = rows::digest_of(Some(&tags).filter(|_| !is_gone));
                 known.before.insert(id, Before { digest, is_refreshed: true, is_gone });
             }
         }
@@ -100,7 +118,7 @@ pub(super) async fn known(
 }
 
 impl Known {
-    fn add(&mut self, columns: &Columns<'_>) -> Result<(), TableError> {
+    fn add(&mut self, osm: &OsmSpec, columns: &Columns<'_>) -> Result<(), TableError> {
         let text = |name| columns.text(name);
         let (ids, status, kinds) = (text("image_id")?, text("status")?, text("osm_kind")?);
         let (center, surrounding) = (text("center_tags")?, text("surrounding_tags")?);
@@ -125,8 +143,8 @@ impl Known {
                     continue;
                 }
             };
-            let tags = ImageTags::parse(option_text(center, row), option_text(surrounding, row)).unwrap_or_default();
-            let before = Before { digest: tags.digest(), is_refreshed: false, is_gone: false };
+            let tags = tags(osm, option_text(center, row), option_text(surrounding, row));
+            let before = Before { digest: rows::digest_of(Some(&tags)), is_refreshed: false, is_gone: false };
             self.before.insert(id.to_owned(), before);
             self.boxes.insert(id.to_owned(), image);
         }

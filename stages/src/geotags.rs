@@ -76,7 +76,8 @@ impl Known {
             Refresh::Broken(why) => return Err(Outcome::Failed(why.clone())),
         };
         if let Some(meta) = &mut self.meta {
-            let refreshed = Meta { center_tags: tags.center.clone(), surrounding_tags: tags.surrounding.clone(), ..meta.clone() };
+            let refreshed =
+                Meta { center_tags: tags.center.clone(), surrounding_tags: tags.surrounding.clone(), ..meta.clone() };
             self.is_refreshed = refreshed.canonical_tags() != meta.canonical_tags();
             *meta = refreshed;
         }

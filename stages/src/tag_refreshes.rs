@@ -32,7 +32,9 @@ impl ImageTags {
     /// What is wrong with it.
     pub fn parse(center: Option<&str>, surrounding: Option<&str>) -> Result<ImageTags, String> {
         fn read<T: serde::de::DeserializeOwned + Default>(text: Option<&str>) -> Result<T, String> {
-            text.map_or(Ok(T::default()), |text| serde_json::from_str(text).map_err(|e| format!("its tags are no JSON: {e}")))
+            text.map_or(Ok(T::default()), |text| {
+                serde_json::from_str(text).map_err(|e| format!("its tags are no JSON: {e}"))
+            })
         }
         Ok(ImageTags { center: read(center)?, surrounding: read(surrounding)? })
     }
@@ -133,8 +135,7 @@ pub fn batch(rows: &BTreeMap<String, Refreshed>) -> Result<RecordBatch, TableErr
 }
 
 /// Columns that [`rows`] reads.
-pub const COLUMNS: [&str; 7] =
-    ["image_id", "center_tags", "surrounding_tags", "gone", "origin", "sequence", "moment"];
+pub const COLUMNS: [&str; 7] = ["image_id", "center_tags", "surrounding_tags", "gone", "origin", "sequence", "moment"];
 
 /// The rows of a batch.
 ///

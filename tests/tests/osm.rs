@@ -171,7 +171,7 @@ async fn too_much_asks_first_and_half_of_it_never_counts() {
     let world = World::new(40);
     let spec = world.spec("work", &["source.osm.accept_share=0.02"]);
     let none = refresh(&spec, extract(&world.path("world/extract.osm")), None).await.unwrap_err().to_string();
-    assert!(none.contains("run the build first"), "{none}");
+    assert!(none.contains("no work store"), "{none}");
     let (build, _) = run_with(spec.clone(), until("captions")).await.unwrap();
     sandbox::edit_map(&world.path("world"), 0.3, 1).unwrap();
     let early = refresh(&spec, diffs(&world), None).await.unwrap_err().to_string();
@@ -204,8 +204,7 @@ async fn too_much_asks_first_and_half_of_it_never_counts() {
     assert_eq!(build.tables.pin(Artifact::TagRefreshes, "finland", None).await.unwrap(), pinned);
 
     // of two at the same time one wins, and the other says so
-    let (one, other) =
-        tokio::join!(refresh(&spec, diffs(&world), Some(1.0)), refresh(&spec, diffs(&world), Some(1.0)));
+    let (one, other) = tokio::join!(refresh(&spec, diffs(&world), Some(1.0)), refresh(&spec, diffs(&world), Some(1.0)));
     let won = [&one, &other].into_iter().filter(|done| done.as_ref().is_ok_and(|done| done.written)).count();
     assert_eq!(won, 1, "{one:?} {other:?}");
     let lost = [one, other].into_iter().find_map(Result::err);
@@ -233,7 +232,8 @@ async fn too_much_asks_first_and_half_of_it_never_counts() {
     let (code, text) = command(&["tags", "refresh", spec_path, "--diffs", replication]);
     assert!(code == Some(65) && text.contains("read an extract"), "{code:?} {text}");
     let newest = world.path("world/extract-104.osm.pbf");
-    let (code, text) = command(&["tags", "refresh", spec_path, "--osm", newest.to_str().unwrap(), "--accept-share", "1"]);
+    let (code, text) =
+        command(&["tags", "refresh", spec_path, "--osm", newest.to_str().unwrap(), "--accept-share", "1"]);
     assert!(code == Some(0) && text.contains("diff 104"), "{code:?} {text}");
     let (code, text) = command(&["tags", "refresh", spec_path, "--diffs", replication]);
     assert!(code == Some(0) && text.contains("nothing to write"), "{code:?} {text}");

@@ -157,8 +157,19 @@ fn default_max_image_pixels() -> u64 {
 }
 fn default_ignored_keys() -> Vec<String> {
     const KEYS: [&str; 13] = [
-        "attribution", "check_date", "check_date:*", "created_by", "fixme", "FIXME", "import", "note", "note:*", "source",
-        "source:*", "survey:date", "source_ref",
+        "attribution",
+        "check_date",
+        "check_date:*",
+        "created_by",
+        "fixme",
+        "FIXME",
+        "import",
+        "note",
+        "note:*",
+        "source",
+        "source:*",
+        "survey:date",
+        "source_ref",
     ];
     KEYS.map(str::to_owned).to_vec()
 }

@@ -111,7 +111,8 @@ fn edit_around(planet: &mut Planet, image: &str, dice: &mut Dice) -> bool {
     if dice.chance(0.4)
         && let Some((lon, lat)) = planet.place(centre)
     {
-        let near = |dice: &mut Dice| (lon + f64::from(dice.range(-2e-5, 2e-5)), lat + f64::from(dice.range(-1e-5, 1e-5)));
+        let near =
+            |dice: &mut Dice| (lon + f64::from(dice.range(-2e-5, 2e-5)), lat + f64::from(dice.range(-1e-5, 1e-5)));
         let new = tags(dice.choose(&NEW_OBJECTS));
         let body = match dice.chance(0.5) {
             true => Body::Node(near(dice)),

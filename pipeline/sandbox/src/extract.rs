@@ -89,9 +89,7 @@ impl Packed {
 
     fn write_nodes(&mut self) -> std::io::Result<()> {
         let units = |degrees: f64| (degrees * 1e7).round() as i32;
-        let item = |(id, (lon, lat), tags): &(i64, Position, Tags)| {
-            (*id, tags.clone(), (units(*lon), units(*lat)))
-        };
+        let item = |(id, (lon, lat), tags): &(i64, Position, Tags)| (*id, tags.clone(), (units(*lon), units(*lat)));
         let nodes: Vec<_> = self.nodes.drain(..).map(|node| item(&node)).collect();
         let items: Vec<pbf::Item<'_>> = nodes
             .iter()
@@ -134,13 +132,12 @@ impl Extract {
         let begin = |nodes: &mut Writer<BufWriter<File>>| {
             nodes.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
             nodes.write_event(Event::Text(BytesText::new("\n")))?;
-            let root =
-                BytesStart::new("osm").with_attributes([
-                    ("version", "0.6"),
-                    ("generator", "urbancross-sandbox"),
-                    ("osmosis_replication_sequence_number", sequence.to_string().as_str()),
-                    ("osmosis_replication_timestamp", moment.as_str()),
-                ]);
+            let root = BytesStart::new("osm").with_attributes([
+                ("version", "0.6"),
+                ("generator", "urbancross-sandbox"),
+                ("osmosis_replication_sequence_number", sequence.to_string().as_str()),
+                ("osmosis_replication_timestamp", moment.as_str()),
+            ]);
             nodes.write_event(Event::Start(root))
         };
         begin(&mut nodes).map_err(SandboxError::storage(staged.path()))?;
@@ -173,14 +170,11 @@ impl Extract {
                     .create_element("way")
                     .with_attributes([("id", id.as_str()), ("version", version.as_str())])
                     .write_inner_content(|writer| {
-                        for (id, _) in line {
-                            writer
-                                .create_element("nd")
-                                .with_attribute(("ref", id.to_string().as_str()))
-                                .write_empty()?;
-                        }
-                        write_tags(writer, &element.tags)
-                    })?;
+                    for (id, _) in line {
+                        writer.create_element("nd").with_attribute(("ref", id.to_string().as_str())).write_empty()?;
+                    }
+                    write_tags(writer, &element.tags)
+                })?;
                 Ok(())
             }
         }
@@ -208,7 +202,12 @@ impl Extract {
     }
 }
 
-fn node<W: Write>(writer: &mut Writer<W>, (id, version): (u64, u32), (lon, lat): Position, tags: &Tags) -> std::io::Result<()> {
+fn node<W: Write>(
+    writer: &mut Writer<W>,
+    (id, version): (u64, u32),
+    (lon, lat): Position,
+    tags: &Tags,
+) -> std::io::Result<()> {
     let version = version.to_string();
     let (id, lat, lon) = (id.to_string(), format!("{lat:.7}"), format!("{lon:.7}"));
     writer.write_event(Event::Text(BytesText::new("\n")))?;

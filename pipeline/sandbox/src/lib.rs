@@ -123,7 +123,9 @@ pub fn generate(
 /// [`SandboxError::Exists`] where [`generate`] would replace a file: the names are those of SkyScript's own archives.
 pub fn check_absent(out: &Path) -> Result<(), SandboxError> {
     let archives = ["images", "meta"].iter().flat_map(|kind| PARTS.map(|part| format!("{kind}{part}.zip")));
-    let mut files = archives.chain(["dataframe".into(), "extract.osm".into(), "extract.osm.pbf".into(), "replication".into()]).map(|name| out.join(name));
+    let mut files = archives
+        .chain(["dataframe".into(), "extract.osm".into(), "extract.osm.pbf".into(), "replication".into()])
+        .map(|name| out.join(name));
     files.find(|path| path.exists()).map_or(Ok(()), |path| Err(SandboxError::Exists { path }))
 }
 

@@ -31,9 +31,18 @@ pub(super) struct RefreshArgs {
         help = "An extract: .osm.pbf, .osm or .osm.gz"
     )]
     osm: Option<PathBuf>,
-    #[arg(long, value_name = "N", requires = "osm", help = "Number of the last diff in the extract, if it does not say it")]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "osm",
+        help = "Number of the last diff in the extract, if it does not say it"
+    )]
     sequence: Option<u64>,
-    #[arg(long, value_name = "FOLDER", help = "A replication folder or its address: all diffs that follow the last refresh")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        help = "A replication folder or its address: all diffs that follow the last refresh"
+    )]
     diffs: Option<String>,
     #[arg(
         long,

@@ -7,7 +7,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use osm::{Action, Body, Boxes, Change, Diff, ImageBox, Kind, Object, ObjectId, Place, Rect, SubjectKind, Tags, read_extract};
+use osm::{
+    Action, Body, Boxes, Change, Diff, ImageBox, Kind, Object, ObjectId, Place, Rect, SubjectKind, Tags, read_extract,
+};
 
 /// A generator of its own: the same numbers everywhere.
 struct Dice(u64);
@@ -59,7 +61,12 @@ fn write(path: &Path, nodes: i64) -> std::io::Result<()> {
     for id in 1..=nodes {
         // nodes of a way lie beside each other
         at = if id % 8 == 0 { place(&mut dice) } else { Place { lon: at.lon + 300, lat: at.lat + 200 } };
-        writeln!(file, "<node id=\"{id}\" version=\"1\" lat=\"{:.7}\" lon=\"{:.7}\"/>", degrees(at.lat), degrees(at.lon))?;
+        writeln!(
+            file,
+            "<node id=\"{id}\" version=\"1\" lat=\"{:.7}\" lon=\"{:.7}\"/>",
+            degrees(at.lat),
+            degrees(at.lon)
+        )?;
     }
     for way in 1..=nodes / 8 {
         write!(file, "<way id=\"{way}\" version=\"1\">")?;
@@ -123,18 +130,22 @@ fn diffs(images: i64, changes: i64) -> Result<(), Box<dyn std::error::Error>> {
     state.apply(houses);
     let began = Instant::now();
     let mut diff = Diff::default();
+    let mut last = place(&mut dice);
     for number in 0..changes {
         let (id, near) = low[dice.next(low.len() as i64) as usize];
         let is_near = dice.next(5) == 0;
         diff.add(match (number % 10, is_near) {
             (0..7, true) => {
                 let by = dice.next(4);
-                let at = Place { lon: near.lon + (by % 2 * 9_000) as i32 + 40, lat: near.lat + (by / 2 * 9_000) as i32 };
+                let at =
+                    Place { lon: near.lon + (by % 2 * 9_000) as i32 + 40, lat: near.lat + (by / 2 * 9_000) as i32 };
                 change(Action::Modify, id * 10 + by, 2, &[], Body::Node(Some(at)))
             }
-            (0..7, false) => {
-                let at = place(&mut dice);
-                change(Action::Create, 1_000_000_000 + number, 1, &[], Body::Node(Some(at)))
+            (kind @ 0..7, false) => {
+                // what is new together lies together
+                let by = Place { lon: last.lon + 400, lat: last.lat + 250 };
+                last = if kind == 0 { place(&mut dice) } else { by };
+                change(Action::Create, 1_000_000_000 + number, 1, &[], Body::Node(Some(last)))
             }
             (7..9, true) => {
                 let refs = [0, 1, 3, 2, 0].map(|by| id * 10 + by).to_vec();
@@ -164,7 +175,12 @@ fn diffs(images: i64, changes: i64) -> Result<(), Box<dyn std::error::Error>> {
     );
     let began = Instant::now();
     let bytes = state.to_bytes();
-    println!("state: {} bytes, written in {:.1} s, kept {:?}", bytes.len(), began.elapsed().as_secs_f64(), state.kept());
+    println!(
+        "state: {} bytes, written in {:.1} s, kept {:?}",
+        bytes.len(),
+        began.elapsed().as_secs_f64(),
+        state.kept()
+    );
     Ok(())
 }
 

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 
 use crate::OsmError;
 use crate::element::{Kind, ObjectId, Place};
-use crate::shape::Rect;
+use crate::shape::{Rect, Shape};
 
 /// Longest side of a box. Those of images are a few hundred metres; very many cells would be full of a larger one.
 pub const MOST_BOX_DEGREES: f64 = 1.0;
 
 /// Side of a cell, 1e-7 degrees.
 const CELL: i32 = 50_000;
+/// Lines that are longer are looked at in pieces, 1e-7 degrees.
+const LONG: i32 = 1_000_000;
 /// Units of 1e-7 degrees in a metre, northwards.
 const UNITS_PER_METER: f64 = 1e7 / 111_320.0;
 
@@ -159,6 +161,48 @@ impl Boxes {
         self.around(number, self.margin_meters / 2.0)
     }
 
+    /// Numbers of boxes whose margin a shape may reach into, each once, in order. A long line is looked at piece by piece:
+    /// the box around all of it may hold half a country.
+    pub(crate) fn near_shape(&self, shape: &Shape) -> Vec<u32> {
+        let Some(bounds) = shape.bounds() else { return Vec::new() };
+        let wide = |low: i32, high: i32| i64::from(high) - i64::from(low) > i64::from(LONG);
+        let is_long = wide(bounds.low.lon, bounds.high.lon) || wide(bounds.low.lat, bounds.high.lat);
+        if shape.is_area || !is_long {
+            return self.near(bounds);
+        }
+        let pieces = shape.lines.iter().flat_map(|line| line.array_windows());
+        let mut numbers: Vec<u32> = pieces.flat_map(|[a, b]| self.near_segment(*a, *b)).collect();
+        numbers.extend(
+            shape
+                .lines
+                .iter()
+                .filter(|line| line.len() == 1)
+                .flat_map(|line| self.near(Rect { low: line[0], high: line[0] })),
+        );
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// The same of a segment, which is cut in halves while it is long.
+    fn near_segment(&self, a: Place, b: Place) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        let mut open = vec![(a, b)];
+        while let Some((a, b)) = open.pop() {
+            let bounds = Rect { low: a, high: a }.with(Rect { low: b, high: b });
+            let long = |low: i32, high: i32| i64::from(high) - i64::from(low) > i64::from(LONG);
+            if !long(bounds.low.lon, bounds.high.lon) && !long(bounds.low.lat, bounds.high.lat) {
+                // the middle was rounded: by one unit the cut pieces may lie beside the whole
+                numbers.extend(self.near(bounds.grown(1, 1)));
+                continue;
+            }
+            let half = |a: i32, b: i32| ((i64::from(a) + i64::from(b)) / 2) as i32;
+            let middle = Place { lon: half(a.lon, b.lon), lat: half(a.lat, b.lat) };
+            open.extend([(a, middle), (middle, b)]);
+        }
+        numbers
+    }
+
     /// Numbers of boxes whose margin reaches into the cells of `rect`, each once, in order.
     pub(crate) fn near(&self, rect: Rect) -> Vec<u32> {
         let mut numbers = Vec::new();
@@ -215,6 +259,26 @@ mod tests {
             let place = rect.low;
             assert_eq!(boxes.any_holds(place), (0..400).any(|n| boxes.kept(n).holds(place)));
         }
+    }
+
+    #[test]
+    fn long_lines_find_what_their_own_box_finds() {
+        let mut dice = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+        let images = (0..300).map(|i| {
+            let (lon, lat) = (dice.random_range(20.0..26.0), dice.random_range(55.0..61.0));
+            ImageBox::new(&format!("n{i}_FI_19"), SubjectKind::Node, i + 1, [lon, lat, lon + 0.01, lat + 0.005])
+        });
+        let boxes = Boxes::new(images.map(Result::unwrap), 100.0);
+        let mut met = 0;
+        for _ in 0..3000 {
+            let mut place = || Place::of_degrees(dice.random_range(19.0..27.0), dice.random_range(54.0..62.0)).unwrap();
+            let shape = Shape { lines: vec![vec![place(), place(), place()], vec![place()]], is_area: false };
+            let near = boxes.near_shape(&shape);
+            let all = (0..300).filter(|number| shape.meets(boxes.kept(*number))).collect::<Vec<_>>();
+            met += all.len();
+            all.iter().for_each(|number| assert!(near.binary_search(number).is_ok()));
+        }
+        assert!(met > 500, "{met}");
     }
 
     #[test]

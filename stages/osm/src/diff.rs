@@ -208,7 +208,9 @@ impl State {
         }
         let Some(shape) = self.shape_of(object) else { return };
         let Some(bounds) = shape.bounds() else { return };
-        for number in self.boxes.near(bounds) {
+        // of what is partial anything within its bounds may be meant
+        let near = if is_partial { self.boxes.near(bounds) } else { self.boxes.near_shape(&shape) };
+        for number in near {
             let watched = self.boxes.watched(number);
             if is_partial && watched.meets(bounds) {
                 self.name(number, Missing::Partial(object));

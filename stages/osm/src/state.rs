@@ -123,8 +123,7 @@ impl State {
 
     /// Whether something reaches into a box or its margin.
     pub(crate) fn is_near(boxes: &Boxes, shape: &Shape) -> bool {
-        let Some(bounds) = shape.bounds() else { return false };
-        boxes.near(bounds).into_iter().any(|number| shape.meets(boxes.kept(number)))
+        boxes.near_shape(shape).into_iter().any(|number| shape.meets(boxes.kept(number)))
     }
 
     /// Where a way lies by the nodes that are kept.

@@ -10,7 +10,8 @@ const EXTRACT: &[u8] = include_bytes!("../corpus/osm/small.osm");
 const DIFF: &[u8] = include_bytes!("../corpus/osm/small.osc");
 
 fn boxes() -> Boxes {
-    let image = |id: &str, kind, number, west: f64| ImageBox::new(id, kind, number, [west, 60.0, west + 0.0004, 60.0004]);
+    let image =
+        |id: &str, kind, number, west: f64| ImageBox::new(id, kind, number, [west, 60.0, west + 0.0004, 60.0004]);
     let images = [
         image("a10_FI_19", SubjectKind::Area, 10, 25.0),
         image("n5_FI_19", SubjectKind::Node, 5, 25.0003),

@@ -89,7 +89,8 @@ impl Tables {
             }
             let live = tables.live(artifact, snapshot, &change.country)?;
             let horizon = tables.horizon(artifact, snapshot, &change.country)?;
-            let live_part = |shard: u32| live.parts.iter().find(|part| part.shard == shard).map(|part| part.path.as_str());
+            let live_part =
+                |shard: u32| live.parts.iter().find(|part| part.shard == shard).map(|part| part.path.as_str());
             let holds = |replacement: &Replacement| {
                 let part = &replacement.part;
                 let verdict = verdict(live_part(part.shard), replacement.base.as_deref(), &part.path);

@@ -45,18 +45,8 @@ fn tags(osm: &OsmSpec, center: Option<&str>, surrounding: Option<&str>) -> Image
     tags
 }
 
-const COLUMNS: [&str; 10] = [
-    "image_id",
-    "status",
-    "osm_kind",
-    "osm_id",
-    "west",
-    "south",
-    "east",
-    "north",
-    "center_tags",
-    "surrounding_tags",
-];
+const COLUMNS: [&str; 10] =
+    ["image_id", "status", "osm_kind", "osm_id", "west", "south", "east", "north", "center_tags", "surrounding_tags"];
 
 /// Reads the geo-tags of a build, and what was refreshed before. An image that was left out has no box in the table any
 /// more: that is in the state.
@@ -123,7 +113,8 @@ impl Known {
         let (ids, status, kinds) = (text("image_id")?, text("status")?, text("osm_kind")?);
         let (center, surrounding) = (text("center_tags")?, text("surrounding_tags")?);
         let numbers = columns.int64("osm_id")?;
-        let sides = [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
+        let sides =
+            [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
         for row in 0..ids.len() {
             if status.value(row) != "ok" || numbers.is_null(row) || sides.iter().any(|side| side.is_null(row)) {
                 continue;

@@ -31,7 +31,11 @@ pub(super) struct AppliedAll {
 async fn get(source: &SourceStore, path: &str, most: u64) -> Result<Option<bytes::Bytes>, WorkerError> {
     let Some(meta) = source.head(path).await? else { return Ok(None) };
     if meta.size > most {
-        return Err(WorkerError::Broken(format!("{}{path} has {} bytes, over the limit of {most}", source.url(), meta.size)));
+        return Err(WorkerError::Broken(format!(
+            "{}{path} has {} bytes, over the limit of {most}",
+            source.url(),
+            meta.size
+        )));
     }
     source.get_range(path, 0..meta.size, meta.e_tag.as_deref()).await.map(Some)
 }

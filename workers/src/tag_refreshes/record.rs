@@ -102,12 +102,8 @@ impl Base {
         let mut parts: BTreeMap<u32, String> =
             self.pinned.parts.iter().map(|part| (part.shard, part.path.clone())).collect();
         parts.extend(replacements.iter().map(|replacement| (replacement.part.shard, replacement.part.path.clone())));
-        let record = Record {
-            state: digest::of_bytes(&bytes),
-            parts,
-            timestamp: state.timestamp,
-            moment: state.moment(),
-        };
+        let record =
+            Record { state: digest::of_bytes(&bytes), parts, timestamp: state.timestamp, moment: state.moment() };
         let mark = Mark { name: mark_name(&self.country), before: self.mark, after: record.mark() };
         if mark.before == Some(mark.after) {
             return Ok(false);

@@ -108,9 +108,8 @@ impl State {
             return Vec::new();
         }
         let Some(shape) = self.shape_of(object) else { return Vec::new() };
-        let Some(bounds) = shape.bounds() else { return Vec::new() };
         let all = self.boxes.all();
         let meets = |number: &u32| all.get(*number as usize).is_some_and(|image| shape.meets(image.rect));
-        self.boxes.near(bounds).into_iter().filter(meets).collect()
+        self.boxes.near_shape(&shape).into_iter().filter(meets).collect()
     }
 }

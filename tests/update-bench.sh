@@ -35,20 +35,21 @@ TOML
 spec finland FI; spec germany DE; spec spain ES
 for country in finland germany spain; do
     began=$(date +%s.%N)
-    "$bin/urbancross" -q run "$work/$country.toml"
+    "$bin/urbancross" -q run "$work/$country.toml" > "$work/said"
     "$bin/urbancross" -q tags refresh "$work/$country.toml" --osm "$work/world/extract.osm.pbf" --json > "$work/$country.first"
-    "$bin/urbancross" -q run "$work/$country.toml"
+    "$bin/urbancross" -q run "$work/$country.toml" > "$work/said"
     echo "$country: built in $(python3 -c "import sys; print(f'{float(sys.argv[2]) - float(sys.argv[1]):.0f} s')" "$began" "$(date +%s.%N)")"
 done
 "$bin/urbancross-sandbox" "$work/world" --edit-map 0.01 --seed 12 > "$work/edited"
 head -1 "$work/edited"
-sleep 2
-since=$(date -u +%Y-%m-%dT%H:%M:%S)
-sleep 2
+# `diff` knows moments to the minute
+sleep $((61 - 10#$(date +%S)))
+since=$(date -u +%Y-%m-%dT%H:%M)
+sleep 1
 for country in finland germany spain; do
     began=$(date +%s.%N)
     "$bin/urbancross" -q tags refresh "$work/$country.toml" --diffs "$work/world/replication" --json > "$work/$country.refresh"
-    "$bin/urbancross" -q run "$work/$country.toml"
+    "$bin/urbancross" -q run "$work/$country.toml" > "$work/said"
     echo "$country: refreshed and run in $(python3 -c "import sys; print(f'{float(sys.argv[2]) - float(sys.argv[1]):.1f} s')" "$began" "$(date +%s.%N)")"
     "$bin/urbancross" diff "$work/$country.toml" --since "$since" --examples 0 --json > "$work/$country.diff"
 done

@@ -343,7 +343,7 @@ fn trial(seed: u64, tally: &mut Tally) {
     }
     let boxes = world.boxes(24);
     world.corners = boxes.iter().map(|image| image.rect.low).collect();
-    let mut state = read(&world.planet, &boxes, seed % 2 == 0);
+    let mut state = read(&world.planet, &boxes, seed.is_multiple_of(2));
     for step in 0..8 {
         let before: Vec<_> = (0..boxes.len() as u32).map(|number| state.answer(number, &ignored)).collect();
         let mut changes = Vec::new();

@@ -3,6 +3,7 @@
 # make real DATA=DIR a captioned folder: build, train from scratch, test recall
 # make ablation      the sandbox's pairs: adaptation with each part left out, over ten seeds
 # make goldens DIR=… golden tests over any folder of reference outputs
+# make update-bench  what an edit of 1 % of the map costs (needs Python)
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make slurm-test    builds on a real Slurm of three nodes on this machine (apt: slurmctld slurmd slurm-client munge)
@@ -20,7 +21,7 @@ SEED      ?= 1
 
 PREFIX    ?= $(HOME)/.local
 
-.PHONY: install demo ablation test real goldens bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test atlas-test
+.PHONY: install demo ablation test real goldens bench update-bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test atlas-test
 
 binary:
 	cargo build --locked --workspace --bins
@@ -57,6 +58,9 @@ goldens:
 
 bench:
 	tests/bench.sh
+
+update-bench:
+	tests/update-bench.sh
 
 gpu-bundle:
 	@test -n "$(DIR)" || { echo "usage: make gpu-bundle DIR=…"; exit 2; }

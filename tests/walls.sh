@@ -16,6 +16,7 @@ wall pickle    candle-core arrow object_store tokio serde flate2
 wall pixels    candle-core arrow object_store tokio
 wall wording   candle-core arrow object_store tokio
 wall sources   candle-core arrow object_store tokio
+wall osm       candle-core arrow object_store tokio sources manifests
 wall models    arrow object_store tokio training stages
 wall training  arrow object_store tokio cudarc stages
 wall stages    object_store tokio cudarc parquet delta_kernel

@@ -14,6 +14,8 @@ pub enum Artifact {
     Listing,
     /// The split of every image, computed over all boxes of a country.
     Assignment,
+    /// Tags as OpenStreetMap has them now, of the images for which somebody has asked.
+    TagRefreshes,
     /// Tags of the object that an image was taken for and of those around it, with box, time and ground resolution.
     Geotags,
     /// Which split each image is in, or why in none.
@@ -123,8 +125,9 @@ pub fn identity_fields() -> Vec<Field> {
 }
 
 impl Artifact {
-    /// The tables, in the order in which stages write them; people write the reviews.
-    pub const TABLES: [Artifact; 16] = [
+    /// The tables, in the order in which stages write them; people write the reviews, and `tags refresh` what it found.
+    pub const TABLES: [Artifact; 17] = [
+        Artifact::TagRefreshes,
         Artifact::Geotags,
         Artifact::Splits,
         Artifact::Images,
@@ -148,6 +151,7 @@ impl Artifact {
         match self {
             Artifact::Listing => "listing",
             Artifact::Assignment => "assignment",
+            Artifact::TagRefreshes => "tag_refreshes",
             Artifact::Geotags => "geotags",
             Artifact::Splits => "splits",
             Artifact::Images => "images",
@@ -175,7 +179,7 @@ impl Artifact {
     /// Whether it holds rows of some images only: a stage that reads it makes the others' rows without. As long as a shard
     /// has none, nothing tells that the stage reads it.
     pub fn is_sparse(self) -> bool {
-        self == Artifact::CaptionReviews
+        matches!(self, Artifact::CaptionReviews | Artifact::TagRefreshes)
     }
 
     /// Version of the schema, written into every part file. A reader refuses files of a newer
@@ -220,6 +224,18 @@ impl Artifact {
                 required("split", Text),
                 optional("split_reason", Text),
                 required("split_digest", Text),
+            ],
+            Artifact::TagRefreshes => vec![
+                // canonical JSON: an object of tags, and an array of such objects, the nearest to the middle first
+                optional("center_tags", Text),
+                optional("surrounding_tags", Text),
+                // why there are none: the object that the image was taken for is gone
+                optional("gone", Text),
+                // what changed them last: "extract" or "diff", with its number and moment as far as they are known
+                optional("origin", Text),
+                optional("sequence", Int64),
+                optional("moment", Text),
+                optional("refresh_digest", Text),
             ],
             Artifact::Geotags => vec![
                 optional("filepath", Text),

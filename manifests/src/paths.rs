@@ -118,6 +118,21 @@ pub fn weights_lock(key: &str) -> String {
     format!("weights/{key}.json")
 }
 
+/// Folder of what `tags refresh` knows of the planet around a country's images.
+pub fn tag_states(country: &str) -> String {
+    format!("osm/{country}")
+}
+
+/// Record of one such state, by the number that the commit of its tags names.
+pub fn tag_record(country: &str, mark: i64) -> String {
+    format!("{}/{mark:016x}.json", tag_states(country))
+}
+
+/// The state itself, by the digest of its bytes.
+pub fn tag_state(country: &str, digest: &str) -> String {
+    format!("{}/{digest}.state", tag_states(country))
+}
+
 /// Figures of one evaluation, named by the digest of what it compared.
 pub fn evaluation(country: &str, key: &str) -> String {
     format!("evaluations/{country}/{key}.json")

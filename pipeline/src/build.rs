@@ -144,8 +144,8 @@ impl Build {
 
     async fn pin_all(&mut self) -> Result<(), WorkerError> {
         let outputs: Vec<Artifact> = stages::map_stages(&self.spec).iter().map(|stage| stage.output).collect();
-        // people write the reviews at any time, and a stage reads them: after its output
-        for artifact in outputs.into_iter().rev().chain([Artifact::CaptionReviews]) {
+        // others write these at any time, and stages read them: after their outputs
+        for artifact in outputs.into_iter().rev().chain([Artifact::CaptionReviews, Artifact::TagRefreshes]) {
             let pinned = self.tables.pin(artifact, &self.spec.country, None).await?;
             self.pins.insert(artifact, pinned);
         }

@@ -16,6 +16,7 @@ mod search_commands;
 mod serve_commands;
 mod simulate_commands;
 mod submit_commands;
+mod tags_commands;
 mod train_commands;
 mod upkeep_commands;
 
@@ -148,6 +149,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             report_commands::evaluate(&specs, &set.set, (report, &search), json).await
         }
         Command::Review { args } => review_commands::review(*args).await,
+        Command::Tags { what } => tags_commands::tags(what).await,
         Command::Search { args } => search_commands::search(*args).await,
         Command::Serve { args } => serve_commands::serve(*args).await,
         Command::Export { spec, args } => export_commands::export(spec.read()?, &args).await,

@@ -64,7 +64,9 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
             Step::Map(stage) => {
                 lines.push(format!("{name}, stage version {}, writes table {}", stage.version, stage.output.name()));
                 for input in stage.inputs {
-                    let why = if input.artifact.is_sparse() {
+                    let why = if input.artifact == Artifact::TagRefreshes {
+                        "only of images whose tags were refreshed".to_owned()
+                    } else if input.artifact.is_sparse() {
                         "only of images that somebody has reviewed".to_owned()
                     } else if input.digests.is_empty() {
                         "must exist".to_owned()

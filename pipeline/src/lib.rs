@@ -38,6 +38,7 @@ mod settled;
 mod settled_stages;
 pub mod status;
 pub mod sweep;
+pub mod tags;
 mod terminal;
 pub mod trainings;
 pub mod worker;

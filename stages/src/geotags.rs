@@ -1,6 +1,7 @@
 //! Stage `geotags`: what is known about an image besides its pixels. Reads the meta record, checks
 //! that the image lies in the country and is fine enough, and keeps tags in canonical form.
 
+use arrow::array::StringArray;
 use manifests::spec::SourceKind;
 use manifests::{Artifact, BuildSpec, digest};
 use rayon::prelude::*;
@@ -12,6 +13,7 @@ use crate::stage::{
     Input, InputRows, MapOutput, ModelUse, Outcome, SourceBytes, Stage, StageContext, StageError, Transform,
 };
 use crate::table::{self, Columns, TableError, option_text};
+use crate::tag_refreshes::{self, Refresh};
 
 const NAME: &str = "geotags";
 
@@ -20,11 +22,14 @@ pub fn stage() -> Stage {
     Stage {
         name: NAME,
         version: 1,
-        inputs: &[Input {
-            artifact: Artifact::Listing,
-            digests: &["text_digest", "meta_digest"],
-            columns: &["filepath", "title", "title_multi_objects", "given_captions", "given_split"],
-        }],
+        inputs: &[
+            Input {
+                artifact: Artifact::Listing,
+                digests: &["text_digest", "meta_digest"],
+                columns: &["filepath", "title", "title_multi_objects", "given_captions", "given_split"],
+            },
+            tag_refreshes::INPUT,
+        ],
         output: Artifact::Geotags,
         source: Some(SourceBytes::Meta),
         model: ModelUse::None,
@@ -57,6 +62,27 @@ struct Known {
     name: Option<ImageName>,
     meta: Option<Meta>,
     gsd_meters: Option<f64>,
+    /// The tags are others than those that the titles were made of.
+    is_refreshed: bool,
+}
+
+impl Known {
+    /// With the tags that OpenStreetMap has now, instead of those of the meta record.
+    fn refreshed(mut self, refresh: Option<&Refresh>) -> Result<Known, Outcome> {
+        let Some(refresh) = refresh else { return Ok(self) };
+        let tags = match refresh {
+            Refresh::Tags(tags) => tags,
+            Refresh::Gone(why) => return Err(Outcome::Excluded(why.clone())),
+            Refresh::Broken(why) => return Err(Outcome::Failed(why.clone())),
+        };
+        if let Some(meta) = &mut self.meta {
+            let refreshed =
+                Meta { center_tags: tags.center.clone(), surrounding_tags: tags.surrounding.clone(), ..meta.clone() };
+            self.is_refreshed = refreshed.canonical_tags() != meta.canonical_tags();
+            *meta = refreshed;
+        }
+        Ok(self)
+    }
 }
 
 impl ReadGeotags {
@@ -69,7 +95,7 @@ impl ReadGeotags {
         let name = ImageName::parse(filepath).map_err(|e| failed(e.to_string()))?;
         let gsd_meters = name.source().map(|s| s.gsd_meters);
         if !self.spec.source.meta {
-            return Ok(Known { name: Some(name), meta: None, gsd_meters });
+            return Ok(Known { name: Some(name), gsd_meters, ..Known::default() });
         }
         let bytes = match source {
             None => return Err(failed(format!("no meta record {}", name.meta_path()))),
@@ -85,7 +111,7 @@ impl ReadGeotags {
                 Err(reason) => return Err(Outcome::Excluded(reason.to_string())),
             }
         }
-        Ok(Known { name: Some(name), meta: Some(meta), gsd_meters })
+        Ok(Known { name: Some(name), meta: Some(meta), gsd_meters, is_refreshed: false })
     }
 }
 
@@ -99,9 +125,11 @@ impl ReadGeotags {
     fn map_table(&self, rows: &InputRows) -> Result<MapOutput, TableError> {
         let listing = Columns::new(Artifact::Listing, &rows.tables[&Artifact::Listing]);
         let filepath = listing.text("filepath")?;
+        let refreshes = tag_refreshes::read(rows)?;
+        let refresh = |row: usize| refreshes.get(row).and_then(Option::as_ref);
         let known: Vec<Result<Known, Outcome>> = (0..rows.len())
             .into_par_iter()
-            .map(|row| self.read(filepath.value(row), rows.source[row].as_ref()))
+            .map(|row| self.read(filepath.value(row), rows.source[row].as_ref())?.refreshed(refresh(row)))
             .collect();
         let outcomes = known.iter().map(|k| k.as_ref().err().cloned().unwrap_or(Outcome::Good)).collect();
         let (title, multi) = (listing.text("title")?, listing.text("title_multi_objects")?);
@@ -113,10 +141,15 @@ impl ReadGeotags {
             let array = listing.text(column)?;
             Ok(table::texts(good().map(|(row, k)| k.and_then(|_| option_text(array, row)))))
         };
+        // a title tells the tags that it was made of; where they are others by now it would be wrong
+        let of_tags = |array: &'_ StringArray, row: usize, k: &Known| {
+            option_text(array, row).filter(|_| !k.is_refreshed).map(str::to_owned)
+        };
+        let titled = |array: &StringArray| table::texts(good().map(|(row, k)| k.and_then(|k| of_tags(array, row, k))));
         let meta_text = |of: fn(&Meta) -> String| table::texts(good().map(move |(_, k)| k?.meta.as_ref().map(of)));
         let tags_digest = |row: usize, k: &Known| {
             let tags = k.meta.as_ref().map(Meta::canonical_tags);
-            digest::of_value(&(tags, option_text(title, row), option_text(multi, row), &captions[row]))
+            digest::of_value(&(tags, of_tags(title, row, k), of_tags(multi, row, k), &captions[row]))
         };
         let columns = vec![
             listed("filepath")?,
@@ -124,8 +157,8 @@ impl ReadGeotags {
             name(|n| kind_letter(n.osm_kind).to_owned()),
             table::int64s(good().map(|(_, k)| k?.name.as_ref().map(|n| n.osm_id as i64))),
             table::int32s(good().map(|(_, k)| k?.name.as_ref().map(|n| i32::from(n.calendar_year())))),
-            listed("title")?,
-            listed("title_multi_objects")?,
+            titled(title),
+            titled(multi),
             table::text_lists(&good().map(|(row, k)| k.map(|_| captions[row].clone())).collect::<Vec<_>>())?,
             listed("given_split")?,
             edge(0),

@@ -40,6 +40,7 @@ mod stage_error;
 mod structured_captions;
 mod structured_embeddings;
 pub mod table;
+pub mod tag_refreshes;
 pub mod text_embeddings;
 pub mod text_retrieval;
 #[cfg(test)]
@@ -157,7 +158,7 @@ mod tests {
         let scored = "[caption]\nstructured = true\nscore.clip = \"a/b\"\n";
         let by_text = "[caption]\nstructured = true\n[text_retrieval]\nencoder = \"a/b\"\n";
         for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored, by_text] {
-            let mut written = vec![Artifact::Listing, Artifact::CaptionReviews];
+            let mut written = vec![Artifact::Listing, Artifact::CaptionReviews, Artifact::TagRefreshes];
             for stage in map_stages(&spec(extra)) {
                 for table in stage.tables() {
                     assert!(written.contains(&table), "{} reads {table:?} too early", stage.name);

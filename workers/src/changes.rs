@@ -61,7 +61,7 @@ struct Row {
 /// The column of a table that people read.
 fn shown_column(artifact: Artifact) -> Option<&'static str> {
     match artifact {
-        Artifact::Geotags => Some("center_tags"),
+        Artifact::Geotags | Artifact::TagRefreshes => Some("center_tags"),
         Artifact::Splits => Some("split"),
         Artifact::Captions | Artifact::CaptionReviews => Some("captions"),
         _ => None,

@@ -177,6 +177,12 @@ async fn load_inputs(
 async fn load_input(work: &WorkStore, input: Input, plan: &Plan, shard: u32) -> Result<InputShard, WorkerError> {
     let artifact = input.artifact;
     if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) {
+        if artifact == Artifact::TagRefreshes {
+            return Err(WorkerError::Broken(format!(
+                "shard {shard} of {} lost its file: read an extract with `urbancross tags refresh --osm`, which writes it again",
+                artifact.name()
+            )));
+        }
         if artifact.is_sparse() {
             return Err(WorkerError::Broken(format!(
                 "shard {shard} of {} lost its file, and what people decided cannot be made again: bring the file back from \

@@ -35,6 +35,7 @@ pub mod search;
 pub mod slices;
 pub mod stores;
 pub mod tables;
+pub mod tag_refreshes;
 pub mod train;
 pub mod upkeep;
 pub mod weights;

@@ -82,6 +82,12 @@ fn damaged(path: &str, why: &str) -> WorkerError {
     if paths::is_kept_vectors(path) {
         return WorkerError::Broken(format!("{path} is damaged: {why}; delete it, and the next search makes it again"));
     }
+    if path.contains(&paths::table(Artifact::TagRefreshes)) {
+        return WorkerError::Broken(format!(
+            "{path} is damaged: {why}; `urbancross verify --repair` removes it, and `urbancross tags refresh --osm` finds \
+             its tags again"
+        ));
+    }
     if path.contains(&paths::table(Artifact::CaptionReviews)) {
         return WorkerError::Broken(format!(
             "{path} is damaged: {why}; what people decided cannot be made again: bring the file back from a copy, or let \

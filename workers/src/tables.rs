@@ -17,7 +17,7 @@ use manifests::{Artifact, PartFile, paths};
 use stages::stage::is_disk_full;
 use url::Url;
 
-pub use commit::{Change, Committed};
+pub use commit::{Change, Committed, Mark};
 
 use crate::cause::{is_passing, whole_chain};
 use crate::error::WorkerError;

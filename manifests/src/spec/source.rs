@@ -43,11 +43,60 @@ pub struct SourceSpec {
     /// Pixel limit of one image, checked before it is decoded.
     #[serde(default = "default_max_image_pixels")]
     pub max_image_pixels: u64,
+    /// How `tags refresh` reads OpenStreetMap.
+    #[serde(default)]
+    pub osm: OsmSpec,
+}
+
+/// What counts when tags are refreshed from OpenStreetMap.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OsmSpec {
+    /// Keys that say nothing of what is to be seen; `source:*` stands for all that begin with `source:`.
+    #[serde(default = "default_ignored_keys")]
+    pub ignored_keys: Vec<String>,
+    /// A refresh that would change more than this share of the rows stops and asks.
+    #[serde(default = "default_accept_share")]
+    pub accept_share: f64,
+    /// Metres around each image of which everything is kept for diffs. More makes it rarer that an extract is needed
+    /// again, and the state larger.
+    #[serde(default = "default_margin_meters")]
+    pub margin_meters: f64,
+}
+
+impl Default for OsmSpec {
+    fn default() -> Self {
+        Self {
+            ignored_keys: default_ignored_keys(),
+            accept_share: default_accept_share(),
+            margin_meters: default_margin_meters(),
+        }
+    }
+}
+
+impl OsmSpec {
+    /// Whether a key says nothing of what is to be seen.
+    pub fn ignores(&self, key: &str) -> bool {
+        self.ignored_keys.iter().any(|ignored| match ignored.strip_suffix('*') {
+            Some(beginning) => key.starts_with(beginning),
+            None => key == ignored,
+        })
+    }
+
+    fn check(&self, problems: &mut Problems) {
+        let mut of = problems.section("source.osm");
+        of.share("accept_share", self.accept_share);
+        of.within("margin_meters", self.margin_meters, 0.0..=2000.0, "100.0 keeps a street's width around each image");
+        if self.ignored_keys.iter().any(|key| key.trim_end_matches('*').is_empty()) {
+            of.refuse("ignored_keys", &self.ignored_keys, "an empty key, or * alone, would ignore everything");
+        }
+    }
 }
 
 impl SourceSpec {
     pub(super) fn check(&self, problems: &mut Problems) {
         self.options.check("source.options", problems);
+        self.osm.check(problems);
         let mut of = problems.section("source");
         of.within("max_gsd_meters", self.max_gsd_meters, positive(1e6), "it is the side of a pixel on the ground");
         of.count("max_image_pixels", self.max_image_pixels, 1 << 32);
@@ -105,6 +154,30 @@ fn default_image_folder() -> String {
 }
 fn default_max_image_pixels() -> u64 {
     64 << 20
+}
+fn default_ignored_keys() -> Vec<String> {
+    const KEYS: [&str; 13] = [
+        "attribution",
+        "check_date",
+        "check_date:*",
+        "created_by",
+        "fixme",
+        "FIXME",
+        "import",
+        "note",
+        "note:*",
+        "source",
+        "source:*",
+        "survey:date",
+        "source_ref",
+    ];
+    KEYS.map(str::to_owned).to_vec()
+}
+fn default_accept_share() -> f64 {
+    0.1
+}
+fn default_margin_meters() -> f64 {
+    100.0
 }
 fn yes() -> bool {
     true

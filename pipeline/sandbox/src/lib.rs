@@ -7,7 +7,7 @@
 //! OUT/meta2.zip   meta3.zip     meta2/a100000000_DE_19.pickle
 //! OUT/dataframe/SkyScript_sandbox.csv            filepath,title,title_multi_objects,similarity…
 //! OUT/dataframe/SkyScript_sandbox_polished.csv   title,filepath,title_raw
-//! OUT/extract.osm               the same objects as OpenStreetMap XML, ids as in the image names
+//! OUT/extract.osm extract.osm.pbf   the same objects as OpenStreetMap has them, ids as in the image names
 //! ```
 //!
 //! A tile is drawn from a vector scene, and the scene's objects are its tags: the picture
@@ -21,6 +21,7 @@ mod canvas;
 mod composer;
 mod country;
 mod dice;
+mod edits;
 mod error;
 mod extract;
 mod geometry;
@@ -41,6 +42,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+pub use edits::{MapEdits, edit_map};
 pub use error::SandboxError;
 pub use refresh::edit_tags;
 
@@ -121,7 +123,9 @@ pub fn generate(
 /// [`SandboxError::Exists`] where [`generate`] would replace a file: the names are those of SkyScript's own archives.
 pub fn check_absent(out: &Path) -> Result<(), SandboxError> {
     let archives = ["images", "meta"].iter().flat_map(|kind| PARTS.map(|part| format!("{kind}{part}.zip")));
-    let mut files = archives.chain(["dataframe".into(), "extract.osm".into()]).map(|name| out.join(name));
+    let mut files = archives
+        .chain(["dataframe".into(), "extract.osm".into(), "extract.osm.pbf".into(), "replication".into()])
+        .map(|name| out.join(name));
     files.find(|path| path.exists()).map_or(Ok(()), |path| Err(SandboxError::Exists { path }))
 }
 
@@ -176,7 +180,7 @@ impl World {
                 archive("meta", PARTS[1], PARTS[1] == ZIP64_META)?,
             ],
             tables: [Table::create(out, LAYOUTS[0])?, Table::create(out, LAYOUTS[1])?],
-            extract: Extract::create(&out.join("extract.osm"))?,
+            extract: Extract::create(&out.join("extract.osm"), 0)?,
             summary: Summary { images: 0, rows_by_source: BTreeMap::new(), osm_objects: 0, files: Vec::new() },
         })
     }
@@ -211,7 +215,7 @@ impl World {
         for table in self.tables {
             staged.push(table.complete()?);
         }
-        staged.push(self.extract.complete()?);
+        staged.extend(self.extract.complete()?);
         for file in staged {
             let path = file.path();
             summary.files.push(path.strip_prefix(out).unwrap_or(path).to_owned());

@@ -29,7 +29,15 @@ struct Cli {
         help = "Edit the tags of this share of an existing world instead"
     )]
     edit_tags: Option<f64>,
-    #[arg(long, help = "Replace an existing world", conflicts_with = "edit_tags")]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_parser = share,
+        conflicts_with = "edit_tags",
+        help = "Edit the map around this share of an existing world's images instead: one more diff in its replication"
+    )]
+    edit_map: Option<f64>,
+    #[arg(long, help = "Replace an existing world", conflicts_with_all = ["edit_tags", "edit_map"])]
     force: bool,
 }
 
@@ -40,9 +48,10 @@ fn share(text: &str) -> Result<f64, &'static str> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let lines = match cli.edit_tags {
-        Some(share) => edit(&cli.out, share, cli.seed),
-        None => generate(&cli),
+    let lines = match (cli.edit_tags, cli.edit_map) {
+        (Some(share), _) => edit(&cli.out, share, cli.seed),
+        (None, Some(share)) => edit_map(&cli.out, share, cli.seed),
+        (None, None) => generate(&cli),
     };
     match lines {
         Ok(lines) => said(&lines),
@@ -56,6 +65,14 @@ fn main() -> ExitCode {
 fn edit(world: &Path, share: f64, seed: u64) -> Result<Vec<String>, SandboxError> {
     let mut lines = sandbox::edit_tags(world, share, seed)?;
     lines.insert(0, format!("edited the tags of {}", images(lines.len())));
+    Ok(lines)
+}
+
+fn edit_map(world: &Path, share: f64, seed: u64) -> Result<Vec<String>, SandboxError> {
+    let edits = sandbox::edit_map(world, share, seed)?;
+    let mut lines = edits.images;
+    let extract = edits.extract.display();
+    lines.insert(0, format!("diff {}: edited the map of {}; {extract}", edits.sequence, images(lines.len())));
     Ok(lines)
 }
 

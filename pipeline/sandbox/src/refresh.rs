@@ -30,7 +30,7 @@ const CORRECTIONS: [(&str, &str, &str); 8] = [
 ];
 
 /// What mappers add: every key shows in a title, every key has two values to choose from.
-const ADDITIONS: [(&str, [&str; 2]); 4] = [
+pub(crate) const ADDITIONS: [(&str, [&str; 2]); 4] = [
     ("lit", ["yes", "no"]),
     ("access", ["private", "permissive"]),
     ("material", ["concrete", "metal"]),
@@ -38,7 +38,7 @@ const ADDITIONS: [(&str, [&str; 2]); 4] = [
 ];
 
 /// Objects that appear beside the focus.
-const NEW_OBJECTS: [&[(&str, &str)]; 5] = [
+pub(crate) const NEW_OBJECTS: [&[(&str, &str)]; 5] = [
     &[("barrier", "fence"), ("material", "wood")],
     &[("highway", "footway"), ("surface", "gravel")],
     &[("building", "shed")],
@@ -77,7 +77,7 @@ pub fn edit_tags(out: &Path, share: f64, seed: u64) -> Result<Vec<String>, Sandb
 }
 
 /// `a198234555_DE_19` of `images2/a198234555_DE_19.jpg`.
-fn stem(path: &str) -> &str {
+pub(crate) fn stem(path: &str) -> &str {
     let name = path.rsplit('/').next().unwrap_or(path);
     name.split('.').next().unwrap_or(name)
 }
@@ -99,7 +99,7 @@ fn names(path: &Path, archive: &ZipArchive<BufReader<File>>) -> Result<Vec<Strin
 }
 
 /// The images to change, sorted by id.
-fn choose(out: &Path, share: f64, seed: u64) -> Result<Vec<String>, SandboxError> {
+pub(crate) fn choose(out: &Path, share: f64, seed: u64) -> Result<Vec<String>, SandboxError> {
     let mut ids = Vec::new();
     for part in PARTS {
         let path = meta_path(out, part);
@@ -185,7 +185,7 @@ fn refresh(meta: &Meta, dice: &mut Dice) -> Meta {
     new
 }
 
-fn correct(tags: &mut Tags) {
+pub(crate) fn correct(tags: &mut Tags) {
     for (key, old, new) in CORRECTIONS {
         if let Some(value) = tags.get_mut(key)
             && value == old

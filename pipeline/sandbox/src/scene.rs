@@ -166,9 +166,8 @@ impl Object {
 /// All of a tile: the focus object comes first among the tagged ones.
 #[derive(Debug, Clone)]
 pub struct Scene {
-    /// Width and height in scene units; the short side is the country's `view_units`.
+    /// Width in scene units; the short side is the country's `view_units`.
     pub width: f32,
-    pub height: f32,
     /// Objects; those without tags (cars, lone trees) are drawn but not mapped.
     pub objects: Vec<Object>,
     /// Index of the focus object in `objects`.

@@ -4,8 +4,8 @@ use crate::composer::Composer;
 use crate::country::{CELL_DEGREES, Country, UNITED_STATES, all};
 use crate::dice::Dice;
 use crate::error::SandboxError;
-use crate::extract::{Element, Geometry, Position};
-use crate::geometry::{Point, at, bounds};
+use crate::extract::{Element, Frame, Geometry, Position, rounded};
+use crate::geometry::Point;
 use crate::meta::Meta;
 use crate::noise::hash;
 use crate::pickle::PROTOCOLS;
@@ -190,68 +190,56 @@ impl Geography {
     }
 }
 
-/// The tagged objects that the tile shows: the focus first, then by distance from the middle.
+/// The tagged objects that the tile shows: the focus first, then by distance from the middle. What shows is judged by the
+/// places that are written down, so that whoever reads the extract comes to the same end.
 fn elements(number: u64, scene: &Scene, geography: &Geography) -> Vec<Element> {
-    let middle = at(scene.width / 2.0, scene.height / 2.0);
-    let mut shown: Vec<(f32, &Object)> = scene
+    let frame = Frame::of(geography.bounds);
+    let mut shown: Vec<(f64, bool, &Object, Vec<Position>)> = scene
         .objects
         .iter()
         .enumerate()
         .filter(|(_, object)| !object.tags.is_empty())
         .filter_map(|(index, object)| {
-            let distance = if index == scene.focus { -1.0 } else { distance(&object.shape, middle) };
-            shows(&object.shape, scene).then_some((distance, object))
+            let (points, is_way) = match &object.shape {
+                Shape::Node(point) => (vec![*point], false),
+                Shape::Way { line, .. } => (thin(line).collect(), true),
+                Shape::Area(outline) => (thin(outline).collect::<Vec<_>>(), true),
+            };
+            let mut places: Vec<Position> = points.into_iter().map(|point| rounded(geography.place(point))).collect();
+            let is_area = matches!(object.shape, Shape::Area(_));
+            if is_area {
+                places.extend(places.first().copied());
+            }
+            let is_focus = index == scene.focus;
+            let distance = if is_focus { -1.0 } else { frame.distance(&places) };
+            (is_focus || frame.meets(&places, is_area)).then_some((distance, is_way, object, places))
         })
         .collect();
-    shown.sort_by(|a, b| a.0.total_cmp(&b.0));
+    shown.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let mut next_node = 5_000_000_000 + number * 4096;
     shown
-        .iter()
+        .into_iter()
         .zip(100_000_000 + number * 256..)
-        .map(|((_, object), id)| {
-            let mut way = |line: &[Point], closed: bool| {
-                let mut nodes: Vec<(u64, Position)> = thin(line)
-                    .map(|point| {
-                        next_node += 1;
-                        (next_node, geography.place(point))
-                    })
-                    .collect();
-                if closed {
+        .map(|((_, _, object, places), id)| {
+            let mut numbered = |places: &[Position]| -> Vec<(u64, Position)> {
+                let number = |place: &Position| {
+                    next_node += 1;
+                    (next_node, *place)
+                };
+                places.iter().map(number).collect()
+            };
+            let geometry = match (&object.shape, places.split_last()) {
+                (Shape::Node(_), _) | (_, None) => Geometry::Node(places.first().copied().unwrap_or_default()),
+                (Shape::Way { .. }, Some(_)) => Geometry::Way(numbered(&places)),
+                (Shape::Area(_), Some((_, open))) => {
+                    let mut nodes = numbered(open);
                     nodes.extend(nodes.first().copied());
+                    Geometry::Way(nodes)
                 }
-                Geometry::Way(nodes)
             };
-            let geometry = match &object.shape {
-                Shape::Node(point) => Geometry::Node(geography.place(*point)),
-                Shape::Way { line, .. } => way(line, false),
-                Shape::Area(outline) => way(outline, true),
-            };
-            Element { id, tags: Tags::clone(&object.tags), geometry }
+            Element { id, version: 1, tags: Tags::clone(&object.tags), geometry }
         })
         .collect()
-}
-
-fn distance(shape: &Shape, middle: Point) -> f32 {
-    let nearest = |points: &[Point]| {
-        let (low, high) = bounds(points).unwrap_or((middle, middle));
-        ((low + high) * 0.5 - middle).length()
-    };
-    match shape {
-        Shape::Node(point) => (*point - middle).length(),
-        Shape::Way { line, .. } => nearest(line),
-        Shape::Area(outline) => nearest(outline),
-    }
-}
-
-/// Whether an object's bounds reach into the tile.
-fn shows(shape: &Shape, scene: &Scene) -> bool {
-    let points = match shape {
-        Shape::Node(point) => std::slice::from_ref(point),
-        Shape::Way { line, .. } => line,
-        Shape::Area(outline) => outline,
-    };
-    bounds(points)
-        .is_some_and(|(low, high)| low.x < scene.width && high.x > 0.0 && low.y < scene.height && high.y > 0.0)
 }
 
 /// At most about `MOST_POINTS` points of a line, the last one kept.

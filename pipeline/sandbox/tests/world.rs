@@ -452,3 +452,32 @@ fn wrong_settings_and_wrong_folders_are_refused_in_words() -> Outcome {
     assert!(error.to_string().contains("is not a sandbox file"), "{error}");
     Ok(())
 }
+
+#[test]
+fn edits_of_the_map_are_diffs_that_follow_each_other() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings { tiles_per_country: 20, side_px: 48, seed: 5 };
+    sandbox::generate(folder.path(), &settings, &mut |_, _| {})?;
+    let first = std::fs::read(folder.path().join("extract.osm"))?;
+    let edit = |share, seed| sandbox::edit_map(folder.path(), share, seed);
+    let (one, two) = (edit(0.2, 1)?, edit(0.2, 2)?);
+    assert_eq!((one.sequence, two.sequence), (101, 102));
+    assert_eq!(one.images.len(), 12);
+    assert!(one.objects >= 12 && one.images != two.images);
+    let state = std::fs::read_to_string(folder.path().join("replication/state.txt"))?;
+    assert_eq!(state, "sequenceNumber=102\ntimestamp=2026-01-03T00\\:00\\:00Z\n");
+    for name in ["replication/000/000/101.osc.gz", "replication/000/000/102.state.txt", "extract-102.osm.pbf"] {
+        assert!(folder.path().join(name).is_file(), "{name}");
+    }
+    assert_eq!(std::fs::read(folder.path().join("extract.osm"))?, first, "the first extract stays");
+    assert_ne!(std::fs::read(&one.extract)?, std::fs::read(&two.extract)?);
+    assert!(edit(1.5, 1).is_err());
+
+    // the same world and seed give the same diff
+    let other = tempfile::tempdir()?;
+    sandbox::generate(other.path(), &settings, &mut |_, _| {})?;
+    assert_eq!(sandbox::edit_map(other.path(), 0.2, 1)?.images, one.images);
+    let diff = "replication/000/000/101.osc.gz";
+    assert_eq!(std::fs::read(other.path().join(diff))?, std::fs::read(folder.path().join(diff))?);
+    Ok(())
+}

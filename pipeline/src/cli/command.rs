@@ -14,6 +14,7 @@ use super::review_commands::ReviewArgs;
 use super::search_commands::SearchArgs;
 use super::serve_commands::ServeArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
+use super::tags_commands::TagsCommand;
 use super::{schema, upkeep_commands};
 use crate::logs::{FORMAT, LogFormat, Manner};
 
@@ -252,6 +253,11 @@ pub(super) enum Command {
     Review {
         #[command(flatten)]
         args: Box<ReviewArgs>,
+    },
+    /// Refresh the tags of a build's images from OpenStreetMap
+    Tags {
+        #[command(subcommand)]
+        what: TagsCommand,
     },
     /// Show finished builds as web pages: search, a map, images one by one, and what models see
     Serve {

@@ -4,6 +4,9 @@
 
 mod files;
 mod mutate;
+mod osm_files;
+#[path = "../../../pipeline/sandbox/src/extract/pbf.rs"]
+mod pbf_writer;
 mod stored;
 #[path = "../../../stages/models/tests/support/torch_writer.rs"]
 mod torch_writer;
@@ -30,11 +33,15 @@ const SOURCES: &str = "stages/sources/tests/corpus";
 const MODELS: &str = "stages/models/tests/hostile";
 
 /// All readers of foreign bytes.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "pickle", read: files::pickle, corpora: &[(SOURCES, "meta-")], made: Vec::new },
     Target { name: "zip", read: files::zip, corpora: &[(SOURCES, "zip-")], made: Vec::new },
     Target { name: "csv", read: files::csv, corpora: &[(SOURCES, "csv-"), (SOURCES, "captions-")], made: Vec::new },
     Target { name: "json", read: files::json, corpora: &[(SOURCES, "jsonl-"), (SOURCES, "karpathy-")], made: Vec::new },
+    Target { name: "osm_pbf", read: osm_files::pbf, corpora: &[], made: osm_files::extracts },
+    Target { name: "osm_xml", read: osm_files::xml, corpora: &[("tests/fuzz/corpus/osm", ".osm")], made: Vec::new },
+    Target { name: "osc", read: osm_files::diff, corpora: &[("tests/fuzz/corpus/osm", ".osc")], made: Vec::new },
+    Target { name: "osm_state", read: osm_files::state, corpora: &[], made: osm_files::states },
     Target { name: "rle", read: files::rle, corpora: &[("tests/fuzz/corpus/rle", "")], made: Vec::new },
     Target {
         name: "gguf",

@@ -44,6 +44,17 @@ pub struct Change {
     pub replacements: Vec<Replacement>,
 }
 
+/// A number that goes into the log with a change, under a name: both count, or neither.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// What the number is of.
+    pub name: String,
+    /// What it was when the change was planned.
+    pub before: Option<i64>,
+    /// What it is from now on.
+    pub after: i64,
+}
+
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
@@ -62,6 +73,54 @@ impl Tables {
     pub async fn commit(&self, change: Change) -> Result<Committed, WorkerError> {
         let artifact = change.artifact;
         self.until_committed(artifact, move |tables, snapshot| tables.try_commit(snapshot, &change)).await
+    }
+
+    /// Commits a change whole, with a number beside it, or nothing: `false` where a base is no longer live, or the number is
+    /// another than it was. A repeated commit changes nothing.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn commit_marked(&self, change: Change, mark: Mark) -> Result<bool, WorkerError> {
+        let artifact = change.artifact;
+        self.until_committed(artifact, move |tables, snapshot| {
+            let now = tables.number(artifact, snapshot, &mark.name)?;
+            if now == Some(mark.after) {
+                return Ok(Some(true));
+            }
+            let live = tables.live(artifact, snapshot, &change.country)?;
+            let horizon = tables.horizon(artifact, snapshot, &change.country)?;
+            let live_part =
+                |shard: u32| live.parts.iter().find(|part| part.shard == shard).map(|part| part.path.as_str());
+            let holds = |replacement: &Replacement| {
+                let part = &replacement.part;
+                let verdict = verdict(live_part(part.shard), replacement.base.as_deref(), &part.path);
+                verdict == Verdict::Apply && !is_before(part, horizon)
+            };
+            if now != mark.before || !change.replacements.iter().all(holds) {
+                return Ok(Some(false));
+            }
+            let removed: HashSet<&str> = change.replacements.iter().filter_map(|r| r.base.as_deref()).collect();
+            let added: Vec<&PartFile> = change.replacements.iter().map(|r| &r.part).collect();
+            let number = Some((mark.name.clone(), mark.after));
+            let version = tables.write_version(snapshot, artifact, &change.country, &removed, &added, number);
+            Ok(version.map_err(|e| kernel_error(artifact, e))?.map(|_| true))
+        })
+        .await
+    }
+
+    /// The number under a name in the log of a table, now; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`WorkerError::Broken`] for a log that cannot be read; a store that does not answer.
+    pub async fn mark(&self, artifact: Artifact, name: &str) -> Result<Option<i64>, WorkerError> {
+        let Some(snapshot) = self.snapshot(artifact, None).await? else { return Ok(None) };
+        let (tables, name) = (self.clone(), name.to_owned());
+        blocking(move || tables.number(artifact, &snapshot, &name)).await
+    }
+
+    fn number(&self, artifact: Artifact, snapshot: &SnapshotRef, name: &str) -> Result<Option<i64>, WorkerError> {
+        let found = snapshot.get_app_id_version(name, self.engine.as_ref());
+        found.map_err(|e| kernel_error(artifact, e))
     }
 
     /// Calls `attempt` with the newest snapshot until it does not lose to another writer (`Some`), or the deadline.
@@ -127,7 +186,7 @@ impl Tables {
         country: &str,
         removed: &HashSet<&str>,
         added: &[&PartFile],
-        horizon_millis: Option<u64>,
+        number: Option<(String, i64)>,
     ) -> Result<Option<u64>, KernelError> {
         let engine = self.engine.as_ref();
         let mut builder = snapshot.clone().update_table(UpdateTableOperation::Write, ENGINE_INFO, true);
@@ -135,8 +194,8 @@ impl Tables {
             builder = builder.add_column(field);
         }
         let mut transaction = builder.build(engine, Box::new(FileSystemCommitter::new()))?;
-        if let Some(millis) = horizon_millis {
-            transaction = transaction.with_transaction_id(horizon_id(country), millis as i64);
+        if let Some((name, number)) = number {
+            transaction = transaction.with_transaction_id(name, number);
         }
         if !removed.is_empty() {
             for metadata in snapshot.clone().scan_builder().build()?.scan_metadata(engine)? {
@@ -250,7 +309,8 @@ impl Tables {
                 return Ok(Some(()));
             }
             let none = HashSet::new();
-            let version = tables.write_version(snapshot, artifact, &country, &none, &[], Some(millis));
+            let number = Some((horizon_id(&country), millis as i64));
+            let version = tables.write_version(snapshot, artifact, &country, &none, &[], number);
             Ok(version.map_err(|e| kernel_error(artifact, e))?.map(|_| ()))
         })
         .await
@@ -268,8 +328,7 @@ impl Tables {
 
     /// Milliseconds since 1970 before which a part that is not live may be gone; 0: nothing was ever cleared away.
     fn horizon(&self, artifact: Artifact, snapshot: &SnapshotRef, country: &str) -> Result<u64, WorkerError> {
-        let found = snapshot.get_app_id_version(&horizon_id(country), self.engine.as_ref());
-        Ok(found.map_err(|e| kernel_error(artifact, e))?.unwrap_or(0).max(0) as u64)
+        Ok(self.number(artifact, snapshot, &horizon_id(country))?.unwrap_or(0).max(0) as u64)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::lease;
 use crate::parts::written_millis;
 use crate::stores::WorkStore;
 use crate::tables::Tables;
+use crate::tag_refreshes;
 use crate::train;
 use crate::train::claim::Claim;
 
@@ -112,6 +113,7 @@ pub async fn gc(
         }
     }
     clear_vectors(&mut sweep, tables, country).await?;
+    clear_tag_states(&mut sweep, tables, country).await?;
     clear_runs(&mut sweep, country).await?;
     clear_trainings(&mut sweep, country).await?;
     clear_adaptations(&mut sweep, country).await?;
@@ -131,6 +133,23 @@ async fn clear_vectors(sweep: &mut Sweep<'_>, tables: &Tables, country: &str) ->
         let part = paths::part_of_vectors(name.rsplit('/').next().unwrap_or_default());
         if sweep.is_old(&meta) && part.is_none_or(|part| !live.contains(part.as_str())) {
             sweep.take("vectors", &format!("{folder}/{name}"), meta.size).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What earlier refreshes of tags knew of the planet. What is listed first and is in use afterwards is found in use.
+async fn clear_tag_states(sweep: &mut Sweep<'_>, tables: &Tables, country: &str) -> Result<(), WorkerError> {
+    let folder = paths::tag_states(country);
+    let objects = sweep.work.list_metas(&folder).await?;
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let live = tag_refreshes::live_objects(sweep.work, tables, country).await?;
+    for (name, meta) in objects {
+        let path = format!("{folder}/{name}");
+        if sweep.is_old(&meta) && !live.contains(&path) {
+            sweep.take("tag states", &path, meta.size).await?;
         }
     }
     Ok(())

@@ -69,14 +69,7 @@ impl Composer {
     pub fn finish(self) -> Scene {
         let country = self.country();
         let shadow = Point::from_angle(country.shadow_degrees.to_radians()) * country.shadow_length;
-        Scene {
-            width: self.width,
-            height: self.height,
-            objects: self.objects,
-            focus: self.focus,
-            winter: self.maker.winter,
-            shadow,
-        }
+        Scene { width: self.width, objects: self.objects, focus: self.focus, winter: self.maker.winter, shadow }
     }
 
     /// Adds land cover: takes no place from what stands on it.

@@ -1,0 +1,63 @@
+//! Tags from OpenStreetMap: what the command line asks of the workers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use manifests::BuildSpec;
+use manifests::spec::StoreOptions;
+use workers::WorkerError;
+use workers::stores::{SourceStore, WorkStore};
+use workers::tables::Tables;
+use workers::tag_refreshes::{Origins, Refresher, Refreshment, Until};
+
+/// Where the tags come from.
+pub enum Wanted {
+    /// An extract, and the number of the last diff in it, where it does not say that itself.
+    Extract(PathBuf, Option<u64>),
+    /// A replication folder or its address.
+    Diffs(String, Until),
+}
+
+/// Seconds since 1970 of a moment, as people write it.
+pub fn moment(text: &str) -> Option<i64> {
+    workers::tag_refreshes::moment_of(text)
+}
+
+/// Refreshes the tags of a build, with nothing but its work store.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a store that is not there, or was built with another number of shards; otherwise as
+/// [`Refresher::refresh`].
+pub async fn refresh(
+    spec: &BuildSpec,
+    wanted: Wanted,
+    accept_share: Option<f64>,
+    stop: Arc<AtomicBool>,
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<Refreshment, WorkerError> {
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+    work.required().await?;
+    workers::layout::check(&work, spec).await?;
+    let tables = Tables::new(&work);
+    let refresher = Refresher::new((&work, &tables), spec, stop, say);
+    match wanted {
+        Wanted::Extract(path, sequence) => refresher.refresh(Origins::Extract(&path, sequence), accept_share).await,
+        Wanted::Diffs(folder, until) => {
+            let source = SourceStore::open(&address(&folder)?, &StoreOptions::default())?;
+            refresher.refresh(Origins::Diffs(&source, until), accept_share).await
+        }
+    }
+}
+
+/// A path starts at the current folder.
+fn address(folder: &str) -> Result<String, WorkerError> {
+    if folder.contains("://") {
+        return Ok(folder.to_owned());
+    }
+    let path = std::path::absolute(folder).map_err(|e| WorkerError::of_io(folder.as_ref(), &e))?;
+    if !path.is_dir() {
+        return Err(WorkerError::Configuration(format!("--diffs: there is no folder {}", path.display())));
+    }
+    Ok(path.display().to_string())
+}

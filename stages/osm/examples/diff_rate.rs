@@ -1,0 +1,190 @@
+//! How fast diffs are matched, and what memory and disk extracts take, all of it generated.
+//!
+//! `cargo run --release -p osm --example diff_rate -- diffs 5200000 3000000` matches a day of changes with so many boxes;
+//! `… -- extract 20000000` reads an extract of so many nodes for 20,000 boxes.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use osm::{
+    Action, Body, Boxes, Change, Diff, ImageBox, Kind, Object, ObjectId, Place, Rect, SubjectKind, Tags, read_extract,
+};
+
+/// A generator of its own: the same numbers everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self, below: i64) -> i64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below.max(1) as u64) as i64
+    }
+}
+
+/// Most of what is mapped lies in cities: places crowd around 40,000 centres.
+fn place(dice: &mut Dice) -> Place {
+    let city = dice.next(40_000);
+    let middle = (city * 7_919 % 3_200_000 * 1_000 - 1_600_000_000, city * 104_729 % 1_300_000 * 1_000 - 550_000_000);
+    let by = |dice: &mut Dice| dice.next(1_500_000) - 750_000;
+    Place { lon: (middle.0 + by(dice)) as i32, lat: (middle.1 + by(dice)) as i32 }
+}
+
+fn image(number: i64, place: Place) -> ImageBox {
+    let high = Place { lon: place.lon + 30_000, lat: place.lat + 18_000 };
+    let image_id = format!("a{number}_FI_19");
+    ImageBox { image_id, kind: SubjectKind::Area, id: number, rect: Rect { low: place, high } }
+}
+
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, otherwise: i64| args.get(at).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+    match args.first().map(String::as_str) {
+        Some("extract") => extract(number(1, 20_000_000)),
+        _ => diffs(number(1, 5_200_000), number(2, 3_000_000)),
+    }
+}
+
+fn write(path: &Path, nodes: i64) -> std::io::Result<()> {
+    let mut dice = Dice(99);
+    let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
+    writeln!(file, "<osm version=\"0.6\">")?;
+    let degrees = |units: i32| f64::from(units) / 1e7;
+    let mut at = place(&mut dice);
+    for id in 1..=nodes {
+        // nodes of a way lie beside each other
+        at = if id % 8 == 0 { place(&mut dice) } else { Place { lon: at.lon + 300, lat: at.lat + 200 } };
+        writeln!(
+            file,
+            "<node id=\"{id}\" version=\"1\" lat=\"{:.7}\" lon=\"{:.7}\"/>",
+            degrees(at.lat),
+            degrees(at.lon)
+        )?;
+    }
+    for way in 1..=nodes / 8 {
+        write!(file, "<way id=\"{way}\" version=\"1\">")?;
+        (0..8).try_for_each(|i| write!(file, "<nd ref=\"{}\"/>", way * 8 + i - 7))?;
+        writeln!(file, "<tag k=\"highway\" v=\"residential\"/></way>")?;
+    }
+    writeln!(file, "</osm>")
+}
+
+/// Writes an extract, and reads it.
+fn extract(nodes: i64) -> Result<(), Box<dyn std::error::Error>> {
+    let folder = std::env::temp_dir().join(format!("urbancross-extract-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("x.osm");
+    let read = write(&path, nodes).map_err(Into::into).and_then(|()| {
+        let mut dice = Dice(7);
+        let boxes = Boxes::new((1..=20_000).map(|number| image(number, place(&mut dice))), 100.0);
+        let (began, before) = (Instant::now(), peak_mib());
+        let read = read_extract(&path, boxes, &folder, &|| false)?;
+        let seconds = began.elapsed().as_secs_f64();
+        let state = read.state.to_bytes();
+        println!(
+            "{nodes} nodes, {} ways: {seconds:.1} s; index {:.1} bytes a node; kept {:?}; state {} bytes; peak {} MiB, of which \
+             {before} before",
+            read.objects[1],
+            read.index_bytes as f64 / nodes as f64,
+            read.state.kept(),
+            state.len(),
+            peak_mib()
+        );
+        Ok(())
+    });
+    std::fs::remove_dir_all(&folder)?;
+    read
+}
+
+/// Matches a day of changes: seven nodes of ten changes, a fifth of them near an image's object.
+fn diffs(images: i64, changes: i64) -> Result<(), Box<dyn std::error::Error>> {
+    let mut dice = Dice(7);
+    let began = Instant::now();
+    let boxes = Boxes::new((1..=images).map(|number| image(number, place(&mut dice))), 100.0);
+    println!("{images} boxes: {:.1} s, {} MiB", began.elapsed().as_secs_f64(), peak_mib());
+    // a planet with nothing on it but a house for every 50th image
+    let folder = std::env::temp_dir().join(format!("urbancross-diffs-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("x.osm");
+    std::fs::write(&path, "<osm version=\"0.6\" osmosis_replication_sequence_number=\"1\"></osm>")?;
+    let mut state = read_extract(&path, boxes, &folder, &|| false)?.state;
+    std::fs::remove_dir_all(&folder)?;
+    let mut houses = Diff::default();
+    let low: Vec<(i64, Place)> =
+        state.boxes().all().iter().step_by(50).map(|image| (image.id, image.rect.low)).collect();
+    for (id, at) in &low {
+        let corner = |by: i64| Place { lon: at.lon + (by % 2 * 9_000) as i32, lat: at.lat + (by / 2 * 9_000) as i32 };
+        for by in 0..4 {
+            houses.add(change(Action::Create, id * 10 + by, 1, &[], Body::Node(Some(corner(by)))));
+        }
+        let refs = [0, 1, 3, 2, 0].map(|by| id * 10 + by).to_vec();
+        houses.add(change(Action::Create, *id, 1, &[("building", "yes")], Body::Way(refs)));
+    }
+    state.apply(houses);
+    let began = Instant::now();
+    let mut diff = Diff::default();
+    let mut last = place(&mut dice);
+    for number in 0..changes {
+        let (id, near) = low[dice.next(low.len() as i64) as usize];
+        let is_near = dice.next(5) == 0;
+        diff.add(match (number % 10, is_near) {
+            (0..7, true) => {
+                let by = dice.next(4);
+                let at =
+                    Place { lon: near.lon + (by % 2 * 9_000) as i32 + 40, lat: near.lat + (by / 2 * 9_000) as i32 };
+                change(Action::Modify, id * 10 + by, 2, &[], Body::Node(Some(at)))
+            }
+            (kind @ 0..7, false) => {
+                // what is new together lies together
+                let by = Place { lon: last.lon + 400, lat: last.lat + 250 };
+                last = if kind == 0 { place(&mut dice) } else { by };
+                change(Action::Create, 1_000_000_000 + number, 1, &[], Body::Node(Some(last)))
+            }
+            (7..9, true) => {
+                let refs = [0, 1, 3, 2, 0].map(|by| id * 10 + by).to_vec();
+                change(Action::Modify, id, 2, &[("building", "house")], Body::Way(refs))
+            }
+            (7..9, false) => {
+                let refs = (1..6).map(|back| 1_000_000_000 + number - back).collect();
+                change(Action::Create, 2_000_000_000 + number, 1, &[("highway", "track")], Body::Way(refs))
+            }
+            _ => {
+                let ways = vec![ObjectId { kind: Kind::Way, id: 2_000_000_000 + number - 1 }];
+                let tags = [("type", "multipolygon"), ("landuse", "forest")];
+                change(Action::Create, 3_000_000_000 + number, 1, &tags, Body::Relation(ways))
+            }
+        });
+    }
+    println!("{changes} changes generated: {:.1} s, {} MiB", began.elapsed().as_secs_f64(), peak_mib());
+    let began = Instant::now();
+    let applied = state.apply(diff);
+    let seconds = began.elapsed().as_secs_f64();
+    println!(
+        "matched {} objects with {images} boxes: {seconds:.1} s, {} images touched, {} unclear, peak {} MiB",
+        applied.objects,
+        applied.touched.len(),
+        state.missing().count(),
+        peak_mib()
+    );
+    let began = Instant::now();
+    let bytes = state.to_bytes();
+    println!(
+        "state: {} bytes, written in {:.1} s, kept {:?}",
+        bytes.len(),
+        began.elapsed().as_secs_f64(),
+        state.kept()
+    );
+    Ok(())
+}
+
+fn change(action: Action, id: i64, version: u32, tags: &[(&str, &str)], body: Body) -> Change {
+    let tags: Tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Change { action, object: Object { id, version: Some(version), tags, body } }
+}

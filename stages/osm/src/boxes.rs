@@ -1,0 +1,291 @@
+//! The boxes of images, found by place.
+
+use std::collections::HashMap;
+
+use crate::OsmError;
+use crate::element::{Kind, ObjectId, Place};
+use crate::shape::{Rect, Shape};
+
+/// Longest side of a box. Those of images are a few hundred metres; very many cells would be full of a larger one.
+pub const MOST_BOX_DEGREES: f64 = 1.0;
+
+/// Side of a cell, 1e-7 degrees.
+const CELL: i32 = 50_000;
+/// Lines that are longer are looked at in pieces, 1e-7 degrees.
+const LONG: i32 = 1_000_000;
+/// Units of 1e-7 degrees in a metre, northwards.
+const UNITS_PER_METER: f64 = 1e7 / 111_320.0;
+
+/// What an image's name says of the object that it was taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SubjectKind {
+    /// A node.
+    Node,
+    /// A way that is a line.
+    Way,
+    /// An area: a closed way, or a multipolygon.
+    Area,
+    /// A relation.
+    Relation,
+}
+
+/// An image on the map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageBox {
+    /// Stem of the image's name.
+    pub image_id: String,
+    /// Kind of the object that it was taken for.
+    pub kind: SubjectKind,
+    /// That object's number.
+    pub id: i64,
+    /// What it shows.
+    pub rect: Rect,
+}
+
+impl ImageBox {
+    /// From a name's parts and a box in degrees.
+    ///
+    /// # Errors
+    /// [`OsmError::Content`] for a box that is not on Earth or too large, and for a number that no object has.
+    pub fn new(
+        image_id: &str,
+        kind: SubjectKind,
+        id: i64,
+        [west, south, east, north]: [f64; 4],
+    ) -> Result<Self, OsmError> {
+        let low = Place::of_degrees(west, south);
+        let high = Place::of_degrees(east, north);
+        let fits =
+            west <= east && south <= north && east - west <= MOST_BOX_DEGREES && north - south <= MOST_BOX_DEGREES;
+        let (Some(low), Some(high), true) = (low, high, fits) else {
+            return Err(OsmError::Content(format!(
+                "{image_id}: its box ({west}, {south}, {east}, {north}) is none of at most {MOST_BOX_DEGREES} degree a side"
+            )));
+        };
+        Ok(Self { image_id: image_id.to_owned(), kind, id: crate::element::checked_id(id)?, rect: Rect { low, high } })
+    }
+
+    /// Objects that it may have been taken for, the likelier first.
+    pub fn subjects(&self) -> impl Iterator<Item = ObjectId> {
+        let kinds: &[Kind] = match self.kind {
+            SubjectKind::Node => &[Kind::Node],
+            SubjectKind::Way => &[Kind::Way],
+            SubjectKind::Area => &[Kind::Way, Kind::Relation],
+            SubjectKind::Relation => &[Kind::Relation],
+        };
+        let id = self.id;
+        kinds.iter().map(move |kind| ObjectId { kind: *kind, id })
+    }
+}
+
+/// Boxes in order of their image, and a grid that finds them.
+#[derive(Debug, Clone, Default)]
+pub struct Boxes {
+    all: Vec<ImageBox>,
+    /// Cells that a box with what lies around it reaches into, in order of cell.
+    cells: Vec<(u64, u32)>,
+    subjects: HashMap<ObjectId, Vec<u32>>,
+    margin_meters: f64,
+}
+
+fn cell(lon: i32, lat: i32) -> (u32, u32) {
+    let of = |value: i32, low: i64| ((i64::from(value) - low).max(0) / i64::from(CELL)) as u32;
+    (of(lon, -1_800_000_000), of(lat, -900_000_000))
+}
+
+fn key(column: u32, row: u32) -> u64 {
+    (u64::from(row) << 32) | u64::from(column)
+}
+
+impl Boxes {
+    /// Boxes with a margin around each. Of an image that is there twice the last box counts.
+    pub fn new(boxes: impl IntoIterator<Item = ImageBox>, margin_meters: f64) -> Boxes {
+        let mut all: Vec<ImageBox> = boxes.into_iter().collect();
+        all.sort_by(|a, b| a.image_id.cmp(&b.image_id));
+        all.reverse();
+        all.dedup_by(|a, b| a.image_id == b.image_id);
+        all.reverse();
+        let mut boxes = Boxes { all, cells: Vec::new(), subjects: HashMap::new(), margin_meters };
+        for (number, image) in boxes.all.iter().enumerate() {
+            let number = number as u32;
+            let rect = boxes.kept(number);
+            let ((west, south), (east, north)) = (cell(rect.low.lon, rect.low.lat), cell(rect.high.lon, rect.high.lat));
+            for row in south..=north {
+                boxes.cells.extend((west..=east).map(|column| (key(column, row), number)));
+            }
+            for subject in image.subjects() {
+                boxes.subjects.entry(subject).or_default().push(number);
+            }
+        }
+        boxes.cells.sort_unstable();
+        boxes
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[ImageBox] {
+        &self.all
+    }
+
+    /// Metres around each box of which everything is kept.
+    pub fn margin_meters(&self) -> f64 {
+        self.margin_meters
+    }
+
+    /// The number of an image's box.
+    pub fn number_of(&self, image_id: &str) -> Option<u32> {
+        self.all.binary_search_by(|image| image.image_id.as_str().cmp(image_id)).ok().map(|at| at as u32)
+    }
+
+    /// Boxes whose image was taken for an object.
+    pub fn of_subject(&self, object: ObjectId) -> &[u32] {
+        self.subjects.get(&object).map_or(&[], Vec::as_slice)
+    }
+
+    fn around(&self, number: u32, meters: f64) -> Rect {
+        let Some(image) = self.all.get(number as usize) else {
+            return Rect { low: Place::default(), high: Place::default() };
+        };
+        let rect = image.rect;
+        let furthest = f64::from(rect.low.lat.abs().max(rect.high.lat.abs())) / 1e7;
+        let shrunk = furthest.to_radians().cos().max(0.01);
+        rect.grown((meters * UNITS_PER_METER / shrunk).ceil() as i32, (meters * UNITS_PER_METER).ceil() as i32)
+    }
+
+    /// A box with its margin: everything that reaches into it is kept.
+    pub(crate) fn kept(&self, number: u32) -> Rect {
+        self.around(number, self.margin_meters)
+    }
+
+    /// A box with half of its margin: what comes here from nowhere may be part of something unknown.
+    pub(crate) fn watched(&self, number: u32) -> Rect {
+        self.around(number, self.margin_meters / 2.0)
+    }
+
+    /// Numbers of boxes whose margin a shape may reach into, each once, in order. A long line is looked at piece by piece:
+    /// the box around all of it may hold half a country.
+    pub(crate) fn near_shape(&self, shape: &Shape) -> Vec<u32> {
+        let Some(bounds) = shape.bounds() else { return Vec::new() };
+        let wide = |low: i32, high: i32| i64::from(high) - i64::from(low) > i64::from(LONG);
+        let is_long = wide(bounds.low.lon, bounds.high.lon) || wide(bounds.low.lat, bounds.high.lat);
+        if shape.is_area || !is_long {
+            return self.near(bounds);
+        }
+        let pieces = shape.lines.iter().flat_map(|line| line.array_windows());
+        let mut numbers: Vec<u32> = pieces.flat_map(|[a, b]| self.near_segment(*a, *b)).collect();
+        numbers.extend(
+            shape
+                .lines
+                .iter()
+                .filter(|line| line.len() == 1)
+                .flat_map(|line| self.near(Rect { low: line[0], high: line[0] })),
+        );
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// The same of a segment, which is cut in halves while it is long.
+    fn near_segment(&self, a: Place, b: Place) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        let mut open = vec![(a, b)];
+        while let Some((a, b)) = open.pop() {
+            let bounds = Rect { low: a, high: a }.with(Rect { low: b, high: b });
+            let long = |low: i32, high: i32| i64::from(high) - i64::from(low) > i64::from(LONG);
+            if !long(bounds.low.lon, bounds.high.lon) && !long(bounds.low.lat, bounds.high.lat) {
+                // the middle was rounded: by one unit the cut pieces may lie beside the whole
+                numbers.extend(self.near(bounds.grown(1, 1)));
+                continue;
+            }
+            let half = |a: i32, b: i32| ((i64::from(a) + i64::from(b)) / 2) as i32;
+            let middle = Place { lon: half(a.lon, b.lon), lat: half(a.lat, b.lat) };
+            open.extend([(a, middle), (middle, b)]);
+        }
+        numbers
+    }
+
+    /// Numbers of boxes whose margin reaches into the cells of `rect`, each once, in order.
+    pub(crate) fn near(&self, rect: Rect) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        let ((west, south), (east, north)) = (cell(rect.low.lon, rect.low.lat), cell(rect.high.lon, rect.high.lat));
+        let mut at = self.cells.partition_point(|(cell, _)| *cell < key(west, south));
+        while let Some((cell, number)) = self.cells.get(at) {
+            let (column, row) = (*cell as u32, (*cell >> 32) as u32);
+            if row > north {
+                break;
+            }
+            if column > east || column < west {
+                // on to the next cell that may count, without those between
+                let next = if column > east { key(west, row + 1) } else { key(west, row) };
+                at += self.cells[at..].partition_point(|(cell, _)| *cell < next);
+                continue;
+            }
+            numbers.push(*number);
+            at += 1;
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// Whether the margin of any box holds a place.
+    pub(crate) fn any_holds(&self, place: Place) -> bool {
+        let (column, row) = cell(place.lon, place.lat);
+        let key = key(column, row);
+        let at = self.cells.partition_point(|(cell, _)| *cell < key);
+        self.cells[at..].iter().take_while(|(cell, _)| *cell == key).any(|(_, number)| self.kept(*number).holds(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+
+    #[test]
+    fn the_grid_finds_what_a_look_at_every_box_finds() {
+        let mut dice = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let images = (0..400).map(|i| {
+            let (lon, lat) = (dice.random_range(24.0..24.3), dice.random_range(59.9..60.1));
+            let side = dice.random_range(0.0001..0.02);
+            ImageBox::new(&format!("n{i}_FI_19"), SubjectKind::Node, i + 1, [lon, lat, lon + side, lat + side / 2.0])
+        });
+        let boxes = Boxes::new(images.map(Result::unwrap), 100.0);
+        for _ in 0..2000 {
+            let mut place = || Place::of_degrees(dice.random_range(23.9..24.4), dice.random_range(59.8..60.2)).unwrap();
+            let rect = Rect::around([place(), place()]).unwrap();
+            let near = boxes.near(rect);
+            let all = (0..400).filter(|n| boxes.kept(*n).meets(rect));
+            all.for_each(|number| assert!(near.binary_search(&number).is_ok()));
+            let place = rect.low;
+            assert_eq!(boxes.any_holds(place), (0..400).any(|n| boxes.kept(n).holds(place)));
+        }
+    }
+
+    #[test]
+    fn long_lines_find_what_their_own_box_finds() {
+        let mut dice = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+        let images = (0..300).map(|i| {
+            let (lon, lat) = (dice.random_range(20.0..26.0), dice.random_range(55.0..61.0));
+            ImageBox::new(&format!("n{i}_FI_19"), SubjectKind::Node, i + 1, [lon, lat, lon + 0.01, lat + 0.005])
+        });
+        let boxes = Boxes::new(images.map(Result::unwrap), 100.0);
+        let mut met = 0;
+        for _ in 0..3000 {
+            let mut place = || Place::of_degrees(dice.random_range(19.0..27.0), dice.random_range(54.0..62.0)).unwrap();
+            let shape = Shape { lines: vec![vec![place(), place(), place()], vec![place()]], is_area: false };
+            let near = boxes.near_shape(&shape);
+            let all = (0..300).filter(|number| shape.meets(boxes.kept(*number))).collect::<Vec<_>>();
+            met += all.len();
+            all.iter().for_each(|number| assert!(near.binary_search(number).is_ok()));
+        }
+        assert!(met > 500, "{met}");
+    }
+
+    #[test]
+    fn boxes_that_are_none_are_refused() {
+        for bad in [[0.0, 0.0, 2.0, 0.5], [1.0, 0.0, 0.5, 0.5], [f64::NAN, 0.0, 1.0, 1.0], [0.0, 89.5, 0.5, 90.5]] {
+            assert!(ImageBox::new("n1_FI_19", SubjectKind::Node, 1, bad).is_err(), "{bad:?}");
+        }
+        assert!(ImageBox::new("n1_FI_19", SubjectKind::Node, 0, [0.0, 0.0, 0.1, 0.1]).is_err());
+    }
+}

@@ -1,0 +1,273 @@
+//! An extract, read once for its relations and once for the rest: what reaches into a box or its margin is kept.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use crate::area::{is_multipolygon, member_ways, relation_shape, way_shape};
+use crate::boxes::{Boxes, ImageBox};
+use crate::element::{Body, Kind, Object, ObjectId, Place, Tags};
+use crate::file::{Header, read_objects};
+use crate::locations::{LocationWriter, Locations, get, put};
+use crate::shape::Shape;
+use crate::state::{KeptNode, KeptRelation, KeptWay};
+use crate::{OsmError, State};
+
+/// What an extract has told.
+#[derive(Debug)]
+pub struct ReadExtract {
+    /// What is kept of it.
+    pub state: State,
+    /// What it says of itself.
+    pub header: Header,
+    /// Images whose boxes do not lie within it: nothing is known of them.
+    pub outside: Vec<String>,
+    /// Objects that it holds: nodes, ways, relations.
+    pub objects: [u64; 3],
+    /// What the index of nodes took on the disk.
+    pub index_bytes: u64,
+}
+
+/// Reads an extract for these boxes. Memory grows with what lies in and near boxes, with the multipolygons of the extract,
+/// and by a sixteenth of a byte for each of its nodes; places lie on the disk, in a file without a name in `scratch`.
+///
+/// # Errors
+/// [`OsmError`] for a file that cannot be read, is damaged or is not sorted by kind; `stop` ends it with
+/// [`OsmError::Io`] of the kind `Interrupted`.
+pub fn read_extract(
+    path: &Path,
+    boxes: Boxes,
+    scratch: &Path,
+    stop: &dyn Fn() -> bool,
+) -> Result<ReadExtract, OsmError> {
+    let check = |objects: u64| {
+        let interrupted = || std::io::Error::from(std::io::ErrorKind::Interrupted);
+        if objects.is_multiple_of(65_536) && stop() { Err(OsmError::io(path)(interrupted())) } else { Ok(()) }
+    };
+    let mut relations: Vec<(i64, KeptRelation)> = Vec::new();
+    let mut seen = 0;
+    let header = read_objects(path, &|kind| kind == Kind::Relation, &mut |object| {
+        seen += 1;
+        check(seen)?;
+        let Body::Relation(members) = object.body else { return Ok(()) };
+        let is_area = is_multipolygon(&object.tags);
+        if is_area || !boxes.of_subject(ObjectId { kind: Kind::Relation, id: object.id }).is_empty() {
+            let ways = if is_area { member_ways(&members).collect() } else { Vec::new() };
+            relations.push((object.id, KeptRelation { ways, tags: object.tags }));
+        }
+        Ok(())
+    })?;
+    let (boxes, outside) = within(boxes, &header);
+    let mut reading = Reading {
+        state: State::of(boxes),
+        writer: Some(LocationWriter::create(scratch)?),
+        locations: None,
+        parts: Parts::create(scratch, relations.iter().flat_map(|(_, relation)| relation.ways.iter().copied()))?,
+        objects: [0, 0, seen],
+    };
+    let mut seen = 0;
+    read_objects(path, &|kind| kind != Kind::Relation, &mut |object| {
+        seen += 1;
+        check(seen)?;
+        reading.take(object)
+    })?;
+    reading.locations()?;
+    for (id, relation) in relations {
+        reading.relation(id, relation)?;
+    }
+    reading.finish(header, outside).map_err(|why| why.inside(path))
+}
+
+/// Boxes that an extract claims to cover, and the others' images.
+fn within(boxes: Boxes, header: &Header) -> (Boxes, Vec<String>) {
+    let Some(bounds) = header.bounds else { return (boxes, Vec::new()) };
+    let is_within = |image: &&ImageBox| bounds.holds(image.rect.low) && bounds.holds(image.rect.high);
+    let (inside, outside): (Vec<_>, Vec<_>) = boxes.all().iter().partition(is_within);
+    if outside.is_empty() {
+        return (boxes, Vec::new());
+    }
+    let outside = outside.into_iter().map(|image| image.image_id.clone()).collect();
+    (Boxes::new(inside.into_iter().cloned(), boxes.margin_meters()), outside)
+}
+
+struct Reading {
+    state: State,
+    /// Until the first way.
+    writer: Option<LocationWriter>,
+    locations: Option<Locations>,
+    parts: Parts,
+    objects: [u64; 3],
+}
+
+impl Reading {
+    fn take(&mut self, object: Object) -> Result<(), OsmError> {
+        match object.body {
+            Body::Node(Some(place)) => self.node(object.id, place, object.tags),
+            Body::Way(refs) => self.way(object.id, refs, object.tags),
+            _ => Ok(()),
+        }
+    }
+
+    fn node(&mut self, id: i64, place: Place, tags: Tags) -> Result<(), OsmError> {
+        self.objects[0] += 1;
+        let Some(writer) = &mut self.writer else {
+            return Err(OsmError::Content(format!(
+                "node {id} comes after a way, whose place is not known by then: sort the file with `osmium sort`"
+            )));
+        };
+        writer.push(id, place)?;
+        let is_complete = self.state.boxes.any_holds(place);
+        if is_complete || self.state.is_subject(Kind::Node, id) {
+            let tags = Some(tags).filter(|tags| !tags.is_empty()).map(Box::new);
+            self.state.nodes.insert(id, KeptNode { place, tags, is_complete });
+        }
+        Ok(())
+    }
+
+    fn locations(&mut self) -> Result<&mut Locations, OsmError> {
+        if let Some(writer) = self.writer.take() {
+            self.locations = Some(writer.finish()?);
+        }
+        self.locations.as_mut().ok_or_else(|| OsmError::Content("no index of nodes was made".into()))
+    }
+
+    fn shape(&mut self, refs: &[i64], tags: &Tags) -> Result<Shape, OsmError> {
+        let locations = self.locations()?;
+        let mut failed = None;
+        let shape = way_shape(refs, tags, &mut |id| match locations.get(id) {
+            Ok(place) => place,
+            Err(error) => {
+                failed = Some(error);
+                None
+            }
+        });
+        failed.map_or(Ok(shape), Err)
+    }
+
+    fn way(&mut self, id: i64, refs: Vec<i64>, tags: Tags) -> Result<(), OsmError> {
+        self.objects[1] += 1;
+        let shape = self.shape(&refs, &tags)?;
+        let is_complete = State::is_near(&self.state.boxes, &shape);
+        let way = KeptWay { refs, tags, is_complete };
+        if is_complete || self.state.is_subject(Kind::Way, id) {
+            self.state.ways.insert(id, way);
+        } else if self.parts.places.contains_key(&id) {
+            self.parts.put(id, &way)?;
+        }
+        Ok(())
+    }
+
+    fn relation(&mut self, id: i64, relation: KeptRelation) -> Result<(), OsmError> {
+        let mut ways: Vec<Option<KeptWay>> = Vec::with_capacity(relation.ways.len());
+        for way in &relation.ways {
+            let kept = self.state.ways.get(way).cloned();
+            ways.push(if kept.is_some() { kept } else { self.parts.get(*way)? });
+        }
+        let mut shapes = Vec::with_capacity(ways.len());
+        for way in &ways {
+            shapes.push(match way {
+                Some(way) => Some((way.refs.as_slice(), self.shape(&way.refs, &way.tags)?)),
+                None => None,
+            });
+        }
+        let is_near = State::is_near(&self.state.boxes, &relation_shape(&shapes));
+        if !is_near && !self.state.is_subject(Kind::Relation, id) {
+            return Ok(());
+        }
+        for (id, way) in relation.ways.iter().zip(ways) {
+            match way {
+                Some(way) => _ = self.state.ways.entry(*id).or_insert(way),
+                None => _ = self.state.gone.insert(ObjectId { kind: Kind::Way, id: *id }),
+            }
+        }
+        self.state.relations.insert(id, relation);
+        Ok(())
+    }
+
+    /// Adds the nodes of what is kept.
+    fn finish(mut self, header: Header, outside: Vec<String>) -> Result<ReadExtract, OsmError> {
+        let mut used: Vec<i64> = self.state.ways.values().flat_map(|way| way.refs.iter().copied()).collect();
+        used.sort_unstable();
+        used.dedup();
+        used.retain(|id| !self.state.nodes.contains_key(id));
+        for id in used {
+            match self.locations()?.get(id)? {
+                Some(place) => {
+                    self.state.nodes.insert(id, KeptNode { place, tags: None, is_complete: false });
+                }
+                None => _ = self.state.gone.insert(ObjectId { kind: Kind::Node, id }),
+            }
+        }
+        let index_bytes = self.locations()?.bytes();
+        let mut state = self.state;
+        state.sequence = header.sequence;
+        state.timestamp = header.timestamp;
+        state.reindex();
+        Ok(ReadExtract { state, header, outside, objects: self.objects, index_bytes })
+    }
+}
+
+/// Ways that relations are made of, on the disk until it is known which are kept.
+struct Parts {
+    file: BufWriter<File>,
+    /// Offset and length; length 0: not seen yet.
+    places: HashMap<i64, (u64, u32)>,
+    offset: u64,
+}
+
+fn failed(cause: std::io::Error) -> OsmError {
+    OsmError::Io { path: "the parts of relations in the folder for temporary files".into(), cause }
+}
+
+impl Parts {
+    fn create(folder: &Path, wanted: impl Iterator<Item = i64>) -> Result<Self, OsmError> {
+        let file = BufWriter::new(tempfile::tempfile_in(folder).map_err(failed)?);
+        Ok(Self { file, places: wanted.map(|id| (id, (0, 0))).collect(), offset: 0 })
+    }
+
+    fn put(&mut self, id: i64, way: &KeptWay) -> Result<(), OsmError> {
+        let mut bytes = Vec::new();
+        put(&mut bytes, way.refs.len() as i64);
+        way.refs.iter().for_each(|id| put(&mut bytes, *id));
+        for text in way.tags.iter().flat_map(|(key, value)| [key, value]) {
+            put(&mut bytes, text.len() as i64);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        self.file.write_all(&bytes).map_err(failed)?;
+        self.places.insert(id, (self.offset, bytes.len() as u32));
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn get(&mut self, id: i64) -> Result<Option<KeptWay>, OsmError> {
+        let Some((offset, length)) = self.places.get(&id).copied().filter(|(_, length)| *length > 0) else {
+            return Ok(None);
+        };
+        self.file.flush().map_err(failed)?;
+        let file = self.file.get_mut();
+        let mut bytes = vec![0; length as usize];
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        file.read_exact(&mut bytes).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let way = unpack_way(&bytes).ok_or_else(|| failed(std::io::Error::other("it was changed meanwhile")))?;
+        Ok(Some(way))
+    }
+}
+
+fn unpack_way(mut bytes: &[u8]) -> Option<KeptWay> {
+    let count = get(&mut bytes)?;
+    let refs = (0..count).map(|_| get(&mut bytes)).collect::<Option<Vec<_>>>()?;
+    let mut tags = Tags::new();
+    let text = |bytes: &mut &[u8]| -> Option<String> {
+        let length = usize::try_from(get(bytes)?).ok()?;
+        let (text, rest) = bytes.split_at_checked(length)?;
+        *bytes = rest;
+        String::from_utf8(text.to_vec()).ok()
+    };
+    while !bytes.is_empty() {
+        let key = text(&mut bytes)?;
+        tags.insert(key, text(&mut bytes)?);
+    }
+    Some(KeptWay { refs, tags, is_complete: false })
+}

@@ -1,0 +1,55 @@
+//! Files by their names: `.osm.pbf`, `.osm`, `.osm.gz`.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+
+use crate::{Kind, Object, OsmError, Rect, read_pbf, read_xml};
+
+/// What a file says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The box that it claims to cover.
+    pub bounds: Option<Rect>,
+    /// The moment that it shows, seconds since 1970.
+    pub timestamp: Option<i64>,
+    /// The last diff that is in it.
+    pub sequence: Option<u64>,
+    pub(crate) is_empty_root: bool,
+}
+
+/// Reads the objects of an extract that are of wanted kinds, in the order of the file.
+///
+/// # Errors
+/// [`OsmError::In`] naming the file and what is wrong with it; those of `take`.
+pub fn read_objects(
+    path: &Path,
+    wanted: &dyn Fn(Kind) -> bool,
+    take: &mut dyn FnMut(Object) -> Result<(), OsmError>,
+) -> Result<Header, OsmError> {
+    let file = File::open(path).map_err(OsmError::io(path))?;
+    let file = BufReader::with_capacity(1 << 20, file);
+    let name = path.to_string_lossy().to_lowercase();
+    let mut some = |object: Object| if wanted(object.object_id().kind) { take(object) } else { Ok(()) };
+    let read = if name.ends_with(".pbf") {
+        read_pbf(file, wanted, &mut some)
+    } else if name.ends_with(".osm.gz") {
+        read_xml(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file)), &mut some)
+    } else if name.ends_with(".osm") {
+        read_xml(file, &mut some)
+    } else if name.ends_with(".bz2") {
+        Err(OsmError::Content(
+            "bzip2 is not read here: unpack it with `bunzip2 -k`, or take the .osm.pbf, which is smaller".into(),
+        ))
+    } else {
+        Err(OsmError::Content("extracts are called .osm.pbf, .osm or .osm.gz".into()))
+    };
+    read.map_err(|why| why.inside(path))
+}
+
+/// A diff's XML, unpacked where it is packed.
+pub(crate) fn unpacked(bytes: &[u8]) -> Box<dyn Read + '_> {
+    if bytes.starts_with(&[0x1f, 0x8b]) { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) }
+}

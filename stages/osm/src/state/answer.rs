@@ -1,0 +1,58 @@
+//! What a box shows.
+
+use super::State;
+use crate::element::{Kind, ObjectId, Place, Tags};
+use crate::shape::Rect;
+
+/// The tags of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Of the object that it was taken for; `None`: that is not there.
+    pub center: Option<Tags>,
+    /// Of the others in its box, the nearest to its middle first, as SkyScript lists them.
+    pub surrounding: Vec<Tags>,
+}
+
+impl State {
+    /// What a box shows, without the keys that are `ignored`. An object of which no tag is left is none, and a way that
+    /// only repeats the tags of its multipolygon is the same object.
+    pub fn answer(&self, number: u32, ignored: &dyn Fn(&str) -> bool) -> Option<Answer> {
+        let image = self.boxes.all().get(number as usize)?;
+        let subjects: Vec<ObjectId> = image.subjects().filter(|object| self.tags_of(*object).is_some()).collect();
+        let meets = |object: &&ObjectId| self.shape_of(**object).is_some_and(|shape| shape.meets(image.rect));
+        let subject = subjects.iter().find(meets).or(subjects.first()).copied();
+        let visible = |object: ObjectId| -> Option<Tags> {
+            let tags = self.tags_of(object)?.iter();
+            let is_structure = |key: &str| object.kind == Kind::Relation && key == "type";
+            Some(tags.filter(|(k, _)| !ignored(k) && !is_structure(k)).map(|(k, v)| (k.clone(), v.clone())).collect())
+        };
+        let mut around: Vec<(f64, ObjectId, Tags)> = (self.index.in_box(number))
+            .filter(|object| Some(*object) != subject)
+            .filter_map(|object| {
+                let bounds = self.shape_of(object)?.bounds()?;
+                let tags = visible(object).filter(|tags| !tags.is_empty())?;
+                Some((distance(bounds, image.rect), object, tags))
+            })
+            .collect();
+        let center = subject.and_then(visible);
+        let repeats = |object: ObjectId, tags: &Tags| {
+            object.kind == Kind::Way
+                && self.index.relations_of(object.id).iter().any(|relation| {
+                    let relation = ObjectId { kind: Kind::Relation, id: *relation };
+                    let same = visible(relation).as_ref() == Some(tags);
+                    same && (Some(relation) == subject || self.index.boxes_of(relation).contains(&number))
+                })
+        };
+        around.retain(|(_, object, tags)| !repeats(*object, tags));
+        around.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        Some(Answer { center, surrounding: around.into_iter().map(|(_, _, tags)| tags).collect() })
+    }
+}
+
+/// From the middle of an object's bounds to that of a box; in units that only compare.
+fn distance(bounds: Rect, image: Rect) -> f64 {
+    let middle = |rect: Rect, of: fn(Place) -> i32| (f64::from(of(rect.low)) + f64::from(of(rect.high))) / 2.0;
+    let apart = |of: fn(Place) -> i32| middle(bounds, of) - middle(image, of);
+    let shrunk = (middle(image, |place| place.lat) / 1e7).to_radians().cos();
+    (apart(|place| place.lon) * shrunk).hypot(apart(|place| place.lat))
+}

@@ -1,0 +1,325 @@
+//! Tags from OpenStreetMap: an extract or diffs in, rows of `tag_refreshes` out, which the geo-tags prefer to what came with
+//! the images.
+//!
+//! What diffs need is a state ([`osm::State`]). Its bytes are put first, then a record that names them and the parts that it
+//! belongs to, and last one commit brings in the changed parts of all shards together with the number of the record. So rows
+//! and state go forward together or not at all, and whoever repeats a refresh finds it done.
+
+mod boxes;
+mod diffs;
+mod record;
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use manifests::spec::OsmSpec;
+use manifests::words::count;
+use manifests::{Artifact, BuildSpec, shard_of};
+use osm::{Boxes, Moment, OsmError, State};
+use serde::Serialize;
+use stages::tag_refreshes::{ImageTags, Origin, Refreshed};
+
+use crate::error::WorkerError;
+use crate::stores::{SourceStore, WorkStore};
+use crate::tables::Tables;
+use boxes::Known;
+pub use diffs::Until;
+pub use osm::moment_of;
+use record::Base;
+
+/// Examples that are shown of changed images.
+const MOST_EXAMPLES: usize = 5;
+
+/// Where the tags come from.
+pub enum Origins<'a> {
+    /// An extract, and the number of the last diff in it, where it does not say that itself.
+    Extract(&'a Path, Option<u64>),
+    /// A folder of diffs, up to a moment.
+    Diffs(&'a SourceStore, Until),
+}
+
+/// What a refresh has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Refreshment {
+    /// Images of the country that have a box.
+    pub images: usize,
+    /// Of these, those that were looked at: all with an extract, those that diffs touch otherwise.
+    pub looked_at: usize,
+    /// Images whose tags are others than before.
+    pub changed: usize,
+    /// Of these, those that are left out from now on: what they were taken for is gone.
+    pub gone: usize,
+    /// Of these, those that were left out and are back.
+    pub back: usize,
+    /// Some of the changed images.
+    pub examples: Vec<String>,
+    /// Images whose box does not lie within the extract: their tags stay.
+    pub outside: usize,
+    /// Images that need an extract: what came near them is not kept, or they are new. Their tags stay.
+    pub unclear: usize,
+    /// Some of these, with the reason.
+    pub unclear_examples: Vec<String>,
+    /// Diffs that were applied.
+    pub diffs: u64,
+    /// Objects that the extract, or the diffs, told of.
+    pub objects: u64,
+    /// Bytes of the state.
+    pub state_bytes: u64,
+    /// What the tags show: number of the last diff and its moment.
+    pub moment: String,
+    /// Whether anything was written.
+    pub written: bool,
+    /// Whether a stop came before all diffs were applied.
+    pub stopped: bool,
+}
+
+/// Refreshes the tags of a country.
+pub struct Refresher<'a> {
+    work: &'a WorkStore,
+    tables: &'a Tables,
+    spec: &'a BuildSpec,
+    stop: Arc<AtomicBool>,
+    say: &'a (dyn Fn(&str) + Sync),
+}
+
+/// A row to be written; one that is not changed keeps its tags.
+struct Write {
+    number: u32,
+    is_changed: bool,
+}
+
+/// A state with what it says of some images.
+struct Found {
+    state: State,
+    numbers: BTreeSet<u32>,
+    origin: &'static str,
+    done: Refreshment,
+}
+
+pub(crate) fn osm_error(error: OsmError) -> WorkerError {
+    match error {
+        OsmError::Io { path, cause } if cause.kind() == std::io::ErrorKind::Interrupted => {
+            tracing::debug!(path = %path.display(), "stopped");
+            WorkerError::Stopped
+        }
+        OsmError::Io { path, cause } => WorkerError::of_io(&path, &cause),
+        OsmError::Sequence(why) => WorkerError::Configuration(why),
+        other => WorkerError::Broken(other.to_string()),
+    }
+}
+
+impl<'a> Refresher<'a> {
+    /// Of a build. Nothing is asked of the store yet.
+    pub fn new(
+        (work, tables): (&'a WorkStore, &'a Tables),
+        spec: &'a BuildSpec,
+        stop: Arc<AtomicBool>,
+        say: &'a (dyn Fn(&str) + Sync),
+    ) -> Self {
+        Self { work, tables, spec, stop, say }
+    }
+
+    fn osm(&self) -> &OsmSpec {
+        &self.spec.source.osm
+    }
+
+    /// Finds the tags, and writes those that are others than before. `accept_share`: how many rows may change.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] for a build without boxes, diffs that do not follow, an extract that is older than what
+    /// is there, and more changes than are accepted; [`WorkerError::Broken`] for files that cannot be read;
+    /// [`WorkerError::Conflict`] if another refresh came first; [`WorkerError::Stopped`].
+    pub async fn refresh(&self, from: Origins<'_>, accept_share: Option<f64>) -> Result<Refreshment, WorkerError> {
+        // what will be replaced is pinned before anything is read that it is judged by
+        let base = Base::pin(self.work, self.tables, &self.spec.country).await?;
+        let known = boxes::known(self.work, self.tables, self.spec, &base).await?;
+        let found = match from {
+            Origins::Extract(path, sequence) => self.extract(path, sequence, &base, &known).await?,
+            Origins::Diffs(source, until) => match self.diffs(source, until, &base, &known).await? {
+                Ok(found) => found,
+                Err(nothing) => return Ok(nothing),
+            },
+        };
+        self.write(&base, &known, found, accept_share.unwrap_or(self.osm().accept_share)).await
+    }
+
+    async fn extract(
+        &self,
+        path: &Path,
+        sequence: Option<u64>,
+        base: &Base,
+        known: &Known,
+    ) -> Result<Found, WorkerError> {
+        let boxes = Boxes::new(known.boxes.values().cloned(), self.osm().margin_meters);
+        (self.say)(&format!("reading {} for {}", path.display(), count(boxes.all().len(), "image")));
+        let (path, stop) = (path.to_owned(), self.stop.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            osm::read_extract(&path, boxes, &std::env::temp_dir(), &|| stop.load(Ordering::Relaxed))
+        });
+        let read = read.await.map_err(|e| WorkerError::Panicked(format!("reading the extract: {e}")))?;
+        let mut read = read.map_err(osm_error)?;
+        let state = &mut read.state;
+        state.sequence = state.sequence.or(sequence);
+        if let Some((before, now)) = base.timestamp().zip(state.timestamp).filter(|(before, now)| now < before) {
+            return Err(WorkerError::Configuration(format!(
+                "the extract shows {}, and the tags are at {} already: take a newer extract",
+                Moment(now),
+                Moment(before)
+            )));
+        }
+        if state.timestamp.is_none() && base.timestamp().is_some() {
+            (self.say)("warning: the extract does not say which moment it shows, so it may be older than the tags");
+        }
+        let done = Refreshment {
+            images: known.boxes.len(),
+            outside: read.outside.len(),
+            objects: read.objects.iter().sum(),
+            ..Refreshment::default()
+        };
+        let numbers = (0..read.state.boxes().all().len() as u32).collect();
+        Ok(Found { state: read.state, numbers, origin: "extract", done })
+    }
+
+    async fn diffs(
+        &self,
+        source: &SourceStore,
+        until: Until,
+        base: &Base,
+        known: &Known,
+    ) -> Result<Result<Found, Refreshment>, WorkerError> {
+        let Some(mut state) = base.state(self.work).await? else {
+            return Err(WorkerError::Configuration(format!(
+                "{} has no tags from OpenStreetMap yet: begin with an extract, `urbancross tags refresh SPEC --osm FILE`",
+                self.spec.country
+            )));
+        };
+        let applied = diffs::apply(source, &mut state, until, &self.stop, self.say).await?;
+        let unclear = known.boxes.keys().filter(|id| state.boxes().number_of(id).is_none());
+        let new: Vec<String> = unclear.map(|id| format!("{id}: it is not in the extract that was read")).collect();
+        let done = Refreshment {
+            images: known.boxes.len(),
+            diffs: applied.diffs,
+            objects: applied.objects,
+            stopped: applied.stopped,
+            unclear: new.len(),
+            unclear_examples: new.into_iter().take(MOST_EXAMPLES).collect(),
+            moment: state.moment(),
+            ..Refreshment::default()
+        };
+        if applied.diffs == 0 {
+            return Ok(Err(done));
+        }
+        Ok(Ok(Found { state, numbers: applied.touched, origin: "diff", done }))
+    }
+
+    /// What an image shows, of what matters; within: `None`: what it was taken for is gone.
+    fn tags_of(&self, state: &State, number: u32) -> Option<Option<ImageTags>> {
+        let answer = state.answer(number, &|key| self.osm().ignores(key))?;
+        let surrounding = answer.surrounding;
+        Some(answer.center.map(|center| ImageTags { center, surrounding }))
+    }
+
+    async fn write(
+        &self,
+        base: &Base,
+        known: &Known,
+        found: Found,
+        accept_share: f64,
+    ) -> Result<Refreshment, WorkerError> {
+        let Found { state, numbers, origin, mut done } = found;
+        let origin = Origin {
+            kind: origin.to_owned(),
+            sequence: state.sequence.and_then(|sequence| i64::try_from(sequence).ok()),
+            moment: state.timestamp.map(|at| Moment(at).to_string()),
+        };
+        let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
+        for number in numbers {
+            let Some(image) = state.boxes().all().get(number as usize) else { continue };
+            let Some(before) = known.before.get(&image.image_id) else { continue };
+            if state.is_named(number) {
+                continue;
+            }
+            let Some(tags) = self.tags_of(&state, number) else { continue };
+            done.looked_at += 1;
+            let is_changed = rows::digest_of(tags.as_ref()) != before.digest;
+            if is_changed {
+                done.changed += 1;
+                done.gone += usize::from(tags.is_none());
+                done.back += usize::from(before.is_gone && tags.is_some());
+                if done.examples.len() < MOST_EXAMPLES {
+                    done.examples.push(image.image_id.clone());
+                }
+            }
+            // what was never refreshed gets a row that says where its tags come from
+            if is_changed || !before.is_refreshed {
+                let shard = shard_of(&image.image_id, self.spec.work.shards);
+                writes.entry(shard).or_default().push(Write { number, is_changed });
+            }
+        }
+        let named: Vec<String> = (state.missing())
+            .filter(|(id, _)| known.before.contains_key(*id))
+            .map(|(id, why)| format!("{id}: {why}"))
+            .collect();
+        done.unclear += named.len();
+        done.unclear_examples.extend(named.into_iter().take(MOST_EXAMPLES));
+        done.moment = state.moment();
+        let share = done.changed as f64 / done.images.max(1) as f64;
+        if share > accept_share {
+            return Err(WorkerError::Configuration(format!(
+                "{} of {} would have other tags (such as {}), {} of them none, as what they were taken for is gone: that is \
+                 more than source.osm.accept_share = {accept_share}. If that is right (the first extract may well differ \
+                 from what came with the images), accept it with --accept-share {}",
+                done.changed,
+                count(done.images, "image"),
+                done.examples.join(", "),
+                done.gone,
+                (share * 100.0).ceil().min(100.0) / 100.0,
+            )));
+        }
+        let bytes = state.to_bytes();
+        done.state_bytes = bytes.len() as u64;
+        if self.stop.load(Ordering::Relaxed) && !done.stopped {
+            return Err(WorkerError::Stopped);
+        }
+        let mut replacements = Vec::with_capacity(writes.len());
+        for (shard, writes) in writes {
+            let mut changed: BTreeMap<String, Option<Refreshed>> = BTreeMap::new();
+            for Write { number, is_changed } in writes {
+                let Some(image) = state.boxes().all().get(number as usize) else { continue };
+                let tags = self.tags_of(&state, number).flatten();
+                let row = is_changed.then(|| Refreshed { tags, origin: origin.clone() });
+                changed.insert(image.image_id.clone(), row);
+            }
+            let shard = rows::Shard { work: self.work, country: &self.spec.country, shard };
+            replacements.push(shard.write(base, known, changed, &origin).await?);
+        }
+        done.written = base.commit(self.work, self.tables, &state, bytes, replacements).await?;
+        Ok(done)
+    }
+}
+
+/// What the tags of a country show by now; `None`: they came with the images.
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn moment(work: &WorkStore, tables: &Tables, country: &str) -> Result<Option<String>, WorkerError> {
+    let base = Base::pin(work, tables, country).await?;
+    Ok(base.record.map(|record| record.moment))
+}
+
+/// Paths of what a country's present state lies in; `gc` keeps them.
+pub(crate) async fn live_objects(
+    work: &WorkStore,
+    tables: &Tables,
+    country: &str,
+) -> Result<BTreeSet<String>, WorkerError> {
+    record::live_objects(work, tables, country).await
+}
+
+/// As [`Artifact::name`]; for messages.
+pub(crate) fn table() -> &'static str {
+    Artifact::TagRefreshes.name()
+}

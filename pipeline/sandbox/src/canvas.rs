@@ -348,7 +348,6 @@ mod tests {
     fn scene(brushes: Vec<Brush>) -> Scene {
         Scene {
             width: 20.0,
-            height: 20.0,
             objects: vec![Object::area(Tags::new(), Vec::new(), brushes)],
             focus: 0,
             winter: false,

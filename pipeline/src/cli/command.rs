@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 
+use super::analyse_commands::AnalyseArgs;
 use super::arguments::{
     ClusterArgs, EngineArgs, FailedArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs,
     StepArgs, TryArgs, run_name,
@@ -379,18 +380,10 @@ pub(super) enum Command {
         #[arg(help = "Which spec", default_value = "build")]
         of: schema::Kind,
     },
-    /// Show what the geo-tags and captions of builds are like: counts, tags that go together, tags close to a text
+    /// Show what the data of builds are like: counts of tags, tags that go together, captioners and segmenters side by side
     Analyse {
-        #[arg(required = true, help = "Build specs, one for each country")]
-        specs: Vec<PathBuf>,
         #[command(flatten)]
-        set: SetArgs,
-        #[arg(long, value_name = "TEXT", help = "Also name the tags that are close to this, by the build's model")]
-        related: Vec<String>,
-        #[arg(long, value_name = "FILE", help = "Also write a page with charts here")]
-        html: Option<PathBuf>,
-        #[arg(long, help = "Machine-readable output")]
-        json: bool,
+        args: Box<AnalyseArgs>,
     },
     /// Write man pages, one for each command
     Man {

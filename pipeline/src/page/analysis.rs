@@ -1,18 +1,29 @@
 //! The page of an analysis, and the section of it that a report has.
 
+mod compared;
+
+use std::collections::BTreeMap;
+
 use manifests::words::count;
 use report::{
     Block, Cell, Cluster, Column, Fact, Histogram, Report, Scatter, Section, Table, TagCloud, TagGroup, format_number,
 };
 
+use workers::WorkerError;
+
 use super::capitalised;
+use super::pictures::thumbnails;
 use crate::analyse::{Analysis, Group, Related};
+use crate::build::Build;
 
 /// Bars of a histogram of counts.
 const BINS: usize = 16;
 
-/// A page about one or more countries.
-pub fn make(all: &[Analysis], generated_at: &str) -> String {
+/// A page about one or more countries, with the build of each.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for pictures that cannot be read; a store that does not answer.
+pub async fn make(builds: &[Build], all: &[Analysis], generated_at: &str) -> Result<String, WorkerError> {
     let images: u64 = all.iter().map(|one| one.tags.images).sum();
     let tags: u64 = all.iter().map(|one| one.tags.tags).sum();
     let mut sections = vec![Section {
@@ -30,7 +41,17 @@ pub fn make(all: &[Analysis], generated_at: &str) -> String {
         lead: String::new(),
         blocks: [vec![words(one)], tag_blocks(one)].concat(),
     }));
-    report::render(&Report {
+    for (build, one) in builds.iter().zip(all) {
+        let comparisons =
+            [("prompts", "prompts side by side", &one.prompts), ("compared", "side by side", &one.compared)];
+        for (id, title, comparison) in comparisons {
+            let Some(comparison) = comparison else { continue };
+            let pictures = thumbnails(build, &compared::shown(comparison)).await?;
+            let head = (format!("{}-{id}", one.country), format!("{}: {title}", capitalised(&one.country)));
+            sections.push(compared::section(head, comparison, &pictures));
+        }
+    }
+    Ok(report::render(&Report {
         title: "What the data are like".into(),
         subtitle: "Geo-tags and captions of the builds.".into(),
         generated_at: generated_at.to_owned(),
@@ -39,7 +60,7 @@ pub fn make(all: &[Analysis], generated_at: &str) -> String {
             Fact::new("tags", format_number(tags as f64, Some(0))),
         ],
         sections,
-    })
+    }))
 }
 
 /// Tags, sized by the images that have them.
@@ -121,7 +142,7 @@ fn tag_blocks(one: &Analysis) -> Vec<Block> {
     blocks
 }
 
-fn histogram(caption: &str, x: &str, y: &str, counts: &std::collections::BTreeMap<u64, u64>) -> Block {
+fn histogram(caption: &str, x: &str, y: &str, counts: &BTreeMap<u64, u64>) -> Block {
     let most = counts.keys().last().copied().unwrap_or(0) + 1;
     let width = most.div_ceil(BINS as u64).max(1);
     let bins = most.div_ceil(width);

@@ -1,5 +1,6 @@
 //! `urbancross analyse`: what a country's geo-tags and captions are like, as the paper's appendix shows it.
 
+mod adapted;
 mod asked;
 mod compared;
 mod figures;
@@ -19,6 +20,7 @@ use workers::parts::PartReader;
 
 use crate::build::Build;
 
+pub use adapted::{BeforeAndAfter, before_and_after, in_words as moves_in_words};
 pub(crate) use compared::name_of;
 pub use compared::{CaptionerLine, Comparison, Row, SegmenterLine, Way, Written, compare, prompts};
 pub use figures::Figures;

@@ -40,7 +40,7 @@ async fn pinned(build: &Build) -> Result<Vec<PinnedTable>, WorkerError> {
 /// Identity of the evaluation at the newest versions.
 async fn key(build: &Build, tables: &[PinnedTable]) -> String {
     let tables: Vec<String> = tables.iter().map(PinnedTable::digest).collect();
-    digest::of_value(&(evaluate::VERSION, build.spec.evaluate.protocol, tables))
+    digest::of_value(&(evaluate::VERSION, evaluate::PANELS_VERSION, build.spec.evaluate.protocol, tables))
 }
 
 /// Evaluates a build's model on its own test split; nothing happens if its figures are up to date.

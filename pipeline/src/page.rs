@@ -2,11 +2,13 @@
 
 pub mod ablation;
 mod across;
+mod adapted;
 pub mod analysis;
 mod building;
 mod captions;
 mod chance;
 mod failed;
+mod failures;
 mod pictures;
 mod queries;
 pub mod search;
@@ -212,9 +214,18 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
         sections.push(Section {
             id: id("found"),
             title: title("What it finds"),
-            lead: "Best and worst queries: the first five answers of each, with their scores.".into(),
+            lead: "The best queries: the first five answers of each, with their scores.".into(),
             blocks: pictures::retrieval(one.build, evaluation).await?,
         });
+        let failures = failures::blocks(one.build, evaluation).await?;
+        if !failures.is_empty() {
+            sections.push(Section {
+                id: id("failures"),
+                title: title("Where it fails"),
+                lead: failures::lead(evaluation),
+                blocks: failures,
+            });
+        }
     }
     sections.push(Section {
         id: id("segments"),

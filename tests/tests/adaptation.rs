@@ -80,6 +80,27 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
     let other = stronger.adapt(&stronger.spec, &mut Solo, &progress).await.unwrap().unwrap();
     assert_ne!((&record.key, &record.trained.model_digest), (&other.key, &other.trained.model_digest));
 
+    // what it changes, query by query, without adapting anything
+    let html = world.path("adapted.html");
+    let told =
+        Command::new(urbancross()).arg("analyse").arg(&path).args(["--json", "--html"]).arg(&html).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(told[0]["after"], serde_json::json!(after), "the figures of the adaptation with these settings");
+    for (moves, queries) in [("text_moves", after.recall.caption_queries), ("image_moves", after.recall.image_queries)]
+    {
+        let moves = &told[0]["changes"][moves];
+        let all: u64 = ["rose", "fell", "stayed"].iter().map(|kind| moves[kind].as_u64().unwrap()).sum();
+        assert_eq!(all, queries as u64, "{moves}");
+    }
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.contains("finland to spain: before and after adaptation") && page.contains("moved up"));
+    let unknown =
+        Command::new(urbancross()).arg("analyse").arg(&path).args(["--set", "adapt.method.beta=9.0"]).output();
+    let unknown = unknown.unwrap();
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(unknown.status.code() == Some(65) && said.contains("other settings than this spec"), "{said}");
+
     // as processes side by side, and then here, where all of them stand
     let told = Command::new(urbancross()).arg("ablate").arg(&path).args(["--jobs", "2"]).output().unwrap();
     let said = String::from_utf8_lossy(&told.stderr);
@@ -107,7 +128,7 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
         others.flat_map(|line| line.runs.iter().map(|run| &run.model_digest)).collect();
     assert_eq!(digests.len(), 11, "every other variant and seed is a model of its own");
     let page = pipeline::page::ablation::make(&[pair], &[ablation], "today").await.unwrap();
-    for words in ["w/o SS", "w/o CL", "w/o AT", "joint training", "mR (chance ", "before", "after"] {
+    for words in ["w/o SS", "w/o CL", "w/o AT", "joint training", "mR (chance ", "before", "after", "moved down"] {
         assert!(page.contains(words), "{words}");
     }
     let error = open(&["adapt.method.bta=1.0"]).await.err().unwrap().to_string();

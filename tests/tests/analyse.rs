@@ -52,6 +52,9 @@ async fn counts_are_those_of_the_tables_and_texts_find_tags() {
     assert!(html.contains("Tags that are close to") && html.contains("first component"), "{html}");
     let report = std::fs::read_to_string(world.path("work/reports/finland.html")).unwrap();
     assert!(report.contains("Geo-tags") && report.contains("first component"));
+    // two epochs teach little: the report shows what fails, with whose caption was found instead
+    assert!(report.contains("Where it fails") && report.contains("put a wrong answer first"));
+    assert!(report.contains("each below the image that it was written for"));
     let (code, words, _) = call(&["analyse", path]);
     assert!(code == Some(0) && words.contains("go together:"), "{words}");
 }

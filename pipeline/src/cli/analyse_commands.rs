@@ -4,21 +4,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use manifests::BuildSpec;
 use manifests::words::count;
+use manifests::{BuildSpec, PairSpec};
 use report::format_number;
 
 use super::arguments::SetArgs;
 use super::numbers::within;
 use super::report_commands::open_all;
-use super::write_page;
+use super::{figures, stop_flag, write_page};
 use crate::analyse::{
-    Analysis, CaptionerLine, Comparison, Draw, MOST_SAMPLED, SegmenterLine, Way, analyse as analyse_build, compare,
-    name_of, prompts, related,
+    Analysis, BeforeAndAfter, CaptionerLine, Comparison, Draw, MOST_SAMPLED, SegmenterLine, Way,
+    analyse as analyse_build, before_and_after, compare, moves_in_words, name_of, prompts, related,
 };
 use crate::build::Build;
 use crate::clock::now;
 use crate::page::analysis as page;
+use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::say;
 use crate::search::SearchModel;
@@ -28,7 +29,10 @@ const NAMED: usize = 8;
 
 #[derive(Debug, Args)]
 pub(super) struct AnalyseArgs {
-    #[arg(required = true, help = "Build specs, one for each country")]
+    #[arg(
+        required = true,
+        help = "Build specs, one for each country; of pair specs, queries before and after adaptation"
+    )]
     specs: Vec<PathBuf>,
     #[command(flatten)]
     set: SetArgs,
@@ -91,8 +95,10 @@ struct DrawArgs {
 pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     let (mut all, set) = (Vec::new(), &args.set.set);
     let progress = Progress::new(args.json);
-    let builds = open_all(&args.specs, set).await?;
-    for (build, path) in builds.iter().zip(&args.specs) {
+    let (of_pairs, specs): (Vec<PathBuf>, Vec<PathBuf>) =
+        args.specs.iter().cloned().partition(|path| PairSpec::is_at(path));
+    let builds = open_all(&specs, set).await?;
+    for (build, path) in builds.iter().zip(&specs) {
         let mut analysis = analyse_build(build).await?;
         if !args.related.is_empty() {
             let model = SearchModel::of_build(build).await?;
@@ -109,15 +115,34 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
         }
         all.push(analysis);
     }
+    let mut pairs = Vec::new();
+    for path in of_pairs {
+        let pair = Pair::open(&path, set, stop_flag()).await?;
+        let of = before_and_after(&pair, &progress).await?;
+        pairs.push((pair, of));
+    }
     if args.json {
-        say!("{}", serde_json::to_string_pretty(&all)?);
+        let of_builds = all.iter().map(|one| serde_json::json!(one));
+        let told: Vec<serde_json::Value> = of_builds.chain(pairs.iter().map(|(_, of)| serde_json::json!(of))).collect();
+        say!("{}", serde_json::to_string_pretty(&told)?);
     } else {
-        all.iter().flat_map(in_words).try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+        let lines = all.iter().flat_map(in_words).chain(pairs.iter().flat_map(|(_, of)| pair_in_words(of)));
+        lines.into_iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
     }
     match args.html {
-        Some(path) => write_page(&path, &page::make(&builds, &all, &now()).await?),
+        Some(path) => write_page(&path, &page::make((&builds, &all), &pairs, &now()).await?),
         None => Ok(()),
     }
+}
+
+fn pair_in_words(of: &BeforeAndAfter) -> Vec<String> {
+    vec![
+        format!("{}:", of.pair),
+        format!("  before {}", figures(&of.before.recall.exact.pessimistic)),
+        format!("  after  {}", figures(&of.after.recall.exact.pessimistic)),
+        format!("  texts  {}", moves_in_words(&of.changes.text_moves)),
+        format!("  images {}", moves_in_words(&of.changes.image_moves)),
+    ]
 }
 
 /// The build's spec with each of the captioners or segmenters in it; with its own if none was named.

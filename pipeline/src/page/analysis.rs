@@ -11,30 +11,38 @@ use report::{
 
 use workers::WorkerError;
 
-use super::capitalised;
 use super::pictures::thumbnails;
-use crate::analyse::{Analysis, Group, Related};
+use super::{adapted, capitalised};
+use crate::analyse::{Analysis, BeforeAndAfter, Group, Related};
 use crate::build::Build;
+use crate::pair::Pair;
 
 /// Bars of a histogram of counts.
 const BINS: usize = 16;
 
-/// A page about one or more countries, with the build of each.
+/// A page about countries, with the build of each, and about pairs of them.
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for pictures that cannot be read; a store that does not answer.
-pub async fn make(builds: &[Build], all: &[Analysis], generated_at: &str) -> Result<String, WorkerError> {
+pub async fn make(
+    (builds, all): (&[Build], &[Analysis]),
+    pairs: &[(Pair, BeforeAndAfter)],
+    generated_at: &str,
+) -> Result<String, WorkerError> {
     let images: u64 = all.iter().map(|one| one.tags.images).sum();
     let tags: u64 = all.iter().map(|one| one.tags.tags).sum();
-    let mut sections = vec![Section {
-        id: "tags".into(),
-        title: "Tags of the countries".into(),
-        lead: "Of the objects that pictures were taken for, and of those around them.".into(),
-        blocks: vec![
-            Block::Table(overview(all)),
-            cloud(all.iter().map(|one| group(&capitalised(&one.country), one)).collect()),
-        ],
-    }];
+    let mut sections = Vec::new();
+    if !all.is_empty() {
+        sections.push(Section {
+            id: "tags".into(),
+            title: "Tags of the countries".into(),
+            lead: "Of the objects that pictures were taken for, and of those around them.".into(),
+            blocks: vec![
+                Block::Table(overview(all)),
+                cloud(all.iter().map(|one| group(&capitalised(&one.country), one)).collect()),
+            ],
+        });
+    }
     sections.extend(all.iter().map(|one| Section {
         id: one.country.clone(),
         title: capitalised(&one.country),
@@ -51,14 +59,20 @@ pub async fn make(builds: &[Build], all: &[Analysis], generated_at: &str) -> Res
             sections.push(compared::section(head, comparison, &pictures));
         }
     }
+    for (pair, of) in pairs {
+        sections.push(adapted::section(pair, of).await?);
+    }
+    let counted = [("images", images), ("tags", tags)].into_iter().filter(|_| !all.is_empty());
+    let facts = counted.map(|(name, number)| Fact::new(name, format_number(number as f64, Some(0)))).collect();
+    let (title, subtitle) = match all.is_empty() {
+        true => ("What adaptation changes", "Queries before and after it."),
+        false => ("What the data are like", "Geo-tags and captions of the builds."),
+    };
     Ok(report::render(&Report {
-        title: "What the data are like".into(),
-        subtitle: "Geo-tags and captions of the builds.".into(),
+        title: title.into(),
+        subtitle: subtitle.into(),
         generated_at: generated_at.to_owned(),
-        facts: vec![
-            Fact::new("images", format_number(images as f64, Some(0))),
-            Fact::new("tags", format_number(tags as f64, Some(0))),
-        ],
+        facts,
         sections,
     }))
 }

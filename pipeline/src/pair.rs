@@ -121,7 +121,13 @@ impl Pair {
                 self.target.spec.country
             )));
         }
-        let batch = ("adapt.batch", self.spec.adapt.batch);
+        self.check_batch(&self.spec)
+    }
+
+    /// Refuses a batch that the target's labelled part does not fill.
+    pub(crate) fn check_batch(&self, spec: &PairSpec) -> Result<(), WorkerError> {
+        let [(_, train), ..] = self.parts();
+        let batch = ("adapt.batch", spec.adapt.batch);
         Ok(check_batch(stages::adapt::NAME, batch, ("the target's labelled part", train as u64), 1)?)
     }
 

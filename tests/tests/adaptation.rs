@@ -101,6 +101,29 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
     let said = String::from_utf8_lossy(&unknown.stderr);
     assert!(unknown.status.code() == Some(65) && said.contains("other settings than this spec"), "{said}");
 
+    // settings moved one at a time; what was adapted stands
+    let over =
+        ["sweep", "--over", "adapt.method.beta=2.0,1.0", "--over", "adapt.method.curriculum=bands,easiest", "--json"];
+    let swept = Command::new(urbancross()).args(over).arg(&path).output().unwrap();
+    assert!(swept.status.success(), "{}", String::from_utf8_lossy(&swept.stderr));
+    let curves: Vec<pipeline::sweep::Curve> = serde_json::from_slice(&swept.stdout).unwrap();
+    assert_eq!(
+        (curves[0].country.as_str(), curves[0].points[0].value, curves[0].points[1].value),
+        ("finland_to_spain", 1.0, 2.0)
+    );
+    assert_eq!(curves[0].points[0].seconds, record.trained.seconds, "the adaptation that was made above");
+    assert_eq!(curves[0].points[1].seconds, other.trained.seconds);
+    assert_eq!((curves[1].points[0].name().as_str(), curves[1].points[1].name().as_str()), ("bands", "easiest"));
+    for (over, words) in [
+        ("adapt.batch=4,4096", "adapt.batch = 4096 is more than"),
+        ("adapt.method.margin=0.1,3.0", "adapt.method.margin is 3"),
+        ("pretrain.batch=4", "name the spec of a build"),
+    ] {
+        let refused = Command::new(urbancross()).args(["sweep", "--over", over]).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(65) && said.contains(words) && !said.contains("sweep:"), "{said}");
+    }
+
     // as processes side by side, and then here, where all of them stand
     let told = Command::new(urbancross()).arg("ablate").arg(&path).args(["--jobs", "2"]).output().unwrap();
     let said = String::from_utf8_lossy(&told.stderr);

@@ -323,11 +323,16 @@ pub(super) enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
-    /// Train a finished build under other settings, one setting moved at a time: the paper's Figure 5
+    /// Train a finished build, or adapt a pair, under other settings, one setting moved at a time: the paper's Figure 5
     Sweep {
         #[command(flatten)]
         spec: SpecArgs,
-        #[arg(long, required = true, value_name = "FIELD=VALUES", help = "Such as pretrain.learning_rate=1e-4,1e-3")]
+        #[arg(
+            long,
+            required = true,
+            value_name = "FIELD=VALUES",
+            help = "Such as pretrain.learning_rate=1e-4,1e-3; also fields of score and evaluate, and of adapt for a pair spec"
+        )]
         over: Vec<String>,
         #[arg(long, short, help = "Write a report here")]
         report: Option<PathBuf>,

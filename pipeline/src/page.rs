@@ -11,6 +11,7 @@ mod failed;
 mod failures;
 mod pictures;
 mod queries;
+mod sampled;
 pub mod search;
 mod statistics;
 pub mod sweep;

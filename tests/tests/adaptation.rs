@@ -93,7 +93,25 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
         let all: u64 = ["rose", "fell", "stayed"].iter().map(|kind| moves[kind].as_u64().unwrap()).sum();
         assert_eq!(all, queries as u64, "{moves}");
     }
+    // the sampler's bands, from the most similar sources on
+    let sampled = told[0]["sampled"].as_array().unwrap();
+    assert_eq!(sampled.len(), 2, "one for each epoch");
+    for (epoch, of) in sampled.iter().enumerate() {
+        assert_eq!(
+            (of["targets"].as_u64(), of["sources"].as_u64(), of["epoch"].as_u64()),
+            (Some(4), Some(20), Some(epoch as u64))
+        );
+        let ranks: Vec<u64> = of["chosen"].as_array().unwrap().iter().map(|one| one[0].as_u64().unwrap()).collect();
+        let first = 4 * epoch as u64;
+        assert_eq!(ranks, (first..first + 4).collect::<Vec<_>>());
+        let weights: f64 = of["chosen"].as_array().unwrap().iter().map(|one| one[1].as_f64().unwrap()).sum();
+        assert!((weights - 4.0).abs() < 1e-9, "Eq. 10 scales them to the batch: {of}");
+        let bands: Vec<Vec<f64>> = serde_json::from_value(of["bands"].clone()).unwrap();
+        let mean = |band: usize| bands.iter().map(|target| target[band]).sum::<f64>();
+        assert!((1..5).all(|band| mean(band - 1) >= mean(band)), "{bands:?}");
+    }
     let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.contains("Weights of the sources that the first batch of each epoch"));
     assert!(page.contains("finland to spain: before and after adaptation") && page.contains("moved up"));
     let unknown =
         Command::new(urbancross()).arg("analyse").arg(&path).args(["--set", "adapt.method.beta=9.0"]).output();

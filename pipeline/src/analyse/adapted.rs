@@ -2,12 +2,16 @@
 
 use manifests::words::count;
 use serde::Serialize;
+use stages::adapt::Sampled;
 use stages::evaluate::{Changes, Moves, changes};
 use workers::WorkerError;
 
 use crate::pair::{Pair, Tested};
 use crate::progress::Progress;
 use crate::search::{Adapted, SearchModel};
+
+/// Epochs whose first batch is shown: the paper's curriculum has five.
+const EPOCHS: usize = 6;
 
 /// The same queries by two models.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,6 +24,8 @@ pub struct BeforeAndAfter {
     pub after: Tested,
     /// Which queries changed, and how.
     pub changes: Changes,
+    /// What the sampler made of the first batch of each of the first epochs; none where no source is learnt from.
+    pub sampled: Vec<Sampled>,
 }
 
 /// Compares the source's model with the one that was adapted with the pair's settings. Adapts nothing.
@@ -35,7 +41,8 @@ pub async fn before_and_after(pair: &Pair, progress: &Progress) -> Result<Before
     let protocol = pair.target.spec.evaluate.protocol;
     let changes = tokio::task::block_in_place(|| changes(&rows.0, &rows.1, protocol))?;
     let (before, after) = (pair.test(&before).await?, pair.test(&after).await?);
-    Ok(BeforeAndAfter { pair: pair.name.clone(), before, after, changes })
+    let sampled = pair.sampled(EPOCHS).await?;
+    Ok(BeforeAndAfter { pair: pair.name.clone(), before, after, changes, sampled })
 }
 
 /// How many queries moved, in words.

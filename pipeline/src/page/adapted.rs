@@ -31,6 +31,7 @@ pub(super) async fn section(pair: &Pair, of: &BeforeAndAfter) -> Result<Section,
         rows: vec![row("before", &of.before), row("after", &of.after)],
     };
     let mut blocks = vec![Block::Table(recalls)];
+    blocks.extend(super::sampled::blocks(&of.sampled));
     blocks.extend(self::blocks(pair, &of.changes).await?);
     Ok(Section {
         id: of.pair.clone(),

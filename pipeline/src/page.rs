@@ -13,6 +13,7 @@ mod pictures;
 mod queries;
 mod sampled;
 pub mod search;
+mod seen;
 mod statistics;
 pub mod sweep;
 
@@ -241,7 +242,9 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
         blocks: one
             .curves
             .iter()
-            .flat_map(|(training, trained, points)| curve_blocks(*training, trained, points))
+            .flat_map(|(training, trained, points)| {
+                [curve_blocks(*training, trained, points), seen::blocks(training.name(), points)].concat()
+            })
             .chain(chance::validated_no_better(one.curves.iter().map(|(training, trained, _)| {
                 (training.name().to_owned(), trained.best_validation_mean_recall, trained.validation_chance)
             })))

@@ -139,6 +139,7 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         validation: run.validation,
         tokenizer: &tokenizer,
         limits: crate::images::limits(run.source_spec),
+        segments: None,
         folder: run.folder,
         execution: execution(run.source_spec),
         stop: run.stop,

@@ -227,9 +227,9 @@ mod tests {
         // every caption looks for the image at the other end
         let mut rows: Vec<_> =
             (0..30).map(|i| row(&format!("i{i}"), i as f32 * 0.05, &format!("caption {i}"))).collect();
-        for i in 0..30 {
+        for (i, row) in rows.iter_mut().enumerate() {
             let angle = (29 - i) as f32 * 0.05;
-            rows[i].captions[0].1 = vec![angle.cos(), angle.sin()];
+            row.captions[0].1 = vec![angle.cos(), angle.sin()];
         }
         let again = rows[0].captions[0].clone();
         rows[0].captions.push(again);

@@ -111,7 +111,7 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
         assert!((1..5).all(|band| mean(band - 1) >= mean(band)), "{bands:?}");
     }
     let page = std::fs::read_to_string(&html).unwrap();
-    assert!(page.contains("Weights of the sources that the first batch of each epoch"));
+    assert!(page.contains("Weights of the sources that the first batch of an epoch"));
     assert!(page.contains("finland to spain: before and after adaptation") && page.contains("moved up"));
     let unknown =
         Command::new(urbancross()).arg("analyse").arg(&path).args(["--set", "adapt.method.beta=9.0"]).output();

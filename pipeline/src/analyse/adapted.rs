@@ -10,7 +10,7 @@ use crate::pair::{Pair, Tested};
 use crate::progress::Progress;
 use crate::search::{Adapted, SearchModel};
 
-/// Epochs whose first batch is shown: the paper's curriculum has five.
+/// Epochs whose first batch is shown, spread over the adaptation: the paper's curriculum has five bands.
 const EPOCHS: usize = 6;
 
 /// The same queries by two models.
@@ -24,7 +24,7 @@ pub struct BeforeAndAfter {
     pub after: Tested,
     /// Which queries changed, and how.
     pub changes: Changes,
-    /// What the sampler made of the first batch of each of the first epochs; none where no source is learnt from.
+    /// What the sampler made of the first batch of some epochs; none where no source is learnt from.
     pub sampled: Vec<Sampled>,
 }
 

@@ -12,7 +12,7 @@ pub(super) fn blocks(all: &[Sampled]) -> Vec<Block> {
     let mut blocks = vec![Block::Heatmap(weights(all)), Block::Heatmap(similarities(first))];
     if !others.is_empty() {
         blocks.push(Block::Details {
-            summary: "Similarities of the later epochs".into(),
+            summary: "Similarities of the other epochs".into(),
             blocks: others.iter().map(|one| Block::Heatmap(similarities(one))).collect(),
         });
     }
@@ -30,8 +30,9 @@ fn weights(all: &[Sampled]) -> Heatmap {
     };
     Heatmap {
         caption:
-            "Weights of the sources that the first batch of each epoch learns from, the most similar first. From epoch \
-                  to epoch the sampler goes on to sources that are less like the target."
+            "Weights of the sources that the first batch of an epoch learns from, the most similar first, for some epochs \
+                  spread over the adaptation. Under the paper's curriculum later epochs learn from sources that are less like \
+                  the target."
                 .into(),
         row_title: "epoch".into(),
         column_title: "chosen source".into(),

@@ -46,7 +46,7 @@ pub struct LookAt<'a> {
     pub checkpoint: &'a Path,
 }
 
-/// The first batches of the first `epochs` epochs; none where no source is learnt from.
+/// The first batches of some epochs, spread over the adaptation; none where no source is learnt from.
 ///
 /// # Errors
 /// As an adaptation with these settings would end.
@@ -62,7 +62,12 @@ pub fn look(at: LookAt<'_>, epochs: usize) -> Result<Vec<Sampled>, StageError> {
         let failed = |e: BoxError| StageError::Compute { stage: super::NAME, why: e.to_string() };
         batches.sampled(epoch).map_err(failed)
     };
-    (0..epochs.min(at.pair.adapt.epochs)).map(of_epoch).collect()
+    spread(at.pair.adapt.epochs, epochs).into_iter().map(of_epoch).collect()
+}
+
+/// At most so many of `all` numbers from 0, the first and the last among them.
+fn spread(all: usize, most: usize) -> Vec<usize> {
+    if all <= most { (0..all).collect() } else { (0..most).map(|at| at * (all - 1) / (most - 1).max(1)).collect() }
 }
 
 impl Batches<'_> {
@@ -85,5 +90,18 @@ impl Batches<'_> {
         let mut chosen: Vec<(usize, f64)> = chosen.iter().map(|at| ranks[*at]).zip(weights).collect();
         chosen.sort_by_key(|(rank, _)| *rank);
         Ok(Sampled { epoch, targets, sources, bands: bands.collect(), chosen })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_are_spread_over_all_of_them() {
+        assert_eq!(spread(2, 6), [0, 1]);
+        assert_eq!(spread(60, 6), [0, 11, 23, 35, 47, 59]);
+        assert_eq!(spread(0, 6), [0; 0]);
+        assert_eq!(spread(5, 1), [0]);
     }
 }

@@ -1,6 +1,11 @@
 //! `urbancross analyse`: what a country's geo-tags and captions are like, as the paper's appendix shows it.
 
+mod adapted;
+mod asked;
+mod compared;
+mod figures;
 mod related;
+mod sample;
 mod tags;
 mod together;
 
@@ -15,7 +20,12 @@ use workers::parts::PartReader;
 
 use crate::build::Build;
 
+pub use adapted::{BeforeAndAfter, before_and_after, in_words as moves_in_words};
+pub(crate) use compared::name_of;
+pub use compared::{CaptionerLine, Comparison, Row, SegmenterLine, Way, Written, compare, prompts};
+pub use figures::Figures;
 pub use related::{Related, related};
+pub use sample::{Draw, MOST_SAMPLED, Sample};
 pub use tags::{Group, TagStatistics};
 pub use together::{Placed, TagPlane};
 
@@ -34,6 +44,12 @@ pub struct Analysis {
     pub captions_by_words: BTreeMap<u64, u64>,
     /// Tags that are close to a text, for each text that was asked.
     pub related: Vec<Related>,
+    /// One captioner's answers to several prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<Comparison>,
+    /// Captioners and segmenters side by side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Comparison>,
 }
 
 /// Reads the geo-tags and captions of a build, one part after the other: counts are kept, rows are not.
@@ -64,7 +80,15 @@ pub async fn analyse(build: &Build) -> Result<Analysis, WorkerError> {
             *captions_by_words.entry(caption.split_whitespace().count() as u64).or_default() += 1;
         }
     }
-    Ok(Analysis { country, tags, plane: together::place(&together), captions_by_words, related: Vec::new() })
+    Ok(Analysis {
+        country,
+        tags,
+        plane: together::place(&together),
+        captions_by_words,
+        related: Vec::new(),
+        prompts: None,
+        compared: None,
+    })
 }
 
 fn count(counter: &mut Counter, rows: &arrow::record_batch::RecordBatch) -> Result<(), TableError> {

@@ -203,6 +203,11 @@ impl Build {
         self.pins.insert(live.artifact, live);
     }
 
+    /// Reads these parts in place of those of the table, for as long as this build is open.
+    pub(crate) fn pin_instead(&mut self, table: PinnedTable) {
+        self.pins.insert(table.artifact, table);
+    }
+
     /// Splits of all images of the published geo-tags, in parts of `ratio`.
     pub(crate) async fn assignment(&self, ratio: [u32; 3]) -> Result<Assignment, WorkerError> {
         let (geotags, images) = (self.pin(Artifact::Geotags).await?, self.pin(Artifact::Images).await?);

@@ -184,9 +184,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Init { args } => init_commands::init(args),
-        Command::Analyse { specs, set, related, html, json } => {
-            analyse_commands::analyse(&specs, &set.set, &related, (html.as_deref(), json)).await
-        }
+        Command::Analyse { args } => analyse_commands::analyse(*args).await,
         Command::Man { out } => install_commands::man(&out),
         Command::Completions { shell } => {
             let mut script = Vec::new();

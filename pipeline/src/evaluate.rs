@@ -62,7 +62,8 @@ impl Pinned {
     /// Where the evaluation at these versions lies.
     fn path(&self, spec: &BuildSpec) -> String {
         let digests = |tables: &[PinnedTable]| tables.iter().map(PinnedTable::digest).collect::<Vec<_>>();
-        let of_model = (evaluate::VERSION, spec.evaluate.protocol, digests(&self.tables));
+        let versions = (evaluate::VERSION, evaluate::PANELS_VERSION);
+        let of_model = (versions, spec.evaluate.protocol, digests(&self.tables));
         let key = match self.texts.is_empty() {
             true => digest::of_value(&of_model),
             false => {

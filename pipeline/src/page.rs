@@ -2,14 +2,18 @@
 
 pub mod ablation;
 mod across;
+mod adapted;
 pub mod analysis;
 mod building;
 mod captions;
 mod chance;
 mod failed;
+mod failures;
 mod pictures;
 mod queries;
+mod sampled;
 pub mod search;
+mod seen;
 mod statistics;
 pub mod sweep;
 mod text_retrieval;
@@ -213,9 +217,18 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
         sections.push(Section {
             id: id("found"),
             title: title("What it finds"),
-            lead: "Best and worst queries: the first five answers of each, with their scores.".into(),
+            lead: "The best queries: the first five answers of each, with their scores.".into(),
             blocks: pictures::retrieval(one.build, evaluation).await?,
         });
+        let failures = failures::blocks(one.build, evaluation).await?;
+        if !failures.is_empty() {
+            sections.push(Section {
+                id: id("failures"),
+                title: title("Where it fails"),
+                lead: failures::lead(evaluation),
+                blocks: failures,
+            });
+        }
     }
     if let Some(text) = one.evaluation.as_ref().and_then(|evaluation| evaluation.text.as_ref()) {
         sections.push(Section {
@@ -238,7 +251,9 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
         blocks: one
             .curves
             .iter()
-            .flat_map(|(training, trained, points)| curve_blocks(*training, trained, points))
+            .flat_map(|(training, trained, points)| {
+                [curve_blocks(*training, trained, points), seen::blocks(training.name(), points)].concat()
+            })
             .chain(chance::validated_no_better(one.curves.iter().map(|(training, trained, _)| {
                 (training.name().to_owned(), trained.best_validation_mean_recall, trained.validation_chance)
             })))

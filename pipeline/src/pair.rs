@@ -9,6 +9,7 @@ use manifests::words::count;
 use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
+use stages::adapt::Sampled;
 use stages::evaluate::{self, EvaluatedRow};
 use stages::pretrain::check_batch;
 use training::communicator::Communicator;
@@ -121,7 +122,13 @@ impl Pair {
                 self.target.spec.country
             )));
         }
-        let batch = ("adapt.batch", self.spec.adapt.batch);
+        self.check_batch(&self.spec)
+    }
+
+    /// Refuses a batch that the target's labelled part does not fill.
+    pub(crate) fn check_batch(&self, spec: &PairSpec) -> Result<(), WorkerError> {
+        let [(_, train), ..] = self.parts();
+        let batch = ("adapt.batch", spec.adapt.batch);
         Ok(check_batch(stages::adapt::NAME, batch, ("the target's labelled part", train as u64), 1)?)
     }
 
@@ -163,6 +170,21 @@ impl Pair {
             bar.finish(&record.trained);
         }
         Ok(record)
+    }
+
+    /// What the sampler makes of the first batches of some epochs, without training.
+    ///
+    /// # Errors
+    /// As [`adapt`](Self::adapt).
+    pub async fn sampled(&self, epochs: usize) -> Result<Vec<Sampled>, WorkerError> {
+        adapt::sampled(
+            (&self.spec, &self.source.spec),
+            (&self.source.work, &self.source_inputs),
+            (&self.target.work, &self.target_inputs),
+            (&self.assignment, &self.source_model.1),
+            epochs,
+        )
+        .await
     }
 
     /// The model of a finished adaptation, or the source's own: digest and folder.

@@ -21,6 +21,7 @@ use crate::preflight;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
 use crate::trainings::{TrainingState, training_state};
+pub(crate) use stage::map_here;
 use stage::{StageEnd, run_stage};
 pub(crate) use training::{current_or_trained, run_training};
 

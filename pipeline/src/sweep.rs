@@ -1,14 +1,19 @@
-//! Trainings of one build under other settings: hyper-parameter curves (the paper's Figure 5), and what segments are
-//! worth within a country (its Table 1).
+//! Builds and pairs under other settings: hyper-parameter curves (the paper's Figure 5), and what segments are worth within
+//! a country (its Table 1).
 //!
-//! Every value is a training of its own, and a finished one is used again: a sweep that was stopped goes on where it was.
+//! Every value is a training or an adaptation of its own, and a finished one is used again: a sweep that was stopped goes on
+//! where it was. No table changes.
+
+mod axis;
+mod beside;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use manifests::{Artifact, BuildSpec};
+use manifests::{Artifact, BuildSpec, PairSpec};
 use serde::{Deserialize, Serialize};
+use stages::fit::Trained;
 use stages::{Training, evaluate};
 use training::communicator::Solo;
 use training::recall::RecallReport;
@@ -17,45 +22,21 @@ use workers::train::{Members, TableRows, TrainingRecord, fetch_result, training_
 
 use crate::build::Build;
 use crate::evaluate::embed;
-use crate::pair::pin;
+use crate::pair::{Pair, pin};
 use crate::preflight;
 use crate::progress::Progress;
 use crate::run::current_or_trained;
 use crate::trainings::training_state;
-
-/// One setting and the values that it takes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Axis {
-    /// Such as `pretrain.learning_rate`.
-    pub field: String,
-    /// Values as the spec would have them, in the order given.
-    pub values: Vec<String>,
-}
-
-impl Axis {
-    /// Reads `section.field=value,value,...`.
-    ///
-    /// # Errors
-    /// [`WorkerError::Configuration`] with what the text should look like.
-    pub fn parse(text: &str) -> Result<Axis, WorkerError> {
-        let fail = |why: &str| WorkerError::Configuration(format!("--over {text}: {why}; write --over field=1,2,3"));
-        let (field, values) = text.split_once('=').ok_or_else(|| fail("there is no `=`"))?;
-        let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
-        if values.iter().any(|value| value.parse::<f64>().is_err()) {
-            return Err(fail("every value must be a number"));
-        }
-        if !field.starts_with("pretrain.") {
-            return Err(fail("only fields of pretrain can be swept: the tables stay as they are"));
-        }
-        Ok(Axis { field: field.trim().to_owned(), values })
-    }
-}
+pub use axis::{Axis, Moves};
 
 /// One point of a curve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// The setting's value.
+    /// The setting's value; of a word its place among the values.
     pub value: f64,
+    /// The value where it is a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub word: Option<String>,
     /// Best mean recall on the validation split: what is chosen by.
     pub validation_mean_recall: f64,
     /// What guessing gives there; `None`: not known when the training was recorded.
@@ -66,10 +47,28 @@ pub struct Point {
     pub seconds: f64,
 }
 
+impl Point {
+    fn of((value, word): (f64, Option<String>), trained: &Trained) -> Point {
+        Point {
+            value,
+            word,
+            validation_mean_recall: trained.best_validation_mean_recall,
+            validation_chance: trained.validation_chance,
+            best_epoch: trained.best_epoch,
+            seconds: trained.seconds,
+        }
+    }
+
+    /// The value as the spec has it.
+    pub fn name(&self) -> String {
+        self.word.clone().unwrap_or_else(|| self.value.to_string())
+    }
+}
+
 /// One setting, moved while the others stay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// Country of the build.
+    /// Country of the build, or `SOURCE_to_TARGET` of a pair.
     pub country: String,
     /// The field that was moved, such as `pretrain.learning_rate`.
     pub field: String,
@@ -77,9 +76,11 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
-/// Trains a finished build again with some settings changed, or uses the finished run.
+/// Trains a finished build again with some settings changed, or uses the finished run. Where they change segments, those are
+/// made beside the tables.
 async fn trained(
     spec: BuildSpec,
+    moves: Moves,
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<(Build, TrainingRecord), WorkerError> {
@@ -88,6 +89,10 @@ async fn trained(
         pin(&build, artifact).await?;
     }
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+    // other settings of a training leave the segments as they are: a bootstrap would follow them, too
+    if moves == Moves::Segments {
+        beside::segments(&mut build, progress).await?;
+    }
     let state = training_state(&build, Training::Pretrain, false).await?;
     let record = current_or_trained(&build, Training::Pretrain, state, &mut Solo, progress).await?;
     let record = record.ok_or_else(|| WorkerError::Broken("a training of one rank left no record".into()))?;
@@ -110,10 +115,14 @@ pub async fn sweep(
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Vec<Curve>, WorkerError> {
+    if PairSpec::is_at(path) {
+        return adaptations(path, set, axes, stop, progress).await;
+    }
     // a value that makes no sense is found before the others are trained
     let base = read(path, set, &[])?;
     let mut specs = Vec::new();
     for axis in axes {
+        check(axis, &base)?;
         for value in &axis.values {
             let change = format!("{}={value}", axis.field);
             specs.push((read(path, set, std::slice::from_ref(&change))?, change));
@@ -126,19 +135,88 @@ pub async fn sweep(
     let (mut specs, mut curves) = (specs.into_iter(), Vec::new());
     for axis in axes {
         let mut points = Vec::new();
-        for (value, (spec, change)) in axis.values.iter().zip(specs.by_ref()) {
+        for (value, (spec, change)) in axis.numbers().into_iter().zip(specs.by_ref()) {
             progress.note(&format!("sweep: {change}"));
-            let (_, record) = trained(spec, stop, progress).await?;
-            points.push(Point {
-                value: value.parse().unwrap_or(f64::NAN),
-                validation_mean_recall: record.trained.best_validation_mean_recall,
-                validation_chance: record.trained.validation_chance,
-                best_epoch: record.trained.best_epoch,
-                seconds: record.trained.seconds,
+            let (build, record) = trained(spec, axis.moves, stop, progress).await?;
+            points.push(match axis.moves {
+                Moves::Measure => measured(&build, &record, value).await?,
+                _ => Point::of(value, &record.trained),
             });
         }
         points.sort_by(|a, b| a.value.total_cmp(&b.value));
         curves.push(Curve { country: build.spec.country.clone(), field: axis.field.clone(), points });
+    }
+    Ok(curves)
+}
+
+/// Refuses a field that decides nothing in a build.
+fn check(axis: &Axis, base: &BuildSpec) -> Result<(), WorkerError> {
+    let field = &axis.field;
+    match axis.moves {
+        Moves::Adaptation => Err(WorkerError::Configuration(format!(
+            "--over {field}: {} is the spec of a build, and fields of adapt are a pair's: name the spec of a pair, such as \
+             finland_to_spain.toml",
+            base.country
+        ))),
+        Moves::Segments if !base.uses_segments() => Err(WorkerError::Configuration(format!(
+            "--over {field}: {} learns from no segments; set segment.segmenter and pretrain.segments_per_image",
+            base.country
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A trained model on the validation split, measured as the build's spec says.
+async fn measured(build: &Build, record: &TrainingRecord, value: (f64, Option<String>)) -> Result<Point, WorkerError> {
+    let began = std::time::Instant::now();
+    let recall = test(build, record, "val").await?.exact.pessimistic;
+    Ok(Point {
+        validation_mean_recall: recall.mean_recall,
+        validation_chance: Some(recall.chance_mean_recall),
+        seconds: began.elapsed().as_secs_f64(),
+        ..Point::of(value, &record.trained)
+    })
+}
+
+/// Moves one setting of a pair after the other: an adaptation for each value.
+async fn adaptations(
+    path: &Path,
+    set: &[String],
+    axes: &[Axis],
+    stop: &Arc<AtomicBool>,
+    progress: &Progress,
+) -> Result<Vec<Curve>, WorkerError> {
+    let changed = |change: &str| -> Vec<String> { set.iter().cloned().chain([change.to_owned()]).collect() };
+    let base = Pair::open(path, set, stop.clone()).await?;
+    for axis in axes {
+        if axis.moves != Moves::Adaptation {
+            return Err(WorkerError::Configuration(format!(
+                "--over {}: {} is the spec of a pair, of which fields of adapt are swept; name the spec of a build",
+                axis.field, base.name
+            )));
+        }
+        // a value that makes no sense is found before the others are adapted with
+        for value in &axis.values {
+            let set = changed(&format!("{}={value}", axis.field));
+            let (spec, ..) = PairSpec::read(path, &set).map_err(|e| WorkerError::Configuration(e.to_string()))?;
+            stages::adapt::settings(&spec)?;
+            base.check_batch(&spec)?;
+        }
+    }
+    let mut curves = Vec::new();
+    for axis in axes {
+        let mut points = Vec::new();
+        for (number, value) in axis.numbers().into_iter().zip(&axis.values) {
+            let change = format!("{}={value}", axis.field);
+            progress.note(&format!("sweep: {change}"));
+            let pair = Pair::open(path, &changed(&change), stop.clone()).await?;
+            let record = pair.adapt(&pair.spec, &mut Solo, progress).await?;
+            let record =
+                record.ok_or_else(|| WorkerError::Broken("an adaptation of one rank left no record".into()))?;
+            points.push(Point::of(number, &record.trained));
+        }
+        points.sort_by(|a, b| a.value.total_cmp(&b.value));
+        curves.push(Curve { country: base.name.clone(), field: axis.field.clone(), points });
     }
     Ok(curves)
 }
@@ -180,8 +258,8 @@ pub async fn single_domain(
             }
             let words = if with_segments { "with segments" } else { "without segments" };
             progress.note(&format!("{} {words}", spec.country));
-            let (build, record) = trained(spec, stop, progress).await?;
-            let recall = test(&build, &record).await?;
+            let (build, record) = trained(spec, Moves::Training, stop, progress).await?;
+            let recall = test(&build, &record, "test").await?;
             let model_digest = record.trained.model_digest;
             lines.push(SingleDomain { country: build.spec.country.clone(), with_segments, model_digest, recall });
         }
@@ -189,34 +267,15 @@ pub async fn single_domain(
     Ok(lines)
 }
 
-/// Figures of a training's model on the test split of its build.
-async fn test(build: &Build, record: &TrainingRecord) -> Result<RecallReport, WorkerError> {
+/// Figures of a training's model on a split of its build.
+async fn test(build: &Build, record: &TrainingRecord, split: &str) -> Result<RecallReport, WorkerError> {
     let folder = fetch_result(&build.work, &build.spec, Training::Pretrain, &record.key, &build.scratch).await?;
     let mut inputs = Vec::new();
     for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
         inputs.push(build.pin(artifact).await?);
     }
-    let mut rows = TableRows::open(&build.work, &inputs, Members::Split("test")).await?;
+    let mut rows = TableRows::open(&build.work, &inputs, Members::Split(split)).await?;
     let rows = embed(&build.spec, &folder, &mut rows).await?;
     let protocol = build.spec.evaluate.protocol;
     Ok(tokio::task::block_in_place(|| evaluate::recall_of(&rows, protocol))?.report)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn axes_are_numbers_of_the_training() {
-        let axis = Axis::parse("pretrain.batch=16, 32").unwrap();
-        assert_eq!((axis.field.as_str(), axis.values.len()), ("pretrain.batch", 2));
-        for (text, words) in [
-            ("pretrain.batch", "no `=`"),
-            ("pretrain.loss=hinge", "must be a number"),
-            ("score.max_segments=1,2", "only fields of pretrain"),
-        ] {
-            let error = Axis::parse(text).unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
-        }
-    }
 }

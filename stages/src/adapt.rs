@@ -1,6 +1,7 @@
 //! Adaptation of one country's model to another (UrbanCross, stage 3).
 
 mod batches;
+mod look;
 
 use choices::SegmentTower;
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
+use manifests::pair::AdaptSpec;
 use manifests::spec::PretrainSpec;
 use manifests::{BuildSpec, PairSpec};
 use models::dual_encoder::DualEncoder;
@@ -27,6 +29,9 @@ use crate::pretrain::{self, check_batch, execution};
 use crate::stage::StageError;
 use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
 use crate::train_rows::{Embedded, TrainRows, rows_of};
+use models::tokenizer::Tokenizer;
+
+pub use look::{LookAt, Sampled, look};
 
 /// Raised when the same tables and settings would give another model.
 pub const VERSION: u32 = 1;
@@ -107,56 +112,21 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let (spec, method) = (&run.pair.adapt, settings(run.pair)?);
     let train_rows = rows_of(run.target);
     let place = (run.ranks.rank(), run.ranks.world_size());
-    let sources =
-        ("adapt.batch x adapt.method.sources_per_target", spec.batch.saturating_mul(method.sources_per_target));
+    let sources = sources_of(spec, &method);
     check_batch(NAME, ("adapt.batch", spec.batch), ("the target's labelled part", train_rows), place.1)?;
     check_batch(NAME, sources, ("the source's train split", rows_of(run.source)), place.1)?;
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(NAME, &e))?;
-    let configuration = |why: String| StageError::Configuration { stage: NAME, why };
-    let (device, dtype) = (device(NAME, run.source_spec)?, dtype(run.source_spec));
-    let network = <Network as DualEncoder>::load(run.checkpoint, &device, dtype)
-        .map_err(|e| configuration(format!("model {}: {e}", run.checkpoint.display())))?;
-    let tokenizer = read_tokenizer(NAME, &run.checkpoint.join(TOKENIZER_FILE))?;
-    let limits = crate::images::limits(run.source_spec);
-    let frozen = network.frozen().map_err(|e| StageError::of(NAME, &e))?;
-    // as the source's tables were made: vectors of both countries are compared
-    let average_over_turns = run.source_spec.evaluate.average_over_turns;
-    let encoder = Encoder { stage: NAME, network: &frozen, tokenizer: &tokenizer, limits, average_over_turns };
+    let opened = Opened::load(run.source_spec, run.checkpoint)?;
     let target_embedded = if method.source_pairs {
-        let mut embedded = embed_all(&encoder, run.target)?;
-        share_embedded(&mut embedded, &device, run.ranks).map_err(failed)?;
+        let mut embedded = opened.embed(run.source_spec, run.target)?;
+        share_embedded(&mut embedded, &opened.device, run.ranks).map_err(failed)?;
         embedded
     } else {
         BTreeMap::new()
     };
-    let base = &run.source_spec.pretrain;
-    let rows = PretrainSpec {
-        seed: spec.seed,
-        segments_per_image: spec.segments_per_image,
-        captions_per_image: 1,
-        word_dropout: spec.word_dropout,
-        augment: spec.augment,
-        ..base.clone()
-    };
-    let window = base.shuffle_window_row_groups;
-    let mut source = batches::Batches {
-        preparer: Preparer {
-            spec: rows,
-            // one network looks at the segments of both countries
-            score: run.source_spec.score.clone(),
-            limits,
-            side_px: network.preprocessing().side_px,
-            context_length: network.context_length(),
-            tokenizer: &tokenizer,
-            used_pixels: Vec::new(),
-        },
-        source: Reader::new(NAME, run.source, window, sources, spec.seed)?,
-        target: Reader::new(NAME, run.target, window, ("adapt.batch", spec.batch), spec.seed)?,
-        target_embedded,
-        settings: method,
-        passes_per_epoch: spec.passes_per_epoch,
-        place,
-    };
+    let Opened { network, tokenizer, device } = opened;
+    let model = (&network, &tokenizer);
+    let mut source = batches_of(run.source_spec, run.pair, model, (run.source, run.target), (target_embedded, place))?;
     let steps_per_epoch = source.steps_per_epoch();
     let objective = Adaptation::new(method, network.embed_dim(), &device).map_err(failed)?;
     let settings = trainer_settings(run.pair, &run.data, steps_per_epoch);
@@ -168,13 +138,94 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         train_rows,
         validation: run.validation,
         tokenizer: &tokenizer,
-        limits,
+        limits: crate::images::limits(run.source_spec),
+        segments: None,
         folder: run.folder,
         execution: execution(run.source_spec),
         stop: run.stop,
         observe: run.observe,
     };
     fitting.fit(&mut trainer)
+}
+
+/// The model that an adaptation starts from.
+struct Opened {
+    network: Network,
+    tokenizer: Tokenizer,
+    device: Device,
+}
+
+impl Opened {
+    fn load(source_spec: &BuildSpec, checkpoint: &Path) -> Result<Opened, StageError> {
+        let configuration = |why: String| StageError::Configuration { stage: NAME, why };
+        let (device, dtype) = (device(NAME, source_spec)?, dtype(source_spec));
+        let network = <Network as DualEncoder>::load(checkpoint, &device, dtype)
+            .map_err(|e| configuration(format!("model {}: {e}", checkpoint.display())))?;
+        let tokenizer = read_tokenizer(NAME, &checkpoint.join(TOKENIZER_FILE))?;
+        Ok(Opened { network, tokenizer, device })
+    }
+
+    /// Embeddings of the target's training rows by the frozen model.
+    fn embed(
+        &self,
+        source_spec: &BuildSpec,
+        target: &mut dyn TrainRows,
+    ) -> Result<BTreeMap<String, Embedded>, StageError> {
+        let frozen = self.network.frozen().map_err(|e| StageError::of(NAME, &e))?;
+        let encoder = Encoder {
+            stage: NAME,
+            network: &frozen,
+            tokenizer: &self.tokenizer,
+            limits: crate::images::limits(source_spec),
+            // as the source's tables were made: vectors of both countries are compared
+            average_over_turns: source_spec.evaluate.average_over_turns,
+        };
+        embed_all(&encoder, target)
+    }
+}
+
+/// The batches of one rank.
+fn batches_of<'a>(
+    source_spec: &BuildSpec,
+    pair: &PairSpec,
+    (network, tokenizer): (&Network, &'a Tokenizer),
+    (source, target): (&'a mut dyn TrainRows, &'a mut dyn TrainRows),
+    (target_embedded, place): (BTreeMap<String, Embedded>, (usize, usize)),
+) -> Result<batches::Batches<'a>, StageError> {
+    let (spec, base, method) = (&pair.adapt, &source_spec.pretrain, settings(pair)?);
+    let rows = PretrainSpec {
+        seed: spec.seed,
+        segments_per_image: spec.segments_per_image,
+        captions_per_image: 1,
+        word_dropout: spec.word_dropout,
+        augment: spec.augment,
+        ..base.clone()
+    };
+    let window = base.shuffle_window_row_groups;
+    Ok(batches::Batches {
+        preparer: Preparer {
+            spec: rows,
+            // one network looks at the segments of both countries
+            score: source_spec.score.clone(),
+            limits: crate::images::limits(source_spec),
+            side_px: network.preprocessing().side_px,
+            context_length: network.context_length(),
+            tokenizer,
+            used_pixels: Vec::new(),
+        },
+        source: Reader::new(NAME, source, window, sources_of(spec, &method), spec.seed)?,
+        target: Reader::new(NAME, target, window, ("adapt.batch", spec.batch), spec.seed)?,
+        target_embedded,
+        settings: method,
+        passes_per_epoch: spec.passes_per_epoch,
+        place,
+    })
+}
+
+/// Sources of a step, of which some are chosen, with the settings that say so.
+fn sources_of(spec: &AdaptSpec, method: &Settings) -> (&'static str, usize) {
+    let sources = spec.batch.saturating_mul(method.sources_per_target);
+    ("adapt.batch x adapt.method.sources_per_target", sources)
 }
 
 fn trainer_settings(pair: &PairSpec, data: &str, steps_per_epoch: usize) -> trainer::Settings {

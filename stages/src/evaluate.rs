@@ -1,6 +1,7 @@
 //! Evaluation of a split: recall by the standard protocol, and panels of what was found.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod changes;
+mod panels;
 
 use choices::Protocol;
 use serde::{Deserialize, Serialize};
@@ -9,14 +10,19 @@ use training::recall::{self, Gallery};
 use crate::stage::StageError;
 use crate::text_retrieval::TextEvaluation;
 use crate::train_rows::{caption_key, key_of_digest};
+pub use changes::{Change, Changes, Moves, changes};
 
 /// Raised when the same embeddings would give other figures.
 pub const VERSION: u32 = 3;
 const STAGE: &str = "evaluate";
 /// Images that are one unit of parallel work in the recall.
 const BLOCK_ROWS: usize = 256;
-/// Best and worst queries shown of each kind.
+/// Raised when other queries or answers are shown of the same embeddings.
+pub const PANELS_VERSION: u32 = 1;
+/// Best queries shown of each kind.
 pub const PANELS: usize = 4;
+/// Worst queries shown of each kind.
+pub const WORST: usize = 8;
 /// Results shown of each query.
 const SHOWN: usize = 5;
 
@@ -66,6 +72,9 @@ pub struct Found {
     pub score: f32,
     /// Whether the protocol counts it as right.
     pub correct: bool,
+    /// The image that a caption was written for, or the first caption of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Item>,
 }
 
 /// Figures of one model on one split of one country.
@@ -147,125 +156,7 @@ pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Ou
 /// As [`recall_of`].
 pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::RecallReport, Vec<Panel>), StageError> {
     let outcome = recall_of(rows, protocol)?;
-    let captions = captions_of(rows);
-    let caption_keys_m: Vec<u64> = captions.iter().map(|(_, text, _)| caption_key(text)).collect();
-    let mut panels = Vec::new();
-    let rank_of = |rank: &recall::Rank| u64::from(rank.pessimistic());
-    for (caption, rank) in extremes(&outcome.ranks.captions, rank_of) {
-        panels.push(text_panel(rows, captions[caption as usize], rank));
-    }
-    for (image, rank) in extremes(&outcome.ranks.images, rank_of) {
-        let row = &rows[image as usize];
-        let own_keys = caption_keys_of(row);
-        let found = nearest(&row.embedding, captions.iter().map(|(.., v)| *v)).into_iter().map(|(caption, score)| {
-            let correct = own_keys.contains(&caption_keys_m[caption]);
-            Found { item: Item::Caption(captions[caption].1.to_owned()), score, correct }
-        });
-        let best = row.captions.iter().map(|(text, vector)| (text, product(&row.embedding, vector)));
-        let truth = best.max_by(|one, other| one.1.total_cmp(&other.1)).map(|(text, score)| Found {
-            item: Item::Caption(text.clone()),
-            score,
-            correct: true,
-        });
-        panels.push(Panel::new(rank, Item::Image(row.image_id.clone()), found.collect(), truth));
-    }
-    Ok((outcome.report, panels))
-}
-
-/// A text query before and after a change of the model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    /// The query with what the first model found.
-    pub before: Panel,
-    /// The same query with what the second model found.
-    pub after: Panel,
-}
-
-/// The text queries whose right answer rose most, then those where it fell most. `before` and `after` hold the same
-/// rows by two models.
-///
-/// # Errors
-/// Vectors of different widths within one model.
-pub fn changes(before: &[EvaluatedRow], after: &[EvaluatedRow], protocol: Protocol) -> Result<Vec<Change>, StageError> {
-    let ranks = |rows: &[EvaluatedRow]| -> Result<BTreeMap<u32, u32>, StageError> {
-        let outcome = recall_of(rows, protocol)?;
-        Ok(outcome.ranks.captions.iter().map(|(caption, rank)| (*caption, rank.pessimistic())).collect())
-    };
-    let (ranks_before, ranks_after) = (ranks(before)?, ranks(after)?);
-    let mut moves: Vec<(f64, u32)> = ranks_before
-        .iter()
-        .filter_map(|(caption, was)| {
-            // a step from place 100 to 10 counts as much as one from 10 to 1
-            let rise = f64::from(was + 1).ln() - f64::from(ranks_after.get(caption)? + 1).ln();
-            Some((rise, *caption))
-        })
-        .collect();
-    moves.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    let (captions_before, captions_after) = (captions_of(before), captions_of(after));
-    // annotators repeat themselves: an image and a text are shown once
-    let (mut images, mut texts) = (BTreeSet::new(), BTreeSet::new());
-    let mut is_new = |(_, caption): &&(f64, u32)| {
-        let (own, text, _) = captions_before[*caption as usize];
-        texts.insert(caption_key(text)) && images.insert(own)
-    };
-    let rose: Vec<_> = moves.iter().take_while(|(rise, _)| *rise > 0.0).filter(&mut is_new).take(PANELS).collect();
-    let fell: Vec<_> =
-        moves.iter().rev().take_while(|(rise, _)| *rise < 0.0).filter(&mut is_new).take(PANELS).collect();
-    let changes = rose.into_iter().chain(fell).map(|(_, caption)| Change {
-        before: text_panel(before, captions_before[*caption as usize], u64::from(ranks_before[caption])),
-        after: text_panel(after, captions_after[*caption as usize], u64::from(ranks_after[caption])),
-    });
-    Ok(changes.collect())
-}
-
-/// What a caption finds.
-fn text_panel(rows: &[EvaluatedRow], (own, text, vector): (u32, &str, &[f32]), rank: u64) -> Panel {
-    let key = caption_key(text);
-    let found = nearest(vector, rows.iter().map(|r| r.embedding.as_slice())).into_iter().map(|(row, score)| {
-        let correct = row as u32 == own || caption_keys_of(&rows[row]).contains(&key);
-        Found { item: Item::Image(rows[row].image_id.clone()), score, correct }
-    });
-    let truth = rows.get(own as usize).map(|row| Found {
-        item: Item::Image(row.image_id.clone()),
-        score: product(vector, &row.embedding),
-        correct: true,
-    });
-    Panel::new(rank, Item::Caption(text.to_owned()), found.collect(), truth)
-}
-
-impl Panel {
-    fn new(rank: u64, query: Item, found: Vec<Found>, truth: Option<Found>) -> Self {
-        let missed = truth.filter(|_| !found.iter().any(|found| found.correct));
-        Self { rank, query, found, missed }
-    }
-}
-
-fn product(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn caption_keys_of(row: &EvaluatedRow) -> Vec<u64> {
-    row.captions.iter().map(|(text, _)| caption_key(text)).collect()
-}
-
-/// The best and the worst queries. Among equals the earlier rows, spread over the split so that
-/// the best are not all of one kind.
-fn extremes<R>(ranks: &[(u32, R)], rank_of: impl Fn(&R) -> u64) -> Vec<(u32, u64)> {
-    let mut sorted: Vec<(u64, u32)> = ranks.iter().map(|(row, rank)| (rank_of(rank), *row)).collect();
-    sorted.sort_unstable();
-    let equal_best = sorted.iter().take_while(|(rank, _)| Some(*rank) == sorted.first().map(|s| s.0)).count();
-    let stride = (equal_best / PANELS).max(1);
-    let best: Vec<_> = sorted.iter().step_by(stride).take(PANELS.min(sorted.len())).copied().collect();
-    let worst: Vec<_> = sorted.iter().rev().take(PANELS).filter(|w| !best.contains(w)).copied().collect();
-    best.into_iter().chain(worst).map(|(rank, row)| (row, rank)).collect()
-}
-
-/// The rows with the largest inner product, best first.
-fn nearest<'a>(query: &[f32], rows: impl Iterator<Item = &'a [f32]>) -> Vec<(usize, f32)> {
-    let mut scored: Vec<(usize, f32)> = rows.map(|row| product(query, row)).enumerate().collect();
-    scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    scored.truncate(SHOWN);
-    scored
+    Ok((outcome.report, panels::panels(rows, &outcome.ranks)))
 }
 
 #[cfg(test)]
@@ -319,11 +210,48 @@ mod tests {
         let mut before = after.clone();
         // caption 0 looks for image 3 before, and for its own after
         before[0].captions.iter_mut().for_each(|caption| caption.1 = vec![1.5f32.cos(), 1.5f32.sin()]);
-        let found = changes(&before, &after, Protocol::Standard).unwrap();
+        let changed = changes(&before, &after, Protocol::Standard).unwrap();
+        let found = &changed.texts;
         assert_eq!(found.len(), 1, "{found:?}");
+        // both of its texts moved, and the others stayed
+        assert_eq!(changed.text_moves, Moves { rose: 2, fell: 0, stayed: 3 });
         assert_eq!((found[0].before.rank, found[0].after.rank), (3, 0));
         assert_eq!(found[0].before.query, Item::Caption("caption 0".into()));
-        assert_eq!(changes(&after, &before, Protocol::Standard).unwrap()[0].after.rank, 3, "losses are shown, too");
+        let back = changes(&after, &before, Protocol::Standard).unwrap();
+        assert_eq!(back.texts[0].after.rank, 3, "losses are shown, too");
+        assert_eq!(back.text_moves, Moves { rose: 0, fell: 2, stayed: 3 });
+        let [rose, fell] =
+            [&changed, &back].map(|of| (of.image_moves, of.images[0].before.rank, of.images[0].after.rank));
+        assert_eq!((rose.0.rose, fell.0.fell, rose.1, rose.2), (1, 1, fell.2, fell.1), "image queries, too");
+        assert_eq!(changed.images[0].before.query, Item::Image("i0".into()));
+    }
+
+    #[test]
+    fn failures_are_shown_once_each_with_what_was_found_instead() {
+        // every caption looks for the image at the other end
+        let mut rows: Vec<_> =
+            (0..30).map(|i| row(&format!("i{i}"), i as f32 * 0.05, &format!("caption {i}"))).collect();
+        for (i, row) in rows.iter_mut().enumerate() {
+            let angle = (29 - i) as f32 * 0.05;
+            row.captions[0].1 = vec![angle.cos(), angle.sin()];
+        }
+        let again = rows[0].captions[0].clone();
+        rows[0].captions.push(again);
+        let (_, panels) = evaluate(&rows, Protocol::Standard).unwrap();
+        let texts: Vec<&Panel> = panels.iter().filter(|p| matches!(p.query, Item::Caption(_))).collect();
+        assert_eq!((texts.len(), panels.len()), (PANELS + WORST, 2 * (PANELS + WORST)));
+        let queries: std::collections::BTreeSet<String> =
+            texts[PANELS..].iter().map(|p| format!("{:?}", p.query)).collect();
+        assert_eq!(queries.len(), WORST, "{queries:?}");
+        let first = texts.iter().find(|p| p.query == Item::Caption("caption 0".into())).unwrap();
+        assert_eq!(first.found[0].of, Some(Item::Caption("caption 29".into())), "what the wrong image shows");
+        let missed = first.missed.as_ref().unwrap();
+        assert!(!first.found[0].correct && missed.score < first.found[0].score);
+        let image = panels.iter().find(|p| p.query == Item::Image("i0".into())).unwrap();
+        assert_eq!(image.found[0].of, Some(Item::Image("i29".into())), "whose caption was found");
+        // where all is found there is no failure
+        let good: Vec<_> = (0..12).map(|i| row(&format!("i{i}"), i as f32 * 0.2, &format!("caption {i}"))).collect();
+        assert_eq!(evaluate(&good, Protocol::Standard).unwrap().1.len(), 2 * PANELS);
     }
 
     #[test]

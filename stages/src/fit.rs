@@ -2,11 +2,14 @@
 
 mod curve;
 mod result;
+mod segments;
 mod validation;
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use manifests::spec::ScoreSpec;
 use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
 use pixels::DecodeLimits;
@@ -20,9 +23,11 @@ use crate::train_rows::{TrainRows, rows_of};
 
 pub use curve::{CURVE_FILE, CurvePoint, read_curve};
 pub use result::{RESULT_FOLDER, Trained, export_model, model_digest};
+pub use segments::SeenSegments;
 
 use curve::Curve;
 use result::write_result;
+use segments::Watched;
 
 /// A training that is about to begin.
 pub(crate) struct TrainJob<'a> {
@@ -34,6 +39,8 @@ pub(crate) struct TrainJob<'a> {
     pub(crate) validation: &'a mut dyn TrainRows,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) limits: DecodeLimits,
+    /// How segments are shown to the network; `None`: none are learnt from, and none is watched.
+    pub(crate) segments: Option<&'a ScoreSpec>,
     pub(crate) folder: &'a Path,
     pub(crate) execution: Execution,
     pub(crate) stop: &'a AtomicBool,
@@ -58,6 +65,9 @@ impl TrainJob<'_> {
         let mut curve = Curve::open(self.folder).map_err(|e| StageError::of(stage, &e))?;
         let steps_per_epoch = source.steps_per_epoch();
         let mut validation_chance = None;
+        // of one rank, since it is only looked at
+        let watches = self.segments.filter(|_| rank == 0);
+        let (mut watched, seen) = (None, RefCell::new(Vec::new()));
         let summary = trainer
             .fit(Fit {
                 ranks: self.ranks,
@@ -66,13 +76,17 @@ impl TrainJob<'_> {
                     let encoder = Encoder { stage, network, tokenizer, limits, average_over_turns: false };
                     let recall = validation::recall(&encoder, validation, ranks)?;
                     validation_chance = Some(recall.chance_mean_recall);
+                    if let Some(score) = watches {
+                        *seen.borrow_mut() = watch(&encoder, &mut watched, validation, score);
+                    }
                     Ok(recall.mean_recall)
                 },
                 folder: Some(self.folder),
                 execution: self.execution,
                 stop: self.stop,
                 observe: &mut |event| {
-                    curve.note(event, steps_per_epoch);
+                    let of_epoch = matches!(event, Event::EpochEnd(_)).then(|| seen.take());
+                    curve.note(event, steps_per_epoch, of_epoch.unwrap_or_default());
                     observe(event);
                 },
             })
@@ -98,4 +112,25 @@ impl TrainJob<'_> {
             wait_seconds: summary.wait_seconds,
         }))
     }
+}
+
+/// What the network of an epoch makes of the segments that are watched. That it cannot be told is no reason to end a training.
+fn watch<N: DualEncoder>(
+    encoder: &Encoder<'_, N>,
+    watched: &mut Option<Watched>,
+    validation: &mut dyn TrainRows,
+    score: &ScoreSpec,
+) -> Vec<SeenSegments> {
+    let side = encoder.network.preprocessing().side_px as u32;
+    if watched.is_none() {
+        let chosen = Watched::choose(validation, score, &encoder.limits, side);
+        *watched = chosen.inspect_err(|why| tracing::warn!(%why, "no segment is watched")).ok();
+    }
+    let seen = watched.as_ref().map(|watched| watched.look(encoder));
+    seen.transpose()
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "segments were not looked at");
+            None
+        })
+        .unwrap_or_default()
 }

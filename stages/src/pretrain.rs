@@ -211,6 +211,7 @@ pub fn train(run: Run<'_>) -> Result<Option<Trained>, StageError> {
         validation: run.validation,
         tokenizer: &tokenizer,
         limits,
+        segments: (spec.segments_per_image > 0).then_some(&run.spec.score),
         folder: run.folder,
         execution: execution(run.spec),
         stop: run.stop,

@@ -80,6 +80,68 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
     let other = stronger.adapt(&stronger.spec, &mut Solo, &progress).await.unwrap().unwrap();
     assert_ne!((&record.key, &record.trained.model_digest), (&other.key, &other.trained.model_digest));
 
+    // what it changes, query by query, without adapting anything
+    let html = world.path("adapted.html");
+    let told =
+        Command::new(urbancross()).arg("analyse").arg(&path).args(["--json", "--html"]).arg(&html).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(told[0]["after"], serde_json::json!(after), "the figures of the adaptation with these settings");
+    for (moves, queries) in [("text_moves", after.recall.caption_queries), ("image_moves", after.recall.image_queries)]
+    {
+        let moves = &told[0]["changes"][moves];
+        let all: u64 = ["rose", "fell", "stayed"].iter().map(|kind| moves[kind].as_u64().unwrap()).sum();
+        assert_eq!(all, queries as u64, "{moves}");
+    }
+    // the sampler's bands, from the most similar sources on
+    let sampled = told[0]["sampled"].as_array().unwrap();
+    assert_eq!(sampled.len(), 2, "one for each epoch");
+    for (epoch, of) in sampled.iter().enumerate() {
+        assert_eq!(
+            (of["targets"].as_u64(), of["sources"].as_u64(), of["epoch"].as_u64()),
+            (Some(4), Some(20), Some(epoch as u64))
+        );
+        let ranks: Vec<u64> = of["chosen"].as_array().unwrap().iter().map(|one| one[0].as_u64().unwrap()).collect();
+        let first = 4 * epoch as u64;
+        assert_eq!(ranks, (first..first + 4).collect::<Vec<_>>());
+        let weights: f64 = of["chosen"].as_array().unwrap().iter().map(|one| one[1].as_f64().unwrap()).sum();
+        assert!((weights - 4.0).abs() < 1e-9, "Eq. 10 scales them to the batch: {of}");
+        let bands: Vec<Vec<f64>> = serde_json::from_value(of["bands"].clone()).unwrap();
+        let mean = |band: usize| bands.iter().map(|target| target[band]).sum::<f64>();
+        assert!((1..5).all(|band| mean(band - 1) >= mean(band)), "{bands:?}");
+    }
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.contains("Weights of the sources that the first batch of an epoch"));
+    assert!(page.contains("finland to spain: before and after adaptation") && page.contains("moved up"));
+    let unknown =
+        Command::new(urbancross()).arg("analyse").arg(&path).args(["--set", "adapt.method.beta=9.0"]).output();
+    let unknown = unknown.unwrap();
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(unknown.status.code() == Some(65) && said.contains("other settings than this spec"), "{said}");
+
+    // settings moved one at a time; what was adapted stands
+    let over =
+        ["sweep", "--over", "adapt.method.beta=2.0,1.0", "--over", "adapt.method.curriculum=bands,easiest", "--json"];
+    let swept = Command::new(urbancross()).args(over).arg(&path).output().unwrap();
+    assert!(swept.status.success(), "{}", String::from_utf8_lossy(&swept.stderr));
+    let curves: Vec<pipeline::sweep::Curve> = serde_json::from_slice(&swept.stdout).unwrap();
+    assert_eq!(
+        (curves[0].country.as_str(), curves[0].points[0].value, curves[0].points[1].value),
+        ("finland_to_spain", 1.0, 2.0)
+    );
+    assert_eq!(curves[0].points[0].seconds, record.trained.seconds, "the adaptation that was made above");
+    assert_eq!(curves[0].points[1].seconds, other.trained.seconds);
+    assert_eq!((curves[1].points[0].name().as_str(), curves[1].points[1].name().as_str()), ("bands", "easiest"));
+    for (over, words) in [
+        ("adapt.batch=4,4096", "adapt.batch = 4096 is more than"),
+        ("adapt.method.margin=0.1,3.0", "adapt.method.margin is 3"),
+        ("pretrain.batch=4", "name the spec of a build"),
+    ] {
+        let refused = Command::new(urbancross()).args(["sweep", "--over", over]).arg(&path).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(65) && said.contains(words) && !said.contains("sweep:"), "{said}");
+    }
+
     // as processes side by side, and then here, where all of them stand
     let told = Command::new(urbancross()).arg("ablate").arg(&path).args(["--jobs", "2"]).output().unwrap();
     let said = String::from_utf8_lossy(&told.stderr);
@@ -107,7 +169,7 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
         others.flat_map(|line| line.runs.iter().map(|run| &run.model_digest)).collect();
     assert_eq!(digests.len(), 11, "every other variant and seed is a model of its own");
     let page = pipeline::page::ablation::make(&[pair], &[ablation], "today").await.unwrap();
-    for words in ["w/o SS", "w/o CL", "w/o AT", "joint training", "mR (chance ", "before", "after"] {
+    for words in ["w/o SS", "w/o CL", "w/o AT", "joint training", "mR (chance ", "before", "after", "moved down"] {
         assert!(page.contains(words), "{words}");
     }
     let error = open(&["adapt.method.bta=1.0"]).await.err().unwrap().to_string();

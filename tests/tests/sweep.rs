@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use pipeline::sweep::{Curve, SingleDomain};
-use pipeline_tests::{World, run, urbancross};
+use pipeline_tests::{World, open, rows, run, urbancross};
 
 /// What a command prints with `--json`, and the page that it writes.
 fn told(arguments: &[&str], spec: &Path, page: &Path) -> (serde_json::Value, String) {
@@ -14,12 +14,20 @@ fn told(arguments: &[&str], spec: &Path, page: &Path) -> (serde_json::Value, Str
     (serde_json::from_slice(&output.stdout).unwrap(), std::fs::read_to_string(page).unwrap())
 }
 
+fn files_below(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_become_curves_and_segments_a_table() {
     let world = World::new(40);
     // a bootstrap of one epoch finds hardly a segment similar to its caption
     let text = world.spec_text("work").replace("[score]\n", "[score]\nmin_similarity = -1.0\n");
     run(manifests::BuildSpec::parse(&text, "t", &[]).unwrap()).await.unwrap();
+    // what the network makes of segments is told after each epoch that learns from them
+    let report = std::fs::read_to_string(world.path("work/reports/finland.html")).unwrap();
+    assert!(report.contains("What pretrain makes of segments") && !report.contains("What bootstrap makes"));
     let (spec, page) = (world.path("finland.toml"), world.path("page.html"));
     std::fs::write(&spec, &text).unwrap();
 
@@ -50,6 +58,47 @@ async fn settings_become_curves_and_segments_a_table() {
     assert!(html.contains("<svg"));
     let again: Vec<Curve> = serde_json::from_value(told(&over, &spec, &page).0).unwrap();
     assert_eq!(again, curves, "what was trained stands");
+
+    // settings of segments: these are made beside the tables, which stay as they are
+    let build = open(manifests::BuildSpec::parse(&text, "t", &[]).unwrap()).await.unwrap();
+    let before = rows(&build).await;
+    let over = [
+        "sweep",
+        "--over",
+        "score.max_segments=1,3",
+        "--over",
+        "score.crop_margin=0.1,0.4",
+        "--over",
+        "score.bootstrap_epochs=1,2",
+        "--over",
+        "evaluate.average_over_turns=false,true",
+        "--over",
+        "evaluate.protocol=standard,dedup",
+    ];
+    let (curves, html) = told(&over, &spec, &page);
+    let curves: Vec<Curve> = serde_json::from_value(curves).unwrap();
+    let of = |at: usize, point: usize| &curves[at].points[point];
+    assert_eq!((curves.len(), of(3, 1).name().as_str(), of(4, 0).name().as_str()), (5, "true", "standard"));
+    // the base's own value is the base's own training
+    let base = of(1, 0).validation_mean_recall;
+    assert!(
+        [of(2, 0), of(3, 0), of(4, 0)].iter().all(|point| (point.validation_mean_recall - base).abs() < 1e-3),
+        "{curves:?}"
+    );
+    assert!(html.contains("score.max_segments") && html.contains("evaluate.protocol of finland"));
+    assert_eq!(rows(&build).await, before, "no row of the build has changed");
+    let build = open(manifests::BuildSpec::parse(&text, "t", &[]).unwrap()).await.unwrap();
+    assert_eq!(rows(&build).await, before, "nor has a newer version come");
+    let said = |over: &[&str]| {
+        let output = Command::new(urbancross()).arg("sweep").args(over).arg(&spec).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let parts = || files_below(&world.path("work/tables"));
+    let made = parts();
+    let again = said(&["--over", "score.max_segments=1,3", "--over", "score.crop_margin=0.4"]);
+    assert!(!again.contains("epochs") && parts() == made, "what was made stands: {again}");
+    let pair = said(&["--over", "adapt.batch=2,4"]);
+    assert!(pair.contains("name the spec of a pair"), "{pair}");
 
     // a value that cannot be trained with is found before those that can are trained
     for (over, words) in [

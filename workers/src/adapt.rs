@@ -218,6 +218,29 @@ pub async fn lineage(
     Ok(rows)
 }
 
+/// What the sampler makes of the first batches of some epochs, without training; see [`look`](adapt::look).
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for settings or weights that do not fit, [`WorkerError::Broken`] for damaged rows; a
+/// store that does not answer.
+pub async fn sampled(
+    (pair, source_spec): (&PairSpec, &BuildSpec),
+    (source_work, source_inputs): (&WorkStore, &[PinnedTable]),
+    (target_work, target_inputs): (&WorkStore, &[PinnedTable]),
+    (assignment, checkpoint): (&[Vec<AssignedRow>], &Path),
+    epochs: usize,
+) -> Result<Vec<adapt::Sampled>, WorkerError> {
+    let mut source = TableRows::open(source_work, source_inputs, Members::Split("train")).await?;
+    let mut target = TableRows::open(target_work, target_inputs, Members::Assigned(assignment, "train")).await?;
+    let mut look = || {
+        let at = adapt::LookAt { source_spec, pair, source: &mut source, target: &mut target, checkpoint };
+        adapt::look(at, epochs)
+    };
+    // rows are read by waiting for the store, which no thread of the runtime may do
+    let looked = tokio::task::block_in_place(|| std::thread::scope(|scope| scope.spawn(&mut look).join()));
+    Ok(looked.map_err(|_| WorkerError::Broken("the sampler failed; its message is above".into()))??)
+}
+
 /// Adapts, resuming the run of the same key, and records the result; a finished run is used again.
 ///
 /// # Errors

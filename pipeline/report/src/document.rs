@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BarChart, Flow, FoundGrid, Heatmap, Histogram, ImageGrid, LineChart, Retrieval, Scatter, Table, TagCloud, Timeline,
+    BarChart, Flow, FoundGrid, Heatmap, Histogram, ImageGrid, LineChart, Retrieval, Scatter, SideBySide, Table,
+    TagCloud, Timeline,
 };
 
 /// A whole report.
@@ -89,6 +90,8 @@ pub enum Block {
     Images(ImageGrid),
     /// Queries with their best answers.
     Retrieval(Retrieval),
+    /// Pictures with several texts about each.
+    SideBySide(SideBySide),
     /// A query with the pictures that it found.
     Found(FoundGrid),
     /// Stages and the tables between them.

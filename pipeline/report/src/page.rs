@@ -110,6 +110,7 @@ fn block_html(block: &Block, depth: usize) -> Markup {
         Block::TagCloud(cloud) => cloud.html(),
         Block::Images(grid) => grid.html(),
         Block::Retrieval(retrieval) => retrieval.html(),
+        Block::SideBySide(pictures) => pictures.html(),
         Block::Found(found) => found.html(),
         Block::Flow(flow) => flow.html(),
         Block::Row(blocks) => html! {

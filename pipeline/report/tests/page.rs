@@ -112,6 +112,17 @@ fn every_block(text: &str, value: f64) -> Vec<Block> {
             caption: t(),
             panels: vec![panel(Subject::Text(t())), panel(Subject::Picture(picture(b"", text)))],
         }),
+        Block::SideBySide(SideBySide {
+            caption: t(),
+            rows: vec![
+                Told {
+                    picture: picture(b"\xff\xd8\xff", text),
+                    texts: vec![Telling { label: t(), text: t(), facts: vec![t(), t()] }, Telling::default()],
+                },
+                Told::default(),
+            ],
+        }),
+        Block::SideBySide(SideBySide { caption: t(), rows: vec![] }),
         Block::Found(FoundGrid {
             caption: t(),
             query: Subject::Picture(picture(b"\xff\xd8\xff", text)),

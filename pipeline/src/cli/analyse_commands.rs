@@ -3,43 +3,167 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::Args;
 use manifests::words::count;
+use manifests::{BuildSpec, PairSpec};
+use report::format_number;
 
+use super::arguments::SetArgs;
+use super::numbers::within;
 use super::report_commands::open_all;
-use super::write_page;
-use crate::analyse::{Analysis, analyse as analyse_build, related};
+use super::{figures, stop_flag, write_page};
+use crate::analyse::{
+    Analysis, BeforeAndAfter, CaptionerLine, Comparison, Draw, MOST_SAMPLED, SegmenterLine, Way,
+    analyse as analyse_build, before_and_after, compare, moves_in_words, name_of, prompts, related,
+};
+use crate::build::Build;
 use crate::clock::now;
 use crate::page::analysis as page;
+use crate::pair::Pair;
+use crate::progress::Progress;
 use crate::say;
 use crate::search::SearchModel;
 
 /// Tags that a line names.
 const NAMED: usize = 8;
 
-pub(super) async fn analyse(
-    specs: &[PathBuf],
-    set: &[String],
-    texts: &[String],
-    (html, json): (Option<&Path>, bool),
-) -> Result<()> {
-    let mut all = Vec::new();
-    for build in open_all(specs, set).await? {
-        let mut analysis = analyse_build(&build).await?;
-        if !texts.is_empty() {
-            let model = SearchModel::of_build(&build).await?;
-            analysis.related = tokio::task::block_in_place(|| related(&model, &analysis.tags.visible, texts))?;
+#[derive(Debug, Args)]
+pub(super) struct AnalyseArgs {
+    #[arg(
+        required = true,
+        help = "Build specs, one for each country; of pair specs, queries before and after adaptation"
+    )]
+    specs: Vec<PathBuf>,
+    #[command(flatten)]
+    set: SetArgs,
+    #[arg(long, value_name = "TEXT", help = "Also name the tags that are close to this, by the build's model")]
+    related: Vec<String>,
+    #[arg(
+        long,
+        help = "Also caption a sample without tags, with visual features and with tags in the prompt: the paper's Figure 7"
+    )]
+    prompts: bool,
+    #[arg(
+        long,
+        value_name = "NAME[=WEIGHTS]",
+        help = "Also caption a sample with this captioner, such as geotags, given or instructblip; several: side by side"
+    )]
+    captioner: Vec<String>,
+    #[arg(
+        long,
+        value_name = "NAME[=WEIGHTS]",
+        help = "Also cut a sample with this segmenter, such as felzenszwalb, sam or none; several: side by side"
+    )]
+    segmenter: Vec<String>,
+    #[command(flatten)]
+    draw: DrawArgs,
+    #[arg(
+        long,
+        value_name = "PRICE",
+        value_parser = within("a number", 0.0..=1e6),
+        allow_negative_numbers = true,
+        help = "What an hour of this machine costs: shows what captions and segments would cost at that rate"
+    )]
+    price_per_hour: Option<f64>,
+    #[arg(long, value_name = "FILE", help = "Also write a page with charts here")]
+    html: Option<PathBuf>,
+    #[arg(long, help = "Machine-readable output")]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DrawArgs {
+    #[arg(
+        long,
+        value_name = "IMAGES",
+        default_value_t = 24,
+        value_parser = within("a whole number", 1..=MOST_SAMPLED),
+        allow_negative_numbers = true,
+        help = "Images of a sample, of each country"
+    )]
+    sample: usize,
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_parser = within("a whole number", 0..=u64::MAX),
+        allow_negative_numbers = true,
+        help = "Draws other images"
+    )]
+    seed: u64,
+}
+
+pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
+    let (mut all, set) = (Vec::new(), &args.set.set);
+    let progress = Progress::new(args.json);
+    let (of_pairs, specs): (Vec<PathBuf>, Vec<PathBuf>) =
+        args.specs.iter().cloned().partition(|path| PairSpec::is_at(path));
+    let builds = open_all(&specs, set).await?;
+    for (build, path) in builds.iter().zip(&specs) {
+        let mut analysis = analyse_build(build).await?;
+        if !args.related.is_empty() {
+            let model = SearchModel::of_build(build).await?;
+            analysis.related = tokio::task::block_in_place(|| related(&model, &analysis.tags.visible, &args.related))?;
+        }
+        let draw = (Draw { images: args.draw.sample, seed: args.draw.seed }, args.price_per_hour);
+        if args.prompts {
+            analysis.prompts = Some(compare(build, (&prompts(&build.spec)?, &[]), draw, &progress).await?);
+        }
+        if !(args.captioner.is_empty() && args.segmenter.is_empty()) {
+            let captioners = ways(build, (path, set), "caption.captioner", &args.captioner)?;
+            let segmenters = ways(build, (path, set), "segment.segmenter", &args.segmenter)?;
+            analysis.compared = Some(compare(build, (&captioners, &segmenters), draw, &progress).await?);
         }
         all.push(analysis);
     }
-    if json {
-        say!("{}", serde_json::to_string_pretty(&all)?);
-    } else {
-        all.iter().flat_map(in_words).try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+    let mut pairs = Vec::new();
+    for path in of_pairs {
+        let pair = Pair::open(&path, set, stop_flag()).await?;
+        let of = before_and_after(&pair, &progress).await?;
+        pairs.push((pair, of));
     }
-    match html {
-        Some(path) => write_page(path, &page::make(&all, &now())),
+    if args.json {
+        let of_builds = all.iter().map(|one| serde_json::json!(one));
+        let told: Vec<serde_json::Value> = of_builds.chain(pairs.iter().map(|(_, of)| serde_json::json!(of))).collect();
+        say!("{}", serde_json::to_string_pretty(&told)?);
+    } else {
+        let lines = all.iter().flat_map(in_words).chain(pairs.iter().flat_map(|(_, of)| pair_in_words(of)));
+        lines.into_iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+    }
+    match args.html {
+        Some(path) => write_page(&path, &page::make((&builds, &all), &pairs, &now()).await?),
         None => Ok(()),
     }
+}
+
+fn pair_in_words(of: &BeforeAndAfter) -> Vec<String> {
+    vec![
+        format!("{}:", of.pair),
+        format!("  before {}", figures(&of.before.recall.exact.pessimistic)),
+        format!("  after  {}", figures(&of.after.recall.exact.pessimistic)),
+        format!("  texts  {}", moves_in_words(&of.changes.text_moves)),
+        format!("  images {}", moves_in_words(&of.changes.image_moves)),
+    ]
+}
+
+/// The build's spec with each of the captioners or segmenters in it; with its own if none was named.
+fn ways(build: &Build, (path, set): (&Path, &[String]), field: &str, named: &[String]) -> Result<Vec<Way>> {
+    if named.is_empty() {
+        let spec = build.spec.clone();
+        let name = match field {
+            "caption.captioner" => name_of(&spec.caption.captioner),
+            _ => name_of(&spec.segment.segmenter),
+        };
+        return Ok(vec![Way { name, prompt: None, spec }]);
+    }
+    let way = |text: &String| {
+        let (name, weights) = text.split_once('=').map_or((text.as_str(), None), |(name, of)| (name, Some(of)));
+        let section = field.split('.').next().unwrap_or_default();
+        let mut set = set.to_vec();
+        set.push(format!("{field}={name}"));
+        set.extend(weights.map(|weights| format!("{section}.{name}.weights={weights}")));
+        Ok(Way { name: text.clone(), prompt: None, spec: BuildSpec::read(path, &set)? })
+    };
+    named.iter().map(way).collect()
 }
 
 fn in_words(one: &Analysis) -> Vec<String> {
@@ -65,5 +189,34 @@ fn in_words(one: &Analysis) -> Vec<String> {
     lines.extend(
         one.related.iter().map(|of| format!("  {:?}: {}", of.text, named(&mut of.tags.iter().map(|(tag, _)| tag)))),
     );
+    lines.extend([&one.prompts, &one.compared].into_iter().flatten().flat_map(comparison_in_words));
+    lines
+}
+
+fn comparison_in_words(of: &Comparison) -> Vec<String> {
+    let mut lines = vec![format!("  {} by seed {}:", count(of.images, "image"), of.seed)];
+    let price =
+        |price: Option<f64>| price.map_or(String::new(), |price| format!(", {} for 1,000", format_number(price, None)));
+    let captioner = |line: &CaptionerLine| {
+        let figure = |name: &str, figure: Option<f64>| figure.map(|figure| format!("{name} {figure:.3}"));
+        let with = line.segmenter.as_ref().map_or(String::new(), |segmenter| format!(" with segments of {segmenter}"));
+        let figures = [
+            figure("CLIPScore", line.figures.clip_score),
+            figure("PerceptionScore", line.figures.perception_score),
+            figure("coverage", line.figures.coverage),
+            figure("hallucination", line.figures.hallucination),
+            (line.failed > 0).then(|| format!("{} without a caption", line.failed)),
+        ];
+        let figures: Vec<String> = figures.into_iter().flatten().collect();
+        let (seconds, price) = (line.seconds_a_caption, price(line.price_of_a_thousand));
+        format!("  captions {}{with}: {}; {seconds:.3} s an image{price}", line.captioner, figures.join(", "))
+    };
+    lines.extend(of.captioners.iter().map(captioner));
+    let segmenter = |line: &SegmenterLine| {
+        let (seconds, price) = (line.seconds_an_image, price(line.price_of_a_thousand));
+        let (name, segments) = (&line.segmenter, line.segments_an_image);
+        format!("  segments {name}: {segments:.1} an image; {seconds:.3} s an image{price}")
+    };
+    lines.extend(of.segmenters.iter().map(segmenter));
     lines
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 
+use super::analyse_commands::AnalyseArgs;
 use super::arguments::{
     ClusterArgs, EngineArgs, FailedArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs,
     StepArgs, TryArgs, run_name,
@@ -328,11 +329,16 @@ pub(super) enum Command {
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },
-    /// Train a finished build under other settings, one setting moved at a time: the paper's Figure 5
+    /// Train a finished build, or adapt a pair, under other settings, one setting moved at a time: the paper's Figure 5
     Sweep {
         #[command(flatten)]
         spec: SpecArgs,
-        #[arg(long, required = true, value_name = "FIELD=VALUES", help = "Such as pretrain.learning_rate=1e-4,1e-3")]
+        #[arg(
+            long,
+            required = true,
+            value_name = "FIELD=VALUES",
+            help = "Such as pretrain.learning_rate=1e-4,1e-3; also fields of score and evaluate, and of adapt for a pair spec"
+        )]
         over: Vec<String>,
         #[arg(long, short, help = "Write a report here")]
         report: Option<PathBuf>,
@@ -385,18 +391,10 @@ pub(super) enum Command {
         #[arg(help = "Which spec", default_value = "build")]
         of: schema::Kind,
     },
-    /// Show what the geo-tags and captions of builds are like: counts, tags that go together, tags close to a text
+    /// Show what the data of builds are like: counts of tags, tags that go together, captioners and segmenters side by side
     Analyse {
-        #[arg(required = true, help = "Build specs, one for each country")]
-        specs: Vec<PathBuf>,
         #[command(flatten)]
-        set: SetArgs,
-        #[arg(long, value_name = "TEXT", help = "Also name the tags that are close to this, by the build's model")]
-        related: Vec<String>,
-        #[arg(long, value_name = "FILE", help = "Also write a page with charts here")]
-        html: Option<PathBuf>,
-        #[arg(long, help = "Machine-readable output")]
-        json: bool,
+        args: Box<AnalyseArgs>,
     },
     /// Write man pages, one for each command
     Man {

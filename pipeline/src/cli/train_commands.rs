@@ -147,7 +147,7 @@ pub(super) async fn sweep(
             say!("{} of {}", curve.field, curve.country);
             for point in &curve.points {
                 let recall = beside_chance(point.validation_mean_recall, point.validation_chance);
-                say!("  {:>12}  validation {recall} in epoch {}", point.value, point.best_epoch + 1);
+                say!("  {:>12}  validation {recall} in epoch {}", point.name(), point.best_epoch + 1);
             }
         }
     }

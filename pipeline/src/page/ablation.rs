@@ -1,14 +1,13 @@
 //! The report of an ablation: the paper's Table 2, and what single queries find before and after (its Figure 6).
 
 use manifests::words::count;
-use std::collections::BTreeSet;
 
-use report::{Align, Block, Cell, Column, Level, Report, Retrieval, Section, Table};
+use report::{Align, Block, Cell, Column, Level, Report, Section, Table};
 use stages::evaluate;
 use workers::WorkerError;
 
 use super::FIGURES;
-use super::pictures::{panel, thumbnails};
+use super::adapted;
 use crate::ablate::{Ablation, Difference, Line, MeanAndDeviation, Together, Variant, together, verdict_together};
 use crate::pair::Pair;
 
@@ -30,7 +29,7 @@ pub async fn make(pairs: &[Pair], ablations: &[Ablation], generated_at: &str) ->
         let mut blocks = vec![Block::Table(differences(ablation))];
         blocks.extend(verdicts(ablation));
         blocks.extend([Block::Table(recalls(ablation)), parts(pair)]);
-        blocks.push(before_and_after(pair, ablation).await?);
+        blocks.extend(before_and_after(pair, ablation).await?);
         sections.push(Section {
             id: ablation.pair.clone(),
             title: ablation.pair.replace('_', " "),
@@ -147,26 +146,14 @@ fn narrow(words: &str) -> String {
     words.replace(" ± ", &format!("{NARROW}±{NARROW}"))
 }
 
-/// Text queries whose right answer rose or fell most, by the first seed's model.
-async fn before_and_after(pair: &Pair, ablation: &Ablation) -> Result<Block, WorkerError> {
+/// Queries before and after adaptation, by the first seed's model; nothing where its files are gone.
+async fn before_and_after(pair: &Pair, ablation: &Ablation) -> Result<Vec<Block>, WorkerError> {
     let full = ablation.lines.iter().find(|line| line.variant == Variant::Full).and_then(|line| line.runs.first());
-    let caption = "Text queries before and after adaptation: those that gained most, then those that lost most.".into();
-    let Some(full) = full else { return Ok(Block::Retrieval(Retrieval { caption, panels: Vec::new() })) };
-    let Some(adapted) = pair.adapted_model(&full.model_digest).await? else {
-        return Ok(Block::Retrieval(Retrieval { caption, panels: Vec::new() }));
-    };
+    let Some(full) = full else { return Ok(Vec::new()) };
+    let Some(adapted) = pair.adapted_model(&full.model_digest).await? else { return Ok(Vec::new()) };
     let before = pair.embedded(&pair.model(None).await?.1).await?;
     let after = pair.embedded(&adapted).await?;
     let protocol = pair.target.spec.evaluate.protocol;
     let changes = tokio::task::block_in_place(|| evaluate::changes(&before, &after, protocol))?;
-    let ids: BTreeSet<String> = changes
-        .iter()
-        .flat_map(|change| change.before.found.iter().chain(&change.after.found))
-        .filter_map(|found| if let evaluate::Item::Image(id) = &found.item { Some(id.clone()) } else { None })
-        .collect();
-    let pictures = thumbnails(&pair.target, &ids).await?;
-    let panels = changes
-        .iter()
-        .flat_map(|change| [panel("before", &change.before, &pictures), panel("after", &change.after, &pictures)]);
-    Ok(Block::Retrieval(Retrieval { caption, panels: panels.collect() }))
+    adapted::blocks(pair, &changes).await
 }

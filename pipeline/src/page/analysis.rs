@@ -1,45 +1,80 @@
 //! The page of an analysis, and the section of it that a report has.
 
+mod compared;
+
+use std::collections::BTreeMap;
+
 use manifests::words::count;
 use report::{
     Block, Cell, Cluster, Column, Fact, Histogram, Report, Scatter, Section, Table, TagCloud, TagGroup, format_number,
 };
 
-use super::capitalised;
-use crate::analyse::{Analysis, Group, Related};
+use workers::WorkerError;
+
+use super::pictures::thumbnails;
+use super::{adapted, capitalised};
+use crate::analyse::{Analysis, BeforeAndAfter, Group, Related};
+use crate::build::Build;
+use crate::pair::Pair;
 
 /// Bars of a histogram of counts.
 const BINS: usize = 16;
 
-/// A page about one or more countries.
-pub fn make(all: &[Analysis], generated_at: &str) -> String {
+/// A page about countries, with the build of each, and about pairs of them.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for pictures that cannot be read; a store that does not answer.
+pub async fn make(
+    (builds, all): (&[Build], &[Analysis]),
+    pairs: &[(Pair, BeforeAndAfter)],
+    generated_at: &str,
+) -> Result<String, WorkerError> {
     let images: u64 = all.iter().map(|one| one.tags.images).sum();
     let tags: u64 = all.iter().map(|one| one.tags.tags).sum();
-    let mut sections = vec![Section {
-        id: "tags".into(),
-        title: "Tags of the countries".into(),
-        lead: "Of the objects that pictures were taken for, and of those around them.".into(),
-        blocks: vec![
-            Block::Table(overview(all)),
-            cloud(all.iter().map(|one| group(&capitalised(&one.country), one)).collect()),
-        ],
-    }];
+    let mut sections = Vec::new();
+    if !all.is_empty() {
+        sections.push(Section {
+            id: "tags".into(),
+            title: "Tags of the countries".into(),
+            lead: "Of the objects that pictures were taken for, and of those around them.".into(),
+            blocks: vec![
+                Block::Table(overview(all)),
+                cloud(all.iter().map(|one| group(&capitalised(&one.country), one)).collect()),
+            ],
+        });
+    }
     sections.extend(all.iter().map(|one| Section {
         id: one.country.clone(),
         title: capitalised(&one.country),
         lead: String::new(),
         blocks: [vec![words(one)], tag_blocks(one)].concat(),
     }));
-    report::render(&Report {
-        title: "What the data are like".into(),
-        subtitle: "Geo-tags and captions of the builds.".into(),
+    for (build, one) in builds.iter().zip(all) {
+        let comparisons =
+            [("prompts", "prompts side by side", &one.prompts), ("compared", "side by side", &one.compared)];
+        for (id, title, comparison) in comparisons {
+            let Some(comparison) = comparison else { continue };
+            let pictures = thumbnails(build, &compared::shown(comparison)).await?;
+            let head = (format!("{}-{id}", one.country), format!("{}: {title}", capitalised(&one.country)));
+            sections.push(compared::section(head, comparison, &pictures));
+        }
+    }
+    for (pair, of) in pairs {
+        sections.push(adapted::section(pair, of).await?);
+    }
+    let counted = [("images", images), ("tags", tags)].into_iter().filter(|_| !all.is_empty());
+    let facts = counted.map(|(name, number)| Fact::new(name, format_number(number as f64, Some(0)))).collect();
+    let (title, subtitle) = match all.is_empty() {
+        true => ("What adaptation changes", "Queries before and after it."),
+        false => ("What the data are like", "Geo-tags and captions of the builds."),
+    };
+    Ok(report::render(&Report {
+        title: title.into(),
+        subtitle: subtitle.into(),
         generated_at: generated_at.to_owned(),
-        facts: vec![
-            Fact::new("images", format_number(images as f64, Some(0))),
-            Fact::new("tags", format_number(tags as f64, Some(0))),
-        ],
+        facts,
         sections,
-    })
+    }))
 }
 
 /// Tags, sized by the images that have them.
@@ -121,7 +156,7 @@ fn tag_blocks(one: &Analysis) -> Vec<Block> {
     blocks
 }
 
-fn histogram(caption: &str, x: &str, y: &str, counts: &std::collections::BTreeMap<u64, u64>) -> Block {
+fn histogram(caption: &str, x: &str, y: &str, counts: &BTreeMap<u64, u64>) -> Block {
     let most = counts.keys().last().copied().unwrap_or(0) + 1;
     let width = most.div_ceil(BINS as u64).max(1);
     let bins = most.div_ceil(width);

@@ -71,35 +71,34 @@ pub(crate) async fn encoded(build: &Build, ids: &BTreeSet<String>) -> Result<BTr
     Ok(read)
 }
 
-/// Panels of the best and worst queries.
+/// Panels of the best queries.
 pub async fn retrieval(build: &Build, evaluation: &Evaluation) -> Result<Vec<Block>, WorkerError> {
-    let ids = evaluation
-        .panels
-        .iter()
-        .flat_map(|p| p.found.iter().chain(&p.missed).map(|f| &f.item).chain([&p.query]))
-        .filter_map(|item| if let Item::Image(id) = item { Some(id.clone()) } else { None })
-        .collect();
-    let pictures = thumbnails(build, &ids).await?;
-    let panels_of = |text_queries: bool| -> Vec<RetrievalPanel> {
-        evaluation
-            .panels
-            .iter()
-            .filter(|p| matches!(p.query, Item::Caption(_)) == text_queries)
-            .enumerate()
-            // the evaluation puts the best queries first
-            .map(|(index, p)| panel(if index < PANELS { "best" } else { "worst" }, p, &pictures))
-            .collect()
+    let best = |text_queries: bool| -> Vec<&Panel> {
+        // the evaluation puts the best queries first
+        evaluation.panels.iter().filter(|p| asks_by_text(p) == text_queries).take(PANELS).collect()
     };
+    let (texts, images) = (best(true), best(false));
+    let pictures = thumbnails(build, &images_of(texts.iter().chain(&images).copied())).await?;
+    let panels = |of: &[&Panel]| of.iter().map(|p| panel("best", p, &pictures)).collect();
     Ok(vec![
-        Block::Retrieval(Retrieval {
-            caption: "Text queries: which images they find.".into(),
-            panels: panels_of(true),
-        }),
+        Block::Retrieval(Retrieval { caption: "Text queries: which images they find.".into(), panels: panels(&texts) }),
         Block::Retrieval(Retrieval {
             caption: "Image queries: which captions they find.".into(),
-            panels: panels_of(false),
+            panels: panels(&images),
         }),
     ])
+}
+
+pub(super) fn asks_by_text(panel: &Panel) -> bool {
+    matches!(panel.query, Item::Caption(_))
+}
+
+/// Images that panels show.
+pub(super) fn images_of<'p>(panels: impl Iterator<Item = &'p Panel>) -> BTreeSet<String> {
+    let found = panels.flat_map(|p| {
+        p.found.iter().chain(&p.missed).flat_map(|f| [Some(&f.item), f.of.as_ref()]).chain([Some(&p.query)])
+    });
+    found.flatten().filter_map(|item| if let Item::Image(id) = item { Some(id.clone()) } else { None }).collect()
 }
 
 /// One query with what it finds.

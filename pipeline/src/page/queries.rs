@@ -35,7 +35,7 @@ pub(super) async fn section(builds: &[Build], texts: &[String]) -> Result<Sectio
 }
 
 /// The beginning of a caption: three queries are to fit on a screen.
-fn brief(caption: &str) -> String {
+pub(super) fn brief(caption: &str) -> String {
     const MOST_WORDS: usize = 10;
     let clause = caption.split(',').next().unwrap_or_default();
     let words: Vec<&str> = clause.split_whitespace().take(MOST_WORDS).collect();

@@ -4,11 +4,14 @@ use report::{Best, Block, Cell, Column, LineChart, Report, Section, Table};
 
 use super::chance::{chance, chance_column, no_better_than_chance, validated_no_better, validation_series};
 use super::{figure_columns, figures};
-use crate::sweep::{Curve, SingleDomain};
+use crate::sweep::{Curve, Point, SingleDomain};
 
 /// Page of hyper-parameter curves.
 pub fn curves(curves: &[Curve], generated_at: &str) -> String {
     let charts = curves.iter().map(|curve| {
+        if curve.points.iter().any(|point| point.word.is_some()) {
+            return Block::Table(words(curve));
+        }
         let values: Vec<f64> = curve.points.iter().map(|point| point.value).collect();
         let (least, most) = (values.first().copied().unwrap_or(0.0), values.last().copied().unwrap_or(0.0));
         Block::LineChart(LineChart {
@@ -30,7 +33,7 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
     });
     let trainings = curves.iter().flat_map(|curve| curve.points.iter().map(move |point| (curve, point)));
     let trainings = trainings.map(|(curve, point)| {
-        (format!("{} = {}", curve.field, point.value), point.validation_mean_recall, point.validation_chance)
+        (format!("{} = {}", curve.field, point.name()), point.validation_mean_recall, point.validation_chance)
     });
     let section = Section {
         id: "sweep".into(),
@@ -39,6 +42,28 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
         blocks: charts.chain(validated_no_better(trainings)).collect(),
     };
     page("Hyper-parameters", vec![section], generated_at)
+}
+
+/// Values that are words have no axis.
+fn words(curve: &Curve) -> Table {
+    let row = |point: &Point| {
+        vec![
+            Cell::from(point.name()),
+            Cell::from(point.validation_mean_recall),
+            Cell::from(point.validation_chance),
+            Cell::from(point.seconds),
+        ]
+    };
+    Table {
+        caption: format!("{} of {}: validation recall for each value.", curve.field, curve.country),
+        columns: vec![
+            Column::text(curve.field.clone()),
+            Column::number("mR").unit("%").decimals(2).best(Best::Highest),
+            chance_column(),
+            Column::number("took").unit("s").decimals(1),
+        ],
+        rows: curve.points.iter().map(row).collect(),
+    }
 }
 
 /// Page of the paper's Table 1.

@@ -108,7 +108,7 @@ pub(super) async fn run_stage(
 }
 
 /// Maps a plan in this process, from the slices in its memory.
-async fn map_here(
+pub(crate) async fn map_here(
     build: &Build,
     stage: &Stage,
     plan: &Plan,

@@ -33,7 +33,7 @@ struct Chosen {
 
 impl Batches<'_> {
     /// Target rows of a step, and the source rows to choose from. A pass over either country is an epoch of its order.
-    fn candidates(&mut self, epoch: usize, step: usize) -> Result<(Vec<HeldRow>, Vec<HeldRow>), BoxError> {
+    pub(super) fn candidates(&mut self, epoch: usize, step: usize) -> Result<(Vec<HeldRow>, Vec<HeldRow>), BoxError> {
         let steps = self.target.steps_per_epoch();
         let target = self.target.batch(epoch * self.passes_per_epoch + step / steps, step % steps, WHOLE)?;
         if !self.settings.source_pairs {
@@ -43,14 +43,19 @@ impl Batches<'_> {
         Ok((target, self.source.batch(global_step / steps, global_step % steps, WHOLE)?))
     }
 
+    /// W1: of each target with every source.
+    pub(super) fn similarity(&self, target: &[HeldRow], source: &[HeldRow]) -> Result<Similarity, BoxError> {
+        let of = self.settings.similarity;
+        let targets = embeddings(target, of, |row| self.target_embedded.get(&row.image_id))?;
+        let sources = embeddings(source, of, |row| row.embedded.as_ref())?;
+        Ok(Similarity::new(&targets, &sources)?)
+    }
+
     fn choose(&self, target: &[HeldRow], source: Vec<HeldRow>, place: (usize, usize)) -> Result<Chosen, BoxError> {
         if source.is_empty() {
             return Ok(Chosen { rows: source, weights: Vec::new() });
         }
-        let of = self.settings.similarity;
-        let targets = embeddings(target, of, |row| self.target_embedded.get(&row.image_id))?;
-        let sources = embeddings(&source, of, |row| row.embedded.as_ref())?;
-        let similarity = Similarity::new(&targets, &sources)?;
+        let similarity = self.similarity(target, &source)?;
         let chosen = choose_sources(&similarity, &self.settings, place)?;
         let weights = sample_weights(&similarity.columns(&chosen)?, self.settings.weights);
         Ok(Chosen { rows: chosen.into_iter().map(|at| source[at].clone()).collect(), weights })

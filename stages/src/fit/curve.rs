@@ -7,6 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use training::trainer::{Event, Phases};
 
+use super::segments::SeenSegments;
+
 /// File of a run folder with one [`CurvePoint`] per line.
 pub const CURVE_FILE: &str = "curve.jsonl";
 
@@ -27,6 +29,9 @@ pub struct CurvePoint {
     /// Seconds of the phases of an epoch's steps, where they are measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
+    /// Segments of a few validation images by the network of an epoch, where segments are learnt from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SeenSegments>,
 }
 
 /// Appends to the run's learning curve.
@@ -40,7 +45,8 @@ impl Curve {
         Ok(Self { file })
     }
 
-    pub(crate) fn note(&mut self, event: &Event, steps_per_epoch: usize) {
+    /// `segments` belong to an epoch that ends.
+    pub(crate) fn note(&mut self, event: &Event, steps_per_epoch: usize, segments: Vec<SeenSegments>) {
         let point = match event {
             // about twenty points an epoch draw a curve
             Event::Step(p) if (p.step + 1).is_multiple_of((steps_per_epoch / 20).max(1)) => CurvePoint {
@@ -55,6 +61,7 @@ impl Curve {
                 epoch: (end.epoch + 1) as f64,
                 validation_mean_recall: Some(end.metric),
                 phases: end.phases,
+                segments,
                 ..CurvePoint::default()
             },
         };
@@ -98,7 +105,7 @@ mod tests {
         let best = training::checkpoint::Best { epoch: 0, metric: 50.0 };
         for (epoch, phases) in [None, Some(measured)].into_iter().enumerate() {
             let end = training::trainer::EpochEnd { epoch, metric: 50.0, best, phases };
-            Curve::open(folder.path()).unwrap().note(&Event::EpochEnd(end), 10);
+            Curve::open(folder.path()).unwrap().note(&Event::EpochEnd(end), 10, Vec::new());
         }
         let text = std::fs::read_to_string(folder.path().join(CURVE_FILE)).unwrap();
         let lines: Vec<&str> = text.lines().collect();

@@ -50,6 +50,16 @@ impl Object {
     }
 }
 
+/// All that an object with these cleaned tags may be called: its own words, and the more general ones of their keys.
+pub fn names(clean: &Tags) -> (Vec<Noun>, Vec<Noun>) {
+    let is_seen = |noun: &Noun| *noun != Noun::Hidden;
+    let keys = || OBJECT_KEYS.iter().filter(|object| clean.contains_key(object.key));
+    let own: Vec<Noun> = keys().filter_map(|object| noun_of(object, clean)).collect();
+    let general = keys().filter_map(|object| object.generic).filter(|noun| is_seen(noun) && !own.contains(noun));
+    let general = general.collect();
+    (own, general)
+}
+
 fn noun_of(object: &ObjectKey, clean: &Tags) -> Option<Noun> {
     let value = clean.get(object.key)?;
     let refined = REFINEMENTS

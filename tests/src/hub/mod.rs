@@ -32,6 +32,13 @@ impl Hub {
         Hub { address: address.trim_end_matches('/').to_owned(), requests }
     }
 
+    /// Writes the files of one of the repositories into a folder, without a hub.
+    pub fn write(repository: &str, folder: &Path) {
+        std::fs::create_dir_all(folder).expect("a folder");
+        let (_, write) = repositories::ALL.iter().find(|(name, _)| *name == repository).expect("a repository");
+        write(folder);
+    }
+
     /// Requests until now.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)

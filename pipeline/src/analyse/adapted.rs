@@ -1,0 +1,51 @@
+//! Retrieval in the target of a pair before and after its adaptation, both ways (the paper's Figure 6).
+
+use manifests::words::count;
+use serde::Serialize;
+use stages::adapt::Sampled;
+use stages::evaluate::{Changes, Moves, changes};
+use workers::WorkerError;
+
+use crate::pair::{Pair, Tested};
+use crate::progress::Progress;
+use crate::search::{Adapted, SearchModel};
+
+/// Epochs whose first batch is shown, spread over the adaptation: the paper's curriculum has five bands.
+const EPOCHS: usize = 6;
+
+/// The same queries by two models.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BeforeAndAfter {
+    /// `SOURCE_to_TARGET`.
+    pub pair: String,
+    /// Figures of the source's own model on the pair's test part.
+    pub before: Tested,
+    /// Figures of the adapted one.
+    pub after: Tested,
+    /// Which queries changed, and how.
+    pub changes: Changes,
+    /// What the sampler made of the first batch of some epochs; none where no source is learnt from.
+    pub sampled: Vec<Sampled>,
+}
+
+/// Compares the source's model with the one that was adapted with the pair's settings. Adapts nothing.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] if no adaptation with these settings is finished; otherwise as
+/// [`Pair::embedded`].
+pub async fn before_and_after(pair: &Pair, progress: &Progress) -> Result<BeforeAndAfter, WorkerError> {
+    let after = SearchModel::of_pair(&pair.spec, &pair.source, &pair.target, Adapted::After).await?;
+    let (before, after) = (pair.model(None).await?, (after.digest, after.folder));
+    progress.note(&format!("{}: {} by two models", pair.name, count(pair.parts()[2].1, "test image")));
+    let rows = (pair.embedded(&before.1).await?, pair.embedded(&after.1).await?);
+    let protocol = pair.target.spec.evaluate.protocol;
+    let changes = tokio::task::block_in_place(|| changes(&rows.0, &rows.1, protocol))?;
+    let (before, after) = (pair.test(&before).await?, pair.test(&after).await?);
+    let sampled = pair.sampled(EPOCHS).await?;
+    Ok(BeforeAndAfter { pair: pair.name.clone(), before, after, changes, sampled })
+}
+
+/// How many queries moved, in words.
+pub fn in_words(moves: &Moves) -> String {
+    format!("{} moved up, {} down, {} stayed", moves.rose, moves.fell, moves.stayed)
+}

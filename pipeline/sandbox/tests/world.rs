@@ -228,7 +228,7 @@ fn the_same_settings_give_the_same_bytes_on_one_thread_and_many() -> Outcome {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let other = pool.install(|| generate(second.path(), &SETTINGS, &mut |_, _| {}))?;
     assert_eq!(summary, other);
-    assert_eq!(summary.files.len(), 7);
+    assert_eq!(summary.files.len(), 8);
     for file in &summary.files {
         assert!(fs::read(first.path().join(file))? == fs::read(second.path().join(file))?, "{}", file.display());
     }

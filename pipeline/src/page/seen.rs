@@ -5,7 +5,7 @@ use stages::fit::{CurvePoint, SeenSegments};
 
 /// Images that are shown, and epochs of each.
 const IMAGES: usize = 4;
-const EPOCHS: usize = 8;
+const EPOCHS: usize = 4;
 
 /// Nothing where no segment was watched.
 pub(super) fn blocks(training: &str, points: &[CurvePoint]) -> Vec<Block> {

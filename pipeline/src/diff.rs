@@ -204,7 +204,7 @@ impl Diff {
         let mut lines = vec![
             format!("since {}", self.since),
             format!(
-                "{:18} {:>11} {:>8} {:>8} {:>8} {:>8} {:>8}  why",
+                "{:21} {:>11} {:>8} {:>8} {:>8} {:>8} {:>8}  why",
                 "step", "versions", "added", "removed", "changed", "remade", "kept"
             ),
         ];
@@ -217,7 +217,7 @@ impl Diff {
             let TableChanges { added, removed, changed, remade, kept, causes, .. } = changes;
             let causes: Vec<String> = causes.iter().map(|(cause, rows)| format!("{rows} {cause}")).collect();
             let line = format!(
-                "{step:18} {versions:>11} {added:>8} {removed:>8} {changed:>8} {remade:>8} {kept:>8}  {}",
+                "{step:21} {versions:>11} {added:>8} {removed:>8} {changed:>8} {remade:>8} {kept:>8}  {}",
                 causes.join(", ")
             );
             lines.push(line.trim_end().to_owned());

@@ -287,7 +287,7 @@ pub fn in_words(estimates: &[(&'static str, Estimate)], listed: u64) -> Vec<Stri
     ];
     let head = ["hours", "device GiB", "weights", "optimiser", "activations", "cache", "host GiB"];
     lines.push(format!(
-        "{:18} {:>9} {:>11} {:>8} {:>10} {:>12} {:>6} {:>9}",
+        "{:21} {:>9} {:>11} {:>8} {:>10} {:>12} {:>6} {:>9}",
         "step", head[0], head[1], head[2], head[3], head[4], head[5], head[6]
     ));
     let gib = |bytes: u64| format!("{:.1}", bytes as f64 / (1u64 << 30) as f64);
@@ -296,13 +296,13 @@ pub fn in_words(estimates: &[(&'static str, Estimate)], listed: u64) -> Vec<Stri
         let parts = [memory.total(), memory.weights, memory.optimiser, memory.activations, memory.cache].map(gib);
         let [total, weights, optimiser, activations, cache] = parts;
         lines.push(format!(
-            "{step:18} {:>9.2} {total:>11} {weights:>8} {optimiser:>10} {activations:>12} {cache:>6} {:>9}",
+            "{step:21} {:>9.2} {total:>11} {weights:>8} {optimiser:>10} {activations:>12} {cache:>6} {:>9}",
             estimate.hours,
             gib(estimate.host_bytes)
         ));
     }
     let hours: f64 = estimates.iter().map(|(_, estimate)| estimate.hours).sum();
-    lines.push(format!("{:18} {hours:>9.2}", "all of them"));
+    lines.push(format!("{:21} {hours:>9.2}", "all of them"));
     lines
 }
 

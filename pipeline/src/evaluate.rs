@@ -81,7 +81,7 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
     let pinned = Pinned::of(build).await?;
     let path = pinned.path(&build.spec);
     if let Some(stored) = build.work.get_sealed::<Evaluation>(&path).await? {
-        progress.note(&format!("{:18} up to date: {}", "evaluate", stored.quoted().in_words()));
+        progress.note(&format!("{:21} up to date: {}", "evaluate", stored.quoted().in_words()));
         return Ok(());
     }
     let began = Instant::now();
@@ -112,7 +112,7 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
     };
     build.work.put_sealed(&path, &evaluation).await?;
     progress.note(&format!(
-        "{:18} {}, {} in {:.1} s",
+        "{:21} {}, {} in {:.1} s",
         "evaluate",
         count(rows.len(), "image"),
         count(evaluation.recall.caption_gallery, "caption"),

@@ -155,7 +155,7 @@ async fn explain_shard(build: &Build, shard: u32) -> Result<Vec<String>, WorkerE
             None => "no rows".to_owned(),
             Some(part) => format!("{}, {} bytes, {}", count(part.rows, "row"), part.size_bytes, part.path),
         };
-        lines.push(format!("  {:18} {}: {here}", stage.name, version(&pinned)));
+        lines.push(format!("  {:21} {}: {here}", stage.name, version(&pinned)));
     }
     Ok(lines)
 }
@@ -185,7 +185,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
                 continue;
             }
             let state = model_changes.map_or("its model is not trained yet", |line| &line.note);
-            lines.push(format!("{:18} {state}", stage.name));
+            lines.push(format!("{:21} {state}", stage.name));
             changing.insert(stage.output, stage.name);
             continue;
         };
@@ -193,7 +193,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         if let Some(above) = above
             && plan.inputs.iter().any(|table| table.lost.contains(&shard))
         {
-            lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
+            lines.push(format!("{:21} depends on the outcome of {above}", stage.name));
             changing.insert(stage.output, stage.name);
             continue;
         }
@@ -206,7 +206,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         };
         let Some((action, recipe)) = task else {
             if let Some(above) = above {
-                lines.push(format!("{:18} depends on the outcome of {above}", stage.name));
+                lines.push(format!("{:21} depends on the outcome of {above}", stage.name));
                 changing.insert(stage.output, stage.name);
             }
             continue;
@@ -220,7 +220,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             (RowAction::Compute(reason), None) => format!("stale: {}", reason.words()),
             (RowAction::Delete, None) => "leaves the table: it is no longer in an input".to_owned(),
         };
-        lines.push(format!("{:18} {state}", stage.name));
+        lines.push(format!("{:21} {state}", stage.name));
         if above.is_some() || action != RowAction::Keep {
             changing.insert(stage.output, stage.name);
         }
@@ -229,25 +229,25 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
                 Some(committed) if action == RowAction::Keep => committed.split().await?,
                 _ => assigned(build, shard, image_id),
             };
-            lines.extend(words.map(|words| format!("{:18}   {words}", "")));
+            lines.extend(words.map(|words| format!("{:21}   {words}", "")));
         }
         let Some(committed) = &committed else { continue };
         let error = committed.text("error").await?;
-        lines.extend(error.iter().map(|error| format!("{:18}   {error}", "")));
+        lines.extend(error.iter().map(|error| format!("{:21}   {error}", "")));
         if stage.inputs.iter().any(|input| input.artifact == Artifact::CaptionReviews) {
             // why a row is left out says the decision already
             let said = reviewed(build, image_id).await?.into_iter().filter(|line| Some(line) != error.as_ref());
-            lines.extend(said.map(|line| format!("{:18}   {line}", "")));
+            lines.extend(said.map(|line| format!("{:21}   {line}", "")));
         }
         if let (None, RowAction::Compute(_), Some(wanted)) = (above, &action, &recipe) {
             let artifacts = stage.inputs.iter().map(|input| input.artifact);
             let past = Past::of(build, artifacts, image_id).await?;
             let differences = differences(&committed.row, wanted, |field, digest| past.value(field, digest));
-            lines.extend(differences.into_iter().map(|d| format!("{:18}   {d}", "")));
+            lines.extend(differences.into_iter().map(|d| format!("{:21}   {d}", "")));
         }
         if workers::changes::is_shown(stage.output) && stage.output != Artifact::Splits {
             let said = said(build, stage.output, image_id).await?;
-            lines.extend(in_words(&said).into_iter().map(|words| format!("{:18}   {words}", "")));
+            lines.extend(in_words(&said).into_iter().map(|words| format!("{:21}   {words}", "")));
         }
     }
     if !lines.is_empty() {

@@ -50,7 +50,7 @@ pub async fn train(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let ranks = build.spec.ranks.processes;
-    progress.note(&format!("{:18} {} on this machine", training.name(), count(ranks, "rank")));
+    progress.note(&format!("{:21} {} on this machine", training.name(), count(ranks, "rank")));
     let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
     let spec = folder.path().join("spec.toml");
     std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;

@@ -39,7 +39,7 @@ impl Progress {
     /// A line about a step that ended, with the name of what happened for programs.
     fn tell(&self, event: &str, step: &str, seconds: Option<f64>, message: &str) {
         match crate::logs::is_json() {
-            false => self.note(&format!("{step:18} {message}")),
+            false => self.note(&format!("{step:21} {message}")),
             true if self.quiet => {}
             true => crate::logs::event(&Event {
                 level: "info",
@@ -70,14 +70,14 @@ impl Progress {
 
     /// A stage of `total` rows.
     pub fn stage(&self, name: &'static str, total: u64) -> StageBar<'_> {
-        let bar = self.bar(total, "{prefix:18} {bar:28.cyan} {pos:>7}/{len} rows {rate:>9} eta {eta:>4} {msg}");
+        let bar = self.bar(total, "{prefix:21} {bar:28.cyan} {pos:>7}/{len} rows {rate:>9} eta {eta:>4} {msg}");
         bar.set_prefix(name);
         StageBar { progress: self, name, bar, total, errors: Mutex::new(0), logged: Mutex::new(Instant::now()) }
     }
 
     /// A training of `epochs` epochs.
     pub fn training(&self, name: &'static str, epochs: usize) -> TrainingBar<'_> {
-        let bar = self.bar(epochs as u64, "{prefix:18} {bar:28.magenta} {pos:>3}/{len} epochs eta {eta:>4} {msg}");
+        let bar = self.bar(epochs as u64, "{prefix:21} {bar:28.magenta} {pos:>3}/{len} epochs eta {eta:>4} {msg}");
         bar.set_prefix(name);
         TrainingBar { progress: self, name, bar, epochs, epoch: Mutex::default() }
     }
@@ -155,7 +155,7 @@ impl Observer for StageBar<'_> {
             *logged = Instant::now();
             let left = self.bar.eta().as_secs();
             self.progress.note(&format!(
-                "{:18} {}/{} rows, {}, {left} s left",
+                "{:21} {}/{} rows, {}, {left} s left",
                 self.name,
                 self.bar.position(),
                 self.total,
@@ -238,7 +238,7 @@ impl TrainingBar<'_> {
                 self.bar.set_position(end.epoch as u64 + 1);
                 self.bar.suspend(|| {
                     self.progress.note(&format!(
-                        "{:18} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}{}",
+                        "{:21} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}{}",
                         self.name,
                         end.epoch + 1,
                         self.epochs,

@@ -252,7 +252,7 @@ async fn a_build_whose_rows_all_failed_names_the_cause() {
             && text.contains("quarantine/plain/images.jsonl"),
         "{text}"
     );
-    assert!(text.contains("neither JPEG nor PNG") && error.exit_code() == 65, "{text}");
+    assert!(text.contains("neither JPEG, PNG, TIFF, BMP nor WebP") && error.exit_code() == 65, "{text}");
     // again, with nothing left to compute: the same answer
     assert_eq!(run(spec(folder.path(), &[])).await.err().unwrap().to_string(), text);
 }

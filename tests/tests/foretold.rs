@@ -50,7 +50,7 @@ async fn is_foretold(world: &World, what: &str, before: &Recipes) {
                     explained[name].contains(&format!("{} stale, {} up to date", count(computed, "row"), line.kept)),
                     "{shown}"
                 );
-                let state = of_image.iter().find_map(|line| line.strip_prefix(&format!("{name:18} ")));
+                let state = of_image.iter().find_map(|line| line.strip_prefix(&format!("{name:21} ")));
                 let table = stage.output.name();
                 if state == Some("up to date") {
                     assert_eq!(before[table].get(&image), after[table].get(&image), "{shown}");

@@ -96,11 +96,8 @@ impl TextRetrievalSpec {
     }
 
     pub(super) fn check(&self, caption: &CaptionSpec, problems: &mut Problems) {
-        if !self.is_on() {
-            return;
-        }
         let mut of = problems.section("text_retrieval");
-        if caption.structured_by().is_none() {
+        if self.is_on() && caption.structured_by().is_none() {
             of.refuse(
                 "encoder",
                 &self.encoder,

@@ -333,10 +333,10 @@ mod tests {
 
     #[test]
     fn figures_of_an_image_are_means_over_its_captions() {
-        let pitch = Tags::from([("leisure".to_owned(), "pitch".to_owned())]);
-        let captions = ["a pitch".to_owned(), "a lake and a pitch".to_owned()];
+        let school = Tags::from([("amenity".to_owned(), "school".to_owned())]);
+        let captions = ["a school".to_owned(), "a lake and a school".to_owned()];
         let scores = [Score { clip: 0.5, perception: None }, Score { clip: 1.0, perception: Some(0.25) }];
-        let written = Written::new("x", &captions, &(pitch, Vec::new()), &scores);
+        let written = Written::new("x", &captions, &(school, Vec::new()), &scores);
         let wanted = Figures {
             words: Some(3.5),
             clip_score: Some(0.75),

@@ -77,14 +77,14 @@ async fn note_missing_overrides(build: &Build) {
 }
 
 fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
-    say!("{:18} {:>12} {:>10}  why", "step", "to compute", "up to date");
+    say!("{:21} {:>12} {:>10}  why", "step", "to compute", "up to date");
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
         let mut why: Vec<String> = line.reasons.iter().map(|(r, n)| format!("{n} {}", r.words())).collect();
         if !line.note.is_empty() {
             why.push(line.note.clone());
         }
-        say!("{:18} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
+        say!("{:21} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
     }
     Ok(())
 }
@@ -98,12 +98,12 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
         return Ok(());
     }
     let head = ["rows", "excluded", "errors", "table version", "seconds"];
-    say!("{:18} {:>10} {:>8} {:>8} {:>13} {:>9}  state", "step", head[0], head[1], head[2], head[3], head[4]);
+    say!("{:21} {:>10} {:>8} {:>8} {:>13} {:>9}  state", "step", head[0], head[1], head[2], head[3], head[4]);
     for line in lines {
         let [excluded, errors, version] =
             [line.excluded, line.errors, line.version].map(|n| n.map_or(String::new(), |n| n.to_string()));
         let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
-        say!("{:18} {:>10} {excluded:>8} {errors:>8} {version:>13} {seconds:>9}  {}", line.step, line.rows, line.state);
+        say!("{:21} {:>10} {excluded:>8} {errors:>8} {version:>13} {seconds:>9}  {}", line.step, line.rows, line.state);
     }
     for run in crate::run_status::run_statuses(&build).await? {
         run.in_words().iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;

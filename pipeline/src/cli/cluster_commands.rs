@@ -91,7 +91,7 @@ async fn drive_to_end(
     match &end {
         RunEnd::Done(quarantined) => build_commands::end_of_run(&build, &options, quarantined).await?,
         RunEnd::Placed { step } => {
-            progress.note(&format!("{step:18} workers have begun; a driver comes back when they have done"));
+            progress.note(&format!("{step:21} workers have begun; a driver comes back when they have done"));
         }
     }
     Ok(Some(end))

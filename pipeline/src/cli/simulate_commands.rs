@@ -220,7 +220,7 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
     let head = ["rows", "rows/s/GPU", "GPU-hours", "hours", "requests", "GB", "best GPUs", "cost"];
     let [rows, rate, gpu_hours, hours, requests, bytes, best, cost] = head;
     say!(
-        "{:18} {rows:>12} {rate:>10} {gpu_hours:>10} {hours:>9} {requests:>11} {bytes:>9} {best:>9} {cost:>9}  bottleneck; \
+        "{:21} {rows:>12} {rate:>10} {gpu_hours:>10} {hours:>9} {requests:>11} {bytes:>9} {best:>9} {cost:>9}  bottleneck; \
           rate from",
         "step"
     );
@@ -232,7 +232,7 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
         let cost = step.cost.map_or(String::new(), |cost| format!("{cost:.0}"));
         let gigabytes = step.bytes.map(|bytes| bytes as f64 / 1e9);
         say!(
-            "{:18} {:>12} {:>10} {:>10} {:>9} {:>11} {:>9} {best:>9} {cost:>9}  {}; {from}",
+            "{:21} {:>12} {:>10} {:>10} {:>9} {:>11} {:>9} {best:>9} {cost:>9}  {}; {from}",
             step.step,
             step.rows,
             number(rate.map(|rate| rate.rows_per_second)),

@@ -287,7 +287,7 @@ pub(super) async fn retry(spec: BuildSpec, errors: bool, shard: Option<u32>, sta
     let mut opened = 0;
     for of in stages.iter().filter(|of| stage.is_none_or(|name| name == of.name)) {
         for failed in reopen(&work, &spec.country, of.name, shard).await? {
-            say!("{:18} shard {} is open again; it had failed: {}", of.name, failed.shard, failed.why());
+            say!("{:21} shard {} is open again; it had failed: {}", of.name, failed.shard, failed.why());
             opened += 1;
         }
     }

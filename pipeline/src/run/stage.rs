@@ -83,7 +83,7 @@ pub(super) async fn run_stage(
         summary.seconds = mapped.seconds.unwrap_or(began.elapsed().as_secs_f64());
         if stage.output == Artifact::Splits {
             for (reason, images) in assignment::dropped(build.virtual_inputs.assignment()) {
-                progress.note(&format!("{:18} {images} dropped: {}", stage.name, reason.words()));
+                progress.note(&format!("{:21} {images} dropped: {}", stage.name, reason.words()));
                 summary.notes.insert(format!("dropped ({})", reason.words()), images.to_string());
             }
         }

@@ -28,7 +28,7 @@ pub(crate) async fn run_training(
     match &state {
         TrainingState::UpToDate { record, changed } => {
             progress.note(&format!(
-                "{:18} up to date ({}); {} of {} changed since ({:.2} %)",
+                "{:21} up to date ({}); {} of {} changed since ({:.2} %)",
                 training.name(),
                 record.trained.best_validation(),
                 changed.changed,
@@ -37,7 +37,7 @@ pub(crate) async fn run_training(
             ));
             return Ok(());
         }
-        TrainingState::MustRun(next) => progress.note(&format!("{:18} {}", training.name(), next.run.begins)),
+        TrainingState::MustRun(next) => progress.note(&format!("{:21} {}", training.name(), next.run.begins)),
     }
     let (started, began) = (unix_seconds(), Instant::now());
     let Some(record) = current_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };

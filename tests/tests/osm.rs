@@ -2,7 +2,7 @@
 //! change are made again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -164,6 +164,59 @@ async fn diffs_make_captions_again_and_nothing_of_the_pictures() {
     // an image whose object comes back comes back
     let old = refresh(&spec, extract(&world.path("world/extract.osm")), Some(1.0)).await.unwrap_err().to_string();
     assert!(old.contains("take a newer extract") && old.contains("2026-01-04"), "{old}");
+}
+
+/// The extract without the ways that some images were taken for.
+fn without_ways(world: &World, numbers: &[String]) -> PathBuf {
+    let text = std::fs::read_to_string(world.path("world/extract.osm")).unwrap();
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(start) = rest.find("<way id=\"") {
+        let end = start + rest[start..].find("</way>").unwrap() + "</way>".len();
+        let number = rest[start + 9..].split('"').next().unwrap();
+        kept.push_str(&rest[..start]);
+        if !numbers.iter().any(|gone| gone == number) {
+            kept.push_str(&rest[start..end]);
+        }
+        rest = &rest[end..];
+    }
+    kept.push_str(rest);
+    let path = world.path("less.osm");
+    std::fs::write(&path, kept).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_were_left_out_come_back_in_every_shard() {
+    let world = World::new(40);
+    let spec = world.spec("work", &["work.shards=4"]);
+    let (build, _) = run_with(spec.clone(), until("geotags")).await.unwrap();
+    let kinds = column(&build, Artifact::Geotags, "osm_kind").await;
+    let ways: Vec<&String> = kinds.iter().filter(|(_, kind)| *kind == "w" || *kind == "a").map(|(id, _)| id).collect();
+    let number = |id: &&String| id[1..].split('_').next().unwrap().to_owned();
+    let numbers: Vec<String> = ways.iter().map(number).collect();
+    let less = refresh(&spec, extract(&without_ways(&world, &numbers)), Some(1.0)).await;
+    // all ways that matter are gone, others are there: accepted, since it was asked for
+    let gone = less.unwrap().gone;
+    assert!(gone > 8, "{gone} of {}", ways.len());
+    run_with(spec.clone(), until("geotags")).await.unwrap();
+    let back = refresh(&spec, extract(&world.path("world/extract.osm")), Some(1.0)).await.unwrap();
+    assert_eq!((back.images, back.back), (40, gone), "{back:?}");
+    let (build, _) = run_with(spec, until("geotags")).await.unwrap();
+    let status = column(&build, Artifact::Geotags, "status").await;
+    assert!(status.len() == 40 && status.values().all(|status| status == "ok"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extract_without_any_way_is_no_extract() {
+    let world = World::new(12);
+    let spec = world.spec("work", &[]);
+    run_with(spec.clone(), until("geotags")).await.unwrap();
+    let text = std::fs::read_to_string(world.path("world/extract.osm")).unwrap();
+    let cut = format!("{}</osm>\n", &text[..text.find("<way ").unwrap()]);
+    std::fs::write(world.path("cut.osm"), cut).unwrap();
+    let why = refresh(&spec, extract(&world.path("cut.osm")), Some(1.0)).await.unwrap_err().to_string();
+    assert!(why.contains("holds no way"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use manifests::spec::OsmSpec;
 use manifests::words::count;
 use manifests::{Artifact, BuildSpec, shard_of};
-use osm::{Boxes, Moment, OsmError, State};
+use osm::{Boxes, Moment, OsmError, State, SubjectKind};
 use serde::Serialize;
 use stages::tag_refreshes::{ImageTags, Origin, Refreshed};
 
@@ -161,6 +161,13 @@ impl<'a> Refresher<'a> {
         });
         let read = read.await.map_err(|e| WorkerError::Panicked(format!("reading the extract: {e}")))?;
         let mut read = read.map_err(osm_error)?;
+        let wants_ways = |image: &osm::ImageBox| matches!(image.kind, SubjectKind::Way | SubjectKind::Area);
+        if read.objects[1] == 0 && known.boxes.values().any(wants_ways) {
+            return Err(WorkerError::Broken(
+                "the extract holds no way, and images were taken for some: it is cut, or of another place; download it again"
+                    .into(),
+            ));
+        }
         let state = &mut read.state;
         state.sequence = state.sequence.or(sequence);
         if let Some((before, now)) = base.timestamp().zip(state.timestamp).filter(|(before, now)| now < before) {
@@ -268,10 +275,15 @@ impl<'a> Refresher<'a> {
         done.moment = state.moment();
         let share = done.changed as f64 / done.images.max(1) as f64;
         if share > accept_share {
+            let first = match base.record {
+                None => " (the first extract may well differ from what came with the images)",
+                Some(_) => "",
+            };
+            let whole = if done.gone * 2 > done.images { "; look first whether the file is whole" } else { "" };
             return Err(WorkerError::Configuration(format!(
                 "{} of {} would have other tags (such as {}), {} of them none, as what they were taken for is gone: that is \
-                 more than source.osm.accept_share = {accept_share}. If that is right (the first extract may well differ \
-                 from what came with the images), accept it with --accept-share {}",
+                 more than source.osm.accept_share = {accept_share}. If that is right{first}, accept it with --accept-share \
+                 {}{whole}",
                 done.changed,
                 count(done.images, "image"),
                 done.examples.join(", "),

@@ -7,6 +7,7 @@ use clap::Args;
 use manifests::words::count;
 use manifests::{BuildSpec, PairSpec};
 use report::format_number;
+use workers::WorkerError;
 
 use super::arguments::SetArgs;
 use super::numbers::within;
@@ -97,6 +98,16 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     let progress = Progress::new(args.json);
     let (of_pairs, specs): (Vec<PathBuf>, Vec<PathBuf>) =
         args.specs.iter().cloned().partition(|path| PairSpec::is_at(path));
+    let of_builds =
+        args.prompts || [&args.captioner, &args.segmenter, &args.related].into_iter().any(|named| !named.is_empty());
+    if let Some(pair) = of_pairs.first().filter(|_| of_builds) {
+        let why = format!(
+            "{} is a pair spec, of which recall before and after is told; --prompts, --captioner, --segmenter and --related \
+             are for build specs",
+            pair.display()
+        );
+        return Err(WorkerError::Configuration(why).into());
+    }
     let builds = open_all(&specs, set).await?;
     for (build, path) in builds.iter().zip(&specs) {
         let mut analysis = analyse_build(build).await?;

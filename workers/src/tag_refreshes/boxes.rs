@@ -1,6 +1,6 @@
 //! What is known of the images before a refresh: boxes, and tags as they stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::Array;
 
@@ -67,7 +67,7 @@ pub(super) async fn known(
         let batch = PartReader::open(work, Artifact::Geotags, &part).await?.read(&COLUMNS).await?;
         known.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
     }
-    let mut gone = Vec::new();
+    let mut gone = BTreeSet::new();
     for part in &base.pinned.parts {
         let columns = ["image_id", "gone", "center_tags", "surrounding_tags"];
         let batch = PartReader::open(work, Artifact::TagRefreshes, part).await?.read(&columns).await?;
@@ -78,7 +78,7 @@ pub(super) async fn known(
         for row in 0..batch.num_rows() {
             let (id, is_gone) = (ids.value(row).to_owned(), !left.is_null(row));
             if is_gone {
-                gone.push(id.clone());
+                gone.insert(id.clone());
             }
             if is_gone || known.boxes.contains_key(&id) {
                 let tags = tags(osm, option_text(center, row), option_text(surrounding, row));
@@ -91,7 +91,7 @@ pub(super) async fn known(
         match base.state(work).await {
             Ok(state) => {
                 let boxes = state.iter().flat_map(|state| state.boxes().all());
-                let left = boxes.filter(|image| gone.binary_search(&image.image_id).is_ok());
+                let left = boxes.filter(|image| gone.contains(&image.image_id));
                 known.boxes.extend(left.map(|image| (image.image_id.clone(), image.clone())));
             }
             Err(error) => tracing::warn!(%error, "images that were left out stay so"),

@@ -172,7 +172,9 @@ fn a_vector_does_not_depend_on_its_neighbours() {
     let together = encoder.encode(&many).unwrap();
     for count in [1, 7, 64] {
         let apart: Vec<Vec<f32>> = many.chunks(count).flat_map(|some| encoder.encode(some).unwrap()).collect();
-        assert_eq!(apart, together, "{count} at a time");
+        assert!(apart == together || !crate::ops::cpu_kernels(), "{count} at a time: not the same to the bit");
+        // a library's products depend on their shape in the last bit
+        apart.iter().zip(&together).for_each(|(apart, together)| assert_close("apart", apart, together));
     }
     assert!(encoder.encode(&[]).unwrap().is_empty());
 }

@@ -1,6 +1,6 @@
 //! Retrieval of text by text on the rows that an evaluation reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::record_batch::RecordBatch;
 use manifests::Artifact;
@@ -29,9 +29,11 @@ pub(super) async fn evaluate(
     texts: &[PinnedTable],
     test: &[EvaluatedRow],
 ) -> Result<TextEvaluation, WorkerError> {
-    let vectors = Vectors::read(build, texts).await?;
-    let validation = vectors.of(&embedded_rows(build, tables, VALIDATION).await?)?;
-    let test = vectors.of(test)?;
+    let validation = embedded_rows(build, tables, VALIDATION).await?;
+    // a country's other images stay where they are
+    let wanted = validation.iter().chain(test).map(|row| row.image_id.as_str()).collect();
+    let vectors = Vectors::read(build, texts, &wanted).await?;
+    let (validation, test) = (vectors.of(&validation)?, vectors.of(test)?);
     Ok(tokio::task::block_in_place(|| text_retrieval::evaluate(&build.spec, &validation, &test))?)
 }
 
@@ -51,7 +53,7 @@ struct CaptionVectors {
 }
 
 impl Vectors {
-    async fn read(build: &Build, tables: &[PinnedTable]) -> Result<Self, WorkerError> {
+    async fn read(build: &Build, tables: &[PinnedTable], wanted: &BTreeSet<&str>) -> Result<Self, WorkerError> {
         let mut vectors = Self::default();
         for (artifact, table) in TABLES.into_iter().zip(tables) {
             for part in &table.parts {
@@ -62,16 +64,17 @@ impl Vectors {
                 };
                 let reader = PartReader::open(&build.work, artifact, part).await?;
                 let batch = reader.read(&["image_id", "status", column]).await?;
-                vectors.add(artifact, &batch).map_err(broken)?;
+                vectors.add(artifact, &batch, wanted).map_err(broken)?;
             }
         }
         Ok(vectors)
     }
 
-    fn add(&mut self, artifact: Artifact, batch: &RecordBatch) -> Result<(), TableError> {
+    fn add(&mut self, artifact: Artifact, batch: &RecordBatch, wanted: &BTreeSet<&str>) -> Result<(), TableError> {
         let columns = Columns::new(artifact, batch);
         let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
-        for row in (0..batch.num_rows()).filter(|row| status.value(*row) == "ok") {
+        let is_wanted = |row: &usize| status.value(*row) == "ok" && wanted.contains(ids.value(*row));
+        for row in (0..batch.num_rows()).filter(is_wanted) {
             let id = ids.value(row).to_owned();
             match artifact {
                 Artifact::StructuredEmbeddings => {

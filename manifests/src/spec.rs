@@ -2,6 +2,7 @@
 
 mod base;
 mod caption;
+mod caption_server;
 mod check;
 mod evaluate;
 mod model;
@@ -25,6 +26,7 @@ use crate::address::{lacks, secret_in};
 
 pub use base::real_path;
 pub use caption::*;
+pub use caption_server::*;
 pub use evaluate::*;
 pub use model::*;
 pub use overrides::fields_of;

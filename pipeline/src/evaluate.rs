@@ -299,6 +299,7 @@ fn embed_all(spec: &BuildSpec, folder: &Path, rows: &mut TableRows) -> Result<Ve
         device: stages::device::devices(STAGE, spec)?[0],
         model_folder: Some(folder.to_owned()),
         weights: &Default::default(),
+        server: None,
         stop: std::sync::Arc::default(),
     };
     let network = stages::network::load_network(STAGE, &stage_context)?;

@@ -12,6 +12,7 @@ use workers::map::Observer;
 use workers::publish::Summary;
 
 use crate::logs::Event;
+use crate::served;
 
 /// Seconds between lines of a log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -126,8 +127,9 @@ fn outcome(summary: &Summary) -> String {
         0 => String::new(),
         rows => format!("{rows} made by other runs, "),
     };
+    let asked = summary.notes.get(served::NOTE).map_or(String::new(), |asked| format!("; asked for {asked}"));
     format!(
-        "{} computed ({}), {by_other_runs}{} up to date, {} in {:.1} s{}",
+        "{} computed ({}), {by_other_runs}{} up to date, {} in {:.1} s{}{asked}",
         summary.computed,
         reasons.join(", "),
         summary.kept,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Float32Array, Int32Array, RecordBatch};
+use manifests::plan::Usage;
 use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 
@@ -62,6 +63,10 @@ impl Transform for WriteCaptions {
         let content = content(&written).map_err(table_error)?;
         Ok(MapOutput { outcomes: written.iter().map(outcome).collect(), content })
     }
+
+    fn usage(&mut self) -> Usage {
+        self.writer.usage()
+    }
 }
 
 /// By row, what people decided.
@@ -113,6 +118,7 @@ fn content(written: &[Written]) -> Result<RecordBatch, TableError> {
             table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&w.captions)))),
             quality,
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
+            table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ],
     )
 }

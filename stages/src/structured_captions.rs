@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
+use manifests::plan::Usage;
 use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 use wording::Variant;
@@ -59,6 +60,10 @@ impl Transform for WriteVariants {
         let content = content(self.captioner, &written).map_err(table_error)?;
         Ok(MapOutput { outcomes: Outcome::of(&written), content })
     }
+
+    fn usage(&mut self) -> Usage {
+        self.writer.usage()
+    }
 }
 
 fn content(writer: Captioner, written: &[Result<StructuredCaption, String>]) -> Result<RecordBatch, TableError> {
@@ -84,6 +89,7 @@ fn content(writer: Captioner, written: &[Result<StructuredCaption, String>]) -> 
             table::int32s(good.iter().map(|w| w.map(|w| w.attempts as i32))),
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
             table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&texts(w))))),
+            table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ],
     )
 }

@@ -1,7 +1,6 @@
 //! `instructblip`: the model looks at the image and is told its tags.
 
 mod captions;
-mod quality;
 mod queries;
 mod session;
 mod variants;
@@ -13,7 +12,6 @@ use crate::clip_scorer::CLIP_FIELD;
 use crate::device::arithmetic;
 use crate::stage::ModelUse;
 use captions::CaptionWriter;
-pub(crate) use quality::Quality;
 use queries::QueryWriter;
 use session::{LANGUAGE_FIELD, WEIGHTS_FIELD};
 use variants::VariantWriter;

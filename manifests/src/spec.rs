@@ -216,6 +216,7 @@ impl BuildSpec {
         self.weights.options.check("weights.options", &mut problems);
         self.pretrain.check(&mut problems);
         self.ranks.check(&mut problems);
+        self.evaluate.check(&mut problems);
         self.text_retrieval.check(&self.caption, &mut problems);
         self.check_segment_tower(&mut problems);
         self.check_ranks(&mut problems);

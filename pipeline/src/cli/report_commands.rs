@@ -101,6 +101,10 @@ pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
         for line in e.text.iter().flat_map(text_lines) {
             say!("{line}");
         }
+        for reranked in &e.reranked {
+            let (name, of) = (crate::page::reranked::name(reranked.method), &reranked.recall.exact.pessimistic);
+            say!("  {name}: {}", figures(of));
+        }
         if let Some(seen) = &e.seen {
             aside!("warning: {} on {}: {seen}", e.model_of, e.country);
         }

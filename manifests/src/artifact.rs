@@ -36,6 +36,8 @@ pub enum Artifact {
     SegmentScores,
     /// How well captions fit their images.
     CaptionScores,
+    /// What tells noisy pairs apart: vectors, similarities and perceptual hashes.
+    PairQuality,
     /// The trained model's embedding of each image.
     ImageEmbeddings,
     /// The trained model's embedding of each caption.
@@ -126,7 +128,7 @@ pub fn identity_fields() -> Vec<Field> {
 
 impl Artifact {
     /// The tables, in the order in which stages write them; people write the reviews, and `tags refresh` what it found.
-    pub const TABLES: [Artifact; 17] = [
+    pub const TABLES: [Artifact; 18] = [
         Artifact::TagRefreshes,
         Artifact::Geotags,
         Artifact::Splits,
@@ -138,6 +140,7 @@ impl Artifact {
         Artifact::SegmentFeatures,
         Artifact::SegmentScores,
         Artifact::CaptionScores,
+        Artifact::PairQuality,
         Artifact::ImageEmbeddings,
         Artifact::TextEmbeddings,
         Artifact::StructuredEmbeddings,
@@ -162,6 +165,7 @@ impl Artifact {
             Artifact::SegmentFeatures => "segment_features",
             Artifact::SegmentScores => "segment_scores",
             Artifact::CaptionScores => "caption_scores",
+            Artifact::PairQuality => "pair_quality",
             Artifact::ImageEmbeddings => "image_embeddings",
             Artifact::TextEmbeddings => "text_embeddings",
             Artifact::StructuredEmbeddings => "structured_embeddings",
@@ -186,8 +190,10 @@ impl Artifact {
     /// version; columns that an older file lacks are read as null.
     pub fn schema_version(self) -> u32 {
         match self {
-            // 2: quality and flag of generated captions
-            Artifact::Captions => 2,
+            // 2: quality and flag of generated captions; 3: what a server said it was
+            Artifact::Captions => 3,
+            // 2: what a server said it was
+            Artifact::StructuredCaptions | Artifact::QueryTexts => 2,
             _ => 1,
         }
     }
@@ -362,6 +368,15 @@ impl Artifact {
                     ])),
                 ),
                 optional("scores_digest", Text),
+            ],
+            Artifact::PairQuality => vec![
+                // 64 bits in hexadecimal
+                optional("hash", Text),
+                // vectors by the CLIP that scores segments: little-endian f16, L2-normalised
+                optional("image_vector", Binary),
+                // one for each caption, in their order
+                optional("captions", list(Struct(vec![required("similarity", Float32), required("vector", Binary)]))),
+                optional("quality_digest", Text),
             ],
             Artifact::CaptionScores => vec![
                 // one for each caption, in their order

@@ -21,9 +21,24 @@ pub async fn save(work: &WorkStore, spec: &BuildSpec, set: &[String]) {
     }
 }
 
-/// Most of `work` says how a command goes about its work, or where: whoever reads this has found the work store.
+/// Most of `work` says how a command goes about its work, or where: whoever reads this has found the work store. So do the
+/// fields of a server that say where it is and how it is asked.
 fn is_of_the_build(field: &str) -> bool {
-    field == "work.shards" || !field.starts_with("work.")
+    const OF_ASKING: [&str; 9] = [
+        "url",
+        "key_env",
+        "requests_at_once",
+        "requests_per_minute",
+        "timeout_seconds",
+        "tries",
+        "token_limit",
+        "price_per_million_tokens_in",
+        "price_per_million_tokens_out",
+    ];
+    match field.strip_prefix("caption.server.") {
+        Some(field) => !OF_ASKING.contains(&field),
+        None => field == "work.shards" || !field.starts_with("work."),
+    }
 }
 
 /// Which `--set` of the last run this command lacks, in words.

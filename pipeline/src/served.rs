@@ -62,6 +62,9 @@ pub async fn check(build: &Build, progress: &Progress) -> Result<(), WorkerError
 
 /// What a server was asked for, with the price where there is one.
 pub fn in_words(usage: &Usage, spec: &CaptionServerSpec) -> String {
+    if usage.tokens_in == 0 && usage.tokens_out == 0 {
+        return format!("{}, whose tokens the server did not count", count(usage.requests, "answer"));
+    }
     let price = if spec.has_prices() {
         format!(", price {}", amount(spec.price(usage.tokens_in, usage.tokens_out)))
     } else {
@@ -69,7 +72,7 @@ pub fn in_words(usage: &Usage, spec: &CaptionServerSpec) -> String {
     };
     format!(
         "{}, {} in, {} out{price}",
-        count(usage.requests, "request"),
+        count(usage.requests, "answer"),
         count(usage.tokens_in, "token"),
         count(usage.tokens_out, "token")
     )
@@ -96,7 +99,7 @@ pub async fn expected(build: &Build, lines: &[PlanLine]) -> Result<Vec<(&'static
 
 /// By the rows that were measured before.
 fn of(rows: u64, (measured_rows, usage): (u64, Usage), spec: &CaptionServerSpec) -> Expected {
-    let is_known = measured_rows > 0 && usage.requests > 0;
+    let is_known = measured_rows > 0 && (usage.tokens_in > 0 || usage.tokens_out > 0);
     let share = |counted: u64| (counted as f64 / measured_rows as f64 * rows as f64).ceil() as u64;
     let (tokens_in, tokens_out) = (share(usage.tokens_in), share(usage.tokens_out));
     Expected {
@@ -112,7 +115,7 @@ impl Expected {
     /// A line of a plan.
     pub fn line(&self, step: &str) -> String {
         let tokens = match self.tokens_in.zip(self.tokens_out) {
-            None => "tokens are known when the first shard is made".to_owned(),
+            None => "tokens are known when a first shard is made, if the server counts them".to_owned(),
             Some((tokens_in, tokens_out)) => {
                 let price = self.price.map_or(String::new(), |price| format!(", price {}", amount(price)));
                 format!(
@@ -147,14 +150,17 @@ mod tests {
         assert!((wanted.price.unwrap() - 1.8).abs() < 1e-9);
         let unknown = of(1000, (0, Usage::default()), &spec());
         assert_eq!((unknown.requests, unknown.tokens_in, unknown.price), (1000, None, None));
-        assert!(unknown.line("captions").contains("when the first shard is made"));
+        assert!(unknown.line("captions").contains("when a first shard is made"));
+        let uncounted = Usage { requests: 5, ..Usage::default() };
+        assert_eq!(of(10, (5, uncounted), &spec()).price, None, "nobody counted: nobody knows");
+        assert!(in_words(&uncounted, &spec()).contains("did not count"));
         assert_eq!(of(0, (100, usage), &spec()).price, Some(0.0));
     }
 
     #[test]
     fn prices_are_said_where_there_are_some() {
         let usage = Usage { requests: 2, tokens_in: 1000, tokens_out: 1 };
-        assert_eq!(in_words(&usage, &spec()), "2 requests, 1000 tokens in, 1 token out, price 0.002008");
-        assert_eq!(in_words(&usage, &CaptionServerSpec::default()), "2 requests, 1000 tokens in, 1 token out");
+        assert_eq!(in_words(&usage, &spec()), "2 answers, 1000 tokens in, 1 token out, price 0.002008");
+        assert_eq!(in_words(&usage, &CaptionServerSpec::default()), "2 answers, 1000 tokens in, 1 token out");
     }
 }

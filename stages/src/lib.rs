@@ -24,6 +24,7 @@ pub mod images;
 pub mod io_fault;
 pub mod network;
 pub mod networks;
+pub mod pair_quality;
 pub mod pretrain;
 mod query_embeddings;
 mod query_texts;
@@ -67,6 +68,9 @@ pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
     }
     if !spec.caption.score.clip.is_empty() {
         stages.push(caption_scores::stage());
+    }
+    if spec.pretrain.pairs.is_on() {
+        stages.push(pair_quality::stage());
     }
     if spec.text_retrieval.is_on()
         && let Some(writer) = spec.caption.structured_by()

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use manifests::BuildSpec;
-use manifests::spec::{LossKind, PretrainSpec, ScheduleKind};
+use manifests::spec::{LossKind, PairsSpec, PretrainSpec, ScheduleKind};
 use manifests::weights::Weights;
 use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
@@ -87,6 +87,12 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
             map.remove(section);
         }
     }
+    // trainings that were made before pairs could be left out keep their names
+    if !pretrain.pairs.is_on()
+        && let Some(map) = value["pretrain"].as_object_mut()
+    {
+        map.remove("pairs");
+    }
     if let Some(map) = value["model"].as_object_mut() {
         map.remove("device");
         map.remove("activation");
@@ -114,6 +120,8 @@ pub fn of_training(spec: &BuildSpec, training: Training) -> PretrainSpec {
             segments_per_image: 0,
             epochs: spec.score.bootstrap_epochs,
             ema_decay: 0.0,
+            // what tells pairs apart is made with it
+            pairs: PairsSpec::default(),
             ..spec.pretrain.clone()
         },
     }

@@ -10,6 +10,7 @@ pub mod http;
 pub mod hub;
 pub mod large;
 pub mod networks;
+pub mod noisy;
 pub mod s3;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ mod pace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chat::{Answer, Question, Reply, Silence, Verdict, verdict};
 use futures::{StreamExt, TryStreamExt};
@@ -27,12 +27,20 @@ const REFUSALS: u64 = 5;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// Times the time of an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Shorter pauses are not worth a word.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+/// After a stop the answers that are under way may still come: they are paid for.
+const GRACE: Duration = Duration::from_secs(5);
 /// How often a blocked thread looks whether the run is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A server, with all that has to be kept in mind between requests.
 pub struct ChatServer {
     client: reqwest::Client,
+    /// What no message may repeat.
+    key: Option<String>,
     /// Without a slash at its end.
     url: String,
     model: String,
@@ -41,6 +49,8 @@ pub struct ChatServer {
     /// What it can always answer.
     greeting: bytes::Bytes,
     tries: u32,
+    /// How long a request is put off that the server has no room for while it answers others.
+    patience: Duration,
     at_once: usize,
     /// Of all threads together.
     places: Semaphore,
@@ -78,8 +88,9 @@ impl ChatServer {
     fn new(spec: &CaptionServerSpec, stop: Arc<AtomicBool>) -> Result<Self, WorkerError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if !spec.key_env.is_empty() {
-            headers.insert(AUTHORIZATION, key(&spec.key_env)?);
+        let key = if spec.key_env.is_empty() { None } else { Some(key(&spec.key_env)?) };
+        if let Some(key) = &key {
+            headers.insert(AUTHORIZATION, bearer(&spec.key_env, key)?);
         }
         let client = reqwest::Client::builder()
             .default_headers(headers)
@@ -98,6 +109,8 @@ impl ChatServer {
             .map_err(|e| WorkerError::Transient(format!("no thread for caption.server: {e}")))?;
         Ok(Self {
             client,
+            key,
+            patience: PATIENCE * u32::try_from(spec.timeout_seconds).unwrap_or(u32::MAX),
             url: spec.url.trim_end_matches('/').to_owned(),
             model: spec.model.clone(),
             revision: spec.revision.clone(),
@@ -117,10 +130,14 @@ impl ChatServer {
         let url = format!("{}/models", self.url);
         let reply = self.reply(self.client.get(&url)).await;
         let reply = reply.map_err(|why| WorkerError::Transient(format!("caption.server: {}: {why}", self.url)))?;
+        let unlisted = || format!("{} at {}, which does not list its models", self.model, self.url);
         match reply.status {
             200..=299 => {
                 let names = models(&reply.body);
-                if names.is_empty() || names.contains(&self.model) {
+                if names.is_empty() {
+                    return Ok(unlisted());
+                }
+                if names.contains(&self.model) {
                     return Ok(format!("{} at {}", self.model, self.url));
                 }
                 const MOST: usize = 10;
@@ -132,7 +149,7 @@ impl ChatServer {
                 )))
             }
             // not every server lists its models
-            404 | 405 | 501 => Ok(format!("{} at {}, which does not list its models", self.model, self.url)),
+            404 | 405 | 501 => Ok(unlisted()),
             _ => {
                 let said = |why: String| format!("caption.server: {}: {why}", self.url);
                 match reply.verdict() {
@@ -160,6 +177,12 @@ impl ChatServer {
             }
             reply.body.extend_from_slice(&chunk);
         }
+        if reply.status >= 300 {
+            // servers quote what they refuse
+            if let Some(key) = self.key.as_ref().filter(|key| !key.is_empty()) {
+                reply.body = String::from_utf8_lossy(&reply.body).replace(key.as_str(), "[hidden]").into_bytes();
+            }
+        }
         Ok(reply)
     }
 
@@ -170,6 +193,7 @@ impl ChatServer {
         let fresh = || Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
         let mut backoff = fresh();
         let (mut tries, mut last_answered) = (0, self.answered.load(Ordering::Relaxed));
+        let mut put_off: Option<Instant> = None;
         loop {
             let verdict = {
                 let _place = self.places.acquire().await.map_err(|_| Silence::Stopped)?;
@@ -209,23 +233,29 @@ impl ChatServer {
             // a server at its limits is no server that fails, as long as it answers others meanwhile
             let others_are_answered = is_busy && answered > last_answered;
             last_answered = answered;
-            if others_are_answered {
+            let since = put_off.get_or_insert_with(Instant::now);
+            let is_patient = since.elapsed() < self.patience;
+            if others_are_answered && is_patient {
                 (tries, backoff) = (0, fresh());
             } else {
                 tries += 1;
             }
-            if tries >= self.tries {
-                let said = format!("tried {tries} times: {why}");
+            if tries >= self.tries || (others_are_answered && !is_patient) {
+                let said = if others_are_answered {
+                    format!("put off for {} s while others are answered: {why}", since.elapsed().as_secs())
+                } else {
+                    format!("tried {tries} times: {why}")
+                };
                 // is it this request that the server cannot do, or any?
-                return match !is_busy && self.greets().await {
+                return match (!is_busy || others_are_answered) && self.greets().await {
                     true => Ok(Err(said)),
                     false => Err(Silence::Unreachable(format!("{}: {image_id}: {said}", self.url))),
                 };
             }
             tracing::debug!(event = "chat", image_id, tries, why, "trying again");
             let wait = backoff.next().max(pause.unwrap_or_default());
-            if is_busy {
-                self.pace.hold(pause.unwrap_or(wait));
+            if is_busy && self.pace.hold(pause.unwrap_or(wait)) >= LONG_PAUSE {
+                tracing::warn!("caption.server: {why}; nothing is asked for {} s", pause.unwrap_or(wait).as_secs());
             }
             tokio::time::sleep(wait).await;
         }
@@ -248,6 +278,7 @@ impl ChatServer {
         while !self.stop.load(Ordering::Relaxed) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        tokio::time::sleep(GRACE).await;
     }
 }
 
@@ -302,14 +333,18 @@ fn models(body: &[u8]) -> Vec<String> {
     listed.filter_map(|model| model["id"].as_str().map(str::to_owned)).collect()
 }
 
-/// The key as a header that no log shows.
-fn key(variable: &str) -> Result<HeaderValue, WorkerError> {
+fn key(variable: &str) -> Result<String, WorkerError> {
     let wrong = |why: &str| WorkerError::Configuration(format!("caption.server.key_env = {variable:?}: {why}"));
-    let key = std::env::var(variable).unwrap_or_default();
-    if key.trim().is_empty() {
-        return Err(wrong("the environment has no such variable: set it to the server's key"));
+    match std::env::var(variable).unwrap_or_default().trim() {
+        "" => Err(wrong("the environment has no such variable: set it to the server's key")),
+        key => Ok(key.to_owned()),
     }
-    let mut header = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
+}
+
+/// As a header that no log shows.
+fn bearer(variable: &str, key: &str) -> Result<HeaderValue, WorkerError> {
+    let wrong = |why: &str| WorkerError::Configuration(format!("caption.server.key_env = {variable:?}: {why}"));
+    let mut header = HeaderValue::from_str(&format!("Bearer {key}"))
         .map_err(|_| wrong("what it holds cannot be sent in a header"))?;
     header.set_sensitive(true);
     Ok(header)

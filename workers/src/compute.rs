@@ -1,11 +1,12 @@
 //! Threads that compute: one for each device, with a copy of the stage's network of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use manifests::BuildSpec;
 use manifests::plan::Usage;
 use manifests::spec::DeviceName;
-use stages::stage::{InputRows, MapOutput, Stage, StageContext, StageError, Transform};
+use stages::stage::{InputRows, MapOutput, ModelUse, Stage, StageContext, StageError, Transform};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::WorkerError;
@@ -25,7 +26,38 @@ pub(crate) struct Computed {
 /// The threads that own a stage's function, its networks and their devices. Whoever is free takes the next rows.
 pub(crate) struct ComputeThreads {
     jobs: mpsc::Sender<Job>,
+    /// How much of a shard is computed, and may be lost, at a time.
+    pub(crate) portions: Portions,
 }
+
+/// How a shard's work is cut.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Portions {
+    /// Rows that are handed to the stage at once, at most.
+    pub(crate) rows: usize,
+    /// Rows after which what was made is put aside, should the worker die.
+    pub(crate) kept_after_rows: usize,
+    /// Seconds after which it is, too.
+    pub(crate) kept_after: Duration,
+}
+
+impl Portions {
+    /// Answers of a server are paid for: few of them are under way, and few may be lost. Other rows are computed again
+    /// for nothing but time.
+    fn of(stage: &Stage, spec: &BuildSpec) -> Portions {
+        let kept_after = Duration::from_secs(600);
+        match stage.model {
+            ModelUse::Served => {
+                let rows = (2 * spec.caption.server.requests_at_once).min(CHUNK_ROWS);
+                Portions { rows, kept_after_rows: 8 * rows, kept_after }
+            }
+            _ => Portions { rows: CHUNK_ROWS, kept_after_rows: usize::MAX, kept_after },
+        }
+    }
+}
+
+/// Rows handed to a stage at once.
+pub(crate) const CHUNK_ROWS: usize = 128;
 
 impl ComputeThreads {
     /// Opens the stage on every device, all at once.
@@ -47,7 +79,7 @@ impl ComputeThreads {
                 })
                 .map_err(|e| WorkerError::Transient(format!("no thread for {}: {e}", stage.name)))?;
         }
-        Ok(Self { jobs })
+        Ok(Self { jobs, portions: Portions::of(stage, stage_context.spec) })
     }
 
     pub(crate) async fn map(&self, rows: InputRows) -> Result<Computed, WorkerError> {
@@ -99,8 +131,8 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::sync::{Barrier, LazyLock};
 
-    use manifests::{Artifact, BuildSpec};
-    use stages::stage::{ModelUse, Outcome};
+    use manifests::Artifact;
+    use stages::stage::Outcome;
 
     use super::*;
 

@@ -3,6 +3,7 @@
 pub(crate) mod claim;
 mod lineage;
 mod mirror;
+pub mod pairs;
 mod rows;
 mod run_dir;
 
@@ -93,11 +94,17 @@ pub(crate) const DUE_FILE: &str = "begun.json";
 /// The rows that a run reads and that it and its ancestors were trained on: in its folder, and in its result.
 pub const ROWS_FILE: &str = "rows.parquet";
 
+/// Pairs that a training left out, and why, in its folder.
+pub const LEFT_OUT_FILE: &str = "left_out.json";
+
 /// The tables that a training reads, the first ones always, segments where they enter the loss.
 pub fn training_inputs(spec: &BuildSpec, training: Training) -> Vec<Artifact> {
     let mut inputs = vec![Artifact::Images, Artifact::Captions, Artifact::Splits];
     if pretrain::of_training(spec, training).segments_per_image > 0 {
         inputs.extend([Artifact::Segments, Artifact::SegmentScores]);
+    }
+    if pretrain::of_training(spec, training).pairs.is_on() {
+        inputs.push(Artifact::PairQuality);
     }
     inputs
 }
@@ -255,6 +262,9 @@ pub async fn train(
     let run = paths::training_run(&request.spec.country, request.training.name(), &pending.key);
     let mut train = TableRows::open(request.work, &pending.inputs, Members::Split("train")).await?;
     let mut validation = TableRows::open(request.work, &pending.inputs, Members::Split("val")).await?;
+    let pairs_spec = pretrain::of_training(request.spec, request.training).pairs;
+    let left_out = pairs::left_out(request.work, &pending.inputs, &pairs_spec).await?;
+    train.leave_out(|image_id| left_out.contains_key(image_id));
     if train.is_empty() {
         return Err(WorkerError::Broken(format!(
             "{}: no row of the train split has an image and a caption without error; look at the rows that failed in \
@@ -279,6 +289,10 @@ pub async fn train(
     if request.ranks.rank() == 0 {
         request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
         request.work.put_sealed(&format!("{run}/{DUE_FILE}"), &pending).await?;
+        if !left_out.is_empty() {
+            let why: BTreeMap<&str, &str> = left_out.iter().map(|(id, why)| (id.as_str(), why.words())).collect();
+            request.work.put_json(&format!("{run}/{LEFT_OUT_FILE}"), &why).await?;
+        }
     }
     still_there(request.work, &pending.inputs, &request.spec.country).await?;
     let trained = place

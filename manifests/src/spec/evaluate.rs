@@ -81,7 +81,9 @@ impl EvaluateSpec {
         methods.sort_unstable();
         methods.dedup();
         if methods.len() < rerank.methods.len() {
-            of.refuse("methods", &rerank.methods, "name each at most once");
+            let named = serde_json::json!(rerank.methods);
+            let named: Vec<&str> = named.as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+            of.refuse("methods", named, "name each at most once");
         }
         of.within("candidates", rerank.candidates, 10..=1000, "recall looks at the first 10");
         for (name, weight) in [("share_weight", rerank.share_weight), ("reverse_weight", rerank.reverse_weight)] {

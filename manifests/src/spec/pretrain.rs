@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{Problems, Section};
+use super::pairs::PairsSpec;
 
 /// What pre-training minimises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -89,6 +90,8 @@ pub struct PretrainSpec {
     pub patience_epochs: usize,
     /// Share of changed rows above which a finished training is run again.
     pub retrain_above: f64,
+    /// Pairs that are left out.
+    pub pairs: PairsSpec,
 }
 
 impl PretrainSpec {
@@ -151,6 +154,7 @@ impl Default for PretrainSpec {
             time_phases: false,
             patience_epochs: 0,
             retrain_above: 0.05,
+            pairs: PairsSpec::default(),
         }
     }
 }

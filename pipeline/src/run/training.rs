@@ -10,7 +10,7 @@ use manifests::words::count;
 use stages::Training;
 use workers::WorkerError;
 use workers::publish::Summary;
-use workers::train::{TrainRequest, TrainingRecord, train};
+use workers::train::{TrainRequest, TrainingRecord, pairs, train};
 
 use crate::build::Build;
 use crate::clock::unix_seconds;
@@ -42,6 +42,10 @@ pub(crate) async fn run_training(
     let (started, began) = (unix_seconds(), Instant::now());
     let Some(record) = current_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };
     let trained = &record.trained;
+    let left_out = left_out(build, training, &record).await?;
+    if !left_out.is_empty() {
+        progress.note(&format!("{:21} left out {left_out}", training.name()));
+    }
     let notes = [
         ("parameters", trained.parameters.to_string()),
         ("best epoch", (trained.best_epoch + 1).to_string()),
@@ -49,7 +53,9 @@ pub(crate) async fn run_training(
         ("waited for data", format!("{:.1} s", trained.wait_seconds)),
         ("run", record.key.clone()),
         ("begins", record.begins.clone()),
+        ("left out", left_out),
     ];
+    let notes = notes.into_iter().filter(|(_, note)| !note.is_empty());
     let summary = Summary {
         stage: training.name().to_owned(),
         country: build.spec.country.clone(),
@@ -58,10 +64,17 @@ pub(crate) async fn run_training(
         rows: trained.train_rows,
         computed: trained.samples,
         made_by: crate::made_by(),
-        notes: notes.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        notes: notes.map(|(k, v)| (k.to_owned(), v)).collect(),
         ..Summary::default()
     };
     build.work.put_sealed(&paths::summary(&build.spec.country, training.name()), &summary).await
+}
+
+/// Pairs that a training did not learn from, in words; empty: none.
+async fn left_out(build: &Build, training: Training, record: &TrainingRecord) -> Result<String, WorkerError> {
+    let spec = stages::pretrain::of_training(&build.spec, training).pairs;
+    let left_out = pairs::left_out(&build.work, &record.inputs, &spec).await?;
+    Ok(pairs::in_words(&left_out))
 }
 
 /// The record of a finished training: the one that is up to date, or the one that must run. `None` on ranks other than 0.

@@ -1,4 +1,4 @@
-//! Segments as other settings would have them, in parts beside the tables: a plan is mapped and not published.
+//! Segments, and what tells noisy pairs apart, as other settings would have them, in parts beside the tables: a plan is mapped and not published.
 //!
 //! No log names such a part. Its shard's marker does: whoever asks for the same settings again finds it, and so does a run of
 //! the build itself, should its spec take them over. `gc` clears away what no training that goes on reads.
@@ -18,10 +18,11 @@ use crate::progress::Progress;
 use crate::run::{current_or_trained, map_here};
 use crate::trainings::training_state;
 
-/// Makes the segments that the spec of an opened build wants and its tables do not have, and pins them in their place.
+/// Makes the rows of these tables that the spec of an opened build wants and that are not there, and pins them in their
+/// place.
 pub(super) async fn segments(build: &mut Build, progress: &Progress) -> Result<(), WorkerError> {
     for stage in stages::map_stages(&build.spec) {
-        if !matches!(stage.output, Artifact::SegmentFeatures | Artifact::SegmentScores) {
+        if !matches!(stage.output, Artifact::SegmentFeatures | Artifact::SegmentScores | Artifact::PairQuality) {
             continue;
         }
         if stage.model == ModelUse::Scoring && build.spec.score.clip == "bootstrap" {

@@ -2,6 +2,7 @@
 
 use manifests::plan::Usage;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// What came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ struct Completion {
     system_fingerprint: Option<String>,
     choices: Vec<Choice>,
     #[serde(default)]
-    usage: Option<Counted>,
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -58,12 +59,18 @@ struct Part {
     text: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// Servers count in many ways, and an answer is worth more than its count.
+#[derive(Default, Deserialize)]
 struct Counted {
     #[serde(default)]
-    prompt_tokens: u64,
+    prompt_tokens: Value,
     #[serde(default)]
-    completion_tokens: u64,
+    completion_tokens: Value,
+}
+
+/// As far as it is a number of things.
+fn tokens(counted: &Value) -> u64 {
+    counted.as_u64().unwrap_or(0)
 }
 
 /// Names that servers give their models, at most.
@@ -86,7 +93,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Answer, String> {
     let choice = completion.choices.into_iter().next().ok_or("it has no choice")?;
     let filtered = choice.finish_reason.as_deref() == Some("content_filter");
     let filtered = filtered.then(|| "its content filter stopped the answer".to_owned());
-    let counted = completion.usage.unwrap_or(Counted { prompt_tokens: 0, completion_tokens: 0 });
+    let counted: Counted = serde_json::from_value(completion.usage).unwrap_or_default();
     let served = [completion.model, completion.system_fingerprint];
     let served: Vec<String> = served.into_iter().flatten().filter(|name| !name.is_empty()).collect();
     Ok(Answer {
@@ -98,7 +105,11 @@ pub(crate) fn read(body: &[u8]) -> Result<Answer, String> {
         refusal: choice.message.refusal.filter(|why| !why.trim().is_empty()).or(filtered),
         is_cut: choice.finish_reason.as_deref() == Some("length"),
         served: served.join(" ").chars().filter(|c| !c.is_control()).take(MOST_SERVED_CHARS).collect(),
-        usage: Usage { requests: 1, tokens_in: counted.prompt_tokens, tokens_out: counted.completion_tokens },
+        usage: Usage {
+            requests: 1,
+            tokens_in: tokens(&counted.prompt_tokens),
+            tokens_out: tokens(&counted.completion_tokens),
+        },
     })
 }
 
@@ -139,6 +150,13 @@ mod tests {
         assert!(read(filtered).unwrap().refusal.unwrap().contains("filter"));
         for body in [&b""[..], b"<html>", b"{}", br#"{"choices":[]}"#, br#"{"choices":[{"message":{"content":7}}]}"#] {
             assert!(read(body).is_err(), "{body:?}");
+        }
+        for odd in
+            ["7", "null", "[]", r#"{"prompt_tokens":-1}"#, r#"{"prompt_tokens":"9"}"#, r#"{"prompt_tokens":1e300}"#]
+        {
+            let body = format!(r#"{{"choices":[{{"message":{{"content":"a"}}}}],"usage":{odd}}}"#);
+            let read = read(body.as_bytes()).unwrap();
+            assert_eq!((read.text.as_str(), read.usage.tokens_in), ("a", 0), "{odd}: an answer is worth more");
         }
         let claims = br#"{"choices":[{"message":{}}],"usage":{"prompt_tokens":18446744073709551615}}"#;
         let mut usage = read(claims).unwrap().usage;

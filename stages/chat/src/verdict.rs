@@ -47,7 +47,10 @@ pub fn verdict(reply: Reply<'_>, now: i64) -> Verdict {
     match reply.status {
         200..=299 => match answer::read(reply.body) {
             Ok(answer) => Verdict::Answered(Answer { refusal: answer.refusal.map(|why| bounded(&why)), ..answer }),
-            Err(why) => Verdict::Again(format!("the server's reply is no chat completion ({})", bounded(&why)), pause),
+            Err(why) => {
+                let (why, said) = (bounded(&why), said(reply));
+                Verdict::Again(format!("the server's reply is no chat completion ({why}): {said}"), pause)
+            }
         },
         300..=399 => Verdict::Never(format!(
             "the server redirects to {}; name the address itself",
@@ -89,7 +92,10 @@ fn said(reply: Reply<'_>) -> String {
 
 /// On one line, and not too much of it.
 fn bounded(words: &str) -> String {
-    let line = words.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    // nothing that a terminal would obey, or that turns the direction of what follows
+    let parts =
+        |c: char| c.is_whitespace() || c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let line = words.split(parts).filter(|word| !word.is_empty());
     let line = line.collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(MOST_CHARS) {
         None => line,
@@ -155,6 +161,9 @@ mod tests {
         assert_eq!(of(500, ERROR), Verdict::Again("500 (no such thing)".into(), None));
         assert_eq!(of(500, br#"{"detail":"x"}"#), Verdict::Again("500 (x)".into(), None));
         assert_eq!(of(500, b""), Verdict::Again("500".into(), None));
+        assert_eq!(of(500, "a\u{202e}b\u{1b}[31m".as_bytes()), Verdict::Again("500 (a b [31m)".into(), None));
+        let hidden = of(200, br#"{"error":{"message":"out of cards"}}"#);
+        assert!(matches!(hidden, Verdict::Again(why, _) if why.contains("out of cards")), "an error in a good reply");
         let Verdict::Again(long, _) = of(500, "ä".repeat(9999).as_bytes()) else { panic!() };
         assert!(long.chars().count() < MOST_CHARS + 10);
         assert!(matches!(of(500, b"\xff\xfe"), Verdict::Again(..)));

@@ -10,6 +10,7 @@
 //! | [`mask`] | COCO run-length encoded masks, readable by pycocotools |
 //! | [`felzenszwalb`] | graph-based segmentation, the segmenter without weights |
 //! | [`view`] | the picture of one segment that CLIP is shown |
+//! | [`perceptual_hash`] | 64 bits that images which look alike share |
 //! | [`overlay`] | coloured masks over an image, for reports |
 //!
 //! Everything is a pure function of its arguments: no threads, no global state, no clock.
@@ -19,6 +20,7 @@ mod encode;
 mod error;
 mod jpeg;
 mod normalise;
+mod perceptual_hash;
 mod png;
 mod raster;
 mod resample;
@@ -34,5 +36,6 @@ pub use decode::{DecodeLimits, decode, dimensions};
 pub use encode::{encode_jpeg, encode_png};
 pub use error::PixelError;
 pub use normalise::{CLIP_MEAN, CLIP_STD, normalise_bytes_into, normalise_into};
+pub use perceptual_hash::perceptual_hash;
 pub use resample::{Filter, clip_view, resize};
 pub use rgb::{MAX_PIXELS, MAX_SIDE_PX, Rgb};

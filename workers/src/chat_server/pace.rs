@@ -46,9 +46,14 @@ impl Pace {
         }
     }
 
-    /// Nobody begins for a while.
-    pub(super) fn hold(&self, pause: Duration) {
-        self.change(|times| times.held = times.held.max(Instant::now() + pause));
+    /// Nobody begins for a while; by how much that is longer than it was to be.
+    pub(super) fn hold(&self, pause: Duration) -> Duration {
+        self.change(|times| {
+            let now = Instant::now();
+            let (before, until) = (times.held.max(now), now + pause);
+            times.held = before.max(until);
+            times.held - before
+        })
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Times) -> T) -> T {

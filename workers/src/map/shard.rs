@@ -9,12 +9,12 @@ use arrow::compute::concat_batches;
 use manifests::plan::{Phases, Usage};
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Marker, PartFile, Plan, paths};
-use stages::stage::{InputRows, MapOutput, Outcome, Stage};
+use stages::stage::{InputRows, MapOutput, ModelUse, Outcome, Stage};
 use stages::table;
 
 use super::MapContext;
 use crate::backoff::Backoff;
-use crate::compute::{ComputeThreads, Computed};
+use crate::compute::{CHUNK_ROWS, ComputeThreads, Computed, Portions};
 use crate::error::WorkerError;
 use crate::fetch::fetch;
 use crate::join::{RowTask, ShardJoin, reorder};
@@ -26,8 +26,6 @@ use crate::stores::WorkStore;
 
 /// Tries of a shard whose store does not answer, each of which asks the store again and again by itself.
 const SHARD_TRIES: u32 = 3;
-/// Rows handed to the stage at once.
-const CHUNK_ROWS: usize = 128;
 /// Source bytes of one chunk.
 const CHUNK_SOURCE_BYTES: u64 = 32 << 20;
 
@@ -68,21 +66,60 @@ pub(crate) async fn map_with_retries(
     compute: Option<&ComputeThreads>,
 ) -> Result<Option<(Marker, bool)>, WorkerError> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8));
-    for _ in 1..SHARD_TRIES {
-        match map_shard(context, stage, plan, shard, key, compute).await {
-            Err(WorkerError::Transient(why)) if !context.stop.load(Ordering::Relaxed) => {
+    // who asks a server has tried again and again by itself
+    let tries = if stage.model == ModelUse::Served { 1 } else { SHARD_TRIES };
+    let (mut failures, mut legs) = (0, Legs::new());
+    loop {
+        match map_shard(context, stage, plan, shard, key, compute, &mut legs).await {
+            Ok(ShardEnd::PutAside) => {}
+            Ok(ShardEnd::Stopped) => return Ok(None),
+            Ok(ShardEnd::Done(marker, by_others)) => return Ok(Some((*marker, by_others))),
+            Err(WorkerError::Transient(why)) if failures + 1 < tries && !context.stop.load(Ordering::Relaxed) => {
+                failures += 1;
                 metrics::add(Metric::Retries, &[("kind", "shard")], 1.0);
                 context.observer.note(&format!("shard {shard} of {}: {why}; trying again", stage.name));
                 tokio::time::sleep(backoff.next()).await;
             }
-            done => return done,
+            Err(error) => return Err(error),
         }
     }
-    map_shard(context, stage, plan, shard, key, compute).await
 }
 
-/// Makes the rows of one shard, and says whether somebody else was faster; `None`: a stop came first, and what was made
-/// is left for whoever goes on.
+/// What the legs of one shard took together, in this process.
+pub(crate) struct Legs {
+    began: Instant,
+    phases: Phases,
+    usage: Usage,
+    errors: u64,
+    /// Chunks that the observer was told of: the next leg copies them.
+    told: usize,
+}
+
+impl Legs {
+    fn new() -> Self {
+        Self { began: Instant::now(), phases: Phases::default(), usage: Usage::default(), errors: 0, told: 0 }
+    }
+
+    fn add(&mut self, leg: &WrittenRows) {
+        self.phases.fetch += leg.phases.fetch;
+        self.phases.map += leg.phases.map;
+        self.phases.publish += leg.phases.publish;
+        self.usage += leg.usage;
+        self.errors += leg.errors;
+    }
+}
+
+/// How far a shard has come.
+enum ShardEnd {
+    /// All rows are made, perhaps by somebody else.
+    Done(Box<Marker>, bool),
+    /// What was made lies where whoever goes on finds it: there is more to do.
+    PutAside,
+    /// The same, and the run is to end.
+    Stopped,
+}
+
+/// Makes rows of one shard, and puts them aside before too many could be lost: one leg.
 async fn map_shard(
     context: &MapContext<'_>,
     stage: &Stage,
@@ -90,8 +127,8 @@ async fn map_shard(
     shard: u32,
     key: &str,
     compute: Option<&ComputeThreads>,
-) -> Result<Option<(Marker, bool)>, WorkerError> {
-    let began = Instant::now();
+    legs: &mut Legs,
+) -> Result<ShardEnd, WorkerError> {
     let partial_path = paths::partial(&plan.country, stage.name, key);
     let partial = context.work.get_sealed::<PartFile>(&partial_path).await?;
     let partial = partial.filter(|part| part.is_of(&plan.country, shard));
@@ -99,20 +136,22 @@ async fn map_shard(
     let join = ShardJoin::load(stores, stage, plan, shard, partial.as_ref()).await?;
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
-    let written = write_rows(context, stage, plan, (&join, &places), compute, &mut writer).await?;
-    let WrittenRows { computed, kept, deleted, errors, stopped, mut phases, usage } = written;
-    if stopped {
+    let written = write_rows(context, stage, plan, (&join, &places), compute, (&mut writer, Some(legs))).await?;
+    legs.add(&written);
+    let WrittenRows { computed, kept, deleted, stopped, put_aside, .. } = written;
+    if stopped || put_aside {
         if computed > 0 {
             context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
         }
-        return Ok(None);
+        return Ok(if stopped { ShardEnd::Stopped } else { ShardEnd::PutAside });
     }
-    let part = timed(&mut phases.publish, writer.finish()).await?;
-    let seconds = began.elapsed().as_secs_f64();
+    let part = timed(&mut legs.phases.publish, writer.finish()).await?;
+    let (seconds, mut phases) = (legs.began.elapsed().as_secs_f64(), legs.phases);
     phases.wait = (seconds - phases.fetch - phases.map - phases.publish).max(0.0);
     for (phase, seconds) in phases.named() {
         metrics::observe(Metric::ShardSeconds, &[("stage", stage.name), ("phase", phase)], seconds);
     }
+    let (errors, usage) = (legs.errors, legs.usage);
     let marker = Marker { part, computed, kept, deleted, errors, seconds, phases, usage };
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_sealed_if_absent(&path, &marker).await? {
@@ -120,11 +159,11 @@ async fn map_shard(
         let horizon = context.tables.horizon_millis(plan.output.artifact, &plan.country).await?;
         if let Some(theirs) = finished_by_anybody(context.work, plan, shard, key, horizon).await? {
             metrics::add(Metric::DuplicateShards, &[], 1.0);
-            return Ok(Some((theirs, true)));
+            return Ok(ShardEnd::Done(Box::new(theirs), true));
         }
         context.work.put_sealed(&path, &marker).await?;
     }
-    Ok(Some((marker, false)))
+    Ok(ShardEnd::Done(Box::new(marker), false))
 }
 
 /// What was written of a shard.
@@ -136,26 +175,36 @@ pub(crate) struct WrittenRows {
     pub(crate) errors: u64,
     /// A stop came before the end.
     pub(crate) stopped: bool,
+    /// Enough was made that must not be lost.
+    put_aside: bool,
     pub(crate) phases: Phases,
     pub(crate) usage: Usage,
 }
 
-/// Makes and copies the rows of a shard, whose source bytes lie in `places`, chunk after chunk.
+/// Makes and copies the rows of a shard, whose source bytes lie in `places`, chunk after chunk; to the end of it, unless
+/// there may be several `legs`.
 pub(crate) async fn write_rows(
     context: &MapContext<'_>,
     stage: &Stage,
     plan: &Plan,
     (join, places): (&ShardJoin, &[Option<ObjectRange>]),
     compute: Option<&ComputeThreads>,
-    writer: &mut PartWriter,
+    (writer, mut legs): (&mut PartWriter, Option<&mut Legs>),
 ) -> Result<WrittenRows, WorkerError> {
     let mut written = WrittenRows::default();
-    for chunk in chunks(&join.tasks, places) {
+    let portions = compute.map(|compute| compute.portions);
+    let (mut fresh, mut fresh_since) = (0, None::<Instant>);
+    let chunks = chunks(&join.tasks, places, portions.map_or(CHUNK_ROWS, |portions| portions.rows));
+    for (number, chunk) in chunks.into_iter().enumerate() {
         written.stopped = context.stop.load(Ordering::Relaxed);
-        if written.stopped {
+        let keeps =
+            |p: Portions| fresh >= p.kept_after_rows || fresh_since.is_some_and(|since| since.elapsed() > p.kept_after);
+        written.put_aside = legs.is_some() && portions.is_some_and(keeps);
+        if written.stopped || written.put_aside {
             break;
         }
         let rows = Chunk::of(&join.tasks[chunk.clone()], &places[chunk]);
+        let began = Instant::now();
         let made = chunk_batch(context, stage, plan, join, compute, &rows, &mut written).await;
         let (batch, failed) = match made {
             Err(WorkerError::Stopped) => {
@@ -164,6 +213,10 @@ pub(crate) async fn write_rows(
             }
             made => made?,
         };
+        if !rows.compute.is_empty() {
+            fresh += rows.compute.len();
+            fresh_since.get_or_insert(began);
+        }
         let (made, kept) = ((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64);
         written.computed += made;
         written.kept += kept;
@@ -171,6 +224,12 @@ pub(crate) async fn write_rows(
         written.errors += failed;
         if batch.num_rows() > 0 {
             timed(&mut written.phases.publish, writer.write(&batch)).await?;
+        }
+        if let Some(legs) = &mut legs {
+            if number < legs.told {
+                continue;
+            }
+            legs.told = number + 1;
         }
         for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("error", failed)] {
             metrics::add(Metric::Rows, &[("stage", stage.name), ("outcome", outcome)], rows as f64);
@@ -219,7 +278,7 @@ impl<'t> Chunk<'t> {
 }
 
 /// Cuts a shard's tasks into chunks of bounded rows and source bytes, in order of image id.
-fn chunks(tasks: &[RowTask], places: &[Option<ObjectRange>]) -> Vec<Range<usize>> {
+fn chunks(tasks: &[RowTask], places: &[Option<ObjectRange>], rows: usize) -> Vec<Range<usize>> {
     let bytes_of = |(task, place): (&RowTask, &Option<ObjectRange>)| -> u64 {
         let computed = place.as_ref().filter(|_| matches!(task.action, RowAction::Compute(_)));
         let member = computed.and_then(|place| place.member.as_ref());
@@ -228,7 +287,7 @@ fn chunks(tasks: &[RowTask], places: &[Option<ObjectRange>]) -> Vec<Range<usize>
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);
     for (i, next) in tasks.iter().zip(places).map(bytes_of).enumerate() {
-        if i > start && (i - start == CHUNK_ROWS || bytes.saturating_add(next) > CHUNK_SOURCE_BYTES) {
+        if i > start && (i - start == rows || bytes.saturating_add(next) > CHUNK_SOURCE_BYTES) {
             chunks.push(start..i);
             (start, bytes) = (i, 0);
         }

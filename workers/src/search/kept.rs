@@ -92,7 +92,7 @@ async fn make(
     let name = name.ok_or_else(|| WorkerError::Broken(format!("{} is no part of images", part.path)))?;
     let path = format!("{folder}/{name}");
     let mut writer = PartWriter::create_at(context.work, plan.output.artifact, part.shard, path.clone())?;
-    let written = write_rows(context, stage, plan, (&join, &places), Some(compute), &mut writer).await?;
+    let written = write_rows(context, stage, plan, (&join, &places), Some(compute), (&mut writer, None)).await?;
     if written.stopped {
         return Err(WorkerError::Stopped);
     }

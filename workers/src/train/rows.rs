@@ -115,6 +115,14 @@ impl TableRows {
         Ok(rows)
     }
 
+    /// Takes some of the rows out.
+    pub fn leave_out(&mut self, is_out: impl Fn(&str) -> bool) {
+        for (group, length) in self.groups.iter_mut().zip(&mut self.lengths) {
+            group.rows.retain(|(_, image_id)| !is_out(image_id));
+            *length = group.rows.len() as u32;
+        }
+    }
+
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.groups.iter().all(|group| group.rows.is_empty())

@@ -93,6 +93,9 @@ impl Writer<Caption> for CaptionWriter {
         let mut drafts = drafts.into_iter();
         let written = begun.into_iter().map(|asked| {
             let (asked, (draft, served)) = (asked?, drafts.next().ok_or("the server gave no answer")??);
+            if draft.caption.is_empty() {
+                return Err("the model says nothing, asked twice".to_owned());
+            }
             Ok(Caption {
                 captions: vec![draft.caption],
                 dropped_tags: asked.words.dropped_tags,

@@ -25,6 +25,8 @@ struct Dialogue {
     prompt: String,
     answers: Answers,
     served: Option<String>,
+    /// Why it is not asked about again.
+    failed: Option<String>,
 }
 
 impl VariantWriter {
@@ -41,7 +43,7 @@ impl VariantWriter {
     fn begin(&self, row: usize, known: &ImageTags<'_>) -> Result<Dialogue, String> {
         let (spec, words) = (&self.session.spec().structured, TagWords::of(known)?);
         let prompt = prompt_of(&spec.prompt, &spec.prompt_without_tags, words.scene());
-        Ok(Dialogue { row, prompt, answers: Answers::default(), served: None })
+        Ok(Dialogue { row, prompt, answers: Answers::default(), served: None, failed: None })
     }
 
     /// Each round is warmer, up to 1: what said the same at a low temperature would go on to.
@@ -59,8 +61,8 @@ impl Writer<StructuredCaption> for VariantWriter {
         let mut dialogues: Vec<Result<Dialogue, String>> =
             images.tags.iter().enumerate().map(|(row, known)| self.begin(row, known)).collect();
         for round in 0..self.session.spec().structured.attempts {
-            let mut open: Vec<&mut Dialogue> =
-                dialogues.iter_mut().flatten().filter(|d| d.answers.wanted(usize::MAX) > 0).collect();
+            let is_open = |d: &&mut Dialogue| d.failed.is_none() && d.answers.wanted(usize::MAX) > 0;
+            let mut open: Vec<&mut Dialogue> = dialogues.iter_mut().flatten().filter(is_open).collect();
             if open.is_empty() {
                 break;
             }
@@ -73,14 +75,20 @@ impl Writer<StructuredCaption> for VariantWriter {
                 })
                 .collect();
             for (dialogue, answer) in open.iter_mut().zip(self.session.ask_all(questions)?) {
-                let Dialogue { answers, prompt, served: by, .. } = &mut **dialogue;
+                let Dialogue { answers, prompt, served: by, failed, .. } = &mut **dialogue;
+                // a refusal is final, and so is what was tried again and again
+                *failed = answer.as_ref().err().cloned();
                 *by = answer.as_ref().ok().and_then(served).or(by.take());
                 answers.add(answer.map(|answer| answer.text), prompt);
             }
         }
         let written = dialogues.into_iter().map(|dialogue| {
-            let Dialogue { answers, served, .. } = dialogue?;
-            Ok(StructuredCaption { served, ..answers.written()? })
+            let Dialogue { answers, served, failed, .. } = dialogue?;
+            let written = answers.written()?;
+            match failed {
+                Some(why) if written.variants.is_empty() => Err(why),
+                _ => Ok(StructuredCaption { served, ..written }),
+            }
         });
         Ok(written.collect())
     }

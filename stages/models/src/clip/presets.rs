@@ -7,7 +7,7 @@ use super::places::places;
 use super::weights::declarations;
 use crate::checkpoint::Checkpoint;
 use crate::{ModelError, Result};
-use choices::Preset;
+use choices::{Activation, Preset};
 use std::fmt;
 use std::path::Path;
 
@@ -32,6 +32,18 @@ impl SeenPreset {
     }
 }
 
+impl ClipConfig {
+    /// What the shapes of a file of weights say of its network, with the activation that they do not tell. No weights are
+    /// read.
+    ///
+    /// # Errors
+    /// As [`SeenPreset::of_file`].
+    pub fn of_shapes(file: &Path, activation: Activation) -> Result<Self> {
+        let config = config_of(&Checkpoint::open(file)?.unwrapped())?.1;
+        Ok(Self { activation, ..config })
+    }
+}
+
 impl fmt::Display for SeenPreset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { preset, image_size, context_length } = self;
@@ -40,6 +52,12 @@ impl fmt::Display for SeenPreset {
 }
 
 pub(super) fn of_checkpoint(checkpoint: &Checkpoint) -> Result<SeenPreset> {
+    let (preset, config) = config_of(checkpoint)?;
+    let (image_size, context_length) = (config.vision.image_size, config.text.context_length);
+    Ok(SeenPreset { preset, image_size, context_length })
+}
+
+fn config_of(checkpoint: &Checkpoint) -> Result<(Preset, ClipConfig)> {
     let naming = Naming::recognise(checkpoint);
     let rows = |name: &str| {
         let stored = naming.stored(name, checkpoint);
@@ -49,8 +67,7 @@ pub(super) fn of_checkpoint(checkpoint: &Checkpoint) -> Result<SeenPreset> {
         if let Some(config) = with_rows(preset, rows)
             && places(checkpoint, &declarations(&config)).is_ok()
         {
-            let (image_size, context_length) = (config.vision.image_size, config.text.context_length);
-            return Ok(SeenPreset { preset, image_size, context_length });
+            return Ok((preset, config));
         }
     }
     Err(ModelError::AnotherModel {

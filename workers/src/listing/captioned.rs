@@ -6,6 +6,7 @@ use manifests::digest;
 use manifests::spec::BuildSpec;
 use manifests::words::count;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
+use sources::split::Split;
 
 use super::folder::{self, Folder};
 use super::{Collected, ListedRow, ObjectRange};
@@ -152,10 +153,15 @@ async fn caption_files(source: &SourceStore, spec: &BuildSpec) -> Result<Vec<Str
         return Ok(spec.source.tables.clone());
     }
     let mut candidates = Vec::new();
-    for file in Folder::top(source).await?.files.into_values().filter(|f| captioned::may_hold_captions(&f.name)) {
-        let Some(meta) = source.head(&file.name).await? else { continue };
-        let head = source.get_range(&file.name, 0..meta.size.min(captioned::HEAD_BYTES), None).await?;
-        candidates.extend(captioned::sniff(&file.name, &head).map(|format| (file.name, format)));
+    let top = Folder::top(source).await?;
+    // an image folder may have a metadata file in the folder of each split
+    let splits = top.folders.iter().filter(|folder| Split::parse(folder.trim_end_matches('/')).is_some());
+    let metadata = splits.flat_map(|folder| ["csv", "jsonl"].map(|ending| format!("{folder}metadata.{ending}")));
+    let names = top.files.values().map(|file| file.name.clone()).filter(|name| captioned::may_hold_captions(name));
+    for name in names.chain(metadata) {
+        let Some(meta) = source.head(&name).await? else { continue };
+        let head = source.get_range(&name, 0..meta.size.min(captioned::HEAD_BYTES), None).await?;
+        candidates.extend(captioned::sniff(&name, &head).map(|format| (name, format)));
     }
     captioned::choose(candidates).map_err(|why| WorkerError::Configuration(format!("{}: {why}", source.url())))
 }
@@ -181,6 +187,10 @@ async fn read_captions(source: &SourceStore, path: &str) -> Result<Vec<Captioned
         CaptionFormat::Jsonl => captioned::read_jsonl(&bytes),
         CaptionFormat::Csv => captioned::read_csv(&bytes),
         CaptionFormat::Karpathy => captioned::read_karpathy(&bytes),
+        CaptionFormat::Nwpu => captioned::read_nwpu(&bytes),
+        CaptionFormat::Coco { split } => captioned::read_coco(&bytes, split),
+        CaptionFormat::MetadataCsv(at) => captioned::read_metadata_csv(&bytes, &at),
+        CaptionFormat::MetadataJsonl(at) => captioned::read_metadata_jsonl(&bytes, &at),
         CaptionFormat::Lines { filenames, split } => captioned::read_lines(&whole(filenames).await?, &bytes, split),
     };
     images.map_err(|e| WorkerError::Broken(format!("{}{path}: {e}", source.url())))

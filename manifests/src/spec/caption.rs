@@ -28,6 +28,9 @@ pub struct CaptionSpec {
     pub instructblip: InstructBlipSpec,
     /// Also writes five texts of three fields per image, for retrieval of text by text.
     pub structured: bool,
+    /// File with structured captions that came with the images, as RSRT has them: a file here, or the address of one; empty:
+    /// the captioner writes them. Only with `structured`.
+    pub structured_file: String,
     /// How well captions fit, measured afterwards.
     pub score: CaptionScoreSpec,
 }
@@ -38,16 +41,18 @@ impl Default for CaptionSpec {
             captioner: Captioner::Geotags,
             instructblip: InstructBlipSpec::default(),
             structured: false,
+            structured_file: String::new(),
             score: CaptionScoreSpec::default(),
         }
     }
 }
 
 impl CaptionSpec {
-    /// Who writes the structured captions; `None`: nobody. Beside given captions it is InstructBLIP: the given ones are
+    /// Who writes the structured captions; `None`: nobody. A file may bring them. Otherwise beside given captions it is InstructBLIP: the given ones are
     /// what is searched with, so they cannot be what is searched.
     pub fn structured_by(&self) -> Option<Captioner> {
         self.structured.then_some(match self.captioner {
+            _ if !self.structured_file.is_empty() => Captioner::Given,
             Captioner::Geotags => Captioner::Geotags,
             Captioner::Given | Captioner::Instructblip => Captioner::Instructblip,
         })
@@ -74,6 +79,12 @@ impl CaptionSpec {
                  captioner = \"geotags\"",
             ),
             _ => {}
+        }
+        if !self.structured && !self.structured_file.is_empty() {
+            problems.add(format!(
+                "caption.structured_file = {:?} is read for structured captions: set caption.structured = true",
+                self.structured_file
+            ));
         }
         let blip = &self.instructblip;
         if self.uses_instructblip() && blip.weights.is_empty() {

@@ -3,7 +3,7 @@ use candle_core::Device;
 
 /// A small network as a bare file, and its vocabulary elsewhere.
 fn published(folder: &Path) -> ForeignFiles {
-    let tokenizer = Tokenizer::train(["a road beside a lake", "a road beside a lake"], 100).unwrap();
+    let tokenizer = Tokenizer::train(["a road beside a lake ."; 2], 100).unwrap();
     let mut config = ClipConfig::preset(Preset::Tiny);
     config.vision.image_size = 32;
     config.text.vocab_size = tokenizer.vocab_size();
@@ -34,8 +34,9 @@ fn rows(captions: &[&[&str]]) -> Vec<TrainRow> {
 }
 
 fn spec() -> BuildSpec {
-    BuildSpec::parse("country = \"x\"\n[source]\nkind = \"captioned\"\nurl = \"/a\"\n[work]\nurl = \"/b\"", "test", &[])
-        .unwrap()
+    let text = "country = \"x\"\n[source]\nkind = \"captioned\"\nurl = \"/a\"\n[work]\nurl = \"/b\"\n[caption]\n\
+                captioner = \"given\"\n";
+    BuildSpec::parse(text, "test", &[]).unwrap()
 }
 
 #[test]

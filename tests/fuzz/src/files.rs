@@ -66,6 +66,7 @@ pub(crate) fn json(bytes: &[u8]) {
     _ = (captioned::read_jsonl(bytes), captioned::read_karpathy(bytes), captioned::read_lines(b"a.jpg\n", bytes, None));
     _ = (captioned::sniff("a.json", bytes), captioned::sniff("a.jsonl", bytes));
     _ = (captioned::read_coco(bytes, None), captioned::read_metadata_jsonl(bytes, &Default::default()));
+    _ = (sources::rsrt::read_structured(bytes), sources::rsrt::read_queries(bytes));
     _ = (captioned::read_nwpu(bytes), captioned::sniff("nwpu.json", bytes));
     _ = captioned::sniff("test/metadata.jsonl", bytes);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use manifests::digest;
-use manifests::spec::BuildSpec;
+use manifests::spec::{BuildSpec, SourceSpec};
 use manifests::words::count;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
 use sources::split::Split;
@@ -58,17 +58,18 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Colle
             rows.pop_last();
         }
     }
-    place(source, spec.source.image_folder(), rows, &mut listing).await?;
+    place(source, &spec.source, rows, &mut listing).await?;
     Ok(listing)
 }
 
 /// Lists the images that are there. The folder is read once.
 async fn place(
     source: &SourceStore,
-    image_folder: &str,
+    spec: &SourceSpec,
     rows: BTreeMap<String, CaptionedImage>,
     listing: &mut Collected,
 ) -> Result<(), WorkerError> {
+    let image_folder = spec.image_folder();
     let prefix = if image_folder.is_empty() { String::new() } else { format!("{image_folder}/") };
     let folder = Folder::below(source, image_folder).await?;
     let (present, missing): (Vec<_>, Vec<_>) =
@@ -92,20 +93,29 @@ async fn place(
     let identities = folder::identities(source, objects.clone()).await?;
     let objects: Vec<String> = objects.map(|(_, object)| object).collect();
     for (((image_id, image), object), identity) in present.into_iter().zip(objects).zip(identities) {
+        let image_digest = digest::of_bytes(identity.as_bytes());
+        let picture = ObjectRange { object, etag: None, member: None };
+        // what says where it lies is the picture itself
+        let meta = (spec.georeferenced && is_tiff(&image.file)).then(|| picture.clone());
         listing.push(ListedRow {
             image_id,
             filepath: image.file,
-            image: ObjectRange { object, etag: None, member: None },
-            meta: None,
+            image: picture,
+            meta_digest: if meta.is_some() { image_digest.clone() } else { String::new() },
+            meta,
             title: None,
             title_multi_objects: None,
             captions: image.captions,
             given_split: image.split.map(|s| s.as_str().to_owned()),
-            image_digest: digest::of_bytes(identity.as_bytes()),
-            meta_digest: String::new(),
+            image_digest,
         });
     }
     Ok(())
+}
+
+fn is_tiff(file: &str) -> bool {
+    let ending = file.rsplit('.').next().unwrap_or_default();
+    ending.eq_ignore_ascii_case("tif") || ending.eq_ignore_ascii_case("tiff")
 }
 
 /// What a folder holds in place of the images, in words.

@@ -49,7 +49,7 @@ fn an_image_folder_has_its_captions_in_columns_or_fields() {
         image("data/train/sub/b.jpg", Some(Split::Train), &["x", "y, z", "w"]),
     ];
     assert_eq!(read_metadata_csv(csv.as_bytes(), &at).unwrap(), expected);
-    let jsonl = r#"{"file_name": "a.jpg", "label": 3, "text": "one", "caption_1": "two", "caption_2": null}
+    let jsonl = r#"{"file_name": "a.jpg", "label": 3, "caption_0": "one", "caption_1": "two", "text": null}
 
         {"file_name": "sub/b.jpg", "captions": ["x", "y, z", "w"]}"#;
     assert_eq!(read_metadata_jsonl(jsonl.as_bytes(), &at).unwrap(), expected);

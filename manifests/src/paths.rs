@@ -138,6 +138,11 @@ pub fn evaluation(country: &str, key: &str) -> String {
     format!("evaluations/{country}/{key}.json")
 }
 
+/// Figures of a model from elsewhere on a country's images, named by the digest of what was measured.
+pub fn zero_shot(country: &str, key: &str) -> String {
+    format!("zero_shot/{country}/{key}.json")
+}
+
 /// Folder of the vectors of a country's images by a model that is not its build's own, which searches keep; `key` is the
 /// digest of the model and of how vectors are made.
 pub fn kept_vectors(country: &str, key: &str) -> String {

@@ -380,5 +380,13 @@ mod tests {
         ] {
             BuildSpec::read(&root.join(file), &[]).unwrap_or_else(|e| panic!("{e}"));
         }
+        let data_sets = std::fs::read_dir(root.join("datasets")).unwrap().map(|entry| entry.unwrap().path());
+        let specs: Vec<_> = data_sets.filter(|path| !path.ends_with("published.toml")).collect();
+        assert!(specs.len() >= 5, "{specs:?}");
+        for path in specs {
+            let spec = BuildSpec::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(path.file_stem().and_then(|stem| stem.to_str()), Some(spec.country.as_str()));
+            assert!(spec.source.kind == SourceKind::Captioned && spec.split.val_share == 0.1, "{}", path.display());
+        }
     }
 }

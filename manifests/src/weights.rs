@@ -90,11 +90,15 @@ impl Weights {
 /// Endings of the files that belong to a network.
 pub const ENDINGS: [&str; 9] = [".json", ".safetensors", ".txt", ".model", ".gz", ".pt", ".pth", ".bin", ".gguf"];
 
+/// Ending of a file of texts that a spec names: of no network, and so not looked for in folders.
+pub const TEXTS: &str = ".jsonl";
+
 /// `owner/name[@revision]` of the hub: the repository and its revision. What ends like a file is a path.
 pub fn hub_name(source: &str) -> Option<(&str, &str)> {
     let (repository, revision) = source.split_once('@').unwrap_or((source, "main"));
     let (owner, name) = repository.split_once('/')?;
-    let is_name = [owner, name, revision].into_iter().all(is_plain) && !ENDINGS.iter().any(|e| name.ends_with(e));
+    let is_name =
+        [owner, name, revision].into_iter().all(is_plain) && !ENDINGS.iter().chain([&TEXTS]).any(|e| name.ends_with(e));
     is_name.then_some((repository, revision))
 }
 
@@ -110,14 +114,18 @@ impl BuildSpec {
         let sam = self.segment.segmenter == Segmenter::Sam;
         let (captions, blip) = (self.caption.uses_instructblip(), &self.caption.instructblip);
         let judge = &self.caption.score.clip;
+        let given = self.caption.structured && !self.caption.structured_file.is_empty();
+        let queries = given && self.text_retrieval.is_on();
         [
             ("caption.instructblip.weights", &blip.weights, captions),
             ("caption.instructblip.language_gguf", &blip.language_gguf, captions && !blip.language_gguf.is_empty()),
+            ("caption.structured_file", &self.caption.structured_file, given),
             ("caption.score.clip", judge, !judge.is_empty()),
             ("segment.sam.weights", &self.segment.sam.weights, sam),
             ("model.init", &self.model.init, !self.model.init.is_empty()),
             ("model.tokenizer", &self.model.tokenizer, self.model.tokenizer != "train"),
             ("score.clip", &self.score.clip, scores),
+            ("text_retrieval.query_file", &self.text_retrieval.query_file, queries),
             ("text_retrieval.encoder", &self.text_retrieval.encoder, self.text_retrieval.is_on()),
         ]
         .into_iter()

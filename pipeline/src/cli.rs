@@ -19,6 +19,7 @@ mod submit_commands;
 mod tags_commands;
 mod train_commands;
 mod upkeep_commands;
+mod zero_shot_commands;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -145,7 +146,10 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Report { specs, set, search, output } => {
             report_commands::report(&specs, &set.set, &search, &output).await
         }
-        Command::Evaluate { specs, set, report, search, json } => {
+        Command::Evaluate { specs, set, zero_shot, json, .. } if !zero_shot.models.is_empty() => {
+            zero_shot_commands::evaluate(&specs, &set.set, &zero_shot, json).await
+        }
+        Command::Evaluate { specs, set, report, search, json, .. } => {
             report_commands::evaluate(&specs, &set.set, (report, &search), json).await
         }
         Command::Review { args } => review_commands::review(*args).await,

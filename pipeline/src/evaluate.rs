@@ -24,7 +24,7 @@ use crate::build::Build;
 use crate::progress::Progress;
 use crate::trainings::current_record;
 
-const SPLIT: &str = "test";
+pub(crate) const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";
 
 fn broken(error: TableError) -> WorkerError {

@@ -43,6 +43,7 @@ pub mod tags;
 mod terminal;
 pub mod trainings;
 pub mod worker;
+pub mod zero_shot;
 
 use std::sync::LazyLock;
 

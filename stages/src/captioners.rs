@@ -18,6 +18,7 @@ use wording::Variant;
 
 use crate::stage::{Input, InputRows, ModelUse, StageContext, StageError};
 use crate::table::{Columns, TableError};
+pub(crate) use given::{QUERY_FIELD, STRUCTURED_FIELD, examine as examine_texts};
 pub(crate) use quality::Quality;
 pub(crate) use tags::ImageTags;
 

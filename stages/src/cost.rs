@@ -136,6 +136,8 @@ fn stem(config: &ClipConfig) -> (usize, f64) {
             return (weights, 2.0 * (weights * v.grid().pow(2)) as f64);
         }
         Stem::Conv { channels, .. } => channels,
+        // is not trained here, and estimates of a judge do without it
+        Stem::ResNet { .. } => return (0, 0.0),
     };
     let (mut inputs, mut side, mut parameters, mut operations) = (3, v.image_size, 0, 0.0);
     for &outputs in channels.iter().chain([&v.width]) {

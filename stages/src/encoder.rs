@@ -36,34 +36,48 @@ impl<N: DualEncoder> Encoder<'_, N> {
     /// [`StageError::Compute`] with the image that cannot be decoded, or if the network fails or gives what is not
     /// finite.
     pub fn encode(&self, rows: Vec<TrainRow>) -> Result<Vec<EvaluatedRow>, StageError> {
-        let side = self.network.preprocessing().side_px as u32;
-        let views: Vec<Vec<Rgb>> = rows
-            .par_iter()
-            .map(|row| {
-                let rgb =
-                    pixels::decode(&row.bytes, &self.limits).map_err(|e| format!("image {}: {e}", row.image_id))?;
-                let view = pixels::clip_view(&rgb, side);
-                Ok(if self.average_over_turns { pixels::augment::orientations(&view) } else { vec![view] })
-            })
-            .collect::<Result<_, String>>()
-            .map_err(|why| StageError::Compute { stage: self.stage, why })?;
-        let flat: Vec<&Rgb> = views.iter().flatten().collect();
-        let mut images = Vec::with_capacity(flat.len());
-        for batch in flat.chunks(VIEWS_PER_BATCH) {
-            images.extend(encode_views(self.stage, self.network, batch)?);
-        }
+        let images = encode_images(self.stage, self.network, &self.limits, &rows, self.average_over_turns)?;
         let texts: Vec<&str> = rows.iter().flat_map(|r| &r.captions).map(String::as_str).collect();
         let mut texts = encode_texts(self.stage, self.network, self.tokenizer, &texts)?.into_iter();
-        let mut images = images.into_iter();
         Ok(rows
             .into_iter()
-            .zip(&views)
-            .map(|(row, views)| EvaluatedRow {
-                embedding: mean_direction(images.by_ref().take(views.len()).collect()),
+            .zip(images)
+            .map(|(row, embedding)| EvaluatedRow {
+                embedding,
                 captions: row.captions.into_iter().zip(texts.by_ref()).collect(),
                 image_id: row.image_id,
                 bytes_digest: row.bytes_digest,
             })
             .collect())
     }
+}
+
+/// One L2-normalised vector for the picture of each row; `turned`: the mean over its eight orientations.
+///
+/// # Errors
+/// As [`Encoder::encode`].
+pub(crate) fn encode_images<N: DualEncoder>(
+    stage: &'static str,
+    network: &N,
+    limits: &DecodeLimits,
+    rows: &[TrainRow],
+    turned: bool,
+) -> Result<Vec<Vec<f32>>, StageError> {
+    let side = network.preprocessing().side_px as u32;
+    let views: Vec<Vec<Rgb>> = rows
+        .par_iter()
+        .map(|row| {
+            let rgb = pixels::decode(&row.bytes, limits).map_err(|e| format!("image {}: {e}", row.image_id))?;
+            let view = pixels::clip_view(&rgb, side);
+            Ok(if turned { pixels::augment::orientations(&view) } else { vec![view] })
+        })
+        .collect::<Result<_, String>>()
+        .map_err(|why| StageError::Compute { stage, why })?;
+    let flat: Vec<&Rgb> = views.iter().flatten().collect();
+    let mut encoded = Vec::with_capacity(flat.len());
+    for batch in flat.chunks(VIEWS_PER_BATCH) {
+        encoded.extend(encode_views(stage, network, batch)?);
+    }
+    let mut encoded = encoded.into_iter();
+    Ok(views.iter().map(|views| mean_direction(encoded.by_ref().take(views.len()).collect())).collect())
 }

@@ -10,6 +10,7 @@ use models::instructblip::{InstructBlip, InstructBlipConfig};
 use models::sam::{Sam, SamConfig};
 use models::sentence::{BertConfig, SentenceEncoder};
 
+use crate::captioners::{QUERY_FIELD, STRUCTURED_FIELD, examine_texts};
 use crate::clip_scorer::{CLIP_FIELD, tokenizer_of};
 use crate::pretrain::{check_vocabulary, described};
 use crate::sentences::ENCODER_FIELD;
@@ -67,6 +68,10 @@ pub fn examine(spec: &BuildSpec, field: &str, weights: &Weights) -> Result<Optio
         "segment.sam.weights" => Described::Sam(Sam::examine(path).map_err(|e| of(e.to_string()))?),
         "caption.instructblip.weights" => {
             Described::InstructBlip(InstructBlip::examine(path).map_err(|e| of(e.to_string()))?)
+        }
+        STRUCTURED_FIELD | QUERY_FIELD => {
+            examine_texts(field, path).map_err(of)?;
+            Described::NoNetwork
         }
         ENCODER_FIELD => Described::Sentences(SentenceEncoder::examine(path).map_err(|e| of(e.to_string()))?),
         _ => Described::NoNetwork,

@@ -6,6 +6,7 @@ use manifests::spec::SourceKind;
 use manifests::{Artifact, BuildSpec, digest};
 use rayon::prelude::*;
 use sources::country::CountryPolygons;
+use sources::geotiff::{GroundBox, ground_of};
 use sources::meta::{Meta, Time};
 use sources::name::{ImageName, OsmKind};
 
@@ -35,12 +36,16 @@ pub fn stage() -> Stage {
         model: ModelUse::None,
         recipe_digest: None,
         parameters: |spec| {
-            serde_json::json!({
+            let mut parameters = serde_json::json!({
                 "kind": spec.source.kind,
                 "country_code": spec.source.country_code,
                 "max_gsd_meters": spec.source.max_gsd_meters,
                 "meta": spec.source.meta,
-            })
+            });
+            if spec.source.georeferenced {
+                parameters["georeferenced"] = true.into();
+            }
+            parameters
         },
         open,
     }
@@ -62,11 +67,17 @@ struct Known {
     name: Option<ImageName>,
     meta: Option<Meta>,
     gsd_meters: Option<f64>,
+    /// West, south, east, north of a picture that says so itself.
+    ground: Option<GroundBox>,
     /// The tags are others than those that the titles were made of.
     is_refreshed: bool,
 }
 
 impl Known {
+    fn ground(&self) -> Option<GroundBox> {
+        self.meta.as_ref().map(|meta| meta.box_wsen).or(self.ground)
+    }
+
     /// With the tags that OpenStreetMap has now, instead of those of the meta record.
     fn refreshed(mut self, refresh: Option<&Refresh>) -> Result<Known, Outcome> {
         let Some(refresh) = refresh else { return Ok(self) };
@@ -88,10 +99,16 @@ impl Known {
 impl ReadGeotags {
     /// `Err`: failed or excluded.
     fn read(&self, filepath: &str, source: Option<&Result<Vec<u8>, String>>) -> Result<Known, Outcome> {
-        if self.spec.source.kind == SourceKind::Captioned {
-            return Ok(Known::default());
-        }
         let failed = |why: String| Outcome::Failed(why);
+        if self.spec.source.kind == SourceKind::Captioned {
+            // the listing names bytes of pictures that may say where they lie, and of no others
+            let ground = match source {
+                None => None,
+                Some(Err(why)) => return Err(failed(why.clone())),
+                Some(Ok(bytes)) => ground_of(bytes).map_err(failed)?,
+            };
+            return Ok(Known { ground, ..Known::default() });
+        }
         let name = ImageName::parse(filepath).map_err(|e| failed(e.to_string()))?;
         let gsd_meters = name.source().map(|s| s.gsd_meters);
         if !self.spec.source.meta {
@@ -111,7 +128,7 @@ impl ReadGeotags {
                 Err(reason) => return Err(Outcome::Excluded(reason.to_string())),
             }
         }
-        Ok(Known { name: Some(name), meta: Some(meta), gsd_meters, is_refreshed: false })
+        Ok(Known { name: Some(name), meta: Some(meta), gsd_meters, ..Known::default() })
     }
 }
 
@@ -136,7 +153,7 @@ impl ReadGeotags {
         let captions = listing.texts("given_captions")?;
         let good = || known.iter().enumerate().map(|(row, k)| (row, k.as_ref().ok()));
         let name = |of: fn(&ImageName) -> String| table::texts(good().map(move |(_, k)| k?.name.as_ref().map(of)));
-        let edge = |side: usize| table::float64s(good().map(move |(_, k)| k?.meta.as_ref().map(|m| m.box_wsen[side])));
+        let edge = |side: usize| table::float64s(good().map(move |(_, k)| k?.ground().map(|ground| ground[side])));
         let listed = |column: &str| -> Result<_, TableError> {
             let array = listing.text(column)?;
             Ok(table::texts(good().map(|(row, k)| k.and_then(|_| option_text(array, row)))))
@@ -170,7 +187,7 @@ impl ReadGeotags {
             meta_text(|m| digest::canonical_json(&m.center_tags)),
             meta_text(|m| digest::canonical_json(&m.surrounding_tags)),
             table::texts(good().map(|(row, k)| k.map(|k| tags_digest(row, k)))),
-            table::texts(good().map(|(_, k)| k.map(|k| digest::of_value(&k.meta.as_ref().map(|m| m.box_wsen))))),
+            table::texts(good().map(|(_, k)| k.map(|k| digest::of_value(&k.ground())))),
         ];
         Ok(MapOutput { outcomes, content: table::content(Artifact::Geotags, columns)? })
     }

@@ -48,6 +48,7 @@ pub mod text_retrieval;
 #[path = "../models/tests/support/torch_writer.rs"]
 mod torch_writer;
 pub mod train_rows;
+pub mod zero_shot;
 
 use manifests::BuildSpec;
 

@@ -11,6 +11,7 @@ mod geoparquet;
 mod hugging_face;
 mod npy;
 mod rows;
+mod rsrt;
 mod sheet;
 mod webdataset;
 
@@ -39,6 +40,8 @@ pub enum Format {
     GeoParquet,
     /// Vectors of images and captions.
     Npy,
+    /// Structured captions as JSON lines.
+    Rsrt,
 }
 
 impl Format {
@@ -46,6 +49,7 @@ impl Format {
     pub fn tables(self) -> &'static [Artifact] {
         match self {
             Format::Npy => &[Artifact::Splits, Artifact::ImageEmbeddings, Artifact::TextEmbeddings],
+            Format::Rsrt => &[Artifact::Splits, Artifact::Geotags, Artifact::StructuredCaptions],
             Format::HuggingFace | Format::WebDataset | Format::GeoParquet => {
                 &[Artifact::Splits, Artifact::Images, Artifact::Captions, Artifact::Geotags]
             }
@@ -129,6 +133,7 @@ pub async fn export(request: &ExportRequest<'_>, draft: &Draft) -> Result<Writte
         Format::WebDataset => with_pixels(request, webdataset::Shards::new(draft, request)).await?,
         Format::GeoParquet => geoparquet::write(request, draft).await?,
         Format::Npy => npy::write(request, draft).await?,
+        Format::Rsrt => rsrt::write(request, draft).await?,
     };
     if written.images.is_empty() {
         return Err(WorkerError::Configuration(format!(

@@ -93,16 +93,25 @@ pub async fn known(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, Worker
 pub async fn fetch(work: &WorkStore, spec: &BuildSpec) -> Result<Weights, WorkerError> {
     let mut weights = Weights::default();
     for used in spec.weights() {
-        let found = match Origin::of(&used)? {
-            Origin::Local(path) => local(&used, &path)?,
-            Origin::Remote(remote) => fetch_one(work, spec, &used, &remote).await?,
-        };
-        if let Some(path) = &found.path {
-            readable(&used, path)?;
-        }
-        weights.insert(used.field, found);
+        weights.insert(used.field, fetch_named(work, spec, &used).await?);
     }
     Ok(weights)
+}
+
+/// Brings weights to this machine that no spec names but a command does. They are pinned as those of a spec are, so that a
+/// second look at the same name finds the same bytes.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn fetch_named(work: &WorkStore, spec: &BuildSpec, used: &WeightsUse) -> Result<LocalWeights, WorkerError> {
+    let found = match Origin::of(used)? {
+        Origin::Local(path) => local(used, &path)?,
+        Origin::Remote(remote) => fetch_one(work, spec, used, &remote).await?,
+    };
+    if let Some(path) = &found.path {
+        readable(used, path)?;
+    }
+    Ok(found)
 }
 
 /// What [`examine`] finds of one field.
@@ -187,6 +196,11 @@ fn local(used: &WeightsUse, path: &Path) -> Result<LocalWeights, WorkerError> {
     Ok(LocalWeights { path: Some(path.to_owned()), digest: lock.digest() })
 }
 
+/// Weights that a command names.
+pub const MODEL_OPTION: &str = "--model";
+/// The vocabulary of such weights.
+pub const TOKENIZER_OPTION: &str = "--tokenizer";
+
 /// A CLIP that judges is read with configuration and vocabulary, which lie beside its file if that is named alone.
 const BESIDE: [&str; 7] = [
     "open_clip_config.json",
@@ -201,7 +215,7 @@ const BESIDE: [&str; 7] = [
 /// What is read where a field names `path`.
 fn read_for(used: &WeightsUse, path: &Path) -> Vec<PathBuf> {
     let mut read = vec![path.to_owned()];
-    if path.is_file() && matches!(used.field, "score.clip" | "caption.score.clip") {
+    if path.is_file() && matches!(used.field, "score.clip" | "caption.score.clip" | MODEL_OPTION) {
         read.extend(BESIDE.iter().map(|name| path.with_file_name(name)).filter(|beside| beside.is_file()));
     }
     read
@@ -293,7 +307,7 @@ mod tests {
             let read = read_for(&used, path);
             read.iter().map(|read| read.strip_prefix(folder.path()).unwrap().to_owned()).collect()
         };
-        for field in ["score.clip", "caption.score.clip"] {
+        for field in ["score.clip", "caption.score.clip", MODEL_OPTION] {
             assert_eq!(read(field, &file), ["w.safetensors", "config.json", "tokenizer.json"].map(PathBuf::from));
             assert_eq!(read(field, folder.path()), [PathBuf::new()]);
         }

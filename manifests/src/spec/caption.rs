@@ -36,6 +36,9 @@ pub struct CaptionSpec {
     /// Who writes those; nothing said: who writes the captions, and beside given ones InstructBLIP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub structured_captioner: Option<Captioner>,
+    /// File with structured captions that came with the images, as RSRT has them: a file here, or the address of one; empty:
+    /// the captioner writes them. Only with `structured`.
+    pub structured_file: String,
     /// How well captions fit, measured afterwards.
     pub score: CaptionScoreSpec,
 }
@@ -48,16 +51,18 @@ impl Default for CaptionSpec {
             server: CaptionServerSpec::default(),
             structured: false,
             structured_captioner: None,
+            structured_file: String::new(),
             score: CaptionScoreSpec::default(),
         }
     }
 }
 
 impl CaptionSpec {
-    /// Who writes the structured captions; `None`: nobody. Given captions are what is searched with, so they are never
-    /// what is searched.
+    /// Who writes the structured captions; `None`: nobody. A file may bring them. Given captions are what is searched with,
+    /// so they are never what is searched.
     pub fn structured_by(&self) -> Option<Captioner> {
         self.structured.then_some(match (self.structured_captioner, self.captioner) {
+            _ if !self.structured_file.is_empty() => Captioner::Given,
             (Some(named), _) => named,
             (None, Captioner::Given) => Captioner::Instructblip,
             (None, captioner) => captioner,
@@ -94,7 +99,7 @@ impl CaptionSpec {
                 "caption.structured_captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set it to \
                  \"instructblip\" or \"server\"",
             ),
-            (_, _) if self.structured_by() == Some(Captioner::Given) => problems.add(
+            (_, _) if self.structured_by() == Some(Captioner::Given) && self.structured_file.is_empty() => problems.add(
                 "caption.structured_captioner = \"given\": given captions are what is searched with, so they cannot be \
                  what is searched: set it to \"instructblip\" or \"server\"",
             ),
@@ -103,6 +108,12 @@ impl CaptionSpec {
                  captioner = \"geotags\"",
             ),
             _ => {}
+        }
+        if !self.structured && !self.structured_file.is_empty() {
+            problems.add(format!(
+                "caption.structured_file = {:?} is read for structured captions: set caption.structured = true",
+                self.structured_file
+            ));
         }
         let blip = &self.instructblip;
         if self.uses_instructblip() && blip.weights.is_empty() {

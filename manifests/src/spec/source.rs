@@ -37,6 +37,10 @@ pub struct SourceSpec {
     /// Captioned folder: folder of the images below `url`; empty: `url` itself.
     #[serde(default = "default_image_folder")]
     pub image_folder: String,
+    /// Captioned folder: images whose names end with `.tif` or `.tiff` are GeoTIFFs: the boxes of their ground are read, for
+    /// maps, searches by place and exports. One whose coordinate system is not known is left out, with the reason.
+    #[serde(default)]
+    pub georeferenced: bool,
     /// Take only the first images in order of their id; 0: all.
     #[serde(default)]
     pub max_images: usize,

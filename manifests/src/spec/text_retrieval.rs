@@ -66,6 +66,9 @@ pub struct TextRetrievalSpec {
     /// Shares of the texts' scores in a sum with those of the trained model; the best on the validation split is
     /// reported on the test split.
     pub fusion_alpha: Vec<f64>,
+    /// File with a caption that each image is asked with, beside `caption.structured_file`: a JSON list or JSON lines of
+    /// `image` and `caption`.
+    pub query_file: String,
     /// What InstructBLIP or the server is asked for, where an image is the query. It is not told the tags.
     pub query_prompt: String,
 }
@@ -81,6 +84,7 @@ impl Default for TextRetrievalSpec {
             variants: VariantRule::Max,
             fields: vec![StructuredField::OneSentence, StructuredField::Feature, StructuredField::Caption],
             fusion_alpha: vec![0.0, 0.25, 0.5, 0.75, 1.0],
+            query_file: String::new(),
             query_prompt: "Describe this satellite image in one sentence.".into(),
         }
     }
@@ -103,6 +107,21 @@ impl TextRetrievalSpec {
                 &self.encoder,
                 "it searches structured captions, and nobody writes them: set caption.structured = true",
             );
+        }
+        match (caption.structured_file.is_empty(), self.query_file.is_empty()) {
+            (false, true) if self.is_on() => of.refuse(
+                "query_file",
+                &self.query_file,
+                "caption.structured_file brings what is searched, and nobody says what images search with: name a file \
+                 of query captions",
+            ),
+            (true, false) => of.refuse(
+                "query_file",
+                &self.query_file,
+                "whoever writes structured captions writes what images search with, too: it is read beside \
+                 caption.structured_file alone",
+            ),
+            _ => {}
         }
         of.within("max_tokens", self.max_tokens, 3..=1 << 20, "a start, an end and something in between");
         for (name, prefix) in [("query_prefix", &self.query_prefix), ("document_prefix", &self.document_prefix)] {

@@ -16,6 +16,7 @@ use super::search_commands::SearchArgs;
 use super::serve_commands::ServeArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::tags_commands::TagsCommand;
+use super::zero_shot_commands::ZeroShotArgs;
 use super::{schema, upkeep_commands};
 use crate::logs::{FORMAT, LogFormat, Manner};
 
@@ -219,13 +220,15 @@ pub(super) enum Command {
         #[arg(long, short, default_value = "report.html", help = "Output file")]
         output: PathBuf,
     },
-    /// Evaluate every build's model on every build's test images, and report
+    /// Evaluate every build's model on every build's test images, and report; or models from elsewhere, as they are
     Evaluate {
         #[arg(required = true, help = "Build specs")]
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
-        #[arg(long, short, help = "Also write a report of all of them here")]
+        #[command(flatten)]
+        zero_shot: ZeroShotArgs,
+        #[arg(long, short, conflicts_with = "models", help = "Also write a report of all of them here")]
         report: Option<PathBuf>,
         #[arg(
             long,

@@ -52,6 +52,8 @@ enum FormatName {
     Geoparquet,
     /// Vectors of images and captions for NumPy, with their ids
     Npy,
+    /// Structured captions as RSRT has them: JSON lines, a file for each split
+    Rsrt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -68,6 +70,7 @@ impl FormatName {
             Self::Webdataset => Format::WebDataset,
             Self::Geoparquet => Format::GeoParquet,
             Self::Npy => Format::Npy,
+            Self::Rsrt => Format::Rsrt,
         }
     }
 }

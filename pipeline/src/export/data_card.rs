@@ -77,7 +77,7 @@ impl Facts<'_> {
                 header += &self.dataset_info();
             }
             Format::WebDataset => header += "- webdataset\ntask_categories:\n- image-to-text\n",
-            Format::GeoParquet | Format::Npy => {}
+            Format::GeoParquet | Format::Npy | Format::Rsrt => {}
         }
         header
     }
@@ -135,6 +135,11 @@ impl Facts<'_> {
                 "import geopandas\n\
                  ground = geopandas.read_parquet(\"FOLDER/images.parquet\")   # or DuckDB with its extension spatial"
             }
+            Format::Rsrt => {
+                "import json\n\
+                 images = [json.loads(line) for line in open(\"FOLDER/test.jsonl\", encoding=\"utf-8\")]\n\
+                 images[0][\"image\"], images[0][\"variants\"][0][\"one_sentence\"]"
+            }
             Format::Npy => {
                 "import numpy, pandas\n\
                  images = numpy.load(\"FOLDER/images.npy\", mmap_mode=\"r\")\n\
@@ -143,6 +148,10 @@ impl Facts<'_> {
         };
         let columns = match self.format {
             Format::Npy => "",
+            Format::Rsrt => {
+                "\nEach line is an image: its path, `variants` of `one_sentence`, `feature` and `caption`, and in `model` who wrote \
+                 them.\n"
+            }
             _ => {
                 "\nEach image has its `image_id`, `captions`, `split`, `country`, and where they are known the token of its \
                  `source`, the OpenStreetMap object that it was taken for (`osm_kind`, `osm_id`), `year`, `time`, metres per \

@@ -96,7 +96,8 @@ fn captions_in_words(caption: &CaptionSpec) -> String {
     match caption.structured_by() {
         Some(Captioner::Instructblip) => words += "; five structured variants by InstructBLIP",
         Some(Captioner::Server) => words += &format!("; five structured variants by {}", caption.server.model),
-        Some(_) => words += "; five structured variants from the tags",
+        Some(Captioner::Given) => words += &format!("; structured variants of {}", caption.structured_file),
+        Some(Captioner::Geotags) => words += "; five structured variants from the tags",
         None => {}
     }
     if !caption.score.clip.is_empty() {

@@ -5,7 +5,8 @@
     python make_goldens.py
 
 Small random networks, synthetic pixels, seeded. Every folder holds a checkpoint, `io.safetensors` (inputs, embeddings
-of length one, logits, loss) and `grads.safetensors` (gradients of the symmetric contrastive loss).
+of length one, logits, loss) and, of networks that are trained here, `grads.safetensors` (gradients of the symmetric
+contrastive loss).
 """
 
 import json
@@ -19,15 +20,15 @@ HERE = Path(__file__).parent / "goldens"
 BATCH, LENGTH, VOCABULARY, SIDE, PATCH = 4, 10, 24, 16, 4
 
 
-def inputs():
+def inputs(side=SIDE, length=LENGTH, counts=(2, 5, 8, 3)):
     """Pixels of four sine patterns; texts of different lengths: start 22, tokens, end 23, padding 0."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, SIDE), torch.linspace(-1, 1, SIDE), indexing="ij")
+    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
     pixels = torch.stack([
         torch.stack([torch.sin((2 + b) * x + c) + torch.cos((3 + c) * y - b) for c in range(3)]) for b in range(BATCH)
     ])
-    ids = torch.zeros(BATCH, LENGTH, dtype=torch.long)
+    ids = torch.zeros(BATCH, length, dtype=torch.long)
     generator = torch.Generator().manual_seed(7)
-    for row, count in enumerate([2, 5, 8, 3]):
+    for row, count in enumerate(counts):
         ids[row, 0] = VOCABULARY - 2
         ids[row, 1 : 1 + count] = torch.randint(1, VOCABULARY - 2, (count,), generator=generator)
         ids[row, 1 + count] = VOCABULARY - 1
@@ -47,12 +48,11 @@ def randomise(model, seed):
             parameter.copy_(1 + 0.2 * noise if is_norm and name.endswith("weight") else 0.2 * noise)
 
 
-def finish(folder, model, image, text, pixels, ids):
+def finish(folder, model, image, text, pixels, ids, gradients=True):
     image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
     logits = model.logit_scale.exp() * image @ text.t()
     truth = torch.arange(BATCH)
     loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.t(), truth)) / 2
-    loss.backward()
     io = {
         "pixel_values": pixels,
         "input_ids": ids,
@@ -62,6 +62,9 @@ def finish(folder, model, image, text, pixels, ids):
         "loss": loss.reshape(1),
     }
     save_file({name: value.detach().contiguous() for name, value in io.items()}, folder / "io.safetensors")
+    if not gradients:
+        return
+    loss.backward()
     grads = {name: p.grad.contiguous() for name, p in model.named_parameters()}
     save_file(grads, folder / "grads.safetensors")
 
@@ -112,8 +115,74 @@ def open_clip_model(name, seed, quick_gelu):
     finish(folder, model, model.encode_image(pixels), model.encode_text(ids), pixels, ids)
 
 
+def open_clip_resnet(name, seed):
+    """A small ResNet with running statistics, in the layout of RemoteCLIP's RN50: a state dictionary by torch.save."""
+    import open_clip
+
+    config = {
+        "embed_dim": 6,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 4, "patch_size": None},
+        "text_cfg": {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 8, "heads": 2, "layers": 2},
+    }
+    model = open_clip.CLIP(**config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name_of, tensor in sorted(model.state_dict().items()):
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name_of.endswith("num_batches_tracked") or name_of in ("logit_scale", "attn_mask"):
+                continue
+            if name_of.endswith("running_var"):
+                values = 0.5 + noise.abs()
+            elif tensor.dim() == 4:
+                values = noise * (2 / tensor[0].numel()) ** 0.5
+            elif tensor.dim() == 1 and name_of.endswith("weight"):
+                values = 1 + 0.2 * noise
+            else:
+                values = 0.2 * noise
+            tensor.copy_(values.half().float())
+        model.logit_scale.fill_(1.5)
+    folder = HERE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}, indent=2) + "\n")
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items() if k != "attn_mask"}
+    torch.save(state, folder / "open_clip_pytorch_model.bin")
+    _, ids = inputs()
+    # what is smooth looks alike to a random ResNet
+    pixels = 2 * torch.randn(BATCH, 3, 64, 64, generator=generator)
+    finish(folder, model, model.encode_image(pixels), model.encode_text(ids), pixels, ids, gradients=False)
+
+
+def open_clip_long(name, seed):
+    """248 positions, stored as Long-CLIP does: the first 20 rows of one table and the others of a second one."""
+    import open_clip
+
+    length, kept = 248, 20
+    config = {
+        "embed_dim": 6,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": SIDE, "layers": 1, "width": 8, "head_width": 4, "patch_size": PATCH},
+        "text_cfg": {"context_length": length, "vocab_size": VOCABULARY, "width": 8, "heads": 2, "layers": 2},
+    }
+    model = open_clip.CLIP(**config).eval()
+    randomise(model, seed)
+    folder = HERE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}, indent=2) + "\n")
+    state = {k: p.detach().clone() for k, p in model.named_parameters()}
+    rest = state["positional_embedding"].clone()
+    state["positional_embedding"][kept:] = 7.0
+    rest[:kept] = -7.0
+    state["positional_embedding_res"] = rest
+    torch.save(state, folder / "open_clip_pytorch_model.bin")
+    pixels, ids = inputs(length=length, counts=(3, 18, 100, 246))
+    finish(folder, model, model.encode_image(pixels), model.encode_text(ids), pixels, ids, gradients=False)
+
+
 if __name__ == "__main__":
     hugging_face("hf_quick_gelu", 1, "quick_gelu", VOCABULARY - 1)
     hugging_face("hf_gelu_argmax", 2, "gelu", 2)
     open_clip_model("open_clip_gelu", 3, False)
     open_clip_model("open_clip_quick_gelu", 4, True)
+    open_clip_resnet("open_clip_resnet", 5)
+    open_clip_long("open_clip_long_text", 6)

@@ -1,6 +1,6 @@
 //! Captioned image folders: the second kind of source, images that come with sentences.
 //!
-//! Four formats are read, each from the bytes of one file (two for the line format):
+//! Formats that are read, each from the bytes of one file (two for the line format):
 //!
 //! | format | file | shape |
 //! |---|---|---|
@@ -8,6 +8,10 @@
 //! | [`read_csv`] | `*.csv` (UrbanCross) | a row per caption: `image_name,description[,split]` |
 //! | [`read_karpathy`] | `dataset_*.json` (Karpathy) | `{"images": [{"filename", "split"?, "sentences": [{"raw"}]}]}` |
 //! | [`read_lines`] | `*_caps.txt` + `*_filename.txt` (RSICD, RSITMD as precomputed by UrbanCross) | five captions an image |
+//! | [`read_coco`] | `captions_*.json` (COCO) | `{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}` |
+//! | [`read_nwpu`] | `dataset_nwpu.json` (NWPU-Captions) | `{"CLASS": [{"filename", "split", "raw", "raw_1" …}]}` |
+//! | [`read_metadata_csv`] | `metadata.csv` (Hugging Face's image folders) | `file_name,text[,split]` |
+//! | [`read_metadata_jsonl`] | `metadata.jsonl` (the same) | a line per image: `{"file_name", "text" or "captions", "split"?}` |
 //!
 //! [`sniff`] tells them apart, [`choose`] says which files of a folder are read, and [`join`] makes one list of several.
 //!
@@ -15,8 +19,13 @@
 //! blank captions. A file that is wrong anywhere is refused as a whole, with the place: these
 //! files are small and curated, a silent gap would shift captions to other images.
 
+mod coco;
 mod formats;
+mod image_folder;
 mod join;
+mod nwpu;
+#[cfg(test)]
+mod others_tests;
 mod sniff;
 #[cfg(test)]
 mod tests;
@@ -29,8 +38,11 @@ use icu_normalizer::ComposingNormalizerBorrowed;
 use crate::split::Split;
 use crate::{SourceError, path};
 
+pub use coco::read_coco;
 pub use formats::{CAPTIONS_PER_IMAGE, read_csv, read_jsonl, read_karpathy, read_lines};
+pub use image_folder::{ImageFolder, read_metadata_csv, read_metadata_jsonl};
 pub use join::join;
+pub use nwpu::read_nwpu;
 pub use sniff::{CaptionFormat, HEAD_BYTES, choose, may_hold_captions, sniff};
 
 /// An image with its captions.

@@ -21,12 +21,15 @@ pub mod captioned;
 pub mod country;
 pub mod csv;
 mod error;
+pub mod geotiff;
 pub mod meta;
 pub mod name;
 mod path;
 mod records;
+pub mod rsrt;
 pub mod source;
 pub mod split;
+mod utm;
 pub mod zip;
 
 pub use error::SourceError;

@@ -1,7 +1,10 @@
-//! `given`: the captions that came with the images.
+//! `given`: the captions that came with the images, and structured ones that a file brings.
+
+mod texts;
 
 use super::{Caption, Captions, EachImage, ImageTags, QueryText, StructuredCaption, Way};
 use crate::stage::ModelUse;
+pub(crate) use texts::{QUERY_FIELD, STRUCTURED_FIELD, examine};
 
 pub(super) struct Given;
 
@@ -15,11 +18,13 @@ impl Captions for Given {
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
-        None
+        let model = |_: &_| ModelUse::Named(&[STRUCTURED_FIELD]);
+        Some(Way { model, settings: |_| None, open: texts::open_structured })
     }
 
     fn query_text(&self) -> Option<Way<QueryText>> {
-        None
+        let model = |_: &_| ModelUse::Named(&[QUERY_FIELD]);
+        Some(Way { model, settings: |_| None, open: texts::open_queries })
     }
 }
 

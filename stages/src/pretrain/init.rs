@@ -22,6 +22,13 @@ pub(crate) fn described(model: &ModelSpec, path: &Path) -> Result<ClipConfig, St
         config
     };
     check_activation(model, &config)?;
+    if config.is_resnet() {
+        return Err(format!(
+            "model.init = {:?}: a CLIP with a ResNet is read for evaluations and scores and not trained: name a vision \
+             Transformer, or measure it as it is with `urbancross evaluate SPEC --model`",
+            model.init
+        ));
+    }
     Ok(config)
 }
 
@@ -203,6 +210,14 @@ pub(super) mod tests {
         let mut few = narrow;
         few.text.vocab_size = 8;
         assert!(check_vocabulary(&tokenizer, &few).unwrap_err().contains("the network 8"));
+    }
+
+    #[test]
+    fn a_resnet_is_not_trained() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tests/goldens/open_clip_resnet");
+        let model = ModelSpec { init: "RN50".into(), ..ModelSpec::default() };
+        let why = described(&model, Path::new(golden)).unwrap_err();
+        assert!(why.contains("not trained") && why.contains("evaluate SPEC --model"), "{why}");
     }
 
     /// ViT-B/32 as open_clip writes it.

@@ -32,6 +32,7 @@ mod plain_text;
 mod structured;
 mod table;
 mod title;
+mod treatment;
 
 use std::collections::BTreeMap;
 
@@ -47,6 +48,7 @@ pub use structured::{
     variants_from_tags,
 };
 pub use title::caption_from_title;
+pub use treatment::{Letters, TextTreatment};
 
 /// The tags of one OpenStreetMap object.
 pub type Tags = BTreeMap<String, String>;

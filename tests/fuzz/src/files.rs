@@ -59,11 +59,16 @@ pub(crate) fn csv(bytes: &[u8]) {
         Ok(())
     });
     _ = (read, captioned::read_csv(bytes), captioned::sniff("a.csv", bytes));
+    _ = (captioned::read_metadata_csv(bytes, &Default::default()), captioned::sniff("test/metadata.csv", bytes));
 }
 
 pub(crate) fn json(bytes: &[u8]) {
     _ = (captioned::read_jsonl(bytes), captioned::read_karpathy(bytes), captioned::read_lines(b"a.jpg\n", bytes, None));
     _ = (captioned::sniff("a.json", bytes), captioned::sniff("a.jsonl", bytes));
+    _ = (captioned::read_coco(bytes, None), captioned::read_metadata_jsonl(bytes, &Default::default()));
+    _ = (sources::rsrt::read_structured(bytes), sources::rsrt::read_queries(bytes));
+    _ = (captioned::read_nwpu(bytes), captioned::sniff("nwpu.json", bytes));
+    _ = captioned::sniff("test/metadata.jsonl", bytes);
 }
 
 /// `HEIGHT WIDTH COUNTS`.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use manifests::digest;
-use manifests::spec::BuildSpec;
+use manifests::spec::{BuildSpec, SourceSpec};
 use manifests::words::count;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
+use sources::split::Split;
 
 use super::folder::{self, Folder};
 use super::{Collected, ListedRow, ObjectRange};
@@ -57,17 +58,18 @@ pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Colle
             rows.pop_last();
         }
     }
-    place(source, spec.source.image_folder(), rows, &mut listing).await?;
+    place(source, &spec.source, rows, &mut listing).await?;
     Ok(listing)
 }
 
 /// Lists the images that are there. The folder is read once.
 async fn place(
     source: &SourceStore,
-    image_folder: &str,
+    spec: &SourceSpec,
     rows: BTreeMap<String, CaptionedImage>,
     listing: &mut Collected,
 ) -> Result<(), WorkerError> {
+    let image_folder = spec.image_folder();
     let prefix = if image_folder.is_empty() { String::new() } else { format!("{image_folder}/") };
     let folder = Folder::below(source, image_folder).await?;
     let (present, missing): (Vec<_>, Vec<_>) =
@@ -91,20 +93,29 @@ async fn place(
     let identities = folder::identities(source, objects.clone()).await?;
     let objects: Vec<String> = objects.map(|(_, object)| object).collect();
     for (((image_id, image), object), identity) in present.into_iter().zip(objects).zip(identities) {
+        let image_digest = digest::of_bytes(identity.as_bytes());
+        let picture = ObjectRange { object, etag: None, member: None };
+        // what says where it lies is the picture itself
+        let meta = (spec.georeferenced && is_tiff(&image.file)).then(|| picture.clone());
         listing.push(ListedRow {
             image_id,
             filepath: image.file,
-            image: ObjectRange { object, etag: None, member: None },
-            meta: None,
+            image: picture,
+            meta_digest: if meta.is_some() { image_digest.clone() } else { String::new() },
+            meta,
             title: None,
             title_multi_objects: None,
             captions: image.captions,
             given_split: image.split.map(|s| s.as_str().to_owned()),
-            image_digest: digest::of_bytes(identity.as_bytes()),
-            meta_digest: String::new(),
+            image_digest,
         });
     }
     Ok(())
+}
+
+fn is_tiff(file: &str) -> bool {
+    let ending = file.rsplit('.').next().unwrap_or_default();
+    ending.eq_ignore_ascii_case("tif") || ending.eq_ignore_ascii_case("tiff")
 }
 
 /// What a folder holds in place of the images, in words.
@@ -152,10 +163,15 @@ async fn caption_files(source: &SourceStore, spec: &BuildSpec) -> Result<Vec<Str
         return Ok(spec.source.tables.clone());
     }
     let mut candidates = Vec::new();
-    for file in Folder::top(source).await?.files.into_values().filter(|f| captioned::may_hold_captions(&f.name)) {
-        let Some(meta) = source.head(&file.name).await? else { continue };
-        let head = source.get_range(&file.name, 0..meta.size.min(captioned::HEAD_BYTES), None).await?;
-        candidates.extend(captioned::sniff(&file.name, &head).map(|format| (file.name, format)));
+    let top = Folder::top(source).await?;
+    // an image folder may have a metadata file in the folder of each split
+    let splits = top.folders.iter().filter(|folder| Split::parse(folder.trim_end_matches('/')).is_some());
+    let metadata = splits.flat_map(|folder| ["csv", "jsonl"].map(|ending| format!("{folder}metadata.{ending}")));
+    let names = top.files.values().map(|file| file.name.clone()).filter(|name| captioned::may_hold_captions(name));
+    for name in names.chain(metadata) {
+        let Some(meta) = source.head(&name).await? else { continue };
+        let head = source.get_range(&name, 0..meta.size.min(captioned::HEAD_BYTES), None).await?;
+        candidates.extend(captioned::sniff(&name, &head).map(|format| (name, format)));
     }
     captioned::choose(candidates).map_err(|why| WorkerError::Configuration(format!("{}: {why}", source.url())))
 }
@@ -181,6 +197,10 @@ async fn read_captions(source: &SourceStore, path: &str) -> Result<Vec<Captioned
         CaptionFormat::Jsonl => captioned::read_jsonl(&bytes),
         CaptionFormat::Csv => captioned::read_csv(&bytes),
         CaptionFormat::Karpathy => captioned::read_karpathy(&bytes),
+        CaptionFormat::Nwpu => captioned::read_nwpu(&bytes),
+        CaptionFormat::Coco { split } => captioned::read_coco(&bytes, split),
+        CaptionFormat::MetadataCsv(at) => captioned::read_metadata_csv(&bytes, &at),
+        CaptionFormat::MetadataJsonl(at) => captioned::read_metadata_jsonl(&bytes, &at),
         CaptionFormat::Lines { filenames, split } => captioned::read_lines(&whole(filenames).await?, &bytes, split),
     };
     images.map_err(|e| WorkerError::Broken(format!("{}{path}: {e}", source.url())))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
 use manifests::spec::StoreOptions;
-use manifests::weights::{ENDINGS, WeightsLock, hub_name, is_plain};
+use manifests::weights::{ENDINGS, TEXTS, WeightsLock, hub_name, is_plain};
 use url::Url;
 
 use super::cache::Cache;
@@ -33,7 +33,7 @@ impl Remote {
         if source.contains("://") {
             let trimmed = source.trim_end_matches('/');
             let (folder, file) = match trimmed.rsplit_once('/') {
-                Some((folder, name)) if ENDINGS.iter().any(|e| name.ends_with(e)) && is_plain(name) => {
+                Some((folder, name)) if ENDINGS.iter().chain([&TEXTS]).any(|e| name.ends_with(e)) && is_plain(name) => {
                     (folder, Some(name.to_owned()))
                 }
                 _ => (trimmed, None),

@@ -1,3 +1,4 @@
+use super::resnet;
 use crate::ops::Activation;
 use crate::{ModelError, Result};
 use choices::Preset;
@@ -63,6 +64,14 @@ pub enum Stem {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         residual: Vec<usize>,
     },
+    /// CLIP's ResNet, which is read and not trained. `patch_size` is its total stride, 32, and `width` that of its last
+    /// places.
+    ResNet {
+        /// Channels behind the first convolutions: 64 in ResNet-50.
+        width: usize,
+        /// Bottlenecks of each of the four groups: 3, 4, 6, 3 in ResNet-50.
+        blocks: Vec<usize>,
+    },
 }
 
 /// How tokens become one vector.
@@ -73,6 +82,8 @@ pub enum Pool {
     Cls,
     /// The mean of all tokens.
     Mean,
+    /// An attention of the mean of all places over them, as ResNets have it.
+    Attention,
 }
 
 /// The text tower: an embedding table and a causal Transformer.
@@ -185,6 +196,18 @@ impl ClipConfig {
         }
     }
 
+    /// CLIP's ResNet-50 as OpenAI published it.
+    pub fn resnet_50() -> Self {
+        let text = Self::openai(1024, 32, 768, 12, 512);
+        let vision = VisionConfig::resnet(224, 64, vec![3, 4, 6, 3], HEAD_WIDTH);
+        Self { vision, ..text }
+    }
+
+    /// Whether the image tower is a ResNet, which is read and not trained.
+    pub fn is_resnet(&self) -> bool {
+        matches!(self.vision.stem, Stem::ResNet { .. })
+    }
+
     fn openai(embed_dim: usize, patch_size: usize, width: usize, layers: usize, text_width: usize) -> Self {
         Self {
             embed_dim,
@@ -253,6 +276,13 @@ impl ClipConfig {
                 v.image_size, v.patch_size
             ));
         }
+        match (&v.stem, v.pool) {
+            (Stem::ResNet { width, blocks }, Pool::Attention) => check_resnet(v, *width, blocks)?,
+            (Stem::ResNet { .. }, _) | (_, Pool::Attention) => {
+                return config_error("a ResNet ends in vision.pool = attention, and nothing else does".to_owned());
+            }
+            _ => {}
+        }
         in_range("number of image tokens", self.vision.grid().pow(2), MAX_POSITIONS)?;
         if let Stem::Conv { channels, residual } = &v.stem {
             if !residual.is_empty() && residual.len() != channels.len() {
@@ -287,15 +317,50 @@ impl ClipConfig {
     }
 }
 
+/// Numbers of a ResNet, each before it is computed with.
+fn check_resnet(v: &VisionConfig, width: usize, blocks: &[usize]) -> Result<()> {
+    in_range("vision.stem.res_net.width", width, MAX_WIDTH)?;
+    for &blocks in blocks {
+        in_range("vision.stem.res_net.blocks", blocks, MAX_LAYERS)?;
+    }
+    if blocks.len() != resnet::STAGES || !width.is_multiple_of(2) || v.patch_size != resnet::TOTAL_STRIDE {
+        return config_error(format!(
+            "a ResNet of {blocks:?} bottlenecks, {width} channels and vision.patch_size = {}: it has four groups, an even \
+             number of channels and a total stride of {}",
+            v.patch_size,
+            resnet::TOTAL_STRIDE
+        ));
+    }
+    match resnet::last_width(width) {
+        last if last == v.width => Ok(()),
+        last => config_error(format!("vision.width = {}, and {width} channels end in {last}", v.width)),
+    }
+}
+
 impl VisionConfig {
+    /// A ResNet for images of `image_size` pixels, whose attention has heads of `head_width`.
+    pub(super) fn resnet(image_size: usize, width: usize, blocks: Vec<usize>, head_width: usize) -> Self {
+        let last = width.saturating_mul(resnet::last_width(1));
+        Self {
+            image_size,
+            patch_size: resnet::TOTAL_STRIDE,
+            width: last,
+            layers: 1,
+            heads: last / head_width.max(1),
+            mlp_ratio: 4.0,
+            stem: Stem::ResNet { width, blocks },
+            pool: Pool::Attention,
+        }
+    }
+
     /// Tokens along one side.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
     }
 
-    /// Tokens of one image, with the class token.
+    /// Tokens of one image, with the class token, or the mean of an attention.
     pub fn tokens(&self) -> usize {
-        self.grid().pow(2) + usize::from(self.pool == Pool::Cls)
+        self.grid().pow(2) + usize::from(self.pool != Pool::Mean)
     }
 
     /// Width of the hidden layer of an MLP.
@@ -382,6 +447,19 @@ mod tests {
             },
             "residual has 1 numbers beside 3",
         );
+        broken(|c| c.vision.pool = Pool::Attention, "nothing else does");
+        let resnet = |change: fn(&mut VisionConfig), expected: &str| {
+            let mut config = ClipConfig::resnet_50();
+            config.validate().unwrap();
+            change(&mut config.vision);
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
+        resnet(|v| v.stem = Stem::ResNet { width: 64, blocks: vec![3, 4, 6] }, "four groups");
+        resnet(|v| v.stem = Stem::ResNet { width: usize::MAX, blocks: vec![3, 4, 6, 3] }, "res_net.width");
+        resnet(|v| v.stem = Stem::ResNet { width: 64, blocks: vec![3, 4, 0, 3] }, "res_net.blocks = 0");
+        resnet(|v| v.width = 1024, "end in 2048");
+        resnet(|v| v.pool = Pool::Cls, "nothing else does");
         broken(|c| c.text.mlp_ratio = f64::NAN, "text.mlp_ratio");
         broken(|c| c.text.vocab_size = usize::MAX, "text.vocab_size");
         broken(|c| c.image_std[1] = 0.0, "image_std");

@@ -91,7 +91,7 @@ fn is_clip(folder: &Path) -> bool {
 #[test]
 fn committed_goldens() {
     let folders = golden_folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens"));
-    assert!(folders.len() >= 3, "{folders:?}");
+    assert!(folders.len() >= 6, "{folders:?}");
     folders.iter().for_each(|folder| check(folder));
 }
 

@@ -14,6 +14,7 @@ mod open_clip;
 mod places;
 mod presets;
 mod reading;
+mod resnet;
 #[cfg(test)]
 mod tests;
 mod text;

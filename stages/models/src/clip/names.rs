@@ -83,10 +83,13 @@ impl Naming {
     }
 }
 
-/// Constants that checkpoints carry along: masks, position numbers, and the sizes in OpenAI's files.
+/// Constants that checkpoints carry along: masks, position numbers, counts of batch norms, and the sizes in OpenAI's files.
 pub(super) fn is_no_weight(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
-    matches!(last, "attn_mask" | "position_ids" | "input_resolution" | "context_length" | "vocab_size")
+    matches!(
+        last,
+        "attn_mask" | "position_ids" | "num_batches_tracked" | "input_resolution" | "context_length" | "vocab_size"
+    )
 }
 
 /// Where transformers keeps a variable of ours.

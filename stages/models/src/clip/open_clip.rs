@@ -59,7 +59,7 @@ impl<'a> Section<'a> {
     fn take<T: serde::de::DeserializeOwned>(&mut self, key: &str, default: Option<T>) -> Result<T> {
         match (self.fields.remove(key), default) {
             (Some(value), _) => {
-                // A list of layers is a ResNet, a list of sizes an image that is no square.
+                // A list of sizes is an image that is no square.
                 serde_json::from_value(value.clone()).map_err(|_| self.another(key, &value))
             }
             (None, Some(default)) => Ok(default),
@@ -96,20 +96,9 @@ pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
     let mut v = Section::new(path, "vision_cfg", top.fields.remove("vision_cfg"))?;
     let mut t = Section::new(path, "text_cfg", top.fields.remove("text_cfg"))?;
 
-    let width: usize = v.take("width", Some(768))?;
-    let head_width: usize = v.take("head_width", Some(64))?;
-    let vision = VisionConfig {
-        image_size: v.take("image_size", Some(224))?,
-        patch_size: v.take("patch_size", Some(16))?,
-        width,
-        layers: v.take("layers", Some(12))?,
-        heads: width / head_width.max(1),
-        mlp_ratio: v.take("mlp_ratio", Some(4.0))?,
-        stem: Stem::Patch,
-        pool: match v.take("pool_type", Some("tok".to_owned()))?.as_str() {
-            "tok" => Pool::Cls,
-            other => return Err(v.another("pool_type", &other.into())),
-        },
+    let vision = match v.fields.get("layers") {
+        Some(Value::Array(_)) => resnet(&mut v)?,
+        _ => vit(&mut v)?,
     };
     let eos: u32 = t.take("eos_id", Some(2))?;
     let text = TextConfig {
@@ -144,6 +133,34 @@ pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
     top.finish()?;
     config.validate()?;
     Ok(config)
+}
+
+/// A vision Transformer.
+fn vit(v: &mut Section<'_>) -> Result<VisionConfig> {
+    let width: usize = v.take("width", Some(768))?;
+    let head_width: usize = v.take("head_width", Some(64))?;
+    Ok(VisionConfig {
+        image_size: v.take("image_size", Some(224))?,
+        patch_size: v.take("patch_size", Some(16))?,
+        width,
+        layers: v.take("layers", Some(12))?,
+        heads: width / head_width.max(1),
+        mlp_ratio: v.take("mlp_ratio", Some(4.0))?,
+        stem: Stem::Patch,
+        pool: match v.take("pool_type", Some("tok".to_owned()))?.as_str() {
+            "tok" => Pool::Cls,
+            other => return Err(v.another("pool_type", &other.into())),
+        },
+    })
+}
+
+/// A list of layers is CLIP's ResNet, which knows neither patches nor an MLP.
+fn resnet(v: &mut Section<'_>) -> Result<VisionConfig> {
+    let blocks: Vec<usize> = v.take("layers", None)?;
+    let (width, head_width) = (v.take("width", Some(64))?, v.take("head_width", Some(64))?);
+    v.fields.remove("patch_size");
+    v.fields.remove("mlp_ratio");
+    Ok(VisionConfig::resnet(v.take("image_size", Some(224))?, width, blocks, head_width))
 }
 
 /// open_clip reads the tokenizer of a local folder from that folder as soon as the configuration names any; without a

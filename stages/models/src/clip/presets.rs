@@ -7,7 +7,7 @@ use super::places::places;
 use super::weights::declarations;
 use crate::checkpoint::Checkpoint;
 use crate::{ModelError, Result};
-use choices::Preset;
+use choices::{Activation, Preset};
 use std::fmt;
 use std::path::Path;
 
@@ -32,6 +32,18 @@ impl SeenPreset {
     }
 }
 
+impl ClipConfig {
+    /// What the shapes of a file of weights say of its network, with the activation that they do not tell. No weights are
+    /// read.
+    ///
+    /// # Errors
+    /// As [`SeenPreset::of_file`].
+    pub fn of_shapes(file: &Path, activation: Activation) -> Result<Self> {
+        let config = config_of(&Checkpoint::open(file)?.unwrapped())?.1;
+        Ok(Self { activation, ..config })
+    }
+}
+
 impl fmt::Display for SeenPreset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { preset, image_size, context_length } = self;
@@ -40,17 +52,32 @@ impl fmt::Display for SeenPreset {
 }
 
 pub(super) fn of_checkpoint(checkpoint: &Checkpoint) -> Result<SeenPreset> {
+    let (preset, config) = config_of(checkpoint)?;
+    let Some(preset) = preset else {
+        return Err(ModelError::AnotherModel {
+            path: checkpoint.path().to_owned(),
+            reason: "it is a CLIP with a ResNet-50, which is read for evaluations and scores and not trained; put the \
+                     open_clip_config.json of its network beside it, or name a vision Transformer"
+                .to_owned(),
+        });
+    };
+    let (image_size, context_length) = (config.vision.image_size, config.text.context_length);
+    Ok(SeenPreset { preset, image_size, context_length })
+}
+
+/// The network of these shapes, and its preset; a ResNet-50 is none.
+fn config_of(checkpoint: &Checkpoint) -> Result<(Option<Preset>, ClipConfig)> {
     let naming = Naming::recognise(checkpoint);
     let rows = |name: &str| {
         let stored = naming.stored(name, checkpoint);
         checkpoint.shape(stored.names().first()?)?.first().copied()
     };
-    for preset in Preset::ALL {
-        if let Some(config) = with_rows(preset, rows)
+    let presets = Preset::ALL.map(|preset| (Some(preset), ClipConfig::preset(preset)));
+    for (preset, config) in presets.into_iter().chain([(None, ClipConfig::resnet_50())]) {
+        if let Some(config) = with_rows(config, rows)
             && places(checkpoint, &declarations(&config)).is_ok()
         {
-            let (image_size, context_length) = (config.vision.image_size, config.text.context_length);
-            return Ok(SeenPreset { preset, image_size, context_length });
+            return Ok((preset, config));
         }
     }
     Err(ModelError::AnotherModel {
@@ -62,13 +89,16 @@ pub(super) fn of_checkpoint(checkpoint: &Checkpoint) -> Result<SeenPreset> {
     })
 }
 
-/// The preset with tables of as many rows as a checkpoint has.
-fn with_rows(preset: Preset, rows: impl Fn(&str) -> Option<usize>) -> Option<ClipConfig> {
-    let mut config = ClipConfig::preset(preset);
+/// The network with tables of as many rows as a checkpoint has.
+fn with_rows(mut config: ClipConfig, rows: impl Fn(&str) -> Option<usize>) -> Option<ClipConfig> {
     config.text.vocab_size = rows("token_embedding.weight")?;
     config.text.context_length = rows("positional_embedding")?;
-    let class_tokens = usize::from(config.vision.pool == Pool::Cls);
-    let patches = rows("visual.positional_embedding")?.checked_sub(class_tokens)?;
+    let before = usize::from(config.vision.pool != Pool::Mean);
+    let positions = match config.is_resnet() {
+        true => "visual.attnpool.positional_embedding",
+        false => "visual.positional_embedding",
+    };
+    let patches = rows(positions)?.checked_sub(before)?;
     config.vision.image_size = patches.isqrt().checked_mul(config.vision.patch_size)?;
     (config.validate().is_ok() && config.vision.grid().pow(2) == patches).then_some(config)
 }

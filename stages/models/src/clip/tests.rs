@@ -300,9 +300,14 @@ fn a_folder_of_another_model_is_recognised() {
     assert!(matches!(load(), ModelError::AnotherModel { reason, .. } if reason.contains("relu")));
     write(
         "open_clip_config.json",
-        r#"{"model_cfg": {"embed_dim": 8, "vision_cfg": {"layers": [3, 4, 6, 3], "width": 64}, "text_cfg": {}}}"#,
+        r#"{"model_cfg": {"embed_dim": 8, "vision_cfg": {"layers": [3, "four"], "width": 64}, "text_cfg": {}}}"#,
     );
     assert!(matches!(load(), ModelError::AnotherModel { reason, .. } if reason.contains("layers")));
+    write(
+        "open_clip_config.json",
+        r#"{"model_cfg": {"embed_dim": 8, "vision_cfg": {"layers": [3, 4, 6], "width": 64}, "text_cfg": {}}}"#,
+    );
+    assert!(matches!(load(), ModelError::Config(why) if why.contains("four groups")));
     write(
         "open_clip_config.json",
         r#"{"model_cfg": {"embed_dim": 8, "vision_cfg": {"timm_model_name": "vit"}, "text_cfg": {}}}"#,

@@ -173,3 +173,49 @@ fn shapes_tell_the_preset_and_the_sizes_of_its_tables() {
     write_header(&path, &config, &[("head.weight", &[10, 768])]);
     none(&path);
 }
+
+#[test]
+fn a_resnet_50_is_seen_by_its_shapes_and_is_no_preset() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let config = ClipConfig::resnet_50();
+    write_header(
+        &path,
+        &config,
+        &[("visual.bn1.num_batches_tracked", &[]), ("visual.layer1.0.bn1.num_batches_tracked", &[])],
+    );
+    let of_shapes = ClipConfig::of_shapes(&path, choices::Activation::QuickGelu).unwrap();
+    assert_eq!(of_shapes, config);
+    let message = SeenPreset::of_file(&path).unwrap_err().to_string();
+    assert!(message.contains("ResNet-50") && message.contains("not trained"), "{message}");
+    // a bottleneck too few is another network
+    let few = ClipConfig { vision: super::VisionConfig::resnet(224, 64, vec![3, 4, 5, 3], 64), ..config };
+    write_header(&path, &few, &[]);
+    assert!(ClipConfig::of_shapes(&path, choices::Activation::QuickGelu).is_err());
+}
+
+/// What a layer of a ResNet computes does not depend on the other images of its batch, nor on kernels.
+#[test]
+fn images_of_a_resnet_do_not_know_of_each_other() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/open_clip_resnet");
+    let clip = Clip::load(&folder, CPU, DType::F32).unwrap();
+    let pixels = Tensor::rand(-2f32, 2.0, (5, 3, 64, 64), CPU).unwrap();
+    let all = clip.encode_image(&pixels).unwrap().to_vec2::<f32>().unwrap();
+    let frozen = clip.frozen().unwrap();
+    for (row, together) in all.iter().enumerate() {
+        let alone = frozen.encode_image(&pixels.narrow(0, row, 1).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        let worst = alone[0].iter().zip(together).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst < 1e-5, "{worst}");
+    }
+    assert!(clip.encode_image(&pixels.narrow(2, 0, 32).unwrap()).is_err());
+    let half = Clip::load(&folder, CPU, DType::BF16).unwrap();
+    let half = half.encode_image(&pixels).unwrap().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+    assert!(half.iter().flatten().all(|x| x.is_finite()));
+    // its own format has room for it, others' have none
+    let own = tempfile::tempdir().unwrap();
+    clip.save(own.path()).unwrap();
+    let again = Clip::load(own.path(), CPU, DType::F32).unwrap();
+    assert_eq!(again.parameters().digest().unwrap(), clip.parameters().digest().unwrap());
+    assert!(matches!(clip.save_open_clip(own.path()), Err(ModelError::Unsupported { .. })));
+    assert!(matches!(clip.save_hugging_face(own.path()), Err(ModelError::Unsupported { .. })));
+}

@@ -1,4 +1,4 @@
-use super::weights::{Convolution, Norm, StemWeights, VisionWeights};
+use super::weights::{Convolution, Norm, StemWeights, VisionWeights, VitWeights};
 use crate::ops::half::widen;
 use crate::ops::{
     Activation, Dropout, LAYER_NORM_EPSILON, StemStage, add_positions, conv2d, layer_norm, linear, patches, project,
@@ -11,20 +11,46 @@ const STRIDE: usize = 2;
 const PADDING: usize = 1;
 
 impl VisionWeights {
-    /// The embedding, and each block.
+    /// The embedding, and what comes behind it.
     pub(super) fn layers(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.layers(),
+            Self::ResNet(resnet) => resnet.layers(),
+        }
+    }
+
+    /// `pixels_bchw [B, 3, S, S]` to what the first layer behind it takes.
+    pub(super) fn embed(&self, pixels_bchw: &Tensor, kind: Activation, dropout: Option<&Dropout>) -> Result<Tensor> {
+        match self {
+            Self::Vit(vit) => vit.embed(pixels_bchw, kind, dropout),
+            Self::ResNet(resnet) => resnet.embed(pixels_bchw),
+        }
+    }
+
+    /// Layer `index`, counted from 1; the last one ends in embeddings `[B, E]`.
+    pub(super) fn layer(&self, index: usize, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        match self {
+            Self::Vit(vit) => vit.layer(index, x, dropout),
+            Self::ResNet(resnet) => resnet.layer(index, x),
+        }
+    }
+}
+
+impl VitWeights {
+    /// The embedding, and each block.
+    fn layers(&self) -> usize {
         1 + self.blocks.len()
     }
 
     /// `pixels_bchw [B, 3, S, S]` to tokens `[B, L, D]`.
-    pub(super) fn embed(&self, pixels_bchw: &Tensor, kind: Activation, dropout: Option<&Dropout>) -> Result<Tensor> {
+    fn embed(&self, pixels_bchw: &Tensor, kind: Activation, dropout: Option<&Dropout>) -> Result<Tensor> {
         let tokens_bld = self.stem.tokens(pixels_bchw, kind)?;
         let x = add_positions(&tokens_bld, &self.positions_ld, self.class_d.as_ref())?;
         dropped(dropout, self.ln_pre.apply(&x)?)
     }
 
     /// Block `index`, counted from 1, on tokens `[B, L, D]`; the last one ends in embeddings `[B, E]`.
-    pub(super) fn layer(&self, index: usize, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+    fn layer(&self, index: usize, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let block = &self.blocks[index - 1];
         if index < self.blocks.len() {
             return Dropout::of_difference(dropout, index, x, transformer_block(x, block, None)?);

@@ -1,13 +1,21 @@
 //! The variables of a CLIP: names (open_clip's), shapes, starts, and how the network takes them up.
 
 use super::config::{ClipConfig, Pool, Stem};
+use super::resnet::{self, ResNetWeights};
 use crate::ops::Block;
 use crate::parameters::{Declaration, Init, Parameters};
 use candle_core::{Result, Tensor};
 
 /// Tensors of the image tower.
 #[derive(Clone, Debug)]
-pub(super) struct VisionWeights {
+pub(super) enum VisionWeights {
+    Vit(Box<VitWeights>),
+    ResNet(Box<ResNetWeights>),
+}
+
+/// Tensors of a vision Transformer.
+#[derive(Clone, Debug)]
+pub(super) struct VitWeights {
     pub(super) stem: StemWeights,
     pub(super) class_d: Option<Tensor>,
     pub(super) positions_ld: Tensor,
@@ -55,7 +63,22 @@ pub(super) struct TextWeights {
 /// Names, shapes and starts of all variables; deviations as in OpenAI's CLIP (`initialize_parameters`).
 pub(super) fn declarations(config: &ClipConfig) -> Vec<Declaration> {
     let mut list = Declarations(Vec::new());
-    let (v, t) = (&config.vision, &config.text);
+    match &config.vision.stem {
+        Stem::ResNet { width, blocks } => resnet::declare(&mut list, config, *width, blocks),
+        Stem::Patch | Stem::Conv { .. } => declare_vit(&mut list, config),
+    }
+    let t = &config.text;
+    list.normal("token_embedding.weight", &[t.vocab_size, t.width], 0.02);
+    list.normal("positional_embedding", &[t.context_length, t.width], 0.01);
+    list.blocks("transformer", t.layers, t.width, t.mlp_width());
+    list.norm("ln_final", t.width);
+    list.normal("text_projection", &[t.width, config.embed_dim], (t.width as f64).powf(-0.5));
+    list.push("logit_scale", &[], Init::Constant(config.init_logit_scale));
+    list.0
+}
+
+fn declare_vit(list: &mut Declarations, config: &ClipConfig) {
+    let v = &config.vision;
     let scale = (v.width as f64).powf(-0.5);
     match &v.stem {
         Stem::Patch => {
@@ -78,6 +101,8 @@ pub(super) fn declarations(config: &ClipConfig) -> Vec<Declaration> {
                 inputs = outputs;
             }
         }
+        // has no tokens
+        Stem::ResNet { .. } => {}
     }
     if v.pool == Pool::Cls {
         list.normal("visual.class_embedding", &[v.width], scale);
@@ -87,34 +112,37 @@ pub(super) fn declarations(config: &ClipConfig) -> Vec<Declaration> {
     list.blocks("visual.transformer", v.layers, v.width, v.mlp_width());
     list.norm("visual.ln_post", v.width);
     list.normal("visual.proj", &[v.width, config.embed_dim], scale);
-
-    list.normal("token_embedding.weight", &[t.vocab_size, t.width], 0.02);
-    list.normal("positional_embedding", &[t.context_length, t.width], 0.01);
-    list.blocks("transformer", t.layers, t.width, t.mlp_width());
-    list.norm("ln_final", t.width);
-    list.normal("text_projection", &[t.width, config.embed_dim], (t.width as f64).powf(-0.5));
-    list.push("logit_scale", &[], Init::Constant(config.init_logit_scale));
-    list.0
 }
 
-struct Declarations(Vec<Declaration>);
+pub(super) struct Declarations(Vec<Declaration>);
 
 impl Declarations {
     fn push(&mut self, name: &str, shape: &[usize], init: Init) {
         self.0.push(Declaration { name: name.to_owned(), shape: shape.to_vec(), init });
     }
 
-    fn normal(&mut self, name: &str, shape: &[usize], standard_deviation: f64) {
+    pub(super) fn normal(&mut self, name: &str, shape: &[usize], standard_deviation: f64) {
         self.push(name, shape, Init::Normal { standard_deviation });
     }
 
-    fn zeros(&mut self, name: &str, length: usize) {
+    pub(super) fn zeros(&mut self, name: &str, length: usize) {
         self.push(name, &[length], Init::Constant(0.0));
     }
 
     fn norm(&mut self, name: &str, width: usize) {
         self.push(&format!("{name}.weight"), &[width], Init::Constant(1.0));
         self.zeros(&format!("{name}.bias"), width);
+    }
+
+    /// A convolution of shape `[O, I, K, K]` without bias and the batch norm behind it, within `of`.
+    pub(super) fn batch_normed(&mut self, of: &str, convolution: &str, norm: &str, shape: &[usize; 4]) {
+        let [outputs, inputs, side, _] = *shape;
+        let deviation = (2.0 / (side * side * inputs) as f64).sqrt();
+        self.normal(&format!("{of}.{convolution}.weight"), shape, deviation);
+        let norm = format!("{of}.{norm}");
+        self.norm(&norm, outputs);
+        self.zeros(&format!("{norm}.running_mean"), outputs);
+        self.push(&format!("{norm}.running_var"), &[outputs], Init::Constant(1.0));
     }
 
     /// A 3 x 3 convolution; its deviation keeps the variance through an activation (He et al. 2015).
@@ -151,7 +179,7 @@ pub(super) enum Gradients {
 }
 
 /// Hands out the tensors of declared variables.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     parameters: &'a Parameters,
     gradients: Gradients,
 }
@@ -163,6 +191,11 @@ impl Source<'_> {
             (Some(variable), Gradients::Off) => Ok(variable.as_detached_tensor()),
             (None, _) => candle_core::bail!("parameter {name} was not declared"),
         }
+    }
+
+    /// Of what is read and not learnt.
+    pub(super) fn detached(&self, name: &str) -> Result<Tensor> {
+        Source { gradients: Gradients::Off, ..*self }.tensor(name)
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {
@@ -231,19 +264,22 @@ impl VisionWeights {
                 stages: (0..channels.len()).map(|stage| source.conv_stage(stage, residual)).collect::<Result<_>>()?,
                 last: source.convolution(&format!("visual.stem.{}", channels.len()))?,
             },
+            Stem::ResNet { width, blocks } => {
+                return Ok(Self::ResNet(Box::new(ResNetWeights::new(&source, v, *width, blocks)?)));
+            }
         };
-        Ok(Self {
+        Ok(Self::Vit(Box::new(VitWeights {
             stem,
             class_d: match v.pool {
                 Pool::Cls => Some(source.tensor("visual.class_embedding")?),
-                Pool::Mean => None,
+                Pool::Mean | Pool::Attention => None,
             },
             positions_ld: source.tensor("visual.positional_embedding")?,
             ln_pre: source.norm("visual.ln_pre")?,
             blocks: source.blocks("visual.transformer", v.layers, v.heads, false, config)?,
             ln_post: source.norm("visual.ln_post")?,
             projection: source.tensor("visual.proj")?,
-        })
+        })))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The readers of the four formats.
+//! The readers of JSON lines, CSV, Karpathy's JSON and lines.
 
 use serde::Deserialize;
 
@@ -147,7 +147,7 @@ pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
 }
 
-fn text(bytes: &[u8]) -> Result<&str, SourceError> {
+pub(super) fn text(bytes: &[u8]) -> Result<&str, SourceError> {
     let bytes = without_mark(bytes);
     std::str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
@@ -158,7 +158,7 @@ fn text(bytes: &[u8]) -> Result<&str, SourceError> {
     })
 }
 
-fn parse_split(line: u64, split: Option<&str>) -> Result<Option<Split>, SourceError> {
+pub(super) fn parse_split(line: u64, split: Option<&str>) -> Result<Option<Split>, SourceError> {
     let Some(name) = split.map(str::trim).filter(|name| !name.is_empty()) else {
         return Ok(None);
     };

@@ -6,6 +6,7 @@ use serde::Deserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::formats::without_mark;
+use super::image_folder::{ImageFolder, is_caption_field};
 use crate::split::Split;
 
 /// A caption format.
@@ -17,6 +18,17 @@ pub enum CaptionFormat {
     Csv,
     /// One JSON document with `images`, each with `sentences` (Karpathy's splits of COCO).
     Karpathy,
+    /// One JSON document with `images` and `annotations` (COCO).
+    Coco {
+        /// The split that the file's name tells.
+        split: Option<Split>,
+    },
+    /// One JSON document with a list of images for each class (NWPU-Captions).
+    Nwpu,
+    /// `metadata.csv` of an image folder.
+    MetadataCsv(ImageFolder),
+    /// `metadata.jsonl` of an image folder.
+    MetadataJsonl(ImageFolder),
     /// Captions line by line; `filenames` is the name of the file with the image names.
     Lines {
         /// The file of image names, line by line beside the captions.
@@ -24,6 +36,17 @@ pub enum CaptionFormat {
         /// The split that the file's name tells.
         split: Option<Split>,
     },
+}
+
+impl CaptionFormat {
+    /// The split of a file that is one part of several.
+    fn split_of_name(&self) -> Option<Split> {
+        match self {
+            Self::Coco { split } => *split,
+            Self::MetadataCsv(at) | Self::MetadataJsonl(at) => at.split,
+            Self::Jsonl | Self::Csv | Self::Karpathy | Self::Nwpu | Self::Lines { .. } => None,
+        }
+    }
 }
 
 /// How much of the beginning of a file [`sniff`] wants.
@@ -47,30 +70,74 @@ pub fn sniff(file_name: &str, head: &[u8]) -> Option<CaptionFormat> {
         return lines_format(file_name);
     }
     let head = without_mark(head).trim_ascii_start();
+    if let Some(at) = ImageFolder::of(file_name) {
+        return metadata(at, &name, head);
+    }
     if name.ends_with(".csv") {
         let first_line = head.split(|&byte| byte == b'\n').next()?;
         let first_line = String::from_utf8_lossy(first_line).to_ascii_lowercase();
         let is_caption_table = ["image_name", "description"].iter().all(|column| first_line.contains(column));
         return is_caption_table.then_some(CaptionFormat::Csv);
     }
+    if is_nwpu(&name, head) {
+        return Some(CaptionFormat::Nwpu);
+    }
     match telling_field(head)? {
-        Telling::Images if name.ends_with(".json") => Some(CaptionFormat::Karpathy),
-        Telling::Images => None,
+        Telling::Images | Telling::Annotations if !name.ends_with(".json") => None,
+        Telling::Images if !has_coco_names(head) => Some(CaptionFormat::Karpathy),
+        Telling::Images | Telling::Annotations => Some(CaptionFormat::Coco { split: split_of(file_name) }),
         Telling::FileOrCaptions => Some(CaptionFormat::Jsonl),
+        // image folders call their files by one name alone
+        Telling::FileName => None,
     }
 }
 
-/// Which of a folder's caption files are read: the only one, or all of the line format.
+/// A metadata file tells of captions, or of labels alone.
+fn metadata(at: ImageFolder, name: &str, head: &[u8]) -> Option<CaptionFormat> {
+    if name.ends_with(".csv") {
+        let first_line = head.split(|&byte| byte == b'\n').next()?;
+        let first_line = String::from_utf8_lossy(first_line).to_ascii_lowercase();
+        let columns: Vec<&str> = first_line.split(',').map(|column| column.trim().trim_matches('"')).collect();
+        let tells = columns.contains(&"file_name") && columns.iter().any(|column| is_caption_field(column));
+        return tells.then_some(CaptionFormat::MetadataCsv(at));
+    }
+    matches!(telling_field(head)?, Telling::FileName | Telling::FileOrCaptions)
+        .then_some(CaptionFormat::MetadataJsonl(at))
+}
+
+/// Classes have any names: the file's own tells, and the fields of its first image.
+fn is_nwpu(name: &str, head: &[u8]) -> bool {
+    let is_named = name.ends_with(".json") && name.rsplit('/').next().is_some_and(|file| file.contains("nwpu"));
+    is_named && [&b"\"raw\""[..], b"\"raw_1\""].iter().all(|field| head.windows(field.len()).any(|at| at == *field))
+}
+
+/// Whether the images behind `images` bear COCO's names. Karpathy's have `filename` and `sentences` in the first of them.
+fn has_coco_names(head: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(head);
+    let at = |name: &str| text.find(&format!("\"{name}\"")).unwrap_or(usize::MAX);
+    at("file_name") < at("filename").min(at("sentences"))
+}
+
+/// The split that a file's name tells: `captions_train2017.json`.
+fn split_of(file_name: &str) -> Option<Split> {
+    let name = file_name.rsplit('/').next()?;
+    name.split(|c: char| !c.is_ascii_alphabetic()).rev().find_map(Split::parse)
+}
+
+/// Which of a folder's caption files are read: the only one, all of the line format, or COCO's, or image folders', of which
+/// each is of a split of its own.
 ///
 /// # Errors
 /// What to do, if there is none, or several of which some would be passed over.
 pub fn choose(candidates: Vec<(String, CaptionFormat)>) -> Result<Vec<String>, String> {
     let all_lines = candidates.iter().all(|(_, format)| matches!(format, CaptionFormat::Lines { .. }));
+    let splits: Vec<Option<Split>> = candidates.iter().map(|(_, format)| format.split_of_name()).collect();
+    let are_parts = splits.iter().enumerate().all(|(place, split)| split.is_some() && !splits[..place].contains(split));
     let names: Vec<String> = candidates.into_iter().map(|(name, _)| name).collect();
     match names.len() {
         0 => Err("no caption file found; name it with source.tables = [\"captions.jsonl\"]".into()),
         1 => Ok(names),
-        _ if all_lines => Ok(names),
+        _ if all_lines || are_parts => Ok(names),
         _ => Err(format!(
             "several caption files, {}: name the one that counts, or all of them, with source.tables = {:?}",
             names.join(", "),
@@ -83,8 +150,12 @@ pub fn choose(candidates: Vec<(String, CaptionFormat)>) -> Result<Vec<String>, S
 enum Telling {
     /// Of a JSON line.
     FileOrCaptions,
-    /// Of Karpathy's object.
+    /// Of Karpathy's object, and of COCO's.
     Images,
+    /// Of COCO's object.
+    Annotations,
+    /// Of an image folder's JSON line.
+    FileName,
 }
 
 /// The first telling field of the JSON object that begins here, however long the values before it are.
@@ -100,8 +171,10 @@ fn telling_field(head: &[u8]) -> Option<Telling> {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
             while let Some(name) = map.next_key::<String>()? {
                 *self.0 = match name.as_str() {
+                    "file_name" => Some(Telling::FileName),
                     "file" | "captions" => Some(Telling::FileOrCaptions),
                     "images" => Some(Telling::Images),
+                    "annotations" => Some(Telling::Annotations),
                     _ => None,
                 };
                 if self.0.is_some() {

@@ -191,18 +191,21 @@ proptest! {
 
     #[test]
     fn caption_files(
-        text in vec(select(&["{", "}", "[", "]", "\"", ":", ",", "\"file\"", "\"captions\"", "\"images\"", "\"split\"", "\"train\"",
+        text in vec(select(&["{", "}", "[", "]", "\"", ":", ",", "\"file\"", "\"captions\"", "\"images\"", "\"annotations\"", "\"file_name\"", "\"caption\"", "\"image_id\"", "\"id\"",
+            "\"text\"", "\"raw\"", "\"filename\"", "file_name,text\n", "\"split\"", "\"train\"",
             "\"a\"", "\"../a\"", "\"u\u{308}\"", "\n", "\\", "\u{1b}", "image_name,description", "image_name,description,split\n"][..]), 0..40),
         names in "[a./\n\u{308}u]{0,20}",
     ) {
         let text = text.concat();
         let bytes = text.as_bytes();
-        for name in ["a.json", "a.jsonl", "a.csv", "a_caps.txt"] {
+        for name in ["a.json", "a.jsonl", "a.csv", "a_caps.txt", "nwpu.json", "test/metadata.csv", "metadata.jsonl"] {
             let _ = captioned::sniff(name, bytes);
         }
         let results = [
             captioned::read_jsonl(bytes), captioned::read_csv(bytes), captioned::read_karpathy(bytes),
-            captioned::read_lines(names.as_bytes(), bytes, None),
+            captioned::read_lines(names.as_bytes(), bytes, None), captioned::read_coco(bytes, None),
+            captioned::read_nwpu(bytes), captioned::read_metadata_csv(bytes, &Default::default()),
+            captioned::read_metadata_jsonl(bytes, &Default::default()),
         ];
         for result in results {
             match result {

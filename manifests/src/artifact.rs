@@ -298,6 +298,8 @@ impl Artifact {
                 ),
                 // why a caption is below the thresholds, where it is
                 optional("flagged", Text),
+                // digest of what the captioner was told of the tags; none where a person decided, or in older rows
+                optional("told", Text),
             ],
             Artifact::StructuredCaptions => vec![
                 optional("captioner", Text),
@@ -315,6 +317,8 @@ impl Artifact {
                 // why there are fewer than five, where there are
                 optional("flagged", Text),
                 optional("variants_digest", Text),
+                // as of captions
+                optional("told", Text),
             ],
             Artifact::Segments => vec![
                 optional("width", Int32),
@@ -394,6 +398,8 @@ impl Artifact {
                 // why the text may say little, where it may
                 optional("flagged", Text),
                 optional("text_digest", Text),
+                // as of captions
+                optional("told", Text),
             ],
             Artifact::QueryEmbeddings => vec![optional("vector", Binary), optional("embedding_digest", Text)],
             Artifact::SentenceEmbeddings => vec![

@@ -126,8 +126,12 @@ fn outcome(summary: &Summary) -> String {
         0 => String::new(),
         rows => format!("{rows} made by other runs, "),
     };
+    let carried = match summary.carried {
+        0 => String::new(),
+        rows => format!("{rows} kept: same words, "),
+    };
     format!(
-        "{} computed ({}), {by_other_runs}{} up to date, {} in {:.1} s{}",
+        "{} computed ({}), {by_other_runs}{carried}{} up to date, {} in {:.1} s{}",
         summary.computed,
         reasons.join(", "),
         summary.kept,

@@ -60,7 +60,7 @@ pub async fn work(
         weights: &build.weights,
         stop: build.stop.clone(),
     };
-    let rows = plan.counts.stale.iter().map(|shard| shard.computed() + shard.kept).sum();
+    let rows = plan.counts.stale.iter().map(|shard| shard.rows()).sum();
     let bar = progress.stage(stage.name, rows);
     let context = MapContext {
         work: &build.work,

@@ -33,6 +33,7 @@ pub fn stage() -> Stage {
         output: Artifact::Geotags,
         source: Some(SourceBytes::Meta),
         model: ModelUse::None,
+        told: None,
         recipe_digest: None,
         parameters: |spec| {
             serde_json::json!({

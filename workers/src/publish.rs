@@ -35,6 +35,9 @@ pub struct Summary {
     pub by_other_runs: u64,
     /// Rows that were copied.
     pub kept: u64,
+    /// Rows that were copied under a new recipe: their words are the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub carried: u64,
     /// Rows that left.
     pub deleted: u64,
     /// Rows of the table that could not be made.
@@ -51,6 +54,10 @@ pub struct Summary {
     /// Everything else that a stage tells about itself, for people.
     #[serde(default)]
     pub notes: BTreeMap<String, String>,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// What a publication left.

@@ -81,6 +81,9 @@ fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
         let mut why: Vec<String> = line.reasons.iter().map(|(r, n)| format!("{n} {}", r.words())).collect();
+        if line.carried > 0 {
+            why.push(format!("{} kept: same words", line.carried));
+        }
         if !line.note.is_empty() {
             why.push(line.note.clone());
         }

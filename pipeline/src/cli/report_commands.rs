@@ -101,6 +101,9 @@ pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
         for line in e.text.iter().flat_map(text_lines) {
             say!("{line}");
         }
+        if let Some(left_out) = &e.left_out {
+            say!("  {left_out}");
+        }
         if let Some(seen) = &e.seen {
             aside!("warning: {} on {}: {seen}", e.model_of, e.country);
         }

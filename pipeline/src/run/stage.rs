@@ -59,7 +59,7 @@ pub(super) async fn run_stage(
             before::check_batch(build, options).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
-        let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();
+        let total = plan.counts.stale.iter().map(|s| s.rows()).sum::<u64>();
         let bar = progress.stage(stage.name, total);
         if plan.counts.stale.is_empty() {
             bar.unchanged(plan.counts.kept_rows);
@@ -155,6 +155,7 @@ fn summary_of(plan: &Plan, mapped: &MapResult, published: &Published, before: Su
             false => summary.computed += marker.computed,
         }
         summary.kept += marker.kept;
+        summary.carried += marker.carried;
         summary.deleted += marker.deleted;
         summary.errors += marker.errors;
     }

@@ -60,7 +60,7 @@ fn write(path: &Path, nodes: i64) -> std::io::Result<()> {
     let mut at = place(&mut dice);
     for id in 1..=nodes {
         // nodes of a way lie beside each other
-        at = if id % 8 == 0 { place(&mut dice) } else { Place { lon: at.lon + 300, lat: at.lat + 200 } };
+        at = if id % 8 == 1 { place(&mut dice) } else { Place { lon: at.lon + 300, lat: at.lat + 200 } };
         writeln!(
             file,
             "<node id=\"{id}\" version=\"1\" lat=\"{:.7}\" lon=\"{:.7}\"/>",

@@ -1,5 +1,7 @@
 //! `given`: the captions that came with the images.
 
+use manifests::digest::canonical_json;
+
 use super::{Caption, Captions, EachImage, ImageTags, QueryText, StructuredCaption, Way};
 use crate::stage::ModelUse;
 
@@ -10,8 +12,12 @@ impl Captions for Given {
         false
     }
 
+    fn drops_tags(&self) -> bool {
+        false
+    }
+
     fn captions(&self) -> Way<Caption> {
-        Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(caption))) }
+        Way { model: |_| ModelUse::None, settings: |_| None, told: |tags| Some(canonical_json(&tags.given)), open: |_| Ok(Box::new(EachImage(caption))) }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {

@@ -7,8 +7,10 @@ mod session;
 mod variants;
 
 use manifests::BuildSpec;
+use manifests::digest::canonical_json;
 
-use super::{Caption, Captions, QueryText, StructuredCaption, Way};
+use super::tags::TagWords;
+use super::{Caption, Captions, ImageTags, QueryText, StructuredCaption, Way};
 use crate::clip_scorer::CLIP_FIELD;
 use crate::device::arithmetic;
 use crate::stage::ModelUse;
@@ -25,18 +27,23 @@ impl Captions for InstructBlip {
         true
     }
 
+    fn drops_tags(&self) -> bool {
+        true
+    }
+
     fn captions(&self) -> Way<Caption> {
         let model = |spec: &BuildSpec| match spec.caption.writes_by_clip_score() {
             true => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD, CLIP_FIELD]),
             false => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
         };
-        Way { model, settings: caption_settings, open: |context| Ok(Box::new(CaptionWriter::open(context)?)) }
+        Way { model, settings: caption_settings, told, open: |context| Ok(Box::new(CaptionWriter::open(context)?)) }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
         Some(Way {
             model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
             settings: structured_settings,
+            told,
             open: |context| Ok(Box::new(VariantWriter::open(context)?)),
         })
     }
@@ -45,9 +52,15 @@ impl Captions for InstructBlip {
         Some(Way {
             model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
             settings: query_settings,
+            told: |_| None,
             open: |context| Ok(Box::new(QueryWriter::open(context)?)),
         })
     }
+}
+
+/// The words of the prompt that the tags give, or that they give none. They judge what is answered, too.
+fn told(tags: &ImageTags<'_>) -> Option<String> {
+    Some(canonical_json(&TagWords::of(tags).ok()?.scene()))
 }
 
 /// Raised when the network rounds otherwise than before, so that sentences can differ. 2: the Q-Former's attention to the

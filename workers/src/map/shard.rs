@@ -100,7 +100,7 @@ async fn map_shard(
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let written = write_rows(context, stage, plan, (&join, &places), compute, &mut writer).await?;
-    let WrittenRows { computed, kept, deleted, errors, stopped, mut phases } = written;
+    let WrittenRows { computed, kept, carried, deleted, errors, stopped, mut phases } = written;
     if stopped {
         if computed > 0 {
             context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
@@ -113,7 +113,7 @@ async fn map_shard(
     for (phase, seconds) in phases.named() {
         metrics::observe(Metric::ShardSeconds, &[("stage", stage.name), ("phase", phase)], seconds);
     }
-    let marker = Marker { part, computed, kept, deleted, errors, seconds, phases };
+    let marker = Marker { part, computed, kept, carried, deleted, errors, seconds, phases };
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_sealed_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
@@ -132,6 +132,7 @@ async fn map_shard(
 pub(crate) struct WrittenRows {
     pub(crate) computed: u64,
     pub(crate) kept: u64,
+    pub(crate) carried: u64,
     pub(crate) deleted: u64,
     pub(crate) errors: u64,
     /// A stop came before the end.
@@ -164,17 +165,19 @@ pub(crate) async fn write_rows(
             made => made?,
         };
         let (made, kept) = ((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64);
+        let carried = rows.carry.len() as u64;
         written.computed += made;
         written.kept += kept;
+        written.carried += carried;
         written.deleted += rows.deleted;
         written.errors += failed;
         if batch.num_rows() > 0 {
             timed(&mut written.phases.publish, writer.write(&batch)).await?;
         }
-        for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("error", failed)] {
+        for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("carried", carried), ("error", failed)] {
             metrics::add(Metric::Rows, &[("stage", stage.name), ("outcome", outcome)], rows as f64);
         }
-        context.observer.rows(made, kept, failed);
+        context.observer.rows(made, kept + carried, failed);
     }
     Ok(written)
 }
@@ -195,17 +198,20 @@ struct Chunk<'t> {
     /// Copied from what a stopped worker left.
     partial: Vec<&'t RowTask>,
     keep: Vec<&'t RowTask>,
+    /// Copied under a new recipe.
+    carry: Vec<&'t RowTask>,
     deleted: u64,
 }
 
 impl<'t> Chunk<'t> {
     fn of(tasks: &'t [RowTask], places: &[Option<ObjectRange>]) -> Self {
         let mut chunk =
-            Chunk { compute: Vec::new(), places: Vec::new(), partial: Vec::new(), keep: Vec::new(), deleted: 0 };
+            Chunk { compute: vec![], places: vec![], partial: vec![], keep: vec![], carry: vec![], deleted: 0 };
         for (task, place) in tasks.iter().zip(places) {
             match task.action {
                 RowAction::Delete => chunk.deleted += 1,
                 RowAction::Keep => chunk.keep.push(task),
+                RowAction::Carry => chunk.carry.push(task),
                 RowAction::Compute(_) if task.partial.is_some() => chunk.partial.push(task),
                 RowAction::Compute(_) => {
                     chunk.compute.push(task);
@@ -278,6 +284,12 @@ async fn chunk_batch(
         let positions: Vec<usize> = rows.keep.iter().filter_map(|t| t.committed).collect();
         batches.push(join.read_committed(&positions).await?);
         ids.extend(rows.keep.iter().map(|t| t.image_id.as_str()));
+    }
+    if let Some(told) = stage.told.as_ref().filter(|_| !rows.carry.is_empty()) {
+        let content = timed(&mut phases.fetch, join.read_carried(told, &rows.carry)).await?;
+        let output = MapOutput { outcomes: vec![Outcome::Good; rows.carry.len()], content };
+        batches.push(add_lineage_columns(stage, plan, &rows.carry, &output)?);
+        ids.extend(rows.carry.iter().map(|t| t.image_id.as_str()));
     }
     if !rows.partial.is_empty() {
         let positions: Vec<usize> = rows.partial.iter().filter_map(|t| t.partial).collect();

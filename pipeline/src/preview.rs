@@ -158,7 +158,7 @@ pub async fn removals(build: &mut Build) -> Result<&Removals, WorkerError> {
     Ok(build.removals.get_or_insert_default())
 }
 
-fn empty_line(step: &'static str) -> PlanLine {
+pub(crate) fn empty_line(step: &'static str) -> PlanLine {
     PlanLine {
         step,
         rows: 0,

@@ -7,6 +7,7 @@
 
 mod boxes;
 mod diffs;
+mod foretold;
 mod record;
 mod rows;
 
@@ -27,6 +28,7 @@ use crate::stores::{SourceStore, WorkStore};
 use crate::tables::Tables;
 use boxes::Known;
 pub use diffs::Until;
+pub use foretold::Foretold;
 pub use osm::moment_of;
 use record::Base;
 
@@ -136,14 +138,40 @@ impl<'a> Refresher<'a> {
         // what will be replaced is pinned before anything is read that it is judged by
         let base = Base::pin(self.work, self.tables, &self.spec.country).await?;
         let known = boxes::known(self.work, self.tables, self.spec, &base).await?;
-        let found = match from {
-            Origins::Extract(path, sequence) => self.extract(path, sequence, &base, &known).await?,
-            Origins::Diffs(source, until) => match self.diffs(source, until, &base, &known).await? {
-                Ok(found) => found,
-                Err(nothing) => return Ok(nothing),
-            },
-        };
-        self.write(&base, &known, found, accept_share.unwrap_or(self.osm().accept_share)).await
+        match self.find(from, &base, &known).await? {
+            Ok(found) => self.write(&base, &known, found, accept_share).await,
+            Err(nothing) => Ok(nothing),
+        }
+    }
+
+    /// Finds the tags and writes nothing: what a refresh would do, and how many rows of which table a run would make again
+    /// afterwards. Nothing is refused for being too much: that is told by [`Foretold::share`].
+    ///
+    /// # Errors
+    /// As [`refresh`](Self::refresh), but those of writing.
+    pub async fn foretell(&self, from: Origins<'_>) -> Result<Foretold, WorkerError> {
+        let base = Base::pin(self.work, self.tables, &self.spec.country).await?;
+        let known = boxes::known(self.work, self.tables, self.spec, &base).await?;
+        match self.find(from, &base, &known).await? {
+            Ok(mut found) => {
+                let writes = self.judge(&known, &mut found);
+                self.foretold(&known, found, writes).await
+            }
+            Err(nothing) => Ok(Foretold { done: nothing, ..Foretold::default() }),
+        }
+    }
+
+    /// What the source says of the images; `Err`: no diff follows.
+    async fn find(
+        &self,
+        from: Origins<'_>,
+        base: &Base,
+        known: &Known,
+    ) -> Result<Result<Found, Refreshment>, WorkerError> {
+        match from {
+            Origins::Extract(path, sequence) => self.extract(path, sequence, base, known).await.map(Ok),
+            Origins::Diffs(source, until) => self.diffs(source, until, base, known).await,
+        }
     }
 
     async fn extract(
@@ -229,27 +257,17 @@ impl<'a> Refresher<'a> {
         Some(answer.center.map(|center| ImageTags { center, surrounding }))
     }
 
-    async fn write(
-        &self,
-        base: &Base,
-        known: &Known,
-        found: Found,
-        accept_share: f64,
-    ) -> Result<Refreshment, WorkerError> {
-        let Found { state, numbers, origin, mut done } = found;
-        let origin = Origin {
-            kind: origin.to_owned(),
-            sequence: state.sequence.and_then(|sequence| i64::try_from(sequence).ok()),
-            moment: state.timestamp.map(|at| Moment(at).to_string()),
-        };
+    /// Counts what is others than before, and says which rows have to be written for it.
+    fn judge(&self, known: &Known, found: &mut Found) -> BTreeMap<u32, Vec<Write>> {
+        let Found { state, numbers, done, .. } = found;
         let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
-        for number in numbers {
+        for number in std::mem::take(numbers) {
             let Some(image) = state.boxes().all().get(number as usize) else { continue };
             let Some(before) = known.before.get(&image.image_id) else { continue };
             if state.is_named(number) {
                 continue;
             }
-            let Some(tags) = self.tags_of(&state, number) else { continue };
+            let Some(tags) = self.tags_of(state, number) else { continue };
             done.looked_at += 1;
             let is_changed = rows::digest_of(tags.as_ref()) != before.digest;
             if is_changed {
@@ -273,6 +291,24 @@ impl<'a> Refresher<'a> {
         done.unclear += named.len();
         done.unclear_examples.extend(named.into_iter().take(MOST_EXAMPLES));
         done.moment = state.moment();
+        writes
+    }
+
+    async fn write(
+        &self,
+        base: &Base,
+        known: &Known,
+        mut found: Found,
+        accept_share: Option<f64>,
+    ) -> Result<Refreshment, WorkerError> {
+        let writes = self.judge(known, &mut found);
+        let Found { state, origin, mut done, .. } = found;
+        let accept_share = accept_share.unwrap_or(self.osm().accept_share);
+        let origin = Origin {
+            kind: origin.to_owned(),
+            sequence: state.sequence.and_then(|sequence| i64::try_from(sequence).ok()),
+            moment: state.timestamp.map(|at| Moment(at).to_string()),
+        };
         let share = done.changed as f64 / done.images.max(1) as f64;
         if share > accept_share {
             let first = match base.record {
@@ -311,6 +347,11 @@ impl<'a> Refresher<'a> {
         done.written = base.commit(self.work, self.tables, &state, bytes, replacements).await?;
         Ok(done)
     }
+}
+
+/// Seconds since 1970, as a moment in UTC.
+pub fn words_of(seconds: i64) -> String {
+    Moment(seconds).to_string()
 }
 
 /// What the tags of a country show by now; `None`: they came with the images.

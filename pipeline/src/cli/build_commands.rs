@@ -76,7 +76,7 @@ async fn note_missing_overrides(build: &Build) {
     }
 }
 
-fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
+pub(super) fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
     say!("{:21} {:>12} {:>10}  why", "step", "to compute", "up to date");
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };

@@ -153,6 +153,9 @@ pub struct RowStatuses {
     /// The first failed row, with its reason.
     #[serde(default)]
     pub first_error: Option<String>,
+    /// The first row that is left out on purpose, with its reason. Not written where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_excluded: Option<String>,
     /// Digest of the source's problems that the quarantine file lists beside failed rows.
     pub problems: Digest,
 }

@@ -1,12 +1,14 @@
 //! One shard of a stage: which rows it has, what each is made of, and what becomes of it.
 
+mod stand;
+
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::compute::take;
-use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide, differs_only_in};
+use manifests::recipe::{CommittedRow, Reason, RecipeParts, RowAction, decide};
 use manifests::{Artifact, PartFile, Plan};
-use stages::stage::{Input, InputRows, SourceBytes, Stage, Told};
+use stages::stage::{Input, SourceBytes, Stage};
 use stages::table::{Columns, TableError};
 
 use crate::error::WorkerError;
@@ -14,9 +16,6 @@ use crate::listing::{self, ObjectRange};
 use crate::parts::PartReader;
 use crate::slices::InputStores;
 use crate::stores::WorkStore;
-
-/// Rows of which it is asked at once what their stage was told.
-const TOLD_ROWS: usize = 1024;
 
 /// One input of a shard: image id → (row, digests).
 struct InputShard {
@@ -85,62 +84,6 @@ impl ShardJoin {
         }
         join.partial = partial;
         Ok(join)
-    }
-
-    /// Rows that would be computed for an edit that their stage makes nothing of stand, under their new recipe. It takes
-    /// the inputs' columns and no more, so that a plan and a worker come to the same end.
-    async fn carry(&mut self, told: &Told, rows: &CommittedRows) -> Result<(), WorkerError> {
-        let is_open = |task: &RowTask| {
-            let (Some((_, row)), Some(recipe)) = (rows.get(&task.image_id), &task.recipe) else { return false };
-            task.action == RowAction::Compute(Reason::InputChanged) && differs_only_in(row, recipe, told.input.name())
-        };
-        let open: Vec<usize> = (0..self.tasks.len()).filter(|&at| is_open(&self.tasks[at])).collect();
-        let (Some(committed), Some(input)) =
-            (&self.committed, self.inputs.iter().position(|shard| shard.input.artifact == told.input))
-        else {
-            return Ok(());
-        };
-        let broken = |e: TableError| WorkerError::Broken(e.to_string());
-        let mut stand = Vec::new();
-        for some in open.chunks(TOLD_ROWS) {
-            let tasks: Vec<&RowTask> = some.iter().map(|&at| &self.tasks[at]).collect();
-            let positions: Vec<usize> = tasks.iter().filter_map(|task| task.committed).collect();
-            let before = committed.read_rows(&[told.column], &positions).await?;
-            let before = Columns::new(committed.artifact(), &before).text(told.column).map_err(broken)?.clone();
-            if before.null_count() == before.len() {
-                continue;
-            }
-            let now = (told.of)(told.by, &self.read_input(input, &tasks).await?).map_err(broken)?;
-            let is_same = |row: &usize| !before.is_null(*row) && now[*row].as_deref() == Some(before.value(*row));
-            stand.extend((0..some.len()).filter(is_same).map(|row| some[row]));
-        }
-        stand.into_iter().for_each(|at| self.tasks[at].action = RowAction::Carry);
-        Ok(())
-    }
-
-    /// One input of some of the tasks, all of which have it.
-    async fn read_input(&self, input: usize, tasks: &[&RowTask]) -> Result<InputRows, WorkerError> {
-        let shard = &self.inputs[input];
-        let rows: Vec<usize> = tasks.iter().filter_map(|task| task.positions[input]).collect();
-        let Some(reader) = shard.reader.as_ref().filter(|_| rows.len() == tasks.len()) else {
-            return Err(WorkerError::Broken(format!("{} lacks rows here", shard.input.artifact.name())));
-        };
-        let batch = reader.read_rows(shard.input.columns, &rows).await?;
-        let image_ids = tasks.iter().map(|task| task.image_id.clone()).collect();
-        Ok(InputRows { image_ids, tables: BTreeMap::from([(shard.input.artifact, batch)]), source: Vec::new() })
-    }
-
-    /// Content of rows that stand under a new recipe, in order of image id.
-    pub(crate) async fn read_carried(&self, told: &Told, tasks: &[&RowTask]) -> Result<RecordBatch, WorkerError> {
-        let missing = || WorkerError::Broken("there is no part to copy rows from".into());
-        let input = self.inputs.iter().position(|shard| shard.input.artifact == told.input).ok_or_else(missing)?;
-        let committed = self.committed.as_ref().ok_or_else(missing)?;
-        let fields = committed.artifact().content_fields();
-        let columns: Vec<&str> = fields.iter().map(|f| f.name).collect();
-        let positions: Vec<usize> = tasks.iter().filter_map(|task| task.committed).collect();
-        let content = committed.read_rows(&columns, &positions).await?;
-        let renewed = (told.renew)(told.by, &self.read_input(input, tasks).await?, &content);
-        renewed.map_err(|e| WorkerError::Broken(e.to_string()))
     }
 
     /// The same for rows that lie outside of the stage's table: `made` are those that are there already.

@@ -116,6 +116,7 @@ pub async fn quarantine(
     while let Some(part) = parts.try_next().await? {
         statuses.ok += part.ok;
         statuses.excluded += part.excluded;
+        statuses.first_excluded = statuses.first_excluded.or(part.first_excluded);
         statuses.errors += part.failed.len() as u64;
         for (what, why) in part.failed {
             push_line(&mut lines, &what, &why);
@@ -136,6 +137,7 @@ pub async fn quarantine(
 struct PartStatuses {
     ok: u64,
     excluded: u64,
+    first_excluded: Option<String>,
     /// Image and reason.
     failed: Vec<(String, String)>,
 }
@@ -149,7 +151,11 @@ async fn part_statuses(work: &WorkStore, artifact: Artifact, part: &PartFile) ->
         for row in 0..batch.num_rows() {
             match status.value(row) {
                 "ok" => of_part.ok += 1,
-                "excluded" => of_part.excluded += 1,
+                "excluded" => {
+                    of_part.excluded += 1;
+                    let why = || format!("{}: {}", ids.value(row), option_text(errors, row).unwrap_or_default());
+                    of_part.first_excluded.get_or_insert_with(why);
+                }
                 _ => {
                     let why = option_text(errors, row).unwrap_or_default();
                     of_part.failed.push((ids.value(row).to_owned(), why.to_owned()));

@@ -35,6 +35,9 @@ use record::Base;
 /// Examples that are shown of changed images.
 const MOST_EXAMPLES: usize = 5;
 
+/// Ways of an extract that has relations, if it is whole.
+const MANY_WAYS: u64 = 10_000;
+
 /// Where the tags come from.
 pub enum Origins<'a> {
     /// An extract, and the number of the last diff in it, where it does not say that itself.
@@ -66,6 +69,8 @@ pub struct Refreshment {
     pub unclear_examples: Vec<String>,
     /// Diffs that were applied.
     pub diffs: u64,
+    /// Diffs that are there and lie after the moment up to which they were wanted.
+    pub waiting: u64,
     /// Objects that the extract, or the diffs, told of.
     pub objects: u64,
     /// Bytes of the state.
@@ -196,6 +201,13 @@ impl<'a> Refresher<'a> {
                     .into(),
             ));
         }
+        if read.objects[2] == 0 && read.objects[1] > MANY_WAYS {
+            (self.say)(&format!(
+                "warning: the extract holds {} and no relation, and relations come last: unless it was made without them, it is \
+                 cut; a .osm.pbf does not say where it ends, so compare its size or checksum with its publisher's",
+                count(read.objects[1], "way")
+            ));
+        }
         let state = &mut read.state;
         state.sequence = state.sequence.or(sequence);
         if let Some((before, now)) = base.timestamp().zip(state.timestamp).filter(|(before, now)| now < before) {
@@ -239,6 +251,7 @@ impl<'a> Refresher<'a> {
             diffs: applied.diffs,
             objects: applied.objects,
             stopped: applied.stopped,
+            waiting: applied.waiting,
             unclear: new.len(),
             unclear_examples: new.into_iter().take(MOST_EXAMPLES).collect(),
             moment: state.moment(),
@@ -315,7 +328,14 @@ impl<'a> Refresher<'a> {
                 None => " (the first extract may well differ from what came with the images)",
                 Some(_) => "",
             };
-            let whole = if done.gone * 2 > done.images { "; look first whether the file is whole" } else { "" };
+            let whole = match (origin.kind.as_str(), done.gone) {
+                ("extract", 1..) => {
+                    ". Look first whether the file is whole: a .osm.pbf does not say where it ends, so one that was cut between \
+                     two blocks reads like one of a smaller country; compare its size, or the checksum beside it, with its \
+                     publisher's"
+                }
+                _ => "",
+            };
             return Err(WorkerError::Configuration(format!(
                 "{} of {} would have other tags (such as {}), {} of them none, as what they were taken for is gone: that is \
                  more than source.osm.accept_share = {accept_share}. If that is right{first}, accept it with --accept-share \

@@ -92,6 +92,37 @@ pub(super) fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn accept(args: &SpecArgs, step: &str, write: bool, json: bool) -> Result<()> {
+    let spec = args.read()?;
+    preflight::check_plan(&spec)?;
+    let mut build = Build::open(spec, stop_flag()).await?;
+    note_missing_overrides(&build).await;
+    let accepted = crate::accept::accept_step(&mut build, step, write).await?;
+    let rows: u64 = accepted.rows.values().sum();
+    if json {
+        let (reasons, examples, others) = (&accepted.rows, &accepted.examples, accepted.others);
+        let said = serde_json::json!({
+            "step": step, "rows": rows, "reasons": reasons, "examples": examples, "others": others,
+            "written": write && rows > 0,
+        });
+        say!("{}", serde_json::to_string_pretty(&said)?);
+        return Ok(());
+    }
+    let reasons: Vec<String> = accepted.rows.iter().map(|(reason, n)| format!("{n} {}", reason.words())).collect();
+    let stand = if write { "stand as they are" } else { "would stand as they are" };
+    say!("{} of {step} {stand}{}", count(rows, "stale row"), if rows > 0 { format!(": {}", reasons.join(", ")) } else { String::new() });
+    if !accepted.examples.is_empty() {
+        say!("  such as {}", accepted.examples.join(", "));
+    }
+    if accepted.others > 0 {
+        say!("{} cannot: nothing of theirs is there that could stand, or a person decided otherwise", count(accepted.others, "other stale row"));
+    }
+    if !write && rows > 0 {
+        say!("nothing is written: look at some with `urbancross explain`, then repeat with --write");
+    }
+    Ok(())
+}
+
 pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
     let build = Build::open_work(args.read()?, stop_flag()).await?;
     note_missing_overrides(&build).await;

@@ -229,6 +229,9 @@ fn counted(done: &Refreshment) -> Vec<String> {
 /// The same with what was written.
 fn lines(done: &Refreshment) -> Vec<String> {
     let mut lines = counted(done);
+    if done.waiting > 0 {
+        lines.push(format!("{} that come later wait, as --until asks", count(done.waiting, "diff")));
+    }
     let diffs = if done.diffs > 0 { format!("{} applied; ", count(done.diffs, "diff")) } else { String::new() };
     let state = match done.state_bytes {
         0 => String::new(),

@@ -221,5 +221,12 @@ fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<O
             count(statuses.errors, "row")
         )));
     }
+    if let (0, Some(first), Artifact::Geotags) = (statuses.ok, &statuses.first_excluded, stage.output) {
+        return Err(WorkerError::Broken(format!(
+            "{}: no image is left to go on with: {} left out; the first: {first}",
+            stage.name,
+            count(statuses.excluded, "image")
+        )));
+    }
     Ok(is_listed.then(|| Quarantined { stage: stage.name.to_owned(), rows, listing }))
 }

@@ -57,7 +57,10 @@ impl Round {
 fn passes(error: &WorkerError) -> bool {
     matches!(
         error,
-        WorkerError::Transient(_) | WorkerError::Conflict(_) | WorkerError::Broken(_) | WorkerError::Missing { .. }
+        WorkerError::Transient(_)
+            | WorkerError::Unanswered(_)
+            | WorkerError::Conflict(_)
+            | WorkerError::Broken(_) | WorkerError::Missing { .. }
     )
 }
 

@@ -27,7 +27,7 @@ use crate::stores::WorkStore;
 /// Tries of a shard whose store does not answer, each of which asks the store again and again by itself.
 const SHARD_TRIES: u32 = 3;
 /// Rows handed to the stage at once.
-const CHUNK_ROWS: usize = 128;
+pub(crate) const CHUNK_ROWS: usize = 128;
 /// Source bytes of one chunk.
 const CHUNK_SOURCE_BYTES: u64 = 32 << 20;
 
@@ -277,7 +277,7 @@ async fn chunk_batch(
         let Computed { output, seconds } = compute.map(InputRows { image_ids, tables, source }).await?;
         phases.map += seconds;
         errors = output.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count() as u64;
-        batches.push(add_lineage_columns(stage, plan, &rows.compute, &output)?);
+        batches.push(add_lineage_columns(stage, plan, &rows.compute, &output, Floats::Made)?);
         ids.extend(rows.compute.iter().map(|t| t.image_id.as_str()));
     }
     if !rows.keep.is_empty() {
@@ -288,7 +288,7 @@ async fn chunk_batch(
     if let Some(told) = stage.told.as_ref().filter(|_| !rows.carry.is_empty()) {
         let content = timed(&mut phases.fetch, join.read_carried(told, &rows.carry)).await?;
         let output = MapOutput { outcomes: vec![Outcome::Good; rows.carry.len()], content };
-        batches.push(add_lineage_columns(stage, plan, &rows.carry, &output)?);
+        batches.push(add_lineage_columns(stage, plan, &rows.carry, &output, Floats::Stand)?);
         ids.extend(rows.carry.iter().map(|t| t.image_id.as_str()));
     }
     if !rows.partial.is_empty() {
@@ -304,12 +304,20 @@ async fn chunk_batch(
     Ok((reorder(&batch, &order)?, errors))
 }
 
+/// Whether a row's floats are new: their digest is the row's recipe then, and otherwise that by which they were made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Floats {
+    Made,
+    Stand,
+}
+
 /// Puts the identity columns before what the stage computed.
-fn add_lineage_columns(
+pub(crate) fn add_lineage_columns(
     stage: &Stage,
     plan: &Plan,
     tasks: &[&RowTask],
     output: &MapOutput,
+    floats: Floats,
 ) -> Result<RecordBatch, WorkerError> {
     let broken = |why: String| WorkerError::Broken(format!("{}: {why}", stage.name));
     if output.outcomes.len() != tasks.len() || output.content.num_rows() != tasks.len() {
@@ -342,7 +350,7 @@ fn add_lineage_columns(
         table::texts(recipes.iter().map(|r| Some(manifests::digest::canonical_json(&r.inputs)))),
     ];
     for (field, column) in output.content.schema().fields().iter().zip(output.content.columns()) {
-        let is_recipe = stage.recipe_digest == Some(field.name().as_str());
+        let is_recipe = floats == Floats::Made && stage.recipe_digest == Some(field.name().as_str());
         columns.push(if is_recipe { table::texts(digests.iter().map(|d| Some(d.clone()))) } else { column.clone() });
     }
     RecordBatch::try_new(table::schema(plan.output.artifact), columns).map_err(|e| broken(e.to_string()))

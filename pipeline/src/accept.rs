@@ -31,7 +31,9 @@ pub async fn accept_step(build: &mut Build, name: &str, write: bool) -> Result<A
         )));
     }
     let Some(model) = model_of(build, &stage).await? else {
-        return Err(WorkerError::Configuration(format!("{name}: its model is not trained yet, so there is nothing to accept")));
+        return Err(WorkerError::Configuration(format!(
+            "{name}: its model is not trained yet, so there is nothing to accept"
+        )));
     };
     let plan = plan_stage(build, &stage, &model, false).await?;
     accept(build.input_stores(), &build.tables, &stage, &plan, write).await

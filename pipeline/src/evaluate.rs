@@ -297,8 +297,7 @@ async fn seen(
     let source = on.source.url().as_str();
     let rows = RunRows::read(RunInputs { work: &on.work, source, tables, geotags: &geotags, assignment: None }).await?;
     let Some(learnt) = RunRows::of_weights(folder, &RunRows::default()) else {
-        let unknown =
-            format!("it is not known what the model of {model_of} was trained on: its run did not record it");
+        let unknown = format!("it is not known what the model of {model_of} was trained on: its run did not record it");
         return Ok((Learnt::new(), Some(unknown)));
     };
     Ok((learnt.leaked(&rows), None))

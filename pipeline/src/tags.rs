@@ -53,7 +53,7 @@ pub async fn refresh(
     match &wanted {
         Wanted::Extract(path, sequence) => refresher.refresh(Origins::Extract(path, *sequence), accept_share).await,
         Wanted::Diffs(folder, until) => {
-            refresher.refresh(Origins::Diffs(&replication(folder)?, *until), accept_share).await
+            refresher.refresh(Origins::Diffs(&replication(spec, folder)?, *until), accept_share).await
         }
     }
 }
@@ -72,7 +72,7 @@ pub async fn foretell(
     let refresher = Refresher::new((&work, &tables), spec, stop, say);
     match &wanted {
         Wanted::Extract(path, sequence) => refresher.foretell(Origins::Extract(path, *sequence)).await,
-        Wanted::Diffs(folder, until) => refresher.foretell(Origins::Diffs(&replication(folder)?, *until)).await,
+        Wanted::Diffs(folder, until) => refresher.foretell(Origins::Diffs(&replication(spec, folder)?, *until)).await,
     }
 }
 
@@ -84,8 +84,10 @@ async fn stores(spec: &BuildSpec) -> Result<(WorkStore, Tables), WorkerError> {
     Ok((work, tables))
 }
 
-fn replication(folder: &str) -> Result<SourceStore, WorkerError> {
-    SourceStore::open(&address(folder)?, &StoreOptions::default())
+/// A replication is asked as patiently as the build's source.
+fn replication(spec: &BuildSpec, folder: &str) -> Result<SourceStore, WorkerError> {
+    let StoreOptions { timeout_seconds, retries, .. } = spec.source.options;
+    SourceStore::open(&address(folder)?, &StoreOptions { timeout_seconds, retries, ..StoreOptions::default() })
 }
 
 /// A path starts at the current folder.

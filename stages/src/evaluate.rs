@@ -95,7 +95,10 @@ impl std::fmt::Display for LeftOut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (images, image_id, how) = (self.images, &self.image_id, &self.how);
         let plural = if images == 1 { "image is" } else { "images are" };
-        write!(f, "{images} {plural} left out, since the model was trained on what they show: such as {image_id} ({how})")
+        write!(
+            f,
+            "{images} {plural} left out, since the model was trained on what they show: such as {image_id} ({how})"
+        )
     }
 }
 

@@ -97,9 +97,14 @@ async fn images_that_were_learnt_from_are_left_out_of_figures() {
     let (spain, _) = run(world.spec("spain", &elsewhere)).await.unwrap();
     let met = pipeline::evaluate::evaluate_across(&finland, &suomi).await.unwrap();
     let left_out = met.left_out.clone().expect("it was trained on most of them");
-    let (learnt, tested) = (column(&finland, Artifact::Splits, "split").await, column(&suomi, Artifact::Splits, "split").await);
+    let (learnt, tested) =
+        (column(&finland, Artifact::Splits, "split").await, column(&suomi, Artifact::Splits, "split").await);
     let of = |splits: &std::collections::BTreeMap<String, String>, name: &str| {
-        splits.iter().filter(|(_, split)| *split == name).map(|(id, _)| id.clone()).collect::<std::collections::BTreeSet<_>>()
+        splits
+            .iter()
+            .filter(|(_, split)| *split == name)
+            .map(|(id, _)| id.clone())
+            .collect::<std::collections::BTreeSet<_>>()
     };
     let (learnt, tested) = (of(&learnt, "train"), of(&tested, "test"));
     let both = tested.intersection(&learnt).count() as u64;

@@ -131,7 +131,9 @@ async fn rows_of(
     let more: &[&str] =
         if artifact == Artifact::CaptionReviews { &["decision", "captioner", "author", "decided_at"] } else { &[] };
     let told = artifact.content_fields().iter().any(|field| field.name == TOLD).then_some(TOLD);
-    for column in content_columns(artifact).into_iter().chain(shown_column(artifact)).chain(more.iter().copied()).chain(told) {
+    for column in
+        content_columns(artifact).into_iter().chain(shown_column(artifact)).chain(more.iter().copied()).chain(told)
+    {
         if !columns.contains(&column) {
             columns.push(column);
         }

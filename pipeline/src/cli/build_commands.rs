@@ -110,12 +110,19 @@ pub(super) async fn accept(args: &SpecArgs, step: &str, write: bool, json: bool)
     }
     let reasons: Vec<String> = accepted.rows.iter().map(|(reason, n)| format!("{n} {}", reason.words())).collect();
     let stand = if write { "stand as they are" } else { "would stand as they are" };
-    say!("{} of {step} {stand}{}", count(rows, "stale row"), if rows > 0 { format!(": {}", reasons.join(", ")) } else { String::new() });
+    say!(
+        "{} of {step} {stand}{}",
+        count(rows, "stale row"),
+        if rows > 0 { format!(": {}", reasons.join(", ")) } else { String::new() }
+    );
     if !accepted.examples.is_empty() {
         say!("  such as {}", accepted.examples.join(", "));
     }
     if accepted.others > 0 {
-        say!("{} cannot: nothing of theirs is there that could stand, or a person decided otherwise", count(accepted.others, "other stale row"));
+        say!(
+            "{} cannot: nothing of theirs is there that could stand, or a person decided otherwise",
+            count(accepted.others, "other stale row")
+        );
     }
     if !write && rows > 0 {
         say!("nothing is written: look at some with `urbancross explain`, then repeat with --write");

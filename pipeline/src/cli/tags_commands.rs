@@ -66,10 +66,7 @@ pub(super) struct RefreshArgs {
         help = "Go on even if so large a share of the images gets other tags; otherwise source.osm.accept_share"
     )]
     accept_share: Option<f64>,
-    #[arg(
-        long,
-        help = "Write nothing: show the rows that a run would make again, what they take and what they cost"
-    )]
+    #[arg(long, help = "Write nothing: show the rows that a run would make again, what they take and what they cost")]
     plan: bool,
     #[arg(
         long,
@@ -153,12 +150,7 @@ async fn nothing_named(spec: &BuildSpec) -> Result<WorkerError> {
 }
 
 /// Prints what a refresh would make a run do.
-async fn plan(
-    spec: BuildSpec,
-    foretold: &Foretold,
-    args: &RefreshArgs,
-    stop: Arc<AtomicBool>,
-) -> Result<()> {
+async fn plan(spec: BuildSpec, foretold: &Foretold, args: &RefreshArgs, stop: Arc<AtomicBool>) -> Result<()> {
     let mut steps = tags::foretold::steps(&spec, foretold);
     let build = Build::open_work(spec, stop).await?;
     let one = || engines::ClusterShape { gpus: 1, kind: "GPU (or machine without one)".into(), per_node: 1 };

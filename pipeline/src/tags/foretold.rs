@@ -82,7 +82,8 @@ mod tests {
     use super::*;
 
     fn foretold(retagged: u64, stand: u64, gone: usize, back: usize) -> Foretold {
-        let done = Refreshment { images: 100, changed: retagged as usize + gone + back, gone, back, ..Refreshment::default() };
+        let done =
+            Refreshment { images: 100, changed: retagged as usize + gone + back, gone, back, ..Refreshment::default() };
         let stand = [("captions", stand)].into();
         Foretold { done, geotags: retagged + (gone + back) as u64, retagged, stand }
     }

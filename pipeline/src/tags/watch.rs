@@ -60,7 +60,8 @@ fn passes(error: &WorkerError) -> bool {
         WorkerError::Transient(_)
             | WorkerError::Unanswered(_)
             | WorkerError::Conflict(_)
-            | WorkerError::Broken(_) | WorkerError::Missing { .. }
+            | WorkerError::Broken(_)
+            | WorkerError::Missing { .. }
     )
 }
 

@@ -269,7 +269,8 @@ impl Boxes {
         let (column, row) = cell(place.lon, place.lat);
         let key = key(column, row);
         let at = self.cells.partition_point(|entry| *entry < key);
-        let mut here = self.cells[at..].iter().map(|entry| parts(*entry)).take_while(|at| (at.0, at.1) == (column, row));
+        let mut here =
+            self.cells[at..].iter().map(|entry| parts(*entry)).take_while(|at| (at.0, at.1) == (column, row));
         here.any(|(.., number)| self.kept(number).holds(place))
     }
 }

@@ -21,15 +21,30 @@ impl Captions for Geotags {
     }
 
     fn captions(&self) -> Way<Caption> {
-        Way { model: |_| ModelUse::None, settings: |_| None, told: sentence, open: |_| Ok(Box::new(EachImage(caption))) }
+        Way {
+            model: |_| ModelUse::None,
+            settings: |_| None,
+            told: sentence,
+            open: |_| Ok(Box::new(EachImage(caption))),
+        }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
-        Some(Way { model: |_| ModelUse::None, settings: |_| None, told: told_structured, open: |_| Ok(Box::new(EachImage(structured))) })
+        Some(Way {
+            model: |_| ModelUse::None,
+            settings: |_| None,
+            told: told_structured,
+            open: |_| Ok(Box::new(EachImage(structured))),
+        })
     }
 
     fn query_text(&self) -> Option<Way<QueryText>> {
-        Some(Way { model: |_| ModelUse::None, settings: |_| None, told: sentence, open: |_| Ok(Box::new(EachImage(query_text))) })
+        Some(Way {
+            model: |_| ModelUse::None,
+            settings: |_| None,
+            told: sentence,
+            open: |_| Ok(Box::new(EachImage(query_text))),
+        })
     }
 }
 

@@ -17,7 +17,12 @@ impl Captions for Given {
     }
 
     fn captions(&self) -> Way<Caption> {
-        Way { model: |_| ModelUse::None, settings: |_| None, told: |tags| Some(canonical_json(&tags.given)), open: |_| Ok(Box::new(EachImage(caption))) }
+        Way {
+            model: |_| ModelUse::None,
+            settings: |_| None,
+            told: |tags| Some(canonical_json(&tags.given)),
+            open: |_| Ok(Box::new(EachImage(caption))),
+        }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {

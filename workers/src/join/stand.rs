@@ -111,8 +111,9 @@ impl ShardJoin {
         let renewed = (told.renew)(told.by, &rows, &content).map_err(broken)?;
         let schema = renewed.schema();
         let columns = schema.fields().iter().zip(renewed.columns());
-        let columns: Vec<ArrayRef> =
-            columns.map(|(field, column)| if field.name() == told.column { now.clone() } else { column.clone() }).collect();
+        let columns: Vec<ArrayRef> = columns
+            .map(|(field, column)| if field.name() == told.column { now.clone() } else { column.clone() })
+            .collect();
         table::content(committed.artifact(), columns).map_err(broken)
     }
 

@@ -10,7 +10,7 @@ use stages::table::{self, Columns, TableError, option_text};
 use stages::tag_refreshes::ImageTags;
 
 use super::boxes::Known;
-use super::{Found, Refreshment, Refresher, Write};
+use super::{Found, Refresher, Refreshment, Write};
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 
@@ -69,7 +69,8 @@ impl Refresher<'_> {
                 let Some(made) = pinned.get(&stage.output).and_then(|table| table.part(shard)) else { continue };
                 let input = stage.inputs.iter().find(|input| input.artifact == told.input);
                 let Some(input) = input.filter(|input| input.artifact == Artifact::Geotags) else { continue };
-                let columns: Vec<&str> = ["image_id", "status"].into_iter().chain(input.columns.iter().copied()).collect();
+                let columns: Vec<&str> =
+                    ["image_id", "status"].into_iter().chain(input.columns.iter().copied()).collect();
                 let tags = PartReader::open(self.work, Artifact::Geotags, part).await?.read(&columns).await?;
                 let reader = PartReader::open(self.work, stage.output, made).await?;
                 let before = reader.read(&["image_id", "status", told.column]).await?;
@@ -97,7 +98,8 @@ fn standing(
         good.filter_map(|row| Some((ids.value(row), option_text(before, row)?))).collect();
     let rows = with_tags(geotags, retagged)?;
     let now = (told.of)(told.by, &rows)?;
-    let is_same = |(id, now): (&String, &Option<String>)| now.is_some() && before.get(id.as_str()).copied() == now.as_deref();
+    let is_same =
+        |(id, now): (&String, &Option<String>)| now.is_some() && before.get(id.as_str()).copied() == now.as_deref();
     Ok(rows.image_ids.iter().zip(&now).filter(|pair| is_same(*pair)).count() as u64)
 }
 
@@ -110,7 +112,8 @@ fn with_tags(geotags: &RecordBatch, retagged: &Retagged) -> Result<InputRows, Ta
         .collect();
     let image_ids: Vec<String> = rows.iter().map(|row| ids.value(*row).to_owned()).collect();
     let indices: arrow::array::UInt64Array = rows.iter().map(|row| Some(*row as u64)).collect();
-    let build = |why: arrow::error::ArrowError| TableError::Build { table: Artifact::Geotags.name(), why: why.to_string() };
+    let build =
+        |why: arrow::error::ArrowError| TableError::Build { table: Artifact::Geotags.name(), why: why.to_string() };
     let taken = arrow::compute::take_record_batch(geotags, &indices).map_err(build)?;
     let text = |of: fn(&ImageTags) -> String| -> ArrayRef {
         table::texts(image_ids.iter().map(|id| retagged.get(id).map(of)))

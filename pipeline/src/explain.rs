@@ -71,7 +71,11 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
                     } else if input.digests.is_empty() {
                         "must exist".to_owned()
                     } else {
-                        format!("a change of {} makes a row stale", input.digests.join(", "))
+                        let unless = match stage.told {
+                            Some(told) if told.input == input.artifact => ", unless its words stay the same",
+                            _ => "",
+                        };
+                        format!("a change of {} makes a row stale{unless}", input.digests.join(", "))
                     };
                     let made_from = match input.artifact {
                         Artifact::Assignment => {

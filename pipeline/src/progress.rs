@@ -122,6 +122,7 @@ impl StageBar<'_> {
 /// What a stage did, in words.
 fn outcome(summary: &Summary) -> String {
     let reasons: Vec<String> = summary.reasons.iter().map(|(reason, rows)| format!("{rows} {reason}")).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
     let by_other_runs = match summary.by_other_runs {
         0 => String::new(),
         rows => format!("{rows} made by other runs, "),
@@ -131,9 +132,8 @@ fn outcome(summary: &Summary) -> String {
         rows => format!("{rows} kept: same words, "),
     };
     format!(
-        "{} computed ({}), {by_other_runs}{carried}{} up to date, {} in {:.1} s{}",
+        "{} computed{reasons}, {by_other_runs}{carried}{} up to date, {} in {:.1} s{}",
         summary.computed,
-        reasons.join(", "),
         summary.kept,
         count(summary.errors, "error"),
         summary.seconds,

@@ -78,6 +78,9 @@ pub struct Stage {
     pub open: fn(&StageContext<'_>) -> Result<Box<dyn Transform>, StageError>,
 }
 
+/// What rows were told, as digests; `None`: that row has to be computed.
+pub type ToldRows = Vec<Option<Digest>>;
+
 /// How a row is known to come out as it was, though an input of it is another: by what the stage makes use of, a digest of
 /// which lies beside the row. A row without one is computed.
 #[derive(Clone, Copy)]
@@ -90,7 +93,7 @@ pub struct Told {
     pub by: Captioner,
     /// The same digests of rows as they are now; `None`: the row has to be computed. No other input is read for it, so it
     /// is cheap. Errors of a row are found when it is computed.
-    pub of: fn(Captioner, &InputRows) -> Result<Vec<Option<Digest>>, TableError>,
+    pub of: fn(Captioner, &InputRows) -> Result<ToldRows, TableError>,
     /// Content of rows that stand, with what else lies in it of the input.
     pub renew: fn(Captioner, &InputRows, &RecordBatch) -> Result<RecordBatch, TableError>,
 }

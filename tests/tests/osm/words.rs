@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::RecordBatch;
 use manifests::Artifact;
+use manifests::commit::Replacement;
+use pipeline::build::Build;
 use pipeline::preview::preview;
 use pipeline_tests::{World, column, open, run_with};
+use workers::parts::{PartReader, PartWriter};
+use workers::tables::Change;
 
 use super::{carried, changed, computed, diffs, extract, refresh, stale, until};
 
@@ -138,4 +143,51 @@ async fn accepted_rows_stand_under_their_new_recipe() {
     let (build, _) = run_with(spec.clone(), until("captions")).await.unwrap();
     assert_eq!((computed(&build, "captions").await, carried(&build, "captions").await), ((0, 0), 2));
     assert_eq!(column(&build, Artifact::Captions, "captions_digest").await, before);
+}
+
+/// Captions as programs wrote them before they told what a captioner was told.
+async fn forget_what_was_told(build: &Build) {
+    let pinned = build.tables.pin(Artifact::Captions, "finland", None).await.unwrap();
+    let mut replacements = Vec::new();
+    for part in &pinned.parts {
+        let reader = PartReader::open(&build.work, Artifact::Captions, part).await.unwrap();
+        let fields = Artifact::Captions.fields();
+        let batch = reader.read(&fields.iter().map(|field| field.name).collect::<Vec<_>>()).await.unwrap();
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| match field.name().as_str() {
+            "told" => arrow::array::new_null_array(column.data_type(), column.len()),
+            _ => column.clone(),
+        });
+        let batch = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
+        let mut writer = PartWriter::create(&build.work, Artifact::Captions, "finland", part.shard).unwrap();
+        writer.write(&batch).await.unwrap();
+        replacements.push(Replacement { base: Some(part.path.clone()), part: writer.finish().await.unwrap() });
+    }
+    let change = Change { artifact: Artifact::Captions, country: "finland".into(), replacements };
+    assert!(build.tables.commit(change).await.unwrap().overtaken.is_empty());
+}
+
+/// A store of an earlier program: nothing is captioned again for the new column, and an edit makes a caption as it did then.
+#[tokio::test(flavor = "multi_thread")]
+async fn captions_of_earlier_programs_stand_until_their_tags_change() {
+    let world = World::new(24);
+    let spec = world.spec("work", &[]);
+    run_with(spec.clone(), until("captions")).await.unwrap();
+    refresh(&spec, extract(&world.path("world/extract.osm.pbf")), Some(0.0)).await.unwrap();
+    let (build, _) = run_with(spec.clone(), until("captions")).await.unwrap();
+    forget_what_was_told(&build).await;
+    assert_eq!(stale(&spec).await["captions"], 0);
+    let kinds = column(&build, Artifact::Geotags, "osm_kind").await;
+    let way = kinds.iter().find(|(_, kind)| *kind == "a").map(|(id, _)| id.clone()).unwrap();
+    let number = way[1..].split('_').next().unwrap().to_owned();
+    for (diff, year, made) in [(101, 1987, (1, 0)), (102, 1988, (0, 1))] {
+        retag(&world, diff, std::slice::from_ref(&number), |tags| {
+            format!("{tags}<tag k=\"start_date\" v=\"{year}\"/>")
+        });
+        refresh(&spec, diffs(&world), Some(1.0)).await.unwrap();
+        let (build, _) = run_with(spec.clone(), until("captions")).await.unwrap();
+        assert_eq!((computed(&build, "captions").await.0, carried(&build, "captions").await), made, "{year}");
+    }
+    let told = column(&open(spec).await.unwrap(), Artifact::Captions, "told").await;
+    assert_eq!(told.iter().filter(|(_, told)| !told.is_empty()).map(|(id, _)| id).collect::<Vec<_>>(), [&way]);
 }

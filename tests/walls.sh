@@ -12,6 +12,7 @@ wall() {
 }
 wall manifests candle-core candle-nn clap object_store delta_kernel tokio arrow
 wall choices   candle-core arrow object_store tokio manifests toml clap
+wall chat      candle-core arrow object_store tokio reqwest
 wall pickle    candle-core arrow object_store tokio serde flate2
 wall pixels    candle-core arrow object_store tokio
 wall wording   candle-core arrow object_store tokio
@@ -19,7 +20,7 @@ wall sources   candle-core arrow object_store tokio
 wall osm       candle-core arrow object_store tokio sources manifests
 wall models    arrow object_store tokio training stages
 wall training  arrow object_store tokio cudarc stages
-wall stages    object_store tokio cudarc parquet delta_kernel
+wall stages    object_store tokio reqwest cudarc parquet delta_kernel
 wall workers   clap indicatif pipeline
 wall ranks     arrow object_store tokio clap stages workers
 wall pipeline  candle-core candle-nn object_store parquet delta_kernel sandbox k8s-openapi

@@ -300,6 +300,8 @@ impl Artifact {
                 optional("flagged", Text),
                 // digest of what the captioner was told of the tags; none where a person decided, or in older rows
                 optional("told", Text),
+                // the model that a server says it is, where one wrote
+                optional("served", Text),
             ],
             Artifact::StructuredCaptions => vec![
                 optional("captioner", Text),
@@ -319,6 +321,8 @@ impl Artifact {
                 optional("variants_digest", Text),
                 // as of captions
                 optional("told", Text),
+                // the model that a server says it is, where one wrote
+                optional("served", Text),
             ],
             Artifact::Segments => vec![
                 optional("width", Int32),
@@ -400,6 +404,8 @@ impl Artifact {
                 optional("text_digest", Text),
                 // as of captions
                 optional("told", Text),
+                // the model that a server says it is, where one wrote
+                optional("served", Text),
             ],
             Artifact::QueryEmbeddings => vec![optional("vector", Binary), optional("embedding_digest", Text)],
             Artifact::SentenceEmbeddings => vec![

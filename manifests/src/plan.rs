@@ -255,6 +255,37 @@ pub struct Marker {
     /// What of them went where. Nothing in markers of earlier programs, and then nothing is written: their seals hold.
     #[serde(default, skip_serializing_if = "Phases::is_unknown")]
     pub phases: Phases,
+    /// What a server was asked for; not written where none was.
+    #[serde(default, skip_serializing_if = "Usage::is_none")]
+    pub usage: Usage,
+}
+
+/// What a server of texts was asked for, and what it counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Answers that came, usable or not.
+    pub requests: u64,
+    /// Tokens of prompts and images.
+    pub tokens_in: u64,
+    /// Tokens of answers.
+    pub tokens_out: u64,
+}
+
+impl Usage {
+    /// Whether nobody was asked.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::ops::AddAssign for Usage {
+    /// Servers may claim any number.
+    fn add_assign(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.tokens_in = self.tokens_in.saturating_add(other.tokens_in);
+        self.tokens_out = self.tokens_out.saturating_add(other.tokens_out);
+    }
 }
 
 /// Seconds of a shard by what it was about.
@@ -309,6 +340,7 @@ mod tests {
             errors: 0,
             seconds: 0.1,
             phases: Phases::default(),
+            usage: Usage::default(),
         };
         let sound = part(3, "country=x/part-00003-a.parquet");
         assert!(of(sound.clone(), 5).is_of("x", 3));
@@ -324,7 +356,8 @@ mod tests {
     fn a_marker_without_phases_stays_as_it_was_written() {
         let before = r#"{"part":{"shard":1,"path":"p","size_bytes":1,"rows":5},"computed":5,"kept":0,"deleted":0,"errors":0,"seconds":0.1}"#;
         let read: Marker = serde_json::from_str(before).unwrap();
-        assert_eq!((read.phases, serde_json::to_string(&read).unwrap().as_str()), (Phases::default(), before));
+        assert_eq!((read.phases, read.usage), (Phases::default(), Usage::default()));
+        assert_eq!(serde_json::to_string(&read).unwrap(), before);
     }
 
     /// Stores that were built before there were reviews keep their keys.

@@ -2,6 +2,7 @@
 
 mod base;
 mod caption;
+mod caption_server;
 mod check;
 mod evaluate;
 mod model;
@@ -25,6 +26,7 @@ use crate::address::{lacks, secret_in};
 
 pub use base::real_path;
 pub use caption::*;
+pub use caption_server::*;
 pub use evaluate::*;
 pub use model::*;
 pub use overrides::fields_of;
@@ -214,6 +216,7 @@ impl BuildSpec {
         self.weights.options.check("weights.options", &mut problems);
         self.pretrain.check(&mut problems);
         self.ranks.check(&mut problems);
+        self.evaluate.check(&mut problems);
         self.text_retrieval.check(&self.caption, &mut problems);
         self.check_segment_tower(&mut problems);
         self.check_ranks(&mut problems);

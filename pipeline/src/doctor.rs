@@ -40,6 +40,10 @@ pub async fn examine(spec: Option<&BuildSpec>) -> Vec<Finding> {
     findings.push(finding("country", preflight::country_code(spec).map(|()| code()).map_err(|e| e.to_string())));
     findings.push(finding("source store", source(spec).await));
     findings.push(finding("work store", work(spec).await));
+    if spec.caption.uses_server() {
+        let found = workers::chat_server::probe(&spec.caption.server).await.map_err(|e| e.to_string());
+        findings.push(finding("caption server", found));
+    }
     findings.extend(reviews(spec).await.transpose().map(|found| finding("reviews", found)));
     for (field, found) in preflight::weights(spec) {
         findings.push(finding(field, found.map_err(|e| e.to_string())));

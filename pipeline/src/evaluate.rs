@@ -10,7 +10,7 @@ use manifests::words::count;
 use manifests::{Artifact, BuildSpec, digest, paths};
 use stages::Training;
 use stages::encoder::Encoder;
-use stages::evaluate::{self, EvaluatedRow, Evaluation, LeftOut};
+use stages::evaluate::{self, EvaluatedRow, Evaluation, LeftOut, Reranked};
 use stages::stage::StageContext;
 use stages::table::{Columns, TableError};
 use stages::text_retrieval;
@@ -64,13 +64,18 @@ impl Pinned {
         let digests = |tables: &[PinnedTable]| tables.iter().map(PinnedTable::digest).collect::<Vec<_>>();
         let versions = (evaluate::VERSION, evaluate::PANELS_VERSION);
         let of_model = (versions, spec.evaluate.protocol, digests(&self.tables));
-        let key = match self.texts.is_empty() {
+        let of_text = match self.texts.is_empty() {
             true => digest::of_value(&of_model),
             false => {
                 let (retrieval, writer) = (&spec.text_retrieval, spec.caption.structured_by());
                 let settings = (retrieval.variants, &retrieval.fusion_alpha, writer);
                 digest::of_value(&(of_model, text_retrieval::VERSION, settings, digests(&self.texts)))
             }
+        };
+        // evaluations that were made before there were reranks keep their names
+        let key = match spec.evaluate.rerank.methods.is_empty() {
+            true => of_text,
+            false => digest::of_value(&(of_text, evaluate::RERANKED_VERSION, &spec.evaluate.rerank)),
         };
         paths::evaluation(&spec.country, &key)
     }
@@ -118,6 +123,7 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
         true => None,
         false => Some(text::evaluate(build, &pinned.tables, &pinned.texts, (&rows, &learnt)).await?),
     };
+    let reranked = reranked(build, &pinned.tables, (&rows, &learnt)).await?;
     let evaluation = Evaluation {
         model_of: build.spec.country.clone(),
         country: build.spec.country.clone(),
@@ -129,6 +135,7 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
         recall,
         panels,
         text,
+        reranked,
     };
     build.work.put_sealed(&path, &evaluation).await?;
     progress.note(&format!(
@@ -142,6 +149,21 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
         progress.note(&format!("{:21} {left_out}", "evaluate"));
     }
     Ok(())
+}
+
+/// Figures after reranking, if the spec asks for any.
+async fn reranked(
+    build: &Build,
+    tables: &[PinnedTable],
+    (test, learnt): (&[EvaluatedRow], &Learnt),
+) -> Result<Vec<Reranked>, WorkerError> {
+    let spec = &build.spec.evaluate;
+    if spec.rerank.methods.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut validation = embedded_rows(build, tables, "val").await?;
+    evaluate::leave_out(&mut validation, learnt);
+    Ok(tokio::task::block_in_place(|| evaluate::reranked(&validation, test, spec))?)
 }
 
 /// The evaluation at the newest versions, if it was made.
@@ -282,6 +304,7 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
         recall,
         panels,
         text: None,
+        reranked: Vec::new(),
     })
 }
 
@@ -320,6 +343,7 @@ fn embed_all(spec: &BuildSpec, folder: &Path, rows: &mut TableRows) -> Result<Ve
         device: stages::device::devices(STAGE, spec)?[0],
         model_folder: Some(folder.to_owned()),
         weights: &Default::default(),
+        server: None,
         stop: std::sync::Arc::default(),
     };
     let network = stages::network::load_network(STAGE, &stage_context)?;

@@ -35,6 +35,7 @@ pub mod run_status;
 pub mod say;
 pub mod search;
 pub mod serve;
+mod served;
 mod settled;
 mod settled_stages;
 pub mod status;

@@ -11,6 +11,7 @@ mod failed;
 mod failures;
 mod pictures;
 mod queries;
+pub(crate) mod reranked;
 mod sampled;
 pub mod search;
 mod seen;
@@ -229,6 +230,14 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
                 blocks: failures,
             });
         }
+    }
+    if let Some(evaluation) = one.evaluation.as_ref().filter(|evaluation| !evaluation.reranked.is_empty()) {
+        sections.push(Section {
+            id: id("reranked"),
+            title: title("After reranking"),
+            lead: reranked::LEAD.into(),
+            blocks: reranked::blocks(evaluation),
+        });
     }
     if let Some(text) = one.evaluation.as_ref().and_then(|evaluation| evaluation.text.as_ref()) {
         sections.push(Section {

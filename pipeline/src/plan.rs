@@ -58,7 +58,7 @@ pub(crate) fn named_digest(fields: &[&str], weights: &Weights) -> String {
 /// The model of a stage: the newest finished training, or a named checkpoint. `None`: there is none yet.
 pub(crate) async fn model_of(build: &Build, stage: &Stage) -> Result<Option<Model>, WorkerError> {
     let training = match stage.model {
-        ModelUse::None => return Ok(Some(Model::default())),
+        ModelUse::None | ModelUse::Served => return Ok(Some(Model::default())),
         ModelUse::Named(fields) => {
             return Ok(Some(Model { digest: named_digest(fields, &build.weights), location: ModelLocation::None }));
         }

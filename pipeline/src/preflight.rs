@@ -22,7 +22,7 @@ fn refused(why: String) -> WorkerError {
 /// Whether a step asks a network: it needs a device, and weights where some are named.
 pub fn uses_network(step: &Step) -> bool {
     match step {
-        Step::Map(stage) => stage.model != ModelUse::None,
+        Step::Map(stage) => !matches!(stage.model, ModelUse::None | ModelUse::Served),
         Step::Train(_) => true,
         Step::Evaluate => false,
     }

@@ -17,6 +17,7 @@ use crate::build::Build;
 use crate::capacity::StepCapacity;
 use crate::estimate::Estimate;
 use crate::plan::{Model, counted, model_of, plan_stage, uncounted_plan};
+use crate::served::Expected;
 use crate::trainings::{NO_RUN, Outlook, TrainingState, current_record, outlook};
 use crate::{preflight, settled};
 
@@ -41,6 +42,9 @@ pub struct PlanLine {
     /// What the step takes in a whole build, where that can be counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
+    /// What a server will be asked for, where one answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Expected>,
     /// What a cluster makes of it, where one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<StepCapacity>,
@@ -168,6 +172,7 @@ pub(crate) fn empty_line(step: &'static str) -> PlanLine {
         reasons: BTreeMap::new(),
         note: String::new(),
         estimate: None,
+        server: None,
         cluster: None,
         model_changes: false,
         training: None,
@@ -184,7 +189,7 @@ async fn map_line(
     let trained_by = match stage.model {
         ModelUse::Scoring => Some(Training::Bootstrap),
         ModelUse::Retrieval => Some(Training::Pretrain),
-        ModelUse::None | ModelUse::Named(_) => None,
+        ModelUse::None | ModelUse::Named(_) | ModelUse::Served => None,
     };
     let model_changes = trained_by.and_then(|training| changes.models.get(training.name()).copied());
     let model = if model_changes.is_some() { None } else { model_of(build, stage).await? };

@@ -12,6 +12,7 @@ use workers::map::Observer;
 use workers::publish::Summary;
 
 use crate::logs::Event;
+use crate::served;
 
 /// Seconds between lines of a log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -131,8 +132,9 @@ fn outcome(summary: &Summary) -> String {
         0 => String::new(),
         rows => format!("{rows} kept: same words, "),
     };
+    let asked = summary.notes.get(served::NOTE).map_or(String::new(), |asked| format!("; asked for {asked}"));
     format!(
-        "{} computed{reasons}, {by_other_runs}{carried}{} up to date, {} in {:.1} s{}",
+        "{} computed{reasons}, {by_other_runs}{carried}{} up to date, {} in {:.1} s{}{asked}",
         summary.computed,
         summary.kept,
         count(summary.errors, "error"),

@@ -20,6 +20,7 @@ use crate::plan::{model_of, plan_stage};
 use crate::preflight;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
+use crate::served;
 use crate::trainings::{TrainingState, training_state};
 pub(crate) use stage::map_here;
 use stage::{StageEnd, run_stage};
@@ -185,7 +186,7 @@ async fn run_steps(
     progress: &Progress,
 ) -> Result<RunEnd, WorkerError> {
     let mut quarantined = Vec::new();
-    let mut fetched = false;
+    let (mut fetched, mut server_checked) = (false, false);
     for step in stages::steps(&build.spec) {
         let name = step.name();
         // a whole build learns at once that weights are missing; a node that only pulls images needs none
@@ -193,6 +194,10 @@ async fn run_steps(
             build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
             preflight::networks(&build.spec, &build.weights)?;
             fetched = true;
+        }
+        if !server_checked && (options.until.is_none() || served::is_served(&step)) {
+            served::check(build, progress).await?;
+            server_checked = true;
         }
         match step {
             Step::Map(stage) => match run_stage(build, &stage, options, engine, progress).await? {

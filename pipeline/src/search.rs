@@ -276,6 +276,7 @@ impl<B: Deref<Target = Build>> Searcher<B> {
                 device: stages::device::devices("search", &model.spec)?[0],
                 model_folder: Some(model.folder.clone()),
                 weights: model.sentences.as_ref().unwrap_or(&none),
+                server: None,
                 stop: Arc::default(),
             };
             Ok(match model.sentences {

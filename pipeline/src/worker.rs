@@ -58,6 +58,7 @@ pub async fn work(
         device: devices[0],
         model_folder: model_folder(&build, &model).await?,
         weights: &build.weights,
+        server: workers::chat_server::open(&build.spec, build.stop.clone())?,
         stop: build.stop.clone(),
     };
     let rows = plan.counts.stale.iter().map(|shard| shard.rows()).sum();

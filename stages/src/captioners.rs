@@ -1,20 +1,25 @@
 //! Ways to put an image into words. Each is a file of its own and a line in [`of`]; the stages that write captions know
 //! none of them.
 
+mod answers;
 mod geotags;
 mod given;
 mod instructblip;
+mod prompt;
+mod quality;
+mod server;
 mod tags;
 pub(crate) mod told;
 
 use manifests::Artifact;
 use manifests::BuildSpec;
+use manifests::plan::Usage;
 use manifests::spec::Captioner;
 use wording::Variant;
 
 use crate::stage::{Input, InputRows, ModelUse, StageContext, StageError};
 use crate::table::{Columns, TableError};
-pub(crate) use instructblip::Quality;
+pub(crate) use quality::Quality;
 pub(crate) use tags::ImageTags;
 
 /// What the captioner is told of an image.
@@ -39,6 +44,7 @@ pub(crate) fn of(captioner: Captioner) -> &'static dyn Captions {
         Captioner::Geotags => &geotags::Geotags,
         Captioner::Given => &given::Given,
         Captioner::Instructblip => &instructblip::InstructBlip,
+        Captioner::Server => &server::Server,
     }
 }
 
@@ -126,6 +132,11 @@ impl<'a> Images<'a> {
 pub(crate) trait Writer<T>: Send {
     /// One result for each image; `Err` says why there is none.
     fn write(&self, images: &Images<'_>) -> Result<Vec<Result<T, String>>, StageError>;
+
+    /// What a server was asked for since the last call.
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
 }
 
 /// A writer that looks at one image after the other.
@@ -138,7 +149,7 @@ impl<T: Send> Writer<T> for EachImage<T> {
     }
 }
 
-/// Captions of one image.
+/// Captions of one image. Here and below, `served` is what a server said that it was.
 #[derive(Default)]
 pub(crate) struct Caption {
     pub(crate) captions: Vec<String>,
@@ -146,6 +157,7 @@ pub(crate) struct Caption {
     /// Of generated captions.
     pub(crate) quality: Vec<Quality>,
     pub(crate) flagged: Option<String>,
+    pub(crate) served: Option<String>,
 }
 
 /// What is asked with an image.
@@ -156,6 +168,16 @@ pub(crate) struct QueryText {
     pub(crate) attempts: usize,
     /// Why the text may say little.
     pub(crate) flagged: Option<String>,
+    pub(crate) served: Option<String>,
+}
+
+impl QueryText {
+    /// What was said to a prompt.
+    fn heard(answer: &str, prompt: &str, attempts: usize) -> Self {
+        let text = prompt::said(answer, prompt);
+        let flagged = text.is_empty().then(|| "the answer says nothing".to_owned());
+        QueryText { text, attempts, flagged, served: None }
+    }
 }
 
 /// Structured captions of one image.
@@ -166,4 +188,5 @@ pub(crate) struct StructuredCaption {
     pub(crate) attempts: usize,
     /// Why there are fewer than five.
     pub(crate) flagged: Option<String>,
+    pub(crate) served: Option<String>,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Float32Array, Int32Array, RecordBatch};
+use manifests::plan::Usage;
 use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, Digest, digest};
 
@@ -69,6 +70,10 @@ impl Transform for WriteCaptions {
         let content = content(&written, &told).map_err(table_error)?;
         Ok(MapOutput { outcomes: written.iter().map(outcome).collect(), content })
     }
+
+    fn usage(&mut self) -> Usage {
+        self.writer.usage()
+    }
 }
 
 /// By row, what people decided.
@@ -121,6 +126,7 @@ fn content(written: &[Written], told: &[Option<Digest>]) -> Result<RecordBatch, 
             quality,
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
             table::texts(good.iter().zip(told).map(|(w, told)| w.and(told.as_deref()))),
+            table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ],
     )
 }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod panels;
+mod reranked;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use crate::stage::StageError;
 use crate::text_retrieval::TextEvaluation;
 use crate::train_rows::{caption_key, key_of_digest};
 pub use changes::{Change, Changes, Moves, changes};
+pub use reranked::{Reranked, VERSION as RERANKED_VERSION, reranked};
 
 /// Raised when the same embeddings would give other figures.
 pub const VERSION: u32 = 3;
@@ -137,6 +139,9 @@ pub struct Evaluation {
     /// Retrieval of text by text on the same rows, where there is any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextEvaluation>,
+    /// Recall after reranking, where the spec asks for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reranked: Vec<Reranked>,
 }
 
 impl Evaluation {
@@ -159,32 +164,60 @@ fn captions_of(rows: &[EvaluatedRow]) -> Vec<(u32, &str, &[f32])> {
         .collect()
 }
 
+fn compute(why: String) -> StageError {
+    StageError::Compute { stage: STAGE, why }
+}
+
+/// The vectors of a split behind each other, and who belongs to whom.
+struct Gathered {
+    dim: usize,
+    image_nd: Vec<f32>,
+    text_md: Vec<f32>,
+    own_image_m: Vec<u32>,
+    image_keys_n: Vec<u64>,
+    caption_keys_m: Vec<u64>,
+}
+
+impl Gathered {
+    fn new(rows: &[EvaluatedRow]) -> Result<Self, StageError> {
+        let dim = rows.first().map_or(0, |r| r.embedding.len());
+        let is_other = |r: &&EvaluatedRow| r.embedding.len() != dim || r.captions.iter().any(|(_, v)| v.len() != dim);
+        if let Some(row) = rows.iter().find(is_other) {
+            return Err(compute(format!(
+                "image {}: its vectors have another width than {dim}; embed again",
+                row.image_id
+            )));
+        }
+        let captions = captions_of(rows);
+        Ok(Self {
+            dim,
+            image_nd: rows.iter().flat_map(|r| &r.embedding).copied().collect(),
+            text_md: captions.iter().flat_map(|(.., v)| *v).copied().collect(),
+            own_image_m: captions.iter().map(|(image, ..)| *image).collect(),
+            image_keys_n: rows.iter().map(|r| key_of_digest(&r.bytes_digest)).collect(),
+            caption_keys_m: captions.iter().map(|(_, text, _)| caption_key(text)).collect(),
+        })
+    }
+
+    fn gallery(&self) -> Gallery<'_> {
+        Gallery {
+            image_nd: &self.image_nd,
+            text_md: &self.text_md,
+            dim: self.dim,
+            own_image_m: &self.own_image_m,
+            image_keys_n: &self.image_keys_n,
+            caption_keys_m: &self.caption_keys_m,
+        }
+    }
+}
+
 /// Recall of a split. Rows in any order; the figures do not depend on it.
 ///
 /// # Errors
 /// [`StageError::Compute`] for vectors of different lengths, or not of length one.
 pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Outcome, StageError> {
-    let compute = |why: String| StageError::Compute { stage: STAGE, why };
-    let dim = rows.first().map_or(0, |r| r.embedding.len());
-    if let Some(row) = rows.iter().find(|r| r.embedding.len() != dim || r.captions.iter().any(|(_, v)| v.len() != dim))
-    {
-        return Err(compute(format!("image {}: its vectors have another width than {dim}; embed again", row.image_id)));
-    }
-    let captions = captions_of(rows);
-    let image_nd: Vec<f32> = rows.iter().flat_map(|r| &r.embedding).copied().collect();
-    let text_md: Vec<f32> = captions.iter().flat_map(|(.., v)| *v).copied().collect();
-    let own_image_m: Vec<u32> = captions.iter().map(|(image, ..)| *image).collect();
-    let image_keys_n: Vec<u64> = rows.iter().map(|r| key_of_digest(&r.bytes_digest)).collect();
-    let caption_keys_m: Vec<u64> = captions.iter().map(|(_, text, _)| caption_key(text)).collect();
-    let gallery = Gallery {
-        image_nd: &image_nd,
-        text_md: &text_md,
-        dim,
-        own_image_m: &own_image_m,
-        image_keys_n: &image_keys_n,
-        caption_keys_m: &caption_keys_m,
-    };
-    recall::evaluate(&gallery, protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))
+    let gathered = Gathered::new(rows)?;
+    recall::evaluate(&gathered.gallery(), protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))
 }
 
 /// Recall of a split with panels of its best and worst queries.

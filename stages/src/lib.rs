@@ -127,7 +127,7 @@ pub fn steps(spec: &BuildSpec) -> Vec<Step> {
     let mut trained = Vec::new();
     for stage in map_stages(spec) {
         let needs = match stage.model {
-            ModelUse::None | ModelUse::Named(_) => None,
+            ModelUse::None | ModelUse::Named(_) | ModelUse::Served => None,
             ModelUse::Scoring => (spec.score.clip == "bootstrap").then_some(Training::Bootstrap),
             ModelUse::Retrieval => Some(Training::Pretrain),
         };

@@ -1,5 +1,6 @@
 //! Stage `query_texts`: what a captioner says of an image that captions are searched with. It never reads captions.
 
+use manifests::plan::Usage;
 use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, digest};
 
@@ -65,8 +66,13 @@ impl Transform for WriteQueries {
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
             table::texts(good.iter().map(|w| w.map(|w| digest::of_bytes(w.text.as_bytes())))),
             table::texts(good.iter().zip(&told).map(|(w, told)| w.and(told.as_deref()))),
+            table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ];
         let content = table::content(Artifact::QueryTexts, columns).map_err(table_error)?;
         Ok(MapOutput { outcomes: Outcome::of(&written), content })
+    }
+
+    fn usage(&mut self) -> Usage {
+        self.writer.usage()
     }
 }

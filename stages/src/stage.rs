@@ -9,6 +9,7 @@ use arrow::array::UInt64Array;
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 use candle_core::Device;
+use manifests::plan::Usage;
 use manifests::spec::{Captioner, DeviceName};
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, Digest};
@@ -50,6 +51,8 @@ pub enum ModelUse {
     Retrieval,
     /// External weights, named by these fields of the spec, such as `segment.sam.weights`.
     Named(&'static [&'static str]),
+    /// One on a server, which its parameters name.
+    Served,
 }
 
 /// A stage that maps the rows of a shard to rows of the same shard.
@@ -122,6 +125,8 @@ pub struct StageContext<'a> {
     pub model_folder: Option<PathBuf>,
     /// What the spec's fields name, on this machine.
     pub weights: &'a Weights,
+    /// Who answers questions about images, where the spec names a server.
+    pub server: Option<Arc<dyn chat::Server>>,
     /// Set when the run is to end: stages that take long for a row look at it and return [`StageError::Stopped`].
     pub stop: Arc<AtomicBool>,
 }
@@ -166,6 +171,11 @@ pub trait Transform: Send {
     /// # Errors
     /// What ends the whole stage. What ails one row is its [`Outcome`].
     fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError>;
+
+    /// What a server was asked for since the last call.
+    fn usage(&mut self) -> Usage {
+        Usage::default()
+    }
 }
 
 /// Rows to compute: every table has one row per image id, in the same order.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
+use manifests::plan::Usage;
 use manifests::spec::Captioner;
 use manifests::{Artifact, BuildSpec, Digest, digest};
 use wording::Variant;
@@ -64,6 +65,10 @@ impl Transform for WriteVariants {
         let content = content(self.captioner, &written, &told).map_err(table_error)?;
         Ok(MapOutput { outcomes: Outcome::of(&written), content })
     }
+
+    fn usage(&mut self) -> Usage {
+        self.writer.usage()
+    }
 }
 
 fn content(
@@ -94,6 +99,7 @@ fn content(
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
             table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&texts(w))))),
             table::texts(good.iter().zip(told).map(|(w, told)| w.and(told.as_deref()))),
+            table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ],
     )
 }

@@ -61,6 +61,7 @@ async fn measured(count: u32, shards: u32, request: Duration) -> Result<(f64, us
         device: DeviceName::Cpu,
         model_folder: None,
         weights: &weights,
+        server: None,
         stop: stop.clone(),
     };
     let began = Instant::now();

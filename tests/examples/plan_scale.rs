@@ -144,6 +144,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             device: DeviceName::Cpu,
             model_folder: None,
             weights: &weights,
+            server: None,
             stop: stop.clone(),
         };
         let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await?;

@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::missing_errors_doc)]
 
 pub mod chaos;
+pub mod chat;
 pub mod distant;
 pub mod http;
 pub mod hub;

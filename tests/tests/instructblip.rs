@@ -131,7 +131,7 @@ fn bad_rows_stay_with_their_images() {
         let stage = stages::captions::stage(&spec);
         let device = stages::device::devices("captions", &spec).unwrap()[0];
         let (stop, model_folder) = (Default::default(), None);
-        (stage.open)(&StageContext { spec: &spec, device, model_folder, weights: &weights, stop })
+        (stage.open)(&StageContext { spec: &spec, device, model_folder, weights: &weights, server: None, stop })
     };
     let image = pixels::encode_jpeg(&pixels::Rgb { width: 40, height: 30, data: vec![90; 40 * 30 * 3] }, 90);
     let (long, foreign) = (

@@ -58,6 +58,7 @@ async fn worker(world: &World, key: &str) -> Result<(), WorkerError> {
         device: DeviceName::Cpu,
         model_folder: None,
         weights: &Weights::default(),
+        server: None,
         stop: Arc::new(AtomicBool::new(false)),
     };
     let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await?;

@@ -312,6 +312,7 @@ async fn counted(model: &SearchModel, build: &Build) -> (u64, u64, u64) {
         device: devices[0],
         model_folder: Some(model.folder.clone()),
         weights: &build.weights,
+        server: None,
         stop: Arc::default(),
     };
     let mut announced = 0;

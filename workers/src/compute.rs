@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use manifests::plan::Usage;
 use manifests::spec::DeviceName;
 use stages::stage::{InputRows, MapOutput, Stage, StageContext, StageError, Transform};
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +18,8 @@ pub(crate) struct Computed {
     pub(crate) output: MapOutput,
     /// What it took its device.
     pub(crate) seconds: f64,
+    /// What a server was asked for.
+    pub(crate) usage: Usage,
 }
 
 /// The threads that own a stage's function, its networks and their devices. Whoever is free takes the next rows.
@@ -81,11 +84,12 @@ fn compute(mut transform: Box<dyn Transform>, device: &str, queue: &Mutex<mpsc::
         metrics::add(Metric::WorkerIdle, &[("reason", "input")], waits.elapsed().as_secs_f64());
         let computes = Instant::now();
         let output = transform.transform(&rows);
+        let usage = transform.usage();
         let seconds = computes.elapsed().as_secs_f64();
         busy += seconds;
         metrics::set(Metric::DeviceBusy, &[("device", device)], busy / began.elapsed().as_secs_f64());
         // the asker may be gone after a stop: then nobody wants the answer
-        let _ = reply.send(output.map(|output| Computed { output, seconds }));
+        let _ = reply.send(output.map(|output| Computed { output, seconds, usage }));
     }
 }
 
@@ -136,6 +140,7 @@ mod tests {
             device: DeviceName::Cpu,
             model_folder: None,
             weights: &Default::default(),
+            server: None,
             stop: Arc::new(AtomicBool::new(false)),
         };
         ComputeThreads::start(stage, &stage_context, devices)

@@ -9,6 +9,7 @@ mod backoff;
 mod cache_folder;
 pub mod cause;
 pub mod changes;
+pub mod chat_server;
 pub mod claims;
 mod compute;
 pub mod durable;

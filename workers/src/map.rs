@@ -145,7 +145,15 @@ pub async fn map_plan(
     Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished, failed: Vec::new(), seconds: None })
 }
 
-/// The devices that a stage computes on: what asks no network has all cores already.
+/// Threads that ask a server: while the last answers of one chunk are awaited, the server has those of another to work on.
+const ASKING: [DeviceName; 3] = [DeviceName::Cpu; 3];
+
+/// The devices that a stage computes on: what asks no network has all cores already, and who asks a server computes
+/// nothing.
 pub(crate) fn devices_of<'d>(stage: &Stage, devices: &'d [DeviceName]) -> &'d [DeviceName] {
-    if stage.model == ModelUse::None { &devices[..devices.len().min(1)] } else { devices }
+    match stage.model {
+        ModelUse::None => &devices[..devices.len().min(1)],
+        ModelUse::Served => &ASKING,
+        ModelUse::Scoring | ModelUse::Retrieval | ModelUse::Named(_) => devices,
+    }
 }

@@ -34,6 +34,8 @@ pub enum Metric {
     DuplicateShards,
     /// Second tries by what was tried.
     Retries,
+    /// Tokens that a server counted, of prompts or of answers.
+    Tokens,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,7 @@ impl Metric {
                 ("duplicate_shards_total", Kind::Counter, "Shards that somebody else finished first")
             }
             Metric::Retries => ("retries_total", Kind::Counter, "Second tries by what was tried"),
+            Metric::Tokens => ("server_tokens_total", Kind::Counter, "Tokens that a server of texts counted"),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
 use manifests::commit::Replacement;
-use manifests::plan::PinnedTable;
+use manifests::plan::{PinnedTable, Usage};
 use manifests::{Artifact, PartFile, Plan, RowStatuses, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::table::{Columns, TableError, option_text};
@@ -48,6 +48,9 @@ pub struct Summary {
     pub reasons: BTreeMap<String, u64>,
     /// Version of the table afterwards.
     pub version: Option<u64>,
+    /// What a server was asked for; without what stopped runs asked.
+    #[serde(default, skip_serializing_if = "Usage::is_none")]
+    pub usage: Usage,
     /// The program that did it, and where.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub made_by: String,

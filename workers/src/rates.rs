@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, TryStreamExt};
 use manifests::attempts::Object;
-use manifests::plan::Phases;
+use manifests::plan::{Phases, Usage};
 use manifests::{Marker, paths};
 
 use crate::error::WorkerError;
@@ -21,6 +21,8 @@ pub struct Measured {
     pub rows: u64,
     /// Where the time went.
     pub phases: Phases,
+    /// What a server was asked for.
+    pub usage: Usage,
 }
 
 impl Measured {
@@ -36,6 +38,7 @@ impl Measured {
         self.phases.fetch += phases.fetch;
         self.phases.map += phases.map;
         self.phases.publish += phases.publish;
+        self.usage += marker.usage;
     }
 
     /// Rows a second of one worker with one device; `None`: nothing was measured. While the device computes one shard, two
@@ -84,7 +87,8 @@ mod tests {
 
     fn marker(computed: u64, phases: Phases) -> Marker {
         let part = PartFile { shard: 0, path: String::new(), size_bytes: 1, rows: computed };
-        Marker { part, computed, kept: 0, carried: 0, deleted: 0, errors: 0, seconds: 99.0, phases }
+        let usage = Usage::default();
+        Marker { part, computed, kept: 0, carried: 0, deleted: 0, errors: 0, seconds: 99.0, phases, usage }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SourceKind;
+use super::caption_server::CaptionServerSpec;
 use super::check::{Problems, positive};
 
 /// Who writes captions.
@@ -16,6 +17,8 @@ pub enum Captioner {
     Given,
     /// InstructBLIP, prompted with the geo-tags.
     Instructblip,
+    /// A server of chat completions, prompted with the geo-tags.
+    Server,
 }
 
 /// `[caption]`: where captions come from.
@@ -26,8 +29,13 @@ pub struct CaptionSpec {
     pub captioner: Captioner,
     /// How InstructBLIP writes them; only where it does.
     pub instructblip: InstructBlipSpec,
+    /// The server that writes them; only where one does.
+    pub server: CaptionServerSpec,
     /// Also writes five texts of three fields per image, for retrieval of text by text.
     pub structured: bool,
+    /// Who writes those; nothing said: who writes the captions, and beside given ones InstructBLIP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structured_captioner: Option<Captioner>,
     /// How well captions fit, measured afterwards.
     pub score: CaptionScoreSpec,
 }
@@ -37,25 +45,38 @@ impl Default for CaptionSpec {
         Self {
             captioner: Captioner::Geotags,
             instructblip: InstructBlipSpec::default(),
+            server: CaptionServerSpec::default(),
             structured: false,
+            structured_captioner: None,
             score: CaptionScoreSpec::default(),
         }
     }
 }
 
 impl CaptionSpec {
-    /// Who writes the structured captions; `None`: nobody. Beside given captions it is InstructBLIP: the given ones are
-    /// what is searched with, so they cannot be what is searched.
+    /// Who writes the structured captions; `None`: nobody. Given captions are what is searched with, so they are never
+    /// what is searched.
     pub fn structured_by(&self) -> Option<Captioner> {
-        self.structured.then_some(match self.captioner {
-            Captioner::Geotags => Captioner::Geotags,
-            Captioner::Given | Captioner::Instructblip => Captioner::Instructblip,
+        self.structured.then_some(match (self.structured_captioner, self.captioner) {
+            (Some(named), _) => named,
+            (None, Captioner::Given) => Captioner::Instructblip,
+            (None, captioner) => captioner,
         })
+    }
+
+    /// Does `captioner` write anything?
+    fn asks(&self, captioner: Captioner) -> bool {
+        self.captioner == captioner || self.structured_by() == Some(captioner)
     }
 
     /// Does anything ask InstructBLIP?
     pub fn uses_instructblip(&self) -> bool {
-        self.captioner == Captioner::Instructblip || self.structured_by() == Some(Captioner::Instructblip)
+        self.asks(Captioner::Instructblip)
+    }
+
+    /// Does anything ask a server?
+    pub fn uses_server(&self) -> bool {
+        self.asks(Captioner::Server)
     }
 
     /// Does the captioner itself measure by CLIPScore, and write once more what is below the threshold?
@@ -68,6 +89,14 @@ impl CaptionSpec {
             (SourceKind::Captioned, Captioner::Geotags) => problems.add(
                 "caption.captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set captioner = \
                  \"given\"",
+            ),
+            (SourceKind::Captioned, _) if self.structured_by() == Some(Captioner::Geotags) => problems.add(
+                "caption.structured_captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set it to \
+                 \"instructblip\" or \"server\"",
+            ),
+            (_, _) if self.structured_by() == Some(Captioner::Given) => problems.add(
+                "caption.structured_captioner = \"given\": given captions are what is searched with, so they cannot be \
+                 what is searched: set it to \"instructblip\" or \"server\"",
             ),
             (SourceKind::Skyscript, Captioner::Given) => problems.add(
                 "caption.captioner = \"given\" needs source.kind = \"captioned\"; SkyScript images have geo-tags: set \
@@ -87,6 +116,7 @@ impl CaptionSpec {
             ));
         }
         blip.check(problems);
+        self.server.check(self.uses_server(), problems);
         self.score.check(problems);
     }
 }
@@ -169,7 +199,7 @@ pub struct InstructBlipSpec {
 
 /// Bounds that keep a batch's memory within reason.
 const MOST_BEAMS: usize = 256;
-const MOST_TOKENS: usize = 1 << 16;
+pub(super) const MOST_TOKENS: usize = 1 << 16;
 const WARMEST: f64 = 100.0;
 
 impl InstructBlipSpec {
@@ -184,7 +214,7 @@ impl InstructBlipSpec {
         of.within("temperature", self.temperature, positive(WARMEST), "1 is the model's own");
         of.count("images_per_batch", self.images_per_batch, 4096);
         of.within("cache_mib", self.cache_mib, 0..=1 << 24, "0 takes what is free");
-        self.quality.check(problems);
+        self.quality.check("caption.instructblip.quality", problems);
         self.structured.check(problems);
     }
 }
@@ -259,8 +289,8 @@ pub struct CaptionQualitySpec {
 }
 
 impl CaptionQualitySpec {
-    fn check(&self, problems: &mut Problems) {
-        let mut of = problems.section("caption.instructblip.quality");
+    pub(super) fn check(&self, path: &str, problems: &mut Problems) {
+        let mut of = problems.section(path);
         of.within("min_words", self.min_words, 0..=10_000, "0 takes any caption");
         of.share("max_repetition", self.max_repetition);
         of.share("min_tag_coverage", self.min_tag_coverage);

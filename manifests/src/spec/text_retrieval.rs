@@ -66,7 +66,7 @@ pub struct TextRetrievalSpec {
     /// Shares of the texts' scores in a sum with those of the trained model; the best on the validation split is
     /// reported on the test split.
     pub fusion_alpha: Vec<f64>,
-    /// What InstructBLIP is asked for, where an image is the query. It is not told the tags.
+    /// What InstructBLIP or the server is asked for, where an image is the query. It is not told the tags.
     pub query_prompt: String,
 }
 

@@ -34,6 +34,7 @@ impl Asked {
             device: stages::device::devices(stage.name, spec)?[0],
             model_folder: None,
             weights: &weights,
+            server: workers::chat_server::open(spec, build.stop.clone())?,
             stop: build.stop.clone(),
         };
         let transform = tokio::task::block_in_place(|| (stage.open)(&context))?;

@@ -30,6 +30,7 @@ pub fn related(model: &SearchModel, tags: &[(String, u64)], texts: &[String]) ->
         device: stages::device::devices("analyse", &model.spec)?[0],
         model_folder: Some(model.folder.clone()),
         weights: &Default::default(),
+        server: None,
         stop: Default::default(),
     })?;
     let vectors = tags.iter().map(|(tag, _)| encoder.text(&words(tag))).collect::<Result<Vec<_>, _>>()?;

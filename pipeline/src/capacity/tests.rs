@@ -9,7 +9,8 @@ fn question(gpus: usize) -> Question {
 }
 
 fn measured_at(rows: u64, map: f64, fetch: f64) -> Known {
-    let measured = Measured { shards: 3, rows, phases: Phases { map, fetch, ..Phases::default() } };
+    let measured =
+        Measured { shards: 3, rows, phases: Phases { map, fetch, ..Phases::default() }, ..Measured::default() };
     Known { measured, bytes_per_row: Some(1000.0), inputs: 2, fetches: false }
 }
 

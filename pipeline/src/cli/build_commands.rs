@@ -38,8 +38,10 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
             capacity::steps(&build.spec, &capacity::known(&build).await?, asked, rows)
         }
     };
+    let served = crate::served::expected(&build, &lines).await?;
     if json {
         for line in &mut lines {
+            line.server = served.iter().find(|(step, _)| *step == line.step).map(|(_, expected)| expected.clone());
             let of = estimates.iter().find(|(step, _)| *step == line.step);
             line.estimate = of.map(|(_, estimate)| estimate.clone());
             line.cluster = capacities.iter().find(|capacity| capacity.step == line.step).cloned();
@@ -47,6 +49,9 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         print_plan(&lines)?;
+        for (step, expected) in served.iter().filter(|(_, expected)| expected.requests > 0) {
+            say!("{}", expected.line(step));
+        }
         for line in crate::estimate::in_words(&estimates, listed) {
             say!("{line}");
         }

@@ -104,6 +104,10 @@ pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
         if let Some(left_out) = &e.left_out {
             say!("  {left_out}");
         }
+        for reranked in &e.reranked {
+            let (name, of) = (crate::page::reranked::name(reranked.method), &reranked.recall.exact.pessimistic);
+            say!("  {name}: {}", figures(of));
+        }
         if let Some(seen) = &e.seen {
             aside!("warning: {} on {}: {seen}", e.model_of, e.country);
         }

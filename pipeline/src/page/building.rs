@@ -95,6 +95,7 @@ fn captions_in_words(caption: &CaptionSpec) -> String {
     let mut words = captioner_in_words(caption);
     match caption.structured_by() {
         Some(Captioner::Instructblip) => words += "; five structured variants by InstructBLIP",
+        Some(Captioner::Server) => words += &format!("; five structured variants by {}", caption.server.model),
         Some(_) => words += "; five structured variants from the tags",
         None => {}
     }
@@ -108,6 +109,7 @@ fn captioner_in_words(caption: &CaptionSpec) -> String {
     match caption.captioner {
         Captioner::Geotags => "geo-tags in plain English, no weights".to_owned(),
         Captioner::Given => "given with the images".to_owned(),
+        Captioner::Server => format!("{} on a server, prompted by the geo-tags", caption.server.model),
         Captioner::Instructblip => {
             let blip = &caption.instructblip;
             format!("InstructBLIP prompted by the geo-tags, {}, {}", count(blip.num_beams, "beam"), blip.weights)

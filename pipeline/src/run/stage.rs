@@ -87,6 +87,10 @@ pub(super) async fn run_stage(
                 summary.notes.insert(format!("dropped ({})", reason.words()), images.to_string());
             }
         }
+        if !summary.usage.is_none() {
+            let asked = crate::served::in_words(&summary.usage, &build.spec.caption.server);
+            summary.notes.insert(crate::served::NOTE.into(), asked);
+        }
         bar.finish(&summary);
         if mapped.stopped {
             return Err(WorkerError::Stopped);
@@ -131,6 +135,7 @@ pub(crate) async fn map_here(
         device: devices[0],
         model_folder: model_folder(build, model).await?,
         weights: &build.weights,
+        server: workers::chat_server::open(&build.spec, build.stop.clone())?,
         stop: build.stop.clone(),
     };
     let _low_memory = (stage.model == ModelUse::None).then(LowMemory::begin);
@@ -152,7 +157,10 @@ fn summary_of(plan: &Plan, mapped: &MapResult, published: &Published, before: Su
         let marker = &finished.marker;
         match finished.by_other_runs || published.overtaken.contains(&marker.part.shard) {
             true => summary.by_other_runs += marker.computed,
-            false => summary.computed += marker.computed,
+            false => {
+                summary.computed += marker.computed;
+                summary.usage += marker.usage;
+            }
         }
         summary.kept += marker.kept;
         summary.carried += marker.carried;

@@ -127,6 +127,7 @@ async fn by_another_model(
         device: devices[0],
         model_folder: Some(model.folder.clone()),
         weights: &build.weights,
+        server: None,
         stop: build.stop.clone(),
     };
     let bar = progress.stage("vectors", images.rows());

@@ -117,7 +117,7 @@ impl Rows<'_> {
     }
 
     async fn captions(&self) -> Result<Vec<CaptionOf>, Trouble> {
-        let columns = ["captioner", "captions", "quality", "flagged"];
+        let columns = ["captioner", "captions", "quality", "flagged", "served"];
         let Some(row) = self.row(Artifact::Captions, &columns).await? else { return Ok(Vec::new()) };
         let mut captions = captions_of(&row).map_err(broken)?;
         if let Some(scores) = self.row(Artifact::CaptionScores, &["scores"]).await? {
@@ -141,18 +141,23 @@ impl Rows<'_> {
 }
 
 /// Who writes captions, in words.
-fn in_words(captioner: &str) -> String {
+fn in_words(captioner: &str, served: Option<&str>) -> String {
     match captioner {
         "geotags" => "written from the tags of OpenStreetMap".into(),
         "given" => "given with the image".into(),
         "instructblip" => "written by InstructBLIP".into(),
+        "server" => match served {
+            Some(served) => format!("written by {served}, on a server"),
+            None => "written by a server".into(),
+        },
         other => format!("written by {other}"),
     }
 }
 
 fn captions_of(row: &RecordBatch) -> Result<Vec<CaptionOf>, TableError> {
     let columns = Columns::new(Artifact::Captions, row);
-    let source = in_words(option_text(columns.text("captioner")?, 0).unwrap_or("nobody knows whom"));
+    let captioner = option_text(columns.text("captioner")?, 0).unwrap_or("nobody knows whom");
+    let source = in_words(captioner, option_text(columns.text("served")?, 0));
     let flagged = option_text(columns.text("flagged")?, 0).map(str::to_owned);
     let texts = columns.texts("captions")?.into_iter().next().unwrap_or_default();
     let quality = qualities(&columns)?;

@@ -1,21 +1,17 @@
 //! `instructblip`: the model looks at the image and is told its tags.
 
 mod captions;
-mod quality;
 mod queries;
 mod session;
 mod variants;
 
 use manifests::BuildSpec;
-use manifests::digest::canonical_json;
 
-use super::tags::TagWords;
-use super::{Caption, Captions, ImageTags, QueryText, StructuredCaption, Way};
+use super::{Caption, Captions, QueryText, StructuredCaption, Way, told};
 use crate::clip_scorer::CLIP_FIELD;
 use crate::device::arithmetic;
 use crate::stage::ModelUse;
 use captions::CaptionWriter;
-pub(crate) use quality::Quality;
 use queries::QueryWriter;
 use session::{LANGUAGE_FIELD, WEIGHTS_FIELD};
 use variants::VariantWriter;
@@ -36,14 +32,19 @@ impl Captions for InstructBlip {
             true => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD, CLIP_FIELD]),
             false => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
         };
-        Way { model, settings: caption_settings, told, open: |context| Ok(Box::new(CaptionWriter::open(context)?)) }
+        Way {
+            model,
+            settings: caption_settings,
+            told: told::scene,
+            open: |context| Ok(Box::new(CaptionWriter::open(context)?)),
+        }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
         Some(Way {
             model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
             settings: structured_settings,
-            told,
+            told: told::scene,
             open: |context| Ok(Box::new(VariantWriter::open(context)?)),
         })
     }
@@ -56,11 +57,6 @@ impl Captions for InstructBlip {
             open: |context| Ok(Box::new(QueryWriter::open(context)?)),
         })
     }
-}
-
-/// The words of the prompt that the tags give, or that they give none. They judge what is answered, too.
-fn told(tags: &ImageTags<'_>) -> Option<String> {
-    Some(canonical_json(&TagWords::of(tags).ok()?.scene()))
 }
 
 /// Raised when the network rounds otherwise than before, so that sentences can differ. 2: the Q-Former's attention to the

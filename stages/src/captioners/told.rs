@@ -2,6 +2,7 @@
 //! row as it is, and nobody looks at the image again.
 
 use arrow::record_batch::RecordBatch;
+use manifests::digest::canonical_json;
 use manifests::spec::Captioner;
 use manifests::{Artifact, digest};
 use rayon::prelude::*;
@@ -26,6 +27,12 @@ pub(crate) fn structured(by: Captioner) -> Option<Told> {
 pub(crate) fn query_text(by: Captioner) -> Option<Told> {
     let way = of(by).query_text().filter(|_| !of(by).looks());
     way.map(|_| Told { input: Artifact::Geotags, column: COLUMN, by, of: of_query_text, renew: as_it_is })
+}
+
+/// What whoever looks is told: the words of the prompt that the tags give, or that they give none. They judge what is
+/// answered, too.
+pub(super) fn scene(tags: &ImageTags<'_>) -> Option<String> {
+    Some(canonical_json(&TagWords::of(tags).ok()?.scene()))
 }
 
 const COLUMN: &str = "told";
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn every_captioner_is_told_the_same_of_what_it_never_says() {
-        for by in [Captioner::Geotags, Captioner::Instructblip] {
+        for by in [Captioner::Geotags, Captioner::Instructblip, Captioner::Server] {
             for told in [captions(by), structured(by), query_text(by)].into_iter().flatten() {
                 let of = |tags: &str| (told.of)(by, &rows(tags, &[])).unwrap().remove(0);
                 assert!(of(HOUSE).is_some() && of(HOUSE) == of(OLD_HOUSE), "{by:?}");

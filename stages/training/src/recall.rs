@@ -14,6 +14,7 @@ mod chance;
 mod positives;
 mod product;
 mod report;
+pub mod rerank;
 mod scores;
 mod tally;
 

@@ -78,7 +78,7 @@ impl ShardJoin {
     pub(crate) async fn acceptable(&self, stage: &Stage) -> Result<BTreeMap<usize, Reason>, WorkerError> {
         let of = |reason: Reason| match reason {
             Reason::InputChanged | Reason::ParameterChanged | Reason::StageVersion => true,
-            Reason::ModelChanged => matches!(stage.model, ModelUse::Named(_) | ModelUse::None),
+            Reason::ModelChanged => matches!(stage.model, ModelUse::Named(_) | ModelUse::Served | ModelUse::None),
             _ => false,
         };
         let stale = |at: usize| match self.tasks[at].action {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
-use manifests::plan::Phases;
+use manifests::plan::{Phases, Usage};
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Marker, PartFile, Plan, paths};
 use stages::stage::{InputRows, MapOutput, Outcome, Stage};
@@ -100,7 +100,7 @@ async fn map_shard(
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let written = write_rows(context, stage, plan, (&join, &places), compute, &mut writer).await?;
-    let WrittenRows { computed, kept, carried, deleted, errors, stopped, mut phases } = written;
+    let WrittenRows { computed, kept, carried, deleted, errors, stopped, mut phases, usage } = written;
     if stopped {
         if computed > 0 {
             context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
@@ -113,7 +113,7 @@ async fn map_shard(
     for (phase, seconds) in phases.named() {
         metrics::observe(Metric::ShardSeconds, &[("stage", stage.name), ("phase", phase)], seconds);
     }
-    let marker = Marker { part, computed, kept, carried, deleted, errors, seconds, phases };
+    let marker = Marker { part, computed, kept, carried, deleted, errors, seconds, phases, usage };
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_sealed_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
@@ -138,6 +138,7 @@ pub(crate) struct WrittenRows {
     /// A stop came before the end.
     pub(crate) stopped: bool,
     pub(crate) phases: Phases,
+    pub(crate) usage: Usage,
 }
 
 /// Makes and copies the rows of a shard, whose source bytes lie in `places`, chunk after chunk.
@@ -156,7 +157,7 @@ pub(crate) async fn write_rows(
             break;
         }
         let rows = Chunk::of(&join.tasks[chunk.clone()], &places[chunk]);
-        let made = chunk_batch(context, stage, plan, join, compute, &rows, &mut written.phases).await;
+        let made = chunk_batch(context, stage, plan, join, compute, &rows, &mut written).await;
         let (batch, failed) = match made {
             Err(WorkerError::Stopped) => {
                 written.stopped = true;
@@ -251,7 +252,7 @@ async fn chunk_batch(
     join: &ShardJoin,
     compute: Option<&ComputeThreads>,
     rows: &Chunk<'_>,
-    phases: &mut Phases,
+    written: &mut WrittenRows,
 ) -> Result<(RecordBatch, u64), WorkerError> {
     let schema = table::schema(plan.output.artifact);
     let mut batches = Vec::new();
@@ -272,10 +273,16 @@ async fn chunk_batch(
             };
             Ok::<_, WorkerError>((tables, source))
         };
-        let (tables, source) = timed(&mut phases.fetch, inputs).await?;
+        let (tables, source) = timed(&mut written.phases.fetch, inputs).await?;
         let image_ids = rows.compute.iter().map(|t| t.image_id.clone()).collect();
-        let Computed { output, seconds } = compute.map(InputRows { image_ids, tables, source }).await?;
-        phases.map += seconds;
+        let Computed { output, seconds, usage } = compute.map(InputRows { image_ids, tables, source }).await?;
+        written.phases.map += seconds;
+        written.usage += usage;
+        for (kind, counted) in [("in", usage.tokens_in), ("out", usage.tokens_out)] {
+            if counted > 0 {
+                metrics::add(Metric::Tokens, &[("stage", stage.name), ("kind", kind)], counted as f64);
+            }
+        }
         errors = output.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count() as u64;
         batches.push(add_lineage_columns(stage, plan, &rows.compute, &output, Floats::Made)?);
         ids.extend(rows.compute.iter().map(|t| t.image_id.as_str()));
@@ -286,7 +293,7 @@ async fn chunk_batch(
         ids.extend(rows.keep.iter().map(|t| t.image_id.as_str()));
     }
     if let Some(told) = stage.told.as_ref().filter(|_| !rows.carry.is_empty()) {
-        let content = timed(&mut phases.fetch, join.read_carried(told, &rows.carry)).await?;
+        let content = timed(&mut written.phases.fetch, join.read_carried(told, &rows.carry)).await?;
         let output = MapOutput { outcomes: vec![Outcome::Good; rows.carry.len()], content };
         batches.push(add_lineage_columns(stage, plan, &rows.carry, &output, Floats::Stand)?);
         ids.extend(rows.carry.iter().map(|t| t.image_id.as_str()));

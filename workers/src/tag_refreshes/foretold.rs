@@ -10,7 +10,8 @@ use stages::table::{self, Columns, TableError, option_text};
 use stages::tag_refreshes::ImageTags;
 
 use super::boxes::Known;
-use super::{Found, Refresher, Refreshment, Write};
+use super::write::Write;
+use super::{Found, Refresher, Refreshment};
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 

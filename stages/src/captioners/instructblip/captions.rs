@@ -6,10 +6,11 @@ use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::Rgb;
 use rayon::prelude::*;
 
+use super::super::prompt::{one_line, prompt_of};
+use super::super::quality::{Draft, Judgement};
 use super::super::tags::TagWords;
 use super::super::{Caption, ImageTags, Images, Writer};
-use super::quality::{Draft, Judgement};
-use super::session::{Session, one_line, prompt_of, seed_of};
+use super::session::{Session, seed_of};
 use crate::ahead::prepared_ahead;
 use crate::clip_scorer::{ClipScorer, clip_score};
 use crate::segment_scores::cosine;
@@ -102,6 +103,7 @@ impl CaptionWriter {
                     dropped_tags: question.dropped_tags,
                     quality: vec![draft.quality],
                     flagged: draft.problem,
+                    served: None,
                 })
             })
             .collect())

@@ -5,7 +5,7 @@ use models::language::generate::GenerationSettings;
 use rayon::prelude::*;
 
 use super::super::{Images, QueryText, Writer};
-use super::session::{Session, one_line, seed_of};
+use super::session::{Session, seed_of};
 use crate::ahead::prepared_ahead;
 use crate::stage::{StageContext, StageError};
 
@@ -30,14 +30,6 @@ impl QueryWriter {
     }
 }
 
-/// What the model said, without the prompt where it repeated it.
-fn heard(answer: &str, prompt: &str) -> QueryText {
-    let said = one_line(answer);
-    let text = said.strip_prefix(&one_line(prompt)).unwrap_or(&said).trim_start().to_owned();
-    let flagged = text.is_empty().then(|| "the answer says nothing".to_owned());
-    QueryText { text, attempts: 1, flagged }
-}
-
 impl Writer<QueryText> for QueryWriter {
     fn write(&self, images: &Images<'_>) -> Result<Vec<Result<QueryText, String>>, StageError> {
         let Images { tags, bytes } = images;
@@ -53,25 +45,11 @@ impl Writer<QueryText> for QueryWriter {
                 written.extend(requests.into_iter().map(|request| {
                     request?;
                     let answer = said.next().unwrap_or_else(|| Err("no answer came".into()))?;
-                    Ok(heard(&answer, &self.prompt))
+                    Ok(QueryText::heard(&answer, &self.prompt, 1))
                 }));
                 Ok(())
             },
         )?;
         Ok(written)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_prompt_is_no_part_of_the_text() {
-        let prompt = "Describe this zyzzyva image.";
-        assert_eq!(heard("Describe this zyzzyva image.\n  a road", prompt).text, "a road");
-        assert_eq!(heard(" a road\nand a river ", prompt).text, "a road and a river");
-        let silent = heard("Describe this zyzzyva image.", prompt);
-        assert_eq!((silent.text.as_str(), silent.flagged.is_some()), ("", true));
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Tensor};
-use manifests::digest;
 use manifests::spec::{Decoding, InstructBlipSpec};
 use models::ModelError;
 use models::instructblip::{CaptionRequest, InstructBlip};
@@ -12,10 +11,10 @@ use models::language::BatchLimits;
 use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::{DecodeLimits, Rgb};
 
+use super::super::prompt;
 use crate::device::dtype;
 use crate::images::limits;
 use crate::stage::{StageContext, StageError};
-use crate::train_rows::key_of_digest;
 
 /// Fields of the spec that name InstructBLIP's weights.
 pub(super) const WEIGHTS_FIELD: &str = "caption.instructblip.weights";
@@ -142,24 +141,7 @@ fn decoding(spec: &InstructBlipSpec) -> GenerationSettings {
 
 /// Draws depend on the image and the try alone, whatever else is in the batch.
 pub(super) fn seed_of(settings: &GenerationSettings, image_id: &str, attempt: Option<usize>) -> Option<u64> {
-    let nucleus = settings.sampling?;
-    let attempt = attempt.map(|attempt| (attempt as u64).to_le_bytes());
-    let seed = nucleus.seed.to_le_bytes();
-    let parts = [&seed[..], image_id.as_bytes()].into_iter().chain(attempt.as_ref().map(|a| &a[..]));
-    Some(key_of_digest(&digest::of_parts(parts)))
-}
-
-/// A template with the image's tags in plain words, or the one for images that have none.
-pub(super) fn prompt_of(template: &str, without_tags: &str, tags: Option<&str>) -> String {
-    match tags {
-        Some(tags) => template.replace("{tags}", tags),
-        None => without_tags.to_owned(),
-    }
-}
-
-/// Language models break lines at will; a caption is one.
-pub(super) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    Some(prompt::seed_of(settings.sampling?.seed, image_id, attempt))
 }
 
 #[cfg(test)]
@@ -167,16 +149,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_decoding_is_the_model_cards_and_the_prompt_the_papers() {
+    fn the_default_decoding_is_the_model_cards() {
         let spec = InstructBlipSpec::default();
         assert_eq!(decoding(&spec), GenerationSettings::model_card());
-        let tags = Some("a school, surrounded by a service road");
-        assert_eq!(
-            prompt_of(&spec.prompt, &spec.prompt_without_tags, tags),
-            "Please give a comprehensive and detailed description of the satellite image and its geographical tags: a \
-             school, surrounded by a service road."
-        );
-        assert!(!prompt_of(&spec.prompt, &spec.prompt_without_tags, None).contains("tags"));
     }
 
     #[test]

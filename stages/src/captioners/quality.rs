@@ -18,17 +18,17 @@ pub(crate) struct Quality {
 
 /// A caption as it was written, and what is to be said against it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Draft {
-    pub(super) caption: String,
-    pub(super) quality: Quality,
-    pub(super) clip_score: Option<f64>,
-    pub(super) problem: Option<String>,
+pub(crate) struct Draft {
+    pub(crate) caption: String,
+    pub(crate) quality: Quality,
+    pub(crate) clip_score: Option<f64>,
+    pub(crate) problem: Option<String>,
 }
 
 impl Draft {
     /// The better of two tries, counted as two. A second try without a problem is; of two with problems the one that
     /// CLIPScore prefers, or else the second unless it is empty.
-    pub(super) fn or_better(mut self, second: Draft) -> Draft {
+    pub(crate) fn or_better(mut self, second: Draft) -> Draft {
         let fits_less = |a: &Draft, b: &Draft| a.clip_score.zip(b.clip_score).map(|(a, b)| a < b);
         let keeps_first = second.problem.is_some()
             && (second.caption.is_empty() || (!self.caption.is_empty() && fits_less(&second, &self) == Some(true)));
@@ -41,16 +41,16 @@ impl Draft {
 }
 
 /// What a caption is measured against.
-pub(super) struct Judgement<'a> {
+pub(crate) struct Judgement<'a> {
     /// The tags in plain words, as they were prompted.
-    pub(super) tags: Option<&'a str>,
-    pub(super) prompt: &'a str,
-    pub(super) limits: &'a CaptionQualitySpec,
-    pub(super) min_clip_score: f64,
+    pub(crate) tags: Option<&'a str>,
+    pub(crate) prompt: &'a str,
+    pub(crate) limits: &'a CaptionQualitySpec,
+    pub(crate) min_clip_score: f64,
 }
 
 impl Judgement<'_> {
-    pub(super) fn of(&self, caption: String, clip_score: Option<f64>, attempts: usize) -> Draft {
+    pub(crate) fn of(&self, caption: String, clip_score: Option<f64>, attempts: usize) -> Draft {
         let quality = Quality::of(&caption, self.tags, attempts);
         let low = clip_score.filter(|score| *score < self.min_clip_score);
         let problem = quality
@@ -69,7 +69,7 @@ const LEAK_WORDS: usize = 5;
 
 impl Quality {
     /// `tags`: the tags in plain words, as they were prompted.
-    pub(super) fn of(caption: &str, tags: Option<&str>, attempts: usize) -> Self {
+    pub(crate) fn of(caption: &str, tags: Option<&str>, attempts: usize) -> Self {
         let words = words_of(caption);
         let triples: Vec<&[String]> = words.windows(3).collect();
         let distinct: HashSet<&[String]> = triples.iter().copied().collect();
@@ -91,7 +91,7 @@ impl Quality {
     }
 
     /// What is wrong with the caption, by the spec's thresholds; `None`: nothing.
-    pub(super) fn problem(&self, caption: &str, prompt: &str, limits: &CaptionQualitySpec) -> Option<String> {
+    pub(crate) fn problem(&self, caption: &str, prompt: &str, limits: &CaptionQualitySpec) -> Option<String> {
         let (said, asked) = (words_of(caption), words_of(prompt));
         if asked.len() >= LEAK_WORDS && said.starts_with(&asked[..LEAK_WORDS]) {
             return Some("repeats its instruction".into());

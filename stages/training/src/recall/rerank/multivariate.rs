@@ -1,0 +1,110 @@
+//! GaLR's multivariate rerank.
+
+use super::asked::Asked;
+use super::top::{Answer, places, top};
+use crate::recall::product::TILE;
+use crate::recall::{LOST, Queries, Room, Scores};
+
+/// Weights of the rerank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MultivariateSettings {
+    /// Candidates of a query; the others stay behind them, in their order.
+    pub candidates: usize,
+    /// Weight of the share of the column: 0.3 in the authors' code.
+    pub share: f64,
+    /// Weight of the place seen from the candidate: 1.1 there.
+    pub reverse: f64,
+}
+
+impl Default for MultivariateSettings {
+    fn default() -> Self {
+        Self { candidates: 30, share: 0.3, reverse: 1.1 }
+    }
+}
+
+/// Of query i and the j-th of its candidates c:
+///
+/// s'\[i, c\] = share · s\[i, c\] / Σ s\[·, c\] + exp(−0.05 (j + 1)) + reverse · exp(−0.05 (o + 1)),
+///
+/// o the place of c when the candidates are ordered by the place that i has in the list of c (GaLR,
+/// `xiaoyuan1996/GaLR`, `postprocessing`). Equal ones stand in the order of their numbers. A column whose sum is not above
+/// 0 gives no share. There all other cells are 0; here they keep their order behind the candidates, which moves no recall
+/// at K up to the number of candidates.
+pub struct Multivariate<'a> {
+    scores: &'a dyn Scores,
+    by: Queries,
+    /// By query, candidates in order of their number with what takes the place of their score.
+    reranked: Vec<Vec<Answer>>,
+}
+
+const DECAY: f64 = 0.05;
+
+impl<'a> Multivariate<'a> {
+    /// Looks at all scores three times.
+    pub fn new(scores: &'a dyn Scores, by: Queries, settings: MultivariateSettings) -> Self {
+        let asked = Asked { scores, by };
+        let candidates = top(&asked, settings.candidates);
+        let places = places(&asked, &candidates);
+        let (sums, highest) = columns(&asked);
+        // every candidate comes before every other answer
+        let above = f64::from(highest) + 1.0;
+        let fade = |place: usize| (-DECAY * (place as f64 + 1.0)).exp();
+        let reranked = candidates.iter().zip(&places).map(|(candidates, places)| {
+            let mut seen_from: Vec<usize> = (0..candidates.len()).collect();
+            seen_from.sort_by_key(|&j| places[j]);
+            let mut order = vec![0; candidates.len()];
+            seen_from.iter().enumerate().for_each(|(o, &j)| order[j] = o);
+            let mut reranked: Vec<Answer> = candidates
+                .iter()
+                .enumerate()
+                .map(|(j, candidate)| {
+                    let sum = sums[candidate.number as usize];
+                    let share = if sum > 0.0 { f64::from(candidate.score) / sum } else { 0.0 };
+                    let score = settings.share * share + fade(j) + settings.reverse * fade(order[j]);
+                    Answer { number: candidate.number, score: (above + score) as f32 }
+                })
+                .collect();
+            reranked.sort_by_key(|answer| answer.number);
+            reranked
+        });
+        Self { scores, by, reranked: reranked.collect() }
+    }
+}
+
+/// Sums over all queries, for each answer, and the highest score of all.
+fn columns(asked: &Asked<'_>) -> (Vec<f64>, f32) {
+    let turned = asked.turned();
+    let start = |answers: std::ops::Range<usize>| (vec![0.0f64; answers.len()], LOST);
+    let tiles = turned.by_tile(start, |(sums, highest), queries, scores| {
+        for (sum, row) in sums.iter_mut().zip(scores.chunks_exact(TILE)) {
+            for &score in row[..queries.len()].iter().filter(|score| **score > LOST) {
+                *sum += f64::from(score);
+                *highest = highest.max(score);
+            }
+        }
+    });
+    let highest = tiles.iter().map(|(_, highest)| *highest).fold(0.0, f32::max);
+    (tiles.into_iter().flat_map(|(sums, _)| sums).collect(), highest)
+}
+
+impl Scores for Multivariate<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.scores.shape()
+    }
+
+    fn fill(&self, images: &[u32], captions: &[u32], room: &mut Room, scores: &mut [f32]) {
+        self.scores.fill(images, captions, room, scores);
+        for (row, &image) in scores.chunks_exact_mut(TILE).zip(images) {
+            for (score, &caption) in row.iter_mut().zip(captions) {
+                let (query, answer) = match self.by {
+                    Queries::Images => (image, caption),
+                    Queries::Captions => (caption, image),
+                };
+                let candidates = &self.reranked[query as usize];
+                if let Ok(at) = candidates.binary_search_by_key(&answer, |candidate| candidate.number) {
+                    *score = candidates[at].score;
+                }
+            }
+        }
+    }
+}

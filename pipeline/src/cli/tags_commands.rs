@@ -157,8 +157,10 @@ async fn plan(spec: BuildSpec, foretold: &Foretold, args: &RefreshArgs, stop: Ar
     let asked = simulate_commands::question(args.cluster.clone().unwrap_or_else(one), &args.price);
     let rows = |step: &str| steps.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
     let capacities = capacity::steps(&build.spec, &capacity::known(&build).await?, &asked, rows);
+    let served = crate::served::expected(&build, &steps).await?;
     if args.json {
         for line in &mut steps {
+            line.server = served.iter().find(|(step, _)| *step == line.step).map(|(_, expected)| expected.clone());
             line.cluster = capacities.iter().find(|capacity| capacity.step == line.step).cloned();
         }
         say!("{}", serde_json::to_string_pretty(&serde_json::json!({ "refresh": foretold, "steps": steps }))?);
@@ -171,6 +173,9 @@ async fn plan(spec: BuildSpec, foretold: &Foretold, args: &RefreshArgs, stop: Ar
     }
     say!("\nnothing is written; after this refresh a run would make, beside what `urbancross plan` shows already:");
     build_commands::print_plan(&steps)?;
+    for (step, expected) in served.iter().filter(|(_, expected)| expected.requests > 0) {
+        say!("{}", expected.line(step));
+    }
     simulate_commands::print_steps(&capacities, &asked)
 }
 

@@ -36,7 +36,7 @@ pub enum Artifact {
     SegmentScores,
     /// How well captions fit their images.
     CaptionScores,
-    /// What tells noisy pairs apart: vectors, similarities and perceptual hashes.
+    /// What tells noisy pairs apart: similarities and perceptual hashes.
     PairQuality,
     /// The trained model's embedding of each image.
     ImageEmbeddings,
@@ -304,6 +304,8 @@ impl Artifact {
                 ),
                 // why a caption is below the thresholds, where it is
                 optional("flagged", Text),
+                // digest of what the captioner was told of the tags; none where a person decided, or in older rows
+                optional("told", Text),
                 // the model that a server says it is, where one wrote
                 optional("served", Text),
             ],
@@ -323,6 +325,8 @@ impl Artifact {
                 // why there are fewer than five, where there are
                 optional("flagged", Text),
                 optional("variants_digest", Text),
+                // as of captions
+                optional("told", Text),
                 // the model that a server says it is, where one wrote
                 optional("served", Text),
             ],
@@ -372,10 +376,8 @@ impl Artifact {
             Artifact::PairQuality => vec![
                 // 64 bits in hexadecimal
                 optional("hash", Text),
-                // vectors by the CLIP that scores segments: little-endian f16, L2-normalised
-                optional("image_vector", Binary),
-                // one for each caption, in their order
-                optional("captions", list(Struct(vec![required("similarity", Float32), required("vector", Binary)]))),
+                // cosines with the captions, in their order, by the CLIP that scores segments
+                optional("similarities", list(Float32)),
                 optional("quality_digest", Text),
             ],
             Artifact::CaptionScores => vec![
@@ -413,6 +415,8 @@ impl Artifact {
                 // why the text may say little, where it may
                 optional("flagged", Text),
                 optional("text_digest", Text),
+                // as of captions
+                optional("told", Text),
                 // the model that a server says it is, where one wrote
                 optional("served", Text),
             ],

@@ -67,6 +67,9 @@ pub struct ShardPlan {
     pub shard: u32,
     /// Rows that stand and are copied.
     pub kept: u64,
+    /// Rows that are copied under a new recipe: what changed of their inputs changes nothing of theirs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub carried: u64,
     /// Rows to compute or delete, by reason.
     pub changes: BTreeMap<Reason, u64>,
 }
@@ -79,8 +82,17 @@ impl ShardPlan {
 
     /// Whether there is anything to do.
     pub fn is_stale(&self) -> bool {
-        self.changes.values().any(|&rows| rows > 0)
+        self.carried > 0 || self.changes.values().any(|&rows| rows > 0)
     }
+
+    /// Rows that it has when it is done.
+    pub fn rows(&self) -> u64 {
+        self.computed() + self.kept + self.carried
+    }
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// The work of one stage for one country, at the live parts of its tables: all that a worker has to know beside the
@@ -122,7 +134,7 @@ impl PlanCounts {
     /// Whether a plan of so many shards can have found this: each shard once, and rows that can be counted.
     pub fn is_of(&self, shards: u32) -> bool {
         let distinct: BTreeSet<u32> = self.stale.iter().map(|plan| plan.shard).collect();
-        let rows = self.stale.iter().flat_map(|plan| plan.changes.values().chain([&plan.kept]));
+        let rows = self.stale.iter().flat_map(|plan| plan.changes.values().chain([&plan.kept, &plan.carried]));
         distinct.len() == self.stale.len()
             && distinct.last().is_none_or(|last| *last < shards)
             && rows.chain([&self.kept_rows]).try_fold(0, |sum: u64, rows| sum.checked_add(*rows)).is_some()
@@ -141,6 +153,9 @@ pub struct RowStatuses {
     /// The first failed row, with its reason.
     #[serde(default)]
     pub first_error: Option<String>,
+    /// The first row that is left out on purpose, with its reason. Not written where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_excluded: Option<String>,
     /// Digest of the source's problems that the quarantine file lists beside failed rows.
     pub problems: Digest,
 }
@@ -196,6 +211,11 @@ impl Plan {
         self.counts.kept_rows + self.counts.stale.iter().map(|s| s.kept).sum::<u64>()
     }
 
+    /// Rows that stand under a new recipe, over all shards.
+    pub fn carried(&self) -> u64 {
+        self.counts.stale.iter().map(|s| s.carried).sum()
+    }
+
     /// Rows to compute over all shards.
     pub fn computed(&self) -> u64 {
         self.counts.stale.iter().map(ShardPlan::computed).sum()
@@ -223,6 +243,9 @@ pub struct Marker {
     pub computed: u64,
     /// Rows that were copied from the part before.
     pub kept: u64,
+    /// Rows that were copied under a new recipe. Not written if there are none, as earlier programs knew none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub carried: u64,
     /// Rows that left.
     pub deleted: u64,
     /// Rows that could not be made.
@@ -293,7 +316,7 @@ impl Phases {
 impl Marker {
     /// Whether this can be the marker of that shard of a country.
     pub fn is_of(&self, country: &str, shard: u32) -> bool {
-        let counted = [self.computed, self.kept, self.deleted, self.errors];
+        let counted = [self.computed, self.kept, self.carried, self.deleted, self.errors];
         self.part.is_of(country, shard) && counted.iter().all(|rows| *rows <= MOST_ROWS)
     }
 }
@@ -312,6 +335,7 @@ mod tests {
             part,
             computed,
             kept: 0,
+            carried: 0,
             deleted: 0,
             errors: 0,
             seconds: 0.1,
@@ -361,7 +385,7 @@ mod tests {
 
     #[test]
     fn counts_that_no_plan_finds_are_none() {
-        let shard = |shard, kept| ShardPlan { shard, kept, changes: BTreeMap::from([(Reason::New, 1)]) };
+        let shard = |shard, kept| ShardPlan { shard, kept, carried: 0, changes: BTreeMap::from([(Reason::New, 1)]) };
         let counts = |stale: &[ShardPlan]| PlanCounts { stale: stale.to_vec(), kept_rows: 7 };
         assert!(counts(&[]).is_of(1) && counts(&[shard(1, 2), shard(0, 1)]).is_of(2));
         assert!(!counts(&[shard(2, 1)]).is_of(2), "beyond the last shard");

@@ -58,6 +58,17 @@ impl CommittedRow {
     pub fn input_digests(&self) -> BTreeMap<String, Digest> {
         serde_json::from_str(&self.inputs).unwrap_or_default()
     }
+
+    /// What it was made of, as what could be wanted of its stage.
+    pub fn parts(&self, stage: &str) -> RecipeParts {
+        RecipeParts {
+            stage: stage.to_owned(),
+            stage_version: self.stage_version,
+            model: self.model.clone(),
+            parameters: self.parameters.clone(),
+            inputs: self.input_digests(),
+        }
+    }
 }
 
 /// The input field that says that a person has reviewed a row.
@@ -122,6 +133,8 @@ impl Reason {
 pub enum RowAction {
     /// The committed row stands and is copied.
     Keep,
+    /// An input is another, but not in anything that the stage makes use of: the row's content stands, under the new recipe.
+    Carry,
     /// The row is computed, with this recipe.
     Compute(Reason),
     /// The row leaves the table.
@@ -179,6 +192,18 @@ pub fn decide(committed: Option<&CommittedRow>, wanted: Option<&RecipeParts>, re
         Reason::StageVersion
     };
     Some(RowAction::Compute(reason))
+}
+
+/// Whether a committed row differs from what is wanted in fields of one input alone, which its stage may make nothing of.
+pub fn differs_only_in(committed: &CommittedRow, wanted: &RecipeParts, input: &str) -> bool {
+    let (old, new) = (committed.input_digests(), &wanted.inputs);
+    let is_other = |field: &&String| old.get(*field) != new.get(*field);
+    let of_input = |field: &String| field.split_once('.').is_some_and(|(artifact, _)| artifact == input);
+    !committed.failed
+        && committed.model == wanted.model
+        && committed.parameters == wanted.parameters
+        && committed.stage_version == wanted.stage_version
+        && old.keys().chain(new.keys()).filter(is_other).all(of_input)
 }
 
 /// Input fields whose digests differ: the field, as `artifact.field`, the digest of the committed row (`None`: it was not
@@ -325,6 +350,26 @@ mod tests {
         let row = CommittedRow { failed: true, ..committed(&wanted()) };
         assert_eq!(decide(Some(&row), Some(&wanted()), false), Some(RowAction::Keep));
         assert_eq!(decide(Some(&row), Some(&wanted()), true), Some(RowAction::Compute(Reason::Errored)));
+    }
+
+    #[test]
+    fn a_row_may_stand_only_if_nothing_else_is_another() {
+        let row = committed(&wanted());
+        let differs = |change: &dyn Fn(&mut RecipeParts)| {
+            let mut parts = wanted();
+            parts.inputs.insert("geotags.tags".into(), "t2".into());
+            change(&mut parts);
+            differs_only_in(&row, &parts, "geotags")
+        };
+        assert!(differs(&|_| ()));
+        assert!(!differs(&|p| p.stage_version = 2));
+        assert!(!differs(&|p| p.model = "n".into()));
+        assert!(!differs(&|p| p.parameters = "{}".into()));
+        assert!(!differs(&|p| _ = p.inputs.insert("images.bytes".into(), "b".into())));
+        assert!(!differs(&|p| _ = p.inputs.insert(REVIEW_INPUT.into(), "r".into())));
+        assert!(!differs_only_in(&CommittedRow { failed: true, ..row.clone() }, &wanted(), "geotags"));
+        let reviewed = CommittedRow { inputs: r#"{"caption_reviews.review":"r","geotags.tags":"t1"}"#.into(), ..row };
+        assert!(!differs_only_in(&reviewed, &wanted(), "geotags"));
     }
 
     #[test]

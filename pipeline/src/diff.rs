@@ -215,7 +215,10 @@ impl Diff {
                 false => format!("{} → {}", version(before), version(after)),
             };
             let TableChanges { added, removed, changed, remade, kept, causes, .. } = changes;
-            let causes: Vec<String> = causes.iter().map(|(cause, rows)| format!("{rows} {cause}")).collect();
+            let mut causes: Vec<String> = causes.iter().map(|(cause, rows)| format!("{rows} {cause}")).collect();
+            if changes.carried > 0 {
+                causes.push(format!("{} kept: same words", changes.carried));
+            }
             let line = format!(
                 "{step:21} {versions:>11} {added:>8} {removed:>8} {changed:>8} {remade:>8} {kept:>8}  {}",
                 causes.join(", ")

@@ -10,7 +10,7 @@ use manifests::words::count;
 use manifests::{Artifact, BuildSpec, digest, paths};
 use stages::Training;
 use stages::encoder::Encoder;
-use stages::evaluate::{self, EvaluatedRow, Evaluation, Reranked};
+use stages::evaluate::{self, EvaluatedRow, Evaluation, LeftOut, Reranked};
 use stages::stage::StageContext;
 use stages::table::{Columns, TableError};
 use stages::text_retrieval;
@@ -18,11 +18,11 @@ use stages::train_rows::TrainRows;
 use workers::WorkerError;
 use workers::parts::PartReader;
 use workers::stores::Hint;
-use workers::train::{self, Leak, Members, RunInputs, RunRows, TableRows};
+use workers::train::{self, Members, RunInputs, RunRows, TableRows};
 
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::trainings::current_record;
+use crate::trainings::{current_record, learnt_and_held_out};
 
 pub(crate) const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";
@@ -81,6 +81,20 @@ impl Pinned {
     }
 }
 
+/// Held-out images that a model had learnt from, with how each was recognised.
+pub(crate) type Learnt = std::collections::BTreeMap<String, &'static str>;
+
+/// Refuses figures over no image at all.
+fn check_left(rows: &[EvaluatedRow], left_out: Option<&LeftOut>, country: &str) -> Result<(), WorkerError> {
+    match left_out {
+        Some(left_out) if rows.is_empty() => Err(WorkerError::Configuration(format!(
+            "no test image of {country} is left to take figures over: {left_out}. Evaluate the model on another country, or \
+             with the splits that it was trained with"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Evaluates a build's model on its own test split; nothing happens if its figures are up to date.
 pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result<(), WorkerError> {
     let pinned = Pinned::of(build).await?;
@@ -90,28 +104,34 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
         return Ok(());
     }
     let began = Instant::now();
-    let rows = embedded_rows(build, &pinned.tables, SPLIT).await?;
+    let mut rows = embedded_rows(build, &pinned.tables, SPLIT).await?;
     if rows.is_empty() {
         return Err(WorkerError::Configuration(
             "the test split is empty: raise the third part of split.ratio, or use more images".into(),
         ));
     }
+    let record = current_record(build, Training::Pretrain).await?;
+    let learnt = match &record {
+        Some(record) => learnt_and_held_out(build, record).await?,
+        None => Learnt::new(),
+    };
+    let left_out = evaluate::leave_out(&mut rows, &learnt);
+    check_left(&rows, left_out.as_ref(), &build.spec.country)?;
     let protocol = build.spec.evaluate.protocol;
     let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&rows, protocol))?;
     let text = match pinned.texts.is_empty() {
         true => None,
-        false => Some(text::evaluate(build, &pinned.tables, &pinned.texts, &rows).await?),
+        false => Some(text::evaluate(build, &pinned.tables, &pinned.texts, (&rows, &learnt)).await?),
     };
-    let reranked = reranked(build, &pinned.tables, &rows).await?;
-    let record = current_record(build, Training::Pretrain).await?;
+    let reranked = reranked(build, &pinned.tables, (&rows, &learnt)).await?;
     let evaluation = Evaluation {
         model_of: build.spec.country.clone(),
         country: build.spec.country.clone(),
         split: SPLIT.into(),
         model_digest: record.map(|r| r.trained.model_digest).unwrap_or_default(),
         average_over_turns: build.spec.evaluate.average_over_turns,
-        // a training with them would have been refused
         seen: None,
+        left_out,
         recall,
         panels,
         text,
@@ -125,16 +145,24 @@ pub(crate) async fn evaluate_build(build: &Build, progress: &Progress) -> Result
         count(evaluation.recall.caption_gallery, "caption"),
         began.elapsed().as_secs_f64()
     ));
+    if let Some(left_out) = &evaluation.left_out {
+        progress.note(&format!("{:21} {left_out}", "evaluate"));
+    }
     Ok(())
 }
 
 /// Figures after reranking, if the spec asks for any.
-async fn reranked(build: &Build, tables: &[PinnedTable], test: &[EvaluatedRow]) -> Result<Vec<Reranked>, WorkerError> {
+async fn reranked(
+    build: &Build,
+    tables: &[PinnedTable],
+    (test, learnt): (&[EvaluatedRow], &Learnt),
+) -> Result<Vec<Reranked>, WorkerError> {
     let spec = &build.spec.evaluate;
     if spec.rerank.methods.is_empty() {
         return Ok(Vec::new());
     }
-    let validation = embedded_rows(build, tables, "val").await?;
+    let mut validation = embedded_rows(build, tables, "val").await?;
+    evaluate::leave_out(&mut validation, learnt);
     Ok(tokio::task::block_in_place(|| evaluate::reranked(&validation, test, spec))?)
 }
 
@@ -258,9 +286,11 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
     for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
         inputs.push(on.pin(artifact).await?);
     }
-    let seen = seen(&model_of.spec.country, &folder, on, &inputs).await?;
+    let (learnt, seen) = seen(&model_of.spec.country, &folder, on, &inputs).await?;
     let mut rows = TableRows::open(&on.work, &inputs, Members::Split(SPLIT)).await?;
-    let evaluated = embed(&model_of.spec, &folder, &mut rows).await?;
+    let mut evaluated = embed(&model_of.spec, &folder, &mut rows).await?;
+    let left_out = evaluate::leave_out(&mut evaluated, &learnt);
+    check_left(&evaluated, left_out.as_ref(), &on.spec.country)?;
     let protocol = on.spec.evaluate.protocol;
     let (recall, panels) = tokio::task::block_in_place(|| evaluate::evaluate(&evaluated, protocol))?;
     Ok(Evaluation {
@@ -270,6 +300,7 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
         model_digest: record.trained.model_digest,
         average_over_turns: model_of.spec.evaluate.average_over_turns,
         seen,
+        left_out,
         recall,
         panels,
         text: None,
@@ -277,27 +308,22 @@ pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation,
     })
 }
 
-/// What the model in a folder, or one that it descends from, had seen of the test images of another build, in words.
+/// What the model in a folder, or one that it descends from, had seen of the held-out images of another build; in words, if
+/// that is not known.
 async fn seen(
     model_of: &str,
     folder: &Path,
     on: &Build,
     tables: &[PinnedTable],
-) -> Result<Option<String>, WorkerError> {
+) -> Result<(Learnt, Option<String>), WorkerError> {
     let geotags = on.pin(Artifact::Geotags).await?;
     let source = on.source.url().as_str();
     let rows = RunRows::read(RunInputs { work: &on.work, source, tables, geotags: &geotags, assignment: None }).await?;
     let Some(learnt) = RunRows::of_weights(folder, &RunRows::default()) else {
-        return Ok(Some(format!(
-            "it is not known what the model of {model_of} was trained on: its run did not record it"
-        )));
+        let unknown = format!("it is not known what the model of {model_of} was trained on: its run did not record it");
+        return Ok((Learnt::new(), Some(unknown)));
     };
-    Ok(learnt.leak_into_test(&rows).map(|Leak { images, image_id, how }| {
-        format!(
-            "the model of {model_of} was trained on what {images} of the test images show, such as {image_id} \
-             ({how}): the figures are too high"
-        )
-    }))
+    Ok((learnt.leaked(&rows), None))
 }
 
 /// Vectors of rows by the model in a folder, made on a thread of its own.

@@ -71,7 +71,11 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
                     } else if input.digests.is_empty() {
                         "must exist".to_owned()
                     } else {
-                        format!("a change of {} makes a row stale", input.digests.join(", "))
+                        let unless = match stage.told {
+                            Some(told) if told.input == input.artifact => ", unless its words stay the same",
+                            _ => "",
+                        };
+                        format!("a change of {} makes a row stale{unless}", input.digests.join(", "))
                     };
                     let made_from = match input.artifact {
                         Artifact::Assignment => {
@@ -92,6 +96,9 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
                             true => format!("  {} stale, {} up to date", count(line.rows, "row"), line.kept),
                             false => format!("  up to {} stale: {}", count(line.rows, "row"), line.note),
                         });
+                        if line.carried > 0 {
+                            lines.push(format!("    {} kept: same words", line.carried));
+                        }
                         lines.extend(line.reasons.iter().map(|(why, rows)| format!("    {rows} {}", why.words())));
                     }
                 }
@@ -217,11 +224,12 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         let state = match (&action, above) {
             (_, Some(above)) => format!("depends on the outcome of {above}"),
             (RowAction::Keep, None) => "up to date".to_owned(),
+            (RowAction::Carry, None) => "kept: same words, though its tags are others".to_owned(),
             (RowAction::Compute(reason), None) => format!("stale: {}", reason.words()),
             (RowAction::Delete, None) => "leaves the table: it is no longer in an input".to_owned(),
         };
         lines.push(format!("{:21} {state}", stage.name));
-        if above.is_some() || action != RowAction::Keep {
+        if above.is_some() || !matches!(action, RowAction::Keep | RowAction::Carry) {
             changing.insert(stage.output, stage.name);
         }
         if stage.output == Artifact::Splits && above.is_none() {
@@ -239,7 +247,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             let said = reviewed(build, image_id).await?.into_iter().filter(|line| Some(line) != error.as_ref());
             lines.extend(said.map(|line| format!("{:21}   {line}", "")));
         }
-        if let (None, RowAction::Compute(_), Some(wanted)) = (above, &action, &recipe) {
+        if let (None, RowAction::Compute(_) | RowAction::Carry, Some(wanted)) = (above, &action, &recipe) {
             let artifacts = stage.inputs.iter().map(|input| input.artifact);
             let past = Past::of(build, artifacts, image_id).await?;
             let differences = differences(&committed.row, wanted, |field, digest| past.value(field, digest));

@@ -1,6 +1,7 @@
 //! Plans and runs builds and adaptations, reports on them, and defines the command line.
 
 pub mod ablate;
+pub mod accept;
 pub mod analyse;
 pub mod build;
 pub mod capacity;

@@ -326,6 +326,9 @@ fn recall_blocks(evaluation: &Evaluation) -> Vec<Block> {
         r.distinct_images,
         count(r.image_gallery, "image"),
     )));
+    if let Some(left_out) = &evaluation.left_out {
+        blocks.push(Block::Note { level: Level::Info, text: format!("{left_out}.") });
+    }
     if evaluation.average_over_turns {
         blocks.push(Block::Note {
             level: Level::Info,

@@ -32,6 +32,9 @@ pub struct PlanLine {
     pub exact: bool,
     /// Rows that stay as they are.
     pub kept: u64,
+    /// Rows that stand though an input of theirs is another: their words are the same.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub carried: u64,
     /// Of the rows that are known to change.
     pub reasons: BTreeMap<Reason, u64>,
     /// What else there is to say, for people.
@@ -51,6 +54,10 @@ pub struct PlanLine {
     /// Whether a training must run.
     #[serde(skip)]
     pub(crate) training: Option<Outlook>,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 const DEPENDS: &str = "depends on the outcome of the stages above";
@@ -155,12 +162,13 @@ pub async fn removals(build: &mut Build) -> Result<&Removals, WorkerError> {
     Ok(build.removals.get_or_insert_default())
 }
 
-fn empty_line(step: &'static str) -> PlanLine {
+pub(crate) fn empty_line(step: &'static str) -> PlanLine {
     PlanLine {
         step,
         rows: 0,
         exact: true,
         kept: 0,
+        carried: 0,
         reasons: BTreeMap::new(),
         note: String::new(),
         estimate: None,
@@ -242,7 +250,6 @@ fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], liste
     let mut line = PlanLine { exact: above.iter().all(Option::is_none), kept: counts.kept_rows, ..empty_line(step) };
     let mut changes: ByShard = (0..).zip(above).filter_map(|(shard, above)| Some((shard, (*above)?))).collect();
     for plan in &counts.stale {
-        let of_shard = changes.entry(plan.shard).or_default();
         let changed = if above[plan.shard as usize].is_some() {
             plan.computed()
         } else {
@@ -251,9 +258,13 @@ fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], liste
             }
             line.rows += plan.computed();
             line.kept += plan.kept;
+            line.carried += plan.carried;
             plan.changes.values().sum()
         };
-        *of_shard += changed;
+        // what stands under a new recipe says to nobody that it is another
+        if changed > 0 || above[plan.shard as usize].is_some() {
+            *changes.entry(plan.shard).or_default() += changed;
+        }
     }
     for (shard, rows) in &mut changes {
         if above[*shard as usize].is_some() {
@@ -262,7 +273,7 @@ fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], liste
         }
     }
     if !line.exact {
-        (line.kept, line.note) = (0, DEPENDS.to_owned());
+        (line.kept, line.carried, line.note) = (0, 0, DEPENDS.to_owned());
     }
     (line, changes)
 }
@@ -312,11 +323,12 @@ mod tests {
         let stale = |shard, kept, changes: &[(Reason, u64)]| ShardPlan {
             shard,
             kept,
+            carried: 0,
             changes: changes.iter().copied().collect(),
         };
-        let stale =
+        let both =
             vec![stale(0, 3, &[(Reason::InputChanged, 2), (Reason::Deleted, 1)]), stale(1, 0, &[(Reason::Deleted, 5)])];
-        let counts = PlanCounts { stale, kept_rows: 4 };
+        let counts = PlanCounts { stale: both, kept_rows: 4 };
         let (line, changes) = line_of("x", &counts, &[None, None, None], &[5, 0, 4]);
         assert_eq!((line.rows, line.exact, line.kept, &*line.note), (2, true, 7, ""));
         assert_eq!(line.reasons[&Reason::Deleted], 6);
@@ -326,6 +338,10 @@ mod tests {
         assert_eq!((line.rows, line.exact, line.kept, &*line.note), (7, false, 0, DEPENDS));
         assert_eq!(line.reasons, BTreeMap::from([(Reason::InputChanged, 2), (Reason::Deleted, 1)]));
         assert_eq!(changes, BTreeMap::from([(0, 3), (1, 5)]));
+        let same_words = PlanCounts { stale: vec![ShardPlan { carried: 3, ..stale(0, 2, &[]) }], kept_rows: 4 };
+        let (line, changes) = line_of("x", &same_words, &[None, None], &[5, 4]);
+        assert_eq!((line.rows, line.exact, line.kept, line.carried), (0, true, 6, 3));
+        assert!(changes.is_empty(), "nothing below is touched");
         let (line, _) = line_of("x", &counts, &[Some(9), Some(9), Some(0)], &[5, 5, 4]);
         assert_eq!((line.rows, line.reasons.len()), (10, 0), "never more than there are");
     }

@@ -123,15 +123,19 @@ impl StageBar<'_> {
 /// What a stage did, in words.
 fn outcome(summary: &Summary) -> String {
     let reasons: Vec<String> = summary.reasons.iter().map(|(reason, rows)| format!("{rows} {reason}")).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
     let by_other_runs = match summary.by_other_runs {
         0 => String::new(),
         rows => format!("{rows} made by other runs, "),
     };
+    let carried = match summary.carried {
+        0 => String::new(),
+        rows => format!("{rows} kept: same words, "),
+    };
     let asked = summary.notes.get(served::NOTE).map_or(String::new(), |asked| format!("; asked for {asked}"));
     format!(
-        "{} computed ({}), {by_other_runs}{} up to date, {} in {:.1} s{}{asked}",
+        "{} computed{reasons}, {by_other_runs}{carried}{} up to date, {} in {:.1} s{}{asked}",
         summary.computed,
-        reasons.join(", "),
         summary.kept,
         count(summary.errors, "error"),
         summary.seconds,

@@ -145,7 +145,7 @@ async fn step_status(
     };
     let rows = |shard: u32| {
         let of_plan = plan.counts.stale.iter().find(|stale| stale.shard == shard);
-        of_plan.map_or(0, |stale| stale.computed() + stale.kept)
+        of_plan.map_or(0, |stale| stale.rows())
     };
     let (mut done_rows, mut left_rows) = (0, 0);
     let board = ClaimBoard::new(&build.work, &plan, lease);

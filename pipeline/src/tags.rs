@@ -1,5 +1,8 @@
 //! Tags from OpenStreetMap: what the command line asks of the workers.
 
+pub mod foretold;
+pub mod watch;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,7 +12,7 @@ use manifests::spec::StoreOptions;
 use workers::WorkerError;
 use workers::stores::{SourceStore, WorkStore};
 use workers::tables::Tables;
-use workers::tag_refreshes::{Origins, Refresher, Refreshment, Until};
+use workers::tag_refreshes::{Foretold, Origins, Refresher, Refreshment, Until};
 
 /// Where the tags come from.
 pub enum Wanted {
@@ -24,6 +27,15 @@ pub fn moment(text: &str) -> Option<i64> {
     workers::tag_refreshes::moment_of(text)
 }
 
+/// What the tags of a build show; `None`: nothing was refreshed yet.
+///
+/// # Errors
+/// A store that is not there or does not answer.
+pub async fn shown(spec: &BuildSpec) -> Result<Option<String>, WorkerError> {
+    let (work, tables) = stores(spec).await?;
+    workers::tag_refreshes::moment(&work, &tables, &spec.country).await
+}
+
 /// Refreshes the tags of a build, with nothing but its work store.
 ///
 /// # Errors
@@ -36,18 +48,46 @@ pub async fn refresh(
     stop: Arc<AtomicBool>,
     say: &(dyn Fn(&str) + Sync),
 ) -> Result<Refreshment, WorkerError> {
+    let (work, tables) = stores(spec).await?;
+    let refresher = Refresher::new((&work, &tables), spec, stop, say);
+    match &wanted {
+        Wanted::Extract(path, sequence) => refresher.refresh(Origins::Extract(path, *sequence), accept_share).await,
+        Wanted::Diffs(folder, until) => {
+            refresher.refresh(Origins::Diffs(&replication(spec, folder)?, *until), accept_share).await
+        }
+    }
+}
+
+/// What such a refresh would do. Nothing is written.
+///
+/// # Errors
+/// As [`refresh`].
+pub async fn foretell(
+    spec: &BuildSpec,
+    wanted: Wanted,
+    stop: Arc<AtomicBool>,
+    say: &(dyn Fn(&str) + Sync),
+) -> Result<Foretold, WorkerError> {
+    let (work, tables) = stores(spec).await?;
+    let refresher = Refresher::new((&work, &tables), spec, stop, say);
+    match &wanted {
+        Wanted::Extract(path, sequence) => refresher.foretell(Origins::Extract(path, *sequence)).await,
+        Wanted::Diffs(folder, until) => refresher.foretell(Origins::Diffs(&replication(spec, folder)?, *until)).await,
+    }
+}
+
+async fn stores(spec: &BuildSpec) -> Result<(WorkStore, Tables), WorkerError> {
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     work.required().await?;
     workers::layout::check(&work, spec).await?;
     let tables = Tables::new(&work);
-    let refresher = Refresher::new((&work, &tables), spec, stop, say);
-    match wanted {
-        Wanted::Extract(path, sequence) => refresher.refresh(Origins::Extract(&path, sequence), accept_share).await,
-        Wanted::Diffs(folder, until) => {
-            let source = SourceStore::open(&address(&folder)?, &StoreOptions::default())?;
-            refresher.refresh(Origins::Diffs(&source, until), accept_share).await
-        }
-    }
+    Ok((work, tables))
+}
+
+/// A replication is asked as patiently as the build's source.
+fn replication(spec: &BuildSpec, folder: &str) -> Result<SourceStore, WorkerError> {
+    let StoreOptions { timeout_seconds, retries, .. } = spec.source.options;
+    SourceStore::open(&address(folder)?, &StoreOptions { timeout_seconds, retries, ..StoreOptions::default() })
 }
 
 /// A path starts at the current folder.

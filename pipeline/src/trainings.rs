@@ -10,6 +10,7 @@ use workers::WorkerError;
 use workers::train::{self, ChangedShare, Leak, PendingRun, RunInputs, RunRows, Runs, TrainingRecord};
 
 use crate::build::Build;
+use crate::evaluate::Learnt;
 
 /// Whether a training must run.
 #[derive(Debug)]
@@ -143,6 +144,25 @@ impl<'b> Inputs<'b> {
 pub async fn current_record(build: &Build, training: Training) -> Result<Option<TrainingRecord>, WorkerError> {
     let inputs = Inputs::pin(build, training).await?;
     Ok(inputs.current(&train::runs(&build.work, &build.spec.country, training).await?))
+}
+
+/// Images that are validation or test now, and that a finished run of the build, or one that it descends from, was trained on.
+/// A run that read the tables as they are was not: it would not have begun.
+///
+/// # Errors
+/// Tables that cannot be read; a store that does not answer.
+pub(crate) async fn learnt_and_held_out(build: &Build, record: &TrainingRecord) -> Result<Learnt, WorkerError> {
+    let mut inputs = Inputs::pin(build, Training::Pretrain).await?;
+    if inputs.reads_what(record) {
+        return Ok(Learnt::new());
+    }
+    match inputs.distance(&record.key).await? {
+        Some(Distance { leak: Some(_), .. }) => {}
+        _ => return Ok(Learnt::new()),
+    }
+    let rows = inputs.rows().await?;
+    let then = train::rows_of_run(&build.work, &build.spec.country, Training::Pretrain, &record.key, rows).await?;
+    Ok(then.map(|then| then.leaked(rows)).unwrap_or_default())
 }
 
 /// Finished runs of a training by whose settings they have.

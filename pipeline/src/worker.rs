@@ -61,7 +61,7 @@ pub async fn work(
         server: workers::chat_server::open(&build.spec, build.stop.clone())?,
         stop: build.stop.clone(),
     };
-    let rows = plan.counts.stale.iter().map(|shard| shard.computed() + shard.kept).sum();
+    let rows = plan.counts.stale.iter().map(|shard| shard.rows()).sum();
     let bar = progress.stage(stage.name, rows);
     let context = MapContext {
         work: &build.work,

@@ -38,6 +38,7 @@ pub fn stage() -> Stage {
         output: Artifact::CaptionScores,
         source: None,
         model: ModelUse::Named(&[CLIP_FIELD]),
+        told: None,
         recipe_digest: Some("scores_digest"),
         parameters,
         open: |context| {

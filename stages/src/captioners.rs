@@ -9,6 +9,7 @@ mod prompt;
 mod quality;
 mod server;
 mod tags;
+pub(crate) mod told;
 
 use manifests::Artifact;
 use manifests::BuildSpec;
@@ -53,6 +54,9 @@ pub(crate) trait Captions: Sync {
     /// Does it look at pixels, or only at tags?
     fn looks(&self) -> bool;
 
+    /// Does it name tags that its words leave out?
+    fn drops_tags(&self) -> bool;
+
     /// How it writes captions.
     fn captions(&self) -> Way<Caption>;
 
@@ -86,6 +90,8 @@ pub(crate) struct Way<T> {
     pub(crate) model: fn(&BuildSpec) -> ModelUse,
     /// What changes words beside the captioner's name: batch sizes do not.
     pub(crate) settings: fn(&BuildSpec) -> Option<serde_json::Value>,
+    /// All that its words depend on of an image's tags; `None` where they allow none.
+    pub(crate) told: fn(&ImageTags<'_>) -> Option<String>,
     pub(crate) open: fn(&StageContext<'_>) -> Opened<T>,
 }
 

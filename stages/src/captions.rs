@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Float32Array, Int32Array, RecordBatch};
 use manifests::plan::Usage;
 use manifests::spec::Captioner;
-use manifests::{Artifact, BuildSpec, digest};
+use manifests::{Artifact, BuildSpec, Digest, digest};
 
 use crate::captioners::{self, Caption, Images, Quality, Writer};
 use crate::reviews;
@@ -26,6 +26,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
         output: Artifact::Captions,
         source: None,
         model: (captioner.captions().model)(spec),
+        told: captioners::told::captions(spec.caption.captioner),
         recipe_digest: None,
         parameters: |spec| {
             let captioner = spec.caption.captioner;
@@ -57,10 +58,16 @@ impl Transform for WriteCaptions {
             all if all == rows.len() => self.write(rows)?,
             _ => self.write(&rows.some(&open).map_err(table_error)?)?,
         };
+        // what a person decided does not follow from what a captioner is told
+        let mut told = match captioners::told::captions(self.captioner) {
+            Some(told) => (told.of)(told.by, rows).map_err(table_error)?,
+            None => vec![None; rows.len()],
+        };
+        decided.keys().for_each(|row| told[*row] = None);
         decided.extend(open.into_iter().zip(written));
         let written: Vec<Written> = decided.into_values().collect();
         let outcome = |written: &Written| written.as_ref().map_or_else(Outcome::clone, |_| Outcome::Good);
-        let content = content(&written).map_err(table_error)?;
+        let content = content(&written, &told).map_err(table_error)?;
         Ok(MapOutput { outcomes: written.iter().map(outcome).collect(), content })
     }
 
@@ -91,7 +98,7 @@ impl WriteCaptions {
     }
 }
 
-fn content(written: &[Written]) -> Result<RecordBatch, TableError> {
+fn content(written: &[Written], told: &[Option<Digest>]) -> Result<RecordBatch, TableError> {
     let good: Vec<Option<&(String, Caption)>> = written.iter().map(|w| w.as_ref().ok()).collect();
     let captioners = table::texts(good.iter().map(|w| w.map(|(captioner, _)| captioner.clone())));
     let good: Vec<Option<&Caption>> = good.into_iter().map(|w| w.map(|(_, caption)| caption)).collect();
@@ -118,6 +125,7 @@ fn content(written: &[Written]) -> Result<RecordBatch, TableError> {
             table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&w.captions)))),
             quality,
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
+            table::texts(good.iter().zip(told).map(|(w, told)| w.and(told.as_deref()))),
             table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ],
     )

@@ -4,6 +4,8 @@ mod changes;
 mod panels;
 mod reranked;
 
+use std::collections::BTreeMap;
+
 use choices::Protocol;
 use serde::{Deserialize, Serialize};
 use training::recall::{self, Gallery};
@@ -79,6 +81,38 @@ pub struct Found {
     pub of: Option<Item>,
 }
 
+/// Images of the split that are neither searched with nor found: the model, or one that it descends from, had learnt from
+/// what they show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// How many.
+    pub images: u64,
+    /// One of them.
+    pub image_id: String,
+    /// By what it was recognised, in words.
+    pub how: String,
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (images, image_id, how) = (self.images, &self.image_id, &self.how);
+        let plural = if images == 1 { "image is" } else { "images are" };
+        write!(
+            f,
+            "{images} {plural} left out, since the model was trained on what they show: such as {image_id} ({how})"
+        )
+    }
+}
+
+/// Takes out the rows that a model had learnt from: `learnt` says of each image how it was recognised.
+pub fn leave_out(rows: &mut Vec<EvaluatedRow>, learnt: &BTreeMap<String, &'static str>) -> Option<LeftOut> {
+    let before = rows.len();
+    let known = |row: &EvaluatedRow| learnt.get(&row.image_id).map(|how| (row.image_id.clone(), (*how).to_owned()));
+    let (image_id, how) = rows.iter().filter_map(known).min()?;
+    rows.retain(|row| !learnt.contains_key(&row.image_id));
+    Some(LeftOut { images: (before - rows.len()) as u64, image_id, how })
+}
+
 /// Figures of one model on one split of one country.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
@@ -92,9 +126,12 @@ pub struct Evaluation {
     pub model_digest: String,
     /// Image embeddings were averaged over flips and turns.
     pub average_over_turns: bool,
-    /// What the model had seen of these images when it learnt, in words.
+    /// That it is not known what the model saw, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<String>,
+    /// Images that no figure is taken over, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
     /// Recall both ways, with what guessing would reach.
     pub recall: recall::RecallReport,
     /// Best and worst text queries, then best and worst image queries.
@@ -286,6 +323,20 @@ mod tests {
         // where all is found there is no failure
         let good: Vec<_> = (0..12).map(|i| row(&format!("i{i}"), i as f32 * 0.2, &format!("caption {i}"))).collect();
         assert_eq!(evaluate(&good, Protocol::Standard).unwrap().1.len(), 2 * PANELS);
+    }
+
+    #[test]
+    fn what_was_learnt_from_is_neither_asked_nor_found() {
+        let mut rows: Vec<_> = (0..6).map(|i| row(&format!("i{i}"), i as f32 * 0.2, &format!("caption {i}"))).collect();
+        assert_eq!(leave_out(&mut rows, &BTreeMap::from([("other".to_owned(), "the same image")])), None);
+        let learnt = ["i4", "i1", "other"].map(|id| (id.to_owned(), "the same image"));
+        let left_out = leave_out(&mut rows, &learnt.into()).unwrap();
+        assert_eq!((left_out.images, left_out.image_id.as_str(), rows.len()), (2, "i1", 4));
+        assert!(left_out.to_string().starts_with("2 images are left out, since"), "{left_out}");
+        let (report, panels) = evaluate(&rows, Protocol::Standard).unwrap();
+        assert_eq!((report.image_gallery, report.caption_gallery), (4, 4));
+        let shown = format!("{panels:?}");
+        assert!(!shown.contains("caption 1") && !shown.contains("\"i4\""), "{shown}");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn stage() -> Stage {
         output: Artifact::Geotags,
         source: Some(SourceBytes::Meta),
         model: ModelUse::None,
+        told: None,
         recipe_digest: None,
         parameters: |spec| {
             let mut parameters = serde_json::json!({

@@ -25,6 +25,7 @@ pub fn stage() -> Stage {
         output: Artifact::ImageEmbeddings,
         source: None,
         model: ModelUse::Retrieval,
+        told: None,
         recipe_digest: Some("embedding_digest"),
         parameters: |spec| {
             serde_json::json!({

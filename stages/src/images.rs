@@ -32,6 +32,7 @@ pub fn stage() -> Stage {
         output: Artifact::Images,
         source: Some(SourceBytes::Image),
         model: ModelUse::None,
+        told: None,
         recipe_digest: None,
         parameters: |spec| {
             serde_json::json!({

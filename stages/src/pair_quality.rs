@@ -3,9 +3,7 @@
 
 pub mod sift;
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, BinaryArray, Float32Array};
+use arrow::record_batch::RecordBatch;
 use manifests::Artifact;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
@@ -14,10 +12,10 @@ use crate::device::note_precision;
 use crate::image_embeddings::encode_views;
 use crate::images::limits;
 use crate::network::{Network, load_network};
-use crate::segment_features::{VIEWS_PER_BATCH, half_bytes};
+use crate::segment_features::VIEWS_PER_BATCH;
 use crate::segment_scores::cosine;
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageError, Transform};
-use crate::table::{self, Columns};
+use crate::table::{self, Columns, TableError};
 use crate::text_embeddings::{encode_texts, load_tokenizer};
 use models::dual_encoder::DualEncoder;
 use models::tokenizer::Tokenizer;
@@ -35,6 +33,7 @@ pub(crate) fn stage() -> Stage {
         output: Artifact::PairQuality,
         source: None,
         model: ModelUse::Scoring,
+        told: None,
         recipe_digest: Some("quality_digest"),
         parameters: |spec| {
             let mut value = serde_json::json!({});
@@ -82,39 +81,22 @@ impl Transform for LookAtPairs {
         let texts: Vec<&str> = captions.iter().flatten().map(String::as_str).collect();
         let mut texts = encode_texts(NAME, &self.network, &self.tokenizer, &texts)?.into_iter();
         let mut images = images.into_iter();
-        let vectors: Vec<Option<Vectors>> = seen
+        let similarities: Vec<Option<Vec<f32>>> = seen
             .iter()
             .zip(&captions)
             .map(|(seen, captions)| {
-                let captions = texts.by_ref().take(captions.len()).collect();
+                let texts: Vec<Vec<f32>> = texts.by_ref().take(captions.len()).collect();
                 let image = seen.is_ok().then(|| images.next()).flatten()?;
-                Some(Vectors { image, captions })
+                Some(texts.iter().map(|text| cosine(&image, text)).collect())
             })
             .collect();
-        let content = content(&seen, &vectors).map_err(table_error)?;
+        let content = content(&seen, &similarities).map_err(table_error)?;
         Ok(MapOutput { outcomes: Outcome::of(&seen), content })
     }
 }
 
-/// Of one image and its captions.
-struct Vectors {
-    image: Vec<f32>,
-    captions: Vec<Vec<f32>>,
-}
-
-fn content(
-    seen: &[Result<(u64, Rgb), String>],
-    vectors: &[Option<Vectors>],
-) -> Result<arrow::record_batch::RecordBatch, table::TableError> {
+fn content(seen: &[Result<(u64, Rgb), String>], similarities: &[Option<Vec<f32>>]) -> Result<RecordBatch, TableError> {
     let hashes = table::texts(seen.iter().map(|seen| seen.as_ref().ok().map(|(hash, _)| format!("{hash:016x}"))));
-    let images = vectors.iter().map(|of| of.as_ref().map(|of| half_bytes(&of.image)));
-    let pairs = || vectors.iter().flatten().flat_map(|of| of.captions.iter().map(|caption| (&of.image, caption)));
-    let similarities = Float32Array::from_iter_values(pairs().map(|(image, caption)| cosine(image, caption)));
-    let captions = BinaryArray::from_iter_values(pairs().map(|(_, caption)| half_bytes(caption)));
-    let lengths: Vec<_> = vectors.iter().map(|of| of.as_ref().map(|of| of.captions.len())).collect();
-    let columns: Vec<ArrayRef> = vec![Arc::new(similarities), Arc::new(captions)];
-    let captions = table::struct_lists(Artifact::PairQuality, "captions", &lengths, columns)?;
     let digests = table::texts(seen.iter().map(|_| None::<String>));
-    let images: ArrayRef = Arc::new(images.collect::<BinaryArray>());
-    table::content(Artifact::PairQuality, vec![hashes, images, captions, digests])
+    table::content(Artifact::PairQuality, vec![hashes, table::float_lists(similarities)?, digests])
 }

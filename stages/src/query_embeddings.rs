@@ -20,6 +20,7 @@ pub fn stage() -> Stage {
         output: Artifact::QueryEmbeddings,
         source: None,
         model: ModelUse::Named(&[ENCODER_FIELD]),
+        told: None,
         recipe_digest: Some("embedding_digest"),
         parameters: |spec| parameters(spec, &[Role::Query]),
         open: |context| Ok(Box::new(EmbedQueries(Sentences::open(NAME, context)?))),

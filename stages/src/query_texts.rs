@@ -21,6 +21,7 @@ pub fn stage(writer: Captioner, spec: &BuildSpec) -> Stage {
         output: Artifact::QueryTexts,
         source: None,
         model: captioner.query_text().map_or(ModelUse::None, |way| (way.model)(spec)),
+        told: captioners::told::query_text(writer),
         recipe_digest: None,
         parameters: |spec| match way(spec) {
             Some((writer, way)) => way.parameters(writer, spec),
@@ -51,6 +52,10 @@ impl Transform for WriteQueries {
     fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
         let written = self.writer.write(&Images::read(rows, &[]).map_err(table_error)?)?;
+        let told = match captioners::told::query_text(self.captioner) {
+            Some(told) => (told.of)(told.by, rows).map_err(table_error)?,
+            None => vec![None; rows.len()],
+        };
         let good: Vec<Option<&QueryText>> = written.iter().map(|w| w.as_ref().ok()).collect();
         let writer = serde_json::json!(self.captioner);
         let writer = writer.as_str().unwrap_or_default();
@@ -60,6 +65,7 @@ impl Transform for WriteQueries {
             table::int32s(good.iter().map(|w| w.map(|w| w.attempts as i32))),
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
             table::texts(good.iter().map(|w| w.map(|w| digest::of_bytes(w.text.as_bytes())))),
+            table::texts(good.iter().zip(&told).map(|(w, told)| w.and(told.as_deref()))),
             table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ];
         let content = table::content(Artifact::QueryTexts, columns).map_err(table_error)?;

@@ -40,6 +40,7 @@ pub(crate) fn stage() -> Stage {
         output: Artifact::SegmentFeatures,
         source: None,
         model: ModelUse::Scoring,
+        told: None,
         recipe_digest: Some("features_digest"),
         parameters,
         open: |context| {

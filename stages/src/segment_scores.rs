@@ -32,6 +32,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
             output: Artifact::SegmentScores,
             source: None,
             model: ModelUse::None,
+            told: None,
             recipe_digest: Some("scores_digest"),
             parameters: |spec| {
                 let score = &spec.score;
@@ -59,6 +60,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
             output: Artifact::SegmentScores,
             source: None,
             model: ModelUse::Scoring,
+            told: None,
             recipe_digest: Some("scores_digest"),
             parameters: |spec| {
                 let mut value = serde_json::json!({

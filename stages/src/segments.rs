@@ -36,6 +36,7 @@ pub fn stage(spec: &BuildSpec) -> Stage {
             Segmenter::Sam => ModelUse::Named(&[SAM_WEIGHTS]),
             Segmenter::Felzenszwalb | Segmenter::None => ModelUse::None,
         },
+        told: None,
         recipe_digest: None,
         parameters,
         open,

@@ -20,6 +20,7 @@ pub fn stage() -> Stage {
         output: Artifact::SentenceEmbeddings,
         source: None,
         model: ModelUse::Named(&[ENCODER_FIELD]),
+        told: None,
         recipe_digest: Some("embedding_digest"),
         parameters: |spec| parameters(spec, &[Role::Query, Role::Document]),
         open: |context| Ok(Box::new(EmbedCaptions(Sentences::open(NAME, context)?))),

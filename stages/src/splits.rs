@@ -24,6 +24,7 @@ pub fn stage() -> Stage {
         output: Artifact::Splits,
         source: None,
         model: ModelUse::None,
+        told: None,
         recipe_digest: None,
         // the ratio is already inside the assignment: a row whose split stays is not touched
         parameters: |_| serde_json::json!({}),

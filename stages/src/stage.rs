@@ -10,9 +10,9 @@ use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 use candle_core::Device;
 use manifests::plan::Usage;
-use manifests::spec::DeviceName;
+use manifests::spec::{Captioner, DeviceName};
 use manifests::weights::Weights;
-use manifests::{Artifact, BuildSpec};
+use manifests::{Artifact, BuildSpec, Digest};
 
 pub use crate::stage_error::{StageError, is_disk_full};
 use crate::table::TableError;
@@ -70,6 +70,8 @@ pub struct Stage {
     pub source: Option<SourceBytes>,
     /// The model that it is opened with.
     pub model: ModelUse,
+    /// How it knows that a row comes out as it was though an input is another; `None`: it does not.
+    pub told: Option<Told>,
     /// Column that the worker fills with the row's recipe: the digest of floating-point fields,
     /// which may differ in their last bit between batch shapes and devices.
     pub recipe_digest: Option<&'static str>,
@@ -77,6 +79,26 @@ pub struct Stage {
     pub parameters: fn(&BuildSpec) -> serde_json::Value,
     /// Loads what the stage needs, once per device.
     pub open: fn(&StageContext<'_>) -> Result<Box<dyn Transform>, StageError>,
+}
+
+/// What rows were told, as digests; `None`: that row has to be computed.
+pub type ToldRows = Vec<Option<Digest>>;
+
+/// How a row is known to come out as it was, though an input of it is another: by what the stage makes use of, a digest of
+/// which lies beside the row. A row without one is computed.
+#[derive(Clone, Copy)]
+pub struct Told {
+    /// The input that may be another.
+    pub input: Artifact,
+    /// Text column of the output that has the digest.
+    pub column: &'static str,
+    /// Whose it is.
+    pub by: Captioner,
+    /// The same digests of rows as they are now; `None`: the row has to be computed. No other input is read for it, so it
+    /// is cheap. Errors of a row are found when it is computed.
+    pub of: fn(Captioner, &InputRows) -> Result<ToldRows, TableError>,
+    /// Content of rows that stand, with what else lies in it of the input.
+    pub renew: fn(Captioner, &InputRows, &RecordBatch) -> Result<RecordBatch, TableError>,
 }
 
 impl Stage {

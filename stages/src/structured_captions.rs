@@ -7,7 +7,7 @@ use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
 use manifests::plan::Usage;
 use manifests::spec::Captioner;
-use manifests::{Artifact, BuildSpec, digest};
+use manifests::{Artifact, BuildSpec, Digest, digest};
 use wording::Variant;
 
 use crate::captioners::{self, Images, StructuredCaption, Way, Writer};
@@ -26,6 +26,7 @@ pub fn stage(writer: Captioner, spec: &BuildSpec) -> Stage {
         output: Artifact::StructuredCaptions,
         source: None,
         model: captioner.structured().map_or(ModelUse::None, |way| (way.model)(spec)),
+        told: captioners::told::structured(writer),
         recipe_digest: None,
         parameters: |spec| match way(spec) {
             Some((writer, way)) => way.parameters(writer, spec),
@@ -57,7 +58,11 @@ impl Transform for WriteVariants {
         let table_error = |source| StageError::Table { stage: NAME, source };
         // given captions are what is searched with: whoever writes must not know them
         let written = self.writer.write(&Images::read(rows, &[]).map_err(table_error)?)?;
-        let content = content(self.captioner, &written).map_err(table_error)?;
+        let told = match captioners::told::structured(self.captioner) {
+            Some(told) => (told.of)(told.by, rows).map_err(table_error)?,
+            None => vec![None; rows.len()],
+        };
+        let content = content(self.captioner, &written, &told).map_err(table_error)?;
         Ok(MapOutput { outcomes: Outcome::of(&written), content })
     }
 
@@ -66,7 +71,11 @@ impl Transform for WriteVariants {
     }
 }
 
-fn content(writer: Captioner, written: &[Result<StructuredCaption, String>]) -> Result<RecordBatch, TableError> {
+fn content(
+    writer: Captioner,
+    written: &[Result<StructuredCaption, String>],
+    told: &[Option<Digest>],
+) -> Result<RecordBatch, TableError> {
     let writer = serde_json::json!(writer);
     let writer = writer.as_str().unwrap_or_default();
     let good: Vec<Option<&StructuredCaption>> = written.iter().map(|w| w.as_ref().ok()).collect();
@@ -89,6 +98,7 @@ fn content(writer: Captioner, written: &[Result<StructuredCaption, String>]) -> 
             table::int32s(good.iter().map(|w| w.map(|w| w.attempts as i32))),
             table::texts(good.iter().map(|w| w.and_then(|w| w.flagged.as_deref()))),
             table::texts(good.iter().map(|w| w.map(|w| digest::of_value(&texts(w))))),
+            table::texts(good.iter().zip(told).map(|(w, told)| w.and(told.as_deref()))),
             table::texts(good.iter().map(|w| w.and_then(|w| w.served.as_deref()))),
         ],
     )

@@ -25,6 +25,7 @@ pub fn stage() -> Stage {
         output: Artifact::StructuredEmbeddings,
         source: None,
         model: ModelUse::Named(&[ENCODER_FIELD]),
+        told: None,
         recipe_digest: Some("embedding_digest"),
         parameters: |spec| {
             let mut parameters = parameters(spec, &[Role::Document]);

@@ -27,6 +27,7 @@ pub fn stage() -> Stage {
         output: Artifact::TextEmbeddings,
         source: None,
         model: ModelUse::Retrieval,
+        told: None,
         recipe_digest: Some("embedding_digest"),
         parameters: |spec| serde_json::json!({ "precision": arithmetic(spec) }),
         open: |context| {

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use manifests::{Artifact, BuildSpec, paths};
 use pipeline::run_options::RunOptions;
 use pipeline_tests::{noisy, run, run_with, spec_below};
-use stages::table::Columns;
 use workers::train::LEFT_OUT_FILE;
 
 const SWAPPED: f64 = 0.2;
@@ -46,44 +45,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let noisy: BTreeSet<&String> =
                 swapped.iter().filter(|id| learnt.get(*id).is_some_and(|s| s == "train")).collect();
             let right = found.iter().filter(|id| noisy.contains(id)).count();
-            let alone = by_cosine(&build, &learnt, found.len()).await?;
-            let right_alone = alone.iter().filter(|id| noisy.contains(id)).count();
             println!(
-                "swapped {:.0} %, left out {:.0} %: {} of {} swapped ones found, precision {:.3}, recall {:.3} (by cosines alone {:.3}, {:.3}); test {}",
+                "swapped {:.0} %, left out {:.0} %: {} of {} swapped ones found, precision {:.3}, recall {:.3}; test {}",
                 100.0 * share,
                 100.0 * drop,
                 right,
                 noisy.len(),
                 right as f64 / found.len().max(1) as f64,
                 right as f64 / noisy.len().max(1) as f64,
-                right_alone as f64 / found.len().max(1) as f64,
-                right_alone as f64 / noisy.len().max(1) as f64,
                 recall.quoted().in_words()
             );
         }
     }
     Ok(())
-}
-
-/// The pairs of the train split whose cosine is lowest, without regard to how well either side fits at all.
-async fn by_cosine(
-    build: &pipeline::build::Build,
-    splits: &BTreeMap<String, String>,
-    count: usize,
-) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    let mut cosines = Vec::new();
-    for part in build.pin(Artifact::PairQuality).await?.parts {
-        let reader = workers::parts::PartReader::open(&build.work, Artifact::PairQuality, &part).await?;
-        let batch = reader.read(&["image_id", "status", "captions"]).await?;
-        let columns = Columns::new(Artifact::PairQuality, &batch);
-        let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
-        for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
-            let items = columns.structs("captions", row)?;
-            let best = columns.inner(&items).float32("similarity")?.iter().flatten().reduce(f32::max);
-            let is_learnt = splits.get(ids.value(row)).is_some_and(|split| split == "train");
-            cosines.extend(best.filter(|_| is_learnt).map(|cosine| (cosine, ids.value(row).to_owned())));
-        }
-    }
-    cosines.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
-    Ok(cosines.into_iter().take(count).map(|(_, id)| id).collect())
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, RecordBatch};
 use manifests::plan::PinnedTable;
-use manifests::recipe::{CommittedRow, causes};
+use manifests::recipe::{CommittedRow, causes, differs_only_in};
 use manifests::{Artifact, PartFile};
 use serde::Serialize;
 use stages::reviews;
@@ -31,12 +31,19 @@ pub struct TableChanges {
     pub changed: u64,
     /// Rows that were made again and are what they were.
     pub remade: u64,
+    /// Rows that were not made again though their tags are others: their words are the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub carried: u64,
     /// Rows with nothing new.
     pub kept: u64,
     /// Why rows were made again, with the number of each.
     pub causes: BTreeMap<String, u64>,
     /// Some of the rows that have changed, by image.
     pub examples: Vec<RowChange>,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// What a row said before and says now.
@@ -56,6 +63,16 @@ struct Row {
     /// Status and digests of the content.
     content: Vec<Option<String>>,
     shown: Option<String>,
+    /// Digest of what its captioner was told.
+    told: Option<String>,
+}
+
+impl Row {
+    /// Whether the row that it was before stands: its tags are others, and what a captioner is told of them is not.
+    fn is_carried_from(&self, before: &Row) -> bool {
+        let only_tags = || differs_only_in(&before.committed, &self.committed.parts(""), Artifact::Geotags.name());
+        self.told.is_some() && self.told == before.told && self.content == before.content && only_tags()
+    }
 }
 
 /// The column of a table that people read.
@@ -67,6 +84,9 @@ fn shown_column(artifact: Artifact) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// Column with a digest of what a captioner was told.
+const TOLD: &str = "told";
 
 /// Columns whose values are the same exactly where the content is.
 fn content_columns(artifact: Artifact) -> Vec<&'static str> {
@@ -110,7 +130,10 @@ async fn rows_of(
     let mut columns: Vec<&'static str> = COMMITTED_COLUMNS.to_vec();
     let more: &[&str] =
         if artifact == Artifact::CaptionReviews { &["decision", "captioner", "author", "decided_at"] } else { &[] };
-    for column in content_columns(artifact).into_iter().chain(shown_column(artifact)).chain(more.iter().copied()) {
+    let told = artifact.content_fields().iter().any(|field| field.name == TOLD).then_some(TOLD);
+    for column in
+        content_columns(artifact).into_iter().chain(shown_column(artifact)).chain(more.iter().copied()).chain(told)
+    {
         if !columns.contains(&column) {
             columns.push(column);
         }
@@ -139,10 +162,12 @@ fn rows(artifact: Artifact, batch: &RecordBatch) -> Result<BTreeMap<String, Row>
             (0..texts.len()).map(|row| option_text(texts, row).map(str::to_owned)).collect()
         }
     };
+    let told = batch.column_by_name(TOLD).map(|_| columns.text(TOLD)).transpose()?;
     let committed = committed_rows(artifact, batch)?;
     let row = |(image_id, (at, committed)): (String, (usize, CommittedRow))| {
         let content = content.iter().map(|column| option_text(column, at).map(str::to_owned)).collect();
-        (image_id, Row { committed, content, shown: shown[at].clone() })
+        let told = told.and_then(|told| option_text(told, at)).map(str::to_owned);
+        (image_id, Row { committed, content, shown: shown[at].clone(), told })
     };
     Ok(committed.into_iter().map(row).collect())
 }
@@ -171,7 +196,12 @@ impl TableChanges {
                         *self.causes.entry(cause).or_default() += 1;
                     }
                     let is_other = before.content != after.content;
-                    *(if is_other { &mut self.changed } else { &mut self.remade }) += 1;
+                    let counted = match is_other {
+                        true => &mut self.changed,
+                        false if after.is_carried_from(before) => &mut self.carried,
+                        false => &mut self.remade,
+                    };
+                    *counted += 1;
                     is_other
                 }
             };
@@ -184,7 +214,7 @@ impl TableChanges {
 
     /// Whether anything is another than it was.
     pub fn is_nothing(&self) -> bool {
-        self.added + self.removed + self.changed + self.remade == 0
+        self.added + self.removed + self.changed + self.remade + self.carried == 0
     }
 }
 
@@ -204,7 +234,21 @@ mod tests {
             },
             content: vec![Some("ok".to_owned()), None, Some(digest.to_owned())],
             shown: Some(shown.to_owned()),
+            told: None,
         }
+    }
+
+    #[test]
+    fn a_row_that_stands_is_told_from_one_that_was_made_again() {
+        let told = |recipe: &str, inputs: &str, told: &str| Row {
+            told: Some(told.to_owned()),
+            ..row(recipe, inputs, "x", "a park")
+        };
+        let after = told("s", r#"{"geotags.tags":"2"}"#, "a park");
+        assert!(after.is_carried_from(&told("r", r#"{"geotags.tags":"1"}"#, "a park")));
+        assert!(!after.is_carried_from(&told("r", r#"{"geotags.tags":"1"}"#, "a lake")));
+        assert!(!after.is_carried_from(&told("r", r#"{"geotags.tags":"1","images.bytes":"1"}"#, "a park")));
+        assert!(!after.is_carried_from(&row("r", r#"{"geotags.tags":"1"}"#, "x", "a park")));
     }
 
     #[test]
@@ -229,6 +273,7 @@ mod tests {
         changes.add(&old, &new, 2);
         let TableChanges { added, removed, changed, remade, kept, .. } = changes;
         assert_eq!((added, removed, changed, remade, kept), (1, 1, 1, 1, 1));
+        assert_eq!(changes.carried, 0);
         assert_eq!(changes.causes, BTreeMap::from([("geotags.tags changed".to_owned(), 2)]));
         let example = |id: &str, before: Option<&str>, after: Option<&str>| RowChange {
             image_id: id.to_owned(),

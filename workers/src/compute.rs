@@ -157,6 +157,7 @@ mod tests {
             output: Artifact::Splits,
             source: None,
             model: ModelUse::Retrieval,
+            told: None,
             recipe_digest: None,
             parameters: |_| serde_json::Value::Null,
             open,

@@ -28,6 +28,9 @@ pub enum WorkerError {
     /// A store did not answer, or answered with a fault of its own, after all retries: run again.
     #[error("{0}")]
     Transient(String),
+    /// Something beside the stores of the build did not answer, after all retries; nothing was begun.
+    #[error("{0}")]
+    Unanswered(String),
     /// Another writer was faster; the caller looks again.
     #[error("{0} was written by another worker meanwhile")]
     Conflict(String),
@@ -46,7 +49,10 @@ impl WorkerError {
     /// 0 done, 65 permanent, 75 transient, 143 stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
-            WorkerError::Transient(_) | WorkerError::Conflict(_) | WorkerError::DiskFull(_) => 75,
+            WorkerError::Transient(_)
+            | WorkerError::Unanswered(_)
+            | WorkerError::Conflict(_)
+            | WorkerError::DiskFull(_) => 75,
             WorkerError::Stopped => 143,
             _ => 65,
         }
@@ -60,6 +66,7 @@ impl WorkerError {
             }
             WorkerError::DiskFull(_) => Some("free some and run the same command again: what is done stays done"),
             WorkerError::Stopped => Some("run the same command again to go on"),
+            WorkerError::Unanswered(_) => Some("nothing was written: run the same command again when it answers"),
             WorkerError::Configuration(_)
             | WorkerError::Refused(_)
             | WorkerError::Broken(_)

@@ -85,7 +85,7 @@ impl Headways {
             let plan = work.get_sealed::<Plan>(path).await?;
             let Some(plan) = plan.filter(|plan| plan.is_of(country)) else { return Ok(None) };
             let stale = plan.counts.stale.iter();
-            let shards = stale.map(|shard| (plan.shard_key(shard.shard), shard.computed().saturating_add(shard.kept)));
+            let shards = stale.map(|shard| (plan.shard_key(shard.shard), shard.rows()));
             self.known.insert(path.to_owned(), shards.collect());
         }
         Ok(self.known.get(path))

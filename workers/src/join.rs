@@ -1,5 +1,7 @@
 //! One shard of a stage: which rows it has, what each is made of, and what becomes of it.
 
+mod stand;
+
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
@@ -66,17 +68,22 @@ impl ShardJoin {
         let inputs = load_inputs(stores, stage, plan, shard).await?;
         let committed = open_part(work, artifact, plan.output.part(shard)).await?;
         let (committed, rows) = load_committed(committed).await?;
-        let mut tasks = decide_rows(stage, plan, shard, &inputs, &rows);
+        let tasks = decide_rows(stage, plan, shard, &inputs, &rows);
+        let mut join = ShardJoin { inputs, committed, partial: None, tasks };
+        if let Some(told) = &stage.told {
+            join.carry(told, &rows).await?;
+        }
         let left = async { load_committed(open_part(work, artifact, partial).await?).await };
         let (partial, left) = left.await.unwrap_or_else(|error| {
             tracing::warn!(stage = stage.name, shard, %error, "what a stopped worker left cannot be read");
             (None, CommittedRows::new())
         });
-        for task in tasks.iter_mut().filter(|t| matches!(t.action, RowAction::Compute(_))) {
+        for task in join.tasks.iter_mut().filter(|t| matches!(t.action, RowAction::Compute(_))) {
             let made = left.get(&task.image_id).filter(|(_, row)| task.is_made_by(row));
             task.partial = made.map(|(row, _)| *row);
         }
-        Ok(ShardJoin { inputs, committed, partial, tasks })
+        join.partial = partial;
+        Ok(join)
     }
 
     /// The same for rows that lie outside of the stage's table: `made` are those that are there already.

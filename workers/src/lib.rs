@@ -1,6 +1,7 @@
 //! Everything that touches a store: listing the source, Delta tables, planning and computing shards, publishing the
 //! results, and running trainings.
 
+pub mod accept;
 pub mod adapt;
 pub mod archive;
 pub mod assignment;

@@ -123,7 +123,7 @@ pub async fn map_plan(
                 let number = shard.plan.shard;
                 let made = match shard.done {
                     Some(marker) => {
-                        context.observer.rows(marker.computed, marker.kept, marker.errors);
+                        context.observer.rows(marker.computed, marker.kept + marker.carried, marker.errors);
                         Some((marker, true))
                     }
                     None if context.stop.load(Ordering::Relaxed) => None,

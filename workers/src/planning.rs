@@ -95,6 +95,7 @@ fn counted(shard: u32, join: &ShardJoin) -> ShardPlan {
     for task in &join.tasks {
         match task.action {
             RowAction::Keep => counted.kept += 1,
+            RowAction::Carry => counted.carried += 1,
             RowAction::Compute(reason) => *counted.changes.entry(reason).or_default() += 1,
             RowAction::Delete => *counted.changes.entry(Reason::Deleted).or_default() += 1,
         }

@@ -35,6 +35,9 @@ pub struct Summary {
     pub by_other_runs: u64,
     /// Rows that were copied.
     pub kept: u64,
+    /// Rows that were copied under a new recipe: their words are the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub carried: u64,
     /// Rows that left.
     pub deleted: u64,
     /// Rows of the table that could not be made.
@@ -54,6 +57,10 @@ pub struct Summary {
     /// Everything else that a stage tells about itself, for people.
     #[serde(default)]
     pub notes: BTreeMap<String, String>,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// What a publication left.
@@ -112,6 +119,7 @@ pub async fn quarantine(
     while let Some(part) = parts.try_next().await? {
         statuses.ok += part.ok;
         statuses.excluded += part.excluded;
+        statuses.first_excluded = statuses.first_excluded.or(part.first_excluded);
         statuses.errors += part.failed.len() as u64;
         for (what, why) in part.failed {
             push_line(&mut lines, &what, &why);
@@ -132,6 +140,7 @@ pub async fn quarantine(
 struct PartStatuses {
     ok: u64,
     excluded: u64,
+    first_excluded: Option<String>,
     /// Image and reason.
     failed: Vec<(String, String)>,
 }
@@ -145,7 +154,11 @@ async fn part_statuses(work: &WorkStore, artifact: Artifact, part: &PartFile) ->
         for row in 0..batch.num_rows() {
             match status.value(row) {
                 "ok" => of_part.ok += 1,
-                "excluded" => of_part.excluded += 1,
+                "excluded" => {
+                    of_part.excluded += 1;
+                    let why = || format!("{}: {}", ids.value(row), option_text(errors, row).unwrap_or_default());
+                    of_part.first_excluded.get_or_insert_with(why);
+                }
                 _ => {
                     let why = option_text(errors, row).unwrap_or_default();
                     of_part.failed.push((ids.value(row).to_owned(), why.to_owned()));

@@ -87,7 +87,8 @@ mod tests {
 
     fn marker(computed: u64, phases: Phases) -> Marker {
         let part = PartFile { shard: 0, path: String::new(), size_bytes: 1, rows: computed };
-        Marker { part, computed, kept: 0, deleted: 0, errors: 0, seconds: 99.0, phases, usage: Usage::default() }
+        let usage = Usage::default();
+        Marker { part, computed, kept: 0, carried: 0, deleted: 0, errors: 0, seconds: 99.0, phases, usage }
     }
 
     #[test]

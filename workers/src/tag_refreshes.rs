@@ -7,31 +7,36 @@
 
 mod boxes;
 mod diffs;
+mod foretold;
 mod record;
 mod rows;
+mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use manifests::spec::OsmSpec;
 use manifests::words::count;
-use manifests::{Artifact, BuildSpec, shard_of};
+use manifests::{Artifact, BuildSpec};
 use osm::{Boxes, Moment, OsmError, State, SubjectKind};
 use serde::Serialize;
-use stages::tag_refreshes::{ImageTags, Origin, Refreshed};
 
 use crate::error::WorkerError;
 use crate::stores::{SourceStore, WorkStore};
 use crate::tables::Tables;
 use boxes::Known;
 pub use diffs::Until;
+pub use foretold::Foretold;
 pub use osm::moment_of;
 use record::Base;
 
 /// Examples that are shown of changed images.
 const MOST_EXAMPLES: usize = 5;
+
+/// Ways of an extract that has relations, if it is whole.
+const MANY_WAYS: u64 = 10_000;
 
 /// Where the tags come from.
 pub enum Origins<'a> {
@@ -64,6 +69,8 @@ pub struct Refreshment {
     pub unclear_examples: Vec<String>,
     /// Diffs that were applied.
     pub diffs: u64,
+    /// Diffs that are there and lie after the moment up to which they were wanted.
+    pub waiting: u64,
     /// Objects that the extract, or the diffs, told of.
     pub objects: u64,
     /// Bytes of the state.
@@ -83,12 +90,6 @@ pub struct Refresher<'a> {
     spec: &'a BuildSpec,
     stop: Arc<AtomicBool>,
     say: &'a (dyn Fn(&str) + Sync),
-}
-
-/// A row to be written; one that is not changed keeps its tags.
-struct Write {
-    number: u32,
-    is_changed: bool,
 }
 
 /// A state with what it says of some images.
@@ -136,14 +137,40 @@ impl<'a> Refresher<'a> {
         // what will be replaced is pinned before anything is read that it is judged by
         let base = Base::pin(self.work, self.tables, &self.spec.country).await?;
         let known = boxes::known(self.work, self.tables, self.spec, &base).await?;
-        let found = match from {
-            Origins::Extract(path, sequence) => self.extract(path, sequence, &base, &known).await?,
-            Origins::Diffs(source, until) => match self.diffs(source, until, &base, &known).await? {
-                Ok(found) => found,
-                Err(nothing) => return Ok(nothing),
-            },
-        };
-        self.write(&base, &known, found, accept_share.unwrap_or(self.osm().accept_share)).await
+        match self.find(from, &base, &known).await? {
+            Ok(found) => self.write(&base, &known, found, accept_share).await,
+            Err(nothing) => Ok(nothing),
+        }
+    }
+
+    /// Finds the tags and writes nothing: what a refresh would do, and how many rows of which table a run would make again
+    /// afterwards. Nothing is refused for being too much: that is told by [`Foretold::share`].
+    ///
+    /// # Errors
+    /// As [`refresh`](Self::refresh), but those of writing.
+    pub async fn foretell(&self, from: Origins<'_>) -> Result<Foretold, WorkerError> {
+        let base = Base::pin(self.work, self.tables, &self.spec.country).await?;
+        let known = boxes::known(self.work, self.tables, self.spec, &base).await?;
+        match self.find(from, &base, &known).await? {
+            Ok(mut found) => {
+                let writes = self.judge(&known, &mut found);
+                self.foretold(&known, found, writes).await
+            }
+            Err(nothing) => Ok(Foretold { done: nothing, ..Foretold::default() }),
+        }
+    }
+
+    /// What the source says of the images; `Err`: no diff follows.
+    async fn find(
+        &self,
+        from: Origins<'_>,
+        base: &Base,
+        known: &Known,
+    ) -> Result<Result<Found, Refreshment>, WorkerError> {
+        match from {
+            Origins::Extract(path, sequence) => self.extract(path, sequence, base, known).await.map(Ok),
+            Origins::Diffs(source, until) => self.diffs(source, until, base, known).await,
+        }
     }
 
     async fn extract(
@@ -166,6 +193,13 @@ impl<'a> Refresher<'a> {
             return Err(WorkerError::Broken(
                 "the extract holds no way, and images were taken for some: it is cut, or of another place; download it again"
                     .into(),
+            ));
+        }
+        if read.objects[2] == 0 && read.objects[1] > MANY_WAYS {
+            (self.say)(&format!(
+                "warning: the extract holds {} and no relation, and relations come last: unless it was made without them, it is \
+                 cut; a .osm.pbf does not say where it ends, so compare its size or checksum with its publisher's",
+                count(read.objects[1], "way")
             ));
         }
         let state = &mut read.state;
@@ -211,6 +245,7 @@ impl<'a> Refresher<'a> {
             diffs: applied.diffs,
             objects: applied.objects,
             stopped: applied.stopped,
+            waiting: applied.waiting,
             unclear: new.len(),
             unclear_examples: new.into_iter().take(MOST_EXAMPLES).collect(),
             moment: state.moment(),
@@ -221,96 +256,11 @@ impl<'a> Refresher<'a> {
         }
         Ok(Ok(Found { state, numbers: applied.touched, origin: "diff", done }))
     }
+}
 
-    /// What an image shows, of what matters; within: `None`: what it was taken for is gone.
-    fn tags_of(&self, state: &State, number: u32) -> Option<Option<ImageTags>> {
-        let answer = state.answer(number, &|key| self.osm().ignores(key))?;
-        let surrounding = answer.surrounding;
-        Some(answer.center.map(|center| ImageTags { center, surrounding }))
-    }
-
-    async fn write(
-        &self,
-        base: &Base,
-        known: &Known,
-        found: Found,
-        accept_share: f64,
-    ) -> Result<Refreshment, WorkerError> {
-        let Found { state, numbers, origin, mut done } = found;
-        let origin = Origin {
-            kind: origin.to_owned(),
-            sequence: state.sequence.and_then(|sequence| i64::try_from(sequence).ok()),
-            moment: state.timestamp.map(|at| Moment(at).to_string()),
-        };
-        let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
-        for number in numbers {
-            let Some(image) = state.boxes().all().get(number as usize) else { continue };
-            let Some(before) = known.before.get(&image.image_id) else { continue };
-            if state.is_named(number) {
-                continue;
-            }
-            let Some(tags) = self.tags_of(&state, number) else { continue };
-            done.looked_at += 1;
-            let is_changed = rows::digest_of(tags.as_ref()) != before.digest;
-            if is_changed {
-                done.changed += 1;
-                done.gone += usize::from(tags.is_none());
-                done.back += usize::from(before.is_gone && tags.is_some());
-                if done.examples.len() < MOST_EXAMPLES {
-                    done.examples.push(image.image_id.clone());
-                }
-            }
-            // what was never refreshed gets a row that says where its tags come from
-            if is_changed || !before.is_refreshed {
-                let shard = shard_of(&image.image_id, self.spec.work.shards);
-                writes.entry(shard).or_default().push(Write { number, is_changed });
-            }
-        }
-        let named: Vec<String> = (state.missing())
-            .filter(|(id, _)| known.before.contains_key(*id))
-            .map(|(id, why)| format!("{id}: {why}"))
-            .collect();
-        done.unclear += named.len();
-        done.unclear_examples.extend(named.into_iter().take(MOST_EXAMPLES));
-        done.moment = state.moment();
-        let share = done.changed as f64 / done.images.max(1) as f64;
-        if share > accept_share {
-            let first = match base.record {
-                None => " (the first extract may well differ from what came with the images)",
-                Some(_) => "",
-            };
-            let whole = if done.gone * 2 > done.images { "; look first whether the file is whole" } else { "" };
-            return Err(WorkerError::Configuration(format!(
-                "{} of {} would have other tags (such as {}), {} of them none, as what they were taken for is gone: that is \
-                 more than source.osm.accept_share = {accept_share}. If that is right{first}, accept it with --accept-share \
-                 {}{whole}",
-                done.changed,
-                count(done.images, "image"),
-                done.examples.join(", "),
-                done.gone,
-                (share * 100.0).ceil().min(100.0) / 100.0,
-            )));
-        }
-        let bytes = state.to_bytes();
-        done.state_bytes = bytes.len() as u64;
-        if self.stop.load(Ordering::Relaxed) && !done.stopped {
-            return Err(WorkerError::Stopped);
-        }
-        let mut replacements = Vec::with_capacity(writes.len());
-        for (shard, writes) in writes {
-            let mut changed: BTreeMap<String, Option<Refreshed>> = BTreeMap::new();
-            for Write { number, is_changed } in writes {
-                let Some(image) = state.boxes().all().get(number as usize) else { continue };
-                let tags = self.tags_of(&state, number).flatten();
-                let row = is_changed.then(|| Refreshed { tags, origin: origin.clone() });
-                changed.insert(image.image_id.clone(), row);
-            }
-            let shard = rows::Shard { work: self.work, country: &self.spec.country, shard };
-            replacements.push(shard.write(base, known, changed, &origin).await?);
-        }
-        done.written = base.commit(self.work, self.tables, &state, bytes, replacements).await?;
-        Ok(done)
-    }
+/// Seconds since 1970, as a moment in UTC.
+pub fn words_of(seconds: i64) -> String {
+    Moment(seconds).to_string()
 }
 
 /// What the tags of a country show by now; `None`: they came with the images.

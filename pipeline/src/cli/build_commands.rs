@@ -81,15 +81,56 @@ async fn note_missing_overrides(build: &Build) {
     }
 }
 
-fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
+pub(super) fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
     say!("{:21} {:>12} {:>10}  why", "step", "to compute", "up to date");
     for line in lines {
         let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
         let mut why: Vec<String> = line.reasons.iter().map(|(r, n)| format!("{n} {}", r.words())).collect();
+        if line.carried > 0 {
+            why.push(format!("{} kept: same words", line.carried));
+        }
         if !line.note.is_empty() {
             why.push(line.note.clone());
         }
         say!("{:21} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
+    }
+    Ok(())
+}
+
+pub(super) async fn accept(args: &SpecArgs, step: &str, write: bool, json: bool) -> Result<()> {
+    let spec = args.read()?;
+    preflight::check_plan(&spec)?;
+    let mut build = Build::open(spec, stop_flag()).await?;
+    note_missing_overrides(&build).await;
+    let accepted = crate::accept::accept_step(&mut build, step, write).await?;
+    let rows: u64 = accepted.rows.values().sum();
+    if json {
+        let (reasons, examples, others) = (&accepted.rows, &accepted.examples, accepted.others);
+        let said = serde_json::json!({
+            "step": step, "rows": rows, "reasons": reasons, "examples": examples, "others": others,
+            "written": write && rows > 0,
+        });
+        say!("{}", serde_json::to_string_pretty(&said)?);
+        return Ok(());
+    }
+    let reasons: Vec<String> = accepted.rows.iter().map(|(reason, n)| format!("{n} {}", reason.words())).collect();
+    let stand = if write { "stand as they are" } else { "would stand as they are" };
+    say!(
+        "{} of {step} {stand}{}",
+        count(rows, "stale row"),
+        if rows > 0 { format!(": {}", reasons.join(", ")) } else { String::new() }
+    );
+    if !accepted.examples.is_empty() {
+        say!("  such as {}", accepted.examples.join(", "));
+    }
+    if accepted.others > 0 {
+        say!(
+            "{} cannot: nothing of theirs is there that could stand, or a person decided otherwise",
+            count(accepted.others, "other stale row")
+        );
+    }
+    if !write && rows > 0 {
+        say!("nothing is written: look at some with `urbancross explain`, then repeat with --write");
     }
     Ok(())
 }

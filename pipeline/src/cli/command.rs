@@ -263,6 +263,17 @@ pub(super) enum Command {
         #[command(subcommand)]
         what: TagsCommand,
     },
+    /// Let stale rows of a step stand as they are: nothing is computed, and what is made of them stays
+    Accept {
+        #[command(flatten)]
+        spec: SpecArgs,
+        #[arg(help = "The step whose rows stand, such as `captions`")]
+        step: String,
+        #[arg(long, help = "Write it; without this, only show the rows that would stand")]
+        write: bool,
+        #[arg(long, help = "Machine-readable output")]
+        json: bool,
+    },
     /// Show finished builds as web pages: search, a map, images one by one, and what models see
     Serve {
         #[command(flatten)]

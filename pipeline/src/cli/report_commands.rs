@@ -101,6 +101,9 @@ pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
         for line in e.text.iter().flat_map(text_lines) {
             say!("{line}");
         }
+        if let Some(left_out) = &e.left_out {
+            say!("  {left_out}");
+        }
         for reranked in &e.reranked {
             let (name, of) = (crate::page::reranked::name(reranked.method), &reranked.recall.exact.pessimistic);
             say!("  {name}: {}", figures(of));

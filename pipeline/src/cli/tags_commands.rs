@@ -1,15 +1,23 @@
 //! `urbancross tags`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use manifests::BuildSpec;
 use manifests::words::count;
 use workers::WorkerError;
-use workers::tag_refreshes::{Refreshment, Until};
+use workers::tag_refreshes::{Foretold, Refreshment, Until};
 
 use super::arguments::SpecArgs;
-use super::stop_flag_saying;
+use super::simulate_commands::PriceArgs;
+use super::{build_commands, simulate_commands, stop_flag_saying};
+use crate::build::Build;
+use crate::capacity;
+use crate::tags::watch::{LEAST_PAUSE, Round};
 use crate::tags::{self, Wanted};
 use crate::{aside, say};
 
@@ -26,9 +34,8 @@ pub(super) struct RefreshArgs {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "diffs",
         conflicts_with = "diffs",
-        help = "An extract: .osm.pbf, .osm or .osm.gz"
+        help = "An extract: .osm.pbf, .osm or .osm.gz; either it or --diffs is needed"
     )]
     osm: Option<PathBuf>,
     #[arg(
@@ -59,9 +66,38 @@ pub(super) struct RefreshArgs {
         help = "Go on even if so large a share of the images gets other tags; otherwise source.osm.accept_share"
     )]
     accept_share: Option<f64>,
+    #[arg(long, help = "Write nothing: show the rows that a run would make again, what they take and what they cost")]
+    plan: bool,
+    #[arg(
+        long,
+        value_name = "GPUS",
+        requires = "plan",
+        help = "Whose hours the plan shows, such as `64xH100,8/node`; otherwise one GPU"
+    )]
+    cluster: Option<engines::ClusterShape>,
+    #[command(flatten)]
+    price: PriceArgs,
+    #[arg(
+        long,
+        value_name = "PAUSE",
+        value_parser = pause,
+        conflicts_with_all = ["osm", "plan", "until"],
+        help = "Go on with every diff that comes, a line a round, until it is told to stop: 10m, 1h, 1d"
+    )]
+    every: Option<Duration>,
     #[arg(long, help = "Machine-readable output")]
     json: bool,
 }
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let of = |(unit, seconds): (char, u64)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(seconds);
+    let pause = units.into_iter().find_map(of).map(Duration::from_secs);
+    let fits = |pause: &Duration| (LEAST_PAUSE..=MOST_PAUSE).contains(pause);
+    pause.filter(fits).ok_or_else(|| "it must be a pause between 10s and 366d, such as 10m, 1h or 1d".to_owned())
+}
+
+const MOST_PAUSE: Duration = Duration::from_secs(366 * 86_400);
 
 fn share(text: &str) -> Result<f64, &'static str> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
@@ -76,11 +112,19 @@ pub(super) async fn tags(command: TagsCommand) -> Result<()> {
     let TagsCommand::Refresh(args) = command;
     let spec = args.spec.read()?;
     let stop = stop_flag_saying("diffs that are applied are written, and an extract is given up");
+    if let (Some(every), Some(diffs)) = (args.every, &args.diffs) {
+        return watch(&spec, diffs, (every, args.accept_share), stop, args.json).await;
+    }
     let wanted = match (&args.osm, &args.diffs) {
         (Some(path), _) => Wanted::Extract(path.clone(), args.sequence),
-        (None, diffs) => Wanted::Diffs(diffs.clone().unwrap_or_default(), Until(args.until)),
+        (None, Some(diffs)) => Wanted::Diffs(diffs.clone(), Until(args.until)),
+        (None, None) => return Err(nothing_named(&spec).await?.into()),
     };
     let said = |line: &str| aside!("{line}");
+    if args.plan {
+        let foretold = tags::foretell(&spec, wanted, stop.clone(), &said).await?;
+        return plan(spec, &foretold, &args, stop).await;
+    }
     let done = tags::refresh(&spec, wanted, args.accept_share, stop, &said).await?;
     if args.json {
         say!("{}", serde_json::to_string_pretty(&done)?);
@@ -92,8 +136,71 @@ pub(super) async fn tags(command: TagsCommand) -> Result<()> {
     if done.stopped { Err(WorkerError::Stopped.into()) } else { Ok(()) }
 }
 
-/// What was done, for people.
-fn lines(done: &Refreshment) -> Vec<String> {
+/// What to say to somebody who names neither an extract nor diffs.
+async fn nothing_named(spec: &BuildSpec) -> Result<WorkerError> {
+    let moment = tags::shown(spec).await?;
+    let next = match moment {
+        None => "begin with an extract of the country, --osm FILE; from then on --diffs FOLDER is enough".to_owned(),
+        Some(moment) => format!(
+            "the tags show {moment}: --diffs FOLDER (a replication folder or its address) brings what was edited since, --osm FILE \
+             reads a newer extract"
+        ),
+    };
+    Ok(WorkerError::Configuration(format!("nothing is named to refresh the tags of {} from: {next}", spec.country)))
+}
+
+/// Prints what a refresh would make a run do.
+async fn plan(spec: BuildSpec, foretold: &Foretold, args: &RefreshArgs, stop: Arc<AtomicBool>) -> Result<()> {
+    let mut steps = tags::foretold::steps(&spec, foretold);
+    let build = Build::open_work(spec, stop).await?;
+    let one = || engines::ClusterShape { gpus: 1, kind: "GPU (or machine without one)".into(), per_node: 1 };
+    let asked = simulate_commands::question(args.cluster.clone().unwrap_or_else(one), &args.price);
+    let rows = |step: &str| steps.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
+    let capacities = capacity::steps(&build.spec, &capacity::known(&build).await?, &asked, rows);
+    let served = crate::served::expected(&build, &steps).await?;
+    if args.json {
+        for line in &mut steps {
+            line.server = served.iter().find(|(step, _)| *step == line.step).map(|(_, expected)| expected.clone());
+            line.cluster = capacities.iter().find(|capacity| capacity.step == line.step).cloned();
+        }
+        say!("{}", serde_json::to_string_pretty(&serde_json::json!({ "refresh": foretold, "steps": steps }))?);
+        return Ok(());
+    }
+    counted(&foretold.done).iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+    let accept = args.accept_share.unwrap_or(build.spec.source.osm.accept_share);
+    if foretold.share() > accept {
+        say!("more than source.osm.accept_share = {accept}: the refresh will ask for --accept-share");
+    }
+    say!("\nnothing is written; after this refresh a run would make, beside what `urbancross plan` shows already:");
+    build_commands::print_plan(&steps)?;
+    for (step, expected) in served.iter().filter(|(_, expected)| expected.requests > 0) {
+        say!("{}", expected.line(step));
+    }
+    simulate_commands::print_steps(&capacities, &asked)
+}
+
+/// Refreshes again and again, and ends well when it is told to stop.
+async fn watch(
+    spec: &BuildSpec,
+    diffs: &str,
+    settings: (Duration, Option<f64>),
+    stop: Arc<AtomicBool>,
+    json: bool,
+) -> Result<()> {
+    let tell = |round: &Round| match json {
+        true => {
+            let line = serde_json::to_string(round).unwrap_or_default();
+            crate::say::line(format_args!("{line}"))
+        }
+        false => crate::say::line(format_args!("{}", round.in_words())),
+    };
+    // that nobody reads it any more is no reason to stop
+    let tell = |round: &Round| _ = tell(round);
+    Ok(tags::watch::watch(spec, diffs, settings, stop, &tell).await?)
+}
+
+/// What was found, for people.
+fn counted(done: &Refreshment) -> Vec<String> {
     let mut lines = Vec::new();
     let mut changed = format!("{} of {} have other tags", done.changed, count(done.images, "image"));
     for (images, what) in [(done.gone, "left out: what they were taken for is gone"), (done.back, "back again")] {
@@ -112,6 +219,15 @@ fn lines(done: &Refreshment) -> Vec<String> {
         let unclear = count(done.unclear, "image");
         lines.push(format!("{unclear} unclear from diffs alone: their tags stay until an extract is read (--osm)"));
         lines.extend(done.unclear_examples.iter().map(|why| format!("  {why}")));
+    }
+    lines
+}
+
+/// The same with what was written.
+fn lines(done: &Refreshment) -> Vec<String> {
+    let mut lines = counted(done);
+    if done.waiting > 0 {
+        lines.push(format!("{} that come later wait, as --until asks", count(done.waiting, "diff")));
     }
     let diffs = if done.diffs > 0 { format!("{} applied; ", count(done.diffs, "diff")) } else { String::new() };
     let state = match done.state_bytes {

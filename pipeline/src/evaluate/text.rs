@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::record_batch::RecordBatch;
 use manifests::Artifact;
 use manifests::plan::PinnedTable;
-use stages::evaluate::EvaluatedRow;
+use stages::evaluate::{EvaluatedRow, leave_out};
 use stages::segment_features::from_half_bytes;
 use stages::table::{Columns, TableError};
 use stages::text_retrieval::{self, TextEvaluation, TextRow};
 use workers::WorkerError;
 use workers::parts::PartReader;
 
-use super::{broken, embedded_rows};
+use super::{Learnt, broken, embedded_rows};
 use crate::build::Build;
 
 /// The split that chooses the share of texts in a sum.
@@ -22,14 +22,15 @@ const VALIDATION: &str = "val";
 pub(super) const TABLES: [Artifact; 3] =
     [Artifact::StructuredEmbeddings, Artifact::QueryEmbeddings, Artifact::SentenceEmbeddings];
 
-/// Measures the rows of the test split; `tables` are those of the trained model's vectors, `texts` those of [`TABLES`].
+/// Measures the rows of the test split, and leaves out of validation what was learnt from; `tables` are those of the trained model's vectors, `texts` those of [`TABLES`].
 pub(super) async fn evaluate(
     build: &Build,
     tables: &[PinnedTable],
     texts: &[PinnedTable],
-    test: &[EvaluatedRow],
+    (test, learnt): (&[EvaluatedRow], &Learnt),
 ) -> Result<TextEvaluation, WorkerError> {
-    let validation = embedded_rows(build, tables, VALIDATION).await?;
+    let mut validation = embedded_rows(build, tables, VALIDATION).await?;
+    leave_out(&mut validation, learnt);
     // a country's other images stay where they are
     let wanted = validation.iter().chain(test).map(|row| row.image_id.as_str()).collect();
     let vectors = Vectors::read(build, texts, &wanted).await?;

@@ -30,6 +30,11 @@ pub(super) fn section(all: &[Gathered<'_>], across: &[Evaluation]) -> Section {
         let text = format!("Model of {} on images of {}: {}.", of.0, of.1, e.seen.as_ref()?);
         Some(Block::Note { level: Level::Warning, text })
     });
+    let left_out = found.clone().filter_map(|e| {
+        let of = (capitalised(&e.model_of), capitalised(&e.country));
+        let text = format!("Model of {} on images of {}: {}.", of.0, of.1, e.left_out.as_ref()?);
+        Some(Block::Note { level: Level::Info, text })
+    });
     let rows = found.clone().map(|e| {
         let mut row = vec![Cell::Text(capitalised(&e.model_of)), Cell::Text(capitalised(&e.country))];
         row.extend(figures(e.quoted()));
@@ -60,6 +65,7 @@ pub(super) fn section(all: &[Gathered<'_>], across: &[Evaluation]) -> Section {
         ]
         .into_iter()
         .chain(seen)
+        .chain(left_out)
         .chain(warnings)
         .collect(),
     }

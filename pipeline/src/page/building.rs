@@ -35,7 +35,7 @@ pub(super) fn blocks(one: &Gathered<'_>) -> Vec<Block> {
                 Cell::Text(s.stage.clone()),
                 Cell::Number(s.rows as f64),
                 Cell::Number(s.computed as f64),
-                Cell::Number(s.kept as f64),
+                Cell::Number((s.kept + s.carried) as f64),
                 Cell::Number(s.errors as f64),
                 Cell::Number(s.excluded as f64),
                 Cell::Number(s.seconds),
@@ -178,7 +178,7 @@ fn flow(one: &Gathered<'_>, steps: &[Step]) -> Flow {
         stages.push(FlowStage {
             name: name.clone(),
             computed: summary.map_or(0, |s| s.computed),
-            copied: summary.map_or(0, |s| s.kept),
+            copied: summary.map_or(0, |s| s.kept + s.carried),
             errors: summary.map_or(0, |s| s.errors),
         });
         match step {

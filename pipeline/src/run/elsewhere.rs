@@ -40,7 +40,7 @@ pub(super) async fn map(
         let closed: Vec<u32> =
             turns.iter().filter(|(_, (turn, _))| turn.is_closed()).map(|(shard, _)| *shard).collect();
         let rows = |shard: &&manifests::ShardPlan| closed.binary_search(&shard.shard).is_ok();
-        let done = plan.counts.stale.iter().filter(rows).map(|shard| shard.computed() + shard.kept).sum::<u64>();
+        let done = plan.counts.stale.iter().filter(rows).map(|shard| shard.rows()).sum::<u64>();
         bar.rows(done.saturating_sub(told), 0, 0);
         told = told.max(done);
         if closed.len() == turns.len() {

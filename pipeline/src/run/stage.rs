@@ -59,7 +59,7 @@ pub(super) async fn run_stage(
             before::check_batch(build, options).await?;
         }
         let plan = plan_stage(build, stage, &model, options.retry_errors).await?;
-        let total = plan.computed() + plan.counts.stale.iter().map(|s| s.kept).sum::<u64>();
+        let total = plan.counts.stale.iter().map(|s| s.rows()).sum::<u64>();
         let bar = progress.stage(stage.name, total);
         if plan.counts.stale.is_empty() {
             bar.unchanged(plan.counts.kept_rows);
@@ -163,6 +163,7 @@ fn summary_of(plan: &Plan, mapped: &MapResult, published: &Published, before: Su
             }
         }
         summary.kept += marker.kept;
+        summary.carried += marker.carried;
         summary.deleted += marker.deleted;
         summary.errors += marker.errors;
     }
@@ -226,6 +227,13 @@ fn quarantined(build: &Build, stage: &Stage, statuses: &RowStatuses) -> Result<O
             "{}: no row is left to go on with: {} failed; the first: {first}; all of them: {listing}",
             stage.name,
             count(statuses.errors, "row")
+        )));
+    }
+    if let (0, Some(first), Artifact::Geotags) = (statuses.ok, &statuses.first_excluded, stage.output) {
+        return Err(WorkerError::Broken(format!(
+            "{}: no image is left to go on with: {} left out; the first: {first}",
+            stage.name,
+            count(statuses.excluded, "image")
         )));
     }
     Ok(is_listed.then(|| Quarantined { stage: stage.name.to_owned(), rows, listing }))

@@ -59,8 +59,8 @@ fn write(path: &Path, nodes: i64) -> std::io::Result<()> {
     let degrees = |units: i32| f64::from(units) / 1e7;
     let mut at = place(&mut dice);
     for id in 1..=nodes {
-        // nodes of a way lie beside each other
-        at = if id % 8 == 0 { place(&mut dice) } else { Place { lon: at.lon + 300, lat: at.lat + 200 } };
+        // nodes of a way, and ways of a relation, lie beside each other
+        at = if id % 40 == 1 { place(&mut dice) } else { Place { lon: at.lon + 300, lat: at.lat + 200 } };
         writeln!(
             file,
             "<node id=\"{id}\" version=\"1\" lat=\"{:.7}\" lon=\"{:.7}\"/>",
@@ -72,6 +72,15 @@ fn write(path: &Path, nodes: i64) -> std::io::Result<()> {
         write!(file, "<way id=\"{way}\" version=\"1\">")?;
         (0..8).try_for_each(|i| write!(file, "<nd ref=\"{}\"/>", way * 8 + i - 7))?;
         writeln!(file, "<tag k=\"highway\" v=\"residential\"/></way>")?;
+    }
+    // as many multipolygons as countries have, and more members
+    for relation in 1..=nodes / 600 {
+        // images were taken for none of them
+        write!(file, "<relation id=\"{}\" version=\"1\">", relation + 1_000_000)?;
+        (0..5).try_for_each(|i| {
+            write!(file, "<member type=\"way\" ref=\"{}\" role=\"outer\"/>", (relation * 5 + i) % (nodes / 8) + 1)
+        })?;
+        writeln!(file, "<tag k=\"type\" v=\"multipolygon\"/><tag k=\"landuse\" v=\"forest\"/></relation>")?;
     }
     writeln!(file, "</osm>")
 }
@@ -89,9 +98,10 @@ fn extract(nodes: i64) -> Result<(), Box<dyn std::error::Error>> {
         let seconds = began.elapsed().as_secs_f64();
         let state = read.state.to_bytes();
         println!(
-            "{nodes} nodes, {} ways: {seconds:.1} s; index {:.1} bytes a node; kept {:?}; state {} bytes; peak {} MiB, of which \
+            "{nodes} nodes, {} ways, {} relations: {seconds:.1} s; index {:.1} bytes a node; kept {:?}; state {} bytes; peak {} MiB, of which \
              {before} before",
             read.objects[1],
+            read.objects[2],
             read.index_bytes as f64 / nodes as f64,
             read.state.kept(),
             state.len(),

@@ -1,7 +1,5 @@
 //! The boxes of images, found by place.
 
-use std::collections::HashMap;
-
 use crate::OsmError;
 use crate::element::{Kind, ObjectId, Place};
 use crate::shape::{Rect, Shape};
@@ -82,19 +80,38 @@ impl ImageBox {
 #[derive(Debug, Clone, Default)]
 pub struct Boxes {
     all: Vec<ImageBox>,
-    /// Cells that a box with what lies around it reaches into, in order of cell.
-    cells: Vec<(u64, u32)>,
-    subjects: HashMap<ObjectId, Vec<u32>>,
+    /// Cells that a box with what lies around it reaches into, in order of cell: row, column and number of the box in
+    /// 16, 17 and 31 bits, as there are millions.
+    cells: Vec<u64>,
+    /// Objects that images were taken for, in order, and beside each the number of a box.
+    subjects: Vec<u64>,
+    subject_boxes: Vec<u32>,
     margin_meters: f64,
 }
+
+/// Bits of a box's number in a cell's entry.
+const NUMBER_BITS: u32 = 31;
+const COLUMN_BITS: u32 = 17;
 
 fn cell(lon: i32, lat: i32) -> (u32, u32) {
     let of = |value: i32, low: i64| ((i64::from(value) - low).max(0) / i64::from(CELL)) as u32;
     (of(lon, -1_800_000_000), of(lat, -900_000_000))
 }
 
+/// The least entry of a cell.
 fn key(column: u32, row: u32) -> u64 {
-    (u64::from(row) << 32) | u64::from(column)
+    (u64::from(row) << (COLUMN_BITS + NUMBER_BITS)) | (u64::from(column) << NUMBER_BITS)
+}
+
+/// Column, row and number of an entry.
+fn parts(entry: u64) -> (u32, u32, u32) {
+    let column = (entry >> NUMBER_BITS) as u32 & ((1 << COLUMN_BITS) - 1);
+    (column, (entry >> (COLUMN_BITS + NUMBER_BITS)) as u32, entry as u32 & ((1 << NUMBER_BITS) - 1))
+}
+
+/// An object as a number: ids have 53 bits.
+fn subject_key(object: ObjectId) -> u64 {
+    ((object.id as u64) << 2) | object.kind as u64
 }
 
 impl Boxes {
@@ -105,19 +122,36 @@ impl Boxes {
         all.reverse();
         all.dedup_by(|a, b| a.image_id == b.image_id);
         all.reverse();
-        let mut boxes = Boxes { all, cells: Vec::new(), subjects: HashMap::new(), margin_meters };
-        for (number, image) in boxes.all.iter().enumerate() {
-            let number = number as u32;
+        all.shrink_to_fit();
+        // what does not fit into an entry would be two thousand million images
+        all.truncate(1 << NUMBER_BITS);
+        let mut boxes = Boxes { all, margin_meters, ..Boxes::default() };
+        let reach = |number: u32| {
             let rect = boxes.kept(number);
-            let ((west, south), (east, north)) = (cell(rect.low.lon, rect.low.lat), cell(rect.high.lon, rect.high.lat));
+            (cell(rect.low.lon, rect.low.lat), cell(rect.high.lon, rect.high.lat))
+        };
+        let numbers = || 0..boxes.all.len() as u32;
+        // memory for what there is, and no doubling on the way
+        let count = |number| {
+            let ((west, south), (east, north)) = reach(number);
+            (east - west + 1) as usize * (north - south + 1) as usize
+        };
+        let mut cells = Vec::with_capacity(numbers().map(count).sum());
+        for number in numbers() {
+            let ((west, south), (east, north)) = reach(number);
             for row in south..=north {
-                boxes.cells.extend((west..=east).map(|column| (key(column, row), number)));
-            }
-            for subject in image.subjects() {
-                boxes.subjects.entry(subject).or_default().push(number);
+                cells.extend((west..=east).map(|column| key(column, row) | u64::from(number)));
             }
         }
-        boxes.cells.sort_unstable();
+        cells.sort_unstable();
+        let mut subjects = Vec::with_capacity(boxes.all.iter().map(|image| image.subjects().count()).sum());
+        for (number, image) in numbers().zip(&boxes.all) {
+            subjects.extend(image.subjects().map(|subject| (subject_key(subject), number)));
+        }
+        subjects.sort_unstable();
+        boxes.cells = cells;
+        boxes.subjects = subjects.iter().map(|(key, _)| *key).collect();
+        boxes.subject_boxes = subjects.into_iter().map(|(_, number)| number).collect();
         boxes
     }
 
@@ -138,7 +172,10 @@ impl Boxes {
 
     /// Boxes whose image was taken for an object.
     pub fn of_subject(&self, object: ObjectId) -> &[u32] {
-        self.subjects.get(&object).map_or(&[], Vec::as_slice)
+        let key = subject_key(object);
+        let from = self.subjects.partition_point(|subject| *subject < key);
+        let of = self.subjects[from..].iter().take_while(|subject| **subject == key).count();
+        &self.subject_boxes[from..from + of]
     }
 
     fn around(&self, number: u32, meters: f64) -> Rect {
@@ -207,19 +244,19 @@ impl Boxes {
     pub(crate) fn near(&self, rect: Rect) -> Vec<u32> {
         let mut numbers = Vec::new();
         let ((west, south), (east, north)) = (cell(rect.low.lon, rect.low.lat), cell(rect.high.lon, rect.high.lat));
-        let mut at = self.cells.partition_point(|(cell, _)| *cell < key(west, south));
-        while let Some((cell, number)) = self.cells.get(at) {
-            let (column, row) = (*cell as u32, (*cell >> 32) as u32);
+        let mut at = self.cells.partition_point(|entry| *entry < key(west, south));
+        while let Some(entry) = self.cells.get(at) {
+            let (column, row, number) = parts(*entry);
             if row > north {
                 break;
             }
             if column > east || column < west {
                 // on to the next cell that may count, without those between
                 let next = if column > east { key(west, row + 1) } else { key(west, row) };
-                at += self.cells[at..].partition_point(|(cell, _)| *cell < next);
+                at += self.cells[at..].partition_point(|entry| *entry < next);
                 continue;
             }
-            numbers.push(*number);
+            numbers.push(number);
             at += 1;
         }
         numbers.sort_unstable();
@@ -231,8 +268,10 @@ impl Boxes {
     pub(crate) fn any_holds(&self, place: Place) -> bool {
         let (column, row) = cell(place.lon, place.lat);
         let key = key(column, row);
-        let at = self.cells.partition_point(|(cell, _)| *cell < key);
-        self.cells[at..].iter().take_while(|(cell, _)| *cell == key).any(|(_, number)| self.kept(*number).holds(place))
+        let at = self.cells.partition_point(|entry| *entry < key);
+        let mut here =
+            self.cells[at..].iter().map(|entry| parts(*entry)).take_while(|at| (at.0, at.1) == (column, row));
+        here.any(|(.., number)| self.kept(number).holds(place))
     }
 }
 

@@ -1,6 +1,5 @@
 //! An extract, read once for its relations and once for the rest: what reaches into a box or its margin is kept.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -45,16 +44,19 @@ pub fn read_extract(
         let interrupted = || std::io::Error::from(std::io::ErrorKind::Interrupted);
         if objects.is_multiple_of(65_536) && stop() { Err(OsmError::io(path)(interrupted())) } else { Ok(()) }
     };
-    let mut relations: Vec<(i64, KeptRelation)> = Vec::new();
+    // packed: a country has hundreds of thousands, and of most nothing is kept
+    let mut relations: Vec<(i64, Box<[u8]>)> = Vec::new();
+    let mut members: Vec<i64> = Vec::new();
     let mut seen = 0;
     let header = read_objects(path, &|kind| kind == Kind::Relation, &mut |object| {
         seen += 1;
         check(seen)?;
-        let Body::Relation(members) = object.body else { return Ok(()) };
+        let Body::Relation(parts) = object.body else { return Ok(()) };
         let is_area = is_multipolygon(&object.tags);
         if is_area || !boxes.of_subject(ObjectId { kind: Kind::Relation, id: object.id }).is_empty() {
-            let ways = if is_area { member_ways(&members).collect() } else { Vec::new() };
-            relations.push((object.id, KeptRelation { ways, tags: object.tags }));
+            let ways: Vec<i64> = if is_area { member_ways(&parts).collect() } else { Vec::new() };
+            relations.push((object.id, packed(&ways, &object.tags).into()));
+            members.extend(ways);
         }
         Ok(())
     })?;
@@ -63,7 +65,7 @@ pub fn read_extract(
         state: State::of(boxes),
         writer: Some(LocationWriter::create(scratch)?),
         locations: None,
-        parts: Parts::create(scratch, relations.iter().flat_map(|(_, relation)| relation.ways.iter().copied()))?,
+        parts: Parts::create(scratch, members)?,
         objects: [0, 0, seen],
     };
     let mut seen = 0;
@@ -74,7 +76,8 @@ pub fn read_extract(
     })?;
     reading.locations()?;
     for (id, relation) in relations {
-        reading.relation(id, relation)?;
+        let (ways, tags) = unpacked(&relation).ok_or_else(|| OsmError::Content(format!("relation {id} was lost")))?;
+        reading.relation(id, KeptRelation { ways, tags })?;
     }
     reading.finish(header, outside).map_err(|why| why.inside(path))
 }
@@ -152,7 +155,7 @@ impl Reading {
         let way = KeptWay { refs, tags, is_complete };
         if is_complete || self.state.is_subject(Kind::Way, id) {
             self.state.ways.insert(id, way);
-        } else if self.parts.places.contains_key(&id) {
+        } else if self.parts.is_wanted(id) {
             self.parts.put(id, &way)?;
         }
         Ok(())
@@ -211,8 +214,8 @@ impl Reading {
 /// Ways that relations are made of, on the disk until it is known which are kept.
 struct Parts {
     file: BufWriter<File>,
-    /// Offset and length; length 0: not seen yet.
-    places: HashMap<i64, (u64, u32)>,
+    /// Ways in order, with offset and length; length 0: not seen yet.
+    places: Vec<(i64, u64, u32)>,
     offset: u64,
 }
 
@@ -221,41 +224,57 @@ fn failed(cause: std::io::Error) -> OsmError {
 }
 
 impl Parts {
-    fn create(folder: &Path, wanted: impl Iterator<Item = i64>) -> Result<Self, OsmError> {
+    fn create(folder: &Path, mut wanted: Vec<i64>) -> Result<Self, OsmError> {
         let file = BufWriter::new(tempfile::tempfile_in(folder).map_err(failed)?);
-        Ok(Self { file, places: wanted.map(|id| (id, (0, 0))).collect(), offset: 0 })
+        wanted.sort_unstable();
+        wanted.dedup();
+        Ok(Self { file, places: wanted.into_iter().map(|id| (id, 0, 0)).collect(), offset: 0 })
+    }
+
+    fn place(&self, id: i64) -> Option<usize> {
+        self.places.binary_search_by_key(&id, |(id, ..)| *id).ok()
+    }
+
+    fn is_wanted(&self, id: i64) -> bool {
+        self.place(id).is_some()
     }
 
     fn put(&mut self, id: i64, way: &KeptWay) -> Result<(), OsmError> {
-        let mut bytes = Vec::new();
-        put(&mut bytes, way.refs.len() as i64);
-        way.refs.iter().for_each(|id| put(&mut bytes, *id));
-        for text in way.tags.iter().flat_map(|(key, value)| [key, value]) {
-            put(&mut bytes, text.len() as i64);
-            bytes.extend_from_slice(text.as_bytes());
-        }
+        let Some(place) = self.place(id) else { return Ok(()) };
+        let bytes = packed(&way.refs, &way.tags);
         self.file.write_all(&bytes).map_err(failed)?;
-        self.places.insert(id, (self.offset, bytes.len() as u32));
+        self.places[place] = (id, self.offset, bytes.len() as u32);
         self.offset += bytes.len() as u64;
         Ok(())
     }
 
     fn get(&mut self, id: i64) -> Result<Option<KeptWay>, OsmError> {
-        let Some((offset, length)) = self.places.get(&id).copied().filter(|(_, length)| *length > 0) else {
-            return Ok(None);
-        };
+        let found = self.place(id).map(|place| self.places[place]).filter(|(.., length)| *length > 0);
+        let Some((_, offset, length)) = found else { return Ok(None) };
         self.file.flush().map_err(failed)?;
         let file = self.file.get_mut();
         let mut bytes = vec![0; length as usize];
         file.seek(SeekFrom::Start(offset)).map_err(failed)?;
         file.read_exact(&mut bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let way = unpack_way(&bytes).ok_or_else(|| failed(std::io::Error::other("it was changed meanwhile")))?;
-        Ok(Some(way))
+        let way = unpacked(&bytes).ok_or_else(|| failed(std::io::Error::other("it was changed meanwhile")))?;
+        Ok(Some(KeptWay { refs: way.0, tags: way.1, is_complete: false }))
     }
 }
 
-fn unpack_way(mut bytes: &[u8]) -> Option<KeptWay> {
+/// References and tags in a few bytes.
+fn packed(refs: &[i64], tags: &Tags) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, refs.len() as i64);
+    refs.iter().for_each(|id| put(&mut bytes, *id));
+    for text in tags.iter().flat_map(|(key, value)| [key, value]) {
+        put(&mut bytes, text.len() as i64);
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+fn unpacked(mut bytes: &[u8]) -> Option<(Vec<i64>, Tags)> {
     let count = get(&mut bytes)?;
     let refs = (0..count).map(|_| get(&mut bytes)).collect::<Option<Vec<_>>>()?;
     let mut tags = Tags::new();
@@ -269,5 +288,5 @@ fn unpack_way(mut bytes: &[u8]) -> Option<KeptWay> {
         let key = text(&mut bytes)?;
         tags.insert(key, text(&mut bytes)?);
     }
-    Some(KeptWay { refs, tags, is_complete: false })
+    Some((refs, tags))
 }

@@ -1,6 +1,7 @@
 //! `geotags`: OpenStreetMap tags in plain English, without a network.
 
-use wording::{variants_from_scene, variants_from_tags};
+use manifests::digest::canonical_json;
+use wording::{Variant, variants_from_scene, variants_from_tags};
 
 use super::tags::TagWords;
 use super::{Caption, Captions, EachImage, ImageTags, QueryText, StructuredCaption, Way};
@@ -15,17 +16,46 @@ impl Captions for Geotags {
         false
     }
 
+    fn drops_tags(&self) -> bool {
+        true
+    }
+
     fn captions(&self) -> Way<Caption> {
-        Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(caption))) }
+        Way {
+            model: |_| ModelUse::None,
+            settings: |_| None,
+            told: sentence,
+            open: |_| Ok(Box::new(EachImage(caption))),
+        }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
-        Some(Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(structured))) })
+        Some(Way {
+            model: |_| ModelUse::None,
+            settings: |_| None,
+            told: told_structured,
+            open: |_| Ok(Box::new(EachImage(structured))),
+        })
     }
 
     fn query_text(&self) -> Option<Way<QueryText>> {
-        Some(Way { model: |_| ModelUse::None, settings: |_| None, open: |_| Ok(Box::new(EachImage(query_text))) })
+        Some(Way {
+            model: |_| ModelUse::None,
+            settings: |_| None,
+            told: sentence,
+            open: |_| Ok(Box::new(EachImage(query_text))),
+        })
     }
+}
+
+/// It is told what it says.
+fn sentence(tags: &ImageTags<'_>) -> Option<String> {
+    TagWords::of(tags).ok()?.sentence
+}
+
+fn told_structured(tags: &ImageTags<'_>) -> Option<String> {
+    let texts = |variant: &Variant| [&variant.one_sentence, &variant.feature, &variant.caption].map(Clone::clone);
+    Some(canonical_json(&structured(tags).ok()?.variants.iter().map(texts).collect::<Vec<_>>()))
 }
 
 /// Tags first; the title where an image has none, or none that can be seen from above.

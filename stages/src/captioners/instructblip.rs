@@ -7,7 +7,7 @@ mod variants;
 
 use manifests::BuildSpec;
 
-use super::{Caption, Captions, QueryText, StructuredCaption, Way};
+use super::{Caption, Captions, QueryText, StructuredCaption, Way, told};
 use crate::clip_scorer::CLIP_FIELD;
 use crate::device::arithmetic;
 use crate::stage::ModelUse;
@@ -23,18 +23,28 @@ impl Captions for InstructBlip {
         true
     }
 
+    fn drops_tags(&self) -> bool {
+        true
+    }
+
     fn captions(&self) -> Way<Caption> {
         let model = |spec: &BuildSpec| match spec.caption.writes_by_clip_score() {
             true => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD, CLIP_FIELD]),
             false => ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
         };
-        Way { model, settings: caption_settings, open: |context| Ok(Box::new(CaptionWriter::open(context)?)) }
+        Way {
+            model,
+            settings: caption_settings,
+            told: told::scene,
+            open: |context| Ok(Box::new(CaptionWriter::open(context)?)),
+        }
     }
 
     fn structured(&self) -> Option<Way<StructuredCaption>> {
         Some(Way {
             model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
             settings: structured_settings,
+            told: told::scene,
             open: |context| Ok(Box::new(VariantWriter::open(context)?)),
         })
     }
@@ -43,6 +53,7 @@ impl Captions for InstructBlip {
         Some(Way {
             model: |_| ModelUse::Named(&[WEIGHTS_FIELD, LANGUAGE_FIELD]),
             settings: query_settings,
+            told: |_| None,
             open: |context| Ok(Box::new(QueryWriter::open(context)?)),
         })
     }

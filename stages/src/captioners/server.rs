@@ -7,7 +7,7 @@ mod variants;
 
 use manifests::BuildSpec;
 
-use super::{Caption, Captions, QueryText, StructuredCaption, Way};
+use super::{Caption, Captions, QueryText, StructuredCaption, Way, told};
 use crate::stage::ModelUse;
 use captions::CaptionWriter;
 use queries::QueryWriter;
@@ -20,10 +20,15 @@ impl Captions for Server {
         true
     }
 
+    fn drops_tags(&self) -> bool {
+        true
+    }
+
     fn captions(&self) -> Way<Caption> {
         Way {
             model: |_| ModelUse::Served,
             settings: caption_settings,
+            told: told::scene,
             open: |context| Ok(Box::new(CaptionWriter::open(context)?)),
         }
     }
@@ -32,6 +37,7 @@ impl Captions for Server {
         Some(Way {
             model: |_| ModelUse::Served,
             settings: structured_settings,
+            told: told::scene,
             open: |context| Ok(Box::new(VariantWriter::open(context)?)),
         })
     }
@@ -40,6 +46,7 @@ impl Captions for Server {
         Some(Way {
             model: |_| ModelUse::Served,
             settings: query_settings,
+            told: |_| None,
             open: |context| Ok(Box::new(QueryWriter::open(context)?)),
         })
     }

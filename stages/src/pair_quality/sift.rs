@@ -11,9 +11,8 @@ pub struct Pair {
     pub image_id: String,
     /// [`pixels::perceptual_hash`].
     pub hash: u64,
-    /// How much better its best caption fits than captions in general fit the image, and images in general the caption:
-    /// see [`fit`].
-    pub fit: f32,
+    /// Cosine of the image with the caption that fits it best.
+    pub similarity: f32,
     /// [`caption_key`](crate::train_rows::caption_key) of its captions.
     pub caption_keys: Vec<u64>,
     /// Least share of the tags' words that one of its generated captions mentions.
@@ -45,19 +44,11 @@ impl Why {
     }
 }
 
-/// How well an image and a caption fit, beside how well either fits at all: cos(i, c) − i · t̄ − ī · c, with ī and t̄ the
-/// means of all images and captions. Vectors of length one. A bland caption is close to every image, and a plain image to
-/// every caption; cosines alone call such pairs good.
-pub fn fit(image: &[f32], caption: &[f32], mean_image: &[f32], mean_caption: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    dot(image, caption) - dot(image, mean_caption) - dot(mean_image, caption)
-}
-
 /// Pairs that are left out, by image id. Depends neither on the order of the pairs nor on how they are stored.
 pub fn sift(pairs: &[Pair], spec: &PairsSpec) -> BTreeMap<String, Why> {
     // the best first; of equal ones by id
     let mut order: Vec<&Pair> = pairs.iter().collect();
-    order.sort_by(|a, b| b.fit.total_cmp(&a.fit).then_with(|| a.image_id.cmp(&b.image_id)));
+    order.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then_with(|| a.image_id.cmp(&b.image_id)));
     let mut out = BTreeMap::new();
     let kept = order.len() - (order.len() as f64 * spec.drop_least_similar).floor() as usize;
     out.extend(order.split_off(kept).into_iter().map(|pair| (pair.image_id.clone(), Why::LeastSimilar)));
@@ -125,8 +116,8 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn pair(i: usize, hash: u64, fit: f32, caption: u64) -> Pair {
-        Pair { image_id: format!("i{i:03}"), hash, fit, caption_keys: vec![caption], tag_coverage: None }
+    fn pair(i: usize, hash: u64, similarity: f32, caption: u64) -> Pair {
+        Pair { image_id: format!("i{i:03}"), hash, similarity, caption_keys: vec![caption], tag_coverage: None }
     }
 
     fn left_out(pairs: &[Pair], spec: &PairsSpec) -> Vec<(String, Why)> {

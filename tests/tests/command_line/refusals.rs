@@ -25,6 +25,12 @@ fn a_country_without_rows_is_refused() {
     let said = ends(&call(&[&["run", spec][..], &wide].concat()), 65);
     assert!(said.contains("no image is left"), "{said}");
     assert!(!world.path("work/tables/images").exists());
+    // nor does a run end well that ends before the splits, and it ends like that again
+    for _ in 0..2 {
+        let until = [&["run", spec, "--until", "geotags"][..], &wide].concat();
+        let said = ends(&call(&until), 65);
+        assert!(said.contains("geotags: no image is left") && said.contains("left out; the first: "), "{said}");
+    }
 }
 
 #[test]

@@ -138,7 +138,7 @@ async fn map_shard(
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let written = write_rows(context, stage, plan, (&join, &places), compute, (&mut writer, Some(legs))).await?;
     legs.add(&written);
-    let WrittenRows { computed, kept, deleted, stopped, put_aside, .. } = written;
+    let WrittenRows { computed, kept, carried, deleted, stopped, put_aside, .. } = written;
     if stopped || put_aside {
         if computed > 0 {
             context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
@@ -152,7 +152,7 @@ async fn map_shard(
         metrics::observe(Metric::ShardSeconds, &[("stage", stage.name), ("phase", phase)], seconds);
     }
     let (errors, usage) = (legs.errors, legs.usage);
-    let marker = Marker { part, computed, kept, deleted, errors, seconds, phases, usage };
+    let marker = Marker { part, computed, kept, carried, deleted, errors, seconds, phases, usage };
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_sealed_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
@@ -171,6 +171,7 @@ async fn map_shard(
 pub(crate) struct WrittenRows {
     pub(crate) computed: u64,
     pub(crate) kept: u64,
+    pub(crate) carried: u64,
     pub(crate) deleted: u64,
     pub(crate) errors: u64,
     /// A stop came before the end.
@@ -218,8 +219,10 @@ pub(crate) async fn write_rows(
             fresh_since.get_or_insert(began);
         }
         let (made, kept) = ((rows.compute.len() + rows.partial.len()) as u64, rows.keep.len() as u64);
+        let carried = rows.carry.len() as u64;
         written.computed += made;
         written.kept += kept;
+        written.carried += carried;
         written.deleted += rows.deleted;
         written.errors += failed;
         if batch.num_rows() > 0 {
@@ -231,10 +234,10 @@ pub(crate) async fn write_rows(
             }
             legs.told = number + 1;
         }
-        for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("error", failed)] {
+        for (outcome, rows) in [("computed", made - failed), ("kept", kept), ("carried", carried), ("error", failed)] {
             metrics::add(Metric::Rows, &[("stage", stage.name), ("outcome", outcome)], rows as f64);
         }
-        context.observer.rows(made, kept, failed);
+        context.observer.rows(made, kept + carried, failed);
     }
     Ok(written)
 }
@@ -255,17 +258,20 @@ struct Chunk<'t> {
     /// Copied from what a stopped worker left.
     partial: Vec<&'t RowTask>,
     keep: Vec<&'t RowTask>,
+    /// Copied under a new recipe.
+    carry: Vec<&'t RowTask>,
     deleted: u64,
 }
 
 impl<'t> Chunk<'t> {
     fn of(tasks: &'t [RowTask], places: &[Option<ObjectRange>]) -> Self {
         let mut chunk =
-            Chunk { compute: Vec::new(), places: Vec::new(), partial: Vec::new(), keep: Vec::new(), deleted: 0 };
+            Chunk { compute: vec![], places: vec![], partial: vec![], keep: vec![], carry: vec![], deleted: 0 };
         for (task, place) in tasks.iter().zip(places) {
             match task.action {
                 RowAction::Delete => chunk.deleted += 1,
                 RowAction::Keep => chunk.keep.push(task),
+                RowAction::Carry => chunk.carry.push(task),
                 RowAction::Compute(_) if task.partial.is_some() => chunk.partial.push(task),
                 RowAction::Compute(_) => {
                     chunk.compute.push(task);
@@ -337,13 +343,19 @@ async fn chunk_batch(
             }
         }
         errors = output.outcomes.iter().filter(|o| matches!(o, Outcome::Failed(_))).count() as u64;
-        batches.push(add_lineage_columns(stage, plan, &rows.compute, &output)?);
+        batches.push(add_lineage_columns(stage, plan, &rows.compute, &output, Floats::Made)?);
         ids.extend(rows.compute.iter().map(|t| t.image_id.as_str()));
     }
     if !rows.keep.is_empty() {
         let positions: Vec<usize> = rows.keep.iter().filter_map(|t| t.committed).collect();
         batches.push(join.read_committed(&positions).await?);
         ids.extend(rows.keep.iter().map(|t| t.image_id.as_str()));
+    }
+    if let Some(told) = stage.told.as_ref().filter(|_| !rows.carry.is_empty()) {
+        let content = timed(&mut written.phases.fetch, join.read_carried(told, &rows.carry)).await?;
+        let output = MapOutput { outcomes: vec![Outcome::Good; rows.carry.len()], content };
+        batches.push(add_lineage_columns(stage, plan, &rows.carry, &output, Floats::Stand)?);
+        ids.extend(rows.carry.iter().map(|t| t.image_id.as_str()));
     }
     if !rows.partial.is_empty() {
         let positions: Vec<usize> = rows.partial.iter().filter_map(|t| t.partial).collect();
@@ -358,12 +370,20 @@ async fn chunk_batch(
     Ok((reorder(&batch, &order)?, errors))
 }
 
+/// Whether a row's floats are new: their digest is the row's recipe then, and otherwise that by which they were made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Floats {
+    Made,
+    Stand,
+}
+
 /// Puts the identity columns before what the stage computed.
-fn add_lineage_columns(
+pub(crate) fn add_lineage_columns(
     stage: &Stage,
     plan: &Plan,
     tasks: &[&RowTask],
     output: &MapOutput,
+    floats: Floats,
 ) -> Result<RecordBatch, WorkerError> {
     let broken = |why: String| WorkerError::Broken(format!("{}: {why}", stage.name));
     if output.outcomes.len() != tasks.len() || output.content.num_rows() != tasks.len() {
@@ -396,7 +416,7 @@ fn add_lineage_columns(
         table::texts(recipes.iter().map(|r| Some(manifests::digest::canonical_json(&r.inputs)))),
     ];
     for (field, column) in output.content.schema().fields().iter().zip(output.content.columns()) {
-        let is_recipe = stage.recipe_digest == Some(field.name().as_str());
+        let is_recipe = floats == Floats::Made && stage.recipe_digest == Some(field.name().as_str());
         columns.push(if is_recipe { table::texts(digests.iter().map(|d| Some(d.clone()))) } else { column.clone() });
     }
     RecordBatch::try_new(table::schema(plan.output.artifact), columns).map_err(|e| broken(e.to_string()))

@@ -26,10 +26,23 @@ pub(super) struct AppliedAll {
     pub(super) objects: u64,
     pub(super) touched: BTreeSet<u32>,
     pub(super) stopped: bool,
+    /// Diffs that are there and lie after the moment that was asked for.
+    pub(super) waiting: u64,
+}
+
+/// A publisher that does not answer is not the build's store: what was done there is no question here.
+fn unanswered(source: &SourceStore, error: WorkerError) -> WorkerError {
+    let WorkerError::Transient(why) = error else { return error };
+    // of a chain of causes the last one says it
+    let cause = why.rsplit(": ").next().unwrap_or(&why);
+    WorkerError::Unanswered(format!(
+        "the diffs of {} cannot be read: {cause}; look at the address and at the network, and the tags are as they were",
+        source.url()
+    ))
 }
 
 async fn get(source: &SourceStore, path: &str, most: u64) -> Result<Option<bytes::Bytes>, WorkerError> {
-    let Some(meta) = source.head(path).await? else { return Ok(None) };
+    let Some(meta) = source.head(path).await.map_err(|e| unanswered(source, e))? else { return Ok(None) };
     if meta.size > most {
         return Err(WorkerError::Broken(format!(
             "{}{path} has {} bytes, over the limit of {most}",
@@ -37,7 +50,8 @@ async fn get(source: &SourceStore, path: &str, most: u64) -> Result<Option<bytes
             meta.size
         )));
     }
-    source.get_range(path, 0..meta.size, meta.e_tag.as_deref()).await.map(Some)
+    let bytes = source.get_range(path, 0..meta.size, meta.e_tag.as_deref()).await;
+    bytes.map(Some).map_err(|error| unanswered(source, error))
 }
 
 async fn state_at(source: &SourceStore, path: &str) -> Result<Option<ReplicationState>, WorkerError> {
@@ -132,6 +146,7 @@ pub(super) async fn apply(
             return Err(WorkerError::Broken(format!("{}{path} says that it is of diff {says}", source.url())));
         }
         if until.0.is_some_and(|until| at.timestamp > until) {
+            all.waiting = newest.sequence - sequence + 1;
             break;
         }
         state.check_next(at).map_err(osm_error)?;

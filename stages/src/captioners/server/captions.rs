@@ -24,6 +24,9 @@ struct Asked {
     words: TagWords,
 }
 
+/// A draft, and the model that the server says it is.
+type Answered = (Draft, Option<String>);
+
 impl CaptionWriter {
     pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
         let session = Session::open("captions", context)?;
@@ -44,7 +47,7 @@ impl CaptionWriter {
         asked: &[&Asked],
         images: &Images<'_>,
         attempt: usize,
-    ) -> Result<Vec<Result<(Draft, Option<String>), String>>, StageError> {
+    ) -> Result<Vec<Result<Answered, String>>, StageError> {
         let drawing = if attempt == 1 { &self.first } else { &self.again };
         let questions: Vec<Result<Question, String>> = asked
             .par_iter()

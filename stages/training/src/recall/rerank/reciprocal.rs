@@ -84,7 +84,8 @@ fn in_common(one: &[(u32, f32)], other: &[(u32, f32)]) -> f32 {
             (Some((x, weight)), Some((y, other))) if x == y => {
                 least += weight.min(*other);
                 total += weight.max(*other);
-                (a.next(), b.next());
+                a.next();
+                b.next();
             }
             (Some((x, weight)), other) if other.is_none_or(|(y, _)| x < y) => {
                 total += weight;

@@ -1,0 +1,49 @@
+//! Accepting stale rows of a step as they are.
+
+use manifests::words::count;
+use stages::Step;
+use stages::stage::Stage;
+use workers::WorkerError;
+use workers::accept::{Accepted, accept};
+
+use crate::build::Build;
+use crate::plan::{model_of, plan_stage};
+use crate::preview::preview;
+
+/// Lets the stale rows of a step stand, under the recipe that is wanted now; without `write` only counts them.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a name that is no step with rows, and while steps above it have rows to make; otherwise
+/// as [`accept`](workers::accept::accept).
+pub async fn accept_step(build: &mut Build, name: &str, write: bool) -> Result<Accepted, WorkerError> {
+    let stage = stage_of(build, name)?;
+    let lines = preview(build, false, false).await?;
+    let above = lines.iter().take_while(|line| line.step != stage.name).find(|line| {
+        let feeds = stages::map_stages(&build.spec).into_iter().find(|other| other.name == line.step);
+        line.rows > 0 && feeds.is_some_and(|other| stage.tables().any(|table| table == other.output))
+    });
+    if let Some(above) = above {
+        return Err(WorkerError::Configuration(format!(
+            "{} of {} are to be made first, and may make other rows of {name} stale: run the build with --until {0}, then \
+             accept",
+            above.step,
+            count(above.rows, "row")
+        )));
+    }
+    let Some(model) = model_of(build, &stage).await? else {
+        return Err(WorkerError::Configuration(format!(
+            "{name}: its model is not trained yet, so there is nothing to accept"
+        )));
+    };
+    let plan = plan_stage(build, &stage, &model, false).await?;
+    accept(build.input_stores(), &build.tables, &stage, &plan, write).await
+}
+
+fn stage_of(build: &Build, name: &str) -> Result<Stage, WorkerError> {
+    let steps = stages::steps(&build.spec);
+    let stages: Vec<Stage> =
+        steps.into_iter().filter_map(|step| if let Step::Map(stage) = step { Some(stage) } else { None }).collect();
+    let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
+    let unknown = format!("{name:?} is no step whose rows can be accepted; these are {}", names.join(", "));
+    stages.into_iter().find(|stage| stage.name == name).ok_or(WorkerError::Configuration(unknown))
+}

@@ -1,0 +1,108 @@
+//! Stale rows that stand all the same, since somebody says so: their content stays, and their recipe becomes the one that is
+//! wanted now. Nothing is computed, and what is made of them stays as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::compute::concat_batches;
+use manifests::commit::Replacement;
+use manifests::{Plan, Reason};
+use stages::stage::{MapOutput, Outcome, Stage};
+use stages::table;
+
+use crate::compute::CHUNK_ROWS;
+use crate::error::WorkerError;
+use crate::join::{RowTask, ShardJoin, reorder};
+use crate::map::shard::{Floats, add_lineage_columns};
+use crate::parts::PartWriter;
+use crate::slices::InputStores;
+use crate::tables::{Change, Tables};
+
+/// What was accepted, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Rows that stand, by what made them stale.
+    pub rows: BTreeMap<Reason, u64>,
+    /// Some of their images.
+    pub examples: Vec<String>,
+    /// Rows that are stale and cannot be accepted: there is nothing of theirs that could stand.
+    pub others: u64,
+}
+
+const MOST_EXAMPLES: usize = 5;
+
+/// Accepts the stale rows of a planned stage. Nothing is written without `write`.
+///
+/// # Errors
+/// [`WorkerError::Conflict`] if another run changed the table meanwhile; parts that cannot be read; a store that does not
+/// answer.
+pub async fn accept(
+    stores: InputStores<'_>,
+    tables: &Tables,
+    stage: &Stage,
+    plan: &Plan,
+    write: bool,
+) -> Result<Accepted, WorkerError> {
+    let mut all = Accepted::default();
+    let mut replacements = Vec::new();
+    for shard in &plan.counts.stale {
+        let join = ShardJoin::load(stores, stage, plan, shard.shard, None).await?;
+        let acceptable = join.acceptable(stage).await?;
+        let stale = shard.computed() + shard.carried;
+        all.others += stale.saturating_sub(acceptable.len() as u64);
+        for (at, reason) in &acceptable {
+            *all.rows.entry(*reason).or_default() += 1;
+            if all.examples.len() < MOST_EXAMPLES {
+                all.examples.push(join.tasks[*at].image_id.clone());
+            }
+        }
+        if write && !acceptable.is_empty() {
+            let accepted = acceptable.keys().copied().collect();
+            replacements.push(rewrite(stores, stage, plan, (shard.shard, &join), &accepted).await?);
+        }
+    }
+    if !replacements.is_empty() {
+        let artifact = plan.output.artifact;
+        let change = Change { artifact, country: plan.country.clone(), replacements };
+        if !tables.commit(change).await?.overtaken.is_empty() {
+            return Err(WorkerError::Conflict(format!("table {} of {}", artifact.name(), plan.country)));
+        }
+    }
+    Ok(all)
+}
+
+/// Writes a shard anew: accepted rows under their new recipe, all others as they are, stale ones too.
+async fn rewrite(
+    stores: InputStores<'_>,
+    stage: &Stage,
+    plan: &Plan,
+    (shard, join): (u32, &ShardJoin),
+    accepted: &BTreeSet<usize>,
+) -> Result<Replacement, WorkerError> {
+    let artifact = plan.output.artifact;
+    let mut writer = PartWriter::create(stores.tables, artifact, &plan.country, shard)?;
+    for start in (0..join.tasks.len()).step_by(CHUNK_ROWS) {
+        let chunk = start..(start + CHUNK_ROWS).min(join.tasks.len());
+        let stand: Vec<&RowTask> = accepted.range(chunk.clone()).map(|at| &join.tasks[*at]).collect();
+        let others = join.others(accepted, chunk);
+        let mut batches = Vec::new();
+        let ids: Vec<&str> = stand.iter().chain(&others).map(|task| task.image_id.as_str()).collect();
+        if !stand.is_empty() {
+            let content = join.read_accepted(stage, &stand).await?;
+            let output = MapOutput { outcomes: vec![Outcome::Good; stand.len()], content };
+            batches.push(add_lineage_columns(stage, plan, &stand, &output, Floats::Stand)?);
+        }
+        if !others.is_empty() {
+            let rows: Vec<usize> = others.iter().filter_map(|task| task.committed).collect();
+            batches.push(join.read_committed(&rows).await?);
+        }
+        let batch = concat_batches(&table::schema(artifact), &batches)
+            .map_err(|e| WorkerError::Broken(format!("{}: rows do not fit together: {e}", stage.name)))?;
+        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+        order.sort_by_key(|&at| ids[at as usize]);
+        if batch.num_rows() > 0 {
+            writer.write(&reorder(&batch, &order)?).await?;
+        }
+    }
+    let base = plan.output.part_name(shard).map(str::to_owned);
+    Ok(Replacement { base, part: writer.finish().await? })
+}

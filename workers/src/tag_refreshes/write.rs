@@ -1,0 +1,127 @@
+//! Which rows a refresh changes, and the commit of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use manifests::shard_of;
+use manifests::words::count;
+use osm::{Moment, State};
+use stages::tag_refreshes::{ImageTags, Origin, Refreshed};
+
+use super::boxes::Known;
+use super::record::Base;
+use super::{Found, MOST_EXAMPLES, Refresher, Refreshment, rows};
+use crate::error::WorkerError;
+
+/// A row to be written; one that is not changed keeps its tags.
+pub(super) struct Write {
+    pub(super) number: u32,
+    pub(super) is_changed: bool,
+}
+
+impl Refresher<'_> {
+    /// What an image shows, of what matters; within: `None`: what it was taken for is gone.
+    pub(super) fn tags_of(&self, state: &State, number: u32) -> Option<Option<ImageTags>> {
+        let answer = state.answer(number, &|key| self.osm().ignores(key))?;
+        let surrounding = answer.surrounding;
+        Some(answer.center.map(|center| ImageTags { center, surrounding }))
+    }
+
+    /// Counts what is others than before, and says which rows have to be written for it.
+    pub(super) fn judge(&self, known: &Known, found: &mut Found) -> BTreeMap<u32, Vec<Write>> {
+        let Found { state, numbers, done, .. } = found;
+        let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
+        for number in std::mem::take(numbers) {
+            let Some(image) = state.boxes().all().get(number as usize) else { continue };
+            let Some(before) = known.before.get(&image.image_id) else { continue };
+            if state.is_named(number) {
+                continue;
+            }
+            let Some(tags) = self.tags_of(state, number) else { continue };
+            done.looked_at += 1;
+            let is_changed = rows::digest_of(tags.as_ref()) != before.digest;
+            if is_changed {
+                done.changed += 1;
+                done.gone += usize::from(tags.is_none());
+                done.back += usize::from(before.is_gone && tags.is_some());
+                if done.examples.len() < MOST_EXAMPLES {
+                    done.examples.push(image.image_id.clone());
+                }
+            }
+            // what was never refreshed gets a row that says where its tags come from
+            if is_changed || !before.is_refreshed {
+                let shard = shard_of(&image.image_id, self.spec.work.shards);
+                writes.entry(shard).or_default().push(Write { number, is_changed });
+            }
+        }
+        let named: Vec<String> = (state.missing())
+            .filter(|(id, _)| known.before.contains_key(*id))
+            .map(|(id, why)| format!("{id}: {why}"))
+            .collect();
+        done.unclear += named.len();
+        done.unclear_examples.extend(named.into_iter().take(MOST_EXAMPLES));
+        done.moment = state.moment();
+        writes
+    }
+
+    pub(super) async fn write(
+        &self,
+        base: &Base,
+        known: &Known,
+        mut found: Found,
+        accept_share: Option<f64>,
+    ) -> Result<Refreshment, WorkerError> {
+        let writes = self.judge(known, &mut found);
+        let Found { state, origin, mut done, .. } = found;
+        let accept_share = accept_share.unwrap_or(self.osm().accept_share);
+        let origin = Origin {
+            kind: origin.to_owned(),
+            sequence: state.sequence.and_then(|sequence| i64::try_from(sequence).ok()),
+            moment: state.timestamp.map(|at| Moment(at).to_string()),
+        };
+        let share = done.changed as f64 / done.images.max(1) as f64;
+        if share > accept_share {
+            let first = match base.record {
+                None => " (the first extract may well differ from what came with the images)",
+                Some(_) => "",
+            };
+            let whole = match (origin.kind.as_str(), done.gone) {
+                ("extract", 1..) => {
+                    ". Look first whether the file is whole: a .osm.pbf does not say where it ends, so one that was cut between \
+                     two blocks reads like one of a smaller country; compare its size, or the checksum beside it, with its \
+                     publisher's"
+                }
+                _ => "",
+            };
+            return Err(WorkerError::Configuration(format!(
+                "{} of {} would have other tags (such as {}), {} of them none, as what they were taken for is gone: that is \
+                 more than source.osm.accept_share = {accept_share}. If that is right{first}, accept it with --accept-share \
+                 {}{whole}",
+                done.changed,
+                count(done.images, "image"),
+                done.examples.join(", "),
+                done.gone,
+                (share * 100.0).ceil().min(100.0) / 100.0,
+            )));
+        }
+        let bytes = state.to_bytes();
+        done.state_bytes = bytes.len() as u64;
+        if self.stop.load(Ordering::Relaxed) && !done.stopped {
+            return Err(WorkerError::Stopped);
+        }
+        let mut replacements = Vec::with_capacity(writes.len());
+        for (shard, writes) in writes {
+            let mut changed: BTreeMap<String, Option<Refreshed>> = BTreeMap::new();
+            for Write { number, is_changed } in writes {
+                let Some(image) = state.boxes().all().get(number as usize) else { continue };
+                let tags = self.tags_of(&state, number).flatten();
+                let row = is_changed.then(|| Refreshed { tags, origin: origin.clone() });
+                changed.insert(image.image_id.clone(), row);
+            }
+            let shard = rows::Shard { work: self.work, country: &self.spec.country, shard };
+            replacements.push(shard.write(base, known, changed, &origin).await?);
+        }
+        done.written = base.commit(self.work, self.tables, &state, bytes, replacements).await?;
+        Ok(done)
+    }
+}

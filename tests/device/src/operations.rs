@@ -7,8 +7,8 @@ use models::ops::inference::{
 };
 use models::ops::{
     Activation, Block, Dropout, InvertedBottleneck, RelativePositions, StemStage, activation, add_positions, attention,
-    conv2d, depthwise_conv, embedding, image_conv2d, inverted_bottleneck, l2_normalise, layer_norm, linear, patches,
-    project, select_rows, stem_stage, transformer_block, window_attention,
+    conv2d, depthwise_conv, embedding, image_conv2d, inverted_bottleneck, l2_normalise, layer_norm, linear, mean_pool,
+    patches, project, select_rows, stem_stage, transformer_block, window_attention,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -176,6 +176,7 @@ fn inference_cases() -> Vec<Case> {
         case("depthwise_conv", false, &[&[2, 9, 9, 24], &[3, 3, 24], &[24]], |a| {
             depthwise_conv(&a[0], &a[1], &a[2], 2)
         }),
+        case("mean_pool", false, &[&[2, 9, 8, 24]], |a| mean_pool(&a[0], 2)),
         case("image_conv2d", false, &[&[2, 16, 16, 16], &[24, 3, 3, 16]], |a| image_conv2d(&a[0], &a[1], None, 1, 1)),
         case(
             "inverted_bottleneck",

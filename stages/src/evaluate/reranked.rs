@@ -93,7 +93,7 @@ mod tests {
                     image = vec![0.0; 13];
                     image[0] = 1.0;
                 }
-                let (hub, own) = (0.8f32, 0.6f32);
+                let (hub, own) = (0.51f32.sqrt(), 0.7f32);
                 caption[0] = if i == 0 { 1.0 } else { hub };
                 caption[i + 1] = if i == 0 { 0.0 } else { own };
                 EvaluatedRow {

@@ -93,11 +93,23 @@ pub(crate) struct Legs {
     errors: u64,
     /// Chunks that the observer was told of: the next leg copies them.
     told: usize,
+    /// Rows that the last leg put aside.
+    aside: usize,
+    /// What is put aside is not found again, or somebody else's lies there: the shard is made in one go.
+    in_one_go: bool,
 }
 
 impl Legs {
     fn new() -> Self {
-        Self { began: Instant::now(), phases: Phases::default(), usage: Usage::default(), errors: 0, told: 0 }
+        Self {
+            began: Instant::now(),
+            phases: Phases::default(),
+            usage: Usage::default(),
+            errors: 0,
+            told: 0,
+            aside: 0,
+            in_one_go: false,
+        }
     }
 
     fn add(&mut self, leg: &WrittenRows) {
@@ -134,6 +146,8 @@ async fn map_shard(
     let partial = partial.filter(|part| part.is_of(&plan.country, shard));
     let stores = InputStores { tables: context.work, slices: context.slices };
     let join = ShardJoin::load(stores, stage, plan, shard, partial.as_ref()).await?;
+    // otherwise the same rows would be made for ever
+    legs.in_one_go |= join.tasks.iter().filter(|task| task.partial.is_some()).count() < legs.aside;
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let written = write_rows(context, stage, plan, (&join, &places), compute, (&mut writer, Some(legs))).await?;
@@ -142,6 +156,7 @@ async fn map_shard(
     if stopped || put_aside {
         if computed > 0 {
             context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
+            legs.aside = computed as usize;
         }
         return Ok(if stopped { ShardEnd::Stopped } else { ShardEnd::PutAside });
     }
@@ -200,7 +215,7 @@ pub(crate) async fn write_rows(
         written.stopped = context.stop.load(Ordering::Relaxed);
         let keeps =
             |p: Portions| fresh >= p.kept_after_rows || fresh_since.is_some_and(|since| since.elapsed() > p.kept_after);
-        written.put_aside = legs.is_some() && portions.is_some_and(keeps);
+        written.put_aside = legs.as_ref().is_some_and(|legs| !legs.in_one_go) && portions.is_some_and(keeps);
         if written.stopped || written.put_aside {
             break;
         }

@@ -12,6 +12,23 @@ pub(super) struct Asked<'a> {
     pub(super) by: Queries,
 }
 
+/// Changes the score of each pair in a tile of images (rows) and captions, by query and answer.
+pub(super) fn change(
+    by: Queries,
+    (images, captions): (&[u32], &[u32]),
+    scores: &mut [f32],
+    changed: impl Fn(u32, u32, f32) -> f32,
+) {
+    for (row, &image) in scores.chunks_exact_mut(TILE).zip(images) {
+        for (score, &caption) in row.iter_mut().zip(captions) {
+            *score = match by {
+                Queries::Images => changed(image, caption, *score),
+                Queries::Captions => changed(caption, image, *score),
+            };
+        }
+    }
+}
+
 /// What a thread computes in.
 pub(super) struct Bench {
     room: Room,

@@ -1,6 +1,6 @@
 //! The dual softmax.
 
-use super::asked::Asked;
+use super::asked::{Asked, change};
 use crate::recall::product::TILE;
 use crate::recall::{LOST, Queries, Room, Scores};
 
@@ -60,11 +60,7 @@ impl Scores for DualSoftmax<'_> {
 
     fn fill(&self, images: &[u32], captions: &[u32], room: &mut Room, scores: &mut [f32]) {
         self.scores.fill(images, captions, room, scores);
-        for (row, &image) in scores.chunks_exact_mut(TILE).zip(images) {
-            for (score, &caption) in row.iter_mut().zip(captions) {
-                *score = self.rank(*score, if self.by == Queries::Images { caption } else { image });
-            }
-        }
+        change(self.by, (images, captions), scores, |_, answer, score| self.rank(score, answer));
     }
 }
 

@@ -1,6 +1,6 @@
 //! GaLR's multivariate rerank.
 
-use super::asked::Asked;
+use super::asked::{Asked, change};
 use super::top::{Answer, places, top};
 use crate::recall::product::TILE;
 use crate::recall::{LOST, Queries, Room, Scores};
@@ -94,17 +94,10 @@ impl Scores for Multivariate<'_> {
 
     fn fill(&self, images: &[u32], captions: &[u32], room: &mut Room, scores: &mut [f32]) {
         self.scores.fill(images, captions, room, scores);
-        for (row, &image) in scores.chunks_exact_mut(TILE).zip(images) {
-            for (score, &caption) in row.iter_mut().zip(captions) {
-                let (query, answer) = match self.by {
-                    Queries::Images => (image, caption),
-                    Queries::Captions => (caption, image),
-                };
-                let candidates = &self.reranked[query as usize];
-                if let Ok(at) = candidates.binary_search_by_key(&answer, |candidate| candidate.number) {
-                    *score = candidates[at].score;
-                }
-            }
-        }
+        change(self.by, (images, captions), scores, |query, answer, score| {
+            let candidates = &self.reranked[query as usize];
+            let found = candidates.binary_search_by_key(&answer, |candidate| candidate.number);
+            found.map_or(score, |at| candidates[at].score)
+        });
     }
 }

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::asked::Asked;
+use super::asked::{Asked, change};
 use super::top::top;
-use crate::recall::product::TILE;
 use crate::recall::{LOST, Queries, Room, Scores};
 
 /// What the rerank is told.
@@ -108,17 +107,12 @@ impl Scores for Reciprocal<'_> {
 
     fn fill(&self, images: &[u32], captions: &[u32], room: &mut Room, scores: &mut [f32]) {
         self.scores.fill(images, captions, room, scores);
-        for (row, &image) in scores.chunks_exact_mut(TILE).zip(images) {
-            for (score, &caption) in row.iter_mut().zip(captions) {
-                let (query, answer) = match self.by {
-                    Queries::Images => (image, caption),
-                    Queries::Captions => (caption, image),
-                };
-                if *score > LOST {
-                    let common = in_common(&self.queries[query as usize], &self.answers[answer as usize]);
-                    *score = self.own * *score + (1.0 - self.own) * common;
-                }
+        change(self.by, (images, captions), scores, |query, answer, score| {
+            if score <= LOST {
+                return LOST;
             }
-        }
+            let common = in_common(&self.queries[query as usize], &self.answers[answer as usize]);
+            self.own * score + (1.0 - self.own) * common
+        });
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct RefreshArgs {
         long,
         value_name = "FILE",
         conflicts_with = "diffs",
-        help = "An extract: .osm.pbf, .osm or .osm.gz; either it or --diffs is needed"
+        help = "An extract: .osm.pbf, .osm.bz2, .osm.gz or .osm; either it or --diffs is needed"
     )]
     osm: Option<PathBuf>,
     #[arg(

@@ -45,7 +45,7 @@ fn put<T>(latest: &mut HashMap<i64, Latest<T>>, id: i64, now: Option<T>, is_firs
 }
 
 impl Diff {
-    /// Reads an `.osc`, packed with gzip or not.
+    /// Reads an `.osc`, packed with gzip, bzip2 or not at all.
     ///
     /// # Errors
     /// As [`read_changes`].

@@ -1,9 +1,10 @@
-//! Files by their names: `.osm.pbf`, `.osm`, `.osm.gz`.
+//! Files by their names: `.osm.pbf`, `.osm`, `.osm.gz`, `.osm.bz2`.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
+use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 
 use crate::{Kind, Object, OsmError, Rect, read_pbf, read_xml};
@@ -39,17 +40,19 @@ pub fn read_objects(
         read_xml(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(file)), &mut some)
     } else if name.ends_with(".osm") {
         read_xml(file, &mut some)
-    } else if name.ends_with(".bz2") {
-        Err(OsmError::Content(
-            "bzip2 is not read here: unpack it with `bunzip2 -k`, or take the .osm.pbf, which is smaller".into(),
-        ))
+    } else if name.ends_with(".osm.bz2") {
+        read_xml(BufReader::with_capacity(1 << 18, MultiBzDecoder::new(file)), &mut some)
     } else {
-        Err(OsmError::Content("extracts are called .osm.pbf, .osm or .osm.gz".into()))
+        Err(OsmError::Content("extracts are called .osm.pbf, .osm, .osm.gz or .osm.bz2".into()))
     };
     read.map_err(|why| why.inside(path))
 }
 
 /// A diff's XML, unpacked where it is packed.
 pub(crate) fn unpacked(bytes: &[u8]) -> Box<dyn Read + '_> {
-    if bytes.starts_with(&[0x1f, 0x8b]) { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) }
+    match bytes {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(bytes)),
+        [b'B', b'Z', b'h', ..] => Box::new(MultiBzDecoder::new(bytes)),
+        _ => Box::new(bytes),
+    }
 }

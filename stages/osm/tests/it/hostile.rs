@@ -237,12 +237,54 @@ fn names_of_files_say_how_they_are_read() {
         std::fs::write(&path, b"BZh91AY").unwrap();
         read_extract(&path, boxes(), folder.path(), &|| false).unwrap_err().to_string()
     };
-    assert!(read("x.osm.bz2").contains("bunzip2"));
-    assert!(read("x.txt").contains(".osm.pbf, .osm or .osm.gz"));
+    assert!(read("x.txt").contains(".osm.pbf, .osm, .osm.gz or .osm.bz2"));
     let gone = read_extract(Path::new("/nowhere/x.osm"), boxes(), folder.path(), &|| false).unwrap_err().to_string();
     assert!(gone.contains("/nowhere/x.osm"), "{gone}");
     let path = folder.path().join("x.osm.pbf");
     small().write(&path);
     let stopped = read_extract(&path, boxes(), folder.path(), &|| true);
     assert!(stopped.is_ok(), "a small file is done before anybody looks");
+}
+
+/// Packed in two streams, as parallel packers write them.
+#[test]
+fn packed_xml_is_read_like_xml_and_says_when_it_was_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("x.osm");
+    small().write(&plain);
+    let text = std::fs::read(&plain).unwrap();
+    let halves = text.split_at(text.len() / 2);
+    let gz = |part: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, part).unwrap();
+        encoder.finish().unwrap()
+    };
+    let bz2 = |part: &[u8]| {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, part).unwrap();
+        encoder.finish().unwrap()
+    };
+    let state = |path: &Path| {
+        let read = read_extract(path, boxes(), folder.path(), &|| false);
+        read.map(|read| read.state.to_bytes()).map_err(|error| error.to_string())
+    };
+    let wanted = state(&plain).unwrap();
+    for (name, packed) in
+        [("x.osm.gz", [gz(halves.0), gz(halves.1)].concat()), ("x.osm.bz2", [bz2(halves.0), bz2(halves.1)].concat())]
+    {
+        let path = folder.path().join(name);
+        std::fs::write(&path, &packed).unwrap();
+        assert_eq!(state(&path).unwrap(), wanted, "{name}");
+        for bytes in [0, 3, packed.len() / 4, packed.len() / 2, packed.len() - 1] {
+            std::fs::write(&path, &packed[..bytes]).unwrap();
+            let refused = state(&path).unwrap_err();
+            assert!(refused.contains(name), "{bytes} bytes: {refused}");
+        }
+        let mut damaged = packed.clone();
+        damaged[packed.len() / 4] ^= 0x10;
+        std::fs::write(&path, &damaged).unwrap();
+        assert!(state(&path).is_err(), "{name}: a flipped bit");
+    }
+    let change = osc(&[]).into_bytes();
+    assert!(Diff::read(&bz2(&change)).is_ok());
 }

@@ -1,10 +1,7 @@
-//! How fast diffs are matched, and what memory and disk extracts take, all of it generated.
+//! How fast a day of diffs is matched with the boxes of images, all of it generated.
 //!
-//! `cargo run --release -p osm --example diff_rate -- diffs 5200000 3000000` matches a day of changes with so many boxes;
-//! `… -- extract 20000000` reads an extract of so many nodes for 20,000 boxes.
+//! `cargo run --release -p osm --example diff_rate -- 5200000 3000000`: so many boxes, so many changes.
 
-use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::time::Instant;
 
 use osm::{
@@ -46,71 +43,7 @@ fn peak_mib() -> u64 {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, otherwise: i64| args.get(at).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
-    match args.first().map(String::as_str) {
-        Some("extract") => extract(number(1, 20_000_000)),
-        _ => diffs(number(1, 5_200_000), number(2, 3_000_000)),
-    }
-}
-
-fn write(path: &Path, nodes: i64) -> std::io::Result<()> {
-    let mut dice = Dice(99);
-    let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
-    writeln!(file, "<osm version=\"0.6\">")?;
-    let degrees = |units: i32| f64::from(units) / 1e7;
-    let mut at = place(&mut dice);
-    for id in 1..=nodes {
-        // nodes of a way, and ways of a relation, lie beside each other
-        at = if id % 40 == 1 { place(&mut dice) } else { Place { lon: at.lon + 300, lat: at.lat + 200 } };
-        writeln!(
-            file,
-            "<node id=\"{id}\" version=\"1\" lat=\"{:.7}\" lon=\"{:.7}\"/>",
-            degrees(at.lat),
-            degrees(at.lon)
-        )?;
-    }
-    for way in 1..=nodes / 8 {
-        write!(file, "<way id=\"{way}\" version=\"1\">")?;
-        (0..8).try_for_each(|i| write!(file, "<nd ref=\"{}\"/>", way * 8 + i - 7))?;
-        writeln!(file, "<tag k=\"highway\" v=\"residential\"/></way>")?;
-    }
-    // as many multipolygons as countries have, and more members
-    for relation in 1..=nodes / 600 {
-        // images were taken for none of them
-        write!(file, "<relation id=\"{}\" version=\"1\">", relation + 1_000_000)?;
-        (0..5).try_for_each(|i| {
-            write!(file, "<member type=\"way\" ref=\"{}\" role=\"outer\"/>", (relation * 5 + i) % (nodes / 8) + 1)
-        })?;
-        writeln!(file, "<tag k=\"type\" v=\"multipolygon\"/><tag k=\"landuse\" v=\"forest\"/></relation>")?;
-    }
-    writeln!(file, "</osm>")
-}
-
-/// Writes an extract, and reads it.
-fn extract(nodes: i64) -> Result<(), Box<dyn std::error::Error>> {
-    let folder = std::env::temp_dir().join(format!("urbancross-extract-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join("x.osm");
-    let read = write(&path, nodes).map_err(Into::into).and_then(|()| {
-        let mut dice = Dice(7);
-        let boxes = Boxes::new((1..=20_000).map(|number| image(number, place(&mut dice))), 100.0);
-        let (began, before) = (Instant::now(), peak_mib());
-        let read = read_extract(&path, boxes, &folder, &|| false)?;
-        let seconds = began.elapsed().as_secs_f64();
-        let state = read.state.to_bytes();
-        println!(
-            "{nodes} nodes, {} ways, {} relations: {seconds:.1} s; index {:.1} bytes a node; kept {:?}; state {} bytes; peak {} MiB, of which \
-             {before} before",
-            read.objects[1],
-            read.objects[2],
-            read.index_bytes as f64 / nodes as f64,
-            read.state.kept(),
-            state.len(),
-            peak_mib()
-        );
-        Ok(())
-    });
-    std::fs::remove_dir_all(&folder)?;
-    read
+    diffs(number(0, 5_200_000), number(1, 3_000_000))
 }
 
 /// Matches a day of changes: seven nodes of ten changes, a fifth of them near an image's object.

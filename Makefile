@@ -43,8 +43,10 @@ ablation: demo
 	$(abspath $(URBANCROSS)) ablate $(DEMO)/germany_to_spain.toml $(DEMO)/finland_to_spain.toml \
 		$(DEMO)/germany_to_finland.toml --jobs $(shell nproc) --report $(DEMO)/ablation.html
 
+# examples are checked by clippy: linking them takes as long as the tests of a crate
 test: binary
-	cargo test --locked --workspace
+	cargo test --locked --workspace --lib --bins --tests
+	cargo test --locked --workspace --doc
 	# the compositions that a GPU takes where it has no kernel, on the CPU
 	URBANCROSS_CPU_KERNELS=off cargo test --locked --workspace --lib -- ops:: clip:: sam:: instructblip:: language:: sentence:: trainer:: adapt::
 

@@ -29,7 +29,7 @@ if has numpy && has PIL; then
 fi
 
 echo "memory with an archive of 1,000,000 members, 1 % wanted:"
-URBANCROSS_MEMBERS=1000000 cargo test --locked -p pipeline-tests --test ingest_memory -- --nocapture
+URBANCROSS_MEMBERS=1000000 cargo test --locked -p pipeline-tests --test inputs -- ingest_memory --nocapture
 
 echo "recall of 20,000 x 20,000 x 512, ours:"
 target/debug/examples/recall_rate

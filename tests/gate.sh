@@ -53,7 +53,7 @@ elsewhere() {
     local home; home=$(mktemp -d)
     if python3 -m venv "$home" && "$home/bin/pip" install -q torch open_clip_torch transformers tensorboard datasets webdataset geopandas duckdb \
         duckdb-extension-spatial mlcroissant; then
-        (. "$home/bin/activate" && cargo test --locked --workspace --test exports -- --nocapture)
+        (. "$home/bin/activate" && cargo test --locked --workspace --test results -- exports --nocapture)
     else
         echo "no PyTorch to be had: models were not loaded elsewhere"
     fi

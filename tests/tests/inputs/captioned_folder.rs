@@ -5,7 +5,7 @@ use pipeline_tests::{column, run};
 use pixels::Rgb;
 
 #[allow(dead_code, reason = "its `main`")]
-#[path = "../../pipeline/examples/small_build.rs"]
+#[path = "../../../pipeline/examples/small_build.rs"]
 mod small_build;
 
 /// A folder of `images` small pictures with two captions each; every fifth is a test image.

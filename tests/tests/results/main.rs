@@ -1,0 +1,11 @@
+//! What a finished build is used for.
+
+mod analyse;
+mod atlas;
+mod bench;
+mod exports;
+mod kubernetes;
+mod review;
+mod search;
+mod search_index;
+mod zero_shot;

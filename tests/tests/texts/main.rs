@@ -1,0 +1,8 @@
+//! Captions, what scores them, and search of text by text; segments.
+
+mod caption_scores;
+mod caption_server;
+mod instructblip;
+mod sam;
+mod structured_captions;
+mod text_retrieval;

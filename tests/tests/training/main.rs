@@ -1,0 +1,6 @@
+//! Trainings: pairs left out, adaptation, sweeps, ranks.
+
+mod adaptation;
+mod noisy_pairs;
+mod ranks;
+mod sweep;

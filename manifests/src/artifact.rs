@@ -24,6 +24,12 @@ pub enum Artifact {
     Images,
     /// What people decided about captions: rows of the images that somebody has reviewed, and of no others.
     CaptionReviews,
+    /// Texts of each image, before its captioner knows its segments, where that writes twice.
+    DraftCaptions,
+    /// How well each segment fits the drafts.
+    DraftScores,
+    /// What the best segments show, and how much of the image.
+    SegmentNames,
     /// Texts of each image.
     Captions,
     /// Five texts of three fields per image, for retrieval of text by text.
@@ -128,12 +134,15 @@ pub fn identity_fields() -> Vec<Field> {
 
 impl Artifact {
     /// The tables, in the order in which stages write them; people write the reviews, and `tags refresh` what it found.
-    pub const TABLES: [Artifact; 18] = [
+    pub const TABLES: [Artifact; 21] = [
         Artifact::TagRefreshes,
         Artifact::Geotags,
         Artifact::Splits,
         Artifact::Images,
         Artifact::CaptionReviews,
+        Artifact::DraftCaptions,
+        Artifact::DraftScores,
+        Artifact::SegmentNames,
         Artifact::Captions,
         Artifact::StructuredCaptions,
         Artifact::Segments,
@@ -159,6 +168,9 @@ impl Artifact {
             Artifact::Splits => "splits",
             Artifact::Images => "images",
             Artifact::CaptionReviews => "caption_reviews",
+            Artifact::DraftCaptions => "draft_captions",
+            Artifact::DraftScores => "draft_scores",
+            Artifact::SegmentNames => "segment_names",
             Artifact::Captions => "captions",
             Artifact::StructuredCaptions => "structured_captions",
             Artifact::Segments => "segments",
@@ -191,7 +203,7 @@ impl Artifact {
     pub fn schema_version(self) -> u32 {
         match self {
             // 2: quality and flag of generated captions; 3: what a server said it was
-            Artifact::Captions => 3,
+            Artifact::DraftCaptions | Artifact::Captions => 3,
             // 2: what a server said it was
             Artifact::StructuredCaptions | Artifact::QueryTexts => 2,
             _ => 1,
@@ -287,7 +299,7 @@ impl Artifact {
                 optional("decided_at", Text),
                 optional("review_digest", Text),
             ],
-            Artifact::Captions => vec![
+            Artifact::DraftCaptions | Artifact::Captions => vec![
                 optional("captioner", Text),
                 optional("captions", list(Text)),
                 optional("dropped_tags", list(Text)),
@@ -362,7 +374,7 @@ impl Artifact {
                 ),
                 optional("features_digest", Text),
             ],
-            Artifact::SegmentScores => vec![
+            Artifact::DraftScores | Artifact::SegmentScores => vec![
                 optional(
                     "scores",
                     list(Struct(vec![
@@ -372,6 +384,21 @@ impl Artifact {
                     ])),
                 ),
                 optional("scores_digest", Text),
+            ],
+            Artifact::SegmentNames => vec![
+                // of the segments that the drafts have chosen
+                optional(
+                    "segments",
+                    list(Struct(vec![
+                        required("segment", Int32),
+                        required("name", Text),
+                        required("similarity", Float32),
+                    ])),
+                ),
+                // all segments of a name together, the largest first
+                optional("regions", list(Struct(vec![required("name", Text), required("percent", Int32)]))),
+                // of the regions
+                optional("names_digest", Text),
             ],
             Artifact::PairQuality => vec![
                 // 64 bits in hexadecimal

@@ -97,7 +97,7 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn estimate(&self, step: &str) -> Option<Estimate> {
         let (rows, work, device_bytes) = match step {
-            "captions" | "structured_captions" | "query_texts" => self.captions(step)?,
+            "draft_captions" | "captions" | "structured_captions" | "query_texts" => self.captions(step)?,
             // five variants of three fields; texts of a sentence or two
             "structured_embeddings" => self.sentences(VARIANTS, 80)?,
             "query_embeddings" | "sentence_embeddings" => self.sentences(1, 30)?,
@@ -111,7 +111,7 @@ impl Maker<'_> {
                     self.looking(&scoring),
                 )
             }
-            "segment_scores" => {
+            "draft_scores" | "segment_scores" => {
                 let scoring = self.networks.scoring?;
                 (self.rows, Work { passes: scoring.text.operations, ..Work::default() }, self.looking(&scoring))
             }
@@ -172,8 +172,10 @@ impl Maker<'_> {
     fn captions(&self, step: &str) -> Option<(u64, Work, Memory)> {
         let (blip, cost) = (&self.spec.caption.instructblip, self.networks.captioner?);
         let structured = step == "structured_captions";
-        let writer =
-            if step == "captions" { self.spec.caption.captioner } else { self.spec.caption.structured_by()? };
+        let writer = match step {
+            "draft_captions" | "captions" => self.spec.caption.captioner,
+            _ => self.spec.caption.structured_by()?,
+        };
         if writer != Captioner::Instructblip {
             return None;
         }

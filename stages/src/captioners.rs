@@ -14,9 +14,10 @@ pub(crate) mod told;
 use manifests::Artifact;
 use manifests::BuildSpec;
 use manifests::plan::Usage;
-use manifests::spec::Captioner;
+use manifests::spec::{Captioner, SecondPassSpec};
 use wording::Variant;
 
+use crate::segment_names;
 use crate::stage::{Input, InputRows, ModelUse, StageContext, StageError};
 use crate::table::{Columns, TableError};
 pub(crate) use given::{QUERY_FIELD, STRUCTURED_FIELD, examine as examine_texts};
@@ -31,6 +32,9 @@ const TAGS: Input = Input {
 };
 /// What it sees of an image, if it looks.
 const PIXELS: Input = Input { artifact: Artifact::Images, digests: &["bytes_digest"], columns: &["bytes"] };
+
+/// What the image's segments show, where captions are written twice.
+const REGIONS: Input = Input { artifact: Artifact::SegmentNames, digests: &["names_digest"], columns: &["regions"] };
 
 /// What people decided about an image's captions, where somebody did.
 const REVIEWS: Input = Input {
@@ -77,9 +81,14 @@ pub(crate) fn query_inputs(captioner: &dyn Captions) -> &'static [Input] {
     if captioner.looks() { &[PIXELS] } else { &[TAGS] }
 }
 
-/// The same for words that a person may have accepted, edited or rejected.
-pub(crate) fn reviewed_inputs(captioner: &dyn Captions) -> &'static [Input] {
-    if captioner.looks() { &[TAGS, PIXELS, REVIEWS] } else { &[TAGS, REVIEWS] }
+/// The same for words that a person may have accepted, edited or rejected, by one who knows the segments or not.
+pub(crate) fn reviewed_inputs(captioner: &dyn Captions, is_second: bool) -> &'static [Input] {
+    match (captioner.looks(), is_second) {
+        (true, false) => &[TAGS, PIXELS, REVIEWS],
+        (false, false) => &[TAGS, REVIEWS],
+        (true, true) => &[TAGS, PIXELS, REGIONS, REVIEWS],
+        (false, true) => &[TAGS, REGIONS, REVIEWS],
+    }
 }
 
 type Opened<T> = Result<Box<dyn Writer<T>>, StageError>;
@@ -126,6 +135,17 @@ impl<'a> Images<'a> {
             }
         };
         Ok(Images { tags: ImageTags::read(rows, given)?, bytes })
+    }
+
+    /// Adds what segments show, as far as they have names.
+    pub(crate) fn tell_regions(&mut self, rows: &InputRows, how: &SecondPassSpec) -> Result<(), TableError> {
+        let Some(names) = rows.tables.get(&Artifact::SegmentNames) else { return Ok(()) };
+        let columns = Columns::new(Artifact::SegmentNames, names);
+        for (row, tags) in self.tags.iter_mut().enumerate() {
+            let words = segment_names::in_words(&columns, row, how.most_regions)?;
+            tags.regions = words.map(|words| how.sentence.replace("{regions}", &words));
+        }
+        Ok(())
     }
 }
 

@@ -1,48 +1,79 @@
-//! Stage `captions`: words for an image, by the captioner that the spec names, or as a person decided.
+//! Stage `captions`: words for an image, by the captioner that the spec names, or as a person decided. Where captions are
+//! written twice, stage `draft_captions` comes before it: the same words before their writer knows the segments.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Float32Array, Int32Array, RecordBatch};
 use manifests::plan::Usage;
-use manifests::spec::Captioner;
+use manifests::spec::{Captioner, SecondPassSpec};
 use manifests::{Artifact, BuildSpec, Digest, digest};
 
 use crate::captioners::{self, Caption, Images, Quality, Writer};
 use crate::reviews;
-use crate::stage::{InputRows, MapOutput, Outcome, Stage, StageError, Transform};
+use crate::stage::{InputRows, MapOutput, Outcome, Stage, StageContext, StageError, Transform};
 use crate::table::{self, Columns, TableError};
 
 const NAME: &str = "captions";
+// 2: words of other languages for buildings, sports, surfaces and colours
+const VERSION: u32 = 2;
 
 /// Texts of each image, by the captioner of the spec, and a digest of them.
 pub fn stage(spec: &BuildSpec) -> Stage {
-    let captioner = captioners::of(spec.caption.captioner);
+    let (captioner, is_second) = (captioners::of(spec.caption.captioner), spec.caption.second_pass.enabled);
     Stage {
         name: NAME,
-        // 2: words of other languages for buildings, sports, surfaces and colours
-        version: 2,
-        inputs: captioners::reviewed_inputs(captioner),
+        version: VERSION,
+        inputs: captioners::reviewed_inputs(captioner, is_second),
         output: Artifact::Captions,
         source: None,
         model: (captioner.captions().model)(spec),
         told: captioners::told::captions(spec.caption.captioner),
         recipe_digest: None,
         parameters: |spec| {
-            let captioner = spec.caption.captioner;
-            captioners::of(captioner).captions().parameters(captioner, spec)
+            let mut parameters = parameters(spec);
+            let SecondPassSpec { enabled, most_regions, sentence } = &spec.caption.second_pass;
+            if *enabled {
+                parameters["second_pass"] = serde_json::json!({ "most_regions": most_regions, "sentence": sentence });
+            }
+            parameters
         },
         open: |context| {
-            let captioner = context.spec.caption.captioner;
-            let writer = (captioners::of(captioner).captions().open)(context)?;
-            Ok(Box::new(WriteCaptions { writer, captioner }))
+            let second_pass = context.spec.caption.second_pass.clone();
+            Ok(Box::new(WriteCaptions { second_pass: second_pass.enabled.then_some(second_pass), ..open(context)? }))
         },
     }
+}
+
+/// The same before its writer knows the segments.
+pub(crate) fn draft_stage(spec: &BuildSpec) -> Stage {
+    let captioner = captioners::of(spec.caption.captioner);
+    Stage {
+        name: "draft_captions",
+        inputs: captioners::inputs(captioner),
+        output: Artifact::DraftCaptions,
+        parameters,
+        open: |context| Ok(Box::new(open(context)?)),
+        ..stage(spec)
+    }
+}
+
+fn parameters(spec: &BuildSpec) -> serde_json::Value {
+    let captioner = spec.caption.captioner;
+    captioners::of(captioner).captions().parameters(captioner, spec)
+}
+
+fn open(context: &StageContext<'_>) -> Result<WriteCaptions, StageError> {
+    let captioner = context.spec.caption.captioner;
+    let writer = (captioners::of(captioner).captions().open)(context)?;
+    Ok(WriteCaptions { writer, captioner, second_pass: None })
 }
 
 struct WriteCaptions {
     writer: Box<dyn Writer<Caption>>,
     captioner: Captioner,
+    /// What it tells of segments, where it knows them.
+    second_pass: Option<SecondPassSpec>,
 }
 
 /// Words with who wrote them, or why there are none.
@@ -92,7 +123,11 @@ impl WriteCaptions {
         let given = columns.texts("given_captions").map_err(table_error)?;
         let captioner = serde_json::json!(self.captioner);
         let captioner = captioner.as_str().unwrap_or_default();
-        let written = self.writer.write(&Images::read(rows, &given).map_err(table_error)?)?;
+        let mut images = Images::read(rows, &given).map_err(table_error)?;
+        if let Some(second_pass) = &self.second_pass {
+            images.tell_regions(rows, second_pass).map_err(table_error)?;
+        }
+        let written = self.writer.write(&images)?;
         let by_captioner = |caption| (captioner.to_owned(), caption);
         Ok(written.into_iter().map(|w| w.map(by_captioner).map_err(Outcome::Failed)).collect())
     }

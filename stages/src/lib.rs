@@ -31,6 +31,7 @@ mod query_texts;
 pub mod reviews;
 pub mod search;
 pub mod segment_features;
+mod segment_names;
 mod segment_scores;
 mod segments;
 mod sentence_embeddings;
@@ -58,13 +59,20 @@ pub use stage::{
 
 /// The stages that map shards to shards, in an order in which every stage follows its inputs.
 pub fn map_stages(spec: &BuildSpec) -> Vec<Stage> {
-    let mut stages = vec![geotags::stage(), images::stage(), splits::stage(), captions::stage(spec)];
+    let is_scored = spec.uses_segments() && spec.score.clip != "none";
+    let mut stages = vec![geotags::stage(), images::stage(), splits::stage()];
+    if spec.caption.second_pass.enabled {
+        stages.extend([captions::draft_stage(spec), segments::stage(spec), segment_features::stage()]);
+        stages.extend([segment_scores::draft_stage(), segment_names::stage(), captions::stage(spec)]);
+    } else {
+        stages.push(captions::stage(spec));
+    }
     stages.extend(spec.caption.structured_by().map(|writer| structured_captions::stage(writer, spec)));
-    stages.push(segments::stage(spec));
+    if !spec.caption.second_pass.enabled {
+        stages.push(segments::stage(spec));
+        stages.extend(is_scored.then(segment_features::stage));
+    }
     if spec.uses_segments() {
-        if spec.score.clip != "none" {
-            stages.push(segment_features::stage());
-        }
         stages.push(segment_scores::stage(spec));
     }
     if !spec.caption.score.clip.is_empty() {
@@ -162,7 +170,8 @@ mod tests {
     fn every_stage_follows_its_inputs() {
         let scored = "[caption]\nstructured = true\nscore.clip = \"a/b\"\n";
         let by_text = "[caption]\nstructured = true\n[text_retrieval]\nencoder = \"a/b\"\n";
-        for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored, by_text] {
+        let twice = "[caption]\nsecond_pass.enabled = true\n[score]\nclip = \"a/b\"\n";
+        for extra in ["[score]\nclip = \"none\"\n", "[score]\nclip = \"bootstrap\"\n", scored, by_text, twice] {
             let mut written = vec![Artifact::Listing, Artifact::CaptionReviews, Artifact::TagRefreshes];
             for stage in map_stages(&spec(extra)) {
                 for table in stage.tables() {

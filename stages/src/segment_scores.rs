@@ -50,36 +50,58 @@ pub fn stage(spec: &BuildSpec) -> Stage {
             open: |context| Ok(Box::new(TakeLargest { score: context.spec.score.clone() })),
         }
     } else {
-        Stage {
-            name: NAME,
-            version: 2,
-            inputs: &[
-                Input { artifact: Artifact::SegmentFeatures, digests: &["features_digest"], columns: &["features"] },
-                Input { artifact: Artifact::Captions, digests: &["captions_digest"], columns: &["captions"] },
-            ],
-            output: Artifact::SegmentScores,
-            source: None,
-            model: ModelUse::Scoring,
-            told: None,
-            recipe_digest: Some("scores_digest"),
-            parameters: |spec| {
-                let mut value = serde_json::json!({
-                    "min_similarity": spec.score.min_similarity,
-                    "max_segments": spec.score.max_segments,
-                });
-                note_precision(&mut value, spec);
-                value
-            },
-            open,
-        }
+        compared(
+            (NAME, Artifact::SegmentScores),
+            &[FEATURES, Input { artifact: Artifact::Captions, digests: &["captions_digest"], columns: &["captions"] }],
+            |context| open(Artifact::Captions, context),
+        )
     }
 }
 
-fn open(context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
+/// The same by the drafts of captions that are written twice.
+pub(crate) fn draft_stage() -> Stage {
+    compared(
+        ("draft_scores", Artifact::DraftScores),
+        &[FEATURES, Input { artifact: Artifact::DraftCaptions, digests: &["captions_digest"], columns: &["captions"] }],
+        |context| open(Artifact::DraftCaptions, context),
+    )
+}
+
+const FEATURES: Input =
+    Input { artifact: Artifact::SegmentFeatures, digests: &["features_digest"], columns: &["features"] };
+
+fn compared(
+    (name, output): (&'static str, Artifact),
+    inputs: &'static [Input],
+    open: fn(&StageContext<'_>) -> Result<Box<dyn Transform>, StageError>,
+) -> Stage {
+    Stage {
+        name,
+        version: 2,
+        inputs,
+        output,
+        source: None,
+        model: ModelUse::Scoring,
+        told: None,
+        recipe_digest: Some("scores_digest"),
+        parameters: |spec| {
+            let mut value = serde_json::json!({
+                "min_similarity": spec.score.min_similarity,
+                "max_segments": spec.score.max_segments,
+            });
+            note_precision(&mut value, spec);
+            value
+        },
+        open,
+    }
+}
+
+fn open(captions: Artifact, context: &StageContext<'_>) -> Result<Box<dyn Transform>, StageError> {
     Ok(Box::new(CompareWithCaption {
         network: load_network(NAME, context)?,
         tokenizer: load_tokenizer(NAME, context)?,
         score: context.spec.score.clone(),
+        captions,
     }))
 }
 
@@ -130,14 +152,15 @@ struct CompareWithCaption {
     network: Network,
     tokenizer: Tokenizer,
     score: ScoreSpec,
+    /// The table that has them.
+    captions: Artifact,
 }
 
 impl Transform for CompareWithCaption {
     fn transform(&mut self, rows: &InputRows) -> Result<MapOutput, StageError> {
         let table_error = |source| StageError::Table { stage: NAME, source };
-        let captions = Columns::new(Artifact::Captions, &rows.tables[&Artifact::Captions])
-            .texts("captions")
-            .map_err(table_error)?;
+        let captions =
+            Columns::new(self.captions, &rows.tables[&self.captions]).texts("captions").map_err(table_error)?;
         let flat: Vec<&str> = captions.iter().flatten().map(String::as_str).collect();
         let mut embedded = encode_texts(NAME, &self.network, &self.tokenizer, &flat)?.into_iter();
         let columns = Columns::new(Artifact::SegmentFeatures, &rows.tables[&Artifact::SegmentFeatures]);

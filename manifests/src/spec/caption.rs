@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::SourceKind;
 use super::caption_server::CaptionServerSpec;
 use super::check::{Problems, positive};
+use super::second_pass::SecondPassSpec;
 
 /// Who writes captions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +40,8 @@ pub struct CaptionSpec {
     /// File with structured captions that came with the images, as RSRT has them: a file here, or the address of one; empty:
     /// the captioner writes them. Only with `structured`.
     pub structured_file: String,
+    /// Whether captions are written again by one who knows the segments.
+    pub second_pass: SecondPassSpec,
     /// How well captions fit, measured afterwards.
     pub score: CaptionScoreSpec,
 }
@@ -52,6 +55,7 @@ impl Default for CaptionSpec {
             structured: false,
             structured_captioner: None,
             structured_file: String::new(),
+            second_pass: SecondPassSpec::default(),
             score: CaptionScoreSpec::default(),
         }
     }

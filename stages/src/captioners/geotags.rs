@@ -61,7 +61,7 @@ fn told_structured(tags: &ImageTags<'_>) -> Option<String> {
 /// Tags first; the title where an image has none, or none that can be seen from above.
 fn caption(tags: &ImageTags<'_>) -> Result<Caption, String> {
     let words = TagWords::of(tags)?;
-    let caption = words.sentence.ok_or(NOTHING_TO_SEE)?;
+    let caption = tags.with_regions(words.sentence.ok_or(NOTHING_TO_SEE)?);
     Ok(Caption { captions: vec![caption], dropped_tags: words.dropped_tags, ..Caption::default() })
 }
 

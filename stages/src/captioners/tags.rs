@@ -14,13 +14,15 @@ pub(crate) struct ImageTags<'a> {
     pub(crate) given: &'a [String],
     center: Option<&'a str>,
     surrounding: Option<&'a str>,
+    /// A sentence about its segments, where the captioner knows them.
+    pub(crate) regions: Option<String>,
 }
 
 impl<'a> ImageTags<'a> {
     /// Of an image that the captioner is told nothing of.
     fn unknown(image_id: &'a str) -> Self {
         let (title, title_multi_objects, center, surrounding) = (None, None, None, None);
-        ImageTags { image_id, title, title_multi_objects, given: &[], center, surrounding }
+        ImageTags { image_id, title, title_multi_objects, given: &[], center, surrounding, regions: None }
     }
 
     /// Of every row, in order, and nothing of any where the stage reads no tags; `given` are the captions that came with the images.
@@ -39,6 +41,7 @@ impl<'a> ImageTags<'a> {
                 given: given.get(row).map_or(&[], Vec::as_slice),
                 center: option_text(center, row),
                 surrounding: option_text(surrounding, row),
+                regions: None,
             })
             .collect())
     }
@@ -74,6 +77,30 @@ impl TagWords {
 }
 
 impl ImageTags<'_> {
+    /// A prompt, or words without one, and what segments show.
+    pub(crate) fn with_regions(&self, mut words: String) -> String {
+        if let Some(regions) = &self.regions {
+            if !words.ends_with(['.', '!', '?', ':']) {
+                words.push('.');
+            }
+            words.push(' ');
+            words += regions;
+        }
+        words
+    }
+
+    /// Kinds of objects in the image, each once, that of the middle first.
+    pub(crate) fn kinds(&self) -> Result<Vec<String>, String> {
+        let (center, surrounding) = self.all()?;
+        let mut kinds: Vec<String> = Vec::new();
+        for kind in [&center].into_iter().chain(&surrounding).filter_map(wording::kind) {
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        Ok(kinds)
+    }
+
     /// Tags of the object in the middle, and of those around.
     pub(crate) fn all(&self) -> Result<(Tags, Vec<Tags>), String> {
         Ok((parse_tags(self.center, "center_tags")?, parse_tags(self.surrounding, "surrounding_tags")?))

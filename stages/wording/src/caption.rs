@@ -19,6 +19,11 @@ pub fn phrase(tags: &Tags) -> Option<String> {
     Object::from_tags(tags).map(|object| object.phrase())
 }
 
+/// What kind of object it is, with its article: "a soccer pitch", "grass". `None` as of [`phrase`].
+pub fn kind(tags: &Tags) -> Option<String> {
+    Object::from_tags(tags).map(|object| object.kind())
+}
+
 /// "a satellite image of a soccer pitch, surrounded by two residential roads and a house".
 ///
 /// Surrounding objects are named and counted, not described; their order does not matter. Without a nameable

@@ -36,7 +36,7 @@ mod treatment;
 
 use std::collections::BTreeMap;
 
-pub use caption::{MAX_CAPTION_CHARS, MAX_SURROUNDING_KINDS, caption, phrase};
+pub use caption::{MAX_CAPTION_CHARS, MAX_SURROUNDING_KINDS, caption, kind, phrase};
 pub use clean::{DropReason, UnknownTag, clean_tags, unknown_tags};
 pub use grammar::{geotags_text, skyscript_title};
 pub use grounding::{Grounding, grounding};

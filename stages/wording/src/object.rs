@@ -31,13 +31,18 @@ impl Object {
         })
     }
 
-    /// "a residential road with an asphalt surface".
-    pub fn phrase(&self) -> String {
-        let mut phrase = match self.noun {
+    /// What kind of object it is: "a residential road", "grass".
+    pub fn kind(&self) -> String {
+        match self.noun {
             Noun::Count(noun) => with_article(noun),
             Noun::Mass(noun) | Noun::Plural(noun) => noun.to_owned(),
             Noun::Hidden => String::new(),
-        };
+        }
+    }
+
+    /// "a residential road with an asphalt surface".
+    pub fn phrase(&self) -> String {
+        let mut phrase = self.kind();
         if !self.details.is_empty() {
             // "an intersection with traffic lights and four lanes", not "with … with …".
             phrase += if phrase.contains(" with ") { " and " } else { " with " };

@@ -4,5 +4,6 @@ mod caption_scores;
 mod caption_server;
 mod instructblip;
 mod sam;
+mod second_pass;
 mod structured_captions;
 mod text_retrieval;

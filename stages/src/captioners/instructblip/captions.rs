@@ -54,7 +54,7 @@ impl CaptionWriter {
         let rgb = self.session.decode(image)?;
         let words = TagWords::of(known)?;
         let tags = words.scene().map(str::to_owned);
-        let prompt = prompt_of(&self.spec.prompt, &self.spec.prompt_without_tags, tags.as_deref());
+        let prompt = known.with_regions(prompt_of(&self.spec.prompt, &self.spec.prompt_without_tags, tags.as_deref()));
         let mut request = self.session.request(&rgb, &prompt, &self.first)?;
         request.seed = seed_of(&self.first, known.image_id, None);
         let view = self.judge.as_ref().map(|judge| pixels::clip_view(&rgb, judge.side_px()));

@@ -37,7 +37,7 @@ impl CaptionWriter {
 
     fn begin(&self, row: usize, known: &ImageTags<'_>) -> Result<Asked, String> {
         let (spec, words) = (self.session.spec(), TagWords::of(known)?);
-        let prompt = prompt_of(&spec.prompt, &spec.prompt_without_tags, words.scene());
+        let prompt = known.with_regions(prompt_of(&spec.prompt, &spec.prompt_without_tags, words.scene()));
         Ok(Asked { row, prompt, words })
     }
 

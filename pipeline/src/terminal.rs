@@ -1,10 +1,14 @@
 //! What a terminal is shown: pictures where it can draw some, and text that cannot act.
 
+mod sixel;
+
 use std::fmt::Write;
 use std::io::IsTerminal;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+
+pub(crate) use sixel::sixel;
 
 /// Lines of text that a picture covers.
 const PICTURE_LINES: u32 = 8;
@@ -16,6 +20,8 @@ const CHUNK_BYTES: usize = 4096;
 pub(crate) enum Graphics {
     /// kitty's protocol, which Ghostty, Konsole and WezTerm speak too.
     Kitty,
+    /// Sixels, as foot, mlterm, iTerm2, Contour and Windows Terminal draw them.
+    Sixel,
     /// Not at all.
     None,
 }
@@ -29,6 +35,13 @@ impl Graphics {
     fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
         let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
         let is = |name, values: &[&str]| variable(name).is_some_and(|value| values.contains(&value.as_str()));
+        // xterm and others draw sixels or not, and only an answer of theirs would tell
+        match variable(ASKED).as_deref() {
+            Some("kitty") => return Self::Kitty,
+            Some("sixel") => return Self::Sixel,
+            Some("none") => return Self::None,
+            _ => {}
+        }
         // they pass no picture on
         if is_set("TMUX") || is_set("STY") {
             return Self::None;
@@ -37,9 +50,19 @@ impl Graphics {
             || is("TERM", &["xterm-kitty", "xterm-ghostty"])
             || is("TERM_PROGRAM", &["ghostty", "WezTerm"])
             || is_set("KONSOLE_VERSION");
-        if speaks { Self::Kitty } else { Self::None }
+        let draws = is("TERM", &["foot", "foot-extra", "mlterm", "contour", "yaft-256color"])
+            || is("TERM_PROGRAM", &["iTerm.app", "mintty"])
+            || is_set("WT_SESSION");
+        match (speaks, draws) {
+            (true, _) => Self::Kitty,
+            (false, true) => Self::Sixel,
+            (false, false) => Self::None,
+        }
     }
 }
+
+/// Variable that says what the terminal draws: `kitty`, `sixel` or `none`.
+const ASKED: &str = "URBANCROSS_GRAPHICS";
 
 /// The escape sequences that draw a PNG in kitty's protocol, and end without a line break.
 pub(crate) fn kitty(png: &[u8]) -> String {
@@ -75,6 +98,10 @@ mod tests {
         assert_eq!(of(&[("TERM", "xterm-kitty")]), Graphics::Kitty);
         assert_eq!(of(&[("TERM_PROGRAM", "WezTerm"), ("TERM", "xterm-256color")]), Graphics::Kitty);
         assert_eq!(of(&[("TERM", "xterm-256color")]), Graphics::None);
+        assert_eq!(of(&[("TERM", "foot")]), Graphics::Sixel);
+        assert_eq!(of(&[("TERM_PROGRAM", "iTerm.app")]), Graphics::Sixel);
+        assert_eq!(of(&[("TERM", "xterm"), ("URBANCROSS_GRAPHICS", "sixel"), ("TMUX", "/tmp/t,1,0")]), Graphics::Sixel);
+        assert_eq!(of(&[("TERM", "xterm-kitty"), ("URBANCROSS_GRAPHICS", "none")]), Graphics::None);
         assert_eq!(of(&[("KITTY_WINDOW_ID", "1"), ("TMUX", "/tmp/tmux,1,0")]), Graphics::None);
         assert_eq!(of(&[]), Graphics::None);
     }

@@ -19,7 +19,7 @@ use crate::clock::now;
 use crate::page::search as page;
 use crate::progress::Progress;
 use crate::search::{Adapted, Answer, Indexing, MOST_FOUND, Query, Question, SearchModel, Searcher};
-use crate::terminal::{Graphics, kitty, plain};
+use crate::terminal::{Graphics, kitty, plain, sixel};
 use crate::{aside, say};
 
 /// No two places are further apart.
@@ -245,13 +245,13 @@ async fn open(args: &SearchArgs) -> Result<(Option<SearchModel>, Vec<Build>)> {
 async fn print(searcher: &Searcher<&Build>, answer: &Answer) -> Result<()> {
     let graphics = Graphics::of_output();
     let pictures = match graphics {
-        Graphics::Kitty => searcher.pictures(&answer.found).await?,
+        Graphics::Kitty | Graphics::Sixel => searcher.pictures(&answer.found).await?,
         Graphics::None => page::Pictures::new(),
     };
     for found in &answer.found {
         let picture = pictures.get(&(found.country.clone(), found.image_id.clone()));
-        if let Some(png) = picture.and_then(|jpeg| as_png(jpeg)) {
-            say!("{}", kitty(&png));
+        if let Some(drawn) = picture.and_then(|jpeg| drawn(jpeg, graphics)) {
+            say!("{drawn}");
         }
         for line in lines_of(found) {
             say!("{line}");
@@ -269,8 +269,13 @@ async fn print(searcher: &Searcher<&Build>, answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-fn as_png(jpeg: &[u8]) -> Option<Vec<u8>> {
-    pixels::decode(jpeg, &DecodeLimits::default()).ok().map(|rgb| pixels::encode_png(&rgb))
+fn drawn(jpeg: &[u8], graphics: Graphics) -> Option<String> {
+    let rgb = pixels::decode(jpeg, &DecodeLimits::default()).ok()?;
+    match graphics {
+        Graphics::Kitty => Some(kitty(&pixels::encode_png(&rgb))),
+        Graphics::Sixel => Some(sixel(&rgb)),
+        Graphics::None => None,
+    }
 }
 
 fn lines_of(found: &Found) -> Vec<String> {

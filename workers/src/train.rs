@@ -290,7 +290,7 @@ pub async fn train(
         request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
         request.work.put_sealed(&format!("{run}/{DUE_FILE}"), &pending).await?;
         if !left_out.is_empty() {
-            let why: BTreeMap<&str, &str> = left_out.iter().map(|(id, why)| (id.as_str(), why.words())).collect();
+            let why: BTreeMap<&str, String> = left_out.iter().map(|(id, out)| (id.as_str(), out.in_words())).collect();
             request.work.put_json(&format!("{run}/{LEFT_OUT_FILE}"), &why).await?;
         }
     }

@@ -9,18 +9,21 @@ use manifests::plan::PinnedTable;
 use manifests::recipe::{RowAction, differences};
 use manifests::words::count;
 use manifests::{Artifact, Reason, shard_of};
-use stages::stage::ASSIGNED_FROM;
+use stages::stage::{ASSIGNED_FROM, Stage};
 use stages::{Step, Training};
 use workers::WorkerError;
+use workers::accept::{Acceptance, acceptances, accepted_by};
 use workers::join::ShardJoin;
 use workers::reviews::Reviews;
+use workers::train::pairs;
 
 use self::committed::{Committed, dropped};
+use crate::accept::in_words as in_words_by;
 use crate::build::Build;
-use crate::plan::{Model, model_of, uncounted_plan};
+use crate::plan::{Model, model_of, plan_stage, uncounted_plan};
 use crate::preview::{PlanLine, preview, preview_shard};
 use crate::settled;
-use crate::trainings::{Outlook, TrainingState};
+use crate::trainings::{Outlook, TrainingState, current_record};
 use past::{Past, in_words, said};
 
 pub(crate) use committed::lineage;
@@ -99,7 +102,13 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
                         if line.carried > 0 {
                             lines.push(format!("    {} kept: same words", line.carried));
                         }
+                        lines.extend(line.finished.map(|finished| format!("    {}", finished.in_words())));
                         lines.extend(line.reasons.iter().map(|(why, rows)| format!("    {rows} {}", why.words())));
+                        if line.reasons.keys().any(|why| !matches!(why, Reason::New | Reason::Deleted | Reason::Lost)) {
+                            lines.extend(causes(build, &stage, &model).await?);
+                        }
+                        let of = acceptances(&build.work, &build.spec.country, stage.name).await?;
+                        lines.extend(of.iter().take(SHOWN_ACCEPTANCES).map(|one| format!("  {}", accepted(one))));
                     }
                 }
             }
@@ -113,6 +122,39 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
         }
     }
     Ok(lines)
+}
+
+/// Acceptances of a stage that are shown, the newest.
+const SHOWN_ACCEPTANCES: usize = 3;
+
+/// What somebody accepted at once, in words.
+pub(crate) fn accepted(one: &Acceptance) -> String {
+    format!("{} accepted as they were {} ({})", count(one.count(), "row"), in_words_by(&one.by), one.reasons())
+}
+
+/// Shards that are asked what differs between their rows and what is wanted.
+const MOST_SHARDS_ASKED: usize = 32;
+
+/// What made the rows of a stage stale, field by field and with the values of parameters before and now.
+async fn causes(build: &Build, stage: &Stage, model: &Model) -> Result<Vec<String>, WorkerError> {
+    let plan = uncounted_plan(build, stage, model, false).await?;
+    if plan.inputs.iter().any(|table| !table.lost.is_empty()) {
+        // what is lost is made again before it is read
+        return Ok(Vec::new());
+    }
+    let plan = plan_stage(build, stage, model, false).await?;
+    let mut causes = BTreeMap::<String, u64>::new();
+    for stale in plan.counts.stale.iter().take(MOST_SHARDS_ASKED) {
+        let join = ShardJoin::load(build.input_stores(), stage, &plan, stale.shard, None).await?;
+        for (cause, rows) in join.causes().await? {
+            *causes.entry(cause).or_default() += rows;
+        }
+    }
+    let shards = plan.counts.stale.len();
+    let some =
+        (shards > MOST_SHARDS_ASKED).then(|| format!("    of {MOST_SHARDS_ASKED} of the {shards} stale shards:"));
+    let lines = causes.into_iter().map(|(cause, rows)| format!("      {cause} ({})", count(rows, "row")));
+    Ok(some.into_iter().chain(lines).collect())
 }
 
 fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<String> {
@@ -240,6 +282,9 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             lines.extend(words.map(|words| format!("{:21}   {words}", "")));
         }
         let Some(committed) = &committed else { continue };
+        let place = (image_id, shard);
+        let by = accepted_by(&build.work, (&build.spec.country, stage.name), place, &committed.row.recipe).await?;
+        lines.extend(by.map(|by| format!("{:21}   accepted as it was {}", "", in_words_by(&by))));
         let error = committed.text("error").await?;
         lines.extend(error.iter().map(|error| format!("{:21}   {error}", "")));
         if stage.inputs.iter().any(|input| input.artifact == Artifact::CaptionReviews) {
@@ -258,10 +303,21 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             lines.extend(in_words(&said).into_iter().map(|words| format!("{:21}   {words}", "")));
         }
     }
+    if let Some(why) = left_out(build, image_id).await? {
+        lines.push(format!("{:21} {why}", Training::Pretrain.name()));
+    }
     if !lines.is_empty() {
         lines.insert(0, format!("image {image_id}, shard {shard}"));
     }
     Ok(lines)
+}
+
+/// Why the training of the build's model left an image out, if it did.
+async fn left_out(build: &Build, image_id: &str) -> Result<Option<String>, WorkerError> {
+    let Some(record) = current_record(build, Training::Pretrain).await? else { return Ok(None) };
+    let of = (build.spec.country.as_str(), Training::Pretrain.name());
+    let mut left_out = pairs::written(&build.work, of, &record.key).await?;
+    Ok(left_out.remove(image_id).map(|why| format!("left this pair out: {why}")))
 }
 
 /// What a person decided about an image's captions, and whether that has to be looked at again.

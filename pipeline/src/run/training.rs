@@ -42,7 +42,7 @@ pub(crate) async fn run_training(
     let (started, began) = (unix_seconds(), Instant::now());
     let Some(record) = current_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };
     let trained = &record.trained;
-    let left_out = pairs::written(&build.work, &build.spec.country, training, &record.key).await?;
+    let left_out = pairs::written(&build.work, (&build.spec.country, training.name()), &record.key).await?;
     let left_out = pairs::in_words(left_out.values().map(String::as_str));
     if !left_out.is_empty() {
         progress.note(&format!("{:21} left out {left_out}", training.name()));

@@ -166,7 +166,13 @@ mod tests {
     use rand::seq::SliceRandom;
     use rand::{Rng, SeedableRng};
 
-    fn searched(vectors: &[Vec<u8>], order: &[usize], group: usize, block: usize, least: f64) -> BTreeMap<usize, Alike> {
+    fn searched(
+        vectors: &[Vec<u8>],
+        order: &[usize],
+        group: usize,
+        block: usize,
+        least: f64,
+    ) -> BTreeMap<usize, Alike> {
         let mut search = Search { block: Some(block), ..Search::new(vectors.len(), least) };
         let mut passes = 0;
         while search.is_open() {

@@ -217,7 +217,14 @@ mod tests {
     use super::*;
 
     fn pair(i: usize, hash: u64, similarity: f32, caption: u64) -> Pair {
-        Pair { image_id: format!("i{i:03}"), hash, similarity, caption_keys: vec![caption], tag_coverage: None, untagged: None }
+        Pair {
+            image_id: format!("i{i:03}"),
+            hash,
+            similarity,
+            caption_keys: vec![caption],
+            tag_coverage: None,
+            untagged: None,
+        }
     }
 
     fn left_out(pairs: &[Pair], spec: &PairsSpec) -> Vec<(String, Why)> {

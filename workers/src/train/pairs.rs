@@ -6,7 +6,6 @@ use arrow::array::{Array, RecordBatch};
 use manifests::plan::PinnedTable;
 use manifests::spec::PairsSpec;
 use manifests::{Artifact, PartFile, paths};
-use stages::Training;
 use stages::pair_quality::alike::Search;
 use stages::pair_quality::sift::{LeftOut, Pair, Sieve, Untagged};
 use stages::table::{Columns, TableError};
@@ -79,19 +78,23 @@ fn offer(search: &mut Search, places: &HashMap<&str, usize>, batch: &RecordBatch
     Ok(())
 }
 
-/// What a training wrote down of the pairs that it left out: the reason of each, with its figure, by image id. None of a training
-/// that left out none; what cannot be read is none, too.
+/// Writes down in a run's folder which pairs it leaves out.
+pub(crate) async fn write(
+    work: &WorkStore,
+    run: &str,
+    left_out: &BTreeMap<String, LeftOut>,
+) -> Result<(), WorkerError> {
+    let why: BTreeMap<&str, String> = left_out.iter().map(|(id, out)| (id.as_str(), out.in_words())).collect();
+    work.put_json(&format!("{run}/{LEFT_OUT_FILE}"), &why).await
+}
+
+/// What a run wrote down of the pairs that it left out: the reason of each, with its figure, by image id. None of a run that left
+/// out none; what cannot be read is none, too. `of`: the country, or the pair of countries, and the name of the training.
 ///
 /// # Errors
 /// A store that does not answer or lets nobody in.
-pub async fn written(
-    work: &WorkStore,
-    country: &str,
-    training: Training,
-    key: &str,
-) -> Result<BTreeMap<String, String>, WorkerError> {
-    let path = format!("{}/{LEFT_OUT_FILE}", paths::training_run(country, training.name(), key));
-    let bytes = work.get(&path).await?;
+pub async fn written(work: &WorkStore, of: (&str, &str), key: &str) -> Result<BTreeMap<String, String>, WorkerError> {
+    let bytes = work.get(&format!("{}/{LEFT_OUT_FILE}", paths::training_run(of.0, of.1, key))).await?;
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
 }
 

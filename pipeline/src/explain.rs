@@ -2,6 +2,7 @@
 
 mod committed;
 mod past;
+mod stale;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use manifests::plan::PinnedTable;
 use manifests::recipe::{RowAction, differences};
 use manifests::words::count;
 use manifests::{Artifact, Reason, shard_of};
-use stages::stage::{ASSIGNED_FROM, Stage};
+use stages::stage::ASSIGNED_FROM;
 use stages::{Step, Training};
 use workers::WorkerError;
 use workers::accept::{Acceptance, acceptances, accepted_by};
@@ -20,13 +21,15 @@ use workers::train::pairs;
 use self::committed::{Committed, dropped};
 use crate::accept::in_words as in_words_by;
 use crate::build::Build;
-use crate::plan::{Model, model_of, plan_stage, uncounted_plan};
+use crate::plan::{Model, model_of, uncounted_plan};
 use crate::preview::{PlanLine, preview, preview_shard};
 use crate::settled;
 use crate::trainings::{Outlook, TrainingState, current_record};
 use past::{Past, in_words, said};
+use stale::{SHOWN_ACCEPTANCES, causes};
 
 pub(crate) use committed::lineage;
+pub(crate) use stale::accepted;
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 ///
@@ -122,39 +125,6 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
         }
     }
     Ok(lines)
-}
-
-/// Acceptances of a stage that are shown, the newest.
-const SHOWN_ACCEPTANCES: usize = 3;
-
-/// What somebody accepted at once, in words.
-pub(crate) fn accepted(one: &Acceptance) -> String {
-    format!("{} accepted as they were {} ({})", count(one.count(), "row"), in_words_by(&one.by), one.reasons())
-}
-
-/// Shards that are asked what differs between their rows and what is wanted.
-const MOST_SHARDS_ASKED: usize = 32;
-
-/// What made the rows of a stage stale, field by field and with the values of parameters before and now.
-async fn causes(build: &Build, stage: &Stage, model: &Model) -> Result<Vec<String>, WorkerError> {
-    let plan = uncounted_plan(build, stage, model, false).await?;
-    if plan.inputs.iter().any(|table| !table.lost.is_empty()) {
-        // what is lost is made again before it is read
-        return Ok(Vec::new());
-    }
-    let plan = plan_stage(build, stage, model, false).await?;
-    let mut causes = BTreeMap::<String, u64>::new();
-    for stale in plan.counts.stale.iter().take(MOST_SHARDS_ASKED) {
-        let join = ShardJoin::load(build.input_stores(), stage, &plan, stale.shard, None).await?;
-        for (cause, rows) in join.causes().await? {
-            *causes.entry(cause).or_default() += rows;
-        }
-    }
-    let shards = plan.counts.stale.len();
-    let some =
-        (shards > MOST_SHARDS_ASKED).then(|| format!("    of {MOST_SHARDS_ASKED} of the {shards} stale shards:"));
-    let lines = causes.into_iter().map(|(cause, rows)| format!("      {cause} ({})", count(rows, "row")));
-    Ok(some.into_iter().chain(lines).collect())
 }
 
 fn explain_training(build: &Build, training: Training, line: &PlanLine) -> Vec<String> {

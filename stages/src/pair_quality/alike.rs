@@ -70,10 +70,13 @@ impl Search {
         if self.width == 0 {
             self.width = units.first().map_or(0, |(_, vector)| vector.len());
         }
+        if units.is_empty() {
+            return;
+        }
         units.retain(|(_, vector)| vector.len() == self.width);
         let alike: Vec<Option<Alike>> =
             units.par_iter().map(|(_, vector)| self.settled.like(vector, self.least, 0)).collect();
-        let block = *self.block.get_or_insert((BLOCK_BYTES / (4 * self.width.max(1))).max(1));
+        let block = *self.block.get_or_insert((BLOCK_BYTES / (4 * self.width)).max(1));
         for ((place, vector), alike) in units.into_iter().zip(alike) {
             match alike {
                 Some(alike) => _ = self.found.insert(place, alike),

@@ -69,18 +69,29 @@ async fn show(
     let known = here.compute.run(async move {
         let version: Option<u64> = version?;
         let edits = desk.edits(of.clone()).await?;
-        let chosen = match version.or_else(|| edits.first().map(|edit| edit.version)) {
-            Some(version) => Some(desk.edited(of, version).await?),
-            None => None,
+        let chosen = match (version, edits.first()) {
+            (Some(version), _) => Chosen::One(desk.edited(of, version).await?),
+            // the list is worth something without it
+            (None, Some(newest)) => desk.edited(of, newest.version).await.map_or_else(Chosen::Untold, Chosen::One),
+            (None, None) => Chosen::None,
         };
         Ok((edits, chosen))
     });
     match known.await {
         Ok((edits, chosen)) => {
-            shell.page(PATH, "Edits", None, content((&countries, &country), &edits, chosen.as_ref(), here.has_images))
+            shell.page(PATH, "Edits", None, content((&countries, &country), &edits, &chosen, here.has_images))
         }
         Err(trouble) => shell.trouble(&trouble),
     }
+}
+
+/// The refresh that is looked at.
+enum Chosen {
+    /// There is none.
+    None,
+    One(Edited),
+    /// Why nothing can be told of the newest one.
+    Untold(Trouble),
 }
 
 fn address(country: &str, version: Option<u64>) -> String {
@@ -93,7 +104,7 @@ fn address(country: &str, version: Option<u64>) -> String {
 fn content(
     (countries, country): (&[String], &str),
     edits: &[Edit],
-    chosen: Option<&Edited>,
+    chosen: &Chosen,
     has_images: bool,
 ) -> Markup {
     html! {
@@ -111,7 +122,8 @@ fn content(
         } @else {
             section { h2 { "The last refreshes" } (refreshes(country, edits, chosen)) }
         }
-        @if let Some(chosen) = chosen {
+        @if let Chosen::Untold(why) = chosen { p.flag { "Of the newest one nothing can be told: " (why) } }
+        @if let Chosen::One(chosen) = chosen {
             section {
                 h2 { "What became of " (chosen.edit.origin) }
                 p.muted { "Until " (chosen.until) "." }
@@ -127,8 +139,8 @@ fn content(
     }
 }
 
-fn refreshes(country: &str, edits: &[Edit], chosen: Option<&Edited>) -> Markup {
-    let is_chosen = |edit: &Edit| chosen.is_some_and(|chosen| chosen.edit.version == edit.version);
+fn refreshes(country: &str, edits: &[Edit], chosen: &Chosen) -> Markup {
+    let is_chosen = |edit: &Edit| matches!(chosen, Chosen::One(chosen) if chosen.edit.version == edit.version);
     html! {
         div.scroll tabindex="0" role="region" aria-label="The last refreshes" {
             table.numbers {
@@ -238,10 +250,13 @@ mod tests {
         let moved = Moved { step: hostile(), why: vec![hostile()], ..Moved::default() };
         let chosen =
             Edited { edit: edit.clone(), until: hostile(), steps: vec![moved], images: vec![image], others: 2 };
-        let page = content((&[hostile(), "x".into()], HOSTILE), &[edit], Some(&chosen), true).into_string();
+        let page = content((&[hostile(), "x".into()], HOSTILE), &[edit], &Chosen::One(chosen), true).into_string();
         assert!(!page.contains("<img src=x") && !page.contains("style=") && !page.contains("<script"), "{page}");
         assert!(page.contains("<li dir=\"auto\">a=b</li>") && page.contains("<ins>c=&lt;d&gt;</ins>"), "{page}");
         assert!(page.contains("And 2 more."));
+        let untold = Chosen::Untold(Trouble::Refused("cleared away".into()));
+        let page = content((&[], "x"), &[Edit::default()], &untold, true).into_string();
+        assert!(page.contains("The last refreshes") && page.contains("cleared away"), "{page}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub enum Artifact {
     SegmentScores,
     /// How well captions fit their images.
     CaptionScores,
-    /// What tells noisy pairs apart: similarities and perceptual hashes.
+    /// What tells noisy pairs apart: similarities, perceptual hashes, vectors, and what captions name beside the tags.
     PairQuality,
     /// The trained model's embedding of each image.
     ImageEmbeddings,
@@ -206,6 +206,8 @@ impl Artifact {
             Artifact::DraftCaptions | Artifact::Captions => 3,
             // 2: what a server said it was
             Artifact::StructuredCaptions | Artifact::QueryTexts => 2,
+            // 2: vectors, and what captions name beside the tags
+            Artifact::PairQuality => 2,
             _ => 1,
         }
     }
@@ -405,6 +407,20 @@ impl Artifact {
                 optional("hash", Text),
                 // cosines with the captions, in their order, by the CLIP that scores segments
                 optional("similarities", list(Float32)),
+                // of the image, by the same CLIP: little-endian f16, L2-normalised
+                optional("vector", Binary),
+                // what the captions name, in their order
+                optional(
+                    "grounding",
+                    list(Struct(vec![
+                        // different things that the word table knows
+                        required("named", Int32),
+                        // share of them that no tag names; null: there is nothing to hold them against
+                        optional("untagged_share", Float32),
+                        // those, with commas between
+                        required("untagged", Text),
+                    ])),
+                ),
                 optional("quality_digest", Text),
             ],
             Artifact::CaptionScores => vec![

@@ -70,6 +70,21 @@ pub fn settled(country: &str) -> String {
     format!("settled/{country}.json")
 }
 
+/// Folder of what people accepted of a stage.
+pub fn acceptances(country: &str, stage: &str) -> String {
+    format!("accepted/{country}/{stage}")
+}
+
+/// What somebody accepted of a stage at a moment, in milliseconds since 1970.
+pub fn accepted(country: &str, stage: &str, millis: u64) -> String {
+    format!("{}/{millis:013}.json", acceptances(country, stage))
+}
+
+/// The rows of a shard that were accepted then.
+pub fn accepted_rows(country: &str, stage: &str, millis: u64, shard: u32) -> String {
+    format!("{}/{millis:013}/{shard:05}.json", acceptances(country, stage))
+}
+
 /// Who runs a country's build just now.
 pub fn leases(country: &str) -> String {
     format!("leases/{country}")

@@ -34,6 +34,18 @@ impl RecipeParts {
             inputs.as_bytes(),
         ])
     }
+
+    /// The recipe of a row that is made of this.
+    pub fn row(&self) -> CommittedRow {
+        CommittedRow {
+            recipe: self.digest(),
+            stage_version: self.stage_version,
+            model: self.model.clone(),
+            parameters: self.parameters.clone(),
+            inputs: digest::canonical_json(&self.inputs),
+            failed: false,
+        }
+    }
 }
 
 /// A committed row's recipe in its parts, as read from the table.
@@ -273,15 +285,37 @@ fn brief(digest: &str) -> &str {
     if digest.is_empty() { "none" } else { &digest[..digest.len().min(12)] }
 }
 
+/// Parameters that differ, by their whole path, with their values before and now.
 fn parameter_differences(old: &str, new: &str) -> Vec<String> {
-    let parse = |text: &str| -> BTreeMap<String, serde_json::Value> { serde_json::from_str(text).unwrap_or_default() };
-    let (old, new) = (parse(old), parse(new));
-    let keys: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    let show = |value: Option<&serde_json::Value>| value.map_or("unset".to_owned(), ToString::to_string);
-    keys.into_iter()
-        .filter(|key| old.get(*key) != new.get(*key))
-        .map(|key| format!("parameter {key}: {} → {}", show(old.get(key)), show(new.get(key))))
+    let (old, new) = (settings(old), settings(new));
+    let names: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let show = |value: Option<&String>| value.map_or("unset", String::as_str).to_owned();
+    names
+        .into_iter()
+        .filter(|name| old.get(*name) != new.get(*name))
+        .map(|name| {
+            let called = if name.is_empty() { "parameters".to_owned() } else { format!("parameter {name}") };
+            format!("{called}: {} → {}", show(old.get(name)), show(new.get(name)))
+        })
         .collect()
+}
+
+/// Parameters by name, of nested ones the whole path, each as JSON has it.
+pub fn settings(parameters: &str) -> BTreeMap<String, String> {
+    fn add(name: String, value: &serde_json::Value, all: &mut BTreeMap<String, String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (field, value) in fields {
+                    let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
+                    add(name, value, all);
+                }
+            }
+            value => _ = all.insert(name, value.to_string()),
+        }
+    }
+    let mut all = BTreeMap::new();
+    add(String::new(), &serde_json::from_str(parameters).unwrap_or_default(), &mut all);
+    all
 }
 
 #[cfg(test)]
@@ -299,14 +333,7 @@ mod tests {
     }
 
     fn committed(parts: &RecipeParts) -> CommittedRow {
-        CommittedRow {
-            recipe: parts.digest(),
-            stage_version: parts.stage_version,
-            model: parts.model.clone(),
-            parameters: parts.parameters.clone(),
-            inputs: digest::canonical_json(&parts.inputs),
-            failed: false,
-        }
+        parts.row()
     }
 
     #[test]
@@ -393,5 +420,10 @@ mod tests {
         let mut parts = wanted();
         parts.parameters = r#"{"max":8}"#.into();
         assert_eq!(differences(&row, &parts, |_, _| None), ["parameter max: 6 → 8"]);
+        parts.parameters = r#"{"blip":{"beams":5,"seed":null},"max":6}"#.into();
+        assert_eq!(
+            differences(&row, &parts, |_, _| None),
+            ["parameter blip.beams: unset → 5", "parameter blip.seed: unset → null"]
+        );
     }
 }

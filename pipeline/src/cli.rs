@@ -154,7 +154,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         }
         Command::Review { args } => review_commands::review(*args).await,
         Command::Tags { what } => tags_commands::tags(what).await,
-        Command::Accept { spec, step, write, json } => build_commands::accept(&spec, &step, write, json).await,
+        Command::Accept { spec, step, write, by, json } => {
+            build_commands::accept(&spec, &step, (write, by), json).await
+        }
         Command::Search { args } => search_commands::search(*args).await,
         Command::Serve { args } => serve_commands::serve(*args).await,
         Command::Export { spec, args } => export_commands::export(spec.read()?, &args).await,

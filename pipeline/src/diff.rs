@@ -8,6 +8,7 @@ use serde::Serialize;
 use stages::Step;
 use stages::evaluate::Evaluation;
 use workers::WorkerError;
+use workers::accept::{Acceptance, acceptances};
 use workers::changes::{self, TableChanges};
 
 use crate::build::Build;
@@ -18,12 +19,18 @@ use crate::clock;
 pub struct TableDiff {
     /// The stage that writes it; of what people write the table.
     pub step: &'static str,
+    /// Which table it is.
+    #[serde(skip)]
+    pub(crate) artifact: Artifact,
     /// Its version then; `None`: it was not there.
     pub before: Option<u64>,
     /// Its version now; `None`: it is not there.
     pub after: Option<u64>,
     /// What lies between them.
     pub changes: TableChanges,
+    /// What people accepted of it meanwhile, the newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<Acceptance>,
 }
 
 /// The recall of a build then and now, in percent.
@@ -92,11 +99,27 @@ impl Since {
 /// [`WorkerError::Configuration`] for a version that never was, and where old parts are gone, as after `gc`; a store that does
 /// not answer.
 pub async fn diff(build: &Build, since: &Since, examples: usize) -> Result<Diff, WorkerError> {
+    diff_until(build, since, None, examples).await
+}
+
+/// The same, with what the tables were at a later moment, in milliseconds since 1970, in place of what they are.
+///
+/// # Errors
+/// As [`diff`].
+pub(crate) async fn diff_until(
+    build: &Build,
+    since: &Since,
+    end: Option<i64>,
+    examples: usize,
+) -> Result<Diff, WorkerError> {
     let (began, until) = moments(build, since).await?;
     let mut millis = began;
     let mut tables = Vec::new();
     for (step, output) in tables_in_order(build) {
-        let after = build.pin(output).await?;
+        let after = match end {
+            None => build.pin(output).await?,
+            Some(end) => pinned(build, output, version_at(build, output, end).await?).await?,
+        };
         let version = match since {
             Since::Version(artifact, version) if *artifact == output => {
                 // the tables that follow may have been made of it
@@ -105,10 +128,7 @@ pub async fn diff(build: &Build, since: &Since, examples: usize) -> Result<Diff,
             }
             _ => version_at(build, output, millis).await?,
         };
-        let before = match version {
-            None => PinnedTable::empty(output),
-            version => build.tables.pin(output, &build.spec.country, version).await?,
-        };
+        let before = pinned(build, output, version).await?;
         // what people write is not there before they do
         if output.is_sparse() && before.parts.is_empty() && after.parts.is_empty() {
             continue;
@@ -117,13 +137,39 @@ pub async fn diff(build: &Build, since: &Since, examples: usize) -> Result<Diff,
         // of a table that was not there everything is new: nothing says more than its number
         let shown = if before.version.is_some() || output.is_sparse() { examples } else { 0 };
         let changes = changes::between(&build.work, output, (&before, &after), shown).await;
-        tables.push(TableDiff { step, before: before.version, after: after.version, changes: changes? });
+        let mut accepted = acceptances(&build.work, &build.spec.country, step).await?;
+        let is_between = |millis| millis > began && end.is_none_or(|end| millis <= end);
+        accepted.retain(|accepted| i64::try_from(accepted.by.millis).is_ok_and(is_between));
+        tables.push(TableDiff {
+            step,
+            artifact: output,
+            before: before.version,
+            after: after.version,
+            changes: changes?,
+            accepted,
+        });
     }
     let recall = RecallDiff {
         before: evaluated_at(build, until).await?.map(|evaluation| evaluation.mean_recall()),
-        after: crate::evaluate::stored(build).await?.map(|evaluation| evaluation.mean_recall()),
+        after: match end {
+            None => crate::evaluate::stored(build).await?,
+            Some(end) => evaluated_at(build, end).await?,
+        }
+        .map(|evaluation| evaluation.mean_recall()),
     };
     Ok(Diff { since: clock::at((began / 1000).max(0) as u64), tables, recall })
+}
+
+/// A table at a version; `None`: nothing is live yet.
+pub(crate) async fn pinned(
+    build: &Build,
+    artifact: Artifact,
+    version: Option<u64>,
+) -> Result<PinnedTable, WorkerError> {
+    match version {
+        None => Ok(PinnedTable::empty(artifact)),
+        version => build.tables.pin(artifact, &build.spec.country, version).await,
+    }
 }
 
 /// The tables of a build with the steps that write them; what people write comes before the step that reads it.
@@ -208,7 +254,7 @@ impl Diff {
                 "step", "versions", "added", "removed", "changed", "remade", "kept"
             ),
         ];
-        for TableDiff { step, before, after, changes } in &self.tables {
+        for TableDiff { step, before, after, changes, .. } in &self.tables {
             let version = |version: &Option<u64>| version.map_or("none".to_owned(), |version| version.to_string());
             let versions = match before == after {
                 true => version(after),
@@ -224,6 +270,9 @@ impl Diff {
                 causes.join(", ")
             );
             lines.push(line.trim_end().to_owned());
+        }
+        for TableDiff { step, accepted, .. } in &self.tables {
+            lines.extend(accepted.iter().map(|one| format!("{step}: {}", crate::explain::accepted(one))));
         }
         for TableDiff { step, changes, .. } in &self.tables {
             if changes.examples.is_empty() {

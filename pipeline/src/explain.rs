@@ -2,6 +2,7 @@
 
 mod committed;
 mod past;
+mod stale;
 
 use std::collections::BTreeMap;
 
@@ -12,18 +13,23 @@ use manifests::{Artifact, Reason, shard_of};
 use stages::stage::ASSIGNED_FROM;
 use stages::{Step, Training};
 use workers::WorkerError;
+use workers::accept::{Acceptance, acceptances, accepted_by};
 use workers::join::ShardJoin;
 use workers::reviews::Reviews;
+use workers::train::pairs;
 
 use self::committed::{Committed, dropped};
+use crate::accept::in_words as in_words_by;
 use crate::build::Build;
 use crate::plan::{Model, model_of, uncounted_plan};
 use crate::preview::{PlanLine, preview, preview_shard};
 use crate::settled;
-use crate::trainings::{Outlook, TrainingState};
+use crate::trainings::{Outlook, TrainingState, current_record};
 use past::{Past, in_words, said};
+use stale::{SHOWN_ACCEPTANCES, causes};
 
 pub(crate) use committed::lineage;
+pub(crate) use stale::accepted;
 
 /// Explains an image, `shard N`, or a stage; readable lines.
 ///
@@ -99,7 +105,13 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
                         if line.carried > 0 {
                             lines.push(format!("    {} kept: same words", line.carried));
                         }
+                        lines.extend(line.finished.map(|finished| format!("    {}", finished.in_words())));
                         lines.extend(line.reasons.iter().map(|(why, rows)| format!("    {rows} {}", why.words())));
+                        if line.reasons.keys().any(|why| !matches!(why, Reason::New | Reason::Deleted | Reason::Lost)) {
+                            lines.extend(causes(build, &stage, &model).await?);
+                        }
+                        let of = acceptances(&build.work, &build.spec.country, stage.name).await?;
+                        lines.extend(of.iter().take(SHOWN_ACCEPTANCES).map(|one| format!("  {}", accepted(one))));
                     }
                 }
             }
@@ -240,6 +252,9 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             lines.extend(words.map(|words| format!("{:21}   {words}", "")));
         }
         let Some(committed) = &committed else { continue };
+        let place = (image_id, shard);
+        let by = accepted_by(&build.work, (&build.spec.country, stage.name), place, &committed.row.recipe).await?;
+        lines.extend(by.map(|by| format!("{:21}   accepted as it was {}", "", in_words_by(&by))));
         let error = committed.text("error").await?;
         lines.extend(error.iter().map(|error| format!("{:21}   {error}", "")));
         if stage.inputs.iter().any(|input| input.artifact == Artifact::CaptionReviews) {
@@ -258,10 +273,21 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
             lines.extend(in_words(&said).into_iter().map(|words| format!("{:21}   {words}", "")));
         }
     }
+    if let Some(why) = left_out(build, image_id).await? {
+        lines.push(format!("{:21} {why}", Training::Pretrain.name()));
+    }
     if !lines.is_empty() {
         lines.insert(0, format!("image {image_id}, shard {shard}"));
     }
     Ok(lines)
+}
+
+/// Why the training of the build's model left an image out, if it did.
+async fn left_out(build: &Build, image_id: &str) -> Result<Option<String>, WorkerError> {
+    let Some(record) = current_record(build, Training::Pretrain).await? else { return Ok(None) };
+    let of = (build.spec.country.as_str(), Training::Pretrain.name());
+    let mut left_out = pairs::written(&build.work, of, &record.key).await?;
+    Ok(left_out.remove(image_id).map(|why| format!("left this pair out: {why}")))
 }
 
 /// What a person decided about an image's captions, and whether that has to be looked at again.

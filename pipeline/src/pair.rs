@@ -17,7 +17,7 @@ use training::recall::RecallReport;
 use workers::WorkerError;
 use workers::adapt::{self, AdaptRequest, AdaptationRecord};
 use workers::assignment::Assignment;
-use workers::train::{Members, RunInputs, RunRows, TableRows, fetch_result};
+use workers::train::{Members, RunInputs, RunRows, TableRows, fetch_result, pairs};
 
 use crate::build::Build;
 use crate::evaluate::embed;
@@ -79,7 +79,7 @@ impl Pair {
         check_vectors(&source, &record.trained.model_digest).await?;
         let folder = fetch_result(&source.work, &source.spec, Training::Pretrain, &record.key, &source.scratch).await?;
         let (mut source_inputs, mut target_inputs) = (Vec::new(), Vec::new());
-        for artifact in adapt::source_inputs(&spec) {
+        for artifact in adapt::source_inputs(&spec, &source.spec) {
             source_inputs.push(pin(&source, artifact).await?);
         }
         for artifact in adapt::target_inputs(&spec) {
@@ -168,6 +168,11 @@ impl Pair {
         let record = adapt::adapt(request, |event| bar.event(event)).await?;
         if let Some(record) = &record {
             bar.finish(&record.trained);
+            let left_out = pairs::written(&self.target.work, (&self.name, stages::adapt::NAME), &record.key).await?;
+            if !left_out.is_empty() {
+                let words = pairs::in_words(left_out.values().map(String::as_str));
+                progress.note(&format!("{:21} left out of {}: {words}", stages::adapt::NAME, self.source.spec.country));
+            }
         }
         Ok(record)
     }

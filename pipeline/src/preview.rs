@@ -3,9 +3,10 @@
 //! What is up to date below a step that will run cannot be known before that has run: the rows that it makes may be those that
 //! were there. So a shard of which an input will change has an upper bound, and only the others have reasons.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use manifests::{Artifact, PlanCounts, Reason};
+use manifests::words::count;
+use manifests::{Artifact, Plan, PlanCounts, Reason};
 use serde::Serialize;
 use stages::stage::{ModelUse, Stage};
 use stages::{Step, Training};
@@ -35,6 +36,9 @@ pub struct PlanLine {
     /// Rows that stand though an input of theirs is another: their words are the same.
     #[serde(skip_serializing_if = "is_zero")]
     pub carried: u64,
+    /// Shards whose rows are made and wait to be published: they are not among `rows`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Finished>,
     /// Of the rows that are known to change.
     pub reasons: BTreeMap<Reason, u64>,
     /// What else there is to say, for people.
@@ -54,6 +58,26 @@ pub struct PlanLine {
     /// Whether a training must run.
     #[serde(skip)]
     pub(crate) training: Option<Outlook>,
+}
+
+/// Shards that a killed or stopped run has finished and not published. The next run publishes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Finished {
+    /// How many there are.
+    pub shards: usize,
+    /// Shards that have anything to do, these among them.
+    pub of: usize,
+    /// Rows that were computed for them.
+    pub rows: u64,
+}
+
+impl Finished {
+    /// For people.
+    pub fn in_words(self) -> String {
+        let (rows, shards) = (count(self.rows, "row"), count(self.of as u64, "shard"));
+        let verb = if self.shards == 1 { "is finished and waits" } else { "are finished and wait" };
+        format!("{} of {shards} {verb} for publishing ({rows} made)", self.shards)
+    }
 }
 
 fn is_zero(rows: &u64) -> bool {
@@ -169,6 +193,7 @@ pub(crate) fn empty_line(step: &'static str) -> PlanLine {
         exact: true,
         kept: 0,
         carried: 0,
+        finished: None,
         reasons: BTreeMap::new(),
         note: String::new(),
         estimate: None,
@@ -206,8 +231,9 @@ async fn map_line(
     };
     let mut above: Vec<Option<u64>> =
         (0..).zip(listed).map(|(shard, listed)| changes.above(stage, shard, *listed)).collect();
-    let counts = counts_below(build, stage, &model, options, &mut above).await?;
-    let (line, shards) = line_of(stage.name, &counts, &above, listed);
+    let plan = plan_below(build, stage, &model, options, &mut above).await?;
+    let finished = workers::planning::finished(&build.work, &build.tables, &plan).await?;
+    let (line, shards) = line_of(stage.name, &plan.counts, &finished, &above, listed);
     if stage.output == Artifact::Geotags {
         changes.boxes = !line.exact || line.reasons.keys().any(|reason| *reason != Reason::InputChanged);
     }
@@ -219,17 +245,17 @@ async fn map_line(
 
 /// Counts a stage in the shards that are asked for, but in those of which an input is lost: it is made again before it is
 /// read. Where a shard is not looked at, all of its rows may change: so `above` says afterwards.
-async fn counts_below(
+async fn plan_below(
     build: &Build,
     stage: &Stage,
     model: &Model,
     options: PreviewOptions,
     above: &mut [Option<u64>],
-) -> Result<PlanCounts, WorkerError> {
+) -> Result<Plan, WorkerError> {
     let plan = uncounted_plan(build, stage, model, options.retry_errors).await?;
     let lost: Vec<u32> = plan.inputs.iter().flat_map(|table| table.lost.iter().copied()).collect();
     if lost.is_empty() && options.only.is_none() {
-        return Ok(plan_stage(build, stage, model, options.retry_errors).await?.counts);
+        return plan_stage(build, stage, model, options.retry_errors).await;
     }
     let settled = settled::shards(build, stage, model, &plan).await?;
     if let Some(only) = options.only {
@@ -242,16 +268,28 @@ async fn counts_below(
     }
     let is_known = |shard: u32| above[shard as usize].is_none() || !lost.contains(&shard);
     let is_wanted = |shard: u32| options.only.is_none_or(|only| only == shard) && is_known(shard);
-    Ok(counted(build, stage, plan, settled, is_wanted).await?.counts)
+    counted(build, stage, plan, settled, is_wanted).await
 }
 
-/// The line of a stage, and how many of its rows may change: `above` says of each shard how many rows of its inputs may.
-fn line_of(step: &'static str, counts: &PlanCounts, above: &[Option<u64>], listed: &[u64]) -> (PlanLine, ByShard) {
+/// The line of a stage, and how many of its rows may change: `above` says of each shard how many rows of its inputs may, and
+/// `finished` are the shards whose rows wait to be published.
+fn line_of(
+    step: &'static str,
+    counts: &PlanCounts,
+    finished: &BTreeSet<u32>,
+    above: &[Option<u64>],
+    listed: &[u64],
+) -> (PlanLine, ByShard) {
     let mut line = PlanLine { exact: above.iter().all(Option::is_none), kept: counts.kept_rows, ..empty_line(step) };
     let mut changes: ByShard = (0..).zip(above).filter_map(|(shard, above)| Some((shard, (*above)?))).collect();
     for plan in &counts.stale {
         let changed = if above[plan.shard as usize].is_some() {
             plan.computed()
+        } else if finished.contains(&plan.shard) {
+            let known = line.finished.get_or_insert(Finished { shards: 0, of: counts.stale.len(), rows: 0 });
+            (known.shards, known.rows) = (known.shards + 1, known.rows + plan.computed());
+            (line.kept, line.carried) = (line.kept + plan.kept, line.carried + plan.carried);
+            plan.changes.values().sum()
         } else {
             for (reason, rows) in &plan.changes {
                 *line.reasons.entry(*reason).or_default() += rows;
@@ -329,20 +367,31 @@ mod tests {
         let both =
             vec![stale(0, 3, &[(Reason::InputChanged, 2), (Reason::Deleted, 1)]), stale(1, 0, &[(Reason::Deleted, 5)])];
         let counts = PlanCounts { stale: both, kept_rows: 4 };
-        let (line, changes) = line_of("x", &counts, &[None, None, None], &[5, 0, 4]);
+        let none = BTreeSet::new();
+        let (line, changes) = line_of("x", &counts, &none, &[None, None, None], &[5, 0, 4]);
         assert_eq!((line.rows, line.exact, line.kept, &*line.note), (2, true, 7, ""));
         assert_eq!(line.reasons[&Reason::Deleted], 6);
         assert_eq!(changes, BTreeMap::from([(0, 3), (1, 5)]));
         // the rows of shard 1 are gone because those that they are made of are: they come back
-        let (line, changes) = line_of("x", &counts, &[None, Some(5), None], &[5, 5, 4]);
+        let (line, changes) = line_of("x", &counts, &none, &[None, Some(5), None], &[5, 5, 4]);
         assert_eq!((line.rows, line.exact, line.kept, &*line.note), (7, false, 0, DEPENDS));
         assert_eq!(line.reasons, BTreeMap::from([(Reason::InputChanged, 2), (Reason::Deleted, 1)]));
         assert_eq!(changes, BTreeMap::from([(0, 3), (1, 5)]));
         let same_words = PlanCounts { stale: vec![ShardPlan { carried: 3, ..stale(0, 2, &[]) }], kept_rows: 4 };
-        let (line, changes) = line_of("x", &same_words, &[None, None], &[5, 4]);
+        let (line, changes) = line_of("x", &same_words, &none, &[None, None], &[5, 4]);
         assert_eq!((line.rows, line.exact, line.kept, line.carried), (0, true, 6, 3));
         assert!(changes.is_empty(), "nothing below is touched");
-        let (line, _) = line_of("x", &counts, &[Some(9), Some(9), Some(0)], &[5, 5, 4]);
+        let (line, _) = line_of("x", &counts, &none, &[Some(9), Some(9), Some(0)], &[5, 5, 4]);
         assert_eq!((line.rows, line.reasons.len()), (10, 0), "never more than there are");
+        // what waits for publishing is not computed again, and what is made of it changes all the same
+        let (line, changes) = line_of("x", &counts, &BTreeSet::from([0]), &[None, None, None], &[5, 0, 4]);
+        assert_eq!((line.rows, line.kept), (0, 7));
+        assert_eq!(
+            line.finished.unwrap().in_words(),
+            "1 of 2 shards is finished and waits for publishing (2 rows made)"
+        );
+        assert_eq!(changes, BTreeMap::from([(0, 3), (1, 5)]));
+        let (line, _) = line_of("x", &counts, &BTreeSet::from([0, 1]), &[Some(2), None, None], &[5, 0, 4]);
+        assert_eq!((line.finished.unwrap().shards, line.rows), (1, 3), "its inputs change: it is made again");
     }
 }

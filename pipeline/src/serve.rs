@@ -2,6 +2,7 @@
 
 mod desk;
 mod details;
+mod edits;
 mod index;
 mod models;
 

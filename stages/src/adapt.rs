@@ -25,7 +25,7 @@ use crate::image_embeddings::mean_direction;
 use crate::network::Network;
 use crate::pretrain::batches::Preparer;
 use crate::pretrain::reader::Reader;
-use crate::pretrain::{self, check_batch, execution};
+use crate::pretrain::{self, check_batch, execution, pairs_identity};
 use crate::stage::StageError;
 use crate::text_embeddings::{TOKENIZER_FILE, read_tokenizer};
 use crate::train_rows::{Embedded, TrainRows, rows_of};
@@ -95,6 +95,9 @@ pub fn parameters(pair: &PairSpec, source: &BuildSpec) -> Result<serde_json::Val
     if pair.adapt.segments_per_image > 0 {
         let score = &source.score;
         value["segment_view"] = serde_json::json!([score.canvas, score.crop_margin, score.background]);
+    }
+    if let Some(pairs) = pairs_identity(&source.pretrain.pairs) {
+        value["pairs"] = pairs;
     }
     // with every default written out
     value["adapt"]["method"] = serde_json::json!(settings);
@@ -368,6 +371,8 @@ mod tests {
         assert_ne!(base, of("", "model.precision=\"bf16\""));
         assert_ne!(base, of("", "evaluate.average_over_turns=true"));
         assert_eq!(base, of("", "score.canvas=\"cropped\""), "nobody looks at segments");
+        assert_eq!(base, of("", "pretrain.pairs.near_duplicate_bits=5"), "nothing is left out");
+        assert_ne!(base, of("", "pretrain.pairs.near_duplicate_cosine=0.9"));
     }
 
     #[test]

@@ -87,11 +87,12 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
             map.remove(section);
         }
     }
-    // trainings that were made before pairs could be left out keep their names
-    if !pretrain.pairs.is_on()
-        && let Some(map) = value["pretrain"].as_object_mut()
-    {
-        map.remove("pairs");
+    // trainings that were made before pairs could be left out, or before rules were added, keep their names
+    if let Some(map) = value["pretrain"].as_object_mut() {
+        match pairs_identity(&pretrain.pairs) {
+            Some(pairs) => _ = map.insert("pairs".into(), pairs),
+            None => _ = map.remove("pairs"),
+        }
     }
     if let Some(map) = value["model"].as_object_mut() {
         map.remove("device");
@@ -109,6 +110,23 @@ pub fn parameters(spec: &BuildSpec, training: Training, weights: &Weights) -> se
         }
     }
     value
+}
+
+/// Rules by which pairs are left out, as they enter an identity; `None`: there are none.
+pub(crate) fn pairs_identity(pairs: &PairsSpec) -> Option<serde_json::Value> {
+    let mut value = pairs.is_on().then(|| serde_json::json!(pairs))?;
+    if let Some(map) = value.as_object_mut() {
+        let off = PairsSpec::default();
+        for (name, is_off) in [
+            ("near_duplicate_cosine", pairs.near_duplicate_cosine == off.near_duplicate_cosine),
+            ("max_untagged_share", pairs.max_untagged_share == off.max_untagged_share),
+        ] {
+            if is_off {
+                map.remove(name);
+            }
+        }
+    }
+    Some(value)
 }
 
 /// The bootstrap is the pre-training cut short: fewer epochs, no segments.

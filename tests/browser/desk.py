@@ -57,6 +57,8 @@ class Builds:
         (tables / "blank.csv").write_text("filepath,title\n" + "".join(line.split(",")[0] + ",\n" for line in lines))
         # one whose tags are edited
         shutil.copytree(folder / "world", folder / "edited")
+        # one whose map is
+        shutil.copytree(folder / "world", folder / "mapped")
 
     def spec(self, name, world="world", table="SkyScript_sandbox", meta="true", epochs=6):
         path = self.folder / f"{name}.toml"
@@ -197,6 +199,25 @@ async def live(page, url, builds, spec):
     await expect(page.locator("svg.flow g.step.done").first).to_be_visible()
 
 
+async def edits(page, url):
+    """The last refreshes, and what became of each: tags and captions before and after."""
+    await page.goto(url + "/edit")
+    rows = page.get_by_role("region", name="The last refreshes").locator("tbody tr")
+    await expect(rows).to_have_count(2)
+    await expect(rows.first).to_contain_text("diff 101")
+    await expect(page.get_by_role("heading", name="What became of diff 101")).to_be_visible()
+    captions = page.get_by_role("region", name="Rows by step").locator("tr").filter(has=page.get_by_role("rowheader", name="captions", exact=True))
+    assert int(await captions.locator("td").first.inner_text()) > 0, "captions were made again"
+    first = page.locator("ol.retagged > li").first
+    await expect(first.locator("p del").first).to_be_visible()
+    await expect(first.locator("p ins").first).to_be_visible()
+    assert await page.locator("ol.retagged ul.tags ins").count() > 0
+    assert await first.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 50
+    await rows.last.get_by_role("link").click()
+    await expect(page.get_by_role("heading", name="What became of extract")).to_be_visible()
+    await expect(page.locator("main")).to_contain_text("Until diff 101 was read")
+
+
 async def many(browser, url):
     """Many open pages are told the same; too many are refused, and the pages say so."""
     context = await browser.new_context(viewport=WIDE)
@@ -208,13 +229,13 @@ async def many(browser, url):
     await context.close()
 
 
-async def every_page(browser, url, pictures):
+async def every_page(browser, url, pages, pictures):
     for scheme in ("light", "dark"):
         for viewport in (WIDE, NARROW):
             context = await browser.new_context(color_scheme=scheme, viewport=viewport)
             watch = Watch(context, url)
             page = await context.new_page()
-            for path, ready in (("/build", "#build:not([hidden])"), ("/review", "#one:not([hidden])")):
+            for path, ready in pages:
                 where = f"{path} in {scheme} at {viewport['width']} px"
                 await page.goto(url + path)
                 await expect(page.locator(ready)).to_be_visible(timeout=20000)
@@ -248,10 +269,18 @@ async def main():
         builds.call("review", moved, "--edit", image, "--text", "words of Kim", "--author", "Kim")
         subprocess.run([builds.sandbox, str(folder / "edited"), "--edit-tags", "1"], check=True, capture_output=True)
         builds.call("run", moved, "--until", "captions")
+        # refreshed from an extract, and from a diff of an edited map
+        retagged = builds.spec("retagged", world="mapped")
+        builds.call("run", retagged, "--until", "captions")
+        builds.call("tags", "refresh", retagged, "--osm", folder / "mapped" / "extract.osm.pbf")
+        builds.call("run", retagged, "--until", "captions")
+        subprocess.run([builds.sandbox, str(folder / "mapped"), "--edit-map", "0.2"], check=True, capture_output=True)
+        builds.call("tags", "refresh", retagged, "--diffs", folder / "mapped" / "replication", "--accept-share", "1")
+        builds.call("run", retagged, "--until", "captions")
         # long enough to be seen at work
         fresh = builds.spec("fresh", epochs=200)
         builds.call("run", fresh, "--until", "geotags")
-        servers = {name: Server(given.urbancross, [spec], "--unfinished") for name, spec in (("without", without), ("moved", moved), ("fresh", fresh))}
+        servers = {name: Server(given.urbancross, [spec], "--unfinished") for name, spec in (("without", without), ("moved", moved), ("retagged", retagged), ("fresh", fresh))}
         url = {name: server.url for name, server in servers.items()}
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -276,9 +305,13 @@ async def main():
             await check("overtaken", (url["without"], lambda c: overtaken(c, url["without"])), ("422",))
             await check("review again", (url["moved"], lambda c: on_page(c, lambda p: again(p, url["moved"], image))))
             await check("live", (url["fresh"], lambda c: on_page(c, lambda p: live(p, url["fresh"], builds, fresh))))
+            await check("edits", (url["retagged"], lambda c: on_page(c, lambda p: edits(p, url["retagged"]))))
+            at_work = (("/build", "#build:not([hidden])"), ("/review", "#one:not([hidden])"))
             for name, act in (
                 ("many pages", lambda: many(browser, url["fresh"])),
-                ("every page", lambda: every_page(browser, url["without"], given.pictures)),
+                ("every page", lambda: every_page(browser, url["without"], at_work, given.pictures)),
+                ("every edit", lambda: every_page(browser, url["retagged"], (("/edit", "ol.retagged"),), given.pictures)),
+                ("no edit", lambda: every_page(browser, url["fresh"], (("/edit", "code"),), None)),
             ):
                 try:
                     await act()

@@ -1,6 +1,8 @@
 //! Stale rows that stand all the same, since somebody says so: their content stays, and their recipe becomes the one that is
 //! wanted now. Nothing is computed, and what is made of them stays as it is.
 
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::compute::concat_batches;
@@ -17,6 +19,8 @@ use crate::parts::PartWriter;
 use crate::slices::InputStores;
 use crate::tables::{Change, Tables};
 
+pub use record::{Acceptance, By, acceptances, accepted_by};
+
 /// What was accepted, or would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accepted {
@@ -30,7 +34,7 @@ pub struct Accepted {
 
 const MOST_EXAMPLES: usize = 5;
 
-/// Accepts the stale rows of a planned stage. Nothing is written without `write`.
+/// Accepts the stale rows of a planned stage, and writes down who did. Nothing is written without somebody.
 ///
 /// # Errors
 /// [`WorkerError::Conflict`] if another run changed the table meanwhile; parts that cannot be read; a store that does not
@@ -40,8 +44,9 @@ pub async fn accept(
     tables: &Tables,
     stage: &Stage,
     plan: &Plan,
-    write: bool,
+    by: Option<&By>,
 ) -> Result<Accepted, WorkerError> {
+    let (work, of) = (stores.tables, (plan.country.as_str(), stage.name));
     let mut all = Accepted::default();
     let mut replacements = Vec::new();
     for shard in &plan.counts.stale {
@@ -55,7 +60,10 @@ pub async fn accept(
                 all.examples.push(join.tasks[*at].image_id.clone());
             }
         }
-        if write && !acceptable.is_empty() {
+        if let Some(by) = by.filter(|_| !acceptable.is_empty()) {
+            let recipes = acceptable.keys().map(|at| &join.tasks[*at]);
+            let recipes = recipes.filter_map(|task| Some((task.image_id.clone(), task.recipe.as_ref()?.digest())));
+            record::write_rows(work, of, (by, shard.shard), &recipes.collect()).await?;
             let accepted = acceptable.keys().copied().collect();
             replacements.push(rewrite(stores, stage, plan, (shard.shard, &join), &accepted).await?);
         }
@@ -65,6 +73,9 @@ pub async fn accept(
         let change = Change { artifact, country: plan.country.clone(), replacements };
         if !tables.commit(change).await?.overtaken.is_empty() {
             return Err(WorkerError::Conflict(format!("table {} of {}", artifact.name(), plan.country)));
+        }
+        if let Some(by) = by {
+            record::write(work, of, &Acceptance { by: by.clone(), rows: all.rows.clone() }).await?;
         }
     }
     Ok(all)

@@ -9,20 +9,37 @@ use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::adapt::{self, NAME};
 use stages::fit::Trained;
+use stages::pair_quality::sift::LeftOut;
 use training::communicator::Communicator;
 use training::trainer::Event;
 
 use crate::assignment::AssignedRow;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
-use crate::train::{DUE_FILE, Members, RECORD_FILE, RunDir, RunInputs, RunRows, TableRows, result_of, still_there};
+use crate::train::{
+    DUE_FILE, Members, RECORD_FILE, RunDir, RunInputs, RunRows, TableRows, pairs, result_of, still_there,
+};
 
 /// Tables of the source that an adaptation reads: pairs, and their embeddings by the source's own model; segments where
-/// they are learnt from.
-pub fn source_inputs(pair: &PairSpec) -> Vec<Artifact> {
+/// they are learnt from, and what tells noisy pairs apart where the source's own training leaves some out.
+pub fn source_inputs(pair: &PairSpec, source: &BuildSpec) -> Vec<Artifact> {
     let pairs =
         [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::ImageEmbeddings, Artifact::TextEmbeddings];
-    pairs.into_iter().chain(segment_inputs(pair)).collect()
+    let noisy = source.pretrain.pairs.is_on().then_some(Artifact::PairQuality);
+    pairs.into_iter().chain(segment_inputs(pair)).chain(noisy).collect()
+}
+
+/// The source's pairs that an adaptation may learn from, and those that it leaves out: the same as the training of the source's
+/// model. The target's labelled pairs are all used: how few they are is what is studied, and its test must not depend on them.
+async fn source_rows(
+    spec: &BuildSpec,
+    work: &WorkStore,
+    inputs: &[PinnedTable],
+) -> Result<(TableRows, BTreeMap<String, LeftOut>), WorkerError> {
+    let mut rows = TableRows::open(work, inputs, Members::Split("train")).await?;
+    let left_out = pairs::left_out(work, inputs, &spec.pretrain.pairs).await?;
+    rows.leave_out(|image_id| left_out.contains_key(image_id));
+    Ok((rows, left_out))
 }
 
 /// Tables of the target that an adaptation reads.
@@ -230,7 +247,7 @@ pub async fn sampled(
     (assignment, checkpoint): (&[Vec<AssignedRow>], &Path),
     epochs: usize,
 ) -> Result<Vec<adapt::Sampled>, WorkerError> {
-    let mut source = TableRows::open(source_work, source_inputs, Members::Split("train")).await?;
+    let (mut source, _) = source_rows(source_spec, source_work, source_inputs).await?;
     let mut target = TableRows::open(target_work, target_inputs, Members::Assigned(assignment, "train")).await?;
     let mut look = || {
         let at = adapt::LookAt { source_spec, pair, source: &mut source, target: &mut target, checkpoint };
@@ -278,7 +295,10 @@ pub async fn adapt(
     // only now: an adaptation has no lease, and this is what `gc` leaves it
     still_there(request.source_work, &request.source_inputs, &request.source_spec.country).await?;
     still_there(request.target_work, &request.target_inputs, request.target_country).await?;
-    let mut source = TableRows::open(request.source_work, &request.source_inputs, Members::Split("train")).await?;
+    let (mut source, left_out) = source_rows(request.source_spec, request.source_work, &request.source_inputs).await?;
+    if request.ranks.rank() == 0 && !left_out.is_empty() {
+        pairs::write(request.target_work, &run, &left_out).await?;
+    }
     let of_target = async |tables: &[PinnedTable], split| {
         TableRows::open(request.target_work, tables, Members::Assigned(request.assignment, split)).await
     };

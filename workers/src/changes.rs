@@ -121,6 +121,32 @@ pub async fn between(
     Ok(changes)
 }
 
+/// Images whose rows are others in two versions of a country's table, by id, at most so many; and how many there are of them.
+///
+/// # Errors
+/// As [`between`].
+pub async fn changed_images(
+    work: &WorkStore,
+    artifact: Artifact,
+    (before, after): (&PinnedTable, &PinnedTable),
+    most: usize,
+) -> Result<(BTreeSet<String>, u64), WorkerError> {
+    let (mut images, mut count) = (BTreeSet::new(), 0);
+    let shards: BTreeSet<u32> = before.parts.iter().chain(&after.parts).map(|part| part.shard).collect();
+    for shard in shards.into_iter().filter(|shard| before.part(*shard) != after.part(*shard)) {
+        let old = rows_of(work, artifact, before.part(shard)).await?;
+        let new = rows_of(work, artifact, after.part(shard)).await?;
+        let is_other = |id: &&String| old.get(*id).map(|row| &row.content) != new.get(*id).map(|row| &row.content);
+        for id in old.keys().chain(new.keys().filter(|id| !old.contains_key(*id))).filter(is_other) {
+            count += 1;
+            if images.len() < most {
+                images.insert(id.clone());
+            }
+        }
+    }
+    Ok((images, count))
+}
+
 async fn rows_of(
     work: &WorkStore,
     artifact: Artifact,

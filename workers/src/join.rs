@@ -1,5 +1,6 @@
 //! One shard of a stage: which rows it has, what each is made of, and what becomes of it.
 
+mod causes;
 mod stand;
 
 use std::collections::BTreeMap;

@@ -1,18 +1,21 @@
 //! Counting what a stage has to do: which rows of which shards are stale, and why.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use manifests::recipe::RowAction;
-use manifests::{Artifact, Plan, PlanCounts, Reason, ShardPlan};
+use manifests::{Artifact, Digest, Plan, PlanCounts, Reason, ShardPlan, paths};
 use stages::stage::Stage;
 
 use crate::assignment::{self, Assignment};
 use crate::error::WorkerError;
 use crate::join::ShardJoin;
 use crate::listing::Listing;
+use crate::map::shard::sound_marker;
 use crate::slices::{InputStores, Slices};
 use crate::stores::WorkStore;
+use crate::tables::Tables;
 
 /// Inputs that are no tables, as a planner knows them.
 #[derive(Default)]
@@ -88,6 +91,32 @@ pub async fn count(
     }
     counts.stale.sort_by_key(|s| (std::cmp::Reverse(s.computed()), s.shard));
     Ok(counts)
+}
+
+/// Stale shards of a plan whose work somebody has finished, in parts that are not live yet: the next run makes them so, and
+/// computes nothing of them. Writes nothing. Lists the stage's markers once, if anything is stale.
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn finished(work: &WorkStore, tables: &Tables, plan: &Plan) -> Result<BTreeSet<u32>, WorkerError> {
+    let mut finished = BTreeSet::new();
+    if plan.counts.stale.is_empty() {
+        return Ok(finished);
+    }
+    let names: BTreeSet<String> = work.list(&paths::markers(&plan.country, &plan.stage)).await?.into_iter().collect();
+    let with_marker = plan.counts.stale.iter().map(|stale| (stale.shard, plan.shard_key(stale.shard)));
+    let with_marker: Vec<(u32, Digest)> =
+        with_marker.filter(|(_, key)| names.contains(&format!("{key}.json"))).collect();
+    if with_marker.is_empty() {
+        return Ok(finished);
+    }
+    let horizon = tables.horizon_millis(plan.output.artifact, &plan.country).await?;
+    for (shard, key) in with_marker {
+        if sound_marker(work, plan, shard, &key, horizon).await?.flatten().is_some() {
+            finished.insert(shard);
+        }
+    }
+    Ok(finished)
 }
 
 fn counted(shard: u32, join: &ShardJoin) -> ShardPlan {

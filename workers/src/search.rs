@@ -174,8 +174,7 @@ impl Gallery {
         image_id: &str,
         columns: &[&str],
     ) -> Result<Option<RecordBatch>, WorkerError> {
-        let shard = shard_of(image_id, self.shards);
-        Ok(rows_of(&self.work, table, shard, &[image_id], columns).await?.map(|(_, batch)| batch))
+        row_of(&self.work, (table, self.shards), image_id, columns).await
     }
 
     /// Some image that can be searched with.
@@ -230,4 +229,18 @@ async fn rows_of(
     }
     let found = rows.iter().map(|row| ids.value(*row).to_owned()).collect();
     Ok(Some((found, reader.read_rows(columns, &rows).await?)))
+}
+
+/// Columns of an image's row in a table of a country with so many shards, where it is there and has not failed.
+///
+/// # Errors
+/// [`WorkerError::Broken`] for a part that cannot be read; a store that does not answer.
+pub async fn row_of(
+    work: &WorkStore,
+    (table, shards): (&PinnedTable, u32),
+    image_id: &str,
+    columns: &[&str],
+) -> Result<Option<RecordBatch>, WorkerError> {
+    let shard = shard_of(image_id, shards);
+    Ok(rows_of(work, table, shard, &[image_id], columns).await?.map(|(_, batch)| batch))
 }

@@ -290,8 +290,7 @@ pub async fn train(
         request.work.put(&format!("{run}/{ROWS_FILE}"), rows.clone()).await?;
         request.work.put_sealed(&format!("{run}/{DUE_FILE}"), &pending).await?;
         if !left_out.is_empty() {
-            let why: BTreeMap<&str, &str> = left_out.iter().map(|(id, why)| (id.as_str(), why.words())).collect();
-            request.work.put_json(&format!("{run}/{LEFT_OUT_FILE}"), &why).await?;
+            pairs::write(request.work, &run, &left_out).await?;
         }
     }
     still_there(request.work, &pending.inputs, &request.spec.country).await?;

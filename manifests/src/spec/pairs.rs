@@ -16,10 +16,15 @@ pub struct PairsSpec {
     pub drop_near_duplicates: bool,
     /// Bits in which perceptual hashes of images that look alike may differ, of 64.
     pub near_duplicate_bits: u32,
+    /// Least cosine of the vectors, by the CLIP that scores segments, of images that are alike, of which the one whose caption fits
+    /// best stays; 0: they are not compared.
+    pub near_duplicate_cosine: f64,
     /// Images with one and the same caption that stay, those that it fits best; 0: all.
     pub max_images_per_caption: usize,
     /// Least share of the tags' words that a generated caption mentions; 0: any.
     pub min_tag_coverage: f64,
+    /// Largest share of the things a caption names that no tag of its image names, for the caption with most of them; 1: any.
+    pub max_untagged_share: f64,
 }
 
 impl Default for PairsSpec {
@@ -28,8 +33,10 @@ impl Default for PairsSpec {
             drop_least_similar: 0.0,
             drop_near_duplicates: false,
             near_duplicate_bits: 4,
+            near_duplicate_cosine: 0.0,
             max_images_per_caption: 0,
             min_tag_coverage: 0.0,
+            max_untagged_share: 1.0,
         }
     }
 }
@@ -40,7 +47,9 @@ impl PairsSpec {
         self.drop_least_similar > 0.0
             || self.drop_near_duplicates
             || self.max_images_per_caption > 0
+            || self.near_duplicate_cosine > 0.0
             || self.min_tag_coverage > 0.0
+            || self.max_untagged_share < 1.0
     }
 
     pub(super) fn check(&self, scoring_clip: &str, problems: &mut Problems) {
@@ -48,7 +57,9 @@ impl PairsSpec {
         of.part("drop_least_similar", self.drop_least_similar, "0 drops none");
         of.within("near_duplicate_bits", self.near_duplicate_bits, 0..=16, "0 finds equal hashes alone");
         of.within("max_images_per_caption", self.max_images_per_caption, 0..=1_000_000, "0 keeps all");
+        of.share("near_duplicate_cosine", self.near_duplicate_cosine);
         of.share("min_tag_coverage", self.min_tag_coverage);
+        of.share("max_untagged_share", self.max_untagged_share);
         if self.is_on() && scoring_clip == "none" {
             problems.add(
                 "pretrain.pairs leaves out what fits least, and score.clip = \"none\" says nothing of that: set score.clip = \

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::ask::ImageName;
+use crate::edits::{Edit, Edited};
 use crate::trouble::Trouble;
 
 /// Builds, finished or not, seen through their stores alone.
@@ -23,6 +24,12 @@ pub trait Desk: Send + Sync + 'static {
 
     /// Decides about one of them.
     async fn decide(&self, asked: DecisionAsked) -> Result<Decision, Trouble>;
+
+    /// The last refreshes of a country's tags that moved rows, the newest first.
+    async fn edits(&self, country: String) -> Result<Vec<Edit>, Trouble>;
+
+    /// What became of one of them, by its version.
+    async fn edited(&self, country: String, version: u64) -> Result<Edited, Trouble>;
 
     /// A picture, as a JPEG that this program has encoded.
     async fn picture(&self, image: ImageName) -> Result<Vec<u8>, Trouble>;

@@ -11,6 +11,7 @@ mod ask;
 mod assets;
 mod compute;
 mod desk;
+mod edits;
 mod guard;
 mod layout;
 pub mod pages;
@@ -26,6 +27,7 @@ pub use compute::{Compute, ComputeLimits};
 pub use desk::{
     BuildState, Curve, Decision, DecisionAsked, Desk, Doing, Failure, StepState, Waiting, WaitingAsked, WaitingCaption,
 };
+pub use edits::{Edit, Edited, Moved, Retagged};
 pub use guard::{Guard, Secret};
 pub use layout::{Nav, Shell};
 pub use server::{ServerLimits, serve};

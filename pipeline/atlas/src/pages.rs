@@ -1,6 +1,7 @@
 //! The pages of the atlas, one file each.
 
 pub mod build;
+pub mod edit;
 mod image;
 mod live;
 mod map;

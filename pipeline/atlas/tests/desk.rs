@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atlas::{
-    BuildState, Compute, ComputeLimits, Decision, DecisionAsked, Desk, Failure, Guard, ImageName, Site, Trouble,
-    Waiting, WaitingAsked, WaitingCaption, pages,
+    BuildState, Compute, ComputeLimits, Decision, DecisionAsked, Desk, Edit, Edited, Failure, Guard, ImageName, Site,
+    Trouble, Waiting, WaitingAsked, WaitingCaption, pages,
 };
 use axum::Router;
 use axum::body::Body;
@@ -48,6 +48,15 @@ impl Desk for Counts {
         Ok(Decision::Done)
     }
 
+    async fn edits(&self, country: String) -> Result<Vec<Edit>, Trouble> {
+        Ok(vec![Edit { version: 4, origin: format!("diff of {country}"), ..Edit::default() }])
+    }
+
+    async fn edited(&self, _: String, version: u64) -> Result<Edited, Trouble> {
+        let edit = Edit { version, origin: "<diff>".into(), ..Edit::default() };
+        if version == 4 { Ok(Edited { edit, ..Edited::default() }) } else { Err(Trouble::NotThere("gone".into())) }
+    }
+
     async fn picture(&self, _: ImageName) -> Result<Vec<u8>, Trouble> {
         Ok(vec![0xff, 0xd8])
     }
@@ -59,8 +68,11 @@ fn site() -> (Arc<Counts>, Router) {
     let guard = Guard::new([127, 0, 0, 1].into(), None, None, None).unwrap();
     let counts = Arc::new(Counts::default());
     let every = Duration::from_millis(50);
-    let pages =
-        vec![pages::build::page(counts.clone(), compute.clone(), every), pages::review::page(counts.clone(), compute)];
+    let pages = vec![
+        pages::build::page(counts.clone(), compute.clone(), every),
+        pages::edit::page(counts.clone(), compute.clone(), true),
+        pages::review::page(counts.clone(), compute),
+    ];
     (counts, Site { pages, guard }.router())
 }
 
@@ -110,6 +122,28 @@ async fn one_look_is_told_to_all_and_nobody_looks_for_nobody() {
     // somebody comes back
     let heard = hear(answer(&site, request("GET", "/api/build", &[], "")).await, 1).await;
     assert!(heard.contains(&format!("look {after}")), "{heard}: nothing old is told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_is_found_by_its_version_and_the_newest_without() {
+    let (_, site) = site();
+    for (path, status, words) in [
+        ("/edit", StatusCode::OK, "What became of &lt;diff&gt;"),
+        ("/edit?country=%3Cfinland%3E&version=4", StatusCode::OK, "diff of &lt;finland&gt;"),
+        ("/edit?version=5", StatusCode::NOT_FOUND, "gone"),
+        ("/edit?version=-1", StatusCode::UNPROCESSABLE_ENTITY, "is no version"),
+        ("/edit?version=%3Cb%3E", StatusCode::UNPROCESSABLE_ENTITY, "&lt;b&gt;"),
+    ] {
+        let response = answer(&site, request("GET", path, &[], "")).await;
+        assert_eq!(response.status(), status, "{path}");
+        let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        assert!(policy.contains("script-src 'self'"), "{policy}");
+        let page = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        assert!(page.contains(words) && !page.contains("<script>"), "{page}");
+    }
+    let picture = answer(&site, request("GET", "/edit/picture?country=a&id=b", &[], "")).await;
+    assert_eq!(picture.headers()["content-type"], "image/jpeg");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,7 @@ pub(super) fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
         if line.carried > 0 {
             why.push(format!("{} kept: same words", line.carried));
         }
+        why.extend(line.finished.map(|finished| finished.in_words()));
         if !line.note.is_empty() {
             why.push(line.note.clone());
         }
@@ -97,12 +98,18 @@ pub(super) fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn accept(args: &SpecArgs, step: &str, write: bool, json: bool) -> Result<()> {
+pub(super) async fn accept(args: &SpecArgs, step: &str, (write, by): (bool, Option<String>), json: bool) -> Result<()> {
+    let author = match write {
+        false => None,
+        true => Some(by.or_else(crate::review::user_name).ok_or_else(|| {
+            WorkerError::Configuration("nobody knows who accepts: name yourself with --by NAME".to_owned())
+        })?),
+    };
     let spec = args.read()?;
     preflight::check_plan(&spec)?;
     let mut build = Build::open(spec, stop_flag()).await?;
     note_missing_overrides(&build).await;
-    let accepted = crate::accept::accept_step(&mut build, step, write).await?;
+    let accepted = crate::accept::accept_step(&mut build, step, author.as_deref()).await?;
     let rows: u64 = accepted.rows.values().sum();
     if json {
         let (reasons, examples, others) = (&accepted.rows, &accepted.examples, accepted.others);

@@ -271,6 +271,8 @@ pub(super) enum Command {
         step: String,
         #[arg(long, help = "Write it; without this, only show the rows that would stand")]
         write: bool,
+        #[arg(long, value_name = "NAME", help = "Who says so; without it the user's name")]
+        by: Option<String>,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },

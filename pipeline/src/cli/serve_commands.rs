@@ -117,8 +117,11 @@ fn pages(args: &ServeArgs, specs: Specs, compute: Arc<Compute>, tiles: Option<Ti
     // stores keep to the threads that first asked them: those that compute
     let desk = tokio::task::block_in_place(|| threads.block_on(StoreDesk::open(&specs)))?;
     let desk: Arc<dyn Desk> = Arc::new(desk);
-    let at_work =
-        [pages::build::page(desk.clone(), compute.clone(), LIVE_EVERY), pages::review::page(desk, compute.clone())];
+    let at_work = [
+        pages::build::page(desk.clone(), compute.clone(), LIVE_EVERY),
+        pages::edit::page(desk.clone(), compute.clone(), !args.unfinished),
+        pages::review::page(desk, compute.clone()),
+    ];
     if args.unfinished {
         return Ok([pages::build::home()].into_iter().chain(at_work).collect());
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use manifests::recipe::CommittedRow;
+use manifests::recipe::{CommittedRow, settings};
 use manifests::{Artifact, shard_of};
 use sources::split::DropReason;
+use stages::Training;
 use stages::table::{Columns, option_text};
 use workers::WorkerError;
 use workers::join::{COMMITTED_COLUMNS, committed_rows};
@@ -79,6 +80,9 @@ pub(crate) async fn lineage(build: &Build, image_id: &str) -> Result<Vec<(&'stat
         lines.extend(how_made(&committed.row));
         lineage.push((stage.name, lines));
     }
+    if let Some(why) = super::left_out(build, image_id).await?.filter(|_| !lineage.is_empty()) {
+        lineage.push((Training::Pretrain.name(), vec![why]));
+    }
     Ok(lineage)
 }
 
@@ -95,31 +99,16 @@ fn how_made(row: &CommittedRow) -> Vec<String> {
         Some(model) => format!("{version}, with the model {model}"),
         None => version,
     });
-    let settings = settings(&row.parameters);
+    let mut settings = settings(&row.parameters);
+    settings.retain(|_, value| value != "null");
     if !settings.is_empty() {
-        lines.push(format!("with {}", settings.join(", ")));
+        let said = |(name, value): (&String, &String)| match name.is_empty() {
+            true => value.clone(),
+            false => format!("{name} = {value}"),
+        };
+        lines.push(format!("with {}", settings.iter().map(said).collect::<Vec<_>>().join(", ")));
     }
     lines
-}
-
-/// Settings by name; of nested ones the whole path.
-fn settings(parameters: &str) -> Vec<String> {
-    fn add(name: &str, value: &serde_json::Value, all: &mut Vec<String>) {
-        match value {
-            serde_json::Value::Null => {}
-            serde_json::Value::Object(fields) => {
-                for (field, value) in fields {
-                    let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
-                    add(&name, value, all);
-                }
-            }
-            value if name.is_empty() => all.push(value.to_string()),
-            value => all.push(format!("{name} = {value}")),
-        }
-    }
-    let mut all = Vec::new();
-    add("", &serde_json::from_str(parameters).unwrap_or_default(), &mut all);
-    all
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ pub(crate) async fn run_training(
     let (started, began) = (unix_seconds(), Instant::now());
     let Some(record) = current_or_trained(build, training, state, ranks, progress).await? else { return Ok(()) };
     let trained = &record.trained;
-    let left_out = left_out(build, training, &record).await?;
+    let left_out = pairs::written(&build.work, (&build.spec.country, training.name()), &record.key).await?;
+    let left_out = pairs::in_words(left_out.values().map(String::as_str));
     if !left_out.is_empty() {
         progress.note(&format!("{:21} left out {left_out}", training.name()));
     }
@@ -68,13 +69,6 @@ pub(crate) async fn run_training(
         ..Summary::default()
     };
     build.work.put_sealed(&paths::summary(&build.spec.country, training.name()), &summary).await
-}
-
-/// Pairs that a training did not learn from, in words; empty: none.
-async fn left_out(build: &Build, training: Training, record: &TrainingRecord) -> Result<String, WorkerError> {
-    let spec = stages::pretrain::of_training(&build.spec, training).pairs;
-    let left_out = pairs::left_out(&build.work, &record.inputs, &spec).await?;
-    Ok(pairs::in_words(&left_out))
 }
 
 /// The record of a finished training: the one that is up to date, or the one that must run. `None` on ranks other than 0.

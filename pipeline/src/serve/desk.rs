@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use atlas::{
-    BuildState, Decision, DecisionAsked, Desk, Failure, ImageName, Trouble, Waiting, WaitingAsked, WaitingCaption,
+    BuildState, Decision, DecisionAsked, Desk, Edit, Edited, Failure, ImageName, Trouble, Waiting, WaitingAsked,
+    WaitingCaption,
 };
 use manifests::paths;
 use manifests::review::Wish;
@@ -15,7 +16,7 @@ use workers::reviews::{Decided, Looked, Reviews};
 
 use super::models::Specs;
 use super::state::{self, Looks};
-use super::{details, trouble};
+use super::{details, edits, trouble};
 use crate::build::Build;
 use crate::review::{self, Ask, Waits};
 
@@ -55,6 +56,12 @@ impl StoreDesk {
     fn of(&self, country: &str) -> Result<&OneBuild, Trouble> {
         let found = self.builds.iter().find(|one| one.build.spec.country == country);
         found.ok_or_else(|| Trouble::NotThere(format!("there is no build of {country:?} here")))
+    }
+
+    /// A build with what runs have written until now.
+    async fn now(&self, country: &str) -> Result<Build, Trouble> {
+        let spec = self.of(country)?.build.spec.clone();
+        Build::open_work(spec, Default::default()).await.map_err(trouble)
     }
 }
 
@@ -127,11 +134,16 @@ impl Desk for StoreDesk {
         })
     }
 
+    async fn edits(&self, country: String) -> Result<Vec<Edit>, Trouble> {
+        edits::list(&self.now(&country).await?).await.map_err(trouble)
+    }
+
+    async fn edited(&self, country: String, version: u64) -> Result<Edited, Trouble> {
+        edits::edited(&self.now(&country).await?, version).await.map_err(trouble)
+    }
+
     async fn picture(&self, image: ImageName) -> Result<Vec<u8>, Trouble> {
-        // parts that a run has written since are those of now
-        let spec = self.of(&image.country)?.build.spec.clone();
-        let build = Build::open_work(spec, Default::default()).await.map_err(trouble)?;
-        details::picture(&build, &image).await
+        details::picture(&self.now(&image.country).await?, &image).await
     }
 }
 

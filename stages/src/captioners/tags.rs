@@ -19,6 +19,9 @@ pub(crate) struct ImageTags<'a> {
 }
 
 impl<'a> ImageTags<'a> {
+    /// Columns of the geo-tags that it is read from.
+    pub(crate) const COLUMNS: [&'static str; 4] = ["title", "title_multi_objects", "center_tags", "surrounding_tags"];
+
     /// Of an image that the captioner is told nothing of.
     fn unknown(image_id: &'a str) -> Self {
         let (title, title_multi_objects, center, surrounding) = (None, None, None, None);

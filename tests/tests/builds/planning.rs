@@ -12,7 +12,7 @@ use manifests::{Artifact, Plan, paths};
 use pipeline::build::Build;
 use pipeline::explain::explain;
 use pipeline::plan::{Model, plan_stage};
-use pipeline::preview::removals;
+use pipeline::preview::{Finished, preview, removals};
 use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
 use pipeline_tests::distant::Reads;
@@ -36,8 +36,8 @@ async fn planned(build: &Build) -> Plan {
     plan_stage(build, &stages::geotags::stage(), &Model::default(), false).await.unwrap()
 }
 
-/// A worker that has a spec, a store and the key of a plan.
-async fn worker(world: &World, key: &str) -> Result<(), WorkerError> {
+/// A worker that has a spec, a store and the key of a plan; `publishes` what it has made, unless it is killed before.
+async fn worker(world: &World, key: &str, publishes: bool) -> Result<(), WorkerError> {
     let spec = world.spec("work", &[]);
     let work = WorkStore::open(&spec.work.url, &spec.work.options).unwrap();
     let source = SourceStore::open(&spec.source.url, &spec.source.options).unwrap();
@@ -62,7 +62,7 @@ async fn worker(world: &World, key: &str) -> Result<(), WorkerError> {
         stop: Arc::new(AtomicBool::new(false)),
     };
     let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await?;
-    assert!(publish(&tables, &plan, &mapped.finished).await.unwrap().overtaken.is_empty());
+    assert!(!publishes || publish(&tables, &plan, &mapped.finished).await.unwrap().overtaken.is_empty());
     Ok(())
 }
 
@@ -95,10 +95,10 @@ async fn a_worker_needs_a_plan_the_spec_and_the_store() {
     // without its slices a worker says what brings them back, and that another try can help
     let slices = world.path("work").join(paths::table(Artifact::Listing)).join("country=finland");
     std::fs::rename(&slices, world.path("slices")).unwrap();
-    let error = worker(&world, &key).await.unwrap_err();
+    let error = worker(&world, &key, true).await.unwrap_err();
     assert!(error.exit_code() == 75 && error.to_string().contains("planning writes it again"), "{error}");
     std::fs::rename(world.path("slices"), &slices).unwrap();
-    worker(&world, &key).await.unwrap();
+    worker(&world, &key, true).await.unwrap();
     std::fs::rename(world.path("dataframe"), &csv).unwrap();
     let after = planned(&open(world.spec("work", &[])).await.unwrap()).await;
     assert_eq!((after.computed(), after.kept()), (0, 24));
@@ -106,6 +106,55 @@ async fn a_worker_needs_a_plan_the_spec_and_the_store() {
     let (alone, _) = run_with(world.spec("alone", &[]), options).await.unwrap();
     let together = open(world.spec("work", &[])).await.unwrap();
     assert_eq!(column(&alone, Artifact::Geotags, "recipe").await, column(&together, Artifact::Geotags, "recipe").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_run_has_finished_waits_for_publishing() {
+    let world = World::new(24);
+    let planner = open(world.spec("work", &[])).await.unwrap();
+    planner.claim_layout().await.unwrap();
+    let plan = planned(&planner).await;
+    planner.virtual_inputs.slices.publish_plan(&planner.work, &plan, 4).await.unwrap();
+    worker(&world, &plan.key(), false).await.unwrap();
+    let rows_of = |shard: u32| plan.counts.stale.iter().find(|stale| stale.shard == shard).unwrap().computed();
+    let geotags = async || {
+        let mut build = open(world.spec("work", &[])).await.unwrap();
+        let lines = preview(&mut build, false, false).await.unwrap();
+        assert!(lines.iter().any(|line| line.step == "captions" && line.rows == 24), "they depend on these rows");
+        let line = lines.into_iter().find(|line| line.step == "geotags").unwrap();
+        (line.rows, line.finished)
+    };
+    assert_eq!(geotags().await, (0, Some(Finished { shards: 3, of: 3, rows: 24 })));
+    // a part that is gone is no part, and looking removes nothing
+    let folder = world.path("work").join(paths::table(Artifact::Geotags)).join("country=finland");
+    let parts = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let of_shard = |path: &std::path::PathBuf| paths::shard_of_part(path.to_str().unwrap()) == Some(1);
+    let (part, aside) = (parts.into_iter().find(of_shard).unwrap(), world.path("aside"));
+    std::fs::rename(&part, &aside).unwrap();
+    let finished = Some(Finished { shards: 2, of: 3, rows: 24 - rows_of(1) });
+    assert_eq!(geotags().await, (rows_of(1), finished));
+    assert_eq!(finished.unwrap().in_words(), format!("2 of 3 shards are finished and wait for publishing ({} rows made)", 24 - rows_of(1)));
+    std::fs::rename(&aside, &part).unwrap();
+    assert_eq!(geotags().await.0, 0);
+    let until = RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
+    run_with(world.spec("work", &[]), until).await.unwrap();
+    assert_eq!(geotags().await, (0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_says_which_parameter_makes_its_rows_stale() {
+    let world = World::new(24);
+    let until = RunOptions { until: Some("segments".into()), ..RunOptions::default() };
+    run_with(world.spec("work", &["segment.felzenszwalb.scale=60.0"]), until).await.unwrap();
+    let mut build = open(world.spec("work", &["segment.felzenszwalb.scale=80.0"])).await.unwrap();
+    let lines = explain(&mut build, "segments").await.unwrap();
+    assert!(lines.contains(&"      parameter settings.scale: 60.0 → 80.0 (24 rows)".to_owned()), "{lines:?}");
+    let edited = edit_a_finnish_image(&world);
+    let mut build = open(world.spec("work", &[])).await.unwrap();
+    let lines = explain(&mut build, "geotags").await.unwrap();
+    let rows = manifests::words::count(edited.len(), "row");
+    let is_said = |line: &String| line.starts_with("      listing.meta") && line.ends_with(&format!(" changed ({rows})"));
+    assert!(lines.iter().any(is_said), "{lines:?}");
 }
 
 /// Overwrites all parts of a table but those of one shard, without a change of their size.

@@ -117,25 +117,45 @@ async fn accepted_rows_stand_under_their_new_recipe() {
     refresh(&spec, diffs(&world), Some(1.0)).await.unwrap();
 
     let mut early = open(spec.clone()).await.unwrap();
-    let why = pipeline::accept::accept_step(&mut early, "captions", true).await.unwrap_err().to_string();
+    let why = pipeline::accept::accept_step(&mut early, "captions", Some("Anne")).await.unwrap_err().to_string();
     assert!(why.contains("geotags") && why.contains("--until geotags"), "{why}");
-    let unknown = pipeline::accept::accept_step(&mut early, "report", true).await.unwrap_err().to_string();
+    let unknown = pipeline::accept::accept_step(&mut early, "report", Some("Anne")).await.unwrap_err().to_string();
     assert!(unknown.contains("captions"), "{unknown}");
     let (build, _) = run_with(spec.clone(), until("geotags")).await.unwrap();
     let before = column(&build, Artifact::Captions, "captions_digest").await;
     let recipes = column(&build, Artifact::Captions, "recipe").await;
 
     let mut looked = open(spec.clone()).await.unwrap();
-    let would = pipeline::accept::accept_step(&mut looked, "captions", false).await.unwrap();
+    let would = pipeline::accept::accept_step(&mut looked, "captions", None).await.unwrap();
     assert_eq!((would.rows.values().sum::<u64>(), would.others), (2, 0));
     assert_eq!(stale(&spec).await["captions"], 2, "only shown");
     let mut build = open(spec.clone()).await.unwrap();
-    let done = pipeline::accept::accept_step(&mut build, "captions", true).await.unwrap();
+    let done = pipeline::accept::accept_step(&mut build, "captions", Some("Anne")).await.unwrap();
     assert_eq!((done.rows, done.examples.into_iter().collect::<BTreeSet<_>>()), (would.rows, ways.clone()));
     assert_eq!(stale(&spec).await["captions"], 0);
     let build = open(spec.clone()).await.unwrap();
     assert_eq!(column(&build, Artifact::Captions, "captions_digest").await, before, "their words are what they were");
     assert_eq!(changed(&recipes, &column(&build, Artifact::Captions, "recipe").await), ways);
+    // who said so is known of the step, of its rows, and between then and now
+    let mut build = open(spec.clone()).await.unwrap();
+    for (what, is_said) in [
+        ("captions", true),
+        (ways.first().unwrap(), true),
+        (recipes.keys().find(|id| !ways.contains(*id)).unwrap(), false),
+    ] {
+        let lines = pipeline::explain::explain(&mut build, what).await.unwrap();
+        assert_eq!(
+            lines.iter().any(|line| line.contains("accepted") && line.contains("by Anne, 20")),
+            is_said,
+            "{lines:?}"
+        );
+    }
+    let since = pipeline::diff::Since::Time(0);
+    let accepted = pipeline::diff::diff(&build, &since, 1).await.unwrap().in_words();
+    assert!(
+        accepted.iter().any(|line| line.contains("captions: 2 rows accepted as they were by Anne, 20")),
+        "{accepted:?}"
+    );
 
     // an edit that says nothing to a captioner, who would be told of water by now
     retag(&world, 102, &numbers, |tags| water(tags) + "<tag k=\"start_date\" v=\"1987\"/>");

@@ -1,12 +1,18 @@
 //! Pairs that a training leaves out: which, and what a threshold computes again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use manifests::review::Wish;
 use manifests::{Artifact, BuildSpec, paths};
 use pipeline::build::Build;
+use pipeline::pair::Pair;
+use pipeline::progress::Progress;
+use pipeline::review::{self, Ask};
 use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, column, noisy, run_with, version};
 use stages::Training;
+use training::communicator::Solo;
 use workers::train::LEFT_OUT_FILE;
 
 fn spec(world: &World, more: &[&str]) -> BuildSpec {
@@ -26,7 +32,7 @@ async fn trained(spec: BuildSpec) -> (Build, BTreeMap<String, String>, u64) {
     let until = RunOptions { until: Some("pretrain".into()), ..RunOptions::default() };
     let (build, _) = run_with(spec, until).await.unwrap();
     let record = pipeline::trainings::current_record(&build, Training::Pretrain).await.unwrap().unwrap();
-    let run = paths::training_run("x", "pretrain", &record.key);
+    let run = paths::training_run(&build.spec.country, "pretrain", &record.key);
     let left_out = build.work.get_json(&format!("{run}/{LEFT_OUT_FILE}")).await.unwrap().unwrap_or_default();
     (build, left_out, record.trained.train_rows)
 }
@@ -54,4 +60,60 @@ async fn a_threshold_trains_again_and_computes_no_vector() {
     assert_eq!(again, more_left_out);
     let (_, none, rows) = trained(spec(&world, &[])).await;
     assert!(none.is_empty() && rows == all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_tagged_and_what_looks_alike_to_a_clip_is_left_out_of_trainings_and_adaptations() {
+    let world = World::new(40);
+    let base =
+        world.spec_text("work").replace("epochs = 2\nbatch = 8\nsegments_per_image = 1", "epochs = 1\nbatch = 4");
+    let base = base + "[segment]\nsegmenter = \"none\"\n";
+    let spec = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+        BuildSpec::parse(&base, "finland", &set).unwrap()
+    };
+    let (build, _, all) = trained(spec(&[])).await;
+    let splits = column(&build, Artifact::Splits, "split").await;
+    let named = splits.iter().find(|(_, split)| *split == "train").unwrap().0.clone();
+    let reviews = review::open(&spec(&[])).await.unwrap();
+    let wish = Wish::Edit(vec!["a lighthouse and a golf course beside a railway station".to_owned()]);
+    let ask = Ask { image_id: named.clone(), wish, author: "Anne".into(), seen: None };
+    review::decide(&reviews, ask).await.unwrap();
+
+    let (build, untagged, rows) = trained(spec(&["pretrain.pairs.max_untagged_share=0.6"])).await;
+    let why = "its caption names what is not tagged: lighthouse, golf course, railway station; 1.00 of the things";
+    assert!(untagged[&named].starts_with(why), "{untagged:?}");
+    assert_eq!((untagged.len(), rows), (1, all - 1), "captions of tags name nothing else");
+    let made = version(&build, Artifact::PairQuality).await;
+
+    // vectors of all images are there: any threshold compares them without making one
+    let (mut build, left_out, rows) = trained(spec(&["pretrain.pairs.near_duplicate_cosine=0.97"])).await;
+    assert_eq!(version(&build, Artifact::PairQuality).await, made, "a threshold computes no vector");
+    assert_eq!(rows, all - left_out.len() as u64);
+    let (image_id, why) = left_out.first_key_value().expect("a network that hardly learnt finds all alike");
+    assert!(why.starts_with("an image with a like vector stays: ") && why.contains(", at a cosine of "), "{why}");
+    let lines = pipeline::explain::explain(&mut build, image_id).await.unwrap();
+    let said = format!("{:21} left this pair out: {why}", "pretrain");
+    assert!(lines.contains(&said), "{lines:?}");
+    let stays = splits.keys().find(|id| !left_out.contains_key(*id)).unwrap();
+    let lines = pipeline::explain::explain(&mut build, stays).await.unwrap();
+    assert!(!lines.iter().any(|line| line.contains("left this pair out")), "{lines:?}");
+
+    // an adaptation leaves out what the model that it adapts has not learnt from
+    let finland = format!("{base}[pretrain.pairs]\nnear_duplicate_cosine = 0.97\n");
+    let spain =
+        base.replace("\"finland\"", "\"spain\"").replace("\"FI\"", "\"ES\"").replace("\"bootstrap\"", "\"none\"");
+    for (country, text) in [("finland", finland), ("spain", spain)] {
+        std::fs::write(world.path(&format!("{country}.toml")), &text).unwrap();
+        run_with(BuildSpec::parse(&text, country, &[]).unwrap(), RunOptions::default()).await.unwrap();
+    }
+    let path = world.path("pair.toml");
+    let text = "source = \"finland.toml\"\ntarget = \"spain.toml\"\nratio = [4, 2, 4]\n[adapt]\nepochs = 1\nbatch = 2\n\
+                [adapt.method]\ndiscriminator_hidden = 8\n";
+    std::fs::write(&path, text).unwrap();
+    let pair = Pair::open(&path, &[], Arc::default()).await.unwrap();
+    let record = pair.adapt(&pair.spec, &mut Solo, &Progress::new(true)).await.unwrap().unwrap();
+    let written = workers::train::pairs::written(&pair.target.work, (&pair.name, "adapt"), &record.key).await.unwrap();
+    assert_eq!(written, left_out, "the same pairs");
+    assert!(record.source_inputs.iter().any(|table| table.artifact == Artifact::PairQuality));
 }

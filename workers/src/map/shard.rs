@@ -30,7 +30,7 @@ const SHARD_TRIES: u32 = 3;
 const CHUNK_SOURCE_BYTES: u64 = 32 << 20;
 
 /// The marker of a shard's key, if the part that it names is still there and may still be committed: not from before the
-/// `horizon` of `gc`, which may be deleting it.
+/// `horizon` of `gc`, which may be deleting it. One that is not sound is removed.
 pub(crate) async fn finished_by_anybody(
     work: &WorkStore,
     plan: &Plan,
@@ -38,17 +38,31 @@ pub(crate) async fn finished_by_anybody(
     key: &str,
     horizon: u64,
 ) -> Result<Option<Marker>, WorkerError> {
+    let marker = match sound_marker(work, plan, shard, key, horizon).await? {
+        None => return Ok(None),
+        Some(marker) => marker,
+    };
+    if marker.is_none() {
+        // cleared away by `gc` or by another program, or damaged: the marker only stands in the way of a new one
+        work.delete(&paths::marker(&plan.country, &plan.stage, key)).await?;
+    }
+    Ok(marker)
+}
+
+/// The same, which removes nothing: `Some(None)` is a marker that is not sound.
+pub(crate) async fn sound_marker(
+    work: &WorkStore,
+    plan: &Plan,
+    shard: u32,
+    key: &str,
+    horizon: u64,
+) -> Result<Option<Option<Marker>>, WorkerError> {
     let path = paths::marker(&plan.country, &plan.stage, key);
     let Some(marker) = work.get_sealed::<Marker>(&path).await? else { return Ok(None) };
-    if marker.is_of(&plan.country, shard)
+    let is_sound = marker.is_of(&plan.country, shard)
         && !is_before(&marker.part, horizon)
-        && part_is_there(work, plan.output.artifact, &marker.part).await?
-    {
-        return Ok(Some(marker));
-    }
-    // cleared away by `gc` or by another program, or damaged: the marker only stands in the way of a new one
-    work.delete(&path).await?;
-    Ok(None)
+        && part_is_there(work, plan.output.artifact, &marker.part).await?;
+    Ok(Some(is_sound.then_some(marker)))
 }
 
 async fn part_is_there(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<bool, WorkerError> {

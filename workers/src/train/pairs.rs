@@ -1,21 +1,23 @@
-//! What is known of the pairs of a training, read from tables.
+//! What is known of the pairs of a training, read from tables, and which of them it leaves out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use manifests::plan::PinnedTable;
 use manifests::spec::PairsSpec;
-use manifests::{Artifact, PartFile};
-use stages::pair_quality::sift::{Pair, Why, sift};
+use manifests::{Artifact, PartFile, paths};
+use stages::pair_quality::alike::Search;
+use stages::pair_quality::sift::{LeftOut, Pair, Sieve, Untagged};
 use stages::table::{Columns, TableError};
 use stages::train_rows::caption_key;
 
-use super::broken;
+use super::{LEFT_OUT_FILE, broken};
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
-/// Pairs of the train split that a training leaves out, by image id; about 100 bytes of memory a pair while they are found.
+/// Pairs of the train split that a training leaves out, by image id; about 150 bytes of memory a pair while they are found, and
+/// 300 MiB where vectors are compared.
 ///
 /// # Errors
 /// [`WorkerError::Broken`] for a part that is not there or cannot be read; a store that does not answer.
@@ -23,7 +25,7 @@ pub async fn left_out(
     work: &WorkStore,
     inputs: &[PinnedTable],
     spec: &PairsSpec,
-) -> Result<BTreeMap<String, Why>, WorkerError> {
+) -> Result<BTreeMap<String, LeftOut>, WorkerError> {
     if !spec.is_on() {
         return Ok(BTreeMap::new());
     }
@@ -48,12 +50,60 @@ pub async fn left_out(
     for shard in &shards {
         pairs.extend(read(work, shard).await?);
     }
-    Ok(sift(&pairs, spec))
+    let mut sieve = tokio::task::block_in_place(|| Sieve::new(&pairs, spec));
+    if spec.near_duplicate_cosine > 0.0 {
+        let places: HashMap<&str, usize> = sieve.order().zip(0..).collect();
+        let mut search = Search::new(places.len(), spec.near_duplicate_cosine);
+        while search.is_open() {
+            for [(artifact, part), ..] in &shards {
+                let reader = PartReader::open(work, *artifact, part).await?;
+                for row_group in 0..reader.row_groups().len() {
+                    let batch = reader.read_row_group(&["image_id", "vector"], row_group).await?;
+                    tokio::task::block_in_place(|| offer(&mut search, &places, &batch)).map_err(broken)?;
+                }
+            }
+            tokio::task::block_in_place(|| search.end_pass());
+        }
+        sieve.leave_out_alike(&search.finish());
+    }
+    Ok(sieve.finish())
+}
+
+/// Shows the vectors of a row group to a search.
+fn offer(search: &mut Search, places: &HashMap<&str, usize>, batch: &RecordBatch) -> Result<(), TableError> {
+    let columns = Columns::new(Artifact::PairQuality, batch);
+    let (ids, vectors) = (columns.text("image_id")?, columns.binary("vector")?);
+    let rows = (0..batch.num_rows()).filter(|row| !vectors.is_null(*row));
+    search.offer(rows.filter_map(|row| Some((*places.get(ids.value(row))?, vectors.value(row)))).collect());
+    Ok(())
+}
+
+/// Writes down in a run's folder which pairs it leaves out.
+pub(crate) async fn write(
+    work: &WorkStore,
+    run: &str,
+    left_out: &BTreeMap<String, LeftOut>,
+) -> Result<(), WorkerError> {
+    let why: BTreeMap<&str, String> = left_out.iter().map(|(id, out)| (id.as_str(), out.in_words())).collect();
+    work.put_json(&format!("{run}/{LEFT_OUT_FILE}"), &why).await
+}
+
+/// What a run wrote down of the pairs that it left out: the reason of each, with its figure, by image id. None of a run that left
+/// out none; what cannot be read is none, too. `of`: the country, or the pair of countries, and the name of the training.
+///
+/// # Errors
+/// A store that does not answer or lets nobody in.
+pub async fn written(work: &WorkStore, of: (&str, &str), key: &str) -> Result<BTreeMap<String, String>, WorkerError> {
+    let bytes = work.get(&format!("{}/{LEFT_OUT_FILE}", paths::training_run(of.0, of.1, key))).await?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
 }
 
 async fn read(work: &WorkStore, shard: &[(Artifact, &PartFile); 3]) -> Result<Vec<Pair>, WorkerError> {
-    let columns: [&[&str]; 3] =
-        [&["image_id", "status", "hash", "similarities"], &["image_id", "split"], &["image_id", "captions", "quality"]];
+    let columns: [&[&str]; 3] = [
+        &["image_id", "status", "hash", "similarities", "grounding"],
+        &["image_id", "split"],
+        &["image_id", "captions", "quality"],
+    ];
     let mut batches = Vec::new();
     for ((artifact, part), columns) in shard.iter().zip(columns) {
         batches.push(PartReader::open(work, *artifact, part).await?.read(columns).await?);
@@ -90,14 +140,26 @@ fn of_shard(quality: &RecordBatch, splits: &RecordBatch, captions: &RecordBatch)
             similarity,
             caption_keys,
             tag_coverage,
+            untagged: untagged(&quality, row)?,
         });
     }
     Ok(rows)
 }
 
+/// Of the caption that names most beside the tags; `None`: there is nothing to hold captions against.
+fn untagged(quality: &Columns<'_>, row: usize) -> Result<Option<Untagged>, TableError> {
+    let items = quality.structs("grounding", row)?;
+    let inner = quality.inner(&items);
+    let (shares, things) = (inner.float32("untagged_share")?, inner.text("untagged")?);
+    let known = (0..items.num_rows()).filter(|at| !shares.is_null(*at));
+    let most = known.max_by(|a, b| shares.value(*a).total_cmp(&shares.value(*b)));
+    Ok(most.map(|at| Untagged { share: shares.value(at), things: things.value(at).to_owned() }))
+}
+
 /// How many for each reason, in words; empty: none.
-pub fn in_words(left_out: &BTreeMap<String, Why>) -> String {
-    let mut counts = BTreeMap::<Why, usize>::new();
-    left_out.values().for_each(|why| *counts.entry(*why).or_default() += 1);
-    counts.iter().map(|(why, count)| format!("{count} ({})", why.words())).collect::<Vec<_>>().join(", ")
+pub fn in_words<'a>(left_out: impl Iterator<Item = &'a str>) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    // without its figure
+    left_out.for_each(|why| *counts.entry(why.split(':').next().unwrap_or(why)).or_default() += 1);
+    counts.iter().map(|(why, count)| format!("{count} ({why})")).collect::<Vec<_>>().join(", ")
 }

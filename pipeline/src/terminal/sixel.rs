@@ -12,7 +12,7 @@ const BAYER: [[u32; 4]; 4] = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15,
 
 /// The escape sequence that draws a picture, pixel for pixel, and ends without a line break.
 pub(crate) fn sixel(picture: &Rgb) -> String {
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let (width, height) = (picture.width as usize, picture.height as usize);
     let colours: Vec<u8> =
         (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| colour(picture, x, y)).collect();
     let mut drawn = format!("\x1bPq\"1;1;{width};{height}");
@@ -43,11 +43,11 @@ pub(crate) fn sixel(picture: &Rgb) -> String {
 
 /// Number of the colour that stands for a pixel.
 fn colour(picture: &Rgb, x: usize, y: usize) -> u8 {
-    let at = 3 * (y * picture.width() as usize + x);
+    let at = 3 * (y * picture.width as usize + x);
     let threshold = BAYER[y % 4][x % 4];
     let level =
         |value: u8| ((u32::from(value) * (LEVELS - 1) * 16 + threshold * 255 + 127) / (255 * 16)).min(LEVELS - 1);
-    picture.data()[at..at + 3].iter().fold(0, |colour, value| colour * LEVELS + level(*value)) as u8
+    picture.data[at..at + 3].iter().fold(0, |colour, value| colour * LEVELS + level(*value)) as u8
 }
 
 /// Writes columns of six pixels, and how often each comes.
@@ -132,11 +132,11 @@ mod tests {
         });
         let picture = Rgb::new(width, height, data.collect()).unwrap();
         let seen = drawn(&sixel(&picture));
-        assert_eq!((seen.width(), seen.height()), (width, height));
+        assert_eq!((seen.width, seen.height), (width, height));
         let off = |a: &u8, b: &u8| i32::from(a.abs_diff(*b));
-        let differences: Vec<i32> = picture.data().iter().zip(seen.data()).map(|(a, b)| off(a, b)).collect();
+        let differences: Vec<i32> = picture.data.iter().zip(&seen.data).map(|(a, b)| off(a, b)).collect();
         assert!(differences.iter().all(|d| *d <= 51), "no more than a level off: {:?}", differences.iter().max());
-        let mean = |rgb: &Rgb| rgb.data().iter().map(|v| f64::from(*v)).sum::<f64>() / f64::from(3 * width * height);
+        let mean = |rgb: &Rgb| rgb.data.iter().map(|v| f64::from(*v)).sum::<f64>() / f64::from(3 * width * height);
         assert!((mean(&picture) - mean(&seen)).abs() < 3.0, "{} {}", mean(&picture), mean(&seen));
     }
 

@@ -133,7 +133,10 @@ async fn what_a_killed_run_has_finished_waits_for_publishing() {
     std::fs::rename(&part, &aside).unwrap();
     let finished = Some(Finished { shards: 2, of: 3, rows: 24 - rows_of(1) });
     assert_eq!(geotags().await, (rows_of(1), finished));
-    assert_eq!(finished.unwrap().in_words(), format!("2 of 3 shards are finished and wait for publishing ({} rows made)", 24 - rows_of(1)));
+    assert_eq!(
+        finished.unwrap().in_words(),
+        format!("2 of 3 shards are finished and wait for publishing ({} rows made)", 24 - rows_of(1))
+    );
     std::fs::rename(&aside, &part).unwrap();
     assert_eq!(geotags().await.0, 0);
     let until = RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
@@ -153,7 +156,8 @@ async fn a_step_says_which_parameter_makes_its_rows_stale() {
     let mut build = open(world.spec("work", &[])).await.unwrap();
     let lines = explain(&mut build, "geotags").await.unwrap();
     let rows = manifests::words::count(edited.len(), "row");
-    let is_said = |line: &String| line.starts_with("      listing.meta") && line.ends_with(&format!(" changed ({rows})"));
+    let is_said =
+        |line: &String| line.starts_with("      listing.meta") && line.ends_with(&format!(" changed ({rows})"));
     assert!(lines.iter().any(is_said), "{lines:?}");
 }
 

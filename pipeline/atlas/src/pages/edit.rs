@@ -101,12 +101,7 @@ fn address(country: &str, version: Option<u64>) -> String {
     format!("{PATH}?{}", query.finish())
 }
 
-fn content(
-    (countries, country): (&[String], &str),
-    edits: &[Edit],
-    chosen: &Chosen,
-    has_images: bool,
-) -> Markup {
+fn content((countries, country): (&[String], &str), edits: &[Edit], chosen: &Chosen, has_images: bool) -> Markup {
     html! {
         h1 { "Edits of OpenStreetMap" }
         p.lead { "Refreshes of tags, and what runs have made of them." }

@@ -13,7 +13,7 @@ use manifests::{Artifact, Reason, shard_of};
 use stages::stage::ASSIGNED_FROM;
 use stages::{Step, Training};
 use workers::WorkerError;
-use workers::accept::{Acceptance, acceptances, accepted_by};
+use workers::accept::{acceptances, accepted_by};
 use workers::join::ShardJoin;
 use workers::reviews::Reviews;
 use workers::train::pairs;

@@ -247,7 +247,7 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
         if stage.output == Artifact::Splits && above.is_none() {
             let words = match &committed {
                 Some(committed) if action == RowAction::Keep => committed.split().await?,
-                _ => assigned(build, shard, image_id),
+                _ => assigned(build, shard, image_id).await?,
             };
             lines.extend(words.map(|words| format!("{:21}   {words}", "")));
         }
@@ -305,7 +305,7 @@ async fn reviewed(build: &Build, image_id: &str) -> Result<Vec<String>, WorkerEr
 }
 
 /// The split that an image will have, or why it will be dropped.
-fn assigned(build: &Build, shard: u32, image_id: &str) -> Option<String> {
-    let row = build.virtual_inputs.assignment().get(shard as usize)?.iter().find(|row| row.image_id == image_id)?;
-    Some(row.reason.map_or_else(|| row.split.to_owned(), dropped))
+async fn assigned(build: &Build, shard: u32, image_id: &str) -> Result<Option<String>, WorkerError> {
+    let found = build.virtual_inputs.split_of(shard, image_id).await?;
+    Ok(found.map(|(split, reason)| reason.map_or(split, dropped)))
 }

@@ -10,7 +10,7 @@ use stages::networks::Networks;
 use stages::pretrain::check_batch;
 use stages::stage::ModelUse;
 use workers::WorkerError;
-use workers::assignment::Assignment;
+use workers::assignment::AssignedCounts;
 use workers::listing::Listing;
 use workers::planning::VirtualInputs;
 use workers::weights::Examined;
@@ -119,9 +119,9 @@ pub fn batch(spec: &BuildSpec, until: Option<&str>, (what, rows): (&str, u64)) -
 /// The most rows that there can be to train on, and of what they are: those of the train split, or all that
 /// are listed until one is.
 pub fn training_rows(known: &VirtualInputs) -> (&'static str, u64) {
-    match known.assignment().iter().flatten().filter(|row| row.split == "train").count() {
+    match known.assigned().of_split("train") {
         0 => ("the source", known.listing.rows()),
-        rows => ("the train split", rows as u64),
+        rows => ("the train split", rows),
     }
 }
 
@@ -219,11 +219,9 @@ pub fn rows(listing: &Listing, spec: &BuildSpec) -> Result<(), WorkerError> {
 ///
 /// # Errors
 /// A split that a later step of the run cannot do without.
-pub fn splits(assignment: &Assignment, spec: &BuildSpec, until: Option<&str>) -> Result<Option<String>, WorkerError> {
-    let images_of = |split: &str| assignment.iter().flatten().filter(|row| row.split == split).count();
-    let [train, val, test] = ["train", "val", "test"].map(images_of);
-    let all = assignment.iter().flatten().count();
-    let what = if all == 0 {
+pub fn splits(assigned: &AssignedCounts, spec: &BuildSpec, until: Option<&str>) -> Result<Option<String>, WorkerError> {
+    let [train, val, test] = ["train", "val", "test"].map(|split| assigned.of_split(split));
+    let what = if assigned.images() == 0 {
         "no image is left: all of them failed or lie outside of the country; `urbancross explain` SPEC IMAGE says why"
             .to_owned()
     } else {
@@ -293,9 +291,9 @@ mod tests {
 
     #[test]
     fn a_part_that_a_later_step_needs_must_not_be_empty() {
-        let assigned = |splits: &[&'static str]| -> Assignment {
+        let assigned = |splits: &[&'static str]| -> AssignedCounts {
             let row = |split: &&'static str| AssignedRow { image_id: "a".into(), split, reason: None };
-            vec![splits.iter().map(row).collect()]
+            AssignedCounts::of(&vec![splits.iter().map(row).collect()])
         };
         let said = |splits_of: &[&'static str], until: Option<&str>| {
             splits(&assigned(splits_of), &spec(""), until).map_err(|e| e.to_string())

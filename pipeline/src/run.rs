@@ -159,10 +159,10 @@ async fn anything_stale(build: &mut Build, engine: &Engine, asked: &[&str]) -> R
 async fn decided(build: &mut Build, training: Training, options: &RunOptions) -> Result<TrainingState, WorkerError> {
     let state = training_state(build, training, options.retrain).await?;
     if let TrainingState::MustRun(_) = state {
-        if build.virtual_inputs.assignment().is_empty() {
+        if !build.virtual_inputs.assigned().is_made() {
             build.assign_splits().await?;
         }
-        preflight::splits(build.virtual_inputs.assignment(), &build.spec, options.until.as_deref())?;
+        preflight::splits(build.virtual_inputs.assigned(), &build.spec, options.until.as_deref())?;
         before::check_batch(build, options).await?;
     }
     Ok(state)

@@ -107,8 +107,9 @@ pub fn slice(rows: u64, shards: u64, shard: u64, generation: u64) -> Result<Reco
 
 pub async fn listed(rows: u64, shards: u32, generation: u64) -> Result<VirtualInputs, Box<dyn Error>> {
     let mut slices = Slices::default();
-    let batches = (0..shards)
-        .map(|shard| (shard, slice(rows, shards.into(), shard.into(), generation).expect("columns of the listing")));
+    let batches = (0..shards).map(|shard| {
+        Ok((shard, slice(rows, shards.into(), shard.into(), generation).expect("columns of the listing")))
+    });
     slices.replace(Artifact::Listing, COUNTRY, batches).await?;
     Ok(VirtualInputs::new(Listing::default(), slices))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
-use manifests::{Artifact, BuildSpec, digest, shard_of};
+use manifests::{Artifact, BuildSpec, Digest, digest, shard_of};
 use sources::SourceError;
 use sources::name::{ImageName, OsmObject};
 use sources::split::{self, DropReason, Placement, Split, SplitRow};
@@ -98,13 +98,49 @@ pub(crate) fn batch(rows: &[AssignedRow]) -> Result<RecordBatch, TableError> {
     table::content(Artifact::Assignment, columns)
 }
 
-/// How many images were dropped, and why.
-pub fn dropped(assignment: &Assignment) -> BTreeMap<DropReason, u64> {
-    let mut counts = BTreeMap::new();
-    for reason in assignment.iter().flatten().filter_map(|row| row.reason) {
-        *counts.entry(reason).or_default() += 1;
+/// What is kept of an assignment, whose rows lie in slices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AssignedCounts {
+    /// Of all rows; `None`: no split was assigned yet.
+    digest: Option<Digest>,
+    /// Images by the name of their split.
+    by_split: BTreeMap<&'static str, u64>,
+    /// Images that were dropped, and why.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+impl AssignedCounts {
+    /// Counts the rows.
+    pub fn of(assignment: &Assignment) -> Self {
+        let mut counts = Self::default();
+        for row in assignment.iter().flatten() {
+            *counts.by_split.entry(row.split).or_default() += 1;
+            if let Some(reason) = row.reason {
+                *counts.dropped.entry(reason).or_default() += 1;
+            }
+        }
+        let parts = assignment.iter().flatten().flat_map(|row| {
+            [row.image_id.as_bytes(), row.split.as_bytes(), row.reason.map_or("", DropReason::as_str).as_bytes()]
+        });
+        // none of no shard: that is none
+        counts.digest = (!assignment.is_empty()).then(|| digest::of_parts(parts));
+        counts
     }
-    counts
+
+    /// Whether splits were assigned, if of no image.
+    pub fn is_made(&self) -> bool {
+        self.digest.is_some()
+    }
+
+    /// Images that were looked at.
+    pub fn images(&self) -> u64 {
+        self.by_split.values().sum()
+    }
+
+    /// Images of a split.
+    pub fn of_split(&self, split: &str) -> u64 {
+        self.by_split.get(split).copied().unwrap_or_default()
+    }
 }
 
 fn broken(error: TableError) -> WorkerError {
@@ -218,6 +254,20 @@ mod tests {
 
     fn row(i: usize, given: Option<Split>) -> PlacedRow {
         PlacedRow { image_id: format!("image{i}").into(), object: None, given, box_wsen: None, picture: None }
+    }
+
+    #[test]
+    fn what_is_kept_tells_assignments_of_equal_counts_apart() {
+        let rows = |splits: [&'static str; 2]| -> Assignment {
+            let named = ["a", "b"].into_iter().zip(splits);
+            vec![named.map(|(id, split)| AssignedRow { image_id: id.into(), split, reason: None }).collect()]
+        };
+        let one = AssignedCounts::of(&rows(["train", "test"]));
+        assert_eq!(one, AssignedCounts::of(&rows(["train", "test"])));
+        assert_ne!(one, AssignedCounts::of(&rows(["test", "train"])));
+        assert_eq!((one.images(), one.of_split("train"), one.of_split("val")), (2, 1, 0));
+        assert!(one.is_made() && AssignedCounts::of(&vec![Vec::new()]).is_made());
+        assert!(!AssignedCounts::of(&Vec::new()).is_made());
     }
 
     fn counts(shards: &[Vec<AssignedRow>]) -> [usize; 3] {

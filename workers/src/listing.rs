@@ -153,13 +153,11 @@ impl Collected {
     /// Cuts the rows into slices, in order of image id.
     async fn finish(mut self, country: &str, slices: &mut Slices) -> Result<Listing, WorkerError> {
         self.listing.rows_by_shard = self.shards.iter().map(|rows| rows.len() as u64).collect();
-        let batches = self.shards.into_iter().map(|mut rows| {
+        let batches = (0..).zip(self.shards).map(|(shard, mut rows)| {
             rows.sort_by(|a, b| a.image_id.cmp(&b.image_id));
-            batch(&rows)
+            Ok((shard, batch(&rows)?))
         });
-        let batches: Vec<_> =
-            batches.collect::<Result<_, TableError>>().map_err(|e| WorkerError::Broken(e.to_string()))?;
-        slices.replace(Artifact::Listing, country, (0..).zip(batches)).await?;
+        slices.replace(Artifact::Listing, country, batches).await?;
         Ok(self.listing)
     }
 }

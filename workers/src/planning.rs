@@ -6,9 +6,11 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Digest, Plan, PlanCounts, Reason, ShardPlan, paths};
+use sources::split::DropReason;
 use stages::stage::Stage;
+use stages::table::{Columns, option_text};
 
-use crate::assignment::{self, Assignment};
+use crate::assignment::{self, AssignedCounts, Assignment};
 use crate::error::WorkerError;
 use crate::join::ShardJoin;
 use crate::listing::Listing;
@@ -22,7 +24,7 @@ use crate::tables::Tables;
 pub struct VirtualInputs {
     /// What the source offers.
     pub listing: Listing,
-    assignment: Assignment,
+    assigned: AssignedCounts,
     /// The listing and the splits, cut by shard.
     pub slices: Slices,
 }
@@ -30,12 +32,30 @@ pub struct VirtualInputs {
 impl VirtualInputs {
     /// A listing whose splits are not known yet.
     pub fn new(listing: Listing, slices: Slices) -> Self {
-        Self { listing, assignment: Assignment::new(), slices }
+        Self { listing, assigned: AssignedCounts::default(), slices }
     }
 
-    /// Splits of all images; empty until they are assigned.
-    pub fn assignment(&self) -> &Assignment {
-        &self.assignment
+    /// How many images each split has; of none until they are assigned.
+    pub fn assigned(&self) -> &AssignedCounts {
+        &self.assigned
+    }
+
+    /// The split that an image is assigned to, and why it is dropped from it, if it is.
+    ///
+    /// # Errors
+    /// Slices that are no assignment.
+    pub async fn split_of(
+        &self,
+        shard: u32,
+        image_id: &str,
+    ) -> Result<Option<(String, Option<DropReason>)>, WorkerError> {
+        let names = ["image_id", "split", "split_reason"];
+        let Some(rows) = self.slices.read(Artifact::Assignment, shard, &names).await? else { return Ok(None) };
+        let columns = Columns::new(Artifact::Assignment, &rows);
+        let column = |name| columns.text(name).map_err(|e| WorkerError::Broken(e.to_string()));
+        let (ids, splits, reasons) = (column(names[0])?, column(names[1])?, column(names[2])?);
+        let row = ids.iter().position(|id| id == Some(image_id));
+        Ok(row.map(|row| (splits.value(row).to_owned(), option_text(reasons, row).and_then(DropReason::parse))))
     }
 
     /// Replaces the split assignment; whether it is another than before.
@@ -43,15 +63,14 @@ impl VirtualInputs {
     /// # Errors
     /// Rows that make no table.
     pub async fn set_assignment(&mut self, country: &str, assignment: Assignment) -> Result<bool, WorkerError> {
-        if assignment == self.assignment {
+        let assigned = AssignedCounts::of(&assignment);
+        if assigned == self.assigned {
             return Ok(false);
         }
-        let batches: Vec<_> = assignment
-            .iter()
-            .map(|rows| assignment::batch(rows).map_err(|e| WorkerError::Broken(e.to_string())))
-            .collect::<Result<_, _>>()?;
-        self.slices.replace(Artifact::Assignment, country, (0..).zip(batches)).await?;
-        self.assignment = assignment;
+        // shard by shard: of a large country neither rows nor batches lie in memory beside their slices
+        let batches = (0..).zip(assignment).map(|(shard, rows)| Ok((shard, assignment::batch(&rows)?)));
+        self.slices.replace(Artifact::Assignment, country, batches).await?;
+        self.assigned = assigned;
         Ok(true)
     }
 }

@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, Digest, PartFile, Plan, digest, paths};
-use stages::table::Columns;
+use stages::table::{Columns, TableError};
 
 use crate::error::WorkerError;
 use crate::parts::{PartReader, PartWriter};
@@ -59,11 +59,12 @@ impl Slices {
         &mut self,
         artifact: Artifact,
         country: &str,
-        shards: impl Iterator<Item = (u32, RecordBatch)>,
+        shards: impl Iterator<Item = Result<(u32, RecordBatch), TableError>>,
     ) -> Result<(), WorkerError> {
         self.clear(artifact).await?;
         let mut input = PinnedTable::empty(artifact);
-        for (shard, rows) in shards {
+        for cut in shards {
+            let (shard, rows) = cut.map_err(|e| WorkerError::Broken(e.to_string()))?;
             if rows.num_rows() > 0 {
                 input.parts.push(self.write(artifact, country, shard, &rows).await?);
             }

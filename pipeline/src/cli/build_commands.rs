@@ -63,10 +63,8 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
         simulate_commands::warn_of_few_shards(build.spec.work.shards as usize, asked.shape.gpus);
     }
     // before geo-tags are published no split is assigned, and while they change none is final
-    if lines.iter().any(|line| line.step == "splits" && line.exact)
-        && build.virtual_inputs.assignment().iter().any(|rows| !rows.is_empty())
-    {
-        let found = preflight::splits(build.virtual_inputs.assignment(), &build.spec, None);
+    if lines.iter().any(|line| line.step == "splits" && line.exact) && build.virtual_inputs.assigned().images() > 0 {
+        let found = preflight::splits(build.virtual_inputs.assigned(), &build.spec, None);
         if let Some(what) = found.unwrap_or_else(|error| Some(error.to_string())) {
             aside!("warning: {what}");
         }

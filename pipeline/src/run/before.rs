@@ -83,7 +83,7 @@ pub(super) async fn assign_splits(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let changed = build.assign_splits().await?;
-    let what = preflight::splits(build.virtual_inputs.assignment(), &build.spec, until)?;
+    let what = preflight::splits(build.virtual_inputs.assigned(), &build.spec, until)?;
     if let Some(what) = what.filter(|_| changed) {
         progress.note(&what);
     }

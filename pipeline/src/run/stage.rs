@@ -6,7 +6,6 @@ use manifests::words::count;
 use manifests::{Artifact, Plan, RowStatuses, paths};
 use stages::stage::{ModelUse, Stage, StageContext};
 use workers::WorkerError;
-use workers::assignment;
 use workers::map::{MapContext, MapResult, map_plan};
 use workers::publish::{Published, Summary, problems_digest, publish, quarantine};
 
@@ -82,7 +81,7 @@ pub(super) async fn run_stage(
         summary.started_unix_seconds = started;
         summary.seconds = mapped.seconds.unwrap_or(began.elapsed().as_secs_f64());
         if stage.output == Artifact::Splits {
-            for (reason, images) in assignment::dropped(build.virtual_inputs.assignment()) {
+            for (reason, images) in &build.virtual_inputs.assigned().dropped {
                 progress.note(&format!("{:21} {images} dropped: {}", stage.name, reason.words()));
                 summary.notes.insert(format!("dropped ({})", reason.words()), images.to_string());
             }

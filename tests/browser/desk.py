@@ -212,7 +212,7 @@ async def edits(page, url):
     await expect(first.locator("p del").first).to_be_visible()
     await expect(page.locator("ol.retagged p ins").first).to_be_visible()
     assert await page.locator("ol.retagged ul.tags ins").count() > 0
-    assert await first.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 50
+    assert await page.locator("ol.retagged img").first.evaluate("i => i.decode().then(() => i.naturalWidth)") > 50
     await rows.last.get_by_role("link").click()
     await expect(page.get_by_role("heading", name="What became of extract")).to_be_visible()
     await expect(page.locator("main")).to_contain_text("Until diff 101 was read")

@@ -210,9 +210,9 @@ async def edits(page, url):
     assert int(await captions.locator("td").first.inner_text()) > 0, "captions were made again"
     first = page.locator("ol.retagged > li").first
     await expect(first.locator("p del").first).to_be_visible()
-    await expect(first.locator("p ins").first).to_be_visible()
+    await expect(page.locator("ol.retagged p ins").first).to_be_visible()
     assert await page.locator("ol.retagged ul.tags ins").count() > 0
-    assert await first.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 50
+    assert await page.locator("ol.retagged img").first.evaluate("i => i.decode().then(() => i.naturalWidth)") > 50
     await rows.last.get_by_role("link").click()
     await expect(page.get_by_role("heading", name="What became of extract")).to_be_visible()
     await expect(page.locator("main")).to_contain_text("Until diff 101 was read")
@@ -274,7 +274,7 @@ async def main():
         builds.call("run", retagged, "--until", "captions")
         builds.call("tags", "refresh", retagged, "--osm", folder / "mapped" / "extract.osm.pbf")
         builds.call("run", retagged, "--until", "captions")
-        subprocess.run([builds.sandbox, str(folder / "mapped"), "--edit-map", "0.2"], check=True, capture_output=True)
+        subprocess.run([builds.sandbox, str(folder / "mapped"), "--edit-map", "0.9"], check=True, capture_output=True)
         builds.call("tags", "refresh", retagged, "--diffs", folder / "mapped" / "replication", "--accept-share", "1")
         builds.call("run", retagged, "--until", "captions")
         # long enough to be seen at work

@@ -58,6 +58,8 @@ pub struct Moved {
 pub struct Retagged {
     /// Which image.
     pub image: ImageName,
+    /// Whether its picture is still in the tables.
+    pub pictured: bool,
     /// Tags of its object before.
     pub tags_before: Vec<String>,
     /// Tags of its object afterwards; `None`: the object is gone.

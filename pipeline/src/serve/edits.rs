@@ -206,6 +206,7 @@ async fn retagged(
     };
     Ok(Retagged {
         image: ImageName { country: build.spec.country.clone(), id: id.to_owned() },
+        pictured: row(&build.pin(Artifact::Images).await?, &["image_id"]).await?.is_some(),
         tags_before: words(&before.center),
         tags_after: after.map(|after| words(&after.center)),
         around_new,

@@ -194,10 +194,12 @@ fn retagged(of: &Retagged, has_images: bool) -> Markup {
     let after = of.tags_after.as_ref().unwrap_or(&none);
     let described = of.captions_after.iter().chain(&of.captions_before).next().map_or("no caption", String::as_str);
     html! {
-        img src=(image_path(PICTURE, country, id)) width="160" height="160" loading="lazy"
-            alt={ "Satellite image: " (described) };
+        @if of.pictured {
+            img src=(image_path(PICTURE, country, id)) width="160" height="160" loading="lazy"
+                alt={ "Satellite image: " (described) };
+        }
         div {
-            h3.id dir="auto" { @if has_images { a href=(image_path("/image", country, id)) { (id) } } @else { (id) } }
+            h3.id dir="auto" { @if has_images && of.pictured { a href=(image_path("/image", country, id)) { (id) } } @else { (id) } }
             @if of.tags_after.is_none() { p.flag { "Its object is gone: the image leaves." } }
             ul.tags {
                 @for tag in &of.tags_before {
@@ -235,6 +237,7 @@ mod tests {
         let edit = Edit { version: 3, written: hostile(), origin: hostile(), moment: hostile(), images: None };
         let image = Retagged {
             image: ImageName { country: hostile(), id: hostile() },
+            pictured: true,
             tags_before: vec![hostile(), "a=b".into()],
             tags_after: Some(vec!["a=b".into(), "c=<d>".into()]),
             around_new: vec![hostile()],
@@ -259,6 +262,7 @@ mod tests {
         let gone = Retagged { tags_before: vec!["a=b".into()], ..Retagged::default() };
         let page = retagged(&gone, false).into_string();
         assert!(page.contains("the image leaves") && page.contains("<del>a=b</del>"), "{page}");
+        assert!(!page.contains("<img") && !page.contains("/image?"), "{page}");
         let same = Retagged {
             captions_before: vec!["a lake".into()],
             captions_after: vec!["a lake".into()],

@@ -25,8 +25,9 @@ const IMAGES: [&str; 7] = ["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp"];
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// What is kept of an archive: names and words. A file of captions may be as long.
 const MAX_KEPT_BYTES: u64 = 1 << 30;
-/// What a sample takes beside its names and words.
+/// What a sample, and a caption, takes beside its names and words.
 const SAMPLE_BYTES: u64 = 256;
+const CAPTION_BYTES: u64 = 32;
 
 /// A file of an archive, known by its checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +96,12 @@ impl Samples {
     }
 
     /// All samples with an image, in order, and how many have none.
-    pub fn finish(mut self) -> (Vec<Sample>, u64) {
-        self.close();
-        (self.done, self.others)
+    ///
+    /// # Errors
+    /// [`SourceError::Limit`] for more than is kept.
+    pub fn finish(mut self) -> Result<(Vec<Sample>, u64), SourceError> {
+        self.close()?;
+        Ok((self.done, self.others))
     }
 
     fn keep(&mut self, bytes: u64) -> Result<(), SourceError> {
@@ -113,24 +117,30 @@ impl Samples {
         }
     }
 
-    fn close(&mut self) {
-        let Some(Draft { key, picture, text, json, mut problem }) = self.now.take() else { return };
+    fn close(&mut self) -> Result<(), SourceError> {
+        let Some(Draft { key, picture, text, json, mut problem }) = self.now.take() else { return Ok(()) };
         let Some(picture) = picture else {
             self.others += 1;
-            return;
+            return Ok(());
         };
+        if picture.size == 0 {
+            problem.get_or_insert_with(|| format!("{} is empty", picture.name));
+        }
         let captions = captions(text.as_deref(), json.as_ref());
+        self.keep(CAPTION_BYTES * captions.len() as u64)?;
         if captions.is_empty() {
             problem.get_or_insert_with(|| format!("no {key}.txt or {key}.json beside it tells a caption"));
         }
         let field = |name: &str| json.as_ref().and_then(|json| json.get(name)).and_then(Value::as_str);
         let (folder, last) = key.rsplit_once('/').map_or(("", key.as_str()), |(folder, last)| (folder, last));
-        let id = match field("image_id").filter(|id| folder.is_empty() && key_of(id) == last) {
+        let is_id = |id: &str| folder.is_empty() && key_of(id) == last && path::check_relative(id).is_ok();
+        let id = match field("image_id").filter(|id| is_id(id)) {
             Some(id) => id.to_owned(),
             None => key.clone(),
         };
         let split = field("split").and_then(Split::parse).or(self.split);
         self.done.push(Sample { id, picture, captions, split, problem });
+        Ok(())
     }
 }
 
@@ -146,7 +156,7 @@ impl Visitor for Samples {
             return Ok(());
         };
         if self.now.as_ref().is_none_or(|now| now.key != key) {
-            self.close();
+            self.close()?;
             self.keep(SAMPLE_BYTES + key.len() as u64)?;
             let problem = path::check_relative(&key).err().map(str::to_owned);
             self.now = Some(Draft { key, problem, ..Draft::default() });

@@ -114,7 +114,8 @@ async fn samples_of(
     }
     let mut samples = Samples::of(archive);
     let is_packed = stream(source, archive, meta.size, meta.e_tag.as_deref(), &mut samples).await?;
-    let (samples, others) = samples.finish();
+    let (samples, others) =
+        samples.finish().map_err(|e| WorkerError::Broken(format!("{}{archive}: {e}", source.url())))?;
     let samples = samples.into_iter().map(|sample| kept(sample, is_packed)).collect();
     let kept = KeptSamples { etag: meta.e_tag, samples, others };
     read_anew.push((cache, Read::Samples(kept.clone())));

@@ -24,7 +24,7 @@ fn read(archive: &str, bytes: &[u8]) -> Result<(Vec<Sample>, u64), SourceError> 
     let mut reader = Archive::new(is_packed(bytes), &mut samples);
     bytes.chunks(1000).try_for_each(|chunk| reader.feed(chunk))?;
     reader.finish()?;
-    Ok(samples.finish())
+    samples.finish()
 }
 
 #[test]
@@ -80,14 +80,22 @@ fn a_sample_that_is_wrong_says_why() {
         ("g.jpg", b"x"),
         ("g.txt", b" \n"),
         ("h.txt", b"a lake"),
+        ("i.jpg", b""),
+        ("i.txt", b"a lake"),
+        ("%2E%2E%2Fj.jpg", b"x"),
+        ("%2E%2E%2Fj.json", b"{\"image_id\": \"../j\", \"text\": \"a lake\"}"),
     ]);
     let (samples, others) = read("x.tar", &bytes).unwrap();
+    let last = samples.last().unwrap();
+    assert_eq!((last.id.as_str(), &last.problem), ("%2E%2E%2Fj", &None), "an id leads nowhere else");
+    let samples = &samples[..samples.len() - 1];
     let why: Vec<&str> = samples.iter().map(|sample| sample.problem.as_deref().unwrap()).collect();
-    for (why, word) in why.iter().zip(["no a.txt", ".json", "two images", "UTF-8", "over the limit", "..", "no g.txt"])
+    for (why, word) in
+        why.iter().zip(["no a.txt", ".json", "two images", "UTF-8", "over the limit", "..", "no g.txt", "is empty"])
     {
         assert!(why.contains(word), "{why} is not {word}");
     }
-    assert_eq!((why.len(), others), (7, 1));
+    assert_eq!((why.len(), others), (8, 1));
 }
 
 #[test]

@@ -5,8 +5,12 @@ mod queries;
 mod session;
 mod variants;
 
-use manifests::BuildSpec;
-use manifests::spec::Captioner;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+use manifests::{BuildSpec, spec};
+use models::ModelError;
+use models::captioning::Captioner;
 
 use super::{Caption, QueryText, StructuredCaption, Way, told};
 use crate::device::arithmetic;
@@ -18,7 +22,7 @@ use variants::VariantWriter;
 /// What tells one network from another here.
 pub(super) struct Network {
     /// How specs call it.
-    pub(super) captioner: Captioner,
+    pub(super) captioner: spec::Captioner,
     /// Field of its weights, and of those that may stand for its language model's.
     pub(super) weights: &'static str,
     pub(super) language: &'static str,
@@ -29,6 +33,8 @@ pub(super) struct Network {
     pub(super) variants_an_answer: usize,
     /// Raised when it rounds otherwise than before, so that sentences can differ.
     pub(super) version: u32,
+    /// Reads its folder, perhaps with another file for its language model.
+    pub(super) open: fn(&Path, Option<&Path>, &Device, DType) -> Result<Box<dyn Captioner>, ModelError>,
     /// Its settings as a spec has them.
     pub(super) settings: fn(&BuildSpec) -> serde_json::Value,
 }

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use manifests::spec::{Captioner, Decoding, InstructBlipSpec};
-use models::ModelError;
+use manifests::spec::{Decoding, InstructBlipSpec};
 use models::captioning::{self, CaptionRequest};
-use models::instructblip::InstructBlip;
 use models::language::BatchLimits;
 use models::language::generate::{GenerationSettings, Nucleus};
-use models::llava::Llava;
 use pixels::{DecodeLimits, Rgb};
 
 use super::super::prompt;
@@ -38,18 +35,8 @@ impl Session {
             context.spec.caption.in_process(network.captioner).ok_or_else(|| configuration("no network".into()))?;
         let folder = context.weights(stage, network.weights)?;
         let (device, dtype) = (context.device(stage)?, dtype(context.spec));
-        let opened: Result<Box<dyn captioning::Captioner>, ModelError> =
-            match (network.captioner, context.weights.path(network.language)) {
-                (Captioner::Llava, None) => Llava::load(folder, &device, dtype).map(|it| Box::new(it) as _),
-                (Captioner::Llava, Some(gguf)) => {
-                    Llava::load_with_gguf(folder, gguf, &device, dtype).map(|it| Box::new(it) as _)
-                }
-                (_, None) => InstructBlip::load(folder, &device, dtype).map(|it| Box::new(it) as _),
-                (_, Some(gguf)) => {
-                    InstructBlip::load_with_gguf(folder, gguf, &device, dtype).map(|it| Box::new(it) as _)
-                }
-            };
-        let opened = opened.map_err(|e| configuration(e.to_string()))?;
+        let gguf = context.weights.path(network.language);
+        let opened = (network.open)(folder, gguf, &device, dtype).map_err(|e| configuration(e.to_string()))?;
         // a folder without tokenizers is known before any image is looked at
         opened.instruction(&spec.prompt_without_tags).map_err(|e| configuration(e.to_string()))?;
         let cache_bytes = (spec.cache_mib > 0).then(|| spec.cache_mib.saturating_mul(1 << 20));

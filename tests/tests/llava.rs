@@ -68,7 +68,8 @@ async fn captions_come_from_the_hubs_llava_and_from_a_folder_alike() {
 
     // a folder that is no LLaVA is known before anything is read
     std::fs::write(world.path("llava/config.json"), "{\"model_type\": \"llava_next\"}").unwrap();
-    let error = pipeline_tests::run(folder("third", &[])).await.err().unwrap();
+    let until = RunOptions { until: Some("captions".into()), ..RunOptions::default() };
+    let error = run_with(folder("third", &[]), until).await.err().unwrap();
     assert!(error.to_string().contains("llava_next") && error.exit_code() == 65, "{error}");
 }
 

@@ -294,7 +294,8 @@ mod tests {
     fn values_that_describe_no_network_are_named() {
         let broken = |pointer: &str, value: serde_json::Value, expected: &str| {
             let mut json = published();
-            *json.pointer_mut(pointer).unwrap() = value;
+            let (section, field) = pointer.rsplit_once('/').unwrap();
+            json.pointer_mut(section).unwrap()[field] = value;
             let message = read(json).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         };

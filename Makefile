@@ -48,7 +48,7 @@ test: binary
 	cargo test --locked --workspace --lib --bins --tests
 	cargo test --locked --workspace --doc
 	# the compositions that a GPU takes where it has no kernel, on the CPU
-	URBANCROSS_CPU_KERNELS=off cargo test --locked --workspace --lib -- ops:: clip:: sam:: instructblip:: language:: sentence:: trainer:: adapt::
+	URBANCROSS_CPU_KERNELS=off cargo test --locked --workspace --lib -- ops:: clip:: sam:: instructblip:: llava:: language:: sentence:: trainer:: adapt::
 
 real: binary
 	@test -n "$(DATA)" || { echo "usage: make real DATA=DIR   (DIR has images/ and a caption file)"; exit 2; }

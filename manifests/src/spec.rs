@@ -2,6 +2,7 @@
 
 mod base;
 mod caption;
+mod caption_llava;
 mod caption_server;
 mod check;
 mod evaluate;
@@ -28,6 +29,7 @@ use crate::address::{lacks, secret_in};
 
 pub use base::real_path;
 pub use caption::*;
+pub use caption_llava::*;
 pub use caption_server::*;
 pub use evaluate::*;
 pub use model::*;
@@ -157,14 +159,16 @@ impl BuildSpec {
     }
 
     /// Fields that name a store, or weights: then with the words that stand for none.
-    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 10] {
+    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 12] {
         const NONE: Option<&[&str]> = Some(&[""]);
-        let blip = &mut self.caption.instructblip;
+        let (blip, llava) = (&mut self.caption.instructblip, &mut self.caption.llava);
         [
             ("source.url", &mut self.source.url, None),
             ("work.url", &mut self.work.url, None),
             ("caption.instructblip.weights", &mut blip.weights, NONE),
             ("caption.instructblip.language_gguf", &mut blip.language_gguf, NONE),
+            ("caption.llava.weights", &mut llava.weights, NONE),
+            ("caption.llava.language_gguf", &mut llava.language_gguf, NONE),
             ("caption.score.clip", &mut self.caption.score.clip, NONE),
             ("segment.sam.weights", &mut self.segment.sam.weights, NONE),
             ("model.init", &mut self.model.init, NONE),

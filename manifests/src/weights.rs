@@ -113,12 +113,15 @@ impl BuildSpec {
         let scores = self.uses_segments() && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
         let sam = self.segment.segmenter == Segmenter::Sam;
         let (captions, blip) = (self.caption.uses_instructblip(), &self.caption.instructblip);
+        let (chats, llava) = (self.caption.uses_llava(), &self.caption.llava);
         let judge = &self.caption.score.clip;
         let given = self.caption.structured && !self.caption.structured_file.is_empty();
         let queries = given && self.text_retrieval.is_on();
         [
             ("caption.instructblip.weights", &blip.weights, captions),
             ("caption.instructblip.language_gguf", &blip.language_gguf, captions && !blip.language_gguf.is_empty()),
+            ("caption.llava.weights", &llava.weights, chats),
+            ("caption.llava.language_gguf", &llava.language_gguf, chats && !llava.language_gguf.is_empty()),
             ("caption.structured_file", &self.caption.structured_file, given),
             ("caption.score.clip", judge, !judge.is_empty()),
             ("segment.sam.weights", &self.segment.sam.weights, sam),
@@ -167,5 +170,6 @@ mod tests {
         assert!(fields(&["score.clip=bootstrap"]).is_empty());
         assert_eq!(fields(&["caption.score.clip=a/b"]), ["caption.score.clip"]);
         assert!(fields(&["caption.structured=true"]).is_empty(), "geo-tags need no weights");
+        assert_eq!(fields(&["caption.captioner=llava"]), ["caption.llava.weights"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use choices::SegmentTower;
 use manifests::BuildSpec;
-use manifests::spec::{Captioner, DeviceName, DeviceNames, Precision, PretrainSpec, Segmenter};
+use manifests::spec::{DeviceName, DeviceNames, Precision, PretrainSpec, Segmenter};
 use manifests::words::count;
 use serde::Serialize;
 use stages::Training;
@@ -170,24 +170,21 @@ impl Maker<'_> {
 
     /// The longest captions that there may be.
     fn captions(&self, step: &str) -> Option<(u64, Work, Memory)> {
-        let (blip, cost) = (&self.spec.caption.instructblip, self.networks.captioner?);
         let structured = step == "structured_captions";
         let writer = match step {
             "draft_captions" | "captions" => self.spec.caption.captioner,
             _ => self.spec.caption.structured_by()?,
         };
-        if writer != Captioner::Instructblip {
-            return None;
-        }
+        let (asked, cost) = (self.spec.caption.in_process(writer)?, self.networks.captioner(writer)?);
         let (tokens, beams, answers) = match structured {
-            true => (blip.structured.max_new_tokens, 1, blip.structured.attempts),
-            false => (blip.max_new_tokens, if blip.top_p < 1.0 { 1 } else { blip.num_beams }, 1),
+            true => (asked.structured.max_new_tokens, 1, asked.structured.attempts),
+            false => (asked.max_new_tokens, if asked.top_p < 1.0 { 1 } else { asked.num_beams }, 1),
         };
         let work =
             Work { passes: cost.reading(), words: answers as f64 * cost.writing(tokens, beams), ..Work::default() };
-        let positions = (blip.images_per_batch * (cost.prompt() + beams * tokens)) as u64;
+        let positions = (asked.images_per_batch * (cost.prompt() + beams * tokens)) as u64;
         let cache = positions * cost.cached * self.number();
-        let bound = if blip.cache_mib > 0 { blip.cache_mib << 20 } else { u64::MAX };
+        let bound = if asked.cache_mib > 0 { asked.cache_mib << 20 } else { u64::MAX };
         let memory = Memory { weights: cost.parameters * self.number(), cache: cache.min(bound), ..Memory::default() };
         Some((self.rows, work, memory))
     }
@@ -372,6 +369,10 @@ mod tests {
         near(memory.weights as f64, 2.0 * 7.91e9, 0.01);
         // 8 images of 64 positions and 5 beams of 256, each of 2 x 32 x 4096 numbers
         assert_eq!(memory.cache, 8 * (64 + 5 * 256) * 2 * 32 * 4096 * 2);
+        // LLaVA 1.5 7B: 576 tokens of the image and 64 of words, no beams
+        let llava = step(&finland(&["caption.captioner=llava"]), 1, "captions").device_bytes;
+        near(llava.weights as f64, 2.0 * 7.06e9, 0.01);
+        assert_eq!(llava.cache, 8 * (576 + 64 + 256) * 2 * 32 * 4096 * 2);
         let bound = step(&finland(&["caption.instructblip.cache_mib=100"]), 1, "captions").device_bytes;
         assert_eq!(bound.cache, 100 << 20);
     }

@@ -5,6 +5,8 @@ mod answers;
 mod geotags;
 mod given;
 mod instructblip;
+mod llava;
+mod network;
 mod prompt;
 mod quality;
 mod server;
@@ -49,6 +51,7 @@ pub(crate) fn of(captioner: Captioner) -> &'static dyn Captions {
         Captioner::Geotags => &geotags::Geotags,
         Captioner::Given => &given::Given,
         Captioner::Instructblip => &instructblip::InstructBlip,
+        Captioner::Llava => &llava::Llava,
         Captioner::Server => &server::Server,
     }
 }

@@ -5,6 +5,7 @@
 use models::clip::{ClipConfig, Pool, Stem};
 use models::instructblip::{InstructBlipConfig, LanguageConfig};
 use models::language::{LlamaConfig, T5Config};
+use models::llava::LlavaConfig;
 use models::sam::{EncoderConfig, SamConfig};
 use models::sentence::BertConfig;
 
@@ -208,7 +209,7 @@ impl SamCost {
     }
 }
 
-/// An InstructBLIP.
+/// A network that captions images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CaptionerCost {
     /// Numbers that were learnt.
@@ -221,12 +222,12 @@ pub struct CaptionerCost {
     position: f64,
     /// Numbers of keys and values of one position.
     pub cached: u64,
-    queries: usize,
+    prompt: usize,
 }
 
 impl CaptionerCost {
-    /// Counts a network by its configuration.
-    pub fn of(config: &InstructBlipConfig) -> Self {
+    /// Counts an InstructBLIP by its configuration.
+    pub fn of_instructblip(config: &InstructBlipConfig) -> Self {
         let (v, q) = (&config.vision, &config.qformer);
         let vision = Layers { width: v.hidden_size, hidden: v.intermediate_size, number: v.num_hidden_layers };
         let patches = 3 * v.patch_size.pow(2) * v.hidden_size;
@@ -253,13 +254,36 @@ impl CaptionerCost {
             token,
             position,
             cached,
-            queries: config.num_query_tokens,
+            // the queries, and as many tokens of the instruction
+            prompt: 2 * config.num_query_tokens,
         }
     }
 
-    /// Positions of the prompt: the queries, and as many tokens of the instruction.
+    /// Counts a LLaVA by its configuration.
+    pub fn of_llava(config: &LlavaConfig) -> Self {
+        let (v, tokens) = (&config.vision, config.image_tokens());
+        let seen = (v.image_size / v.patch_size.max(1)).pow(2) + 1;
+        let all = Layers { width: v.hidden_size, hidden: v.intermediate_size, number: v.num_hidden_layers };
+        let run = Layers { number: config.feature_layers, ..all };
+        let patches = 3 * v.patch_size.pow(2) * v.hidden_size;
+        let width = config.language.hidden_size;
+        let projector = v.hidden_size * width + width * width;
+        let (language, token, position, cached) = llama_cost(&config.language);
+        Self {
+            parameters: run.parameters()
+                + (patches + v.hidden_size * (seen + 3) + projector + 2 * width) as u64
+                + language,
+            image: run.operations(seen) + 2.0 * (patches * seen + projector * tokens) as f64,
+            token,
+            position,
+            cached,
+            prompt: tokens + WORDS_OF_A_PROMPT,
+        }
+    }
+
+    /// Positions of the prompt, the image's and the instruction's.
     pub fn prompt(&self) -> usize {
-        2 * self.queries
+        self.prompt
     }
 
     /// Operations until the first word of one image.
@@ -274,6 +298,9 @@ impl CaptionerCost {
         (tokens * beams) as f64 * (self.token + self.position * before)
     }
 }
+
+/// Tokens of a prompt with an image's tags and of the chat around it.
+const WORDS_OF_A_PROMPT: usize = 64;
 
 /// Parameters, operations of a token, of a position before it, and numbers kept of a position.
 fn llama_cost(c: &LlamaConfig) -> (u64, f64, f64, u64) {
@@ -362,7 +389,7 @@ mod tests {
         // two operations a weight; the table of words is looked up, not multiplied
         near(token, 2.0 * (llama - 32_000 * 4096) as f64, 0.001);
         assert_eq!(cached, 2 * 32 * 4096);
-        let cost = CaptionerCost::of(&config);
+        let cost = CaptionerCost::of_instructblip(&config);
         near(cost.parameters as f64, 7.91e9, 0.005);
         near(cost.writing(256, 5), 256.0 * 5.0 * token, 0.05);
     }

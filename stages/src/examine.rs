@@ -7,6 +7,7 @@ use manifests::BuildSpec;
 use manifests::weights::Weights;
 use models::clip::{Clip, ClipConfig};
 use models::instructblip::{InstructBlip, InstructBlipConfig};
+use models::llava::{Llava, LlavaConfig};
 use models::sam::{Sam, SamConfig};
 use models::sentence::{BertConfig, SentenceEncoder};
 
@@ -25,6 +26,8 @@ pub enum Described {
     Sam(SamConfig),
     /// An InstructBLIP with its language model.
     InstructBlip(InstructBlipConfig),
+    /// A LLaVA with its language model.
+    Llava(LlavaConfig),
     /// A sentence encoder.
     Sentences(BertConfig),
     /// A vocabulary, or a file that describes nothing.
@@ -69,6 +72,7 @@ pub fn examine(spec: &BuildSpec, field: &str, weights: &Weights) -> Result<Optio
         "caption.instructblip.weights" => {
             Described::InstructBlip(InstructBlip::examine(path).map_err(|e| of(e.to_string()))?)
         }
+        "caption.llava.weights" => Described::Llava(Llava::examine(path).map_err(|e| of(e.to_string()))?),
         STRUCTURED_FIELD | QUERY_FIELD => {
             examine_texts(field, path).map_err(of)?;
             Described::NoNetwork

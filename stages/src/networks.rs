@@ -3,10 +3,12 @@
 
 use choices::Preset;
 use manifests::BuildSpec;
+use manifests::spec::Captioner;
 use manifests::weights::{Weights, hub_name};
 use models::clip::ClipConfig;
 use models::instructblip::InstructBlipConfig;
 use models::language::{LlamaConfig, T5Config};
+use models::llava::LlavaConfig;
 use models::sam::SamConfig;
 use models::sentence::BertConfig;
 
@@ -23,8 +25,9 @@ pub struct Networks {
     pub scoring: Option<ClipCost>,
     /// Compares captions with images.
     pub judge: Option<ClipCost>,
-    /// Writes captions.
-    pub captioner: Option<CaptionerCost>,
+    /// Writes captions, where the spec asks it.
+    instructblip: Option<CaptionerCost>,
+    llava: Option<CaptionerCost>,
     /// Cuts images into segments.
     pub segmenter: Option<SamCost>,
     /// Turns texts into vectors.
@@ -48,8 +51,12 @@ impl Networks {
             "bootstrap" => Some(retrieval),
             named => clip("score.clip", named),
         };
-        let captioner = match describe("caption.instructblip.weights", &spec.caption.instructblip.weights) {
-            Some(Described::InstructBlip(config)) => Some(CaptionerCost::of(&config)),
+        let instructblip = match describe("caption.instructblip.weights", &spec.caption.instructblip.weights) {
+            Some(Described::InstructBlip(config)) => Some(CaptionerCost::of_instructblip(&config)),
+            _ => None,
+        };
+        let llava = match describe("caption.llava.weights", &spec.caption.llava.weights) {
+            Some(Described::Llava(config)) => Some(CaptionerCost::of_llava(&config)),
             _ => None,
         };
         let segmenter = match describe("segment.sam.weights", &spec.segment.sam.weights) {
@@ -61,7 +68,16 @@ impl Networks {
             Some(Described::Sentences(config)) => Some(SentenceCost::of(&config)),
             _ => None,
         };
-        Self { retrieval, scoring, judge, captioner, segmenter, sentences }
+        Self { retrieval, scoring, judge, instructblip, llava, segmenter, sentences }
+    }
+
+    /// The one that a captioner asks; `None` too where it asks none.
+    pub fn captioner(&self, captioner: Captioner) -> Option<CaptionerCost> {
+        match captioner {
+            Captioner::Instructblip => self.instructblip,
+            Captioner::Llava => self.llava,
+            Captioner::Geotags | Captioner::Given | Captioner::Server => None,
+        }
     }
 }
 
@@ -105,6 +121,14 @@ fn published(source: &str) -> Option<Described> {
             (c.hidden_size, c.intermediate_size) = (5120, 13_824);
             (c.num_hidden_layers, c.num_attention_heads) = (40, 40);
         }),
+        "llava-hf/llava-1.5-7b-hf" => llava(&LlamaConfig::default()),
+        "llava-hf/llava-1.5-13b-hf" => llava(&LlamaConfig {
+            hidden_size: 5120,
+            intermediate_size: 13_824,
+            num_hidden_layers: 40,
+            num_attention_heads: 40,
+            ..LlamaConfig::default()
+        }),
         "Salesforce/instructblip-flan-t5-xl" => t5(2048, 5120, 32),
         "Salesforce/instructblip-flan-t5-xxl" => t5(4096, 10_240, 64),
         _ => None,
@@ -127,6 +151,13 @@ fn instructblip(kind: &str, mut text: serde_json::Value) -> Option<Described> {
     InstructBlipConfig::from_json(std::path::Path::new("config.json"), json).ok().map(Described::InstructBlip)
 }
 
+/// The published image tower before a language model, whose vocabulary is padded.
+fn llava(text: &LlamaConfig) -> Option<Described> {
+    let text = LlamaConfig { vocab_size: 32_064, max_position_embeddings: 4096, ..text.clone() };
+    let json = serde_json::json!({ "model_type": "llava", "text_config": text });
+    LlavaConfig::from_json(std::path::Path::new("config.json"), json).ok().map(Described::Llava)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,13 +173,21 @@ mod tests {
         let named = |weights: &str| {
             let set = ["caption.captioner=instructblip".to_owned(), format!("caption.instructblip.weights={weights}")];
             let set: Vec<&str> = set.iter().map(String::as_str).collect();
-            networks(&set).captioner.map(|cost| cost.parameters / 100_000_000)
+            networks(&set).captioner(Captioner::Instructblip).map(|cost| cost.parameters / 100_000_000)
         };
         // 7.9, 14.2, 4.0 and 12.3 billion
         assert_eq!(named("Salesforce/instructblip-vicuna-7b"), Some(79));
         assert_eq!(named("Salesforce/instructblip-vicuna-13b@main"), Some(141));
         assert_eq!(named("Salesforce/instructblip-flan-t5-xl"), Some(40));
         assert_eq!(named("acme/instructblip"), None);
+        let chats = |weights: &str| {
+            let weights = format!("caption.llava.weights={weights}");
+            let cost = networks(&["caption.captioner=llava", &weights]).captioner(Captioner::Llava);
+            cost.map(|cost| (cost.parameters / 100_000_000, cost.prompt()))
+        };
+        // 7.06 and 13.35 billion
+        assert_eq!(chats("llava-hf/llava-1.5-7b-hf"), Some((70, 640)));
+        assert_eq!(chats("llava-hf/llava-1.5-13b-hf"), Some((133, 640)));
         let minilm = ["caption.structured=true", "text_retrieval.encoder=sentence-transformers/all-MiniLM-L6-v2"];
         // 22.7 million with the layer that pooled for BERT's own task, which is not read
         assert_eq!(networks(&minilm).sentences.map(|cost| cost.parameters), Some(22_565_376));
@@ -156,6 +195,8 @@ mod tests {
         assert_eq!(large.retrieval.parameters(), 427_616_513);
         let small = networks(&["score.clip=bootstrap", "model.vocabulary=1000"]);
         assert_eq!(small.scoring, Some(small.retrieval));
-        assert!(small.captioner.is_none() && small.segmenter.is_none() && small.judge.is_none());
+        assert!(
+            small.captioner(Captioner::Instructblip).is_none() && small.segmenter.is_none() && small.judge.is_none()
+        );
     }
 }

@@ -33,12 +33,49 @@ pub fn instructblip(folder: &Path) -> PathBuf {
     folder.to_owned()
 }
 
+/// The committed golden LLaVA, in the layout of llava-hf.
+const LLAVA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../stages/models/tests/goldens/llava_default");
+const LLAVA_WORDS: u32 = 403;
+const LLAVA_IMAGE: u32 = 397;
+
+/// A LLaVA as it is published, with a vocabulary that spells most of what it is asked.
+pub fn llava(folder: &Path) -> PathBuf {
+    std::fs::create_dir_all(folder).expect("a folder");
+    for entry in std::fs::read_dir(LLAVA).expect("a committed network") {
+        let (from, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("a file");
+        if name != "io.safetensors" && name != "generation.json" {
+            std::fs::copy(from, folder.join(name)).expect("a committed network");
+        }
+    }
+    let path = folder.join("config.json");
+    let text = std::fs::read_to_string(&path).expect("a configuration");
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("a configuration");
+    // no weights depend on it, and prompts are longer than those of the goldens
+    config["text_config"]["max_position_embeddings"] = json!(2048);
+    std::fs::write(path, config.to_string()).expect("a file");
+    folder.to_owned()
+}
+
+/// The vocabulary of a LLaVA: `says` spells what it writes; what stands around the image in a prompt is one unknown word each.
+pub fn llava_tokenizer(folder: &Path, says: impl Fn(u32) -> String) {
+    let image = json!({
+        "id": LLAVA_IMAGE, "content": "<image>", "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+    });
+    let says = |i: u32| if i == LLAVA_IMAGE { "<image>".to_owned() } else { says(i) };
+    words(&folder.join("tokenizer.json"), LLAVA_WORDS, says, json!([image]));
+}
+
 /// A vocabulary of whole words.
 pub fn word_level(path: &Path, words: u32, says: impl Fn(u32) -> String) {
+    self::words(path, words, says, json!([]));
+}
+
+fn words(path: &Path, words: u32, says: impl Fn(u32) -> String, added_tokens: serde_json::Value) {
     let word = |i: u32| if i == 3 { "[UNK]".to_owned() } else { says(i) };
     let vocab: serde_json::Map<_, _> = (0..words).map(|i| (word(i), json!(i))).collect();
     let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added_tokens, "normalizer": null,
         "pre_tokenizer": null, "post_processor": null, "decoder": null,
         "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]" },
     });

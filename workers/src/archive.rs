@@ -9,6 +9,7 @@ use sources::SourceError;
 use sources::zip::{self, Directory, DirectoryParser, Limits, Member, Method, Tail};
 
 use crate::error::WorkerError;
+use crate::listing::KeptSamples;
 use crate::stores::{SourceStore, WorkStore};
 
 /// Where one member lies: enough to fetch and check it without the directory.
@@ -73,8 +74,18 @@ pub struct WantedMembers {
     pub unreadable: Vec<(String, String)>,
 }
 
+/// What was read of an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Read {
+    /// Of a zip.
+    Members(WantedMembers),
+    /// Of a tar.
+    Samples(KeptSamples),
+}
+
 /// What was read of archives anew, by the names under which a work store keeps it.
-pub type ReadAnew = Vec<(String, WantedMembers)>;
+pub type ReadAnew = Vec<(String, Read)>;
 
 /// Finds the members of `archive` whose names are in `wanted`. What the work store keeps under the archive's identity
 /// is taken from there, so that an unchanged archive's directory is read once per wanted set; what is not there is added
@@ -97,7 +108,7 @@ pub(crate) async fn wanted_members(
         return Ok(Some(members));
     }
     let members = scan_directory(source, archive, meta.size, meta.e_tag, wanted).await?;
-    read_anew.push((cache, members.clone()));
+    read_anew.push((cache, Read::Members(members.clone())));
     Ok(Some(members))
 }
 

@@ -1,11 +1,13 @@
 //! Fetching source bytes: ranges close to each other in one request, requests side by side.
 
+mod tar;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use sources::zip::{self, Extracted, Limits, Member};
+use sources::zip::{self, Extracted, Limits, Member, Method};
 
 use crate::error::WorkerError;
 use crate::listing::ObjectRange;
@@ -55,7 +57,13 @@ pub async fn fetch(
         }
     }
     for ((archive, etag), members) in members {
-        for (row, bytes) in fetch_members(source, archive, etag, &members, settings).await? {
+        let is_packed =
+            sources::tar::is_tar(archive) && members.iter().any(|(_, member)| member.method != Method::Stored);
+        let bytes = match is_packed {
+            true => tar::unpack(source, archive, etag, &members).await?,
+            false => fetch_members(source, archive, etag, &members, settings).await?,
+        };
+        for (row, bytes) in bytes {
             fetched[row] = Some(bytes);
         }
     }
@@ -107,7 +115,11 @@ async fn fetch_members(
                 Err(format!("{archive}, {}: {most} bytes, over the limit of {}", member.name, limits.max_member_bytes)),
             ));
         } else {
-            wanted.push((zip::member_range(member, None), *row, member));
+            let range = match sources::tar::is_tar(archive) {
+                true => member.header_offset..member.header_offset.saturating_add(member.compressed_size),
+                false => zip::member_range(member, None),
+            };
+            wanted.push((range, *row, member));
         }
     }
     wanted.sort_by_key(|(range, ..)| range.start);
@@ -128,6 +140,10 @@ async fn fetch_members(
             let mut extracted = Vec::with_capacity(items.len());
             for (range, row, member) in items {
                 let start = ((range.start - request.start) as usize).min(bytes.len());
+                if sources::tar::is_tar(archive) {
+                    extracted.push((row, tar::checked(archive, member, &bytes[start..])));
+                    continue;
+                }
                 extracted.push((row, extract(source, archive, etag, member, bytes.slice(start..), &limits).await?));
             }
             Ok::<_, WorkerError>(extracted)

@@ -5,6 +5,7 @@ mod captioned;
 mod folder;
 mod object_range;
 mod skyscript;
+mod webdataset;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,8 @@ use crate::slices::Slices;
 use crate::stores::{SourceStore, WorkStore};
 pub use object_range::ObjectRange;
 pub(crate) use object_range::places;
+pub use webdataset::KeptSamples;
+pub(crate) use webdataset::stream;
 
 /// One wanted image.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,8 +109,8 @@ impl Listing {
     /// The work store's.
     pub async fn keep(&mut self, work: &WorkStore) -> Result<(), WorkerError> {
         if !self.read_anew.is_empty() && work.is_there().await? {
-            for (path, members) in self.read_anew.drain(..) {
-                work.put_sealed(&path, &members).await?;
+            for (path, read) in self.read_anew.drain(..) {
+                work.put_sealed(&path, &read).await?;
             }
         }
         Ok(())
@@ -209,7 +212,7 @@ pub async fn list(
     }
     let collected = match spec.source.kind {
         SourceKind::Skyscript => skyscript::list(source, work, spec).await?,
-        SourceKind::Captioned => captioned::list(source, spec).await?,
+        SourceKind::Captioned => captioned::list(source, work, spec).await?,
     };
     let listing = collected.finish(&spec.country, slices).await?;
     if listing.rows() == 0 {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SourceKind;
+use super::caption_llava::LlavaSpec;
 use super::caption_server::CaptionServerSpec;
 use super::check::{Problems, positive};
 use super::second_pass::SecondPassSpec;
@@ -18,8 +19,23 @@ pub enum Captioner {
     Given,
     /// InstructBLIP, prompted with the geo-tags.
     Instructblip,
+    /// LLaVA, prompted with the geo-tags.
+    Llava,
     /// A server of chat completions, prompted with the geo-tags.
     Server,
+}
+
+impl Captioner {
+    /// As specs and tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Captioner::Geotags => "geotags",
+            Captioner::Given => "given",
+            Captioner::Instructblip => "instructblip",
+            Captioner::Llava => "llava",
+            Captioner::Server => "server",
+        }
+    }
 }
 
 /// `[caption]`: where captions come from.
@@ -30,6 +46,8 @@ pub struct CaptionSpec {
     pub captioner: Captioner,
     /// How InstructBLIP writes them; only where it does.
     pub instructblip: InstructBlipSpec,
+    /// How LLaVA writes them; only where it does.
+    pub llava: LlavaSpec,
     /// The server that writes them; only where one does.
     pub server: CaptionServerSpec,
     /// Also writes five texts of three fields per image, for retrieval of text by text.
@@ -51,6 +69,7 @@ impl Default for CaptionSpec {
         Self {
             captioner: Captioner::Geotags,
             instructblip: InstructBlipSpec::default(),
+            llava: LlavaSpec::default(),
             server: CaptionServerSpec::default(),
             structured: false,
             structured_captioner: None,
@@ -83,6 +102,20 @@ impl CaptionSpec {
         self.asks(Captioner::Instructblip)
     }
 
+    /// Does anything ask LLaVA?
+    pub fn uses_llava(&self) -> bool {
+        self.asks(Captioner::Llava)
+    }
+
+    /// How a network on this machine is asked, in InstructBLIP's words; `None`: the captioner is none.
+    pub fn in_process(&self, captioner: Captioner) -> Option<InstructBlipSpec> {
+        match captioner {
+            Captioner::Instructblip => Some(self.instructblip.clone()),
+            Captioner::Llava => Some(self.llava.as_instructblip()),
+            Captioner::Geotags | Captioner::Given | Captioner::Server => None,
+        }
+    }
+
     /// Does anything ask a server?
     pub fn uses_server(&self) -> bool {
         self.asks(Captioner::Server)
@@ -90,7 +123,8 @@ impl CaptionSpec {
 
     /// Does the captioner itself measure by CLIPScore, and write once more what is below the threshold?
     pub fn writes_by_clip_score(&self) -> bool {
-        self.captioner == Captioner::Instructblip && !self.score.clip.is_empty() && self.score.min_clip_score > 0.0
+        let can = self.in_process(self.captioner).is_some();
+        can && !self.score.clip.is_empty() && self.score.min_clip_score > 0.0
     }
 
     pub(super) fn check(&self, source: SourceKind, problems: &mut Problems) {
@@ -101,11 +135,11 @@ impl CaptionSpec {
             ),
             (SourceKind::Captioned, _) if self.structured_by() == Some(Captioner::Geotags) => problems.add(
                 "caption.structured_captioner = \"geotags\" needs geo-tags, and a captioned folder has none: set it to \
-                 \"instructblip\" or \"server\"",
+                 \"instructblip\", \"llava\" or \"server\"",
             ),
             (_, _) if self.structured_by() == Some(Captioner::Given) && self.structured_file.is_empty() => problems.add(
                 "caption.structured_captioner = \"given\": given captions are what is searched with, so they cannot be \
-                 what is searched: set it to \"instructblip\" or \"server\"",
+                 what is searched: set it to \"instructblip\", \"llava\" or \"server\"",
             ),
             (SourceKind::Skyscript, Captioner::Given) => problems.add(
                 "caption.captioner = \"given\" needs source.kind = \"captioned\"; SkyScript images have geo-tags: set \
@@ -130,7 +164,13 @@ impl CaptionSpec {
                  Salesforce/instructblip-vicuna-7b"
             ));
         }
+        if self.uses_llava() && self.llava.weights.is_empty() {
+            problems.add(
+                "caption.llava.weights is empty: name a folder, or a model on the hub such as llava-hf/llava-1.5-7b-hf",
+            );
+        }
         blip.check(problems);
+        self.llava.check(problems);
         self.server.check(self.uses_server(), problems);
         self.score.check(problems);
     }
@@ -143,7 +183,7 @@ pub struct CaptionScoreSpec {
     /// CLIP that compares captions with images (CLIPScore is defined with ViT-B/32, such as
     /// `openai/clip-vit-base-patch32`): a folder here, in a store or on the hub; empty: captions get no scores.
     pub clip: String,
-    /// Captions with a lower CLIPScore are flagged; InstructBLIP writes them once more before.
+    /// Captions with a lower CLIPScore are flagged; InstructBLIP and LLaVA write them once more before.
     pub min_clip_score: f64,
     /// Captions with a lower PerceptionScore are flagged.
     pub min_perception_score: f64,
@@ -219,7 +259,12 @@ const WARMEST: f64 = 100.0;
 
 impl InstructBlipSpec {
     fn check(&self, problems: &mut Problems) {
-        let mut of = problems.section("caption.instructblip");
+        self.check_as("caption.instructblip", 5, problems);
+    }
+
+    /// Checks a section whose images want so many answers at least.
+    pub(super) fn check_as(&self, section: &str, answers: usize, problems: &mut Problems) {
+        let mut of = problems.section(section);
         of.within("num_beams", self.num_beams, 1..=MOST_BEAMS, "1 decodes greedily");
         of.count("max_new_tokens", self.max_new_tokens, MOST_TOKENS);
         of.within("min_length", self.min_length, 0..=self.max_new_tokens, "that is max_new_tokens");
@@ -229,8 +274,8 @@ impl InstructBlipSpec {
         of.within("temperature", self.temperature, positive(WARMEST), "1 is the model's own");
         of.count("images_per_batch", self.images_per_batch, 4096);
         of.within("cache_mib", self.cache_mib, 0..=1 << 24, "0 takes what is free");
-        self.quality.check("caption.instructblip.quality", problems);
-        self.structured.check(problems);
+        self.quality.check(&format!("{section}.quality"), problems);
+        self.structured.check(&format!("{section}.structured"), answers, problems);
     }
 }
 
@@ -266,12 +311,13 @@ impl StructuredSpec {
     /// More answers for one image are not waited for.
     pub const MAX_ATTEMPTS: usize = 100;
 
-    fn check(&self, problems: &mut Problems) {
-        let mut of = problems.section("caption.instructblip.structured");
+    fn check(&self, section: &str, answers: usize, problems: &mut Problems) {
+        let mut of = problems.section(section);
         of.within("temperature", self.temperature, positive(WARMEST), "1 is the model's own");
         of.within("top_p", self.top_p, positive(1.0), "1 draws from all tokens");
         of.count("max_new_tokens", self.max_new_tokens, MOST_TOKENS);
-        of.within("attempts", self.attempts, 5..=Self::MAX_ATTEMPTS, "every image wants five answers");
+        let why = if answers == 1 { "an answer may hold all five" } else { "every image wants five answers" };
+        of.within("attempts", self.attempts, answers..=Self::MAX_ATTEMPTS, why);
     }
 }
 
@@ -368,6 +414,33 @@ mod tests {
         assert!(given.uses_instructblip() && checked(&given).is_ok());
         let why = checked(&spec(Captioner::Given, "")).unwrap_err();
         assert!(why.contains("structured captions beside given ones"), "{why}");
+    }
+
+    #[test]
+    fn llava_is_named_by_its_hub_name_and_checked_as_its_section() {
+        let mut spec = CaptionSpec { captioner: Captioner::Llava, ..CaptionSpec::default() };
+        let checked = |spec: &CaptionSpec| {
+            let mut problems = Problems::default();
+            spec.check(SourceKind::Skyscript, &mut problems);
+            problems.into_result()
+        };
+        checked(&spec).unwrap();
+        assert!(spec.uses_llava() && !spec.uses_instructblip());
+        spec.llava.structured.attempts = 0;
+        spec.llava.num_beams = 0;
+        spec.llava.weights.clear();
+        let why = checked(&spec).unwrap_err();
+        for part in ["caption.llava.structured.attempts", "all five", "caption.llava.num_beams", "llava-1.5-7b-hf"] {
+            assert!(why.contains(part), "{why}");
+        }
+    }
+
+    #[test]
+    fn captioners_are_called_as_specs_call_them() {
+        use Captioner::{Geotags, Given, Instructblip, Llava, Server};
+        for captioner in [Geotags, Given, Instructblip, Llava, Server] {
+            assert_eq!(serde_json::json!(captioner), captioner.name());
+        }
     }
 
     #[test]

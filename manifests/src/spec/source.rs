@@ -18,7 +18,7 @@ pub struct SourceSpec {
     #[serde(default)]
     pub options: StoreOptions,
     /// SkyScript: CSV files below `url`. Captioned folder: the caption files; empty: the only one there is, or all
-    /// `*_caps.txt`.
+    /// `*_caps.txt`, or all tar archives of WebDataset.
     #[serde(default)]
     pub tables: Vec<String>,
     /// Source tokens of image names that belong to the country (`["FI"]`); global sources are

@@ -69,7 +69,7 @@ pub struct TextRetrievalSpec {
     /// File with a caption that each image is asked with, beside `caption.structured_file`: a JSON list or JSON lines of
     /// `image` and `caption`.
     pub query_file: String,
-    /// What InstructBLIP or the server is asked for, where an image is the query. It is not told the tags.
+    /// What InstructBLIP, LLaVA or the server is asked for, where an image is the query. It is not told the tags.
     pub query_prompt: String,
 }
 

@@ -129,24 +129,26 @@ const FEATURES: &str = "Please give a comprehensive and detailed description of 
 /// # Errors
 /// [`WorkerError::Configuration`] for a captioner that has no prompt.
 pub fn prompts(spec: &BuildSpec) -> Result<Vec<Way>, WorkerError> {
-    if spec.caption.captioner != Captioner::Instructblip {
+    let Some(asked) = spec.caption.in_process(spec.caption.captioner) else {
         return Err(WorkerError::Configuration(format!(
             "--prompts compares what a captioner answers to several prompts, and {} has none: --set \
              caption.captioner=instructblip --set caption.instructblip.weights=…",
-            name_of(&spec.caption.captioner)
+            spec.caption.captioner.name()
         )));
-    }
-    let blip = &spec.caption.instructblip;
+    };
     let way = |name: &str, prompt: &str, without_tags: &str| {
         let mut spec = spec.clone();
-        spec.caption.instructblip.prompt = prompt.to_owned();
-        spec.caption.instructblip.prompt_without_tags = without_tags.to_owned();
+        let (with, without) = match spec.caption.captioner {
+            Captioner::Llava => (&mut spec.caption.llava.prompt, &mut spec.caption.llava.prompt_without_tags),
+            _ => (&mut spec.caption.instructblip.prompt, &mut spec.caption.instructblip.prompt_without_tags),
+        };
+        (*with, *without) = (prompt.to_owned(), without_tags.to_owned());
         Way { name: name.to_owned(), prompt: Some(prompt.to_owned()), spec }
     };
     Ok(vec![
-        way("without tags", &blip.prompt_without_tags, &blip.prompt_without_tags),
+        way("without tags", &asked.prompt_without_tags, &asked.prompt_without_tags),
         way("with visual features", FEATURES, FEATURES),
-        way("with tags", &blip.prompt, &blip.prompt_without_tags),
+        way("with tags", &asked.prompt, &asked.prompt_without_tags),
     ])
 }
 
@@ -329,6 +331,9 @@ mod tests {
         let told = |way: &Way| way.prompt.as_deref().unwrap().contains("{tags}");
         assert_eq!(ways.iter().map(told).collect::<Vec<_>>(), [false, false, true]);
         assert_eq!(ways[2].spec, base, "with tags it is asked as the build asks it");
+        let llava = spec(&["caption.captioner=llava"]);
+        let ways = prompts(&llava).unwrap();
+        assert_eq!((ways[1].spec.caption.llava.prompt.as_str(), &ways[2].spec), (FEATURES, &llava));
     }
 
     #[test]

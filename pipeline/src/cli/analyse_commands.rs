@@ -47,7 +47,7 @@ pub(super) struct AnalyseArgs {
     #[arg(
         long,
         value_name = "NAME[=WEIGHTS]",
-        help = "Also caption a sample with this captioner, such as geotags, given or instructblip; several: side by side"
+        help = "Also caption a sample with this captioner, such as geotags, given, instructblip or llava; several: side by side"
     )]
     captioner: Vec<String>,
     #[arg(

@@ -95,6 +95,7 @@ fn captions_in_words(caption: &CaptionSpec) -> String {
     let mut words = captioner_in_words(caption);
     match caption.structured_by() {
         Some(Captioner::Instructblip) => words += "; five structured variants by InstructBLIP",
+        Some(Captioner::Llava) => words += "; five structured variants by LLaVA",
         Some(Captioner::Server) => words += &format!("; five structured variants by {}", caption.server.model),
         Some(Captioner::Given) => words += &format!("; structured variants of {}", caption.structured_file),
         Some(Captioner::Geotags) => words += "; five structured variants from the tags",
@@ -114,6 +115,10 @@ fn captioner_in_words(caption: &CaptionSpec) -> String {
         Captioner::Instructblip => {
             let blip = &caption.instructblip;
             format!("InstructBLIP prompted by the geo-tags, {}, {}", count(blip.num_beams, "beam"), blip.weights)
+        }
+        Captioner::Llava => {
+            let llava = &caption.llava;
+            format!("LLaVA prompted by the geo-tags, {}, {}", count(llava.num_beams, "beam"), llava.weights)
         }
     }
 }

@@ -146,6 +146,7 @@ fn in_words(captioner: &str, served: Option<&str>) -> String {
         "geotags" => "written from the tags of OpenStreetMap".into(),
         "given" => "given with the image".into(),
         "instructblip" => "written by InstructBLIP".into(),
+        "llava" => "written by LLaVA".into(),
         "server" => match served {
             Some(served) => format!("written by {served}, on a server"),
             None => "written by a server".into(),

@@ -6,7 +6,9 @@
 //! - [`dual_encoder`]: what a training asks of any network with two towers,
 //! - [`device`]: the GPUs of this process, each opened once,
 //! - [`tokenizer`]: captions to token ids,
+//! - [`captioning`]: what networks that caption images have in common,
 //! - [`instructblip`]: a frozen InstructBLIP that captions images,
+//! - [`llava`]: a frozen LLaVA that does, too,
 //! - [`language`]: frozen language models and how text is drawn from them,
 //! - [`ops`]: differentiable operations with CPU kernels of our own,
 //! - [`parameters`]: the named variables of a network,
@@ -14,13 +16,16 @@
 //!
 //! Shape letters: `b` batch, `l` sequence, `d` width, `h`/`w` image, `c` channel, `o`/`i` output/input features.
 
+pub mod captioning;
 mod checkpoint;
 pub mod clip;
 pub mod device;
 pub mod dual_encoder;
 mod error;
+mod frozen_vit;
 pub mod instructblip;
 pub mod language;
+pub mod llava;
 pub mod ops;
 pub mod parameters;
 pub mod preprocessing;

@@ -80,8 +80,7 @@ enum Format {
 
 impl Format {
     fn of(bytes: &[u8]) -> Result<Self, PixelError> {
-        const KNOWN_OTHERS: [(&[u8], &str); 4] =
-            [(b"II+\0", "BigTIFF"), (b"MM\0+", "BigTIFF"), (b"GIF8", "GIF"), (b"\0\0\0\x0cjP", "JPEG 2000")];
+        const KNOWN_OTHERS: [(&[u8], &str); 2] = [(b"GIF8", "GIF"), (b"\0\0\0\x0cjP", "JPEG 2000")];
         if bytes.starts_with(&[0xff, 0xd8]) {
             return Ok(Self::Jpeg);
         }

@@ -22,7 +22,8 @@ impl Raster {
     /// By the first bytes.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         match bytes {
-            [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => Some(Self::Tiff),
+            // plain ones, and those with offsets of eight bytes
+            [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => Some(Self::Tiff),
             [b'B', b'M', ..] => Some(Self::Bmp),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
             _ => None,

@@ -50,7 +50,7 @@ fn images_without_pixels_are_broken() {
 fn limits_hold_before_anything_is_decoded() {
     let huge = with_frame(&golden("baseline_420.jpg"), 0xc0, 3, &[0xff; 4]);
     assert_eq!(dimensions(&huge), Ok((65_535, 65_535)));
-    let error = decode(&huge, &DecodeLimits::default()).unwrap_err();
+    let error = decode(&huge, &LIMITS).unwrap_err();
     assert_eq!(
         error.to_string(),
         "image too large: 4294836225 pixels, the limit is 64000000; raise the limit if the source is trusted"
@@ -111,7 +111,7 @@ fn a_fourth_band_is_no_opacity() {
 #[test]
 fn other_formats_and_codings_are_named() {
     assert_unsupported(decode(b"GIF89a...", &LIMITS), "gif");
-    assert_unsupported(decode(b"II+\0\x08\0\0\0", &LIMITS), "a tiff of more than 4 GB");
+    assert_broken(decode(b"II+\0\x08\0\0\0", &LIMITS), "the head of a BigTIFF");
     assert_broken(decode(b"RIFF....WEBP", &LIMITS), "the head of a webp");
     assert_broken(decode(b"RIFF....WAVEfmt ", &LIMITS), "sound");
     assert_broken(decode(b"", &LIMITS), "nothing");
@@ -307,5 +307,44 @@ fn odd_but_valid_files_are_read_right() {
         let largest = differences.clone().max().unwrap();
         let mean = differences.map(f64::from).sum::<f64>() / ours.data.len() as f64;
         assert!(mean < 0.7 && largest <= 8, "{name}: mean {mean}, largest {largest}");
+    }
+}
+
+/// A picture of 3 x 2 pixels in a BigTIFF, one strip of plain RGB.
+fn big_tiff(pixels: &[u8; 18]) -> Vec<u8> {
+    let (short, long) = (3u16, 16u16);
+    let entries: [(u16, u16, u64, [u8; 8]); 9] = [
+        (256, short, 1, [3, 0, 0, 0, 0, 0, 0, 0]),
+        (257, short, 1, [2, 0, 0, 0, 0, 0, 0, 0]),
+        (258, short, 3, [8, 0, 8, 0, 8, 0, 0, 0]),
+        (259, short, 1, [1, 0, 0, 0, 0, 0, 0, 0]),
+        (262, short, 1, [2, 0, 0, 0, 0, 0, 0, 0]),
+        (273, long, 1, (16 + 8 + 9 * 20 + 8u64).to_le_bytes()),
+        (277, short, 1, [3, 0, 0, 0, 0, 0, 0, 0]),
+        (278, short, 1, [2, 0, 0, 0, 0, 0, 0, 0]),
+        (279, long, 1, 18u64.to_le_bytes()),
+    ];
+    let mut bytes = [&b"II+\0\x08\0\0\0"[..], &16u64.to_le_bytes(), &9u64.to_le_bytes()].concat();
+    for (tag, kind, count, value) in entries {
+        bytes.extend([&tag.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes(), &value].concat());
+    }
+    bytes.extend(0u64.to_le_bytes());
+    bytes.extend(pixels);
+    bytes
+}
+
+#[test]
+fn a_big_tiff_is_read_and_a_damaged_one_refused() {
+    let pixels: [u8; 18] = std::array::from_fn(|at| at as u8 * 10);
+    let whole = big_tiff(&pixels);
+    let rgb = decode(&whole, &LIMITS).unwrap();
+    assert_eq!((rgb.width, rgb.height, rgb.data.as_slice()), (3, 2, &pixels[..]));
+    for cut in 0..whole.len() {
+        assert!(decode(&whole[..cut], &LIMITS).is_err(), "{cut}");
+    }
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0xff;
+        let _ = decode(&damaged, &LIMITS);
     }
 }

@@ -13,6 +13,14 @@ pub enum SourceError {
         /// What is wrong there.
         problem: String,
     },
+    /// What is taken for a tar is none, is damaged or cut off: fetch the archive again, or leave it out.
+    #[error("tar archive, byte {offset}: {problem}")]
+    Tar {
+        /// The byte, of the unpacked archive, at which it was noticed.
+        offset: u64,
+        /// What is wrong there.
+        problem: String,
+    },
     /// One member of a zip is unusable; every other member still is.
     #[error("zip member `{member}`: {problem}; this member is skipped, the others stay readable")]
     Member {
@@ -85,7 +93,7 @@ impl SourceError {
             | Self::ImageName { .. }
             | Self::Pickle(_)
             | Self::Meta { .. } => true,
-            Self::Archive { .. } | Self::Table(_) | Self::Setting(_) | Self::Io(_) => false,
+            Self::Archive { .. } | Self::Tar { .. } | Self::Table(_) | Self::Setting(_) | Self::Io(_) => false,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The ground of a GeoTIFF: the box in degrees that its keys tell, for the coordinate systems that satellite images come in.
 //!
 //! Read are longitude and latitude on WGS 84 (EPSG:4326) and the zones of UTM on WGS 84 (EPSG:32601–32660, 32701–32760), with a
-//! tie point and a pixel scale (OGC 19-008r4, sections 7.1 and 7.2). Everything else that places a picture on the ground is
-//! refused by name: a guess would put it somewhere else.
+//! tie point and a pixel scale, or a matrix without turns (OGC 19-008r4, sections 7.1 and 7.2); in TIFF and BigTIFF. Everything
+//! else that places a picture on the ground is refused by name: a guess would put it somewhere else.
 
 use crate::utm;
 
@@ -36,24 +36,23 @@ const MOST_NUMBERS: usize = 4 * MOST_ENTRIES;
 pub fn ground_of(bytes: &[u8]) -> Result<Option<GroundBox>, String> {
     let Some(tiff) = Tiff::open(bytes)? else { return Ok(None) };
     let keys = tiff.numbers(GEO_KEYS)?;
-    let (scale, tie) = (tiff.numbers(PIXEL_SCALE)?, tiff.numbers(TIE_POINT)?);
-    if keys.is_empty() && scale.is_empty() && tie.is_empty() && tiff.numbers(TRANSFORMATION)?.is_empty() {
+    let (scale, tie, matrix) = (tiff.numbers(PIXEL_SCALE)?, tiff.numbers(TIE_POINT)?, tiff.numbers(TRANSFORMATION)?);
+    if keys.is_empty() && scale.is_empty() && tie.is_empty() && matrix.is_empty() {
         return Ok(None);
     }
     if keys.is_empty() {
         return Err("it lies on the ground, but no GeoKeys say in which coordinate system".into());
     }
-    if !tiff.numbers(TRANSFORMATION)?.is_empty() {
-        return Err("its place is a transformation matrix: write it with a tie point and a pixel scale, north up \
-                    (`gdalwarp` does)"
-            .into());
-    }
-    let (&[across, down, ..], &[column, row, _, x, y, _]) = (scale.as_slice(), tie.as_slice()) else {
-        return Err(format!(
-            "it has {} numbers of a pixel scale and {} of tie points, where 3 and 6 place it",
-            scale.len(),
-            tie.len()
-        ));
+    let Placed { across, down, column, row, x, y } = match (scale.as_slice(), tie.as_slice(), matrix.as_slice()) {
+        (&[across, down, ..], &[column, row, _, x, y, _], _) => Placed { across, down, column, row, x, y },
+        (_, _, []) => {
+            return Err(format!(
+                "it has {} numbers of a pixel scale and {} of tie points, where 3 and 6 place it",
+                scale.len(),
+                tie.len()
+            ));
+        }
+        (_, _, matrix) => Placed::by(matrix)?,
     };
     let (width, height) = (tiff.number(IMAGE_WIDTH)?, tiff.number(IMAGE_LENGTH)?);
     let keys = GeoKeys(keys);
@@ -65,6 +64,35 @@ pub fn ground_of(bytes: &[u8]) -> Result<Option<GroundBox>, String> {
         return Err(format!("its tie point and pixel scale make no box: {edges:?}"));
     }
     checked(keys.in_degrees(edges)?).map(Some)
+}
+
+/// A point of the picture with its place, and the sides of a pixel.
+struct Placed {
+    across: f64,
+    down: f64,
+    column: f64,
+    row: f64,
+    x: f64,
+    y: f64,
+}
+
+impl Placed {
+    /// By the four rows of a matrix that makes x, y and z of column, row, height and 1.
+    fn by(matrix: &[f64]) -> Result<Self, String> {
+        let &[across, x_by_row, _, x, y_by_column, up, _, y, ..] = matrix else {
+            return Err(format!("its transformation matrix has {} numbers, 16 are wanted", matrix.len()));
+        };
+        // what a program's rounding leaves of nothing
+        let nothing = 1e-9 * across.abs().max(up.abs());
+        if matrix.len() != 16 || x_by_row.abs() > nothing || y_by_column.abs() > nothing || across <= 0.0 || up >= 0.0 {
+            return Err(
+                "its transformation matrix turns or mirrors the picture, and only pictures with north up have a \
+                        box of their own: `gdalwarp` writes it so"
+                    .into(),
+            );
+        }
+        Ok(Self { across, down: -up, column: 0.0, row: 0.0, x, y })
+    }
 }
 
 fn checked(ground: GroundBox) -> Result<GroundBox, String> {
@@ -106,30 +134,48 @@ impl GeoKeys {
 struct Tiff<'a> {
     bytes: &'a [u8],
     is_big_endian: bool,
-    /// Tag, type, number of values, and the place of the four bytes that hold them or say where they are.
+    /// Whether offsets and numbers of values have eight bytes, and not four.
+    is_big: bool,
+    /// Tag, type, number of values, and the place of the bytes that hold them or say where they are.
     entries: Vec<(u16, u16, usize, usize)>,
 }
 
 impl<'a> Tiff<'a> {
     fn open(bytes: &'a [u8]) -> Result<Option<Self>, String> {
-        let is_big_endian = match bytes.first_chunk::<4>() {
-            Some(b"II*\0") => false,
-            Some(b"MM\0*") => true,
-            Some(b"II+\0" | b"MM\0+") => return Err("a BigTIFF, which is not read: write it as a plain TIFF".into()),
+        let (is_big_endian, is_big) = match bytes.first_chunk::<4>() {
+            Some(b"II*\0") => (false, false),
+            Some(b"MM\0*") => (true, false),
+            Some(b"II+\0") => (false, true),
+            Some(b"MM\0+") => (true, true),
             _ => return Ok(None),
         };
-        let mut tiff = Self { bytes, is_big_endian, entries: Vec::new() };
-        let directory = tiff.u32(4)? as usize;
-        let number = usize::from(tiff.u16(directory)?);
+        let mut tiff = Self { bytes, is_big_endian, is_big, entries: Vec::new() };
+        let directory = tiff.offset(if is_big { 8 } else { 4 })?;
+        let (number, first) = match is_big {
+            false => (usize::from(tiff.u16(directory)?), directory.saturating_add(2)),
+            true => (tiff.offset(directory)?, directory.saturating_add(8)),
+        };
         if number > MOST_ENTRIES {
             return Err(format!("its directory has {number} entries, at most {MOST_ENTRIES} are read"));
         }
+        let (length, value) = if is_big { (20, 12) } else { (12, 8) };
         for entry in 0..number {
-            let at = directory + 2 + 12 * entry;
-            let (tag, kind, count) = (tiff.u16(at)?, tiff.u16(at + 2)?, tiff.u32(at + 4)? as usize);
-            tiff.entries.push((tag, kind, count, at + 8));
+            let at = first.saturating_add(length * entry);
+            let (tag, kind) = (tiff.u16(at)?, tiff.u16(at.saturating_add(2))?);
+            let count = tiff.offset(at.saturating_add(4))?;
+            tiff.entries.push((tag, kind, count, at.saturating_add(value)));
         }
         Ok(Some(tiff))
+    }
+
+    /// A number as wide as offsets are.
+    fn offset(&self, at: usize) -> Result<usize, String> {
+        let number = if self.is_big { self.u64(at)? } else { self.u32(at)?.into() };
+        usize::try_from(number).map_err(|_| format!("it speaks of {number} bytes or values"))
+    }
+
+    fn u64(&self, at: usize) -> Result<u64, String> {
+        self.array(at).map(u64::from_le_bytes)
     }
 
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], String> {
@@ -157,18 +203,20 @@ impl<'a> Tiff<'a> {
         let size = match kind {
             3 => 2,
             4 => 4,
-            12 => 8,
+            12 | 16 => 8,
             _ => return Err(format!("tag {wanted} is of type {kind}, and neither whole numbers nor doubles")),
         };
         if count > MOST_NUMBERS {
             return Err(format!("tag {wanted} has {count} values, at most {MOST_NUMBERS} are read"));
         }
-        let at = if size * count <= 4 { place } else { self.u32(place)? as usize };
+        let room = if self.is_big { 8 } else { 4 };
+        let at = if size * count <= room { place } else { self.offset(place)? };
         let value = |number: usize| {
             let at = at.saturating_add(size * number);
             match kind {
                 3 => self.u16(at).map(f64::from),
                 4 => self.u32(at).map(f64::from),
+                16 => self.u64(at).map(|number| number as f64),
                 _ => self.array(at).map(f64::from_le_bytes),
             }
         };
@@ -265,6 +313,75 @@ mod tests {
         assert!(at(&middle).iter().zip([9.995, 59.01, 10.995, 60.01]).all(|(a, b)| (a - b).abs() < 1e-9));
     }
 
+    fn by_matrix(matrix: &[f64], raster: u16) -> Result<Option<GroundBox>, String> {
+        let keys = [1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, raster, 2048, 0, 1, 4326];
+        ground_of(&tiff(
+            false,
+            &[
+                (256, Shorts(&[100])),
+                (257, Shorts(&[50])),
+                (TRANSFORMATION, Doubles(matrix)),
+                (GEO_KEYS, Shorts(&keys)),
+            ],
+        ))
+    }
+
+    #[test]
+    fn a_matrix_with_north_up_places_a_picture_and_any_other_is_refused() {
+        let rows = [[0.01, 0.0, 0.0, 10.0], [0.0, -0.02, 0.0, 60.0], [0.0; 4], [0.0, 0.0, 0.0, 1.0]];
+        let matrix = rows.concat();
+        assert_eq!(by_matrix(&matrix, 1), Ok(Some([10.0, 59.0, 11.0, 60.0])));
+        let middle = by_matrix(&matrix, PIXEL_IS_POINT).unwrap().unwrap();
+        assert!(middle.iter().zip([9.995, 59.01, 10.995, 60.01]).all(|(a, b)| (a - b).abs() < 1e-9), "{middle:?}");
+        for (at, value) in [(1, 0.001), (4, 0.001), (0, -0.01), (5, 0.02), (0, f64::NAN), (5, 0.0)] {
+            let mut other = matrix.clone();
+            other[at] = value;
+            let why = by_matrix(&other, 1).unwrap_err();
+            assert!(why.contains("turns or mirrors") || why.contains("make no box"), "{at}: {why}");
+        }
+        assert!(by_matrix(&matrix[..7], 1).unwrap_err().contains("7 numbers"));
+        assert!(by_matrix(&matrix[..12], 1).is_err());
+    }
+
+    #[test]
+    fn a_big_tiff_is_read_as_a_plain_one() {
+        let keys = [1u16, 1, 0, 2, 1024, 0, 1, 2, 2048, 0, 1, 4326];
+        let doubles = |values: &[f64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        // a width of LONG8, a height of SHORT
+        let tags: [(u16, u16, u64, Vec<u8>); 5] = [
+            (256, 16, 1, 100u64.to_le_bytes().to_vec()),
+            (257, 3, 1, 50u16.to_le_bytes().to_vec()),
+            (PIXEL_SCALE, 12, 3, doubles(&[0.01, 0.02, 0.0])),
+            (TIE_POINT, 12, 6, doubles(&[0.0, 0.0, 0.0, 10.0, 60.0, 0.0])),
+            (GEO_KEYS, 3, 12, keys.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        ];
+        let mut bytes = [&b"II+\0\x08\0\0\0"[..], &16u64.to_le_bytes(), &5u64.to_le_bytes()].concat();
+        let start = bytes.len() + 20 * tags.len();
+        let mut data: Vec<u8> = Vec::new();
+        for (tag, kind, count, values) in &tags {
+            bytes.extend([&tag.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes()].concat());
+            let mut field = values.clone();
+            if values.len() > 8 {
+                field = ((start + data.len()) as u64).to_le_bytes().to_vec();
+                data.extend(values);
+            }
+            field.resize(8, 0);
+            bytes.extend(field);
+        }
+        bytes.extend(data);
+        assert_eq!(ground_of(&bytes), Ok(Some([10.0, 59.0, 11.0, 60.0])));
+        for cut in 0..bytes.len() {
+            let _ = ground_of(&bytes[..cut]);
+        }
+        for at in 0..bytes.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                let _ = ground_of(&damaged);
+            }
+        }
+    }
+
     #[test]
     fn zones_of_utm_become_degrees() {
         // 1 km x 500 m at Helsinki, zone 35 north; by PROJ 9
@@ -304,11 +421,9 @@ mod tests {
             let why = ground_of(&placed(&DEGREES, scale, tie)).unwrap_err();
             assert!(why.contains(words), "{scale:?} {tie:?}: {why}");
         }
-        let matrix = tiff(false, &[(TRANSFORMATION, Doubles(&[0.0; 16])), (GEO_KEYS, Shorts(&DEGREES))]);
-        assert!(ground_of(&matrix).unwrap_err().contains("gdalwarp"));
         let without_keys = tiff(false, &[(PIXEL_SCALE, Doubles(&scale))]);
         assert!(ground_of(&without_keys).unwrap_err().contains("which coordinate system"));
-        assert!(ground_of(b"II+\0\x08\0\0\0").unwrap_err().contains("BigTIFF"));
+        assert!(ground_of(b"II+\0\x08\0\0\0").unwrap_err().contains("cut off"));
     }
 
     #[test]

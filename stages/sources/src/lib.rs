@@ -13,6 +13,7 @@
 //! | [`borders`] | lines between countries, for maps |
 //! | [`country`] | which country a box lies in |
 //! | [`split`] | train, validation and test, disjoint on the ground |
+//! | [`tar`], [`webdataset`] | streamed tar archives, and the samples that WebDataset keeps in them |
 //! | [`captioned`] | image folders that come with captions |
 
 pub mod borders;
@@ -29,7 +30,9 @@ mod records;
 pub mod rsrt;
 pub mod source;
 pub mod split;
+pub mod tar;
 mod utm;
+pub mod webdataset;
 pub mod zip;
 
 pub use error::SourceError;

@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn every_captioner_is_told_the_same_of_what_it_never_says() {
-        for by in [Captioner::Geotags, Captioner::Instructblip, Captioner::Server] {
+        for by in [Captioner::Geotags, Captioner::Instructblip, Captioner::Llava, Captioner::Server] {
             for told in [captions(by), structured(by), query_text(by)].into_iter().flatten() {
                 let of = |tags: &str| (told.of)(by, &rows(tags, &[])).unwrap().remove(0);
                 assert!(of(HOUSE).is_some() && of(HOUSE) == of(OLD_HOUSE), "{by:?}");

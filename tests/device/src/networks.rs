@@ -2,8 +2,9 @@
 
 use candle_core::{D, DType, Device, Tensor};
 use choices::Preset;
+use models::captioning::{CaptionRequest, Captioner, Instruction};
 use models::clip::{Clip, ClipConfig};
-use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
+use models::instructblip::InstructBlip;
 use models::language::generate::GenerationSettings;
 use models::ops::l2_normalise;
 use models::sam::generator::PointSegmenter;
@@ -157,7 +158,7 @@ fn instructblip(device: &Device, checks: &mut Checks) -> Result {
                 })
                 .collect::<Result<Vec<_>>>()?;
             let settings = GenerationSettings { num_beams, max_new_tokens: 24, ..GenerationSettings::default() };
-            Ok(blip.caption(&requests, &settings, 3)?.into_iter().map(|caption| caption.ids).collect())
+            Ok(blip.caption(&requests, &settings, 3.into())?.into_iter().map(|caption| caption.ids).collect())
         };
         let wanted = captions(&Device::Cpu, DType::F32)?;
         for dtype in [DType::F32, DType::BF16, DType::F16] {

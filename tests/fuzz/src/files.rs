@@ -10,6 +10,8 @@ use pixels::mask::Rle;
 use sources::captioned;
 use sources::meta::Meta;
 use sources::name::ImageName;
+use sources::tar::{self, Archive};
+use sources::webdataset::Samples;
 use sources::zip::{self, Directory, DirectoryParser, Limits, TAIL_BYTES, Tail};
 
 use crate::torch_writer;
@@ -51,6 +53,40 @@ fn members(bytes: &[u8]) -> Result<(), sources::SourceError> {
         _ = zip::extract(&member, there, &limits);
     }
     Ok(())
+}
+
+pub(crate) fn tar(bytes: &[u8]) {
+    let mut samples = Samples::of("train.tar");
+    let mut archive = Archive::new(tar::is_packed(bytes), &mut samples);
+    let read = bytes.chunks(61).try_for_each(|chunk| archive.feed(chunk)).and_then(|()| archive.finish());
+    _ = (read, samples.finish());
+}
+
+/// Two archives, plain and packed.
+pub(crate) fn tars() -> Vec<Vec<u8>> {
+    let add = |bytes: &mut Vec<u8>, name: &str, kind: u8, data: &[u8]| {
+        let mut header = vec![0u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
+        header[156] = kind;
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        bytes.extend(header);
+        bytes.extend_from_slice(data);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    };
+    let mut plain = Vec::new();
+    add(&mut plain, "a.jpg", b'0', b"a picture");
+    add(&mut plain, "a.json", b'0', br#"{"captions": ["a lake"], "split": "test"}"#);
+    add(&mut plain, "PaxHeader", b'x', b"14 path=b.jpg\n");
+    add(&mut plain, "x", b'0', b"another");
+    add(&mut plain, "././@LongLink", b'L', b"b.txt\0");
+    add(&mut plain, "y", b'0', b"a road");
+    plain.resize(plain.len() + 1024, 0);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let packed = std::io::Write::write_all(&mut encoder, &plain).and_then(|()| encoder.finish());
+    [Some(plain), packed.ok()].into_iter().flatten().collect()
 }
 
 pub(crate) fn csv(bytes: &[u8]) {

@@ -33,9 +33,10 @@ const SOURCES: &str = "stages/sources/tests/corpus";
 const MODELS: &str = "stages/models/tests/hostile";
 
 /// All readers of foreign bytes.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "pickle", read: files::pickle, corpora: &[(SOURCES, "meta-")], made: Vec::new },
     Target { name: "zip", read: files::zip, corpora: &[(SOURCES, "zip-")], made: Vec::new },
+    Target { name: "tar", read: files::tar, corpora: &[], made: files::tars },
     Target { name: "csv", read: files::csv, corpora: &[(SOURCES, "csv-"), (SOURCES, "captions-")], made: Vec::new },
     Target { name: "json", read: files::json, corpora: &[(SOURCES, "jsonl-"), (SOURCES, "karpathy-")], made: Vec::new },
     Target { name: "osm_pbf", read: osm_files::pbf, corpora: &[], made: osm_files::extracts },

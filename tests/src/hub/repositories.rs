@@ -15,9 +15,10 @@ use super::vocabularies;
 /// Writes the files of a repository into a folder.
 type Write = fn(&Path);
 
-pub(super) const ALL: [(&str, Write); 3] = [
+pub(super) const ALL: [(&str, Write); 4] = [
     ("Salesforce/instructblip-vicuna-7b", instructblip),
     ("facebook/sam-vit-huge", sam),
+    ("llava-hf/llava-1.5-7b-hf", llava),
     ("openai/clip-vit-large-patch14", clip),
 ];
 
@@ -84,6 +85,10 @@ fn instructblip(folder: &Path) {
             "_from_model_config": true, "bos_token_id": 1, "eos_token_id": 2, "transformers_version": "4.31.0.dev0",
         }),
     );
+}
+
+fn llava(folder: &Path) {
+    crate::networks::llava(folder);
 }
 
 const VISION_SIZES: [&str; 4] = [

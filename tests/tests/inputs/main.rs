@@ -9,3 +9,4 @@ mod http_stores;
 mod hub;
 mod ingest_memory;
 mod readers;
+mod webdataset;

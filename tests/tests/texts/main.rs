@@ -3,6 +3,7 @@
 mod caption_scores;
 mod caption_server;
 mod instructblip;
+mod llava;
 mod sam;
 mod second_pass;
 mod structured_captions;

@@ -6,6 +6,7 @@ use std::io::{self, BufWriter};
 use std::path::PathBuf;
 
 use serde_json::json;
+use sources::webdataset::key_of;
 
 use super::draft::Draft;
 use super::rows::{About, ImageRow};
@@ -87,7 +88,7 @@ impl Archive {
 
     /// An image with what belongs to it. A reader takes neighbours with one key together.
     fn add(&mut self, row: &ImageRow, country: &str) -> Result<(), WorkerError> {
-        let key = key(&row.about.image_id);
+        let key = key_of(&row.about.image_id);
         let about = about(row, country).to_string();
         let caption = row.about.captions.first().map_or("", String::as_str);
         let members: [(&str, &[u8]); 3] =
@@ -110,20 +111,6 @@ impl Archive {
         let bytes = synced(file, &self.path)?;
         Ok(WrittenFile { path: self.name, split: Some(split.to_owned()), rows: self.rows, bytes, sha256: None })
     }
-}
-
-/// Key of an image in an archive. Readers cut a name at its first dot and take slashes for folders: these are written
-/// as in addresses (`%2E`), and a name that is none of ours cannot leave the folder.
-fn key(image_id: &str) -> String {
-    let mut key = String::with_capacity(image_id.len());
-    for character in image_id.chars() {
-        match character {
-            '.' | '/' | '\\' | '%' => key.push_str(&format!("%{:02X}", character as u32)),
-            c if c.is_control() => c.to_string().bytes().for_each(|byte| key.push_str(&format!("%{byte:02X}"))),
-            c => key.push(c),
-        }
-    }
-    key
 }
 
 fn about(row: &ImageRow, country: &str) -> serde_json::Value {
@@ -153,13 +140,6 @@ fn about(row: &ImageRow, country: &str) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_has_no_dots_and_no_folders() {
-        assert_eq!(key("a123_FI_20"), "a123_FI_20");
-        assert_eq!(key("../a.b/c%\n"), "%2E%2E%2Fa%2Eb%2Fc%25%0A");
-        assert_eq!(key("Süd"), "Süd");
-    }
 
     #[test]
     fn members_are_read_back_by_their_names() {

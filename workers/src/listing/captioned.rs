@@ -7,24 +7,32 @@ use manifests::spec::{BuildSpec, SourceSpec};
 use manifests::words::count;
 use sources::captioned::{self, CaptionFormat, CaptionedImage};
 use sources::split::Split;
+use sources::tar;
 
 use super::folder::{self, Folder};
-use super::{Collected, ListedRow, ObjectRange};
+use super::{Collected, ListedRow, ObjectRange, webdataset};
 use crate::error::WorkerError;
-use crate::stores::SourceStore;
+use crate::stores::{SourceStore, WorkStore};
 
-/// A folder of images with captions. The caption files are those that the spec names, or those that the folder has.
-pub(super) async fn list(source: &SourceStore, spec: &BuildSpec) -> Result<Collected, WorkerError> {
-    if matches!(source.url().scheme(), "http" | "https") {
+/// A folder of images with captions, or of archives of them. The caption files or archives are those that the spec names,
+/// or those that the folder has.
+pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Collected, WorkerError> {
+    let has_no_listing = matches!(source.url().scheme(), "http" | "https");
+    let named = &spec.source.tables;
+    if has_no_listing && named.is_empty() || has_no_listing && !named.iter().all(|name| tar::is_tar(name)) {
         return Err(WorkerError::Configuration(format!(
             "{}: a folder of captioned images has to be listed, and plain HTTP has no listing; copy it to this machine \
-             or to an object store",
+             or to an object store, or name tar archives of WebDataset in source.tables",
             source.url()
         )));
     }
+    let paths = match tables(source, spec).await? {
+        Tables::Files(paths) => paths,
+        Tables::Archives(archives) => return webdataset::list(source, work, spec, archives).await,
+    };
     let mut listing = Collected::new(spec.work.shards);
     let mut files = Vec::new();
-    for path in caption_files(source, spec).await? {
+    for path in paths {
         let images = read_captions(source, &path).await?;
         listing.listing.notes.push(format!(
             "captions of {} read from {}{path}",
@@ -113,7 +121,7 @@ async fn place(
     Ok(())
 }
 
-fn is_tiff(file: &str) -> bool {
+pub(super) fn is_tiff(file: &str) -> bool {
     let ending = file.rsplit('.').next().unwrap_or_default();
     ending.eq_ignore_ascii_case("tif") || ending.eq_ignore_ascii_case("tiff")
 }
@@ -157,10 +165,25 @@ fn image_id_of(file: &str) -> String {
     }
 }
 
-/// The caption files that the spec names, or all that the source has.
-async fn caption_files(source: &SourceStore, spec: &BuildSpec) -> Result<Vec<String>, WorkerError> {
-    if !spec.source.tables.is_empty() {
-        return Ok(spec.source.tables.clone());
+/// What tells of the images.
+enum Tables {
+    /// Caption files, and images beside them.
+    Files(Vec<String>),
+    /// Archives that hold both.
+    Archives(Vec<String>),
+}
+
+/// What the spec names, or all that the source has.
+async fn tables(source: &SourceStore, spec: &BuildSpec) -> Result<Tables, WorkerError> {
+    let named = &spec.source.tables;
+    let (archives, files): (Vec<_>, Vec<_>) = named.iter().cloned().partition(|name| tar::is_tar(name));
+    if let (Some(archive), Some(file)) = (archives.first(), files.first()) {
+        return Err(WorkerError::Configuration(format!(
+            "source.tables names {archive}, an archive, and {file}, a caption file: a build reads one kind, so make two"
+        )));
+    }
+    if !named.is_empty() {
+        return Ok(if files.is_empty() { Tables::Archives(archives) } else { Tables::Files(files) });
     }
     let mut candidates = Vec::new();
     let top = Folder::top(source).await?;
@@ -173,7 +196,20 @@ async fn caption_files(source: &SourceStore, spec: &BuildSpec) -> Result<Vec<Str
         let head = source.get_range(&name, 0..meta.size.min(captioned::HEAD_BYTES), None).await?;
         candidates.extend(captioned::sniff(&name, &head).map(|format| (name, format)));
     }
-    captioned::choose(candidates).map_err(|why| WorkerError::Configuration(format!("{}: {why}", source.url())))
+    let archives: Vec<String> =
+        top.files.values().map(|file| file.name.clone()).filter(|name| tar::is_tar(name)).collect();
+    match (candidates.first(), archives.first()) {
+        (None, Some(_)) => return Ok(Tables::Archives(archives)),
+        (Some((file, _)), Some(archive)) => {
+            return Err(WorkerError::Configuration(format!(
+                "{} holds archives, such as {archive}, and the caption file {file}: name those that count in source.tables",
+                source.url()
+            )));
+        }
+        (_, None) => {}
+    }
+    let files = captioned::choose(candidates);
+    files.map(Tables::Files).map_err(|why| WorkerError::Configuration(format!("{}: {why}", source.url())))
 }
 
 /// Largest caption file: it is held whole.

@@ -1,15 +1,12 @@
 //! `config.json` of Hugging Face's InstructBLIP, with transformers' defaults where a value is left out.
 
-use crate::language::config::{in_range, positive, refuse};
+use crate::frozen_vit::{MAX_LAYERS, MAX_TOKENS, VitShape, tower};
+use crate::language::config::{end_ids, in_range, positive, refuse};
 use crate::language::{LlamaConfig, T5Config};
+use crate::ops::Activation;
 use crate::{ModelError, Result};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::path::Path;
-
-/// Bounds against hostile files: far beyond every published network.
-const MAX_WIDTH: usize = 1 << 15;
-const MAX_LAYERS: usize = 1 << 10;
-const MAX_TOKENS: usize = 1 << 16;
 
 /// Everything that tells one InstructBLIP from another, weights apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,9 +66,22 @@ impl Default for VisionConfig {
 }
 
 impl VisionConfig {
+    pub(crate) fn shape(&self) -> VitShape {
+        VitShape {
+            width: self.hidden_size,
+            hidden: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+            epsilon: self.layer_norm_eps,
+            activation: Activation::Gelu,
+        }
+    }
+
     /// Tokens of one image, with the class token.
     pub fn tokens(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2) + 1
+        self.shape().tokens()
     }
 }
 
@@ -174,21 +184,6 @@ struct RawText {
     eos_token_id: Option<Vec<u32>>,
 }
 
-/// One id, several, or none.
-fn end_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Ids {
-        One(u32),
-        Several(Vec<u32>),
-    }
-    Ok(Some(match Option::<Ids>::deserialize(deserializer)? {
-        None => Vec::new(),
-        Some(Ids::One(id)) => vec![id],
-        Some(Ids::Several(ids)) => ids,
-    }))
-}
-
 impl InstructBlipConfig {
     /// Reads the content of `config.json`; `path` is where it came from.
     ///
@@ -232,17 +227,7 @@ impl InstructBlipConfig {
     /// [`ModelError::Config`] with the value that does not fit.
     pub fn validate(&self) -> Result<()> {
         let (v, q) = (&self.vision, &self.qformer);
-        tower("vision_config", v.hidden_size, v.intermediate_size, v.num_hidden_layers, v.num_attention_heads)?;
-        in_range("vision_config.image_size", v.image_size, MAX_TOKENS)?;
-        in_range("vision_config.patch_size", v.patch_size, v.image_size)?;
-        in_range("number of image tokens", v.tokens(), MAX_TOKENS)?;
-        if !v.image_size.is_multiple_of(v.patch_size) {
-            return refuse(format!(
-                "vision_config.image_size = {} is no multiple of patch_size = {}",
-                v.image_size, v.patch_size
-            ));
-        }
-        positive("vision_config.layer_norm_eps", v.layer_norm_eps)?;
+        v.shape().validate("vision_config")?;
         tower("qformer_config", q.hidden_size, q.intermediate_size, q.num_hidden_layers, q.num_attention_heads)?;
         in_range("qformer_config.vocab_size", q.vocab_size, 1 << 22)?;
         in_range("qformer_config.max_position_embeddings", q.max_position_embeddings, MAX_TOKENS)?;
@@ -264,17 +249,6 @@ impl InstructBlipConfig {
 fn is_authors_own(text: &RawText) -> bool {
     let architectures = text.architectures.as_deref().unwrap_or_default();
     architectures.first().is_some_and(|architecture| architecture == "LLaMAForCausalLM")
-}
-
-fn tower(name: &str, width: usize, hidden: usize, layers: usize, heads: usize) -> Result<()> {
-    in_range(&format!("{name}.hidden_size"), width, MAX_WIDTH)?;
-    in_range(&format!("{name}.intermediate_size"), hidden, 8 * MAX_WIDTH)?;
-    in_range(&format!("{name}.num_hidden_layers"), layers, MAX_LAYERS)?;
-    in_range(&format!("{name}.num_attention_heads"), heads, width)?;
-    match width.is_multiple_of(heads) {
-        true => Ok(()),
-        false => refuse(format!("{name}.hidden_size = {width} is no multiple of num_attention_heads = {heads}")),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //! new tokens as there are columns less one) or as `ids.NAME` by the settings NAME of `generation.json`.
 //! `tests/make_instructblip_goldens.py` writes them. `URBANCROSS_GOLDENS=DIR` checks every such folder within DIR.
 
-use super::{CaptionRequest, InstructBlip, Instruction, Language};
+use super::{InstructBlip, Language};
+use crate::captioning::{CaptionRequest, Captioner, Instruction};
 use crate::checkpoint::{Checkpoint, read_json};
 use crate::language::generate::{EarlyStopping, GenerationSettings};
 use candle_core::{DType, Device, Tensor};
@@ -110,7 +111,7 @@ impl Golden {
 
     fn texts(&self, name: &str, ids: &str, settings: &GenerationSettings) {
         let theirs = rows(&self.tensor(ids));
-        let ours = self.blip.caption(&self.requests(), settings, theirs.len()).unwrap();
+        let ours = self.blip.caption(&self.requests(), settings, theirs.len().into()).unwrap();
         let end = self.blip.config().end_ids.first().copied();
         let pad = self.text_config["pad_token_id"].as_u64().map(|id| id as u32).or(end).unwrap_or(0);
         for (row, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {

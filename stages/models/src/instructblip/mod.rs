@@ -12,12 +12,12 @@ mod goldens;
 mod qformer;
 #[cfg(test)]
 mod tests;
-mod vision;
 
-pub use caption::{Caption, CaptionRequest, Instruction};
 pub use config::{InstructBlipConfig, LanguageConfig, QFormerConfig, VisionConfig};
 
+use crate::captioning::check_vocabulary;
 use crate::checkpoint::{Checkpoint, read_json};
+use crate::frozen_vit::FrozenVit;
 use crate::language::projection::Projection;
 use crate::language::weights::{self, Weights};
 use crate::language::{GenerationConfig, Llama, T5};
@@ -27,14 +27,13 @@ use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
 use qformer::QFormer;
 use std::path::Path;
-use vision::Vision;
 
 /// A frozen InstructBLIP.
 #[derive(Clone, Debug)]
 pub struct InstructBlip {
     config: InstructBlipConfig,
     generation: Option<GenerationConfig>,
-    vision: Vision,
+    vision: FrozenVit,
     queries_qd: Tensor,
     qformer: QFormer,
     projection: Projection,
@@ -111,7 +110,7 @@ impl InstructBlip {
         let weights = Weights::new(&checkpoint, device, dtype);
         let (width, queries) = (config.qformer.hidden_size, config.num_query_tokens);
         Ok(Self {
-            vision: Vision::new(&config.vision, &weights.at("vision_model"))?,
+            vision: FrozenVit::eva(config.vision.shape(), config.vision.qkv_bias, &weights.at("vision_model"))?,
             queries_qd: weights.tensor("query_tokens", &[1, queries, width])?.squeeze(0)?,
             qformer: QFormer::new(&config.qformer, &weights.at("qformer"))?,
             projection: weights.linear("language_projection", width, config.language.width(), true)?,
@@ -127,11 +126,6 @@ impl InstructBlip {
     /// What tells this network from others, weights apart.
     pub fn config(&self) -> &InstructBlipConfig {
         &self.config
-    }
-
-    /// How the checkpoint's authors decode, where its folder says so.
-    pub fn generation(&self) -> Option<&GenerationConfig> {
-        self.generation.as_ref()
     }
 
     /// Image and instruction as the language model sees them.
@@ -240,14 +234,7 @@ impl Tokenizers {
             (&language, &folder.join("tokenizer.json"), config.language.vocab_size()),
             (&qformer, &folder.join("qformer_tokenizer"), config.qformer.vocab_size),
         ] {
-            let entries = tokenizer.vocab_size();
-            // networks are padded to round numbers, and vocabularies get tokens that the network never sees
-            if entries.abs_diff(vocabulary) > vocabulary / 10 + 64 {
-                let reason = format!(
-                    "{entries} entries, the network's vocabulary has {vocabulary}: they do not belong together"
-                );
-                return Err(ModelError::AnotherModel { path: path.to_owned(), reason });
-            }
+            check_vocabulary(tokenizer, path, vocabulary)?;
         }
         Ok(Some(Self { language, qformer }))
     }

@@ -1,8 +1,9 @@
 //! What holds for every InstructBLIP, tried on the committed goldens' networks.
 
+use super::InstructBlip;
 use super::goldens::{Golden, committed};
-use super::{CaptionRequest, InstructBlip};
 use crate::ModelError;
+use crate::captioning::{CaptionRequest, Captioner};
 use crate::language::BatchLimits;
 use crate::language::generate::{GenerationSettings, Nucleus};
 use crate::parameters::Parameters;
@@ -29,11 +30,11 @@ fn no_caption_depends_on_its_batch() {
         // Eleven requests through places for three, against all at once.
         let many: Vec<CaptionRequest> = requests.iter().cycle().take(11).cloned().collect();
         for settings in &all {
-            let together = golden.blip.caption(&many, settings, 11).unwrap();
-            assert_eq!(golden.blip.caption(&many, settings, 3).unwrap(), together);
+            let together = golden.blip.caption(&many, settings, 11.into()).unwrap();
+            assert_eq!(golden.blip.caption(&many, settings, 3.into()).unwrap(), together);
             if settings.sampling.is_none() {
                 for (request, caption) in many.iter().zip(&together) {
-                    let alone = golden.blip.caption(std::slice::from_ref(request), settings, 1).unwrap();
+                    let alone = golden.blip.caption(std::slice::from_ref(request), settings, 1.into()).unwrap();
                     assert_eq!(&alone[0], caption, "{}", folder.display());
                 }
             }
@@ -47,7 +48,7 @@ fn a_small_cache_takes_longer_and_says_the_same() {
     for folder in committed() {
         let golden = Golden::open(&folder);
         let many: Vec<CaptionRequest> = golden.requests().iter().cycle().take(9).cloned().collect();
-        let free = golden.blip.caption(&many, &settings, 9).unwrap();
+        let free = golden.blip.caption(&many, &settings, 9.into()).unwrap();
         for cache_bytes in [1, 20_000, 60_000] {
             let limits = BatchLimits { rows: 9, cache_bytes: Some(cache_bytes) };
             assert_eq!(golden.blip.caption(&many, &settings, limits).unwrap(), free, "{}", folder.display());
@@ -66,10 +67,10 @@ fn one_image_under_several_requests_is_looked_at_once_and_seeds_are_the_requests
         let same_image = CaptionRequest { seed: Some(3), ..first.clone() };
         assert_eq!(first.pixel_values_chw.id(), same_image.pixel_values_chw.id());
         let requests = [first, other, same_image];
-        let together = golden.blip.caption(&requests, &settings, 3).unwrap();
+        let together = golden.blip.caption(&requests, &settings, 3.into()).unwrap();
         assert_ne!(together[0], together[2], "{}", folder.display());
         for (request, caption) in requests.iter().zip(&together) {
-            let alone = golden.blip.caption(std::slice::from_ref(request), &settings, 1).unwrap();
+            let alone = golden.blip.caption(std::slice::from_ref(request), &settings, 1.into()).unwrap();
             assert_eq!(&alone[0], caption, "{}", folder.display());
         }
     }
@@ -100,7 +101,7 @@ fn candles_own_operations_give_the_same_text() {
     for folder in committed() {
         let golden = Golden::open(&folder);
         let wide = InstructBlip::load(&folder, CPU, DType::F64).unwrap();
-        let captions = |blip: &InstructBlip| blip.caption(&golden.requests(), &settings, 4).unwrap();
+        let captions = |blip: &InstructBlip| blip.caption(&golden.requests(), &settings, 4.into()).unwrap();
         assert_eq!(captions(&wide), captions(&golden.blip), "{}", folder.display());
     }
 }
@@ -214,12 +215,12 @@ fn inputs_that_do_not_fit_are_errors() {
     let caption = |change: &dyn Fn(&mut CaptionRequest)| {
         let mut requests = golden.requests();
         change(&mut requests[1]);
-        golden.blip.caption(&requests, &GenerationSettings::default(), 4).unwrap_err().to_string()
+        golden.blip.caption(&requests, &GenerationSettings::default(), 4.into()).unwrap_err().to_string()
     };
     assert!(caption(&|r| r.instruction.prompt_ids[0] = 48).contains("request 1: id 48"));
     assert!(caption(&|r| r.instruction.qformer_ids.resize(13, 1)).contains("13 ids"));
     assert!(caption(&|r| r.instruction.prompt_ids.resize(60, 1)).contains("60 ids and 20 new tokens"));
     assert!(caption(&|r| r.pixel_values_chw = pixels.get(0).unwrap().narrow(1, 0, 8).unwrap()).contains("[3, 8, 24]"));
     assert!(golden.blip.instruction("a road").unwrap_err().to_string().contains("tokenizer.json"));
-    assert!(golden.blip.caption(&[], &GenerationSettings::default(), 4).unwrap().is_empty());
+    assert!(golden.blip.caption(&[], &GenerationSettings::default(), 4.into()).unwrap().is_empty());
 }

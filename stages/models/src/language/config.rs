@@ -1,7 +1,7 @@
 //! `text_config` of Hugging Face's checkpoints, with transformers' defaults where a value is left out.
 
 use crate::{ModelError, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Bounds against hostile files: far beyond every published network.
 const MAX_WIDTH: usize = 1 << 17;
@@ -224,6 +224,21 @@ impl T5Config {
             other => refuse(format!("feed_forward_proj = {other:?}, Flan-T5's is \"gated-gelu\"")),
         }
     }
+}
+
+/// One id, several, or none.
+pub(crate) fn end_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        One(u32),
+        Several(Vec<u32>),
+    }
+    Ok(Some(match Option::<Ids>::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(Ids::One(id)) => vec![id],
+        Some(Ids::Several(ids)) => ids,
+    }))
 }
 
 pub(crate) fn refuse(message: String) -> Result<()> {

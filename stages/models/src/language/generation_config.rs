@@ -1,5 +1,6 @@
 //! `generation_config.json`: how the authors of a checkpoint decode.
 
+use super::config::end_ids;
 use super::generate::{EarlyStopping, GenerationSettings, Nucleus};
 use crate::checkpoint::read_json;
 use crate::{ModelError, Result};
@@ -8,7 +9,7 @@ use std::path::Path;
 
 /// What the file says of decoding; what it leaves out stays as it was.
 ///
-/// The ids that end a text are not taken from here: for these networks transformers asks the language model's own
+/// The ids that end a text are not everywhere taken from here: for InstructBLIP transformers asks the language model's own
 /// configuration.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -25,6 +26,8 @@ pub struct GenerationConfig {
     top_k: Option<usize>,
     no_repeat_ngram_size: Option<usize>,
     num_beam_groups: Option<usize>,
+    #[serde(deserialize_with = "end_ids")]
+    eos_token_id: Option<Vec<u32>>,
 }
 
 impl GenerationConfig {
@@ -47,6 +50,11 @@ impl GenerationConfig {
             Self { top_k: Some(n @ 1..), .. } if samples => refuse(format!("do_sample with top_k = {n}")),
             config => Ok(Some(config)),
         }
+    }
+
+    /// Ids that end a text, where the file says so.
+    pub(crate) fn end_ids(&self) -> Option<&[u32]> {
+        self.eos_token_id.as_deref()
     }
 
     /// `settings` with what the file says in place of their own; `seed` is for its sampling.

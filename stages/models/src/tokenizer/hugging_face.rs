@@ -21,6 +21,22 @@ impl TextTokenizer {
         Self::from_json(path, &read(path)?)
     }
 
+    /// The same, whose texts may hold one of its added tokens: all others are spelt where a text has them.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file), and [`ModelError::Malformed`] for a vocabulary without that token.
+    pub fn from_file_with_marker(path: &Path, marker: &str) -> Result<Self> {
+        let mut json: Value =
+            serde_json::from_slice(&read(path)?).map_err(|error| ModelError::malformed(path, error))?;
+        let added = json.get_mut("added_tokens").and_then(Value::as_array_mut);
+        let found = added.and_then(|added| added.iter_mut().find(|token| token["content"] == marker));
+        let Some(token) = found.and_then(Value::as_object_mut) else {
+            return Err(ModelError::malformed(path, format!("the vocabulary has no added token {marker}")));
+        };
+        token.extend([("special".to_owned(), false.into()), ("normalized".to_owned(), false.into())]);
+        Self::from_json(path, json.to_string().as_bytes())
+    }
+
     /// Reads the `vocab.txt` of an uncased BERT, one word piece per line.
     ///
     /// # Errors

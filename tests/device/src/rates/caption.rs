@@ -4,7 +4,8 @@
 
 use candle_core::Tensor;
 use clap::{Args, ValueEnum};
-use models::instructblip::{CaptionRequest, InstructBlip, Instruction};
+use models::captioning::{CaptionRequest, Captioner, Instruction};
+use models::instructblip::InstructBlip;
 use models::language::generate::GenerationSettings;
 use std::error::Error;
 use std::path::PathBuf;
@@ -81,10 +82,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         .collect::<Result<_, candle_core::Error>>()?;
     let settings = GenerationSettings { num_beams, max_new_tokens: tokens, ..GenerationSettings::default() };
     let one = GenerationSettings { max_new_tokens: 1, ..settings.clone() };
-    let first = best_of(&device, rounds, || Ok(blip.caption(&requests, &one, batch)?))?;
+    let first = best_of(&device, rounds, || Ok(blip.caption(&requests, &one, batch.into())?))?;
     let mut ids = Vec::new();
     let all = best_of(&device, rounds, || {
-        ids = blip.caption(&requests, &settings, batch)?.swap_remove(0).ids;
+        ids = blip.caption(&requests, &settings, batch.into())?.swap_remove(0).ids;
         Ok(())
     })?;
     println!("first ids {:?}", &ids[..ids.len().min(12)]);

@@ -12,6 +12,7 @@ pub struct Generator {
     settings: GenerationSettings,
     end_ids: Vec<u32>,
     seeds: Vec<Option<u64>>,
+    histories: Vec<Vec<u32>>,
 }
 
 /// A request in the batch.
@@ -36,13 +37,20 @@ impl Generator {
     /// [`ModelError::Config`] for settings that make no sense.
     pub fn new(settings: GenerationSettings, end_ids: &[u32]) -> Result<Self> {
         settings.validate()?;
-        Ok(Self { settings, end_ids: end_ids.to_vec(), seeds: Vec::new() })
+        Ok(Self { settings, end_ids: end_ids.to_vec(), seeds: Vec::new(), histories: Vec::new() })
     }
 
     /// Draws of the requests that have a seed here, by their numbers, come of it alone: not of the settings' seed and
     /// the request's number.
     pub fn with_seeds(mut self, seeds: Vec<Option<u64>>) -> Self {
         self.seeds = seeds;
+        self
+    }
+
+    /// Ids of the prompts of requests, by their numbers: they count as the network's
+    /// [`history`](NextLogits::history) does, in its place.
+    pub fn with_histories(mut self, histories: Vec<Vec<u32>>) -> Self {
+        self.histories = histories;
         self
     }
 
@@ -147,7 +155,11 @@ impl Generator {
         mut logits: Vec<f32>,
         has_logits: impl Fn(RequestId) -> bool,
     ) -> Result<()> {
-        let rules = Rules { settings: &self.settings, end_ids: &self.end_ids, history: network.history() };
+        let common = network.history();
+        let rules = |id: RequestId| {
+            let history = self.histories.get(id.0).map_or(common, Vec::as_slice);
+            Rules { settings: &self.settings, end_ids: &self.end_ids, history }
+        };
         let width = network.vocab_size();
         let mut rest = logits.as_mut_slice();
         let mut chosen = Vec::new();
@@ -162,7 +174,7 @@ impl Generator {
         }
         let done = chosen
             .into_par_iter()
-            .map(|(id, running, logits)| match running.search.advance(logits, rules)? {
+            .map(|(id, running, logits)| match running.search.advance(logits, rules(id))? {
                 Next::Done(ids) => Ok(Some((id, ids))),
                 Next::Branches(branches) => {
                     running.branches = branches;
@@ -316,6 +328,19 @@ mod tests {
         assert!(texts[0] != texts[1] && texts[1] != texts[3]);
         assert_eq!(run(vec![None, Some(1)])[1], texts[0]);
         assert_eq!(run(vec![])[3], texts[3]);
+    }
+
+    #[test]
+    fn the_words_of_a_prompt_count_as_said_where_they_are_given() {
+        let settings = GenerationSettings { repetition_penalty: 50.0, max_new_tokens: 12, ..Default::default() };
+        let run = |histories: Vec<Vec<u32>>| {
+            let generator = Generator::new(settings.clone(), &[]).unwrap().with_histories(histories);
+            generator.run(&mut Hashed::new(usize::MAX), 3, 2, |numbers| Ok(vec![7; numbers.len()])).unwrap()
+        };
+        let plain = run(Vec::new());
+        let told = run(vec![vec![], plain[1][..4].to_vec()]);
+        assert_eq!((&told[0], &told[2]), (&plain[0], &plain[2]));
+        assert!(told[1][0] != plain[1][0] && plain[1][..4].iter().all(|id| !told[1].contains(id)), "{told:?}");
     }
 
     #[test]

@@ -1,61 +1,65 @@
-//! InstructBLIP, opened by a stage: images and prompts in, answers out.
+//! A network, opened by a stage: images and prompts in, answers out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{Device, Tensor};
 use manifests::spec::{Decoding, InstructBlipSpec};
-use models::ModelError;
-use models::instructblip::{CaptionRequest, InstructBlip};
+use models::captioning::{self, CaptionRequest};
 use models::language::BatchLimits;
 use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::{DecodeLimits, Rgb};
 
 use super::super::prompt;
+use super::Network;
 use crate::device::dtype;
 use crate::images::limits;
 use crate::stage::{StageContext, StageError};
 
-/// Fields of the spec that name InstructBLIP's weights.
-pub(super) const WEIGHTS_FIELD: &str = "caption.instructblip.weights";
-pub(super) const LANGUAGE_FIELD: &str = "caption.instructblip.language_gguf";
-
-/// A frozen InstructBLIP, and what it takes to show it images.
+/// A frozen network, and what it takes to show it images.
 pub(super) struct Session {
     stage: &'static str,
-    blip: InstructBlip,
+    /// The section of the spec, for messages.
+    section: String,
+    network: Box<dyn captioning::Captioner>,
+    spec: InstructBlipSpec,
     limits: DecodeLimits,
     batch: BatchLimits,
     stop: Arc<AtomicBool>,
 }
 
 impl Session {
-    pub(super) fn open(stage: &'static str, context: &StageContext<'_>) -> Result<Self, StageError> {
-        let configuration =
-            |e: ModelError| StageError::Configuration { stage, why: format!("caption.instructblip: {e}") };
-        let spec = &context.spec.caption.instructblip;
-        let folder = context.weights(stage, WEIGHTS_FIELD)?;
+    pub(super) fn open(network: &Network, stage: &'static str, context: &StageContext<'_>) -> Result<Self, StageError> {
+        let section = format!("caption.{}", network.captioner.name());
+        let configuration = |why: String| StageError::Configuration { stage, why: format!("{section}: {why}") };
+        let spec =
+            context.spec.caption.in_process(network.captioner).ok_or_else(|| configuration("no network".into()))?;
+        let folder = context.weights(stage, network.weights)?;
         let (device, dtype) = (context.device(stage)?, dtype(context.spec));
-        let blip = match context.weights.path(LANGUAGE_FIELD) {
-            Some(gguf) => InstructBlip::load_with_gguf(folder, gguf, &device, dtype),
-            None => InstructBlip::load(folder, &device, dtype),
-        }
-        .map_err(configuration)?;
+        let gguf = context.weights.path(network.language);
+        let opened = (network.open)(folder, gguf, &device, dtype).map_err(|e| configuration(e.to_string()))?;
         // a folder without tokenizers is known before any image is looked at
-        blip.instruction(&spec.prompt_without_tags).map_err(configuration)?;
+        opened.instruction(&spec.prompt_without_tags).map_err(|e| configuration(e.to_string()))?;
         let cache_bytes = (spec.cache_mib > 0).then(|| spec.cache_mib.saturating_mul(1 << 20));
         Ok(Self {
             stage,
-            blip,
+            network: opened,
             limits: limits(context.spec),
             batch: BatchLimits { rows: spec.images_per_batch, cache_bytes },
             stop: context.stop.clone(),
+            section,
+            spec,
         })
     }
 
+    /// Its settings.
+    pub(super) fn spec(&self) -> &InstructBlipSpec {
+        &self.spec
+    }
+
     /// Decoding as the spec, or the checkpoint, has it.
-    pub(super) fn decoding(&self, spec: &InstructBlipSpec) -> Result<GenerationSettings, StageError> {
-        let settings = match (spec.decoding, self.blip.generation()) {
+    pub(super) fn decoding(&self) -> Result<GenerationSettings, StageError> {
+        let spec = &self.spec;
+        let settings = match (spec.decoding, self.network.generation()) {
             (Decoding::Checkpoint, Some(file)) => file.over(decoding(spec), spec.seed),
             (Decoding::Checkpoint | Decoding::Spec, _) => decoding(spec),
         };
@@ -67,7 +71,7 @@ impl Session {
     pub(super) fn valid(&self, settings: GenerationSettings) -> Result<GenerationSettings, StageError> {
         match settings.validate() {
             Ok(()) => Ok(settings),
-            Err(e) => Err(StageError::Configuration { stage: self.stage, why: format!("caption.instructblip: {e}") }),
+            Err(e) => Err(StageError::Configuration { stage: self.stage, why: format!("{}: {e}", self.section) }),
         }
     }
 
@@ -93,15 +97,11 @@ impl Session {
         prompt: &str,
         settings: &GenerationSettings,
     ) -> Result<CaptionRequest, String> {
-        let side = self.blip.config().vision.image_size;
-        let view = pixels::resize(rgb, side as u32, side as u32, pixels::Filter::Bicubic);
-        let mut chw = vec![0f32; 3 * side * side];
-        pixels::normalise_into(&view, &pixels::CLIP_MEAN, &pixels::CLIP_STD, &mut chw);
         // on the host: another thread makes requests while the device works on the batch before
-        let pixel_values_chw = Tensor::from_vec(chw, (3, side, side), &Device::Cpu).map_err(|e| e.to_string())?;
-        let instruction = self.blip.instruction(prompt).map_err(|e| e.to_string())?;
+        let pixel_values_chw = self.network.pixel_values(rgb).map_err(|e| e.to_string())?;
+        let instruction = self.network.instruction(prompt).map_err(|e| e.to_string())?;
         let request = CaptionRequest { pixel_values_chw, instruction, seed: None };
-        self.blip.check(&request, settings).map_err(|e| e.to_string())?;
+        self.network.check(&request, settings).map_err(|e| e.to_string())?;
         Ok(request)
     }
 
@@ -111,14 +111,14 @@ impl Session {
         requests: &[CaptionRequest],
         settings: &GenerationSettings,
     ) -> Result<Vec<Result<String, String>>, StageError> {
-        if let Ok(captions) = self.blip.caption(requests, settings, self.batch) {
+        if let Ok(captions) = self.network.caption(requests, settings, self.batch) {
             return Ok(captions.into_iter().map(|c| Ok(c.text.unwrap_or_default())).collect());
         }
         requests
             .iter()
             .map(|request| {
                 self.check_stop()?;
-                let alone = self.blip.caption(std::slice::from_ref(request), settings, self.batch);
+                let alone = self.network.caption(std::slice::from_ref(request), settings, self.batch);
                 Ok(alone.map(|mut c| c.pop().and_then(|c| c.text).unwrap_or_default()).map_err(|e| e.to_string()))
             })
             .collect()

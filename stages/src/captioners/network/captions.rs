@@ -1,7 +1,6 @@
-//! Captions that InstructBLIP writes: it sees the image and is told the geo-tags.
+//! Captions that a network writes: it sees the image and is told the geo-tags.
 
-use manifests::spec::InstructBlipSpec;
-use models::instructblip::CaptionRequest;
+use models::captioning::CaptionRequest;
 use models::language::generate::{GenerationSettings, Nucleus};
 use pixels::Rgb;
 use rayon::prelude::*;
@@ -10,6 +9,7 @@ use super::super::prompt::{one_line, prompt_of};
 use super::super::quality::{Draft, Judgement};
 use super::super::tags::TagWords;
 use super::super::{Caption, ImageTags, Images, Writer};
+use super::Network;
 use super::session::{Session, seed_of};
 use crate::ahead::prepared_ahead;
 use crate::clip_scorer::{ClipScorer, clip_score};
@@ -22,7 +22,6 @@ pub(super) struct CaptionWriter {
     session: Session,
     /// Says how well captions fit, where the spec wants a least CLIPScore.
     judge: Option<ClipScorer>,
-    spec: InstructBlipSpec,
     min_clip_score: f64,
     first: GenerationSettings,
     again: GenerationSettings,
@@ -41,20 +40,20 @@ struct Question {
 }
 
 impl CaptionWriter {
-    pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
-        let spec = context.spec.caption.instructblip.clone();
-        let session = Session::open(NAME, context)?;
-        let first = session.decoding(&spec)?;
-        let again = session.valid(retry(&first, spec.seed))?;
+    pub(super) fn open(network: &Network, context: &StageContext<'_>) -> Result<Self, StageError> {
+        let session = Session::open(network, NAME, context)?;
+        let first = session.decoding()?;
+        let again = session.valid(retry(&first, session.spec().seed))?;
         let judge = context.spec.caption.writes_by_clip_score().then(|| ClipScorer::open(NAME, context)).transpose()?;
-        Ok(Self { session, judge, spec, min_clip_score: context.spec.caption.score.min_clip_score, first, again })
+        Ok(Self { session, judge, min_clip_score: context.spec.caption.score.min_clip_score, first, again })
     }
 
     fn question(&self, row: usize, known: &ImageTags<'_>, image: &[u8]) -> Result<Question, String> {
         let rgb = self.session.decode(image)?;
         let words = TagWords::of(known)?;
         let tags = words.scene().map(str::to_owned);
-        let prompt = known.with_regions(prompt_of(&self.spec.prompt, &self.spec.prompt_without_tags, tags.as_deref()));
+        let spec = self.session.spec();
+        let prompt = known.with_regions(prompt_of(&spec.prompt, &spec.prompt_without_tags, tags.as_deref()));
         let mut request = self.session.request(&rgb, &prompt, &self.first)?;
         request.seed = seed_of(&self.first, known.image_id, None);
         let view = self.judge.as_ref().map(|judge| pixels::clip_view(&rgb, judge.side_px()));
@@ -130,7 +129,7 @@ impl CaptionWriter {
             let judgement = Judgement {
                 tags: asked[i].tags.as_deref(),
                 prompt: &asked[i].prompt,
-                limits: &self.spec.quality,
+                limits: &self.session.spec().quality,
                 min_clip_score: self.min_clip_score,
             };
             Ok(judgement.of(text?, clip_score, attempts))

@@ -1,10 +1,11 @@
 //! One text for an image that is searched with. The model sees the image and a prompt, and no tags.
 
-use models::instructblip::CaptionRequest;
+use models::captioning::CaptionRequest;
 use models::language::generate::GenerationSettings;
 use rayon::prelude::*;
 
 use super::super::{Images, QueryText, Writer};
+use super::Network;
 use super::session::{Session, seed_of};
 use crate::ahead::prepared_ahead;
 use crate::stage::{StageContext, StageError};
@@ -18,9 +19,9 @@ pub(super) struct QueryWriter {
 }
 
 impl QueryWriter {
-    pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
-        let session = Session::open(NAME, context)?;
-        let settings = session.decoding(&context.spec.caption.instructblip)?;
+    pub(super) fn open(network: &Network, context: &StageContext<'_>) -> Result<Self, StageError> {
+        let session = Session::open(network, NAME, context)?;
+        let settings = session.decoding()?;
         Ok(Self { session, settings, prompt: context.spec.text_retrieval.query_prompt.clone() })
     }
 

@@ -1,7 +1,7 @@
-//! Structured captions that InstructBLIP is asked for.
+//! Structured captions that a network is asked for.
 
-use manifests::spec::{InstructBlipSpec, StructuredSpec};
-use models::instructblip::CaptionRequest;
+use manifests::spec::InstructBlipSpec;
+use models::captioning::CaptionRequest;
 use models::language::generate::{GenerationSettings, Nucleus};
 use rayon::prelude::*;
 use wording::VARIANTS;
@@ -10,6 +10,7 @@ use super::super::answers::Answers;
 use super::super::prompt::prompt_of;
 use super::super::tags::TagWords;
 use super::super::{ImageTags, Images, StructuredCaption, Writer};
+use super::Network;
 use super::session::{Session, seed_of};
 use crate::ahead::prepared_ahead;
 use crate::stage::{StageContext, StageError};
@@ -18,7 +19,8 @@ const NAME: &str = "structured_captions";
 
 pub(super) struct VariantWriter {
     session: Session,
-    spec: StructuredSpec,
+    /// Answers that are asked for at once about one image.
+    answers_at_once: usize,
     base: GenerationSettings,
 }
 
@@ -31,17 +33,17 @@ struct Dialogue {
 }
 
 impl VariantWriter {
-    pub(super) fn open(context: &StageContext<'_>) -> Result<Self, StageError> {
-        let session = Session::open(NAME, context)?;
-        let blip = &context.spec.caption.instructblip;
-        let base = session.valid(decoding(blip))?;
-        Ok(Self { session, spec: blip.structured.clone(), base })
+    pub(super) fn open(network: &Network, context: &StageContext<'_>) -> Result<Self, StageError> {
+        let session = Session::open(network, NAME, context)?;
+        let base = session.valid(decoding(session.spec()))?;
+        Ok(Self { session, answers_at_once: VARIANTS.div_ceil(network.variants_an_answer.max(1)), base })
     }
 
     fn begin(&self, row: usize, known: &ImageTags<'_>, image: &[u8]) -> Result<Dialogue, String> {
         let rgb = self.session.decode(image)?;
         let words = TagWords::of(known)?;
-        let prompt = prompt_of(&self.spec.prompt, &self.spec.prompt_without_tags, words.scene());
+        let spec = &self.session.spec().structured;
+        let prompt = prompt_of(&spec.prompt, &spec.prompt_without_tags, words.scene());
         let request = self.session.request(&rgb, &prompt, &self.base)?;
         Ok(Dialogue { row, request, prompt, answers: Answers::default() })
     }
@@ -55,7 +57,7 @@ impl VariantWriter {
                 .iter_mut()
                 .flatten()
                 .map(|d| {
-                    let wanted = d.answers.wanted(self.spec.attempts);
+                    let wanted = d.answers.wanted(self.session.spec().structured.attempts).min(self.answers_at_once);
                     (d, wanted)
                 })
                 .filter(|(_, wanted)| *wanted > 0)
@@ -91,8 +93,8 @@ impl Writer<StructuredCaption> for VariantWriter {
         let mut written = Vec::with_capacity(tags.len());
         prepared_ahead(
             tags.len(),
-            // every image is asked about several times
-            (self.session.images_at_once() / VARIANTS).max(1),
+            // an image may be asked about several times
+            (self.session.images_at_once() / self.answers_at_once).max(1),
             |rows| rows.into_par_iter().map(|row| self.begin(row, &tags[row], bytes[row])).collect::<Vec<_>>(),
             |_, mut dialogues| {
                 self.talk(&mut dialogues, tags)?;
@@ -104,15 +106,15 @@ impl Writer<StructuredCaption> for VariantWriter {
     }
 }
 
-fn decoding(blip: &InstructBlipSpec) -> GenerationSettings {
-    let spec = &blip.structured;
+fn decoding(all: &InstructBlipSpec) -> GenerationSettings {
+    let spec = &all.structured;
     GenerationSettings {
         num_beams: 1,
         max_new_tokens: spec.max_new_tokens,
-        min_length: blip.min_length,
+        min_length: all.min_length,
         // a penalty would forbid the quotes and braces of JSON
         repetition_penalty: 1.0,
-        sampling: Some(Nucleus { top_p: spec.top_p, temperature: spec.temperature, seed: blip.seed }),
+        sampling: Some(Nucleus { top_p: spec.top_p, temperature: spec.temperature, seed: all.seed }),
         ..GenerationSettings::default()
     }
 }

@@ -19,6 +19,8 @@ use captions::CaptionWriter;
 use queries::QueryWriter;
 use variants::VariantWriter;
 
+type Open = fn(&Path, Option<&Path>, &Device, DType) -> Result<Box<dyn Captioner>, ModelError>;
+
 /// What tells one network from another here.
 pub(super) struct Network {
     /// How specs call it.
@@ -34,7 +36,7 @@ pub(super) struct Network {
     /// Raised when it rounds otherwise than before, so that sentences can differ.
     pub(super) version: u32,
     /// Reads its folder, perhaps with another file for its language model.
-    pub(super) open: fn(&Path, Option<&Path>, &Device, DType) -> Result<Box<dyn Captioner>, ModelError>,
+    pub(super) open: Open,
     /// Its settings as a spec has them.
     pub(super) settings: fn(&BuildSpec) -> serde_json::Value,
 }

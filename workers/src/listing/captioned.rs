@@ -18,8 +18,8 @@ use crate::stores::{SourceStore, WorkStore};
 /// or those that the folder has.
 pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Collected, WorkerError> {
     let has_no_listing = matches!(source.url().scheme(), "http" | "https");
-    let named = &spec.source.tables;
-    if has_no_listing && named.is_empty() || has_no_listing && !named.iter().all(|name| tar::is_tar(name)) {
+    let names_archives = !spec.source.tables.is_empty() && spec.source.tables.iter().all(|name| tar::is_tar(name));
+    if has_no_listing && !names_archives {
         return Err(WorkerError::Configuration(format!(
             "{}: a folder of captioned images has to be listed, and plain HTTP has no listing; copy it to this machine \
              or to an object store, or name tar archives of WebDataset in source.tables",

@@ -22,9 +22,29 @@ pub use tables::RunInputs;
 /// A digest as numbers: there are two for each row of a country.
 type DigestBits = [u8; 16];
 
-/// Name of a part of a build, where a text is one: rows share it.
-fn split_named(text: &str) -> Option<&'static str> {
-    ["train", "val", "test", assignment::DROPPED].into_iter().find(|name| *name == text)
+/// The split of a row, or that it is in none, in a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RowSplit {
+    Train,
+    Val,
+    Test,
+    Dropped,
+}
+
+impl RowSplit {
+    /// The one of that name.
+    fn named(text: &str) -> Option<Self> {
+        [Self::Train, Self::Val, Self::Test, Self::Dropped].into_iter().find(|split| split.name() == text)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+            Self::Dropped => assignment::DROPPED,
+        }
+    }
 }
 
 /// All by which an image is known again, beside its name.
@@ -54,25 +74,25 @@ impl Sight {
 struct RunRow {
     /// Digest of everything that a training reads of it.
     digest: Option<DigestBits>,
-    split: Option<&'static str>,
+    split: Option<RowSplit>,
     sight: Sight,
 }
 
 impl RunRow {
     fn is_learnt(&self) -> bool {
-        self.split == Some("train")
+        self.split == Some(RowSplit::Train)
     }
 
     fn is_held_out(&self) -> bool {
-        matches!(self.split, Some("val" | "test"))
+        matches!(self.split, Some(RowSplit::Val | RowSplit::Test))
     }
 }
 
-/// What a run reads, and what the runs that it descends from learnt from. About 200 bytes a row.
+/// What a run reads, and what the runs that it descends from learnt from. About 150 bytes a row: a country has millions.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RunRows {
     /// By image id.
-    rows: BTreeMap<String, RunRow>,
+    rows: BTreeMap<Box<str>, RunRow>,
     /// By image id, each as it was when it was learnt from: another build may have had another image of that name.
     ancestors: BTreeMap<String, Vec<Sight>>,
 }
@@ -167,7 +187,7 @@ impl RunRows {
     pub fn changed(&self, now: &RunRows) -> ChangedShare {
         let mut share = ChangedShare::default();
         let before = self.rows.iter().filter(|(_, row)| row.digest.is_some()).map(|(id, _)| id);
-        let ids: BTreeSet<&String> = before.chain(now.rows.keys()).collect();
+        let ids: BTreeSet<&Box<str>> = before.chain(now.rows.keys()).collect();
         for id in ids {
             let digest = |rows: &'_ RunRows| rows.rows.get(id).and_then(|row| row.digest);
             share.rows += 1;
@@ -188,7 +208,7 @@ impl RunRows {
     pub fn leaked(&self, now: &RunRows) -> BTreeMap<String, &'static str> {
         let learnt = Learnt::new(self);
         let held_out = now.rows.iter().filter(|(_, row)| row.is_held_out());
-        held_out.filter_map(|(id, row)| Some((id.clone(), learnt.knows(id, &row.sight)?))).collect()
+        held_out.filter_map(|(id, row)| Some((id.to_string(), learnt.knows(id, &row.sight)?))).collect()
     }
 
     /// Pictures that these rows learn from and hold out at once, byte for byte, as splits of older versions may have
@@ -196,7 +216,7 @@ impl RunRows {
     pub fn learnt_and_held_out(&self) -> Option<(usize, &str)> {
         let of = |is: fn(&RunRow) -> bool| self.rows.iter().filter(move |(_, row)| is(row));
         let learnt: BTreeSet<DigestBits> = of(RunRow::is_learnt).filter_map(|(_, row)| row.sight.bytes).collect();
-        let held_out = of(RunRow::is_held_out).filter_map(|(id, row)| Some((row.sight.bytes?, id.as_str())));
+        let held_out = of(RunRow::is_held_out).filter_map(|(id, row)| Some((row.sight.bytes?, &**id)));
         let both: BTreeMap<DigestBits, &str> = held_out.filter(|(bytes, _)| learnt.contains(bytes)).collect();
         both.values().min().map(|image_id| (both.len(), *image_id))
     }
@@ -215,7 +235,7 @@ impl RunRows {
 
     /// Everything that the run or an ancestor was trained on.
     fn learnt(&self) -> impl Iterator<Item = (&str, &Sight)> {
-        let own = self.rows.iter().filter(|(_, row)| row.is_learnt()).map(|(id, row)| (id.as_str(), &row.sight));
+        let own = self.rows.iter().filter(|(_, row)| row.is_learnt()).map(|(id, row)| (&**id, &row.sight));
         own.chain(self.ancestors.iter().flat_map(|(id, sights)| sights.iter().map(move |sight| (id.as_str(), sight))))
     }
 

@@ -10,16 +10,16 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use stages::table::option_text;
 
-use super::{DigestBits, RunRow, RunRows, Sight, split_named};
+use super::{DigestBits, RowSplit, RunRow, RunRows, Sight};
 use crate::error::WorkerError;
 
 impl RunRows {
     /// As Parquet: first what the run reads, then what its ancestors learnt from, which has neither digest nor split.
     pub(crate) fn to_bytes(&self) -> Result<Bytes, WorkerError> {
         let of_ancestor = |sight: &Sight| RunRow { sight: sight.clone(), ..RunRow::default() };
-        let ancestors = self.ancestors.iter().flat_map(|(id, sights)| sights.iter().map(move |sight| (id, sight)));
-        let ancestors: Vec<(&String, RunRow)> = ancestors.map(|(id, sight)| (id, of_ancestor(sight))).collect();
-        let rows: Vec<(&String, &RunRow, bool)> = (self.rows.iter().map(|(id, row)| (id, row, row.is_learnt())))
+        let ancestors = self.ancestors.iter().flat_map(|(id, sights)| sights.iter().map(move |sight| (&**id, sight)));
+        let ancestors: Vec<(&str, RunRow)> = ancestors.map(|(id, sight)| (id, of_ancestor(sight))).collect();
+        let rows: Vec<(&str, &RunRow, bool)> = (self.rows.iter().map(|(id, row)| (&**id, row, row.is_learnt())))
             .chain(ancestors.iter().map(|(id, row)| (*id, row, true)))
             .collect();
         let texts = |of: fn(&RunRow) -> Option<&str>| {
@@ -36,7 +36,7 @@ impl RunRows {
         let columns: [(&str, DataType, ArrayRef); 11] = [
             ("image_id", DataType::Utf8, Arc::new(rows.iter().map(|(id, ..)| Some(id)).collect::<StringArray>())),
             ("digest", DataType::Utf8, digests(|row| row.digest)),
-            ("split", DataType::Utf8, texts(|row| row.split)),
+            ("split", DataType::Utf8, texts(|row| row.split.map(RowSplit::name))),
             ("trained", DataType::Boolean, Arc::new(rows.iter().map(|row| Some(row.2)).collect::<BooleanArray>())),
             ("source", DataType::Utf8, texts(|row| row.sight.source.as_deref())),
             ("bytes_digest", DataType::Utf8, digests(|row| row.sight.bytes)),
@@ -98,11 +98,11 @@ pub(super) fn read_batch(batch: &RecordBatch, like: &RunRows, all: &mut RunRows)
             box_wsen: edges.iter().all(|e| !e.is_null(row)).then(|| [0, 1, 2, 3].map(|i| edges[i].value(row))),
         };
         if sight.bytes.is_none()
-            && let Some(now) = like.rows.get(&image_id).filter(|now| now.sight.shares_names_with(&sight))
+            && let Some(now) = like.rows.get(&*image_id).filter(|now| now.sight.shares_names_with(&sight))
         {
             sight.bytes = now.sight.bytes;
         }
-        let (digest, split) = (of_digest(&digests), option_text(&splits, row).and_then(split_named));
+        let (digest, split) = (of_digest(&digests), option_text(&splits, row).and_then(RowSplit::named));
         let is_own = digest.is_some() || split.is_some();
         let own = RunRow { digest, split, sight };
         // older versions had one row for what the run reads and what an ancestor learnt from
@@ -110,7 +110,7 @@ pub(super) fn read_batch(batch: &RecordBatch, like: &RunRows, all: &mut RunRows)
             all.ancestors.entry(image_id.clone()).or_default().push(own.sight.clone());
         }
         if is_own {
-            all.rows.insert(image_id, own);
+            all.rows.insert(image_id.into(), own);
         }
     }
     Some(())

@@ -11,7 +11,7 @@ use sources::name::ImageName;
 use stages::table::{Columns, TableError, option_text};
 
 use super::super::broken;
-use super::{DigestBits, RunRow, RunRows, Sight, split_named};
+use super::{DigestBits, RowSplit, RunRow, RunRows, Sight};
 use crate::assignment::AssignedRow;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
@@ -48,7 +48,7 @@ fn digest_column(artifact: Artifact) -> &'static str {
 #[derive(Default)]
 struct Found {
     digests: String,
-    split: Option<&'static str>,
+    split: Option<RowSplit>,
     bytes: Option<DigestBits>,
 }
 
@@ -76,7 +76,7 @@ impl ShardInputs {
         }
     }
 
-    async fn read(self) -> Result<BTreeMap<String, RunRow>, WorkerError> {
+    async fn read(self) -> Result<BTreeMap<Box<str>, RunRow>, WorkerError> {
         let mut found = BTreeMap::new();
         for (artifact, part) in &self.parts {
             read_part(&self.work, *artifact, part, &mut found).await?;
@@ -85,9 +85,10 @@ impl ShardInputs {
             let digest = row.digest();
             let entry: &mut Found = found.entry(row.image_id).or_default();
             entry.digests.push_str(&digest);
-            entry.split = Some(row.split);
+            entry.split = RowSplit::named(row.split);
         }
-        let mut rows = found.into_iter().map(|(image_id, found)| (image_id, found.row(&self.source))).collect();
+        let mut rows =
+            found.into_iter().map(|(image_id, found)| (image_id.into_boxed_str(), found.row(&self.source))).collect();
         if let Some(part) = &self.geotags {
             place_part(&self.work, part, &mut rows).await?;
         }
@@ -153,7 +154,7 @@ async fn read_part(
                 entry.bytes = option_text(digests, row).map(digest::bits);
             }
             if let Some(split) = splits.and_then(|splits| option_text(splits, row)) {
-                entry.split = split_named(split);
+                entry.split = RowSplit::named(split);
             }
         }
         Ok(())
@@ -162,13 +163,17 @@ async fn read_part(
 }
 
 /// Fills in where a shard's images lie.
-async fn place_part(work: &WorkStore, part: &PartFile, rows: &mut BTreeMap<String, RunRow>) -> Result<(), WorkerError> {
+async fn place_part(
+    work: &WorkStore,
+    part: &PartFile,
+    rows: &mut BTreeMap<Box<str>, RunRow>,
+) -> Result<(), WorkerError> {
     let reader = PartReader::open(work, Artifact::Geotags, part).await?;
     let batch = reader.read(&["image_id", "filepath", "west", "south", "east", "north"]).await?;
     place(&batch, rows).map_err(broken)
 }
 
-fn place(batch: &RecordBatch, rows: &mut BTreeMap<String, RunRow>) -> Result<(), TableError> {
+fn place(batch: &RecordBatch, rows: &mut BTreeMap<Box<str>, RunRow>) -> Result<(), TableError> {
     let columns = Columns::new(Artifact::Geotags, batch);
     let (ids, path) = (columns.text("image_id")?, columns.text("filepath")?);
     let edges =

@@ -13,8 +13,8 @@ fn rows(rows: &[(&str, &str, &str, [f64; 4])]) -> RunRows {
     let row = |&(id, split, object, wsen): &(&str, &str, &str, [f64; 4])| {
         let sight = sight("here", &format!("bytes of {id}"), Some(object), Some(wsen));
         (
-            id.to_owned(),
-            RunRow { digest: Some(digest::bits(&format!("{id} {split}"))), split: split_named(split), sight },
+            id.into(),
+            RunRow { digest: Some(digest::bits(&format!("{id} {split}"))), split: RowSplit::named(split), sight },
         )
     };
     RunRows { rows: rows.iter().map(row).collect(), ..RunRows::default() }
@@ -23,7 +23,7 @@ fn rows(rows: &[(&str, &str, &str, [f64; 4])]) -> RunRows {
 /// Images of a captioned folder, by id, split and bytes: no object, no box.
 fn captioned(source: &str, rows: &[(&str, &str, &str)]) -> RunRows {
     let row = |&(id, split, bytes): &(&str, &str, &str)| {
-        (id.to_owned(), RunRow { digest: None, split: split_named(split), sight: sight(source, bytes, None, None) })
+        (id.into(), RunRow { digest: None, split: RowSplit::named(split), sight: sight(source, bytes, None, None) })
     };
     RunRows { rows: rows.iter().map(row).collect(), ..RunRows::default() }
 }

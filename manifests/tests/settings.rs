@@ -177,9 +177,10 @@ fn a_tower_for_segments_wants_segments() {
 }
 
 /// Fields for which every number that their type holds means something.
-const UNBOUNDED: [&str; 9] = [
+const UNBOUNDED: [&str; 10] = [
     "adapt.seed",
     "caption.instructblip.seed",
+    "caption.llava.seed",
     "caption.server.seed",
     "pretrain.checkpoint_every_steps",
     "pretrain.patience_epochs",

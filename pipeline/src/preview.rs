@@ -392,6 +392,6 @@ mod tests {
         );
         assert_eq!(changes, BTreeMap::from([(0, 3), (1, 5)]));
         let (line, _) = line_of("x", &counts, &BTreeSet::from([0, 1]), &[Some(2), None, None], &[5, 0, 4]);
-        assert_eq!((line.finished.unwrap().shards, line.rows), (1, 3), "its inputs change: it is made again");
+        assert_eq!((line.finished.unwrap().shards, line.rows), (1, 4), "its inputs change: it is made again");
     }
 }

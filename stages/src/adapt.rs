@@ -372,7 +372,7 @@ mod tests {
         assert_ne!(base, of("", "evaluate.average_over_turns=true"));
         assert_eq!(base, of("", "score.canvas=\"cropped\""), "nobody looks at segments");
         assert_eq!(base, of("", "pretrain.pairs.near_duplicate_bits=5"), "nothing is left out");
-        assert_ne!(base, of("", "pretrain.pairs.near_duplicate_cosine=0.9"));
+        assert_ne!(base, of("", "pretrain.pairs.min_tag_coverage=0.1"));
     }
 
     #[test]

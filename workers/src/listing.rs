@@ -218,11 +218,17 @@ pub async fn list(
     if listing.rows() == 0 {
         let first =
             listing.problems.first().map(|p| format!("; first problem: {}: {}", p.what, p.why)).unwrap_or_default();
+        let (tokens, look) = match spec.source.kind {
+            SourceKind::Skyscript => (
+                format!(" (rows by source token: {})", listing.tokens()),
+                "look at source.tokens, source.tables and source.max_gsd_meters",
+            ),
+            SourceKind::Captioned => (String::new(), "look at source.url, source.tables and source.image_folder"),
+        };
         return Err(WorkerError::Configuration(format!(
-            "{}: no image is wanted for {} (rows by source token: {}){first}; look at source.tokens, source.tables and source.max_gsd_meters",
+            "{}: no image is wanted for {}{tokens}{first}; {look}",
             source.url(),
             spec.country,
-            listing.tokens(),
         )));
     }
     Ok(listing)

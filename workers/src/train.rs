@@ -264,7 +264,9 @@ pub async fn train(
     let mut validation = TableRows::open(request.work, &pending.inputs, Members::Split("val")).await?;
     let pairs_spec = pretrain::of_training(request.spec, request.training).pairs;
     let left_out = pairs::left_out(request.work, &pending.inputs, &pairs_spec).await?;
+    let before = train.len();
     train.leave_out(|image_id| left_out.contains_key(image_id));
+    pairs::check_rest((before, train.len()), pretrain::of_training(request.spec, request.training).batch)?;
     if train.is_empty() {
         return Err(WorkerError::Broken(format!(
             "{}: no row of the train split has an image and a caption without error; look at the rows that failed in \

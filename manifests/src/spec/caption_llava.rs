@@ -127,5 +127,18 @@ impl LlavaSpec {
 
     pub(super) fn check(&self, problems: &mut Problems) {
         self.as_instructblip().check_as("caption.llava", 1, problems);
+        let structured = &self.structured;
+        for (field, prompt) in [
+            ("caption.llava.prompt", &self.prompt),
+            ("caption.llava.prompt_without_tags", &self.prompt_without_tags),
+            ("caption.llava.structured.prompt", &structured.prompt),
+            ("caption.llava.structured.prompt_without_tags", &structured.prompt_without_tags),
+        ] {
+            if prompt.contains("<image>") {
+                problems.add(format!(
+                    "{field} = {prompt:?}: the image's place is put before it; take <image> out of the words"
+                ));
+            }
+        }
     }
 }

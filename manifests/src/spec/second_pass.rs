@@ -49,7 +49,7 @@ impl SecondPassSpec {
             of.refuse("enabled", true, why);
         } else if matches!(spec.score.clip.as_str(), "none" | "bootstrap") {
             let why = "segments are named by a CLIP that was trained before: set score.clip to a checkpoint, such as a \
-                       folder of `urbancross export SPEC --format open_clip`, or one on the hub";
+                       folder of `urbancross export SPEC --model`, or one on the hub";
             of.refuse("enabled", true, why);
         }
     }

@@ -80,7 +80,8 @@ impl<R: BufRead> Read for Paced<R> {
 impl<R: BufRead> BufRead for Paced<R> {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         if self.since > MOST_ELEMENT_BYTES {
-            return Err(std::io::Error::other("an element has over a mebibyte between its angle brackets"));
+            let why = "an element has over a mebibyte between its angle brackets";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
         }
         self.inner.fill_buf()
     }

@@ -50,7 +50,7 @@ fn images_without_pixels_are_broken() {
 fn limits_hold_before_anything_is_decoded() {
     let huge = with_frame(&golden("baseline_420.jpg"), 0xc0, 3, &[0xff; 4]);
     assert_eq!(dimensions(&huge), Ok((65_535, 65_535)));
-    let error = decode(&huge, &LIMITS).unwrap_err();
+    let error = decode(&huge, &DecodeLimits::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "image too large: 4294836225 pixels, the limit is 64000000; raise the limit if the source is trusted"

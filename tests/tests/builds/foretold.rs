@@ -45,7 +45,13 @@ async fn is_foretold(world: &World, what: &str, before: &Recipes) {
             Step::Map(stage) if line.exact => {
                 let foretold: BTreeMap<String, u64> =
                     line.reasons.iter().map(|(reason, rows)| (reason.words().to_owned(), *rows)).collect();
-                assert_eq!((line.rows, &foretold), (computed, &reasons), "{shown}");
+                // what a stopped run has finished waits for publishing, and is no longer to be made
+                let finished = line.finished.as_ref().map_or(0, |finished| finished.rows);
+                assert_eq!(line.rows + finished, computed, "{shown}");
+                match finished {
+                    0 => assert_eq!(foretold, reasons, "{shown}"),
+                    _ => assert!(foretold.iter().all(|(why, rows)| reasons[why] >= *rows), "{shown}"),
+                }
                 assert!(
                     explained[name].contains(&format!("{} stale, {} up to date", count(computed, "row"), line.kept)),
                     "{shown}"

@@ -16,6 +16,21 @@ use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
+/// Whether what is left fills a batch: nothing of a training has begun yet.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] with how many pairs were left out.
+pub(super) fn check_rest((before, left): (usize, usize), batch: usize) -> Result<(), WorkerError> {
+    if left >= batch || left == before {
+        return Ok(());
+    }
+    Err(WorkerError::Configuration(format!(
+        "[pretrain.pairs] leaves {} of {before} pairs of the train split out, and pretrain.batch = {batch} is more than the {left} that stay: \
+         set looser thresholds, or a smaller batch",
+        before - left
+    )))
+}
+
 /// Pairs of the train split that a training leaves out, by image id; about 150 bytes of memory a pair while they are found, and
 /// 300 MiB where vectors are compared.
 ///

@@ -49,8 +49,8 @@ impl Captioner for InstructBlip {
             let most = llama.config().max_position_embeddings;
             if wanted > most {
                 return refuse(format!(
-                    "{} queries, {} ids and {} new tokens are more than the network's {most} positions; lower \
-                     max_new_tokens",
+                    "{} queries, {} ids and {} new tokens are more than the network's {most} positions; \
+                 shorten the prompt, or lower max_new_tokens",
                     c.num_query_tokens,
                     prompt_ids.len(),
                     settings.max_new_tokens

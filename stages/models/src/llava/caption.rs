@@ -41,8 +41,8 @@ impl Captioner for Llava {
         match wanted <= most {
             true => Ok(()),
             false => Err(ModelError::Input(format!(
-                "{} tokens of the image, {} ids and {} new tokens are more than the network's {most} positions; lower \
-                 max_new_tokens",
+                "{} tokens of the image, {} ids and {} new tokens are more than the network's {most} positions; \
+                 shorten the prompt, or lower max_new_tokens",
                 self.config.image_tokens(),
                 request.instruction.prompt_ids.len(),
                 settings.max_new_tokens

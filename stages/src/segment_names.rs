@@ -75,6 +75,9 @@ struct Region {
     percent: i32,
 }
 
+/// Chosen segments, and what they add up to.
+type Row = (Vec<Named>, Vec<Region>);
+
 struct NameSegments {
     network: Network,
     tokenizer: Tokenizer,
@@ -159,10 +162,8 @@ fn regions(named: &[Named], segments: &RowSegments) -> Result<Vec<Region>, Strin
     Ok(regions)
 }
 
-fn content(rows: &[Result<(Vec<Named>, Vec<Region>), String>]) -> Result<MapOutput, TableError> {
-    let lengths = |of: fn(&(Vec<Named>, Vec<Region>)) -> usize| -> Vec<_> {
-        rows.iter().map(|row| row.as_ref().ok().map(of)).collect()
-    };
+fn content(rows: &[Result<Row, String>]) -> Result<MapOutput, TableError> {
+    let lengths = |of: fn(&Row) -> usize| -> Vec<_> { rows.iter().map(|row| row.as_ref().ok().map(of)).collect() };
     let named = || rows.iter().flatten().flat_map(|(named, _)| named);
     let segments = table::struct_lists(
         Artifact::SegmentNames,

@@ -131,10 +131,10 @@ async fn what_a_killed_run_has_finished_waits_for_publishing() {
     let of_shard = |path: &std::path::PathBuf| paths::shard_of_part(path.to_str().unwrap()) == Some(1);
     let (part, aside) = (parts.into_iter().find(of_shard).unwrap(), world.path("aside"));
     std::fs::rename(&part, &aside).unwrap();
-    let finished = Some(Finished { shards: 2, of: 3, rows: 24 - rows_of(1) });
-    assert_eq!(geotags().await, (rows_of(1), finished));
+    let finished = Finished { shards: 2, of: 3, rows: 24 - rows_of(1) };
+    assert_eq!(geotags().await, (rows_of(1), Some(finished)));
     assert_eq!(
-        finished.unwrap().in_words(),
+        finished.in_words(),
         format!("2 of 3 shards are finished and wait for publishing ({} rows made)", 24 - rows_of(1))
     );
     std::fs::rename(&aside, &part).unwrap();

@@ -178,3 +178,18 @@ pub fn in_words<'a>(left_out: impl Iterator<Item = &'a str>) -> String {
     left_out.for_each(|why| *counts.entry(why.split(':').next().unwrap_or(why)).or_default() += 1);
     counts.iter().map(|(why, count)| format!("{count} ({why})")).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sifting_that_leaves_no_batch_says_that_it_did() {
+        let said = |before, left| check_rest((before, left), 8).map_err(|error| error.to_string());
+        assert!(said(40, 8).is_ok() && said(40, 40).is_ok());
+        assert!(said(5, 5).is_ok(), "nothing was left out: too few rows are another fault");
+        let why = said(40, 1).unwrap_err();
+        assert!(why.contains("[pretrain.pairs] leaves 39 of 40 pairs") && why.contains("the 1 that stay"), "{why}");
+        assert_eq!(check_rest((40, 1), 8).unwrap_err().exit_code(), 65);
+    }
+}

@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn a_default_that_is_written_out_is_the_same_adaptation() {
         let of = |method: &str, set: &str| {
-            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n[score]\nclip = \"bootstrap\"\n";
             parameters(&pair(method), &BuildSpec::parse(text, "t", &[set.to_owned()]).unwrap()).unwrap()
         };
         let base = of("", "model.precision=\"f32\"");

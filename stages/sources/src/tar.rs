@@ -78,7 +78,15 @@ impl<'v, V: Visitor> Archive<'v, V> {
     /// Nothing is read yet.
     pub fn new(is_packed: bool, visitor: &'v mut V) -> Self {
         let state = State::Header(Vec::with_capacity(BLOCK));
-        let parser = Parser { visitor, state, position: 0, long: Long::default(), most: u64::MAX, error: None };
+        let parser = Parser {
+            visitor,
+            state,
+            position: 0,
+            long: Long::default(),
+            most: u64::MAX,
+            is_padding: false,
+            error: None,
+        };
         match is_packed {
             false => Archive::Plain(parser),
             true => Archive::Packed(Box::new(MultiGzDecoder::new(parser)), 0),
@@ -93,7 +101,7 @@ impl<'v, V: Visitor> Archive<'v, V> {
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
         match self {
             Archive::Plain(parser) => parser.feed(bytes),
-            Archive::Packed(decoder, _) if decoder.get_ref().visitor.is_satisfied() => Ok(()),
+            Archive::Packed(decoder, _) if decoder.get_ref().is_over() => Ok(()),
             Archive::Packed(decoder, fed) => {
                 *fed = fed.saturating_add(bytes.len() as u64);
                 decoder.get_mut().most = fed.saturating_mul(MAX_RATIO).max(FREE_BYTES);
@@ -107,7 +115,7 @@ impl<'v, V: Visitor> Archive<'v, V> {
     pub fn is_done(&self) -> bool {
         match self {
             Archive::Plain(parser) => parser.is_done(),
-            Archive::Packed(decoder, _) => decoder.get_ref().visitor.is_satisfied(),
+            Archive::Packed(decoder, _) => decoder.get_ref().is_over(),
         }
     }
 
@@ -156,6 +164,8 @@ pub struct Parser<'v, V: Visitor> {
     long: Long,
     /// Bytes that may come.
     most: u64,
+    /// Whether a decoder has come to what only fills the file up.
+    is_padding: bool,
     /// What a decoder cannot hand on.
     error: Option<SourceError>,
 }
@@ -163,6 +173,11 @@ pub struct Parser<'v, V: Visitor> {
 impl<V: Visitor> Parser<'_, V> {
     fn is_done(&self) -> bool {
         matches!(self.state, State::Done) || self.visitor.is_satisfied()
+    }
+
+    /// Whether nothing that a decoder has left counts.
+    fn is_over(&self) -> bool {
+        self.is_padding || self.visitor.is_satisfied()
     }
 
     fn broken(&self, problem: impl Into<String>) -> SourceError {
@@ -173,9 +188,12 @@ impl<V: Visitor> Parser<'_, V> {
     fn told(&mut self, written: io::Result<()>) -> Result<(), SourceError> {
         match (self.error.take(), written) {
             (Some(error), _) => Err(error),
-            (None, Err(_)) if self.visitor.is_satisfied() => Ok(()),
+            (None, Err(_)) if self.is_over() => Ok(()),
             // archivers fill up what they write with zeros, which begin no further part; a checksum has to be right
-            (None, Err(error)) if self.is_done() && error.to_string().contains("gzip header") => Ok(()),
+            (None, Err(error)) if self.is_done() && error.to_string().contains("gzip header") => {
+                self.is_padding = true;
+                Ok(())
+            }
             (None, Err(error)) => Err(self.broken(format!("gzip: {error}"))),
             (None, Ok(())) => Ok(()),
         }

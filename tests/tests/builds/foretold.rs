@@ -53,7 +53,7 @@ async fn is_foretold(world: &World, what: &str, before: &Recipes) {
                     _ => assert!(foretold.iter().all(|(why, rows)| reasons[why] >= *rows), "{shown}"),
                 }
                 assert!(
-                    explained[name].contains(&format!("{} stale, {} up to date", count(computed, "row"), line.kept)),
+                    explained[name].contains(&format!("{} stale, {} up to date", count(line.rows, "row"), line.kept)),
                     "{shown}"
                 );
                 let state = of_image.iter().find_map(|line| line.strip_prefix(&format!("{name:21} ")));

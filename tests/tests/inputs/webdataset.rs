@@ -120,12 +120,14 @@ async fn what_is_wrong_is_named_and_costs_no_more_than_itself() {
     }
     add(&mut first, "4.jpg", b"no picture");
     add(&mut first, "4.txt", b"a lake");
+    first.extend([0; 1024]);
     std::fs::write(folder.join("a.tar"), &first).unwrap();
     let mut second = Vec::new();
     add(&mut second, "1.jpg", &picture(9));
     add(&mut second, "1.txt", b"another field 1");
     add(&mut second, "5.png", &picture(200));
     add(&mut second, "5.json", br#"{"captions": ["field 5", "a field"]}"#);
+    second.extend([0; 1024]);
     std::fs::write(folder.join("b.tar"), &second).unwrap();
 
     let (build, quarantined) = listed(spec(&folder, &world.path("copy"), &[])).await.unwrap();

@@ -3,6 +3,7 @@
 //! `cargo run --release -p osm --example extract_memory -- 450000000 [FOLDER]`: an `.osm.pbf` of so many nodes, an eighth as many
 //! ways and as many multipolygons as countries have, read for 20,000 boxes. FOLDER takes the file and the index.
 
+mod generated;
 #[path = "../../../pipeline/sandbox/src/extract/pbf.rs"]
 #[allow(dead_code, reason = "less of it is needed here")]
 mod pbf;
@@ -11,42 +12,11 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use osm::{Boxes, ImageBox, Place, Rect, SubjectKind, read_extract};
+use generated::{Dice, image, peak_mib, place};
+use osm::{Boxes, Place, read_extract};
 
 /// As many objects as the usual writers put into a block.
 const BLOCK: i64 = 8_000;
-
-/// A generator of its own: the same numbers everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self, below: i64) -> i64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % below.max(1) as u64) as i64
-    }
-}
-
-/// Most of what is mapped lies in cities: places crowd around 40,000 centres.
-fn place(dice: &mut Dice) -> Place {
-    let city = dice.next(40_000);
-    let middle = (city * 7_919 % 3_200_000 * 1_000 - 1_600_000_000, city * 104_729 % 1_300_000 * 1_000 - 550_000_000);
-    let by = |dice: &mut Dice| dice.next(1_500_000) - 750_000;
-    Place { lon: (middle.0 + by(dice)) as i32, lat: (middle.1 + by(dice)) as i32 }
-}
-
-fn image(number: i64, place: Place) -> ImageBox {
-    let high = Place { lon: place.lon + 30_000, lat: place.lat + 18_000 };
-    let image_id = format!("a{number}_FI_19");
-    ImageBox { image_id, kind: SubjectKind::Area, id: number, rect: Rect { low: place, high } }
-}
-
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
 
 /// Writes the file block by block.
 fn write(path: &Path, nodes: i64) -> std::io::Result<()> {

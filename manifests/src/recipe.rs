@@ -286,7 +286,7 @@ fn brief(digest: &str) -> &str {
 }
 
 /// Parameters that differ, by their whole path, with their values before and now.
-fn parameter_differences(old: &str, new: &str) -> Vec<String> {
+pub fn parameter_differences(old: &str, new: &str) -> Vec<String> {
     let (old, new) = (settings(old), settings(new));
     let names: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
     let show = |value: Option<&String>| value.map_or("unset", String::as_str).to_owned();

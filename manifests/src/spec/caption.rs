@@ -265,6 +265,7 @@ impl InstructBlipSpec {
     /// Checks a section whose images want so many answers at least.
     pub(super) fn check_as(&self, section: &str, answers: usize, problems: &mut Problems) {
         let mut of = problems.section(section);
+        of.prompts(&self.prompt, &self.prompt_without_tags);
         of.within("num_beams", self.num_beams, 1..=MOST_BEAMS, "1 decodes greedily");
         of.count("max_new_tokens", self.max_new_tokens, MOST_TOKENS);
         of.within("min_length", self.min_length, 0..=self.max_new_tokens, "that is max_new_tokens");
@@ -313,6 +314,7 @@ impl StructuredSpec {
 
     fn check(&self, section: &str, answers: usize, problems: &mut Problems) {
         let mut of = problems.section(section);
+        of.prompts(&self.prompt, &self.prompt_without_tags);
         of.within("temperature", self.temperature, positive(WARMEST), "1 is the model's own");
         of.within("top_p", self.top_p, positive(1.0), "1 draws from all tokens");
         of.count("max_new_tokens", self.max_new_tokens, MOST_TOKENS);

@@ -162,6 +162,7 @@ impl CaptionServerSpec {
             );
         }
         let mut of = problems.section("caption.server");
+        of.prompts(&self.prompt, &self.prompt_without_tags);
         of.within("temperature", self.temperature, 0.0..=WARMEST, "0 takes the most likely tokens");
         of.within("top_p", self.top_p, super::check::positive(1.0), "1 draws from all tokens");
         of.count("max_tokens", self.max_tokens, MOST_TOKENS);
@@ -176,6 +177,7 @@ impl CaptionServerSpec {
             of.within(name, price, 0.0..=1e9, "0: not known");
         }
         let mut of = problems.section("caption.server.structured");
+        of.prompts(&self.structured.prompt, &self.structured.prompt_without_tags);
         of.within("temperature", self.structured.temperature, 0.0..=WARMEST, "0 takes the most likely tokens");
         of.count("max_tokens", self.structured.max_tokens, MOST_TOKENS);
         of.count("attempts", self.structured.attempts, 20);
@@ -254,6 +256,18 @@ mod tests {
         for url in ["llava", "ftp://host/v1", "http://", "https:///v1"] {
             assert!(wrong(CaptionServerSpec { url: url.into(), ..named() }).contains("https://HOST/v1"), "{url}");
         }
+    }
+
+    #[test]
+    fn only_tags_are_filled_into_prompts() {
+        let asks = |prompt: &str, without: &str| {
+            wrong(CaptionServerSpec { prompt: prompt.into(), prompt_without_tags: without.into(), ..named() })
+        };
+        assert_eq!(asks("A {tags} and JSON such as {\"a\": {\"b\": 1}} {} { }", "nothing"), "");
+        let unknown = asks("Taken in {year}: {tags}", "nothing");
+        assert!(unknown.contains("caption.server.prompt") && unknown.contains("{year} would be read"), "{unknown}");
+        assert!(asks("x {tag}", "").contains("{tags} is what is filled in"));
+        assert!(asks("x", "with {tags}").contains("caption.server.prompt_without_tags"));
     }
 
     #[test]

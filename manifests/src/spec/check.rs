@@ -54,6 +54,23 @@ impl Section<'_> {
         }
     }
 
+    /// Two prompts, with `{tags}` and for images that have none; nothing else in braces stands for anything.
+    pub(crate) fn prompts(&mut self, with_tags: &str, without_tags: &str) {
+        for (field, prompt, known) in
+            [("prompt", with_tags, &["tags"][..]), ("prompt_without_tags", without_tags, &[][..])]
+        {
+            if let Some(name) = placeholders(prompt).find(|name| !known.contains(name)) {
+                let why = match known {
+                    [] => format!(
+                        "{{{name}}} would be read as it stands, since images without tags have nothing to fill in"
+                    ),
+                    _ => format!("{{{name}}} would be read as it stands; {{tags}} is what is filled in"),
+                };
+                self.refuse(field, prompt, &why);
+            }
+        }
+    }
+
     /// A number of things of which there must be one.
     pub(crate) fn count<T: PartialOrd + Debug + From<u8>>(&mut self, field: &str, value: T, most: T) {
         self.within(field, value, T::from(1)..=most, "");
@@ -111,4 +128,10 @@ fn words<T: Debug>(range: &impl RangeBounds<T>) -> String {
 /// Above 0, up to `most`.
 pub(crate) fn positive(most: f64) -> impl RangeBounds<f64> {
     (Bound::Excluded(0.0), Bound::Included(most))
+}
+
+/// Names in braces: `{tags}`, and not JSON's `{"a": 1}`.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    let is_name = |name: &&str| !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+    text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)).filter(is_name)
 }

@@ -2,6 +2,7 @@
 //! which weights.
 
 use manifests::plan::PinnedTable;
+use manifests::recipe::parameter_differences;
 use manifests::words::count;
 use manifests::{Artifact, digest, paths};
 use serde::{Deserialize, Serialize};
@@ -197,7 +198,7 @@ pub(crate) async fn outlook(
     let is_lost = inputs.tables.iter().chain([&inputs.geotags]).any(|table| !table.lost.is_empty());
     match inputs.current(&runs) {
         Some(_) if force => return Ok(Outlook::MustRun(FORCED.to_owned())),
-        None if runs.begun.is_empty() => return Ok(Outlook::MustRun(NO_RUN.to_owned())),
+        None if runs.begun.is_empty() => return Ok(Outlook::MustRun(no_run(&inputs, &runs))),
         None => return Ok(Outlook::Open),
         // its rows cannot be counted
         Some(_) if is_lost => return Ok(Outlook::Open),
@@ -212,6 +213,31 @@ pub(crate) async fn outlook(
             if at_most > build.spec.pretrain.retrain_above { Outlook::Open } else { Outlook::UpToDate { at_most } }
         }
     })
+}
+
+/// Why a training must run that no finished run stands for.
+fn no_run(inputs: &Inputs<'_>, runs: &Runs) -> String {
+    let last = runs.finished.last().map(|last| {
+        let mut differences = parameter_differences(&last.parameters, &inputs.parameters);
+        if last.stage_version != pretrain::VERSION {
+            differences.push(format!("version of training: {} → {}", last.stage_version, pretrain::VERSION));
+        }
+        differences
+    });
+    no_run_in_words(&last.unwrap_or_default())
+}
+
+/// Differences that are named.
+const MOST_NAMED: usize = 4;
+
+fn no_run_in_words(since_the_last: &[String]) -> String {
+    if since_the_last.is_empty() {
+        return NO_RUN.to_owned();
+    }
+    let named = since_the_last.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = since_the_last.len().saturating_sub(MOST_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{NO_RUN}; since the last one: {named}{more}")
 }
 
 pub(crate) const NO_RUN: &str = "no finished run has these settings";
@@ -231,7 +257,7 @@ pub(crate) async fn training_state(
     let mut inputs = Inputs::pin(build, training).await?;
     let runs = train::runs(&build.work, &build.spec.country, training).await?;
     train::discard_unreadable(&build.work, &runs).await?;
-    let (mut warm_start, mut begins) = (None, NO_RUN.to_owned());
+    let (mut warm_start, mut begins) = (None, no_run(&inputs, &runs));
     if let Some(record) = inputs.current(&runs) {
         if inputs.reads_what(&record) && !force {
             let rows = inputs.tables.first().map_or(0, PinnedTable::rows);
@@ -334,5 +360,23 @@ fn descend_from_init(build: &Build, rows: &mut RunRows, begins: String) -> Resul
                  other weights, or from none"
             ))),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_training_that_must_run_says_which_settings_are_new() {
+        assert_eq!(no_run_in_words(&[]), NO_RUN);
+        let differences =
+            parameter_differences(r#"{"pairs":{"least":0.1},"seed":1}"#, r#"{"pairs":{"least":0.2},"seed":1}"#);
+        assert_eq!(
+            no_run_in_words(&differences),
+            format!("{NO_RUN}; since the last one: parameter pairs.least: 0.1 → 0.2")
+        );
+        let many: Vec<String> = (0..6).map(|i| format!("parameter p{i}: 0 → 1")).collect();
+        assert!(no_run_in_words(&many).ends_with("parameter p3: 0 → 1 and 2 more"));
     }
 }

@@ -12,11 +12,12 @@ mod together;
 use std::collections::BTreeMap;
 
 use arrow::array::Array;
+use futures::TryStreamExt;
 use manifests::Artifact;
 use serde::Serialize;
 use stages::table::{Columns, TableError, option_text};
 use workers::WorkerError;
-use workers::parts::PartReader;
+use workers::parts::batches;
 
 use crate::build::Build;
 
@@ -52,7 +53,7 @@ pub struct Analysis {
     pub compared: Option<Comparison>,
 }
 
-/// Reads the geo-tags and captions of a build, one part after the other: counts are kept, rows are not.
+/// Reads the geo-tags and captions of a build, a few parts at once: counts are kept, rows are not.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] for a build without geo-tags, [`WorkerError::Broken`] for parts that cannot be read; a
@@ -60,10 +61,12 @@ pub struct Analysis {
 pub async fn analyse(build: &Build) -> Result<Analysis, WorkerError> {
     let country = build.spec.country.clone();
     let mut counter = Counter::default();
-    for part in build.pin(Artifact::Geotags).await?.parts {
-        let reader = PartReader::open(&build.work, Artifact::Geotags, &part).await?;
-        let columns = ["status", "source", "year", "gsd_meters", "center_tags", "surrounding_tags"];
-        count(&mut counter, &reader.read(&columns).await?).map_err(|e| WorkerError::Broken(e.to_string()))?;
+    let at_once = build.spec.work.concurrency;
+    let geotags = build.pin(Artifact::Geotags).await?;
+    let columns = ["status", "source", "year", "gsd_meters", "center_tags", "surrounding_tags"];
+    let mut read = batches(&build.work, &geotags, &columns, at_once);
+    while let Some(rows) = read.try_next().await? {
+        count(&mut counter, &rows).map_err(|e| WorkerError::Broken(e.to_string()))?;
     }
     let (tags, together) = counter.finish();
     if tags.images == 0 {
@@ -73,8 +76,9 @@ pub async fn analyse(build: &Build) -> Result<Analysis, WorkerError> {
         )));
     }
     let mut captions_by_words = BTreeMap::new();
-    for part in build.pin(Artifact::Captions).await?.parts {
-        let rows = PartReader::open(&build.work, Artifact::Captions, &part).await?.read(&["captions"]).await?;
+    let captions = build.pin(Artifact::Captions).await?;
+    let mut read = batches(&build.work, &captions, &["captions"], at_once);
+    while let Some(rows) = read.try_next().await? {
         let captions = Columns::new(Artifact::Captions, &rows).texts("captions");
         for caption in captions.map_err(|e| WorkerError::Broken(e.to_string()))?.iter().flatten() {
             *captions_by_words.entry(caption.split_whitespace().count() as u64).or_default() += 1;

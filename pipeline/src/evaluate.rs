@@ -1,5 +1,6 @@
 //! Evaluation of builds: a model on its own test split, and models on each other's.
 
+mod rows;
 mod text;
 
 use std::path::Path;
@@ -12,14 +13,14 @@ use stages::Training;
 use stages::encoder::Encoder;
 use stages::evaluate::{self, EvaluatedRow, Evaluation, LeftOut, Reranked};
 use stages::stage::StageContext;
-use stages::table::{Columns, TableError};
+use stages::table::TableError;
 use stages::text_retrieval;
 use stages::train_rows::TrainRows;
 use workers::WorkerError;
-use workers::parts::PartReader;
 use workers::stores::Hint;
 use workers::train::{self, Members, RunInputs, RunRows, TableRows};
 
+use self::rows::embedded_rows;
 use crate::build::Build;
 use crate::progress::Progress;
 use crate::trainings::{current_record, learnt_and_held_out};
@@ -201,73 +202,6 @@ pub async fn finished(build: &Build) -> Result<Evaluation, WorkerError> {
             build.work.url()
         ))
     })
-}
-
-/// Rows of a split with their vectors, from the embedding tables.
-async fn embedded_rows(build: &Build, tables: &[PinnedTable], wanted: &str) -> Result<Vec<EvaluatedRow>, WorkerError> {
-    let [images, texts, splits, pixels] = tables else { return Ok(Vec::new()) };
-    let mut rows = Vec::new();
-    for part in &splits.parts {
-        let (Some(image_part), Some(text_part), Some(pixel_part)) =
-            (images.part(part.shard), texts.part(part.shard), pixels.part(part.shard))
-        else {
-            continue;
-        };
-        let read = |artifact, part, columns: &'static [&'static str]| async move {
-            PartReader::open(&build.work, artifact, part).await?.read(columns).await
-        };
-        let splits = read(Artifact::Splits, part, &["image_id", "split"]).await?;
-        let columns = Columns::new(Artifact::Splits, &splits);
-        let (ids, split) = (columns.text("image_id").map_err(broken)?, columns.text("split").map_err(broken)?);
-        let members: std::collections::BTreeSet<&str> =
-            (0..splits.num_rows()).filter(|&r| split.value(r) == wanted).map(|r| ids.value(r)).collect();
-        let image_batch = read(Artifact::ImageEmbeddings, image_part, &["image_id", "status", "embedding"]).await?;
-        let text_batch = read(Artifact::TextEmbeddings, text_part, &["image_id", "status", "texts"]).await?;
-        let pixel_batch = read(Artifact::Images, pixel_part, &["image_id", "status", "bytes_digest"]).await?;
-        let mut captions = captions_of(&text_batch).map_err(broken)?;
-        let digests = digests_of(&pixel_batch).map_err(broken)?;
-        let columns = Columns::new(Artifact::ImageEmbeddings, &image_batch);
-        let vectors = columns.vectors("embedding").map_err(broken)?;
-        let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
-        for (row, embedding) in vectors.into_iter().enumerate() {
-            let id = ids.value(row);
-            if status.value(row) == "ok"
-                && members.contains(id)
-                && let (Some(captions), Some(digest)) = (captions.remove(id), digests.get(id))
-            {
-                rows.push(EvaluatedRow { image_id: id.to_owned(), bytes_digest: digest.clone(), embedding, captions });
-            }
-        }
-    }
-    Ok(rows)
-}
-
-type Captions = std::collections::BTreeMap<String, Vec<(String, Vec<f32>)>>;
-
-fn captions_of(batch: &arrow::record_batch::RecordBatch) -> Result<Captions, TableError> {
-    let columns = Columns::new(Artifact::TextEmbeddings, batch);
-    let (ids, status) = (columns.text("image_id")?, columns.text("status")?);
-    let mut captions = Captions::new();
-    for row in (0..batch.num_rows()).filter(|&row| status.value(row) == "ok") {
-        let items = columns.structs("texts", row)?;
-        let inner = columns.inner(&items);
-        let texts = inner.text("text")?;
-        let vectors = inner.vectors("embedding")?;
-        let pairs = texts.iter().flatten().map(str::to_owned).zip(vectors).collect();
-        captions.insert(ids.value(row).to_owned(), pairs);
-    }
-    Ok(captions)
-}
-
-fn digests_of(
-    batch: &arrow::record_batch::RecordBatch,
-) -> Result<std::collections::BTreeMap<String, String>, TableError> {
-    let columns = Columns::new(Artifact::Images, batch);
-    let (ids, status, digests) = (columns.text("image_id")?, columns.text("status")?, columns.text("bytes_digest")?);
-    Ok((0..batch.num_rows())
-        .filter(|&row| status.value(row) == "ok")
-        .map(|row| (ids.value(row).to_owned(), digests.value(row).to_owned()))
-        .collect())
 }
 
 /// The model of one build on the test split of another. Its vectors are made on the spot: tables

@@ -17,6 +17,7 @@ pub mod search;
 mod seen;
 mod statistics;
 pub mod sweep;
+mod tally;
 mod text_retrieval;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,15 +142,16 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
             build.work.url()
         )));
     }
-    let statistics = statistics::gather(build).await?;
-    let captions = captions::gather(build).await?;
+    let mut quality = captions::CaptionQuality::default();
+    let statistics = statistics::gather(build, &mut quality).await?;
+    captions::gather(build, &mut quality).await?;
     let failed = failed::gather(build).await?;
     let analysis = match crate::analyse::analyse(build).await {
         // without geo-tags there is nothing to analyse
         Err(WorkerError::Configuration(_)) => None,
         analysed => Some(analysed?).filter(|analysis| analysis.tags.tags > 0),
     };
-    Ok(Gathered { build, analysis, summaries, evaluation, curves, statistics, captions, failed, missing })
+    Ok(Gathered { build, analysis, summaries, evaluation, curves, statistics, captions: quality, failed, missing })
 }
 
 fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
@@ -410,13 +412,14 @@ fn data_blocks(s: &statistics::Statistics) -> Vec<Block> {
                 caption: "Words per caption.".into(),
                 x_label: "words".into(),
                 y_label: "captions".into(),
-                ..Histogram::from_values(&s.caption_words, 16)
+                ..s.caption_words.histogram(16)
             }),
         ]),
         Block::Paragraph(format!(
-            "{}, {} of them distinct.",
+            "{}, {}{} of them distinct.",
             format_count(s.captions, "caption"),
-            format_number(s.distinct_captions as f64, Some(0))
+            if s.distinct_captions.is_exact() { "" } else { "about " },
+            format_number(s.distinct_captions.count() as f64, Some(0))
         )),
     ];
     if !s.tags.is_empty() {

@@ -30,5 +30,7 @@ began, built, before, refreshed, after = (
 build = built - began - training
 print(f"build without its training {build:.1f} s (training {training:.1f} s); refresh {refreshed - before:.2f} s, "
       f"run {after - refreshed:.2f} s: {100 * (after - before) / build:.1f} %, the refresh alone {100 * (refreshed - before) / build:.1f} %")
+rows = refresh["images"]
+print(f"the build takes {1e3 * build / rows:.1f} ms a row; 3 % is enough for this edit where it takes {1e3 * (after - before) / 0.03 / rows:.0f} ms")
 if made["segments"] or made["image_embeddings"] or made["captions"] > 1.05 * words:
     sys.exit("more was made again than changed")

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,28 +14,42 @@ use object_store::{
 };
 use pipeline::build::Build;
 
-/// How often each object was read.
+/// How often each object was read, and how many at once.
 #[derive(Debug, Default)]
-pub struct Reads(Mutex<BTreeMap<String, usize>>);
+pub struct Reads {
+    counts: Mutex<BTreeMap<String, usize>>,
+    now: AtomicUsize,
+    most_at_once: AtomicUsize,
+}
 
 impl Reads {
     /// Of objects whose path contains `part`.
     pub fn of(&self, part: &str) -> BTreeMap<String, usize> {
-        let reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reads = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         reads.iter().filter(|(path, _)| path.contains(part)).map(|(path, reads)| (path.clone(), *reads)).collect()
     }
 
     /// Counts from now on what a build reads of its work store.
     pub fn count_of(build: &mut Build) -> Arc<Reads> {
+        Self::count_from_afar(build, Duration::ZERO)
+    }
+
+    /// The same from a store that takes so long for each request.
+    pub fn count_from_afar(build: &mut Build, request: Duration) -> Arc<Reads> {
         let reads = Arc::new(Reads::default());
         let counted = reads.clone();
-        let count = |inner| Arc::new(Distant { inner, request: Duration::ZERO, reads: counted }) as Arc<DynObjectStore>;
+        let count = |inner| Arc::new(Distant { inner, request, reads: counted }) as Arc<DynObjectStore>;
         build.work = build.work.clone().over(count);
         reads
     }
 
+    /// Reads that waited for their answers at one time.
+    pub fn most_at_once(&self) -> usize {
+        self.most_at_once.load(Ordering::SeqCst)
+    }
+
     fn count(&self, location: &Path) {
-        let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reads = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *reads.entry(location.to_string()).or_default() += 1;
     }
 }
@@ -80,7 +95,9 @@ impl ObjectStore for Distant {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.reads.count(location);
+        self.reads.most_at_once.fetch_max(self.reads.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         tokio::time::sleep(self.request).await;
+        self.reads.now.fetch_sub(1, Ordering::SeqCst);
         self.inner.get_opts(location, options).await
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, BuildSpec, Digest, digest, shard_of};
 use sources::SourceError;
@@ -12,6 +12,7 @@ use sources::name::{ImageName, OsmObject};
 use sources::split::{self, DropReason, Placement, Split, SplitRow};
 use stages::table::{self, Columns, TableError, option_text};
 
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
@@ -54,13 +55,11 @@ pub async fn assigned(
     // what is lost is made again before anything is placed for good
     let shards = geotags.parts.iter().map(|part| part.shard).filter(|shard| !geotags.lost.contains(shard));
     let tables = Arc::new((geotags.clone(), images.clone()));
-    let mut read = futures::stream::iter(shards)
-        .map(|shard| {
-            let (work, tables) = (work.clone(), tables.clone());
-            let read = tokio::spawn(async move { placed_rows(&work, &tables.0, &tables.1, shard).await });
-            async move { read.await.map_err(|e| WorkerError::Broken(format!("splits: {e}")))? }
-        })
-        .buffered(spec.work.concurrency);
+    let of_shards = shards.map(|shard| {
+        let (work, tables) = (work.clone(), tables.clone());
+        async move { placed_rows(&work, &tables.0, &tables.1, shard).await }
+    });
+    let mut read = in_order(of_shards, spec.work.concurrency, "splits");
     let mut rows = Vec::new();
     while let Some(of_shard) = read.try_next().await? {
         rows.extend(of_shard);

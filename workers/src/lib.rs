@@ -12,6 +12,7 @@ pub mod changes;
 pub mod chat_server;
 pub mod claims;
 mod compute;
+pub mod concurrently;
 pub mod durable;
 pub mod error;
 pub mod export;

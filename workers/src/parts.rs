@@ -15,7 +15,7 @@ use crate::cause::whole_chain;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
-pub use read::PartReader;
+pub use read::{PartReader, batches};
 pub use write::PartWriter;
 
 const SCHEMA_VERSION_KEY: &str = "urbancross.schema_version";

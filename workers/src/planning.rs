@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Digest, Plan, PlanCounts, Reason, ShardPlan, paths};
 use sources::split::DropReason;
@@ -11,6 +11,7 @@ use stages::stage::Stage;
 use stages::table::{Columns, option_text};
 
 use crate::assignment::{self, AssignedCounts, Assignment};
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::join::ShardJoin;
 use crate::listing::Listing;
@@ -89,18 +90,14 @@ pub async fn count(
     at_once: usize,
 ) -> Result<PlanCounts, WorkerError> {
     let mut counts = PlanCounts::default();
-    // each on a task of its own: reading a part is decoding it
-    let mut shards = futures::stream::iter((0..plan.shards).filter(|shard| wanted(*shard)))
-        .map(|shard| {
-            let (work, slices, plan) = (work.clone(), slices.store().clone(), plan.clone());
-            let counted = async move {
-                let stores = InputStores { tables: &work, slices: &slices };
-                ShardJoin::load(stores, &stage, &plan, shard, None).await.map(|join| counted(shard, &join))
-            };
-            let task = tokio::spawn(counted);
-            async move { task.await.map_err(|e| WorkerError::Broken(format!("planning: {e}")))? }
-        })
-        .buffered(at_once.max(1));
+    let of_shards = (0..plan.shards).filter(|shard| wanted(*shard)).map(|shard| {
+        let (work, slices, plan) = (work.clone(), slices.store().clone(), plan.clone());
+        async move {
+            let stores = InputStores { tables: &work, slices: &slices };
+            ShardJoin::load(stores, &stage, &plan, shard, None).await.map(|join| counted(shard, &join))
+        }
+    });
+    let mut shards = in_order(of_shards, at_once, "planning");
     while let Some(shard) = shards.try_next().await? {
         if shard.is_stale() {
             counts.stale.push(shard);

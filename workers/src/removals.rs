@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::words::count;
 use manifests::{Artifact, BuildSpec, PartFile};
 use sources::name::ImageName;
 use stages::table::{Columns, TableError, option_text};
 
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::planning::VirtualInputs;
@@ -56,14 +57,11 @@ impl Removals {
             gone: known.listing.gone.clone(),
             meta: spec.source.meta,
         });
-        let mut compared = stream::iter(others)
-            .map(|part| {
-                // each on a task of its own: reading a part is decoding it
-                let (comparison, part) = (comparison.clone(), part.clone());
-                let task = tokio::spawn(async move { comparison.of_shard(&part).await });
-                async move { task.await.map_err(|e| WorkerError::Broken(format!("rows that leave: {e}")))? }
-            })
-            .buffered(spec.work.concurrency);
+        let of_shards = others.into_iter().map(|part| {
+            let (comparison, part) = (comparison.clone(), part.clone());
+            async move { comparison.of_shard(&part).await }
+        });
+        let mut compared = in_order(of_shards, spec.work.concurrency, "rows that leave");
         while let Some(of_shard) = compared.try_next().await? {
             found.add(of_shard);
         }

@@ -30,10 +30,15 @@ pub struct Histogram {
 impl Histogram {
     /// Counts the finite `values` in `bins` (1 to 200) equal ranges.
     pub fn from_values(values: &[f64], bins: usize) -> Self {
+        Self::from_counts(values.iter().map(|value| (*value, 1)), bins)
+    }
+
+    /// The same for values that were counted already.
+    pub fn from_counts(counted: impl Iterator<Item = (f64, u64)> + Clone, bins: usize) -> Self {
         let bins = bins.clamp(1, MAX_BINS);
-        let finite = || values.iter().copied().filter(|value| value.is_finite());
-        let low = finite().fold(f64::INFINITY, f64::min);
-        let high = finite().fold(f64::NEG_INFINITY, f64::max);
+        let finite = || counted.clone().filter(|(value, _)| value.is_finite());
+        let low = finite().fold(f64::INFINITY, |low, (value, _)| low.min(value));
+        let high = finite().fold(f64::NEG_INFINITY, |high, (value, _)| high.max(value));
         if low > high {
             return Self::default();
         }
@@ -44,9 +49,9 @@ impl Histogram {
             low * (1.0 - share) + high * share
         };
         let mut counts = vec![0; bins];
-        for value in finite() {
+        for (value, count) in finite() {
             let share = (value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0);
-            counts[((share * bins as f64) as usize).min(bins - 1)] += 1;
+            counts[((share * bins as f64) as usize).min(bins - 1)] += count;
         }
         Self { edges: (0..=bins).map(edge).collect(), counts, ..Self::default() }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
 use manifests::Artifact;
 use manifests::plan::PinnedTable;
 use stages::evaluate::{EvaluatedRow, leave_out};
@@ -10,9 +11,10 @@ use stages::segment_features::from_half_bytes;
 use stages::table::{Columns, TableError};
 use stages::text_retrieval::{self, TextEvaluation, TextRow};
 use workers::WorkerError;
-use workers::parts::PartReader;
+use workers::parts::batches;
 
-use super::{Learnt, broken, embedded_rows};
+use super::rows::embedded_rows;
+use super::{Learnt, broken};
 use crate::build::Build;
 
 /// The split that chooses the share of texts in a sum.
@@ -57,14 +59,14 @@ impl Vectors {
     async fn read(build: &Build, tables: &[PinnedTable], wanted: &BTreeSet<&str>) -> Result<Self, WorkerError> {
         let mut vectors = Self::default();
         for (artifact, table) in TABLES.into_iter().zip(tables) {
-            for part in &table.parts {
-                let column = match artifact {
-                    Artifact::StructuredEmbeddings => "variants",
-                    Artifact::QueryEmbeddings => "vector",
-                    _ => "texts",
-                };
-                let reader = PartReader::open(&build.work, artifact, part).await?;
-                let batch = reader.read(&["image_id", "status", column]).await?;
+            let column = match artifact {
+                Artifact::StructuredEmbeddings => "variants",
+                Artifact::QueryEmbeddings => "vector",
+                _ => "texts",
+            };
+            let columns = ["image_id", "status", column];
+            let mut read = batches(&build.work, table, &columns, build.spec.work.concurrency);
+            while let Some(batch) = read.try_next().await? {
                 vectors.add(artifact, &batch, wanted).map_err(broken)?;
             }
         }

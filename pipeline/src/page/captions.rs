@@ -1,14 +1,14 @@
 //! How good the captions are: measures of their words, scores by a CLIP, and what was flagged or written again.
 
 use arrow::array::Array;
-use arrow::record_batch::RecordBatch;
 use manifests::Artifact;
 use manifests::words::count;
 use report::{Block, Cell, Column, Histogram, Table};
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
 
-use super::statistics::read;
+use super::statistics::each;
+use super::tally::Tally;
 use crate::build::Build;
 
 /// Reasons shown at most.
@@ -17,10 +17,10 @@ const SHOWN: usize = 12;
 /// Measures of every caption that has them.
 #[derive(Debug, Default)]
 pub struct CaptionQuality {
-    pub repetition: Vec<f64>,
-    pub tag_coverage: Vec<f64>,
-    pub clip_scores: Vec<f64>,
-    pub perception_scores: Vec<f64>,
+    repetition: Tally,
+    tag_coverage: Tally,
+    clip_scores: Tally,
+    perception_scores: Tally,
     /// Captions that were written more than once.
     pub retried: u64,
     /// Flagged rows, with a reason for each.
@@ -43,7 +43,7 @@ pub struct Structured {
     pub images: u64,
     pub variants: u64,
     /// Answers that the captioner was asked for, per image.
-    pub attempts: Vec<f64>,
+    attempts: Tally,
     pub flagged: Flagged,
 }
 
@@ -65,49 +65,42 @@ pub(super) fn reason_of(why: &str) -> String {
     line.split(';').next().unwrap_or_default().chars().take(120).collect()
 }
 
-pub async fn gather(build: &Build) -> Result<CaptionQuality, WorkerError> {
-    let broken = |e: TableError| WorkerError::Broken(e.to_string());
-    let mut quality = CaptionQuality::default();
-    for batch in read(build, Artifact::Captions, &["quality", "flagged"]).await? {
-        quality.add_captions(&batch).map_err(broken)?;
-    }
+/// Adds what is known of captions beyond their own table.
+pub async fn gather(build: &Build, quality: &mut CaptionQuality) -> Result<(), WorkerError> {
     // a table that an earlier spec left behind says nothing about this one
     if !build.spec.caption.score.clip.is_empty() {
-        for batch in read(build, Artifact::CaptionScores, &["scores", "flagged"]).await? {
-            quality.add_scores(&batch).map_err(broken)?;
-        }
+        each(build, Artifact::CaptionScores, &["scores", "flagged"], |columns| quality.add_scores(columns)).await?;
     }
     if build.spec.caption.structured {
-        for batch in read(build, Artifact::StructuredCaptions, &["variants", "attempts", "flagged"]).await? {
-            quality.structured.add(&batch).map_err(broken)?;
-        }
+        let columns = ["variants", "attempts", "flagged"];
+        each(build, Artifact::StructuredCaptions, &columns, |columns| quality.structured.add(columns)).await?;
     }
-    Ok(quality)
+    Ok(())
 }
 
 impl CaptionQuality {
-    fn add_captions(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
-        let columns = Columns::new(Artifact::Captions, batch);
+    /// Columns `quality` and `flagged` of captions.
+    pub(super) fn add_captions(&mut self, columns: &Columns<'_>) -> Result<(), TableError> {
         let (list, flagged) = (columns.list("quality")?, columns.text("flagged")?);
-        for row in (0..batch.num_rows()).filter(|&row| !list.is_null(row)) {
+        for row in (0..list.len()).filter(|&row| !list.is_null(row)) {
             let items = columns.structs("quality", row)?;
             let inner = columns.inner(&items);
-            self.repetition.extend(inner.float32("repetition")?.iter().flatten().map(f64::from));
-            self.tag_coverage.extend(inner.float32("tag_coverage")?.iter().flatten().map(f64::from));
+            inner.float32("repetition")?.iter().flatten().for_each(|value| self.repetition.add(value.into()));
+            inner.float32("tag_coverage")?.iter().flatten().for_each(|value| self.tag_coverage.add(value.into()));
             self.retried += inner.int32("attempts")?.iter().flatten().filter(|&n| n > 1).count() as u64;
         }
         flagged.iter().flatten().for_each(|why| self.flagged.add(why));
         Ok(())
     }
 
-    fn add_scores(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
-        let columns = Columns::new(Artifact::CaptionScores, batch);
+    fn add_scores(&mut self, columns: &Columns<'_>) -> Result<(), TableError> {
         let (list, flagged) = (columns.list("scores")?, columns.text("flagged")?);
-        for row in (0..batch.num_rows()).filter(|&row| !list.is_null(row)) {
+        for row in (0..list.len()).filter(|&row| !list.is_null(row)) {
             let items = columns.structs("scores", row)?;
             let inner = columns.inner(&items);
-            self.clip_scores.extend(inner.float32("clip_score")?.iter().flatten().map(f64::from));
-            self.perception_scores.extend(inner.float32("perception_score")?.iter().flatten().map(f64::from));
+            inner.float32("clip_score")?.iter().flatten().for_each(|value| self.clip_scores.add(value.into()));
+            let perception = inner.float32("perception_score")?;
+            perception.iter().flatten().for_each(|value| self.perception_scores.add(value.into()));
         }
         flagged.iter().flatten().for_each(|why| self.low_scores.add(why));
         Ok(())
@@ -127,22 +120,22 @@ impl CaptionQuality {
             ),
         ]
         .into_iter()
-        .filter(|(_, _, values)| !values.is_empty())
+        .filter(|(_, _, values)| values.total() > 0)
         .map(|(caption, x_label, values)| histogram(caption, x_label, "captions", values))
         .collect();
         let mut blocks: Vec<Block> = histograms.chunks(2).map(|pair| Block::Row(pair.to_vec())).collect();
-        if !self.repetition.is_empty() {
+        if self.repetition.total() > 0 {
             blocks.push(Block::Paragraph(format!(
                 "{}: {} written a second time, {} flagged and kept.",
-                count(self.repetition.len(), "generated caption"),
+                count(self.repetition.total(), "generated caption"),
                 self.retried,
                 count(self.flagged.rows, "image")
             )));
         }
-        if !self.clip_scores.is_empty() {
+        if self.clip_scores.total() > 0 {
             blocks.push(Block::Paragraph(format!(
                 "{} scored: {} with a score below its threshold, flagged and kept.",
-                count(self.clip_scores.len(), "caption"),
+                count(self.clip_scores.total(), "caption"),
                 count(self.low_scores.rows, "image")
             )));
         }
@@ -166,14 +159,13 @@ impl CaptionQuality {
 }
 
 impl Structured {
-    fn add(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
-        let columns = Columns::new(Artifact::StructuredCaptions, batch);
+    fn add(&mut self, columns: &Columns<'_>) -> Result<(), TableError> {
         let list = columns.list("variants")?;
         let (attempts, flagged) = (columns.int32("attempts")?, columns.text("flagged")?);
-        for row in (0..batch.num_rows()).filter(|&row| !list.is_null(row)) {
+        for row in (0..list.len()).filter(|&row| !list.is_null(row)) {
             self.images += 1;
             self.variants += list.value_length(row) as u64;
-            self.attempts.push(f64::from(attempts.value(row)));
+            self.attempts.add(f64::from(attempts.value(row)));
         }
         flagged.iter().flatten().for_each(|why| self.flagged.add(why));
         Ok(())
@@ -189,19 +181,19 @@ impl Structured {
             count(self.images, "image"),
             self.flagged.rows
         ))];
-        if self.attempts.iter().any(|&n| n > 0.0) {
+        if self.attempts.any_above(0.0) {
             blocks.push(histogram("Answers asked for per image.", "answers", "images", &self.attempts));
         }
         blocks
     }
 }
 
-fn histogram(caption: &str, x_label: &str, y_label: &str, values: &[f64]) -> Block {
+fn histogram(caption: &str, x_label: &str, y_label: &str, values: &Tally) -> Block {
     Block::Histogram(Histogram {
         caption: caption.into(),
         x_label: x_label.into(),
         y_label: y_label.into(),
-        ..Histogram::from_values(values, 16)
+        ..values.histogram(16)
     })
 }
 

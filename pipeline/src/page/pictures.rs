@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::TryStreamExt;
 use manifests::words::count;
-use manifests::{Artifact, shard_of};
+use manifests::{Artifact, PartFile, shard_of};
 use pixels::{DecodeLimits, Rgb};
 use report::{Block, Hit, ImageGrid, Level, Mark, Picture, Retrieval, RetrievalPanel, Subject, Swatch};
 use stages::evaluate::{Evaluation, Item, PANELS, Panel};
 use stages::table::{Columns, TableError};
 use stages::train_rows::TrainRows;
 use workers::WorkerError;
+use workers::concurrently::in_order;
 use workers::parts::PartReader;
+use workers::stores::WorkStore;
 use workers::train::{Members, TableRows};
 
 use crate::build::Build;
@@ -39,36 +42,46 @@ pub(crate) async fn thumbnails(
     build: &Build,
     ids: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
-    let encoded = encoded(build, ids).await?.into_iter();
-    Ok(encoded.filter_map(|(id, bytes)| Some((id, thumbnail_of(&bytes)?))).collect())
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    let small = encoded(build, ids).await?.into_iter().map(|(id, bytes)| async move {
+        let small = tokio::task::spawn_blocking(move || thumbnail_of(&bytes)).await;
+        let small = small.map_err(|e| WorkerError::Broken(format!("picture of {id}: {e}")))?;
+        Ok(small.map(|small| (id, small)))
+    });
+    let all: Vec<_> = in_order(small, at_once, "pictures").try_collect().await?;
+    Ok(all.into_iter().flatten().collect())
 }
 
 /// Pictures of some images as the table has them, by id.
 pub(crate) async fn encoded(build: &Build, ids: &BTreeSet<String>) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
-    let broken = |e: TableError| WorkerError::Broken(e.to_string());
     let images = build.pin(Artifact::Images).await?;
-    let mut by_shard: BTreeMap<u32, Vec<&String>> = BTreeMap::new();
+    let mut by_shard: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
     for id in ids {
-        by_shard.entry(shard_of(id, build.spec.work.shards)).or_default().push(id);
+        by_shard.entry(shard_of(id, build.spec.work.shards)).or_default().insert(id.clone());
     }
-    let mut read = BTreeMap::new();
-    for (shard, wanted) in by_shard {
-        let Some(part) = images.part(shard) else { continue };
-        let reader = PartReader::open(&build.work, Artifact::Images, part).await?;
-        let all = reader.read(&["image_id", "status"]).await?;
-        let columns = Columns::new(Artifact::Images, &all);
-        let (all_ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
-        let rows: Vec<usize> = (0..all.num_rows())
-            .filter(|&r| status.value(r) == "ok" && wanted.iter().any(|id| *id == all_ids.value(r)))
-            .collect();
-        let batch = reader.read_rows(&["image_id", "bytes"], &rows).await?;
-        let columns = Columns::new(Artifact::Images, &batch);
-        let (found, bytes) = (columns.text("image_id").map_err(broken)?, columns.binary("bytes").map_err(broken)?);
-        for row in 0..batch.num_rows() {
-            read.insert(found.value(row).to_owned(), bytes.value(row).to_vec());
-        }
-    }
-    Ok(read)
+    let of_shards = by_shard.into_iter().filter_map(|(shard, ids)| {
+        let (work, part) = (build.work.clone(), images.part(shard)?.clone());
+        Some(async move { encoded_of(&work, &part, &ids).await })
+    });
+    Ok(in_order(of_shards, build.spec.work.concurrency, "pictures").try_concat().await?.into_iter().collect())
+}
+
+async fn encoded_of(
+    work: &WorkStore,
+    part: &PartFile,
+    wanted: &BTreeSet<String>,
+) -> Result<Vec<(String, Vec<u8>)>, WorkerError> {
+    let broken = |e: TableError| WorkerError::Broken(e.to_string());
+    let reader = PartReader::open(work, Artifact::Images, part).await?;
+    let all = reader.read(&["image_id", "status"]).await?;
+    let columns = Columns::new(Artifact::Images, &all);
+    let (all_ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+    let rows: Vec<usize> =
+        (0..all.num_rows()).filter(|&r| status.value(r) == "ok" && wanted.contains(all_ids.value(r))).collect();
+    let batch = reader.read_rows(&["image_id", "bytes"], &rows).await?;
+    let columns = Columns::new(Artifact::Images, &batch);
+    let (found, bytes) = (columns.text("image_id").map_err(broken)?, columns.binary("bytes").map_err(broken)?);
+    Ok((0..batch.num_rows()).map(|row| (found.value(row).to_owned(), bytes.value(row).to_vec())).collect())
 }
 
 /// Panels of the best queries.
@@ -134,6 +147,11 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
         [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::Segments, Artifact::SegmentScores]
     {
         inputs.push(build.pin(artifact).await?);
+    }
+    // a few shards tell enough of a table of thousands
+    for table in inputs.iter_mut().filter(|table| table.artifact == Artifact::Images) {
+        let stride = table.parts.len().div_ceil(2 * OVERLAYS).max(1);
+        table.parts = table.parts.iter().step_by(stride).cloned().collect();
     }
     let with_segments = build.spec.uses_segments();
     let mut rows = TableRows::open(&build.work, &inputs, Members::Split("train")).await?;

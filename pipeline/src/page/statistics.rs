@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use arrow::array::Array;
-use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
 use manifests::Artifact;
 use sources::split::DropReason;
 use stages::table::{Columns, TableError};
+use stages::train_rows::caption_key;
 use workers::WorkerError;
-use workers::parts::PartReader;
+use workers::parts::batches;
 
+use super::captions::CaptionQuality;
+use super::tally::{Distinct, Tally, Words};
 use crate::build::Build;
 
 /// Words and tags shown at most.
@@ -19,13 +22,13 @@ const SHOWN: usize = 60;
 pub struct Statistics {
     pub images: u64,
     pub captions: u64,
-    pub distinct_captions: u64,
+    pub(super) distinct_captions: Distinct,
     pub segments: u64,
     /// Images of each split, and those that were dropped, by why.
     pub splits: BTreeMap<String, u64>,
     pub dropped: BTreeMap<DropReason, u64>,
     /// Words of each caption.
-    pub caption_words: Vec<f64>,
+    pub(super) caption_words: Tally,
     /// Most frequent words, with their counts.
     pub tags: Vec<(String, u64)>,
     pub dropped_tags: Vec<(String, u64)>,
@@ -69,61 +72,58 @@ const EMPTY_WORDS: [&str; 34] = [
     "aerial",
 ];
 
-pub async fn gather(build: &Build) -> Result<Statistics, WorkerError> {
+pub async fn gather(build: &Build, quality: &mut CaptionQuality) -> Result<Statistics, WorkerError> {
     let mut s = Statistics::default();
-    let (mut words, mut dropped) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
-    let mut distinct = std::collections::HashSet::new();
-    let broken = |e: TableError| WorkerError::Broken(e.to_string());
-    for batch in read(build, Artifact::Images, &["status"]).await? {
-        let columns = Columns::new(Artifact::Images, &batch);
-        s.images += columns.text("status").map_err(broken)?.iter().filter(|v| *v == Some("ok")).count() as u64;
-    }
-    for batch in read(build, Artifact::Splits, &["split", "split_reason"]).await? {
-        let columns = Columns::new(Artifact::Splits, &batch);
-        for split in columns.text("split").map_err(broken)?.iter().flatten() {
+    each(build, Artifact::Images, &["status"], |columns| {
+        s.images += columns.text("status")?.iter().filter(|v| *v == Some("ok")).count() as u64;
+        Ok(())
+    })
+    .await?;
+    each(build, Artifact::Splits, &["split", "split_reason"], |columns| {
+        for split in columns.text("split")?.iter().flatten() {
             *s.splits.entry(split.to_owned()).or_default() += 1;
         }
-        for reason in columns.text("split_reason").map_err(broken)?.iter().flatten().filter_map(DropReason::parse) {
+        for reason in columns.text("split_reason")?.iter().flatten().filter_map(DropReason::parse) {
             *s.dropped.entry(reason).or_default() += 1;
         }
-    }
-    for batch in read(build, Artifact::Captions, &["captions", "dropped_tags"]).await? {
-        let columns = Columns::new(Artifact::Captions, &batch);
-        for caption in columns.texts("captions").map_err(broken)?.iter().flatten() {
+        Ok(())
+    })
+    .await?;
+    let (mut words, mut dropped) = (Words::default(), Words::default());
+    each(build, Artifact::Captions, &["captions", "dropped_tags", "quality", "flagged"], |columns| {
+        for caption in columns.texts("captions")?.iter().flatten() {
             s.captions += 1;
-            distinct.insert(stages::train_rows::caption_key(caption));
+            s.distinct_captions.add(caption_key(caption));
             let normalised = wording::normalise_caption(caption);
-            s.caption_words.push(normalised.split_whitespace().count() as f64);
-            for word in normalised.split_whitespace().filter(|w| !EMPTY_WORDS.contains(w)) {
-                *words.entry(word.to_owned()).or_default() += 1;
-            }
+            s.caption_words.add(normalised.split_whitespace().count() as f64);
+            normalised.split_whitespace().filter(|w| !EMPTY_WORDS.contains(w)).for_each(|word| words.add(word));
         }
-        for tag in columns.texts("dropped_tags").map_err(broken)?.into_iter().flatten() {
-            *dropped.entry(tag).or_default() += 1;
-        }
-    }
-    for batch in read(build, Artifact::Segments, &["segments"]).await? {
-        let columns = Columns::new(Artifact::Segments, &batch);
-        let list = columns.list("segments").map_err(broken)?;
+        columns.texts("dropped_tags")?.iter().flatten().for_each(|tag| dropped.add(tag));
+        quality.add_captions(columns)
+    })
+    .await?;
+    each(build, Artifact::Segments, &["segments"], |columns| {
+        let list = columns.list("segments")?;
         s.segments += (0..list.len()).filter(|&i| !list.is_null(i)).map(|i| list.value_length(i) as u64).sum::<u64>();
-    }
-    s.distinct_captions = distinct.len() as u64;
-    s.tags = most_frequent(words);
-    s.dropped_tags = most_frequent(dropped);
+        Ok(())
+    })
+    .await?;
+    s.tags = words.most_frequent(SHOWN);
+    s.dropped_tags = dropped.most_frequent(SHOWN);
     Ok(s)
 }
 
-fn most_frequent(counts: BTreeMap<String, u64>) -> Vec<(String, u64)> {
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    counts.truncate(SHOWN);
-    counts
-}
-
-pub(super) async fn read(build: &Build, artifact: Artifact, columns: &[&str]) -> Result<Vec<RecordBatch>, WorkerError> {
-    let mut batches = Vec::new();
-    for part in build.pin(artifact).await?.parts {
-        batches.push(PartReader::open(&build.work, artifact, &part).await?.read(columns).await?);
+/// Shows columns of every part of a table, in order, while the next ones are read.
+pub(super) async fn each(
+    build: &Build,
+    artifact: Artifact,
+    columns: &[&str],
+    mut show: impl FnMut(&Columns<'_>) -> Result<(), TableError>,
+) -> Result<(), WorkerError> {
+    let table = build.pin(artifact).await?;
+    let mut read = batches(&build.work, &table, columns, build.spec.work.concurrency);
+    while let Some(batch) = read.try_next().await? {
+        show(&Columns::new(artifact, &batch)).map_err(|e| WorkerError::Broken(e.to_string()))?;
     }
-    Ok(batches)
+    Ok(())
 }

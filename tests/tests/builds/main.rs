@@ -4,6 +4,7 @@ mod beside;
 mod chaos;
 mod countries;
 mod foretold;
+mod from_afar;
 mod full_disk;
 mod identical_pictures;
 mod interrupted;

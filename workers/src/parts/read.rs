@@ -9,7 +9,8 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, Stream, TryStreamExt};
+use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile, paths};
 use object_store::path::Path;
 use object_store::{DynObjectStore, ObjectStore};
@@ -22,6 +23,7 @@ use stages::table;
 
 use super::seal::{self, DataSums};
 use super::{SCHEMA_VERSION_KEY, damaged, parquet_error, written_millis};
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
@@ -35,6 +37,8 @@ pub struct PartReader {
 
 /// What is read of a part's end at first: the footer, and all of a small part.
 const TAIL_BYTES: u64 = 128 << 10;
+/// Columns are read at once up to this size: a table of pictures has many row groups, each of them a wait otherwise.
+const MOST_AHEAD_BYTES: u64 = 8 << 20;
 /// A larger footer is none of ours.
 const MOST_TAIL_BYTES: u64 = 1 << 30;
 
@@ -55,8 +59,13 @@ impl PartReader {
         size_bytes: u64,
     ) -> Result<Self, WorkerError> {
         let damaged = |why: String| damaged(&path, &why);
-        let mut ranges =
-            ObjectRanges { store: work.object_store(), path: work.absolute(&path)?, sums: None, whole: None };
+        let mut ranges = ObjectRanges {
+            store: work.object_store(),
+            path: work.absolute(&path)?,
+            sums: None,
+            whole: None,
+            ahead: Arc::default(),
+        };
         let mut start = size_bytes.saturating_sub(TAIL_BYTES);
         let (metadata, tail) = loop {
             let tail = ranges.read(start..size_bytes).await.map_err(|e| parquet_error(&path, e))?;
@@ -172,9 +181,14 @@ impl PartReader {
         let file_schema = self.metadata.parquet_schema();
         let present: Vec<&str> =
             columns.iter().copied().filter(|c| self.metadata.schema().column_with_name(c).is_some()).collect();
-        let reader = self.ranges.clone();
+        let projection = ProjectionMask::columns(file_schema, present.iter().copied());
+        let error = |e| parquet_error(&self.path, e);
+        let mut reader = self.ranges.clone();
+        if rows.is_none() {
+            reader.read_ahead(self.chunks(&projection, row_group)).await.map_err(error)?;
+        }
         let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, self.metadata.clone())
-            .with_projection(ProjectionMask::columns(file_schema, present.iter().copied()))
+            .with_projection(projection)
             .with_batch_size(1024);
         if let Some(row_group) = row_group {
             builder = builder.with_row_groups(vec![row_group]);
@@ -182,7 +196,6 @@ impl PartReader {
         if let Some(rows) = rows {
             builder = builder.with_row_selection(rows);
         }
-        let error = |e| parquet_error(&self.path, e);
         let read = async {
             let stream = builder.build()?;
             Ok((stream.schema().clone(), stream.try_collect::<Vec<RecordBatch>>().await?))
@@ -195,6 +208,41 @@ impl PartReader {
             concat_batches(&read_schema, &batches).map_err(|e| WorkerError::Broken(format!("{}: {e}", self.path)))?;
         adapt(&batch, wanted).map_err(|why| WorkerError::Broken(format!("{}: {why}", self.path)))
     }
+
+    /// Where the columns of a projection lie, in one row group or in all.
+    fn chunks(&self, projection: &ProjectionMask, row_group: Option<usize>) -> Vec<Range<u64>> {
+        let groups = self.metadata.metadata().row_groups().iter().enumerate();
+        let groups = groups.filter(|(index, _)| row_group.is_none_or(|wanted| wanted == *index));
+        groups
+            .flat_map(|(_, group)| group.columns().iter().enumerate())
+            .filter(|(leaf, _)| projection.leaf_included(*leaf))
+            .filter_map(|(_, chunk)| {
+                let (start, length) = (chunk.data_page_offset(), chunk.compressed_size());
+                let start = chunk.dictionary_page_offset().map_or(start, |dictionary| dictionary.min(start));
+                let (start, length) = (u64::try_from(start).ok()?, u64::try_from(length).ok()?);
+                Some(start..start.checked_add(length)?)
+            })
+            .collect()
+    }
+}
+
+/// Columns of a whole table, a part after the other; `at_once` of them are being read. What is kept of them is the caller's.
+pub fn batches<'a>(
+    work: &'a WorkStore,
+    table: &'a PinnedTable,
+    columns: &'a [&'a str],
+    at_once: usize,
+) -> impl Stream<Item = Result<RecordBatch, WorkerError>> + 'a {
+    let artifact = table.artifact;
+    let read = table.parts.iter().map(move |part| {
+        let (work, part) = (work.clone(), part.clone());
+        let columns: Vec<String> = columns.iter().map(|&column| column.to_owned()).collect();
+        async move {
+            let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            PartReader::open(&work, artifact, &part).await?.read(&columns).await
+        }
+    });
+    in_order(read, at_once, artifact.name())
 }
 
 /// Byte ranges of one object, as Parquet asks for them.
@@ -205,6 +253,8 @@ struct ObjectRanges {
     sums: Option<Arc<DataSums>>,
     /// A small part, read at once.
     whole: Option<Bytes>,
+    /// What was read before it was asked for.
+    ahead: Arc<Vec<(Range<u64>, Bytes)>>,
 }
 
 impl ObjectRanges {
@@ -218,6 +268,22 @@ impl ObjectRanges {
         let cut = |range: &Range<u64>| within(range).then(|| whole.slice(range.start as usize..range.end as usize));
         let beyond = || ParquetError::EOF(format!("it has {} bytes", whole.len()));
         ranges.iter().map(|range| cut(range).ok_or_else(beyond)).collect()
+    }
+
+    /// Reads ranges in one go, where they are small together.
+    async fn read_ahead(&mut self, ranges: Vec<Range<u64>>) -> Result<(), ParquetError> {
+        let bytes = ranges.iter().fold(0, |sum: u64, range| sum.saturating_add(range.end - range.start));
+        if self.whole.is_none() && ranges.len() > 1 && bytes <= MOST_AHEAD_BYTES {
+            let read = self.get_byte_ranges(ranges.clone()).await?;
+            self.ahead = Arc::new(ranges.into_iter().zip(read).collect());
+        }
+        Ok(())
+    }
+
+    /// A range that was read before, whole.
+    fn already_read(&self, range: &Range<u64>) -> Option<Bytes> {
+        let (from, bytes) = self.ahead.iter().find(|(from, _)| from.start <= range.start && range.end <= from.end)?;
+        Some(bytes.slice((range.start - from.start) as usize..(range.end - from.start) as usize))
     }
 
     /// A range of data, compared with its checksums.
@@ -247,6 +313,9 @@ impl AsyncFileReader for ObjectRanges {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
         async move {
+            if let Some(read) = ranges.iter().map(|range| self.already_read(range)).collect() {
+                return Ok(read);
+            }
             let Some(sums) = &self.sums else { return self.read_all(&ranges).await };
             let whole: Vec<Range<u64>> = ranges.iter().map(|range| sums.whole_blocks(range)).collect();
             let read = self.read_all(&whole).await?;

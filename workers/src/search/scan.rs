@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::Array;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::VariantRule;
 use manifests::{Artifact, shard_of};
@@ -16,6 +16,7 @@ use super::filter::Filter;
 use super::found::{FACTS, facts};
 use super::index::look;
 use super::{Gallery, VectorFile, broken};
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 
@@ -48,13 +49,11 @@ pub async fn scan(gallery: &Arc<Gallery>, query: &[f32], filter: &Filter, most: 
             Err(files) => left.extend(files),
         }
     }
-    let mut shards = futures::stream::iter(left)
-        .map(|file| {
-            let (gallery, query, filter) = (gallery.clone(), query.clone(), filter.clone());
-            let scanned = tokio::spawn(async move { scan_shard(&gallery, file, &query, &filter, most).await });
-            async move { scanned.await.map_err(|e| WorkerError::Broken(format!("search: {e}")))? }
-        })
-        .buffered(gallery.at_once.max(1));
+    let of_files = left.into_iter().map(|file| {
+        let (gallery, query, filter) = (gallery.clone(), query.clone(), filter.clone());
+        async move { scan_shard(&gallery, file, &query, &filter, most).await }
+    });
+    let mut shards = in_order(of_files, gallery.at_once, "search");
     while let Some(shard) = shards.try_next().await? {
         all.add(shard);
     }

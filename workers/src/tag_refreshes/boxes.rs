@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::Array;
-
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::OsmSpec;
 use manifests::{Artifact, BuildSpec};
@@ -14,7 +14,7 @@ use stages::tag_refreshes::ImageTags;
 use super::record::Base;
 use super::rows;
 use crate::error::WorkerError;
-use crate::parts::PartReader;
+use crate::parts;
 use crate::stores::WorkStore;
 use crate::tables::Tables;
 
@@ -63,14 +63,15 @@ pub(super) async fn known(
     let table = |error: TableError| WorkerError::Broken(error.to_string());
     let geotags = tables.pin(Artifact::Geotags, &spec.country, None).await?;
     let mut known = Known { boxes: BTreeMap::new(), before: BTreeMap::new(), geotags };
-    for part in known.geotags.parts.clone() {
-        let batch = PartReader::open(work, Artifact::Geotags, &part).await?.read(&COLUMNS).await?;
+    let geotags = known.geotags.clone();
+    let mut read = parts::batches(work, &geotags, &COLUMNS, spec.work.concurrency);
+    while let Some(batch) = read.try_next().await? {
         known.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
     }
     let mut gone = BTreeSet::new();
-    for part in &base.pinned.parts {
-        let columns = ["image_id", "gone", "center_tags", "surrounding_tags"];
-        let batch = PartReader::open(work, Artifact::TagRefreshes, part).await?.read(&columns).await?;
+    let columns = ["image_id", "gone", "center_tags", "surrounding_tags"];
+    let mut read = parts::batches(work, &base.pinned, &columns, spec.work.concurrency);
+    while let Some(batch) = read.try_next().await? {
         let columns = Columns::new(Artifact::TagRefreshes, &batch);
         let text = |name| columns.text(name).map_err(table);
         let (ids, left) = (text("image_id")?, text("gone")?);

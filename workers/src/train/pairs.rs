@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::array::{Array, RecordBatch};
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::PairsSpec;
 use manifests::{Artifact, PartFile, paths};
@@ -12,9 +13,13 @@ use stages::table::{Columns, TableError};
 use stages::train_rows::caption_key;
 
 use super::{LEFT_OUT_FILE, broken};
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
+
+/// Shards that are read at once.
+const SHARDS_AT_ONCE: usize = 16;
 
 /// Whether what is left fills a batch: nothing of a training has begun yet.
 ///
@@ -62,8 +67,11 @@ pub async fn left_out(
         shards.push([(Artifact::PairQuality, quality), (Artifact::Splits, splits), (Artifact::Captions, captions)]);
     }
     let mut pairs = Vec::new();
-    for shard in &shards {
-        pairs.extend(read(work, shard).await?);
+    let of_shards =
+        shards.iter().map(|shard| read(work.clone(), shard.map(|(artifact, part)| (artifact, part.clone()))));
+    let mut of_shards = in_order(of_shards, SHARDS_AT_ONCE, "pretrain.pairs");
+    while let Some(of_shard) = of_shards.try_next().await? {
+        pairs.extend(of_shard);
     }
     let mut sieve = tokio::task::block_in_place(|| Sieve::new(&pairs, spec));
     if spec.near_duplicate_cosine > 0.0 {
@@ -113,7 +121,7 @@ pub async fn written(work: &WorkStore, of: (&str, &str), key: &str) -> Result<BT
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
 }
 
-async fn read(work: &WorkStore, shard: &[(Artifact, &PartFile); 3]) -> Result<Vec<Pair>, WorkerError> {
+async fn read(work: WorkStore, shard: [(Artifact, PartFile); 3]) -> Result<Vec<Pair>, WorkerError> {
     let columns: [&[&str]; 3] = [
         &["image_id", "status", "hash", "similarities", "grounding"],
         &["image_id", "split"],
@@ -121,7 +129,7 @@ async fn read(work: &WorkStore, shard: &[(Artifact, &PartFile); 3]) -> Result<Ve
     ];
     let mut batches = Vec::new();
     for ((artifact, part), columns) in shard.iter().zip(columns) {
-        batches.push(PartReader::open(work, *artifact, part).await?.read(columns).await?);
+        batches.push(PartReader::open(&work, *artifact, part).await?.read(columns).await?);
     }
     of_shard(&batches[0], &batches[1], &batches[2]).map_err(broken)
 }

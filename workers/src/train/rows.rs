@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::Array;
-use manifests::Artifact;
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
+use manifests::{Artifact, PartFile};
 use pixels::mask::Rle;
 use stages::image_embeddings::mean_direction;
 use stages::segment_features::RowSegments;
@@ -13,12 +14,15 @@ use stages::train_rows::{Embedded, RowsError, TrainRow, TrainRows};
 
 use super::broken;
 use crate::assignment::AssignedRow;
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
 
 /// Part files held open: a window of row groups may touch many shards.
 const MOST_OPEN: usize = 256;
+/// Shards whose ids are read at once.
+const SHARDS_AT_ONCE: usize = 16;
 
 /// A row group of the images table with the rows of one split in it.
 struct Group {
@@ -35,6 +39,81 @@ pub enum Members<'a> {
     Split(&'a str),
     /// Those of a split under another assignment than the build's, by shard.
     Assigned(&'a [Vec<AssignedRow>], &'a str),
+}
+
+impl Members<'_> {
+    fn of_shard(self, shard: u32) -> Wanted {
+        match self {
+            Members::Split(split) => Wanted::Split(split.to_owned()),
+            Members::Assigned(shards, split) => {
+                let rows = shards.get(shard as usize).into_iter().flatten();
+                Wanted::Ids(rows.filter(|row| row.split == split).map(|row| row.image_id.clone()).collect())
+            }
+        }
+    }
+}
+
+/// Rows of a shard that are wanted.
+enum Wanted {
+    Split(String),
+    Ids(BTreeSet<String>),
+}
+
+/// What is read of a shard to know its rows of a split.
+struct ShardIndex {
+    work: WorkStore,
+    images: PartFile,
+    captions: Option<PartFile>,
+    splits: Option<PartFile>,
+    wanted: Wanted,
+}
+
+impl ShardIndex {
+    async fn groups(self) -> Result<Vec<Group>, WorkerError> {
+        let members = self.members().await?;
+        let reader = PartReader::open(&self.work, Artifact::Images, &self.images).await?;
+        let batch = reader.read(&["image_id", "status"]).await?;
+        let columns = Columns::new(Artifact::Images, &batch);
+        let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
+        let mut groups = Vec::new();
+        let mut first = 0;
+        for (row_group, length) in reader.row_groups().into_iter().enumerate() {
+            let is_member = |row: &usize| {
+                let at = first + *row;
+                status.value(at) == "ok" && members.contains(ids.value(at))
+            };
+            let chosen = (0..length).filter(is_member).map(|row| (row, ids.value(first + row).to_owned())).collect();
+            groups.push(Group { shard: self.images.shard, row_group, rows: chosen });
+            first += length;
+        }
+        Ok(groups)
+    }
+
+    /// Ids that are wanted and have a caption.
+    async fn members(&self) -> Result<BTreeSet<String>, WorkerError> {
+        let captioned = self.ids(Artifact::Captions, &self.captions, "status", "ok").await?;
+        let wanted = match &self.wanted {
+            Wanted::Ids(ids) => ids,
+            Wanted::Split(split) => &self.ids(Artifact::Splits, &self.splits, "split", split).await?,
+        };
+        Ok(captioned.intersection(wanted).cloned().collect())
+    }
+
+    /// Ids of a part's rows with a value in a column; none of a part that is not there.
+    async fn ids(
+        &self,
+        artifact: Artifact,
+        part: &Option<PartFile>,
+        column: &str,
+        wanted: &str,
+    ) -> Result<BTreeSet<String>, WorkerError> {
+        let Some(part) = part else { return Ok(BTreeSet::new()) };
+        let batch = PartReader::open(&self.work, artifact, part).await?.read(&["image_id", column]).await?;
+        let columns = Columns::new(artifact, &batch);
+        let (ids, values) = (columns.text("image_id").map_err(broken)?, columns.text(column).map_err(broken)?);
+        let is_wanted = |row: &usize| !values.is_null(*row) && values.value(*row) == wanted;
+        Ok((0..batch.num_rows()).filter(is_wanted).map(|row| ids.value(row).to_owned()).collect())
+    }
 }
 
 /// The rows of one split, read from the tables by row group of `images`.
@@ -55,7 +134,7 @@ struct OpenPart {
 }
 
 impl OpenPart {
-    async fn open(work: &WorkStore, artifact: Artifact, part: &manifests::PartFile) -> Result<Self, WorkerError> {
+    async fn open(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result<Self, WorkerError> {
         let reader = PartReader::open(work, artifact, part).await?;
         let batch = reader.read(&["image_id", "status"]).await?;
         let columns = Columns::new(artifact, &batch);
@@ -96,22 +175,23 @@ impl TableRows {
         let Some(images) = rows.tables.get(&Artifact::Images).cloned() else {
             return Err(WorkerError::Broken("a training without images".into()));
         };
-        for part in &images.parts {
-            let members = rows.members(part.shard, wanted).await?;
-            let reader = PartReader::open(work, Artifact::Images, part).await?;
-            for row_group in 0..reader.row_groups().len() {
-                let batch = reader.read_row_group(&["image_id", "status"], row_group).await?;
-                let columns = Columns::new(Artifact::Images, &batch);
-                let (ids, status) =
-                    (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
-                let chosen: Vec<(usize, String)> = (0..batch.num_rows())
-                    .filter(|&row| status.value(row) == "ok" && members.contains(ids.value(row)))
-                    .map(|row| (row, ids.value(row).to_owned()))
-                    .collect();
-                rows.lengths.push(chosen.len() as u32);
-                rows.groups.push(Group { shard: part.shard, row_group, rows: chosen });
-            }
+        let of_shards = images.parts.into_iter().map(|images| {
+            let part = |artifact| rows.tables.get(&artifact).and_then(|table| table.part(images.shard)).cloned();
+            let shard = ShardIndex {
+                work: work.clone(),
+                captions: part(Artifact::Captions),
+                splits: part(Artifact::Splits),
+                wanted: wanted.of_shard(images.shard),
+                images,
+            };
+            shard.groups()
+        });
+        let mut indexed = in_order(of_shards, SHARDS_AT_ONCE, "rows of a split");
+        while let Some(groups) = indexed.try_next().await? {
+            rows.lengths.extend(groups.iter().map(|group| group.rows.len() as u32));
+            rows.groups.extend(groups);
         }
+        drop(indexed);
         Ok(rows)
     }
 
@@ -131,34 +211,6 @@ impl TableRows {
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.groups.iter().all(|group| group.rows.is_empty())
-    }
-
-    /// Ids of a shard that belong to the split and have a caption.
-    async fn members(&self, shard: u32, wanted: Members<'_>) -> Result<BTreeSet<String>, WorkerError> {
-        let mut members: Option<BTreeSet<String>> = None;
-        let mut filters = vec![(Artifact::Captions, "status", "ok")];
-        match wanted {
-            Members::Split(split) => filters.push((Artifact::Splits, "split", split)),
-            Members::Assigned(shards, split) => {
-                let rows = shards.get(shard as usize).into_iter().flatten();
-                members = Some(rows.filter(|row| row.split == split).map(|row| row.image_id.clone()).collect());
-            }
-        }
-        for (artifact, column, wanted) in filters {
-            let Some(part) = self.tables.get(&artifact).and_then(|t| t.part(shard)) else {
-                return Ok(BTreeSet::new());
-            };
-            let batch = PartReader::open(&self.work, artifact, part).await?.read(&["image_id", column]).await?;
-            let columns = Columns::new(artifact, &batch);
-            let (ids, values) = (columns.text("image_id").map_err(broken)?, columns.text(column).map_err(broken)?);
-            let here = (0..batch.num_rows())
-                .filter(|&row| !values.is_null(row) && values.value(row) == wanted)
-                .map(|row| ids.value(row).to_owned())
-                .filter(|id| members.as_ref().is_none_or(|m| m.contains(id)))
-                .collect();
-            members = Some(here);
-        }
-        Ok(members.unwrap_or_default())
     }
 
     /// The part file of a shard, if the table has one.

@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile, paths};
 use serde::Serialize;
 
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::{self, PartReader, PartWriter};
 use crate::reviews;
 use crate::stores::WorkStore;
 use crate::tables::Tables;
+
+/// Parts that are being read; of each, some megabytes are in memory.
+const PARTS_AT_ONCE: usize = 8;
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,14 +55,20 @@ pub async fn faults(
         faults.extend(live.foreign.iter().map(|(path, why)| fault(path, None, 0, why.clone())));
         let table = PinnedTable { parts: live.parts, ..PinnedTable::empty(artifact) };
         let lost = parts::lost(work, &table, country).await?;
-        for part in &table.parts {
-            seen(part);
-            let found = if lost.contains(&part.shard) {
-                Some("is gone or has another size than was committed".to_owned())
-            } else {
-                damage(work, artifact, part).await?
-            };
-            faults.extend(found.map(|why| fault(&part.path, Some(part.shard), part.rows, why)));
+        let looked_at = table.parts.iter().map(|part| {
+            let (work, part, is_lost) = (work.clone(), part.clone(), lost.contains(&part.shard));
+            async move {
+                let why = match is_lost {
+                    true => Some("is gone or has another size than was committed".to_owned()),
+                    false => damage(&work, artifact, &part).await?,
+                };
+                Ok((part, why))
+            }
+        });
+        let mut looked_at = in_order(looked_at, PARTS_AT_ONCE, "verify");
+        while let Some((part, why)) = looked_at.try_next().await? {
+            seen(&part);
+            faults.extend(why.map(|why| fault(&part.path, Some(part.shard), part.rows, why)));
         }
     }
     Ok(faults)

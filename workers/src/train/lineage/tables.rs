@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile, digest};
 use sources::name::ImageName;
@@ -13,6 +13,7 @@ use stages::table::{Columns, TableError, option_text};
 use super::super::broken;
 use super::{DigestBits, RowSplit, RunRow, RunRows, Sight};
 use crate::assignment::AssignedRow;
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
@@ -106,13 +107,8 @@ impl RunRows {
         let assigned = inputs.assignment.unwrap_or_default();
         let shards: BTreeSet<u32> =
             inputs.tables.iter().flat_map(|t| &t.parts).map(|p| p.shard).chain(0..assigned.len() as u32).collect();
-        let mut read = futures::stream::iter(shards)
-            .map(|shard| {
-                // each on a task of its own: reading a part is decoding it
-                let read = tokio::spawn(ShardInputs::new(inputs, &source, shard).read());
-                async move { read.await.map_err(|e| WorkerError::Broken(format!("rows of a training: {e}")))? }
-            })
-            .buffer_unordered(AT_ONCE);
+        let of_shards = shards.into_iter().map(|shard| ShardInputs::new(inputs, &source, shard).read());
+        let mut read = in_order(of_shards, AT_ONCE, "rows of a training");
         let mut all = RunRows::default();
         while let Some(rows) = read.try_next().await? {
             all.rows.extend(rows);

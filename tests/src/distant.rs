@@ -43,9 +43,9 @@ impl Reads {
         reads
     }
 
-    /// Reads that waited for their answers at one time.
+    /// Reads that waited for their answers at one time, since this was last asked.
     pub fn most_at_once(&self) -> usize {
-        self.most_at_once.load(Ordering::SeqCst)
+        self.most_at_once.swap(0, Ordering::SeqCst)
     }
 
     fn count(&self, location: &Path) {

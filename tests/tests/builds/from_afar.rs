@@ -8,6 +8,7 @@ use pipeline::run_options::RunOptions;
 use pipeline::{analyse, page};
 use pipeline_tests::distant::Reads;
 use pipeline_tests::{World, open, run, run_with};
+use stages::train_rows::TrainRows;
 use workers::WorkerError;
 use workers::parts::PartReader;
 use workers::train::{Members, TableRows};
@@ -41,15 +42,20 @@ async fn whole_tables_are_read_many_shards_at_once() {
         in_flight(&mut build, async |build| verify::faults(&build.work, &build.tables, "finland", |_| {}).await).await;
     assert!(most >= 6 && faults.is_empty(), "a check: {most}, {faults:?}");
 
-    let (most, rows) = in_flight(&mut build, async |build| {
-        let mut inputs = Vec::new();
-        for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
-            inputs.push(build.pin(artifact).await?);
-        }
-        TableRows::open(&build.work, &inputs, Members::Split("train")).await
-    })
-    .await;
+    let mut inputs = Vec::new();
+    for artifact in
+        [Artifact::Images, Artifact::Captions, Artifact::Splits, Artifact::Segments, Artifact::SegmentScores]
+    {
+        inputs.push(build.pin(artifact).await.unwrap());
+    }
+    let reads = Reads::count_from_afar(&mut build, Duration::from_millis(20));
+    let mut rows = TableRows::open(&build.work, &inputs, Members::Split("train")).await.unwrap();
+    let most = reads.most_at_once();
     assert!(most >= 6 && rows.len() > 20, "rows of a training: {most}");
+    let group = (0..rows.groups().len()).find(|group| rows.groups()[*group] > 0).unwrap();
+    let of_group = tokio::task::block_in_place(|| rows.read(group)).unwrap();
+    let most = reads.most_at_once();
+    assert!(most >= 4 && !of_group.is_empty(), "tables of a group of rows: {most}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

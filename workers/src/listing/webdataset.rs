@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use manifests::spec::BuildSpec;
 use manifests::words::count;
 use manifests::{digest, paths};
@@ -14,9 +14,12 @@ use sources::tar::{self, Archive};
 use sources::webdataset::{Picture, Sample, Samples};
 
 use super::{Collected, ListedRow, ObjectRange};
-use crate::archive::{MemberPlace, Read, ReadAnew};
+use crate::archive::{MemberPlace, Read};
 use crate::error::WorkerError;
 use crate::stores::{SourceStore, WorkStore};
+
+/// Archives that are streamed at once: each of them fills a line.
+const MOST_AT_ONCE: usize = 8;
 
 /// What an archive holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +49,11 @@ pub(super) async fn list(
 ) -> Result<Collected, WorkerError> {
     let mut listing = Collected::new(spec.work.shards);
     let mut rows: BTreeMap<String, ListedRow> = BTreeMap::new();
-    for archive in archives {
-        let kept = samples_of(source, work, &archive, &mut listing.listing.read_anew).await?;
+    let mut read = futures::stream::iter(archives)
+        .map(|archive| async move { Ok::<_, WorkerError>((samples_of(source, work, &archive).await?, archive)) })
+        .buffered(spec.work.concurrency.clamp(1, MOST_AT_ONCE));
+    while let Some(((kept, anew), archive)) = read.try_next().await? {
+        listing.listing.read_anew.extend(anew.map(|cache| (cache, Read::Samples(kept.clone()))));
         let others = match kept.others {
             0 => String::new(),
             others => format!("; {others} without an image are passed over"),
@@ -96,13 +102,12 @@ fn row(spec: &BuildSpec, archive: &str, etag: Option<String>, sample: KeptSample
     }
 }
 
-/// From the work store, or from the archive itself.
+/// From the work store, or from the archive itself, and then with the path where it is to be kept.
 async fn samples_of(
     source: &SourceStore,
     work: &WorkStore,
     archive: &str,
-    read_anew: &mut ReadAnew,
-) -> Result<KeptSamples, WorkerError> {
+) -> Result<(KeptSamples, Option<String>), WorkerError> {
     let Some(meta) = source.head(archive).await? else {
         let why = format!("{}{archive} is not there; look at source.tables", source.url());
         return Err(WorkerError::Configuration(why));
@@ -110,16 +115,14 @@ async fn samples_of(
     let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
     let cache = paths::members(&digest::of_parts([archive.as_bytes(), identity.as_bytes(), b"webdataset 1"]));
     if let Some(kept) = work.get_sealed::<KeptSamples>(&cache).await? {
-        return Ok(kept);
+        return Ok((kept, None));
     }
     let mut samples = Samples::of(archive);
     let is_packed = stream(source, archive, meta.size, meta.e_tag.as_deref(), &mut samples).await?;
     let (samples, others) =
         samples.finish().map_err(|e| WorkerError::Broken(format!("{}{archive}: {e}", source.url())))?;
     let samples = samples.into_iter().map(|sample| kept(sample, is_packed)).collect();
-    let kept = KeptSamples { etag: meta.e_tag, samples, others };
-    read_anew.push((cache, Read::Samples(kept.clone())));
-    Ok(kept)
+    Ok((KeptSamples { etag: meta.e_tag, samples, others }, Some(cache)))
 }
 
 fn kept(sample: Sample, is_packed: bool) -> KeptSample {

@@ -193,6 +193,11 @@ pub fn report(country: &str) -> String {
     format!("reports/{country}.html")
 }
 
+/// What the page of a country was made from.
+pub fn report_record(country: &str) -> String {
+    format!("reports/{country}.json")
+}
+
 /// Folder of a country's runs by engines.
 pub fn runs(country: &str) -> String {
     format!("runs/{country}")

@@ -9,6 +9,7 @@ mod captions;
 mod chance;
 mod failed;
 mod failures;
+mod kept;
 mod pictures;
 mod queries;
 pub(crate) mod reranked;
@@ -38,6 +39,7 @@ use workers::publish::Summary;
 use crate::analyse::Analysis;
 use crate::build::Build;
 use crate::trainings::current_record;
+pub(crate) use kept::keep;
 pub(crate) use pictures::{encoded, thumbnail_of, thumbnails};
 
 /// A build with everything that a report shows of it.

@@ -230,13 +230,7 @@ struct Outcome<'a> {
 pub(super) async fn end_of_run(build: &Build, options: &RunOptions, quarantined: &[Quarantined]) -> Result<()> {
     let mut outcome = Outcome { event: "outcome", quarantined, evaluation: None, report: None };
     if options.until.is_none() {
-        let path = manifests::paths::report(&build.spec.country);
-        let changed = crate::page::changed_at(build).await?;
-        let page = crate::page::make(std::slice::from_ref(build), &[], &changed).await?;
-        // of a run with nothing to do it is the same
-        if build.work.get(&path).await?.is_none_or(|before| before != page.as_bytes()) {
-            build.work.put(&path, page.into()).await?;
-        }
+        let path = crate::page::keep(build).await?;
         outcome.evaluation = crate::evaluate::stored(build).await?;
         outcome.report = Some(shown(build, &path));
     }

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::process::{Command, Stdio};
 
-use pipeline_tests::{World, urbancross};
+use manifests::spec::StoreOptions;
+use pipeline_tests::{World, edit_a_finnish_image, urbancross};
+use workers::stores::WorkStore;
 
 use crate::{call, call_sandbox, ends, said, spec_file};
 
@@ -115,6 +117,24 @@ fn a_run_with_nothing_to_do_leaves_the_report_as_it_is() {
     std::thread::sleep(std::time::Duration::from_secs(1));
     run();
     assert!(written() == before, "written again");
+    // nor is it made again: another one under its key stays, until something that it shows has changed
+    let store = WorkStore::open(world.path("work").to_str().unwrap(), &StoreOptions::default()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let record = manifests::paths::report_record("finland");
+    let mut made: serde_json::Value = runtime.block_on(store.get_sealed(&record)).unwrap().unwrap();
+    made["page_digest"] = manifests::digest::of_bytes(b"another").into();
+    runtime.block_on(store.put_sealed(&record, &made)).unwrap();
+    std::fs::write(&page, "another").unwrap();
+    run();
+    assert_eq!(written().0, b"another", "made again");
+    std::fs::write(&page, "damaged").unwrap();
+    run();
+    assert!(written().0 == before.0, "a damaged page is made again");
+    std::fs::write(&page, "another").unwrap();
+    runtime.block_on(store.put_sealed(&record, &made)).unwrap();
+    edit_a_finnish_image(&world);
+    run();
+    assert!(written().0.len() > 10_000, "a page of before an edit");
     // what is none of ours has rows that nobody counted
     let part = std::fs::read_dir(world.path("work/tables/captions/country=finland")).unwrap().next().unwrap().unwrap();
     std::fs::write(part.path(), "PAR1").unwrap();

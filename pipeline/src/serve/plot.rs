@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atlas::{Plot, Trouble};
+use plane::Plane;
 
 use super::index::is_sampled;
 use super::snapshot::{Loaded, Snapshot};
 use super::trouble;
-use crate::pca::Plane;
 
 /// Vectors that are held at once; at 768 numbers each, 60 MB.
 const MOST_VECTORS: u64 = 20_000;

@@ -1,0 +1,5 @@
+//! Vectors of many numbers as points of a plane.
+
+mod pca;
+
+pub use pca::Plane;

@@ -1,5 +1,6 @@
 //! Evaluation of builds: a model on its own test split, and models on each other's.
 
+mod places;
 mod text;
 
 use std::path::Path;
@@ -23,6 +24,7 @@ use workers::train::{self, Members, RunInputs, RunRows, TableRows};
 use crate::build::Build;
 use crate::progress::Progress;
 use crate::trainings::{current_record, learnt_and_held_out};
+pub(crate) use places::{Places, places};
 
 pub(crate) const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";

@@ -227,6 +227,17 @@ canvas.addEventListener("keydown", (event) => {
   act();
   redraw();
 });
+/** The address holds what is chosen, so that it can be passed on. */
+function keep() {
+  const chosen = [model, layout, by].map((select) => [select.id, select.value]);
+  history.replaceState(null, "", `?${new URLSearchParams(chosen)}`);
+}
+
+for (const select of [model, layout, by]) {
+  const wanted = new URLSearchParams(location.search).get(select.id);
+  if ([...select.options].some((option) => option.value === wanted)) select.value = wanted;
+  select.addEventListener("change", keep);
+}
 model.addEventListener("change", load);
 layout.addEventListener("change", load);
 by.addEventListener("change", () => {

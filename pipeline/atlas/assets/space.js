@@ -35,10 +35,9 @@ function colouring() {
   }[by.value];
 }
 
-/** Name of the colour of a place among so many: errors go from good to bad, and what is not measured is faint. */
-function ink(index, count) {
-  if (by.value !== "error") return `--s${(index % 8) + 1}`;
-  return index === count - 1 ? "--line" : `--e${index + 1}`;
+/** Name of the colour of a place: errors go from good to bad, and what is not measured, the last one, is faint. */
+function ink(index) {
+  return by.value === "error" ? `--e${index + 1}` : `--s${(index % 8) + 1}`;
 }
 
 function draw() {
@@ -47,7 +46,7 @@ function draw() {
   const [names, of] = colouring();
   const count = plot.points.id.length;
   const radius = count > 5000 ? 2 : 3.5;
-  const inks = names.map((_, index) => colour(ink(index, names.length)));
+  const inks = names.map((_, index) => colour(ink(index)));
   context.globalAlpha = 0.75;
   // one colour after the other: changing it costs more than a point
   const order = inks.map((_, index) => index);
@@ -83,7 +82,7 @@ function showLegend() {
     ...names.flatMap((name, index) => {
       if (!counts[index]) return [];
       const swatch = make("span", { class: "swatch" });
-      swatch.style.background = `var(${ink(index, names.length)})`;
+      swatch.style.background = `var(${ink(index)})`;
       return [make("li", {}, swatch, `${name} (${counts[index].toLocaleString("en")})`)];
     }),
   );

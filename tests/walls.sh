@@ -26,6 +26,7 @@ wall ranks     arrow object_store tokio clap stages workers
 wall pipeline  candle-core candle-nn object_store parquet delta_kernel sandbox k8s-openapi
 wall engines   stages workers training models object_store arrow clap
 wall atlas     manifests choices stages workers training models pixels sources report pipeline engines arrow candle-core object_store clap
+wall plane     stages workers pipeline atlas report candle-core arrow object_store tokio
 wall report    stages workers training models
 wall sandbox   stages workers training models
 # one arrow in the whole tree

@@ -1,5 +1,6 @@
 //! Evaluation of builds: a model on its own test split, and models on each other's.
 
+mod places;
 mod rows;
 mod text;
 
@@ -24,6 +25,7 @@ use self::rows::embedded_rows;
 use crate::build::Build;
 use crate::progress::Progress;
 use crate::trainings::{current_record, learnt_and_held_out};
+pub(crate) use places::{Places, places};
 
 pub(crate) const SPLIT: &str = "test";
 const STAGE: &str = "evaluate";

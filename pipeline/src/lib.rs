@@ -22,7 +22,6 @@ pub mod logs;
 pub mod memory;
 pub mod page;
 pub mod pair;
-mod pca;
 pub mod plan;
 mod preflight;
 pub mod preview;

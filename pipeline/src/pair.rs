@@ -10,7 +10,7 @@ use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
 use stages::adapt::Sampled;
-use stages::evaluate::{self, EvaluatedRow};
+use stages::evaluate::{self, Changes, EvaluatedRow};
 use stages::pretrain::check_batch;
 use training::communicator::Communicator;
 use training::recall::RecallReport;
@@ -222,17 +222,44 @@ impl Pair {
         embed(&self.source.spec, folder, &mut rows).await
     }
 
+    /// Where figures of models on the target's test part lie: by everything that they depend on.
+    fn path_of(&self, version: &impl Serialize, models: &impl Serialize) -> String {
+        let protocol = self.target.spec.evaluate.protocol;
+        let tables: Vec<String> = adapt::pairs_of(&self.target_inputs).iter().map(PinnedTable::digest).collect();
+        // how vectors are made is the source's affair
+        let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
+        paths::evaluation(&self.name, &digest::of_value(&(version, protocol, models, vectors, tables, self.spec.ratio)))
+    }
+
+    /// What becomes of the queries of the target's test part from one model to another. It is made once: a comparison that
+    /// was made before is used again, and nothing is embedded.
+    ///
+    /// # Errors
+    /// As [`embedded`](Self::embedded).
+    pub async fn changes(
+        &self,
+        [before, after]: [&(String, PathBuf); 2],
+        progress: &Progress,
+    ) -> Result<Changes, WorkerError> {
+        let protocol = self.target.spec.evaluate.protocol;
+        let path = self.path_of(&(evaluate::VERSION, evaluate::PANELS_VERSION), &(&before.0, &after.0));
+        if let Some(stored) = self.target.work.get_sealed::<Changes>(&path).await? {
+            return Ok(stored);
+        }
+        progress.note(&format!("{}: {} by two models", self.name, count(self.parts()[2].1, "test image")));
+        let rows = (self.embedded(&before.1).await?, self.embedded(&after.1).await?);
+        let changes = tokio::task::block_in_place(|| evaluate::changes(&rows.0, &rows.1, protocol))?;
+        self.target.work.put_sealed(&path, &changes).await?;
+        Ok(changes)
+    }
+
     /// Tests a model on the target's test part; figures that were made before are used again.
     ///
     /// # Errors
     /// As [`embedded`](Self::embedded).
     pub async fn test(&self, model: &(String, PathBuf)) -> Result<Tested, WorkerError> {
-        let tables: Vec<String> = adapt::pairs_of(&self.target_inputs).iter().map(PinnedTable::digest).collect();
         let protocol = self.target.spec.evaluate.protocol;
-        // how vectors are made is the source's affair
-        let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
-        let key = digest::of_value(&(evaluate::VERSION, protocol, &model.0, vectors, tables, self.spec.ratio));
-        let path = paths::evaluation(&self.name, &key);
+        let path = self.path_of(&evaluate::VERSION, &model.0);
         if let Some(stored) = self.target.work.get_sealed::<Tested>(&path).await? {
             return Ok(stored);
         }

@@ -3,6 +3,7 @@
 mod desk;
 mod details;
 mod edits;
+mod errors;
 mod index;
 mod models;
 
@@ -15,7 +16,7 @@ mod watch;
 use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
-use atlas::{About, Answer, Atlas, Image, ImageName, Narrowed, Plot, Points, Query, Question, Size, Trouble};
+use atlas::{About, Answer, Atlas, Image, ImageName, Layout, Narrowed, Plot, Points, Query, Question, Size, Trouble};
 use workers::WorkerError;
 use workers::search::{Filter, Rectangle, Tag};
 
@@ -104,10 +105,8 @@ impl Atlas for Served {
         Ok(self.now().index.on_a_map.clone())
     }
 
-    async fn plot(&self, model: String) -> Result<Arc<Plot>, Trouble> {
-        let now = self.now();
-        let model = now.model(Some(model.as_str()).filter(|id| !id.is_empty()))?;
-        plot::of(&now, model).await
+    async fn plot(&self, model: String, layout: Layout) -> Result<Arc<Plot>, Trouble> {
+        plot::of(&self.now(), Some(model.as_str()).filter(|id| !id.is_empty()), layout).await
     }
 
     async fn borders(&self) -> Result<Arc<Lines>, Trouble> {

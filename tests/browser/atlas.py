@@ -27,7 +27,7 @@ from playwright.async_api import async_playwright, expect
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 CHROMIUM = "/usr/bin/chromium"
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
-PAGES = ["/", "/?text=a+lake", "/?text=a+lake&beside={second}", "/image?{image}", "/space", "/image?country=x&id=none"]
+PAGES = ["/", "/?text=a+lake", "/?text=a+lake&beside={second}", "/image?{image}", "/space", "/space?layout=neighbours&by=error", "/image?country=x&id=none"]
 
 
 class Server:
@@ -238,12 +238,30 @@ async def image_page(page, url, image):
     await page.wait_for_url(re.compile("/image"))
 
 
+PIXELS_OF_PLOT = "document.querySelector('#plot').toDataURL()"
+
+
 async def space(page, url):
     await page.goto(url + "/space")
     await expect(page.locator("#status")).to_contain_text("of the variance")
     assert await page.locator("#legend li").count() > 1
     await page.get_by_label("colours", exact=True).select_option("country")
     await expect(page.locator("#legend")).to_contain_text("finland (")
+    variance = await page.evaluate(PIXELS_OF_PLOT)
+    # by neighbours it is another picture, and the page says what it means
+    await page.get_by_label("layout", exact=True).select_option("neighbours")
+    await expect(page.locator("#status")).to_contain_text("each beside its neighbours", timeout=60_000)
+    await expect(page.locator("#meaning")).to_contain_text("sizes of clusters")
+    await settled(page)
+    assert await page.evaluate(PIXELS_OF_PLOT) != variance, "both layouts look the same"
+    # errors are measured where the model's own tables are, and the address holds the choice
+    await page.get_by_label("colours", exact=True).select_option("error")
+    await expect(page.locator("#legend")).to_contain_text("place 1 (")
+    await expect(page.locator("#legend")).to_contain_text("not measured (")
+    await expect(page.locator("#meaning")).to_contain_text("germany: its tables have no vectors of captions by this model")
+    await page.reload()
+    await expect(page.locator("#status")).to_contain_text("each beside its neighbours")
+    await expect(page.locator("#legend")).to_contain_text("place 1 (")
     await page.locator("#plot").focus()
     await page.keyboard.press("ArrowRight")
     await expect(page.locator("#chosen img")).to_be_visible()

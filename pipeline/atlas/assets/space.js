@@ -8,12 +8,14 @@ const status = document.querySelector("#status");
 const legend = document.querySelector("#legend");
 const chosen = document.querySelector("#chosen");
 const model = document.querySelector("#model");
+const layout = document.querySelector("#layout");
 const by = document.querySelector("#by");
 const REACH = 12;
 
 let plot = null;
 let cells = null;
 let at = -1;
+let asked = 0;
 
 const redraw = eachFrame(draw);
 const { context, size } = sized(canvas, () => {
@@ -29,7 +31,13 @@ function colouring() {
     class: [points.classes, points.class],
     country: [points.countries, points.country],
     split: [points.splits.map((name) => name || "none"), points.split],
+    error: [plot.errors, plot.error],
   }[by.value];
+}
+
+/** Name of the colour of a place: errors go from good to bad, and what is not measured, the last one, is faint. */
+function ink(index) {
+  return by.value === "error" ? `--e${index + 1}` : `--s${(index % 8) + 1}`;
 }
 
 function draw() {
@@ -38,11 +46,14 @@ function draw() {
   const [names, of] = colouring();
   const count = plot.points.id.length;
   const radius = count > 5000 ? 2 : 3.5;
-  const inks = names.map((_, index) => colour(`--s${(index % 8) + 1}`));
+  const inks = names.map((_, index) => colour(ink(index)));
   context.globalAlpha = 0.75;
   // one colour after the other: changing it costs more than a point
-  inks.forEach((ink, index) => {
-    context.fillStyle = ink;
+  const order = inks.map((_, index) => index);
+  // what is not measured lies below what is
+  if (by.value === "error") order.unshift(order.pop());
+  order.forEach((index) => {
+    context.fillStyle = inks[index];
     for (let i = 0; i < count; i++) {
       if (of[i] !== index) continue;
       const [x, y] = view.toScreen(cells.xs[i], cells.ys[i]);
@@ -71,7 +82,7 @@ function showLegend() {
     ...names.flatMap((name, index) => {
       if (!counts[index]) return [];
       const swatch = make("span", { class: "swatch" });
-      swatch.style.background = `var(--s${(index % 8) + 1})`;
+      swatch.style.background = `var(${ink(index)})`;
       return [make("li", {}, swatch, `${name} (${counts[index].toLocaleString("en")})`)];
     }),
   );
@@ -89,7 +100,7 @@ function choose(i) {
   if (i < 0) return;
   const { points } = plot;
   const image = named(i);
-  const facts = [image.country, points.splits[points.split[i]], points.classes[points.class[i]]].filter(Boolean);
+  const facts = [image.country, points.splits[points.split[i]], points.classes[points.class[i]], ...found(i)].filter(Boolean);
   chosen.replaceChildren(
     make("a", { href: address("/image", image) }, make("img", { src: address("/thumbnail", image), alt: `Image ${image.id}`, width: 168, height: 168 })),
     make("p", {}, make("a", { href: address("/image", image), dir: "auto" }, image.id)),
@@ -97,12 +108,31 @@ function choose(i) {
   );
 }
 
+/** At which place the image finds its own caption, if that is measured. */
+function found(i) {
+  const measured = plot.error[i] < plot.errors.length - 1;
+  return measured ? [`own caption: ${plot.errors[plot.error[i]]}`] : [];
+}
+
+/** What distances and colours mean. */
+function explain() {
+  for (const text of document.querySelectorAll("#meaning [data-layout]")) text.hidden = text.dataset.layout !== layout.value;
+  document.querySelector("#error").hidden = by.value !== "error";
+  document.querySelector("#unmeasured").textContent = (plot?.unmeasured ?? []).map((why) => `${why}.`).join(" ");
+}
+
 async function load() {
-  status.textContent = "Laying out…";
+  const turn = ++asked;
+  explain();
+  status.textContent = layout.value === "neighbours" ? "Laying out; the first time this takes some seconds…" : "Laying out…";
   status.classList.remove("bad");
   try {
-    plot = await (await ask(`/api/plot?${new URLSearchParams({ model: model.value })}`)).json();
+    const answer = await (await ask(`/api/plot?${new URLSearchParams({ model: model.value, layout: layout.value })}`)).json();
+    // something else was chosen meanwhile
+    if (turn !== asked) return;
+    plot = answer;
   } catch (error) {
+    if (turn !== asked) return;
     status.textContent = error.message;
     status.classList.add("bad");
     return;
@@ -111,7 +141,9 @@ async function load() {
   const percent = (share) => `${Math.round(100 * share)} %`;
   const count = points.id.length.toLocaleString("en");
   const sampled = points.id.length < points.of ? ` of ${points.of.toLocaleString("en")}` : "";
-  status.textContent = `${count}${sampled} images; across ${percent(shares[0])} of the variance, upwards ${percent(shares[1])}.`;
+  const drawn = shares ? `across ${percent(shares[0])} of the variance, upwards ${percent(shares[1])}` : "each beside its neighbours";
+  status.textContent = `${count}${sampled} images; ${drawn}.`;
+  explain();
   // upwards on the screen is downwards in the plane
   cells = new Cells(Float64Array.from(points.x), Float64Array.from(points.y, (y) => -y));
   at = -1;
@@ -194,8 +226,21 @@ canvas.addEventListener("keydown", (event) => {
   act();
   redraw();
 });
+/** The address holds what is chosen, so that it can be passed on. */
+function keep() {
+  const chosen = [model, layout, by].map((select) => [select.id, select.value]);
+  history.replaceState(null, "", `?${new URLSearchParams(chosen)}`);
+}
+
+for (const select of [model, layout, by]) {
+  const wanted = new URLSearchParams(location.search).get(select.id);
+  if ([...select.options].some((option) => option.value === wanted)) select.value = wanted;
+  select.addEventListener("change", keep);
+}
 model.addEventListener("change", load);
+layout.addEventListener("change", load);
 by.addEventListener("change", () => {
+  explain();
   if (!plot) return;
   showLegend();
   redraw();

@@ -25,8 +25,9 @@ pub trait Atlas: Send + Sync + 'static {
     /// Where images lie; the same until the tables change.
     async fn points(&self) -> Result<Arc<Points>, Trouble>;
 
-    /// Images in the space of a model, in two dimensions; the same until the tables change.
-    async fn plot(&self, model: String) -> Result<Arc<Plot>, Trouble>;
+    /// Images in the space of a model, in two dimensions; the same until the tables change. Computed when it is first asked
+    /// for, which may take seconds.
+    async fn plot(&self, model: String, layout: Layout) -> Result<Arc<Plot>, Trouble>;
 
     /// Borders of all countries: lines of degrees east and north.
     async fn borders(&self) -> Result<Arc<Vec<Vec<[f32; 2]>>>, Trouble>;
@@ -252,13 +253,31 @@ pub struct Points {
     pub y: Vec<f32>,
 }
 
+/// How images are laid out in a plane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// In the two directions in which vectors differ most.
+    #[default]
+    Variance,
+    /// So that neighbours among the vectors are neighbours in the plane.
+    Neighbours,
+}
+
 /// Images in the space of a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Plot {
     /// Name of the model.
     pub model: String,
-    /// Share of the variance that each of the two directions has.
-    pub shares: [f64; 2],
+    /// Share of the variance that each of the two directions has, where they are directions.
+    pub shares: Option<[f64; 2]>,
     /// The images.
     pub points: Points,
+    /// Classes of places at which images find their own captions, best first; the last one is of images that are not
+    /// measured.
+    pub errors: Vec<String>,
+    /// Place in `errors` of each image.
+    pub error: Vec<u8>,
+    /// Countries of which no image is measured, and why.
+    pub unmeasured: Vec<String>,
 }

@@ -20,8 +20,8 @@ mod site;
 mod trouble;
 
 pub use ask::{
-    About, Answer, Atlas, Bounds, CaptionOf, Found, Image, ImageName, Model, Narrowed, Plot, Points, Query, Question,
-    SegmentOf, Size, Step,
+    About, Answer, Atlas, Bounds, CaptionOf, Found, Image, ImageName, Layout, Model, Narrowed, Plot, Points, Query,
+    Question, SegmentOf, Size, Step,
 };
 pub use compute::{Compute, ComputeLimits};
 pub use desk::{

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use atlas::{
-    About, Answer, Atlas, Compute, ComputeLimits, Found, Guard, Image, ImageName, Plot, Points, Query, Question,
-    Secret, Site, Size, Tiles, Trouble, pages,
+    About, Answer, Atlas, Compute, ComputeLimits, Found, Guard, Image, ImageName, Layout, Plot, Points, Query,
+    Question, Secret, Site, Size, Tiles, Trouble, pages,
 };
 use axum::Router;
 use axum::body::Body;
@@ -51,7 +51,7 @@ impl Atlas for One {
         Err(Trouble::Broken("s3://secret/place".into()))
     }
 
-    async fn plot(&self, _: String) -> Result<Arc<Plot>, Trouble> {
+    async fn plot(&self, _: String, _: Layout) -> Result<Arc<Plot>, Trouble> {
         panic!("on purpose")
     }
 

@@ -1,9 +1,8 @@
 //! Retrieval in the target of a pair before and after its adaptation, both ways (the paper's Figure 6).
 
-use manifests::words::count;
 use serde::Serialize;
 use stages::adapt::Sampled;
-use stages::evaluate::{Changes, Moves, changes};
+use stages::evaluate::{Changes, Moves};
 use workers::WorkerError;
 
 use crate::pair::{Pair, Tested};
@@ -36,10 +35,7 @@ pub struct BeforeAndAfter {
 pub async fn before_and_after(pair: &Pair, progress: &Progress) -> Result<BeforeAndAfter, WorkerError> {
     let after = SearchModel::of_pair(&pair.spec, &pair.source, &pair.target, Adapted::After).await?;
     let (before, after) = (pair.model(None).await?, (after.digest, after.folder));
-    progress.note(&format!("{}: {} by two models", pair.name, count(pair.parts()[2].1, "test image")));
-    let rows = (pair.embedded(&before.1).await?, pair.embedded(&after.1).await?);
-    let protocol = pair.target.spec.evaluate.protocol;
-    let changes = tokio::task::block_in_place(|| changes(&rows.0, &rows.1, protocol))?;
+    let changes = pair.changes([&before, &after], progress).await?;
     let (before, after) = (pair.test(&before).await?, pair.test(&after).await?);
     let sampled = pair.sampled(EPOCHS).await?;
     Ok(BeforeAndAfter { pair: pair.name.clone(), before, after, changes, sampled })

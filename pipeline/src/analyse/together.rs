@@ -1,10 +1,10 @@
 //! Which tags go together (the paper's Figure 11): rows of the matrix of co-occurrence, their two principal components, and
 //! clusters of them. Pure.
 
+use plane::Plane;
 use serde::Serialize;
 
 use super::tags::Together;
-use crate::pca::Plane;
 
 /// Clusters at most.
 const MOST_CLUSTERS: usize = 6;

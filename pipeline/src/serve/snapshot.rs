@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use atlas::{ImageName, Model, Plot, Trouble};
+use atlas::{ImageName, Model, Trouble};
 use manifests::{Artifact, BuildSpec};
 use workers::WorkerError;
 
 use super::index::Index;
 use super::models::{Origin, Specs};
 use super::no_such_image;
+use super::plot::Plots;
 use crate::build::Build;
 use crate::progress::Progress;
 use crate::search::{Adapted, Indexing, SearchModel, Searcher};
@@ -27,8 +28,7 @@ pub(super) struct Snapshot {
 pub(super) struct Loaded {
     pub(super) shown: Model,
     pub(super) searcher: Searcher<Arc<Build>>,
-    /// Made when somebody asks.
-    pub(super) plot: tokio::sync::OnceCell<Arc<Plot>>,
+    pub(super) plots: Plots,
 }
 
 /// Versions of tables and digests of models.
@@ -103,7 +103,7 @@ impl Opened {
                 searcher.take_encoder(loaded.searcher.model(), loaded.searcher.encoder()?.clone());
             }
             searcher.encoder()?;
-            models.push(Loaded { shown, searcher, plot: tokio::sync::OnceCell::new() });
+            models.push(Loaded { shown, searcher, plots: Plots::default() });
         }
         let galleries = models.first().map(|loaded| loaded.searcher.galleries()).unwrap_or_default();
         let index = Index::of(galleries).await?;

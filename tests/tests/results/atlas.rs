@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atlas::{Atlas, Bounds, ImageName, Narrowed, Query, Question, Size, Trouble};
+use atlas::{Atlas, Bounds, ImageName, Layout, Narrowed, Query, Question, Size, Trouble};
 use manifests::Artifact;
 use pipeline::build::Build;
 use pipeline::progress::Progress;
@@ -88,14 +88,26 @@ async fn points_and_plot_have_every_image(served: &Served, all: &atlas::Answer) 
         assert!((f64::from(points.y[at]) - found.latitude.unwrap()).abs() < 1e-4);
         assert_eq!(Some(&points.splits[usize::from(points.split[at])]), found.split.as_ref());
     }
-    let plot = served.plot(String::new()).await.unwrap();
+    let plot = served.plot(String::new(), Layout::Variance).await.unwrap();
     assert_eq!(plot.points.id.len(), all.found.len());
-    assert!(plot.shares[0] >= plot.shares[1] && plot.shares[1] > 0.01, "{:?}", plot.shares);
+    let shares = plot.shares.unwrap();
+    assert!(shares[0] >= shares[1] && shares[1] > 0.01, "{shares:?}");
     let spread = |values: &[f32]| {
         values.iter().copied().fold(f32::MIN, f32::max) - values.iter().copied().fold(f32::MAX, f32::min)
     };
     assert!(spread(&plot.points.x) > 0.01 && spread(&plot.points.y) > 0.01);
-    assert_eq!(served.plot("finland".into()).await.unwrap(), plot);
+    assert_eq!(served.plot("finland".into(), Layout::Variance).await.unwrap(), plot);
+    // the same images side by side with their neighbours, and the same errors
+    let beside = served.plot(String::new(), Layout::Neighbours).await.unwrap();
+    assert_eq!((&beside.points.id, &beside.error, beside.shares), (&plot.points.id, &plot.error, None));
+    assert!(beside.points.x != plot.points.x && spread(&beside.points.x) > 1.0 && spread(&beside.points.y) > 1.0);
+    // those of the test split are measured, and nothing else
+    assert!(plot.unmeasured.is_empty(), "{:?}", plot.unmeasured);
+    let unmeasured = plot.errors.len() - 1;
+    let of_points = |at: usize| plot.points.splits[usize::from(plot.points.split[at])].as_str();
+    let is_test: Vec<bool> = (0..plot.error.len()).map(|at| of_points(at) == "test").collect();
+    let is_measured: Vec<bool> = plot.error.iter().map(|error| usize::from(*error) < unmeasured).collect();
+    assert!(is_test == is_measured && is_test.contains(&true), "{is_test:?} {is_measured:?}");
 }
 
 async fn an_image_has_all(served: &Served, build: &Build, id: &str) {

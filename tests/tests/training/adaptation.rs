@@ -82,9 +82,15 @@ async fn a_model_is_adapted_tested_and_taken_apart() {
 
     // what it changes, query by query, without adapting anything
     let html = world.path("adapted.html");
-    let told =
-        Command::new(urbancross()).arg("analyse").arg(&path).args(["--json", "--html"]).arg(&html).output().unwrap();
-    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let analyse = |more: &[&str]| {
+        let told = Command::new(urbancross()).arg("analyse").arg(&path).args(more).output().unwrap();
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        told
+    };
+    let embeds = |more: &[&str]| String::from_utf8_lossy(&analyse(more).stderr).contains("by two models");
+    assert!(embeds(&["--html", html.to_str().unwrap()]));
+    assert!(!embeds(&[]), "what was compared once is embedded again");
+    let told = analyse(&["--json"]);
     let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
     assert_eq!(told[0]["after"], serde_json::json!(after), "the figures of the adaptation with these settings");
     for (moves, queries) in [("text_moves", after.recall.caption_queries), ("image_moves", after.recall.image_queries)]

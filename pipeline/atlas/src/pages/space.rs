@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::Asked;
 use super::packed::Packed;
-use crate::ask::{About, Atlas, Plot};
+use crate::ask::{About, Atlas, Layout, Plot};
 use crate::layout::{Nav, Shell};
 use crate::site::Page;
 use crate::trouble::Trouble;
@@ -35,12 +35,13 @@ pub(super) fn page(asked: Asked) -> Page {
 #[serde(default)]
 struct Of {
     model: String,
+    layout: Layout,
 }
 
 async fn plot(State(space): State<Space>, Parameters(of): Parameters<Of>) -> Result<Response, Trouble> {
     let plots = space.plots;
     let ask = |atlas: Arc<dyn Atlas>| async move {
-        Ok(plots.of(atlas.plot(of.model).await?, |plot| serde_json::to_vec(plot).unwrap_or_default()))
+        Ok(plots.of(atlas.plot(of.model, of.layout).await?, |plot| serde_json::to_vec(plot).unwrap_or_default()))
     };
     let bytes = space.asked.ask(ask).await?;
     Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
@@ -57,9 +58,7 @@ fn content(about: &About) -> Markup {
     html! {
         h1 { "What the model sees" }
         p.lead {
-            "Every point is an image, by its vector: the two directions in which the vectors differ most (principal
-             components). Images that the model takes for alike lie close together; what lies close here may still differ in
-             all other directions."
+            "Every point is an image, by its vector. Images that the model takes for alike lie close together."
         }
         form #choose .filters {
             div.field {
@@ -67,12 +66,35 @@ fn content(about: &About) -> Markup {
                 select #model { @for model in &about.models { option value=(model.id) { (model.name) } } }
             }
             div.field {
+                label for="layout" { "layout" }
+                select #layout aria-describedby="meaning" {
+                    option value="variance" { "variance (PCA)" }
+                    option value="neighbours" { "neighbours (t-SNE)" }
+                }
+            }
+            div.field {
                 label for="by" { "colours" }
                 select #by {
                     option value="class" { "class of tag" }
                     option value="country" { "country" }
                     option value="split" { "split" }
+                    option value="error" { "error" }
                 }
+            }
+        }
+        p #meaning .muted {
+            span data-layout="variance" {
+                "The two directions in which the vectors differ most: distances are true in these, and what lies close here may
+                 still differ in all others."
+            }
+            span data-layout="neighbours" hidden {
+                "Each image beside those whose vectors are nearest by cosine. Only who is next to whom means something: sizes of
+                 clusters, gaps between them and directions mean nothing."
+            }
+            span #error hidden {
+                " Error: the place of an image's own caption among all captions of its country's test split, best first.
+                 Captions of the same words do not count as errors. Images that are not held out are not measured. "
+                span #unmeasured {}
             }
         }
         p #status role="status" aria-live="polite" {}

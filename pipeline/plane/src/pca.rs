@@ -5,17 +5,17 @@ const ROUNDS: usize = 120;
 
 /// Two directions through the middle of some vectors.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Plane {
+pub struct Plane {
     mean: Vec<f64>,
     axes: [Vec<f64>; 2],
     /// Share of the variance along each axis.
-    pub(super) shares: [f64; 2],
+    pub shares: [f64; 2],
 }
 
 impl Plane {
     /// The plane of the largest variance; vectors of another width than the first are left out. The same vectors in the
     /// same order give the same plane, and an axis points where its largest number is positive.
-    pub(super) fn through(vectors: &[Vec<f32>]) -> Self {
+    pub fn through(vectors: &[Vec<f32>]) -> Self {
         let width = vectors.first().map_or(0, Vec::len);
         let vectors: Vec<&Vec<f32>> = vectors.iter().filter(|vector| vector.len() == width).collect();
         let count = vectors.len().max(1) as f64;
@@ -37,7 +37,7 @@ impl Plane {
     }
 
     /// Where a vector lies in the plane.
-    pub(super) fn place(&self, vector: &[f32]) -> [f32; 2] {
+    pub fn place(&self, vector: &[f32]) -> [f32; 2] {
         let centred = minus(vector, &self.mean);
         [0, 1].map(|axis| dot(&centred, &self.axes[axis]) as f32)
     }

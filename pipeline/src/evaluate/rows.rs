@@ -23,14 +23,14 @@ pub(super) async fn embedded_rows(
     wanted: &str,
 ) -> Result<Vec<EvaluatedRow>, WorkerError> {
     let [images, texts, splits, pixels] = tables else { return Ok(Vec::new()) };
-    let of_shards = splits.parts.iter().filter_map(|splits| {
+    let of_shards = splits.parts.clone().into_iter().filter_map(|splits| {
         let part = |table: &PinnedTable| table.part(splits.shard).cloned();
         let shard = EvaluatedShard {
             work: build.work.clone(),
             images: part(images)?,
             texts: part(texts)?,
             pixels: part(pixels)?,
-            splits: splits.clone(),
+            splits,
             wanted: wanted.to_owned(),
         };
         Some(shard.rows())

@@ -134,8 +134,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Submit { specs, set, steps, failed, experiment, cluster } => {
             submit_commands::submit_all(&specs, &set.set, (&steps, &failed, &experiment), &cluster).await
         }
-        Command::Render { spec, until, cluster, output } => {
-            submit_commands::render(&Whole::of(&spec)?, until, &cluster, output.as_deref())
+        Command::Render { spec, until, experiment, cluster, output } => {
+            let whole = Whole::read(&spec.spec, &spec.set.set, &experiment)?;
+            submit_commands::render(&whole, (until, experiment.options()), &cluster, output.as_deref())
         }
         Command::Retry { spec, errors, shard, stage } => {
             submit_commands::retry(&Whole::of(&spec)?, errors, shard, stage.as_deref()).await

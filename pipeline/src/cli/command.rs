@@ -142,6 +142,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "STEP", help = "As of `submit`")]
         until: Option<String>,
         #[command(flatten)]
+        experiment: ExperimentArgs,
+        #[command(flatten)]
         cluster: ClusterArgs,
         #[arg(long, short, value_name = "DIR", help = "Folder for the files; otherwise they are printed")]
         output: Option<PathBuf>,

@@ -202,7 +202,7 @@ async fn state_of_pair(pair: &GivenPair) -> Result<String> {
     let opened = match pair.open(&stop_flag()).await {
         Ok(opened) => opened,
         // what it needs is not there yet
-        Err(error) if error.exit_code() == 65 => return Ok(format!("waits: {error}")),
+        Err(error) if error.exit_code() == 65 => return Ok(format!("waits for its builds: {error}")),
         Err(error) => return Err(error.into()),
     };
     Ok(match opened.finished(&pair.spec).await? {

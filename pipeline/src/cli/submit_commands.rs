@@ -258,7 +258,12 @@ fn no_cluster() -> WorkerError {
     WorkerError::Configuration("processes are no cluster: use `urbancross drive`".into())
 }
 
-pub(super) fn render(whole: &Whole, until: Option<String>, cluster: &ClusterArgs, output: Option<&Path>) -> Result<()> {
+pub(super) fn render(
+    whole: &Whole,
+    (until, experiment): (Option<String>, Vec<String>),
+    cluster: &ClusterArgs,
+    output: Option<&Path>,
+) -> Result<()> {
     if let Some(until) = &until {
         whole.builds().into_iter().try_for_each(|spec| crate::run::check_until(spec, until))?;
     }
@@ -268,7 +273,8 @@ pub(super) fn render(whole: &Whole, until: Option<String>, cluster: &ClusterArgs
         EngineName::Processes => return Err(no_cluster().into()),
     };
     let steps = StepArgs { until: until.clone(), ..StepArgs::default() };
-    let options = options_of(&RunArgs::default(), &steps, &FailedArgs::default());
+    let mut options = options_of(&RunArgs::default(), &steps, &FailedArgs::default());
+    options.extend(experiment);
     let runs = match whole {
         Whole::Build(spec) => {
             let run = run_of(spec, options);

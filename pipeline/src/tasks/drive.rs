@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engines::{ADAPT, VARIANT};
-use manifests::digest;
+use manifests::{BuildSpec, digest};
 use stages::Training;
 use training::communicator::Solo;
 use workers::WorkerError;
 use workers::adapt::AdaptationRecord;
+use workers::lease::{self, Held};
+use workers::stores::WorkStore;
 
 use super::{Finished, Task, What, adapted, finish_pair, page};
 use crate::ablate::{Ablation, ablate};
@@ -96,7 +98,7 @@ pub async fn drive_all(drive: &Drive<'_>, engines: &impl Engines) -> Result<Vec<
         way.side_by_side(number, &ends).await?;
         let end = match state(task, &ends, drive.options) {
             Some(end) => end,
-            None => match way.task(number, task).await {
+            None => match way.begin(number, task).await {
                 Ok(end) => end,
                 Err(WorkerError::Stopped) => return Err(WorkerError::Stopped),
                 Err(error) => {
@@ -131,6 +133,14 @@ struct Way<'d, E> {
 }
 
 impl<E: Engines> Way<'_, E> {
+    async fn begin(&mut self, number: usize, task: &Task) -> Result<TaskEnd, WorkerError> {
+        // lines of steps do not say of which build they are
+        if !task.what.is_job() {
+            self.drive.progress.note(&format!("== {}", task.name));
+        }
+        self.task(number, task).await
+    }
+
     async fn task(&mut self, number: usize, task: &Task) -> Result<TaskEnd, WorkerError> {
         let (engines, progress, stop) = (self.engines, self.drive.progress, self.drive.stop);
         match &task.what {
@@ -146,11 +156,19 @@ impl<E: Engines> Way<'_, E> {
             }
             What::Adapt(of) | What::Variant(of) => {
                 let is_whole = matches!(task.what, What::Adapt(_));
-                let engine = engines.engine(number, task).await?;
                 let step = if is_whole { ADAPT } else { VARIANT };
+                let _lease = self.lease(task).await?;
                 let pair = self.pair(of).await?;
-                let Some(record) = adapt(pair, of, step, &engine, progress).await? else {
-                    return Ok(TaskEnd::Placed(step));
+                let record = match pair.finished(&of.spec).await? {
+                    Some(record) => {
+                        let validation = record.trained.best_validation();
+                        progress.note(&format!("{step:21} up to date ({validation}): {}", task.name));
+                        record
+                    }
+                    None => match adapt(pair, of, step, &engines.engine(number, task).await?, progress).await? {
+                        Some(record) => record,
+                        None => return Ok(TaskEnd::Placed(step)),
+                    },
                 };
                 if is_whole {
                     let finished = finish_pair(pair, &record, progress).await?;
@@ -161,9 +179,9 @@ impl<E: Engines> Way<'_, E> {
                 }
             }
             What::Train(spec) => {
-                let mut build = Build::open_work(spec.as_ref().clone(), stop.clone()).await?;
-                build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
-                if let TrainingState::MustRun(_) = training_state(&build, Training::Pretrain, false).await? {
+                let _lease = self.lease(task).await?;
+                if self.must_train(spec).await? {
+                    let build = Build::open_work(spec.as_ref().clone(), stop.clone()).await?;
                     let engine = engines.engine(number, task).await?;
                     let job = TrainJob::of(&build, Training::Pretrain);
                     if engine.train(job, progress).await? == Some(Placed::ComesBack) {
@@ -188,7 +206,7 @@ impl<E: Engines> Way<'_, E> {
             What::Curves(of, axes) => {
                 let curves = sweep::sweep(of, axes, stop, progress).await?;
                 let (build, name) = task.what.home();
-                let work = workers::stores::WorkStore::open(&build.work.url, &build.work.options)?;
+                let work = WorkStore::open(&build.work.url, &build.work.options)?;
                 let path = manifests::paths::report(&format!("{name}.sweep"));
                 let make = async || Ok(crate::page::sweep::curves(&curves, &crate::clock::now()));
                 let report = page::put(&work, &path, &curves, make).await?;
@@ -196,6 +214,24 @@ impl<E: Engines> Way<'_, E> {
             }
         }
         Ok(TaskEnd::Done)
+    }
+
+    /// Is a training with these settings not finished?
+    async fn must_train(&self, spec: &BuildSpec) -> Result<bool, WorkerError> {
+        let mut build = Build::open_work(spec.clone(), self.drive.stop.clone()).await?;
+        build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
+        let state = training_state(&build, Training::Pretrain, false).await?;
+        Ok(matches!(state, TrainingState::MustRun(_)))
+    }
+
+    /// Another driver of these runs waits meanwhile, so that neither begins what the other has begun. Builds have theirs.
+    async fn lease(&self, task: &Task) -> Result<Held, WorkerError> {
+        let ((spec, name), progress) = (task.what.home(), self.drive.progress);
+        let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+        let waits = |whom: &str| progress.note(&format!("{name}: waiting for {whom}"));
+        let seconds = spec.work.lease_seconds;
+        let taken = lease::take(&work, &name, "urbancross drive", seconds, self.drive.stop, waits).await?;
+        Ok(taken.0)
     }
 
     /// A pair, opened once for all runs that read the same tables.
@@ -224,6 +260,7 @@ impl<E: Engines> Way<'_, E> {
         if processes.count() < 2 {
             return Ok(());
         }
+        let _lease = self.lease(ready[0]).await?;
         let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
         let mut jobs = Vec::new();
         for (at, task) in ready.into_iter().enumerate() {
@@ -232,7 +269,7 @@ impl<E: Engines> Way<'_, E> {
                     let spec = write_pair(&folder.path().join(at.to_string()), of)?;
                     vec!["adapt".into(), spec.into(), "--json".into()]
                 }
-                What::Train(spec) => {
+                What::Train(spec) if self.must_train(spec).await? => {
                     let path = folder.path().join(format!("{at}.toml"));
                     std::fs::write(&path, spec.to_toml()).map_err(|e| WorkerError::of_io(&path, &e))?;
                     vec!["train".into(), path.into(), Training::Pretrain.name().into()]
@@ -260,7 +297,7 @@ fn write_pair(folder: &std::path::Path, of: &GivenPair) -> Result<std::path::Pat
     Ok(folder.join("spec.toml"))
 }
 
-/// The finished adaptation; `None`: an engine has begun it, and somebody comes back.
+/// Makes an adaptation; `None`: an engine has begun it, and somebody comes back.
 async fn adapt(
     pair: &Pair,
     of: &GivenPair,
@@ -268,10 +305,6 @@ async fn adapt(
     engine: &Engine,
     progress: &Progress,
 ) -> Result<Option<AdaptationRecord>, WorkerError> {
-    if let Some(record) = pair.finished(&of.spec).await? {
-        progress.note(&format!("{step:21} up to date ({})", record.trained.best_validation()));
-        return Ok(Some(record));
-    }
     let job = TrainJob { step, work: &pair.target.work, stop: &pair.target.stop };
     let ranks = &pair.source.spec.ranks;
     match engine.train(job, progress).await? {
@@ -294,7 +327,7 @@ async fn adapt(
 }
 
 /// Every spec of a build among tasks.
-pub(crate) fn builds(tasks: &[Task]) -> impl Iterator<Item = &manifests::BuildSpec> {
+pub(crate) fn builds(tasks: &[Task]) -> impl Iterator<Item = &BuildSpec> {
     tasks.iter().filter_map(|task| match &task.what {
         What::Build(spec) => Some(spec.as_ref()),
         _ => None,
@@ -308,7 +341,7 @@ mod tests {
     #[test]
     fn a_task_is_ready_when_all_that_it_needs_is_done() {
         let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
-        let spec = Box::new(manifests::BuildSpec::parse(text, "x", &[]).unwrap());
+        let spec = Box::new(BuildSpec::parse(text, "x", &[]).unwrap());
         let task = Task { name: "x".into(), after: vec![0, 1], what: What::Train(spec.clone()) };
         let all = RunOptions::default();
         let done = || TaskEnd::Done;

@@ -200,6 +200,41 @@ async fn a_folder_of_builds_is_one_run() {
     assert!(steps.filter_map(|step| step["rows"].as_u64()).all(|rows| rows == 0), "{told}");
 }
 
+/// What a cluster would be given can be seen without one.
+#[test]
+fn jobs_of_all_tasks_are_rendered() {
+    let world = World::new(1);
+    let (_, pair) = specs(&world, "work");
+    let profile = world.path("profile.toml");
+    std::fs::write(
+        &profile,
+        format!("[kubernetes]\nimage = \"x\"\n[slurm]\nlogs = \"{}\"\n", world.path("l").display()),
+    )
+    .unwrap();
+    let render = |engine: &str, rest: &[&str]| {
+        let words = ["render", "--engine", engine, "--profile", &profile.display().to_string()];
+        let output = command(&[&words[..], rest].concat(), &pair).output().unwrap();
+        let [out, said] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        (output.status.code(), out + &said)
+    };
+    let (code, said) = render("slurm", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    for job in ["-begin-drive.sh\n", "-0-pretrain-train1.sh\n", "-1-captions-plan.sh\n", "-2-adapt-train1.sh\n"] {
+        assert_eq!(said.matches(job).count(), 1, "{job}: {said}");
+    }
+    let (code, said) = render("kubernetes", &["--ablate"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        said.matches("\nkind: ConfigMap\n").count(),
+        1 + 2 + 6,
+        "one for the drivers, one for each task: {said}"
+    );
+    assert!(said.contains("-7-variant-train1\n") && said.contains("            - --ablate\n"), "{said}");
+    let (code, said) = render("ray", &[]);
+    assert!(code == Some(65) && said.contains("each build of the pair"), "{said}");
+    assert!(!world.path("work").exists() && !world.path("l").exists(), "nothing is made");
+}
+
 /// What cannot be is found before anything is made.
 #[test]
 fn what_cannot_be_driven_is_refused_at_once() {

@@ -13,7 +13,7 @@ use workers::stores::WorkStore;
 
 use crate::clock::unix_seconds;
 use crate::engine::LEASE;
-use crate::run_record::{DONE, Placement, ProcessEnd, RunRecord};
+use crate::run_record::{DONE, Placement, ProcessEnd, RunRecord, Submission};
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -100,7 +100,15 @@ pub async fn run_statuses(work: &WorkStore, country: &str) -> Result<Vec<RunStat
             None => None,
         };
         let cancelled = record.is_cancelled().await?;
-        let jobs = crate::engine::jobs_in_words(&submission, country).await;
+        let jobs = match &submission.whole {
+            // a task that has not begun goes on as long as its run does
+            Some(whole) if step.is_none() => {
+                let of_all = Submission { run: whole.clone(), ..submission.clone() };
+                let jobs = crate::engine::jobs_in_words(&of_all, country).await;
+                jobs.map(|jobs| if jobs.is_empty() { jobs } else { format!("not begun; of the whole run {jobs}") })
+            }
+            _ => crate::engine::jobs_in_words(&submission, country).await,
+        };
         let driver = record.last_driver().await?;
         let done = driver.as_ref().is_some_and(|end| end.code == 0 && end.of == DONE);
         let driver_code = driver.as_ref().map_or(0, |end| end.code);

@@ -234,15 +234,17 @@ impl<E: Engines> Way<'_, E> {
         Ok(taken.0)
     }
 
-    /// A pair, opened once for all runs that read the same tables.
+    /// A pair with the settings of a run, opened once for all runs that read the same tables.
     async fn pair(&mut self, of: &GivenPair) -> Result<&Pair, WorkerError> {
         let tables = (of.spec.ratio, of.spec.adapt.segments_per_image > 0);
         let key = digest::of_value(&(of.source.to_toml(), of.target.to_toml(), tables));
         if !self.pairs.contains_key(&key) {
             self.pairs.insert(key.clone(), of.open(self.drive.stop).await?);
         }
-        let pair = self.pairs.get(&key).ok_or_else(|| WorkerError::Broken("an opened pair is gone".into()))?;
+        let pair = self.pairs.get_mut(&key).ok_or_else(|| WorkerError::Broken("an opened pair is gone".into()))?;
         pair.check_batch(&of.spec)?;
+        // it was opened for another run, of which it keeps nothing but the tables
+        pair.spec = of.spec.clone();
         Ok(pair)
     }
 

@@ -14,6 +14,7 @@ use pipeline::progress::Progress;
 use pipeline::sweep::Curve;
 use pipeline_tests::{World, rows, run, urbancross};
 use workers::adapt::records;
+use workers::stores::WorkStore;
 
 const COUNTRIES: [(&str, &str); 2] = [("finland", "FI"), ("spain", "ES")];
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -156,8 +157,16 @@ async fn experiments(world: &World, alone: &Path, driven: &Path) {
     // the full one is the pair's own
     assert!(said.contains("5 of 5: finland_to_spain: ") && said.contains("9 of 9 tasks finished"), "{said}");
     let wanted = ablated(alone).await;
-    assert_eq!(ablated(driven).await, wanted);
     let work = world.path("driven");
+    let store = WorkStore::open(&work.display().to_string(), &Default::default()).unwrap();
+    let made = async || records(&store, "finland_to_spain").await.unwrap().len();
+    assert_eq!(made().await, 6, "each variant that learns, and nothing else");
+    assert_eq!((ablated(driven).await, made().await), (wanted.clone(), 6));
+    for line in &wanted.lines {
+        let words = format!("{:.2} ± 0.00", line.mean_recall().mean);
+        let printed = out.lines().find(|printed| printed.starts_with(&format!("{:14} ", line.variant.words())));
+        assert!(printed.is_some_and(|printed| printed.ends_with(&words)), "{words} of {:?}: {out}", line.variant);
+    }
     assert!(out.contains(&wanted.verdict()) && out.contains("finland_to_spain.ablation.html"), "{out}");
     assert!(std::fs::read_to_string(work.join("reports/finland_to_spain.ablation.html")).unwrap().contains("w/o CL"));
 

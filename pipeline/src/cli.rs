@@ -9,8 +9,10 @@ mod export_commands;
 mod init_commands;
 mod install_commands;
 mod numbers;
+mod render_commands;
 mod report_commands;
 mod review_commands;
+mod run_commands;
 mod schema;
 mod search_commands;
 mod serve_commands;
@@ -136,16 +138,14 @@ pub async fn main(cli: Cli) -> Result<()> {
         }
         Command::Render { spec, until, experiment, cluster, output } => {
             let whole = Whole::read(&spec.spec, &spec.set.set, &experiment)?;
-            submit_commands::render(&whole, (until, experiment.options()), &cluster, output.as_deref())
+            render_commands::render(&whole, (until, experiment.options()), &cluster, output.as_deref())
         }
         Command::Retry { spec, errors, shard, stage } => {
-            submit_commands::retry(&Whole::of(&spec)?, errors, shard, stage.as_deref()).await
+            run_commands::retry(&Whole::of(&spec)?, errors, shard, stage.as_deref()).await
         }
-        Command::Cancel { spec, run, now } => submit_commands::cancel(&Whole::of(&spec)?, run.as_deref(), now).await,
-        Command::Logs { spec, args } => submit_commands::logs(&Whole::of(&spec)?, &args).await,
-        Command::Status { spec, runs: true, watch, json } => {
-            submit_commands::runs(&Whole::of(&spec)?, watch, json).await
-        }
+        Command::Cancel { spec, run, now } => run_commands::cancel(&Whole::of(&spec)?, run.as_deref(), now).await,
+        Command::Logs { spec, args } => run_commands::logs(&Whole::of(&spec)?, &args).await,
+        Command::Status { spec, runs: true, watch, json } => run_commands::runs(&Whole::of(&spec)?, watch, json).await,
         Command::Status { spec, json, .. } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
         Command::Diff { spec, since, examples, json } => build_commands::diff(&spec, &since, examples, json).await,

@@ -1,6 +1,8 @@
 //! A driver's way through tasks: what is ready goes to the engine, one task after the other. Each driver goes all the way
 //! anew and asks the stores what is done, so that it may die at any moment, and others may be on the way beside it.
 
+mod runs;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,9 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use engines::{ADAPT, VARIANT};
 use manifests::{BuildSpec, digest};
 use stages::Training;
-use training::communicator::Solo;
 use workers::WorkerError;
-use workers::adapt::AdaptationRecord;
 use workers::lease::{self, Held};
 use workers::stores::WorkStore;
 
@@ -19,13 +19,13 @@ use crate::ablate::{Ablation, ablate};
 use crate::build::Build;
 use crate::engine::{Engine, Placed, TrainJob};
 use crate::given::GivenPair;
-use crate::launch::{self, Job};
 use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::run::{Quarantined, RunEnd};
 use crate::run_options::RunOptions;
 use crate::sweep::{self, Curve, Moves};
 use crate::trainings::{TrainingState, training_state};
+use runs::adapt;
 
 /// How far a driver has come with a task.
 #[derive(Debug)]
@@ -95,7 +95,10 @@ pub async fn drive_all(drive: &Drive<'_>, engines: &impl Engines) -> Result<Vec<
     let mut way = Way { drive, engines, pairs: BTreeMap::new() };
     let mut ends: Vec<TaskEnd> = Vec::with_capacity(drive.tasks.len());
     for (number, task) in drive.tasks.iter().enumerate() {
-        way.side_by_side(number, &ends).await?;
+        // one that cannot be made is met again as a task of its own, which says so
+        if let Err(WorkerError::Stopped) = way.side_by_side(number, &ends).await {
+            return Err(WorkerError::Stopped);
+        }
         let end = match state(task, &ends, drive.options) {
             Some(end) => end,
             None => match way.begin(number, task).await {
@@ -246,85 +249,6 @@ impl<E: Engines> Way<'_, E> {
         // it was opened for another run, of which it keeps nothing but the tables
         pair.spec = of.spec.clone();
         Ok(pair)
-    }
-
-    /// Where `number` is the first of several ready runs and workers are processes of this machine, makes those that are not
-    /// finished in processes side by side.
-    async fn side_by_side(&mut self, number: usize, ends: &[TaskEnd]) -> Result<(), WorkerError> {
-        let (tasks, options) = (self.drive.tasks, self.drive.options);
-        let is_first = number == 0 || !tasks[number - 1].what.is_job();
-        let ready = |task: &&Task| task.what.is_job() && state(task, ends, options).is_none();
-        let ready: Vec<&Task> = tasks[number..].iter().take_while(ready).collect();
-        if !is_first || ready.len() < 2 {
-            return Ok(());
-        }
-        let Engine::Processes(processes) = self.engines.engine(number, ready[0]).await? else { return Ok(()) };
-        if processes.count() < 2 {
-            return Ok(());
-        }
-        let _lease = self.lease(ready[0]).await?;
-        let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
-        let mut jobs = Vec::new();
-        for (at, task) in ready.into_iter().enumerate() {
-            let arguments = match &task.what {
-                What::Variant(of) if self.pair(of).await?.finished(&of.spec).await?.is_none() => {
-                    let spec = write_pair(&folder.path().join(at.to_string()), of)?;
-                    vec!["adapt".into(), spec.into(), "--json".into()]
-                }
-                What::Train(spec) if self.must_train(spec).await? => {
-                    let path = folder.path().join(format!("{at}.toml"));
-                    std::fs::write(&path, spec.to_toml()).map_err(|e| WorkerError::of_io(&path, &e))?;
-                    vec!["train".into(), path.into(), Training::Pretrain.name().into()]
-                }
-                _ => continue,
-            };
-            jobs.push(Job { name: task.name.clone(), arguments });
-        }
-        // one that fails fails again as a task of its own, which names it
-        match launch::side_by_side(&jobs, processes.count(), self.drive.stop, self.drive.progress).await {
-            Err(WorkerError::Stopped) => Err(WorkerError::Stopped),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Writes the spec of a pair and those beside it; the path of the first.
-fn write_pair(folder: &std::path::Path, of: &GivenPair) -> Result<std::path::PathBuf, WorkerError> {
-    std::fs::create_dir_all(folder).map_err(|e| WorkerError::of_io(folder, &e))?;
-    let (spec, beside) = of.files();
-    for (name, text) in std::iter::once(("spec.toml".to_owned(), spec)).chain(beside) {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|e| WorkerError::of_io(&path, &e))?;
-    }
-    Ok(folder.join("spec.toml"))
-}
-
-/// Makes an adaptation; `None`: an engine has begun it, and somebody comes back.
-async fn adapt(
-    pair: &Pair,
-    of: &GivenPair,
-    step: &'static str,
-    engine: &Engine,
-    progress: &Progress,
-) -> Result<Option<AdaptationRecord>, WorkerError> {
-    let job = TrainJob { step, work: &pair.target.work, stop: &pair.target.stop };
-    let ranks = &pair.source.spec.ranks;
-    match engine.train(job, progress).await? {
-        Some(Placed::ComesBack) => return Ok(None),
-        Some(Placed::Waits) => {}
-        None if ranks.processes > 1 => {
-            let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
-            let spec = write_pair(folder.path(), of)?;
-            launch::ranks(step, ranks, &["adapt".into(), spec.into(), "--json".into()], job.stop, progress).await?;
-        }
-        None => return pair.adapt(&of.spec, &mut Solo, progress).await,
-    }
-    match pair.finished(&of.spec).await? {
-        Some(record) => Ok(Some(record)),
-        None => Err(WorkerError::Transient(format!(
-            "{}: its ranks have ended, and the store has no finished adaptation of these tables: others changed them meanwhile",
-            pair.name
-        ))),
     }
 }
 

@@ -211,7 +211,7 @@ impl OfRun {
     pub(super) async fn end(of_run: Option<Self>, of: &str, ended: &Result<()>) {
         let Some(OfRun { work, country, run, step, process, words }) = of_run else { return };
         let how = |error: &anyhow::Error| (crate::exit::code(error), workers::cause::whole_chain(error.as_ref()));
-        let how = ended.as_ref().map(|()| ()).map_err(how);
+        let how = ended.as_ref().copied().map_err(how);
         record_end(&RunRecord::new(&work, &country, &run), &step, &process, of.to_owned(), how).await;
         let why = ended.as_ref().err().map(|error| workers::cause::whole_chain(error.as_ref()));
         words.end(why.as_deref()).await;

@@ -230,8 +230,10 @@ mod tests {
             }
             let again = several(&written);
             let named = |tasks: &[Task]| -> Vec<(String, Vec<usize>, Option<String>)> {
-                let spec = |(at, task)| run_of_task(&run, at, task).map(|run| run.spec);
-                let of = |(at, task): (usize, &Task)| (task.name.clone(), task.after.clone(), spec((at, task)));
+                let of = |(at, task): (usize, &Task)| {
+                    let spec = run_of_task(&run, at, task).map(|run| run.spec);
+                    (task.name.clone(), task.after.clone(), spec)
+                };
                 tasks.iter().enumerate().map(of).collect()
             };
             assert_eq!(named(&first.tasks), named(&again.tasks), "{}", path.display());

@@ -195,6 +195,11 @@ impl PairSpec {
         Ok(spec)
     }
 
+    /// The spec as TOML, with every default written out.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a spec is plain data")
+    }
+
     /// # Errors
     /// Everything that no adaptation can mean. `adapt.method` is checked where it is understood.
     pub fn check(&self) -> Result<(), String> {
@@ -228,6 +233,7 @@ mod tests {
         let spec = PairSpec::parse(MINIMAL, "t", &[]).unwrap();
         assert_eq!((spec.ratio, spec.adapt.epochs, spec.adapt.batch), ([2, 1, 7], 5, 16));
         assert_eq!(spec.ablation.seeds.len(), 3);
+        assert_eq!(PairSpec::parse(&spec.to_toml(), "t", &[]).unwrap(), spec, "defaults survive a round trip");
         let set = ["adapt.method.beta=0.5".to_owned(), "adapt.learning_rate=1e-3".to_owned()];
         let spec = PairSpec::parse(MINIMAL, "t", &set).unwrap();
         assert_eq!((spec.adapt.method["beta"].as_float(), spec.adapt.learning_rate), (Some(0.5), 1e-3));

@@ -128,7 +128,7 @@ impl Spec for BuildSpec {
 
     fn given_instead(table: &toml::Table) -> Option<&'static str> {
         (table.contains_key("target") && !table.contains_key("country")).then_some(
-            "this is a pair spec: use `urbancross adapt` or `urbancross ablate`, or name one of the build specs in it",
+            "this is a pair spec: use `urbancross drive`, `adapt` or `ablate`, or name one of the build specs in it",
         )
     }
 }

@@ -78,7 +78,7 @@ impl Variant {
     }
 
     /// The pair's settings with this part left out; `None`: nothing is learnt.
-    fn spec(self, base: &PairSpec, seed: u64) -> Option<PairSpec> {
+    pub(crate) fn spec(self, base: &PairSpec, seed: u64) -> Option<PairSpec> {
         let mut spec = base.clone();
         spec.adapt.seed = seed;
         spec.adapt.method.extend(self.changes()?.into_iter().map(|(field, value)| (field.to_owned(), value)));

@@ -9,11 +9,15 @@ mod export_commands;
 mod init_commands;
 mod install_commands;
 mod numbers;
+mod render_commands;
 mod report_commands;
 mod review_commands;
+mod run_commands;
 mod schema;
 mod search_commands;
 mod serve_commands;
+mod several;
+mod several_commands;
 mod simulate_commands;
 mod submit_commands;
 mod tags_commands;
@@ -33,6 +37,7 @@ use workers::WorkerError;
 
 pub use command::Cli;
 use command::Command;
+use several::Whole;
 
 /// The seven figures of a line, chance beside mR. Scripts look for `mR` at its beginning.
 fn figures(both: &BothWays) -> String {
@@ -120,26 +125,27 @@ pub async fn main(cli: Cli) -> Result<()> {
             metrics.serve().await?;
             build_commands::run(&spec, options, steps).await
         }
-        Command::Drive { spec, options, steps, engine, metrics } => {
+        Command::Drive { spec, options, steps, experiment, engine, metrics } => {
             metrics.serve().await?;
-            cluster_commands::drive(&spec, &options, &steps, &engine).await
+            cluster_commands::drive(&spec, &options, (&steps, &experiment), &engine).await
         }
         Command::Worker { spec, share, metrics } => {
             metrics.serve().await?;
             cluster_commands::worker(spec.read()?, &share).await
         }
-        Command::Submit { specs, set, steps, failed, cluster } => {
-            submit_commands::submit_all(&specs, &set.set, (&steps, &failed), &cluster).await
+        Command::Submit { specs, set, steps, failed, experiment, cluster } => {
+            submit_commands::submit_all(&specs, &set.set, (&steps, &failed, &experiment), &cluster).await
         }
-        Command::Render { spec, until, cluster, output } => {
-            submit_commands::render(&spec.read()?, until, &cluster, output.as_deref())
+        Command::Render { spec, until, experiment, cluster, output } => {
+            let whole = Whole::read(&spec.spec, &spec.set.set, &experiment)?;
+            render_commands::render(&whole, (until, experiment.options()), &cluster, output.as_deref())
         }
         Command::Retry { spec, errors, shard, stage } => {
-            submit_commands::retry(spec.read()?, errors, shard, stage.as_deref()).await
+            run_commands::retry(&Whole::of(&spec)?, errors, shard, stage.as_deref()).await
         }
-        Command::Cancel { spec, run, now } => submit_commands::cancel(spec.read()?, run, now).await,
-        Command::Logs { spec, args } => submit_commands::logs(spec.read()?, &args).await,
-        Command::Status { spec, runs: true, watch, json } => submit_commands::runs(spec.read()?, watch, json).await,
+        Command::Cancel { spec, run, now } => run_commands::cancel(&Whole::of(&spec)?, run.as_deref(), now).await,
+        Command::Logs { spec, args } => run_commands::logs(&Whole::of(&spec)?, &args).await,
+        Command::Status { spec, runs: true, watch, json } => run_commands::runs(&Whole::of(&spec)?, watch, json).await,
         Command::Status { spec, json, .. } => build_commands::status(&spec, json).await,
         Command::Explain { spec, what } => build_commands::explain(&spec, &what.join(" ")).await,
         Command::Diff { spec, since, examples, json } => build_commands::diff(&spec, &since, examples, json).await,
@@ -167,7 +173,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Train { spec, training, of_run, retrain } => {
             train_commands::train(spec.read()?, &training, &of_run, retrain).await
         }
-        Command::Adapt { pair, json } => train_commands::adapt(&pair.pair, &pair.set.set, json).await,
+        Command::Adapt { pair, of_run, whole, json } => {
+            train_commands::adapt(&pair.pair, &pair.set.set, &of_run, whole, json).await
+        }
         Command::Ablate { pairs, set, jobs, report, json } => {
             train_commands::ablate(&pairs, &set.set, jobs, report, json).await
         }

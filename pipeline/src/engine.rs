@@ -6,12 +6,14 @@ mod kubernetes;
 mod processes;
 mod slurm;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use engines::Profile;
 use stages::Training;
 use workers::WorkerError;
 use workers::map::Observer;
+use workers::stores::WorkStore;
 
 use crate::build::Build;
 use crate::progress::Progress;
@@ -53,6 +55,24 @@ pub(crate) async fn jobs_in_words(submission: &Submission, country: &str) -> Opt
             Some(words.collect::<Vec<_>>().join(", "))
         }
         _ => None,
+    }
+}
+
+/// A training or adaptation that wants ranks.
+#[derive(Clone, Copy)]
+pub(crate) struct TrainJob<'a> {
+    /// Its step.
+    pub step: &'static str,
+    /// The store in which the run is recorded.
+    pub work: &'a WorkStore,
+    /// Set when the driver is to end.
+    pub stop: &'a AtomicBool,
+}
+
+impl<'a> TrainJob<'a> {
+    /// A training of a build.
+    pub(crate) fn of(build: &'a Build, training: Training) -> Self {
+        Self { step: training.name(), work: &build.work, stop: &build.stop }
     }
 }
 
@@ -127,18 +147,13 @@ impl Engine {
     ///
     /// # Errors
     /// An engine that refuses, and ranks that can never train.
-    pub(crate) async fn train(
-        &self,
-        build: &Build,
-        training: Training,
-        progress: &Progress,
-    ) -> Result<Option<Placed>, WorkerError> {
+    pub(crate) async fn train(&self, job: TrainJob<'_>, progress: &Progress) -> Result<Option<Placed>, WorkerError> {
         match self {
             Engine::Here | Engine::Processes(_) => Ok(None),
-            Engine::Slurm(slurm) => slurm.train(build, training).await.map(|()| Some(Placed::ComesBack)),
+            Engine::Slurm(slurm) => slurm.train(job).await.map(|()| Some(Placed::ComesBack)),
             Engine::Kubernetes(kubernetes) => {
                 let note = |text: &str| progress.note(text);
-                kubernetes.train(training.name(), &build.stop, &note).await.map(Some)
+                kubernetes.train(job.step, job.stop, &note).await.map(Some)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Processes of this program that this program starts: the ranks of a training, as a cluster's launcher would, and
 //! runs side by side.
 
+use manifests::spec::RanksSpec;
 use manifests::words::count;
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -49,22 +50,35 @@ pub async fn train(
     options: &RunOptions,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    let ranks = build.spec.ranks.processes;
-    progress.note(&format!("{:21} {} on this machine", training.name(), count(ranks, "rank")));
     let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
     let spec = folder.path().join("spec.toml");
     std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;
+    let mut arguments: Vec<OsString> = vec!["train".into(), spec.into(), training.name().into()];
+    arguments.extend(options.retrain.then(|| "--retrain".into()));
+    ranks(training.name(), &build.spec.ranks, &arguments, &build.stop, progress).await
+}
+
+/// Runs a command of this program as the ranks of `name`, which meet over the loopback device.
+pub(crate) async fn ranks(
+    name: &str,
+    spec: &RanksSpec,
+    arguments: &[OsString],
+    stop: &AtomicBool,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    let ranks = spec.processes;
+    progress.note(&format!("{name:21} {} on this machine", count(ranks, "rank")));
     let port = free_port().map_err(|e| WorkerError::Transient(format!("no free port: {e}")))?;
     // others may have accounts on this machine
     let secret = workers::rank_env::new_secret()?;
     let mut children = Vec::with_capacity(ranks);
     for rank in 0..ranks {
         let mut command = rank_of(rank, ranks, port, &secret)?;
-        command.arg("train").arg(&spec).arg(training.name()).args(options.retrain.then_some("--retrain"));
-        let name = format!("rank {rank} of {}", training.name());
-        children.push(command.spawn().map_err(|e| WorkerError::of_io(name.as_ref(), &e))?);
+        let rank_of = format!("rank {rank} of {name}");
+        let started = command.args(arguments).spawn();
+        children.push(started.map_err(|e| WorkerError::of_io(rank_of.as_ref(), &e))?);
     }
-    wait(build, children, training).await
+    wait(children, name, spec.timeout_seconds, stop).await
 }
 
 /// A port that was free a moment ago.
@@ -175,8 +189,13 @@ fn failed(name: &str, code: Option<i32>) -> WorkerError {
 
 /// Waits for all ranks. Once one has failed the others find out within the time-out; a rank that has not ended a second
 /// time-out later hangs itself, and is killed.
-async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Result<(), WorkerError> {
-    let patience = Duration::from_secs(build.spec.ranks.timeout_seconds) * 2;
+async fn wait(
+    mut children: Vec<Child>,
+    name: &str,
+    timeout_seconds: u64,
+    stop: &AtomicBool,
+) -> Result<(), WorkerError> {
+    let patience = Duration::from_secs(timeout_seconds) * 2;
     let mut ends: Vec<Option<End>> = vec![None; children.len()];
     let (mut stop_sent, mut failed) = (None, None);
     while ends.contains(&None) {
@@ -185,7 +204,7 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
             let end = status.map(|status| status.code().map_or(End::Killed, End::Code));
             ends[rank] = ends[rank].or(end);
         }
-        if build.stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
             let since = *stop_sent.get_or_insert_with(|| {
                 children.iter().filter_map(Child::id).for_each(terminate);
                 Instant::now()
@@ -205,10 +224,10 @@ async fn wait(build: &Build, mut children: Vec<Child>, training: Training) -> Re
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    if build.stop.load(Ordering::Relaxed) {
+    if stop.load(Ordering::Relaxed) {
         return Err(WorkerError::Stopped);
     }
-    verdict(training, &ends.into_iter().flatten().collect::<Vec<_>>())
+    verdict(name, &ends.into_iter().flatten().collect::<Vec<_>>())
 }
 
 /// How a rank ended.
@@ -222,8 +241,7 @@ enum End {
 
 /// What the ends of all ranks come to. The one to report is the one that the others only followed: a rank that was
 /// killed, or else one that cannot go on.
-fn verdict(training: Training, ends: &[End]) -> Result<(), WorkerError> {
-    let name = training.name();
+fn verdict(name: &str, ends: &[End]) -> Result<(), WorkerError> {
     let rank_that = |wanted: End| ends.iter().position(|end| *end == wanted);
     if let Some(rank) = rank_that(End::Killed) {
         return Err(WorkerError::Transient(format!("{name}: rank {rank} was killed, and all others ended with it")));
@@ -271,8 +289,7 @@ mod tests {
 
     #[test]
     fn the_rank_that_the_others_followed_is_reported() {
-        let words =
-            |ends: &[End]| verdict(Training::Pretrain, ends).err().map(|error| (error.exit_code(), error.to_string()));
+        let words = |ends: &[End]| verdict("pretrain", ends).err().map(|error| (error.exit_code(), error.to_string()));
         assert_eq!(words(&[End::Code(0), End::Code(0)]), None);
         let (code, killed) = words(&[End::Code(75), End::Killed]).unwrap();
         assert!(code == 75 && killed.contains("rank 1 was killed"), "{killed}");

@@ -12,7 +12,7 @@ use stages::Training;
 use stages::adapt::Sampled;
 use stages::evaluate::{self, Changes, EvaluatedRow};
 use stages::pretrain::check_batch;
-use training::communicator::Communicator;
+use training::communicator::{Communicator, Solo};
 use training::recall::RecallReport;
 use workers::WorkerError;
 use workers::adapt::{self, AdaptRequest, AdaptationRecord};
@@ -69,6 +69,19 @@ impl Pair {
     pub async fn open(path: &Path, overrides: &[String], stop: Arc<AtomicBool>) -> Result<Pair, WorkerError> {
         let (spec, source, target) =
             PairSpec::read(path, overrides).map_err(|e| WorkerError::Configuration(e.to_string()))?;
+        Self::of(spec, source, target, stop).await
+    }
+
+    /// The same of specs that were read.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn of(
+        spec: PairSpec,
+        source: BuildSpec,
+        target: BuildSpec,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Pair, WorkerError> {
         stages::adapt::settings(&spec)?;
         check_segments(&spec, [&source, &target])?;
         let name = format!("{}_to_{}", source.country, target.country);
@@ -149,7 +162,20 @@ impl Pair {
         progress: &Progress,
     ) -> Result<Option<AdaptationRecord>, WorkerError> {
         let bar = progress.training(stages::adapt::NAME, spec.adapt.epochs);
-        let request = AdaptRequest {
+        let record = adapt::adapt(self.request(spec, ranks), |event| bar.event(event)).await?;
+        if let Some(record) = &record {
+            bar.finish(&record.trained);
+            let left_out = pairs::written(&self.target.work, (&self.name, stages::adapt::NAME), &record.key).await?;
+            if !left_out.is_empty() {
+                let words = pairs::in_words(left_out.values().map(String::as_str));
+                progress.note(&format!("{:21} left out of {}: {words}", stages::adapt::NAME, self.source.spec.country));
+            }
+        }
+        Ok(record)
+    }
+
+    fn request<'a>(&'a self, spec: &'a PairSpec, ranks: &'a mut dyn Communicator) -> AdaptRequest<'a> {
+        AdaptRequest {
             pair: spec,
             name: &self.name,
             source_spec: &self.source.spec,
@@ -164,17 +190,16 @@ impl Pair {
             scratch: &self.target.scratch,
             stop: &self.target.stop,
             ranks,
-        };
-        let record = adapt::adapt(request, |event| bar.event(event)).await?;
-        if let Some(record) = &record {
-            bar.finish(&record.trained);
-            let left_out = pairs::written(&self.target.work, (&self.name, stages::adapt::NAME), &record.key).await?;
-            if !left_out.is_empty() {
-                let words = pairs::in_words(left_out.values().map(String::as_str));
-                progress.note(&format!("{:21} left out of {}: {words}", stages::adapt::NAME, self.source.spec.country));
-            }
         }
-        Ok(record)
+    }
+
+    /// The finished adaptation with the settings of `spec`, of the tables and the model as they are; `None`: it must run.
+    ///
+    /// # Errors
+    /// A method that makes no sense; a store that does not answer.
+    pub async fn finished(&self, spec: &PairSpec) -> Result<Option<AdaptationRecord>, WorkerError> {
+        let key = self.request(spec, &mut Solo).key()?;
+        adapt::record(&self.target.work, &self.name, &key).await
     }
 
     /// What the sampler makes of the first batches of some epochs, without training.

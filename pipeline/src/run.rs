@@ -14,7 +14,7 @@ use stages::{Step, Training};
 use workers::WorkerError;
 
 use crate::build::Build;
-use crate::engine::{Engine, Placed};
+use crate::engine::{Engine, Placed, TrainJob};
 use crate::evaluate::evaluate_build;
 use crate::plan::{model_of, plan_stage};
 use crate::preflight;
@@ -205,7 +205,8 @@ async fn run_steps(
                 StageEnd::Placed => return Ok(RunEnd::Placed { step: name }),
             },
             Step::Train(training) => match decided(build, training, options).await? {
-                state @ TrainingState::MustRun(_) => match engine.train(build, training, progress).await? {
+                state @ TrainingState::MustRun(_) => match engine.train(TrainJob::of(build, training), progress).await?
+                {
                     Some(Placed::ComesBack) => return Ok(RunEnd::Placed { step: name }),
                     Some(Placed::Waits) => check_trained(build, training).await?,
                     // its ranks look for themselves

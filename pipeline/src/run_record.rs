@@ -24,13 +24,16 @@ pub struct Submission {
     pub first_job: String,
     /// Where logs are, in words.
     pub logs: String,
+    /// Of a task of several: the run that its drivers drive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
 }
 
 impl Submission {
     /// The run, as jobs are named after it.
     pub fn run(&self, country: &str) -> engines::Run {
-        let Submission { run, spec, options, .. } = self.clone();
-        engines::Run { id: run, country: country.to_owned(), spec, options }
+        let Submission { run, spec, options, whole, .. } = self.clone();
+        engines::Run { id: run, country: country.to_owned(), spec, options, whole, beside: Vec::new() }
     }
 }
 

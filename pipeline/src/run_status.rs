@@ -9,11 +9,11 @@ use manifests::{Plan, paths};
 use serde::Serialize;
 use workers::WorkerError;
 use workers::claims::ClaimBoard;
+use workers::stores::WorkStore;
 
-use crate::build::Build;
 use crate::clock::unix_seconds;
 use crate::engine::LEASE;
-use crate::run_record::{DONE, Placement, ProcessEnd, RunRecord};
+use crate::run_record::{DONE, Placement, ProcessEnd, RunRecord, Submission};
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -82,26 +82,33 @@ pub struct WorkerStatus {
     pub lost: bool,
 }
 
-/// The states of all runs of a build that engines were given, newest placement first.
+/// The states of all runs of a build, or of a pair by its name, that engines were given, newest placement first.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn run_statuses(build: &Build) -> Result<Vec<RunStatus>, WorkerError> {
-    let country = &build.spec.country;
+pub async fn run_statuses(work: &WorkStore, country: &str) -> Result<Vec<RunStatus>, WorkerError> {
     let mut statuses = Vec::new();
-    for run in RunRecord::all(&build.work, country).await? {
-        let record = RunRecord::new(&build.work, country, &run);
+    for run in RunRecord::all(work, country).await? {
+        let record = RunRecord::new(work, country, &run);
         let Some(submission) = record.submission().await? else { continue };
         let placements = record.placements().await?;
         let last = placements.iter().max_by_key(|placement| placement.unix_seconds);
         let lease =
             Profile::parse(&submission.profile).map_or(LEASE, |profile| Duration::from_secs(profile.lease_seconds));
         let step = match last {
-            Some(placement) => Some(step_status(build, &record, placement, lease).await?),
+            Some(placement) => Some(step_status((work, country), &record, placement, lease).await?),
             None => None,
         };
         let cancelled = record.is_cancelled().await?;
-        let jobs = crate::engine::jobs_in_words(&submission, country).await;
+        let jobs = match &submission.whole {
+            // a task that has not begun goes on as long as its run does
+            Some(whole) if step.is_none() => {
+                let of_all = Submission { run: whole.clone(), ..submission.clone() };
+                let jobs = crate::engine::jobs_in_words(&of_all, country).await;
+                jobs.map(|jobs| if jobs.is_empty() { jobs } else { format!("not begun; of the whole run {jobs}") })
+            }
+            _ => crate::engine::jobs_in_words(&submission, country).await,
+        };
         let driver = record.last_driver().await?;
         let done = driver.as_ref().is_some_and(|end| end.code == 0 && end.of == DONE);
         let driver_code = driver.as_ref().map_or(0, |end| end.code);
@@ -119,7 +126,7 @@ pub async fn run_statuses(build: &Build) -> Result<Vec<RunStatus>, WorkerError> 
 }
 
 async fn step_status(
-    build: &Build,
+    (work, country): (&WorkStore, &str),
     record: &RunRecord<'_>,
     placement: &Placement,
     lease: Duration,
@@ -139,8 +146,8 @@ async fn step_status(
         workers: Vec::new(),
         ended: ended.map(|(process, end)| ended_in_words(&process, &end)).collect(),
     };
-    let path = paths::plan(&build.spec.country, step, plan);
-    let Some(plan) = build.work.get_sealed::<Plan>(&path).await?.filter(|plan| plan.is_of(&build.spec.country)) else {
+    let path = paths::plan(country, step, plan);
+    let Some(plan) = work.get_sealed::<Plan>(&path).await?.filter(|plan| plan.is_of(country)) else {
         return Ok(status);
     };
     let rows = |shard: u32| {
@@ -148,7 +155,7 @@ async fn step_status(
         of_plan.map_or(0, |stale| stale.rows())
     };
     let (mut done_rows, mut left_rows) = (0, 0);
-    let board = ClaimBoard::new(&build.work, &plan, lease);
+    let board = ClaimBoard::new(work, &plan, lease);
     for (shard, (turn, attempts)) in board.look().await? {
         match turn {
             ShardTurn::Done => {

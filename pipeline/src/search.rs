@@ -22,6 +22,7 @@ use crate::page::thumbnails;
 use crate::progress::Progress;
 
 pub use model::{Adapted, SearchModel};
+pub(crate) use vectors::keep_vectors;
 
 /// More answers than anybody looks at.
 pub const MOST_FOUND: usize = 1000;

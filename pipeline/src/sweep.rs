@@ -22,7 +22,8 @@ use workers::train::{Members, TableRows, TrainingRecord, fetch_result, training_
 
 use crate::build::Build;
 use crate::evaluate::embed;
-use crate::pair::{Pair, pin};
+use crate::given::{Given, GivenPair};
+use crate::pair::pin;
 use crate::preflight;
 use crate::progress::Progress;
 use crate::run::current_or_trained;
@@ -78,7 +79,7 @@ pub struct Curve {
 
 /// Trains a finished build again with some settings changed, or uses the finished run. Where they change segments, those are
 /// made beside the tables.
-async fn trained(
+pub(crate) async fn trained(
     spec: BuildSpec,
     moves: Moves,
     stop: &Arc<AtomicBool>,
@@ -109,26 +110,22 @@ fn read(path: &Path, set: &[String], more: &[String]) -> Result<BuildSpec, Worke
 /// # Errors
 /// [`WorkerError::Configuration`] for a field or value that the spec refuses; otherwise what ends a training.
 pub async fn sweep(
-    path: &Path,
-    set: &[String],
+    of: &Given,
     axes: &[Axis],
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Vec<Curve>, WorkerError> {
-    if PairSpec::is_at(path) {
-        return adaptations(path, set, axes, stop, progress).await;
-    }
+    let base = match of {
+        Given::Build(base) => base,
+        Given::Pair(pair) => return adaptations(pair, axes, stop, progress).await,
+    };
     // a value that makes no sense is found before the others are trained
-    let base = read(path, set, &[])?;
     let mut specs = Vec::new();
     for axis in axes {
-        check(axis, &base)?;
-        for value in &axis.values {
-            let change = format!("{}={value}", axis.field);
-            specs.push((read(path, set, std::slice::from_ref(&change))?, change));
-        }
+        check(axis, base)?;
+        specs.extend(of_axis(base, axis)?);
     }
-    let mut build = Build::open_work(base, stop.clone()).await?;
+    let mut build = Build::open_work(base.as_ref().clone(), stop.clone()).await?;
     build.assign_splits().await?;
     let rows = preflight::training_rows(&build.virtual_inputs);
     specs.iter().try_for_each(|(spec, _)| preflight::batch(spec, None, rows))?;
@@ -149,8 +146,38 @@ pub async fn sweep(
     Ok(curves)
 }
 
+/// A build under each value of an axis, with the change in words.
+///
+/// # Errors
+/// A value that the spec refuses.
+pub(crate) fn of_axis(base: &BuildSpec, axis: &Axis) -> Result<Vec<(BuildSpec, String)>, WorkerError> {
+    let text = base.to_toml();
+    let changed = |value: &String| {
+        let change = format!("{}={value}", axis.field);
+        let spec = BuildSpec::parse(&text, &base.country, std::slice::from_ref(&change));
+        Ok((spec.map_err(|e| WorkerError::Configuration(e.to_string()))?, change))
+    };
+    axis.values.iter().map(changed).collect()
+}
+
+/// The same of a pair.
+///
+/// # Errors
+/// A value that the spec or the method refuses.
+pub(crate) fn of_pair_axis(base: &PairSpec, axis: &Axis) -> Result<Vec<(PairSpec, String)>, WorkerError> {
+    let text = base.to_toml();
+    let changed = |value: &String| {
+        let change = format!("{}={value}", axis.field);
+        let spec = PairSpec::parse(&text, "pair", std::slice::from_ref(&change));
+        let spec = spec.map_err(|e| WorkerError::Configuration(e.to_string()))?;
+        stages::adapt::settings(&spec)?;
+        Ok((spec, change))
+    };
+    axis.values.iter().map(changed).collect()
+}
+
 /// Refuses a field that decides nothing in a build.
-fn check(axis: &Axis, base: &BuildSpec) -> Result<(), WorkerError> {
+pub(crate) fn check(axis: &Axis, base: &BuildSpec) -> Result<(), WorkerError> {
     let field = &axis.field;
     match axis.moves {
         Moves::Adaptation => Err(WorkerError::Configuration(format!(
@@ -178,38 +205,40 @@ async fn measured(build: &Build, record: &TrainingRecord, value: (f64, Option<St
     })
 }
 
+/// Refuses a field that decides nothing in an adaptation.
+pub(crate) fn check_pair(axis: &Axis, pair: &str) -> Result<(), WorkerError> {
+    match axis.moves {
+        Moves::Adaptation => Ok(()),
+        _ => Err(WorkerError::Configuration(format!(
+            "--over {}: {pair} is the spec of a pair, of which fields of adapt are swept; name the spec of a build",
+            axis.field
+        ))),
+    }
+}
+
 /// Moves one setting of a pair after the other: an adaptation for each value.
 async fn adaptations(
-    path: &Path,
-    set: &[String],
+    of: &GivenPair,
     axes: &[Axis],
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Vec<Curve>, WorkerError> {
-    let changed = |change: &str| -> Vec<String> { set.iter().cloned().chain([change.to_owned()]).collect() };
-    let base = Pair::open(path, set, stop.clone()).await?;
+    let base = of.open(stop).await?;
+    let mut specs = Vec::new();
     for axis in axes {
-        if axis.moves != Moves::Adaptation {
-            return Err(WorkerError::Configuration(format!(
-                "--over {}: {} is the spec of a pair, of which fields of adapt are swept; name the spec of a build",
-                axis.field, base.name
-            )));
-        }
+        check_pair(axis, &base.name)?;
         // a value that makes no sense is found before the others are adapted with
-        for value in &axis.values {
-            let set = changed(&format!("{}={value}", axis.field));
-            let (spec, ..) = PairSpec::read(path, &set).map_err(|e| WorkerError::Configuration(e.to_string()))?;
-            stages::adapt::settings(&spec)?;
+        for (spec, change) in of_pair_axis(&of.spec, axis)? {
             base.check_batch(&spec)?;
+            specs.push((spec, change));
         }
     }
-    let mut curves = Vec::new();
+    let (mut specs, mut curves) = (specs.into_iter(), Vec::new());
     for axis in axes {
         let mut points = Vec::new();
-        for (number, value) in axis.numbers().into_iter().zip(&axis.values) {
-            let change = format!("{}={value}", axis.field);
+        for (number, (spec, change)) in axis.numbers().into_iter().zip(specs.by_ref()) {
             progress.note(&format!("sweep: {change}"));
-            let pair = Pair::open(path, &changed(&change), stop.clone()).await?;
+            let pair = GivenPair { spec, ..of.clone() }.open(stop).await?;
             let record = pair.adapt(&pair.spec, &mut Solo, progress).await?;
             let record =
                 record.ok_or_else(|| WorkerError::Broken("an adaptation of one rank left no record".into()))?;

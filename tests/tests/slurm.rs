@@ -401,3 +401,72 @@ async fn what_slurm_refuses_is_said_before_anything_is_done() {
     assert_eq!(code, Some(75), "{said}");
     std::mem::forget(absent);
 }
+
+/// Both builds at once, and the adaptation by two ranks on one node after them; what single commands make of the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_is_one_run_of_three_tasks() {
+    let world = World::new(40);
+    let Some(cluster) = Cluster::up(&world, &[]) else { return };
+    let spec = |work: &str| {
+        for (country, code) in [("finland", "FI"), ("spain", "ES")] {
+            let tokens = format!("source.tokens=[\"{code}\"]");
+            let [country_set, code] = [format!("country={country}"), format!("source.country_code={code}")];
+            let set = [&QUICK[..], &["segment.segmenter=none", &tokens, &country_set, &code]].concat();
+            std::fs::write(world.path(&format!("{work}-{country}.toml")), world.spec(work, &set).to_toml()).unwrap();
+        }
+        let text = format!(
+            "source = \"{work}-finland.toml\"\ntarget = \"{work}-spain.toml\"\nratio = [4, 2, 4]\n[adapt]\nepochs = 2\nbatch = 4\n\
+             learning_rate = 1e-3\n[adapt.method]\ndiscriminator_hidden = 8\n"
+        );
+        let pair = world.path(&format!("{work}-pair.toml"));
+        std::fs::write(&pair, text).unwrap();
+        pair
+    };
+    let profile = format!("{WORKERS}[stage.adapt]\nworkers = 1\ngpus = 2\ncpus = 1\nmemory = \"300M\"\n");
+    let given = Given { spec: spec("shared"), ..Given::new(&world, "shared", &QUICK, &profile) };
+    given.submit(&cluster, &[]);
+    let (code, said) = given.call(&cluster, "submit", &[]);
+    assert!(code == Some(0) && said.contains("is under way already"), "{said}");
+    let names = || cluster.ask("squeue", &["--noheader", "--format=%j"]);
+    let (began, mut at_once) = (Instant::now(), false);
+    while !names().trim().is_empty() {
+        let jobs = names();
+        let has = |task: &str| jobs.lines().any(|name| name.contains(task));
+        at_once |= has("-0-") && has("-1-");
+        assert!(began.elapsed() < PATIENCE, "it does not end: {jobs}\n{}", given.logs());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(at_once, "the builds were not in the queue at once\n{}", given.logs());
+    let logs = given.logs();
+    assert!(logs.contains("3 of 3 tasks finished") && logs.contains("2 ranks; tensors travel through"), "{logs}");
+    let (code, said) = given.call(&cluster, "status", &["--runs"]);
+    assert!(code == Some(0) && said.matches("by slurm: done").count() == 3, "{code:?} {said}\n{logs}");
+    let (_, said) = given.call(&cluster, "logs", &["--step", "adapt"]);
+    assert!(said.contains("== adapt-0 of run") && said.contains("making vectors of 40 images"), "{said}");
+
+    let alone = spec("alone");
+    for country in ["finland", "spain"] {
+        let spec = world.path(&format!("alone-{country}.toml"));
+        let ran = Command::new(urbancross()).arg("run").arg(&spec).output().expect("the program starts");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let read = |work: &str| {
+            manifests::BuildSpec::read(&world.path(&format!("{work}-{country}.toml")), &[]).expect("a good spec")
+        };
+        let (alone, (shared, _)) = (open(read("alone")).await.unwrap(), run(read("shared")).await.unwrap());
+        assert_eq!(shared.commits(), 0, "something was left to do of {country}");
+        let (wanted, made) = (rows(&alone).await, rows(&shared).await);
+        for (table, wanted) in wanted {
+            assert!(made[&table] == wanted, "{table} of {country} differs");
+        }
+    }
+    // two ranks round otherwise than one
+    let adapted = |pair: &Path| {
+        let told = Command::new(urbancross()).args(["adapt", "--json"]).arg(pair).output().expect("the program starts");
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("figures");
+        ["before", "after"].map(|when| told[when]["recall"]["exact"]["pessimistic"]["mean_recall"].as_f64().unwrap())
+    };
+    let (wanted, made) = (adapted(&alone), adapted(&given.spec));
+    assert_eq!(wanted[0], made[0]);
+    assert!((wanted[1] - made[1]).abs() < 5.0, "{wanted:?} {made:?}");
+    assert!(world.path("shared/reports/finland_to_spain.html").exists());
+}

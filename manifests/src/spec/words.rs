@@ -272,7 +272,7 @@ mod tests {
     fn a_spec_of_the_other_kind_is_named() {
         let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
         let pair = explained::<BuildSpec>(&table(PairSpec::LEAST)).unwrap();
-        assert!(pair.contains("this is a pair spec") && pair.contains("urbancross adapt"), "{pair}");
+        assert!(pair.contains("this is a pair spec") && pair.contains("urbancross drive"), "{pair}");
         let build = explained::<PairSpec>(&table(BuildSpec::LEAST)).unwrap();
         assert!(build.contains("this is a build spec") && build.contains("urbancross run"), "{build}");
     }

@@ -65,7 +65,7 @@ impl Object {
 pub fn config_map(run: &Run, profile: &Profile) -> Object {
     // a profile is made of strings, numbers and maps of them, which TOML can write
     let profile_text = toml::to_string(profile).unwrap_or_default();
-    let data = [("spec.toml", run.spec.clone()), ("profile.toml", profile_text)];
+    let data = run.files().into_iter().chain([("profile.toml".to_owned(), profile_text)]);
     Object::ConfigMap(Box::new(ConfigMap {
         metadata: ObjectMeta {
             name: Some(config_map_name(run)),
@@ -73,7 +73,7 @@ pub fn config_map(run: &Run, profile: &Profile) -> Object {
             labels: Some(BTreeMap::from([(RUN_LABEL.to_owned(), run.id.clone())])),
             ..ObjectMeta::default()
         },
-        data: Some(data.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()),
+        data: Some(data.collect()),
         ..ConfigMap::default()
     }))
 }

@@ -12,5 +12,5 @@ pub mod slurm;
 pub mod yaml;
 
 pub use cluster::ClusterShape;
-pub use job::{Job, Run, Work};
+pub use job::{ADAPT, Job, Run, VARIANT, Work};
 pub use profile::Profile;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use manifests::spec::MOST_SHARDS;
 use serde::{Deserialize, Serialize};
 
+use crate::job::{ADAPT, VARIANT};
+
 /// How long a silent worker keeps its shards, where nobody says otherwise.
 pub const LEASE_SECONDS: u64 = 60;
 
@@ -188,12 +190,17 @@ impl Profile {
     /// What a training needs: one machine, unless it is named.
     pub fn training(&self, name: &str) -> Resources {
         let of_default = || Resources { workers: 1, ..self.resources(name) };
-        self.stage.get(name).cloned().unwrap_or_else(of_default)
+        self.named(name).cloned().unwrap_or_else(of_default)
     }
 
     /// What a step needs.
     pub fn resources(&self, step: &str) -> Resources {
-        self.stage.get(step).or_else(|| self.stage.get("default")).cloned().unwrap_or_default()
+        self.named(step).or_else(|| self.stage.get("default")).cloned().unwrap_or_default()
+    }
+
+    /// What is said of a step; one run of an ablation needs what an adaptation does.
+    fn named(&self, step: &str) -> Option<&Resources> {
+        self.stage.get(step).or_else(|| self.stage.get(ADAPT).filter(|_| step == VARIANT))
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Batch {
 pub struct Site {
     /// Path of the spec as all nodes see it.
     pub spec: String,
+    /// Path of what drivers are given: the same, or the folder of all tasks of the run.
+    pub given: String,
     /// Path of the profile as all nodes see it; the driver gives it on.
     pub profile: String,
     /// Largest size of a job array, Slurm's `MaxArraySize`: indices end one below.
@@ -64,6 +66,16 @@ pub fn problems(profile: &Profile) -> Vec<String> {
             .push(format!("slurm.logs = {logs:?}: Slurm takes no blanks, quotes or percent signs in a path of logs"));
     }
     problems
+}
+
+impl Site {
+    /// Where a run's files lie below the folder of logs.
+    pub fn of(run: &Run, logs: &str, most_indices: u32) -> Site {
+        let folder = format!("{logs}/uc-{}", run.id);
+        let spec = format!("{folder}/spec.toml");
+        let given = run.whole.as_ref().map_or_else(|| spec.clone(), |whole| format!("{logs}/uc-{whole}"));
+        Site { spec, given, profile: format!("{folder}/profile.toml"), most_indices }
+    }
 }
 
 /// The scripts of a job, in windows of indices where an array cannot hold all workers.
@@ -218,7 +230,7 @@ fn drive_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
         setup(profile),
         format!(
             "exec {} --engine slurm --profile {}\n",
-            command(profile, &job.arguments(run, &site.spec)),
+            command(profile, &job.arguments(run, &site.given)),
             quoted(&site.profile)
         ),
     ];
@@ -231,7 +243,7 @@ mod tests {
 
     fn run() -> Run {
         let options = vec!["--until".to_owned(), "images".to_owned()];
-        Run { id: "1a2b3c4d".into(), country: "finland".into(), spec: String::new(), options }
+        Run { id: "1a2b3c4d".into(), country: "finland".into(), options, ..Run::default() }
     }
 
     fn map(workers: u32) -> Job {
@@ -245,7 +257,8 @@ mod tests {
     }
 
     fn site(most_indices: u32) -> Site {
-        Site { spec: "/shared/run/spec.toml".into(), profile: "/shared/run/profile.toml".into(), most_indices }
+        let spec = "/shared/run/spec.toml".to_owned();
+        Site { given: spec.clone(), spec, profile: "/shared/run/profile.toml".into(), most_indices }
     }
 
     #[test]
@@ -297,6 +310,18 @@ mod tests {
         let wanted = "exec urbancross drive /shared/run/spec.toml --run 1a2b3c4d --until images --engine slurm --profile \
                       /shared/run/profile.toml\n";
         assert!(drive.script.ends_with(wanted), "{}", drive.script);
+    }
+
+    #[test]
+    fn a_driver_of_a_task_is_given_the_whole_run() {
+        let task = Run { id: "1a2b3c4d-1".into(), whole: Some("1a2b3c4d".into()), ..run() };
+        let site = Site::of(&task, "/logs", 1001);
+        let drive = &batches(&task, &Job { step: "captions".into(), work: Work::Drive }, &profile(), &site)[0];
+        let wanted = "exec urbancross drive /logs/uc-1a2b3c4d --run 1a2b3c4d --until images --engine slurm --profile \
+                      /logs/uc-1a2b3c4d-1/profile.toml\n";
+        assert!(drive.script.ends_with(wanted), "{}", drive.script);
+        let map = &batches(&task, &map(3), &profile(), &site)[0].script;
+        assert!(map.contains("worker /logs/uc-1a2b3c4d-1/spec.toml") && map.contains("--run 1a2b3c4d-1 &"), "{map}");
     }
 
     #[test]

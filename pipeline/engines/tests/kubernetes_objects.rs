@@ -37,6 +37,7 @@ fn run() -> Run {
         country: "finland".into(),
         spec: "country = \"finland\"\n\n[source]\nkind = \"skyscript\"\nurl = \"s3://images\"\n".into(),
         options: vec!["--until".into(), "pretrain".into()],
+        ..Run::default()
     }
 }
 

@@ -18,7 +18,7 @@ exit 0
 
 fn run() -> Run {
     let spec = "country = \"finland\" # it's \\ \"@NEEDS@\" \u{7f}\u{e4}\u{1f600}\n".to_owned();
-    Run { id: "1a2b3c4d".into(), country: "finland".into(), spec, options: Vec::new() }
+    Run { id: "1a2b3c4d".into(), country: "finland".into(), spec, ..Run::default() }
 }
 
 fn map() -> Job {

@@ -10,17 +10,28 @@ use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
 use super::arguments::{RunArgs, SpecArgs, StepArgs};
-use super::{report_commands, simulate_commands, stop_flag};
+use super::several::Whole;
+use super::{report_commands, several_commands, simulate_commands, stop_flag};
 use crate::build::Build;
 use crate::capacity::{self, Question};
 use crate::diff::Since;
 use crate::progress::Progress;
 use crate::run::Quarantined;
 use crate::run_options::RunOptions;
+use crate::status::StatusLine;
 use crate::{aside, last_overrides, preflight, say};
 
 pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Question>, json: bool) -> Result<()> {
-    let spec = args.read()?;
+    let spec = match Whole::of(args)? {
+        Whole::Build(spec) => *spec,
+        Whole::Several(several) => {
+            if cluster.is_some() {
+                let why = "--cluster is of one build: name each spec by itself";
+                return Err(WorkerError::Configuration(why.into()).into());
+            }
+            return several_commands::plan(&several, options.retry_errors, options.retrain, json).await;
+        }
+    };
     preflight::check_plan(&spec)?;
     let mut build = Build::open(spec, stop_flag()).await?;
     let progress = Progress::new(json);
@@ -141,13 +152,25 @@ pub(super) async fn accept(args: &SpecArgs, step: &str, (write, by): (bool, Opti
 }
 
 pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
-    let build = Build::open_work(args.read()?, stop_flag()).await?;
+    let spec = match Whole::of(args)? {
+        Whole::Build(spec) => *spec,
+        Whole::Several(several) => return several_commands::status(&several, json).await,
+    };
+    let build = Build::open_work(spec, stop_flag()).await?;
     note_missing_overrides(&build).await;
     let lines = crate::status::status(&build).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&lines)?);
         return Ok(());
     }
+    print_status(lines)?;
+    for run in crate::run_status::run_statuses(&build.work, &build.spec.country).await? {
+        run.in_words().iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+    }
+    Ok(())
+}
+
+pub(super) fn print_status(lines: Vec<StatusLine>) -> Result<()> {
     let head = ["rows", "excluded", "errors", "table version", "seconds"];
     say!("{:21} {:>10} {:>8} {:>8} {:>13} {:>9}  state", "step", head[0], head[1], head[2], head[3], head[4]);
     for line in lines {
@@ -155,9 +178,6 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
             [line.excluded, line.errors, line.version].map(|n| n.map_or(String::new(), |n| n.to_string()));
         let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
         say!("{:21} {:>10} {excluded:>8} {errors:>8} {version:>13} {seconds:>9}  {}", line.step, line.rows, line.state);
-    }
-    for run in crate::run_status::run_statuses(&build).await? {
-        run.in_words().iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
     }
     Ok(())
 }

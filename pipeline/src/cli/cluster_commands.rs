@@ -12,7 +12,8 @@ use workers::pull::Share;
 use workers::stores::WorkStore;
 
 use super::arguments::{EngineArgs, EngineName, FailedArgs, RunArgs, ShareArgs, SpecArgs, StepArgs};
-use super::{build_commands, stop_flag};
+use super::several::{ExperimentArgs, Whole};
+use super::{build_commands, several_commands, stop_flag};
 use crate::build::Build;
 use crate::engine::{Engine, KubernetesEngine, Processes, Slurm};
 use crate::logs::{self, LastWords, Who};
@@ -23,10 +24,20 @@ use crate::run_options::RunOptions;
 use crate::run_record::{DONE, DRIVER, ProcessEnd, RunRecord, run_id};
 
 /// A driver: plans, starts workers, publishes, and again until all is done. One of a cluster leaves word how it ended.
-pub(super) async fn drive(args: &SpecArgs, options: &RunArgs, steps: &StepArgs, engine: &EngineArgs) -> Result<()> {
+pub(super) async fn drive(
+    args: &SpecArgs,
+    options: &RunArgs,
+    (steps, experiment): (&StepArgs, &ExperimentArgs),
+    engine: &EngineArgs,
+) -> Result<()> {
     let run = engine.run.as_deref().filter(|_| engine.engine != EngineName::Processes);
     // a spec that cannot be read names no store for the word
-    let spec = args.read()?;
+    let spec = match Whole::read(&args.spec, &args.set.set, experiment)? {
+        Whole::Build(spec) => *spec,
+        Whole::Several(several) => {
+            return several_commands::drive(&several, args, (options, steps, experiment), engine).await;
+        }
+    };
     let of_run = OfRun::begin(&spec, run, DRIVER.0, DRIVER.1)?;
     let ended = drive_to_end(spec, &args.set.set, options, steps, engine).await;
     let (of, ended) = match ended {
@@ -50,10 +61,7 @@ async fn drive_to_end(
     let progress = Progress::new(false);
     preflight::check_run(&spec, steps.until.as_deref())?;
     let is_cluster = engine.engine != EngineName::Processes;
-    if is_cluster && (options.retry_errors || options.retrain) {
-        let why = "--retry-errors and --retrain are done once, and drivers on a cluster come back: use them with `urbancross run`";
-        return Err(WorkerError::Configuration(why.into()).into());
-    }
+    check_once(options, engine)?;
     let asked = options_of(options, steps, &engine.failed);
     let id = engine.run.clone().unwrap_or_else(|| run_id(&spec, &asked));
     let mut build = Build::connect(spec, stop_flag()).await?;
@@ -63,15 +71,11 @@ async fn drive_to_end(
     }
     build.source.required()?;
     build.list_source().await?;
-    let options = RunOptions {
-        retry_errors: options.retry_errors,
-        retrain: options.retrain,
-        accept_removals: steps.accept_removals,
-        until: steps.until.clone(),
-        allow_failed: engine.failed.allow_failed as usize,
-        set: set.to_vec(),
+    let options = run_options(options, steps, engine, set);
+    let run = || {
+        let (country, spec) = (build.spec.country.clone(), build.spec.to_toml());
+        Run { id, country, spec, options: asked, ..Run::default() }
     };
-    let run = || Run { id, country: build.spec.country.clone(), spec: build.spec.to_toml(), options: asked };
     let engine = match engine.engine {
         EngineName::Processes => {
             let lease = Duration::from_secs(engine.lease.lease_seconds);
@@ -95,6 +99,27 @@ async fn drive_to_end(
         }
     }
     Ok(Some(end))
+}
+
+/// Refuses what is done once on a cluster, whose drivers come back.
+pub(super) fn check_once(options: &RunArgs, engine: &EngineArgs) -> Result<(), WorkerError> {
+    if engine.engine == EngineName::Processes || !(options.retry_errors || options.retrain) {
+        return Ok(());
+    }
+    let why = "--retry-errors and --retrain are done once, and drivers on a cluster come back: use them with `urbancross run`";
+    Err(WorkerError::Configuration(why.into()))
+}
+
+/// How a driver runs its builds.
+pub(super) fn run_options(options: &RunArgs, steps: &StepArgs, engine: &EngineArgs, set: &[String]) -> RunOptions {
+    RunOptions {
+        retry_errors: options.retry_errors,
+        retrain: options.retrain,
+        accept_removals: steps.accept_removals,
+        until: steps.until.clone(),
+        allow_failed: engine.failed.allow_failed as usize,
+        set: set.to_vec(),
+    }
 }
 
 /// Ray's drivers are files.
@@ -164,28 +189,44 @@ pub(super) struct OfRun {
 impl OfRun {
     /// Begins to keep the words of a process; `None`: no engine has started it.
     pub(super) fn begin(spec: &BuildSpec, run: Option<&str>, step: &str, process: &str) -> Result<Option<Self>> {
+        Self::begin_of(spec, &spec.country, run, step, process)
+    }
+
+    /// The same of a pair by its name, whose records are in the store of its target.
+    pub(super) fn begin_of(
+        spec: &BuildSpec,
+        name: &str,
+        run: Option<&str>,
+        step: &str,
+        process: &str,
+    ) -> Result<Option<Self>> {
         let Some(run) = run else { return Ok(None) };
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
-        let words = LastWords::begin(work.clone(), paths::last_words(&spec.country, run, step, process));
-        let [country, run, step, process] = [&spec.country, run, step, process].map(str::to_owned);
+        let words = LastWords::begin(work.clone(), paths::last_words(name, run, step, process));
+        let [country, run, step, process] = [name, run, step, process].map(str::to_owned);
         Ok(Some(Self { work, country, run, step, process, words }))
     }
 
     /// Writes down how the process ended, of a plan or an attempt.
     pub(super) async fn end(of_run: Option<Self>, of: &str, ended: &Result<()>) {
         let Some(OfRun { work, country, run, step, process, words }) = of_run else { return };
-        record_end(&RunRecord::new(&work, &country, &run), &step, &process, of.to_owned(), ended).await;
+        let how = |error: &anyhow::Error| (crate::exit::code(error), workers::cause::whole_chain(error.as_ref()));
+        let how = ended.as_ref().copied().map_err(how);
+        record_end(&RunRecord::new(&work, &country, &run), &step, &process, of.to_owned(), how).await;
         let why = ended.as_ref().err().map(|error| workers::cause::whole_chain(error.as_ref()));
         words.end(why.as_deref()).await;
     }
 }
 
-/// Writes down how a process ended; that it cannot be written is no fault of the work.
-async fn record_end(record: &RunRecord<'_>, step: &str, process: &str, of: String, ended: &Result<()>) {
-    let (code, message) = match ended {
-        Ok(()) => (0, String::new()),
-        Err(error) => (crate::exit::code(error), workers::cause::whole_chain(error.as_ref())),
-    };
+/// Writes down how a process ended, with its exit code and why; that it cannot be written is no fault of the work.
+pub(super) async fn record_end(
+    record: &RunRecord<'_>,
+    step: &str,
+    process: &str,
+    of: String,
+    ended: Result<(), (u8, String)>,
+) {
+    let (code, message) = ended.err().unwrap_or_default();
     let end = ProcessEnd { code, message, of, by: claimant(process, &|name| std::env::var(name).ok()) };
     if let Err(error) = record.end(step, process, &end).await {
         tracing::warn!(%error, "how this process ended was not written down");

@@ -14,6 +14,7 @@ use super::numbers::within;
 use super::review_commands::ReviewArgs;
 use super::search_commands::SearchArgs;
 use super::serve_commands::ServeArgs;
+use super::several::ExperimentArgs;
 use super::simulate_commands::{PriceArgs, SimulateArgs};
 use super::tags_commands::TagsCommand;
 use super::zero_shot_commands::ZeroShotArgs;
@@ -92,7 +93,7 @@ pub(super) enum Command {
         #[arg(long, help = "Print one object a line: each step as it ends, and the outcome last")]
         json: bool,
     },
-    /// Run a build by several workers; may be killed, and started as often as one likes
+    /// Run a build, a pair, or a folder of builds by several workers; may be killed, and started as often as one likes
     Drive {
         #[command(flatten)]
         spec: SpecArgs,
@@ -100,6 +101,8 @@ pub(super) enum Command {
         options: RunArgs,
         #[command(flatten)]
         steps: StepArgs,
+        #[command(flatten)]
+        experiment: ExperimentArgs,
         #[command(flatten)]
         engine: EngineArgs,
         #[command(flatten)]
@@ -116,7 +119,10 @@ pub(super) enum Command {
     },
     /// Give builds to a cluster: their drivers plan, start workers and publish until all is done
     Submit {
-        #[arg(required = true, help = "Build specs, each of which becomes a run of its own")]
+        #[arg(
+            required = true,
+            help = "Specs of builds or pairs, or folders of them, each of which becomes a run of its own"
+        )]
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
@@ -124,6 +130,8 @@ pub(super) enum Command {
         steps: StepArgs,
         #[command(flatten)]
         failed: FailedArgs,
+        #[command(flatten)]
+        experiment: ExperimentArgs,
         #[command(flatten)]
         cluster: ClusterArgs,
     },
@@ -133,6 +141,8 @@ pub(super) enum Command {
         spec: SpecArgs,
         #[arg(long, value_name = "STEP", help = "As of `submit`")]
         until: Option<String>,
+        #[command(flatten)]
+        experiment: ExperimentArgs,
         #[command(flatten)]
         cluster: ClusterArgs,
         #[arg(long, short, value_name = "DIR", help = "Folder for the files; otherwise they are printed")]
@@ -323,6 +333,13 @@ pub(super) enum Command {
     Adapt {
         #[command(flatten)]
         pair: PairArgs,
+        #[command(flatten)]
+        of_run: TryArgs,
+        #[arg(
+            long,
+            help = "Also keep the target's vectors by the adapted model, and put a report beside those of builds"
+        )]
+        whole: bool,
         #[arg(long, help = "Machine-readable output")]
         json: bool,
     },

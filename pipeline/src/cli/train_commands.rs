@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use manifests::BuildSpec;
+use engines::{ADAPT, VARIANT};
 use manifests::words::count;
+use manifests::{BuildSpec, PairSpec};
 use stages::Training;
 use training::communicator::Communicator;
 use training::recall::beside_chance;
@@ -12,14 +13,18 @@ use workers::WorkerError;
 
 use super::arguments::TryArgs;
 use super::cluster_commands::OfRun;
+use super::several_commands::say_tested;
 use super::{figures, stop_flag};
 use crate::ablate::{Ablation, Difference, Variant, together, verdict_together};
 use crate::build::Build;
 use crate::clock::now;
+use crate::given::{Given, GivenPair};
 use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::say;
+use crate::sweep::Curve;
+use crate::tasks::{Finished, finish_pair};
 use crate::trainings::training_state;
 
 /// One rank of a training, which leaves word how it ended where an engine started it.
@@ -61,10 +66,28 @@ fn say_way(ranks: &dyn Communicator, progress: &Progress) {
     }
 }
 
-pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()> {
+/// One rank of an adaptation, which leaves word how it ended where an engine started it.
+pub(super) async fn adapt(path: &Path, set: &[String], of: &TryArgs, whole: bool, json: bool) -> Result<()> {
+    let given = match Given::read(path, set)? {
+        Given::Pair(pair) => pair,
+        // reading it as a pair says what it is instead
+        Given::Build(_) => match PairSpec::read(path, set) {
+            Ok((spec, source, target)) => Box::new(GivenPair { spec, source, target }),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let rank = workers::rank_env::rank_info().ok().flatten().map_or(0, |info| info.rank);
+    let step = if whole { ADAPT } else { VARIANT };
+    let of_run = OfRun::begin_of(&given.target, &given.name(), of.run.as_deref(), step, &rank.to_string())?;
+    let ended = adapt_as_rank(&given, whole, json).await;
+    OfRun::end(of_run, &of.attempt.unwrap_or(1).to_string(), &ended).await;
+    ended
+}
+
+async fn adapt_as_rank(given: &GivenPair, whole: bool, json: bool) -> Result<()> {
     let rank_info = workers::rank_env::rank_info()?;
     workers::rank_env::share_cores(rank_info.as_ref());
-    let pair = Pair::open(path, set, stop_flag()).await?;
+    let pair = given.open(&stop_flag()).await?;
     let spec = workers::rank_env::for_rank(pair.source.spec.clone(), rank_info.as_ref())?;
     let mut ranks =
         tokio::task::block_in_place(|| workers::rank_env::meet(&spec, rank_info.as_ref(), &pair.target.work))?;
@@ -75,19 +98,25 @@ pub(super) async fn adapt(path: &Path, set: &[String], json: bool) -> Result<()>
     if !first {
         return Ok(());
     }
-    let (before, after) =
-        (pair.test(&pair.model(None).await?).await?, pair.test(&pair.model(record.as_ref()).await?).await?);
+    let (report, before, after) = match record.as_ref().filter(|_| whole) {
+        Some(record) => {
+            let Finished { before, after, report } = finish_pair(&pair, record, &progress).await?;
+            (Some(report), before, after)
+        }
+        None => {
+            let (before, after) = (pair.model(None).await?, pair.model(record.as_ref()).await?);
+            (None, pair.test(&before).await?, pair.test(&after).await?)
+        }
+    };
     if json {
         say!("{}", serde_json::to_string_pretty(&serde_json::json!({ "before": before, "after": after }))?);
         return Ok(());
     }
     for (when, tested) in [("before", &before), ("after", &after)] {
-        say!(
-            "{when:6} {} on {}, {}",
-            figures(&tested.recall.exact.pessimistic),
-            pair.target.spec.country,
-            count(tested.recall.image_gallery, "image")
-        );
+        say_tested(when, tested, &pair.target.spec.country)?;
+    }
+    if let Some(report) = report {
+        say!("report: {report}");
     }
     Ok(())
 }
@@ -139,19 +168,24 @@ pub(super) async fn sweep(
     json: bool,
 ) -> Result<()> {
     let axes = over.iter().map(|text| crate::sweep::Axis::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let curves = crate::sweep::sweep(path, set, &axes, &stop_flag(), &Progress::new(json)).await?;
+    let curves = crate::sweep::sweep(&Given::read(path, set)?, &axes, &stop_flag(), &Progress::new(json)).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&curves)?);
     } else {
-        for curve in &curves {
-            say!("{} of {}", curve.field, curve.country);
-            for point in &curve.points {
-                let recall = beside_chance(point.validation_mean_recall, point.validation_chance);
-                say!("  {:>12}  validation {recall} in epoch {}", point.name(), point.best_epoch + 1);
-            }
-        }
+        print_curves(&curves)?;
     }
     write_page(report, || crate::page::sweep::curves(&curves, &now()))
+}
+
+pub(super) fn print_curves(curves: &[Curve]) -> Result<()> {
+    for curve in curves {
+        say!("{} of {}", curve.field, curve.country);
+        for point in &curve.points {
+            let recall = beside_chance(point.validation_mean_recall, point.validation_chance);
+            say!("  {:>12}  validation {recall} in epoch {}", point.name(), point.best_epoch + 1);
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn single_domain(
@@ -177,7 +211,7 @@ fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()
     path.map_or(Ok(()), |path| super::write_page(&path, &page()))
 }
 
-fn print_ablation(ablation: &Ablation) -> Result<()> {
+pub(super) fn print_ablation(ablation: &Ablation) -> Result<()> {
     let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
     say!("{} ({}, mean ± standard deviation, percent)", ablation.pair, count(runs, "seed"));
     let mean_recall = ablation.chance().map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use engines::kubernetes::{self, JobState, Object, RUN_LABEL, SPEC_PATH, STAGE_LABEL, Seen};
+use engines::kubernetes::{self, JobState, Object, PROFILE_PATH, RUN_LABEL, STAGE_LABEL, Seen};
 use engines::{Job, Profile, Run, Work};
 use manifests::words::count;
 use tokio::sync::Mutex;
@@ -253,7 +253,10 @@ impl KubernetesEngine {
     }
 
     /// Gives the run's pods their spec and profile, the newest if there are older ones.
-    async fn configure(&self) -> Result<(), WorkerError> {
+    ///
+    /// # Errors
+    /// A server that refuses or is not reached.
+    pub async fn configure(&self) -> Result<(), WorkerError> {
         let object = [kubernetes::config_map(&self.run, &self.profile)];
         if !self.create_objects(&object).await? {
             self.kubectl.call(&["replace", UNCHECKED, "--filename=-"], Some(&yaml(&object))).await?;
@@ -263,7 +266,7 @@ impl KubernetesEngine {
 
     /// The same for a driver that was not submitted. One that was has read them itself, and has no right to change them.
     async fn configure_outside(&self) -> Result<(), WorkerError> {
-        if Path::new(SPEC_PATH).exists() { Ok(()) } else { self.configure().await }
+        if Path::new(PROFILE_PATH).exists() { Ok(()) } else { self.configure().await }
     }
 
     /// Creates a job; `false`: there is one of its name.

@@ -47,6 +47,11 @@ impl Processes {
         Self { count: count.max(1), lease, running: Mutex::default() }
     }
 
+    /// How many there are at once.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
     pub(super) async fn place(
         &self,
         build: &Build,

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use engines::slurm::{QUEUE_FORMAT, Queued, Site, batches, queue};
 use engines::{Job, Profile, Run, Work};
-use stages::Training;
 use workers::WorkerError;
+use workers::stores::WorkStore;
 
-use super::{MapJob, Placed};
+use super::{MapJob, Placed, TrainJob};
 use crate::build::Build;
 use crate::run_record::{Placement, RunRecord, verdict};
 use nodes::{bad_nodes, lost_nodes};
@@ -39,45 +39,43 @@ impl Slurm {
     /// # Errors
     /// Slurm is not there, or does not answer.
     pub async fn open(run: Run, profile: Profile) -> Result<Self, WorkerError> {
-        let folder = format!("{}/uc-{}", profile.slurm.logs, run.id);
         let config = ask("scontrol", &["show", "config"], None).await?;
         let of = |line: &str| line.strip_prefix("MaxArraySize")?.split('=').nth(1)?.trim().parse::<u32>().ok();
         let most_indices = config.lines().find_map(of).unwrap_or(DEFAULT_ARRAY_SIZE);
-        let site =
-            Site { spec: format!("{folder}/spec.toml"), profile: format!("{folder}/profile.toml"), most_indices };
+        let site = Site::of(&run, &profile.slurm.logs, most_indices);
         Ok(Self { run, profile, site })
     }
 
-    fn record<'a>(&self, build: &'a Build) -> RunRecord<'a> {
-        RunRecord::new(&build.work, &self.run.country, &self.run.id)
+    fn record<'a>(&self, work: &'a WorkStore) -> RunRecord<'a> {
+        RunRecord::new(work, &self.run.country, &self.run.id)
     }
 
     pub(super) async fn place(&self, build: &Build, job: &MapJob<'_>) -> Result<Placed, WorkerError> {
         let workers = self.profile.resources(job.stage).workers.clamp(1, job.open_shards.max(1) as u32);
         let work = Work::Map { plan: job.plan.to_owned(), workers, lease_seconds: self.profile.lease_seconds.max(1) };
-        self.start(build, &Job { step: job.stage.to_owned(), work }, job.plan, workers).await?;
+        self.start(&build.work, &Job { step: job.stage.to_owned(), work }, job.plan, workers).await?;
         Ok(Placed::ComesBack)
     }
 
-    pub(super) async fn train(&self, build: &Build, training: Training) -> Result<(), WorkerError> {
-        let resources = self.profile.training(training.name());
+    pub(super) async fn train(&self, TrainJob { step, work, .. }: TrainJob<'_>) -> Result<(), WorkerError> {
+        let resources = self.profile.training(step);
         let (nodes, ranks_per_node) = (resources.workers.max(1), resources.gpus.max(1));
-        let attempt = self.attempts(build, training.name(), "").await? + 1;
-        let work = Work::Train { attempt, nodes, ranks_per_node };
-        self.start(build, &Job { step: training.name().to_owned(), work }, "", nodes * ranks_per_node).await
+        let attempt = self.attempts(work, step, "").await? + 1;
+        let job = Job { step: step.to_owned(), work: Work::Train { attempt, nodes, ranks_per_node } };
+        self.start(work, &job, "", nodes * ranks_per_node).await
     }
 
     /// How often a step was placed.
-    async fn attempts(&self, build: &Build, step: &str, plan: &str) -> Result<u32, WorkerError> {
-        let placed = self.record(build).placements().await?;
+    async fn attempts(&self, work: &WorkStore, step: &str, plan: &str) -> Result<u32, WorkerError> {
+        let placed = self.record(work).placements().await?;
         let of_step = placed.iter().filter(|placed| placed.step == step && placed.plan == plan);
         Ok(of_step.map(|placed| placed.attempt).max().unwrap_or(0))
     }
 
     /// Starts a job and the driver after it, as far as they are not in the queue already.
-    async fn start(&self, build: &Build, job: &Job, plan: &str, processes: u32) -> Result<(), WorkerError> {
-        let record = self.record(build);
-        let before = self.attempts(build, &job.step, plan).await?;
+    async fn start(&self, work: &WorkStore, job: &Job, plan: &str, processes: u32) -> Result<(), WorkerError> {
+        let record = self.record(work);
+        let before = self.attempts(work, &job.step, plan).await?;
         let of = if plan.is_empty() { before.to_string() } else { plan.to_owned() };
         let queued = self.queued().await?;
         // the attempt before may still be there, under the name of this one or its own

@@ -2,6 +2,7 @@
 
 mod compared;
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use manifests::words::count;
@@ -26,7 +27,7 @@ const BINS: usize = 16;
 /// [`WorkerError::Broken`] for pictures that cannot be read; a store that does not answer.
 pub async fn make(
     (builds, all): (&[Build], &[Analysis]),
-    pairs: &[(Pair, BeforeAndAfter)],
+    pairs: &[(impl Borrow<Pair>, BeforeAndAfter)],
     generated_at: &str,
 ) -> Result<String, WorkerError> {
     let images: u64 = all.iter().map(|one| one.tags.images).sum();
@@ -60,7 +61,7 @@ pub async fn make(
         }
     }
     for (pair, of) in pairs {
-        sections.push(adapted::section(pair, of).await?);
+        sections.push(adapted::section(pair.borrow(), of).await?);
     }
     let counted = [("images", images), ("tags", tags)].into_iter().filter(|_| !all.is_empty());
     let facts = counted.map(|(name, number)| Fact::new(name, format_number(number as f64, Some(0)))).collect();

@@ -103,6 +103,14 @@ async fn assemble(build: &Build, vectors: Vec<VectorFile>, model: String) -> Res
     })
 }
 
+/// Makes the vectors of a build's images by a model, as far as they are not kept yet.
+///
+/// # Errors
+/// A build without images; weights and stores that fail.
+pub(crate) async fn keep_vectors(model: &SearchModel, build: &Build, progress: &Progress) -> Result<(), WorkerError> {
+    by_another_model(model, build, progress).await.map(drop)
+}
+
 /// Vectors that searches keep. Those that are not there are made, by the stage that makes the table.
 async fn by_another_model(
     model: &SearchModel,

@@ -149,7 +149,7 @@ async fn runs(build: &Build, looks: &mut Looks) -> Result<Vec<Vec<String>>, Work
     if let Some((_, known)) = looks.runs.as_ref().filter(|(at, _)| at.elapsed() < RUNS_EVERY) {
         return Ok(known.clone());
     }
-    let all = crate::run_status::run_statuses(build).await?;
+    let all = crate::run_status::run_statuses(&build.work, &build.spec.country).await?;
     // what is over is history
     let lines: Vec<Vec<String>> = all.iter().filter(|run| !run.done).map(|run| run.in_words()).collect();
     looks.runs = Some((Instant::now(), lines.clone()));

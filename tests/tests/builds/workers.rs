@@ -186,12 +186,20 @@ async fn records_of_old_runs_are_cleared_away() {
     let spec = spec_file(&world, "work", &QUICK);
     let work = WorkStore::open(&world.path("work").display().to_string(), &Default::default()).unwrap();
     work.make().unwrap();
-    let record = RunRecord::new(&work, "finland", "1a2b3c4d");
-    record.set_cancelled(true).await.unwrap();
+    let record = |of: &'static str| RunRecord::new(&work, of, "1a2b3c4d");
+    let ours = ["finland", "spain_to_finland"].map(record);
+    let others = ["spain", "finland_to_spain"].map(record);
+    for record in ours.iter().chain(&others) {
+        record.set_cancelled(true).await.unwrap();
+    }
     let (code, said) = finish(&["gc", "--delete"], &spec);
-    assert!(code == Some(0) && record.is_cancelled().await.unwrap(), "it is young: {said}");
+    assert!(code == Some(0) && ours[0].is_cancelled().await.unwrap(), "it is young: {said}");
     let (code, said) = finish(&["gc", "--delete", "--keep-days", "0"], &spec);
-    assert!(code == Some(0) && !record.is_cancelled().await.unwrap(), "{said}");
+    for (records, are_there) in [(ours, false), (others, true)] {
+        for record in records {
+            assert!(code == Some(0) && record.is_cancelled().await.unwrap() == are_there, "{said}");
+        }
+    }
 }
 
 /// What a cluster would be given can be seen without one.

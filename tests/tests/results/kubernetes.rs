@@ -77,8 +77,12 @@ async fn drive(build: &mut Build, folder: &std::path::Path) -> RunEnd {
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let profile = "[kubernetes]\nimage = \"x\"\n[stage.default]\nworkers = 2\n[stage.pretrain]\nworkers = 2\n";
-    let run =
-        Run { id: "1a2b3c4d".into(), country: build.spec.country.clone(), spec: build.spec.to_toml(), options: vec![] };
+    let run = Run {
+        id: "1a2b3c4d".into(),
+        country: build.spec.country.clone(),
+        spec: build.spec.to_toml(),
+        ..Run::default()
+    };
     let kubectl = Kubectl::at(&program, "default");
     let engine = KubernetesEngine::with(kubectl, run, Profile { lease_seconds: 1, ..Profile::parse(profile).unwrap() });
     let engine = Engine::Kubernetes(Box::new(engine));

@@ -3,4 +3,5 @@
 mod adaptation;
 mod noisy_pairs;
 mod ranks;
+mod several;
 mod sweep;

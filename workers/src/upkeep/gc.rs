@@ -155,13 +155,18 @@ async fn clear_tag_states(sweep: &mut Sweep<'_>, tables: &Tables, country: &str)
     Ok(())
 }
 
-/// Records of runs by engines of which nothing was written lately.
+/// Records of runs by engines of which nothing was written lately; those of adaptations to the country too.
 async fn clear_runs(sweep: &mut Sweep<'_>, country: &str) -> Result<(), WorkerError> {
-    let folder = paths::runs(country);
-    let mut runs: BTreeMap<String, Vec<(String, ObjectMeta)>> = BTreeMap::new();
-    for (name, meta) in sweep.work.list_metas(&folder).await? {
-        let run = name.split('/').next().unwrap_or_default().to_owned();
-        runs.entry(run).or_default().push((name, meta));
+    let of_country = paths::runs(country);
+    let folder = of_country.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let to = format!("_to_{country}");
+    let mut runs: BTreeMap<(String, String), Vec<(String, ObjectMeta)>> = BTreeMap::new();
+    for (name, meta) in sweep.work.list_metas(folder).await? {
+        let mut parts = name.split('/').map(str::to_owned);
+        let (Some(of), Some(run)) = (parts.next(), parts.next()) else { continue };
+        if of == country || of.ends_with(&to) {
+            runs.entry((of, run)).or_default().push((name, meta));
+        }
     }
     for objects in
         runs.into_values().filter(|objects| objects.iter().all(|(_, meta)| sweep.is_old(meta))).collect::<Vec<_>>()

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::EnvVar;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::pod::{self, Needs, field, value};
-use super::{CONTAINER, PROFILE_PATH, SPEC_PATH, job_labels, labels};
+use super::{CONTAINER, PROFILE_PATH, RUN_FOLDER, SPEC_PATH, job_labels, labels};
 use crate::job::{Job, Run, Work};
 use crate::profile::{Profile, Resources};
 
@@ -88,7 +88,7 @@ pub(super) fn rank_environment(run: &Run, job: &Job, attempt: u32, ranks: u32) -
 }
 
 fn drive(run: &Run, job: &Job, profile: &Profile) -> JobSpec {
-    let mut arguments = job.arguments(run, SPEC_PATH);
+    let mut arguments = job.arguments(run, if run.whole.is_some() { RUN_FOLDER } else { SPEC_PATH });
     arguments.extend(["--engine", "kubernetes", "--profile", PROFILE_PATH].map(str::to_owned));
     let needs = Needs {
         resources: resources_of_driver(profile),

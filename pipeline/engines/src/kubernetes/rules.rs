@@ -173,7 +173,8 @@ mod tests {
     use crate::profile::Profile;
 
     fn job(workers: u32) -> Job {
-        let run = Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "country = \"x\"\n".into(), options: vec![] };
+        let run =
+            Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "country = \"x\"\n".into(), ..Run::default() };
         let profile = Profile::parse("[kubernetes]\nimage = \"urbancross:1\"\n[stage.default]\ngpus = 1\n").unwrap();
         let work = Work::Map { plan: "9f8e7d6c".into(), workers, lease_seconds: 60 };
         match super::super::job(&run, &crate::job::Job { step: "captions".into(), work }, &profile) {
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_spec_that_no_config_map_holds_is_named() {
-        let run = Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "#".repeat(1 << 20), options: vec![] };
+        let run = Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "#".repeat(1 << 20), ..Run::default() };
         let found = problems(&[super::super::config_map(&run, &Profile::default())]);
         assert!(found.len() == 1 && found[0].contains("bytes"), "{found:?}");
     }

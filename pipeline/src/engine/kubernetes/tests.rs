@@ -85,7 +85,8 @@ impl Cluster {
     }
 
     fn engine(&self) -> KubernetesEngine {
-        let run = Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "country = \"x\"\n".into(), options: vec![] };
+        let run =
+            Run { id: "1a2b3c4d".into(), country: "x".into(), spec: "country = \"x\"\n".into(), ..Run::default() };
         let profile = Profile::parse("[kubernetes]\nimage = \"urbancross:1\"\n").unwrap();
         let kubectl = Kubectl::at(&self.path("kubectl"), "urban");
         let (look_every, node_patience) = (Duration::ZERO, Duration::ZERO);

@@ -1,0 +1,160 @@
+//! `urbancross render`: what a cluster would be given, without one.
+
+use std::path::Path;
+
+use anyhow::Result;
+use engines::slurm::{Site, batches};
+use engines::{ADAPT, Job, Profile, Run, VARIANT, Work};
+use manifests::BuildSpec;
+use stages::{Step, Training};
+use workers::WorkerError;
+
+use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
+use super::cluster_commands::{options_of, read_profile};
+use super::several::{Several, Whole, run_of_task};
+use super::submit_commands::{no_cluster, run_of, slurm_profile};
+use crate::say;
+use crate::tasks::What;
+
+pub(super) fn render(
+    whole: &Whole,
+    (until, experiment): (Option<String>, Vec<String>),
+    cluster: &ClusterArgs,
+    output: Option<&Path>,
+) -> Result<()> {
+    if let Some(until) = &until {
+        whole.builds().into_iter().try_for_each(|spec| crate::run::check_until(spec, until))?;
+    }
+    let profile = match cluster.engine {
+        EngineName::Slurm => slurm_profile(cluster.profile.as_deref())?,
+        EngineName::Kubernetes | EngineName::Ray => read_profile(cluster.profile.as_deref())?,
+        EngineName::Processes => return Err(no_cluster().into()),
+    };
+    let steps = StepArgs { until: until.clone(), ..StepArgs::default() };
+    let mut options = options_of(&RunArgs::default(), &steps, &FailedArgs::default());
+    options.extend(experiment);
+    let runs = match whole {
+        Whole::Build(spec) => {
+            let run = run_of(spec, options);
+            vec![(run, jobs(spec, until.as_deref(), &profile))]
+        }
+        Whole::Several(several) => runs_of(several, options, until.as_deref(), &profile)?,
+    };
+    for (name, text) in rendered(&runs, cluster.engine, &profile)? {
+        match output {
+            None => say!("# ---- {name}\n{text}"),
+            Some(folder) => {
+                let path = folder.join(name);
+                let folder = path.parent().unwrap_or(folder);
+                std::fs::create_dir_all(folder).map_err(|error| WorkerError::of_io(folder, &error))?;
+                std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The run of several tasks with its first driver, and each task with its jobs.
+fn runs_of(
+    several: &Several,
+    options: Vec<String>,
+    until: Option<&str>,
+    profile: &Profile,
+) -> Result<Vec<(Run, Vec<Job>)>, WorkerError> {
+    let whole = several.run(None, options)?;
+    let mut runs = vec![(whole.clone(), vec![begin_job()])];
+    for (number, task) in several.tasks.iter().enumerate() {
+        let Some(run) = run_of_task(&whole, number, task) else { continue };
+        let jobs = match &task.what {
+            What::Build(spec) => jobs(spec, until, profile).into_iter().filter(|job| job.work != Work::Drive).collect(),
+            _ if until.is_some() => continue,
+            What::Adapt(_) => vec![train_job(ADAPT, profile)],
+            What::Variant(_) => vec![train_job(VARIANT, profile)],
+            What::Train(_) => vec![train_job(Training::Pretrain.name(), profile)],
+            What::Ablation(_) | What::Curves(..) => continue,
+        };
+        runs.push((run, jobs));
+    }
+    Ok(runs)
+}
+
+/// The files of runs, by name.
+fn rendered(
+    runs: &[(Run, Vec<Job>)],
+    engine: EngineName,
+    profile: &Profile,
+) -> Result<Vec<(String, String)>, WorkerError> {
+    let Some((first, _)) = runs.first() else { return Ok(Vec::new()) };
+    match engine {
+        EngineName::Slurm => Ok(runs.iter().flat_map(|(run, jobs)| slurm_files(run, jobs, profile)).collect()),
+        EngineName::Kubernetes => {
+            let mut objects: Vec<_> =
+                runs.iter().map(|(run, _)| engines::kubernetes::config_map(run, profile)).collect();
+            for (run, jobs) in runs {
+                objects.extend(jobs.iter().map(|job| engines::kubernetes::job(run, job, profile)));
+            }
+            let problems = engines::kubernetes::problems(&objects);
+            if !problems.is_empty() {
+                return Err(WorkerError::Configuration(problems.join("; ")));
+            }
+            let objects: Vec<_> = objects.iter().map(engines::kubernetes::Object::to_json).collect();
+            Ok(vec![(format!("uc-{}.yaml", first.id), engines::kubernetes::render(&objects))])
+        }
+        EngineName::Ray if first.whole.is_some() => Err(WorkerError::Configuration(
+            "a driver of Ray runs one step of one build: render each build of the pair or folder by itself".into(),
+        )),
+        EngineName::Ray => {
+            let drivers =
+                runs.iter().flat_map(|(run, jobs)| jobs.iter().map(|job| engines::ray::driver(run, job, profile)));
+            let files: Result<Vec<_>, String> = drivers.collect();
+            files.map_err(WorkerError::Configuration)
+        }
+        EngineName::Processes => Err(no_cluster()),
+    }
+}
+
+pub(super) fn begin_job() -> Job {
+    Job { step: "begin".to_owned(), work: Work::Drive }
+}
+
+fn train_job(step: &str, profile: &Profile) -> Job {
+    let resources = profile.training(step);
+    let (nodes, ranks_per_node) = (resources.workers.max(1), resources.gpus.max(1));
+    Job { step: step.to_owned(), work: Work::Train { attempt: 1, nodes, ranks_per_node } }
+}
+
+/// The jobs of a run, of plans whose keys are known once they are made.
+fn jobs(spec: &BuildSpec, until: Option<&str>, profile: &Profile) -> Vec<Job> {
+    let mut jobs = vec![begin_job()];
+    for step in stages::steps(spec) {
+        let name = step.name();
+        match step {
+            Step::Map(_) => {
+                let (plan, lease_seconds) = ("plan".to_owned(), profile.lease_seconds);
+                let work = Work::Map { plan, workers: profile.resources(name).workers, lease_seconds };
+                jobs.push(Job { step: name.to_owned(), work });
+            }
+            Step::Train(_) => jobs.push(train_job(name, profile)),
+            Step::Evaluate => {}
+        }
+        if until == Some(name) {
+            break;
+        }
+    }
+    jobs
+}
+
+fn slurm_files(run: &Run, jobs: &[Job], profile: &Profile) -> Vec<(String, String)> {
+    let site = Site::of(run, &profile.slurm.logs, 1001);
+    let mut files = run.files();
+    if run.whole.is_some() {
+        files.iter_mut().for_each(|(name, _)| *name = format!("uc-{}/{name}", run.id));
+    }
+    for job in jobs {
+        for (at, batch) in batches(run, job, profile, &site).into_iter().enumerate() {
+            let window = if at == 0 { String::new() } else { format!("-{at}") };
+            files.push((format!("{}{window}.sh", batch.name), batch.script));
+        }
+    }
+    files
+}

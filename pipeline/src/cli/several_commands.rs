@@ -1,0 +1,287 @@
+//! Commands over several tasks: builds, adaptations, ablations and sweeps as one run.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use engines::{Profile, Run};
+use manifests::paths;
+use manifests::words::count;
+use serde_json::json;
+use workers::WorkerError;
+use workers::stores::WorkStore;
+
+use super::arguments::{EngineArgs, EngineName, RunArgs, SpecArgs, StepArgs};
+use super::cluster_commands::{check_once, only_rendered, options_of, read_profile, record_end, run_options};
+use super::several::{ExperimentArgs, Several, run_of_task};
+use super::{build_commands, figures, stop_flag, train_commands};
+use crate::build::Build;
+use crate::engine::{Engine, KubernetesEngine, Processes, Slurm};
+use crate::given::GivenPair;
+use crate::logs::LastWords;
+use crate::pair::Tested;
+use crate::progress::Progress;
+use crate::run_options::RunOptions;
+use crate::run_record::{DONE, DRIVER, RunRecord};
+use crate::tasks::{Drive, Engines, Outcome, Task, TaskEnd, What, drive_all};
+use crate::{aside, preflight, say};
+
+/// A driver of several tasks.
+pub(super) async fn drive(
+    several: &Several,
+    spec: &SpecArgs,
+    (options, steps, experiment): (&RunArgs, &StepArgs, &ExperimentArgs),
+    engine: &EngineArgs,
+) -> Result<()> {
+    for build in several.tasks.iter().filter_map(build_of) {
+        preflight::check_run(build, steps.until.as_deref())?;
+        if let Some(until) = &steps.until {
+            crate::run::check_until(build, until)?;
+        }
+    }
+    check_once(options, engine)?;
+    let mut asked = options_of(options, steps, &engine.failed);
+    asked.extend(experiment.options());
+    let is_cluster = engine.engine != EngineName::Processes;
+    let profile = is_cluster.then(|| read_profile(engine.profile.as_deref())).transpose()?;
+    let run = several.run(engine.run.as_deref(), asked)?;
+    let (stop, progress) = (stop_flag(), Progress::new(false));
+    let options = run_options(options, steps, engine, &spec.set.set);
+    let driver = Driver { run, engine, profile, options: &options };
+    let words = driver.words(several)?;
+    let ended = driver.drive(several, &stop, &progress).await;
+    if let Some(words) = words {
+        words.end(ended.as_ref().err().map(|error| workers::cause::whole_chain(error.as_ref())).as_deref()).await;
+    }
+    ended
+}
+
+fn build_of(task: &Task) -> Option<&manifests::BuildSpec> {
+    match &task.what {
+        What::Build(spec) => Some(spec),
+        _ => None,
+    }
+}
+
+struct Driver<'a> {
+    run: Run,
+    engine: &'a EngineArgs,
+    /// Of a cluster.
+    profile: Option<Profile>,
+    options: &'a RunOptions,
+}
+
+impl Driver<'_> {
+    async fn drive(
+        &self,
+        several: &Several,
+        stop: &std::sync::Arc<std::sync::atomic::AtomicBool>,
+        progress: &Progress,
+    ) -> Result<()> {
+        if self.is_cancelled(&several.tasks).await? {
+            progress.note(&format!("run {} was cancelled; `urbancross submit` begins it again", self.run.id));
+            return Ok(());
+        }
+        let drive = Drive { tasks: &several.tasks, options: self.options, stop, progress };
+        let ends = drive_all(&drive, self).await?;
+        let number = |is: fn(&TaskEnd) -> bool| ends.iter().filter(|end| is(end)).count();
+        let (done, all) = (number(|end| matches!(end, TaskEnd::Done)), count(ends.len(), "task"));
+        let others = number(|end| matches!(end, TaskEnd::Waits | TaskEnd::LeftOut));
+        aside!("{done} of {all} finished{}", if others > 0 { format!(", {others} not begun") } else { String::new() });
+        let failed = ends.into_iter().zip(&several.tasks).filter_map(|(end, task)| match end {
+            TaskEnd::Failed(error) => Some((task, error)),
+            _ => None,
+        });
+        let mut failed: Vec<(&Task, WorkerError)> = failed.collect();
+        // what another try may cure is no reason to end for good
+        failed.sort_by_key(|(_, error)| error.exit_code() != 65);
+        match failed.into_iter().next() {
+            None => Ok(()),
+            Some((task, error)) => Err(anyhow::Error::from(error).context(task.name.clone())),
+        }
+    }
+
+    /// What this driver says is kept among the records of the first task.
+    fn words(&self, several: &Several) -> Result<Option<LastWords>> {
+        let (Some(first), true) = (several.tasks.first(), self.profile.is_some()) else { return Ok(None) };
+        let (spec, name) = first.what.home();
+        let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+        let path = paths::last_words(&name, &self.run.task_id(0), DRIVER.0, DRIVER.1);
+        Ok(Some(LastWords::begin(work, path)))
+    }
+
+    async fn is_cancelled(&self, tasks: &[Task]) -> Result<bool> {
+        if self.profile.is_none() {
+            return Ok(false);
+        }
+        for (number, task) in tasks.iter().enumerate() {
+            let (spec, name) = task.what.home();
+            let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+            if RunRecord::new(&work, &name, &self.run.task_id(number)).is_cancelled().await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Engines for Driver<'_> {
+    async fn engine(&self, number: usize, task: &Task) -> Result<Engine, WorkerError> {
+        let (Some(profile), Some(run)) = (self.profile.clone(), run_of_task(&self.run, number, task)) else {
+            let lease = Duration::from_secs(self.engine.lease.lease_seconds);
+            return Ok(Engine::Processes(Processes::new(self.engine.workers as usize, lease)));
+        };
+        match self.engine.engine {
+            EngineName::Slurm => Ok(Engine::Slurm(Box::new(Slurm::open(run, profile).await?))),
+            EngineName::Kubernetes => Ok(Engine::Kubernetes(Box::new(KubernetesEngine::new(run, profile)))),
+            EngineName::Ray | EngineName::Processes => Err(only_rendered()),
+        }
+    }
+
+    async fn finished(&self, task: &Task, outcome: Outcome<'_>) -> Result<(), WorkerError> {
+        say_outcome(task, outcome, self.options).await.map_err(|error| match error.downcast::<WorkerError>() {
+            Ok(error) => error,
+            Err(other) => WorkerError::Transient(other.to_string()),
+        })
+    }
+
+    async fn ended(&self, number: usize, task: &Task, end: &TaskEnd) {
+        let progress = Progress::new(false);
+        if let TaskEnd::Placed(step) = end {
+            let name = &task.name;
+            progress.note(&format!("{name}: {step} has begun; a driver comes back when it is done"));
+        }
+        let (of, ended) = match end {
+            TaskEnd::Done => (DONE, Ok(())),
+            TaskEnd::Placed(_) => ("placed", Ok(())),
+            TaskEnd::Failed(error) => ("", Err(error)),
+            TaskEnd::Waits | TaskEnd::LeftOut => return,
+        };
+        if self.profile.is_none() {
+            return;
+        }
+        let (spec, name) = task.what.home();
+        let Ok(work) = WorkStore::open(&spec.work.url, &spec.work.options) else { return };
+        let record = RunRecord::new(&work, &name, &self.run.task_id(number));
+        let ended = ended.map_err(|error| (error.exit_code(), error.to_string()));
+        record_end(&record, DRIVER.0, DRIVER.1, of.to_owned(), ended).await;
+    }
+}
+
+async fn say_outcome(task: &Task, outcome: Outcome<'_>, options: &RunOptions) -> Result<()> {
+    match outcome {
+        Outcome::Built(build, quarantined) => build_commands::end_of_run(build, options, quarantined).await?,
+        Outcome::Adapted(pair, finished) => {
+            for (when, tested) in [("before", &finished.before), ("after", &finished.after)] {
+                say_tested(when, tested, &pair.target.spec.country)?;
+            }
+            say!("report: {}", finished.report);
+        }
+        Outcome::Learnt => {}
+        Outcome::Ablated(ablation, report) => {
+            train_commands::print_ablation(ablation)?;
+            say!("report: {report}");
+        }
+        Outcome::Swept(curves, report) => {
+            train_commands::print_curves(curves)?;
+            say!("report: {report}");
+        }
+    }
+    tracing::info!(task = task.name, "finished");
+    Ok(())
+}
+
+/// The figures of one model on a pair's test part.
+pub(super) fn say_tested(when: &str, tested: &Tested, country: &str) -> Result<()> {
+    let images = count(tested.recall.image_gallery, "image");
+    say!("{when:6} {} on {country}, {images}", figures(&tested.recall.exact.pessimistic));
+    Ok(())
+}
+
+/// How an adaptation stands, from the stores alone.
+async fn state_of_pair(pair: &GivenPair) -> Result<String> {
+    let opened = match pair.open(&stop_flag()).await {
+        Ok(opened) => opened,
+        // what it needs is not there yet
+        Err(error) if error.exit_code() == 65 => return Ok(format!("waits for its builds: {error}")),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match opened.finished(&pair.spec).await? {
+        Some(record) => format!("up to date ({})", record.trained.best_validation()),
+        None => "must run".to_owned(),
+    })
+}
+
+/// What each task would do.
+pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, json: bool) -> Result<()> {
+    let mut all = Vec::new();
+    for task in &several.tasks {
+        let state = match &task.what {
+            What::Build(spec) => {
+                preflight::check_plan(spec)?;
+                let mut build = Build::open(spec.as_ref().clone(), stop_flag()).await?;
+                let lines = crate::preview::preview(&mut build, retry_errors, retrain).await?;
+                build.keep_listing().await?;
+                if json {
+                    all.push(json!({ "task": task.name, "steps": lines }));
+                } else {
+                    say!("== {}", task.name);
+                    build_commands::print_plan(&lines)?;
+                }
+                continue;
+            }
+            What::Adapt(pair) | What::Variant(pair) => state_of_pair(pair).await?,
+            What::Train(_) | What::Ablation(_) | What::Curves(..) => continue,
+        };
+        match json {
+            true => all.push(json!({ "task": task.name, "state": state })),
+            false => say!("== {}\n{:21} {state}", task.name, "adapt"),
+        }
+    }
+    if json {
+        say!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(())
+}
+
+/// What the stores hold of each task.
+pub(super) async fn status(several: &Several, json: bool) -> Result<()> {
+    let mut all = Vec::new();
+    for task in &several.tasks {
+        let (spec, name) = task.what.home();
+        let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+        if !json {
+            say!("== {}", task.name);
+        }
+        match &task.what {
+            What::Build(_) if !work.is_there().await? => match json {
+                true => all.push(json!({ "task": task.name, "steps": [] })),
+                false => say!("nothing is built yet"),
+            },
+            What::Build(spec) => {
+                let build = Build::open_work(spec.as_ref().clone(), stop_flag()).await?;
+                let lines = crate::status::status(&build).await?;
+                match json {
+                    true => all.push(json!({ "task": task.name, "steps": lines })),
+                    false => build_commands::print_status(lines)?,
+                }
+            }
+            What::Adapt(pair) | What::Variant(pair) => {
+                let state = state_of_pair(pair).await?;
+                match json {
+                    true => all.push(json!({ "task": task.name, "state": state })),
+                    false => say!("{:21} {state}", "adapt"),
+                }
+            }
+            What::Train(_) | What::Ablation(_) | What::Curves(..) => continue,
+        }
+        if !json && work.is_there().await? {
+            for run in crate::run_status::run_statuses(&work, &name).await? {
+                run.in_words().iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
+            }
+        }
+    }
+    if json {
+        say!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(())
+}

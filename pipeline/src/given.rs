@@ -1,0 +1,176 @@
+//! What a command is given: the spec of a build, the spec of a pair with both of its builds, or a folder of either.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use manifests::{BuildSpec, PairSpec};
+use workers::WorkerError;
+
+use crate::pair::Pair;
+
+/// One spec that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Given {
+    /// A build.
+    Build(Box<BuildSpec>),
+    /// A pair of builds.
+    Pair(Box<GivenPair>),
+}
+
+/// A pair with the builds that it names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GivenPair {
+    /// How the model is adapted.
+    pub spec: PairSpec,
+    /// The build whose model is adapted.
+    pub source: BuildSpec,
+    /// The build of the country that it is adapted to.
+    pub target: BuildSpec,
+}
+
+/// Names of the files that the spec of a pair stands beside when it is given on.
+const BESIDE: [&str; 2] = ["source.toml", "target.toml"];
+
+impl GivenPair {
+    /// `SOURCE_to_TARGET`.
+    pub fn name(&self) -> String {
+        format!("{}_to_{}", self.source.country, self.target.country)
+    }
+
+    /// Opens both builds, which must be finished.
+    ///
+    /// # Errors
+    /// As [`Pair::open`].
+    pub async fn open(&self, stop: &Arc<AtomicBool>) -> Result<Pair, WorkerError> {
+        Pair::of(self.spec.clone(), self.source.clone(), self.target.clone(), stop.clone()).await
+    }
+
+    /// The pair's spec for another folder, with the builds' specs that stand beside it there, by name.
+    pub fn files(&self) -> (String, [(String, String); 2]) {
+        let [source, target] = BESIDE.map(PathBuf::from);
+        let spec = PairSpec { source, target, ..self.spec.clone() };
+        let [source, target] = BESIDE.map(str::to_owned);
+        (spec.to_toml(), [(source, self.source.to_toml()), (target, self.target.to_toml())])
+    }
+}
+
+impl Given {
+    /// Reads a spec, of a build or of a pair. `set` is of that spec.
+    ///
+    /// # Errors
+    /// A file that cannot be read or contradicts itself.
+    pub fn read(path: &Path, set: &[String]) -> Result<Given, WorkerError> {
+        let configuration = |error: manifests::SpecError| WorkerError::Configuration(error.to_string());
+        if !PairSpec::is_at(path) {
+            return Ok(Given::Build(Box::new(BuildSpec::read(path, set).map_err(configuration)?)));
+        }
+        let (spec, source, target) = PairSpec::read(path, set).map_err(configuration)?;
+        Ok(Given::Pair(Box::new(GivenPair { spec, source, target })))
+    }
+
+    /// Reads what a command is given: one spec, or every spec of a folder in the order of their names. `set` is of the
+    /// spec, or of every build of the folder.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); a folder without specs.
+    pub fn read_all(path: &Path, set: &[String]) -> Result<Vec<Given>, WorkerError> {
+        if !path.is_dir() {
+            return Ok(vec![Self::read(path, set)?]);
+        }
+        let files = files_of(path)?;
+        let all = files.iter().filter(|file| is_spec(file)).map(|file| Self::of_folder(file, set));
+        let all = all.collect::<Result<Vec<Given>, _>>()?;
+        if all.is_empty() {
+            return Err(WorkerError::Configuration(format!(
+                "{}: there is no spec of a build in this folder; name a folder with some, or one spec",
+                path.display()
+            )));
+        }
+        Ok(all)
+    }
+
+    /// A spec among those of a folder.
+    fn of_folder(file: &Path, set: &[String]) -> Result<Given, WorkerError> {
+        let mut given = Self::read(file, if PairSpec::is_at(file) { &[] } else { set })?;
+        if let Given::Pair(pair) = &mut given {
+            for (path, build) in [(&pair.spec.source, &mut pair.source), (&pair.spec.target, &mut pair.target)] {
+                *build = BuildSpec::read(path, set).map_err(|e| WorkerError::Configuration(e.to_string()))?;
+            }
+        }
+        Ok(given)
+    }
+}
+
+/// The TOML files of a folder, by name.
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, WorkerError> {
+    let of_io = |error: std::io::Error| WorkerError::of_io(folder, &error);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(of_io)? {
+        let path = entry.map_err(of_io)?.path();
+        // what a volume of a cluster hides begins with a dot
+        let is_hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        if !is_hidden && path.extension().is_some_and(|extension| extension == "toml") && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a file of a folder is meant as a spec: a profile of a cluster may lie there too.
+fn is_spec(path: &Path) -> bool {
+    let table = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok());
+    // one that is no TOML at all is read, and refused with the place of its fault
+    table.is_none_or(|table| ["country", "source", "target"].iter().any(|field| table.contains_key(*field)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(country: &str) -> String {
+        format!("country = \"{country}\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n")
+    }
+
+    #[test]
+    fn a_folder_is_all_of_its_specs_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let read = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+            Given::read_all(folder.path(), &set)
+        };
+        assert!(read(&[]).unwrap_err().to_string().contains("there is no spec of a build in this folder"));
+        write("profile.toml", "lease_seconds = 8\n[stage.images]\nworkers = 2\n");
+        write("notes.txt", "country");
+        write("b.toml", &build("b"));
+        write("a.toml", &build("a"));
+        write("a_to_b.toml", "source = \"a.toml\"\ntarget = \"b.toml\"\n");
+        let all = read(&["pretrain.epochs=3"]).unwrap();
+        let [Given::Build(a), Given::Pair(pair), Given::Build(b)] = &all[..] else { panic!("{all:?}") };
+        assert_eq!((a.country.as_str(), b.country.as_str(), pair.name().as_str()), ("a", "b", "a_to_b"));
+        assert!(**a == pair.source && **b == pair.target && a.pretrain.epochs == 3, "--set is of all builds");
+        write("c.toml", "country = \"c\"\n[sorce]\n");
+        assert_eq!(read(&[]).unwrap_err().exit_code(), 65, "a spec with a fault is no file to pass over");
+    }
+
+    #[test]
+    fn a_pair_is_given_on_with_its_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        for country in ["a", "b"] {
+            std::fs::write(folder.path().join(format!("{country}.toml")), build(country)).unwrap();
+        }
+        let path = folder.path().join("pair.toml");
+        std::fs::write(&path, "source = \"a.toml\"\ntarget = \"b.toml\"\n[adapt]\nseed = 7\n").unwrap();
+        let Given::Pair(pair) = Given::read(&path, &[]).unwrap() else { panic!("it is a pair") };
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (spec, beside) = pair.files();
+        for (name, text) in std::iter::once(("spec.toml".to_owned(), spec)).chain(beside) {
+            std::fs::write(elsewhere.path().join(name), text).unwrap();
+        }
+        let Given::Pair(read) = Given::read(&elsewhere.path().join("spec.toml"), &[]).unwrap() else { panic!("too") };
+        assert_eq!((&read.source, &read.target), (&pair.source, &pair.target));
+        assert_eq!(read.spec.adapt, pair.spec.adapt);
+    }
+}

@@ -1,0 +1,267 @@
+//! Drivers of several tasks: pairs, folders, ablations and sweeps come to what single commands come to, whoever dies.
+
+#![cfg(target_os = "linux")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use manifests::BuildSpec;
+use pipeline::ablate::{Ablation, ablate};
+use pipeline::pair::{Pair, Tested};
+use pipeline::progress::Progress;
+use pipeline::sweep::Curve;
+use pipeline_tests::{World, rows, run, urbancross};
+use workers::adapt::records;
+use workers::stores::WorkStore;
+
+const COUNTRIES: [(&str, &str); 2] = [("finland", "FI"), ("spain", "ES")];
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A folder with two builds into a work store of its name, and beside it their pair.
+fn specs(world: &World, work: &str) -> (PathBuf, PathBuf) {
+    let folder = world.path(&format!("{work}-specs"));
+    std::fs::create_dir_all(&folder).unwrap();
+    for (country, code) in COUNTRIES {
+        let text = world
+            .spec_text(work)
+            .replace("country = \"finland\"", &format!("country = \"{country}\""))
+            .replace("[\"FI\"]", &format!("[\"{code}\"]"))
+            .replace("country_code = \"FI\"", &format!("country_code = \"{code}\""))
+            .replace("clip = \"bootstrap\"", "clip = \"none\"")
+            + "[segment]\nsegmenter = \"none\"\n";
+        std::fs::write(folder.join(format!("{country}.toml")), &text).unwrap();
+    }
+    let pair = world.path(&format!("{work}-pair.toml"));
+    let text = format!(
+        "source = \"{work}-specs/finland.toml\"\ntarget = \"{work}-specs/spain.toml\"\nratio = [4, 2, 4]\n[adapt]\nepochs = 2\n\
+         batch = 4\nlearning_rate = 1e-3\n[adapt.method]\ndiscriminator_hidden = 8\n[ablation]\nseeds = [0]\n"
+    );
+    std::fs::write(&pair, text).unwrap();
+    (folder, pair)
+}
+
+fn build(folder: &Path, country: &str) -> BuildSpec {
+    BuildSpec::read(&folder.join(format!("{country}.toml")), &[]).unwrap()
+}
+
+fn command(words: &[&str], of: &Path) -> Command {
+    let mut command = Command::new(urbancross());
+    command.arg(words[0]).arg(of).args(&words[1..]);
+    command
+}
+
+/// Output and messages of a command that ends well.
+fn done(words: &[&str], of: &Path) -> (String, String) {
+    let output = command(words, of).output().unwrap();
+    let [out, said] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(output.status.success(), "{words:?} {}\n{out}\n{said}", of.display());
+    (out, said)
+}
+
+fn driver(of: &Path) -> Child {
+    let mut driver = command(&["drive", "--workers", "2", "--lease-seconds", "1"], of);
+    driver.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Kills a driver once something is there.
+fn kill_at(mut driver: Child, sign: &Path) {
+    let began = Instant::now();
+    while !sign.exists() {
+        assert!(driver.try_wait().unwrap().is_none(), "it ended before {}", sign.display());
+        assert!(began.elapsed() < PATIENCE, "{} does not come", sign.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    driver.kill().unwrap();
+    driver.wait().unwrap();
+}
+
+async fn same_tables(folders: [&Path; 2]) {
+    for (country, _) in COUNTRIES {
+        let [(alone, _), (driven, _)] =
+            [run(build(folders[0], country)).await.unwrap(), run(build(folders[1], country)).await.unwrap()];
+        assert_eq!((alone.commits(), driven.commits()), (0, 0), "nothing was left to do of {country}");
+        let (wanted, made) = (rows(&alone).await, rows(&driven).await);
+        for (table, wanted) in wanted {
+            assert!(made[&table] == wanted && !wanted.is_empty(), "{table} of {country} differs");
+        }
+    }
+}
+
+/// Both builds, the adaptation, its vectors and its report: by drivers that die in each part, and two at once in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driven_pair_is_that_of_single_commands() {
+    let world = World::new(40);
+    let (folder, pair) = specs(&world, "alone");
+    for (country, _) in COUNTRIES {
+        done(&["run"], &folder.join(format!("{country}.toml")));
+    }
+    let figures = |text: &str| -> [Tested; 2] {
+        let told: serde_json::Value = serde_json::from_str(text).unwrap();
+        ["before", "after"].map(|when| serde_json::from_value(told[when].clone()).unwrap())
+    };
+    let wanted = figures(&done(&["adapt", "--json"], &pair).0);
+
+    let (driven_folder, driven) = specs(&world, "driven");
+    let (out, _) = done(&["plan"], &driven);
+    assert!(out.contains("== finland\n") && out.contains("== finland_to_spain\n"), "{out}");
+    let work = world.path("driven");
+    kill_at(driver(&driven), &work.join("tables/images/_delta_log"));
+    kill_at(driver(&driven), &work.join("checkpoints/finland/pretrain"));
+    kill_at(driver(&driven), &work.join("markers/spain/images"));
+    kill_at(driver(&driven), &work.join("checkpoints/finland_to_spain/adapt"));
+    for mut driver in [driver(&driven), driver(&driven)] {
+        assert!(driver.wait().unwrap().success());
+    }
+    same_tables([&folder, &driven_folder]).await;
+    let opened = Pair::open(&driven, &[], Arc::default()).await.unwrap();
+    let all = records(&opened.target.work, &opened.name).await.unwrap();
+    assert_eq!(all.len(), 1, "adapted once");
+    let record = opened.finished(&opened.spec).await.unwrap().expect("these settings");
+    assert_eq!(record, all[0]);
+    let made = [None, Some(&record)];
+    for (made, wanted) in made.into_iter().zip(&wanted) {
+        assert_eq!(&opened.test(&opened.model(made).await.unwrap()).await.unwrap(), wanted);
+    }
+    // a search with the adapted model finds its vectors there
+    assert!(std::fs::read_dir(work.join("vectors/spain")).unwrap().count() == 1);
+    let page = std::fs::read_to_string(work.join("reports/finland_to_spain.html")).unwrap();
+    assert!(page.contains("finland to spain: before and after adaptation") && page.contains("moved up"));
+
+    // nothing is left: it is told, and nothing is made
+    let (out, said) = done(&["drive"], &driven);
+    assert!(said.contains("3 of 3 tasks finished") && said.contains("up to date"), "{said}");
+    assert!(out.contains("before ") && out.contains("after ") && out.contains("finland_to_spain.html"), "{out}");
+    let report = work.join("reports/finland_to_spain.html");
+    assert_eq!(std::fs::read_to_string(report).unwrap(), page, "the page stays");
+    for command in ["plan", "status"] {
+        let (out, _) = done(&[command], &driven);
+        let last = out.lines().last().unwrap();
+        assert!(last.starts_with("adapt ") && last.contains("up to date"), "{command}: {out}");
+    }
+    let (out, _) = done(&["status", "--json"], &driven);
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!([&told[0]["task"], &told[2]["task"]], ["finland", "finland_to_spain"], "{told}");
+
+    experiments(&world, &pair, &driven).await;
+}
+
+/// What is compared beside the pair itself, one process a run.
+async fn experiments(world: &World, alone: &Path, driven: &Path) {
+    let ablated = async |pair: &Path| -> Ablation {
+        let pair = Pair::open(pair, &[], Arc::default()).await.unwrap();
+        ablate(&pair, &Progress::new(true)).await.unwrap()
+    };
+    let (out, said) = done(&["drive", "--ablate", "--workers", "3"], driven);
+    // the full one is the pair's own
+    assert!(said.contains("5 of 5: finland_to_spain: ") && said.contains("9 of 9 tasks finished"), "{said}");
+    let wanted = ablated(alone).await;
+    let work = world.path("driven");
+    let store = WorkStore::open(&work.display().to_string(), &Default::default()).unwrap();
+    let made = async || records(&store, "finland_to_spain").await.unwrap().len();
+    assert_eq!(made().await, 6, "each variant that learns, and nothing else");
+    assert_eq!((ablated(driven).await, made().await), (wanted.clone(), 6));
+    for line in &wanted.lines {
+        let words = format!("{:.2} ± 0.00", line.mean_recall().mean);
+        let printed = out.lines().find(|printed| printed.starts_with(&format!("{:14} ", line.variant.words())));
+        assert!(printed.is_some_and(|printed| printed.ends_with(&words)), "{words} of {:?}: {out}", line.variant);
+    }
+    assert!(out.contains(&wanted.verdict()) && out.contains("finland_to_spain.ablation.html"), "{out}");
+    assert!(std::fs::read_to_string(work.join("reports/finland_to_spain.ablation.html")).unwrap().contains("w/o CL"));
+
+    let over = ["--over", "pretrain.learning_rate=3e-3,1e-4"];
+    let [one, other] = ["alone", "driven"].map(|name| world.path(&format!("{name}-specs/finland.toml")));
+    let (_, said) = done(&[&["drive"][..], &over].concat(), &other);
+    assert!(said.contains("2 of 2: finland: pretrain.learning_rate=") && said.contains("4 of 4 tasks"), "{said}");
+    let curves = |of: &Path| -> Vec<Curve> {
+        let mut curves: Vec<Curve> =
+            serde_json::from_str(&done(&[&["sweep", "--json"][..], &over].concat(), of).0).unwrap();
+        curves.iter_mut().flat_map(|curve| &mut curve.points).for_each(|point| point.seconds = 0.0);
+        curves
+    };
+    assert_eq!(curves(&one), curves(&other));
+    assert!(work.join("reports/finland.sweep.html").exists());
+}
+
+/// A folder is a run of all its builds; one that cannot be built holds up no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_builds_is_one_run() {
+    let world = World::new(24);
+    let (alone, _) = specs(&world, "alone");
+    for (country, _) in COUNTRIES {
+        done(&["run"], &alone.join(format!("{country}.toml")));
+    }
+    let (folder, _) = specs(&world, "driven");
+    let broken = std::fs::read_to_string(folder.join("finland.toml")).unwrap();
+    let broken = broken.replace("\"finland\"", "\"atlantis\"").replace("/world\"", "/no-such-world\"");
+    std::fs::write(folder.join("atlantis.toml"), broken).unwrap();
+    let output = command(&["drive", "--workers", "2"], &folder).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(65), "{said}");
+    assert!(said.contains("2 of 3 tasks finished") && said.contains("error: atlantis: "), "{said}");
+    same_tables([&alone, &folder]).await;
+    std::fs::remove_file(folder.join("atlantis.toml")).unwrap();
+    done(&["drive"], &folder);
+    let (out, _) = done(&["plan", "--json"], &folder);
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let steps = told.as_array().unwrap().iter().flat_map(|task| task["steps"].as_array().unwrap());
+    assert!(steps.filter_map(|step| step["rows"].as_u64()).all(|rows| rows == 0), "{told}");
+}
+
+/// What a cluster would be given can be seen without one.
+#[test]
+fn jobs_of_all_tasks_are_rendered() {
+    let world = World::new(1);
+    let (_, pair) = specs(&world, "work");
+    let profile = world.path("profile.toml");
+    std::fs::write(
+        &profile,
+        format!("[kubernetes]\nimage = \"x\"\n[slurm]\nlogs = \"{}\"\n", world.path("l").display()),
+    )
+    .unwrap();
+    let render = |engine: &str, rest: &[&str]| {
+        let words = ["render", "--engine", engine, "--profile", &profile.display().to_string()];
+        let output = command(&[&words[..], rest].concat(), &pair).output().unwrap();
+        let [out, said] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        (output.status.code(), out + &said)
+    };
+    let (code, said) = render("slurm", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    for job in ["-begin-drive.sh\n", "-0-pretrain-train1.sh\n", "-1-captions-plan.sh\n", "-2-adapt-train1.sh\n"] {
+        assert_eq!(said.matches(job).count(), 1, "{job}: {said}");
+    }
+    let (code, said) = render("kubernetes", &["--ablate"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        said.matches("\nkind: ConfigMap\n").count(),
+        1 + 2 + 6,
+        "one for the drivers, one for each task: {said}"
+    );
+    assert!(said.contains("-7-variant-train1\n") && said.contains("--ablate"), "{said}");
+    let (code, said) = render("ray", &[]);
+    assert!(code == Some(65) && said.contains("each build of the pair"), "{said}");
+    assert!(!world.path("work").exists() && !world.path("l").exists(), "nothing is made");
+}
+
+/// What cannot be is found before anything is made.
+#[test]
+fn what_cannot_be_driven_is_refused_at_once() {
+    let world = World::new(1);
+    let (folder, pair) = specs(&world, "work");
+    let finland = folder.join("finland.toml");
+    for (words, of, expected) in [
+        (&["drive", "--ablate"][..], &finland, "name the spec of a pair"),
+        (&["drive", "--over", "adapt.batch=4"], &finland, "name the spec of a pair"),
+        (&["drive", "--over", "pretrain.batch=4"], &pair, "name the spec of a build"),
+        (&["drive", "--until", "imags"], &pair, "the steps are"),
+        (&["drive", "--run", "a-name-too-long"], &pair, "at most 12 characters"),
+        (&["plan", "--cluster", "8xH100,8/node"], &pair, "--cluster is of one build"),
+        (&["retry"], &pair, "say which"),
+    ] {
+        let output = command(words, of).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(65) && said.contains(expected), "{words:?}: {said}");
+    }
+    assert!(!world.path("work").exists(), "nothing is made");
+}

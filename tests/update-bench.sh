@@ -6,8 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v python3 >/dev/null || { echo "skipped: no python3"; exit 0; }
 cargo build --locked --workspace --bins
+# as it is installed
+cargo build --locked --release --package pipeline
 cargo build --locked --release -p osm --examples
-bin=$PWD/target/debug; all=$(mktemp -d); trap 'rm -rf "$all"' EXIT
+bin=$PWD/target/debug; urbancross=$PWD/target/release/urbancross; all=$(mktemp -d); trap 'rm -rf "$all"' EXIT
 now() { date +%s.%N; }
 edit_of_a_world() { # name tiles-per-country folder-of-pictures-or-none
     work=$all/$1; mkdir "$work"
@@ -37,10 +39,10 @@ segments_per_image = 1
 retrain_above = 1.0
 TOML
     now > "$work/began"
-    "$bin/urbancross" run "$work/spec.toml" --json > "$work/run"
+    "$urbancross" run "$work/spec.toml" --json > "$work/run"
     now > "$work/built"
-    "$bin/urbancross" -q tags refresh "$work/spec.toml" --osm "$work/world/extract.osm.pbf" --json > "$work/first"
-    "$bin/urbancross" -q run "$work/spec.toml" > "$work/said"
+    "$urbancross" -q tags refresh "$work/spec.toml" --osm "$work/world/extract.osm.pbf" --json > "$work/first"
+    "$urbancross" -q run "$work/spec.toml" > "$work/said"
     "$bin/urbancross-sandbox" "$work/world" --edit-map 0.01 --seed 12 > "$work/edited"
     head -1 "$work/edited"
     # `diff` knows moments to the minute
@@ -48,11 +50,11 @@ TOML
     since=$(date -u +%Y-%m-%dT%H:%M)
     sleep 1
     now > "$work/before"
-    "$bin/urbancross" -q tags refresh "$work/spec.toml" --diffs "$work/world/replication" --json > "$work/refresh"
+    "$urbancross" -q tags refresh "$work/spec.toml" --diffs "$work/world/replication" --json > "$work/refresh"
     now > "$work/refreshed"
-    "$bin/urbancross" -q run "$work/spec.toml" > "$work/said"
+    "$urbancross" -q run "$work/spec.toml" > "$work/said"
     now > "$work/after"
-    "$bin/urbancross" diff "$work/spec.toml" --since "$since" --examples 0 --json > "$work/diff"
+    "$urbancross" diff "$work/spec.toml" --since "$since" --examples 0 --json > "$work/diff"
     python3 tests/peers/cost_of_edits.py "$work"
     rm -rf "$work"
 }

@@ -1,12 +1,11 @@
 //! `urbancross serve`: finished builds as web pages. Answers what the pages of `atlas` ask, from the tables.
 
+mod catalogue;
 mod desk;
 mod details;
 mod edits;
 mod errors;
-mod index;
 mod models;
-
 mod plot;
 mod snapshot;
 mod state;
@@ -63,7 +62,7 @@ impl Atlas for Served {
         let now = self.now();
         let countries = now.builds.iter().map(|build| build.spec.country.clone()).collect();
         let models = now.models.iter().map(|model| model.shown.clone()).collect();
-        Ok(About { models, countries, ..now.index.about.clone() })
+        Ok(About { models, countries, ..now.catalogue.about.clone() })
     }
 
     async fn search(&self, question: Question) -> Result<Answer, Trouble> {
@@ -102,7 +101,7 @@ impl Atlas for Served {
     }
 
     async fn points(&self) -> Result<Arc<Points>, Trouble> {
-        Ok(self.now().index.on_a_map.clone())
+        Ok(self.now().catalogue.on_a_map.clone())
     }
 
     async fn plot(&self, model: String, layout: Layout) -> Result<Arc<Plot>, Trouble> {

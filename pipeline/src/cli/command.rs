@@ -61,6 +61,7 @@ Exit codes: 0 done, 2 wrong usage, 65 permanent error, 74 output not written, 75
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show what a run would do: rows per stage, and why
+    #[command(mut_arg("spec", of_any))]
     Plan {
         #[command(flatten)]
         spec: SpecArgs,
@@ -94,6 +95,7 @@ pub(super) enum Command {
         json: bool,
     },
     /// Run a build, a pair, or a folder of builds by several workers; may be killed, and started as often as one likes
+    #[command(mut_arg("spec", of_any))]
     Drive {
         #[command(flatten)]
         spec: SpecArgs,
@@ -136,6 +138,7 @@ pub(super) enum Command {
         cluster: ClusterArgs,
     },
     /// Write what a cluster would be given, without one
+    #[command(mut_arg("spec", of_any))]
     Render {
         #[command(flatten)]
         spec: SpecArgs,
@@ -149,6 +152,7 @@ pub(super) enum Command {
         output: Option<PathBuf>,
     },
     /// Open shards again that are closed as failed
+    #[command(mut_arg("spec", of_any))]
     Retry {
         #[command(flatten)]
         spec: SpecArgs,
@@ -160,6 +164,7 @@ pub(super) enum Command {
         stage: Option<String>,
     },
     /// End the runs of a build on clusters; what is done stays done
+    #[command(mut_arg("spec", of_any))]
     Cancel {
         #[command(flatten)]
         spec: SpecArgs,
@@ -169,6 +174,7 @@ pub(super) enum Command {
         now: bool,
     },
     /// Show what the processes of runs on clusters said last, from the work store
+    #[command(mut_arg("spec", of_any))]
     Logs {
         #[command(flatten)]
         spec: SpecArgs,
@@ -176,6 +182,7 @@ pub(super) enum Command {
         args: LogsArgs,
     },
     /// Show what the work store holds, without reading the source, and how far runs on clusters are
+    #[command(mut_arg("spec", of_any))]
     Status {
         #[command(flatten)]
         spec: SpecArgs,
@@ -436,4 +443,9 @@ pub(super) enum Command {
     },
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
+}
+
+/// Of commands that take more than a build.
+fn of_any(spec: clap::Arg) -> clap::Arg {
+    spec.help("Spec of a build or of a pair, or a folder of specs")
 }

@@ -7,8 +7,8 @@ use atlas::{Layout, Plot, Trouble};
 use plane::Plane;
 use tokio::sync::{Mutex, OnceCell};
 
+use super::catalogue::is_sampled;
 use super::errors::Errors;
-use super::index::is_sampled;
 use super::snapshot::{Loaded, Snapshot};
 use super::{Now, trouble};
 
@@ -55,7 +55,7 @@ async fn made(now: &Snapshot, model: &Loaded, layout: Layout) -> Result<Plot, Tr
     };
     let (mut names, mut vectors) = (Vec::new(), Vec::new());
     for (country, gallery) in model.searcher.galleries().iter().enumerate() {
-        let wanted = |id: &str| is_sampled(id, most, now.index.total);
+        let wanted = |id: &str| is_sampled(id, most, now.catalogue.total);
         let visit = |id: &str, vector: Vec<f32>| {
             names.push((country, id.to_owned()));
             vectors.push(vector);
@@ -66,7 +66,7 @@ async fn made(now: &Snapshot, model: &Loaded, layout: Layout) -> Result<Plot, Tr
     let laid = tokio::task::spawn_blocking(move || laid(&vectors, layout)).await;
     let (places, shares) = laid.map_err(|error| Trouble::Broken(error.to_string()))??;
     let placed = names.into_iter().zip(places).filter_map(|(name, place)| Some((name, place?)));
-    let points = now.index.at(&placed.collect::<BTreeMap<_, _>>());
+    let points = now.catalogue.at(&placed.collect::<BTreeMap<_, _>>());
     let errors = model.plots.errors.get_or_try_init(|| Errors::of(now, model)).await?;
     let (errors, error) = (Errors::names(), errors.column(&points));
     let unmeasured = model.plots.errors.get().map(|errors| errors.unmeasured.clone()).unwrap_or_default();

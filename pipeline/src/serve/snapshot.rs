@@ -6,7 +6,7 @@ use atlas::{ImageName, Model, Trouble};
 use manifests::{Artifact, BuildSpec};
 use workers::WorkerError;
 
-use super::index::Index;
+use super::catalogue::Catalogue;
 use super::models::{Origin, Specs};
 use super::no_such_image;
 use super::plot::Plots;
@@ -19,7 +19,7 @@ pub(super) struct Snapshot {
     /// Those whose images are searched.
     pub(super) builds: Vec<Arc<Build>>,
     pub(super) models: Vec<Loaded>,
-    pub(super) index: Index,
+    pub(super) catalogue: Catalogue,
     /// What a newer snapshot would differ in.
     pub(super) state: State,
 }
@@ -106,8 +106,8 @@ impl Opened {
             models.push(Loaded { shown, searcher, plots: Plots::default() });
         }
         let galleries = models.first().map(|loaded| loaded.searcher.galleries()).unwrap_or_default();
-        let index = Index::of(galleries).await?;
-        Ok(Snapshot { builds: self.builds, models, index, state: self.state })
+        let catalogue = Catalogue::of(galleries).await?;
+        Ok(Snapshot { builds: self.builds, models, catalogue, state: self.state })
     }
 }
 

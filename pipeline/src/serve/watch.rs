@@ -57,7 +57,7 @@ impl Served {
     /// How many models search how many images.
     pub fn counts(&self) -> (usize, u64) {
         let now = self.inner.now();
-        (now.models.len(), now.index.total)
+        (now.models.len(), now.catalogue.total)
     }
 
     pub(super) fn now(&self) -> Now {

@@ -46,7 +46,7 @@ const KINDS: [&str; 24] = [
 ];
 
 /// What is known of all images.
-pub(super) struct Index {
+pub(super) struct Catalogue {
     pub(super) about: About,
     /// Images of all builds.
     pub(super) total: u64,
@@ -85,7 +85,7 @@ fn place_in(names: &mut Vec<String>, name: &str) -> usize {
     })
 }
 
-impl Index {
+impl Catalogue {
     pub(super) async fn of(galleries: &[Arc<Gallery>]) -> Result<Self, WorkerError> {
         let total = galleries.iter().map(|gallery| gallery.geotags.rows()).sum();
         let mut survey = Survey { total, ..Survey::default() };
@@ -116,7 +116,7 @@ impl Index {
     }
 }
 
-/// An index in the making.
+/// A catalogue in the making.
 #[derive(Default)]
 struct Survey {
     total: u64,
@@ -159,7 +159,7 @@ impl Survey {
         self.points.push((point, kind));
     }
 
-    fn done(self) -> Index {
+    fn done(self) -> Catalogue {
         let mut by_count: Vec<(&String, &u64)> = self.kinds.iter().collect();
         by_count.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
         let offered: Vec<String> = by_count.iter().take(OFFERED_TAGS).map(|(name, _)| (*name).clone()).collect();
@@ -186,10 +186,10 @@ impl Survey {
             ..About::default()
         };
         let names = Points { countries: self.countries, splits: self.splits, classes, ..Points::default() };
-        let mut index = Index { about, total: self.images, on_a_map: Arc::default(), names, points };
-        let placed = index.points.iter().filter_map(|point| Some((point, point.place?)));
-        index.on_a_map = Arc::new(index.columns(placed));
-        index
+        let mut catalogue = Catalogue { about, total: self.images, on_a_map: Arc::default(), names, points };
+        let placed = catalogue.points.iter().filter_map(|point| Some((point, point.place?)));
+        catalogue.on_a_map = Arc::new(catalogue.columns(placed));
+        catalogue
     }
 }
 
@@ -232,11 +232,11 @@ mod tests {
         survey.add(image("a", &[("name", "Linna"), ("natural", "water")], "val"));
         survey.add(image("b", &[("natural", "water"), ("leisure", "pitch")], "train"));
         survey.add(Surveyed { image_id: "c".into(), ..Surveyed::default() });
-        let index = survey.done();
-        assert_eq!(index.about.tags, ["natural=water", "leisure=pitch"]);
-        assert_eq!(index.about.splits, ["train", "val"]);
-        assert_eq!((index.about.years, index.total), (Some((2019, 2019)), 3));
-        let points = &index.on_a_map;
+        let catalogue = survey.done();
+        assert_eq!(catalogue.about.tags, ["natural=water", "leisure=pitch"]);
+        assert_eq!(catalogue.about.splits, ["train", "val"]);
+        assert_eq!((catalogue.about.years, catalogue.total), (Some((2019, 2019)), 3));
+        let points = &catalogue.on_a_map;
         assert_eq!((points.id.len(), points.of), (2, 3), "one has no place");
         assert_eq!(points.classes[usize::from(points.class[1])], "leisure");
     }

@@ -21,6 +21,7 @@ use workers::parts::batches;
 
 use crate::build::Build;
 
+pub(crate) use adapted::OUTDATED;
 pub use adapted::{BeforeAndAfter, before_and_after, in_words as moves_in_words};
 pub(crate) use compared::name_of;
 pub use compared::{CaptionerLine, Comparison, Row, SegmenterLine, Way, Written, compare, prompts};

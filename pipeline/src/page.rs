@@ -54,6 +54,8 @@ struct Gathered<'a> {
     failed: Vec<failed::Failed>,
     /// Steps that have left nothing yet, in order.
     missing: Vec<&'static str>,
+    /// Stages of which no run has looked at the rows since something changed that they are made from.
+    behind: Vec<&'static str>,
 }
 
 /// Makes the page of one or several builds; `across` holds evaluations of each model on the other
@@ -148,12 +150,24 @@ async fn gather(build: &Build) -> Result<Gathered<'_>, WorkerError> {
     let statistics = statistics::gather(build, &mut quality).await?;
     captions::gather(build, &mut quality).await?;
     let failed = failed::gather(build).await?;
+    let behind = crate::settled::behind(build).await?;
     let analysis = match crate::analyse::analyse(build).await {
         // without geo-tags there is nothing to analyse
         Err(WorkerError::Configuration(_)) => None,
         analysed => Some(analysed?).filter(|analysis| analysis.tags.tags > 0),
     };
-    Ok(Gathered { build, analysis, summaries, evaluation, curves, statistics, captions: quality, failed, missing })
+    Ok(Gathered {
+        build,
+        analysis,
+        summaries,
+        evaluation,
+        curves,
+        statistics,
+        captions: quality,
+        failed,
+        missing,
+        behind,
+    })
 }
 
 fn facts(all: &[Gathered<'_>]) -> Vec<Fact> {
@@ -199,13 +213,27 @@ async fn country_sections(one: &Gathered<'_>, prefixed: bool) -> Result<Vec<Sect
     let title = |text: &str| if prefixed { format!("{}: {text}", capitalised(country)) } else { text.to_owned() };
     let id = |text: &str| if prefixed { format!("{country}-{text}") } else { text.to_owned() };
     let mut sections = Vec::new();
-    if !one.missing.is_empty() {
-        let text = format!("Missing so far: {}. Run the build to its end to get them.", one.missing.join(", "));
+    let unfinished: Vec<Block> = [
+        (!one.missing.is_empty())
+            .then(|| format!("Missing so far: {}. Run the build to its end to get them.", one.missing.join(", "))),
+        (!one.behind.is_empty()).then(|| {
+            format!(
+                "What these are made from may have changed since: {}. Figures below may be of other rows than captions and \
+                 counts beside them, until the build is run to its end.",
+                one.behind.join(", ")
+            )
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|text| Block::Note { level: Level::Warning, text })
+    .collect();
+    if !unfinished.is_empty() {
         sections.push(Section {
             id: id("unfinished"),
             title: title("Unfinished"),
             lead: String::new(),
-            blocks: vec![Block::Note { level: Level::Warning, text }],
+            blocks: unfinished,
         });
     }
     if let Some(evaluation) = &one.evaluation {

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use manifests::{Artifact, Digest, Plan, RowStatuses, digest};
-use stages::stage::Stage;
+use stages::stage::{ModelUse, Stage};
 use workers::WorkerError;
 
 use crate::build::Build;
-use crate::plan::{Model, uncounted_plan};
+use crate::plan::{Model, model_of, uncounted_plan};
 use crate::settled_stages::Settled;
 
 /// Writes down that nothing is left to do for a stage.
@@ -55,4 +55,35 @@ pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<D
     let parameters = digest::canonical_json(&(stage.parameters)(&build.spec));
     let of_stage = (stage.name, stage.version, build.spec.work.shards, &model.digest, parameters);
     Ok((!lost).then(|| digest::of_value(&(of_stage, output.digest(), inputs))))
+}
+
+/// Stages with rows that no run has looked at since something changed that they are made from, in order. Of stages that ask
+/// weights from elsewhere nothing is said where these are not at hand.
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn behind(build: &Build) -> Result<Vec<&'static str>, WorkerError> {
+    let mut behind = Vec::new();
+    for stage in stages::map_stages(&build.spec) {
+        let is_known = match stage.model {
+            ModelUse::None | ModelUse::Served | ModelUse::Retrieval => true,
+            ModelUse::Named(fields) => fields.iter().any(|field| !build.weights.digest(field).is_empty()),
+            ModelUse::Scoring => {
+                ["bootstrap", "none"].contains(&build.spec.score.clip.as_str())
+                    || !build.weights.digest("score.clip").is_empty()
+            }
+        };
+        if !is_known || build.pin(stage.output).await?.parts.is_empty() {
+            continue;
+        }
+        let model = model_of(build, &stage).await?;
+        let settled = match &model {
+            Some(model) => is_settled(build, &stage, model).await?,
+            None => false,
+        };
+        if !settled {
+            behind.push(stage.name);
+        }
+    }
+    Ok(behind)
 }

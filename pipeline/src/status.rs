@@ -36,6 +36,7 @@ pub struct StatusLine {
 /// A store that does not answer or lets nobody in.
 pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
     let mut lines = Vec::new();
+    let behind = crate::settled::behind(build).await?;
     for step in stages::steps(&build.spec) {
         let name = step.name();
         let summary: Option<Summary> =
@@ -51,6 +52,7 @@ pub async fn status(build: &Build) -> Result<Vec<StatusLine>, WorkerError> {
                 let lost = workers::parts::lost(&build.work, &pinned, &build.spec.country).await?;
                 let state = match (pinned.parts.len(), lost.len()) {
                     (0, _) => "empty".to_owned(),
+                    (_, 0) if behind.contains(&name) => "published; a run has to look at it again".to_owned(),
                     (_, 0) => "published".to_owned(),
                     (all, lost) => format!("{lost} of {} lost; a run makes them again", count(all, "part")),
                 };

@@ -215,29 +215,29 @@ pub(crate) async fn outlook(
     })
 }
 
-/// Why a training must run that no finished run stands for.
+/// Why a training must run that no finished run stands for: what the run that is most like it has otherwise.
 fn no_run(inputs: &Inputs<'_>, runs: &Runs) -> String {
-    let last = runs.finished.last().map(|last| {
-        let mut differences = parameter_differences(&last.parameters, &inputs.parameters);
-        if last.stage_version != pretrain::VERSION {
-            differences.push(format!("version of training: {} → {}", last.stage_version, pretrain::VERSION));
+    let others = runs.finished.iter().rev().map(|run| {
+        let mut differences = parameter_differences(&run.parameters, &inputs.parameters);
+        if run.stage_version != pretrain::VERSION {
+            differences.push(format!("version of training: {} → {}", run.stage_version, pretrain::VERSION));
         }
         differences
     });
-    no_run_in_words(&last.unwrap_or_default())
+    no_run_in_words(&others.min_by_key(Vec::len).unwrap_or_default())
 }
 
 /// Differences that are named.
 const MOST_NAMED: usize = 4;
 
-fn no_run_in_words(since_the_last: &[String]) -> String {
-    if since_the_last.is_empty() {
+fn no_run_in_words(differences: &[String]) -> String {
+    if differences.is_empty() {
         return NO_RUN.to_owned();
     }
-    let named = since_the_last.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = since_the_last.len().saturating_sub(MOST_NAMED);
+    let named = differences.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = differences.len().saturating_sub(MOST_NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{NO_RUN}; since the last one: {named}{more}")
+    format!("{NO_RUN}; the most alike has other ones: {named}{more}")
 }
 
 pub(crate) const NO_RUN: &str = "no finished run has these settings";
@@ -374,7 +374,7 @@ mod tests {
             parameter_differences(r#"{"pairs":{"least":0.1},"seed":1}"#, r#"{"pairs":{"least":0.2},"seed":1}"#);
         assert_eq!(
             no_run_in_words(&differences),
-            format!("{NO_RUN}; since the last one: parameter pairs.least: 0.1 → 0.2")
+            format!("{NO_RUN}; the most alike has other ones: parameter pairs.least: 0.1 → 0.2")
         );
         let many: Vec<String> = (0..6).map(|i| format!("parameter p{i}: 0 → 1")).collect();
         assert!(no_run_in_words(&many).ends_with("parameter p3: 0 → 1 and 2 more"));

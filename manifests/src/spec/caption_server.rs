@@ -266,6 +266,7 @@ mod tests {
         assert_eq!(asks("A {tags} and JSON such as {\"a\": {\"b\": 1}} {} { }", "nothing"), "");
         let unknown = asks("Taken in {year}: {tags}", "nothing");
         assert!(unknown.contains("caption.server.prompt") && unknown.contains("{year} would be read"), "{unknown}");
+        assert!(asks("{tags} or { tags }", "").contains("{ tags } would be read"));
         assert!(asks("x {tag}", "").contains("{tags} is what is filled in"));
         assert!(asks("x", "with {tags}").contains("caption.server.prompt_without_tags"));
     }

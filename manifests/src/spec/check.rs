@@ -130,8 +130,9 @@ pub(crate) fn positive(most: f64) -> impl RangeBounds<f64> {
     (Bound::Excluded(0.0), Bound::Included(most))
 }
 
-/// Names in braces: `{tags}`, and not JSON's `{"a": 1}`.
+/// Names in braces: `{tags}`, with blanks too, and not JSON's `{"a": 1}`.
 fn placeholders(text: &str) -> impl Iterator<Item = &str> {
-    let is_name = |name: &&str| !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+    let is_name =
+        |name: &&str| !name.trim().is_empty() && name.trim().chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
     text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)).filter(is_name)
 }

@@ -17,6 +17,8 @@ const EPOCHS: usize = 6;
 pub struct BeforeAndAfter {
     /// `SOURCE_to_TARGET`.
     pub pair: String,
+    /// Whether the adaptation is of the tables as they are.
+    pub is_up_to_date: bool,
     /// Figures of the source's own model on the pair's test part.
     pub before: Tested,
     /// Figures of the adapted one.
@@ -26,6 +28,10 @@ pub struct BeforeAndAfter {
     /// What the sampler made of the first batch of some epochs; none where no source is learnt from.
     pub sampled: Vec<Sampled>,
 }
+
+/// What is said of a comparison whose adaptation is of other tables.
+pub(crate) const OUTDATED: &str =
+    "tables have changed since this model was adapted; `urbancross adapt` with the pair's spec brings it up to date";
 
 /// Compares the source's model with the one that was adapted with the pair's settings. Adapts nothing.
 ///
@@ -38,7 +44,11 @@ pub async fn before_and_after(pair: &Pair, progress: &Progress) -> Result<Before
     let changes = pair.changes([&before, &after], progress).await?;
     let (before, after) = (pair.test(&before).await?, pair.test(&after).await?);
     let sampled = pair.sampled(EPOCHS).await?;
-    Ok(BeforeAndAfter { pair: pair.name.clone(), before, after, changes, sampled })
+    let is_up_to_date = pair.finished(&pair.spec).await?.is_some();
+    if !is_up_to_date {
+        progress.note(&format!("warning: {}: {OUTDATED}", pair.name));
+    }
+    Ok(BeforeAndAfter { pair: pair.name.clone(), is_up_to_date, before, after, changes, sampled })
 }
 
 /// How many queries moved, in words.

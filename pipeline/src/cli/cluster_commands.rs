@@ -103,6 +103,11 @@ async fn drive_to_end(
 
 /// Refuses what is done once on a cluster, whose drivers come back.
 pub(super) fn check_once(options: &RunArgs, engine: &EngineArgs) -> Result<(), WorkerError> {
+    if engine.engine == EngineName::Processes && engine.profile.is_some() {
+        let why =
+            "--profile is of a cluster: name it with --engine slurm or --engine kubernetes, or leave the profile out";
+        return Err(WorkerError::Configuration(why.into()));
+    }
     if engine.engine == EngineName::Processes || !(options.retry_errors || options.retrain) {
         return Ok(());
     }

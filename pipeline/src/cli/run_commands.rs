@@ -73,7 +73,9 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
     loop {
         let mut runs = Vec::new();
         for home in &homes {
-            runs.extend(run_statuses(&home.work().await?, &home.name).await?);
+            if let Some(work) = home.work().await? {
+                runs.extend(run_statuses(&work, &home.name).await?);
+            }
         }
         if json {
             say!("{}", serde_json::to_string_pretty(&runs)?);
@@ -107,13 +109,13 @@ pub(super) async fn cancel(whole: &Whole, run: Option<&str>, now: bool) -> Resul
     let mut cancelled = 0;
     // of a run of several tasks: first nobody is to begin another
     for home in whole.homes() {
-        let work = home.work().await?;
+        let Some(work) = home.work().await? else { continue };
         for id in RunRecord::all(&work, &home.name).await?.iter().filter(|id| is_of(id, run)) {
             RunRecord::new(&work, &home.name, id).set_cancelled(true).await?;
         }
     }
     for home in whole.homes() {
-        let work = home.work().await?;
+        let Some(work) = home.work().await? else { continue };
         for id in RunRecord::all(&work, &home.name).await?.iter().filter(|id| is_of(id, run)) {
             let Some(submission) = RunRecord::new(&work, &home.name, id).submission().await? else {
                 return Err(WorkerError::Missing { what: "the run", path: id.clone() }.into());
@@ -146,7 +148,7 @@ pub(super) async fn cancel(whole: &Whole, run: Option<&str>, now: bool) -> Resul
 pub(super) async fn logs(whole: &Whole, args: &LogsArgs) -> Result<()> {
     let mut homes = Vec::new();
     for home in whole.homes() {
-        let work = home.work().await?;
+        let Some(work) = home.work().await? else { continue };
         let known = RunRecord::all(&work, &home.name).await?;
         homes.push((home, work, known));
     }

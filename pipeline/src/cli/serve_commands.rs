@@ -95,9 +95,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     let guard = guard.map_err(configuration)?.named(&workers::host());
     let specs = Specs::read(&args.specs, &args.set.set)?;
     // before minutes are spent on what it would serve
-    let listener = TcpListener::bind(args.listen).await.with_context(|| {
-        format!("{} cannot be listened at: is something else there? --listen names another address", args.listen)
-    })?;
+    let listener = TcpListener::bind(args.listen).await.map_err(|error| cannot_listen(args.listen, error))?;
     let listens = listener.local_addr()?;
     let compute = Arc::new(Compute::start(limits(&args))?);
     let pages = pages(&args, specs, compute, tiles)?;
@@ -161,6 +159,18 @@ fn secret(args: &ServeArgs) -> Result<Option<Secret>> {
 }
 
 /// What a reader types.
+/// Trying again helps where something else may leave, and not where the address is no machine's, or another one's.
+fn cannot_listen(at: SocketAddr, error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        std::io::ErrorKind::AddrNotAvailable => WorkerError::Configuration(format!(
+            "--listen {at}: this machine has no such address; 127.0.0.1 is itself, and 0.0.0.0 all that it has"
+        ))
+        .into(),
+        _ => anyhow::Error::from(error)
+            .context(format!("{at} cannot be listened at: is something else there? --listen names another address")),
+    }
+}
+
 fn address(args: &ServeArgs, listens: SocketAddr) -> String {
     match &args.public_url {
         Some(url) => url.to_string(),

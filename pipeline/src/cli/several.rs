@@ -85,14 +85,18 @@ pub(super) struct Home {
     pub(super) spec: BuildSpec,
     /// Names of the steps that there may be.
     pub(super) steps: Vec<String>,
+    is_one_of_several: bool,
 }
 
 impl Home {
-    /// Its store, which must be there.
-    pub(super) async fn work(&self) -> Result<WorkStore, WorkerError> {
+    /// Its store. That of a single build must be there; among several it may be one that nothing was built in yet.
+    pub(super) async fn work(&self) -> Result<Option<WorkStore>, WorkerError> {
         let work = WorkStore::open(&self.spec.work.url, &self.spec.work.options)?;
+        if self.is_one_of_several && !work.is_there().await? {
+            return Ok(None);
+        }
         work.required().await?;
-        Ok(work)
+        Ok(Some(work))
     }
 }
 
@@ -107,7 +111,9 @@ impl Whole {
 
     /// Where the runs of all of it are written down: builds, then pairs.
     pub(super) fn homes(&self) -> Vec<Home> {
+        let is_one_of_several = matches!(self, Whole::Several(_));
         let of_build = |spec: &BuildSpec| Home {
+            is_one_of_several,
             name: spec.country.clone(),
             spec: spec.clone(),
             steps: stages::steps(spec).iter().map(|step| step.name().to_owned()).collect(),
@@ -118,7 +124,7 @@ impl Whole {
                 let Given::Pair(pair) = given else { continue };
                 if !homes.iter().any(|home| home.name == pair.name() && home.spec.work == pair.target.work) {
                     let steps = [ADAPT, VARIANT].map(str::to_owned).to_vec();
-                    homes.push(Home { name: pair.name(), spec: pair.target.clone(), steps });
+                    homes.push(Home { name: pair.name(), spec: pair.target.clone(), steps, is_one_of_several });
                 }
             }
         }

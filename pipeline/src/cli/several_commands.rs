@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use engines::{Profile, Run};
 use manifests::paths;
 use manifests::words::count;
@@ -33,7 +33,7 @@ pub(super) async fn drive(
     engine: &EngineArgs,
 ) -> Result<()> {
     for build in several.tasks.iter().filter_map(build_of) {
-        preflight::check_run(build, steps.until.as_deref())?;
+        preflight::check_run(build, steps.until.as_deref()).with_context(|| build.country.clone())?;
         if let Some(until) = &steps.until {
             crate::run::check_until(build, until)?;
         }
@@ -214,13 +214,16 @@ async fn state_of_pair(pair: &GivenPair) -> Result<String> {
 /// What each task would do.
 pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, json: bool) -> Result<()> {
     let mut all = Vec::new();
-    for task in &several.tasks {
+    // builds that have something to do, after which what needs them is decided anew
+    let mut due = vec![false; several.tasks.len()];
+    for (number, task) in several.tasks.iter().enumerate() {
         let state = match &task.what {
             What::Build(spec) => {
-                preflight::check_plan(spec)?;
+                preflight::check_plan(spec).with_context(|| task.name.clone())?;
                 let mut build = Build::open(spec.as_ref().clone(), stop_flag()).await?;
                 let lines = crate::preview::preview(&mut build, retry_errors, retrain).await?;
                 build.keep_listing().await?;
+                due[number] = lines.iter().any(|line| line.rows > 0 || line.finished.is_some());
                 if json {
                     all.push(json!({ "task": task.name, "steps": lines }));
                 } else {
@@ -228,6 +231,9 @@ pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, j
                     build_commands::print_plan(&lines)?;
                 }
                 continue;
+            }
+            What::Adapt(_) | What::Variant(_) if task.after.iter().any(|before| due[*before]) => {
+                "waits for its builds, and is decided after them".to_owned()
             }
             What::Adapt(pair) | What::Variant(pair) => state_of_pair(pair).await?,
             What::Train(_) | What::Ablation(_) | What::Curves(..) => continue,

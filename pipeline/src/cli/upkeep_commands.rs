@@ -40,7 +40,9 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
         for fault in &faults {
             // how many rows are in a file that is not ours is unknown
             let rows = fault.shard.map_or(String::new(), |_| format!(" ({})", count(fault.rows, "row")));
-            say!("  {}{rows}: {}", fault.file, fault.why);
+            // errors of reading begin with the file's path
+            let why = fault.why.strip_prefix(&fault.file).unwrap_or(&fault.why).trim_start_matches([':', ' ']);
+            say!("  {}{rows}: {why}", fault.file);
         }
     }
     if faults.is_empty() {

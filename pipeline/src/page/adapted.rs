@@ -1,6 +1,6 @@
 //! Queries before and after an adaptation: how many moved, and those that moved most with what they find.
 
-use report::{Block, Cell, Column, Retrieval, RetrievalPanel, Section, Table};
+use report::{Block, Cell, Column, Level, Retrieval, RetrievalPanel, Section, Table};
 use stages::evaluate::{Change, Changes, Moves};
 use workers::WorkerError;
 
@@ -31,6 +31,10 @@ pub(super) async fn section(pair: &Pair, of: &BeforeAndAfter) -> Result<Section,
         rows: vec![row("before", &of.before), row("after", &of.after)],
     };
     let mut blocks = vec![Block::Table(recalls)];
+    if !of.is_up_to_date {
+        let text = format!("The {}.", crate::analyse::OUTDATED);
+        blocks.insert(0, Block::Note { level: Level::Warning, text });
+    }
     blocks.extend(super::sampled::blocks(&of.sampled));
     blocks.extend(self::blocks(pair, &of.changes).await?);
     Ok(Section {

@@ -45,6 +45,7 @@ pub(crate) async fn keep(build: &Build) -> Result<String, WorkerError> {
 async fn key_of(build: &Build) -> Result<String, WorkerError> {
     let country = &build.spec.country;
     let mut parts = vec![format!("{VERSION} {}", crate::version()), build.spec.to_toml()];
+    parts.push(crate::settled::behind(build).await?.join(" "));
     for step in stages::steps(&build.spec) {
         match step {
             Step::Map(stage) => {

@@ -133,8 +133,22 @@ fn a_run_with_nothing_to_do_leaves_the_report_as_it_is() {
     std::fs::write(&page, "another").unwrap();
     runtime.block_on(store.put_sealed(&record, &made)).unwrap();
     edit_a_finnish_image(&world);
+    // as far as captions: figures are of before, and everybody says so
+    let part_way = world.path("part-way.html");
+    let behind = || {
+        let told = said(&call(&[&["status", spec][..], &set].concat()));
+        ends(&call(&[&["report", spec, "--output", part_way.to_str().unwrap()][..], &set].concat()), 0);
+        let is_behind =
+            std::fs::read_to_string(&part_way).unwrap().contains("What these are made from may have changed");
+        assert_eq!(told.contains("a run has to look at it again"), is_behind, "{told}");
+        is_behind
+    };
+    assert!(!behind());
+    ends(&call(&[&["run", spec, "--until", "captions"][..], &set].concat()), 0);
+    assert!(behind());
     run();
     assert!(written().0.len() > 10_000, "a page of before an edit");
+    assert!(!behind());
     // what is none of ours has rows that nobody counted
     let part = std::fs::read_dir(world.path("work/tables/captions/country=finland")).unwrap().next().unwrap().unwrap();
     std::fs::write(part.path(), "PAR1").unwrap();

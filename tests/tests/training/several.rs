@@ -12,7 +12,7 @@ use pipeline::ablate::{Ablation, ablate};
 use pipeline::pair::{Pair, Tested};
 use pipeline::progress::Progress;
 use pipeline::sweep::Curve;
-use pipeline_tests::{World, rows, run, urbancross};
+use pipeline_tests::{World, rows, run, urbancross, urbancross_sandbox};
 use workers::adapt::records;
 use workers::stores::WorkStore;
 
@@ -145,6 +145,17 @@ async fn a_driven_pair_is_that_of_single_commands() {
     assert_eq!([&told[0]["task"], &told[2]["task"]], ["finland", "finland_to_spain"], "{told}");
 
     experiments(&world, &pair, &driven).await;
+
+    // what its builds will bring is not decided before; meanwhile a comparison says of what it is
+    let mut edit = Command::new(urbancross_sandbox());
+    assert!(edit.arg(world.path("world")).args(["--edit-tags", "0.5"]).output().unwrap().status.success());
+    let (out, _) = done(&["plan"], &driven);
+    assert!(out.lines().last().unwrap().contains("waits for its builds"), "{out}");
+    let (_, said) = done(&["analyse"], &driven);
+    assert!(!said.contains("since this model was adapted"), "{said}");
+    done(&["run"], &driven_folder.join("spain.toml"));
+    let (_, said) = done(&["analyse"], &driven);
+    assert!(said.contains("since this model was adapted"), "{said}");
 }
 
 /// What is compared beside the pair itself, one process a run.
@@ -195,12 +206,20 @@ async fn a_folder_of_builds_is_one_run() {
     let (folder, _) = specs(&world, "driven");
     let broken = std::fs::read_to_string(folder.join("finland.toml")).unwrap();
     let broken = broken.replace("\"finland\"", "\"atlantis\"").replace("/world\"", "/no-such-world\"");
-    std::fs::write(folder.join("atlantis.toml"), broken).unwrap();
+    std::fs::write(folder.join("atlantis.toml"), &broken).unwrap();
     let output = command(&["drive", "--workers", "2"], &folder).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(65), "{said}");
     assert!(said.contains("2 of 3 tasks finished") && said.contains("error: atlantis: "), "{said}");
     same_tables([&alone, &folder]).await;
+    // nor does one that has no store hide the others' runs
+    let nowhere = broken.replace("atlantis", "lemuria").replace("/driven\"", "/nowhere\"");
+    assert!(nowhere.contains("/nowhere\""), "{nowhere}");
+    std::fs::write(folder.join("lemuria.toml"), nowhere).unwrap();
+    for command in [&["status", "--runs"][..], &["status"], &["logs"], &["cancel"]] {
+        done(command, &folder);
+    }
+    std::fs::remove_file(folder.join("lemuria.toml")).unwrap();
     std::fs::remove_file(folder.join("atlantis.toml")).unwrap();
     done(&["drive"], &folder);
     let (out, _) = done(&["plan", "--json"], &folder);

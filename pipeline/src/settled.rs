@@ -57,8 +57,9 @@ pub async fn key(build: &Build, stage: &Stage, model: &Model) -> Result<Option<D
     Ok((!lost).then(|| digest::of_value(&(of_stage, output.digest(), inputs))))
 }
 
-/// Stages with rows that no run has looked at since something changed that they are made from, in order. Of stages that ask
-/// weights from elsewhere nothing is said where these are not at hand.
+/// Stages with rows that no run has looked at since something changed that they are made from, in order. Nothing is
+/// said of stages that read the source where it was not listed, nor of those that ask weights from elsewhere where these are not at
+/// hand.
 ///
 /// # Errors
 /// A store that does not answer.
@@ -73,7 +74,7 @@ pub async fn behind(build: &Build) -> Result<Vec<&'static str>, WorkerError> {
                     || !build.weights.digest("score.clip").is_empty()
             }
         };
-        if !is_known || build.pin(stage.output).await?.parts.is_empty() {
+        if !is_known || build.pin(stage.output).await?.parts.is_empty() || !is_listed(build, &stage).await? {
             continue;
         }
         let model = model_of(build, &stage).await?;
@@ -86,4 +87,14 @@ pub async fn behind(build: &Build) -> Result<Vec<&'static str>, WorkerError> {
         }
     }
     Ok(behind)
+}
+
+/// Is all there that a stage reads beside tables?
+async fn is_listed(build: &Build, stage: &Stage) -> Result<bool, WorkerError> {
+    for input in stage.inputs.iter().filter(|input| input.artifact == Artifact::Listing) {
+        if build.pin(input.artifact).await?.parts.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

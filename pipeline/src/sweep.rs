@@ -46,6 +46,9 @@ pub struct Point {
     pub best_epoch: usize,
     /// How long the training took.
     pub seconds: f64,
+    /// Whether it went on from weights of earlier tables: it has learnt for longer than the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_earlier_weights: bool,
 }
 
 impl Point {
@@ -57,6 +60,7 @@ impl Point {
             validation_chance: trained.validation_chance,
             best_epoch: trained.best_epoch,
             seconds: trained.seconds,
+            from_earlier_weights: false,
         }
     }
 
@@ -137,6 +141,10 @@ pub async fn sweep(
             let (build, record) = trained(spec, axis.moves, stop, progress).await?;
             points.push(match axis.moves {
                 Moves::Measure => measured(&build, &record, value).await?,
+                Moves::Training => {
+                    let from_earlier_weights = record.warm_start.is_some();
+                    Point { from_earlier_weights, ..Point::of(value, &record.trained) }
+                }
                 _ => Point::of(value, &record.trained),
             });
         }

@@ -182,7 +182,9 @@ pub(super) fn print_curves(curves: &[Curve]) -> Result<()> {
         say!("{} of {}", curve.field, curve.country);
         for point in &curve.points {
             let recall = beside_chance(point.validation_mean_recall, point.validation_chance);
-            say!("  {:>12}  validation {recall} in epoch {}", point.name(), point.best_epoch + 1);
+            let how =
+                if point.from_earlier_weights { "; went on from earlier weights, so it learnt for longer" } else { "" };
+            say!("  {:>12}  validation {recall} in epoch {}{how}", point.name(), point.best_epoch + 1);
         }
     }
     Ok(())

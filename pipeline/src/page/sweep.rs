@@ -1,6 +1,6 @@
 //! The report of a sweep, and of trainings with and without segments.
 
-use report::{Best, Block, Cell, Column, LineChart, Report, Section, Table};
+use report::{Best, Block, Cell, Column, Level, LineChart, Report, Section, Table};
 
 use super::chance::{chance, chance_column, no_better_than_chance, validated_no_better, validation_series};
 use super::{figure_columns, figures};
@@ -35,11 +35,25 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
     let trainings = trainings.map(|(curve, point)| {
         (format!("{} = {}", curve.field, point.name()), point.validation_mean_recall, point.validation_chance)
     });
+    let longer: Vec<String> = curves
+        .iter()
+        .flat_map(|curve| curve.points.iter().map(move |point| (curve, point)))
+        .filter(|(_, point)| point.from_earlier_weights)
+        .map(|(curve, point)| format!("{} = {} of {}", curve.field, point.name(), curve.country))
+        .collect();
+    let longer = (!longer.is_empty()).then(|| Block::Note {
+        level: Level::Warning,
+        text: format!(
+            "Not on equal terms: {} went on from weights of earlier tables, and learnt for longer than the others. In a work \
+             store of its own all begin from scratch.",
+            longer.join(", ")
+        ),
+    });
     let section = Section {
         id: "sweep".into(),
         title: "One setting varied, the others as in the spec".into(),
         lead: "Settings are chosen on the validation split; the test split plays no part.".into(),
-        blocks: charts.chain(validated_no_better(trainings)).collect(),
+        blocks: charts.chain(validated_no_better(trainings)).chain(longer).collect(),
     };
     page("Hyper-parameters", vec![section], generated_at)
 }
@@ -104,4 +118,30 @@ fn page(title: &str, sections: Vec<Section>, generated_at: &str) -> String {
         facts: Vec::new(),
         sections,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_learnt_for_longer_is_named() {
+        let point = |value: f64, from_earlier_weights: bool| Point {
+            value,
+            word: None,
+            validation_mean_recall: 50.0,
+            validation_chance: Some(5.0),
+            best_epoch: 0,
+            seconds: 1.0,
+            from_earlier_weights,
+        };
+        let curve = |longer: bool| Curve {
+            country: "finland".into(),
+            field: "pretrain.batch".into(),
+            points: vec![point(8.0, longer), point(16.0, false)],
+        };
+        let warning = "Not on equal terms: pretrain.batch = 8 of finland went on";
+        assert!(curves(&[curve(true)], "today").contains(warning));
+        assert!(!curves(&[curve(false)], "today").contains("Not on equal terms"));
+    }
 }

@@ -38,5 +38,7 @@ if [ -n "$twice" ]; then echo "wall: other features in tests: $twice"; failed=1;
 # what a test or a run has left behind is large; fixtures are small
 large=$(git ls-files -z | xargs -0 -r stat -c '%s %n' 2>/dev/null | awk '$1 > 524288 { print $2 }')
 if [ -n "$large" ]; then echo "wall: more than half a MiB each: $large"; failed=1; fi
+# what a stranger reads first is short
+if [ "$(wc -l < README.md)" -gt 90 ]; then echo "wall: README.md has more than 90 lines: what is more belongs into docs"; failed=1; fi
 [ "$failed" = 0 ] && echo "walls stand"
 exit "$failed"

@@ -77,7 +77,7 @@ impl Distinct {
     }
 }
 
-/// How often words occur. Of very many words those are forgotten that came once.
+/// How often words occur. Where there are very many, the rarest are forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Words(BTreeMap<String, u64>);
 

@@ -110,6 +110,8 @@ function row(step) {
   );
 }
 
+const epochs = (count) => `${number(count, 2)} ${count === 1 ? "epoch" : "epochs"}`;
+
 /** One curve in a picture of its own; the last value is written out. */
 function curve(title, points, unit) {
   const [w, h, left, bottom] = [340, 190, 46, 26];
@@ -121,13 +123,13 @@ function curve(title, points, unit) {
   const y = (value) => h - bottom - ((value - low) / Math.max(high - low, 1e-9)) * (h - bottom - 12);
   const text = (value) => `${number(value, 2)}${unit ? ` ${unit}` : ""}`;
   const last = points.at(-1);
-  const drawn = svg("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", class: "curve", "aria-label": `${title}: ${text(last[1])} after ${number(last[0], 2)} epochs` });
+  const drawn = svg("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", class: "curve", "aria-label": `${title}: ${text(last[1])} after ${epochs(last[0])}` });
   for (const value of [low, high]) {
     drawn.append(svg("line", { x1: left, x2: w - 10, y1: y(value), y2: y(value), class: "rule" }));
     drawn.append(svg("text", { x: left - 6, y: y(value) + 4, class: "tick end" }, number(value, 2)));
   }
   drawn.append(svg("text", { x: left, y: h - 6, class: "tick" }, "0"));
-  drawn.append(svg("text", { x: w - 10, y: h - 6, class: "tick end" }, `${number(most, 2)} epochs`));
+  drawn.append(svg("text", { x: w - 10, y: h - 6, class: "tick end" }, epochs(most)));
   drawn.append(svg("polyline", { points: points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "), class: "drawn" }));
   drawn.append(svg("circle", { cx: x(last[0]), cy: y(last[1]), r: 3.5, class: "last" }));
   return make("figure", {}, drawn, make("figcaption", {}, `${title}: ${text(last[1])}`));

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod edit;
+mod extract;
 mod image;
 mod live;
 mod map;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
@@ -87,7 +87,12 @@ impl Site {
         }
         let lost = shell.clone();
         routes
-            .fallback(move || async move { lost.lost() })
+            .fallback(move |address: Uri| async move {
+                match address.path().starts_with("/api/") {
+                    true => Trouble::NotThere(format!("there is no {}", address.path())).into_response(),
+                    false => lost.lost(),
+                }
+            })
             .layer(DefaultBodyLimit::max(BODY_BYTES))
             .layer(middleware::from_fn(in_time))
             .layer(Extension(shell))

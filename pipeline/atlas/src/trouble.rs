@@ -14,6 +14,9 @@ pub enum Trouble {
     /// The question cannot be answered as it is, and why.
     #[error("{0}")]
     Refused(String),
+    /// The request is not such as this address takes: the status that says so, and why.
+    #[error("{1}")]
+    Unreadable(StatusCode, String),
     /// More is asked than can be computed.
     #[error("too many searches are waiting; try again in a moment")]
     Busy,
@@ -31,6 +34,7 @@ impl Trouble {
         match self {
             Trouble::NotThere(_) => StatusCode::NOT_FOUND,
             Trouble::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Trouble::Unreadable(status, _) => *status,
             Trouble::Busy | Trouble::Slow => StatusCode::SERVICE_UNAVAILABLE,
             Trouble::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

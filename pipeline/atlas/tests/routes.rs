@@ -202,6 +202,14 @@ async fn what_goes_wrong_is_said_without_secrets() {
     assert!(status == StatusCode::INTERNAL_SERVER_ERROR && !body.contains("secret"), "{body}");
     let (status, body) = get(&site, "/api/plot").await;
     assert!(status == StatusCode::INTERNAL_SERVER_ERROR && body.contains("log"), "{body}");
+    let (status, body) = get(&site, "/api/plot?layout=sideways").await;
+    let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let why = json["error"].as_str().unwrap();
+    assert!(status == StatusCode::BAD_REQUEST && why.contains("sideways") && why.contains("neighbours"), "{body}");
+    let (status, body) = get(&site, "/api/no-such").await;
+    assert!(status == StatusCode::NOT_FOUND && body.starts_with(r#"{"error":"#), "{body}");
+    let (status, body) = get(&site, "/image?country=finland").await;
+    assert!(status == StatusCode::BAD_REQUEST && body.contains("<!DOCTYPE html>") && body.contains("id"), "{body}");
     let (status, body) = get(&site, "/api/search?text=forever").await;
     assert!(status == StatusCode::SERVICE_UNAVAILABLE && body.contains("too long"), "{body}");
     let (status, body) = get(&site, "/api/search?text=").await;

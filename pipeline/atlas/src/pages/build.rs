@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query as Parameters, State};
+use axum::extract::State;
 use axum::response::{Redirect, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::extract::Parameters;
 use super::live::Live;
 use crate::compute::Compute;
 use crate::desk::{Desk, Failure};

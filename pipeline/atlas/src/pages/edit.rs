@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query as Parameters, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -10,6 +10,7 @@ use axum::{Extension, Router};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::extract::Parameters;
 use super::parameters::Named;
 use crate::ask::ImageName;
 use crate::compute::Compute;
@@ -53,9 +54,13 @@ async fn picture(State(here): State<Here>, Parameters(named): Parameters<Named>)
 
 async fn show(
     State(here): State<Here>,
-    Parameters(asked): Parameters<Asked>,
+    asked: Result<Parameters<Asked>, Trouble>,
     Extension(shell): Extension<Shell>,
 ) -> Response {
+    let asked = match asked {
+        Ok(Parameters(asked)) => asked,
+        Err(trouble) => return shell.trouble(&trouble),
+    };
     let countries = here.desk.countries();
     let country = match asked.country.as_str() {
         "" => countries.first().cloned().unwrap_or_default(),

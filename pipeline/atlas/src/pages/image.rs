@@ -1,17 +1,19 @@
 //! One image: its picture with the segments over it, captions, tags, what each stage says of it, and what is like it.
 
-use axum::extract::{Query as Parameters, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
 use maud::{Markup, html};
 
 use super::Asked;
+use super::extract::Parameters;
 use super::parameters::Named;
 use super::picture::FULL;
 use crate::ask::{About, Atlas, CaptionOf, Found, Image, ImageName, SegmentOf, Step};
 use crate::layout::{Shell, image_path};
 use crate::site::Page;
+use crate::trouble::Trouble;
 
 const PATH: &str = "/image";
 
@@ -21,10 +23,13 @@ pub(super) fn page(asked: Asked) -> Page {
 
 async fn show(
     State(asked): State<Asked>,
-    Parameters(named): Parameters<Named>,
+    named: Result<Parameters<Named>, Trouble>,
     Extension(shell): Extension<Shell>,
 ) -> Response {
-    let name = ImageName::from(named);
+    let name = match named {
+        Ok(Parameters(named)) => ImageName::from(named),
+        Err(trouble) => return shell.trouble(&trouble),
+    };
     let known = asked.ask(|atlas| async move { Ok((Atlas::about(&*atlas).await?, atlas.image(name).await?)) }).await;
     match known {
         Ok((about, image)) => {

@@ -1,12 +1,13 @@
 //! Pictures of the builds, encoded anew: what a table holds goes to no browser as it is.
 
 use axum::Router;
-use axum::extract::{Query as Parameters, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Asked;
+use super::extract::Parameters;
 use super::parameters::Named;
 use crate::ask::Size;
 use crate::site::Page;

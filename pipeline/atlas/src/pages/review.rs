@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query as Parameters, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use maud::{Markup, html};
 
+use super::extract::{Parameters, Sent};
 use super::parameters::Named;
 use crate::compute::Compute;
 use crate::desk::{Decision, DecisionAsked, Desk, Waiting, WaitingAsked};
@@ -41,7 +42,7 @@ async fn waiting(
     here.compute.run(async move { here.desk.waiting(asked).await }).await.map(Json)
 }
 
-async fn decide(State(here): State<Here>, Json(asked): Json<DecisionAsked>) -> Result<Json<Decision>, Trouble> {
+async fn decide(State(here): State<Here>, Sent(asked): Sent<DecisionAsked>) -> Result<Json<Decision>, Trouble> {
     here.compute.run(async move { here.desk.decide(asked).await }).await.map(Json)
 }
 

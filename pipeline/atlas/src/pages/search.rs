@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Query as Parameters, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -10,6 +10,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::Asked;
+use super::extract::Parameters;
 use super::parameters::{Filters, some};
 use crate::ask::{About, Answer, Atlas, ImageName, Query, Question};
 use crate::layout::{Nav, Shell};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query as Parameters, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -11,6 +11,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::Asked;
+use super::extract::Parameters;
 use super::packed::Packed;
 use crate::ask::{About, Atlas, Layout, Plot};
 use crate::layout::{Nav, Shell};

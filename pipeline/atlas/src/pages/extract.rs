@@ -1,0 +1,32 @@
+//! What requests bring, read as plain data; what cannot be read is refused in the words and the form of every other answer.
+
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use crate::trouble::Trouble;
+
+/// What stands behind the question mark of an address.
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Trouble;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Trouble> {
+        let read = Query::try_from_uri(&parts.uri);
+        read.map(|Query(of)| Self(of)).map_err(|error| Trouble::Unreadable(error.status(), error.body_text()))
+    }
+}
+
+/// A body of JSON, which says that it is.
+pub(super) struct Sent<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
+    type Rejection = Trouble;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Trouble> {
+        let read = Json::from_request(request, state).await;
+        read.map(|Json(of)| Self(of)).map_err(|error| Trouble::Unreadable(error.status(), error.body_text()))
+    }
+}

@@ -10,8 +10,9 @@ const PARQUET: &str = "application/x-parquet";
 const FILES: &str = "parquet-files";
 
 /// Columns that a search or a filter asks for; tags are JSON of their own.
-const COLUMNS: [(&str, &str); 12] = [
+const COLUMNS: [(&str, &str); 13] = [
     ("image_id", "sc:Text"),
+    ("captioner", "sc:Text"),
     ("split", "sc:Text"),
     ("country", "sc:Text"),
     ("source", "sc:Text"),

@@ -153,10 +153,10 @@ impl Facts<'_> {
                  them.\n"
             }
             _ => {
-                "\nEach image has its `image_id`, `captions`, `split`, `country`, and where they are known the token of its \
-                 `source`, the OpenStreetMap object that it was taken for (`osm_kind`, `osm_id`), `year`, `time`, metres per \
-                 pixel (`gsd_meters`), the box of its ground in degrees, and the tags of that object and of those around it as \
-                 JSON (`center_tags`, `surrounding_tags`).\n"
+                "\nEach image has its `image_id`, `captions`, who wrote them (`captioner`: `person` where somebody did), `split`, \
+                 `country`, and where they are known the token of its `source`, the OpenStreetMap object that it was taken for \
+                 (`osm_kind`, `osm_id`), `year`, `time`, metres per pixel (`gsd_meters`), the box of its ground in degrees, and \
+                 the tags of that object and of those around it as JSON (`center_tags`, `surrounding_tags`).\n"
             }
         };
         format!("```python\n{code}\n```\n{columns}")

@@ -6,11 +6,13 @@ use std::time::Duration;
 use manifests::review::{Waits, Wish};
 use manifests::{Artifact, Reason, paths, shard_of};
 use pipeline::build::Build;
+use pipeline::export::{self, DataExport};
 use pipeline::preview::preview;
 use pipeline::review::{self, Ask};
 use pipeline::run_options::RunOptions;
 use pipeline_tests::{World, column, edit_a_finnish_image, networks, open, run, run_with, tables, urbancross};
 use stages::table::Columns;
+use workers::export::Format;
 use workers::parts::PartReader;
 use workers::publish::Summary;
 use workers::reviews::{Decided, Reviews};
@@ -95,6 +97,17 @@ async fn a_review_makes_one_caption_again_and_outlives_an_edit_of_its_tags() {
     expected.insert(edited.clone(), "a quiet harbour with two piers".into());
     assert_eq!(captions(&build).await, expected);
     assert_eq!(column(&build, Artifact::Captions, "captioner").await[&edited], "person");
+    // whoever takes the data along is told
+    let (wanted, out) =
+        (DataExport { format: Format::WebDataset, splits: Vec::new(), file_bytes: 1 }, world.path("out"));
+    export::data(&build, &wanted, &out).await.unwrap();
+    let files: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let tars = || files.iter().filter(|path| path.extension().is_some_and(|e| e == "tar")).map(std::fs::read);
+    let of = |words: &str| -> usize {
+        tars().map(|tar| String::from_utf8_lossy(&tar.unwrap()).matches(words).count()).sum()
+    };
+    assert_eq!(of(r#""captioner":"person""#), 1);
+    assert_eq!(of(r#""captioner":"geotags""#), written.len() - 1);
     let mut explained = open(spec()).await.unwrap();
     let said = pipeline::explain::explain(&mut explained, &edited).await.unwrap().join("\n");
     assert!(said.contains("edited by Anne on 20") && said.contains("a quiet harbour"), "{said}");

@@ -18,9 +18,10 @@ pub(super) enum Kind {
 }
 
 /// The columns in their order.
-pub(super) const COLUMNS: [(&str, Kind); 14] = [
+pub(super) const COLUMNS: [(&str, Kind); 15] = [
     ("image_id", Kind::Text),
     ("captions", Kind::Texts),
+    ("captioner", Kind::Text),
     ("split", Kind::Text),
     ("country", Kind::Text),
     ("source", Kind::Text),
@@ -84,6 +85,7 @@ pub(super) fn of(rows: &[&About], country: &str) -> Vec<ArrayRef> {
     vec![
         text(|row| Some(&row.image_id)),
         Arc::new(captions.finish()),
+        text(|row| row.captioner.as_deref()),
         text(|row| Some(&row.split)),
         Arc::new(rows.iter().map(|_| Some(country)).collect::<StringArray>()),
         text(|row| row.source.as_deref()),

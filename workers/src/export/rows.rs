@@ -38,6 +38,8 @@ pub(super) struct About {
     pub image_id: String,
     pub split: String,
     pub captions: Vec<String>,
+    /// Who wrote them: a captioner, or `person`.
+    pub captioner: Option<String>,
     pub source: Option<String>,
     pub osm_kind: Option<String>,
     pub osm_id: Option<i64>,
@@ -129,8 +131,10 @@ impl<'a> Rows<'a> {
     pub(super) async fn about(&self, shard: u32) -> Result<BTreeMap<String, About>, WorkerError> {
         let splits = self.splits(shard).await?;
         let mut all = BTreeMap::new();
-        if let Some(batch) = self.read(Artifact::Captions, shard, &["image_id", "status", "captions"]).await? {
+        let columns = ["image_id", "status", "captions", "captioner"];
+        if let Some(batch) = self.read(Artifact::Captions, shard, &columns).await? {
             let columns = Columns::new(Artifact::Captions, &batch);
+            let captioner = columns.text("captioner").map_err(broken)?;
             let mut captions = columns.texts("captions").map_err(broken)?;
             for (row, id) in good_rows(&columns, batch.num_rows())? {
                 let captions = std::mem::take(&mut captions[row]);
@@ -138,7 +142,8 @@ impl<'a> Rows<'a> {
                     && !captions.is_empty()
                 {
                     let (image_id, split) = (id.to_owned(), split.clone());
-                    all.insert(id.to_owned(), About { image_id, split, captions, ..About::default() });
+                    let captioner = option_text(captioner, row).map(str::to_owned);
+                    all.insert(id.to_owned(), About { image_id, split, captions, captioner, ..About::default() });
                 }
             }
         }

@@ -114,7 +114,9 @@ impl Archive {
 }
 
 fn about(row: &ImageRow, country: &str) -> serde_json::Value {
-    let About { image_id, split, captions, source, osm_kind, osm_id, year, time, gsd_meters, ground, .. } = &row.about;
+    let About {
+        image_id, split, captions, captioner, source, osm_kind, osm_id, year, time, gsd_meters, ground, ..
+    } = &row.about;
     // kept as text where it is no JSON: a table of another program
     let tags =
         |text: &Option<String>| text.as_deref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
@@ -123,6 +125,7 @@ fn about(row: &ImageRow, country: &str) -> serde_json::Value {
         "country": country,
         "split": split,
         "captions": captions,
+        "captioner": captioner,
         "source": source,
         "osm_kind": osm_kind,
         "osm_id": osm_id,

@@ -87,6 +87,8 @@ pub struct Answer {
     pub compared: u64,
     /// Images that were not, because the newest model has not embedded them yet.
     pub outdated: u64,
+    /// Tables that changed since the model was adapted, such as `captions of finland`; none for a model of a build.
+    pub changed_since: Vec<String>,
     /// Best first; of equal scores the lesser id is first.
     pub found: Vec<Found>,
 }
@@ -205,6 +207,7 @@ impl<B: Deref<Target = Build>> Searcher<B> {
             by_text: self.model.sentences.is_some(),
             compared,
             outdated,
+            changed_since: self.model.changed_since.clone(),
             found: ranked.collect(),
         })
     }

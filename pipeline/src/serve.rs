@@ -80,7 +80,8 @@ impl Atlas for Served {
         };
         let question = search::Question { query, filter, countries, most: question.most };
         let answer = searcher.search(&question).await.map_err(trouble)?;
-        let note = (answer.outdated > 0).then(|| crate::page::search::outdated(&answer));
+        let warnings = crate::page::search::warnings(&answer);
+        let note = (!warnings.is_empty()).then(|| warnings.join(" · "));
         let found = answer.found.into_iter().map(details::found).collect();
         Ok(Answer { model: now.model_name(&answer.model_digest), compared: answer.compared, note, found })
     }

@@ -263,8 +263,8 @@ async fn print(searcher: &Searcher<&Build>, answer: &Answer) -> Result<()> {
         false if graphics == Graphics::None => aside!("{searched}; --html FILE shows the pictures"),
         false => aside!("{searched}"),
     }
-    if answer.outdated > 0 {
-        aside!("warning: {}", page::outdated(answer));
+    for warning in page::warnings(answer) {
+        aside!("warning: {warning}");
     }
     Ok(())
 }

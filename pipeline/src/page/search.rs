@@ -19,10 +19,8 @@ pub type Pictures = BTreeMap<(String, String), Vec<u8>>;
 /// The page of an answer; `of_query` is the picture that was searched with.
 pub fn make(answer: &Answer, pictures: &Pictures, of_query: Option<Vec<u8>>, generated_at: &str) -> String {
     let words = in_words(&answer.query);
-    let mut blocks = Vec::new();
-    if answer.outdated > 0 {
-        blocks.push(Block::Note { level: Level::Warning, text: outdated(answer) });
-    }
+    let notes = warnings(answer).into_iter().map(|text| Block::Note { level: Level::Warning, text });
+    let mut blocks: Vec<Block> = notes.collect();
     blocks.push(Block::Found(grid(answer, pictures, of_query)));
     report::render(&Report {
         title: format!("Search: {words}"),
@@ -52,12 +50,23 @@ pub(crate) fn by_what(answer: &Answer) -> String {
     }
 }
 
-/// Says that images were left out.
-pub(crate) fn outdated(answer: &Answer) -> String {
-    format!(
-        "{} left out: the newest model has not embedded them yet; run the build to its end",
-        count(answer.outdated, "image")
-    )
+/// What an answer does not show, or shows by an older model.
+pub(crate) fn warnings(answer: &Answer) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if answer.outdated > 0 {
+        warnings.push(format!(
+            "{} left out: the newest model has not embedded them yet; run the build to its end",
+            count(answer.outdated, "image")
+        ));
+    }
+    if !answer.changed_since.is_empty() {
+        warnings.push(format!(
+            "{} was adapted before these tables changed: {}; `urbancross adapt` with its spec adapts it to them",
+            answer.model,
+            answer.changed_since.join(", ")
+        ));
+    }
+    warnings
 }
 
 /// A query in words.
@@ -138,12 +147,16 @@ mod tests {
             model_digest: String::new(),
             compared: 12,
             outdated: 1,
+            changed_since: vec!["captions of x".into()],
             found: vec![found.clone()],
         };
         for query in [Query::Text(HOSTILE.into()), Query::Like(HOSTILE.into())] {
             let page = make(&answer(query), &Pictures::new(), None, "today");
             assert!(!page.contains("<img src=x") && page.contains("&lt;img src=x"), "{page}");
-            assert!(page.contains("1 image left out") && page.contains("0.250"), "{page}");
+            assert!(
+                page.contains("1 image left out") && page.contains("captions of x") && page.contains("0.250"),
+                "{page}"
+            );
         }
     }
 

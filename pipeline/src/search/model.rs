@@ -25,6 +25,8 @@ pub struct SearchModel {
     pub spec: BuildSpec,
     /// Of a sentence encoder, which searches what was written about images; otherwise none.
     pub(crate) sentences: Option<Weights>,
+    /// Tables that changed since the model was adapted, such as `captions of finland`.
+    pub(crate) changed_since: Vec<String>,
 }
 
 /// Which model of a pair.
@@ -72,6 +74,7 @@ impl SearchModel {
             folder,
             spec: build.spec.clone(),
             sentences: None,
+            changed_since: Vec::new(),
         })
     }
 
@@ -100,6 +103,7 @@ impl SearchModel {
             folder: PathBuf::new(),
             spec: build.spec.clone(),
             sentences: Some(weights),
+            changed_since: Vec::new(),
         })
     }
 
@@ -143,8 +147,22 @@ impl SearchModel {
             folder,
             spec: source.spec.clone(),
             sentences: None,
+            changed_since: changed_since(record, source, target).await?,
         })
     }
+}
+
+/// Tables that are others now than those that an adaptation read.
+async fn changed_since(record: &AdaptationRecord, source: &Build, target: &Build) -> Result<Vec<String>, WorkerError> {
+    let mut changed = Vec::new();
+    for (build, inputs) in [(source, &record.source_inputs), (target, &record.target_inputs)] {
+        for input in inputs {
+            if build.pin(input.artifact).await?.digest() != input.digest() {
+                changed.push(format!("{} of {}", input.artifact.name(), build.spec.country));
+            }
+        }
+    }
+    Ok(changed)
 }
 
 /// Versions of tables only rise: of two adaptations the later one has the larger sum.

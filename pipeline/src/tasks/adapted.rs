@@ -37,7 +37,8 @@ pub async fn finish_pair(pair: &Pair, record: &AdaptationRecord, progress: &Prog
     let [before, after] = figures(pair, record).await?;
     let (digest, folder): (String, PathBuf) = pair.model(Some(record)).await?;
     let (name, spec) = (pair.name.clone(), pair.source.spec.clone());
-    keep_vectors(&SearchModel { name, digest, folder, spec, sentences: None }, &pair.target, progress).await?;
+    let model = SearchModel { name, digest, folder, spec, sentences: None, changed_since: Vec::new() };
+    keep_vectors(&model, &pair.target, progress).await?;
     let (work, path) = (&pair.target.work, manifests::paths::report(&pair.name));
     let make = async || {
         let of = before_and_after(pair, progress).await?;

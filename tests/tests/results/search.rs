@@ -11,7 +11,7 @@ use pipeline::pair::Pair;
 use pipeline::plan::{Model, plan_stage};
 use pipeline::progress::Progress;
 use pipeline::search::{Adapted, Answer, MOST_FOUND, Query, Question, SearchModel, Searcher};
-use pipeline_tests::{World, column, open, run, urbancross};
+use pipeline_tests::{World, column, open, run, urbancross, urbancross_sandbox};
 use stages::evaluate::{EvaluatedRow, recall_of};
 use stages::stage::StageContext;
 use stages::table::Columns;
@@ -382,7 +382,18 @@ async fn a_pair_is_searched_before_and_after_its_adaptation() {
     for answer in [&before, &after] {
         let found = answer["found"].as_array().unwrap();
         assert!(found.len() == 3 && found.iter().all(|found| found["country"] == "spain"), "{answer}");
+        assert_eq!(answer["changed_since"], serde_json::json!([]));
     }
+
+    // tables that the adaptation has not seen
+    let sandbox = Command::new(urbancross_sandbox()).arg(world.path("world")).args(["--edit-tags", "0.5"]).output();
+    assert!(sandbox.unwrap().status.success());
+    ends(&call(&["run", world.path("spain.toml").to_str().unwrap(), "--until", "captions"]), 0);
+    let changed = json(&[])["changed_since"].to_string();
+    assert!(changed.contains("captions of spain") && !changed.contains("finland"), "{changed}");
+    let told = ends(&call(&["search", pair, text]), 0);
+    assert!(told.contains("was adapted before these tables changed") && told.contains("captions of spain"), "{told}");
+    assert_eq!(json(&["--model", "before"])["changed_since"], serde_json::json!([]));
 }
 
 fn call(args: &[&str]) -> Output {

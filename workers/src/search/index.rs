@@ -29,8 +29,14 @@ pub use look::{Wanted, look};
 /// Of the files' form: those of another one are made again.
 const FORM: u32 = 1;
 const ENDING: &str = ".arrow";
+/// Digits of a name.
+const KEY: usize = 24;
 /// Nobody writes one file for so long.
 const DRAFT_LIVES: Duration = Duration::from_secs(86_400);
+/// What no search has opened for so long is of a model or a build that nobody asks any more.
+const UNUSED_LIVES: Duration = Duration::from_secs(30 * 86_400);
+/// In each index: as old as the last search that opened it.
+const USED: &str = "used";
 
 /// Files of an index, by the vectors that they are made of. Vectors that have none are read from their table.
 #[derive(Debug, Default)]
@@ -76,6 +82,11 @@ impl Index {
             _ = std::fs::remove_file(folder.join(name));
         }
         remove_drafts(folder);
+        if !files.is_empty() {
+            // as good as the day: what cannot be written only makes it older
+            _ = std::fs::write(folder.join(USED), "");
+            folder.parent().into_iter().for_each(remove_unused);
+        }
         Self { files }
     }
 
@@ -110,23 +121,42 @@ async fn make(gallery: &Gallery, vectors: &VectorFile, folder: &Path) -> Result<
 /// Folder of a gallery's index: vectors by another model, of another country or store have another one.
 fn folder(gallery: &Gallery) -> PathBuf {
     let key = digest::of_value(&(gallery.work.url().as_str(), &gallery.country, &gallery.model));
-    crate::cache_folder::root().join("search").join(&key[..24])
+    crate::cache_folder::root().join("search").join(&key[..KEY])
 }
 
 /// Removes what writers that died have left.
 fn remove_drafts(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let modified = entry.metadata().and_then(|known| known.modified());
-        let is_old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > DRAFT_LIVES));
-        if is_old && entry.file_name().to_string_lossy().starts_with('.') {
+        if is_older(&entry.path(), DRAFT_LIVES) && entry.file_name().to_string_lossy().starts_with('.') {
             _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
+/// Removes indices that were not opened for long: those of a model that was trained again, of a build that is gone.
+fn remove_unused(all: &Path) {
+    for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
+        let (name, folder) = (entry.file_name(), entry.path());
+        let is_index =
+            name.to_string_lossy().len() == KEY && name.to_string_lossy().bytes().all(|b| b.is_ascii_hexdigit());
+        let used = folder.join(USED);
+        let known = if used.exists() { &used } else { &folder };
+        if is_index && is_older(known, UNUSED_LIVES) {
+            tracing::info!(folder = %folder.display(), "vectors that no search has used for a month are removed");
+            _ = std::fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+/// Was this last changed so long ago? What cannot be told is young.
+fn is_older(path: &Path, than: Duration) -> bool {
+    let modified = std::fs::symlink_metadata(path).and_then(|known| known.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > than))
+}
+
 /// What a file's name begins with.
 fn key(vectors: &VectorFile) -> String {
-    digest::of_value(&(FORM, &vectors.path, vectors.size_bytes))[..24].to_owned()
+    digest::of_value(&(FORM, &vectors.path, vectors.size_bytes))[..KEY].to_owned()
 }
 
 /// Names of a folder's files by their keys.
@@ -134,4 +164,27 @@ fn names(folder: &Path) -> BTreeMap<String, String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| Some((name.strip_suffix(ENDING)?.split_once('-')?.0.to_owned(), name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_that_nobody_opens_are_removed_after_a_month() {
+        let all = tempfile::tempdir().unwrap();
+        let folder = |digit: &str| {
+            let folder = all.path().join(digit.repeat(KEY));
+            std::fs::create_dir(&folder).unwrap();
+            folder
+        };
+        let (used, unused, unmarked, other) = (folder("a"), folder("b"), folder("c"), all.path().join("notes"));
+        std::fs::create_dir(&other).unwrap();
+        for (folder, days) in [(&used, 29), (&unused, 31), (&other, 31)] {
+            let mark = std::fs::File::create(folder.join(USED)).unwrap();
+            mark.set_modified(std::time::SystemTime::now() - Duration::from_secs(days * 86_400)).unwrap();
+        }
+        remove_unused(all.path());
+        assert_eq!([&used, &unused, &unmarked, &other].map(|folder| folder.exists()), [true, false, true, true]);
+    }
 }

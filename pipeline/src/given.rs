@@ -78,16 +78,7 @@ impl Given {
         if !path.is_dir() {
             return Ok(vec![Self::read(path, set)?]);
         }
-        let files = files_of(path)?;
-        let all = files.iter().filter(|file| is_spec(file)).map(|file| Self::of_folder(file, set));
-        let all = all.collect::<Result<Vec<Given>, _>>()?;
-        if all.is_empty() {
-            return Err(WorkerError::Configuration(format!(
-                "{}: there is no spec of a build in this folder; name a folder with some, or one spec",
-                path.display()
-            )));
-        }
-        Ok(all)
+        specs_of(path)?.iter().map(|file| Self::of_folder(file, set)).collect()
     }
 
     /// A spec among those of a folder.
@@ -100,6 +91,35 @@ impl Given {
         }
         Ok(given)
     }
+}
+
+/// The specs that a command is given several of, where a folder stands for those in it.
+///
+/// # Errors
+/// A folder that cannot be read, or has no spec.
+pub fn spread(given: &[PathBuf]) -> Result<Vec<PathBuf>, WorkerError> {
+    let mut all = Vec::with_capacity(given.len());
+    for path in given {
+        if path.is_dir() {
+            all.append(&mut specs_of(path)?);
+        } else {
+            all.push(path.clone());
+        }
+    }
+    Ok(all)
+}
+
+/// The specs of a folder, by name: at least one.
+fn specs_of(folder: &Path) -> Result<Vec<PathBuf>, WorkerError> {
+    let mut files = files_of(folder)?;
+    files.retain(|file| is_spec(file));
+    if files.is_empty() {
+        return Err(WorkerError::Configuration(format!(
+            "{}: there is no spec of a build in this folder; name a folder with some, or one spec",
+            folder.display()
+        )));
+    }
+    Ok(files)
 }
 
 /// The TOML files of a folder, by name.

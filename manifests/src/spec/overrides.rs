@@ -39,7 +39,14 @@ fn no_toml(text: &str, error: &toml::de::Error) -> String {
 /// The text of a spec file.
 pub(crate) fn read_text(path: &std::path::Path) -> Result<String, SpecError> {
     let shown = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|cause| SpecError::Unreadable { path: shown.clone(), cause })?;
+    let unreadable = |cause| SpecError::Unreadable { path: shown.clone(), cause };
+    if path.is_dir() {
+        return Err(unreadable(std::io::Error::new(
+            std::io::ErrorKind::IsADirectory,
+            "it is a folder; name one of the specs in it",
+        )));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
         SpecError::Invalid { path: shown, why: format!("line {line}: it is not UTF-8; save it as UTF-8 text") }

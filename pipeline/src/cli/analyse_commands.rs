@@ -32,7 +32,7 @@ const NAMED: usize = 8;
 pub(super) struct AnalyseArgs {
     #[arg(
         required = true,
-        help = "Build specs, one for each country; of pair specs, queries before and after adaptation"
+        help = "Build specs, one for each country; of pair specs, queries before and after adaptation; or folders of them"
     )]
     specs: Vec<PathBuf>,
     #[command(flatten)]
@@ -97,7 +97,7 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     let (mut all, set) = (Vec::new(), &args.set.set);
     let progress = Progress::new(args.json);
     let (of_pairs, specs): (Vec<PathBuf>, Vec<PathBuf>) =
-        args.specs.iter().cloned().partition(|path| PairSpec::is_at(path));
+        crate::given::spread(&args.specs)?.into_iter().partition(|path| PairSpec::is_at(path));
     let of_builds =
         args.prompts || [&args.captioner, &args.segmenter, &args.related].into_iter().any(|named| !named.is_empty());
     if let Some(pair) = of_pairs.first().filter(|_| of_builds) {

@@ -224,7 +224,7 @@ pub(super) enum Command {
     },
     /// Write the report of one or several builds as one HTML file
     Report {
-        #[arg(required = true, help = "Build specs")]
+        #[arg(required = true, help = "Build specs, or folders of them")]
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
@@ -239,7 +239,7 @@ pub(super) enum Command {
     },
     /// Evaluate every build's model on every build's test images, and report; or models from elsewhere, as they are
     Evaluate {
-        #[arg(required = true, help = "Build specs")]
+        #[arg(required = true, help = "Build specs, or folders of them")]
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
@@ -387,7 +387,7 @@ pub(super) enum Command {
     },
     /// Train finished builds with and without segments, and test both: the paper's Table 1
     SingleDomain {
-        #[arg(required = true, help = "Build specs")]
+        #[arg(required = true, help = "Build specs, or folders of them")]
         specs: Vec<PathBuf>,
         #[command(flatten)]
         set: SetArgs,

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use manifests::BuildSpec;
 use manifests::words::count;
+use manifests::{BuildSpec, PairSpec};
 use stages::evaluate::Evaluation;
 use stages::text_retrieval::TextEvaluation;
 use training::recall::RecallReport;
@@ -22,7 +22,9 @@ pub(super) async fn report(specs: &[PathBuf], set: &[String], searches: &[String
 pub(super) async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
     let stop = stop_flag();
     let mut builds = Vec::with_capacity(specs.len());
-    for path in specs {
+    // the pairs of a folder are not builds; one that is named is refused in words
+    let is_meant = |path: &PathBuf| specs.contains(path) || !PairSpec::is_at(path);
+    for path in crate::given::spread(specs)?.iter().filter(|path| is_meant(path)) {
         builds.push(Build::open_work(BuildSpec::read(path, set)?, stop.clone()).await?);
     }
     Ok(builds)

@@ -32,7 +32,7 @@ pub(super) struct ServeArgs {
     #[arg(
         required = true,
         help = "Build specs, whose images are searched by the models of all; or pair specs: the target's images, by the \
-                model before and after adaptation"
+                model before and after adaptation; or folders of them"
     )]
     specs: Vec<PathBuf>,
     #[command(flatten)]
@@ -93,7 +93,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     let secret = secret(&args)?;
     let guard = Guard::new(args.listen.ip(), args.public_url.as_ref(), secret.clone(), tiles.as_ref());
     let guard = guard.map_err(configuration)?.named(&workers::host());
-    let specs = Specs::read(&args.specs, &args.set.set)?;
+    let specs = Specs::read(&crate::given::spread(&args.specs)?, &args.set.set)?;
     // before minutes are spent on what it would serve
     let listener = TcpListener::bind(args.listen).await.map_err(|error| cannot_listen(args.listen, error))?;
     let listens = listener.local_addr()?;

@@ -25,6 +25,27 @@ fn output_that_cannot_be_written_is_told_from_work_that_failed() {
     assert_eq!(call(&["status"]).status.code(), Some(2));
 }
 
+/// Commands of several specs take folders of them; those of one say so.
+#[test]
+fn a_folder_stands_for_its_specs() {
+    let world = World::new(3);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "splits"]), 0);
+    let folder = world.path("specs");
+    std::fs::create_dir(&folder).unwrap();
+    let [folder_text, page] = [&folder, &world.path("page.html")].map(|path| path.display().to_string());
+    for command in [&["report", &folder_text, "-o", &page][..], &["analyse", &folder_text], &["serve", &folder_text]] {
+        assert!(ends(&call(command), 65).contains("there is no spec of a build in this folder"), "{command:?}");
+    }
+    std::fs::write(folder.join("finland.toml"), world.spec_text("work")).unwrap();
+    std::fs::write(folder.join("pair.toml"), "source = \"finland.toml\"\ntarget = \"finland.toml\"\n").unwrap();
+    std::fs::write(folder.join("slurm.toml"), "lease_seconds = 8\n").unwrap();
+    ends(&call(&["report", &folder_text, "-o", &page]), 0);
+    assert!(std::fs::read_to_string(page).unwrap().contains("finland"));
+    let told = ends(&call(&["search", &folder_text, "a pond"]), 65);
+    assert!(told.contains("it is a folder; name one of the specs in it"), "{told}");
+}
+
 #[test]
 fn a_file_gets_no_colours() {
     let world = World::new(3);
@@ -150,8 +171,9 @@ fn a_run_with_nothing_to_do_leaves_the_report_as_it_is() {
     assert!(written().0.len() > 10_000, "a page of before an edit");
     assert!(!behind());
     // what is none of ours has rows that nobody counted
-    let part = std::fs::read_dir(world.path("work/tables/captions/country=finland")).unwrap().next().unwrap().unwrap();
-    std::fs::write(part.path(), "PAR1").unwrap();
+    for part in std::fs::read_dir(world.path("work/tables/captions/country=finland")).unwrap() {
+        std::fs::write(part.unwrap().path(), "PAR1").unwrap();
+    }
     let faults = said(&call(&[&["verify", spec][..], &set].concat()));
     assert!(faults.contains(" rows): ") && !faults.contains("(0 rows)"), "{faults}");
 }

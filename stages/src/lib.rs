@@ -19,6 +19,8 @@ pub mod evaluate;
 pub mod examine;
 pub mod fit;
 pub mod geotags;
+#[cfg(test)]
+mod identities;
 pub mod image_embeddings;
 pub mod images;
 pub mod io_fault;

@@ -1,4 +1,4 @@
-//! Checkpoints of any size with random weights, in Hugging Face's layout: an InstructBLIP, a sentence encoder.
+//! Checkpoints of any size with random weights, in Hugging Face's layout: an InstructBLIP, a LLaVA, a sentence encoder.
 
 use std::path::Path;
 
@@ -73,6 +73,48 @@ pub fn write(folder: &Path, size: &Size, dtype: DType) -> Result<usize> {
     let parameters = Parameters::init(&declarations(size), 1, &Device::Cpu, dtype)?;
     parameters.save_safetensors(&folder.join("model.safetensors"))?;
     Ok(parameters.num_elements())
+}
+
+/// The id that stands for the image in a LLaVA's prompts.
+pub(crate) const IMAGE_ID: u32 = SMALL.vocabulary as u32 - 1;
+
+/// Writes a LLaVA 1.5 with the towers of [`SMALL`] into a folder.
+pub(crate) fn write_llava(folder: &Path) -> Result {
+    let ((seen, seen_hidden, seen_layers, seen_heads), (width, hidden, layers, heads)) = (SMALL.vision, SMALL.llama);
+    let config = serde_json::json!({
+        "model_type": "llava", "image_token_index": IMAGE_ID,
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": seen, "intermediate_size": seen_hidden,
+            "num_hidden_layers": seen_layers, "num_attention_heads": seen_heads, "image_size": SIDE, "patch_size": PATCH,
+        },
+        "text_config": {
+            "model_type": "llama", "hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": SMALL.vocabulary,
+            "max_position_embeddings": 512, "eos_token_id": null,
+        },
+    });
+    std::fs::write(folder.join("config.json"), config.to_string())?;
+    let mut list = Declarations(Vec::new());
+    let at = |part: &str| format!("vision_tower.vision_model.{part}");
+    list.weight(&at("embeddings.class_embedding"), &[seen]);
+    list.weight(&at("embeddings.position_embedding.weight"), &[(SIDE / PATCH).pow(2) + 1, seen]);
+    list.weight(&at("embeddings.patch_embedding.weight"), &[seen, 3, PATCH, PATCH]);
+    list.norm(&at("pre_layrnorm"), seen);
+    for layer in 0..seen_layers {
+        let name = |part: &str| at(&format!("encoder.layers.{layer}.{part}"));
+        list.norm(&name("layer_norm1"), seen);
+        list.norm(&name("layer_norm2"), seen);
+        for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            list.linear(&name(&format!("self_attn.{part}")), seen, seen);
+        }
+        list.linear(&name("mlp.fc1"), seen_hidden, seen);
+        list.linear(&name("mlp.fc2"), seen, seen_hidden);
+    }
+    list.linear("multi_modal_projector.linear_1", width, seen);
+    list.linear("multi_modal_projector.linear_2", width, width);
+    llama(&mut list, &SMALL);
+    let parameters = Parameters::init(&list.0, 1, &Device::Cpu, DType::F32)?;
+    Ok(parameters.save_safetensors(&folder.join("model.safetensors"))?)
 }
 
 /// Words that the sentence encoder knows, behind its frame.

@@ -6,6 +6,7 @@ use models::captioning::{CaptionRequest, Captioner, Instruction};
 use models::clip::{Clip, ClipConfig};
 use models::instructblip::InstructBlip;
 use models::language::generate::GenerationSettings;
+use models::llava::Llava;
 use models::ops::l2_normalise;
 use models::sam::generator::PointSegmenter;
 use models::sam::{Sam, SamConfig};
@@ -23,6 +24,7 @@ pub(crate) fn run(place: &Place) -> Result {
         ("clip", clip(&device, &mut checks)),
         ("sam", sam(&device, &mut checks)),
         ("instructblip", instructblip(&device, &mut checks)),
+        ("llava", llava(&device, &mut checks)),
         ("sentences", sentences(&device, &mut checks)),
     ] {
         if let Err(problem) = done {
@@ -134,42 +136,78 @@ fn sam(device: &Device, checks: &mut Checks) -> Result {
     Ok(())
 }
 
-/// Captions: the same words in f32; in half precision that there are some.
+/// Captions by way of a Q-Former.
 fn instructblip(device: &Device, checks: &mut Checks) -> Result {
     let folder = tempfile::tempdir()?;
     checkpoint::write(folder.path(), &SMALL, DType::F32)?;
     for num_beams in [1, 3] {
         let captions = |device: &Device, dtype| -> Result<Vec<Vec<u32>>> {
             let blip = InstructBlip::load(folder.path(), device, dtype)?;
-            let side = blip.config().vision.image_size;
-            let requests = (0..4)
-                .map(|row: usize| {
-                    let first = row * 3 * side * side;
-                    let pixels =
-                        (first..first + 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
-                    Ok(CaptionRequest {
-                        pixel_values_chw: Tensor::from_vec(pixels, (3, side, side), device)?,
-                        instruction: Instruction {
-                            qformer_ids: (0..12).map(|i| 1000 + 31 * i).collect(),
-                            prompt_ids: (0..16 - row as u32).map(|i| 1000 + 37 * i).collect(),
-                        },
-                        seed: None,
-                    })
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let settings = GenerationSettings { num_beams, max_new_tokens: 24, ..GenerationSettings::default() };
-            Ok(blip.caption(&requests, &settings, 3.into())?.into_iter().map(|caption| caption.ids).collect())
+            written(&blip, (device, blip.config().vision.image_size), num_beams, |row| Instruction {
+                qformer_ids: (0..12).map(|i| 1000 + 31 * i).collect(),
+                prompt_ids: (0..16 - row).map(|i| 1000 + 37 * i).collect(),
+            })
         };
-        let wanted = captions(&Device::Cpu, DType::F32)?;
-        for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let found = captions(device, dtype)?;
-            let differ = found.iter().zip(&wanted).filter(|(a, b)| a != b).count();
-            let what = format!("instructblip {dtype:?}, {num_beams} beams, captions that differ");
-            match dtype {
-                DType::F32 => checks.at_most(&what, differ as f64, 0.0),
-                // of random weights: the likeliest words lie closer together than half precision tells apart
-                _ => println!("     {what}: {differ} of {}", wanted.len()),
-            }
+        compare_captions(&format!("instructblip, {num_beams} beams"), device, checks, captions)?;
+    }
+    Ok(())
+}
+
+/// Texts about an image that stands in the midst of the prompt.
+fn llava(device: &Device, checks: &mut Checks) -> Result {
+    let folder = tempfile::tempdir()?;
+    checkpoint::write_llava(folder.path())?;
+    for num_beams in [1, 3] {
+        let captions = |device: &Device, dtype| -> Result<Vec<Vec<u32>>> {
+            let llava = Llava::load(folder.path(), device, dtype)?;
+            written(&llava, (device, llava.config().vision.image_size), num_beams, |row| {
+                let behind = (0..16 - row).map(|i| 1000 + 37 * i);
+                let prompt_ids = [1, 500, checkpoint::IMAGE_ID].into_iter().chain(behind).collect();
+                Instruction { qformer_ids: Vec::new(), prompt_ids }
+            })
+        };
+        compare_captions(&format!("llava, {num_beams} beams"), device, checks, captions)?;
+    }
+    Ok(())
+}
+
+/// What a captioner writes about four images, with an instruction for each.
+fn written(
+    captioner: &dyn Captioner,
+    (device, side): (&Device, usize),
+    num_beams: usize,
+    instruction: impl Fn(u32) -> Instruction,
+) -> Result<Vec<Vec<u32>>> {
+    let requests = (0..4).map(|row: u32| {
+        let first = row as usize * 3 * side * side;
+        let pixels = (first..first + 3 * side * side).map(|i| ((i * 7919) % 1013) as f32 / 506.5 - 1.0).collect();
+        Ok(CaptionRequest {
+            pixel_values_chw: Tensor::from_vec(pixels, (3, side, side), device)?,
+            instruction: instruction(row),
+            seed: None,
+        })
+    });
+    let settings = GenerationSettings { num_beams, max_new_tokens: 24, ..GenerationSettings::default() };
+    let captions = captioner.caption(&requests.collect::<Result<Vec<_>>>()?, &settings, 3.into())?;
+    Ok(captions.into_iter().map(|caption| caption.ids).collect())
+}
+
+/// The same words in f32; in half precision that there are some.
+fn compare_captions(
+    what: &str,
+    device: &Device,
+    checks: &mut Checks,
+    captions: impl Fn(&Device, DType) -> Result<Vec<Vec<u32>>>,
+) -> Result {
+    let wanted = captions(&Device::Cpu, DType::F32)?;
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let found = captions(device, dtype)?;
+        let differ = found.iter().zip(&wanted).filter(|(a, b)| a != b).count();
+        let what = format!("{what}, {dtype:?}, captions that differ");
+        match dtype {
+            DType::F32 => checks.at_most(&what, differ as f64, 0.0),
+            // of random weights: the likeliest words lie closer together than half precision tells apart
+            _ => println!("     {what}: {differ} of {}", wanted.len()),
         }
     }
     Ok(())

@@ -21,10 +21,14 @@ SEED      ?= 1
 
 PREFIX    ?= $(HOME)/.local
 
-.PHONY: install demo ablation test real goldens bench update-bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test atlas-test
+.PHONY: install programs demo ablation test real goldens bench update-bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test atlas-test
 
 binary:
 	cargo build --locked --workspace --bins
+
+# those that somebody runs, less what only checks; with the features of the whole workspace: tests compile nothing twice
+programs:
+	cargo build --locked --workspace --bin urbancross --bin urbancross-sandbox
 
 install:
 	cargo build --locked --release --package pipeline
@@ -36,7 +40,7 @@ install:
 	target/release/urbancross completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_urbancross
 	target/release/urbancross completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/urbancross.fish
 
-demo: binary
+demo: programs
 	URBANCROSS=$(abspath $(URBANCROSS)) TILES=$(TILES) deploy/demo.sh $(DEMO)
 
 ablation: demo
@@ -50,7 +54,7 @@ test: binary
 	# the compositions that a GPU takes where it has no kernel, on the CPU
 	URBANCROSS_CPU_KERNELS=off cargo test --locked --workspace --lib -- ops:: clip:: sam:: instructblip:: llava:: language:: sentence:: trainer:: adapt::
 
-real: binary
+real: programs
 	@test -n "$(DATA)" || { echo "usage: make real DATA=DIR   (DIR has images/ and a caption file)"; exit 2; }
 	$(URBANCROSS) run manifests/captioned.toml --set source.url=$(DATA) --set work.url=$(REAL)
 

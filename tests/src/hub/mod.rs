@@ -4,7 +4,7 @@
 mod repositories;
 mod vocabularies;
 
-pub use repositories::PUBLISHED_CLIP;
+pub use repositories::{PUBLISHED_CLIP, instructblip_of};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use device_check::checkpoint::{self, Size};
+use device_check::checkpoint::{self, Size, Tower};
 use models::clip::{Clip, ClipConfig};
 use models::sam::{DecoderConfig, EncoderConfig, Sam, SamConfig, VitConfig};
 use models::tokenizer::Tokenizer;
@@ -42,15 +42,15 @@ fn narrowed(published: &str, sizes: &[(&str, Value)]) -> Value {
 }
 
 fn instructblip(folder: &Path) {
+    instructblip_of(folder, (16, 32, 2, 2), (16, 32, 2, 2), (32, 48, 2, 2));
+}
+
+/// InstructBLIP as it is published, with random weights and networks of these sizes.
+pub fn instructblip_of(folder: &Path, vision: Tower, qformer: Tower, llama: Tower) {
+    std::fs::create_dir_all(folder).expect("a folder");
     let (language, lines) = (vocabularies::llama(), vocabularies::bert());
     let vocabulary = language["model"]["vocab"].as_object().expect("a vocabulary").len();
-    let size = Size {
-        vision: (16, 32, 2, 2),
-        qformer: (16, 32, 2, 2),
-        llama: (32, 48, 2, 2),
-        vocabulary,
-        qformer_vocabulary: lines.len(),
-    };
+    let size = Size { vision, qformer, llama, vocabulary, qformer_vocabulary: lines.len() };
     let mut sizes = vec![
         ("/text_config/vocab_size", vocabulary.into()),
         ("/qformer_config/vocab_size", lines.len().into()),

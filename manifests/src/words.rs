@@ -8,6 +8,9 @@ pub fn count<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String
 }
 
 fn plural(noun: &str) -> String {
+    if let Some((head, whose)) = noun.split_once(" of ") {
+        return format!("{} of {whose}", plural(head));
+    }
     let is_vowel = |c: char| "aeiou".contains(c);
     match noun.strip_suffix('y') {
         Some(stem) if !stem.ends_with(is_vowel) => format!("{stem}ies"),
@@ -29,6 +32,7 @@ mod tests {
         assert_eq!(count(2_u32, "directory entry"), "2 directory entries");
         assert_eq!(count(3_usize, "batch"), "3 batches");
         assert_eq!(count(4_usize, "day"), "4 days");
+        assert_eq!(count(5_usize, "file of vectors"), "5 files of vectors");
         assert_eq!(count(5_usize, "epoch"), "5 epochs");
         assert_eq!(count(1.5, "day"), "1.5 days");
     }

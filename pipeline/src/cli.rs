@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::CommandFactory;
 use training::recall::BothWays;
-use workers::WorkerError;
 
 pub use command::Cli;
 use command::Command;
@@ -47,10 +46,7 @@ fn figures(both: &BothWays) -> String {
 
 /// Writes a report where the command line says.
 fn write_page(path: &Path, page: &str) -> Result<()> {
-    std::fs::write(path, page).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => WorkerError::Configuration(format!("{}: no such folder", path.display())),
-        _ => WorkerError::of_io(path, &error),
-    })?;
+    crate::output::write(path, page.as_bytes())?;
     // not among the output, which a script may read
     crate::aside!("report: {}", path.display());
     Ok(())

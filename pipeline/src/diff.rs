@@ -89,7 +89,11 @@ impl Since {
         let naive = || day().or_else(|| minute("%Y-%m-%dT%H:%M")).or_else(|| minute("%Y-%m-%d %H:%M"));
         let exact = || DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_millis());
         let time = ago.or_else(|| naive().map(|time| time.and_utc().timestamp_millis())).or_else(exact);
-        time.map(Self::Time).ok_or_else(|| format!("{text:?}: {known}"))
+        match time {
+            Some(time) if time > now_millis => Err(format!("{text:?} lies ahead; {known}")),
+            Some(time) => Ok(Self::Time(time)),
+            None => Err(format!("{text:?}: {known}")),
+        }
     }
 }
 
@@ -339,6 +343,7 @@ mod tests {
             "9223372036854775807d",
             "captions@",
             "captions@-1",
+            "2030-01-01",
             "ä",
         ] {
             assert!(Since::parse(wrong, now).is_err(), "{wrong}");

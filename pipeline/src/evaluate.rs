@@ -24,7 +24,7 @@ use workers::train::{self, Members, RunInputs, RunRows, TableRows};
 use self::rows::embedded_rows;
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::trainings::{current_record, learnt_and_held_out};
+use crate::trainings::{current_record, learnt_and_held_out, no_model};
 pub(crate) use places::{Places, places};
 
 pub(crate) const SPLIT: &str = "test";
@@ -213,9 +213,9 @@ pub async fn finished(build: &Build) -> Result<Evaluation, WorkerError> {
 /// [`WorkerError::Configuration`] if one of the builds is not finished, or the test split is empty; otherwise what
 /// ends an evaluation.
 pub async fn evaluate_across(model_of: &Build, on: &Build) -> Result<Evaluation, WorkerError> {
-    let record = current_record(model_of, Training::Pretrain).await?.ok_or_else(|| {
-        WorkerError::Configuration(format!("{} has no trained model yet: run its build first", model_of.spec.country))
-    })?;
+    let Some(record) = current_record(model_of, Training::Pretrain).await? else {
+        return Err(no_model(model_of).await?);
+    };
     let folder =
         train::fetch_result(&model_of.work, &model_of.spec, Training::Pretrain, &record.key, &model_of.scratch).await?;
     let mut inputs = Vec::new();

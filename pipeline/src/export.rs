@@ -17,7 +17,7 @@ use workers::train::{self, ROWS_FILE, TrainingRecord};
 use workers::{WorkerError, durable};
 
 use crate::build::Build;
-use crate::trainings::current_record;
+use crate::trainings::{current_record, no_model};
 
 /// Which rows are exported, and how.
 pub struct DataExport {
@@ -74,16 +74,9 @@ pub async fn data(build: &Build, wanted: &DataExport, output: &Path) -> Result<W
 /// the run's record.
 pub async fn model(build: &Build, output: &Path) -> Result<TrainingRecord, WorkerError> {
     let draft = Draft::begin(output)?;
-    let record = current_record(build, Training::Pretrain).await?.ok_or_else(|| {
-        WorkerError::Configuration(format!(
-            "{} has no trained model in {}: run its build first (`urbancross run` with its spec)",
-            build.spec.country,
-            build.work.url()
-        ))
-    })?;
+    let Some(record) = current_record(build, Training::Pretrain).await? else { return Err(no_model(build).await?) };
     let result = train::fetch_result(&build.work, &build.spec, Training::Pretrain, &record.key, &build.scratch).await?;
-    tokio::task::block_in_place(|| stages::fit::export_model(&result, draft.folder()))
-        .map_err(|why| WorkerError::Broken(format!("the model of {} cannot be exported: {why}", build.spec.country)))?;
+    tokio::task::block_in_place(|| stages::fit::export_model(&result, draft.folder())).map_err(WorkerError::from)?;
     // whoever starts from these weights is told if they saw what is held out
     let rows = result.join(ROWS_FILE);
     if rows.is_file() {

@@ -1,5 +1,6 @@
 //! What a command is given: the spec of a build, the spec of a pair with both of its builds, or a folder of either.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -106,6 +107,9 @@ pub fn spread(given: &[PathBuf]) -> Result<Vec<PathBuf>, WorkerError> {
             all.push(path.clone());
         }
     }
+    // one that is given twice is told once
+    let mut seen = BTreeSet::new();
+    all.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
     Ok(all)
 }
 

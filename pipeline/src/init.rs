@@ -50,7 +50,11 @@ impl Answers {
         let Self { country, code, kind, source, work, .. } = self;
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut lines = vec![
-            format!("# {country}, written by `urbancross init`. Every field with its default: `urbancross spec FILE`."),
+            // a line end in the name would end the comment, and hide what is wrong with the name
+            format!(
+                "# {}, written by `urbancross init`. Every field with its default: `urbancross spec FILE`.",
+                country.escape_debug()
+            ),
             "#   urbancross doctor FILE      look at this machine, the stores and the weights".to_owned(),
             "#   urbancross plan FILE        what would run, with hours and memory".to_owned(),
             "#   urbancross run FILE         run it; run it again after an edit, Ctrl-C or a crash".to_owned(),
@@ -189,7 +193,8 @@ impl Answers {
 pub fn write(answers: &Answers, path: &Path) -> Result<(), WorkerError> {
     let text = answers.spec_text();
     let refuse = |why: String| WorkerError::Configuration(why);
-    BuildSpec::parse(&text, &path.display().to_string(), &[]).map_err(|error| refuse(error.to_string()))?;
+    let spec = BuildSpec::parse(&text, &path.display().to_string(), &[]).map_err(|error| refuse(error.to_string()))?;
+    crate::preflight::country_code(&spec)?;
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
     let mut file = file.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
@@ -197,7 +202,12 @@ pub fn write(answers: &Answers, path: &Path) -> Result<(), WorkerError> {
         }
         _ => WorkerError::of_io(path, &error),
     })?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| WorkerError::of_io(path, &error))
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(|error| {
+        // half a spec would stand in the way of another try
+        _ = std::fs::remove_file(path);
+        WorkerError::of_io(path, &error)
+    })
 }
 
 #[cfg(test)]
@@ -252,7 +262,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("build.toml");
         let wrong = Answers { country: "No Land".into(), ..answers(Kind::Skyscript, Scale::Light) };
-        assert!(write(&wrong, &path).unwrap_err().to_string().contains("country"));
+        let of_two_lines = Answers { country: "fin\nland".into(), ..answers(Kind::Skyscript, Scale::Light) };
+        for wrong in [&wrong, &of_two_lines] {
+            assert!(write(wrong, &path).unwrap_err().to_string().contains("country = "));
+        }
+        let nowhere = Answers { code: "ZZ".into(), ..answers(Kind::Skyscript, Scale::Light) };
+        assert!(write(&nowhere, &path).unwrap_err().to_string().contains("no country has it"));
         assert!(!path.exists());
         let right = answers(Kind::Skyscript, Scale::Light);
         write(&right, &path).unwrap();

@@ -21,6 +21,7 @@ mod last_overrides;
 mod launch;
 pub mod logs;
 pub mod memory;
+mod output;
 pub mod page;
 pub mod pair;
 pub mod plan;

@@ -23,7 +23,7 @@ use crate::build::Build;
 use crate::evaluate::embed;
 use crate::plan::{Model, plan_stage};
 use crate::progress::Progress;
-use crate::trainings::current_record;
+use crate::trainings::{current_record, no_model};
 
 /// A pair, opened: both builds are finished.
 pub struct Pair {
@@ -86,9 +86,9 @@ impl Pair {
         check_segments(&spec, [&source, &target])?;
         let name = format!("{}_to_{}", source.country, target.country);
         let (source, target) = (Build::open_work(source, stop.clone()).await?, Build::open_work(target, stop).await?);
-        let record = current_record(&source, Training::Pretrain).await?.ok_or_else(|| {
-            WorkerError::Configuration(format!("{} has no trained model yet: run its build first", source.spec.country))
-        })?;
+        let Some(record) = current_record(&source, Training::Pretrain).await? else {
+            return Err(no_model(&source).await?);
+        };
         check_vectors(&source, &record.trained.model_digest).await?;
         let folder = fetch_result(&source.work, &source.spec, Training::Pretrain, &record.key, &source.scratch).await?;
         let (mut source_inputs, mut target_inputs) = (Vec::new(), Vec::new());

@@ -85,7 +85,7 @@ pub struct Answer {
     pub by_text: bool,
     /// Images that were compared with the query.
     pub compared: u64,
-    /// Images that were not, because the newest model has not embedded them yet.
+    /// Images that were not, because the model of this spec has not embedded them yet.
     pub outdated: u64,
     /// Tables that changed since the model was adapted, such as `captions of finland`; none for a model of a build.
     pub changed_since: Vec<String>,
@@ -184,8 +184,8 @@ impl<B: Deref<Target = Build>> Searcher<B> {
         }
         if compared == 0 && outdated > 0 {
             return Err(WorkerError::Configuration(format!(
-                "none of the images has a vector by the newest model of {}: run its build to its end (`urbancross run` \
-                 with its spec)",
+                "none of the images has a vector by the model of {} that its spec names: run its build to its end \
+                 (`urbancross run` with its spec)",
                 self.model.name
             )));
         }

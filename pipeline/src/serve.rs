@@ -70,6 +70,7 @@ impl Atlas for Served {
         let searcher = &now.model(question.model.as_deref())?.searcher;
         let (filter, countries) = filter(question.narrowed);
         countries.iter().try_for_each(|country| now.check_country(country))?;
+        filter.split.iter().try_for_each(|split| now.check_split(split))?;
         let query = match question.query {
             Query::Text(text) => search::Query::Text(text),
             Query::Picture(bytes) => search::Query::Picture { name: "the picture".into(), bytes: checked(bytes)? },

@@ -147,6 +147,23 @@ pub async fn current_record(build: &Build, training: Training) -> Result<Option<
     Ok(inputs.current(&train::runs(&build.work, &build.spec.country, training).await?))
 }
 
+/// Why a build has no model to use, and what to do.
+///
+/// # Errors
+/// A store that does not answer.
+pub(crate) async fn no_model(build: &Build) -> Result<WorkerError, WorkerError> {
+    let country = &build.spec.country;
+    let others = trainings_by_settings(build, Training::Pretrain).await?.others;
+    Ok(WorkerError::Configuration(if others.is_empty() {
+        format!("{country} has no trained model yet: run its build first (`urbancross run` with its spec)")
+    } else {
+        format!(
+            "{country} has a trained model, but its spec has other settings now: run its build again, or give the settings \
+             that it was trained with (`--set`)"
+        )
+    }))
+}
+
 /// Images that are validation or test now, and that a finished run of the build, or one that it descends from, was trained on.
 /// A run that read the tables as they are was not: it would not have begun.
 ///

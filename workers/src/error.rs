@@ -64,7 +64,7 @@ impl WorkerError {
             WorkerError::Transient(_) | WorkerError::Conflict(_) => {
                 Some("what is done stays done: run the same command again")
             }
-            WorkerError::DiskFull(_) => Some("free some and run the same command again: what is done stays done"),
+            WorkerError::DiskFull(_) => Some("free some and run the same command again"),
             WorkerError::Stopped => Some("run the same command again to go on"),
             WorkerError::Unanswered(_) => Some("nothing was written: run the same command again when it answers"),
             WorkerError::Configuration(_)

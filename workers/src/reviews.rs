@@ -182,8 +182,11 @@ impl Reviews {
             let look = self.look_into(&pins, shard).await?;
             let cannot = |why: String| WorkerError::Configuration(format!("{image_id}: {why}"));
             let Some(state) = look.states.get(image_id) else {
-                let why = format!("{} has no caption of it, and no reason why not; run the build first", self.country);
-                return Err(cannot(why));
+                return Err(cannot(format!(
+                    "{} has no caption of it: its name is another, it was left out (`urbancross explain SPEC {image_id}` says \
+                     why), or the build has not come to it",
+                    self.country
+                )));
             };
             let mut reviews = look.reviews.clone();
             match answer(asked, &state.caption, reviews.get(image_id)).map_err(cannot)? {

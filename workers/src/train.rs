@@ -15,10 +15,10 @@ use manifests::plan::PinnedTable;
 use manifests::weights::Weights;
 use manifests::{Artifact, BuildSpec, digest, paths};
 use serde::{Deserialize, Serialize};
-use stages::Training;
 use stages::fit::{self, RESULT_FOLDER, Trained};
 use stages::pretrain;
 use stages::table::TableError;
+use stages::{StageError, Training};
 use training::communicator::Communicator;
 use training::trainer::Event;
 
@@ -369,12 +369,14 @@ pub(crate) async fn result_of(
             Ok(digest) if digest == model_digest => return Ok(result),
             // what was copied here was cut: once more
             _ if !last && mirror.forget(RESULT_FOLDER)? => {}
+            // nothing is known of the weights where a disk fails
+            Err(error @ (StageError::Unreachable { .. } | StageError::DiskFull { .. })) => return Err(error.into()),
             found => {
                 return Err(WorkerError::Broken(format!(
                     "{}: these are not the weights that the run left ({}); delete the folder {run} of the work store, \
                      and the next run trains again",
                     result.display(),
-                    found.err().unwrap_or("their digest differs".into())
+                    found.map_or_else(|error| error.to_string(), |_| "their digest differs".into())
                 )));
             }
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{StatusCode, Uri};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
@@ -97,7 +98,29 @@ impl Site {
             .layer(middleware::from_fn(in_time))
             .layer(Extension(shell))
             .layer(middleware::from_fn_with_state(Arc::new(self.guard), check))
+            .layer(middleware::from_fn(in_json))
     }
+}
+
+/// Whatever refuses a request to `/api/` says so as the pages' scripts read it, also where that is no code of ours.
+async fn in_json(request: Request, next: Next) -> Response {
+    let is_api = request.uri().path().starts_with("/api/");
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_json = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/json");
+    if !is_api || status.as_u16() < 400 || response.headers().get(CONTENT_TYPE).is_some_and(is_json) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let said = axum::body::to_bytes(body, BODY_BYTES).await.unwrap_or_default();
+    let why = match std::str::from_utf8(&said) {
+        Ok(words) if !words.is_empty() => words,
+        _ => status.canonical_reason().unwrap_or("refused"),
+    };
+    let body = serde_json::json!({ "error": why }).to_string();
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, body.into())
 }
 
 /// Ends what takes too long before its answer begins; an answer that has begun may go on, such as a stream of events.

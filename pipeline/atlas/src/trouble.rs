@@ -17,6 +17,9 @@ pub enum Trouble {
     /// The request is not such as this address takes: the status that says so, and why.
     #[error("{1}")]
     Unreadable(StatusCode, String),
+    /// What was sent could not be kept, and is not.
+    #[error("{0}")]
+    Unstored(String),
     /// More is asked than can be computed.
     #[error("too many searches are waiting; try again in a moment")]
     Busy,
@@ -35,6 +38,7 @@ impl Trouble {
             Trouble::NotThere(_) => StatusCode::NOT_FOUND,
             Trouble::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Trouble::Unreadable(status, _) => *status,
+            Trouble::Unstored(_) => StatusCode::INSUFFICIENT_STORAGE,
             Trouble::Busy | Trouble::Slow => StatusCode::SERVICE_UNAVAILABLE,
             Trouble::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -208,6 +208,23 @@ async fn what_goes_wrong_is_said_without_secrets() {
     assert!(status == StatusCode::BAD_REQUEST && why.contains("sideways") && why.contains("neighbours"), "{body}");
     let (status, body) = get(&site, "/api/no-such").await;
     assert!(status == StatusCode::NOT_FOUND && body.starts_with(r#"{"error":"#), "{body}");
+    // nor what the guard or the routes refuse
+    let foreign = Request::builder().uri("/api/search?text=a").header("host", "rebound.example").body(Body::empty());
+    let other =
+        Request::builder().method("DELETE").uri("/api/search").header("host", "127.0.0.1:8080").body(Body::empty());
+    for (request, wanted) in
+        [(foreign.unwrap(), StatusCode::MISDIRECTED_REQUEST), (other.unwrap(), StatusCode::METHOD_NOT_ALLOWED)]
+    {
+        let response = answer(&site, request).await;
+        assert_eq!(
+            (response.status(), &response.headers()["content-type"]),
+            (wanted, &"application/json".parse().unwrap())
+        );
+        assert!(response.headers().contains_key("content-security-policy"));
+        let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert!(!json["error"].as_str().unwrap().is_empty(), "{json}");
+    }
     let (status, body) = get(&site, "/image?country=finland").await;
     assert!(status == StatusCode::BAD_REQUEST && body.contains("<!DOCTYPE html>") && body.contains("id"), "{body}");
     let (status, body) = get(&site, "/api/search?text=forever").await;

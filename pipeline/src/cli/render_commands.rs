@@ -47,7 +47,7 @@ pub(super) fn render(
                 let path = folder.join(name);
                 let folder = path.parent().unwrap_or(folder);
                 std::fs::create_dir_all(folder).map_err(|error| WorkerError::of_io(folder, &error))?;
-                std::fs::write(&path, text).map_err(|error| WorkerError::of_io(&path, &error))?;
+                crate::output::write(&path, text.as_bytes())?;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! `urbancross search`.
 
+use std::fs::File;
+use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -187,14 +189,17 @@ fn question(args: &SearchArgs) -> Result<Question> {
 
 fn read_picture(path: &Path) -> Result<Vec<u8>, WorkerError> {
     let most = DecodeLimits::default().max_bytes;
-    let size = std::fs::metadata(path).map_err(|error| WorkerError::of_io(path, &error))?.len();
-    if size > most {
+    let mut bytes = Vec::new();
+    // a pipe or a device does not say how much there is
+    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
+    read.map_err(|error| WorkerError::of_io(path, &error))?;
+    if bytes.len() as u64 > most {
         return Err(WorkerError::Configuration(format!(
-            "{}: {size} bytes are more than the {most} that a picture may have",
+            "{}: more than the {most} bytes that a picture may have",
             path.display()
         )));
     }
-    std::fs::read(path).map_err(|error| WorkerError::of_io(path, &error))
+    Ok(bytes)
 }
 
 /// Opens what is searched, and finds the model to search with; none for `--at`: a version's rows tell.
@@ -236,7 +241,11 @@ async fn open(args: &SearchArgs) -> Result<(Option<SearchModel>, Vec<Build>)> {
         model
     };
     for path in &args.also {
-        builds.push(Build::open_work(BuildSpec::read(path, &[])?, stop.clone()).await?);
+        let spec = BuildSpec::read(path, &[])?;
+        let is_there = |build: &Build| (&build.spec.country, &build.spec.work.url) == (&spec.country, &spec.work.url);
+        if !builds.iter().any(is_there) {
+            builds.push(Build::open_work(spec, stop.clone()).await?);
+        }
     }
     Ok((Some(model), builds))
 }

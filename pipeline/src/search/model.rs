@@ -10,7 +10,7 @@ use workers::adapt::{self, AdaptationRecord};
 use workers::train::{TrainingRecord, fetch_result, records};
 
 use crate::build::Build;
-use crate::trainings::{current_record, trainings_by_settings};
+use crate::trainings::{current_record, no_model};
 
 /// A trained model, on this machine.
 #[derive(Debug, Clone)]
@@ -169,21 +169,4 @@ async fn changed_since(record: &AdaptationRecord, source: &Build, target: &Build
 fn pinned_at(record: &AdaptationRecord) -> u64 {
     let versions = record.source_inputs.iter().chain(&record.target_inputs).filter_map(|table| table.version);
     versions.fold(0, u64::saturating_add)
-}
-
-/// Why a build has no model to search with, and what to do.
-async fn no_model(build: &Build) -> Result<WorkerError, WorkerError> {
-    let country = &build.spec.country;
-    let others = trainings_by_settings(build, Training::Pretrain).await?.others;
-    Ok(WorkerError::Configuration(if others.is_empty() {
-        format!(
-            "{country} has no trained model yet, and a search needs one: run its build first (`urbancross run` with its \
-             spec)"
-        )
-    } else {
-        format!(
-            "{country} has a trained model, but its spec has other settings now: run its build again, or search with the \
-             settings that it was trained with (`--set`)"
-        )
-    }))
 }

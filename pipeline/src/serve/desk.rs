@@ -128,7 +128,13 @@ impl Desk for StoreDesk {
             other => return Err(Trouble::Refused(format!("{other:?} is no decision"))),
         };
         let ask = Ask { image_id: asked.id, wish, author: asked.author, seen: Some(asked.seen) };
-        Ok(match review::decide(reviews, ask).await.map_err(trouble)? {
+        let unstored = |error: WorkerError| match error {
+            WorkerError::DiskFull(_) => {
+                Trouble::Unstored("the decision was not stored: the store is full; try again when there is room".into())
+            }
+            error => trouble(error),
+        };
+        Ok(match review::decide(reviews, ask).await.map_err(unstored)? {
             Decided::Done | Decided::Already => Decision::Done,
             Decided::Changed(now) => Decision::Changed { why: review::unseen(&now), now: Box::new(shown(*now)) },
         })

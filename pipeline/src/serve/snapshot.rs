@@ -152,6 +152,16 @@ impl Snapshot {
         Err(Trouble::Refused(format!("there are no images of {country:?}; there are those of {}", known.join(", "))))
     }
 
+    /// # Errors
+    /// [`Trouble::Refused`] for a split that no image is in, with those that there are.
+    pub(super) fn check_split(&self, split: &str) -> Result<(), Trouble> {
+        let known = &self.catalogue.about.splits;
+        if known.iter().any(|known| known == split) {
+            return Ok(());
+        }
+        Err(Trouble::Refused(format!("no image is in the split {split:?}; there are {}", known.join(", "))))
+    }
+
     /// The build that an image is of; whether the build has it, its tables say.
     pub(super) fn build(&self, image: &ImageName) -> Result<&Arc<Build>, Trouble> {
         let build = self.builds.iter().find(|build| build.spec.country == image.country);

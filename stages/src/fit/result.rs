@@ -17,6 +17,9 @@ use crate::text_embeddings::TOKENIZER_FILE;
 /// Folder of a run with the model to use: `config.json`, `model.safetensors`, `tokenizer.json`.
 pub const RESULT_FOLDER: &str = "result";
 
+/// What failed, in errors that are of no step.
+const MODEL: &str = "model";
+
 /// What a finished run is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trained {
@@ -65,7 +68,7 @@ pub(crate) fn write_result<N: DualEncoder>(
     let result = folder.join(RESULT_FOLDER);
     let written = checkpoint::replace(&result, |draft| Ok(write_model(&network, tokenizer, draft)?));
     written.map_err(|e| StageError::of(stage, &e))?;
-    digest_of::<N>(&result).map_err(|why| StageError::Compute { stage, why })
+    digest_of::<N>(&result).map_err(|e| StageError::of(stage, &e))
 }
 
 /// Our own format, and what other programs read.
@@ -79,31 +82,29 @@ fn write_model<N: DualEncoder>(network: &N, tokenizer: &Tokenizer, folder: &Path
 /// ones lack files that other programs read.
 ///
 /// # Errors
-/// What cannot be read or written, in words.
-pub fn export_model(result: &Path, folder: &Path) -> Result<(), String> {
+/// What cannot be read or written.
+pub fn export_model(result: &Path, folder: &Path) -> Result<(), StageError> {
     let written = Network::load(result, &Device::Cpu, DType::F32).and_then(|network| {
         let tokenizer = Tokenizer::from_file(&result.join(TOKENIZER_FILE))?;
         write_model(&network, &tokenizer, folder)
     });
-    written.map_err(|e| e.to_string())
+    written.map_err(|e| StageError::of(MODEL, &e))
 }
 
 /// Digest of the model in a folder: weights, configuration and vocabulary.
 ///
 /// # Errors
-/// What cannot be read, in words.
-pub fn model_digest(folder: &Path) -> Result<String, String> {
-    digest_of::<Network>(folder)
+/// What cannot be read.
+pub fn model_digest(folder: &Path) -> Result<String, StageError> {
+    digest_of::<Network>(folder).map_err(|e| StageError::of(MODEL, &e))
 }
 
-fn digest_of<N: DualEncoder>(folder: &Path) -> Result<String, String> {
-    let network = N::load(folder, &Device::Cpu, DType::F32).map_err(|e| e.to_string())?;
-    let mut weights = network.parameters().digest().map_err(|e| e.to_string())?;
+fn digest_of<N: DualEncoder>(folder: &Path) -> models::Result<String> {
+    let network = N::load(folder, &Device::Cpu, DType::F32)?;
+    let mut weights = network.parameters().digest()?;
     if !network.buffers().is_empty() {
-        weights += &network.buffers().digest().map_err(|e| e.to_string())?;
+        weights += &network.buffers().digest()?;
     }
-    let tokenizer = Tokenizer::from_file(&folder.join(TOKENIZER_FILE))
-        .and_then(|t| t.digest())
-        .map_err(|e| format!("{}: {e}", folder.join(TOKENIZER_FILE).display()))?;
+    let tokenizer = Tokenizer::from_file(&folder.join(TOKENIZER_FILE))?.digest()?;
     Ok(digest::of_value(&(weights, tokenizer, network.identity())))
 }

@@ -93,3 +93,39 @@ async fn workers_on_a_full_disk_close_no_shard() {
     let (_, quarantined) = run(world.spec("store", &[&set[..], &["pretrain.epochs=1"]].concat())).await.unwrap();
     assert!(quarantined.is_empty(), "{quarantined:?}");
 }
+
+/// What a command writes where its user says: the page of before stays, and nothing half is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_and_exports_on_a_full_disk_leave_what_was_there() {
+    let world = World::new(30);
+    let (disk, path) = (world.path("disk"), world.path("spec.toml"));
+    let spec = world.spec("work", &["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"]);
+    std::fs::create_dir_all(&disk).unwrap();
+    std::fs::write(&path, spec.to_toml()).unwrap();
+    run(spec).await.unwrap();
+    let init = "init --country finland --code FI --kind skyscript --source x --work w --scale light";
+    let script = format!(
+        "mount -t tmpfs -o size=4m tmpfs {disk} || exit 99; cd {disk}; u={program}; s={spec}
+         $u report $s -o page.html && cp page.html good || exit 1
+         head -c 16m /dev/zero > full 2> /dev/null
+         $u report $s -o page.html; echo report $?
+         $u search $s 'a pond' --html page.html > /dev/null; echo search $?
+         $u export $s --model -o model; echo model $?
+         $u export $s --format npy -o npy; echo npy $?
+         $u {init} -o build.toml; echo init $?
+         cmp page.html good && echo same; ls -A",
+        disk = disk.display(),
+        program = urbancross().display(),
+        spec = path.display()
+    );
+    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output();
+    let Ok(output) = output else { return println!("skipped: no unshare here") };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() == Some(99) || said.starts_with("unshare:") {
+        return println!("skipped: no private mounts here: {said}");
+    }
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let wanted = "report 75\nsearch 75\nmodel 75\nnpy 75\ninit 75\nsame\nfull\ngood\npage.html\n";
+    assert!(told.ends_with(wanted), "{told}\n{said}");
+    assert_eq!(said.matches("no space left").count(), 5, "{said}");
+}

@@ -2,23 +2,30 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::durable;
 use crate::error::WorkerError;
+
+/// Times that a folder is asked for whose owner goes away meanwhile.
+const TRIES: usize = 10;
 
 /// A folder beside its target, which takes the target's name when it is finished and goes away when it is not.
 pub struct Draft {
     target: PathBuf,
     folder: PathBuf,
     finished: bool,
+    /// Open and locked as long as somebody writes it: what is left of one that was killed is not.
+    _lock: fs::File,
 }
 
 impl Draft {
     /// Begins a draft of a folder that is not there yet, or is empty.
     ///
     /// # Errors
-    /// [`WorkerError::Configuration`] for a target that holds anything, and where another draft of it is being written.
+    /// [`WorkerError::Configuration`] for a target that holds anything, [`WorkerError::Transient`] while another draft of it is
+    /// being written; what the file system refuses.
     pub fn begin(target: &Path) -> Result<Self, WorkerError> {
         let at = |e: &std::io::Error| WorkerError::of_io(target, e);
         let shown = target.display();
@@ -45,14 +52,8 @@ impl Draft {
         hidden.push(".partial");
         let folder = parent.join(hidden);
         durable::create_folder(parent)?;
-        match fs::create_dir(&folder) {
-            Ok(()) => Ok(Self { target: target.clone(), folder, finished: false }),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(WorkerError::Configuration(format!(
-                "{} is there: another export writes it at this moment, or one was killed; delete it in the latter case",
-                folder.display()
-            ))),
-            Err(error) => Err(WorkerError::of_io(&folder, &error)),
-        }
+        let lock = locked(&folder)?;
+        Ok(Self { target, folder, finished: false, _lock: lock })
     }
 
     /// Where the files of the draft are written.
@@ -82,6 +83,50 @@ impl Draft {
         fs::rename(&self.folder, &self.target).map_err(|e| WorkerError::of_io(&self.target, &e))?;
         self.finished = true;
         durable::sync_folder(self.target.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+/// An empty folder that nobody else writes. What an export that was killed has left in it is removed.
+fn locked(folder: &Path) -> Result<fs::File, WorkerError> {
+    let of_io = |error: std::io::Error| WorkerError::of_io(folder, &error);
+    let taken = || {
+        let why = "another export to the same place writes it at this moment";
+        WorkerError::Transient(format!("{}: {why}", folder.display()))
+    };
+    // whoever has it may end between any two of these steps
+    for _ in 0..TRIES {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(of_io(error)),
+            _ => {}
+        }
+        let lock = match fs::File::open(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened.map_err(of_io)?,
+        };
+        match lock.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => return Err(taken()),
+            Err(fs::TryLockError::Error(error)) => return Err(of_io(error)),
+            Ok(()) => {}
+        }
+        if !is_same(folder, &lock) {
+            continue;
+        }
+        for entry in fs::read_dir(folder).map_err(of_io)? {
+            let path = entry.map_err(of_io)?.path();
+            let removed =
+                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| WorkerError::of_io(&path, &error))?;
+        }
+        return Ok(lock);
+    }
+    Err(taken())
+}
+
+/// Is the folder of this name still the one that was opened?
+fn is_same(folder: &Path, opened: &fs::File) -> bool {
+    match (fs::metadata(folder), opened.metadata()) {
+        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
+        _ => false,
     }
 }
 
@@ -125,7 +170,7 @@ mod tests {
         let draft = Draft::begin(&target).unwrap();
         draft.write("a/b.txt", "words").unwrap();
         assert!(!target.exists());
-        assert!(Draft::begin(&target).is_err_and(|e| e.to_string().contains("another export")));
+        assert!(Draft::begin(&target).is_err_and(|e| e.to_string().contains("another export") && e.exit_code() == 75));
         draft.finish().unwrap();
         assert_eq!(fs::read_to_string(target.join("a/b.txt")).unwrap(), "words");
         assert_eq!(names(&root.path().join("above")), ["out"]);
@@ -133,6 +178,42 @@ mod tests {
         assert!(Draft::begin(&target).is_err_and(|e| e.to_string().contains("is not empty")));
         assert!(Draft::begin(&target.join("a/b.txt")).is_err_and(|e| e.to_string().contains("is a file")));
         assert!(Draft::begin(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn what_a_killed_export_left_stands_in_nobodys_way() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join(".out.partial/data")).unwrap();
+        fs::write(root.path().join(".out.partial/data/half.parquet"), "PAR1").unwrap();
+        fs::write(root.path().join(".out.partial/half"), "").unwrap();
+        let draft = Draft::begin(&root.path().join("out")).unwrap();
+        assert!(names(draft.folder()).is_empty());
+        draft.write("x", "").unwrap();
+        draft.finish().unwrap();
+        assert_eq!(
+            (names(root.path()), names(&root.path().join("out"))),
+            (vec!["out".to_owned()], vec!["x".to_owned()])
+        );
+    }
+
+    /// Of many at once each begins with an empty folder, or not at all.
+    #[test]
+    fn two_never_write_one_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let Ok(draft) = Draft::begin(&target) else { continue };
+                        assert!(names(draft.folder()).is_empty());
+                        draft.write("mine", "").unwrap();
+                        assert_eq!(names(draft.folder()), ["mine"]);
+                    }
+                });
+            }
+        });
+        assert!(names(root.path()).is_empty());
     }
 
     #[test]

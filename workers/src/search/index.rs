@@ -56,26 +56,29 @@ impl Index {
             announce(missing);
         }
         let (folder, there) = (&folder, &there);
-        let files: Vec<Option<(VectorFile, Arc<IndexFile>)>> = futures::stream::iter(&gallery.vectors)
-            .map(|vectors| async move {
-                let kept = there.get(&key(vectors)).and_then(|name| {
-                    let opened = IndexFile::open(&folder.join(name));
-                    opened.inspect_err(|why| tracing::warn!("vectors that a search kept are made again: {why}")).ok()
-                });
-                let file = match kept {
-                    Some(file) => Ok(Some(file)),
-                    None => make(gallery, vectors, folder).await,
-                };
-                let file = file.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "vectors cannot be copied to the cache: the table is read instead");
-                    None
-                });
-                file.map(|file| (vectors.clone(), Arc::new(file)))
-            })
-            .buffered(gallery.at_once.max(1))
-            .collect()
-            .await;
-        let files: BTreeMap<_, _> = files.into_iter().flatten().collect();
+        let opened: Vec<Result<Option<(VectorFile, Arc<IndexFile>)>, WorkerError>> =
+            futures::stream::iter(&gallery.vectors)
+                .map(|vectors| async move {
+                    let kept = there.get(&key(vectors)).and_then(|name| {
+                        let opened = IndexFile::open(&folder.join(name));
+                        opened
+                            .inspect_err(|why| tracing::warn!("vectors that a search kept are made again: {why}"))
+                            .ok()
+                    });
+                    let file = match kept {
+                        Some(file) => Some(file),
+                        None => make(gallery, vectors, folder).await?,
+                    };
+                    Ok(file.map(|file| (vectors.clone(), Arc::new(file))))
+                })
+                .buffered(gallery.at_once.max(1))
+                .collect()
+                .await;
+        // one cause for all of them, such as a full disk
+        if let Some(error) = opened.iter().find_map(|file| file.as_ref().err()) {
+            tracing::warn!(%error, "vectors cannot be copied to the cache: the table is read instead");
+        }
+        let files: BTreeMap<_, _> = opened.into_iter().filter_map(Result::ok).flatten().collect();
         let needed: BTreeSet<&str> = files.values().map(|file| file.name()).collect();
         for name in there.values().filter(|name| !needed.contains(name.as_str())) {
             // mapped files live on without their name

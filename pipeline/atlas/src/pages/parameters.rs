@@ -28,8 +28,17 @@ impl Filters {
     pub(super) fn read(&self) -> Result<Narrowed, Trouble> {
         let years =
             range(number::<i32>(&self.from_year, "a year")?, number(&self.to_year, "a year")?, i32::MIN, i32::MAX);
-        let meters = |text| number::<f64>(text, "meters a pixel, such as 0.6");
+        let what = "meters a pixel, such as 0.6";
+        let meters = |text: &str| match number::<f64>(text, what)? {
+            Some(meters) if !(meters.is_finite() && meters >= 0.0) => {
+                Err(Trouble::Refused(format!("{text:?} is not {what}")))
+            }
+            meters => Ok(meters),
+        };
         let gsd_meters = range(meters(&self.least_gsd)?, meters(&self.most_gsd)?, 0.0, f64::MAX);
+        if years.is_some_and(|(from, to)| from > to) || gsd_meters.is_some_and(|(least, most)| least > most) {
+            return Err(Trouble::Refused("a range ends before it begins".into()));
+        }
         let tags: Vec<&str> = self.tags.split([' ', ',', '\n', '\t']).filter(|tag| !tag.is_empty()).collect();
         if tags.len() > MOST_TAGS {
             return Err(Trouble::Refused(format!("{} tags are too many; {MOST_TAGS} may be asked for", tags.len())));
@@ -121,6 +130,11 @@ mod tests {
         for filters in [
             Filters { from_year: "soon".into(), ..Filters::default() },
             Filters { most_gsd: "fine".into(), ..Filters::default() },
+            Filters { least_gsd: "nan".into(), ..Filters::default() },
+            Filters { most_gsd: "-1".into(), ..Filters::default() },
+            Filters { least_gsd: "inf".into(), ..Filters::default() },
+            Filters { from_year: "2020".into(), to_year: "2010".into(), ..Filters::default() },
+            Filters { least_gsd: "0.6".into(), most_gsd: "0.5".into(), ..Filters::default() },
             Filters { tags: "=pitch".into(), ..Filters::default() },
             Filters { tags: "leisure=".into(), ..Filters::default() },
             Filters { tags: "a ".repeat(17), ..Filters::default() },

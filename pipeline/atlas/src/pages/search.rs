@@ -65,6 +65,9 @@ async fn by_words(
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Answer>, Trouble> {
     let query = match some(&wanted.like) {
+        Some(_) if wanted.like_country.trim().is_empty() => {
+            return Err(Trouble::Refused("like_country is missing: name the country of the image, too".into()));
+        }
         Some(id) => Query::Like(ImageName { country: wanted.like_country.clone(), id }),
         None => Query::Text(some(&wanted.text).ok_or_else(|| Trouble::Refused("the search is empty".into()))?),
     };

@@ -2,10 +2,12 @@
 
 mod base;
 mod caption;
+mod caption_instructblip;
 mod caption_llava;
 mod caption_server;
 mod check;
 mod evaluate;
+mod external;
 mod model;
 mod overrides;
 mod pairs;
@@ -29,6 +31,7 @@ use crate::address::{lacks, secret_in};
 
 pub use base::real_path;
 pub use caption::*;
+pub use caption_instructblip::*;
 pub use caption_llava::*;
 pub use caption_server::*;
 pub use evaluate::*;

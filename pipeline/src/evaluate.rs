@@ -24,7 +24,7 @@ use workers::train::{self, Members, RunInputs, RunRows, TableRows};
 use self::rows::embedded_rows;
 use crate::build::Build;
 use crate::progress::Progress;
-use crate::trainings::{current_record, learnt_and_held_out, no_model};
+use crate::trainings::{Learnt, current_record, learnt_and_held_out, no_model};
 pub(crate) use places::{Places, places};
 
 pub(crate) const SPLIT: &str = "test";
@@ -83,9 +83,6 @@ impl Pinned {
         paths::evaluation(&spec.country, &key)
     }
 }
-
-/// Held-out images that a model had learnt from, with how each was recognised.
-pub(crate) type Learnt = std::collections::BTreeMap<String, &'static str>;
 
 /// Refuses figures over no image at all.
 fn check_left(rows: &[EvaluatedRow], left_out: Option<&LeftOut>, country: &str) -> Result<(), WorkerError> {

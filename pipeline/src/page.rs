@@ -10,7 +10,7 @@ mod chance;
 mod failed;
 mod failures;
 mod kept;
-mod pictures;
+pub(crate) mod pictures;
 mod queries;
 pub(crate) mod reranked;
 mod sampled;
@@ -18,6 +18,7 @@ pub mod search;
 mod seen;
 mod statistics;
 pub mod sweep;
+mod tables;
 mod tally;
 mod text_retrieval;
 
@@ -40,7 +41,7 @@ use crate::analyse::Analysis;
 use crate::build::Build;
 use crate::trainings::current_record;
 pub(crate) use kept::keep;
-pub(crate) use pictures::{encoded, thumbnail_of, thumbnails};
+pub(crate) use pictures::{encoded, thumbnail_of};
 
 /// A build with everything that a report shows of it.
 struct Gathered<'a> {

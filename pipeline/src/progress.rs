@@ -12,7 +12,9 @@ use workers::map::Observer;
 use workers::publish::Summary;
 
 use crate::logs::Event;
-use crate::served;
+
+/// Under which the summary of a stage says what a server was asked for.
+pub(crate) const ASKED: &str = "server";
 
 /// Seconds between lines of a log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -132,7 +134,7 @@ fn outcome(summary: &Summary) -> String {
         0 => String::new(),
         rows => format!("{rows} kept: same words, "),
     };
-    let asked = summary.notes.get(served::NOTE).map_or(String::new(), |asked| format!("; asked for {asked}"));
+    let asked = summary.notes.get(ASKED).map_or(String::new(), |asked| format!("; asked for {asked}"));
     format!(
         "{} computed{reasons}, {by_other_runs}{carried}{} up to date, {} in {:.1} s{}{asked}",
         summary.computed,

@@ -18,7 +18,7 @@ use workers::search::index::Index;
 use workers::search::{Filter, Found, Gallery, VectorFile, scan};
 
 use crate::build::Build;
-use crate::page::thumbnails;
+use crate::page::pictures::thumbnails;
 use crate::progress::Progress;
 
 pub use model::{Adapted, SearchModel};

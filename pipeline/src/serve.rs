@@ -7,6 +7,7 @@ mod edits;
 mod errors;
 mod models;
 mod plot;
+mod plots;
 mod snapshot;
 mod state;
 mod thumbnails;

@@ -11,7 +11,6 @@ use workers::rates::measured;
 
 use crate::build::Build;
 use crate::plan::model_of;
-use crate::preview::PlanLine;
 use crate::progress::Progress;
 
 /// Requests and tokens that a step is expected to take.
@@ -28,9 +27,6 @@ pub struct Expected {
     /// Rows whose tokens were counted before.
     pub measured_rows: u64,
 }
-
-/// Under which the summary of a stage says what a server was asked for.
-pub const NOTE: &str = "server";
 
 /// Does a server answer this step?
 pub fn is_served(step: &Step) -> bool {
@@ -83,16 +79,19 @@ fn amount(price: f64) -> String {
     if price >= 1.0 || price == 0.0 { format!("{price:.2}") } else { format!("{price:.6}") }
 }
 
-/// What the steps of a plan will ask for, by what finished shards took.
+/// What the steps of a plan will ask for, by what finished shards took; `rows` that a step makes, where it is planned.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn expected(build: &Build, lines: &[PlanLine]) -> Result<Vec<(&'static str, Expected)>, WorkerError> {
+pub async fn expected(
+    build: &Build,
+    rows: impl Fn(&str) -> Option<u64>,
+) -> Result<Vec<(&'static str, Expected)>, WorkerError> {
     let mut all = Vec::new();
     for stage in stages::map_stages(&build.spec).iter().filter(|stage| stage.model == ModelUse::Served) {
-        let Some(line) = lines.iter().find(|line| line.step == stage.name) else { continue };
+        let Some(rows) = rows(stage.name) else { continue };
         let known = measured(&build.work, &build.spec.country, stage.name, build.spec.work.concurrency).await?;
-        all.push((stage.name, of(line.rows, (known.rows, known.usage), &build.spec.caption.server)));
+        all.push((stage.name, of(rows, (known.rows, known.usage), &build.spec.caption.server)));
     }
     Ok(all)
 }

@@ -1,6 +1,8 @@
 //! What becomes of a training: whether a finished run is up to date, an unfinished one goes on, or a new one begins, and from
 //! which weights.
 
+use std::collections::BTreeMap;
+
 use manifests::plan::PinnedTable;
 use manifests::recipe::parameter_differences;
 use manifests::words::count;
@@ -11,7 +13,6 @@ use workers::WorkerError;
 use workers::train::{self, ChangedShare, Leak, PendingRun, RunInputs, RunRows, Runs, TrainingRecord};
 
 use crate::build::Build;
-use crate::evaluate::Learnt;
 
 /// Whether a training must run.
 #[derive(Debug)]
@@ -163,6 +164,9 @@ pub(crate) async fn no_model(build: &Build) -> Result<WorkerError, WorkerError> 
         )
     }))
 }
+
+/// Held-out images that a model had learnt from, with how each was recognised.
+pub(crate) type Learnt = BTreeMap<String, &'static str>;
 
 /// Images that are validation or test now, and that a finished run of the build, or one that it descends from, was trained on.
 /// A run that read the tables as they are was not: it would not have begun.

@@ -10,7 +10,7 @@ mod network;
 mod prompt;
 mod quality;
 mod server;
-mod tags;
+pub(crate) mod tags;
 pub(crate) mod told;
 
 use manifests::Artifact;

@@ -3,6 +3,7 @@
 mod changes;
 mod panels;
 mod reranked;
+pub(crate) mod row;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::text_retrieval::TextEvaluation;
 use crate::train_rows::{caption_key, key_of_digest};
 pub use changes::{Change, Changes, Moves, changes};
 pub use reranked::{Reranked, VERSION as RERANKED_VERSION, reranked};
+pub use row::EvaluatedRow;
 
 /// Raised when the same embeddings would give other figures.
 pub const VERSION: u32 = 3;
@@ -29,19 +31,6 @@ pub const PANELS: usize = 4;
 pub const WORST: usize = 8;
 /// Results shown of each query.
 const SHOWN: usize = 5;
-
-/// One image of the split, with its captions.
-#[derive(Debug, Clone)]
-pub struct EvaluatedRow {
-    /// Stem of the image's name.
-    pub image_id: String,
-    /// Digest of its bytes: images with one digest are one picture.
-    pub bytes_digest: String,
-    /// Of length one, as those of the captions.
-    pub embedding: Vec<f32>,
-    /// Texts with their embeddings.
-    pub captions: Vec<(String, Vec<f32>)>,
-}
 
 /// A query with the first of what it found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use manifests::{Artifact, BuildSpec, digest};
 use models::tokenizer::Tokenizer;
 use pixels::mask::Rle;
 
-use crate::captioners::ImageTags;
+use crate::captioners::tags::ImageTags;
 use crate::device::note_precision;
 use crate::network::{Network, load_network};
 use crate::segment_features::{RowSegments, from_half_bytes};

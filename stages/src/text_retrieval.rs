@@ -10,7 +10,7 @@ use training::recall::{
     self, Combine, Cosines, Directions, Pairs, Queries, RecallReport, Standardised, Variants, WeightedSum,
 };
 
-use crate::evaluate::EvaluatedRow;
+use crate::evaluate::row::EvaluatedRow;
 use crate::stage::StageError;
 use crate::train_rows::{caption_key, key_of_digest};
 

@@ -145,7 +145,7 @@ impl<'a> ClaimBoard<'a> {
 
     /// The store's clock, which wrote the times of beats.
     async fn now_millis(&self) -> Result<i64, WorkerError> {
-        let path = format!("probe/clock-{}", crate::parts::attempt_id());
+        let path = format!("probe/clock-{}", crate::attempt::id());
         self.work.put(&path, bytes::Bytes::new()).await?;
         let meta = self.work.head(&path).await?;
         self.work.delete(&path).await?;

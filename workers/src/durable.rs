@@ -32,7 +32,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
     create_folder(folder)?;
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", crate::parts::attempt_id()));
+    name.push(format!(".{}", crate::attempt::id()));
     let draft = path.with_file_name(name);
     let written = File::create(&draft).and_then(|mut file| {
         file.write_all(bytes)?;

@@ -5,6 +5,7 @@ pub mod accept;
 pub mod adapt;
 pub mod archive;
 pub mod assignment;
+mod attempt;
 mod backoff;
 mod cache_folder;
 pub mod cause;

@@ -20,11 +20,6 @@ pub use write::PartWriter;
 
 const SCHEMA_VERSION_KEY: &str = "urbancross.schema_version";
 
-/// A name that no other attempt has. It begins with the time, so that it says how old a part is.
-pub fn attempt_id() -> String {
-    uuid::Uuid::now_v7().simple().to_string()
-}
-
 /// When the attempt of a part began, in milliseconds since 1970; `None`: the name does not say.
 pub fn written_millis(part: &str) -> Option<u64> {
     let name = part.rsplit('/').next()?.strip_suffix(".parquet")?;

@@ -8,6 +8,7 @@ mod found;
 pub mod index;
 mod kept;
 mod scan;
+mod scanned;
 mod survey;
 
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use crate::stores::WorkStore;
 pub use filter::{Filter, Near, Rectangle, Tag, Tags, kilometres};
 pub use found::Found;
 pub use kept::kept_vectors;
-pub use scan::{Scan, scan};
+pub use scan::scan;
+pub use scanned::Scan;
 pub use survey::Surveyed;
 
 fn broken(error: TableError) -> WorkerError {

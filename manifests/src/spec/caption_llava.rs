@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::caption::{CaptionQualitySpec, Decoding, InstructBlipSpec, StructuredSpec};
+use super::caption_instructblip::{CaptionQualitySpec, Decoding, InstructBlipSpec, StructuredSpec};
 use super::caption_server::ServerStructuredSpec;
 use super::check::Problems;
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::caption::{CaptionQualitySpec, MOST_TOKENS};
+use super::caption_instructblip::{CaptionQualitySpec, MOST_TOKENS};
 use super::check::Problems;
 use crate::address;
 

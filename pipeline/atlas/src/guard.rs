@@ -15,7 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use url::Url;
 
-use crate::site::Tiles;
+use crate::tiles::Tiles;
 use headers::Headers;
 use host::Hosts;
 pub use token::Secret;

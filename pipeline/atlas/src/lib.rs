@@ -17,6 +17,7 @@ mod layout;
 pub mod pages;
 mod server;
 mod site;
+mod tiles;
 mod trouble;
 
 pub use ask::{
@@ -31,5 +32,6 @@ pub use edits::{Edit, Edited, Moved, Retagged};
 pub use guard::{Guard, Secret};
 pub use layout::{Nav, Shell};
 pub use server::{ServerLimits, serve};
-pub use site::{Page, Site, Tiles};
+pub use site::{Page, Site};
+pub use tiles::Tiles;
 pub use trouble::Trouble;

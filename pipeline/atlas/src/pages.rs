@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use crate::ask::Atlas;
 use crate::compute::Compute;
-use crate::site::{Page, Tiles};
+use crate::site::Page;
+use crate::tiles::Tiles;
 use crate::trouble::Trouble;
 
 /// All pages of the atlas, in the order of the navigation.

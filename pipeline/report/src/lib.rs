@@ -23,6 +23,7 @@
 
 mod axis;
 mod bar_chart;
+mod best;
 mod document;
 mod figure;
 mod flow;
@@ -41,8 +42,12 @@ mod table;
 mod tag_cloud;
 mod timeline;
 
+/// Of pages, and of charts that stand alone.
+const STYLE: &str = include_str!("style.css");
+
 pub use bar_chart::{Bar, BarChart};
-pub use document::{Best, Block, Fact, Level, Report, Section};
+pub use best::Best;
+pub use document::{Block, Fact, Level, Report, Section};
 pub use flow::{Flow, FlowStage};
 pub use found::{FoundCard, FoundGrid};
 pub use heatmap::Heatmap;

@@ -4,10 +4,10 @@ use maud::{Markup, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 
 use crate::Best;
+use crate::STYLE;
 use crate::axis::Axis;
 use crate::figure::{Plot, Px, figure, legend, nothing, series_class};
 use crate::number::{format_number, format_tick};
-use crate::page::STYLE;
 
 /// Lines are thinned to about this many points; more cannot be told apart on the page.
 const MAX_DRAWN_POINTS: usize = 600;

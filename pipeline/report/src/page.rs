@@ -2,12 +2,11 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::{Block, Level, Report, Section};
+use crate::{Block, Level, Report, STYLE, Section};
 
 /// Blocks inside blocks inside blocks: deeper than this is a mistake, not a report.
 const MAX_DEPTH: usize = 8;
 
-pub(crate) const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
 
 /// Nothing may be fetched, whatever a caption manages to say.

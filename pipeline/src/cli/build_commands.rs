@@ -49,7 +49,8 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
             capacity::steps(&build.spec, &capacity::known(&build).await?, asked, rows)
         }
     };
-    let served = crate::served::expected(&build, &lines).await?;
+    let planned = |step: &str| lines.iter().find(|line| line.step == step).map(|line| line.rows);
+    let served = crate::served::expected(&build, planned).await?;
     if json {
         for line in &mut lines {
             line.server = served.iter().find(|(step, _)| *step == line.step).map(|(_, expected)| expected.clone());

@@ -157,7 +157,8 @@ async fn plan(spec: BuildSpec, foretold: &Foretold, args: &RefreshArgs, stop: Ar
     let asked = simulate_commands::question(args.cluster.clone().unwrap_or_else(one), &args.price);
     let rows = |step: &str| steps.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
     let capacities = capacity::steps(&build.spec, &capacity::known(&build).await?, &asked, rows);
-    let served = crate::served::expected(&build, &steps).await?;
+    let planned = |step: &str| steps.iter().find(|line| line.step == step).map(|line| line.rows);
+    let served = crate::served::expected(&build, planned).await?;
     if args.json {
         for line in &mut steps {
             line.server = served.iter().find(|(step, _)| *step == line.step).map(|(_, expected)| expected.clone());

@@ -13,9 +13,10 @@ use stages::text_retrieval::{self, TextEvaluation, TextRow};
 use workers::WorkerError;
 use workers::parts::batches;
 
+use super::broken;
 use super::rows::embedded_rows;
-use super::{Learnt, broken};
 use crate::build::Build;
+use crate::trainings::Learnt;
 
 /// The split that chooses the share of texts in a sum.
 const VALIDATION: &str = "val";

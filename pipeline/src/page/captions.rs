@@ -7,7 +7,7 @@ use report::{Block, Cell, Column, Histogram, Table};
 use stages::table::{Columns, TableError};
 use workers::WorkerError;
 
-use super::statistics::each;
+use super::tables::each;
 use super::tally::Tally;
 use crate::build::Build;
 

@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use arrow::array::Array;
-use futures::TryStreamExt;
 use manifests::Artifact;
 use sources::split::DropReason;
-use stages::table::{Columns, TableError};
 use stages::train_rows::caption_key;
 use workers::WorkerError;
-use workers::parts::batches;
 
 use super::captions::CaptionQuality;
+use super::tables::each;
 use super::tally::{Distinct, Tally, Words};
 use crate::build::Build;
 
@@ -111,19 +109,4 @@ pub async fn gather(build: &Build, quality: &mut CaptionQuality) -> Result<Stati
     s.tags = words.most_frequent(SHOWN);
     s.dropped_tags = dropped.most_frequent(SHOWN);
     Ok(s)
-}
-
-/// Shows columns of every part of a table, in order, while the next ones are read.
-pub(super) async fn each(
-    build: &Build,
-    artifact: Artifact,
-    columns: &[&str],
-    mut show: impl FnMut(&Columns<'_>) -> Result<(), TableError>,
-) -> Result<(), WorkerError> {
-    let table = build.pin(artifact).await?;
-    let mut read = batches(&build.work, &table, columns, build.spec.work.concurrency);
-    while let Some(batch) = read.try_next().await? {
-        show(&Columns::new(artifact, &batch)).map_err(|e| WorkerError::Broken(e.to_string()))?;
-    }
-    Ok(())
 }

@@ -88,7 +88,7 @@ pub(super) async fn run_stage(
         }
         if !summary.usage.is_none() {
             let asked = crate::served::in_words(&summary.usage, &build.spec.caption.server);
-            summary.notes.insert(crate::served::NOTE.into(), asked);
+            summary.notes.insert(crate::progress::ASKED.into(), asked);
         }
         bar.finish(&summary);
         if mapped.stopped {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use atlas::{Points, Trouble};
 
+use super::plots::Errors;
 use super::snapshot::{Loaded, Snapshot};
 use super::trouble;
 use crate::evaluate::{self, Places};
@@ -16,14 +17,6 @@ const CLASSES: [(u32, u32, &str); 5] = [
     (11, 100, "places 11 to 100"),
     (101, u32::MAX, "beyond 100"),
 ];
-
-/// Places of a model's test images.
-pub(super) struct Errors {
-    /// By country and id.
-    places: BTreeMap<(usize, String), u32>,
-    /// Countries that have none, and why.
-    pub(super) unmeasured: Vec<String>,
-}
 
 impl Errors {
     pub(super) async fn of(now: &Snapshot, model: &Loaded) -> Result<Self, Trouble> {

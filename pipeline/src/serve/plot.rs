@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use atlas::{Layout, Plot, Trouble};
 use plane::Plane;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 use super::catalogue::is_sampled;
-use super::errors::Errors;
+use super::plots::Errors;
 use super::snapshot::{Loaded, Snapshot};
 use super::{Now, trouble};
 
@@ -21,14 +21,6 @@ const FITTED: usize = 4000;
 
 /// Layouts are computed one after the other, whichever model they are of.
 static ONE: Mutex<()> = Mutex::const_new(());
-
-/// What is plotted of a model: made when somebody first asks.
-#[derive(Default)]
-pub(super) struct Plots {
-    by_variance: OnceCell<Arc<Plot>>,
-    by_neighbours: OnceCell<Arc<Plot>>,
-    errors: OnceCell<Errors>,
-}
 
 /// A plot of a model. It is finished even if nobody waits for it any more: whoever asks again finds it, or waits for the
 /// same one.

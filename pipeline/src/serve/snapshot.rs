@@ -9,7 +9,7 @@ use workers::WorkerError;
 use super::catalogue::Catalogue;
 use super::models::{Origin, Specs};
 use super::no_such_image;
-use super::plot::Plots;
+use super::plots::Plots;
 use crate::build::Build;
 use crate::progress::Progress;
 use crate::search::{Adapted, Indexing, SearchModel, Searcher};

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::loss::{Contrast, Features, PairKeys, hinge, info_nce};
+use crate::objective::Gathered;
 use crate::objective::{Differentiated, Objective, StepInfo};
-use crate::trainer::Gathered;
 
 /// The contrastive loss. Pairs with an equal image or caption are never negatives of one another.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

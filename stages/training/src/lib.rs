@@ -10,6 +10,7 @@ pub mod communicator;
 pub mod contrastive;
 pub mod error;
 pub mod gradients;
+mod host;
 pub mod loss;
 pub mod objective;
 pub mod optimiser;

@@ -1,5 +1,7 @@
 //! What a training minimises.
 
+mod gathered;
+
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -11,7 +13,7 @@ use crate::batch::PairBatch;
 use crate::communicator::Communicator;
 use crate::error::Result;
 use crate::gradients::Gradients;
-use crate::trainer::Gathered;
+pub use gathered::{Gathered, GatheredSegments, GatheredTokens};
 
 /// Prefix of the names of an objective's parameters in the trainer's optimiser.
 pub(crate) const OBJECTIVE_PREFIX: &str = "objective.";
@@ -164,9 +166,4 @@ pub trait Objective: Send {
     fn share(&mut self, _: &mut dyn Communicator) -> Result<()> {
         Ok(())
     }
-}
-
-/// A scalar on the host.
-pub(crate) fn scalar(tensor: &Tensor) -> Result<f64> {
-    Ok(tensor.to_dtype(candle_core::DType::F64)?.to_scalar()?)
 }

@@ -17,6 +17,7 @@ mod report;
 pub mod rerank;
 mod scores;
 mod tally;
+mod tile;
 
 use choices::Protocol;
 use rayon::prelude::*;
@@ -25,13 +26,14 @@ use crate::error::{Error, Result};
 use chance::Chance;
 use positives::{Layout, Positives};
 pub use product::Cosines;
-use product::{TILE, Tiles};
+use product::Tiles;
 pub use report::{
     BothWays, Figures, OTHER_TIES_BOUND_POINTS, Recall, RecallReport, TieShares, beside_chance, exceeds_chance,
 };
 pub use scores::{Combine, LOST, Queries, Room, Scores, Standardised, Variants, WeightedSum};
 pub use tally::Rank;
 use tally::{Best, Counts};
+use tile::TILE;
 
 /// Embeddings whose norm is further than this from 1 are refused: their scores would not be cosines.
 const NORM_TOLERANCE: f32 = 1e-2;

@@ -16,7 +16,6 @@ mod training_run;
 mod unread;
 
 pub use events::{EpochEnd, Event, Progress, Summary};
-pub use gather::{Gathered, GatheredSegments, GatheredTokens};
 pub(crate) use share::{share_optimiser, share_parameters};
 
 pub use loss_scale::LossScale;

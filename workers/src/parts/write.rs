@@ -10,7 +10,8 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use stages::table;
 
 use super::seal::{Seal, Sealing};
-use super::{SCHEMA_VERSION_KEY, attempt_id, parquet_error};
+use super::{SCHEMA_VERSION_KEY, parquet_error};
+use crate::attempt;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
@@ -33,7 +34,7 @@ impl PartWriter {
     /// # Errors
     /// [`WorkerError::Broken`] for a path that leaves the store.
     pub fn create(work: &WorkStore, artifact: Artifact, country: &str, shard: u32) -> Result<Self, WorkerError> {
-        let path = paths::part(country, shard, &attempt_id());
+        let path = paths::part(country, shard, &attempt::id());
         let object = format!("{}/{path}", paths::table(artifact));
         Self::begin(work, artifact, shard, path, object)
     }

@@ -19,9 +19,9 @@ use manifests::digest;
 use stages::table::Columns;
 
 use super::{Gallery, VectorFile, broken};
+use crate::attempt;
 use crate::durable;
 use crate::error::WorkerError;
-use crate::parts::attempt_id;
 
 pub use file::{IndexFile, IndexWriter};
 pub use look::{Wanted, look};
@@ -102,7 +102,7 @@ impl Index {
 async fn make(gallery: &Gallery, vectors: &VectorFile, folder: &Path) -> Result<Option<IndexFile>, WorkerError> {
     let reader = vectors.open(&gallery.work).await?;
     durable::create_folder(folder)?;
-    let mut writer = IndexWriter::create(&folder.join(format!(".{}", attempt_id())))?;
+    let mut writer = IndexWriter::create(&folder.join(format!(".{}", attempt::id())))?;
     for row_group in 0..reader.row_groups().len() {
         let batch = reader.read_row_group(&["image_id", "status", "model", "embedding"], row_group).await?;
         let columns = Columns::new(Artifact::ImageEmbeddings, &batch);

@@ -15,12 +15,13 @@ use manifests::{Artifact, PartFile, Plan, digest, paths};
 use stages::stage::{Stage, StageContext};
 
 use super::VectorFile;
+use crate::attempt;
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::join::ShardJoin;
 use crate::map::shard::write_rows;
 use crate::map::{MapContext, SHARDS_AROUND, devices_of};
-use crate::parts::{PartReader, PartWriter, attempt_id};
+use crate::parts::{PartReader, PartWriter};
 use crate::slices::InputStores;
 
 /// Digest of the model and of all else that decides about vectors but the pictures.
@@ -88,7 +89,7 @@ async fn make(
     let stores = InputStores { tables: context.work, slices: context.slices };
     let join = ShardJoin::load_beside(stores, stage, plan, part.shard, older).await?;
     let places = vec![None; join.tasks.len()];
-    let name = paths::vectors_of_part(&part.path, &attempt_id());
+    let name = paths::vectors_of_part(&part.path, &attempt::id());
     let name = name.ok_or_else(|| WorkerError::Broken(format!("{} is no part of images", part.path)))?;
     let path = format!("{folder}/{name}");
     let mut writer = PartWriter::create_at(context.work, plan.output.artifact, part.shard, path.clone())?;

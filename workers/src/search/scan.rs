@@ -12,6 +12,7 @@ use manifests::{Artifact, shard_of};
 use stages::search::{Top, similarity};
 use stages::table::Columns;
 
+use super::Scan;
 use super::filter::Filter;
 use super::found::{FACTS, facts};
 use super::index::look;
@@ -19,17 +20,6 @@ use super::{Gallery, VectorFile, broken};
 use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
-
-/// What a pass found.
-#[derive(Debug, Clone)]
-pub struct Scan {
-    /// The best images.
-    pub top: Top<()>,
-    /// Images that were compared with the query.
-    pub compared: u64,
-    /// Images whose vector is by another model than the gallery's: they were not.
-    pub outdated: u64,
-}
 
 /// Compares a query with the vectors of all images that a filter wants, and keeps the `most` best. The result depends
 /// neither on how many shards are read side by side nor on which of them the gallery's index has.

@@ -218,7 +218,7 @@ impl WorkStore {
     /// # Errors
     /// A store that does not answer or lets nobody in.
     pub async fn probe_put_if_absent(&self, racers: usize) -> Result<bool, WorkerError> {
-        let path = format!("probe/{}", crate::parts::attempt_id());
+        let path = format!("probe/{}", crate::attempt::id());
         let race = format!("{path}-race");
         let first = self.put_if_absent(&path, Bytes::from_static(b"1")).await?;
         let second = self.put_if_absent(&path, Bytes::from_static(b"2")).await?;

@@ -308,12 +308,12 @@ async fn a_table_that_is_no_longer_ours_is_refused_with_a_way_back() {
 async fn no_commit_brings_in_a_part_from_before_the_horizon() {
     let folder = tempfile::tempdir().unwrap();
     let (_, tables) = open(&folder);
-    let old = crate::parts::attempt_id();
+    let old = crate::attempt::id();
     let now = crate::parts::written_millis(&paths::part(FINLAND, 0, &old)).unwrap();
     tables.raise_horizon(Artifact::Splits, FINLAND, now + 1).await.unwrap();
     tables.raise_horizon(Artifact::Splits, FINLAND, now).await.unwrap();
     std::thread::sleep(Duration::from_millis(5));
-    let new = crate::parts::attempt_id();
+    let new = crate::attempt::id();
     let committed = tables.commit(change(FINLAND, &[(0, None, &old), (1, None, &new)])).await.unwrap();
     assert_eq!(committed.overtaken, [0]);
     assert_eq!(live(&tables, FINLAND).await, [paths::part(FINLAND, 1, &new)]);

@@ -79,7 +79,7 @@ impl<'a> Mirror<'a> {
             return Ok(());
         }
         // into a folder beside it first: half a state must not be taken for one
-        let draft = self.folder.with_extension(crate::parts::attempt_id());
+        let draft = self.folder.with_extension(crate::attempt::id());
         for (name, place) in &saved.files {
             self.download(place, &draft, name).await?;
         }
@@ -108,7 +108,7 @@ impl<'a> Mirror<'a> {
         if !self.is_elsewhere() {
             return Ok(());
         }
-        let attempt = crate::parts::attempt_id();
+        let attempt = crate::attempt::id();
         let (mut saved, mut seen) =
             (Saved { number: self.saved.number + 1, by: name_of_process(), ..Saved::default() }, BTreeMap::new());
         for (name, stamp) in files(&self.folder).map_err(|e| WorkerError::of_io(&self.folder, &e))? {
@@ -168,7 +168,7 @@ impl<'a> Mirror<'a> {
     pub(super) async fn fetch(&self, subfolder: &str) -> Result<PathBuf, WorkerError> {
         let target = self.folder.join(subfolder);
         if self.is_elsewhere() && !target.exists() {
-            let draft = target.with_extension(crate::parts::attempt_id());
+            let draft = target.with_extension(crate::attempt::id());
             let names = self.work.list(&format!("{}/{subfolder}", self.run)).await?;
             for name in &names {
                 self.download(&format!("{subfolder}/{name}"), &draft, name).await?;

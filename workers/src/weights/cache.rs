@@ -93,7 +93,7 @@ impl Cache {
         // a note to ourselves: without it the file is read once more
         let kept = serde_json::to_vec(&stamp).map_err(std::io::Error::other).and_then(|bytes| {
             std::fs::create_dir_all(self.root.join("digests"))?;
-            let draft = stamp_path.with_extension(crate::parts::attempt_id());
+            let draft = stamp_path.with_extension(crate::attempt::id());
             std::fs::write(&draft, bytes)?;
             std::fs::rename(&draft, &stamp_path)
         });

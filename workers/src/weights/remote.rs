@@ -197,7 +197,7 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
     let Some(mut stream) = store.stream(name).await? else { return Ok(false) };
     let parent = target.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(|e| WorkerError::of_io(parent, &e))?;
-    let draft = parent.join(format!(".{}", crate::parts::attempt_id()));
+    let draft = parent.join(format!(".{}", crate::attempt::id()));
     let write = async {
         // blocking writes of one chunk each go to the page cache, and nothing else runs during a fetch
         let mut file = std::fs::File::create(&draft).map_err(|e| WorkerError::of_io(&draft, &e))?;

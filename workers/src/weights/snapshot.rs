@@ -77,7 +77,7 @@ impl Snapshot {
             }
             let parent = target.parent().unwrap_or(folder);
             let linked = std::fs::create_dir_all(parent).and_then(|()| {
-                let draft = parent.join(format!(".{}", crate::parts::attempt_id()));
+                let draft = parent.join(format!(".{}", crate::attempt::id()));
                 link(&std::fs::canonicalize(self.folder.join(&name))?, &draft)?;
                 std::fs::rename(&draft, &target)
             });

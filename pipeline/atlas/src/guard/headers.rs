@@ -5,7 +5,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::site::Tiles;
+use crate::tiles::Tiles;
 
 pub(super) struct Headers {
     policy: HeaderValue,

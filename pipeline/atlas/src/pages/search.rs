@@ -14,7 +14,8 @@ use super::extract::Parameters;
 use super::parameters::{Filters, some};
 use crate::ask::{About, Answer, Atlas, ImageName, Query, Question};
 use crate::layout::{Nav, Shell};
-use crate::site::{Page, Tiles};
+use crate::site::Page;
+use crate::tiles::Tiles;
 use crate::trouble::Trouble;
 
 const PATH: &str = "/";

@@ -1,4 +1,4 @@
-use super::resnet;
+use super::resnet_shape as resnet;
 use crate::ops::Activation;
 use crate::{ModelError, Result};
 use choices::Preset;

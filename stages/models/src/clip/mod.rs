@@ -15,6 +15,8 @@ mod places;
 mod presets;
 mod reading;
 mod resnet;
+mod resnet_shape;
+mod source;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -34,10 +36,11 @@ use crate::ops::Dropout;
 use crate::parameters::Parameters;
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
+use source::Gradients;
 use std::path::Path;
 use text::TextInput;
 use towers::ClipTower;
-use weights::{Gradients, TextWeights, VisionWeights, declarations, logit_scale};
+use weights::{TextWeights, VisionWeights, declarations, logit_scale};
 
 /// A CLIP with its variables.
 ///

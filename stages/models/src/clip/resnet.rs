@@ -4,7 +4,8 @@
 //! It is read, not trained: batch norms are folded into the convolutions before them, as they stand at inference.
 
 use super::config::{ClipConfig, VisionConfig};
-use super::weights::{Declarations, Source};
+use super::resnet_shape::EXPANSION;
+use super::source::{Declarations, Source};
 use crate::ops::half::widen;
 use crate::ops::{add_positions, attention, conv2d, linear, mean_pool};
 use candle_core::{DType, Result, Tensor};
@@ -13,12 +14,6 @@ use candle_core::{DType, Result, Tensor};
 const BATCH_NORM_EPSILON: f64 = 1e-5;
 /// Convolutions of the stem.
 const STEM: usize = 3;
-/// Groups of bottlenecks.
-pub(super) const STAGES: usize = 4;
-/// The last convolution of a bottleneck has so many times the channels of the others.
-const EXPANSION: usize = 4;
-/// Side of the image in pixels of the last places.
-pub(super) const TOTAL_STRIDE: usize = 32;
 
 /// Tensors of the image tower.
 #[derive(Clone, Debug)]
@@ -84,11 +79,6 @@ fn places(width: usize, blocks: &[usize]) -> Vec<Vec<Place>> {
 /// Inputs and outputs of the stem's convolutions.
 fn stem(width: usize) -> [(usize, usize); STEM] {
     [(3, width / 2), (width / 2, width / 2), (width / 2, width)]
-}
-
-/// Width of the last places, where the first have `width`.
-pub(super) fn last_width(width: usize) -> usize {
-    (width << (STAGES - 1)) * EXPANSION
 }
 
 /// Names and shapes of all that a checkpoint holds of the tower, running statistics among it.
@@ -234,6 +224,6 @@ mod tests {
         assert_eq!(of(0, 1), ("visual.layer1.1", 256, 64, 1, false));
         assert_eq!(of(1, 0), ("visual.layer2.0", 256, 128, 2, true));
         assert_eq!(of(3, 2), ("visual.layer4.2", 2048, 512, 1, false));
-        assert_eq!(last_width(64), 2048);
+        assert_eq!(super::super::resnet_shape::last_width(64), 2048);
     }
 }

@@ -1,9 +1,10 @@
+use super::LAYER_NORM_EPSILON;
 use super::activation::{Activation, activation, activation_backward, activation_forward};
 use super::attention::{Attention, attention};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
-use super::layer_norm::{LAYER_NORM_EPSILON, layer_norm, layer_norm_backward, layer_norm_forward};
+use super::layer_norm::{layer_norm, layer_norm_backward, layer_norm_forward};
 use super::linear::{linear, linear_forward, linear_grad_w, linear_grad_x};
 use super::matrix::column_sums;
 use super::real::{Real, add, vectorised};

@@ -8,9 +8,6 @@ use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// The epsilon of every CLIP.
-pub const LAYER_NORM_EPSILON: f64 = 1e-5;
-
 /// (x - mean) / sqrt(variance + epsilon) * weight + bias, over the last dimension.
 ///
 /// `x [.., D]`, `weight [D]`, `bias [D]`. The variance is the biased one.

@@ -51,7 +51,7 @@ pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use image_conv::image_conv2d;
 pub use inverted_bottleneck::{InvertedBottleneck, inverted_bottleneck};
-pub use layer_norm::{LAYER_NORM_EPSILON, layer_norm};
+pub use layer_norm::layer_norm;
 pub use linear::{linear, project};
 pub use normalise::l2_normalise;
 pub use patches::patches;
@@ -60,6 +60,9 @@ pub use positions::add_positions;
 pub use select::select_rows;
 pub use stem::{StemStage, stem_stage};
 pub use window_attention::{RelativePositions, window_attention};
+
+/// The epsilon of every CLIP.
+pub const LAYER_NORM_EPSILON: f64 = 1e-5;
 
 #[cfg(test)]
 mod testing;

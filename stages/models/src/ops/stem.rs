@@ -1,7 +1,8 @@
+use super::LAYER_NORM_EPSILON;
 use super::activation::{Activation, activation, gelu, gelu_slope, quick_gelu, quick_gelu_slope};
 use super::conv::{Conv2d, conv2d};
 use super::graph::{Backward, CpuOp, Forward, View, apply, has_kernel};
-use super::layer_norm::{LAYER_NORM_EPSILON, layer_norm, normalise_row, normalise_row_backward};
+use super::layer_norm::{layer_norm, normalise_row, normalise_row_backward};
 use super::matrix::sum_partials;
 use super::real::{Real, add, add_products, vectorised};
 use super::tiles::{Sizes, Tile, per_task};

@@ -14,9 +14,10 @@ use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
 use crate::loss::{Features, PairKeys};
+use crate::objective::Gathered;
 use crate::objective::{Differentiated, Objective, StepInfo};
 use crate::optimiser::{AdamW, AdamWSettings, State, groups_by_decay};
-use crate::trainer::{Gathered, share_optimiser, share_parameters};
+use crate::trainer::{share_optimiser, share_parameters};
 
 const DISCRIMINATOR: &str = "discriminator.safetensors";
 const OPTIMISER: &str = "discriminator_optimiser.safetensors";

@@ -4,7 +4,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use super::in_place;
 use crate::error::{Error, Result};
-use crate::objective::scalar;
+use crate::host::scalar;
 
 /// The root of the summed squares of gradients, where they lie.
 pub(super) enum Norm {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::check_rows;
-use super::product::{TILE, multiply, panel};
+use super::tile::{TILE, multiply, panel};
 use crate::error::{Error, Result};
 
 /// Below every score: there is nothing that the image could be found by, or searched with. Whoever asks for it has lost

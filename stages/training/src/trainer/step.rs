@@ -5,12 +5,13 @@ use candle_core::{DType, Tensor, Var};
 use models::dual_encoder::{DualEncoder, GroupStatistics, LOGIT_SCALE};
 
 use super::forward::{Column, ColumnGradient, Forward, Networks, wide};
-use super::gather::{Gathered, gather};
+use super::gather::gather;
 use super::loaded::Loaded;
 use super::phases::StopWatch;
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
+use crate::objective::Gathered;
 use crate::objective::{Differentiated, OBJECTIVE_PREFIX, Objective, StepInfo};
 
 /// What a step has found: the same on all ranks.

@@ -24,7 +24,8 @@ use crate::batch::{BatchSource, BoxError, Prefetched, with_prefetch};
 use crate::checkpoint::{self, Best, Position, State};
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
-use crate::objective::{OBJECTIVE_PREFIX, Objective, StepInfo, scalar};
+use crate::host::scalar;
+use crate::objective::{OBJECTIVE_PREFIX, Objective, StepInfo};
 #[cfg(test)]
 use crate::optimiser::HeldHistory;
 use crate::optimiser::{self, AdamW, groups_by_decay};

@@ -2,7 +2,7 @@ use candle_core::{Result, Tensor};
 
 use super::launch::{self, Made};
 use super::node::{GpuOp, Pass};
-use crate::ops::Activation;
+use choices::Activation;
 
 pub(crate) struct ActivationOp(pub(crate) Activation);
 

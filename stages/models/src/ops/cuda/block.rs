@@ -5,7 +5,8 @@ use super::attention::AttentionOp;
 use super::launch::{self, Made};
 use super::linear::rows;
 use super::node::{GpuOp, Pass};
-use crate::ops::{Activation, LAYER_NORM_EPSILON};
+use crate::ops::LAYER_NORM_EPSILON;
+use choices::Activation;
 
 /// A pre-norm Transformer block as one node, with the arguments of [`transformer_block`](crate::ops::transformer_block):
 /// gradients between its parts are neither cleared nor added up by candle, and residual sums cost no pass of their own.

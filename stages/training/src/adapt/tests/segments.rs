@@ -9,7 +9,7 @@ use super::super::{Adaptation, Adversary, Settings};
 use super::{assert_near, gradient, scalar};
 use crate::communicator::Solo;
 use crate::objective::{Differentiated, Objective, StepInfo};
-use crate::trainer::{Gathered, GatheredSegments};
+use crate::objective::{Gathered, GatheredSegments};
 
 const ROWS: usize = 8;
 const DIM: usize = 4;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::recall::product::TILE;
+use crate::recall::tile::TILE;
 use crate::recall::{Queries, Room, Scores};
 
 /// Scores of queries (rows) with answers (columns).

@@ -1,7 +1,7 @@
 //! The dual softmax.
 
 use super::asked::{Asked, change};
-use crate::recall::product::TILE;
+use crate::recall::tile::TILE;
 use crate::recall::{LOST, Queries, Room, Scores};
 
 /// s'\[i, c\] = s\[i, c\] · softmax over captions (s\[i, ·\] / τ₁)\[c\] · softmax over images (s\[·, c\] / τ₂)\[i\].

@@ -2,7 +2,7 @@
 
 use super::asked::{Asked, change};
 use super::top::{Answer, places, top};
-use crate::recall::product::TILE;
+use crate::recall::tile::TILE;
 use crate::recall::{LOST, Queries, Room, Scores};
 
 /// Weights of the rerank.

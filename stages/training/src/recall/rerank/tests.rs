@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::recall::product::TILE;
+use crate::recall::tile::TILE;
 use crate::recall::{Directions, LOST, Pairs, Queries, Room, Scores, evaluate_scores};
 
 const GOLDEN: &str = include_str!("../../../tests/goldens/rerank.json");

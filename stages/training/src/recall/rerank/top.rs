@@ -2,7 +2,7 @@
 
 use super::asked::Asked;
 use crate::recall::LOST;
-use crate::recall::product::TILE;
+use crate::recall::tile::TILE;
 
 /// An answer with its score.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::adapt::{self, Adaptation, Adversary};
 use crate::batch::Domains;
+use crate::objective::Gathered;
 use choices::SegmentTower;
 use models::dual_encoder::MAX_LOGIT_SCALE;
 

@@ -14,7 +14,7 @@ use crate::contrastive::{Contrastive, Loss};
 use crate::error::Result;
 use crate::gradients::Gradients;
 use crate::objective::{Differentiated, Objective, StepInfo, TokenColumns};
-use crate::trainer::{Gathered, GatheredTokens};
+use crate::objective::{Gathered, GatheredTokens};
 
 const WIDTH: usize = 8;
 const WORD_WIDTH: usize = 6;

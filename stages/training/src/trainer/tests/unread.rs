@@ -1,6 +1,7 @@
 //! Steps that are looked at together, as on a GPU.
 
 use super::*;
+use crate::objective::Gathered;
 use choices::SegmentTower;
 
 /// What a run tells, without its times.

@@ -21,6 +21,7 @@ mod last_overrides;
 mod launch;
 pub mod logs;
 pub mod memory;
+mod own_folder;
 pub mod page;
 pub mod pair;
 pub mod plan;

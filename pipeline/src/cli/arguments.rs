@@ -175,6 +175,11 @@ pub(super) struct ShareArgs {
     pub(super) index: Option<u32>,
     #[arg(long, help = "Number of workers; otherwise URBANCROSS_COUNT says")]
     pub(super) count: Option<u32>,
+    #[arg(
+        long,
+        help = "Leave when no shard is to be had, rather than when the plan is closed: others have work for its place"
+    )]
+    pub(super) leave: bool,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
 }

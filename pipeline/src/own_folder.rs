@@ -80,9 +80,9 @@ mod tests {
         let lives = OwnFolder::below(root.path()).unwrap();
         let spec = lives.write(&[("spec.toml".into(), "x".into())]).unwrap();
         // as a process leaves it that was killed: its lock goes with it, its files stay
-        let OwnFolder { _lock, folder } = OwnFolder::below(root.path()).unwrap();
+        let OwnFolder { _lock: lock, folder } = OwnFolder::below(root.path()).unwrap();
         let left = folder.keep();
-        drop(_lock);
+        drop(lock);
         let (half_made, of_others) = (root.path().join(format!("{PREFIX}x")), root.path().join("others"));
         std::fs::create_dir(&half_made).unwrap();
         std::fs::create_dir(&of_others).unwrap();

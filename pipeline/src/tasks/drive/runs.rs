@@ -40,9 +40,8 @@ pub(super) async fn adapt(
 fn job<'a>(pair: &'a Pair, of: &GivenPair, step: &'static str) -> TrainJob<'a> {
     let (spec, beside) = of.files();
     let files = std::iter::once(("spec.toml".to_owned(), spec)).chain(beside).collect();
-    // what follows a pair's own adaptation is made by its processes, too
-    let whole = (step == ADAPT).then_some("--whole");
-    let rest = whole.into_iter().chain(["--json"]).map(str::to_owned).collect();
+    // what follows a pair's own adaptation is made by its processes, too; one of many says nothing meanwhile
+    let rest = vec![if step == ADAPT { "--whole" } else { "--json" }.to_owned()];
     TrainJob {
         step,
         work: &pair.target.work,

@@ -5,6 +5,7 @@ use manifests::spec::RanksSpec;
 use manifests::words::count;
 use std::ffi::OsString;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ pub(crate) const PERMANENT: i32 = 65;
 
 /// Set for processes that this program has started: their standard input ends when it is gone.
 const LAUNCHED: &str = "URBANCROSS_LAUNCHED";
+
+/// Names a program that is given the words of this one for each of its children, and ends as they do: it runs them elsewhere.
+const LAUNCHER: &str = "URBANCROSS_LAUNCHER";
 
 /// Whether this program has started this process: then its parent speaks to people.
 pub fn launched() -> bool {
@@ -140,7 +144,10 @@ fn rank_of(rank: usize, ranks: usize, port: u16, secret: &str) -> Result<Command
 
 /// This program once more, beside `siblings - 1` others.
 pub(crate) fn child(siblings: usize) -> Result<Command, WorkerError> {
-    let program = std::env::current_exe().map_err(|e| WorkerError::Configuration(format!("this program: {e}")))?;
+    let program: PathBuf = match std::env::var_os(LAUNCHER) {
+        Some(launcher) => launcher.into(),
+        None => std::env::current_exe().map_err(|e| WorkerError::Configuration(format!("this program: {e}")))?,
+    };
     let mut command = Command::new(&program);
     if std::env::var_os("RAYON_NUM_THREADS").is_none() {
         // they share the cores rather than fight for them

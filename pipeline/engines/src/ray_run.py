@@ -83,8 +83,9 @@ def process(arguments, files, variables):
                 file.write(text)
         command = [PROGRAM, arguments[0], os.path.join(folder, os.path.basename(arguments[1]))] + arguments[2:]
         node = {"NODE_NAME": ray.get_runtime_context().get_node_id()[:12], "URBANCROSS_LAUNCHED": "1"}
-        # its standard input ends with this task, and so does it
-        child = subprocess.Popen(command, env={**os.environ, **variables, **node}, stdin=subprocess.PIPE)
+        # its standard input ends with this task, and so does it; what it comes to the driver says
+        quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        child = subprocess.Popen(command, env={**os.environ, **variables, **node}, **quiet)
         try:
             # Ray interrupts between two steps, and no wait
             while child.poll() is None:

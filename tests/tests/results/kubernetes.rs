@@ -158,8 +158,24 @@ async fn a_pair_is_driven_on_a_cluster() {
     let world = World::new(40);
     let (folder, pair) = specs(&world, "cluster");
     let cluster = Cluster::begin();
-    let (code, said) = cluster.call("drive", &pair, &[]);
+    // how far the first build was when the second one had workers
+    let has_job = |number: usize, step: &str| {
+        let sign = format!("-{number}-{step}-");
+        cluster.files("Job.").iter().any(|job| job.contains(&sign))
+    };
+    let mut side_by_side = None;
+    let (code, said) = std::thread::scope(|scope| {
+        let driver = scope.spawn(|| cluster.call("drive", &pair, &[]));
+        while !driver.is_finished() {
+            if side_by_side.is_none() && has_job(1, "images") {
+                side_by_side = Some(!has_job(0, "pretrain"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        driver.join().unwrap()
+    });
     assert_eq!(code, Some(0), "{said}\n{}", cluster.said());
+    assert_eq!(side_by_side, Some(true), "no build waited for the other: {said}");
     assert!(said.contains("3 of 3 tasks finished") && said.contains("after "), "{said}");
     let jobs = cluster.files("Job.");
     let of_task = |number: usize, end: &str| {
@@ -174,8 +190,7 @@ async fn a_pair_is_driven_on_a_cluster() {
     assert_eq!(files.len(), 3, "{files:?}");
     assert!(world.path("cluster/reports/finland_to_spain.html").exists());
 
-    // what was placed is written down of both builds, and no task waited for the other: the second one's images were placed
-    // before the first one was trained
+    // what was placed is written down of both builds
     let store = WorkStore::open(&world.path("cluster").display().to_string(), &Default::default()).unwrap();
     let run = files.iter().find_map(|name| name.strip_prefix("uc-")?.strip_suffix("-0")).unwrap();
     for (number, country) in ["finland", "spain"].into_iter().enumerate() {

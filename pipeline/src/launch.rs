@@ -79,7 +79,10 @@ pub(crate) async fn alone(
     stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    let started = child(siblings)?.env(TASK, progress.task()).args(arguments).spawn();
+    let mut command = child(siblings)?;
+    // whatever this process is one of: the child is alone
+    ["RANK", "WORLD_SIZE", workers::rank_env::RENDEZVOUS].iter().for_each(|name| _ = command.env_remove(name));
+    let started = command.env(TASK, progress.task()).args(arguments).spawn();
     let mut process = started.map_err(|e| WorkerError::of_io(name.as_ref(), &e))?;
     let mut stop_sent = None;
     loop {

@@ -3,6 +3,7 @@
 
 mod kubectl;
 mod kubernetes;
+mod places;
 mod processes;
 mod slurm;
 
@@ -10,16 +11,19 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use engines::Profile;
+use manifests::spec::RanksSpec;
 use stages::Training;
 use workers::WorkerError;
 use workers::map::Observer;
 use workers::stores::WorkStore;
 
 use crate::build::Build;
+use crate::launch::OverSpec;
 use crate::progress::Progress;
 use crate::run_record::Submission;
 pub use kubectl::Kubectl;
 pub use kubernetes::KubernetesEngine;
+pub use places::Places;
 pub use processes::Processes;
 pub use slurm::{Slurm, examine as examine_slurm};
 
@@ -59,7 +63,6 @@ pub(crate) async fn jobs_in_words(submission: &Submission, country: &str) -> Opt
 }
 
 /// A training or adaptation that wants ranks.
-#[derive(Clone, Copy)]
 pub(crate) struct TrainJob<'a> {
     /// Its step.
     pub step: &'static str,
@@ -67,12 +70,23 @@ pub(crate) struct TrainJob<'a> {
     pub work: &'a WorkStore,
     /// Set when the driver is to end.
     pub stop: &'a AtomicBool,
+    /// How many of them on one machine.
+    pub ranks: &'a RanksSpec,
+    /// What each of them runs, where the engine is this program.
+    pub over: OverSpec,
+    /// Whether it is one of many that run side by side, and share the cores of a machine.
+    pub beside_others: bool,
 }
 
 impl<'a> TrainJob<'a> {
     /// A training of a build.
-    pub(crate) fn of(build: &'a Build, training: Training) -> Self {
-        Self { step: training.name(), work: &build.work, stop: &build.stop }
+    pub(crate) fn of(build: &'a Build, training: Training, retrain: bool) -> Self {
+        let mut rest = vec![training.name().to_owned()];
+        rest.extend(retrain.then(|| "--retrain".to_owned()));
+        let files = vec![("spec.toml".to_owned(), build.spec.to_toml())];
+        let (work, stop, ranks) = (&build.work, build.stop.as_ref(), &build.spec.ranks);
+        let over = OverSpec { command: "train", files, rest };
+        Self { step: training.name(), work, stop, ranks, over, beside_others: false }
     }
 }
 
@@ -85,6 +99,8 @@ pub struct MapJob<'a> {
     pub plan: &'a str,
     /// Shards that nobody has closed.
     pub open_shards: usize,
+    /// Those of them that nobody works on.
+    pub free_shards: usize,
 }
 
 /// What an engine did with a job.
@@ -142,14 +158,15 @@ impl Engine {
         }
     }
 
-    /// Starts a training as a job of its own; `None`: it runs in the driver's process. An engine that waits for its end leaves
+    /// Starts a training as a job of its own; `None`: the driver runs it. An engine that waits for its end leaves
     /// it to the caller to look whether it was enough.
     ///
     /// # Errors
     /// An engine that refuses, and ranks that can never train.
-    pub(crate) async fn train(&self, job: TrainJob<'_>, progress: &Progress) -> Result<Option<Placed>, WorkerError> {
+    pub(crate) async fn train(&self, job: &TrainJob<'_>, progress: &Progress) -> Result<Option<Placed>, WorkerError> {
         match self {
-            Engine::Here | Engine::Processes(_) => Ok(None),
+            Engine::Here => Ok(None),
+            Engine::Processes(processes) => processes.train(job, progress).await,
             Engine::Slurm(slurm) => slurm.train(job).await.map(|()| Some(Placed::ComesBack)),
             Engine::Kubernetes(kubernetes) => {
                 let note = |text: &str| progress.note(text);

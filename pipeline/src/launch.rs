@@ -5,17 +5,17 @@ use manifests::spec::RanksSpec;
 use manifests::words::count;
 use std::ffi::OsString;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use stages::Training;
 use tokio::process::{Child, Command};
 use workers::WorkerError;
 
-use crate::build::Build;
-use crate::progress::Progress;
-use crate::run_options::RunOptions;
+use crate::engine::TrainJob;
+use crate::own_folder::OwnFolder;
+use crate::progress::{Progress, TASK};
 
 /// How long a rank may take to end after it was told to stop.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,6 +25,9 @@ pub(crate) const PERMANENT: i32 = 65;
 
 /// Set for processes that this program has started: their standard input ends when it is gone.
 const LAUNCHED: &str = "URBANCROSS_LAUNCHED";
+
+/// Names a program that is given the words of this one for each of its children, and ends as they do: it runs them elsewhere.
+const LAUNCHER: &str = "URBANCROSS_LAUNCHER";
 
 /// Whether this program has started this process: then its parent speaks to people.
 pub fn launched() -> bool {
@@ -43,19 +46,65 @@ pub fn stop_with_launcher(stop: std::sync::Arc<AtomicBool>) {
     });
 }
 
-/// Runs a training as `ranks.processes` processes of this program, which meet over the loopback device.
-pub async fn train(
-    build: &Build,
-    training: Training,
-    options: &RunOptions,
+/// A command of this program over specs, which are written down for it.
+pub(crate) struct OverSpec {
+    /// Such as `train`.
+    pub command: &'static str,
+    /// Files by name: the spec that it is given, then those beside it.
+    pub files: Vec<(String, String)>,
+    /// What is said behind the spec.
+    pub rest: Vec<String>,
+}
+
+impl OverSpec {
+    /// The command as arguments, with its files in a folder.
+    pub(crate) fn arguments(&self, folder: &OwnFolder) -> Result<Vec<OsString>, WorkerError> {
+        let spec = folder.write(&self.files)?;
+        Ok([self.command.into(), spec.into()].into_iter().chain(self.rest.iter().map(OsString::from)).collect())
+    }
+}
+
+/// Runs a training as so many processes of this program as its spec says, which meet over the loopback device.
+pub(crate) async fn train(job: &TrainJob<'_>, progress: &Progress) -> Result<(), WorkerError> {
+    let folder = OwnFolder::new()?;
+    ranks(job.step, job.ranks, &job.over.arguments(&folder)?, job.stop, progress).await
+}
+
+/// Runs a command of this program in a process of its own, which has the cores that are left to it beside `siblings - 1`
+/// others.
+pub(crate) async fn alone(
+    name: &str,
+    siblings: usize,
+    arguments: &[OsString],
+    stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
-    let spec = folder.path().join("spec.toml");
-    std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;
-    let mut arguments: Vec<OsString> = vec!["train".into(), spec.into(), training.name().into()];
-    arguments.extend(options.retrain.then(|| "--retrain".into()));
-    ranks(training.name(), &build.spec.ranks, &arguments, &build.stop, progress).await
+    let mut command = child(siblings)?;
+    // whatever this process is one of: the child is alone
+    ["RANK", "WORLD_SIZE", workers::rank_env::RENDEZVOUS].iter().for_each(|name| _ = command.env_remove(name));
+    let started = command.env(TASK, progress.task()).args(arguments).spawn();
+    let mut process = started.map_err(|e| WorkerError::of_io(name.as_ref(), &e))?;
+    let mut stop_sent = None;
+    loop {
+        let status = process.try_wait().map_err(|e| WorkerError::Transient(format!("{name}: {e}")))?;
+        let stopped = stop.load(Ordering::Relaxed);
+        match status.map(|status| status.code()) {
+            Some(_) if stopped => return Err(WorkerError::Stopped),
+            Some(Some(0)) => return Ok(()),
+            Some(code) => return Err(failed(name, code)),
+            None => {}
+        }
+        if stopped {
+            let since: Instant = *stop_sent.get_or_insert_with(|| {
+                process.id().into_iter().for_each(terminate);
+                Instant::now()
+            });
+            if since.elapsed() > PATIENCE {
+                return Err(WorkerError::Stopped); // it is killed as it is dropped
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Runs a command of this program as the ranks of `name`, which meet over the loopback device.
@@ -75,7 +124,7 @@ pub(crate) async fn ranks(
     for rank in 0..ranks {
         let mut command = rank_of(rank, ranks, port, &secret)?;
         let rank_of = format!("rank {rank} of {name}");
-        let started = command.args(arguments).spawn();
+        let started = command.env(TASK, progress.task()).args(arguments).spawn();
         children.push(started.map_err(|e| WorkerError::of_io(rank_of.as_ref(), &e))?);
     }
     wait(children, name, spec.timeout_seconds, stop).await
@@ -98,7 +147,10 @@ fn rank_of(rank: usize, ranks: usize, port: u16, secret: &str) -> Result<Command
 
 /// This program once more, beside `siblings - 1` others.
 pub(crate) fn child(siblings: usize) -> Result<Command, WorkerError> {
-    let program = std::env::current_exe().map_err(|e| WorkerError::Configuration(format!("this program: {e}")))?;
+    let program: PathBuf = match std::env::var_os(LAUNCHER) {
+        Some(launcher) => launcher.into(),
+        None => std::env::current_exe().map_err(|e| WorkerError::Configuration(format!("this program: {e}")))?,
+    };
     let mut command = Command::new(&program);
     if std::env::var_os("RAYON_NUM_THREADS").is_none() {
         // they share the cores rather than fight for them

@@ -22,6 +22,7 @@ mod launch;
 pub mod logs;
 pub mod memory;
 mod output;
+mod own_folder;
 pub mod page;
 pub mod pair;
 pub mod plan;

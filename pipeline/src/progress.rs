@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use manifests::words::count;
 use stages::fit::Trained;
 use training::trainer::{Event as TrainingEvent, Phases};
@@ -19,24 +19,48 @@ pub(crate) const ASKED: &str = "server";
 /// Seconds between lines of a log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// Variable by which a process of one of several tasks knows the name of that task.
+pub(crate) const TASK: &str = "URBANCROSS_TASK";
+
 /// Where progress goes.
 pub struct Progress {
     terminal: bool,
     quiet: bool,
+    /// Name of one of several tasks, which stands before its lines; empty: there is one alone.
+    task: String,
+    bars: MultiProgress,
 }
 
 impl Progress {
     /// Bars if standard error is a terminal. `quiet`: nothing at all (for `--json`).
     pub fn new(quiet: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal() && !crate::logs::is_json();
-        Self { terminal, quiet: quiet || crate::logs::is_quiet() }
+        let task = std::env::var(TASK).unwrap_or_default();
+        // the driver has the terminal: a process of one of its tasks says lines
+        let terminal = std::io::stderr().is_terminal() && !crate::logs::is_json() && task.is_empty();
+        Self { terminal, quiet: quiet || crate::logs::is_quiet(), task, bars: MultiProgress::new() }
+    }
+
+    /// That of one of several tasks, which others run beside.
+    pub(crate) fn of_task(&self, name: &str) -> Self {
+        let (terminal, quiet, bars) = (self.terminal, self.quiet, self.bars.clone());
+        Self { terminal, quiet, task: name.to_owned(), bars }
+    }
+
+    /// Name of the task, if there are several.
+    pub(crate) fn task(&self) -> &str {
+        &self.task
     }
 
     /// A line of its own.
     pub fn note(&self, text: &str) {
-        if !self.quiet {
-            crate::aside!("{text}");
+        if self.quiet {
+            return;
         }
+        let text = of_task(&self.task, text);
+        if self.terminal {
+            return self.bars.suspend(|| crate::aside!("{text}"));
+        }
+        crate::aside!("{text}");
     }
 
     /// A line about a step that ended, with the name of what happened for programs.
@@ -47,6 +71,7 @@ impl Progress {
             true => crate::logs::event(&Event {
                 level: "info",
                 event,
+                task: Some(self.task.as_str()).filter(|task| !task.is_empty()),
                 stage: Some(step),
                 seconds,
                 message,
@@ -55,9 +80,10 @@ impl Progress {
         }
     }
 
-    fn bar(&self, total: u64, template: &str) -> ProgressBar {
-        let bar = ProgressBar::new(total);
+    fn bar(&self, total: u64, name: &str, template: &str) -> ProgressBar {
+        let mut bar = ProgressBar::new(total);
         if self.terminal && !self.quiet {
+            bar = self.bars.add(bar);
             if let Ok(style) = ProgressStyle::with_template(template) {
                 // its own rates have all digits of a floating-point number
                 let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
@@ -65,6 +91,7 @@ impl Progress {
                 });
                 bar.set_style(style.progress_chars("━╸ "));
             }
+            bar.set_prefix(of_task(&self.task, name));
         } else {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
@@ -73,17 +100,25 @@ impl Progress {
 
     /// A stage of `total` rows.
     pub fn stage(&self, name: &'static str, total: u64) -> StageBar<'_> {
-        let bar = self.bar(total, "{prefix:21} {bar:28.cyan} {pos:>7}/{len} rows {rate:>9} eta {eta:>4} {msg}");
-        bar.set_prefix(name);
+        let bar = self.bar(total, name, "{prefix:21} {bar:28.cyan} {pos:>7}/{len} rows {rate:>9} eta {eta:>4} {msg}");
         StageBar { progress: self, name, bar, total, errors: Mutex::new(0), logged: Mutex::new(Instant::now()) }
     }
 
     /// A training of `epochs` epochs.
     pub fn training(&self, name: &'static str, epochs: usize) -> TrainingBar<'_> {
-        let bar = self.bar(epochs as u64, "{prefix:21} {bar:28.magenta} {pos:>3}/{len} epochs eta {eta:>4} {msg}");
-        bar.set_prefix(name);
+        let bar =
+            self.bar(epochs as u64, name, "{prefix:21} {bar:28.magenta} {pos:>3}/{len} epochs eta {eta:>4} {msg}");
         TrainingBar { progress: self, name, bar, epochs, epoch: Mutex::default() }
     }
+}
+
+/// A line with the name of its task, behind what says how grave it is.
+fn of_task(task: &str, text: &str) -> String {
+    if task.is_empty() {
+        return text.to_owned();
+    }
+    let level = ["error: ", "warning: "].into_iter().find(|level| text.starts_with(level)).unwrap_or("");
+    format!("{level}{task}: {}", &text[level.len()..])
 }
 
 /// A rate with as many digits as say something.
@@ -173,7 +208,7 @@ impl Observer for StageBar<'_> {
     }
 
     fn note(&self, text: &str) {
-        self.bar.suspend(|| self.progress.note(text));
+        self.progress.note(text);
     }
 }
 
@@ -244,20 +279,18 @@ impl TrainingBar<'_> {
             TrainingEvent::EpochEnd(end) => {
                 let epoch = std::mem::take(&mut *epoch);
                 self.bar.set_position(end.epoch as u64 + 1);
-                self.bar.suspend(|| {
-                    self.progress.note(&format!(
-                        "{:21} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}{}",
-                        self.name,
-                        end.epoch + 1,
-                        self.epochs,
-                        epoch.mean_loss(),
-                        end.metric,
-                        end.best.metric,
-                        end.best.epoch + 1,
-                        epoch.waited(),
-                        phases(end.phases),
-                    ));
-                });
+                self.progress.note(&format!(
+                    "{:21} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}{}",
+                    self.name,
+                    end.epoch + 1,
+                    self.epochs,
+                    epoch.mean_loss(),
+                    end.metric,
+                    end.best.metric,
+                    end.best.epoch + 1,
+                    epoch.waited(),
+                    phases(end.phases),
+                ));
             }
         }
     }
@@ -281,6 +314,13 @@ impl TrainingBar<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_one_of_several_tasks_have_its_name() {
+        assert_eq!(of_task("", "error: x"), "error: x");
+        assert_eq!(of_task("spain", "images   40 computed"), "spain: images   40 computed");
+        assert_eq!(of_task("spain", "warning: x"), "warning: spain: x");
+    }
 
     #[test]
     fn rates_are_short() {

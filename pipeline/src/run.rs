@@ -205,16 +205,16 @@ async fn run_steps(
                 StageEnd::Placed => return Ok(RunEnd::Placed { step: name }),
             },
             Step::Train(training) => match decided(build, training, options).await? {
-                state @ TrainingState::MustRun(_) => match engine.train(TrainJob::of(build, training), progress).await?
-                {
-                    Some(Placed::ComesBack) => return Ok(RunEnd::Placed { step: name }),
-                    Some(Placed::Waits) => check_trained(build, training).await?,
-                    // its ranks look for themselves
-                    None if build.spec.ranks.processes > 1 => {
-                        crate::launch::train(build, training, options, progress).await?;
+                state @ TrainingState::MustRun(_) => {
+                    let job = TrainJob::of(build, training, options.retrain);
+                    match engine.train(&job, progress).await? {
+                        Some(Placed::ComesBack) => return Ok(RunEnd::Placed { step: name }),
+                        Some(Placed::Waits) => check_trained(build, training).await?,
+                        // its ranks look for themselves
+                        None if job.ranks.processes > 1 => crate::launch::train(&job, progress).await?,
+                        None => run_training(build, training, state, &mut Solo, progress).await?,
                     }
-                    None => run_training(build, training, state, &mut Solo, progress).await?,
-                },
+                }
                 state => run_training(build, training, state, &mut Solo, progress).await?,
             },
             Step::Evaluate => evaluate_build(build, progress).await?,

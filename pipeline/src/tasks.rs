@@ -5,7 +5,7 @@ mod adapted;
 mod drive;
 mod page;
 
-use manifests::BuildSpec;
+use manifests::{BuildSpec, PairSpec};
 use workers::WorkerError;
 
 use crate::ablate::{self, Variant};
@@ -151,33 +151,45 @@ impl Tasks {
         stages::adapt::settings(&pair.spec)?;
         let (name, of_builds) = (pair.name(), vec![self.build(&pair.source)?, self.build(&pair.target)?]);
         let boxed = |spec| Box::new(GivenPair { spec, ..pair.clone() });
+        let own = self.add(name.clone(), of_builds.clone(), What::Adapt(Box::new(pair.clone())));
         if asked.is_nothing() {
-            self.add(name, of_builds, What::Adapt(Box::new(pair.clone())));
             return Ok(());
         }
+        // the pair's own adaptation may be one of those that are compared
+        let run = |tasks: &mut Self, words: String, spec: PairSpec| match spec == pair.spec {
+            true => own,
+            false => tasks.add(format!("{name}: {words}"), of_builds.clone(), What::Variant(boxed(spec))),
+        };
         if asked.ablate {
             ablate::check(&pair.spec)?;
-            let mut runs = of_builds.clone();
+            let mut runs = vec![own];
             for variant in Variant::ALL {
                 for &seed in &pair.spec.ablation.seeds {
                     let Some(spec) = variant.spec(&pair.spec, seed) else { continue };
-                    let run = format!("{name}: {}, seed {seed}", variant.words());
-                    runs.push(self.add(run, of_builds.clone(), What::Variant(boxed(spec))));
+                    runs.push(run(self, format!("{}, seed {seed}", variant.words()), spec));
                 }
             }
-            self.add(format!("{name}: ablation"), runs, What::Ablation(Box::new(pair.clone())));
+            self.after(format!("{name}: ablation"), &of_builds, runs, What::Ablation(Box::new(pair.clone())));
         }
         if !over.is_empty() {
-            let mut runs = of_builds.clone();
+            let mut runs = vec![own];
             for axis in over {
                 for (spec, change) in sweep::of_pair_axis(&pair.spec, axis)? {
-                    runs.push(self.add(format!("{name}: {change}"), of_builds.clone(), What::Variant(boxed(spec))));
+                    runs.push(run(self, change, spec));
                 }
             }
-            let of = Box::new(Given::Pair(Box::new(pair.clone())));
-            self.add(format!("{name}: sweep"), runs, What::Curves(of, over.to_vec()));
+            let of = Given::Pair(Box::new(pair.clone()));
+            self.after(format!("{name}: sweep"), &of_builds, runs, What::Curves(Box::new(of), over.to_vec()));
         }
         Ok(())
+    }
+
+    /// What is made of runs.
+    fn after(&mut self, name: String, of_builds: &[usize], runs: Vec<usize>, what: What) {
+        let mut after: Vec<usize> = of_builds.iter().copied().chain(runs).collect();
+        after.sort_unstable();
+        after.dedup();
+        self.add(name, after, what);
     }
 
     fn sweep(&mut self, spec: &BuildSpec, over: &[Axis]) -> Result<(), WorkerError> {
@@ -203,8 +215,6 @@ impl Tasks {
 
 #[cfg(test)]
 mod tests {
-    use manifests::PairSpec;
-
     use super::*;
 
     fn build(country: &str) -> BuildSpec {
@@ -256,8 +266,10 @@ mod tests {
     #[test]
     fn an_ablation_is_a_job_for_each_variant_and_seed_and_a_table() {
         let all = tasks(&[pair("a", "b")], &Asked { ablate: true, over: Vec::new() }).unwrap();
-        assert_eq!(all.iter().filter(|task| task.what.is_job()).count(), 12);
-        assert_eq!(all.len(), 2 + 12 + 1);
+        // the full one with the pair's own seed is its own adaptation, which has a report
+        assert_eq!(all.iter().filter(|task| task.what.is_job()).count(), 11);
+        assert_eq!(all.len(), 2 + 1 + 11 + 1);
+        assert_eq!(names(&all)[2], ("a_to_b", &[0, 1][..]));
         let last = all.last().unwrap();
         assert_eq!((last.name.as_str(), last.after.len()), ("a_to_b: ablation", 14));
         assert!(all.iter().any(|task| task.name == "a_to_b: w/o CL, seed 1" && task.after == [0, 1]));
@@ -272,8 +284,8 @@ mod tests {
         assert_eq!(names(&all)[..3], wanted);
         assert_eq!((all[3].name.as_str(), &all[3].after[..], all.len()), ("a: sweep", &[0, 1, 2][..], 4));
         let all = tasks(&[pair("a", "b")], &over(&["adapt.method.beta=0.5,1"])).unwrap();
-        assert_eq!(all[4].name, "a_to_b: sweep");
-        assert!(matches!(&all[2].what, What::Variant(of) if of.spec.adapt.method["beta"].as_float() == Some(0.5)));
+        assert_eq!((all[2].name.as_str(), all[5].name.as_str()), ("a_to_b", "a_to_b: sweep"));
+        assert!(matches!(&all[3].what, What::Variant(of) if of.spec.adapt.method["beta"].as_float() == Some(0.5)));
         for (of, axis, words) in [
             (given("a"), "adapt.method.beta=1", "name the spec of a pair"),
             (pair("a", "b"), "pretrain.batch=16", "name the spec of a build"),

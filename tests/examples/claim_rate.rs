@@ -75,6 +75,7 @@ async fn measured(count: u32, shards: u32, request: Duration) -> Result<(f64, us
             count,
             lease: LEASE,
             claimant: Claimant { worker: index.to_string(), node: "here".into(), engine_job: None },
+            leaves: false,
         })
         .collect();
     let workers =

@@ -34,6 +34,8 @@ pub struct Share {
     pub lease: Duration,
     /// Who it is.
     pub claimant: Claimant,
+    /// Whether it leaves once nothing is to be had, rather than when the plan is closed: others have work for its place.
+    pub leaves: bool,
 }
 
 impl Share {
@@ -52,14 +54,14 @@ const STOLEN_PER_LOOK: usize = 4;
 /// How a worker's part ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullEnd {
-    /// Every stale shard of the plan is done or closed as failed.
+    /// Every stale shard of the plan is done or closed as failed; or somebody works on it, and the worker has left.
     Closed,
     /// The worker was asked to stop; what it had begun is left for others.
     Stopped,
 }
 
 /// Works on a plan's stale shards together with others. Waits until all are closed: an exit tells the engine that the
-/// plan is.
+/// plan is, unless the worker is one that leaves.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] for what this worker can never do, [`WorkerError::Transient`] for a store or a device
@@ -183,6 +185,9 @@ impl Pull<'_> {
                 return Ok(Taken::Closed);
             }
             if queue.is_empty() {
+                if self.share.leaves {
+                    return Ok(Taken::Nothing);
+                }
                 drop(queue);
                 self.wait(pauses.next()).await;
             }

@@ -79,6 +79,13 @@ fn the_driver_is_python_that_compiles() {
         let Ok(output) = compiled else { return println!("skipped: no python3") };
         assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
     }
+    let task = Run { beside: vec![("000-0.toml".into(), run().spec)], spec: String::new(), ..run() };
+    let (file, text) = ray::whole(&task, &["captions".into(), "pretrain".into()], &profile()).unwrap();
+    assert!(text.contains("[\"--workers\",\"1\",\"--lease-seconds\",\"60\"]"), "{text}");
+    let path = folder.path().join(file);
+    std::fs::write(&path, &text).unwrap();
+    let Ok(output) = Command::new("python3").args(["-m", "py_compile"]).arg(&path).output() else { return };
+    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
     let mut profile = profile();
     profile.stage.insert(map().step, engines::profile::Resources { memory: "much".into(), ..Default::default() });
     assert!(ray::driver(&run(), &map(), &profile).unwrap_err().contains("\"much\""));

@@ -154,7 +154,7 @@ pub(super) struct EngineArgs {
         default_value_t = 2,
         value_parser = within("a whole number", 1..=MOST_WORKERS),
         allow_negative_numbers = true,
-        help = "Workers of each stage, if they are processes; a profile says it of a cluster"
+        help = "Workers at once, of all tasks together, if they are processes; a profile says it of a cluster"
     )]
     pub(super) workers: u32,
     #[command(flatten)]
@@ -175,6 +175,11 @@ pub(super) struct ShareArgs {
     pub(super) index: Option<u32>,
     #[arg(long, help = "Number of workers; otherwise URBANCROSS_COUNT says")]
     pub(super) count: Option<u32>,
+    #[arg(
+        long,
+        help = "Leave when no shard is to be had, rather than when the plan is closed: others have work for its place"
+    )]
+    pub(super) leave: bool,
     #[command(flatten)]
     pub(super) lease: LeaseArgs,
 }

@@ -266,7 +266,7 @@ fn share(args: &ShareArgs, variable: &dyn Fn(&str) -> Option<String>) -> Result<
         return Err(WorkerError::Configuration(words));
     }
     let claimant = claimant(&index.to_string(), variable);
-    Ok(Share { index, count, lease: Duration::from_secs(args.lease.lease_seconds), claimant })
+    Ok(Share { index, count, lease: Duration::from_secs(args.lease.lease_seconds), claimant, leaves: args.leave })
 }
 
 fn claimant(worker: &str, variable: &dyn Fn(&str) -> Option<String>) -> Claimant {
@@ -290,6 +290,7 @@ mod tests {
             run: None,
             index,
             count,
+            leave: false,
             lease: LeaseArgs { lease_seconds: 60 },
         }
     }

@@ -100,9 +100,14 @@ fn rendered(
             let objects: Vec<_> = objects.iter().map(engines::kubernetes::Object::to_json).collect();
             Ok(vec![(format!("uc-{}.yaml", first.id), engines::kubernetes::render(&objects))])
         }
-        EngineName::Ray if first.whole.is_some() => Err(WorkerError::Configuration(
-            "a driver of Ray runs one step of one build: render each build of the pair or folder by itself".into(),
-        )),
+        EngineName::Ray if first.whole.is_some() => {
+            let mut steps: Vec<String> =
+                runs.iter().skip(1).flat_map(|(_, jobs)| jobs).map(|job| job.step.clone()).collect();
+            steps.sort_unstable();
+            steps.dedup();
+            let file = engines::ray::whole(first, &steps, profile).map_err(WorkerError::Configuration)?;
+            Ok(vec![file])
+        }
         EngineName::Ray => {
             let drivers =
                 runs.iter().flat_map(|(run, jobs)| jobs.iter().map(|job| engines::ray::driver(run, job, profile)));

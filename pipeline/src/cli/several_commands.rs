@@ -1,5 +1,6 @@
 //! Commands over several tasks: builds, adaptations, ablations and sweeps as one run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ use super::cluster_commands::{check_once, only_rendered, options_of, read_profil
 use super::several::{ExperimentArgs, Several, run_of_task};
 use super::{build_commands, figures, stop_flag, train_commands};
 use crate::build::Build;
-use crate::engine::{Engine, KubernetesEngine, Processes, Slurm};
+use crate::engine::{Engine, KubernetesEngine, Places, Processes, Slurm};
 use crate::given::GivenPair;
 use crate::logs::LastWords;
 use crate::pair::Tested;
@@ -46,7 +47,8 @@ pub(super) async fn drive(
     let run = several.run(engine.run.as_deref(), asked)?;
     let (stop, progress) = (stop_flag(), Progress::new(false));
     let options = run_options(options, steps, engine, &spec.set.set);
-    let driver = Driver { run, engine, profile, options: &options };
+    let places = Places::new(engine.workers as usize);
+    let driver = Driver { run, engine, profile, places, options: &options };
     let words = driver.words(several)?;
     let ended = driver.drive(several, &stop, &progress).await;
     if let Some(words) = words {
@@ -67,6 +69,8 @@ struct Driver<'a> {
     engine: &'a EngineArgs,
     /// Of a cluster.
     profile: Option<Profile>,
+    /// Of this machine.
+    places: Arc<Places>,
     options: &'a RunOptions,
 }
 
@@ -74,7 +78,7 @@ impl Driver<'_> {
     async fn drive(
         &self,
         several: &Several,
-        stop: &std::sync::Arc<std::sync::atomic::AtomicBool>,
+        stop: &Arc<std::sync::atomic::AtomicBool>,
         progress: &Progress,
     ) -> Result<()> {
         if self.is_cancelled(&several.tasks).await? {
@@ -125,10 +129,20 @@ impl Driver<'_> {
 }
 
 impl Engines for Driver<'_> {
+    fn has_room(&self, under_way: usize) -> bool {
+        match self.engine.engine {
+            // what one task leaves idle the next one has; one more than there are places plans ahead
+            EngineName::Processes => under_way == 0 || (under_way <= self.places.all() && self.places.is_one_idle()),
+            // its queue has them all: this driver ends as soon as each is there
+            EngineName::Slurm => under_way == 0,
+            EngineName::Kubernetes | EngineName::Ray => true,
+        }
+    }
+
     async fn engine(&self, number: usize, task: &Task) -> Result<Engine, WorkerError> {
         let (Some(profile), Some(run)) = (self.profile.clone(), run_of_task(&self.run, number, task)) else {
             let lease = Duration::from_secs(self.engine.lease.lease_seconds);
-            return Ok(Engine::Processes(Processes::new(self.engine.workers as usize, lease)));
+            return Ok(Engine::Processes(Processes::of_task(&self.places, number, &task.name, lease)));
         };
         match self.engine.engine {
             EngineName::Slurm => Ok(Engine::Slurm(Box::new(Slurm::open(run, profile).await?))),

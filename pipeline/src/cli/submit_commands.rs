@@ -1,8 +1,10 @@
 //! `urbancross submit`: builds and several tasks given to clusters.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use engines::kubernetes::{JobState, Seen};
 use engines::{ADAPT, Profile, Run, VARIANT};
 use manifests::BuildSpec;
 use manifests::words::count;
@@ -18,6 +20,11 @@ use crate::engine::{KubernetesEngine, Slurm};
 use crate::run_record::{DRIVER, RunRecord, Submission, run_id};
 use crate::tasks::What;
 use crate::{aside, preflight, say};
+
+/// How long jobs of a cancelled run may take to end: longer than clusters give them.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often is looked whether they have.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A profile for Slurm, whose folder of logs is named from the root.
 pub(super) fn slurm_profile(path: Option<&Path>) -> Result<Profile, WorkerError> {
@@ -70,6 +77,7 @@ async fn submit(spec: BuildSpec, options: Vec<String>, cluster: &ClusterArgs) ->
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     warn_of_other_runs(&work, &spec.country, &run.id).await?;
     let cluster = Cluster::of(cluster)?;
+    cluster.let_cancelled_end(&run, &work).await?;
     cluster.prepare(&run).await?;
     begin(&work, &run, Some((&spec, &cluster.profile))).await?;
     let started = cluster.start(&run, &work).await?;
@@ -90,6 +98,9 @@ async fn submit_several(several: &Several, options: Vec<String>, cluster: &Clust
         }
         let of_build = matches!(task.what, What::Build(_)).then_some((spec, &cluster.profile));
         placed.push((of_task, work, of_build));
+    }
+    for (of_task, work, _) in &placed {
+        cluster.let_cancelled_end(of_task, work).await?;
     }
     cluster.prepare(&run).await?;
     for (of_task, work, of_build) in &placed {
@@ -135,6 +146,50 @@ impl Cluster {
             EngineName::Processes => return Err(no_cluster()),
         };
         Ok(Self { engine: args.engine, profile })
+    }
+
+    /// Waits until the jobs of a run that was cancelled have ended: they would pass for those of the run that begins.
+    async fn let_cancelled_end(&self, run: &Run, work: &WorkStore) -> Result<()> {
+        if !work.is_there().await? || !RunRecord::new(work, &run.country, &run.id).is_cancelled().await? {
+            return Ok(());
+        }
+        // the driver is that of the whole run
+        let driven = Run { id: run.driven().to_owned(), ..run.clone() };
+        let (began, mut told) = (Instant::now(), false);
+        loop {
+            let mut left = self.jobs(run).await?;
+            if driven.id != run.id {
+                left.extend(self.jobs(&driven).await?);
+            }
+            let Some(first) = left.first() else { return Ok(()) };
+            if began.elapsed() > PATIENCE {
+                return Err(WorkerError::Transient(format!(
+                    "run {} was cancelled, and {} of it, such as {first}, did not end within {} s: see why with `{}`, and submit \
+                     again when they have",
+                    run.id,
+                    count(left.len(), "job"),
+                    PATIENCE.as_secs(),
+                    if self.engine == EngineName::Slurm { "squeue" } else { "kubectl get jobs,pods" }
+                ))
+                .into());
+            }
+            if !std::mem::replace(&mut told, true) {
+                aside!("run {} was cancelled; waiting until its last jobs have ended ({first})", run.id);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Jobs of a run that have not ended, by name.
+    async fn jobs(&self, run: &Run) -> Result<Vec<String>> {
+        Ok(match self.engine {
+            EngineName::Slurm => Slurm::open(run.clone(), self.profile.clone()).await?.jobs().await?,
+            _ => {
+                let seen = KubernetesEngine::new(run.clone(), self.profile.clone()).state().await?;
+                let lives = |seen: &Seen| !seen.state.is_over() || seen.state == JobState::Cancelled;
+                seen.into_iter().filter(lives).map(|seen| seen.name).collect()
+            }
+        })
     }
 
     /// Puts the files of a run where its jobs read them.

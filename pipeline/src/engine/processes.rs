@@ -1,7 +1,8 @@
 //! Workers as processes of this machine.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use manifests::words::count;
@@ -9,47 +10,114 @@ use tokio::process::Child;
 use workers::WorkerError;
 use workers::map::Observer;
 
-use super::{MapJob, Placed};
+use super::places::{Place, Places};
+use super::{MapJob, Placed, TrainJob};
 use crate::build::Build;
-use crate::launch::{PATIENCE, PERMANENT, child, terminate, wake};
+use crate::launch::{self, PATIENCE, PERMANENT, child, terminate, wake};
+use crate::own_folder::OwnFolder;
+use crate::progress::{Progress, TASK};
 
 /// Times that workers of one stage are started again before the driver gives up.
 const MOST_RESTARTS: usize = 20;
+
+/// Times that a training is started before the driver gives up.
+const MOST_TRAININGS: usize = 3;
+
+/// How long after a worker has left, because nothing was to be had, another is tried: a shard may have been given back.
+const BEFORE_ANOTHER: Duration = Duration::from_secs(2);
+
+/// How often somebody who waits for places looks for them.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a worker whose plan is closed may take to end.
 const MOMENT: Duration = Duration::from_secs(3);
 /// Longest pause before a worker is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The spec as the workers read it.
+const SPEC: &str = "spec.toml";
 
 /// Workers as processes of this machine, which end with the driver.
 pub struct Processes {
-    count: usize,
+    places: Arc<Places>,
+    /// One of several tasks that share the places: its number among them, and its name. `None`: a build alone.
+    task: Option<(usize, String)>,
     pub(super) lease: Duration,
     running: Mutex<Running>,
+}
+
+struct Worker {
+    process: Child,
+    _place: Place,
 }
 
 #[derive(Default)]
 struct Running {
     stage: &'static str,
-    by_index: BTreeMap<usize, Child>,
-    /// Workers that found the plan closed.
+    by_index: BTreeMap<usize, Worker>,
+    /// Workers that found the plan closed, or nothing to do in it.
     done: usize,
+    /// When the last of them ended.
+    done_at: Option<Instant>,
     restarts: usize,
     /// Nobody is started before.
     not_before: Option<Instant>,
     /// The spec as the workers read it.
-    spec: Option<tempfile::TempDir>,
+    spec: Option<OwnFolder>,
 }
 
 impl Processes {
     /// `count` workers, whose shards others take when they were silent for `lease`.
     pub fn new(count: usize, lease: Duration) -> Self {
-        Self { count: count.max(1), lease, running: Mutex::default() }
+        Self { places: Places::new(count), task: None, lease, running: Mutex::default() }
     }
 
-    /// How many there are at once.
-    pub(crate) fn count(&self) -> usize {
-        self.count
+    /// The same for one of several tasks, which share the places: a worker that finds nothing to do leaves its place to the
+    /// others, and trainings take places, too.
+    pub fn of_task(places: &Arc<Places>, number: usize, name: &str, lease: Duration) -> Self {
+        Self { places: places.clone(), task: Some((number, name.to_owned())), lease, running: Mutex::default() }
+    }
+
+    fn number(&self) -> usize {
+        self.task.as_ref().map_or(0, |(number, _)| *number)
+    }
+
+    /// Runs a training in processes of its own, once there are places for its ranks; `None`: a build alone trains where its
+    /// driver runs. One that is killed goes on from what it has saved.
+    pub(super) async fn train(&self, job: &TrainJob<'_>, progress: &Progress) -> Result<Option<Placed>, WorkerError> {
+        if self.task.is_none() {
+            return Ok(None);
+        }
+        let folder = OwnFolder::new()?;
+        let arguments = job.over.arguments(&folder)?;
+        let ranks = job.ranks.processes.max(1);
+        let siblings = if job.beside_others { self.places.all() } else { ranks };
+        for attempt in 1.. {
+            let _places = self.wait_for(ranks, job).await?;
+            let ended = match ranks {
+                1 => launch::alone(job.step, siblings, &arguments, job.stop, progress).await,
+                _ => launch::ranks(job.step, job.ranks, &arguments, job.stop, progress).await,
+            };
+            match ended {
+                Err(error @ WorkerError::Transient(_)) if attempt < MOST_TRAININGS => {
+                    progress.note(&format!("warning: {error}; it goes on from what it has saved"));
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                ended => return ended.map(|()| Some(Placed::Waits)),
+            }
+        }
+        Ok(Some(Placed::Waits))
+    }
+
+    async fn wait_for(&self, places: usize, job: &TrainJob<'_>) -> Result<Place, WorkerError> {
+        loop {
+            if job.stop.load(Ordering::Relaxed) {
+                return Err(WorkerError::Stopped);
+            }
+            if let Some(place) = self.places.take(self.number(), places) {
+                return Ok(place);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     pub(super) async fn place(
@@ -62,15 +130,21 @@ impl Processes {
         if running.stage != job.stage {
             *running = Running { stage: job.stage, spec: running.spec.take(), ..Running::default() };
         }
+        // asked for again below, if one is still wanted
+        self.places.give_up(self.number());
         let mut ended = Vec::new();
         for (index, worker) in &mut running.by_index {
-            let status = worker.try_wait().map_err(|e| WorkerError::Transient(format!("worker {index}: {e}")))?;
+            let status =
+                worker.process.try_wait().map_err(|e| WorkerError::Transient(format!("worker {index}: {e}")))?;
             ended.extend(status.map(|status| (*index, status.code())));
         }
         for (index, code) in ended {
             running.by_index.remove(&index);
             match code {
-                Some(0) => running.done += 1,
+                Some(0) => {
+                    running.done += 1;
+                    running.done_at = Some(Instant::now());
+                }
                 Some(PERMANENT) => {
                     return Err(WorkerError::Broken(format!(
                         "{}: worker {index} cannot go on; its message is above",
@@ -97,32 +171,40 @@ impl Processes {
         if running.not_before.is_some_and(|at| Instant::now() < at) {
             return Ok(Placed::Waits);
         }
-        // more workers than shards would only wait
-        let wanted = self.count.min(job.open_shards.max(running.by_index.len()));
-        if running.by_index.is_empty() {
+        let lately = running.done_at.is_some_and(|at| at.elapsed() < BEFORE_ANOTHER);
+        if running.by_index.is_empty() || (self.task.is_some() && !lately) {
             running.done = 0;
         }
-        for index in (0..self.count).filter(|index| !running.by_index.contains_key(index)).collect::<Vec<_>>() {
+        // more workers than shards would only wait
+        let wanted = match self.task {
+            Some(_) if job.free_shards == 0 => 0,
+            _ => self.places.all().min(job.open_shards.max(running.by_index.len())),
+        };
+        let count = self.places.all();
+        for index in (0..count).filter(|index| !running.by_index.contains_key(index)).collect::<Vec<_>>() {
             if running.by_index.len() + running.done >= wanted {
                 break;
             }
+            let Some(place) = self.places.take(self.number(), 1) else { break };
             let spec = match &running.spec {
-                Some(folder) => folder.path().join("spec.toml"),
+                Some(folder) => folder.path().join(SPEC),
                 None => {
-                    let folder = tempfile::tempdir().map_err(|e| WorkerError::of_io(&std::env::temp_dir(), &e))?;
-                    let spec = folder.path().join("spec.toml");
-                    std::fs::write(&spec, build.spec.to_toml()).map_err(|e| WorkerError::of_io(&spec, &e))?;
+                    let folder = OwnFolder::new()?;
+                    let spec = folder.write(&[(SPEC.to_owned(), build.spec.to_toml())])?;
                     running.spec = Some(folder);
                     spec
                 }
             };
-            let mut command = child(self.count)?;
+            let mut command = child(count)?;
             command.arg("worker").arg(&spec).args(["--stage", job.stage, "--plan", job.plan]);
-            command.args(["--index", &index.to_string(), "--count", &self.count.to_string()]);
+            command.args(["--index", &index.to_string(), "--count", &count.to_string()]);
             command.args(["--lease-seconds", &self.lease.as_secs().max(1).to_string()]);
+            if let Some((_, name)) = &self.task {
+                command.arg("--leave").env(TASK, name);
+            }
             let name = format!("worker {index} of {}", job.stage);
-            let worker = command.spawn().map_err(|e| WorkerError::of_io(name.as_ref(), &e))?;
-            running.by_index.insert(index, worker);
+            let process = command.spawn().map_err(|e| WorkerError::of_io(name.as_ref(), &e))?;
+            running.by_index.insert(index, Worker { process, _place: place });
         }
         Ok(Placed::Waits)
     }
@@ -135,7 +217,8 @@ impl Processes {
             running.stage = "";
             std::mem::take(&mut running.by_index)
         };
-        for (_, mut worker) in workers {
+        self.places.give_up(self.number());
+        for (_, Worker { process: mut worker, _place }) in workers {
             // one that sees the plan closed ends by itself
             if !stopped && tokio::time::timeout(Duration::from_secs(1), worker.wait()).await.is_ok() {
                 continue;
@@ -148,5 +231,11 @@ impl Processes {
                 _ = worker.kill().await;
             }
         }
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.places.give_up(self.number());
     }
 }

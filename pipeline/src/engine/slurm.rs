@@ -57,11 +57,11 @@ impl Slurm {
         Ok(Placed::ComesBack)
     }
 
-    pub(super) async fn train(&self, TrainJob { step, work, .. }: TrainJob<'_>) -> Result<(), WorkerError> {
+    pub(super) async fn train(&self, TrainJob { step, work, .. }: &TrainJob<'_>) -> Result<(), WorkerError> {
         let resources = self.profile.training(step);
         let (nodes, ranks_per_node) = (resources.workers.max(1), resources.gpus.max(1));
         let attempt = self.attempts(work, step, "").await? + 1;
-        let job = Job { step: step.to_owned(), work: Work::Train { attempt, nodes, ranks_per_node } };
+        let job = Job { step: (*step).to_owned(), work: Work::Train { attempt, nodes, ranks_per_node } };
         self.start(work, &job, "", nodes * ranks_per_node).await
     }
 
@@ -162,6 +162,14 @@ impl Slurm {
             first = submit(&batch.script, &[]).await?;
         }
         Ok((first, true))
+    }
+
+    /// Names of all jobs of the run that Slurm knows of, those that are ending among them.
+    ///
+    /// # Errors
+    /// Slurm does not answer.
+    pub async fn jobs(&self) -> Result<Vec<String>, WorkerError> {
+        Ok(self.queued().await?.into_iter().map(|queued| queued.name).collect())
     }
 
     async fn queued(&self) -> Result<Vec<Queued>, WorkerError> {

@@ -60,6 +60,8 @@ pub struct Event<'a> {
     pub level: &'static str,
     /// Its kind, such as `shard`.
     pub event: &'a str,
+    /// Name of the task of a run of several.
+    pub task: Option<&'a str>,
     /// The step, where it is another than the process's own.
     pub stage: Option<&'a str>,
     /// Number of a shard.
@@ -78,6 +80,8 @@ pub struct Event<'a> {
 struct Line<'a> {
     ts: String,
     level: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
     #[serde(flatten)]
     who: Who,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +107,7 @@ impl Event<'_> {
         let line = Line {
             ts: crate::clock::now_exactly(),
             level: self.level,
+            task: self.task.map(clean),
             who,
             shard: self.shard,
             epoch: self.epoch,
@@ -130,6 +135,7 @@ impl<S: Subscriber> Layer<S> for JsonLines {
             Level::TRACE => "trace",
         };
         super::event(&Event {
+            task: None,
             level,
             event: said.event.as_deref().unwrap_or("note"),
             stage: said.stage.as_deref(),

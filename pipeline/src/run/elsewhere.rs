@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use manifests::Plan;
+use manifests::attempts::ShardTurn;
 use manifests::words::count;
 use stages::stage::Stage;
 use workers::WorkerError;
@@ -64,7 +65,10 @@ pub(super) async fn map(
             is_published = true;
             record(build, engine, stage, &key).await?;
         }
-        let job = MapJob { stage: stage.name, plan: &key, open_shards: turns.len() - closed.len() };
+        // a poisoned one is closed by the next worker that looks
+        let is_free = |turn: &ShardTurn| matches!(turn, ShardTurn::Open { .. } | ShardTurn::Poisoned);
+        let free_shards = turns.values().filter(|(turn, _)| is_free(turn)).count();
+        let job = MapJob { stage: stage.name, plan: &key, open_shards: turns.len() - closed.len(), free_shards };
         match engine.place(build, &job, bar).await? {
             Placed::ComesBack => return Ok(None),
             Placed::Waits => tokio::time::sleep(Duration::from_millis(200)).await,

@@ -32,7 +32,7 @@ fn spec_file(world: &World, work: &str, set: &[&str]) -> PathBuf {
 
 fn share(index: u32, count: u32) -> Share {
     let claimant = Claimant { worker: index.to_string(), node: format!("node{index}"), engine_job: None };
-    Share { index, count, lease: LEASE, claimant }
+    Share { index, count, lease: LEASE, claimant, leaves: false }
 }
 
 /// A published plan of images, with nothing done.

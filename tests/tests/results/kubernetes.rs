@@ -3,6 +3,9 @@
 #![cfg(target_os = "linux")]
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use engines::{Profile, Run};
 use pipeline::build::Build;
@@ -10,72 +13,24 @@ use pipeline::engine::{Engine, Kubectl, KubernetesEngine};
 use pipeline::progress::Progress;
 use pipeline::run::RunEnd;
 use pipeline::run_options::RunOptions;
+use pipeline::run_record::RunRecord;
 use pipeline_tests::{World, column, open, recipes, run, tables, urbancross};
+use workers::stores::WorkStore;
 
-/// The pod of index 1 of the first job is killed at once, as if its node had been; nobody comes for it.
-const KUBECTL: &str = r#"#!/bin/sh
-cd "$(dirname "$0")" || exit 1
-start() { # name, index, words: what a pod runs
-    name=$1 index=$2; shift 2
-    if [ "$index" = 1 ] && mkdir killed 2>/dev/null; then echo 137 > "exit.$name.$index"; return; fi
-    export JOB_COMPLETION_INDEX=$index
-    if [ -n "$URBANCROSS_RENDEZVOUS" ]; then export RANK=$index; fi
-    { "$@"; echo $? > "exit.$name.$index"; } > "log.$name.$index" 2>&1 < /dev/null &
-}
-case $1 in
-create | replace)
-    object=$(cat)
-    kind=$(printf '%s\n' "$object" | sed -n 's/^kind: //p')
-    name=$(printf '%s\n' "$object" | sed -n 's/^  name: //p')
-    if [ "$1" = create ] && [ -f "$kind.$name" ]; then
-        echo "Error from server (AlreadyExists): \"$name\" already exists" >&2
-        exit 1
-    fi
-    printf '%s\n' "$object" > "$kind.$name"
-    if [ "$kind" = ConfigMap ]; then
-        sed '1,/^  spec.toml: |$/d; /^[a-z]/,$d; s/^    //' "$kind.$name" > spec.toml
-        exit
-    fi
-    value() { printf '%s\n' "$object" | sed -n "/name: $1\$/{n;s/.*value: //p;}" | tr -d '"'; }
-    WORLD_SIZE=$(value WORLD_SIZE) URBANCROSS_RENDEZVOUS=$(value URBANCROSS_RENDEZVOUS)
-    if [ -n "$WORLD_SIZE" ]; then export WORLD_SIZE URBANCROSS_RENDEZVOUS; else unset WORLD_SIZE URBANCROSS_RENDEZVOUS; fi
-    words=$(printf '%s\n' "$object" | sed '1,/- command:/d; /^ *env:/,$d; s/^ *- //' | tr -d '"')
-    words=$(printf '%s\n' "$words" | sed "s#^urbancross\$#$URBANCROSS#; s#^/run/urbancross/#$PWD/#")
-    index=0
-    while [ "$index" -lt "$(printf '%s\n' "$object" | sed -n 's/^  completions: //p')" ]; do
-        start "$name" "$index" $words
-        index=$((index + 1))
-    done ;;
-get)
-    comma=
-    printf '{"items":['
-    for job in Job.*; do
-        if [ "$2" = pods ] || [ ! -f "$job" ]; then continue; fi
-        name=${job#Job.}
-        stage=$(sed -n 's#^    urbancross.dev/stage: ##p' "$job" | head -n 1)
-        count=$(sed -n 's/^  completions: //p' "$job")
-        done=$(cat "exit.$name".* 2>/dev/null | grep -cx 0)
-        wanted=$count
-        if grep -q successPolicy "$job"; then wanted=1; fi
-        condition=
-        if [ "$(cat "exit.$name".* 2>/dev/null | wc -l)" -ge "$count" ]; then condition=Failed; fi
-        if [ "$done" -ge "$wanted" ]; then condition=SuccessCriteriaMet; fi
-        printf '%s{"metadata":{"name":"%s","labels":{"urbancross.dev/stage":"%s"}},' "$comma" "$name" "$stage"
-        printf '"status":{"conditions":[{"type":"%s","status":"True"}]}}' "$condition"
-        comma=,
-    done
-    printf ']}' ;;
-delete) rm -f "Job.$3" "exit.$3".* ;;
-esac
-"#;
+const KUBECTL: &str = include_str!("kubectl.sh");
 
 const QUICK: [&str; 4] = ["work.shards=6", "score.clip=none", "pretrain.epochs=2", "pretrain.batch=8"];
 
-async fn drive(build: &mut Build, folder: &std::path::Path) -> RunEnd {
+/// The stand-in, in a folder of its own.
+fn kubectl(folder: &Path) -> PathBuf {
     let program = folder.join("kubectl");
-    let script = KUBECTL.replace("$URBANCROSS#", &format!("{}#", urbancross().display()));
-    std::fs::write(&program, script).unwrap();
+    std::fs::write(&program, KUBECTL.replace("@URBANCROSS@", &urbancross().display().to_string())).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+async fn drive(build: &mut Build, folder: &Path) -> RunEnd {
+    let program = kubectl(folder);
     let profile = "[kubernetes]\nimage = \"x\"\n[stage.default]\nworkers = 2\n[stage.pretrain]\nworkers = 2\n";
     let run = Run {
         id: "1a2b3c4d".into(),
@@ -123,4 +78,171 @@ async fn a_build_on_a_cluster_is_the_build_of_one_machine() {
     let before = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(drive(&mut again, folder.path()).await, RunEnd::Done(Vec::new()));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), before);
+}
+
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// A cluster to which commands speak by the stand-in.
+struct Cluster {
+    folder: tempfile::TempDir,
+    profile: PathBuf,
+}
+
+impl Cluster {
+    fn begin() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        kubectl(folder.path());
+        let profile = folder.path().join("profile.toml");
+        let text = "lease_seconds = 1\n[kubernetes]\nimage = \"x\"\n[stage.default]\nworkers = 2\n[stage.adapt]\nworkers = 2\n\
+                    [stage.pretrain]\nworkers = 1\n";
+        std::fs::write(&profile, text).unwrap();
+        Self { folder, profile }
+    }
+
+    /// Exit code and all words of a command.
+    fn call(&self, command: &str, of: &Path, words: &[&str]) -> (Option<i32>, String) {
+        let mut program = Command::new(urbancross());
+        program.arg(command).arg(of).args(words).env("KUBECTL", self.folder.path().join("kubectl"));
+        if ["drive", "submit"].contains(&command) {
+            program.args(["--engine", "kubernetes", "--profile"]).arg(&self.profile);
+        }
+        let output = program.output().unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        (output.status.code(), said)
+    }
+
+    /// Names of what the stand-in was given or has kept, by how they begin.
+    fn files(&self, begin: &str) -> Vec<String> {
+        let names = std::fs::read_dir(self.folder.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter_map(|name| name.strip_prefix(begin).map(str::to_owned)).collect()
+    }
+
+    /// What all pods have said.
+    fn said(&self) -> String {
+        let logs = self.files("log.").into_iter();
+        logs.map(|name| {
+            let text = std::fs::read_to_string(self.folder.path().join(format!("log.{name}"))).unwrap_or_default();
+            format!("== {name}\n{text}")
+        })
+        .collect()
+    }
+}
+
+/// Two builds in a folder, and beside it their pair, all in a work store of this name.
+fn specs(world: &World, work: &str) -> (PathBuf, PathBuf) {
+    let folder = world.path(&format!("{work}-specs"));
+    std::fs::create_dir_all(&folder).unwrap();
+    for (country, code) in [("finland", "FI"), ("spain", "ES")] {
+        let text = world
+            .spec_text(work)
+            .replace("country = \"finland\"", &format!("country = \"{country}\""))
+            .replace("[\"FI\"]", &format!("[\"{code}\"]"))
+            .replace("country_code = \"FI\"", &format!("country_code = \"{code}\""))
+            .replace("clip = \"bootstrap\"", "clip = \"none\"")
+            + "[segment]\nsegmenter = \"none\"\n";
+        std::fs::write(folder.join(format!("{country}.toml")), text).unwrap();
+    }
+    let pair = world.path(&format!("{work}-pair.toml"));
+    let text = format!(
+        "source = \"{work}-specs/finland.toml\"\ntarget = \"{work}-specs/spain.toml\"\nratio = [4, 2, 4]\n[adapt]\n\
+         epochs = 2\nbatch = 4\n[adapt.method]\ndiscriminator_hidden = 8\n"
+    );
+    std::fs::write(&pair, text).unwrap();
+    (folder, pair)
+}
+
+/// Both builds are the cluster's at once, and the adaptation by two ranks follows them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_is_driven_on_a_cluster() {
+    let world = World::new(40);
+    let (folder, pair) = specs(&world, "cluster");
+    let cluster = Cluster::begin();
+    // how far the first build was when the second one had workers
+    let has_job = |number: usize, step: &str| {
+        let sign = format!("-{number}-{step}-");
+        cluster.files("Job.").iter().any(|job| job.contains(&sign))
+    };
+    let mut side_by_side = None;
+    let (code, said) = std::thread::scope(|scope| {
+        let driver = scope.spawn(|| cluster.call("drive", &pair, &[]));
+        while !driver.is_finished() {
+            if side_by_side.is_none() && has_job(1, "images") {
+                side_by_side = Some(!has_job(0, "pretrain"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        driver.join().unwrap()
+    });
+    assert_eq!(code, Some(0), "{said}\n{}", cluster.said());
+    assert_eq!(side_by_side, Some(true), "no build waited for the other: {said}");
+    assert!(said.contains("3 of 3 tasks finished") && said.contains("after "), "{said}");
+    let jobs = cluster.files("Job.");
+    let of_task = |number: usize, end: &str| {
+        jobs.iter().filter(|job| job.contains(&format!("-{number}-")) && job.contains(end)).count()
+    };
+    assert_eq!((of_task(0, "-images-"), of_task(1, "-images-")), (1, 1), "{jobs:?}");
+    assert_eq!(of_task(2, "-adapt-train1"), 1, "{jobs:?}");
+    let ranks = cluster.said();
+    assert!(ranks.contains("-2-adapt-train1.1\n"), "two ranks: {ranks}");
+    // each task has a ConfigMap of its own, with all specs that its pods read
+    let files = cluster.files("files.");
+    assert_eq!(files.len(), 3, "{files:?}");
+    assert!(world.path("cluster/reports/finland_to_spain.html").exists());
+
+    // what was placed is written down of both builds
+    let store = WorkStore::open(&world.path("cluster").display().to_string(), &Default::default()).unwrap();
+    let run = files.iter().find_map(|name| name.strip_prefix("uc-")?.strip_suffix("-0")).unwrap();
+    for (number, country) in ["finland", "spain"].into_iter().enumerate() {
+        let placed = RunRecord::new(&store, country, &format!("{run}-{number}")).placements().await.unwrap();
+        let steps: Vec<&str> = placed.iter().map(|placed| placed.step.as_str()).collect();
+        assert!(steps.contains(&"images") && steps.contains(&"captions"), "{country}: {steps:?}");
+    }
+    // alone they come to the same tables
+    let (alone, _) = specs(&world, "alone");
+    for country in ["finland", "spain"] {
+        let spec = |folder: &Path| manifests::BuildSpec::read(&folder.join(format!("{country}.toml")), &[]).unwrap();
+        pipeline_tests::run(spec(&alone)).await.unwrap();
+        let (driven, alone) = (recipes(spec(&folder)).await, recipes(spec(&alone)).await);
+        for table in ["geotags", "images", "splits", "captions"] {
+            assert_eq!(driven[table], alone[table], "{table} of {country}");
+        }
+    }
+    let (code, said) = cluster.call("drive", &pair, &[]);
+    assert!(code == Some(0) && said.contains("3 of 3 tasks finished"), "{said}");
+    assert_eq!(cluster.files("Job.").len(), jobs.len(), "nothing was left to do");
+}
+
+/// A folder is given to the cluster, taken from it, and given again at once: the driver is a pod, too.
+#[test]
+fn a_folder_is_submitted_cancelled_and_submitted_again() {
+    let world = World::new(24);
+    let (folder, _) = specs(&world, "cluster");
+    let cluster = Cluster::begin();
+    let (code, said) = cluster.call("submit", &folder, &[]);
+    assert!(code == Some(0) && said.contains("submitted as"), "{said}");
+    let began = Instant::now();
+    let wait = |is: &dyn Fn() -> bool| {
+        while !is() {
+            assert!(began.elapsed() < PATIENCE, "it does not come\n{}", cluster.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait(&|| cluster.files("Job.").iter().any(|job| job.contains("-images-")));
+    let (code, said) = cluster.call("cancel", &folder, &[]);
+    assert!(code == Some(0) && said.contains("is cancelled"), "{said}");
+    let (code, said) = cluster.call("submit", &folder, &[]);
+    assert!(code == Some(0) && said.contains("was cancelled; waiting until its last jobs have ended"), "{said}");
+    assert!(said.contains("submitted as"), "{said}");
+    assert!(cluster.files("deleted.").is_empty(), "nothing of the cancelled run is left");
+    let done = || {
+        let (_, said) = cluster.call("status", &folder, &["--runs"]);
+        said.matches("by kubernetes: done").count() == 2
+    };
+    wait(&done);
+    for country in ["finland", "spain"] {
+        assert!(world.path(&format!("cluster/reports/{country}.html")).exists(), "{country}");
+    }
+    let (code, said) = cluster.call("status", &folder, &["--runs"]);
+    assert!(code == Some(0) && !said.contains("ended with"), "{said}");
 }

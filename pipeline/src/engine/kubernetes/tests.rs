@@ -94,7 +94,7 @@ impl Cluster {
     }
 
     async fn place(&self, engine: &KubernetesEngine) -> Result<(), WorkerError> {
-        let job = MapJob { stage: "images", plan: "9f8e7d6c5b4a", open_shards: 2 };
+        let job = MapJob { stage: "images", plan: "9f8e7d6c5b4a", open_shards: 2, free_shards: 2 };
         let placed = engine.place(&job, &|text| self.notes.lock().unwrap().push(text.to_owned())).await?;
         assert_eq!(placed, Placed::Waits);
         Ok(())

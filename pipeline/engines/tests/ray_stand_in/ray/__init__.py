@@ -1,4 +1,8 @@
-"""As much of Ray as a driver calls: tasks run one after another in this process, and are tried again as Ray does."""
+"""As much of Ray as a driver calls: tasks run in threads of this process, and are tried again as Ray does."""
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+
+POOL = ThreadPoolExecutor(max_workers=64)
 
 
 class Task:
@@ -10,6 +14,9 @@ class Task:
         return self
 
     def remote(self, *arguments):
+        return POOL.submit(self.run, arguments)
+
+    def run(self, arguments):
         tries = 0
         while True:
             try:
@@ -28,8 +35,20 @@ def init(address):
     pass
 
 
-def get(result):
-    return result
+def get(results):
+    if isinstance(results, list):
+        return [result.result() for result in results]
+    # a group of places is there at once
+    return results.result() if hasattr(results, "result") else results
+
+
+def wait(results, timeout):
+    done, running = wait_for(results, timeout=timeout)
+    return list(done), list(running)
+
+
+def cancel(result):
+    result.cancel()
 
 
 def get_runtime_context():

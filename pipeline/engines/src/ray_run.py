@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""@TITLE@
+
+The driver runs here, and each worker and rank that it starts is a task of Ray, wherever there is room. It may be started again at any time,
+and ends when all is done.
+    ray job submit --working-dir . -- python3 @FILE@
+"""
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing.connection import Client, Listener, wait
+
+PROGRAM = os.environ.get("URBANCROSS", "urbancross")
+FILES = @FILES@
+# of the driver, behind the folder of its specs
+OPTIONS = @OPTIONS@
+# what each process of a step has; the step without a name is any other
+NEEDS = @NEEDS@
+SOCKET = "URBANCROSS_RAY_SOCKET"
+STOPPED, TRANSIENT = 143, 75
+
+
+def step_of(arguments):
+    """Of the words of a worker, a training or an adaptation."""
+    if arguments[0] == "worker":
+        return arguments[arguments.index("--stage") + 1]
+    if arguments[0] == "train":
+        return arguments[2]
+    return "adapt" if "--whole" in arguments else "variant"
+
+
+def launch(arguments):
+    """Stands for a process that the driver starts: gives its words to Ray, and ends as it ends."""
+    folder = os.path.dirname(arguments[1])
+    files = {}
+    for name in os.listdir(folder):
+        if name.endswith(".toml"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                files[name] = file.read()
+    names = ("RANK", "WORLD_SIZE", "URBANCROSS_TASK", "URBANCROSS_LOG_FORMAT")
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    if "RANK" in os.environ:
+        # ranks of one launch have one secret; they are on any nodes, and meet in the work store
+        secret = os.environ.get("URBANCROSS_SECRET", "").encode()
+        variables["URBANCROSS_RENDEZVOUS"] = "ray-" + hashlib.sha256(secret).hexdigest()[:16]
+    connection = Client(os.environ[SOCKET], "AF_UNIX")
+    connection.send((arguments, files, variables))
+    # told to end, or left by the driver: its task is, too
+    tell, told = os.pipe(), threading.Event()
+
+    def end(*_):
+        if not told.is_set():
+            told.set()
+            os.write(tell[1], b"x")
+
+    def listen():
+        while os.read(0, 1 << 16):
+            pass
+        end()
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=listen, daemon=True).start()
+    if tell[0] in wait([connection, tell[0]]):
+        connection.send("end")
+    try:
+        return connection.recv()
+    except EOFError:
+        return TRANSIENT
+
+
+def process(arguments, files, variables):
+    """A task of Ray."""
+    import ray
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        command = [PROGRAM, arguments[0], os.path.join(folder, os.path.basename(arguments[1]))] + arguments[2:]
+        node = {"NODE_NAME": ray.get_runtime_context().get_node_id()[:12], "URBANCROSS_LAUNCHED": "1"}
+        # its standard input ends with this task, and so does it; what it comes to the driver says
+        quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        child = subprocess.Popen(command, env={**os.environ, **variables, **node}, **quiet)
+        try:
+            # Ray interrupts between two steps, and no wait
+            while child.poll() is None:
+                time.sleep(0.1)
+            return child.returncode
+        finally:
+            # the task was cancelled
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+
+
+def serve(connection, task, ray):
+    """Runs what one process of the driver has asked for."""
+    arguments, files, variables = connection.recv()
+    needs = NEEDS.get(step_of(arguments), NEEDS[""])
+    running = task.options(**needs).remote(arguments, files, variables)
+    told = False
+    while not ray.wait([running], timeout=0.2)[0]:
+        if not told and connection.poll():
+            told = True
+            ray.cancel(running)
+    try:
+        code = ray.get(running)
+    except Exception as error:  # of Ray: the task was cancelled, or its node is gone
+        code = STOPPED if told else TRANSIENT
+        if not told:
+            print(f"{step_of(arguments)}: {error}", file=sys.stderr)
+    # one that a signal has ended can be tried again
+    connection.send(code if code >= 0 else TRANSIENT)
+
+
+def main():
+    import ray
+
+    ray.init(address=os.environ.get("RAY_ADDRESS", "auto"))
+    # it is the driver that tries again
+    task = ray.remote(max_retries=0)(process)
+    with tempfile.TemporaryDirectory() as folder:
+        specs = os.path.join(folder, "specs")
+        os.mkdir(specs)
+        for name, text in FILES.items():
+            with open(os.path.join(specs, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        launcher = os.path.join(folder, "launch")
+        with open(launcher, "w", encoding="utf-8") as file:
+            file.write(f'#!/bin/sh\nexec "{sys.executable}" "{os.path.abspath(__file__)}" launch "$@"\n')
+        os.chmod(launcher, 0o700)
+        listener = Listener(os.path.join(folder, "socket"), "AF_UNIX", backlog=64)
+
+        def accept():
+            while True:
+                try:
+                    connection = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=(connection, task, ray), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        variables = {SOCKET: listener.address, "URBANCROSS_LAUNCHER": launcher}
+        driver = subprocess.Popen([PROGRAM, "drive", specs] + OPTIONS, env={**os.environ, **variables})
+        signal.signal(signal.SIGTERM, lambda *_: driver.terminate())
+        try:
+            return driver.wait()
+        finally:
+            listener.close()
+
+
+if __name__ == "__main__":
+    sys.exit(launch(sys.argv[2:]) if sys.argv[1:2] == ["launch"] else main())

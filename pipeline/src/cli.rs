@@ -5,6 +5,7 @@ mod arguments;
 mod build_commands;
 mod cluster_commands;
 mod command;
+mod engine_runs;
 mod export_commands;
 mod init_commands;
 mod install_commands;
@@ -21,6 +22,7 @@ mod several_commands;
 mod simulate_commands;
 mod submit_commands;
 mod tags_commands;
+mod told;
 mod train_commands;
 mod upkeep_commands;
 mod zero_shot_commands;
@@ -182,7 +184,7 @@ pub async fn main(cli: Cli) -> Result<()> {
             train_commands::single_domain(&specs, &set.set, report, json).await
         }
         Command::Doctor { spec, set, profile, json } => {
-            let profile = profile.map(|path| submit_commands::slurm_profile(Some(&path))).transpose()?;
+            let profile = profile.map(|path| engine_runs::slurm_profile(Some(&path))).transpose()?;
             build_commands::doctor(spec, &set.set, profile.as_ref(), json).await
         }
         Command::Weights { spec, fetch, json } => build_commands::weights(spec.read()?, fetch, json).await,

@@ -5,20 +5,17 @@ use std::path::PathBuf;
 use anyhow::Result;
 use manifests::BuildSpec;
 use manifests::words::count;
-use serde::Serialize;
-use stages::evaluate::Evaluation;
 use workers::WorkerError;
 
 use super::arguments::{RunArgs, SpecArgs, StepArgs};
 use super::several::Whole;
-use super::{report_commands, several_commands, simulate_commands, stop_flag};
+use super::told::{end_of_run, print_plan, print_status, shown};
+use super::{several_commands, simulate_commands, stop_flag};
 use crate::build::Build;
 use crate::capacity::{self, Question};
 use crate::diff::Since;
 use crate::progress::Progress;
-use crate::run::Quarantined;
 use crate::run_options::RunOptions;
-use crate::status::StatusLine;
 use crate::{aside, last_overrides, preflight, say};
 
 pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Question>, json: bool) -> Result<()> {
@@ -91,23 +88,6 @@ async fn note_missing_overrides(build: &Build) {
     }
 }
 
-pub(super) fn print_plan(lines: &[crate::preview::PlanLine]) -> Result<()> {
-    say!("{:21} {:>12} {:>10}  why", "step", "to compute", "up to date");
-    for line in lines {
-        let rows = if line.exact || line.rows == 0 { line.rows.to_string() } else { format!("≤ {}", line.rows) };
-        let mut why: Vec<String> = line.reasons.iter().map(|(r, n)| format!("{n} {}", r.words())).collect();
-        if line.carried > 0 {
-            why.push(format!("{} kept: same words", line.carried));
-        }
-        why.extend(line.finished.map(|finished| finished.in_words()));
-        if !line.note.is_empty() {
-            why.push(line.note.clone());
-        }
-        say!("{:21} {rows:>12} {:>10}  {}", line.step, line.kept, why.join(", "));
-    }
-    Ok(())
-}
-
 pub(super) async fn accept(args: &SpecArgs, step: &str, (write, by): (bool, Option<String>), json: bool) -> Result<()> {
     let author = match write {
         false => None,
@@ -171,18 +151,6 @@ pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn print_status(lines: Vec<StatusLine>) -> Result<()> {
-    let head = ["rows", "excluded", "errors", "table version", "seconds"];
-    say!("{:21} {:>10} {:>8} {:>8} {:>13} {:>9}  state", "step", head[0], head[1], head[2], head[3], head[4]);
-    for line in lines {
-        let [excluded, errors, version] =
-            [line.excluded, line.errors, line.version].map(|n| n.map_or(String::new(), |n| n.to_string()));
-        let seconds = line.seconds.map_or(String::new(), |s| format!("{s:.1}"));
-        say!("{:21} {:>10} {excluded:>8} {errors:>8} {version:>13} {seconds:>9}  {}", line.step, line.rows, line.state);
-    }
-    Ok(())
-}
-
 pub(super) async fn diff(args: &SpecArgs, since: &str, examples: usize, json: bool) -> Result<()> {
     let now_millis = (crate::clock::unix_seconds() * 1000.0) as i64;
     let since = Since::parse(since, now_millis).map_err(|why| WorkerError::Configuration(format!("--since {why}")))?;
@@ -238,37 +206,6 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, steps: StepArgs) -> R
     end_of_run(&build, &options, &quarantined).await
 }
 
-/// How a run that has done all has ended, for programs.
-#[derive(Serialize)]
-struct Outcome<'a> {
-    event: &'static str,
-    quarantined: &'a [Quarantined],
-    evaluation: Option<Evaluation>,
-    report: Option<String>,
-}
-
-/// What a run that has done all says, and the page that it leaves.
-pub(super) async fn end_of_run(build: &Build, options: &RunOptions, quarantined: &[Quarantined]) -> Result<()> {
-    let mut outcome = Outcome { event: "outcome", quarantined, evaluation: None, report: None };
-    if options.until.is_none() {
-        let path = crate::page::keep(build).await?;
-        outcome.evaluation = crate::evaluate::stored(build).await?;
-        outcome.report = Some(shown(build, &path));
-    }
-    if crate::logs::on_output() {
-        say!("{}", serde_json::to_string(&outcome)?);
-        return Ok(());
-    }
-    print_quarantine(quarantined)?;
-    if let Some(evaluation) = outcome.evaluation {
-        report_commands::print_recall(&[evaluation])?;
-    }
-    if let Some(report) = outcome.report {
-        say!("report: {report}");
-    }
-    Ok(())
-}
-
 pub(super) async fn weights(spec: BuildSpec, fetch: bool, json: bool) -> Result<()> {
     let work = workers::stores::WorkStore::open(&spec.work.url, &spec.work.options)?;
     if fetch {
@@ -299,26 +236,6 @@ pub(super) async fn weights(spec: BuildSpec, fetch: bool, json: bool) -> Result<
         None => say!("the build's own model: not trained yet"),
         Some((record, path)) => {
             say!("the build's own model: {} ({})", shown(&build, &path), record.trained.best_validation());
-        }
-    }
-    Ok(())
-}
-
-/// An object of the work store, as a path where it is a file.
-fn shown(build: &Build, path: &str) -> String {
-    match build.work.local_folder() {
-        Some(folder) => folder.join(path).display().to_string(),
-        None => format!("{}{path}", build.work.url()),
-    }
-}
-
-fn print_quarantine(quarantined: &[Quarantined]) -> Result<()> {
-    let rows: u64 = quarantined.iter().map(|q| q.rows).sum();
-    say!("{} quarantined", count(rows, "row"));
-    for one in quarantined {
-        match one.rows {
-            0 => say!("  problems of the source that cost no row: {}", one.listing),
-            rows => say!("  {rows} in {}: {}", one.stage, one.listing),
         }
     }
     Ok(())

@@ -1,27 +1,25 @@
 //! Commands by which a build runs on several workers.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use engines::{Profile, Run};
-use manifests::{BuildSpec, paths};
+use engines::Run;
+use manifests::BuildSpec;
 use workers::WorkerError;
-use workers::claims::Claimant;
 use workers::pull::Share;
-use workers::stores::WorkStore;
 
-use super::arguments::{EngineArgs, EngineName, FailedArgs, RunArgs, ShareArgs, SpecArgs, StepArgs};
+use super::arguments::{EngineArgs, EngineName, RunArgs, ShareArgs, SpecArgs, StepArgs};
+use super::engine_runs::{OfRun, check_once, claimant, only_rendered, options_of, read_profile, run_options};
 use super::several::{ExperimentArgs, Whole};
-use super::{build_commands, several_commands, stop_flag};
+use super::told::end_of_run;
+use super::{several_commands, stop_flag};
 use crate::build::Build;
 use crate::engine::{Engine, KubernetesEngine, Processes, Slurm};
-use crate::logs::{self, LastWords, Who};
+use crate::logs::{self, Who};
 use crate::preflight;
 use crate::progress::Progress;
 use crate::run::RunEnd;
-use crate::run_options::RunOptions;
-use crate::run_record::{DONE, DRIVER, ProcessEnd, RunRecord, run_id};
+use crate::run_record::{DONE, DRIVER, RunRecord, run_id};
 
 /// A driver: plans, starts workers, publishes, and again until all is done. One of a cluster leaves word how it ended.
 pub(super) async fn drive(
@@ -93,69 +91,12 @@ async fn drive_to_end(
     };
     let end = crate::run::drive(&mut build, &options, &engine, &progress).await?;
     match &end {
-        RunEnd::Done(quarantined) => build_commands::end_of_run(&build, &options, quarantined).await?,
+        RunEnd::Done(quarantined) => end_of_run(&build, &options, quarantined).await?,
         RunEnd::Placed { step } => {
             progress.note(&format!("{step:21} workers have begun; a driver comes back when they have done"));
         }
     }
     Ok(Some(end))
-}
-
-/// Refuses what is done once on a cluster, whose drivers come back.
-pub(super) fn check_once(options: &RunArgs, engine: &EngineArgs) -> Result<(), WorkerError> {
-    if engine.engine == EngineName::Processes && engine.profile.is_some() {
-        let why =
-            "--profile is of a cluster: name it with --engine slurm or --engine kubernetes, or leave the profile out";
-        return Err(WorkerError::Configuration(why.into()));
-    }
-    if engine.engine == EngineName::Processes || !(options.retry_errors || options.retrain) {
-        return Ok(());
-    }
-    let why = "--retry-errors and --retrain are done once, and drivers on a cluster come back: use them with `urbancross run`";
-    Err(WorkerError::Configuration(why.into()))
-}
-
-/// How a driver runs its builds.
-pub(super) fn run_options(options: &RunArgs, steps: &StepArgs, engine: &EngineArgs, set: &[String]) -> RunOptions {
-    RunOptions {
-        retry_errors: options.retry_errors,
-        retrain: options.retrain,
-        accept_removals: steps.accept_removals,
-        until: steps.until.clone(),
-        allow_failed: engine.failed.allow_failed as usize,
-        set: set.to_vec(),
-    }
-}
-
-/// Ray's drivers are files.
-pub(super) fn only_rendered() -> WorkerError {
-    WorkerError::Configuration(
-        "Ray runs a file: write it with `urbancross render --engine ray` and give it to `ray job submit`".into(),
-    )
-}
-
-/// Options as every driver of a run is given them.
-pub(super) fn options_of(options: &RunArgs, steps: &StepArgs, failed: &FailedArgs) -> Vec<String> {
-    let flags = [
-        (options.retry_errors, "--retry-errors"),
-        (options.retrain, "--retrain"),
-        (steps.accept_removals, "--accept-removals"),
-    ];
-    let mut asked: Vec<String> = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.to_owned()).collect();
-    asked.extend(steps.until.iter().flat_map(|until| ["--until".to_owned(), until.clone()]));
-    if failed.allow_failed > 0 {
-        asked.extend(["--allow-failed".to_owned(), failed.allow_failed.to_string()]);
-    }
-    asked
-}
-
-pub(super) fn read_profile(path: Option<&Path>) -> Result<Profile, WorkerError> {
-    let Some(path) = path else {
-        return Err(WorkerError::Configuration("--profile FILE is missing: it says what the cluster wants".into()));
-    };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| WorkerError::Configuration(format!("{}: {error}", path.display())))?;
-    Profile::parse(&text).map_err(|why| WorkerError::Configuration(format!("{}: {why}", path.display())))
 }
 
 pub(super) async fn worker(spec: BuildSpec, args: &ShareArgs) -> Result<()> {
@@ -179,63 +120,6 @@ pub(super) async fn worker(spec: BuildSpec, args: &ShareArgs) -> Result<()> {
         ended.map_err(|error| anyhow::Error::from(error).context(format!("worker {} of {}", share.index, args.stage)));
     OfRun::end(of, &args.plan, &ended).await;
     ended
-}
-
-/// A process of a run by an engine, which leaves word of what it said and how it ended.
-pub(super) struct OfRun {
-    work: WorkStore,
-    country: String,
-    run: String,
-    step: String,
-    process: String,
-    words: LastWords,
-}
-
-impl OfRun {
-    /// Begins to keep the words of a process; `None`: no engine has started it.
-    pub(super) fn begin(spec: &BuildSpec, run: Option<&str>, step: &str, process: &str) -> Result<Option<Self>> {
-        Self::begin_of(spec, &spec.country, run, step, process)
-    }
-
-    /// The same of a pair by its name, whose records are in the store of its target.
-    pub(super) fn begin_of(
-        spec: &BuildSpec,
-        name: &str,
-        run: Option<&str>,
-        step: &str,
-        process: &str,
-    ) -> Result<Option<Self>> {
-        let Some(run) = run else { return Ok(None) };
-        let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
-        let words = LastWords::begin(work.clone(), paths::last_words(name, run, step, process));
-        let [country, run, step, process] = [name, run, step, process].map(str::to_owned);
-        Ok(Some(Self { work, country, run, step, process, words }))
-    }
-
-    /// Writes down how the process ended, of a plan or an attempt.
-    pub(super) async fn end(of_run: Option<Self>, of: &str, ended: &Result<()>) {
-        let Some(OfRun { work, country, run, step, process, words }) = of_run else { return };
-        let how = |error: &anyhow::Error| (crate::exit::code(error), workers::cause::whole_chain(error.as_ref()));
-        let how = ended.as_ref().copied().map_err(how);
-        record_end(&RunRecord::new(&work, &country, &run), &step, &process, of.to_owned(), how).await;
-        let why = ended.as_ref().err().map(|error| workers::cause::whole_chain(error.as_ref()));
-        words.end(why.as_deref()).await;
-    }
-}
-
-/// Writes down how a process ended, with its exit code and why; that it cannot be written is no fault of the work.
-pub(super) async fn record_end(
-    record: &RunRecord<'_>,
-    step: &str,
-    process: &str,
-    of: String,
-    ended: Result<(), (u8, String)>,
-) {
-    let (code, message) = ended.err().unwrap_or_default();
-    let end = ProcessEnd { code, message, of, by: claimant(process, &|name| std::env::var(name).ok()) };
-    if let Err(error) = record.end(step, process, &end).await {
-        tracing::warn!(%error, "how this process ended was not written down");
-    }
 }
 
 /// Variables that say which of an engine's workers this is.
@@ -267,15 +151,6 @@ fn share(args: &ShareArgs, variable: &dyn Fn(&str) -> Option<String>) -> Result<
     }
     let claimant = claimant(&index.to_string(), variable);
     Ok(Share { index, count, lease: Duration::from_secs(args.lease.lease_seconds), claimant, leaves: args.leave })
-}
-
-fn claimant(worker: &str, variable: &dyn Fn(&str) -> Option<String>) -> Claimant {
-    let slurm = || Some(format!("{}_{}", variable("SLURM_ARRAY_JOB_ID")?, variable("SLURM_ARRAY_TASK_ID")?));
-    Claimant {
-        worker: worker.to_owned(),
-        node: variable("NODE_NAME").or_else(|| variable("SLURMD_NODENAME")).unwrap_or_else(workers::claims::host),
-        engine_job: slurm().or_else(|| variable("SLURM_JOB_ID")).or_else(|| variable("HOSTNAME")),
-    }
 }
 
 #[cfg(test)]

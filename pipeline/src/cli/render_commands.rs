@@ -10,9 +10,8 @@ use stages::{Step, Training};
 use workers::WorkerError;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
-use super::cluster_commands::{options_of, read_profile};
+use super::engine_runs::{no_cluster, options_of, read_profile, run_of, slurm_profile};
 use super::several::{Several, Whole, run_of_task};
-use super::submit_commands::{no_cluster, run_of, slurm_profile};
 use crate::say;
 use crate::tasks::What;
 

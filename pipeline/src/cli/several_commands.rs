@@ -12,14 +12,14 @@ use workers::WorkerError;
 use workers::stores::WorkStore;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, SpecArgs, StepArgs};
-use super::cluster_commands::{check_once, only_rendered, options_of, read_profile, record_end, run_options};
+use super::engine_runs::{check_once, only_rendered, options_of, read_profile, record_end, run_options};
 use super::several::{ExperimentArgs, Several, run_of_task};
-use super::{build_commands, figures, stop_flag, train_commands};
+use super::stop_flag;
+use super::told::{end_of_run, print_ablation, print_curves, print_plan, print_status, say_tested};
 use crate::build::Build;
 use crate::engine::{Engine, KubernetesEngine, Places, Processes, Slurm};
 use crate::given::GivenPair;
 use crate::logs::LastWords;
-use crate::pair::Tested;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
 use crate::run_record::{DONE, DRIVER, RunRecord};
@@ -183,7 +183,7 @@ impl Engines for Driver<'_> {
 
 async fn say_outcome(task: &Task, outcome: Outcome<'_>, options: &RunOptions) -> Result<()> {
     match outcome {
-        Outcome::Built(build, quarantined) => build_commands::end_of_run(build, options, quarantined).await?,
+        Outcome::Built(build, quarantined) => end_of_run(build, options, quarantined).await?,
         Outcome::Adapted(pair, finished) => {
             for (when, tested) in [("before", &finished.before), ("after", &finished.after)] {
                 say_tested(when, tested, &pair.target.spec.country)?;
@@ -192,22 +192,15 @@ async fn say_outcome(task: &Task, outcome: Outcome<'_>, options: &RunOptions) ->
         }
         Outcome::Learnt => {}
         Outcome::Ablated(ablation, report) => {
-            train_commands::print_ablation(ablation)?;
+            print_ablation(ablation)?;
             say!("report: {report}");
         }
         Outcome::Swept(curves, report) => {
-            train_commands::print_curves(curves)?;
+            print_curves(curves)?;
             say!("report: {report}");
         }
     }
     tracing::info!(task = task.name, "finished");
-    Ok(())
-}
-
-/// The figures of one model on a pair's test part.
-pub(super) fn say_tested(when: &str, tested: &Tested, country: &str) -> Result<()> {
-    let images = count(tested.recall.image_gallery, "image");
-    say!("{when:6} {} on {country}, {images}", figures(&tested.recall.exact.pessimistic));
     Ok(())
 }
 
@@ -242,7 +235,7 @@ pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, j
                     all.push(json!({ "task": task.name, "steps": lines }));
                 } else {
                     say!("== {}", task.name);
-                    build_commands::print_plan(&lines)?;
+                    print_plan(&lines)?;
                 }
                 continue;
             }
@@ -282,7 +275,7 @@ pub(super) async fn status(several: &Several, json: bool) -> Result<()> {
                 let lines = crate::status::status(&build).await?;
                 match json {
                     true => all.push(json!({ "task": task.name, "steps": lines })),
-                    false => build_commands::print_status(lines)?,
+                    false => print_status(lines)?,
                 }
             }
             What::Adapt(pair) | What::Variant(pair) => {

@@ -13,11 +13,11 @@ use workers::WorkerError;
 use workers::stores::WorkStore;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
-use super::cluster_commands::{only_rendered, options_of, read_profile};
+use super::engine_runs::{no_cluster, only_rendered, options_of, read_profile, run_of, slurm_profile};
 use super::render_commands::begin_job;
 use super::several::{ExperimentArgs, Several, Whole, run_of_task};
 use crate::engine::{KubernetesEngine, Slurm};
-use crate::run_record::{DRIVER, RunRecord, Submission, run_id};
+use crate::run_record::{DRIVER, RunRecord, Submission};
 use crate::tasks::What;
 use crate::{aside, preflight, say};
 
@@ -25,27 +25,6 @@ use crate::{aside, preflight, say};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often is looked whether they have.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// A profile for Slurm, whose folder of logs is named from the root.
-pub(super) fn slurm_profile(path: Option<&Path>) -> Result<Profile, WorkerError> {
-    let mut profile = read_profile(path)?;
-    if profile.slurm.logs.is_empty() {
-        let why = "slurm.logs is missing: name a folder that all nodes see, for scripts and logs";
-        return Err(WorkerError::Configuration(why.into()));
-    }
-    let logs = std::path::absolute(&profile.slurm.logs);
-    profile.slurm.logs = logs.map_or(profile.slurm.logs, |path| path.display().to_string());
-    let problems = engines::slurm::problems(&profile);
-    if !problems.is_empty() {
-        return Err(WorkerError::Configuration(problems.join("; ")));
-    }
-    Ok(profile)
-}
-
-/// The run that a spec asks for, with the options of its drivers.
-pub(super) fn run_of(spec: &BuildSpec, options: Vec<String>) -> Run {
-    Run { id: run_id(spec, &options), country: spec.country.clone(), spec: spec.to_toml(), options, ..Run::default() }
-}
 
 /// Gives builds to a cluster, each spec as a run of its own. All specs are looked at before anything is begun.
 pub(super) async fn submit_all(
@@ -300,8 +279,4 @@ fn warn_of_few_shards(spec: &BuildSpec, profile: &Profile) {
             workers.saturating_mul(SHARDS_PER_WORKER)
         );
     }
-}
-
-pub(super) fn no_cluster() -> WorkerError {
-    WorkerError::Configuration("processes are no cluster: use `urbancross drive`".into())
 }

@@ -14,7 +14,8 @@ use workers::tag_refreshes::{Foretold, Refreshment, Until};
 
 use super::arguments::SpecArgs;
 use super::simulate_commands::PriceArgs;
-use super::{build_commands, simulate_commands, stop_flag_saying};
+use super::told::print_plan;
+use super::{simulate_commands, stop_flag_saying};
 use crate::build::Build;
 use crate::capacity;
 use crate::tags::watch::{LEAST_PAUSE, Round};
@@ -173,7 +174,7 @@ async fn plan(spec: BuildSpec, foretold: &Foretold, args: &RefreshArgs, stop: Ar
         say!("more than source.osm.accept_share = {accept}: the refresh will ask for --accept-share");
     }
     say!("\nnothing is written; after this refresh a run would make, beside what `urbancross plan` shows already:");
-    build_commands::print_plan(&steps)?;
+    print_plan(&steps)?;
     for (step, expected) in served.iter().filter(|(_, expected)| expected.requests > 0) {
         say!("{}", expected.line(step));
     }

@@ -8,14 +8,13 @@ use manifests::words::count;
 use manifests::{BuildSpec, PairSpec};
 use stages::Training;
 use training::communicator::Communicator;
-use training::recall::beside_chance;
 use workers::WorkerError;
 
 use super::arguments::TryArgs;
-use super::cluster_commands::OfRun;
-use super::several_commands::say_tested;
+use super::engine_runs::OfRun;
+use super::told::{print_ablation, print_curves, print_differences, say_tested};
 use super::{figures, stop_flag};
-use crate::ablate::{Ablation, Difference, Variant, together, verdict_together};
+use crate::ablate::{together, verdict_together};
 use crate::build::Build;
 use crate::clock::now;
 use crate::given::{Given, GivenPair};
@@ -23,7 +22,6 @@ use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::say;
-use crate::sweep::Curve;
 use crate::tasks::{Finished, finish_pair};
 use crate::trainings::training_state;
 
@@ -177,19 +175,6 @@ pub(super) async fn sweep(
     write_page(report, || crate::page::sweep::curves(&curves, &now()))
 }
 
-pub(super) fn print_curves(curves: &[Curve]) -> Result<()> {
-    for curve in curves {
-        say!("{} of {}", curve.field, curve.country);
-        for point in &curve.points {
-            let recall = beside_chance(point.validation_mean_recall, point.validation_chance);
-            let how =
-                if point.from_earlier_weights { "; went on from earlier weights, so it learnt for longer" } else { "" };
-            say!("  {:>12}  validation {recall} in epoch {}{how}", point.name(), point.best_epoch + 1);
-        }
-    }
-    Ok(())
-}
-
 pub(super) async fn single_domain(
     specs: &[PathBuf],
     set: &[String],
@@ -211,36 +196,4 @@ pub(super) async fn single_domain(
 
 fn write_page(path: Option<PathBuf>, page: impl FnOnce() -> String) -> Result<()> {
     path.map_or(Ok(()), |path| super::write_page(&path, &page()))
-}
-
-pub(super) fn print_ablation(ablation: &Ablation) -> Result<()> {
-    let runs = ablation.lines.iter().map(|line| line.runs.len()).max().unwrap_or(0);
-    say!("{} ({}, mean ± standard deviation, percent)", ablation.pair, count(runs, "seed"));
-    let mean_recall = ablation.chance().map_or("mR".into(), |chance| format!("mR (chance {chance:.2})"));
-    let names = ["i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10"].map(|n| format!("{n:>14}")).concat();
-    say!("{:14} {names}{mean_recall:>20}", "");
-    for line in &ablation.lines {
-        let mut cells =
-            line.figures().map(|f| format!("{:>14}", format!("{:.2} ± {:.2}", f.mean, f.standard_deviation)));
-        cells[6] = format!("{:>20}", cells[6]);
-        say!("{:14} {}", line.variant.words(), cells.concat());
-    }
-    print_differences(ablation.lines.iter().map(|l| (l.variant, l.over_fine_tuning, l.over_joint_training)))?;
-    say!("{}", ablation.verdict());
-    Ok(())
-}
-
-/// Differences of each variant to both controls, where there are seeds enough for any.
-fn print_differences(lines: impl Iterator<Item = (Variant, Option<Difference>, Option<Difference>)>) -> Result<()> {
-    let lines: Vec<_> = lines.filter(|(_, tuned, joint)| tuned.is_some() || joint.is_some()).collect();
-    if lines.is_empty() {
-        return Ok(());
-    }
-    say!("differences in points of mR, seed by seed, ± standard error");
-    say!("{:14} {:>20}{:>20}", "", "over fine-tuning", "over joint training");
-    for (variant, tuned, joint) in lines {
-        let cells = [tuned, joint].map(|d| format!("{:>20}", d.map_or("-".into(), |d| d.to_string())));
-        say!("{:14} {}", variant.words(), cells.concat());
-    }
-    Ok(())
 }

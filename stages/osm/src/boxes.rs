@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::element::{Kind, ObjectId, Place};
-use crate::{Images, OsmError};
 use crate::shape::{Rect, Shape};
+use crate::{Images, OsmError};
 
 /// Longest side of a box. Those of images are a few hundred metres; very many cells would be full of a larger one.
 pub const MOST_BOX_DEGREES: f64 = 1.0;

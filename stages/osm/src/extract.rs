@@ -89,9 +89,8 @@ pub fn read_extract(
 fn within(boxes: Boxes, header: &Header) -> (Boxes, Vec<String>) {
     let Some(bounds) = header.bounds else { return (boxes, Vec::new()) };
     let images = boxes.all();
-    let is_within = |number: u32| {
-        images.rect(number).is_some_and(|rect| bounds.holds(rect.low) && bounds.holds(rect.high))
-    };
+    let is_within =
+        |number: u32| images.rect(number).is_some_and(|rect| bounds.holds(rect.low) && bounds.holds(rect.high));
     let outside = (0..images.len() as u32).filter(|number| !is_within(*number));
     let outside: Vec<String> = outside.filter_map(|number| images.image_id(number)).map(str::to_owned).collect();
     if outside.is_empty() {

@@ -98,6 +98,11 @@ impl Images {
         if low < self.len() && self.name(low) == image_id { Ok(low as u32) } else { Err(low as u32) }
     }
 
+    /// Finds images one after the other, faster where they come in order.
+    pub fn finder(&self) -> Finder<'_> {
+        Finder { images: self, at: 0 }
+    }
+
     /// Those at these places, in that order.
     fn taken(&self, numbers: &[u32]) -> Images {
         let mut images = Images {
@@ -140,6 +145,22 @@ impl Images {
     }
 }
 
+/// Where the last image was found.
+pub struct Finder<'a> {
+    images: &'a Images,
+    at: u32,
+}
+
+impl Finder<'_> {
+    /// As [`Images::number_of`].
+    pub fn find(&mut self, image_id: &str) -> Option<u32> {
+        let is_further = self.images.image_id(self.at).is_some_and(|at| at <= image_id);
+        let found = self.images.number_from(if is_further { self.at } else { 0 }, image_id);
+        self.at = found.unwrap_or_else(|next| next.saturating_sub(1));
+        found.ok()
+    }
+}
+
 impl FromIterator<ImageBox> for Images {
     fn from_iter<T: IntoIterator<Item = ImageBox>>(boxes: T) -> Self {
         let mut images = Images::default();
@@ -178,6 +199,11 @@ mod tests {
                 assert_eq!(found, if is_before { Err(from) } else { expected }, "{number} from {from}");
             }
         }
-        assert!(Images::default().number_of("x").is_none());
+        let mut finder = images.finder();
+        for number in (0..600u32).map(|step| step * 7_919 % 600).chain(0..600) {
+            let expected = number.is_multiple_of(2).then_some(number / 2);
+            assert_eq!(finder.find(&format!("n{number:03}")), expected);
+        }
+        assert!(Images::default().number_of("x").is_none() && Images::default().finder().find("x").is_none());
     }
 }

@@ -136,8 +136,7 @@ impl State {
     /// Whether parts of an object are neither kept nor known not to be there.
     pub(crate) fn is_partial(&self, object: ObjectId) -> bool {
         let lacks = |kind: Kind, id: i64| !self.gone.contains(&ObjectId { kind, id });
-        let way_lacks =
-            |way: KeptWay| way.refs.iter().any(|id| !self.nodes.contains(*id) && lacks(Kind::Node, *id));
+        let way_lacks = |way: KeptWay| way.refs.iter().any(|id| !self.nodes.contains(*id) && lacks(Kind::Node, *id));
         match object.kind {
             Kind::Node => false,
             Kind::Way => self.ways.get(object.id).is_some_and(way_lacks),

@@ -1,7 +1,10 @@
 //! Refreshing the tags of a large country: a real work store with geo-tags, a state and rows of earlier refreshes, and the
 //! program's own refresh of it, each in a process of its own: by an extract, by a day's diff, and by the extract again.
 //!
-//! usage: refresh_scale [IMAGES] [CHANGES] [FOLDER]
+//! usage: refresh_scale [IMAGES] [CHANGES] [FOLDER] [make | by-extract | by-diffs]
+//!
+//! With a fourth argument one of the steps alone is done, in a FOLDER that stays: `make` leaves `scale.toml` there, for another
+//! version of the program to be measured on.
 //!
 //! Each image was taken for a house of its own: a way with four nodes and two or three tags. A day changes one house in a
 //! hundred, and adds as many nodes elsewhere as CHANGES says. The store takes about 500 bytes an image.
@@ -38,7 +41,8 @@ use workers::tag_refreshes::{Origins, Refresher, Until};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Last argument of a process that refreshes by the extract, and of one that refreshes by diffs.
+/// Last argument of a process that makes the store, of one that refreshes by the extract, and of one that refreshes by diffs.
+const MAKE: &str = "make";
 const BY_EXTRACT: &str = "by-extract";
 const BY_DIFFS: &str = "by-diffs";
 
@@ -184,15 +188,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     let spec = BuildSpec::parse(&text, "scale", &[])?;
     let work = WorkStore::open(&spec.work.url, &Default::default())?;
-    if let Some(how) = how {
-        return refresh(&spec, &work, folder, &how).await;
+    if let Some(how) = how.as_deref().filter(|how| *how != MAKE) {
+        return refresh(&spec, &work, folder, how).await;
     }
     let began = Instant::now();
     build(&spec, &work, images, shards).await?;
     println!("geo-tags made in {:.1} s", began.elapsed().as_secs_f64());
     planet::write_extract(&folder.join("planet.osm.pbf"), images as i64)?;
     planet::write_diff(&folder.join("replication"), images as i64, changes as i64)?;
+    std::fs::write(folder.join("scale.toml"), text)?;
     println!("planet written after {:.1} s", began.elapsed().as_secs_f64());
+    if how.is_some() {
+        return Ok(());
+    }
     // processes of their own: what making the store took is no part of their memory
     for how in [BY_EXTRACT, BY_DIFFS] {
         let refreshed = std::process::Command::new(std::env::current_exe()?)

@@ -80,9 +80,11 @@ pub(super) async fn known(
     let table = |error: TableError| WorkerError::Broken(error.to_string());
     let geotags = tables.pin(Artifact::Geotags, &spec.country, None).await?;
     let mut found = Found { images: Images::default(), before: Vec::new() };
-    let mut read = parts::batches(work, &geotags, &COLUMNS, spec.work.concurrency);
-    while let Some(batch) = read.try_next().await? {
-        found.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
+    {
+        let mut read = parts::batches(work, &geotags, &COLUMNS, spec.work.concurrency);
+        while let Some(batch) = read.try_next().await? {
+            found.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
+        }
     }
     found = found.sorted();
     // those that are left out and whose box is in the state alone

@@ -1,6 +1,9 @@
 //! What listing a large source of SkyScript takes: a CSV, and archives of images and of records, in a process of its own.
 //!
-//! usage: listing_scale [ROWS] [FOLDER]
+//! usage: listing_scale [ROWS] [FOLDER] [make | list]
+//!
+//! With a third argument one of the steps alone is done, in a FOLDER that stays: `make` leaves `scale.toml` there, for another
+//! version of the program to be measured on.
 //!
 //! The archives hold members of one byte, as listing reads none of them. FOLDER takes about 550 bytes a row.
 
@@ -63,23 +66,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let rows = arguments.next().map_or(Ok(100_000), |text| text.parse::<u64>())?;
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let made = if arguments.next().is_some() { None } else { Some(tempfile::tempdir_in(&parent)?) };
+    let how = arguments.next();
+    let made = if how.is_some() { None } else { Some(tempfile::tempdir_in(&parent)?) };
     let folder = made.as_ref().map_or(parent.as_path(), |folder| folder.path());
-    if made.is_some() {
+    let shards = rows.div_ceil(520).clamp(1, 10_000);
+    let text = format!(
+        "country = \"finland\"\n[source]\nkind = \"skyscript\"\nurl = \"{0}\"\ntables = [\"dataframe/all.csv\"]\ntokens = [\"FI\"]\n\
+         meta = true\n[work]\nurl = \"{0}/work\"\nshards = {shards}\n",
+        folder.display()
+    );
+    if how.as_deref() != Some("list") {
         write(folder, rows)?;
+        std::fs::write(folder.join("scale.toml"), &text)?;
         println!("source written to {}", folder.display());
+    }
+    if how.is_none() {
+        // a process of its own: what writing the source took is no part of its memory
         let listed = std::process::Command::new(std::env::current_exe()?)
             .args([rows.to_string(), folder.display().to_string(), "list".to_owned()])
             .status()?;
         assert!(listed.success(), "the listing failed");
+    }
+    if how.as_deref() != Some("list") {
         return Ok(());
     }
-    let shards = rows.div_ceil(520).clamp(1, 10_000);
-    let text = format!(
-        "country = \"finland\"\n[source]\nkind = \"skyscript\"\nurl = \"{0}\"\ntables = [\"dataframe/all.csv\"]\ntokens = [\"FI\"]\n\
-         meta = true\n[work]\nurl = \"{0}\"\nshards = {shards}\n",
-        folder.display()
-    );
     let spec = BuildSpec::parse(&text, "scale", &[])?;
     let (source, work) = (
         SourceStore::open(&spec.source.url, &Default::default())?,

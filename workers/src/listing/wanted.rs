@@ -37,20 +37,22 @@ struct Place {
     header_offset: u64,
 }
 
+/// Rows that are given up together.
 #[derive(Default)]
-struct Texts {
-    bytes: Vec<u8>,
+struct Together {
+    texts: Vec<u8>,
     begins: Vec<usize>,
+    /// None before an archive was looked through.
+    places: Vec<[Option<Place>; 2]>,
 }
 
 /// Rows by order of arrival, and the numbers of those that count by image.
 #[derive(Default)]
 pub(super) struct Wanted {
-    texts: Vec<Texts>,
+    together: Vec<Together>,
     rows: u32,
     /// In order of the images. Beside each the first bytes of its id: most comparisons need no more.
     order: Vec<(u64, u32)>,
-    places: Vec<[Option<Place>; 2]>,
     archives: Vec<(String, Option<String>)>,
 }
 
@@ -80,23 +82,23 @@ impl Wanted {
 
     pub(super) fn push(&mut self, row: Row<'_>) {
         if (self.rows as usize).is_multiple_of(ROWS_TOGETHER) {
-            if let Some(full) = self.texts.last_mut() {
-                full.bytes.shrink_to_fit();
+            if let Some(full) = self.together.last_mut() {
+                full.texts.shrink_to_fit();
                 full.begins.shrink_to_fit();
             }
-            self.texts.push(Texts::default());
+            self.together.push(Together::default());
         }
-        let Some(to) = self.texts.last_mut() else { return };
-        to.begins.push(to.bytes.len());
-        put_text(&mut to.bytes, row.filepath);
-        put_text(&mut to.bytes, row.title);
-        put_option(&mut to.bytes, row.title_multi_objects);
+        let Some(to) = self.together.last_mut() else { return };
+        to.begins.push(to.texts.len());
+        put_text(&mut to.texts, row.filepath);
+        put_text(&mut to.texts, row.title);
+        put_option(&mut to.texts, row.title_multi_objects);
         self.rows += 1;
     }
 
     pub(super) fn row(&self, number: u32) -> Option<Row<'_>> {
-        let texts = self.texts.get(number as usize / ROWS_TOGETHER)?;
-        let mut bytes = texts.bytes.get(*texts.begins.get(number as usize % ROWS_TOGETHER)?..)?;
+        let rows = self.together.get(number as usize / ROWS_TOGETHER)?;
+        let mut bytes = rows.texts.get(*rows.begins.get(number as usize % ROWS_TOGETHER)?..)?;
         let bytes = &mut bytes;
         Some(Row { filepath: get_text(bytes)?, title: get_text(bytes)?, title_multi_objects: get_option(bytes)? })
     }
@@ -171,11 +173,13 @@ impl Wanted {
     ) -> Vec<String> {
         let number = self.archives.len() as u32;
         self.archives.push((archive.to_owned(), found.etag.clone()));
-        self.places.resize(self.rows as usize, [None; 2]);
         let mut twice = Vec::new();
         for member in &found.members {
             let row = self.names(part, folder, of).row(&member.name);
-            let Some(places) = row.and_then(|row| self.places.get_mut(row as usize)) else { continue };
+            let Some(row) = row.map(|row| row as usize) else { continue };
+            let Some(rows) = self.together.get_mut(row / ROWS_TOGETHER) else { continue };
+            rows.places.resize(rows.begins.len(), [None; 2]);
+            let Some(places) = rows.places.get_mut(row % ROWS_TOGETHER) else { continue };
             let place = Place {
                 archive: number,
                 stored: member.stored,
@@ -191,13 +195,18 @@ impl Wanted {
         twice
     }
 
+    fn placed(&self, number: u32, of: Of) -> Option<Place> {
+        let rows = self.together.get(number as usize / ROWS_TOGETHER)?;
+        rows.places.get(number as usize % ROWS_TOGETHER)?[of as usize]
+    }
+
     /// Whether an archive has a row's image or record.
     pub(super) fn is_placed(&self, number: u32, of: Of) -> bool {
-        self.places.get(number as usize).is_some_and(|places| places[of as usize].is_some())
+        self.placed(number, of).is_some()
     }
 
     fn range(&self, number: u32, of: Of, name: String) -> Option<ObjectRange> {
-        let place = self.places.get(number as usize)?[of as usize]?;
+        let place = self.placed(number, of)?;
         let (object, etag) = self.archives.get(place.archive as usize)?.clone();
         let member = MemberPlace {
             name,
@@ -210,7 +219,7 @@ impl Wanted {
         Some(ObjectRange { object, etag, member: Some(member) })
     }
 
-    /// Hands out every row that counts and whose image was found, in order of arrival, and gives up its texts soon after.
+    /// Hands out every row that counts and whose image was found, in order of arrival, and gives it up soon after.
     pub(super) fn drain(mut self, take: &mut dyn FnMut(Row<'_>, &ImageName, ObjectRange, Option<ObjectRange>)) {
         let mut counts = vec![false; self.rows as usize];
         self.numbers().for_each(|number| counts[number as usize] = true);
@@ -224,7 +233,7 @@ impl Wanted {
                 take(row, &name, image, self.range(number, Of::Meta, name.meta_path()));
             }
             if (number as usize + 1).is_multiple_of(ROWS_TOGETHER) {
-                self.texts[number as usize / ROWS_TOGETHER] = Texts::default();
+                self.together[number as usize / ROWS_TOGETHER] = Together::default();
             }
         }
     }

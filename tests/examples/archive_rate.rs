@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let images = runtime.block_on(async {
         let source = SourceStore::open(folder, &StoreOptions::default())?;
         let meta = source.head(name).await?.ok_or("the archive is gone")?;
-        let found = scan_directory(&source, name, meta.size, meta.e_tag, &wanted).await?;
+        let found = scan_directory(&source, name, meta.size, meta.e_tag, &|name: &str| wanted.contains(name)).await?;
         let places: Vec<Option<ObjectRange>> = found
             .members
             .into_iter()

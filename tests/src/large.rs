@@ -65,8 +65,17 @@ impl Observer for Silent {
 
 /// The listing, of which every hundredth row has another title in another generation.
 pub fn slice(rows: u64, shards: u64, shard: u64, generation: u64) -> Result<RecordBatch, table::TableError> {
-    let numbers: Vec<u64> = (0..rows.div_ceil(shards)).map(|i| i * shards + shard).filter(|n| *n < rows).collect();
-    let mut ids: Vec<String> = numbers.iter().map(|n| format!("w{n}_FI_19")).collect();
+    let numbers = (0..rows.div_ceil(shards)).map(|i| i * shards + shard).filter(|n| *n < rows);
+    slice_of(numbers.map(id_of).collect(), generation)
+}
+
+/// The name of an image.
+pub fn id_of(number: u64) -> String {
+    format!("w{number}_FI_19")
+}
+
+/// A listing of these images.
+pub fn slice_of(mut ids: Vec<String>, generation: u64) -> Result<RecordBatch, table::TableError> {
     ids.sort_unstable();
     let number = |id: &String| id[1..].split('_').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let text = |of: &dyn Fn(&String) -> String| table::texts(ids.iter().map(|id| Some(of(id))));

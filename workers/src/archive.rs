@@ -1,6 +1,6 @@
 //! Zip archives read in place: the directory by range and streamed, members one request each.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use manifests::{digest, paths};
@@ -79,13 +79,35 @@ pub struct WantedMembers {
 #[serde(untagged)]
 pub enum Read {
     /// Of a zip.
-    Members(WantedMembers),
+    Members(#[serde(serialize_with = "shared")] Arc<WantedMembers>),
     /// Of a tar.
     Samples(KeptSamples),
 }
 
+fn shared<S: serde::Serializer>(members: &Arc<WantedMembers>, to: S) -> Result<S::Ok, S::Error> {
+    members.serialize(to)
+}
+
 /// What was read of archives anew, by the names under which a work store keeps it.
 pub type ReadAnew = Vec<(String, Read)>;
+
+/// Names of the members that are wanted of an archive.
+pub trait WantedNames {
+    /// Whether this is one of them.
+    fn contains(&self, name: &str) -> bool;
+    /// All of them, in order.
+    fn in_order(&self) -> Box<dyn Iterator<Item = String> + '_>;
+}
+
+/// A digest of names, whatever holds them.
+fn digest_of(wanted: &dyn WantedNames) -> String {
+    let (mut names, mut ends) = (Vec::new(), vec![0]);
+    for name in wanted.in_order() {
+        names.extend_from_slice(name.as_bytes());
+        ends.push(names.len());
+    }
+    digest::of_parts(ends.array_windows().map(|[from, to]| &names[*from..*to]))
+}
 
 /// Finds the members of `archive` whose names are in `wanted`. What the work store keeps under the archive's identity
 /// is taken from there, so that an unchanged archive's directory is read once per wanted set; what is not there is added
@@ -94,20 +116,19 @@ pub(crate) async fn wanted_members(
     source: &SourceStore,
     work: &WorkStore,
     archive: &str,
-    wanted: &HashSet<String>,
+    wanted: &(dyn WantedNames + Sync),
     read_anew: &mut ReadAnew,
-) -> Result<Option<WantedMembers>, WorkerError> {
+) -> Result<Option<Arc<WantedMembers>>, WorkerError> {
     let Some(meta) = source.head(archive).await? else { return Ok(None) };
-    let mut sorted: Vec<&[u8]> = wanted.iter().map(|name| name.as_bytes()).collect();
-    sorted.sort_unstable();
     // stores without ETags (and file systems that derive it) are told apart by size and time
     let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
-    let key = digest::of_parts([archive.as_bytes(), identity.as_bytes(), digest::of_parts(sorted).as_bytes()]);
+    let key = digest::of_parts([archive.as_bytes(), identity.as_bytes(), digest_of(wanted).as_bytes()]);
     let cache = paths::members(&key);
     if let Some(members) = work.get_sealed::<WantedMembers>(&cache).await? {
-        return Ok(Some(members));
+        return Ok(Some(Arc::new(members)));
     }
-    let members = scan_directory(source, archive, meta.size, meta.e_tag, wanted).await?;
+    let is_wanted = |name: &str| wanted.contains(name);
+    let members = Arc::new(scan_directory(source, archive, meta.size, meta.e_tag, &is_wanted).await?);
     read_anew.push((cache, Read::Members(members.clone())));
     Ok(Some(members))
 }
@@ -121,7 +142,7 @@ pub async fn scan_directory(
     archive: &str,
     archive_bytes: u64,
     etag: Option<String>,
-    wanted: &HashSet<String>,
+    wanted: &(dyn Fn(&str) -> bool + Sync),
 ) -> Result<WantedMembers, WorkerError> {
     let broken = |e: SourceError| WorkerError::Broken(format!("{}{archive}: {e}", source.url()));
     let limits = Limits::default();
@@ -146,7 +167,7 @@ pub async fn scan_directory(
             parser
                 .feed(&chunk?, &mut |entry| {
                     if let Ok(name) = std::str::from_utf8(entry.raw_name)
-                        && wanted.contains(name)
+                        && wanted(name)
                     {
                         match entry.member() {
                             Ok(member) => found.members.push(MemberPlace::new(member)),

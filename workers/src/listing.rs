@@ -4,7 +4,9 @@
 mod captioned;
 mod folder;
 mod object_range;
+mod rows;
 mod skyscript;
+mod wanted;
 mod webdataset;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use crate::slices::Slices;
 use crate::stores::{SourceStore, WorkStore};
 pub use object_range::ObjectRange;
 pub(crate) use object_range::places;
+use rows::Rows;
 pub use webdataset::KeptSamples;
 pub(crate) use webdataset::stream;
 
@@ -117,16 +120,16 @@ impl Listing {
     }
 }
 
-/// A listing in the making: all wanted rows, about 400 bytes each. A country of SkyScript has at most a few hundred
-/// thousand, and `source.max_images` bounds it.
+/// A listing in the making: all wanted rows, each in the bytes of its texts and about a hundred more.
+/// `source.max_images` bounds it.
 struct Collected {
-    shards: Vec<Vec<ListedRow>>,
+    rows: Rows,
     listing: Listing,
 }
 
 impl Collected {
     fn new(shards: u32) -> Self {
-        Self { shards: (0..shards).map(|_| Vec::new()).collect(), listing: Listing::default() }
+        Self { rows: Rows::new(shards), listing: Listing::default() }
     }
 
     /// A row that is left out.
@@ -142,24 +145,20 @@ impl Collected {
         }
     }
 
-    fn push(&mut self, row: ListedRow) {
+    fn push(&mut self, row: &ListedRow) {
         let source = ImageName::parse(&row.filepath).ok().and_then(|name| name.source().map(|s| s.coverage));
         let nation = match source {
             Some(Coverage::National(country)) => Some(country),
             Some(Coverage::Global) | None => None,
         };
         *self.listing.rows_by_nation.entry(nation).or_default() += 1;
-        let shard = shard_of(&row.image_id, self.shards.len() as u32) as usize;
-        self.shards[shard].push(row);
+        self.rows.push(shard_of(&row.image_id, self.rows.shards()), row);
     }
 
     /// Cuts the rows into slices, in order of image id.
     async fn finish(mut self, country: &str, slices: &mut Slices) -> Result<Listing, WorkerError> {
-        self.listing.rows_by_shard = self.shards.iter().map(|rows| rows.len() as u64).collect();
-        let batches = (0..).zip(self.shards).map(|(shard, mut rows)| {
-            rows.sort_by(|a, b| a.image_id.cmp(&b.image_id));
-            Ok((shard, batch(&rows)?))
-        });
+        self.listing.rows_by_shard = self.rows.by_shard();
+        let batches = (0..).zip(self.rows.into_shards()).map(|(shard, rows)| Ok((shard, batch(&rows)?)));
         slices.replace(Artifact::Listing, country, batches).await?;
         Ok(self.listing)
     }

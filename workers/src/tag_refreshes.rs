@@ -95,7 +95,8 @@ pub struct Refresher<'a> {
 /// A state with what it says of some images.
 struct Found {
     state: State,
-    numbers: BTreeSet<u32>,
+    /// Of the images that it says something new of, in order.
+    numbers: Vec<u32>,
     origin: &'static str,
     done: Refreshment,
 }
@@ -180,7 +181,7 @@ impl<'a> Refresher<'a> {
         base: &Base,
         known: &Known,
     ) -> Result<Found, WorkerError> {
-        let boxes = Boxes::new(known.boxes.values().cloned(), self.osm().margin_meters);
+        let boxes = Boxes::of(known.images.clone(), self.osm().margin_meters);
         (self.say)(&format!("reading {} for {}", path.display(), count(boxes.all().len(), "image")));
         let (path, stop) = (path.to_owned(), self.stop.clone());
         let read = tokio::task::spawn_blocking(move || {
@@ -188,8 +189,8 @@ impl<'a> Refresher<'a> {
         });
         let read = read.await.map_err(|e| WorkerError::Panicked(format!("reading the extract: {e}")))?;
         let mut read = read.map_err(osm_error)?;
-        let wants_ways = |image: &osm::ImageBox| matches!(image.kind, SubjectKind::Way | SubjectKind::Area);
-        if read.objects[1] == 0 && known.boxes.values().any(wants_ways) {
+        let mut kinds = (0..known.images.len() as u32).filter_map(|number| known.images.subject(number));
+        if read.objects[1] == 0 && kinds.any(|(kind, _)| matches!(kind, SubjectKind::Way | SubjectKind::Area)) {
             return Err(WorkerError::Broken(
                 "the extract holds no way, and images were taken for some: it is cut, or of another place; download it again"
                     .into(),
@@ -215,7 +216,7 @@ impl<'a> Refresher<'a> {
             (self.say)("warning: the extract does not say which moment it shows, so it may be older than the tags");
         }
         let done = Refreshment {
-            images: known.boxes.len(),
+            images: known.images.len(),
             outside: read.outside.len(),
             objects: read.objects.iter().sum(),
             ..Refreshment::default()
@@ -238,23 +239,29 @@ impl<'a> Refresher<'a> {
             )));
         };
         let applied = diffs::apply(source, &mut state, until, &self.stop, self.say).await?;
-        let unclear = known.boxes.keys().filter(|id| state.boxes().number_of(id).is_none());
-        let new: Vec<String> = unclear.map(|id| format!("{id}: it is not in the extract that was read")).collect();
-        let done = Refreshment {
-            images: known.boxes.len(),
+        let mut done = Refreshment {
+            images: known.images.len(),
             diffs: applied.diffs,
             objects: applied.objects,
             stopped: applied.stopped,
             waiting: applied.waiting,
-            unclear: new.len(),
-            unclear_examples: new.into_iter().take(MOST_EXAMPLES).collect(),
             moment: state.moment(),
             ..Refreshment::default()
         };
+        let mut finder = state.boxes().all().finder();
+        for id in known.images.ids() {
+            if finder.find(id).is_none() {
+                done.unclear += 1;
+                if done.unclear <= MOST_EXAMPLES {
+                    done.unclear_examples.push(format!("{id}: it is not in the extract that was read"));
+                }
+            }
+        }
         if applied.diffs == 0 {
             return Ok(Err(done));
         }
-        Ok(Ok(Found { state, numbers: applied.touched, origin: "diff", done }))
+        let numbers = applied.touched.into_iter().collect();
+        Ok(Ok(Found { state, numbers, origin: "diff", done }))
     }
 }
 

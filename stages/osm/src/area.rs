@@ -50,8 +50,13 @@ pub(crate) fn member_ways(members: &[ObjectId]) -> impl Iterator<Item = i64> + '
     members.iter().filter(|member| member.kind == Kind::Way).map(|member| member.id)
 }
 
-/// Where a way lies, as far as its nodes are known: lines end at gaps, and what has gaps encloses nothing.
-pub(crate) fn way_shape(refs: &[i64], tags: &Tags, place: &mut dyn FnMut(i64) -> Option<Place>) -> Shape {
+/// Where a way lies, as far as its nodes are known: lines end at gaps, and what has gaps encloses nothing. `encloses`:
+/// whether it does where it is closed, as [`is_area`] says of its tags.
+pub(crate) fn way_shape(
+    refs: &[i64],
+    encloses: impl FnOnce() -> bool,
+    place: &mut dyn FnMut(i64) -> Option<Place>,
+) -> Shape {
     let mut shape = Shape::default();
     let mut is_whole = true;
     let mut line = Vec::new();
@@ -65,7 +70,7 @@ pub(crate) fn way_shape(refs: &[i64], tags: &Tags, place: &mut dyn FnMut(i64) ->
         }
     }
     shape.lines.extend(Some(line).filter(|line| !line.is_empty()));
-    shape.is_area = is_whole && is_closed(refs) && is_area(tags);
+    shape.is_area = is_whole && is_closed(refs) && encloses();
     shape
 }
 
@@ -74,7 +79,7 @@ fn is_closed(refs: &[i64]) -> bool {
 }
 
 /// Where a multipolygon lies. Its ways enclose something if they all are there and every end meets another.
-pub(crate) fn relation_shape(ways: &[Option<(&[i64], Shape)>]) -> Shape {
+pub(crate) fn relation_shape<R: AsRef<[i64]>>(ways: &[Option<(R, Shape)>]) -> Shape {
     let mut shape = Shape::default();
     let mut is_whole = true;
     let mut ends: Vec<i64> = Vec::new();
@@ -83,6 +88,7 @@ pub(crate) fn relation_shape(ways: &[Option<(&[i64], Shape)>]) -> Shape {
             is_whole = false;
             continue;
         };
+        let refs = refs.as_ref();
         is_whole &= of_way.lines.len() == 1;
         shape.lines.extend(of_way.lines.iter().cloned());
         if let (Some(first), Some(last)) = (refs.first(), refs.last())
@@ -124,13 +130,13 @@ mod tests {
         assert!(relation_shape(&[Some(one.clone()), Some(other.clone())]).is_area);
         assert!(!relation_shape(&[Some(one.clone())]).is_area);
         assert!(!relation_shape(&[Some(one), None]).is_area);
-        assert!(!relation_shape(&[]).is_area);
+        assert!(!relation_shape::<&[i64]>(&[]).is_area);
     }
 
     #[test]
     fn a_way_with_a_gap_is_lines() {
         let shape =
-            way_shape(&[1, 2, 3, 4, 1], &Tags::new(), &mut |id| (id != 3).then_some(Place { lon: id as i32, lat: 0 }));
+            way_shape(&[1, 2, 3, 4, 1], || true, &mut |id| (id != 3).then_some(Place { lon: id as i32, lat: 0 }));
         assert_eq!((shape.lines.len(), shape.is_area), (2, false));
     }
 }

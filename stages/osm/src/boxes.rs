@@ -1,8 +1,10 @@
 //! The boxes of images, found by place.
 
-use crate::OsmError;
+use std::sync::Arc;
+
 use crate::element::{Kind, ObjectId, Place};
 use crate::shape::{Rect, Shape};
+use crate::{Images, OsmError};
 
 /// Longest side of a box. Those of images are a few hundred metres; very many cells would be full of a larger one.
 pub const MOST_BOX_DEGREES: f64 = 1.0;
@@ -65,26 +67,20 @@ impl ImageBox {
 
     /// Objects that it may have been taken for, the likelier first.
     pub fn subjects(&self) -> impl Iterator<Item = ObjectId> {
-        let kinds: &[Kind] = match self.kind {
-            SubjectKind::Node => &[Kind::Node],
-            SubjectKind::Way => &[Kind::Way],
-            SubjectKind::Area => &[Kind::Way, Kind::Relation],
-            SubjectKind::Relation => &[Kind::Relation],
-        };
         let id = self.id;
-        kinds.iter().map(move |kind| ObjectId { kind: *kind, id })
+        self.kind.kinds().iter().map(move |kind| ObjectId { kind: *kind, id })
     }
 }
 
 /// Boxes in order of their image, and a grid that finds them.
 #[derive(Debug, Clone, Default)]
 pub struct Boxes {
-    all: Vec<ImageBox>,
+    all: Arc<Images>,
     /// Cells that a box with what lies around it reaches into, in order of cell: row, column and number of the box in
     /// 16, 17 and 31 bits, as there are millions.
     cells: Vec<u64>,
-    /// Objects that images were taken for, in order, and beside each the number of a box.
-    subjects: Vec<u64>,
+    /// Numbers of the objects that images were taken for, in order, and beside each the number of a box.
+    subjects: Vec<i64>,
     subject_boxes: Vec<u32>,
     margin_meters: f64,
 }
@@ -109,23 +105,31 @@ fn parts(entry: u64) -> (u32, u32, u32) {
     (column, (entry >> (COLUMN_BITS + NUMBER_BITS)) as u32, entry as u32 & ((1 << NUMBER_BITS) - 1))
 }
 
-/// An object as a number: ids have 53 bits.
-fn subject_key(object: ObjectId) -> u64 {
-    ((object.id as u64) << 2) | object.kind as u64
+impl SubjectKind {
+    /// Kinds of objects that it may mean, the likelier first.
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            SubjectKind::Node => &[Kind::Node],
+            SubjectKind::Way => &[Kind::Way],
+            SubjectKind::Area => &[Kind::Way, Kind::Relation],
+            SubjectKind::Relation => &[Kind::Relation],
+        }
+    }
 }
 
 impl Boxes {
     /// Boxes with a margin around each. Of an image that is there twice the last box counts.
     pub fn new(boxes: impl IntoIterator<Item = ImageBox>, margin_meters: f64) -> Boxes {
-        let mut all: Vec<ImageBox> = boxes.into_iter().collect();
-        all.sort_by(|a, b| a.image_id.cmp(&b.image_id));
-        all.reverse();
-        all.dedup_by(|a, b| a.image_id == b.image_id);
-        all.reverse();
-        all.shrink_to_fit();
-        // what does not fit into an entry would be two thousand million images
-        all.truncate(1 << NUMBER_BITS);
-        let mut boxes = Boxes { all, margin_meters, ..Boxes::default() };
+        Boxes::of(Arc::new(boxes.into_iter().collect::<Images>().sorted().0), margin_meters)
+    }
+
+    /// Of images in order.
+    pub fn of(mut images: Arc<Images>, margin_meters: f64) -> Boxes {
+        if images.len() > 1 << NUMBER_BITS {
+            // what does not fit into an entry would be two thousand million images
+            images = Arc::new(images.filtered(|number| number < 1 << NUMBER_BITS));
+        }
+        let mut boxes = Boxes { all: images, margin_meters, ..Boxes::default() };
         let reach = |number: u32| {
             let rect = boxes.kept(number);
             (cell(rect.low.lon, rect.low.lat), cell(rect.high.lon, rect.high.lat))
@@ -144,19 +148,17 @@ impl Boxes {
             }
         }
         cells.sort_unstable();
-        let mut subjects = Vec::with_capacity(boxes.all.iter().map(|image| image.subjects().count()).sum());
-        for (number, image) in numbers().zip(&boxes.all) {
-            subjects.extend(image.subjects().map(|subject| (subject_key(subject), number)));
-        }
-        subjects.sort_unstable();
+        let id = |number: u32| boxes.all.subject(number).map_or(0, |(_, id)| id);
+        let mut subject_boxes: Vec<u32> = numbers().collect();
+        subject_boxes.sort_unstable_by_key(|number| (id(*number), *number));
+        boxes.subjects = subject_boxes.iter().map(|number| id(*number)).collect();
+        boxes.subject_boxes = subject_boxes;
         boxes.cells = cells;
-        boxes.subjects = subjects.iter().map(|(key, _)| *key).collect();
-        boxes.subject_boxes = subjects.into_iter().map(|(_, number)| number).collect();
         boxes
     }
 
-    /// All of them.
-    pub fn all(&self) -> &[ImageBox] {
+    /// Their images.
+    pub fn all(&self) -> &Images {
         &self.all
     }
 
@@ -167,22 +169,22 @@ impl Boxes {
 
     /// The number of an image's box.
     pub fn number_of(&self, image_id: &str) -> Option<u32> {
-        self.all.binary_search_by(|image| image.image_id.as_str().cmp(image_id)).ok().map(|at| at as u32)
+        self.all.number_of(image_id)
     }
 
     /// Boxes whose image was taken for an object.
-    pub fn of_subject(&self, object: ObjectId) -> &[u32] {
-        let key = subject_key(object);
-        let from = self.subjects.partition_point(|subject| *subject < key);
-        let of = self.subjects[from..].iter().take_while(|subject| **subject == key).count();
-        &self.subject_boxes[from..from + of]
+    pub fn of_subject(&self, object: ObjectId) -> impl Iterator<Item = u32> {
+        let from = self.subjects.partition_point(|id| *id < object.id);
+        let of = self.subjects[from..].iter().take_while(move |id| **id == object.id);
+        let numbers = of.zip(&self.subject_boxes[from..]).map(|(_, number)| *number);
+        let means = move |kind| SubjectKind::kinds(kind).contains(&object.kind);
+        numbers.filter(move |number| self.all.subject(*number).is_some_and(|(kind, _)| means(kind)))
     }
 
     fn around(&self, number: u32, meters: f64) -> Rect {
-        let Some(image) = self.all.get(number as usize) else {
+        let Some(rect) = self.all.rect(number) else {
             return Rect { low: Place::default(), high: Place::default() };
         };
-        let rect = image.rect;
         let furthest = f64::from(rect.low.lat.abs().max(rect.high.lat.abs())) / 1e7;
         let shrunk = furthest.to_radians().cos().max(0.01);
         rect.grown((meters * UNITS_PER_METER / shrunk).ceil() as i32, (meters * UNITS_PER_METER).ceil() as i32)

@@ -1,31 +1,25 @@
 //! Diffs: what was edited since, applied to what is kept.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 
-use crate::area::{is_multipolygon, member_ways, relation_shape, way_shape};
+use crate::area::{is_area, is_multipolygon, member_ways, relation_shape, way_shape};
 use crate::element::{Body, Kind, ObjectId, Place, Tags};
 use crate::file::unpacked;
+use crate::latest::Latest;
 use crate::replication::{Moment, ReplicationState};
 use crate::shape::{Rect, Shape};
+use crate::sorted::{Sorted, Value};
 use crate::state::{KeptNode, KeptRelation, KeptWay};
 use crate::xml::{Action, Change, read_changes};
 use crate::{Missing, OsmError, State};
 
-/// What became of an object in a diff; `None`: it was deleted.
-struct Latest<T> {
-    now: Option<T>,
-    /// Nobody had it before this diff.
-    is_first: bool,
-}
-
-/// The last word of a diff about each object.
+/// The last word of a diff about each object. A node takes a dozen bytes: a day of the planet has millions.
 #[derive(Default)]
 pub struct Diff {
-    nodes: HashMap<i64, Latest<(Place, Tags)>>,
-    ways: HashMap<i64, Latest<(Vec<i64>, Tags)>>,
-    relations: HashMap<i64, Latest<(Vec<ObjectId>, Tags)>>,
+    nodes: Sorted<Latest<Place>>,
+    ways: Sorted<Latest<Vec<i64>>>,
+    relations: Sorted<Latest<Vec<ObjectId>>>,
 }
 
 /// What a diff has done.
@@ -37,11 +31,12 @@ pub struct Applied {
     pub touched: BTreeSet<u32>,
 }
 
-fn put<T>(latest: &mut HashMap<i64, Latest<T>>, id: i64, now: Option<T>, is_first: bool) {
-    match latest.entry(id) {
-        Entry::Occupied(mut known) => known.get_mut().now = now,
-        Entry::Vacant(free) => _ = free.insert(Latest { now, is_first }),
-    }
+fn put<T>(latest: &mut Sorted<Latest<T>>, id: i64, now: Option<(T, Tags)>, is_first: bool)
+where
+    Latest<T>: Value,
+{
+    let is_first = latest.get(id).map_or(is_first, |known| known.is_first);
+    latest.insert(id, &Latest { now, is_first });
 }
 
 impl Diff {
@@ -142,53 +137,53 @@ impl State {
     /// Applies a diff, whatever its number.
     pub fn apply(&mut self, diff: Diff) -> Applied {
         let mut applied = Applied { objects: diff.len(), ..Applied::default() };
-        let mut changing = Changing {
-            state: self,
-            elsewhere: HashMap::new(),
-            ways_elsewhere: HashMap::new(),
-            affected: HashSet::new(),
-        };
+        let mut changing = Changing { state: self, diff: &diff, affected: Vec::new() };
         // nodes first, as ways are made of them: a diff may have them in any order
-        for (id, latest) in diff.nodes {
+        for (id, latest) in diff.nodes.iter() {
             changing.node(id, latest);
         }
-        for (id, latest) in in_order(diff.ways) {
+        for (id, latest) in diff.ways.iter() {
             changing.way(id, latest);
         }
-        for (id, latest) in in_order(diff.relations) {
+        for (id, latest) in diff.relations.iter() {
             changing.relation(id, latest);
         }
         let affected = changing.affected;
+        drop(diff);
         self.settle(affected, &mut applied.touched);
         applied
     }
 
     /// Finds the boxes of affected objects, and of those that are made of them.
-    fn settle(&mut self, affected: HashSet<ObjectId>, touched: &mut BTreeSet<u32>) {
-        let mut all: BTreeSet<ObjectId> = affected.into_iter().collect();
-        let of = |kind: Kind| move |id: &i64| ObjectId { kind, id: *id };
-        for object in all.clone() {
-            if object.kind == Kind::Node {
-                all.extend(self.index.ways_of(object.id).iter().map(of(Kind::Way)));
+    fn settle(&mut self, affected: Vec<ObjectId>, touched: &mut BTreeSet<u32>) {
+        let mut all = affected;
+        let in_order = |all: &mut Vec<ObjectId>| {
+            all.sort_unstable();
+            all.dedup();
+        };
+        in_order(&mut all);
+        for (kind, user) in [(Kind::Node, Kind::Way), (Kind::Way, Kind::Relation)] {
+            for at in 0..all.len() {
+                let users = match all[at] {
+                    object if object.kind != kind => continue,
+                    object if kind == Kind::Node => self.index.ways_of(object.id),
+                    object => self.index.relations_of(object.id),
+                };
+                all.extend(users.into_iter().map(|id| ObjectId { kind: user, id }));
             }
-        }
-        for object in all.clone() {
-            if object.kind == Kind::Way {
-                all.extend(self.index.relations_of(object.id).iter().map(of(Kind::Relation)));
-            }
+            in_order(&mut all);
         }
         for object in all {
             let now = self.boxes_met(object);
             touched.extend(&now);
             touched.extend(self.boxes.of_subject(object));
-            let before = self.index.place(object, now);
+            let before = self.index.place(object, &now);
             touched.extend(&before);
             self.name_what_is_unclear(object, &before);
             // the tags of ways may repeat those of their relation, and no longer do
             if object.kind == Kind::Relation {
-                let ways = self.relations.get(&object.id).map_or(&[][..], |relation| &relation.ways);
-                for way in ways {
-                    touched.extend(self.index.boxes_of(ObjectId { kind: Kind::Way, id: *way }));
+                for way in self.relations.get(object.id).map_or(Vec::new(), |relation| relation.ways) {
+                    touched.extend(self.index.boxes_of(ObjectId { kind: Kind::Way, id: way }));
                 }
             }
         }
@@ -197,7 +192,7 @@ impl State {
     fn name_what_is_unclear(&mut self, object: ObjectId, before: &[u32]) {
         let is_partial = self.is_partial(object);
         let is_stranger = match object.kind {
-            Kind::Way => self.ways.get(&object.id).is_some_and(|way| !way.is_complete),
+            Kind::Way => self.ways.get(object.id).is_some_and(|way| !way.is_complete),
             _ => false,
         };
         if !is_partial && !is_stranger {
@@ -223,33 +218,29 @@ impl State {
 
 struct Changing<'s> {
     state: &'s mut State,
-    /// Nodes of this diff that are not kept, for its ways.
-    elsewhere: HashMap<i64, Place>,
-    /// Ways of this diff that are not kept, for its relations.
-    ways_elsewhere: HashMap<i64, KeptWay>,
-    affected: HashSet<ObjectId>,
+    /// What it does not keep it may still need: nodes for ways, and ways for relations.
+    diff: &'s Diff,
+    affected: Vec<ObjectId>,
 }
 
 impl Changing<'_> {
-    fn node(&mut self, id: i64, latest: Latest<(Place, Tags)>) {
+    fn node(&mut self, id: i64, latest: Latest<Place>) {
         let state = &mut *self.state;
         let object = ObjectId { kind: Kind::Node, id };
         let Some((place, tags)) = latest.now else {
-            if state.nodes.remove(&id).is_some() {
-                self.affected.insert(object);
+            if state.nodes.remove(id).is_some() {
+                self.affected.push(object);
             }
-            if !state.index.ways_of(id).is_empty() {
+            if state.index.has_ways(id) {
                 state.gone.insert(object);
-                self.affected.insert(object);
+                self.affected.push(object);
             }
             return;
         };
         state.gone.remove(&object);
         let is_near = state.boxes.any_holds(place);
-        let known = state.nodes.get(&id).map(|node| node.is_complete);
-        let is_used = !state.index.ways_of(id).is_empty() || state.is_subject(Kind::Node, id);
-        if known.is_none() && !is_near && !is_used {
-            self.elsewhere.insert(id, place);
+        let known = state.nodes.get(id).map(|node| node.is_complete);
+        if known.is_none() && !is_near && !state.index.has_ways(id) && !state.is_subject(Kind::Node, id) {
             return;
         }
         let is_complete = known.unwrap_or(latest.is_first && is_near);
@@ -260,18 +251,18 @@ impl Changing<'_> {
                 }
             }
         }
-        let tags = Some(tags).filter(|tags| !tags.is_empty()).map(Box::new);
-        state.nodes.insert(id, KeptNode { place, tags, is_complete });
-        self.affected.insert(object);
+        let tags = (!tags.is_empty()).then(|| state.texts.numbers(&tags));
+        state.nodes.insert(id, &KeptNode { place, tags, is_complete });
+        self.affected.push(object);
     }
 
-    fn way(&mut self, id: i64, latest: Latest<(Vec<i64>, Tags)>) {
+    fn way(&mut self, id: i64, latest: Latest<Vec<i64>>) {
         let object = ObjectId { kind: Kind::Way, id };
         let known = self.forget_way(id);
         let state = &mut *self.state;
         let Some((refs, tags)) = latest.now else {
             if known.is_some() {
-                self.affected.insert(object);
+                self.affected.push(object);
                 if !state.index.relations_of(id).is_empty() {
                     state.gone.insert(object);
                 }
@@ -279,83 +270,92 @@ impl Changing<'_> {
             return;
         };
         state.gone.remove(&object);
-        let way = KeptWay { refs, tags, is_complete: known.unwrap_or(latest.is_first) };
         let is_used = state.is_subject(Kind::Way, id) || !state.index.relations_of(id).is_empty();
         // a node that is complete would no longer be, if one of its ways were left out
-        let is_tied = way.refs.iter().any(|node| state.nodes.contains_key(node));
-        if known.is_none() && !is_used && !is_tied && !State::is_near(&self.state.boxes, &self.shape(&way)) {
-            self.ways_elsewhere.insert(id, way);
-        } else {
-            self.keep_way(id, way);
+        let is_tied = refs.iter().any(|node| state.nodes.contains(*node));
+        if known.is_some() || is_used || is_tied || State::is_near(&self.state.boxes, &self.shape(&refs, &tags)) {
+            self.keep_way(id, refs, &tags, known.unwrap_or(latest.is_first));
         }
     }
 
-    fn keep_way(&mut self, id: i64, way: KeptWay) {
-        let state = &mut *self.state;
-        for node in &way.refs {
-            if let Some(place) = self.elsewhere.get(node) {
-                let kept = KeptNode { place: *place, tags: None, is_complete: false };
-                state.nodes.entry(*node).or_insert(kept);
+    /// The place of a node of this diff.
+    fn told(&self, node: i64) -> Option<Place> {
+        self.diff.nodes.get(node)?.now.map(|(place, _)| place)
+    }
+
+    fn keep_way(&mut self, id: i64, refs: Vec<i64>, tags: &Tags, is_complete: bool) {
+        for node in refs.iter().filter(|node| !self.state.nodes.contains(**node)).collect::<BTreeSet<_>>() {
+            if let Some(place) = self.told(*node) {
+                self.state.nodes.insert(*node, &KeptNode { place, tags: None, is_complete: false });
             }
         }
-        state.index.link_way(id, &way.refs);
-        state.ways.insert(id, way);
-        self.affected.insert(ObjectId { kind: Kind::Way, id });
+        let state = &mut *self.state;
+        state.index.link_way(id, &refs);
+        let tags = state.texts.numbers(tags);
+        state.ways.insert(id, &KeptWay { refs, tags, is_complete });
+        self.affected.push(ObjectId { kind: Kind::Way, id });
     }
 
     /// Takes a way out; says whether it was complete.
     fn forget_way(&mut self, id: i64) -> Option<bool> {
-        let way = self.state.ways.remove(&id)?;
+        let way = self.state.ways.remove(id)?;
         self.state.index.unlink_way(id, &way.refs);
         Some(way.is_complete)
     }
 
-    fn shape(&self, way: &KeptWay) -> Shape {
-        way_shape(&way.refs, &way.tags, &mut |id| {
-            let kept = self.state.nodes.get(&id).map(|node| node.place);
-            kept.or_else(|| self.elsewhere.get(&id).copied())
+    fn shape(&self, refs: &[i64], tags: &Tags) -> Shape {
+        way_shape(refs, || is_area(tags), &mut |id| {
+            let kept = self.state.nodes.get(id).map(|node| node.place);
+            kept.or_else(|| self.told(id))
         })
     }
 
-    fn relation(&mut self, id: i64, latest: Latest<(Vec<ObjectId>, Tags)>) {
+    fn relation(&mut self, id: i64, latest: Latest<Vec<ObjectId>>) {
         let state = &mut *self.state;
         let object = ObjectId { kind: Kind::Relation, id };
-        let known = state.relations.remove(&id);
+        let known = state.relations.remove(id);
         if let Some(relation) = &known {
             state.index.unlink_relation(id, &relation.ways);
-            self.affected.insert(object);
+            self.affected.push(object);
             // its ways may no longer repeat its tags
             self.affected.extend(relation.ways.iter().map(|way| ObjectId { kind: Kind::Way, id: *way }));
         }
         let Some((members, tags)) = latest.now else { return };
         let ways: Vec<i64> = if is_multipolygon(&tags) { member_ways(&members).collect() } else { Vec::new() };
         let is_subject = self.state.is_subject(Kind::Relation, id);
-        let is_tied = ways.iter().any(|way| self.state.ways.contains_key(way));
+        let is_tied = ways.iter().any(|way| self.state.ways.contains(*way));
         let is_known = known.is_some() && !ways.is_empty();
         if !is_known && !is_tied && !is_subject && !State::is_near(&self.state.boxes, &self.shape_of_all(&ways)) {
             return;
         }
         for way in &ways {
-            if let Some(kept) = self.ways_elsewhere.remove(way) {
-                self.keep_way(*way, kept);
+            if !self.state.ways.contains(*way)
+                && let Some(latest) = self.diff.ways.get(*way)
+                && let Some((refs, tags)) = latest.now
+            {
+                self.keep_way(*way, refs, &tags, latest.is_first);
             }
         }
         let state = &mut *self.state;
         state.index.link_relation(id, &ways);
-        state.relations.insert(id, KeptRelation { ways, tags });
-        self.affected.insert(object);
+        let tags = state.texts.numbers(&tags);
+        state.relations.insert(id, &KeptRelation { ways, tags });
+        self.affected.push(object);
     }
 
     fn shape_of_all(&self, ways: &[i64]) -> Shape {
-        let way = |id: &i64| self.state.ways.get(id).or_else(|| self.ways_elsewhere.get(id));
-        let ways: Vec<_> = ways.iter().map(|id| way(id).map(|way| (way.refs.as_slice(), self.shape(way)))).collect();
+        let way = |id: i64| match self.state.ways.get(id) {
+            Some(way) => {
+                let shape = self.shape(&way.refs, &self.state.texts.tags(&way.tags));
+                Some((way.refs, shape))
+            }
+            None => {
+                let (refs, tags) = self.diff.ways.get(id)?.now?;
+                let shape = self.shape(&refs, &tags);
+                Some((refs, shape))
+            }
+        };
+        let ways: Vec<_> = ways.iter().map(|id| way(*id)).collect();
         relation_shape(&ways)
     }
-}
-
-/// By rising id, so that the same diff leaves the same state.
-fn in_order<T>(latest: HashMap<i64, Latest<T>>) -> Vec<(i64, Latest<T>)> {
-    let mut all: Vec<_> = latest.into_iter().collect();
-    all.sort_unstable_by_key(|(id, _)| *id);
-    all
 }

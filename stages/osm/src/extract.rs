@@ -3,13 +3,16 @@
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::area::{is_multipolygon, member_ways, relation_shape, way_shape};
-use crate::boxes::{Boxes, ImageBox};
+use crate::area::{is_area, is_multipolygon, member_ways, relation_shape, way_shape};
+use crate::boxes::Boxes;
 use crate::element::{Body, Kind, Object, ObjectId, Place, Tags};
 use crate::file::{Header, read_objects};
-use crate::locations::{LocationWriter, Locations, get, put};
+use crate::latest::{get_texts, put_texts};
+use crate::locations::{LocationWriter, Locations};
 use crate::shape::Shape;
+use crate::sorted::{get_list, put_list};
 use crate::state::{KeptNode, KeptRelation, KeptWay};
 use crate::{OsmError, State};
 
@@ -53,7 +56,7 @@ pub fn read_extract(
         check(seen)?;
         let Body::Relation(parts) = object.body else { return Ok(()) };
         let is_area = is_multipolygon(&object.tags);
-        if is_area || !boxes.of_subject(ObjectId { kind: Kind::Relation, id: object.id }).is_empty() {
+        if is_area || boxes.of_subject(ObjectId { kind: Kind::Relation, id: object.id }).next().is_some() {
             let ways: Vec<i64> = if is_area { member_ways(&parts).collect() } else { Vec::new() };
             relations.push((object.id, packed(&ways, &object.tags).into()));
             members.extend(ways);
@@ -77,7 +80,7 @@ pub fn read_extract(
     reading.locations()?;
     for (id, relation) in relations {
         let (ways, tags) = unpacked(&relation).ok_or_else(|| OsmError::Content(format!("relation {id} was lost")))?;
-        reading.relation(id, KeptRelation { ways, tags })?;
+        reading.relation(id, ways, &tags)?;
     }
     reading.finish(header, outside).map_err(|why| why.inside(path))
 }
@@ -85,14 +88,19 @@ pub fn read_extract(
 /// Boxes that an extract claims to cover, and the others' images.
 fn within(boxes: Boxes, header: &Header) -> (Boxes, Vec<String>) {
     let Some(bounds) = header.bounds else { return (boxes, Vec::new()) };
-    let is_within = |image: &&ImageBox| bounds.holds(image.rect.low) && bounds.holds(image.rect.high);
-    let (inside, outside): (Vec<_>, Vec<_>) = boxes.all().iter().partition(is_within);
+    let images = boxes.all();
+    let is_within =
+        |number: u32| images.rect(number).is_some_and(|rect| bounds.holds(rect.low) && bounds.holds(rect.high));
+    let outside = (0..images.len() as u32).filter(|number| !is_within(*number));
+    let outside: Vec<String> = outside.filter_map(|number| images.image_id(number)).map(str::to_owned).collect();
     if outside.is_empty() {
-        return (boxes, Vec::new());
+        return (boxes, outside);
     }
-    let outside = outside.into_iter().map(|image| image.image_id.clone()).collect();
-    (Boxes::new(inside.into_iter().cloned(), boxes.margin_meters()), outside)
+    (Boxes::of(Arc::new(images.filtered(is_within)), boxes.margin_meters()), outside)
 }
+
+/// Ways whose nodes are looked for together.
+const WAYS_AT_ONCE: usize = 1 << 16;
 
 struct Reading {
     state: State,
@@ -122,8 +130,8 @@ impl Reading {
         writer.push(id, place)?;
         let is_complete = self.state.boxes.any_holds(place);
         if is_complete || self.state.is_subject(Kind::Node, id) {
-            let tags = Some(tags).filter(|tags| !tags.is_empty()).map(Box::new);
-            self.state.nodes.insert(id, KeptNode { place, tags, is_complete });
+            let tags = (!tags.is_empty()).then(|| self.state.texts.numbers(&tags));
+            self.state.nodes.insert(id, &KeptNode { place, tags, is_complete });
         }
         Ok(())
     }
@@ -138,7 +146,7 @@ impl Reading {
     fn shape(&mut self, refs: &[i64], tags: &Tags) -> Result<Shape, OsmError> {
         let locations = self.locations()?;
         let mut failed = None;
-        let shape = way_shape(refs, tags, &mut |id| match locations.get(id) {
+        let shape = way_shape(refs, || is_area(tags), &mut |id| match locations.get(id) {
             Ok(place) => place,
             Err(error) => {
                 failed = Some(error);
@@ -152,25 +160,25 @@ impl Reading {
         self.objects[1] += 1;
         let shape = self.shape(&refs, &tags)?;
         let is_complete = State::is_near(&self.state.boxes, &shape);
-        let way = KeptWay { refs, tags, is_complete };
         if is_complete || self.state.is_subject(Kind::Way, id) {
-            self.state.ways.insert(id, way);
+            let tags = self.state.texts.numbers(&tags);
+            self.state.ways.insert(id, &KeptWay { refs, tags, is_complete });
         } else if self.parts.is_wanted(id) {
-            self.parts.put(id, &way)?;
+            self.parts.put(id, &refs, &tags)?;
         }
         Ok(())
     }
 
-    fn relation(&mut self, id: i64, relation: KeptRelation) -> Result<(), OsmError> {
-        let mut ways: Vec<Option<KeptWay>> = Vec::with_capacity(relation.ways.len());
-        for way in &relation.ways {
-            let kept = self.state.ways.get(way).cloned();
+    fn relation(&mut self, id: i64, members: Vec<i64>, tags: &Tags) -> Result<(), OsmError> {
+        let mut ways: Vec<Option<(Vec<i64>, Tags)>> = Vec::with_capacity(members.len());
+        for way in &members {
+            let kept = self.state.ways.get(*way).map(|way| (way.refs, self.state.texts.tags(&way.tags)));
             ways.push(if kept.is_some() { kept } else { self.parts.get(*way)? });
         }
         let mut shapes = Vec::with_capacity(ways.len());
         for way in &ways {
             shapes.push(match way {
-                Some(way) => Some((way.refs.as_slice(), self.shape(&way.refs, &way.tags)?)),
+                Some((refs, tags)) => Some((refs.as_slice(), self.shape(refs, tags)?)),
                 None => None,
             });
         }
@@ -178,28 +186,38 @@ impl Reading {
         if !is_near && !self.state.is_subject(Kind::Relation, id) {
             return Ok(());
         }
-        for (id, way) in relation.ways.iter().zip(ways) {
+        let state = &mut self.state;
+        for (id, way) in members.iter().zip(ways) {
             match way {
-                Some(way) => _ = self.state.ways.entry(*id).or_insert(way),
-                None => _ = self.state.gone.insert(ObjectId { kind: Kind::Way, id: *id }),
+                Some(_) if state.ways.contains(*id) => {}
+                Some((refs, tags)) => {
+                    let tags = state.texts.numbers(&tags);
+                    state.ways.insert(*id, &KeptWay { refs, tags, is_complete: false });
+                }
+                None => _ = state.gone.insert(ObjectId { kind: Kind::Way, id: *id }),
             }
         }
-        self.state.relations.insert(id, relation);
+        let tags = state.texts.numbers(tags);
+        state.relations.insert(id, &KeptRelation { ways: members, tags });
         Ok(())
     }
 
     /// Adds the nodes of what is kept.
     fn finish(mut self, header: Header, outside: Vec<String>) -> Result<ReadExtract, OsmError> {
-        let mut used: Vec<i64> = self.state.ways.values().flat_map(|way| way.refs.iter().copied()).collect();
-        used.sort_unstable();
-        used.dedup();
-        used.retain(|id| !self.state.nodes.contains_key(id));
-        for id in used {
-            match self.locations()?.get(id)? {
-                Some(place) => {
-                    self.state.nodes.insert(id, KeptNode { place, tags: None, is_complete: false });
+        // some ways at a time: all of their nodes would be a list of its own
+        let ways: Vec<i64> = self.state.ways.iter().map(|(id, _)| id).collect();
+        for ways in ways.chunks(WAYS_AT_ONCE) {
+            let refs = ways.iter().filter_map(|id| self.state.ways.get(*id)).flat_map(|way| way.refs);
+            let mut used: Vec<i64> = refs.filter(|id| !self.state.nodes.contains(*id)).collect();
+            used.sort_unstable();
+            used.dedup();
+            for id in used {
+                match self.locations()?.get(id)? {
+                    Some(place) => {
+                        self.state.nodes.insert(id, &KeptNode { place, tags: None, is_complete: false });
+                    }
+                    None => _ = self.state.gone.insert(ObjectId { kind: Kind::Node, id }),
                 }
-                None => _ = self.state.gone.insert(ObjectId { kind: Kind::Node, id }),
             }
         }
         let index_bytes = self.locations()?.bytes();
@@ -239,16 +257,16 @@ impl Parts {
         self.place(id).is_some()
     }
 
-    fn put(&mut self, id: i64, way: &KeptWay) -> Result<(), OsmError> {
+    fn put(&mut self, id: i64, refs: &[i64], tags: &Tags) -> Result<(), OsmError> {
         let Some(place) = self.place(id) else { return Ok(()) };
-        let bytes = packed(&way.refs, &way.tags);
+        let bytes = packed(refs, tags);
         self.file.write_all(&bytes).map_err(failed)?;
         self.places[place] = (id, self.offset, bytes.len() as u32);
         self.offset += bytes.len() as u64;
         Ok(())
     }
 
-    fn get(&mut self, id: i64) -> Result<Option<KeptWay>, OsmError> {
+    fn get(&mut self, id: i64) -> Result<Option<(Vec<i64>, Tags)>, OsmError> {
         let found = self.place(id).map(|place| self.places[place]).filter(|(.., length)| *length > 0);
         let Some((_, offset, length)) = found else { return Ok(None) };
         self.file.flush().map_err(failed)?;
@@ -258,35 +276,18 @@ impl Parts {
         file.read_exact(&mut bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         let way = unpacked(&bytes).ok_or_else(|| failed(std::io::Error::other("it was changed meanwhile")))?;
-        Ok(Some(KeptWay { refs: way.0, tags: way.1, is_complete: false }))
+        Ok(Some(way))
     }
 }
 
 /// References and tags in a few bytes.
 fn packed(refs: &[i64], tags: &Tags) -> Vec<u8> {
     let mut bytes = Vec::new();
-    put(&mut bytes, refs.len() as i64);
-    refs.iter().for_each(|id| put(&mut bytes, *id));
-    for text in tags.iter().flat_map(|(key, value)| [key, value]) {
-        put(&mut bytes, text.len() as i64);
-        bytes.extend_from_slice(text.as_bytes());
-    }
+    put_list(&mut bytes, refs);
+    put_texts(&mut bytes, tags);
     bytes
 }
 
 fn unpacked(mut bytes: &[u8]) -> Option<(Vec<i64>, Tags)> {
-    let count = get(&mut bytes)?;
-    let refs = (0..count).map(|_| get(&mut bytes)).collect::<Option<Vec<_>>>()?;
-    let mut tags = Tags::new();
-    let text = |bytes: &mut &[u8]| -> Option<String> {
-        let length = usize::try_from(get(bytes)?).ok()?;
-        let (text, rest) = bytes.split_at_checked(length)?;
-        *bytes = rest;
-        String::from_utf8(text.to_vec()).ok()
-    };
-    while !bytes.is_empty() {
-        let key = text(&mut bytes)?;
-        tags.insert(key, text(&mut bytes)?);
-    }
-    Some((refs, tags))
+    Some((get_list(&mut bytes)?, get_texts(bytes)?))
 }

@@ -10,12 +10,16 @@ mod element;
 mod error;
 mod extract;
 mod file;
+mod images;
+mod latest;
 mod locations;
 mod pbf;
 mod replication;
 mod shape;
+mod sorted;
 mod state;
 mod stored;
+mod texts;
 mod xml;
 
 pub use boxes::{Boxes, ImageBox, MOST_BOX_DEGREES, SubjectKind};
@@ -24,6 +28,7 @@ pub use element::{Body, Kind, MOST_ID, MOST_REFERENCES, MOST_TAGS, MOST_TEXT_BYT
 pub use error::OsmError;
 pub use extract::{ReadExtract, read_extract};
 pub use file::{Header, read_objects};
+pub use images::Images;
 pub use pbf::read_pbf;
 pub use replication::{Moment, ReplicationState, diff_path, moment_of, state_path};
 pub use shape::{Rect, Shape, segment_meets};

@@ -7,42 +7,22 @@
 
 mod answer;
 mod index;
+mod kept;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use crate::area::{relation_shape, way_shape};
+use crate::area::{is_area, relation_shape, way_shape};
 use crate::boxes::Boxes;
-use crate::element::{Kind, ObjectId, Place, Tags};
+use crate::element::{Kind, ObjectId, Tags};
 use crate::replication::Moment;
 use crate::shape::Shape;
+use crate::sorted::Sorted;
+use crate::texts::Texts;
 
 pub use answer::Answer;
 pub(crate) use index::Index;
-
-/// A node that is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeptNode {
-    pub(crate) place: Place,
-    /// Of nodes within a margin, and of those that images were taken for.
-    pub(crate) tags: Option<Box<Tags>>,
-    pub(crate) is_complete: bool,
-}
-
-/// A way that is kept, with all its nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeptWay {
-    pub(crate) refs: Vec<i64>,
-    pub(crate) tags: Tags,
-    pub(crate) is_complete: bool,
-}
-
-/// A relation that is kept; of multipolygons with all their ways.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeptRelation {
-    pub(crate) ways: Vec<i64>,
-    pub(crate) tags: Tags,
-}
+pub(crate) use kept::{KeptNode, KeptRelation, KeptWay, get_place, put_place};
 
 /// Why a box needs the extract again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,9 +46,10 @@ impl fmt::Display for Missing {
 #[derive(Debug, Clone, Default)]
 pub struct State {
     pub(crate) boxes: Boxes,
-    pub(crate) nodes: HashMap<i64, KeptNode>,
-    pub(crate) ways: HashMap<i64, KeptWay>,
-    pub(crate) relations: HashMap<i64, KeptRelation>,
+    pub(crate) texts: Texts,
+    pub(crate) nodes: Sorted<KeptNode>,
+    pub(crate) ways: Sorted<KeptWay>,
+    pub(crate) relations: Sorted<KeptRelation>,
     /// Nodes and ways that are used and known not to be there.
     pub(crate) gone: HashSet<ObjectId>,
     pub(crate) named: BTreeMap<u32, Missing>,
@@ -97,8 +78,7 @@ impl State {
 
     /// Images that need the extract again, each with the first reason.
     pub fn missing(&self) -> impl Iterator<Item = (&str, Missing)> {
-        let image = |number: u32| self.boxes.all().get(number as usize).map(|image| image.image_id.as_str());
-        self.named.iter().filter_map(move |(number, why)| Some((image(*number)?, *why)))
+        self.named.iter().filter_map(|(number, why)| Some((self.boxes.all().image_id(*number)?, *why)))
     }
 
     /// Whether a box needs the extract again.
@@ -118,7 +98,7 @@ impl State {
 
     /// Whether an object is wanted by an image, wherever it lies.
     pub(crate) fn is_subject(&self, kind: Kind, id: i64) -> bool {
-        !self.boxes.of_subject(ObjectId { kind, id }).is_empty()
+        self.boxes.of_subject(ObjectId { kind, id }).next().is_some()
     }
 
     /// Whether something reaches into a box or its margin.
@@ -126,20 +106,28 @@ impl State {
         boxes.near_shape(shape).into_iter().any(|number| shape.meets(boxes.kept(number)))
     }
 
+    /// Whether a way with these tags encloses something where it is closed.
+    pub(crate) fn encloses(&self, tags: &[u32]) -> bool {
+        is_area(&self.texts.tags(tags))
+    }
+
     /// Where a way lies by the nodes that are kept.
     pub(crate) fn shape_of_way(&self, way: &KeptWay) -> Shape {
-        way_shape(&way.refs, &way.tags, &mut |id| self.nodes.get(&id).map(|node| node.place))
+        let place = &mut |id| self.nodes.get(id).map(|node| node.place);
+        way_shape(&way.refs, || self.encloses(&way.tags), place)
     }
 
     /// Where an object lies; `None`: it is not kept.
     pub(crate) fn shape_of(&self, object: ObjectId) -> Option<Shape> {
         match object.kind {
-            Kind::Node => self.nodes.get(&object.id).map(|node| Shape::point(node.place)),
-            Kind::Way => self.ways.get(&object.id).map(|way| self.shape_of_way(way)),
-            Kind::Relation => self.relations.get(&object.id).map(|relation| {
-                let ways: Vec<_> = (relation.ways.iter())
-                    .map(|id| self.ways.get(id).map(|way| (way.refs.as_slice(), self.shape_of_way(way))))
-                    .collect();
+            Kind::Node => self.nodes.get(object.id).map(|node| Shape::point(node.place)),
+            Kind::Way => self.ways.get(object.id).map(|way| self.shape_of_way(&way)),
+            Kind::Relation => self.relations.get(object.id).map(|relation| {
+                let shape = |way: KeptWay| {
+                    let shape = self.shape_of_way(&way);
+                    (way.refs, shape)
+                };
+                let ways: Vec<_> = relation.ways.iter().map(|id| self.ways.get(*id).map(shape)).collect();
                 relation_shape(&ways)
             }),
         }
@@ -148,13 +136,12 @@ impl State {
     /// Whether parts of an object are neither kept nor known not to be there.
     pub(crate) fn is_partial(&self, object: ObjectId) -> bool {
         let lacks = |kind: Kind, id: i64| !self.gone.contains(&ObjectId { kind, id });
-        let way_lacks =
-            |way: &KeptWay| way.refs.iter().any(|id| !self.nodes.contains_key(id) && lacks(Kind::Node, *id));
+        let way_lacks = |way: KeptWay| way.refs.iter().any(|id| !self.nodes.contains(*id) && lacks(Kind::Node, *id));
         match object.kind {
             Kind::Node => false,
-            Kind::Way => self.ways.get(&object.id).is_some_and(way_lacks),
-            Kind::Relation => self.relations.get(&object.id).is_some_and(|relation| {
-                let part_lacks = |id: &i64| match self.ways.get(id) {
+            Kind::Way => self.ways.get(object.id).is_some_and(way_lacks),
+            Kind::Relation => self.relations.get(object.id).is_some_and(|relation| {
+                let part_lacks = |id: &i64| match self.ways.get(*id) {
                     Some(way) => way_lacks(way),
                     None => lacks(Kind::Way, *id),
                 };
@@ -163,13 +150,31 @@ impl State {
         }
     }
 
-    /// An object's tags; `None`: it is not kept.
-    pub(crate) fn tags_of(&self, object: ObjectId) -> Option<&Tags> {
-        static NONE: Tags = Tags::new();
+    /// The numbers of an object's tags; `None`: it is not kept.
+    fn tag_numbers(&self, object: ObjectId) -> Option<Vec<u32>> {
         match object.kind {
-            Kind::Node => self.nodes.get(&object.id).map(|node| node.tags.as_deref().unwrap_or(&NONE)),
-            Kind::Way => self.ways.get(&object.id).map(|way| &way.tags),
-            Kind::Relation => self.relations.get(&object.id).map(|relation| &relation.tags),
+            Kind::Node => self.nodes.get(object.id).map(|node| node.tags.unwrap_or_default()),
+            Kind::Way => self.ways.get(object.id).map(|way| way.tags),
+            Kind::Relation => self.relations.get(object.id).map(|relation| relation.tags),
         }
+    }
+
+    /// Whether an object is kept.
+    pub(crate) fn is_kept(&self, object: ObjectId) -> bool {
+        match object.kind {
+            Kind::Node => self.nodes.contains(object.id),
+            Kind::Way => self.ways.contains(object.id),
+            Kind::Relation => self.relations.contains(object.id),
+        }
+    }
+
+    /// Whether an object is kept and has tags.
+    pub(crate) fn has_tags(&self, object: ObjectId) -> bool {
+        self.tag_numbers(object).is_some_and(|tags| !tags.is_empty())
+    }
+
+    /// An object's tags; `None`: it is not kept.
+    pub(crate) fn tags_of(&self, object: ObjectId) -> Option<Tags> {
+        self.tag_numbers(object).map(|numbers| self.texts.tags(&numbers))
     }
 }

@@ -105,7 +105,7 @@ async fn place(
         let picture = ObjectRange { object, etag: None, member: None };
         // what says where it lies is the picture itself
         let meta = (spec.georeferenced && is_tiff(&image.file)).then(|| picture.clone());
-        listing.push(ListedRow {
+        listing.push(&ListedRow {
             image_id,
             filepath: image.file,
             image: picture,

@@ -1,6 +1,6 @@
 //! SkyScript: CSV files of titles, and archives of images and of their geo-tags.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 
 use bytes::Bytes;
@@ -10,8 +10,9 @@ use sources::name::ImageName;
 use sources::source::Coverage;
 use sources::{SourceError, csv};
 
+use super::wanted::{Of, Row, Wanted};
 use super::{Collected, ListedRow, ObjectRange};
-use crate::archive::{MemberPlace, wanted_members};
+use crate::archive::{MemberPlace, WantedNames, wanted_members};
 use crate::error::WorkerError;
 use crate::stores::{SourceStore, WorkStore};
 
@@ -46,14 +47,14 @@ impl Read for RangeReader {
 /// The rows of the build's CSV files whose images the archives hold.
 pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpec) -> Result<Collected, WorkerError> {
     let mut listing = Collected::new(spec.work.shards);
-    let mut wanted: BTreeMap<String, WantedRow> = BTreeMap::new();
+    let mut wanted = Wanted::default();
     if spec.source.tables.is_empty() {
         return Err(WorkerError::Configuration(
             "source.tables is empty: name the CSV files below source.url, such as \"dataframe/SkyScript_….csv\"".into(),
         ));
     }
     for path in &spec.source.tables {
-        read_table(source, spec, path, &mut wanted, &mut listing).await?;
+        wanted = read_table(source, spec, path, wanted, &mut listing).await?;
     }
     let absent: Vec<&str> = spec
         .source
@@ -62,111 +63,82 @@ pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpe
         .map(String::as_str)
         .filter(|t| !listing.listing.rows_by_token.contains_key(*t))
         .collect();
-    if !absent.is_empty() && !wanted.is_empty() {
+    if !absent.is_empty() && wanted.len() > 0 {
         let why =
             format!("no row of its tables has the token {}; they have {}", absent.join(", "), listing.listing.tokens());
         listing.listing.notes.push(format!("source.tokens: {why}"));
     }
     if spec.source.max_images > 0 {
-        while wanted.len() > spec.source.max_images {
-            wanted.pop_last();
-        }
+        wanted.truncate(spec.source.max_images);
     }
 
     // one pass over each archive that holds a wanted image, and over its meta archive
-    let mut images = Members::default();
-    let mut metas = Members::default();
-    let parts: BTreeMap<&str, &str> =
-        wanted.values().map(|row| (row.name.part.as_str(), row.meta_part.as_str())).collect();
-    for (part, meta_part) in parts {
-        let of_part = || wanted.values().filter(|row| row.name.part == part);
-        let names = of_part().map(|row| row.name.image_path()).collect();
-        images.scan(source, work, &format!("{part}.zip"), &names, &mut listing).await?;
+    let mut unreadable = HashSet::new();
+    for (part, meta_part) in wanted.parts() {
+        let stores = (source, work);
+        scan(stores, &mut wanted, (&part, &part, Of::Image), &mut unreadable, &mut listing).await?;
         if spec.source.meta {
-            let names = of_part().map(|row| row.name.meta_path()).collect();
-            metas.scan(source, work, &format!("{meta_part}.zip"), &names, &mut listing).await?;
+            scan(stores, &mut wanted, (&part, &meta_part, Of::Meta), &mut HashSet::new(), &mut listing).await?;
         }
     }
-    for (image_id, row) in wanted {
-        let Some(image) = images.take(&row.name.image_path()) else {
-            // of one that cannot be read it is known why
-            if !images.unreadable.contains(&row.name.image_path()) {
-                listing.problem(row.name.image_path(), format!("{}.zip has no such member", row.name.part));
-            }
-            listing.listing.rows_left_out += 1;
-            continue;
-        };
-        let meta = metas.take(&row.name.meta_path());
-        let digest_of = |place: &ObjectRange| place.member.as_ref().map_or(String::new(), MemberPlace::content_digest);
-        listing.push(ListedRow {
-            image_id,
-            filepath: row.name.image_path(),
+    for number in wanted.numbers().filter(|number| !wanted.is_placed(*number, Of::Image)) {
+        let path = wanted.filepath(number);
+        // of one that cannot be read it is known why
+        if !unreadable.contains(path) {
+            let part = path.split_once('/').map_or("", |(part, _)| part);
+            listing.problem(path, format!("{part}.zip has no such member"));
+        }
+        listing.listing.rows_left_out += 1;
+    }
+    let digest_of = |place: &ObjectRange| place.member.as_ref().map_or(String::new(), MemberPlace::content_digest);
+    wanted.drain(&mut |row, name, image, meta| {
+        listing.push(&ListedRow {
+            image_id: name.image_id.clone(),
+            filepath: row.filepath.to_owned(),
             image_digest: digest_of(&image),
             meta_digest: meta.as_ref().map_or(String::new(), digest_of),
             image,
             meta,
-            title: Some(row.title),
-            title_multi_objects: row.title_multi_objects,
+            title: Some(row.title.to_owned()),
+            title_multi_objects: row.title_multi_objects.map(str::to_owned),
             captions: Vec::new(),
             given_split: None,
         });
-    }
+    });
     Ok(listing)
 }
 
-struct WantedRow {
-    name: ImageName,
-    meta_part: String,
-    title: String,
-    title_multi_objects: Option<String>,
-}
-
-/// Members found so far, by name.
-#[derive(Default)]
-struct Members {
-    places: HashMap<String, ObjectRange>,
-    unreadable: HashSet<String>,
-}
-
-impl Members {
-    async fn scan(
-        &mut self,
-        source: &SourceStore,
-        work: &WorkStore,
-        archive: &str,
-        names: &HashSet<String>,
-        listing: &mut Collected,
-    ) -> Result<(), WorkerError> {
-        let found = wanted_members(source, work, archive, names, &mut listing.listing.read_anew).await?;
-        let mut gone = |archive: &str, what: &'static str, why: &str| {
-            let missing = count(names.len(), "wanted member");
-            listing.problem(archive, format!("{why}; {missing} cannot be found"));
-            listing.listing.gone.insert(archive.to_owned(), what);
-        };
-        let Some(found) = found else {
-            gone(archive, "is no longer in the source", "the source has no such archive");
-            return Ok(());
-        };
-        if found.archive_bytes == 0 {
-            gone(archive, "is an empty file", "the archive is an empty file");
-        }
-        for member in found.members {
-            let name = member.name.clone();
-            let place = ObjectRange { object: archive.to_owned(), etag: found.etag.clone(), member: Some(member) };
-            if self.places.insert(name.clone(), place).is_some() {
-                listing.problem(name, format!("{archive} holds it twice; the last one counts"));
-            }
-        }
-        for (name, why) in found.unreadable {
-            listing.problem(name.clone(), why);
-            self.unreadable.insert(name);
-        }
-        Ok(())
+/// Notes where an archive has its wanted members, and what of them cannot be read.
+async fn scan(
+    (source, work): (&SourceStore, &WorkStore),
+    wanted: &mut Wanted,
+    of: (&str, &str, Of),
+    unreadable: &mut HashSet<String>,
+    listing: &mut Collected,
+) -> Result<(), WorkerError> {
+    let archive = format!("{}.zip", of.1);
+    let names = wanted.names(of.0, of.1, of.2);
+    let found = wanted_members(source, work, &archive, &names, &mut listing.listing.read_anew).await?;
+    let mut gone = |what: &'static str, why: &str| {
+        let missing = count(names.in_order().count(), "wanted member");
+        listing.problem(archive.as_str(), format!("{why}; {missing} cannot be found"));
+        listing.listing.gone.insert(archive.clone(), what);
+    };
+    let Some(found) = found else {
+        gone("is no longer in the source", "the source has no such archive");
+        return Ok(());
+    };
+    if found.archive_bytes == 0 {
+        gone("is an empty file", "the archive is an empty file");
     }
-
-    fn take(&mut self, name: &str) -> Option<ObjectRange> {
-        self.places.remove(name)
+    for name in wanted.place(&archive, &found, of) {
+        listing.problem(name, format!("{archive} holds it twice; the last one counts"));
     }
+    for (name, why) in &found.unreadable {
+        listing.problem(name.as_str(), why.as_str());
+        unreadable.insert(name.clone());
+    }
+    Ok(())
 }
 
 /// Does the spec want rows of this source token? Global sources are wanted where the box can
@@ -182,9 +154,9 @@ async fn read_table(
     source: &SourceStore,
     spec: &BuildSpec,
     path: &str,
-    wanted: &mut BTreeMap<String, WantedRow>,
+    mut wanted: Wanted,
     listing: &mut Collected,
-) -> Result<(), WorkerError> {
+) -> Result<Wanted, WorkerError> {
     let Some(meta) = source.head(path).await? else {
         return Err(WorkerError::Configuration(format!(
             "{}{path} is not there; look at source.url and source.tables",
@@ -201,8 +173,10 @@ async fn read_table(
         chunk: Bytes::new(),
     };
     let source_spec = spec.source.clone();
+    let first = wanted.arrived();
     let read = move || {
-        let mut rows = Vec::new();
+        // of each row its line
+        let mut lines = Vec::new();
         let mut by_token = BTreeMap::<String, u64>::new();
         let mut bad_names = Vec::new();
         let summary = csv::read_csv(reader, &mut |row| {
@@ -210,16 +184,19 @@ async fn read_table(
                 Ok(name) => {
                     *by_token.entry(name.source.clone()).or_default() += 1;
                     if wants_token(&source_spec, &name) {
-                        rows.push((name, row));
+                        let title_multi_objects = row.title_multi_objects.as_deref();
+                        wanted.push(Row { filepath: &row.filepath, title: &row.title, title_multi_objects });
+                        lines.push(row.line);
                     }
                 }
                 Err(error) => bad_names.push((row.line, error.to_string())),
             }
             Ok(())
         })?;
-        Ok::<_, SourceError>((rows, by_token, bad_names, summary))
+        let again = wanted.settle(first);
+        Ok::<_, SourceError>((wanted, lines, again, by_token, bad_names, summary))
     };
-    let (rows, by_token, bad_names, summary) = tokio::task::spawn_blocking(read)
+    let (wanted, lines, again, by_token, bad_names, summary) = tokio::task::spawn_blocking(read)
         .await
         .map_err(|e| WorkerError::Broken(format!("{path}: the reader failed: {e}")))?
         .map_err(|e| match e {
@@ -236,26 +213,16 @@ async fn read_table(
         listing.problem(path, why.clone());
     }
     listing.listing.rows_left_out += summary.row_errors;
-    for (name, row) in rows {
-        let id = name.image_id.clone();
-        let next = WantedRow {
-            meta_part: name.meta_part(),
-            name,
-            title: row.title,
-            title_multi_objects: row.title_multi_objects,
-        };
-        match wanted.get(&id) {
-            Some(first) => {
-                let kept = first.name.image_path();
-                listing.leave_out(
-                    format!("{path}, line {}", row.line),
-                    format!("image {id} is listed again; {kept} of its first row is kept"),
-                );
-            }
-            None => _ = wanted.insert(id, next),
-        }
+    for (number, counts) in again {
+        let line = lines.get((number - first) as usize).copied().unwrap_or_default();
+        let (path_again, kept) = (wanted.filepath(number), wanted.filepath(counts));
+        let id = ImageName::parse(path_again).map_or_else(|_| path_again.to_owned(), |name| name.image_id);
+        listing.leave_out(
+            format!("{path}, line {line}"),
+            format!("image {id} is listed again; {kept} of its first row is kept"),
+        );
     }
-    Ok(())
+    Ok(wanted)
 }
 
 #[cfg(test)]

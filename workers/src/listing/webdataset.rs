@@ -78,7 +78,7 @@ pub(super) async fn list(
     while spec.source.max_images > 0 && rows.len() > spec.source.max_images {
         rows.pop_last();
     }
-    rows.into_values().for_each(|row| listing.push(row));
+    rows.into_values().for_each(|row| listing.push(&row));
     Ok(listing)
 }
 

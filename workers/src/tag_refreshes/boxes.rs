@@ -1,37 +1,54 @@
 //! What is known of the images before a refresh: boxes, and tags as they stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use arrow::array::Array;
 use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::OsmSpec;
-use manifests::{Artifact, BuildSpec};
-use osm::{ImageBox, SubjectKind};
+use manifests::{Artifact, BuildSpec, digest};
+use osm::{ImageBox, Images, SubjectKind};
 use stages::table::{Columns, TableError, option_text};
 use stages::tag_refreshes::ImageTags;
 
 use super::record::Base;
-use super::rows;
 use crate::error::WorkerError;
 use crate::parts;
 use crate::stores::WorkStore;
 use crate::tables::Tables;
 
 /// The tags of an image, as they stand.
+#[derive(Clone, Copy)]
 pub(super) struct Before {
-    /// Of what matters of them.
-    pub(super) digest: String,
+    /// Of what matters of them; of one that is left out it says nothing.
+    digest: [u8; 16],
     /// Whether they come from OpenStreetMap already.
     pub(super) is_refreshed: bool,
     /// Whether the image is left out, since what it was taken for is gone.
     pub(super) is_gone: bool,
 }
 
-/// What is known of a country's images.
+impl Before {
+    fn of(tags: &ImageTags, is_refreshed: bool) -> Self {
+        Self { digest: digest::bits(&tags.digest()), is_refreshed, is_gone: false }
+    }
+
+    const GONE: Before = Before { digest: [0; 16], is_refreshed: true, is_gone: true };
+
+    /// Whether these are other tags; `None`: what the image was taken for is gone.
+    pub(super) fn differs(&self, now: Option<&ImageTags>) -> bool {
+        match now {
+            None => !self.is_gone,
+            Some(tags) => self.is_gone || self.digest != digest::bits(&tags.digest()),
+        }
+    }
+}
+
+/// What is known of a country's images: of each its name and 58 bytes, as there are millions.
 pub(super) struct Known {
-    pub(super) boxes: BTreeMap<String, ImageBox>,
-    pub(super) before: BTreeMap<String, Before>,
+    pub(super) images: Arc<Images>,
+    /// By number of the image.
+    pub(super) before: Vec<Before>,
     pub(super) geotags: PinnedTable,
 }
 
@@ -62,13 +79,16 @@ pub(super) async fn known(
     let osm = &spec.source.osm;
     let table = |error: TableError| WorkerError::Broken(error.to_string());
     let geotags = tables.pin(Artifact::Geotags, &spec.country, None).await?;
-    let mut known = Known { boxes: BTreeMap::new(), before: BTreeMap::new(), geotags };
-    let geotags = known.geotags.clone();
-    let mut read = parts::batches(work, &geotags, &COLUMNS, spec.work.concurrency);
-    while let Some(batch) = read.try_next().await? {
-        known.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
+    let mut found = Found { images: Images::default(), before: Vec::new() };
+    {
+        let mut read = parts::batches(work, &geotags, &COLUMNS, spec.work.concurrency);
+        while let Some(batch) = read.try_next().await? {
+            found.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
+        }
     }
-    let mut gone = BTreeSet::new();
+    found = found.sorted();
+    // those that are left out and whose box is in the state alone
+    let mut gone: Vec<String> = Vec::new();
     let columns = ["image_id", "gone", "center_tags", "surrounding_tags"];
     let mut read = parts::batches(work, &base.pinned, &columns, spec.work.concurrency);
     while let Some(batch) = read.try_next().await? {
@@ -76,39 +96,62 @@ pub(super) async fn known(
         let text = |name| columns.text(name).map_err(table);
         let (ids, left) = (text("image_id")?, text("gone")?);
         let (center, surrounding) = (text("center_tags")?, text("surrounding_tags")?);
+        let mut finder = found.images.finder();
         for row in 0..batch.num_rows() {
-            let (id, is_gone) = (ids.value(row).to_owned(), !left.is_null(row));
-            if is_gone {
-                gone.insert(id.clone());
-            }
-            if is_gone || known.boxes.contains_key(&id) {
-                let tags = tags(osm, option_text(center, row), option_text(surrounding, row));
-                let digest = rows::digest_of(Some(&tags).filter(|_| !is_gone));
-                known.before.insert(id, Before { digest, is_refreshed: true, is_gone });
-            }
+            let is_gone = !left.is_null(row);
+            let Some(number) = finder.find(ids.value(row)) else {
+                gone.extend(is_gone.then(|| ids.value(row).to_owned()));
+                continue;
+            };
+            found.before[number as usize] = match is_gone {
+                true => Before::GONE,
+                false => Before::of(&tags(osm, option_text(center, row), option_text(surrounding, row)), true),
+            };
         }
     }
-    if gone.iter().any(|id| !known.boxes.contains_key(id)) {
-        match base.state(work).await {
-            Ok(state) => {
-                let boxes = state.iter().flat_map(|state| state.boxes().all());
-                let left = boxes.filter(|image| gone.contains(&image.image_id));
-                known.boxes.extend(left.map(|image| (image.image_id.clone(), image.clone())));
+    if !gone.is_empty() {
+        match base.images(work).await {
+            Ok(in_state) => {
+                let numbers = gone.iter().filter_map(|id| in_state.number_of(id));
+                for image in numbers.filter_map(|number| in_state.get(number)) {
+                    found.images.push(&image);
+                    found.before.push(Before::GONE);
+                }
+                found = found.sorted();
             }
             Err(error) => tracing::warn!(%error, "images that were left out stay so"),
         }
     }
-    if known.boxes.is_empty() {
+    if found.images.is_empty() {
         return Err(WorkerError::Configuration(format!(
             "{} has no image with a box: run the build first, at least `urbancross run SPEC --until geotags`, with \
              source.meta = true and source.kind = \"skyscript\"",
             spec.country
         )));
     }
-    Ok(known)
+    Ok(Known { images: Arc::new(found.images), before: found.before, geotags })
 }
 
 impl Known {
+    /// The tags of an image, as they stand.
+    pub(super) fn before(&self, image_id: &str) -> Option<Before> {
+        self.before.get(self.images.number_of(image_id)? as usize).copied()
+    }
+}
+
+/// Images in order of arrival, and what is known of each.
+struct Found {
+    images: Images,
+    before: Vec<Before>,
+}
+
+impl Found {
+    fn sorted(self) -> Found {
+        let (images, order) = self.images.sorted();
+        let before = order.iter().map(|number| self.before[*number as usize]).collect();
+        Found { images, before }
+    }
+
     fn add(&mut self, osm: &OsmSpec, columns: &Columns<'_>) -> Result<(), TableError> {
         let text = |name| columns.text(name);
         let (ids, status, kinds) = (text("image_id")?, text("status")?, text("osm_kind")?);
@@ -136,9 +179,8 @@ impl Known {
                 }
             };
             let tags = tags(osm, option_text(center, row), option_text(surrounding, row));
-            let before = Before { digest: rows::digest_of(Some(&tags)), is_refreshed: false, is_gone: false };
-            self.before.insert(id.to_owned(), before);
-            self.boxes.insert(id.to_owned(), image);
+            self.before.push(Before::of(&tags, false));
+            self.images.push(&image);
         }
         Ok(())
     }

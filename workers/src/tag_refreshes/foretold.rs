@@ -58,10 +58,10 @@ impl Refresher<'_> {
             foretold.geotags += writes.len() as u64;
             let mut retagged = Retagged::new();
             for Write { number, is_changed } in writes {
-                let Some(image) = state.boxes().all().get(number as usize).filter(|_| is_changed) else { continue };
-                let is_there = known.before.get(&image.image_id).is_some_and(|before| !before.is_gone);
+                let Some(image_id) = state.boxes().all().image_id(number).filter(|_| is_changed) else { continue };
+                let is_there = known.before(image_id).is_some_and(|before| !before.is_gone);
                 if let Some(tags) = self.tags_of(&state, number).flatten().filter(|_| is_there) {
-                    retagged.insert(image.image_id.clone(), tags);
+                    retagged.insert(image_id.to_owned(), tags);
                 }
             }
             foretold.retagged += retagged.len() as u64;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use manifests::commit::Replacement;
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, Digest, digest, paths};
-use osm::State;
+use osm::{Images, OsmError, State};
 use serde::{Deserialize, Serialize};
 
 use super::{osm_error, table};
@@ -69,6 +69,22 @@ impl Base {
     /// # Errors
     /// [`WorkerError::Broken`] where the state is gone, or the rows are others than it belongs to.
     pub(super) async fn state(&self, work: &WorkStore) -> Result<Option<State>, WorkerError> {
+        self.read(work, State::from_bytes).await
+    }
+
+    /// The images of the state.
+    ///
+    /// # Errors
+    /// As [`state`](Self::state).
+    pub(super) async fn images(&self, work: &WorkStore) -> Result<Images, WorkerError> {
+        Ok(self.read(work, State::images_of_bytes).await?.unwrap_or_default())
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: &WorkStore,
+        of: fn(&[u8]) -> Result<T, OsmError>,
+    ) -> Result<Option<T>, WorkerError> {
         if self.mark.is_none() {
             return Ok(None);
         }
@@ -82,9 +98,9 @@ impl Base {
         let bytes = work.get(&paths::tag_state(&self.country, &record.state)).await?;
         let bytes = bytes.filter(|bytes| digest::of_bytes(bytes) == record.state);
         let bytes = bytes.ok_or_else(|| broken("the state that diffs are applied to is gone or damaged"))?;
-        let state = tokio::task::spawn_blocking(move || State::from_bytes(&bytes));
-        let state = state.await.map_err(|e| WorkerError::Panicked(format!("reading the state: {e}")))?;
-        state.map(Some).map_err(osm_error)
+        let read = tokio::task::spawn_blocking(move || of(&bytes));
+        let read = read.await.map_err(|e| WorkerError::Panicked(format!("reading the state: {e}")))?;
+        read.map(Some).map_err(osm_error)
     }
 
     /// Commits rows and state together; `false`: all of it was there before.

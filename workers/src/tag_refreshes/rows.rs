@@ -14,11 +14,6 @@ use crate::error::WorkerError;
 use crate::parts::{PartReader, PartWriter};
 use crate::stores::WorkStore;
 
-/// Digest of tags; of none, where what an image was taken for is gone.
-pub(super) fn digest_of(tags: Option<&ImageTags>) -> String {
-    tags.map_or_else(|| "gone".to_owned(), ImageTags::digest)
-}
-
 fn broken(why: impl std::fmt::Display) -> WorkerError {
     WorkerError::Broken(format!("table {}: {why}", super::table()))
 }

@@ -31,35 +31,38 @@ impl Refresher<'_> {
     pub(super) fn judge(&self, known: &Known, found: &mut Found) -> BTreeMap<u32, Vec<Write>> {
         let Found { state, numbers, done, .. } = found;
         let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
+        let mut finder = known.images.finder();
         for number in std::mem::take(numbers) {
-            let Some(image) = state.boxes().all().get(number as usize) else { continue };
-            let Some(before) = known.before.get(&image.image_id) else { continue };
+            let Some(image_id) = state.boxes().all().image_id(number) else { continue };
+            let Some(at) = finder.find(image_id) else { continue };
+            let Some(before) = known.before.get(at as usize) else { continue };
             if state.is_named(number) {
                 continue;
             }
             let Some(tags) = self.tags_of(state, number) else { continue };
             done.looked_at += 1;
-            let is_changed = rows::digest_of(tags.as_ref()) != before.digest;
+            let is_changed = before.differs(tags.as_ref());
             if is_changed {
                 done.changed += 1;
                 done.gone += usize::from(tags.is_none());
                 done.back += usize::from(before.is_gone && tags.is_some());
                 if done.examples.len() < MOST_EXAMPLES {
-                    done.examples.push(image.image_id.clone());
+                    done.examples.push(image_id.to_owned());
                 }
             }
             // what was never refreshed gets a row that says where its tags come from
             if is_changed || !before.is_refreshed {
-                let shard = shard_of(&image.image_id, self.spec.work.shards);
+                let shard = shard_of(image_id, self.spec.work.shards);
                 writes.entry(shard).or_default().push(Write { number, is_changed });
             }
         }
-        let named: Vec<String> = (state.missing())
-            .filter(|(id, _)| known.before.contains_key(*id))
-            .map(|(id, why)| format!("{id}: {why}"))
-            .collect();
-        done.unclear += named.len();
-        done.unclear_examples.extend(named.into_iter().take(MOST_EXAMPLES));
+        let named = state.missing().filter(|(id, _)| known.images.number_of(id).is_some());
+        for (at, (id, why)) in named.enumerate() {
+            done.unclear += 1;
+            if at < MOST_EXAMPLES {
+                done.unclear_examples.push(format!("{id}: {why}"));
+            }
+        }
         done.moment = state.moment();
         writes
     }
@@ -113,10 +116,10 @@ impl Refresher<'_> {
         for (shard, writes) in writes {
             let mut changed: BTreeMap<String, Option<Refreshed>> = BTreeMap::new();
             for Write { number, is_changed } in writes {
-                let Some(image) = state.boxes().all().get(number as usize) else { continue };
+                let Some(image_id) = state.boxes().all().image_id(number) else { continue };
                 let tags = self.tags_of(&state, number).flatten();
                 let row = is_changed.then(|| Refreshed { tags, origin: origin.clone() });
-                changed.insert(image.image_id.clone(), row);
+                changed.insert(image_id.to_owned(), row);
             }
             let shard = rows::Shard { work: self.work, country: &self.spec.country, shard };
             replacements.push(shard.write(base, known, changed, &origin).await?);

@@ -17,16 +17,17 @@ impl State {
     /// What a box shows, without the keys that are `ignored`. An object of which no tag is left is none, and a way that
     /// only repeats the tags of its multipolygon is the same object.
     pub fn answer(&self, number: u32, ignored: &dyn Fn(&str) -> bool) -> Option<Answer> {
-        let image = self.boxes.all().get(number as usize)?;
-        let subjects: Vec<ObjectId> = image.subjects().filter(|object| self.tags_of(*object).is_some()).collect();
+        let image = self.boxes.all().get(number)?;
+        let subjects: Vec<ObjectId> = image.subjects().filter(|object| self.is_kept(*object)).collect();
         let meets = |object: &&ObjectId| self.shape_of(**object).is_some_and(|shape| shape.meets(image.rect));
         let subject = subjects.iter().find(meets).or(subjects.first()).copied();
         let visible = |object: ObjectId| -> Option<Tags> {
-            let tags = self.tags_of(object)?.iter();
+            let mut tags = self.tags_of(object)?;
             let is_structure = |key: &str| object.kind == Kind::Relation && key == "type";
-            Some(tags.filter(|(k, _)| !ignored(k) && !is_structure(k)).map(|(k, v)| (k.clone(), v.clone())).collect())
+            tags.retain(|key, _| !ignored(key) && !is_structure(key));
+            Some(tags)
         };
-        let mut around: Vec<(f64, ObjectId, Tags)> = (self.index.in_box(number))
+        let mut around: Vec<(f64, ObjectId, Tags)> = (self.index.in_box(number).into_iter())
             .filter(|object| Some(*object) != subject)
             .filter_map(|object| {
                 let bounds = self.shape_of(object)?.bounds()?;

@@ -1,51 +1,70 @@
 //! Who uses what, and what lies in which box: made from what is kept, never stored.
 
-use std::collections::{BTreeSet, HashMap};
-
 use super::State;
 use crate::element::{Kind, ObjectId};
+use crate::sorted::Sorted;
 
 /// Ways by their nodes, relations by their ways, objects by box.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    ways_of_node: HashMap<i64, Vec<i64>>,
-    relations_of_way: HashMap<i64, Vec<i64>>,
+    ways_of_node: Sorted<Vec<i64>>,
+    relations_of_way: Sorted<Vec<i64>>,
     /// Tagged objects that share a place with a box.
-    by_box: HashMap<u32, BTreeSet<ObjectId>>,
-    boxes_of: HashMap<ObjectId, Vec<u32>>,
+    by_box: Sorted<Vec<i64>>,
+    boxes_of: Sorted<Vec<i64>>,
 }
 
-fn add(users: &mut HashMap<i64, Vec<i64>>, used: i64, user: i64) {
-    let of = users.entry(used).or_default();
+fn add(users: &mut Sorted<Vec<i64>>, used: i64, user: i64) {
+    let mut of = users.get(used).unwrap_or_default();
     if !of.contains(&user) {
         of.push(user);
+        users.insert(used, &of);
     }
 }
 
-fn remove(users: &mut HashMap<i64, Vec<i64>>, used: i64, user: i64) {
-    if let Some(of) = users.get_mut(&used) {
-        of.retain(|other| *other != user);
-        if of.is_empty() {
-            users.remove(&used);
-        }
+fn remove(users: &mut Sorted<Vec<i64>>, used: i64, user: i64) {
+    let Some(mut of) = users.get(used) else { return };
+    of.retain(|other| *other != user);
+    if of.is_empty() {
+        users.remove(used);
+    } else {
+        users.insert(used, &of);
     }
+}
+
+/// An object as a number: ids have 53 bits.
+fn key(object: ObjectId) -> i64 {
+    (object.id << 2) | object.kind as i64
+}
+
+fn object_of(key: i64) -> ObjectId {
+    let kind = match key & 3 {
+        0 => Kind::Node,
+        1 => Kind::Way,
+        _ => Kind::Relation,
+    };
+    ObjectId { kind, id: key >> 2 }
 }
 
 impl Index {
-    pub(crate) fn ways_of(&self, node: i64) -> &[i64] {
-        self.ways_of_node.get(&node).map_or(&[], Vec::as_slice)
+    pub(crate) fn ways_of(&self, node: i64) -> Vec<i64> {
+        self.ways_of_node.get(node).unwrap_or_default()
     }
 
-    pub(crate) fn relations_of(&self, way: i64) -> &[i64] {
-        self.relations_of_way.get(&way).map_or(&[], Vec::as_slice)
+    pub(crate) fn has_ways(&self, node: i64) -> bool {
+        self.ways_of_node.contains(node)
     }
 
-    pub(crate) fn in_box(&self, number: u32) -> impl Iterator<Item = ObjectId> + '_ {
-        self.by_box.get(&number).into_iter().flatten().copied()
+    pub(crate) fn relations_of(&self, way: i64) -> Vec<i64> {
+        self.relations_of_way.get(way).unwrap_or_default()
     }
 
-    pub(crate) fn boxes_of(&self, object: ObjectId) -> &[u32] {
-        self.boxes_of.get(&object).map_or(&[], Vec::as_slice)
+    pub(crate) fn in_box(&self, number: u32) -> Vec<ObjectId> {
+        self.by_box.get(number.into()).unwrap_or_default().into_iter().map(object_of).collect()
+    }
+
+    pub(crate) fn boxes_of(&self, object: ObjectId) -> Vec<u32> {
+        self.boxes_of.get(key(object)).unwrap_or_default().into_iter().map(|number| number as u32).collect()
     }
 
     pub(crate) fn link_way(&mut self, way: i64, refs: &[i64]) {
@@ -64,19 +83,23 @@ impl Index {
         ways.iter().for_each(|way| remove(&mut self.relations_of_way, *way, relation));
     }
 
-    /// Puts an object into these boxes and no others; gives those that it was in.
-    pub(crate) fn place(&mut self, object: ObjectId, boxes: Vec<u32>) -> Vec<u32> {
-        let before = self.boxes_of.remove(&object).unwrap_or_default();
-        for number in &before {
-            if let Some(objects) = self.by_box.get_mut(number) {
-                objects.remove(&object);
-            }
+    /// Puts an object into these boxes and no others; gives those that it was in. Both are in order.
+    pub(crate) fn place(&mut self, object: ObjectId, boxes: &[u32]) -> Vec<u32> {
+        let before = self.boxes_of(object);
+        if before == boxes {
+            return before;
         }
-        for number in &boxes {
-            self.by_box.entry(*number).or_default().insert(object);
+        let key = key(object);
+        for number in before.iter().filter(|number| boxes.binary_search(number).is_err()) {
+            remove(&mut self.by_box, (*number).into(), key);
         }
-        if !boxes.is_empty() {
-            self.boxes_of.insert(object, boxes);
+        for number in boxes.iter().filter(|number| before.binary_search(number).is_err()) {
+            add(&mut self.by_box, (*number).into(), key);
+        }
+        if boxes.is_empty() {
+            self.boxes_of.remove(key);
+        } else {
+            self.boxes_of.insert(key, &boxes.iter().map(|number| i64::from(*number)).collect());
         }
         before
     }
@@ -86,30 +109,30 @@ impl State {
     /// Makes the index anew.
     pub(crate) fn reindex(&mut self) {
         let mut index = Index::default();
-        for (id, way) in &self.ways {
-            index.link_way(*id, &way.refs);
+        for (id, way) in self.ways.iter() {
+            index.link_way(id, &way.refs);
         }
-        for (id, relation) in &self.relations {
-            index.link_relation(*id, &relation.ways);
+        for (id, relation) in self.relations.iter() {
+            index.link_relation(id, &relation.ways);
         }
-        let nodes = self.nodes.iter().filter(|(_, node)| node.tags.is_some()).map(|(id, _)| (Kind::Node, *id));
-        let ways = self.ways.keys().map(|id| (Kind::Way, *id));
-        let relations = self.relations.keys().map(|id| (Kind::Relation, *id));
+        let nodes = self.nodes.iter().filter(|(_, node)| node.tags.is_some()).map(|(id, _)| (Kind::Node, id));
+        let ways = self.ways.iter().map(|(id, _)| (Kind::Way, id));
+        let relations = self.relations.iter().map(|(id, _)| (Kind::Relation, id));
         for (kind, id) in nodes.chain(ways).chain(relations) {
             let object = ObjectId { kind, id };
-            index.place(object, self.boxes_met(object));
+            index.place(object, &self.boxes_met(object));
         }
         self.index = index;
     }
 
     /// Boxes that share a place with an object that has tags.
     pub(crate) fn boxes_met(&self, object: ObjectId) -> Vec<u32> {
-        if self.tags_of(object).is_none_or(|tags| tags.is_empty()) {
+        if !self.has_tags(object) {
             return Vec::new();
         }
         let Some(shape) = self.shape_of(object) else { return Vec::new() };
         let all = self.boxes.all();
-        let meets = |number: &u32| all.get(*number as usize).is_some_and(|image| shape.meets(image.rect));
+        let meets = |number: &u32| all.rect(*number).is_some_and(|rect| shape.meets(rect));
         self.boxes.near_shape(&shape).into_iter().filter(meets).collect()
     }
 }

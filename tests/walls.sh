@@ -35,6 +35,8 @@ if [ "$(cargo tree --locked -i arrow --depth 0 2>&1 | grep -c '^arrow v')" != 1 
 made_of() { cargo tree --locked --workspace -e "$1" -f '{p} [{f}]' --prefix none | sed 's/ (\*)$//' | sort -u; }
 twice=$(comm -23 <(made_of normal,build) <(made_of normal,build,dev))
 if [ -n "$twice" ]; then echo "wall: other features in tests: $twice"; failed=1; fi
+# files that take from each other cannot be read, or moved, one by one
+if command -v python3 >/dev/null; then python3 tests/circles.py || failed=1; else echo "skipped: circles of files, no python3"; fi
 # what a test or a run has left behind is large; fixtures are small
 large=$(git ls-files -z | xargs -0 -r stat -c '%s %n' 2>/dev/null | awk '$1 > 524288 { print $2 }')
 if [ -n "$large" ]; then echo "wall: more than half a MiB each: $large"; failed=1; fi

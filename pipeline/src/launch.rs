@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use workers::WorkerError;
 
-use crate::engine::TrainJob;
 use crate::own_folder::OwnFolder;
 use crate::progress::{Progress, TASK};
 
@@ -65,9 +64,14 @@ impl OverSpec {
 }
 
 /// Runs a training as so many processes of this program as its spec says, which meet over the loopback device.
-pub(crate) async fn train(job: &TrainJob<'_>, progress: &Progress) -> Result<(), WorkerError> {
+pub(crate) async fn train(
+    (step, of): (&'static str, &RanksSpec),
+    over: &OverSpec,
+    stop: &AtomicBool,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
     let folder = OwnFolder::new()?;
-    ranks(job.step, job.ranks, &job.over.arguments(&folder)?, job.stop, progress).await
+    ranks(step, of, &over.arguments(&folder)?, stop, progress).await
 }
 
 /// Runs a command of this program in a process of its own, which has the cores that are left to it beside `siblings - 1`

@@ -211,7 +211,9 @@ async fn run_steps(
                         Some(Placed::ComesBack) => return Ok(RunEnd::Placed { step: name }),
                         Some(Placed::Waits) => check_trained(build, training).await?,
                         // its ranks look for themselves
-                        None if job.ranks.processes > 1 => crate::launch::train(&job, progress).await?,
+                        None if job.ranks.processes > 1 => {
+                            crate::launch::train((job.step, job.ranks), &job.over, job.stop, progress).await?
+                        }
                         None => run_training(build, training, state, &mut Solo, progress).await?,
                     }
                 }

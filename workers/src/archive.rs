@@ -9,7 +9,6 @@ use sources::SourceError;
 use sources::zip::{self, Directory, DirectoryParser, Limits, Member, Method, Tail};
 
 use crate::error::WorkerError;
-use crate::listing::KeptSamples;
 use crate::stores::{SourceStore, WorkStore};
 
 /// Where one member lies: enough to fetch and check it without the directory.
@@ -74,23 +73,6 @@ pub struct WantedMembers {
     pub unreadable: Vec<(String, String)>,
 }
 
-/// What was read of an archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum Read {
-    /// Of a zip.
-    Members(#[serde(serialize_with = "shared")] Arc<WantedMembers>),
-    /// Of a tar.
-    Samples(KeptSamples),
-}
-
-fn shared<S: serde::Serializer>(members: &Arc<WantedMembers>, to: S) -> Result<S::Ok, S::Error> {
-    members.serialize(to)
-}
-
-/// What was read of archives anew, by the names under which a work store keeps it.
-pub type ReadAnew = Vec<(String, Read)>;
-
 /// Names of the members that are wanted of an archive.
 pub trait WantedNames {
     /// Whether this is one of them.
@@ -110,27 +92,25 @@ fn digest_of(wanted: &dyn WantedNames) -> String {
 }
 
 /// Finds the members of `archive` whose names are in `wanted`. What the work store keeps under the archive's identity
-/// is taken from there, so that an unchanged archive's directory is read once per wanted set; what is not there is added
-/// to `read_anew`. Memory grows with the wanted members, never with the archive.
+/// is taken from there, so that an unchanged archive's directory is read once per wanted set; of what is not there comes the
+/// name to keep it under. Memory grows with the wanted members, never with the archive.
 pub(crate) async fn wanted_members(
     source: &SourceStore,
     work: &WorkStore,
     archive: &str,
     wanted: &(dyn WantedNames + Sync),
-    read_anew: &mut ReadAnew,
-) -> Result<Option<Arc<WantedMembers>>, WorkerError> {
+) -> Result<Option<(Arc<WantedMembers>, Option<String>)>, WorkerError> {
     let Some(meta) = source.head(archive).await? else { return Ok(None) };
     // stores without ETags (and file systems that derive it) are told apart by size and time
     let identity = format!("{}|{:?}|{}|{}", source.url(), meta.e_tag, meta.size, meta.last_modified);
     let key = digest::of_parts([archive.as_bytes(), identity.as_bytes(), digest_of(wanted).as_bytes()]);
     let cache = paths::members(&key);
     if let Some(members) = work.get_sealed::<WantedMembers>(&cache).await? {
-        return Ok(Some(Arc::new(members)));
+        return Ok(Some((Arc::new(members), None)));
     }
     let is_wanted = |name: &str| wanted.contains(name);
-    let members = Arc::new(scan_directory(source, archive, meta.size, meta.e_tag, &is_wanted).await?);
-    read_anew.push((cache, Read::Members(members.clone())));
-    Ok(Some(members))
+    let members = scan_directory(source, archive, meta.size, meta.e_tag, &is_wanted).await?;
+    Ok(Some((Arc::new(members), Some(cache))))
 }
 
 /// Streams the directory of an archive and keeps the wanted members. An empty file has none.

@@ -1,8 +1,10 @@
 //! What the source store offers a build: one row per wanted image, with the places of its bytes
 //! and digests that tell a changed row without reading it.
 
+mod anew;
 mod captioned;
 mod folder;
+mod kept_samples;
 mod object_range;
 mod rows;
 mod skyscript;
@@ -19,14 +21,13 @@ use sources::name::ImageName;
 use sources::source::Coverage;
 use stages::table::{self, TableError};
 
-use crate::archive::ReadAnew;
 use crate::error::WorkerError;
 use crate::slices::Slices;
 use crate::stores::{SourceStore, WorkStore};
+use anew::ReadAnew;
 pub use object_range::ObjectRange;
 pub(crate) use object_range::places;
 use rows::Rows;
-pub use webdataset::KeptSamples;
 pub(crate) use webdataset::stream;
 
 /// One wanted image.
@@ -231,4 +232,9 @@ pub async fn list(
         )));
     }
     Ok(listing)
+}
+
+fn is_tiff(file: &str) -> bool {
+    let ending = file.rsplit('.').next().unwrap_or_default();
+    ending.eq_ignore_ascii_case("tif") || ending.eq_ignore_ascii_case("tiff")
 }

@@ -7,19 +7,7 @@ use std::path::Path;
 use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 
-use crate::{Kind, Object, OsmError, Rect, read_pbf, read_xml};
-
-/// What a file says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Header {
-    /// The box that it claims to cover.
-    pub bounds: Option<Rect>,
-    /// The moment that it shows, seconds since 1970.
-    pub timestamp: Option<i64>,
-    /// The last diff that is in it.
-    pub sequence: Option<u64>,
-    pub(crate) is_empty_root: bool,
-}
+use crate::{Header, Kind, Object, OsmError, read_pbf, read_xml};
 
 /// Reads the objects of an extract that are of wanted kinds, in the order of the file.
 ///

@@ -1,6 +1,6 @@
 //! Images and their boxes, in columns: there are millions.
 
-use crate::boxes::{ImageBox, SubjectKind};
+use crate::image_box::{ImageBox, SubjectKind};
 use crate::shape::Rect;
 
 /// Images in order of their names, or of arrival until they are [sorted](Images::sorted). An image takes its name and 40

@@ -10,7 +10,7 @@ use std::io::Read;
 use flate2::read::ZlibDecoder;
 
 use crate::element::Object;
-use crate::file::Header;
+use crate::header::Header;
 use crate::{Kind, OsmError};
 use wire::Fields;
 

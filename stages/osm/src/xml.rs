@@ -6,7 +6,7 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
 use crate::element::{Body, Kind, Object, Tags, add_reference, add_tag, checked_id};
-use crate::file::Header;
+use crate::header::Header;
 use crate::replication::moment_of;
 use crate::{ObjectId, OsmError, Place, Rect};
 

@@ -104,7 +104,7 @@ async fn place(
         let image_digest = digest::of_bytes(identity.as_bytes());
         let picture = ObjectRange { object, etag: None, member: None };
         // what says where it lies is the picture itself
-        let meta = (spec.georeferenced && is_tiff(&image.file)).then(|| picture.clone());
+        let meta = (spec.georeferenced && super::is_tiff(&image.file)).then(|| picture.clone());
         listing.push(&ListedRow {
             image_id,
             filepath: image.file,
@@ -119,11 +119,6 @@ async fn place(
         });
     }
     Ok(())
-}
-
-pub(super) fn is_tiff(file: &str) -> bool {
-    let ending = file.rsplit('.').next().unwrap_or_default();
-    ending.eq_ignore_ascii_case("tif") || ending.eq_ignore_ascii_case("tiff")
 }
 
 /// What a folder holds in place of the images, in words.

@@ -10,6 +10,7 @@ use sources::name::ImageName;
 use sources::source::Coverage;
 use sources::{SourceError, csv};
 
+use super::anew::ReadArchive;
 use super::wanted::{Of, Row, Wanted};
 use super::{Collected, ListedRow, ObjectRange};
 use crate::archive::{MemberPlace, WantedNames, wanted_members};
@@ -118,19 +119,20 @@ async fn scan(
 ) -> Result<(), WorkerError> {
     let archive = format!("{}.zip", of.1);
     let names = wanted.names(of.0, of.1, of.2);
-    let found = wanted_members(source, work, &archive, &names, &mut listing.listing.read_anew).await?;
+    let found = wanted_members(source, work, &archive, &names).await?;
     let mut gone = |what: &'static str, why: &str| {
         let missing = count(names.in_order().count(), "wanted member");
         listing.problem(archive.as_str(), format!("{why}; {missing} cannot be found"));
         listing.listing.gone.insert(archive.clone(), what);
     };
-    let Some(found) = found else {
+    let Some((found, anew)) = found else {
         gone("is no longer in the source", "the source has no such archive");
         return Ok(());
     };
     if found.archive_bytes == 0 {
         gone("is an empty file", "the archive is an empty file");
     }
+    listing.listing.read_anew.extend(anew.map(|kept_as| (kept_as, ReadArchive::Members(found.clone()))));
     for name in wanted.place(&archive, &found, of) {
         listing.problem(name, format!("{archive} holds it twice; the last one counts"));
     }

@@ -8,37 +8,19 @@ use futures::{StreamExt, TryStreamExt};
 use manifests::spec::BuildSpec;
 use manifests::words::count;
 use manifests::{digest, paths};
-use serde::{Deserialize, Serialize};
 use sources::SourceError;
 use sources::tar::{self, Archive};
 use sources::webdataset::{Picture, Sample, Samples};
 
+use super::anew::ReadArchive;
+use super::kept_samples::{KeptSample, KeptSamples};
 use super::{Collected, ListedRow, ObjectRange};
-use crate::archive::{MemberPlace, Read};
+use crate::archive::MemberPlace;
 use crate::error::WorkerError;
 use crate::stores::{SourceStore, WorkStore};
 
 /// Archives that are streamed at once: each of them fills a line.
 const MOST_AT_ONCE: usize = 8;
-
-/// What an archive holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptSamples {
-    /// ETag of the archive when it was read.
-    etag: Option<String>,
-    samples: Vec<KeptSample>,
-    /// Samples without an image.
-    others: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct KeptSample {
-    id: String,
-    place: MemberPlace,
-    captions: Vec<String>,
-    split: Option<String>,
-    problem: Option<String>,
-}
 
 /// The samples of these archives.
 pub(super) async fn list(
@@ -53,7 +35,7 @@ pub(super) async fn list(
         .map(|archive| async move { Ok::<_, WorkerError>((samples_of(source, work, &archive).await?, archive)) })
         .buffered(spec.work.concurrency.clamp(1, MOST_AT_ONCE));
     while let Some(((kept, anew), archive)) = read.try_next().await? {
-        listing.listing.read_anew.extend(anew.map(|cache| (cache, Read::Samples(kept.clone()))));
+        listing.listing.read_anew.extend(anew.map(|cache| (cache, ReadArchive::Samples(kept.clone()))));
         let others = match kept.others {
             0 => String::new(),
             others => format!("; {others} without an image are passed over"),
@@ -87,7 +69,7 @@ fn row(spec: &BuildSpec, archive: &str, etag: Option<String>, sample: KeptSample
     let filepath = sample.place.name.clone();
     let image = ObjectRange { object: archive.to_owned(), etag, member: Some(sample.place) };
     // what says where it lies is the picture itself
-    let meta = (spec.source.georeferenced && super::captioned::is_tiff(&filepath)).then(|| image.clone());
+    let meta = (spec.source.georeferenced && super::is_tiff(&filepath)).then(|| image.clone());
     ListedRow {
         image_id: sample.id,
         filepath,

@@ -25,7 +25,7 @@ pub(super) async fn adapt(
     match engine.train(&job, progress).await? {
         Some(Placed::ComesBack) => return Ok(None),
         Some(Placed::Waits) => {}
-        None if job.ranks.processes > 1 => launch::train(&job, progress).await?,
+        None if job.ranks.processes > 1 => launch::train((job.step, job.ranks), &job.over, job.stop, progress).await?,
         None => return pair.adapt(&of.spec, &mut Solo, progress).await,
     }
     match pair.finished(&of.spec).await? {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use flate2::read::ZlibDecoder;
 
 use super::{AT_ONCE, MAGIC};
-use crate::boxes::{Boxes, ImageBox, SubjectKind};
+use crate::boxes::Boxes;
 use crate::element::{Kind, ObjectId, Place};
+use crate::image_box::{ImageBox, SubjectKind};
 use crate::locations::get;
 use crate::shape::Rect;
 use crate::state::{KeptNode, KeptRelation, KeptWay};

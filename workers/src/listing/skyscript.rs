@@ -92,7 +92,7 @@ pub(super) async fn list(source: &SourceStore, work: &WorkStore, spec: &BuildSpe
         listing.listing.rows_left_out += 1;
     }
     let digest_of = |place: &ObjectRange| place.member.as_ref().map_or(String::new(), MemberPlace::content_digest);
-    wanted.drain(&mut |row, name, image, meta| {
+    wanted.drain(|row, name, image, meta| {
         listing.push(&ListedRow {
             image_id: name.image_id.clone(),
             filepath: row.filepath.to_owned(),

@@ -220,7 +220,7 @@ impl Wanted {
     }
 
     /// Hands out every row that counts and whose image was found, in order of arrival, and gives it up soon after.
-    pub(super) fn drain(mut self, take: &mut dyn FnMut(Row<'_>, &ImageName, ObjectRange, Option<ObjectRange>)) {
+    pub(super) fn drain(mut self, mut take: impl FnMut(Row<'_>, &ImageName, ObjectRange, Option<ObjectRange>)) {
         let mut counts = vec![false; self.rows as usize];
         self.numbers().for_each(|number| counts[number as usize] = true);
         self.order = Vec::new();
@@ -319,7 +319,7 @@ mod tests {
         assert!(wanted.is_placed(0, Of::Image) && !wanted.is_placed(0, Of::Meta) && !wanted.is_placed(1, Of::Image));
         wanted.truncate(3);
         let mut drained = Vec::new();
-        wanted.drain(&mut |row, name, image, meta| {
+        wanted.drain(|row, name, image, meta| {
             let crc32 = image.member.map(|member| member.crc32);
             drained.push((row.title.to_owned(), name.image_id.clone(), image.object, crc32, meta));
         });
@@ -346,7 +346,7 @@ mod tests {
         let found = WantedMembers { members, ..WantedMembers::default() };
         assert!(wanted.place("images2.zip", &found, ("images2", "images2", Of::Image)).is_empty());
         let (all, mut drained) = (wanted.len(), 0);
-        wanted.drain(&mut |_, _, _, _| drained += 1);
+        wanted.drain(|_, _, _, _| drained += 1);
         assert_eq!(drained, all);
     }
 }

@@ -38,6 +38,9 @@ const UNUSED_LIVES: Duration = Duration::from_secs(30 * 86_400);
 /// In each index: as old as the last search that opened it.
 const USED: &str = "used";
 
+/// `None`: vectors that are read from their table.
+type Opened = Result<Option<(VectorFile, Arc<IndexFile>)>, WorkerError>;
+
 /// Files of an index, by the vectors that they are made of. Vectors that have none are read from their table.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -56,24 +59,21 @@ impl Index {
             announce(missing);
         }
         let (folder, there) = (&folder, &there);
-        let opened: Vec<Result<Option<(VectorFile, Arc<IndexFile>)>, WorkerError>> =
-            futures::stream::iter(&gallery.vectors)
-                .map(|vectors| async move {
-                    let kept = there.get(&key(vectors)).and_then(|name| {
-                        let opened = IndexFile::open(&folder.join(name));
-                        opened
-                            .inspect_err(|why| tracing::warn!("vectors that a search kept are made again: {why}"))
-                            .ok()
-                    });
-                    let file = match kept {
-                        Some(file) => Some(file),
-                        None => make(gallery, vectors, folder).await?,
-                    };
-                    Ok(file.map(|file| (vectors.clone(), Arc::new(file))))
-                })
-                .buffered(gallery.at_once.max(1))
-                .collect()
-                .await;
+        let opened: Vec<Opened> = futures::stream::iter(&gallery.vectors)
+            .map(|vectors| async move {
+                let kept = there.get(&key(vectors)).and_then(|name| {
+                    let opened = IndexFile::open(&folder.join(name));
+                    opened.inspect_err(|why| tracing::warn!("vectors that a search kept are made again: {why}")).ok()
+                });
+                let file = match kept {
+                    Some(file) => Some(file),
+                    None => make(gallery, vectors, folder).await?,
+                };
+                Ok(file.map(|file| (vectors.clone(), Arc::new(file))))
+            })
+            .buffered(gallery.at_once.max(1))
+            .collect()
+            .await;
         // one cause for all of them, such as a full disk
         if let Some(error) = opened.iter().find_map(|file| file.as_ref().err()) {
             tracing::warn!(%error, "vectors cannot be copied to the cache: the table is read instead");

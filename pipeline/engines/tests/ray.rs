@@ -81,7 +81,7 @@ fn the_driver_is_python_that_compiles() {
     }
     let task = Run { beside: vec![("000-0.toml".into(), run().spec)], spec: String::new(), ..run() };
     let (file, text) = ray::whole(&task, &["captions".into(), "pretrain".into()], &profile()).unwrap();
-    assert!(text.contains("[\"--workers\",\"1\",\"--lease-seconds\",\"60\"]"), "{text}");
+    assert!(text.contains("[\"--workers\",\"4\",\"--lease-seconds\",\"60\"]"), "{text}");
     let path = folder.path().join(file);
     std::fs::write(&path, &text).unwrap();
     let Ok(output) = Command::new("python3").args(["-m", "py_compile"]).arg(&path).output() else { return };

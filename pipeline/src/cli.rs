@@ -48,7 +48,7 @@ fn figures(both: &BothWays) -> String {
 
 /// Writes a report where the command line says.
 fn write_page(path: &Path, page: &str) -> Result<()> {
-    crate::output::write(path, page.as_bytes())?;
+    crate::output::write_page(path, page)?;
     // not among the output, which a script may read
     crate::aside!("report: {}", path.display());
     Ok(())

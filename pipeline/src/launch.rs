@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use workers::WorkerError;
 
+use crate::logs::TASK;
 use crate::own_folder::OwnFolder;
-use crate::progress::{Progress, TASK};
+use crate::progress::Progress;
 
 /// How long a rank may take to end after it was told to stop.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@
 mod json;
 mod last_words;
 mod scrub;
+mod task;
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
@@ -15,6 +16,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub use json::{Event, Who};
 pub use last_words::LastWords;
+pub(crate) use task::TASK;
+pub use task::task;
 
 /// How words are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -49,7 +49,10 @@ fn main() -> ExitCode {
         Err(error) => {
             let worker = error.chain().find_map(|e| e.downcast_ref::<workers::WorkerError>());
             let advice = worker.and_then(workers::WorkerError::advice).map_or(String::new(), |a| format!("; {a}"));
-            pipeline::aside!("error: {}{advice}", workers::cause::whole_chain(error.as_ref()));
+            // beside lines of other builds
+            let task = Some(pipeline::logs::task()).filter(|name| !name.is_empty());
+            let task = task.map_or(String::new(), |name| format!("{name}: "));
+            pipeline::aside!("error: {task}{}{advice}", workers::cause::whole_chain(error.as_ref()));
             ExitCode::from(pipeline::exit::code(&error))
         }
     }

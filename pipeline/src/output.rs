@@ -1,5 +1,6 @@
 //! Files that a command's user names: whole, or what was there before stays.
 
+use std::io::Read;
 use std::path::Path;
 
 use workers::{WorkerError, durable};
@@ -20,9 +21,50 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
     }
 }
 
+/// Writes a page, or a picture of curves: over an older one only. A spec has a name much like its report's.
+///
+/// # Errors
+/// [`WorkerError::Configuration`] for a file that is there and is neither; those of [`write`].
+pub(crate) fn write_page(path: &Path, page: &str) -> Result<(), WorkerError> {
+    if path.is_dir() {
+        let why = format!("{}: it is a folder; name a file in it, such as report.html", path.display());
+        return Err(WorkerError::Configuration(why));
+    }
+    if path.is_file() && !is_page(path).map_err(|error| WorkerError::of_io(path, &error))? {
+        let why = format!("{} is there, and is no page: give another name, or remove it first", path.display());
+        return Err(WorkerError::Configuration(why));
+    }
+    write(path, page.as_bytes())
+}
+
+fn is_page(path: &Path) -> std::io::Result<bool> {
+    let mut begins = Vec::new();
+    std::fs::File::open(path)?.take(LONGEST_START).read_to_end(&mut begins)?;
+    let begins = String::from_utf8_lossy(&begins).trim_start().to_ascii_lowercase();
+    Ok(begins.is_empty() || STARTS.iter().any(|start| begins.starts_with(start)))
+}
+
+/// What pages and pictures of ours begin with.
+const STARTS: [&str; 2] = ["<!doctype html", "<svg"];
+const LONGEST_START: u64 = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_takes_the_place_of_a_page_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let [page, spec] = ["page.html", "finland.toml"].map(|name| folder.path().join(name));
+        for text in ["<!DOCTYPE html><p>", "<svg xmlns", "<!doctype html>"] {
+            write_page(&page, text).unwrap();
+        }
+        std::fs::write(&spec, "country = \"finland\"").unwrap();
+        let error = write_page(&spec, "<!DOCTYPE html>").unwrap_err();
+        assert!(error.exit_code() == 65 && error.to_string().contains("is no page"), "{error}");
+        assert_eq!(std::fs::read(&spec).unwrap(), b"country = \"finland\"");
+        assert!(write_page(folder.path(), "").unwrap_err().to_string().contains("name a file in it"));
+    }
 
     #[test]
     fn a_page_is_replaced_as_a_whole_and_a_device_takes_it() {

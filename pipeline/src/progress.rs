@@ -19,9 +19,6 @@ pub(crate) const ASKED: &str = "server";
 /// Seconds between lines of a log.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Variable by which a process of one of several tasks knows the name of that task.
-pub(crate) const TASK: &str = "URBANCROSS_TASK";
-
 /// Where progress goes.
 pub struct Progress {
     terminal: bool,
@@ -34,7 +31,7 @@ pub struct Progress {
 impl Progress {
     /// Bars if standard error is a terminal. `quiet`: nothing at all (for `--json`).
     pub fn new(quiet: bool) -> Self {
-        let task = std::env::var(TASK).unwrap_or_default();
+        let task = crate::logs::task().to_owned();
         // the driver has the terminal: a process of one of its tasks says lines
         let terminal = std::io::stderr().is_terminal() && !crate::logs::is_json() && task.is_empty();
         Self { terminal, quiet: quiet || crate::logs::is_quiet(), task, bars: MultiProgress::new() }

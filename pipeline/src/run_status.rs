@@ -216,7 +216,7 @@ fn advice(cancelled: bool, step: Option<&StepStatus>, jobs: Option<&str>) -> Str
     match (cancelled, step, jobs) {
         (true, ..) => "cancelled: `urbancross submit` begins it again".to_owned(),
         (_, Some(step), _) if !step.failed.is_empty() && !waits => format!(
-            "{} failed: mend the cause, then `urbancross retry --errors` and `urbancross submit`",
+            "{} failed: mend the cause, then `urbancross retry SPEC --errors` and `urbancross submit SPEC`",
             count(step.failed.len(), "shard")
         ),
         (_, _, Some("")) if waits => "no job is left: `urbancross submit` goes on".to_owned(),
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_status_says_what_to_do() {
         assert!(advice(true, None, None).contains("submit"));
-        assert!(advice(false, Some(&step(0, &["shard 3: torn"])), Some("")).contains("retry --errors"));
+        assert!(advice(false, Some(&step(0, &["shard 3: torn"])), Some("")).contains("retry SPEC --errors"));
         assert!(advice(false, Some(&step(2, &[])), Some("")).contains("goes on"));
         assert_eq!(advice(false, Some(&step(2, &[])), Some("captions RUNNING 2")), "");
         assert_eq!(advice(false, Some(&step(2, &[])), None), "", "nobody knows");

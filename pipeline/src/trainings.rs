@@ -355,13 +355,18 @@ async fn unfinished(inputs: &mut Inputs<'_>, runs: &Runs, force: bool) -> Result
             continue;
         }
         let begins = match changed.changed {
-            0 => format!("an unfinished run goes on from its last checkpoint ({})", begun.begins),
+            // told once, however often it was stopped
+            0 if begun.begins.starts_with(GOES_ON) => begun.begins.clone(),
+            0 => format!("{GOES_ON} ({})", begun.begins),
             n => format!("goes on with the tables that it pinned; {n} of {} changed since", count(changed.rows, "row")),
         };
         return Ok(Some(NextRun { run: PendingRun { begins, ..begun.clone() }, rows }));
     }
     Ok(None)
 }
+
+/// Why a run is that of an earlier process.
+const GOES_ON: &str = "an unfinished run goes on from its last checkpoint";
 
 /// Weights that the spec names to start from: what they saw, if they are ours, or that it is unknown.
 fn descend_from_init(build: &Build, rows: &mut RunRows, begins: String) -> Result<String, WorkerError> {

@@ -182,6 +182,9 @@ impl Engines for Driver<'_> {
 }
 
 async fn say_outcome(task: &Task, outcome: Outcome<'_>, options: &RunOptions) -> Result<()> {
+    if !task.what.is_job() && !crate::logs::on_output() {
+        say!("== {}", task.name);
+    }
     match outcome {
         Outcome::Built(build, quarantined) => end_of_run(build, options, quarantined).await?,
         Outcome::Adapted(pair, finished) => {

@@ -14,8 +14,9 @@ use super::places::{Place, Places};
 use super::{MapJob, Placed, TrainJob};
 use crate::build::Build;
 use crate::launch::{self, PATIENCE, PERMANENT, child, terminate, wake};
+use crate::logs::TASK;
 use crate::own_folder::OwnFolder;
-use crate::progress::{Progress, TASK};
+use crate::progress::Progress;
 
 /// Times that workers of one stage are started again before the driver gives up.
 const MOST_RESTARTS: usize = 20;
@@ -155,8 +156,14 @@ impl Processes {
                     running.restarts += 1;
                     let pause = Duration::from_secs(running.restarts as u64).min(LONGEST_PAUSE);
                     running.not_before = Some(Instant::now() + pause);
-                    let how = code.map_or("was killed".to_owned(), |code| format!("ended with {code}"));
-                    observer.note(&format!("{}: worker {index} {how}; starting another", job.stage));
+                    let how = match code {
+                        Some(code) => format!("ended with {code}; starting another"),
+                        None => format!(
+                            "was killed; starting another, and what it held is free in at most {}",
+                            count(self.lease.as_secs().max(1), "second")
+                        ),
+                    };
+                    observer.note(&format!("{}: worker {index} {how}", job.stage));
                 }
             }
         }

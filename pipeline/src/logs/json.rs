@@ -107,7 +107,7 @@ impl Event<'_> {
         let line = Line {
             ts: crate::clock::now_exactly(),
             level: self.level,
-            task: self.task.map(clean),
+            task: self.task.or(Some(super::task()).filter(|name| !name.is_empty())).map(clean),
             who,
             shard: self.shard,
             epoch: self.epoch,

@@ -20,6 +20,8 @@ use crate::run_record::{Placement, RunRecord};
 
 /// Failed shards that are named in a message.
 const NAMED: usize = 5;
+/// Shards that are told by number of each of them.
+const NUMBERED: usize = 20;
 
 async fn gather(build: &Build, engine: &Engine, plan: &Plan) -> Result<Collected, WorkerError> {
     collect(&build.work, &build.tables, plan, engine.lease(), build.spec.work.concurrency).await
@@ -115,15 +117,34 @@ pub(super) fn tolerate(
     if failed.is_empty() {
         return Ok(());
     }
-    let named: Vec<String> = failed.iter().take(NAMED).map(|f| format!("shard {}: {}", f.shard, f.why())).collect();
-    let more = if failed.len() > NAMED { format!(" and {} more", failed.len() - NAMED) } else { String::new() };
+    // many shards often fail of one cause
+    let mut causes: Vec<(String, Vec<String>)> = Vec::new();
+    for shard in failed {
+        let (why, number) = (shard.why(), shard.shard.to_string());
+        match causes.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, shards)) => shards.push(number),
+            None => causes.push((why, vec![number])),
+        }
+    }
+    let named = causes.iter().take(NAMED).map(|(why, shards)| match &shards[..] {
+        [one] => format!("shard {one}: {why}"),
+        several if several.len() > NUMBERED => {
+            format!("shards {} and {} more: {why}", several[..NUMBERED].join(", "), several.len() - NUMBERED)
+        }
+        several => format!("shards {}: {why}", several.join(", ")),
+    });
+    let named: Vec<String> = named.collect();
+    let more = match causes.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        others => format!(" and {}", count(others, "other cause")),
+    };
     let what = format!("{}: {} failed: {}{more}", stage.name, count(failed.len(), "shard"), named.join("; "));
     if failed.len() <= options.allow_failed {
         progress.note(&format!("warning: {what}; going on without"));
         return Ok(());
     }
     Err(WorkerError::Broken(format!(
-        "{what}; mend the cause and open them again with `urbancross retry --errors`, or go on without them with \
+        "{what}; mend the cause and open them again with `urbancross retry SPEC --errors`, or go on without them with \
          --allow-failed {}",
         failed.len()
     )))

@@ -57,7 +57,10 @@ pub fn check_batch(
             "no row of {split} is left: `urbancross status` counts those in quarantine, excluded or in other splits"
         )
     } else if rows < batch as u64 {
-        format!("{field} = {batch} is more than the {rows} rows of {split}: use at most {rows}, or add data")
+        format!(
+            "{field} = {batch} is more than the {rows} rows of {split}: use at most {rows}, or add data; `urbancross status SPEC` \
+             tells how many rows failed or were left out"
+        )
     } else if !batch.is_multiple_of(ranks) {
         format!("{field} = {batch} cannot be shared by {ranks} ranks: use a multiple of {ranks}")
     } else {

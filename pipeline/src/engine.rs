@@ -3,8 +3,8 @@
 
 mod kubectl;
 mod kubernetes;
-mod places;
 mod processes;
+mod slots;
 mod slurm;
 
 use std::sync::atomic::AtomicBool;
@@ -23,8 +23,8 @@ use crate::progress::Progress;
 use crate::run_record::Submission;
 pub use kubectl::Kubectl;
 pub use kubernetes::KubernetesEngine;
-pub use places::Places;
 pub use processes::Processes;
+pub use slots::Slots;
 pub use slurm::{Slurm, examine as examine_slurm};
 
 /// How long a silent worker keeps its shards.

@@ -50,28 +50,28 @@ pub fn driver(run: &Run, job: &Job, profile: &Profile) -> Result<(String, String
     Ok((file, fill(TEMPLATE, filled)))
 }
 
-/// The driver of a run of several tasks, and the name of its file. It has as many places as the step of these that wants most.
+/// The driver of a run of several tasks, and the name of its file. It has as many slots as the step of these that wants most.
 ///
 /// # Errors
 /// An amount of memory that cannot be read.
 pub fn whole(run: &Run, steps: &[String], profile: &Profile) -> Result<(String, String), String> {
-    let (mut places, mut by_step) = (1, Map::new());
+    let (mut slots, mut by_step) = (1, Map::new());
     for step in steps {
         let is_training = TRAININGS.contains(&step.as_str());
         let resources = if is_training { profile.training(step) } else { profile.resources(step) };
         let share = if is_training { resources.gpus.max(1) } else { 1 };
-        places = places.max(resources.workers.saturating_mul(share));
+        slots = slots.max(resources.workers.saturating_mul(share));
         by_step.insert(step.clone(), needs(&resources, resources.gpus, share)?);
     }
     let others = profile.resources("");
     by_step.insert(String::new(), needs(&others, others.gpus, 1)?);
-    let (workers, lease) = (places.to_string(), profile.lease_seconds.max(1).to_string());
+    let (workers, lease) = (slots.to_string(), profile.lease_seconds.max(1).to_string());
     let mut options = ["--workers", &workers, "--lease-seconds", &lease].map(str::to_owned).to_vec();
     options.extend(run.options.iter().cloned());
     let file = format!("uc-{}.py", run.id);
     let files: Map<String, Value> = run.files().into_iter().map(|(name, spec)| (name, json!(spec))).collect();
     let filled = [
-        ("@TITLE@", format!("All tasks of run {}, at most {places} processes at once as Ray tasks.", run.id)),
+        ("@TITLE@", format!("All tasks of run {}, at most {slots} processes at once as Ray tasks.", run.id)),
         ("@FILE@", file.clone()),
         ("@OPTIONS@", text(json!(options))),
         ("@NEEDS@", text(Value::Object(by_step))),

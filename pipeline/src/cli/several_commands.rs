@@ -17,7 +17,7 @@ use super::several::{ExperimentArgs, Several, run_of_task};
 use super::stop_flag;
 use super::told::{end_of_run, print_ablation, print_curves, print_plan, print_status, say_tested};
 use crate::build::Build;
-use crate::engine::{Engine, KubernetesEngine, Places, Processes, Slurm};
+use crate::engine::{Engine, KubernetesEngine, Processes, Slots, Slurm};
 use crate::given::GivenPair;
 use crate::logs::LastWords;
 use crate::progress::Progress;
@@ -47,8 +47,8 @@ pub(super) async fn drive(
     let run = several.run(engine.run.as_deref(), asked)?;
     let (stop, progress) = (stop_flag(), Progress::new(false));
     let options = run_options(options, steps, engine, &spec.set.set);
-    let places = Places::new(engine.workers as usize);
-    let driver = Driver { run, engine, profile, places, options: &options };
+    let slots = Slots::new(engine.workers as usize);
+    let driver = Driver { run, engine, profile, slots, options: &options };
     let words = driver.words(several)?;
     let ended = driver.drive(several, &stop, &progress).await;
     if let Some(words) = words {
@@ -70,7 +70,7 @@ struct Driver<'a> {
     /// Of a cluster.
     profile: Option<Profile>,
     /// Of this machine.
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     options: &'a RunOptions,
 }
 
@@ -131,8 +131,8 @@ impl Driver<'_> {
 impl Engines for Driver<'_> {
     fn has_room(&self, under_way: usize) -> bool {
         match self.engine.engine {
-            // what one task leaves idle the next one has; one more than there are places plans ahead
-            EngineName::Processes => under_way == 0 || (under_way <= self.places.all() && self.places.is_one_idle()),
+            // what one task leaves idle the next one has; one more than there are slots plans ahead
+            EngineName::Processes => under_way == 0 || (under_way <= self.slots.all() && self.slots.is_one_idle()),
             // its queue has them all: this driver ends as soon as each is there
             EngineName::Slurm => under_way == 0,
             EngineName::Kubernetes | EngineName::Ray => true,
@@ -142,7 +142,7 @@ impl Engines for Driver<'_> {
     async fn engine(&self, number: usize, task: &Task) -> Result<Engine, WorkerError> {
         let (Some(profile), Some(run)) = (self.profile.clone(), run_of_task(&self.run, number, task)) else {
             let lease = Duration::from_secs(self.engine.lease.lease_seconds);
-            return Ok(Engine::Processes(Processes::of_task(&self.places, number, &task.name, lease)));
+            return Ok(Engine::Processes(Processes::of_task(&self.slots, number, &task.name, lease)));
         };
         match self.engine.engine {
             EngineName::Slurm => Ok(Engine::Slurm(Box::new(Slurm::open(run, profile).await?))),

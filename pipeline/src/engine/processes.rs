@@ -10,7 +10,7 @@ use tokio::process::Child;
 use workers::WorkerError;
 use workers::map::Observer;
 
-use super::places::{Place, Places};
+use super::slots::{Slot, Slots};
 use super::{MapJob, Placed, TrainJob};
 use crate::build::Build;
 use crate::launch::{self, PATIENCE, PERMANENT, child, terminate, wake};
@@ -27,7 +27,7 @@ const MOST_TRAININGS: usize = 3;
 /// How long after a worker has left, because nothing was to be had, another is tried: a shard may have been given back.
 const BEFORE_ANOTHER: Duration = Duration::from_secs(2);
 
-/// How often somebody who waits for places looks for them.
+/// How often somebody who waits for slots looks for them.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a worker whose plan is closed may take to end.
@@ -39,8 +39,8 @@ const SPEC: &str = "spec.toml";
 
 /// Workers as processes of this machine, which end with the driver.
 pub struct Processes {
-    places: Arc<Places>,
-    /// One of several tasks that share the places: its number among them, and its name. `None`: a build alone.
+    slots: Arc<Slots>,
+    /// One of several tasks that share the slots: its number among them, and its name. `None`: a build alone.
     task: Option<(usize, String)>,
     pub(super) lease: Duration,
     running: Mutex<Running>,
@@ -48,7 +48,7 @@ pub struct Processes {
 
 struct Worker {
     process: Child,
-    _place: Place,
+    _slot: Slot,
 }
 
 #[derive(Default)]
@@ -69,20 +69,20 @@ struct Running {
 impl Processes {
     /// `count` workers, whose shards others take when they were silent for `lease`.
     pub fn new(count: usize, lease: Duration) -> Self {
-        Self { places: Places::new(count), task: None, lease, running: Mutex::default() }
+        Self { slots: Slots::new(count), task: None, lease, running: Mutex::default() }
     }
 
-    /// The same for one of several tasks, which share the places: a worker that finds nothing to do leaves its place to the
-    /// others, and trainings take places, too.
-    pub fn of_task(places: &Arc<Places>, number: usize, name: &str, lease: Duration) -> Self {
-        Self { places: places.clone(), task: Some((number, name.to_owned())), lease, running: Mutex::default() }
+    /// The same for one of several tasks, which share the slots: a worker that finds nothing to do leaves its slot to the
+    /// others, and trainings take slots, too.
+    pub fn of_task(slots: &Arc<Slots>, number: usize, name: &str, lease: Duration) -> Self {
+        Self { slots: slots.clone(), task: Some((number, name.to_owned())), lease, running: Mutex::default() }
     }
 
     fn number(&self) -> usize {
         self.task.as_ref().map_or(0, |(number, _)| *number)
     }
 
-    /// Runs a training in processes of its own, once there are places for its ranks; `None`: a build alone trains where its
+    /// Runs a training in processes of its own, once there are slots for its ranks; `None`: a build alone trains where its
     /// driver runs. One that is killed goes on from what it has saved.
     pub(super) async fn train(&self, job: &TrainJob<'_>, progress: &Progress) -> Result<Option<Placed>, WorkerError> {
         if self.task.is_none() {
@@ -91,9 +91,9 @@ impl Processes {
         let folder = OwnFolder::new()?;
         let arguments = job.over.arguments(&folder)?;
         let ranks = job.ranks.processes.max(1);
-        let siblings = if job.beside_others { self.places.all() } else { ranks };
+        let siblings = if job.beside_others { self.slots.all() } else { ranks };
         for attempt in 1.. {
-            let _places = self.wait_for(ranks, job).await?;
+            let _slots = self.wait_for(ranks, job).await?;
             let ended = match ranks {
                 1 => launch::alone(job.step, siblings, &arguments, job.stop, progress).await,
                 _ => launch::ranks(job.step, job.ranks, &arguments, job.stop, progress).await,
@@ -109,13 +109,13 @@ impl Processes {
         Ok(Some(Placed::Waits))
     }
 
-    async fn wait_for(&self, places: usize, job: &TrainJob<'_>) -> Result<Place, WorkerError> {
+    async fn wait_for(&self, slots: usize, job: &TrainJob<'_>) -> Result<Slot, WorkerError> {
         loop {
             if job.stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
-            if let Some(place) = self.places.take(self.number(), places) {
-                return Ok(place);
+            if let Some(slot) = self.slots.take(self.number(), slots) {
+                return Ok(slot);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -132,7 +132,7 @@ impl Processes {
             *running = Running { stage: job.stage, spec: running.spec.take(), ..Running::default() };
         }
         // asked for again below, if one is still wanted
-        self.places.give_up(self.number());
+        self.slots.give_up(self.number());
         let mut ended = Vec::new();
         for (index, worker) in &mut running.by_index {
             let status =
@@ -185,14 +185,14 @@ impl Processes {
         // more workers than shards would only wait
         let wanted = match self.task {
             Some(_) if job.free_shards == 0 => 0,
-            _ => self.places.all().min(job.open_shards.max(running.by_index.len())),
+            _ => self.slots.all().min(job.open_shards.max(running.by_index.len())),
         };
-        let count = self.places.all();
+        let count = self.slots.all();
         for index in (0..count).filter(|index| !running.by_index.contains_key(index)).collect::<Vec<_>>() {
             if running.by_index.len() + running.done >= wanted {
                 break;
             }
-            let Some(place) = self.places.take(self.number(), 1) else { break };
+            let Some(slot) = self.slots.take(self.number(), 1) else { break };
             let spec = match &running.spec {
                 Some(folder) => folder.path().join(SPEC),
                 None => {
@@ -211,7 +211,7 @@ impl Processes {
             }
             let name = format!("worker {index} of {}", job.stage);
             let process = command.spawn().map_err(|e| WorkerError::of_io(name.as_ref(), &e))?;
-            running.by_index.insert(index, Worker { process, _place: place });
+            running.by_index.insert(index, Worker { process, _slot: slot });
         }
         Ok(Placed::Waits)
     }
@@ -224,8 +224,8 @@ impl Processes {
             running.stage = "";
             std::mem::take(&mut running.by_index)
         };
-        self.places.give_up(self.number());
-        for (_, Worker { process: mut worker, _place }) in workers {
+        self.slots.give_up(self.number());
+        for (_, Worker { process: mut worker, _slot }) in workers {
             // one that sees the plan closed ends by itself
             if !stopped && tokio::time::timeout(Duration::from_secs(1), worker.wait()).await.is_ok() {
                 continue;
@@ -243,6 +243,6 @@ impl Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.places.give_up(self.number());
+        self.slots.give_up(self.number());
     }
 }

@@ -1,6 +1,6 @@
 //! A disk that fills up: a clear error, nothing broken, and the same command ends well once there is room.
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use pipeline_tests::{World, column, open, run, urbancross};
 
@@ -20,15 +20,21 @@ fn run_on_small_disk(
         spec = spec.display(),
         out = out.display()
     );
-    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output().ok()?;
-    let code = output.status.code()?;
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    if code == 99 || message.starts_with("unshare:") {
-        println!("skipped: no private mounts here: {message}");
+    let (output, said) = with_mounts(&script)?;
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    Some(said)
+}
+
+/// Runs a script that makes file systems which only it sees, and ends with 99 where it cannot; what it came to, and what it
+/// said on standard error. `None`: this system lets nobody make one.
+fn with_mounts(script: &str) -> Option<(Output, String)> {
+    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", script]).output().ok()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() == Some(99) || said.starts_with("unshare:") {
+        println!("skipped: no private mounts here: {said}");
         return None;
     }
-    assert_eq!(code, 75, "{message}");
-    Some(message)
+    Some((output, said))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,12 +80,7 @@ async fn workers_on_a_full_disk_close_no_shard() {
         program = urbancross().display(),
         spec = path.display()
     );
-    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output();
-    let Ok(output) = output else { return println!("skipped: no unshare here") };
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.code() == Some(99) || said.starts_with("unshare:") {
-        return println!("skipped: no private mounts here: {said}");
-    }
+    let Some((_, said)) = with_mounts(&script) else { return };
     assert!(said.contains("no space left"), "{said}");
     let names: Vec<String> = std::fs::read_dir(store.join("markers/finland/images"))
         .into_iter()
@@ -118,12 +119,7 @@ async fn pages_and_exports_on_a_full_disk_leave_what_was_there() {
         program = urbancross().display(),
         spec = path.display()
     );
-    let output = Command::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &script]).output();
-    let Ok(output) = output else { return println!("skipped: no unshare here") };
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.code() == Some(99) || said.starts_with("unshare:") {
-        return println!("skipped: no private mounts here: {said}");
-    }
+    let Some((output, said)) = with_mounts(&script) else { return };
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let wanted = "report 75\nsearch 75\nmodel 75\nnpy 75\ninit 75\nsame\nfull\ngood\npage.html\n";
     assert!(told.ends_with(wanted), "{told}\n{said}");

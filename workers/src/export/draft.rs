@@ -95,17 +95,25 @@ fn locked(folder: &Path) -> Result<fs::File, WorkerError> {
     };
     // whoever has it may end between any two of these steps
     for _ in 0..TRIES {
-        match fs::create_dir(folder) {
+        let is_new = match fs::create_dir(folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(of_io(error)),
-            _ => {}
-        }
+            created => created.is_ok(),
+        };
         let lock = match fs::File::open(folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             opened => opened.map_err(of_io)?,
         };
         match lock.try_lock() {
             Err(fs::TryLockError::WouldBlock) => return Err(taken()),
-            Err(fs::TryLockError::Error(error)) => return Err(of_io(error)),
+            // a file system without locks: what is there may be somebody's
+            Err(fs::TryLockError::Error(_)) if is_new => return Ok(lock),
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(WorkerError::Configuration(format!(
+                    "{} is there, and cannot be locked ({error}): another export writes it, or one was killed; delete it in \
+                     the latter case",
+                    folder.display()
+                )));
+            }
             Ok(()) => {}
         }
         if !is_same(folder, &lock) {

@@ -125,9 +125,6 @@ impl<'d, E: Engines> Way<'d, E> {
     /// Says what a task came to, when nobody else does.
     async fn finished(&self, task: &Task, outcome: Outcome<'_>) -> Result<(), WorkerError> {
         let _saying = self.saying.lock().await;
-        if !matches!(outcome, Outcome::Learnt) {
-            self.drive.progress.note(&format!("== {}", task.name));
-        }
         self.engines.finished(task, outcome).await
     }
 

@@ -36,6 +36,8 @@ pub enum Object {
     Partial,
     /// Nobody works on the shard any more until somebody asks for it.
     Failed,
+    /// A worker found that what the plan was made on is there no longer. Its key is that of the plan, not of a shard.
+    Withdrawn,
     /// An attempt began.
     Claim(u32),
     /// It was alive at the time of this object.
@@ -45,13 +47,14 @@ pub enum Object {
 }
 
 impl Object {
-    /// Key of a shard and what its object is, from the object's name; `None`: no name that we give.
+    /// Key of a shard, or of a plan, and what its object is, from the object's name; `None`: no name that we give.
     pub fn of_name(name: &str) -> Option<(&str, Object)> {
         let (key, rest) = name.strip_suffix(".json")?.split_once('.').unwrap_or((name.strip_suffix(".json")?, ""));
         let object = match rest {
             "" => Object::Marker,
             "partial" => Object::Partial,
             "failed" => Object::Failed,
+            "withdrawn" => Object::Withdrawn,
             _ => {
                 let (epoch, kind) = rest.split_once('.')?;
                 let epoch = epoch.parse().ok()?;
@@ -74,6 +77,7 @@ impl Object {
             Object::Marker => format!("{key}.json"),
             Object::Partial => format!("{key}.partial.json"),
             Object::Failed => format!("{key}.failed.json"),
+            Object::Withdrawn => format!("{key}.withdrawn.json"),
             Object::Claim(epoch) => format!("{key}.{epoch:04}.claim.json"),
             Object::Beat(epoch) => format!("{key}.{epoch:04}.beat.json"),
             Object::End(epoch, End::Released) => format!("{key}.{epoch:04}.released.json"),
@@ -137,7 +141,7 @@ impl Attempts {
         match object {
             Object::Marker => self.done = true,
             Object::Failed => self.failed = true,
-            Object::Partial => {}
+            Object::Partial | Object::Withdrawn => {}
             Object::Claim(epoch) | Object::Beat(epoch) => {
                 let attempt = self.by_epoch.entry(epoch).or_default();
                 attempt.alive_millis = attempt.alive_millis.max(written_millis);
@@ -205,8 +209,8 @@ mod tests {
     #[test]
     fn names_say_what_an_object_is() {
         let ends = [End::Released, End::Transient, End::Permanent].map(|end| Object::End(12, end));
-        let others = [Object::Marker, Object::Partial, Object::Failed, Object::Claim(1), Object::Beat(10_000)];
-        for object in ends.into_iter().chain(others) {
+        let of_shards = [Object::Marker, Object::Partial, Object::Failed, Object::Claim(1), Object::Beat(10_000)];
+        for object in ends.into_iter().chain(of_shards).chain([Object::Withdrawn]) {
             assert_eq!(Object::of_name(&object.name("0a1b")), Some(("0a1b", object)));
         }
         for other in

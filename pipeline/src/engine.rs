@@ -141,6 +141,14 @@ impl Engine {
         }
     }
 
+    /// Names of workers on this node that are known to be gone, and may still hold shards.
+    pub(crate) fn take_killed(&self) -> Vec<String> {
+        match self {
+            Engine::Processes(processes) => processes.take_killed(),
+            Engine::Here | Engine::Slurm(_) | Engine::Kubernetes(_) => Vec::new(),
+        }
+    }
+
     /// The run in whose records the driver writes what it has placed, where the engine's drivers do not come back to do so.
     pub(crate) fn recorded_run(&self) -> Option<&str> {
         match self {

@@ -150,6 +150,11 @@ fn rank_of(rank: usize, ranks: usize, port: u16, secret: &str) -> Result<Command
     Ok(command)
 }
 
+/// Does another program stand for the processes that are started?
+pub(crate) fn is_elsewhere() -> bool {
+    std::env::var_os(LAUNCHER).is_some()
+}
+
 /// This program once more, beside `siblings - 1` others.
 pub(crate) fn child(siblings: usize) -> Result<Command, WorkerError> {
     let program: PathBuf = match std::env::var_os(LAUNCHER) {

@@ -89,7 +89,7 @@ pub fn begin(manner: Manner) {
         door.is_json = is_json;
         door.on_output = is_json && manner.on_output;
         door.quiet = manner.quiet;
-        door.who.node = Some(workers::claims::host());
+        door.who.node = Some(workers::claims::node(&|name| std::env::var(name).ok()));
         door.secrets = scrub::secrets(std::env::vars());
     });
     let filter = EnvFilter::try_from_env("URBANCROSS_LOG").unwrap_or_else(|_| EnvFilter::new(manner.filter()));

@@ -194,13 +194,9 @@ impl Observer for StageBar<'_> {
         {
             *logged = Instant::now();
             let left = self.bar.eta().as_secs();
-            self.progress.note(&format!(
-                "{:21} {}/{} rows, {}, {left} s left",
-                self.name,
-                self.bar.position(),
-                self.total,
-                rate(self.bar.per_sec())
-            ));
+            let (done, rate) = (self.bar.position(), rate(self.bar.per_sec()));
+            let message = format!("{done}/{} rows, {rate}, {left} s left", self.total);
+            self.progress.tell("progress", self.name, None, &message);
         }
     }
 
@@ -276,9 +272,8 @@ impl TrainingBar<'_> {
             TrainingEvent::EpochEnd(end) => {
                 let epoch = std::mem::take(&mut *epoch);
                 self.bar.set_position(end.epoch as u64 + 1);
-                self.progress.note(&format!(
-                    "{:21} epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}{}",
-                    self.name,
+                let message = format!(
+                    "epoch {}/{}: {}validation mR {:.2} (best {:.2} in epoch {}){}{}",
                     end.epoch + 1,
                     self.epochs,
                     epoch.mean_loss(),
@@ -287,7 +282,8 @@ impl TrainingBar<'_> {
                     end.best.epoch + 1,
                     epoch.waited(),
                     phases(end.phases),
-                ));
+                );
+                self.progress.tell("epoch", self.name, Some(epoch.seconds), &message);
             }
         }
     }

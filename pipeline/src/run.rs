@@ -70,7 +70,7 @@ pub async fn run(
 /// Runs every step, or those up to `options.until`, where `engine` has its workers.
 ///
 /// A run that has changed something looks again before it ends: what it computed from may have changed meanwhile, and
-/// it ends only when nothing is left to do.
+/// it ends only when nothing is left to do. One whose source changes under it plans again.
 ///
 /// # Errors
 /// Whatever ends a step, see [`WorkerError`]; what was finished before stays finished.
@@ -101,11 +101,17 @@ pub async fn drive(
     let last = options.until.as_ref().and_then(|until| steps.iter().position(|step| step.name() == until));
     let asked: Vec<&str> = steps.iter().map(Step::name).take(last.map_or(steps.len(), |last| last + 1)).collect();
     let mut options = options.clone();
-    for _ in 0..MOST_PASSES {
+    for pass in 0..MOST_PASSES {
         let before = build.commits();
-        let quarantined = match run_steps(build, &options, engine, progress).await? {
-            RunEnd::Done(quarantined) => quarantined,
-            placed @ RunEnd::Placed { .. } => return Ok(placed),
+        let quarantined = match run_steps(build, &options, engine, progress).await {
+            Ok(RunEnd::Done(quarantined)) => quarantined,
+            Ok(placed @ RunEnd::Placed { .. }) => return Ok(placed),
+            Err(WorkerError::Outdated(why)) if pass + 1 < MOST_PASSES => {
+                progress.note(&format!("{why}: planning again"));
+                build.refresh().await?;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         if build.commits() == before {
             return Ok(RunEnd::Done(quarantined));
@@ -172,7 +178,7 @@ async fn decided(build: &mut Build, training: Training, options: &RunOptions) ->
 async fn check_trained(build: &mut Build, training: Training) -> Result<(), WorkerError> {
     match training_state(build, training, false).await? {
         TrainingState::UpToDate { .. } => Ok(()),
-        TrainingState::MustRun(_) => Err(WorkerError::Transient(format!(
+        TrainingState::MustRun(_) => Err(WorkerError::Outdated(format!(
             "{}: its ranks have ended, and the store has no finished training: others changed the tables meanwhile",
             training.name()
         ))),

@@ -156,7 +156,7 @@ async fn step_status(
     };
     let (mut done_rows, mut left_rows) = (0, 0);
     let board = ClaimBoard::new(work, &plan, lease);
-    for (shard, (turn, attempts)) in board.look().await? {
+    for (shard, (turn, attempts)) in board.look().await?.shards {
         match turn {
             ShardTurn::Done => {
                 status.done += 1;

@@ -7,6 +7,7 @@ use manifests::{BuildSpec, Plan, digest, paths};
 use stages::Step;
 use stages::stage::{Stage, StageContext};
 use workers::WorkerError;
+use workers::claims::{ClaimBoard, Withdrawal};
 use workers::map::MapContext;
 use workers::pull::{PullEnd, Share, pull};
 
@@ -18,7 +19,8 @@ use crate::progress::Progress;
 /// Creations of one object that are raced to see whether the store keeps its word.
 const RACERS: usize = 8;
 
-/// Maps its share of a plan, and whatever others leave; returns when the plan is closed.
+/// Maps its share of a plan, and whatever others leave; returns when the plan is closed, or cannot be done any more: it tells
+/// the others so, and whoever drives the build plans again.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] for what this worker can never do, [`WorkerError::Stopped`],
@@ -34,6 +36,27 @@ pub async fn work(
     let stage = stage_named(&spec, stage)?;
     let mut build = Build::open_work(spec, stop).await?;
     let plan = read_plan(&build, &stage, plan).await?;
+    let work = build.work.clone();
+    let board = ClaimBoard::new(&work, &plan, share.lease);
+    // before its slices are read: one that is published in between is not meant
+    let published = board.published_millis().await?;
+    match map(&mut build, &stage, &plan, share, progress).await {
+        Err(WorkerError::Outdated(why)) => {
+            progress.note(&format!("{}: {why}; whoever drives this build plans again", stage.name));
+            let by = share.claimant.clone();
+            board.withdraw(&Withdrawal { published_millis: published.unwrap_or(0), by, why }).await
+        }
+        mapped => mapped,
+    }
+}
+
+async fn map(
+    build: &mut Build,
+    stage: &Stage,
+    plan: &Plan,
+    share: &Share,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
     // the same hours on every node: what is refused here is refused before a network is loaded
     if share.count > 1 && !build.work.probe_put_if_absent(RACERS).await? {
         return Err(WorkerError::Configuration(format!(
@@ -42,21 +65,18 @@ pub async fn work(
             build.work.url()
         )));
     }
-    if preflight::uses_network(&Step::Map(stage)) {
+    if preflight::uses_network(&Step::Map(*stage)) {
         build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
     }
-    let model = model_of(&build, &stage).await?.unwrap_or_default();
+    let model = model_of(build, stage).await?.unwrap_or_default();
     if model.digest != plan.model {
-        return Err(WorkerError::Transient(format!(
-            "{}: the plan is of another model than the newest: whoever drives this build plans again",
-            stage.name
-        )));
+        return Err(WorkerError::Outdated("the plan is of another model than the newest".into()));
     }
     let devices = stages::device::devices(stage.name, &build.spec)?;
     let stage_context = StageContext {
         spec: &build.spec,
         device: devices[0],
-        model_folder: model_folder(&build, &model).await?,
+        model_folder: model_folder(build, &model).await?,
         weights: &build.weights,
         server: workers::chat_server::open(&build.spec, build.stop.clone())?,
         stop: build.stop.clone(),
@@ -72,7 +92,7 @@ pub async fn work(
         stop: &build.stop,
         observer: &bar,
     };
-    match pull(&context, &stage, &plan, stage_context, &devices, share).await? {
+    match pull(&context, stage, plan, stage_context, &devices, share).await? {
         PullEnd::Closed => Ok(()),
         PullEnd::Stopped => Err(WorkerError::Stopped),
     }

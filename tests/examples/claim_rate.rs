@@ -1,8 +1,12 @@
 //! What it costs that workers share a plan: many of them on shards that take no time to compute.
 //!
-//! usage: claim_rate [WORKERS] [SHARDS]
+//! In memory, where a request takes 5 ms, and on an S3-compatible server of this machine where Python has one (`moto`): that one
+//! answers a request after the other, so that the more workers there are, the longer each of them waits for it.
+//!
+//! usage: AWS_ACCESS_KEY_ID=testing AWS_SECRET_ACCESS_KEY=testing claim_rate [WORKERS] [SHARDS]
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -13,8 +17,9 @@ use manifests::weights::Weights;
 use manifests::{BuildSpec, paths};
 use object_store::DynObjectStore;
 use object_store::memory::InMemory;
-use pipeline_tests::distant::Distant;
+use pipeline_tests::distant::{Distant, Reads};
 use pipeline_tests::large::{AT_ONCE, COUNTRY, Silent, listed, planned, stubs};
+use pipeline_tests::{python_with, s3};
 use stages::stage::StageContext;
 use workers::claims::Claimant;
 use workers::fetch::FetchSettings;
@@ -25,22 +30,71 @@ use workers::tables::Tables;
 
 const LEASE: Duration = Duration::from_secs(60);
 
-/// A store in memory where each request takes a while.
-fn store(address: &str, request: Duration) -> Result<WorkStore, Box<dyn Error>> {
-    let memory: Arc<DynObjectStore> = Arc::new(InMemory::new());
-    let distant = Arc::new(Distant { inner: memory, request, reads: Arc::default() });
-    Ok(WorkStore::open(address, &Default::default())?.over(|_| distant))
+/// Where workers meet.
+#[derive(Clone, Copy)]
+enum Meeting<'s> {
+    /// In memory, where a request takes so long.
+    Memory(Duration),
+    /// At an S3-compatible server, each measurement below a folder of its own.
+    Server(&'s s3::Server),
 }
 
-/// Seconds that `count` workers take, and their claims; 0 workers: one process that claims nothing.
-async fn measured(count: u32, shards: u32, request: Duration) -> Result<(f64, usize), Box<dyn Error>> {
+impl Meeting<'_> {
+    fn name(self) -> String {
+        match self {
+            Meeting::Memory(request) => format!("{} ms a request", request.as_millis()),
+            Meeting::Server(_) => "a local S3".to_owned(),
+        }
+    }
+
+    /// A line of a spec: the store, and whatever opens it.
+    fn work(self, folder: &Path) -> String {
+        match self {
+            Meeting::Memory(_) => format!("url = \"{}\"", folder.display()),
+            Meeting::Server(server) => {
+                let name = folder.file_name().unwrap_or_default().display();
+                format!("url = \"s3://work/{name}\"\noptions = {}", s3::options(&server.endpoint))
+            }
+        }
+    }
+}
+
+/// What workers took.
+struct Measured {
+    seconds: f64,
+    /// Claims beyond one for each shard.
+    doubled: usize,
+    /// Of one claim and one marker, in milliseconds.
+    median_millis: f64,
+}
+
+/// Medians of claims and of markers, added.
+fn median_millis(reads: &Reads) -> f64 {
+    let is_claim = |path: &str| path.ends_with(".claim.json");
+    // `markers/COUNTRY/STAGE/KEY.json`: names of other objects have more dots
+    let is_marker = |path: &str| path.contains("markers/") && path.matches('.').count() == 1;
+    let median = |took: Vec<Duration>| took.get(took.len() / 2).map_or(0.0, |took| took.as_secs_f64() * 1e3);
+    median(reads.writes(is_claim)) + median(reads.writes(is_marker))
+}
+
+/// What `count` workers take; 0 workers: one process that claims nothing.
+async fn measured(count: u32, shards: u32, meeting: Meeting<'_>) -> Result<Measured, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let text = format!(
-        "country = \"{COUNTRY}\"\n[source]\nkind = \"skyscript\"\nurl = \"{0}\"\n[work]\nurl = \"{0}\"\nshards = {shards}\n",
-        folder.path().display()
+        "country = \"{COUNTRY}\"\n[source]\nkind = \"skyscript\"\nurl = \"{}\"\n[work]\n{}\nshards = {shards}\n",
+        folder.path().display(),
+        meeting.work(folder.path())
     );
     let spec = BuildSpec::parse(&text, "rate", &[])?;
-    let (work, source) = (store(&spec.work.url, request)?, SourceStore::open(&spec.source.url, &Default::default())?);
+    let source = SourceStore::open(&spec.source.url, &Default::default())?;
+    let reads = Arc::new(Reads::default());
+    let work = WorkStore::open(&spec.work.url, &spec.work.options)?.over(|inner| {
+        let (inner, request) = match meeting {
+            Meeting::Memory(request) => (Arc::new(InMemory::new()) as Arc<DynObjectStore>, request),
+            Meeting::Server(_) => (inner, Duration::ZERO),
+        };
+        Arc::new(Distant { inner, request, reads: reads.clone() })
+    });
     let tables = Tables::new(&work);
     let known = listed(u64::from(shards), shards, 0).await?;
     let [stage, ..] = stubs(&spec);
@@ -67,7 +121,7 @@ async fn measured(count: u32, shards: u32, request: Duration) -> Result<(f64, us
     let began = Instant::now();
     if count == 0 {
         map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await?;
-        return Ok((began.elapsed().as_secs_f64(), 0));
+        return Ok(Measured { seconds: began.elapsed().as_secs_f64(), doubled: 0, median_millis: 0.0 });
     }
     let shares: Vec<Share> = (0..count)
         .map(|index| Share {
@@ -88,7 +142,7 @@ async fn measured(count: u32, shards: u32, request: Duration) -> Result<(f64, us
     assert_eq!(collected.finished.len(), plan.counts.stale.len(), "nothing is lost");
     let names = work.list(&paths::markers(COUNTRY, stage.name)).await?;
     let claims = names.iter().filter(|name| matches!(Object::of_name(name), Some((_, Object::Claim(_))))).count();
-    Ok((seconds, claims - plan.counts.stale.len()))
+    Ok(Measured { seconds, doubled: claims - plan.counts.stale.len(), median_millis: median_millis(&reads) })
 }
 
 #[tokio::main]
@@ -96,18 +150,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u32>());
     let workers = arguments.next().transpose()?.unwrap_or(64);
     let shards = arguments.next().transpose()?.unwrap_or(2_000);
-    for request in [Duration::ZERO, Duration::from_millis(5)] {
-        let (alone, _) = measured(0, shards, request).await?;
-        let (one, _) = measured(1, shards, request).await?;
-        let (all, doubled) = measured(workers, shards, request).await?;
-        let each = |seconds: f64, workers: u32| 1000.0 * seconds * f64::from(workers) / f64::from(shards);
+    let server = python_with(&s3::MODULES).map(|python| {
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join("world"))?;
+        Ok::<_, std::io::Error>((s3::Server::start(python, &folder.path().join("world")), folder))
+    });
+    let server = server.transpose()?;
+    let memory = [Duration::ZERO, Duration::from_millis(5)].map(Meeting::Memory);
+    for meeting in memory.into_iter().chain(server.iter().map(|(server, _)| Meeting::Server(server))) {
+        let alone = measured(0, shards, meeting).await?;
+        let one = measured(1, shards, meeting).await?;
+        let all = measured(workers, shards, meeting).await?;
+        let each = |of: &Measured, workers: u32| 1000.0 * of.seconds * f64::from(workers) / f64::from(shards);
         println!(
-            "{} ms a request, {shards} shards without work: {:.1} ms a shard in one process, {:.1} with one worker that \
-             claims, {:.1} ms of each of {workers} workers; {doubled} shards claimed twice",
-            request.as_millis(),
-            each(alone, 1),
-            each(one, 1),
-            each(all, workers),
+            "{}, {shards} shards without work: {:.1} ms a shard in one process, {:.1} with one worker that claims (claim and \
+             marker: {:.1} ms, by medians), {:.1} ms of each of {workers} workers (claim and marker: {:.1} ms), {:.1} a \
+             second; {} shards claimed twice",
+            meeting.name(),
+            each(&alone, 1),
+            each(&one, 1),
+            one.median_millis,
+            each(&all, workers),
+            all.median_millis,
+            f64::from(shards) / all.seconds,
+            all.doubled,
         );
     }
     Ok(())

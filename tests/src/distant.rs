@@ -1,10 +1,10 @@
-//! A store that is far away: every request takes a while, is counted, and then is answered by the store beneath.
+//! A store that is far away: every request takes a while, is counted or timed, and then is answered by the store beneath.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path;
@@ -20,6 +20,7 @@ pub struct Reads {
     counts: Mutex<BTreeMap<String, usize>>,
     now: AtomicUsize,
     most_at_once: AtomicUsize,
+    writes: Mutex<Vec<(String, Duration)>>,
 }
 
 impl Reads {
@@ -41,6 +42,14 @@ impl Reads {
         let count = |inner| Arc::new(Distant { inner, request, reads: counted }) as Arc<DynObjectStore>;
         build.work = build.work.clone().over(count);
         reads
+    }
+
+    /// What writes took of objects whose path `is` one of these, the shortest first.
+    pub fn writes(&self, is: impl Fn(&str) -> bool) -> Vec<Duration> {
+        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut took: Vec<Duration> = writes.iter().filter(|(path, _)| is(path)).map(|(_, took)| *took).collect();
+        took.sort_unstable();
+        took
     }
 
     /// Reads that waited for their answers at one time, since this was last asked.
@@ -80,8 +89,12 @@ impl Distant {
 #[async_trait::async_trait]
 impl ObjectStore for Distant {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let began = Instant::now();
         tokio::time::sleep(self.request).await;
-        self.inner.put_opts(location, payload, options).await
+        let put = self.inner.put_opts(location, payload, options).await;
+        let mut writes = self.reads.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        writes.push((location.to_string(), began.elapsed()));
+        put
     }
 
     async fn put_multipart_opts(

@@ -1,4 +1,5 @@
-//! Claims of workers on the shards of a plan, and the beats by which others see that they are alive.
+//! Claims of workers on the shards of a plan, the beats by which others see that they are alive, and the word that ends a plan
+//! before its shards are done.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -27,9 +28,9 @@ pub struct Claimant {
     pub engine_job: Option<String>,
 }
 
-/// Name of this machine, for people.
-pub fn host() -> String {
-    crate::process::host()
+/// Name of the node that a process runs on: as its engine has it in the environment, or else the machine's own.
+pub fn node(variable: &dyn Fn(&str) -> Option<String>) -> String {
+    variable("NODE_NAME").or_else(|| variable("SLURMD_NODENAME")).unwrap_or_else(crate::process::host)
 }
 
 /// What a claim, a beat or the end of an attempt says.
@@ -69,11 +70,42 @@ impl FailedShard {
     }
 }
 
+/// Word of a worker that a plan cannot be done: what it was made on is there no longer. All others leave it, and whoever
+/// drives the build plans again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// When the plan that its worker has read was published, in milliseconds of the store's clock. A plan that was published
+    /// again since, on what is there now, may have the same key: of that one it says nothing.
+    pub published_millis: i64,
+    /// Who found it.
+    pub by: Claimant,
+    /// What is there no longer.
+    pub why: String,
+}
+
+/// What has become of a plan so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Whose turn it is, and the attempts, by number of the stale shard.
+    pub shards: BTreeMap<u32, (ShardTurn, Attempts)>,
+    /// Why the plan cannot be done.
+    pub withdrawn: Option<Withdrawal>,
+}
+
+impl Look {
+    /// Is nothing left to do by this plan?
+    pub fn is_over(&self) -> bool {
+        self.withdrawn.is_some() || self.shards.values().all(|(turn, _)| turn.is_closed())
+    }
+}
+
 /// Attempts on the stale shards of a plan.
 pub struct ClaimBoard<'a> {
     work: &'a WorkStore,
     stage: String,
     folder: String,
+    plan_key: Digest,
+    plan_path: String,
     shards: BTreeMap<Digest, u32>,
     keys: BTreeMap<u32, Digest>,
     lease: Duration,
@@ -84,11 +116,14 @@ impl<'a> ClaimBoard<'a> {
     pub fn new(work: &'a WorkStore, plan: &Plan, lease: Duration) -> Self {
         let keys: BTreeMap<u32, Digest> =
             plan.counts.stale.iter().map(|stale| (stale.shard, plan.shard_key(stale.shard))).collect();
+        let plan_key = plan.key();
         let shards = keys.iter().map(|(shard, key)| (key.clone(), *shard)).collect();
         Self {
             work,
             stage: plan.stage.clone(),
             folder: paths::markers(&plan.country, &plan.stage),
+            plan_path: paths::plan(&plan.country, &plan.stage, &plan_key),
+            plan_key,
             shards,
             keys,
             lease,
@@ -104,15 +139,18 @@ impl<'a> ClaimBoard<'a> {
         format!("{}/{}", self.folder, object.name(self.key(shard)))
     }
 
-    /// Looks at all attempts: one listing, and two requests more where somebody works.
+    /// Looks at all attempts: one listing, three requests more where somebody works, and two where somebody has withdrawn the
+    /// plan.
     ///
     /// # Errors
     /// A store that does not answer.
-    pub async fn look(&self) -> Result<BTreeMap<u32, (ShardTurn, Attempts)>, WorkerError> {
+    pub async fn look(&self) -> Result<Look, WorkerError> {
+        let mut is_withdrawn = false;
         let mut attempts: BTreeMap<u32, Attempts> =
             self.keys.keys().map(|shard| (*shard, Attempts::default())).collect();
         for (name, meta) in self.work.list_metas(&self.folder).await? {
             let Some((key, object)) = Object::of_name(&name) else { continue };
+            is_withdrawn |= object == Object::Withdrawn && key == self.plan_key;
             let of_shard = self.shards.get(key).and_then(|shard| attempts.get_mut(shard));
             if let Some(of_shard) = of_shard {
                 of_shard.add(object, meta.last_modified.timestamp_millis());
@@ -121,15 +159,50 @@ impl<'a> ClaimBoard<'a> {
         let lease = self.lease.as_millis() as i64;
         let somebody_works = attempts.values().any(|a| matches!(a.turn(0, i64::MAX), ShardTurn::Running { .. }));
         let now = if somebody_works { self.now_millis().await? } else { 0 };
-        let turns =
+        let shards =
             attempts.into_iter().map(|(shard, attempts)| (shard, (attempts.turn(now, lease), attempts))).collect();
-        self.tell(&turns);
-        Ok(turns)
+        self.tell(&shards);
+        let withdrawn = if is_withdrawn { self.withdrawal().await? } else { None };
+        Ok(Look { shards, withdrawn })
     }
 
-    fn tell(&self, turns: &BTreeMap<u32, (ShardTurn, Attempts)>) {
+    /// When the plan was published last, in milliseconds of the store's clock; `None`: it was not.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn published_millis(&self) -> Result<Option<i64>, WorkerError> {
+        Ok(self.work.head(&self.plan_path).await?.map(|meta| meta.last_modified.timestamp_millis()))
+    }
+
+    async fn withdrawal(&self) -> Result<Option<Withdrawal>, WorkerError> {
+        let Some(found) = self.work.get_hint::<Withdrawal>(&self.withdrawal_path()).await? else { return Ok(None) };
+        let published = self.published_millis().await?;
+        Ok(published.is_none_or(|millis| millis == found.published_millis).then_some(found))
+    }
+
+    /// Says that the plan cannot be done.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn withdraw(&self, withdrawal: &Withdrawal) -> Result<(), WorkerError> {
+        self.work.put_json(&self.withdrawal_path(), withdrawal).await
+    }
+
+    /// Takes back what was said of the plan as it was before.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn forget_withdrawal(&self) -> Result<(), WorkerError> {
+        self.work.delete(&self.withdrawal_path()).await
+    }
+
+    fn withdrawal_path(&self) -> String {
+        format!("{}/{}", self.folder, Object::Withdrawn.name(&self.plan_key))
+    }
+
+    fn tell(&self, shards: &BTreeMap<u32, (ShardTurn, Attempts)>) {
         let mut states = BTreeMap::from([("open", 0), ("running", 0), ("done", 0), ("failed", 0)]);
-        for (turn, _) in turns.values() {
+        for (turn, _) in shards.values() {
             let state = match turn {
                 ShardTurn::Open { .. } | ShardTurn::Poisoned => "open",
                 ShardTurn::Running { .. } => "running",
@@ -185,6 +258,25 @@ impl<'a> ClaimBoard<'a> {
     pub async fn failed(&self, shard: u32) -> Result<FailedShard, WorkerError> {
         let known = self.work.get_hint(&self.path(shard, Object::Failed)).await?;
         Ok(known.unwrap_or(FailedShard { shard, attempts: Vec::new(), epochs: 0 }))
+    }
+
+    /// Ends the attempts of a worker whose process is known to be gone, so that nobody waits until it has been silent for long
+    /// enough.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn end_lost(&self, worker: &str, node: &str) -> Result<(), WorkerError> {
+        for (shard, (turn, attempts)) in self.look().await?.shards {
+            if !matches!(turn, ShardTurn::Running { .. }) {
+                continue;
+            }
+            let claim = self.path(shard, Object::Claim(attempts.epoch()));
+            let claim = self.work.get_hint::<Attempted>(&claim).await?;
+            if let Some(attempted) = claim.filter(|claim| claim.by.worker == worker && claim.by.node == node) {
+                self.end(&attempted, End::Transient, Some("its worker was killed".into())).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The claim of a shard's newest attempt.

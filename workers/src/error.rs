@@ -28,6 +28,9 @@ pub enum WorkerError {
     /// A store did not answer, or answered with a fault of its own, after all retries: run again.
     #[error("{0}")]
     Transient(String),
+    /// What the work was planned on is there no longer, such as an archive that was written anew: plan again.
+    #[error("{0}")]
+    Outdated(String),
     /// Something beside the stores of the build did not answer, after all retries; nothing was begun.
     #[error("{0}")]
     Unanswered(String),
@@ -50,6 +53,7 @@ impl WorkerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             WorkerError::Transient(_)
+            | WorkerError::Outdated(_)
             | WorkerError::Unanswered(_)
             | WorkerError::Conflict(_)
             | WorkerError::DiskFull(_) => 75,
@@ -61,7 +65,7 @@ impl WorkerError {
     /// What to do now. Said once, behind the whole message: errors are parts of others.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
-            WorkerError::Transient(_) | WorkerError::Conflict(_) => {
+            WorkerError::Transient(_) | WorkerError::Outdated(_) | WorkerError::Conflict(_) => {
                 Some("what is done stays done: run the same command again")
             }
             WorkerError::DiskFull(_) => Some("free some and run the same command again"),
@@ -113,8 +117,12 @@ impl WorkerError {
         }
     }
 
+    pub(crate) fn gone(what: &str) -> WorkerError {
+        WorkerError::Outdated(format!("{what}: it is there no longer, and was when it was listed"))
+    }
+
     pub(crate) fn changed(what: &str) -> WorkerError {
-        WorkerError::Transient(format!("{what}: it changed while it was being read (its ETag differs)"))
+        WorkerError::Outdated(format!("{what}: it changed after it was listed (its ETag differs)"))
     }
 }
 

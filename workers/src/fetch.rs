@@ -38,7 +38,7 @@ pub struct FetchSettings {
 /// own; a store that does not answer fails the call, which may be repeated.
 ///
 /// # Errors
-/// [`WorkerError::Transient`] if the store does not answer, or an archive changed meanwhile.
+/// [`WorkerError::Transient`] if the store does not answer, [`WorkerError::Outdated`] if an archive changed or went meanwhile.
 pub async fn fetch(
     source: &SourceStore,
     places: &[Option<ObjectRange>],

@@ -73,6 +73,8 @@ pub struct MapResult {
     pub seconds: Option<f64>,
     /// A stop was asked for: `finished` are not all.
     pub stopped: bool,
+    /// Why the plan was given up before all were finished: what it was made on is there no longer.
+    pub outdated: Option<String>,
 }
 
 impl FinishedShard {
@@ -142,7 +144,8 @@ pub async fn map_plan(
         .try_collect()
         .await?;
     finished.sort_by_key(|f| f.marker.part.shard);
-    Ok(MapResult { stopped: finished.len() < plan.counts.stale.len(), finished, failed: Vec::new(), seconds: None })
+    let stopped = finished.len() < plan.counts.stale.len();
+    Ok(MapResult { stopped, finished, failed: Vec::new(), seconds: None, outdated: None })
 }
 
 /// Threads that ask a server: while the last answers of one chunk are awaited, the server has those of another to work on.

@@ -54,7 +54,8 @@ const STOLEN_PER_LOOK: usize = 4;
 /// How a worker's part ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullEnd {
-    /// Every stale shard of the plan is done or closed as failed; or somebody works on it, and the worker has left.
+    /// Every stale shard of the plan is done or closed as failed; or somebody works on it, and the worker has left; or the
+    /// plan was withdrawn.
     Closed,
     /// The worker was asked to stop; what it had begun is left for others.
     Stopped,
@@ -64,8 +65,8 @@ pub enum PullEnd {
 /// plan is, unless the worker is one that leaves.
 ///
 /// # Errors
-/// [`WorkerError::Configuration`] for what this worker can never do, [`WorkerError::Transient`] for a store or a device
-/// that fails. Rows and shards that cannot be made are no error of a worker.
+/// [`WorkerError::Configuration`] for what this worker can never do, [`WorkerError::Outdated`] where what the plan was made on
+/// is there no longer, [`WorkerError::Transient`] for a store or a device that fails. Rows and shards that cannot be made are no error of a worker.
 pub async fn pull(
     context: &MapContext<'_>,
     stage: &Stage,
@@ -75,7 +76,7 @@ pub async fn pull(
     share: &Share,
 ) -> Result<PullEnd, WorkerError> {
     let board = ClaimBoard::new(context.work, plan, share.lease);
-    if board.look().await?.values().all(|(turn, _)| turn.is_closed()) {
+    if board.look().await?.is_over() {
         return Ok(PullEnd::Closed);
     }
     let devices = devices_of(stage, devices);
@@ -128,7 +129,7 @@ enum Taken {
     Shard(Attempted),
     /// Nothing is left for this slot.
     Nothing,
-    /// All shards of the plan are closed.
+    /// All shards of the plan are closed, or it was withdrawn.
     Closed,
     Stopped,
 }
@@ -194,10 +195,14 @@ impl Pull<'_> {
         }
     }
 
-    /// Fills the queue with what is open; whether all shards are closed.
+    /// Fills the queue with what is open; whether nothing is left to do by the plan.
     async fn look(&self, queue: &mut VecDeque<(u32, u32)>) -> Result<bool, WorkerError> {
         let (mut home, mut others, mut open) = (Vec::new(), Vec::new(), false);
-        for (shard, (turn, attempts)) in self.board.look().await? {
+        let look = self.board.look().await?;
+        if look.withdrawn.is_some() {
+            return Ok(true);
+        }
+        for (shard, (turn, attempts)) in look.shards {
             match turn {
                 ShardTurn::Done | ShardTurn::Failed => {}
                 ShardTurn::Running { .. } => open = true,
@@ -326,7 +331,7 @@ pub async fn collect(
     let mut collected = Collected::default();
     let mut done = Vec::new();
     let mut span: Option<(i64, i64)> = None;
-    for (shard, (turn, attempts)) in board.look().await? {
+    for (shard, (turn, attempts)) in board.look().await?.shards {
         if let Some((first, last)) = attempts.span_millis() {
             span = Some(span.map_or((first, last), |of_all| (of_all.0.min(first), of_all.1.max(last))));
         }

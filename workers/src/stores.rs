@@ -75,10 +75,10 @@ impl Store {
         }
     }
 
-    /// Bytes of a range. With an ETag the object must still be the same.
+    /// Bytes of a range. With an ETag the object must still be there, and the same.
     ///
     /// # Errors
-    /// [`WorkerError::Transient`] if the object has another ETag or the store does not answer.
+    /// [`WorkerError::Outdated`] if the object has another ETag or is gone, [`WorkerError::Transient`] if the store does not answer.
     pub async fn get_range(
         &self,
         path: &str,
@@ -105,7 +105,10 @@ impl Store {
             if_match: etag.filter(|_| weak.is_none()).map(str::to_owned),
             ..GetOptions::default()
         };
-        let result = self.store.get_opts(&self.path(path)?, options).await.map_err(|e| self.fault(path, e))?;
+        let result = self.store.get_opts(&self.path(path)?, options).await.map_err(|error| match error {
+            object_store::Error::NotFound { .. } if etag.is_some() => WorkerError::gone(path),
+            error => self.fault(path, error),
+        })?;
         let now = result.meta.e_tag.as_deref().map(|now| now.trim_start_matches("W/"));
         match weak {
             Some(_) if weak != now => Err(WorkerError::changed(path)),

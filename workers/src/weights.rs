@@ -243,7 +243,7 @@ async fn fetch_one(
         // files that a person has put there need no network
         if !Cache::has_weights(&folder) {
             let why = match &error {
-                WorkerError::Transient(why) => why.clone(),
+                WorkerError::Transient(why) | WorkerError::Outdated(why) => why.clone(),
                 other => other.to_string(),
             };
             return Err(unfetched(used, remote, &folder, lock.as_ref(), &why));

@@ -158,7 +158,7 @@ pub(super) fn claimant(worker: &str, variable: &dyn Fn(&str) -> Option<String>) 
     let slurm = || Some(format!("{}_{}", variable("SLURM_ARRAY_JOB_ID")?, variable("SLURM_ARRAY_TASK_ID")?));
     Claimant {
         worker: worker.to_owned(),
-        node: variable("NODE_NAME").or_else(|| variable("SLURMD_NODENAME")).unwrap_or_else(workers::claims::host),
+        node: workers::claims::node(variable),
         engine_job: slurm().or_else(|| variable("SLURM_JOB_ID")).or_else(|| variable("HOSTNAME")),
     }
 }

@@ -80,7 +80,9 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
         if json {
             say!("{}", serde_json::to_string_pretty(&runs)?);
         } else if runs.is_empty() {
-            aside!("no run was submitted");
+            aside!(
+                "no run was submitted to a cluster; how far builds are `urbancross status SPEC` says without --runs"
+            );
         } else {
             if watch && std::io::stdout().is_terminal() {
                 // from the top of an empty screen

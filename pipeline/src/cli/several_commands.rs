@@ -36,7 +36,7 @@ pub(super) async fn drive(
     for build in several.tasks.iter().filter_map(build_of) {
         preflight::check_run(build, steps.until.as_deref()).with_context(|| build.country.clone())?;
         if let Some(until) = &steps.until {
-            crate::run::check_until(build, until)?;
+            crate::run::check_until(build, until).with_context(|| build.country.clone())?;
         }
     }
     check_once(options, engine)?;
@@ -230,8 +230,10 @@ pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, j
         let state = match &task.what {
             What::Build(spec) => {
                 preflight::check_plan(spec).with_context(|| task.name.clone())?;
-                let mut build = Build::open(spec.as_ref().clone(), stop_flag()).await?;
-                let lines = crate::preview::preview(&mut build, retry_errors, retrain).await?;
+                let opened = Build::open(spec.as_ref().clone(), stop_flag()).await;
+                let mut build = opened.with_context(|| task.name.clone())?;
+                let lines = crate::preview::preview(&mut build, retry_errors, retrain).await;
+                let lines = lines.with_context(|| task.name.clone())?;
                 build.keep_listing().await?;
                 due[number] = lines.iter().any(|line| line.rows > 0 || line.finished.is_some());
                 if json {
@@ -274,8 +276,9 @@ pub(super) async fn status(several: &Several, json: bool) -> Result<()> {
                 false => say!("nothing is built yet"),
             },
             What::Build(spec) => {
-                let build = Build::open_work(spec.as_ref().clone(), stop_flag()).await?;
-                let lines = crate::status::status(&build).await?;
+                let opened = Build::open_work(spec.as_ref().clone(), stop_flag()).await;
+                let build = opened.with_context(|| task.name.clone())?;
+                let lines = crate::status::status(&build).await.with_context(|| task.name.clone())?;
                 match json {
                     true => all.push(json!({ "task": task.name, "steps": lines })),
                     false => print_status(lines)?,

@@ -60,6 +60,8 @@ struct Running {
     /// When the last of them ended.
     done_at: Option<Instant>,
     restarts: usize,
+    /// Workers that were killed, of which nobody has told the others.
+    killed: Vec<usize>,
     /// Nobody is started before.
     not_before: Option<Instant>,
     /// The spec as the workers read it.
@@ -158,10 +160,10 @@ impl Processes {
                     running.not_before = Some(Instant::now() + pause);
                     let how = match code {
                         Some(code) => format!("ended with {code}; starting another"),
-                        None => format!(
-                            "was killed; starting another, and what it held is free in at most {}",
-                            count(self.lease.as_secs().max(1), "second")
-                        ),
+                        None => {
+                            running.killed.push(index);
+                            "was killed; starting another".to_owned()
+                        }
                     };
                     observer.note(&format!("{}: worker {index} {how}", job.stage));
                 }
@@ -214,6 +216,14 @@ impl Processes {
             running.by_index.insert(index, Worker { process, _slot: slot });
         }
         Ok(Placed::Waits)
+    }
+
+    /// Names of workers that were killed since this was last asked. A launcher that was says nothing of the process that it
+    /// stands for.
+    pub(super) fn take_killed(&self) -> Vec<String> {
+        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let killed = std::mem::take(&mut running.killed);
+        if launch::is_elsewhere() { Vec::new() } else { killed.iter().map(usize::to_string).collect() }
     }
 
     /// Tells the workers to end, and waits for them: for as long as they may need to leave what they have begun where they were

@@ -8,7 +8,7 @@ use manifests::attempts::ShardTurn;
 use manifests::words::count;
 use stages::stage::Stage;
 use workers::WorkerError;
-use workers::claims::{ClaimBoard, FailedShard};
+use workers::claims::{ClaimBoard, FailedShard, Withdrawal};
 use workers::map::{MapResult, Observer};
 use workers::pull::{Collected, collect};
 
@@ -27,7 +27,8 @@ async fn gather(build: &Build, engine: &Engine, plan: &Plan) -> Result<Collected
     collect(&build.work, &build.tables, plan, engine.lease(), build.spec.work.concurrency).await
 }
 
-/// Maps a plan by workers elsewhere; `None`: they have begun, and somebody comes back when they have done.
+/// Maps a plan by workers elsewhere; `None`: they have begun, and somebody comes back when they have done. Ends early where a
+/// worker has found that the plan cannot be done any more.
 pub(super) async fn map(
     build: &Build,
     stage: &Stage,
@@ -39,7 +40,8 @@ pub(super) async fn map(
     let mut is_published = false;
     let mut told = 0;
     loop {
-        let turns = board.look().await?;
+        let look = board.look().await?;
+        let turns = &look.shards;
         let closed: Vec<u32> =
             turns.iter().filter(|(_, (turn, _))| turn.is_closed()).map(|(shard, _)| *shard).collect();
         let rows = |shard: &&manifests::ShardPlan| closed.binary_search(&shard.shard).is_ok();
@@ -52,17 +54,33 @@ pub(super) async fn map(
             if collected.is_closed() {
                 engine.end_of_stage(false).await;
                 let Collected { finished, failed, seconds, .. } = collected;
-                return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: false }));
+                return Ok(Some(MapResult {
+                    finished,
+                    failed,
+                    seconds: Some(seconds),
+                    stopped: false,
+                    outdated: None,
+                }));
             }
             continue;
+        }
+        // what was said before this plan was published was said of what is no longer there either
+        if let Some(Withdrawal { why, .. }) = look.withdrawn.filter(|_| is_published) {
+            // they are in the middle of what may still be wanted
+            engine.end_of_stage(true).await;
+            let Collected { finished, seconds, .. } = gather(build, engine, plan).await?;
+            let (failed, outdated) = (Vec::new(), Some(why));
+            return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: false, outdated }));
         }
         if build.stop.load(Ordering::Relaxed) {
             engine.end_of_stage(true).await;
             // what is done is published, as a run that maps by itself does
             let Collected { finished, seconds, .. } = gather(build, engine, plan).await?;
-            return Ok(Some(MapResult { finished, failed: Vec::new(), seconds: Some(seconds), stopped: true }));
+            let (failed, outdated) = (Vec::new(), None);
+            return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: true, outdated }));
         }
         if !is_published {
+            board.forget_withdrawal().await?;
             build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;
             is_published = true;
             record(build, engine, stage, &key).await?;
@@ -71,7 +89,11 @@ pub(super) async fn map(
         let is_free = |turn: &ShardTurn| matches!(turn, ShardTurn::Open { .. } | ShardTurn::Poisoned);
         let free_shards = turns.values().filter(|(turn, _)| is_free(turn)).count();
         let job = MapJob { stage: stage.name, plan: &key, open_shards: turns.len() - closed.len(), free_shards };
-        match engine.place(build, &job, bar).await? {
+        let placed = engine.place(build, &job, bar).await?;
+        for worker in engine.take_killed() {
+            board.end_lost(&worker, &workers::claims::node(&|name| std::env::var(name).ok())).await?;
+        }
+        match placed {
             Placed::ComesBack => return Ok(None),
             Placed::Waits => tokio::time::sleep(Duration::from_millis(200)).await,
         }

@@ -71,6 +71,11 @@ pub(super) async fn run_stage(
                 None => return Ok(StageEnd::Placed),
             },
         };
+        if mapped.finished.is_empty()
+            && let Some(why) = mapped.outdated
+        {
+            return Err(WorkerError::Outdated(why));
+        }
         let nothing = mapped.finished.is_empty() && !mapped.failed.is_empty();
         if nothing {
             elsewhere::tolerate(stage, &mapped.failed, options, progress)?;
@@ -93,6 +98,9 @@ pub(super) async fn run_stage(
         bar.finish(&summary);
         if mapped.stopped {
             return Err(WorkerError::Stopped);
+        }
+        if let Some(why) = mapped.outdated {
+            return Err(WorkerError::Outdated(why));
         }
         if published.overtaken.is_empty() {
             build.after_commit(published.live);

@@ -58,6 +58,7 @@ fn passes(error: &WorkerError) -> bool {
     matches!(
         error,
         WorkerError::Transient(_)
+            | WorkerError::Outdated(_)
             | WorkerError::Unanswered(_)
             | WorkerError::Conflict(_)
             | WorkerError::Broken(_)

@@ -10,6 +10,7 @@ mod identical_pictures;
 mod interrupted;
 mod lineage;
 mod one_country;
+mod outdated;
 mod planning;
 mod stopped;
 mod upkeep;

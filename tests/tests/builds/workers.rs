@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -123,6 +124,49 @@ async fn rows_are_those_of_one_run_whoever_dies() {
     for (table, wanted) in wanted {
         assert!(made[&table] == wanted, "{table} differs");
     }
+}
+
+/// The driver knows that they are gone: nobody waits for as long as they might have been silent, which is ten minutes here.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_killed_workers_held_is_free_at_once() {
+    let world = World::new(300);
+    let spec = spec_file(&world, "work", &QUICK);
+    let mut driver = Command::new(urbancross());
+    driver.arg("drive").arg(&spec).args(["--workers", "2", "--lease-seconds", "600", "--until", "segments"]);
+    let mut driver = driver.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let markers = world.path("work").join(paths::markers("finland", "segments"));
+    let held = || {
+        let names = std::fs::read_dir(&markers).into_iter().flatten().flatten();
+        let names: Vec<String> = names.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        let (mut claimed, mut over) = (BTreeSet::new(), BTreeSet::new());
+        for (key, object) in names.iter().filter_map(|name| Object::of_name(name)) {
+            match object {
+                Object::Claim(_) => _ = claimed.insert(key.to_owned()),
+                Object::Marker | Object::End(..) => _ = over.insert(key.to_owned()),
+                _ => {}
+            }
+        }
+        claimed.difference(&over).count()
+    };
+    let began = Instant::now();
+    loop {
+        assert!(driver.try_wait().unwrap().is_none(), "it was faster than this test");
+        if held() > 0 {
+            for worker in children(driver.id()) {
+                _ = Command::new("kill").args(["-KILL", &worker.to_string()]).status();
+            }
+            if held() > 0 {
+                break;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    while driver.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(240), "it waits for those that it has seen die");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = driver.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A worker that somebody has suspended, for a debugger or by Ctrl-Z, holds nobody up once others have done its work.

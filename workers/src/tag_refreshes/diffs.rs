@@ -32,7 +32,7 @@ pub(super) struct AppliedAll {
 
 /// A publisher that does not answer is not the build's store: what was done there is no question here.
 fn unanswered(source: &SourceStore, error: WorkerError) -> WorkerError {
-    let WorkerError::Transient(why) = error else { return error };
+    let (WorkerError::Transient(why) | WorkerError::Outdated(why)) = error else { return error };
     // of a chain of causes the last one says it
     let cause = why.rsplit(": ").next().unwrap_or(&why);
     WorkerError::Unanswered(format!(

@@ -101,6 +101,8 @@ pub struct Attempts {
     by_epoch: BTreeMap<u32, Attempt>,
     done: bool,
     failed: bool,
+    /// When a stopped or killed worker last left rows of the shard.
+    partial_millis: Option<i64>,
     /// First and last time of an object.
     span_millis: Option<(i64, i64)>,
 }
@@ -141,7 +143,8 @@ impl Attempts {
         match object {
             Object::Marker => self.done = true,
             Object::Failed => self.failed = true,
-            Object::Partial | Object::Withdrawn => {}
+            Object::Partial => self.partial_millis = self.partial_millis.max(Some(written_millis)),
+            Object::Withdrawn => {}
             Object::Claim(epoch) | Object::Beat(epoch) => {
                 let attempt = self.by_epoch.entry(epoch).or_default();
                 attempt.alive_millis = attempt.alive_millis.max(written_millis);
@@ -184,9 +187,12 @@ impl Attempts {
                 return ShardTurn::Running { silent_millis: silent_millis.max(0) };
             }
         }
-        let ended = |end| self.by_epoch.values().filter(|attempt| attempt.end == end).count();
-        let permanent = ended(Some(End::Permanent));
-        let lost_or_failed = ended(None) + ended(Some(End::Transient)) + permanent;
+        // those before the last rows that somebody has left were not in vain
+        let in_vain = |attempt: &&Attempt| self.partial_millis.is_none_or(|left| left <= attempt.alive_millis);
+        let ended = |end| self.by_epoch.values().filter(move |attempt| attempt.end == end);
+        let permanent = ended(Some(End::Permanent)).count();
+        let lost = ended(None).chain(ended(Some(End::Transient))).filter(in_vain).count();
+        let lost_or_failed = lost + permanent;
         match permanent >= MOST_PERMANENT || lost_or_failed >= MOST_ATTEMPTS {
             true => ShardTurn::Poisoned,
             false => ShardTurn::Open { epoch: self.epoch().saturating_add(1) },
@@ -251,6 +257,14 @@ mod tests {
             (1..=2).flat_map(|e| [(Object::Claim(e), 0), (Object::End(e, End::Permanent), 0)]).collect();
         assert_eq!(attempts(&twice[..2]).turn(0, LEASE), ShardTurn::Open { epoch: 2 });
         assert_eq!(attempts(&twice).turn(0, LEASE), ShardTurn::Poisoned);
+    }
+
+    #[test]
+    fn a_shard_whose_workers_are_killed_again_and_again_goes_on_as_long_as_they_leave_rows() {
+        let lost = |epochs: std::ops::RangeInclusive<u32>| epochs.map(|epoch| (Object::Claim(epoch), i64::from(epoch)));
+        let with = |left: i64| lost(1..=9).chain([(Object::Partial, left)]).collect::<Vec<_>>();
+        assert_eq!(attempts(&with(6)).turn(2 * LEASE, LEASE), ShardTurn::Open { epoch: 10 });
+        assert_eq!(attempts(&with(5)).turn(2 * LEASE, LEASE), ShardTurn::Poisoned, "five since then");
     }
 
     #[test]

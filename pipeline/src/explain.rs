@@ -22,7 +22,7 @@ use self::committed::{Committed, dropped};
 use crate::accept::in_words as in_words_by;
 use crate::build::Build;
 use crate::plan::{Model, model_of, uncounted_plan};
-use crate::preview::{PlanLine, preview, preview_shard};
+use crate::preview::{Failed, PlanLine, preview, preview_shard};
 use crate::settled;
 use crate::trainings::{Outlook, TrainingState, current_record};
 use past::{Past, in_words, said};
@@ -106,6 +106,7 @@ async fn explain_step(build: &mut Build, name: &str) -> Result<Vec<String>, Work
                             lines.push(format!("    {} kept: same words", line.carried));
                         }
                         lines.extend(line.finished.map(|finished| format!("    {}", finished.in_words())));
+                        lines.extend(line.failed.as_ref().map(Failed::in_words).map(|words| format!("    {words}")));
                         lines.extend(line.reasons.iter().map(|(why, rows)| format!("    {rows} {}", why.words())));
                         if line.reasons.keys().any(|why| !matches!(why, Reason::New | Reason::Deleted | Reason::Lost)) {
                             lines.extend(causes(build, &stage, &model).await?);

@@ -64,6 +64,9 @@ impl OverSpec {
     }
 }
 
+/// Times that a training is started before the driver gives up.
+const MOST_TRAININGS: usize = 3;
+
 /// Runs a training as so many processes of this program as its spec says, which meet over the loopback device.
 pub(crate) async fn train(
     (step, of): (&'static str, &RanksSpec),
@@ -72,7 +75,25 @@ pub(crate) async fn train(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let folder = OwnFolder::new()?;
-    ranks(step, of, &over.arguments(&folder)?, stop, progress).await
+    let arguments = over.arguments(&folder)?;
+    again_where_killed(async || ranks(step, of, &arguments, stop, progress).await, progress).await
+}
+
+/// Runs a training once more where one of its processes was killed, so many times: it goes on from what it has saved.
+pub(crate) async fn again_where_killed(
+    run: impl AsyncFn() -> Result<(), WorkerError>,
+    progress: &Progress,
+) -> Result<(), WorkerError> {
+    for _ in 1..MOST_TRAININGS {
+        match run().await {
+            Err(error @ WorkerError::Transient(_)) => {
+                progress.note(&format!("warning: {error}; it goes on from what it has saved"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            ended => return ended,
+        }
+    }
+    run().await
 }
 
 /// Runs a command of this program in a process of its own, which has the cores that are left to it beside `siblings - 1`

@@ -131,14 +131,16 @@ pub fn identify(who: Who) {
 pub fn note(text: &str) {
     match is_json() {
         true if text.trim().is_empty() => {}
-        true => {
-            let level = ["error", "warning"].into_iter().find(|level| text.starts_with(&format!("{level}: ")));
-            let level = if level == Some("warning") { "warn" } else { level.unwrap_or("info") };
-            say(level, "note", text.trim());
-        }
+        true => say(level_of(text), "note", text.trim()),
         false if is_quiet() && !["error: ", "warning: "].iter().any(|level| text.starts_with(level)) => {}
         false => write(text),
     }
+}
+
+/// How grave a line is, by its first word.
+pub(crate) fn level_of(text: &str) -> &'static str {
+    let levels = [("error: ", "error"), ("warning: ", "warn")];
+    levels.into_iter().find(|(word, _)| text.starts_with(word)).map_or("info", |(_, level)| level)
 }
 
 /// Says something that happened, as an object; nothing where lines are words.

@@ -39,6 +39,9 @@ pub struct PlanLine {
     /// Shards whose rows are made and wait to be published: they are not among `rows`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished: Option<Finished>,
+    /// Shards that are closed as failed: their rows are made only when somebody has opened them again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Failed>,
     /// Of the rows that are known to change.
     pub reasons: BTreeMap<Reason, u64>,
     /// What else there is to say, for people.
@@ -69,6 +72,29 @@ pub struct Finished {
     pub of: usize,
     /// Rows that were computed for them.
     pub rows: u64,
+}
+
+/// Shards that workers have given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    /// Their numbers.
+    pub shards: Vec<u32>,
+    /// Why the first of them was closed.
+    pub first: String,
+}
+
+impl Failed {
+    /// For people.
+    pub fn in_words(&self) -> String {
+        let verb = if self.shards.len() == 1 { "is" } else { "are" };
+        format!(
+            "{} {verb} closed as failed: shard {}: {}; `urbancross run` makes them, and `urbancross retry SPEC --errors` opens \
+             them to the workers of a driver",
+            count(self.shards.len() as u64, "shard"),
+            self.shards.first().copied().unwrap_or(0),
+            self.first
+        )
+    }
 }
 
 impl Finished {
@@ -194,6 +220,7 @@ pub(crate) fn empty_line(step: &'static str) -> PlanLine {
         kept: 0,
         carried: 0,
         finished: None,
+        failed: None,
         reasons: BTreeMap::new(),
         note: String::new(),
         estimate: None,
@@ -232,8 +259,9 @@ async fn map_line(
     let mut above: Vec<Option<u64>> =
         (0..).zip(listed).map(|(shard, listed)| changes.above(stage, shard, *listed)).collect();
     let plan = plan_below(build, stage, &model, options, &mut above).await?;
-    let finished = workers::planning::finished(&build.work, &build.tables, &plan).await?;
-    let (line, shards) = line_of(stage.name, &plan.counts, &finished, &above, listed);
+    let begun = workers::planning::begun(&build.work, &build.tables, &plan).await?;
+    let (mut line, shards) = line_of(stage.name, &plan.counts, &begun.finished, &above, listed);
+    line.failed = begun.first_failure.map(|first| Failed { shards: begun.failed, first });
     if stage.output == Artifact::Geotags {
         changes.boxes = !line.exact || line.reasons.keys().any(|reason| *reason != Reason::InputChanged);
     }

@@ -53,6 +53,10 @@ impl Progress {
         if self.quiet {
             return;
         }
+        if crate::logs::is_json() {
+            let level = crate::logs::level_of(text);
+            return self.event(&Event { level, event: "note", message: text, ..Event::default() });
+        }
         let text = of_task(&self.task, text);
         if self.terminal {
             return self.bars.suspend(|| crate::aside!("{text}"));
@@ -65,16 +69,16 @@ impl Progress {
         match crate::logs::is_json() {
             false => self.note(&format!("{step:21} {message}")),
             true if self.quiet => {}
-            true => crate::logs::event(&Event {
-                level: "info",
-                event,
-                task: Some(self.task.as_str()).filter(|task| !task.is_empty()),
-                stage: Some(step),
-                seconds,
-                message,
-                ..Event::default()
-            }),
+            true => {
+                self.event(&Event { level: "info", event, stage: Some(step), seconds, message, ..Event::default() })
+            }
         }
+    }
+
+    /// A line of JSON, with the name of the task.
+    fn event(&self, event: &Event<'_>) {
+        let task = Some(self.task.as_str()).filter(|task| !task.is_empty());
+        crate::logs::event(&Event { task, ..event.clone() });
     }
 
     fn bar(&self, total: u64, name: &str, template: &str) -> ProgressBar {
@@ -193,9 +197,13 @@ impl Observer for StageBar<'_> {
             && logged.elapsed() > LOG_EVERY
         {
             *logged = Instant::now();
-            let left = self.bar.eta().as_secs();
-            let (done, rate) = (self.bar.position(), rate(self.bar.per_sec()));
-            let message = format!("{done}/{} rows, {rate}, {left} s left", self.total);
+            let done = self.bar.position();
+            // before the first row there is no rate to foretell anything by
+            let ahead = match done {
+                0 => String::new(),
+                _ => format!(", {}, {} s left", rate(self.bar.per_sec()), self.bar.eta().as_secs()),
+            };
+            let message = format!("{done}/{} rows{ahead}", self.total);
             self.progress.tell("progress", self.name, None, &message);
         }
     }

@@ -5,7 +5,9 @@ mod elsewhere;
 mod stage;
 mod training;
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ::training::communicator::Solo;
 use manifests::{Artifact, BuildSpec};
@@ -39,6 +41,11 @@ pub struct Quarantined {
 
 /// Times that a run goes over a build whose source or tables others keep changing.
 const MOST_PASSES: usize = 5;
+
+/// How long a source that changes under a run may be of no use, as while it is written.
+const SETTLING: Duration = Duration::from_secs(60);
+/// How often is looked whether it is whole.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +105,7 @@ pub async fn drive(
     if waited {
         build.refresh().await?;
     }
-    let last = options.until.as_ref().and_then(|until| steps.iter().position(|step| step.name() == until));
-    let asked: Vec<&str> = steps.iter().map(Step::name).take(last.map_or(steps.len(), |last| last + 1)).collect();
+    let asked = asked(&steps, options);
     let mut options = options.clone();
     for pass in 0..MOST_PASSES {
         let before = build.commits();
@@ -108,7 +114,7 @@ pub async fn drive(
             Ok(placed @ RunEnd::Placed { .. }) => return Ok(placed),
             Err(WorkerError::Outdated(why)) if pass + 1 < MOST_PASSES => {
                 progress.note(&format!("{why}: planning again"));
-                build.refresh().await?;
+                list_again(build, &options, progress).await?;
                 continue;
             }
             Err(error) => return Err(error),
@@ -116,7 +122,7 @@ pub async fn drive(
         if build.commits() == before {
             return Ok(RunEnd::Done(quarantined));
         }
-        build.refresh().await?;
+        list_again(build, &options, progress).await?;
         if !anything_stale(build, engine, &asked).await? {
             return Ok(RunEnd::Done(quarantined));
         }
@@ -128,6 +134,61 @@ pub async fn drive(
         "{}: others changed its source or tables during each of {MOST_PASSES} passes",
         build.spec.country
     )))
+}
+
+/// Names of the steps that a run is to do.
+fn asked(steps: &[Step], options: &RunOptions) -> Vec<&'static str> {
+    let last = options.until.as_ref().and_then(|until| steps.iter().position(|step| step.name() == until));
+    steps.iter().map(Step::name).take(last.map_or(steps.len(), |last| last + 1)).collect()
+}
+
+/// Has a finished build rows to make, because its source or its tables have changed since?
+///
+/// # Errors
+/// A source that stays broken; a store that does not answer.
+pub(crate) async fn has_changed(
+    spec: &BuildSpec,
+    options: &RunOptions,
+    engine: &Engine,
+    stop: &Arc<AtomicBool>,
+    progress: &Progress,
+) -> Result<bool, WorkerError> {
+    let mut build = Build::connect(spec.clone(), stop.clone()).await?;
+    list_again(&mut build, options, progress).await?;
+    anything_stale(&mut build, engine, &asked(&stages::steps(spec), options)).await
+}
+
+/// Lists a source again that was sound when this run began. Who finds it broken then may have looked while it was being
+/// written, and looks again for a while.
+async fn list_again(build: &mut Build, options: &RunOptions, progress: &Progress) -> Result<(), WorkerError> {
+    let (began, mut told) = (Instant::now(), false);
+    loop {
+        let listed = match build.refresh().await {
+            Ok(()) => before::check_removals(build, options).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        let Err(error) = listed else { return Ok(()) };
+        let may_pass = matches!(
+            error,
+            WorkerError::Broken(_)
+                | WorkerError::Missing { .. }
+                | WorkerError::Outdated(_)
+                | WorkerError::Configuration(_)
+        );
+        if !may_pass || began.elapsed() > SETTLING {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut told, true) {
+            let seconds = SETTLING.as_secs();
+            progress.note(&format!(
+                "{error}: it may be in the middle of being written; looking again for up to {seconds} s"
+            ));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        if build.stop.load(Ordering::Relaxed) {
+            return Err(WorkerError::Stopped);
+        }
+    }
 }
 
 /// Refuses a step that a build does not have.

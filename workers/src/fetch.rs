@@ -63,6 +63,10 @@ pub async fn fetch(
             true => tar::unpack(source, archive, etag, &members).await?,
             false => fetch_members(source, archive, etag, &members, settings).await?,
         };
+        // members that are written anew in this moment are no broken members: what is known of them by is not their archive
+        if bytes.iter().any(|(_, bytes)| bytes.is_err()) {
+            check_unchanged(source, archive, etag).await?;
+        }
         for (row, bytes) in bytes {
             fetched[row] = Some(bytes);
         }
@@ -74,6 +78,16 @@ pub async fn fetch(
         fetched[row] = Some(bytes);
     }
     Ok(fetched)
+}
+
+/// Is an archive still the one that was listed?
+async fn check_unchanged(source: &SourceStore, archive: &str, etag: Option<&str>) -> Result<(), WorkerError> {
+    let Some(listed) = etag else { return Ok(()) };
+    match source.head(archive).await? {
+        None => Err(WorkerError::gone(archive)),
+        Some(meta) if meta.e_tag.as_deref().is_some_and(|now| now != listed) => Err(WorkerError::changed(archive)),
+        Some(_) => Ok(()),
+    }
 }
 
 async fn fetch_object(source: &SourceStore, object: &str) -> Result<Result<Vec<u8>, String>, WorkerError> {
@@ -175,4 +189,26 @@ async fn extract(
         }
     }
     Ok(Err(format!("{archive}, {}: its data ends before its size says", member.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member that cannot be unpacked while its archive is written tells nothing of the member.
+    #[tokio::test]
+    async fn an_archive_that_changed_is_no_archive_of_broken_members() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = SourceStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        std::fs::write(folder.path().join("a.zip"), "before").unwrap();
+        let listed = source.head("a.zip").await.unwrap().unwrap().e_tag;
+        check_unchanged(&source, "a.zip", listed.as_deref()).await.unwrap();
+        std::fs::write(folder.path().join("a.zip"), "afterwards").unwrap();
+        let error = check_unchanged(&source, "a.zip", listed.as_deref()).await.unwrap_err();
+        assert!(matches!(&error, WorkerError::Outdated(why) if why.contains("it changed")), "{error}");
+        std::fs::remove_file(folder.path().join("a.zip")).unwrap();
+        let error = check_unchanged(&source, "a.zip", listed.as_deref()).await.unwrap_err();
+        assert!(matches!(&error, WorkerError::Outdated(why) if why.contains("there no longer")), "{error}");
+        check_unchanged(&source, "a.zip", None).await.unwrap();
+    }
 }

@@ -133,7 +133,7 @@ pub async fn map_plan(
                 };
                 if let Some((marker, by_others)) = &made {
                     let seconds = marker.seconds;
-                    tracing::info!(event = "shard", shard = number, seconds, by_others, "done");
+                    tracing::info!(event = "shard", stage = stage.name, shard = number, seconds, by_others, "done");
                     metrics::add(Metric::Shards, &[("stage", stage.name), ("state", "done")], 1.0);
                 }
                 Ok::<_, WorkerError>(made.map(|(marker, by_others)| FinishedShard::of(plan, marker, by_others)))

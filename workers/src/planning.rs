@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt;
+use manifests::attempts::Object;
 use manifests::recipe::RowAction;
 use manifests::{Artifact, Digest, Plan, PlanCounts, Reason, ShardPlan, paths};
 use sources::split::DropReason;
@@ -11,6 +13,7 @@ use stages::stage::Stage;
 use stages::table::{Columns, option_text};
 
 use crate::assignment::{self, AssignedCounts, Assignment};
+use crate::claims::ClaimBoard;
 use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::join::ShardJoin;
@@ -109,30 +112,46 @@ pub async fn count(
     Ok(counts)
 }
 
-/// Stale shards of a plan whose work somebody has finished, in parts that are not live yet: the next run makes them so, and
-/// computes nothing of them. Writes nothing. Lists the stage's markers once, if anything is stale.
+/// Stale shards of a plan that somebody has worked on.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// Their work is done, in parts that are not live yet: the next run makes them so, and computes nothing of them.
+    pub finished: BTreeSet<u32>,
+    /// They are closed as failed, by number: no worker tries them until somebody opens them again.
+    pub failed: Vec<u32>,
+    /// Why the first of these was closed.
+    pub first_failure: Option<String>,
+}
+
+/// What has become of the stale shards of a plan. Writes nothing. Lists the stage's markers once, if anything is stale.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn finished(work: &WorkStore, tables: &Tables, plan: &Plan) -> Result<BTreeSet<u32>, WorkerError> {
-    let mut finished = BTreeSet::new();
+pub async fn begun(work: &WorkStore, tables: &Tables, plan: &Plan) -> Result<Begun, WorkerError> {
+    let mut begun = Begun::default();
     if plan.counts.stale.is_empty() {
-        return Ok(finished);
+        return Ok(begun);
     }
     let names: BTreeSet<String> = work.list(&paths::markers(&plan.country, &plan.stage)).await?.into_iter().collect();
-    let with_marker = plan.counts.stale.iter().map(|stale| (stale.shard, plan.shard_key(stale.shard)));
-    let with_marker: Vec<(u32, Digest)> =
-        with_marker.filter(|(_, key)| names.contains(&format!("{key}.json"))).collect();
-    if with_marker.is_empty() {
-        return Ok(finished);
-    }
-    let horizon = tables.horizon_millis(plan.output.artifact, &plan.country).await?;
-    for (shard, key) in with_marker {
-        if sound_marker(work, plan, shard, &key, horizon).await?.flatten().is_some() {
-            finished.insert(shard);
+    let keys: Vec<(u32, Digest)> =
+        plan.counts.stale.iter().map(|stale| (stale.shard, plan.shard_key(stale.shard))).collect();
+    let with = |object: Object| keys.iter().filter(move |(_, key)| names.contains(&object.name(key)));
+    let with_marker: Vec<_> = with.clone()(Object::Marker).collect();
+    if !with_marker.is_empty() {
+        let horizon = tables.horizon_millis(plan.output.artifact, &plan.country).await?;
+        for (shard, key) in with_marker {
+            if sound_marker(work, plan, *shard, key, horizon).await?.flatten().is_some() {
+                begun.finished.insert(*shard);
+            }
         }
     }
-    Ok(finished)
+    begun.failed = with(Object::Failed).map(|(shard, _)| *shard).filter(|s| !begun.finished.contains(s)).collect();
+    if let Some(first) = begun.failed.first() {
+        // the lease says nothing of a shard that is closed
+        let board = ClaimBoard::new(work, plan, Duration::ZERO);
+        begun.first_failure = Some(board.failed(*first).await?.why());
+    }
+    Ok(begun)
 }
 
 fn counted(shard: u32, join: &ShardJoin) -> ShardPlan {

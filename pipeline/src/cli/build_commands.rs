@@ -190,6 +190,7 @@ pub(super) async fn run(args: &SpecArgs, options: RunArgs, steps: StepArgs) -> R
     let progress = Progress::new(false);
     let spec = args.read()?;
     preflight::check_run(&spec, steps.until.as_deref())?;
+    steps.until.iter().try_for_each(|until| crate::run::check_until(&spec, until))?;
     let mut build = Build::connect(spec, stop_flag()).await?;
     build.source.required()?;
     build.list_source().await?;

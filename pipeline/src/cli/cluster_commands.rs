@@ -58,6 +58,7 @@ async fn drive_to_end(
 ) -> Result<Option<RunEnd>> {
     let progress = Progress::new(false);
     preflight::check_run(&spec, steps.until.as_deref())?;
+    steps.until.iter().try_for_each(|until| crate::run::check_until(&spec, until))?;
     let is_cluster = engine.engine != EngineName::Processes;
     check_once(options, engine)?;
     let asked = options_of(options, steps, &engine.failed);

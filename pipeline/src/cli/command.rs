@@ -91,7 +91,7 @@ pub(super) enum Command {
         steps: StepArgs,
         #[command(flatten)]
         metrics: MetricsArgs,
-        #[arg(long, help = "Print one object a line: each step as it ends, and the outcome last")]
+        #[arg(long, help = "Print one object a line: each step as it ends, and last the outcome or the error")]
         json: bool,
     },
     /// Run a build, a pair, or a folder of builds by several workers; may be killed, and started as often as one likes

@@ -168,6 +168,9 @@ pub(super) async fn logs(whole: &Whole, args: &LogsArgs) -> Result<()> {
     if let Some(step) = args.step.as_ref().filter(|step| !steps.contains(step) && !of_driver.contains(step)) {
         return Err(unknown("step", step, &steps));
     }
+    if known.is_empty() {
+        aside!("no run was submitted to a cluster, whose logs are shown here");
+    }
     let (stop, mut shown) = (stop_flag(), BTreeSet::new());
     loop {
         for (home, work, known) in &homes {

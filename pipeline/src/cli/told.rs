@@ -10,7 +10,7 @@ use super::{figures, report_commands};
 use crate::ablate::{Ablation, Difference, Variant};
 use crate::build::Build;
 use crate::pair::Tested;
-use crate::preview::PlanLine;
+use crate::preview::{Failed, PlanLine};
 use crate::run::Quarantined;
 use crate::run_options::RunOptions;
 use crate::say;
@@ -26,6 +26,7 @@ pub(super) fn print_plan(lines: &[PlanLine]) -> Result<()> {
             why.push(format!("{} kept: same words", line.carried));
         }
         why.extend(line.finished.map(|finished| finished.in_words()));
+        why.extend(line.failed.as_ref().map(Failed::in_words));
         if !line.note.is_empty() {
             why.push(line.note.clone());
         }

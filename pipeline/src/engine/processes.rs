@@ -21,9 +21,6 @@ use crate::progress::Progress;
 /// Times that workers of one stage are started again before the driver gives up.
 const MOST_RESTARTS: usize = 20;
 
-/// Times that a training is started before the driver gives up.
-const MOST_TRAININGS: usize = 3;
-
 /// How long after a worker has left, because nothing was to be had, another is tried: a shard may have been given back.
 const BEFORE_ANOTHER: Duration = Duration::from_secs(2);
 
@@ -94,20 +91,14 @@ impl Processes {
         let arguments = job.over.arguments(&folder)?;
         let ranks = job.ranks.processes.max(1);
         let siblings = if job.beside_others { self.slots.all() } else { ranks };
-        for attempt in 1.. {
+        let run = async || {
             let _slots = self.wait_for(ranks, job).await?;
-            let ended = match ranks {
+            match ranks {
                 1 => launch::alone(job.step, siblings, &arguments, job.stop, progress).await,
                 _ => launch::ranks(job.step, job.ranks, &arguments, job.stop, progress).await,
-            };
-            match ended {
-                Err(error @ WorkerError::Transient(_)) if attempt < MOST_TRAININGS => {
-                    progress.note(&format!("warning: {error}; it goes on from what it has saved"));
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                ended => return ended.map(|()| Some(Placed::Waits)),
             }
-        }
+        };
+        launch::again_where_killed(run, progress).await?;
         Ok(Some(Placed::Waits))
     }
 

@@ -27,6 +27,9 @@ pub use end::TaskEnd;
 use end::{Next, next};
 use way::Way;
 
+/// Times that a driver goes over all tasks whose sources or tables others keep changing.
+const MOST_PASSES: usize = 3;
+
 /// How often a driver looks whether there is room for a task.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -80,9 +83,54 @@ pub struct Drive<'a> {
 
 /// Goes through all tasks; how far each has come. One that fails holds up only those that need it.
 ///
+/// A build looks again before it ends, and others are under way for long after: who has done anything looks at all of them
+/// once more, and ends only when nothing is left to do.
+///
 /// # Errors
 /// [`WorkerError::Stopped`].
 pub async fn drive_all(drive: &Drive<'_>, engines: &impl Engines) -> Result<Vec<TaskEnd>, WorkerError> {
+    let (mut ends, mut worked) = go_over(drive, engines).await?;
+    // what was asked for once was done
+    let options = RunOptions { retry_errors: false, retrain: false, ..drive.options.clone() };
+    let drive = Drive { options: &options, ..*drive };
+    for _ in 1..MOST_PASSES {
+        if !worked || !has_changed(&drive, engines, &mut ends).await? {
+            break;
+        }
+        (ends, worked) = go_over(&drive, engines).await?;
+    }
+    Ok(ends)
+}
+
+/// Has any build changed since it was finished? Of one that cannot be looked at its end says so.
+async fn has_changed(drive: &Drive<'_>, engines: &impl Engines, ends: &mut [TaskEnd]) -> Result<bool, WorkerError> {
+    // another driver comes, or somebody has to
+    if drive.tasks.len() < 2 || !ends.iter().all(|end| matches!(end, TaskEnd::Done | TaskEnd::LeftOut)) {
+        return Ok(false);
+    }
+    for (number, task) in drive.tasks.iter().enumerate() {
+        let (What::Build(spec), TaskEnd::Done) = (&task.what, &ends[number]) else { continue };
+        let progress = drive.progress.of_task(&task.name);
+        let engine = engines.engine(number, task).await?;
+        match crate::run::has_changed(spec, drive.options, &engine, drive.stop, &progress).await {
+            Ok(false) => {}
+            Ok(true) => {
+                progress.note("its source or tables were changed since it was finished: going over all tasks again");
+                return Ok(true);
+            }
+            Err(WorkerError::Stopped) => return Err(WorkerError::Stopped),
+            Err(error) => {
+                drive.progress.note(&format!("error: {}: {error}", task.name));
+                ends[number] = TaskEnd::Failed(error);
+                engines.ended(number, task, &ends[number]).await;
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Goes through all tasks once; how far each has come, and whether anything was done.
+async fn go_over(drive: &Drive<'_>, engines: &impl Engines) -> Result<(Vec<TaskEnd>, bool), WorkerError> {
     let way = Way::new(drive, engines);
     let mut ends: Vec<Option<TaskEnd>> = drive.tasks.iter().map(|_| None).collect();
     let mut begun = vec![false; drive.tasks.len()];
@@ -113,7 +161,7 @@ pub async fn drive_all(drive: &Drive<'_>, engines: &impl Engines) -> Result<Vec<
         let ended = match tokio::time::timeout(LOOK_EVERY, under_way.next()).await {
             Ok(Some(ended)) => ended,
             Ok(None) if stopped => return Err(WorkerError::Stopped),
-            Ok(None) => return Ok(ends.into_iter().flatten().collect()),
+            Ok(None) => return Ok((ends.into_iter().flatten().collect(), way.has_worked())),
             // there may be room by now
             Err(_) => continue,
         };

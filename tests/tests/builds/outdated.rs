@@ -23,9 +23,8 @@ const LEASE: Duration = Duration::from_secs(1);
 
 /// Writes the same bytes anew, as when an archive is uploaded again.
 fn write_anew(world: &World) {
-    let archives = walk(&world.path("world")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "zip"));
     let mut written = 0;
-    for archive in archives {
+    for archive in archives(world) {
         let bytes = std::fs::read(&archive).unwrap();
         let draft = archive.with_extension("draft");
         std::fs::write(&draft, bytes).unwrap();
@@ -33,6 +32,10 @@ fn write_anew(world: &World) {
         written += 1;
     }
     assert!(written > 0);
+}
+
+fn archives(world: &World) -> impl Iterator<Item = PathBuf> {
+    walk(&world.path("world")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "zip"))
 }
 
 fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
@@ -71,6 +74,24 @@ async fn a_run_whose_source_changes_plans_again() {
     assert_eq!(rows(&build).await, wanted);
 }
 
+/// As `cp` writes a file that is there: for a while it holds half an archive. Who comes to that by listing again waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_being_written_is_waited_for() {
+    let world = World::new(30);
+    let wanted = rows(&run(world.spec("undisturbed", &SET)).await.unwrap().0).await;
+    let mut build = open(world.spec("work", &SET)).await.unwrap();
+    let archives: Vec<(PathBuf, Vec<u8>)> =
+        archives(&world).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    archives.iter().for_each(|(path, bytes)| std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap());
+    let writer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(2));
+        archives.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    });
+    pipeline::run::run(&mut build, &RunOptions::default(), &Progress::new(true)).await.unwrap();
+    writer.join().unwrap();
+    assert_eq!(rows(&build).await, wanted);
+}
+
 /// The first worker that finds it tells the others, whose stage is over; what is published again is another matter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_source_changed_withdraws_the_plan() {
@@ -105,9 +126,7 @@ async fn a_worker_whose_archive_is_gone_withdraws_the_plan() {
     let world = World::new(30);
     let (build, _) = run_with(world.spec("work", &SET), until("geotags")).await.unwrap();
     let plan = publish_images(&build).await;
-    for path in walk(&world.path("world")).iter().filter(|path| path.extension().is_some_and(|e| e == "zip")) {
-        std::fs::remove_file(path).unwrap();
-    }
+    archives(&world).for_each(|path| std::fs::remove_file(path).unwrap());
     work(&build, &plan, "first").await.unwrap();
     let withdrawn = ClaimBoard::new(&build.work, &plan, LEASE).look().await.unwrap().withdrawn.expect("it says so");
     assert!(withdrawn.why.contains("it is there no longer"), "{withdrawn:?}");

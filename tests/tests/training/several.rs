@@ -5,14 +5,17 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use manifests::BuildSpec;
 use pipeline::ablate::{Ablation, ablate};
+use pipeline::build::Build;
 use pipeline::pair::{Pair, Tested};
 use pipeline::progress::Progress;
+use pipeline::run_options::RunOptions;
 use pipeline::sweep::Curve;
-use pipeline_tests::{World, rows, run, urbancross, urbancross_sandbox};
+use pipeline_tests::{World, edit_a_finnish_image, rows, run, run_with, urbancross, urbancross_sandbox};
 use workers::adapt::records;
 use workers::stores::WorkStore;
 
@@ -290,6 +293,47 @@ async fn a_folder_of_builds_is_one_run() {
 }
 
 /// What a cluster would be given can be seen without one.
+/// A build that was finished long before the others is looked at once more: what changed meanwhile is in its tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_build_whose_source_changes_is_gone_over_again() {
+    let world = World::new(12);
+    let (folder, _) = specs(&world, "driven");
+    let spain = build(&folder, "spain");
+    let work = WorkStore::open(&spain.work.url, &spain.work.options).unwrap();
+    work.make().unwrap();
+    // another run holds up the second build
+    let stop = AtomicBool::new(false);
+    let held = workers::lease::take(&work, "spain", "a test", 600, &stop, |_| {}).await.unwrap();
+    let mut driver = command(&["drive", "--workers", "2", "--until", "captions"], &folder);
+    let mut driver = driver.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let finland = build(&folder, "finland");
+    let is_done = async || {
+        let status = Build::open_work(finland.clone(), Arc::default()).await;
+        let Ok(opened) = status else { return false };
+        let lines = pipeline::status::status(&opened).await.unwrap();
+        lines.iter().any(|line| line.step == "captions" && line.rows > 0)
+    };
+    let began = Instant::now();
+    while !is_done().await {
+        assert!(driver.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE, "finland is not made");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // its last look is over when it has given its lease back
+    while !work.list(&manifests::paths::leases("finland")).await.unwrap().is_empty() {
+        assert!(began.elapsed() < PATIENCE, "finland is not left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let edited = edit_a_finnish_image(&world);
+    drop(held);
+    let output = driver.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("finland: its source or tables were changed since it was finished"), "{said}");
+    let until = RunOptions { until: Some("captions".into()), ..RunOptions::default() };
+    let (after, _) = run_with(finland, until).await.unwrap();
+    assert_eq!(after.commits(), 0, "nothing was left to do of {edited:?}");
+}
+
 #[test]
 fn jobs_of_all_tasks_are_rendered() {
     let world = World::new(1);

@@ -1,6 +1,6 @@
 //! What is done of one task, beside others that are under way.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
@@ -33,12 +33,18 @@ pub(super) struct Way<'d, E> {
     leases: RefCell<BTreeMap<String, Rc<Mutex<Weak<Held>>>>>,
     /// Held by the one that says what it came to.
     saying: Mutex<()>,
+    /// Whether anything was made that was not there.
+    worked: Cell<bool>,
 }
 
 impl<'d, E: Engines> Way<'d, E> {
     pub(super) fn new(drive: &'d Drive<'d>, engines: &'d E) -> Self {
         let (pairs, leases, saying) = (RefCell::default(), RefCell::default(), Mutex::default());
-        Self { drive, engines, pairs, leases, saying }
+        Self { drive, engines, pairs, leases, saying, worked: Cell::new(false) }
+    }
+
+    pub(super) fn has_worked(&self) -> bool {
+        self.worked.get()
     }
 
     pub(super) async fn task(&self, number: usize, task: &Task) -> Result<TaskEnd, WorkerError> {
@@ -50,7 +56,9 @@ impl<'d, E: Engines> Way<'d, E> {
                 let mut build = Build::connect(spec.as_ref().clone(), stop.clone()).await?;
                 build.source.required()?;
                 build.list_source().await?;
-                match crate::run::drive(&mut build, self.drive.options, &engine, progress).await? {
+                let ended = crate::run::drive(&mut build, self.drive.options, &engine, progress).await;
+                self.worked.set(self.worked.get() || build.commits() > 0);
+                match ended? {
                     RunEnd::Placed { step } => return Ok(TaskEnd::Placed(step)),
                     RunEnd::Done(out) => self.finished(task, Outcome::Built(&build, &out)).await?,
                 }
@@ -63,10 +71,13 @@ impl<'d, E: Engines> Way<'d, E> {
                         progress.note(&format!("{ADAPT:21} up to date ({})", record.trained.best_validation()));
                         record
                     }
-                    None => match adapt(&pair, of, ADAPT, &engines.engine(number, task).await?, progress).await? {
-                        Some(record) => record,
-                        None => return Ok(TaskEnd::Placed(ADAPT)),
-                    },
+                    None => {
+                        self.worked.set(true);
+                        match adapt(&pair, of, ADAPT, &engines.engine(number, task).await?, progress).await? {
+                            Some(record) => record,
+                            None => return Ok(TaskEnd::Placed(ADAPT)),
+                        }
+                    }
                 };
                 let finished = finish_pair(&pair, &record, progress).await?;
                 self.finished(task, Outcome::Adapted(&pair, &finished)).await?;
@@ -76,10 +87,13 @@ impl<'d, E: Engines> Way<'d, E> {
                 let pair = self.pair(of, false).await?;
                 let record = match pair.finished(&of.spec).await? {
                     Some(record) => record,
-                    None => match adapt(&pair, of, VARIANT, &engines.engine(number, task).await?, progress).await? {
-                        Some(record) => record,
-                        None => return Ok(TaskEnd::Placed(VARIANT)),
-                    },
+                    None => {
+                        self.worked.set(true);
+                        match adapt(&pair, of, VARIANT, &engines.engine(number, task).await?, progress).await? {
+                            Some(record) => record,
+                            None => return Ok(TaskEnd::Placed(VARIANT)),
+                        }
+                    }
                 };
                 adapted::figures(&pair, &record).await?;
                 progress.note(&format!("{VARIANT:21} done ({})", record.trained.best_validation()));
@@ -88,6 +102,7 @@ impl<'d, E: Engines> Way<'d, E> {
             What::Train(spec) => {
                 let _lease = self.lease(task, progress).await?;
                 if self.must_train(spec).await? {
+                    self.worked.set(true);
                     let build = Build::open_work(spec.as_ref().clone(), stop.clone()).await?;
                     if !train(&build, &engines.engine(number, task).await?, progress).await? {
                         return Ok(TaskEnd::Placed(Training::Pretrain.name()));

@@ -21,6 +21,7 @@ mod several;
 mod several_commands;
 mod simulate_commands;
 mod submit_commands;
+mod submit_warnings;
 mod tags_commands;
 mod told;
 mod train_commands;
@@ -183,9 +184,8 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::SingleDomain { specs, set, report, json } => {
             train_commands::single_domain(&specs, &set.set, report, json).await
         }
-        Command::Doctor { spec, set, profile, json } => {
-            let profile = profile.map(|path| engine_runs::slurm_profile(Some(&path))).transpose()?;
-            build_commands::doctor(spec, &set.set, profile.as_ref(), json).await
+        Command::Doctor { spec, set, engine, profile, json } => {
+            build_commands::doctor(spec, &set.set, profile.as_deref().map(|path| (engine, path)), json).await
         }
         Command::Weights { spec, fetch, json } => build_commands::weights(spec.read()?, fetch, json).await,
         Command::Spec { spec } => {

@@ -70,6 +70,14 @@ pub async fn examine_slurm(profile: &engines::Profile) -> Vec<Finding> {
     findings
 }
 
+/// Looks at a cluster of Ray: whether it answers, and whether a profile fits.
+pub async fn examine_ray(profile: &engines::Profile) -> Vec<Finding> {
+    match crate::engine::examine_ray(profile).await {
+        Ok(found) => found.into_iter().map(|(what, found)| finding(what, found)).collect(),
+        Err(error) => vec![finding("ray", Err(error.to_string()))],
+    }
+}
+
 fn device(spec: Option<&BuildSpec>) -> Result<String, String> {
     let binary = if stages::device::HAS_CUDA { "the CPU and NVIDIA GPUs" } else { "the CPU" };
     let Some(spec) = spec else { return Ok(format!("this binary is for {binary}")) };

@@ -4,6 +4,8 @@
 mod kubectl;
 mod kubernetes;
 mod processes;
+mod ray;
+mod recorded;
 mod slots;
 mod slurm;
 
@@ -24,6 +26,7 @@ use crate::run_record::Submission;
 pub use kubectl::Kubectl;
 pub use kubernetes::KubernetesEngine;
 pub use processes::Processes;
+pub use ray::{RayJobs, address as ray_address, examine as examine_ray};
 pub use slots::Slots;
 pub use slurm::{Slurm, examine as examine_slurm};
 
@@ -42,22 +45,42 @@ pub enum Engine {
     Kubernetes(Box<KubernetesEngine>),
 }
 
-/// What the engine of a run says of its jobs, in words; `None`: it does not answer here.
-pub(crate) async fn jobs_in_words(submission: &Submission, country: &str) -> Option<String> {
+/// What the engine of a run says of its jobs.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    /// Those that wait or run, in words; empty: there are none.
+    pub live: String,
+    /// How the last one failed, where nothing else says it.
+    pub ended: Option<Ended>,
+}
+
+/// A job that has failed.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its name and why.
+    pub words: String,
+    /// The exit code that it comes to.
+    pub code: u8,
+}
+
+/// What the engine of a run says of its jobs; `None`: it does not answer here.
+pub(crate) async fn jobs(submission: &Submission, country: &str) -> Option<Jobs> {
+    let live = |live: String| Jobs { live, ended: None };
     match submission.engine.as_str() {
         "slurm" => {
             let run = submission.run(country);
             let queued = slurm::queued(&run).await.ok()?;
             let counts = engines::slurm::arrays(&queued);
             let words = counts.iter().map(|((name, state), jobs)| format!("{name} {state} {jobs}"));
-            Some(words.collect::<Vec<_>>().join(", "))
+            Some(live(words.collect::<Vec<_>>().join(", ")))
         }
         "kubernetes" => {
             let profile = Profile::parse(&submission.profile).ok()?;
             let seen = KubernetesEngine::new(submission.run(country), profile).state().await.ok()?;
             let words = seen.iter().filter(|job| !job.state.is_over()).map(|job| format!("{} {}", job.name, job.words));
-            Some(words.collect::<Vec<_>>().join(", "))
+            Some(live(words.collect::<Vec<_>>().join(", ")))
         }
+        "ray" => RayJobs::of(submission).ok()?.seen().await.ok(),
         _ => None,
     }
 }
@@ -153,7 +176,8 @@ impl Engine {
     pub(crate) fn recorded_run(&self) -> Option<&str> {
         match self {
             Engine::Kubernetes(kubernetes) => Some(kubernetes.run_id()),
-            Engine::Here | Engine::Processes(_) | Engine::Slurm(_) => None,
+            Engine::Processes(processes) => processes.recorded_run(),
+            Engine::Here | Engine::Slurm(_) => None,
         }
     }
 

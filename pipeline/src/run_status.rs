@@ -104,15 +104,22 @@ pub async fn run_statuses(work: &WorkStore, country: &str) -> Result<Vec<RunStat
             // a task that has not begun goes on as long as its run does
             Some(whole) if step.is_none() => {
                 let of_all = Submission { run: whole.clone(), ..submission.clone() };
-                let jobs = crate::engine::jobs_in_words(&of_all, country).await;
-                jobs.map(|jobs| if jobs.is_empty() { jobs } else { format!("not begun; of the whole run {jobs}") })
+                let mut jobs = crate::engine::jobs(&of_all, country).await;
+                if let Some(jobs) = jobs.as_mut().filter(|jobs| !jobs.live.is_empty()) {
+                    jobs.live = format!("not begun; of the whole run {}", jobs.live);
+                }
+                jobs
             }
-            _ => crate::engine::jobs_in_words(&submission, country).await,
+            _ => crate::engine::jobs(&submission, country).await,
         };
+        let (jobs, failed) = jobs.map_or((None, None), |jobs| (Some(jobs.live), jobs.ended));
         let driver = record.last_driver().await?;
         let done = driver.as_ref().is_some_and(|end| end.code == 0 && end.of == DONE);
-        let driver_code = driver.as_ref().map_or(0, |end| end.code);
+        let failed = failed.filter(|_| !done && driver.as_ref().is_none_or(|end| end.code == 0));
+        let driver_code = failed.as_ref().map_or(driver.as_ref().map_or(0, |end| end.code), |failed| failed.code);
         let driver_error = driver.filter(|end| end.code != 0).map(|end| ended_in_words("the last driver", &end));
+        // a driver that was never started leaves no word
+        let driver_error = driver_error.or(failed.map(|failed| failed.words));
         let advice = if done { String::new() } else { advice(cancelled, step.as_ref(), jobs.as_deref()) };
         let at = last.map_or(0, |placement| placement.unix_seconds);
         let (engine, logs) = (submission.engine, submission.logs);

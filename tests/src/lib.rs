@@ -11,6 +11,8 @@ pub mod hub;
 pub mod large;
 pub mod networks;
 pub mod noisy;
+#[cfg(unix)]
+pub mod ray_head;
 pub mod s3;
 
 use std::collections::BTreeMap;

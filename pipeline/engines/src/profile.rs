@@ -20,6 +20,8 @@ pub struct Profile {
     pub slurm: Slurm,
     /// How jobs are given to Kubernetes.
     pub kubernetes: Kubernetes,
+    /// How jobs are given to Ray.
+    pub ray: Ray,
     /// What each step needs, by its name; `default` stands for those that are not named.
     pub stage: BTreeMap<String, Resources>,
 }
@@ -30,6 +32,7 @@ impl Default for Profile {
             lease_seconds: LEASE_SECONDS,
             slurm: Slurm::default(),
             kubernetes: Kubernetes::default(),
+            ray: Ray::default(),
             stage: BTreeMap::new(),
         }
     }
@@ -175,6 +178,28 @@ impl Default for Kubernetes {
     }
 }
 
+/// How jobs are given to Ray.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ray {
+    /// Address of the head's dashboard, where its Jobs API is; `RAY_ADDRESS` says more, where it is of HTTP.
+    pub address: String,
+    /// How the program is called on each node; its variable `URBANCROSS` says more.
+    pub program: String,
+    /// How the Python is called where the driver runs that has Ray.
+    pub python: String,
+}
+
+impl Default for Ray {
+    fn default() -> Self {
+        Self {
+            address: "http://127.0.0.1:8265".to_owned(),
+            program: "urbancross".to_owned(),
+            python: "python3".to_owned(),
+        }
+    }
+}
+
 impl Profile {
     /// Reads a profile.
     ///
@@ -223,6 +248,8 @@ mod tests {
         assert!(error.contains("slurm.partitoin") && error.contains("partition"), "{error}");
         let error = Profile::parse("[stage.captions]\ngpus = \"one\"\n").unwrap_err();
         assert!(error.contains("stage.captions.gpus"), "{error}");
+        let error = Profile::parse("[ray]\nadress = \"http://head:8265\"\n").unwrap_err();
+        assert!(error.contains("ray.adress") && error.contains("address"), "{error}");
         assert!(Profile::parse("[slurm").is_err());
         assert!(Profile::parse("[stage.x]\nmemory = \"16Gi\"\n").is_ok());
         for (wrong, said) in [

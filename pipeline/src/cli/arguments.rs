@@ -89,7 +89,7 @@ pub(super) enum EngineName {
     Slurm,
     /// A Kubernetes cluster, by way of kubectl
     Kubernetes,
-    /// A Ray cluster; only for `render`
+    /// A Ray cluster, by way of its Jobs API
     Ray,
 }
 
@@ -147,7 +147,7 @@ pub(super) struct EngineArgs {
     pub(super) engine: EngineName,
     #[arg(long, value_name = "FILE", help = "Profile of the cluster, such as deploy/profile.toml")]
     pub(super) profile: Option<PathBuf>,
-    #[arg(long, value_name = "ID", value_parser = run_name, help = "Name of the run; otherwise it follows from the spec")]
+    #[arg(long, value_name = "ID", value_parser = run_name, help = "Name of the run; otherwise it follows from the spec. One that is named leaves records, also by processes")]
     pub(super) run: Option<String>,
     #[arg(
         long,

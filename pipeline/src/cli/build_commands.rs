@@ -1,13 +1,14 @@
 //! Commands that plan, run and inspect a build.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use manifests::BuildSpec;
 use manifests::words::count;
 use workers::WorkerError;
 
-use super::arguments::{RunArgs, SpecArgs, StepArgs};
+use super::arguments::{EngineName, RunArgs, SpecArgs, StepArgs};
+use super::engine_runs::{ray_profile, slurm_profile};
 use super::several::Whole;
 use super::told::{end_of_run, print_plan, print_status, shown};
 use super::{several_commands, simulate_commands, stop_flag};
@@ -245,13 +246,24 @@ pub(super) async fn weights(spec: BuildSpec, fetch: bool, json: bool) -> Result<
 pub(super) async fn doctor(
     spec: Option<PathBuf>,
     set: &[String],
-    profile: Option<&engines::Profile>,
+    cluster: Option<(EngineName, &Path)>,
     json: bool,
 ) -> Result<()> {
+    let profile = match cluster {
+        None => None,
+        Some((EngineName::Slurm, path)) => Some(slurm_profile(Some(path))?),
+        Some((EngineName::Ray, path)) => Some(ray_profile(Some(path))?),
+        Some((EngineName::Kubernetes | EngineName::Processes, _)) => {
+            let why = "--engine: clusters that are looked at are those of slurm and of ray";
+            return Err(WorkerError::Configuration(why.into()).into());
+        }
+    };
     let spec = spec.map(|path| BuildSpec::read(&path, set)).transpose()?;
     let mut findings = crate::doctor::examine(spec.as_ref()).await;
-    if let Some(profile) = profile {
-        findings.extend(crate::doctor::examine_slurm(profile).await);
+    match (cluster, &profile) {
+        (Some((EngineName::Ray, _)), Some(profile)) => findings.extend(crate::doctor::examine_ray(profile).await),
+        (_, Some(profile)) => findings.extend(crate::doctor::examine_slurm(profile).await),
+        _ => {}
     }
     if json {
         say!("{}", serde_json::to_string_pretty(&findings)?);

@@ -9,7 +9,7 @@ use workers::WorkerError;
 use workers::pull::Share;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, ShareArgs, SpecArgs, StepArgs};
-use super::engine_runs::{OfRun, check_once, claimant, only_rendered, options_of, read_profile, run_options};
+use super::engine_runs::{OfRun, check_once, claimant, not_driven, options_of, read_profile, run_options};
 use super::several::{ExperimentArgs, Whole};
 use super::told::end_of_run;
 use super::{several_commands, stop_flag};
@@ -88,7 +88,7 @@ async fn drive_to_end(
             let profile = read_profile(engine.profile.as_deref())?;
             Engine::Kubernetes(Box::new(KubernetesEngine::new(run(), profile)))
         }
-        EngineName::Ray => return Err(only_rendered().into()),
+        EngineName::Ray => return Err(not_driven().into()),
     };
     let end = crate::run::drive(&mut build, &options, &engine, &progress).await?;
     match &end {

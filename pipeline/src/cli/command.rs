@@ -6,8 +6,8 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use super::analyse_commands::AnalyseArgs;
 use super::arguments::{
-    ClusterArgs, EngineArgs, FailedArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs, SpecArgs,
-    StepArgs, TryArgs, run_name,
+    ClusterArgs, EngineArgs, EngineName, FailedArgs, LogsArgs, MetricsArgs, PairArgs, RunArgs, SetArgs, ShareArgs,
+    SpecArgs, StepArgs, TryArgs, run_name,
 };
 use super::export_commands::ExportArgs;
 use super::numbers::within;
@@ -402,7 +402,9 @@ pub(super) enum Command {
         spec: Option<PathBuf>,
         #[command(flatten)]
         set: SetArgs,
-        #[arg(long, value_name = "FILE", help = "Profile of a Slurm cluster that is looked at as well")]
+        #[arg(long, value_enum, default_value = "slurm", help = "Whose cluster the profile is of: slurm or ray")]
+        engine: EngineName,
+        #[arg(long, value_name = "FILE", help = "Profile of a cluster that is looked at as well")]
         profile: Option<PathBuf>,
         #[arg(long, help = "Machine-readable output")]
         json: bool,

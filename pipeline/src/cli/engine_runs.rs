@@ -10,6 +10,7 @@ use workers::claims::Claimant;
 use workers::stores::WorkStore;
 
 use super::arguments::{EngineArgs, EngineName, FailedArgs, RunArgs, StepArgs};
+use crate::engine::ray_address;
 use crate::logs::LastWords;
 use crate::run_options::RunOptions;
 use crate::run_record::{ProcessEnd, RunRecord, run_id};
@@ -40,11 +41,17 @@ pub(super) fn run_options(options: &RunArgs, steps: &StepArgs, engine: &EngineAr
     }
 }
 
-/// Ray's drivers are files.
-pub(super) fn only_rendered() -> WorkerError {
-    WorkerError::Configuration(
-        "Ray runs a file: write it with `urbancross render --engine ray` and give it to `ray job submit`".into(),
-    )
+/// On Ray a driver has processes, each of which is a task elsewhere: only where the job runs it knows how.
+pub(super) fn not_driven() -> WorkerError {
+    let why = "a driver on Ray is a job of the cluster: begin it with `urbancross submit --engine ray`";
+    WorkerError::Configuration(why.into())
+}
+
+/// A profile for Ray, whose address is the one that is used: commands that follow find the run there.
+pub(super) fn ray_profile(path: Option<&Path>) -> Result<Profile, WorkerError> {
+    let mut profile = read_profile(path)?;
+    profile.ray.address = ray_address(&profile.ray.address, &|name| std::env::var(name).ok())?;
+    Ok(profile)
 }
 
 /// Options as every driver of a run is given them.

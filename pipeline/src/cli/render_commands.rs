@@ -1,5 +1,6 @@
 //! `urbancross render`: what a cluster would be given, without one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
@@ -10,7 +11,7 @@ use stages::{Step, Training};
 use workers::WorkerError;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
-use super::engine_runs::{no_cluster, options_of, read_profile, run_of, slurm_profile};
+use super::engine_runs::{no_cluster, options_of, ray_profile, read_profile, run_of, slurm_profile};
 use super::several::{Several, Whole, run_of_task};
 use crate::say;
 use crate::tasks::What;
@@ -26,13 +27,19 @@ pub(super) fn render(
     }
     let profile = match cluster.engine {
         EngineName::Slurm => slurm_profile(cluster.profile.as_deref())?,
-        EngineName::Kubernetes | EngineName::Ray => read_profile(cluster.profile.as_deref())?,
+        EngineName::Kubernetes => read_profile(cluster.profile.as_deref())?,
+        EngineName::Ray => ray_profile(cluster.profile.as_deref())?,
         EngineName::Processes => return Err(no_cluster().into()),
     };
     let steps = StepArgs { until: until.clone(), ..StepArgs::default() };
     let mut options = options_of(&RunArgs::default(), &steps, &FailedArgs::default());
     options.extend(experiment);
     let runs = match whole {
+        // one driver goes all the way there, and has tasks
+        Whole::Build(spec) if cluster.engine == EngineName::Ray => {
+            let several = Several::of_build(spec.as_ref().clone())?;
+            runs_of(&several, options, until.as_deref(), &profile)?
+        }
         Whole::Build(spec) => {
             let run = run_of(spec, options);
             vec![(run, jobs(spec, until.as_deref(), &profile))]
@@ -54,7 +61,7 @@ pub(super) fn render(
 }
 
 /// The run of several tasks with its first driver, and each task with its jobs.
-fn runs_of(
+pub(super) fn runs_of(
     several: &Several,
     options: Vec<String>,
     until: Option<&str>,
@@ -99,22 +106,19 @@ fn rendered(
             let objects: Vec<_> = objects.iter().map(engines::kubernetes::Object::to_json).collect();
             Ok(vec![(format!("uc-{}.yaml", first.id), engines::kubernetes::render(&objects))])
         }
-        EngineName::Ray if first.whole.is_some() => {
-            let mut steps: Vec<String> =
-                runs.iter().skip(1).flat_map(|(_, jobs)| jobs).map(|job| job.step.clone()).collect();
-            steps.sort_unstable();
-            steps.dedup();
-            let file = engines::ray::whole(first, &steps, profile).map_err(WorkerError::Configuration)?;
-            Ok(vec![file])
-        }
         EngineName::Ray => {
-            let drivers =
-                runs.iter().flat_map(|(run, jobs)| jobs.iter().map(|job| engines::ray::driver(run, job, profile)));
-            let files: Result<Vec<_>, String> = drivers.collect();
-            files.map_err(WorkerError::Configuration)
+            let file = engines::ray::driver(first, &steps_of(runs), profile);
+            Ok(vec![file.map_err(WorkerError::Configuration)?])
         }
         EngineName::Processes => Err(no_cluster()),
     }
+}
+
+/// Steps of the tasks of a run, each once.
+pub(super) fn steps_of(runs: &[(Run, Vec<Job>)]) -> Vec<String> {
+    let jobs = runs.iter().skip(1).flat_map(|(_, jobs)| jobs);
+    let steps: BTreeSet<String> = jobs.map(|job| job.step.clone()).collect();
+    steps.into_iter().collect()
 }
 
 pub(super) fn begin_job() -> Job {

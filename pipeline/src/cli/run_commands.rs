@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
+use engines::ray::jobs::STOP_SECONDS;
 use engines::{Profile, Run};
 use manifests::words::count;
 use manifests::{BuildSpec, paths};
@@ -16,8 +17,8 @@ use workers::stores::WorkStore;
 use super::arguments::LogsArgs;
 use super::several::{Whole, is_of};
 use super::stop_flag;
-use crate::engine::{KubernetesEngine, Slurm};
-use crate::run_record::RunRecord;
+use crate::engine::{KubernetesEngine, RayJobs, Slurm};
+use crate::run_record::{DRIVER, RunRecord, Submission};
 use crate::run_status::{RunStatus, run_statuses};
 use crate::{aside, say};
 
@@ -108,7 +109,7 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
 }
 
 pub(super) async fn cancel(whole: &Whole, run: Option<&str>, now: bool) -> Result<()> {
-    let mut cancelled = 0;
+    let (mut cancelled, mut stopped) = (0, BTreeSet::new());
     // of a run of several tasks: first nobody is to begin another
     for home in whole.homes() {
         let Some(work) = home.work().await? else { continue };
@@ -122,6 +123,15 @@ pub(super) async fn cancel(whole: &Whole, run: Option<&str>, now: bool) -> Resul
             let Some(submission) = RunRecord::new(&work, &home.name, id).submission().await? else {
                 return Err(WorkerError::Missing { what: "the run", path: id.clone() }.into());
             };
+            if submission.engine == "ray" {
+                // its tasks have one job
+                if stopped.insert((submission.run(&home.name).driven().to_owned(), submission.profile.clone())) {
+                    stop_job(&submission, now).await?;
+                }
+                say!("run {id} is cancelled; what is done stays done");
+                cancelled += 1;
+                continue;
+            }
             let profile = Profile::parse(&submission.profile).map_err(WorkerError::Broken)?;
             let of_task = submission.run(&home.name);
             // its first driver is no task's
@@ -144,6 +154,16 @@ pub(super) async fn cancel(whole: &Whole, run: Option<&str>, now: bool) -> Resul
         }
         _ => Ok(()),
     }
+}
+
+/// Stops the job of a run on Ray.
+async fn stop_job(submission: &Submission, now: bool) -> Result<()> {
+    if RayJobs::of(submission)?.cancel().await?.is_some() && now {
+        aside!(
+            "Ray gives a job {STOP_SECONDS} s to end, and cannot be told to make it shorter; its workers leave what they have"
+        );
+    }
+    Ok(())
 }
 
 /// Shows what processes of a run said last, each below a line with its name.
@@ -175,7 +195,8 @@ pub(super) async fn logs(whole: &Whole, args: &LogsArgs) -> Result<()> {
     loop {
         for (home, work, known) in &homes {
             for run in known.iter().filter(|run| is_of(run, args.run.as_deref())) {
-                show_logs(work, &home.name, run, args, &mut shown).await?;
+                let driver_is_shown = show_job_log((work, &home.name, run), args, &mut shown).await?;
+                show_logs((work, &home.name, run), args, driver_is_shown, &mut shown).await?;
             }
         }
         if !args.follow || stop.load(Ordering::Relaxed) {
@@ -187,30 +208,70 @@ pub(super) async fn logs(whole: &Whole, args: &LogsArgs) -> Result<()> {
 
 /// Shows the words of one run; of those that are followed the lines that were not `shown` yet.
 async fn show_logs(
-    work: &WorkStore,
-    country: &str,
-    run: &str,
+    (work, country, run): (&WorkStore, &str, &str),
     args: &LogsArgs,
+    driver_is_shown: bool,
     shown: &mut BTreeSet<(String, String, usize)>,
 ) -> Result<()> {
     let folder = format!("{}/logs", paths::run(country, run));
-    for name in work.list(&folder).await?.iter().filter(|name| args.wants(name)) {
+    let wanted = |name: &&String| args.wants(name) && !(driver_is_shown && **name == of_driver());
+    for name in work.list(&folder).await?.iter().filter(wanted) {
         let Some(bytes) = work.get(&format!("{folder}/{name}")).await? else { continue };
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().filter(|line| !args.errors || is_error(line)).collect();
-        let process = name.trim_end_matches(".log");
-        if !args.follow && !lines.is_empty() {
-            say!("== {process} of run {run}");
+        show((name.trim_end_matches(".log"), run), &String::from_utf8_lossy(&bytes), args, shown)?;
+    }
+    Ok(())
+}
+
+/// The last words of a run's driver, which are among those of its first task.
+fn of_driver() -> String {
+    format!("{}-{}.log", DRIVER.0, DRIVER.1)
+}
+
+/// Shows what the driver of a run on Ray said, by the cluster, which has all of it; `false`: there is no more than in the store.
+async fn show_job_log(
+    (work, country, run): (&WorkStore, &str, &str),
+    args: &LogsArgs,
+    shown: &mut BTreeSet<(String, String, usize)>,
+) -> Result<bool> {
+    if !args.wants(&of_driver()) {
+        return Ok(false);
+    }
+    let submission = RunRecord::new(work, country, run).submission().await?;
+    let Some(submission) = submission.filter(|submission| submission.engine == "ray") else { return Ok(false) };
+    let of_run = submission.run(country);
+    if of_run.task_id(0) != run {
+        return Ok(false);
+    }
+    match RayJobs::of(&submission)?.log().await {
+        Ok(Some((job, log))) => show((&job, of_run.driven()), &log, args, shown).map(|()| true),
+        Ok(None) => Ok(false),
+        // the store has the last words of everybody who could write there
+        Err(error) => {
+            aside!("warning: {error}");
+            Ok(false)
         }
-        // what is followed is written anew as a whole: only lines that were not there yet are told
-        let mut times = std::collections::BTreeMap::new();
-        for line in lines {
-            let time = times.entry(line).and_modify(|times| *times += 1).or_insert(1);
-            if !args.follow {
-                say!("{line}");
-            } else if shown.insert((format!("{run} {process}"), line.to_owned(), *time)) {
-                say!("{process}: {line}");
-            }
+    }
+}
+
+/// Shows lines of a process of a run; of one that is followed those that were not `shown` yet.
+fn show(
+    (process, run): (&str, &str),
+    text: &str,
+    args: &LogsArgs,
+    shown: &mut BTreeSet<(String, String, usize)>,
+) -> Result<()> {
+    let lines: Vec<&str> = text.lines().filter(|line| !args.errors || is_error(line)).collect();
+    if !args.follow && !lines.is_empty() {
+        say!("== {process} of run {run}");
+    }
+    // what is followed is written anew as a whole: only lines that were not there yet are told
+    let mut times = std::collections::BTreeMap::new();
+    for line in lines {
+        let time = times.entry(line).and_modify(|times| *times += 1).or_insert(1);
+        if !args.follow {
+            say!("{line}");
+        } else if shown.insert((format!("{run} {process}"), line.to_owned(), *time)) {
+            say!("{process}: {line}");
         }
     }
     Ok(())

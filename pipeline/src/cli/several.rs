@@ -133,6 +133,12 @@ impl Whole {
 }
 
 impl Several {
+    /// A build alone, as a run of one task.
+    pub(super) fn of_build(spec: BuildSpec) -> Result<Self, WorkerError> {
+        let given = vec![Given::Build(Box::new(spec))];
+        Ok(Self { tasks: tasks(&given, &Asked::default())?, given })
+    }
+
     /// The run of all tasks, with the files that its drivers are given.
     pub(super) fn run(&self, id: Option<&str>, options: Vec<String>) -> Result<Run, WorkerError> {
         let beside = self.files();

@@ -12,7 +12,7 @@ use workers::WorkerError;
 use workers::stores::WorkStore;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, SpecArgs, StepArgs};
-use super::engine_runs::{check_once, only_rendered, options_of, read_profile, record_end, run_options};
+use super::engine_runs::{check_once, not_driven, options_of, read_profile, record_end, run_options};
 use super::several::{ExperimentArgs, Several, run_of_task};
 use super::stop_flag;
 use super::told::{end_of_run, print_ablation, print_curves, print_plan, print_status, say_tested};
@@ -106,15 +106,20 @@ impl Driver<'_> {
 
     /// What this driver says is kept among the records of the first task.
     fn words(&self, several: &Several) -> Result<Option<LastWords>> {
-        let (Some(first), true) = (several.tasks.first(), self.profile.is_some()) else { return Ok(None) };
+        let (Some(first), true) = (several.tasks.first(), self.is_recorded()) else { return Ok(None) };
         let (spec, name) = first.what.home();
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
         let path = paths::last_words(&name, &self.run.task_id(0), DRIVER.0, DRIVER.1);
         Ok(Some(LastWords::begin(work, path)))
     }
 
+    /// Whether it leaves word in the records of its run: of a cluster, and wherever somebody has named the run.
+    fn is_recorded(&self) -> bool {
+        self.profile.is_some() || self.engine.run.is_some()
+    }
+
     async fn is_cancelled(&self, tasks: &[Task]) -> Result<bool> {
-        if self.profile.is_none() {
+        if !self.is_recorded() {
             return Ok(false);
         }
         for (number, task) in tasks.iter().enumerate() {
@@ -140,14 +145,21 @@ impl Engines for Driver<'_> {
     }
 
     async fn engine(&self, number: usize, task: &Task) -> Result<Engine, WorkerError> {
-        let (Some(profile), Some(run)) = (self.profile.clone(), run_of_task(&self.run, number, task)) else {
-            let lease = Duration::from_secs(self.engine.lease.lease_seconds);
-            return Ok(Engine::Processes(Processes::of_task(&self.slots, number, &task.name, lease)));
+        let (run, profile) = match (run_of_task(&self.run, number, task), self.profile.clone()) {
+            (Some(run), Some(profile)) => (run, profile),
+            (run, _) => {
+                let lease = Duration::from_secs(self.engine.lease.lease_seconds);
+                let processes = Processes::of_task(&self.slots, number, &task.name, lease);
+                return Ok(Engine::Processes(match run.filter(|_| self.is_recorded()) {
+                    Some(run) => processes.recorded(&run.id, &run.country),
+                    None => processes,
+                }));
+            }
         };
         match self.engine.engine {
             EngineName::Slurm => Ok(Engine::Slurm(Box::new(Slurm::open(run, profile).await?))),
             EngineName::Kubernetes => Ok(Engine::Kubernetes(Box::new(KubernetesEngine::new(run, profile)))),
-            EngineName::Ray | EngineName::Processes => Err(only_rendered()),
+            EngineName::Ray | EngineName::Processes => Err(not_driven()),
         }
     }
 
@@ -170,7 +182,7 @@ impl Engines for Driver<'_> {
             TaskEnd::Failed(error) => ("", Err(error)),
             TaskEnd::Waits | TaskEnd::LeftOut => return,
         };
-        if self.profile.is_none() {
+        if !self.is_recorded() {
             return;
         }
         let (spec, name) = task.what.home();

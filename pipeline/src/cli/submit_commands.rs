@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use engines::kubernetes::{JobState, Seen};
-use engines::{ADAPT, Profile, Run, VARIANT};
+use engines::{Profile, Run};
 use manifests::BuildSpec;
 use manifests::words::count;
-use stages::Step;
 use workers::WorkerError;
 use workers::stores::WorkStore;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
-use super::engine_runs::{no_cluster, only_rendered, options_of, read_profile, run_of, slurm_profile};
-use super::render_commands::begin_job;
+use super::engine_runs::{no_cluster, options_of, ray_profile, read_profile, run_of, slurm_profile};
+use super::render_commands::{begin_job, runs_of, steps_of};
 use super::several::{ExperimentArgs, Several, Whole, run_of_task};
-use crate::engine::{KubernetesEngine, Slurm};
+use super::submit_warnings::{warn_of_few_shards, warn_of_other_runs};
+use crate::engine::{KubernetesEngine, RayJobs, Slurm};
 use crate::run_record::{DRIVER, RunRecord, Submission};
 use crate::tasks::What;
 use crate::{aside, preflight, say};
@@ -43,10 +43,16 @@ pub(super) async fn submit_all(
     let mut options = options_of(&RunArgs::default(), steps, failed);
     options.extend(experiment.options());
     for whole in all {
-        match whole {
-            Whole::Build(spec) => submit(*spec, options.clone(), cluster).await?,
-            Whole::Several(several) => submit_several(&several, options.clone(), cluster).await?,
-        }
+        let several = match whole {
+            // one driver goes all the way there, and has tasks
+            Whole::Build(spec) if cluster.engine == EngineName::Ray => Several::of_build(*spec)?,
+            Whole::Build(spec) => {
+                submit(*spec, options.clone(), cluster).await?;
+                continue;
+            }
+            Whole::Several(several) => several,
+        };
+        submit_several(&several, (options.clone(), steps.until.as_deref()), cluster).await?;
     }
     Ok(())
 }
@@ -59,14 +65,20 @@ async fn submit(spec: BuildSpec, options: Vec<String>, cluster: &ClusterArgs) ->
     cluster.let_cancelled_end(&run, &work).await?;
     cluster.prepare(&run).await?;
     begin(&work, &run, Some((&spec, &cluster.profile))).await?;
-    let started = cluster.start(&run, &work).await?;
+    let started = cluster.start(&run, (&run, &work), &[]).await?;
     cluster.write_down(&run, &work, &started).await?;
     started.say(&run, &spec.country)
 }
 
 /// Gives several tasks to a cluster, as one run: each task has its number behind the run's name.
-async fn submit_several(several: &Several, options: Vec<String>, cluster: &ClusterArgs) -> Result<()> {
-    let (run, cluster) = (several.run(None, options)?, Cluster::of(cluster)?);
+async fn submit_several(
+    several: &Several,
+    (options, until): (Vec<String>, Option<&str>),
+    cluster: &ClusterArgs,
+) -> Result<()> {
+    let cluster = Cluster::of(cluster)?;
+    let run = several.run(None, options.clone())?;
+    let steps = steps_of(&runs_of(several, options, until, &cluster.profile)?);
     let mut placed = Vec::new();
     for (number, task) in several.tasks.iter().enumerate() {
         let Some(of_task) = run_of_task(&run, number, task) else { continue };
@@ -86,8 +98,8 @@ async fn submit_several(several: &Several, options: Vec<String>, cluster: &Clust
         cluster.prepare(of_task).await?;
         begin(work, of_task, *of_build).await?;
     }
-    let Some((_, first, _)) = placed.first() else { return Ok(()) };
-    let started = cluster.start(&run, first).await?;
+    let Some((first, work, _)) = placed.first() else { return Ok(()) };
+    let started = cluster.start(&run, (first, work), &steps).await?;
     for (of_task, work, _) in &placed {
         cluster.write_down(of_task, work, &started).await?;
     }
@@ -121,7 +133,7 @@ impl Cluster {
         let profile = match args.engine {
             EngineName::Slurm => slurm_profile(args.profile.as_deref())?,
             EngineName::Kubernetes => read_profile(args.profile.as_deref())?,
-            EngineName::Ray => return Err(only_rendered()),
+            EngineName::Ray => ray_profile(args.profile.as_deref())?,
             EngineName::Processes => return Err(no_cluster()),
         };
         Ok(Self { engine: args.engine, profile })
@@ -134,11 +146,12 @@ impl Cluster {
         }
         // the driver is that of the whole run
         let driven = Run { id: run.driven().to_owned(), ..run.clone() };
+        let has_own_jobs = self.engine != EngineName::Ray && driven.id != run.id;
         let (began, mut told) = (Instant::now(), false);
         loop {
-            let mut left = self.jobs(run).await?;
-            if driven.id != run.id {
-                left.extend(self.jobs(&driven).await?);
+            let mut left = self.jobs(run, work).await?;
+            if has_own_jobs {
+                left.extend(self.jobs(&driven, work).await?);
             }
             let Some(first) = left.first() else { return Ok(()) };
             if began.elapsed() > PATIENCE {
@@ -148,7 +161,11 @@ impl Cluster {
                     run.id,
                     count(left.len(), "job"),
                     PATIENCE.as_secs(),
-                    if self.engine == EngineName::Slurm { "squeue" } else { "kubectl get jobs,pods" }
+                    match self.engine {
+                        EngineName::Slurm => "squeue",
+                        EngineName::Ray => "ray job list",
+                        _ => "kubectl get jobs,pods",
+                    }
                 ))
                 .into());
             }
@@ -160,9 +177,13 @@ impl Cluster {
     }
 
     /// Jobs of a run that have not ended, by name.
-    async fn jobs(&self, run: &Run) -> Result<Vec<String>> {
+    async fn jobs(&self, run: &Run, work: &WorkStore) -> Result<Vec<String>> {
         Ok(match self.engine {
             EngineName::Slurm => Slurm::open(run.clone(), self.profile.clone()).await?.jobs().await?,
+            EngineName::Ray => {
+                let newest = self.ray(run, work).await?.newest().await?;
+                newest.into_iter().filter(|(_, seen)| seen.lives()).map(|(job, _)| job).collect()
+            }
             _ => {
                 let seen = KubernetesEngine::new(run.clone(), self.profile.clone()).state().await?;
                 let lives = |seen: &Seen| !seen.state.is_over() || seen.state == JobState::Cancelled;
@@ -175,29 +196,50 @@ impl Cluster {
     async fn prepare(&self, run: &Run) -> Result<()> {
         match self.engine {
             EngineName::Slurm => write_files(run, &self.profile),
+            // its one job brings all of them; where there is no cluster nothing is begun
+            EngineName::Ray if run.driven() != run.id => Ok(()),
+            EngineName::Ray => Ok(RayJobs::open(&run.id, &self.profile, None)?.check().await?),
             // what its driver is given is put there with it
             _ if run.driven() == run.id => Ok(()),
             _ => Ok(KubernetesEngine::new(run.clone(), self.profile.clone()).configure().await?),
         }
     }
 
-    /// Starts the first driver.
-    async fn start(&self, run: &Run, work: &WorkStore) -> Result<Started> {
+    /// Starts the first driver, of a run of several tasks with these steps.
+    async fn start(&self, run: &Run, (first, work): (&Run, &WorkStore), steps: &[String]) -> Result<Started> {
         if self.engine == EngineName::Slurm {
             let (job, is_new) = Slurm::open(run.clone(), self.profile.clone()).await?.begin().await?;
             return Ok(Started { job, is_new, logs: format!("{}/uc-{}-*.log", self.profile.slurm.logs, run.id) });
         }
         if let Some(folder) = work.local_folder() {
             let why = format!(
-                "work.url is the folder {}, which no pod sees: name a bucket, or a volume at the same path in every pod",
-                folder.display()
+                "work.url is the folder {}, which no {} sees: name a bucket, or a volume at the same path in every one",
+                folder.display(),
+                if self.engine == EngineName::Ray { "other node" } else { "pod" }
             );
             aside!("warning: {why}");
+        }
+        if self.engine == EngineName::Ray {
+            let ray = self.ray(first, work).await?;
+            let driver = engines::ray::driver(run, steps, &self.profile).map_err(WorkerError::Configuration)?;
+            let (job, is_new) = ray.begin(run, (&driver.0, &driver.1), &self.profile).await?;
+            // a cluster that grows has room later
+            for why in ray.without_room(steps.iter().map(String::as_str), &self.profile).await.unwrap_or_default() {
+                aside!("warning: {why}");
+            }
+            return Ok(Started { logs: ray.log_command(&job), job, is_new });
         }
         KubernetesEngine::new(run.clone(), self.profile.clone()).submit("begin").await?;
         let job = begin_job().name(run);
         let logs = format!("kubectl logs --selector {}={}", engines::kubernetes::RUN_LABEL, run.id);
         Ok(Started { job, is_new: true, logs })
+    }
+
+    /// The jobs of a task's whole run, as far as they are written down.
+    async fn ray(&self, task: &Run, work: &WorkStore) -> Result<RayJobs> {
+        let known = RunRecord::new(work, &task.country, &task.id).submission().await?;
+        let known = known.filter(|known| known.engine == EngineName::Ray.name()).map(|known| known.first_job);
+        Ok(RayJobs::open(task.driven(), &self.profile, known.as_deref())?)
     }
 
     /// Writes down what was submitted. One that was cut off before left a run that nobody could look after.
@@ -240,43 +282,4 @@ fn write_files(run: &Run, profile: &Profile) -> Result<()> {
         workers::durable::write(&folder.join(name), text.as_bytes())?;
     }
     Ok(())
-}
-
-/// Two runs of one country with different specs would undo each other's rows by turns.
-async fn warn_of_other_runs(work: &WorkStore, country: &str, run: &str) -> Result<()> {
-    for other in RunRecord::all(work, country).await?.iter().filter(|other| *other != run) {
-        let submission = RunRecord::new(work, country, other).submission().await?;
-        let Some(submission) = submission else { continue };
-        if crate::engine::jobs_in_words(&submission, country).await.is_some_and(|jobs| !jobs.is_empty()) {
-            aside!(
-                "warning: run {other} of {country} is under way with another spec or other options; where they differ the two \
-                 undo each other's rows: end one with `urbancross cancel SPEC --run {other}`"
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Shards for each worker below which some of them wait for the others.
-const SHARDS_PER_WORKER: u32 = 4;
-
-fn warn_of_few_shards(spec: &BuildSpec, profile: &Profile) {
-    let steps =
-        stages::steps(spec).iter().map(Step::name).chain(["default", "drive", ADAPT, VARIANT]).collect::<Vec<_>>();
-    for name in profile.stage.keys().filter(|name| !steps.contains(&name.as_str())) {
-        aside!("warning: stage.{name} of the profile is no step of this build; they are {}", steps.join(", "));
-    }
-    let stages = stages::map_stages(spec);
-    let most = stages.iter().map(|stage| (profile.resources(stage.name).workers, stage.name)).max();
-    if let Some((workers, stage)) = most
-        && spec.work.shards < workers.saturating_mul(SHARDS_PER_WORKER)
-    {
-        aside!(
-            "warning: {} for {} of {stage}: with fewer than {SHARDS_PER_WORKER} each, some wait for the others; set \
-             work.shards = {} in a new work store",
-            count(spec.work.shards, "shard"),
-            count(workers, "worker"),
-            workers.saturating_mul(SHARDS_PER_WORKER)
-        );
-    }
 }

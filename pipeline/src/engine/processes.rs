@@ -10,6 +10,7 @@ use tokio::process::Child;
 use workers::WorkerError;
 use workers::map::Observer;
 
+use super::recorded::Recorded;
 use super::slots::{Slot, Slots};
 use super::{MapJob, Placed, TrainJob};
 use crate::build::Build;
@@ -39,6 +40,8 @@ pub struct Processes {
     slots: Arc<Slots>,
     /// One of several tasks that share the slots: its number among them, and its name. `None`: a build alone.
     task: Option<(usize, String)>,
+    /// The run in whose records its processes leave word, by its name and that of what it builds.
+    run: Option<(String, String)>,
     pub(super) lease: Duration,
     running: Mutex<Running>,
 }
@@ -68,13 +71,25 @@ struct Running {
 impl Processes {
     /// `count` workers, whose shards others take when they were silent for `lease`.
     pub fn new(count: usize, lease: Duration) -> Self {
-        Self { slots: Slots::new(count), task: None, lease, running: Mutex::default() }
+        Self { slots: Slots::new(count), task: None, run: None, lease, running: Mutex::default() }
     }
 
     /// The same for one of several tasks, which share the slots: a worker that finds nothing to do leaves its slot to the
     /// others, and trainings take slots, too.
     pub fn of_task(slots: &Arc<Slots>, number: usize, name: &str, lease: Duration) -> Self {
-        Self { slots: slots.clone(), task: Some((number, name.to_owned())), lease, running: Mutex::default() }
+        let task = Some((number, name.to_owned()));
+        Self { slots: slots.clone(), task, run: None, lease, running: Mutex::default() }
+    }
+
+    /// The same, whose processes leave word in the records of a run of `home`.
+    pub fn recorded(mut self, run: &str, home: &str) -> Self {
+        self.run = Some((run.to_owned(), home.to_owned()));
+        self
+    }
+
+    /// Name of the run in whose records its processes leave word.
+    pub(super) fn recorded_run(&self) -> Option<&str> {
+        self.run.as_ref().map(|(run, _)| run.as_str())
     }
 
     fn number(&self) -> usize {
@@ -89,10 +104,15 @@ impl Processes {
         }
         let folder = OwnFolder::new()?;
         let arguments = job.over.arguments(&folder)?;
+        let recorded = self.run.as_ref().map(|(run, home)| Recorded::new(job, run, home));
         let ranks = job.ranks.processes.max(1);
         let siblings = if job.beside_others { self.slots.all() } else { ranks };
         let run = async || {
             let _slots = self.wait_for(ranks, job).await?;
+            let mut arguments = arguments.clone();
+            if let Some(recorded) = &recorded {
+                arguments.extend(recorded.begin(ranks).await?);
+            }
             match ranks {
                 1 => launch::alone(job.step, siblings, &arguments, job.stop, progress).await,
                 _ => launch::ranks(job.step, job.ranks, &arguments, job.stop, progress).await,
@@ -201,6 +221,9 @@ impl Processes {
             command.args(["--lease-seconds", &self.lease.as_secs().max(1).to_string()]);
             if let Some((_, name)) = &self.task {
                 command.arg("--leave").env(TASK, name);
+            }
+            if let Some((run, _)) = &self.run {
+                command.args(["--run", run]);
             }
             let name = format!("worker {index} of {}", job.stage);
             let process = command.spawn().map_err(|e| WorkerError::of_io(name.as_ref(), &e))?;

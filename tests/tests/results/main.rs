@@ -5,6 +5,8 @@ mod atlas;
 mod bench;
 mod exports;
 mod kubernetes;
+mod ray;
+mod ray_builds;
 mod review;
 mod search;
 mod search_index;

@@ -4,6 +4,9 @@
 class placement_group:
     def __init__(self, bundles):
         assert bundles and all(bundles)
+        self.is_there = True
 
-    def ready(self):
-        return self
+
+def remove_placement_group(group):
+    assert group.is_there
+    group.is_there = False

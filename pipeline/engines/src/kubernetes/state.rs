@@ -88,7 +88,7 @@ pub fn seen(job: &Job, pods: &[Pod]) -> Seen {
     let condition_is_permanent =
         condition(job, &["Failed", "FailureTarget"]).is_some_and(|c| c.reason.as_deref() == Some("PodFailurePolicy"));
     Seen {
-        name: name(job).to_owned(),
+        name: job.metadata.name.clone().unwrap_or_default(),
         step: job
             .metadata
             .labels
@@ -101,10 +101,6 @@ pub fn seen(job: &Job, pods: &[Pod]) -> Seen {
         is_permanent: condition_is_permanent || pods.iter().any(|pod| pod.state == PodState::Permanent),
         running: pods.iter().filter(|pod| pod.state == PodState::Runs).count(),
     }
-}
-
-fn name(job: &Job) -> &str {
-    job.metadata.name.as_deref().unwrap_or_default()
 }
 
 fn verdict(job: &Job, pods: &[PodSeen]) -> (JobState, String) {
@@ -162,12 +158,7 @@ fn of_pods(job: &Job, pods: &[PodSeen]) -> (JobState, String) {
                 return (state, first(&having(of_pod), what));
             }
         }
-        // a quota, a rule of admission or an account that is not there keeps pods from being made: only events tell
-        let none = match pods.is_empty() {
-            true => format!("; none is made yet: `kubectl describe job {}` says why, if it stays so", name(job)),
-            false => String::new(),
-        };
-        return (JobState::Starting, format!("starts; {run}{none}"));
+        return (JobState::Starting, format!("starts; {run}"));
     }
     let leaving: Vec<&PodSeen> = running.into_iter().filter(|pod| pod.is_leaving()).collect();
     let out = [(permanent, "failed for good"), (leaving, "is told to leave")]
@@ -268,15 +259,6 @@ mod tests {
         let seen = read_one(job(json!({})), vec![pod(0, no_image)]);
         assert_eq!(seen.state, JobState::CannotStart);
         assert!(seen.words.contains("ImagePullBackOff") && seen.words.contains("x: not found"), "{}", seen.words);
-    }
-
-    #[test]
-    fn a_job_whose_pods_nobody_makes_is_not_left_to_guess() {
-        let seen = read_one(job(json!({})), vec![]);
-        assert_eq!(seen.state, JobState::Starting);
-        assert!(seen.words.contains(&format!("kubectl describe job {}`", seen.name)), "{}", seen.words);
-        let seen = read_one(job(json!({})), vec![pod(0, json!({ "phase": "Pending" }))]);
-        assert!(seen.state == JobState::Starting && !seen.words.contains("kubectl"), "{}", seen.words);
     }
 
     #[test]

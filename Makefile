@@ -7,6 +7,7 @@
 # make bench         numbers beside those of other programs, in one run (needs Python, see tests/peers)
 # make chaos         builds killed, paused, cut off and failed for three minutes (SEED=…); make chaos-long for all of it
 # make slurm-test    builds on a real Slurm of three nodes on this machine (apt: slurmctld slurmd slurm-client munge)
+# make kubernetes-test  a build on a real control plane, whose kubelets a script stands in for (see tests/kubernetes/cluster.sh)
 # make atlas-test    `serve` in a real browser and under a crowd (apt: chromium; pip: playwright axe-playwright-python)
 # make fuzz          every reader of others' bytes on damaged inputs, SECONDS (120) for each; SEED=…, TARGETS="pickle zip"
 # make install       the program without debug information, man pages and completions below PREFIX (~/.local)
@@ -21,7 +22,7 @@ SEED      ?= 1
 
 PREFIX    ?= $(HOME)/.local
 
-.PHONY: install programs demo ablation test real goldens bench update-bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test atlas-test
+.PHONY: install programs demo ablation test real goldens bench update-bench gpu-bundle chaos chaos-driver chaos-long fuzz gate-full check binary slurm-test kubernetes-test atlas-test
 
 binary:
 	cargo build --locked --workspace --bins
@@ -84,6 +85,9 @@ chaos-long: chaos-driver
 
 slurm-test: binary
 	URBANCROSS_SLURM=yes cargo test --locked --workspace --test slurm
+
+kubernetes-test: binary
+	URBANCROSS_KUBERNETES=yes cargo test --locked --workspace --test results -- --nocapture control_plane
 
 atlas-test: binary
 	tests/browser/atlas.sh $(DIR)

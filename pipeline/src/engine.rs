@@ -22,7 +22,7 @@ use workers::stores::WorkStore;
 use crate::build::Build;
 use crate::launch::OverSpec;
 use crate::progress::Progress;
-use crate::run_record::Submission;
+use crate::run_record::{RunRecord, Submission};
 pub use kubectl::Kubectl;
 pub use kubernetes::KubernetesEngine;
 pub use processes::Processes;
@@ -172,10 +172,23 @@ impl Engine {
         }
     }
 
+    /// Ends a driver whose run was cancelled after it began: the jobs that it would place now nobody takes away.
+    ///
+    /// # Errors
+    /// [`WorkerError::Stopped`], and a store that does not answer.
+    pub(crate) async fn check_wanted(&self, work: &WorkStore) -> Result<(), WorkerError> {
+        let Engine::Kubernetes(kubernetes) = self else { return Ok(()) };
+        let run = kubernetes.run();
+        match RunRecord::new(work, &run.country, &run.id).is_cancelled().await? {
+            true => Err(WorkerError::Stopped),
+            false => Ok(()),
+        }
+    }
+
     /// The run in whose records the driver writes what it has placed, where the engine's drivers do not come back to do so.
     pub(crate) fn recorded_run(&self) -> Option<&str> {
         match self {
-            Engine::Kubernetes(kubernetes) => Some(kubernetes.run_id()),
+            Engine::Kubernetes(kubernetes) => Some(&kubernetes.run().id),
             Engine::Processes(processes) => processes.recorded_run(),
             Engine::Here | Engine::Slurm(_) => None,
         }
@@ -196,6 +209,7 @@ impl Engine {
     /// # Errors
     /// An engine that refuses, and ranks that can never train.
     pub(crate) async fn train(&self, job: &TrainJob<'_>, progress: &Progress) -> Result<Option<Placed>, WorkerError> {
+        self.check_wanted(job.work).await?;
         match self {
             Engine::Here => Ok(None),
             Engine::Processes(processes) => processes.train(job, progress).await,

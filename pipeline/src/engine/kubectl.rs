@@ -10,10 +10,9 @@ use workers::WorkerError;
 
 /// Names the program, where it is not on the path.
 const PROGRAM: &str = "KUBECTL";
-/// How long one request may take.
-const REQUEST_TIME_OUT: &str = "--request-timeout=30s";
-/// How long the program may take for all of its requests.
-const TIME_OUT: Duration = Duration::from_secs(120);
+/// How long the program may take for all of its requests. `--request-timeout` would say so to itself, but with it kubectl does
+/// not take the account of the pod that it runs in, and asks localhost:8080.
+const TIME_OUT: Duration = Duration::from_secs(60);
 /// What a server may list: 100,000 pods are less.
 const MOST_BYTES: u64 = 1 << 30;
 
@@ -58,7 +57,7 @@ impl Kubectl {
     /// Runs it; returns what it printed.
     pub(super) async fn call(&self, arguments: &[&str], input: Option<&str>) -> Result<String, Fault> {
         let run = async {
-            let mut child = self.spawn(arguments, true)?;
+            let mut child = self.spawn(arguments)?;
             let mut stdin = child.stdin.take();
             let stdout = child.stdout.take();
             let stderr = child.stderr.take();
@@ -86,7 +85,7 @@ impl Kubectl {
 
     /// Runs it for as long as it prints, and gives on each line.
     pub(super) async fn lines(&self, arguments: &[&str], mut line: impl FnMut(&str)) -> Result<(), Fault> {
-        let mut child = self.spawn(arguments, false)?;
+        let mut child = self.spawn(arguments)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let print = async {
             let Some(stdout) = stdout else { return };
@@ -100,10 +99,9 @@ impl Kubectl {
         if status.success() { Ok(()) } else { Err(self.fault(&complained?)) }
     }
 
-    fn spawn(&self, arguments: &[&str], is_bounded: bool) -> Result<tokio::process::Child, Fault> {
+    fn spawn(&self, arguments: &[&str]) -> Result<tokio::process::Child, Fault> {
         let mut command = Command::new(&self.program);
         command.args(arguments).arg("--namespace").arg(&self.namespace);
-        command.args(is_bounded.then_some(REQUEST_TIME_OUT));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command.spawn().map_err(|error| self.cannot_run(&error))
     }
@@ -153,11 +151,13 @@ fn fault(complained: &str, namespace: &str) -> Fault {
     if all("(NotFound)") && !has(&["namespaces \""]) {
         return Fault::NotFound(said);
     }
+    // the address of a request says how long it may take: that is no complaint
+    let passes = |line: &&str| PASSING.iter().any(|word| line.replace("timeout=", "").contains(word));
     Fault::Other(if has(&["exceeded quota"]) {
         WorkerError::Transient(format!("{said}; wait for room in the namespace's quota, or have it raised"))
-    } else if has(&["(Forbidden)", "(Unauthorized)", "must be logged in"]) {
+    } else if has(&["(Forbidden)", "(Unauthorized)", "must be logged in", "provide credentials"]) {
         WorkerError::Refused(format!("{said}; deploy/kubernetes has the rights that are needed"))
-    } else if has(PASSING) && !has(&["x509:"]) {
+    } else if lines.iter().any(passes) && !has(&["x509:"]) {
         WorkerError::Transient(said)
     } else {
         WorkerError::Configuration(said)
@@ -169,8 +169,10 @@ const PASSING: &[&str] = &[
     "was refused",
     "connection refused",
     "Unable to connect",
+    "dial tcp",
     "no such host",
     "timeout",
+    "Timeout exceeded",
     "timed out",
     "EOF",
     "connection reset",
@@ -182,6 +184,10 @@ const PASSING: &[&str] = &[
     "(Timeout)",
     "(ServerTimeout)",
     "(Conflict)",
+    // a gateway before it, or itself while it starts: kubectl asks what there is before it asks for what it wants
+    "an error on the server",
+    // what its store says has no reason in brackets: `etcdserver: leader changed`
+    "Error from server: ",
 ];
 
 #[cfg(test)]
@@ -212,6 +218,39 @@ mod tests {
                 75,
             ),
             ("Error from server (TooManyRequests): the server is busy", 75),
+            // what kubectl 1.32 printed before servers that failed in these ways
+            ("Error from server: etcdserver: leader changed", 75),
+            (
+                "Error from server: error when creating \"STDIN\": rpc error: code = Unavailable desc = transport is closing",
+                75,
+            ),
+            (
+                "error: unable to recognize \"STDIN\": an error on the server (\"<html>bad gateway</html>\") has prevented the \
+                 request from succeeding",
+                75,
+            ),
+            (
+                "error: unable to recognize \"STDIN\": client rate limiter Wait returned an error: context deadline exceeded - \
+                 error from a previous attempt: EOF",
+                75,
+            ),
+            ("error: unexpected error when reading response body. Please retry. Original error: unexpected EOF", 75),
+            (
+                "error: error when creating \"STDIN\": Post \"https://127.0.0.1:1/apis/batch/v1/namespaces/n/jobs?timeout=30s\": \
+                 net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
+                75,
+            ),
+            (
+                "error: error when creating \"STDIN\": Post \"https://127.0.0.1:1/apis/batch/v1/namespaces/n/jobs?timeout=30s\": \
+                 dial tcp 127.0.0.1:1: connect: no route to host",
+                75,
+            ),
+            (
+                "error: error when creating \"STDIN\": Post \"https://127.0.0.1:1/apis/batch/v1/namespaces/n/jobs?timeout=30s\": \
+                 http: server gave HTTP response to HTTPS client",
+                65,
+            ),
+            ("error: unable to recognize \"STDIN\": the server has asked for the client to provide credentials", 65),
             ("Error from server (Forbidden): pods \"a\" is forbidden: exceeded quota: gpus", 75),
             ("Error from server (Forbidden): jobs.batch is forbidden: User \"u\" cannot list resource \"jobs\"", 65),
             ("error: You must be logged in to the server (Unauthorized)", 65),

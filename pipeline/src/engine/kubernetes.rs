@@ -4,19 +4,19 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use engines::kubernetes::{self, JobState, Object, PROFILE_PATH, RUN_LABEL, STAGE_LABEL, Seen};
+use engines::kubernetes::{self, JobState, PROFILE_PATH, RUN_LABEL, STAGE_LABEL, Seen};
 use engines::{Job, Profile, Run, Work};
 use manifests::words::count;
 use tokio::sync::Mutex;
 use workers::WorkerError;
 
-use super::kubectl::{Fault, Kubectl};
+use server::Server;
+
+use super::kubectl::Kubectl;
 use super::{MapJob, Placed};
 
 /// How often the server is asked: the store tells everything else.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Objects are typed and keep the rules: kubectl need not read the whole schema of the server first.
-const UNCHECKED: &str = "--validate=false";
 /// Times that a job is made again under one driver.
 const MOST_ROUNDS: usize = 5;
 /// How long a training waits for a node that is not heard of, before it goes on elsewhere.
@@ -24,7 +24,7 @@ const NODE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Jobs of a run, by way of `kubectl`.
 pub struct KubernetesEngine {
-    kubectl: Kubectl,
+    server: Server,
     run: Run,
     profile: Profile,
     pub(super) lease: Duration,
@@ -46,6 +46,17 @@ struct Placing {
     said: String,
 }
 
+/// What one driver knows of the attempts at a training.
+#[derive(Default)]
+struct Attempts {
+    /// The newest that it has begun, or has seen before its end.
+    began: Option<u32>,
+    /// How many it has begun.
+    rounds: usize,
+    lost_since: Option<Instant>,
+    said: String,
+}
+
 impl KubernetesEngine {
     /// Jobs of this run, with what a profile says of them.
     pub fn new(run: Run, profile: Profile) -> Self {
@@ -56,8 +67,15 @@ impl KubernetesEngine {
     /// The same by another program.
     pub fn with(kubectl: Kubectl, run: Run, profile: Profile) -> Self {
         let lease = Duration::from_secs(profile.lease_seconds.max(1));
-        let (look_every, node_patience) = (LOOK_EVERY, NODE_PATIENCE);
-        Self { kubectl, run, profile, lease, look_every, node_patience, placing: Mutex::default() }
+        Self {
+            server: Server::new(kubectl),
+            run,
+            profile,
+            lease,
+            look_every: LOOK_EVERY,
+            node_patience: NODE_PATIENCE,
+            placing: Mutex::default(),
+        }
     }
 
     /// Starts the driver, unless it runs, with the spec and the profile that all pods of the run read.
@@ -79,7 +97,7 @@ impl KubernetesEngine {
     /// # Errors
     /// A server that refuses or is not reached.
     pub async fn state(&self) -> Result<Vec<Seen>, WorkerError> {
-        self.seen(&self.of_run()).await
+        self.server.seen(&self.of_run()).await
     }
 
     /// Ends all jobs of the run: their processes are told to stop, and with `now` have a second for it.
@@ -87,13 +105,7 @@ impl KubernetesEngine {
     /// # Errors
     /// A server that refuses or is not reached.
     pub async fn cancel(&self, now: bool) -> Result<(), WorkerError> {
-        let label = self.of_run();
-        let all = ["--selector", label.as_str(), "--ignore-not-found", "--wait=false"];
-        self.kubectl.call(&[&["delete", "jobs", "--cascade=foreground"], &all[..]].concat(), None).await?;
-        if now {
-            self.kubectl.call(&[&["delete", "pods", "--grace-period=1"], &all[..]].concat(), None).await?;
-        }
-        Ok(())
+        self.server.end(&self.of_run(), now).await
     }
 
     /// What the processes of the run, or of one step, have printed, by line.
@@ -106,7 +118,7 @@ impl KubernetesEngine {
         let most = format!("--max-log-requests={most}");
         let mut arguments = vec!["logs", "--selector", &label, "--prefix", "--ignore-errors", "--tail=-1", &most];
         arguments.extend(follow.then_some("--follow"));
-        Ok(self.kubectl.lines(&arguments, line).await?)
+        self.server.lines(&arguments, line).await
     }
 
     /// Starts workers for a plan, unless they run.
@@ -120,31 +132,39 @@ impl KubernetesEngine {
         }
         let Some(job) = placing.job.clone() else { return Ok(Placed::Waits) };
         placing.looked = Some(Instant::now());
+        match self.look(map, &job, &mut placing, note).await {
+            Err(error) if self.server.passes(&error) => {
+                say(&mut placing.said, &format!("{}: {error}", map.stage), note)
+            }
+            other => other?,
+        }
+        Ok(Placed::Waits)
+    }
+
+    /// Creates the job, unless it is there, and makes it again where it has ended before its plan.
+    async fn look(
+        &self,
+        map: &MapJob<'_>,
+        job: &Job,
+        placing: &mut Placing,
+        note: &(dyn Fn(&str) + Sync),
+    ) -> Result<(), WorkerError> {
         if !placing.is_created {
             self.configure_outside().await?;
-            self.create(&job).await?;
+            self.create(job).await?;
             placing.is_created = true;
         }
-        let seen = match self.job(&job).await {
-            Ok(seen) => seen,
-            // workers go on without the server, and so does the driver
-            Err(error) if error.exit_code() == 75 => {
-                say(&mut placing.said, &format!("{}: {error}", map.stage), note);
-                return Ok(Placed::Waits);
-            }
-            Err(error) => return Err(error),
-        };
-        let Some(seen) = seen else {
+        let Some(seen) = self.job(job).await? else {
             placing.is_created = false;
-            return Ok(Placed::Waits);
+            return Ok(());
         };
         say(&mut placing.said, &format!("{}: {} {}", map.stage, seen.name, seen.words), note);
         if !seen.state.is_over() || seen.state == JobState::Cancelled {
             placing.was_over = false;
-            return Ok(Placed::Waits);
+            return Ok(());
         }
         if !std::mem::replace(&mut placing.was_over, true) {
-            return Ok(Placed::Waits);
+            return Ok(());
         }
         // shards are open, and nobody is there for them; one that failed before this driver began may have been mended
         if seen.state == JobState::Failed && seen.is_permanent && placing.rounds > 0 {
@@ -156,8 +176,7 @@ impl KubernetesEngine {
         }
         placing.was_over = false;
         placing.job = Some(self.map_job(map));
-        self.replace(&self.map_job(map)).await?;
-        Ok(Placed::Waits)
+        self.replace(&self.map_job(map)).await
     }
 
     /// Runs an attempt at a training after another until one ends well; whether that is enough the store says.
@@ -167,51 +186,64 @@ impl KubernetesEngine {
         stop: &AtomicBool,
         note: &(dyn Fn(&str) + Sync),
     ) -> Result<Placed, WorkerError> {
-        self.configure_outside().await?;
-        let (mut began, mut rounds, mut said) = (None::<u32>, 0, String::new());
-        let mut lost_since = None::<Instant>;
+        let mut attempts = Attempts::default();
         loop {
-            let newest = match self.newest_attempt(step).await {
-                Err(error) if error.exit_code() == 75 && began.is_some() => {
-                    say(&mut said, &format!("{step}: {error}"), note);
-                    self.pause(stop).await?;
-                    continue;
+            match self.attend(step, &mut attempts, note).await {
+                Ok(true) => return Ok(Placed::Waits),
+                Ok(false) => {}
+                Err(error) if self.server.passes(&error) => {
+                    say(&mut attempts.said, &format!("{step}: {error}"), note);
                 }
-                newest => newest?,
-            };
-            if let Some((_, seen)) = &newest {
-                say(&mut said, &format!("{step}: {} {}", seen.name, seen.words), note);
+                Err(error) => return Err(error),
             }
-            match &newest {
-                Some((attempt, seen)) if began == Some(*attempt) && seen.state == JobState::Succeeded => {
-                    return Ok(Placed::Waits);
-                }
-                Some((attempt, seen))
-                    if began == Some(*attempt) && seen.state == JobState::Failed && seen.is_permanent =>
-                {
+            self.pause(stop).await?;
+        }
+    }
+
+    /// Looks at the newest attempt, and begins another where that has ended; `true`: one that this driver has seen ended well.
+    async fn attend(
+        &self,
+        step: &str,
+        attempts: &mut Attempts,
+        note: &(dyn Fn(&str) + Sync),
+    ) -> Result<bool, WorkerError> {
+        if attempts.began.is_none() {
+            self.configure_outside().await?;
+        }
+        let newest = self.newest_attempt(step).await?;
+        if let Some((attempt, seen)) = &newest {
+            say(&mut attempts.said, &format!("{step}: {} {}", seen.name, seen.words), note);
+            let is_own = attempts.began == Some(*attempt);
+            match seen.state {
+                JobState::Succeeded if is_own => return Ok(true),
+                JobState::Failed if is_own && seen.is_permanent => {
                     return Err(WorkerError::Broken(format!("{step}: {} {}", seen.name, seen.words)));
                 }
-                Some((attempt, seen)) if !seen.state.is_over() => {
-                    began = Some(*attempt);
-                    let is_lost = seen.state == JobState::NodeLost;
-                    lost_since = is_lost.then(|| lost_since.unwrap_or_else(Instant::now));
-                    if lost_since.is_none_or(|since| since.elapsed() < self.node_patience) {
-                        self.pause(stop).await?;
-                        continue;
+                state if !state.is_over() => {
+                    attempts.began = Some(*attempt);
+                    let is_lost = state == JobState::NodeLost;
+                    attempts.lost_since = is_lost.then(|| attempts.lost_since.unwrap_or_else(Instant::now));
+                    if attempts.lost_since.is_none_or(|since| since.elapsed() < self.node_patience) {
+                        return Ok(false);
                     }
                     // nobody comes for the rank on a lost node: all begin again from what they saved
-                    self.delete(&seen.name).await?;
+                    self.server.delete(&seen.name).await?;
                 }
                 _ => {}
             }
-            rounds += 1;
-            if let Some((_, seen)) = newest.as_ref().filter(|_| rounds > MOST_ROUNDS) {
+            if attempts.rounds == MOST_ROUNDS {
                 return Err(too_often(step, seen));
             }
-            let attempt = newest.map_or(1, |(attempt, _)| attempt.saturating_add(1));
-            self.create(&self.train_job(step, attempt)).await?;
-            (began, lost_since) = (Some(attempt), None);
         }
+        let attempt = newest.map_or(1, |(attempt, _)| attempt.saturating_add(1));
+        self.create(&self.train_job(step, attempt)).await?;
+        *attempts = Attempts {
+            began: Some(attempt),
+            rounds: attempts.rounds + 1,
+            said: std::mem::take(&mut attempts.said),
+            ..Attempts::default()
+        };
+        Ok(false)
     }
 
     async fn pause(&self, stop: &AtomicBool) -> Result<(), WorkerError> {
@@ -239,9 +271,9 @@ impl KubernetesEngine {
         Job { step: step.to_owned(), work: Work::Train { attempt, nodes, ranks_per_node: resources.gpus.max(1) } }
     }
 
-    /// Name of the run.
-    pub(crate) fn run_id(&self) -> &str {
-        &self.run.id
+    /// The run whose jobs these are.
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
     }
 
     fn of_run(&self) -> String {
@@ -258,8 +290,8 @@ impl KubernetesEngine {
     /// A server that refuses or is not reached.
     pub async fn configure(&self) -> Result<(), WorkerError> {
         let object = [kubernetes::config_map(&self.run, &self.profile)];
-        if !self.create_objects(&object).await? {
-            self.kubectl.call(&["replace", UNCHECKED, "--filename=-"], Some(&yaml(&object))).await?;
+        if !self.server.create(&object).await? {
+            self.server.replace(&object).await?;
         }
         Ok(())
     }
@@ -271,57 +303,27 @@ impl KubernetesEngine {
 
     /// Creates a job; `false`: there is one of its name.
     async fn create(&self, job: &Job) -> Result<bool, WorkerError> {
-        self.create_objects(&[kubernetes::job(&self.run, job, &self.profile)]).await
-    }
-
-    async fn create_objects(&self, objects: &[Object]) -> Result<bool, WorkerError> {
-        let problems = kubernetes::problems(objects);
-        if !problems.is_empty() {
-            return Err(WorkerError::Configuration(problems.join("; ")));
-        }
-        match self.kubectl.call(&["create", UNCHECKED, "--filename=-"], Some(&yaml(objects))).await {
-            Ok(_) => Ok(true),
-            Err(Fault::AlreadyExists(_)) => Ok(false),
-            Err(other) => Err(other.into()),
-        }
+        self.server.create(&[kubernetes::job(&self.run, job, &self.profile)]).await
     }
 
     /// Makes a job that has ended again.
     async fn replace(&self, job: &Job) -> Result<(), WorkerError> {
-        self.delete(&job.name(&self.run)).await?;
+        self.server.delete(&job.name(&self.run)).await?;
         self.create(job).await?;
-        Ok(())
-    }
-
-    /// Deletes a job at once; its pods follow, also those of a node that is not heard of.
-    async fn delete(&self, name: &str) -> Result<(), WorkerError> {
-        let arguments = ["delete", "job", name, "--cascade=background", "--ignore-not-found"];
-        self.kubectl.call(&arguments, None).await?;
         Ok(())
     }
 
     async fn job(&self, job: &Job) -> Result<Option<Seen>, WorkerError> {
         let name = job.name(&self.run);
-        Ok(self.seen(&self.of_step(&job.step)).await?.into_iter().find(|seen| seen.name == name))
+        Ok(self.server.seen(&self.of_step(&job.step)).await?.into_iter().find(|seen| seen.name == name))
     }
 
     /// The newest attempt at a training, by number.
     async fn newest_attempt(&self, step: &str) -> Result<Option<(u32, Seen)>, WorkerError> {
         let attempt = |seen: Seen| Some((seen.name.rsplit_once("-train")?.1.parse().ok()?, seen));
-        let all = self.seen(&self.of_step(step)).await?.into_iter().filter_map(attempt);
+        let all = self.server.seen(&self.of_step(step)).await?.into_iter().filter_map(attempt);
         Ok(all.max_by_key(|(attempt, _)| *attempt))
     }
-
-    async fn seen(&self, label: &str) -> Result<Vec<Seen>, WorkerError> {
-        let get = |kind: &'static str| ["get", kind, "--selector", label, "--output=json"];
-        let jobs = self.kubectl.call(&get("jobs"), None).await?;
-        let pods = self.kubectl.call(&get("pods"), None).await?;
-        kubernetes::read(&jobs, &pods).map_err(|why| WorkerError::Broken(format!("kubectl get: {why}")))
-    }
-}
-
-fn yaml(objects: &[Object]) -> String {
-    kubernetes::render(&objects.iter().map(Object::to_json).collect::<Vec<_>>())
 }
 
 fn too_often(step: &str, seen: &Seen) -> WorkerError {
@@ -340,5 +342,6 @@ fn say(said: &mut String, text: &str, note: &(dyn Fn(&str) + Sync)) {
     }
 }
 
+mod server;
 #[cfg(test)]
 mod tests;

@@ -84,6 +84,7 @@ pub(super) async fn map(
             build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;
             is_published = true;
             record(build, engine, stage, &key).await?;
+            engine.check_wanted(&build.work).await?;
         }
         // a poisoned one is closed by the next worker that looks
         let is_free = |turn: &ShardTurn| matches!(turn, ShardTurn::Open { .. } | ShardTurn::Poisoned);

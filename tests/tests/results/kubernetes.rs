@@ -15,9 +15,12 @@ use pipeline::run::RunEnd;
 use pipeline::run_options::RunOptions;
 use pipeline::run_record::RunRecord;
 use pipeline_tests::{World, column, open, recipes, run, tables, urbancross};
+use workers::WorkerError;
 use workers::stores::WorkStore;
 
 const KUBECTL: &str = include_str!("kubectl.sh");
+
+const RUN: &str = "1a2b3c4d";
 
 const QUICK: [&str; 4] = ["work.shards=6", "score.clip=none", "pretrain.epochs=2", "pretrain.batch=8"];
 
@@ -30,18 +33,7 @@ fn kubectl(folder: &Path) -> PathBuf {
 }
 
 async fn drive(build: &mut Build, folder: &Path) -> RunEnd {
-    let program = kubectl(folder);
-    let profile = "[kubernetes]\nimage = \"x\"\n[stage.default]\nworkers = 2\n[stage.pretrain]\nworkers = 2\n";
-    let run = Run {
-        id: "1a2b3c4d".into(),
-        country: build.spec.country.clone(),
-        spec: build.spec.to_toml(),
-        ..Run::default()
-    };
-    let kubectl = Kubectl::at(&program, "default");
-    let engine = KubernetesEngine::with(kubectl, run, Profile { lease_seconds: 1, ..Profile::parse(profile).unwrap() });
-    let engine = Engine::Kubernetes(Box::new(engine));
-    match pipeline::run::drive(build, &RunOptions::default(), &engine, &Progress::new(true)).await {
+    match try_to_drive(build, folder).await {
         Ok(end) => end,
         Err(error) => {
             for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -50,6 +42,29 @@ async fn drive(build: &mut Build, folder: &Path) -> RunEnd {
             panic!("{error}");
         }
     }
+}
+
+async fn try_to_drive(build: &mut Build, folder: &Path) -> Result<RunEnd, WorkerError> {
+    let program = kubectl(folder);
+    let profile = "[kubernetes]\nimage = \"x\"\n[stage.default]\nworkers = 2\n[stage.pretrain]\nworkers = 2\n";
+    let run = Run { id: RUN.into(), country: build.spec.country.clone(), spec: build.spec.to_toml(), ..Run::default() };
+    let kubectl = Kubectl::at(&program, "default");
+    let engine = KubernetesEngine::with(kubectl, run, Profile { lease_seconds: 1, ..Profile::parse(profile).unwrap() });
+    let engine = Engine::Kubernetes(Box::new(engine));
+    pipeline::run::drive(build, &RunOptions::default(), &engine, &Progress::new(true)).await
+}
+
+/// Jobs that a driver places after its run was cancelled would be taken away by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_whose_run_is_cancelled_places_nothing_more() {
+    let world = World::new(12);
+    let folder = tempfile::tempdir().unwrap();
+    let mut build = open(world.spec("cluster", &QUICK)).await.unwrap();
+    RunRecord::new(&build.work, "finland", RUN).set_cancelled(true).await.unwrap();
+    let ended = try_to_drive(&mut build, folder.path()).await;
+    assert!(matches!(ended, Err(WorkerError::Stopped)), "{ended:?}");
+    let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["kubectl"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod analyse;
 mod atlas;
 mod bench;
+mod control_plane;
 mod exports;
 mod kubernetes;
 mod ray;

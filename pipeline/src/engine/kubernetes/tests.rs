@@ -90,11 +90,17 @@ impl Cluster {
         let profile = Profile::parse("[kubernetes]\nimage = \"urbancross:1\"\n").unwrap();
         let kubectl = Kubectl::at(&self.path("kubectl"), "urban");
         let (look_every, node_patience) = (Duration::ZERO, Duration::ZERO);
-        KubernetesEngine { look_every, node_patience, ..KubernetesEngine::with(kubectl, run, profile) }
+        let mut server = Server::new(kubectl.clone());
+        server.refusal_patience = Duration::ZERO;
+        KubernetesEngine { server, look_every, node_patience, ..KubernetesEngine::with(kubectl, run, profile) }
     }
 
     async fn place(&self, engine: &KubernetesEngine) -> Result<(), WorkerError> {
-        let job = MapJob { stage: "images", plan: "9f8e7d6c5b4a", open_shards: 2, free_shards: 2 };
+        self.place_plan(engine, "9f8e7d6c5b4a").await
+    }
+
+    async fn place_plan(&self, engine: &KubernetesEngine, plan: &str) -> Result<(), WorkerError> {
+        let job = MapJob { stage: "images", plan, open_shards: 2, free_shards: 2 };
         let placed = engine.place(&job, &|text| self.notes.lock().unwrap().push(text.to_owned())).await?;
         assert_eq!(placed, Placed::Waits);
         Ok(())
@@ -140,9 +146,40 @@ async fn a_server_that_is_away_stops_nobody_who_works() {
     cluster.place(&engine).await.unwrap();
     let notes = cluster.notes.lock().unwrap().clone();
     assert_eq!(notes.iter().filter(|note| note.contains("was refused")).count(), 1, "said once: {notes:?}");
+    // nor one who comes to the next plan, or to a training, meanwhile
+    cluster.place_plan(&engine, "0a1b2c3d4e5f").await.unwrap();
+    cluster.status("uc-1a2b3c4d-pretrain-train1", "Complete", "");
+    let comes_back = async {
+        while !cluster.notes.lock().unwrap().iter().any(|note| note.starts_with("pretrain: ")) {
+            tokio::task::yield_now().await;
+        }
+        std::fs::remove_file(cluster.path("misbehave")).unwrap();
+    };
+    let (trained, ()) = tokio::join!(cluster.train(&engine), comes_back);
+    assert_eq!(trained.unwrap(), Placed::Waits);
+    cluster.place_plan(&engine, "0a1b2c3d4e5f").await.unwrap();
+    assert!(cluster.objects().contains(&"Job.uc-1a2b3c4d-images-0a1b2c3d".to_owned()));
+}
+
+#[tokio::test]
+async fn a_refusal_is_believed_when_it_lasts() {
+    let cluster = Cluster::new();
+    let refused = |error: WorkerError| {
+        assert!(error.exit_code() == 65 && error.to_string().contains("deploy/kubernetes"), "{error}");
+    };
+    // a server that starts refuses until it has read who may do what
+    let mut engine = cluster.engine();
+    engine.server.refusal_patience = Duration::MAX;
+    cluster.place(&engine).await.unwrap();
     cluster.tell("misbehave", FORBIDDEN);
-    let error = cluster.place(&engine).await.unwrap_err();
-    assert!(error.exit_code() == 65 && error.to_string().contains("deploy/kubernetes"), "{error}");
+    cluster.place(&engine).await.unwrap();
+    engine.server.refusal_patience = Duration::ZERO;
+    refused(cluster.place(&engine).await.unwrap_err());
+    // from the first word on it is none that starts
+    let mut engine = cluster.engine();
+    engine.server.refusal_patience = Duration::MAX;
+    refused(cluster.place(&engine).await.unwrap_err());
+    refused(cluster.train(&engine).await.unwrap_err());
 }
 
 #[tokio::test]
@@ -230,6 +267,8 @@ async fn a_run_is_submitted_seen_read_and_cancelled() {
     assert_eq!(lines.into_inner(), ["[pod/a/worker] one", "[pod/b/worker] two"]);
     engine.cancel(true).await.unwrap();
     assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d"]);
+    // with a time-out of its own kubectl forgets the account of its pod, and a driver there reaches no server
+    assert_eq!(std::fs::read_to_string(cluster.path("calls")).unwrap().matches("timeout").count(), 0);
     cluster.tell("misbehave", "Error from server (NotFound): namespaces \"urban\" not found\n");
     assert_eq!(engine.state().await.unwrap_err().exit_code(), 65);
 }
@@ -242,7 +281,8 @@ async fn what_no_server_takes_is_said_before_one_is_asked() {
     let error = cluster.place(&engine).await.unwrap_err();
     assert!(error.exit_code() == 65 && error.to_string().contains("kubernetes.image"), "{error}");
     assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d"]);
-    let engine = KubernetesEngine { kubectl: Kubectl::at(&cluster.path("absent"), "urban"), ..cluster.engine() };
+    let absent = Server::new(Kubectl::at(&cluster.path("absent"), "urban"));
+    let engine = KubernetesEngine { server: absent, ..cluster.engine() };
     let error = engine.state().await.unwrap_err();
     assert!(error.exit_code() == 65 && error.to_string().contains("KUBECTL"), "{error}");
 }

@@ -213,7 +213,7 @@ fn what_is_posted_is_what_is_rendered() {
     assert!(asked.iter().all(|asked| asked.authorization.as_deref() == Some("Basic c2VjcmV0")));
     let package = asked.iter().find(|asked| asked.what.starts_with("PUT /api/packages/gcs/uc-")).unwrap();
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(package.body.clone())).unwrap();
-    let name = archive.file_names().next().unwrap().to_owned();
+    let name = archive.file_names().next().unwrap().unwrap().into_owned();
     let driver = std::io::read_to_string(archive.by_name(&name).unwrap()).unwrap();
     let output = Command::new(urbancross())
         .args(["render", "--engine", "ray", "--until", "images", "--profile"])

@@ -158,7 +158,8 @@ def serve(connection, task, places, ray):
     except Exception as error:  # of Ray: the task was cancelled, or its node is gone
         code = STOPPED if told else TRANSIENT
         if not told:
-            print(f"{step_of(arguments)}: {error}", file=sys.stderr)
+            # what follows is what Ray's processes said last
+            print(f"{step_of(arguments)}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
     places.give_back(variables)
     # one that a signal has ended can be tried again
     connection.send(code if code >= 0 else TRANSIENT)

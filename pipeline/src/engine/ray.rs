@@ -217,7 +217,7 @@ pub async fn examine(profile: &Profile) -> Result<Vec<(&'static str, Result<Stri
         ),
     });
     let named = profile.stage.keys().map(String::as_str).filter(|step| !["default", "drive"].contains(step));
-    let without = jobs.without_room(named.chain([""]), profile).await?;
+    let without = jobs.without_room(named.chain(["default"]), profile).await?;
     found.push(match without.is_empty() {
         true => ("room", Ok("some node has what each step's processes need".to_owned())),
         false => ("room", Err(without.join("; "))),

@@ -33,6 +33,9 @@ pub struct KubernetesEngine {
     placing: Mutex<Placing>,
 }
 
+/// What follows from what the server has said. That it said nothing is another error, and may pass.
+type Verdict<T> = Result<T, WorkerError>;
+
 /// What one driver knows of the plan that it has placed.
 #[derive(Default)]
 struct Placing {
@@ -133,10 +136,11 @@ impl KubernetesEngine {
         let Some(job) = placing.job.clone() else { return Ok(Placed::Waits) };
         placing.looked = Some(Instant::now());
         match self.look(map, &job, &mut placing, note).await {
+            Ok(verdict) => verdict?,
             Err(error) if self.server.passes(&error) => {
-                say(&mut placing.said, &format!("{}: {error}", map.stage), note)
+                say(&mut placing.said, &format!("{}: {error}", map.stage), note);
             }
-            other => other?,
+            Err(error) => return Err(error),
         }
         Ok(Placed::Waits)
     }
@@ -148,7 +152,7 @@ impl KubernetesEngine {
         job: &Job,
         placing: &mut Placing,
         note: &(dyn Fn(&str) + Sync),
-    ) -> Result<(), WorkerError> {
+    ) -> Result<Verdict<()>, WorkerError> {
         if !placing.is_created {
             self.configure_outside().await?;
             self.create(job).await?;
@@ -156,27 +160,28 @@ impl KubernetesEngine {
         }
         let Some(seen) = self.job(job).await? else {
             placing.is_created = false;
-            return Ok(());
+            return Ok(Ok(()));
         };
         say(&mut placing.said, &format!("{}: {} {}", map.stage, seen.name, seen.words), note);
         if !seen.state.is_over() || seen.state == JobState::Cancelled {
             placing.was_over = false;
-            return Ok(());
+            return Ok(Ok(()));
         }
         if !std::mem::replace(&mut placing.was_over, true) {
-            return Ok(());
+            return Ok(Ok(()));
         }
         // shards are open, and nobody is there for them; one that failed before this driver began may have been mended
         if seen.state == JobState::Failed && seen.is_permanent && placing.rounds > 0 {
-            return Err(WorkerError::Broken(format!("{}: {} {}", map.stage, seen.name, seen.words)));
+            return Ok(Err(WorkerError::Broken(format!("{}: {} {}", map.stage, seen.name, seen.words))));
         }
         placing.rounds += 1;
         if placing.rounds > MOST_ROUNDS {
-            return Err(too_often(map.stage, &seen));
+            return Ok(Err(too_often(map.stage, &seen)));
         }
         placing.was_over = false;
         placing.job = Some(self.map_job(map));
-        self.replace(&self.map_job(map)).await
+        self.replace(&self.map_job(map)).await?;
+        Ok(Ok(()))
     }
 
     /// Runs an attempt at a training after another until one ends well; whether that is enough the store says.
@@ -189,8 +194,11 @@ impl KubernetesEngine {
         let mut attempts = Attempts::default();
         loop {
             match self.attend(step, &mut attempts, note).await {
-                Ok(true) => return Ok(Placed::Waits),
-                Ok(false) => {}
+                Ok(verdict) => {
+                    if verdict? {
+                        return Ok(Placed::Waits);
+                    }
+                }
                 Err(error) if self.server.passes(&error) => {
                     say(&mut attempts.said, &format!("{step}: {error}"), note);
                 }
@@ -206,7 +214,7 @@ impl KubernetesEngine {
         step: &str,
         attempts: &mut Attempts,
         note: &(dyn Fn(&str) + Sync),
-    ) -> Result<bool, WorkerError> {
+    ) -> Result<Verdict<bool>, WorkerError> {
         if attempts.began.is_none() {
             self.configure_outside().await?;
         }
@@ -215,16 +223,16 @@ impl KubernetesEngine {
             say(&mut attempts.said, &format!("{step}: {} {}", seen.name, seen.words), note);
             let is_own = attempts.began == Some(*attempt);
             match seen.state {
-                JobState::Succeeded if is_own => return Ok(true),
+                JobState::Succeeded if is_own => return Ok(Ok(true)),
                 JobState::Failed if is_own && seen.is_permanent => {
-                    return Err(WorkerError::Broken(format!("{step}: {} {}", seen.name, seen.words)));
+                    return Ok(Err(WorkerError::Broken(format!("{step}: {} {}", seen.name, seen.words))));
                 }
                 state if !state.is_over() => {
                     attempts.began = Some(*attempt);
                     let is_lost = state == JobState::NodeLost;
                     attempts.lost_since = is_lost.then(|| attempts.lost_since.unwrap_or_else(Instant::now));
                     if attempts.lost_since.is_none_or(|since| since.elapsed() < self.node_patience) {
-                        return Ok(false);
+                        return Ok(Ok(false));
                     }
                     // nobody comes for the rank on a lost node: all begin again from what they saved
                     self.server.delete(&seen.name).await?;
@@ -232,7 +240,7 @@ impl KubernetesEngine {
                 _ => {}
             }
             if attempts.rounds == MOST_ROUNDS {
-                return Err(too_often(step, seen));
+                return Ok(Err(too_often(step, seen)));
             }
         }
         let attempt = newest.map_or(1, |(attempt, _)| attempt.saturating_add(1));
@@ -243,7 +251,7 @@ impl KubernetesEngine {
             said: std::mem::take(&mut attempts.said),
             ..Attempts::default()
         };
-        Ok(false)
+        Ok(Ok(false))
     }
 
     async fn pause(&self, stop: &AtomicBool) -> Result<(), WorkerError> {

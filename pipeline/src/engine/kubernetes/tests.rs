@@ -208,6 +208,17 @@ async fn a_job_that_ended_before_its_plan_is_made_again() {
         cluster.place(&engine).await.unwrap();
     }
     assert_eq!(cluster.calls("delete"), 2);
+    // and one that ends again and again before its plan is an end, though the server answers
+    let mut placed = Ok(());
+    for _ in 0..20 {
+        cluster.status(IMAGES, "Failed", "BackoffLimitExceeded");
+        placed = cluster.place(&engine).await;
+        if placed.is_err() {
+            break;
+        }
+    }
+    let error = placed.unwrap_err();
+    assert!(error.exit_code() == 75 && error.to_string().contains("5 times"), "{error}");
 }
 
 #[tokio::test]

@@ -75,8 +75,7 @@ pub(crate) async fn train(
     progress: &Progress,
 ) -> Result<(), WorkerError> {
     let folder = OwnFolder::new()?;
-    let arguments = over.arguments(&folder)?;
-    again_where_killed(async || ranks(step, of, &arguments, stop, progress).await, progress).await
+    ranks(step, of, &over.arguments(&folder)?, stop, progress).await
 }
 
 /// Runs a training once more where one of its processes was killed, so many times: it goes on from what it has saved.

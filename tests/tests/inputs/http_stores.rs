@@ -91,7 +91,7 @@ async fn weak_etags_are_compared_and_never_sent() {
     // an archive that changes under its reader is still noticed
     let source = workers::stores::SourceStore::open(&address, &build.spec.source.options).unwrap();
     let error = source.get_range("images2.zip", 0..4, Some("W/\"1\"")).await.unwrap_err();
-    assert!(matches!(error, WorkerError::Transient(_)) && error.to_string().contains("changed"), "{error}");
+    assert!(matches!(error, WorkerError::Outdated(_)) && error.to_string().contains("changed"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

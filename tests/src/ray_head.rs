@@ -71,10 +71,11 @@ impl RayHead {
             asked: Vec::new(),
         };
         let state = Arc::new(Mutex::new(state));
-        let of_thread = state.clone();
+        let of_thread = Arc::downgrade(&state);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let state = of_thread.clone();
+                // nobody listens there any more once its test has let it go: this connection is cut, and the next ones are refused
+                let Some(state) = of_thread.upgrade() else { break };
                 std::thread::spawn(move || _ = serve(stream, &state));
             }
         });

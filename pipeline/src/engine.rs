@@ -38,7 +38,7 @@ pub enum Engine {
     /// This process.
     Here,
     /// Processes of this machine.
-    Processes(Processes),
+    Processes(Box<Processes>),
     /// Slurm's nodes.
     Slurm(Box<Slurm>),
     /// Jobs of a Kubernetes cluster.

@@ -78,7 +78,7 @@ async fn drive_to_end(
     let engine = match engine.engine {
         EngineName::Processes => {
             let lease = Duration::from_secs(engine.lease.lease_seconds);
-            Engine::Processes(Processes::new(engine.workers as usize, lease))
+            Engine::Processes(Box::new(Processes::new(engine.workers as usize, lease)))
         }
         EngineName::Slurm => {
             let profile = read_profile(engine.profile.as_deref())?;

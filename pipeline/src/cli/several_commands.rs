@@ -150,10 +150,10 @@ impl Engines for Driver<'_> {
             (run, _) => {
                 let lease = Duration::from_secs(self.engine.lease.lease_seconds);
                 let processes = Processes::of_task(&self.slots, number, &task.name, lease);
-                return Ok(Engine::Processes(match run.filter(|_| self.is_recorded()) {
+                return Ok(Engine::Processes(Box::new(match run.filter(|_| self.is_recorded()) {
                     Some(run) => processes.recorded(&run.id, &run.country),
                     None => processes,
-                }));
+                })));
             }
         };
         match self.engine.engine {

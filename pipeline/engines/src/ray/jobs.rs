@@ -125,7 +125,7 @@ impl Seen {
         Some(match (self.driver_exit_code, self.error_type.as_deref()) {
             (Some(75 | 143), _) => 75,
             // 128 and a signal, as shells and Python say it
-            (Some(code), _) if code < 0 || code > 128 => 75,
+            (Some(code), _) if !(0..=128).contains(&code) => 75,
             (Some(_), _) | (None, Some("RUNTIME_ENV_SETUP_FAILURE" | "JOB_ENTRYPOINT_COMMAND_START_ERROR")) => 65,
             (None, _) => 75,
         })

@@ -1,6 +1,7 @@
 //! Engines: what starts workers for a run. An engine places, restarts and kills; whether something is done the store
 //! alone says.
 
+mod fault;
 mod kubectl;
 mod kubernetes;
 mod processes;

@@ -114,7 +114,7 @@ pub async fn drive(
             Ok(placed @ RunEnd::Placed { .. }) => return Ok(placed),
             Err(WorkerError::Outdated(why)) if pass + 1 < MOST_PASSES => {
                 progress.note(&format!("{why}: planning again"));
-                list_again(build, &options, progress).await?;
+                list_again(build, Some(&options), progress).await?;
                 continue;
             }
             Err(error) => return Err(error),
@@ -122,8 +122,7 @@ pub async fn drive(
         if build.commits() == before {
             return Ok(RunEnd::Done(quarantined));
         }
-        list_again(build, &options, progress).await?;
-        if !anything_stale(build, engine, &asked).await? {
+        if !has_changed(build, engine, &asked, &options, progress).await? {
             return Ok(RunEnd::Done(quarantined));
         }
         progress.note("the source or the tables were changed during this run: going over the build again");
@@ -142,11 +141,11 @@ fn asked(steps: &[Step], options: &RunOptions) -> Vec<&'static str> {
     steps.iter().map(Step::name).take(last.map_or(steps.len(), |last| last + 1)).collect()
 }
 
-/// Has a finished build rows to make, because its source or its tables have changed since?
+/// Has a build that was finished rows to make, because its source or its tables have changed since?
 ///
 /// # Errors
 /// A source that stays broken; a store that does not answer.
-pub(crate) async fn has_changed(
+pub(crate) async fn is_outdated(
     spec: &BuildSpec,
     options: &RunOptions,
     engine: &Engine,
@@ -154,18 +153,33 @@ pub(crate) async fn has_changed(
     progress: &Progress,
 ) -> Result<bool, WorkerError> {
     let mut build = Build::connect(spec.clone(), stop.clone()).await?;
-    list_again(&mut build, options, progress).await?;
-    anything_stale(&mut build, engine, &asked(&stages::steps(spec), options)).await
+    has_changed(&mut build, engine, &asked(&stages::steps(spec), options), options, progress).await
 }
 
-/// Lists a source again that was sound when this run began. Who finds it broken then may have looked while it was being
-/// written, and looks again for a while.
-async fn list_again(build: &mut Build, options: &RunOptions, progress: &Progress) -> Result<(), WorkerError> {
+/// Looks at a build once more. Only of one that has changed is asked whether its rows may leave.
+async fn has_changed(
+    build: &mut Build,
+    engine: &Engine,
+    asked: &[&str],
+    options: &RunOptions,
+    progress: &Progress,
+) -> Result<bool, WorkerError> {
+    list_again(build, None, progress).await?;
+    if !anything_stale(build, engine, asked).await? {
+        return Ok(false);
+    }
+    list_again(build, Some(options), progress).await?;
+    Ok(true)
+}
+
+/// Lists a source again that was sound when this run began. If it looks broken now, or with options as if most of its rows had
+/// left, somebody may be writing it: it is looked at again for a while.
+async fn list_again(build: &mut Build, options: Option<&RunOptions>, progress: &Progress) -> Result<(), WorkerError> {
     let (began, mut told) = (Instant::now(), false);
     loop {
-        let listed = match build.refresh().await {
-            Ok(()) => before::check_removals(build, options).await.map(|_| ()),
-            Err(error) => Err(error),
+        let listed = match (build.refresh().await, options) {
+            (Ok(()), Some(options)) => before::check_removals(build, options).await.map(|_| ()),
+            (listed, _) => listed,
         };
         let Err(error) = listed else { return Ok(()) };
         let may_pass = matches!(

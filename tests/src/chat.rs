@@ -1,13 +1,15 @@
 //! A server of chat completions on loopback that does what a test tells it.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::http_request::Request;
 
 /// One request, as the server read it.
 #[derive(Debug, Clone)]
@@ -111,23 +113,7 @@ struct State {
 fn answer(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
-        let mut request = String::new();
-        if reader.read_line(&mut request)? == 0 {
-            return Ok(());
-        }
-        let (mut length, mut authorization) = (0, None);
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header)?;
-            let Some((name, value)) = header.trim().split_once(':') else { break };
-            match name.to_ascii_lowercase().as_str() {
-                "content-length" => length = value.trim().parse().unwrap_or(0),
-                "authorization" => authorization = Some(value.trim().to_owned()),
-                _ => {}
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
+        let Some(Request { line: request, authorization, body }) = Request::read(&mut reader)? else { return Ok(()) };
         let says = if request.starts_with("GET ") {
             let listed = json!({ "object": "list", "data": [{ "id": "m" }, { "id": "n" }] });
             Says { status: 200, body: listed.to_string(), ..Says::default() }

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod chat;
 pub mod distant;
 pub mod http;
+mod http_request;
 pub mod hub;
 pub mod large;
 pub mod networks;

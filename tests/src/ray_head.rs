@@ -2,7 +2,7 @@
 //! that stands in for Ray. It answers as Ray 2.60 did.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Cursor, Read, Write};
+use std::io::{BufReader, Cursor, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+
+use crate::http_request::Request;
 
 /// The head, while it is kept.
 pub struct RayHead {
@@ -236,23 +238,7 @@ impl State {
 fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
-        let mut request = String::new();
-        if reader.read_line(&mut request)? == 0 {
-            return Ok(());
-        }
-        let (mut length, mut authorization) = (0, None);
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header)?;
-            let Some((name, value)) = header.trim().split_once(':') else { break };
-            match name.to_ascii_lowercase().as_str() {
-                "content-length" => length = value.trim().parse().unwrap_or(0),
-                "authorization" => authorization = Some(value.trim().to_owned()),
-                _ => {}
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
+        let Some(Request { line: request, authorization, body }) = Request::read(&mut reader)? else { return Ok(()) };
         let what = request.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
         let asked = Asked { what, authorization, body };
         let (status, said) = {

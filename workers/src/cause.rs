@@ -29,6 +29,13 @@ pub fn whole_chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// The causes beneath an error, without its own words; `None`: it has none.
+pub fn beneath(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    let words: Vec<String> = causes.map(ToString::to_string).collect();
+    (!words.is_empty()).then(|| words.join(": "))
+}
+
 /// May the same request succeed later? What a store says about the object or the caller lasts; what happens on the way
 /// to it, or in it, passes.
 pub(crate) fn may_pass(error: &StoreError) -> bool {

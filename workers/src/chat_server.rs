@@ -355,13 +355,7 @@ fn in_words(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time (caption.server.timeout_seconds)".into();
     }
-    let mut words = Vec::new();
-    let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
-    while let Some(cause) = next {
-        words.push(cause.to_string());
-        next = cause.source();
-    }
-    if words.is_empty() { "the request failed".into() } else { words.join(": ") }
+    crate::cause::beneath(error).unwrap_or_else(|| "the request failed".into())
 }
 
 fn unix_seconds() -> i64 {

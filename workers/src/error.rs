@@ -118,7 +118,7 @@ impl WorkerError {
     }
 
     pub(crate) fn gone(what: &str) -> WorkerError {
-        WorkerError::Outdated(format!("{what}: it is there no longer, and was when it was listed"))
+        WorkerError::Outdated(format!("{what}: it was there when it was listed, and is gone"))
     }
 
     pub(crate) fn changed(what: &str) -> WorkerError {

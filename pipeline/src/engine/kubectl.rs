@@ -8,6 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use workers::WorkerError;
 
+use super::fault::Fault;
+
 /// Names the program, where it is not on the path.
 const PROGRAM: &str = "KUBECTL";
 /// How long the program may take for all of its requests. `--request-timeout` would say so to itself, but with it kubectl does
@@ -21,26 +23,6 @@ const MOST_BYTES: u64 = 1 << 30;
 pub struct Kubectl {
     program: PathBuf,
     namespace: String,
-}
-
-/// Why a call has not done what it should.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// All that was to be created is there.
-    AlreadyExists(String),
-    /// There is no such object.
-    NotFound(String),
-    /// Everything else.
-    Other(WorkerError),
-}
-
-impl From<Fault> for WorkerError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::AlreadyExists(text) | Fault::NotFound(text) => WorkerError::Broken(text),
-            Fault::Other(error) => error,
-        }
-    }
 }
 
 impl Kubectl {

@@ -1,5 +1,7 @@
 //! Workers, ranks and drivers as jobs of a Kubernetes cluster.
 
+mod server;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -350,6 +352,5 @@ fn say(said: &mut String, text: &str, note: &(dyn Fn(&str) + Sync)) {
     }
 }
 
-mod server;
 #[cfg(test)]
 mod tests;

@@ -9,10 +9,11 @@ use engines::ray::{Needs, jobs::too_small};
 use engines::{Profile, Run};
 use workers::WorkerError;
 
+use super::fault::Fault;
 use super::{Ended, Jobs};
 use crate::run_record::Submission;
 pub use address::address;
-use dashboard::{Dashboard, Fault};
+use dashboard::Dashboard;
 
 /// Jobs of a run that nobody has written down.
 const MOST_TRIES: u32 = 1000;

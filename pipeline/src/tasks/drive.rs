@@ -112,7 +112,7 @@ async fn has_changed(drive: &Drive<'_>, engines: &impl Engines, ends: &mut [Task
         let (What::Build(spec), TaskEnd::Done) = (&task.what, &ends[number]) else { continue };
         let progress = drive.progress.of_task(&task.name);
         let engine = engines.engine(number, task).await?;
-        match crate::run::has_changed(spec, drive.options, &engine, drive.stop, &progress).await {
+        match crate::run::is_outdated(spec, drive.options, &engine, drive.stop, &progress).await {
             Ok(false) => {}
             Ok(true) => {
                 progress.note("its source or tables were changed since it was finished: going over all tasks again");

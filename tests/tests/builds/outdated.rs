@@ -129,7 +129,7 @@ async fn a_worker_whose_archive_is_gone_withdraws_the_plan() {
     archives(&world).for_each(|path| std::fs::remove_file(path).unwrap());
     work(&build, &plan, "first").await.unwrap();
     let withdrawn = ClaimBoard::new(&build.work, &plan, LEASE).look().await.unwrap().withdrawn.expect("it says so");
-    assert!(withdrawn.why.contains("it is there no longer"), "{withdrawn:?}");
+    assert!(withdrawn.why.contains("is gone"), "{withdrawn:?}");
 }
 
 /// A driver's workers are in the middle of a stage when it happens.

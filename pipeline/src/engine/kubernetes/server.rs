@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use engines::kubernetes::{self, Object, Seen};
 use workers::WorkerError;
 
-use crate::engine::kubectl::{Fault, Kubectl};
+use crate::engine::fault::Fault;
+use crate::engine::kubectl::Kubectl;
 
 /// How long a refusal must last to be believed: a server that starts refuses until it has read who may do what.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(60);

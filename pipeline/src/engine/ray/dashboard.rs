@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 use workers::WorkerError;
 
 use super::address::{address, headers};
+use crate::engine::fault::Fault;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long one request may take: the head waits for an agent for some seconds.
@@ -23,26 +24,6 @@ pub(super) struct Dashboard {
     address: String,
     /// What no message may repeat.
     hidden: Vec<String>,
-}
-
-/// Why a request has not done what it should.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// There is a job of this name.
-    AlreadyExists(String),
-    /// There is no such job.
-    NotFound(String),
-    /// Everything else.
-    Other(WorkerError),
-}
-
-impl From<Fault> for WorkerError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::AlreadyExists(text) | Fault::NotFound(text) => WorkerError::Broken(text),
-            Fault::Other(error) => error,
-        }
-    }
 }
 
 impl Dashboard {
@@ -158,13 +139,7 @@ fn in_words(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".into();
     }
-    let mut words = Vec::new();
-    let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
-    while let Some(cause) = next {
-        words.push(cause.to_string());
-        next = cause.source();
-    }
-    if words.is_empty() { "the request failed".into() } else { words.join(": ") }
+    workers::cause::beneath(error).unwrap_or_else(|| "the request failed".into())
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(super) async fn map(
         }
         // what was said before this plan was published was said of what is no longer there either
         if let Some(Withdrawal { why, .. }) = look.withdrawn.filter(|_| is_published) {
-            // they are in the middle of what may still be wanted
+            // they leave what they have begun: its rows may still be wanted
             engine.end_of_stage(true).await;
             let Collected { finished, seconds, .. } = gather(build, engine, plan).await?;
             let (failed, outdated) = (Vec::new(), Some(why));

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What Python's users have of the program, in an environment of its own:  python.sh notebook | wheel
 #   notebook  the tour runs from its first cell to its last, with the programs that `make binary` made
+#             (77: what that takes cannot be had)
 #   wheel     `pip install .` gives a program, as `urbancross` and as `python -m urbancross` (compiles for a quarter of an hour)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +11,7 @@ python3 -m venv "$home/venv"
 case "${1:-}" in
 notebook)
     "$home/venv/bin/pip" install -q --disable-pip-version-check nbconvert ipykernel matplotlib numpy pillow pyarrow ||
-        { echo "pip failed: the notebook was not run"; exit 0; }
+        { echo "pip failed: the notebook was not run"; exit 77; }
     mkdir "$home/tour"
     PATH=$PWD/target/debug:$PATH URBANCROSS_TOUR=$home/tour "$home/venv/bin/jupyter" nbconvert --log-level ERROR --to notebook \
         --execute docs/guide/tour.ipynb --output-dir "$home"
@@ -31,5 +32,5 @@ wheel)
         "$("$home/venv/bin/pip" show urbancross | sed -n 's/^Version: //p')" ] || { echo "the wheel has another version"; exit 1; }
     echo "wheel: $wanted"
     ;;
-*) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -3,7 +3,9 @@
 //! In memory, where a request takes 5 ms, and on an S3-compatible server of this machine where Python has one (`moto`): that one
 //! answers a request after the other, so that the more workers there are, the longer each of them waits for it.
 //!
-//! usage: AWS_ACCESS_KEY_ID=testing AWS_SECRET_ACCESS_KEY=testing claim_rate [WORKERS] [SHARDS]
+//! usage: AWS_ACCESS_KEY_ID=testing AWS_SECRET_ACCESS_KEY=testing claim_rate [WORKERS] [SHARDS] [ENDPOINT]
+//!
+//! ENDPOINT: a server with a bucket called `work`, in place of moto.
 
 use std::error::Error;
 use std::path::Path;
@@ -35,8 +37,8 @@ const LEASE: Duration = Duration::from_secs(60);
 enum Meeting<'s> {
     /// In memory, where a request takes so long.
     Memory(Duration),
-    /// At an S3-compatible server, each measurement below a folder of its own.
-    Server(&'s s3::Server),
+    /// At an S3-compatible server, by its endpoint, each measurement below a folder of its own.
+    Server(&'s str),
 }
 
 impl Meeting<'_> {
@@ -51,9 +53,9 @@ impl Meeting<'_> {
     fn work(self, folder: &Path) -> String {
         match self {
             Meeting::Memory(_) => format!("url = \"{}\"", folder.display()),
-            Meeting::Server(server) => {
+            Meeting::Server(endpoint) => {
                 let name = folder.file_name().unwrap_or_default().display();
-                format!("url = \"s3://work/{name}\"\noptions = {}", s3::options(&server.endpoint))
+                format!("url = \"s3://work/{name}\"\noptions = {}", s3::options(endpoint))
             }
         }
     }
@@ -66,6 +68,7 @@ struct Measured {
     doubled: usize,
     /// Of one claim and one marker, in milliseconds.
     median_millis: f64,
+    listings: usize,
 }
 
 /// Medians of claims and of markers, added.
@@ -121,7 +124,7 @@ async fn measured(count: u32, shards: u32, meeting: Meeting<'_>) -> Result<Measu
     let began = Instant::now();
     if count == 0 {
         map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await?;
-        return Ok(Measured { seconds: began.elapsed().as_secs_f64(), doubled: 0, median_millis: 0.0 });
+        return Ok(Measured { seconds: began.elapsed().as_secs_f64(), doubled: 0, median_millis: 0.0, listings: 0 });
     }
     let shares: Vec<Share> = (0..count)
         .map(|index| Share {
@@ -137,27 +140,30 @@ async fn measured(count: u32, shards: u32, meeting: Meeting<'_>) -> Result<Measu
     for end in futures::future::try_join_all(workers).await? {
         assert_eq!(end, PullEnd::Closed);
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let (seconds, listings) = (began.elapsed().as_secs_f64(), reads.listings());
     let collected = collect(&work, &tables, &plan, LEASE, AT_ONCE).await?;
     assert_eq!(collected.finished.len(), plan.counts.stale.len(), "nothing is lost");
     let names = work.list(&paths::markers(COUNTRY, stage.name)).await?;
     let claims = names.iter().filter(|name| matches!(Object::of_name(name), Some((_, Object::Claim(_))))).count();
-    Ok(Measured { seconds, doubled: claims - plan.counts.stale.len(), median_millis: median_millis(&reads) })
+    Ok(Measured { seconds, doubled: claims - plan.counts.stale.len(), median_millis: median_millis(&reads), listings })
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u32>());
-    let workers = arguments.next().transpose()?.unwrap_or(64);
-    let shards = arguments.next().transpose()?.unwrap_or(2_000);
-    let server = python_with(&s3::MODULES).map(|python| {
+    let mut arguments = std::env::args().skip(1);
+    let workers = arguments.next().map_or(Ok(64), |count| count.parse())?;
+    let shards = arguments.next().map_or(Ok(2_000), |count| count.parse())?;
+    let given = arguments.next();
+    let python = if given.is_some() { None } else { python_with(&s3::MODULES) };
+    let moto = python.map(|python| {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("world"))?;
         Ok::<_, std::io::Error>((s3::Server::start(python, &folder.path().join("world")), folder))
     });
-    let server = server.transpose()?;
+    let moto = moto.transpose()?;
+    let endpoint = given.as_deref().or(moto.as_ref().map(|(server, _)| server.endpoint.as_str()));
     let memory = [Duration::ZERO, Duration::from_millis(5)].map(Meeting::Memory);
-    for meeting in memory.into_iter().chain(server.iter().map(|(server, _)| Meeting::Server(server))) {
+    for meeting in memory.into_iter().chain(endpoint.map(Meeting::Server)) {
         let alone = measured(0, shards, meeting).await?;
         let one = measured(1, shards, meeting).await?;
         let all = measured(workers, shards, meeting).await?;
@@ -165,7 +171,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!(
             "{}, {shards} shards without work: {:.1} ms a shard in one process, {:.1} with one worker that claims (claim and \
              marker: {:.1} ms, by medians), {:.1} ms of each of {workers} workers (claim and marker: {:.1} ms), {:.1} a \
-             second; {} shards claimed twice",
+             second, {} listings; {} shards claimed twice",
             meeting.name(),
             each(&alone, 1),
             each(&one, 1),
@@ -173,6 +179,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             each(&all, workers),
             all.median_millis,
             f64::from(shards) / all.seconds,
+            all.listings,
             all.doubled,
         );
     }

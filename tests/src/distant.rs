@@ -21,9 +21,15 @@ pub struct Reads {
     now: AtomicUsize,
     most_at_once: AtomicUsize,
     writes: Mutex<Vec<(String, Duration)>>,
+    listings: AtomicUsize,
 }
 
 impl Reads {
+    /// Listings of folders, whatever pages they had.
+    pub fn listings(&self) -> usize {
+        self.listings.load(Ordering::SeqCst)
+    }
+
     /// Of objects whose path contains `part`.
     pub fn of(&self, part: &str) -> BTreeMap<String, usize> {
         let reads = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,6 +125,7 @@ impl ObjectStore for Distant {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.reads.listings.fetch_add(1, Ordering::SeqCst);
         self.waited(self.inner.list(prefix))
     }
 

@@ -14,7 +14,7 @@ use manifests::{Plan, ShardPlan};
 use stages::stage::{Stage, StageContext};
 
 use crate::backoff::Backoff;
-use crate::claims::{Attempted, Beats, ClaimBoard, Claimant, FailedShard};
+use crate::claims::{Attempted, Beats, ClaimBoard, Claimant, FailedShard, Look};
 use crate::compute::ComputeThreads;
 use crate::error::WorkerError;
 use crate::map::shard::{finished_by_anybody, map_with_retries};
@@ -48,7 +48,7 @@ impl Share {
 /// Longest pause between two looks at shards that others work on.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
-/// Shards of others that are tried after one look: the look grows old.
+/// Fewest shards of others that are tried after one look.
 const STOLEN_PER_LOOK: usize = 4;
 
 /// How a worker's part ended.
@@ -76,7 +76,8 @@ pub async fn pull(
     share: &Share,
 ) -> Result<PullEnd, WorkerError> {
     let board = ClaimBoard::new(context.work, plan, share.lease);
-    if board.look().await?.is_over() {
+    let look = board.look().await?;
+    if look.is_over() {
         return Ok(PullEnd::Closed);
     }
     let devices = devices_of(stage, devices);
@@ -94,6 +95,7 @@ pub async fn pull(
         failed_here: Mutex::default(),
         sizes: plan.counts.stale.iter().map(|shard| (shard.shard, size(shard))).collect(),
     };
+    pull.queue_open(look, &mut *pull.queue.lock().await).await?;
     let slots = devices.len() + SHARDS_AROUND;
     let pull = &pull;
     let ends = (0..slots).map(|slot| async move {
@@ -195,10 +197,15 @@ impl Pull<'_> {
         }
     }
 
-    /// Fills the queue with what is open; whether nothing is left to do by the plan.
+    /// Looks what is open, and queues it; whether nothing is left to do by the plan.
     async fn look(&self, queue: &mut VecDeque<(u32, u32)>) -> Result<bool, WorkerError> {
-        let (mut home, mut others, mut open) = (Vec::new(), Vec::new(), false);
         let look = self.board.look().await?;
+        self.queue_open(look, queue).await
+    }
+
+    /// Queues what was open at a look: this worker's own shards, or else its portion of those of others.
+    async fn queue_open(&self, look: Look, queue: &mut VecDeque<(u32, u32)>) -> Result<bool, WorkerError> {
+        let (mut home, mut others, mut open) = (Vec::new(), Vec::new(), false);
         if look.withdrawn.is_some() {
             return Ok(true);
         }
@@ -222,12 +229,13 @@ impl Pull<'_> {
         let largest_first = |(shard, _): &(u32, u32)| (std::cmp::Reverse(self.sizes.get(shard).copied()), *shard);
         home.sort_by_key(largest_first);
         if home.is_empty() && !others.is_empty() {
-            // each worker begins elsewhere, so that they do not all ask for the same
+            // each worker begins elsewhere, so that they do not all ask for the same; a look lists all attempts of the stage, and
+            // whoever tried a few shards after each would look more often than it works
             others.sort_by_key(largest_first);
-            let begin = others.len() * (self.share.index % self.share.count.max(1)) as usize;
-            let begin = begin / self.share.count.max(1) as usize;
+            let count = self.share.count.max(1) as usize;
+            let begin = others.len() * (self.share.index as usize % count) / count;
             others.rotate_left(begin);
-            others.truncate(STOLEN_PER_LOOK);
+            others.truncate((others.len() / count).max(STOLEN_PER_LOOK));
             home = others;
         }
         queue.extend(home);

@@ -16,7 +16,7 @@ use events::Events;
 use random::Random;
 use worker::{Held, SLOTS, Worker};
 
-/// Shards of others that are tried after one look.
+/// Fewest shards of others that are tried after one look.
 const STOLEN_PER_LOOK: usize = 4;
 /// Longest pause between two looks at shards that others work on.
 const LONGEST_WAIT: f64 = 5.0;
@@ -255,7 +255,7 @@ impl<'a> World<'a> {
             found = self.largest_first.iter().copied().filter(is_open).collect();
             let begin = found.len() * worker / self.cluster.workers;
             found.rotate_left(begin);
-            found.truncate(STOLEN_PER_LOOK);
+            found.truncate((found.len() / self.cluster.workers).max(STOLEN_PER_LOOK));
         }
         let of = &mut self.workers[worker];
         of.queue = found.into();

@@ -84,7 +84,17 @@ impl fmt::Display for Distant {
 }
 
 impl Distant {
+    async fn wait(&self) {
+        // even none at all would be rounded up to a millisecond
+        if !self.request.is_zero() {
+            tokio::time::sleep(self.request).await;
+        }
+    }
+
     fn waited<T: Send + 'static>(&self, stream: BoxStream<'static, T>) -> BoxStream<'static, T> {
+        if self.request.is_zero() {
+            return stream;
+        }
         futures::stream::once(tokio::time::sleep(self.request))
             .flat_map(move |()| futures::stream::empty())
             .chain(stream)
@@ -96,7 +106,7 @@ impl Distant {
 impl ObjectStore for Distant {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let began = Instant::now();
-        tokio::time::sleep(self.request).await;
+        self.wait().await;
         let put = self.inner.put_opts(location, payload, options).await;
         let mut writes = self.reads.writes.lock().unwrap_or_else(PoisonError::into_inner);
         writes.push((location.to_string(), began.elapsed()));
@@ -108,14 +118,14 @@ impl ObjectStore for Distant {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        tokio::time::sleep(self.request).await;
+        self.wait().await;
         self.inner.put_multipart_opts(location, options).await
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.reads.count(location);
         self.reads.most_at_once.fetch_max(self.reads.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        tokio::time::sleep(self.request).await;
+        self.wait().await;
         self.reads.now.fetch_sub(1, Ordering::SeqCst);
         self.inner.get_opts(location, options).await
     }
@@ -130,12 +140,12 @@ impl ObjectStore for Distant {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        tokio::time::sleep(self.request).await;
+        self.wait().await;
         self.inner.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        tokio::time::sleep(self.request).await;
+        self.wait().await;
         self.inner.copy_opts(from, to, options).await
     }
 }

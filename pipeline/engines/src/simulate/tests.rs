@@ -114,6 +114,22 @@ fn a_lost_worker_is_replaced_after_its_lease() {
     assert!(outcome.seconds <= 30.0 + 600.0 + 60.0 + 5.0 + 600.0, "{}", outcome.seconds);
 }
 
+/// By hand: two workers have two shards of 10 s each, one after the other.
+#[test]
+fn a_node_fails_when_it_is_told_to() {
+    let times = Times { load: 0.0, lease: 8.0, requeue: f64::INFINITY, ..NO_FAILURES };
+    let cluster = Cluster { workers: 2, per_node: 1 };
+    let of = |failures: &[(f64, usize)]| replay(&equal(4, 10.0), cluster, &times, Sharing::Stealing, failures);
+    assert_eq!(of(&[]).seconds, 20.0);
+    assert_eq!(of(&[(5.0, 7)]).seconds, 20.0, "there is no such node");
+    // the lease of the half-done shard is over long before the other worker has done its own and takes both that are left
+    let lost = of(&[(5.0, 1)]);
+    assert_eq!((lost.seconds, lost.node_failures, lost.lost_seconds), (40.0, 1, 5.0));
+    // the other worker is idle from 20 s on; the lease is over 8 s after the beat at 18 s, and it looks again within 2 s
+    let late = of(&[(19.0, 1)]).seconds;
+    assert!((36.2..=38.0).contains(&late), "{late}");
+}
+
 /// Hours that a simulation in Python gave for 2,000 lognormal shards of 380 GPU-hours on nodes of eight GPUs that fail
 /// once in 24 hours. It did not say how much shards differ: a deviation of 0.3 of the logarithm fits all eight of them.
 #[test]

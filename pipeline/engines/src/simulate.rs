@@ -1,9 +1,8 @@
 //! How long a stage takes on a cluster: a simulation of workers that share a plan, event by event.
 //!
 //! A worker takes its home shards, largest first, and then those that nobody works on; it holds leases, loads its network
-//! once in a life, and loses what it had under way when its node fails. The rules are those of real workers
-//! (`workers::pull`), with two simplifications: what a lost worker leaves is lost as a whole, and a failed node is back
-//! after one fixed delay. Everything is a function of the numbers given and of a seed.
+//! once in a life, and loses what it had under way when its node fails, but for what it had put aside. The rules are those
+//! of real workers (`workers::pull`), with one simplification: a failed node is back after one fixed delay. Everything is a function of the numbers given and of a seed.
 
 mod events;
 mod random;
@@ -23,6 +22,8 @@ const LONGEST_WAIT: f64 = 2.0;
 const SHORTEST_WAIT: f64 = 0.2;
 /// Beats of a lease.
 const BEATS: f64 = 4.0;
+/// After so long a worker puts aside what it has made of a shard, for whoever goes on.
+const PUT_ASIDE: f64 = 600.0;
 
 /// Workers, with one device each, and how many of them a failing node takes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -158,6 +159,8 @@ struct World<'a> {
     workers: Vec<Worker>,
     turns: Vec<Turn>,
     lost_attempts: Vec<usize>,
+    /// Seconds that each shard still takes whoever begins with it.
+    left: Vec<f64>,
     /// Shards in the order in which workers want them; some of them are closed.
     largest_first: Vec<usize>,
     /// Those of each worker, in the same order.
@@ -188,6 +191,7 @@ impl<'a> World<'a> {
             workers: (0..cluster.workers).map(|_| Worker::default()).collect(),
             turns: vec![Turn::Open; shards.len()],
             lost_attempts: vec![0; shards.len()],
+            left: shards.iter().map(|shard| shard.seconds).collect(),
             largest_first,
             homes,
             open: shards.len(),
@@ -301,7 +305,7 @@ impl<'a> World<'a> {
         }
         self.turns[shard] = Turn::Held;
         let of = &mut self.workers[worker];
-        of.hold(self.now, Held { slot, shard, left: self.shards[shard].seconds, claimed: self.now });
+        of.hold(self.now, Held { slot, shard, left: self.left[shard], claimed: self.now });
         of.taking = false;
         self.await_finish(worker);
         self.take(worker);
@@ -344,11 +348,17 @@ impl<'a> World<'a> {
             let began = self.workers[worker].began;
             let last_beat = began + ((self.now - began) / beat).floor() * beat;
             for Held { shard, left, claimed, .. } in self.workers[worker].die(self.now) {
-                self.outcome.lost_seconds += self.shards[shard].seconds - left;
-                self.lost_attempts[shard] += 1;
+                let (done, held) = (self.left[shard] - left, self.now - claimed);
+                let asides = (held / PUT_ASIDE).floor();
+                let kept = if asides > 0.0 { done * asides * PUT_ASIDE / held } else { 0.0 };
+                self.left[shard] -= kept;
+                self.outcome.lost_seconds += done - kept;
+                // an attempt that left rows was not in vain, nor were those before it
+                self.lost_attempts[shard] = if kept > 0.0 { 1 } else { self.lost_attempts[shard] + 1 };
                 match self.sharing {
                     _ if self.lost_attempts[shard] >= MOST_ATTEMPTS => {
                         self.outcome.failed += 1;
+                        self.outcome.lost_seconds += self.shards[shard].seconds - self.left[shard];
                         self.close(shard);
                     }
                     Sharing::Static => self.turns[shard] = Turn::Open,

@@ -94,6 +94,7 @@ echo "packed products:"; target/debug/device-check packed-rate
 
 echo "committers at once, and a table with a long history:"; target/debug/examples/commit_rate
 echo "whole builds at once in one store:"; target/debug/examples/build_scale 8 400
+echo "the simulator beside real workers:"; target/debug/examples/simulated_beside_real 3
 echo "planning after an edit:"; target/debug/examples/plan_scale 520000 1000
 
 target/debug/device-check caption-write "$work/blip"

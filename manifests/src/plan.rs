@@ -9,7 +9,7 @@ use crate::commit::ShardState;
 use crate::digest::{self, Digest};
 use crate::part::{MOST_ROWS, PartFile};
 use crate::recipe::Reason;
-use crate::spec::MOST_SHARDS;
+use crate::spec::{DeviceKind, MOST_SHARDS};
 
 /// A table at one version, seen through one country: the files that hold its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,6 +258,10 @@ pub struct Marker {
     /// What a server was asked for; not written where none was.
     #[serde(default, skip_serializing_if = "Usage::is_none")]
     pub usage: Usage,
+    /// What computed its rows, which tells for whom `phases` hold. `None`, and not written, in markers of earlier programs,
+    /// where nothing was computed, and where devices of several kinds did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceKind>,
 }
 
 /// What a server of texts was asked for, and what it counted.
@@ -341,6 +345,7 @@ mod tests {
             seconds: 0.1,
             phases: Phases::default(),
             usage: Usage::default(),
+            device: None,
         };
         let sound = part(3, "country=x/part-00003-a.parquet");
         assert!(of(sound.clone(), 5).is_of("x", 3));
@@ -356,7 +361,7 @@ mod tests {
     fn a_marker_without_phases_stays_as_it_was_written() {
         let before = r#"{"part":{"shard":1,"path":"p","size_bytes":1,"rows":5},"computed":5,"kept":0,"deleted":0,"errors":0,"seconds":0.1}"#;
         let read: Marker = serde_json::from_str(before).unwrap();
-        assert_eq!((read.phases, read.usage), (Phases::default(), Usage::default()));
+        assert_eq!((read.phases, read.usage, read.device), (Phases::default(), Usage::default(), None));
         assert_eq!(serde_json::to_string(&read).unwrap(), before);
     }
 

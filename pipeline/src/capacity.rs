@@ -1,17 +1,21 @@
 //! What a cluster makes of a build: hours, requests, bytes and money of each step, and how many GPUs it is worth.
 
+pub mod left_out;
+
 use std::collections::BTreeMap;
 
 use engines::ClusterShape;
 use engines::simulate::{Cluster, Sharing, Times, shards, simulate};
 use manifests::BuildSpec;
+use manifests::spec::DeviceKind;
 use serde::Serialize;
 use workers::WorkerError;
-use workers::rates::{Measured, measured};
+use workers::rates::{Measured, Rates, measured};
 
 use crate::build::Build;
 use crate::estimate;
 use crate::preflight;
+use left_out::LeftOut;
 
 /// Fewer shards than this for each worker, and the last ones are waited for.
 pub const FEWEST_SHARDS: usize = 4;
@@ -44,6 +48,8 @@ pub struct Rate {
     pub rows_per_second: f64,
     /// How this is known.
     pub from: String,
+    /// Somebody has measured it: operations were not just counted.
+    pub measured: bool,
     /// The stores are slower than the device.
     pub waits_for_stores: bool,
 }
@@ -51,8 +57,10 @@ pub struct Rate {
 /// What the store knows of a stage.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    /// What its finished shards took.
+    /// What its finished shards took, of those that say something of the cluster's devices.
     pub measured: Measured,
+    /// Finished shards that do not, by the kind of device that computed them.
+    pub left_out: LeftOut,
     /// Bytes of the tables that it reads and writes, for each row; `None`: nothing is published.
     pub bytes_per_row: Option<f64>,
     /// Tables that it reads.
@@ -70,6 +78,9 @@ pub struct StepCapacity {
     pub rows: u64,
     /// `None`: nothing is known yet.
     pub rate: Option<Rate>,
+    /// Shards whose rates were not taken, by the kind of device that computed them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: LeftOut,
     /// Hours of one GPU for all rows.
     pub gpu_hours: Option<f64>,
     /// Hours on the cluster, of simulated workers that steal.
@@ -88,11 +99,12 @@ pub struct StepCapacity {
     pub cost: Option<f64>,
 }
 
-/// Looks up what the store knows of each stage.
+/// Looks up what the store knows of each stage, for devices of a kind. Stages that ask no network run on processors, and those
+/// that ask a server wait for it: what they took holds everywhere.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn known(build: &Build) -> Result<BTreeMap<&'static str, Known>, WorkerError> {
+pub async fn known(build: &Build, kind: DeviceKind) -> Result<BTreeMap<&'static str, Known>, WorkerError> {
     let (country, at_once) = (&build.spec.country, build.spec.work.concurrency);
     let mut all = BTreeMap::new();
     for stage in stages::map_stages(&build.spec) {
@@ -104,8 +116,11 @@ pub async fn known(build: &Build) -> Result<BTreeMap<&'static str, Known>, Worke
                 *bytes.get_or_insert(0.0) += size as f64 / pinned.rows() as f64;
             }
         }
+        let of = stage.asks_network().then_some(kind);
+        let Rates { counted, left_out } = measured(&build.work, country, stage.name, of, at_once).await?;
         let known = Known {
-            measured: measured(&build.work, country, stage.name, at_once).await?,
+            measured: counted,
+            left_out,
             bytes_per_row: bytes,
             inputs: stage.inputs.iter().filter(|input| !input.artifact.is_sparse()).count(),
             fetches: stage.source.is_some(),
@@ -123,7 +138,9 @@ pub fn steps(
     rows: impl Fn(&str) -> u64,
 ) -> Vec<StepCapacity> {
     let estimates: BTreeMap<_, _> =
-        estimate::of(spec, &preflight::known_networks(spec), PER_MILLION).into_iter().collect();
+        estimate::on(question.shape.device(), spec, &preflight::known_networks(spec), PER_MILLION)
+            .into_iter()
+            .collect();
     let steps = stages::steps(spec).into_iter().map(|step| step.name()).filter(|name| *name != "evaluate");
     let of_step = |step: &'static str| {
         let rate = rate(step, known.get(step), estimates.get(step), question);
@@ -137,19 +154,24 @@ const PER_MILLION: u64 = 1_000_000;
 
 fn rate(step: &str, known: Option<&Known>, estimate: Option<&estimate::Estimate>, question: &Question) -> Option<Rate> {
     if let Some(rows_per_second) = question.rates.get(step) {
-        return Some(Rate { rows_per_second: *rows_per_second, from: "--rate".into(), waits_for_stores: false });
+        return Some(Rate {
+            rows_per_second: *rows_per_second,
+            from: "--rate".into(),
+            measured: true,
+            waits_for_stores: false,
+        });
     }
     if let Some(measured) = known.map(|known| &known.measured)
         && let Some(rows_per_second) = measured.rows_per_second()
     {
         let from = format!("{} measured", manifests::words::count(measured.shards, "shard"));
-        return Some(Rate { rows_per_second, from, waits_for_stores: measured.waits_for_stores() });
+        return Some(Rate { rows_per_second, from, measured: true, waits_for_stores: measured.waits_for_stores() });
     }
     let estimate = estimate.filter(|estimate| estimate.hours > 0.0)?;
     // a training's hours are of all its epochs, over the rows of its split
     let rows_per_second = PER_MILLION as f64 / (estimate.hours * 3600.0);
     let from = format!("counted operations on {}", estimate.machine);
-    Some(Rate { rows_per_second, from, waits_for_stores: false })
+    Some(Rate { rows_per_second, from, measured: false, waits_for_stores: false })
 }
 
 /// Requests for each shard: its slices, claim, marker and part, and a footer and columns of each input.
@@ -184,6 +206,7 @@ fn capacity(
         bottleneck: if rate.is_some() { "devices" } else { "not known" },
         best_gpus: None,
         cost: None,
+        left_out: known.map(|known| known.left_out.clone()).unwrap_or_default(),
         rate,
     };
     let Some(seconds) = seconds else { return capacity };

@@ -115,8 +115,8 @@ async fn wait_for_signal() -> std::io::Result<Told> {
 /// Whatever ends the command; [`code`](crate::exit::code) gives its exit code.
 pub async fn main(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Plan { spec, options, cluster, price, json } => {
-            let asked = cluster.map(|shape| simulate_commands::question(shape, &price));
+        Command::Plan { spec, options, cluster, rates, price, json } => {
+            let asked = cluster.map(|shape| simulate_commands::question(shape, &rates, &price));
             build_commands::plan(&spec, options, asked, json).await
         }
         Command::Simulate { spec, args } => simulate_commands::simulate(&spec, args).await,

@@ -2,7 +2,7 @@
 
 use choices::SegmentTower;
 use manifests::BuildSpec;
-use manifests::spec::{DeviceName, DeviceNames, Precision, PretrainSpec, Segmenter};
+use manifests::spec::{DeviceKind, DeviceNames, Precision, PretrainSpec, Segmenter};
 use manifests::words::count;
 use serde::Serialize;
 use stages::Training;
@@ -84,7 +84,24 @@ const ROW_GROUP: u64 = 64;
 
 /// Estimates the steps of a build of `rows` images that ask networks whose sizes are known, by the steps' names.
 pub fn of(spec: &BuildSpec, networks: &Networks, rows: u64) -> Vec<(&'static str, Estimate)> {
-    let maker = Maker { spec, networks, rows };
+    on(kind(spec), spec, networks, rows)
+}
+
+/// The kind of devices that a spec names.
+pub fn kind(spec: &BuildSpec) -> DeviceKind {
+    match spec.model.devices() {
+        Ok(DeviceNames::Listed(names)) => names[0].kind(),
+        Ok(DeviceNames::EveryCuda) | Err(_) => DeviceKind::Cuda,
+    }
+}
+
+/// The same on devices of a kind, whatever the spec names.
+pub fn on(kind: DeviceKind, spec: &BuildSpec, networks: &Networks, rows: u64) -> Vec<(&'static str, Estimate)> {
+    let machine = match kind {
+        DeviceKind::Cpu => &CPU,
+        DeviceKind::Cuda => &GPU,
+    };
+    let maker = Maker { spec, networks, rows, machine };
     stages::steps(spec).iter().filter_map(|step| Some((step.name(), maker.estimate(step.name())?))).collect()
 }
 
@@ -92,6 +109,7 @@ struct Maker<'a> {
     spec: &'a BuildSpec,
     networks: &'a Networks,
     rows: u64,
+    machine: &'static Machine,
 }
 
 impl Maker<'_> {
@@ -135,7 +153,7 @@ impl Maker<'_> {
             "pretrain" => self.training(Training::Pretrain),
             _ => return None,
         };
-        let machine = if self.on_cpu() { &CPU } else { &GPU };
+        let machine = self.machine;
         let seconds = work.passes / machine.passes + work.words / machine.words + work.masks / machine.masks;
         Some(Estimate {
             rows,
@@ -145,10 +163,6 @@ impl Maker<'_> {
             device_bytes,
             host_bytes: self.host(step),
         })
-    }
-
-    fn on_cpu(&self) -> bool {
-        matches!(self.spec.model.devices(), Ok(DeviceNames::Listed(names)) if names[0] == DeviceName::Cpu)
     }
 
     /// Bytes of a number on the device.

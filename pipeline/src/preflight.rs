@@ -8,7 +8,6 @@ use sources::country::CountryPolygons;
 use stages::Step;
 use stages::networks::Networks;
 use stages::pretrain::check_batch;
-use stages::stage::ModelUse;
 use workers::WorkerError;
 use workers::assignment::AssignedCounts;
 use workers::listing::Listing;
@@ -22,7 +21,7 @@ fn refused(why: String) -> WorkerError {
 /// Whether a step asks a network: it needs a device, and weights where some are named.
 pub fn uses_network(step: &Step) -> bool {
     match step {
-        Step::Map(stage) => !matches!(stage.model, ModelUse::None | ModelUse::Served),
+        Step::Map(stage) => stage.asks_network(),
         Step::Train(_) => true,
         Step::Evaluate => false,
     }

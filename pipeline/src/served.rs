@@ -90,7 +90,8 @@ pub async fn expected(
     let mut all = Vec::new();
     for stage in stages::map_stages(&build.spec).iter().filter(|stage| stage.model == ModelUse::Served) {
         let Some(rows) = rows(stage.name) else { continue };
-        let known = measured(&build.work, &build.spec.country, stage.name, build.spec.work.concurrency).await?;
+        let at_once = build.spec.work.concurrency;
+        let known = measured(&build.work, &build.spec.country, stage.name, None, at_once).await?.counted;
         all.push((stage.name, of(rows, (known.rows, known.usage), &build.spec.caption.server)));
     }
     Ok(all)

@@ -102,6 +102,11 @@ pub struct Told {
 }
 
 impl Stage {
+    /// Whether it computes with a network on a device of its worker. Others take processors alone, or ask a server.
+    pub fn asks_network(&self) -> bool {
+        !matches!(self.model, ModelUse::None | ModelUse::Served)
+    }
+
     /// What the stage reads, the listing or tables; of the split assignment, the tables that it is made from.
     pub fn tables(&self) -> impl Iterator<Item = Artifact> {
         self.inputs

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use manifests::BuildSpec;
 use manifests::plan::Usage;
-use manifests::spec::DeviceName;
+use manifests::spec::{DeviceKind, DeviceName};
 use stages::stage::{InputRows, MapOutput, ModelUse, Stage, StageContext, StageError, Transform};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +21,8 @@ pub(crate) struct Computed {
     pub(crate) seconds: f64,
     /// What a server was asked for.
     pub(crate) usage: Usage,
+    /// What computed it.
+    pub(crate) device: DeviceKind,
 }
 
 /// The threads that own a stage's function, its networks and their devices. Whoever is free takes the next rows.
@@ -71,11 +73,12 @@ impl ComputeThreads {
         let queue = Arc::new(Mutex::new(queue));
         for (map, device) in maps.into_iter().zip(devices) {
             let queue = queue.clone();
+            let kind = if stage.asks_network() { device.kind() } else { DeviceKind::Cpu };
             std::thread::Builder::new()
                 .name(format!("{} {device}", stage.name))
                 .spawn({
                     let device = device.to_string();
-                    move || compute(map, &device, &queue)
+                    move || compute(map, (&device, kind), &queue)
                 })
                 .map_err(|e| WorkerError::Transient(format!("no thread for {}: {e}", stage.name)))?;
         }
@@ -106,7 +109,7 @@ fn open_all(
     })
 }
 
-fn compute(mut transform: Box<dyn Transform>, device: &str, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn compute(mut transform: Box<dyn Transform>, (name, device): (&str, DeviceKind), queue: &Mutex<mpsc::Receiver<Job>>) {
     let (began, mut busy) = (Instant::now(), 0.0);
     loop {
         let waits = Instant::now();
@@ -119,9 +122,9 @@ fn compute(mut transform: Box<dyn Transform>, device: &str, queue: &Mutex<mpsc::
         let usage = transform.usage();
         let seconds = computes.elapsed().as_secs_f64();
         busy += seconds;
-        metrics::set(Metric::DeviceBusy, &[("device", device)], busy / began.elapsed().as_secs_f64());
+        metrics::set(Metric::DeviceBusy, &[("device", name)], busy / began.elapsed().as_secs_f64());
         // the asker may be gone after a stop: then nobody wants the answer
-        let _ = reply.send(output.map(|output| Computed { output, seconds, usage }));
+        let _ = reply.send(output.map(|output| Computed { output, seconds, usage, device }));
     }
 }
 

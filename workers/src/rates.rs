@@ -1,16 +1,21 @@
 //! How fast rows of a stage were made, as the markers of finished shards tell.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt, TryStreamExt};
 use manifests::attempts::Object;
 use manifests::plan::{Phases, Usage};
+use manifests::spec::DeviceKind;
 use manifests::{Marker, paths};
 
 use crate::error::WorkerError;
 use crate::map::SHARDS_AROUND;
 use crate::stores::WorkStore;
 
-/// Markers that are read: more would say the same.
-const MOST_MARKERS: usize = 64;
+/// Markers that are counted: more would say the same.
+const MOST_COUNTED: u32 = 64;
+/// Markers that are read, where most are of other devices.
+const MOST_READ: usize = 1024;
 
 /// What finished shards of a stage took together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -25,13 +30,35 @@ pub struct Measured {
     pub usage: Usage,
 }
 
-impl Measured {
-    fn add(&mut self, marker: &Marker) {
-        let phases = marker.phases;
-        let is_told = phases.named().iter().all(|(_, seconds)| seconds.is_finite() && *seconds >= 0.0);
-        if !is_told || phases.map <= 0.0 || marker.computed == 0 {
+/// What markers say for devices of a kind.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rates {
+    /// What those took that count.
+    pub counted: Measured,
+    /// Shards that another kind of device computed, by its name; `unknown`: their markers do not say which.
+    pub left_out: BTreeMap<&'static str, u32>,
+}
+
+impl Rates {
+    fn add(&mut self, marker: &Marker, of: Option<DeviceKind>) {
+        if !Measured::tells(marker) {
             return;
         }
+        match of.is_none_or(|kind| marker.device == Some(kind)) {
+            true => self.counted.add(marker),
+            false => *self.left_out.entry(marker.device.map_or("unknown", DeviceKind::name)).or_default() += 1,
+        }
+    }
+}
+
+impl Measured {
+    fn tells(marker: &Marker) -> bool {
+        let is_told = marker.phases.named().iter().all(|(_, seconds)| seconds.is_finite() && *seconds >= 0.0);
+        is_told && marker.phases.map > 0.0 && marker.computed > 0
+    }
+
+    fn add(&mut self, marker: &Marker) {
+        let phases = marker.phases;
         self.shards += 1;
         self.rows += marker.computed;
         self.phases.wait += phases.wait;
@@ -58,25 +85,33 @@ impl Measured {
     }
 }
 
-/// Reads what shards of a stage have taken.
+/// Reads what shards of a stage have taken devices of a kind; `None`: whatever computed them.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn measured(work: &WorkStore, country: &str, stage: &str, at_once: usize) -> Result<Measured, WorkerError> {
+pub async fn measured(
+    work: &WorkStore,
+    country: &str,
+    stage: &str,
+    of: Option<DeviceKind>,
+    at_once: usize,
+) -> Result<Rates, WorkerError> {
     let folder = paths::markers(country, stage);
     let names = work.list(&folder).await?;
     let markers = names.into_iter().filter(|name| matches!(Object::of_name(name), Some((_, Object::Marker))));
-    let mut read = futures::stream::iter(markers.take(MOST_MARKERS))
+    let mut read = futures::stream::iter(markers.take(MOST_READ))
         .map(|name| {
             let path = format!("{folder}/{name}");
             async move { work.get_sealed::<Marker>(&path).await }
         })
         .buffered(at_once.max(1));
-    let mut measured = Measured::default();
-    while let Some(marker) = read.try_next().await? {
-        marker.iter().for_each(|marker| measured.add(marker));
+    let mut rates = Rates::default();
+    while rates.counted.shards < MOST_COUNTED
+        && let Some(marker) = read.try_next().await?
+    {
+        marker.iter().for_each(|marker| rates.add(marker, of));
     }
-    Ok(measured)
+    Ok(rates)
 }
 
 #[cfg(test)]
@@ -88,7 +123,14 @@ mod tests {
     fn marker(computed: u64, phases: Phases) -> Marker {
         let part = PartFile { shard: 0, path: String::new(), size_bytes: 1, rows: computed };
         let usage = Usage::default();
-        Marker { part, computed, kept: 0, carried: 0, deleted: 0, errors: 0, seconds: 99.0, phases, usage }
+        let (seconds, device) = (99.0, Some(DeviceKind::Cuda));
+        Marker { part, computed, kept: 0, carried: 0, deleted: 0, errors: 0, seconds, phases, usage, device }
+    }
+
+    fn rates(markers: &[Marker], of: Option<DeviceKind>) -> Rates {
+        let mut rates = Rates::default();
+        markers.iter().for_each(|marker| rates.add(marker, of));
+        rates
     }
 
     #[test]
@@ -104,16 +146,31 @@ mod tests {
 
     #[test]
     fn markers_that_tell_nothing_or_nonsense_count_for_nothing() {
-        let mut measured = Measured::default();
-        for phases in [
+        let phases = [
             Phases::default(),
             Phases { map: f64::NAN, ..Phases::default() },
             Phases { map: f64::INFINITY, ..Phases::default() },
             Phases { map: 1.0, fetch: -9.0, ..Phases::default() },
-        ] {
-            measured.add(&marker(5, phases));
+        ];
+        let mut markers: Vec<Marker> = phases.into_iter().map(|phases| marker(5, phases)).collect();
+        markers.push(marker(0, Phases { map: 1.0, ..Phases::default() }));
+        for of in [None, Some(DeviceKind::Cpu), Some(DeviceKind::Cuda)] {
+            assert_eq!(rates(&markers, of), Rates::default());
         }
-        measured.add(&marker(0, Phases { map: 1.0, ..Phases::default() }));
-        assert_eq!(measured, Measured::default());
+    }
+
+    #[test]
+    fn what_other_devices_took_is_left_out_and_told() {
+        let of = |device, rows| Marker { device, ..marker(rows, Phases { map: 1.0, ..Phases::default() }) };
+        let (gpu, cpu, earlier) = (of(Some(DeviceKind::Cuda), 90), of(Some(DeviceKind::Cpu), 3), of(None, 5));
+        let markers = [cpu.clone(), gpu, cpu, earlier];
+        let on_gpus = rates(&markers, Some(DeviceKind::Cuda));
+        assert_eq!((on_gpus.counted.shards, on_gpus.counted.rows_per_second()), (1, Some(90.0)));
+        assert_eq!(on_gpus.left_out, BTreeMap::from([("cpu", 2), ("unknown", 1)]));
+        let on_cpus = rates(&markers, Some(DeviceKind::Cpu));
+        assert_eq!((on_cpus.counted.shards, on_cpus.counted.rows_per_second()), (2, Some(3.0)));
+        assert_eq!(on_cpus.left_out, BTreeMap::from([("cuda", 1), ("unknown", 1)]));
+        let on_any = rates(&markers, None);
+        assert_eq!((on_any.counted.shards, on_any.left_out.len()), (4, 0));
     }
 }

@@ -46,6 +46,36 @@ pub enum DeviceName {
     Cuda(usize),
 }
 
+impl DeviceName {
+    /// What kind of device it is.
+    pub fn kind(self) -> DeviceKind {
+        match self {
+            DeviceName::Cpu => DeviceKind::Cpu,
+            DeviceName::Cuda(_) => DeviceKind::Cuda,
+        }
+    }
+}
+
+/// A kind of devices: what one of them takes says nothing of another kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// Processors.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// As markers have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Cuda => "cuda",
+        }
+    }
+}
+
 impl std::fmt::Display for DeviceName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -2,10 +2,12 @@
 
 use std::str::FromStr;
 
+use manifests::spec::DeviceKind;
+
 /// More GPUs than one build ever had.
 pub const MOST_GPUS: usize = 16_384;
 
-/// GPUs of a node where nothing is said about it.
+/// GPUs of a node where nothing is said about it; of CPUs, each is a node.
 const PER_NODE: usize = 8;
 
 /// GPUs of one kind, on nodes of equal size.
@@ -17,6 +19,21 @@ pub struct ClusterShape {
     pub kind: String,
     /// Those of one node.
     pub per_node: usize,
+}
+
+impl ClusterShape {
+    /// What computes there: the kind `cpu` is of machines without GPUs, each with one worker.
+    pub fn device(&self) -> DeviceKind {
+        if self.kind.eq_ignore_ascii_case("cpu") { DeviceKind::Cpu } else { DeviceKind::Cuda }
+    }
+
+    /// What one of its devices is called.
+    pub fn unit(&self) -> &'static str {
+        match self.device() {
+            DeviceKind::Cpu => "CPU",
+            DeviceKind::Cuda => "GPU",
+        }
+    }
 }
 
 impl FromStr for ClusterShape {
@@ -37,7 +54,9 @@ impl FromStr for ClusterShape {
         if kind.is_empty() || !kind.chars().all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c)) {
             return Err(wrong("the kind of GPU is missing or is no name"));
         }
+        let shape = Self { gpus, kind: kind.to_owned(), per_node: 1 };
         let per_node = match nodes {
+            None if shape.device() == DeviceKind::Cpu => 1,
             None => PER_NODE.min(gpus),
             Some(nodes) => {
                 let count =
@@ -45,7 +64,10 @@ impl FromStr for ClusterShape {
                 number(count, "the number of GPUs of a node")?
             }
         };
-        Ok(Self { gpus, kind: kind.to_owned(), per_node })
+        if per_node > gpus {
+            return Err(wrong(&format!("a node of {per_node} is larger than the whole cluster of {gpus}")));
+        }
+        Ok(Self { per_node, ..shape })
     }
 }
 
@@ -62,10 +84,29 @@ mod tests {
     }
 
     #[test]
+    fn machines_without_gpus_are_of_the_kind_cpu() {
+        let of = |text: &str| text.parse::<ClusterShape>().map(|shape| (shape.device(), shape.unit()));
+        assert_eq!(of("16xCPU,1/node"), Ok((DeviceKind::Cpu, "CPU")));
+        assert_eq!(of("16xcpu"), Ok((DeviceKind::Cpu, "CPU")));
+        assert_eq!("16xcpu".parse::<ClusterShape>().map(|shape| shape.per_node), Ok(1));
+        assert_eq!(of("64xH100,8/node"), Ok((DeviceKind::Cuda, "GPU")));
+    }
+
+    #[test]
     fn what_is_no_shape_is_refused_with_the_right_one() {
-        for wrong in
-            ["", "64", "xH100", "0xH100", "-1xH100", "64x", "64xH100,8", "64xH100,0/node", "99999999xH100", "4x\u{1b}"]
-        {
+        for wrong in [
+            "",
+            "64",
+            "xH100",
+            "0xH100",
+            "-1xH100",
+            "64x",
+            "64xH100,8",
+            "64xH100,0/node",
+            "4xH100,8/node",
+            "99999999xH100",
+            "4x\u{1b}",
+        ] {
             let error = wrong.parse::<ClusterShape>().unwrap_err();
             assert!(error.contains("`64xH100,8/node`"), "{error}");
         }

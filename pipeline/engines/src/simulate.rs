@@ -1,9 +1,8 @@
 //! How long a stage takes on a cluster: a simulation of workers that share a plan, event by event.
 //!
 //! A worker takes its home shards, largest first, and then those that nobody works on; it holds leases, loads its network
-//! once in a life, and loses what it had under way when its node fails. The rules are those of real workers
-//! (`workers::pull`), with two simplifications: what a lost worker leaves is lost as a whole, and a failed node is back
-//! after one fixed delay. Everything is a function of the numbers given and of a seed.
+//! once in a life, and loses what it had under way when its node fails, but for what it had put aside. The rules are those
+//! of real workers (`workers::pull`), with one simplification: a failed node is back after one fixed delay. Everything is a function of the numbers given and of a seed.
 
 mod events;
 mod random;
@@ -18,8 +17,13 @@ use worker::{Held, SLOTS, Worker};
 
 /// Fewest shards of others that are tried after one look.
 const STOLEN_PER_LOOK: usize = 4;
-/// Longest pause between two looks at shards that others work on.
-const LONGEST_WAIT: f64 = 5.0;
+/// Longest and shortest pause between two looks at shards that others work on.
+const LONGEST_WAIT: f64 = 2.0;
+const SHORTEST_WAIT: f64 = 0.2;
+/// Beats of a lease.
+const BEATS: f64 = 4.0;
+/// After so long a worker puts aside what it has made of a shard, for whoever goes on.
+const PUT_ASIDE: f64 = 600.0;
 
 /// Workers, with one device each, and how many of them a failing node takes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -104,15 +108,23 @@ pub fn shards(count: usize, rows: u64, total_seconds: f64, spread: f64, seed: u6
 
 /// Simulates a stage from the start of its workers until each shard is closed.
 pub fn simulate(shards: &[Shard], cluster: Cluster, times: &Times, sharing: Sharing, seed: u64) -> Outcome {
-    let mut world = World::new(shards, cluster, times, sharing, seed);
-    while world.open > 0 {
-        let Some((now, event)) = world.events.next() else { break };
-        world.now = now;
-        world.happen(event);
+    World::new(shards, cluster, times, sharing, seed).run()
+}
+
+/// Simulates a stage whose nodes fail when they are told to, and never else: seconds, and the number of the node.
+pub fn replay(
+    shards: &[Shard],
+    cluster: Cluster,
+    times: &Times,
+    sharing: Sharing,
+    failures: &[(f64, usize)],
+) -> Outcome {
+    let times = Times { node_mtbf: f64::INFINITY, ..*times };
+    let mut world = World::new(shards, cluster, &times, sharing, 0);
+    for (at, node) in failures.iter().filter(|(_, node)| *node < world.fates.len()) {
+        world.events.add(*at, Event::NodeFails(*node));
     }
-    world.outcome.seconds = world.now;
-    world.outcome.busy_seconds = world.workers.iter().map(|worker| worker.busy).sum();
-    world.outcome
+    world.run()
 }
 
 #[derive(Debug)]
@@ -147,6 +159,8 @@ struct World<'a> {
     workers: Vec<Worker>,
     turns: Vec<Turn>,
     lost_attempts: Vec<usize>,
+    /// Seconds that each shard still takes whoever begins with it.
+    left: Vec<f64>,
     /// Shards in the order in which workers want them; some of them are closed.
     largest_first: Vec<usize>,
     /// Those of each worker, in the same order.
@@ -177,6 +191,7 @@ impl<'a> World<'a> {
             workers: (0..cluster.workers).map(|_| Worker::default()).collect(),
             turns: vec![Turn::Open; shards.len()],
             lost_attempts: vec![0; shards.len()],
+            left: shards.iter().map(|shard| shard.seconds).collect(),
             largest_first,
             homes,
             open: shards.len(),
@@ -187,6 +202,17 @@ impl<'a> World<'a> {
         (0..nodes).for_each(|node| world.draw_failure(node, 0.0));
         (0..cluster.workers).for_each(|worker| world.events.add(times.load, Event::Starts(worker, 0)));
         world
+    }
+
+    fn run(mut self) -> Outcome {
+        while self.open > 0 {
+            let Some((now, event)) = self.events.next() else { break };
+            self.now = now;
+            self.happen(event);
+        }
+        self.outcome.seconds = self.now;
+        self.outcome.busy_seconds = self.workers.iter().map(|worker| worker.busy).sum();
+        self.outcome
     }
 
     fn draw_failure(&mut self, node: usize, from: f64) {
@@ -211,6 +237,7 @@ impl<'a> World<'a> {
                 if is_past(worker, life) => {}
             Event::NodeFails(node) => self.fail_node(*node),
             Event::Starts(worker, _) => {
+                self.workers[*worker].began = self.now;
                 self.workers[*worker].takers = (0..SLOTS).collect();
                 self.take(*worker);
             }
@@ -278,7 +305,7 @@ impl<'a> World<'a> {
         }
         self.turns[shard] = Turn::Held;
         let of = &mut self.workers[worker];
-        of.hold(self.now, Held { slot, shard, left: self.shards[shard].seconds });
+        of.hold(self.now, Held { slot, shard, left: self.left[shard], claimed: self.now });
         of.taking = false;
         self.await_finish(worker);
         self.take(worker);
@@ -315,17 +342,29 @@ impl<'a> World<'a> {
         self.outcome.node_failures += 1;
         let first = node * self.cluster.per_node;
         let back = self.now + self.times.requeue;
+        let beat = self.times.lease / BEATS;
         for worker in first..(first + self.cluster.per_node).min(self.cluster.workers) {
-            for Held { shard, left, .. } in self.workers[worker].die(self.now) {
-                self.outcome.lost_seconds += self.shards[shard].seconds - left;
-                self.lost_attempts[shard] += 1;
+            // a lease is from the last sign of life: the claim, or a beat of those that began with the worker
+            let began = self.workers[worker].began;
+            let last_beat = began + ((self.now - began) / beat).floor() * beat;
+            for Held { shard, left, claimed, .. } in self.workers[worker].die(self.now) {
+                let (done, held) = (self.left[shard] - left, self.now - claimed);
+                let asides = (held / PUT_ASIDE).floor();
+                let kept = if asides > 0.0 { done * asides * PUT_ASIDE / held } else { 0.0 };
+                self.left[shard] -= kept;
+                self.outcome.lost_seconds += done - kept;
+                // an attempt that left rows was not in vain, nor were those before it
+                self.lost_attempts[shard] = if kept > 0.0 { 1 } else { self.lost_attempts[shard] + 1 };
                 match self.sharing {
                     _ if self.lost_attempts[shard] >= MOST_ATTEMPTS => {
                         self.outcome.failed += 1;
+                        self.outcome.lost_seconds += self.shards[shard].seconds - self.left[shard];
                         self.close(shard);
                     }
                     Sharing::Static => self.turns[shard] = Turn::Open,
-                    Sharing::Stealing => self.events.add(self.now + self.times.lease, Event::Opens(shard)),
+                    Sharing::Stealing => {
+                        self.events.add(last_beat.max(claimed) + self.times.lease, Event::Opens(shard))
+                    }
                 }
             }
             self.events.add(back + self.times.load, Event::Starts(worker, self.workers[worker].life));
@@ -338,7 +377,8 @@ impl<'a> World<'a> {
         let pause = (self.times.lease / 2.0).min(LONGEST_WAIT);
         for (number, worker) in self.workers.iter_mut().enumerate() {
             if std::mem::take(&mut worker.idle) {
-                self.events.add(self.now + pause * self.pauses.share(), Event::Wakes(number, worker.life));
+                let after = (pause * self.pauses.share()).max(SHORTEST_WAIT);
+                self.events.add(self.now + after, Event::Wakes(number, worker.life));
             }
         }
     }

@@ -11,7 +11,7 @@ fn question(gpus: usize) -> Question {
 fn measured_at(rows: u64, map: f64, fetch: f64) -> Known {
     let measured =
         Measured { shards: 3, rows, phases: Phases { map, fetch, ..Phases::default() }, ..Measured::default() };
-    Known { measured, bytes_per_row: Some(1000.0), inputs: 2, fetches: false }
+    Known { measured, bytes_per_row: Some(1000.0), inputs: 2, ..Known::default() }
 }
 
 fn spec(set: &[&str]) -> BuildSpec {
@@ -38,6 +38,22 @@ fn what_was_measured_goes_before_what_was_counted_and_what_is_said_before_both()
     assert_eq!(rate(&known, &asked).rows_per_second, 7.0);
 }
 
+/// A spec of a laptop asks what a cluster would make of it: counted operations are those of the cluster's devices.
+#[test]
+fn counted_operations_are_of_the_devices_of_the_cluster() {
+    let spec = spec(&["model.device=cpu", "model.precision=f32"]);
+    let known = BTreeMap::from([("segments", Known { left_out: [("cpu", 4)].into(), ..Known::default() })]);
+    let segments = |shape: &str| {
+        let asked = Question { shape: shape.parse().unwrap(), ..question(8) };
+        steps(&spec, &known, &asked, |_| 100).into_iter().find(|step| step.step == "segments").unwrap()
+    };
+    let (gpus, cpus) = (segments("8xH100").rate.unwrap(), segments("8xcpu").rate.unwrap());
+    assert!(gpus.from.contains("H200") && cpus.from.contains("two cores"), "{gpus:?} {cpus:?}");
+    assert!(gpus.rows_per_second > 10.0 * cpus.rows_per_second, "{gpus:?} {cpus:?}");
+    let told = serde_json::to_value(segments("8xH100")).unwrap();
+    assert_eq!(told["left_out"], serde_json::json!({ "cpu": 4 }));
+}
+
 #[test]
 fn a_stage_of_which_nothing_is_known_has_no_hours() {
     let capacity = capacity("images", 1000, None, Some(&Known::default()), 256, &question(8));
@@ -48,7 +64,7 @@ fn a_stage_of_which_nothing_is_known_has_no_hours() {
 }
 
 fn capacity_of(rows: u64, rows_per_second: f64, gpus: usize) -> StepCapacity {
-    let rate = Rate { rows_per_second, from: String::new(), waits_for_stores: false };
+    let rate = Rate { rows_per_second, from: String::new(), measured: true, waits_for_stores: false };
     capacity("images", rows, Some(rate), Some(&measured_at(1, 1.0, 0.0)), 256, &question(gpus))
 }
 

@@ -44,7 +44,9 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
         None => Vec::new(),
         Some(asked) => {
             let rows = |step: &str| lines.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
-            capacity::steps(&build.spec, &capacity::known(&build).await?, asked, rows)
+            simulate_commands::check_stages(&build.spec, &asked.rates)?;
+            let known = capacity::known(&build, asked.shape.device()).await?;
+            capacity::steps(&build.spec, &known, asked, rows)
         }
     };
     let planned = |step: &str| lines.iter().find(|line| line.step == step).map(|line| line.rows);

@@ -15,7 +15,7 @@ use super::review_commands::ReviewArgs;
 use super::search_commands::SearchArgs;
 use super::serve_commands::ServeArgs;
 use super::several::ExperimentArgs;
-use super::simulate_commands::{PriceArgs, SimulateArgs};
+use super::simulate_commands::{PriceArgs, RateArgs, SimulateArgs};
 use super::tags_commands::TagsCommand;
 use super::zero_shot_commands::ZeroShotArgs;
 use super::{schema, upkeep_commands};
@@ -69,6 +69,8 @@ pub(super) enum Command {
         options: RunArgs,
         #[arg(long, value_name = "GPUS", help = "Also show what a cluster makes of it, such as `64xH100,8/node`")]
         cluster: Option<engines::ClusterShape>,
+        #[command(flatten)]
+        rates: RateArgs,
         #[command(flatten)]
         price: PriceArgs,
         #[arg(long, help = "Machine-readable output")]

@@ -18,7 +18,7 @@ use super::arguments::SpecArgs;
 use super::numbers::within;
 use super::{stop_flag, write_page};
 use crate::build::Build;
-use crate::capacity::{self, Known, Point, Question, StepCapacity};
+use crate::capacity::{self, Known, Point, Question, StepCapacity, left_out};
 use crate::{aside, say};
 
 /// What a claim and a look take of a store near by.
@@ -44,8 +44,8 @@ pub(super) struct SimulateArgs {
         help = "Numbers of GPUs to compare, such as 1,8,64,512"
     )]
     gpus: Vec<usize>,
-    #[arg(long, value_name = "STAGE=ROWS", value_parser = stage_rate, help = "Rows a second of one GPU, where you know them")]
-    rate: Vec<(String, f64)>,
+    #[command(flatten)]
+    rates: RateArgs,
     #[arg(
         long,
         default_value_t = 24.0,
@@ -95,6 +95,18 @@ pub(super) struct SimulateArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct RateArgs {
+    #[arg(
+        long,
+        value_name = "STAGE=ROWS",
+        value_parser = stage_rate,
+        requires = "cluster",
+        help = "Rows a second of one GPU, where you know them"
+    )]
+    rate: Vec<(String, f64)>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PriceArgs {
     #[arg(
         long,
@@ -116,7 +128,7 @@ fn stage_rate(text: &str) -> Result<(String, f64), String> {
 }
 
 /// The question of a `plan`, which says less.
-pub(super) fn question(shape: ClusterShape, price: &PriceArgs) -> Question {
+pub(super) fn question(shape: ClusterShape, rates: &RateArgs, price: &PriceArgs) -> Question {
     let times = Times {
         load: 60.0,
         claim: CLAIM_SECONDS,
@@ -125,14 +137,13 @@ pub(super) fn question(shape: ClusterShape, price: &PriceArgs) -> Question {
         node_mtbf: 24.0 * 3600.0,
         requeue: 120.0,
     };
-    Question { shape, times, spread: 0.3, price: price.price_per_gpu_hour, rates: BTreeMap::new() }
+    Question { shape, times, spread: 0.3, price: price.price_per_gpu_hour, rates: rates.rate.iter().cloned().collect() }
 }
 
 pub(super) async fn simulate(spec: &SpecArgs, args: SimulateArgs) -> Result<()> {
     let spec = spec.read()?;
-    let rates = args.rate.iter().cloned().collect();
-    check_stages(&spec, &rates)?;
-    let asked = question(args.cluster.clone(), &args.price);
+    let asked = question(args.cluster.clone(), &args.rates, &args.price);
+    check_stages(&spec, &asked.rates)?;
     let times = Times {
         load: args.load_seconds,
         lease: args.lease_seconds,
@@ -140,10 +151,10 @@ pub(super) async fn simulate(spec: &SpecArgs, args: SimulateArgs) -> Result<()> 
         requeue: args.requeue_seconds,
         ..asked.times
     };
-    let asked = Question { times, spread: args.spread, rates, ..asked };
+    let asked = Question { times, spread: args.spread, ..asked };
     let build = Build::connect(spec, stop_flag()).await?;
     let rows = rows(&build, args.rows).await?;
-    let known = capacity::known(&build).await?;
+    let known = capacity::known(&build, asked.shape.device()).await?;
     let steps = capacity::steps(&build.spec, &known, &asked, |_| rows);
     let shards = build.spec.work.shards as usize;
     let curve = curve(&steps, &known, shards, &asked, &args.gpus);
@@ -161,7 +172,7 @@ pub(super) async fn simulate(spec: &SpecArgs, args: SimulateArgs) -> Result<()> 
 }
 
 /// A misspelt stage would go unnoticed.
-fn check_stages(spec: &BuildSpec, rates: &BTreeMap<String, f64>) -> Result<(), WorkerError> {
+pub(super) fn check_stages(spec: &BuildSpec, rates: &BTreeMap<String, f64>) -> Result<(), WorkerError> {
     let names: Vec<&str> = stages::steps(spec).into_iter().map(|step| step.name()).collect();
     match rates.keys().find(|stage| !names.contains(&stage.as_str())) {
         None => Ok(()),
@@ -217,8 +228,9 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
         shape.per_node,
         asked.times.node_mtbf / 3600.0
     );
-    let head = ["rows", "rows/s/GPU", "GPU-hours", "hours", "requests", "GB", "best GPUs", "cost"];
-    let [rows, rate, gpu_hours, hours, requests, bytes, best, cost] = head;
+    let unit = shape.unit();
+    let (rate, gpu_hours, best) = (format!("rows/s/{unit}"), format!("{unit}-hours"), format!("best {unit}s"));
+    let [rows, hours, requests, bytes, cost] = ["rows", "hours", "requests", "GB", "cost"];
     say!(
         "{:21} {rows:>12} {rate:>10} {gpu_hours:>10} {hours:>9} {requests:>11} {bytes:>9} {best:>9} {cost:>9}  bottleneck; \
           rate from",
@@ -247,7 +259,12 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
     let sum = |of: fn(&StepCapacity) -> Option<f64>| steps.iter().filter_map(of).sum::<f64>();
     let without = if unknown.is_empty() { String::new() } else { format!(", without {}", unknown.join(", ")) };
     let cost = asked.price.map_or(String::new(), |_| format!(", {:.0} to pay", sum(|step| step.cost)));
-    say!("all of them: {:.1} GPU-hours, {:.2} hours{cost}{without}", sum(|s| s.gpu_hours), sum(|s| s.hours));
+    say!("all of them: {:.1} {unit}-hours, {:.2} hours{cost}{without}", sum(|s| s.gpu_hours), sum(|s| s.hours));
+    let is_measured = |step: &&StepCapacity| step.rate.as_ref().is_some_and(|rate| rate.measured);
+    let others = steps.iter().filter(|step| !is_measured(step)).map(|step| (step.step, &step.left_out));
+    for line in left_out::in_words(&others.collect::<Vec<_>>(), shape.device()) {
+        say!("{line}");
+    }
     Ok(())
 }
 
@@ -266,14 +283,15 @@ fn chart(curve: &[Point]) -> LineChart {
 }
 
 fn print_curve(curve: &[Point], shards: usize, asked: &Question) -> Result<()> {
+    let unit = asked.shape.unit();
     say!("\nmap stages in {}, hours; `ideal` loses nothing", count(shards, "shard"));
     say!(
         "{:>6} {:>9} {:>9} {:>9} {:>15} {:>10} {:>14}",
-        "GPUs",
+        format!("{unit}s"),
         "static",
         "stealing",
         "ideal",
-        "paid GPU-hours",
+        format!("paid {unit}-hours"),
         "cost",
         "shards/worker"
     );

@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use manifests::BuildSpec;
+use manifests::spec::DeviceKind;
 use manifests::words::count;
 use workers::WorkerError;
 use workers::tag_refreshes::{Foretold, Refreshment, Until};
 
 use super::arguments::SpecArgs;
-use super::simulate_commands::PriceArgs;
+use super::simulate_commands::{PriceArgs, RateArgs};
 use super::told::print_plan;
 use super::{simulate_commands, stop_flag_saying};
 use crate::build::Build;
@@ -73,9 +74,11 @@ pub(super) struct RefreshArgs {
         long,
         value_name = "GPUS",
         requires = "plan",
-        help = "Whose hours the plan shows, such as `64xH100,8/node`; otherwise one GPU"
+        help = "Whose hours the plan shows, such as `64xH100,8/node`; otherwise one device as the spec names it"
     )]
     cluster: Option<engines::ClusterShape>,
+    #[command(flatten)]
+    rates: RateArgs,
     #[command(flatten)]
     price: PriceArgs,
     #[arg(
@@ -154,10 +157,17 @@ async fn nothing_named(spec: &BuildSpec) -> Result<WorkerError> {
 async fn plan(spec: BuildSpec, foretold: &Foretold, args: &RefreshArgs, stop: Arc<AtomicBool>) -> Result<()> {
     let mut steps = tags::foretold::steps(&spec, foretold);
     let build = Build::open_work(spec, stop).await?;
-    let one = || engines::ClusterShape { gpus: 1, kind: "GPU (or machine without one)".into(), per_node: 1 };
-    let asked = simulate_commands::question(args.cluster.clone().unwrap_or_else(one), &args.price);
+    let one = || {
+        let kind = match crate::estimate::kind(&build.spec) {
+            DeviceKind::Cpu => "CPU",
+            DeviceKind::Cuda => "GPU",
+        };
+        engines::ClusterShape { gpus: 1, kind: kind.into(), per_node: 1 }
+    };
+    let asked = simulate_commands::question(args.cluster.clone().unwrap_or_else(one), &args.rates, &args.price);
+    simulate_commands::check_stages(&build.spec, &asked.rates)?;
     let rows = |step: &str| steps.iter().find(|line| line.step == step).map_or(0, |line| line.rows);
-    let capacities = capacity::steps(&build.spec, &capacity::known(&build).await?, &asked, rows);
+    let capacities = capacity::steps(&build.spec, &capacity::known(&build, asked.shape.device()).await?, &asked, rows);
     let planned = |step: &str| steps.iter().find(|line| line.step == step).map(|line| line.rows);
     let served = crate::served::expected(&build, planned).await?;
     if args.json {

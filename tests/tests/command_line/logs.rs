@@ -125,6 +125,41 @@ fn a_cluster_is_planned_from_what_was_measured() {
     ends(&call(&["plan", spec, "--cluster", "8"]), 2);
 }
 
+/// A build tried on a laptop says nothing of GPUs, but where no network is asked.
+#[test]
+fn rates_of_a_cpu_are_not_those_of_gpus() {
+    let world = World::new(12);
+    let spec = &spec_file(&world);
+    ends(&call(&["run", spec, "--until", "segment_features"]), 0);
+    let of = |cluster: &str, more: &[&str]| -> Value {
+        let output = call(&[&["plan", spec, "--cluster", cluster, "--json"], more].concat());
+        ends(&output, 0);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let step = |plan: &Value, name: &str| {
+        plan.as_array().unwrap().iter().find(|line| line["step"] == name).unwrap()["cluster"].clone()
+    };
+    let (gpus, cpus) = (of("64xH100,8/node", &[]), of("4xCPU,1/node", &[]));
+    let (on_gpus, on_cpus) = (step(&gpus, "segment_features"), step(&cpus, "segment_features"));
+    assert!(on_gpus["rate"]["from"].as_str().unwrap().starts_with("counted operations on one NVIDIA"), "{on_gpus}");
+    assert_eq!((&on_gpus["rate"]["measured"], &on_gpus["left_out"]["cpu"]), (&Value::Bool(false), &Value::from(3)));
+    assert!(on_cpus["rate"]["from"].as_str().unwrap().contains("3 shards measured"), "{on_cpus}");
+    assert!(on_cpus["left_out"].is_null(), "{on_cpus}");
+    // no network: whatever runs them has processors
+    let images = step(&gpus, "images");
+    assert!(images["rate"]["from"].as_str().unwrap().contains("3 shards measured"), "{images}");
+    let said = of("64xH100,8/node", &["--rate", "segment_features=5"]);
+    assert_eq!(step(&said, "segment_features")["rate"]["rows_per_second"], 5.0);
+    for command in [&["plan", spec, "--cluster", "64xH100,8/node"][..], &["simulate", spec, "--cluster", "64xH100"]] {
+        let told = ends(&call(command), 0);
+        let line = told.lines().find(|line| line.starts_with("left out: ")).unwrap_or_else(|| panic!("{told}"));
+        let wanted = "3 shards of segment_features: CPUs made them, and these are GPUs";
+        assert!(line.contains(wanted) && line.contains("--rate STAGE=ROWS"), "{line}");
+    }
+    let told = ends(&call(&["plan", spec, "--cluster", "4xCPU,1/node"]), 0);
+    assert!(told.contains("CPU-hours") && !told.contains("left out: "), "{told}");
+}
+
 #[test]
 fn words_of_a_step_or_run_that_is_none_are_refused() {
     let world = World::new(20);

@@ -1,5 +1,6 @@
 //! One shard: its rows read, computed and copied, in a part that is not live yet.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use manifests::plan::{Phases, Usage};
 use manifests::recipe::RowAction;
+use manifests::spec::DeviceKind;
 use manifests::{Artifact, Marker, PartFile, Plan, paths};
 use stages::stage::{InputRows, MapOutput, ModelUse, Outcome, Stage};
 use stages::table;
@@ -104,6 +106,7 @@ pub(crate) struct Legs {
     began: Instant,
     phases: Phases,
     usage: Usage,
+    devices: BTreeSet<DeviceKind>,
     errors: u64,
     /// Chunks that the observer was told of: the next leg copies them.
     told: usize,
@@ -119,6 +122,7 @@ impl Legs {
             began: Instant::now(),
             phases: Phases::default(),
             usage: Usage::default(),
+            devices: BTreeSet::new(),
             errors: 0,
             told: 0,
             aside: 0,
@@ -131,6 +135,7 @@ impl Legs {
         self.phases.map += leg.phases.map;
         self.phases.publish += leg.phases.publish;
         self.usage += leg.usage;
+        self.devices.extend(&leg.devices);
         self.errors += leg.errors;
     }
 }
@@ -181,7 +186,8 @@ async fn map_shard(
         metrics::observe(Metric::ShardSeconds, &[("stage", stage.name), ("phase", phase)], seconds);
     }
     let (errors, usage) = (legs.errors, legs.usage);
-    let marker = Marker { part, computed, kept, carried, deleted, errors, seconds, phases, usage };
+    let device = legs.devices.first().filter(|_| legs.devices.len() == 1).copied();
+    let marker = Marker { part, computed, kept, carried, deleted, errors, seconds, phases, usage, device };
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_sealed_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves
@@ -209,6 +215,8 @@ pub(crate) struct WrittenRows {
     put_aside: bool,
     pub(crate) phases: Phases,
     pub(crate) usage: Usage,
+    /// What kinds of devices computed.
+    devices: BTreeSet<DeviceKind>,
 }
 
 /// Makes and copies the rows of a shard, whose source bytes lie in `places`, chunk after chunk; to the end of it, unless
@@ -363,9 +371,10 @@ async fn chunk_batch(
         };
         let (tables, source) = timed(&mut written.phases.fetch, inputs).await?;
         let image_ids = rows.compute.iter().map(|t| t.image_id.clone()).collect();
-        let Computed { output, seconds, usage } = compute.map(InputRows { image_ids, tables, source }).await?;
+        let Computed { output, seconds, usage, device } = compute.map(InputRows { image_ids, tables, source }).await?;
         written.phases.map += seconds;
         written.usage += usage;
+        written.devices.insert(device);
         for (kind, counted) in [("in", usage.tokens_in), ("out", usage.tokens_out)] {
             if counted > 0 {
                 metrics::add(Metric::Tokens, &[("stage", stage.name), ("kind", kind)], counted as f64);

@@ -114,6 +114,35 @@ fn a_lost_worker_is_replaced_after_its_lease() {
     assert!(outcome.seconds <= 30.0 + 600.0 + 60.0 + 5.0 + 600.0, "{}", outcome.seconds);
 }
 
+/// By hand: two workers have two shards of 10 s each, one after the other.
+#[test]
+fn a_node_fails_when_it_is_told_to() {
+    let times = Times { load: 0.0, lease: 8.0, requeue: f64::INFINITY, ..NO_FAILURES };
+    let cluster = Cluster { workers: 2, per_node: 1 };
+    let of = |failures: &[(f64, usize)]| replay(&equal(4, 10.0), cluster, &times, Sharing::Stealing, failures);
+    assert_eq!(of(&[]).seconds, 20.0);
+    assert_eq!(of(&[(5.0, 7)]).seconds, 20.0, "there is no such node");
+    // the lease of the half-done shard is over long before the other worker has done its own and takes both that are left
+    let lost = of(&[(5.0, 1)]);
+    assert_eq!((lost.seconds, lost.node_failures, lost.lost_seconds), (40.0, 1, 5.0));
+    // the other worker is idle from 20 s on; the lease is over 8 s after the beat at 18 s, and it looks again within 2 s
+    let late = of(&[(19.0, 1)]).seconds;
+    assert!((36.2..=38.0).contains(&late), "{late}");
+}
+
+/// A shard of an hour, on a node that lives for 700 s at a time and is back after 100 s: each life puts ten minutes aside.
+#[test]
+fn what_was_put_aside_is_not_lost_and_a_long_shard_ends() {
+    let times = Times { load: 0.0, lease: 60.0, requeue: 100.0, ..NO_FAILURES };
+    let cluster = Cluster { workers: 1, per_node: 1 };
+    let of = |failures: &[(f64, usize)]| replay(&equal(1, 3600.0), cluster, &times, Sharing::Stealing, failures);
+    let once = of(&[(3500.0, 0)]);
+    assert_eq!((once.seconds.round(), once.lost_seconds.round(), once.failed), (4200.0, 500.0, 0));
+    let often: Vec<(f64, usize)> = (0..20).map(|life| (700.0 + 800.0 * f64::from(life), 0)).collect();
+    let often = of(&often);
+    assert_eq!((often.seconds.round(), often.failed, often.node_failures), (4600.0, 0, 5));
+}
+
 /// Hours that a simulation in Python gave for 2,000 lognormal shards of 380 GPU-hours on nodes of eight GPUs that fail
 /// once in 24 hours. It did not say how much shards differ: a deviation of 0.3 of the logarithm fits all eight of them.
 #[test]

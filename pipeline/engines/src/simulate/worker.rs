@@ -20,6 +20,8 @@ pub(super) struct Worker {
     pub(super) idle: bool,
     /// When the shards under way change next is told by an event with this number; others are out of date.
     pub(super) turn: u32,
+    /// When its network was loaded, and its beats began.
+    pub(super) began: f64,
     held: Vec<Held>,
     since: f64,
     /// Seconds that its device computed, over all lives.
@@ -33,6 +35,8 @@ pub(super) struct Held {
     pub(super) shard: usize,
     /// Seconds of the device that it still needs.
     pub(super) left: f64,
+    /// Since when it has it.
+    pub(super) claimed: f64,
 }
 
 impl Worker {

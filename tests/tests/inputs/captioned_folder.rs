@@ -8,7 +8,7 @@ use pipeline::plan::{Model, plan_stage};
 use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
 use pipeline::worker::work;
-use pipeline_tests::{column, open, run};
+use pipeline_tests::{column, run, run_with};
 use pixels::Rgb;
 use workers::claims::{ClaimBoard, Claimant};
 use workers::pull::Share;
@@ -89,7 +89,8 @@ async fn captions_and_splits_come_with_the_images() {
 async fn pictures_are_read_as_they_were_listed_or_listed_again() {
     let folder = folder(20);
     let images = folder.path().join("images");
-    let mut build = open(spec(folder.path(), &[])).await.unwrap();
+    let until = |step: &str| RunOptions { until: Some(step.into()), ..RunOptions::default() };
+    let (mut build, _) = run_with(spec(folder.path(), &[]), until("geotags")).await.unwrap();
     std::fs::copy(images.join("tile_1.jpg"), images.join("tile_2.jpg")).unwrap();
     std::fs::remove_file(images.join("tile_3.jpg")).unwrap();
     let plan = plan_stage(&build, &stages::images::stage(), &Model::default(), false).await.unwrap();
@@ -102,8 +103,7 @@ async fn pictures_are_read_as_they_were_listed_or_listed_again() {
     work(build.spec.clone(), "images", &plan.key(), &share, Arc::default(), &quiet).await.unwrap();
     let withdrawn = ClaimBoard::new(&build.work, &plan, lease).look().await.unwrap().withdrawn.expect("it says so");
     assert!(["it changed after", "is gone"].iter().any(|why| withdrawn.why.contains(why)), "{withdrawn:?}");
-    let until = RunOptions { until: Some("images".into()), ..RunOptions::default() };
-    pipeline::run::run(&mut build, &until, &quiet).await.unwrap();
+    pipeline::run::run(&mut build, &until("images"), &quiet).await.unwrap();
     let status = column(&build, Artifact::Images, "status").await;
     assert!(status.len() == 19 && status.values().all(|status| status == "ok"), "{status:?}");
     let digests = column(&build, Artifact::Images, "bytes_digest").await;

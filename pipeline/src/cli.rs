@@ -19,6 +19,7 @@ mod search_commands;
 mod serve_commands;
 mod several;
 mod several_commands;
+mod several_looks;
 mod simulate_commands;
 mod submit_commands;
 mod submit_warnings;

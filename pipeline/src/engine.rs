@@ -90,6 +90,8 @@ pub(crate) async fn jobs(submission: &Submission, country: &str) -> Option<Jobs>
 pub(crate) struct TrainJob<'a> {
     /// Its step.
     pub step: &'static str,
+    /// The country, or the name of the pair.
+    pub home: &'a str,
     /// The store in which the run is recorded.
     pub work: &'a WorkStore,
     /// Set when the driver is to end.
@@ -110,7 +112,7 @@ impl<'a> TrainJob<'a> {
         let files = vec![("spec.toml".to_owned(), build.spec.to_toml())];
         let (work, stop, ranks) = (&build.work, build.stop.as_ref(), &build.spec.ranks);
         let over = OverSpec { command: "train", files, rest };
-        Self { step: training.name(), work, stop, ranks, over, beside_others: false }
+        Self { step: training.name(), home: &build.spec.country, work, stop, ranks, over, beside_others: false }
     }
 }
 
@@ -213,7 +215,7 @@ impl Engine {
         self.check_wanted(job.work).await?;
         match self {
             Engine::Here => Ok(None),
-            Engine::Processes(processes) => processes.train(job, progress).await,
+            Engine::Processes(processes) => processes.train(job, progress).await.map(Some),
             Engine::Slurm(slurm) => slurm.train(job).await.map(|()| Some(Placed::ComesBack)),
             Engine::Kubernetes(kubernetes) => {
                 let note = |text: &str| progress.note(text);

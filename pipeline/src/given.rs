@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use manifests::{BuildSpec, PairSpec};
+use manifests::{BuildSpec, PairSpec, SpecError};
 use workers::WorkerError;
 
+use crate::left_out::LeftOut;
 use crate::pair::Pair;
 
 /// One spec that was read.
@@ -62,7 +63,7 @@ impl Given {
     /// # Errors
     /// A file that cannot be read or contradicts itself.
     pub fn read(path: &Path, set: &[String]) -> Result<Given, WorkerError> {
-        let configuration = |error: manifests::SpecError| WorkerError::Configuration(error.to_string());
+        let configuration = |error: SpecError| WorkerError::Configuration(error.to_string());
         if !PairSpec::is_at(path) {
             return Ok(Given::Build(Box::new(BuildSpec::read(path, set).map_err(configuration)?)));
         }
@@ -70,28 +71,66 @@ impl Given {
         Ok(Given::Pair(Box::new(GivenPair { spec, source, target })))
     }
 
-    /// Reads what a command is given: one spec, or every spec of a folder in the order of their names. `set` is of the
-    /// spec, or of every build of the folder.
+    /// Reads every spec of a folder, with its file, in the order of their names: those that can be read, and what keeps the others
+    /// from it. `set` is of every build.
     ///
     /// # Errors
-    /// As [`read`](Self::read); a folder without specs.
-    pub fn read_all(path: &Path, set: &[String]) -> Result<Vec<Given>, WorkerError> {
-        if !path.is_dir() {
-            return Ok(vec![Self::read(path, set)?]);
+    /// A folder without specs; an assignment of `set` that is none.
+    pub fn read_folder(folder: &Path, set: &[String]) -> Result<(Vec<(PathBuf, Given)>, LeftOut), WorkerError> {
+        let (mut read, mut left_out) = (Vec::new(), LeftOut::default());
+        // a build with a fault is told by itself, before the pairs that need it
+        let (pairs, builds): (Vec<_>, Vec<_>) = specs_of(folder)?.into_iter().partition(|file| PairSpec::is_at(file));
+        for file in builds.into_iter().chain(pairs) {
+            match Self::of_folder(&file, set) {
+                Ok(given) => read.push((file, given)),
+                Err(error) => left_out.add_spec(&file, error)?,
+            }
         }
-        specs_of(path)?.iter().map(|file| Self::of_folder(file, set)).collect()
+        read.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok((read, left_out))
     }
 
     /// A spec among those of a folder.
-    fn of_folder(file: &Path, set: &[String]) -> Result<Given, WorkerError> {
-        let mut given = Self::read(file, if PairSpec::is_at(file) { &[] } else { set })?;
-        if let Given::Pair(pair) = &mut given {
-            for (path, build) in [(&pair.spec.source, &mut pair.source), (&pair.spec.target, &mut pair.target)] {
-                *build = BuildSpec::read(path, set).map_err(|e| WorkerError::Configuration(e.to_string()))?;
-            }
+    fn of_folder(file: &Path, set: &[String]) -> Result<Given, SpecError> {
+        if !PairSpec::is_at(file) {
+            return Ok(Given::Build(Box::new(BuildSpec::read(file, set)?)));
         }
-        Ok(given)
+        let (spec, ..) = PairSpec::read(file, &[])?;
+        let [source, target] = [&spec.source, &spec.target].map(|path| BuildSpec::read(path, set));
+        let (source, target) = (source?, target?);
+        Ok(Given::Pair(Box::new(GivenPair { spec, source, target })))
     }
+}
+
+/// Reads the specs of builds that a command looks at together, with their files: those that can be read, and what keeps the others
+/// from it.
+///
+/// # Errors
+/// An assignment of `set` that is none.
+pub fn read_builds(files: Vec<PathBuf>, set: &[String]) -> Result<(Vec<(PathBuf, BuildSpec)>, LeftOut), WorkerError> {
+    let (mut read, mut left_out) = (Vec::with_capacity(files.len()), LeftOut::default());
+    for file in files {
+        match BuildSpec::read(&file, set) {
+            Ok(spec) => read.push((file, spec)),
+            Err(error) => left_out.add_spec(&file, error)?,
+        }
+    }
+    Ok((read, left_out))
+}
+
+/// The same of pairs. `set` is of the pairs.
+///
+/// # Errors
+/// As [`read_builds`].
+pub fn read_pairs(files: Vec<PathBuf>, set: &[String]) -> Result<(Vec<GivenPair>, LeftOut), WorkerError> {
+    let (mut read, mut left_out) = (Vec::with_capacity(files.len()), LeftOut::default());
+    for file in files {
+        match PairSpec::read(&file, set) {
+            Ok((spec, source, target)) => read.push(GivenPair { spec, source, target }),
+            Err(error) => left_out.add_spec(&file, error)?,
+        }
+    }
+    Ok((read, left_out))
 }
 
 /// The specs that a command is given several of, where a folder stands for those in it.
@@ -163,7 +202,7 @@ mod tests {
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         let read = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-            Given::read_all(folder.path(), &set)
+            Given::read_folder(folder.path(), &set)
         };
         assert!(read(&[]).unwrap_err().to_string().contains("there is no spec of a build in this folder"));
         write("profile.toml", "lease_seconds = 8\n[stage.images]\nworkers = 2\n");
@@ -171,12 +210,27 @@ mod tests {
         write("b.toml", &build("b"));
         write("a.toml", &build("a"));
         write("a_to_b.toml", "source = \"a.toml\"\ntarget = \"b.toml\"\n");
-        let all = read(&["pretrain.epochs=3"]).unwrap();
-        let [Given::Build(a), Given::Pair(pair), Given::Build(b)] = &all[..] else { panic!("{all:?}") };
+        let (all, left_out) = read(&["pretrain.epochs=3"]).unwrap();
+        let [(_, Given::Build(a)), (_, Given::Pair(pair)), (_, Given::Build(b))] = &all[..] else { panic!("{all:?}") };
+        assert!(left_out.is_empty());
         assert_eq!((a.country.as_str(), b.country.as_str(), pair.name().as_str()), ("a", "b", "a_to_b"));
         assert!(**a == pair.source && **b == pair.target && a.pretrain.epochs == 3, "--set is of all builds");
-        write("c.toml", "country = \"c\"\n[sorce]\n");
-        assert_eq!(read(&[]).unwrap_err().exit_code(), 65, "a spec with a fault is no file to pass over");
+        assert_eq!(read(&["pretrain.epochs"]).unwrap_err().exit_code(), 65, "that is no spec's fault");
+        // a spec with a fault is no file to pass over, and neither is a pair that needs it
+        write("a.toml", "country = \"a\"\n[sorce]\n");
+        write("c.toml", "country = ");
+        let (all, left_out) = read(&[]).unwrap();
+        assert!(matches!(&all[..], [(file, Given::Build(_))] if file.ends_with("b.toml")), "{all:?}");
+        let refused = left_out.refuse((4, "spec")).unwrap_err().to_string();
+        let lines: Vec<&str> = refused.lines().filter(|line| line.contains(".toml: ")).collect();
+        for (line, words) in lines.iter().zip([
+            ["a.toml: ", "sorce"],
+            ["c.toml: ", "TOML"],
+            ["a_to_b.toml: its build ", "a.toml cannot be used"],
+        ]) {
+            assert!(words.iter().all(|words| line.contains(words)), "{words:?}: {refused}");
+        }
+        assert_eq!(lines.len(), 3, "{refused}");
     }
 
     #[test]

@@ -64,8 +64,8 @@ impl OverSpec {
     }
 }
 
-/// Times that a training is started before the driver gives up.
-const MOST_TRAININGS: usize = 3;
+/// Times in a row that a training is started without saving anything more, before the driver gives up.
+const MOST_IN_VAIN: usize = 3;
 
 /// Runs a training as so many processes of this program as its spec says, which meet over the loopback device.
 pub(crate) async fn train(
@@ -78,21 +78,32 @@ pub(crate) async fn train(
     ranks(step, of, &over.arguments(&folder)?, stop, progress).await
 }
 
-/// Runs a training once more where one of its processes was killed, so many times: it goes on from what it has saved.
+/// Runs a training again and again where one of its processes was killed: it goes on from what it has `saved`, a text that
+/// changes whenever that is more.
+///
+/// # Errors
+/// What ended it, where another try does not help, or several in a row came no further.
 pub(crate) async fn again_where_killed(
     run: impl AsyncFn() -> Result<(), WorkerError>,
+    saved: impl AsyncFn() -> Result<String, WorkerError>,
+    pause: Duration,
     progress: &Progress,
 ) -> Result<(), WorkerError> {
-    for _ in 1..MOST_TRAININGS {
-        match run().await {
-            Err(error @ WorkerError::Transient(_)) => {
-                progress.note(&format!("warning: {error}; it goes on from what it has saved"));
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+    let (mut before, mut in_vain) = (saved().await?, 0);
+    loop {
+        let why = match run().await {
+            Err(WorkerError::Transient(why)) => why,
             ended => return ended,
+        };
+        let now = saved().await?;
+        in_vain = if now == before { in_vain + 1 } else { 0 };
+        before = now;
+        if in_vain == MOST_IN_VAIN {
+            return Err(WorkerError::Transient(format!("{why}; {in_vain} tries in a row saved nothing more")));
         }
+        progress.note(&format!("warning: {why}; it goes on from what it has saved"));
+        tokio::time::sleep(pause).await;
     }
-    run().await
 }
 
 /// Runs a command of this program in a process of its own, which has the cores that are left to it beside `siblings - 1`
@@ -380,6 +391,42 @@ mod tests {
         let (code, broken) = words(&[End::Code(75), End::Code(65)]).unwrap();
         assert!(code == 65 && broken.contains("rank 1 cannot go on"), "{broken}");
         assert_eq!(words(&[End::Code(0), End::Code(75)]).unwrap().0, 75);
+    }
+
+    /// One that comes further each time is started as often as it is killed.
+    #[tokio::test]
+    async fn a_training_is_started_again_as_long_as_it_saves_more() {
+        use std::cell::Cell;
+        let quiet = Progress::new(true);
+        // saves something in each of its first tries, and ends well in the given one
+        let tries = async |saves: usize, ends: usize| {
+            let (began, saved) = (Cell::new(0), Cell::new(0));
+            let run = async || {
+                began.set(began.get() + 1);
+                saved.set(began.get().min(saves));
+                match began.get() == ends {
+                    true => Ok(()),
+                    false => Err(WorkerError::Transient("rank 1 was killed".into())),
+                }
+            };
+            let ended = again_where_killed(run, async || Ok(saved.get().to_string()), Duration::ZERO, &quiet).await;
+            (began.get(), ended.map_err(|error| (error.exit_code(), error.to_string())))
+        };
+        assert_eq!(tries(0, 1).await, (1, Ok(())));
+        assert_eq!(tries(0, 3).await, (3, Ok(())));
+        assert_eq!(tries(20, 20).await, (20, Ok(())));
+        let (began, ended) = tries(5, 100).await;
+        let (code, why) = ended.unwrap_err();
+        assert_eq!((began, code), (5 + MOST_IN_VAIN, 75));
+        assert!(why.contains("rank 1 was killed; 3 tries in a row saved nothing more"), "{why}");
+        let broken = async || Err(WorkerError::Broken("x".into()));
+        assert_eq!(
+            again_where_killed(broken, async || Ok(String::new()), Duration::ZERO, &quiet)
+                .await
+                .unwrap_err()
+                .exit_code(),
+            65
+        );
     }
 
     /// Jobs of this test's own program: one that lists its tests, and one that it does not know.

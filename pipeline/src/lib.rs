@@ -19,6 +19,7 @@ pub mod given;
 pub mod init;
 mod last_overrides;
 mod launch;
+pub mod left_out;
 pub mod logs;
 pub mod memory;
 mod output;

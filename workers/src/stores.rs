@@ -19,6 +19,7 @@ use crate::error::WorkerError;
 pub(crate) use address::is_loopback;
 use address::open;
 pub use sealed::Hint;
+pub(crate) use steady::bare;
 pub use work::WorkStore;
 
 /// A store, and the folder in it that is ours.
@@ -163,10 +164,10 @@ impl Store {
     /// # Errors
     /// A store that does not answer or lets nobody in.
     pub async fn list(&self, folder: &str) -> Result<Vec<String>, WorkerError> {
-        Ok(self.list_identities(folder).await?.into_iter().map(|(name, _)| name).collect())
+        Ok(self.list_metas(folder).await?.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// Like [`Store::list`], each name with the object's size and time.
+    /// Like [`Store::list`], each name with the object's size, ETag and time.
     pub(crate) async fn list_metas(&self, folder: &str) -> Result<Vec<(String, ObjectMeta)>, WorkerError> {
         let prefix = self.path(folder)?;
         let listed = self.store.list(Some(&prefix)).map_ok(|meta| {
@@ -176,23 +177,6 @@ impl Store {
         let mut all: Vec<_> = listed.try_collect().await.map_err(|e| self.fault(&format!("{folder}/"), e))?;
         all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(all)
-    }
-
-    /// Like [`Store::list`], each name with a text that changes when the object does.
-    pub(crate) async fn list_identities(&self, folder: &str) -> Result<Vec<(String, String)>, WorkerError> {
-        let prefix = self.path(folder)?;
-        let mut names: Vec<(String, String)> = self
-            .store
-            .list(Some(&prefix))
-            .map_ok(|meta| {
-                let name = meta.location.as_ref()[prefix.as_ref().len()..].trim_start_matches('/').to_owned();
-                (name, identity(&meta))
-            })
-            .try_collect()
-            .await
-            .map_err(|e| self.fault(&format!("{folder}/"), e))?;
-        names.sort_unstable();
-        Ok(names)
     }
 
     /// Names of the objects directly in the folder, sorted; folders end with `/`.
@@ -235,6 +219,15 @@ impl SourceStore {
         authorization: Option<HeaderValue>,
     ) -> Result<Self, WorkerError> {
         open(address, options, true, authorization).map(SourceStore)
+    }
+
+    /// A source in any store, which is asked again as all are.
+    #[cfg(test)]
+    pub(crate) fn over(store: Arc<DynObjectStore>) -> Self {
+        let pause = std::time::Duration::from_millis(1);
+        let persistence = steady::Persistence { tries: 3, first_pause: pause, longest_pause: pause };
+        let url = Url::parse("memory:///").expect("a constant");
+        SourceStore(Store { store: Arc::new(steady::Steady::new(store, persistence)), root: Path::default(), url })
     }
 
     /// # Errors

@@ -348,6 +348,21 @@ pub async fn fetch_result(
     result_of(work, scratch, &run, record.map(|record| record.trained.model_digest)).await
 }
 
+/// A text that changes whenever a run of a training, or of an adaptation, has saved more than before: whoever starts one again
+/// that was killed knows by it whether it comes further.
+///
+/// # Errors
+/// A store that does not answer.
+pub async fn saved(work: &WorkStore, home: &str, training: &str) -> Result<String, WorkerError> {
+    let folder = paths::training_runs(home, training);
+    let mut positions = BTreeSet::new();
+    for name in work.list(&folder).await?.iter().filter(|name| name.ends_with("/last/position.json")) {
+        // one that is replaced at this moment is another one the next time
+        positions.extend(work.get(&format!("{folder}/{name}")).await?.map(|bytes| digest::of_bytes(&bytes)));
+    }
+    Ok(digest::of_value(&positions))
+}
+
 /// The result folder of a finished run, on this machine: its weights are those of the digest in the run's record.
 pub(crate) async fn result_of(
     work: &WorkStore,

@@ -19,8 +19,8 @@ use crate::analyse::{
 };
 use crate::build::Build;
 use crate::clock::now;
+use crate::given::{read_builds, read_pairs, spread};
 use crate::page::analysis as page;
-use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::say;
 use crate::search::SearchModel;
@@ -94,10 +94,10 @@ struct DrawArgs {
 }
 
 pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
-    let (mut all, set) = (Vec::new(), &args.set.set);
+    let (mut analyses, set) = (Vec::new(), &args.set.set);
     let progress = Progress::new(args.json);
     let (of_pairs, specs): (Vec<PathBuf>, Vec<PathBuf>) =
-        crate::given::spread(&args.specs)?.into_iter().partition(|path| PairSpec::is_at(path));
+        spread(&args.specs)?.into_iter().partition(|path| PairSpec::is_at(path));
     let of_builds =
         args.prompts || [&args.captioner, &args.segmenter, &args.related].into_iter().any(|named| !named.is_empty());
     if let Some(pair) = of_pairs.first().filter(|_| of_builds) {
@@ -108,8 +108,17 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
         );
         return Err(WorkerError::Configuration(why).into());
     }
-    let builds = open_all(&specs, set).await?;
-    for (build, path) in builds.iter().zip(&specs) {
+    let all = specs.len() + of_pairs.len();
+    let (specs, mut left_out) = read_builds(specs, set)?;
+    let (of_pairs, pairs_left_out) = read_pairs(of_pairs, set)?;
+    left_out.append(pairs_left_out);
+    if specs.is_empty() && of_pairs.is_empty() {
+        left_out.refuse((all, "spec"))?;
+    }
+    left_out.say();
+    let files: Vec<PathBuf> = specs.iter().map(|(file, _)| file.clone()).collect();
+    let builds = open_all(specs).await?;
+    for (build, path) in builds.iter().zip(&files) {
         let mut analysis = analyse_build(build).await?;
         if !args.related.is_empty() {
             let model = SearchModel::of_build(build).await?;
@@ -124,26 +133,27 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
             let segmenters = ways(build, (path, set), "segment.segmenter", &args.segmenter)?;
             analysis.compared = Some(compare(build, (&captioners, &segmenters), draw, &progress).await?);
         }
-        all.push(analysis);
+        analyses.push(analysis);
     }
     let mut pairs = Vec::new();
-    for path in of_pairs {
-        let pair = Pair::open(&path, set, stop_flag()).await?;
+    for of in of_pairs {
+        let pair = of.open(&stop_flag()).await?;
         let of = before_and_after(&pair, &progress).await?;
         pairs.push((pair, of));
     }
     if args.json {
-        let of_builds = all.iter().map(|one| serde_json::json!(one));
-        let told: Vec<serde_json::Value> = of_builds.chain(pairs.iter().map(|(_, of)| serde_json::json!(of))).collect();
+        let of_builds = analyses.iter().map(|one| serde_json::json!(one));
+        let of_pairs = pairs.iter().map(|(_, of)| serde_json::json!(of));
+        let told: Vec<serde_json::Value> = of_builds.chain(of_pairs).chain(left_out.json()).collect();
         say!("{}", serde_json::to_string_pretty(&told)?);
     } else {
-        let lines = all.iter().flat_map(in_words).chain(pairs.iter().flat_map(|(_, of)| pair_in_words(of)));
+        let lines = analyses.iter().flat_map(in_words).chain(pairs.iter().flat_map(|(_, of)| pair_in_words(of)));
         lines.into_iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
     }
-    match args.html {
-        Some(path) => write_page(&path, &page::make((&builds, &all), &pairs, &now()).await?),
-        None => Ok(()),
+    if let Some(path) = args.html {
+        write_page(&path, &page::make((&builds, &analyses), &pairs, &now()).await?)?;
     }
+    Ok(left_out.end()?)
 }
 
 fn pair_in_words(of: &BeforeAndAfter) -> Vec<String> {

@@ -11,7 +11,7 @@ use super::arguments::{EngineName, RunArgs, SpecArgs, StepArgs};
 use super::engine_runs::{ray_profile, slurm_profile};
 use super::several::Whole;
 use super::told::{end_of_run, print_plan, print_status, shown};
-use super::{several_commands, simulate_commands, stop_flag};
+use super::{several_looks, simulate_commands, stop_flag};
 use crate::build::Build;
 use crate::capacity::{self, Question};
 use crate::diff::Since;
@@ -27,7 +27,7 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
                 let why = "--cluster is of one build: name each spec by itself";
                 return Err(WorkerError::Configuration(why.into()).into());
             }
-            return several_commands::plan(&several, options.retry_errors, options.retrain, json).await;
+            return several_looks::plan(&several, options.retry_errors, options.retrain, json).await;
         }
     };
     preflight::check_plan(&spec)?;
@@ -138,7 +138,7 @@ pub(super) async fn accept(args: &SpecArgs, step: &str, (write, by): (bool, Opti
 pub(super) async fn status(args: &SpecArgs, json: bool) -> Result<()> {
     let spec = match Whole::of(args)? {
         Whole::Build(spec) => *spec,
-        Whole::Several(several) => return several_commands::status(&several, json).await,
+        Whole::Several(several) => return several_looks::status(&several, json).await,
     };
     let build = Build::open_work(spec, stop_flag()).await?;
     note_missing_overrides(&build).await;

@@ -13,6 +13,7 @@ use workers::WorkerError;
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
 use super::engine_runs::{no_cluster, options_of, ray_profile, read_profile, run_of, slurm_profile};
 use super::several::{Several, Whole, run_of_task};
+use crate::left_out::check_all;
 use crate::say;
 use crate::tasks::What;
 
@@ -23,7 +24,7 @@ pub(super) fn render(
     output: Option<&Path>,
 ) -> Result<()> {
     if let Some(until) = &until {
-        whole.builds().into_iter().try_for_each(|spec| crate::run::check_until(spec, until))?;
+        check_all(whole.builds(), |spec| crate::run::check_until(spec, until))?;
     }
     let profile = match cluster.engine {
         EngineName::Slurm => slurm_profile(cluster.profile.as_deref())?,

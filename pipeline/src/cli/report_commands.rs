@@ -12,22 +12,45 @@ use training::recall::RecallReport;
 use super::{figures, stop_flag, write_page};
 use crate::build::Build;
 use crate::clock::now;
+use crate::given::{read_builds, spread};
+use crate::left_out::LeftOut;
 use crate::progress::Progress;
 use crate::{aside, say};
 
 pub(super) async fn report(specs: &[PathBuf], set: &[String], searches: &[String], output: &Path) -> Result<()> {
-    write_report(&open_all(specs, set).await?, &[], searches, output).await
+    let (builds, left_out) = read_all(specs, set)?;
+    left_out.say();
+    write_report(&open_all(builds).await?, &[], searches, output).await?;
+    Ok(left_out.end()?)
 }
 
-pub(super) async fn open_all(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
-    let stop = stop_flag();
-    let mut builds = Vec::with_capacity(specs.len());
+/// The specs of builds, with their files, and what keeps others from being used; some can.
+pub(super) fn read_all(specs: &[PathBuf], set: &[String]) -> Result<(Vec<(PathBuf, BuildSpec)>, LeftOut)> {
     // the pairs of a folder are not builds; one that is named is refused in words
     let is_meant = |path: &PathBuf| specs.contains(path) || !PairSpec::is_at(path);
-    for path in crate::given::spread(specs)?.iter().filter(|path| is_meant(path)) {
-        builds.push(Build::open_work(BuildSpec::read(path, set)?, stop.clone()).await?);
+    let files: Vec<PathBuf> = spread(specs)?.into_iter().filter(is_meant).collect();
+    let all = files.len();
+    let (builds, left_out) = read_builds(files, set)?;
+    if builds.is_empty() {
+        left_out.refuse((all, "spec"))?;
+    }
+    Ok((builds, left_out))
+}
+
+pub(super) async fn open_all(specs: Vec<(PathBuf, BuildSpec)>) -> Result<Vec<Build>> {
+    let stop = stop_flag();
+    let mut builds = Vec::with_capacity(specs.len());
+    for (_, spec) in specs {
+        builds.push(Build::open_work(spec, stop.clone()).await?);
     }
     Ok(builds)
+}
+
+/// The same of a command that computes for hours, and does so of all of them or of none.
+pub(super) async fn open_sound(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
+    let (builds, left_out) = read_all(specs, set)?;
+    left_out.refuse((builds.len() + left_out.len(), "spec"))?;
+    open_all(builds).await
 }
 
 pub(super) async fn evaluate(
@@ -36,7 +59,7 @@ pub(super) async fn evaluate(
     (report, searches): (Option<PathBuf>, &[String]),
     json: bool,
 ) -> Result<()> {
-    let builds = open_all(specs, set).await?;
+    let builds = open_sound(specs, set).await?;
     let progress = Progress::new(json);
     // before hours may go into the others
     for build in &builds {

@@ -32,10 +32,10 @@ pub(super) async fn retry(whole: &Whole, errors: bool, shard: Option<u32>, stage
     }
     if opened == 0 {
         aside!("no shard is closed as failed; rows that failed are computed again with `--retry-errors`");
-        return Ok(());
+    } else {
+        aside!("{} open again: start the same `drive` or `submit` again", count(opened, "shard"));
     }
-    aside!("{} open again: start the same `drive` or `submit` again", count(opened, "shard"));
-    Ok(())
+    Ok(whole.end()?)
 }
 
 /// Opens the shards of one build; how many.
@@ -79,7 +79,9 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
             }
         }
         if json {
-            say!("{}", serde_json::to_string_pretty(&runs)?);
+            let mut told: Vec<serde_json::Value> = runs.iter().map(|run| serde_json::json!(run)).collect();
+            told.extend(whole.left_out().json());
+            say!("{}", serde_json::to_string_pretty(&told)?);
         } else if runs.is_empty() {
             aside!(
                 "no run was submitted to a cluster; how far builds are `urbancross status SPEC` says without --runs"
@@ -100,7 +102,7 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
                 return Err(error.into());
             }
             return match failed {
-                0 => Ok(()),
+                0 => Ok(whole.end()?),
                 failed => Err(WorkerError::Broken(format!("{} failed", count(failed, "shard"))).into()),
             };
         }
@@ -150,9 +152,9 @@ pub(super) async fn cancel(whole: &Whole, run: Option<&str>, now: bool) -> Resul
         Some(run) if cancelled == 0 => Err(WorkerError::Missing { what: "the run", path: run.to_owned() }.into()),
         _ if cancelled == 0 => {
             aside!("no run was submitted");
-            Ok(())
+            Ok(whole.end()?)
         }
-        _ => Ok(()),
+        _ => Ok(whole.end()?),
     }
 }
 
@@ -200,7 +202,7 @@ pub(super) async fn logs(whole: &Whole, args: &LogsArgs) -> Result<()> {
             }
         }
         if !args.follow || stop.load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(whole.end()?);
         }
         tokio::time::sleep(WATCH).await;
     }

@@ -93,7 +93,9 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     let secret = secret(&args)?;
     let guard = Guard::new(args.listen.ip(), args.public_url.as_ref(), secret.clone(), tiles.as_ref());
     let guard = guard.map_err(configuration)?.named(&workers::host());
-    let specs = Specs::read(&crate::given::spread(&args.specs)?, &args.set.set)?;
+    let (specs, left_out) = Specs::read(&crate::given::spread(&args.specs)?, &args.set.set)?;
+    // how it ends says nothing: somebody stops it
+    left_out.say();
     // before minutes are spent on what it would serve
     let listener = TcpListener::bind(args.listen).await.map_err(|error| cannot_listen(args.listen, error))?;
     let listens = listener.local_addr()?;

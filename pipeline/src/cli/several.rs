@@ -11,6 +11,7 @@ use workers::stores::WorkStore;
 
 use super::arguments::SpecArgs;
 use crate::given::Given;
+use crate::left_out::LeftOut;
 use crate::sweep::Axis;
 use crate::tasks::{Asked, Task, What, builds, tasks};
 
@@ -58,23 +59,70 @@ pub(super) enum Whole {
 pub(super) struct Several {
     given: Vec<Given>,
     pub(super) tasks: Vec<Task>,
+    /// Specs that cannot be used, of a command that only looks.
+    pub(super) left_out: LeftOut,
 }
 
 impl Whole {
-    /// Reads a spec or a folder of specs.
+    /// Reads a spec, or a folder of specs that must all be sound: nothing is begun of it before.
     pub(super) fn read(path: &Path, set: &[String], experiment: &ExperimentArgs) -> Result<Whole, WorkerError> {
-        let (given, asked) = (Given::read_all(path, set)?, experiment.asked()?);
-        match &given[..] {
+        let asked = experiment.asked()?;
+        if path.is_dir() {
+            let (given, left_out) = sound(path, set)?;
+            left_out.refuse((given.len() + left_out.len(), "spec"))?;
             // a folder stays one: drivers are given theirs again
-            [Given::Build(spec)] if !path.is_dir() && asked == Asked::default() => Ok(Whole::Build(spec.clone())),
-            _ => Ok(Whole::Several(Several { tasks: tasks(&given, &asked)?, given })),
+            return Ok(Whole::Several(Several { tasks: tasks(&given, &asked)?, given, left_out }));
+        }
+        match Given::read(path, set)? {
+            Given::Build(spec) if asked == Asked::default() => Ok(Whole::Build(spec)),
+            given => {
+                let given = vec![given];
+                Ok(Whole::Several(Several { tasks: tasks(&given, &asked)?, given, left_out: LeftOut::default() }))
+            }
         }
     }
 
-    /// The same of a command that asks for no experiment.
+    /// The same of a command that only looks, or stops: of a folder it goes on with the specs that are sound, and says which are
+    /// not.
     pub(super) fn of(spec: &SpecArgs) -> Result<Whole, WorkerError> {
-        Self::read(&spec.spec, &spec.set.set, &ExperimentArgs::default())
+        if !spec.spec.is_dir() {
+            return Self::read(&spec.spec, &spec.set.set, &ExperimentArgs::default());
+        }
+        let (given, left_out) = sound(&spec.spec, &spec.set.set)?;
+        if given.is_empty() {
+            left_out.refuse((left_out.len(), "spec"))?;
+        }
+        left_out.say();
+        Ok(Whole::Several(Several { tasks: tasks(&given, &Asked::default())?, given, left_out }))
     }
+
+    /// The specs of a folder that a command goes on without.
+    pub(super) fn left_out(&self) -> LeftOut {
+        match self {
+            Whole::Build(_) => LeftOut::default(),
+            Whole::Several(several) => several.left_out.clone(),
+        }
+    }
+
+    /// Ends a command that went on without some specs.
+    pub(super) fn end(&self) -> Result<(), WorkerError> {
+        self.left_out().end()
+    }
+}
+
+/// The specs of a folder that can be used together, and what keeps the others from it.
+fn sound(folder: &Path, set: &[String]) -> Result<(Vec<Given>, LeftOut), WorkerError> {
+    let (read, mut left_out) = Given::read_folder(folder, set)?;
+    let mut given = Vec::with_capacity(read.len());
+    for (file, one) in read {
+        given.push(one);
+        // it may undo the rows of one before it, or its method may make no sense
+        if let Err(error) = tasks(&given, &Asked::default()) {
+            given.pop();
+            left_out.add(file.display().to_string(), &error);
+        }
+    }
+    Ok((given, left_out))
 }
 
 /// Where runs of a build or of a pair are written down.
@@ -136,7 +184,7 @@ impl Several {
     /// A build alone, as a run of one task.
     pub(super) fn of_build(spec: BuildSpec) -> Result<Self, WorkerError> {
         let given = vec![Given::Build(Box::new(spec))];
-        Ok(Self { tasks: tasks(&given, &Asked::default())?, given })
+        Ok(Self { tasks: tasks(&given, &Asked::default())?, given, left_out: LeftOut::default() })
     }
 
     /// The run of all tasks, with the files that its drivers are given.

@@ -1,13 +1,12 @@
-//! Commands over several tasks: builds, adaptations, ablations and sweeps as one run.
+//! A driver of several tasks: builds, adaptations, ablations and sweeps as one run.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use engines::{Profile, Run};
 use manifests::paths;
 use manifests::words::count;
-use serde_json::json;
 use workers::WorkerError;
 use workers::stores::WorkStore;
 
@@ -15,15 +14,14 @@ use super::arguments::{EngineArgs, EngineName, RunArgs, SpecArgs, StepArgs};
 use super::engine_runs::{check_once, not_driven, options_of, read_profile, record_end, run_options};
 use super::several::{ExperimentArgs, Several, run_of_task};
 use super::stop_flag;
-use super::told::{end_of_run, print_ablation, print_curves, print_plan, print_status, say_tested};
-use crate::build::Build;
+use super::told::{end_of_run, print_ablation, print_curves, say_tested};
 use crate::engine::{Engine, KubernetesEngine, Processes, Slots, Slurm};
-use crate::given::GivenPair;
+use crate::left_out::check_all;
 use crate::logs::LastWords;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
 use crate::run_record::{DONE, DRIVER, RunRecord};
-use crate::tasks::{Drive, Engines, Outcome, Task, TaskEnd, What, drive_all};
+use crate::tasks::{Drive, Engines, Outcome, Task, TaskEnd, builds, drive_all};
 use crate::{aside, preflight, say};
 
 /// A driver of several tasks.
@@ -33,12 +31,10 @@ pub(super) async fn drive(
     (options, steps, experiment): (&RunArgs, &StepArgs, &ExperimentArgs),
     engine: &EngineArgs,
 ) -> Result<()> {
-    for build in several.tasks.iter().filter_map(build_of) {
-        preflight::check_run(build, steps.until.as_deref()).with_context(|| build.country.clone())?;
-        if let Some(until) = &steps.until {
-            crate::run::check_until(build, until).with_context(|| build.country.clone())?;
-        }
-    }
+    check_all(builds(&several.tasks), |build| {
+        preflight::check_run(build, steps.until.as_deref())?;
+        steps.until.iter().try_for_each(|until| crate::run::check_until(build, until))
+    })?;
     check_once(options, engine)?;
     let mut asked = options_of(options, steps, &engine.failed);
     asked.extend(experiment.options());
@@ -55,13 +51,6 @@ pub(super) async fn drive(
         words.end(ended.as_ref().err().map(|error| workers::cause::whole_chain(error.as_ref())).as_deref()).await;
     }
     ended
-}
-
-fn build_of(task: &Task) -> Option<&manifests::BuildSpec> {
-    match &task.what {
-        What::Build(spec) => Some(spec),
-        _ => None,
-    }
 }
 
 struct Driver<'a> {
@@ -216,103 +205,5 @@ async fn say_outcome(task: &Task, outcome: Outcome<'_>, options: &RunOptions) ->
         }
     }
     tracing::info!(task = task.name, "finished");
-    Ok(())
-}
-
-/// How an adaptation stands, from the stores alone.
-async fn state_of_pair(pair: &GivenPair) -> Result<String> {
-    let opened = match pair.open(&stop_flag()).await {
-        Ok(opened) => opened,
-        // what it needs is not there yet
-        Err(error) if error.exit_code() == 65 => return Ok(format!("waits for its builds: {error}")),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(match opened.finished(&pair.spec).await? {
-        Some(record) => format!("up to date ({})", record.trained.best_validation()),
-        None => "must run".to_owned(),
-    })
-}
-
-/// What each task would do.
-pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, json: bool) -> Result<()> {
-    let mut all = Vec::new();
-    // builds that have something to do, after which what needs them is decided anew
-    let mut due = vec![false; several.tasks.len()];
-    for (number, task) in several.tasks.iter().enumerate() {
-        let state = match &task.what {
-            What::Build(spec) => {
-                preflight::check_plan(spec).with_context(|| task.name.clone())?;
-                let opened = Build::open(spec.as_ref().clone(), stop_flag()).await;
-                let mut build = opened.with_context(|| task.name.clone())?;
-                let lines = crate::preview::preview(&mut build, retry_errors, retrain).await;
-                let lines = lines.with_context(|| task.name.clone())?;
-                build.keep_listing().await?;
-                due[number] = lines.iter().any(|line| line.rows > 0 || line.finished.is_some());
-                if json {
-                    all.push(json!({ "task": task.name, "steps": lines }));
-                } else {
-                    say!("== {}", task.name);
-                    print_plan(&lines)?;
-                }
-                continue;
-            }
-            What::Adapt(_) | What::Variant(_) if task.after.iter().any(|before| due[*before]) => {
-                "waits for its builds, and is decided after them".to_owned()
-            }
-            What::Adapt(pair) | What::Variant(pair) => state_of_pair(pair).await?,
-            What::Train(_) | What::Ablation(_) | What::Curves(..) => continue,
-        };
-        match json {
-            true => all.push(json!({ "task": task.name, "state": state })),
-            false => say!("== {}\n{:21} {state}", task.name, "adapt"),
-        }
-    }
-    if json {
-        say!("{}", serde_json::to_string_pretty(&all)?);
-    }
-    Ok(())
-}
-
-/// What the stores hold of each task.
-pub(super) async fn status(several: &Several, json: bool) -> Result<()> {
-    let mut all = Vec::new();
-    for task in &several.tasks {
-        let (spec, name) = task.what.home();
-        let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
-        if !json {
-            say!("== {}", task.name);
-        }
-        match &task.what {
-            What::Build(_) if !work.is_there().await? => match json {
-                true => all.push(json!({ "task": task.name, "steps": [] })),
-                false => say!("nothing is built yet"),
-            },
-            What::Build(spec) => {
-                let opened = Build::open_work(spec.as_ref().clone(), stop_flag()).await;
-                let build = opened.with_context(|| task.name.clone())?;
-                let lines = crate::status::status(&build).await.with_context(|| task.name.clone())?;
-                match json {
-                    true => all.push(json!({ "task": task.name, "steps": lines })),
-                    false => print_status(lines)?,
-                }
-            }
-            What::Adapt(pair) | What::Variant(pair) => {
-                let state = state_of_pair(pair).await?;
-                match json {
-                    true => all.push(json!({ "task": task.name, "state": state })),
-                    false => say!("{:21} {state}", "adapt"),
-                }
-            }
-            What::Train(_) | What::Ablation(_) | What::Curves(..) => continue,
-        }
-        if !json && work.is_there().await? {
-            for run in crate::run_status::run_statuses(&work, &name).await? {
-                run.in_words().iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
-            }
-        }
-    }
-    if json {
-        say!("{}", serde_json::to_string_pretty(&all)?);
-    }
     Ok(())
 }

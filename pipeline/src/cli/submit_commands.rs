@@ -17,6 +17,7 @@ use super::render_commands::{begin_job, runs_of, steps_of};
 use super::several::{ExperimentArgs, Several, Whole, run_of_task};
 use super::submit_warnings::{warn_of_few_shards, warn_of_other_runs};
 use crate::engine::{KubernetesEngine, RayJobs, Slurm};
+use crate::left_out::{LeftOut, check_all};
 use crate::run_record::{DRIVER, RunRecord, Submission};
 use crate::tasks::What;
 use crate::{aside, preflight, say};
@@ -33,13 +34,11 @@ pub(super) async fn submit_all(
     (steps, failed, experiment): (&StepArgs, &FailedArgs, &ExperimentArgs),
     cluster: &ClusterArgs,
 ) -> Result<()> {
-    let all = paths.iter().map(|path| Whole::read(path, set, experiment)).collect::<Result<Vec<_>, _>>()?;
-    for spec in all.iter().flat_map(Whole::builds) {
+    let all = read_all(paths, set, experiment)?;
+    check_all(all.iter().flat_map(Whole::builds), |spec| {
         preflight::check_run(spec, steps.until.as_deref())?;
-        if let Some(until) = &steps.until {
-            crate::run::check_until(spec, until)?;
-        }
-    }
+        steps.until.iter().try_for_each(|until| crate::run::check_until(spec, until))
+    })?;
     let mut options = options_of(&RunArgs::default(), steps, failed);
     options.extend(experiment.options());
     for whole in all {
@@ -55,6 +54,19 @@ pub(super) async fn submit_all(
         submit_several(&several, (options.clone(), steps.until.as_deref()), cluster).await?;
     }
     Ok(())
+}
+
+fn read_all(paths: &[PathBuf], set: &[String], experiment: &ExperimentArgs) -> Result<Vec<Whole>, WorkerError> {
+    let (mut all, mut left_out) = (Vec::with_capacity(paths.len()), LeftOut::default());
+    for path in paths {
+        match Whole::read(path, set, experiment) {
+            Ok(whole) => all.push(whole),
+            Err(error) if paths.len() == 1 => return Err(error),
+            Err(error) => left_out.add(path.display().to_string(), &error),
+        }
+    }
+    left_out.refuse((paths.len(), "given spec"))?;
+    Ok(all)
 }
 
 async fn submit(spec: BuildSpec, options: Vec<String>, cluster: &ClusterArgs) -> Result<()> {

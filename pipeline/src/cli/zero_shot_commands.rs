@@ -7,7 +7,7 @@ use clap::Args;
 use manifests::words::count;
 use training::recall::RecallReport;
 
-use super::report_commands::open_all;
+use super::report_commands::open_sound;
 use crate::progress::Progress;
 use crate::say;
 use crate::zero_shot::{AskedModel, PublishedFigure, ZeroShotQuestion, ZeroShotTable, zero_shot};
@@ -38,7 +38,7 @@ pub(super) struct ZeroShotArgs {
 
 /// Measures each model on each build.
 pub(super) async fn evaluate(specs: &[PathBuf], set: &[String], args: &ZeroShotArgs, json: bool) -> Result<()> {
-    let builds = open_all(specs, set).await?;
+    let builds = open_sound(specs, set).await?;
     let progress = Progress::new(json);
     let question = ZeroShotQuestion {
         models: &args.models,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use engines::{ADAPT, VARIANT};
 use manifests::words::count;
 use tokio::process::Child;
 use workers::WorkerError;
@@ -24,6 +25,9 @@ const MOST_RESTARTS: usize = 20;
 
 /// How long after a worker has left, because nothing was to be had, another is tried: a shard may have been given back.
 const BEFORE_ANOTHER: Duration = Duration::from_secs(2);
+
+/// How long after a training was killed it is started again.
+const BEFORE_TRAINING: Duration = Duration::from_secs(1);
 
 /// How often somebody who waits for slots looks for them.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -96,12 +100,9 @@ impl Processes {
         self.task.as_ref().map_or(0, |(number, _)| *number)
     }
 
-    /// Runs a training in processes of its own, once there are slots for its ranks; `None`: a build alone trains where its
-    /// driver runs. One that is killed goes on from what it has saved.
-    pub(super) async fn train(&self, job: &TrainJob<'_>, progress: &Progress) -> Result<Option<Placed>, WorkerError> {
-        if self.task.is_none() {
-            return Ok(None);
-        }
+    /// Runs a training in processes of its own, once there are slots for its ranks. One that is killed goes on from what it
+    /// has saved.
+    pub(super) async fn train(&self, job: &TrainJob<'_>, progress: &Progress) -> Result<Placed, WorkerError> {
         let folder = OwnFolder::new()?;
         let arguments = job.over.arguments(&folder)?;
         let recorded = self.run.as_ref().map(|(run, home)| Recorded::new(job, run, home));
@@ -118,8 +119,11 @@ impl Processes {
                 _ => launch::ranks(job.step, job.ranks, &arguments, job.stop, progress).await,
             }
         };
-        launch::again_where_killed(run, progress).await?;
-        Ok(Some(Placed::Waits))
+        // runs of an ablation are adaptations, too
+        let training = if job.step == VARIANT { ADAPT } else { job.step };
+        let saved = async || workers::train::saved(job.work, job.home, training).await;
+        launch::again_where_killed(run, saved, BEFORE_TRAINING, progress).await?;
+        Ok(Placed::Waits)
     }
 
     async fn wait_for(&self, slots: usize, job: &TrainJob<'_>) -> Result<Slot, WorkerError> {

@@ -1,9 +1,12 @@
 //! Which models and which images the specs of a command line name. Pure, but for reading the specs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use manifests::spec::SpecError;
 use manifests::{BuildSpec, PairSpec};
+use workers::WorkerError;
+
+use crate::left_out::LeftOut;
 
 /// Specs that are served together.
 #[derive(Debug, Clone, Default)]
@@ -24,32 +27,40 @@ pub(super) enum Origin {
 }
 
 impl Specs {
-    /// Reads specs of builds and of pairs.
+    /// Reads specs of builds and of pairs: those that can be read, and what keeps the others from it.
     ///
     /// # Errors
-    /// Files that are no specs.
-    pub fn read(paths: &[PathBuf], overrides: &[String]) -> Result<Self, SpecError> {
-        let mut specs = Self::default();
+    /// Files of which none is a spec; overrides that are none.
+    pub fn read(paths: &[PathBuf], overrides: &[String]) -> Result<(Self, LeftOut), WorkerError> {
+        let (mut specs, mut left_out) = (Self::default(), LeftOut::default());
         for path in paths {
-            let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-            if PairSpec::is_at(path) {
-                let (pair, source, target) = PairSpec::read(path, overrides)?;
-                specs.add_build(&target);
-                let id = specs.free_id(&stem);
-                specs.models.push(Origin::Pair {
-                    id,
-                    pair: Box::new(pair),
-                    source: Box::new(source),
-                    target: Box::new(target),
-                });
-            } else {
-                let spec = BuildSpec::read(path, overrides)?;
-                specs.add_build(&spec);
-                let id = specs.free_id(&stem);
-                specs.models.push(Origin::Build { id, spec: Box::new(spec) });
+            let read = match PairSpec::is_at(path) {
+                true => specs.read_pair(path, overrides),
+                false => specs.read_build(path, overrides),
+            };
+            if let Err(error) = read {
+                left_out.add_spec(path, error)?;
             }
         }
-        Ok(specs)
+        if specs.models.is_empty() {
+            left_out.refuse((paths.len(), "spec"))?;
+        }
+        Ok((specs, left_out))
+    }
+
+    fn read_pair(&mut self, path: &Path, overrides: &[String]) -> Result<(), SpecError> {
+        let (pair, source, target) = PairSpec::read(path, overrides)?;
+        self.add_build(&target);
+        let (id, pair) = (self.free_id(path), Box::new(pair));
+        self.models.push(Origin::Pair { id, pair, source: Box::new(source), target: Box::new(target) });
+        Ok(())
+    }
+
+    fn read_build(&mut self, path: &Path, overrides: &[String]) -> Result<(), SpecError> {
+        let spec = Box::new(BuildSpec::read(path, overrides)?);
+        self.add_build(&spec);
+        self.models.push(Origin::Build { id: self.free_id(path), spec });
+        Ok(())
     }
 
     fn add_build(&mut self, spec: &BuildSpec) {
@@ -58,8 +69,9 @@ impl Specs {
         }
     }
 
-    /// A name for addresses that no other model has.
-    fn free_id(&self, stem: &str) -> String {
+    /// A name for addresses that no other model has, after the file of its spec.
+    fn free_id(&self, path: &Path) -> String {
+        let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let plain: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
         let numbered = (2..).map(|number| format!("{plain}-{number}"));
         let is_free = |id: &String| !self.models.iter().any(|origin| origin.id() == id);

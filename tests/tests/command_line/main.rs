@@ -2,6 +2,7 @@
 
 mod damage;
 mod differences;
+mod folders;
 mod logs;
 mod manner;
 mod paths;

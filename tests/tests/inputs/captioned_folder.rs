@@ -1,8 +1,17 @@
 //! Captioned image folders: formats, splits, several captions, bad images.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use manifests::{Artifact, BuildSpec};
-use pipeline_tests::{column, run};
+use pipeline::plan::{Model, plan_stage};
+use pipeline::progress::Progress;
+use pipeline::run_options::RunOptions;
+use pipeline::worker::work;
+use pipeline_tests::{column, run, run_with};
 use pixels::Rgb;
+use workers::claims::{ClaimBoard, Claimant};
+use workers::pull::Share;
 
 #[allow(dead_code, reason = "its `main`")]
 #[path = "../../../pipeline/examples/small_build.rs"]
@@ -73,6 +82,32 @@ async fn captions_and_splits_come_with_the_images() {
     assert_eq!((evaluation.recall.image_gallery, evaluation.recall.caption_gallery), (12, 24));
     let segments = column(&build, Artifact::Segments, "status").await;
     assert_eq!(segments.len(), 60, "an image without segments has an empty list, not a missing row");
+}
+
+/// A picture that is another one by the time that it is read is no picture of the row that was listed: the run lists again.
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_are_read_as_they_were_listed_or_listed_again() {
+    let folder = folder(20);
+    let images = folder.path().join("images");
+    let until = |step: &str| RunOptions { until: Some(step.into()), ..RunOptions::default() };
+    let (mut build, _) = run_with(spec(folder.path(), &[]), until("geotags")).await.unwrap();
+    std::fs::copy(images.join("tile_1.jpg"), images.join("tile_2.jpg")).unwrap();
+    std::fs::remove_file(images.join("tile_3.jpg")).unwrap();
+    let plan = plan_stage(&build, &stages::images::stage(), &Model::default(), false).await.unwrap();
+    build.virtual_inputs.slices.publish_plan(&build.work, &plan, 8).await.unwrap();
+    // a worker elsewhere reads places from slices
+    let lease = Duration::from_secs(1);
+    let claimant = Claimant { worker: "w".into(), node: "n".into(), engine_job: None };
+    let share = Share { index: 0, count: 1, lease, claimant, leaves: false };
+    let quiet = Progress::new(true);
+    work(build.spec.clone(), "images", &plan.key(), &share, Arc::default(), &quiet).await.unwrap();
+    let withdrawn = ClaimBoard::new(&build.work, &plan, lease).look().await.unwrap().withdrawn.expect("it says so");
+    assert!(["it changed after", "is gone"].iter().any(|why| withdrawn.why.contains(why)), "{withdrawn:?}");
+    pipeline::run::run(&mut build, &until("images"), &quiet).await.unwrap();
+    let status = column(&build, Artifact::Images, "status").await;
+    assert!(status.len() == 19 && status.values().all(|status| status == "ok"), "{status:?}");
+    let digests = column(&build, Artifact::Images, "bytes_digest").await;
+    assert_eq!(digests["tile_1"], digests["tile_2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ async fn built(tiles: usize) -> (World, Build) {
 }
 
 async fn served(paths: &[PathBuf]) -> Served {
-    let specs = Specs::read(paths, &[]).unwrap();
+    let (specs, _) = Specs::read(paths, &[]).unwrap();
     Served::open(specs, Duration::from_millis(200), Handle::current(), &Progress::new(true)).await.unwrap()
 }
 

@@ -22,8 +22,12 @@ fn spec(world: &World, work: &str, (processes, in_parts): (usize, bool), epochs:
 }
 
 fn start(spec: &Path) -> Child {
-    let mut command = Command::new(urbancross());
-    command.args(["run", "--until", "pretrain"]).arg(spec);
+    start_by("run", spec)
+}
+
+fn start_by(command: &str, spec: &Path) -> Child {
+    let (words, mut command) = ([command, "--until", "pretrain"], Command::new(urbancross()));
+    command.args(words).arg(spec);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
@@ -58,14 +62,19 @@ fn losses(world: &World, work: &str, record: &TrainingRecord) -> Vec<f64> {
 
 /// The process that runs as `rank` for the launcher.
 fn child_of(launcher: u32, rank: &str) -> Option<u32> {
+    let wanted = format!("RANK={rank}");
+    child_with(launcher, "environ", &wanted)
+}
+
+/// The process of the launcher that has these words in a file about it.
+fn child_with(launcher: u32, file: &str, words: &str) -> Option<u32> {
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let process: u32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
         let parent: u32 = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
-        let environment = std::fs::read(entry.path().join("environ")).ok()?;
-        let wanted = format!("RANK={rank}");
-        let is_rank = environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes());
-        (parent == launcher && is_rank).then_some(process)
+        let told = std::fs::read(entry.path().join(file)).ok()?;
+        let is_wanted = told.split(|byte| *byte == 0).any(|told| told == words.as_bytes());
+        (parent == launcher && is_wanted).then_some(process)
     })
 }
 
@@ -107,6 +116,49 @@ async fn a_killed_rank_ends_all_and_the_run_goes_on_with_another_number() {
     assert_eq!(code, Some(0), "{messages}");
     let record = record(&world, "killed", &["pretrain.epochs=40"]).await;
     assert_eq!((record.trained.epochs, record.trained.samples), (40, 40 * (record.trained.train_rows / 8 * 8)));
+}
+
+/// A driver starts again what was killed, from the last checkpoint, for as long as that comes further; also of a build alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_starts_a_killed_training_again() {
+    let world = World::new(40);
+    for (work, ranks) in [("alone", (1, false)), ("ranks", (2, true))] {
+        let mut driver = start_by("drive", &spec(&world, work, ranks, 40));
+        first_checkpoint(&world, work, &mut driver).await;
+        let runs = world.path(work).join("checkpoints/finland/pretrain");
+        let position = || {
+            let run = std::fs::read_dir(&runs).ok()?.flatten().map(|run| run.path().join("last/position.json"));
+            run.filter_map(|position| std::fs::read_to_string(position).ok()).next()
+        };
+        let (mut before, deadline) = (None, Instant::now() + Duration::from_secs(240));
+        // more often than it would be started if it came no further
+        for _ in 0..4 {
+            let victim = loop {
+                assert!(Instant::now() < deadline, "it does not go on");
+                assert!(driver.try_wait().unwrap().is_none(), "it ended too early");
+                let victim = match ranks.0 {
+                    1 => child_with(driver.id(), "cmdline", "train"),
+                    _ => child_of(driver.id(), "1"),
+                };
+                match (victim, position()) {
+                    (Some(victim), now @ Some(_)) if now != before => {
+                        before = now;
+                        break victim;
+                    }
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            };
+            assert!(Command::new("kill").args(["-KILL", &victim.to_string()]).status().unwrap().success());
+            while Path::new(&format!("/proc/{victim}/exe")).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let (code, messages) = finish(driver);
+        assert_eq!(code, Some(0), "{messages}");
+        assert_eq!(messages.matches("it goes on from what it has saved").count(), 4, "{messages}");
+        let record = record(&world, work, &["pretrain.epochs=40"]).await;
+        assert_eq!((record.trained.epochs, record.trained.samples), (40, 40 * (record.trained.train_rows / 8 * 8)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

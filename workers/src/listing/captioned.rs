@@ -98,11 +98,11 @@ async fn place(
         let file = &folder.files[&image.file];
         (file, format!("{prefix}{}", file.name))
     });
-    let identities = folder::identities(source, objects.clone()).await?;
+    let seen = folder::seen(source, objects.clone()).await?;
     let objects: Vec<String> = objects.map(|(_, object)| object).collect();
-    for (((image_id, image), object), identity) in present.into_iter().zip(objects).zip(identities) {
-        let image_digest = digest::of_bytes(identity.as_bytes());
-        let picture = ObjectRange { object, etag: None, member: None };
+    for (((image_id, image), object), seen) in present.into_iter().zip(objects).zip(seen) {
+        let image_digest = digest::of_bytes(seen.identity.as_bytes());
+        let picture = ObjectRange { object, etag: seen.etag, member: None };
         // what says where it lies is the picture itself
         let meta = (spec.georeferenced && super::is_tiff(&image.file)).then(|| picture.clone());
         listing.push(&ListedRow {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use object_store::ObjectMeta;
 use sources::captioned::composed;
 use walkdir::{DirEntry, WalkDir};
 
@@ -19,8 +20,23 @@ const HEADS_AT_ONCE: usize = 32;
 pub(super) struct File {
     /// Its path below the folder, as it is stored.
     pub(super) name: String,
-    /// A text that changes when the file does, where the listing tells it.
-    identity: Option<String>,
+    /// What it was, where the listing tells it.
+    seen: Option<Seen>,
+}
+
+/// A file as it was when it was listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// A text that changes when the file does.
+    pub(super) identity: String,
+    /// By which whoever reads it knows it again.
+    pub(super) etag: Option<String>,
+}
+
+impl Seen {
+    fn of(meta: ObjectMeta) -> Self {
+        Self { identity: identity(&meta), etag: meta.e_tag }
+    }
 }
 
 /// Files and folders, and what was passed over.
@@ -41,8 +57,8 @@ impl Folder {
             Some(root) => walk(root.join(folder), usize::MAX).await,
             None => {
                 let mut listed = Folder::default();
-                for (name, identity) in source.list_identities(folder).await? {
-                    listed.add(name, Some(identity));
+                for (name, meta) in source.list_metas(folder).await? {
+                    listed.add(name, Some(Seen::of(meta)));
                 }
                 Ok(listed)
             }
@@ -66,9 +82,9 @@ impl Folder {
     }
 
     /// Takes a file in, unless it only holds attributes that macOS keeps beside files of foreign disks.
-    fn add(&mut self, name: String, identity: Option<String>) {
+    fn add(&mut self, name: String, seen: Option<Seen>) {
         if !name.rsplit('/').next().is_some_and(|file| file.starts_with("._")) {
-            self.files.insert(composed(&name).into_owned(), File { name, identity });
+            self.files.insert(composed(&name).into_owned(), File { name, seen });
         }
     }
 
@@ -120,21 +136,23 @@ async fn walk(root: std::path::PathBuf, depth: usize) -> Result<Folder, WorkerEr
         .map_err(|e| WorkerError::Broken(format!("a walk through a folder failed: {e}")))
 }
 
-/// Texts that change when the files do, in order.
-pub(super) async fn identities(
+/// What the files are now, in order.
+pub(super) async fn seen(
     source: &SourceStore,
     files: impl IntoIterator<Item = (&File, String)>,
-) -> Result<Vec<String>, WorkerError> {
+) -> Result<Vec<Seen>, WorkerError> {
     use futures::{StreamExt, TryStreamExt};
     let ask = |(file, object): (&File, String)| {
-        let known = file.identity.clone();
+        let known = file.seen.clone();
         async move {
             match known {
                 Some(known) => Ok(known),
                 None => match source.head(&object).await {
-                    Ok(meta) => Ok(meta.as_ref().map_or_else(String::new, identity)),
+                    Ok(meta) => Ok(meta.map_or_else(Seen::default, Seen::of)),
                     // the row will say so when it is fetched, and be made again once this changes
-                    Err(WorkerError::Configuration(why) | WorkerError::Refused(why)) => Ok(why),
+                    Err(WorkerError::Configuration(why) | WorkerError::Refused(why)) => {
+                        Ok(Seen { identity: why, etag: None })
+                    }
                     Err(other) => Err(other),
                 },
             }

@@ -15,7 +15,7 @@ use crate::archive::MemberPlace;
 pub struct ObjectRange {
     /// Path of the object within the source.
     pub object: String,
-    /// Of the archive, checked again with every range.
+    /// Of the object as it was listed, checked again with every range.
     pub etag: Option<String>,
     /// The member, where the object is a zip.
     pub member: Option<MemberPlace>,

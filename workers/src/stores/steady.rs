@@ -148,6 +148,7 @@ impl ObjectStore for Steady {
             store: self.inner.clone(),
             location: location.clone(),
             etag: options.if_match.or_else(|| strong(meta.e_tag.as_deref())),
+            begun: meta.clone(),
             at: range.start,
             end: range.end,
             stream: Some(body),
@@ -210,11 +211,26 @@ pub(crate) fn strong(etag: Option<&str>) -> Option<String> {
     etag.filter(|tag| !tag.starts_with("W/")).map(str::to_owned)
 }
 
+/// An ETag as all answers of a store have it: some are marked as weak, and some listings leave the quotes out.
+pub(crate) fn bare(etag: &str) -> &str {
+    etag.trim_start_matches("W/").trim_matches('"')
+}
+
+/// Are these the same object, as far as a store tells?
+fn is_same(one: &ObjectMeta, other: &ObjectMeta) -> bool {
+    match (&one.e_tag, &other.e_tag) {
+        (Some(one), Some(other)) => bare(one) == bare(other),
+        _ => (one.size, one.last_modified) == (other.size, other.last_modified),
+    }
+}
+
 /// A body that goes on where it was cut.
 struct Body {
     store: Arc<DynObjectStore>,
     location: Path,
     etag: Option<String>,
+    /// The object whose first bytes were had.
+    begun: ObjectMeta,
     at: u64,
     end: u64,
     stream: Option<BoxStream<'static, Result<Bytes>>>,
@@ -264,6 +280,11 @@ impl Body {
         if got.range.start != self.at {
             let why = format!("{}: asked for bytes from {}, got them from {}", self.location, self.at, got.range.start);
             return Err(Error::NotSupported { source: why.into() });
+        }
+        // a store that knows no strong ETag compares nothing by itself
+        if !is_same(&self.begun, &got.meta) {
+            let why = format!("{}: it was written anew while it was read", self.location);
+            return Err(Error::Precondition { path: self.location.to_string(), source: why.into() });
         }
         Ok(got.into_stream())
     }

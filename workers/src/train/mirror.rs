@@ -286,6 +286,30 @@ mod tests {
         assert!(work.list(&format!("{RUN}/{SAVED}")).await.unwrap().len() <= 2);
     }
 
+    /// Whoever starts a training again asks whether it has saved more, wherever its store lies.
+    #[tokio::test]
+    async fn what_a_run_has_saved_is_another_text_when_it_is_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        for work in [here, WorkStore::in_memory()] {
+            let (scratch, run) = machine(&work);
+            let saved = async || crate::train::saved(&work, "x", "pretrain").await.unwrap();
+            let mut mirror = Mirror::new(&work, scratch.path(), RUN);
+            let mut seen = vec![saved().await];
+            for at in ["1", "2"] {
+                step(&run, at);
+                mirror.save().await.unwrap();
+                seen.push(saved().await);
+            }
+            assert!(seen[0] != seen[1] && seen[1] != seen[2], "{seen:?}");
+            // figures of steps that are not saved, and the same state once more, are no more
+            durable::write(&run.join("curve.csv"), b"7").unwrap();
+            step(&run, "2");
+            mirror.save().await.unwrap();
+            assert_eq!(saved().await, seen[2]);
+        }
+    }
+
     /// The number of a state says what the next one is called: it must be the one that its name has.
     #[tokio::test]
     async fn a_state_that_contradicts_its_name_is_refused() {

@@ -9,7 +9,7 @@ use workers::adapt::AdaptationRecord;
 use crate::build::Build;
 use crate::engine::{Engine, Placed, TrainJob};
 use crate::given::GivenPair;
-use crate::launch::{self, OverSpec};
+use crate::launch::OverSpec;
 use crate::pair::Pair;
 use crate::progress::Progress;
 
@@ -25,7 +25,6 @@ pub(super) async fn adapt(
     match engine.train(&job, progress).await? {
         Some(Placed::ComesBack) => return Ok(None),
         Some(Placed::Waits) => {}
-        None if job.ranks.processes > 1 => launch::train((job.step, job.ranks), &job.over, job.stop, progress).await?,
         None => return pair.adapt(&of.spec, &mut Solo, progress).await,
     }
     match pair.finished(&of.spec).await? {
@@ -44,6 +43,7 @@ fn job<'a>(pair: &'a Pair, of: &GivenPair, step: &'static str) -> TrainJob<'a> {
     let rest = vec![if step == ADAPT { "--whole" } else { "--json" }.to_owned()];
     TrainJob {
         step,
+        home: &pair.name,
         work: &pair.target.work,
         stop: &pair.target.stop,
         ranks: &pair.source.spec.ranks,

@@ -36,7 +36,7 @@ async fn a_plan_of_a_refresh_is_what_becomes_of_it() {
     };
     let replication = replication.to_str().unwrap();
     let (code, out, aside) = command(&["--diffs", replication, "--plan", "--price-per-gpu-hour", "2"]);
-    for said in ["nothing is written", "GPU-hours", "requests", "to pay", "kept: same words"] {
+    for said in ["nothing is written", "CPU-hours", "requests", "to pay", "kept: same words"] {
         assert!(code == Some(0) && out.contains(said), "{said}: {code:?} {out} {aside}");
     }
     let (_, json, _) = command(&["--diffs", replication, "--plan", "--json"]);

@@ -5,7 +5,7 @@ pub mod left_out;
 use std::collections::BTreeMap;
 
 use engines::ClusterShape;
-use engines::simulate::{Cluster, Sharing, Times, shards, simulate};
+use engines::simulate::{Cluster, Outcome, Sharing, Times, shards, simulate};
 use manifests::BuildSpec;
 use manifests::spec::DeviceKind;
 use serde::Serialize;
@@ -218,7 +218,7 @@ fn capacity(
         // ranks of a training hold no shards: they are as many as the spec says, and nobody has measured more
         None => (capacity.hours, capacity.bottleneck) = (Some(seconds / gpus as f64 / 3600.0), "ranks, if they scale"),
         Some(_) => {
-            let hours = |gpus, sharing| makespan(rows, seconds, shards, gpus, question, sharing) / 3600.0;
+            let hours = |gpus, sharing| makespan(rows, seconds, shards, gpus, question, sharing).hours;
             let made = hours(gpus, Sharing::Stealing);
             capacity.hours_static = Some(hours(gpus, Sharing::Static));
             capacity.bottleneck = match capacity.rate {
@@ -237,14 +237,22 @@ fn capacity(
     capacity
 }
 
-/// Seconds of a stage whose rows take one GPU `seconds`: the mean of several simulations.
-fn makespan(rows: u64, seconds: f64, count: usize, gpus: usize, question: &Question, sharing: Sharing) -> f64 {
+/// Means of several simulations of a stage.
+struct Makespan {
+    hours: f64,
+    failed_shards: f64,
+}
+
+/// Of a stage whose rows take one GPU `seconds`.
+fn makespan(rows: u64, seconds: f64, count: usize, gpus: usize, question: &Question, sharing: Sharing) -> Makespan {
     let cluster = Cluster { workers: gpus, per_node: question.shape.per_node };
     let one = |seed| {
         let shards = shards(count, rows, seconds, question.spread, seed);
-        simulate(&shards, cluster, &question.times, sharing, seed).seconds
+        simulate(&shards, cluster, &question.times, sharing, seed)
     };
-    (0..RUNS).map(one).sum::<f64>() / RUNS as f64
+    let runs: Vec<_> = (0..RUNS).map(one).collect();
+    let mean = |of: fn(&Outcome) -> f64| runs.iter().map(of).sum::<f64>() / RUNS as f64;
+    Makespan { hours: mean(|run| run.seconds) / 3600.0, failed_shards: mean(|run| run.failed as f64) }
 }
 
 /// A point of the curve: all map stages of a build, one after the other, on so many GPUs.
@@ -264,6 +272,8 @@ pub struct Point {
     pub cost: Option<f64>,
     /// Shards for each worker.
     pub shards_per_worker: f64,
+    /// Shards that are closed as failed, since too many of their workers were lost: nobody makes their rows in these hours.
+    pub failed_shards: f64,
 }
 
 /// The map stages of a build on `gpus` GPUs. Steps that nothing is known of count for nothing, and trainings neither.
@@ -278,19 +288,20 @@ pub fn point(
     let sum = |sharing| {
         let of_step = |step: &StepCapacity| {
             let seconds = step.gpu_hours? * 3600.0;
-            Some(makespan(step.rows, seconds, shards, gpus, question, sharing) / 3600.0)
+            Some(makespan(step.rows, seconds, shards, gpus, question, sharing))
         };
-        mapped().filter_map(of_step).sum::<f64>()
+        mapped().filter_map(of_step).fold((0.0, 0.0), |sum, step| (sum.0 + step.hours, sum.1 + step.failed_shards))
     };
-    let hours = sum(Sharing::Stealing);
+    let (hours, failed_shards) = sum(Sharing::Stealing);
     Point {
         gpus,
         ideal_hours: mapped().filter_map(|step| step.gpu_hours).sum::<f64>() / gpus as f64,
         hours,
-        static_hours: sum(Sharing::Static),
+        static_hours: sum(Sharing::Static).0,
         paid_gpu_hours: hours * gpus as f64,
         cost: question.price.map(|price| price * hours * gpus as f64),
         shards_per_worker: shards as f64 / gpus as f64,
+        failed_shards,
     }
 }
 

@@ -101,5 +101,16 @@ fn a_curve_sums_stages_with_shards_alone() {
     let point = point(&steps, &known, 256, &asked);
     assert!((point.ideal_hours - 1.0).abs() < 1e-9, "{point:?}");
     assert!(point.hours > 1.0 && point.static_hours >= point.hours - 0.05, "{point:?}");
-    assert_eq!(point.shards_per_worker, 32.0);
+    assert_eq!((point.shards_per_worker, point.failed_shards), (32.0, 0.0));
+}
+
+/// Nodes that fail more often than a shard is done: hours in which rows are not made are no answer.
+#[test]
+fn shards_that_five_workers_are_lost_with_are_told() {
+    let mut asked = question(8);
+    asked.times.node_mtbf = 200.0;
+    let known = BTreeMap::from([("images", measured_at(1000, 1000.0, 0.0))]);
+    let steps = steps(&spec(&["caption.captioner=geotags"]), &known, &asked, |_| 32_000);
+    let point = point(&steps, &known, 64, &asked);
+    assert!(point.failed_shards >= 1.0, "{point:?}");
 }

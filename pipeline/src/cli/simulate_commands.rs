@@ -307,6 +307,14 @@ fn print_curve(curve: &[Point], shards: usize, asked: &Question) -> Result<()> {
             point.shards_per_worker
         );
     }
+    for point in curve.iter().filter(|point| point.failed_shards > 0.0) {
+        say!(
+            "with {} {unit}s {:.1} shards are closed as failed, since five of their workers were lost in turn: nobody makes their \
+             rows in these hours; with more shards (work.shards) each is at risk for less time",
+            point.gpus,
+            point.failed_shards
+        );
+    }
     if asked.rates.is_empty() {
         say!("rates are those of the table above; trainings are not among them");
     }

@@ -45,7 +45,7 @@ pub use second_pass::*;
 pub use segment::*;
 pub use source::*;
 pub use text_retrieval::*;
-pub use words::section;
+pub use words::{is_meant, section};
 pub use work::*;
 
 pub(crate) use base::Base;

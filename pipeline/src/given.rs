@@ -173,7 +173,9 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, WorkerError> {
         let path = entry.map_err(of_io)?.path();
         // what a volume of a cluster hides begins with a dot
         let is_hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if !is_hidden && path.extension().is_some_and(|extension| extension == "toml") && path.is_file() {
+        let is_toml = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
+        // a link that leads nowhere is told with what cannot be read
+        if !is_hidden && is_toml && (path.is_file() || path.is_symlink() && !path.exists()) {
             files.push(path);
         }
     }
@@ -185,7 +187,7 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, WorkerError> {
 fn is_spec(path: &Path) -> bool {
     let table = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok());
     // one that is no TOML at all is read, and refused with the place of its fault
-    table.is_none_or(|table| ["country", "source", "target"].iter().any(|field| table.contains_key(*field)))
+    table.is_none_or(|table| manifests::spec::is_meant(&table))
 }
 
 #[cfg(test)]
@@ -205,6 +207,7 @@ mod tests {
             Given::read_folder(folder.path(), &set)
         };
         assert!(read(&[]).unwrap_err().to_string().contains("there is no spec of a build in this folder"));
+        write("pyproject.toml", "[project]\nname = \"x\"\n");
         write("profile.toml", "lease_seconds = 8\n[stage.images]\nworkers = 2\n");
         write("notes.txt", "country");
         write("b.toml", &build("b"));
@@ -219,18 +222,24 @@ mod tests {
         // a spec with a fault is no file to pass over, and neither is a pair that needs it
         write("a.toml", "country = \"a\"\n[sorce]\n");
         write("c.toml", "country = ");
+        write("d.toml", "soruce = \"b.toml\"\ntaget = \"b.toml\"\n");
+        write("e.TOML", "");
+        std::os::unix::fs::symlink("nowhere", folder.path().join("f.toml")).unwrap();
         let (all, left_out) = read(&[]).unwrap();
         assert!(matches!(&all[..], [(file, Given::Build(_))] if file.ends_with("b.toml")), "{all:?}");
-        let refused = left_out.refuse((4, "spec")).unwrap_err().to_string();
-        let lines: Vec<&str> = refused.lines().filter(|line| line.contains(".toml: ")).collect();
+        let refused = left_out.refuse((7, "spec")).unwrap_err().to_string();
+        let lines: Vec<&str> = refused.lines().filter(|line| line.to_lowercase().contains(".toml: ")).collect();
         for (line, words) in lines.iter().zip([
             ["a.toml: ", "sorce"],
             ["c.toml: ", "TOML"],
+            ["d.toml: ", ""],
+            ["e.TOML: ", ""],
+            ["f.toml: ", "cannot be read"],
             ["a_to_b.toml: its build ", "a.toml cannot be used"],
         ]) {
             assert!(words.iter().all(|words| line.contains(words)), "{words:?}: {refused}");
         }
-        assert_eq!(lines.len(), 3, "{refused}");
+        assert_eq!(lines.len(), 6, "{refused}");
     }
 
     #[test]

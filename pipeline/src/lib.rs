@@ -50,6 +50,8 @@ pub mod trainings;
 pub mod worker;
 pub mod zero_shot;
 
+pub use launch::launched;
+
 use std::sync::LazyLock;
 
 /// This program's version, and the commit that it was built from where the builder said so (`URBANCROSS_COMMIT`).

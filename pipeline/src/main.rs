@@ -48,11 +48,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let worker = error.chain().find_map(|e| e.downcast_ref::<workers::WorkerError>());
-            let advice = worker.and_then(workers::WorkerError::advice).map_or(String::new(), |a| format!("; {a}"));
+            // whoever has started this process knows what to do next
+            let advice = worker.filter(|_| !pipeline::launched()).and_then(workers::WorkerError::advice);
+            let advice = advice.map_or(String::new(), |advice| format!("; {advice}"));
+            let what = if matches!(worker, Some(workers::WorkerError::Stopped)) { "" } else { "error: " };
             // beside lines of other builds
             let task = Some(pipeline::logs::task()).filter(|name| !name.is_empty());
             let task = task.map_or(String::new(), |name| format!("{name}: "));
-            pipeline::aside!("error: {task}{}{advice}", workers::cause::whole_chain(error.as_ref()));
+            pipeline::aside!("{what}{task}{}{advice}", workers::cause::whole_chain(error.as_ref()));
             ExitCode::from(pipeline::exit::code(&error))
         }
     }

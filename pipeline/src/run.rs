@@ -39,8 +39,9 @@ pub struct Quarantined {
     pub listing: String,
 }
 
-/// Times that a run goes over a build whose source or tables others keep changing.
-const MOST_PASSES: usize = 5;
+/// Seconds before each further pass over a build whose source or tables others keep changing: about as long as something may be
+/// in the middle of being written.
+const PAUSES: [u64; 7] = [0, 1, 2, 4, 8, 15, 30];
 
 /// How long a source that changes under a run may be of no use, as while it is written.
 const SETTLING: Duration = Duration::from_secs(60);
@@ -107,12 +108,14 @@ pub async fn drive(
     }
     let asked = asked(&steps, options);
     let mut options = options.clone();
-    for pass in 0..MOST_PASSES {
+    let mut pauses = PAUSES.into_iter();
+    loop {
         let before = build.commits();
         let quarantined = match run_steps(build, &options, engine, progress).await {
             Ok(RunEnd::Done(quarantined)) => quarantined,
             Ok(placed @ RunEnd::Placed { .. }) => return Ok(placed),
-            Err(WorkerError::Outdated(why)) if pass + 1 < MOST_PASSES => {
+            Err(WorkerError::Outdated(why)) => {
+                pause(build, pauses.next()).await?;
                 progress.note(&format!("{why}: planning again"));
                 list_again(build, Some(&options), progress).await?;
                 continue;
@@ -125,14 +128,30 @@ pub async fn drive(
         if !has_changed(build, engine, &asked, &options, progress).await? {
             return Ok(RunEnd::Done(quarantined));
         }
+        pause(build, pauses.next()).await?;
         progress.note("the source or the tables were changed during this run: going over the build again");
         // what was asked for once was done
         options = RunOptions { retry_errors: false, retrain: false, ..options };
     }
-    Err(WorkerError::Transient(format!(
-        "{}: others changed its source or tables during each of {MOST_PASSES} passes",
-        build.spec.country
-    )))
+}
+
+/// Waits before another pass, if there may be one.
+async fn pause(build: &Build, seconds: Option<u64>) -> Result<(), WorkerError> {
+    let Some(seconds) = seconds else {
+        return Err(WorkerError::Transient(format!(
+            "{}: others changed its source or tables during each of {} passes",
+            build.spec.country,
+            PAUSES.len() + 1
+        )));
+    };
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if build.stop.load(Ordering::Relaxed) {
+            return Err(WorkerError::Stopped);
+        }
+    }
+    Ok(())
 }
 
 /// Names of the steps that a run is to do.

@@ -22,9 +22,12 @@ pub struct ClusterShape {
 }
 
 impl ClusterShape {
-    /// What computes there: the kind `cpu` is of machines without GPUs, each with one worker.
+    /// What computes there: the kinds `cpu` and `cpus` are of machines without GPUs, each with one worker.
     pub fn device(&self) -> DeviceKind {
-        if self.kind.eq_ignore_ascii_case("cpu") { DeviceKind::Cpu } else { DeviceKind::Cuda }
+        match self.kind.to_lowercase().as_str() {
+            "cpu" | "cpus" => DeviceKind::Cpu,
+            _ => DeviceKind::Cuda,
+        }
     }
 
     /// What one of its devices is called.
@@ -88,6 +91,7 @@ mod tests {
         let of = |text: &str| text.parse::<ClusterShape>().map(|shape| (shape.device(), shape.unit()));
         assert_eq!(of("16xCPU,1/node"), Ok((DeviceKind::Cpu, "CPU")));
         assert_eq!(of("16xcpu"), Ok((DeviceKind::Cpu, "CPU")));
+        assert_eq!(of("16xCPUs"), Ok((DeviceKind::Cpu, "CPU")));
         assert_eq!("16xcpu".parse::<ClusterShape>().map(|shape| shape.per_node), Ok(1));
         assert_eq!(of("64xH100,8/node"), Ok((DeviceKind::Cuda, "GPU")));
     }

@@ -11,7 +11,7 @@ use workers::WorkerError;
 
 use super::arguments::SetArgs;
 use super::numbers::within;
-use super::report_commands::open_all;
+use super::report_commands::open_built;
 use super::{figures, stop_flag, write_page};
 use crate::analyse::{
     Analysis, BeforeAndAfter, CaptionerLine, Comparison, Draw, MOST_SAMPLED, SegmenterLine, Way,
@@ -115,9 +115,9 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     if specs.is_empty() && of_pairs.is_empty() {
         left_out.refuse((all, "spec"))?;
     }
+    let builds = if specs.is_empty() { Vec::new() } else { open_built(specs, &mut left_out).await? };
+    let (files, builds): (Vec<PathBuf>, Vec<Build>) = builds.into_iter().unzip();
     left_out.say();
-    let files: Vec<PathBuf> = specs.iter().map(|(file, _)| file.clone()).collect();
-    let builds = open_all(specs).await?;
     for (build, path) in builds.iter().zip(&files) {
         let mut analysis = analyse_build(build).await?;
         if !args.related.is_empty() {
@@ -137,7 +137,15 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     }
     let mut pairs = Vec::new();
     for of in of_pairs {
-        let pair = of.open(&stop_flag()).await?;
+        let pair = match of.open(&stop_flag()).await {
+            Ok(pair) => pair,
+            Err(error) if all == 1 || matches!(error, WorkerError::Stopped) => return Err(error.into()),
+            Err(error) => {
+                crate::aside!("warning: {} is left out: {error}", of.name());
+                left_out.add(of.name(), &error);
+                continue;
+            }
+        };
         let of = before_and_after(&pair, &progress).await?;
         pairs.push((pair, of));
     }

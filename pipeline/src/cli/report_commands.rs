@@ -8,6 +8,7 @@ use manifests::{BuildSpec, PairSpec};
 use stages::evaluate::Evaluation;
 use stages::text_retrieval::TextEvaluation;
 use training::recall::RecallReport;
+use workers::WorkerError;
 
 use super::{figures, stop_flag, write_page};
 use crate::build::Build;
@@ -18,9 +19,11 @@ use crate::progress::Progress;
 use crate::{aside, say};
 
 pub(super) async fn report(specs: &[PathBuf], set: &[String], searches: &[String], output: &Path) -> Result<()> {
-    let (builds, left_out) = read_all(specs, set)?;
+    let (builds, mut left_out) = read_all(specs, set)?;
+    let builds = open_built(builds, &mut left_out).await?;
     left_out.say();
-    write_report(&open_all(builds).await?, &[], searches, output).await?;
+    let builds: Vec<Build> = builds.into_iter().map(|(_, build)| build).collect();
+    write_report(&builds, &[], searches, output).await?;
     Ok(left_out.end()?)
 }
 
@@ -37,11 +40,31 @@ pub(super) fn read_all(specs: &[PathBuf], set: &[String]) -> Result<(Vec<(PathBu
     Ok((builds, left_out))
 }
 
-pub(super) async fn open_all(specs: Vec<(PathBuf, BuildSpec)>) -> Result<Vec<Build>> {
+async fn open_all(specs: Vec<(PathBuf, BuildSpec)>) -> Result<Vec<Build>> {
     let stop = stop_flag();
     let mut builds = Vec::with_capacity(specs.len());
     for (_, spec) in specs {
         builds.push(Build::open_work(spec, stop.clone()).await?);
+    }
+    Ok(builds)
+}
+
+/// Opens those of several builds that can be opened, each with the file of its spec: at least one.
+pub(super) async fn open_built(
+    specs: Vec<(PathBuf, BuildSpec)>,
+    left_out: &mut LeftOut,
+) -> Result<Vec<(PathBuf, Build)>> {
+    let (stop, all) = (stop_flag(), specs.len() + left_out.len());
+    let mut builds = Vec::with_capacity(specs.len());
+    for (file, spec) in specs {
+        match Build::open_work(spec, stop.clone()).await {
+            Ok(build) => builds.push((file, build)),
+            Err(error) if all == 1 || matches!(error, WorkerError::Stopped) => return Err(error.into()),
+            Err(error) => left_out.add(file.display().to_string(), &error),
+        }
+    }
+    if builds.is_empty() {
+        left_out.refuse((all, "spec"))?;
     }
     Ok(builds)
 }

@@ -94,13 +94,20 @@ fn what_only_looks_goes_on_with_the_sound_specs_and_says_so() {
     }
     let page = world.path("page.html");
     std::fs::remove_file(folder.join("finland.toml")).unwrap();
+    // a sound one of which nothing is built
+    let text = std::fs::read_to_string(folder.join("again.toml")).unwrap();
+    let text = text.replace("\"finland\"", "\"atlantis\"").replace("/work\"", "/no-such-work\"");
+    std::fs::write(folder.join("unbuilt.toml"), text).unwrap();
     for command in [&["report", &of, "-o", page.to_str().unwrap()][..], &["analyse", &of]] {
         let said = ends(&call(command), 65);
         assert!(
-            ["misspelt.toml is left out: ", "torn.toml is left out: "].iter().all(|words| said.contains(words)),
+            ["misspelt.toml is left out: ", "torn.toml is left out: ", "unbuilt.toml is left out: "]
+                .iter()
+                .all(|words| said.contains(words)),
             "{said}"
         );
     }
+    std::fs::remove_file(folder.join("unbuilt.toml")).unwrap();
     assert!(std::fs::read_to_string(&page).unwrap().contains("finland"));
 
     let mut server = Command::new(urbancross());

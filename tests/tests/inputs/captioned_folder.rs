@@ -110,6 +110,28 @@ async fn pictures_are_read_as_they_were_listed_or_listed_again() {
     assert_eq!(digests["tile_1"], digests["tile_2"]);
 }
 
+/// Somebody copies pictures into the folder for some seconds: a run does not give up before they are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_written_for_a_while_is_waited_for() {
+    let folder = folder(20);
+    let images = folder.path().join("images");
+    let written = tokio::spawn(async move {
+        for round in 0..60 {
+            let (from, to) = (format!("tile_{}.jpg", 1 + round % 19), images.join("tile_0.jpg"));
+            let beside = images.with_file_name("coming.jpg");
+            std::fs::copy(images.join(from), &beside).and_then(|_| std::fs::rename(beside, to)).unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let until = RunOptions { until: Some("images".into()), ..RunOptions::default() };
+    run_with(spec(folder.path(), &[]), until.clone()).await.unwrap();
+    written.await.unwrap();
+    let (build, _) = run_with(spec(folder.path(), &[]), until).await.unwrap();
+    let digests = column(&build, Artifact::Images, "bytes_digest").await;
+    // the last one was a copy of this
+    assert_eq!(digests["tile_0"], digests["tile_3"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_builds_what_it_says() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod attempts;
 pub mod commit;
 pub mod digest;
+mod meant;
 pub mod pair;
 pub mod part;
 pub mod paths;
@@ -21,6 +22,7 @@ pub mod words;
 
 pub use artifact::{Artifact, Field, FieldType};
 pub use digest::Digest;
+pub use meant::is_spec;
 pub use pair::PairSpec;
 pub use part::PartFile;
 pub use plan::{Marker, Plan, PlanCounts, RowStatuses, ShardPlan};

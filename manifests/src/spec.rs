@@ -45,13 +45,13 @@ pub use second_pass::*;
 pub use segment::*;
 pub use source::*;
 pub use text_retrieval::*;
-pub use words::{is_meant, section};
+pub use words::section;
 pub use work::*;
 
 pub(crate) use base::Base;
 pub(crate) use check::Problems;
 pub(crate) use overrides::{parse_toml, read_text};
-pub(crate) use words::Spec;
+pub(crate) use words::{Spec, fields};
 
 /// What is wrong with a build spec. Nothing has run yet: mend the file and start again.
 #[derive(Debug, thiserror::Error)]

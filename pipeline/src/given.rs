@@ -187,7 +187,7 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, WorkerError> {
 fn is_spec(path: &Path) -> bool {
     let table = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok());
     // one that is no TOML at all is read, and refused with the place of its fault
-    table.is_none_or(|table| manifests::spec::is_meant(&table))
+    table.is_none_or(|table| manifests::is_spec(&table))
 }
 
 #[cfg(test)]

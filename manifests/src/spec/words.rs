@@ -5,7 +5,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::check::Problems;
-use crate::{BuildSpec, PairSpec};
 
 /// A kind of spec, with the least text that is one: the names of all its fields follow from it.
 pub(crate) trait Spec: DeserializeOwned + Serialize {
@@ -167,7 +166,7 @@ fn kind_in_words(expected: &str) -> String {
 }
 
 /// All fields of a kind of spec, each as it is written after `--set`.
-fn fields(spec: &impl Serialize) -> Vec<String> {
+pub(crate) fn fields(spec: &impl Serialize) -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(value) = toml::Value::try_from(spec) {
         collect("", &value, &mut found);
@@ -218,43 +217,10 @@ fn near<'n>(unknown: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n s
     nearest.map(|(_, name)| name)
 }
 
-/// Least similarity of a name that makes a file a spec.
-const MEANT: f64 = 0.85;
-
-/// Whether a file among others is meant as the spec of a build or of a pair: it has one of their fields, however it is spelt, or
-/// nothing at all.
-pub fn is_meant(table: &toml::Table) -> bool {
-    let is_field = |name: &String, known: &str| strsim::jaro_winkler(&name.to_lowercase(), known) >= MEANT;
-    let known = [all_fields::<BuildSpec>(), all_fields::<PairSpec>()].concat();
-    let sections = || known.iter().map(|field| field.split('.').next().unwrap_or(field));
-    table.is_empty() || table.keys().any(|name| sections().any(|known| is_field(name, known)))
-}
-
-/// All fields of the least spec of a kind.
-fn all_fields<S: Spec>() -> Vec<String> {
-    toml::from_str::<S>(S::LEAST).map_or_else(|_| Vec::new(), |spec| fields(&spec))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_spec_is_known_by_any_field_however_it_is_spelt() {
-        for (text, meant) in [
-            ("", true),
-            ("country = 1", true),
-            ("Country = 1\n[Source]", true),
-            ("soruce = 1\ntaget = 2", true),
-            ("[adpat]\nseed = 1", true),
-            ("[pretrian]\nepochs = 3", true),
-            ("[project]\nname = 1\n[build-system]\n[tool.x]", false),
-            ("[package]\nname = 1\n[dependencies]\n[features]\n[profile.dev]", false),
-            ("lease_seconds = 8\n[stage.images]\nworkers = 2\n[slurm]\n[kubernetes]\n[ray]", false),
-        ] {
-            assert_eq!(is_meant(&text.parse().unwrap()), meant, "{text}");
-        }
-    }
+    use crate::{BuildSpec, PairSpec};
 
     fn said<S: Spec>(text: &str) -> String {
         let table: toml::Table = toml::from_str(&format!("{text}\n{}", S::LEAST)).unwrap();

@@ -3,14 +3,13 @@
 use crate::spec::{Spec, fields};
 use crate::{BuildSpec, PairSpec};
 
-/// Least similarity of a name that makes a file a spec.
-const MEANT: f64 = 0.85;
-
 /// Whether a table is meant as the spec of a build or of a pair: it has one of their fields, or nearly, or nothing at all.
 pub fn is_spec(table: &toml::Table) -> bool {
     let known = [all_fields::<BuildSpec>(), all_fields::<PairSpec>()].concat();
     let sections = || known.iter().map(|field| field.split('.').next().unwrap_or(field));
-    let is_field = |name: &str| sections().any(|known| strsim::jaro_winkler(name, known) >= MEANT);
+    // one slip in three letters, two at most: `workspace` is no `work`
+    let is_near = |name: &str, known: &str| strsim::damerau_levenshtein(name, known) <= (known.len() / 3).min(2);
+    let is_field = |name: &str| sections().any(|known| is_near(name, known));
     table.is_empty() || table.keys().any(|name| is_field(&name.to_lowercase()))
 }
 
@@ -33,6 +32,7 @@ mod tests {
             ("[adpat]\nseed = 1", true),
             ("[pretrian]\nepochs = 3", true),
             ("[project]\nname = 1\n[build-system]\n[tool.x]", false),
+            ("[workspace]\nmembers = []\n[lints]\n[lib]\n[[bin]]\n[patch.x]", false),
             ("[package]\nname = 1\n[dependencies]\n[features]\n[profile.dev]", false),
             ("lease_seconds = 8\n[stage.images]\nworkers = 2\n[slurm]\n[kubernetes]\n[ray]", false),
         ] {

@@ -3,14 +3,17 @@
 use crate::spec::{Spec, fields};
 use crate::{BuildSpec, PairSpec};
 
-/// Whether a table is meant as the spec of a build or of a pair: it has one of their fields, or nearly, or nothing at all.
+/// Whether a table is meant as the spec of a build or of a pair: it has a country, or a source and a target, or at least half of what it has
+/// are fields of specs, or nearly so. One with nothing in it is meant, too.
 pub fn is_spec(table: &toml::Table) -> bool {
     let known = [all_fields::<BuildSpec>(), all_fields::<PairSpec>()].concat();
     let sections = || known.iter().map(|field| field.split('.').next().unwrap_or(field));
     // one slip in three letters, two at most: `workspace` is no `work`
     let is_near = |name: &str, known: &str| strsim::damerau_levenshtein(name, known) <= (known.len() / 3).min(2);
     let is_field = |name: &str| sections().any(|known| is_near(name, known));
-    table.is_empty() || table.keys().any(|name| is_field(&name.to_lowercase()))
+    let has = |name: &str| table.keys().any(|key| key.to_lowercase() == name);
+    let fields = table.keys().filter(|name| is_field(&name.to_lowercase())).count();
+    has("country") || (has("source") && has("target")) || 2 * fields >= table.len()
 }
 
 /// All fields of the least spec of a kind.
@@ -31,6 +34,12 @@ mod tests {
             ("soruce = 1\ntaget = 2", true),
             ("[adpat]\nseed = 1", true),
             ("[pretrian]\nepochs = 3", true),
+            ("country = 1\n[foo]\n[bar]\n[baz]", true),
+            ("[source]\nkind = 1\n[sorce]\n[foo]", true),
+            // cargo-deny's, and a package's for one system
+            ("[graph]\n[advisories]\n[licenses]\n[bans]\n[sources]", false),
+            ("[package]\nname = 1\n[dependencies]\n[target.'cfg(unix)'.dependencies]", false),
+            ("title = 1\nbaseURL = 2\ncount = 3\nmode = 4\n[params]", false),
             ("[project]\nname = 1\n[build-system]\n[tool.x]", false),
             ("[workspace]\nmembers = []\n[lints]\n[lib]\n[[bin]]\n[patch.x]", false),
             ("[package]\nname = 1\n[dependencies]\n[features]\n[profile.dev]", false),

@@ -180,8 +180,9 @@ impl PairSpec {
                 why: format!("{field} = {value:?}: {why}"),
             })?;
         }
-        let (source, target) = (spec.source.clone(), spec.target.clone());
-        Ok((spec, BuildSpec::read(&source, &[])?, BuildSpec::read(&target, &[])?))
+        let (source, target) = (BuildSpec::read(&spec.source, &[])?, BuildSpec::read(&spec.target, &[])?);
+        are_two(&source, &target).map_err(|why| SpecError::Invalid { path: shown, why })?;
+        Ok((spec, source, target))
     }
 
     /// Parses the text of a pair spec; `shown` names it in messages.
@@ -222,6 +223,16 @@ impl PairSpec {
     }
 }
 
+fn are_two(source: &BuildSpec, target: &BuildSpec) -> Result<(), String> {
+    let (country, url) = (&source.country, &source.work.url);
+    match (country, url) == (&target.country, &target.work.url) {
+        true => {
+            Err(format!("source and target are one build, of {country} in {url}: a model is adapted to another one"))
+        }
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +265,20 @@ mod tests {
         let set = ["ablation.least_gain_percent=15.0".to_owned()];
         let error = PairSpec::parse(MINIMAL, "t", &set).unwrap_err().to_string();
         assert!(error.contains("least_gain_percent is gone"), "{error}");
+    }
+
+    #[test]
+    fn a_pair_is_two_builds() {
+        let build = |country: &str, work: &str| {
+            let text = format!(
+                "country = \"{country}\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n[work]\nurl = \"{work}\"\n"
+            );
+            BuildSpec::parse(&text, "t", &[]).unwrap()
+        };
+        let one = build("x", "/one");
+        let why = are_two(&one, &build("x", "/one")).unwrap_err();
+        assert!(why.contains("one build, of x in /one"), "{why}");
+        assert!(are_two(&one, &build("x", "/two")).is_ok() && are_two(&one, &build("y", "/one")).is_ok());
     }
 
     #[test]

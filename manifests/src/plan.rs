@@ -241,6 +241,9 @@ pub struct Marker {
     pub part: PartFile,
     /// Rows that were computed, errors included.
     pub computed: u64,
+    /// Those of them that another worker had made and put aside: `phases`, `usage` and `device` say nothing of these.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken_over: u64,
     /// Rows that were copied from the part before.
     pub kept: u64,
     /// Rows that were copied under a new recipe. Not written if there are none, as earlier programs knew none.
@@ -262,6 +265,10 @@ pub struct Marker {
     /// where nothing was computed, and where devices of several kinds did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceKind>,
+    /// Digest of all settings that decide how fast rows are made, weights included: `phases` and `usage` hold for these. Empty, and not
+    /// written, in markers of earlier programs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub settings: Digest,
 }
 
 /// What a server of texts was asked for, and what it counted.
@@ -338,6 +345,7 @@ mod tests {
         let of = |part, computed| Marker {
             part,
             computed,
+            taken_over: 0,
             kept: 0,
             carried: 0,
             deleted: 0,
@@ -346,6 +354,7 @@ mod tests {
             phases: Phases::default(),
             usage: Usage::default(),
             device: None,
+            settings: String::new(),
         };
         let sound = part(3, "country=x/part-00003-a.parquet");
         assert!(of(sound.clone(), 5).is_of("x", 3));

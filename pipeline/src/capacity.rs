@@ -10,7 +10,7 @@ use manifests::BuildSpec;
 use manifests::spec::DeviceKind;
 use serde::Serialize;
 use workers::WorkerError;
-use workers::rates::{Measured, Rates, measured};
+use workers::rates::{Measured, Rates, Wanted, measured};
 
 use crate::build::Build;
 use crate::estimate;
@@ -85,6 +85,9 @@ pub struct StepCapacity {
     pub gpu_hours: Option<f64>,
     /// Hours on the cluster, of simulated workers that steal.
     pub hours: Option<f64>,
+    /// Shards that are closed as failed, since too many of their workers were lost: nobody makes their rows in these hours.
+    #[serde(skip_serializing_if = "is_none")]
+    pub failed_shards: f64,
     /// The same with nobody taking what others have left.
     pub hours_static: Option<f64>,
     /// Requests of the stores, roughly.
@@ -116,8 +119,9 @@ pub async fn known(build: &Build, kind: DeviceKind) -> Result<BTreeMap<&'static 
                 *bytes.get_or_insert(0.0) += size as f64 / pinned.rows() as f64;
             }
         }
-        let of = stage.asks_network().then_some(kind);
-        let Rates { counted, left_out } = measured(&build.work, country, stage.name, of, at_once).await?;
+        let (settings, device) = (stage.pace(&build.spec, &build.weights), stage.asks_network().then_some(kind));
+        let wanted = Wanted { settings: &settings, device };
+        let Rates { counted, left_out } = measured(&build.work, country, stage.name, wanted, at_once).await?;
         let known = Known {
             measured: counted,
             left_out,
@@ -149,6 +153,8 @@ pub fn steps(
     steps.map(of_step).collect()
 }
 
+/// Shards that a worker has under way, each with a lease.
+const SHARDS_UNDER_WAY: f64 = 3.0;
 /// Rows of which an estimate is asked for its rate.
 const PER_MILLION: u64 = 1_000_000;
 
@@ -174,11 +180,13 @@ fn rate(step: &str, known: Option<&Known>, estimate: Option<&estimate::Estimate>
     Some(Rate { rows_per_second, from, measured: false, waits_for_stores: false })
 }
 
-/// Requests for each shard: its slices, claim, marker and part, and a footer and columns of each input.
+/// Requests for each shard: its slices, claim, marker and part, and a footer and columns of each input; and beats of the leases. Looks
+/// at what is open are not counted.
 fn requests(rows: u64, shards: usize, known: &Known, seconds: f64, lease: f64) -> u64 {
     let of_shards = shards as u64 * (5 + 3 * known.inputs as u64);
     let of_rows = if known.fetches { rows } else { 0 };
-    let beats = if lease > 0.0 { (seconds * 4.0 / lease) as u64 } else { 0 };
+    // each shard that is under way has its own
+    let beats = if lease > 0.0 { (SHARDS_UNDER_WAY * seconds * 4.0 / lease) as u64 } else { 0 };
     of_shards + of_rows + beats
 }
 
@@ -198,6 +206,7 @@ fn capacity(
         gpu_hours: seconds.map(|seconds| seconds / 3600.0),
         hours: None,
         hours_static: None,
+        failed_shards: 0.0,
         requests: known.map_or(0, |known| {
             let shards = if rows == 0 { 0 } else { shards };
             requests(rows, shards, known, seconds.unwrap_or(0.0), question.times.lease)
@@ -218,23 +227,33 @@ fn capacity(
         // ranks of a training hold no shards: they are as many as the spec says, and nobody has measured more
         None => (capacity.hours, capacity.bottleneck) = (Some(seconds / gpus as f64 / 3600.0), "ranks, if they scale"),
         Some(_) => {
-            let hours = |gpus, sharing| makespan(rows, seconds, shards, gpus, question, sharing).hours;
-            let made = hours(gpus, Sharing::Stealing);
-            capacity.hours_static = Some(hours(gpus, Sharing::Static));
+            let on = |gpus, sharing| makespan(rows, seconds, shards, gpus, question, sharing);
+            let Makespan { hours: made, failed_shards } = on(gpus, Sharing::Stealing);
+            capacity.hours_static = Some(on(gpus, Sharing::Static).hours);
+            capacity.failed_shards = failed_shards;
             capacity.bottleneck = match capacity.rate {
                 Some(Rate { waits_for_stores: true, .. }) => "stores",
                 _ if shards < FEWEST_SHARDS * gpus => "too few shards",
-                _ if question.times.load > 0.2 * made * 3600.0 => "loading the network",
+                _ if question.times.load > 0.2 * made * 3600.0 => "starting workers",
                 _ => "devices",
             };
             capacity.hours = Some(made);
-            let is_worth = |gpus: &usize| seconds / 3600.0 >= WORTH * *gpus as f64 * hours(*gpus, Sharing::Stealing);
+            // hours in which not all rows are made say nothing of what is worth it
+            let is_worth = |gpus: &usize| {
+                let on = on(*gpus, Sharing::Stealing);
+                on.failed_shards == 0.0 && seconds / 3600.0 >= WORTH * *gpus as f64 * on.hours
+            };
             let tried = std::iter::successors(Some(1), |gpus| Some(gpus * 2)).take_while(|n| *n < gpus);
-            capacity.best_gpus = tried.chain([gpus]).filter(is_worth).last().or(Some(1));
+            let best = tried.chain([gpus]).filter(is_worth).last();
+            capacity.best_gpus = best.or((failed_shards == 0.0).then_some(1));
         }
     }
     capacity.cost = capacity.hours.zip(question.price).map(|(hours, price)| hours * gpus as f64 * price);
     capacity
+}
+
+fn is_none(shards: &f64) -> bool {
+    *shards == 0.0
 }
 
 /// Means of several simulations of a stage.

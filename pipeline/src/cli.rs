@@ -170,8 +170,9 @@ pub async fn main(cli: Cli) -> Result<()> {
         Command::Gc { spec, delete, keep_days, json } => {
             upkeep_commands::gc(spec.read()?, delete, keep_days, json).await
         }
-        Command::Train { spec, training, of_run, retrain } => {
-            train_commands::train(spec.read()?, &training, &of_run, retrain).await
+        Command::Train { spec, training, of_run, retrain, swept } => {
+            let swept = swept.as_deref().map(crate::sweep::Moves::of_word).transpose()?;
+            train_commands::train(spec.read()?, &training, &of_run, (retrain, swept)).await
         }
         Command::Adapt { pair, of_run, whole, json } => {
             train_commands::adapt(&pair.pair, &pair.set.set, &of_run, whole, json).await

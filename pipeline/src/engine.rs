@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use engines::Profile;
+use manifests::paths;
 use manifests::spec::RanksSpec;
 use stages::Training;
 use workers::WorkerError;
@@ -90,8 +91,8 @@ pub(crate) async fn jobs(submission: &Submission, country: &str) -> Option<Jobs>
 pub(crate) struct TrainJob<'a> {
     /// Its step.
     pub step: &'static str,
-    /// The country, or the name of the pair.
-    pub home: &'a str,
+    /// Folder of the work store that keeps its checkpoints.
+    pub run: String,
     /// The store in which the run is recorded.
     pub work: &'a WorkStore,
     /// Set when the driver is to end.
@@ -105,14 +106,22 @@ pub(crate) struct TrainJob<'a> {
 }
 
 impl<'a> TrainJob<'a> {
-    /// A training of a build.
-    pub(crate) fn of(build: &'a Build, training: Training, retrain: bool) -> Self {
+    /// A training of a build, by the key of its run.
+    pub(crate) fn of(build: &'a Build, training: Training, key: &str, retrain: bool) -> Self {
         let mut rest = vec![training.name().to_owned()];
         rest.extend(retrain.then(|| "--retrain".to_owned()));
         let files = vec![("spec.toml".to_owned(), build.spec.to_toml())];
         let (work, stop, ranks) = (&build.work, build.stop.as_ref(), &build.spec.ranks);
         let over = OverSpec { command: "train", files, rest };
-        Self { step: training.name(), home: &build.spec.country, work, stop, ranks, over, beside_others: false }
+        let run = paths::training_run(&build.spec.country, training.name(), key);
+        Self { step: training.name(), run, work, stop, ranks, over, beside_others: false }
+    }
+
+    /// A training of a sweep over a build, by its step there.
+    pub(crate) fn of_sweep(build: &'a Build, training: Training, key: &str, step: &'static str) -> Self {
+        let mut job = TrainJob { step, beside_others: true, ..Self::of(build, training, key, false) };
+        job.over.rest.extend(engines::swept_words(step));
+        job
     }
 }
 

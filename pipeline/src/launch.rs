@@ -22,6 +22,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Exit code of an error that trying again does not cure.
 pub(crate) const PERMANENT: i32 = 65;
+/// Exit codes after which a training ends in the same way again: 101 is a panic, and 2 says that a command is not understood.
+fn is_permanent(code: i32) -> bool {
+    [PERMANENT, 101, 2].contains(&code)
+}
 
 /// Set for processes that this program has started: their standard input ends when it is gone.
 const LAUNCHED: &str = "URBANCROSS_LAUNCHED";
@@ -274,7 +278,7 @@ pub async fn side_by_side(
 /// What a job's exit code other than 0 comes to; `None`: it was killed.
 fn failed(name: &str, code: Option<i32>) -> WorkerError {
     match code {
-        Some(PERMANENT) => WorkerError::Broken(format!("{name}: cannot go on; its message is above")),
+        Some(code) if is_permanent(code) => WorkerError::Broken(format!("{name}: cannot go on; its message is above")),
         Some(_) => WorkerError::Transient(format!("{name}: ended; its message is above")),
         None => WorkerError::Transient(format!("{name}: was killed")),
     }
@@ -344,7 +348,7 @@ fn verdict(name: &str, ends: &[End]) -> Result<(), WorkerError> {
             "{name}: rank {rank} hung and was killed after all others had ended"
         )));
     }
-    if let Some(rank) = rank_that(End::Code(PERMANENT)) {
+    if let Some(rank) = ends.iter().position(|end| matches!(end, End::Code(code) if is_permanent(*code))) {
         return Err(WorkerError::Broken(format!("{name}: rank {rank} cannot go on; its message is above")));
     }
     match ends.iter().position(|end| *end != End::Code(0)) {
@@ -390,6 +394,10 @@ mod tests {
         assert!(code == 75 && hung.contains("rank 1 hung"), "{hung}");
         let (code, broken) = words(&[End::Code(75), End::Code(65)]).unwrap();
         assert!(code == 65 && broken.contains("rank 1 cannot go on"), "{broken}");
+        // what panics does so again
+        assert_eq!(words(&[End::Code(75), End::Code(101)]).unwrap(), (65, broken));
+        assert_eq!([65, 101, 2].map(|code| failed("pretrain", Some(code)).exit_code()), [65; 3]);
+        assert_eq!([Some(75), Some(1), None].map(|code| failed("pretrain", code).exit_code()), [75; 3]);
         assert_eq!(words(&[End::Code(0), End::Code(75)]).unwrap().0, 75);
     }
 

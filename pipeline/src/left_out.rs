@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn all_are_named_each_with_its_reason() {
         let mut left_out = LeftOut::default();
-        assert_eq!((left_out.refuse((2, "spec")), left_out.end()).0.map_err(|e| e.to_string()), Ok(()));
+        assert!(left_out.refuse((2, "spec")).is_ok() && left_out.end().is_ok());
         left_out.add_spec(Path::new("b.toml"), invalid("b.toml", "2 fields are wrong:\n  x\n  y")).unwrap();
         left_out.add_spec(Path::new("c.toml"), invalid("c.toml", "z")).unwrap();
         left_out.add_spec(Path::new("d.toml"), invalid("d.toml", "z")).unwrap();

@@ -193,6 +193,14 @@ impl Pair {
         }
     }
 
+    /// Folder of the target's work store that keeps the checkpoints of the adaptation with the settings of `spec`.
+    ///
+    /// # Errors
+    /// A method that makes no sense.
+    pub(crate) fn run(&self, spec: &PairSpec) -> Result<String, WorkerError> {
+        Ok(paths::training_run(&self.name, stages::adapt::NAME, &self.request(spec, &mut Solo).key()?))
+    }
+
     /// The finished adaptation with the settings of `spec`, of the tables and the model as they are; `None`: it must run.
     ///
     /// # Errors

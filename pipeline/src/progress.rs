@@ -217,6 +217,8 @@ impl Observer for StageBar<'_> {
 #[derive(Default)]
 struct EpochSoFar {
     loss: f64,
+    /// The first of them in the epoch, from 0: not that, where a run went on in the middle of one.
+    first_step: usize,
     steps: usize,
     seconds: f64,
     wait_seconds: f64,
@@ -227,7 +229,12 @@ impl EpochSoFar {
     fn mean_loss(&self) -> String {
         match self.steps {
             0 => String::new(),
-            steps => format!("loss {:.3}, ", self.loss / steps as f64),
+            steps => {
+                let loss = self.loss / steps as f64;
+                let from =
+                    if self.first_step > 0 { format!(" from step {} on", self.first_step + 1) } else { String::new() };
+                format!("loss {loss:.3}{from}, ")
+            }
         }
     }
 
@@ -263,6 +270,9 @@ impl TrainingBar<'_> {
         let Ok(mut epoch) = self.epoch.lock() else { return };
         match event {
             TrainingEvent::Step(step) => {
+                if epoch.steps == 0 {
+                    epoch.first_step = step.step;
+                }
                 epoch.loss += step.loss;
                 epoch.steps += 1;
                 epoch.seconds += step.seconds;
@@ -340,8 +350,11 @@ mod tests {
     fn an_epoch_without_a_step_has_no_loss() {
         let none = EpochSoFar::default();
         assert_eq!((none.mean_loss(), none.waited()), (String::new(), String::new()));
-        let some = EpochSoFar { loss: 5.0, steps: 2, seconds: 10.0, wait_seconds: 2.0 };
+        let some = EpochSoFar { loss: 5.0, steps: 2, seconds: 10.0, wait_seconds: 2.0, ..EpochSoFar::default() };
         assert_eq!(some.mean_loss(), "loss 2.500, ");
+        // one that went on in the middle of it does not know the rest
+        assert_eq!(EpochSoFar { first_step: 40, ..some }.mean_loss(), "loss 2.500 from step 41 on, ");
+        let some = EpochSoFar { seconds: 10.0, wait_seconds: 2.0, ..EpochSoFar::default() };
         assert_eq!(some.waited(), ", waited 2.0 of 10.0 s for data");
     }
 }

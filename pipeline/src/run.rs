@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::run_options::RunOptions;
 use crate::served;
 use crate::trainings::{TrainingState, training_state};
-pub(crate) use stage::map_here;
+pub(crate) use stage::map_by;
 use stage::{StageEnd, run_stage};
 pub(crate) use training::{current_or_trained, run_training};
 
@@ -115,7 +115,7 @@ pub async fn drive(
             Ok(RunEnd::Done(quarantined)) => quarantined,
             Ok(placed @ RunEnd::Placed { .. }) => return Ok(placed),
             Err(WorkerError::Outdated(why)) => {
-                pause(build, pauses.next()).await?;
+                pause(build, pauses.next(), &why).await?;
                 progress.note(&format!("{why}: planning again"));
                 list_again(build, Some(&options), progress).await?;
                 continue;
@@ -128,18 +128,19 @@ pub async fn drive(
         if !has_changed(build, engine, &asked, &options, progress).await? {
             return Ok(RunEnd::Done(quarantined));
         }
-        pause(build, pauses.next()).await?;
-        progress.note("the source or the tables were changed during this run: going over the build again");
+        let why = "the source or the tables were changed during this run";
+        pause(build, pauses.next(), why).await?;
+        progress.note(&format!("{why}: going over the build again"));
         // what was asked for once was done
         options = RunOptions { retry_errors: false, retrain: false, ..options };
     }
 }
 
 /// Waits before another pass, if there may be one.
-async fn pause(build: &Build, seconds: Option<u64>) -> Result<(), WorkerError> {
+async fn pause(build: &Build, seconds: Option<u64>, why: &str) -> Result<(), WorkerError> {
     let Some(seconds) = seconds else {
         return Err(WorkerError::Transient(format!(
-            "{}: others changed its source or tables during each of {} passes",
+            "{}: others changed its source or tables during each of {} passes; the last time: {why}",
             build.spec.country,
             PAUSES.len() + 1
         )));
@@ -305,8 +306,8 @@ async fn run_steps(
                 StageEnd::Placed => return Ok(RunEnd::Placed { step: name }),
             },
             Step::Train(training) => match decided(build, training, options).await? {
-                state @ TrainingState::MustRun(_) => {
-                    let job = TrainJob::of(build, training, options.retrain);
+                TrainingState::MustRun(next) => {
+                    let job = TrainJob::of(build, training, &next.run.key, options.retrain);
                     match engine.train(&job, progress).await? {
                         Some(Placed::ComesBack) => return Ok(RunEnd::Placed { step: name }),
                         Some(Placed::Waits) => check_trained(build, training).await?,
@@ -314,7 +315,9 @@ async fn run_steps(
                         None if job.ranks.processes > 1 => {
                             crate::launch::train((job.step, job.ranks), &job.over, job.stop, progress).await?
                         }
-                        None => run_training(build, training, state, &mut Solo, progress).await?,
+                        None => {
+                            run_training(build, training, TrainingState::MustRun(next), &mut Solo, progress).await?
+                        }
                     }
                 }
                 state => run_training(build, training, state, &mut Solo, progress).await?,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use stages::Step;
 use stages::stage::ModelUse;
 use workers::WorkerError;
-use workers::rates::measured;
+use workers::rates::{Wanted, measured};
 
 use crate::build::Build;
 use crate::plan::model_of;
@@ -91,7 +91,8 @@ pub async fn expected(
     for stage in stages::map_stages(&build.spec).iter().filter(|stage| stage.model == ModelUse::Served) {
         let Some(rows) = rows(stage.name) else { continue };
         let at_once = build.spec.work.concurrency;
-        let known = measured(&build.work, &build.spec.country, stage.name, None, at_once).await?.counted;
+        let wanted = Wanted { settings: &stage.pace(&build.spec, &build.weights), device: None };
+        let known = measured(&build.work, &build.spec.country, stage.name, wanted, at_once).await?.counted;
         all.push((stage.name, of(rows, (known.rows, known.usage), &build.spec.caption.server)));
     }
     Ok(all)

@@ -6,29 +6,27 @@
 
 mod axis;
 mod beside;
+mod one;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use manifests::{Artifact, BuildSpec, PairSpec};
+use manifests::{BuildSpec, PairSpec};
 use serde::{Deserialize, Serialize};
 use stages::fit::Trained;
-use stages::{Training, evaluate};
 use training::communicator::Solo;
 use training::recall::RecallReport;
 use workers::WorkerError;
-use workers::train::{Members, TableRows, TrainingRecord, fetch_result, training_inputs};
+use workers::train::TrainingRecord;
 
 use crate::build::Build;
-use crate::evaluate::embed;
 use crate::given::{Given, GivenPair};
-use crate::pair::pin;
 use crate::preflight;
 use crate::progress::Progress;
-use crate::run::current_or_trained;
-use crate::trainings::training_state;
 pub use axis::{Axis, Moves};
+use one::Measured;
+pub(crate) use one::{Opened, Swept};
 
 /// One point of a curve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,27 +79,18 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
-/// Trains a finished build again with some settings changed, or uses the finished run. Where they change segments, those are
-/// made beside the tables.
-pub(crate) async fn trained(
+/// A run of a sweep, done in this process.
+async fn trained(
     spec: BuildSpec,
     moves: Moves,
     stop: &Arc<AtomicBool>,
     progress: &Progress,
-) -> Result<(Build, TrainingRecord), WorkerError> {
-    let mut build = Build::open_work(spec, stop.clone()).await?;
-    for artifact in training_inputs(&build.spec, Training::Pretrain) {
-        pin(&build, artifact).await?;
+) -> Result<(Swept, TrainingRecord), WorkerError> {
+    let swept = Swept::here(spec, moves, stop, progress).await?;
+    match swept.finish(&mut Solo, progress).await? {
+        Some(record) => Ok((swept, record)),
+        None => Err(WorkerError::Broken("a training of one rank left no record".into())),
     }
-    build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
-    // other settings of a training leave the segments as they are: a bootstrap would follow them, too
-    if moves == Moves::Segments {
-        beside::segments(&mut build, progress).await?;
-    }
-    let state = training_state(&build, Training::Pretrain, false).await?;
-    let record = current_or_trained(&build, Training::Pretrain, state, &mut Solo, progress).await?;
-    let record = record.ok_or_else(|| WorkerError::Broken("a training of one rank left no record".into()))?;
-    Ok((build, record))
 }
 
 fn read(path: &Path, set: &[String], more: &[String]) -> Result<BuildSpec, WorkerError> {
@@ -138,14 +127,16 @@ pub async fn sweep(
         let mut points = Vec::new();
         for (value, (spec, change)) in axis.numbers().into_iter().zip(specs.by_ref()) {
             progress.note(&format!("sweep: {change}"));
-            let (build, record) = trained(spec, axis.moves, stop, progress).await?;
+            let (swept, record) = trained(spec, axis.moves, stop, progress).await?;
+            let point = Point::of(value, &record.trained);
             points.push(match axis.moves {
-                Moves::Measure => measured(&build, &record, value).await?,
-                Moves::Training => {
-                    let from_earlier_weights = record.warm_start.is_some();
-                    Point { from_earlier_weights, ..Point::of(value, &record.trained) }
+                Moves::Measure => {
+                    let Measured { mean_recall, chance_mean_recall, seconds } = swept.measured(&record).await?;
+                    let validation_chance = Some(chance_mean_recall);
+                    Point { validation_mean_recall: mean_recall, validation_chance, seconds, ..point }
                 }
-                _ => Point::of(value, &record.trained),
+                Moves::Training => Point { from_earlier_weights: record.warm_start.is_some(), ..point },
+                _ => point,
             });
         }
         points.sort_by(|a, b| a.value.total_cmp(&b.value));
@@ -197,21 +188,16 @@ pub(crate) fn check(axis: &Axis, base: &BuildSpec) -> Result<(), WorkerError> {
             "--over {field}: {} learns from no segments; set segment.segmenter and pretrain.segments_per_image",
             base.country
         ))),
+        Moves::Measure if !MEASURES.contains(&field.as_str()) => Err(WorkerError::Configuration(format!(
+            "--over {field}: measures are swept over {}; what reranking brings on the validation split stands in every report",
+            MEASURES.join(" and ")
+        ))),
         _ => Ok(()),
     }
 }
 
-/// A trained model on the validation split, measured as the build's spec says.
-async fn measured(build: &Build, record: &TrainingRecord, value: (f64, Option<String>)) -> Result<Point, WorkerError> {
-    let began = std::time::Instant::now();
-    let recall = test(build, record, "val").await?.exact.pessimistic;
-    Ok(Point {
-        validation_mean_recall: recall.mean_recall,
-        validation_chance: Some(recall.chance_mean_recall),
-        seconds: began.elapsed().as_secs_f64(),
-        ..Point::of(value, &record.trained)
-    })
-}
+/// Fields that decide how a model is measured.
+const MEASURES: [&str; 2] = ["evaluate.protocol", "evaluate.average_over_turns"];
 
 /// Refuses a field that decides nothing in an adaptation.
 pub(crate) fn check_pair(axis: &Axis, pair: &str) -> Result<(), WorkerError> {
@@ -295,24 +281,11 @@ pub async fn single_domain(
             }
             let words = if with_segments { "with segments" } else { "without segments" };
             progress.note(&format!("{} {words}", spec.country));
-            let (build, record) = trained(spec, Moves::Training, stop, progress).await?;
-            let recall = test(&build, &record, "test").await?;
+            let (swept, record) = trained(spec, Moves::Training, stop, progress).await?;
+            let recall = swept.test(&record, "test").await?;
             let model_digest = record.trained.model_digest;
-            lines.push(SingleDomain { country: build.spec.country.clone(), with_segments, model_digest, recall });
+            lines.push(SingleDomain { country: swept.build.spec.country.clone(), with_segments, model_digest, recall });
         }
     }
     Ok(lines)
-}
-
-/// Figures of a training's model on a split of its build.
-async fn test(build: &Build, record: &TrainingRecord, split: &str) -> Result<RecallReport, WorkerError> {
-    let folder = fetch_result(&build.work, &build.spec, Training::Pretrain, &record.key, &build.scratch).await?;
-    let mut inputs = Vec::new();
-    for artifact in [Artifact::Images, Artifact::Captions, Artifact::Splits] {
-        inputs.push(build.pin(artifact).await?);
-    }
-    let mut rows = TableRows::open(&build.work, &inputs, Members::Split(split)).await?;
-    let rows = embed(&build.spec, &folder, &mut rows).await?;
-    let protocol = build.spec.evaluate.protocol;
-    Ok(tokio::task::block_in_place(|| evaluate::recall_of(&rows, protocol))?.report)
 }

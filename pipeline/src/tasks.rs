@@ -51,8 +51,8 @@ pub enum What {
     Adapt(Box<GivenPair>),
     /// An adaptation under other settings, with its figures.
     Variant(Box<GivenPair>),
-    /// A training of a finished build under other settings.
-    Train(Box<BuildSpec>),
+    /// A finished build under other settings, which move its training, the segments that this reads, or its measure.
+    Train(Box<BuildSpec>, Moves),
     /// The table and the page of an ablation.
     Ablation(Box<GivenPair>),
     /// The curves and the page of a sweep.
@@ -62,14 +62,14 @@ pub enum What {
 impl What {
     /// Is it one job of an engine, that others may run beside?
     pub fn is_job(&self) -> bool {
-        matches!(self, What::Variant(_) | What::Train(_))
+        matches!(self, What::Variant(_) | What::Train(..))
     }
 
     /// The build in whose store the task's records lie, and the name under which they do.
     pub fn home(&self) -> (&BuildSpec, String) {
         let pair = |pair: &GivenPair| pair.name();
         match self {
-            What::Build(spec) | What::Train(spec) => (spec, spec.country.clone()),
+            What::Build(spec) | What::Train(spec, _) => (spec, spec.country.clone()),
             What::Adapt(of) | What::Variant(of) | What::Ablation(of) => (&of.target, pair(of)),
             What::Curves(of, _) => match of.as_ref() {
                 Given::Build(spec) => (spec, spec.country.clone()),
@@ -201,10 +201,8 @@ impl Tasks {
         for axis in over {
             sweep::check(axis, spec)?;
             for (spec, change) in sweep::of_axis(spec, axis)? {
-                // other segments are made beside the tables, and measures are taken of one model: both by the task of curves
-                if axis.moves == Moves::Training {
-                    runs.push(self.add(format!("{country}: {change}"), vec![build], What::Train(Box::new(spec))));
-                }
+                let what = What::Train(Box::new(spec), axis.moves);
+                runs.push(self.add(format!("{country}: {change}"), vec![build], what));
             }
         }
         let of = Box::new(Given::Build(Box::new(spec.clone())));
@@ -278,11 +276,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_is_a_job_for_each_value_that_is_learnt() {
-        let all = tasks(&[given("a")], &over(&["pretrain.batch=16,32", "evaluate.protocol=standard,dedup"])).unwrap();
-        let wanted = [("a", &[][..]), ("a: pretrain.batch=16", &[0]), ("a: pretrain.batch=32", &[0])];
-        assert_eq!(names(&all)[..3], wanted);
-        assert_eq!((all[3].name.as_str(), &all[3].after[..], all.len()), ("a: sweep", &[0, 1, 2][..], 4));
+    fn a_sweep_is_a_job_for_each_value() {
+        let all = tasks(&[given("a")], &over(&["pretrain.batch=16,32", "evaluate.protocol=dedup"])).unwrap();
+        let wanted = [
+            ("a", &[][..]),
+            ("a: pretrain.batch=16", &[0]),
+            ("a: pretrain.batch=32", &[0]),
+            ("a: evaluate.protocol=dedup", &[0]),
+        ];
+        assert_eq!(names(&all)[..4], wanted);
+        assert!(matches!(all[1].what, What::Train(_, Moves::Training)));
+        assert!(matches!(all[3].what, What::Train(_, Moves::Measure)));
+        assert_eq!((all[4].name.as_str(), &all[4].after[..], all.len()), ("a: sweep", &[0, 1, 2, 3][..], 5));
         let all = tasks(&[pair("a", "b")], &over(&["adapt.method.beta=0.5,1"])).unwrap();
         assert_eq!((all[2].name.as_str(), all[5].name.as_str()), ("a_to_b", "a_to_b: sweep"));
         assert!(matches!(&all[3].what, What::Variant(of) if of.spec.adapt.method["beta"].as_float() == Some(0.5)));
@@ -291,6 +296,7 @@ mod tests {
             (pair("a", "b"), "pretrain.batch=16", "name the spec of a build"),
             (pair("a", "b"), "adapt.method.bta=1", "did you mean `beta`"),
             (given("a"), "pretrain.batch=0", "pretrain.batch = 0"),
+            (given("a"), "evaluate.rerank.share_weight=1,2", "evaluate.protocol and evaluate.average_over_turns"),
         ] {
             let error = tasks(&[of], &over(&[axis])).unwrap_err();
             assert!(error.exit_code() == 65 && error.to_string().contains(words), "{error}");

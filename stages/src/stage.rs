@@ -12,7 +12,7 @@ use candle_core::Device;
 use manifests::plan::Usage;
 use manifests::spec::{Captioner, DeviceName};
 use manifests::weights::Weights;
-use manifests::{Artifact, BuildSpec, Digest};
+use manifests::{Artifact, BuildSpec, Digest, digest};
 
 pub use crate::stage_error::{StageError, is_disk_full};
 use crate::table::TableError;
@@ -105,6 +105,19 @@ impl Stage {
     /// Whether it computes with a network on a device of its worker. Others take processors alone, or ask a server.
     pub fn asks_network(&self) -> bool {
         !matches!(self.model, ModelUse::None | ModelUse::Served)
+    }
+
+    /// Digest of all that decides how fast its rows are made: its parameters, and its network but for what that has learnt.
+    pub fn pace(&self, spec: &BuildSpec, weights: &Weights) -> Digest {
+        let model = &spec.model;
+        let retrieval = (model.preset, &model.init, model.vocabulary, model.context_length, model.image_size_px);
+        let network = match self.model {
+            ModelUse::None | ModelUse::Served => serde_json::Value::Null,
+            ModelUse::Named(fields) => fields.iter().map(|field| weights.digest(field)).collect(),
+            ModelUse::Scoring => serde_json::json!([retrieval, weights.digest("score.clip")]),
+            ModelUse::Retrieval => serde_json::json!(retrieval),
+        };
+        digest::of_value(&(self.name, self.version, (self.parameters)(spec), network))
     }
 
     /// What the stage reads, the listing or tables; of the split assignment, the tables that it is made from.
@@ -248,5 +261,38 @@ impl Outcome {
     /// One per row; `Err` failed.
     pub fn of<T>(results: &[Result<T, String>]) -> Vec<Outcome> {
         results.iter().map(|r| r.as_ref().map_or_else(|why| Outcome::Failed(why.clone()), |_| Outcome::Good)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a stage took tells how fast it is for the same work alone, on whatever device, whatever the network has learnt.
+    #[test]
+    fn a_pace_is_of_all_that_decides_how_fast_rows_are_made() {
+        let of = |stage: &str, set: &[&str]| {
+            let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
+            let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+            let spec = BuildSpec::parse(text, "t", &set).unwrap();
+            let stage = crate::map_stages(&spec).into_iter().find(|known| known.name == stage).unwrap();
+            stage.pace(&spec, &Weights::default())
+        };
+        for (stage, set) in [
+            ("captions", &["caption.captioner=instructblip", "caption.instructblip.weights=x"][..]),
+            ("segments", &["segment.segmenter=sam", "segment.sam.weights=x"]),
+            ("image_embeddings", &["model.preset=vit-l-14"]),
+            ("image_embeddings", &["model.precision=bf16"]),
+            ("image_embeddings", &["model.image_size_px=448"]),
+        ] {
+            assert_ne!(of(stage, &[]), of(stage, set), "{stage} {set:?}");
+        }
+        for (stage, set) in [
+            ("captions", "work.concurrency=3"),
+            ("image_embeddings", "model.device=cuda:all"),
+            ("image_embeddings", "pretrain.epochs=3"),
+        ] {
+            assert_eq!(of(stage, &[]), of(stage, &[set]), "{stage} {set}");
+        }
     }
 }

@@ -470,3 +470,47 @@ async fn a_pair_is_one_run_of_three_tasks() {
     assert!((wanted[1] - made[1]).abs() < 5.0, "{wanted:?} {made:?}");
     assert!(world.path("shared/reports/finland_to_spain.html").exists());
 }
+
+/// Workers make a value's segments beside the tables, and a job trains on them; another one measures the model otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_value_of_a_sweep_is_jobs_of_its_own() {
+    let world = World::new(24);
+    let Some(cluster) = Cluster::up(&world, &[]) else { return };
+    let over = "--over score.max_segments=1 --over evaluate.average_over_turns=true";
+    let over: Vec<&str> = over.split_whitespace().collect();
+    let given = Given::new(&world, "shared", &QUICK, WORKERS);
+    given.submit(&cluster, &over);
+    let (began, mut seen) = (Instant::now(), std::collections::BTreeSet::new());
+    loop {
+        let names = cluster.ask("squeue", &["--noheader", "--format=%j"]);
+        if names.trim().is_empty() {
+            break;
+        }
+        seen.extend(names.lines().map(str::to_owned));
+        assert!(began.elapsed() < PATIENCE, "it does not end: {names}\n{}", given.logs());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let logs = given.logs();
+    assert!(logs.contains("4 of 4 tasks finished"), "{logs}");
+    for job in ["-1-segment-scores-", "-1-swept-segments-train1", "-2-swept-measure-train1"] {
+        assert!(seen.iter().any(|name| name.contains(job)), "{job}: {seen:?}\n{logs}");
+    }
+    let swept = |of: &Path| {
+        let output = Command::new(urbancross()).arg("sweep").arg(of).args(&over).arg("--json").output();
+        let output = output.expect("the program starts");
+        let mut curves: serde_json::Value = serde_json::from_slice(&output.stdout).expect("curves");
+        for curve in curves.as_array_mut().expect("one a field") {
+            curve["points"]
+                .as_array_mut()
+                .expect("one a value")
+                .iter_mut()
+                .for_each(|point| point["seconds"] = 0.into());
+        }
+        (curves, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let alone = Given::new(&world, "alone", &QUICK, WORKERS);
+    run(world.spec("alone", &QUICK)).await.unwrap();
+    let ((wanted, _), (made, said)) = (swept(&alone.spec), swept(&given.spec));
+    assert_eq!(made, wanted);
+    assert!(!said.contains("epoch 1/"), "everything was there: {said}");
+}

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use manifests::BuildSpec;
 use manifests::plan::Usage;
 use manifests::spec::{DeviceKind, DeviceName};
+use manifests::{BuildSpec, Digest};
 use stages::stage::{InputRows, MapOutput, ModelUse, Stage, StageContext, StageError, Transform};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,6 +30,8 @@ pub(crate) struct ComputeThreads {
     jobs: mpsc::Sender<Job>,
     /// How much of a shard is computed, and may be lost, at a time.
     pub(crate) portions: Portions,
+    /// Digest of what decides how fast it is ([`Stage::pace`]).
+    pub(crate) settings: Digest,
 }
 
 /// How a shard's work is cut.
@@ -82,7 +84,8 @@ impl ComputeThreads {
                 })
                 .map_err(|e| WorkerError::Transient(format!("no thread for {}: {e}", stage.name)))?;
         }
-        Ok(Self { jobs, portions: Portions::of(stage, stage_context.spec) })
+        let settings = stage.pace(stage_context.spec, stage_context.weights);
+        Ok(Self { jobs, portions: Portions::of(stage, stage_context.spec), settings })
     }
 
     pub(crate) async fn map(&self, rows: InputRows) -> Result<Computed, WorkerError> {

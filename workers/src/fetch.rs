@@ -12,7 +12,7 @@ use sources::zip::{self, Extracted, Limits, Member, Method};
 
 use crate::error::WorkerError;
 use crate::listing::ObjectRange;
-use crate::stores::{SourceStore, bare};
+use crate::stores::SourceStore;
 
 /// Bytes between two wanted ranges that are cheaper to read than to ask for again.
 const MAX_GAP_BYTES: u64 = 128 << 10;
@@ -86,15 +86,15 @@ async fn check_unchanged(source: &SourceStore, object: &str, etag: Option<&str>)
     if etag.is_none() {
         return Ok(());
     }
-    is_unchanged((object, etag), source.head(object).await?.as_ref())
+    is_unchanged(source, (object, etag), source.head(object).await?.as_ref())
 }
 
-fn is_unchanged((object, etag): Listed<'_>, now: Option<&ObjectMeta>) -> Result<(), WorkerError> {
+fn is_unchanged(source: &SourceStore, (object, etag): Listed<'_>, now: Option<&ObjectMeta>) -> Result<(), WorkerError> {
     match (etag, now) {
         (None, _) => Ok(()),
         (Some(_), None) => Err(WorkerError::gone(object)),
         (Some(listed), Some(now)) => match &now.e_tag {
-            Some(now) if bare(now) != bare(listed) => Err(WorkerError::changed(object)),
+            Some(now) if !source.is_same(listed, now) => Err(WorkerError::changed(object)),
             _ => Ok(()),
         },
     }
@@ -108,7 +108,7 @@ async fn fetch_object(source: &SourceStore, listed: Listed<'_>) -> Result<Result
         other => other?,
     };
     // its row is known by what was listed: later pixels would pass for those
-    is_unchanged(listed, head.as_ref())?;
+    is_unchanged(source, listed, head.as_ref())?;
     match head {
         None => Ok(Err(format!("{object} is not there"))),
         Some(meta) if meta.size > limit => {

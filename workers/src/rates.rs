@@ -17,12 +17,21 @@ const MOST_COUNTED: u32 = 64;
 /// Markers that are read, where most are of other devices.
 const MOST_READ: usize = 1024;
 
+/// Which shards tell how fast a stage is.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Digest of the settings that decide how fast it is ([`Stage::pace`](stages::stage::Stage::pace)).
+    pub settings: &'a str,
+    /// What kind of device computed; `None`: whichever.
+    pub device: Option<DeviceKind>,
+}
+
 /// What finished shards of a stage took together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Measured {
     /// Markers that tell.
     pub shards: u32,
-    /// Rows that were computed in them.
+    /// Rows that were computed in them, by the workers that finished them.
     pub rows: u64,
     /// Where the time went.
     pub phases: Phases,
@@ -30,37 +39,45 @@ pub struct Measured {
     pub usage: Usage,
 }
 
-/// What markers say for devices of a kind.
+/// Word for shards whose markers do not say what made them.
+pub const UNKNOWN: &str = "unknown";
+/// Word for shards that were made with other settings.
+pub const OTHER_SETTINGS: &str = "other settings";
+
+/// What markers say for settings and devices of a kind.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rates {
     /// What those took that count.
     pub counted: Measured,
-    /// Shards that another kind of device computed, by its name; `unknown`: their markers do not say which.
+    /// Shards that tell something else: by the name of another kind of device, [`OTHER_SETTINGS`] or [`UNKNOWN`].
     pub left_out: BTreeMap<&'static str, u32>,
 }
 
 impl Rates {
-    fn add(&mut self, marker: &Marker, of: Option<DeviceKind>) {
+    fn add(&mut self, marker: &Marker, wanted: Wanted<'_>) {
         if !Measured::tells(marker) {
             return;
         }
-        match of.is_none_or(|kind| marker.device == Some(kind)) {
-            true => self.counted.add(marker),
-            false => *self.left_out.entry(marker.device.map_or("unknown", DeviceKind::name)).or_default() += 1,
-        }
+        let other = match marker.device {
+            _ if marker.settings.is_empty() => UNKNOWN,
+            _ if marker.settings != wanted.settings => OTHER_SETTINGS,
+            device if wanted.device.is_none_or(|kind| device == Some(kind)) => return self.counted.add(marker),
+            device => device.map_or(UNKNOWN, DeviceKind::name),
+        };
+        *self.left_out.entry(other).or_default() += 1;
     }
 }
 
 impl Measured {
     fn tells(marker: &Marker) -> bool {
         let is_told = marker.phases.named().iter().all(|(_, seconds)| seconds.is_finite() && *seconds >= 0.0);
-        is_told && marker.phases.map > 0.0 && marker.computed > 0
+        is_told && marker.phases.map > 0.0 && marker.computed > marker.taken_over
     }
 
     fn add(&mut self, marker: &Marker) {
         let phases = marker.phases;
         self.shards += 1;
-        self.rows += marker.computed;
+        self.rows += marker.computed.saturating_sub(marker.taken_over);
         self.phases.wait += phases.wait;
         self.phases.fetch += phases.fetch;
         self.phases.map += phases.map;
@@ -85,7 +102,7 @@ impl Measured {
     }
 }
 
-/// Reads what shards of a stage have taken devices of a kind; `None`: whatever computed them.
+/// Reads what shards of a stage have taken that tell what is wanted.
 ///
 /// # Errors
 /// A store that does not answer.
@@ -93,7 +110,7 @@ pub async fn measured(
     work: &WorkStore,
     country: &str,
     stage: &str,
-    of: Option<DeviceKind>,
+    wanted: Wanted<'_>,
     at_once: usize,
 ) -> Result<Rates, WorkerError> {
     let folder = paths::markers(country, stage);
@@ -109,7 +126,7 @@ pub async fn measured(
     while rates.counted.shards < MOST_COUNTED
         && let Some(marker) = read.try_next().await?
     {
-        marker.iter().for_each(|marker| rates.add(marker, of));
+        marker.iter().for_each(|marker| rates.add(marker, wanted));
     }
     Ok(rates)
 }
@@ -120,16 +137,19 @@ mod tests {
 
     use super::*;
 
+    const SETTINGS: &str = "those of now";
+
     fn marker(computed: u64, phases: Phases) -> Marker {
         let part = PartFile { shard: 0, path: String::new(), size_bytes: 1, rows: computed };
         let usage = Usage::default();
-        let (seconds, device) = (99.0, Some(DeviceKind::Cuda));
-        Marker { part, computed, kept: 0, carried: 0, deleted: 0, errors: 0, seconds, phases, usage, device }
+        let (seconds, device, settings) = (99.0, Some(DeviceKind::Cuda), SETTINGS.into());
+        let (taken_over, kept, carried, deleted, errors) = (0, 0, 0, 0, 0);
+        Marker { part, computed, taken_over, kept, carried, deleted, errors, seconds, phases, usage, device, settings }
     }
 
-    fn rates(markers: &[Marker], of: Option<DeviceKind>) -> Rates {
+    fn rates(markers: &[Marker], device: Option<DeviceKind>) -> Rates {
         let mut rates = Rates::default();
-        markers.iter().for_each(|marker| rates.add(marker, of));
+        markers.iter().for_each(|marker| rates.add(marker, Wanted { settings: SETTINGS, device }));
         rates
     }
 
@@ -157,6 +177,26 @@ mod tests {
         for of in [None, Some(DeviceKind::Cpu), Some(DeviceKind::Cuda)] {
             assert_eq!(rates(&markers, of), Rates::default());
         }
+    }
+
+    #[test]
+    fn rows_that_others_had_made_took_no_time_here() {
+        let phases = Phases { map: 10.0, ..Phases::default() };
+        let taken_over = |rows| Marker { taken_over: rows, ..marker(512, phases) };
+        let told = rates(&[taken_over(384)], Some(DeviceKind::Cuda)).counted;
+        assert_eq!((told.rows, told.rows_per_second()), (128, Some(12.8)));
+        assert_eq!(rates(&[taken_over(512), taken_over(600)], None), Rates::default());
+    }
+
+    #[test]
+    fn what_other_settings_took_is_left_out_and_told() {
+        let of = |settings: &str| Marker {
+            settings: settings.into(),
+            ..marker(9, Phases { map: 1.0, ..Phases::default() })
+        };
+        let told = rates(&[of(SETTINGS), of("others"), of("others"), of("")], Some(DeviceKind::Cuda));
+        assert_eq!((told.counted.shards, told.counted.rows), (1, 9));
+        assert_eq!(told.left_out, BTreeMap::from([(OTHER_SETTINGS, 2), (UNKNOWN, 1)]));
     }
 
     #[test]

@@ -93,26 +93,37 @@ impl Store {
         result.bytes().await.map_err(|e| WorkerError::of_store(path, e))
     }
 
-    /// Begins to read a range. A weak ETag is compared here: servers match none by `If-Match`.
+    /// Do two ETags say that an object is the same? Those of files begin with the number by which a file system knows them, which is
+    /// another one for the same file on another machine.
+    pub(crate) fn is_same(&self, listed: &str, now: &str) -> bool {
+        let (listed, now) = (bare(listed), bare(now));
+        match (self.url.scheme(), listed.split_once('-'), now.split_once('-')) {
+            ("file", Some((_, listed)), Some((_, now))) => listed == now,
+            _ => listed == now,
+        }
+    }
+
+    /// Begins to read a range. ETags of files, and weak ones, which servers match by no `If-Match`, are compared here.
     async fn open_range(
         &self,
         path: &str,
         range: std::ops::Range<u64>,
         etag: Option<&str>,
     ) -> Result<GetResult, WorkerError> {
-        let weak = etag.and_then(|etag| etag.strip_prefix("W/"));
+        let compared = etag.filter(|etag| etag.starts_with("W/") || self.url.scheme() == "file");
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
-            if_match: etag.filter(|_| weak.is_none()).map(str::to_owned),
+            if_match: etag.filter(|_| compared.is_none()).map(str::to_owned),
             ..GetOptions::default()
         };
         let result = self.store.get_opts(&self.path(path)?, options).await.map_err(|error| match error {
             object_store::Error::NotFound { .. } if etag.is_some() => WorkerError::gone(path),
             error => self.fault(path, error),
         })?;
-        let now = result.meta.e_tag.as_deref().map(|now| now.trim_start_matches("W/"));
-        match weak {
-            Some(_) if weak != now => Err(WorkerError::changed(path)),
+        match compared {
+            Some(listed) if !result.meta.e_tag.as_deref().is_some_and(|now| self.is_same(listed, now)) => {
+                Err(WorkerError::changed(path))
+            }
             _ => Ok(result),
         }
     }

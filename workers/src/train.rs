@@ -348,17 +348,16 @@ pub async fn fetch_result(
     result_of(work, scratch, &run, record.map(|record| record.trained.model_digest)).await
 }
 
-/// A text that changes whenever a run of a training, or of an adaptation, has saved more than before: whoever starts one again
-/// that was killed knows by it whether it comes further.
+/// A text that changes whenever a run of a training or of an adaptation, whose folder is `run`, has saved more than before: whoever
+/// starts one again that was killed knows by it whether it comes further.
 ///
 /// # Errors
 /// A store that does not answer.
-pub async fn saved(work: &WorkStore, home: &str, training: &str) -> Result<String, WorkerError> {
-    let folder = paths::training_runs(home, training);
+pub async fn saved(work: &WorkStore, run: &str) -> Result<String, WorkerError> {
     let mut positions = BTreeSet::new();
-    for name in work.list(&folder).await?.iter().filter(|name| name.ends_with("/last/position.json")) {
+    for name in work.list(run).await?.iter().filter(|name| std::path::Path::new(name).ends_with("last/position.json")) {
         // one that is replaced at this moment is another one the next time
-        positions.extend(work.get(&format!("{folder}/{name}")).await?.map(|bytes| digest::of_bytes(&bytes)));
+        positions.extend(work.get(&format!("{run}/{name}")).await?.map(|bytes| digest::of_bytes(&bytes)));
     }
     Ok(digest::of_value(&positions))
 }

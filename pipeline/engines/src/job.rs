@@ -40,6 +40,31 @@ impl Run {
 pub const ADAPT: &str = "adapt";
 /// Step of an adaptation under other settings: one run of an ablation or of a sweep.
 pub const VARIANT: &str = "variant";
+/// Steps of a build under other settings, which one run of a sweep has: by what these move, a training, the segments that it reads
+/// (after a bootstrap, if need be), or the measure of its model.
+pub const SWEPT: [&str; 4] = [SWEPT_BOOTSTRAP, "swept_training", "swept_segments", "swept_measure"];
+/// The bootstrap of one run of a sweep.
+pub const SWEPT_BOOTSTRAP: &str = "swept_bootstrap";
+const SWEPT_PREFIX: &str = "swept_";
+
+/// What `train` is told for a step of a sweep; nothing for others.
+pub fn swept_words(step: &str) -> Vec<String> {
+    let moved = match step {
+        SWEPT_BOOTSTRAP => Some("training"),
+        step => step.strip_prefix(SWEPT_PREFIX),
+    };
+    moved.into_iter().flat_map(|moved| ["--swept".to_owned(), moved.to_owned()]).collect()
+}
+
+/// The step of builds and pairs that one of an ablation or of a sweep is like: it needs as much, and its checkpoints lie there.
+pub fn step_like(step: &str) -> &str {
+    match step {
+        VARIANT => ADAPT,
+        SWEPT_BOOTSTRAP => "bootstrap",
+        _ if SWEPT.contains(&step) => "pretrain",
+        other => other,
+    }
+}
 
 /// What a job's processes do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,8 +140,9 @@ impl Job {
                 let mut all = match self.step.as_str() {
                     ADAPT => words(&["adapt", spec, "--whole"]),
                     VARIANT => words(&["adapt", spec]),
-                    training => words(&["train", spec, training]),
+                    training => words(&["train", spec, step_like(training)]),
                 };
+                all.extend(swept_words(&self.step));
                 all.extend(words(&["--run", &run.id, "--attempt", &attempt.to_string()]));
                 all
             }
@@ -155,6 +181,9 @@ mod tests {
         assert_eq!(told(ADAPT), "adapt s.toml --whole --run 1a2b3c4d-2 --attempt 1");
         assert_eq!(told(VARIANT), "adapt s.toml --run 1a2b3c4d-2 --attempt 1");
         assert_eq!(told("pretrain"), "train s.toml pretrain --run 1a2b3c4d-2 --attempt 1");
+        assert_eq!(told("swept_segments"), "train s.toml pretrain --swept segments --run 1a2b3c4d-2 --attempt 1");
+        assert_eq!(told(SWEPT_BOOTSTRAP), "train s.toml bootstrap --swept training --run 1a2b3c4d-2 --attempt 1");
+        assert!(SWEPT[1..].iter().all(|step| step.starts_with(SWEPT_PREFIX) && step_like(step) == "pretrain"));
         let driver = Job { step: "captions".into(), work: Work::Drive };
         assert_eq!(driver.arguments(&task, "/all").join(" "), "drive /all --run 1a2b3c4d");
         assert_eq!(driver.name(&task), "uc-1a2b3c4d-2-captions-drive");

@@ -12,5 +12,5 @@ pub mod slurm;
 pub mod yaml;
 
 pub use cluster::ClusterShape;
-pub use job::{ADAPT, Job, Run, VARIANT, Work};
+pub use job::{ADAPT, Job, Run, SWEPT, SWEPT_BOOTSTRAP, VARIANT, Work, step_like, swept_words};
 pub use profile::Profile;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use manifests::spec::MOST_SHARDS;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{ADAPT, VARIANT};
+use crate::job::step_like;
 
 /// How long a silent worker keeps its shards, where nobody says otherwise.
 pub const LEASE_SECONDS: u64 = 60;
@@ -223,9 +223,9 @@ impl Profile {
         self.named(step).or_else(|| self.stage.get("default")).cloned().unwrap_or_default()
     }
 
-    /// What is said of a step; one run of an ablation needs what an adaptation does.
+    /// What is said of a step; one run of an ablation or of a sweep needs what an adaptation or a training does.
     fn named(&self, step: &str) -> Option<&Resources> {
-        self.stage.get(step).or_else(|| self.stage.get(ADAPT).filter(|_| step == VARIANT))
+        self.stage.get(step).or_else(|| self.stage.get(step_like(step)))
     }
 }
 

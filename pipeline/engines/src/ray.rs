@@ -4,14 +4,14 @@ pub mod jobs;
 
 use serde_json::{Map, Value, json};
 
-use crate::job::{ADAPT, Run, VARIANT};
+use crate::job::{ADAPT, Run, step_like};
 use crate::memory;
 use crate::profile::{Profile, Resources};
 
 const TEMPLATE: &str = include_str!("ray_driver.py");
 
-/// Steps whose processes are ranks.
-const TRAININGS: [&str; 4] = ["bootstrap", "pretrain", ADAPT, VARIANT];
+/// Steps whose processes are ranks, and those that are like them.
+const TRAININGS: [&str; 3] = ["bootstrap", "pretrain", ADAPT];
 
 /// What one process of a step has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Needs {
 
 /// What a step's machines have, and how many processes share one.
 fn resources(step: &str, profile: &Profile) -> (Resources, u32) {
-    if TRAININGS.contains(&step) {
+    if TRAININGS.contains(&step_like(step)) {
         let resources = profile.training(step);
         let share = resources.gpus.max(1);
         (resources, share)

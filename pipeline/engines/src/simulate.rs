@@ -22,8 +22,10 @@ const LONGEST_WAIT: f64 = 2.0;
 const SHORTEST_WAIT: f64 = 0.2;
 /// Beats of a lease.
 const BEATS: f64 = 4.0;
-/// After so long a worker puts aside what it has made of a shard, for whoever goes on.
+/// After so long a worker puts aside what it has made of a shard, for whoever goes on: before its next chunk.
 const PUT_ASIDE: f64 = 600.0;
+/// Rows of a chunk.
+const CHUNK_ROWS: u64 = 128;
 
 /// Workers, with one device each, and how many of them a failing node takes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -349,8 +351,7 @@ impl<'a> World<'a> {
             let last_beat = began + ((self.now - began) / beat).floor() * beat;
             for Held { shard, left, claimed, .. } in self.workers[worker].die(self.now) {
                 let (done, held) = (self.left[shard] - left, self.now - claimed);
-                let asides = (held / PUT_ASIDE).floor();
-                let kept = if asides > 0.0 { done * asides * PUT_ASIDE / held } else { 0.0 };
+                let kept = put_aside(&self.shards[shard], done, held);
                 self.left[shard] -= kept;
                 self.outcome.lost_seconds += done - kept;
                 // an attempt that left rows was not in vain, nor were those before it
@@ -382,6 +383,18 @@ impl<'a> World<'a> {
             }
         }
     }
+}
+
+/// Seconds of the device that are not lost of those that a worker has `done` on a shard in the seconds that it `held` it.
+fn put_aside(shard: &Shard, done: f64, held: f64) -> f64 {
+    let chunk = shard.seconds / shard.rows.div_ceil(CHUNK_ROWS).max(1) as f64;
+    if !(done > 0.0 && chunk > 0.0) {
+        return 0.0;
+    }
+    // shards that are under way side by side have a share of the device
+    let share = done / held;
+    let between = (PUT_ASIDE * share / chunk).ceil().max(1.0) * chunk;
+    (done / between).floor() * between
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! Rates that say nothing of a cluster, as other devices than its own were measured.
+//! Rates that say nothing of a cluster, as other devices than its own or other settings were measured.
 
 use std::collections::BTreeMap;
 
 use manifests::spec::DeviceKind;
 use manifests::words::count;
+use workers::rates::{OTHER_SETTINGS, UNKNOWN};
 
-/// Shards by the kind of device that computed them: `cpu`, `cuda`, or `unknown`, where an earlier program did not say.
+/// Shards by the kind of device that computed them, `cpu` or `cuda`, or by [`OTHER_SETTINGS`], or [`UNKNOWN`], where an earlier program
+/// did not say.
 pub type LeftOut = BTreeMap<&'static str, u32>;
 
 /// A line for each kind of device whose rates were left out, with the steps of which nothing else was measured.
@@ -22,11 +24,13 @@ pub fn in_words(steps: &[(&str, &LeftOut)], wanted: DeviceKind) -> Vec<String> {
     let line = |(kind, (shards, steps)): (&str, (u32, Vec<&str>))| {
         let (shards, steps) = (count(shards, "shard"), steps.join(", "));
         let why = match kind {
-            "unknown" => "an earlier version made them and did not write down on what".to_owned(),
+            UNKNOWN => "an earlier version made them and did not write down on what, or with what settings".to_owned(),
+            OTHER_SETTINGS => "they were made with other settings or weights".to_owned(),
             kind => format!("{} made them, and these are {wanted}", kind_in_words(kind)),
         };
         format!(
-            "left out: the rates of {shards} of {steps}: {why}; run such a step there on a few rows, or say --rate STAGE=ROWS"
+            "left out: the rates of {shards} of {steps}: {why}; run such a step there on a few rows as it is to be, or say --rate \
+             STAGE=ROWS"
         )
     };
     by_kind.into_iter().map(line).collect()
@@ -55,5 +59,7 @@ mod tests {
         let on_cpus = in_words(&[("segments", &LeftOut::from([("cuda", 4)]))], DeviceKind::Cpu);
         assert!(on_cpus[0].contains("GPUs made them, and these are CPUs"), "{on_cpus:?}");
         assert!(in_words(&[("images", &LeftOut::new())], DeviceKind::Cuda).is_empty());
+        let others = in_words(&[("images", &LeftOut::from([(OTHER_SETTINGS, 2)]))], DeviceKind::Cuda);
+        assert!(others[0].contains("2 shards of images: they were made with other settings"), "{others:?}");
     }
 }

@@ -79,7 +79,7 @@ fn hours_fall_with_gpus_until_shards_or_loading_bound_them() {
     assert_eq!(many.bottleneck, "too few shards");
     assert!(many.best_gpus.unwrap() < 128 && many.hours > Some(80.0 / 128.0), "{many:?}");
     let short = capacity_of(2880, 10.0, 8);
-    assert_eq!((short.bottleneck, short.best_gpus), ("loading the network", Some(1)));
+    assert_eq!((short.bottleneck, short.best_gpus), ("starting workers", Some(1)));
     assert!((eight.cost.unwrap() - 2.0 * 8.0 * eight.hours.unwrap()).abs() < 1e-9);
     assert_eq!(eight.bytes, Some(2_880_000_000));
     assert!(few_shards(256, 64).is_none() && few_shards(256, 65).unwrap().contains("260 or more"));
@@ -113,4 +113,6 @@ fn shards_that_five_workers_are_lost_with_are_told() {
     let steps = steps(&spec(&["caption.captioner=geotags"]), &known, &asked, |_| 32_000);
     let point = point(&steps, &known, 64, &asked);
     assert!(point.failed_shards >= 1.0, "{point:?}");
+    let images = steps.iter().find(|step| step.step == "images").unwrap();
+    assert!(images.failed_shards >= 1.0 && images.best_gpus.is_none(), "{images:?}");
 }

@@ -93,6 +93,30 @@ struct DrawArgs {
     seed: u64,
 }
 
+/// All that is asked of one build.
+async fn analysed(
+    build: &Build,
+    path: &Path,
+    args: &AnalyseArgs,
+    progress: &Progress,
+) -> Result<Analysis, WorkerError> {
+    let (mut analysis, set) = (analyse_build(build).await?, &args.set.set);
+    if !args.related.is_empty() {
+        let model = SearchModel::of_build(build).await?;
+        analysis.related = tokio::task::block_in_place(|| related(&model, &analysis.tags.visible, &args.related))?;
+    }
+    let draw = (Draw { images: args.draw.sample, seed: args.draw.seed }, args.price_per_hour);
+    if args.prompts {
+        analysis.prompts = Some(compare(build, (&prompts(&build.spec)?, &[]), draw, progress).await?);
+    }
+    if !(args.captioner.is_empty() && args.segmenter.is_empty()) {
+        let captioners = ways(build, (path, set), "caption.captioner", &args.captioner)?;
+        let segmenters = ways(build, (path, set), "segment.segmenter", &args.segmenter)?;
+        analysis.compared = Some(compare(build, (&captioners, &segmenters), draw, progress).await?);
+    }
+    Ok(analysis)
+}
+
 pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     let (mut analyses, set) = (Vec::new(), &args.set.set);
     let progress = Progress::new(args.json);
@@ -115,39 +139,35 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     if specs.is_empty() && of_pairs.is_empty() {
         left_out.refuse((all, "spec"))?;
     }
-    let builds = if specs.is_empty() { Vec::new() } else { open_built(specs, &mut left_out).await? };
+    let builds = if specs.is_empty() { Vec::new() } else { open_built(specs, &mut left_out, of_pairs.len()).await? };
     let (files, builds): (Vec<PathBuf>, Vec<Build>) = builds.into_iter().unzip();
     left_out.say();
+    // one that cannot be analysed is left out of several
+    let mut leave_out = |name: &str, error: WorkerError| {
+        if all == 1 || matches!(error, WorkerError::Stopped) {
+            return Err(error);
+        }
+        crate::aside!("warning: {name} is left out: {error}");
+        left_out.add(name, &error);
+        Ok(())
+    };
     for (build, path) in builds.iter().zip(&files) {
-        let mut analysis = analyse_build(build).await?;
-        if !args.related.is_empty() {
-            let model = SearchModel::of_build(build).await?;
-            analysis.related = tokio::task::block_in_place(|| related(&model, &analysis.tags.visible, &args.related))?;
+        match analysed(build, path, &args, &progress).await {
+            Ok(analysis) => analyses.push(analysis),
+            Err(error) => leave_out(&path.display().to_string(), error)?,
         }
-        let draw = (Draw { images: args.draw.sample, seed: args.draw.seed }, args.price_per_hour);
-        if args.prompts {
-            analysis.prompts = Some(compare(build, (&prompts(&build.spec)?, &[]), draw, &progress).await?);
-        }
-        if !(args.captioner.is_empty() && args.segmenter.is_empty()) {
-            let captioners = ways(build, (path, set), "caption.captioner", &args.captioner)?;
-            let segmenters = ways(build, (path, set), "segment.segmenter", &args.segmenter)?;
-            analysis.compared = Some(compare(build, (&captioners, &segmenters), draw, &progress).await?);
-        }
-        analyses.push(analysis);
     }
     let mut pairs = Vec::new();
     for of in of_pairs {
-        let pair = match of.open(&stop_flag()).await {
-            Ok(pair) => pair,
-            Err(error) if all == 1 || matches!(error, WorkerError::Stopped) => return Err(error.into()),
-            Err(error) => {
-                crate::aside!("warning: {} is left out: {error}", of.name());
-                left_out.add(of.name(), &error);
-                continue;
-            }
+        let compared = async {
+            let pair = of.open(&stop_flag()).await?;
+            let compared = before_and_after(&pair, &progress).await?;
+            Ok((pair, compared))
         };
-        let of = before_and_after(&pair, &progress).await?;
-        pairs.push((pair, of));
+        match compared.await {
+            Ok(compared) => pairs.push(compared),
+            Err(error) => leave_out(&of.name(), error)?,
+        }
     }
     if args.json {
         let of_builds = analyses.iter().map(|one| serde_json::json!(one));
@@ -175,7 +195,12 @@ fn pair_in_words(of: &BeforeAndAfter) -> Vec<String> {
 }
 
 /// The build's spec with each of the captioners or segmenters in it; with its own if none was named.
-fn ways(build: &Build, (path, set): (&Path, &[String]), field: &str, named: &[String]) -> Result<Vec<Way>> {
+fn ways(
+    build: &Build,
+    (path, set): (&Path, &[String]),
+    field: &str,
+    named: &[String],
+) -> Result<Vec<Way>, WorkerError> {
     if named.is_empty() {
         let spec = build.spec.clone();
         let name = match field {
@@ -190,7 +215,8 @@ fn ways(build: &Build, (path, set): (&Path, &[String]), field: &str, named: &[St
         let mut set = set.to_vec();
         set.push(format!("{field}={name}"));
         set.extend(weights.map(|weights| format!("{section}.{name}.weights={weights}")));
-        Ok(Way { name: text.clone(), prompt: None, spec: BuildSpec::read(path, &set)? })
+        let spec = BuildSpec::read(path, &set).map_err(|e| WorkerError::Configuration(e.to_string()))?;
+        Ok(Way { name: text.clone(), prompt: None, spec })
     };
     named.iter().map(way).collect()
 }

@@ -337,6 +337,13 @@ pub(super) enum Command {
         of_run: TryArgs,
         #[arg(long, help = "Train again even if a finished training is up to date")]
         retrain: bool,
+        #[arg(
+            long,
+            hide = true,
+            value_name = "WHAT",
+            help = "As one run of a sweep over the build, which moves its training, segments or measure"
+        )]
+        swept: Option<String>,
     },
     /// Adapt the model of one country to another, and test it there; may be one of several ranks
     Adapt {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use engines::slurm::{Site, batches};
 use engines::{ADAPT, Job, Profile, Run, VARIANT, Work};
 use manifests::BuildSpec;
-use stages::{Step, Training};
+use stages::Step;
 use workers::WorkerError;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
@@ -77,7 +77,7 @@ pub(super) fn runs_of(
             _ if until.is_some() => continue,
             What::Adapt(_) => vec![train_job(ADAPT, profile)],
             What::Variant(_) => vec![train_job(VARIANT, profile)],
-            What::Train(_) => vec![train_job(Training::Pretrain.name(), profile)],
+            What::Train(_, moves) => vec![train_job(moves.step(), profile)],
             What::Ablation(_) | What::Curves(..) => continue,
         };
         runs.push((run, jobs));

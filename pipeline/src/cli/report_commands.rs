@@ -20,7 +20,7 @@ use crate::{aside, say};
 
 pub(super) async fn report(specs: &[PathBuf], set: &[String], searches: &[String], output: &Path) -> Result<()> {
     let (builds, mut left_out) = read_all(specs, set)?;
-    let builds = open_built(builds, &mut left_out).await?;
+    let builds = open_built(builds, &mut left_out, 0).await?;
     left_out.say();
     let builds: Vec<Build> = builds.into_iter().map(|(_, build)| build).collect();
     write_report(&builds, &[], searches, output).await?;
@@ -49,12 +49,14 @@ async fn open_all(specs: Vec<(PathBuf, BuildSpec)>) -> Result<Vec<Build>> {
     Ok(builds)
 }
 
-/// Opens those of several builds that can be opened, each with the file of its spec: at least one.
+/// Opens those of several builds that can be opened, each with the file of its spec: at least one, unless there are so many `others`
+/// to go on with.
 pub(super) async fn open_built(
     specs: Vec<(PathBuf, BuildSpec)>,
     left_out: &mut LeftOut,
+    others: usize,
 ) -> Result<Vec<(PathBuf, Build)>> {
-    let (stop, all) = (stop_flag(), specs.len() + left_out.len());
+    let (stop, all) = (stop_flag(), specs.len() + left_out.len() + others);
     let mut builds = Vec::with_capacity(specs.len());
     for (file, spec) in specs {
         match Build::open_work(spec, stop.clone()).await {
@@ -63,7 +65,7 @@ pub(super) async fn open_built(
             Err(error) => left_out.add(file.display().to_string(), &error),
         }
     }
-    if builds.is_empty() {
+    if builds.is_empty() && others == 0 {
         left_out.refuse((all, "spec"))?;
     }
     Ok(builds)

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
-use engines::{ADAPT, Run, VARIANT};
+use engines::{ADAPT, Run, SWEPT, VARIANT};
 use manifests::{BuildSpec, digest};
+use stages::Step;
 use workers::WorkerError;
 use workers::stores::WorkStore;
 
@@ -164,7 +165,7 @@ impl Whole {
             is_one_of_several,
             name: spec.country.clone(),
             spec: spec.clone(),
-            steps: stages::steps(spec).iter().map(|step| step.name().to_owned()).collect(),
+            steps: steps_of(spec, is_one_of_several),
         };
         let mut homes: Vec<Home> = self.builds().into_iter().map(of_build).collect();
         if let Whole::Several(several) = self {
@@ -178,6 +179,12 @@ impl Whole {
         }
         homes
     }
+}
+
+/// Steps of a build, and as one of several tasks of sweeps over it.
+fn steps_of(spec: &BuildSpec, is_one_of_several: bool) -> Vec<String> {
+    let swept = if is_one_of_several { &SWEPT[..] } else { &[] };
+    stages::steps(spec).iter().map(Step::name).chain(swept.iter().copied()).map(str::to_owned).collect()
 }
 
 impl Several {
@@ -227,7 +234,7 @@ impl Several {
 /// One task of a run as jobs are named after it; `None`: no engine starts anything for it.
 pub(super) fn run_of_task(whole: &Run, number: usize, task: &Task) -> Option<Run> {
     let (spec, beside) = match &task.what {
-        What::Build(spec) | What::Train(spec) => (spec.to_toml(), Vec::new()),
+        What::Build(spec) | What::Train(spec, _) => (spec.to_toml(), Vec::new()),
         What::Adapt(pair) | What::Variant(pair) => {
             let (spec, beside) = pair.files();
             (spec, beside.to_vec())

@@ -114,7 +114,7 @@ pub(super) async fn plan(several: &Several, retry_errors: bool, retrain: bool, j
                 Looked::Pair("waits for its builds, and is decided after them".to_owned())
             }
             What::Adapt(pair) | What::Variant(pair) => Looked::Pair(state_of_pair(pair).await?),
-            What::Train(_) | What::Ablation(_) | What::Curves(..) => Looked::Nothing,
+            What::Train(..) | What::Ablation(_) | What::Curves(..) => Looked::Nothing,
         };
         Ok((looked, Vec::new()))
     })
@@ -134,7 +134,7 @@ pub(super) async fn status(several: &Several, json: bool) -> Result<()> {
                 Looked::Status(Some(crate::status::status(&build).await?))
             }
             What::Adapt(pair) | What::Variant(pair) => Looked::Pair(state_of_pair(pair).await?),
-            What::Train(_) | What::Ablation(_) | What::Curves(..) => return Ok((Looked::Nothing, Vec::new())),
+            What::Train(..) | What::Ablation(_) | What::Curves(..) => return Ok((Looked::Nothing, Vec::new())),
         };
         let runs = if json || !is_there { Vec::new() } else { run_statuses(&work, &name).await? };
         Ok((looked, runs))

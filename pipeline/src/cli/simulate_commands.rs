@@ -127,16 +127,21 @@ fn stage_rate(text: &str) -> Result<(String, f64), String> {
         .ok_or_else(|| "it must be a stage and its rows a second, such as `segments=1.5`".to_owned())
 }
 
-/// The question of a `plan`, which says less.
-pub(super) fn question(shape: ClusterShape, rates: &RateArgs, price: &PriceArgs) -> Question {
-    let times = Times {
+/// What things take where nobody says.
+fn question_times() -> Times {
+    Times {
         load: 60.0,
         claim: CLAIM_SECONDS,
         look: LOOK_SECONDS,
         lease: LEASE_SECONDS as f64,
         node_mtbf: 24.0 * 3600.0,
         requeue: 120.0,
-    };
+    }
+}
+
+/// The question of a `plan`, which says less.
+pub(super) fn question(shape: ClusterShape, rates: &RateArgs, price: &PriceArgs) -> Question {
+    let times = question_times();
     Question { shape, times, spread: 0.3, price: price.price_per_gpu_hour, rates: rates.rate.iter().cloned().collect() }
 }
 
@@ -151,6 +156,7 @@ pub(super) async fn simulate(spec: &SpecArgs, args: SimulateArgs) -> Result<()> 
         requeue: args.requeue_seconds,
         ..asked.times
     };
+    check_times(&times)?;
     let asked = Question { times, spread: args.spread, ..asked };
     let build = Build::connect(spec, stop_flag()).await?;
     let rows = rows(&build, args.rows).await?;
@@ -169,6 +175,19 @@ pub(super) async fn simulate(spec: &SpecArgs, args: SimulateArgs) -> Result<()> 
     }
     warn_of_few_shards(shards, curve.iter().map(|point| point.gpus).max().unwrap_or(1));
     Ok(())
+}
+
+/// Most times that loading may take of what a node lives: of more workers than that hardly one would live to its first claim.
+const LONGEST_LOADING: f64 = 5.0;
+
+fn check_times(times: &Times) -> Result<(), WorkerError> {
+    match times.load > LONGEST_LOADING * times.node_mtbf {
+        false => Ok(()),
+        true => Err(WorkerError::Configuration(format!(
+            "--load-seconds {} on nodes that fail once in {:.0} s (--mtbf-hours): hardly a worker would live to its first claim",
+            times.load, times.node_mtbf
+        ))),
+    }
 }
 
 /// A misspelt stage would go unnoticed.
@@ -260,6 +279,9 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
     let without = if unknown.is_empty() { String::new() } else { format!(", without {}", unknown.join(", ")) };
     let cost = asked.price.map_or(String::new(), |_| format!(", {:.0} to pay", sum(|step| step.cost)));
     say!("all of them: {:.1} {unit}-hours, {:.2} hours{cost}{without}", sum(|s| s.gpu_hours), sum(|s| s.hours));
+    for step in steps.iter().filter(|step| step.failed_shards > 0.0) {
+        say!("of {} {}", step.step, closed_in_words(step.failed_shards));
+    }
     let is_measured = |step: &&StepCapacity| step.rate.as_ref().is_some_and(|rate| rate.measured);
     let others = steps.iter().filter(|step| !is_measured(step)).map(|step| (step.step, &step.left_out));
     for line in left_out::in_words(&others.collect::<Vec<_>>(), shape.device()) {
@@ -269,9 +291,11 @@ pub(super) fn print_steps(steps: &[StepCapacity], asked: &Question) -> Result<()
 }
 
 fn chart(curve: &[Point]) -> LineChart {
+    // hours in which not all rows are made would keep more than all
+    let whole = || curve.iter().filter(|point| point.failed_shards == 0.0);
     let series = |name: &str, hours: fn(&Point) -> f64| Series {
         name: name.to_owned(),
-        points: curve.iter().map(|point| (point.gpus as f64, 100.0 * point.ideal_hours / hours(point))).collect(),
+        points: whole().map(|point| (point.gpus as f64, 100.0 * point.ideal_hours / hours(point))).collect(),
     };
     LineChart {
         x_label: "GPUs".to_owned(),
@@ -280,6 +304,13 @@ fn chart(curve: &[Point]) -> LineChart {
         series: vec![series("stealing", |point| point.hours), series("static", |point| point.static_hours)],
         ..LineChart::default()
     }
+}
+
+fn closed_in_words(shards: f64) -> String {
+    format!(
+        "{shards:.1} shards are closed as failed, since five of their workers were lost in turn: nobody makes their rows in these \
+         hours; with more shards (work.shards) each is at risk for less time"
+    )
 }
 
 fn print_curve(curve: &[Point], shards: usize, asked: &Question) -> Result<()> {
@@ -308,12 +339,7 @@ fn print_curve(curve: &[Point], shards: usize, asked: &Question) -> Result<()> {
         );
     }
     for point in curve.iter().filter(|point| point.failed_shards > 0.0) {
-        say!(
-            "with {} {unit}s {:.1} shards are closed as failed, since five of their workers were lost in turn: nobody makes their \
-             rows in these hours; with more shards (work.shards) each is at risk for less time",
-            point.gpus,
-            point.failed_shards
-        );
+        say!("with {} {unit}s {}", point.gpus, closed_in_words(point.failed_shards));
     }
     if asked.rates.is_empty() {
         say!("rates are those of the table above; trainings are not among them");
@@ -324,6 +350,13 @@ fn print_curve(curve: &[Point], shards: usize, asked: &Question) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_live_to_their_first_claim() {
+        let times = |load, hours| Times { load, node_mtbf: hours * 3600.0, ..question_times() };
+        assert!(check_times(&times(60.0, 0.1)).is_ok() && check_times(&times(1e9, f64::INFINITY)).is_ok());
+        assert_eq!(check_times(&times(1e6, 0.1)).unwrap_err().exit_code(), 65);
+    }
 
     #[test]
     fn a_rate_is_a_stage_and_a_number() {

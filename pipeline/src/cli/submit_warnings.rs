@@ -1,7 +1,7 @@
 //! What `submit` warns of before it gives a run to a cluster.
 
 use anyhow::Result;
-use engines::{ADAPT, Profile, VARIANT};
+use engines::{ADAPT, Profile, SWEPT, VARIANT};
 use manifests::BuildSpec;
 use manifests::words::count;
 use stages::Step;
@@ -30,8 +30,8 @@ const SHARDS_PER_WORKER: u32 = 4;
 
 /// A profile that does not fit a build.
 pub(super) fn warn_of_few_shards(spec: &BuildSpec, profile: &Profile) {
-    let steps =
-        stages::steps(spec).iter().map(Step::name).chain(["default", "drive", ADAPT, VARIANT]).collect::<Vec<_>>();
+    let beside_builds = ["default", "drive", ADAPT, VARIANT].into_iter().chain(SWEPT);
+    let steps = stages::steps(spec).iter().map(Step::name).chain(beside_builds).collect::<Vec<_>>();
     for name in profile.stage.keys().filter(|name| !steps.contains(&name.as_str())) {
         aside!("warning: stage.{name} of the profile is no step of this build; they are {}", steps.join(", "));
     }

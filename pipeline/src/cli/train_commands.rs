@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use engines::{ADAPT, VARIANT};
+use engines::{ADAPT, SWEPT_BOOTSTRAP, VARIANT};
 use manifests::words::count;
 use manifests::{BuildSpec, PairSpec};
 use stages::Training;
@@ -21,21 +21,19 @@ use crate::given::{Given, GivenPair};
 use crate::launch::{Job, side_by_side};
 use crate::pair::Pair;
 use crate::progress::Progress;
+use crate::run::{current_or_trained, run_training};
 use crate::say;
+use crate::sweep::{Moves, Swept};
 use crate::tasks::{Finished, finish_pair};
 use crate::trainings::training_state;
 
 /// One rank of a training, which leaves word how it ended where an engine started it.
-pub(super) async fn train(spec: BuildSpec, training: &str, of: &TryArgs, retrain: bool) -> Result<()> {
-    let rank = workers::rank_env::rank_info().ok().flatten().map_or(0, |info| info.rank);
-    let of_run = OfRun::begin(&spec, of.run.as_deref(), training, &rank.to_string())?;
-    let ended = train_as_rank(spec, training, retrain).await;
-    OfRun::end(of_run, &of.attempt.unwrap_or(1).to_string(), &ended).await;
-    ended
-}
-
-/// Only rank 0 says what it does.
-async fn train_as_rank(spec: BuildSpec, training: &str, retrain: bool) -> Result<()> {
+pub(super) async fn train(
+    spec: BuildSpec,
+    training: &str,
+    of: &TryArgs,
+    (retrain, swept): (bool, Option<Moves>),
+) -> Result<()> {
     let training = match training {
         "bootstrap" => Training::Bootstrap,
         "pretrain" => Training::Pretrain,
@@ -43,17 +41,42 @@ async fn train_as_rank(spec: BuildSpec, training: &str, retrain: bool) -> Result
             return Err(WorkerError::Configuration(format!("{other}: the trainings are bootstrap and pretrain")).into());
         }
     };
+    let step = match (training, swept) {
+        (training, None) => training.name(),
+        (Training::Bootstrap, Some(_)) => SWEPT_BOOTSTRAP,
+        (Training::Pretrain, Some(moves)) => moves.step(),
+    };
+    let rank = workers::rank_env::rank_info().ok().flatten().map_or(0, |info| info.rank);
+    let of_run = OfRun::begin(&spec, of.run.as_deref(), step, &rank.to_string())?;
+    let ended = train_as_rank(spec, training, (retrain, swept)).await;
+    OfRun::end(of_run, &of.attempt.unwrap_or(1).to_string(), &ended).await;
+    ended
+}
+
+/// Only rank 0 says what it does.
+async fn train_as_rank(spec: BuildSpec, training: Training, (retrain, swept): (bool, Option<Moves>)) -> Result<()> {
     let rank_info = workers::rank_env::rank_info()?;
     workers::rank_env::share_cores(rank_info.as_ref());
     let spec = workers::rank_env::for_rank(spec, rank_info.as_ref())?;
+    let progress = Progress::new(rank_info.as_ref().is_some_and(|rank_info| rank_info.rank > 0));
+    let meet = |build: &Build| {
+        let met = tokio::task::block_in_place(|| workers::rank_env::meet(&build.spec, rank_info.as_ref(), &build.work));
+        met.inspect(|ranks| say_way(ranks.as_ref(), &progress))
+    };
+    if let (Training::Pretrain, Some(moves)) = (training, swept) {
+        let swept = Swept::here(spec, moves, &stop_flag(), &progress).await?;
+        swept.finish(meet(swept.build())?.as_mut(), &progress).await?;
+        return Ok(());
+    }
     let mut build = Build::open_work(spec, stop_flag()).await?;
     build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
-    let progress = Progress::new(rank_info.as_ref().is_some_and(|rank_info| rank_info.rank > 0));
-    let mut ranks =
-        tokio::task::block_in_place(|| workers::rank_env::meet(&build.spec, rank_info.as_ref(), &build.work))?;
-    say_way(ranks.as_ref(), &progress);
+    let mut ranks = meet(&build)?;
     let state = training_state(&build, training, retrain).await?;
-    crate::run::run_training(&build, training, state, ranks.as_mut(), &progress).await?;
+    match swept {
+        // what the build itself says of its training stays
+        Some(_) => _ = current_or_trained(&build, training, state, ranks.as_mut(), &progress).await?,
+        None => run_training(&build, training, state, ranks.as_mut(), &progress).await?,
+    }
     Ok(())
 }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use engines::{ADAPT, VARIANT};
 use manifests::words::count;
 use tokio::process::Child;
 use workers::WorkerError;
@@ -119,9 +118,7 @@ impl Processes {
                 _ => launch::ranks(job.step, job.ranks, &arguments, job.stop, progress).await,
             }
         };
-        // runs of an ablation are adaptations, too
-        let training = if job.step == VARIANT { ADAPT } else { job.step };
-        let saved = async || workers::train::saved(job.work, job.home, training).await;
+        let saved = async || workers::train::saved(job.work, &job.run).await;
         launch::again_where_killed(run, saved, BEFORE_TRAINING, progress).await?;
         Ok(Placed::Waits)
     }

@@ -64,12 +64,8 @@ pub(super) async fn run_stage(
             bar.unchanged(plan.counts.kept_rows);
             return settle(build, stage, &model, before, true).await.map(StageEnd::Done);
         }
-        let mapped = match engine {
-            Engine::Here => map_here(build, stage, &plan, &model, &bar).await?,
-            _ => match elsewhere::map(build, stage, &plan, engine, &bar).await? {
-                Some(mapped) => mapped,
-                None => return Ok(StageEnd::Placed),
-            },
+        let Some(mapped) = map_by(engine, build, stage, &plan, &model, &bar).await? else {
+            return Ok(StageEnd::Placed);
         };
         if mapped.finished.is_empty()
             && let Some(why) = mapped.outdated
@@ -118,8 +114,23 @@ pub(super) async fn run_stage(
     }
 }
 
+/// Maps a plan where an engine has its workers; `None`: they have begun, and somebody comes back when they have done.
+pub(crate) async fn map_by(
+    engine: &Engine,
+    build: &Build,
+    stage: &Stage,
+    plan: &Plan,
+    model: &Model,
+    bar: &StageBar<'_>,
+) -> Result<Option<MapResult>, WorkerError> {
+    match engine {
+        Engine::Here => map_here(build, stage, plan, model, bar).await.map(Some),
+        _ => elsewhere::map(build, stage, plan, engine, bar).await,
+    }
+}
+
 /// Maps a plan in this process, from the slices in its memory.
-pub(crate) async fn map_here(
+async fn map_here(
     build: &Build,
     stage: &Stage,
     plan: &Plan,

@@ -1,5 +1,6 @@
 //! What is moved: a field of a spec, and the values that it takes.
 
+use engines::{SWEPT, VARIANT};
 use workers::WorkerError;
 
 /// What a field decides, and so what has to be made again for each of its values.
@@ -13,6 +14,31 @@ pub enum Moves {
     Measure,
     /// An adaptation.
     Adaptation,
+}
+
+impl Moves {
+    /// The step that one run of a sweep is.
+    pub fn step(self) -> &'static str {
+        let [_, training, segments, measure] = SWEPT;
+        match self {
+            Moves::Training => training,
+            Moves::Segments => segments,
+            Moves::Measure => measure,
+            Moves::Adaptation => VARIANT,
+        }
+    }
+
+    /// What a step of a sweep over a build moves, by the last word of its name.
+    ///
+    /// # Errors
+    /// A word that names none.
+    pub fn of_word(word: &str) -> Result<Moves, WorkerError> {
+        let all = [Moves::Training, Moves::Segments, Moves::Measure];
+        let named = all.into_iter().find(|moves| moves.step().rsplit('_').next() == Some(word));
+        named.ok_or_else(|| {
+            WorkerError::Configuration(format!("--swept {word}: a sweep moves a training, segments or a measure"))
+        })
+    }
 }
 
 /// Sections of specs whose fields can be moved.

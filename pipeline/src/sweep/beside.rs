@@ -1,10 +1,12 @@
-//! Segments, and what tells noisy pairs apart, as other settings would have them, in parts beside the tables: a plan is mapped and not published.
+//! Segments, and what tells noisy pairs apart, as other settings would have them, in parts beside the tables: a plan is mapped
+//! and not published.
 //!
 //! No log names such a part. Its shard's marker does: whoever asks for the same settings again finds it, and so does a run of
 //! the build itself, should its spec take them over. `gc` clears away what no training that goes on reads.
 
 use std::collections::BTreeMap;
 
+use engines::SWEPT_BOOTSTRAP;
 use manifests::plan::PinnedTable;
 use manifests::{Artifact, PartFile};
 use stages::Training;
@@ -13,21 +15,26 @@ use training::communicator::Solo;
 use workers::WorkerError;
 
 use crate::build::Build;
+use crate::engine::{Engine, Placed, TrainJob};
 use crate::plan::{model_of, plan_stage};
 use crate::progress::Progress;
-use crate::run::{current_or_trained, map_here};
-use crate::trainings::training_state;
+use crate::run::{current_or_trained, map_by};
+use crate::trainings::{TrainingState, training_state};
 
-/// Makes the rows of these tables that the spec of an opened build wants and that are not there, and pins them in their
-/// place.
-pub(super) async fn segments(build: &mut Build, progress: &Progress) -> Result<(), WorkerError> {
+/// Makes the rows of these tables that the spec of an opened build wants and that are not there, where `engine` has its workers,
+/// and pins them in their place. The step that an engine has begun, if somebody comes back when it is done.
+pub(crate) async fn segments(
+    build: &mut Build,
+    engine: &Engine,
+    progress: &Progress,
+) -> Result<Option<&'static str>, WorkerError> {
     for stage in stages::map_stages(&build.spec) {
         if !matches!(stage.output, Artifact::SegmentFeatures | Artifact::SegmentScores | Artifact::PairQuality) {
             continue;
         }
-        if stage.model == ModelUse::Scoring && build.spec.score.clip == "bootstrap" {
-            let state = training_state(build, Training::Bootstrap, false).await?;
-            current_or_trained(build, Training::Bootstrap, state, &mut Solo, progress).await?;
+        let is_bootstrapped = stage.model == ModelUse::Scoring && build.spec.score.clip == "bootstrap";
+        if is_bootstrapped && !bootstrap(build, engine, progress).await? {
+            return Ok(Some(SWEPT_BOOTSTRAP));
         }
         let model = model_of(build, &stage).await?.unwrap_or_default();
         let plan = plan_stage(build, &stage, &model, false).await?;
@@ -35,10 +42,23 @@ pub(super) async fn segments(build: &mut Build, progress: &Progress) -> Result<(
             continue;
         }
         let bar = progress.stage(stage.name, plan.computed());
-        let mapped = map_here(build, &stage, &plan, &model, &bar).await?;
+        let Some(mapped) = map_by(engine, build, &stage, &plan, &model, &bar).await? else {
+            return Ok(Some(stage.name));
+        };
         bar.clear();
         if mapped.stopped {
             return Err(WorkerError::Stopped);
+        }
+        if let Some(why) = mapped.outdated {
+            return Err(WorkerError::Outdated(why));
+        }
+        if let Some(failed) = mapped.failed.first() {
+            return Err(WorkerError::Broken(format!(
+                "{}: shard {} failed: {}; run the build with these settings, which says more",
+                stage.name,
+                failed.shard,
+                failed.why()
+            )));
         }
         let mut parts: BTreeMap<u32, PartFile> =
             plan.output.parts.iter().map(|part| (part.shard, part.clone())).collect();
@@ -46,5 +66,20 @@ pub(super) async fn segments(build: &mut Build, progress: &Progress) -> Result<(
         let parts = parts.into_values().collect();
         build.pin_instead(PinnedTable { version: plan.output.version, parts, ..PinnedTable::empty(stage.output) });
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Trains what scores segments, if need be; `false`: an engine has begun it, and somebody comes back.
+async fn bootstrap(build: &Build, engine: &Engine, progress: &Progress) -> Result<bool, WorkerError> {
+    let state = training_state(build, Training::Bootstrap, false).await?;
+    if let TrainingState::MustRun(next) = state {
+        let job = TrainJob::of_sweep(build, Training::Bootstrap, &next.run.key, SWEPT_BOOTSTRAP);
+        if engine.train(&job, progress).await? == Some(Placed::ComesBack) {
+            return Ok(false);
+        }
+    }
+    // by an engine that waits it is finished, or goes on here from its last checkpoint
+    let state = training_state(build, Training::Bootstrap, false).await?;
+    current_or_trained(build, Training::Bootstrap, state, &mut Solo, progress).await?;
+    Ok(true)
 }

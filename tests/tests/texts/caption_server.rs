@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use manifests::{Artifact, BuildSpec};
+use manifests::attempts::Object;
+use manifests::{Artifact, BuildSpec, Marker, paths};
 use pipeline::build::Build;
 use pipeline::progress::Progress;
 use pipeline::run_options::RunOptions;
@@ -305,6 +306,12 @@ async fn a_killed_run_loses_few_answers() {
     assert!(again.requests() <= 24, "{} were asked again", again.requests() - 10);
     let of_stage = summary(&build, "captions").await;
     assert_eq!((of_stage.computed, of_stage.errors), (40, 0));
+    // what was asked is told of the rows that it was asked for
+    let folder = paths::markers("finland", "captions");
+    let names = build.work.list(&folder).await.unwrap();
+    let name = names.iter().find(|name| matches!(Object::of_name(name), Some((_, Object::Marker)))).unwrap();
+    let marker: Marker = build.work.get_sealed(&format!("{folder}/{name}")).await.unwrap().unwrap();
+    assert!(marker.taken_over > 0 && marker.usage.requests + marker.taken_over == 40, "{marker:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,3 +124,66 @@ async fn settings_become_curves_and_segments_a_table() {
     assert!(String::from_utf8_lossy(&printed).starts_with(&quoted) && quoted.starts_with("mR "), "{quoted}");
     assert!(quoted.contains(" (chance "), "{quoted}");
 }
+
+/// A driver gives segments to workers, and each value's training or measure to a process of its own; what the build says of itself
+/// stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driven_sweep_is_that_of_one_process() {
+    let world = World::new(40);
+    let spec = |work: &str| {
+        let path = world.path(&format!("{work}.toml"));
+        let text = world.spec_text(work).replace("[score]\n", "[score]\nmin_similarity = -1.0\n");
+        std::fs::write(&path, &text).unwrap();
+        (path, manifests::BuildSpec::parse(&text, "t", &[]).unwrap())
+    };
+    let ([alone, driven], mut builds) = (["alone", "driven"].map(|work| spec(work).0), Vec::new());
+    for work in ["alone", "driven"] {
+        builds.push(run(spec(work).1).await.unwrap().0);
+    }
+    let over = "--over score.max_segments=1,3 --over score.bootstrap_epochs=1,2 --over evaluate.average_over_turns=false,true \
+                --over pretrain.epochs=1";
+    let over: Vec<&str> = over.split_whitespace().collect();
+    let curves = |of: &Path| -> Vec<Curve> {
+        let told = told(&[&["sweep"][..], &over].concat(), of, &world.path("page.html")).0;
+        let mut curves: Vec<Curve> = serde_json::from_value(told).unwrap();
+        curves.iter_mut().flat_map(|curve| &mut curve.points).for_each(|point| point.seconds = 0.0);
+        curves
+    };
+    let wanted = curves(&alone);
+    let read = |path: &str| std::fs::read(world.path("driven").join(path));
+    let of_itself = ["bootstrap", "pretrain"].map(|training| manifests::paths::summary("finland", training));
+    let before = of_itself.clone().map(|path| read(&path).unwrap());
+    let tables = rows(&builds[1]).await;
+
+    let drive = || {
+        let mut driver = Command::new(urbancross());
+        driver.arg("drive").arg(&driven).args(["--workers", "2", "--run", "r", "--lease-seconds", "5"]).args(&over);
+        let output = driver.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = drive();
+    assert!(said.contains("9 of 9 tasks finished"), "{said}");
+    // which processes there were: the driver itself has neither mapped, nor trained, nor measured
+    let left_word = |number: usize, step: &str| {
+        read(&manifests::paths::last_words("finland", &format!("r-{number}"), step, "0")).is_ok()
+    };
+    for (task, step) in [
+        (1, "segment_scores"),
+        (1, "swept_segments"),
+        (4, "swept_bootstrap"),
+        (4, "segment_scores"),
+        (4, "swept_segments"),
+        (6, "swept_measure"),
+        (7, "swept_training"),
+    ] {
+        assert!(left_word(task, step), "{step} of task {task}: {said}");
+    }
+    // what is there is not made again
+    let again = drive();
+    assert!(again.contains("9 of 9 tasks finished") && !again.contains("epochs in"), "{again}");
+    assert_eq!(curves(&driven), wanted);
+    assert_eq!(of_itself.map(|path| read(&path).unwrap()), before, "the build's own trainings are told as they were");
+    assert_eq!(rows(&open(spec("driven").1).await.unwrap()).await, tables);
+}

@@ -15,6 +15,7 @@ use object_store::{
 
 use super::*;
 use crate::archive::MemberPlace;
+use crate::stores::bare;
 
 /// What a store says of its objects.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -112,6 +112,8 @@ pub(crate) struct Legs {
     told: usize,
     /// Rows that the last leg put aside.
     aside: usize,
+    /// Rows that somebody else had put aside before the first leg.
+    taken_over: Option<u64>,
     /// What is put aside is not found again, or somebody else's lies there: the shard is made in one go.
     in_one_go: bool,
 }
@@ -126,6 +128,7 @@ impl Legs {
             errors: 0,
             told: 0,
             aside: 0,
+            taken_over: None,
             in_one_go: false,
         }
     }
@@ -165,8 +168,10 @@ async fn map_shard(
     let partial = partial.filter(|part| part.is_of(&plan.country, shard));
     let stores = InputStores { tables: context.work, slices: context.slices };
     let join = ShardJoin::load(stores, stage, plan, shard, partial.as_ref()).await?;
+    let aside = join.tasks.iter().filter(|task| task.partial.is_some()).count();
+    legs.taken_over.get_or_insert(aside as u64);
     // otherwise the same rows would be made for ever
-    legs.in_one_go |= join.tasks.iter().filter(|task| task.partial.is_some()).count() < legs.aside;
+    legs.in_one_go |= aside < legs.aside;
     let places = join.places(stage.source).await?;
     let mut writer = PartWriter::create(context.work, plan.output.artifact, &plan.country, shard)?;
     let written = write_rows(context, stage, plan, (&join, &places), compute, (&mut writer, Some(legs))).await?;
@@ -187,7 +192,10 @@ async fn map_shard(
     }
     let (errors, usage) = (legs.errors, legs.usage);
     let device = legs.devices.first().filter(|_| legs.devices.len() == 1).copied();
-    let marker = Marker { part, computed, kept, carried, deleted, errors, seconds, phases, usage, device };
+    let taken_over = legs.taken_over.unwrap_or(0).min(computed);
+    let settings = compute.map(|compute| compute.settings.clone()).unwrap_or_default();
+    let marker =
+        Marker { part, computed, taken_over, kept, carried, deleted, errors, seconds, phases, usage, device, settings };
     let path = paths::marker(&plan.country, stage.name, key);
     if !context.work.put_sealed_if_absent(&path, &marker).await? {
         // another worker was faster: its part serves, and ours is an orphan; or it is gone, or damaged, and ours serves

@@ -111,3 +111,31 @@ async fn a_store_is_made_when_it_is_asked_for_and_not_before() {
     work.make().unwrap();
     work.required().await.unwrap();
 }
+
+/// Each machine of a cluster may have its own copy of a source.
+#[tokio::test]
+async fn a_copy_of_a_file_is_that_file_and_a_later_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, copy] = ["a.png", "copy"].map(|name| folder.path().join(name));
+    std::fs::write(&file, "pixels").unwrap();
+    let source = SourceStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+    let listed = source.head("a.png").await.unwrap().unwrap().e_tag.unwrap();
+    let read = async || source.get_range("a.png", 0..6, Some(&listed)).await;
+    // as rsync leaves it: another inode, the same time
+    let time = std::fs::metadata(&file).unwrap().modified().unwrap();
+    std::fs::write(&copy, "pixels").unwrap();
+    std::fs::File::options().write(true).open(&copy).unwrap().set_modified(time).unwrap();
+    std::fs::rename(&copy, &file).unwrap();
+    let copied = source.head("a.png").await.unwrap().unwrap().e_tag.unwrap();
+    assert!(copied != listed && source.is_same(&listed, &copied), "{listed} {copied}");
+    assert_eq!(read().await.unwrap(), "pixels");
+    std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_modified(time + std::time::Duration::from_secs(1))
+        .unwrap();
+    assert!(matches!(read().await, Err(WorkerError::Outdated(_))));
+    std::fs::remove_file(&file).unwrap();
+    assert!(matches!(read().await, Err(WorkerError::Outdated(_))));
+}

@@ -293,7 +293,7 @@ mod tests {
         let here = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
         for work in [here, WorkStore::in_memory()] {
             let (scratch, run) = machine(&work);
-            let saved = async || crate::train::saved(&work, "x", "pretrain").await.unwrap();
+            let saved = async || crate::train::saved(&work, RUN).await.unwrap();
             let mut mirror = Mirror::new(&work, scratch.path(), RUN);
             let mut seen = vec![saved().await];
             for at in ["1", "2"] {
@@ -302,7 +302,8 @@ mod tests {
                 seen.push(saved().await);
             }
             assert!(seen[0] != seen[1] && seen[1] != seen[2], "{seen:?}");
-            // figures of steps that are not saved, and the same state once more, are no more
+            // figures of steps that are not saved, the same state once more, and what other runs save are no more
+            work.put_json(&format!("{RUN}2/last/position.json"), &7).await.unwrap();
             durable::write(&run.join("curve.csv"), b"7").unwrap();
             step(&run, "2");
             mirror.save().await.unwrap();

@@ -135,12 +135,20 @@ fn a_node_fails_when_it_is_told_to() {
 fn what_was_put_aside_is_not_lost_and_a_long_shard_ends() {
     let times = Times { load: 0.0, lease: 60.0, requeue: 100.0, ..NO_FAILURES };
     let cluster = Cluster { workers: 1, per_node: 1 };
-    let of = |failures: &[(f64, usize)]| replay(&equal(1, 3600.0), cluster, &times, Sharing::Stealing, failures);
+    let of_chunks = |chunks: u64, failures: &[(f64, usize)]| {
+        let shard = Shard { rows: chunks * CHUNK_ROWS, seconds: 3600.0 };
+        replay(&[shard], cluster, &times, Sharing::Stealing, failures)
+    };
+    let of = |failures: &[(f64, usize)]| of_chunks(36, failures);
     let once = of(&[(3500.0, 0)]);
     assert_eq!((once.seconds.round(), once.lost_seconds.round(), once.failed), (4200.0, 500.0, 0));
     let often: Vec<(f64, usize)> = (0..20).map(|life| (700.0 + 800.0 * f64::from(life), 0)).collect();
     let often = of(&often);
     assert_eq!((often.seconds.round(), often.failed, often.node_failures), (4600.0, 0, 5));
+    // only between chunks: one of 3,600 s is lost whole, and of 400 s two are put aside after 800 s
+    for (chunks, at, lost) in [(1, 3500.0, 3500.0), (9, 700.0, 700.0), (9, 900.0, 100.0), (2, 3500.0, 1700.0)] {
+        assert_eq!(of_chunks(chunks, &[(at, 0)]).lost_seconds.round(), lost, "{chunks} chunks, lost at {at}");
+    }
 }
 
 /// Hours that a simulation in Python gave for 2,000 lognormal shards of 380 GPU-hours on nodes of eight GPUs that fail

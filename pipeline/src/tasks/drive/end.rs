@@ -52,12 +52,13 @@ mod tests {
     use manifests::BuildSpec;
 
     use super::*;
+    use crate::sweep::Moves;
 
     #[test]
     fn a_task_is_ready_when_all_that_it_needs_is_done() {
         let text = "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n";
         let spec = Box::new(BuildSpec::parse(text, "x", &[]).unwrap());
-        let task = Task { name: "x".into(), after: vec![0, 1], what: What::Train(spec.clone()) };
+        let task = Task { name: "x".into(), after: vec![0, 1], what: What::Train(spec.clone(), Moves::Training) };
         let all = RunOptions::default();
         let done = || Some(TaskEnd::Done);
         assert!(matches!(next(&task, &[done(), done(), None], &all), Next::Ready));

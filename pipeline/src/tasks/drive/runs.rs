@@ -12,6 +12,7 @@ use crate::given::GivenPair;
 use crate::launch::OverSpec;
 use crate::pair::Pair;
 use crate::progress::Progress;
+use crate::sweep::Moves;
 
 /// Makes an adaptation; `None`: an engine has begun it, and somebody comes back.
 pub(super) async fn adapt(
@@ -21,7 +22,7 @@ pub(super) async fn adapt(
     engine: &Engine,
     progress: &Progress,
 ) -> Result<Option<AdaptationRecord>, WorkerError> {
-    let job = job(pair, of, step);
+    let job = job(pair, of, step)?;
     match engine.train(&job, progress).await? {
         Some(Placed::ComesBack) => return Ok(None),
         Some(Placed::Waits) => {}
@@ -36,25 +37,31 @@ pub(super) async fn adapt(
     }
 }
 
-fn job<'a>(pair: &'a Pair, of: &GivenPair, step: &'static str) -> TrainJob<'a> {
+fn job<'a>(pair: &'a Pair, of: &GivenPair, step: &'static str) -> Result<TrainJob<'a>, WorkerError> {
     let (spec, beside) = of.files();
     let files = std::iter::once(("spec.toml".to_owned(), spec)).chain(beside).collect();
     // what follows a pair's own adaptation is made by its processes, too; one of many says nothing meanwhile
     let rest = vec![if step == ADAPT { "--whole" } else { "--json" }.to_owned()];
-    TrainJob {
+    Ok(TrainJob {
         step,
-        home: &pair.name,
+        run: pair.run(&of.spec)?,
         work: &pair.target.work,
         stop: &pair.target.stop,
         ranks: &pair.source.spec.ranks,
         over: OverSpec { command: "adapt", files, rest },
         beside_others: step != ADAPT,
-    }
+    })
 }
 
-/// Trains a finished build under other settings; `false`: an engine has begun it, and somebody comes back. Where nobody does,
-/// or it did not suffice, the caller finds it unfinished.
-pub(super) async fn train(build: &Build, engine: &Engine, progress: &Progress) -> Result<bool, WorkerError> {
-    let job = TrainJob { beside_others: true, ..TrainJob::of(build, Training::Pretrain, false) };
-    Ok(engine.train(&job, progress).await? != Some(Placed::ComesBack))
+/// Does one run of a sweep over a finished build; the step that an engine has begun, if somebody comes back when it is done. Where
+/// nobody does, or it did not suffice, the caller finds it unfinished.
+pub(super) async fn swept(
+    build: &Build,
+    key: &str,
+    moves: Moves,
+    engine: &Engine,
+    progress: &Progress,
+) -> Result<Option<&'static str>, WorkerError> {
+    let job = TrainJob::of_sweep(build, Training::Pretrain, key, moves.step());
+    Ok((engine.train(&job, progress).await? == Some(Placed::ComesBack)).then_some(job.step))
 }

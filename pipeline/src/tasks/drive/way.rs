@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use engines::{ADAPT, VARIANT};
-use manifests::{BuildSpec, digest};
-use stages::Training;
+use manifests::digest;
 use tokio::sync::{Mutex, OnceCell};
+use training::communicator::Solo;
 use workers::WorkerError;
 use workers::lease::{self, Held};
 use workers::stores::WorkStore;
 
-use super::runs::{adapt, train};
+use super::runs::{adapt, swept};
 use super::{Drive, Engines, Outcome, TaskEnd};
 use crate::ablate::ablate;
 use crate::build::Build;
@@ -20,9 +20,8 @@ use crate::given::GivenPair;
 use crate::pair::Pair;
 use crate::progress::Progress;
 use crate::run::RunEnd;
-use crate::sweep::{self, Moves};
+use crate::sweep::{self, Opened, Swept};
 use crate::tasks::{Task, What, adapted, finish_pair, page};
-use crate::trainings::{TrainingState, training_state};
 
 pub(super) struct Way<'d, E> {
     drive: &'d Drive<'d>,
@@ -99,18 +98,26 @@ impl<'d, E: Engines> Way<'d, E> {
                 progress.note(&format!("{VARIANT:21} done ({})", record.trained.best_validation()));
                 self.finished(task, Outcome::Learnt).await?;
             }
-            What::Train(spec) => {
+            What::Train(spec, moves) => {
                 let _lease = self.lease(task, progress).await?;
-                if self.must_train(spec).await? {
+                let engine = engines.engine(number, task).await?;
+                let open = || Swept::open(spec.as_ref().clone(), *moves, &engine, stop, progress);
+                let ready = match open().await? {
+                    Opened::Ready(ready) => ready,
+                    Opened::Placed(step) => return Ok(TaskEnd::Placed(step)),
+                };
+                if let Some(key) = ready.unfinished().await? {
                     self.worked.set(true);
-                    let build = Build::open_work(spec.as_ref().clone(), stop.clone()).await?;
-                    if !train(&build, &engines.engine(number, task).await?, progress).await? {
-                        return Ok(TaskEnd::Placed(Training::Pretrain.name()));
+                    if let Some(step) = swept(ready.build(), &key, *moves, &engine, progress).await? {
+                        return Ok(TaskEnd::Placed(step));
                     }
                     // by an engine that waits it is finished, or goes on here from its last checkpoint
-                    sweep::trained(spec.as_ref().clone(), Moves::Training, stop, progress).await?;
+                    match open().await? {
+                        Opened::Ready(ready) => _ = ready.finish(&mut Solo, progress).await?,
+                        Opened::Placed(step) => return Ok(TaskEnd::Placed(step)),
+                    }
                 }
-                progress.note(&format!("{:21} done", Training::Pretrain.name()));
+                progress.note(&format!("{:21} done", moves.step()));
                 self.finished(task, Outcome::Learnt).await?;
             }
             What::Ablation(of) => {
@@ -141,14 +148,6 @@ impl<'d, E: Engines> Way<'d, E> {
     async fn finished(&self, task: &Task, outcome: Outcome<'_>) -> Result<(), WorkerError> {
         let _saying = self.saying.lock().await;
         self.engines.finished(task, outcome).await
-    }
-
-    /// Is a training with these settings not finished?
-    async fn must_train(&self, spec: &BuildSpec) -> Result<bool, WorkerError> {
-        let mut build = Build::open_work(spec.clone(), self.drive.stop.clone()).await?;
-        build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
-        let state = training_state(&build, Training::Pretrain, false).await?;
-        Ok(matches!(state, TrainingState::MustRun(_)))
     }
 
     /// Another driver of these runs waits meanwhile, so that neither begins what the other has begun. Builds have theirs.

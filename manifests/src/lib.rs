@@ -23,7 +23,7 @@ pub mod words;
 pub use artifact::{Artifact, Field, FieldType};
 pub use digest::Digest;
 pub use meant::is_spec;
-pub use pair::PairSpec;
+pub use pair::{PairSpec, are_two};
 pub use part::PartFile;
 pub use plan::{Marker, Plan, PlanCounts, RowStatuses, ShardPlan};
 pub use recipe::{Reason, RecipeParts, RowAction};

@@ -181,7 +181,6 @@ impl PairSpec {
             })?;
         }
         let (source, target) = (BuildSpec::read(&spec.source, &[])?, BuildSpec::read(&spec.target, &[])?);
-        are_two(&source, &target).map_err(|why| SpecError::Invalid { path: shown, why })?;
         Ok((spec, source, target))
     }
 
@@ -223,7 +222,11 @@ impl PairSpec {
     }
 }
 
-fn are_two(source: &BuildSpec, target: &BuildSpec) -> Result<(), String> {
+/// Whether the builds of a pair are two.
+///
+/// # Errors
+/// They are one: nothing is there to adapt to.
+pub fn are_two(source: &BuildSpec, target: &BuildSpec) -> Result<(), String> {
     let (country, url) = (&source.country, &source.work.url);
     match (country, url) == (&target.country, &target.work.url) {
         true => {

@@ -447,7 +447,7 @@ mod tests {
         side_by_side(&[], 2, &go, &quiet).await.unwrap();
         let mixed = [job("first", "--list"), job("second", "--such-an-argument-there-is-not"), job("third", "--list")];
         let error = side_by_side(&mixed, 1, &go, &quiet).await.unwrap_err().to_string();
-        assert!(error.contains("second: ended"), "{error}");
+        assert!(error.contains("second: cannot go on"), "{error}");
         let error = side_by_side(&good, 2, &AtomicBool::new(true), &quiet).await.unwrap_err();
         assert!(matches!(error, WorkerError::Stopped), "{error}");
         assert!(matches!(failed("x", None), WorkerError::Transient(why) if why.contains("was killed")));

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use manifests::plan::PinnedTable;
 use manifests::words::count;
-use manifests::{Artifact, BuildSpec, PairSpec, digest, paths};
+use manifests::{Artifact, BuildSpec, PairSpec, are_two, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::Training;
 use stages::adapt::Sampled;
@@ -82,6 +82,7 @@ impl Pair {
         target: BuildSpec,
         stop: Arc<AtomicBool>,
     ) -> Result<Pair, WorkerError> {
+        are_two(&source, &target).map_err(WorkerError::Configuration)?;
         stages::adapt::settings(&spec)?;
         check_segments(&spec, [&source, &target])?;
         let name = format!("{}_to_{}", source.country, target.country);

@@ -65,6 +65,26 @@ pub fn check_run(spec: &BuildSpec, until: Option<&str>) -> Result<(), WorkerErro
     Ok(())
 }
 
+/// As [`check_run`], for a run whose steps are done on other machines: this one and its program need no GPU, and not as many processors
+/// as there are ranks. Where the others `see_files` of this machine, weights that it cannot read are a mistake.
+///
+/// # Errors
+/// The first thing that cannot work.
+pub fn check_elsewhere(spec: &BuildSpec, until: Option<&str>, see_files: bool) -> Result<(), WorkerError> {
+    country_code(spec)?;
+    if !steps(spec, until).iter().any(uses_network) {
+        return Ok(());
+    }
+    for (_, found) in weights(spec) {
+        match found {
+            Err(why) if see_files => return Err(why),
+            Err(why) => crate::aside!("warning: {why}; the run ends there, too, unless its machines have other files"),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// What the program itself must be able to do.
 fn program(spec: &BuildSpec) -> Result<(), WorkerError> {
     stages::device::check_program(spec).map_err(refused)?;

@@ -73,6 +73,9 @@ pub const DRIVER: (&str, &str) = ("drive", "last");
 /// What a driver worked on that has nothing left to do.
 pub const DONE: &str = "done";
 
+/// When a run was last begun.
+const BEGUN: &str = "begun.json";
+
 /// The records of one run.
 pub struct RunRecord<'a> {
     work: &'a WorkStore,
@@ -185,6 +188,27 @@ impl<'a> RunRecord<'a> {
         Ok(())
     }
 
+    /// Forgets how all processes ended, since somebody begins the run once more: what kept them from their work may be mended. Tries
+    /// count from now.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn begin_anew(&self, unix_seconds: u64) -> Result<(), WorkerError> {
+        let folder = self.path("ends");
+        for name in self.work.list(&folder).await? {
+            self.work.delete(&format!("{folder}/{name}")).await?;
+        }
+        self.work.put_json(&self.path(BEGUN), &unix_seconds).await
+    }
+
+    /// When the run was last begun, by the clock of who submitted it; 0: nobody has said.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn begun(&self) -> Result<u64, WorkerError> {
+        Ok(self.work.get_hint(&self.path(BEGUN)).await?.unwrap_or(0))
+    }
+
     /// Writes down that nobody is to go on with the run; or that somebody may again.
     ///
     /// # Errors
@@ -257,6 +281,16 @@ mod tests {
         assert!(verdict("captions", &ends[1..]).is_ok());
         record.forget_ends("captions").await.unwrap();
         assert_eq!(record.ends("captions", "9f").await.unwrap(), []);
+        // who begins anew knows of no end of any step
+        assert_eq!(record.begun().await.unwrap(), 0);
+        record.end("captions", "0", &end(65, "9f")).await.unwrap();
+        record.end("pretrain", "0", &end(65, "1")).await.unwrap();
+        record.begin_anew(7).await.unwrap();
+        assert_eq!(record.begun().await.unwrap(), 7);
+        assert_eq!(
+            (record.ends("captions", "9f").await.unwrap(), record.ends("pretrain", "1").await.unwrap()),
+            (vec![], vec![])
+        );
         record.set_cancelled(true).await.unwrap();
         assert!(record.is_cancelled().await.unwrap());
         record.set_cancelled(false).await.unwrap();

@@ -5,7 +5,7 @@ mod adapted;
 mod drive;
 mod page;
 
-use manifests::{BuildSpec, PairSpec};
+use manifests::{BuildSpec, PairSpec, are_two};
 use workers::WorkerError;
 
 use crate::ablate::{self, Variant};
@@ -148,6 +148,7 @@ impl Tasks {
     }
 
     fn pair(&mut self, pair: &GivenPair, asked: &Asked, over: &[Axis]) -> Result<(), WorkerError> {
+        are_two(&pair.source, &pair.target).map_err(WorkerError::Configuration)?;
         stages::adapt::settings(&pair.spec)?;
         let (name, of_builds) = (pair.name(), vec![self.build(&pair.source)?, self.build(&pair.target)?]);
         let boxed = |spec| Box::new(GivenPair { spec, ..pair.clone() });
@@ -239,6 +240,12 @@ mod tests {
             assert!(task.after.iter().all(|before| *before < at), "what a task needs stands before it");
         }
         tasks.iter().map(|task| (task.name.as_str(), &task.after[..])).collect()
+    }
+
+    #[test]
+    fn a_build_is_not_adapted_to_itself() {
+        let error = tasks(&[pair("a", "a")], &Asked::default()).unwrap_err();
+        assert!(error.exit_code() == 65 && error.to_string().contains("one build, of a in /work"), "{error}");
     }
 
     #[test]

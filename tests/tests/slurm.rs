@@ -25,7 +25,8 @@ const QUICK: [&str; 5] =
     ["work.shards=24", "score.clip=none", "pretrain.epochs=2", "pretrain.batch=4", "ranks.timeout_seconds=30"];
 
 /// A profile of workers of which no two fit on a node of four cores, and nothing else.
-const WORKERS: &str = "[stage.default]\nworkers = 3\ncpus = 3\nmemory = \"200M\"\n[stage.drive]\nmemory = \"100M\"\n";
+const WORKERS: &str =
+    "[stage.default]\nworkers = 3\ncpus = 3\nmemory = \"200M\"\n[stage.drive]\ncpus = 1\nmemory = \"100M\"\n";
 
 struct Cluster {
     folder: PathBuf,

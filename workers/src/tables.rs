@@ -83,12 +83,20 @@ impl Tables {
                     parts: live.parts,
                     ..PinnedTable::empty(artifact)
                 }),
-                Some((path, why)) => Err(WorkerError::Broken(format!(
-                    "table {} of {country}: {path} {why}; another program changed it: restore it to an older version \
-                     (RESTORE), or remove the files with `urbancross verify --repair`, and the next run recomputes \
-                     their rows",
-                    artifact.name()
-                ))),
+                Some((path, why)) => {
+                    let remove = match artifact {
+                        // no run makes these again
+                        Artifact::CaptionReviews | Artifact::TagRefreshes => "",
+                        _ => {
+                            ", or remove the files with `urbancross verify --repair`, and the next run recomputes their rows"
+                        }
+                    };
+                    Err(WorkerError::Broken(format!(
+                        "table {} of {country}: {path} {why}; another program changed it: restore it to an older version \
+                         (RESTORE){remove}",
+                        artifact.name()
+                    )))
+                }
             }
         })
         .await

@@ -218,6 +218,12 @@ impl Profile {
         self.named(name).cloned().unwrap_or_else(of_default)
     }
 
+    /// What a driver needs. It may measure, so it may have a GPU; but only one that it is given by name.
+    pub fn driver(&self) -> Resources {
+        let none = || Resources { gpus: 0, ..self.resources("drive") };
+        self.stage.get("drive").cloned().unwrap_or_else(none)
+    }
+
     /// What a step needs.
     pub fn resources(&self, step: &str) -> Resources {
         self.named(step).or_else(|| self.stage.get("default")).cloned().unwrap_or_default()

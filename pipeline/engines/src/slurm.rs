@@ -13,6 +13,8 @@ use crate::profile::{Profile, Resources, Slurm};
 const WARNING_SECONDS: u32 = 55;
 /// Times that a job puts itself back into the queue.
 const MOST_REQUEUES: u32 = 5;
+/// Times that a driver asks the controller to do so, every ten seconds.
+const CONTROLLER_TRIES: u32 = 60;
 
 /// A script with the arguments of `sbatch` that are no part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +135,15 @@ fn command(profile: &Profile, arguments: &[String]) -> String {
     format!("{} {}", profile.slurm.program, words.join(" "))
 }
 
+/// Lines that run a command to its end and keep its exit code. A signal to the script is given on, and ends `wait` before the command
+/// has ended.
+fn in_background(command: &str) -> String {
+    format!(
+        "trap 'kill -TERM $process 2>/dev/null' TERM\n{command} &\nprocess=$!\n\
+         while wait $process; code=$?; kill -0 $process 2>/dev/null; do :; done\n"
+    )
+}
+
 /// A word as a shell reads it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
@@ -154,10 +165,7 @@ fn map_batch(run: &Run, job: &Job, profile: &Profile, site: &Site, of: (u32, u32
         format!("#SBATCH --signal=B:TERM@{WARNING_SECONDS}\n"),
         setup(profile),
         format!("export URBANCROSS_INDEX=$((SLURM_ARRAY_TASK_ID + {offset})) URBANCROSS_COUNT={workers}\n"),
-        "trap 'kill -TERM $worker 2>/dev/null' TERM\n".to_owned(),
-        format!("{} &\nworker=$!\n", command(profile, &job.arguments(run, &site.spec))),
-        // a signal ends `wait` before the worker has ended
-        "while wait $worker; code=$?; kill -0 $worker 2>/dev/null; do :; done\n".to_owned(),
+        in_background(&command(profile, &job.arguments(run, &site.spec))),
         "me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\ncase $code in\n".to_owned(),
         "0)  # the plan is closed\n".to_owned(),
         // of several arrays one is enough
@@ -223,16 +231,23 @@ fn train_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
 
 fn drive_batch(run: &Run, job: &Job, profile: &Profile, site: &Site) -> Batch {
     let name = job.name(run);
-    let resources = Resources { workers: 1, gpus: 0, cpus: 1, ..profile.resources("drive") };
+    let driver = profile.driver();
+    let cpus = if profile.stage.contains_key("drive") { driver.cpus } else { 1 };
+    let resources = Resources { workers: 1, cpus, ..driver };
     let script = [
         head(run, job, &name, profile, &resources, "%x-%j.log"),
         "#SBATCH --nodes=1 --ntasks=1\n".to_owned(),
         setup(profile),
-        format!(
-            "exec {} --engine slurm --profile {}\n",
+        in_background(&format!(
+            "{} --engine slurm --profile {}",
             command(profile, &job.arguments(run, &site.given)),
             quoted(&site.profile)
-        ),
+        )),
+        // without it nobody would come back to what it has begun; the controller may be away for longer than it tried
+        "case $code in\n75)\n    state=RUNNING\n".to_owned(),
+        format!("    [ ${{SLURM_RESTART_COUNT:-0}} -lt {MOST_REQUEUES} ] && for _ in $(seq {CONTROLLER_TRIES}); do\n"),
+        "        state=$(squeue --noheader --jobs=$SLURM_JOB_ID --format=%T) && { [ \"$state\" = RUNNING ] || break; }\n".to_owned(),
+        "        scontrol requeue $SLURM_JOB_ID && break; sleep 10\n    done ;;\nesac\nexit $code\n".to_owned(),
     ];
     Batch { name, script: script.concat() }
 }
@@ -307,9 +322,18 @@ mod tests {
         assert!(train.script.contains("--nodes=1-2 --ntasks-per-node=4\n"), "{}", train.script);
         assert!(train.script.contains("URBANCROSS_RENDEZVOUS=1a2b3c4d-2-$SLURM_JOB_ID"), "{}", train.script);
         let drive = &batches(&run(), &Job { step: "captions".into(), work: Work::Drive }, &profile(), &site(1001))[0];
-        let wanted = "exec urbancross drive /shared/run/spec.toml --run 1a2b3c4d --until images --engine slurm --profile \
-                      /shared/run/profile.toml\n";
-        assert!(drive.script.ends_with(wanted), "{}", drive.script);
+        let wanted = "\nurbancross drive /shared/run/spec.toml --run 1a2b3c4d --until images --engine slurm --profile \
+                      /shared/run/profile.toml &\n";
+        assert!(drive.script.contains(wanted), "{}", drive.script);
+        assert!(drive.script.contains("scontrol requeue $SLURM_JOB_ID"), "{}", drive.script);
+        assert!(
+            drive.script.contains("--cpus-per-task=1\n") && !drive.script.contains("gpus-per-node"),
+            "{}",
+            drive.script
+        );
+        let given = Profile::parse("[stage.default]\ngpus = 8\n[stage.drive]\ngpus = 1\ncpus = 6\n").unwrap();
+        let drive = &batches(&run(), &Job { step: "captions".into(), work: Work::Drive }, &given, &site(1001))[0];
+        assert!(drive.script.contains("--cpus-per-task=6\n#SBATCH --gpus-per-node=1\n"), "{}", drive.script);
     }
 
     #[test]
@@ -317,9 +341,9 @@ mod tests {
         let task = Run { id: "1a2b3c4d-1".into(), whole: Some("1a2b3c4d".into()), ..run() };
         let site = Site::of(&task, "/logs", 1001);
         let drive = &batches(&task, &Job { step: "captions".into(), work: Work::Drive }, &profile(), &site)[0];
-        let wanted = "exec urbancross drive /logs/uc-1a2b3c4d --run 1a2b3c4d --until images --engine slurm --profile \
-                      /logs/uc-1a2b3c4d-1/profile.toml\n";
-        assert!(drive.script.ends_with(wanted), "{}", drive.script);
+        let wanted = "\nurbancross drive /logs/uc-1a2b3c4d --run 1a2b3c4d --until images --engine slurm --profile \
+                      /logs/uc-1a2b3c4d-1/profile.toml &\n";
+        assert!(drive.script.contains(wanted), "{}", drive.script);
         let map = &batches(&task, &map(3), &profile(), &site)[0].script;
         assert!(map.contains("worker /logs/uc-1a2b3c4d-1/spec.toml") && map.contains("--run 1a2b3c4d-1 &"), "{map}");
     }

@@ -30,7 +30,11 @@ pub(super) async fn plan(args: &SpecArgs, options: RunArgs, cluster: Option<Ques
             return several_looks::plan(&several, options.retry_errors, options.retrain, json).await;
         }
     };
-    preflight::check_plan(&spec)?;
+    match cluster {
+        // what runs there needs nothing of this machine
+        Some(_) => preflight::check_elsewhere(&spec, None, false)?,
+        None => preflight::check_plan(&spec)?,
+    }
     let mut build = Build::open(spec, stop_flag()).await?;
     let progress = Progress::new(json);
     build.virtual_inputs.listing.notes.iter().for_each(|note| progress.note(note));

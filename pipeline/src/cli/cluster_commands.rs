@@ -9,14 +9,15 @@ use workers::WorkerError;
 use workers::pull::Share;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, ShareArgs, SpecArgs, StepArgs};
-use super::engine_runs::{OfRun, check_once, claimant, not_driven, options_of, read_profile, run_options};
+use super::engine_runs::{
+    OfRun, check_driven, check_once, claimant, not_driven, options_of, read_profile, run_options,
+};
 use super::several::{ExperimentArgs, Whole};
 use super::told::end_of_run;
 use super::{several_commands, stop_flag};
 use crate::build::Build;
 use crate::engine::{Engine, KubernetesEngine, Processes, Slurm};
 use crate::logs::{self, Who};
-use crate::preflight;
 use crate::progress::Progress;
 use crate::run::RunEnd;
 use crate::run_record::{DONE, DRIVER, RunRecord, run_id};
@@ -57,7 +58,7 @@ async fn drive_to_end(
     engine: &EngineArgs,
 ) -> Result<Option<RunEnd>> {
     let progress = Progress::new(false);
-    preflight::check_run(&spec, steps.until.as_deref())?;
+    check_driven(&spec, steps.until.as_deref(), engine.engine)?;
     steps.until.iter().try_for_each(|until| crate::run::check_until(&spec, until))?;
     let is_cluster = engine.engine != EngineName::Processes;
     check_once(options, engine)?;

@@ -29,6 +29,14 @@ pub(super) fn check_once(options: &RunArgs, engine: &EngineArgs) -> Result<(), W
     Err(WorkerError::Configuration(why.into()))
 }
 
+/// Whether a build can be driven: by processes of this machine on what it has, otherwise wherever its jobs are placed.
+pub(super) fn check_driven(spec: &BuildSpec, until: Option<&str>, engine: EngineName) -> Result<(), WorkerError> {
+    match engine {
+        EngineName::Processes if !crate::launch::is_elsewhere() => crate::preflight::check_run(spec, until),
+        _ => crate::preflight::check_elsewhere(spec, until, engine == EngineName::Slurm),
+    }
+}
+
 /// How a driver runs its builds.
 pub(super) fn run_options(options: &RunArgs, steps: &StepArgs, engine: &EngineArgs, set: &[String]) -> RunOptions {
     RunOptions {

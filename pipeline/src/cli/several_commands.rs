@@ -11,7 +11,7 @@ use workers::WorkerError;
 use workers::stores::WorkStore;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, SpecArgs, StepArgs};
-use super::engine_runs::{check_once, not_driven, options_of, read_profile, record_end, run_options};
+use super::engine_runs::{check_driven, check_once, not_driven, options_of, read_profile, record_end, run_options};
 use super::several::{ExperimentArgs, Several, run_of_task};
 use super::stop_flag;
 use super::told::{end_of_run, print_ablation, print_curves, say_tested};
@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::run_options::RunOptions;
 use crate::run_record::{DONE, DRIVER, RunRecord};
 use crate::tasks::{Drive, Engines, Outcome, Task, TaskEnd, builds, drive_all};
-use crate::{aside, preflight, say};
+use crate::{aside, say};
 
 /// A driver of several tasks.
 pub(super) async fn drive(
@@ -32,7 +32,7 @@ pub(super) async fn drive(
     engine: &EngineArgs,
 ) -> Result<()> {
     check_all(builds(&several.tasks), |build| {
-        preflight::check_run(build, steps.until.as_deref())?;
+        check_driven(build, steps.until.as_deref(), engine.engine)?;
         steps.until.iter().try_for_each(|until| crate::run::check_until(build, until))
     })?;
     check_once(options, engine)?;

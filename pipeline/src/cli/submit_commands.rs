@@ -36,7 +36,7 @@ pub(super) async fn submit_all(
 ) -> Result<()> {
     let all = read_all(paths, set, experiment)?;
     check_all(all.iter().flat_map(Whole::builds), |spec| {
-        preflight::check_run(spec, steps.until.as_deref())?;
+        preflight::check_elsewhere(spec, steps.until.as_deref(), cluster.engine == EngineName::Slurm)?;
         steps.until.iter().try_for_each(|until| crate::run::check_until(spec, until))
     })?;
     let mut options = options_of(&RunArgs::default(), steps, failed);
@@ -76,7 +76,8 @@ async fn submit(spec: BuildSpec, options: Vec<String>, cluster: &ClusterArgs) ->
     let cluster = Cluster::of(cluster)?;
     cluster.let_cancelled_end(&run, &work).await?;
     cluster.prepare(&run).await?;
-    begin(&work, &run, Some((&spec, &cluster.profile))).await?;
+    let lives = cluster.lives(&run).await?;
+    begin(&work, &run, lives, Some((&spec, &cluster.profile))).await?;
     let started = cluster.start(&run, (&run, &work), &[]).await?;
     cluster.write_down(&run, &work, &started).await?;
     started.say(&run, &spec.country)
@@ -106,9 +107,10 @@ async fn submit_several(
         cluster.let_cancelled_end(of_task, work).await?;
     }
     cluster.prepare(&run).await?;
+    let lives = cluster.lives(&run).await?;
     for (of_task, work, of_build) in &placed {
         cluster.prepare(of_task).await?;
-        begin(work, of_task, *of_build).await?;
+        begin(work, of_task, lives, *of_build).await?;
     }
     let Some((first, work, _)) = placed.first() else { return Ok(()) };
     let started = cluster.start(&run, (first, work), &steps).await?;
@@ -204,6 +206,15 @@ impl Cluster {
         })
     }
 
+    /// Is a run under way, whose processes may have ended for a reason that its next driver wants to know? Kubernetes' drivers know by
+    /// its jobs which ends are of now, and Ray's are one job.
+    async fn lives(&self, run: &Run) -> Result<bool> {
+        match self.engine {
+            EngineName::Slurm => Ok(!Slurm::open(run.clone(), self.profile.clone()).await?.jobs().await?.is_empty()),
+            _ => Ok(true),
+        }
+    }
+
     /// Puts the files of a run where its jobs read them.
     async fn prepare(&self, run: &Run) -> Result<()> {
         match self.engine {
@@ -275,14 +286,17 @@ impl Cluster {
 }
 
 /// Makes the store, in which the run is no longer cancelled.
-async fn begin(work: &WorkStore, run: &Run, of_build: Option<(&BuildSpec, &Profile)>) -> Result<()> {
+async fn begin(work: &WorkStore, run: &Run, lives: bool, of_build: Option<(&BuildSpec, &Profile)>) -> Result<()> {
     work.make()?;
     if let Some((spec, profile)) = of_build {
         warn_of_few_shards(spec, profile);
     }
     let record = RunRecord::new(work, &run.country, &run.id);
     // how the last driver ended says nothing of what begins now
-    record.forget_ends(DRIVER.0).await?;
+    match lives {
+        true => record.forget_ends(DRIVER.0).await?,
+        false => record.begin_anew(crate::clock::unix_seconds() as u64).await?,
+    }
     Ok(record.set_cancelled(false).await?)
 }
 

@@ -53,8 +53,7 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
         return Err(WorkerError::Broken(why).into());
     }
     let lost = verify::repair(&work, &tables, &spec.country, &faults).await?;
-    lost.iter()
-        .for_each(|what| progress.note(&format!("warning: {what}; look at what is missing, and decide it again")));
+    lost.iter().for_each(|what| progress.note(&format!("warning: {what}")));
     progress.note("removed the faulty files from the tables: run the build to recompute their rows");
     Ok(())
 }

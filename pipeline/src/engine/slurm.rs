@@ -5,6 +5,7 @@ mod programs;
 mod site;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use engines::slurm::{QUEUE_FORMAT, Queued, Site, batches, queue};
 use engines::{Job, Profile, Run, Work};
@@ -14,14 +15,22 @@ use workers::stores::WorkStore;
 use super::{MapJob, Placed, TrainJob};
 use crate::build::Build;
 use crate::run_record::{Placement, RunRecord, verdict};
-use nodes::{bad_nodes, lost_nodes};
+use nodes::{bad_nodes, is_driver, lost_nodes};
 use programs::{ask, submit};
 pub use site::examine;
 
-/// Times that workers or ranks of one step are started before the driver gives up.
-const MOST_ATTEMPTS: u32 = 10;
+/// Times that workers or ranks of one step are started, since somebody submitted the run, before the driver gives up.
+const MOST_ATTEMPTS: usize = 10;
 /// Slurm's own default, where it does not say.
 const DEFAULT_ARRAY_SIZE: u32 = 1001;
+
+/// How often a step was placed.
+struct Attempts {
+    /// Number of the last one, ever.
+    last: u32,
+    /// Since the run was last submitted.
+    since_submitted: usize,
+}
 
 /// A run on Slurm.
 pub struct Slurm {
@@ -53,29 +62,57 @@ impl Slurm {
     pub(super) async fn place(&self, build: &Build, job: &MapJob<'_>) -> Result<Placed, WorkerError> {
         let workers = self.profile.resources(job.stage).workers.clamp(1, job.open_shards.max(1) as u32);
         let work = Work::Map { plan: job.plan.to_owned(), workers, lease_seconds: self.profile.lease_seconds.max(1) };
-        self.start(&build.work, &Job { step: job.stage.to_owned(), work }, job.plan, workers).await?;
+        let stage = Job { step: job.stage.to_owned(), work };
+        self.start((&build.work, &build.stop), &stage, job.plan, workers).await?;
         Ok(Placed::ComesBack)
     }
 
-    pub(super) async fn train(&self, TrainJob { step, work, .. }: &TrainJob<'_>) -> Result<(), WorkerError> {
+    pub(super) async fn train(&self, TrainJob { step, work, stop, .. }: &TrainJob<'_>) -> Result<(), WorkerError> {
         let resources = self.profile.training(step);
         let (nodes, ranks_per_node) = (resources.workers.max(1), resources.gpus.max(1));
-        let attempt = self.attempts(work, step, "").await? + 1;
+        let attempt = self.attempts(work, step, "").await?.last + 1;
         let job = Job { step: (*step).to_owned(), work: Work::Train { attempt, nodes, ranks_per_node } };
-        self.start(work, &job, "", nodes * ranks_per_node).await
+        self.start((work, stop), &job, "", nodes * ranks_per_node).await
     }
 
     /// How often a step was placed.
-    async fn attempts(&self, work: &WorkStore, step: &str, plan: &str) -> Result<u32, WorkerError> {
-        let placed = self.record(work).placements().await?;
-        let of_step = placed.iter().filter(|placed| placed.step == step && placed.plan == plan);
-        Ok(of_step.map(|placed| placed.attempt).max().unwrap_or(0))
+    async fn attempts(&self, work: &WorkStore, step: &str, plan: &str) -> Result<Attempts, WorkerError> {
+        let record = self.record(work);
+        let (placed, begun) = (record.placements().await?, record.begun().await?);
+        let of_step = || placed.iter().filter(|placed| placed.step == step && placed.plan == plan);
+        Ok(Attempts {
+            last: of_step().map(|placed| placed.attempt).max().unwrap_or(0),
+            since_submitted: of_step().filter(|placed| placed.unix_seconds >= begun).count(),
+        })
+    }
+
+    /// Those of the jobs in the queue, by the name that a process knows its job by, whose processes have left word how they ended.
+    async fn ended(&self, record: &RunRecord<'_>, queued: &[Queued]) -> Result<BTreeSet<String>, WorkerError> {
+        let names: BTreeSet<&str> =
+            queued.iter().filter(|job| job.state != "PENDING").map(|job| job.name.as_str()).collect();
+        let mut ended = BTreeSet::new();
+        for Placement { step, plan, attempt, .. } in record.placements().await? {
+            let (work, of) = match plan.is_empty() {
+                true => (Work::Train { attempt, nodes: 1, ranks_per_node: 1 }, attempt.to_string()),
+                false => (Work::Map { plan: plan.clone(), workers: 1, lease_seconds: 1 }, plan),
+            };
+            if names.contains(Job { step: step.clone(), work }.name(&self.run).as_str()) {
+                ended.extend(record.ends(&step, &of).await?.into_iter().filter_map(|(_, end)| end.by.engine_job));
+            }
+        }
+        Ok(ended)
     }
 
     /// Starts a job and the driver after it, as far as they are not in the queue already.
-    async fn start(&self, work: &WorkStore, job: &Job, plan: &str, processes: u32) -> Result<(), WorkerError> {
+    async fn start(
+        &self,
+        (work, stop): (&WorkStore, &AtomicBool),
+        job: &Job,
+        plan: &str,
+        processes: u32,
+    ) -> Result<(), WorkerError> {
         let record = self.record(work);
-        let before = self.attempts(work, &job.step, plan).await?;
+        let Attempts { last: before, since_submitted } = self.attempts(work, &job.step, plan).await?;
         let of = if plan.is_empty() { before.to_string() } else { plan.to_owned() };
         let queued = self.queued().await?;
         // the attempt before may still be there, under the name of this one or its own
@@ -89,18 +126,23 @@ impl Slurm {
         let mut jobs: Vec<String> =
             queued.iter().filter(|queued| is_of_step(&queued.name)).map(|queued| queued.job.clone()).collect();
         jobs.dedup();
+        let ended = self.ended(&record, &queued).await?;
         if jobs.is_empty() {
             let ends = record.ends(&job.step, &of).await?;
             verdict(&job.step, &ends)?;
             let bad = bad_nodes(&ends);
-            if before >= MOST_ATTEMPTS {
+            if since_submitted >= MOST_ATTEMPTS {
                 return Err(WorkerError::Transient(format!(
-                    "{}: started {before} times and not done; `urbancross logs` says what its processes said",
+                    "{}: started {since_submitted} times and not done; `urbancross logs` says what its processes said",
                     job.step
                 )));
             }
+            // whoever cancels has listed the jobs by then
+            if stop.load(Ordering::Relaxed) || record.is_cancelled().await? {
+                return Err(WorkerError::Stopped);
+            }
             record.forget_ends(&job.step).await?;
-            let exclude = self.exclude(&queued, &bad);
+            let exclude = self.exclude(&queued, &ended, &bad);
             for batch in batches(&self.run, job, &self.profile, &self.site) {
                 jobs.push(submit(&batch.script, &exclude).await?);
             }
@@ -114,11 +156,16 @@ impl Slurm {
             };
             record.place(&placement).await?;
         }
-        self.start_driver(&job.step, &queued, &jobs).await
+        self.start_driver(&job.step, (&queued, &ended), &jobs).await
     }
 
     /// Starts the driver that comes back when these jobs are gone.
-    async fn start_driver(&self, step: &str, queued: &[Queued], jobs: &[String]) -> Result<(), WorkerError> {
+    async fn start_driver(
+        &self,
+        step: &str,
+        (queued, ended): (&[Queued], &BTreeSet<String>),
+        jobs: &[String],
+    ) -> Result<(), WorkerError> {
         let driver = Job { step: step.to_owned(), work: Work::Drive };
         let own = std::env::var("SLURM_JOB_ID").unwrap_or_default();
         let name = driver.name(&self.run);
@@ -127,7 +174,7 @@ impl Slurm {
             return Ok(());
         }
         let mut arguments = vec![format!("--dependency=afterany:{}", jobs.join(":"))];
-        arguments.extend(self.exclude(queued, &BTreeSet::new()));
+        arguments.extend(self.exclude(queued, ended, &BTreeSet::new()));
         for batch in batches(&self.run, &driver, &self.profile, &self.site) {
             submit(&batch.script, &arguments).await?;
         }
@@ -136,9 +183,10 @@ impl Slurm {
 
     /// An argument that keeps jobs from `bad` nodes, and from those on which jobs of earlier steps still run: their plans
     /// are closed, so they are lost, and Slurm has not seen it yet. The node of this driver lives.
-    fn exclude(&self, queued: &[Queued], bad: &BTreeSet<String>) -> Vec<String> {
-        let own = std::env::var("SLURM_JOB_ID").unwrap_or_default();
-        let mut nodes = lost_nodes(queued, &own, &std::env::var("SLURMD_NODENAME").unwrap_or_default());
+    fn exclude(&self, queued: &[Queued], ended: &BTreeSet<String>, bad: &BTreeSet<String>) -> Vec<String> {
+        let [own_job, own_node] =
+            ["SLURM_JOB_ID", "SLURMD_NODENAME"].map(|name| std::env::var(name).unwrap_or_default());
+        let mut nodes = lost_nodes(queued, ended, (&own_job, &own_node));
         nodes.extend(bad.iter().cloned());
         if nodes.is_empty() {
             return Vec::new();
@@ -148,20 +196,22 @@ impl Slurm {
         vec![format!("--exclude={}", all.join(","))]
     }
 
-    /// Starts the first driver of the run, unless one of its jobs is in the queue; its number, and whether it is new.
+    /// Starts the first driver of the run, unless one of its drivers is in the queue; its number, and whether the run is new. Workers
+    /// that nobody would come back to, since their driver was lost before it had started the next, get one.
     ///
     /// # Errors
     /// Slurm refuses, or does not answer.
     pub async fn begin(&self) -> Result<(String, bool), WorkerError> {
-        if let Some(queued) = self.queued().await?.first() {
-            return Ok((queued.job.clone(), false));
+        let queued = self.queued().await?;
+        if let Some(driver) = queued.iter().find(|queued| is_driver(&queued.name)) {
+            return Ok((driver.job.clone(), false));
         }
         let driver = Job { step: "begin".to_owned(), work: Work::Drive };
         let mut first = String::new();
         for batch in batches(&self.run, &driver, &self.profile, &self.site) {
             first = submit(&batch.script, &[]).await?;
         }
-        Ok((first, true))
+        Ok((first, queued.is_empty()))
     }
 
     /// Names of all jobs of the run that Slurm knows of, those that are ending among them.

@@ -18,6 +18,11 @@ use crate::progress::{Progress, StageBar};
 use crate::run_options::RunOptions;
 use crate::run_record::{Placement, RunRecord};
 
+/// How often a driver looks how far its workers are.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Times that all shards of a plan seemed closed and some were not, before a driver gives up.
+const MOST_REOPENED: usize = 5;
+
 /// Failed shards that are named in a message.
 const NAMED: usize = 5;
 /// Shards that are told by number of each of them.
@@ -38,7 +43,7 @@ pub(super) async fn map(
 ) -> Result<Option<MapResult>, WorkerError> {
     let (board, key) = (ClaimBoard::new(&build.work, plan, engine.lease()), plan.key());
     let mut is_published = false;
-    let mut told = 0;
+    let (mut told, mut reopened) = (0, 0);
     loop {
         let look = board.look().await?;
         let turns = &look.shards;
@@ -50,7 +55,7 @@ pub(super) async fn map(
         told = told.max(done);
         if closed.len() == turns.len() {
             let collected = gather(build, engine, plan).await?;
-            // a marker whose part is gone was taken away: its shard is open again
+            // a marker that cannot be read, or whose part is gone, was taken away: its shard is open again
             if collected.is_closed() {
                 engine.end_of_stage(false).await;
                 let Collected { finished, failed, seconds, .. } = collected;
@@ -62,6 +67,19 @@ pub(super) async fn map(
                     outdated: None,
                 }));
             }
+            reopened += 1;
+            if reopened > MOST_REOPENED {
+                return Err(WorkerError::Broken(format!(
+                    "{}: markers of finished shards could not be read {reopened} times, and their shards were made again: workers of \
+                     another version than the driver's, or something damages {}; give all processes of a run one version",
+                    stage.name,
+                    build.work.url()
+                )));
+            }
+            if build.stop.load(Ordering::Relaxed) {
+                return Err(WorkerError::Stopped);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
             continue;
         }
         // what was said before this plan was published was said of what is no longer there either
@@ -96,7 +114,7 @@ pub(super) async fn map(
         }
         match placed {
             Placed::ComesBack => return Ok(None),
-            Placed::Waits => tokio::time::sleep(Duration::from_millis(200)).await,
+            Placed::Waits => tokio::time::sleep(LOOK_EVERY).await,
         }
     }
 }

@@ -378,6 +378,26 @@ async fn a_stopped_worker_leaves_its_rows_for_the_next() {
     assert!(collected(&build, &plan).await.is_closed());
 }
 
+/// Its shard is made again, by workers that the driver of then starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_that_nobody_can_read_is_none() {
+    let world = World::new(40);
+    let (build, plan) = planned_images(&world, "work").await;
+    let spec = world.spec("work", &QUICK);
+    work(spec.clone(), "images", &plan.key(), &share(0, 1)).await.unwrap();
+    assert!(collected(&build, &plan).await.is_closed());
+    let shard = plan.counts.stale[0].shard;
+    let marker = format!("{}/{}", paths::markers("finland", "images"), Object::Marker.name(&plan.shard_key(shard)));
+    build.work.put(&marker, "{\"digest\":\"0\",\"value\":{}}".into()).await.unwrap();
+    assert!(!collected(&build, &plan).await.is_closed());
+    build.work.put(&marker, "{".into()).await.unwrap();
+    let (code, said) = finish(&["drive", "--workers", "2", "--until", "images"], &spec_file(&world, "work", &QUICK));
+    assert_eq!(code, Some(0), "{said}");
+    let until = RunOptions { until: Some("images".into()), ..RunOptions::default() };
+    let (again, _) = run_with(spec, until).await.unwrap();
+    assert_eq!(again.commits(), 0, "nothing was left to do");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_would_make_other_rows_makes_none() {
     let world = World::new(24);

@@ -1,6 +1,6 @@
 //! What cannot end well is refused before any work.
 
-use pipeline_tests::World;
+use pipeline_tests::{World, urbancross};
 
 use crate::{call, ends, said, spec_file};
 
@@ -64,6 +64,19 @@ fn a_device_that_the_program_has_not_got_is_refused() {
         assert!(said(&call(&["doctor", spec, "--set", &set])).contains("BAD  device"));
     }
     assert!(!world.path("work").exists());
+    // whoever only asks for a cluster, or gives a build to one, needs no GPU; nor does a driver of ranks that are elsewhere
+    let (more, gpu) = (["--set", "ranks.processes=512"], ["--set", "model.device=cuda:all"]);
+    ends(&call(&[&["plan", spec, "--cluster", "64xH100,8/node"][..], &gpu].concat()), 0);
+    let profile = &world.path("profile.toml");
+    std::fs::write(profile, "[slurm]\nlogs = \"/nowhere\"\n").unwrap();
+    let profile = profile.to_str().unwrap();
+    for (command, engine) in [("submit", "slurm"), ("drive", "slurm")] {
+        let words = [&[command, spec, "--engine", engine, "--profile", profile][..], &gpu, &more].concat();
+        let mut command = std::process::Command::new(urbancross());
+        // no Slurm is found
+        let output = command.args(&words).env("PATH", "/nowhere").output().unwrap();
+        assert!(said(&output).contains("on this machine: run this where Slurm's commands are"), "{}", said(&output));
+    }
     // a node that only pulls images asks no network
     ends(&call(&["run", spec, "--set", "model.device=cuda:0", "--until", "splits"]), 0);
 }

@@ -24,7 +24,7 @@ use crate::listing::ObjectRange;
 use crate::metrics::{self, Metric};
 use crate::parts::{PartWriter, is_before};
 use crate::slices::InputStores;
-use crate::stores::WorkStore;
+use crate::stores::{Hint, WorkStore};
 
 /// Tries of a shard whose store does not answer, each of which asks the store again and again by itself.
 const SHARD_TRIES: u32 = 3;
@@ -60,7 +60,11 @@ pub(crate) async fn sound_marker(
     horizon: u64,
 ) -> Result<Option<Option<Marker>>, WorkerError> {
     let path = paths::marker(&plan.country, &plan.stage, key);
-    let Some(marker) = work.get_sealed::<Marker>(&path).await? else { return Ok(None) };
+    let marker = match work.look_at::<Marker>(&path).await? {
+        Hint::Sealed(marker) => marker,
+        Hint::Absent => return Ok(None),
+        Hint::Unsealed(_) | Hint::Damaged => return Ok(Some(None)),
+    };
     let is_sound = marker.is_of(&plan.country, shard)
         && !is_before(&marker.part, horizon)
         && part_is_there(work, plan.output.artifact, &marker.part).await?;

@@ -83,12 +83,16 @@ async fn damage(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result
     }
 }
 
+/// Tables of which no run makes rows again: what people decided, and tags by a map that is not at hand.
+const KEPT: [Artifact; 2] = [Artifact::CaptionReviews, Artifact::TagRefreshes];
+
 /// Takes faulty files out of the tables. A shard that loses its part gets one without rows, so that the next run makes
 /// its rows again and no older commit comes back. What people decided cannot be made again: such a shard goes back to the
 /// newest part of its past that is whole. Says what is lost.
 ///
 /// # Errors
-/// As a commit: [`WorkerError::Transient`] if the store does not answer or others commit all the time.
+/// [`WorkerError::Configuration`] where another program has changed a table that no run makes again; otherwise as a commit:
+/// [`WorkerError::Transient`] if the store does not answer or others commit all the time.
 pub async fn repair(
     work: &WorkStore,
     tables: &Tables,
@@ -96,6 +100,15 @@ pub async fn repair(
     faults: &[Fault],
 ) -> Result<Vec<String>, WorkerError> {
     let mut lost = Vec::new();
+    // nothing is taken out before all of it may be
+    let kept = |fault: &&Fault| fault.shard.is_none() && KEPT.iter().any(|kept| kept.name() == fault.table);
+    if let Some(fault) = faults.iter().find(kept) {
+        return Err(WorkerError::Configuration(format!(
+            "{} {}: another program changed the table, and what it holds no run makes again. Nothing was removed: restore table {} to its \
+             last version before that (RESTORE, with the program that changed it or any that reads Delta tables)",
+            fault.file, fault.why, fault.table
+        )));
+    }
     for artifact in Artifact::TABLES {
         let folder = format!("{}/", paths::table(artifact));
         let of_table: BTreeMap<String, Option<u32>> = faults
@@ -111,8 +124,14 @@ pub async fn repair(
             if artifact == Artifact::CaptionReviews {
                 let (part, words) = reviews::gone_back(work, tables, country, shard).await?;
                 empty.push(part);
-                lost.push(words);
+                lost.push(format!("{words}; look at what is missing, and decide it again"));
                 continue;
+            }
+            if artifact == Artifact::TagRefreshes {
+                lost.push(format!(
+                    "shard {shard} of {country} has lost its refreshed tags: before the next run refresh them once more, with the whole map \
+                     (`urbancross tags refresh SPEC --osm FILE`), or its images get back the tags of their archives"
+                ));
             }
             empty.push(PartWriter::create(work, artifact, country, shard)?.finish().await?);
         }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::pod::{self, Needs, field, value};
 use super::{CONTAINER, PROFILE_PATH, RUN_FOLDER, SPEC_PATH, job_labels, labels};
 use crate::job::{Job, Run, Work};
-use crate::profile::{Profile, Resources};
+use crate::profile::Profile;
 
 /// How long a finished job stays for people to look at.
 const KEPT_SECONDS: i32 = 86_400;
@@ -91,7 +91,7 @@ fn drive(run: &Run, job: &Job, profile: &Profile) -> JobSpec {
     let mut arguments = job.arguments(run, if run.whole.is_some() { RUN_FOLDER } else { SPEC_PATH });
     arguments.extend(["--engine", "kubernetes", "--profile", PROFILE_PATH].map(str::to_owned));
     let needs = Needs {
-        resources: resources_of_driver(profile),
+        resources: profile.driver(),
         share: 1,
         account: Some(profile.kubernetes.service_account.clone()),
         // without a policy for failures, so that a driver on a lost node is replaced while its old pod still ends
@@ -104,12 +104,6 @@ fn drive(run: &Run, job: &Job, profile: &Profile) -> JobSpec {
         template: pod::template(run, job, profile, arguments, needs),
         ..JobSpec::default()
     }
-}
-
-/// A driver evaluates, so it may have a GPU; but only one that it is given by name.
-fn resources_of_driver(profile: &Profile) -> Resources {
-    let none = || Resources { gpus: 0, ..profile.resources("drive") };
-    profile.stage.get("drive").cloned().unwrap_or_else(none)
 }
 
 fn indexed(count: u32) -> JobSpec {

@@ -19,10 +19,27 @@ pub(super) fn bad_nodes(ends: &[(String, ProcessEnd)]) -> BTreeSet<String> {
     }
 }
 
-/// Nodes of jobs that run or end beside a driver, which are nobody's any more; but for the driver's own.
-pub(super) fn lost_nodes(queued: &[Queued], own_job: &str, own_node: &str) -> BTreeSet<String> {
-    let others = queued.iter().filter(|job| job.job != own_job && job.state != "PENDING");
+/// Name of a job, or of one index of an array, as its process knows it.
+fn known_as(job: &Queued) -> String {
+    job.index.map_or_else(|| job.job.clone(), |index| format!("{}_{index}", job.job))
+}
+
+/// Nodes of jobs that run or end beside a driver, which are nobody's any more; but for the driver's own. Of jobs that have
+/// `ended` by their own word a node is only being cleaned up, and a driver holds nothing.
+pub(super) fn lost_nodes(
+    queued: &[Queued],
+    ended: &BTreeSet<String>,
+    (own_job, own_node): (&str, &str),
+) -> BTreeSet<String> {
+    let others = queued.iter().filter(|job| {
+        job.job != own_job && job.state != "PENDING" && !is_driver(&job.name) && !ended.contains(&known_as(job))
+    });
     others.map(|job| job.nodes.clone()).filter(|node| !node.is_empty() && node != own_node).collect()
+}
+
+/// Is a job of this name a driver?
+pub(super) fn is_driver(name: &str) -> bool {
+    name.ends_with("-drive")
 }
 
 #[cfg(test)]
@@ -48,7 +65,7 @@ mod tests {
         let job = |job: &str, state: &str, nodes: &str| Queued {
             name: "uc-1a-images-9f".into(),
             job: job.into(),
-            index: None,
+            index: (job == "5").then_some(1),
             state: state.into(),
             reason: String::new(),
             nodes: nodes.into(),
@@ -59,8 +76,14 @@ mod tests {
             job("5", "PENDING", ""),
             job("4", "COMPLETING", "node3"),
         ];
-        assert_eq!(lost_nodes(&queued, "7", "node1"), ["node2".to_owned(), "node3".to_owned()].into());
-        assert!(lost_nodes(&queued[..1], "7", "node1").is_empty());
-        assert!(lost_nodes(&queued[1..2], "7", "node2").is_empty(), "the node that it runs on lives");
+        let none = BTreeSet::new();
+        assert_eq!(lost_nodes(&queued, &none, ("7", "node1")), ["node2".to_owned(), "node3".to_owned()].into());
+        assert!(lost_nodes(&queued[..1], &none, ("7", "node1")).is_empty());
+        assert!(lost_nodes(&queued[1..2], &none, ("7", "node2")).is_empty(), "the node that it runs on lives");
+        // what has said that it ended is only cleaned up after
+        let ended = ["5_1".to_owned(), "4".to_owned()].into();
+        assert!(lost_nodes(&queued, &ended, ("7", "node1")).is_empty());
+        let driver = Queued { name: "uc-1a-images-drive".into(), ..job("3", "COMPLETING", "node3") };
+        assert!(lost_nodes(&[driver], &none, ("7", "node1")).is_empty());
     }
 }

@@ -164,6 +164,12 @@ impl Attempts {
         last.end.is_none().then_some(last.alive_millis)
     }
 
+    /// Has somebody tried it since a time of the store's clock, and is it neither made nor closed as failed?
+    pub fn is_open_since(&self, millis: i64) -> bool {
+        let is_tried = !self.by_epoch.is_empty() || self.partial_millis.is_some();
+        !self.done && !self.failed && is_tried && self.span_millis.is_some_and(|(_, last)| last >= millis)
+    }
+
     /// When the first and the last object of the shard was written, in milliseconds of the store's clock.
     pub fn span_millis(&self) -> Option<(i64, i64)> {
         self.span_millis

@@ -1,5 +1,6 @@
 //! Two builds and the adaptation of one's model to the other.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -246,6 +247,23 @@ impl Pair {
         Ok(None)
     }
 
+    /// Refuses an adapted model, in its folder, that had learnt from images which are validation or test now: tables have changed.
+    ///
+    /// # Errors
+    /// [`WorkerError::Configuration`] with one of them.
+    pub(crate) fn check_unseen(&self, folder: &Path) -> Result<(), WorkerError> {
+        let then = RunRows::of_weights(folder, &RunRows::default());
+        let Some(leak) = then.and_then(|then| then.leak(&self.rows)) else { return Ok(()) };
+        Err(WorkerError::Configuration(format!(
+            "{}: {} of the target's validation and test part, such as {}, were learnt from when the model was adapted ({}): the tables \
+             have changed since; run `urbancross adapt` with the pair's spec again",
+            self.name,
+            count(leak.images, "image"),
+            leak.image_id,
+            leak.how
+        )))
+    }
+
     /// Vectors of the target's test part by a model.
     ///
     /// # Errors
@@ -260,9 +278,12 @@ impl Pair {
     fn path_of(&self, version: &impl Serialize, models: &impl Serialize) -> String {
         let protocol = self.target.spec.evaluate.protocol;
         let tables: Vec<String> = adapt::pairs_of(&self.target_inputs).iter().map(PinnedTable::digest).collect();
+        // splits that a source gives are in none of these tables
+        let test = self.assignment.iter().flatten().filter(|row| row.split == "test");
+        let images = digest::of_value(&test.map(|row| &row.image_id).collect::<BTreeSet<_>>());
         // how vectors are made is the source's affair
         let vectors = (self.source.spec.evaluate.average_over_turns, &self.source.spec.model.precision);
-        paths::evaluation(&self.name, &digest::of_value(&(version, protocol, models, vectors, tables, self.spec.ratio)))
+        paths::evaluation(&self.name, &digest::of_value(&(version, protocol, models, vectors, tables, images)))
     }
 
     /// What becomes of the queries of the target's test part from one model to another. It is made once: a comparison that

@@ -12,8 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use manifests::weights::Weights;
 use manifests::{BuildSpec, PairSpec};
 use serde::{Deserialize, Serialize};
+use stages::Training;
 use stages::fit::Trained;
 use training::communicator::Solo;
 use training::recall::RecallReport;
@@ -47,6 +49,9 @@ pub struct Point {
     /// Whether it went on from weights of earlier tables: it has learnt for longer than the others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_earlier_weights: bool,
+    /// Whether it was trained and validated before the last changes of the tables, which were too few to train again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_earlier_tables: bool,
 }
 
 impl Point {
@@ -59,6 +64,7 @@ impl Point {
             best_epoch: trained.best_epoch,
             seconds: trained.seconds,
             from_earlier_weights: false,
+            of_earlier_tables: false,
         }
     }
 
@@ -116,7 +122,9 @@ pub async fn sweep(
     let mut specs = Vec::new();
     for axis in axes {
         check(axis, base)?;
-        specs.extend(of_axis(base, axis)?);
+        let of_axis = of_axis(base, axis)?;
+        check_values(axis, &of_axis)?;
+        specs.extend(of_axis);
     }
     let mut build = Build::open_work(base.as_ref().clone(), stop.clone()).await?;
     build.assign_splits().await?;
@@ -135,8 +143,11 @@ pub async fn sweep(
                     let validation_chance = Some(chance_mean_recall);
                     Point { validation_mean_recall: mean_recall, validation_chance, seconds, ..point }
                 }
-                Moves::Training => Point { from_earlier_weights: record.warm_start.is_some(), ..point },
-                _ => point,
+                _ => Point {
+                    from_earlier_weights: record.warm_start.is_some(),
+                    of_earlier_tables: !swept.reads_what(&record).await?,
+                    ..point
+                },
             });
         }
         points.sort_by(|a, b| a.value.total_cmp(&b.value));
@@ -157,6 +168,26 @@ pub(crate) fn of_axis(base: &BuildSpec, axis: &Axis) -> Result<Vec<(BuildSpec, S
         Ok((spec.map_err(|e| WorkerError::Configuration(e.to_string()))?, change))
     };
     axis.values.iter().map(changed).collect()
+}
+
+/// Refuses values between which nothing is learnt otherwise: the same training would be a curve.
+///
+/// # Errors
+/// Such a field, by its name.
+pub(crate) fn check_values(axis: &Axis, specs: &[(BuildSpec, String)]) -> Result<(), WorkerError> {
+    let learnt = |spec: &BuildSpec| stages::pretrain::parameters(spec, Training::Pretrain, &Weights::default());
+    match specs {
+        [(first, _), others @ ..] if axis.moves == Moves::Training && !others.is_empty() => {
+            match others.iter().all(|(other, _)| learnt(other) == learnt(first)) {
+                true => Err(WorkerError::Configuration(format!(
+                    "--over {}: it decides nothing about what this build learns; every value has the same training",
+                    axis.field
+                ))),
+                false => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The same of a pair.
@@ -255,6 +286,9 @@ pub struct SingleDomain {
     pub model_digest: String,
     /// Recall both ways on the test split.
     pub recall: RecallReport,
+    /// Whether it went on from weights of earlier tables: it has learnt for longer than one from scratch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_earlier_weights: bool,
 }
 
 /// Trains each build with and without segments, and tests both.
@@ -283,8 +317,13 @@ pub async fn single_domain(
             progress.note(&format!("{} {words}", spec.country));
             let (swept, record) = trained(spec, Moves::Training, stop, progress).await?;
             let recall = swept.test(&record, "test").await?;
-            let model_digest = record.trained.model_digest;
-            lines.push(SingleDomain { country: swept.build.spec.country.clone(), with_segments, model_digest, recall });
+            lines.push(SingleDomain {
+                country: swept.build.spec.country.clone(),
+                with_segments,
+                from_earlier_weights: record.warm_start.is_some(),
+                model_digest: record.trained.model_digest,
+                recall,
+            });
         }
     }
     Ok(lines)

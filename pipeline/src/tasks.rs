@@ -201,7 +201,9 @@ impl Tasks {
         let mut runs = vec![build];
         for axis in over {
             sweep::check(axis, spec)?;
-            for (spec, change) in sweep::of_axis(spec, axis)? {
+            let specs = sweep::of_axis(spec, axis)?;
+            sweep::check_values(axis, &specs)?;
+            for (spec, change) in specs {
                 let what = What::Train(Box::new(spec), axis.moves);
                 runs.push(self.add(format!("{country}: {change}"), vec![build], what));
             }
@@ -303,6 +305,7 @@ mod tests {
             (pair("a", "b"), "pretrain.batch=16", "name the spec of a build"),
             (pair("a", "b"), "adapt.method.bta=1", "did you mean `beta`"),
             (given("a"), "pretrain.batch=0", "pretrain.batch = 0"),
+            (given("a"), "pretrain.micro_batches=1,2", "every value has the same training"),
             (given("a"), "evaluate.rerank.share_weight=1,2", "evaluate.protocol and evaluate.average_over_turns"),
         ] {
             let error = tasks(&[of], &over(&[axis])).unwrap_err();

@@ -110,7 +110,11 @@ fn stage_named(spec: &BuildSpec, name: &str) -> Result<Stage, WorkerError> {
 async fn read_plan(build: &Build, stage: &Stage, key: &str) -> Result<Plan, WorkerError> {
     let path = paths::plan(&build.spec.country, stage.name, key);
     let Some(plan) = build.work.get_sealed::<Plan>(&path).await? else {
-        return Err(WorkerError::Missing { what: "the plan", path: format!("{}{path}", build.work.url()) });
+        // a driver that begins puts it there again
+        return Err(WorkerError::Transient(format!(
+            "there is no plan {}{path}: it was removed after this worker was started",
+            build.work.url()
+        )));
     };
     if !plan.is_of(&build.spec.country) || plan.key() != key || plan.stage != stage.name {
         return Err(WorkerError::Broken(format!("{}{path} is no plan of {}", build.work.url(), stage.name)));

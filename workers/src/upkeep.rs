@@ -1,4 +1,5 @@
 //! Maintenance of a work store: verification, repair and garbage collection.
 
 pub mod gc;
+mod under_way;
 pub mod verify;

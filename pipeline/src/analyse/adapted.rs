@@ -36,18 +36,19 @@ pub(crate) const OUTDATED: &str =
 /// Compares the source's model with the one that was adapted with the pair's settings. Adapts nothing.
 ///
 /// # Errors
-/// [`WorkerError::Configuration`] if no adaptation with these settings is finished; otherwise as
-/// [`Pair::embedded`].
+/// [`WorkerError::Configuration`] if no adaptation with these settings is finished, or one had learnt from what is the pair's test part
+/// now; otherwise as [`Pair::embedded`].
 pub async fn before_and_after(pair: &Pair, progress: &Progress) -> Result<BeforeAndAfter, WorkerError> {
     let after = SearchModel::of_pair(&pair.spec, &pair.source, &pair.target, Adapted::After).await?;
     let (before, after) = (pair.model(None).await?, (after.digest, after.folder));
+    let is_up_to_date = pair.finished(&pair.spec).await?.is_some();
+    if !is_up_to_date {
+        pair.check_unseen(&after.1)?;
+        progress.note(&format!("warning: {}: {OUTDATED}", pair.name));
+    }
     let changes = pair.changes([&before, &after], progress).await?;
     let (before, after) = (pair.test(&before).await?, pair.test(&after).await?);
     let sampled = pair.sampled(EPOCHS).await?;
-    let is_up_to_date = pair.finished(&pair.spec).await?.is_some();
-    if !is_up_to_date {
-        progress.note(&format!("warning: {}: {OUTDATED}", pair.name));
-    }
     Ok(BeforeAndAfter { pair: pair.name.clone(), is_up_to_date, before, after, changes, sampled })
 }
 

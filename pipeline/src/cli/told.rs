@@ -15,7 +15,7 @@ use crate::run::Quarantined;
 use crate::run_options::RunOptions;
 use crate::say;
 use crate::status::StatusLine;
-use crate::sweep::Curve;
+use crate::sweep::{Curve, Point};
 
 pub(super) fn print_plan(lines: &[PlanLine]) -> Result<()> {
     say!("{:21} {:>12} {:>10}  why", "step", "to compute", "up to date");
@@ -110,8 +110,11 @@ pub(super) fn print_curves(curves: &[Curve]) -> Result<()> {
         say!("{} of {}", curve.field, curve.country);
         for point in &curve.points {
             let recall = beside_chance(point.validation_mean_recall, point.validation_chance);
-            let how =
-                if point.from_earlier_weights { "; went on from earlier weights, so it learnt for longer" } else { "" };
+            let how = match point {
+                Point { from_earlier_weights: true, .. } => "; went on from earlier weights, so it learnt for longer",
+                Point { of_earlier_tables: true, .. } => "; of tables before their last changes",
+                _ => "",
+            };
             say!("  {:>12}  validation {recall} in epoch {}{how}", point.name(), point.best_epoch + 1);
         }
     }

@@ -211,7 +211,9 @@ pub(super) async fn single_domain(
         for line in &lines {
             let from = if line.with_segments { "with segments" } else { "without segments" };
             let figures = figures(&line.recall.exact.pessimistic);
-            say!("{figures} on {} {from}, {}", line.country, count(line.recall.image_gallery, "image"));
+            let longer =
+                if line.from_earlier_weights { "; went on from earlier weights, so it learnt for longer" } else { "" };
+            say!("{figures} on {} {from}, {}{longer}", line.country, count(line.recall.image_gallery, "image"));
         }
     }
     write_page(report, || crate::page::sweep::single_domain(&lines, &now()))

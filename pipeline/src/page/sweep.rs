@@ -35,27 +35,40 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
     let trainings = trainings.map(|(curve, point)| {
         (format!("{} = {}", curve.field, point.name()), point.validation_mean_recall, point.validation_chance)
     });
-    let longer: Vec<String> = curves
-        .iter()
-        .flat_map(|curve| curve.points.iter().map(move |point| (curve, point)))
-        .filter(|(_, point)| point.from_earlier_weights)
-        .map(|(curve, point)| format!("{} = {} of {}", curve.field, point.name(), curve.country))
-        .collect();
-    let longer = (!longer.is_empty()).then(|| Block::Note {
+    let named = |is: fn(&Point) -> bool| -> Vec<String> {
+        let points = curves.iter().flat_map(|curve| curve.points.iter().map(move |point| (curve, point)));
+        let named = points.filter(|(_, point)| is(point));
+        named.map(|(curve, point)| format!("{} = {} of {}", curve.field, point.name(), curve.country)).collect()
+    };
+    let longer = longer(&named(|point| point.from_earlier_weights));
+    let earlier = named(|point| point.of_earlier_tables);
+    let earlier = (!earlier.is_empty()).then(|| Block::Note {
         level: Level::Warning,
         text: format!(
-            "Not on equal terms: {} went on from weights of earlier tables, and learnt for longer than the others. In a work \
-             store of its own all begin from scratch.",
-            longer.join(", ")
+            "Not on equal terms: {} was validated before the last changes of the tables, on other images than the rest. `urbancross run \
+             --retrain` trains it on the tables as they are.",
+            earlier.join(", ")
         ),
     });
     let section = Section {
         id: "sweep".into(),
         title: "One setting varied, the others as in the spec".into(),
         lead: "Settings are chosen on the validation split; the test split plays no part.".into(),
-        blocks: charts.chain(validated_no_better(trainings)).chain(longer).collect(),
+        blocks: charts.chain(validated_no_better(trainings)).chain(longer).chain(earlier).collect(),
     };
     page("Hyper-parameters", vec![section], generated_at)
+}
+
+/// Warns of trainings that have learnt for longer than others.
+fn longer(named: &[String]) -> Option<Block> {
+    (!named.is_empty()).then(|| Block::Note {
+        level: Level::Warning,
+        text: format!(
+            "Not on equal terms: {} went on from weights of earlier tables, and learnt for longer than the others. In a work \
+             store of its own all begin from scratch.",
+            named.join(", ")
+        ),
+    })
 }
 
 /// Values that are words have no axis.
@@ -78,6 +91,10 @@ fn words(curve: &Curve) -> Table {
         ],
         rows: curve.points.iter().map(row).collect(),
     }
+}
+
+fn trained_on(line: &SingleDomain) -> String {
+    format!("the training {} of {}", if line.with_segments { "with segments" } else { "without" }, line.country)
 }
 
 /// Page of the paper's Table 1.
@@ -104,6 +121,9 @@ pub fn single_domain(lines: &[SingleDomain], generated_at: &str) -> String {
         blocks: [
             vec![Block::Table(table)],
             lines.iter().filter_map(|line| no_better_than_chance(&line.country, &line.recall)).collect(),
+            longer(&lines.iter().filter(|line| line.from_earlier_weights).map(trained_on).collect::<Vec<_>>())
+                .into_iter()
+                .collect(),
         ]
         .concat(),
     };
@@ -134,6 +154,7 @@ mod tests {
             best_epoch: 0,
             seconds: 1.0,
             from_earlier_weights,
+            of_earlier_tables: value == 32.0,
         };
         let curve = |longer: bool| Curve {
             country: "finland".into(),
@@ -143,5 +164,10 @@ mod tests {
         let warning = "Not on equal terms: pretrain.batch = 8 of finland went on";
         assert!(curves(&[curve(true)], "today").contains(warning));
         assert!(!curves(&[curve(false)], "today").contains("Not on equal terms"));
+        let earlier = Curve { points: vec![point(16.0, false), point(32.0, false)], ..curve(false) };
+        assert!(
+            curves(&[earlier], "today")
+                .contains("pretrain.batch = 32 of finland was validated before the last changes")
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use manifests::plan::PinnedTable;
 use manifests::{Artifact, BuildSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::{Training, evaluate};
@@ -19,7 +20,7 @@ use crate::evaluate::embed;
 use crate::pair::pin;
 use crate::progress::Progress;
 use crate::run::current_or_trained;
-use crate::trainings::{TrainingState, training_state};
+use crate::trainings::{TrainingState, learnt_and_held_out, training_state};
 
 /// What a model comes to on the validation split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -131,6 +132,15 @@ impl Swept {
         Ok(measured)
     }
 
+    /// Has a training read the tables as they are?
+    pub(super) async fn reads_what(&self, record: &TrainingRecord) -> Result<bool, WorkerError> {
+        let mut tables = Vec::new();
+        for artifact in training_inputs(&self.build.spec, Training::Pretrain) {
+            tables.push(self.build.pin(artifact).await?.digest());
+        }
+        Ok(record.inputs.iter().map(PinnedTable::digest).eq(tables))
+    }
+
     /// Where the measure lies: beside the model, by all that it depends on.
     async fn measured_at(&self, record: &TrainingRecord) -> Result<String, WorkerError> {
         let (spec, mut tables) = (&self.build.spec, Vec::new());
@@ -152,7 +162,9 @@ impl Swept {
             inputs.push(build.pin(artifact).await?);
         }
         let mut rows = TableRows::open(&build.work, &inputs, Members::Split(split)).await?;
-        let rows = embed(&build.spec, &folder, &mut rows).await?;
+        let mut rows = embed(&build.spec, &folder, &mut rows).await?;
+        // of images that changed their split since, as in every evaluation
+        evaluate::leave_out(&mut rows, &learnt_and_held_out(build, record).await?);
         let protocol = build.spec.evaluate.protocol;
         Ok(tokio::task::block_in_place(|| evaluate::recall_of(&rows, protocol))?.report)
     }

@@ -21,6 +21,7 @@ use workers::WorkerError;
 use workers::claims::{Attempted, Claimant};
 use workers::pull::{Collected, Share, collect};
 use workers::stores::WorkStore;
+use workers::upkeep::gc;
 
 const QUICK: [&str; 4] = ["work.shards=12", "score.clip=none", "pretrain.epochs=1", "pretrain.batch=4"];
 const LEASE: Duration = Duration::from_secs(1);
@@ -376,6 +377,34 @@ async fn a_stopped_worker_leaves_its_rows_for_the_next() {
     work(world.spec("work", &set), "segments", &plan.key(), &patient).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(600));
     assert!(collected(&build, &plan).await.is_closed());
+}
+
+/// A stage may take longer than gc keeps anything, and is published when all of its shards are closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_long_stage_has_finished_is_kept() {
+    let world = World::new(40);
+    let (build, plan) = planned_images(&world, "work").await;
+    work(world.spec("work", &QUICK), "images", &plan.key(), &share(0, 1)).await.unwrap();
+    let keep = Duration::from_secs(2);
+    tokio::time::sleep(keep + Duration::from_millis(500)).await;
+    // one shard is being made
+    let shard = plan.counts.stale[0].shard;
+    let object =
+        |object: Object| format!("{}/{}", paths::markers("finland", "images"), object.name(&plan.shard_key(shard)));
+    build.work.delete(&object(Object::Marker)).await.unwrap();
+    put(&build.work, &plan, shard, Object::Claim(9)).await;
+    let all = plan.counts.stale.len();
+    let clear = async || {
+        let retention = gc::Retention { keep, delete: true };
+        gc::gc(&build.work, &build.tables, "finland", retention).await.unwrap();
+        collected(&build, &plan).await.finished.len()
+    };
+    assert_eq!(clear().await, all - 1);
+    assert!(build.work.head(&paths::plan("finland", "images", &plan.key())).await.unwrap().is_some());
+    for epoch in 1..=9 {
+        build.work.delete(&object(Object::Claim(epoch))).await.unwrap();
+    }
+    assert_eq!(clear().await, 0, "nobody works on it any more");
 }
 
 /// Its shard is made again, by workers that the driver of then starts.

@@ -338,6 +338,13 @@ async fn a_killed_writer_harms_nothing() {
     assert_eq!(faults.len(), 1, "{faults:?}");
     let refused = reviews.look(others[0]).await.unwrap_err().to_string();
     assert!(refused.contains("cannot be made again") && !refused.contains("recomputes"), "{refused}");
+    // what another program has done to it would take all decisions along
+    let (file, why) = ("tables/caption_reviews/x.parquet".into(), "has a deletion vector".into());
+    let foreign = verify::Fault { table: "caption_reviews", file, shard: None, rows: 0, why };
+    let with_foreign = [faults.clone(), vec![foreign]].concat();
+    let refused = verify::repair(&build.work, &build.tables, "finland", &with_foreign).await.unwrap_err();
+    assert!(refused.exit_code() == 65 && refused.to_string().contains("Nothing was removed"), "{refused}");
+    assert_eq!(verify::faults(&build.work, &build.tables, "finland", |_| ()).await.unwrap(), faults);
     let lost = verify::repair(&build.work, &build.tables, "finland", &faults).await.unwrap();
     assert!(lost[0].contains("back to the"), "{lost:?}");
     assert_eq!(reviews.look(others[0]).await.unwrap().unwrap().review, Some(decided));

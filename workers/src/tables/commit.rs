@@ -31,7 +31,7 @@ use crate::parts::is_before;
 /// How long a commit competes with those of other countries before it gives up. With 64 committers and 30 ms a request
 /// the last of them waits for about half a minute (docs/benchmarks-log.md).
 const COMMIT_DEADLINE: Duration = Duration::from_secs(300);
-/// A checkpoint of the log every so many versions keeps stage_context a table quick.
+/// A checkpoint of the log every so many versions keeps opening a table quick.
 const CHECKPOINT_EVERY: u64 = 10;
 
 /// A change of one country's parts in one table.

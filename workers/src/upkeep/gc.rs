@@ -22,12 +22,16 @@ use crate::tables::Tables;
 use crate::tag_refreshes;
 use crate::train;
 use crate::train::claim::Claim;
+use crate::upkeep::under_way::under_way;
 
-/// An adaptation that this machine cannot see runs no longer than this.
-const LONGEST_ADAPTATION: Duration = Duration::from_secs(30 * 86_400);
+/// A training or an adaptation that this machine cannot see runs no longer than this.
+const LONGEST_TRAINING: Duration = Duration::from_secs(30 * 86_400);
+
+/// Entries of a table's log stay so much longer than all else: they are of all countries, of which each keeps what it likes.
+const LOG_LONGER: Duration = Duration::from_secs(30 * 86_400);
 
 /// Files of a finished run that stay: the first two for ever, the others while its result is needed.
-const WITH_RESULT: &[&str] = &["done.json", "rows.parquet", "result/", "curve."];
+const WITH_RESULT: &[&str] = &["done.json", "rows.parquet", "result/", "curve.", "left_out.json"];
 
 /// What is cleared away.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +93,13 @@ pub async fn gc(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let horizon_millis = now.saturating_sub(retention.keep).as_millis() as u64;
     let mut sweep = Sweep { work, delete: retention.delete, horizon_millis, clearance: Clearance::new() };
+    let under_way = under_way(work, country, horizon_millis).await?;
+    let is_under_way = |stage: &str| under_way.contains_key(stage);
     for artifact in Artifact::TABLES {
+        // a stage may take longer than anything is kept, and is published as a whole
+        if under_way.values().any(|table| *table == Some(artifact)) {
+            continue;
+        }
         if tables.live_files(artifact, country).await?.is_none() {
             continue;
         }
@@ -106,8 +116,12 @@ pub async fn gc(
         ("slices", slices(Artifact::Listing)),
         ("slices", slices(Artifact::Assignment)),
     ] {
+        if kind == "slices" && !under_way.is_empty() {
+            continue;
+        }
         for (name, meta) in work.list_metas(&folder).await? {
-            if sweep.is_old(&meta) {
+            let stage = name.split('/').next().unwrap_or_default();
+            if sweep.is_old(&meta) && (kind == "slices" || !is_under_way(stage)) {
                 sweep.take(kind, &format!("{folder}/{name}"), meta.size).await?;
             }
         }
@@ -263,11 +277,11 @@ async fn removed_lately(sweep: &Sweep<'_>, artifact: Artifact) -> Result<BTreeSe
     Ok(removed)
 }
 
-/// Entries before the newest checkpoint that is old: stage_context the table needs none of them.
+/// Entries before the newest checkpoint that is old: whoever reads the table needs none of them.
 async fn clear_log(sweep: &mut Sweep<'_>, artifact: Artifact) -> Result<(), WorkerError> {
     let entries = entries(sweep.work, artifact).await?;
     let is_checkpoint = |path: &str| path.ends_with(".checkpoint.parquet");
-    let old = entries.iter().filter(|(_, path, meta)| is_checkpoint(path) && sweep.is_old(meta));
+    let old = entries.iter().filter(|(_, path, meta)| is_checkpoint(path) && sweep.is_older(meta, LOG_LONGER));
     let Some(first) = old.map(|(version, ..)| *version).max() else { return Ok(()) };
     for (version, path, meta) in entries {
         if version < first {
@@ -299,8 +313,10 @@ async fn clear_trainings(sweep: &mut Sweep<'_>, country: &str) -> Result<(), Wor
         }
         // on a store elsewhere a lease is all that says whether one of them is being trained
         let perhaps_running = sweep.work.local_folder().is_none() && lease::is_held(sweep.work, country).await?;
+        // nobody holds one while ranks train that somebody else has started
+        let longer = if sweep.work.local_folder().is_some() { Duration::ZERO } else { LONGEST_TRAINING };
         for run in runs.begun.iter().filter(|_| !perhaps_running) {
-            clear_run(sweep, &paths::training_run(country, training.name(), &run.key), &[], Duration::ZERO).await?;
+            clear_run(sweep, &paths::training_run(country, training.name(), &run.key), &[], longer).await?;
         }
     }
     Ok(())
@@ -316,7 +332,7 @@ async fn clear_adaptations(sweep: &mut Sweep<'_>, country: &str) -> Result<(), W
     for (run, begun) in runs.begun {
         // the claim of a folder on this machine tells whether somebody trains there; elsewhere nothing does
         let is_seen = sweep.work.local_folder().is_some() && begun.kept_in == sweep.work.url().as_str();
-        let longer = if is_seen { Duration::ZERO } else { LONGEST_ADAPTATION };
+        let longer = if is_seen { Duration::ZERO } else { LONGEST_TRAINING };
         clear_run(sweep, &run, &[], longer).await?;
     }
     Ok(())

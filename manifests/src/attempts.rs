@@ -46,6 +46,9 @@ pub enum Object {
     End(u32, End),
 }
 
+/// More attempts than anybody makes on a shard: names with greater numbers are somebody else's.
+const MOST_EPOCHS: u32 = 1_000_000;
+
 impl Object {
     /// Key of a shard, or of a plan, and what its object is, from the object's name; `None`: no name that we give.
     pub fn of_name(name: &str) -> Option<(&str, Object)> {
@@ -57,7 +60,7 @@ impl Object {
             "withdrawn" => Object::Withdrawn,
             _ => {
                 let (epoch, kind) = rest.split_once('.')?;
-                let epoch = epoch.parse().ok()?;
+                let epoch = epoch.parse().ok().filter(|epoch| *epoch <= MOST_EPOCHS)?;
                 match kind {
                     "claim" => Object::Claim(epoch),
                     "beat" => Object::Beat(epoch),
@@ -225,9 +228,16 @@ mod tests {
         for object in ends.into_iter().chain(of_shards).chain([Object::Withdrawn]) {
             assert_eq!(Object::of_name(&object.name("0a1b")), Some(("0a1b", object)));
         }
-        for other in
-            ["0a1b", "0a1b.x.claim.json", "0a1b.1.json", "0a1b.-1.claim.json", "0a1b.0001.later.json", ".json.x"]
-        {
+        for other in [
+            "0a1b.4294967295.released.json",
+            "0a1b.1000001.claim.json",
+            "0a1b",
+            "0a1b.x.claim.json",
+            "0a1b.1.json",
+            "0a1b.-1.claim.json",
+            "0a1b.0001.later.json",
+            ".json.x",
+        ] {
             assert_eq!(Object::of_name(other), None, "{other}");
         }
     }

@@ -203,6 +203,11 @@ impl Build {
         self.pins.insert(live.artifact, live);
     }
 
+    /// Counts a commit after which the build is looked at anew.
+    pub(crate) fn count_commit(&mut self) {
+        self.commits += 1;
+    }
+
     /// Reads these parts in place of those of the table, for as long as this build is open.
     pub(crate) fn pin_instead(&mut self, table: PinnedTable) {
         self.pins.insert(table.artifact, table);

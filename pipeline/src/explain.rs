@@ -195,9 +195,12 @@ async fn explain_image(build: &mut Build, image_id: &str) -> Result<Vec<String>,
     let mut changing: BTreeMap<Artifact, &'static str> = BTreeMap::new();
     for stage in stages::map_stages(&build.spec) {
         let committed = Committed::find(build, stage.output, shard, image_id).await?;
-        // made of the boxes of the geo-tags
-        let table_of = |a| if a == Artifact::Assignment { Artifact::Geotags } else { a };
-        let above = stage.inputs.iter().find_map(|input| changing.get(&table_of(input.artifact)).copied());
+        let tables_of = |artifact: &Artifact| match artifact {
+            Artifact::Assignment => ASSIGNED_FROM.to_vec(),
+            table => vec![*table],
+        };
+        let read = stage.inputs.iter().flat_map(|input| tables_of(&input.artifact));
+        let above = read.into_iter().find_map(|table| changing.get(&table).copied());
         let model_changes = planned.iter().find(|line| line.step == stage.name).filter(|line| line.model_changes);
         let model = model_of(build, &stage).await?;
         let Some(model) = model.filter(|_| model_changes.is_none()) else {

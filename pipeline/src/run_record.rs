@@ -176,6 +176,20 @@ impl<'a> RunRecord<'a> {
         self.work.get_hint(&self.path(&format!("ends/{}/{}.json", DRIVER.0, DRIVER.1))).await
     }
 
+    /// Ends a driver that its engine has started again, though the one before it ended for good: what it would place would end so, too.
+    /// Whoever submits the run anew is told nothing of it.
+    ///
+    /// # Errors
+    /// How the last driver ended, where trying again does not help; a store that does not answer.
+    pub async fn check_last_driver(&self) -> Result<(), WorkerError> {
+        match self.last_driver().await? {
+            Some(ProcessEnd { code: 65, message, .. }) => Err(WorkerError::Broken(format!(
+                "{message} (so ended the driver before this one: when the cause is mended, `urbancross submit` begins the run again)"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Forgets how processes ended, before they are started anew.
     ///
     /// # Errors
@@ -198,6 +212,14 @@ impl<'a> RunRecord<'a> {
         for name in self.work.list(&folder).await? {
             self.work.delete(&format!("{folder}/{name}")).await?;
         }
+        self.begin(unix_seconds).await
+    }
+
+    /// Writes down when the run was begun.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn begin(&self, unix_seconds: u64) -> Result<(), WorkerError> {
         self.work.put_json(&self.path(BEGUN), &unix_seconds).await
     }
 
@@ -281,6 +303,14 @@ mod tests {
         assert!(verdict("captions", &ends[1..]).is_ok());
         record.forget_ends("captions").await.unwrap();
         assert_eq!(record.ends("captions", "9f").await.unwrap(), []);
+        // a driver that ended for good is no reason to place anything again, until somebody begins anew
+        record.end(DRIVER.0, DRIVER.1, &end(75, "")).await.unwrap();
+        record.check_last_driver().await.unwrap();
+        record.end(DRIVER.0, DRIVER.1, &end(65, "")).await.unwrap();
+        let error = record.check_last_driver().await.unwrap_err();
+        assert!(error.exit_code() == 65 && error.to_string().contains("no weights"), "{error}");
+        record.forget_ends(DRIVER.0).await.unwrap();
+        record.check_last_driver().await.unwrap();
         // who begins anew knows of no end of any step
         assert_eq!(record.begun().await.unwrap(), 0);
         record.end("captions", "0", &end(65, "9f")).await.unwrap();

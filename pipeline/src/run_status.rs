@@ -20,6 +20,9 @@ use crate::run_record::{DONE, Placement, ProcessEnd, RunRecord, Submission};
 pub struct RunStatus {
     /// Name of the run.
     pub run: String,
+    /// The run that its drivers drive: itself, or that of all tasks.
+    #[serde(skip)]
+    pub driven: String,
     /// What starts its workers.
     pub engine: String,
     /// Whether somebody has cancelled it.
@@ -121,11 +124,12 @@ pub async fn run_statuses(work: &WorkStore, country: &str) -> Result<Vec<RunStat
         // a driver that was never started leaves no word
         let driver_error = driver_error.or(failed.map(|failed| failed.words));
         let advice = if done { String::new() } else { advice(cancelled, step.as_ref(), jobs.as_deref()) };
-        let at = last.map_or(0, |placement| placement.unix_seconds);
+        let at = last.map_or(0, |placement| placement.unix_seconds).max(record.begun().await?);
+        let driven = submission.whole.unwrap_or_else(|| run.clone());
         let (engine, logs) = (submission.engine, submission.logs);
         statuses.push((
             at,
-            RunStatus { run, engine, cancelled, step, done, driver_error, driver_code, logs, jobs, advice },
+            RunStatus { run, driven, engine, cancelled, step, done, driver_error, driver_code, logs, jobs, advice },
         ));
     }
     statuses.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
@@ -324,6 +328,7 @@ mod tests {
             lost: false,
         });
         let status = RunStatus {
+            driven: "1a2b3c4d".into(),
             run: "1a2b3c4d".into(),
             engine: "slurm".into(),
             cancelled: false,

@@ -5,7 +5,7 @@
 //! where it was. No table changes.
 
 mod axis;
-mod beside;
+pub(crate) mod beside;
 mod one;
 
 use std::path::Path;
@@ -89,10 +89,11 @@ pub struct Curve {
 async fn trained(
     spec: BuildSpec,
     moves: Moves,
+    allow_failed: usize,
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<(Swept, TrainingRecord), WorkerError> {
-    let swept = Swept::here(spec, moves, stop, progress).await?;
+    let swept = Swept::here(spec, moves, allow_failed, stop, progress).await?;
     match swept.finish(&mut Solo, progress).await? {
         Some(record) => Ok((swept, record)),
         None => Err(WorkerError::Broken("a training of one rank left no record".into())),
@@ -104,13 +105,14 @@ fn read(path: &Path, set: &[String], more: &[String]) -> Result<BuildSpec, Worke
     BuildSpec::read(path, &set).map_err(|e| WorkerError::Configuration(e.to_string()))
 }
 
-/// Moves one setting after the other.
+/// Moves one setting after the other. Of other segments so many shards may be closed as failed by workers that have tried them.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] for a field or value that the spec refuses; otherwise what ends a training.
 pub async fn sweep(
     of: &Given,
     axes: &[Axis],
+    allow_failed: usize,
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Vec<Curve>, WorkerError> {
@@ -135,7 +137,7 @@ pub async fn sweep(
         let mut points = Vec::new();
         for (value, (spec, change)) in axis.numbers().into_iter().zip(specs.by_ref()) {
             progress.note(&format!("sweep: {change}"));
-            let (swept, record) = trained(spec, axis.moves, stop, progress).await?;
+            let (swept, record) = trained(spec, axis.moves, allow_failed, stop, progress).await?;
             let point = Point::of(value, &record.trained);
             points.push(match axis.moves {
                 Moves::Measure => {
@@ -315,7 +317,7 @@ pub async fn single_domain(
             }
             let words = if with_segments { "with segments" } else { "without segments" };
             progress.note(&format!("{} {words}", spec.country));
-            let (swept, record) = trained(spec, Moves::Training, stop, progress).await?;
+            let (swept, record) = trained(spec, Moves::Training, 0, stop, progress).await?;
             let recall = swept.test(&record, "test").await?;
             lines.push(SingleDomain {
                 country: swept.build.spec.country.clone(),

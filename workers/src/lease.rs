@@ -17,6 +17,9 @@ use crate::error::WorkerError;
 use crate::process::{ProcessName, Seen, name_of_process};
 use crate::stores::WorkStore;
 
+/// More leases than a country ever has: a greater number is somebody else's object.
+const MOST_NUMBERS: u64 = 99_999_990;
+
 /// What a holder writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
@@ -112,8 +115,15 @@ pub async fn take(
     let mut told = None;
     loop {
         let names = work.list(&folder).await?;
-        let last = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max().map(u64::from);
+        let last = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u64>().ok()).max();
         let object = |number: u64| format!("{folder}/{number:08}.json");
+        if let Some(number) = last.filter(|number| *number > MOST_NUMBERS) {
+            return Err(WorkerError::Configuration(format!(
+                "{}{}: no run has come to a lease of this number; remove the object",
+                work.url(),
+                object(number)
+            )));
+        }
         let found = match last {
             None => None,
             Some(number) => work.get_hint::<Lease>(&object(number)).await?.map(|lease| (number, lease)),
@@ -233,5 +243,9 @@ mod tests {
         assert!(waited);
         drop(held);
         assert_eq!(work.list("leases/x").await.unwrap(), ["00000005.json"]);
+        // a number behind which there is none
+        work.put_json("leases/x/4294967295.json", &gone).await.unwrap();
+        let refused = take(&work, "x", "run", 1, &go_on, |_| ()).await.err().unwrap();
+        assert!(refused.exit_code() == 65 && refused.to_string().contains("4294967295.json"), "{refused}");
     }
 }

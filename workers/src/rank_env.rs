@@ -126,26 +126,41 @@ fn meet_as(
             let ip = ranks::announced_address(std::env::var(ranks::ADDRESS).ok().as_deref()).map_err(configuration)?;
             let rank = (place.rank, place.world_size);
             let meet = |key: &str| ranks::meet_in_store(&board, key, rank, ip, time_out, time_out);
-            first_free_try(attempt, meet).and_then(|mesh| ranks::over(mesh, backend, &device))
+            let is_begun = |key: &str| {
+                let listed = tokio::runtime::Handle::current().block_on(work.list(key));
+                let fault =
+                    |cause: WorkerError| RanksError::RendezvousStore { key: key.to_owned(), cause: cause.into() };
+                listed.map(|ranks| !ranks.is_empty()).map_err(fault)
+            };
+            first_free_try(attempt, is_begun, meet).and_then(|mesh| ranks::over(mesh, backend, &device))
         }
     };
     met.map_err(|error| match error {
         // others may come yet, and an engine starts this rank again
-        RanksError::Collective(_) | RanksError::Rendezvous(_) | RanksError::RendezvousStore { .. } => {
-            WorkerError::Transient(error.to_string())
-        }
+        RanksError::Collective(_)
+        | RanksError::Rendezvous(_)
+        | RanksError::Unreachable(_)
+        | RanksError::RendezvousStore { .. } => WorkerError::Transient(error.to_string()),
         _ => configuration(error),
     })
 }
 
-/// Meets under the first name of an attempt that this rank has not used. An engine that starts single ranks again gives
-/// them the same name; those that were not started again lose their peers and follow.
-fn first_free_try<T>(attempt: &str, meet: impl Fn(&str) -> Result<T, RanksError>) -> Result<T, RanksError> {
+/// Meets under the newest name of an attempt that any rank has begun with, or the next one, where this rank has used that or somebody
+/// who was there has ended. An engine that starts single ranks again gives them the same attempt; those that were not started again
+/// lose their peers and follow, and one that comes late does not wait for ranks that have gone on.
+fn first_free_try<T>(
+    attempt: &str,
+    is_begun: impl Fn(&str) -> Result<bool, RanksError>,
+    meet: impl Fn(&str) -> Result<T, RanksError>,
+) -> Result<T, RanksError> {
     let key = |number: u32| format!("ranks/{}", manifests::digest::of_bytes(format!("{attempt} {number}").as_bytes()));
     let mut number = 0;
+    while number < MOST_TRIES && is_begun(&key(number + 1))? {
+        number += 1;
+    }
     loop {
         match meet(&key(number)) {
-            Err(RanksError::Taken(_)) if number < MOST_TRIES => number += 1,
+            Err(RanksError::Taken(_) | RanksError::Unreachable(_)) if number < MOST_TRIES => number += 1,
             met => return met,
         }
     }
@@ -222,18 +237,28 @@ mod tests {
     #[test]
     fn a_rank_that_comes_back_takes_the_next_free_name_and_the_others_follow() {
         let used = std::cell::RefCell::new(std::collections::BTreeSet::new());
-        let meet = |rank: usize| {
-            let key = first_free_try("run-pretrain-1", |key| match used.borrow_mut().insert((key.to_owned(), rank)) {
-                true => Ok(key.to_owned()),
-                false => Err(RanksError::Taken("taken".into())),
+        let is_begun = |key: &str| Ok(used.borrow().iter().any(|(begun, _)| begun == key));
+        let meet_but = |rank: usize, gone: &str| {
+            let key = first_free_try("run-pretrain-1", is_begun, |key| {
+                match used.borrow_mut().insert((key.to_owned(), rank)) {
+                    true if key == gone => Err(RanksError::Unreachable("gone".into())),
+                    true => Ok(key.to_owned()),
+                    false => Err(RanksError::Taken("taken".into())),
+                }
             });
             key.unwrap()
         };
+        let meet = |rank: usize| meet_but(rank, "");
         assert_eq!(meet(0), meet(1));
-        // rank 0 was started twice before rank 1 noticed
+        // rank 0 was started twice before rank 1 noticed: it is where rank 0 is now
         let (second, third) = (meet(0), meet(0));
-        assert_eq!([meet(1), meet(1)], [second, third]);
-        assert!(first_free_try::<()>("x", |_| Err(RanksError::Taken("always".into()))).is_err());
+        assert!(second != third && meet(1) == third);
+        // rank 0 has ended before rank 1 came, and both go on to the next
+        let fourth = meet(0);
+        let fifth = meet_but(1, &fourth);
+        assert!(fifth != fourth && meet(0) == fifth);
+        let never = |_: &str| Err::<(), _>(RanksError::Taken("always".into()));
+        assert!(first_free_try("x", |_| Ok(false), never).is_err());
     }
 
     #[test]

@@ -35,6 +35,9 @@ def step_of(arguments):
     if arguments[0] == "worker":
         return arguments[arguments.index("--stage") + 1]
     if arguments[0] == "train":
+        if "--swept" in arguments:
+            moved = arguments[arguments.index("--swept") + 1]
+            return "swept_bootstrap" if arguments[2] == "bootstrap" else "swept_" + moved
         return arguments[2]
     return "adapt" if "--whole" in arguments else "variant"
 

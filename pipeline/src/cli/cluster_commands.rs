@@ -69,6 +69,9 @@ async fn drive_to_end(
         progress.note(&format!("run {id} was cancelled; `urbancross submit` begins it again"));
         return Ok(None);
     }
+    if is_cluster {
+        RunRecord::new(&build.work, &build.spec.country, &id).check_last_driver().await?;
+    }
     build.source.required()?;
     build.list_source().await?;
     let options = run_options(options, steps, engine, set);

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use engines::slurm::{Site, batches};
-use engines::{ADAPT, Job, Profile, Run, VARIANT, Work};
+use engines::{ADAPT, Job, Profile, Run, SWEPT_BOOTSTRAP, VARIANT, Work};
 use manifests::BuildSpec;
-use stages::Step;
+use stages::{Step, Training};
 use workers::WorkerError;
 
 use super::arguments::{ClusterArgs, EngineName, FailedArgs, RunArgs, StepArgs};
@@ -15,6 +15,7 @@ use super::engine_runs::{no_cluster, options_of, ray_profile, read_profile, run_
 use super::several::{Several, Whole, run_of_task};
 use crate::left_out::check_all;
 use crate::say;
+use crate::sweep::{self, Moves};
 use crate::tasks::What;
 
 pub(super) fn render(
@@ -77,12 +78,31 @@ pub(super) fn runs_of(
             _ if until.is_some() => continue,
             What::Adapt(_) => vec![train_job(ADAPT, profile)],
             What::Variant(_) => vec![train_job(VARIANT, profile)],
-            What::Train(_, moves) => vec![train_job(moves.step(), profile)],
+            What::Train(spec, moves) => swept_jobs(spec, *moves, profile),
             What::Ablation(_) | What::Curves(..) => continue,
         };
         runs.push((run, jobs));
     }
     Ok(runs)
+}
+
+/// Jobs of one run of a sweep: where it moves segments, those that make them beside the tables come first.
+fn swept_jobs(spec: &BuildSpec, moves: Moves, profile: &Profile) -> Vec<Job> {
+    let mut all = Vec::new();
+    if moves == Moves::Segments {
+        let is_beside = |step: &str| sweep::beside::STAGES.iter().any(|artifact| artifact.name() == step);
+        for job in jobs(spec, None, profile) {
+            match &job.work {
+                Work::Map { .. } if is_beside(&job.step) => all.push(job),
+                Work::Train { .. } if job.step == Training::Bootstrap.name() => {
+                    all.push(train_job(SWEPT_BOOTSTRAP, profile))
+                }
+                _ => {}
+            }
+        }
+    }
+    all.push(train_job(moves.step(), profile));
+    all
 }
 
 /// The files of runs, by name.

@@ -72,12 +72,16 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
     let stop = stop_flag();
     let homes = whole.homes();
     loop {
-        let mut runs = Vec::new();
+        let (mut runs, mut newest) = (Vec::new(), BTreeSet::new());
         for home in &homes {
             if let Some(work) = home.work().await? {
-                runs.extend(run_statuses(&work, &home.name).await?);
+                let of_home = run_statuses(&work, &home.name).await?;
+                newest.extend(of_home.first().map(|run| run.driven.clone()));
+                runs.extend(of_home);
             }
         }
+        // how earlier ones ended says nothing of what was begun since
+        let judged = || runs.iter().filter(|run| newest.contains(&run.driven));
         if json {
             let mut told: Vec<serde_json::Value> = runs.iter().map(|run| serde_json::json!(run)).collect();
             told.extend(whole.left_out().json());
@@ -95,10 +99,10 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
                 say!("{line}");
             }
         }
-        let is_over = runs.iter().all(|run| run.jobs.as_deref() == Some(""));
+        let is_over = judged().all(|run| run.jobs.as_deref() == Some(""));
         if !watch || is_over || stop.load(Ordering::Relaxed) {
-            let failed: usize = runs.iter().filter_map(|run| run.step.as_ref()).map(|step| step.failed.len()).sum();
-            if let Some(error) = runs.iter().filter(|run| !run.done).find_map(RunStatus::error) {
+            let failed: usize = judged().filter_map(|run| run.step.as_ref()).map(|step| step.failed.len()).sum();
+            if let Some(error) = judged().filter(|run| !run.done).find_map(RunStatus::error) {
                 return Err(error.into());
             }
             return match failed {

@@ -165,7 +165,7 @@ impl Whole {
             is_one_of_several,
             name: spec.country.clone(),
             spec: spec.clone(),
-            steps: steps_of(spec, is_one_of_several),
+            steps: steps_of(spec),
         };
         let mut homes: Vec<Home> = self.builds().into_iter().map(of_build).collect();
         if let Whole::Several(several) = self {
@@ -181,10 +181,9 @@ impl Whole {
     }
 }
 
-/// Steps of a build, and as one of several tasks of sweeps over it.
-fn steps_of(spec: &BuildSpec, is_one_of_several: bool) -> Vec<String> {
-    let swept = if is_one_of_several { &SWEPT[..] } else { &[] };
-    stages::steps(spec).iter().map(Step::name).chain(swept.iter().copied()).map(str::to_owned).collect()
+/// Steps of a build, and of sweeps over it.
+fn steps_of(spec: &BuildSpec) -> Vec<String> {
+    stages::steps(spec).iter().map(Step::name).chain(SWEPT).map(str::to_owned).collect()
 }
 
 impl Several {

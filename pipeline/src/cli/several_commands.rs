@@ -145,6 +145,9 @@ impl Engines for Driver<'_> {
                 })));
             }
         };
+        let (spec, name) = task.what.home();
+        let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
+        RunRecord::new(&work, &name, &run.id).check_last_driver().await?;
         match self.engine.engine {
             EngineName::Slurm => Ok(Engine::Slurm(Box::new(Slurm::open(run, profile).await?))),
             EngineName::Kubernetes => Ok(Engine::Kubernetes(Box::new(KubernetesEngine::new(run, profile)))),

@@ -76,8 +76,8 @@ async fn submit(spec: BuildSpec, options: Vec<String>, cluster: &ClusterArgs) ->
     let cluster = Cluster::of(cluster)?;
     cluster.let_cancelled_end(&run, &work).await?;
     cluster.prepare(&run).await?;
-    let lives = cluster.lives(&run).await?;
-    begin(&work, &run, lives, Some((&spec, &cluster.profile))).await?;
+    let earlier = cluster.earlier(&run).await?;
+    begin(&work, &run, earlier, Some((&spec, &cluster.profile))).await?;
     let started = cluster.start(&run, (&run, &work), &[]).await?;
     cluster.write_down(&run, &work, &started).await?;
     started.say(&run, &spec.country)
@@ -107,10 +107,10 @@ async fn submit_several(
         cluster.let_cancelled_end(of_task, work).await?;
     }
     cluster.prepare(&run).await?;
-    let lives = cluster.lives(&run).await?;
+    let earlier = cluster.earlier(&run).await?;
     for (of_task, work, of_build) in &placed {
         cluster.prepare(of_task).await?;
-        begin(work, of_task, lives, *of_build).await?;
+        begin(work, of_task, earlier, *of_build).await?;
     }
     let Some((first, work, _)) = placed.first() else { return Ok(()) };
     let started = cluster.start(&run, (first, work), &steps).await?;
@@ -124,6 +124,17 @@ async fn submit_several(
 struct Cluster {
     engine: EngineName,
     profile: Profile,
+}
+
+/// How processes of a run ended before it is submitted once more.
+#[derive(Clone, Copy)]
+enum Earlier {
+    /// The run is under way.
+    Known,
+    /// It is not, and what kept it from its work may be mended.
+    Forgotten,
+    /// Its engine tells them apart from those of now.
+    ToldApart,
 }
 
 /// The first job of a run.
@@ -206,12 +217,15 @@ impl Cluster {
         })
     }
 
-    /// Is a run under way, whose processes may have ended for a reason that its next driver wants to know? Kubernetes' drivers know by
-    /// its jobs which ends are of now, and Ray's are one job.
-    async fn lives(&self, run: &Run) -> Result<bool> {
+    /// What is to be forgotten of earlier ends of a run. While it is under way its next driver wants to know them; Kubernetes' drivers
+    /// know by its jobs which ends are of now, and Ray's are one job.
+    async fn earlier(&self, run: &Run) -> Result<Earlier> {
         match self.engine {
-            EngineName::Slurm => Ok(!Slurm::open(run.clone(), self.profile.clone()).await?.jobs().await?.is_empty()),
-            _ => Ok(true),
+            EngineName::Slurm => match Slurm::open(run.clone(), self.profile.clone()).await?.jobs().await?.is_empty() {
+                true => Ok(Earlier::Forgotten),
+                false => Ok(Earlier::Known),
+            },
+            _ => Ok(Earlier::ToldApart),
         }
     }
 
@@ -286,16 +300,19 @@ impl Cluster {
 }
 
 /// Makes the store, in which the run is no longer cancelled.
-async fn begin(work: &WorkStore, run: &Run, lives: bool, of_build: Option<(&BuildSpec, &Profile)>) -> Result<()> {
+async fn begin(work: &WorkStore, run: &Run, earlier: Earlier, of_build: Option<(&BuildSpec, &Profile)>) -> Result<()> {
     work.make()?;
     if let Some((spec, profile)) = of_build {
         warn_of_few_shards(spec, profile);
     }
     let record = RunRecord::new(work, &run.country, &run.id);
     // how the last driver ended says nothing of what begins now
-    match lives {
-        true => record.forget_ends(DRIVER.0).await?,
-        false => record.begin_anew(crate::clock::unix_seconds() as u64).await?,
+    record.forget_ends(DRIVER.0).await?;
+    let now = crate::clock::unix_seconds() as u64;
+    match earlier {
+        Earlier::Known => {}
+        Earlier::Forgotten => record.begin_anew(now).await?,
+        Earlier::ToldApart => record.begin(now).await?,
     }
     Ok(record.set_cancelled(false).await?)
 }

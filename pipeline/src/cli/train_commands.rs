@@ -64,7 +64,8 @@ async fn train_as_rank(spec: BuildSpec, training: Training, (retrain, swept): (b
         met.inspect(|ranks| say_way(ranks.as_ref(), &progress))
     };
     if let (Training::Pretrain, Some(moves)) = (training, swept) {
-        let swept = Swept::here(spec, moves, &stop_flag(), &progress).await?;
+        // its driver has decided how many shards may be closed as failed
+        let swept = Swept::here(spec, moves, usize::MAX, &stop_flag(), &progress).await?;
         swept.finish(meet(swept.build())?.as_mut(), &progress).await?;
         return Ok(());
     }
@@ -189,7 +190,7 @@ pub(super) async fn sweep(
     json: bool,
 ) -> Result<()> {
     let axes = over.iter().map(|text| crate::sweep::Axis::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    let curves = crate::sweep::sweep(&Given::read(path, set)?, &axes, &stop_flag(), &Progress::new(json)).await?;
+    let curves = crate::sweep::sweep(&Given::read(path, set)?, &axes, 0, &stop_flag(), &Progress::new(json)).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&curves)?);
     } else {

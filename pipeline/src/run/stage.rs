@@ -110,6 +110,7 @@ pub(super) async fn run_stage(
             count(published.overtaken.len(), "shard")
         ));
         before = Some(Summary { kept: 0, ..summary });
+        build.count_commit();
         build.refresh().await?;
     }
 }

@@ -13,6 +13,8 @@ use stages::Training;
 use stages::stage::ModelUse;
 use training::communicator::Solo;
 use workers::WorkerError;
+use workers::map::MapResult;
+use workers::pull::collect;
 
 use crate::build::Build;
 use crate::engine::{Engine, Placed, TrainJob};
@@ -21,15 +23,19 @@ use crate::progress::Progress;
 use crate::run::{current_or_trained, map_by};
 use crate::trainings::{TrainingState, training_state};
 
+/// Tables that are made so.
+pub(crate) const STAGES: [Artifact; 3] = [Artifact::SegmentFeatures, Artifact::SegmentScores, Artifact::PairQuality];
+
 /// Makes the rows of these tables that the spec of an opened build wants and that are not there, where `engine` has its workers,
-/// and pins them in their place. The step that an engine has begun, if somebody comes back when it is done.
+/// and pins them in their place; so many shards may fail. The step that an engine has begun, if somebody comes back when it is done.
 pub(crate) async fn segments(
     build: &mut Build,
     engine: &Engine,
+    allow_failed: usize,
     progress: &Progress,
 ) -> Result<Option<&'static str>, WorkerError> {
     for stage in stages::map_stages(&build.spec) {
-        if !matches!(stage.output, Artifact::SegmentFeatures | Artifact::SegmentScores | Artifact::PairQuality) {
+        if !STAGES.contains(&stage.output) {
             continue;
         }
         let is_bootstrapped = stage.model == ModelUse::Scoring && build.spec.score.clip == "bootstrap";
@@ -42,9 +48,19 @@ pub(crate) async fn segments(
             continue;
         }
         let bar = progress.stage(stage.name, plan.computed());
-        let Some(mapped) = map_by(engine, build, &stage, &plan, &model, &bar).await? else {
-            return Ok(Some(stage.name));
+        // whoever finds all of it there needs no device
+        let there = collect(&build.work, &build.tables, &plan, engine.lease(), build.spec.work.concurrency).await?;
+        let mapped = match there.is_closed() && there.failed.len() <= allow_failed {
+            true => Some(MapResult {
+                finished: there.finished,
+                failed: there.failed,
+                seconds: None,
+                stopped: false,
+                outdated: None,
+            }),
+            false => map_by(engine, build, &stage, &plan, &model, &bar).await?,
         };
+        let Some(mapped) = mapped else { return Ok(Some(stage.name)) };
         bar.clear();
         if mapped.stopped {
             return Err(WorkerError::Stopped);
@@ -52,12 +68,14 @@ pub(crate) async fn segments(
         if let Some(why) = mapped.outdated {
             return Err(WorkerError::Outdated(why));
         }
-        if let Some(failed) = mapped.failed.first() {
+        if let Some(failed) = mapped.failed.get(allow_failed) {
             return Err(WorkerError::Broken(format!(
-                "{}: shard {} failed: {}; run the build with these settings, which says more",
+                "{}: shard {} failed: {}; run the build with these settings, which says more, or go on without such shards with \
+                 --allow-failed {}",
                 stage.name,
                 failed.shard,
-                failed.why()
+                failed.why(),
+                mapped.failed.len()
             )));
         }
         let mut parts: BTreeMap<u32, PartFile> =

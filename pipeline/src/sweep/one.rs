@@ -45,11 +45,11 @@ pub(crate) enum Opened {
 
 impl Swept {
     /// Opens a finished build under other settings. Where they change segments, those are made beside the tables, where `engine`
-    /// has its workers.
+    /// has its workers; so many of their shards may fail.
     pub(crate) async fn open(
         spec: BuildSpec,
         moves: Moves,
-        engine: &Engine,
+        (engine, allow_failed): (&Engine, usize),
         stop: &Arc<AtomicBool>,
         progress: &Progress,
     ) -> Result<Opened, WorkerError> {
@@ -60,7 +60,7 @@ impl Swept {
         build.weights = workers::weights::fetch(&build.work, &build.spec).await?;
         // other settings of a training leave the segments as they are: a bootstrap would follow them, too
         if moves == Moves::Segments
-            && let Some(step) = beside::segments(&mut build, engine, progress).await?
+            && let Some(step) = beside::segments(&mut build, engine, allow_failed, progress).await?
         {
             return Ok(Opened::Placed(step));
         }
@@ -71,10 +71,11 @@ impl Swept {
     pub(crate) async fn here(
         spec: BuildSpec,
         moves: Moves,
+        allow_failed: usize,
         stop: &Arc<AtomicBool>,
         progress: &Progress,
     ) -> Result<Swept, WorkerError> {
-        match Self::open(spec, moves, &Engine::Here, stop, progress).await? {
+        match Self::open(spec, moves, (&Engine::Here, allow_failed), stop, progress).await? {
             Opened::Ready(swept) => Ok(*swept),
             Opened::Placed(step) => Err(WorkerError::Broken(format!("{step}: nobody was to begin it elsewhere"))),
         }

@@ -15,6 +15,9 @@ pub enum RanksError {
     /// Another process has this rank's place under this name: take another name.
     #[error("{0}")]
     Taken(String),
+    /// A rank that has said where it is does not answer: it has ended meanwhile. Take another name.
+    #[error("{0}")]
+    Unreachable(String),
     /// A library that the backend needs is not there: install it or choose another backend.
     #[error("{0}")]
     Library(String),

@@ -146,11 +146,15 @@ fn read_table(bytes: &[u8]) -> Vec<SocketAddr> {
     addresses.iter().map(read).collect()
 }
 
+/// How long ranks that are all on a board may take to reach each other.
+const MOST_CONNECTING: Duration = Duration::from_secs(60);
+
 /// Meets the other ranks through a board that all can reach, such as an object store: each puts its address under
 /// `key`, which names the run and the attempt. `ip` is where the others reach this rank ([`own_address`]).
 ///
 /// # Errors
-/// As [`meet`]; and another process has this rank's place on the board already: every attempt needs a key of its own.
+/// As [`meet`]; and another process has this rank's place on the board already, or one that is there has ended: every attempt needs a key
+/// of its own.
 pub fn meet_in_store(
     board: &dyn RendezvousStore,
     key: &str,
@@ -207,7 +211,12 @@ pub fn meet_in_store(
     // the secret of rank 0 is everyone's
     let secret = entries[0].0;
     let me = Me { token: secret.derived("token"), rank: number, world_size: world_size as u32, secret };
-    connect_all(me, &listener, &addresses, Vec::new(), until, time_out)
+    // whoever lives listens already, and looks at the board every other second
+    let until = until.min(Instant::now() + MOST_CONNECTING);
+    connect_all(me, &listener, &addresses, Vec::new(), until, time_out).map_err(|error| match error {
+        RanksError::Rendezvous(why) => RanksError::Unreachable(why),
+        other => other,
+    })
 }
 
 fn read_entry(bytes: &[u8]) -> Option<(Secret, SocketAddr)> {

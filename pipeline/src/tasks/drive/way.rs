@@ -100,8 +100,8 @@ impl<'d, E: Engines> Way<'d, E> {
             }
             What::Train(spec, moves) => {
                 let _lease = self.lease(task, progress).await?;
-                let engine = engines.engine(number, task).await?;
-                let open = || Swept::open(spec.as_ref().clone(), *moves, &engine, stop, progress);
+                let (engine, allow_failed) = (engines.engine(number, task).await?, self.drive.options.allow_failed);
+                let open = || Swept::open(spec.as_ref().clone(), *moves, (&engine, allow_failed), stop, progress);
                 let ready = match open().await? {
                     Opened::Ready(ready) => ready,
                     Opened::Placed(step) => return Ok(TaskEnd::Placed(step)),
@@ -132,7 +132,7 @@ impl<'d, E: Engines> Way<'d, E> {
                 self.finished(task, Outcome::Ablated(&ablation, &report)).await?;
             }
             What::Curves(of, axes) => {
-                let curves = sweep::sweep(of, axes, stop, progress).await?;
+                let curves = sweep::sweep(of, axes, self.drive.options.allow_failed, stop, progress).await?;
                 let (build, name) = task.what.home();
                 let work = WorkStore::open(&build.work.url, &build.work.options)?;
                 let path = manifests::paths::report(&format!("{name}.sweep"));

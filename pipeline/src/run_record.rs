@@ -176,16 +176,16 @@ impl<'a> RunRecord<'a> {
         self.work.get_hint(&self.path(&format!("ends/{}/{}.json", DRIVER.0, DRIVER.1))).await
     }
 
-    /// Ends a driver that its engine has started again, though the one before it ended for good: what it would place would end so, too.
-    /// Whoever submits the run anew is told nothing of it.
+    /// Ends a driver that its engine has started again in its place, `job`, though it had ended for good there: what it would place would
+    /// end so, too. One that somebody starts by another name is told nothing of it.
     ///
     /// # Errors
-    /// How the last driver ended, where trying again does not help; a store that does not answer.
-    pub async fn check_last_driver(&self) -> Result<(), WorkerError> {
+    /// How it ended, where trying again does not help; a store that does not answer.
+    pub async fn check_last_driver(&self, job: Option<&str>) -> Result<(), WorkerError> {
         match self.last_driver().await? {
-            Some(ProcessEnd { code: 65, message, .. }) => Err(WorkerError::Broken(format!(
-                "{message} (so ended the driver before this one: when the cause is mended, `urbancross submit` begins the run again)"
-            ))),
+            Some(ProcessEnd { code: 65, message, by, .. }) if job.is_some() && by.engine_job.as_deref() == job => {
+                Err(WorkerError::Broken(message))
+            }
             _ => Ok(()),
         }
     }
@@ -303,14 +303,19 @@ mod tests {
         assert!(verdict("captions", &ends[1..]).is_ok());
         record.forget_ends("captions").await.unwrap();
         assert_eq!(record.ends("captions", "9f").await.unwrap(), []);
-        // a driver that ended for good is no reason to place anything again, until somebody begins anew
+        // a driver that ended for good places nothing when it is started again in its place, until somebody begins anew
         record.end(DRIVER.0, DRIVER.1, &end(75, "")).await.unwrap();
-        record.check_last_driver().await.unwrap();
-        record.end(DRIVER.0, DRIVER.1, &end(65, "")).await.unwrap();
-        let error = record.check_last_driver().await.unwrap_err();
-        assert!(error.exit_code() == 65 && error.to_string().contains("no weights"), "{error}");
+        record.check_last_driver(Some("pod")).await.unwrap();
+        let mut last = end(65, "");
+        record.end(DRIVER.0, DRIVER.1, &last).await.unwrap();
+        record.check_last_driver(None).await.unwrap();
+        last.by.engine_job = Some("pod".into());
+        record.end(DRIVER.0, DRIVER.1, &last).await.unwrap();
+        let error = record.check_last_driver(Some("pod")).await.unwrap_err();
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (65, "no weights"));
+        record.check_last_driver(Some("another")).await.unwrap();
         record.forget_ends(DRIVER.0).await.unwrap();
-        record.check_last_driver().await.unwrap();
+        record.check_last_driver(Some("pod")).await.unwrap();
         // who begins anew knows of no end of any step
         assert_eq!(record.begun().await.unwrap(), 0);
         record.end("captions", "0", &end(65, "9f")).await.unwrap();

@@ -46,6 +46,13 @@ pub enum Query {
     },
     /// An image of the builds, by its id. It is not among the answers.
     Like(String),
+    /// The same of one country: ids are of a source, and another one may have it, too.
+    LikeIn {
+        /// The country.
+        country: String,
+        /// Its id there.
+        id: String,
+    },
 }
 
 /// When vectors are copied to this machine.
@@ -168,13 +175,15 @@ impl<B: Deref<Target = Build>> Searcher<B> {
     pub async fn search(&self, question: &Question) -> Result<Answer, WorkerError> {
         let galleries = self.chosen(&question.countries)?;
         let query = self.vector(&question.query).await?;
-        let mut filter = question.filter.clone();
-        if let Query::Like(image_id) = &question.query {
-            filter.without = Some(image_id.clone());
-        }
+        let without = |gallery: &Gallery| match &question.query {
+            Query::Like(id) => Some(id.clone()),
+            Query::LikeIn { country, id } if *country == gallery.country => Some(id.clone()),
+            _ => question.filter.without.clone(),
+        };
         let mut top: Top<usize> = Top::new(question.most.min(MOST_FOUND));
         let (mut compared, mut outdated) = (0, 0);
         for (at, gallery) in galleries.iter().enumerate() {
+            let filter = Filter { without: without(gallery), ..question.filter.clone() };
             let scanned = scan(gallery, &query, &filter, question.most.min(MOST_FOUND)).await?;
             compared += scanned.compared;
             outdated += scanned.outdated;
@@ -226,7 +235,8 @@ impl<B: Deref<Target = Build>> Searcher<B> {
 
     async fn vector(&self, query: &Query) -> Result<Vec<f32>, WorkerError> {
         match query {
-            Query::Like(image_id) => self.vector_of(image_id).await,
+            Query::Like(image_id) => self.vector_of(image_id, None).await,
+            Query::LikeIn { country, id } => self.vector_of(id, Some(country)).await,
             Query::Text(text) => {
                 let encoder = self.encoder()?;
                 on_its_own_thread(|| Ok(encoder.text(text)?))
@@ -238,13 +248,14 @@ impl<B: Deref<Target = Build>> Searcher<B> {
         }
     }
 
-    async fn vector_of(&self, image_id: &str) -> Result<Vec<f32>, WorkerError> {
-        for gallery in &self.galleries {
+    async fn vector_of(&self, image_id: &str, country: Option<&str>) -> Result<Vec<f32>, WorkerError> {
+        let meant = || self.galleries.iter().filter(|gallery| country.is_none_or(|country| country == gallery.country));
+        for gallery in meant() {
             if let Some(vector) = gallery.vector_of(image_id).await? {
                 return Ok(vector);
             }
         }
-        for gallery in &self.galleries {
+        for gallery in meant() {
             if let Some(why) = gallery.trouble_with(image_id).await? {
                 return Err(WorkerError::Configuration(format!(
                     "image {image_id} of {} has no vector: {why}",

@@ -77,7 +77,7 @@ impl Atlas for Served {
             Query::Picture(bytes) => search::Query::Picture { name: "the picture".into(), bytes: checked(bytes)? },
             Query::Like(image) => {
                 now.build(&image)?;
-                search::Query::Like(image.id)
+                search::Query::LikeIn { country: image.country, id: image.id }
             }
         };
         let question = search::Question { query, filter, countries, most: question.most };

@@ -112,7 +112,7 @@ async fn read_plan(build: &Build, stage: &Stage, key: &str) -> Result<Plan, Work
     let Some(plan) = build.work.get_sealed::<Plan>(&path).await? else {
         // a driver that begins puts it there again
         return Err(WorkerError::Transient(format!(
-            "there is no plan {}{path}: it was removed after this worker was started",
+            "there is no plan {}{path}: nobody has published it, or it was removed meanwhile",
             build.work.url()
         )));
     };

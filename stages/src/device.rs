@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use manifests::BuildSpec;
 use manifests::spec::{DeviceName, DeviceNames, Precision};
 
@@ -45,6 +45,23 @@ pub fn check_program(spec: &BuildSpec) -> Result<(), String> {
 /// [`StageError::Configuration`] if the spec names none, or this machine or program has it not.
 pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageError> {
     open(stage, spec, devices(stage, spec)?[0])
+}
+
+/// Whether a device that has failed at something still computes: after some faults a GPU does nothing more, and what it is asked
+/// for then is not to blame.
+///
+/// # Errors
+/// [`StageError::Unreachable`]: it does not; another process, or another machine, may.
+pub fn check_alive(stage: &'static str, device: &Device) -> Result<(), StageError> {
+    if device.is_cpu() {
+        return Ok(());
+    }
+    let probe = Tensor::ones(8, DType::F32, device).and_then(|ones| ones.sum_all()?.to_scalar::<f32>());
+    match probe {
+        Ok(8.0) => Ok(()),
+        Ok(other) => Err(StageError::Unreachable { stage, why: format!("the device adds eight ones up to {other}") }),
+        Err(error) => Err(StageError::Unreachable { stage, why: format!("the device computes nothing more: {error}") }),
+    }
 }
 
 /// Opens one of the devices that a spec names.

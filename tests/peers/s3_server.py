@@ -4,23 +4,36 @@ usage: s3_server.py WORLD_FOLDER [REQUEST_LOG]      prints its address, then ser
 """
 import pathlib
 import sys
+import threading
 import time
 
 import boto3
+import moto.server
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import WSGIRequestHandler
 
+# some versions have a handler of their own
+handler = getattr(moto.server, "MotoRequestHandler", WSGIRequestHandler)
+# between the look whether an object is there and its creation another request may create it: S3 lets one of them
+writes, run_wsgi = threading.Lock(), handler.run_wsgi
+
+
+def run_alone(self):
+    if self.command != "PUT":
+        return run_wsgi(self)
+    with writes:
+        return run_wsgi(self)
+
+
+handler.run_wsgi = run_alone
 # every request of the program is written down, one line each, where a folder for it is given
 if len(sys.argv) > 2:
-    import moto.server
-    from werkzeug.serving import WSGIRequestHandler
-
     log = open(sys.argv[2], "a", buffering=1)
 
     def log_request(self, *_):
         print(self.command, self.path, file=log, flush=True)
 
-    # some versions have a handler of their own, which logs nothing
-    getattr(moto.server, "MotoRequestHandler", WSGIRequestHandler).log_request = log_request
+    handler.log_request = log_request
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 host, port = server.get_host_and_port()

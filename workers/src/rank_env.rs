@@ -15,6 +15,8 @@ use crate::stores::WorkStore;
 /// Name of an attempt: ranks that have it meet in the work store, and need no address of rank 0.
 pub const RENDEZVOUS: &str = "URBANCROSS_RENDEZVOUS";
 
+/// Names under which ranks that are all there may not reach each other, before it is no matter of one that has ended.
+const MOST_UNREACHABLE: u32 = 3;
 /// Times that one rank of an attempt may come back.
 const MOST_TRIES: u32 = 1000;
 
@@ -158,9 +160,15 @@ fn first_free_try<T>(
     while number < MOST_TRIES && is_begun(&key(number + 1))? {
         number += 1;
     }
+    let mut unreachable = 0;
     loop {
         match meet(&key(number)) {
-            Err(RanksError::Taken(_) | RanksError::Unreachable(_)) if number < MOST_TRIES => number += 1,
+            Err(RanksError::Taken(_)) if number < MOST_TRIES => number += 1,
+            // whoever has ended is not there the next time; where nobody is, the network is wrong
+            Err(RanksError::Unreachable(why)) if unreachable < MOST_UNREACHABLE => {
+                tracing::warn!("{why}; meeting under another name");
+                (number, unreachable) = (number + 1, unreachable + 1);
+            }
             met => return met,
         }
     }
@@ -257,6 +265,13 @@ mod tests {
         let fourth = meet(0);
         let fifth = meet_but(1, &fourth);
         assert!(fifth != fourth && meet(0) == fifth);
+        let tries = std::cell::Cell::new(0);
+        let blocked = |_: &str| {
+            tries.set(tries.get() + 1);
+            Err::<(), _>(RanksError::Unreachable("blocked".into()))
+        };
+        assert!(matches!(first_free_try("x", |_| Ok(false), blocked), Err(RanksError::Unreachable(_))));
+        assert_eq!(tries.get(), 1 + MOST_UNREACHABLE);
         let never = |_: &str| Err::<(), _>(RanksError::Taken("always".into()));
         assert!(first_free_try("x", |_| Ok(false), never).is_err());
     }

@@ -150,7 +150,7 @@ fn to_fetch(used: &WeightsUse, remote: &Remote, folder: &Path, spec: &BuildSpec)
         return Ok(format!("{}: found in {}; the first run takes it from there", used.source, kept.display()));
     }
     if let Some(why) = remote.offline().filter(|_| !Cache::has_weights(folder)) {
-        return Err(unfetched(used, remote, folder, None, &why));
+        return Err(unfetched(used, remote, folder, None, WorkerError::Configuration(why)));
     }
     let warning = remote.in_the_open(&spec.weights.options).map_or(String::new(), |warning| format!("; {warning}"));
     Ok(format!("{}: not here yet; the first run fetches it{warning}", used.source))
@@ -240,15 +240,13 @@ async fn fetch_one(
     if !Cache::is_complete(&folder)
         && let Err(error) = remote.fetch(&spec.weights.options, &folder, lock.as_ref()).await
     {
-        // files that a person has put there need no network
-        if !Cache::has_weights(&folder) {
-            let why = match &error {
-                WorkerError::Transient(why) | WorkerError::Outdated(why) => why.clone(),
-                other => other.to_string(),
-            };
-            return Err(unfetched(used, remote, &folder, lock.as_ref(), &why));
+        // files that a person has put there need no network; those of a fetch that came no further are not all
+        if Cache::is_half_fetched(&folder) || !Cache::has_weights(&folder) {
+            return Err(unfetched(used, remote, &folder, lock.as_ref(), error));
         }
     }
+    let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
+    readable(used, &path)?;
     let found = WeightsLock { source: used.source.clone(), files: pins_of(used, &folder)? };
     let lock_path = paths::weights_lock(&digest::of_bytes(used.source.as_bytes()));
     let lock = match lock {
@@ -267,24 +265,36 @@ async fn fetch_one(
         )));
     }
     Cache::complete(&folder).map_err(|e| WorkerError::of_io(&folder, &e))?;
-    let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
     Ok(LocalWeights { path: Some(path), digest: found.digest() })
 }
 
-fn unfetched(used: &WeightsUse, remote: &Remote, folder: &Path, lock: Option<&WeightsLock>, why: &str) -> WorkerError {
+/// Why weights could not be fetched, and what helps; whether another try may is for the error to say.
+fn unfetched(
+    used: &WeightsUse,
+    remote: &Remote,
+    folder: &Path,
+    lock: Option<&WeightsLock>,
+    error: WorkerError,
+) -> WorkerError {
+    let (why, may_pass) = match error {
+        WorkerError::Transient(why) | WorkerError::Outdated(why) => (why, true),
+        full @ WorkerError::DiskFull(..) => return full,
+        other => (other.to_string(), false),
+    };
     let names = match (lock, remote.file()) {
         (Some(lock), _) => lock.files.keys().cloned().collect::<Vec<_>>().join(", "),
         (None, Some(file)) => file.to_owned(),
         (None, None) => "config.json, the .safetensors files (with their index) and tokenizer.json".into(),
     };
-    WorkerError::Configuration(format!(
+    let words = format!(
         "{} = {:?} cannot be fetched: {why}. Without a network put {names} into {}, or set {} to a folder that has \
          them",
         used.field,
         used.source,
         folder.display(),
         used.field
-    ))
+    );
+    if may_pass { WorkerError::Transient(words) } else { WorkerError::Configuration(words) }
 }
 
 async fn read_lock(work: &WorkStore, source: &str) -> Result<Option<WeightsLock>, WorkerError> {

@@ -70,7 +70,8 @@ async fn drive_to_end(
         return Ok(None);
     }
     if is_cluster {
-        RunRecord::new(&build.work, &build.spec.country, &id).check_last_driver().await?;
+        let job = claimant(DRIVER.1, &|name| std::env::var(name).ok()).engine_job;
+        RunRecord::new(&build.work, &build.spec.country, &id).check_last_driver(job.as_deref()).await?;
     }
     build.source.required()?;
     build.list_source().await?;

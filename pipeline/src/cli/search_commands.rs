@@ -161,7 +161,7 @@ pub(super) async fn search(args: SearchArgs) -> Result<()> {
             let of_query = match &answer.query {
                 Query::Text(_) => None,
                 Query::Picture { bytes, .. } => crate::page::thumbnail_of(bytes),
-                Query::Like(id) => searcher.picture_of(id).await?,
+                Query::Like(id) | Query::LikeIn { id, .. } => searcher.picture_of(id).await?,
             };
             write_page(path, &page::make(&answer, &pictures, of_query, &now()))
         }

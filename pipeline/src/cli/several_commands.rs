@@ -11,7 +11,9 @@ use workers::WorkerError;
 use workers::stores::WorkStore;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, SpecArgs, StepArgs};
-use super::engine_runs::{check_driven, check_once, not_driven, options_of, read_profile, record_end, run_options};
+use super::engine_runs::{
+    check_driven, check_once, claimant, not_driven, options_of, read_profile, record_end, run_options,
+};
 use super::several::{ExperimentArgs, Several, run_of_task};
 use super::stop_flag;
 use super::told::{end_of_run, print_ablation, print_curves, say_tested};
@@ -85,8 +87,8 @@ impl Driver<'_> {
             _ => None,
         });
         let mut failed: Vec<(&Task, WorkerError)> = failed.collect();
-        // what another try may cure is no reason to end for good
-        failed.sort_by_key(|(_, error)| error.exit_code() != 65);
+        // while another try may help one of them, somebody has to come back
+        failed.sort_by_key(|(_, error)| error.exit_code() == 65);
         match failed.into_iter().next() {
             None => Ok(()),
             Some((task, error)) => Err(anyhow::Error::from(error).context(task.name.clone())),
@@ -147,7 +149,8 @@ impl Engines for Driver<'_> {
         };
         let (spec, name) = task.what.home();
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
-        RunRecord::new(&work, &name, &run.id).check_last_driver().await?;
+        let job = claimant(DRIVER.1, &|name| std::env::var(name).ok()).engine_job;
+        RunRecord::new(&work, &name, &run.id).check_last_driver(job.as_deref()).await?;
         match self.engine.engine {
             EngineName::Slurm => Ok(Engine::Slurm(Box::new(Slurm::open(run, profile).await?))),
             EngineName::Kubernetes => Ok(Engine::Kubernetes(Box::new(KubernetesEngine::new(run, profile)))),

@@ -107,9 +107,9 @@ async fn submit_several(
         cluster.let_cancelled_end(of_task, work).await?;
     }
     cluster.prepare(&run).await?;
-    let earlier = cluster.earlier(&run).await?;
     for (of_task, work, of_build) in &placed {
         cluster.prepare(of_task).await?;
+        let earlier = cluster.earlier(of_task).await?;
         begin(work, of_task, earlier, *of_build).await?;
     }
     let Some((first, work, _)) = placed.first() else { return Ok(()) };

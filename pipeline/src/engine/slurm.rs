@@ -97,7 +97,9 @@ impl Slurm {
                 false => (Work::Map { plan: plan.clone(), workers: 1, lease_seconds: 1 }, plan),
             };
             if names.contains(Job { step: step.clone(), work }.name(&self.run).as_str()) {
-                ended.extend(record.ends(&step, &of).await?.into_iter().filter_map(|(_, end)| end.by.engine_job));
+                // one that is queued again has the same name in its next life
+                let ends = record.ends(&step, &of).await?.into_iter().filter(|(_, end)| [0, 65].contains(&end.code));
+                ended.extend(ends.filter_map(|(_, end)| end.by.engine_job));
             }
         }
         Ok(ended)
@@ -132,8 +134,9 @@ impl Slurm {
             verdict(&job.step, &ends)?;
             let bad = bad_nodes(&ends);
             if since_submitted >= MOST_ATTEMPTS {
-                return Err(WorkerError::Transient(format!(
-                    "{}: started {since_submitted} times and not done; `urbancross logs` says what its processes said",
+                return Err(WorkerError::Broken(format!(
+                    "{}: started {since_submitted} times and not done; `urbancross logs` says what its processes said; `urbancross \
+                     submit` tries as often again",
                     job.step
                 )));
             }

@@ -75,6 +75,7 @@ pub(crate) fn in_words(query: &Query) -> String {
         Query::Text(text) => text.clone(),
         Query::Picture { name, .. } => format!("like {name}"),
         Query::Like(id) => format!("like {id}"),
+        Query::LikeIn { country, id } => format!("like {id} of {country}"),
     }
 }
 

@@ -22,6 +22,31 @@ pub struct Diff {
     relations: Sorted<Latest<Vec<ObjectId>>>,
 }
 
+/// Unpacked bytes for each packed one: XML has some twenty.
+const MOST_UNPACKED: u64 = 100;
+/// So much is unpacked of any diff.
+const LEAST_UNPACKED_BYTES: u64 = 64 << 20;
+
+/// Ends what unpacks to more than anything sound does.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(to)?;
+        match self.left.checked_sub(read as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let why = format!("it unpacks to more than {MOST_UNPACKED} times what it has: nothing sound does");
+                return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+            }
+        }
+        Ok(read)
+    }
+}
+
 /// What a diff has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -45,7 +70,8 @@ impl Diff {
     /// # Errors
     /// As [`read_changes`].
     pub fn read(bytes: &[u8]) -> Result<Diff, OsmError> {
-        Diff::read_from(unpacked(bytes))
+        let most = (bytes.len() as u64).saturating_mul(MOST_UNPACKED).max(LEAST_UNPACKED_BYTES);
+        Diff::read_from(Bounded { inner: unpacked(bytes), left: most })
     }
 
     /// Reads XML.

@@ -107,8 +107,9 @@ fn read(input: impl BufRead, root: &str, take: Take<'_>) -> Result<Header, OsmEr
         let event = reader.read_event_into(&mut buffer).map_err(|error| unreadable(error, at))?;
         match event {
             Event::Eof => break,
-            Event::Start(element) | Event::Empty(element) if header.is_none() => {
-                header = Some(read_root(&element, root)?);
+            Event::Start(element) if header.is_none() => header = Some(read_root(&element, root)?),
+            Event::Empty(element) if header.is_none() => {
+                header = Some(Header { is_empty_root: true, ..read_root(&element, root)? });
             }
             Event::Start(element) => match element.name().as_ref() {
                 b"create" => action = Some(Action::Create),

@@ -71,6 +71,12 @@ impl Raster {
         if matches!(colour, ColorType::Rgb32F | ColorType::Rgba32F) {
             return Err(PixelError::unsupported("TIFF with floating-point numbers"));
         }
+        // numbers of a sensor, of which a byte's worth would be all but black
+        if self == Self::Tiff && matches!(colour, ColorType::L16 | ColorType::Rgb16) {
+            return Err(PixelError::unsupported(
+                "TIFF with 16 bits a band: stretch it to 8, as with `gdal_translate -ot Byte -scale`",
+            ));
+        }
         let mut limits = Limits::no_limits();
         limits.max_alloc = Some(widest_alloc(pixels));
         decoder.set_limits(limits).map_err(self.error())?;

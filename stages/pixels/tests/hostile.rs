@@ -348,3 +348,14 @@ fn a_big_tiff_is_read_and_a_damaged_one_refused() {
         let _ = decode(&damaged, &LIMITS);
     }
 }
+
+/// Numbers of a sensor lie at the lower end of sixteen bits: a byte of each would be all but black.
+#[test]
+fn tiffs_with_sixteen_bits_a_band_are_refused() {
+    for image in [image::DynamicImage::new_rgb16(8, 8), image::DynamicImage::new_luma16(8, 8)] {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Tiff).unwrap();
+        let why = decode(&bytes.into_inner(), &LIMITS).unwrap_err().to_string();
+        assert!(why.contains("16 bits a band"), "{why}");
+    }
+}

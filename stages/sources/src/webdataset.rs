@@ -148,17 +148,20 @@ impl Visitor for Samples {
     fn begin(&mut self, member: Member) -> Result<(), SourceError> {
         self.file = Open::Nothing;
         let Member { name, offset, size } = member;
-        let Some((name, (key, ending))) = std::str::from_utf8(&name).ok().and_then(|name| {
-            let name = composed(name.strip_prefix("./").unwrap_or(name)).into_owned();
-            let parts = parts_of(&name)?;
-            Some((name, parts))
-        }) else {
-            return Ok(());
+        // a picture whose name is of another encoding is a sample that cannot be taken, and not nothing
+        let (name, problem) = match String::from_utf8(name) {
+            Ok(name) => (name, None),
+            Err(other) => {
+                let shown = other.as_bytes().escape_ascii().to_string();
+                (shown, Some("its name is no UTF-8: write the archive anew with such names"))
+            }
         };
+        let name = composed(name.strip_prefix("./").unwrap_or(&name)).into_owned();
+        let Some((key, ending)) = parts_of(&name) else { return Ok(()) };
         if self.now.as_ref().is_none_or(|now| now.key != key) {
             self.close()?;
             self.keep(SAMPLE_BYTES + key.len() as u64)?;
-            let problem = path::check_relative(&key).err().map(str::to_owned);
+            let problem = problem.or(path::check_relative(&key).err()).map(str::to_owned);
             self.now = Some(Draft { key, problem, ..Draft::default() });
         }
         if IMAGES.contains(&ending.as_str()) {

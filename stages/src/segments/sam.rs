@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use manifests::spec::SamSpec;
 use models::ModelError;
 use models::sam::Sam;
@@ -16,6 +17,7 @@ use crate::stage::{StageContext, StageError};
 
 pub(super) struct MaskEverything {
     sam: Sam,
+    device: Device,
     settings: MaskGeneratorSettings,
     images_per_batch: usize,
     timeout: Duration,
@@ -62,9 +64,11 @@ impl MaskEverything {
         let weights = context.weights(NAME, SAM_WEIGHTS)?;
         let spec = &context.spec.segment.sam;
         let configuration = |e: ModelError| StageError::Configuration { stage: NAME, why: format!("segment.sam: {e}") };
-        let sam = Sam::load(weights, &context.device(NAME)?, dtype(context.spec)).map_err(configuration)?;
+        let device = context.device(NAME)?;
+        let sam = Sam::load(weights, &device, dtype(context.spec)).map_err(configuration)?;
         Ok(Self {
             sam,
+            device,
             settings: settings(spec),
             images_per_batch: spec.images_per_batch,
             timeout: Duration::from_secs(spec.timeout_seconds),
@@ -104,7 +108,10 @@ impl MaskEverything {
                 "took longer than segment.sam.timeout_seconds = {}; raise it and run with --retry-errors",
                 self.timeout.as_secs()
             ))),
-            Err(error) => Ok(Err(error.to_string())),
+            Err(error) => {
+                crate::device::check_alive(NAME, &self.device)?;
+                Ok(Err(error.to_string()))
+            }
         }
     }
 }

@@ -65,7 +65,8 @@ fn a_device_that_the_program_has_not_got_is_refused() {
     }
     assert!(!world.path("work").exists());
     // whoever only asks for a cluster, or gives a build to one, needs no GPU; nor does a driver of ranks that are elsewhere
-    let (more, gpu) = (["--set", "ranks.processes=512"], ["--set", "model.device=cuda:all"]);
+    let more = ["--set", "ranks.processes=512", "--set", "pretrain.batch=512"];
+    let gpu = ["--set", "model.device=cuda:all"];
     ends(&call(&[&["plan", spec, "--cluster", "64xH100,8/node"][..], &gpu].concat()), 0);
     let profile = &world.path("profile.toml");
     std::fs::write(profile, "[slurm]\nlogs = \"/nowhere\"\n").unwrap();

@@ -220,6 +220,29 @@ fn a_part_of_a_repository_is_completed() {
     assert!(!asked.iter().any(|(path, _)| path.ends_with("/model.safetensors")), "{asked:?}");
 }
 
+/// A hub that is away in the middle leaves nothing that passes for a whole network, neither now nor later.
+#[test]
+fn what_is_fetched_in_part_is_not_taken_for_whole() {
+    for missing in ["tokenizer.json", "model.safetensors"] {
+        let is_back = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let now = is_back.clone();
+        let (hub, _) =
+            serve(move |path, _| match name_of(path) == missing && !now.load(std::sync::atomic::Ordering::SeqCst) {
+                true => ("503 Service Unavailable".into(), Vec::new()),
+                false => found(name_of(path)),
+            });
+        let fetch = Fetch::new("acme/clip", hub);
+        for _ in 0..2 {
+            let (code, said) = fetch.fetch();
+            assert!(code == Some(75) && said.contains("503"), "{missing}: {said}");
+            assert!(!fetch.folder.path().join("work/weights").exists(), "{missing}: nothing is locked");
+        }
+        is_back.store(true, std::sync::atomic::Ordering::SeqCst);
+        let (code, said) = fetch.fetch();
+        assert!(code == Some(0) && said.contains(missing), "{missing}: {said}");
+    }
+}
+
 #[test]
 fn offline_means_that_nobody_is_asked() {
     let (hub, asked) = serve(|path, _| found(name_of(path)));

@@ -129,6 +129,7 @@ pub(crate) fn accept_ranks(
 /// Connects to a rank, again and again until it listens.
 pub(crate) fn connect_rank(to: usize, address: SocketAddr, me: Me, until: Instant) -> Result<TcpStream> {
     let mut waiting = Waiting::new(me.rank);
+    let mut before: Option<String> = None;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let attempt = match left.is_zero() {
@@ -144,12 +145,15 @@ pub(crate) fn connect_rank(to: usize, address: SocketAddr, me: Me, until: Instan
             Err(problem) => problem,
         };
         if Instant::now() + PAUSE >= until {
+            // of a try that was cut short the one before it says more
+            let problem = before.filter(|_| Instant::now() >= until).unwrap_or(problem);
             return Err(RanksError::Rendezvous(format!(
                 "rank {}: rank {to} cannot be reached at {address}: {problem}; is it running, and is the port open?",
                 me.rank
             )));
         }
         waiting.for_what(|| format!("rank {to} at {address} ({problem})"));
+        before = Some(problem);
         std::thread::sleep(PAUSE);
     }
 }

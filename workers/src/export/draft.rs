@@ -99,6 +99,11 @@ fn locked(folder: &Path) -> Result<fs::File, WorkerError> {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(of_io(error)),
             created => created.is_ok(),
         };
+        // a link that somebody has put there leads to a folder of theirs, which would be emptied
+        if fs::symlink_metadata(folder).is_ok_and(|meta| !meta.is_dir()) {
+            let why = format!("{} is no folder of an export that was cut off: remove it", folder.display());
+            return Err(WorkerError::Configuration(why));
+        }
         let lock = match fs::File::open(folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             opened => opened.map_err(of_io)?,
@@ -202,6 +207,19 @@ mod tests {
             (names(root.path()), names(&root.path().join("out"))),
             (vec!["out".to_owned()], vec!["x".to_owned()])
         );
+    }
+
+    /// What it leads to is somebody's.
+    #[test]
+    #[cfg(unix)]
+    fn a_link_in_place_of_a_draft_is_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("theirs")).unwrap();
+        fs::write(root.path().join("theirs/thesis"), "words").unwrap();
+        std::os::unix::fs::symlink(root.path().join("theirs"), root.path().join(".out.partial")).unwrap();
+        let refused = Draft::begin(&root.path().join("out"));
+        assert!(refused.is_err_and(|e| e.exit_code() == 65 && e.to_string().contains("remove it")));
+        assert_eq!(names(&root.path().join("theirs")), ["thesis"]);
     }
 
     /// Of many at once each begins with an empty folder, or not at all.

@@ -45,8 +45,7 @@ impl Steady {
     }
 
     fn tries(&self) -> Tries {
-        let Persistence { tries, first_pause, longest_pause } = self.persistence;
-        Tries { left: tries, backoff: Backoff::new(first_pause, longest_pause) }
+        Tries::of(self.persistence)
     }
 
     async fn again<T, F: Future<Output = Result<T>>>(&self, op: &'static str, mut act: impl FnMut() -> F) -> Result<T> {
@@ -79,6 +78,10 @@ struct Tries {
 }
 
 impl Tries {
+    fn of(Persistence { tries, first_pause, longest_pause }: Persistence) -> Self {
+        Tries { left: tries, backoff: Backoff::new(first_pause, longest_pause) }
+    }
+
     /// Waits for the next try.
     ///
     /// # Errors
@@ -152,7 +155,9 @@ impl ObjectStore for Steady {
             at: range.start,
             end: range.end,
             stream: Some(body),
+            persistence: self.persistence,
             tries: self.tries(),
+            since_cut: 0,
         };
         let payload = GetResultPayload::Stream(body.into_stream());
         Ok(GetResult { payload, meta, range, attributes, extensions })
@@ -234,8 +239,15 @@ struct Body {
     at: u64,
     end: u64,
     stream: Option<BoxStream<'static, Result<Bytes>>>,
+    persistence: Persistence,
     tries: Tries,
+    /// Bytes that came since it was cut last.
+    since_cut: u64,
 }
+
+/// A cut body that has brought so much more is tried as often again: a request may take no longer than its time-out, however large
+/// the object.
+const PROGRESS_BYTES: u64 = 1 << 20;
 
 impl Body {
     fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
@@ -252,6 +264,7 @@ impl Body {
                 Some(stream) => match stream.next().await {
                     Some(Ok(chunk)) => {
                         self.at += chunk.len() as u64;
+                        self.since_cut += chunk.len() as u64;
                         return Ok(Some(chunk));
                     }
                     Some(Err(error)) => error,
@@ -269,6 +282,10 @@ impl Body {
                 },
             };
             self.stream = None;
+            if self.since_cut >= PROGRESS_BYTES {
+                self.tries = Tries::of(self.persistence);
+            }
+            self.since_cut = 0;
             self.tries.pause(failure).await?;
         }
     }

@@ -6,6 +6,7 @@ use manifests::attempts::{Attempts, Object};
 use manifests::{Artifact, Plan};
 
 use crate::error::WorkerError;
+use crate::lease;
 use crate::stores::WorkStore;
 
 /// Names of a country's stages that are under way, with the tables that they write. Of such a stage somebody has tried a shard since the
@@ -30,6 +31,17 @@ pub(super) async fn under_way(
         .map(|((stage, _), _)| stage)
         .collect();
     let mut tables = BTreeMap::new();
+    // who maps in its own process claims nothing: whatever it has finished may be unpublished
+    let stages = match lease::is_held(work, country).await? {
+        true => work
+            .list(&format!("plans/{country}"))
+            .await?
+            .iter()
+            .filter_map(|name| name.split('/').next())
+            .map(str::to_owned)
+            .collect(),
+        false => stages,
+    };
     for stage in stages {
         let folder = format!("plans/{country}/{stage}");
         let mut table = None;

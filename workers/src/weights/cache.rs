@@ -14,6 +14,8 @@ use crate::cache_folder;
 
 /// Written last: a folder without it may be half fetched.
 const COMPLETE: &str = ".complete";
+/// Lies beside files of which more are to come.
+const FETCHING: &str = ".fetching";
 
 const WEIGHTS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".gguf"];
 
@@ -56,6 +58,24 @@ impl Cache {
 
     pub(super) fn complete(folder: &Path) -> std::io::Result<()> {
         std::fs::write(folder.join(COMPLETE), b"")
+    }
+
+    /// Notes that files of the folder were fetched, and perhaps not all of them.
+    pub(super) fn begin_fetching(folder: &Path) -> std::io::Result<()> {
+        std::fs::write(folder.join(FETCHING), b"")
+    }
+
+    /// The same, once all were.
+    pub(super) fn end_fetching(folder: &Path) -> std::io::Result<()> {
+        match std::fs::remove_file(folder.join(FETCHING)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Were some of the folder's files fetched, and not all?
+    pub(super) fn is_half_fetched(folder: &Path) -> bool {
+        folder.join(FETCHING).exists()
     }
 
     /// Does the folder hold at least one file with weights (or, for a vocabulary, any file at all)?

@@ -129,7 +129,8 @@ impl Remote {
                 let page = self.repository.as_ref().map_or(self.folder.clone(), |(name, _)| self.hub.page(name));
                 Err(WorkerError::Refused(self.hub.lesson(name, &page, token.as_ref())))
             }
-            done => done,
+            Ok(()) => Cache::end_fetching(folder).map_err(|e| WorkerError::of_io(folder, &e)),
+            failed => failed,
         }
     }
 
@@ -195,6 +196,7 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
         return Ok(true);
     }
     let Some(mut stream) = store.stream(name).await? else { return Ok(false) };
+    Cache::begin_fetching(folder).map_err(|e| WorkerError::of_io(folder, &e))?;
     let parent = target.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(|e| WorkerError::of_io(parent, &e))?;
     let draft = parent.join(format!(".{}", crate::attempt::id()));

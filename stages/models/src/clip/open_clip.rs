@@ -114,6 +114,15 @@ pub(super) fn read_config(path: &Path) -> Result<ClipConfig> {
             other => return Err(t.another("pool_type", &other.into())),
         },
     };
+    // a picture is taken by its shorter side, and resampled as Pillow's bicubic filter does
+    for (key, known) in [("resize_mode", "shortest"), ("interpolation", "bicubic")] {
+        if let Some(other) = preprocess.get(key).and_then(Value::as_str).filter(|other| *other != known) {
+            return Err(ModelError::Config(format!(
+                "{}: preprocess_cfg.{key} = {other:?} is not supported; only {known:?} is",
+                path.display()
+            )));
+        }
+    }
     let quick_gelu: bool = top.take("quick_gelu", Some(false))?;
     let channels = |key: &str, default| match preprocess.get(key) {
         Some(value) => serde_json::from_value(value.clone()).map_err(|error| ModelError::malformed(path, error)),

@@ -99,7 +99,9 @@ impl KvCache {
 
     /// Makes room for `rows` more slots. Call before the table hands them out.
     pub(crate) fn reserve(&mut self, rows: usize) -> Result<()> {
-        let capacity = self.layers.first().map_or(usize::MAX, |(keys, _)| keys.dims()[0]);
+        // one that found no room to grow in the middle of it has layers of two sizes
+        let capacities = self.layers.iter().flat_map(|(keys, values)| [keys.dims()[0], values.dims()[0]]);
+        let capacity = capacities.min().unwrap_or(usize::MAX);
         if self.table.used + rows > capacity {
             let live = self.table.compact();
             // Mostly dead: clearing up is enough. Else twice the room, so that copying stays rare.

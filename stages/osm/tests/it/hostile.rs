@@ -288,3 +288,20 @@ fn packed_xml_is_read_like_xml_and_says_when_it_was_cut() {
     let change = osc(&[]).into_bytes();
     assert!(Diff::read(&bz2(&change)).is_ok());
 }
+
+/// Packed bytes are bounded where they are fetched; what they unpack to is bounded here.
+#[test]
+fn a_diff_that_unpacks_to_far_more_than_it_has_is_refused() {
+    use std::io::Write;
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(b"<osmChange version=\"0.6\">").unwrap();
+    (0..70).for_each(|_| packed.write_all(&vec![b' '; 1 << 20]).unwrap());
+    packed.write_all(b"</osmChange>").unwrap();
+    let packed = packed.finish().unwrap();
+    assert!(packed.len() < 1 << 20);
+    let why = Diff::read(&packed).err().unwrap().to_string();
+    assert!(why.contains("unpacks to more than"), "{why}");
+    // a quiet period's, as some programs write it
+    assert!(Diff::read(b"<osmChange version=\"0.6\"/>").is_ok());
+    assert!(Diff::read(b"<osmChange version=\"0.6\">").is_err());
+}

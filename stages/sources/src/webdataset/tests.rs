@@ -3,10 +3,15 @@ use crate::tar::{Archive, is_packed};
 
 /// An archive of members.
 fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let named = members.iter().map(|(name, data)| (name.as_bytes(), *data));
+    tar_of(&named.collect::<Vec<_>>())
+}
+
+fn tar_of(members: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, data) in members {
         let mut block = vec![0; 512];
-        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[..name.len()].copy_from_slice(name);
         block[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
@@ -132,4 +137,16 @@ fn archives_that_others_wrote_are_read() {
         let (images, others) = of(name);
         assert!(images.is_empty() && others >= samples.min(3), "{name}: {others}");
     }
+}
+
+/// An archive of old names is not an archive with fewer pictures.
+#[test]
+fn a_name_in_another_encoding_is_a_sample_with_a_problem() {
+    let bytes =
+        tar_of(&[(b"caf\xe9.jpg", b"picture"), (b"caf\xe9.txt", b"a lake"), (b"a.jpg", b"x"), (b"a.txt", b"a road")]);
+    let (samples, others) = read("x.tar", &bytes).unwrap();
+    let rows: Vec<_> = samples.iter().map(|s| (s.id.as_str(), s.problem.as_deref())).collect();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert!(rows[0].0.contains("caf\\xe9") && rows[0].1.is_some_and(|why| why.contains("no UTF-8")), "{rows:?}");
+    assert_eq!((rows[1], others), (("a", None), 0));
 }

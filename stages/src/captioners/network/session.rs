@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use candle_core::Device;
 use manifests::spec::{Decoding, InstructBlipSpec};
 use models::captioning::{self, CaptionRequest};
 use models::language::BatchLimits;
@@ -21,6 +22,7 @@ pub(super) struct Session {
     /// The section of the spec, for messages.
     section: String,
     network: Box<dyn captioning::Captioner>,
+    device: Device,
     spec: InstructBlipSpec,
     limits: DecodeLimits,
     batch: BatchLimits,
@@ -43,6 +45,7 @@ impl Session {
         Ok(Self {
             stage,
             network: opened,
+            device,
             limits: limits(context.spec),
             batch: BatchLimits { rows: spec.images_per_batch, cache_bytes },
             stop: context.stop.clone(),
@@ -111,14 +114,21 @@ impl Session {
         requests: &[CaptionRequest],
         settings: &GenerationSettings,
     ) -> Result<Vec<Result<String, String>>, StageError> {
-        if let Ok(captions) = self.network.caption(requests, settings, self.batch) {
-            return Ok(captions.into_iter().map(|c| Ok(c.text.unwrap_or_default())).collect());
+        match self.network.caption(requests, settings, self.batch) {
+            Ok(captions) => return Ok(captions.into_iter().map(|c| Ok(c.text.unwrap_or_default())).collect()),
+            Err(error) => {
+                crate::device::check_alive(self.stage, &self.device)?;
+                tracing::debug!(%error, "a batch failed and is tried again one by one");
+            }
         }
         requests
             .iter()
             .map(|request| {
                 self.check_stop()?;
                 let alone = self.network.caption(std::slice::from_ref(request), settings, self.batch);
+                if alone.is_err() {
+                    crate::device::check_alive(self.stage, &self.device)?;
+                }
                 Ok(alone.map(|mut c| c.pop().and_then(|c| c.text).unwrap_or_default()).map_err(|e| e.to_string()))
             })
             .collect()

@@ -142,6 +142,24 @@ async fn a_cut_body_goes_on_where_it_ended() {
     assert_eq!(store.get_ranges(&at, &[1..3, 7..9]).await.unwrap(), ["12", "78"]);
 }
 
+/// A request may take no longer than its time-out: what is large is cut as often as it takes.
+#[tokio::test]
+async fn a_body_that_comes_further_is_gone_on_with_however_often_it_is_cut() {
+    let at = Path::from("a");
+    let bytes = vec![7; 12 * PROGRESS_BYTES as usize];
+    let cut = |after| Fault::Cut { after, quietly: false };
+    let read = async |cuts: Vec<Fault>| {
+        let faulty = Faulty { inner: InMemory::new(), faults: Mutex::default() };
+        faulty.inner.put(&at, bytes.clone().into()).await.unwrap();
+        faulty.faults.lock().unwrap().extend(cuts);
+        let store = Steady::new(Arc::new(faulty), steady(&[]).persistence);
+        store.get(&at).await?.bytes().await
+    };
+    assert_eq!(read(vec![cut(PROGRESS_BYTES as usize); 10]).await.unwrap(), bytes);
+    // one that brings next to nothing is given up
+    assert!(read(vec![cut(1); 10]).await.is_err());
+}
+
 #[tokio::test]
 async fn tries_are_bounded_and_what_lasts_is_not_tried_again() {
     let store = steady(&[Fault::Refused; 5]);

@@ -147,7 +147,7 @@ pub async fn sweep(
                 }
                 _ => Point {
                     from_earlier_weights: record.warm_start.is_some(),
-                    of_earlier_tables: !swept.reads_what(&record).await?,
+                    of_earlier_tables: !swept.is_of_these_rows().await?,
                     ..point
                 },
             });

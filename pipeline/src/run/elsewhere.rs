@@ -1,11 +1,11 @@
 //! Stages whose shards workers elsewhere map: a plan is published for them, and what they did is gathered.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use manifests::Plan;
 use manifests::attempts::ShardTurn;
 use manifests::words::count;
+use manifests::{Plan, paths};
 use stages::stage::Stage;
 use workers::WorkerError;
 use workers::claims::{ClaimBoard, FailedShard, Withdrawal};
@@ -20,6 +20,8 @@ use crate::run_record::{Placement, RunRecord};
 
 /// How often a driver looks how far its workers are.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often it looks whether the plan is still where workers read it.
+const LOOK_FOR_PLAN_EVERY: Duration = Duration::from_secs(2);
 /// Times that all shards of a plan seemed closed and some were not, before a driver gives up.
 const MOST_REOPENED: usize = 5;
 
@@ -42,7 +44,8 @@ pub(super) async fn map(
     bar: &StageBar<'_>,
 ) -> Result<Option<MapResult>, WorkerError> {
     let (board, key) = (ClaimBoard::new(&build.work, plan, engine.lease()), plan.key());
-    let mut is_published = false;
+    // when the plan was last seen where workers read it
+    let mut published: Option<Instant> = None;
     let (mut told, mut reopened) = (0, 0);
     loop {
         let look = board.look().await?;
@@ -83,7 +86,7 @@ pub(super) async fn map(
             continue;
         }
         // what was said before this plan was published was said of what is no longer there either
-        if let Some(Withdrawal { why, .. }) = look.withdrawn.filter(|_| is_published) {
+        if let Some(Withdrawal { why, .. }) = look.withdrawn.filter(|_| published.is_some()) {
             // they leave what they have begun: its rows may still be wanted
             engine.end_of_stage(true).await;
             let Collected { finished, seconds, .. } = gather(build, engine, plan).await?;
@@ -97,12 +100,19 @@ pub(super) async fn map(
             let (failed, outdated) = (Vec::new(), None);
             return Ok(Some(MapResult { finished, failed, seconds: Some(seconds), stopped: true, outdated }));
         }
-        if !is_published {
+        if published.is_none() {
             board.forget_withdrawal().await?;
             build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;
-            is_published = true;
+            published = Some(Instant::now());
             record(build, engine, stage, &key).await?;
             engine.check_wanted(&build.work).await?;
+        }
+        if published.is_some_and(|at| at.elapsed() > LOOK_FOR_PLAN_EVERY) {
+            // somebody may have cleared it away, or found it damaged
+            if build.work.head(&paths::plan(&plan.country, stage.name, &key)).await?.is_none() {
+                build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;
+            }
+            published = Some(Instant::now());
         }
         // a poisoned one is closed by the next worker that looks
         let is_free = |turn: &ShardTurn| matches!(turn, ShardTurn::Open { .. } | ShardTurn::Poisoned);

@@ -76,6 +76,9 @@ impl Axis {
         if values.iter().any(String::is_empty) {
             return Err(fail("a value is empty"));
         }
+        if let Some((_, twice)) = values.iter().enumerate().find(|(at, value)| values[..*at].contains(value)) {
+            return Err(fail(&format!("{twice} is there twice")));
+        }
         // curves of trainings are drawn over numbers; a method or a protocol has names
         let with_words = matches!(moves, Moves::Measure | Moves::Adaptation);
         if !with_words && values.iter().any(|value| value.parse::<f64>().is_err()) {
@@ -117,6 +120,7 @@ mod tests {
             ("score.canvas=full,cropped", "must be a number"),
             ("segment.segmenter=sam", "only fields of pretrain"),
             ("evaluate.protocol=standard,", "a value is empty"),
+            ("pretrain.batch=8,16,8", "8 is there twice"),
         ] {
             let error = Axis::parse(text).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use manifests::plan::PinnedTable;
 use manifests::{Artifact, BuildSpec, digest, paths};
 use serde::{Deserialize, Serialize};
 use stages::{Training, evaluate};
@@ -133,13 +132,12 @@ impl Swept {
         Ok(measured)
     }
 
-    /// Has a training read the tables as they are?
-    pub(super) async fn reads_what(&self, record: &TrainingRecord) -> Result<bool, WorkerError> {
-        let mut tables = Vec::new();
-        for artifact in training_inputs(&self.build.spec, Training::Pretrain) {
-            tables.push(self.build.pin(artifact).await?.digest());
+    /// Has its finished training learnt from the rows as they are? Parts may have been made again with the same ones.
+    pub(super) async fn is_of_these_rows(&self) -> Result<bool, WorkerError> {
+        match training_state(&self.build, Training::Pretrain, false).await? {
+            TrainingState::UpToDate { changed, .. } => Ok(changed.changed == 0),
+            TrainingState::MustRun(_) => Ok(false),
         }
-        Ok(record.inputs.iter().map(PinnedTable::digest).eq(tables))
     }
 
     /// Where the measure lies: beside the model, by all that it depends on.

@@ -379,6 +379,33 @@ async fn a_stopped_worker_leaves_its_rows_for_the_next() {
     assert!(collected(&build, &plan).await.is_closed());
 }
 
+/// Workers that find no plan, or a cut one, are started again, and find it.
+#[test]
+fn a_plan_that_is_lost_or_cut_is_published_again() {
+    let world = World::new(40);
+    let spec = spec_file(&world, "work", &QUICK);
+    for (stage, is_cut) in [("images", true), ("captions", false)] {
+        let mut driver = Command::new(urbancross());
+        driver.arg("drive").arg(&spec).args(["--workers", "2", "--lease-seconds", "2", "--until", stage]);
+        let mut driver = driver.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let (folder, began) = (world.path("work/plans/finland").join(stage), Instant::now());
+        let plan = loop {
+            let plans = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            if let Some(plan) = plans.into_iter().find(|path| path.extension().is_some_and(|end| end == "json")) {
+                break plan;
+            }
+            assert!(driver.try_wait().unwrap().is_none() && began.elapsed() < Duration::from_secs(120));
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        if is_cut {
+            std::fs::write(&plan, "{").unwrap()
+        } else {
+            std::fs::remove_file(&plan).unwrap()
+        }
+        assert_eq!(driver.wait().unwrap().code(), Some(0), "{stage}");
+    }
+}
+
 /// A stage may take longer than gc keeps anything, and is published when all of its shards are closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_long_stage_has_finished_is_kept() {

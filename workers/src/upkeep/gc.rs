@@ -93,7 +93,7 @@ pub async fn gc(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let horizon_millis = now.saturating_sub(retention.keep).as_millis() as u64;
     let mut sweep = Sweep { work, delete: retention.delete, horizon_millis, clearance: Clearance::new() };
-    let under_way = under_way(work, country, horizon_millis).await?;
+    let under_way = under_way(work, tables, country, horizon_millis).await?;
     let is_under_way = |stage: &str| under_way.contains_key(stage);
     for artifact in Artifact::TABLES {
         // a stage may take longer than anything is kept, and is published as a whole

@@ -10,7 +10,6 @@ use workers::WorkerError;
 use workers::claims::{ClaimBoard, Withdrawal};
 use workers::map::MapContext;
 use workers::pull::{PullEnd, Share, pull};
-use workers::stores::Hint;
 
 use crate::build::Build;
 use crate::plan::{model_folder, model_of};
@@ -110,18 +109,11 @@ fn stage_named(spec: &BuildSpec, name: &str) -> Result<Stage, WorkerError> {
 /// A published plan, if this program and this spec would make the rows that it wants.
 async fn read_plan(build: &Build, stage: &Stage, key: &str) -> Result<Plan, WorkerError> {
     let path = paths::plan(&build.spec.country, stage.name, key);
-    let plan = match build.work.look_at::<Plan>(&path).await? {
-        // its driver finds it gone, and publishes it again
-        Hint::Damaged | Hint::Unsealed(_) => {
-            build.work.delete(&path).await?;
-            None
-        }
-        found => found.sealed(),
-    };
-    let Some(plan) = plan else {
+    let Some(plan) = build.work.get_sealed::<Plan>(&path).await? else {
         // a driver that begins puts it there again
         return Err(WorkerError::Transient(format!(
-            "there is no plan {}{path}: nobody has published it, or it was removed, or damaged, meanwhile",
+            "there is no plan {}{path} that can be read: nobody has published it, or it was removed or damaged meanwhile; its \
+             driver publishes it again",
             build.work.url()
         )));
     };

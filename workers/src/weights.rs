@@ -240,7 +240,7 @@ async fn fetch_one(
     if !Cache::is_complete(&folder)
         && let Err(error) = remote.fetch(&spec.weights.options, &folder, lock.as_ref()).await
     {
-        // files that a person has put there need no network; those of a fetch that came no further are not all
+        // weights that a person has put there need no network; those of a fetch that came no further are not all
         if Cache::is_half_fetched(&folder) || !Cache::has_weights(&folder) {
             return Err(unfetched(used, remote, &folder, lock.as_ref(), error));
         }
@@ -288,7 +288,7 @@ fn unfetched(
     };
     let words = format!(
         "{} = {:?} cannot be fetched: {why}. Without a network put {names} into {}, or set {} to a folder that has \
-         them",
+         them; where the hub's own tools have fetched all of it, HF_HUB_OFFLINE=1 says so",
         used.field,
         used.source,
         folder.display(),

@@ -21,7 +21,7 @@ use crate::run_record::{Placement, RunRecord};
 /// How often a driver looks how far its workers are.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it looks whether the plan is still where workers read it.
-const LOOK_FOR_PLAN_EVERY: Duration = Duration::from_secs(2);
+const LOOK_FOR_PLAN_EVERY: Duration = Duration::from_secs(10);
 /// Times that all shards of a plan seemed closed and some were not, before a driver gives up.
 const MOST_REOPENED: usize = 5;
 
@@ -108,8 +108,9 @@ pub(super) async fn map(
             engine.check_wanted(&build.work).await?;
         }
         if published.is_some_and(|at| at.elapsed() > LOOK_FOR_PLAN_EVERY) {
-            // somebody may have cleared it away, or found it damaged
-            if build.work.head(&paths::plan(&plan.country, stage.name, &key)).await?.is_none() {
+            // somebody may have cleared it away or damaged it
+            let there = build.work.get_sealed::<Plan>(&paths::plan(&plan.country, stage.name, &key)).await?;
+            if there.is_none() {
                 build.virtual_inputs.slices.publish_plan(&build.work, plan, build.spec.work.concurrency).await?;
             }
             published = Some(Instant::now());

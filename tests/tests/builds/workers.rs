@@ -387,7 +387,9 @@ fn a_plan_that_is_lost_or_cut_is_published_again() {
     for (stage, is_cut) in [("images", true), ("captions", false)] {
         let mut driver = Command::new(urbancross());
         driver.arg("drive").arg(&spec).args(["--workers", "2", "--lease-seconds", "2", "--until", stage]);
-        let mut driver = driver.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let words = world.path(&format!("{stage}.words"));
+        let said = std::fs::File::create(&words).unwrap();
+        let mut driver = driver.stdout(Stdio::null()).stderr(said).spawn().unwrap();
         let (folder, began) = (world.path("work/plans/finland").join(stage), Instant::now());
         let plan = loop {
             let plans = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -402,7 +404,11 @@ fn a_plan_that_is_lost_or_cut_is_published_again() {
         } else {
             std::fs::remove_file(&plan).unwrap()
         }
-        assert_eq!(driver.wait().unwrap().code(), Some(0), "{stage}");
+        let code = driver.wait().unwrap().code();
+        let said = std::fs::read_to_string(&words).unwrap();
+        assert_eq!(code, Some(0), "{stage}: {said}");
+        // processes take longer to start than the file to go
+        assert!(said.contains("there is no plan"), "{stage}: {said}");
     }
 }
 

@@ -243,6 +243,45 @@ fn what_is_fetched_in_part_is_not_taken_for_whole() {
     }
 }
 
+/// What a person puts beside the files of a fetch that came no further is whole, and so is nothing else.
+#[test]
+fn weights_put_by_hand_are_taken_after_a_fetch_that_failed() {
+    let (hub, _) = serve(|path, _| match name_of(path) {
+        "config.json" => found("config.json"),
+        _ => ("503 Service Unavailable".into(), Vec::new()),
+    });
+    let fetch = Fetch::new("acme/clip", hub);
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(75), "{said}");
+    let cache = fetch.folder.path().join("cache");
+    let config = walkdir_find(&cache, "config.json");
+    for name in ["model.safetensors", "tokenizer.json"] {
+        std::fs::write(config.with_file_name(name), file(name).unwrap()).unwrap();
+    }
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(0), "{said}");
+    // two of three files, by the hub's own tools
+    let fetch = Fetch::new("acme/clip", hub).with_snapshot(&["config.json", "model.safetensors"]);
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(75), "{said}");
+    assert!(!fetch.folder.path().join("work/weights").exists(), "nothing is locked");
+}
+
+/// The file of that name below a folder.
+fn walkdir_find(folder: &Path, name: &str) -> std::path::PathBuf {
+    let mut pending = vec![folder.to_owned()];
+    while let Some(next) = pending.pop() {
+        for entry in std::fs::read_dir(next).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => pending.push(path),
+                path if path.ends_with(name) => return path,
+                _ => {}
+            }
+        }
+    }
+    panic!("{name} is not below {}", folder.display());
+}
+
 #[test]
 fn offline_means_that_nobody_is_asked() {
     let (hub, asked) = serve(|path, _| found(name_of(path)));

@@ -14,6 +14,9 @@ use crate::tables::Tables;
 /// Whoever works on a shard is heard of within so long, however little is kept.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3600);
 
+/// No stage takes longer.
+const LONGEST_STAGE: Duration = Duration::from_secs(30 * 86_400);
+
 /// Names of a country's stages that are under way, with the tables that they write. Of such a stage somebody has tried a shard
 /// since the horizon, and it is neither made nor closed as failed; or a run is at work, and one of its plans is as yet unpublished: who
 /// maps in its own process claims nothing.
@@ -39,7 +42,12 @@ pub(super) async fn under_way(
     let is_held = lease::is_held(work, country).await?;
     let mut under_way: BTreeMap<String, Option<Artifact>> = tried.iter().map(|stage| (stage.clone(), None)).collect();
     let folder = format!("plans/{country}");
-    for name in work.list(&folder).await? {
+    let oldest = i64::try_from(now.saturating_sub(LONGEST_STAGE).as_millis()).unwrap_or(i64::MAX);
+    for (name, meta) in work.list_metas(&folder).await? {
+        // a run that was lost with its machine holds its lease for ever
+        if meta.last_modified.timestamp_millis() < oldest {
+            continue;
+        }
         let stage = name.split('/').next().unwrap_or_default();
         let is_open = matches!(under_way.get(stage), Some(None)) || (is_held && !under_way.contains_key(stage));
         if !is_open {

@@ -60,9 +60,11 @@ impl Cache {
         std::fs::write(folder.join(COMPLETE), b"")
     }
 
-    /// Notes that files of the folder were fetched, and perhaps not all of them.
-    pub(super) fn begin_fetching(folder: &Path) -> std::io::Result<()> {
-        std::fs::write(folder.join(FETCHING), b"")
+    /// Notes that a file of the folder was fetched, and perhaps not all that belong to it.
+    pub(super) fn note_fetched(folder: &Path, name: &str) -> std::io::Result<()> {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(FETCHING))?;
+        writeln!(file, "{name}")
     }
 
     /// The same, once all were.
@@ -73,14 +75,16 @@ impl Cache {
         }
     }
 
-    /// Were some of the folder's files fetched, and not all?
+    /// Were all of the folder's weights fetched, and is it not known that nothing is left to fetch? What a person has put there is whole.
     pub(super) fn is_half_fetched(folder: &Path) -> bool {
-        folder.join(FETCHING).exists()
+        let Ok(fetched) = std::fs::read_to_string(folder.join(FETCHING)) else { return false };
+        let is_of_a_person = |name: &str| is_weights(name) && !fetched.lines().any(|known| known == name);
+        !names(folder).is_ok_and(|names| names.iter().any(|name| is_of_a_person(name)))
     }
 
     /// Does the folder hold at least one file with weights (or, for a vocabulary, any file at all)?
     pub(super) fn has_weights(folder: &Path) -> bool {
-        names(folder).is_ok_and(|names| names.iter().any(|n| WEIGHTS.iter().any(|e| n.ends_with(e))))
+        names(folder).is_ok_and(|names| names.iter().any(|name| is_weights(name)))
     }
 
     /// Size and SHA-256 of a file, or of the files of a folder. A file is read again only when its size or time
@@ -122,6 +126,10 @@ impl Cache {
         }
         Ok(FilePin { bytes: meta.len(), sha256 })
     }
+}
+
+fn is_weights(name: &str) -> bool {
+    WEIGHTS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Names of the network files of a folder and of the folders in it, sorted; nothing hidden.

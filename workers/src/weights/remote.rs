@@ -8,7 +8,7 @@ use manifests::spec::StoreOptions;
 use manifests::weights::{ENDINGS, TEXTS, WeightsLock, hub_name, is_plain};
 use url::Url;
 
-use super::cache::Cache;
+use super::cache::{Cache, names};
 use super::hub::{Hub, is_open};
 use super::layout::{DESCRIPTIONS, INDEX, MAX_FILES, WEIGHTS, shards};
 use super::snapshot::Snapshot;
@@ -121,6 +121,12 @@ impl Remote {
         if let Some(warning) = self.in_the_open(options) {
             tracing::warn!("{warning}");
         }
+        // what lies here by the hub's own tools is not all of it
+        for name in names(folder).map_err(|e| WorkerError::of_io(folder, &e))? {
+            if std::fs::symlink_metadata(folder.join(&name)).is_ok_and(|meta| meta.is_symlink()) {
+                Cache::note_fetched(folder, &name).map_err(|e| WorkerError::of_io(folder, &e))?;
+            }
+        }
         let token = self.hub.token_for(&address)?;
         let store = SourceStore::open_as(&address, options, token.as_ref().map(|token| token.header.clone()))?;
         match self.copy_all(&store, folder, lock).await {
@@ -196,7 +202,7 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
         return Ok(true);
     }
     let Some(mut stream) = store.stream(name).await? else { return Ok(false) };
-    Cache::begin_fetching(folder).map_err(|e| WorkerError::of_io(folder, &e))?;
+    Cache::note_fetched(folder, name).map_err(|e| WorkerError::of_io(folder, &e))?;
     let parent = target.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(|e| WorkerError::of_io(parent, &e))?;
     let draft = parent.join(format!(".{}", crate::attempt::id()));

@@ -48,8 +48,6 @@ impl GenerationConfig {
             Self { no_repeat_ngram_size: Some(n @ 1..), .. } => refuse(format!("no_repeat_ngram_size = {n}")),
             Self { num_beam_groups: Some(n @ 2..), .. } => refuse(format!("num_beam_groups = {n}")),
             Self { top_k: Some(n @ 1..), .. } if samples => refuse(format!("do_sample with top_k = {n}")),
-            // transformers takes 50 then
-            Self { top_k: None, .. } if samples => refuse("do_sample without top_k (write 0 for none)".to_owned()),
             config => Ok(Some(config)),
         }
     }

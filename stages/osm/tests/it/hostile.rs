@@ -295,7 +295,8 @@ fn a_diff_that_unpacks_to_far_more_than_it_has_is_refused() {
     use std::io::Write;
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     packed.write_all(b"<osmChange version=\"0.6\">").unwrap();
-    (0..70).for_each(|_| packed.write_all(&vec![b' '; 1 << 20]).unwrap());
+    let comment = [b"<!--".to_vec(), vec![b' '; 64 << 10], b"-->".to_vec()].concat();
+    (0..1100).for_each(|_| packed.write_all(&comment).unwrap());
     packed.write_all(b"</osmChange>").unwrap();
     let packed = packed.finish().unwrap();
     assert!(packed.len() < 1 << 20);

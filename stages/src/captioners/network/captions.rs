@@ -98,7 +98,7 @@ impl CaptionWriter {
             .map(|question| {
                 let (question, draft) = (question?, drafts.next().ok_or("the captioner gave no answer")??);
                 if draft.caption.is_empty() {
-                    return Err("the network says nothing, asked twice".to_owned());
+                    return Err("the network says nothing".to_owned());
                 }
                 Ok(Caption {
                     captions: vec![draft.caption],

@@ -7,6 +7,7 @@ mod logs;
 mod manner;
 mod paths;
 mod refusals;
+mod scripts;
 mod words;
 
 use std::path::{Path, PathBuf};

@@ -100,6 +100,8 @@ fn a_build_that_means_nothing_is_refused_by_its_field() {
             ("pretrain.micro_batches=65", "between 1 and 64"),
             ("pretrain.retrain_above=1.5", "share"),
             ("pretrain.segment_tower=true", "expected one of `shared`, `frozen`, `separate`"),
+            ("evaluate.rerank.temperature_of_images=0.00001", "between 0.001 and 100.0"),
+            ("evaluate.rerank.temperature_of_captions=0.0", "between 0.001 and 100.0"),
             (
                 "ranks.processes=50",
                 "pretrain.batch = 64: ranks.processes = 50 cannot share it; use a multiple, such as 100",

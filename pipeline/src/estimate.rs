@@ -48,27 +48,53 @@ impl Memory {
 }
 
 /// Operations a second that were measured (docs/benchmarks-log.md), of each kind of work.
+#[derive(Clone, Copy)]
 struct Machine {
     name: &'static str,
     /// Towers, there and back.
     passes: f64,
-    /// A language model that writes.
+    /// A language model that writes so many rows at once; fewer take it as long.
     words: f64,
+    words_rows: f64,
     /// Segment Anything's decoder.
     masks: f64,
 }
 
+impl Machine {
+    /// In a precision. The card's were measured in bf16; others are less by what its maker says of products of matrices:
+    /// 495 and 67 of 989 TFLOP/s.
+    fn in_precision(self, precision: Precision) -> Self {
+        let share = match precision {
+            Precision::Bf16 | Precision::F16 => 1.0,
+            _ if self.name == CPU.name => 1.0,
+            Precision::Tf32 => 495.0 / 989.0,
+            Precision::F32 => 67.0 / 989.0,
+        };
+        // what writes and what makes masks waits for memory, for twice the bytes
+        let bytes = if share < 1.0 { 2.0 } else { 1.0 };
+        Self { passes: self.passes * share, masks: self.masks / bytes, words: self.words / bytes, ..self }
+    }
+
+    /// The rate of writing so many rows at once.
+    fn words_at(&self, rows: usize) -> f64 {
+        self.words * (rows as f64 / self.words_rows).clamp(f64::MIN_POSITIVE, 1.0)
+    }
+}
+
 /// A step of ViT-L/14 with 40 pairs in 0.111 s, a fifth of the card's 989 TFLOP/s of dense bf16; a step of 32 rows through
 /// 4 layers of vicuna-7b in 5.0 ms; 1,024 points in 0.641 s.
-const GPU: Machine = Machine { name: "one NVIDIA H200", passes: 189e12, words: 12e12, masks: 5.6e12 };
+const GPU: Machine = Machine { name: "one NVIDIA H200", passes: 189e12, words: 12e12, words_rows: 32.0, masks: 5.6e12 };
 /// ViT-B/32 at 3.2 pairs/s; 53 tokens/s of a language model of 187 million weights; 1,024 points in 24.6 s.
-const CPU: Machine = Machine { name: "two cores with AVX-512", passes: 140e9, words: 20e9, masks: 146e9 };
+const CPU: Machine =
+    Machine { name: "two cores with AVX-512", passes: 140e9, words: 20e9, words_rows: 1.0, masks: 146e9 };
 
 /// Operations of an image, by kind.
 #[derive(Default)]
 struct Work {
     passes: f64,
     words: f64,
+    /// Rows that are written at once.
+    words_rows: usize,
     masks: f64,
 }
 
@@ -98,9 +124,10 @@ pub fn kind(spec: &BuildSpec) -> DeviceKind {
 /// The same on devices of a kind, whatever the spec names.
 pub fn on(kind: DeviceKind, spec: &BuildSpec, networks: &Networks, rows: u64) -> Vec<(&'static str, Estimate)> {
     let machine = match kind {
-        DeviceKind::Cpu => &CPU,
-        DeviceKind::Cuda => &GPU,
+        DeviceKind::Cpu => CPU,
+        DeviceKind::Cuda => GPU,
     };
+    let machine = machine.in_precision(spec.model.precision);
     let maker = Maker { spec, networks, rows, machine };
     stages::steps(spec).iter().filter_map(|step| Some((step.name(), maker.estimate(step.name())?))).collect()
 }
@@ -109,7 +136,7 @@ struct Maker<'a> {
     spec: &'a BuildSpec,
     networks: &'a Networks,
     rows: u64,
-    machine: &'static Machine,
+    machine: Machine,
 }
 
 impl Maker<'_> {
@@ -154,7 +181,8 @@ impl Maker<'_> {
             _ => return None,
         };
         let machine = self.machine;
-        let seconds = work.passes / machine.passes + work.words / machine.words + work.masks / machine.masks;
+        let words = work.words / machine.words_at(work.words_rows);
+        let seconds = work.passes / machine.passes + words + work.masks / machine.masks;
         Some(Estimate {
             rows,
             operations: rows as f64 * (work.passes + work.words + work.masks),
@@ -194,13 +222,18 @@ impl Maker<'_> {
             true => (asked.structured.max_new_tokens, 1, asked.structured.attempts),
             false => (asked.max_new_tokens, if asked.top_p < 1.0 { 1 } else { asked.num_beams }, 1),
         };
-        let work =
-            Work { passes: cost.reading(), words: answers as f64 * cost.writing(tokens, beams), ..Work::default() };
+        let work = Work {
+            passes: cost.reading(),
+            words: answers as f64 * cost.writing(tokens, beams),
+            words_rows: asked.images_per_batch * beams,
+            ..Work::default()
+        };
         let positions = (asked.images_per_batch * (cost.prompt() + beams * tokens)) as u64;
         let cache = positions * cost.cached * self.number();
         let bound = if asked.cache_mib > 0 { asked.cache_mib << 20 } else { u64::MAX };
-        let memory = Memory { weights: cost.parameters * self.number(), cache: cache.min(bound), ..Memory::default() };
-        Some((self.rows, work, memory))
+        let wide = if self.spec.model.precision == Precision::F16 { 2 * cost.wide_in_f16 } else { 0 };
+        let weights = cost.parameters * self.number() + wide;
+        Some((self.rows, work, Memory { weights, cache: cache.min(bound), ..Memory::default() }))
     }
 
     /// So many texts of an image, of so many tokens.
@@ -378,6 +411,23 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_those_of_the_precision_and_of_rows_written_at_once() {
+        let hours = |set: &[&str], name: &str| step(&finland(set), 1000, name).hours;
+        let tf32 = hours(&["model.precision=tf32"], "pretrain") / hours(&[], "pretrain");
+        near(tf32, 989.0 / 495.0, 1e-6);
+        near(hours(&["model.precision=f32"], "image_embeddings") / hours(&[], "image_embeddings"), 989.0 / 67.0, 1e-6);
+        // one row at once takes as long as eight; what is read before goes by its operations
+        let [one, eight] = [1, 8].map(|images| {
+            let batch = format!("caption.instructblip.images_per_batch={images}");
+            hours(&["caption.instructblip.num_beams=1", &batch], "captions")
+        });
+        assert!(one > 7.0 * eight && one < 8.0 * eight, "{one} beside {eight}");
+        let cpu =
+            |set: &[&str]| on(DeviceKind::Cpu, &finland(set), &Networks::of(&finland(set), &Weights::default()), 9);
+        assert_eq!(cpu(&["model.precision=f32"])[0].1.hours, cpu(&[])[0].1.hours);
+    }
+
+    #[test]
     fn captions_hold_their_weights_and_keys() {
         let memory = step(&finland(&[]), 1, "captions").device_bytes;
         near(memory.weights as f64, 2.0 * 7.91e9, 0.01);
@@ -387,6 +437,12 @@ mod tests {
         let llava = step(&finland(&["caption.captioner=llava"]), 1, "captions").device_bytes;
         near(llava.weights as f64, 2.0 * 7.06e9, 0.01);
         assert_eq!(llava.cache, 8 * (576 + 64 + 256) * 2 * 32 * 4096 * 2);
+        // google/flan-t5-xl keeps 48 layers' `wo` in f32
+        let xl = |precision: &str| {
+            let weights = "caption.instructblip.weights=Salesforce/instructblip-flan-t5-xl";
+            step(&finland(&[weights, &format!("model.precision={precision}")]), 1, "captions").device_bytes.weights
+        };
+        assert_eq!(xl("f16") - xl("bf16"), 2 * 48 * 5120 * 2048);
         let bound = step(&finland(&["caption.instructblip.cache_mib=100"]), 1, "captions").device_bytes;
         assert_eq!(bound.cache, 100 << 20);
     }

@@ -23,7 +23,7 @@ use crate::trainings::{current_record, no_model};
 pub struct DataExport {
     /// The layout.
     pub format: Format,
-    /// Names of splits; none: all of them.
+    /// Names of splits; none: training, validation and test.
     pub splits: Vec<String>,
     /// A file of a format with several is closed when it is larger than this.
     pub file_bytes: u64,

@@ -52,7 +52,7 @@ struct Gathered<'a> {
     analysis: Option<Analysis>,
     statistics: statistics::Statistics,
     captions: captions::CaptionQuality,
-    failed: Vec<failed::Failed>,
+    failed: failed::AllFailed,
     /// Steps that have left nothing yet, in order.
     missing: Vec<&'static str>,
     /// Stages of which no run has looked at the rows since something changed that they are made from.

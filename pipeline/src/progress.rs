@@ -310,7 +310,7 @@ impl TrainingBar<'_> {
     pub fn finish(&self, trained: &Trained) {
         self.bar.finish_and_clear();
         let message = format!(
-            "{}, {}, {} in epoch {}; {:.0} s since it was last started, {:.0} of them waiting for data",
+            "{}, {}, {} in epoch {}; {:.0} s in all, {:.0} of them waiting for data",
             count(trained.epochs, "epoch"),
             count(trained.samples, "sample"),
             trained.best_validation(),

@@ -75,6 +75,8 @@ pub const DONE: &str = "done";
 
 /// When a run was last begun.
 const BEGUN: &str = "begun.json";
+/// What had been placed by then.
+const EARLIER: &str = "earlier.json";
 
 /// The records of one run.
 pub struct RunRecord<'a> {
@@ -176,8 +178,8 @@ impl<'a> RunRecord<'a> {
         self.work.get_hint(&self.path(&format!("ends/{}/{}.json", DRIVER.0, DRIVER.1))).await
     }
 
-    /// Ends a driver that its engine has started again in its place, `job`, though it had ended for good there: what it would place would
-    /// end so, too. One that somebody starts by another name is told nothing of it.
+    /// Ends a driver that its engine has started again in its place, `job`, though it had ended for good there: what it
+    /// would place would end so, too. One that somebody starts has no such job, and is told nothing of it.
     ///
     /// # Errors
     /// How it ended, where trying again does not help; a store that does not answer.
@@ -212,7 +214,17 @@ impl<'a> RunRecord<'a> {
         for name in self.work.list(&folder).await? {
             self.work.delete(&format!("{folder}/{name}")).await?;
         }
+        // not told by time: drivers that place jobs have other clocks
+        self.work.put_json(&self.path(EARLIER), &self.placements().await?).await?;
         self.begin(unix_seconds).await
+    }
+
+    /// What had been placed when the run was last begun anew.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn placed_earlier(&self) -> Result<Vec<Placement>, WorkerError> {
+        Ok(self.work.get_hint(&self.path(EARLIER)).await?.unwrap_or_default())
     }
 
     /// Writes down when the run was begun.

@@ -23,6 +23,9 @@ pub struct RunStatus {
     /// The run that its drivers drive: itself, or that of all tasks.
     #[serde(skip)]
     pub driven: String,
+    /// When it was last begun, by the clock of who submitted it; where nobody has said, when it last placed something.
+    #[serde(skip)]
+    pub begun: u64,
     /// What starts its workers.
     pub engine: String,
     /// Whether somebody has cancelled it.
@@ -124,16 +127,36 @@ pub async fn run_statuses(work: &WorkStore, country: &str) -> Result<Vec<RunStat
         // a driver that was never started leaves no word
         let driver_error = driver_error.or(failed.map(|failed| failed.words));
         let advice = if done { String::new() } else { advice(cancelled, step.as_ref(), jobs.as_deref()) };
-        let at = last.map_or(0, |placement| placement.unix_seconds).max(record.begun().await?);
+        let placed = last.map_or(0, |placement| placement.unix_seconds);
+        let begun = Some(record.begun().await?).filter(|begun| *begun > 0).unwrap_or(placed);
         let driven = submission.whole.unwrap_or_else(|| run.clone());
         let (engine, logs) = (submission.engine, submission.logs);
         statuses.push((
-            at,
-            RunStatus { run, driven, engine, cancelled, step, done, driver_error, driver_code, logs, jobs, advice },
+            placed.max(begun),
+            RunStatus {
+                run,
+                driven,
+                begun,
+                engine,
+                cancelled,
+                step,
+                done,
+                driver_error,
+                driver_code,
+                logs,
+                jobs,
+                advice,
+            },
         ));
     }
     statuses.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     Ok(statuses.into_iter().map(|(_, status)| status).collect())
+}
+
+/// The run of a build or pair that was begun last, whichever has placed something since.
+pub fn begun_last(statuses: &[RunStatus]) -> Option<&RunStatus> {
+    // of several the first, which is the newest otherwise
+    statuses.iter().rev().max_by_key(|status| status.begun)
 }
 
 async fn step_status(
@@ -290,7 +313,10 @@ impl RunStatus {
 
 #[cfg(test)]
 mod tests {
+    use workers::claims::Claimant;
+
     use super::*;
+    use crate::run_record::DRIVER;
 
     fn step(open: usize, failed: &[&str]) -> StepStatus {
         StepStatus {
@@ -316,6 +342,44 @@ mod tests {
         assert_eq!(advice(false, Some(&step(2, &[])), None), "", "nobody knows");
     }
 
+    #[tokio::test]
+    async fn the_run_that_was_begun_last_is_known_though_another_has_placed_since() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        for run in ["a", "b"] {
+            let submission = Submission {
+                run: run.into(),
+                engine: "of another version".into(),
+                spec: String::new(),
+                profile: String::new(),
+                options: Vec::new(),
+                first_job: "1".into(),
+                logs: String::new(),
+                whole: None,
+            };
+            RunRecord::new(&work, "x", run).submit(&submission).await.unwrap();
+        }
+        let [a, b] = ["a", "b"].map(|run| RunRecord::new(&work, "x", run));
+        a.begin(1).await.unwrap();
+        let placement = Placement {
+            step: "pretrain".into(),
+            plan: String::new(),
+            attempt: 1,
+            processes: 1,
+            unix_seconds: 9,
+            jobs: vec!["2".into()],
+        };
+        a.place(&placement).await.unwrap();
+        b.begin(5).await.unwrap();
+        let by = Claimant { worker: "last".into(), node: "node1".into(), engine_job: None };
+        let end = ProcessEnd { code: 65, message: "no weights".into(), of: String::new(), by };
+        b.end(DRIVER.0, DRIVER.1, &end).await.unwrap();
+        let statuses = run_statuses(&work, "x").await.unwrap();
+        assert_eq!(statuses.iter().map(|status| status.run.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        let last = begun_last(&statuses).unwrap();
+        assert_eq!((last.run.as_str(), last.error().map(|error| error.exit_code())), ("b", Some(65)));
+    }
+
     #[test]
     fn a_status_is_told_in_lines() {
         let mut step = step(1, &["shard 3: torn (on node2)"]);
@@ -330,6 +394,7 @@ mod tests {
         let status = RunStatus {
             driven: "1a2b3c4d".into(),
             run: "1a2b3c4d".into(),
+            begun: 0,
             engine: "slurm".into(),
             cancelled: false,
             step: Some(step),

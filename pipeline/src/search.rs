@@ -174,10 +174,9 @@ impl<B: Deref<Target = Build>> Searcher<B> {
     /// read.
     pub async fn search(&self, question: &Question) -> Result<Answer, WorkerError> {
         let galleries = self.chosen(&question.countries)?;
-        let query = self.vector(&question.query).await?;
-        let without = |gallery: &Gallery| match &question.query {
-            Query::Like(id) => Some(id.clone()),
-            Query::LikeIn { country, id } if *country == gallery.country => Some(id.clone()),
+        let (query, own) = self.vector(&question.query).await?;
+        let without = |gallery: &Gallery| match &own {
+            Some((country, id)) if *country == gallery.country => Some(id.clone()),
             _ => question.filter.without.clone(),
         };
         let mut top: Top<usize> = Top::new(question.most.min(MOST_FOUND));
@@ -233,26 +232,30 @@ impl<B: Deref<Target = Build>> Searcher<B> {
         Ok(self.galleries.iter().filter(is_chosen).cloned().collect())
     }
 
-    async fn vector(&self, query: &Query) -> Result<Vec<f32>, WorkerError> {
-        match query {
-            Query::Like(image_id) => self.vector_of(image_id, None).await,
-            Query::LikeIn { country, id } => self.vector_of(id, Some(country)).await,
+    /// The vector of a query; of one that is an image of the builds, also its country and id.
+    async fn vector(&self, query: &Query) -> Result<(Vec<f32>, Option<(String, String)>), WorkerError> {
+        let (image_id, country) = match query {
+            Query::Like(image_id) => (image_id, None),
+            Query::LikeIn { country, id } => (id, Some(country.as_str())),
             Query::Text(text) => {
                 let encoder = self.encoder()?;
-                on_its_own_thread(|| Ok(encoder.text(text)?))
+                return Ok((on_its_own_thread(|| Ok(encoder.text(text)?))?, None));
             }
             Query::Picture { name, bytes } => {
                 let encoder = self.encoder()?;
-                on_its_own_thread(|| Ok(encoder.picture(name, bytes.clone())?))
+                return Ok((on_its_own_thread(|| Ok(encoder.picture(name, bytes.clone())?))?, None));
             }
-        }
+        };
+        let (vector, country) = self.vector_of(image_id, country).await?;
+        Ok((vector, Some((country, image_id.clone()))))
     }
 
-    async fn vector_of(&self, image_id: &str, country: Option<&str>) -> Result<Vec<f32>, WorkerError> {
+    /// The vector of an image, and the country that has it: the first one, if none is said.
+    async fn vector_of(&self, image_id: &str, country: Option<&str>) -> Result<(Vec<f32>, String), WorkerError> {
         let meant = || self.galleries.iter().filter(|gallery| country.is_none_or(|country| country == gallery.country));
         for gallery in meant() {
             if let Some(vector) = gallery.vector_of(image_id).await? {
-                return Ok(vector);
+                return Ok((vector, gallery.country.clone()));
             }
         }
         for gallery in meant() {

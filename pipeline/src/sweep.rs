@@ -8,7 +8,6 @@ mod axis;
 pub(crate) mod beside;
 mod one;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -98,11 +97,6 @@ async fn trained(
         Some(record) => Ok((swept, record)),
         None => Err(WorkerError::Broken("a training of one rank left no record".into())),
     }
-}
-
-fn read(path: &Path, set: &[String], more: &[String]) -> Result<BuildSpec, WorkerError> {
-    let set: Vec<String> = set.iter().chain(more).cloned().collect();
-    BuildSpec::read(path, &set).map_err(|e| WorkerError::Configuration(e.to_string()))
 }
 
 /// Moves one setting after the other. Of other segments so many shards may be closed as failed by workers that have tried them.
@@ -291,6 +285,9 @@ pub struct SingleDomain {
     /// Whether it went on from weights of earlier tables: it has learnt for longer than one from scratch.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_earlier_weights: bool,
+    /// Whether its tables have changed since it was trained, by less than what asks for another training.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_earlier_tables: bool,
 }
 
 /// Trains each build with and without segments, and tests both.
@@ -298,12 +295,10 @@ pub struct SingleDomain {
 /// # Errors
 /// What ends a build, its trainings or its evaluation.
 pub async fn single_domain(
-    paths: &[std::path::PathBuf],
-    set: &[String],
+    specs: Vec<BuildSpec>,
     stop: &Arc<AtomicBool>,
     progress: &Progress,
 ) -> Result<Vec<SingleDomain>, WorkerError> {
-    let specs = paths.iter().map(|path| read(path, set, &[])).collect::<Result<Vec<_>, _>>()?;
     let mut lines = Vec::new();
     for spec in specs {
         for with_segments in [false, true] {
@@ -323,6 +318,7 @@ pub async fn single_domain(
                 country: swept.build.spec.country.clone(),
                 with_segments,
                 from_earlier_weights: record.warm_start.is_some(),
+                of_earlier_tables: !swept.is_of_these_rows().await?,
                 model_digest: record.trained.model_digest,
                 recall,
             });

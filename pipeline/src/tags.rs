@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use manifests::BuildSpec;
+use manifests::address::secret_in;
 use manifests::spec::StoreOptions;
 use workers::WorkerError;
 use workers::stores::{SourceStore, WorkStore};
@@ -92,6 +93,12 @@ fn replication(spec: &BuildSpec, folder: &str) -> Result<SourceStore, WorkerErro
 
 /// A path starts at the current folder.
 fn address(folder: &str) -> Result<String, WorkerError> {
+    if let Some(secret) = secret_in(folder) {
+        return Err(WorkerError::Configuration(format!(
+            "--diffs holds {secret}, which would appear in messages and logs: take it out; copy diffs that are not public \
+             to a folder of this machine, and name that"
+        )));
+    }
     if folder.contains("://") {
         return Ok(folder.to_owned());
     }
@@ -100,4 +107,19 @@ fn address(folder: &str) -> Result<String, WorkerError> {
         return Err(WorkerError::Configuration(format!("--diffs: there is no folder {}", path.display())));
     }
     Ok(path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_diffs_with_a_secret_is_refused_without_repeating_it() {
+        for secret in ["https://me:hunter2@mirror/day/", "https://mirror/day/?token=hunter2"] {
+            let why = address(secret).unwrap_err();
+            assert!(why.exit_code() == 65 && why.to_string().contains("--diffs holds"), "{why}");
+            assert!(!why.to_string().contains("hunter2") && !why.to_string().contains("mirror"), "{why}");
+        }
+        assert_eq!(address("https://mirror/day/").unwrap(), "https://mirror/day/");
+    }
 }

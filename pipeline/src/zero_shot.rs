@@ -28,7 +28,7 @@ pub use asked::{AskedModel, Family};
 pub use published::PublishedFigure;
 
 /// Raised when the same vectors would give other figures.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What is measured.
 #[derive(Debug, Clone)]

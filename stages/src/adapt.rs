@@ -115,9 +115,11 @@ pub fn adapt(run: Run<'_>) -> Result<Option<Trained>, StageError> {
     let (spec, method) = (&run.pair.adapt, settings(run.pair)?);
     let train_rows = rows_of(run.target);
     let place = (run.ranks.rank(), run.ranks.world_size());
-    let sources = sources_of(spec, &method);
     check_batch(NAME, ("adapt.batch", spec.batch), ("the target's labelled part", train_rows), place.1)?;
-    check_batch(NAME, sources, ("the source's train split", rows_of(run.source)), place.1)?;
+    if method.source_pairs {
+        let sources = sources_of(spec, &method);
+        check_batch(NAME, sources, ("the source's train split", rows_of(run.source)), place.1)?;
+    }
     std::fs::create_dir_all(run.folder).map_err(|e| StageError::of(NAME, &e))?;
     let opened = Opened::load(run.source_spec, run.checkpoint)?;
     let target_embedded = if method.source_pairs {
@@ -205,6 +207,10 @@ fn batches_of<'a>(
         ..base.clone()
     };
     let window = base.shuffle_window_row_groups;
+    let source = match method.source_pairs {
+        true => Some(Reader::new(NAME, source, window, sources_of(spec, &method), spec.seed)?),
+        false => None,
+    };
     Ok(batches::Batches {
         preparer: Preparer {
             spec: rows,
@@ -216,7 +222,7 @@ fn batches_of<'a>(
             tokenizer,
             used_pixels: Vec::new(),
         },
-        source: Reader::new(NAME, source, window, sources_of(spec, &method), spec.seed)?,
+        source,
         target: Reader::new(NAME, target, window, ("adapt.batch", spec.batch), spec.seed)?,
         target_embedded,
         settings: method,
@@ -338,12 +344,17 @@ mod tests {
         let source_spec = BuildSpec::parse(text, "t", &[]).unwrap();
         let pair = PairSpec::parse("source = \"a\"\ntarget = \"b\"\n[adapt]\nbatch = 8\n", "t", &[]).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        for (source, target, words) in
-            [(40, 7, "adapt.batch = 8 is more than the 7"), (39, 8, "= 40 is more than the 39")]
-        {
+        let mut of_targets_alone = pair.clone();
+        of_targets_alone.adapt.method.insert("source_pairs".into(), false.into());
+        for (pair, source, target, words) in [
+            (&pair, 40, 7, "adapt.batch = 8 is more than the 7"),
+            (&pair, 39, 8, "= 40 is more than the 39"),
+            // nothing is learnt from the source: the model is looked for
+            (&of_targets_alone, 0, 8, "model /nowhere"),
+        ] {
             let run = Run {
                 source_spec: &source_spec,
-                pair: &pair,
+                pair,
                 ranks: &mut training::communicator::Solo,
                 source: &mut Untouched(vec![source]),
                 target: &mut Untouched(vec![target]),

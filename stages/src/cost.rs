@@ -222,6 +222,8 @@ pub struct CaptionerCost {
     position: f64,
     /// Numbers of keys and values of one position.
     pub cached: u64,
+    /// Parameters that are kept in f32 where the others are in f16.
+    pub wide_in_f16: u64,
     prompt: usize,
 }
 
@@ -247,6 +249,10 @@ impl CaptionerCost {
             LanguageConfig::Llama(llama) => llama_cost(llama),
             LanguageConfig::T5(t5) => t5_cost(t5),
         };
+        let wide_in_f16 = match &config.language {
+            LanguageConfig::Llama(_) => 0,
+            LanguageConfig::T5(t5) => (t5.num_layers + t5.decoder_layers()) * t5.d_model * t5.d_ff,
+        };
         let see = vision.operations(v.tokens()) + 2.0 * (patches * v.tokens()) as f64;
         Self {
             parameters: vision_parameters + qformer_parameters + projection as u64 + language,
@@ -254,6 +260,7 @@ impl CaptionerCost {
             token,
             position,
             cached,
+            wide_in_f16: wide_in_f16 as u64,
             // the queries, and as many tokens of the instruction
             prompt: 2 * config.num_query_tokens,
         }
@@ -277,6 +284,7 @@ impl CaptionerCost {
             token,
             position,
             cached,
+            wide_in_f16: 0,
             prompt: tokens + WORDS_OF_A_PROMPT,
         }
     }
@@ -315,16 +323,17 @@ fn llama_cost(c: &LlamaConfig) -> (u64, f64, f64, u64) {
     (parameters as u64, token, position, (2 * c.num_hidden_layers * keys) as u64)
 }
 
-/// The same; tokens are read by the encoder and written by the decoder, which cost about the same.
+/// The same; tokens are read by the encoder and written by the decoder, which cost about the same. A position is in one of
+/// the decoder's two caches: the prompt's in that of cross attention, what was written in its own.
 fn t5_cost(c: &T5Config) -> (u64, f64, f64, u64) {
     let (attention, gated) = (4 * c.d_model * c.inner_width(), 3 * c.d_model * c.d_ff);
     let encoder = c.num_layers * (attention + gated);
     let decoder = c.decoder_layers() * (2 * attention + gated);
     let words = c.vocab_size * c.d_model;
     let tables = if c.tie_word_embeddings { words } else { 2 * words };
-    let cached = 4 * c.decoder_layers() * c.inner_width();
+    let held = c.decoder_layers() * c.inner_width();
     let token = 2.0 * (decoder + words) as f64;
-    ((encoder + decoder + tables) as u64, token, 8.0 * (c.decoder_layers() * c.inner_width()) as f64, cached as u64)
+    ((encoder + decoder + tables) as u64, token, 4.0 * held as f64, 2 * held as u64)
 }
 
 #[cfg(test)]
@@ -389,6 +398,9 @@ mod tests {
         // two operations a weight; the table of words is looked up, not multiplied
         near(token, 2.0 * (llama - 32_000 * 4096) as f64, 0.001);
         assert_eq!(cached, 2 * 32 * 4096);
+        // google/flan-t5-xl: 24 layers of 32 heads of 64, keys and values of each position in one of two caches
+        let xl = T5Config { d_model: 2048, d_kv: 64, num_heads: 32, num_layers: 24, ..T5Config::default() };
+        assert_eq!(t5_cost(&xl).3, 2 * 24 * 2048);
         let cost = CaptionerCost::of_instructblip(&config);
         near(cost.parameters as f64, 7.91e9, 0.005);
         near(cost.writing(256, 5), 256.0 * 5.0 * token, 0.05);

@@ -5,7 +5,7 @@ mod panels;
 mod reranked;
 pub(crate) mod row;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use choices::Protocol;
 use serde::{Deserialize, Serialize};
@@ -15,16 +15,17 @@ use crate::stage::StageError;
 use crate::text_retrieval::TextEvaluation;
 use crate::train_rows::{caption_key, key_of_digest};
 pub use changes::{Change, Changes, Moves, changes};
+use panels::Ranked;
 pub use reranked::{Reranked, VERSION as RERANKED_VERSION, reranked};
 pub use row::EvaluatedRow;
 
 /// Raised when the same embeddings would give other figures.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 const STAGE: &str = "evaluate";
 /// Images that are one unit of parallel work in the recall.
 const BLOCK_ROWS: usize = 256;
 /// Raised when other queries or answers are shown of the same embeddings.
-pub const PANELS_VERSION: u32 = 1;
+pub const PANELS_VERSION: u32 = 2;
 /// Best queries shown of each kind.
 pub const PANELS: usize = 4;
 /// Worst queries shown of each kind.
@@ -178,10 +179,12 @@ impl Gathered {
             )));
         }
         let captions = captions_of(rows);
+        let pictures = one_of_each(rows.iter().map(|r| (r.bytes_digest.as_str(), r.embedding.as_slice())));
+        let texts = one_of_each(captions.iter().map(|(_, text, v)| (*text, *v)));
         Ok(Self {
             dim,
-            image_nd: rows.iter().flat_map(|r| &r.embedding).copied().collect(),
-            text_md: captions.iter().flat_map(|(.., v)| *v).copied().collect(),
+            image_nd: rows.iter().flat_map(|r| pictures[r.bytes_digest.as_str()]).copied().collect(),
+            text_md: captions.iter().flat_map(|(_, text, _)| texts[text]).copied().collect(),
             own_image_m: captions.iter().map(|(image, ..)| *image).collect(),
             image_keys_n: rows.iter().map(|r| key_of_digest(&r.bytes_digest)).collect(),
             caption_keys_m: captions.iter().map(|(_, text, _)| caption_key(text)).collect(),
@@ -198,6 +201,35 @@ impl Gathered {
             caption_keys_m: &self.caption_keys_m,
         }
     }
+
+    /// Vector of an image.
+    fn image(&self, row: u32) -> &[f32] {
+        &self.image_nd[row as usize * self.dim..][..self.dim]
+    }
+
+    /// Vector of a caption.
+    fn caption(&self, caption: u32) -> &[f32] {
+        &self.text_md[caption as usize * self.dim..][..self.dim]
+    }
+
+    fn recall(&self, protocol: Protocol) -> Result<recall::Outcome, StageError> {
+        recall::evaluate(&self.gallery(), protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))
+    }
+}
+
+/// One vector for all that are equal. Those of one text or picture can differ in their last bits where they were embedded
+/// in batches of other sizes, and must tie all the same.
+pub(crate) fn one_of_each<'a>(vectors: impl Iterator<Item = (&'a str, &'a [f32])>) -> HashMap<&'a str, &'a [f32]> {
+    let bits = |vector: &'a [f32]| vector.iter().map(|value| value.to_bits());
+    let mut chosen = HashMap::new();
+    for (of, vector) in vectors {
+        let known = chosen.entry(of).or_insert(vector);
+        // whatever the order of the rows
+        if bits(vector).lt(bits(known)) {
+            *known = vector;
+        }
+    }
+    chosen
 }
 
 /// Recall of a split. Rows in any order; the figures do not depend on it.
@@ -205,8 +237,7 @@ impl Gathered {
 /// # Errors
 /// [`StageError::Compute`] for vectors of different lengths, or not of length one.
 pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Outcome, StageError> {
-    let gathered = Gathered::new(rows)?;
-    recall::evaluate(&gathered.gallery(), protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))
+    Gathered::new(rows)?.recall(protocol)
 }
 
 /// Recall of a split with panels of its best and worst queries.
@@ -214,8 +245,9 @@ pub fn recall_of(rows: &[EvaluatedRow], protocol: Protocol) -> Result<recall::Ou
 /// # Errors
 /// As [`recall_of`].
 pub fn evaluate(rows: &[EvaluatedRow], protocol: Protocol) -> Result<(recall::RecallReport, Vec<Panel>), StageError> {
-    let outcome = recall_of(rows, protocol)?;
-    Ok((outcome.report, panels::panels(rows, &outcome.ranks)))
+    let gathered = Gathered::new(rows)?;
+    let outcome = gathered.recall(protocol)?;
+    Ok((outcome.report, panels::panels(&Ranked::new(rows, &gathered, protocol), &outcome.ranks)))
 }
 
 #[cfg(test)]
@@ -239,6 +271,56 @@ mod tests {
         assert_eq!(report.exact.pessimistic.mean_recall, 100.0);
         assert!(panels.iter().all(|p| p.rank == 0 && p.found[0].correct));
         assert!(panels.iter().any(|p| matches!(p.query, Item::Image(_))));
+    }
+
+    /// The next number towards 0.
+    fn nudged(vector: &[f32]) -> Vec<f32> {
+        vector.iter().map(|value| f32::from_bits(value.to_bits().saturating_sub(1))).collect()
+    }
+
+    #[test]
+    fn equal_captions_and_pictures_tie_though_they_were_embedded_apart() {
+        let mut captions = vec![row("a", 0.0, "a lake"), row("b", 0.7, "a lake")];
+        captions[1].captions[0].1 = nudged(&captions[0].embedding);
+        let (report, _) = evaluate(&captions, Protocol::Standard).unwrap();
+        assert_eq!((report.exact.pessimistic.i2t.at_1, report.i2t_ties.twin_percent), (0.0, 100.0));
+        let mut images = vec![row("a", 0.0, "a lake"), row("b", 0.7, "a pond")];
+        images[1].embedding = nudged(&images[0].embedding);
+        images[1].bytes_digest = images[0].bytes_digest.clone();
+        let (report, _) = evaluate(&images, Protocol::Standard).unwrap();
+        assert_eq!((report.exact.pessimistic.t2i.at_1, report.t2i_ties.twin_percent), (0.0, 100.0));
+        for mut rows in [captions, images] {
+            let one = recall_of(&rows, Protocol::Standard).unwrap().report;
+            rows.reverse();
+            assert_eq!(recall_of(&rows, Protocol::Standard).unwrap().report, one);
+        }
+    }
+
+    /// One picture with two captions, and another picture with one of them.
+    #[test]
+    fn panels_show_what_was_ranked_and_mark_as_right_what_the_protocol_counts() {
+        let mut rows = vec![row("a", 0.0, "a lake"), row("a2", 0.0, "a pond"), row("b", 0.9, "a lake")];
+        rows[1].bytes_digest = rows[0].bytes_digest.clone();
+        let lake = vec![0.3f32.cos(), 0.3f32.sin()];
+        [0, 2].into_iter().for_each(|of| rows[of].captions[0].1 = lake.clone());
+        let shown = |protocol: Protocol, query: Item| {
+            let (_, panels) = evaluate(&rows, protocol).unwrap();
+            let panel = panels.into_iter().find(|panel| panel.query == query).unwrap();
+            let name = |item: &Item| match item {
+                Item::Image(name) | Item::Caption(name) => name.clone(),
+            };
+            let found = panel.found.iter().map(|found| (name(&found.item), found.correct)).collect::<Vec<_>>();
+            (panel.rank, found)
+        };
+        let answers =
+            |of: &[(&str, bool)]| of.iter().map(|(name, right)| ((*name).to_owned(), *right)).collect::<Vec<_>>();
+        let (a, pond) = (Item::Image("a".into()), Item::Caption("a pond".into()));
+        let found = answers(&[("a pond", false), ("a lake", false), ("a lake", true)]);
+        assert_eq!(shown(Protocol::Standard, a.clone()), (2, found), "the other picture's caption is wrong, and ties");
+        let found = answers(&[("a", false), ("a2", true), ("b", false)]);
+        assert_eq!(shown(Protocol::Standard, pond.clone()), (1, found));
+        assert_eq!(shown(Protocol::Dedup, a), (0, answers(&[("a pond", true), ("a lake", true)])));
+        assert_eq!(shown(Protocol::Dedup, pond), (0, answers(&[("a", true), ("b", false)])));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod result;
 mod segments;
 mod validation;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -64,7 +64,7 @@ impl TrainJob<'_> {
         let rank = self.ranks.rank();
         let mut curve = Curve::open(self.folder).map_err(|e| StageError::of(stage, &e))?;
         let steps_per_epoch = source.steps_per_epoch();
-        let mut validation_chance = None;
+        let validation_chance = Cell::new(curve.validation_chance);
         // of one rank, since it is only looked at
         let watches = self.segments.filter(|_| rank == 0);
         let (mut watched, seen) = (None, RefCell::new(Vec::new()));
@@ -75,7 +75,7 @@ impl TrainJob<'_> {
                 validate: &mut |network, _epoch, ranks| {
                     let encoder = Encoder { stage, network, tokenizer, limits, average_over_turns: false };
                     let recall = validation::recall(&encoder, validation, ranks)?;
-                    validation_chance = Some(recall.chance_mean_recall);
+                    validation_chance.set(Some(recall.chance_mean_recall));
                     if let Some(score) = watches {
                         *seen.borrow_mut() = watch(&encoder, &mut watched, validation, score);
                     }
@@ -86,7 +86,7 @@ impl TrainJob<'_> {
                 stop: self.stop,
                 observe: &mut |event| {
                     let of_epoch = matches!(event, Event::EpochEnd(_)).then(|| seen.take());
-                    curve.note(event, steps_per_epoch, of_epoch.unwrap_or_default());
+                    curve.note(event, steps_per_epoch, (validation_chance.get(), of_epoch.unwrap_or_default()));
                     observe(event);
                 },
             })
@@ -106,7 +106,7 @@ impl TrainJob<'_> {
             epochs: summary.position.epoch,
             best_epoch: best.epoch,
             best_validation_mean_recall: best.metric,
-            validation_chance,
+            validation_chance: validation_chance.get(),
             samples: summary.position.samples,
             seconds: summary.seconds,
             wait_seconds: summary.wait_seconds,

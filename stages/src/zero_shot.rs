@@ -122,7 +122,7 @@ fn config_of(path: &Path, activation: Option<Activation>) -> Result<ClipConfig, 
         (None, None) => Err("the file does not say which activation its weights were trained with, and the wrong one \
              costs points without an error: put its open_clip_config.json beside it, or name it behind the file: \
              FILE#activation=quick_gelu (OpenAI's weights and those fine-tuned from them) or FILE#activation=gelu \
-             (LAION's)"
+             (LAION-2B's and DataComp's; LAION-400M's ViT-B/32 is quick_gelu)"
             .to_owned()),
     }
 }

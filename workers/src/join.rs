@@ -187,7 +187,8 @@ async fn load_input(work: &WorkStore, input: Input, plan: &Plan, shard: u32) -> 
     if plan.input(artifact).is_some_and(|table| table.lost.contains(&shard)) {
         if artifact == Artifact::TagRefreshes {
             return Err(WorkerError::Broken(format!(
-                "shard {shard} of {} lost its file: read an extract with `urbancross tags refresh --osm`, which writes it again",
+                "shard {shard} of {} lost its file: `urbancross verify --repair` takes it out of the table, and then \
+                 `urbancross tags refresh SPEC --osm FILE` finds its tags again",
                 artifact.name()
             )));
         }

@@ -77,22 +77,26 @@ fn damaged(path: &str, why: &str) -> WorkerError {
     if paths::is_kept_vectors(path) {
         return WorkerError::Broken(format!("{path} is damaged: {why}; delete it, and the next search makes it again"));
     }
+    WorkerError::Broken(format!("{path} is damaged: {why}; {}", way_back(path)))
+}
+
+/// What helps where a part of a table is damaged.
+fn way_back(path: &str) -> &'static str {
     if path.contains(&paths::table(Artifact::TagRefreshes)) {
-        return WorkerError::Broken(format!(
-            "{path} is damaged: {why}; `urbancross verify --repair` removes it, and `urbancross tags refresh --osm` finds \
-             its tags again"
-        ));
+        return "`urbancross verify --repair` removes it, and then `urbancross tags refresh SPEC --osm FILE` finds its \
+                tags again";
     }
     if path.contains(&paths::table(Artifact::CaptionReviews)) {
-        return WorkerError::Broken(format!(
-            "{path} is damaged: {why}; what people decided cannot be made again: bring the file back from a copy, or let \
-             `urbancross verify --repair` go back to what they had decided before"
-        ));
+        return "what people decided cannot be made again: bring the file back from a copy, or let `urbancross verify \
+                --repair` go back to what they had decided before";
     }
-    WorkerError::Broken(format!(
-        "{path} is damaged: {why}; `urbancross verify --repair` removes every damaged part, and the next run recomputes \
-         their rows"
-    ))
+    "`urbancross verify --repair` removes every damaged part, and the next run recomputes their rows"
+}
+
+/// What is wrong with the part at a path, without what helps: `verify` says that of all faults together.
+pub(crate) fn fault(path: &str, error: &WorkerError) -> String {
+    let words = error.to_string();
+    words.strip_suffix(&format!("; {}", way_back(path))).unwrap_or(&words).to_owned()
 }
 
 #[cfg(test)]
@@ -173,6 +177,16 @@ mod tests {
         }
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(read().await.unwrap(), rows);
+    }
+
+    #[test]
+    fn a_fault_is_told_without_what_helps() {
+        for artifact in [Artifact::Splits, Artifact::TagRefreshes, Artifact::CaptionReviews] {
+            let path = format!("{}/x.parquet", paths::table(artifact));
+            let error = damaged(&path, "its data is cut");
+            assert!(error.to_string().contains("verify --repair"), "{error}");
+            assert_eq!(fault(&path, &error), format!("{path} is damaged: its data is cut"));
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub async fn quarantine(
     let mut statuses = RowStatuses { problems: problems_digest(problems), ..RowStatuses::default() };
     let mut lines = String::new();
     for problem in problems {
-        push_line(&mut lines, &problem.what, &problem.why);
+        push_line(&mut lines, &problem.what, &problem.why, Of::Source);
     }
     let mut parts = futures::stream::iter(&live.parts)
         .map(|part| part_statuses(work, live.artifact, part))
@@ -122,7 +122,7 @@ pub async fn quarantine(
         statuses.first_excluded = statuses.first_excluded.or(part.first_excluded);
         statuses.errors += part.failed.len() as u64;
         for (what, why) in part.failed {
-            push_line(&mut lines, &what, &why);
+            push_line(&mut lines, &what, &why, Of::Row);
             statuses.first_error.get_or_insert_with(|| format!("{what}: {why}"));
         }
     }
@@ -175,7 +175,31 @@ pub fn problems_digest(problems: &[Problem]) -> String {
     digest::of_value(&problems)
 }
 
-fn push_line(lines: &mut String, what: &str, why: &str) {
-    lines.push_str(&serde_json::json!({ "what": what, "why": why }).to_string());
+/// What a line of a quarantine listing tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    /// A row that failed.
+    #[default]
+    Row,
+    /// A problem of the source, which may have cost no row.
+    Source,
+}
+
+/// One line of a quarantine listing, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineLine {
+    /// An image, or a file of the source.
+    pub what: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Listings of earlier versions do not say.
+    #[serde(default)]
+    pub of: Of,
+}
+
+fn push_line(lines: &mut String, what: &str, why: &str, of: Of) {
+    let line = QuarantineLine { what: what.to_owned(), why: why.to_owned(), of };
+    lines.push_str(&serde_json::json!(line).to_string());
     lines.push('\n');
 }

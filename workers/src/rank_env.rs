@@ -127,7 +127,9 @@ fn meet_as(
             let board = RendezvousInStore::new(work.clone(), tokio::runtime::Handle::current());
             let ip = ranks::announced_address(std::env::var(ranks::ADDRESS).ok().as_deref()).map_err(configuration)?;
             let rank = (place.rank, place.world_size);
-            let meet = |key: &str| ranks::meet_in_store(&board, key, rank, ip, time_out, time_out);
+            let meet = |key: &str, have_gone_on: &dyn Fn() -> Result<bool, RanksError>| {
+                ranks::meet_in_store_unless(&board, key, rank, ip, time_out, time_out, have_gone_on)
+            };
             let is_begun = |key: &str| {
                 let listed = tokio::runtime::Handle::current().block_on(work.list(key));
                 let fault =
@@ -147,22 +149,30 @@ fn meet_as(
     })
 }
 
-/// Meets under the newest name of an attempt that any rank has begun with, or the next one, where this rank has used that or somebody
-/// who was there has ended. An engine that starts single ranks again gives them the same attempt; those that were not started again
-/// lose their peers and follow, and one that comes late does not wait for ranks that have gone on.
+/// The name under which ranks of an attempt meet for the how manieth time.
+fn name_of(attempt: &str, number: u32) -> String {
+    format!("ranks/{}", manifests::digest::of_bytes(format!("{attempt} {number}").as_bytes()))
+}
+
+/// Meets under the newest name of an attempt that any rank has begun with, or the next one, where this rank has used
+/// that or somebody who was there has ended. An engine that starts single ranks again gives them the same attempt; those
+/// that were not started again lose their peers and follow, and one that comes late does not wait for ranks that have
+/// gone on. Nor does one that came before them: `meet` gives a name up, as one that is taken, when its second argument
+/// says that the next one is begun.
 fn first_free_try<T>(
     attempt: &str,
     is_begun: impl Fn(&str) -> Result<bool, RanksError>,
-    meet: impl Fn(&str) -> Result<T, RanksError>,
+    meet: impl Fn(&str, &dyn Fn() -> Result<bool, RanksError>) -> Result<T, RanksError>,
 ) -> Result<T, RanksError> {
-    let key = |number: u32| format!("ranks/{}", manifests::digest::of_bytes(format!("{attempt} {number}").as_bytes()));
     let mut number = 0;
-    while number < MOST_TRIES && is_begun(&key(number + 1))? {
+    while number < MOST_TRIES && is_begun(&name_of(attempt, number + 1))? {
         number += 1;
     }
     let mut unreachable = 0;
     loop {
-        match meet(&key(number)) {
+        let next = name_of(attempt, number + 1);
+        let met = meet(&name_of(attempt, number), &|| is_begun(&next));
+        match met {
             Err(RanksError::Taken(_)) if number < MOST_TRIES => number += 1,
             // whoever has ended is not there the next time; where nobody is, the network is wrong
             Err(RanksError::Unreachable(why)) if unreachable < MOST_UNREACHABLE => {
@@ -201,6 +211,7 @@ fn configuration(error: RanksError) -> WorkerError {
 mod tests {
     use super::*;
     use manifests::spec::StoreOptions;
+    use ranks::RendezvousStore;
 
     fn variables(rank: usize, attempt: &'static str) -> impl Fn(&str) -> Option<String> {
         move |name| match name {
@@ -247,7 +258,7 @@ mod tests {
         let used = std::cell::RefCell::new(std::collections::BTreeSet::new());
         let is_begun = |key: &str| Ok(used.borrow().iter().any(|(begun, _)| begun == key));
         let meet_but = |rank: usize, gone: &str| {
-            let key = first_free_try("run-pretrain-1", is_begun, |key| {
+            let key = first_free_try("run-pretrain-1", is_begun, |key, _| {
                 match used.borrow_mut().insert((key.to_owned(), rank)) {
                     true if key == gone => Err(RanksError::Unreachable("gone".into())),
                     true => Ok(key.to_owned()),
@@ -266,14 +277,48 @@ mod tests {
         let fifth = meet_but(1, &fourth);
         assert!(fifth != fourth && meet(0) == fifth);
         let tries = std::cell::Cell::new(0);
-        let blocked = |_: &str| {
+        let blocked = |_: &str, _: &dyn Fn() -> Result<bool, RanksError>| {
             tries.set(tries.get() + 1);
             Err::<(), _>(RanksError::Unreachable("blocked".into()))
         };
         assert!(matches!(first_free_try("x", |_| Ok(false), blocked), Err(RanksError::Unreachable(_))));
         assert_eq!(tries.get(), 1 + MOST_UNREACHABLE);
-        let never = |_: &str| Err::<(), _>(RanksError::Taken("always".into()));
+        let never =
+            |_: &str, _: &dyn Fn() -> Result<bool, RanksError>| Err::<(), _>(RanksError::Taken("always".into()));
         assert!(first_free_try("x", |_| Ok(false), never).is_err());
+    }
+
+    #[test]
+    fn a_rank_that_waits_follows_those_that_have_gone_on() {
+        let (board, loopback) = (ranks::MemoryBoard::default(), std::net::Ipv4Addr::LOCALHOST.into());
+        let is_there = |key: &str, rank: usize| board.get(&format!("{key}/rank-{rank}")).unwrap().is_some();
+        let is_begun = |key: &str| Ok((0..3).any(|rank| is_there(key, rank)));
+        let meet = |rank: usize, wait: Duration| {
+            first_free_try("run", is_begun, |key, have_gone_on| {
+                let place = (rank, 3);
+                let mesh = ranks::meet_in_store_unless(&board, key, place, loopback, wait, wait, have_gone_on);
+                mesh.map(|mesh| (key.to_owned(), mesh))
+            })
+        };
+        let until_there = |number: u32, rank: usize| {
+            while !is_there(&name_of("run", number), rank) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        // rank 0 begins, and ends before the others are there
+        assert!(meet(0, Duration::from_millis(100)).is_err());
+        let (began, minute) = (std::time::Instant::now(), Duration::from_secs(60));
+        std::thread::scope(|scope| {
+            let rank_1 = scope.spawn(|| meet(1, minute));
+            until_there(0, 1);
+            // it is started again, and the last one comes later
+            let rank_0 = scope.spawn(|| meet(0, minute));
+            until_there(1, 0);
+            let rank_2 = scope.spawn(|| meet(2, minute));
+            let met = [rank_0, rank_1, rank_2].map(|rank| rank.join().unwrap().unwrap());
+            assert!(met.iter().all(|(key, _)| *key == name_of("run", 1)));
+        });
+        assert!(began.elapsed() < minute / 2, "{:?}", began.elapsed());
     }
 
     #[test]

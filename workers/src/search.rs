@@ -14,12 +14,14 @@ mod survey;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::VariantRule;
 use manifests::{Artifact, PartFile, paths, shard_of};
 use stages::segment_features::from_half_bytes;
 use stages::table::{Columns, TableError, option_text};
 
+use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
 use crate::stores::WorkStore;
@@ -147,12 +149,14 @@ impl Gallery {
         Ok(vectors.into_iter().next())
     }
 
-    /// Why an image cannot be used, where the tables tell; `None`: they do not know it, or nothing is wrong with it.
+    /// Why an image has no vector by the gallery's model, where the tables tell; `None`: they do not know it, or it has
+    /// one.
     ///
     /// # Errors
     /// As [`vector_of`](Self::vector_of).
     pub async fn trouble_with(&self, image_id: &str) -> Result<Option<String>, WorkerError> {
         let shard = shard_of(image_id, self.shards);
+        let mut is_known = false;
         for table in [&self.geotags, &self.images] {
             let Some(part) = table.part(shard) else { continue };
             let rows = PartReader::open(&self.work, table.artifact, part).await?.read(&["image_id", "error"]).await?;
@@ -162,8 +166,23 @@ impl Gallery {
             if let Some(why) = row.and_then(|row| option_text(why, row)) {
                 return Ok(Some(why.to_owned()));
             }
+            is_known |= row.is_some();
         }
-        Ok(None)
+        if !is_known {
+            return Ok(None);
+        }
+        if let Some(file) = self.file_of(image_id) {
+            let rows = file.open(&self.work).await?.read(&["image_id", "error", "model"]).await?;
+            let columns = Columns::new(file.artifact, &rows);
+            let [ids, why, model] = ["image_id", "error", "model"].map(|name| columns.text(name));
+            let (ids, why, model) = (ids.map_err(broken)?, why.map_err(broken)?, model.map_err(broken)?);
+            let is_it = |row: &usize| ids.value(*row) == image_id && model.value(*row) == self.model;
+            if let Some(row) = (0..rows.num_rows()).find(is_it) {
+                return Ok(option_text(why, row).map(str::to_owned));
+            }
+        }
+        let why = "none by this model was made yet: run its build to its end (`urbancross run` with its spec)";
+        Ok(Some(why.to_owned()))
     }
 
     /// Columns of an image's row in a table of the same country, where it is there and has not failed.
@@ -187,12 +206,33 @@ impl Gallery {
         for file in &self.vectors {
             let rows = file.open(&self.work).await?.read(&["image_id", "status", "model"]).await?;
             let columns = Columns::new(Artifact::ImageEmbeddings, &rows);
-            let (ids, status) = (columns.text("image_id").map_err(broken)?, columns.text("status").map_err(broken)?);
-            if let Some(row) = (0..rows.num_rows()).find(|row| status.value(*row) == "ok") {
+            let [ids, status, model] = ["image_id", "status", "model"].map(|name| columns.text(name));
+            let (ids, status, model) = (ids.map_err(broken)?, status.map_err(broken)?, model.map_err(broken)?);
+            let is_good = |row: &usize| status.value(*row) == "ok" && model.value(*row) == self.model;
+            if let Some(row) = (0..rows.num_rows()).find(is_good) {
                 return Ok(Some(ids.value(row).to_owned()));
             }
         }
         Ok(None)
+    }
+
+    /// Whether all vectors are by the gallery's model. The first row of each file tells: a run makes all rows of a shard
+    /// by one model.
+    ///
+    /// # Errors
+    /// As [`vector_of`](Self::vector_of).
+    pub async fn is_whole(&self) -> Result<bool, WorkerError> {
+        let models = self.vectors.clone().into_iter().map(|file| {
+            let work = self.work.clone();
+            async move { model_of(&work, &file).await }
+        });
+        let mut models = in_order(models, self.at_once, "vectors");
+        while let Some(model) = models.try_next().await? {
+            if model.is_some_and(|model| model != self.model) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -202,13 +242,18 @@ impl Gallery {
 /// As [`Gallery::vector_of`].
 pub async fn model_of_vectors(work: &WorkStore, files: &[VectorFile]) -> Result<Option<String>, WorkerError> {
     for file in files {
-        let rows = file.open(work).await?.read(&["model"]).await?;
-        let models = Columns::new(Artifact::ImageEmbeddings, &rows).text("model").map_err(broken)?;
-        if let Some(model) = models.iter().flatten().next() {
-            return Ok(Some(model.to_owned()));
+        if let Some(model) = model_of(work, file).await? {
+            return Ok(Some(model));
         }
     }
     Ok(None)
+}
+
+/// Digest of the model that made a file's vectors; `None`: it has none.
+async fn model_of(work: &WorkStore, file: &VectorFile) -> Result<Option<String>, WorkerError> {
+    let rows = file.open(work).await?.read(&["model"]).await?;
+    let models = Columns::new(file.artifact, &rows).text("model").map_err(broken)?;
+    Ok(models.iter().flatten().next().map(str::to_owned))
 }
 
 /// Good rows of some images in a table, where it has them: their ids, in the order of the rows, and the columns.

@@ -49,7 +49,7 @@ pub enum Origins<'a> {
 /// What a refresh has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Refreshment {
-    /// Images of the country that have a box.
+    /// Images of the country that have a box, or had one when they were left out.
     pub images: usize,
     /// Of these, those that were looked at: all with an extract, those that diffs touch otherwise.
     pub looked_at: usize,
@@ -57,13 +57,13 @@ pub struct Refreshment {
     pub changed: usize,
     /// Of these, those that are left out from now on: what they were taken for is gone.
     pub gone: usize,
-    /// Of these, those that were left out and are back.
+    /// Of these, those that were left out and are back: with what they were taken for, or since their box is not known.
     pub back: usize,
     /// Some of the changed images.
     pub examples: Vec<String>,
     /// Images whose box does not lie within the extract: their tags stay.
     pub outside: usize,
-    /// Images that need an extract: what came near them is not kept, or they are new. Their tags stay.
+    /// Images that need an extract: what came near is not kept, or they are new, or have another box. Their tags stay.
     pub unclear: usize,
     /// Some of these, with the reason.
     pub unclear_examples: Vec<String>,
@@ -97,6 +97,8 @@ struct Found {
     state: State,
     /// Of the images that it says something new of, in order.
     numbers: Vec<u32>,
+    /// Images that are left out, and of which it knows no box: their rows are taken out.
+    lost: BTreeSet<String>,
     origin: &'static str,
     done: Refreshment,
 }
@@ -222,7 +224,7 @@ impl<'a> Refresher<'a> {
             ..Refreshment::default()
         };
         let numbers = (0..read.state.boxes().all().len() as u32).collect();
-        Ok(Found { state: read.state, numbers, origin: "extract", done })
+        Ok(Found { state: read.state, numbers, lost: BTreeSet::new(), origin: "extract", done })
     }
 
     async fn diffs(
@@ -248,20 +250,26 @@ impl<'a> Refresher<'a> {
             moment: state.moment(),
             ..Refreshment::default()
         };
-        let mut finder = state.boxes().all().finder();
-        for id in known.images.ids() {
-            if finder.find(id).is_none() {
-                done.unclear += 1;
-                if done.unclear <= MOST_EXAMPLES {
-                    done.unclear_examples.push(format!("{id}: it is not in the extract that was read"));
+        let in_state = state.boxes().all();
+        let mut finder = in_state.finder();
+        for (number, id) in (0..).zip(known.images.ids()) {
+            let why = match finder.find(id) {
+                None => "it is not in the extract that was read",
+                Some(at) if in_state.rect(at) != known.images.rect(number) => {
+                    "its box is another than when the extract was read"
                 }
+                Some(_) => continue,
+            };
+            done.unclear += 1;
+            if done.unclear <= MOST_EXAMPLES {
+                done.unclear_examples.push(format!("{id}: {why}"));
             }
         }
         if applied.diffs == 0 {
             return Ok(Err(done));
         }
         let numbers = applied.touched.into_iter().collect();
-        Ok(Ok(Found { state, numbers, origin: "diff", done }))
+        Ok(Ok(Found { state, numbers, lost: BTreeSet::new(), origin: "diff", done }))
     }
 }
 

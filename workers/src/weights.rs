@@ -149,7 +149,10 @@ fn to_fetch(used: &WeightsUse, remote: &Remote, folder: &Path, spec: &BuildSpec)
     if let Some(kept) = remote.kept_by_hub(None) {
         return Ok(format!("{}: found in {}; the first run takes it from there", used.source, kept.display()));
     }
-    if let Some(why) = remote.offline().filter(|_| !Cache::has_weights(folder)) {
+    if let Some(why) = remote.offline() {
+        if Cache::is_enough(folder) {
+            return Ok(format!("{}: found in {}; the first run takes it as it is", used.source, folder.display()));
+        }
         return Err(unfetched(used, remote, folder, None, WorkerError::Configuration(why)));
     }
     let warning = remote.in_the_open(&spec.weights.options).map_or(String::new(), |warning| format!("; {warning}"));
@@ -202,10 +205,11 @@ pub const MODEL_OPTION: &str = "--model";
 pub const TOKENIZER_OPTION: &str = "--tokenizer";
 
 /// A CLIP that judges is read with configuration and vocabulary, which lie beside its file if that is named alone.
-const BESIDE: [&str; 7] = [
+const BESIDE: [&str; 8] = [
     "open_clip_config.json",
     "config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
@@ -239,11 +243,9 @@ async fn fetch_one(
     let lock = read_lock(work, &used.source).await?;
     if !Cache::is_complete(&folder)
         && let Err(error) = remote.fetch(&spec.weights.options, &folder, lock.as_ref()).await
+        && !Cache::is_enough(&folder)
     {
-        // weights that a person has put there need no network; those of a fetch that came no further are not all
-        if Cache::is_half_fetched(&folder) || !Cache::has_weights(&folder) {
-            return Err(unfetched(used, remote, &folder, lock.as_ref(), error));
-        }
+        return Err(unfetched(used, remote, &folder, lock.as_ref(), error));
     }
     let path = remote.file().map_or_else(|| folder.clone(), |name| folder.join(name));
     readable(used, &path)?;
@@ -308,7 +310,7 @@ mod tests {
     #[test]
     fn a_judge_named_by_its_file_is_also_what_lies_beside_it() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["w.safetensors", "config.json", "tokenizer.json", "notes.txt"] {
+        for name in ["w.safetensors", "config.json", "processor_config.json", "tokenizer.json", "notes.txt"] {
             std::fs::write(folder.path().join(name), name).unwrap();
         }
         let file = folder.path().join("w.safetensors");
@@ -318,7 +320,8 @@ mod tests {
             read.iter().map(|read| read.strip_prefix(folder.path()).unwrap().to_owned()).collect()
         };
         for field in ["score.clip", "caption.score.clip", MODEL_OPTION] {
-            assert_eq!(read(field, &file), ["w.safetensors", "config.json", "tokenizer.json"].map(PathBuf::from));
+            let beside = ["w.safetensors", "config.json", "processor_config.json", "tokenizer.json"];
+            assert_eq!(read(field, &file), beside.map(PathBuf::from));
             assert_eq!(read(field, folder.path()), [PathBuf::new()]);
         }
         assert_eq!(read("model.init", &file), [PathBuf::from("w.safetensors")]);

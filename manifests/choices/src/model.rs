@@ -71,6 +71,7 @@ impl FromStr for Preset {
 pub enum Activation {
     /// x * sigmoid(1.702 x): OpenAI's weights and those fine-tuned from them.
     QuickGelu,
-    /// x * Phi(x) with the exact normal distribution function: LAION's weights.
+    /// x * Phi(x) with the exact normal distribution function: weights of LAION-2B and DataComp, while LAION-400M's
+    /// ViT-B/32 is `quick_gelu`.
     Gelu,
 }

@@ -4,7 +4,7 @@ use choices::Protocol;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::check::{Problems, positive};
+use super::check::Problems;
 
 /// `[evaluate]`: how retrieval is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -93,7 +93,7 @@ impl EvaluateSpec {
             ("temperature_of_images", rerank.temperature_of_images),
             ("temperature_of_captions", rerank.temperature_of_captions),
         ] {
-            of.within(name, temperature, positive(100.0), "cosines of a trained model suit 0.01 to 0.1");
+            of.within(name, temperature, 1e-3..=100.0, "cosines of a trained model suit 0.01 to 0.1");
         }
         of.count("neighbours", rerank.neighbours, 1000);
         of.share("own_share", rerank.own_share);

@@ -65,7 +65,8 @@ pub struct WorkSpec {
     /// Largest coalesced request.
     pub request_mib: u64,
     /// A run of a country waits for another one until that has not been heard of for so long; for one of this machine
-    /// that has ended or is stopped no longer than a moment. 0: it does not wait; the tables are right all the same.
+    /// that has ended or is stopped no longer than a moment. 0: it does not wait, and `gc` does not see that it is at
+    /// work; the tables are right all the same.
     pub lease_seconds: u64,
 }
 

@@ -22,6 +22,8 @@ use crate::site::Page;
 use crate::tiles::Tiles;
 use crate::trouble::Trouble;
 
+pub use parameters::is_askable;
+
 /// All pages of the atlas, in the order of the navigation.
 pub fn all(atlas: Arc<dyn Atlas>, compute: Arc<Compute>, tiles: Option<Tiles>) -> Vec<Page> {
     let asked = Asked { atlas, compute };

@@ -153,7 +153,7 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
     };
     for (build, path) in builds.iter().zip(&files) {
         match analysed(build, path, &args, &progress).await {
-            Ok(analysis) => analyses.push(analysis),
+            Ok(analysis) => analyses.push((build, analysis)),
             Err(error) => leave_out(&path.display().to_string(), error)?,
         }
     }
@@ -170,16 +170,17 @@ pub(super) async fn analyse(args: AnalyseArgs) -> Result<()> {
         }
     }
     if args.json {
-        let of_builds = analyses.iter().map(|one| serde_json::json!(one));
+        let of_builds = analyses.iter().map(|(_, one)| serde_json::json!(one));
         let of_pairs = pairs.iter().map(|(_, of)| serde_json::json!(of));
         let told: Vec<serde_json::Value> = of_builds.chain(of_pairs).chain(left_out.json()).collect();
         say!("{}", serde_json::to_string_pretty(&told)?);
     } else {
-        let lines = analyses.iter().flat_map(in_words).chain(pairs.iter().flat_map(|(_, of)| pair_in_words(of)));
+        let of_builds = analyses.iter().flat_map(|(_, one)| in_words(one));
+        let lines = of_builds.chain(pairs.iter().flat_map(|(_, of)| pair_in_words(of)));
         lines.into_iter().try_for_each(|line| Ok::<_, anyhow::Error>(say!("{line}")))?;
     }
     if let Some(path) = args.html {
-        write_page(&path, &page::make((&builds, &analyses), &pairs, &now()).await?)?;
+        write_page(&path, &page::make(&analyses, &pairs, &now()).await?)?;
     }
     Ok(left_out.end()?)
 }

@@ -10,7 +10,7 @@ use workers::pull::Share;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, ShareArgs, SpecArgs, StepArgs};
 use super::engine_runs::{
-    OfRun, check_driven, check_once, claimant, not_driven, options_of, read_profile, run_options,
+    OfRun, check_driven, check_once, claimant, not_driven, options_of, read_profile, restarted_job, run_options,
 };
 use super::several::{ExperimentArgs, Whole};
 use super::told::end_of_run;
@@ -70,7 +70,7 @@ async fn drive_to_end(
         return Ok(None);
     }
     if is_cluster {
-        let job = claimant(DRIVER.1, &|name| std::env::var(name).ok()).engine_job;
+        let job = restarted_job(engine.engine, &|name| std::env::var(name).ok());
         RunRecord::new(&build.work, &build.spec.country, &id).check_last_driver(job.as_deref()).await?;
     }
     build.source.required()?;

@@ -13,7 +13,7 @@ use super::arguments::{EngineArgs, EngineName, FailedArgs, RunArgs, StepArgs};
 use crate::engine::ray_address;
 use crate::logs::LastWords;
 use crate::run_options::RunOptions;
-use crate::run_record::{ProcessEnd, RunRecord, run_id};
+use crate::run_record::{DRIVER, ProcessEnd, RunRecord, run_id};
 
 /// Refuses what is done once on a cluster, whose drivers come back.
 pub(super) fn check_once(options: &RunArgs, engine: &EngineArgs) -> Result<(), WorkerError> {
@@ -175,5 +175,42 @@ pub(super) fn claimant(worker: &str, variable: &dyn Fn(&str) -> Option<String>) 
         worker: worker.to_owned(),
         node: workers::claims::node(variable),
         engine_job: slurm().or_else(|| variable("SLURM_JOB_ID")).or_else(|| variable("HOSTNAME")),
+    }
+}
+
+/// The job of a driver that its engine may have started again in its place; `None`: somebody has started it, maybe in a
+/// job or on a host where an earlier one has run.
+pub(super) fn restarted_job(engine: EngineName, variable: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let is_restarted = match engine {
+        EngineName::Slurm => {
+            let restarts = variable("SLURM_RESTART_COUNT").and_then(|count| count.parse::<u32>().ok());
+            restarts.is_some_and(|restarts| restarts > 0)
+        }
+        // its container is started again in its pod, which has the name of no other
+        EngineName::Kubernetes => Path::new(engines::kubernetes::PROFILE_PATH).exists(),
+        EngineName::Processes | EngineName::Ray => false,
+    };
+    claimant(DRIVER.1, variable).engine_job.filter(|_| is_restarted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_somebody_starts_is_none_that_its_engine_has_started_again() {
+        let job = |engine: EngineName, restarts: Option<&str>| {
+            restarted_job(engine, &|name| match name {
+                "SLURM_JOB_ID" => Some("17".to_owned()),
+                "HOSTNAME" => Some("login1".to_owned()),
+                "SLURM_RESTART_COUNT" => restarts.map(str::to_owned),
+                _ => None,
+            })
+        };
+        for restarts in [None, Some("0"), Some("")] {
+            assert_eq!(job(EngineName::Slurm, restarts), None, "{restarts:?}");
+        }
+        assert_eq!(job(EngineName::Slurm, Some("1")).as_deref(), Some("17"));
+        assert_eq!(job(EngineName::Kubernetes, None), None, "this is no pod of a run");
     }
 }

@@ -33,20 +33,38 @@ pub(super) fn read_all(specs: &[PathBuf], set: &[String]) -> Result<(Vec<(PathBu
     let is_meant = |path: &PathBuf| specs.contains(path) || !PairSpec::is_at(path);
     let files: Vec<PathBuf> = spread(specs)?.into_iter().filter(is_meant).collect();
     let all = files.len();
-    let (builds, left_out) = read_builds(files, set)?;
+    let (read, mut left_out) = read_builds(files, set)?;
+    let builds = one_of_each_country(read, &mut left_out);
     if builds.is_empty() {
         left_out.refuse((all, "spec"))?;
     }
     Ok((builds, left_out))
 }
 
-async fn open_all(specs: Vec<(PathBuf, BuildSpec)>) -> Result<Vec<Build>> {
-    let stop = stop_flag();
-    let mut builds = Vec::with_capacity(specs.len());
-    for (_, spec) in specs {
-        builds.push(Build::open_work(spec, stop.clone()).await?);
+/// Figures are told by country: of two builds of one, each would be taken for the other's.
+fn one_of_each_country(read: Vec<(PathBuf, BuildSpec)>, left_out: &mut LeftOut) -> Vec<(PathBuf, BuildSpec)> {
+    let mut builds: Vec<(PathBuf, BuildSpec)> = Vec::with_capacity(read.len());
+    for (file, spec) in read {
+        match builds.iter().find(|(_, known)| known.country == spec.country) {
+            None => builds.push((file, spec)),
+            Some((other, _)) => {
+                let why = format!(
+                    "it is a build of {}, as {} is, and figures are told by country: name one of them at a time",
+                    spec.country,
+                    other.display()
+                );
+                left_out.add(file.display().to_string(), &WorkerError::Configuration(why));
+            }
+        }
     }
-    Ok(builds)
+    builds
+}
+
+/// The specs of builds that are all sound.
+pub(super) fn sound_specs(specs: &[PathBuf], set: &[String]) -> Result<Vec<BuildSpec>> {
+    let (builds, left_out) = read_all(specs, set)?;
+    left_out.refuse((builds.len() + left_out.len(), "spec"))?;
+    Ok(builds.into_iter().map(|(_, spec)| spec).collect())
 }
 
 /// Opens those of several builds that can be opened, each with the file of its spec: at least one, unless there are so many `others`
@@ -73,9 +91,12 @@ pub(super) async fn open_built(
 
 /// The same of a command that computes for hours, and does so of all of them or of none.
 pub(super) async fn open_sound(specs: &[PathBuf], set: &[String]) -> Result<Vec<Build>> {
-    let (builds, left_out) = read_all(specs, set)?;
-    left_out.refuse((builds.len() + left_out.len(), "spec"))?;
-    open_all(builds).await
+    let (specs, stop) = (sound_specs(specs, set)?, stop_flag());
+    let mut builds = Vec::with_capacity(specs.len());
+    for spec in specs {
+        builds.push(Build::open_work(spec, stop.clone()).await?);
+    }
+    Ok(builds)
 }
 
 pub(super) async fn evaluate(
@@ -163,4 +184,23 @@ pub(super) fn print_recall(all: &[Evaluation]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_build_of_a_country_is_left_out_by_name() {
+        let spec = |country: &str| {
+            let text = format!("country = \"{country}\"\n[source]\nkind = \"skyscript\"\nurl = \"x\"\n");
+            (PathBuf::from(format!("{country}.toml")), BuildSpec::parse(&text, "t", &[]).unwrap())
+        };
+        let mut left_out = LeftOut::default();
+        let again = (PathBuf::from("again.toml"), spec("finland").1);
+        let builds = one_of_each_country(vec![spec("finland"), spec("spain"), again], &mut left_out);
+        assert_eq!(builds.len(), 2);
+        let said = left_out.refuse((3, "spec")).unwrap_err().to_string();
+        assert!(said.contains("again.toml: it is a build of finland, as finland.toml is"), "{said}");
+    }
 }

@@ -19,12 +19,25 @@ use super::several::{Whole, is_of};
 use super::stop_flag;
 use crate::engine::{KubernetesEngine, RayJobs, Slurm};
 use crate::run_record::{DRIVER, RunRecord, Submission};
-use crate::run_status::{RunStatus, run_statuses};
+use crate::run_status::{RunStatus, begun_last, run_statuses};
 use crate::{aside, say};
 
 pub(super) async fn retry(whole: &Whole, errors: bool, shard: Option<u32>, stage: Option<&str>) -> Result<()> {
     if !errors && shard.is_none() {
         return Err(WorkerError::Configuration("say which: --errors, or --shard N".into()).into());
+    }
+    if let Some(name) = stage {
+        // of any build: others of a folder may do without it
+        let mut names: Vec<&str> = Vec::new();
+        for of in whole.builds().into_iter().flat_map(stages::map_stages) {
+            if !names.contains(&of.name) {
+                names.push(of.name);
+            }
+        }
+        if !names.contains(&name) {
+            let why = format!("--stage {name}: the stages with shards are {}", names.join(", "));
+            return Err(WorkerError::Configuration(why).into());
+        }
     }
     let mut opened = 0;
     for spec in whole.builds() {
@@ -41,13 +54,6 @@ pub(super) async fn retry(whole: &Whole, errors: bool, shard: Option<u32>, stage
 /// Opens the shards of one build; how many.
 async fn retry_build(spec: &BuildSpec, shard: Option<u32>, stage: Option<&str>, named: bool) -> Result<usize> {
     let stages = stages::map_stages(spec);
-    if let Some(name) = stage
-        && !stages.iter().any(|stage| stage.name == name)
-    {
-        let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
-        let why = format!("--stage {name}: the stages with shards are {}", names.join(", "));
-        return Err(WorkerError::Configuration(why).into());
-    }
     let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
     if named && !work.is_there().await? {
         return Ok(0);
@@ -76,7 +82,7 @@ pub(super) async fn runs(whole: &Whole, watch: bool, json: bool) -> Result<()> {
         for home in &homes {
             if let Some(work) = home.work().await? {
                 let of_home = run_statuses(&work, &home.name).await?;
-                newest.extend(of_home.first().map(|run| run.driven.clone()));
+                newest.extend(begun_last(&of_home).map(|run| run.driven.clone()));
                 runs.extend(of_home);
             }
         }

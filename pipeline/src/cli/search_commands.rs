@@ -160,7 +160,9 @@ pub(super) async fn search(args: SearchArgs) -> Result<()> {
             let pictures = searcher.pictures(&answer.found).await?;
             let of_query = match &answer.query {
                 Query::Text(_) => None,
-                Query::Picture { bytes, .. } => crate::page::thumbnail_of(bytes),
+                Query::Picture { bytes, .. } => {
+                    crate::page::thumbnail_of(bytes, &stages::images::limits(&searcher.model().spec))
+                }
                 Query::Like(id) | Query::LikeIn { id, .. } => searcher.picture_of(id).await?,
             };
             write_page(path, &page::make(&answer, &pictures, of_query, &now()))

@@ -100,7 +100,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     let listener = TcpListener::bind(args.listen).await.map_err(|error| cannot_listen(args.listen, error))?;
     let listens = listener.local_addr()?;
     let compute = Arc::new(Compute::start(limits(&args))?);
-    let pages = pages(&args, specs, compute, tiles)?;
+    let pages = pages(&args, specs, compute, tiles, &stop)?;
     // the command's output, not among what is said aside: secrets are taken out of that
     let token = secret.map_or(String::new(), |secret| secret.in_address());
     say!("open {}{token}", address(&args, listens));
@@ -110,7 +110,13 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
 }
 
 /// Everything that is served, each with its entry in the navigation.
-fn pages(args: &ServeArgs, specs: Specs, compute: Arc<Compute>, tiles: Option<Tiles>) -> Result<Vec<Page>> {
+fn pages(
+    args: &ServeArgs,
+    specs: Specs,
+    compute: Arc<Compute>,
+    tiles: Option<Tiles>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Vec<Page>> {
     let threads = compute.handle().cloned().context("no threads to compute on")?;
     let every = Duration::from_secs(args.look_every);
     let progress = Progress::new(false);
@@ -125,8 +131,8 @@ fn pages(args: &ServeArgs, specs: Specs, compute: Arc<Compute>, tiles: Option<Ti
     if args.unfinished {
         return Ok([pages::build::home()].into_iter().chain(at_work).collect());
     }
-    let opened =
-        tokio::task::block_in_place(|| threads.block_on(Served::open(specs, every, threads.clone(), &progress)))?;
+    let opened = Served::open(specs, every, threads.clone(), stop.clone(), &progress);
+    let opened = tokio::task::block_in_place(|| threads.block_on(opened))?;
     let (models, images) = opened.counts();
     aside!("{} by {}; stop with Ctrl-C", count(images, "image"), count(models as u64, "model"));
     Ok(pages::all(Arc::new(opened), compute, tiles).into_iter().chain(at_work).collect())

@@ -12,7 +12,7 @@ use workers::stores::WorkStore;
 
 use super::arguments::{EngineArgs, EngineName, RunArgs, SpecArgs, StepArgs};
 use super::engine_runs::{
-    check_driven, check_once, claimant, not_driven, options_of, read_profile, record_end, run_options,
+    check_driven, check_once, not_driven, options_of, read_profile, record_end, restarted_job, run_options,
 };
 use super::several::{ExperimentArgs, Several, run_of_task};
 use super::stop_flag;
@@ -149,7 +149,7 @@ impl Engines for Driver<'_> {
         };
         let (spec, name) = task.what.home();
         let work = WorkStore::open(&spec.work.url, &spec.work.options)?;
-        let job = claimant(DRIVER.1, &|name| std::env::var(name).ok()).engine_job;
+        let job = restarted_job(self.engine.engine, &|name| std::env::var(name).ok());
         RunRecord::new(&work, &name, &run.id).check_last_driver(job.as_deref()).await?;
         match self.engine.engine {
             EngineName::Slurm => Ok(Engine::Slurm(Box::new(Slurm::open(run, profile).await?))),

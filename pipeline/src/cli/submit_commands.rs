@@ -221,9 +221,9 @@ impl Cluster {
     /// know by its jobs which ends are of now, and Ray's are one job.
     async fn earlier(&self, run: &Run) -> Result<Earlier> {
         match self.engine {
-            EngineName::Slurm => match Slurm::open(run.clone(), self.profile.clone()).await?.jobs().await?.is_empty() {
-                true => Ok(Earlier::Forgotten),
-                false => Ok(Earlier::Known),
+            EngineName::Slurm => match Slurm::open(run.clone(), self.profile.clone()).await?.is_under_way().await? {
+                true => Ok(Earlier::Known),
+                false => Ok(Earlier::Forgotten),
             },
             _ => Ok(Earlier::ToldApart),
         }

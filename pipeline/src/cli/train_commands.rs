@@ -12,6 +12,7 @@ use workers::WorkerError;
 
 use super::arguments::TryArgs;
 use super::engine_runs::OfRun;
+use super::report_commands::sound_specs;
 use super::told::{print_ablation, print_curves, print_differences, say_tested};
 use super::{figures, stop_flag};
 use crate::ablate::{together, verdict_together};
@@ -205,7 +206,8 @@ pub(super) async fn single_domain(
     report: Option<PathBuf>,
     json: bool,
 ) -> Result<()> {
-    let lines = crate::sweep::single_domain(specs, set, &stop_flag(), &Progress::new(json)).await?;
+    let specs = sound_specs(specs, set)?;
+    let lines = crate::sweep::single_domain(specs, &stop_flag(), &Progress::new(json)).await?;
     if json {
         say!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
@@ -214,7 +216,12 @@ pub(super) async fn single_domain(
             let figures = figures(&line.recall.exact.pessimistic);
             let longer =
                 if line.from_earlier_weights { "; went on from earlier weights, so it learnt for longer" } else { "" };
-            say!("{figures} on {} {from}, {}{longer}", line.country, count(line.recall.image_gallery, "image"));
+            let earlier = if line.of_earlier_tables { "; trained before the tables' last changes" } else { "" };
+            say!(
+                "{figures} on {} {from}, {}{longer}{earlier}",
+                line.country,
+                count(line.recall.image_gallery, "image")
+            );
         }
     }
     write_page(report, || crate::page::sweep::single_domain(&lines, &now()))

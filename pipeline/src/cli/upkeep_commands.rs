@@ -49,12 +49,16 @@ pub(super) async fn verify(spec: BuildSpec, repair: bool, json: bool) -> Result<
         return Ok(());
     }
     if !repair {
-        let why = format!("{}; run `urbancross verify --repair`, then the build", count(faults.len(), "faulty file"));
+        let why = format!("{}; {}", count(faults.len(), "faulty file"), verify::advice(&faults));
         return Err(WorkerError::Broken(why).into());
     }
     let lost = verify::repair(&work, &tables, &spec.country, &faults).await?;
     lost.iter().for_each(|what| progress.note(&format!("warning: {what}")));
-    progress.note("removed the faulty files from the tables: run the build to recompute their rows");
+    let next = match lost.is_empty() {
+        true => "run the build to recompute their rows",
+        false => "do as the warnings say, and only then run the build",
+    };
+    progress.note(&format!("removed the faulty files from the tables: {next}"));
     Ok(())
 }
 

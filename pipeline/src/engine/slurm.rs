@@ -15,7 +15,7 @@ use workers::stores::WorkStore;
 use super::{MapJob, Placed, TrainJob};
 use crate::build::Build;
 use crate::run_record::{Placement, RunRecord, verdict};
-use nodes::{bad_nodes, is_driver, lost_nodes};
+use nodes::{bad_nodes, is_driver, lives, lost_nodes};
 use programs::{ask, submit};
 pub use site::examine;
 
@@ -78,11 +78,11 @@ impl Slurm {
     /// How often a step was placed.
     async fn attempts(&self, work: &WorkStore, step: &str, plan: &str) -> Result<Attempts, WorkerError> {
         let record = self.record(work);
-        let (placed, begun) = (record.placements().await?, record.begun().await?);
+        let (placed, earlier) = (record.placements().await?, record.placed_earlier().await?);
         let of_step = || placed.iter().filter(|placed| placed.step == step && placed.plan == plan);
         Ok(Attempts {
             last: of_step().map(|placed| placed.attempt).max().unwrap_or(0),
-            since_submitted: of_step().filter(|placed| placed.unix_seconds >= begun).count(),
+            since_submitted: of_step().filter(|placed| !earlier.contains(placed)).count(),
         })
     }
 
@@ -173,11 +173,14 @@ impl Slurm {
         let own = std::env::var("SLURM_JOB_ID").unwrap_or_default();
         let name = driver.name(&self.run);
         // this driver may have the same name: it came back to a step that is not done
-        if queued.iter().any(|queued| queued.name == name && queued.job != own) {
+        if queued.iter().any(|queued| queued.name == name && queued.job != own && lives(queued)) {
             return Ok(());
         }
         let mut arguments = vec![format!("--dependency=afterany:{}", jobs.join(":"))];
-        arguments.extend(self.exclude(queued, ended, &BTreeSet::new()));
+        // of this step they are at work: a driver before this one has begun them, and could not begin the next
+        let is_at_work = |queued: &&Queued| queued.state == "RUNNING" && jobs.contains(&queued.job);
+        let others: Vec<Queued> = queued.iter().filter(|queued| !is_at_work(queued)).cloned().collect();
+        arguments.extend(self.exclude(&others, ended, &BTreeSet::new()));
         for batch in batches(&self.run, &driver, &self.profile, &self.site) {
             submit(&batch.script, &arguments).await?;
         }
@@ -199,13 +202,14 @@ impl Slurm {
         vec![format!("--exclude={}", all.join(","))]
     }
 
-    /// Starts the first driver of the run, unless one of its drivers is in the queue; its number, and whether the run is new. Workers
-    /// that nobody would come back to, since their driver was lost before it had started the next, get one.
+    /// Starts the first driver of the run, unless one of its drivers waits or runs; its number, and whether the run is
+    /// new. Workers that nobody would come back to, since their driver was lost before it had started the next, get
+    /// one.
     ///
     /// # Errors
     /// Slurm refuses, or does not answer.
     pub async fn begin(&self) -> Result<(String, bool), WorkerError> {
-        let queued = self.queued().await?;
+        let queued: Vec<Queued> = self.queued().await?.into_iter().filter(lives).collect();
         if let Some(driver) = queued.iter().find(|queued| is_driver(&queued.name)) {
             return Ok((driver.job.clone(), false));
         }
@@ -223,6 +227,14 @@ impl Slurm {
     /// Slurm does not answer.
     pub async fn jobs(&self) -> Result<Vec<String>, WorkerError> {
         Ok(self.queued().await?.into_iter().map(|queued| queued.name).collect())
+    }
+
+    /// Whether a job of the run waits or runs.
+    ///
+    /// # Errors
+    /// Slurm does not answer.
+    pub async fn is_under_way(&self) -> Result<bool, WorkerError> {
+        Ok(self.queued().await?.iter().any(lives))
     }
 
     async fn queued(&self) -> Result<Vec<Queued>, WorkerError> {
@@ -254,4 +266,40 @@ pub(super) async fn queued(run: &Run) -> Result<Vec<Queued>, WorkerError> {
     let output = ask("squeue", &["--noheader", "--array", &format], None).await?;
     let prefix = format!("uc-{}-", run.id);
     Ok(queue(&output).into_iter().filter(|queued| queued.name.starts_with(&prefix)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tries_count_from_the_last_submission_whatever_clocks_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        let run = Run { id: "1a2b3c4d".into(), country: "x".into(), ..Run::default() };
+        let slurm = Slurm { site: Site::of(&run, "/logs", 1001), run, profile: Profile::default() };
+        let place = async |attempt: u32| {
+            let placement = Placement {
+                step: "captions".into(),
+                plan: "9f8e7d6c5b4a".into(),
+                attempt,
+                processes: 3,
+                unix_seconds: 2000,
+                jobs: vec!["17".into()],
+            };
+            slurm.record(&work).place(&placement).await.unwrap();
+        };
+        let tries = async || {
+            let Attempts { last, since_submitted } = slurm.attempts(&work, "captions", "9f8e7d6c5b4a").await.unwrap();
+            (last, since_submitted)
+        };
+        place(1).await;
+        place(2).await;
+        assert_eq!(tries().await, (2, 2));
+        // the clock of who submits it is late
+        slurm.record(&work).begin_anew(1500).await.unwrap();
+        assert_eq!(tries().await, (2, 0));
+        place(3).await;
+        assert_eq!(tries().await, (3, 1));
+    }
 }

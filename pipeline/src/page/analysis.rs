@@ -26,12 +26,13 @@ const BINS: usize = 16;
 /// # Errors
 /// [`WorkerError::Broken`] for pictures that cannot be read; a store that does not answer.
 pub async fn make(
-    (builds, all): (&[Build], &[Analysis]),
+    all: &[(&Build, Analysis)],
     pairs: &[(impl Borrow<Pair>, BeforeAndAfter)],
     generated_at: &str,
 ) -> Result<String, WorkerError> {
-    let images: u64 = all.iter().map(|one| one.tags.images).sum();
-    let tags: u64 = all.iter().map(|one| one.tags.tags).sum();
+    let analyses = || all.iter().map(|(_, one)| one);
+    let images: u64 = analyses().map(|one| one.tags.images).sum();
+    let tags: u64 = analyses().map(|one| one.tags.tags).sum();
     let mut sections = Vec::new();
     if !all.is_empty() {
         sections.push(Section {
@@ -39,18 +40,18 @@ pub async fn make(
             title: "Tags of the countries".into(),
             lead: "Of the objects that pictures were taken for, and of those around them.".into(),
             blocks: vec![
-                Block::Table(overview(all)),
-                cloud(all.iter().map(|one| group(&capitalised(&one.country), one)).collect()),
+                Block::Table(overview(analyses())),
+                cloud(analyses().map(|one| group(&capitalised(&one.country), one)).collect()),
             ],
         });
     }
-    sections.extend(all.iter().map(|one| Section {
+    sections.extend(analyses().map(|one| Section {
         id: one.country.clone(),
         title: capitalised(&one.country),
         lead: String::new(),
         blocks: [vec![words(one)], tag_blocks(one)].concat(),
     }));
-    for (build, one) in builds.iter().zip(all) {
+    for (build, one) in all {
         let comparisons =
             [("prompts", "prompts side by side", &one.prompts), ("compared", "side by side", &one.compared)];
         for (id, title, comparison) in comparisons {
@@ -96,7 +97,7 @@ fn group(name: &str, one: &Analysis) -> TagGroup {
     TagGroup { name: name.to_owned(), tags }
 }
 
-fn overview(all: &[Analysis]) -> Table {
+fn overview<'a>(all: impl Iterator<Item = &'a Analysis>) -> Table {
     let number = |value: u64| Cell::Number(value as f64);
     let row = |one: &Analysis| {
         let tags = &one.tags;
@@ -119,7 +120,7 @@ fn overview(all: &[Analysis]) -> Table {
             Column::number("captions"),
             Column::number("words a caption").decimals(1),
         ],
-        rows: all.iter().map(row).collect(),
+        rows: all.map(row).collect(),
     }
 }
 

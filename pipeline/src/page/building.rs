@@ -59,7 +59,7 @@ pub(super) fn blocks(one: &Gathered<'_>) -> Vec<Block> {
         Block::Timeline(Timeline { caption: "When each stage ran last.".into(), spans }),
         Block::Table(Table { caption: "What each stage did when it last had something to do.".into(), columns, rows }),
     ];
-    blocks.extend(super::failed::block(&one.failed));
+    blocks.extend(super::failed::blocks(&one.failed));
     blocks.extend([
         Block::Details {
             summary: "Versions of tables, and the programs that made them".into(),

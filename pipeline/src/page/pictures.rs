@@ -32,9 +32,9 @@ fn thumbnail(rgb: &Rgb) -> Vec<u8> {
     pixels::encode_jpeg(&small, 80)
 }
 
-/// A thumbnail of an encoded picture, of which nothing is known yet.
-pub(crate) fn thumbnail_of(bytes: &[u8]) -> Option<Vec<u8>> {
-    pixels::decode(bytes, &DecodeLimits::default()).ok().map(|rgb| thumbnail(&rgb))
+/// A thumbnail of an encoded picture, of which nothing is known yet; `None`: it is larger than `limits`, or broken.
+pub(crate) fn thumbnail_of(bytes: &[u8], limits: &DecodeLimits) -> Option<Vec<u8>> {
+    pixels::decode(bytes, limits).ok().map(|rgb| thumbnail(&rgb))
 }
 
 /// Thumbnails of some images, by id.
@@ -43,8 +43,9 @@ pub(crate) async fn thumbnails(
     ids: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Vec<u8>>, WorkerError> {
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-    let small = encoded(build, ids).await?.into_iter().map(|(id, bytes)| async move {
-        let small = tokio::task::spawn_blocking(move || thumbnail_of(&bytes)).await;
+    let limits = stages::images::limits(&build.spec);
+    let small = encoded(build, ids).await?.into_iter().map(move |(id, bytes)| async move {
+        let small = tokio::task::spawn_blocking(move || thumbnail_of(&bytes, &limits)).await;
         let small = small.map_err(|e| WorkerError::Broken(format!("picture of {id}: {e}")))?;
         Ok(small.map(|small| (id, small)))
     });
@@ -153,7 +154,7 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
         let stride = table.parts.len().div_ceil(2 * OVERLAYS).max(1);
         table.parts = table.parts.iter().step_by(stride).cloned().collect();
     }
-    let with_segments = build.spec.uses_segments();
+    let (with_segments, limits) = (build.spec.uses_segments(), stages::images::limits(&build.spec));
     let mut rows = TableRows::open(&build.work, &inputs, Members::Split("train")).await?;
     let groups: Vec<usize> = (0..rows.groups().len()).filter(|&g| rows.groups()[g] > 0).collect();
     // spread over the table, so that not all come from one shard
@@ -162,7 +163,7 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
     for group in groups.into_iter().step_by(stride).take(OVERLAYS) {
         let read = tokio::task::block_in_place(|| rows.read(group))?;
         let Some(row) = read.into_iter().max_by_key(|r| r.segments.len()) else { continue };
-        let Ok(rgb) = pixels::decode(&row.bytes, &DecodeLimits::default()) else { continue };
+        let Ok(rgb) = pixels::decode(&row.bytes, &limits) else { continue };
         let caption = row.captions.first().cloned().unwrap_or_default();
         plain.push(Picture { bytes: thumbnail(&rgb), caption, ..Picture::default() });
         let masks: Vec<_> = row.segments.iter().map(|(rle, _)| rle.clone()).collect();
@@ -196,4 +197,16 @@ pub async fn overlays(build: &Build) -> Result<Vec<Block>, WorkerError> {
         });
     }
     Ok(blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_says_how_large_pictures_may_be() {
+        let png = pixels::encode_png(&Rgb::new(40, 20, vec![9; 40 * 20 * 3]).unwrap());
+        let of = |most: u64| thumbnail_of(&png, &DecodeLimits { max_pixels: most, ..DecodeLimits::default() });
+        assert!(of(800).is_some() && of(799).is_none());
+    }
 }

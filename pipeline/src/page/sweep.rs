@@ -41,15 +41,7 @@ pub fn curves(curves: &[Curve], generated_at: &str) -> String {
         named.map(|(curve, point)| format!("{} = {} of {}", curve.field, point.name(), curve.country)).collect()
     };
     let longer = longer(&named(|point| point.from_earlier_weights));
-    let earlier = named(|point| point.of_earlier_tables);
-    let earlier = (!earlier.is_empty()).then(|| Block::Note {
-        level: Level::Warning,
-        text: format!(
-            "Not on equal terms: {} was validated before the last changes of the tables, on other images than the rest. `urbancross run \
-             --retrain` trains it on the tables as they are.",
-            earlier.join(", ")
-        ),
-    });
+    let earlier = earlier(&named(|point| point.of_earlier_tables), "validated");
     let section = Section {
         id: "sweep".into(),
         title: "One setting varied, the others as in the spec".into(),
@@ -71,6 +63,18 @@ fn longer(named: &[String]) -> Option<Block> {
     })
 }
 
+/// Warns of trainings that know less of the tables than others.
+fn earlier(named: &[String], was: &str) -> Option<Block> {
+    (!named.is_empty()).then(|| Block::Note {
+        level: Level::Warning,
+        text: format!(
+            "Not on equal terms: {} was {was} before the last changes of the tables, on other images than the rest. `urbancross run \
+             --retrain` trains it on the tables as they are.",
+            named.join(", ")
+        ),
+    })
+}
+
 /// Values that are words have no axis.
 fn words(curve: &Curve) -> Table {
     let row = |point: &Point| {
@@ -81,11 +85,15 @@ fn words(curve: &Curve) -> Table {
             Cell::from(point.seconds),
         ]
     };
+    // figures of unlike galleries, as protocols have them, are no rivals
+    let chance = |point: &Point| point.validation_chance.map(f64::to_bits);
+    let alike = curve.points.windows(2).all(|two| chance(&two[0]) == chance(&two[1]));
+    let recall = Column::number("mR").unit("%").decimals(2);
     Table {
         caption: format!("{} of {}: validation recall for each value.", curve.field, curve.country),
         columns: vec![
             Column::text(curve.field.clone()),
-            Column::number("mR").unit("%").decimals(2).best(Best::Highest),
+            if alike { recall.best(Best::Highest) } else { recall },
             chance_column(),
             Column::number("took").unit("s").decimals(1),
         ],
@@ -124,6 +132,9 @@ pub fn single_domain(lines: &[SingleDomain], generated_at: &str) -> String {
             longer(&lines.iter().filter(|line| line.from_earlier_weights).map(trained_on).collect::<Vec<_>>())
                 .into_iter()
                 .collect(),
+            earlier(&lines.iter().filter(|line| line.of_earlier_tables).map(trained_on).collect::<Vec<_>>(), "trained")
+                .into_iter()
+                .collect(),
         ]
         .concat(),
     };
@@ -143,6 +154,48 @@ fn page(title: &str, sections: Vec<Section>, generated_at: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A smaller gallery is easier to search.
+    #[test]
+    fn the_best_is_marked_only_among_galleries_of_one_size() {
+        let point = |word: &str, recall: f64, chance: f64| Point {
+            value: 0.0,
+            word: Some(word.into()),
+            validation_mean_recall: recall,
+            validation_chance: Some(chance),
+            best_epoch: 0,
+            seconds: 1.0,
+            from_earlier_weights: false,
+            of_earlier_tables: false,
+        };
+        let page = |chance: f64| {
+            let points = vec![point("standard", 40.0, 5.0), point("dedup", 50.0, chance)];
+            words(&Curve { country: "finland".into(), field: "evaluate.protocol".into(), points })
+        };
+        let marked = |table: Table| table.columns.iter().any(|column| column.best.is_some());
+        assert!(marked(page(5.0)) && !marked(page(8.0)));
+    }
+
+    #[test]
+    fn a_training_of_earlier_tables_is_named() {
+        let rows = [stages::evaluate::EvaluatedRow {
+            image_id: "i".into(),
+            bytes_digest: "d".into(),
+            embedding: vec![1.0],
+            captions: vec![("x".into(), vec![1.0])],
+        }];
+        let line = |of_earlier_tables: bool| SingleDomain {
+            country: "finland".into(),
+            with_segments: true,
+            model_digest: "m".into(),
+            recall: stages::evaluate::recall_of(&rows, choices::Protocol::Standard).unwrap().report,
+            from_earlier_weights: false,
+            of_earlier_tables,
+        };
+        let warning = "the training with segments of finland was trained before the last changes";
+        assert!(single_domain(&[line(true)], "today").contains(warning));
+        assert!(!single_domain(&[line(false)], "today").contains("Not on equal terms"));
+    }
 
     #[test]
     fn a_value_that_learnt_for_longer_is_named() {

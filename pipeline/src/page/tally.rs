@@ -12,8 +12,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Values beyond count as this one.
-    const MOST: f64 = 100.0;
+    /// Values beyond count as this one: shares, scores and words of a caption are far below.
+    const MOST: f64 = 100_000.0;
     const STEPS: f64 = 1000.0;
 
     pub(super) fn add(&mut self, value: f64) {

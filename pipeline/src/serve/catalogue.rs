@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use atlas::pages::is_askable;
 use atlas::{About, Points};
 use manifests::digest;
 use workers::WorkerError;
 use workers::search::{Gallery, Surveyed};
 
 /// Points that a map shows.
-pub(super) const MOST_POINTS: u64 = 100_000;
+const MOST_POINTS: usize = 100_000;
 /// Classes of tags that have a colour of their own; one more is for all others.
 const CLASSES: usize = 7;
 /// Tags that are offered to filter by.
@@ -66,11 +67,15 @@ struct Point {
     place: Option<[f32; 2]>,
 }
 
-/// Whether an image is among a sample of about `most` of `total`; one of a smaller sample is in all larger ones.
-pub(super) fn is_sampled(id: &str, most: u64, total: u64) -> bool {
+/// Of all images, those with the least numbers are in a sample: one of a smaller sample is in all larger ones.
+fn hash_of(id: &str) -> u64 {
     // the first eight bytes of the digest, of which each half is as likely
-    let hash = u64::from_str_radix(&digest::of_bytes(id.as_bytes())[..16], 16).unwrap_or(0);
-    total <= most || u128::from(hash) * u128::from(total) < u128::from(most) << 64
+    u64::from_str_radix(&digest::of_bytes(id.as_bytes())[..16], 16).unwrap_or(0)
+}
+
+/// Whether an image is among a sample of about `most` of `total`.
+pub(super) fn is_sampled(id: &str, most: u64, total: u64) -> bool {
+    total <= most || u128::from(hash_of(id)) * u128::from(total) < u128::from(most) << 64
 }
 
 /// What kind of object an image shows: a key of OpenStreetMap. Of values there are so many that most would be others.
@@ -87,8 +92,7 @@ fn place_in(names: &mut Vec<String>, name: &str) -> usize {
 
 impl Catalogue {
     pub(super) async fn of(galleries: &[Arc<Gallery>]) -> Result<Self, WorkerError> {
-        let total = galleries.iter().map(|gallery| gallery.geotags.rows()).sum();
-        let mut survey = Survey { total, ..Survey::default() };
+        let mut survey = Survey { most: MOST_POINTS, ..Survey::default() };
         for gallery in galleries {
             survey.countries.push(gallery.country.clone());
             gallery.survey(|image| survey.add(image)).await?;
@@ -119,14 +123,16 @@ impl Catalogue {
 /// A catalogue in the making.
 #[derive(Default)]
 struct Survey {
-    total: u64,
+    /// Points that are kept.
+    most: usize,
     images: u64,
     countries: Vec<String>,
     splits: Vec<String>,
     years: Option<(i32, i32)>,
     gsd_meters: Option<(f64, f64)>,
     kinds: BTreeMap<String, u64>,
-    points: Vec<(Point, Option<String>)>,
+    /// With their kinds, by hash and number: nobody knows how many images are good before all were seen.
+    points: BTreeMap<(u64, u64), (Point, Option<String>)>,
 }
 
 impl Survey {
@@ -145,10 +151,7 @@ impl Survey {
             *self.kinds.entry(format!("{key}={value}")).or_default() += 1;
         }
         let split = place_in(&mut self.splits, image.split.as_deref().unwrap_or_default());
-        if !is_sampled(&image.image_id, MOST_POINTS, self.total) {
-            return;
-        }
-        let kind = kind(&image);
+        let (hash, kind) = (hash_of(&image.image_id), kind(&image));
         let point = Point {
             id: image.image_id,
             country: (self.countries.len() - 1) as u16,
@@ -156,15 +159,19 @@ impl Survey {
             class: 0,
             place: image.place.map(|(north, east)| [east as f32, north as f32]),
         };
-        self.points.push((point, kind));
+        self.points.insert((hash, self.images), (point, kind));
+        if self.points.len() > self.most {
+            self.points.pop_last();
+        }
     }
 
     fn done(self) -> Catalogue {
         let mut by_count: Vec<(&String, &u64)> = self.kinds.iter().collect();
         by_count.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
-        let offered: Vec<String> = by_count.iter().take(OFFERED_TAGS).map(|(name, _)| (*name).clone()).collect();
+        let askable = by_count.into_iter().map(|(name, _)| name).filter(|name| is_askable(name));
+        let offered: Vec<String> = askable.take(OFFERED_TAGS).cloned().collect();
         let mut of_kind: BTreeMap<&str, u64> = BTreeMap::new();
-        for kind in self.points.iter().filter_map(|(_, kind)| kind.as_deref()) {
+        for kind in self.points.values().filter_map(|(_, kind)| kind.as_deref()) {
             *of_kind.entry(kind).or_default() += 1;
         }
         let mut classes: Vec<(&str, u64)> = of_kind.into_iter().collect();
@@ -175,7 +182,7 @@ impl Survey {
             let found = kind.and_then(|kind| classes.iter().position(|class| *class == kind));
             found.unwrap_or(classes.len() - 1) as u8
         };
-        let points = self.points.into_iter().map(|(point, kind)| Point { class: place_of(kind), ..point }).collect();
+        let points = self.points.into_values().map(|(point, kind)| Point { class: place_of(kind), ..point }).collect();
         let splits: BTreeSet<&String> = self.splits.iter().filter(|name| !name.is_empty()).collect();
         let about = About {
             images: self.images,
@@ -228,7 +235,7 @@ mod tests {
 
     #[test]
     fn kinds_are_offered_and_names_are_not() {
-        let mut survey = Survey { total: 3, countries: vec!["finland".into()], ..Survey::default() };
+        let mut survey = Survey { most: 3, countries: vec!["finland".into()], ..Survey::default() };
         survey.add(image("a", &[("name", "Linna"), ("natural", "water")], "val"));
         survey.add(image("b", &[("natural", "water"), ("leisure", "pitch")], "train"));
         survey.add(Surveyed { image_id: "c".into(), ..Surveyed::default() });
@@ -238,6 +245,29 @@ mod tests {
         assert_eq!((catalogue.about.years, catalogue.total), (Some((2019, 2019)), 3));
         let points = &catalogue.on_a_map;
         assert_eq!((points.id.len(), points.of), (2, 3), "one has no place");
-        assert_eq!(points.classes[usize::from(points.class[1])], "leisure");
+        let at = points.id.iter().position(|id| id == "b").unwrap();
+        assert_eq!(points.classes[usize::from(points.class[at])], "leisure");
+    }
+
+    #[test]
+    fn tags_that_no_filter_can_ask_for_are_not_offered() {
+        let mut survey = Survey { most: 9, countries: vec!["finland".into()], ..Survey::default() };
+        for crop in ["sugar beet", "rye,oat", "*", "rye"] {
+            survey.add(image(crop, &[("crop", crop)], "train"));
+        }
+        assert_eq!(survey.done().about.tags, ["crop=rye"]);
+    }
+
+    #[test]
+    fn a_map_shows_as_many_of_the_good_images_as_it_may() {
+        let survey = |most| {
+            let mut survey = Survey { most, countries: vec!["finland".into()], ..Survey::default() };
+            (0..50).for_each(|number| survey.add(image(&format!("FI_w{number}"), &[], "val")));
+            survey.done()
+        };
+        let ids = |most| survey(most).on_a_map.id.iter().cloned().collect::<BTreeSet<String>>();
+        assert_eq!((ids(51).len(), ids(50).len(), ids(20).len()), (50, 50, 20));
+        assert!(ids(20).is_subset(&ids(30)));
+        assert_eq!(survey(20).on_a_map.of, 50);
     }
 }

@@ -61,7 +61,9 @@ impl StoreDesk {
     /// A build with what runs have written until now.
     async fn now(&self, country: &str) -> Result<Build, Trouble> {
         let spec = self.of(country)?.build.spec.clone();
-        Build::open_work(spec, Default::default()).await.map_err(trouble)
+        let opened = Build::open_work(spec, Default::default()).await;
+        // no reader can mend a store, whatever is wrong with it
+        opened.map_err(|error| Trouble::Broken(error.to_string()))
     }
 }
 

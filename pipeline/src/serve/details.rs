@@ -1,10 +1,11 @@
 //! Everything that the tables know of one image.
 
+use std::collections::BTreeMap;
+
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use atlas::{CaptionOf, Found, Image, ImageName, SegmentOf, Step, Trouble};
 use manifests::Artifact;
-use pixels::DecodeLimits;
 use pixels::mask::Rle;
 use stages::table::{Columns, TableError, option_text};
 use workers::WorkerError;
@@ -81,7 +82,8 @@ pub(super) async fn bytes(build: &Build, image: &ImageName) -> Result<Vec<u8>, T
 pub(super) async fn picture(build: &Build, image: &ImageName) -> Result<Vec<u8>, Trouble> {
     let bytes = bytes(build, image).await?;
     let encoded = tokio::task::block_in_place(|| {
-        pixels::decode(&bytes, &DecodeLimits::default()).map(|rgb| pixels::encode_jpeg(&rgb, JPEG_QUALITY))
+        let limits = stages::images::limits(&build.spec);
+        pixels::decode(&bytes, &limits).map(|rgb| pixels::encode_jpeg(&rgb, JPEG_QUALITY))
     });
     encoded.map_err(|_| unreadable())
 }
@@ -117,27 +119,65 @@ impl Rows<'_> {
     }
 
     async fn captions(&self) -> Result<Vec<CaptionOf>, Trouble> {
-        let columns = ["captioner", "captions", "quality", "flagged", "served"];
+        let columns = ["captioner", "captions", "captions_digest", "quality", "flagged", "served"];
         let Some(row) = self.row(Artifact::Captions, &columns).await? else { return Ok(Vec::new()) };
         let mut captions = captions_of(&row).map_err(broken)?;
-        if let Some(scores) = self.row(Artifact::CaptionScores, &["scores"]).await? {
+        // a table that an earlier spec left behind says nothing about this one
+        if !self.build.spec.caption.score.clip.is_empty()
+            && let Some(scores) = self.row(Artifact::CaptionScores, &["scores", "inputs"]).await?
+            && is_made_of((Artifact::CaptionScores, &scores), CAPTIONS, &row).map_err(broken)?
+        {
             add_scores(&mut captions, &scores).map_err(broken)?;
         }
         Ok(captions)
     }
 
     async fn segments(&self) -> Result<Vec<SegmentOf>, Trouble> {
-        let Some(row) = self.row(Artifact::Segments, &["width", "height", "segments"]).await? else {
-            return Ok(Vec::new());
-        };
+        let columns = ["width", "height", "segments", "segments_digest"];
+        let Some(row) = self.row(Artifact::Segments, &columns).await? else { return Ok(Vec::new()) };
         let mut segments = segments_of(&row).map_err(broken)?;
-        if let Some(scores) = self.row(Artifact::SegmentScores, &["scores"]).await? {
+        if self.build.spec.uses_segments()
+            && let Some(scores) = self.row(Artifact::SegmentScores, &["scores", "inputs"]).await?
+            && self.are_of_segments(&scores, &row).await?
+        {
             add_similarities(&mut segments, &scores).map_err(broken)?;
         }
         // those that train the model first, then the largest
         segments.sort_by(|a, b| b.selected.cmp(&a.selected).then(b.share.total_cmp(&a.share)));
         Ok(segments)
     }
+
+    /// Whether scores are of these segments: made of them, or of features that are.
+    async fn are_of_segments(&self, scores: &RecordBatch, segments: &RecordBatch) -> Result<bool, Trouble> {
+        let scores = (Artifact::SegmentScores, scores);
+        if is_made_of(scores, SEGMENTS, segments).map_err(broken)? {
+            return Ok(true);
+        }
+        let columns = ["features_digest", "inputs"];
+        let Some(features) = self.row(Artifact::SegmentFeatures, &columns).await? else { return Ok(false) };
+        let are_made = is_made_of(scores, FEATURES, &features).map_err(broken)?
+            && is_made_of((Artifact::SegmentFeatures, &features), SEGMENTS, segments).map_err(broken)?;
+        Ok(are_made)
+    }
+}
+
+/// Tables whose rows others are made of, and the columns that tell a row from an earlier one.
+const CAPTIONS: (Artifact, &str) = (Artifact::Captions, "captions_digest");
+const SEGMENTS: (Artifact, &str) = (Artifact::Segments, "segments_digest");
+const FEATURES: (Artifact, &str) = (Artifact::SegmentFeatures, "features_digest");
+
+/// Whether a row was made of the image's row in another table as that is now. Until a run has committed both, it may be
+/// of an earlier one.
+fn is_made_of(
+    (artifact, row): (Artifact, &RecordBatch),
+    (input, digest): (Artifact, &str),
+    read: &RecordBatch,
+) -> Result<bool, TableError> {
+    let inputs = Columns::new(artifact, row).text("inputs")?;
+    let made_of: BTreeMap<String, String> = serde_json::from_str(inputs.value(0)).unwrap_or_default();
+    let now = option_text(Columns::new(input, read).text(digest)?, 0);
+    let field = format!("{}.{}", input.name(), digest.trim_end_matches("_digest"));
+    Ok(now.is_some() && made_of.get(&field).map(String::as_str) == now)
 }
 
 /// Who writes captions, in words.
@@ -247,4 +287,28 @@ fn add_similarities(segments: &mut [SegmentOf], row: &RecordBatch) -> Result<(),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, StringArray};
+
+    use super::*;
+
+    fn row(column: &str, text: &str) -> RecordBatch {
+        RecordBatch::try_from_iter([(column, Arc::new(StringArray::from(vec![text])) as ArrayRef)]).unwrap()
+    }
+
+    #[test]
+    fn a_row_is_laid_beside_the_one_that_it_was_made_of() {
+        let scores = row("inputs", r#"{"captions.captions":"c1","images.bytes":"b1"}"#);
+        let of = |digest| is_made_of((Artifact::CaptionScores, &scores), CAPTIONS, &row("captions_digest", digest));
+        assert_eq!((of("c1").unwrap(), of("c2").unwrap()), (true, false));
+        let segments = row("segments_digest", "b1");
+        assert!(!is_made_of((Artifact::CaptionScores, &scores), SEGMENTS, &segments).unwrap(), "it read none");
+        let damaged = row("inputs", "{");
+        assert!(!is_made_of((Artifact::SegmentScores, &damaged), SEGMENTS, &segments).unwrap());
+    }
 }

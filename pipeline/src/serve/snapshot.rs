@@ -1,6 +1,7 @@
 //! What answers are made from: builds as they were at one moment, with their models loaded.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use atlas::{ImageName, Model, Trouble};
 use manifests::{Artifact, BuildSpec};
@@ -11,6 +12,7 @@ use super::models::{Origin, Specs};
 use super::no_such_image;
 use super::plots::Plots;
 use crate::build::Build;
+use crate::evaluate;
 use crate::progress::Progress;
 use crate::search::{Adapted, Indexing, SearchModel, Searcher};
 
@@ -31,8 +33,16 @@ pub(super) struct Loaded {
     pub(super) plots: Plots,
 }
 
-/// Versions of tables and digests of models.
-pub(super) type State = (Vec<Option<u64>>, Vec<String>);
+/// What a snapshot is of: as long as that is the same, nothing that pages show is another.
+#[derive(PartialEq)]
+pub(super) struct State {
+    /// Of all tables.
+    pub(super) versions: Vec<Option<u64>>,
+    /// Whether each build is evaluated: its vectors are committed before that.
+    evaluated: Vec<bool>,
+    /// Digests, and the tables that changed since.
+    models: Vec<(String, Vec<String>)>,
+}
 
 /// Builds that are open, and the models that they name now: enough to see whether anything has changed.
 pub(super) struct Opened {
@@ -42,23 +52,25 @@ pub(super) struct Opened {
 }
 
 /// Builds that are open, each once. They are opened without their sources: nothing there is listed or read.
-#[derive(Default)]
-struct Open(Vec<Arc<Build>>);
+struct Open<'s> {
+    builds: Vec<Arc<Build>>,
+    stop: &'s Arc<AtomicBool>,
+}
 
-impl Open {
+impl Open<'_> {
     async fn build(&mut self, spec: &BuildSpec) -> Result<Arc<Build>, WorkerError> {
-        if let Some(known) = self.0.iter().find(|build| build.spec == *spec) {
+        if let Some(known) = self.builds.iter().find(|build| build.spec == *spec) {
             return Ok(known.clone());
         }
-        let build = Arc::new(Build::open_work(spec.clone(), Arc::default()).await?);
-        self.0.push(build.clone());
+        let build = Arc::new(Build::open_work(spec.clone(), self.stop.clone()).await?);
+        self.builds.push(build.clone());
         Ok(build)
     }
 }
 
 impl Opened {
-    pub(super) async fn now(specs: &Specs) -> Result<Self, WorkerError> {
-        let (mut open, mut builds) = (Open::default(), Vec::with_capacity(specs.builds.len()));
+    pub(super) async fn now(specs: &Specs, stop: &Arc<AtomicBool>) -> Result<Self, WorkerError> {
+        let (mut open, mut builds) = (Open { builds: Vec::new(), stop }, Vec::with_capacity(specs.builds.len()));
         for spec in &specs.builds {
             builds.push(open.build(spec).await?);
         }
@@ -86,15 +98,26 @@ impl Opened {
                 }
             }
         }
-        let state = (versions(&builds).await?, models.iter().map(|(_, model)| model.digest.clone()).collect());
+        let state = State {
+            versions: versions(&builds).await?,
+            evaluated: evaluated(&builds).await?,
+            models: models.iter().map(|(_, model)| (model.digest.clone(), model.changed_since.clone())).collect(),
+        };
         Ok(Self { builds, models, state })
     }
 
     /// Opens everything that answers need. Models that an older snapshot has loaded stay loaded.
+    ///
+    /// # Errors
+    /// Beside an older snapshot, [`WorkerError::Configuration`] while a run has trained a model and not yet made all
+    /// vectors by it: nothing could be found, or little.
     pub(super) async fn load(self, older: Option<&Snapshot>, progress: &Progress) -> Result<Snapshot, WorkerError> {
         let mut models = Vec::with_capacity(self.models.len());
         for (shown, model) in self.models {
             let mut searcher = Searcher::open(model, self.builds.iter().cloned(), progress).await?;
+            if older.is_some() {
+                check_whole(&searcher).await?;
+            }
             searcher.index(Indexing::Auto, progress).await;
             let loaded = older.and_then(|older| {
                 older.models.iter().find(|loaded| loaded.searcher.model().digest == searcher.model().digest)
@@ -116,7 +139,29 @@ fn named(country: &str, id: &str) -> String {
     if id == country { country.to_owned() } else { format!("{country} ({id})") }
 }
 
-/// Tables that pages read, and the training that made the vectors.
+async fn check_whole(searcher: &Searcher<Arc<Build>>) -> Result<(), WorkerError> {
+    for gallery in searcher.galleries() {
+        if !gallery.is_whole().await? {
+            return Err(WorkerError::Configuration(format!(
+                "not all images of {} have a vector by its newest model yet: run its build to its end \
+                 (`urbancross run` with its spec)",
+                gallery.country
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the figures of each build's newest tables are there.
+async fn evaluated(builds: &[Arc<Build>]) -> Result<Vec<bool>, WorkerError> {
+    let mut evaluated = Vec::with_capacity(builds.len());
+    for build in builds {
+        evaluated.push(evaluate::stored(build).await?.is_some());
+    }
+    Ok(evaluated)
+}
+
+/// Versions of the tables that pages read.
 async fn versions(builds: &[Arc<Build>]) -> Result<Vec<Option<u64>>, WorkerError> {
     let mut versions = Vec::new();
     for build in builds {

@@ -31,12 +31,13 @@ struct Kept {
 
 impl Thumbnails {
     pub(super) async fn of(&self, now: &Snapshot, build: &Build, image: &ImageName) -> Result<Vec<u8>, Trouble> {
-        if let Some(kept) = self.lock().get(&now.state.0, image) {
+        if let Some(kept) = self.lock().get(&now.state.versions, image) {
             return Ok(kept.to_vec());
         }
         let bytes = details::bytes(build, image).await?;
-        let made = tokio::task::block_in_place(|| thumbnail_of(&bytes)).ok_or_else(details::unreadable)?;
-        self.lock().put(&now.state.0, image, &made);
+        let limits = stages::images::limits(&build.spec);
+        let made = tokio::task::block_in_place(|| thumbnail_of(&bytes, &limits)).ok_or_else(details::unreadable)?;
+        self.lock().put(&now.state.versions, image, &made);
         Ok(made)
     }
 

@@ -26,6 +26,7 @@ struct Inner {
     specs: Specs,
     every: Duration,
     threads: Handle,
+    stop: Arc<AtomicBool>,
     now: Mutex<Now>,
     looked: Mutex<Instant>,
     looks: AtomicBool,
@@ -33,20 +34,24 @@ struct Inner {
 
 impl Served {
     /// Opens builds, on the threads where answers are computed. `every`: how often others' commits are looked for.
+    /// `stop`: set when the server is to end, also while vectors are made.
     ///
     /// # Errors
-    /// [`WorkerError::Configuration`] for builds that are not finished; tables or a store that cannot be read.
+    /// [`WorkerError::Configuration`] for builds that are not finished, [`WorkerError::Stopped`]; tables or a store
+    /// that cannot be read.
     pub async fn open(
         specs: Specs,
         every: Duration,
         threads: Handle,
+        stop: Arc<AtomicBool>,
         progress: &Progress,
     ) -> Result<Self, WorkerError> {
-        let snapshot = Opened::now(&specs).await?.load(None, progress).await?;
+        let snapshot = Opened::now(&specs, &stop).await?.load(None, progress).await?;
         let inner = Inner {
             specs,
             every,
             threads,
+            stop,
             now: Mutex::new(Arc::new(snapshot)),
             looked: Mutex::new(Instant::now()),
             looks: AtomicBool::new(false),
@@ -78,9 +83,12 @@ impl Inner {
         }
         let inner = self.clone();
         let look = move || {
-            if let Err(error) = inner.threads.block_on(inner.look()) {
+            match inner.threads.block_on(inner.look()) {
                 // what is loaded stays as it is
-                tracing::warn!(%error, "the newest versions could not be opened; the older ones are served on");
+                Err(error) if !matches!(error, WorkerError::Stopped) => {
+                    tracing::warn!(%error, "the newest versions could not be opened; the older ones are served on");
+                }
+                _ => {}
             }
             *inner.looked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             inner.looks.store(false, Ordering::Release);
@@ -93,7 +101,7 @@ impl Inner {
 
     async fn look(&self) -> Result<(), WorkerError> {
         let older = self.now();
-        let opened = Opened::now(&self.specs).await?;
+        let opened = Opened::now(&self.specs, &self.stop).await?;
         if opened.state == older.state {
             return Ok(());
         }

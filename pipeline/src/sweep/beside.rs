@@ -26,8 +26,9 @@ use crate::trainings::{TrainingState, training_state};
 /// Tables that are made so.
 pub(crate) const STAGES: [Artifact; 3] = [Artifact::SegmentFeatures, Artifact::SegmentScores, Artifact::PairQuality];
 
-/// Makes the rows of these tables that the spec of an opened build wants and that are not there, where `engine` has its workers,
-/// and pins them in their place; so many shards may fail. The step that an engine has begun, if somebody comes back when it is done.
+/// Makes the rows of these tables that the spec of an opened build wants and that are not there, where `engine` has its
+/// workers, and pins them in their place; so many shards may fail, and have no rows then. The step that an engine has
+/// begun, if somebody comes back when it is done.
 pub(crate) async fn segments(
     build: &mut Build,
     engine: &Engine,
@@ -70,8 +71,8 @@ pub(crate) async fn segments(
         }
         if let Some(failed) = mapped.failed.get(allow_failed) {
             return Err(WorkerError::Broken(format!(
-                "{}: shard {} failed: {}; run the build with these settings, which says more, or go on without such shards with \
-                 --allow-failed {}",
+                "{}: shard {} failed: {}; mend the cause and open such shards again with `urbancross retry SPEC \
+                 --errors`, or go on without them with --allow-failed {}",
                 stage.name,
                 failed.shard,
                 failed.why(),
@@ -80,6 +81,10 @@ pub(crate) async fn segments(
         }
         let mut parts: BTreeMap<u32, PartFile> =
             plan.output.parts.iter().map(|part| (part.shard, part.clone())).collect();
+        // what the tables have of these was made by other settings
+        for failed in &mapped.failed {
+            parts.remove(&failed.shard);
+        }
         parts.extend(mapped.finished.into_iter().map(|finished| (finished.marker.part.shard, finished.marker.part)));
         let parts = parts.into_values().collect();
         build.pin_instead(PinnedTable { version: plan.output.version, parts, ..PinnedTable::empty(stage.output) });

@@ -42,7 +42,7 @@ pub async fn finish_pair(pair: &Pair, record: &AdaptationRecord, progress: &Prog
     let (work, path) = (&pair.target.work, manifests::paths::report(&pair.name));
     let make = async || {
         let of = before_and_after(pair, progress).await?;
-        crate::page::analysis::make((&[], &[]), &[(pair, of)], &crate::clock::now()).await
+        crate::page::analysis::make(&[], &[(pair, of)], &crate::clock::now()).await
     };
     let report = page::put(work, &path, &(&before, &after), make).await?;
     Ok(Finished { before, after, report })

@@ -11,8 +11,8 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::Module;
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use models::ops::inference::{
-    AttentionMask, Gate, PackedLinear, PathQueries, RotaryLayout, RotaryTable, Rows, gated, paged_attention, rms_norm,
-    rotary,
+    AttentionMask, AttentionPaths, Gate, PackedLinear, PathQueries, RotaryLayout, RotaryTable, Rows, gated,
+    paged_attention, rms_norm, rotary,
 };
 use models::ops::{
     Activation, Block, InvertedBottleneck, RelativePositions, StemStage, activation, add_positions, attention, conv2d,
@@ -270,7 +270,7 @@ fn language_cases() -> Result<Vec<Case>> {
         }),
         case("rotary", false, &[&[256, d]], move |a| rotary(&a[0], &positions, &table)),
         case("paged_attention of 5 beams", false, &[&[5, d], &[144, d], &[144, d]], move |a| {
-            paged_attention(&a[0], (&a[1], &a[2]), &paths(), heads, 0.088, None)
+            paged_attention(&a[0], (&a[1], &a[2]), &AttentionPaths::new(paths(), None), heads, 0.088)
         }),
     ])
 }

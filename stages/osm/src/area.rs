@@ -74,7 +74,8 @@ pub(crate) fn way_shape(
     shape
 }
 
-fn is_closed(refs: &[i64]) -> bool {
+/// Whether a way comes back to where it began.
+pub(crate) fn is_closed(refs: &[i64]) -> bool {
     refs.len() >= 4 && refs.first() == refs.last()
 }
 

@@ -19,7 +19,7 @@ const MOST_HEADER_BYTES: usize = 64 << 10;
 const MOST_BLOB_BYTES: usize = 32 << 20;
 
 /// What a reader of this kind knows how to read; a file that requires more is refused.
-const KNOWN_FEATURES: [&str; 3] = ["OsmSchema-V0.6", "DenseNodes", "LocationsOnWays"];
+const KNOWN_FEATURES: [&str; 2] = ["OsmSchema-V0.6", "DenseNodes"];
 
 /// Reads objects of the wanted kinds, and hands each to `take`, in the order of the file.
 ///
@@ -143,6 +143,14 @@ fn read_header(message: &[u8]) -> Result<Header, OsmError> {
     while let Some((number, value)) = fields.next()? {
         match number {
             1 => header.bounds = read_bounds(value.bytes()?)?,
+            // required or optional: nodes are left out where ways tell their places, and most ways would lie nowhere
+            4 | 5 if value.text()? == "LocationsOnWays" => {
+                return Err(OsmError::Content(
+                    "its ways tell where they lie (LocationsOnWays) and nodes may be left out, which is not read here: \
+                     take the extract as it was before `osmium add-locations-to-ways`"
+                        .into(),
+                ));
+            }
             4 => {
                 let feature = value.text()?;
                 if feature == "HistoricalInformation" {

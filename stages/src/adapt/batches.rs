@@ -16,7 +16,8 @@ const WHOLE: (usize, usize) = (0, 1);
 /// Batches of an adaptation: this rank's slice of the chosen sources, then its slice of the targets.
 pub(super) struct Batches<'a> {
     pub(super) preparer: Preparer<'a>,
-    pub(super) source: Reader<'a>,
+    /// `None` where no source is learnt from.
+    pub(super) source: Option<Reader<'a>>,
     pub(super) target: Reader<'a>,
     /// Embeddings of the target's training rows by the source's model, by image id.
     pub(super) target_embedded: BTreeMap<String, Embedded>,
@@ -36,11 +37,10 @@ impl Batches<'_> {
     pub(super) fn candidates(&mut self, epoch: usize, step: usize) -> Result<(Vec<HeldRow>, Vec<HeldRow>), BoxError> {
         let steps = self.target.steps_per_epoch();
         let target = self.target.batch(epoch * self.passes_per_epoch + step / steps, step % steps, WHOLE)?;
-        if !self.settings.source_pairs {
-            return Ok((target, Vec::new()));
-        }
-        let (global_step, steps) = (epoch * self.steps_per_epoch() + step, self.source.steps_per_epoch());
-        Ok((target, self.source.batch(global_step / steps, global_step % steps, WHOLE)?))
+        let global_step = epoch * self.steps_per_epoch() + step;
+        let Some(source) = &mut self.source else { return Ok((target, Vec::new())) };
+        let steps = source.steps_per_epoch();
+        Ok((target, source.batch(global_step / steps, global_step % steps, WHOLE)?))
     }
 
     /// W1: of each target with every source.

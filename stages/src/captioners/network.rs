@@ -11,6 +11,7 @@ use candle_core::{DType, Device};
 use manifests::{BuildSpec, spec};
 use models::ModelError;
 use models::captioning::Captioner;
+use models::language::DEFAULT_TOP_K;
 
 use super::{Caption, QueryText, StructuredCaption, Way, told};
 use crate::device::arithmetic;
@@ -54,6 +55,10 @@ impl Network {
             for field in ["weights", "language_gguf", "images_per_batch", "cache_mib"].iter().chain(others) {
                 map.remove(*field);
             }
+            // what the file of a checkpoint that samples means where it does not say
+            if map.get("decoding").is_some_and(|decoding| decoding == "checkpoint") {
+                map.insert("default_top_k".to_owned(), DEFAULT_TOP_K.into());
+            }
             map.extend(with.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         }
         serde_json::json!({ "settings": settings, "precision": arithmetic(spec), "network": self.version })
@@ -73,8 +78,10 @@ impl Network {
             "precision": arithmetic(spec),
             "network": self.version,
         });
-        if let Some(least) = all.get("min_length") {
-            kept["min_length"] = least.clone();
+        for field in ["min_length", "residuals"] {
+            if let Some(value) = all.get(field) {
+                kept[field] = value.clone();
+            }
         }
         Some(kept)
     }

@@ -6,8 +6,8 @@ use choices::Protocol;
 use serde::{Deserialize, Serialize};
 use training::recall::{QueryRanks, Rank};
 
-use super::panels::{Captions, image_panel, text_panel};
-use super::{EvaluatedRow, PANELS, Panel, recall_of};
+use super::panels::Ranked;
+use super::{EvaluatedRow, Gathered, PANELS, Panel};
 use crate::stage::StageError;
 
 /// A query before and after a change of the model.
@@ -48,25 +48,27 @@ pub struct Changes {
 /// # Errors
 /// Vectors of different widths within one model.
 pub fn changes(before: &[EvaluatedRow], after: &[EvaluatedRow], protocol: Protocol) -> Result<Changes, StageError> {
-    let (ranks_before, ranks_after) = (recall_of(before, protocol)?.ranks, recall_of(after, protocol)?.ranks);
-    let (captions_before, captions_after) = (Captions::of(before), Captions::of(after));
+    let (gathered, gathered_after) = (Gathered::new(before)?, Gathered::new(after)?);
+    let (ranks_before, ranks_after) = (gathered.recall(protocol)?.ranks, gathered_after.recall(protocol)?.ranks);
+    let ranked_before = Ranked::new(before, &gathered, protocol);
+    let ranked_after = Ranked::new(after, &gathered_after, protocol);
     let moved = |of: fn(&QueryRanks) -> &Vec<(u32, Rank)>| moved(of(&ranks_before), of(&ranks_after));
     let (texts, images) = (moved(|ranks| &ranks.captions), moved(|ranks| &ranks.images));
     // annotators repeat themselves: an image and a text are shown once
     let (mut seen_images, mut seen_texts) = (BTreeSet::new(), BTreeSet::new());
     let new_text = |text: u32| {
-        seen_texts.insert(captions_before.keys[text as usize])
-            && seen_images.insert(captions_before.all[text as usize].0)
+        seen_texts.insert(gathered.caption_keys_m[text as usize])
+            && seen_images.insert(gathered.own_image_m[text as usize])
     };
     let shown_texts = most_moved(&texts, new_text).into_iter().map(|of| Change {
-        before: text_panel(before, captions_before.all[of.query as usize], of.before),
-        after: text_panel(after, captions_after.all[of.query as usize], of.after),
+        before: ranked_before.text_panel(of.query, of.before),
+        after: ranked_after.text_panel(of.query, of.after),
     });
     let mut pictures = BTreeSet::new();
-    let new_image = |image: u32| pictures.insert(before[image as usize].bytes_digest.as_str());
+    let new_image = |image: u32| pictures.insert(gathered.image_keys_n[image as usize]);
     let shown_images = most_moved(&images, new_image).into_iter().map(|of| Change {
-        before: image_panel(before, &captions_before, of.query, of.before),
-        after: image_panel(after, &captions_after, of.query, of.after),
+        before: ranked_before.image_panel(of.query, of.before),
+        after: ranked_after.image_panel(of.query, of.after),
     });
     Ok(Changes {
         text_moves: Moves::of(&texts),

@@ -26,6 +26,9 @@ pub struct CurvePoint {
     pub learning_rate: Option<f64>,
     /// Mean recall on the validation split, in percent, ties lost.
     pub validation_mean_recall: Option<f64>,
+    /// The mR of guessing over that split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_chance: Option<f64>,
     /// Seconds of the phases of an epoch's steps, where they are measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
@@ -37,16 +40,26 @@ pub struct CurvePoint {
 /// Appends to the run's learning curve.
 pub(crate) struct Curve {
     file: std::fs::File,
+    /// The mR of guessing, if an earlier start of the run has validated.
+    pub(crate) validation_chance: Option<f64>,
 }
 
 impl Curve {
     pub(crate) fn open(folder: &Path) -> std::io::Result<Self> {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(CURVE_FILE))?;
-        Ok(Self { file })
+        let path = folder.join(CURVE_FILE);
+        let earlier = read_curve(&std::fs::read_to_string(&path).unwrap_or_default());
+        let validation_chance = earlier.iter().rev().find_map(|point| point.validation_chance);
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self { file, validation_chance })
     }
 
-    /// `segments` belong to an epoch that ends.
-    pub(crate) fn note(&mut self, event: &Event, steps_per_epoch: usize, segments: Vec<SeenSegments>) {
+    /// The mR of guessing and `segments` belong to an epoch that ends.
+    pub(crate) fn note(
+        &mut self,
+        event: &Event,
+        steps_per_epoch: usize,
+        (validation_chance, segments): (Option<f64>, Vec<SeenSegments>),
+    ) {
         let point = match event {
             // about twenty points an epoch draw a curve
             Event::Step(p) if (p.step + 1).is_multiple_of((steps_per_epoch / 20).max(1)) => CurvePoint {
@@ -60,6 +73,7 @@ impl Curve {
             Event::EpochEnd(end) => CurvePoint {
                 epoch: (end.epoch + 1) as f64,
                 validation_mean_recall: Some(end.metric),
+                validation_chance,
                 phases: end.phases,
                 segments,
                 ..CurvePoint::default()
@@ -105,7 +119,10 @@ mod tests {
         let best = training::checkpoint::Best { epoch: 0, metric: 50.0 };
         for (epoch, phases) in [None, Some(measured)].into_iter().enumerate() {
             let end = training::trainer::EpochEnd { epoch, metric: 50.0, best, phases };
-            Curve::open(folder.path()).unwrap().note(&Event::EpochEnd(end), 10, Vec::new());
+            let chance = (epoch == 0).then_some(12.5);
+            let mut curve = Curve::open(folder.path()).unwrap();
+            assert_eq!(curve.validation_chance, (epoch > 0).then_some(12.5), "that of an earlier start");
+            curve.note(&Event::EpochEnd(end), 10, (chance, Vec::new()));
         }
         let text = std::fs::read_to_string(folder.path().join(CURVE_FILE)).unwrap();
         let lines: Vec<&str> = text.lines().collect();

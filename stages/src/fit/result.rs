@@ -42,9 +42,9 @@ pub struct Trained {
     pub validation_chance: Option<f64>,
     /// Pairs learnt from, counted once for each time they were seen.
     pub samples: u64,
-    /// Seconds of the call that finished the run, validation included.
+    /// Seconds of all starts of the run, as far as what they did was saved; validation included.
     pub seconds: f64,
-    /// Seconds that the device waited for data.
+    /// Seconds of these that steps waited for data.
     pub wait_seconds: f64,
 }
 

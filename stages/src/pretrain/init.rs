@@ -99,14 +99,15 @@ fn of_bare_file(model: &ModelSpec, file: &Path) -> Result<ClipConfig, String> {
             "model.init = {:?}: the file does not say which activation its weights were trained with, and the wrong one \
              costs points without an error. Put open_clip_config.json or config.json beside it, or set \
              model.activation = \"quick_gelu\" (OpenAI's weights and those fine-tuned from them) or \
-             \"gelu\" (LAION's)",
+             \"gelu\" (LAION-2B's and DataComp's; LAION-400M's ViT-B/32 is quick_gelu)",
             model.init
         ));
     }
     Ok(preset(model))
 }
 
-/// A file that nothing else describes must have the shapes of the network that the spec describes.
+/// A file that nothing else describes must have the shapes of the network that the spec describes, and leave nothing
+/// open.
 fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
     let described = |e: models::ModelError| format!("model.init = {:?}: {e}", model.init);
     if ClipConfig::beside(file).map_err(described)?.is_some() {
@@ -127,7 +128,7 @@ fn check_shapes(model: &ModelSpec, file: &Path) -> Result<(), String> {
         }
     }
     if settings.is_empty() {
-        return Ok(());
+        return ClipConfig::of_shapes(file, wanted.activation).map(drop).map_err(described);
     }
     Err(format!("model.init = {:?}: its shapes are those of {seen}: set {}", model.init, settings.join(" and ")))
 }

@@ -24,6 +24,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use chance::Chance;
+pub use positives::ranked;
 use positives::{Layout, Positives};
 pub use product::Cosines;
 use product::Tiles;

@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use models::ops::inference::{
-    AttentionMask, DistanceBias, Gate, PathQueries, RotaryLayout, RotaryTable, cross_attention, gated, paged_attention,
-    residual_norm, rms_norm, rotary,
+    AttentionMask, AttentionPaths, DistanceBias, Gate, PathQueries, RotaryLayout, RotaryTable, cross_attention, gated,
+    paged_attention, residual_norm, rms_norm, rotary,
 };
 use models::ops::{
     Activation, Block, Dropout, InvertedBottleneck, RelativePositions, StemStage, activation, add_positions, attention,
@@ -212,11 +212,11 @@ fn inference_cases() -> Vec<Case> {
             rotary(&a[0], &[0, 1, 2, 40, 63, 7], &table)
         }),
         case("paged_attention", false, &[&[6, 64], &[10, 32], &[10, 32]], move |a| {
-            paged_attention(&a[0], (&a[1], &a[2]), &paths(), 4, 0.25, None)
+            paged_attention(&a[0], (&a[1], &a[2]), &AttentionPaths::new(paths(), None), 4, 0.25)
         }),
         case("paged_attention with distances", false, &[&[6, 64], &[10, 64], &[10, 64]], move |a| {
             let bias = DistanceBias { values_hn: (0..4 * 19).map(|i| (i as f32).sin()).collect(), reach: 10 };
-            paged_attention(&a[0], (&a[1], &a[2]), &paths(), 4, 0.25, Some(&bias))
+            paged_attention(&a[0], (&a[1], &a[2]), &AttentionPaths::new(paths(), Some(bias)), 4, 0.25)
         }),
     ]
 }

@@ -224,9 +224,9 @@ fn clip(folder: &Path) {
     write_json(
         &folder.join("preprocessor_config.json"),
         &json!({
-            "crop_size": 224, "do_center_crop": true, "do_normalize": true, "do_resize": true,
+            "crop_size": 56, "do_center_crop": true, "do_normalize": true, "do_resize": true,
             "feature_extractor_type": "CLIPFeatureExtractor",
-            "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3, "size": 224,
+            "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3, "size": 56,
         }),
     );
     write_json(&folder.join("tokenizer_config.json"), &json!({ "tokenizer_class": "CLIPTokenizer" }));

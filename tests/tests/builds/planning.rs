@@ -3,12 +3,12 @@
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use manifests::shard_of;
 use manifests::spec::DeviceName;
 use manifests::weights::Weights;
-use manifests::{Artifact, Plan, paths};
+use manifests::{Artifact, PartFile, Plan, paths};
 use pipeline::build::Build;
 use pipeline::explain::explain;
 use pipeline::plan::{Model, plan_stage};
@@ -29,6 +29,22 @@ struct Silent;
 
 impl Observer for Silent {
     fn rows(&self, _: u64, _: u64, _: u64) {}
+    fn note(&self, _: &str) {}
+}
+
+/// Stops the work once it was told of so many chunks.
+struct StopsAfter {
+    chunks: AtomicUsize,
+    stop: AtomicBool,
+}
+
+impl Observer for StopsAfter {
+    fn rows(&self, _: u64, _: u64, _: u64) {
+        if self.chunks.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn note(&self, _: &str) {}
 }
 
@@ -142,6 +158,41 @@ async fn what_a_killed_run_has_finished_waits_for_publishing() {
     let until = RunOptions { until: Some("geotags".into()), ..RunOptions::default() };
     run_with(world.spec("work", &[]), until).await.unwrap();
     assert_eq!(geotags().await, (0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_rows_of_before_are_copied_loses_none() {
+    let world = World::new(300);
+    let build = open(world.spec("work", &["work.shards=1"])).await.unwrap();
+    build.claim_layout().await.unwrap();
+    let (plan, stage) = (planned(&build).await, stages::geotags::stage());
+    let partial = paths::partial("finland", stage.name, &plan.shard_key(0));
+    let aside_after = async |chunks: usize| {
+        let stops = StopsAfter { chunks: AtomicUsize::new(chunks), stop: AtomicBool::new(false) };
+        let context = MapContext {
+            work: &build.work,
+            slices: build.virtual_inputs.slices.store(),
+            tables: &build.tables,
+            source: &build.source,
+            fetch: FetchSettings { concurrency: 4, request_bytes: 1 << 20 },
+            stop: &stops.stop,
+            observer: &stops,
+        };
+        let stage_context = StageContext {
+            spec: &build.spec,
+            device: DeviceName::Cpu,
+            model_folder: None,
+            weights: &build.weights,
+            server: None,
+            stop: Arc::default(),
+        };
+        let mapped = map_plan(&context, &stage, &plan, stage_context, &[DeviceName::Cpu]).await.unwrap();
+        assert!(mapped.stopped && mapped.finished.is_empty());
+        build.work.get_sealed::<PartFile>(&partial).await.unwrap().unwrap().rows
+    };
+    let two_chunks = aside_after(2).await;
+    assert!((129..300).contains(&two_chunks), "{two_chunks}");
+    assert_eq!(aside_after(1).await, two_chunks);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -317,6 +317,33 @@ async fn a_shard_that_kills_its_workers_is_closed_and_can_be_opened_again() {
     assert_eq!(live.parts.len(), plan.counts.stale.len());
 }
 
+/// What the build's own settings have made of such a shard is nothing that a sweep over others may learn from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_goes_on_without_a_failed_shard() {
+    let world = World::new(24);
+    let (build, _) = run(world.spec("work", &QUICK)).await.unwrap();
+    let own = build.pin(Artifact::SegmentScores).await.unwrap();
+    let swept = open(world.spec("work", &[&QUICK[..], &["score.max_segments=1"]].concat())).await.unwrap();
+    let stage = stages::map_stages(&swept.spec).into_iter().find(|stage| stage.name == "segment_scores").unwrap();
+    let plan = plan_stage(&swept, &stage, &Model::default(), false).await.unwrap();
+    let shard = plan.counts.stale[0].shard;
+    assert!(own.part(shard).is_some());
+    for epoch in 1..=5 {
+        put(&build.work, &plan, shard, Object::Claim(epoch)).await;
+    }
+    let spec = spec_file(&world, "work", &QUICK);
+    let drive = ["drive", "--workers", "2", "--lease-seconds", "1", "--over", "score.max_segments=1"];
+    let (code, said) = finish(&drive, &spec);
+    assert!(code == Some(65) && said.contains(&format!("segment_scores: shard {shard} failed")), "{code:?} {said}");
+    assert!(said.contains("--allow-failed 1") && said.contains("retry SPEC --errors"), "{said}");
+    let (code, said) = finish(&[&drive[..], &["--allow-failed", "1"]].concat(), &spec);
+    assert_eq!(code, Some(0), "{said}");
+    let mut trained = workers::train::runs(&build.work, "finland", stages::Training::Pretrain).await.unwrap().finished;
+    let last = trained.pop().unwrap();
+    let scores = last.inputs.iter().find(|table| table.artifact == Artifact::SegmentScores).unwrap();
+    assert!(scores.part(shard).is_none() && scores.parts.len() == own.parts.len() - 1, "{scores:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_cannot_be_made_fails_after_a_second_worker() {
     let world = World::new(24);

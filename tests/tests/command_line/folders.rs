@@ -126,6 +126,23 @@ fn what_only_looks_goes_on_with_the_sound_specs_and_says_so() {
     assert!(ends(&call(&["status", &of, "--set", "pretrain.epochs"]), 65).contains("there is no `=`"));
 }
 
+/// A stage that one of the builds does without is no reason to leave the others' shards closed.
+#[test]
+fn a_stage_of_any_build_of_a_folder_can_be_named() {
+    let world = World::new(3);
+    let folder = world.path("specs");
+    std::fs::create_dir(&folder).unwrap();
+    let text = world.spec_text("work");
+    std::fs::write(folder.join("with.toml"), &text).unwrap();
+    let without = text.replace("\"finland\"", "\"atlantis\"");
+    std::fs::write(folder.join("without.toml"), without).unwrap();
+    let of = folder.to_str().unwrap();
+    let set = ["--set", "segment.segmenter=none"];
+    ends(&call(&["retry", of, "--errors", "--stage", "segments"]), 0);
+    let said = ends(&call(&[&["retry", of, "--errors", "--stage", "segments"][..], &set].concat()), 65);
+    assert!(said.contains("--stage segments: the stages with shards are geotags, images, splits"), "{said}");
+}
+
 /// A build that cannot be looked at, such as one whose source is away, hides no other.
 #[test]
 fn a_plan_goes_on_with_the_builds_that_can_be_listed() {

@@ -3,10 +3,11 @@
 #![cfg(unix)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use pipeline_tests::World;
+use manifests::paths;
+use pipeline_tests::{World, urbancross};
 
 use crate::{call, ends, spec_file};
 
@@ -84,4 +85,67 @@ fn a_driver_is_told_to_stop() {
     }
     assert!(Command::new("kill").args(["-TERM", &driver.id().to_string()]).status().unwrap().success());
     assert_eq!(driver.wait().unwrap().code(), Some(143));
+}
+
+/// Runs a command inside a job of Slurm, where `squeue` says what lies in the world's file `queue`, and `sbatch` does
+/// as these words of a shell.
+fn on_slurm(world: &World, command: &str, sbatch: &str) -> Output {
+    let [programs, logs, profile, queue] = ["programs", "logs", "profile.toml", "queue"].map(|name| world.path(name));
+    for folder in [&programs, &logs] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    stand_in(&programs, "scontrol", "echo 'MaxArraySize = 1001'");
+    stand_in(&programs, "squeue", &format!("cat {} 2>/dev/null || true", queue.display()));
+    stand_in(&programs, "sbatch", sbatch);
+    std::fs::write(&profile, format!("[slurm]\nlogs = \"{}\"\n", logs.display())).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let mut process = Command::new(urbancross());
+    process.arg(command).arg(spec_file(world)).args(["--engine", "slurm", "--profile"]).arg(&profile);
+    process.env("PATH", path).env("SLURM_JOB_ID", "17").env("SLURMD_NODENAME", "node9").env("SLURM_MEM_PER_CPU", "100");
+    process.output().expect("the program runs")
+}
+
+/// A driver comes back because it could not queue the next one, and finds its workers at work: their nodes live.
+#[test]
+fn a_driver_that_comes_back_to_its_workers_leaves_the_next_one_their_nodes() {
+    let world = World::new(8);
+    let [array, asked] = ["array", "asked"].map(|name| world.path(name));
+    let fails = "echo 'sbatch: error: Batch job submission failed: Socket timed out' >&2; exit 1";
+    let once = format!("if [ -e {0} ]; then {fails}; fi\ncat > {0}\necho 5", array.display());
+    ends(&on_slurm(&world, "drive", &once), 75);
+    let script = std::fs::read_to_string(&array).unwrap();
+    let name = script.lines().find_map(|line| line.strip_prefix("#SBATCH --job-name=")).expect("an array");
+    let run = name.split('-').nth(1).expect("a run");
+    let at_work = format!("{name}|5|0|RUNNING|None|node1\n{name}|5|1|RUNNING|None|node2\n");
+    let lost = format!("uc-{run}-images-9f8e7d6c|4|0|RUNNING|None|node3\n");
+    std::fs::write(world.path("queue"), at_work + &lost).unwrap();
+    ends(&on_slurm(&world, "drive", &format!("cat > /dev/null\necho \"$@\" > {}\necho 6", asked.display())), 0);
+    let asked = std::fs::read_to_string(&asked).unwrap();
+    assert_eq!(asked, "--parsable --dependency=afterany:5 --exclude=node3\n");
+}
+
+/// A site may clean up after a driver for long: nobody else would go on with its run meanwhile.
+#[test]
+fn a_run_whose_driver_is_ending_is_begun_again() {
+    let world = World::new(3);
+    let [asked, queue] = ["asked", "queue"].map(|name| world.path(name));
+    let sbatch = format!("cat > /dev/null\necho \"$@\" ${{!SLURM_MEM_*}} > {}\necho 5", asked.display());
+    let submit = || ends(&on_slurm(&world, "submit", &sbatch), 0);
+    let said = submit();
+    let run = said.split_whitespace().nth(1).expect("a run");
+    assert!(said.contains("submitted as job 5"), "{said}");
+    // what this process has of memory is nothing that its jobs ask for
+    assert_eq!(std::fs::read_to_string(&asked).unwrap(), "--parsable\n");
+    let end = world.path("work").join(paths::run("finland", run)).join("ends/images/0.json");
+    std::fs::create_dir_all(end.parent().unwrap()).unwrap();
+    std::fs::write(&end, "{}").unwrap();
+    let driver_is = |state: &str| {
+        std::fs::write(&queue, format!("uc-{run}-images-drive|4|N/A|{state}|None|node1\n")).unwrap();
+    };
+    driver_is("RUNNING");
+    let said = submit();
+    assert!(said.contains("is under way already, with job 4") && end.exists(), "{said}");
+    driver_is("COMPLETING");
+    let said = submit();
+    assert!(said.contains("submitted as job 5") && !end.exists(), "{said}");
 }

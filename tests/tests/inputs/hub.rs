@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pipeline_tests::urbancross;
@@ -24,7 +25,8 @@ fn file(name: &str) -> Option<Vec<u8>> {
 /// What a server was asked for: the path and who asks.
 type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
 
-/// A server on loopback: its port, and what it was asked. An answer is a status with headers, and a body.
+/// A server on loopback: its port, and what it was asked. An answer is a status with headers, and a body; of one whose
+/// headers name another length the connection dies early.
 fn serve(answer: impl Fn(&str, Option<&str>) -> (String, Vec<u8>) + Send + 'static) -> (u16, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, asked) = (listener.local_addr().unwrap().port(), Asked::default());
@@ -41,8 +43,11 @@ fn serve(answer: impl Fn(&str, Option<&str>) -> (String, Vec<u8>) + Send + 'stat
             let visitor = visitor.last();
             let (head, body) = answer(&path, visitor.as_deref());
             log.lock().unwrap().push((path, visitor));
-            let length = body.len();
-            let _gone = write!(stream, "HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
+            let length = match head.contains("content-length") {
+                true => String::new(),
+                false => format!("content-length: {}\r\n", body.len()),
+            };
+            let _gone = write!(stream, "HTTP/1.1 {head}\r\n{length}connection: close\r\n\r\n")
                 .and_then(|()| stream.write_all(&body));
         }
     });
@@ -224,20 +229,19 @@ fn a_part_of_a_repository_is_completed() {
 #[test]
 fn what_is_fetched_in_part_is_not_taken_for_whole() {
     for missing in ["tokenizer.json", "model.safetensors"] {
-        let is_back = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_back = Arc::new(AtomicBool::new(false));
         let now = is_back.clone();
-        let (hub, _) =
-            serve(move |path, _| match name_of(path) == missing && !now.load(std::sync::atomic::Ordering::SeqCst) {
-                true => ("503 Service Unavailable".into(), Vec::new()),
-                false => found(name_of(path)),
-            });
+        let (hub, _) = serve(move |path, _| match name_of(path) == missing && !now.load(Ordering::SeqCst) {
+            true => ("503 Service Unavailable".into(), Vec::new()),
+            false => found(name_of(path)),
+        });
         let fetch = Fetch::new("acme/clip", hub);
         for _ in 0..2 {
             let (code, said) = fetch.fetch();
             assert!(code == Some(75) && said.contains("503"), "{missing}: {said}");
             assert!(!fetch.folder.path().join("work/weights").exists(), "{missing}: nothing is locked");
         }
-        is_back.store(true, std::sync::atomic::Ordering::SeqCst);
+        is_back.store(true, Ordering::SeqCst);
         let (code, said) = fetch.fetch();
         assert!(code == Some(0) && said.contains(missing), "{missing}: {said}");
     }
@@ -250,21 +254,39 @@ fn weights_put_by_hand_are_taken_after_a_fetch_that_failed() {
         "config.json" => found("config.json"),
         _ => ("503 Service Unavailable".into(), Vec::new()),
     });
-    let fetch = Fetch::new("acme/clip", hub);
-    let (code, said) = fetch.fetch();
-    assert_eq!(code, Some(75), "{said}");
-    let cache = fetch.folder.path().join("cache");
-    let config = walkdir_find(&cache, "config.json");
-    for name in ["model.safetensors", "tokenizer.json"] {
-        std::fs::write(config.with_file_name(name), file(name).unwrap()).unwrap();
+    // or the connection dies for good in the middle of the weights
+    let (whole, is_dead) = (file("model.safetensors").unwrap(), AtomicBool::new(false));
+    let (dying, _) = serve(move |path, _| match name_of(path) {
+        _ if is_dead.load(Ordering::SeqCst) => ("503 Service Unavailable".into(), Vec::new()),
+        "model.safetensors" => {
+            is_dead.store(true, Ordering::SeqCst);
+            (format!("200 OK\r\ncontent-length: {}", whole.len()), whole[..whole.len() / 2].to_vec())
+        }
+        name => found(name),
+    });
+    for hub in [hub, dying] {
+        let fetch = Fetch::new("acme/clip", hub);
+        let (code, said) = fetch.fetch();
+        assert_eq!(code, Some(75), "{said}");
+        let cache = fetch.folder.path().join("cache");
+        let config = walkdir_find(&cache, "config.json");
+        for name in ["model.safetensors", "tokenizer.json"] {
+            std::fs::write(config.with_file_name(name), file(name).unwrap()).unwrap();
+        }
+        let (code, said) = fetch.fetch();
+        assert_eq!(code, Some(0), "{said}");
     }
-    let (code, said) = fetch.fetch();
-    assert_eq!(code, Some(0), "{said}");
     // two of three files, by the hub's own tools
     let fetch = Fetch::new("acme/clip", hub).with_snapshot(&["config.json", "model.safetensors"]);
     let (code, said) = fetch.fetch();
-    assert_eq!(code, Some(75), "{said}");
+    assert!(code == Some(75) && said.contains("HF_HUB_OFFLINE=1 says so"), "{said}");
     assert!(!fetch.folder.path().join("work/weights").exists(), "nothing is locked");
+    // said so, they are all of it
+    let fetch = fetch.with("HF_HUB_OFFLINE", "1");
+    let looked = String::from_utf8_lossy(&fetch.run(&["doctor"]).stdout).into_owned();
+    assert!(looked.contains("the first run takes it from there"), "{looked}");
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(0), "{said}");
 }
 
 /// The file of that name below a folder.

@@ -140,4 +140,15 @@ async fn a_watch_takes_what_comes_and_outlives_faults_that_pass() {
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
+
+    // nor does it pass that the state is gone
+    for file in std::fs::read_dir(world.path("work/osm/finland")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "state") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let watched = tags::watch::watch(&spec, folder.to_str().unwrap(), every, Arc::default(), &|_| panic!("no round"));
+    let gone = watched.await.unwrap_err();
+    assert!(gone.exit_code() == 65 && gone.to_string().contains("read an extract"), "{gone}");
 }

@@ -1,6 +1,7 @@
 //! Tags from OpenStreetMap: a world's extract says what its archives say, edits come in as diffs, and only rows whose words
 //! change are made again.
 
+mod boxes;
 mod foretold;
 mod over_http;
 mod words;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use manifests::{Artifact, BuildSpec, paths};
+use manifests::{Artifact, BuildSpec, paths, shard_of};
 use pipeline::build::Build;
 use pipeline::preview::preview;
 use pipeline::run_options::RunOptions;
@@ -22,6 +23,7 @@ use workers::WorkerError;
 use workers::publish::Summary;
 use workers::tag_refreshes::{Refreshment, Until, moment_of};
 use workers::upkeep::gc::{Retention, gc};
+use workers::upkeep::verify;
 
 const QUICK: [&str; 4] = ["score.clip=none", "pretrain.epochs=1", "pretrain.batch=4", "pretrain.retrain_above=1.0"];
 
@@ -199,6 +201,16 @@ fn without_ways(world: &World, numbers: &[String]) -> PathBuf {
     path
 }
 
+/// Damages a shard's part of the refreshed tags, and takes it out as `verify --repair` does.
+async fn lose_tags(world: &World, build: &Build, shard: u32) {
+    let pinned = build.tables.pin(Artifact::TagRefreshes, "finland", None).await.unwrap();
+    let part = world.path("work/tables/tag_refreshes").join(&pinned.part(shard).unwrap().path);
+    std::fs::write(part, b"PAR1").unwrap();
+    let faults = verify::faults(&build.work, &build.tables, "finland", |_| ()).await.unwrap();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    verify::repair(&build.work, &build.tables, "finland", &faults).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_were_left_out_come_back_in_every_shard() {
     let world = World::new(40);
@@ -212,7 +224,17 @@ async fn images_that_were_left_out_come_back_in_every_shard() {
     // all ways that matter are gone, others are there: accepted, since it was asked for
     let gone = less.unwrap().gone;
     assert!(gone > 8, "{gone} of {}", ways.len());
-    run_with(spec.clone(), until("geotags")).await.unwrap();
+    let (build, _) = run_with(spec.clone(), until("geotags")).await.unwrap();
+    let left = column(&build, Artifact::Geotags, "status").await;
+    let first = left.iter().find(|(_, status)| *status == "excluded").unwrap().0.clone();
+    // the part that says so of some is lost: the same map says it again, and of no image anything else
+    lose_tags(&world, &build, shard_of(&first, 4)).await;
+    let again = refresh(&spec, extract(&world.path("less.osm")), Some(1.0)).await.unwrap();
+    assert_eq!((again.images, again.changed, again.written), (40, 0, true), "{again:?}");
+    let (build, _) = run_with(spec.clone(), until("geotags")).await.unwrap();
+    assert_eq!(column(&build, Artifact::Geotags, "status").await, left);
+    // and with a map that has them all, those of the lost part come back like the others
+    lose_tags(&world, &build, shard_of(&first, 4)).await;
     let back = refresh(&spec, extract(&world.path("world/extract.osm")), Some(1.0)).await.unwrap();
     assert_eq!((back.images, back.back), (40, gone), "{back:?}");
     let (build, _) = run_with(spec, until("geotags")).await.unwrap();
@@ -283,7 +305,7 @@ async fn too_much_asks_first_and_half_of_it_never_counts() {
     sandbox::edit_map(&world.path("world"), 0.02, 3).unwrap();
     assert_eq!(refresh(&spec, diffs(&world), Some(1.0)).await.unwrap().diffs, 1);
     let part = build.tables.pin(Artifact::TagRefreshes, "finland", None).await.unwrap().parts[0].path.clone();
-    std::fs::write(world.path("work/tables/tag_refreshes").join(part), b"PAR1").unwrap();
+    std::fs::remove_file(world.path("work/tables/tag_refreshes").join(part)).unwrap();
     let toml = world.path("spec.toml");
     std::fs::write(&toml, spec.to_toml()).unwrap();
     let command = |args: &[&str]| {
@@ -292,7 +314,14 @@ async fn too_much_asks_first_and_half_of_it_never_counts() {
         (output.status.code(), text)
     };
     let spec_path = toml.to_str().unwrap();
-    assert_eq!(command(&["verify", spec_path, "--repair"]).0, Some(0));
+    for lost in [["run", spec_path, "--until=geotags"], ["verify", spec_path, "--json"]] {
+        let (code, text) = command(&lost);
+        assert!(code == Some(65), "{code:?} {text}");
+        assert!(text.contains("verify --repair") && text.contains("tags refresh SPEC --osm"), "{text}");
+    }
+    let (code, text) = command(&["verify", spec_path, "--repair"]);
+    assert!(code == Some(0) && text.contains("do as the warnings say"), "{code:?} {text}");
+    assert!(!text.contains("verify --repair") && !text.contains("run the build to recompute"), "{text}");
     let replication = folder.to_str().unwrap();
     sandbox::edit_map(&world.path("world"), 0.02, 4).unwrap();
     let (code, text) = command(&["tags", "refresh", spec_path, "--diffs", replication]);

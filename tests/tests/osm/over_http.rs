@@ -7,7 +7,7 @@ use pipeline::tags::Wanted;
 use pipeline_tests::http::{Manner, serve};
 use pipeline_tests::{World, column, run_with};
 use workers::WorkerError;
-use workers::tag_refreshes::{Until, moment_of};
+use workers::tag_refreshes::{Until, moment_of, words_of};
 
 use super::{extract, refresh, until};
 
@@ -94,4 +94,36 @@ async fn gaps_cuts_and_servers_that_refuse_are_named_and_nothing_is_written() {
     // after all that the rest is as good as ever
     let rest = refresh(&spec, at(&address), Some(1.0)).await.unwrap();
     assert_eq!((rest.diffs, rest.waiting), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_diff_of_an_extract_is_found_by_its_moment_in_few_requests() {
+    let world = World::new(12);
+    let spec = world.spec("work", &[]);
+    run_with(spec.clone(), until("geotags")).await.unwrap();
+    let text = std::fs::read_to_string(world.path("world/extract.osm")).unwrap();
+    let unnumbered = text.replacen("osmosis_replication_sequence_number=\"100\" ", "", 1);
+    assert!(unnumbered.len() < text.len());
+    std::fs::write(world.path("unnumbered.osm"), unnumbered).unwrap();
+    refresh(&spec, extract(&world.path("unnumbered.osm")), None).await.unwrap();
+
+    // five thousand hours of states, and no diff
+    let folder = world.path("replication");
+    (1..6).for_each(|thousand| std::fs::create_dir_all(folder.join(format!("000/{thousand:03}"))).unwrap());
+    let shown = moment_of("2026-01-01T00:00:00Z").unwrap();
+    for number in 1_000..6_000 {
+        let moment = words_of(shown + (number - 3_210) * 3600).replace(':', "\\:");
+        let text = format!("sequenceNumber={number}\ntimestamp={moment}\n");
+        let path = format!("000/{:03}/{:03}.state.txt", number / 1000, number % 1000);
+        std::fs::write(folder.join(path), &text).unwrap();
+        std::fs::write(folder.join("state.txt"), &text).unwrap();
+    }
+    let (address, requests) = serve(folder.clone(), Manner::AfterFaults(0));
+    let next = refresh(&spec, at(&address), None).await.unwrap_err().to_string();
+    assert!(next.contains("000/003/211.osc.gz is not there"), "{next}");
+    assert!(requests.load(Ordering::SeqCst) < 50, "{requests:?}");
+    // those up to its moment are kept no longer
+    (1..4).for_each(|thousand| std::fs::remove_dir_all(folder.join(format!("000/{thousand:03}"))).unwrap());
+    let later = refresh(&spec, at(&address), None).await.unwrap_err().to_string();
+    assert!(later.contains("begin later, with 4000"), "{later}");
 }

@@ -131,6 +131,18 @@ async fn prompts_and_captioners_are_compared_on_the_same_images_and_no_table_cha
     let html_text = std::fs::read_to_string(&page).unwrap();
     assert!(html_text.contains("Finland: side by side") && html_text.contains("data:image/jpeg"));
 
+    // pictures are those of the build that was captioned, though one before it is left out
+    let early = world.path("early.toml");
+    std::fs::write(&early, world.spec("early", &["score.clip=none"]).to_toml()).unwrap();
+    let early = early.to_str().unwrap();
+    assert_eq!(call(&["run", early, "--until", "geotags"]).0, Some(0));
+    let with_set: Vec<&str> = set.iter().map(String::as_str).collect();
+    let args = ["analyse", early, path, "--captioner", "geotags", "--sample", "4"];
+    let (code, _, told) = call(&[&args[..], &html[..], &with_set[..]].concat());
+    assert!(code == Some(65) && told.contains("early.toml is left out"), "{code:?} {told}");
+    let html_text = std::fs::read_to_string(&page).unwrap();
+    assert!(html_text.contains("Finland: side by side") && html_text.contains("data:image/jpeg"));
+
     set.extend(["--set".into(), "caption.captioner=instructblip".into()]);
     let few = analysed(&[path, "--prompts", "--sample", "4"], &set);
     let prompts = &few[0]["prompts"];

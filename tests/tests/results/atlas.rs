@@ -8,13 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atlas::{Atlas, Bounds, ImageName, Layout, Narrowed, Query, Question, Size, Trouble};
+use atlas::{Atlas, Bounds, Desk, ImageName, Layout, Narrowed, Query, Question, Size, Trouble};
 use manifests::Artifact;
 use pipeline::build::Build;
 use pipeline::progress::Progress;
+use pipeline::run_options::RunOptions;
 use pipeline::search::{self, SearchModel, Searcher};
-use pipeline::serve::{Served, Specs};
-use pipeline_tests::{World, column, edit_a_finnish_image, run, urbancross};
+use pipeline::serve::{Served, Specs, StoreDesk};
+use pipeline_tests::{World, column, edit_a_finnish_image, networks, run, run_with, urbancross};
 use tokio::runtime::Handle;
 use workers::search::Filter;
 
@@ -27,9 +28,11 @@ async fn built(tiles: usize) -> (World, Build) {
     (world, build)
 }
 
-async fn served(paths: &[PathBuf]) -> Served {
-    let (specs, _) = Specs::read(paths, &[]).unwrap();
-    Served::open(specs, Duration::from_millis(200), Handle::current(), &Progress::new(true)).await.unwrap()
+async fn served(paths: &[PathBuf], set: &[&str]) -> Served {
+    let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+    let (specs, _) = Specs::read(paths, &set).unwrap();
+    let every = Duration::from_millis(200);
+    Served::open(specs, every, Handle::current(), Arc::default(), &Progress::new(true)).await.unwrap()
 }
 
 fn asked(narrowed: Narrowed) -> Question {
@@ -43,7 +46,7 @@ fn finnish(id: &str) -> ImageName {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_say_what_the_tables_say_and_notice_newer_versions() {
     let (world, build) = built(60).await;
-    let served = served(&[world.path("finland.toml")]).await;
+    let served = served(&[world.path("finland.toml")], &[]).await;
 
     // the same answer as the command's
     let model = SearchModel::of_build(&build).await.unwrap();
@@ -52,9 +55,6 @@ async fn pages_say_what_the_tables_say_and_notice_newer_versions() {
     let question = search::Question { query, filter: Filter::default(), countries: Vec::new(), most: 1000 };
     let expected = searcher.search(&question).await.unwrap();
     let answer = served.search(asked(Narrowed::default())).await.unwrap();
-    let pairs = |answer: &atlas::Answer| -> Vec<(String, f64)> {
-        answer.found.iter().map(|found| (found.image.id.clone(), found.score)).collect()
-    };
     let expected: Vec<(String, f64)> = expected.found.into_iter().map(|found| (found.image_id, found.score)).collect();
     assert_eq!(pairs(&answer), expected);
 
@@ -66,6 +66,11 @@ async fn pages_say_what_the_tables_say_and_notice_newer_versions() {
     an_image_has_all(&served, &build, &answer.found[0].image.id).await;
     what_is_not_there_is_not_there(&served).await;
     an_edit_is_noticed(&served, &world).await;
+}
+
+/// Ids and scores.
+fn pairs(answer: &atlas::Answer) -> Vec<(String, f64)> {
+    answer.found.iter().map(|found| (found.image.id.clone(), found.score)).collect()
 }
 
 async fn an_area_narrows(served: &Served, all: &atlas::Answer) {
@@ -128,6 +133,7 @@ async fn an_image_has_all(served: &Served, build: &Build, id: &str) {
         assert!((inside as f64 / pixels as f64 - segment.share).abs() < 1e-9);
     }
     assert!(image.segments.array_windows().all(|[a, b]| a.selected >= b.selected));
+    assert!(image.segments.iter().any(|segment| segment.similarity.is_some()), "features are of these segments");
 
     let jpeg = served.picture(finnish(id), Size::Full).await.unwrap();
     assert_eq!(pixels::dimensions(&jpeg).unwrap(), (image.width, image.height));
@@ -166,6 +172,82 @@ async fn an_edit_is_noticed(served: &Served, world: &World) {
             break;
         }
         assert!(Instant::now() < until, "the edit was not noticed: {now:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What a reader sees while a run commits one table after the other: rows of each other, and answers by one model.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_makes_is_served_when_it_is_whole() {
+    let world = World::new(40);
+    networks::clip(&world.path("clip"), 1);
+    let scored = format!("caption.score.clip={}", world.path("clip").display());
+    let (spec, scored) = ([world.path("finland.toml")], scored.as_str());
+    std::fs::write(&spec[0], world.spec_text("work")).unwrap();
+    let until = async |step: &str| {
+        let options = RunOptions { until: Some(step.into()), ..RunOptions::default() };
+        run_with(world.spec("work", &[scored]), options).await.unwrap().0
+    };
+    let (build, _) = run(world.spec("work", &[scored])).await.unwrap();
+    let server = served(&spec, &[scored]).await;
+    let before = pairs(&server.search(asked(Narrowed::default())).await.unwrap());
+
+    // captions are new, and their scores are of the earlier ones
+    let old = column(&build, Artifact::Captions, "captions_digest").await;
+    sandbox::edit_tags(&world.path("world"), 0.5, 1).unwrap();
+    let new = column(&until("captions").await, Artifact::Captions, "captions_digest").await;
+    let (id, _) = old.iter().find(|(id, old)| new.get(*id).is_some_and(|new| !new.is_empty() && new != *old)).unwrap();
+    let has_scores = |image: &atlas::Image| {
+        image.captions.iter().flat_map(|caption| &caption.quality).any(|quality| quality.starts_with("CLIPScore"))
+    };
+    let image = server.image(finnish(id)).await.unwrap();
+    assert!(has_scores(&image), "{:?}", image.captions);
+    let now = once("new captions", async || {
+        server.image(finnish(id)).await.ok().filter(|now| now.found.captions != image.found.captions)
+    })
+    .await;
+    assert!(!now.captions.is_empty() && !has_scores(&now), "{:?}", now.captions);
+
+    // a model that has embedded no image yet finds none: the older one answers
+    until("pretrain").await;
+    for _ in 0..20 {
+        assert_eq!(pairs(&server.search(asked(Narrowed::default())).await.unwrap()), before);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    until("text_embeddings").await;
+    once("other scores", async || {
+        let answer = server.search(asked(Narrowed::default())).await.unwrap();
+        (pairs(&answer) != before).then_some(())
+    })
+    .await;
+    let unmeasured = server.plot(String::new(), Layout::Variance).await.unwrap().unmeasured.clone();
+    assert!(unmeasured.len() == 1 && unmeasured[0].contains("not evaluated"), "{unmeasured:?}");
+    until("evaluate").await;
+    once("the evaluation", async || {
+        let plot = server.plot(String::new(), Layout::Variance).await.unwrap();
+        plot.unmeasured.is_empty().then_some(())
+    })
+    .await;
+    assert!(has_scores(&server.image(finnish(id)).await.unwrap()));
+
+    // what an earlier spec asked for is no more
+    let image = served(&spec, &[]).await.image(finnish(id)).await.unwrap();
+    assert!(!has_scores(&image) && image.segments.iter().any(|segment| segment.similarity.is_some()));
+    let whole = "pretrain.segments_per_image=0";
+    run(world.spec("work", &[whole])).await.unwrap();
+    let image = served(&spec, &[whole]).await.image(finnish(id)).await.unwrap();
+    assert!(!image.segments.is_empty());
+    assert!(image.segments.iter().all(|segment| segment.similarity.is_none() && !segment.selected));
+}
+
+/// Asks again and again, which sets off looks at the store, until there is what is waited for.
+async fn once<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "{what} did not come");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -305,4 +387,17 @@ async fn what_cannot_be_served_is_refused_in_words() {
     assert!(code == Some(65) && said.contains("URBANCROSS_TOKEN") && said.contains("16"), "{said}");
     let (code, said) = serve(&["--tiles", "https://tiles.example.org/{z}.png"], "a-token-that-is-long-enough");
     assert!(code == Some(65) && said.contains("{x} is missing"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_are_not_told_where_a_store_was() {
+    let world = World::new(3);
+    std::fs::write(world.path("finland.toml"), world.spec_text("work")).unwrap();
+    std::fs::create_dir(world.path("work")).unwrap();
+    let (specs, _) = Specs::read(&[world.path("finland.toml")], &[]).unwrap();
+    let desk = StoreDesk::open(&specs).await.unwrap();
+    std::fs::remove_dir_all(world.path("work")).unwrap();
+    let trouble = desk.edits("finland".into()).await.unwrap_err();
+    assert!(matches!(&trouble, Trouble::Broken(why) if why.contains("there is no work store")), "{trouble:?}");
+    assert!(!trouble.to_string().contains("work"), "{trouble}");
 }

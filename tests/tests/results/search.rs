@@ -1,21 +1,28 @@
 //! Searches of finished builds: exact, by any model, with filters, and refusals that teach.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use atlas::Atlas;
 use manifests::{Artifact, BuildSpec, PairSpec};
 use pipeline::build::Build;
 use pipeline::pair::Pair;
 use pipeline::plan::{Model, plan_stage};
 use pipeline::progress::Progress;
+use pipeline::run_options::RunOptions;
 use pipeline::search::{Adapted, Answer, MOST_FOUND, Query, Question, SearchModel, Searcher};
-use pipeline_tests::{World, column, open, run, urbancross, urbancross_sandbox};
+use pipeline::serve::{Served, Specs};
+use pipeline_tests::{World, column, open, run, run_with, urbancross, urbancross_sandbox};
 use stages::evaluate::{EvaluatedRow, recall_of};
 use stages::stage::StageContext;
 use stages::table::Columns;
+use tokio::runtime::Handle;
 use training::communicator::Solo;
+use workers::WorkerError;
 use workers::fetch::FetchSettings;
 use workers::map::{MapContext, Observer};
 use workers::parts::PartReader;
@@ -220,6 +227,9 @@ async fn with_an_older_version(world: &World, build: &Build, model: &SearchModel
     let outdated = searcher(model, &as_it_was).await;
     let error = outdated.search(&text).await.unwrap_err().to_string();
     assert!(error.contains("run its build to its end"), "{error}");
+    let like = question(Query::Like(before.found[0].image_id.clone()), Filter::default());
+    let error = outdated.search(&like).await.unwrap_err().to_string();
+    assert!(error.contains("has no vector: none by this model") && error.contains("run its build"), "{error}");
     gc(&newer.work, &newer.tables, "finland", Retention { keep: std::time::Duration::ZERO, delete: true })
         .await
         .unwrap();
@@ -227,8 +237,8 @@ async fn with_an_older_version(world: &World, build: &Build, model: &SearchModel
     assert!(error.exit_code() == 65 && error.to_string().contains("gc"), "{error}");
 }
 
-/// A build of a country of the world, in a work store of its own country's name or in one for all.
-async fn build_of(world: &World, country: &str, code: &str) -> Build {
+/// A spec of a country of the world.
+fn spec_of(world: &World, country: &str, code: &str) -> BuildSpec {
     let text = world
         .spec_text("work")
         .replace("country = \"finland\"", &format!("country = \"{country}\""))
@@ -238,7 +248,12 @@ async fn build_of(world: &World, country: &str, code: &str) -> Build {
         .replace("context_length = 24", "context_length = 77")
         + "[segment]\nsegmenter = \"none\"\n";
     std::fs::write(world.path(&format!("{country}.toml")), &text).unwrap();
-    run(BuildSpec::parse(&text, country, &[]).unwrap()).await.unwrap().0
+    BuildSpec::parse(&text, country, &[]).unwrap()
+}
+
+/// A finished build of a country.
+async fn build_of(world: &World, country: &str, code: &str) -> Build {
+    run(spec_of(world, country, code)).await.unwrap().0
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,6 +267,11 @@ async fn other_models_search_with_vectors_that_are_kept() {
         keys.flat_map(|key| std::fs::read_dir(key.unwrap().path()).unwrap().map(|file| file.unwrap().path())).collect()
     };
     assert!(files().is_empty());
+    // a server that is told to end before it listens makes none
+    let (specs, _) = Specs::read(&[world.path("finland.toml"), world.path("spain.toml")], &[]).unwrap();
+    let (every, stop) = (Duration::from_secs(1), Arc::new(AtomicBool::new(true)));
+    let stopped = Served::open(specs, every, Handle::current(), stop, &Progress::new(true)).await;
+    assert!(matches!(stopped.err(), Some(WorkerError::Stopped)));
     let both = [reopened(&finland.spec).await, reopened(&spain.spec).await];
     let first = searcher(&model, &both).await;
     let made = files();
@@ -274,6 +294,21 @@ async fn other_models_search_with_vectors_that_are_kept() {
 
     what_did_not_change_is_taken_over(&world, &model, &spain).await;
     damage_is_made_good(&model, &spain, &files(), &spanish).await;
+    an_id_of_another_country_is_another_image(&world, &model, &finland).await;
+}
+
+/// Two countries of one source have the same ids: only the image that others are compared with is left out.
+async fn an_id_of_another_country_is_another_image(world: &World, model: &SearchModel, finland: &Build) {
+    let until = RunOptions { until: Some("images".into()), ..RunOptions::default() };
+    let (lapland, _) = run_with(spec_of(world, "lapland", "FI"), until).await.unwrap();
+    let both = [reopened(&finland.spec).await, reopened(&lapland.spec).await];
+    let searcher = searcher(model, &both).await;
+    let all = searcher.search(&by_text("a satellite image of a soccer pitch")).await.unwrap();
+    let own = &all.found.iter().find(|found| found.country == "finland").unwrap().image_id;
+    let like = searcher.search(&question(Query::Like(own.clone()), Filter::default())).await.unwrap();
+    assert_eq!(like.compared, all.compared - 1);
+    let same: Vec<&str> = like.found.iter().filter(|f| f.image_id == *own).map(|f| f.country.as_str()).collect();
+    assert_eq!(same, ["lapland"]);
 }
 
 #[derive(Default)]
@@ -394,6 +429,29 @@ async fn a_pair_is_searched_before_and_after_its_adaptation() {
     let told = ends(&call(&["search", pair, text]), 0);
     assert!(told.contains("was adapted before these tables changed") && told.contains("captions of spain"), "{told}");
     assert_eq!(json(&["--model", "before"])["changed_since"], serde_json::json!([]));
+    a_server_says_what_changed_since(&world, &path, text).await;
+}
+
+/// Also of the source, whose tables no page reads.
+async fn a_server_says_what_changed_since(world: &World, pair: &Path, text: &str) {
+    let (specs, _) = Specs::read(&[pair.to_owned()], &[]).unwrap();
+    let (every, progress) = (Duration::from_millis(200), Progress::new(true));
+    let served = Served::open(specs, every, Handle::current(), Arc::default(), &progress).await.unwrap();
+    let asked = atlas::Question {
+        query: atlas::Query::Text(text.into()),
+        model: Some("finland_to_spain".into()),
+        narrowed: atlas::Narrowed::default(),
+        most: 1,
+    };
+    let note = async || served.search(asked.clone()).await.unwrap().note.unwrap_or_default();
+    let before = note().await;
+    assert!(before.contains("captions of spain") && !before.contains("captions of finland"), "{before}");
+    ends(&call(&["run", world.path("finland.toml").to_str().unwrap(), "--until", "captions"]), 0);
+    let until = Instant::now() + Duration::from_secs(60);
+    while !note().await.contains("captions of finland") {
+        assert!(Instant::now() < until, "the change was not noticed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn call(args: &[&str]) -> Output {

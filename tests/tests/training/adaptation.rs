@@ -202,6 +202,9 @@ async fn an_adaptation_learns_from_segments() {
     assert!(!tables(&plain).contains(&Artifact::SegmentScores));
     let figures = pair.test(&pair.model(Some(&with)).await.unwrap()).await.unwrap();
     assert_eq!(figures.model_digest, with.trained.model_digest);
+    // where no source is learnt from, its rows need not fill a step
+    let (of_targets, _) = adapted(&["adapt.method.source_pairs=false", "adapt.method.sources_per_target=1000"]).await;
+    assert_eq!(of_targets.trained.epochs, 2);
     // a country without segments is named before anything is opened
     let spain = world.path("spain.toml");
     let text = std::fs::read_to_string(&spain).unwrap() + "[segment]\nsegmenter = \"none\"\n";
@@ -253,6 +256,12 @@ async fn two_ranks_adapt_together() {
     for (a, b) in alone.iter().zip(&together) {
         assert!((a - b).abs() < 1e-3, "{alone:?} {together:?}");
     }
+    // one that was killed before its record was written knows what guessing reaches, though it validates no more
+    std::fs::remove_file(runs.join(&record.key).join("done.json")).unwrap();
+    let again = pair.adapt(&pair.spec, &mut Solo, &Progress::new(true)).await.unwrap().unwrap();
+    assert_eq!((again.key, again.trained.model_digest), (record.key, record.trained.model_digest));
+    assert!(again.trained.validation_chance.is_some());
+    assert_eq!(again.trained.validation_chance, record.trained.validation_chance);
 }
 
 /// Sources are chosen by the vectors in the tables, targets by the model: of another model they mean nothing.

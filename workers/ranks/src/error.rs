@@ -12,7 +12,7 @@ pub enum RanksError {
     /// Ranks did not find each other in time: look at those that the message names.
     #[error("{0}")]
     Rendezvous(String),
-    /// Another process has this rank's place under this name: take another name.
+    /// Another process has this rank's place under this name, or the other ranks have left it: take another name.
     #[error("{0}")]
     Taken(String),
     /// A rank that has said where it is does not answer: it has ended meanwhile. Take another name.

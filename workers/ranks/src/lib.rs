@@ -28,7 +28,7 @@ pub use hosts::first_host;
 pub use mesh::Mesh;
 pub use open::{Backend, nccl_problem, open, over};
 pub use rank_info::{MAX_WORLD_SIZE, RankInfo, Sharing};
-pub use rendezvous::{ADDRESS, announced_address, meet, meet_in_store, own_address};
+pub use rendezvous::{ADDRESS, announced_address, meet, meet_in_store, meet_in_store_unless, own_address};
 pub use rendezvous_store::{BoardError, FolderBoard, MemoryBoard, RendezvousStore};
 pub use secret::{SECRET, SECRET_FILE, Secret, new_secret};
 pub use tcp::Tcp;

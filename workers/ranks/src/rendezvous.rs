@@ -158,10 +158,26 @@ const MOST_CONNECTING: Duration = Duration::from_secs(60);
 pub fn meet_in_store(
     board: &dyn RendezvousStore,
     key: &str,
+    place: (usize, usize),
+    ip: IpAddr,
+    wait: Duration,
+    time_out: Duration,
+) -> Result<Mesh> {
+    meet_in_store_unless(board, key, place, ip, wait, time_out, &|| Ok(false))
+}
+
+/// The same, as long as the others have not gone on to another key: that is looked up as often as the board is.
+///
+/// # Errors
+/// As [`meet_in_store`]; [`RanksError::Taken`] too where they have gone on.
+pub fn meet_in_store_unless(
+    board: &dyn RendezvousStore,
+    key: &str,
     (rank, world_size): (usize, usize),
     ip: IpAddr,
     wait: Duration,
     time_out: Duration,
+    have_gone_on: &dyn Fn() -> Result<bool>,
 ) -> Result<Mesh> {
     let until = Instant::now() + wait.min(MOST_PATIENCE);
     let number = rank as u32;
@@ -195,6 +211,9 @@ pub fn meet_in_store(
         let missing: Vec<usize> = (0..world_size).filter(|&peer| entries[peer].is_none()).collect();
         if missing.is_empty() {
             break;
+        }
+        if have_gone_on()? {
+            return Err(RanksError::Taken(format!("rank {rank}: others have gone on from {key} to a new key")));
         }
         waiting.for_ranks(&missing);
         if Instant::now() + pause >= until {

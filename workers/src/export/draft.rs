@@ -42,8 +42,9 @@ impl Draft {
             }
             Err(error) => return Err(at(&error)),
         }
-        // an absolute path: what stands beside it is beside it, whatever it ends with
-        let target = std::path::absolute(target).map_err(|e| at(&e))?;
+        // an absolute path: what stands beside it is beside it, whatever it ends with; a link stays, and its folder is filled
+        let is_there = target.is_dir();
+        let target = if is_there { target.canonicalize() } else { std::path::absolute(target) }.map_err(|e| at(&e))?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(WorkerError::Configuration(format!("{shown} is no folder of its own: name one below it")));
         };
@@ -52,6 +53,12 @@ impl Draft {
         hidden.push(".partial");
         let folder = parent.join(hidden);
         durable::create_folder(parent)?;
+        // found now, and not when everything is written: a volume's own folder does not give way
+        if is_there && let Err(error) = fs::remove_dir(&target).and_then(|()| fs::create_dir(&target)) {
+            let why =
+                format!("{shown} cannot be replaced ({error}): it may be a volume of its own; name a folder in it");
+            return Err(WorkerError::Configuration(why));
+        }
         let lock = locked(&folder)?;
         Ok(Self { target, folder, finished: false, _lock: lock })
     }
@@ -253,6 +260,19 @@ mod tests {
         draft.write("x", "").unwrap();
         draft.finish().unwrap();
         assert_eq!(names(&target), ["x"]);
+        // one behind a link too, beside which nothing is written
+        fs::create_dir_all(root.path().join("elsewhere/real")).unwrap();
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink("elsewhere/real", &link).unwrap();
+        let draft = Draft::begin(&link).unwrap();
+        draft.write("y", "").unwrap();
+        draft.finish().unwrap();
+        assert!(link.is_symlink());
+        assert_eq!((names(&link), names(root.path()).len()), (vec!["y".to_owned()], 3));
+        for name in ["link", "elsewhere"] {
+            let path = root.path().join(name);
+            if path.is_symlink() { fs::remove_file(path).unwrap() } else { fs::remove_dir_all(path).unwrap() }
+        }
         // somebody was faster
         let target = root.path().join("raced");
         let draft = Draft::begin(&target).unwrap();

@@ -23,18 +23,22 @@ const MOST_WIDTH: usize = 1 << 16;
 
 pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<Written, WorkerError> {
     let rows = Rows::new(request)?;
-    let mut written = Written::default();
+    let (mut written, mut model) = (Written::default(), None);
     let mut images = Vectors::create(draft, "images", &["image_id", "split"])?;
     let mut captions = Vectors::create(draft, "captions", &["image_id", "split", "caption"])?;
     for shard in rows.shards() {
         let splits = rows.splits(shard).await?;
         stopped(request.stop)?;
-        if let Some(batch) = rows.read(Artifact::ImageEmbeddings, shard, &["image_id", "status", "embedding"]).await? {
+        if let Some(batch) =
+            rows.read(Artifact::ImageEmbeddings, shard, &["image_id", "status", "model", "embedding"]).await?
+        {
             let columns = Columns::new(Artifact::ImageEmbeddings, &batch);
+            let of_model = columns.text("model").map_err(broken)?;
             let vectors = columns.vectors("embedding").map_err(broken)?;
             let mut ids = Vec::new();
             for (row, id) in good_rows(&columns, batch.num_rows())? {
                 if let Some(split) = splits.get(id) {
+                    of_one_model(&mut model, of_model.value(row), "images", id)?;
                     images.add(&vectors[row])?;
                     ids.push([id, split]);
                     *written.images.entry(split.clone()).or_default() += 1;
@@ -42,10 +46,14 @@ pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<
             }
             images.describe(&ids)?;
         }
-        if let Some(batch) = rows.read(Artifact::TextEmbeddings, shard, &["image_id", "status", "texts"]).await? {
+        if let Some(batch) =
+            rows.read(Artifact::TextEmbeddings, shard, &["image_id", "status", "model", "texts"]).await?
+        {
             let columns = Columns::new(Artifact::TextEmbeddings, &batch);
+            let of_model = columns.text("model").map_err(broken)?;
             for (row, id) in good_rows(&columns, batch.num_rows())? {
                 let Some(split) = splits.get(id) else { continue };
+                of_one_model(&mut model, of_model.value(row), "captions", id)?;
                 let items = columns.structs("texts", row).map_err(broken)?;
                 let inner = columns.inner(&items);
                 let texts = inner.text("text").map_err(broken)?;
@@ -61,6 +69,21 @@ pub(super) async fn write(request: &ExportRequest<'_>, draft: &Draft) -> Result<
     written.captions = captions.rows;
     written.files = [images.finish()?, captions.finish()?].concat();
     Ok(written)
+}
+
+/// Vectors of two models lie in one room by no more than their width: their products mean nothing.
+fn of_one_model(known: &mut Option<String>, found: &str, name: &str, id: &str) -> Result<(), WorkerError> {
+    match known.as_deref() {
+        None => *known = Some(found.to_owned()),
+        Some(model) if model == found => {}
+        Some(model) => {
+            return Err(WorkerError::Configuration(format!(
+                "the vector of {id} among {name} is by the model {found:.12}, those before it are by {model:.12}: run the \
+                 build to its end first, which makes outdated vectors again"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A file of vectors, and what each row is.
@@ -135,6 +158,15 @@ fn header(rows: u64, width: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vectors_of_two_models_are_refused() {
+        let mut model = None;
+        assert!(of_one_model(&mut model, "a1", "images", "i").is_ok());
+        assert!(of_one_model(&mut model, "a1", "captions", "j").is_ok());
+        let refused = of_one_model(&mut model, "b2", "captions", "k").unwrap_err();
+        assert!(refused.exit_code() == 65 && refused.to_string().contains("of k among captions"), "{refused}");
+    }
 
     #[test]
     fn a_header_has_one_length() {

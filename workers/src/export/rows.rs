@@ -15,13 +15,20 @@ use crate::stores::WorkStore;
 /// Which rows are exported.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Names of splits; none: all of them.
+    /// Names of splits; none: training, validation and test. Images that were dropped are of none of these: they overlap
+    /// another split's ground, or equal a picture of it.
     pub splits: Vec<String>,
 }
 
+/// What is exported unless other splits are named.
+const SPLITS: [&str; 3] = ["train", "val", "test"];
+
 impl Filter {
     fn wants(&self, split: &str) -> bool {
-        self.splits.is_empty() || self.splits.iter().any(|wanted| wanted == split)
+        match self.splits.is_empty() {
+            true => SPLITS.contains(&split),
+            false => self.splits.iter().any(|wanted| wanted == split),
+        }
     }
 
     pub(super) fn in_words(&self) -> String {
@@ -289,5 +296,19 @@ impl ImageRow {
             [b'R', b'I', b'F', b'F', ..] => "webp",
             _ => "img",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They show what is held out: who learns from all of an export must not learn from them.
+    #[test]
+    fn images_that_were_dropped_are_exported_by_name_alone() {
+        let all = Filter::default();
+        assert!(all.wants("train") && all.wants("val") && all.wants("test") && !all.wants("dropped"));
+        let named = Filter { splits: vec!["dropped".to_owned()] };
+        assert!(named.wants("dropped") && !named.wants("train"));
     }
 }

@@ -182,7 +182,8 @@ async fn map_shard(
     legs.add(&written);
     let WrittenRows { computed, kept, carried, deleted, stopped, put_aside, .. } = written;
     if stopped || put_aside {
-        if computed > 0 {
+        // a stop may come while rows of before are copied: what holds more of them stays
+        if put_aside || computed > aside as u64 {
             context.work.put_sealed(&partial_path, &writer.finish().await?).await?;
             legs.aside = computed as usize;
         }

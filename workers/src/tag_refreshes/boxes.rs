@@ -6,7 +6,7 @@ use arrow::array::Array;
 use futures::TryStreamExt;
 use manifests::plan::PinnedTable;
 use manifests::spec::OsmSpec;
-use manifests::{Artifact, BuildSpec, digest};
+use manifests::{Artifact, BuildSpec, digest, shard_of};
 use osm::{ImageBox, Images, SubjectKind};
 use stages::table::{Columns, TableError, option_text};
 use stages::tag_refreshes::ImageTags;
@@ -22,7 +22,7 @@ use crate::tables::Tables;
 pub(super) struct Before {
     /// Of what matters of them; of one that is left out it says nothing.
     digest: [u8; 16],
-    /// Whether they come from OpenStreetMap already.
+    /// Whether a row of the table says that they come from OpenStreetMap.
     pub(super) is_refreshed: bool,
     /// Whether the image is left out, since what it was taken for is gone.
     pub(super) is_gone: bool,
@@ -34,6 +34,8 @@ impl Before {
     }
 
     const GONE: Before = Before { digest: [0; 16], is_refreshed: true, is_gone: true };
+    /// The same where the row that said so is lost.
+    const LOST: Before = Before { is_refreshed: false, ..Before::GONE };
 
     /// Whether these are other tags; `None`: what the image was taken for is gone.
     pub(super) fn differs(&self, now: Option<&ImageTags>) -> bool {
@@ -49,6 +51,8 @@ pub(super) struct Known {
     pub(super) images: Arc<Images>,
     /// By number of the image.
     pub(super) before: Vec<Before>,
+    /// Images that are left out and whose box nobody knows.
+    pub(super) boxless: Vec<String>,
     pub(super) geotags: PinnedTable,
 }
 
@@ -66,7 +70,8 @@ const COLUMNS: [&str; 10] =
     ["image_id", "status", "osm_kind", "osm_id", "west", "south", "east", "north", "center_tags", "surrounding_tags"];
 
 /// Reads the geo-tags of a build, and what was refreshed before. An image that was left out has no box in the table any
-/// more: that is in the state.
+/// more: that is in the state. Which images those are, no row says in a shard that has lost its part: they are all that
+/// the state alone has.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] for a build without boxes; parts that cannot be read; a store that does not answer.
@@ -109,27 +114,39 @@ pub(super) async fn known(
             };
         }
     }
-    if !gone.is_empty() {
+    let altered = base.altered_shards();
+    if !gone.is_empty() || !altered.is_empty() {
         match base.images(work).await {
             Ok(in_state) => {
-                let numbers = gone.iter().filter_map(|id| in_state.number_of(id));
-                for image in numbers.filter_map(|number| in_state.get(number)) {
+                let mut finder = found.images.finder();
+                let mut is_lost =
+                    |id: &str| altered.contains(&shard_of(id, spec.work.shards)) && finder.find(id).is_none();
+                let lost = (0..).zip(in_state.ids()).filter(|(_, id)| is_lost(id));
+                let lost: Vec<(u32, Before)> = lost.map(|(number, _)| (number, Before::LOST)).collect();
+                let gone = gone.iter().filter_map(|id| Some((in_state.number_of(id)?, Before::GONE)));
+                // of an image that is there twice the last one counts: where a row is left, it knows
+                for (number, before) in lost.into_iter().chain(gone) {
+                    let Some(image) = in_state.get(number) else { continue };
                     found.images.push(&image);
-                    found.before.push(Before::GONE);
+                    found.before.push(before);
                 }
                 found = found.sorted();
             }
-            Err(error) => tracing::warn!(%error, "images that were left out stay so"),
+            Err(WorkerError::Broken(why)) => {
+                tracing::warn!("{why}; what was left out comes back with the next run, until an extract judges it");
+            }
+            Err(error) => return Err(error),
         }
     }
-    if found.images.is_empty() {
+    gone.retain(|id| found.images.number_of(id).is_none());
+    if found.images.is_empty() && gone.is_empty() {
         return Err(WorkerError::Configuration(format!(
             "{} has no image with a box: run the build first, at least `urbancross run SPEC --until geotags`, with \
              source.meta = true and source.kind = \"skyscript\"",
             spec.country
         )));
     }
-    Ok(Known { images: Arc::new(found.images), before: found.before, geotags })
+    Ok(Known { images: Arc::new(found.images), before: found.before, boxless: gone, geotags })
 }
 
 impl Known {

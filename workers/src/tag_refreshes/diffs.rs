@@ -61,7 +61,12 @@ async fn state_at(source: &SourceStore, path: &str) -> Result<Option<Replication
 }
 
 /// The last diff that is in a state: as its extract says, or by the extract's moment.
-async fn sequence_of(source: &SourceStore, state: &State, newest: u64) -> Result<u64, WorkerError> {
+async fn sequence_of(
+    source: &SourceStore,
+    state: &State,
+    newest: ReplicationState,
+    stop: &AtomicBool,
+) -> Result<u64, WorkerError> {
     if let Some(sequence) = state.sequence {
         return Ok(sequence);
     }
@@ -72,23 +77,37 @@ async fn sequence_of(source: &SourceStore, state: &State, newest: u64) -> Result
                 .into(),
         ));
     };
-    for sequence in (newest.saturating_sub(MOST_DIFFS)..=newest).rev() {
-        match state_at(source, &state_path(sequence)).await? {
-            Some(at) if at.timestamp <= moment => return Ok(sequence),
-            Some(_) => {}
-            None => {
-                return Err(WorkerError::Configuration(format!(
-                    "the extract shows {}, and the diffs of {} begin later, with {}: take a newer extract",
-                    Moment(moment),
-                    source.url(),
-                    sequence + 1
-                )));
-            }
+    if newest.timestamp <= moment {
+        return Ok(newest.sequence);
+    }
+    // moments rise with the numbers, and what is kept no more lies before what is: halves, down to the first later one
+    let least = newest.sequence.saturating_sub(MOST_DIFFS);
+    let (mut low, mut later) = (least, newest.sequence);
+    while low < later {
+        if stop.load(Ordering::Relaxed) {
+            return Err(WorkerError::Stopped);
+        }
+        let middle = low + (later - low) / 2;
+        match state_at(source, &state_path(middle)).await? {
+            Some(at) if at.timestamp > moment => later = middle,
+            _ => low = middle + 1,
         }
     }
+    if later == least && least > 0 {
+        return Err(WorkerError::Configuration(format!(
+            "the extract shows {}, more than {MOST_DIFFS} diffs ago: take a newer extract",
+            Moment(moment)
+        )));
+    }
+    if let Some(last) = later.checked_sub(1)
+        && state_at(source, &state_path(last)).await?.is_some()
+    {
+        return Ok(last);
+    }
     Err(WorkerError::Configuration(format!(
-        "the extract shows {}, more than {MOST_DIFFS} diffs ago: take a newer extract",
-        Moment(moment)
+        "the extract shows {}, and the diffs of {} begin later, with {later}: take a newer extract",
+        Moment(moment),
+        source.url()
     )))
 }
 
@@ -108,7 +127,7 @@ pub(super) async fn apply(
             source.url()
         )));
     };
-    let first = sequence_of(source, state, newest.sequence).await?;
+    let first = sequence_of(source, state, newest, stop).await?;
     state.sequence = Some(first);
     if first > newest.sequence {
         return Err(WorkerError::Configuration(format!(
@@ -118,7 +137,22 @@ pub(super) async fn apply(
             newest.sequence
         )));
     }
+    // numbers of other diffs may go on from it by chance
+    let same = if first == newest.sequence { Some(newest) } else { state_at(source, &state_path(first)).await? };
+    if let Some((same, shown)) = same.zip(state.timestamp).filter(|(same, shown)| same.timestamp > *shown) {
+        return Err(WorkerError::Configuration(format!(
+            "the tags are at diff {first} and show {}, and diff {first} of {} ends at {}: it is of another region or of \
+             another series (minutes, hours and days are numbered apart); name the diffs that belong to the extract",
+            Moment(shown),
+            source.url(),
+            Moment(same.timestamp)
+        )));
+    }
     if newest.sequence - first > MOST_DIFFS {
+        // of another series no extract is new enough
+        if let Some(next) = state_at(source, &state_path(first + 1)).await? {
+            state.check_next(next).map_err(osm_error)?;
+        }
         return Err(WorkerError::Configuration(format!(
             "{} follow diff {first}: read a newer extract, which is faster",
             count(newest.sequence - first, "diff")
@@ -172,4 +206,48 @@ pub(super) async fn apply(
         ));
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::spec::StoreOptions;
+    use osm::moment_of;
+
+    use super::*;
+
+    /// What is said of the diffs with these numbers and moments to tags at `number` that show `moment`.
+    async fn refused((number, moment): (u64, &str), diffs: &[(u64, &str)]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        for (sequence, moment) in diffs {
+            let text = ReplicationState { sequence: *sequence, timestamp: moment_of(moment).unwrap() }.text();
+            let path = folder.path().join(state_path(*sequence));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, &text).unwrap();
+            std::fs::write(folder.path().join("state.txt"), &text).unwrap();
+        }
+        let source = SourceStore::open(folder.path().to_str().unwrap(), &StoreOptions::default()).unwrap();
+        let mut state = State::default();
+        (state.sequence, state.timestamp) = (Some(number), moment_of(moment));
+        let applied = apply(&source, &mut state, Until(None), &AtomicBool::new(false), &|_| ()).await;
+        let error = applied.err().unwrap();
+        assert_eq!(error.exit_code(), 65, "{error}");
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn diffs_of_another_series_are_named_though_their_numbers_follow() {
+        let tags = (4_300, "2026-01-01T21:20:00Z");
+        let region = [(4_300, "2026-01-11T21:20:00Z"), (4_301, "2026-01-12T21:20:00Z")];
+        for ends in [1, 2] {
+            let why = refused(tags, &region[..ends]).await;
+            assert!(why.contains("another region") && why.contains("2026-01-11T21:20:00Z"), "{why}");
+        }
+        let (old, next) = ("2013-03-01T00:00:00Z", "2013-03-01T01:00:00Z");
+        let hours = [(4_300, old), (4_301, next), (110_000, "2026-01-02T00:00:00Z")];
+        let why = refused(tags, &hours).await;
+        assert!(why.contains("another series") && !why.contains("newer extract"), "{why}");
+        // of the same series there are too many
+        let why = refused((4_300, old), &hours).await;
+        assert!(why.contains("105700 diffs follow diff 4300: read a newer extract"), "{why}");
+    }
 }

@@ -45,10 +45,10 @@ impl Refresher<'_> {
         found: Found,
         writes: BTreeMap<u32, Vec<Write>>,
     ) -> Result<Foretold, WorkerError> {
-        let Found { state, mut done, .. } = found;
+        let Found { state, mut done, lost, .. } = found;
         let stages: Vec<(Stage, Told)> =
             stages::map_stages(self.spec).into_iter().filter_map(|stage| Some((stage, stage.told?))).collect();
-        let mut foretold = Foretold::default();
+        let mut foretold = Foretold { geotags: lost.len() as u64, ..Foretold::default() };
         let mut pinned = BTreeMap::new();
         for (stage, _) in &stages {
             let table = self.tables.pin(stage.output, &self.spec.country, None).await?;

@@ -48,10 +48,19 @@ fn mark_name(country: &str) -> String {
 }
 
 impl Base {
-    /// The table first, and what belongs to it afterwards.
+    /// The table, and what belongs to it.
+    ///
+    /// # Errors
+    /// [`WorkerError::Conflict`] if another refresh ends at this moment: rows of one and the mark of the other do not
+    /// go together; a store that does not answer.
     pub(super) async fn pin(work: &WorkStore, tables: &Tables, country: &str) -> Result<Base, WorkerError> {
+        let name = mark_name(country);
+        let before = tables.mark(Artifact::TagRefreshes, &name).await?;
         let pinned = tables.pin(Artifact::TagRefreshes, country, None).await?;
-        let mark = tables.mark(Artifact::TagRefreshes, &mark_name(country)).await?;
+        let mark = tables.mark(Artifact::TagRefreshes, &name).await?;
+        if mark != before {
+            return Err(WorkerError::Conflict(format!("table {} of {country}", table())));
+        }
         let record = match mark {
             None => None,
             Some(mark) => work.get_sealed::<Record>(&paths::tag_record(country, mark)).await?,
@@ -64,20 +73,40 @@ impl Base {
         self.record.as_ref().and_then(|record| record.timestamp)
     }
 
+    /// Shards whose part is another than the last refresh left: a repair or another program came after it.
+    pub(super) fn altered_shards(&self) -> BTreeSet<u32> {
+        let Some(record) = &self.record else { return BTreeSet::new() };
+        let shards = self.pinned.parts.iter().map(|part| part.shard).chain(record.parts.keys().copied());
+        shards.filter(|shard| self.pinned.part_name(*shard) != record.parts.get(shard).map(String::as_str)).collect()
+    }
+
     /// The state that belongs to the rows; `None`: nobody has read an extract yet.
     ///
     /// # Errors
-    /// [`WorkerError::Broken`] where the state is gone, or the rows are others than it belongs to.
+    /// [`WorkerError::Configuration`] where the state is gone or damaged, or the rows are others than it belongs to: no
+    /// later try helps.
     pub(super) async fn state(&self, work: &WorkStore) -> Result<Option<State>, WorkerError> {
-        self.read(work, State::from_bytes).await
+        if !self.altered_shards().is_empty() {
+            let what = format!("table {} was changed by another program or by a repair", table());
+            return Err(WorkerError::Configuration(self.advised(&what)));
+        }
+        self.read(work, State::from_bytes).await.map_err(|error| match error {
+            WorkerError::Broken(why) => WorkerError::Configuration(why),
+            error => error,
+        })
     }
 
-    /// The images of the state.
+    /// The images of the state, whatever became of the rows: boxes do not depend on them.
     ///
     /// # Errors
-    /// As [`state`](Self::state).
+    /// [`WorkerError::Broken`] where the state is gone.
     pub(super) async fn images(&self, work: &WorkStore) -> Result<Images, WorkerError> {
         Ok(self.read(work, State::images_of_bytes).await?.unwrap_or_default())
+    }
+
+    /// What is wrong, and what helps.
+    fn advised(&self, what: &str) -> String {
+        format!("{}: {what}; read an extract with `urbancross tags refresh SPEC --osm FILE`", self.country)
     }
 
     async fn read<T: Send + 'static>(
@@ -88,13 +117,8 @@ impl Base {
         if self.mark.is_none() {
             return Ok(None);
         }
-        let again = "read an extract with `urbancross tags refresh SPEC --osm FILE`";
-        let broken = |what: &str| WorkerError::Broken(format!("{}: {what}; {again}", self.country));
+        let broken = |what: &str| WorkerError::Broken(self.advised(what));
         let record = self.record.as_ref().ok_or_else(|| broken("the record of its tags is gone or damaged"))?;
-        let live: BTreeMap<u32, String> = self.pinned.parts.iter().map(|p| (p.shard, p.path.clone())).collect();
-        if live != record.parts {
-            return Err(broken(&format!("table {} was changed by another program or by a repair", table())));
-        }
         let bytes = work.get(&paths::tag_state(&self.country, &record.state)).await?;
         let bytes = bytes.filter(|bytes| digest::of_bytes(bytes) == record.state);
         let bytes = bytes.ok_or_else(|| broken("the state that diffs are applied to is gone or damaged"))?;

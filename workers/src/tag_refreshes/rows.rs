@@ -1,6 +1,6 @@
 //! Rows of the table: the changed ones among those that stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::Array;
 use manifests::Artifact;
@@ -27,12 +27,13 @@ pub(super) struct Shard<'a> {
 
 impl Shard<'_> {
     /// Writes a new part; nothing is live yet. Where a row is `None`, its tags stay as the geo-tags have them, to the letter:
-    /// what differs in them does not matter, and would make rows again.
+    /// what differs in them does not matter, and would make rows again. Those that are `lost` are taken out.
     pub(super) async fn write(
         &self,
         base: &Base,
         known: &Known,
         changed: BTreeMap<String, Option<Refreshed>>,
+        lost: &BTreeSet<String>,
         origin: &Origin,
     ) -> Result<Replacement, WorkerError> {
         let mut all = BTreeMap::new();
@@ -57,6 +58,7 @@ impl Shard<'_> {
             all.extend(stay.map(|(id, tags)| (id, Refreshed { tags: Some(tags), origin: origin.clone() })));
         }
         all.extend(changed.into_iter().filter_map(|(id, row)| Some((id, row?))));
+        all.retain(|id, _| !lost.contains(id));
         let batch = tag_refreshes::batch(&all).map_err(broken)?;
         let mut writer = PartWriter::create(self.work, Artifact::TagRefreshes, self.country, self.shard)?;
         writer.write(&batch).await?;

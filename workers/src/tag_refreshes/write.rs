@@ -29,12 +29,15 @@ impl Refresher<'_> {
 
     /// Counts what is others than before, and says which rows have to be written for it.
     pub(super) fn judge(&self, known: &Known, found: &mut Found) -> BTreeMap<u32, Vec<Write>> {
-        let Found { state, numbers, done, .. } = found;
+        let Found { state, numbers, lost, done, .. } = found;
         let mut writes: BTreeMap<u32, Vec<Write>> = BTreeMap::new();
+        // an image with another box than the state's shows something else: an extract tells it
+        let in_state = state.boxes().all();
+        let is_same = |at: u32, number: u32| known.images.rect(at) == in_state.rect(number);
         let mut finder = known.images.finder();
         for number in std::mem::take(numbers) {
-            let Some(image_id) = state.boxes().all().image_id(number) else { continue };
-            let Some(at) = finder.find(image_id) else { continue };
+            let Some(image_id) = in_state.image_id(number) else { continue };
+            let Some(at) = finder.find(image_id).filter(|at| is_same(*at, number)) else { continue };
             let Some(before) = known.before.get(at as usize) else { continue };
             if state.is_named(number) {
                 continue;
@@ -56,7 +59,25 @@ impl Refresher<'_> {
                 writes.entry(shard).or_default().push(Write { number, is_changed });
             }
         }
-        let named = state.missing().filter(|(id, _)| known.images.number_of(id).is_some());
+        // one that is left out and whose box the state lacks would stay so for good: without its row the next run brings
+        // it back, and the next extract judges it
+        let left_out = (0..).zip(&known.before).filter(|(_, before)| before.is_gone && before.is_refreshed);
+        let boxed = left_out.filter_map(|(at, _)| known.images.image_id(at));
+        let outside = boxed.filter(|id| in_state.number_of(id).is_none());
+        for image_id in outside.chain(known.boxless.iter().map(String::as_str)) {
+            done.changed += 1;
+            done.back += 1;
+            if done.examples.len() < MOST_EXAMPLES {
+                done.examples.push(image_id.to_owned());
+            }
+            writes.entry(shard_of(image_id, self.spec.work.shards)).or_default();
+            lost.insert(image_id.to_owned());
+        }
+        done.images += known.boxless.len();
+        let named = state.missing().filter(|(id, _)| {
+            let numbers = known.images.number_of(id).zip(in_state.number_of(id));
+            numbers.is_some_and(|(at, number)| is_same(at, number))
+        });
         for (at, (id, why)) in named.enumerate() {
             done.unclear += 1;
             if at < MOST_EXAMPLES {
@@ -75,7 +96,7 @@ impl Refresher<'_> {
         accept_share: Option<f64>,
     ) -> Result<Refreshment, WorkerError> {
         let writes = self.judge(known, &mut found);
-        let Found { state, origin, mut done, .. } = found;
+        let Found { state, origin, mut done, lost, .. } = found;
         let accept_share = accept_share.unwrap_or(self.osm().accept_share);
         let origin = Origin {
             kind: origin.to_owned(),
@@ -118,11 +139,12 @@ impl Refresher<'_> {
             for Write { number, is_changed } in writes {
                 let Some(image_id) = state.boxes().all().image_id(number) else { continue };
                 let tags = self.tags_of(&state, number).flatten();
-                let row = is_changed.then(|| Refreshed { tags, origin: origin.clone() });
+                // one that is left out has no tags to keep: its row may be lost
+                let row = (is_changed || tags.is_none()).then(|| Refreshed { tags, origin: origin.clone() });
                 changed.insert(image_id.to_owned(), row);
             }
             let shard = rows::Shard { work: self.work, country: &self.spec.country, shard };
-            replacements.push(shard.write(base, known, changed, &origin).await?);
+            replacements.push(shard.write(base, known, changed, &lost, &origin).await?);
         }
         done.written = base.commit(self.work, self.tables, &state, bytes, replacements).await?;
         Ok(done)

@@ -18,8 +18,9 @@ use crate::durable;
 use crate::error::WorkerError;
 use crate::stores::WorkStore;
 
-/// Seconds that a run has spent on what is saved of it.
+/// Seconds that a run has spent on what is saved of it, and those of them that its steps waited for data.
 const SPENT_FILE: &str = "spent-seconds";
+const WAITED_FILE: &str = "waited-seconds";
 
 /// Where a run keeps what it has.
 pub(crate) struct RunDir<'a> {
@@ -81,20 +82,27 @@ impl RunDir<'_> {
         // with every folder above it: a result that lies in it must not be lost with its name
         durable::create_folder(&folder)?;
         // what earlier starts spent on what is saved
-        let spent_file = folder.join(SPENT_FILE);
-        let spent = std::fs::read_to_string(&spent_file).ok().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+        let [spent_file, waited_file] = [SPENT_FILE, WAITED_FILE].map(|name| folder.join(name));
+        let [spent, waited] = [&spent_file, &waited_file].map(|file| seconds_in(file));
         let began = Instant::now();
         let runtime = tokio::runtime::Handle::current();
         let (saving, mut lost) = (&mut mirror, None);
         let (stop, overtaken) = (self.stop, &mut lost);
         let trained = std::thread::scope(|scope| {
             let folder = &folder;
+            let mut waited = waited;
             let mut observe = move |event: &Event| {
+                if let Event::Step(step) = event {
+                    waited += step.wait_seconds;
+                }
                 // on the training's own thread: the next step waits for a store that is slow
                 if matches!(event, Event::Saved) {
-                    let seconds = (spent + began.elapsed().as_secs_f64()).to_string();
-                    if let Err(error) = durable::write(&spent_file, seconds.as_bytes()) {
-                        tracing::warn!(%error, "the time of this training will lack this start");
+                    for (file, seconds) in
+                        [(&spent_file, spent + began.elapsed().as_secs_f64()), (&waited_file, waited)]
+                    {
+                        if let Err(error) = durable::write(file, seconds.to_string().as_bytes()) {
+                            tracing::warn!(%error, "the time of this training will lack this start");
+                        }
                     }
                     match runtime.block_on(saving.save()) {
                         Ok(()) => {}
@@ -123,6 +131,7 @@ impl RunDir<'_> {
         })??;
         if let Some(trained) = &mut trained {
             trained.seconds += spent;
+            trained.wait_seconds += waited;
         }
         if trained.is_some() {
             // whoever starts from these weights, here or elsewhere, learns what they saw
@@ -133,10 +142,72 @@ impl RunDir<'_> {
     }
 }
 
+/// What earlier starts wrote down; 0: nothing, or nothing that can be read.
+fn seconds_in(file: &Path) -> f64 {
+    std::fs::read_to_string(file).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use manifests::spec::StoreOptions;
+    use training::communicator::Solo;
+    use training::trainer::Progress;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_that_goes_on_counts_the_time_of_its_earlier_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &StoreOptions::default()).unwrap();
+        let stop = AtomicBool::new(false);
+        let run = "checkpoints/x/pretrain/key";
+        let place = RunDir { work: &work, scratch: folder.path(), run, name: "pretrain", stop: &stop };
+        let claim = place.claim(&Solo, &stop).await.unwrap();
+        let step = Event::Step(Progress {
+            epoch: 0,
+            step: 0,
+            loss: 1.0,
+            parts: Vec::new(),
+            learning_rate: 1e-3,
+            gradient_norm: 1.0,
+            samples_per_second: 4.0,
+            seconds: 3.0,
+            wait_seconds: 2.0,
+        });
+        let (rows, mut ranks) = (Bytes::new(), Solo);
+        for _ in 0..2 {
+            let stopped = place.run(
+                &claim,
+                &mut ranks,
+                &rows,
+                |_| (),
+                |_, _, observe| {
+                    // what is not saved is done again, and counts then
+                    for event in [&step, &Event::Saved, &step] {
+                        observe(event);
+                    }
+                    Err(StageError::Stopped)
+                },
+            );
+            assert!(matches!(stopped.await, Err(WorkerError::Stopped)));
+        }
+        let spent = seconds_in(&folder.path().join(run).join(SPENT_FILE));
+        let trained = Trained {
+            model_digest: String::new(),
+            parameters: 1,
+            train_rows: 4,
+            validation_rows: 1,
+            epochs: 1,
+            best_epoch: 0,
+            best_validation_mean_recall: 50.0,
+            validation_chance: None,
+            samples: 4,
+            seconds: 1.0,
+            wait_seconds: 0.5,
+        };
+        let trained = place.run(&claim, &mut ranks, &rows, |_| (), |_, _, _| Ok(Some(trained)));
+        let trained = trained.await.unwrap().unwrap();
+        assert_eq!((trained.wait_seconds, trained.seconds), (2.0 + 2.0 + 0.5, spent + 1.0));
+    }
 
     #[test]
     fn ranks_do_not_work_in_the_folder_of_the_run() {

@@ -17,9 +17,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(3600);
 /// No stage takes longer.
 const LONGEST_STAGE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Names of a country's stages that are under way, with the tables that they write. Of such a stage somebody has tried a shard
-/// since the horizon, and it is neither made nor closed as failed; or a run is at work, and one of its plans is as yet unpublished: who
-/// maps in its own process claims nothing.
+/// Names of a country's stages that are under way, with the tables that they write. Of such a stage somebody has tried a
+/// shard since the horizon, and it is neither made nor closed as failed; or a run is at work, and one of its plans is as
+/// yet unpublished: who maps in its own process claims nothing. Who takes no lease either is not seen.
 pub(super) async fn under_way(
     work: &WorkStore,
     tables: &Tables,

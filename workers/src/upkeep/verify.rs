@@ -78,13 +78,44 @@ async fn damage(work: &WorkStore, artifact: Artifact, part: &PartFile) -> Result
     let read = async { PartReader::open(work, artifact, part).await?.verify().await };
     match read.await {
         Ok(()) => Ok(None),
-        Err(error @ WorkerError::Broken(_)) => Ok(Some(error.to_string())),
+        Err(error @ WorkerError::Broken(_)) => {
+            Ok(Some(parts::fault(&format!("{}/{}", paths::table(artifact), part.path), &error)))
+        }
         Err(error) => Err(error),
     }
 }
 
 /// Tables of which no run makes rows again: what people decided, and tags by a map that is not at hand.
 const KEPT: [Artifact; 2] = [Artifact::CaptionReviews, Artifact::TagRefreshes];
+
+/// What undoes what another program did to a table of these; `None`: [`repair`] can take out all faults.
+fn restoring(faults: &[Fault]) -> Option<(&Fault, String)> {
+    let is_kept = |table: &str| KEPT.iter().any(|kept| kept.name() == table);
+    let fault = faults.iter().find(|fault| fault.shard.is_none() && is_kept(fault.table))?;
+    let words = format!(
+        "another program changed table {}, and what it holds no run makes again: restore it to its last version before \
+         that (RESTORE, with the program that changed it or any that reads Delta tables)",
+        fault.table
+    );
+    Some((fault, words))
+}
+
+/// What to do about faults, in order.
+pub fn advice(faults: &[Fault]) -> String {
+    if let Some((_, words)) = restoring(faults) {
+        return words;
+    }
+    let has = |artifact: Artifact| faults.iter().any(|fault| fault.table == artifact.name());
+    let copies = match has(Artifact::CaptionReviews) {
+        true => "bring what is faulty of caption_reviews back from a copy, if there is one, and ",
+        false => "",
+    };
+    let refresh = match has(Artifact::TagRefreshes) {
+        true => "then `urbancross tags refresh SPEC --osm FILE`, ",
+        false => "",
+    };
+    format!("{copies}run `urbancross verify --repair`, {refresh}then the build")
+}
 
 /// Takes faulty files out of the tables. A shard that loses its part gets one without rows, so that the next run makes
 /// its rows again and no older commit comes back. What people decided cannot be made again: such a shard goes back to the
@@ -101,13 +132,9 @@ pub async fn repair(
 ) -> Result<Vec<String>, WorkerError> {
     let mut lost = Vec::new();
     // nothing is taken out before all of it may be
-    let kept = |fault: &&Fault| fault.shard.is_none() && KEPT.iter().any(|kept| kept.name() == fault.table);
-    if let Some(fault) = faults.iter().find(kept) {
-        return Err(WorkerError::Configuration(format!(
-            "{} {}: another program changed the table, and what it holds no run makes again. Nothing was removed: restore table {} to its \
-             last version before that (RESTORE, with the program that changed it or any that reads Delta tables)",
-            fault.file, fault.why, fault.table
-        )));
+    if let Some((fault, words)) = restoring(faults) {
+        let why = format!("{} {}. Nothing was removed: {words}", fault.file, fault.why);
+        return Err(WorkerError::Configuration(why));
     }
     for artifact in Artifact::TABLES {
         let folder = format!("{}/", paths::table(artifact));
@@ -138,4 +165,30 @@ pub async fn repair(
         tables.take_out(artifact, country, &of_table.into_keys().collect(), &empty).await?;
     }
     Ok(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_advised_can_be_done() {
+        let fault = |artifact: Artifact, shard| Fault {
+            table: artifact.name(),
+            file: "x.parquet".into(),
+            shard,
+            rows: 1,
+            why: "is damaged".into(),
+        };
+        let repaired = "run `urbancross verify --repair`, then the build";
+        assert_eq!(advice(&[fault(Artifact::Images, Some(1)), fault(Artifact::Captions, None)]), repaired);
+        let tags = advice(&[fault(Artifact::Images, None), fault(Artifact::TagRefreshes, Some(1))]);
+        assert!(tags.contains("--repair`, then `urbancross tags refresh SPEC --osm FILE`, then the build"), "{tags}");
+        let reviews = advice(&[fault(Artifact::CaptionReviews, Some(1))]);
+        assert!(reviews.contains("from a copy") && reviews.ends_with(repaired), "{reviews}");
+        for kept in KEPT {
+            let restored = advice(&[fault(Artifact::Images, Some(1)), fault(kept, None)]);
+            assert!(restored.contains("RESTORE") && !restored.contains("--repair"), "{restored}");
+        }
+    }
 }

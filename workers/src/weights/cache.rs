@@ -60,14 +60,15 @@ impl Cache {
         std::fs::write(folder.join(COMPLETE), b"")
     }
 
-    /// Notes that a file of the folder was fetched, and perhaps not all that belong to it.
+    /// Notes that a file of the folder was fetched. Others that belong to it may be missing until
+    /// [`end_fetching`](Self::end_fetching).
     pub(super) fn note_fetched(folder: &Path, name: &str) -> std::io::Result<()> {
         use std::io::Write;
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(FETCHING))?;
         writeln!(file, "{name}")
     }
 
-    /// The same, once all were.
+    /// Drops the notes of [`note_fetched`](Self::note_fetched), once all files are there.
     pub(super) fn end_fetching(folder: &Path) -> std::io::Result<()> {
         match std::fs::remove_file(folder.join(FETCHING)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -75,14 +76,15 @@ impl Cache {
         }
     }
 
-    /// Were all of the folder's weights fetched, and is it not known that nothing is left to fetch? What a person has put there is whole.
-    pub(super) fn is_half_fetched(folder: &Path) -> bool {
-        let Ok(fetched) = std::fs::read_to_string(folder.join(FETCHING)) else { return false };
-        let is_of_a_person = |name: &str| is_weights(name) && !fetched.lines().any(|known| known == name);
-        !names(folder).is_ok_and(|names| names.iter().any(|name| is_of_a_person(name)))
+    /// Whether the folder holds weights that can be used without a network. Those that a person has put there can;
+    /// where a fetch that came no further has brought all of them, other files may be missing.
+    pub(super) fn is_enough(folder: &Path) -> bool {
+        let fetched = std::fs::read_to_string(folder.join(FETCHING)).unwrap_or_default();
+        let is_of_a_person = |name: &String| is_weights(name) && !fetched.lines().any(|known| known == name);
+        names(folder).is_ok_and(|names| names.iter().any(is_of_a_person))
     }
 
-    /// Does the folder hold at least one file with weights (or, for a vocabulary, any file at all)?
+    /// Whether the folder holds at least one file with weights.
     pub(super) fn has_weights(folder: &Path) -> bool {
         names(folder).is_ok_and(|names| names.iter().any(|name| is_weights(name)))
     }
@@ -193,6 +195,23 @@ mod tests {
         assert!(!Cache::has_weights(&model));
         std::fs::write(model.join("model.safetensors"), b"x").unwrap();
         assert!(Cache::has_weights(&model));
+    }
+
+    #[test]
+    fn weights_of_an_unfinished_fetch_are_not_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, put) = (folder.path(), |name: &str| std::fs::write(folder.path().join(name), b"x").unwrap());
+        Cache::note_fetched(here, "config.json").unwrap();
+        put("config.json");
+        assert!(!Cache::is_enough(here));
+        Cache::note_fetched(here, "model.safetensors").unwrap();
+        put("model.safetensors");
+        assert!(Cache::has_weights(here) && !Cache::is_enough(here));
+        put("put_by_hand.safetensors");
+        assert!(Cache::is_enough(here));
+        std::fs::remove_file(here.join("put_by_hand.safetensors")).unwrap();
+        Cache::end_fetching(here).unwrap();
+        assert!(Cache::is_enough(here));
     }
 
     #[test]

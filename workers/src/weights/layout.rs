@@ -8,10 +8,11 @@ use manifests::weights::is_plain;
 use crate::error::WorkerError;
 
 /// Files that a folder of a network may have, where a store cannot list: all are tried.
-pub(super) const DESCRIPTIONS: [&str; 9] = [
+pub(super) const DESCRIPTIONS: [&str; 10] = [
     "config.json",
     "open_clip_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

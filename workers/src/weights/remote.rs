@@ -70,7 +70,13 @@ impl Remote {
     /// The folder of the hub's own tools that has all of it.
     pub(super) fn kept_by_hub(&self, lock: Option<&WeightsLock>) -> Option<PathBuf> {
         let (name, revision) = self.repository.as_ref()?;
-        self.hub.snapshot(name, revision).filter(|kept| kept.suffices(lock)).map(|kept| kept.folder)
+        self.hub.snapshot(name, revision).filter(|kept| self.is_all(kept, lock)).map(|kept| kept.folder)
+    }
+
+    /// Whether a snapshot is all of it. Where the hub may not be asked, any weights are, whatever lies beside them, unless
+    /// a lock names more.
+    fn is_all(&self, snapshot: &Snapshot, lock: Option<&WeightsLock>) -> bool {
+        snapshot.suffices(lock) || (lock.is_none() && self.offline().is_some() && snapshot.weights().is_some())
     }
 
     /// Why the network may not be asked for it; `None`: it may.
@@ -107,7 +113,7 @@ impl Remote {
         let mut address = self.folder.clone();
         if let Some(snapshot) = self.snapshot(lock)? {
             snapshot.link_into(folder, lock)?;
-            if snapshot.suffices(lock) {
+            if self.is_all(&snapshot, lock) {
                 return Ok(());
             }
             if let Some((repository, _)) = &self.repository {
@@ -202,7 +208,6 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
         return Ok(true);
     }
     let Some(mut stream) = store.stream(name).await? else { return Ok(false) };
-    Cache::note_fetched(folder, name).map_err(|e| WorkerError::of_io(folder, &e))?;
     let parent = target.parent().unwrap_or(folder);
     std::fs::create_dir_all(parent).map_err(|e| WorkerError::of_io(parent, &e))?;
     let draft = parent.join(format!(".{}", crate::attempt::id()));
@@ -219,6 +224,8 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
         _ = std::fs::remove_file(&draft);
         return Err(error);
     }
+    // what came only in part is not there, and a person may put it there
+    Cache::note_fetched(folder, name).map_err(|e| WorkerError::of_io(folder, &e))?;
     std::fs::rename(&draft, &target).map_err(|e| WorkerError::of_io(&target, &e))?;
     Ok(true)
 }

@@ -21,7 +21,7 @@ impl Snapshot {
     }
 
     /// The files with the weights, if all of them are there.
-    fn weights(&self) -> Option<Vec<String>> {
+    pub(super) fn weights(&self) -> Option<Vec<String>> {
         let first = *WEIGHTS.iter().find(|name| self.has(name))?;
         let parts = if first == INDEX { shards(&self.folder.join(INDEX)).ok()? } else { Default::default() };
         let all: Vec<String> = [first.to_owned()].into_iter().chain(parts).collect();

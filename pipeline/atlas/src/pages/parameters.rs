@@ -89,12 +89,20 @@ fn tag(text: &str) -> Result<(String, Option<String>), Trouble> {
     }
 }
 
+/// Whether filters read a tag, `key=value`, as it is written: not so with a space or a comma in it, or `*` for its
+/// value.
+pub fn is_askable(tag: &str) -> bool {
+    let Some((key, value)) = tag.split_once('=') else { return false };
+    let asked = Filters { tags: tag.to_owned(), ..Filters::default() }.read();
+    asked.is_ok_and(|asked| asked.tags == [(key.to_owned(), Some(value.to_owned()))])
+}
+
 fn bounds(text: &str) -> Result<Option<Bounds>, Trouble> {
     let Some(text) = some(text) else { return Ok(None) };
-    let edges: Vec<f64> = text.split(',').filter_map(|edge| edge.trim().parse().ok()).collect();
+    let edges: Option<Vec<f64>> = text.split(',').map(|edge| edge.trim().parse().ok()).collect();
     let fits = |longitude: f64, latitude: f64| longitude.abs() <= 180.0 && latitude.abs() <= 90.0;
-    match edges[..] {
-        [west, south, east, north] if fits(west, south) && fits(east, north) && south <= north => {
+    match edges.as_deref() {
+        Some(&[west, south, east, north]) if fits(west, south) && fits(east, north) && south <= north => {
             Ok(Some(Bounds { west, south, east, north }))
         }
         _ => Err(Trouble::Refused(format!("{text:?} is no rectangle; it must be west,south,east,north in degrees"))),
@@ -126,6 +134,14 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_can_be_asked_for_if_it_is_read_as_it_is_written() {
+        assert!(is_askable("leisure=pitch") && is_askable("surface=a=b"));
+        for tag in ["crop=sugar beet", "crop=rye,oat", "crop=rye ", "name=*", "crop=", "=rye", "crop", ""] {
+            assert!(!is_askable(tag), "{tag}");
+        }
+    }
+
+    #[test]
     fn what_is_no_filter_is_refused_in_words() {
         for filters in [
             Filters { from_year: "soon".into(), ..Filters::default() },
@@ -140,6 +156,7 @@ mod tests {
             Filters { tags: "a ".repeat(17), ..Filters::default() },
             Filters { within: "1,2,3".into(), ..Filters::default() },
             Filters { within: "1,2,3,nan".into(), ..Filters::default() },
+            Filters { within: "1,2,x,3,4".into(), ..Filters::default() },
             Filters { within: "1,3,2,2".into(), ..Filters::default() },
             Filters { within: "181,0,182,1".into(), ..Filters::default() },
         ] {

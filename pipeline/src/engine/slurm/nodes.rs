@@ -37,6 +37,11 @@ pub(super) fn lost_nodes(
     others.map(|job| job.nodes.clone()).filter(|node| !node.is_empty() && node != own_node).collect()
 }
 
+/// Whether a job waits or runs. One that is ending brings nobody back, however long a site cleans up after it.
+pub(super) fn lives(job: &Queued) -> bool {
+    job.state != "COMPLETING"
+}
+
 /// Is a job of this name a driver?
 pub(super) fn is_driver(name: &str) -> bool {
     name.ends_with("-drive")

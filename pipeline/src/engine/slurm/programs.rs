@@ -17,10 +17,17 @@ pub(super) async fn submit(script: &str, arguments: &[String]) -> Result<String,
 pub(super) async fn ask(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, WorkerError> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    // what this process was started with would become what its jobs ask for
-    for name in
-        ["SLURM_CPUS_PER_TASK", "SLURM_NTASKS", "SLURM_MEM_PER_NODE", "SLURM_GPUS_PER_NODE", "SBATCH_GPUS_PER_NODE"]
-    {
+    // what this process was started with would become what its jobs ask for; of the three ways to say how much memory,
+    // `srun` takes one
+    for name in [
+        "SLURM_CPUS_PER_TASK",
+        "SLURM_NTASKS",
+        "SLURM_MEM_PER_CPU",
+        "SLURM_MEM_PER_GPU",
+        "SLURM_MEM_PER_NODE",
+        "SLURM_GPUS_PER_NODE",
+        "SBATCH_GPUS_PER_NODE",
+    ] {
         command.env_remove(name);
     }
     let absent = |error: std::io::Error| match error.kind() {

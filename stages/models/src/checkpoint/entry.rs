@@ -50,7 +50,11 @@ impl Place {
         file.seek(SeekFrom::Start(self.offset)).map_err(ModelError::io(&self.file))?;
         file.read_exact(&mut bytes).map_err(ModelError::io(&self.file))?;
         if self.crc32.is_some_and(|expected| crc32fast::hash(&bytes) != expected) {
-            let reason = format!("tensor {name} is damaged (its CRC-32 is another): fetch the file again");
+            // without them PyTorch writes numbers that are none
+            let reason = format!(
+                "tensor {name} is damaged (its CRC-32 is another): fetch the file again, or save it anew with CRC-32s \
+                 (torch.serialization.set_crc32_options(True))"
+            );
             return Err(ModelError::malformed(&self.file, reason));
         }
         Ok(match &self.strides {

@@ -54,7 +54,7 @@ pub(super) struct Described<'p> {
 }
 
 /// Names and tensors of a state dictionary, also of one that lies under `state_dict` or `model`. Whatever is no tensor is
-/// left out, and so are tensors of types that no weight has.
+/// left out, and so are tensors without elements, or of types that no weight has.
 ///
 /// # Errors
 /// What is wrong with the pickle, in words.
@@ -92,7 +92,7 @@ impl<'p, 'a> Reader<'p, 'a> {
         }
     }
 
-    /// `None`: no tensor, or one of a type that no weight has.
+    /// `None`: no tensor, or one of a type or shape that no weight has.
     fn tensor(&self, id: ValueId) -> Result<Option<Described<'p>>, String> {
         let inner = match self.value(id) {
             Value::Call(("torch._utils", "_rebuild_parameter"), arguments) => match self.items(*arguments) {
@@ -118,6 +118,10 @@ impl<'p, 'a> Reader<'p, 'a> {
         else {
             return Err(format!("no offset, or no shape or strides of at most {MAX_DIMENSIONS} numbers"));
         };
+        // no weight, and no part of its storage: of a network that wants it, it is missing
+        if shape.contains(&0) {
+            return Ok(None);
+        }
         let last = shape
             .iter()
             .zip(&strides)

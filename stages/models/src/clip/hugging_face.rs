@@ -1,12 +1,11 @@
 //! Hugging Face's `CLIPModel`: its `config.json`, and how it is written.
 
-use super::config::{
-    ClipConfig, Eot, INIT_LOGIT_SCALE, OPENAI_IMAGE_MEAN, OPENAI_IMAGE_STD, Pool, Stem, TextConfig, VisionConfig,
-};
+use super::config::{ClipConfig, Eot, INIT_LOGIT_SCALE, Pool, Stem, TextConfig, VisionConfig};
 use super::names::{Stored, in_hugging_face};
-use crate::checkpoint::{read_json, write_json};
+use crate::checkpoint::write_json;
 use crate::ops::{Activation, LAYER_NORM_EPSILON};
 use crate::parameters::{Parameters, save_tensors};
+use crate::preprocessing::Preprocessing;
 use crate::{ModelError, Result};
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -97,20 +96,6 @@ impl Default for Vision {
     }
 }
 
-/// Preprocessing beside the configuration; without it, OpenAI's.
-#[derive(Deserialize)]
-#[serde(default)]
-struct Preprocessor {
-    image_mean: [f32; 3],
-    image_std: [f32; 3],
-}
-
-impl Default for Preprocessor {
-    fn default() -> Self {
-        Self { image_mean: OPENAI_IMAGE_MEAN, image_std: OPENAI_IMAGE_STD }
-    }
-}
-
 pub(super) fn read_config(path: &Path, json: serde_json::Value) -> Result<ClipConfig> {
     match json.get("model_type").and_then(|kind| kind.as_str()) {
         Some("clip") => {}
@@ -140,8 +125,7 @@ pub(super) fn read_config(path: &Path, json: serde_json::Value) -> Result<ClipCo
     if v.num_channels != 3 {
         return Err(unsupported(format!("{} channels, 3 are known", v.num_channels)));
     }
-    let beside = path.with_file_name("preprocessor_config.json");
-    let preprocessor: Preprocessor = if beside.is_file() { read_json(&beside)? } else { Preprocessor::default() };
+    let preprocessing = Preprocessing::beside(path, v.image_size)?;
     let config = ClipConfig {
         embed_dim: config.projection_dim,
         vision: VisionConfig {
@@ -164,8 +148,8 @@ pub(super) fn read_config(path: &Path, json: serde_json::Value) -> Result<ClipCo
             eot: if t.eos_token_id == ARGMAX_EOS { Eot::Argmax } else { Eot::Id(t.eos_token_id) },
         },
         activation,
-        image_mean: preprocessor.image_mean,
-        image_std: preprocessor.image_std,
+        image_mean: preprocessing.mean,
+        image_std: preprocessing.std,
         init_logit_scale: config.logit_scale_init_value,
     };
     config.validate()?;

@@ -37,10 +37,19 @@ impl ClipConfig {
     /// read.
     ///
     /// # Errors
-    /// As [`SeenPreset::of_file`].
+    /// As [`SeenPreset::of_file`], and [`ModelError::Malformed`] where both leave open how pixels are normalised.
     pub fn of_shapes(file: &Path, activation: Activation) -> Result<Self> {
-        let config = config_of(&Checkpoint::open(file)?.unwrapped())?.1;
-        Ok(Self { activation, ..config })
+        match config_of(&Checkpoint::open(file)?.unwrapped())? {
+            (Some(Preset::VitL14), _) if activation == Activation::Gelu => Err(ModelError::malformed(
+                file,
+                format!(
+                    "a ViT-L/14 with activation = \"gelu\" may be LAION-2B's, which takes pixels of mean and deviation \
+                     0.5, or another's, which takes OpenAI's, and the wrong ones cost points without an error: put the \
+                     {OPEN_CLIP} that came with the weights beside it"
+                ),
+            )),
+            (_, config) => Ok(Self { activation, ..config }),
+        }
     }
 }
 

@@ -221,6 +221,19 @@ fn every_format_gives_back_what_was_written() {
     }
 }
 
+/// As transformers 5 writes it beside the weights.
+#[test]
+fn pixels_are_normalised_as_the_processor_of_hugging_face_says() {
+    let clip = Clip::init(&config(Stem::Patch, Pool::Cls), 1, &Device::Cpu, DType::F32).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    clip.save_hugging_face(folder.path()).unwrap();
+    std::fs::remove_file(folder.path().join("preprocessor_config.json")).unwrap();
+    let processor = r#"{"image_processor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}}"#;
+    std::fs::write(folder.path().join("processor_config.json"), processor).unwrap();
+    let read = Clip::examine(folder.path()).unwrap();
+    assert_eq!((read.image_mean, read.image_std), ([0.5; 3], [0.25; 3]));
+}
+
 #[test]
 fn a_bare_file_is_read_with_a_configuration() {
     let config = config(Stem::Patch, Pool::Cls);

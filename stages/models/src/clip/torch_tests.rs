@@ -6,7 +6,7 @@ use crate::ModelError;
 use crate::checkpoint::torch_writer::{Saved, archive, contiguous, pickle};
 use crate::parameters::save_tensors;
 use candle_core::{DType, Device, Tensor};
-use choices::Preset;
+use choices::{Activation, Preset};
 use half::f16;
 use std::path::Path;
 
@@ -172,6 +172,24 @@ fn shapes_tell_the_preset_and_the_sizes_of_its_tables() {
     none(&path);
     write_header(&path, &config, &[("head.weight", &[10, 768])]);
     none(&path);
+}
+
+/// LAION-2B's ViT-L/14 differs from those of LAION-400M and DataComp in what pixels are normalised by, and no file says
+/// so.
+#[test]
+fn a_large_network_with_gelu_needs_its_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    for preset in [Preset::VitL14, Preset::VitB32] {
+        write_header(&path, &ClipConfig::preset(preset), &[]);
+        let of = |activation| ClipConfig::of_shapes(&path, activation);
+        assert_eq!(of(Activation::QuickGelu).unwrap(), ClipConfig::preset(preset));
+        match (preset, of(Activation::Gelu)) {
+            (Preset::VitL14, Err(why)) => assert!(why.to_string().contains("open_clip_config.json"), "{why}"),
+            (Preset::VitB32, Ok(config)) => assert_eq!(config.activation, Activation::Gelu),
+            (_, found) => panic!("{preset}: {found:?}"),
+        }
+    }
 }
 
 #[test]

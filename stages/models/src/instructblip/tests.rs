@@ -22,7 +22,7 @@ fn no_caption_depends_on_its_batch() {
     let all = [
         base.clone(),
         GenerationSettings { num_beams: 4, repetition_penalty: 1.3, ..base.clone() },
-        GenerationSettings { sampling: Some(Nucleus { top_p: 0.9, temperature: 1.0, seed: 1 }), ..base },
+        GenerationSettings { sampling: Some(Nucleus { top_k: 0, top_p: 0.9, temperature: 1.0, seed: 1 }), ..base },
     ];
     for folder in committed() {
         let golden = Golden::open(&folder);
@@ -58,7 +58,7 @@ fn a_small_cache_takes_longer_and_says_the_same() {
 
 #[test]
 fn one_image_under_several_requests_is_looked_at_once_and_seeds_are_the_requests_own() {
-    let sampling = Some(Nucleus { top_p: 1.0, temperature: 2.0, seed: 1 });
+    let sampling = Some(Nucleus { top_k: 0, top_p: 1.0, temperature: 2.0, seed: 1 });
     let settings = GenerationSettings { sampling, max_new_tokens: 10, ..GenerationSettings::default() };
     for folder in committed() {
         let golden = Golden::open(&folder);

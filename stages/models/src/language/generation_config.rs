@@ -7,6 +7,9 @@ use crate::{ModelError, Result};
 use serde::Deserialize;
 use std::path::Path;
 
+/// Likeliest tokens that are drawn from where a file that samples does not say, as transformers has it.
+pub const DEFAULT_TOP_K: usize = 50;
+
 /// What the file says of decoding; what it leaves out stays as it was.
 ///
 /// The ids that end a text are not everywhere taken from here: for InstructBLIP transformers asks the language model's own
@@ -43,11 +46,9 @@ impl GenerationConfig {
         }
         let config: Self = read_json(&path)?;
         let refuse = |what: String| Err(ModelError::Config(format!("{}: {what} is not supported", path.display())));
-        let samples = config.do_sample == Some(true);
         match config {
             Self { no_repeat_ngram_size: Some(n @ 1..), .. } => refuse(format!("no_repeat_ngram_size = {n}")),
             Self { num_beam_groups: Some(n @ 2..), .. } => refuse(format!("num_beam_groups = {n}")),
-            Self { top_k: Some(n @ 1..), .. } if samples => refuse(format!("do_sample with top_k = {n}")),
             config => Ok(Some(config)),
         }
     }
@@ -69,6 +70,7 @@ impl GenerationConfig {
             None => settings.sampling,
             Some(false) => None,
             Some(true) => Some(Nucleus {
+                top_k: self.top_k.unwrap_or(DEFAULT_TOP_K),
                 top_p: self.top_p.unwrap_or(1.0),
                 temperature: self.temperature.unwrap_or(1.0),
                 seed: settings.sampling.map_or(seed, |nucleus| nucleus.seed),
@@ -111,9 +113,15 @@ mod tests {
         };
         assert_eq!(read(file).unwrap().unwrap().over(base.clone(), 3), wanted);
         let file = serde_json::json!({ "do_sample": true, "num_beams": 1, "temperature": 0.5, "top_k": 0 });
-        let sampling = Some(Nucleus { top_p: 1.0, temperature: 0.5, seed: 3 });
-        let wanted = GenerationSettings { num_beams: 1, sampling, ..base.clone() };
-        assert_eq!(read(file).unwrap().unwrap().over(base, 3), wanted);
+        let all = Nucleus { top_k: 0, top_p: 1.0, temperature: 0.5, seed: 3 };
+        let wanted = GenerationSettings { num_beams: 1, sampling: Some(all), ..base.clone() };
+        assert_eq!(read(file).unwrap().unwrap().over(base.clone(), 3), wanted);
+        // as transformers has it, whether the file says so or nothing
+        let sampling = |file| read(file).unwrap().unwrap().over(base.clone(), 3).sampling;
+        let fifty = Some(Nucleus { top_k: 50, temperature: 1.0, ..all });
+        assert_eq!(sampling(serde_json::json!({ "do_sample": true })), fifty);
+        assert_eq!(sampling(serde_json::json!({ "do_sample": true, "top_k": 50 })), fifty);
+        assert_eq!(sampling(serde_json::json!({ "do_sample": false, "top_k": 50 })), None);
     }
 
     #[test]
@@ -121,7 +129,6 @@ mod tests {
         for (file, word) in [
             (serde_json::json!({ "no_repeat_ngram_size": 3 }), "no_repeat_ngram_size = 3"),
             (serde_json::json!({ "num_beam_groups": 2 }), "num_beam_groups"),
-            (serde_json::json!({ "do_sample": true, "top_k": 50 }), "top_k = 50"),
             (serde_json::json!({ "num_beams": "five" }), "generation_config.json"),
         ] {
             let error = read(file).unwrap_err().to_string();

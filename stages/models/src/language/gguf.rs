@@ -65,6 +65,25 @@ impl Gguf<'_> {
         number.ok_or_else(|| ModelError::malformed(self.path, format!("no value {key}")))
     }
 
+    /// The kind of rotary scaling by transformers' name, for the configuration to refuse; `None`: nothing is scaled.
+    fn rope_scaling(&self) -> Result<Option<String>> {
+        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
+            return Ok(Some("llama3".to_owned()));
+        }
+        let kind = self.value("llama.rope.scaling.type", |value| value.to_string().cloned())?;
+        let factor = match self.value("llama.rope.scaling.factor", Value::to_f32)? {
+            None => self.value("llama.rope.scale_linear", Value::to_f32)?,
+            factor => factor,
+        };
+        // llama.cpp takes a factor without a kind for a linear one, and 0 for none
+        let scales = factor.is_some_and(|factor| factor != 0.0 && factor != 1.0);
+        Ok(match kind.as_deref().unwrap_or("linear") {
+            "none" => None,
+            "linear" => scales.then(|| "linear".to_owned()),
+            other => Some(other.to_owned()),
+        })
+    }
+
     fn config(&self) -> Result<LlamaConfig> {
         let architecture = self.value("general.architecture", |value| value.to_string().cloned())?;
         if architecture.as_deref() != Some("llama") {
@@ -88,6 +107,7 @@ impl Gguf<'_> {
             rms_norm_eps: epsilon.map_or(1e-6, f64::from),
             rope_theta: theta.map_or(10_000.0, f64::from),
             tie_word_embeddings: !self.content.tensor_infos.contains_key("output.weight"),
+            rope_scaling: self.rope_scaling()?.map(|kind| serde_json::json!({ "rope_type": kind })),
             ..LlamaConfig::default()
         })
     }
@@ -140,5 +160,62 @@ impl Gguf<'_> {
         // llama.cpp permutes queries and keys back to the paper's layout.
         let rotary = RotaryTable::new(positions, config.head_width(), theta, RotaryLayout::Pairs, self.device)?;
         Ok(Llama { config, table_vd, layers, norm_d, head, rotary })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::quantized::{GgmlDType, gguf_file};
+
+    /// What is wrong with a file of a head, some more of it, and two tensors.
+    fn refused(more: &[(&str, Value)], tensor: &str) -> ModelError {
+        let numbers = [
+            ("llama.attention.head_count", 2),
+            ("llama.embedding_length", 4),
+            ("llama.feed_forward_length", 4),
+            ("llama.block_count", 1),
+            ("llama.context_length", 16),
+        ];
+        let numbers = numbers.map(|(key, value)| (key, Value::U32(value)));
+        let architecture = [("general.architecture", Value::String("llama".to_owned()))];
+        let metadata: Vec<(&str, &Value)> =
+            numbers.iter().chain(&architecture).chain(more).map(|(key, value)| (*key, value)).collect();
+        let table = Tensor::zeros((6, 4), DType::F32, &Device::Cpu).unwrap();
+        let table = QTensor::quantize(&table, GgmlDType::F32).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let tensors = [("token_embd.weight", &table), (tensor, &table)];
+        gguf_file::write(&mut File::create(file.path()).unwrap(), &metadata, &tensors).unwrap();
+        Llama::load_gguf(file.path(), &Device::Cpu, DType::F32).unwrap_err()
+    }
+
+    #[test]
+    fn scaled_rotary_angles_are_refused_as_those_of_a_folder() {
+        let kind = |kind: &str| ("llama.rope.scaling.type", Value::String(kind.to_owned()));
+        let (new, old) = ("llama.rope.scaling.factor", "llama.rope.scale_linear");
+        let plain: [&[(&str, Value)]; 5] = [
+            &[],
+            &[kind("none"), (new, Value::F32(4.0))],
+            &[kind("linear")],
+            &[(old, Value::F32(1.0))],
+            &[(new, Value::F32(0.0))],
+        ];
+        for more in plain {
+            let why = refused(more, "other");
+            assert!(matches!(&why, ModelError::MissingTensor { name, .. } if name == "output_norm.weight"), "{why}");
+        }
+        type More<'a> = &'a [(&'a str, Value)];
+        let scaled: [(More<'_>, &str, &str); 5] = [
+            (&[kind("yarn"), (new, Value::F32(4.0))], "other", "yarn"),
+            (&[kind("linear"), (new, Value::F32(4.0))], "other", "linear"),
+            (&[(new, Value::F32(4.0))], "other", "linear"),
+            (&[(old, Value::F32(2.0))], "other", "linear"),
+            (&[], "rope_freqs.weight", "llama3"),
+        ];
+        for (more, tensor, kind) in scaled {
+            let why = refused(more, tensor);
+            let words = format!("rope_scaling of kind {kind:?}");
+            assert!(matches!(&why, ModelError::Config(said) if said.contains(&words)), "{why}");
+        }
     }
 }

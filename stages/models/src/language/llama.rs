@@ -10,7 +10,8 @@ use super::{check_ids, check_prompts, last_rows, to_host};
 use crate::checkpoint::{Checkpoint, read_json};
 use crate::ops::embedding;
 use crate::ops::inference::{
-    AttentionMask, Gate, PathQueries, RotaryLayout, RotaryTable, Rows, gated, paged_attention, rms_norm, rotary,
+    AttentionMask, AttentionPaths, Gate, PathQueries, RotaryLayout, RotaryTable, Rows, gated, paged_attention,
+    rms_norm, rotary,
 };
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
@@ -104,8 +105,8 @@ impl Llama {
         let mut session = self.session()?;
         session.cache.reserve(length)?;
         let slots = session.cache.table.insert(RequestId(0), length).to_vec();
-        let queries = [PathQueries { slots, rows: length, mask: AttentionMask::Causal }];
-        let hidden = session.run(embeddings_ld.clone(), positions, &queries, Rows::Many, Wanted::AllRows)?;
+        let queries = vec![PathQueries { slots, rows: length, mask: AttentionMask::Causal }];
+        let hidden = session.run(embeddings_ld.clone(), positions, queries, Rows::Many, Wanted::AllRows)?;
         Ok(self.head.forward(&rms_norm(&hidden, &self.norm_d, self.config.rms_norm_eps)?, Rows::Few)?)
     }
 
@@ -160,13 +161,13 @@ impl LlamaSession<'_> {
         &self,
         mut x_rd: Tensor,
         positions: &[u32],
-        queries: &[PathQueries],
+        queries: Vec<PathQueries>,
         kind: Rows,
         wanted: Wanted,
     ) -> Result<Tensor> {
         let c = &self.llama.config;
         let (q_width, kv_width) = (c.num_attention_heads * c.head_width(), c.kv_heads() * c.head_width());
-        let scale = (c.head_width() as f64).powf(-0.5);
+        let (scale, paths) = ((c.head_width() as f64).powf(-0.5), AttentionPaths::new(queries, None));
         for (index, layer) in self.llama.layers.iter().enumerate() {
             let normed = rms_norm(&x_rd, &layer.input_norm_d, c.rms_norm_eps)?;
             let qkv = layer.qkv.forward(&normed, kind)?;
@@ -177,10 +178,9 @@ impl LlamaSession<'_> {
                 &qkv.narrow(1, q_width + kv_width, kv_width)?,
             )?;
             let q = qk.narrow(1, 0, q_width)?;
-            let mut attended =
-                paged_attention(&q, self.cache.layer(index), queries, c.num_attention_heads, scale, None)?;
+            let mut attended = paged_attention(&q, self.cache.layer(index), &paths, c.num_attention_heads, scale)?;
             if wanted == Wanted::LastRows && index + 1 == self.llama.layers.len() {
-                (x_rd, attended) = (last_rows(&x_rd, queries)?, last_rows(&attended, queries)?);
+                (x_rd, attended) = (last_rows(&x_rd, paths.queries())?, last_rows(&attended, paths.queries())?);
             }
             x_rd = (x_rd + layer.out.forward(&attended, kind)?)?;
             let normed = rms_norm(&x_rd, &layer.post_norm_d, c.rms_norm_eps)?;
@@ -229,7 +229,7 @@ impl NextLogits for LlamaSession<'_> {
             queries.push(PathQueries { slots, rows: length, mask: AttentionMask::Causal });
             positions.extend(0..length as u32);
         }
-        let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, &queries, Rows::Many, Wanted::LastRows)?;
+        let hidden = self.run(Tensor::cat(&embeddings, 0)?, &positions, queries, Rows::Many, Wanted::LastRows)?;
         self.head(&hidden)
     }
 
@@ -247,7 +247,7 @@ impl NextLogits for LlamaSession<'_> {
                 queries.push(PathQueries { slots: slots.clone(), rows: 1, mask: AttentionMask::Causal });
             }
         }
-        let hidden = self.run(embeddings, &positions, &queries, Rows::Few, Wanted::LastRows)?;
+        let hidden = self.run(embeddings, &positions, queries, Rows::Few, Wanted::LastRows)?;
         self.head(&hidden)
     }
 

@@ -20,7 +20,7 @@ pub(crate) mod weights;
 
 pub use batch_limits::BatchLimits;
 pub use config::{LlamaConfig, T5Config};
-pub use generation_config::GenerationConfig;
+pub use generation_config::{DEFAULT_TOP_K, GenerationConfig};
 pub use llama::{Llama, LlamaSession};
 pub use t5::{T5, T5Session};
 

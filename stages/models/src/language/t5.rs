@@ -7,11 +7,11 @@ use super::generate::{NextLogits, RequestId, Step};
 use super::projection::Projection;
 use super::t5_positions::{Sight, distance_bias};
 use super::weights::Weights;
-use super::{check_ids, check_prompts, last_rows, to_host};
+use super::{check_ids, check_prompts, to_host};
 use crate::Result;
 use crate::ops::embedding;
-use crate::ops::inference::{AttentionMask, Gate, PathQueries, Rows, gated, paged_attention, rms_norm};
-use candle_core::Tensor;
+use crate::ops::inference::{AttentionMask, AttentionPaths, Gate, PathQueries, Rows, gated, paged_attention, rms_norm};
+use candle_core::{DType, Tensor};
 
 /// A frozen encoder and decoder.
 #[derive(Clone, Debug)]
@@ -62,6 +62,25 @@ struct FeedForward {
     down: Projection,
 }
 
+/// The type of the sums along the layers, and of what adds the most to them (`wo`): the published networks reach beyond f16
+/// there, and transformers keeps both in f32 (`T5PreTrainedModel._keep_in_fp32_modules`).
+fn residual_type(weights: DType) -> DType {
+    match weights {
+        DType::F16 => DType::F32,
+        other => other,
+    }
+}
+
+/// [`rms_norm`] of the sums, in the type of the weights.
+fn normed(x_rd: &Tensor, norm_d: &Tensor, epsilon: f64) -> candle_core::Result<Tensor> {
+    rms_norm(x_rd, norm_d, epsilon)?.to_dtype(norm_d.dtype())
+}
+
+/// Adds what came out in the weights' type to the sums.
+fn added(x_rd: &Tensor, part_rd: &Tensor) -> candle_core::Result<Tensor> {
+    x_rd + part_rd.to_dtype(x_rd.dtype())?
+}
+
 impl SelfAttention {
     fn new(layer: &Weights<'_>, config: &T5Config) -> Result<Self> {
         let (attention, inner) = (layer.at("SelfAttention"), config.inner_width());
@@ -77,14 +96,14 @@ impl FeedForward {
         Ok(Self {
             norm_d: layer.tensor("layer_norm.weight", &[width])?,
             gate_up: dense.stacked(&[("wi_0", hidden), ("wi_1", hidden)], width, false)?,
-            down: dense.linear("wo", hidden, width, false)?,
+            down: dense.in_type(residual_type(dense.dtype())).linear("wo", hidden, width, false)?,
         })
     }
 
     /// Adds to `x_rd`.
     fn apply(&self, x_rd: &Tensor, epsilon: f64, kind: Rows) -> candle_core::Result<Tensor> {
-        let hidden = self.gate_up.forward(&rms_norm(x_rd, &self.norm_d, epsilon)?, kind)?;
-        x_rd + self.down.forward(&gated(&hidden, Gate::GeluTanh)?, kind)?
+        let hidden = self.gate_up.forward(&normed(x_rd, &self.norm_d, epsilon)?, kind)?;
+        x_rd + self.down.forward(&gated(&hidden, Gate::GeluTanh)?.to_dtype(x_rd.dtype())?, kind)?
     }
 }
 
@@ -164,8 +183,8 @@ impl T5 {
         check_prompts(std::slice::from_ref(&embeddings), self.config.d_model)?;
         session.own.reserve(decoder_ids.len())?;
         let slots = session.own.table.insert(id, decoder_ids.len()).to_vec();
-        let queries = [PathQueries { slots, rows: decoder_ids.len(), mask: AttentionMask::Causal }];
-        let hidden = session.decode(embeddings, &queries, &[(id, decoder_ids.len())])?;
+        let queries = vec![PathQueries { slots, rows: decoder_ids.len(), mask: AttentionMask::Causal }];
+        let hidden = session.decode(&embeddings, queries, &[(id, decoder_ids.len())])?;
         session.head(&hidden)
     }
 
@@ -194,21 +213,23 @@ impl T5 {
     }
 
     /// The encoder over sequences one behind the other: `x_rd`, whose rows are divided among `queries`.
-    fn encode(&self, mut x_rd: Tensor, queries: &[PathQueries]) -> candle_core::Result<Tensor> {
-        let (c, inner) = (&self.config, self.config.inner_width());
+    fn encode(&self, x_rd: &Tensor, queries: Vec<PathQueries>) -> candle_core::Result<Tensor> {
+        let (c, inner, epsilon) = (&self.config, self.config.inner_width(), self.config.layer_norm_epsilon);
         let reach = queries.iter().map(|path| path.rows).max().unwrap_or(0);
         let bias = distance_bias(c, &self.encoder.bias_nh, reach, Sight::Both);
+        let paths = AttentionPaths::new(queries, Some(bias));
+        let mut x_rd = x_rd.to_dtype(residual_type(x_rd.dtype()))?;
         for layer in &self.encoder.layers {
             let attention = &layer.attention;
-            let qkv = attention.qkv.forward(&rms_norm(&x_rd, &attention.norm_d, c.layer_norm_epsilon)?, Rows::Many)?;
+            let qkv = attention.qkv.forward(&normed(&x_rd, &attention.norm_d, epsilon)?, Rows::Many)?;
             let part = |index| qkv.narrow(1, index * inner, inner)?.contiguous();
             let (keys, values) = (part(1)?, part(2)?);
             // T5 does not divide by the root of the head's width.
-            let attended = paged_attention(&part(0)?, (&keys, &values), queries, c.num_heads, 1.0, Some(&bias))?;
-            x_rd = (x_rd + attention.out.forward(&attended, Rows::Many)?)?;
-            x_rd = layer.feed_forward.apply(&x_rd, c.layer_norm_epsilon, Rows::Many)?;
+            let attended = paged_attention(&part(0)?, (&keys, &values), &paths, c.num_heads, 1.0)?;
+            x_rd = added(&x_rd, &attention.out.forward(&attended, Rows::Many)?)?;
+            x_rd = layer.feed_forward.apply(&x_rd, epsilon, Rows::Many)?;
         }
-        rms_norm(&x_rd, &self.encoder.norm_d, c.layer_norm_epsilon)
+        normed(&x_rd, &self.encoder.norm_d, epsilon)
     }
 }
 
@@ -241,7 +262,7 @@ impl T5Session<'_> {
             });
             first += length as u32;
         }
-        let encoded = self.t5.encode(Tensor::cat(&embeddings, 0)?, &queries)?;
+        let encoded = self.t5.encode(&Tensor::cat(&embeddings, 0)?, queries)?;
         for (index, layer) in self.t5.decoder.layers.iter().enumerate() {
             let kv = layer.cross_kv.forward(&encoded, Rows::Many)?;
             let inner = c.inner_width();
@@ -253,38 +274,38 @@ impl T5Session<'_> {
     /// All decoder layers for rows `x_rd` whose slots were handed out; `owners` says how many rows each request has.
     fn decode(
         &self,
-        mut x_rd: Tensor,
-        queries: &[PathQueries],
+        x_rd: &Tensor,
+        queries: Vec<PathQueries>,
         owners: &[(RequestId, usize)],
     ) -> candle_core::Result<Tensor> {
         let (c, inner) = (&self.t5.config, self.t5.config.inner_width());
         let epsilon = c.layer_norm_epsilon;
         let reach = queries.iter().map(|path| path.slots.len()).max().unwrap_or(0);
         let bias = distance_bias(c, &self.t5.decoder.bias_nh, reach, Sight::Back);
-        let prompts: Vec<PathQueries> = owners
-            .iter()
-            .filter_map(|&(id, rows)| {
-                let slots = self.cross.table.paths(id).first()?.clone();
-                Some(PathQueries { slots, rows, mask: AttentionMask::Full })
-            })
-            .collect();
+        let prompts = owners.iter().filter_map(|&(id, rows)| {
+            let slots = self.cross.table.paths(id).first()?.clone();
+            Some(PathQueries { slots, rows, mask: AttentionMask::Full })
+        });
+        let prompts = AttentionPaths::new(prompts.collect(), None);
+        let own = AttentionPaths::new(queries, Some(bias));
+        let mut x_rd = x_rd.to_dtype(residual_type(x_rd.dtype()))?;
         for (index, layer) in self.t5.decoder.layers.iter().enumerate() {
             let attention = &layer.attention;
-            let qkv = attention.qkv.forward(&rms_norm(&x_rd, &attention.norm_d, epsilon)?, Rows::Few)?;
+            let qkv = attention.qkv.forward(&normed(&x_rd, &attention.norm_d, epsilon)?, Rows::Few)?;
             self.own.write(index, &qkv.narrow(1, inner, inner)?, &qkv.narrow(1, 2 * inner, inner)?)?;
             let q = qkv.narrow(1, 0, inner)?.contiguous()?;
-            let attended = paged_attention(&q, self.own.layer(index), queries, c.num_heads, 1.0, Some(&bias))?;
-            x_rd = (x_rd + attention.out.forward(&attended, Rows::Few)?)?;
-            let q = layer.cross_q.forward(&rms_norm(&x_rd, &layer.cross_norm_d, epsilon)?, Rows::Few)?;
-            let attended = paged_attention(&q, self.cross.layer(index), &prompts, c.num_heads, 1.0, None)?;
-            x_rd = (x_rd + layer.cross_out.forward(&attended, Rows::Few)?)?;
+            let attended = paged_attention(&q, self.own.layer(index), &own, c.num_heads, 1.0)?;
+            x_rd = added(&x_rd, &attention.out.forward(&attended, Rows::Few)?)?;
+            let q = layer.cross_q.forward(&normed(&x_rd, &layer.cross_norm_d, epsilon)?, Rows::Few)?;
+            let attended = paged_attention(&q, self.cross.layer(index), &prompts, c.num_heads, 1.0)?;
+            x_rd = added(&x_rd, &layer.cross_out.forward(&attended, Rows::Few)?)?;
             x_rd = layer.feed_forward.apply(&x_rd, epsilon, Rows::Few)?;
         }
         Ok(x_rd)
     }
 
     fn head(&self, x_rd: &Tensor) -> Result<Tensor> {
-        let normed = rms_norm(x_rd, &self.t5.decoder.norm_d, self.t5.config.layer_norm_epsilon)?;
+        let normed = normed(x_rd, &self.t5.decoder.norm_d, self.t5.config.layer_norm_epsilon)?;
         Ok(self.t5.head.forward(&normed, Rows::Few)?)
     }
 }
@@ -317,8 +338,9 @@ impl NextLogits for T5Session<'_> {
             .collect();
         let owners: Vec<_> = prompts.iter().map(|(id, _)| (*id, 1)).collect();
         let embeddings = self.t5.embed(&vec![self.start[0]; prompts.len()])?;
-        let hidden = self.decode(embeddings, &queries, &owners)?;
-        to_host(&self.head(&last_rows(&hidden, &queries)?)?)
+        let hidden = self.decode(&embeddings, queries, &owners)?;
+        // one row of each
+        to_host(&self.head(&hidden)?)
     }
 
     fn advance(&mut self, steps: &[Step<'_>]) -> Result<Vec<f32>> {
@@ -335,7 +357,7 @@ impl NextLogits for T5Session<'_> {
             }
         }
         let owners: Vec<_> = steps.iter().map(|step| (step.request, step.branches.len())).collect();
-        let hidden = self.decode(embeddings, &queries, &owners)?;
+        let hidden = self.decode(&embeddings, queries, &owners)?;
         to_host(&self.head(&hidden)?)
     }
 

@@ -1,8 +1,8 @@
 //! The weights of a frozen network, in the names of Hugging Face's checkpoints.
 
 use super::projection::Projection;
-use crate::Result;
 use crate::checkpoint::Checkpoint;
+use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
 
 /// Files that may hold them, the first that is there counts.
@@ -28,14 +28,38 @@ impl<'a> Weights<'a> {
         Self { prefix: format!("{}{part}.", self.prefix), ..*self }
     }
 
+    /// The same tensors in another type.
+    pub(crate) fn in_type(&self, dtype: DType) -> Self {
+        Self { dtype, ..self.clone() }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     pub(crate) fn device(&self) -> &Device {
         self.device
     }
 
     /// The tensor `name`, which must have `shape`.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = self.checkpoint.tensor(&format!("{}{name}", self.prefix), shape)?;
+        let name = format!("{}{name}", self.prefix);
+        self.check_scales(&name)?;
+        let tensor = self.checkpoint.tensor(&name, shape)?;
         Ok(tensor.to_dtype(self.dtype)?.to_device(self.device)?)
+    }
+
+    /// Numbers in eight bits are weights only with the scales beside them.
+    fn check_scales(&self, name: &str) -> Result<()> {
+        let beside = name.strip_suffix("weight").map(|map| format!("{map}scale_weight"));
+        let mut scales = [format!("{name}_scale"), format!("{name}_scale_inv")].into_iter().chain(beside);
+        match scales.find(|scale| self.checkpoint.shape(scale).is_some()) {
+            None => Ok(()),
+            Some(scale) => {
+                let reason = format!("{name} is quantised, and its scales ({scale}) are not read");
+                Err(ModelError::malformed(self.checkpoint.path(), reason + ": use the checkpoint in bf16"))
+            }
+        }
     }
 
     /// The linear map `name`, `[outputs, inputs]`.
@@ -63,5 +87,28 @@ fn joined(mut parts: Vec<Tensor>) -> Result<Tensor> {
     match parts.len() {
         1 => Ok(parts.remove(0)),
         _ => Ok(Tensor::cat(&parts, 0)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn weights_without_their_scales_are_refused() {
+        let of = |beside: &str| {
+            let ones = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
+            let tensors = ["layer.up.weight", beside].map(|name| (name.to_owned(), ones.clone()));
+            let checkpoint = Checkpoint::from_tensors(tensors.into(), Path::new("w"));
+            let weights = Weights::new(&checkpoint, &Device::Cpu, DType::F32);
+            weights.at("layer").tensor("up.weight", &[2, 3]).map(drop).map_err(|error| error.to_string())
+        };
+        for scale in ["layer.up.weight_scale", "layer.up.weight_scale_inv", "layer.up.scale_weight"] {
+            let why = of(scale).unwrap_err();
+            assert!(why.contains("layer.up.weight is") && why.contains(scale) && why.contains("bf16"), "{why}");
+        }
+        // a scale of its own belongs to nothing else
+        assert_eq!(of("layer.down.weight_scale"), Ok(()));
     }
 }

@@ -19,7 +19,7 @@ impl Captioner for Llava {
     /// The middle of the image, as CLIP sees it.
     fn pixel_values(&self, rgb: &Rgb) -> Result<Tensor> {
         let view = pixels::clip_view(rgb, self.config.vision.image_size as u32);
-        normalised(&view, &self.preprocessing.image_mean, &self.preprocessing.image_std)
+        normalised(&view, &self.preprocessing.mean, &self.preprocessing.std)
     }
 
     /// The text as a user's words to the assistant that Vicuna was trained to be.

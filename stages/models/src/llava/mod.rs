@@ -21,10 +21,10 @@ use crate::language::weights::{self, Weights};
 use crate::language::{GenerationConfig, Llama};
 use crate::ops::inference::{RotaryLayout, Rows};
 use crate::ops::{Activation, activation};
+use crate::preprocessing::Preprocessing;
 use crate::tokenizer::TextTokenizer;
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
-use serde::Deserialize;
 use std::path::Path;
 
 /// What stands for the image in a prompt.
@@ -42,20 +42,6 @@ pub struct Llava {
     tokenizer: Option<TextTokenizer>,
     device: Device,
     dtype: DType,
-}
-
-/// What of `preprocessor_config.json` differs between checkpoints. The view is CLIP's.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(default)]
-struct Preprocessing {
-    image_mean: [f32; 3],
-    image_std: [f32; 3],
-}
-
-impl Default for Preprocessing {
-    fn default() -> Self {
-        Self { image_mean: pixels::CLIP_MEAN, image_std: pixels::CLIP_STD }
-    }
 }
 
 impl Llava {
@@ -96,7 +82,7 @@ impl Llava {
         let config = read_config(folder)?;
         Checkpoint::open_folder(folder, weights::FILES)?;
         open_tokenizer(folder, &config)?.ok_or_else(no_tokenizer)?;
-        read_preprocessing(folder)?;
+        read_preprocessing(folder, &config)?;
         GenerationConfig::read(folder)?;
         Ok(config)
     }
@@ -120,7 +106,7 @@ impl Llava {
             ],
             language: language(&config.language, &weights.at("language_model"))?,
             tokenizer: open_tokenizer(folder, &config)?,
-            preprocessing: read_preprocessing(folder)?,
+            preprocessing: read_preprocessing(folder, &config)?,
             generation: GenerationConfig::read(folder)?,
             device: device.clone(),
             dtype,
@@ -166,16 +152,8 @@ fn read_config(folder: &Path) -> Result<LlavaConfig> {
     LlavaConfig::from_json(&path, read_json(&path)?)
 }
 
-fn read_preprocessing(folder: &Path) -> Result<Preprocessing> {
-    let path = folder.join("preprocessor_config.json");
-    if !path.is_file() {
-        return Ok(Preprocessing::default());
-    }
-    let read: Preprocessing = read_json(&path)?;
-    match read.image_std.iter().all(|std| std.is_normal()) && read.image_mean.iter().all(|mean| mean.is_finite()) {
-        true => Ok(read),
-        false => Err(ModelError::malformed(&path, "image_mean and image_std must be numbers, and image_std not 0")),
-    }
+fn read_preprocessing(folder: &Path, config: &LlavaConfig) -> Result<Preprocessing> {
+    Preprocessing::beside(&folder.join("config.json"), config.vision.image_size)
 }
 
 /// `None` where the folder has none.

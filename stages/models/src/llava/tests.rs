@@ -28,7 +28,7 @@ fn names_of_all_versions_are_those_that_are_published() {
 #[test]
 fn no_caption_depends_on_its_batch_or_the_memory() {
     let base = GenerationSettings { max_new_tokens: 8, ..GenerationSettings::default() };
-    let sampling = Some(Nucleus { top_p: 0.9, temperature: 1.0, seed: 1 });
+    let sampling = Some(Nucleus { top_k: 0, top_p: 0.9, temperature: 1.0, seed: 1 });
     for folder in committed() {
         let golden = Golden::open(&folder, DType::F32);
         let seeded = |(seed, request): (u64, CaptionRequest)| CaptionRequest { seed: Some(seed), ..request };
@@ -102,6 +102,10 @@ fn a_folder_that_does_not_fit_is_refused_with_what_is_wrong() {
     std::fs::write(path.join("preprocessor_config.json"), "{\"image_std\": [1, 0, 1]}").unwrap();
     assert!(Llava::examine(path).unwrap_err().to_string().contains("image_std"));
     std::fs::remove_file(path.join("preprocessor_config.json")).unwrap();
+    // as transformers 5 writes it
+    std::fs::write(path.join("processor_config.json"), "{\"image_processor\": {\"resample\": 2}}").unwrap();
+    assert!(Llava::examine(path).unwrap_err().to_string().contains("resample = 2"));
+    std::fs::remove_file(path.join("processor_config.json")).unwrap();
     // a vocabulary without a token for the image, and none at all
     let text = std::fs::read_to_string(path.join("tokenizer.json")).unwrap();
     std::fs::write(path.join("tokenizer.json"), text.replace("<image>", "<picture>")).unwrap();

@@ -39,7 +39,7 @@ pub(crate) fn softmax(scores: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::super::inference::{
-        AttentionMask, DistanceBias, PathQueries, cross_attention, paged_attention, rms_norm,
+        AttentionMask, AttentionPaths, PathQueries, cross_attention, paged_attention, rms_norm,
     };
     use super::super::testing::random;
     use super::super::*;
@@ -125,7 +125,7 @@ mod tests {
             let (q, k, v) = (rows(q), rows(kv.narrow(2, 0, width).unwrap()), rows(kv.narrow(2, width, width).unwrap()));
             let path =
                 PathQueries { slots: (0..2 * length as u32).collect(), rows: 2 * length, mask: AttentionMask::Causal };
-            let found = paged_attention(&q, (&k, &v), &[path], 1, 0.125, None::<&DistanceBias>).unwrap();
+            let found = paged_attention(&q, (&k, &v), &AttentionPaths::new(vec![path], None), 1, 0.125).unwrap();
             assert!(floats(&found).iter().all(|x| x.is_finite()), "{dtype:?}");
         }
     }

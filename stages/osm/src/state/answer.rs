@@ -1,8 +1,13 @@
 //! What a box shows.
 
 use super::State;
+use crate::area::is_closed;
 use crate::element::{Kind, ObjectId, Place, Tags};
+use crate::image_box::{ImageBox, MOST_BOX_DEGREES, SubjectKind};
 use crate::shape::Rect;
+
+/// How far from its image's box an area may have been moved, 1e-7 degrees.
+const MOST_MOVED: i32 = (MOST_BOX_DEGREES * 1e7) as i32;
 
 /// The tags of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +25,8 @@ impl State {
         let image = self.boxes.all().get(number)?;
         let subjects: Vec<ObjectId> = image.subjects().filter(|object| self.is_kept(*object)).collect();
         let meets = |object: &&ObjectId| self.shape_of(**object).is_some_and(|shape| shape.meets(image.rect));
-        let subject = subjects.iter().find(meets).or(subjects.first()).copied();
+        let elsewhere = |object: &&ObjectId| self.may_have_moved(&image, **object);
+        let subject = subjects.iter().find(meets).or_else(|| subjects.iter().find(elsewhere)).copied();
         let visible = |object: ObjectId| -> Option<Tags> {
             let mut tags = self.tags_of(object)?;
             let is_structure = |key: &str| object.kind == Kind::Relation && key == "type";
@@ -47,6 +53,22 @@ impl State {
         around.retain(|(_, object, tags)| !repeats(*object, tags));
         around.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         Some(Answer { center, surrounding: around.into_iter().map(|(_, _, tags)| tags).collect() })
+    }
+
+    /// Whether an image that no longer shows an object may have been taken for it. The number of an area is a way's or a
+    /// relation's, and the other one with this number lies anywhere and may be anything.
+    fn may_have_moved(&self, image: &ImageBox, object: ObjectId) -> bool {
+        if image.kind != SubjectKind::Area {
+            return true;
+        }
+        let is_area = match object.kind {
+            Kind::Node => false,
+            Kind::Way => self.ways.get(object.id).is_some_and(|way| is_closed(&way.refs)),
+            // ways are kept of multipolygons alone
+            Kind::Relation => self.relations.get(object.id).is_some_and(|relation| !relation.ways.is_empty()),
+        };
+        let near = image.rect.grown(MOST_MOVED, MOST_MOVED);
+        is_area && self.shape_of(object).and_then(|shape| shape.bounds()).is_none_or(|bounds| near.meets(bounds))
     }
 }
 

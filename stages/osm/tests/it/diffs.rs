@@ -444,3 +444,41 @@ fn a_kind_of_edit_each() {
     assert_eq!(now(vec![change], &mut state, &planet), (None, "path".into(), 1));
     assert_eq!(state.missing().count(), 0);
 }
+
+/// The number of an area says not whether it is a way's or a relation's: another object has it, too.
+#[test]
+fn what_has_the_number_of_an_area_by_chance_is_not_what_an_image_shows() {
+    let at = |lon: i32, lat: i32| Body::Node(Some(Place { lon: 250_000_000 + lon, lat: 600_000_000 + lat }));
+    let corners = [(1, 0, 0), (2, 1_000, 0), (3, 1_000, 1_000), (4, 0, 1_000)];
+    let mut planet = Planet::default();
+    for (id, lon, lat) in corners {
+        planet.put(id, tags(&[]), at(lon, lat));
+        // the same in another part of the country
+        planet.put(id + 10, tags(&[]), at(lon + 30_000_000, lat));
+    }
+    planet.put(7, tags(&[("building", "yes")]), Body::Way(vec![1, 2, 3, 4, 1]));
+    planet.put(17, tags(&[]), Body::Way(vec![11, 12, 13, 14, 11]));
+    let low = Place { lon: 250_000_000 - 200, lat: 600_000_000 - 200 };
+    let rect = Rect { low, high: Place { lon: low.lon + 1_400, lat: low.lat + 1_400 } };
+    let boxes = vec![ImageBox { image_id: "a7_FI_19".into(), kind: SubjectKind::Area, id: 7, rect }];
+    let route = (tags(&[("type", "route"), ("route", "bus")]), id_of(Kind::Node, 1));
+    let forest = (tags(&[("type", "multipolygon"), ("landuse", "forest")]), id_of(Kind::Way, 17));
+    for (of_relation, member) in [route, forest] {
+        let mut planet = planet.clone();
+        planet.put(7, of_relation, Body::Relation(vec![member]));
+        let mut state = read(&planet, &boxes, true);
+        let mut center = |changes: Vec<Change>, planet: &Planet| {
+            state.apply(Diff::read(osc(&changes).as_bytes()).unwrap());
+            let answer = state.answer(0, &ignored).unwrap();
+            assert_eq!(Some(&answer), read(planet, &boxes, false).answer(0, &ignored).as_ref());
+            answer.center
+        };
+        let house = Some(tags(&[("building", "yes")]));
+        assert_eq!(center(vec![], &planet), house);
+        // it may be moved out of the picture
+        let moved = corners.map(|(id, lon, lat)| planet.put(id, tags(&[]), at(lon + 20_000, lat)));
+        assert_eq!(center(moved.to_vec(), &planet), house);
+        let deleted = planet.delete(id_of(Kind::Way, 7)).unwrap();
+        assert_eq!(center(vec![deleted], &planet), None);
+    }
+}

@@ -112,13 +112,20 @@ fn ids_that_nobody_gave_and_members_of_no_kind() {
 
 #[test]
 fn histories_and_unknown_features_are_refused() {
-    let with = |feature: &str| {
+    let with = |field: u64, feature: &str| {
         let mut header = Vec::new();
-        pbf::bytes(&mut header, 4, feature.as_bytes());
-        read_bytes(&pbf::blob("OSMHeader", &header, None)).unwrap_err()
+        pbf::bytes(&mut header, field, feature.as_bytes());
+        read_bytes(&pbf::blob("OSMHeader", &header, None))
     };
-    assert!(with("HistoricalInformation").contains("osmium time-filter"));
-    assert!(with("Sort.Magic").contains("\"Sort.Magic\""));
+    let (required, optional) = (4, 5);
+    assert!(with(required, "HistoricalInformation").unwrap_err().contains("osmium time-filter"));
+    assert!(with(required, "Sort.Magic").unwrap_err().contains("\"Sort.Magic\""));
+    assert_eq!(with(optional, "Sort.Type_then_ID"), Ok(0));
+    // places that only ways tell
+    for field in [required, optional] {
+        let why = with(field, "LocationsOnWays").unwrap_err();
+        assert!(why.contains("osmium add-locations-to-ways"), "{why}");
+    }
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn retry(first: &GenerationSettings, seed: u64) -> GenerationSettings {
     GenerationSettings {
         num_beams: 1,
         repetition_penalty: first.repetition_penalty.max(1.0) * 1.2,
-        sampling: Some(Nucleus { top_p: 0.9, temperature: 1.0, seed: seed.wrapping_add(1) }),
+        sampling: Some(Nucleus { top_k: 0, top_p: 0.9, temperature: 1.0, seed: seed.wrapping_add(1) }),
         ..first.clone()
     }
 }

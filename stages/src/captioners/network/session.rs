@@ -144,7 +144,12 @@ fn decoding(spec: &InstructBlipSpec) -> GenerationSettings {
         min_length: spec.min_length,
         repetition_penalty: spec.repetition_penalty,
         length_penalty: spec.length_penalty,
-        sampling: samples.then_some(Nucleus { top_p: spec.top_p, temperature: spec.temperature, seed: spec.seed }),
+        sampling: samples.then_some(Nucleus {
+            top_k: 0,
+            top_p: spec.top_p,
+            temperature: spec.temperature,
+            seed: spec.seed,
+        }),
         ..GenerationSettings::default()
     }
 }

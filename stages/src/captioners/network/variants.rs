@@ -114,7 +114,7 @@ fn decoding(all: &InstructBlipSpec) -> GenerationSettings {
         min_length: all.min_length,
         // a penalty would forbid the quotes and braces of JSON
         repetition_penalty: 1.0,
-        sampling: Some(Nucleus { top_p: spec.top_p, temperature: spec.temperature, seed: all.seed }),
+        sampling: Some(Nucleus { top_k: 0, top_p: spec.top_p, temperature: spec.temperature, seed: all.seed }),
         ..GenerationSettings::default()
     }
 }

@@ -125,6 +125,18 @@ impl Layout {
     }
 }
 
+/// Which rows a protocol ranks, by keys that are equal for equal ones: for each row the place, among those that are
+/// ranked, of the one that stands for it, and the rows that are.
+pub fn ranked(keys: &[u64], protocol: Protocol) -> (Vec<u32>, Vec<u32>) {
+    match protocol {
+        Protocol::Standard => {
+            let all: Vec<u32> = (0..keys.len() as u32).collect();
+            (all.clone(), all)
+        }
+        Protocol::Dedup => classes(keys),
+    }
+}
+
 /// Numbers equal keys from 0 in order of first appearance; returns each key's class and each class's first row.
 fn classes(keys: &[u64]) -> (Vec<u32>, Vec<u32>) {
     let mut class_of_key = HashMap::with_capacity(keys.len());

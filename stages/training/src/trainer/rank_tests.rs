@@ -141,6 +141,7 @@ struct Outcome {
     losses: Vec<f64>,
     norms: Vec<f64>,
     steps: usize,
+    samples: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -245,7 +246,7 @@ fn train<N: DualEncoder>(
     let moments: BTreeMap<String, Vec<f64>> =
         trainer.first_moments().into_iter().map(|(name, moment)| (name, wide(&moment))).collect();
     let (remembered, steps) = (moments.values().map(Vec::len).sum(), summary.steps);
-    Ok(Outcome { remembered, moments, weights, losses, norms, steps })
+    Ok(Outcome { remembered, moments, weights, losses, norms, steps, samples: summary.position.samples })
 }
 
 /// Batches with more ids of padding behind each text, or with no segment in every other step.
@@ -287,7 +288,7 @@ fn run(plan: &Plan, world_size: usize, folder: Option<&Path>) -> Outcome {
     for other in outcomes {
         first.remembered = first.remembered.max(other.remembered);
         assert!(first.weights == other.weights, "ranks must not drift apart by a single bit");
-        assert_eq!((&first.losses, first.steps), (&other.losses, other.steps));
+        assert_eq!((&first.losses, first.steps, first.samples), (&other.losses, other.steps, other.samples));
     }
     first
 }
@@ -308,6 +309,8 @@ fn largest_difference(a: &Outcome, b: &Outcome) -> f64 {
 /// That the comparison is of something: 20 steps that learn, and every weight that can has moved.
 fn assert_learnt(outcome: &Outcome) {
     assert_eq!(outcome.steps, EPOCHS * STEPS);
+    // two of a batch's rows take no part
+    assert_eq!(outcome.samples, (EPOCHS * STEPS * (IMAGES * CAPTIONS - 2)) as u64);
     let start: Vec<(String, Vec<f64>)> = match outcome.weights.iter().any(|(name, _)| name == "words") {
         true => numbers(Tiny::init(1, DType::F64).parameters()),
         false => numbers(Clip::init(&config(), 1, &Device::Cpu, DType::F64).unwrap().parameters()),

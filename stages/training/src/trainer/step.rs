@@ -26,6 +26,8 @@ pub(super) struct Found {
     pub(super) losses: Tensor,
     /// Of the groups that layers have normalised.
     pub(super) statistics: Vec<GroupStatistics>,
+    /// Pairs of the global batch that take part.
+    pub(super) pairs: u64,
 }
 
 /// Gradients of the global batch, of which `loaded` is this rank's slice. What the towers carry back is `loss_scale` times
@@ -61,6 +63,7 @@ pub(super) fn differentiate<N: DualEncoder>(
     }
     let any_segment = gathered.segments.as_ref().is_some_and(|segments| segments.present_n.contains(&true));
     let scale = networks.network.parameters().get(LOGIT_SCALE).and_then(|var| Some((var, of_leaves.get(var)?.clone())));
+    let pairs = gathered.valid_n.iter().filter(|&&valid| valid).count() as u64;
     // tokens of all ranks are large, and the towers need the memory now
     drop((gathered, of_leaves));
     let joint = joint.with_prefix(OBJECTIVE_PREFIX);
@@ -93,7 +96,7 @@ pub(super) fn differentiate<N: DualEncoder>(
     }
     let losses = summed.narrow(0, 0, parts.len())?;
     watch.end(|phases| &mut phases.all_reduce)?;
-    Ok(Found { gradients, own, parts, losses, statistics })
+    Ok(Found { gradients, own, parts, losses, statistics, pairs })
 }
 
 /// The statistics of all groups of the batch, in their order.

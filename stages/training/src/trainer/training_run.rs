@@ -291,10 +291,9 @@ impl<N: DualEncoder> Trainer<N> {
         let progress = global_step as f64 / context.length.steps() as f64;
         let info = StepInfo { epoch, global_step, progress, rate_factor: learning_rate / base };
         let found = self.learn(&loaded, info, learning_rate, context)?;
-        let rows = (loaded.batch.rows() * context.ranks.world_size()) as u64;
         self.position.step += 1;
-        self.position.samples += rows;
-        let taken = Taken { epoch, step, global_step, learning_rate, rows, wait_seconds, found };
+        self.position.samples += found.pairs;
+        let taken = Taken { epoch, step, global_step, learning_rate, wait_seconds, found };
         context.unread.push(began, taken);
         Ok(())
     }

@@ -29,8 +29,6 @@ pub(super) struct Taken {
     /// Step over the whole run.
     pub(super) global_step: usize,
     pub(super) learning_rate: f64,
-    /// Pairs of all ranks together.
-    pub(super) rows: u64,
     pub(super) wait_seconds: f64,
     pub(super) found: Numbers,
 }
@@ -41,6 +39,8 @@ pub(super) struct Numbers {
     pub(super) parts: Vec<&'static str>,
     /// The parts, f64 `[P]`.
     pub(super) losses: Tensor,
+    /// Pairs of all ranks together that take part.
+    pub(super) pairs: u64,
     /// The gradient's norm before clipping, a scalar in f64.
     pub(super) norm: Tensor,
     /// Whether the norm was looked at before the step was taken: infinite then says that it was not.
@@ -88,7 +88,7 @@ impl Unread {
         let steps = std::mem::take(&mut self.steps);
         let mut numbers = fetch(&steps)?.into_iter();
         let seconds = began.elapsed().as_secs_f64() / steps.len() as f64;
-        for Taken { epoch, step, global_step, learning_rate, rows, wait_seconds, found } in steps {
+        for Taken { epoch, step, global_step, learning_rate, wait_seconds, found } in steps {
             let parts: Vec<(&'static str, f64)> = found.parts.into_iter().zip(&mut numbers).collect();
             let mut next = || numbers.next().unwrap_or(f64::NAN);
             let gradient_norm = next();
@@ -105,7 +105,7 @@ impl Unread {
                 parts,
                 learning_rate,
                 gradient_norm,
-                samples_per_second: rows as f64 / seconds,
+                samples_per_second: found.pairs as f64 / seconds,
                 seconds,
                 wait_seconds,
             });

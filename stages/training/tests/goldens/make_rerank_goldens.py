@@ -18,20 +18,27 @@ scores = random.integers(-4, 9, (IMAGES, CAPTIONS)) / 8
 
 
 def best(row, most):
-    return np.argsort(-row, kind="stable")[:most]
+    """Those above the best that does not fit, best first."""
+    order = np.argsort(-row, kind="stable")
+    floor = row[order[most]] if len(row) > most else -np.inf
+    return order[row[order] > floor]
 
 
 def multivariate(s, share=0.3, reverse=1.1):
-    """GaLR's rerank of the rows of s; NaN where a cell is no candidate."""
+    """GaLR's rerank of the rows of s, equal ones at one place; NaN where a cell is no candidate."""
     new = np.full(s.shape, np.nan)
+    positive = s.clip(min=0)
     for i in range(s.shape[0]):
         candidates = best(s[i], CANDIDATES)
-        place = [int(np.where(np.argsort(-s[:, c], kind="stable") == i)[0][0]) for c in candidates]
-        order = np.argsort(np.argsort(place, kind="stable"), kind="stable")
-        for j, c in enumerate(candidates):
-            column = s[:, c].sum()
-            new[i, c] = (share * s[i, c] / column if column > 0 else 0) + np.exp(-0.05 * (j + 1)) + reverse * np.exp(
-                -0.05 * (order[j] + 1)
+        # seen from the candidate, then from the query
+        places = [((s[:, c] > s[i, c]).sum(), (s[i, candidates] > s[i, c]).sum()) for c in candidates]
+        for c, (place, j) in zip(candidates, places):
+            o = sum(other < (place, j) for other in places)
+            column = positive[:, c].sum()
+            new[i, c] = (
+                (share * positive[i, c] / column if column > 0 else 0)
+                + np.exp(-0.05 * (j + 1))
+                + reverse * np.exp(-0.05 * (o + 1))
             )
     return new
 

@@ -61,6 +61,23 @@ fn a_tensor_beyond_its_storage_is_refused() {
     assert!(message.contains("[2, 3]") && message.contains("6 elements"), "{message}");
 }
 
+/// Buffers that a network never filled.
+#[test]
+fn a_tensor_without_elements_is_left_out() {
+    let saved = |name: &str, elements: usize, shape: &[usize]| Saved {
+        name: name.to_owned(),
+        storage: "FloatStorage",
+        key: elements,
+        elements,
+        offset: 0,
+        shape: shape.to_vec(),
+        strides: contiguous(shape),
+    };
+    let all = [saved("cache", 0, &[0, 3]), saved("view", 6, &[2, 0]), saved("w", 6, &[2, 3])];
+    let found = read(&torch_writer::pickle(&all, None)).unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["w"]);
+}
+
 #[test]
 fn deep_nesting_and_repetition_cost_nothing() {
     // A million tuples around each other, and thirty that hold the one before twice.

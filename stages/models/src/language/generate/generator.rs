@@ -288,7 +288,7 @@ mod tests {
 
     fn settings() -> [GenerationSettings; 3] {
         let base = GenerationSettings { max_new_tokens: 30, repetition_penalty: 1.2, ..GenerationSettings::default() };
-        let nucleus = Nucleus { top_p: 0.9, temperature: 1.0, seed: 5 };
+        let nucleus = Nucleus { top_k: 0, top_p: 0.9, temperature: 1.0, seed: 5 };
         [
             base.clone(),
             GenerationSettings { num_beams: 3, ..base.clone() },
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_seed_of_its_own_makes_a_text_independent_of_its_number() {
-        let nucleus = Nucleus { top_p: 1.0, temperature: 1.0, seed: 5 };
+        let nucleus = Nucleus { top_k: 0, top_p: 1.0, temperature: 1.0, seed: 5 };
         let settings = GenerationSettings { sampling: Some(nucleus), max_new_tokens: 12, ..Default::default() };
         let run = |seeds: Vec<Option<u64>>| {
             let generator = Generator::new(settings.clone(), &[]).unwrap().with_seeds(seeds);

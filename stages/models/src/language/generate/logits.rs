@@ -75,8 +75,9 @@ pub(super) fn best_candidates(beams: &[(f32, &[f32])], count: usize) -> Vec<Cand
     best
 }
 
-/// Ids and probabilities of the smallest set of tokens that holds `top_p` of the probability, likeliest first.
-pub(super) fn nucleus(scores: &[f32], top_p: f64, temperature: f64) -> Vec<(u32, f64)> {
+/// Ids and probabilities of the smallest set of tokens that holds `top_p` of the probability, likeliest first; of the
+/// probability of the `top_k` likeliest, unless that is 0.
+pub(super) fn nucleus(scores: &[f32], top_k: usize, top_p: f64, temperature: f64) -> Vec<(u32, f64)> {
     let Some(max) = largest(scores).map(|id| scores[id as usize] as f64) else {
         return Vec::new();
     };
@@ -85,9 +86,14 @@ pub(super) fn nucleus(scores: &[f32], top_p: f64, temperature: f64) -> Vec<(u32,
     let mut tokens: Vec<(u32, f64)> =
         (0..).zip(scores.iter().map(|score| weight(score) / total)).filter(|(_, p)| *p > 0.0).collect();
     tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut enough = top_p;
+    if top_k > 0 {
+        tokens.truncate(top_k);
+        enough *= tokens.iter().map(|(_, p)| p).sum::<f64>();
+    }
     let mut before = 0.0;
     let kept = tokens.iter().take_while(|(_, p)| {
-        let keep = before < top_p;
+        let keep = before < enough;
         before += p;
         keep
     });
@@ -167,14 +173,17 @@ mod tests {
     #[test]
     fn the_nucleus_is_the_smallest_set_that_holds_p() {
         let scores = [0.1f32, 0.4, 0.2, 0.3].map(f32::ln);
-        let ids = |top_p| nucleus(&scores, top_p, 1.0).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-        assert_eq!(ids(0.3), [1]);
-        assert_eq!(ids(0.5), [1, 3]);
-        assert_eq!(ids(0.8), [1, 3, 2]);
-        assert_eq!(ids(1.0), [1, 3, 2, 0]);
-        let cold = nucleus(&scores, 1.0, 0.5);
+        let ids = |top_k, top_p| nucleus(&scores, top_k, top_p, 1.0).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(0, 0.3), [1]);
+        assert_eq!(ids(0, 0.5), [1, 3]);
+        assert_eq!(ids(0, 0.8), [1, 3, 2]);
+        assert_eq!(ids(0, 1.0), [1, 3, 2, 0]);
+        // of the likeliest two, one has four sevenths
+        assert_eq!((ids(2, 0.5), ids(2, 0.6), ids(2, 1.0)), (vec![1], vec![1, 3], vec![1, 3]));
+        assert_eq!((ids(1, 1.0), ids(9, 1.0)), (vec![1], vec![1, 3, 2, 0]));
+        let cold = nucleus(&scores, 0, 1.0, 0.5);
         assert!((cold[0].1 - 0.16 / 0.30).abs() < 1e-6);
-        assert!(nucleus(&[f32::NEG_INFINITY], 0.5, 1.0).is_empty());
+        assert!(nucleus(&[f32::NEG_INFINITY], 0, 0.5, 1.0).is_empty());
     }
 
     #[test]

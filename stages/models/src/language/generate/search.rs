@@ -64,8 +64,8 @@ impl Search {
                 let token = match sampling {
                     None => largest(logits),
                     Some(sampling) => {
-                        let (Nucleus { top_p, temperature, .. }, generator) = &mut **sampling;
-                        draw(&nucleus(logits, *top_p, *temperature), generator.random())
+                        let (Nucleus { top_k, top_p, temperature, .. }, generator) = &mut **sampling;
+                        draw(&nucleus(logits, *top_k, *top_p, *temperature), generator.random())
                     }
                 };
                 let token = token.ok_or_else(|| {
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn draws_depend_on_seed_and_number_alone() {
-        let nucleus = Nucleus { top_p: 1.0, temperature: 1.0, seed: 3 };
+        let nucleus = Nucleus { top_k: 0, top_p: 1.0, temperature: 1.0, seed: 3 };
         let draw = |number, seed| {
             let sampling = Some(Nucleus { seed, ..nucleus });
             let settings = GenerationSettings { sampling, max_new_tokens: 40, ..GenerationSettings::default() };

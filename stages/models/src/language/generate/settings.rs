@@ -34,11 +34,15 @@ pub enum EarlyStopping {
     Never,
 }
 
-/// Draws from the smallest set of tokens whose probabilities sum to `top_p` (Holtzman et al., 2020).
+/// Draws from the smallest set of tokens whose probabilities sum to `top_p` (Holtzman et al., 2020), or of the `top_k`
+/// likeliest.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nucleus {
-    /// In (0, 1]; 1 draws from all tokens.
+    /// Tokens at most; 0: as many as there are.
+    #[serde(default)]
+    pub top_k: usize,
+    /// In (0, 1]; 1 draws from all of these.
     pub top_p: f64,
     /// Divides the logits first; below 1 likely tokens become likelier.
     pub temperature: f64,
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_named() {
-        let nucleus = Nucleus { top_p: 0.9, temperature: 1.0, seed: 0 };
+        let nucleus = Nucleus { top_k: 0, top_p: 0.9, temperature: 1.0, seed: 0 };
         let broken = |change: &dyn Fn(&mut GenerationSettings), expected: &str| {
             let mut settings = GenerationSettings::default();
             change(&mut settings);

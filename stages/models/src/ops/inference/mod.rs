@@ -17,7 +17,7 @@ pub use cross_attention::cross_attention;
 pub use feed_forward::{Gate, gated};
 pub use log_softmax::log_softmax_rows;
 pub use packed::{PackedLinear, Rows};
-pub use paged_attention::{AttentionMask, DistanceBias, PathQueries, paged_attention};
+pub use paged_attention::{AttentionMask, AttentionPaths, DistanceBias, PathQueries, paged_attention};
 pub use residual_norm::residual_norm;
 pub use rms_norm::rms_norm;
 pub use rotary::{RotaryLayout, RotaryTable, rotary};

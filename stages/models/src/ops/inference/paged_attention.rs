@@ -6,8 +6,9 @@
 use super::super::half;
 use super::super::real::{softmax, sum_of_pairs, vectorised};
 use super::{has_inference_kernel, on_cpu, refuse_gradients};
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
+use std::cell::OnceCell;
 
 /// Queries in consecutive rows that read one path.
 #[derive(Clone, Debug)]
@@ -64,10 +65,40 @@ impl DistanceBias {
     }
 }
 
+/// The paths of a batch, the same for all layers of a pass: what a device without a kernel needs of them goes up once.
+#[derive(Debug)]
+pub struct AttentionPaths {
+    queries: Vec<PathQueries>,
+    bias: Option<DistanceBias>,
+    side_by_side: OnceCell<SideBySide>,
+}
+
+impl AttentionPaths {
+    /// Queries in the order of their rows, and what their distances from keys add to scores.
+    pub fn new(queries: Vec<PathQueries>, bias: Option<DistanceBias>) -> Self {
+        Self { queries, bias, side_by_side: OnceCell::new() }
+    }
+
+    /// Paths in the order of their rows.
+    pub fn queries(&self) -> &[PathQueries] {
+        &self.queries
+    }
+
+    fn side_by_side(&self, heads: usize, device: &Device) -> Result<&SideBySide> {
+        if self.side_by_side.get().is_none() {
+            let _ = self.side_by_side.set(SideBySide::new(&self.queries, self.bias.as_ref(), heads, device)?);
+        }
+        match self.side_by_side.get() {
+            Some(laid_out) => Ok(laid_out),
+            None => bail!("attention: its paths were not laid out"),
+        }
+    }
+}
+
 /// softmax(scale q k^T + bias) v for every query and head.
 ///
 /// `q_rx [R, heads * W]`; `keys_sx` and `values_sx` `[S, kv_heads * W]`, where a key head serves `heads / kv_heads`
-/// query heads one behind the other (grouped-query attention). `queries` cover the R rows in their order. Returns
+/// query heads one behind the other (grouped-query attention). The paths cover the R rows in their order. Returns
 /// `[R, heads * W]`.
 ///
 /// # Errors
@@ -76,15 +107,15 @@ impl DistanceBias {
 pub fn paged_attention(
     q_rx: &Tensor,
     (keys_sx, values_sx): (&Tensor, &Tensor),
-    queries: &[PathQueries],
+    paths: &AttentionPaths,
     heads: usize,
     scale: f64,
-    bias: Option<&DistanceBias>,
 ) -> Result<Tensor> {
     refuse_gradients("paged_attention", &[q_rx, keys_sx, values_sx])?;
+    let (queries, bias) = (&paths.queries, paths.bias.as_ref());
     let shape = Shape::new(q_rx, keys_sx, values_sx, queries, heads, bias)?;
     if !has_inference_kernel(q_rx) {
-        return composed(q_rx, keys_sx, values_sx, queries, &shape, scale, bias);
+        return composed(q_rx, keys_sx, values_sx, paths.side_by_side(heads, q_rx.device())?, &shape, scale);
     }
     on_cpu(&[q_rx, keys_sx, values_sx], q_rx.dims(), |args| {
         let mut out = vec![0.0; args[0].len()];
@@ -204,59 +235,116 @@ impl Attend<'_> {
     }
 }
 
-/// Paths side by side, as long as the longest, in candle's operations.
+/// Paths side by side, each as long as the longest.
+#[derive(Debug)]
+struct SideBySide {
+    paths: usize,
+    /// R and K: rows and keys of the longest.
+    rows: usize,
+    keys: usize,
+    /// Cache slots, `[paths * K]`.
+    slots: Tensor,
+    /// The row of each place, `[paths * R]`, and the places of the rows.
+    row_of_place: Tensor,
+    place_of_row: Tensor,
+    /// What takes keys out of sight, for all heads: `[paths, 1, R, K]`; none where each query sees them all.
+    hidden: Option<Tensor>,
+    /// By distance: `[paths, heads, R, K]`, or `[1, heads, R, K]` where a query's position is its row in every path.
+    bias: Option<Tensor>,
+}
+
+impl SideBySide {
+    fn new(queries: &[PathQueries], bias: Option<&DistanceBias>, heads: usize, device: &Device) -> Result<Self> {
+        let paths = queries.len();
+        let rows = queries.iter().map(|path| path.rows).max().unwrap_or(0);
+        let keys = queries.iter().map(|path| path.slots.len()).max().unwrap_or(0);
+        let (mut slots, mut row_of_place, mut place_of_row) = (Vec::new(), Vec::new(), Vec::new());
+        // What no query may see: far below every score, and finite, so that rows of padding stay numbers.
+        const HIDDEN: f32 = -1e9;
+        let mut hidden = vec![HIDDEN; paths * rows * keys];
+        let mut first_row = 0;
+        for (index, path) in queries.iter().enumerate() {
+            slots.extend((0..keys).map(|at| path.slots.get(at).copied().unwrap_or(path.slots[0])));
+            row_of_place.extend((0..rows).map(|row| (first_row + row.min(path.rows.saturating_sub(1))) as u32));
+            place_of_row.extend((0..path.rows).map(|row| (index * rows + row) as u32));
+            for row in 0..path.rows {
+                hidden[(index * rows + row) * keys..][..path.visible(row)].fill(0.0);
+            }
+            first_row += path.rows;
+        }
+        let hidden = match hidden.contains(&HIDDEN) {
+            true => Some(Tensor::from_vec(hidden, (paths, 1, rows, keys), device)?),
+            false => None,
+        };
+        let bias = match bias {
+            Some(bias) => Some(Self::distances(queries, bias, (heads, rows, keys))?.to_device(device)?),
+            None => None,
+        };
+        let [slots, row_of_place, place_of_row] =
+            [slots, row_of_place, place_of_row].map(|numbers| Tensor::new(numbers, device));
+        Ok(Self {
+            paths,
+            rows,
+            keys,
+            slots: slots?,
+            row_of_place: row_of_place?,
+            place_of_row: place_of_row?,
+            hidden,
+            bias,
+        })
+    }
+
+    fn distances(
+        queries: &[PathQueries],
+        bias: &DistanceBias,
+        (heads, rows, keys): (usize, usize, usize),
+    ) -> Result<Tensor> {
+        let alike = queries.iter().all(|path| path.mask == AttentionMask::Full);
+        let longest = queries.iter().max_by_key(|path| path.rows).map(std::slice::from_ref).unwrap_or_default();
+        let paths = if alike { longest } else { queries };
+        let mut values = vec![0.0; paths.len() * heads * rows * keys];
+        for (block, values) in values.chunks_exact_mut((rows * keys).max(1)).enumerate() {
+            let (path, head) = (&paths[block / heads], block % heads);
+            for (row, values) in values.chunks_exact_mut(keys).enumerate().take(path.rows) {
+                // of a shorter path only what it sees; its table may end there
+                let seen = if alike { keys } else { path.visible(row) };
+                values[..seen].copy_from_slice(&bias.of_head(head, path.position(row))[..seen]);
+            }
+        }
+        Tensor::from_vec(values, (paths.len(), heads, rows, keys), &Device::Cpu)
+    }
+}
+
+/// The same in candle's operations.
 fn composed(
     q_rx: &Tensor,
     keys_sx: &Tensor,
     values_sx: &Tensor,
-    queries: &[PathQueries],
+    paths: &SideBySide,
     shape: &Shape,
     scale: f64,
-    bias: Option<&DistanceBias>,
 ) -> Result<Tensor> {
     let &Shape { heads, head_width, kv_width, heads_per_key, .. } = shape;
-    let (device, dtype, kv_heads) = (q_rx.device(), q_rx.dtype(), kv_width / head_width);
-    let paths = queries.len();
-    let most_rows = queries.iter().map(|path| path.rows).max().unwrap_or(0);
-    let most_keys = queries.iter().map(|path| path.slots.len()).max().unwrap_or(0);
-    if paths * most_rows == 0 {
+    let (dtype, kv_heads) = (q_rx.dtype(), kv_width / head_width);
+    let &SideBySide { paths: number, rows, keys: length, .. } = paths;
+    if number * rows == 0 {
         return Ok(q_rx.clone());
     }
-    let (mut slots, mut rows, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    let mut first_row = 0;
-    for (index, path) in queries.iter().enumerate() {
-        slots.extend((0..most_keys).map(|at| path.slots.get(at).copied().unwrap_or(path.slots[0])));
-        rows.extend((0..most_rows).map(|row| (first_row + row.min(path.rows.saturating_sub(1))) as u32));
-        kept.extend((0..path.rows).map(|row| (index * most_rows + row) as u32));
-        first_row += path.rows;
-    }
-    // What no query may see: far below every score, and finite, so that rows of padding stay numbers.
-    const HIDDEN: f32 = -1e9;
-    let mut shift = vec![HIDDEN; paths * heads * most_rows * most_keys];
-    for (block, shift) in shift.chunks_exact_mut(most_rows * most_keys).enumerate() {
-        let (path, head) = (&queries[block / heads], block % heads);
-        for (row, shift) in shift.chunks_exact_mut(most_keys).enumerate().take(path.rows) {
-            shift[..path.visible(row)].fill(0.0);
-            if let Some(bias) = bias {
-                let bias = bias.of_head(head, path.position(row));
-                shift[..path.visible(row)].copy_from_slice(&bias[..path.visible(row)]);
-            }
-        }
-    }
     let gather = |cache: &Tensor| {
-        let slots = Tensor::new(slots.as_slice(), device)?;
-        let gathered = cache.index_select(&slots, 0)?.reshape((paths, most_keys, kv_heads, 1, head_width))?;
-        let repeated = gathered.broadcast_as((paths, most_keys, kv_heads, heads_per_key, head_width))?;
-        repeated.reshape((paths, most_keys, heads, head_width))?.transpose(1, 2)?.contiguous()
+        let gathered = cache.index_select(&paths.slots, 0)?.reshape((number, length, kv_heads, 1, head_width))?;
+        let repeated = gathered.broadcast_as((number, length, kv_heads, heads_per_key, head_width))?;
+        repeated.reshape((number, length, heads, head_width))?.transpose(1, 2)?.contiguous()
     };
     let (keys, values) = (gather(keys_sx)?, gather(values_sx)?);
-    let q = q_rx.contiguous()?.index_select(&Tensor::new(rows.as_slice(), device)?, 0)?;
-    let q = q.reshape((paths, most_rows, heads, head_width))?.transpose(1, 2)?.contiguous()?;
-    let scores = half::scores(&q, &keys, scale)?.to_dtype(DType::F32)?;
-    let scores = (scores + Tensor::from_vec(shift, (paths, heads, most_rows, most_keys), device)?)?;
+    let q = q_rx.contiguous()?.index_select(&paths.row_of_place, 0)?;
+    let q = q.reshape((number, rows, heads, head_width))?.transpose(1, 2)?.contiguous()?;
+    let mut scores = half::scores(&q, &keys, scale)?.to_dtype(DType::F32)?;
+    for shift in paths.bias.iter().chain(&paths.hidden) {
+        scores = scores.broadcast_add(shift)?;
+    }
     let weights = half::softmax(&scores)?.to_dtype(dtype)?;
-    let attended = weights.matmul(&values)?.transpose(1, 2)?.reshape((paths * most_rows, heads * head_width))?;
-    attended.index_select(&Tensor::new(kept.as_slice(), device)?, 0)
+    let attended = weights.matmul(&values)?.transpose(1, 2)?.reshape((number * rows, heads * head_width))?;
+    attended.index_select(&paths.place_of_row, 0)
 }
 
 #[cfg(test)]
@@ -319,10 +407,11 @@ mod tests {
             let (k, v) = (f32s(&[10, kv_heads * head_width], 2), f32s(&[10, kv_heads * head_width], 3));
             for bias in [None, Some(&bias)] {
                 let exact = defined(&q, &k, &v, heads, bias);
-                let kernel = paged_attention(&q, (&k, &v), &paths(), heads, 0.5, bias).unwrap();
+                let paths = AttentionPaths::new(paths(), bias.cloned());
+                let kernel = paged_attention(&q, (&k, &v), &paths, heads, 0.5).unwrap();
                 // f64 takes candle's way.
                 let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
-                let other = paged_attention(&wide(&q), (&wide(&k), &wide(&v)), &paths(), heads, 0.5, bias).unwrap();
+                let other = paged_attention(&wide(&q), (&wide(&k), &wide(&v)), &paths, heads, 0.5).unwrap();
                 for ours in [kernel, other] {
                     assert_eq!(ours.dims(), q.dims());
                     let ours = wide(&ours).flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -334,10 +423,46 @@ mod tests {
     }
 
     #[test]
+    fn one_layout_serves_all_layers_and_holds_what_heads_share_once() {
+        let (heads, bias) = (4, DistanceBias { values_hn: vec![0.5; 4 * 11], reach: 6 });
+        let laid_out = |queries: Vec<PathQueries>, bias: Option<&DistanceBias>| {
+            SideBySide::new(&queries, bias, heads, &Device::Cpu).unwrap()
+        };
+        let dims = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.dims().to_vec());
+        let mixed = laid_out(paths(), Some(&bias));
+        assert_eq!(dims(&mixed.hidden), Some(vec![3, 1, 3, 5]));
+        assert_eq!(dims(&mixed.bias), Some(vec![3, heads, 3, 5]));
+        let full = |slots: usize| PathQueries { slots: vec![0; slots], rows: slots, mask: AttentionMask::Full };
+        assert_eq!(dims(&laid_out(vec![full(3), full(5)], Some(&bias)).bias), Some(vec![1, heads, 5, 5]));
+        assert_eq!(dims(&laid_out(vec![full(4), full(4)], None).hidden), None, "nothing is hidden");
+        let paths = AttentionPaths::new(paths(), None);
+        let first: *const SideBySide = paths.side_by_side(heads, &Device::Cpu).unwrap();
+        assert!(std::ptr::eq(first, paths.side_by_side(heads, &Device::Cpu).unwrap()));
+    }
+
+    #[test]
+    fn encoders_paths_of_unlike_lengths_are_the_definition_too() {
+        let (heads, width) = (2, 3);
+        let bias = DistanceBias { values_hn: (0..2 * 9).map(|i| (i as f32).cos()).collect(), reach: 5 };
+        let path = |slots: std::ops::Range<u32>| PathQueries {
+            rows: slots.len(),
+            slots: slots.collect(),
+            mask: AttentionMask::Full,
+        };
+        let x = f32s(&[8, heads * width], 4);
+        let wide = x.to_dtype(DType::F64).unwrap();
+        let paths = AttentionPaths::new(vec![path(0..3), path(3..8)], Some(bias));
+        let kernel = paged_attention(&x, (&x, &x), &paths, heads, 1.0).unwrap().to_dtype(DType::F64).unwrap();
+        let other = paged_attention(&wide, (&wide, &wide), &paths, heads, 1.0).unwrap();
+        let off = (kernel - other).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+        assert!(off < 1e-5, "off by {off}");
+    }
+
+    #[test]
     fn what_does_not_fit_is_an_error() {
         let (q, k) = (f32s(&[6, 8], 1), f32s(&[10, 8], 2));
         let attend = |q: &Tensor, k: &Tensor, paths: &[PathQueries], heads| {
-            paged_attention(q, (k, k), paths, heads, 1.0, None).is_err()
+            paged_attention(q, (k, k), &AttentionPaths::new(paths.to_vec(), None), heads, 1.0).is_err()
         };
         assert!(!attend(&q, &k, &paths(), 2));
         assert!(attend(&q, &k, &paths(), 3) && attend(&q, &k, &paths(), 0));

@@ -22,7 +22,8 @@ pub struct DualSoftmax<'a> {
 const GAP: f64 = 1e4;
 
 impl<'a> DualSoftmax<'a> {
-    /// Looks at all scores once. `temperatures`: τ₁ of an image's captions, τ₂ of a caption's images; above 0.
+    /// Looks at all scores once. `temperatures`: τ₁ of an image's captions, τ₂ of a caption's images; at least
+    /// 0.001, so that logarithms stay within the gap between the signs.
     pub fn new(scores: &'a dyn Scores, by: Queries, temperatures: (f64, f64)) -> Self {
         let (of_images, of_captions) = (1.0 / temperatures.0, 1.0 / temperatures.1);
         let turned = Asked { scores, by }.turned();

@@ -3,12 +3,12 @@
 use super::asked::{Asked, change};
 use super::top::{Answer, places, top};
 use crate::recall::tile::TILE;
-use crate::recall::{LOST, Queries, Room, Scores};
+use crate::recall::{Queries, Room, Scores};
 
 /// Weights of the rerank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MultivariateSettings {
-    /// Candidates of a query; the others stay behind them, in their order.
+    /// Candidates of a query at most; the others stay behind them, in their order.
     pub candidates: usize,
     /// Weight of the share of the column: 0.3 in the authors' code.
     pub share: f64,
@@ -22,14 +22,15 @@ impl Default for MultivariateSettings {
     }
 }
 
-/// Of query i and the j-th of its candidates c:
+/// Of query i and the j-th of its candidates c, from 0:
 ///
-/// s'\[i, c\] = share · s\[i, c\] / Σ s\[·, c\] + exp(−0.05 (j + 1)) + reverse · exp(−0.05 (o + 1)),
+/// s'\[i, c\] = share · s⁺\[i, c\] / Σ s⁺\[·, c\] + exp(−0.05 (j + 1)) + reverse · exp(−0.05 (o + 1)),
 ///
-/// o the place of c when the candidates are ordered by the place that i has in the list of c (GaLR,
-/// `xiaoyuan1996/GaLR`, `postprocessing`). Equal ones stand in the order of their numbers. A column whose sum is not above
-/// 0 gives no share. There all other cells are 0; here they keep their order behind the candidates, which moves no recall
-/// at K up to the number of candidates.
+/// o the place of c when the candidates are ordered by the place that i has in the list of c, then by j (GaLR,
+/// `xiaoyuan1996/GaLR`, `postprocessing`), and s⁺ a score above 0, else 0. There sums take in scores below 0, which can
+/// bring them near 0 and shares to any size. Equal scores share a place here: what no model can part no rerank parts by
+/// its number, and of equal answers all are candidates or none is. There all other cells are 0; here they keep their
+/// order behind the candidates, which moves no recall at K up to the number of candidates.
 pub struct Multivariate<'a> {
     scores: &'a dyn Scores,
     by: Queries,
@@ -50,17 +51,19 @@ impl<'a> Multivariate<'a> {
         let above = f64::from(highest) + 1.0;
         let fade = |place: usize| (-DECAY * (place as f64 + 1.0)).exp();
         let reranked = candidates.iter().zip(&places).map(|(candidates, places)| {
-            let mut seen_from: Vec<usize> = (0..candidates.len()).collect();
-            seen_from.sort_by_key(|&j| places[j]);
-            let mut order = vec![0; candidates.len()];
-            seen_from.iter().enumerate().for_each(|(o, &j)| order[j] = o);
+            let j_of = |score: f32| candidates.partition_point(|other| other.score > score);
+            let of_candidates = candidates.iter().zip(places);
+            let both: Vec<(u32, usize)> = of_candidates.map(|(of, &place)| (place, j_of(of.score))).collect();
+            let mut seen_from = both.clone();
+            seen_from.sort_unstable();
             let mut reranked: Vec<Answer> = candidates
                 .iter()
-                .enumerate()
-                .map(|(j, candidate)| {
+                .zip(&both)
+                .map(|(candidate, both)| {
+                    let (j, o) = (both.1, seen_from.partition_point(|other| other < both));
                     let sum = sums[candidate.number as usize];
-                    let share = if sum > 0.0 { f64::from(candidate.score) / sum } else { 0.0 };
-                    let score = settings.share * share + fade(j) + settings.reverse * fade(order[j]);
+                    let share = if sum > 0.0 { f64::from(candidate.score.max(0.0)) / sum } else { 0.0 };
+                    let score = settings.share * share + fade(j) + settings.reverse * fade(o);
                     Answer { number: candidate.number, score: (above + score) as f32 }
                 })
                 .collect();
@@ -71,13 +74,13 @@ impl<'a> Multivariate<'a> {
     }
 }
 
-/// Sums over all queries, for each answer, and the highest score of all.
+/// Sums of the scores above 0 over all queries, for each answer, and the highest score of all, at least 0.
 fn columns(asked: &Asked<'_>) -> (Vec<f64>, f32) {
     let turned = asked.turned();
-    let start = |answers: std::ops::Range<usize>| (vec![0.0f64; answers.len()], LOST);
+    let start = |answers: std::ops::Range<usize>| (vec![0.0f64; answers.len()], 0.0f32);
     let tiles = turned.by_tile(start, |(sums, highest), queries, scores| {
         for (sum, row) in sums.iter_mut().zip(scores.chunks_exact(TILE)) {
-            for &score in row[..queries.len()].iter().filter(|score| **score > LOST) {
+            for &score in row[..queries.len()].iter().filter(|score| **score > 0.0) {
                 *sum += f64::from(score);
                 *highest = highest.max(score);
             }

@@ -11,7 +11,7 @@ use crate::recall::{LOST, Queries, Room, Scores};
 /// What the rerank is told.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReciprocalSettings {
-    /// Answers among which two must find each other.
+    /// Answers among which two must find each other, at most.
     pub neighbours: usize,
     /// Share of the score itself; the rest is what neighbours have in common.
     pub own: f64,
@@ -26,9 +26,10 @@ impl Default for ReciprocalSettings {
 /// s'\[i, c\] = own · s\[i, c\] + (1 − own) · J(V_i, V_c).
 ///
 /// R(x) are the k-reciprocal neighbours of x on the other side: those among its k best answers among whose k best answers
-/// it is. V_i of a query puts exp(s) on each of R(i) and shares it out to a sum of 1; V_c of an answer is the mean of V
-/// over R(c), the queries that it is found by. J is Σ min / Σ max. This is the rerank of Zhong et al. (2017) between two
-/// modalities: inside of one, cosines of CLIP do not compare with those across. That step is ours.
+/// it is; of equal answers all are among the best or none is. V_i of a query puts exp(s) on each of R(i) and shares it
+/// out to a sum of 1; V_c of an answer is the mean of V over R(c), the queries that it is found by. J is Σ min / Σ max.
+/// This is the rerank of Zhong et al. (2017) between two modalities: inside of one, cosines of CLIP do not compare with
+/// those across. That step is ours.
 pub struct Reciprocal<'a> {
     scores: &'a dyn Scores,
     by: Queries,

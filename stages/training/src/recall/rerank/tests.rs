@@ -116,6 +116,40 @@ fn neighbours_in_common_are_numpys() {
     }
 }
 
+#[test]
+fn scores_below_0_give_no_share_and_take_none() {
+    let matrix = Matrix(vec![vec![Some(0.5), Some(0.6)], vec![Some(-0.499_999), Some(0.1)]]);
+    let settings = MultivariateSettings { share: 1.0, reverse: 0.0, ..MultivariateSettings::default() };
+    let ours = all(&Multivariate::new(&matrix, Queries::Images, settings));
+    let (first, second) = ((-0.05f64).exp(), (-0.1f64).exp());
+    let wanted = [[1.0 + second, 0.6 / 0.7 + first], [second, 0.1 / 0.7 + first]];
+    for (ours, wanted) in ours.iter().flatten().zip(wanted.as_flattened()) {
+        // candidates lie above the highest score
+        assert!((f64::from(*ours) - 1.6 - wanted).abs() < 1e-6, "{ours} {wanted}");
+    }
+}
+
+/// However many there are, and in whatever tile they lie.
+#[test]
+fn of_equal_answers_all_are_candidates_or_none_is() {
+    let captions = 2 * TILE;
+    let score = |caption: usize| if caption < 3 { 0.9 - 0.1 * caption as f64 } else { 0.25 };
+    let matrix = Matrix(vec![(0..captions).map(|caption| Some(score(caption))).collect()]);
+    for (candidates, wanted) in [(2, 2), (3, 3), (10, 3), (captions, captions)] {
+        let settings = MultivariateSettings { candidates, ..MultivariateSettings::default() };
+        let reranked = Multivariate::new(&matrix, Queries::Images, settings);
+        let mut scores = vec![0.0; TILE * TILE];
+        let mut moved = Vec::new();
+        for first in [0, TILE] {
+            let numbers: Vec<u32> = (first as u32..(first + TILE) as u32).collect();
+            reranked.fill(&[0], &numbers, &mut Room::default(), &mut scores);
+            moved.extend(scores[..TILE].iter().copied().filter(|score| *score > 1.0));
+        }
+        assert_eq!(moved.len(), wanted);
+        assert!(moved.get(3..).is_none_or(|equal| equal.iter().all(|score| *score == moved[3])), "they tie");
+    }
+}
+
 /// Several tiles, both ways, against the same done in one.
 #[test]
 fn nothing_depends_on_tiles_and_the_lost_stay_lost() {

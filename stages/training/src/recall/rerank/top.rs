@@ -11,36 +11,49 @@ pub(super) struct Answer {
     pub(super) score: f32,
 }
 
-/// The `most` best answers of each query, best first; of equal ones the first. What is lost is no answer.
+/// The best answers of each query, at most so many, best first: those above the best that does not fit. So equal ones
+/// are all among them or none is, however many there are. What is lost is no answer.
 pub(super) fn top(asked: &Asked<'_>, most: usize) -> Vec<Vec<Answer>> {
-    let start = |queries: std::ops::Range<usize>| vec![Vec::<Answer>::with_capacity(2 * most); queries.len()];
+    let start = |queries: std::ops::Range<usize>| vec![Best { answers: Vec::new(), floor: LOST }; queries.len()];
     let tiles = asked.by_tile(start, |best, answers, scores| {
         for (best, row) in best.iter_mut().zip(scores.chunks_exact(TILE)) {
-            // answers come in order, so a later one that is no better than the last of a full list is out
-            let mut floor = if best.len() >= most { best[most - 1].score } else { LOST };
             for (number, &score) in answers.clone().zip(row) {
-                if score > floor {
-                    best.push(Answer { number: number as u32, score });
-                    if best.len() == 2 * most {
-                        cut(best, most);
-                        floor = best[most - 1].score;
+                if score > best.floor {
+                    best.answers.push(Answer { number: number as u32, score });
+                    if best.answers.len() == 2 * most {
+                        best.cut(most);
                     }
                 }
             }
-            cut(best, most);
+            best.cut(most);
         }
     });
-    tiles.into_iter().flatten().collect()
+    tiles.into_iter().flatten().map(|best| best.answers).collect()
 }
 
-fn cut(best: &mut Vec<Answer>, most: usize) {
-    // stable: equal ones stay in their order
-    best.sort_by(|a, b| b.score.total_cmp(&a.score));
-    best.truncate(most);
+/// What has been seen of a query's answers.
+#[derive(Clone)]
+struct Best {
+    answers: Vec<Answer>,
+    /// Higher than this is every answer that may be among the best.
+    floor: f32,
+}
+
+impl Best {
+    fn cut(&mut self, most: usize) {
+        // stable: equal ones stay in their order
+        self.answers.sort_by(|a, b| b.score.total_cmp(&a.score));
+        if let Some(first_out) = self.answers.get(most) {
+            let floor = first_out.score;
+            let kept = self.answers.partition_point(|answer| answer.score > floor);
+            self.answers.truncate(kept);
+            self.floor = floor;
+        }
+    }
 }
 
 /// Of each query's candidates the place, from 0, that the query has among all that ask for that candidate: so many score
-/// higher, or equal and come before.
+/// higher. Equal ones share a place.
 pub(super) fn places(asked: &Asked<'_>, candidates: &[Vec<Answer>]) -> Vec<Vec<u32>> {
     let (_, answers) = asked.shape();
     // by answer: the scores and numbers of those whose candidate it is, and where their place belongs
@@ -55,7 +68,7 @@ pub(super) fn places(asked: &Asked<'_>, candidates: &[Vec<Answer>]) -> Vec<Vec<u
         }
     }
     for waiting in &mut waiting {
-        waiting.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.query.cmp(&b.query)));
+        waiting.sort_by(|a, b| b.score.total_cmp(&a.score));
     }
     let turned = asked.turned();
     let start = |answers: std::ops::Range<usize>| {
@@ -69,9 +82,8 @@ pub(super) fn places(asked: &Asked<'_>, candidates: &[Vec<Answer>]) -> Vec<Vec<u
             if waiting.is_empty() {
                 continue;
             }
-            for (query, &score) in queries.clone().zip(row) {
-                let is_ahead = |other: &Waiting| (score, other.query) > (other.score, query as u32);
-                let from = waiting.partition_point(|other| !is_ahead(other));
+            for &score in &row[..queries.len()] {
+                let from = waiting.partition_point(|other| other.score >= score);
                 if let Some(ahead) = ahead.get_mut(from) {
                     *ahead += 1;
                 }

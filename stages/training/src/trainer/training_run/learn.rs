@@ -50,7 +50,7 @@ impl<N: DualEncoder> Trainer<N> {
             objective.remember()?;
         }
         let found = differentiate(&networks, objective, loaded, (info, seed, factor), (ranks, watch))?;
-        let Found { gradients, own, parts, losses, statistics } = found;
+        let Found { gradients, own, parts, losses, statistics, pairs } = found;
         if info.global_step == 0 {
             self.check_reach(&gradients)?;
         }
@@ -65,7 +65,7 @@ impl<N: DualEncoder> Trainer<N> {
             self.objective.take_norm();
             self.position.loss_scale = halved;
             let norm = on_host(f64::INFINITY)?;
-            return Ok(Numbers { parts, losses, norm, is_checked, norm_of_objective: None });
+            return Ok(Numbers { parts, losses, pairs, norm, is_checked, norm_of_objective: None });
         }
         let norm = stepped?;
         self.objective.learn(&own, info)?;
@@ -86,7 +86,7 @@ impl<N: DualEncoder> Trainer<N> {
         }
         context.watch.end(|phases| &mut phases.optimiser)?;
         let norm_of_objective = self.objective.take_norm();
-        Ok(Numbers { parts, losses, norm, is_checked, norm_of_objective })
+        Ok(Numbers { parts, losses, pairs, norm, is_checked, norm_of_objective })
     }
 
     /// Some of candle's operations have no backward pass and say nothing: a parameter that the loss does not reach

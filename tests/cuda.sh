@@ -39,3 +39,4 @@ check operations --seed "$RANDOM"
 check trainings --times 1
 check collectives --times 1
 check masks
+GPU_ON_CPU_LAUNCHES=300 check failing

@@ -56,6 +56,8 @@ atlas() {
 # what goes to GPUs compiles, and runs on a GPU that is the CPU: with NVIDIA's toolkit, where there is one. NCCL is loaded at
 # run time: its side compiles without.
 cuda() {
+    # what NCCL's side makes of ranks that leave needs no NCCL
+    cargo test --locked -p ranks --features ranks/nccl --lib -- nccl::
     without_toolkit() {
         cargo clippy --locked --workspace --all-targets --features ranks/nccl -- -D warnings
         skip "no CUDA toolkit: of the GPU build only NCCL's side was checked"

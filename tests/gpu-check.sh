@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU computes and how fast, in a few minutes: every step a process of its own under a time limit, what can be
-# wrong before what can be slow, none stopped by another's failure. Writes a log for each step, results.json and a table.
+# wrong before what can be slow, none stopped by another's failure. Writes a log for each step, results.json and a
+# table, and ends with 1 if a step has failed.
 #   PROGRAM=./urbancross tests/gpu-check.sh [--only STEP,STEP] [--device cuda:0] [--out DIR]
 # PROGRAM is built with --features cuda,nccl,device-check, and PROGRAM-sandbox lies beside it; tests/gpu-bundle.sh packs
 # both for a machine without Rust.
@@ -73,8 +74,8 @@ profile() { # where the GPU's time goes in the part that the command shows a pro
 }
 export -f profile; export here
 if command -v ncu > /dev/null; then
-    step profile-l14 120 bash -c 'profile train-rate vit-l-14 40 3'
-    step profile-sam 60 bash -c 'profile sam-rate vit-h 32 1 decoder'
+    step profile-l14 120 bash -o pipefail -c 'profile train-rate vit-l-14 40 3'
+    step profile-sam 60 bash -o pipefail -c 'profile sam-rate vit-h 32 1 decoder'
 fi
 
 # a whole build; compare its recall with that of the same command on a CPU
@@ -84,7 +85,7 @@ build() {
             --set "work.url=$work/store" --set "model.device=$device" --set pretrain.epochs=15 | tail -n 12
 }
 export -f build; export work device
-step build 120 bash -c build
+step build 120 bash -o pipefail -c build
 
 # peers
 peer peer-train-l14 90 transformers python3 "$here/peers/clip_train_peer.py" --batch 40
@@ -102,4 +103,5 @@ rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitli
 (out / "results.json").write_text(json.dumps(rows, indent=1)); (out / "results.jsonl").unlink()
 for row in rows:
     print(f"{row['step']:24} {'ok' if row['exit'] == 0 else 'exit %d' % row['exit']:10} {row['seconds']:7.1f} s")
+sys.exit(any(row["exit"] for row in rows))
 PY

@@ -27,11 +27,17 @@ pub use desk::StoreDesk;
 pub use models::Specs;
 pub use watch::Served;
 
-/// What readers are told of an error: what they can mend themselves, and nothing of stores and paths.
+/// What readers are told where tables and stores are read: no reader can mend these, whatever is wrong with them, and nothing
+/// of stores and paths.
 fn trouble(error: WorkerError) -> Trouble {
+    Trouble::Broken(error.to_string())
+}
+
+/// The same where it is judged what a reader has asked: they are told what they can mend themselves.
+fn refusal(error: WorkerError) -> Trouble {
     match error {
         WorkerError::Configuration(why) => Trouble::Refused(why),
-        other => Trouble::Broken(other.to_string()),
+        other => trouble(other),
     }
 }
 
@@ -81,7 +87,7 @@ impl Atlas for Served {
             }
         };
         let question = search::Question { query, filter, countries, most: question.most };
-        let answer = searcher.search(&question).await.map_err(trouble)?;
+        let answer = searcher.search(&question).await.map_err(refusal)?;
         let warnings = crate::page::search::warnings(&answer);
         let note = (!warnings.is_empty()).then(|| warnings.join(" · "));
         let found = answer.found.into_iter().map(details::found).collect();
@@ -144,9 +150,12 @@ mod tests {
 
     #[test]
     fn readers_hear_nothing_of_stores() {
-        let broken = WorkerError::Missing { what: "a part", path: "s3://secret/part".into() };
-        assert!(!trouble(broken).to_string().contains("secret"));
-        let refused = trouble(WorkerError::Configuration("the text is too long".into()));
+        let broken = || WorkerError::Missing { what: "a part", path: "s3://secret/part".into() };
+        let changed = WorkerError::Configuration("move the folder s3://secret/tables/captions away".into());
+        for told in [trouble(broken()), refusal(broken()), trouble(changed)] {
+            assert!(!told.to_string().contains("secret"), "{told}");
+        }
+        let refused = refusal(WorkerError::Configuration("the text is too long".into()));
         assert_eq!(refused, Trouble::Refused("the text is too long".into()));
     }
 

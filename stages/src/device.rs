@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use manifests::BuildSpec;
 use manifests::spec::{DeviceName, DeviceNames, Precision};
 
@@ -53,15 +53,12 @@ pub fn device(stage: &'static str, spec: &BuildSpec) -> Result<Device, StageErro
 /// # Errors
 /// [`StageError::Unreachable`]: it does not; another process, or another machine, may.
 pub fn check_alive(stage: &'static str, device: &Device) -> Result<(), StageError> {
-    if device.is_cpu() {
-        return Ok(());
-    }
-    let probe = Tensor::ones(8, DType::F32, device).and_then(|ones| ones.sum_all()?.to_scalar::<f32>());
-    match probe {
-        Ok(8.0) => Ok(()),
-        Ok(other) => Err(StageError::Unreachable { stage, why: format!("the device adds eight ones up to {other}") }),
-        Err(error) => Err(StageError::Unreachable { stage, why: format!("the device computes nothing more: {error}") }),
-    }
+    models::device::check_alive(device).map_err(|why| StageError::Unreachable { stage, why })
+}
+
+/// What a computation that failed on a device comes to: where the device does nothing more, as [`check_alive`] says.
+pub(crate) fn compute_error(stage: &'static str, device: &Device, why: String) -> StageError {
+    check_alive(stage, device).err().unwrap_or(StageError::Compute { stage, why })
 }
 
 /// Opens one of the devices that a spec names.

@@ -34,7 +34,7 @@ impl<N: DualEncoder> Encoder<'_, N> {
     ///
     /// # Errors
     /// [`StageError::Compute`] with the image that cannot be decoded, or if the network fails or gives what is not
-    /// finite.
+    /// finite; [`StageError::Unreachable`] if its device computes nothing more.
     pub fn encode(&self, rows: Vec<TrainRow>) -> Result<Vec<EvaluatedRow>, StageError> {
         let images = encode_images(self.stage, self.network, &self.limits, &rows, self.average_over_turns)?;
         let texts: Vec<&str> = rows.iter().flat_map(|r| &r.captions).map(String::as_str).collect();

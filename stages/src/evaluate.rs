@@ -5,7 +5,7 @@ mod panels;
 mod reranked;
 pub(crate) mod row;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use choices::Protocol;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ pub use changes::{Change, Changes, Moves, changes};
 use panels::Ranked;
 pub use reranked::{Reranked, VERSION as RERANKED_VERSION, reranked};
 pub use row::EvaluatedRow;
+use row::{as_read, one_of_each};
 
 /// Raised when the same embeddings would give other figures.
 pub const VERSION: u32 = 4;
@@ -180,11 +181,12 @@ impl Gathered {
         }
         let captions = captions_of(rows);
         let pictures = one_of_each(rows.iter().map(|r| (r.bytes_digest.as_str(), r.embedding.as_slice())));
-        let texts = one_of_each(captions.iter().map(|(_, text, v)| (*text, *v)));
+        let read: Vec<String> = captions.iter().map(|(_, text, _)| as_read(text)).collect();
+        let texts = one_of_each(read.iter().zip(&captions).map(|(text, (.., v))| (text.as_str(), *v)));
         Ok(Self {
             dim,
             image_nd: rows.iter().flat_map(|r| pictures[r.bytes_digest.as_str()]).copied().collect(),
-            text_md: captions.iter().flat_map(|(_, text, _)| texts[text]).copied().collect(),
+            text_md: read.iter().flat_map(|text| texts[text.as_str()]).copied().collect(),
             own_image_m: captions.iter().map(|(image, ..)| *image).collect(),
             image_keys_n: rows.iter().map(|r| key_of_digest(&r.bytes_digest)).collect(),
             caption_keys_m: captions.iter().map(|(_, text, _)| caption_key(text)).collect(),
@@ -215,21 +217,6 @@ impl Gathered {
     fn recall(&self, protocol: Protocol) -> Result<recall::Outcome, StageError> {
         recall::evaluate(&self.gallery(), protocol, BLOCK_ROWS).map_err(|e| compute(e.to_string()))
     }
-}
-
-/// One vector for all that are equal. Those of one text or picture can differ in their last bits where they were embedded
-/// in batches of other sizes, and must tie all the same.
-pub(crate) fn one_of_each<'a>(vectors: impl Iterator<Item = (&'a str, &'a [f32])>) -> HashMap<&'a str, &'a [f32]> {
-    let bits = |vector: &'a [f32]| vector.iter().map(|value| value.to_bits());
-    let mut chosen = HashMap::new();
-    for (of, vector) in vectors {
-        let known = chosen.entry(of).or_insert(vector);
-        // whatever the order of the rows
-        if bits(vector).lt(bits(known)) {
-            *known = vector;
-        }
-    }
-    chosen
 }
 
 /// Recall of a split. Rows in any order; the figures do not depend on it.
@@ -280,7 +267,7 @@ mod tests {
 
     #[test]
     fn equal_captions_and_pictures_tie_though_they_were_embedded_apart() {
-        let mut captions = vec![row("a", 0.0, "a lake"), row("b", 0.7, "a lake")];
+        let mut captions = vec![row("a", 0.0, "a lake"), row("b", 0.7, "A  lake")];
         captions[1].captions[0].1 = nudged(&captions[0].embedding);
         let (report, _) = evaluate(&captions, Protocol::Standard).unwrap();
         assert_eq!((report.exact.pessimistic.i2t.at_1, report.i2t_ties.twin_percent), (0.0, 100.0));

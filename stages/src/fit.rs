@@ -17,6 +17,7 @@ use training::batch::BatchSource;
 use training::communicator::Communicator;
 use training::trainer::{Event, Execution, Fit, Trainer};
 
+use crate::device::compute_error;
 use crate::encoder::Encoder;
 use crate::stage::StageError;
 use crate::train_rows::{TrainRows, rows_of};
@@ -90,7 +91,10 @@ impl TrainJob<'_> {
                     observe(event);
                 },
             })
-            .map_err(|e| StageError::of(stage, &e))?;
+            .map_err(|e| match StageError::of(stage, &e) {
+                StageError::Compute { why, .. } => compute_error(stage, trainer.network().device(), why),
+                other => other,
+            })?;
         if !summary.finished {
             return Err(StageError::Stopped);
         }

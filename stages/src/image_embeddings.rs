@@ -8,7 +8,7 @@ use models::upload::Upload;
 use pixels::{DecodeLimits, Rgb};
 use rayon::prelude::*;
 
-use crate::device::arithmetic;
+use crate::device::{arithmetic, compute_error};
 use crate::images::limits;
 use crate::network::{Network, load_network};
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageError, Transform};
@@ -60,7 +60,7 @@ pub(crate) fn encode_views<N: DualEncoder>(
         let image_bd = image_bd.to_dtype(DType::F32).and_then(|e| l2_normalise(&e)).map_err(|e| e.to_string())?;
         finite_rows(&image_bd)
     };
-    encode().map_err(|why| StageError::Compute { stage, why })
+    encode().map_err(|why| compute_error(stage, network.device(), why))
 }
 
 /// Rows of a matrix on the host; an error names the first row that is not finite.

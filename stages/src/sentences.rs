@@ -1,11 +1,12 @@
 //! The sentence encoder of a build, and rows of texts to rows of vectors.
 
+use candle_core::Device;
 use manifests::BuildSpec;
 use manifests::spec::{StructuredField, TextPooling};
 use models::sentence::{Pooling, Reading, SentenceEncoder};
 use wording::Field;
 
-use crate::device::{arithmetic, dtype};
+use crate::device::{arithmetic, compute_error, dtype};
 use crate::stage::{StageContext, StageError};
 
 /// Field of the spec that names it.
@@ -33,6 +34,7 @@ impl Role {
 pub struct Sentences {
     stage: &'static str,
     encoder: SentenceEncoder,
+    device: Device,
     prefixes: [String; 2],
 }
 
@@ -43,11 +45,11 @@ impl Sentences {
     /// [`StageError::Configuration`] for a folder that holds none.
     pub fn open(stage: &'static str, context: &StageContext<'_>) -> Result<Self, StageError> {
         let folder = context.weights(stage, ENCODER_FIELD)?;
-        let encoder =
-            SentenceEncoder::load(folder, &context.device(stage)?, dtype(context.spec), reading(context.spec))
-                .map_err(|e| StageError::Configuration { stage, why: format!("{ENCODER_FIELD}: {e}") })?;
+        let device = context.device(stage)?;
+        let encoder = SentenceEncoder::load(folder, &device, dtype(context.spec), reading(context.spec))
+            .map_err(|e| StageError::Configuration { stage, why: format!("{ENCODER_FIELD}: {e}") })?;
         let prefixes = [Role::Query, Role::Document].map(|role| role.prefix(context.spec).to_owned());
-        Ok(Self { stage, encoder, prefixes })
+        Ok(Self { stage, encoder, device, prefixes })
     }
 
     fn prefix(&self, role: Role) -> &str {
@@ -62,12 +64,12 @@ impl Sentences {
     /// Vectors of length one, in the order of the texts.
     ///
     /// # Errors
-    /// [`StageError::Compute`] if the encoder fails.
+    /// [`StageError::Compute`] if the encoder fails, [`StageError::Unreachable`] if its device does.
     pub(crate) fn encode<S: AsRef<str>>(&self, role: Role, texts: &[S]) -> Result<Vec<Vec<f32>>, StageError> {
         let prefix = self.prefix(role);
         let texts: Vec<String> = texts.iter().map(|text| format!("{prefix}{}", text.as_ref())).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        self.encoder.encode(&texts).map_err(|e| StageError::Compute { stage: self.stage, why: e.to_string() })
+        self.encoder.encode(&texts).map_err(|e| compute_error(self.stage, &self.device, e.to_string()))
     }
 
     /// Tokens of a query at most, start and end among them.
@@ -83,7 +85,7 @@ impl Sentences {
     /// The vector of what somebody searches with.
     ///
     /// # Errors
-    /// [`StageError::Compute`] if the encoder fails.
+    /// [`StageError::Compute`] if the encoder fails, [`StageError::Unreachable`] if its device does.
     pub fn query(&self, text: &str) -> Result<Vec<f32>, StageError> {
         Ok(self.encode(Role::Query, &[text])?.remove(0))
     }

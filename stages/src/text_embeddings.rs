@@ -10,7 +10,7 @@ use models::dual_encoder::DualEncoder;
 use models::ops::l2_normalise;
 use models::tokenizer::Tokenizer;
 
-use crate::device::arithmetic;
+use crate::device::{arithmetic, compute_error};
 use crate::image_embeddings::finite_rows;
 use crate::network::{Network, load_network};
 use crate::stage::{Input, InputRows, MapOutput, ModelUse, Outcome, Stage, StageContext, StageError, Transform};
@@ -94,7 +94,7 @@ pub(crate) fn encode_texts<N: DualEncoder>(
             let text_bd = text_bd.to_dtype(DType::F32).and_then(|e| l2_normalise(&e)).map_err(|e| e.to_string())?;
             finite_rows(&text_bd)
         };
-        vectors.extend(encode().map_err(|why| StageError::Compute { stage, why })?);
+        vectors.extend(encode().map_err(|why| compute_error(stage, network.device(), why))?);
     }
     Ok(vectors)
 }

@@ -12,7 +12,7 @@ use training::recall::{
     self, Combine, Cosines, Directions, Pairs, Queries, RecallReport, Standardised, Variants, WeightedSum,
 };
 
-use crate::evaluate::{EvaluatedRow, one_of_each};
+use crate::evaluate::row::{EvaluatedRow, as_read, one_of_each};
 use crate::stage::StageError;
 use crate::train_rows::{caption_key, key_of_digest};
 
@@ -162,7 +162,8 @@ impl Split {
         let pictures = one_of_each(
             rows.iter().map(|row| (row.evaluated.bytes_digest.as_str(), row.evaluated.embedding.as_slice())),
         );
-        let of_model = one_of_each(captions().map(|(text, vector)| (text.as_str(), vector.as_slice())));
+        let read: Vec<String> = texts().map(as_read).collect();
+        let of_model = one_of_each(read.iter().zip(captions()).map(|(text, (_, v))| (text.as_str(), v.as_slice())));
         let queries = one_of_each(texts().zip(rows.iter().flat_map(|row| &row.queries).map(Vec::as_slice)));
         let documents = one_of_each(texts().zip(rows.iter().flat_map(|row| &row.documents).map(Vec::as_slice)));
         let of_texts = |vectors: &HashMap<&str, &[f32]>| -> Vec<f32> {
@@ -189,7 +190,7 @@ impl Split {
             documents_md: of_texts(&documents),
             model_width,
             image_nd: rows.iter().flat_map(|row| pictures[row.evaluated.bytes_digest.as_str()]).copied().collect(),
-            text_md: of_texts(&of_model),
+            text_md: read.iter().flat_map(|text| of_model[text.as_str()]).copied().collect(),
         })
     }
 

@@ -34,7 +34,7 @@
 
 namespace {
 
-constexpr int OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500;
+constexpr int OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719;
 
 [[noreturn]] void fail(const std::string &problem) {
     fprintf(stderr, "GPU on the CPU: %s\n", problem.c_str());
@@ -104,6 +104,17 @@ Stream default_stream;
 std::set<Stream *> streams = {&default_stream};
 constexpr size_t MOST_WAITING = 5000;
 
+// GPU_ON_CPU_LAUNCHES=N: the GPU fails after so many launches and takes nothing more, as after a fault in a kernel.
+long launches_left = [] {
+    const char *most = getenv("GPU_ON_CPU_LAUNCHES");
+    return most ? atol(most) : -1;
+}();
+bool has_failed = false;
+int condition() {
+    std::lock_guard lock(work_lock);
+    return has_failed ? LAUNCH_FAILED : OK;
+}
+
 Stream *stream_of(void *handle) { return (uintptr_t)handle <= 2 ? &default_stream : (Stream *)handle; }
 
 void finish(Stream *stream, uint64_t place) {
@@ -122,6 +133,7 @@ void finish_all() {
 }
 int hand_over(void *handle, std::function<void()> work) {
     std::lock_guard lock(work_lock);
+    if (has_failed) return LAUNCH_FAILED;
     Stream *stream = stream_of(handle);
     stream->waiting.push_back(std::move(work));
     stream->handed_over++;
@@ -298,7 +310,7 @@ thread_local void *current_context;
 int cuCtxSetCurrent(void *context) { return current_context = context, OK; }
 int cuCtxGetCurrent(void **context) { return *context = current_context, OK; }
 int cuCtxDestroy_v2(void *) { return OK; }
-int cuCtxSynchronize() { return finish_all(), OK; }
+int cuCtxSynchronize() { return finish_all(), condition(); }
 int cuEventCreate(void **event, unsigned) { return *event = new Event(), OK; }
 int cuEventDestroy_v2(void *event) { return delete (Event *)event, OK; }
 int cuEventRecord(void *event, void *stream) {
@@ -308,7 +320,7 @@ int cuEventRecord(void *event, void *stream) {
 int cuEventSynchronize(void *event) {
     Event at = *(Event *)event;
     if (at.stream) finish(at.stream, at.place);
-    return OK;
+    return condition();
 }
 // whoever asks again and again waits
 int cuEventQuery(void *event) { return cuEventSynchronize(event); }
@@ -320,7 +332,7 @@ int cuStreamCreate(void **stream, unsigned) {
 }
 int cuStreamDestroy_v2(void *stream) { return finish(stream_of(stream)), OK; }
 int cuStreamIsCapturing(void *, int *status) { return *status = 0, OK; }
-int cuStreamSynchronize(void *stream) { return finish(stream_of(stream)), OK; }
+int cuStreamSynchronize(void *stream) { return finish(stream_of(stream)), condition(); }
 int cuStreamWaitEvent(void *stream, void *event, unsigned) {
     Event at = *(Event *)event;
     return at.stream ? hand_over(stream, [at] { finish(at.stream, at.place); }) : OK;
@@ -360,7 +372,7 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stre
     return hand_over(stream, [=] { memcpy((void *)to, kept->data(), kept->size()); });
 }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
-    hand_over(stream, [=] { memcpy(to, (void *)from, bytes); });
+    if (int problem = hand_over(stream, [=] { memcpy(to, (void *)from, bytes); })) return problem;
     // and written
     if (!is_locked(to)) finish(stream_of(stream));
     return OK;
@@ -431,6 +443,11 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     unsigned threads = bx * by * bz;
     if (!threads || threads > MOST_THREADS || !gx || !gy || !gz || gy > 65535 || gz > 65535) return INVALID_VALUE;
     if (shared_bytes > 48 << 10) return INVALID_VALUE;
+    {
+        std::lock_guard lock(work_lock);
+        if (launches_left == 0) has_failed = true;
+        if (launches_left > 0) launches_left--;
+    }
     auto of = (const Kernel *)function;
     auto copies = std::make_shared<std::vector<std::vector<char>>>();
     for (size_t i = 0; i < of->arguments; i++) copies->emplace_back((char *)given[i], (char *)given[i] + of->sizes[i]);
@@ -445,6 +462,9 @@ int cublasSetStream_v2(void *handle, void *stream) { return *(void **)handle = s
 }
 
 namespace {
+// as the library says that the GPU failed
+int of_cublas(int result) { return result == OK ? OK : 13; }
+
 template <typename T>
 void products(bool ta, bool tb, int m, int n, int k, double alpha, const T *a, int lda, long long stride_a, const T *b, int ldb,
               long long stride_b, double beta, T *c, int ldc, long long stride_c, int batches) {
@@ -473,10 +493,10 @@ int cublasGemmStridedBatchedEx(void *handle, int ta, int tb, int m, int n, int k
                                int, int ldc, long long stride_c, int batches, int, int) {
     double scale = *(const float *)alpha, kept = *(const float *)beta;
     auto run = [=]<typename T>(T) {
-        return hand_over(*(void **)handle, [=] {
+        return of_cublas(hand_over(*(void **)handle, [=] {
             products(ta, tb, m, n, k, scale, (const T *)a, lda, stride_a, (const T *)b, ldb, stride_b, kept, (T *)c, ldc,
                      stride_c, batches);
-        });
+        }));
     };
     switch (type) {
         case 0: return run(float());
@@ -489,9 +509,9 @@ int cublasDgemmStridedBatched(void *handle, int ta, int tb, int m, int n, int k,
                               long long stride_a, const double *b, int ldb, long long stride_b, const double *beta, double *c,
                               int ldc, long long stride_c, int batches) {
     double scale = *alpha, kept = *beta;
-    return hand_over(*(void **)handle, [=] {
+    return of_cublas(hand_over(*(void **)handle, [=] {
         products(ta, tb, m, n, k, scale, a, lda, stride_a, b, ldb, stride_b, kept, c, ldc, stride_c, batches);
-    });
+    }));
 }
 
 // ---- cuRAND: only asked for by candle, whose random numbers nothing of ours uses
@@ -536,7 +556,8 @@ int copied(const void *from, void *to, size_t count, int type, void *stream) {
     // by ncclDataType_t: int8, uint8, int32, uint32, int64, uint64, f16, f32, f64, bf16
     const size_t bytes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
     size_t all = count * bytes[type];
-    return hand_over(stream, [=] { memmove(to, from, all); });
+    // ncclUnhandledCudaError
+    return hand_over(stream, [=] { memmove(to, from, all); }) == OK ? OK : 1;
 }
 }  // namespace
 

@@ -22,6 +22,7 @@ use crate::stores::WorkStore;
 
 use cache::Cache;
 use hub::Hub;
+use layout::{PROCESSOR, describes_images, has_modules};
 use remote::Remote;
 
 /// Where the weights of a field are to be had.
@@ -33,7 +34,7 @@ enum Origin {
 
 impl Origin {
     fn of(used: &WeightsUse) -> Result<Origin, WorkerError> {
-        if let Some(remote) = Remote::parse(&used.source, Hub::from_env()?) {
+        if let Some(remote) = Remote::parse(used, Hub::from_env()?) {
             return Ok(Origin::Remote(Box::new(remote)));
         }
         let local = Path::new(&used.source);
@@ -150,7 +151,7 @@ fn to_fetch(used: &WeightsUse, remote: &Remote, folder: &Path, spec: &BuildSpec)
         return Ok(format!("{}: found in {}; the first run takes it from there", used.source, kept.display()));
     }
     if let Some(why) = remote.offline() {
-        if Cache::is_enough(folder) {
+        if Cache::is_enough(folder, None) {
             return Ok(format!("{}: found in {}; the first run takes it as it is", used.source, folder.display()));
         }
         return Err(unfetched(used, remote, folder, None, WorkerError::Configuration(why)));
@@ -209,7 +210,7 @@ const BESIDE: [&str; 8] = [
     "open_clip_config.json",
     "config.json",
     "preprocessor_config.json",
-    "processor_config.json",
+    PROCESSOR,
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
@@ -220,7 +221,8 @@ const BESIDE: [&str; 8] = [
 fn read_for(used: &WeightsUse, path: &Path) -> Vec<PathBuf> {
     let mut read = vec![path.to_owned()];
     if path.is_file() && matches!(used.field, "score.clip" | "caption.score.clip" | MODEL_OPTION) {
-        read.extend(BESIDE.iter().map(|name| path.with_file_name(name)).filter(|beside| beside.is_file()));
+        let counts = |beside: &PathBuf| beside.is_file() && (!beside.ends_with(PROCESSOR) || describes_images(beside));
+        read.extend(BESIDE.iter().map(|name| path.with_file_name(name)).filter(counts));
     }
     read
 }
@@ -241,9 +243,11 @@ async fn fetch_one(
     let cache = Cache::from_env();
     let folder = cache.folder(&remote.name());
     let lock = read_lock(work, &used.source).await?;
-    if !Cache::is_complete(&folder)
+    // earlier versions fetched encoders without their modules: one that no lock holds to that is asked for the rest
+    let is_listed = lock.is_some() || !remote.is_encoder || has_modules(&folder);
+    if !(Cache::is_complete(&folder) && is_listed)
         && let Err(error) = remote.fetch(&spec.weights.options, &folder, lock.as_ref()).await
-        && !Cache::is_enough(&folder)
+        && !Cache::is_enough(&folder, lock.as_ref())
     {
         return Err(unfetched(used, remote, &folder, lock.as_ref(), error));
     }
@@ -286,6 +290,9 @@ fn unfetched(
     let names = match (lock, remote.file()) {
         (Some(lock), _) => lock.files.keys().cloned().collect::<Vec<_>>().join(", "),
         (None, Some(file)) => file.to_owned(),
+        (None, None) if remote.is_encoder => {
+            "config.json, the .safetensors files, tokenizer.json and modules.json with the folders that it names".into()
+        }
         (None, None) => "config.json, the .safetensors files (with their index) and tokenizer.json".into(),
     };
     let words = format!(
@@ -324,6 +331,11 @@ mod tests {
             assert_eq!(read(field, &file), beside.map(PathBuf::from));
             assert_eq!(read(field, folder.path()), [PathBuf::new()]);
         }
+        let processor = |text: &str| std::fs::write(file.with_file_name(PROCESSOR), text).unwrap();
+        processor(r#"{"processor_class": "LlavaProcessor"}"#);
+        assert_eq!(read("score.clip", &file), ["w.safetensors", "config.json", "tokenizer.json"].map(PathBuf::from));
+        processor(r#"{"image_processor": {"resample": 3}}"#);
+        assert_eq!(read("score.clip", &file).len(), 4);
         assert_eq!(read("model.init", &file), [PathBuf::from("w.safetensors")]);
     }
 }

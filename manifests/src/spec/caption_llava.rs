@@ -24,7 +24,7 @@ pub struct LlavaSpec {
     pub num_beams: usize,
     /// Tokens of a caption at most.
     pub max_new_tokens: usize,
-    /// Above 1: tokens that stand in the caption already become less likely.
+    /// Above 1: tokens that stand in the prompt or in the caption already become less likely.
     pub repetition_penalty: f64,
     /// Exponent of the length by which a beam's score is divided; above 0 longer captions gain.
     pub length_penalty: f64,

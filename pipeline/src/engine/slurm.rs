@@ -177,8 +177,9 @@ impl Slurm {
             return Ok(());
         }
         let mut arguments = vec![format!("--dependency=afterany:{}", jobs.join(":"))];
-        // of this step they are at work: a driver before this one has begun them, and could not begin the next
-        let is_at_work = |queued: &&Queued| queued.state == "RUNNING" && jobs.contains(&queued.job);
+        // of this step they are at work, or their nodes start for them: a driver before this one has begun them, and could not
+        // begin the next
+        let is_at_work = |queued: &&Queued| lives(queued) && jobs.contains(&queued.job);
         let others: Vec<Queued> = queued.iter().filter(|queued| !is_at_work(queued)).cloned().collect();
         arguments.extend(self.exclude(&others, ended, &BTreeSet::new()));
         for batch in batches(&self.run, &driver, &self.profile, &self.site) {
@@ -229,12 +230,12 @@ impl Slurm {
         Ok(self.queued().await?.into_iter().map(|queued| queued.name).collect())
     }
 
-    /// Whether a job of the run waits or runs.
+    /// Whether a job of the run waits or runs, or workers are ending: how these ended tells that their nodes are not lost.
     ///
     /// # Errors
     /// Slurm does not answer.
     pub async fn is_under_way(&self) -> Result<bool, WorkerError> {
-        Ok(self.queued().await?.iter().any(lives))
+        Ok(self.queued().await?.iter().any(|queued| lives(queued) || !is_driver(&queued.name)))
     }
 
     async fn queued(&self) -> Result<Vec<Queued>, WorkerError> {

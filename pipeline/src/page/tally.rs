@@ -123,8 +123,11 @@ mod tests {
         assert_eq!(histogram.counts.iter().sum::<u64>(), 100_000);
         assert!(histogram.counts.iter().all(|count| count.abs_diff(25_000) <= 100), "{histogram:?}");
         assert!(tally.any_above(0.9) && !tally.any_above(1.0));
+        // words of long captions
+        tally.add(180.0);
+        assert_eq!(tally.counts.last_key_value().map(|(step, _)| *step), Some(180_000));
         tally.add(f64::MAX);
-        assert_eq!(tally.counts.last_key_value().map(|(step, _)| *step), Some(100_000));
+        assert_eq!(tally.counts.last_key_value().map(|(step, _)| *step), Some(100_000_000));
     }
 
     #[test]

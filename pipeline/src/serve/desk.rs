@@ -9,14 +9,14 @@ use atlas::{
 };
 use manifests::paths;
 use manifests::review::Wish;
-use serde::Deserialize;
 use tokio::sync::Mutex;
 use workers::WorkerError;
+use workers::publish::{Of, QuarantineLine};
 use workers::reviews::{Decided, Looked, Reviews};
 
 use super::models::Specs;
 use super::state::{self, Looks};
-use super::{details, edits, trouble};
+use super::{details, edits, refusal, trouble};
 use crate::build::Build;
 use crate::review::{self, Ask, Waits};
 
@@ -62,16 +62,8 @@ impl StoreDesk {
     async fn now(&self, country: &str) -> Result<Build, Trouble> {
         let spec = self.of(country)?.build.spec.clone();
         let opened = Build::open_work(spec, Default::default()).await;
-        // no reader can mend a store, whatever is wrong with it
-        opened.map_err(|error| Trouble::Broken(error.to_string()))
+        opened.map_err(trouble)
     }
-}
-
-/// A line of a quarantine listing.
-#[derive(Deserialize)]
-struct Line {
-    what: String,
-    why: String,
 }
 
 #[async_trait]
@@ -97,10 +89,9 @@ impl Desk for StoreDesk {
         let path = paths::quarantine(&country, stage.name);
         let Some(meta) = build.work.head(&path).await.map_err(trouble)? else { return Ok(Vec::new()) };
         let bytes = build.work.get_range(&path, 0..meta.size.min(MOST_BYTES), None).await.map_err(trouble)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
         let pictured = !matches!(stage.output, manifests::Artifact::Geotags | manifests::Artifact::Images);
-        Ok(lines.take(MOST_FAILURES).map(|Line { what, why }| Failure { what, why, pictured }).collect())
+        let failed = failed_rows(&String::from_utf8_lossy(&bytes));
+        Ok(failed.into_iter().map(|(what, why)| Failure { what, why, pictured }).collect())
     }
 
     async fn waiting(&self, asked: WaitingAsked) -> Result<Waiting, Trouble> {
@@ -134,7 +125,7 @@ impl Desk for StoreDesk {
             WorkerError::DiskFull(_) => {
                 Trouble::Unstored("the decision was not stored: the store is full; try again when there is room".into())
             }
-            error => trouble(error),
+            error => refusal(error),
         };
         Ok(match review::decide(reviews, ask).await.map_err(unstored)? {
             Decided::Done | Decided::Already => Decision::Done,
@@ -153,6 +144,13 @@ impl Desk for StoreDesk {
     async fn picture(&self, image: ImageName) -> Result<Vec<u8>, Trouble> {
         details::picture(&self.now(&image.country).await?, &image).await
     }
+}
+
+/// The first rows of a listing that failed, without the source's problems, which stand before them.
+fn failed_rows(listing: &str) -> Vec<(String, String)> {
+    let lines = listing.lines().filter_map(|line| serde_json::from_str::<QuarantineLine>(line).ok());
+    let rows = lines.filter(|line| line.of == Of::Row).map(|QuarantineLine { what, why, .. }| (what, why));
+    rows.take(MOST_FAILURES).collect()
 }
 
 fn waits_of(name: &str) -> Option<Waits> {
@@ -184,6 +182,18 @@ fn shown(looked: Looked) -> WaitingCaption {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However many problems the source has.
+    #[test]
+    fn failed_rows_are_shown_and_no_problems_of_the_source() {
+        let line = |what: String, of: &str| format!(r#"{{"what":"{what}","why":"w","of":"{of}"}}"#);
+        let problems = (0..MOST_FAILURES + 1).map(|number| line(format!("x{number}.zip"), "source"));
+        let rows = ["a", "b"].map(|id| line(id.into(), "row"));
+        let cut = [r#"{"what":"c","wh"#.to_owned()];
+        let listing = problems.chain(rows).chain(cut).collect::<Vec<_>>().join("\n");
+        assert_eq!(failed_rows(&listing), ["a", "b"].map(|id| (id.to_owned(), "w".to_owned())));
+        assert_eq!(failed_rows(r#"{"what":"of an earlier version","why":"w"}"#).len(), 1);
+    }
 
     #[test]
     fn what_waits_has_a_name() {

@@ -6,7 +6,7 @@
 //! synchronisation decides. So no tensor needs events of its own. Whoever brings a second stream has to order it by
 //! events, as the communicator of the `ranks` crate does.
 
-use candle_core::{Device, Result};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// The GPU of this number, as the driver counts those that are visible; the same device at every call.
 ///
@@ -30,6 +30,21 @@ pub struct GpuMemory {
 /// Memory of the GPU that a device is; `None` on a CPU, or where the driver does not tell.
 pub fn memory(device: &Device) -> Option<GpuMemory> {
     gpu::memory(device)
+}
+
+/// Whether a device still computes: after some faults a GPU does nothing more.
+///
+/// # Errors
+/// What it says instead.
+pub fn check_alive(device: &Device) -> std::result::Result<(), String> {
+    if device.is_cpu() {
+        return Ok(());
+    }
+    match Tensor::ones(8, DType::F32, device).and_then(|ones| ones.sum_all()?.to_scalar::<f32>()) {
+        Ok(8.0) => Ok(()),
+        Ok(other) => Err(format!("the device adds eight ones up to {other}")),
+        Err(error) => Err(format!("the device computes nothing more: {error}")),
+    }
 }
 
 /// Whether products of f32 matrices on the GPUs of this process may round their factors to TF32's 10 bits, on tensor

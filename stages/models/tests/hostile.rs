@@ -16,7 +16,7 @@ use models::instructblip::InstructBlip;
 use models::language::Llama;
 use models::parameters::Parameters;
 use models::sam::Sam;
-use models::tokenizer::{TextTokenizer, Tokenizer};
+use models::tokenizer::{BertNormalizer, TextTokenizer, Tokenizer};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::RngSeed;
@@ -101,7 +101,7 @@ fn read(path: &Path) -> models::Result<()> {
         return Tokenizer::from_file(path)?.encode("a long, long road ☃", 8).map(drop);
     }
     if name.ends_with("vocab.txt") {
-        return TextTokenizer::from_bert_vocabulary(path)?.encode("a long road").map(drop);
+        return TextTokenizer::from_bert_vocabulary(path, BertNormalizer::default())?.encode("a long road").map(drop);
     }
     if name.ends_with("bpe.txt") {
         return Tokenizer::from_clip_bpe(path)?.encode("a long road", 8).map(drop);

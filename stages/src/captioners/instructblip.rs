@@ -68,6 +68,15 @@ mod tests {
     }
 
     #[test]
+    fn how_long_captions_must_be_is_in_no_recipe_of_structured_ones() {
+        let least = |min_length: usize| {
+            let [captions, structured, _] = settings(&[&format!("caption.instructblip.min_length={min_length}")]);
+            [&captions["settings"], &structured].map(|of| of["min_length"].as_u64())
+        };
+        assert_eq!([0, 1, 200].map(least), [[Some(0); 2], [Some(1); 2], [Some(200), Some(1)]]);
+    }
+
+    #[test]
     fn what_a_checkpoint_leaves_out_is_in_the_recipe_of_its_decoding() {
         let top_k = |decoding: &str| {
             let all = settings(&[&format!("caption.instructblip.decoding={decoding}")]);

@@ -18,7 +18,7 @@ use crate::device::arithmetic;
 use crate::stage::ModelUse;
 use captions::CaptionWriter;
 use queries::QueryWriter;
-use variants::VariantWriter;
+use variants::{LEAST_TOKENS, VariantWriter};
 
 type Open = fn(&Path, Option<&Path>, &Device, DType) -> Result<Box<dyn Captioner>, ModelError>;
 
@@ -78,10 +78,11 @@ impl Network {
             "precision": arithmetic(spec),
             "network": self.version,
         });
-        for field in ["min_length", "residuals"] {
-            if let Some(value) = all.get(field) {
-                kept[field] = value.clone();
-            }
+        if let Some(length) = all["min_length"].as_u64() {
+            kept["min_length"] = length.min(LEAST_TOKENS as u64).into();
+        }
+        if let Some(residuals) = all.get("residuals") {
+            kept["residuals"] = residuals.clone();
         }
         Some(kept)
     }

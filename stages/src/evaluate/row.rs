@@ -1,5 +1,7 @@
 //! What is evaluated of an image.
 
+use std::collections::HashMap;
+
 /// One image of the split, with its captions.
 #[derive(Debug, Clone)]
 pub struct EvaluatedRow {
@@ -11,4 +13,24 @@ pub struct EvaluatedRow {
     pub embedding: Vec<f32>,
     /// Texts with their embeddings.
     pub captions: Vec<(String, Vec<f32>)>,
+}
+
+/// A caption as the retrieval model's vocabulary has it, which knows neither capitals nor how many spaces there are.
+pub(crate) fn as_read(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// One vector for all that are equal. Those of one text or picture can differ in their last bits where they were embedded
+/// in batches of other sizes, and must tie all the same.
+pub(crate) fn one_of_each<'a>(vectors: impl Iterator<Item = (&'a str, &'a [f32])>) -> HashMap<&'a str, &'a [f32]> {
+    let bits = |vector: &'a [f32]| vector.iter().map(|value| value.to_bits());
+    let mut chosen = HashMap::new();
+    for (of, vector) in vectors {
+        let known = chosen.entry(of).or_insert(vector);
+        // whatever the order of the rows
+        if bits(vector).lt(bits(known)) {
+            *known = vector;
+        }
+    }
+    chosen
 }

@@ -7,6 +7,7 @@
 mod check;
 pub mod checkpoint;
 mod collectives;
+mod failing;
 mod masks;
 mod measure;
 mod networks;
@@ -61,6 +62,8 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         times: usize,
     },
+    /// A GPU that fails sooner or later, as the one that is the CPU can: it is told from a network that fails
+    Failing(Place),
     /// Images, texts and training pairs per second of a CLIP, without an optimiser
     ClipRate(rates::clip::Options),
     /// Captions per second of an InstructBLIP with random weights
@@ -123,6 +126,7 @@ impl Cli {
             Command::Masks(place) => masks::run(place),
             Command::Trainings { place, times } => trainings::run(place, *times),
             Command::Collectives { place, times } => collectives::run(place, *times),
+            Command::Failing(place) => failing::run(place),
             Command::ClipRate(options) => rates::clip::run(options),
             Command::CaptionRate(options) => rates::caption::run(options),
             Command::CaptionWrite(options) => rates::caption::write(options),

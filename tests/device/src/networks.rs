@@ -1,5 +1,7 @@
 //! Whole networks with random weights: the same weights and inputs on the CPU in f64 or f32.
 
+use std::collections::BTreeSet;
+
 use candle_core::{D, DType, Device, Tensor};
 use choices::Preset;
 use models::captioning::{CaptionRequest, Captioner, Instruction};
@@ -51,21 +53,38 @@ fn clip(device: &Device, checks: &mut Checks) -> Result {
             };
             checks.close(&what("images"), &found.image_bd, &reference.image_bd, bound);
             checks.close(&what("texts"), &found.text_bd, &reference.text_bd, bound);
-            let mut worst = (0.0, String::new());
-            for ((name, found), (_, wanted)) in found.gradients.iter().zip(&reference.gradients) {
-                let error = relative(found, wanted)?;
-                // NaN is worst of all, and stays
-                if error > worst.0 || error.is_nan() {
-                    worst = (error, name.clone());
-                }
+            match worst(&found.gradients, &reference.gradients) {
+                Ok((name, error)) => checks.at_most(&what(&format!("gradients, worst {name}")), error, of_gradients),
+                Err(problem) => checks.fails(&what("gradients"), problem),
             }
-            checks.at_most(&what(&format!("gradients, worst {}", worst.1)), worst.0, of_gradients);
         }
     }
     Ok(())
 }
 
+/// The gradient that is furthest off, and by how much.
+fn worst(found: &[(String, Tensor)], wanted: &[(String, Tensor)]) -> Result<(String, f64)> {
+    let [found_names, wanted_names] =
+        [found, wanted].map(|of| of.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>());
+    let differ: Vec<&&str> = found_names.symmetric_difference(&wanted_names).collect();
+    if !differ.is_empty() {
+        return Err(format!("only one of both devices has those of {differ:?}").into());
+    }
+    let mut worst = (String::new(), 0.0);
+    for ((name, found), (_, wanted)) in found.iter().zip(wanted) {
+        let error = relative(found, wanted).map_err(|problem| format!("{name}: {problem}"))?;
+        // NaN is worst of all, and stays
+        if error > worst.1 || error.is_nan() {
+            worst = (name.clone(), error);
+        }
+    }
+    Ok(worst)
+}
+
 fn relative(found: &Tensor, wanted: &Tensor) -> Result<f64> {
+    if found.dims() != wanted.dims() {
+        return Err(format!("shape {:?} where {:?} is wanted", found.dims(), wanted.dims()).into());
+    }
     let (found, wanted) = (crate::check::values(found)?, crate::check::values(wanted)?);
     let size = wanted.iter().map(|x| x * x).sum::<f64>().sqrt();
     let difference = found.iter().zip(&wanted).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
@@ -231,4 +250,26 @@ fn sentences(device: &Device, checks: &mut Checks) -> Result {
         checks.close(&format!("sentences {dtype:?}"), &vectors(device, dtype)?, &wanted, bound);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gradients(of: &[(&str, &[f64])]) -> Vec<(String, Tensor)> {
+        of.iter().map(|(name, values)| ((*name).to_owned(), Tensor::new(*values, &Device::Cpu).unwrap())).collect()
+    }
+
+    #[test]
+    fn gradients_are_compared_by_name_and_shape() {
+        let wanted = gradients(&[("a", &[1.0, 0.0]), ("b", &[2.0])]);
+        assert_eq!(worst(&wanted, &wanted).unwrap(), (String::new(), 0.0));
+        assert_eq!(worst(&gradients(&[("a", &[1.0, 0.0]), ("b", &[3.0])]), &wanted).unwrap(), ("b".to_owned(), 0.5));
+        assert!(worst(&gradients(&[("a", &[f64::NAN, 0.0]), ("b", &[3.0])]), &wanted).unwrap().1.is_nan());
+        let problem = |found: &[(&str, &[f64])]| worst(&gradients(found), &wanted).unwrap_err().to_string();
+        let missing = problem(&[("a", &[1.0, 0.0])]);
+        assert!(missing.contains("only one of both devices has those of [\"b\"]"), "{missing}");
+        let cut = problem(&[("a", &[1.0]), ("b", &[2.0])]);
+        assert!(cut.contains("a: shape [1] where [2] is wanted"), "{cut}");
+    }
 }

@@ -134,13 +134,14 @@ fn a_stage_of_any_build_of_a_folder_can_be_named() {
     std::fs::create_dir(&folder).unwrap();
     let text = world.spec_text("work");
     std::fs::write(folder.join("with.toml"), &text).unwrap();
-    let without = text.replace("\"finland\"", "\"atlantis\"");
+    let without =
+        text.replace("\"finland\"", "\"atlantis\"").replace("segments_per_image = 1", "segments_per_image = 0");
     std::fs::write(folder.join("without.toml"), without).unwrap();
     let of = folder.to_str().unwrap();
-    let set = ["--set", "segment.segmenter=none"];
-    ends(&call(&["retry", of, "--errors", "--stage", "segments"]), 0);
-    let said = ends(&call(&[&["retry", of, "--errors", "--stage", "segments"][..], &set].concat()), 65);
-    assert!(said.contains("--stage segments: the stages with shards are geotags, images, splits"), "{said}");
+    let retry = ["retry", of, "--errors", "--stage", "segment_scores"];
+    ends(&call(&retry), 0);
+    let said = ends(&call(&[&retry[..], &["--set", "segment.segmenter=none"]].concat()), 65);
+    assert!(said.contains("--stage segment_scores: the stages with shards are geotags, images, splits"), "{said}");
 }
 
 /// A build that cannot be looked at, such as one whose source is away, hides no other.

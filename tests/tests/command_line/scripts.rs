@@ -1,4 +1,4 @@
-//! What Slurm is given, run by a shell with stand-ins for Slurm's programs and for this one.
+//! What Slurm is given, and the check of a GPU, run by a shell with stand-ins for Slurm's programs and for this one.
 
 #![cfg(unix)]
 
@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use manifests::paths;
-use pipeline_tests::{World, urbancross};
+use pipeline_tests::{World, python_with, urbancross};
 
 use crate::{call, ends, spec_file};
 
@@ -116,7 +116,7 @@ fn a_driver_that_comes_back_to_its_workers_leaves_the_next_one_their_nodes() {
     let script = std::fs::read_to_string(&array).unwrap();
     let name = script.lines().find_map(|line| line.strip_prefix("#SBATCH --job-name=")).expect("an array");
     let run = name.split('-').nth(1).expect("a run");
-    let at_work = format!("{name}|5|0|RUNNING|None|node1\n{name}|5|1|RUNNING|None|node2\n");
+    let at_work = format!("{name}|5|0|RUNNING|None|node1\n{name}|5|1|CONFIGURING|None|node2\n");
     let lost = format!("uc-{run}-images-9f8e7d6c|4|0|RUNNING|None|node3\n");
     std::fs::write(world.path("queue"), at_work + &lost).unwrap();
     ends(&on_slurm(&world, "drive", &format!("cat > /dev/null\necho \"$@\" > {}\necho 6", asked.display())), 0);
@@ -145,7 +145,34 @@ fn a_run_whose_driver_is_ending_is_begun_again() {
     driver_is("RUNNING");
     let said = submit();
     assert!(said.contains("is under way already, with job 4") && end.exists(), "{said}");
+    // how workers ended tells that their nodes are only cleaned up
+    std::fs::write(&queue, format!("uc-{run}-images-9f8e7d6c|3|0|COMPLETING|None|node1\n")).unwrap();
+    let said = submit();
+    assert!(end.exists(), "{said}");
     driver_is("COMPLETING");
     let said = submit();
     assert!(said.contains("submitted as job 5") && !end.exists(), "{said}");
+}
+
+/// What its steps write passes through other programs, which do not fail.
+#[test]
+fn a_step_of_the_gpu_check_that_fails_is_told() {
+    if python_with(&["json"]).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    stand_in(folder.path(), "urbancross-sandbox", "exit 0");
+    let [program, out] = ["urbancross", "out"].map(|name| folder.path().join(name));
+    for (code, said_of_it) in [(65, "exit 65"), (0, "ok")] {
+        stand_in(folder.path(), "urbancross", &format!("echo run; exit {code}"));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("gpu-check.sh");
+        let mut check = Command::new("bash");
+        check.arg(script).args(["--only", "build", "--out"]).arg(&out).env("PROGRAM", &program);
+        let ended = check.output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        let row = said.lines().find(|line| line.starts_with("build ")).expect("a row of the table");
+        assert!(row.contains(said_of_it), "{row}");
+        assert_eq!(ended.status.code(), Some(i32::from(code != 0)), "{said}");
+        assert!(std::fs::read_to_string(out.join("results.json")).unwrap().contains(&format!("\"exit\": {code}")));
+    }
 }

@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use candle_core::{DType, Device};
+use models::sentence::{Reading, SentenceEncoder};
 use pipeline_tests::urbancross;
 
 /// The files of `acme/clip`, the smallest that pass for what their names say.
@@ -70,10 +72,14 @@ struct Fetch {
 
 impl Fetch {
     fn new(source: &str, hub: u16) -> Self {
+        Self::of(&format!("[model]\ninit = {source:?}\n"), hub)
+    }
+
+    fn of(sections: &str, hub: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let spec = format!(
             "country = \"x\"\n[source]\nkind = \"skyscript\"\nurl = \"world\"\n[work]\nurl = \"work\"\n\
-             [model]\ninit = {source:?}\n[weights.options]\nretries = 0\ntimeout_seconds = 20\n"
+             {sections}[weights.options]\nretries = 0\ntimeout_seconds = 20\n"
         );
         std::fs::write(folder.path().join("spec.toml"), spec).unwrap();
         let variables = vec![("HF_ENDPOINT", format!("http://127.0.0.1:{hub}"))];
@@ -276,6 +282,28 @@ fn weights_put_by_hand_are_taken_after_a_fetch_that_failed() {
         let (code, said) = fetch.fetch();
         assert_eq!(code, Some(0), "{said}");
     }
+    // a lock names all that is needed: what came before the connection died is a part of it
+    let is_away = Arc::new(AtomicBool::new(false));
+    let now = is_away.clone();
+    let (leaving, _) = serve(move |path, _| match name_of(path) == "tokenizer.json" && now.load(Ordering::SeqCst) {
+        true => ("503 Service Unavailable".into(), Vec::new()),
+        false => found(name_of(path)),
+    });
+    let fetch = Fetch::new("acme/clip", leaving);
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(0), "{said}");
+    let cache = fetch.folder.path().join("cache");
+    std::fs::remove_dir_all(&cache).unwrap();
+    is_away.store(true, Ordering::SeqCst);
+    let (code, said) = fetch.fetch();
+    assert!(code == Some(75) && said.contains("tokenizer.json"), "{said}");
+    let fetch = fetch.with("HF_HUB_OFFLINE", "1");
+    let (code, said) = fetch.fetch();
+    assert!(code == Some(65) && said.contains("put config.json, model.safetensors, tokenizer.json"), "{said}");
+    let vocabulary = walkdir_find(&cache, "model.safetensors").with_file_name("tokenizer.json");
+    std::fs::write(vocabulary, file("tokenizer.json").unwrap()).unwrap();
+    let (code, said) = fetch.fetch();
+    assert_eq!(code, Some(0), "{said}");
     // two of three files, by the hub's own tools
     let fetch = Fetch::new("acme/clip", hub).with_snapshot(&["config.json", "model.safetensors"]);
     let (code, said) = fetch.fetch();
@@ -287,6 +315,84 @@ fn weights_put_by_hand_are_taken_after_a_fetch_that_failed() {
     assert!(looked.contains("the first run takes it from there"), "{looked}");
     let (code, said) = fetch.fetch();
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// Most say nothing of images. One that does is read.
+#[test]
+fn a_processors_settings_are_kept_if_they_are_of_images() {
+    for (text, is_kept) in
+        [(r#"{"processor_class": "LlavaProcessor"}"#, false), (r#"{"image_processor": {"resample": 3}}"#, true)]
+    {
+        let (hub, _) = serve(move |path, _| match name_of(path) {
+            "processor_config.json" => ("200 OK".into(), text.into()),
+            name => found(name),
+        });
+        let fetch = Fetch::new("acme/clip", hub);
+        let (code, said) = fetch.fetch();
+        assert!(code == Some(0) && said.contains("\"locked\": true"), "{said}");
+        assert_eq!(said.contains("\"processor_config.json\""), is_kept, "{said}");
+        // another machine fetches what the lock names
+        std::fs::remove_dir_all(fetch.folder.path().join("cache")).unwrap();
+        let (code, said) = fetch.fetch();
+        assert!(code == Some(0) && said.contains("\"processor_config.json\"") == is_kept, "{said}");
+    }
+}
+
+/// A committed sentence encoder of three layers, with a pooling and a linear map of its own.
+const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../stages/models/tests/goldens/sentence_xlmr_cls_dense");
+
+fn vectors(encoder: &Path) -> Vec<Vec<f32>> {
+    let encoder = SentenceEncoder::load(encoder, &Device::Cpu, DType::F32, Reading::default()).unwrap();
+    encoder.encode(&["many planes", "a river and a bridge"]).unwrap()
+}
+
+/// An encoder without its modules gives vectors, too, but others.
+#[test]
+fn an_encoder_comes_with_its_modules() {
+    let of_encoder = |path: &str| -> (String, Vec<u8>) {
+        let name = path.split_once("/files/").or(path.split_once("/resolve/abc/")).map_or("", |(_, name)| name);
+        match std::fs::read(Path::new(ENCODER).join(name)) {
+            Ok(bytes) => ("200 OK".into(), bytes),
+            Err(_) => ("404 Not Found".into(), Vec::new()),
+        }
+    };
+    let fetch = |source: &str, hub: u16| {
+        let sections = format!("[caption]\nstructured = true\n[text_retrieval]\nencoder = {source:?}\n");
+        Fetch::of(&sections, hub)
+    };
+    let same = |fetch: &Fetch| {
+        let (code, said) = fetch.fetch();
+        assert!(code == Some(0) && said.contains("\"2_Dense/model.safetensors\""), "{said}");
+        let list = walkdir_find(&fetch.folder.path().join("cache"), "modules.json");
+        assert_eq!(vectors(list.parent().unwrap()), vectors(Path::new(ENCODER)));
+        list
+    };
+    let (hub, asked) = serve(move |path, _| of_encoder(path));
+    let by_address = fetch(&format!("http://127.0.0.1:{hub}/files"), hub);
+    let list = same(&by_address);
+    // as earlier versions fetched it, and a build that is not held to that
+    std::fs::remove_file(list).unwrap();
+    std::fs::remove_dir_all(by_address.folder.path().join("work/weights")).unwrap();
+    same(&by_address);
+
+    // the hub's own tools have fetched all of it, or its Transformer alone
+    let transformer = ["config.json", "tokenizer.json", "model.safetensors"];
+    let modules = ["modules.json", "tokenizer_config.json", "sentence_bert_config.json", "1_Pooling/config.json"];
+    let dense = ["2_Dense/config.json", "2_Dense/model.safetensors"];
+    asked.lock().unwrap().clear();
+    for (kept, is_all) in [([&transformer[..], &modules, &dense].concat(), true), (transformer.to_vec(), false)] {
+        let by_name = fetch("acme/encoder", hub);
+        let root = by_name.home().join("hub/models--acme--encoder");
+        for name in kept {
+            let file = root.join("snapshots/abc").join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::copy(Path::new(ENCODER).join(name), file).unwrap();
+        }
+        std::fs::create_dir_all(root.join("refs")).unwrap();
+        std::fs::write(root.join("refs/main"), "abc").unwrap();
+        same(&by_name);
+        assert_eq!(asked.lock().unwrap().is_empty(), is_all);
+    }
 }
 
 /// The file of that name below a folder.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
 
 use manifests::{Artifact, BuildSpec};
+use pipeline::tags;
 use pipeline_tests::{World, column, open, run_with};
 
 use super::{diffs, extract, refresh, until, without_ways};
@@ -97,8 +99,16 @@ async fn images_that_were_left_out_come_back_when_their_box_is_lost() {
                 }
             }
         }
-        let done = refresh(&spec, extract(next), Some(1.0)).await.unwrap();
+        let said = Mutex::new(String::new());
+        let say = |line: &str| said.lock().unwrap().push_str(line);
+        // nothing comes back by a refresh that is not accepted
+        let refused = tags::refresh(&spec, extract(next), Some(0.0), Arc::default(), &say).await;
+        assert!(refused.is_err() && !said.lock().unwrap().contains("brings back"), "{said:?}");
+        let done = tags::refresh(&spec, extract(next), Some(1.0), Arc::default(), &say).await.unwrap();
         assert_eq!((done.images, done.back, done.written), (40, gone, true), "{done:?}");
+        // where they lie is known as long as the state is there
+        let said = said.into_inner().unwrap();
+        assert_eq!(said.contains(&format!("brings back {gone} images")), next == &less, "{said}");
         let (build, _) = run_with(spec.clone(), until("geotags")).await.unwrap();
         let status = column(&build, Artifact::Geotags, "status").await;
         assert!(status.len() == 40 && status.values().all(|status| status == "ok"), "{status:?}");

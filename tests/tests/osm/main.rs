@@ -201,13 +201,15 @@ fn without_ways(world: &World, numbers: &[String]) -> PathBuf {
     path
 }
 
-/// Damages a shard's part of the refreshed tags, and takes it out as `verify --repair` does.
-async fn lose_tags(world: &World, build: &Build, shard: u32) {
-    let pinned = build.tables.pin(Artifact::TagRefreshes, "finland", None).await.unwrap();
-    let part = world.path("work/tables/tag_refreshes").join(&pinned.part(shard).unwrap().path);
-    std::fs::write(part, b"PAR1").unwrap();
+/// Damages a shard's parts of tables, and takes them out as `verify --repair` does.
+async fn lose(world: &World, build: &Build, artifacts: &[Artifact], shard: u32) {
+    for artifact in artifacts {
+        let pinned = build.tables.pin(*artifact, "finland", None).await.unwrap();
+        let table = world.path("work").join(paths::table(*artifact));
+        std::fs::write(table.join(&pinned.part(shard).unwrap().path), b"PAR1").unwrap();
+    }
     let faults = verify::faults(&build.work, &build.tables, "finland", |_| ()).await.unwrap();
-    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults.len(), artifacts.len(), "{faults:?}");
     verify::repair(&build.work, &build.tables, "finland", &faults).await.unwrap();
 }
 
@@ -228,18 +230,29 @@ async fn images_that_were_left_out_come_back_in_every_shard() {
     let left = column(&build, Artifact::Geotags, "status").await;
     let first = left.iter().find(|(_, status)| *status == "excluded").unwrap().0.clone();
     // the part that says so of some is lost: the same map says it again, and of no image anything else
-    lose_tags(&world, &build, shard_of(&first, 4)).await;
+    let shard = shard_of(&first, 4);
+    lose(&world, &build, &[Artifact::TagRefreshes], shard).await;
     let again = refresh(&spec, extract(&world.path("less.osm")), Some(1.0)).await.unwrap();
     assert_eq!((again.images, again.changed, again.written), (40, 0, true), "{again:?}");
     let (build, _) = run_with(spec.clone(), until("geotags")).await.unwrap();
     assert_eq!(column(&build, Artifact::Geotags, "status").await, left);
     // and with a map that has them all, those of the lost part come back like the others
-    lose_tags(&world, &build, shard_of(&first, 4)).await;
+    lose(&world, &build, &[Artifact::TagRefreshes], shard).await;
     let back = refresh(&spec, extract(&world.path("world/extract.osm")), Some(1.0)).await.unwrap();
     assert_eq!((back.images, back.back), (40, gone), "{back:?}");
-    let (build, _) = run_with(spec, until("geotags")).await.unwrap();
+    let (build, _) = run_with(spec.clone(), until("geotags")).await.unwrap();
     let status = column(&build, Artifact::Geotags, "status").await;
     assert!(status.len() == 40 && status.values().all(|status| status == "ok"), "{status:?}");
+
+    // where the geo-tags are lost as well nothing says that an image was left out, and so none comes back
+    lose(&world, &build, &[Artifact::TagRefreshes, Artifact::Geotags], shard).await;
+    let map = world.path("world/extract.osm");
+    let same = refresh(&spec, extract(&map), Some(0.0)).await.unwrap();
+    assert!((same.changed, same.back) == (0, 0) && same.images < 40, "{same:?}");
+    // the build makes their rows, and the map judges them
+    run_with(spec.clone(), until("geotags")).await.unwrap();
+    let all = refresh(&spec, extract(&map), Some(0.0)).await.unwrap();
+    assert_eq!((all.images, all.changed, all.written), (40, 0, true), "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

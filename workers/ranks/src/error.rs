@@ -15,10 +15,11 @@ pub enum RanksError {
     /// Another process has this rank's place under this name, or the other ranks have left it: take another name.
     #[error("{0}")]
     Taken(String),
-    /// A rank that has said where it is does not answer: it has ended meanwhile. Take another name.
+    /// A rank that has said where it is does not answer, or ranks that had met lost each other before they began: one
+    /// has ended meanwhile. Take another name.
     #[error("{0}")]
     Unreachable(String),
-    /// A library that the backend needs is not there: install it or choose another backend.
+    /// A library that the backend needs is not there, or cannot be used so: install it or choose another backend.
     #[error("{0}")]
     Library(String),
     /// The store where ranks meet failed.

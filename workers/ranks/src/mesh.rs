@@ -85,10 +85,9 @@ impl Mesh {
         self.time_out
     }
 
-    /// How long this rank waits for another: the last fifth of the time-out is for one that came late to say whom it
-    /// waits for itself.
-    fn patience(&self) -> Duration {
-        self.time_out * 4 / 5
+    /// How long after the time-out one that came late may take to say whom it waits for itself.
+    fn grace(&self) -> Duration {
+        self.time_out / 4
     }
 
     /// Why some rank has left, whether it was through or not: the words of one that said why, or else what one did.
@@ -144,7 +143,7 @@ impl Mesh {
         self.number += 1;
         let head = Head { kind: Kind::Call, body_bytes: body.len(), number: self.number };
         self.peers().for_each(|(_, peer)| peer.send(Outgoing::Frame(head, body.clone())));
-        Ok(Ongoing { call, number: self.number, deadline: Instant::now() + self.patience() })
+        Ok(Ongoing { call, number: self.number, deadline: Instant::now() + self.time_out })
     }
 
     /// Waits until every rank has made the same call.
@@ -209,10 +208,10 @@ impl Mesh {
         let absent: Vec<usize> = absent().collect();
         if !absent.is_empty() {
             let blamed = without_waiting(&absent, |rank| self.peers.get(rank)?.as_ref()?.waits_now());
-            return Err(format!("{} not come within {:?}", rank_list(&blamed, "did", "did"), self.patience()).into());
+            return Err(format!("{} not come within {:?}", rank_list(&blamed, "did", "did"), self.time_out).into());
         }
         let came = peer.called(ongoing.number).unwrap_or(ongoing.deadline);
-        match peer.receive(came + (self.time_out - self.patience())) {
+        match peer.receive(came + self.grace()) {
             Ok(Incoming::Abort(words)) => return Err(words.into()),
             Ok(Incoming::Gone(how)) => return Err(format!("rank {rank} is gone: {how}").into()),
             Ok(Incoming::Broken(what)) => return Err(format!("rank {rank} sent {what}").into()),
@@ -221,7 +220,7 @@ impl Mesh {
         }
         let waits_for = |rank: usize| self.peers.get(rank)?.as_ref()?.waits_for(ongoing.number);
         let stuck = end_of_chain(rank, self.rank, self.world_size(), waits_for);
-        Err(format!("rank {stuck} came but did not go on within {:?}", self.patience()).into())
+        Err(format!("rank {stuck} came but did not go on within {:?}", self.time_out).into())
     }
 
     /// Ends the world: tells everyone why, and returns the words for this rank.
@@ -270,7 +269,7 @@ fn end_of_chain(first: usize, me: usize, world_size: usize, waits_for: impl Fn(u
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use training::communicator::call::Call;
 
@@ -303,8 +302,10 @@ mod tests {
         say(&mut rank_2, Kind::Note, 1, &1u32.to_le_bytes());
         let mut barrier = || mesh.together(Call::barrier(0), |mesh, ongoing| mesh.await_calls(ongoing));
         barrier().unwrap();
+        let begun = Instant::now();
         let error = barrier().unwrap_err().to_string();
-        assert!(error.contains(": rank 1 did not come within 800ms"), "{error}");
+        assert!(error.contains(": rank 1 did not come within 1s"), "{error}");
+        assert!(begun.elapsed() >= time_out, "one that comes before the time-out is waited for: {:?}", begun.elapsed());
     }
 
     /// The peer still sends when this rank gives up, and reads only then.

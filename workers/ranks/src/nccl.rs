@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use cudarc::driver::{CudaEvent, CudaStream};
+use cudarc::driver::{CudaEvent, CudaStream, DriverError};
 use cudarc::nccl::result::{self, NcclStatus};
 use cudarc::nccl::sys;
 use training::communicator::Communicator;
@@ -75,15 +75,14 @@ impl Nccl {
     /// A communicator on this stream, with connections to the other ranks as control plane.
     ///
     /// # Errors
-    /// The library is not there, or the ranks do not come together within the time-out.
+    /// [`RanksError::Library`]: the library is not there, or refuses; [`RanksError::Unreachable`]: a rank has left, or
+    /// the ranks do not come together within the time-out.
     pub fn on_stream(mut control: Tcp, device: &Device, stream: Arc<CudaStream>) -> Result<Self> {
         if let Some(problem) = library_problem() {
             return Err(RanksError::Library(problem));
         }
         let id = share_id(&mut control)?;
-        let time_out = control.mesh().time_out();
-        let comm = Comm::open(control.rank(), control.world_size(), id, stream, Instant::now() + time_out)
-            .map_err(|problem| RanksError::Library(format!("rank {}: {problem}", control.rank())))?;
+        let comm = Comm::open(control.mesh(), id, stream).map_err(|stuck| stuck.end(control.mesh_mut()))?;
         Ok(Self { comm, control, device: device.clone() })
     }
 
@@ -162,33 +161,24 @@ struct Comm {
 unsafe impl Send for Comm {}
 
 impl Comm {
-    fn open(
-        rank: usize,
-        world_size: usize,
-        id: sys::ncclUniqueId,
-        stream: Arc<CudaStream>,
-        until: Instant,
-    ) -> std::result::Result<Self, String> {
-        stream.context().bind_to_thread().map_err(|e| format!("the GPU cannot be used: {e}"))?;
+    fn open(mesh: &Mesh, id: sys::ncclUniqueId, stream: Arc<CudaStream>) -> std::result::Result<Self, Stuck> {
+        stream.context().bind_to_thread().map_err(Stuck::Gpu)?;
+        let (rank, world_size) = (mesh.rank() as i32, mesh.world_size() as i32);
         let mut config = non_blocking();
         let mut opened = Self { comm: std::ptr::null_mut(), stream };
         // SAFETY: the pointers are to live values; ranks are checked to fit by `MAX_WORLD_SIZE`
-        let begun =
-            unsafe { result::comm_init_rank_config(&mut opened.comm, world_size as i32, id, rank as i32, &mut config) };
-        begun.map_err(|e| format!("nccl cannot begin: {}", describe(e.0)))?;
-        opened.settle(until)?;
+        let begun = unsafe { result::comm_init_rank_config(&mut opened.comm, world_size, id, rank, &mut config) };
+        begun.map_err(|e| Stuck::Nccl(e.0))?;
+        wait_until(mesh, Instant::now() + mesh.time_out(), || opened.is_settled())?;
         Ok(opened)
     }
 
-    /// Waits until NCCL has taken what it was given.
-    fn settle(&self, until: Instant) -> std::result::Result<(), String> {
-        loop {
-            match self.state() {
-                sys::ncclResult_t::ncclSuccess => return Ok(()),
-                sys::ncclResult_t::ncclInProgress if Instant::now() < until => std::thread::sleep(PAUSE),
-                sys::ncclResult_t::ncclInProgress => return Err("nccl made no progress within the time-out".to_owned()),
-                other => return Err(format!("nccl failed: {}", describe(other))),
-            }
+    /// Whether NCCL has taken what it was given.
+    fn is_settled(&self) -> std::result::Result<bool, Stuck> {
+        match self.state() {
+            sys::ncclResult_t::ncclSuccess => Ok(true),
+            sys::ncclResult_t::ncclInProgress => Ok(false),
+            other => Err(Stuck::Nccl(other)),
         }
     }
 
@@ -205,31 +195,17 @@ impl Comm {
 
     /// Waits until the GPU has done everything on the stream.
     fn wait(&self, mesh: &Mesh, ongoing: &Ongoing) -> std::result::Result<(), Failure> {
-        let words = |problem: String| Failure::from(self.words(mesh, &problem));
-        self.settle(ongoing.deadline).map_err(words)?;
-        let ready: CudaEvent = self.stream.record_event(None).map_err(|e| words(format!("the GPU failed: {e}")))?;
-        let mut left_at = None;
-        while !ready.is_complete() {
-            match self.state() {
-                sys::ncclResult_t::ncclSuccess | sys::ncclResult_t::ncclInProgress => {}
-                // a rank that is gone is a better explanation than NCCL's
-                other => {
-                    return Err(mesh.who_left().unwrap_or_else(|| words(format!("nccl failed: {}", describe(other)))));
-                }
+        let failure = |stuck: Stuck| Failure::from(stuck.words(mesh));
+        wait_until(mesh, ongoing.deadline, || self.is_settled()).map_err(failure)?;
+        let ready: CudaEvent = self.stream.record_event(None).map_err(|e| failure(Stuck::Gpu(e)))?;
+        let is_through = || -> std::result::Result<bool, Stuck> {
+            let is_through = ready.try_is_complete().map_err(Stuck::Gpu)?;
+            if !is_through {
+                self.is_settled()?;
             }
-            if let Some(left) = mesh.who_left() {
-                let since = *left_at.get_or_insert_with(Instant::now);
-                if since.elapsed() > AFTER_LEAVING {
-                    return Err(left);
-                }
-            }
-            if Instant::now() >= ongoing.deadline {
-                let took = mesh.time_out();
-                return Err(words(format!("all ranks called, but the GPUs were not through within {took:?}")));
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
+            Ok(is_through)
+        };
+        wait_until(mesh, ongoing.deadline, is_through).map_err(failure)
     }
 
     fn words(&self, mesh: &Mesh, problem: &str) -> String {
@@ -314,6 +290,68 @@ impl Drop for Comm {
     }
 }
 
+/// Why NCCL does not get through.
+#[derive(Debug)]
+enum Stuck {
+    /// A rank has left: its words, or what it did.
+    Left(String),
+    /// Nobody has left, and the time-out is over.
+    Late,
+    /// What NCCL says.
+    Nccl(sys::ncclResult_t),
+    /// What the driver says.
+    Gpu(DriverError),
+}
+
+impl Stuck {
+    /// In words for everyone.
+    fn words(self, mesh: &Mesh) -> String {
+        let problem = match self {
+            Self::Left(words) => return words,
+            Self::Late => format!("all ranks are there, but nccl was not through within {:?}", mesh.time_out()),
+            Self::Nccl(code) => format!("nccl failed: {}", describe(code)),
+            Self::Gpu(error) => format!("the GPU failed: {error}"),
+        };
+        format!("rank {}: {problem}", mesh.rank())
+    }
+
+    /// Ranks that do not come together: tells everyone why, and gives the error of this one.
+    fn end(self, mesh: &mut Mesh) -> RanksError {
+        use sys::ncclResult_t::{ncclRemoteError, ncclSystemError};
+        let passes = matches!(self, Self::Left(_) | Self::Late | Self::Nccl(ncclRemoteError | ncclSystemError));
+        let words = self.words(mesh);
+        let why = format!("nccl does not connect the ranks: {}", mesh.end(Failure::from(words)));
+        if passes { RanksError::Unreachable(why) } else { RanksError::Library(why) }
+    }
+}
+
+/// Waits for NCCL, or what it has given to the GPU.
+fn wait_until(
+    mesh: &Mesh,
+    deadline: Instant,
+    mut is_through: impl FnMut() -> std::result::Result<bool, Stuck>,
+) -> std::result::Result<(), Stuck> {
+    let mut left_at = None;
+    loop {
+        match is_through() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // a rank that is gone is a better explanation than NCCL's
+            Err(stuck) => return Err(mesh.who_left().map_or(stuck, |left| Stuck::Left(left.words))),
+        }
+        if let Some(left) = mesh.who_left() {
+            let since = *left_at.get_or_insert_with(Instant::now);
+            if since.elapsed() > AFTER_LEAVING {
+                return Err(Stuck::Left(left.words));
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Stuck::Late);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// Whether NCCL took a call.
 type Done = std::result::Result<(), String>;
 
@@ -333,6 +371,35 @@ fn describe(code: sys::ncclResult_t) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// NCCL that connects for ever, because a rank has ended.
+    #[test]
+    fn a_rank_that_leaves_while_nccl_connects_is_named_and_may_come_again() {
+        let minute = Duration::from_secs(60);
+        let mut world = crate::loopback_world(2, minute).unwrap();
+        let begun = Instant::now();
+        drop(world.pop());
+        let stuck = wait_until(&world[0], begun + minute, || Ok(false)).unwrap_err();
+        assert!(begun.elapsed() < minute / 2, "{:?}", begun.elapsed());
+        let error = stuck.end(&mut world[0]);
+        assert!(matches!(&error, RanksError::Unreachable(why) if why.contains("rank 1 is gone")), "{error}");
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        let error = |stuck: Stuck| {
+            let mut world = crate::loopback_world(2, Duration::from_millis(100)).unwrap();
+            stuck.end(&mut world[0])
+        };
+        for passing in [Stuck::Late, Stuck::Nccl(sys::ncclResult_t::ncclRemoteError)] {
+            let error = error(passing);
+            assert!(matches!(&error, RanksError::Unreachable(why) if why.contains("rank 0: ")), "{error}");
+        }
+        let error = error(Stuck::Nccl(sys::ncclResult_t::ncclInvalidUsage));
+        assert!(matches!(&error, RanksError::Library(why) if why.contains("two ranks on one GPU")), "{error}");
+    }
+
     /// Without the library this says what to do; the bindings themselves would panic.
     #[test]
     fn a_missing_library_is_no_panic() {

@@ -24,8 +24,8 @@ pub enum Backend {
 }
 
 /// Meets the other ranks and returns this one's communicator; tensors lie on `device`. Every operation, and the meeting
-/// itself, waits for the others `time_out` at most. A rank of its own needs no communicator, but gets NCCL's where it is
-/// asked for: the way to try and to measure it with one GPU.
+/// itself, waits `time_out` for one that does not come. A rank of its own needs no communicator, but gets NCCL's where
+/// it is asked for: the way to try and to measure it with one GPU.
 ///
 /// # Errors
 /// Ranks that did not come, by number; NCCL is asked for but cannot be used.

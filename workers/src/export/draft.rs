@@ -42,9 +42,13 @@ impl Draft {
             }
             Err(error) => return Err(at(&error)),
         }
+        if target.is_symlink() && !target.is_dir() {
+            let why = format!("{shown} is a link to a folder that is not there: make that folder first");
+            return Err(WorkerError::Configuration(why));
+        }
         // an absolute path: what stands beside it is beside it, whatever it ends with; a link stays, and its folder is filled
-        let is_there = target.is_dir();
-        let target = if is_there { target.canonicalize() } else { std::path::absolute(target) }.map_err(|e| at(&e))?;
+        let target =
+            if target.is_dir() { target.canonicalize() } else { std::path::absolute(target) }.map_err(|e| at(&e))?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(WorkerError::Configuration(format!("{shown} is no folder of its own: name one below it")));
         };
@@ -53,14 +57,15 @@ impl Draft {
         hidden.push(".partial");
         let folder = parent.join(hidden);
         durable::create_folder(parent)?;
-        // found now, and not when everything is written: a volume's own folder does not give way
-        if is_there && let Err(error) = fs::remove_dir(&target).and_then(|()| fs::create_dir(&target)) {
-            let why =
-                format!("{shown} cannot be replaced ({error}): it may be a volume of its own; name a folder in it");
-            return Err(WorkerError::Configuration(why));
-        }
         let lock = locked(&folder)?;
-        Ok(Self { target, folder, finished: false, _lock: lock })
+        let draft = Self { target, folder, finished: false, _lock: lock };
+        // found now, and not when everything is written: a volume's own folder does not give way
+        match fs::remove_dir(&draft.target).and_then(|()| fs::create_dir(&draft.target)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(WorkerError::Configuration(format!(
+                "{shown} cannot be replaced ({error}): it may be a volume of its own; name a folder in it"
+            ))),
+            _ => Ok(draft),
+        }
     }
 
     /// Where the files of the draft are written.
@@ -269,6 +274,10 @@ mod tests {
         draft.finish().unwrap();
         assert!(link.is_symlink());
         assert_eq!((names(&link), names(root.path()).len()), (vec!["y".to_owned()], 3));
+        let nowhere = root.path().join("nowhere");
+        std::os::unix::fs::symlink("not/there/yet", &nowhere).unwrap();
+        assert!(Draft::begin(&nowhere).is_err_and(|e| e.exit_code() == 65 && e.to_string().contains("not there")));
+        fs::remove_file(&nowhere).unwrap();
         for name in ["link", "elsewhere"] {
             let path = root.path().join(name);
             if path.is_symlink() { fs::remove_file(path).unwrap() } else { fs::remove_dir_all(path).unwrap() }

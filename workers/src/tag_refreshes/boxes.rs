@@ -1,5 +1,6 @@
 //! What is known of the images before a refresh: boxes, and tags as they stand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -70,8 +71,8 @@ const COLUMNS: [&str; 10] =
     ["image_id", "status", "osm_kind", "osm_id", "west", "south", "east", "north", "center_tags", "surrounding_tags"];
 
 /// Reads the geo-tags of a build, and what was refreshed before. An image that was left out has no box in the table any
-/// more: that is in the state. Which images those are, no row says in a shard that has lost its part: they are all that
-/// the state alone has.
+/// more: that is in the state. Which images those are, no refreshed row says in a shard that has lost its part: there
+/// they are those of the state that the geo-tags exclude.
 ///
 /// # Errors
 /// [`WorkerError::Configuration`] for a build without boxes; parts that cannot be read; a store that does not answer.
@@ -84,11 +85,12 @@ pub(super) async fn known(
     let osm = &spec.source.osm;
     let table = |error: TableError| WorkerError::Broken(error.to_string());
     let geotags = tables.pin(Artifact::Geotags, &spec.country, None).await?;
-    let mut found = Found { images: Images::default(), before: Vec::new() };
+    let altered = base.altered_shards();
+    let mut found = Found { images: Images::default(), before: Vec::new(), excluded: Vec::new() };
     {
         let mut read = parts::batches(work, &geotags, &COLUMNS, spec.work.concurrency);
         while let Some(batch) = read.try_next().await? {
-            found.add(osm, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
+            found.add(spec, &altered, &Columns::new(Artifact::Geotags, &batch)).map_err(table)?;
         }
     }
     found = found.sorted();
@@ -114,27 +116,20 @@ pub(super) async fn known(
             };
         }
     }
-    let altered = base.altered_shards();
-    if !gone.is_empty() || !altered.is_empty() {
+    if !gone.is_empty() || !found.excluded.is_empty() {
         match base.images(work).await {
             Ok(in_state) => {
-                let mut finder = found.images.finder();
-                let mut is_lost =
-                    |id: &str| altered.contains(&shard_of(id, spec.work.shards)) && finder.find(id).is_none();
-                let lost = (0..).zip(in_state.ids()).filter(|(_, id)| is_lost(id));
-                let lost: Vec<(u32, Before)> = lost.map(|(number, _)| (number, Before::LOST)).collect();
-                let gone = gone.iter().filter_map(|id| Some((in_state.number_of(id)?, Before::GONE)));
+                let lost = found.excluded.iter().map(|id| (id, Before::LOST));
                 // of an image that is there twice the last one counts: where a row is left, it knows
-                for (number, before) in lost.into_iter().chain(gone) {
-                    let Some(image) = in_state.get(number) else { continue };
+                for (id, before) in lost.chain(gone.iter().map(|id| (id, Before::GONE))) {
+                    let Some(image) = in_state.number_of(id).and_then(|number| in_state.get(number)) else { continue };
                     found.images.push(&image);
                     found.before.push(before);
                 }
                 found = found.sorted();
             }
-            Err(WorkerError::Broken(why)) => {
-                tracing::warn!("{why}; what was left out comes back with the next run, until an extract judges it");
-            }
+            // whoever needs the state refuses without it, and who writes says what becomes of these images
+            Err(WorkerError::Broken(why)) => tracing::debug!("{why}"),
             Err(error) => return Err(error),
         }
     }
@@ -160,16 +155,19 @@ impl Known {
 struct Found {
     images: Images,
     before: Vec<Before>,
+    /// Images of altered shards that the geo-tags exclude.
+    excluded: Vec<String>,
 }
 
 impl Found {
     fn sorted(self) -> Found {
         let (images, order) = self.images.sorted();
         let before = order.iter().map(|number| self.before[*number as usize]).collect();
-        Found { images, before }
+        Found { images, before, excluded: self.excluded }
     }
 
-    fn add(&mut self, osm: &OsmSpec, columns: &Columns<'_>) -> Result<(), TableError> {
+    fn add(&mut self, spec: &BuildSpec, altered: &BTreeSet<u32>, columns: &Columns<'_>) -> Result<(), TableError> {
+        let osm = &spec.source.osm;
         let text = |name| columns.text(name);
         let (ids, status, kinds) = (text("image_id")?, text("status")?, text("osm_kind")?);
         let (center, surrounding) = (text("center_tags")?, text("surrounding_tags")?);
@@ -177,6 +175,10 @@ impl Found {
         let sides =
             [columns.float64("west")?, columns.float64("south")?, columns.float64("east")?, columns.float64("north")?];
         for row in 0..ids.len() {
+            let id = ids.value(row);
+            if status.value(row) == "excluded" && altered.contains(&shard_of(id, spec.work.shards)) {
+                self.excluded.push(id.to_owned());
+            }
             if status.value(row) != "ok" || numbers.is_null(row) || sides.iter().any(|side| side.is_null(row)) {
                 continue;
             }
@@ -187,7 +189,6 @@ impl Found {
                 Some("r") => SubjectKind::Relation,
                 _ => continue,
             };
-            let id = ids.value(row);
             let image = match ImageBox::new(id, kind, numbers.value(row), sides.map(|side| side.value(row))) {
                 Ok(image) => image,
                 Err(error) => {

@@ -147,6 +147,14 @@ impl Refresher<'_> {
             replacements.push(shard.write(base, known, changed, &lost, &origin).await?);
         }
         done.written = base.commit(self.work, self.tables, &state, bytes, replacements).await?;
+        if let Some(first) = known.boxless.first() {
+            (self.say)(&format!(
+                "warning: the next run brings back {} of {} that had been left out and whose box is no longer known \
+                 (such as {first}): after it judge them by an extract, `urbancross tags refresh SPEC --osm FILE`",
+                count(known.boxless.len(), "image"),
+                self.spec.country
+            ));
+        }
         Ok(done)
     }
 }

@@ -100,6 +100,15 @@ fn restoring(faults: &[Fault]) -> Option<(&Fault, String)> {
     Some((fault, words))
 }
 
+/// What brings refreshed tags back after a repair, in order.
+fn refreshing(faults: &[Fault]) -> &'static str {
+    match faults.iter().any(|fault| fault.table == Artifact::Geotags.name()) {
+        // of an image without geo-tags a refresh knows no box
+        true => "`urbancross run SPEC --until geotags`, then `urbancross tags refresh SPEC --osm FILE`",
+        false => "`urbancross tags refresh SPEC --osm FILE`",
+    }
+}
+
 /// What to do about faults, in order.
 pub fn advice(faults: &[Fault]) -> String {
     if let Some((_, words)) = restoring(faults) {
@@ -111,8 +120,8 @@ pub fn advice(faults: &[Fault]) -> String {
         false => "",
     };
     let refresh = match has(Artifact::TagRefreshes) {
-        true => "then `urbancross tags refresh SPEC --osm FILE`, ",
-        false => "",
+        true => format!("then {}, ", refreshing(faults)),
+        false => String::new(),
     };
     format!("{copies}run `urbancross verify --repair`, {refresh}then the build")
 }
@@ -156,8 +165,9 @@ pub async fn repair(
             }
             if artifact == Artifact::TagRefreshes {
                 lost.push(format!(
-                    "shard {shard} of {country} has lost its refreshed tags: before the next run refresh them once more, with the whole map \
-                     (`urbancross tags refresh SPEC --osm FILE`), or its images get back the tags of their archives"
+                    "shard {shard} of {country} has lost its refreshed tags: before the whole build runs again refresh \
+                     them once more, with the whole map ({}), or its images get back the tags of their archives",
+                    refreshing(faults)
                 ));
             }
             empty.push(PartWriter::create(work, artifact, country, shard)?.finish().await?);
@@ -184,6 +194,9 @@ mod tests {
         assert_eq!(advice(&[fault(Artifact::Images, Some(1)), fault(Artifact::Captions, None)]), repaired);
         let tags = advice(&[fault(Artifact::Images, None), fault(Artifact::TagRefreshes, Some(1))]);
         assert!(tags.contains("--repair`, then `urbancross tags refresh SPEC --osm FILE`, then the build"), "{tags}");
+        let boxes_too = advice(&[fault(Artifact::TagRefreshes, Some(1)), fault(Artifact::Geotags, Some(1))]);
+        let (first, second) = (boxes_too.find("run SPEC --until geotags`, then"), boxes_too.find("tags refresh SPEC"));
+        assert!(first.is_some() && first < second && boxes_too.ends_with("then the build"), "{boxes_too}");
         let reviews = advice(&[fault(Artifact::CaptionReviews, Some(1))]);
         assert!(reviews.contains("from a copy") && reviews.ends_with(repaired), "{reviews}");
         for kept in KEPT {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use manifests::digest;
-use manifests::weights::{ENDINGS, FilePin};
+use manifests::weights::{ENDINGS, FilePin, WeightsLock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -60,12 +60,13 @@ impl Cache {
         std::fs::write(folder.join(COMPLETE), b"")
     }
 
-    /// Notes that a file of the folder was fetched. Others that belong to it may be missing until
-    /// [`end_fetching`](Self::end_fetching).
-    pub(super) fn note_fetched(folder: &Path, name: &str) -> std::io::Result<()> {
+    /// Notes that `file` was fetched, which is or will be `name` in the folder. Others that belong to it may be missing
+    /// until [`end_fetching`](Self::end_fetching).
+    pub(super) fn note_fetched(folder: &Path, name: &str, file: &Path) -> std::io::Result<()> {
         use std::io::Write;
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(FETCHING))?;
-        writeln!(file, "{name}")
+        let note = note(name, file)?;
+        let mut notes = std::fs::OpenOptions::new().create(true).append(true).open(folder.join(FETCHING))?;
+        writeln!(notes, "{note}")
     }
 
     /// Drops the notes of [`note_fetched`](Self::note_fetched), once all files are there.
@@ -76,12 +77,21 @@ impl Cache {
         }
     }
 
-    /// Whether the folder holds weights that can be used without a network. Those that a person has put there can;
-    /// where a fetch that came no further has brought all of them, other files may be missing.
-    pub(super) fn is_enough(folder: &Path) -> bool {
+    /// Whether the folder holds weights that can be used without a network: all files that a lock names. Without a lock
+    /// those that a person has put there can, also in the place of others; where a fetch that came no further has
+    /// brought all of them, other files may be missing.
+    pub(super) fn is_enough(folder: &Path, lock: Option<&WeightsLock>) -> bool {
+        let Ok(here) = names(folder) else { return false };
+        if let Some(lock) = lock {
+            return lock.files.keys().all(|name| here.contains(name));
+        }
         let fetched = std::fs::read_to_string(folder.join(FETCHING)).unwrap_or_default();
-        let is_of_a_person = |name: &String| is_weights(name) && !fetched.lines().any(|known| known == name);
-        names(folder).is_ok_and(|names| names.iter().any(is_of_a_person))
+        // earlier versions noted the name alone
+        let is_noted = |name: &String| {
+            let now = note(name, &folder.join(name)).unwrap_or_default();
+            fetched.lines().any(|line| line == name || line == now)
+        };
+        here.iter().any(|name| is_weights(name) && !is_noted(name))
     }
 
     /// Whether the folder holds at least one file with weights.
@@ -104,7 +114,7 @@ impl Cache {
         // a link and its target are read once
         let path = std::fs::canonicalize(path)?;
         let meta = std::fs::metadata(&path)?;
-        let modified_nanoseconds = meta.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let modified_nanoseconds = modified_nanoseconds(&meta)?;
         let stamp_path =
             self.root.join("digests").join(digest::of_bytes(path.to_string_lossy().as_bytes())).with_extension("json");
         let known: Option<Stamp> =
@@ -128,6 +138,17 @@ impl Cache {
         }
         Ok(FilePin { bytes: meta.len(), sha256 })
     }
+}
+
+/// Since 1970.
+fn modified_nanoseconds(meta: &std::fs::Metadata) -> std::io::Result<u128> {
+    Ok(meta.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos()))
+}
+
+/// A line that tells a file from another that takes its place.
+fn note(name: &str, file: &Path) -> std::io::Result<String> {
+    let meta = std::fs::metadata(file)?;
+    Ok(format!("{name}\t{}\t{}", meta.len(), modified_nanoseconds(&meta)?))
 }
 
 fn is_weights(name: &str) -> bool {
@@ -201,17 +222,42 @@ mod tests {
     fn weights_of_an_unfinished_fetch_are_not_enough() {
         let folder = tempfile::tempdir().unwrap();
         let (here, put) = (folder.path(), |name: &str| std::fs::write(folder.path().join(name), b"x").unwrap());
-        Cache::note_fetched(here, "config.json").unwrap();
-        put("config.json");
-        assert!(!Cache::is_enough(here));
-        Cache::note_fetched(here, "model.safetensors").unwrap();
-        put("model.safetensors");
-        assert!(Cache::has_weights(here) && !Cache::is_enough(here));
+        let fetch = |name: &str| {
+            put(name);
+            Cache::note_fetched(here, name, &here.join(name)).unwrap();
+        };
+        fetch("config.json");
+        assert!(!Cache::is_enough(here, None));
+        fetch("model.safetensors");
+        assert!(Cache::has_weights(here) && !Cache::is_enough(here, None));
         put("put_by_hand.safetensors");
-        assert!(Cache::is_enough(here));
+        assert!(Cache::is_enough(here, None));
         std::fs::remove_file(here.join("put_by_hand.safetensors")).unwrap();
+        // the same bytes, put there by a person
+        let put_again = std::fs::File::options().write(true).open(here.join("model.safetensors")).unwrap();
+        put_again.set_modified(UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+        assert!(Cache::is_enough(here, None));
+        // as earlier versions noted it
+        std::fs::write(here.join(FETCHING), "config.json\nmodel.safetensors\n").unwrap();
+        assert!(!Cache::is_enough(here, None));
         Cache::end_fetching(here).unwrap();
-        assert!(Cache::is_enough(here));
+        assert!(Cache::is_enough(here, None));
+    }
+
+    #[test]
+    fn what_a_lock_names_is_enough_whoever_brought_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path();
+        let names = ["config.json", "model.safetensors", "tokenizer.json"];
+        let pin = FilePin { bytes: 1, sha256: String::new() };
+        let files = names.map(|name| (name.to_owned(), pin.clone())).into();
+        let lock = WeightsLock { source: "o/n".into(), files };
+        for name in names {
+            assert!(!Cache::is_enough(here, Some(&lock)), "{name} is missing");
+            std::fs::write(here.join(name), b"x").unwrap();
+            Cache::note_fetched(here, name, &here.join(name)).unwrap();
+        }
+        assert!(Cache::is_enough(here, Some(&lock)) && !Cache::is_enough(here, None));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::cache::{Cache, names};
-use super::layout::{INDEX, shards};
+use super::layout::{INDEX, MODULES, module_files, shards};
 
 /// What safetensors itself allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -39,6 +39,13 @@ pub(super) fn check(path: &Path, is_vocabulary: bool) -> Result<(), String> {
         let wanted = shards(&path.join(INDEX)).map_err(|e| e.to_string())?;
         if let Some(missing) = wanted.iter().find(|name| !held.contains(name)) {
             return Err(format!("{} names {missing}, which is not beside it", path.join(INDEX).display()));
+        }
+    }
+    if held.iter().any(|name| name == MODULES) {
+        let wanted = module_files(&path.join(MODULES)).map_err(|e| e.to_string())?;
+        if let Some(missing) = wanted.iter().find(|names| !names.iter().any(|name| held.contains(name))) {
+            let missing = missing.join(" or ");
+            return Err(format!("{} leads to {missing}, which is not there", path.join(MODULES).display()));
         }
     }
     Ok(())
@@ -168,5 +175,11 @@ mod tests {
         check(path, false).unwrap();
         std::fs::write(path.join(INDEX), r#"{"weight_map": {"w": "model-1.safetensors"}}"#).unwrap();
         assert!(check(path, false).unwrap_err().contains("names model-1.safetensors"));
+        std::fs::remove_file(path.join(INDEX)).unwrap();
+        std::fs::write(path.join(MODULES), r#"[{"path": "1_Pooling", "type": "a.Pooling"}]"#).unwrap();
+        assert!(check(path, false).unwrap_err().contains("leads to 1_Pooling/config.json"));
+        std::fs::create_dir(path.join("1_Pooling")).unwrap();
+        std::fs::write(path.join("1_Pooling/config.json"), "{}").unwrap();
+        check(path, false).unwrap();
     }
 }

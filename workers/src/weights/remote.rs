@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
 use manifests::spec::StoreOptions;
-use manifests::weights::{ENDINGS, TEXTS, WeightsLock, hub_name, is_plain};
+use manifests::weights::{ENDINGS, TEXTS, WeightsLock, WeightsUse, hub_name, is_plain};
 use url::Url;
 
 use super::cache::{Cache, names};
 use super::hub::{Hub, is_open};
-use super::layout::{DESCRIPTIONS, INDEX, MAX_FILES, WEIGHTS, shards};
+use super::layout::{
+    DESCRIPTIONS, INDEX, MAX_FILES, MODULES, PROCESSOR, WEIGHTS, describes_images, module_files, shards,
+};
 use super::snapshot::Snapshot;
 use crate::error::WorkerError;
 use crate::stores::SourceStore;
@@ -24,12 +26,15 @@ pub(super) struct Remote {
     file: Option<String>,
     /// Name and revision, if the hub was asked for by name.
     repository: Option<(String, String)>,
+    /// Whether a sentence encoder is wanted, which may list modules.
+    pub(super) is_encoder: bool,
     hub: Hub,
 }
 
 impl Remote {
     /// An address with a scheme, or `owner/name[@revision]` on the hub; `None`: neither.
-    pub(super) fn parse(source: &str, hub: Hub) -> Option<Remote> {
+    pub(super) fn parse(used: &WeightsUse, hub: Hub) -> Option<Remote> {
+        let (source, is_encoder) = (used.source.as_str(), used.field == "text_retrieval.encoder");
         if source.contains("://") {
             let trimmed = source.trim_end_matches('/');
             let (folder, file) = match trimmed.rsplit_once('/') {
@@ -38,12 +43,12 @@ impl Remote {
                 }
                 _ => (trimmed, None),
             };
-            return Some(Remote { folder: folder.to_owned(), file, repository: None, hub });
+            return Some(Remote { folder: folder.to_owned(), file, repository: None, is_encoder, hub });
         }
         let (repository, revision) = hub_name(source)?;
         let folder = format!("{}/resolve/{revision}", hub.page(repository));
         let repository = Some((repository.to_owned(), revision.to_owned()));
-        Some(Remote { folder, file: None, repository, hub })
+        Some(Remote { folder, file: None, repository, is_encoder, hub })
     }
 
     /// What tells this source from others.
@@ -76,7 +81,10 @@ impl Remote {
     /// Whether a snapshot is all of it. Where the hub may not be asked, any weights are, whatever lies beside them, unless
     /// a lock names more.
     fn is_all(&self, snapshot: &Snapshot, lock: Option<&WeightsLock>) -> bool {
-        snapshot.suffices(lock) || (lock.is_none() && self.offline().is_some() && snapshot.weights().is_some())
+        // who loads an encoder's Transformer alone fetches no list of modules
+        let is_listed = lock.is_some() || !self.is_encoder || snapshot.has(MODULES);
+        (is_listed && snapshot.suffices(lock))
+            || (lock.is_none() && self.offline().is_some() && snapshot.weights().is_some())
     }
 
     /// Why the network may not be asked for it; `None`: it may.
@@ -129,8 +137,9 @@ impl Remote {
         }
         // what lies here by the hub's own tools is not all of it
         for name in names(folder).map_err(|e| WorkerError::of_io(folder, &e))? {
-            if std::fs::symlink_metadata(folder.join(&name)).is_ok_and(|meta| meta.is_symlink()) {
-                Cache::note_fetched(folder, &name).map_err(|e| WorkerError::of_io(folder, &e))?;
+            let file = folder.join(&name);
+            if std::fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_symlink()) {
+                Cache::note_fetched(folder, &name, &file).map_err(|e| WorkerError::of_io(folder, &e))?;
             }
         }
         let token = self.hub.token_for(&address)?;
@@ -179,6 +188,20 @@ impl Remote {
         for name in DESCRIPTIONS {
             copied(store, name, folder).await?;
         }
+        let processor = folder.join(PROCESSOR);
+        if processor.is_file() && !describes_images(&processor) {
+            // nothing of it is read, and with it these would be other weights than without
+            std::fs::remove_file(&processor).map_err(|e| WorkerError::of_io(&processor, &e))?;
+        }
+        if folder.join(MODULES).is_file() {
+            for names in module_files(&folder.join(MODULES))? {
+                let mut is_there = false;
+                for name in &names {
+                    is_there = is_there || copied(store, name, folder).await?;
+                }
+                required(is_there, &names.join(" or "), &self.folder)?;
+            }
+        }
         for name in WEIGHTS {
             if !copied(store, name, folder).await? {
                 continue;
@@ -225,7 +248,7 @@ async fn copied(store: &SourceStore, name: &str, folder: &Path) -> Result<bool, 
         return Err(error);
     }
     // what came only in part is not there, and a person may put it there
-    Cache::note_fetched(folder, name).map_err(|e| WorkerError::of_io(folder, &e))?;
+    Cache::note_fetched(folder, name, &draft).map_err(|e| WorkerError::of_io(folder, &e))?;
     std::fs::rename(&draft, &target).map_err(|e| WorkerError::of_io(&target, &e))?;
     Ok(true)
 }
@@ -236,7 +259,10 @@ mod tests {
 
     #[test]
     fn addresses_and_hub_names_are_told_apart() {
-        let parse = |source: &str| Remote::parse(source, Hub::of(&|_| None).unwrap());
+        let parse = |source: &str| {
+            let used = WeightsUse { field: "model.init", source: source.into() };
+            Remote::parse(&used, Hub::of(&|_| None).unwrap())
+        };
         let file = parse("s3://bucket/clip/model.safetensors").unwrap();
         assert_eq!((file.folder.as_str(), file.file()), ("s3://bucket/clip", Some("model.safetensors")));
         let folder = parse("gs://bucket/clip/").unwrap();
@@ -252,7 +278,8 @@ mod tests {
     fn weights_in_the_open_are_warned_of() {
         let warned = |source: &str, endpoint: &str| {
             let options = StoreOptions { endpoint: endpoint.into(), ..StoreOptions::default() };
-            let remote = Remote::parse(source, Hub::of(&|_| None).unwrap()).unwrap();
+            let used = WeightsUse { field: "model.init", source: source.into() };
+            let remote = Remote::parse(&used, Hub::of(&|_| None).unwrap()).unwrap();
             remote.in_the_open(&options).is_some_and(|warning| warning.contains("plain http"))
         };
         assert!(warned("http://models.example/clip", "") && warned("http://10.0.0.1/w.pt", ""));
@@ -274,5 +301,27 @@ mod tests {
         assert_eq!(shards(&index).unwrap().len(), 1);
         std::fs::write(&index, r#"{"weight_map": {"a": "../../etc/passwd"}}"#).unwrap();
         assert!(shards(&index).unwrap_err().to_string().contains("not beside it"));
+    }
+
+    #[test]
+    fn modules_cannot_lead_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join(MODULES);
+        let files = |text: &str| {
+            std::fs::write(&list, text).unwrap();
+            module_files(&list).map_err(|e| e.to_string())
+        };
+        let plain = r#"[{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.b.Pooling"},
+                        {"path": "2_Dense", "type": "Dense"}, {"path": "3_Normalize", "type": "a.Normalize"}]"#;
+        let weights = vec!["2_Dense/model.safetensors".to_owned(), "2_Dense/pytorch_model.bin".to_owned()];
+        let configs = ["1_Pooling/config.json", "2_Dense/config.json"].map(|name| vec![name.to_owned()]);
+        assert_eq!(files(plain).unwrap(), [&configs[..], &[weights]].concat());
+        for path in ["..", "../a", "/etc", "a/b", ".hidden"] {
+            let why = files(&format!(r#"[{{"path": {path:?}, "type": "Dense"}}]"#)).unwrap_err();
+            assert!(why.contains("not beside it"), "{path}: {why}");
+        }
+        let many = vec![r#"{"path": "a", "type": "Dense"}"#; 17].join(",");
+        assert!(files(&format!("[{many}]")).unwrap_err().contains("17 modules"));
+        assert!(files("{").unwrap_err().contains(MODULES));
     }
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use manifests::weights::{WeightsLock, is_plain};
 
 use super::cache::Cache;
-use super::layout::{DESCRIPTIONS, INDEX, WEIGHTS, shards};
+use super::layout::{
+    DESCRIPTIONS, INDEX, MODULES, PROCESSOR, WEIGHTS, describes_images, has_modules, module_files, shards,
+};
 use crate::error::WorkerError;
 
 /// One revision of a repository in the hub's cache.
@@ -16,7 +18,7 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.folder.join(name).is_file()
     }
 
@@ -28,6 +30,12 @@ impl Snapshot {
         all.iter().all(|name| self.has(name)).then_some(all)
     }
 
+    /// The files of its modules that are there, if it lists any.
+    fn modules(&self) -> impl Iterator<Item = String> {
+        let files = module_files(&self.folder.join(MODULES)).unwrap_or_default();
+        files.into_iter().filter_map(move |names| names.into_iter().find(|name| self.has(name)))
+    }
+
     /// The files to use: of a lock's those that are there, or what a fetch would bring.
     fn names(&self, lock: Option<&WeightsLock>) -> Vec<String> {
         match lock {
@@ -36,22 +44,25 @@ impl Snapshot {
                 names.cloned().collect()
             }
             None => {
-                let described = DESCRIPTIONS.iter().filter(|name| self.has(name)).map(|name| (*name).to_owned());
-                described.chain(self.weights().into_iter().flatten()).collect()
+                let counts = |name: &str| name != PROCESSOR || describes_images(&self.folder.join(name));
+                let described = DESCRIPTIONS.iter().filter(|name| self.has(name) && counts(name));
+                let described = described.map(|name| (*name).to_owned());
+                described.chain(self.modules()).chain(self.weights().into_iter().flatten()).collect()
             }
         }
     }
 
-    /// Whether nothing needs to be asked of the hub: a lock's files, or weights with what describes them and a
-    /// vocabulary. Tools fetch files one by one, so that any may be missing.
+    /// Whether nothing needs to be asked of the hub: a lock's files, or weights with what describes them, a vocabulary
+    /// and the modules that it lists. Tools fetch files one by one, so that any may be missing.
     pub(super) fn suffices(&self, lock: Option<&WeightsLock>) -> bool {
-        let any = |names: [&str; 2]| names.iter().any(|name| self.has(name));
+        let any = |names: &[&str]| names.iter().any(|name| self.has(name));
         match lock {
             Some(lock) => self.names(Some(lock)).len() == lock.files.len(),
             None => {
-                any(["config.json", "open_clip_config.json"])
-                    && any(["tokenizer.json", "vocab.json"])
+                any(&["config.json", "open_clip_config.json"])
+                    && any(&["tokenizer.json", "vocab.json", "vocab.txt"])
                     && self.weights().is_some()
+                    && (!self.has(MODULES) || has_modules(&self.folder))
             }
         }
     }
@@ -117,6 +128,19 @@ mod tests {
         assert!(snapshot.suffices(None));
         std::fs::remove_file(folder.path().join("vocab.json")).unwrap();
         assert!(!snapshot.suffices(None), "a vocabulary is missing");
+        put("vocab.txt", "[PAD]");
+        put(PROCESSOR, r#"{"processor_class": "LlavaProcessor"}"#);
+        assert!(snapshot.suffices(None) && !snapshot.names(None).contains(&PROCESSOR.to_owned()));
+        put(PROCESSOR, r#"{"image_processor": {"resample": 3}}"#);
+        assert!(snapshot.names(None).contains(&PROCESSOR.to_owned()));
+        put(MODULES, r#"[{"path": "", "type": "st.Transformer"}, {"path": "2_Dense", "type": "st.models.Dense"}]"#);
+        std::fs::create_dir(folder.path().join("2_Dense")).unwrap();
+        put("2_Dense/config.json", "{}");
+        assert!(!snapshot.suffices(None), "the weights of a module are missing");
+        put("2_Dense/pytorch_model.bin", "m");
+        assert!(snapshot.suffices(None));
+        let names = snapshot.names(None);
+        assert!(["2_Dense/config.json", "2_Dense/pytorch_model.bin"].iter().all(|of| names.contains(&(*of).into())));
 
         let cache = Cache::at(folder.path().join("cache"));
         let files = ["config.json", "model-1.safetensors"];

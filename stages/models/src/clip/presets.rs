@@ -44,8 +44,9 @@ impl ClipConfig {
                 file,
                 format!(
                     "a ViT-L/14 with activation = \"gelu\" may be LAION-2B's, which takes pixels of mean and deviation \
-                     0.5, or another's, which takes OpenAI's, and the wrong ones cost points without an error: put the \
-                     {OPEN_CLIP} that came with the weights beside it"
+                     0.5, or another's, which takes OpenAI's, and the wrong ones cost points without an error: copy \
+                     the file into a folder with the {OPEN_CLIP} of its repository beside it, and name it by its path \
+                     there"
                 ),
             )),
             (_, config) => Ok(Self { activation, ..config }),

@@ -22,7 +22,7 @@ use crate::language::projection::Projection;
 use crate::language::weights::{self, Weights};
 use crate::language::{GenerationConfig, Llama, T5};
 use crate::ops::inference::{RotaryLayout, Rows};
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{BertNormalizer, TextTokenizer};
 use crate::{ModelError, Result};
 use candle_core::{DType, Device, Tensor};
 use qformer::QFormer;
@@ -228,7 +228,7 @@ impl Tokenizers {
         let language = TextTokenizer::from_file(&language)?;
         let qformer = match json.is_file() {
             true => TextTokenizer::from_file(&json)?,
-            false => TextTokenizer::from_bert_vocabulary(&vocabulary)?,
+            false => TextTokenizer::from_bert_vocabulary(&vocabulary, BertNormalizer::default())?,
         };
         for (tokenizer, path, vocabulary) in [
             (&language, &folder.join("tokenizer.json"), config.language.vocab_size()),

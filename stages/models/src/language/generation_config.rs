@@ -58,7 +58,8 @@ impl GenerationConfig {
         self.eos_token_id.as_deref()
     }
 
-    /// `settings` with what the file says in place of their own; `seed` is for its sampling.
+    /// `settings` with what the file says in place of their own; `seed` is for its sampling. Sampling and beams exclude
+    /// each other: a file that has the one takes nothing of the other from the settings.
     pub fn over(&self, settings: GenerationSettings, seed: u64) -> GenerationSettings {
         let early_stopping = match &self.early_stopping {
             Some(serde_json::Value::Bool(true)) => EarlyStopping::Immediate,
@@ -66,7 +67,10 @@ impl GenerationConfig {
             Some(serde_json::Value::String(word)) if word == "never" => EarlyStopping::Never,
             _ => settings.early_stopping,
         };
+        let samples = self.do_sample == Some(true);
+        let num_beams = self.num_beams.unwrap_or(if samples { 1 } else { settings.num_beams });
         let sampling = match self.do_sample {
+            None if num_beams > 1 => None,
             None => settings.sampling,
             Some(false) => None,
             Some(true) => Some(Nucleus {
@@ -77,7 +81,7 @@ impl GenerationConfig {
             }),
         };
         GenerationSettings {
-            num_beams: self.num_beams.unwrap_or(settings.num_beams),
+            num_beams,
             max_new_tokens: self.max_new_tokens.unwrap_or(settings.max_new_tokens),
             min_length: self.min_length.unwrap_or(settings.min_length),
             repetition_penalty: self.repetition_penalty.unwrap_or(settings.repetition_penalty),
@@ -117,11 +121,20 @@ mod tests {
         let wanted = GenerationSettings { num_beams: 1, sampling: Some(all), ..base.clone() };
         assert_eq!(read(file).unwrap().unwrap().over(base.clone(), 3), wanted);
         // as transformers has it, whether the file says so or nothing
-        let sampling = |file| read(file).unwrap().unwrap().over(base.clone(), 3).sampling;
+        let sampling = |file| {
+            let settings = read(file).unwrap().unwrap().over(base.clone(), 3);
+            settings.validate().unwrap();
+            settings.sampling
+        };
         let fifty = Some(Nucleus { top_k: 50, temperature: 1.0, ..all });
         assert_eq!(sampling(serde_json::json!({ "do_sample": true })), fifty);
         assert_eq!(sampling(serde_json::json!({ "do_sample": true, "top_k": 50 })), fifty);
         assert_eq!(sampling(serde_json::json!({ "do_sample": false, "top_k": 50 })), None);
+        // and over a spec that samples
+        let drawn = GenerationSettings { num_beams: 1, sampling: fifty, ..base.clone() };
+        let over = |file| read(file).unwrap().unwrap().over(drawn.clone(), 3);
+        assert_eq!(over(serde_json::json!({ "num_beams": 5 })), base);
+        assert_eq!(over(serde_json::json!({ "num_beams": 1 })), drawn);
     }
 
     #[test]

@@ -204,8 +204,8 @@ impl Sam {
     /// quality is not above it are left out, which saves most of their cost.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for prompts that differ in their number of points or boxes, [`ModelError::Tensor`] if
-    /// the device fails.
+    /// [`ModelError::Input`] for prompts that differ in their number of points or boxes, and for a quality that is not
+    /// finite; [`ModelError::Tensor`] if the device fails.
     pub fn predict(
         &self,
         image: &ImageEmbedding,

@@ -4,7 +4,7 @@ use super::config::BertConfig;
 use super::pooling::Pooling;
 use crate::checkpoint::{Checkpoint, read_json};
 use crate::language::weights::FILES;
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{BertNormalizer, TextTokenizer};
 use crate::{ModelError, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,9 @@ struct SentenceBert {
 #[serde(default)]
 struct TokenizerConfig {
     model_max_length: Option<f64>,
+    do_lower_case: Option<bool>,
+    strip_accents: Option<bool>,
+    tokenize_chinese_chars: Option<bool>,
 }
 
 impl Folder {
@@ -80,7 +83,13 @@ impl Folder {
             if vocabulary.is_file() { read_json(&vocabulary)? } else { TokenizerConfig::default() };
         // the vocabulary's bound may be 10^30: none
         let bound = own.max_seq_length.or(vocabulary.model_max_length.map(|bound| bound as usize));
-        let tokenizer = tokenizer_of(&transformer)?;
+        let uncased = BertNormalizer::default();
+        let normalizer = BertNormalizer {
+            do_lower_case: vocabulary.do_lower_case.unwrap_or(uncased.do_lower_case),
+            strip_accents: vocabulary.strip_accents,
+            tokenize_chinese_chars: vocabulary.tokenize_chinese_chars.unwrap_or(uncased.tokenize_chinese_chars),
+        };
+        let tokenizer = tokenizer_of(&transformer, normalizer)?;
         let (has, knows) = (tokenizer.vocab_size(), config.vocab_size);
         if has > knows {
             let reason = format!("its vocabulary has {has} entries, its network {knows}");
@@ -111,11 +120,11 @@ impl Folder {
     }
 }
 
-fn tokenizer_of(folder: &Path) -> Result<TextTokenizer> {
+fn tokenizer_of(folder: &Path, normalizer: BertNormalizer) -> Result<TextTokenizer> {
     let (json, vocabulary) = (folder.join("tokenizer.json"), folder.join("vocab.txt"));
     match (json.is_file(), vocabulary.is_file()) {
         (true, _) => TextTokenizer::from_file(&json),
-        (false, true) => TextTokenizer::from_bert_vocabulary(&vocabulary),
+        (false, true) => TextTokenizer::from_bert_vocabulary(&vocabulary, normalizer),
         (false, false) => Err(ModelError::malformed(folder, "holds neither tokenizer.json nor vocab.txt")),
     }
 }

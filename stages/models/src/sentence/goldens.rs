@@ -213,6 +213,22 @@ fn what_is_no_sentence_encoder_is_named() {
     assert_eq!(SentenceEncoder::examine(&folders()[0]).unwrap().hidden_size, 32);
 }
 
+/// Where `vocab.txt` is all there is of a vocabulary, the configuration beside it says what it knows.
+#[test]
+fn a_cased_encoder_reads_capitals() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(folders()[0].join(file), folder.path().join(file)).unwrap();
+    }
+    write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nplane\nPlane\n");
+    for (config, expected) in [("{}", [2, 5, 5, 3]), (r#"{"do_lower_case": false}"#, [2, 6, 5, 3])] {
+        write("tokenizer_config.json", config);
+        let encoder = SentenceEncoder::load(folder.path(), CPU, DType::F32, Reading::default()).unwrap();
+        assert_eq!(encoder.ids("Plane plane").unwrap(), expected, "{config}");
+    }
+}
+
 /// The folder of the Python package.
 fn minilm() -> Option<PathBuf> {
     const ASK: &str =

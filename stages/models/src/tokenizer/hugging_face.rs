@@ -12,6 +12,24 @@ pub struct TextTokenizer {
     inner: tokenizers::Tokenizer,
 }
 
+/// What a BERT makes of a text before it looks for word pieces, with the names of its `tokenizer_config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BertNormalizer {
+    /// Whether it knows lower case alone.
+    pub do_lower_case: bool,
+    /// Whether letters lose their accents; `None`: where they lose their case.
+    pub strip_accents: Option<bool>,
+    /// Whether every Chinese character is a word.
+    pub tokenize_chinese_chars: bool,
+}
+
+impl Default for BertNormalizer {
+    /// That of an uncased BERT.
+    fn default() -> Self {
+        Self { do_lower_case: true, strip_accents: None, tokenize_chinese_chars: true }
+    }
+}
+
 impl TextTokenizer {
     /// Reads a `tokenizer.json`. Its padding and truncation are not used.
     ///
@@ -37,11 +55,11 @@ impl TextTokenizer {
         Self::from_json(path, json.to_string().as_bytes())
     }
 
-    /// Reads the `vocab.txt` of an uncased BERT, one word piece per line.
+    /// Reads the `vocab.txt` of a BERT, one word piece per line.
     ///
     /// # Errors
     /// [`ModelError::Io`], or [`ModelError::Malformed`] with the path and the special token that is missing.
-    pub fn from_bert_vocabulary(path: &Path) -> Result<Self> {
+    pub fn from_bert_vocabulary(path: &Path, normalizer: BertNormalizer) -> Result<Self> {
         let text = String::from_utf8(read(path)?).map_err(|error| ModelError::malformed(path, error))?;
         let vocabulary: Map<String, Value> =
             text.lines().zip(0u32..).map(|(piece, id)| (piece.to_owned(), id.into())).collect();
@@ -63,7 +81,8 @@ impl TextTokenizer {
             "added_tokens": added.into_iter().collect::<Result<Vec<_>>>()?,
             "normalizer": {
                 "type": "BertNormalizer",
-                "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true,
+                "clean_text": true, "handle_chinese_chars": normalizer.tokenize_chinese_chars,
+                "strip_accents": normalizer.strip_accents, "lowercase": normalizer.do_lower_case,
             },
             "pre_tokenizer": { "type": "BertPreTokenizer" },
             "post_processor": { "type": "BertProcessing", "sep": ["[SEP]", end], "cls": ["[CLS]", start] },
@@ -131,13 +150,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vocab.txt");
         std::fs::write(&path, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nplane\n##s\ntwo\n").unwrap();
-        let tokenizer = TextTokenizer::from_bert_vocabulary(&path).unwrap();
+        let uncased = BertNormalizer::default();
+        let tokenizer = TextTokenizer::from_bert_vocabulary(&path, uncased).unwrap();
         assert_eq!(tokenizer.encode("Two PLANES, road").unwrap(), [2, 7, 5, 6, 1, 1, 3]);
         assert_eq!(tokenizer.decode(&[2, 7, 5, 6, 3]).unwrap(), "two planes");
         std::fs::write(&path, "[PAD]\n[UNK]\n[CLS]\n[MASK]\n").unwrap();
-        let message = TextTokenizer::from_bert_vocabulary(&path).unwrap_err().to_string();
+        let message = TextTokenizer::from_bert_vocabulary(&path, uncased).unwrap_err().to_string();
         assert!(message.contains("[SEP]"), "{message}");
         assert!(matches!(TextTokenizer::from_file(&path), Err(ModelError::Malformed { .. })));
+    }
+
+    #[test]
+    fn a_bert_vocabulary_is_read_with_case_accents_and_characters_as_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocab.txt");
+        std::fs::write(&path, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nplane\nPlane\nété\nete\n漢字\n漢\n字\n").unwrap();
+        let ids = |normalizer| {
+            let tokenizer = TextTokenizer::from_bert_vocabulary(&path, normalizer).unwrap();
+            let ids = tokenizer.encode("Plane plane été 漢字").unwrap();
+            ids[1..ids.len() - 1].to_vec()
+        };
+        let uncased = BertNormalizer::default();
+        assert_eq!(ids(uncased), [5, 5, 8, 10, 11]);
+        let cased = BertNormalizer { do_lower_case: false, ..uncased };
+        assert_eq!(ids(cased), [6, 5, 7, 10, 11]);
+        assert_eq!(ids(BertNormalizer { strip_accents: Some(true), ..cased }), [6, 5, 8, 10, 11]);
+        assert_eq!(ids(BertNormalizer { strip_accents: Some(false), ..uncased }), [5, 5, 7, 10, 11]);
+        assert_eq!(ids(BertNormalizer { tokenize_chinese_chars: false, ..uncased }), [5, 5, 8, 9]);
     }
 
     #[test]
@@ -148,7 +187,8 @@ mod tests {
         // transformers' LlamaTokenizerFast, T5TokenizerFast and BertTokenizerFast on TEXT
         let llama = TextTokenizer::from_file(&data.join("llama/tokenizer.json")).unwrap();
         let t5 = TextTokenizer::from_file(&data.join("t5-small/tokenizer.json")).unwrap();
-        let bert = TextTokenizer::from_bert_vocabulary(&data.join("bert-base-uncased/vocab.txt")).unwrap();
+        let bert = data.join("bert-base-uncased/vocab.txt");
+        let bert = TextTokenizer::from_bert_vocabulary(&bert, BertNormalizer::default()).unwrap();
         assert_eq!(
             llama.encode(TEXT).unwrap(),
             [

@@ -5,7 +5,7 @@ mod export;
 mod hugging_face;
 mod train;
 
-pub use hugging_face::TextTokenizer;
+pub use hugging_face::{BertNormalizer, TextTokenizer};
 
 use crate::{ModelError, Result};
 use std::io::Write;

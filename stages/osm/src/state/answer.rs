@@ -67,8 +67,12 @@ impl State {
             // ways are kept of multipolygons alone
             Kind::Relation => self.relations.get(object.id).is_some_and(|relation| !relation.ways.is_empty()),
         };
-        let near = image.rect.grown(MOST_MOVED, MOST_MOVED);
-        is_area && self.shape_of(object).and_then(|shape| shape.bounds()).is_none_or(|bounds| near.meets(bounds))
+        let is_near = match self.shape_of(object).and_then(|shape| shape.bounds()) {
+            Some(bounds) => image.rect.grown(MOST_MOVED, MOST_MOVED).meets(bounds),
+            // what has lost its nodes may have been here; what diffs told of without them lies outside of the extract
+            None => !self.is_partial(object),
+        };
+        is_area && is_near
     }
 }
 

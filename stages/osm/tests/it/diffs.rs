@@ -463,10 +463,14 @@ fn what_has_the_number_of_an_area_by_chance_is_not_what_an_image_shows() {
     let boxes = vec![ImageBox { image_id: "a7_FI_19".into(), kind: SubjectKind::Area, id: 7, rect }];
     let route = (tags(&[("type", "route"), ("route", "bus")]), id_of(Kind::Node, 1));
     let forest = (tags(&[("type", "multipolygon"), ("landuse", "forest")]), id_of(Kind::Way, 17));
-    for (of_relation, member) in [route, forest] {
+    for ((of_relation, member), is_abroad) in [(route, false), (forest.clone(), false), (forest, true)] {
         let mut planet = planet.clone();
-        planet.put(7, of_relation, Body::Relation(vec![member]));
-        let mut state = read(&planet, &boxes, true);
+        planet.put(7, of_relation.clone(), Body::Relation(vec![member]));
+        let mut covered = planet.clone();
+        if is_abroad {
+            covered.objects.retain(|key, _| key.id < 10 && key.kind != Kind::Relation);
+        }
+        let mut state = read(&covered, &boxes, true);
         let mut center = |changes: Vec<Change>, planet: &Planet| {
             state.apply(Diff::read(osc(&changes).as_bytes()).unwrap());
             let answer = state.answer(0, &ignored).unwrap();
@@ -475,6 +479,11 @@ fn what_has_the_number_of_an_area_by_chance_is_not_what_an_image_shows() {
         };
         let house = Some(tags(&[("building", "yes")]));
         assert_eq!(center(vec![], &planet), house);
+        // a diff tells of the relation without its ways
+        let mut named = of_relation;
+        named.insert("name".into(), "Seven".into());
+        let edited = planet.put(7, named, Body::Relation(vec![member]));
+        assert_eq!(center(vec![edited], &planet), house);
         // it may be moved out of the picture
         let moved = corners.map(|(id, lon, lat)| planet.put(id, tags(&[]), at(lon + 20_000, lat)));
         assert_eq!(center(moved.to_vec(), &planet), house);

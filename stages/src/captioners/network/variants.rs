@@ -16,6 +16,8 @@ use crate::ahead::prepared_ahead;
 use crate::stage::{StageContext, StageError};
 
 const NAME: &str = "structured_captions";
+/// Tokens that an answer may be asked to have: it ends with its JSON, however long captions must be.
+pub(super) const LEAST_TOKENS: usize = 1;
 
 pub(super) struct VariantWriter {
     session: Session,
@@ -111,7 +113,7 @@ fn decoding(all: &InstructBlipSpec) -> GenerationSettings {
     GenerationSettings {
         num_beams: 1,
         max_new_tokens: spec.max_new_tokens,
-        min_length: all.min_length,
+        min_length: all.min_length.min(LEAST_TOKENS),
         // a penalty would forbid the quotes and braces of JSON
         repetition_penalty: 1.0,
         sampling: Some(Nucleus { top_k: 0, top_p: spec.top_p, temperature: spec.temperature, seed: all.seed }),
@@ -140,5 +142,11 @@ mod tests {
         assert_eq!((temperature(0), temperature(1), temperature(2)), (0.2, 0.4, 0.8));
         assert_eq!((temperature(3), temperature(99)), (1.0, 1.0));
         warmer(&base, 99).validate().unwrap();
+    }
+
+    #[test]
+    fn answers_need_not_be_as_long_as_captions() {
+        let least = |min_length| decoding(&InstructBlipSpec { min_length, ..InstructBlipSpec::default() }).min_length;
+        assert_eq!((least(0), least(1), least(200)), (0, 1, 1));
     }
 }

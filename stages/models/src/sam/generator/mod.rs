@@ -51,7 +51,7 @@ pub trait PointSegmenter: Sync {
     /// not above `above_iou` are left out.
     ///
     /// # Errors
-    /// A device that fails or has no room.
+    /// A device that fails or has no room, a quality that is not finite.
     fn masks_at(
         &self,
         image: &Self::Embedding,
@@ -141,7 +141,8 @@ impl<'a, S: PointSegmenter> MaskGenerator<'a, S> {
     /// encoder, one batch of points in the decoder, and the run lengths found so far.
     ///
     /// # Errors
-    /// [`ModelError::Stopped`] if `should_stop` said so; what the network fails with.
+    /// [`ModelError::Stopped`] if `should_stop` said so; [`ModelError::Input`] for masks that are not finite; what the
+    /// network fails with.
     pub fn generate(&self, images: &[Rgb], should_stop: &dyn Fn() -> bool) -> Result<Vec<Vec<MaskRecord>>> {
         let settings = &self.settings;
         let mut found: Vec<Vec<Candidate>> = vec![Vec::new(); images.len()];
@@ -221,6 +222,11 @@ impl<'a, S: PointSegmenter> MaskGenerator<'a, S> {
         let has_quality = mask.predicted_iou > settings.pred_iou_thresh as f32;
         if settings.pred_iou_thresh > 0.0 && !has_quality {
             return Ok(None);
+        }
+        // such a mask would look empty; `all` may end early, and is slower for it
+        if !mask.logits.iter().fold(true, |all, logit| all & logit.is_finite()) {
+            let what = "a predicted mask is not finite; check the weights, or set a wider precision";
+            return Err(ModelError::Input(what.to_owned()));
         }
         let found = thresholder.threshold(&mask.logits, scratch)?;
         // NaN, the stability of an empty mask, is not enough.
@@ -345,6 +351,39 @@ mod tests {
         assert!(is_cut_off([0, 121, 100, 280], crop, 400, 400));
         assert!(is_cut_off([30, 150, 180, 200], crop, 400, 400));
         assert!(!is_cut_off([30, 150, 180, 200], crop, 400, 200));
+    }
+
+    /// A network that is sure of masks that are none.
+    struct Undefined;
+
+    impl PointSegmenter for Undefined {
+        type Embedding = ();
+
+        fn input_side(&self) -> usize {
+            64
+        }
+
+        fn mask_side(&self) -> usize {
+            16
+        }
+
+        fn embed(&self, images: &[Cow<'_, Rgb>]) -> Result<Vec<()>> {
+            Ok(vec![(); images.len()])
+        }
+
+        fn masks_at(&self, _: &(), points_xy: &[[f64; 2]], _: Option<f32>) -> Result<Vec<LowResMask>> {
+            let mask = |prompt| LowResMask { prompt, output: 0, predicted_iou: 0.95, logits: vec![f32::NAN; 256] };
+            Ok((0..points_xy.len()).map(mask).collect())
+        }
+    }
+
+    #[test]
+    fn masks_that_are_not_finite_are_refused() {
+        let settings = MaskGeneratorSettings { points_per_side: Some(2), ..MaskGeneratorSettings::default() };
+        let image = Rgb::new(8, 8, vec![0; 192]).unwrap();
+        let generator = MaskGenerator::new(&Undefined, settings).unwrap();
+        let error = generator.generate(&[image], &|| false).unwrap_err().to_string();
+        assert!(error.contains("mask is not finite"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The decoder in candle's operations, for devices and types without a kernel; also what the kernel is tested against.
 
-use super::{Attention, Layer, LowResMask, MaskDecoder, Selection, Upscaling};
+use super::{Attention, Layer, LowResMask, MaskDecoder, Selection, Upscaling, check_quality};
 use crate::Result;
 use crate::ops::{Activation, activation, half};
 use crate::sam::prompt_encoder::floats;
@@ -27,7 +27,7 @@ pub(super) fn predict(
     let tokens = Tensor::cat(&[&tokens.contiguous()?, sparse], 1)?;
 
     let (queries, keys) = transform(decoder, &tokens, &keys)?;
-    let iou = floats(&mlp(&queries.narrow(1, 0, 1)?.squeeze(1)?, &decoder.iou_head)?)?;
+    let iou = quality(decoder, &queries)?;
     let hyper = outputs
         .clone()
         .map(|mask| mlp(&queries.narrow(1, 1 + mask, 1)?.squeeze(1)?.contiguous()?, &decoder.hypernetworks[mask]));
@@ -52,6 +52,17 @@ pub(super) fn predict(
         LowResMask { prompt, output, predicted_iou, logits: logits.to_vec() }
     });
     Ok(found.collect())
+}
+
+/// The quality of all masks that the decoder knows, `[P, masks]`, from tokens `[P, T, D]` after the Transformer.
+pub(super) fn quality(decoder: &MaskDecoder, queries: &Tensor) -> Result<Vec<f32>> {
+    let token = queries.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
+    let iou = mlp(&token, &decoder.iou_head)?;
+    let (width, masks) = (token.dim(1)?, iou.dim(1)?);
+    // ReLU makes numbers of NaN, so the token is looked at too; in one copy, since a GPU waits for each
+    let both = floats(&Tensor::cat(&[&token, &iou], 1)?)?;
+    check_quality(&both)?;
+    Ok(both.chunks_exact(width + masks).flat_map(|row| &row[width..]).copied().collect())
 }
 
 /// Tokens `[P, T, D]` and image `[P, H * W, D]` after the two-way Transformer.

@@ -14,7 +14,7 @@
 use super::image_pass::ImagePass;
 use super::upscale::Upscaler;
 use super::weights::{AttentionWeights, Dense, ImageSide, LayerWeights, Norm, Shape, all, sum};
-use super::{LowResMask, MaskDecoder, Selection};
+use super::{LowResMask, MaskDecoder, Selection, check_quality};
 use crate::Result;
 use crate::ops::matrix::{Matrix, MatrixMut, Threads, Write, multiply};
 use crate::ops::real::{add, softmax, vectorised};
@@ -77,7 +77,7 @@ impl Kernel {
         length: usize,
         prompts: usize,
         selection: &Selection,
-    ) -> Vec<LowResMask> {
+    ) -> Result<Vec<LowResMask>> {
         let width = self.shape.width;
         let tokens = self.output_tokens.len() / width + length;
         let mut images = vec![Vec::new(); PROMPTS_PER_GROUP.min(prompts)];
@@ -92,9 +92,9 @@ impl Kernel {
             }
             let images = &mut images[..here];
             let queries = self.transform(image, &group, tokens, images);
-            masks.extend(self.heads(&queries, tokens, images, selection, first));
+            masks.extend(self.heads(&queries, tokens, images, selection, first)?);
         }
-        masks
+        Ok(masks)
     }
 
     /// The two-way Transformer: tokens `[G, T, D]` to the same, and for each prompt the image `[N, D]`.
@@ -191,15 +191,19 @@ impl Kernel {
         images: &[Vec<f32>],
         selection: &Selection,
         first: usize,
-    ) -> Vec<LowResMask> {
+    ) -> Result<Vec<LowResMask>> {
         let width = self.shape.width;
         let token = |index: usize| -> Vec<f32> {
             queries.chunks_exact(count * width).flat_map(|x| &x[index * width..(index + 1) * width]).copied().collect()
         };
-        let iou = mlp(token(0), &self.iou_head);
+        let masks = self.hypernetworks.len();
+        let quality = token(0);
+        // of prompts, not of what fills the group up; and ReLU makes numbers of NaN
+        check_quality(&quality[..images.len() * width])?;
+        let iou = mlp(quality, &self.iou_head);
+        check_quality(&iou[..images.len() * masks])?;
         let hyper: Vec<Vec<f32>> =
             selection.outputs.clone().map(|mask| mlp(token(1 + mask), &self.hypernetworks[mask])).collect();
-        let masks = self.hypernetworks.len();
         let found = images.par_iter().enumerate().map(|(prompt, image)| {
             let iou = &iou[prompt * masks..][selection.outputs.clone()];
             let kept: Vec<usize> = (0..iou.len()).filter(|&output| selection.keeps(iou[output])).collect();
@@ -215,7 +219,7 @@ impl Kernel {
             };
             kept.into_iter().zip(logits).map(mask).collect::<Vec<_>>()
         });
-        found.collect::<Vec<_>>().into_iter().flatten().collect()
+        Ok(found.collect::<Vec<_>>().into_iter().flatten().collect())
     }
 }
 

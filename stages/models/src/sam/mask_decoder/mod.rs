@@ -13,9 +13,9 @@ mod weights;
 use super::config::SamConfig;
 use super::neck::CHANNEL_NORM_EPSILON;
 use super::source::{Dense, Norm, Tensors};
-use crate::Result;
 use crate::ops::cpu_kernels;
-use candle_core::{DType, Tensor};
+use crate::{ModelError, Result};
+use candle_core::{DType, Device, Tensor};
 use kernel::Kernel;
 use std::ops::Range;
 use std::sync::Arc;
@@ -104,6 +104,18 @@ pub struct LowResMask {
     pub logits: Vec<f32>,
 }
 
+/// Checks the quality of masks, or what it is predicted from: where that is no number, every mask would be left out
+/// without a word.
+fn check_quality(values: &[f32]) -> Result<()> {
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => {
+            let what = "the predicted quality of a mask is not finite; check the weights, or set a wider precision";
+            Err(ModelError::Input(what.to_owned()))
+        }
+    }
+}
+
 /// What the decoder computes of an image before it sees a prompt.
 #[derive(Clone, Debug)]
 pub(super) struct PreparedImage {
@@ -159,7 +171,7 @@ impl Upscaling {
             let name = format!("mask_decoder.output_upscaling.{index}");
             let weight = source.tensor(&format!("{name}.weight"), &[inputs, outputs, 2, 2])?;
             let bias = source.tensor(&format!("{name}.bias"), &[outputs])?;
-            Ok::<_, crate::ModelError>(Dense {
+            Ok::<_, ModelError>(Dense {
                 weight_oi: weight.permute((2, 3, 1, 0))?.reshape((4 * outputs, inputs))?,
                 bias_o: bias.repeat(4)?,
             })
@@ -195,7 +207,7 @@ impl MaskDecoder {
         let iou_widths = [vec![d.width], vec![d.iou_head_width; d.iou_head_depth - 1], vec![masks]].concat();
         let layers = (0..d.depth).map(|index| Layer::load(source, index, config)).collect::<Result<_>>()?;
         let side = config.embedding_side();
-        let places = Tensor::from_vec(places, (side * side, d.width), &candle_core::Device::Cpu)?;
+        let places = Tensor::from_vec(places, (side * side, d.width), &Device::Cpu)?;
         let mut decoder = Self {
             side,
             output_tokens: Tensor::cat(&[iou_token, mask_tokens], 0)?,
@@ -245,14 +257,14 @@ impl MaskDecoder {
         selection: &Selection,
     ) -> Result<Vec<LowResMask>> {
         match (&self.kernel, &image.side, dense) {
-            (Some(kernel), Some(side), None) => Ok(kernel.predict(side, &sparse, length, prompts, selection)),
+            (Some(kernel), Some(side), None) => kernel.predict(side, &sparse, length, prompts, selection),
             (Some(kernel), _, Some(dense)) => {
                 let mut masks = Vec::new();
                 let values = sparse.len() / prompts.max(1);
                 for prompt in 0..prompts {
                     let keys = (&image.embedding_hwd + dense.get(prompt)?)?.flatten_all()?.to_vec1()?;
                     let sparse = &sparse[prompt * values..][..values];
-                    let found = kernel.predict(&kernel.image_side(keys), sparse, length, 1, selection);
+                    let found = kernel.predict(&kernel.image_side(keys), sparse, length, 1, selection)?;
                     masks.extend(found.into_iter().map(|mask| LowResMask { prompt, ..mask }));
                 }
                 Ok(masks)
@@ -260,15 +272,51 @@ impl MaskDecoder {
             _ => {
                 let (device, dtype) = (self.places.device(), self.places.dtype());
                 let width = self.places.dim(1)?;
-                let sparse = Tensor::from_vec(sparse, (prompts, length, width), &candle_core::Device::Cpu)?;
+                let sparse = Tensor::from_vec(sparse, (prompts, length, width), &Device::Cpu)?;
                 let sparse = sparse.to_dtype(dtype)?.to_device(device)?;
-                let dense = dense.unwrap_or(no_mask_d);
-                #[cfg(feature = "cuda")]
-                if let Some(placed) = &self.placed {
-                    return on_gpu::predict(self, placed, &image.embedding_hwd, &sparse, dense, selection);
-                }
-                composed::predict(self, &image.embedding_hwd, &sparse, dense, selection)
+                // a GPU's kernels count in 32 bits, and each prompt has its own copy of the image
+                let most = if device.is_cpu() { prompts } else { i32::MAX as usize / self.places.elem_count() };
+                self.predict_in_pieces(most, image, &sparse, dense, no_mask_d, selection)
             }
         }
+    }
+
+    /// As [`predict`](Self::predict), for `most` prompts at a time, without the CPU's kernel.
+    fn predict_in_pieces(
+        &self,
+        most: usize,
+        image: &PreparedImage,
+        sparse: &Tensor,
+        dense: Option<&Tensor>,
+        no_mask_d: &Tensor,
+        selection: &Selection,
+    ) -> Result<Vec<LowResMask>> {
+        let (prompts, most) = (sparse.dim(0)?, most.max(1));
+        let mut masks = Vec::new();
+        for first in (0..prompts).step_by(most) {
+            let here = most.min(prompts - first);
+            let sparse = sparse.narrow(0, first, here)?;
+            let dense = match dense {
+                Some(dense) => dense.narrow(0, first, here)?,
+                None => no_mask_d.clone(),
+            };
+            let found = self.predict_piece(&image.embedding_hwd, &sparse, &dense, selection)?;
+            masks.extend(found.into_iter().map(|mask| LowResMask { prompt: first + mask.prompt, ..mask }));
+        }
+        Ok(masks)
+    }
+
+    fn predict_piece(
+        &self,
+        embedding_hwd: &Tensor,
+        sparse: &Tensor,
+        dense: &Tensor,
+        selection: &Selection,
+    ) -> Result<Vec<LowResMask>> {
+        #[cfg(feature = "cuda")]
+        if let Some(placed) = &self.placed {
+            return on_gpu::predict(self, placed, embedding_hwd, sparse, dense, selection);
+        }
+        composed::predict(self, embedding_hwd, sparse, dense, selection)
     }
 }

@@ -4,12 +4,11 @@
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::composed::{attend, mlp};
+use super::composed::{attend, mlp, quality};
 use super::{Attention, LowResMask, MaskDecoder, Selection};
 use crate::Result;
 use crate::ops::cuda::{add_bias, attend_to_places, attend_to_tokens, biased_norm_gelu, knows_decoder, upscaled_masks};
 use crate::ops::{gpu_kernels, linear};
-use crate::sam::prompt_encoder::floats;
 use crate::upload::Download;
 
 type Candle<T> = candle_core::Result<T>;
@@ -67,7 +66,7 @@ pub(super) fn predict(
     let tokens = Tensor::cat(&[&tokens.contiguous()?, sparse], 1)?;
     let (queries, keys) = transform(decoder, placed, &tokens, &keys)?;
 
-    let iou = floats(&mlp(&queries.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?, &decoder.iou_head)?)?;
+    let iou = quality(decoder, &queries)?;
     let wanted = Wanted::of(selection, &iou, prompts, decoder.hypernetworks.len());
     if wanted.prompts.is_empty() {
         return Ok(Vec::new());

@@ -87,6 +87,48 @@ fn masks_depend_on_no_other_prompt_and_on_no_thread() {
 }
 
 #[test]
+fn prompts_in_pieces_have_the_masks_that_they_have_at_once() {
+    let config = config(2);
+    let sam = Sam::init(&config, 3, &Device::Cpu, DType::F64).unwrap();
+    let image = sam.embed_images(&pixels(&config)).unwrap().remove(0);
+    let mask = |prompt: usize| (0..config.mask_side().pow(2)).map(|i| ((i + prompt) % 23) as f32 - 11.0).collect();
+    let masked =
+        points(7).into_iter().enumerate().map(|(i, point)| Prompt { mask_logits: Some(mask(i)), ..point }).collect();
+    for prompts in [points(7), masked] {
+        let (sparse, length) = sam.prompt_encoder.sparse(&prompts).unwrap();
+        let sparse = Tensor::from_vec(sparse, (7, length, 32), &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+        let dense = sam.prompt_encoder.dense(&prompts, &Device::Cpu, DType::F64).unwrap();
+        let selection = Selection { outputs: 1..4, above_iou: None };
+        let predict = |most| {
+            let (decoder, no_mask) = (&sam.decoder, sam.prompt_encoder.no_mask());
+            decoder.predict_in_pieces(most, &image.0, &sparse, dense.as_ref(), no_mask, &selection).unwrap()
+        };
+        let whole = predict(7);
+        assert_eq!(whole.len(), 21);
+        for most in [0, 1, 3, 100] {
+            assert_same(&predict(most), &whole);
+        }
+    }
+}
+
+#[test]
+fn qualities_that_are_no_numbers_are_refused() {
+    let config = config(2);
+    let mut tensors = Sam::random_tensors(&config, 3).unwrap();
+    let name = "mask_decoder.iou_token.weight";
+    let mut token: Vec<f32> = tensors[name].flatten_all().unwrap().to_vec1().unwrap();
+    token[0] = f32::NAN;
+    let token = Tensor::from_vec(token, (1, config.decoder.width), &Device::Cpu).unwrap();
+    tensors.insert(name.to_owned(), token);
+    for dtype in [DType::F32, DType::F64] {
+        let sam = Sam::from_tensors(&config, &tensors, &Device::Cpu, dtype).unwrap();
+        let image = sam.embed_images(&pixels(&config)).unwrap().remove(0);
+        let error = sam.predict(&image, &points(2), MaskOutputs::Multi, Some(0.5)).unwrap_err().to_string();
+        assert!(error.contains("quality of a mask is not finite"), "{error}");
+    }
+}
+
+#[test]
 fn masks_of_low_quality_are_left_out() {
     let config = config(2);
     for dtype in [DType::F32, DType::F64] {

@@ -162,7 +162,7 @@ impl BuildSpec {
     }
 
     /// Fields that name a store, or weights: then with the words that stand for none.
-    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 12] {
+    fn places(&mut self) -> [(&'static str, &mut String, Option<&'static [&'static str]>); 14] {
         const NONE: Option<&[&str]> = Some(&[""]);
         let (blip, llava) = (&mut self.caption.instructblip, &mut self.caption.llava);
         [
@@ -172,12 +172,14 @@ impl BuildSpec {
             ("caption.instructblip.language_gguf", &mut blip.language_gguf, NONE),
             ("caption.llava.weights", &mut llava.weights, NONE),
             ("caption.llava.language_gguf", &mut llava.language_gguf, NONE),
+            ("caption.structured_file", &mut self.caption.structured_file, NONE),
             ("caption.score.clip", &mut self.caption.score.clip, NONE),
             ("segment.sam.weights", &mut self.segment.sam.weights, NONE),
             ("model.init", &mut self.model.init, NONE),
             ("model.tokenizer", &mut self.model.tokenizer, Some(&["train"])),
             ("score.clip", &mut self.score.clip, Some(&["none", "bootstrap"])),
             ("text_retrieval.encoder", &mut self.text_retrieval.encoder, NONE),
+            ("text_retrieval.query_file", &mut self.text_retrieval.query_file, NONE),
         ]
     }
 
@@ -375,6 +377,21 @@ mod tests {
         ] {
             let error = BuildSpec::parse(MINIMAL, "t", &[format!("{field}={address}")]).unwrap_err().to_string();
             assert!(error.contains(field) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_of_answers_and_queries_start_where_other_paths_do() {
+        let spec = Path::new(env!("CARGO_MANIFEST_DIR")).join("captioned.toml");
+        let set = ["caption.structured=true", "caption.structured_file=answers.jsonl", "text_retrieval.encoder=a/b"];
+        let set = set.into_iter().chain(["text_retrieval.query_file=queries.jsonl"]).map(str::to_owned);
+        let set: Vec<String> = set.collect();
+        let spec = BuildSpec::read(&spec, &set).unwrap();
+        let here = std::env::current_dir().unwrap();
+        for (path, name) in
+            [(&spec.caption.structured_file, "answers.jsonl"), (&spec.text_retrieval.query_file, "queries.jsonl")]
+        {
+            assert_eq!(Path::new(path), here.join(name));
         }
     }
 

@@ -13,7 +13,8 @@ mod slurm;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use engines::Profile;
+use engines::kubernetes::{JobState, Seen};
+use engines::{Profile, Run};
 use manifests::paths;
 use manifests::spec::RanksSpec;
 use stages::Training;
@@ -24,7 +25,7 @@ use workers::stores::WorkStore;
 use crate::build::Build;
 use crate::launch::OverSpec;
 use crate::progress::Progress;
-use crate::run_record::{RunRecord, Submission};
+use crate::run_record::Submission;
 pub use kubectl::Kubectl;
 pub use kubernetes::KubernetesEngine;
 pub use processes::Processes;
@@ -78,13 +79,26 @@ pub(crate) async fn jobs(submission: &Submission, country: &str) -> Option<Jobs>
         }
         "kubernetes" => {
             let profile = Profile::parse(&submission.profile).ok()?;
-            let seen = KubernetesEngine::new(submission.run(country), profile).state().await.ok()?;
-            let words = seen.iter().filter(|job| !job.state.is_over()).map(|job| format!("{} {}", job.name, job.words));
-            Some(live(words.collect::<Vec<_>>().join(", ")))
+            let run = submission.run(country);
+            let jobs = of_cluster(&KubernetesEngine::new(run.clone(), profile.clone()).state().await.ok()?);
+            let Some(whole) = submission.whole.clone().filter(|_| jobs.live.is_empty()) else { return Some(jobs) };
+            // the driver of a task is that of its whole run
+            let of_all = KubernetesEngine::new(Run { id: whole, ..run }, profile).state().await.ok()?;
+            Some(Jobs { ended: of_cluster(&of_all).ended, ..jobs })
         }
         "ray" => RayJobs::of(submission).ok()?.seen().await.ok(),
         _ => None,
     }
+}
+
+/// The jobs of a run on Kubernetes. A driver that was killed leaves no word of its own.
+fn of_cluster(seen: &[Seen]) -> Jobs {
+    let words = |job: &Seen| format!("{} {}", job.name, job.words);
+    let live: Vec<String> = seen.iter().filter(|job| !job.state.is_over()).map(words).collect();
+    let driver = seen.iter().find(|job| job.state == JobState::Failed && job.name.ends_with("-drive"));
+    let ended = driver.filter(|_| live.is_empty());
+    let ended = ended.map(|job| Ended { words: words(job), code: if job.is_permanent { 65 } else { 75 } });
+    Jobs { live: live.join(", "), ended }
 }
 
 /// A training or adaptation that wants ranks.
@@ -172,7 +186,9 @@ impl Engine {
             Engine::Here => Ok(Placed::Waits),
             Engine::Processes(processes) => processes.place(build, job, observer).await,
             Engine::Slurm(slurm) => slurm.place(build, job).await,
-            Engine::Kubernetes(kubernetes) => kubernetes.place(job, &|text| observer.note(text)).await,
+            Engine::Kubernetes(kubernetes) => {
+                kubernetes.place(job, &kubernetes.record(&build.work), &|text| observer.note(text)).await
+            }
         }
     }
 
@@ -189,11 +205,9 @@ impl Engine {
     /// # Errors
     /// [`WorkerError::Stopped`], and a store that does not answer.
     pub(crate) async fn check_wanted(&self, work: &WorkStore) -> Result<(), WorkerError> {
-        let Engine::Kubernetes(kubernetes) = self else { return Ok(()) };
-        let run = kubernetes.run();
-        match RunRecord::new(work, &run.country, &run.id).is_cancelled().await? {
-            true => Err(WorkerError::Stopped),
-            false => Ok(()),
+        match self {
+            Engine::Kubernetes(engine) => kubernetes::check_wanted(&engine.record(work)).await,
+            Engine::Here | Engine::Processes(_) | Engine::Slurm(_) => Ok(()),
         }
     }
 
@@ -228,7 +242,7 @@ impl Engine {
             Engine::Slurm(slurm) => slurm.train(job).await.map(|()| Some(Placed::ComesBack)),
             Engine::Kubernetes(kubernetes) => {
                 let note = |text: &str| progress.note(text);
-                kubernetes.train(job.step, job.stop, &note).await.map(Some)
+                kubernetes.train(job.step, (&kubernetes.record(job.work), job.stop), &note).await.map(Some)
             }
         }
     }

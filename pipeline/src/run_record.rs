@@ -1,6 +1,8 @@
 //! What is written down of a run by an engine: what was submitted, what was placed, and how processes ended. Hints, by
 //! which people and drivers see what goes on; whether something is done the tables say.
 
+use std::collections::BTreeSet;
+
 use manifests::{BuildSpec, Digest, digest, paths};
 use serde::{Deserialize, Serialize};
 use workers::WorkerError;
@@ -68,6 +70,13 @@ pub struct ProcessEnd {
     pub by: Claimant,
 }
 
+impl ProcessEnd {
+    /// Whether its job ends with it: one that says that another try may help is queued again under the same name.
+    pub fn is_last_word(&self) -> bool {
+        [0, 65].contains(&self.code)
+    }
+}
+
 /// Step and process under which the last driver says how it ended.
 pub const DRIVER: (&str, &str) = ("drive", "last");
 /// What a driver worked on that has nothing left to do.
@@ -77,6 +86,16 @@ pub const DONE: &str = "done";
 const BEGUN: &str = "begun.json";
 /// What had been placed by then.
 const EARLIER: &str = "earlier.json";
+
+/// What is kept of the time before a run was begun anew.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Earlier {
+    /// What had been placed: tries count from there.
+    pub placed: Vec<Placement>,
+    /// The engine's jobs whose processes had ended by their own word: where one of them is still in the queue, its node is only
+    /// cleaned up.
+    pub ended: BTreeSet<String>,
+}
 
 /// The records of one run.
 pub struct RunRecord<'a> {
@@ -210,20 +229,26 @@ impl<'a> RunRecord<'a> {
     /// # Errors
     /// A store that does not answer.
     pub async fn begin_anew(&self, unix_seconds: u64) -> Result<(), WorkerError> {
+        // not told by time: drivers that place jobs have other clocks
+        let mut earlier = Earlier { placed: self.placements().await?, ..self.earlier().await? };
         let folder = self.path("ends");
-        for name in self.work.list(&folder).await? {
+        let names = self.work.list(&folder).await?;
+        for name in &names {
+            let end = self.work.get_hint::<ProcessEnd>(&format!("{folder}/{name}")).await?;
+            earlier.ended.extend(end.filter(ProcessEnd::is_last_word).and_then(|end| end.by.engine_job));
+        }
+        self.work.put_json(&self.path(EARLIER), &earlier).await?;
+        for name in names {
             self.work.delete(&format!("{folder}/{name}")).await?;
         }
-        // not told by time: drivers that place jobs have other clocks
-        self.work.put_json(&self.path(EARLIER), &self.placements().await?).await?;
         self.begin(unix_seconds).await
     }
 
-    /// What had been placed when the run was last begun anew.
+    /// What is kept of the time before the run was last begun anew.
     ///
     /// # Errors
     /// A store that does not answer.
-    pub async fn placed_earlier(&self) -> Result<Vec<Placement>, WorkerError> {
+    pub async fn earlier(&self) -> Result<Earlier, WorkerError> {
         Ok(self.work.get_hint(&self.path(EARLIER)).await?.unwrap_or_default())
     }
 
@@ -331,8 +356,19 @@ mod tests {
         // who begins anew knows of no end of any step
         assert_eq!(record.begun().await.unwrap(), 0);
         record.end("captions", "0", &end(65, "9f")).await.unwrap();
-        record.end("pretrain", "0", &end(65, "1")).await.unwrap();
+        let mut of_job = end(65, "1");
+        of_job.by.engine_job = Some("17_0".into());
+        record.end("pretrain", "0", &of_job).await.unwrap();
+        of_job = ProcessEnd { code: 75, by: Claimant { engine_job: Some("17_1".into()), ..of_job.by }, ..of_job };
+        record.end("pretrain", "1", &of_job).await.unwrap();
         record.begin_anew(7).await.unwrap();
+        // and of those whose word was the last, whose nodes are only cleaned up
+        assert_eq!(
+            record.earlier().await.unwrap(),
+            Earlier { placed: record.placements().await.unwrap(), ended: ["17_0".to_owned()].into() }
+        );
+        record.begin_anew(7).await.unwrap();
+        assert_eq!(record.earlier().await.unwrap().ended.len(), 1, "however often it is begun");
         assert_eq!(record.begun().await.unwrap(), 7);
         assert_eq!(
             (record.ends("captions", "9f").await.unwrap(), record.ends("pretrain", "1").await.unwrap()),

@@ -9,6 +9,7 @@ use manifests::{Plan, paths};
 use serde::Serialize;
 use workers::WorkerError;
 use workers::claims::ClaimBoard;
+use workers::headway::rate;
 use workers::stores::WorkStore;
 
 use crate::clock::unix_seconds;
@@ -61,7 +62,7 @@ pub struct StepStatus {
     pub open: usize,
     /// Shards that are closed as failed, with the reasons.
     pub failed: Vec<String>,
-    /// Rows a second since it was placed; 0: not known.
+    /// Rows a second lately; 0: not known.
     pub rows_per_second: f64,
     /// Seconds that are left at that rate.
     pub seconds_left: Option<f64>,
@@ -165,7 +166,7 @@ async fn step_status(
     placement: &Placement,
     lease: Duration,
 ) -> Result<StepStatus, WorkerError> {
-    let Placement { step, plan, attempt, unix_seconds: placed, .. } = placement;
+    let Placement { step, plan, attempt, .. } = placement;
     let of = if plan.is_empty() { attempt.to_string() } else { plan.clone() };
     let ended = record.ends(step, &of).await?.into_iter().filter(|(_, end)| end.code != 0);
     let mut status = StepStatus {
@@ -188,13 +189,17 @@ async fn step_status(
         let of_plan = plan.counts.stale.iter().find(|stale| stale.shard == shard);
         of_plan.map_or(0, |stale| stale.rows())
     };
-    let (mut done_rows, mut left_rows) = (0, 0);
+    // not since it was placed: who places a plan again finds shards that were done before
+    let (mut began, mut ends, mut left_rows) = (f64::INFINITY, Vec::new(), 0);
     let board = ClaimBoard::new(work, &plan, lease);
     for (shard, (turn, attempts)) in board.look().await?.shards {
         match turn {
             ShardTurn::Done => {
                 status.done += 1;
-                done_rows += rows(shard);
+                if let Some((first, last)) = attempts.span_millis() {
+                    began = began.min(first as f64 / 1000.0);
+                    ends.push((last as f64 / 1000.0, rows(shard)));
+                }
                 continue;
             }
             ShardTurn::Failed => {
@@ -215,10 +220,10 @@ async fn step_status(
         }
         left_rows += rows(shard);
     }
-    let seconds = unix_seconds() - *placed as f64;
-    if done_rows > 0 && seconds > 0.0 && left_rows > 0 {
-        status.rows_per_second = done_rows as f64 / seconds;
-        status.seconds_left = Some(left_rows as f64 / status.rows_per_second);
+    ends.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    if let Some(rate) = rate(&ends, began, unix_seconds()).filter(|_| left_rows > 0) {
+        status.rows_per_second = rate;
+        status.seconds_left = Some(left_rows as f64 / rate);
     }
     Ok(status)
 }
@@ -313,6 +318,12 @@ impl RunStatus {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::SystemTime;
+
+    use manifests::attempts::Object;
+    use manifests::plan::PinnedTable;
+    use manifests::{Artifact, PlanCounts, Reason, ShardPlan};
     use workers::claims::Claimant;
 
     use super::*;
@@ -342,22 +353,71 @@ mod tests {
         assert_eq!(advice(false, Some(&step(2, &[])), None), "", "nobody knows");
     }
 
+    fn submission(run: &str) -> Submission {
+        Submission {
+            run: run.into(),
+            engine: "of another version".into(),
+            spec: String::new(),
+            profile: String::new(),
+            options: Vec::new(),
+            first_job: "1".into(),
+            logs: String::new(),
+            whole: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_is_placed_again_is_no_faster() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
+        let stale = |shard| ShardPlan { shard, kept: 0, carried: 0, changes: BTreeMap::from([(Reason::New, 10)]) };
+        let plan = Plan {
+            stage: "captions".into(),
+            stage_version: 1,
+            country: "x".into(),
+            shards: 4,
+            output: PinnedTable::empty(Artifact::Captions),
+            inputs: vec![PinnedTable::empty(Artifact::Geotags)],
+            model: String::new(),
+            parameters: "{}".into(),
+            retry_errors: false,
+            counts: PlanCounts { stale: (0..4).map(stale).collect(), kept_rows: 0 },
+        };
+        let key = plan.key();
+        work.put_sealed(&paths::plan("x", "captions", &key), &plan).await.unwrap();
+        let put = async |shard: u32, object: Object, seconds_ago: u64| {
+            let path = format!("{}/{}", paths::markers("x", "captions"), object.name(&plan.shard_key(shard)));
+            work.put(&path, Default::default()).await.unwrap();
+            let file = std::fs::File::options().write(true).open(folder.path().join(path)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(seconds_ago)).unwrap();
+        };
+        let record = RunRecord::new(&work, "x", "a");
+        record.submit(&submission("a")).await.unwrap();
+        let placement = Placement {
+            step: "captions".into(),
+            plan: key,
+            attempt: 2,
+            processes: 1,
+            unix_seconds: unix_seconds() as u64 - 1,
+            jobs: Vec::new(),
+        };
+        record.place(&placement).await.unwrap();
+        for shard in 0..3 {
+            put(shard, Object::Claim(1), 1000).await;
+            put(shard, Object::Marker, 800).await;
+            let step = run_statuses(&work, "x").await.unwrap().remove(0).step.unwrap();
+            assert_eq!((step.done, step.open), (shard as usize + 1, 3 - shard as usize));
+            assert!(step.rows_per_second > 0.0 && step.rows_per_second < 1.0, "{step:?}");
+            assert!(step.seconds_left.unwrap() > 10.0, "{step:?}");
+        }
+    }
+
     #[tokio::test]
     async fn the_run_that_was_begun_last_is_known_though_another_has_placed_since() {
         let folder = tempfile::tempdir().unwrap();
         let work = WorkStore::open(&folder.path().display().to_string(), &Default::default()).unwrap();
         for run in ["a", "b"] {
-            let submission = Submission {
-                run: run.into(),
-                engine: "of another version".into(),
-                spec: String::new(),
-                profile: String::new(),
-                options: Vec::new(),
-                first_job: "1".into(),
-                logs: String::new(),
-                whole: None,
-            };
-            RunRecord::new(&work, "x", run).submit(&submission).await.unwrap();
+            RunRecord::new(&work, "x", run).submit(&submission(run)).await.unwrap();
         }
         let [a, b] = ["a", "b"].map(|run| RunRecord::new(&work, "x", run));
         a.begin(1).await.unwrap();

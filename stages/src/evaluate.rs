@@ -180,13 +180,13 @@ impl Gathered {
             )));
         }
         let captions = captions_of(rows);
-        let pictures = one_of_each(rows.iter().map(|r| (r.bytes_digest.as_str(), r.embedding.as_slice())));
+        let pictures: Vec<_> = rows.iter().map(|r| (r.bytes_digest.as_str(), r.embedding.as_slice())).collect();
         let read: Vec<String> = captions.iter().map(|(_, text, _)| as_read(text)).collect();
-        let texts = one_of_each(read.iter().zip(&captions).map(|(text, (.., v))| (text.as_str(), *v)));
+        let texts: Vec<_> = read.iter().zip(&captions).map(|(text, (.., v))| (text.as_str(), *v)).collect();
         Ok(Self {
             dim,
-            image_nd: rows.iter().flat_map(|r| pictures[r.bytes_digest.as_str()]).copied().collect(),
-            text_md: read.iter().flat_map(|text| texts[text.as_str()]).copied().collect(),
+            image_nd: one_of_each(&pictures).concat(),
+            text_md: one_of_each(&texts).concat(),
             own_image_m: captions.iter().map(|(image, ..)| *image).collect(),
             image_keys_n: rows.iter().map(|r| key_of_digest(&r.bytes_digest)).collect(),
             caption_keys_m: captions.iter().map(|(_, text, _)| caption_key(text)).collect(),
@@ -271,6 +271,9 @@ mod tests {
         captions[1].captions[0].1 = nudged(&captions[0].embedding);
         let (report, _) = evaluate(&captions, Protocol::Standard).unwrap();
         assert_eq!((report.exact.pessimistic.i2t.at_1, report.i2t_ties.twin_percent), (0.0, 100.0));
+        // as a vocabulary that knows capitals has them
+        let apart = [row("a", 0.0, "a lake"), row("b", 0.7, "A lake")];
+        assert_eq!(evaluate(&apart, Protocol::Standard).unwrap().0.exact.pessimistic.i2t.at_1, 100.0);
         let mut images = vec![row("a", 0.0, "a lake"), row("b", 0.7, "a pond")];
         images[1].embedding = nudged(&images[0].embedding);
         images[1].bytes_digest = images[0].bytes_digest.clone();

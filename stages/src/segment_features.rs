@@ -113,10 +113,13 @@ impl RowSegments {
     /// The mask of a segment.
     ///
     /// # Errors
-    /// Which string does not decode, and why.
+    /// A segment that there is not; which string does not decode, and why.
     pub fn mask(&self, segment: usize) -> Result<Rle, String> {
-        Rle::from_coco_string(&self.rles[segment], self.height, self.width)
-            .map_err(|e| format!("mask of segment {segment}: {e}"))
+        let rle = self
+            .rles
+            .get(segment)
+            .ok_or_else(|| format!("segment {segment} has a score, and the image has {} segments", self.rles.len()))?;
+        Rle::from_coco_string(rle, self.height, self.width).map_err(|e| format!("mask of segment {segment}: {e}"))
     }
 
     /// Indices of the segments that are worth a score, by size and number.

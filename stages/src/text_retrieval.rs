@@ -2,8 +2,6 @@
 //! written about images, and what is said of an image searches captions. Beside it the trained model on the same rows,
 //! and a sum of both.
 
-use std::collections::HashMap;
-
 use choices::Protocol;
 use manifests::BuildSpec;
 use manifests::spec::{Captioner, StructuredField, VariantRule};
@@ -159,15 +157,14 @@ impl Split {
         let captions = || rows.iter().flat_map(|row| &row.evaluated.captions);
         let texts = || captions().map(|(text, _)| text.as_str());
         // what is equal ties, in the sentence encoder's vectors as in the model's
-        let pictures = one_of_each(
-            rows.iter().map(|row| (row.evaluated.bytes_digest.as_str(), row.evaluated.embedding.as_slice())),
-        );
+        let pictures: Vec<_> =
+            rows.iter().map(|row| (row.evaluated.bytes_digest.as_str(), row.evaluated.embedding.as_slice())).collect();
         let read: Vec<String> = texts().map(as_read).collect();
-        let of_model = one_of_each(read.iter().zip(captions()).map(|(text, (_, v))| (text.as_str(), v.as_slice())));
-        let queries = one_of_each(texts().zip(rows.iter().flat_map(|row| &row.queries).map(Vec::as_slice)));
-        let documents = one_of_each(texts().zip(rows.iter().flat_map(|row| &row.documents).map(Vec::as_slice)));
-        let of_texts = |vectors: &HashMap<&str, &[f32]>| -> Vec<f32> {
-            texts().flat_map(|text| vectors.get(text).copied().unwrap_or_default()).copied().collect()
+        let of_model: Vec<_> =
+            read.iter().zip(captions()).map(|(text, (_, vector))| (text.as_str(), vector.as_slice())).collect();
+        let of_texts = |of: fn(&TextRow) -> &Vec<Vec<f32>>| {
+            let vectors: Vec<_> = texts().zip(rows.iter().flat_map(of).map(Vec::as_slice)).collect();
+            one_of_each(&vectors).concat()
         };
         Ok(Self {
             combine: if rule == VariantRule::Mean { Combine::Mean } else { Combine::Max },
@@ -186,11 +183,11 @@ impl Split {
                 flat(&mut rows.iter().flat_map(|row| &row.query)),
                 rows.iter().map(|row| usize::from(row.query.is_some())).collect(),
             ),
-            queries_md: of_texts(&queries),
-            documents_md: of_texts(&documents),
+            queries_md: of_texts(|row| &row.queries),
+            documents_md: of_texts(|row| &row.documents),
             model_width,
-            image_nd: rows.iter().flat_map(|row| pictures[row.evaluated.bytes_digest.as_str()]).copied().collect(),
-            text_md: read.iter().flat_map(|text| of_model[text.as_str()]).copied().collect(),
+            image_nd: one_of_each(&pictures).concat(),
+            text_md: one_of_each(&of_model).concat(),
         })
     }
 

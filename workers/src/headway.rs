@@ -92,9 +92,9 @@ impl Headways {
     }
 }
 
-/// Rows a second of the shards that ended last, each with its time and rows; a plan that was left for a while and gone on
-/// with is as fast as it is now.
-fn rate(ends: &[(f64, u64)], planned: f64, now: f64) -> Option<f64> {
+/// Rows a second of the shards that ended last, each with its time and rows, in order of time; a plan that was left for a
+/// while and gone on with is as fast as it is now.
+pub fn rate(ends: &[(f64, u64)], planned: f64, now: f64) -> Option<f64> {
     let recent = &ends[ends.len().saturating_sub(RECENT)..];
     let (began, rows) = match ends.len() > recent.len() {
         // since the one before

@@ -22,7 +22,7 @@ use crate::stores::WorkStore;
 
 use cache::Cache;
 use hub::Hub;
-use layout::{PROCESSOR, describes_images, has_modules};
+use layout::{PROCESSOR, describes_images};
 use remote::Remote;
 
 /// Where the weights of a field are to be had.
@@ -134,7 +134,8 @@ pub fn examine(spec: &BuildSpec) -> Vec<(&'static str, Result<Examined, WorkerEr
     let one = |used: &WeightsUse| match Origin::of(used)? {
         Origin::Local(path) => readable(used, &path).map(|()| Examined::here(path)),
         Origin::Remote(remote) => {
-            let folder = Cache::from_env().folder(&remote.name());
+            // without a look into the work store: what a build would find that begins now
+            let folder = remote.kept_in(None);
             if !Cache::is_complete(&folder) {
                 return to_fetch(used, &remote, &folder, spec).map(|found| Examined { found, path: None });
             }
@@ -153,6 +154,15 @@ fn to_fetch(used: &WeightsUse, remote: &Remote, folder: &Path, spec: &BuildSpec)
     if let Some(why) = remote.offline() {
         if Cache::is_enough(folder, None) {
             return Ok(format!("{}: found in {}; the first run takes it as it is", used.source, folder.display()));
+        }
+        let earlier = Cache::from_env().folder(&remote.name());
+        if Cache::is_complete(&earlier) {
+            return Ok(format!(
+                "{}: found in {} without its modules; a build that is locked to these files goes on with them, another \
+                 needs the hub",
+                used.source,
+                earlier.display()
+            ));
         }
         return Err(unfetched(used, remote, folder, None, WorkerError::Configuration(why)));
     }
@@ -179,7 +189,7 @@ pub async fn lines(work: &WorkStore, spec: &BuildSpec) -> Result<Vec<WeightsLine
             Err(_) => ("missing", PathBuf::from(&used.source), BTreeMap::new()),
             Ok(Origin::Local(path)) => ("local", path.clone(), pins_of(&used, &path)?),
             Ok(Origin::Remote(remote)) => {
-                let folder = Cache::from_env().folder(&remote.name());
+                let folder = remote.kept_in(lock.as_ref());
                 if Cache::is_complete(&folder) {
                     ("cached", folder.clone(), pins_of(&used, &folder)?)
                 } else {
@@ -240,12 +250,9 @@ async fn fetch_one(
     used: &WeightsUse,
     remote: &Remote,
 ) -> Result<LocalWeights, WorkerError> {
-    let cache = Cache::from_env();
-    let folder = cache.folder(&remote.name());
     let lock = read_lock(work, &used.source).await?;
-    // earlier versions fetched encoders without their modules: one that no lock holds to that is asked for the rest
-    let is_listed = lock.is_some() || !remote.is_encoder || has_modules(&folder);
-    if !(Cache::is_complete(&folder) && is_listed)
+    let folder = remote.kept_in(lock.as_ref());
+    if !Cache::is_complete(&folder)
         && let Err(error) = remote.fetch(&spec.weights.options, &folder, lock.as_ref()).await
         && !Cache::is_enough(&folder, lock.as_ref())
     {

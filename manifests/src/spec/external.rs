@@ -6,7 +6,8 @@ use crate::weights::WeightsUse;
 impl BuildSpec {
     /// The fields that name external weights or vocabularies.
     pub fn weights(&self) -> Vec<WeightsUse> {
-        let scores = self.uses_segments() && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
+        let is_asked = self.uses_segments() || self.pretrain.pairs.is_on();
+        let scores = is_asked && !matches!(self.score.clip.as_str(), "none" | "bootstrap");
         let sam = self.segment.segmenter == Segmenter::Sam;
         let (captions, blip) = (self.caption.uses_instructblip(), &self.caption.instructblip);
         let (chats, llava) = (self.caption.uses_llava(), &self.caption.llava);
@@ -49,6 +50,9 @@ mod tests {
         assert_eq!(fields(&["model.init=a/b", "model.tokenizer=t.json"]), ["model.init", "model.tokenizer"]);
         assert_eq!(fields(&["score.clip=a/b"]), ["score.clip"]);
         assert!(fields(&["score.clip=bootstrap"]).is_empty());
+        let pairs = ["score.clip=a/b", "segment.segmenter=none", "pretrain.pairs.drop_least_similar=0.1"];
+        assert_eq!(fields(&pairs), ["score.clip"], "pairs are scored without segments, too");
+        assert!(fields(&pairs[..2]).is_empty());
         assert_eq!(fields(&["caption.score.clip=a/b"]), ["caption.score.clip"]);
         assert!(fields(&["caption.structured=true"]).is_empty(), "geo-tags need no weights");
         assert_eq!(fields(&["caption.captioner=llava"]), ["caption.llava.weights"]);

@@ -9,6 +9,8 @@ use crate::job::step_like;
 
 /// How long a silent worker keeps its shards, where nobody says otherwise.
 pub const LEASE_SECONDS: u64 = 60;
+/// A day: whoever waits longer for a dead worker waits for nothing.
+pub const MOST_LEASE_SECONDS: u64 = 86_400;
 
 /// A profile, as `profile.toml` gives it. Everything has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -208,7 +210,12 @@ impl Profile {
     pub fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let profile: Profile = manifests::spec::section(&table, "")?;
-        let problems: Vec<String> = profile.stage.iter().flat_map(|(step, of)| of.problems(step)).collect();
+        let lease = profile.lease_seconds;
+        let lease = (!(1..=MOST_LEASE_SECONDS).contains(&lease)).then(|| {
+            format!("lease_seconds = {lease}: it must be a whole number of seconds between 1 and {MOST_LEASE_SECONDS}")
+        });
+        let of_steps = profile.stage.iter().flat_map(|(step, of)| of.problems(step));
+        let problems: Vec<String> = lease.into_iter().chain(of_steps).collect();
         if problems.is_empty() { Ok(profile) } else { Err(problems.join("; ")) }
     }
 
@@ -258,6 +265,12 @@ mod tests {
         assert!(error.contains("ray.adress") && error.contains("address"), "{error}");
         assert!(Profile::parse("[slurm").is_err());
         assert!(Profile::parse("[stage.x]\nmemory = \"16Gi\"\n").is_ok());
+        // workers take no other lease
+        for lease in [0, 604_800] {
+            let error = Profile::parse(&format!("lease_seconds = {lease}\n")).unwrap_err();
+            assert!(error.contains(&format!("lease_seconds = {lease}: ")) && error.contains("86400"), "{error}");
+        }
+        assert!(Profile::parse("lease_seconds = 86400\n").is_ok());
         for (wrong, said) in [
             ("workers = 4294967295", "stage.x.workers"),
             ("workers = 0", "between 1 and"),

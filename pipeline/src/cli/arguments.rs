@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use engines::profile::LEASE_SECONDS;
+use engines::profile::{LEASE_SECONDS, MOST_LEASE_SECONDS};
 use manifests::BuildSpec;
 use manifests::spec::MOST_SHARDS;
 
@@ -228,9 +228,6 @@ pub(super) fn run_name(text: &str) -> Result<String, String> {
 
 /// More workers than shards never have anything to do.
 const MOST_WORKERS: u32 = MOST_SHARDS;
-
-/// A day: whoever waits longer for a dead worker waits for nothing.
-const MOST_LEASE_SECONDS: u64 = 86_400;
 
 impl SpecArgs {
     pub(super) fn read(&self) -> Result<BuildSpec> {

@@ -266,10 +266,10 @@ impl Cluster {
             }
             return Ok(Started { logs: ray.log_command(&job), job, is_new });
         }
-        KubernetesEngine::new(run.clone(), self.profile.clone()).submit("begin").await?;
+        let is_new = KubernetesEngine::new(run.clone(), self.profile.clone()).submit("begin").await?;
         let job = begin_job().name(run);
         let logs = format!("kubectl logs --selector {}={}", engines::kubernetes::RUN_LABEL, run.id);
-        Ok(Started { job, is_new: true, logs })
+        Ok(Started { job, is_new, logs })
     }
 
     /// The jobs of a task's whole run, as far as they are written down.

@@ -1,5 +1,6 @@
 //! Workers, ranks and drivers as jobs of a Kubernetes cluster.
 
+mod placed;
 mod server;
 
 use std::path::Path;
@@ -11,17 +12,21 @@ use engines::{Job, Profile, Run, Work};
 use manifests::words::count;
 use tokio::sync::Mutex;
 use workers::WorkerError;
+use workers::stores::WorkStore;
 
+pub(super) use placed::check_wanted;
+use placed::{begin, begin_again};
 use server::Server;
 
 use super::kubectl::Kubectl;
 use super::{MapJob, Placed};
+use crate::run_record::RunRecord;
 
 /// How often the server is asked: the store tells everything else.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Times that a job is made again under one driver.
 const MOST_ROUNDS: usize = 5;
-/// How long a training waits for a node that is not heard of, before it goes on elsewhere.
+/// How long a step waits for a node that is not heard of, before it goes on elsewhere.
 const NODE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Jobs of a run, by way of `kubectl`.
@@ -47,6 +52,8 @@ struct Placing {
     looked: Option<Instant>,
     /// The job ended while shards were open: they may have been closed since.
     was_over: bool,
+    /// Since when none of its pods runs, and the node of one is not heard of.
+    lost_since: Option<Instant>,
     rounds: usize,
     said: String,
 }
@@ -83,18 +90,22 @@ impl KubernetesEngine {
         }
     }
 
-    /// Starts the driver, unless it runs, with the spec and the profile that all pods of the run read.
+    /// Starts the driver, with the spec and the profile that all pods of the run read; `false`: it runs already, and what it
+    /// reads stays as it is.
     ///
     /// # Errors
     /// Objects that no server takes, and a server that refuses them or is not reached.
-    pub async fn submit(&self, step: &str) -> Result<(), WorkerError> {
-        self.configure().await?;
+    pub async fn submit(&self, step: &str) -> Result<bool, WorkerError> {
         let driver = Job { step: step.to_owned(), work: Work::Drive };
-        let is_new = self.create(&driver).await?;
-        if !is_new && self.job(&driver).await?.is_some_and(|seen| seen.state.is_over()) {
-            self.replace(&driver).await?;
+        let known = self.job(&driver).await?;
+        if known.as_ref().is_some_and(|seen| !seen.state.is_over()) {
+            return Ok(false);
         }
-        Ok(())
+        self.configure().await?;
+        if known.is_some() {
+            self.server.delete(&driver.name(&self.run)).await?;
+        }
+        self.create(&driver).await
     }
 
     /// What the server says of all jobs of the run.
@@ -127,7 +138,12 @@ impl KubernetesEngine {
     }
 
     /// Starts workers for a plan, unless they run.
-    pub(super) async fn place(&self, map: &MapJob<'_>, note: &(dyn Fn(&str) + Sync)) -> Result<Placed, WorkerError> {
+    pub(super) async fn place(
+        &self,
+        map: &MapJob<'_>,
+        record: &RunRecord<'_>,
+        note: &(dyn Fn(&str) + Sync),
+    ) -> Result<Placed, WorkerError> {
         let mut placing = self.placing.lock().await;
         if placing.plan != map.plan {
             *placing = Placing { plan: map.plan.to_owned(), job: Some(self.map_job(map)), ..Placing::default() };
@@ -137,7 +153,7 @@ impl KubernetesEngine {
         }
         let Some(job) = placing.job.clone() else { return Ok(Placed::Waits) };
         placing.looked = Some(Instant::now());
-        match self.look(map, &job, &mut placing, note).await {
+        match self.look(map, &job, (record, &mut *placing), note).await {
             Ok(verdict) => verdict?,
             Err(error) if self.server.passes(&error) => {
                 say(&mut placing.said, &format!("{}: {error}", map.stage), note);
@@ -152,10 +168,13 @@ impl KubernetesEngine {
         &self,
         map: &MapJob<'_>,
         job: &Job,
-        placing: &mut Placing,
+        (record, placing): (&RunRecord<'_>, &mut Placing),
         note: &(dyn Fn(&str) + Sync),
     ) -> Result<Verdict<()>, WorkerError> {
         if !placing.is_created {
+            if let Err(error) = check_wanted(record).await {
+                return Ok(Err(error));
+            }
             self.configure_outside().await?;
             self.create(job).await?;
             placing.is_created = true;
@@ -165,12 +184,18 @@ impl KubernetesEngine {
             return Ok(Ok(()));
         };
         say(&mut placing.said, &format!("{}: {} {}", map.stage, seen.name, seen.words), note);
-        if !seen.state.is_over() || seen.state == JobState::Cancelled {
-            placing.was_over = false;
-            return Ok(Ok(()));
-        }
-        if !std::mem::replace(&mut placing.was_over, true) {
-            return Ok(Ok(()));
+        let is_lost = seen.state == JobState::NodeLost && seen.running == 0;
+        placing.lost_since = is_lost.then(|| placing.lost_since.unwrap_or_else(Instant::now));
+        // nobody comes for the pods of a lost node before the server forgets it
+        let is_given_up = placing.lost_since.is_some_and(|since| since.elapsed() >= self.node_patience);
+        if !is_given_up {
+            if !seen.state.is_over() || seen.state == JobState::Cancelled {
+                placing.was_over = false;
+                return Ok(Ok(()));
+            }
+            if !std::mem::replace(&mut placing.was_over, true) {
+                return Ok(Ok(()));
+            }
         }
         // shards are open, and nobody is there for them; one that failed before this driver began may have been mended
         if seen.state == JobState::Failed && seen.is_permanent && placing.rounds > 0 {
@@ -180,9 +205,14 @@ impl KubernetesEngine {
         if placing.rounds > MOST_ROUNDS {
             return Ok(Err(too_often(map.stage, &seen)));
         }
-        placing.was_over = false;
-        placing.job = Some(self.map_job(map));
-        self.replace(&self.map_job(map)).await?;
+        if let Err(error) = begin_again(record, map).await {
+            return Ok(Err(error));
+        }
+        (placing.was_over, placing.lost_since) = (false, None);
+        let job = self.map_job(map);
+        placing.job = Some(job.clone());
+        self.server.delete(&job.name(&self.run)).await?;
+        self.create(&job).await?;
         Ok(Ok(()))
     }
 
@@ -190,12 +220,12 @@ impl KubernetesEngine {
     pub(super) async fn train(
         &self,
         step: &str,
-        stop: &AtomicBool,
+        (record, stop): (&RunRecord<'_>, &AtomicBool),
         note: &(dyn Fn(&str) + Sync),
     ) -> Result<Placed, WorkerError> {
         let mut attempts = Attempts::default();
         loop {
-            match self.attend(step, &mut attempts, note).await {
+            match self.attend(step, (record, &mut attempts), note).await {
                 Ok(verdict) => {
                     if verdict? {
                         return Ok(Placed::Waits);
@@ -214,7 +244,7 @@ impl KubernetesEngine {
     async fn attend(
         &self,
         step: &str,
-        attempts: &mut Attempts,
+        (record, attempts): (&RunRecord<'_>, &mut Attempts),
         note: &(dyn Fn(&str) + Sync),
     ) -> Result<Verdict<bool>, WorkerError> {
         if attempts.began.is_none() {
@@ -229,6 +259,8 @@ impl KubernetesEngine {
                 JobState::Failed if is_own && seen.is_permanent => {
                     return Ok(Err(WorkerError::Broken(format!("{step}: {} {}", seen.name, seen.words))));
                 }
+                // whoever deletes it may be ending the run; what follows comes when it is gone
+                JobState::Cancelled => return Ok(check_wanted(record).await.map(|()| false)),
                 state if !state.is_over() => {
                     attempts.began = Some(*attempt);
                     let is_lost = state == JobState::NodeLost;
@@ -245,7 +277,12 @@ impl KubernetesEngine {
                 return Ok(Err(too_often(step, seen)));
             }
         }
-        let attempt = newest.map_or(1, |(attempt, _)| attempt.saturating_add(1));
+        // one that somebody has deleted was an attempt, too
+        let last = newest.map(|(attempt, _)| attempt).max(attempts.began);
+        let attempt = last.map_or(1, |attempt| attempt.saturating_add(1));
+        if let Err(error) = begin(record, step, "", attempt).await {
+            return Ok(Err(error));
+        }
         self.create(&self.train_job(step, attempt)).await?;
         *attempts = Attempts {
             began: Some(attempt),
@@ -286,6 +323,11 @@ impl KubernetesEngine {
         &self.run
     }
 
+    /// What is written down of it in a work store.
+    pub(super) fn record<'a>(&self, work: &'a WorkStore) -> RunRecord<'a> {
+        RunRecord::new(work, &self.run.country, &self.run.id)
+    }
+
     fn of_run(&self) -> String {
         format!("{RUN_LABEL}={}", self.run.id)
     }
@@ -314,13 +356,6 @@ impl KubernetesEngine {
     /// Creates a job; `false`: there is one of its name.
     async fn create(&self, job: &Job) -> Result<bool, WorkerError> {
         self.server.create(&[kubernetes::job(&self.run, job, &self.profile)]).await
-    }
-
-    /// Makes a job that has ended again.
-    async fn replace(&self, job: &Job) -> Result<(), WorkerError> {
-        self.server.delete(&job.name(&self.run)).await?;
-        self.create(job).await?;
-        Ok(())
     }
 
     async fn job(&self, job: &Job) -> Result<Option<Seen>, WorkerError> {

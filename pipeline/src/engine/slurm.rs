@@ -78,7 +78,7 @@ impl Slurm {
     /// How often a step was placed.
     async fn attempts(&self, work: &WorkStore, step: &str, plan: &str) -> Result<Attempts, WorkerError> {
         let record = self.record(work);
-        let (placed, earlier) = (record.placements().await?, record.placed_earlier().await?);
+        let (placed, earlier) = (record.placements().await?, record.earlier().await?.placed);
         let of_step = || placed.iter().filter(|placed| placed.step == step && placed.plan == plan);
         Ok(Attempts {
             last: of_step().map(|placed| placed.attempt).max().unwrap_or(0),
@@ -90,15 +90,14 @@ impl Slurm {
     async fn ended(&self, record: &RunRecord<'_>, queued: &[Queued]) -> Result<BTreeSet<String>, WorkerError> {
         let names: BTreeSet<&str> =
             queued.iter().filter(|job| job.state != "PENDING").map(|job| job.name.as_str()).collect();
-        let mut ended = BTreeSet::new();
+        let mut ended = record.earlier().await?.ended;
         for Placement { step, plan, attempt, .. } in record.placements().await? {
             let (work, of) = match plan.is_empty() {
                 true => (Work::Train { attempt, nodes: 1, ranks_per_node: 1 }, attempt.to_string()),
                 false => (Work::Map { plan: plan.clone(), workers: 1, lease_seconds: 1 }, plan),
             };
             if names.contains(Job { step: step.clone(), work }.name(&self.run).as_str()) {
-                // one that is queued again has the same name in its next life
-                let ends = record.ends(&step, &of).await?.into_iter().filter(|(_, end)| [0, 65].contains(&end.code));
+                let ends = record.ends(&step, &of).await?.into_iter().filter(|(_, end)| end.is_last_word());
                 ended.extend(ends.filter_map(|(_, end)| end.by.engine_job));
             }
         }
@@ -230,12 +229,12 @@ impl Slurm {
         Ok(self.queued().await?.into_iter().map(|queued| queued.name).collect())
     }
 
-    /// Whether a job of the run waits or runs, or workers are ending: how these ended tells that their nodes are not lost.
+    /// Whether a job of the run waits or runs.
     ///
     /// # Errors
     /// Slurm does not answer.
     pub async fn is_under_way(&self) -> Result<bool, WorkerError> {
-        Ok(self.queued().await?.iter().any(|queued| lives(queued) || !is_driver(&queued.name)))
+        Ok(self.queued().await?.iter().any(lives))
     }
 
     async fn queued(&self) -> Result<Vec<Queued>, WorkerError> {

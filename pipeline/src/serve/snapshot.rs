@@ -38,8 +38,8 @@ pub(super) struct Loaded {
 pub(super) struct State {
     /// Of all tables.
     pub(super) versions: Vec<Option<u64>>,
-    /// Whether each build is evaluated: its vectors are committed before that.
-    evaluated: Vec<bool>,
+    /// The model by which each build is evaluated: its vectors are committed before that.
+    evaluated: Vec<Option<String>>,
     /// Digests, and the tables that changed since.
     models: Vec<(String, Vec<String>)>,
 }
@@ -117,9 +117,10 @@ impl Opened {
             let mut searcher = Searcher::open(model, self.builds.iter().cloned(), progress).await?;
             if older.is_some() {
                 // where a run has come to its end, what it could not make is not waited for
+                let model = searcher.model().digest.as_str();
                 let is_done = |country: &str| {
                     let mut builds = self.builds.iter().zip(&self.state.evaluated);
-                    builds.any(|(build, evaluated)| build.spec.country == country && *evaluated)
+                    builds.any(|(build, by)| build.spec.country == country && by.as_deref() == Some(model))
                 };
                 check_whole(&searcher, is_done).await?;
             }
@@ -157,11 +158,11 @@ async fn check_whole(searcher: &Searcher<Arc<Build>>, is_done: impl Fn(&str) -> 
     Ok(())
 }
 
-/// Whether the figures of each build's newest tables are there.
-async fn evaluated(builds: &[Arc<Build>]) -> Result<Vec<bool>, WorkerError> {
+/// By which model there are figures of each build's newest tables.
+async fn evaluated(builds: &[Arc<Build>]) -> Result<Vec<Option<String>>, WorkerError> {
     let mut evaluated = Vec::with_capacity(builds.len());
     for build in builds {
-        evaluated.push(evaluate::stored(build).await?.is_some());
+        evaluated.push(evaluate::stored(build).await?.map(|evaluation| evaluation.model_digest));
     }
     Ok(evaluated)
 }

@@ -20,17 +20,26 @@ pub(crate) fn as_read(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
-/// One vector for all that are equal. Those of one text or picture can differ in their last bits where they were embedded
-/// in batches of other sizes, and must tie all the same.
-pub(crate) fn one_of_each<'a>(vectors: impl Iterator<Item = (&'a str, &'a [f32])>) -> HashMap<&'a str, &'a [f32]> {
+/// Vectors of one text or picture whose cosine is above this differ by rounding alone, also in half precision.
+const ALIKE: f32 = 0.999;
+
+/// One vector for all that are equal, in the order in which they come. Those of one text or picture can differ in their last
+/// bits where they were embedded in batches of other sizes, and must tie all the same. A vocabulary that knows capitals
+/// makes others of texts that differ in these: they stay.
+pub(crate) fn one_of_each<'a>(vectors: &[(&str, &'a [f32])]) -> Vec<&'a [f32]> {
     let bits = |vector: &'a [f32]| vector.iter().map(|value| value.to_bits());
-    let mut chosen = HashMap::new();
-    for (of, vector) in vectors {
+    let mut chosen: HashMap<&str, &'a [f32]> = HashMap::new();
+    for &(of, vector) in vectors {
         let known = chosen.entry(of).or_insert(vector);
         // whatever the order of the rows
         if bits(vector).lt(bits(known)) {
             *known = vector;
         }
     }
-    chosen
+    let cosine = |one: &[f32], other: &[f32]| one.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+    let one = |&(of, vector): &(&str, &'a [f32])| match chosen.get(of) {
+        Some(known) if cosine(known, vector) > ALIKE => known,
+        _ => vector,
+    };
+    vectors.iter().map(one).collect()
 }

@@ -340,48 +340,45 @@ fn a_processors_settings_are_kept_if_they_are_of_images() {
 
 /// A committed sentence encoder of three layers, with a pooling and a linear map of its own.
 const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../stages/models/tests/goldens/sentence_xlmr_cls_dense");
+/// What earlier versions fetched of it, as does whoever loads its Transformer alone.
+const TRANSFORMER: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
 
 fn vectors(encoder: &Path) -> Vec<Vec<f32>> {
     let encoder = SentenceEncoder::load(encoder, &Device::Cpu, DType::F32, Reading::default()).unwrap();
     encoder.encode(&["many planes", "a river and a bridge"]).unwrap()
 }
 
+fn of_encoder(path: &str) -> (String, Vec<u8>) {
+    let name = path.split_once("/files/").or(path.split_once("/resolve/abc/")).map_or("", |(_, name)| name);
+    match std::fs::read(Path::new(ENCODER).join(name)) {
+        Ok(bytes) => ("200 OK".into(), bytes),
+        Err(_) => ("404 Not Found".into(), Vec::new()),
+    }
+}
+
+fn fetch_encoder(source: &str, hub: u16) -> Fetch {
+    let sections = format!("[caption]\nstructured = true\n[text_retrieval]\nencoder = {source:?}\n");
+    Fetch::of(&sections, hub)
+}
+
 /// An encoder without its modules gives vectors, too, but others.
 #[test]
 fn an_encoder_comes_with_its_modules() {
-    let of_encoder = |path: &str| -> (String, Vec<u8>) {
-        let name = path.split_once("/files/").or(path.split_once("/resolve/abc/")).map_or("", |(_, name)| name);
-        match std::fs::read(Path::new(ENCODER).join(name)) {
-            Ok(bytes) => ("200 OK".into(), bytes),
-            Err(_) => ("404 Not Found".into(), Vec::new()),
-        }
-    };
-    let fetch = |source: &str, hub: u16| {
-        let sections = format!("[caption]\nstructured = true\n[text_retrieval]\nencoder = {source:?}\n");
-        Fetch::of(&sections, hub)
-    };
     let same = |fetch: &Fetch| {
         let (code, said) = fetch.fetch();
         assert!(code == Some(0) && said.contains("\"2_Dense/model.safetensors\""), "{said}");
         let list = walkdir_find(&fetch.folder.path().join("cache"), "modules.json");
         assert_eq!(vectors(list.parent().unwrap()), vectors(Path::new(ENCODER)));
-        list
     };
-    let (hub, asked) = serve(move |path, _| of_encoder(path));
-    let by_address = fetch(&format!("http://127.0.0.1:{hub}/files"), hub);
-    let list = same(&by_address);
-    // as earlier versions fetched it, and a build that is not held to that
-    std::fs::remove_file(list).unwrap();
-    std::fs::remove_dir_all(by_address.folder.path().join("work/weights")).unwrap();
-    same(&by_address);
+    let (hub, asked) = serve(|path, _| of_encoder(path));
+    same(&fetch_encoder(&format!("http://127.0.0.1:{hub}/files"), hub));
 
     // the hub's own tools have fetched all of it, or its Transformer alone
-    let transformer = ["config.json", "tokenizer.json", "model.safetensors"];
     let modules = ["modules.json", "tokenizer_config.json", "sentence_bert_config.json", "1_Pooling/config.json"];
     let dense = ["2_Dense/config.json", "2_Dense/model.safetensors"];
     asked.lock().unwrap().clear();
-    for (kept, is_all) in [([&transformer[..], &modules, &dense].concat(), true), (transformer.to_vec(), false)] {
-        let by_name = fetch("acme/encoder", hub);
+    for (kept, is_all) in [([&TRANSFORMER[..], &modules, &dense].concat(), true), (TRANSFORMER.to_vec(), false)] {
+        let by_name = fetch_encoder("acme/encoder", hub);
         let root = by_name.home().join("hub/models--acme--encoder");
         for name in kept {
             let file = root.join("snapshots/abc").join(name);
@@ -390,8 +387,86 @@ fn an_encoder_comes_with_its_modules() {
         }
         std::fs::create_dir_all(root.join("refs")).unwrap();
         std::fs::write(root.join("refs/main"), "abc").unwrap();
-        same(&by_name);
+        // who may not ask the hub takes what is there, and leaves nothing that passes for the whole
+        let mut offline = by_name.with("HF_HUB_OFFLINE", "1");
+        for _ in 0..2 {
+            let (code, said) = offline.fetch();
+            assert!(code == Some(0) && said.contains("\"modules.json\"") == is_all, "{said}");
+        }
+        std::fs::remove_dir_all(offline.folder.path().join("work/weights")).unwrap();
+        offline.variables.pop();
+        same(&offline);
         assert_eq!(asked.lock().unwrap().is_empty(), is_all);
+    }
+}
+
+/// Earlier versions fetched the Transformer alone. Builds that are locked to it share a cache with those that are not.
+#[test]
+fn encoders_with_and_without_their_modules_lie_apart() {
+    let missing = Arc::new(Mutex::new(None::<&str>));
+    let now = missing.clone();
+    let (hub, _) = serve(move |path, _| match *now.lock().unwrap() {
+        Some(ending) if path.ends_with(ending) => ("503 Service Unavailable".into(), Vec::new()),
+        _ => of_encoder(path),
+    });
+    let shared = tempfile::tempdir().unwrap();
+    let cache = shared.path().join("cache");
+    let build = || {
+        let source = format!("http://127.0.0.1:{hub}/files");
+        fetch_encoder(&source, hub).with("URBANCROSS_CACHE", &cache.display().to_string())
+    };
+    let (held, free) = (build(), build());
+    let (code, said) = held.fetch();
+    assert_eq!(code, Some(0), "{said}");
+    let locks = std::fs::read_dir(held.folder.path().join("work/weights")).unwrap();
+    let [lock]: [_; 1] = locks.map(|lock| lock.unwrap().path()).collect::<Vec<_>>().try_into().unwrap();
+    let mut pins: serde_json::Value = serde_json::from_slice(&std::fs::read(&lock).unwrap()).unwrap();
+    pins["files"].as_object_mut().unwrap().retain(|name, _| TRANSFORMER.contains(&name.as_str()));
+    std::fs::write(&lock, pins.to_string()).unwrap();
+    std::fs::remove_dir_all(&cache).unwrap();
+    let fetched = |fetch: &Fetch, with_modules: bool| {
+        let (code, said) = fetch.fetch();
+        assert!(code == Some(0) && said.contains("\"cached\""), "{said}");
+        assert_eq!(said.contains("\"modules.json\""), with_modules, "{said}");
+    };
+    fetched(&held, false);
+    // what lies there is no excuse for a network that is down, at once or after the list
+    for ending in ["", "/1_Pooling/config.json"] {
+        let seen = free.run(&["doctor"]).stdout;
+        assert!(String::from_utf8_lossy(&seen).contains("not here yet"), "{}", String::from_utf8_lossy(&seen));
+        *missing.lock().unwrap() = Some(ending);
+        let (code, said) = free.fetch();
+        assert!(code == Some(75) && said.contains("503"), "{said}");
+        assert!(!free.folder.path().join("work/weights").exists(), "nothing is locked");
+        fetched(&held, false);
+    }
+    *missing.lock().unwrap() = None;
+    for _ in 0..2 {
+        for _ in 0..2 {
+            fetched(&free, true);
+            fetched(&held, false);
+        }
+        std::fs::remove_dir_all(&cache).unwrap();
+    }
+}
+
+#[test]
+fn an_encoder_that_has_no_modules_is_asked_for_them_once() {
+    let (hub, asked) = serve(|path, _| match TRANSFORMER.contains(&name_of(path)) {
+        true => of_encoder(path),
+        false => ("404 Not Found".into(), Vec::new()),
+    });
+    let fetch = fetch_encoder(&format!("http://127.0.0.1:{hub}/files"), hub);
+    let locks = fetch.folder.path().join("work/weights");
+    for is_locked in [false, true, false] {
+        if !is_locked && locks.exists() {
+            std::fs::remove_dir_all(&locks).unwrap();
+        }
+        let is_first = asked.lock().unwrap().is_empty();
+        let before = asked.lock().unwrap().len();
+        let (code, said) = fetch.fetch();
+        assert!(code == Some(0) && said.contains("\"cached\"") && !said.contains("\"modules.json\""), "{said}");
+        assert_eq!(asked.lock().unwrap().len() > before, is_first, "{said}");
     }
 }
 

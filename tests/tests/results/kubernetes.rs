@@ -261,3 +261,56 @@ fn a_folder_is_submitted_cancelled_and_submitted_again() {
     let (code, said) = cluster.call("status", &folder, &["--runs"]);
     assert!(code == Some(0) && !said.contains("ended with"), "{said}");
 }
+
+/// A server that takes each kind of object once, and says of jobs and pods what lies beside it.
+const TOLD: &str = r#"#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+case $1 in
+create)
+    kind=$(sed -n 's/^kind: //p')
+    if [ -f "$kind" ]; then echo "Error from server (AlreadyExists): \"$kind\" already exists" >&2; exit 1; fi
+    touch "$kind" ;;
+replace) cat > /dev/null ;;
+get) cat "$2" 2>/dev/null || echo '{"items":[]}' ;;
+esac
+"#;
+
+/// The driver is killed for its memory before it can say anything, and before that somebody submits the run once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_lives_is_left_alone_and_one_that_died_without_a_word_is_told_of() {
+    let world = World::new(6);
+    let spec = specs(&world, "cluster").0.join("finland.toml");
+    let cluster = Cluster::begin();
+    let tell = |name: &str, text: &str| std::fs::write(cluster.folder.path().join(name), text).unwrap();
+    tell("kubectl", TOLD);
+    let (code, said) = cluster.call("submit", &spec, &[]);
+    assert!(code == Some(0) && said.contains("submitted as"), "{said}");
+    let driver = said.split("submitted as job ").nth(1).and_then(|rest| rest.split(';').next()).unwrap();
+    let run = driver.strip_prefix("uc-").and_then(|name| name.strip_suffix("-begin-drive")).unwrap();
+    let is = |job: &str, pod: &str| {
+        let labels = r#""labels":{"urbancross.dev/stage":"begin"}"#;
+        let metadata = format!(r#"{{"name":"{driver}","uid":"u",{labels}}}"#);
+        tell("jobs", &format!(r#"{{"items":[{{"metadata":{metadata},"status":{job}}}]}}"#));
+        let owner = format!(r#"{{"apiVersion":"batch/v1","kind":"Job","name":"{driver}","uid":"u"}}"#);
+        tell("pods", &format!(r#"{{"items":[{{"metadata":{{"ownerReferences":[{owner}]}},"status":{pod}}}]}}"#));
+    };
+    is("{}", r#"{"phase":"Running"}"#);
+    let profile = std::fs::read_to_string(&cluster.profile).unwrap();
+    std::fs::write(&cluster.profile, profile.replace("lease_seconds = 1", "lease_seconds = 2")).unwrap();
+    let (code, said) = cluster.call("submit", &spec, &[]);
+    assert!(code == Some(0) && said.contains("is under way already") && !said.contains("submitted as"), "{said}");
+    let store = WorkStore::open(&world.path("cluster").display().to_string(), &Default::default()).unwrap();
+    let submission = RunRecord::new(&store, "finland", run).submission().await.unwrap().unwrap();
+    assert!(submission.profile.contains("lease_seconds = 1\n"), "{}", submission.profile);
+
+    let (code, said) = cluster.call("status", &spec, &["--runs"]);
+    assert!(code == Some(0) && said.contains("1 of 1 pod running"), "{said}");
+    let killed = r#"{"exitCode":137,"reason":"OOMKilled"}"#;
+    let container = r#""name":"worker","image":"x","imageID":"","ready":false,"restartCount":0"#;
+    is(
+        r#"{"conditions":[{"type":"Failed","status":"True","reason":"BackoffLimitExceeded"}]}"#,
+        &format!(r#"{{"phase":"Failed","containerStatuses":[{{{container},"state":{{"terminated":{killed}}}}}]}}"#),
+    );
+    let (code, said) = cluster.call("status", &spec, &["--runs"]);
+    assert!(code == Some(75) && said.contains("OOMKilled") && said.contains(driver), "{said}");
+}

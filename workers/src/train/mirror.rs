@@ -59,15 +59,35 @@ impl<'a> Mirror<'a> {
         if !self.is_elsewhere() {
             return Ok(());
         }
-        let states = self.work.list(&format!("{}/{SAVED}", self.run)).await?;
-        let Some(newest) = states.last() else { return Ok(()) };
-        let path = format!("{}/{SAVED}/{newest}", self.run);
+        let mut newest = self.newest().await?;
+        while let Some(name) = newest {
+            match self.restore_state(&name).await {
+                // whoever saves the next state deletes what this one alone names
+                Err(error @ WorkerError::Missing { .. }) => {
+                    newest = self.newest().await?;
+                    if newest.as_ref() <= Some(&name) {
+                        return Err(error);
+                    }
+                }
+                restored => return restored,
+            }
+        }
+        Ok(())
+    }
+
+    /// Name of the newest saved state's description.
+    async fn newest(&self) -> Result<Option<String>, WorkerError> {
+        Ok(self.work.list(&format!("{}/{SAVED}", self.run)).await?.pop())
+    }
+
+    async fn restore_state(&mut self, name: &str) -> Result<(), WorkerError> {
+        let path = format!("{}/{SAVED}/{name}", self.run);
         let saved: Saved = self.work.get_json(&path).await?.ok_or(WorkerError::Missing {
             what: "description of a training's saved state",
             path: format!("{}{path}", self.work.url()),
         })?;
         // it says what the next one is called
-        if *newest != state_name(saved.number) {
+        if name != state_name(saved.number) {
             return Err(WorkerError::Broken(format!(
                 "{}{path} says that it is number {}: bring it back from a copy, or delete it",
                 self.work.url(),
@@ -79,14 +99,12 @@ impl<'a> Mirror<'a> {
             return Ok(());
         }
         // into a folder beside it first: half a state must not be taken for one
-        let draft = self.folder.with_extension(crate::attempt::id());
-        for (name, place) in &saved.files {
-            self.download(place, &draft, name).await?;
+        let draft = self.draft(&self.folder, &saved.files).await?;
+        let cleared = if self.folder.exists() { std::fs::remove_dir_all(&self.folder) } else { Ok(()) };
+        if let Err(error) = cleared.and_then(|()| std::fs::rename(&draft, &self.folder)) {
+            _ = std::fs::remove_dir_all(&draft);
+            return Err(WorkerError::of_io(&self.folder, &error));
         }
-        if self.folder.exists() {
-            std::fs::remove_dir_all(&self.folder).map_err(|e| WorkerError::of_io(&self.folder, &e))?;
-        }
-        std::fs::rename(&draft, &self.folder).map_err(|e| WorkerError::of_io(&self.folder, &e))?;
         self.saved = saved;
         self.remember()
     }
@@ -168,13 +186,19 @@ impl<'a> Mirror<'a> {
     pub(super) async fn fetch(&self, subfolder: &str) -> Result<PathBuf, WorkerError> {
         let target = self.folder.join(subfolder);
         if self.is_elsewhere() && !target.exists() {
-            let draft = target.with_extension(crate::attempt::id());
             let names = self.work.list(&format!("{}/{subfolder}", self.run)).await?;
-            for name in &names {
-                self.download(&format!("{subfolder}/{name}"), &draft, name).await?;
+            let files: BTreeMap<String, String> =
+                names.into_iter().map(|name| (name.clone(), format!("{subfolder}/{name}"))).collect();
+            if files.is_empty() {
+                return Ok(target);
             }
-            if !names.is_empty() {
-                std::fs::rename(&draft, &target).map_err(|e| WorkerError::of_io(&target, &e))?;
+            let draft = self.draft(&target, &files).await?;
+            if let Err(error) = std::fs::rename(&draft, &target) {
+                _ = std::fs::remove_dir_all(&draft);
+                // another process of this machine may have brought it meanwhile
+                if !target.exists() {
+                    return Err(WorkerError::of_io(&target, &error));
+                }
             }
         }
         Ok(target)
@@ -193,6 +217,18 @@ impl<'a> Mirror<'a> {
         let path = self.folder.join(name);
         let bytes = std::fs::read(&path).map_err(|e| WorkerError::of_io(&path, &e))?;
         self.work.put(&format!("{}/{place}", self.run), bytes.into()).await
+    }
+
+    /// Brings files, each with its place below the run in the store, to a folder beside the one that they are for.
+    async fn draft(&self, target: &Path, files: &BTreeMap<String, String>) -> Result<PathBuf, WorkerError> {
+        let draft = target.with_extension(crate::attempt::id());
+        for (name, place) in files {
+            if let Err(error) = self.download(place, &draft, name).await {
+                _ = std::fs::remove_dir_all(&draft);
+                return Err(error);
+            }
+        }
+        Ok(draft)
     }
 
     async fn download(&self, place: &str, folder: &Path, name: &str) -> Result<(), WorkerError> {
@@ -233,6 +269,11 @@ fn files(folder: &Path) -> std::io::Result<BTreeMap<String, (u64, SystemTime)>> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use object_store::throttle::{ThrottleConfig, ThrottledStore};
+
     use super::*;
 
     const RUN: &str = "checkpoints/x/pretrain/key";
@@ -249,6 +290,21 @@ mod tests {
 
     fn at(folder: &Path) -> String {
         std::fs::read_to_string(folder.join("last/position.json")).unwrap()
+    }
+
+    /// The same store, where every answer to a request for an object takes so long.
+    fn slow(work: &WorkStore, answer: Duration) -> WorkStore {
+        let config = ThrottleConfig { wait_get_per_call: answer, ..ThrottleConfig::default() };
+        work.clone().over(|store| Arc::new(ThrottledStore::new(store, config)))
+    }
+
+    /// What is in a folder, in order.
+    fn names_in(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Two machines on one run: whoever goes on from an older state loses, and a machine that comes back goes on from
@@ -320,6 +376,52 @@ mod tests {
         work.put_json(&format!("{RUN}/{SAVED}/00000001.json"), &hostile).await.unwrap();
         let error = Mirror::new(&work, scratch.path(), RUN).restore().await.unwrap_err();
         assert!(error.exit_code() == 65 && error.to_string().contains("00000001.json"), "{error}");
+    }
+
+    /// The files of the state that is being read are gone: another machine has saved the next one, or they are lost.
+    #[tokio::test]
+    async fn a_state_that_is_overtaken_while_it_is_read_gives_way_to_the_next() {
+        let work = WorkStore::in_memory();
+        let ((one, here), (other, there)) = (machine(&work), machine(&work));
+        let mut first = Mirror::new(&work, one.path(), RUN);
+        durable::write(&here.join("best/model"), b"weights").unwrap();
+        step(&here, "1");
+        first.save().await.unwrap();
+        step(&here, "a later 2");
+        let distant = slow(&work, Duration::from_millis(40));
+        let mut second = Mirror::new(&distant, other.path(), RUN);
+        // after the description of the first state and before its last file
+        let save = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            first.save().await
+        };
+        let (restored, saved) = futures::join!(second.restore(), save);
+        saved.unwrap();
+        restored.unwrap();
+        assert_eq!(at(&there), "a later 2");
+        assert_eq!(names_in(there.parent().unwrap()), ["key"], "no draft stays");
+
+        work.delete(&format!("{RUN}/{}", first.saved.files["last/position.json"])).await.unwrap();
+        let (third, elsewhere) = machine(&work);
+        let error = Mirror::new(&work, third.path(), RUN).restore().await.unwrap_err();
+        assert!(matches!(error, WorkerError::Missing { .. }), "{error}");
+        assert!(names_in(elsewhere.parent().unwrap()).is_empty(), "no draft stays");
+    }
+
+    /// Processes of one machine may need the same result at once.
+    #[tokio::test]
+    async fn a_result_that_two_processes_bring_is_there_once() {
+        let work = WorkStore::in_memory();
+        let ((one, here), (other, there)) = (machine(&work), machine(&work));
+        durable::write(&here.join("result/model"), b"weights").unwrap();
+        Mirror::new(&work, one.path(), RUN).publish("result").await.unwrap();
+        let distant = slow(&work, Duration::from_millis(10));
+        let (first, second) = (Mirror::new(&distant, other.path(), RUN), Mirror::new(&distant, other.path(), RUN));
+        let (first, second) = futures::join!(first.fetch("result"), second.fetch("result"));
+        for brought in [first, second] {
+            assert_eq!(std::fs::read(brought.unwrap().join("model")).unwrap(), b"weights");
+        }
+        assert_eq!(names_in(&there), ["result"], "no draft stays");
     }
 
     /// A copy that was cut off is made again.

@@ -12,7 +12,7 @@ use stages::pair_quality::sift::{LeftOut, Pair, Sieve, Untagged};
 use stages::table::{Columns, TableError};
 use stages::train_rows::caption_key;
 
-use super::{LEFT_OUT_FILE, broken};
+use super::{LEFT_OUT_FILE, Members, TableRows, broken};
 use crate::concurrently::in_order;
 use crate::error::WorkerError;
 use crate::parts::PartReader;
@@ -60,8 +60,13 @@ pub async fn left_out(
         let shard = captions.shard;
         let Some(splits) = splits.part(shard) else { continue };
         let Some(quality) = quality.part(shard) else {
+            // pair_quality has no part where no image has a caption
+            if !has_rows(work, inputs, shard).await? {
+                continue;
+            }
             return Err(WorkerError::Broken(format!(
-                "pretrain.pairs: shard {shard} of pair_quality is not there; `urbancross run` makes it"
+                "pretrain.pairs: shard {shard} of pair_quality is not there; `urbancross run` makes it, and \
+                 `urbancross retry SPEC --errors` opens it again where workers have closed it as failed"
             )));
         };
         shards.push([(Artifact::PairQuality, quality), (Artifact::Splits, splits), (Artifact::Captions, captions)]);
@@ -90,6 +95,18 @@ pub async fn left_out(
         sieve.leave_out_alike(&search.finish());
     }
     Ok(sieve.finish())
+}
+
+/// Whether a shard has rows of the train split to learn from.
+async fn has_rows(work: &WorkStore, inputs: &[PinnedTable], shard: u32) -> Result<bool, WorkerError> {
+    let of_shard: Vec<PinnedTable> = inputs
+        .iter()
+        .map(|table| PinnedTable {
+            parts: table.part(shard).cloned().into_iter().collect(),
+            ..PinnedTable::empty(table.artifact)
+        })
+        .collect();
+    Ok(!TableRows::open(work, &of_shard, Members::Split("train")).await?.is_empty())
 }
 
 /// Shows the vectors of a row group to a search.
@@ -189,7 +206,49 @@ pub fn in_words<'a>(left_out: impl Iterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::new_null_array;
+    use arrow::datatypes::DataType;
+    use stages::table;
+
     use super::*;
+    use crate::parts::PartWriter;
+
+    /// A table with one row, in shard 0, that has this text in a column.
+    async fn one_row(work: &WorkStore, artifact: Artifact, column: &str, text: &str) -> PinnedTable {
+        let schema = table::schema(artifact);
+        let columns = schema.fields().iter().map(|field| match field.data_type() {
+            _ if field.name().as_str() == column => table::texts([Some(text)]),
+            kind if field.is_nullable() => new_null_array(kind, 1),
+            DataType::Int32 => table::int32s([Some(1)]),
+            _ => table::texts([Some("a")]),
+        });
+        let batch = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
+        let mut writer = PartWriter::create(work, artifact, "x", 0).unwrap();
+        writer.write(&batch).await.unwrap();
+        PinnedTable { parts: vec![writer.finish().await.unwrap()], ..PinnedTable::empty(artifact) }
+    }
+
+    /// Nothing makes pair_quality of a shard in which every caption or every image failed.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_shard_without_pairs_needs_no_pair_quality() {
+        let work = WorkStore::in_memory();
+        let spec = PairsSpec { drop_least_similar: 0.5, ..PairsSpec::default() };
+        let of = async |captions: &str, images: &str, split: &str| {
+            let inputs = [
+                one_row(&work, Artifact::Captions, "status", captions).await,
+                one_row(&work, Artifact::Images, "status", images).await,
+                one_row(&work, Artifact::Splits, "split", split).await,
+                PinnedTable::empty(Artifact::PairQuality),
+            ];
+            left_out(&work, &inputs, &spec).await
+        };
+        for (captions, images, split) in [("error", "ok", "train"), ("ok", "error", "train"), ("ok", "ok", "val")] {
+            assert!(of(captions, images, split).await.unwrap().is_empty(), "{captions} {images} {split}");
+        }
+        let error = of("ok", "ok", "train").await.unwrap_err();
+        assert!(error.exit_code() == 65 && error.to_string().contains("shard 0 of pair_quality"), "{error}");
+        assert!(error.to_string().contains("`urbancross retry SPEC --errors`"), "{error}");
+    }
 
     #[test]
     fn sifting_that_leaves_no_batch_says_that_it_did() {

@@ -63,6 +63,25 @@ impl Remote {
         self.file.as_deref()
     }
 
+    /// Its folder in the cache. Earlier versions fetched encoders without their modules: a build that is locked to such
+    /// files goes on with them where they lie, and no other finds them there.
+    pub(super) fn kept_in(&self, lock: Option<&WeightsLock>) -> PathBuf {
+        let cache = Cache::from_env();
+        let without = cache.folder(&self.name());
+        if !self.is_encoder || self.file.is_some() {
+            return without;
+        }
+        let with = cache.folder(&format!("{} with modules", self.name()));
+        let has_list = |folder: &Path| folder.join(MODULES).is_file();
+        let is_with = match lock {
+            // a plain BERT has none: its lock may be of what was fetched where they would be
+            Some(lock) => lock.files.contains_key(MODULES) || cache.pins(&with).is_ok_and(|pins| pins == lock.files),
+            // who may not ask the hub takes a Transformer alone, which is not all of it for those who may
+            None => has_list(&with) || self.kept_by_hub(None).is_none_or(|kept| has_list(&kept)),
+        };
+        if is_with { with } else { without }
+    }
+
     /// What the hub's own tools have of it on this machine; nothing if it is another than the lock says.
     fn snapshot(&self, lock: Option<&WeightsLock>) -> Result<Option<Snapshot>, WorkerError> {
         let snapshot = self.repository.as_ref().and_then(|(name, revision)| self.hub.snapshot(name, revision));

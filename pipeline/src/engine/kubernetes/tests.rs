@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Beside it lie its objects, the `status` that it tells of each job, its `pods`, and how it is to `misbehave`.
+/// Beside it lie its objects, the `status` that it tells of each job, which of them are being `deleted`, its `pods`, and how
+/// it is to `misbehave`.
 const KUBECTL: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 echo "$*" >> calls
@@ -31,7 +32,10 @@ get)
         name=${job#Job.}
         stage=$(sed -n 's#^    urbancross.dev/stage: ##p' "$job" | head -n 1)
         case $4 in *stage=*) [ "${4##*stage=}" = "$stage" ] || continue ;; esac
-        printf '%s{"metadata":{"name":"%s","uid":"%s","labels":{"urbancross.dev/stage":"%s"}},' "$comma" "$name" "$name" "$stage"
+        deleted=
+        if [ -f "deleted.$name" ]; then deleted='"deletionTimestamp":"2026-11-28T00:00:00Z",'; fi
+        printf '%s{"metadata":{"name":"%s","uid":"%s",%s' "$comma" "$name" "$name" "$deleted"
+        printf '"labels":{"urbancross.dev/stage":"%s"}},' "$stage"
         printf '"spec":{"completions":1,"template":{}},"status":%s}' "$(cat "status.$name" 2>/dev/null || echo '{}')"
         comma=,
     done
@@ -95,21 +99,47 @@ impl Cluster {
         KubernetesEngine { server, look_every, node_patience, ..KubernetesEngine::with(kubectl, run, profile) }
     }
 
+    /// The work store of its run.
+    fn store(&self) -> WorkStore {
+        WorkStore::open(&self.path("store").display().to_string(), &Default::default()).unwrap()
+    }
+
     async fn place(&self, engine: &KubernetesEngine) -> Result<(), WorkerError> {
         self.place_plan(engine, "9f8e7d6c5b4a").await
     }
 
     async fn place_plan(&self, engine: &KubernetesEngine, plan: &str) -> Result<(), WorkerError> {
         let job = MapJob { stage: "images", plan, open_shards: 2, free_shards: 2 };
-        let placed = engine.place(&job, &|text| self.notes.lock().unwrap().push(text.to_owned())).await?;
+        let store = self.store();
+        let note = |text: &str| self.notes.lock().unwrap().push(text.to_owned());
+        let placed = engine.place(&job, &engine.record(&store), &note).await?;
         assert_eq!(placed, Placed::Waits);
         Ok(())
     }
 
     async fn train(&self, engine: &KubernetesEngine) -> Result<Placed, WorkerError> {
         let note = |text: &str| self.notes.lock().unwrap().push(text.to_owned());
-        engine.train("pretrain", &AtomicBool::new(false), &note).await
+        let store = self.store();
+        engine.train("pretrain", (&engine.record(&store), &AtomicBool::new(false)), &note).await
     }
+
+    /// Waits until it was asked so often.
+    async fn asked(&self, times: usize) {
+        while self.calls("get") < times {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A list of pods of a job, each with its index and status.
+fn pods(job: &str, of: &[Value]) -> String {
+    let pod = |(index, status): (usize, &Value)| {
+        json!({ "metadata": {
+            "annotations": { "batch.kubernetes.io/job-completion-index": index.to_string() },
+            "ownerReferences": [{ "apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": job }],
+        }, "spec": { "containers": [] }, "status": status })
+    };
+    json!({ "items": of.iter().enumerate().map(pod).collect::<Vec<_>>() }).to_string()
 }
 
 const IMAGES: &str = "uc-1a2b3c4d-images-9f8e7d6c";
@@ -221,6 +251,82 @@ async fn a_job_that_ended_before_its_plan_is_made_again() {
     assert!(error.exit_code() == 75 && error.to_string().contains("5 times"), "{error}");
 }
 
+/// The server keeps the pods of a lost node, and gives none for them, until somebody takes the node away.
+#[tokio::test]
+async fn a_job_whose_pods_are_all_on_a_lost_node_is_made_again() {
+    let cluster = Cluster::new();
+    let engine = cluster.engine();
+    cluster.place(&engine).await.unwrap();
+    let (lost, runs) = (json!({ "phase": "Running", "reason": "NodeLost" }), json!({ "phase": "Running" }));
+    // the others take its shards
+    cluster.tell("pods", &pods(IMAGES, &[lost.clone(), runs]));
+    cluster.place(&engine).await.unwrap();
+    cluster.place(&engine).await.unwrap();
+    assert_eq!((cluster.calls("create"), cluster.calls("delete")), (2, 0));
+    cluster.tell("pods", &pods(IMAGES, &[lost.clone(), lost]));
+    let patient = KubernetesEngine { node_patience: NODE_PATIENCE, ..cluster.engine() };
+    for _ in 0..3 {
+        cluster.place(&patient).await.unwrap();
+    }
+    assert_eq!(cluster.calls("delete"), 0, "its node may only be slow");
+    let created = cluster.calls("create");
+    cluster.place(&engine).await.unwrap();
+    assert_eq!((cluster.calls("create"), cluster.calls("delete")), (created + 1, 1));
+    assert!(cluster.objects().contains(&format!("Job.{IMAGES}")));
+    let store = cluster.store();
+    assert_eq!(engine.record(&store).placements().await.unwrap().len(), 1, "it is written down");
+    // and nodes that are lost again and again are an end
+    let mut placed = Ok(());
+    for _ in 0..20 {
+        placed = cluster.place(&engine).await;
+        if placed.is_err() {
+            break;
+        }
+    }
+    let error = placed.unwrap_err();
+    assert!(error.exit_code() == 75 && error.to_string().contains("5 times"), "{error}");
+}
+
+#[tokio::test]
+async fn a_training_that_somebody_ends_is_not_begun_again_beside_it() {
+    let cluster = Cluster::new();
+    let (store, stop) = (cluster.store(), AtomicBool::new(false));
+    let engine = KubernetesEngine { look_every: Duration::from_millis(10), ..cluster.engine() };
+    let record = engine.record(&store);
+    let train1 = "uc-1a2b3c4d-pretrain-train1";
+    cluster.tell(&format!("deleted.{train1}"), "");
+    let stops = async {
+        cluster.asked(12).await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (trained, ()) = tokio::join!(engine.train("pretrain", (&record, &stop), &|_| ()), stops);
+    assert!(matches!(trained, Err(WorkerError::Stopped)), "{trained:?}");
+    assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d".to_owned(), format!("Job.{train1}")]);
+    std::fs::remove_file(cluster.path(&format!("deleted.{train1}"))).unwrap();
+    // one that is gone has its number
+    let goes = async {
+        cluster.asked(cluster.calls("get") + 6).await;
+        std::fs::remove_file(cluster.path(&format!("Job.{train1}"))).unwrap();
+    };
+    cluster.status("uc-1a2b3c4d-pretrain-train2", "Complete", "");
+    let (trained, ()) = tokio::join!(cluster.train(&engine), goes);
+    assert_eq!(trained.unwrap(), Placed::Waits);
+    let attempts: Vec<u32> = record.placements().await.unwrap().iter().map(|placed| placed.attempt).collect();
+    assert_eq!(attempts, [1, 2], "each is written down");
+    // a run that is cancelled begins none
+    cluster.tell("status.uc-1a2b3c4d-pretrain-train2", "{}");
+    let cancels = async {
+        cluster.asked(cluster.calls("get") + 6).await;
+        record.set_cancelled(true).await.unwrap();
+        std::fs::remove_file(cluster.path("Job.uc-1a2b3c4d-pretrain-train2")).unwrap();
+    };
+    let (trained, ()) = tokio::join!(cluster.train(&engine), cancels);
+    assert!(matches!(trained, Err(WorkerError::Stopped)), "{trained:?}");
+    assert_eq!(cluster.objects(), ["ConfigMap.uc-1a2b3c4d"]);
+    let placed = cluster.place(&engine).await;
+    assert!(matches!(placed, Err(WorkerError::Stopped)), "{placed:?}");
+}
+
 #[tokio::test]
 async fn a_training_goes_on_in_another_attempt_until_one_ends_well() {
     let cluster = Cluster::new();
@@ -228,12 +334,7 @@ async fn a_training_goes_on_in_another_attempt_until_one_ends_well() {
     cluster.status(&attempt(1), "Failed", "BackoffLimitExceeded");
     cluster.status(&attempt(3), "Complete", "");
     // the node with a rank of the second attempt is gone
-    let pod = |status: Value| {
-        json!({ "items": [{ "metadata": { "ownerReferences": [
-            { "apiVersion": "batch/v1", "kind": "Job", "name": attempt(2), "uid": attempt(2) },
-        ] }, "spec": { "containers": [] }, "status": status }] })
-    };
-    cluster.tell("pods", &pod(json!({ "phase": "Running", "reason": "NodeLost" })).to_string());
+    cluster.tell("pods", &pods(&attempt(2), &[json!({ "phase": "Running", "reason": "NodeLost" })]));
     assert_eq!(cluster.train(&cluster.engine()).await.unwrap(), Placed::Waits);
     let left = [1, 3].map(|number| format!("Job.{}", attempt(number)));
     assert_eq!(cluster.objects(), [&["ConfigMap.uc-1a2b3c4d".to_owned()], &left[..]].concat());
@@ -250,7 +351,8 @@ async fn a_training_goes_on_in_another_attempt_until_one_ends_well() {
 async fn a_driver_that_is_stopped_leaves_the_training_to_the_next() {
     let cluster = Cluster::new();
     let engine = KubernetesEngine { look_every: LOOK_EVERY, ..cluster.engine() };
-    let stopped = engine.train("pretrain", &AtomicBool::new(true), &|_| ()).await;
+    let store = cluster.store();
+    let stopped = engine.train("pretrain", (&engine.record(&store), &AtomicBool::new(true)), &|_| ()).await;
     assert!(matches!(stopped, Err(WorkerError::Stopped)));
     assert_eq!((cluster.objects().len(), cluster.calls("delete")), (2, 0));
     cluster.status("uc-1a2b3c4d-pretrain-train1", "Complete", "");
@@ -264,11 +366,12 @@ async fn a_driver_that_is_stopped_leaves_the_training_to_the_next() {
 async fn a_run_is_submitted_seen_read_and_cancelled() {
     let cluster = Cluster::new();
     let engine = cluster.engine();
-    engine.submit("all").await.unwrap();
-    engine.submit("all").await.unwrap();
+    assert!(engine.submit("all").await.unwrap());
+    assert!(!engine.submit("all").await.unwrap());
     assert_eq!(cluster.calls("delete"), 0, "a driver that lives is left alone");
+    assert_eq!(cluster.calls("replace"), 0, "and so is what it reads");
     cluster.status("uc-1a2b3c4d-all-drive", "Failed", "BackoffLimitExceeded");
-    engine.submit("all").await.unwrap();
+    assert!(engine.submit("all").await.unwrap());
     assert_eq!(cluster.calls("delete"), 1, "one that has ended is started again");
     cluster.place(&engine).await.unwrap();
     let seen = engine.state().await.unwrap();
